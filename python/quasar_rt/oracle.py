@@ -1,0 +1,248 @@
+"""The integer model in pure int64 NumPy: one function for each section of ``docs/integer-model.md``.
+
+This is the reference that every device is tested against. It is written to be read beside the document, not to be
+fast: every value is an int64 array, every narrowing is an explicit clamp, and each documented width is asserted. It depends on NumPy
+alone and on nothing else of this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Int = NDArray[np.int64]
+Trace = dict[str, NDArray[Any]]
+
+#: ``T[f] = round(4080 * 2^(-f/64))``: 12-bit powers of two, 255 * 16 at 0.
+EXP_TABLE: Int = np.floor(4080 * 2.0 ** (-np.arange(64) / 64) + 0.5).astype(np.int64)
+
+
+def rshift(x: Int, s: ArrayLike) -> Int:
+    """``(x + 2^(s-1)) >> s``, rounding half up; `x` itself where s is 0. `s` broadcasts against `x`."""
+    s = np.asarray(s, dtype=np.int64)
+    half = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), 0)
+    return (x + half) >> s
+
+
+def sat16(x: Int) -> Int:
+    """Clamp to [-32768, 32767]."""
+    return np.clip(x, -32768, 32767)
+
+
+def clamp8(x: Int) -> Int:
+    """Clamp to [-128, 127]."""
+    return np.clip(x, -128, 127)
+
+
+def sat_residual(x: Int) -> Int:
+    """Clamp to the residual stream's symmetric range [-32767, 32767]."""
+    return np.clip(x, -32767, 32767)
+
+
+def bitlen(x: Int) -> Int:
+    """Number of bits of each positive value."""
+    return np.array([int(v).bit_length() for v in x.ravel()], dtype=np.int64).reshape(x.shape)
+
+
+def _within(x: Int, bits: int, what: str) -> None:
+    if x.size and int(np.abs(x).max()) >= 1 << bits:
+        raise AssertionError(f"{what} leaves its documented width: |{int(np.abs(x).max())}| >= 2^{bits}")
+
+
+def unpack_rows(data: NDArray[np.uint8], bits: NDArray[np.uint8], columns: int) -> Int:
+    """Packed rows (see "Row-wise mixed precision") to codes, int64 [rows, columns]."""
+    codes = np.empty((len(bits), columns), np.int64)
+    at = 0
+    for row, width in enumerate(bits):
+        size = columns if width == 8 else (columns + 1) // 2
+        raw = data[at : at + size]
+        at += size
+        if width == 8:
+            codes[row] = raw.view(np.int8)
+        else:
+            nibbles = np.stack([raw & 15, raw >> 4], axis=1).reshape(-1)[:columns].astype(np.int64)
+            codes[row] = np.where(nibbles > 7, nibbles - 16, nibbles)
+    return codes
+
+
+@dataclass
+class Linear:
+    """A linear layer: codes int64 [rows, columns], bias, mult and shift int64 [rows] (shift is 0 for the head)."""
+
+    weight: Int
+    bias: Int
+    mult: Int
+    shift: Int
+
+    @classmethod
+    def read(cls, tensors: Mapping[str, NDArray[Any]], name: str, columns: int) -> Linear:
+        bits = tensors[f"{name}.bits"]
+        shift = tensors.get(f"{name}.shift", np.zeros(len(bits), np.uint8))
+        return cls(
+            unpack_rows(tensors[f"{name}.weight"], bits, columns),
+            tensors[f"{name}.bias"].astype(np.int64),
+            tensors[f"{name}.mult"].astype(np.int64),
+            shift.astype(np.int64),
+        )
+
+    def accumulate(self, a: Int) -> Int:
+        """``bias + W a`` for each row of `a` [tokens, columns]: int64 [tokens, rows], proved below 2^26."""
+        acc = a @ self.weight.T + self.bias
+        _within(acc, 26, "an accumulator")
+        return acc
+
+
+def requant16(acc: Int, linear: Linear) -> Int:
+    """Accumulators to the residual's units."""
+    t = sat16(rshift(16 * acc, linear.shift))
+    return rshift(t * linear.mult, 15)
+
+
+def requant8(acc: Int, linear: Linear, zero_point: int) -> Int:
+    """Accumulators to s8 codes."""
+    return clamp8(rshift(requant16(acc, linear), 6) + zero_point)
+
+
+def patches(image: NDArray[np.uint8], patch: Mapping[str, int]) -> Int:
+    """Image uint8 [height, width, channels] to patch codes int64 [grid, channels*kernel^2], ordered (channel, ky, kx)."""
+    kernel, stride, pad = patch["kernel"], patch["stride"], patch["pad"]
+    border = ((pad, pad), (pad, pad), (0, 0))
+    padded = np.pad(image, border, constant_values=patch["pad_value"]).astype(np.int64)
+    rows = (padded.shape[0] - kernel) // stride + 1
+    columns = (padded.shape[1] - kernel) // stride + 1
+    out = [
+        padded[y * stride : y * stride + kernel, x * stride : x * stride + kernel].transpose(2, 0, 1).ravel()
+        for y in range(rows)
+        for x in range(columns)
+    ]
+    return np.stack(out) - 128
+
+
+def layer_norm(x: Int, gain: Int, bias: Int, frac: int, epsilon: int) -> Int:
+    """LayerNorm of int16 rows x [tokens, embed] to s8 codes [tokens, embed]."""
+    d = x.shape[1]
+    s = x.sum(axis=1)
+    q = (x * x).sum(axis=1)
+    v = d * q - s * s + epsilon
+    _within(v, 52, "LayerNorm's variance")
+    b = (bitlen(v) + 1) // 2
+    root = np.array([isqrt(int(vi) << (2 * (26 - int(bi)))) for vi, bi in zip(v, b, strict=True)], dtype=np.int64)
+    inv = np.minimum(32767, (np.int64(1) << 40) // root)[:, None]
+    c = d * x - s[:, None]
+    shift = (b - 10)[:, None]
+    t = np.where(shift >= 0, rshift(c, np.maximum(shift, 0)), c << np.maximum(-shift, 0))
+    _within(t, 15, "LayerNorm's t")
+    n = rshift(t * inv, 15)
+    return clamp8(sat16(rshift(n * gain, 15) + bias) >> frac)
+
+
+def attention(q: Int, k: Int, v: Int, mult: int, out_mult: int, out_shift: int) -> Int:
+    """One head: q, k, v s8 codes [tokens, head_dim] to s8 codes [tokens, head_dim]."""
+    tokens = k.shape[0]
+    a = q @ k.T
+    d = np.minimum(a.max(axis=1, keepdims=True) - a, (2**31 - 2**20) // mult)
+    u = (d * mult + 2**19) >> 20
+    e12 = ((2 * EXP_TABLE[u & 63] >> (u >> 6)) + 1) >> 1
+    e8 = (e12 + 8) >> 4
+    s12 = e12.sum(axis=1)
+    lost = s12 - 16 * e8.sum(axis=1)
+    mean_factor = (2 * 2**20 + tokens) // (2 * tokens)  # round(2^20 / tokens), half up
+    mean = (v.sum(axis=0) * mean_factor + 2**15) >> 16
+    num = 16 * (e8 @ v) + ((lost[:, None] * mean + 8) >> 4)
+    _within(num, 30, "attention's numerator")
+
+    b = bitlen(s12)
+    r = (np.int64(out_mult) << b) // s12
+    halve = r >= 2**15
+    r, b = np.where(halve, r >> 1, r), np.where(halve, b - 1, b)
+    p = b + out_shift - 21
+    t = sat16(rshift(num, p[:, None]))
+    return clamp8(rshift(rshift(t * r[:, None], 15), 6))
+
+
+def rounded_mean(x: Int) -> Int:
+    """``floor((sum + floor(n/2)) / n)`` over the first axis."""
+    n = x.shape[0]
+    return (x.sum(axis=0) + n // 2) // n
+
+
+def run(
+    config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], image: NDArray[np.uint8], trace: Trace | None = None
+) -> Int:
+    """Logits of one preprocessed image.
+
+    Args:
+        config: the subnet's config (``Subnet.config``).
+        tensors: the subnet's tensors by name (``Subnet.tensors()``).
+        image: uint8 [height, width, channels], as preprocessing leaves it.
+        trace: where given, filled with the intermediates under the names that the golden vectors use.
+
+    Returns:
+        int64 [classes].
+    """
+    trace = {} if trace is None else trace
+    embed = config["embed"]
+    prefix = config["prefix_tokens"]
+
+    def norm(name: str, x: Int) -> Int:
+        gain, bias = (tensors[f"{name}.{part}"].astype(np.int64) for part in ("gain", "bias"))
+        return layer_norm(x, gain, bias, int(tensors[f"{name}.frac"][0]), int(tensors[f"{name}.epsilon"][0]))
+
+    def linear(name: str, columns: int) -> Linear:
+        return Linear.read(tensors, name, columns)
+
+    codes = patches(image, config["patch"])
+    stem = linear("embed", codes.shape[1])
+    x = sat_residual(requant16(stem.accumulate(codes), stem) + tensors["position"])
+    if prefix:
+        x = np.concatenate([tensors["prefix"].astype(np.int64), x])
+    trace["embed"] = x.astype(np.int16)
+
+    for i, block in enumerate(config["blocks"]):
+        name = f"blocks.{i}"
+        heads, head_dim = block["heads"], block["head_dim"]
+        inner = heads * head_dim
+
+        y = norm(f"{name}.norm1", x)
+        layer = linear(f"{name}.qkv", embed)
+        qkv = requant8(layer.accumulate(y), layer, 0)
+        q, k, v = (part.reshape(-1, heads, head_dim) for part in np.split(qkv, 3, axis=1))
+        factors = (tensors[f"{name}.attn.{part}"] for part in ("mult", "out_mult", "out_shift"))
+        o = np.concatenate(
+            [
+                attention(q[:, h], k[:, h], v[:, h], int(mult), int(out_mult), int(out_shift))
+                for h, (mult, out_mult, out_shift) in enumerate(zip(*factors, strict=True))
+            ],
+            axis=1,
+        )
+        layer = linear(f"{name}.proj", inner)
+        mid = sat_residual(x + requant16(layer.accumulate(o), layer))
+
+        z = norm(f"{name}.norm2", mid)
+        layer = linear(f"{name}.fc1", embed)
+        table = tensors[f"{name}.gelu"].astype(np.int64)
+        act = table[requant8(layer.accumulate(z), layer, block["fc1_zero_point"]) + 128]
+        layer = linear(f"{name}.fc2", block["hidden"])
+        x = sat_residual(mid + requant16(layer.accumulate(act), layer))
+
+        for part, value in (("norm1", y), ("qkv", qkv), ("attn", o), ("norm2", z), ("act", act)):
+            trace[f"{name}.{part}"] = value.astype(np.int8)
+        for part, value in (("mid", mid), ("x", x)):
+            trace[f"{name}.{part}"] = value.astype(np.int16)
+
+    if config["pool"] == "token":
+        pooled = norm("norm", x[:1])[0]
+    elif config["pool"] == "mean":
+        pooled = norm("norm", rounded_mean(x[prefix:])[None])[0]
+    else:
+        pooled = rounded_mean(norm("norm", x[prefix:]))
+    head = linear("head", embed)
+    logits = (head.accumulate(pooled) * head.mult + 2**14) >> 15
+    trace["pooled"] = pooled.astype(np.int8)
+    trace["logits"] = logits.astype(np.int32)
+    return logits
