@@ -1,0 +1,174 @@
+# Every task of the project. `make help` lists them; pre-commit and .ci/run call these targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(CURDIR)/$(VENV)/bin
+STAMPS := $(VENV)/stamps
+# uv installs torch many times faster than pip does; the venv gets its own where the machine has none. `make UV= ...` insists on pip.
+UV = $(shell PATH="$(BIN):$$PATH" uv --version >/dev/null 2>&1 && echo uv)
+# $(call pip_install,VENV): the command that installs packages into that environment.
+pip_install = $(if $(UV),uv pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet)
+
+FASHION_MNIST := /usr/share/datasets/fashion-mnist
+FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 600
+PYTEST_ARGS ?=
+
+export PATH := $(BIN):$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+export PYO3_PYTHON := $(BIN)/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# No test, tool or documentation build loads anything from a model hub.
+export HF_HUB_OFFLINE := 1
+
+##@ Start here
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: develop ## Build, install what a board would install, classify the packaged images
+	@quasar-rt demo
+
+.PHONY: test
+test: install-test dataset test-rust test-wheel test-python ## Install what tests need and run all of them (Rust and Python)
+
+##@ Build and install (into .venv)
+
+.PHONY: develop
+develop: $(STAMPS)/venv toolchain ## Build in release mode and install the package, editable, with its run-time dependencies
+	@maturin develop --release --quiet $(if $(UV),--uv)
+
+.PHONY: install-test
+install-test: $(STAMPS)/venv toolchain ## The same with the [host] and [test] extras (torch, timm, pytest, ...)
+	@echo 'Installing the [host] and [test] extras; the first time this downloads torch (about 3 GB from PyPI).'
+	@maturin develop --release --quiet $(if $(UV),--uv) --extras host,test
+
+.PHONY: wheel
+wheel: $(STAMPS)/venv toolchain ## Build the abi3 wheel into dist/ and check what it holds
+	@rm -rf dist
+	@maturin build --release --quiet --out dist
+	@python tools/check_wheel.py dist/*.whl
+
+.PHONY: dataset
+dataset: ## Install Debian's Fashion-MNIST where that is possible; without it, tests that need it skip
+	@if [ ! -d $(FASHION_MNIST) ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get install -y -qq dataset-fashion-mnist </dev/null >/dev/null 2>&1 \
+	    || { apt-get update -qq && apt-get install -y -qq dataset-fashion-mnist; } </dev/null >/dev/null 2>&1 \
+	    || true; \
+	fi; \
+	[ -d $(FASHION_MNIST) ] || echo 'note: $(FASHION_MNIST) is absent (Debian package dataset-fashion-mnist); tests that need it will skip'
+
+.PHONY: toolchain
+toolchain:
+	@command -v cargo >/dev/null || { echo 'error: cargo is not on PATH; install Rust 1.89 or later, see https://rustup.rs' >&2; exit 1; }
+
+$(STAMPS)/venv:
+	@command -v $(PYTHON) >/dev/null || { echo 'error: $(PYTHON) is not on PATH; name a Python >= 3.10: make PYTHON=python3.11 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "error: $$($(PYTHON) --version) is too old; name a Python >= 3.10: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) \
+	  || { echo 'error: $(PYTHON) cannot make a virtual environment (Debian, Ubuntu: apt install python3-venv)' >&2; exit 1; }
+	@[ '$(origin UV)' = 'command line' ] || uv --version >/dev/null 2>&1 || python -m pip install --quiet uv \
+	  || echo 'note: uv could not be installed; pip does its work, slower'
+	@$(call pip_install,$(VENV)) 'maturin>=1.9.4,<2'
+	@mkdir -p $(STAMPS) && touch $@
+
+##@ Tests of their own
+
+.PHONY: test-rust
+test-rust: $(STAMPS)/venv toolchain ## The crates' tests (the binding crate is tested through Python)
+	cargo test --workspace --exclude quasar-py
+
+.PHONY: test-python
+test-python: ## The Python tests, with what is installed now
+	python -m pytest $(PYTEST_ARGS)
+
+.PHONY: test-wheel
+test-wheel: wheel ## Install the wheel as a board would, nothing else, and run the demo from it
+	@$(PYTHON) -m venv --clear .venv-wheel
+	@$(call pip_install,.venv-wheel) dist/*.whl
+	@cd dist && ../.venv-wheel/bin/python -c 'import importlib.util as u; assert not u.find_spec("torch"), "a board needs no torch"'
+	@cd dist && ../.venv-wheel/bin/quasar-rt demo
+
+.PHONY: test-min
+test-min: wheel ## The Python tests with the oldest supported numpy and pillow, on Python 3.10 if there is one
+	@bash tools/test-min.sh
+
+.PHONY: test-aarch64
+test-aarch64: ## Rust tests for the NEON tier, under emulation
+	@bash tools/test-aarch64.sh
+
+.PHONY: bench
+bench: install-test ## Latency, GMAC/s and the share of the measured int8 peak (pytest-benchmark)
+	python -m pytest tests/bench --benchmark-enable --benchmark-only -p no:cacheprovider $(PYTEST_ARGS)
+
+.PHONY: fuzz
+fuzz: toolchain ## Fuzz every target for FUZZ_SECONDS each; appends to docs/logs/fuzz.md
+	@bash tools/fuzz.sh $(FUZZ_SECONDS)
+
+.PHONY: soak
+soak: develop ## Compare random subnets on every tier with the oracle for SOAK_SECONDS; appends to docs/logs/soak.md
+	python tools/soak.py --seconds $(SOAK_SECONDS) --log docs/logs/soak.md
+
+##@ Checks
+
+.PHONY: lint
+lint: lint-rust lint-python lint-fpga docs ## All linters and the strict documentation build
+
+.PHONY: lint-rust
+lint-rust: $(STAMPS)/venv toolchain ## rustfmt and clippy
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+.PHONY: lint-python
+lint-python: develop $(STAMPS)/dev ## ruff, mypy --strict, and the stubs against the native module
+	ruff check
+	ruff format --check
+	mypy
+	python -m mypy.stubtest quasar_rt._native
+
+.PHONY: lint-fpga
+lint-fpga: $(STAMPS)/dev ## clang-format
+	git ls-files -z 'fpga/*.h' 'fpga/*.hpp' 'fpga/*.cpp' | xargs -0 -r clang-format --dry-run --Werror
+
+.PHONY: docs
+docs: develop $(STAMPS)/dev ## Build the documentation into build/docs; a warning is an error
+	sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
+
+.PHONY: fmt
+fmt: $(STAMPS)/dev toolchain ## Format everything
+	cargo fmt --all
+	ruff check --fix-only --quiet
+	ruff format --quiet
+	git ls-files -z 'fpga/*.h' 'fpga/*.hpp' 'fpga/*.cpp' | xargs -0 -r clang-format -i
+
+$(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
+	@maturin develop --release --quiet $(if $(UV),--uv) --extras dev
+	@touch $@
+
+##@ Generated files
+
+.PHONY: vectors
+vectors: develop ## Regenerate the golden vectors from the oracle; fails if they differ from the committed ones
+	python tools/vectors.py
+	git diff --exit-code --stat -- tests/vectors
+
+.PHONY: train-fashion-mnist
+train-fashion-mnist: install-test dataset ## Train, quantize and export the packaged subnet
+	python tools/train.py --config tools/configs/fashion-mnist.toml
+
+.PHONY: clean
+clean: ## Remove build products and environments (not the trained runs)
+	rm -rf build dist target rust/fuzz/target .venv .venv-wheel .venv-min .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -f python/quasar_rt/*.so
+	find python tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,56 @@
+"""Check that a built wheel holds what a board needs, and nothing else.
+
+Usage: python tools/check_wheel.py dist/quasar_rt-*.whl
+"""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from fnmatch import fnmatch
+from pathlib import Path
+
+REQUIRED = (
+    "quasar_rt/__init__.py",
+    "quasar_rt/_native.abi3.so",
+    "quasar_rt/_native.pyi",
+    "quasar_rt/py.typed",
+    "quasar_rt/data/*.qvit",
+    "quasar_rt/data/samples/*",
+)
+FORBIDDEN = ("tests/*", "tools/*", "docs/*", "*.pyc", "*/__pycache__/*", "*.rs", "*.pt", "*.onnx")
+LIMIT_BYTES = 16 * 2**20
+
+
+def problems(wheel: Path) -> list[str]:
+    """Say what is wrong with `wheel`, one line for each finding."""
+    found = []
+    if "-cp310-abi3-" not in wheel.name:
+        found.append(f"the file name should have the tag cp310-abi3: {wheel.name}")
+    if (size := wheel.stat().st_size) > LIMIT_BYTES:
+        found.append(f"{size} bytes; the limit is {LIMIT_BYTES}")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    found += [f"missing: {pattern}" for pattern in REQUIRED if not any(fnmatch(n, pattern) for n in names)]
+    found += [f"should not be there: {n}" for n in names if any(fnmatch(n, pattern) for pattern in FORBIDDEN)]
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Check each wheel; the exit code is 1 if any has a problem."""
+    if not arguments:
+        print("usage: python tools/check_wheel.py WHEEL...", file=sys.stderr)
+        return 2
+    failed = False
+    for wheel in map(Path, arguments):
+        found = problems(wheel)
+        failed |= bool(found)
+        for line in found:
+            print(f"{wheel.name}: {line}", file=sys.stderr)
+        if not found:
+            print(f"{wheel.name}: {wheel.stat().st_size / 1024:.0f} KiB, contents as they should be")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
