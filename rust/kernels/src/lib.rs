@@ -1,1 +1,341 @@
-//! Integer kernels.
+//! Integer kernels of the row-wise quantized Vision Transformer: the only crate with SIMD and `unsafe` numerics.
+//!
+//! The arithmetic is defined in `docs/integer-model.md`; every tier gives the same bits. The crate depends on nothing.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `tier` | the tiers, and what this CPU runs |
+//! | `rows` | checked views of matrices |
+//! | [`scalar`] | the reference: the document's formulas in plain Rust |
+//! | [`atoms`] | 8-bit weights as the accelerator's 4-bit atoms |
+//! | `buffer` | aligned, grow-only memory |
+//!
+//! A caller packs each layer once ([`Kernels::pack_linear`]) and hands in a [`Scratch`] for each thread; once it is warm,
+//! no kernel allocates. Sizes that do not fit together are bugs of the caller and panic; values are the caller's to
+//! validate (out of range they give wrong numbers, never undefined behaviour).
+
+mod buffer;
+mod rows;
+mod tier;
+
+pub mod atoms;
+pub mod scalar;
+
+use buffer::Buffer;
+
+pub use rows::{Rows, RowsMut};
+pub use tier::{Tier, UnknownTier};
+
+/// A linear layer in logical order.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearParams<'a> {
+    /// Output rows.
+    pub rows: usize,
+    /// Inputs of each row.
+    pub k: usize,
+    /// Weight codes in [-127, 127], `rows * k`, row-major.
+    pub weights: &'a [i8],
+    /// Accumulator offsets, `rows`.
+    pub bias: &'a [i32],
+    /// Requantization mantissas M, `rows`: 0 or in [2^14, 2^15).
+    pub mult: &'a [i16],
+    /// Requantization shifts p, `rows`: in [1, 30].
+    pub shift: &'a [u8],
+}
+
+/// A linear layer packed for one tier.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    tier: Tier,
+    rows: usize,
+    k: usize,
+    weights: Buffer,
+    bias: Buffer,
+    mult: Buffer,
+    shift: Buffer,
+}
+
+impl Linear {
+    /// Output rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs of each row.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The tier that it is packed for.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+}
+
+/// The parameters of a `LayerNorm`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerNorm {
+    /// G, one for each column.
+    pub gain: Vec<i16>,
+    /// B, one for each column.
+    pub bias: Vec<i16>,
+    /// f, the output shift, in [0, 8].
+    pub frac: u8,
+    /// E, in [1, 2^50).
+    pub epsilon: i64,
+}
+
+/// The parameters of one attention head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadParams {
+    /// From logit differences to 2^-26 of a power of two; in [1, 2^24].
+    pub mult: i32,
+    /// Mo, in [2^14, 2^15).
+    pub out_mult: i16,
+    /// po, in [11, 29].
+    pub out_shift: u8,
+}
+
+/// The keys and values of one head, packed for one tier; filled anew for each frame.
+#[derive(Clone, Debug)]
+pub struct KvHead {
+    tier: Tier,
+    max_tokens: usize,
+    head_dim: usize,
+    tokens: usize,
+    keys: Buffer,
+    values: Buffer,
+    means: Buffer,
+}
+
+impl KvHead {
+    /// An empty head with room for `max_tokens` keys and values of `head_dim` codes.
+    ///
+    /// # Panics
+    /// When a size is 0.
+    pub fn new(max_tokens: usize, head_dim: usize) -> Self {
+        assert!(
+            max_tokens > 0 && head_dim > 0,
+            "a head has at least one token and one dimension"
+        );
+        let (mut keys, mut values, mut means) =
+            (Buffer::default(), Buffer::default(), Buffer::default());
+        keys.grow::<i8>(max_tokens * head_dim);
+        values.grow::<i8>(max_tokens * head_dim);
+        means.grow::<i32>(head_dim);
+        Self {
+            tier: Tier::Scalar,
+            max_tokens,
+            head_dim,
+            tokens: 0,
+            keys,
+            values,
+            means,
+        }
+    }
+
+    /// The number of keys that it holds.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+}
+
+/// Working memory of one thread. It grows to the largest call and then stays.
+#[derive(Clone, Debug, Default)]
+pub struct Scratch {
+    logits: Buffer,
+}
+
+impl Scratch {
+    /// Empty working memory.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+/// The kernels of one tier that this CPU runs. Existence is the proof that it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernels {
+    tier: Tier,
+}
+
+impl Kernels {
+    /// The kernels of a tier; `None` when this build or this CPU lacks it.
+    pub fn new(tier: Tier) -> Option<Self> {
+        tier.is_supported().then_some(Self { tier })
+    }
+
+    /// The kernels of the fastest tier that this CPU runs.
+    pub fn best() -> Self {
+        Self { tier: Tier::best() }
+    }
+
+    /// The tier.
+    pub fn tier(self) -> Tier {
+        self.tier
+    }
+
+    /// Packs a layer for this tier.
+    ///
+    /// # Panics
+    /// When a size is 0 or the lengths do not agree.
+    pub fn pack_linear(self, params: &LinearParams) -> Linear {
+        let &LinearParams {
+            rows,
+            k,
+            weights,
+            bias,
+            mult,
+            shift,
+        } = params;
+        assert!(
+            rows > 0 && k > 0,
+            "a linear layer has at least one row and one input"
+        );
+        assert_eq!(weights.len(), rows * k, "weights of a {rows} x {k} layer");
+        assert_eq!(
+            (bias.len(), mult.len(), shift.len()),
+            (rows, rows, rows),
+            "bias, mult and shift of {rows} rows"
+        );
+        Linear {
+            tier: self.tier,
+            rows,
+            k,
+            weights: weights.iter().copied().collect(),
+            bias: bias.iter().copied().collect(),
+            mult: mult.iter().copied().collect(),
+            shift: shift.iter().copied().collect(),
+        }
+    }
+
+    fn check_linear(self, linear: &Linear, input: &Rows<i8>, out: (usize, usize)) {
+        assert_eq!(
+            linear.tier, self.tier,
+            "the layer is packed for another tier"
+        );
+        assert_eq!(input.cols(), linear.k, "input columns");
+        assert_eq!(out, (input.rows(), linear.rows), "output rows and columns");
+    }
+
+    /// `out = requant8(acc)`, then through `table` (indexed by code + 128) where there is one.
+    ///
+    /// # Panics
+    /// When the sizes do not agree or the layer is packed for another tier.
+    #[allow(clippy::too_many_arguments)]
+    pub fn linear_i8(
+        self,
+        linear: &Linear,
+        input: Rows<i8>,
+        mut out: RowsMut<i8>,
+        zero_point: i8,
+        table: Option<&[i8; 256]>,
+        _scratch: &mut Scratch,
+    ) {
+        self.check_linear(linear, &input, (out.rows(), out.cols()));
+        scalar::linear(linear, input, |i, r, acc, shift, mult| {
+            let y = scalar::requant8(acc, shift, mult, zero_point);
+            out.row_mut(i)[r] = table.map_or(y, |table| table[(i32::from(y) + 128) as usize]);
+        });
+    }
+
+    /// `x = sat(x + requant16(acc))`, clamped to [-32767, 32767].
+    ///
+    /// # Panics
+    /// When the sizes do not agree or the layer is packed for another tier.
+    pub fn linear_residual(
+        self,
+        linear: &Linear,
+        input: Rows<i8>,
+        mut x: RowsMut<i16>,
+        _scratch: &mut Scratch,
+    ) {
+        self.check_linear(linear, &input, (x.rows(), x.cols()));
+        scalar::linear(linear, input, |i, r, acc, shift, mult| {
+            let x = &mut x.row_mut(i)[r];
+            *x = scalar::add_residual(*x, scalar::requant16(acc, shift, mult));
+        });
+    }
+
+    /// `out = acc`.
+    ///
+    /// # Panics
+    /// When the sizes do not agree or the layer is packed for another tier.
+    pub fn linear_i32(
+        self,
+        linear: &Linear,
+        input: Rows<i8>,
+        mut out: RowsMut<i32>,
+        _scratch: &mut Scratch,
+    ) {
+        self.check_linear(linear, &input, (out.rows(), out.cols()));
+        scalar::linear(linear, input, |i, r, acc, _, _| out.row_mut(i)[r] = acc);
+    }
+
+    /// `LayerNorm` of each row.
+    ///
+    /// # Panics
+    /// When the sizes do not agree.
+    pub fn layer_norm(self, norm: &LayerNorm, x: Rows<i16>, out: RowsMut<i8>) {
+        let d = x.cols();
+        assert!(d > 0, "LayerNorm over no columns");
+        assert_eq!(
+            (norm.gain.len(), norm.bias.len()),
+            (d, d),
+            "LayerNorm gain and bias of {d} columns"
+        );
+        assert_eq!(
+            (out.rows(), out.cols()),
+            (x.rows(), d),
+            "LayerNorm output rows and columns"
+        );
+        scalar::layer_norm(norm, x, out);
+    }
+
+    /// Packs the keys and values of one head.
+    ///
+    /// # Panics
+    /// When the sizes do not agree or there are no tokens or more than `kv` has room for.
+    pub fn pack_kv(self, k: Rows<i8>, v: Rows<i8>, kv: &mut KvHead) {
+        assert!(
+            (1..=kv.max_tokens).contains(&k.rows()),
+            "{} tokens, room for {}",
+            k.rows(),
+            kv.max_tokens
+        );
+        assert_eq!(
+            (k.cols(), v.cols()),
+            (kv.head_dim, kv.head_dim),
+            "key and value columns"
+        );
+        assert_eq!(k.rows(), v.rows(), "as many values as keys");
+        kv.tier = self.tier;
+        kv.tokens = k.rows();
+        scalar::pack_kv(k, v, kv);
+    }
+
+    /// The whole attention section for some query rows of one head.
+    ///
+    /// # Panics
+    /// When the sizes do not agree or the head is packed for another tier or not at all.
+    pub fn attention(
+        self,
+        q: Rows<i8>,
+        kv: &KvHead,
+        head: &HeadParams,
+        out: RowsMut<i8>,
+        scratch: &mut Scratch,
+    ) {
+        assert!(
+            kv.tier == self.tier && kv.tokens > 0,
+            "the head is not packed, or for another tier"
+        );
+        assert_eq!(q.cols(), kv.head_dim, "query columns");
+        assert_eq!(
+            (out.rows(), out.cols()),
+            (q.rows(), kv.head_dim),
+            "attention output rows and columns"
+        );
+        scalar::attention(q, kv, *head, out, scratch.logits.take(kv.tokens));
+    }
+}

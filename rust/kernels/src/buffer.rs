@@ -1,0 +1,62 @@
+//! Memory aligned to a cache line, grown but never shrunk.
+
+/// Types that any bit pattern is a value of and that have no padding.
+///
+/// # Safety
+/// Only for primitive integers of at most 64 bytes' alignment.
+pub(crate) unsafe trait Plain: Copy + Default {}
+// SAFETY: primitive integers.
+unsafe impl Plain for i8 {}
+// SAFETY: primitive integers.
+unsafe impl Plain for u8 {}
+// SAFETY: primitive integers.
+unsafe impl Plain for i16 {}
+// SAFETY: primitive integers.
+unsafe impl Plain for i32 {}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// Zero-initialised bytes, aligned to 64, viewed as integers of any width.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Buffer {
+    lines: Vec<Line>,
+}
+
+impl Buffer {
+    /// Makes room for `len` values of `T`; the contents stay.
+    pub(crate) fn grow<T: Plain>(&mut self, len: usize) {
+        let lines = (len * size_of::<T>()).div_ceil(64);
+        if lines > self.lines.len() {
+            self.lines.resize(lines, Line([0; 64]));
+        }
+    }
+
+    /// The first `len` values, after making room for them.
+    pub(crate) fn take<T: Plain>(&mut self, len: usize) -> &mut [T] {
+        self.grow::<T>(len);
+        // SAFETY: the lines hold at least len values, are aligned to 64, and any bytes are a T.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), len) }
+    }
+
+    /// Everything as values of `T`.
+    pub(crate) fn as_slice<T: Plain>(&self) -> &[T] {
+        // SAFETY: the lines hold that many values, are aligned to 64, and any bytes are a T.
+        unsafe {
+            std::slice::from_raw_parts(
+                self.lines.as_ptr().cast(),
+                self.lines.len() * 64 / size_of::<T>(),
+            )
+        }
+    }
+}
+
+impl<T: Plain> FromIterator<T> for Buffer {
+    fn from_iter<I: IntoIterator<Item = T>>(iter: I) -> Self {
+        let values: Vec<T> = iter.into_iter().collect();
+        let mut buffer = Self::default();
+        buffer.take::<T>(values.len()).copy_from_slice(&values);
+        buffer
+    }
+}

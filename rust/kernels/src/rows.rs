@@ -1,0 +1,296 @@
+//! Checked views of row-major matrices whose rows may be slices of wider rows.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// A shared view of `rows` x `cols` values; row `i` starts at `i * stride`.
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_field_names)] // `rows` is the only name for the number of rows
+pub struct Rows<'a, T> {
+    data: &'a [T],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+/// The number of values that a view spans.
+fn extent(rows: usize, cols: usize, stride: usize) -> usize {
+    assert!(
+        stride >= cols,
+        "a row of {cols} values does not fit a stride of {stride}"
+    );
+    if rows == 0 {
+        return 0;
+    }
+    (rows - 1)
+        .checked_mul(stride)
+        .and_then(|n| n.checked_add(cols))
+        .expect("matrix extent overflows")
+}
+
+impl<'a, T> Rows<'a, T> {
+    /// A view of `rows` x `cols` values that start `stride` apart.
+    ///
+    /// # Panics
+    /// When `stride < cols` or `data` is too short.
+    pub fn new(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
+        let need = extent(rows, cols, stride);
+        assert!(
+            data.len() >= need,
+            "{rows} x {cols} (stride {stride}) needs {need} values, got {}",
+            data.len()
+        );
+        Self {
+            data,
+            rows,
+            cols,
+            stride,
+        }
+    }
+
+    /// A view of `data` as rows of `cols` values without gaps.
+    ///
+    /// # Panics
+    /// When `cols` is 0 or does not divide the length.
+    pub fn packed(data: &'a [T], cols: usize) -> Self {
+        assert!(
+            cols > 0 && data.len().is_multiple_of(cols),
+            "{} values are no rows of {cols}",
+            data.len()
+        );
+        Self {
+            data,
+            rows: data.len() / cols,
+            cols,
+            stride: cols,
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Row `i`.
+    ///
+    /// # Panics
+    /// When there is no row `i`.
+    pub fn row(&self, i: usize) -> &'a [T] {
+        assert!(i < self.rows, "row {i} of {}", self.rows);
+        &self.data[i * self.stride..][..self.cols]
+    }
+
+    /// The columns in `range`, of every row.
+    ///
+    /// # Panics
+    /// When the range is reversed or ends past the last column.
+    #[must_use]
+    pub fn columns(&self, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= self.cols,
+            "columns {range:?} of {}",
+            self.cols
+        );
+        let data = if self.rows == 0 {
+            self.data
+        } else {
+            &self.data[range.start..]
+        };
+        Self {
+            data,
+            rows: self.rows,
+            cols: range.len(),
+            stride: self.stride,
+        }
+    }
+
+    /// The rows in `range`.
+    ///
+    /// # Panics
+    /// When the range is reversed or ends past the last row.
+    #[must_use]
+    pub fn range(&self, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= self.rows,
+            "rows {range:?} of {}",
+            self.rows
+        );
+        let data = if range.is_empty() {
+            &self.data[..0]
+        } else {
+            &self.data[range.start * self.stride..]
+        };
+        Self {
+            data,
+            rows: range.len(),
+            cols: self.cols,
+            stride: self.stride,
+        }
+    }
+}
+
+/// An exclusive view of `rows` x `cols` values. It can be split by rows and by columns, so that several threads may fill
+/// one matrix.
+///
+/// Invariant: `ptr + i * stride .. + cols` for each `i < rows` is inside one live allocation, initialised, and
+/// reachable through this view alone for `'a`.
+#[derive(Debug)]
+pub struct RowsMut<'a, T> {
+    ptr: *mut T,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    data: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: the view is an exclusive borrow of values of type T, as `&mut [T]` is.
+unsafe impl<T: Send> Send for RowsMut<'_, T> {}
+// SAFETY: through a shared view only shared borrows of T can be had, as with `&mut [T]`.
+unsafe impl<T: Sync> Sync for RowsMut<'_, T> {}
+
+impl<'a, T> RowsMut<'a, T> {
+    /// A view of `rows` x `cols` values that start `stride` apart.
+    ///
+    /// # Panics
+    /// When `stride < cols` or `data` is too short.
+    pub fn new(data: &'a mut [T], rows: usize, cols: usize, stride: usize) -> Self {
+        let need = extent(rows, cols, stride);
+        assert!(
+            data.len() >= need,
+            "{rows} x {cols} (stride {stride}) needs {need} values, got {}",
+            data.len()
+        );
+        Self {
+            ptr: data.as_mut_ptr(),
+            rows,
+            cols,
+            stride,
+            data: PhantomData,
+        }
+    }
+
+    /// A view of `data` as rows of `cols` values without gaps.
+    ///
+    /// # Panics
+    /// When `cols` is 0 or does not divide the length.
+    pub fn packed(data: &'a mut [T], cols: usize) -> Self {
+        assert!(
+            cols > 0 && data.len().is_multiple_of(cols),
+            "{} values are no rows of {cols}",
+            data.len()
+        );
+        let rows = data.len() / cols;
+        Self {
+            ptr: data.as_mut_ptr(),
+            rows,
+            cols,
+            stride: cols,
+            data: PhantomData,
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Row `i`.
+    ///
+    /// # Panics
+    /// When there is no row `i`.
+    pub fn row(&self, i: usize) -> &[T] {
+        assert!(i < self.rows, "row {i} of {}", self.rows);
+        // SAFETY: i < rows, so by the invariant the row is live and nobody else writes it while self is borrowed.
+        unsafe { std::slice::from_raw_parts(self.ptr.add(i * self.stride), self.cols) }
+    }
+
+    /// Row `i`.
+    ///
+    /// # Panics
+    /// When there is no row `i`.
+    pub fn row_mut(&mut self, i: usize) -> &mut [T] {
+        assert!(i < self.rows, "row {i} of {}", self.rows);
+        // SAFETY: i < rows, so by the invariant the row is live and reachable through self alone.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(i * self.stride), self.cols) }
+    }
+
+    /// The same view for a shorter time.
+    pub fn reborrow(&mut self) -> RowsMut<'_, T> {
+        RowsMut {
+            ptr: self.ptr,
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
+            data: PhantomData,
+        }
+    }
+
+    /// Splits into the first `n` rows and the others.
+    ///
+    /// # Panics
+    /// When there are fewer than `n` rows.
+    #[must_use]
+    pub fn split_at_row(self, n: usize) -> (Self, Self) {
+        assert!(n <= self.rows, "{n} rows of {}", self.rows);
+        // The empty second half keeps the base address: `n * stride` may lie past the end.
+        let offset = if n == self.rows { 0 } else { n * self.stride };
+        // SAFETY: offset is 0 or the start of row n < rows, inside the allocation.
+        let ptr = unsafe { self.ptr.add(offset) };
+        let (cols, stride, data) = (self.cols, self.stride, PhantomData);
+        (
+            Self {
+                ptr: self.ptr,
+                rows: n,
+                cols,
+                stride,
+                data,
+            },
+            Self {
+                ptr,
+                rows: self.rows - n,
+                cols,
+                stride,
+                data,
+            },
+        )
+    }
+
+    /// Splits into the first `n` columns and the others, of every row.
+    ///
+    /// # Panics
+    /// When there are fewer than `n` columns.
+    #[must_use]
+    pub fn split_at_column(self, n: usize) -> (Self, Self) {
+        assert!(n <= self.cols, "{n} columns of {}", self.cols);
+        let offset = if self.rows == 0 { 0 } else { n };
+        // SAFETY: offset is 0 or at most cols, inside row 0 or one past its end.
+        let ptr = unsafe { self.ptr.add(offset) };
+        let (rows, stride, data) = (self.rows, self.stride, PhantomData);
+        (
+            Self {
+                ptr: self.ptr,
+                rows,
+                cols: n,
+                stride,
+                data,
+            },
+            Self {
+                ptr,
+                rows,
+                cols: self.cols - n,
+                stride,
+                data,
+            },
+        )
+    }
+}

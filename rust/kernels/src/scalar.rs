@@ -1,0 +1,234 @@
+//! The reference: `docs/integer-model.md`, section by section, in plain Rust.
+//!
+//! Depends on nothing but the matrix views. Every other tier is tested against these functions.
+
+use crate::{HeadParams, KvHead, LayerNorm, Linear, Rows, RowsMut};
+
+/// `(x + 2^(s-1)) >> s`, rounding half up; `x` for s = 0.
+pub fn rshift(x: i32, s: u32) -> i32 {
+    if s == 0 {
+        x
+    } else {
+        (x + (1 << (s - 1))) >> s
+    }
+}
+
+/// Clamps to [-32768, 32767].
+pub fn sat16(x: i32) -> i16 {
+    x.clamp(i16::MIN.into(), i16::MAX.into()) as i16
+}
+
+/// Clamps to [-128, 127].
+pub fn clamp8(x: i32) -> i8 {
+    x.clamp(i8::MIN.into(), i8::MAX.into()) as i8
+}
+
+/// The rounding product of two 16-bit numbers, `rshift(a * b, 15)`.
+pub fn mul_round(a: i16, b: i16) -> i16 {
+    rshift(i32::from(a) * i32::from(b), 15) as i16
+}
+
+/// The update of the residual that an accumulator stands for.
+pub fn requant16(acc: i32, shift: u8, mult: i16) -> i16 {
+    mul_round(sat16(rshift(16 * acc, shift.into())), mult)
+}
+
+/// The s8 code that an accumulator stands for.
+pub fn requant8(acc: i32, shift: u8, mult: i16, zero_point: i8) -> i8 {
+    clamp8(rshift(requant16(acc, shift, mult).into(), 6) + i32::from(zero_point))
+}
+
+/// The sum of the residual and an update, clamped to [-32767, 32767].
+pub fn add_residual(x: i16, update: i16) -> i16 {
+    x.saturating_add(update).max(-i16::MAX)
+}
+
+/// `sum_k a[k] * b[k]`.
+pub fn dot(a: &[i8], b: &[i8]) -> i32 {
+    a.iter()
+        .zip(b)
+        .map(|(&a, &b)| i32::from(a) * i32::from(b))
+        .sum()
+}
+
+/// Hands each accumulator to `emit(input row, output row, acc, p, M)`.
+pub(crate) fn linear(
+    linear: &Linear,
+    input: Rows<i8>,
+    mut emit: impl FnMut(usize, usize, i32, u8, i16),
+) {
+    let weights = Rows::new(
+        linear.weights.as_slice::<i8>(),
+        linear.rows,
+        linear.k,
+        linear.k,
+    );
+    let (bias, mult, shift) = (
+        linear.bias.as_slice::<i32>(),
+        linear.mult.as_slice::<i16>(),
+        linear.shift.as_slice::<u8>(),
+    );
+    for i in 0..input.rows() {
+        for r in 0..linear.rows {
+            emit(
+                i,
+                r,
+                bias[r] + dot(weights.row(r), input.row(i)),
+                shift[r],
+                mult[r],
+            );
+        }
+    }
+}
+
+/// The statistics of one row that `LayerNorm` normalises with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moments {
+    /// S, the sum.
+    pub sum: i32,
+    /// b, with 4^(b-1) <= V < 4^b.
+    pub bits: u32,
+    /// inv, the mantissa of the reciprocal standard deviation, in [2^14, 2^15).
+    pub inv: i16,
+}
+
+impl Moments {
+    /// From S, Q, D and E.
+    pub fn new(sum: i32, squares: i64, d: usize, epsilon: i64) -> Self {
+        let v = (d as i64 * squares - i64::from(sum) * i64::from(sum) + epsilon) as u64;
+        let bits = (u64::BITS - v.leading_zeros()).div_ceil(2);
+        let root = (v << (2 * (26 - bits))).isqrt();
+        let inv = ((1 << 40) / root).min(32767) as i16;
+        Self { sum, bits, inv }
+    }
+
+    /// The output code of the value x.
+    pub fn apply(&self, x: i16, d: usize, gain: i16, bias: i16, frac: u8) -> i8 {
+        let c = d as i32 * i32::from(x) - self.sum;
+        let t = if self.bits >= 10 {
+            rshift(c, self.bits - 10)
+        } else {
+            c << (10 - self.bits)
+        };
+        let n = mul_round(t as i16, self.inv);
+        clamp8((mul_round(n, gain).saturating_add(bias) >> frac).into())
+    }
+}
+
+pub(crate) fn layer_norm(norm: &LayerNorm, x: Rows<i16>, mut out: RowsMut<i8>) {
+    let d = x.cols();
+    for i in 0..x.rows() {
+        let row = x.row(i);
+        let sum = row.iter().map(|&x| i32::from(x)).sum();
+        let squares = row.iter().map(|&x| i64::from(x) * i64::from(x)).sum();
+        let moments = Moments::new(sum, squares, d, norm.epsilon);
+        for (j, y) in out.row_mut(i).iter_mut().enumerate() {
+            *y = moments.apply(row[j], d, norm.gain[j], norm.bias[j], norm.frac);
+        }
+    }
+}
+
+/// `T[f] = round(4080 * 2^(-f/64))`, in 12-bit probability units.
+pub const EXP2: [u16; 64] = [
+    4080, 4036, 3993, 3950, 3907, 3865, 3823, 3782, 3741, 3701, 3661, 3622, 3583, 3544, 3506, 3468,
+    3431, 3394, 3357, 3321, 3285, 3250, 3215, 3180, 3146, 3112, 3079, 3046, 3013, 2980, 2948, 2916,
+    2885, 2854, 2823, 2793, 2763, 2733, 2703, 2674, 2646, 2617, 2589, 2561, 2533, 2506, 2479, 2452,
+    2426, 2400, 2374, 2348, 2323, 2298, 2273, 2249, 2225, 2201, 2177, 2154, 2130, 2107, 2085, 2062,
+];
+
+/// The largest difference of logits that does not overflow the product with `mult`.
+pub fn logit_cap(mult: i32) -> i32 {
+    (i32::MAX - ((1 << 20) - 1)) / mult
+}
+
+/// The 12-bit weight of a key whose logit is `d` below the row's maximum.
+pub fn exp12(d: i32, mult: i32) -> u16 {
+    let u = (d.min(logit_cap(mult)) * mult + (1 << 19)) >> 20;
+    (((2 * EXP2[(u & 63) as usize]) >> (u >> 6).min(15)) + 1) >> 1
+}
+
+/// The 8-bit weight.
+pub fn exp8(e12: u16) -> u8 {
+    ((e12 + 8) >> 4) as u8
+}
+
+/// `16 * mean(v)`, from the sum of a column of v over `tokens`.
+pub fn value_mean(sum: i32, tokens: usize) -> i32 {
+    let reciprocal = ((1 << 20) + tokens as i32 / 2) / tokens as i32;
+    (sum * reciprocal + (1 << 15)) >> 16
+}
+
+/// The factor of one query row's output, `sum12` being the sum of its 12-bit weights: mantissa r and shift p.
+pub fn attention_scale(sum12: u32, out_mult: i16, out_shift: u8) -> (i16, u32) {
+    let mut b = u32::BITS - sum12.leading_zeros();
+    let mut r = ((out_mult as u64) << b) / u64::from(sum12);
+    if r >= 1 << 15 {
+        r >>= 1;
+        b -= 1;
+    }
+    (r as i16, b + u32::from(out_shift) - 21)
+}
+
+/// The output code from A, L, m and the factor (r, p).
+pub fn attention_output(a: i32, lost: i32, mean: i32, r: i16, p: u32) -> i8 {
+    let num = 16 * a + ((lost * mean + 8) >> 4);
+    clamp8(rshift(mul_round(sat16(rshift(num, p)), r).into(), 6))
+}
+
+pub(crate) fn pack_kv(k: Rows<i8>, v: Rows<i8>, kv: &mut KvHead) {
+    let (tokens, dim) = (kv.tokens, kv.head_dim);
+    let mut keys = RowsMut::packed(kv.keys.take(tokens * dim), dim);
+    let mut values = RowsMut::packed(kv.values.take(tokens * dim), dim);
+    for j in 0..tokens {
+        keys.row_mut(j).copy_from_slice(k.row(j));
+        values.row_mut(j).copy_from_slice(v.row(j));
+    }
+    for (k, mean) in kv.means.take(dim).iter_mut().enumerate() {
+        *mean = value_mean((0..tokens).map(|j| i32::from(v.row(j)[k])).sum(), tokens);
+    }
+}
+
+pub(crate) fn attention(
+    q: Rows<i8>,
+    kv: &KvHead,
+    head: HeadParams,
+    mut out: RowsMut<i8>,
+    logits: &mut [i32],
+) {
+    let keys = Rows::new(
+        kv.keys.as_slice::<i8>(),
+        kv.tokens,
+        kv.head_dim,
+        kv.head_dim,
+    );
+    let values = Rows::new(
+        kv.values.as_slice::<i8>(),
+        kv.tokens,
+        kv.head_dim,
+        kv.head_dim,
+    );
+    let means: &[i32] = kv.means.as_slice();
+    for i in 0..q.rows() {
+        for (j, a) in logits.iter_mut().enumerate() {
+            *a = dot(q.row(i), keys.row(j));
+        }
+        let max = logits.iter().copied().max().unwrap_or_default();
+        let (mut sum12, mut sum8) = (0, 0);
+        for e in logits.iter_mut() {
+            let e12 = exp12(max - *e, head.mult);
+            let e8 = exp8(e12);
+            sum12 += i32::from(e12);
+            sum8 += i32::from(e8);
+            *e = e8.into();
+        }
+        let (r, p) = attention_scale(sum12 as u32, head.out_mult, head.out_shift);
+        for (k, o) in out.row_mut(i).iter_mut().enumerate() {
+            let a = logits
+                .iter()
+                .enumerate()
+                .map(|(j, e)| e * i32::from(values.row(j)[k]))
+                .sum();
+            *o = attention_output(a, sum12 - 16 * sum8, means[k], r, p);
+        }
+    }
+}

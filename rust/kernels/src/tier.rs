@@ -1,0 +1,79 @@
+//! The instruction-set tiers and their run-time detection.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// An instruction-set tier. Every tier gives the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Tier {
+    /// Portable Rust, the executable form of `docs/integer-model.md`.
+    Scalar,
+    /// x86-64 with AVX2 (`vpmaddwd` on 16-bit codes).
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI (`vpdpbusd`).
+    Avx512Vnni,
+    /// 64-bit Arm, baseline Armv8.0 (no dot-product extension needed).
+    Neon,
+}
+
+/// A tier name that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownTier(String);
+
+impl fmt::Display for UnknownTier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "unknown tier {:?}: use one of scalar, avx2, avx512vnni, neon",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for UnknownTier {}
+
+impl Tier {
+    /// Every tier, slowest first.
+    pub const ALL: [Tier; 4] = [Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni, Tier::Neon];
+
+    /// The name that options and tables use: `scalar`, `avx2`, `avx512vnni` or `neon`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tier::Scalar => "scalar",
+            Tier::Avx2 => "avx2",
+            Tier::Avx512Vnni => "avx512vnni",
+            Tier::Neon => "neon",
+        }
+    }
+
+    /// Whether this build and this CPU can run the tier (asked at run time).
+    pub fn is_supported(self) -> bool {
+        self == Tier::Scalar
+    }
+
+    /// The fastest tier that this CPU runs.
+    pub fn best() -> Tier {
+        Tier::ALL
+            .into_iter()
+            .rev()
+            .find(|tier| tier.is_supported())
+            .unwrap_or(Tier::Scalar)
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Tier {
+    type Err = UnknownTier;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        Tier::ALL
+            .into_iter()
+            .find(|tier| tier.name() == s)
+            .ok_or_else(|| UnknownTier(s.to_owned()))
+    }
+}
