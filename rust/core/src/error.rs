@@ -1,0 +1,169 @@
+//! The crate's one error type. Each variant is one Python exception under `quasar_rt.QuasarError`.
+//!
+//! May depend on nothing else in the crate.
+
+use std::path::PathBuf;
+
+/// What can go wrong, from a file's first byte to a prediction. Messages say what is wrong, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to read or write a file.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The file ends before what its header promises.
+    #[error("the subnet file is truncated: {what} needs {needed} bytes but {available} are there; copy or export it again")]
+    Truncated {
+        /// The part that is cut.
+        what: &'static str,
+        /// Bytes that it needs.
+        needed: u64,
+        /// Bytes that are there.
+        available: u64,
+    },
+    /// Something is larger than the documented limit; nothing was allocated for it.
+    #[error("{what} is {size} {unit}; at most {limit} are allowed")]
+    TooLarge {
+        /// What is too large.
+        what: String,
+        /// Its size.
+        size: u64,
+        /// The limit.
+        limit: u64,
+        /// The unit of both.
+        unit: &'static str,
+    },
+    /// The bytes are not a safetensors container, or one of another format.
+    #[error("not a subnet file: {0}; a .qvit file written by Subnet.save or tools/export.py is expected")]
+    NotASubnet(String),
+    /// A subnet file of a version that this build cannot read.
+    #[error("subnet file version {found:?} is not supported (this build reads version \"1\"); export the subnet again or update quasar-rt")]
+    UnsupportedVersion {
+        /// The version the file states.
+        found: String,
+    },
+    /// The digest does not match the contents: the file was damaged or edited.
+    #[error("the subnet file is damaged: its sha256 is stated as {stated:?} but is {computed}; copy or export it again")]
+    ChecksumMismatch {
+        /// The digest in the metadata.
+        stated: String,
+        /// The digest of what was read.
+        computed: String,
+    },
+    /// A key of the configuration is missing, unknown, or out of its range.
+    #[error("invalid subnet config: {key}: {problem}")]
+    InvalidConfig {
+        /// The key, as a path (`blocks.0.heads`).
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A tensor is missing or unexpected, or has the wrong dtype, shape or values.
+    #[error("invalid tensor {tensor}: {problem}")]
+    InvalidTensor {
+        /// The tensor's name.
+        tensor: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A row breaks the bound that keeps every partial sum within 27 bits.
+    #[error(
+        "layer {layer}, row {row}: 128 * sum|w| + |bias| = {bound} is not below 2^26, so its accumulator could overflow; \
+         export with smaller weights or a smaller bias in this row"
+    )]
+    AccumulatorOverflow {
+        /// The layer's name.
+        layer: String,
+        /// The row within it.
+        row: usize,
+        /// The left side of the bound.
+        bound: u64,
+    },
+    /// An image has an unusable size or layout.
+    #[error("invalid image: {0}")]
+    InvalidImage(String),
+    /// An argument has an unusable value or shape.
+    #[error("invalid value: {0}")]
+    InvalidValue(String),
+    /// The requested SIMD tier is not available on this CPU.
+    #[error("SIMD tier {tier:?} is not available on this CPU; available: {available}")]
+    UnsupportedTier {
+        /// The tier asked for.
+        tier: String,
+        /// The tiers that can be used, comma-separated.
+        available: String,
+    },
+    /// Worker threads could not be started.
+    #[error("cannot start {threads} worker threads: {problem}; ask for fewer")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// What the operating system said.
+        problem: String,
+    },
+    /// A batch was cancelled between two images.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The names of all variants, in order of declaration. Python checks its exceptions against this list.
+    pub const KINDS: &'static [&'static str] = &[
+        "Io",
+        "Truncated",
+        "TooLarge",
+        "NotASubnet",
+        "UnsupportedVersion",
+        "ChecksumMismatch",
+        "InvalidConfig",
+        "InvalidTensor",
+        "AccumulatorOverflow",
+        "InvalidImage",
+        "InvalidValue",
+        "UnsupportedTier",
+        "Threads",
+        "Interrupted",
+    ];
+
+    /// The variant's name, one of [`Self::KINDS`].
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "Io",
+            Self::Truncated { .. } => "Truncated",
+            Self::TooLarge { .. } => "TooLarge",
+            Self::NotASubnet(_) => "NotASubnet",
+            Self::UnsupportedVersion { .. } => "UnsupportedVersion",
+            Self::ChecksumMismatch { .. } => "ChecksumMismatch",
+            Self::InvalidConfig { .. } => "InvalidConfig",
+            Self::InvalidTensor { .. } => "InvalidTensor",
+            Self::AccumulatorOverflow { .. } => "AccumulatorOverflow",
+            Self::InvalidImage(_) => "InvalidImage",
+            Self::InvalidValue(_) => "InvalidValue",
+            Self::UnsupportedTier { .. } => "UnsupportedTier",
+            Self::Threads { .. } => "Threads",
+            Self::Interrupted => "Interrupted",
+        }
+    }
+
+    pub(crate) fn config(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::InvalidConfig {
+            key: key.into(),
+            problem: problem.into(),
+        }
+    }
+
+    pub(crate) fn tensor(tensor: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::InvalidTensor {
+            tensor: tensor.into(),
+            problem: problem.into(),
+        }
+    }
+}

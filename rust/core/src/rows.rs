@@ -1,0 +1,461 @@
+//! Row-wise mixed precision: each row of a matrix is 4- or 8-bit with its own scale.
+//!
+//! Quantizing and packing (host side), atoms and row pairs (how devices run a mixed matrix).
+//! Depends on [`crate::error`] only. The layouts are defined in `docs/integer-model.md`.
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+
+/// Matrices with at least this many weights are worth several threads.
+const PARALLEL_WEIGHTS: usize = 1 << 16;
+
+/// Largest magnitude of a narrow, symmetric code: 7 for 4 bits, 127 for 8.
+pub const fn code_limit(bits: u8) -> i8 {
+    if bits == 4 {
+        7
+    } else {
+        127
+    }
+}
+
+/// Bytes that a packed row of `k` codes takes.
+pub const fn row_bytes(k: usize, bits: u8) -> usize {
+    if bits == 4 {
+        k.div_ceil(2)
+    } else {
+        k
+    }
+}
+
+/// How a row's scale is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// `scale = max|w| / limit`: nothing is clipped.
+    MinMax,
+    /// 4-bit rows: of 61 scales from 1.0 down to 0.4 times the `MinMax` scale, the one with the least squared error
+    /// (the largest of equals). 8-bit rows: as `MinMax`, where clipping gains nothing.
+    Mse,
+}
+
+/// What [`quantize_rows`] returns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantizedRows {
+    /// `rows * k` codes, row-major, within the limit of each row's bits.
+    pub codes: Vec<i8>,
+    /// One scale for each row, positive and normal: `weight = scale * code`.
+    pub scales: Vec<f32>,
+}
+
+/// Quantizes `rows x k` float weights (row-major), each row to 4 or 8 bits (`bits[row]`) with its own scale.
+///
+/// `code = clamp(round(w / scale))`, rounding half to even as NumPy does, in float32. Given `scales` are used as they
+/// are, otherwise `method` chooses them. A zero row has scale 1. A chosen scale is at least `f32::MIN_POSITIVE`,
+/// so a row of subnormal weights has small codes or zeros and an error of still at most half a scale.
+///
+/// # Errors
+/// [`Error::InvalidValue`] for NaN or infinity (names row and column), for bits other than 4 and 8, for a
+/// given scale that is not positive and finite, and where lengths do not match.
+pub fn quantize_rows(
+    weights: &[f32],
+    rows: usize,
+    k: usize,
+    bits: &[u8],
+    scales: Option<&[f32]>,
+    method: Method,
+) -> Result<QuantizedRows> {
+    check_shape("weights", weights.len(), rows, k)?;
+    check_bits(bits, rows)?;
+    if let Some(scales) = scales {
+        if scales.len() != rows {
+            return Err(Error::InvalidValue(format!(
+                "{} scales for {rows} rows; give one for each row",
+                scales.len()
+            )));
+        }
+        if let Some(row) = scales.iter().position(|s| !(s.is_finite() && *s > 0.0)) {
+            return Err(Error::InvalidValue(format!(
+                "scale of row {row} is {}; it must be positive and finite",
+                scales[row]
+            )));
+        }
+    }
+    let mut codes = vec![0i8; rows * k];
+    let mut out_scales = vec![1f32; rows];
+    if k > 0 {
+        let quantize = |(row, (codes, scale)): (usize, (&mut [i8], &mut f32))| {
+            let weights = &weights[row * k..(row + 1) * k];
+            *scale = match scales {
+                Some(scales) => {
+                    largest(weights, row)?;
+                    scales[row]
+                }
+                None => choose_scale(weights, row, bits[row], method)?,
+            };
+            round_row(weights, *scale, code_limit(bits[row]), codes);
+            Ok(())
+        };
+        if rows * k >= PARALLEL_WEIGHTS {
+            codes
+                .par_chunks_mut(k)
+                .zip(&mut out_scales)
+                .enumerate()
+                .try_for_each(quantize)?;
+        } else {
+            codes
+                .chunks_mut(k)
+                .zip(&mut out_scales)
+                .enumerate()
+                .try_for_each(quantize)?;
+        }
+    } else if let Some(scales) = scales {
+        out_scales.copy_from_slice(scales);
+    }
+    Ok(QuantizedRows {
+        codes,
+        scales: out_scales,
+    })
+}
+
+fn check_shape(what: &str, len: usize, rows: usize, k: usize) -> Result<()> {
+    match rows.checked_mul(k) {
+        Some(expected) if expected == len => Ok(()),
+        _ => Err(Error::InvalidValue(format!(
+            "{len} {what} for {rows} rows of {k}; give rows * k of them, row-major"
+        ))),
+    }
+}
+
+fn check_bits(bits: &[u8], rows: usize) -> Result<()> {
+    if bits.len() != rows {
+        return Err(Error::InvalidValue(format!(
+            "{} bits for {rows} rows; give one for each row",
+            bits.len()
+        )));
+    }
+    match bits.iter().position(|&b| b != 4 && b != 8) {
+        Some(row) => Err(Error::InvalidValue(format!(
+            "row {row} has bits {}; a row is 4- or 8-bit",
+            bits[row]
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The largest magnitude in a row; NaN and infinity are errors.
+fn largest(weights: &[f32], row: usize) -> Result<f32> {
+    // As integers, magnitudes order like floats, and NaN and infinity come last.
+    let bits = weights
+        .iter()
+        .fold(0u32, |m, w| m.max(w.to_bits() & 0x7fff_ffff));
+    if bits >= f32::INFINITY.to_bits() {
+        let column = weights.iter().position(|w| !w.is_finite()).unwrap_or(0);
+        let value = weights[column];
+        return Err(Error::InvalidValue(format!(
+            "weight at row {row}, column {column} is {value}; weights must be finite"
+        )));
+    }
+    Ok(f32::from_bits(bits))
+}
+
+fn choose_scale(weights: &[f32], row: usize, bits: u8, method: Method) -> Result<f32> {
+    let largest = largest(weights, row)?;
+    if largest == 0.0 {
+        return Ok(1.0);
+    }
+    let limit = f32::from(code_limit(bits));
+    let widest = (largest / limit).max(f32::MIN_POSITIVE);
+    if method == Method::MinMax || bits == 8 {
+        return Ok(widest);
+    }
+    let mut best = (f64::INFINITY, widest);
+    for step in 0..=60u8 {
+        let scale = (widest * (1.0 - 0.01 * f32::from(step))).max(f32::MIN_POSITIVE);
+        // In units of the widest scale, so that the squares of extreme rows neither overflow nor vanish.
+        let ratio = f64::from(scale) / f64::from(widest);
+        let error = squared_error(weights, scale, limit) * ratio * ratio;
+        if error < best.0 {
+            best = (error, scale);
+        }
+    }
+    Ok(best.1)
+}
+
+/// `clamp(v)` rounded half to even. Adding and subtracting 1.5 * 2^23 rounds any |v| < 2^22 in the current mode, which
+/// is half to even, and unlike `round_ties_even` vectorises on every CPU.
+#[inline]
+fn round_code(v: f32, limit: f32) -> f32 {
+    const MAGIC: f32 = 12_582_912.0;
+    (v.clamp(-limit, limit) + MAGIC) - MAGIC
+}
+
+fn round_row(weights: &[f32], scale: f32, limit: i8, codes: &mut [i8]) {
+    let limit = f32::from(limit);
+    for (code, &w) in codes.iter_mut().zip(weights) {
+        // |value| <= 127 after the clamp.
+        *code = round_code(w / scale, limit) as i32 as i8;
+    }
+}
+
+/// Sum of `(w / scale - code)^2`, in eight lanes so that it vectorises and has one order on every CPU.
+fn squared_error(weights: &[f32], scale: f32, limit: f32) -> f64 {
+    const LANES: usize = 8;
+    let mut sums = [0f32; LANES];
+    let mut total = 0f64;
+    // f32 lanes over at most 512 weights, f64 between: the rounding of the sum stays far below the differences compared.
+    for run in weights.chunks(512) {
+        sums.fill(0.0);
+        for chunk in run.chunks(LANES) {
+            for (sum, &w) in sums.iter_mut().zip(chunk) {
+                let v = w / scale;
+                let error = v - round_code(v, limit);
+                *sum += error * error;
+            }
+        }
+        total += sums.iter().map(|&s| f64::from(s)).sum::<f64>();
+    }
+    total
+}
+
+/// Packs `rows x k` codes into the file's layout: rows in order, K-major; 4-bit rows two codes a byte, low nibble first.
+///
+/// # Errors
+/// [`Error::InvalidValue`] for a code outside its row's narrow range, for bits other than 4 and 8, and where lengths do not match.
+pub fn pack_rows(codes: &[i8], rows: usize, k: usize, bits: &[u8]) -> Result<Vec<u8>> {
+    check_shape("codes", codes.len(), rows, k)?;
+    check_bits(bits, rows)?;
+    let mut packed = Vec::with_capacity(bits.iter().map(|&b| row_bytes(k, b)).sum());
+    for (row, &bits) in bits.iter().enumerate() {
+        let codes = &codes[row * k..(row + 1) * k];
+        let limit = code_limit(bits) as u8;
+        if codes.iter().fold(0u8, |m, c| m.max(c.unsigned_abs())) > limit {
+            let column = codes
+                .iter()
+                .position(|c| c.unsigned_abs() > limit)
+                .unwrap_or(0);
+            return Err(Error::InvalidValue(format!(
+                "code {} at row {row}, column {column} is outside the {bits}-bit range [-{limit}, {limit}]",
+                codes[column]
+            )));
+        }
+        if bits == 4 {
+            let pairs = codes.chunks_exact(2);
+            let last = pairs.remainder();
+            packed.extend(pairs.map(|p| (p[0] as u8 & 15) | ((p[1] as u8) << 4)));
+            packed.extend(last.iter().map(|&c| c as u8 & 15));
+        } else {
+            packed.extend_from_slice(bytemuck::cast_slice(codes));
+        }
+    }
+    Ok(packed)
+}
+
+/// Unpacks what [`pack_rows`] made; returns `rows * k` codes.
+///
+/// # Errors
+/// [`Error::InvalidValue`] for a wrong number of bytes, for bits other than 4 and 8, for the codes -8 (4-bit) and
+/// -128 (8-bit), which narrow rows do not have, and for a last, unused nibble that is not 0.
+pub fn unpack_rows(packed: &[u8], rows: usize, k: usize, bits: &[u8]) -> Result<Vec<i8>> {
+    check_bits(bits, rows)?;
+    let expected: Option<usize> = bits
+        .iter()
+        .try_fold(0usize, |sum, &b| sum.checked_add(row_bytes(k, b)));
+    if expected != Some(packed.len()) {
+        return Err(Error::InvalidValue(format!(
+            "{} packed bytes for {rows} rows of {k}; their bits need {}",
+            packed.len(),
+            expected.map_or("more than memory".into(), |e| e.to_string())
+        )));
+    }
+    let size = rows
+        .checked_mul(k)
+        .ok_or_else(|| Error::InvalidValue(format!("{rows} rows of {k} do not fit memory")))?;
+    let mut codes = vec![0i8; size];
+    let mut rest = packed;
+    for (row, &bits) in bits.iter().enumerate() {
+        let (bytes, tail) = rest.split_at(row_bytes(k, bits));
+        rest = tail;
+        let codes = &mut codes[row * k..(row + 1) * k];
+        if bits == 4 {
+            for (pair, &byte) in codes.chunks_mut(2).zip(bytes) {
+                pair[0] = ((byte << 4) as i8) >> 4;
+                if let Some(high) = pair.get_mut(1) {
+                    *high = (byte as i8) >> 4;
+                }
+            }
+            if k % 2 == 1 && bytes[k / 2] >> 4 != 0 {
+                return Err(Error::InvalidValue(format!(
+                    "the unused last nibble of row {row} is not 0"
+                )));
+            }
+        } else {
+            codes.copy_from_slice(bytemuck::cast_slice(bytes));
+        }
+        let outside = -code_limit(bits) - 1;
+        if let Some(column) = codes.iter().position(|&c| c == outside) {
+            return Err(Error::InvalidValue(format!(
+                "code {outside} at row {row}, column {column}: {bits}-bit rows are narrow (at least {})",
+                outside + 1
+            )));
+        }
+    }
+    Ok(codes)
+}
+
+/// Splits an 8-bit code into its 4-bit atoms: `code = 16*hi + lo`, `hi` in [-8, 7], `lo` in [0, 15].
+pub const fn split_atoms(code: i8) -> (i8, u8) {
+    (code >> 4, code as u8 & 15)
+}
+
+/// Joins the atoms of [`split_atoms`].
+pub const fn join_atoms(hi: i8, lo: u8) -> i8 {
+    (hi << 4) | lo as i8
+}
+
+/// A mixed matrix's rows as pairs of lanes, 4-bit pairs first: what a device's mode bits and output address table hold.
+///
+/// A 4-bit pair is two logical rows; an 8-bit pair is the two atoms of one row (lane 0 the high atoms, lane 1 the low ones).
+/// Every logical row is in exactly one pair; at most one lane is [`RowPairs::EMPTY`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowPairs {
+    widths: Vec<u8>,
+    addresses: Vec<[u32; 2]>,
+    rows: usize,
+}
+
+impl RowPairs {
+    /// The address of a lane without a row.
+    pub const EMPTY: u32 = u32::MAX;
+
+    /// Pairs up the rows, in order within each width.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] for bits other than 4 and 8.
+    pub fn new(bits: &[u8]) -> Result<Self> {
+        check_bits(bits, bits.len())?;
+        let of_width = |width: u8| -> Vec<u32> {
+            (0u32..)
+                .zip(bits)
+                .filter(|(_, &b)| b == width)
+                .map(|(r, _)| r)
+                .collect()
+        };
+        let (narrow, wide) = (of_width(4), of_width(8));
+        let mut widths = vec![4u8; narrow.len().div_ceil(2)];
+        let mut addresses: Vec<[u32; 2]> = narrow
+            .chunks(2)
+            .map(|p| [p[0], p.get(1).copied().unwrap_or(Self::EMPTY)])
+            .collect();
+        widths.resize(widths.len() + wide.len(), 8);
+        addresses.extend(wide.iter().map(|&r| [r, r]));
+        Ok(Self {
+            widths,
+            addresses,
+            rows: bits.len(),
+        })
+    }
+
+    /// The width of each pair, 4 or 8; all 4s come first.
+    pub fn widths(&self) -> &[u8] {
+        &self.widths
+    }
+
+    /// For each pair and lane, the logical row that it writes. Both lanes of an 8-bit pair name its row.
+    pub fn addresses(&self) -> &[[u32; 2]] {
+        &self.addresses
+    }
+
+    /// Number of logical rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+}
+
+/// A matrix stored as a device stores it: for each row pair, K bytes of two 4-bit atoms (lane 0 in the low nibble).
+#[derive(Clone, Debug)]
+pub struct PairedMatrix {
+    pairs: RowPairs,
+    k: usize,
+    atoms: Vec<u8>,
+}
+
+impl PairedMatrix {
+    /// Lays out `rows x k` codes by pairs.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] where lengths do not match or a code is outside its row's narrow range.
+    pub fn new(codes: &[i8], rows: usize, k: usize, bits: &[u8]) -> Result<Self> {
+        pack_rows(codes, rows, k, bits)?;
+        let pairs = RowPairs::new(bits)?;
+        let row = |r: u32| &codes[r as usize * k..(r as usize + 1) * k];
+        let mut atoms = Vec::with_capacity(pairs.widths.len() * k);
+        for (&width, &[first, second]) in pairs.widths.iter().zip(&pairs.addresses) {
+            if width == 8 {
+                atoms.extend(row(first).iter().map(|&c| {
+                    let (hi, lo) = split_atoms(c);
+                    (hi as u8 & 15) | (lo << 4)
+                }));
+            } else if second == RowPairs::EMPTY {
+                atoms.extend(row(first).iter().map(|&c| c as u8 & 15));
+            } else {
+                atoms.extend(
+                    row(first)
+                        .iter()
+                        .zip(row(second))
+                        .map(|(&a, &b)| (a as u8 & 15) | ((b as u8) << 4)),
+                );
+            }
+        }
+        Ok(Self { pairs, k, atoms })
+    }
+
+    /// The row pairs and their address table.
+    pub fn pairs(&self) -> &RowPairs {
+        &self.pairs
+    }
+
+    /// `acc[row] = bias[row] + sum_k w[row,k] * a[k]` for one vector of K activation codes, run through pairs, atoms and address
+    /// table as a device runs it.
+    ///
+    /// # Panics
+    /// Where `activations` has not K, or `bias` or `acc` not `rows` elements.
+    pub fn matvec(&self, activations: &[i8], bias: &[i32], acc: &mut [i32]) {
+        assert_eq!(
+            activations.len(),
+            self.k,
+            "activations must have K elements"
+        );
+        assert_eq!(bias.len(), self.pairs.rows, "one bias for each row");
+        acc.copy_from_slice(bias);
+        for (pair, (&width, addresses)) in self
+            .pairs
+            .widths
+            .iter()
+            .zip(&self.pairs.addresses)
+            .enumerate()
+        {
+            let atoms = &self.atoms[pair * self.k..(pair + 1) * self.k];
+            let mut lanes = [0i32; 2];
+            for (&byte, &a) in atoms.iter().zip(activations) {
+                let lane0 = ((byte << 4) as i8) >> 4;
+                // The mode bit: lane 1 holds a signed 4-bit weight, or the unsigned low atom of an 8-bit one.
+                let lane1 = if width == 8 {
+                    (byte >> 4) as i8
+                } else {
+                    (byte as i8) >> 4
+                };
+                lanes[0] += i32::from(lane0) * i32::from(a);
+                lanes[1] += i32::from(lane1) * i32::from(a);
+            }
+            if width == 8 {
+                acc[addresses[0] as usize] += 16 * lanes[0] + lanes[1];
+            } else {
+                for (&address, lane) in addresses.iter().zip(lanes) {
+                    if address != RowPairs::EMPTY {
+                        acc[address as usize] += lane;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The subnet's `config`: its types, its limits, and what follows from it (grid, tokens).
+//!
+//! Depends on [`crate::error`] only. The keys are described in `docs/subnet-file.md`, the limits in `docs/integer-model.md`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Bytes of `config`, at most.
+pub const MAX_CONFIG_BYTES: usize = 1 << 20;
+/// Tokens, at most.
+pub const MAX_TOKENS: usize = 1024;
+/// Embedding size, at most.
+pub const MAX_EMBED: usize = 1024;
+/// Columns of a linear layer, at most.
+pub const MAX_COLUMNS: usize = 4096;
+/// Size of an attention head, at most.
+pub const MAX_HEAD_DIM: usize = 128;
+/// Classes, at most.
+pub const MAX_CLASSES: usize = 32768;
+/// Blocks, at most.
+pub const MAX_DEPTH: usize = 64;
+/// Height and width of the image that the network sees, at most.
+pub const MAX_IMAGE_SIDE: usize = 4096;
+
+/// Architecture, preprocessing, class names and provenance of a subnet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The subnet's name.
+    pub name: String,
+    /// The image that the network sees, after preprocessing.
+    pub image: Image,
+    /// How the image becomes patches.
+    pub patch: Patch,
+    /// Embedding size D.
+    pub embed: usize,
+    /// Tokens before the patches (class token, registers).
+    pub prefix_tokens: usize,
+    /// The blocks, in order.
+    pub blocks: Vec<Block>,
+    /// What the head sees.
+    pub pool: Pool,
+    /// Class names; their number is the head's rows.
+    pub classes: Vec<String>,
+    /// A float logit is `logit_scale` times the integer one.
+    pub logit_scale: f64,
+    /// How a decoded image becomes the one that the network sees.
+    pub preprocess: Preprocess,
+    /// Whether the weights were trained (false: random, for timing).
+    pub trained: bool,
+    /// Recipe, data, figures, search record: any JSON object.
+    pub provenance: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Size of the image that the network sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    /// Rows of pixels.
+    pub height: usize,
+    /// Columns of pixels.
+    pub width: usize,
+    /// 1 (gray) or 3 (RGB).
+    pub channels: usize,
+}
+
+/// Geometry of the patches, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Patch {
+    /// Side of a patch.
+    pub kernel: usize,
+    /// Distance between patches.
+    pub stride: usize,
+    /// Border around the image.
+    pub pad: usize,
+    /// Value of the border's pixels.
+    pub pad_value: u8,
+}
+
+/// Sizes of one block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Block {
+    /// Attention heads.
+    pub heads: usize,
+    /// Size of each head.
+    pub head_dim: usize,
+    /// Rows of fc1.
+    pub hidden: usize,
+    /// Zero point of fc1's output codes, before the table.
+    pub fc1_zero_point: i8,
+}
+
+/// What the head sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pool {
+    /// The final norm of token 0.
+    Token,
+    /// The final norm of the patch tokens' mean.
+    Mean,
+    /// The mean of the patch tokens' final norms.
+    MeanAfterNorm,
+}
+
+/// How a decoded image becomes the one that the network sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preprocess {
+    /// Resizing, before the centre crop.
+    pub resize: Resize,
+}
+
+/// Resizing. `size` and `filter` go with the mode; [`Config::check`] makes sure of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resize {
+    /// What `size` means.
+    pub mode: ResizeMode,
+    /// `exact`: height, width. `shorter`: the shorter edge. `none`: empty or absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub size: Vec<usize>,
+    /// The filter; absent for `none`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
+}
+
+/// What a resize aims at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResizeMode {
+    /// No resizing.
+    None,
+    /// A given height and width.
+    Exact,
+    /// A given shorter edge; the aspect ratio is kept.
+    Shorter,
+}
+
+/// Pillow's resampling filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Filter {
+    /// The nearest pixel.
+    Nearest,
+    /// Area averaging.
+    Box,
+    /// Triangle.
+    Bilinear,
+    /// Sharper than bilinear, without its local blur.
+    Hamming,
+    /// Catmull-Rom with a = -0.5.
+    Bicubic,
+}
+
+impl Config {
+    /// Parses and checks a `config` document.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] beyond 1 MiB, [`Error::InvalidConfig`] for anything else.
+    pub fn from_json(json: &str) -> Result<Self> {
+        if json.len() > MAX_CONFIG_BYTES {
+            return Err(Error::TooLarge {
+                what: "the subnet's config".into(),
+                size: json.len() as u64,
+                limit: MAX_CONFIG_BYTES as u64,
+                unit: "bytes",
+            });
+        }
+        let config: Self =
+            serde_json::from_str(json).map_err(|e| Error::config("config", e.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks every limit; the error names the key.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`].
+    pub fn check(&self) -> Result<()> {
+        within("image.height", self.image.height, 1, MAX_IMAGE_SIDE)?;
+        within("image.width", self.image.width, 1, MAX_IMAGE_SIDE)?;
+        if self.image.channels != 1 && self.image.channels != 3 {
+            return Err(Error::config(
+                "image.channels",
+                format!("{} is neither 1 (gray) nor 3 (RGB)", self.image.channels),
+            ));
+        }
+        within("patch.kernel", self.patch.kernel, 1, MAX_IMAGE_SIDE)?;
+        within("patch.stride", self.patch.stride, 1, MAX_IMAGE_SIDE)?;
+        within("patch.pad", self.patch.pad, 0, self.patch.kernel - 1)?;
+        within(
+            "patch.kernel",
+            self.patch.kernel,
+            1,
+            self.image.height.min(self.image.width) + 2 * self.patch.pad,
+        )?;
+        within(
+            "patch: channels * kernel^2",
+            self.patch_len(),
+            1,
+            MAX_COLUMNS,
+        )?;
+        within("prefix_tokens", self.prefix_tokens, 0, MAX_TOKENS - 1)?;
+        within(
+            "tokens (from image, patch and prefix_tokens)",
+            self.tokens(),
+            1,
+            MAX_TOKENS,
+        )?;
+        within("embed", self.embed, 1, MAX_EMBED)?;
+        within("blocks (their number)", self.blocks.len(), 1, MAX_DEPTH)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            within(&format!("blocks.{i}.heads"), block.heads, 1, MAX_COLUMNS)?;
+            within(
+                &format!("blocks.{i}.head_dim"),
+                block.head_dim,
+                1,
+                MAX_HEAD_DIM,
+            )?;
+            within(
+                &format!("blocks.{i}: heads * head_dim"),
+                block.inner(),
+                1,
+                MAX_COLUMNS,
+            )?;
+            within(&format!("blocks.{i}.hidden"), block.hidden, 1, MAX_COLUMNS)?;
+        }
+        within("classes (their number)", self.classes.len(), 1, MAX_CLASSES)?;
+        if !(self.logit_scale.is_finite() && self.logit_scale > 0.0) {
+            return Err(Error::config(
+                "logit_scale",
+                format!("{} is not positive and finite", self.logit_scale),
+            ));
+        }
+        self.check_resize()
+    }
+
+    fn check_resize(&self) -> Result<()> {
+        let Resize { mode, size, filter } = &self.preprocess.resize;
+        let key = "preprocess.resize.size";
+        let expected = match mode {
+            ResizeMode::None => 0,
+            ResizeMode::Shorter => 1,
+            ResizeMode::Exact => 2,
+        };
+        if size.len() != expected {
+            return Err(Error::config(
+                key,
+                format!("has {} numbers; this mode takes {expected}", size.len()),
+            ));
+        }
+        let Image { height, width, .. } = self.image;
+        match size[..] {
+            [edge] => within(key, edge, height.min(width), 2 * MAX_IMAGE_SIDE)?,
+            [h, w] => {
+                within(&format!("{key}.0"), h, height, 2 * MAX_IMAGE_SIDE)?;
+                within(&format!("{key}.1"), w, width, 2 * MAX_IMAGE_SIDE)?;
+            }
+            _ => {}
+        }
+        if filter.is_none() && *mode != ResizeMode::None {
+            return Err(Error::config("preprocess.resize.filter", "is missing"));
+        }
+        Ok(())
+    }
+
+    /// Rows and columns of patches.
+    pub fn grid(&self) -> (usize, usize) {
+        let count =
+            |side: usize| (side + 2 * self.patch.pad - self.patch.kernel) / self.patch.stride + 1;
+        (count(self.image.height), count(self.image.width))
+    }
+
+    /// Number of patches.
+    pub fn patches(&self) -> usize {
+        let (rows, columns) = self.grid();
+        rows * columns
+    }
+
+    /// Tokens N: prefix and patches.
+    pub fn tokens(&self) -> usize {
+        self.prefix_tokens + self.patches()
+    }
+
+    /// Pixels' values in a patch: channels * kernel^2, the patch embedding's K.
+    pub fn patch_len(&self) -> usize {
+        self.image.channels * self.patch.kernel * self.patch.kernel
+    }
+}
+
+impl Block {
+    /// Columns of q, of k, of v, and of the projection: `heads * head_dim`.
+    pub fn inner(&self) -> usize {
+        self.heads * self.head_dim
+    }
+}
+
+impl Image {
+    /// Bytes of the image: height * width * channels.
+    pub fn bytes(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+}
+
+fn within(key: &str, value: usize, least: usize, most: usize) -> Result<()> {
+    if (least..=most).contains(&value) {
+        Ok(())
+    } else {
+        Err(Error::config(
+            key,
+            format!("{value} is outside [{least}, {most}]"),
+        ))
+    }
+}

@@ -1,0 +1,399 @@
+//! The subnet: configuration and tensors, validated once, when it is made. Reads and writes `.qvit` files.
+//!
+//! Depends on [`crate::error`] and [`crate::rows`]. The file is described in `docs/subnet-file.md`.
+
+pub mod config;
+pub mod container;
+pub mod schema;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::rows;
+use config::{Config, Pool};
+use container::{Dtype, Tensor, Tensors};
+use schema::{LinearSpec, Rule, TensorSpec};
+
+/// A valid subnet. Every way to make one checks everything that `docs/subnet-file.md` lists, so the rest of the crate relies on it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subnet {
+    config: Config,
+    config_json: String,
+    tensors: Tensors,
+}
+
+/// A linear layer's parameters, decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinearTensors {
+    /// 4 or 8 for each row.
+    pub bits: Vec<u8>,
+    /// `rows * k` codes, row-major.
+    pub codes: Vec<i8>,
+    /// One for each row, the input's zero point folded in.
+    pub bias: Vec<i32>,
+    /// Mantissas M.
+    pub mult: Vec<i16>,
+    /// Shifts p; empty for the head.
+    pub shift: Vec<u8>,
+}
+
+/// What `info` shows of one linear layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerSummary {
+    /// The layer's name.
+    pub name: String,
+    /// Rows R.
+    pub rows: usize,
+    /// Columns K.
+    pub k: usize,
+    /// How many rows are 4-bit.
+    pub rows4: usize,
+    /// How many rows are 8-bit.
+    pub rows8: usize,
+    /// Packed weight bytes.
+    pub bytes: usize,
+    /// Multiply-accumulates a frame.
+    pub macs: u64,
+}
+
+/// What `info` shows of a subnet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Linear layers in the order of a frame's path.
+    pub layers: Vec<LayerSummary>,
+    /// Trained parameters: weights, one bias a row, norms, position and prefix tables.
+    pub parameters: usize,
+    /// Packed weight bytes of all layers.
+    pub weight_bytes: usize,
+    /// Bytes of all tensors.
+    pub tensor_bytes: usize,
+    /// Multiply-accumulates a frame: linear layers and attention's two products, all tokens.
+    pub macs: u64,
+}
+
+impl Subnet {
+    /// Makes a subnet from a `config` document and tensors `(name, dtype, shape, little-endian bytes)`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`], [`Error::InvalidTensor`], [`Error::AccumulatorOverflow`], [`Error::TooLarge`].
+    pub fn from_parts(
+        config_json: &str,
+        tensors: impl IntoIterator<Item = (String, Dtype, Vec<usize>, Vec<u8>)>,
+    ) -> Result<Self> {
+        let mut map = Tensors::new();
+        for (name, dtype, shape, data) in tensors {
+            let tensor = Tensor::new(&name, dtype, shape, data)?;
+            if map.insert(name.clone(), tensor).is_some() {
+                return Err(Error::tensor(name, "is given twice"));
+            }
+        }
+        Self::checked(config_json.to_owned(), map)
+    }
+
+    /// Reads a subnet file's bytes.
+    ///
+    /// # Errors
+    /// Every variant that `docs/subnet-file.md` names under "What a reader checks".
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let (config_json, tensors) = container::parse(bytes)?;
+        Self::checked(config_json, tensors)
+    }
+
+    /// The subnet file's bytes. The same subnet always gives the same bytes.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`].
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        container::serialize(&self.config_json, &self.tensors)
+    }
+
+    /// Reads a subnet file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and those of [`Self::from_bytes`].
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let io = |source| Error::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let metadata = fs::metadata(path).map_err(io)?;
+        if !metadata.is_file() {
+            return Err(io(std::io::Error::other(
+                "not a regular file; give the path of a .qvit file",
+            )));
+        }
+        container::check_size(metadata.len())?;
+        let mut bytes = Vec::with_capacity(metadata.len() as usize);
+        // The file may grow while it is read.
+        File::open(path)
+            .map_err(io)?
+            .take(container::MAX_FILE_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(io)?;
+        Self::from_bytes(&bytes)
+    }
+
+    /// Writes a subnet file atomically: a temporary file beside it, synced, then renamed over it. On failure nothing is left behind and
+    /// an existing file stays as it was.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::TooLarge`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let bytes = self.to_bytes()?;
+        let io = |source| Error::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let name = path
+            .file_name()
+            .ok_or_else(|| io(std::io::Error::other("the path names no file")))?;
+        let mut temporary = name.to_owned();
+        temporary.push(format!(".{}.{:x}.tmp", std::process::id(), unique()));
+        let temporary = path.with_file_name(temporary);
+        let write = || {
+            let mut file = File::options()
+                .write(true)
+                .create_new(true)
+                .open(&temporary)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&temporary, path)
+        };
+        write().map_err(|source| {
+            // The first error is the one to report.
+            let _ = fs::remove_file(&temporary);
+            io(source)
+        })?;
+        // The rename itself is durable once the directory is; where directories cannot be synced, the file still is whole.
+        #[cfg(unix)]
+        if let Ok(directory) = File::open(
+            path.parent()
+                .filter(|p| !p.as_os_str().is_empty())
+                .unwrap_or(Path::new(".")),
+        ) {
+            let _ = directory.sync_all();
+        }
+        Ok(())
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The configuration as it stands in the file, byte for byte.
+    pub fn config_json(&self) -> &str {
+        &self.config_json
+    }
+
+    /// The digest (hex) that the file states.
+    pub fn sha256(&self) -> String {
+        container::digest(&self.config_json, &self.tensors)
+    }
+
+    /// All tensors, by name.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
+        self.tensors
+            .iter()
+            .map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// One tensor.
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// What `info` shows.
+    pub fn summary(&self) -> Summary {
+        let config = &self.config;
+        let mut layers = Vec::new();
+        for LinearSpec {
+            name,
+            rows,
+            k,
+            tokens,
+            ..
+        } in schema::linears(config)
+        {
+            let bits = self.expect(&format!("{name}.bits")).data();
+            let rows4 = bits.iter().map(|&b| usize::from(b == 4)).sum();
+            let bytes = bits.iter().map(|&b| rows::row_bytes(k, b)).sum();
+            let macs = (rows * k * tokens) as u64;
+            layers.push(LayerSummary {
+                name,
+                rows,
+                k,
+                rows4,
+                rows8: rows - rows4,
+                bytes,
+                macs,
+            });
+        }
+        let n = config.tokens();
+        let attention: u64 = config
+            .blocks
+            .iter()
+            .map(|b| (2 * n * n * b.inner()) as u64)
+            .sum();
+        let norms = (2 * config.blocks.len() + 1) * 2 * config.embed;
+        Summary {
+            parameters: layers.iter().map(|l| l.rows * (l.k + 1)).sum::<usize>()
+                + norms
+                + n * config.embed,
+            weight_bytes: layers.iter().map(|l| l.bytes).sum(),
+            tensor_bytes: self.tensors.values().map(|t| t.data().len()).sum(),
+            macs: layers.iter().map(|l| l.macs).sum::<u64>() + attention,
+            layers,
+        }
+    }
+
+    /// A linear layer's parameters, decoded. `name` as in [`schema::linears`].
+    pub(crate) fn linear(&self, spec: &LinearSpec) -> LinearTensors {
+        let part = |part: &str| self.expect(&format!("{}.{part}", spec.name));
+        let bits = part("bits").data().to_vec();
+        let codes = rows::unpack_rows(part("weight").data(), spec.rows, spec.k, &bits)
+            .expect("packed rows are checked when the subnet is made");
+        LinearTensors {
+            codes,
+            bits,
+            bias: part("bias").i32s(),
+            mult: part("mult").i16s(),
+            shift: if spec.shifted {
+                part("shift").data().to_vec()
+            } else {
+                Vec::new()
+            },
+        }
+    }
+
+    /// A tensor that the config calls for.
+    pub(crate) fn expect(&self, name: &str) -> &Tensor {
+        self.tensors
+            .get(name)
+            .expect("the set of tensors is checked when the subnet is made")
+    }
+
+    fn checked(config_json: String, tensors: Tensors) -> Result<Self> {
+        let config = Config::from_json(&config_json)?;
+        check_tensors(&config, &tensors)?;
+        let subnet = Self {
+            config,
+            config_json,
+            tensors,
+        };
+        for spec in schema::linears(&subnet.config) {
+            subnet.check_linear(&spec)?;
+        }
+        Ok(subnet)
+    }
+
+    /// Packed weights and the accumulator bound of one layer.
+    fn check_linear(&self, spec: &LinearSpec) -> Result<()> {
+        let name = format!("{}.weight", spec.name);
+        let weight = self.expect(&name);
+        let bits = self.expect(&format!("{}.bits", spec.name)).data();
+        let bytes: usize = bits.iter().map(|&b| rows::row_bytes(spec.k, b)).sum();
+        if weight.shape() != [bytes] {
+            let shape = weight.shape();
+            return Err(Error::tensor(
+                name,
+                format!("has shape {shape:?}; the rows' bits need [{bytes}]"),
+            ));
+        }
+        let codes = rows::unpack_rows(weight.data(), spec.rows, spec.k, bits)
+            .map_err(|e| Error::tensor(&name, e.to_string()))?;
+        let bias = self.expect(&format!("{}.bias", spec.name)).i32s();
+        for (row, (codes, bias)) in codes.chunks_exact(spec.k).zip(bias).enumerate() {
+            let sum: u64 = codes.iter().map(|c| u64::from(c.unsigned_abs())).sum();
+            let bound = 128 * sum + u64::from(bias.unsigned_abs());
+            if bound >= 1 << 26 {
+                return Err(Error::AccumulatorOverflow {
+                    layer: spec.name.clone(),
+                    row,
+                    bound,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The exact set of tensors, each with its dtype, shape and range of values.
+fn check_tensors(config: &Config, tensors: &Tensors) -> Result<()> {
+    let specs = schema::tensors(config);
+    for TensorSpec {
+        name,
+        dtype,
+        shape,
+        rule,
+    } in &specs
+    {
+        let tensor = tensors
+            .get(name)
+            .ok_or_else(|| Error::tensor(name, "is missing"))?;
+        if tensor.dtype() != *dtype {
+            return Err(Error::tensor(
+                name,
+                format!(
+                    "has dtype {}; {} is expected",
+                    tensor.dtype().name(),
+                    dtype.name()
+                ),
+            ));
+        }
+        if let Some(shape) = shape {
+            if tensor.shape() != shape {
+                return Err(Error::tensor(
+                    name,
+                    format!("has shape {:?}; {shape:?} is expected", tensor.shape()),
+                ));
+            }
+        }
+        check_values(name, tensor, *rule)?;
+    }
+    if tensors.len() != specs.len() {
+        let known: std::collections::HashSet<_> = specs.iter().map(|s| &s.name).collect();
+        let extra = tensors
+            .keys()
+            .find(|name| !known.contains(name))
+            .map_or("", String::as_str);
+        return Err(Error::tensor(
+            container::shorten(extra),
+            "is not part of a subnet with this config",
+        ));
+    }
+    Ok(())
+}
+
+fn check_values(name: &str, tensor: &Tensor, rule: Rule) -> Result<()> {
+    let (valid, expected): (Box<dyn Fn(i64) -> bool>, String) = match rule {
+        Rule::Weight | Rule::Any => return Ok(()),
+        Rule::Bits => (Box::new(|v| v == 4 || v == 8), "4 or 8".into()),
+        Rule::Range(least, most) => (
+            Box::new(move |v| (least..=most).contains(&v)),
+            format!("within [{least}, {most}]"),
+        ),
+        Rule::Mantissa => (
+            Box::new(|v| v == 0 || (1 << 14..1 << 15).contains(&v)),
+            "0 or within [16384, 32767]".into(),
+        ),
+    };
+    match tensor.values().enumerate().find(|(_, v)| !valid(*v)) {
+        Some((at, v)) => Err(Error::tensor(
+            name,
+            format!("element {at} is {v}; it must be {expected}"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A number that no other call in this process gets: concurrent saves to one path must not share a temporary file.
+fn unique() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
