@@ -1,4 +1,4 @@
-//! quasar-core: subnet file, preprocessing and integer graph of quasar_rt. No `unsafe`, no Python.
+//! quasar-core: subnet file, preprocessing and integer graph of `quasar_rt`. No `unsafe`, no Python.
 //!
 //! Modules stand in the order of a frame's path: a [`subnet`] file (whose matrices are mixed-precision [`rows`]) is read and
 //! checked once; [`preprocess`] turns a decoded image into the one that the network sees.

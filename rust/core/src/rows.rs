@@ -49,7 +49,7 @@ pub struct QuantizedRows {
 
 /// Quantizes `rows x k` float weights (row-major), each row to 4 or 8 bits (`bits[row]`) with its own scale.
 ///
-/// `code = clamp(round(w / scale))`, rounding half to even as NumPy does, in float32. Given `scales` are used as they
+/// `code = clamp(round(w / scale))`, rounding half to even as `numpy.round` does, in float32. Given `scales` are used as they
 /// are, otherwise `method` chooses them. A zero row has scale 1. A chosen scale is at least `f32::MIN_POSITIVE`,
 /// so a row of subnormal weights has small codes or zeros and an error of still at most half a scale.
 ///
@@ -302,10 +302,7 @@ pub fn unpack_rows(packed: &[u8], rows: usize, k: usize, bits: &[u8]) -> Result<
     Ok(codes)
 }
 
-/// Splits an 8-bit code into its 4-bit atoms: `code = 16*hi + lo`, `hi` in [-8, 7], `lo` in [0, 15].
-pub const fn split_atoms(code: i8) -> (i8, u8) {
-    (code >> 4, code as u8 & 15)
-}
+pub use quasar_kernels::atoms::split as split_atoms;
 
 /// Joins the atoms of [`split_atoms`].
 pub const fn join_atoms(hi: i8, lo: u8) -> i8 {

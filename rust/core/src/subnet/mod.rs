@@ -12,7 +12,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::rows;
-use config::{Config, Pool};
+use config::Config;
 use container::{Dtype, Tensor, Tensors};
 use schema::{LinearSpec, Rule, TensorSpec};
 

@@ -103,118 +103,115 @@ pub fn linears(config: &Config) -> Vec<LinearSpec> {
 /// All tensors.
 pub fn tensors(config: &Config) -> Vec<TensorSpec> {
     let mut all = Vec::new();
-    let mut add = |name: String, dtype, shape: Option<Vec<usize>>, rule| {
-        all.push(TensorSpec {
-            name,
-            dtype,
-            shape,
-            rule,
-        })
-    };
-    for LinearSpec {
-        name,
-        rows,
-        shifted,
-        ..
-    } in linears(config)
-    {
-        add(
-            format!("{name}.bits"),
-            Dtype::U8,
-            Some(vec![rows]),
-            Rule::Bits,
-        );
-        add(format!("{name}.weight"), Dtype::U8, None, Rule::Weight);
-        add(
-            format!("{name}.bias"),
-            Dtype::I32,
-            Some(vec![rows]),
-            Rule::Any,
-        );
-        let mult = if shifted {
-            Rule::Mantissa
-        } else {
-            Rule::Range(0, 0x7fff)
-        };
-        add(format!("{name}.mult"), Dtype::I16, Some(vec![rows]), mult);
-        if shifted {
-            add(
-                format!("{name}.shift"),
-                Dtype::U8,
-                Some(vec![rows]),
-                Rule::Range(1, 30),
-            );
-        }
+    for linear in linears(config) {
+        add_linear(&mut all, &linear);
     }
-    let mut norms = vec!["norm".to_owned()];
     for (i, block) in config.blocks.iter().enumerate() {
-        norms.extend([format!("blocks.{i}.norm1"), format!("blocks.{i}.norm2")]);
-        let heads = Some(vec![block.heads]);
+        add_norm(&mut all, &format!("blocks.{i}.norm1"), config.embed);
+        add_norm(&mut all, &format!("blocks.{i}.norm2"), config.embed);
+        let heads = [block.heads];
         add(
+            &mut all,
             format!("blocks.{i}.attn.mult"),
             Dtype::I32,
-            heads.clone(),
+            &heads,
             Rule::Range(1, 1 << 24),
         );
         add(
+            &mut all,
             format!("blocks.{i}.attn.out_mult"),
             Dtype::I16,
-            heads.clone(),
+            &heads,
             Rule::Range(1 << 14, 0x7fff),
         );
         add(
+            &mut all,
             format!("blocks.{i}.attn.out_shift"),
             Dtype::U8,
-            heads,
+            &heads,
             Rule::Range(11, 29),
         );
         add(
+            &mut all,
             format!("blocks.{i}.gelu"),
             Dtype::I8,
-            Some(vec![256]),
+            &[256],
             Rule::Any,
         );
     }
-    for name in norms {
-        add(
-            format!("{name}.gain"),
-            Dtype::I16,
-            Some(vec![config.embed]),
-            Rule::Any,
-        );
-        add(
-            format!("{name}.bias"),
-            Dtype::I16,
-            Some(vec![config.embed]),
-            Rule::Any,
-        );
-        add(
-            format!("{name}.frac"),
-            Dtype::U8,
-            Some(vec![1]),
-            Rule::Range(0, 8),
-        );
-        add(
-            format!("{name}.epsilon"),
-            Dtype::I64,
-            Some(vec![1]),
-            Rule::Range(1, (1 << 50) - 1),
-        );
-    }
+    add_norm(&mut all, "norm", config.embed);
     let residual = Rule::Range(-32767, 32767);
     add(
+        &mut all,
         "position".into(),
         Dtype::I16,
-        Some(vec![config.patches(), config.embed]),
+        &[config.patches(), config.embed],
         residual,
     );
     if config.prefix_tokens > 0 {
         add(
+            &mut all,
             "prefix".into(),
             Dtype::I16,
-            Some(vec![config.prefix_tokens, config.embed]),
+            &[config.prefix_tokens, config.embed],
             residual,
         );
     }
     all
+}
+
+fn add(all: &mut Vec<TensorSpec>, name: String, dtype: Dtype, shape: &[usize], rule: Rule) {
+    all.push(TensorSpec {
+        name,
+        dtype,
+        shape: Some(shape.to_vec()),
+        rule,
+    });
+}
+
+fn add_linear(all: &mut Vec<TensorSpec>, spec: &LinearSpec) {
+    let LinearSpec { name, shifted, .. } = spec;
+    let rows = [spec.rows];
+    add(all, format!("{name}.bits"), Dtype::U8, &rows, Rule::Bits);
+    all.push(TensorSpec {
+        name: format!("{name}.weight"),
+        dtype: Dtype::U8,
+        shape: None,
+        rule: Rule::Weight,
+    });
+    add(all, format!("{name}.bias"), Dtype::I32, &rows, Rule::Any);
+    let mantissa = if *shifted {
+        Rule::Mantissa
+    } else {
+        Rule::Range(0, 0x7fff)
+    };
+    add(all, format!("{name}.mult"), Dtype::I16, &rows, mantissa);
+    if *shifted {
+        add(
+            all,
+            format!("{name}.shift"),
+            Dtype::U8,
+            &rows,
+            Rule::Range(1, 30),
+        );
+    }
+}
+
+fn add_norm(all: &mut Vec<TensorSpec>, name: &str, embed: usize) {
+    add(all, format!("{name}.gain"), Dtype::I16, &[embed], Rule::Any);
+    add(all, format!("{name}.bias"), Dtype::I16, &[embed], Rule::Any);
+    add(
+        all,
+        format!("{name}.frac"),
+        Dtype::U8,
+        &[1],
+        Rule::Range(0, 8),
+    );
+    add(
+        all,
+        format!("{name}.epsilon"),
+        Dtype::I64,
+        &[1],
+        Rule::Range(1, (1 << 50) - 1),
+    );
 }
