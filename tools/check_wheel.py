@@ -16,7 +16,7 @@ REQUIRED = (
     "quasar_rt/_native.pyi",
     "quasar_rt/py.typed",
     "quasar_rt/data/*.qvit",
-    "quasar_rt/data/samples/*",
+    "quasar_rt/data/*/samples/*.png",
 )
 FORBIDDEN = ("tests/*", "tools/*", "docs/*", "*.pyc", "*/__pycache__/*", "*.rs", "*.pt", "*.onnx")
 LIMIT_BYTES = 16 * 2**20
