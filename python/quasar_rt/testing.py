@@ -1,0 +1,144 @@
+"""Hard subnets for testing devices: every table scrambled over its whole valid range, and random shapes.
+
+A trained network exercises the middle of each range only. :func:`scramble` keeps a subnet's shape and draws the numbers anew, so that saturation, dead rows,
+extreme shifts and zero points all occur. For developers of kernels, of the accelerator and of new devices.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._native import Subnet
+from .build import ACCUMULATOR_LIMIT, random_subnet
+from .oracle import unpack_rows
+
+
+def scramble(subnet: Subnet, seed: int) -> Subnet:
+    """The same shape and weights with biases, mantissas, shifts, LayerNorms, tables and attention factors drawn anew.
+
+    Deterministic in `seed`. The result is a valid subnet; its outputs mean nothing.
+    """
+    rng = np.random.default_rng(seed)
+    config, tensors = subnet.config, dict(subnet.tensors())
+    columns = _columns(config)
+
+    def mantissas(count: int) -> NDArray[np.int16]:
+        drawn = rng.integers(2**14, 2**15, count)
+        drawn[rng.random(count) < 0.1] = rng.choice([2**14, 2**15 - 1])
+        return drawn.astype(np.int16)
+
+    for name in sorted(tensors):
+        value = tensors[name]
+        layer, _, part = name.rpartition(".")
+        if part == "bits":
+            tensors |= _scrambled_linear(rng, tensors, layer, columns[layer], mantissas)
+        elif part == "gain":
+            size = len(value)
+            tensors[name] = rng.integers(-(2**15), 2**15, size).astype(np.int16)
+            tensors[f"{layer}.bias"] = rng.integers(-(2**15), 2**15, size).astype(np.int16)
+            if rng.random() < 0.7:
+                tensors[f"{layer}.bias"] //= 16
+            tensors[f"{layer}.frac"] = rng.integers(0, 9, 1).astype(np.uint8)
+            tensors[f"{layer}.epsilon"] = np.array([int(2.0 ** rng.uniform(0, 49))], np.int64)
+        elif part == "gelu":
+            tensors[name] = rng.integers(-128, 128, 256).astype(np.int8)
+        elif name.endswith("attn.mult"):
+            tensors[name] = np.floor(2.0 ** rng.uniform(0, 24, len(value))).astype(np.int32)
+        elif part == "out_mult":
+            tensors[name] = mantissas(len(value))
+        elif part == "out_shift":
+            tensors[name] = rng.integers(11, 30, len(value)).astype(np.uint8)
+            tensors[name][rng.random(len(value)) < 0.7] = 13
+        elif name in ("position", "prefix"):
+            drawn = rng.integers(-32767, 32768, value.shape)
+            drawn[rng.random(value.shape) < 0.05] = 32767
+            tensors[name] = drawn.astype(np.int16)
+    for block in config["blocks"]:
+        block["fc1_zero_point"] = int(rng.integers(-128, 128))
+    return Subnet.from_parts(config, tensors)
+
+
+def _columns(config: dict[str, Any]) -> dict[str, int]:
+    columns = {"embed": config["image"]["channels"] * config["patch"]["kernel"] ** 2, "head": config["embed"]}
+    for i, block in enumerate(config["blocks"]):
+        columns |= {
+            f"blocks.{i}.qkv": config["embed"],
+            f"blocks.{i}.proj": block["heads"] * block["head_dim"],
+            f"blocks.{i}.fc1": config["embed"],
+            f"blocks.{i}.fc2": block["hidden"],
+        }
+    return columns
+
+
+def _scrambled_linear(
+    rng: np.random.Generator, tensors: dict[str, NDArray[Any]], layer: str, columns: int, mantissas: Any
+) -> dict[str, NDArray[Any]]:
+    weight = unpack_rows(tensors[f"{layer}.weight"], tensors[f"{layer}.bits"], columns)
+    rows = len(weight)
+    room = ACCUMULATOR_LIMIT - 1 - 128 * np.abs(weight).sum(axis=1)
+    share = rng.choice([1.0, 1e-2, 1e-4, 0.0], rows)
+    bias = (room * share * rng.uniform(-1, 1, rows)).astype(np.int32)
+    out = {f"{layer}.bias": bias, f"{layer}.mult": mantissas(rows)}
+    if layer == "head":
+        out[f"{layer}.mult"] = rng.integers(0, 2**15, rows).astype(np.int16)
+        return out
+    out[f"{layer}.mult"][rng.random(rows) < 0.05] = 0
+    # Around the shift that spreads a typical accumulator over the output's codes; a few anywhere.
+    typical = 64 * np.sqrt((weight**2).sum(axis=1)) + np.abs(bias) + 1
+    wanted = 4 + np.log2(typical) - (14 if layer.endswith(("proj", "fc2", "embed")) else 13)
+    shift = np.round(wanted + rng.normal(0, 1.5, rows))
+    anywhere = rng.random(rows) < 0.05
+    shift[anywhere] = rng.integers(1, 31, int(anywhere.sum()))
+    out[f"{layer}.shift"] = np.clip(shift, 1, 30).astype(np.uint8)
+    return out
+
+
+def random_shape(seed: int) -> dict[str, Any]:
+    """Arguments of :func:`quasar_rt.random_subnet` for a small network of odd, ragged shape."""
+    rng = np.random.default_rng(seed)
+    depth = int(rng.integers(1, 4))
+    kernel = int(rng.integers(1, 9))
+    prefix_tokens = int(rng.integers(0, 4))
+    pools = ["mean", "mean_after_norm"] + (["token"] * 2 if prefix_tokens else [])
+    return {
+        "embed": int(rng.integers(1, 100)),
+        "depth": depth,
+        "heads": [int(h) for h in rng.integers(1, 5, depth)],
+        "head_dim": int(rng.integers(1, 40)),
+        "hidden": [int(h) for h in rng.integers(1, 150, depth)],
+        "image_size": (int(rng.integers(kernel, 40)), int(rng.integers(kernel, 40))),
+        "channels": int(rng.choice([1, 3])),
+        "kernel": kernel,
+        "stride": int(rng.integers(max(2, kernel - 2), kernel + 3)),
+        "pad": int(rng.integers(0, kernel)),
+        "prefix_tokens": prefix_tokens,
+        "pool": str(rng.choice(pools)),
+        "classes": int(rng.integers(1, 70)),
+        "eight_bit_fraction": float(rng.choice([0, 0.25, 0.5, 1])),
+        "seed": seed,
+    }
+
+
+def random_case(seed: int, *, scrambled: bool = True) -> tuple[Subnet, NDArray[np.uint8]]:
+    """A subnet of odd shape and an image uint8 [height, width, channels] for it."""
+    subnet = random_subnet(**random_shape(seed))
+    if scrambled:
+        subnet = scramble(subnet, seed)
+    return subnet, random_image(subnet, seed)
+
+
+def random_image(subnet: Subnet, seed: int) -> NDArray[np.uint8]:
+    """Noise, a flat extreme or a gradient, uint8 [height, width, channels], as preprocessing would leave it."""
+    rng = np.random.default_rng(seed)
+    image = subnet.config["image"]
+    shape = (image["height"], image["width"], image["channels"])
+    kind = seed % 4
+    if kind == 0:
+        return np.full(shape, rng.choice([0, 255]), np.uint8)
+    if kind == 1:
+        ramp = np.linspace(0, 255, shape[0] * shape[1]).reshape(shape[0], shape[1], 1)
+        return np.broadcast_to(ramp, shape).astype(np.uint8)
+    return rng.integers(0, 256, shape, dtype=np.uint8)

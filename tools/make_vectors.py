@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Write the golden vectors in tests/vectors: small subnets, an image for each and every intermediate of the int64 oracle.
+
+    python tools/make_vectors.py            # write them
+    python tools/make_vectors.py --check    # fail if the committed ones differ
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from safetensors.numpy import save_file
+
+from quasar_rt import random_subnet
+from quasar_rt.oracle import Trace, run
+from quasar_rt.testing import random_image, scramble
+
+VECTORS = Path(__file__).resolve().parent.parent / "tests" / "vectors"
+
+#: name -> (arguments of random_subnet, whether to scramble its tables)
+CASES = {
+    "token": (dict(embed=32, depth=2, heads=2, hidden=64, image_size=16, channels=1, kernel=4, classes=10, seed=1), False),
+    "overlap": (
+        dict(embed=24, depth=1, heads=3, hidden=50, image_size=(14, 11), channels=1, kernel=7, stride=4, pad=2, classes=7, seed=2),
+        True,
+    ),
+    "mean": (
+        dict(embed=20, depth=2, heads=[1, 3], head_dim=5, hidden=[33, 17], image_size=12, kernel=4, prefix_tokens=0, pool="mean", classes=5, seed=3),
+        True,
+    ),
+    "mean-after-norm": (
+        dict(embed=17, depth=1, heads=2, head_dim=9, hidden=31, image_size=9, kernel=3, prefix_tokens=2, pool="mean_after_norm", classes=3, seed=4),
+        True,
+    ),
+    "all-4": (
+        dict(embed=33, depth=1, heads=1, head_dim=16, hidden=65, image_size=10, channels=1, kernel=5, classes=9, eight_bit_fraction=0.0, seed=5),
+        True,
+    ),
+    "all-8": (
+        dict(embed=48, depth=1, heads=3, hidden=96, image_size=20, channels=1, kernel=5, classes=9, eight_bit_fraction=1.0, seed=6),
+        True,
+    ),
+}
+
+
+def write(folder: Path) -> None:
+    for name, (arguments, scrambled) in CASES.items():
+        subnet = random_subnet(**arguments, name=name)
+        if scrambled:
+            subnet = scramble(subnet, arguments["seed"])
+        image = random_image(subnet, 2)
+        trace: Trace = {}
+        run(subnet.config, subnet.tensors(), image, trace)
+        subnet.save(folder / f"{name}.qvit")
+        save_file({"image": image, **trace}, folder / f"{name}.safetensors")
+
+
+@click.command(help=__doc__)
+@click.option("--check", is_flag=True, help="Compare with the committed files instead of writing.")
+def main(check: bool) -> None:
+    if not check:
+        write(VECTORS)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder))
+        differing = [
+            path.name for path in sorted(Path(folder).iterdir())
+            if not (VECTORS / path.name).exists() or (VECTORS / path.name).read_bytes() != path.read_bytes()
+        ]
+    if differing:
+        raise click.ClickException(f"these differ from tests/vectors: {', '.join(differing)}; run tools/make_vectors.py")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
