@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write the golden vectors in tests/vectors: small subnets, an image for each and every intermediate of the int64 oracle.
 
-    python tools/make_vectors.py            # write them
-    python tools/make_vectors.py --check    # fail if the committed ones differ
+    python tools/vectors.py            # write them
+    python tools/vectors.py --check    # fail if the committed ones differ
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main(check: bool) -> None:
             if not (VECTORS / path.name).exists() or (VECTORS / path.name).read_bytes() != path.read_bytes()
         ]
     if differing:
-        raise click.ClickException(f"these differ from tests/vectors: {', '.join(differing)}; run tools/make_vectors.py")
+        raise click.ClickException(f"these differ from tests/vectors: {', '.join(differing)}; run tools/vectors.py")
 
 
 if __name__ == "__main__":
