@@ -159,8 +159,8 @@ $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
 ##@ Generated files
 
 .PHONY: vectors
-vectors: develop ## Regenerate the golden vectors from the oracle; fails if they differ from the committed ones
-	python tools/vectors.py
+vectors: install-test ## Regenerate the golden vectors from the oracle; fails if they differ from the committed ones
+	python tools/make_vectors.py
 	git diff --exit-code --stat -- tests/vectors
 
 .PHONY: train-fashion-mnist
