@@ -159,8 +159,8 @@ $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
 ##@ Generated files
 
 .PHONY: vectors
-vectors: install-test ## Regenerate the golden vectors from the oracle; fails if they differ from the committed ones
-	python tools/make_vectors.py
+vectors: develop ## Regenerate the golden vectors from the oracle; fails if they differ from the committed ones
+	python tools/vectors.py
 	git diff --exit-code --stat -- tests/vectors
 
 .PHONY: train-fashion-mnist

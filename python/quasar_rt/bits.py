@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._native import quantize_rows
+from .rows import quantize_rows
 
 
 def row_scores(weight: ArrayLike, input_square: ArrayLike, gradient_square: ArrayLike) -> NDArray[np.float64]:

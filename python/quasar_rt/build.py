@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._native import Subnet, pack_rows, quantize_rows
+from .rows import pack_rows, quantize_rows
+from .subnet import Subnet
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]

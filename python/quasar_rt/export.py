@@ -21,7 +21,7 @@ from timm.models.vision_transformer import Attention, Block, LayerNorm, Mlp, Pat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._native import Subnet
+from .subnet import Subnet
 from .bits import choose_bits, row_scores
 from .build import Affine, BlockSpec, LinearSpec, NetworkSpec, NormSpec, build_subnet
 from .images import ImageLike, preprocess

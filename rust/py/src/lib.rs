@@ -1,7 +1,18 @@
-//! PyO3 bindings: `quasar_rt._native`.
+//! `quasar_rt._native`: the Rust core as Python sees it. Only bindings: the work is `quasar-core`'s, the API that users read is
+//! `python/quasar_rt`'s, and `_native.pyi` there has the types (stubtest compares them with this module).
+
+mod errors;
+mod rows;
+mod subnet;
+
 use pyo3::prelude::*;
 
 #[pymodule]
-fn _native(_m: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+mod _native {
+    #[pymodule_export]
+    use crate::errors::error_classes;
+    #[pymodule_export]
+    use crate::rows::{join_atoms, pack_rows, quantize_rows, row_pairs, split_atoms, unpack_rows};
+    #[pymodule_export]
+    use crate::subnet::Subnet;
 }

@@ -1,0 +1,105 @@
+"""Everything that `quasar_rt` raises of its own.
+
+Each kind of error of the Rust core is one class here (`rust/py/src/errors.rs` has the table, and a test walks it).
+Depends on nothing.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AccumulatorOverflowError",
+    "CancelledError",
+    "ChecksumError",
+    "ClosedError",
+    "ConfigError",
+    "DeviceError",
+    "FileError",
+    "ImageError",
+    "InvalidValueError",
+    "NotASubnetError",
+    "QuasarError",
+    "SubnetError",
+    "TensorError",
+    "ThreadsError",
+    "TooLargeError",
+    "TruncatedError",
+    "UnsupportedTierError",
+    "UnsupportedVersionError",
+    "UntrainedWarning",
+]
+
+
+class QuasarError(Exception):
+    """The base of all errors of this package."""
+
+
+class FileError(QuasarError, OSError):
+    """The operating system refused to read or write a file."""
+
+
+class SubnetError(QuasarError, ValueError):
+    """A subnet file, or the parts of a subnet, are not sound. The subclasses say in which way."""
+
+
+class TruncatedError(SubnetError):
+    """The file ends before what its header promises."""
+
+
+class TooLargeError(SubnetError):
+    """Something is larger than the documented limit; nothing was allocated for it."""
+
+
+class NotASubnetError(SubnetError):
+    """The bytes are no ``.qvit`` file."""
+
+
+class UnsupportedVersionError(SubnetError):
+    """The file has a version that this release does not read."""
+
+
+class ChecksumError(SubnetError):
+    """The digest does not fit the contents: the file was damaged or edited."""
+
+
+class ConfigError(SubnetError):
+    """A key of the configuration is missing, unknown or out of its range."""
+
+
+class TensorError(SubnetError):
+    """A tensor is missing, unexpected, or has the wrong dtype, shape or values."""
+
+
+class AccumulatorOverflowError(SubnetError):
+    """A row of weights breaks the bound that keeps every sum within 27 bits."""
+
+
+class ImageError(QuasarError, ValueError):
+    """An image cannot be read, or is of a kind or size that cannot be used."""
+
+
+class InvalidValueError(QuasarError, ValueError):
+    """An argument has an unusable value, dtype or shape."""
+
+
+class DeviceError(QuasarError):
+    """A device is unknown, or this machine lacks it."""
+
+
+class UnsupportedTierError(DeviceError):
+    """An instruction set is unknown, or this CPU lacks it."""
+
+
+class ThreadsError(DeviceError):
+    """The worker threads could not be started."""
+
+
+class CancelledError(QuasarError):
+    """A batch was stopped between two images."""
+
+
+class ClosedError(QuasarError):
+    """The engine was closed."""
+
+
+class UntrainedWarning(UserWarning):
+    """A subnet with random weights is about to be run: good for timing, meaningless as a classifier."""

@@ -1,0 +1,172 @@
+"""Stage 1 of a frame: anything that holds a picture becomes ``uint8`` pixels.
+
+Python only decodes (with Pillow); what follows, from gray or RGB to patches, is Rust's. Depends on NumPy and Pillow;
+PyTorch tensors are taken without importing PyTorch.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any, Protocol, Union, cast, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from .errors import ImageError
+
+__all__ = ["ImageLike", "Pixels", "Tensor", "to_pixels"]
+
+Pixels = npt.NDArray[np.uint8]
+"""C-contiguous ``uint8`` of shape (height, width), one channel (gray) or three (RGB)."""
+
+
+@runtime_checkable
+class Tensor(Protocol):
+    """What is used of a ``torch.Tensor``."""
+
+    def detach(self) -> Any:
+        """The tensor without its graph."""
+
+    def cpu(self) -> Any:
+        """The tensor in host memory."""
+
+
+ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.uint8]", Tensor]
+"""What `to_pixels` and every method of the engine that takes an image accepts."""
+
+# Modes whose values have no agreed meaning in 8 bits: guessing a range would classify another picture.
+_WIDE_MODES = ("I", "F")
+
+
+def to_pixels(image: ImageLike) -> Pixels:
+    """Decode `image` to ``uint8`` pixels, gray or RGB as it comes; the engine makes of them what its subnet takes.
+
+    Accepted:
+
+    - a path (``str`` or ``Path``) of a file that Pillow can read; of an animation, the first frame;
+    - a Pillow image of any 8-bit mode (gray, palette, RGB, CMYK, with or without alpha);
+    - a NumPy array, ``uint8``, of shape (H, W), (H, W, 1) or (H, W, 3);
+    - a PyTorch tensor, ``uint8``, of shape (H, W), (H, W, 1), (H, W, 3), (1, H, W) or (3, H, W); where both
+      readings are possible it is taken as (C, H, W), the way torchvision gives it.
+
+    An EXIF orientation is applied. Alpha is dropped, not blended: that is what the loaders of torchvision and timm do.
+
+    Raises:
+        ImageError: the file cannot be read, or the value is none of the above. The message says what to do.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return _from_file(Path(image))
+    if isinstance(image, Image.Image):
+        return _from_pillow(image, "the image")
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if type(image).__module__.partition(".")[0] == "torch" and isinstance(image, Tensor):
+        return _from_tensor(image)
+    raise ImageError(
+        f"cannot use {_type_name(image)} as an image; give a path, a Pillow image, "
+        "a uint8 NumPy array (HxW or HxWx3) or a uint8 PyTorch tensor"
+    )
+
+
+def _from_file(path: Path) -> Pixels:
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns before it refuses: here a picture that is suspiciously large is refused at once.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return _from_pillow(image, f"'{path}'")
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"there is no file '{path}'") from None
+    except IsADirectoryError:
+        raise ImageError(f"'{path}' is a directory; give the image files in it") from None
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"'{path}' is not an image in a format that Pillow knows") from None
+    # A damaged file makes Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error, ...).
+    except Exception as error:
+        raise ImageError(f"cannot read the image '{path}': {error}") from error
+
+
+def _from_pillow(image: Image.Image, what: str) -> Pixels:
+    mode = image.mode
+    if mode in _WIDE_MODES or mode.startswith("I;16"):
+        raise ImageError(
+            f"{what} has mode {mode!r}, whose range is not known; scale it to 8 bits first, "
+            "e.g. Image.fromarray((numpy.asarray(image) >> 8).astype('uint8')) for full-range 16-bit values"
+        )
+    if image.width == 0 or image.height == 0:
+        raise ImageError(f"{what} is empty ({image.width} x {image.height})")
+    try:
+        image = ImageOps.exif_transpose(image) or image
+        if "transparency" in image.info and image.mode in ("P", "L", "RGB"):
+            # Through an alpha channel, so that a transparent colour does not reach convert(), which warns about it.
+            image = image.convert("LA" if image.mode == "L" else "RGBA")
+        if image.mode in ("La", "RGBa"):  # premultiplied
+            image = image.convert("LA" if image.mode == "La" else "RGBA")
+        target = "L" if image.mode in ("1", "L", "LA") else "RGB"
+        if image.mode != target:
+            image = image.convert(target)
+    except ImageError:
+        raise
+    except Exception as error:  # as above: lazy decoding happens here for images that the caller opened
+        raise ImageError(f"cannot convert {what} (mode {mode!r}) to 8-bit pixels: {error}") from error
+    pixels = np.asarray(image, dtype=np.uint8)
+    return np.ascontiguousarray(pixels.reshape(image.height, image.width, -1))
+
+
+def _from_array(array: npt.NDArray[Any], what: str = "array") -> Pixels:
+    shape = "x".join(str(size) for size in array.shape) or "scalar"
+    if array.dtype != np.uint8:
+        raise ImageError(
+            f"the {what} has dtype {array.dtype}; pixels are uint8 in [0, 255]. {_cast_hint(array.dtype)}"
+        )
+    if array.ndim == 2:
+        array = array[:, :, np.newaxis]
+    if array.ndim != 3:
+        raise ImageError(
+            f"the {what} has shape {shape}; one image is HxW, HxWx1 or HxWx3"
+            + (" (give several with infer_batch(list(images)))" if array.ndim == 4 else "")
+        )
+    if array.shape[2] not in (1, 3):
+        hint = ""
+        if array.shape[2] in (2, 4):
+            hint = "; drop the alpha channel, e.g. image[..., :3]"
+        elif array.shape[0] in (1, 3):
+            hint = "; the channels come last: image.transpose(1, 2, 0)"
+        raise ImageError(f"the {what} has shape {shape}; one image is HxW, HxWx1 or HxWx3{hint}")
+    if array.size == 0:
+        raise ImageError(f"the {what} is empty (shape {shape})")
+    return np.ascontiguousarray(array)
+
+
+def _from_tensor(tensor: Tensor) -> Pixels:
+    try:
+        array = cast("npt.NDArray[Any]", tensor.detach().cpu().numpy())
+    except (RuntimeError, TypeError) as error:
+        raise ImageError(f"cannot read the tensor: {error}") from error
+    if array.ndim == 3 and array.shape[0] in (1, 3):
+        array = array.transpose(1, 2, 0)
+    return _from_array(array, "tensor")
+
+
+def _cast_hint(dtype: np.dtype[Any]) -> str:
+    if dtype.kind == "f":
+        return (
+            "For values in [0, 1]: (image * 255).round().astype('uint8'); undo any mean and deviation first."
+        )
+    if dtype == np.bool_:
+        return "For a mask: image.astype('uint8') * 255."
+    if dtype.kind in "iu":
+        return "If all values are in [0, 255]: image.astype('uint8')."
+    return "Convert it with astype('uint8')."
+
+
+def _type_name(value: object) -> str:
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -1,0 +1,80 @@
+"""Stage 4 of a frame: what the engine says about one picture."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Prediction", "Score", "Timings"]
+
+
+class Score(NamedTuple):
+    """One class and how likely it is."""
+
+    label: str
+    index: int
+    probability: float
+
+
+class Timings(NamedTuple):
+    """Where the time of one picture went, in milliseconds of wall clock."""
+
+    decode_ms: float
+    """Reading and decoding the file, or checking the array."""
+    preprocess_ms: float
+    """Resize, crop and patches."""
+    compute_ms: float
+    """The integer graph, from patches to logits."""
+
+    @property
+    def total_ms(self) -> float:
+        """The sum of the three."""
+        return self.decode_ms + self.preprocess_ms + self.compute_ms
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction:
+    """The classes of one picture, most likely first."""
+
+    top_k: list[Score]
+    """The most likely classes in falling order (five, unless asked otherwise); of equals the lower index is first."""
+    logits: npt.NDArray[np.float32]
+    """float32 [classes]: ``logit_scale * integer_logits``."""
+    integer_logits: npt.NDArray[np.int32]
+    """int32 [classes]: what the integer model gives, the same bits on every device."""
+    timings: Timings
+    """Milliseconds by stage."""
+
+    @property
+    def label(self) -> str:
+        """The name of the most likely class."""
+        return self.top_k[0].label
+
+    @property
+    def index(self) -> int:
+        """The index of the most likely class."""
+        return self.top_k[0].index
+
+    @property
+    def probability(self) -> float:
+        """The softmax probability of the most likely class, in [0, 1]."""
+        return self.top_k[0].probability
+
+    def __repr__(self) -> str:
+        others = ", ".join(f"{score.label} {score.probability:.1%}" for score in self.top_k[1:3])
+        then = f", then {others}" if others else ""
+        return f"<Prediction {self.label!r} {self.probability:.1%}{then}; {self.timings.total_ms:.1f} ms>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(score.label)}</td><td>{score.probability:.1%}</td></tr>"
+            for score in self.top_k
+        )
+        return (
+            "<table><thead><tr><th>label</th><th>probability</th></tr></thead>"
+            f"<tbody>{rows}</tbody></table><small>{self.timings.total_ms:.1f} ms</small>"
+        )

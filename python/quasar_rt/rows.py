@@ -1,0 +1,201 @@
+"""Row-wise mixed precision: each row of a weight matrix has 4 or 8 bits and a scale of its own.
+
+The packed form is the one of the subnet file (``docs/subnet-file.md``) and of the integer model's last section. All
+work is done in Rust. Depends on the native module and NumPy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _native
+from .errors import InvalidValueError
+
+__all__ = [
+    "PackedRows",
+    "RowPairs",
+    "join_atoms",
+    "pack_rows",
+    "quantize_rows",
+    "row_pairs",
+    "split_atoms",
+    "unpack_rows",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedRows:
+    """A quantized matrix of R rows and K columns."""
+
+    data: npt.NDArray[np.uint8]
+    """uint8 [sum of row bytes]: a 4-bit row is ceil(K/2) bytes, low nibble first; an 8-bit row K bytes."""
+    bits: npt.NDArray[np.uint8]
+    """uint8 [R]: 4 or 8."""
+    scales: npt.NDArray[np.float32]
+    """float32 [R]: ``weight = scale * code``."""
+    columns: int
+    """K."""
+
+    def unpack(self) -> npt.NDArray[np.int8]:
+        """The codes, int8 [R, K]: in [-7, 7] for a 4-bit row, in [-127, 127] for an 8-bit one."""
+        return unpack_rows(self.data, self.bits, self.columns)
+
+    def dequantize(self) -> npt.NDArray[np.float32]:
+        """The weights that the codes stand for, float32 [R, K]."""
+        return self.unpack().astype(np.float32) * self.scales[:, np.newaxis]
+
+    def __repr__(self) -> str:
+        wide = int(np.count_nonzero(self.bits == 8))
+        widths = f"{len(self.bits) - wide} of 4 bits, {wide} of 8 bits"
+        return f"<PackedRows {len(self.bits)}x{self.columns}: {widths}, {self.data.size} bytes>"
+
+
+def quantize_rows(
+    weights: npt.NDArray[np.float32] | npt.NDArray[np.float64],
+    bits: int | npt.ArrayLike,
+    scales: npt.ArrayLike | None = None,
+    method: Literal["mse", "minmax"] = "mse",
+) -> PackedRows:
+    """Quantize each row of a float matrix to 4 or 8 bits, symmetric around zero, and pack the codes.
+
+    Args:
+        weights: float32 or float64 [R, K]; float64 is rounded to float32 first.
+        bits: 4 or 8 for all rows, or [R] of them.
+        scales: [R], positive; chosen by `method` where None. A code is ``weight / scale``, rounded half to even and
+            clamped.
+        method: ``"minmax"`` maps the row's largest magnitude to the largest code; ``"mse"`` searches the scale of a
+            4-bit row for the least squared error, which clips outliers where that pays. An all-zero row gets the scale 1.
+
+    Raises:
+        quasar_rt.InvalidValueError: a weight is NaN or infinite (also: beyond float32), `bits` has another value or
+            length, a scale is not positive and finite, or `weights` is no float matrix.
+
+    Example:
+        >>> import numpy as np
+        >>> rows = quantize_rows(np.array([[0.5, -1.0, 0.25], [0.1, 0.0, -0.7]]), bits=[8, 4], method="minmax")
+        >>> rows.unpack()
+        array([[  64, -127,   32],
+               [   1,    0,   -7]], dtype=int8)
+        >>> rows
+        <PackedRows 2x3: 1 of 4 bits, 1 of 8 bits, 5 bytes>
+    """
+    weights = np.asarray(weights)
+    if weights.dtype not in (np.float32, np.float64) or weights.ndim != 2:
+        raise InvalidValueError(
+            f"weights must be float32 or float64, (rows, columns), not {_describe(weights)}"
+        )
+    with np.errstate(over="ignore"):
+        narrow = np.ascontiguousarray(weights, dtype=np.float32)
+    row_bits = _row_bits(bits, len(weights))
+    if scales is not None:
+        scales = np.ascontiguousarray(scales, dtype=np.float32)
+        if scales.ndim != 1:
+            raise InvalidValueError(f"scales must have shape (rows,), not {_describe(scales)}")
+    data, row_scales = _native.quantize_rows(narrow, row_bits, scales, method)
+    return PackedRows(data, row_bits, row_scales, weights.shape[1])
+
+
+def pack_rows(codes: npt.NDArray[np.int8], bits: int | npt.ArrayLike) -> npt.NDArray[np.uint8]:
+    """Pack int8 codes [R, K] into bytes, each row with its width; `unpack_rows` is the inverse.
+
+    Raises:
+        quasar_rt.InvalidValueError: a code is out of its row's range ([-7, 7] or [-127, 127]), or `bits` is unusable.
+    """
+    codes = _typed(codes, np.int8, "codes", 2)
+    return _native.pack_rows(codes, _row_bits(bits, len(codes)))
+
+
+def unpack_rows(data: npt.NDArray[np.uint8], bits: npt.ArrayLike, columns: int) -> npt.NDArray[np.int8]:
+    """Unpack bytes into int8 codes [R, `columns`]; `bits` is [R].
+
+    Raises:
+        quasar_rt.InvalidValueError: the length of `data` does not fit, a code is out of range or an unused nibble
+            is not 0.
+    """
+    if columns < 0:
+        raise InvalidValueError(f"columns is {columns}; it must not be negative")
+    return _native.unpack_rows(_typed(data, np.uint8, "data", 1), _row_bits(bits, None), columns)
+
+
+class RowPairs(NamedTuple):
+    """The order in which a device computes rows: pairs of equal width, 4-bit pairs first."""
+
+    widths: npt.NDArray[np.uint8]
+    """uint8 [P]: 4 (two 4-bit rows) or 8 (the two atoms of one 8-bit row)."""
+    addresses: npt.NDArray[np.int32]
+    """int32 [P, 2]: which logical row each lane writes; -1 for an empty lane. For an 8-bit pair both are its row."""
+
+
+def row_pairs(bits: npt.ArrayLike) -> RowPairs:
+    """Pair the rows of a matrix with these widths [R].
+
+    Raises:
+        quasar_rt.InvalidValueError: a width is not 4 or 8.
+
+    Example:
+        >>> widths, addresses = row_pairs([8, 4, 4, 8, 4])
+        >>> widths.tolist()
+        [4, 4, 8, 8]
+        >>> addresses.tolist()
+        [[1, 2], [4, -1], [0, 0], [3, 3]]
+    """
+    return RowPairs(*_native.row_pairs(_row_bits(bits, None)))
+
+
+def split_atoms(codes: npt.NDArray[np.int8]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint8]]:
+    """Split 8-bit codes of any shape into 4-bit atoms: ``codes = 16 * high + low``, high in [-8, 7], low in [0, 15].
+
+    >>> import numpy as np
+    >>> split_atoms(np.array([-127, -1, 20], dtype=np.int8))
+    (array([-8, -1,  1], dtype=int8), array([ 1, 15,  4], dtype=uint8))
+    """
+    codes = _typed(codes, np.int8, "codes")
+    high, low = _native.split_atoms(codes.ravel())
+    return high.reshape(codes.shape), low.reshape(codes.shape)
+
+
+def join_atoms(high: npt.NDArray[np.int8], low: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
+    """The inverse of `split_atoms`.
+
+    Raises:
+        quasar_rt.InvalidValueError: an atom is out of range, or the shapes differ.
+    """
+    high = _typed(high, np.int8, "high")
+    low = _typed(low, np.uint8, "low")
+    if high.shape != low.shape:
+        raise InvalidValueError(f"high and low must have one shape, not {high.shape} and {low.shape}")
+    if np.any(high < -8) or np.any(high > 7) or np.any(low > 15):
+        raise InvalidValueError("an atom is out of range: high is in [-8, 7], low in [0, 15]")
+    return _native.join_atoms(high.ravel(), low.ravel()).reshape(high.shape)
+
+
+def _describe(array: npt.NDArray[Any]) -> str:
+    return f"{array.dtype} of shape {array.shape}"
+
+
+def _typed(
+    array: npt.NDArray[Any], dtype: type[np.generic], what: str, dimensions: int | None = None
+) -> npt.NDArray[Any]:
+    """`array`, C-contiguous; a dtype or number of dimensions other than these is an error, never a conversion."""
+    array = np.asarray(array)
+    if array.dtype != dtype or (dimensions is not None and array.ndim != dimensions):
+        shape = {None: "", 1: " of shape (bytes,)", 2: " of shape (rows, columns)"}[dimensions]
+        raise InvalidValueError(f"{what} must be {np.dtype(dtype)}{shape}, not {_describe(array)}")
+    return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def _row_bits(bits: int | npt.ArrayLike, rows: int | None) -> npt.NDArray[np.uint8]:
+    """`bits` as uint8 [R]; one number stands for all of `rows`, where that is known."""
+    widths = np.asarray(bits)
+    if widths.ndim == 0 and rows is not None:
+        widths = np.full(rows, widths)
+    if widths.ndim != 1:
+        raise InvalidValueError(f"bits must have shape (rows,), not {_describe(widths)}")
+    wrong = np.flatnonzero((widths != 4) & (widths != 8))
+    if wrong.size:
+        raise InvalidValueError(f"row {wrong[0]} has bits {widths[wrong[0]]}; a row is 4- or 8-bit")
+    return widths.astype(np.uint8)

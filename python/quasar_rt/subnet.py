@@ -1,0 +1,201 @@
+"""A subnet: one packed, integer-only Vision Transformer, and its file (``docs/subnet-file.md``).
+
+Reading checks everything before anything is used; see `quasar_rt.errors` for what can be wrong. Depends on the native
+module and NumPy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _native, packaged
+from .errors import ConfigError, FileError, TensorError
+
+__all__ = ["Layer", "Subnet", "Summary"]
+
+_DTYPES = {
+    "U8": np.dtype("u1"),
+    "I8": np.dtype("i1"),
+    "I16": np.dtype("<i2"),
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
+}
+"""The file's dtypes, by their safetensors names."""
+
+
+class Layer(NamedTuple):
+    """A linear layer in numbers."""
+
+    name: str
+    rows: int
+    columns: int
+    rows4: int
+    """How many rows have 4 bits."""
+    rows8: int
+    """How many rows have 8 bits."""
+    bytes: int
+    """Packed weights."""
+    macs: int
+    """Multiply-accumulates a frame."""
+
+
+class Summary(NamedTuple):
+    """A subnet in numbers."""
+
+    parameters: int
+    """Trained numbers: weights, biases, norms, position and prefix tables."""
+    weight_bytes: int
+    """Packed weights of all layers."""
+    tensor_bytes: int
+    """All tensors."""
+    macs: int
+    """Multiply-accumulates a frame, attention included."""
+    layers: list[Layer]
+    """In the order of a frame's path."""
+
+
+class Subnet:
+    """One trained and quantized network, immutable; share it freely between engines and threads.
+
+    Made by `load`, `from_bytes` or `from_parts`, each of which checks it wholly.
+    """
+
+    __slots__ = ("_native",)
+
+    _native: _native.Subnet
+
+    def __init__(self) -> None:
+        raise TypeError(
+            "use Subnet.load(path), Subnet.from_bytes(data) or Subnet.from_parts(config, tensors)"
+        )
+
+    @classmethod
+    def _wrap(cls, native: _native.Subnet) -> Subnet:
+        self = object.__new__(cls)
+        self._native = native
+        return self
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str]) -> Subnet:
+        """Read a ``.qvit`` file, or a packaged subnet by its name (such as ``"fashion-mnist"``).
+
+        Raises:
+            quasar_rt.FileError: the file cannot be read.
+            quasar_rt.SubnetError: it is not a sound subnet; the subclass says in which way.
+        """
+        path = packaged.subnet_path(source) if isinstance(source, str) else None
+        if path is None:
+            path = Path(source)
+            if isinstance(source, str) and "." not in source and path.name == source and not path.exists():
+                names = ", ".join(packaged.subnet_names()) or "none"
+                raise FileError(
+                    f"there is no file '{source}' and no packaged subnet of that name (there are: {names})"
+                )
+        return cls._wrap(_native.Subnet.load(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes | bytearray | memoryview) -> Subnet:
+        """Read a subnet from the bytes of a ``.qvit`` file. Raises like `load`."""
+        return cls._wrap(_native.Subnet.from_bytes(bytes(data)))
+
+    @classmethod
+    def from_parts(cls, config: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> Subnet:
+        """Build a subnet from its configuration and tensors, named as in ``docs/subnet-file.md``.
+
+        The arrays must have the dtypes and shapes that the document gives; nothing is converted.
+
+        Raises:
+            quasar_rt.SubnetError: like `load`.
+        """
+        try:
+            document = json.dumps(config, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"the config cannot be written as JSON: {error}") from None
+        return cls._wrap(
+            _native.Subnet.from_parts(document, [_to_raw(name, array) for name, array in tensors.items()])
+        )
+
+    def to_bytes(self) -> bytes:
+        """The bytes of the ``.qvit`` file. Equal subnets give equal bytes."""
+        return self._native.to_bytes()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a ``.qvit`` file: to a temporary neighbour first, then renamed, so that no reader sees half of it.
+
+        Raises:
+            quasar_rt.FileError: it cannot be written.
+        """
+        self._native.save(Path(path))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration (``docs/subnet-file.md``), a fresh copy."""
+        config: dict[str, Any] = json.loads(self._native.config())
+        return config
+
+    def tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """Copies of all tensors by name, with the dtypes and shapes of ``docs/subnet-file.md``."""
+        return {
+            name: np.frombuffer(data, _DTYPES[dtype]).reshape(shape).copy()
+            for name, dtype, shape, data in self._native.tensors()
+        }
+
+    @property
+    def name(self) -> str:
+        """What its maker called it."""
+        return str(self.config["name"])
+
+    @property
+    def classes(self) -> list[str]:
+        """The class names, in the order of the logits."""
+        return list(self.config["classes"])
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weights come from training; a random subnet (for speed tests) says False."""
+        return bool(self.config["trained"])
+
+    @property
+    def sha256(self) -> str:
+        """The digest (hex) of configuration and tensors, as the file states it."""
+        return self._native.sha256()
+
+    def summary(self) -> Summary:
+        """Sizes and work, in total and by layer."""
+        *totals, layers = self._native.summary()
+        return Summary(*totals, [Layer(*layer) for layer in layers])
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        return Subnet.from_bytes, (self.to_bytes(),)
+
+    def __repr__(self) -> str:
+        config, summary = self.config, self.summary()
+        image = config["image"]
+        return (
+            f"<Subnet {config['name']!r}: {image['height']}x{image['width']}x{image['channels']} to "
+            f"{len(config['classes'])} classes, {len(config['blocks'])} blocks of {config['embed']}, "
+            f"{summary.parameters:,} parameters, {summary.tensor_bytes / 1000:,.0f} kB"
+            f"{'' if config['trained'] else ', untrained'}>"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return self.sha256 == other.sha256 if isinstance(other, Subnet) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
+
+def _to_raw(name: str, array: npt.NDArray[Any]) -> tuple[str, str, list[int], bytes]:
+    array = np.asarray(array)
+    for dtype, little_endian in _DTYPES.items():
+        if array.dtype.newbyteorder("<") == little_endian:
+            return name, dtype, list(array.shape), array.astype(little_endian).tobytes()
+    known = ", ".join(str(dtype) for dtype in _DTYPES.values())
+    raise TensorError(f"tensor {name} has dtype {array.dtype}; a subnet's tensors are {known}")
