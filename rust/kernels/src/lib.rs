@@ -8,6 +8,8 @@
 //! | `rows` | checked views of matrices |
 //! | [`scalar`] | the reference: the document's formulas in plain Rust |
 //! | [`atoms`] | 8-bit weights as the accelerator's 4-bit atoms |
+//! | `tiled` | packing, tiling and edges of the SIMD tiers |
+//! | `x86::avx512vnni` | one SIMD tier: tiles and epilogues |
 //! | `buffer` | aligned, grow-only memory |
 //!
 //! A caller packs each layer once ([`Kernels::pack_linear`]) and hands in a [`Scratch`] for each thread; once it is warm,
@@ -17,11 +19,17 @@
 mod buffer;
 mod rows;
 mod tier;
+mod tiled;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub mod atoms;
 pub mod scalar;
 
+use std::time::{Duration, Instant};
+
 use buffer::Buffer;
+use tiled::Isa;
 
 pub use rows::{Rows, RowsMut};
 pub use tier::{Tier, UnknownTier};
@@ -53,6 +61,10 @@ pub struct Linear {
     bias: Buffer,
     mult: Buffer,
     shift: Buffer,
+    // SIMD tiers: the bias with the rounding half of the shift, and the shift as two.
+    rounded: Buffer,
+    right: Buffer,
+    left: Buffer,
 }
 
 impl Linear {
@@ -106,6 +118,9 @@ pub struct KvHead {
     keys: Buffer,
     values: Buffer,
     means: Buffer,
+    // SIMD tiers: what undoes the offsets of codes and probabilities.
+    key_bias: Buffer,
+    value_bias: Buffer,
 }
 
 impl KvHead {
@@ -118,20 +133,26 @@ impl KvHead {
             max_tokens > 0 && head_dim > 0,
             "a head has at least one token and one dimension"
         );
-        let (mut keys, mut values, mut means) =
-            (Buffer::default(), Buffer::default(), Buffer::default());
-        keys.grow::<i8>(max_tokens * head_dim);
-        values.grow::<i8>(max_tokens * head_dim);
-        means.grow::<i32>(head_dim);
-        Self {
+        let buffer = Buffer::default;
+        let mut kv = Self {
             tier: Tier::Scalar,
             max_tokens,
             head_dim,
             tokens: 0,
-            keys,
-            values,
-            means,
-        }
+            keys: buffer(),
+            values: buffer(),
+            means: buffer(),
+            key_bias: buffer(),
+            value_bias: buffer(),
+        };
+        // The largest tier's size, so that no frame allocates.
+        let padded = |n: usize| n.next_multiple_of(tiled::PAD);
+        kv.keys.grow::<i16>(padded(max_tokens) * padded(head_dim));
+        kv.values.grow::<i16>(padded(max_tokens) * padded(head_dim));
+        kv.means.grow::<i32>(padded(head_dim));
+        kv.key_bias.grow::<i32>(padded(max_tokens));
+        kv.value_bias.grow::<i32>(padded(head_dim));
+        kv
     }
 
     /// The number of keys that it holds.
@@ -143,7 +164,10 @@ impl KvHead {
 /// Working memory of one thread. It grows to the largest call and then stays.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
+    codes: Buffer,
+    tile: Buffer,
     logits: Buffer,
+    probs: Buffer,
 }
 
 impl Scratch {
@@ -157,6 +181,25 @@ impl Scratch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernels {
     tier: Tier,
+}
+
+/// Runs the tier's code: the second expression for the scalar tier, the third, with the type `$isa`, for a SIMD tier.
+macro_rules! dispatch {
+    ($tier:expr, $scalar:expr, $isa:ident => $simd:expr) => {
+        match $tier {
+            Tier::Scalar => $scalar,
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512Vnni => {
+                type $isa = x86::Avx512Vnni;
+                // SAFETY: Kernels exist only for tiers that this CPU runs; their methods have checked the sizes.
+                #[allow(unused_unsafe)]
+                unsafe {
+                    $simd
+                }
+            }
+            tier => unreachable!("kernels of the unsupported tier {tier}"),
+        }
+    };
 }
 
 impl Kernels {
@@ -198,15 +241,24 @@ impl Kernels {
             (rows, rows, rows),
             "bias, mult and shift of {rows} rows"
         );
-        Linear {
+        let buffer = Buffer::default;
+        let mut linear = Linear {
             tier: self.tier,
             rows,
             k,
-            weights: weights.iter().copied().collect(),
-            bias: bias.iter().copied().collect(),
-            mult: mult.iter().copied().collect(),
-            shift: shift.iter().copied().collect(),
-        }
+            weights: buffer(),
+            bias: buffer(),
+            mult: buffer(),
+            shift: buffer(),
+            rounded: buffer(),
+            right: buffer(),
+            left: buffer(),
+        };
+        let weights = Rows::packed(weights, k);
+        dispatch!(self.tier,
+            scalar::pack_linear(&mut linear, weights, bias, mult, shift),
+            I => tiled::pack_linear::<I>(&mut linear, weights, bias, mult, shift));
+        linear
     }
 
     fn check_linear(self, linear: &Linear, input: &Rows<i8>, out: (usize, usize)) {
@@ -227,16 +279,15 @@ impl Kernels {
         self,
         linear: &Linear,
         input: Rows<i8>,
-        mut out: RowsMut<i8>,
+        out: RowsMut<i8>,
         zero_point: i8,
         table: Option<&[i8; 256]>,
-        _scratch: &mut Scratch,
+        scratch: &mut Scratch,
     ) {
         self.check_linear(linear, &input, (out.rows(), out.cols()));
-        scalar::linear(linear, input, |i, r, acc, shift, mult| {
-            let y = scalar::requant8(acc, shift, mult, zero_point);
-            out.row_mut(i)[r] = table.map_or(y, |table| table[(i32::from(y) + 128) as usize]);
-        });
+        dispatch!(self.tier,
+            scalar::linear_i8(linear, input, out, zero_point, table),
+            I => tiled::linear_i8::<I>(linear, input, out, zero_point, table, scratch));
     }
 
     /// `x = sat(x + requant16(acc))`, clamped to [-32767, 32767].
@@ -247,14 +298,13 @@ impl Kernels {
         self,
         linear: &Linear,
         input: Rows<i8>,
-        mut x: RowsMut<i16>,
-        _scratch: &mut Scratch,
+        x: RowsMut<i16>,
+        scratch: &mut Scratch,
     ) {
         self.check_linear(linear, &input, (x.rows(), x.cols()));
-        scalar::linear(linear, input, |i, r, acc, shift, mult| {
-            let x = &mut x.row_mut(i)[r];
-            *x = scalar::add_residual(*x, scalar::requant16(acc, shift, mult));
-        });
+        dispatch!(self.tier,
+            scalar::linear_residual(linear, input, x),
+            I => tiled::linear_residual::<I>(linear, input, x, scratch));
     }
 
     /// `out = acc`.
@@ -265,11 +315,13 @@ impl Kernels {
         self,
         linear: &Linear,
         input: Rows<i8>,
-        mut out: RowsMut<i32>,
-        _scratch: &mut Scratch,
+        out: RowsMut<i32>,
+        scratch: &mut Scratch,
     ) {
         self.check_linear(linear, &input, (out.rows(), out.cols()));
-        scalar::linear(linear, input, |i, r, acc, _, _| out.row_mut(i)[r] = acc);
+        dispatch!(self.tier,
+            scalar::linear_i32(linear, input, out),
+            I => tiled::linear_i32::<I>(linear, input, out, scratch));
     }
 
     /// `LayerNorm` of each row.
@@ -289,7 +341,7 @@ impl Kernels {
             (x.rows(), d),
             "LayerNorm output rows and columns"
         );
-        scalar::layer_norm(norm, x, out);
+        dispatch!(self.tier, scalar::layer_norm(norm, x, out), I => tiled::layer_norm::<I>(norm, x, out));
     }
 
     /// Packs the keys and values of one head.
@@ -311,7 +363,7 @@ impl Kernels {
         assert_eq!(k.rows(), v.rows(), "as many values as keys");
         kv.tier = self.tier;
         kv.tokens = k.rows();
-        scalar::pack_kv(k, v, kv);
+        dispatch!(self.tier, scalar::pack_kv(k, v, kv), I => tiled::pack_kv::<I>(k, v, kv));
     }
 
     /// The whole attention section for some query rows of one head.
@@ -336,6 +388,23 @@ impl Kernels {
             (q.rows(), kv.head_dim),
             "attention output rows and columns"
         );
-        scalar::attention(q, kv, *head, out, scratch.logits.take(kv.tokens));
+        dispatch!(self.tier,
+            scalar::attention(q, kv, *head, out, scratch),
+            I => tiled::attention::<I>(q, kv, *head, out, scratch));
+    }
+
+    /// Multiply-accumulates a second that one core of this machine reaches in registers, with the tier's dot-product
+    /// instruction and no memory traffic: the roof that the kernels are measured against. The best of many short runs
+    /// in `duration`, so that other load does not lower it.
+    pub fn peak_probe(self, duration: Duration) -> f64 {
+        let (start, mut best) = (Instant::now(), 0f64);
+        while best == 0.0 || start.elapsed() < duration {
+            let start = Instant::now();
+            let (macs, value) =
+                dispatch!(self.tier, scalar::probe(1 << 14), I => I::probe(1 << 14));
+            std::hint::black_box(value);
+            best = best.max(macs as f64 / start.elapsed().as_secs_f64());
+        }
+        best
     }
 }

@@ -3,6 +3,8 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use crate::tiled::Out;
+
 /// A shared view of `rows` x `cols` values; row `i` starts at `i * stride`.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_field_names)] // `rows` is the only name for the number of rows
@@ -222,6 +224,22 @@ impl<'a, T> RowsMut<'a, T> {
         assert!(i < self.rows, "row {i} of {}", self.rows);
         // SAFETY: i < rows, so by the invariant the row is live and reachable through self alone.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(i * self.stride), self.cols) }
+    }
+
+    /// The raw rows and columns of a block, for a kernel to write.
+    pub(crate) fn block(&mut self, row: usize, rows: usize, col: usize, cols: usize) -> Out<T> {
+        assert!(
+            row + rows <= self.rows && col + cols <= self.cols && rows > 0,
+            "block inside the matrix"
+        );
+        // SAFETY: the block's first value is inside the matrix (rows > 0), or one past its row's end.
+        let ptr = unsafe { self.ptr.add(row * self.stride + col) };
+        Out {
+            ptr,
+            stride: self.stride,
+            rows,
+            cols,
+        }
     }
 
     /// The same view for a shorter time.

@@ -2,7 +2,7 @@
 //!
 //! Depends on nothing but the matrix views. Every other tier is tested against these functions.
 
-use crate::{HeadParams, KvHead, LayerNorm, Linear, Rows, RowsMut};
+use crate::{HeadParams, KvHead, LayerNorm, Linear, Rows, RowsMut, Scratch};
 
 /// `(x + 2^(s-1)) >> s`, rounding half up; `x` for s = 0.
 pub fn rshift(x: i32, s: u32) -> i32 {
@@ -52,11 +52,7 @@ pub fn dot(a: &[i8], b: &[i8]) -> i32 {
 }
 
 /// Hands each accumulator to `emit(input row, output row, acc, p, M)`.
-pub(crate) fn linear(
-    linear: &Linear,
-    input: Rows<i8>,
-    mut emit: impl FnMut(usize, usize, i32, u8, i16),
-) {
+fn linear(linear: &Linear, input: Rows<i8>, mut emit: impl FnMut(usize, usize, i32, u8, i16)) {
     let weights = Rows::new(
         linear.weights.as_slice::<i8>(),
         linear.rows,
@@ -79,6 +75,46 @@ pub(crate) fn linear(
             );
         }
     }
+}
+
+pub(crate) fn pack_linear(
+    linear: &mut Linear,
+    source: Rows<i8>,
+    bias: &[i32],
+    mult: &[i16],
+    shift: &[u8],
+) {
+    let mut weights = RowsMut::packed(linear.weights.take(linear.rows * linear.k), linear.k);
+    for r in 0..linear.rows {
+        weights.row_mut(r).copy_from_slice(source.row(r));
+    }
+    linear.bias.take(linear.rows).copy_from_slice(bias);
+    linear.mult.take(linear.rows).copy_from_slice(mult);
+    linear.shift.take(linear.rows).copy_from_slice(shift);
+}
+
+pub(crate) fn linear_i8(
+    layer: &Linear,
+    input: Rows<i8>,
+    mut out: RowsMut<i8>,
+    zero_point: i8,
+    table: Option<&[i8; 256]>,
+) {
+    linear(layer, input, |i, r, acc, shift, mult| {
+        let y = requant8(acc, shift, mult, zero_point);
+        out.row_mut(i)[r] = table.map_or(y, |table| table[(i32::from(y) + 128) as usize]);
+    });
+}
+
+pub(crate) fn linear_residual(layer: &Linear, input: Rows<i8>, mut x: RowsMut<i16>) {
+    linear(layer, input, |i, r, acc, shift, mult| {
+        let x = &mut x.row_mut(i)[r];
+        *x = add_residual(*x, requant16(acc, shift, mult));
+    });
+}
+
+pub(crate) fn linear_i32(layer: &Linear, input: Rows<i8>, mut out: RowsMut<i32>) {
+    linear(layer, input, |i, r, acc, _, _| out.row_mut(i)[r] = acc);
 }
 
 /// The statistics of one row that `LayerNorm` normalises with.
@@ -193,7 +229,7 @@ pub(crate) fn attention(
     kv: &KvHead,
     head: HeadParams,
     mut out: RowsMut<i8>,
-    logits: &mut [i32],
+    scratch: &mut Scratch,
 ) {
     let keys = Rows::new(
         kv.keys.as_slice::<i8>(),
@@ -208,6 +244,7 @@ pub(crate) fn attention(
         kv.head_dim,
     );
     let means: &[i32] = kv.means.as_slice();
+    let logits = scratch.logits.take::<i32>(kv.tokens);
     for i in 0..q.rows() {
         for (j, a) in logits.iter_mut().enumerate() {
             *a = dot(q.row(i), keys.row(j));
@@ -231,4 +268,23 @@ pub(crate) fn attention(
             *o = attention_output(a, sum12 - 16 * sum8, means[k], r, p);
         }
     }
+}
+
+/// A register-only loop of multiply-accumulates; gives their number and a value that depends on them.
+pub(crate) fn probe(iterations: u32) -> (u64, i32) {
+    const CHAINS: usize = 32;
+    let (a, w) = (
+        std::hint::black_box([3i8; CHAINS]),
+        std::hint::black_box([5i8; CHAINS]),
+    );
+    let mut acc = [0i32; CHAINS];
+    for i in 0..iterations {
+        for (acc, (&a, &w)) in acc.iter_mut().zip(a.iter().zip(&w)) {
+            *acc = acc.wrapping_add(i32::from(a ^ i as i8) * i32::from(w));
+        }
+    }
+    (
+        u64::from(iterations) * CHAINS as u64,
+        acc.iter().fold(0, |s, x| s ^ x),
+    )
 }

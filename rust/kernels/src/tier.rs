@@ -48,7 +48,18 @@ impl Tier {
 
     /// Whether this build and this CPU can run the tier (asked at run time).
     pub fn is_supported(self) -> bool {
-        self == Tier::Scalar
+        match self {
+            Tier::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512Vnni => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            _ => false,
+        }
     }
 
     /// The fastest tier that this CPU runs.

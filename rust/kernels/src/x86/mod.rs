@@ -1,0 +1,7 @@
+//! The x86-64 tiers.
+
+// Intrinsics are named as the vendor names them, dozens in a file.
+#[allow(clippy::wildcard_imports)]
+mod avx512vnni;
+
+pub(crate) use avx512vnni::Avx512Vnni;

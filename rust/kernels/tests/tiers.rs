@@ -1,0 +1,560 @@
+//! One body of checks, run on every tier against the scalar one. A tier that this CPU lacks is reported as skipped.
+
+use std::fmt::Debug;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::process::ExitCode;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use quasar_kernels::{
+    HeadParams, Kernels, KvHead, LayerNorm, Linear, LinearParams, Rows, RowsMut, Scratch, Tier,
+};
+use Fill::{Ends, Max, Min};
+
+/// How a matrix is filled.
+#[derive(Clone, Copy, Debug)]
+enum Fill {
+    Random,
+    /// The smallest and the largest value in turns at random.
+    Ends,
+    Min,
+    Max,
+    Zero,
+}
+
+fn fill() -> impl Strategy<Value = Fill> {
+    prop_oneof![6 => Just(Fill::Random), 2 => Just(Ends), 1 => Just(Min), 1 => Just(Max), 1 => Just(Fill::Zero)]
+}
+
+/// xorshift64*, so that a shape and a seed make a case.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(2).wrapping_add(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    }
+
+    /// In `low..=high`.
+    fn range(&mut self, low: i64, high: i64) -> i64 {
+        low + (self.next() % (high - low + 1) as u64) as i64
+    }
+
+    fn values<T: TryFrom<i64>>(&mut self, n: usize, fill: Fill, low: i64, high: i64) -> Vec<T>
+    where
+        T::Error: Debug,
+    {
+        (0..n)
+            .map(|_| {
+                let value = match fill {
+                    Fill::Random => self.range(low, high),
+                    Fill::Ends => [low, high][(self.next() & 1) as usize],
+                    Fill::Min => low,
+                    Fill::Max => high,
+                    Fill::Zero => 0i64.clamp(low, high),
+                };
+                T::try_from(value).unwrap()
+            })
+            .collect()
+    }
+}
+
+/// A matrix with `gap` values between its rows, which no kernel may touch.
+#[derive(Clone, Debug, PartialEq)]
+struct Matrix<T> {
+    data: Vec<T>,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl<T: Copy + TryFrom<i64, Error: Debug>> Matrix<T> {
+    fn new(
+        random: &mut Random,
+        (rows, cols, gap): (usize, usize, usize),
+        fill: Fill,
+        low: i64,
+        high: i64,
+    ) -> Self {
+        let stride = cols + gap;
+        Self {
+            data: random.values(rows * stride, fill, low, high),
+            rows,
+            cols,
+            stride,
+        }
+    }
+
+    fn view(&self) -> Rows<'_, T> {
+        Rows::new(&self.data, self.rows, self.cols, self.stride)
+    }
+
+    fn view_mut(&mut self) -> RowsMut<'_, T> {
+        RowsMut::new(&mut self.data, self.rows, self.cols, self.stride)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct LinearCase {
+    tokens: usize,
+    k: usize,
+    rows: usize,
+    gap: usize,
+    weights: Fill,
+    input: Fill,
+    zero_point: i8,
+    seed: u64,
+}
+
+fn linear_case() -> impl Strategy<Value = LinearCase> {
+    let k = prop_oneof![8 => 1usize..100, 1 => 100usize..1000];
+    let rows = prop_oneof![8 => 1usize..150, 1 => 150usize..400];
+    (
+        1usize..20,
+        k,
+        rows,
+        0usize..5,
+        fill(),
+        fill(),
+        any::<i8>(),
+        any::<u64>(),
+    )
+        .prop_map(
+            |(tokens, k, rows, gap, weights, input, zero_point, seed)| LinearCase {
+                tokens,
+                k,
+                rows,
+                gap,
+                weights,
+                input,
+                zero_point,
+                seed,
+            },
+        )
+}
+
+/// A layer whose accumulators reach from nothing to the bound, with every shift and some dead rows.
+fn layer(case: &LinearCase, random: &mut Random) -> (Vec<i8>, Vec<i32>, Vec<i16>, Vec<u8>) {
+    let weights: Vec<i8> = random.values(case.rows * case.k, case.weights, -127, 127);
+    let mut bias = Vec::new();
+    for row in weights.chunks_exact(case.k) {
+        let rest = (1 << 26) - 1 - 128 * row.iter().map(|&w| i64::from(w).abs()).sum::<i64>();
+        bias.push(match random.next() % 4 {
+            0 => -rest,
+            1 => rest,
+            _ => random.range(-rest, rest) >> random.range(0, 26),
+        } as i32);
+    }
+    let mult = (0..case.rows)
+        .map(|_| {
+            if random.next().is_multiple_of(8) {
+                0
+            } else {
+                random.range(1 << 14, (1 << 15) - 1) as i16
+            }
+        })
+        .collect();
+    (
+        weights,
+        bias,
+        mult,
+        random.values(case.rows, Fill::Random, 1, 30),
+    )
+}
+
+fn pack(
+    kernels: Kernels,
+    case: &LinearCase,
+    layer: &(Vec<i8>, Vec<i32>, Vec<i16>, Vec<u8>),
+) -> Linear {
+    let (weights, bias, mult, shift) = layer;
+    kernels.pack_linear(&LinearParams {
+        rows: case.rows,
+        k: case.k,
+        weights,
+        bias,
+        mult,
+        shift,
+    })
+}
+
+type Check = Result<(), TestCaseError>;
+
+fn check_linear(scalar: Kernels, tier: Kernels, case: &LinearCase) -> Check {
+    let random = &mut Random::new(case.seed);
+    let layer = layer(case, random);
+    let (expected, packed) = (pack(scalar, case, &layer), pack(tier, case, &layer));
+    let input = Matrix::<i8>::new(
+        random,
+        (case.tokens, case.k, case.gap),
+        case.input,
+        -128,
+        127,
+    );
+    let table: Vec<i8> = random.values(256, Fill::Random, -128, 127);
+    let table: &[i8; 256] = table.as_slice().try_into().unwrap();
+    let shape = (case.tokens, case.rows, case.gap);
+    let scratch = &mut Scratch::new();
+
+    let sums = Matrix::<i32>::new(random, shape, Fill::Random, -9, 9);
+    let (mut a, mut b) = (sums.clone(), sums);
+    scalar.linear_i32(&expected, input.view(), a.view_mut(), scratch);
+    tier.linear_i32(&packed, input.view(), b.view_mut(), scratch);
+    prop_assert_eq!(a, b, "linear_i32");
+
+    for table in [None, Some(table)] {
+        let codes = Matrix::<i8>::new(random, shape, Fill::Random, -128, 127);
+        let (mut a, mut b) = (codes.clone(), codes);
+        scalar.linear_i8(
+            &expected,
+            input.view(),
+            a.view_mut(),
+            case.zero_point,
+            table,
+            scratch,
+        );
+        tier.linear_i8(
+            &packed,
+            input.view(),
+            b.view_mut(),
+            case.zero_point,
+            table,
+            scratch,
+        );
+        prop_assert_eq!(a, b, "linear_i8, table {}", table.is_some());
+    }
+
+    let residual = Matrix::<i16>::new(random, shape, case.input, -32767, 32767);
+    let (mut a, mut b) = (residual.clone(), residual);
+    scalar.linear_residual(&expected, input.view(), a.view_mut(), scratch);
+    tier.linear_residual(&packed, input.view(), b.view_mut(), scratch);
+    prop_assert_eq!(a, b, "linear_residual");
+    Ok(())
+}
+
+#[derive(Clone, Debug)]
+struct NormCase {
+    tokens: usize,
+    d: usize,
+    gap: usize,
+    x: Fill,
+    scale: u32,
+    parameters: Fill,
+    frac: u8,
+    epsilon: i64,
+    seed: u64,
+}
+
+fn norm_case() -> impl Strategy<Value = NormCase> {
+    let d = prop_oneof![8 => 1usize..100, 1 => 100usize..=1024];
+    (
+        1usize..4,
+        d,
+        0usize..5,
+        fill(),
+        0u32..15,
+        fill(),
+        0u8..=8,
+        0u32..50,
+        any::<u64>(),
+    )
+        .prop_map(
+            |(tokens, d, gap, x, scale, parameters, frac, epsilon, seed)| {
+                let epsilon = 1 << epsilon;
+                NormCase {
+                    tokens,
+                    d,
+                    gap,
+                    x,
+                    scale,
+                    parameters,
+                    frac,
+                    epsilon,
+                    seed,
+                }
+            },
+        )
+}
+
+fn check_norm(scalar: Kernels, tier: Kernels, case: &NormCase) -> Check {
+    let random = &mut Random::new(case.seed);
+    let high = 32767 >> case.scale;
+    let x = Matrix::<i16>::new(random, (case.tokens, case.d, case.gap), case.x, -high, high);
+    let norm = LayerNorm {
+        gain: random.values(case.d, case.parameters, -32768, 32767),
+        bias: random.values(case.d, case.parameters, -32768, 32767),
+        frac: case.frac,
+        epsilon: case.epsilon,
+    };
+    let out = Matrix::<i8>::new(
+        random,
+        (case.tokens, case.d, case.gap),
+        Fill::Random,
+        -128,
+        127,
+    );
+    let (mut a, mut b) = (out.clone(), out);
+    scalar.layer_norm(&norm, x.view(), a.view_mut());
+    tier.layer_norm(&norm, x.view(), b.view_mut());
+    prop_assert_eq!(a, b, "layer_norm");
+    Ok(())
+}
+
+#[derive(Clone, Debug)]
+struct AttentionCase {
+    queries: usize,
+    tokens: usize,
+    dim: usize,
+    gap: usize,
+    q: Fill,
+    k: Fill,
+    v: Fill,
+    mult: i32,
+    out_mult: i16,
+    out_shift: u8,
+    /// Tokens of a frame that used the same head before.
+    before: usize,
+    seed: u64,
+}
+
+fn attention_case() -> impl Strategy<Value = AttentionCase> {
+    let tokens = || prop_oneof![8 => 1usize..100, 1 => 100usize..=1024];
+    let dim = prop_oneof![Just(16usize), Just(64), 1usize..=128];
+    let mult = (0u32..=24, any::<u32>()).prop_map(|(bits, r)| 1 + (r & ((1 << bits) - 1)) as i32);
+    (
+        (1usize..20, tokens(), dim, 0usize..5),
+        (fill(), fill(), fill()),
+        (mult, 1i16 << 14..=i16::MAX, 11u8..=29),
+        (tokens(), any::<u64>()),
+    )
+        .prop_map(
+            |(
+                (queries, tokens, dim, gap),
+                (q, k, v),
+                (mult, out_mult, out_shift),
+                (before, seed),
+            )| AttentionCase {
+                queries,
+                tokens,
+                dim,
+                gap,
+                q,
+                k,
+                v,
+                mult,
+                out_mult,
+                out_shift,
+                before,
+                seed,
+            },
+        )
+}
+
+fn check_attention(scalar: Kernels, tier: Kernels, case: &AttentionCase) -> Check {
+    let random = &mut Random::new(case.seed);
+    let (tokens, dim) = (case.tokens, case.dim);
+    let q = Matrix::<i8>::new(random, (case.queries, dim, case.gap), case.q, -128, 127);
+    let k = Matrix::<i8>::new(random, (tokens, dim, case.gap), case.k, -128, 127);
+    let v = Matrix::<i8>::new(random, (tokens, dim, case.gap), case.v, -128, 127);
+    let head = HeadParams {
+        mult: case.mult,
+        out_mult: case.out_mult,
+        out_shift: case.out_shift,
+    };
+    let out = Matrix::<i8>::new(
+        random,
+        (case.queries, dim, case.gap),
+        Fill::Random,
+        -128,
+        127,
+    );
+    let (mut a, mut b) = (out.clone(), out);
+    for (kernels, out) in [(scalar, &mut a), (tier, &mut b)] {
+        let (mut kv, scratch) = (
+            KvHead::new(tokens.max(case.before), dim),
+            &mut Scratch::new(),
+        );
+        let stale = Matrix::<i8>::new(
+            &mut Random::new(1),
+            (case.before, dim, 0),
+            Fill::Random,
+            -128,
+            127,
+        );
+        kernels.pack_kv(stale.view(), stale.view(), &mut kv);
+        kernels.attention(q.view(), &kv, &head, out.view_mut(), scratch);
+        kernels.pack_kv(k.view(), v.view(), &mut kv);
+        kernels.attention(q.view(), &kv, &head, out.view_mut(), scratch);
+    }
+    prop_assert_eq!(a, b, "attention");
+    Ok(())
+}
+
+/// Runs `check` on `cases` random cases and on the named ones.
+fn run<C: Clone + Debug>(
+    cases: u32,
+    strategy: impl Strategy<Value = C>,
+    named: &[C],
+    check: impl Fn(&C) -> Check,
+) -> Result<(), String> {
+    for case in named {
+        check(case).map_err(|e| format!("{case:?}: {e}"))?;
+    }
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    TestRunner::new(config)
+        .run(&strategy, |case| check(&case))
+        .map_err(|e| e.to_string())
+}
+
+fn linear(scalar: Kernels, tier: Kernels) -> Result<(), String> {
+    let case = |tokens, k, rows, weights, input| {
+        let (gap, zero_point, seed) = (1, -128, 5);
+        LinearCase {
+            tokens,
+            k,
+            rows,
+            gap,
+            weights,
+            input,
+            zero_point,
+            seed,
+        }
+    };
+    let named = [
+        case(13, 4096, 65, Max, Min),
+        case(13, 4096, 65, Min, Min),
+        case(7, 4095, 64, Ends, Ends),
+        case(1, 1, 1, Min, Min),
+        case(197, 192, 192, Fill::Random, Fill::Random),
+    ];
+    run(400, linear_case(), &named, |case| {
+        check_linear(scalar, tier, case)
+    })
+}
+
+fn layer_norm(scalar: Kernels, tier: Kernels) -> Result<(), String> {
+    let case = |d, x, scale, epsilon| {
+        let (tokens, gap, parameters, frac, seed) = (2, 3, Fill::Ends, 0, 7);
+        NormCase {
+            tokens,
+            d,
+            gap,
+            x,
+            scale,
+            parameters,
+            frac,
+            epsilon,
+            seed,
+        }
+    };
+    let named = [
+        case(1024, Fill::Ends, 0, (1 << 50) - 1),
+        case(1024, Fill::Max, 0, 1),
+        case(1, Fill::Random, 0, 1),
+        case(192, Fill::Random, 14, 1),
+    ];
+    run(1000, norm_case(), &named, |case| {
+        check_norm(scalar, tier, case)
+    })
+}
+
+fn attention(scalar: Kernels, tier: Kernels) -> Result<(), String> {
+    let case = |queries, tokens, dim, q, k, v, mult| {
+        let (gap, out_mult, out_shift, before, seed) = (1, i16::MAX, 11, tokens + 9, 11);
+        AttentionCase {
+            queries,
+            tokens,
+            dim,
+            gap,
+            q,
+            k,
+            v,
+            mult,
+            out_mult,
+            out_shift,
+            before,
+            seed,
+        }
+    };
+    let named = [
+        case(14, 1024, 128, Min, Min, Min, 1 << 24),
+        case(14, 1024, 128, Min, Ends, Max, 1 << 24),
+        case(14, 1024, 128, Fill::Random, Fill::Random, Fill::Random, 1),
+        case(5, 1, 1, Fill::Random, Fill::Random, Fill::Random, 1000),
+        case(197, 197, 64, Fill::Random, Fill::Random, Fill::Random, 2000),
+    ];
+    run(300, attention_case(), &named, |case| {
+        check_attention(scalar, tier, case)
+    })
+}
+
+fn peak_probe(_: Kernels, tier: Kernels) -> Result<(), String> {
+    let peak = tier.peak_probe(std::time::Duration::from_millis(2));
+    if (1e6..1e14).contains(&peak) {
+        Ok(())
+    } else {
+        Err(format!("{peak} multiply-accumulates a second"))
+    }
+}
+
+type TierCheck = fn(Kernels, Kernels) -> Result<(), String>;
+
+const CHECKS: [(&str, TierCheck); 4] = [
+    ("linear", linear),
+    ("layer_norm", layer_norm),
+    ("attention", attention),
+    ("peak_probe", peak_probe),
+];
+
+fn main() -> ExitCode {
+    let scalar = Kernels::new(Tier::Scalar).expect("the scalar tier always exists");
+    // The options of the standard harness are accepted and ignored; words are filters.
+    let filters: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with('-'))
+        .collect();
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for tier in Tier::ALL {
+        for (what, check) in CHECKS {
+            let name = format!("{tier}::{what}");
+            if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
+                continue;
+            }
+            let Some(kernels) = Kernels::new(tier) else {
+                println!("test {name} ... skipped: this machine does not run {tier}");
+                skipped += 1;
+                continue;
+            };
+            match catch_unwind(AssertUnwindSafe(|| check(scalar, kernels))) {
+                Ok(Ok(())) => {
+                    println!("test {name} ... ok");
+                    passed += 1;
+                }
+                Ok(Err(error)) => {
+                    println!("test {name} ... FAILED\n{error}");
+                    failed += 1;
+                }
+                Err(_) => {
+                    println!("test {name} ... FAILED (panicked)");
+                    failed += 1;
+                }
+            }
+        }
+    }
+    println!("\ntier checks: {passed} passed; {failed} failed; {skipped} skipped");
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
