@@ -159,7 +159,7 @@ $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
 ##@ Generated files
 
 .PHONY: vectors
-vectors: develop ## Regenerate the golden vectors from the oracle; fails if they differ from the committed ones
+vectors: install-test ## Regenerate the golden vectors from the oracle; fails if they differ from the committed ones
 	python tools/vectors.py
 	git diff --exit-code --stat -- tests/vectors
 

@@ -22,10 +22,12 @@ else
   install=(.venv-min/bin/python -m pip install --quiet)
 fi
 wheel=$(echo "$PWD"/dist/*.whl)
-"${install[@]}" "quasar-rt[test] @ file://$wheel" 'numpy<1.24' 'pillow<9.4'
+"${install[@]}" "quasar-rt[test] @ file://$wheel" 'numpy<1.24' \
+  'pillow<9.3; python_version < "3.11"' 'pillow<9.4; python_version >= "3.11"'
 .venv-min/bin/python -c '
 import platform, numpy, PIL
 print(f"Python {platform.python_version()}, numpy {numpy.__version__}, pillow {PIL.__version__}")'
-# The source tree must not shadow the wheel; pytest takes the package from site-packages.
+# The package comes from site-packages, and so does the command line that tests start.
 unset VIRTUAL_ENV
-.venv-min/bin/python -m pytest tests/python --override-ini=testpaths=tests/python
+export PATH="$PWD/.venv-min/bin:$PATH"
+python -m pytest tests/python
