@@ -9,7 +9,7 @@
 //! | [`scalar`] | the reference: the document's formulas in plain Rust |
 //! | [`atoms`] | 8-bit weights as the accelerator's 4-bit atoms |
 //! | `tiled` | packing, tiling and edges of the SIMD tiers |
-//! | `x86::avx512vnni` | one SIMD tier: tiles and epilogues |
+//! | `x86::avx2`, `x86::avx512vnni`, `neon` | one SIMD tier each: tiles and epilogues |
 //! | `buffer` | aligned, grow-only memory |
 //!
 //! A caller packs each layer once ([`Kernels::pack_linear`]) and hands in a [`Scratch`] for each thread; once it is warm,
@@ -185,18 +185,21 @@ pub struct Kernels {
 
 /// Runs the tier's code: the second expression for the scalar tier, the third, with the type `$isa`, for a SIMD tier.
 macro_rules! dispatch {
+    (@ $isa:ident = $type:ty => $simd:expr) => {{
+        type $isa = $type;
+        // SAFETY: Kernels exist only for tiers that this CPU runs; their methods have checked the sizes.
+        #[allow(unused_unsafe)] // some operations are safe
+        unsafe {
+            $simd
+        }
+    }};
     ($tier:expr, $scalar:expr, $isa:ident => $simd:expr) => {
         match $tier {
             Tier::Scalar => $scalar,
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx512Vnni => {
-                type $isa = x86::Avx512Vnni;
-                // SAFETY: Kernels exist only for tiers that this CPU runs; their methods have checked the sizes.
-                #[allow(unused_unsafe)]
-                unsafe {
-                    $simd
-                }
-            }
+            Tier::Avx2 => dispatch!(@ $isa = x86::Avx2 => $simd),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512Vnni => dispatch!(@ $isa = x86::Avx512Vnni => $simd),
             tier => unreachable!("kernels of the unsupported tier {tier}"),
         }
     };

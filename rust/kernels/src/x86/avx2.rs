@@ -1,0 +1,394 @@
+//! AVX2: `vpmaddwd` on codes widened to 16 bits. (`vpmaddubsw` would saturate on 8-bit weights.)
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+use crate::scalar::{logit_cap, Moments, EXP2};
+use crate::tiled::{Isa, Out, Requant, RowScale};
+use crate::LayerNorm;
+
+/// The tier. Its functions need AVX2.
+pub(crate) struct Avx2;
+
+/// `2 * EXP2`, for gathers.
+static EXP2_DOUBLED: [i32; 64] = {
+    let mut table = [0; 64];
+    let mut f = 0;
+    while f < 64 {
+        table[f] = 2 * EXP2[f] as i32;
+        f += 1;
+    }
+    table
+};
+
+/// M x (8 * V) accumulators in registers.
+///
+/// # Safety
+/// As [`Isa::tile`], for M rows and 8 * V columns.
+#[target_feature(enable = "avx2")]
+unsafe fn tile<const M: usize, const V: usize>(
+    a: *const i16,
+    stride: usize,
+    w: *const i16,
+    k: usize,
+    bias: *const i32,
+    out: *mut i32,
+    out_stride: usize,
+) {
+    // SAFETY: the caller promises M rows of k codes, 8 * V rows of k weights, 8 * V biases and M rows of out.
+    unsafe {
+        let mut acc = [[_mm256_setzero_si256(); V]; M];
+        for v in 0..V {
+            let bias = _mm256_loadu_si256(bias.add(8 * v).cast());
+            for row in &mut acc {
+                row[v] = bias;
+            }
+        }
+        for g in 0..k / 2 {
+            let mut weights = [_mm256_setzero_si256(); V];
+            for (v, weights) in weights.iter_mut().enumerate() {
+                *weights = _mm256_loadu_si256(w.add(16 * (g * V + v)).cast());
+            }
+            for (m, row) in acc.iter_mut().enumerate() {
+                let codes =
+                    _mm256_set1_epi32(a.add(m * stride + 2 * g).cast::<i32>().read_unaligned());
+                for v in 0..V {
+                    row[v] = _mm256_add_epi32(row[v], _mm256_madd_epi16(codes, weights[v]));
+                }
+            }
+        }
+        for (m, row) in acc.iter().enumerate() {
+            for (v, &sums) in row.iter().enumerate() {
+                _mm256_storeu_si256(out.add(m * out_stride + 8 * v).cast(), sums);
+            }
+        }
+    }
+}
+
+/// Packs 16 numbers to words, in order.
+#[target_feature(enable = "avx2")]
+fn words(low: __m256i, high: __m256i) -> __m256i {
+    _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high))
+}
+
+/// Packs 16 words to bytes, in order.
+#[target_feature(enable = "avx2")]
+fn bytes(words: __m256i) -> __m128i {
+    _mm_packs_epi16(
+        _mm256_castsi256_si128(words),
+        _mm256_extracti128_si256::<1>(words),
+    )
+}
+
+/// Stores the first values of a row of up to 16 codes.
+#[target_feature(enable = "avx2")]
+fn store_codes(row: &mut [i8], codes: __m128i) {
+    if row.len() == 16 {
+        // SAFETY: the row has 16 bytes.
+        unsafe { _mm_storeu_si128(row.as_mut_ptr().cast(), codes) }
+    } else {
+        let mut whole = [0; 16];
+        // SAFETY: the buffer has 16 bytes.
+        unsafe { _mm_storeu_si128(whole.as_mut_ptr().cast(), codes) }
+        row.copy_from_slice(&whole[..row.len()]);
+    }
+}
+
+/// requant16 of 16 accumulators, which hold the rounding half.
+///
+/// # Safety
+/// 16 accumulators and parameters can be read.
+#[target_feature(enable = "avx2")]
+unsafe fn requantized(acc: *const i32, requant: &Requant) -> __m256i {
+    let mut t = [_mm256_setzero_si256(); 2];
+    for (v, t) in t.iter_mut().enumerate() {
+        // SAFETY: v < 2, the caller promises 16 of each.
+        let (acc, right, left) = unsafe {
+            (
+                _mm256_loadu_si256(acc.add(8 * v).cast()),
+                _mm256_loadu_si256(requant.right.add(8 * v).cast()),
+                _mm256_loadu_si256(requant.left.add(8 * v).cast()),
+            )
+        };
+        *t = _mm256_sllv_epi32(_mm256_srav_epi32(acc, right), left);
+    }
+    // SAFETY: the caller promises 16.
+    let mult = unsafe { _mm256_loadu_si256(requant.mult.cast()) };
+    _mm256_mulhrs_epi16(words(t[0], t[1]), mult)
+}
+
+/// The sum of eight numbers.
+#[target_feature(enable = "avx2")]
+fn sum8(x: __m256i) -> i32 {
+    let x = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+    let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b01_00_11_10>(x));
+    _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x)))
+}
+
+/// The largest of eight numbers.
+#[target_feature(enable = "avx2")]
+fn max8(x: __m256i) -> i32 {
+    let x = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+    let x = _mm_max_epi32(x, _mm_shuffle_epi32::<0b01_00_11_10>(x));
+    _mm_cvtsi128_si32(_mm_max_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x)))
+}
+
+/// All ones in the lanes j, j+1, ... that are below `n`.
+#[target_feature(enable = "avx2")]
+fn below(j: usize, n: usize) -> __m256i {
+    let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32 - j as i32), lanes)
+}
+
+/// The sums of x and of x^2.
+#[target_feature(enable = "avx2")]
+fn sums(x: &[i16]) -> (i32, i64) {
+    let ones = _mm256_set1_epi16(1);
+    let low = _mm256_set1_epi64x(0xffff_ffff);
+    let (mut sum, mut squares) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+    let mut parts = x.chunks_exact(16);
+    for part in &mut parts {
+        // SAFETY: the part has 16 values.
+        let v = unsafe { _mm256_loadu_si256(part.as_ptr().cast()) };
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(v, ones));
+        // Two squares are below 2^31, so a pair fits; from there on 64 bits.
+        let pairs = _mm256_madd_epi16(v, v);
+        squares = _mm256_add_epi64(squares, _mm256_and_si256(pairs, low));
+        squares = _mm256_add_epi64(squares, _mm256_srli_epi64::<32>(pairs));
+    }
+    let mut lanes = [0i64; 4];
+    // SAFETY: the buffer has 32 bytes.
+    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), squares) };
+    parts
+        .remainder()
+        .iter()
+        .fold((sum8(sum), lanes.iter().sum()), |(sum, squares), &x| {
+            (sum + i32::from(x), squares + i64::from(x) * i64::from(x))
+        })
+}
+
+impl Isa for Avx2 {
+    type Weight = i16;
+    type Code = i16;
+    const ROWS: usize = 6;
+    const PANEL: usize = 16;
+    const LANES: usize = 8;
+    const GROUP: usize = 2;
+    const STEP: usize = 2;
+    const CODE_OFFSET: i32 = 0;
+    const PROB_OFFSET: i32 = 0;
+
+    fn code(a: i8) -> i16 {
+        a.into()
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn tile(
+        a: *const i16,
+        stride: usize,
+        rows: usize,
+        w: *const i16,
+        width: usize,
+        k: usize,
+        bias: *const i32,
+        out: *mut i32,
+        out_stride: usize,
+    ) {
+        macro_rules! pick {
+            ($($m:literal)*) => {
+                match (rows, width / 8) {
+                    $(
+                        ($m, 2) => tile::<$m, 2>(a, stride, w, k, bias, out, out_stride),
+                        ($m, 1) => tile::<$m, 1>(a, stride, w, k, bias, out, out_stride),
+                    )*
+                    _ => unreachable!("a tile of {rows} x {width}"),
+                }
+            };
+        }
+        // SAFETY: the caller's promise, for just this many rows and columns.
+        unsafe { pick!(1 2 3 4 5 6) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn requant8(acc: *const i32, requant: Requant, offset: i16, out: Out<i8>) {
+        let offset = _mm256_set1_epi16(offset);
+        for i in 0..out.rows {
+            // SAFETY: the caller promises PANEL parameters and accumulators for each row of out.
+            let (z, row) = unsafe { (requantized(acc.add(i * Self::PANEL), &requant), out.row(i)) };
+            store_codes(
+                row,
+                bytes(_mm256_srai_epi16::<6>(_mm256_adds_epi16(z, offset))),
+            );
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn requant16(acc: *const i32, requant: Requant, x: Out<i16>) {
+        let min = _mm256_set1_epi16(-i16::MAX);
+        for i in 0..x.rows {
+            // SAFETY: the caller promises PANEL parameters and accumulators for each row of x.
+            let (update, row) =
+                unsafe { (requantized(acc.add(i * Self::PANEL), &requant), x.row(i)) };
+            let mut whole = [0; 16];
+            let edge = row.len() < 16;
+            if edge {
+                whole[..row.len()].copy_from_slice(row);
+            }
+            let at: *mut __m256i = if edge {
+                whole.as_mut_ptr().cast()
+            } else {
+                row.as_mut_ptr().cast()
+            };
+            // SAFETY: the buffer has 16 words, as has a row that is no edge.
+            unsafe {
+                let old = _mm256_loadu_si256(at);
+                _mm256_storeu_si256(at, _mm256_max_epi16(_mm256_adds_epi16(old, update), min));
+            }
+            if edge {
+                row.copy_from_slice(&whole[..row.len()]);
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn softmax(logits: *const i32, tokens: usize, mult: i32, probs: *mut i16) -> (i32, i32) {
+        // SAFETY: the caller promises tokens rounded up to 64 logits and probabilities; an index into the table is
+        // below 64.
+        unsafe {
+            let mut max = _mm256_set1_epi32(i32::MIN);
+            for j in (0..tokens).step_by(8) {
+                let a = _mm256_loadu_si256(logits.add(j).cast());
+                max = _mm256_blendv_epi8(max, _mm256_max_epi32(max, a), below(j, tokens));
+            }
+            let max = _mm256_set1_epi32(max8(max));
+            let cap = _mm256_set1_epi32(logit_cap(mult));
+            let mult = _mm256_set1_epi32(mult);
+            let (half, ones) = (_mm256_set1_epi32(1 << 19), _mm256_set1_epi32(1));
+            let (low6, eight) = (_mm256_set1_epi32(63), _mm256_set1_epi32(8));
+            // Shifts every table entry to 0: what stands for the keys past the end.
+            let nothing = _mm256_set1_epi32(2047);
+            let (mut total12, mut total8) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+            for j in (0..tokens).step_by(16) {
+                let mut e8 = [_mm256_setzero_si256(); 2];
+                for (v, e8) in e8.iter_mut().enumerate() {
+                    let a = _mm256_loadu_si256(logits.add(j + 8 * v).cast());
+                    let d = _mm256_min_epi32(_mm256_sub_epi32(max, a), cap);
+                    let u = _mm256_srli_epi32::<20>(_mm256_add_epi32(
+                        _mm256_mullo_epi32(d, mult),
+                        half,
+                    ));
+                    let u = _mm256_blendv_epi8(nothing, u, below(j + 8 * v, tokens));
+                    let e = _mm256_i32gather_epi32::<4>(
+                        EXP2_DOUBLED.as_ptr(),
+                        _mm256_and_si256(u, low6),
+                    );
+                    let e = _mm256_srlv_epi32(e, _mm256_srli_epi32::<6>(u));
+                    let e12 = _mm256_srli_epi32::<1>(_mm256_add_epi32(e, ones));
+                    *e8 = _mm256_srli_epi32::<4>(_mm256_add_epi32(e12, eight));
+                    total12 = _mm256_add_epi32(total12, e12);
+                    total8 = _mm256_add_epi32(total8, *e8);
+                }
+                _mm256_storeu_si256(probs.add(j).cast(), words(e8[0], e8[1]));
+            }
+            (sum8(total12), sum8(total8))
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn attention_output(
+        acc: *const i32,
+        means: *const i32,
+        scales: &[RowScale],
+        out: Out<i8>,
+    ) {
+        let (eight, offset) = (_mm256_set1_epi32(8), _mm256_set1_epi16(32));
+        for (i, scale) in scales.iter().enumerate() {
+            let lost = _mm256_set1_epi32(scale.lost);
+            let half = _mm256_set1_epi32(1 << (scale.shift - 1));
+            let shift = _mm_cvtsi32_si128(scale.shift as i32);
+            let mut t = [_mm256_setzero_si256(); 2];
+            for (v, t) in t.iter_mut().enumerate() {
+                // SAFETY: the caller promises PANEL means and accumulators for each row.
+                let (a, mean) = unsafe {
+                    (
+                        _mm256_loadu_si256(acc.add(i * Self::PANEL + 8 * v).cast()),
+                        _mm256_loadu_si256(means.add(8 * v).cast()),
+                    )
+                };
+                let lost = _mm256_add_epi32(_mm256_mullo_epi32(mean, lost), eight);
+                let num = _mm256_add_epi32(_mm256_slli_epi32::<4>(a), _mm256_srai_epi32::<4>(lost));
+                *t = _mm256_sra_epi32(_mm256_add_epi32(num, half), shift);
+            }
+            let z = _mm256_mulhrs_epi16(words(t[0], t[1]), _mm256_set1_epi16(scale.mult));
+            // SAFETY: the caller promises a scale for each row of out.
+            let row = unsafe { out.row(i) };
+            store_codes(
+                row,
+                bytes(_mm256_srai_epi16::<6>(_mm256_adds_epi16(z, offset))),
+            );
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn layer_norm(norm: &LayerNorm, x: &[i16], out: &mut [i8]) {
+        let d = x.len();
+        let (sum, squares) = sums(x);
+        let moments = Moments::new(sum, squares, d, norm.epsilon);
+        let right = moments.bits.saturating_sub(10);
+        // D*x - S and, where it is shifted right, the rounding half.
+        let offset = _mm256_set1_epi32((1 << right >> 1) - sum);
+        let right = _mm_cvtsi32_si128(right as i32);
+        let left = _mm_cvtsi32_si128(10u32.saturating_sub(moments.bits) as i32);
+        let frac = _mm_cvtsi32_si128(norm.frac.into());
+        let scale = _mm256_set1_epi16(d as i16);
+        let inv = _mm256_set1_epi16(moments.inv);
+        let whole = d / 16 * 16;
+        for j in (0..whole).step_by(16) {
+            // SAFETY: 16 values from j on are inside slices of d values.
+            let (x, gain, bias) = unsafe {
+                (
+                    _mm256_loadu_si256(x.as_ptr().add(j).cast()),
+                    _mm256_loadu_si256(norm.gain.as_ptr().add(j).cast()),
+                    _mm256_loadu_si256(norm.bias.as_ptr().add(j).cast()),
+                )
+            };
+            let (low, high) = (_mm256_mullo_epi16(x, scale), _mm256_mulhi_epi16(x, scale));
+            let t = |product: __m256i| {
+                _mm256_sll_epi32(
+                    _mm256_sra_epi32(_mm256_add_epi32(product, offset), right),
+                    left,
+                )
+            };
+            let t = _mm256_packs_epi32(
+                t(_mm256_unpacklo_epi16(low, high)),
+                t(_mm256_unpackhi_epi16(low, high)),
+            );
+            let n = _mm256_mulhrs_epi16(t, inv);
+            let y = _mm256_sra_epi16(_mm256_adds_epi16(_mm256_mulhrs_epi16(n, gain), bias), frac);
+            store_codes(&mut out[j..j + 16], bytes(y));
+        }
+        for j in whole..d {
+            out[j] = moments.apply(x[j], d, norm.gain[j], norm.bias[j], norm.frac);
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn probe(iterations: u32) -> (u64, i32) {
+        const CHAINS: usize = 12;
+        let (mut a, w) = (_mm256_set1_epi16(3), _mm256_set1_epi16(5));
+        let mut acc = [_mm256_setzero_si256(); CHAINS];
+        for _ in 0..iterations {
+            for acc in &mut acc {
+                // SAFETY: no instruction; it hides that every product is the same.
+                unsafe {
+                    asm!("/* {0} */", inout(ymm_reg) a, options(nomem, nostack, preserves_flags))
+                };
+                *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(a, w));
+            }
+        }
+        let sum = acc
+            .into_iter()
+            .fold(_mm256_setzero_si256(), |s, x| _mm256_xor_si256(s, x));
+        (u64::from(iterations) * CHAINS as u64 * 16, sum8(sum))
+    }
+}
