@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod preprocess;
 pub mod rows;
 pub mod subnet;
 
