@@ -1,15 +1,29 @@
 //! quasar-core: subnet file, preprocessing and integer graph of `quasar_rt`. No `unsafe`, no Python.
 //!
-//! Modules stand in the order of a frame's path: a [`subnet`] file (whose matrices are mixed-precision [`rows`]) is read and
-//! checked once; [`preprocess`] turns a decoded image into the one that the network sees.
-//! Depends on `quasar-kernels` for the arithmetic, which `docs/integer-model.md` defines.
+//! Modules in the order of a frame's path:
+//!
+//! | module | what it does | what comes out |
+//! |---|---|---|
+//! | [`subnet`] | reads, checks and writes the file; its matrices are mixed-precision [`rows`] | [`Subnet`] |
+//! | [`network`] | packs the weights for one SIMD tier | [`Network`] |
+//! | [`preprocess`] | resize, crop, colour, patches | `u8` image, patch codes |
+//! | [`cpu`] | runs the graph on any number of threads | `i32` logits |
+//! | [`trace`] | notes intermediates or times on the way | [`trace::Trace`] |
+//!
+//! [`error`] is below them all. The arithmetic is `quasar-kernels`', as `docs/integer-model.md` defines it.
 
 #![forbid(unsafe_code)]
 
+pub mod cpu;
 pub mod error;
+pub mod network;
 pub mod preprocess;
 pub mod rows;
 pub mod subnet;
+pub mod trace;
 
+pub use cpu::Executor;
 pub use error::{Error, Result};
+pub use network::Network;
+pub use quasar_kernels::Tier;
 pub use subnet::Subnet;

@@ -1,0 +1,660 @@
+//! The executor: a frame through the network on this CPU, any number of threads, the same bits.
+//!
+//! Everything in a block but attention's keys and values belongs to one token. So tokens are cut into tiles, one for each thread; a tile
+//! goes from one block's attention to the next block's qkv without waiting, and all tiles meet twice a block:
+//! before keys and values are packed (one head a task) and after. A workspace holds all memory of a frame; once it is
+//! warm, frames allocate nothing.
+//!
+//! Depends on [`crate::network`], [`crate::preprocess`] and the kernels.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use quasar_kernels::{KvHead, Rows, RowsMut, Scratch};
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::error::{Error, Result};
+use crate::network::{Block, Network, Qkv};
+use crate::preprocess::{self, ImageView, Preprocessor};
+use crate::subnet::config::Pool;
+use crate::trace::{Observer, Point, StageTime, Trace};
+
+/// Threads of one executor, at most.
+pub const MAX_THREADS: usize = 256;
+
+/// Rows of a tile are a multiple of this (the kernels' own row blocks), so that only the last tile has a ragged end.
+const TILE_ROWS: usize = 6;
+
+/// Runs a network. Usable from several threads at once; each running frame has a workspace of its own.
+#[derive(Debug)]
+pub struct Executor {
+    network: Arc<Network>,
+    threads: usize,
+    pool: Option<ThreadPool>,
+    /// Idle workspaces with a tile for each thread.
+    wide: Mutex<Vec<Workspace>>,
+    /// Idle workspaces with one tile, for batches.
+    narrow: Mutex<Vec<Workspace>>,
+}
+
+/// Wall time of the two parts of a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrameTime {
+    /// Resize, crop, colour.
+    pub preprocess: Duration,
+    /// Patches to logits.
+    pub network: Duration,
+}
+
+impl Executor {
+    /// An executor with `threads` threads; `None` takes as many as the machine has.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] for 0 or more than [`MAX_THREADS`], [`Error::Threads`] where they cannot be started.
+    pub fn new(network: Arc<Network>, threads: Option<usize>) -> Result<Self> {
+        let threads = threads.unwrap_or_else(|| {
+            std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .min(MAX_THREADS)
+        });
+        if !(1..=MAX_THREADS).contains(&threads) {
+            return Err(Error::InvalidValue(format!(
+                "threads is {threads}; it must be within [1, {MAX_THREADS}]"
+            )));
+        }
+        let pool = if threads == 1 {
+            None
+        } else {
+            let builder = ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .thread_name(|i| format!("quasar-{i}"));
+            Some(builder.build().map_err(|e| Error::Threads {
+                threads,
+                problem: e.to_string(),
+            })?)
+        };
+        Ok(Self {
+            network,
+            threads,
+            pool,
+            wide: Mutex::default(),
+            narrow: Mutex::default(),
+        })
+    }
+
+    /// The network that it runs.
+    pub fn network(&self) -> &Arc<Network> {
+        &self.network
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Runs one image, as preprocessing leaves it (`[height, width, channels]`), to `logits` (one for each class).
+    ///
+    /// # Errors
+    /// [`Error::InvalidImage`] and [`Error::InvalidValue`] for a wrong number of bytes or logits.
+    pub fn run(&self, image: &[u8], logits: &mut [i32]) -> Result<()> {
+        self.check_image(image)?;
+        self.check_logits(1, logits)?;
+        self.with_workspace(self.threads, |workspace| {
+            self.frame(workspace, image, logits);
+        });
+        Ok(())
+    }
+
+    /// Preprocesses and runs one decoded image.
+    ///
+    /// # Errors
+    /// [`Error::InvalidImage`], and [`Error::InvalidValue`] for a wrong number of logits.
+    pub fn infer(&self, image: &ImageView, logits: &mut [i32]) -> Result<FrameTime> {
+        self.check_logits(1, logits)?;
+        self.with_workspace(self.threads, |workspace| {
+            self.decoded_frame(workspace, image, logits)
+        })
+    }
+
+    /// Preprocesses and runs many decoded images, one thread an image; `logits` is `[images, classes]`. Bit-identical to
+    /// [`Self::infer`]. Setting `cancel` stops it between images.
+    ///
+    /// # Errors
+    /// [`Error::InvalidImage`] for the image that cannot be used, [`Error::InvalidValue`] for a wrong number of logits,
+    /// [`Error::Interrupted`] where it was cancelled.
+    pub fn infer_batch(
+        &self,
+        images: &[ImageView],
+        logits: &mut [i32],
+        cancel: &AtomicBool,
+    ) -> Result<()> {
+        self.check_logits(images.len(), logits)?;
+        let classes = self.network.config.classes.len();
+        let infer = |(image, logits): (&ImageView, &mut [i32])| {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            self.with_workspace(1, |workspace| self.decoded_frame(workspace, image, logits))
+                .map(|_| ())
+        };
+        match &self.pool {
+            None => images
+                .iter()
+                .zip(logits.chunks_mut(classes))
+                .try_for_each(infer),
+            Some(pool) => pool.install(|| {
+                images
+                    .par_iter()
+                    .zip(logits.par_chunks_mut(classes))
+                    .try_for_each(infer)
+            }),
+        }
+    }
+
+    /// The time that each stage of one frame takes, in the order of a frame's path. Stages that tiles run side by side count the mean
+    /// over tiles, so the sum is close to the frame's latency.
+    ///
+    /// # Errors
+    /// [`Error::InvalidImage`].
+    pub fn profile(&self, image: &ImageView) -> Result<Vec<StageTime>> {
+        let mut workspace = Workspace::new(&self.network, self.threads);
+        let mut logits = vec![0; self.network.config.classes.len()];
+        // Once to warm memory and tables up.
+        self.decoded_frame(&mut workspace, image, &mut logits)?;
+        workspace.observe(&Observer::clock(&self.network.config));
+        let time = self.decoded_frame(&mut workspace, image, &mut logits)?;
+        Ok(workspace.stage_times(&self.network.config, time.preprocess))
+    }
+
+    /// Runs one image, as preprocessing leaves it, and returns every intermediate.
+    ///
+    /// # Errors
+    /// [`Error::InvalidImage`] for a wrong number of bytes.
+    pub fn trace(&self, image: &[u8]) -> Result<Trace> {
+        self.check_image(image)?;
+        let mut workspace = Workspace::new(&self.network, self.threads);
+        workspace.observe(&Observer::trace());
+        let mut logits = vec![0; self.network.config.classes.len()];
+        self.frame(&mut workspace, image, &mut logits);
+        let tiles = workspace
+            .tiles
+            .iter_mut()
+            .map(|tile| std::mem::take(&mut tile.observer));
+        Ok(Trace::new(&self.network.config, tiles))
+    }
+
+    fn check_image(&self, image: &[u8]) -> Result<()> {
+        let size = self.network.config.image;
+        if image.len() != size.bytes() {
+            return Err(Error::InvalidImage(format!(
+                "{} bytes; this subnet takes {} x {} x {}",
+                image.len(),
+                size.height,
+                size.width,
+                size.channels
+            )));
+        }
+        Ok(())
+    }
+
+    fn check_logits(&self, images: usize, logits: &[i32]) -> Result<()> {
+        let classes = self.network.config.classes.len();
+        if logits.len() != images * classes {
+            return Err(Error::InvalidValue(format!(
+                "room for {} logits; {images} images of {classes} classes need {}",
+                logits.len(),
+                images * classes
+            )));
+        }
+        Ok(())
+    }
+
+    fn with_workspace<T>(&self, tiles: usize, run: impl FnOnce(&mut Workspace) -> T) -> T {
+        let idle = if tiles == 1 { &self.narrow } else { &self.wide };
+        let lock = || idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = lock().pop();
+        let mut workspace = taken.unwrap_or_else(|| Workspace::new(&self.network, tiles));
+        let result = run(&mut workspace);
+        lock().push(workspace);
+        result
+    }
+
+    fn decoded_frame(
+        &self,
+        workspace: &mut Workspace,
+        image: &ImageView,
+        logits: &mut [i32],
+    ) -> Result<FrameTime> {
+        let start = Instant::now();
+        let mut pixels = std::mem::take(&mut workspace.pixels);
+        let result = workspace.preprocessor.run(image, &mut pixels);
+        let preprocess = start.elapsed();
+        let start = Instant::now();
+        if result.is_ok() {
+            self.frame(workspace, &pixels, logits);
+        }
+        workspace.pixels = pixels;
+        result.map(|()| FrameTime {
+            preprocess,
+            network: start.elapsed(),
+        })
+    }
+
+    fn frame(&self, workspace: &mut Workspace, image: &[u8], logits: &mut [i32]) {
+        match &self.pool {
+            Some(pool) if workspace.tiles.len() > 1 => {
+                pool.install(|| workspace.frame(&self.network, image, logits));
+            }
+            _ => workspace.frame(&self.network, image, logits),
+        }
+    }
+}
+
+/// All memory of one frame.
+#[derive(Debug)]
+struct Workspace {
+    preprocessor: Preprocessor,
+    pixels: Vec<u8>,
+    tiles: Vec<Tile>,
+    /// Rows of a tile (of the last one, at most).
+    tile_rows: usize,
+    /// `[tokens, stride]`: q, k and v of one block; `stride` is that of the widest block.
+    qkv: Vec<i8>,
+    stride: usize,
+    /// For each size of head in the network, as many packed heads as a block has at most.
+    heads: Vec<(usize, Vec<KvHead>)>,
+    sums: Vec<i32>,
+    mean: Vec<i16>,
+    pooled: Vec<i8>,
+    accumulators: Vec<i32>,
+}
+
+/// The tokens `first..first + rows` and all that belongs to them alone.
+#[derive(Debug)]
+struct Tile {
+    first: usize,
+    rows: usize,
+    patches: Vec<i8>,
+    /// `[rows, embed]`, the residual stream.
+    x: Vec<i16>,
+    /// `[rows, embed]`, the latest norm.
+    norm: Vec<i8>,
+    /// `[rows, heads * head_dim]`
+    attended: Vec<i8>,
+    /// `[rows, hidden]`
+    hidden: Vec<i8>,
+    scratch: Scratch,
+    observer: Observer,
+}
+
+impl Workspace {
+    fn new(network: &Network, tiles: usize) -> Self {
+        let config = &network.config;
+        let tokens = config.tokens();
+        let tile_rows = tokens
+            .div_ceil(tiles)
+            .next_multiple_of(TILE_ROWS)
+            .min(tokens);
+        let widest = |size: fn(&Block) -> usize| network.blocks.iter().map(size).max().unwrap_or(0);
+        let (inner, hidden) = (widest(Block::inner), widest(|b| b.hidden));
+        let mut heads: Vec<(usize, Vec<KvHead>)> = Vec::new();
+        for block in &network.blocks {
+            let dim = block.head_dim;
+            let at = heads
+                .iter()
+                .position(|(d, _)| *d == dim)
+                .unwrap_or_else(|| {
+                    heads.push((dim, Vec::new()));
+                    heads.len() - 1
+                });
+            let packed = &mut heads[at].1;
+            packed.resize_with(packed.len().max(block.heads), || KvHead::new(tokens, dim));
+        }
+        let tile = |first: usize| {
+            let rows = tile_rows.min(tokens - first);
+            Tile {
+                first,
+                rows,
+                patches: vec![0; rows * config.patch_len()],
+                x: vec![0; rows * config.embed],
+                norm: vec![0; rows * config.embed],
+                attended: vec![0; rows * inner],
+                hidden: vec![0; rows * hidden],
+                scratch: Scratch::new(),
+                observer: Observer::Off,
+            }
+        };
+        Self {
+            preprocessor: Preprocessor::new(config),
+            pixels: Vec::with_capacity(config.image.bytes()),
+            tiles: (0..tokens).step_by(tile_rows).map(tile).collect(),
+            tile_rows,
+            qkv: vec![0; tokens * 3 * inner],
+            stride: 3 * inner,
+            heads,
+            sums: vec![0; config.embed],
+            mean: vec![0; config.embed],
+            pooled: vec![0; config.embed],
+            accumulators: vec![0; config.classes.len()],
+        }
+    }
+
+    fn observe(&mut self, observer: &Observer) {
+        for tile in &mut self.tiles {
+            tile.observer = observer.clone();
+        }
+    }
+
+    fn stage_times(
+        &self,
+        config: &crate::subnet::config::Config,
+        preprocess: Duration,
+    ) -> Vec<StageTime> {
+        StageTime::collect(
+            config,
+            preprocess,
+            self.tiles.iter().map(|tile| &tile.observer),
+        )
+    }
+
+    fn frame(&mut self, network: &Network, image: &[u8], logits: &mut [i32]) {
+        let Self {
+            tiles,
+            qkv,
+            stride,
+            heads,
+            tile_rows,
+            ..
+        } = self;
+        let (stride, chunk) = (*stride, *tile_rows * *stride);
+        for_each_tile(tiles, qkv, chunk, |tile, qkv| {
+            tile.observer.start();
+            tile.embed(network, image);
+            tile.qkv(network, 0, qkv, stride);
+        });
+        for (i, block) in network.blocks.iter().enumerate() {
+            let start = Instant::now();
+            let sized = heads.iter_mut().find(|(dim, _)| *dim == block.head_dim);
+            let heads = &mut sized.expect("there are heads for every block").1[..block.heads];
+            pack_heads(network, block, qkv, stride, heads, tiles.len() > 1);
+            let packing = start.elapsed();
+            for_each_tile(tiles, qkv, chunk, |tile, qkv| {
+                tile.observer.start();
+                tile.observer.add(Point::Attention(i), packing);
+                tile.block(network, i, qkv, stride, heads);
+                if i + 1 < network.blocks.len() {
+                    tile.qkv(network, i + 1, qkv, stride);
+                }
+            });
+        }
+        self.classify(network, logits);
+    }
+
+    /// Pooling, the final norm and the head.
+    fn classify(&mut self, network: &Network, logits: &mut [i32]) {
+        let embed = network.config.embed;
+        let kernels = network.kernels;
+        let Self {
+            tiles,
+            sums,
+            mean,
+            pooled,
+            accumulators,
+            ..
+        } = self;
+        tiles[0].observer.start();
+        let norm = |x: &[i16], out: &mut [i8]| {
+            kernels.layer_norm(
+                &network.norm,
+                Rows::packed(x, embed),
+                RowsMut::packed(out, embed),
+            );
+        };
+        let prefix = network.config.prefix_tokens;
+        let patches = network.config.patches() as i32;
+        let rounded = |sum: i32| (sum + patches / 2).div_euclid(patches);
+        match network.config.pool {
+            Pool::Token => norm(&tiles[0].x[..embed], pooled),
+            Pool::Mean => {
+                sums.fill(0);
+                for tile in tiles.iter() {
+                    add_rows(sums, &tile.x[tile.rows_before(prefix) * embed..]);
+                }
+                for (mean, &sum) in mean.iter_mut().zip(sums.iter()) {
+                    *mean = rounded(sum) as i16;
+                }
+                norm(mean, pooled);
+            }
+            Pool::MeanAfterNorm => {
+                sums.fill(0);
+                for tile in tiles.iter_mut() {
+                    norm(&tile.x, &mut tile.norm);
+                    add_rows(sums, &tile.norm[tile.rows_before(prefix) * embed..]);
+                }
+                for (pooled, &sum) in pooled.iter_mut().zip(sums.iter()) {
+                    *pooled = rounded(sum) as i8;
+                }
+            }
+        }
+        tiles[0]
+            .observer
+            .i8(Point::Pooled, Rows::packed(pooled, embed));
+        let out = RowsMut::new(accumulators, 1, logits.len(), logits.len());
+        kernels.linear_i32(
+            &network.head,
+            Rows::packed(pooled, embed),
+            out,
+            &mut tiles[0].scratch,
+        );
+        for ((logit, &acc), &mult) in logits
+            .iter_mut()
+            .zip(accumulators.iter())
+            .zip(&network.head_mult)
+        {
+            *logit = ((i64::from(acc) * i64::from(mult) + (1 << 14)) >> 15) as i32;
+        }
+        tiles[0].observer.i32(Point::Logits, logits);
+    }
+}
+
+/// Runs `work` on every tile and its rows of `qkv`; `chunk` is a tile's part of it.
+fn for_each_tile(
+    tiles: &mut [Tile],
+    qkv: &mut [i8],
+    chunk: usize,
+    work: impl Fn(&mut Tile, &mut [i8]) + Sync,
+) {
+    if let [tile] = tiles {
+        work(tile, qkv);
+    } else {
+        tiles
+            .par_iter_mut()
+            .zip(qkv.par_chunks_mut(chunk))
+            .for_each(|(tile, qkv)| work(tile, qkv));
+    }
+}
+
+/// Packs keys and values of all tokens, head by head.
+fn pack_heads(
+    network: &Network,
+    block: &Block,
+    qkv: &[i8],
+    stride: usize,
+    heads: &mut [KvHead],
+    parallel: bool,
+) {
+    let (inner, dim) = (block.inner(), block.head_dim);
+    let tokens = network.config.tokens();
+    let pack = |(h, head): (usize, &mut KvHead)| {
+        let columns = |first: usize| Rows::new(&qkv[first + h * dim..], tokens, dim, stride);
+        network
+            .kernels
+            .pack_kv(columns(inner), columns(2 * inner), head);
+    };
+    if parallel {
+        heads.par_iter_mut().enumerate().for_each(pack);
+    } else {
+        heads.iter_mut().enumerate().for_each(pack);
+    }
+}
+
+/// Adds each row of `rows` to `sums`.
+fn add_rows<T: Copy + Into<i32>>(sums: &mut [i32], rows: &[T]) {
+    for row in rows.chunks_exact(sums.len()) {
+        for (sum, &value) in sums.iter_mut().zip(row) {
+            *sum += value.into();
+        }
+    }
+}
+
+impl Tile {
+    /// How many of its rows are among the first `tokens` tokens.
+    fn rows_before(&self, tokens: usize) -> usize {
+        tokens.saturating_sub(self.first).min(self.rows)
+    }
+
+    /// Patches, patch embedding, position and prefix.
+    fn embed(&mut self, network: &Network, image: &[u8]) {
+        let config = &network.config;
+        let embed = config.embed;
+        let prefix = self.rows_before(config.prefix_tokens);
+        let (prefix_x, patches_x) = self.x.split_at_mut(prefix * embed);
+        if prefix > 0 {
+            prefix_x.copy_from_slice(&network.prefix[self.first * embed..][..prefix * embed]);
+        }
+        if prefix < self.rows {
+            let first = self.first + prefix - config.prefix_tokens;
+            let rows = self.rows - prefix;
+            let patches = &mut self.patches[..rows * config.patch_len()];
+            preprocess::patch_codes(
+                image,
+                config.image,
+                config.patch,
+                config.grid().1,
+                first,
+                patches,
+            );
+            patches_x.copy_from_slice(&network.position[first * embed..][..rows * embed]);
+            network.kernels.linear_residual(
+                &network.embed,
+                Rows::packed(patches, config.patch_len()),
+                RowsMut::packed(patches_x, embed),
+                &mut self.scratch,
+            );
+        }
+        self.observer
+            .i16(Point::Embed, Rows::packed(&self.x, embed));
+    }
+
+    /// First norm and qkv of a block, into this tile's rows of `qkv`.
+    fn qkv(&mut self, network: &Network, i: usize, qkv: &mut [i8], stride: usize) {
+        let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
+        let (rows, inner) = (self.rows, block.inner());
+        kernels.layer_norm(
+            &block.norm1,
+            Rows::packed(&self.x, embed),
+            RowsMut::packed(&mut self.norm, embed),
+        );
+        let norm = Rows::packed(&self.norm, embed);
+        self.observer.i8(Point::Norm1(i), norm);
+        let out = RowsMut::new(qkv, rows, 3 * inner, stride);
+        match &block.qkv {
+            Qkv::Whole(layer) => kernels.linear_i8(layer, norm, out, 0, None, &mut self.scratch),
+            Qkv::Split { q, kv } => {
+                let (mut q_out, kv_out) = out.split_at_column(inner);
+                kernels.linear_i8(kv, norm, kv_out, 0, None, &mut self.scratch);
+                // Queries that nobody asks are 0, so that traces do not depend on what was there before.
+                for row in 0..rows {
+                    q_out.row_mut(row).fill(0);
+                }
+                if self.first == 0 {
+                    let (q_out, _) = q_out.split_at_row(1);
+                    kernels.linear_i8(q, norm.range(0..1), q_out, 0, None, &mut self.scratch);
+                }
+            }
+        }
+        self.observer
+            .i8(Point::Qkv(i), Rows::new(qkv, rows, 3 * inner, stride));
+    }
+
+    /// A block from its attention on. `qkv` are this tile's rows, `heads` everybody's keys and values.
+    fn block(&mut self, network: &Network, i: usize, qkv: &[i8], stride: usize, heads: &[KvHead]) {
+        let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
+        let (inner, dim) = (block.inner(), block.head_dim);
+        let rows = match block.qkv {
+            Qkv::Whole(_) => self.rows,
+            Qkv::Split { .. } if self.first == 0 => 1,
+            Qkv::Split { .. } => return,
+        };
+        let x = &mut self.x[..rows * embed];
+        let norm = &mut self.norm[..rows * embed];
+        let attended = &mut self.attended[..rows * inner];
+        let hidden = &mut self.hidden[..rows * block.hidden];
+        let Self {
+            scratch, observer, ..
+        } = self;
+
+        let q = Rows::new(qkv, rows, inner, stride);
+        let mut rest = RowsMut::packed(attended, inner);
+        for (h, (head, params)) in heads.iter().zip(&block.attention).enumerate() {
+            let (out, others) = rest.split_at_column(dim);
+            kernels.attention(
+                q.columns(h * dim..(h + 1) * dim),
+                head,
+                params,
+                out,
+                scratch,
+            );
+            rest = others;
+        }
+        let attended = Rows::packed(attended, inner);
+        observer.i8(Point::Attention(i), attended);
+        kernels.linear_residual(&block.proj, attended, RowsMut::packed(x, embed), scratch);
+        observer.i16(Point::Mid(i), Rows::packed(x, embed));
+
+        kernels.layer_norm(
+            &block.norm2,
+            Rows::packed(x, embed),
+            RowsMut::packed(norm, embed),
+        );
+        let norm = Rows::packed(norm, embed);
+        observer.i8(Point::Norm2(i), norm);
+        let out = RowsMut::packed(hidden, block.hidden);
+        kernels.linear_i8(
+            &block.fc1,
+            norm,
+            out,
+            block.fc1_zero_point,
+            Some(&block.gelu),
+            scratch,
+        );
+        let hidden = Rows::packed(hidden, block.hidden);
+        observer.i8(Point::Act(i), hidden);
+        kernels.linear_residual(&block.fc2, hidden, RowsMut::packed(x, embed), scratch);
+        observer.i16(Point::X(i), Rows::packed(x, embed));
+    }
+}
+
+/// Probabilities of integer logits: softmax of `scale * logit` in float64.
+pub fn softmax(logits: &[i32], scale: f64) -> Vec<f64> {
+    let largest = logits.iter().copied().max().unwrap_or(0);
+    let mut p: Vec<f64> = logits
+        .iter()
+        .map(|&l| ((i64::from(l) - i64::from(largest)) as f64 * scale).exp())
+        .collect();
+    let sum: f64 = p.iter().sum();
+    for p in &mut p {
+        *p /= sum;
+    }
+    p
+}
+
+/// The `k` classes with the largest logits, best first; of equals the lower class first.
+pub fn top_k(logits: &[i32], k: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by_key(|&class| std::cmp::Reverse(logits[class]));
+    order.truncate(k);
+    order
+}

@@ -1,0 +1,198 @@
+//! The subnet as the executor runs it: weights unpacked and packed anew for one SIMD tier, once, when an engine is made.
+//!
+//! Depends on [`crate::subnet`] and on the kernels.
+
+use quasar_kernels::{HeadParams, Kernels, LayerNorm, Linear, LinearParams, Tier};
+
+use crate::error::{Error, Result};
+use crate::subnet::config::{Config, Pool};
+use crate::subnet::container::Tensor;
+use crate::subnet::schema::{self, LinearSpec};
+use crate::subnet::{LinearTensors, Subnet};
+
+/// A subnet packed for one tier. Immutable; executors share it.
+#[derive(Clone, Debug)]
+pub struct Network {
+    pub(crate) config: Config,
+    pub(crate) kernels: Kernels,
+    pub(crate) embed: Linear,
+    /// `[grid, embed]`
+    pub(crate) position: Vec<i16>,
+    /// `[prefix_tokens, embed]`
+    pub(crate) prefix: Vec<i16>,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) norm: LayerNorm,
+    pub(crate) head: Linear,
+    pub(crate) head_mult: Vec<i16>,
+}
+
+/// One block, packed.
+#[derive(Clone, Debug)]
+pub(crate) struct Block {
+    pub(crate) heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) hidden: usize,
+    pub(crate) norm1: LayerNorm,
+    pub(crate) qkv: Qkv,
+    pub(crate) attention: Vec<HeadParams>,
+    pub(crate) proj: Linear,
+    pub(crate) norm2: LayerNorm,
+    pub(crate) fc1: Linear,
+    pub(crate) fc1_zero_point: i8,
+    pub(crate) gelu: [i8; 256],
+    pub(crate) fc2: Linear,
+}
+
+/// The qkv layer: whole, or in two where only token 0 needs a query (the last block with `token` pooling).
+#[derive(Clone, Debug)]
+pub(crate) enum Qkv {
+    Whole(Linear),
+    Split { q: Linear, kv: Linear },
+}
+
+impl Block {
+    pub(crate) fn inner(&self) -> usize {
+        self.heads * self.head_dim
+    }
+}
+
+impl Network {
+    /// Packs a subnet for a tier.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedTier`] where this CPU lacks it.
+    pub fn new(subnet: &Subnet, tier: Tier) -> Result<Self> {
+        let kernels = Kernels::new(tier).ok_or_else(|| Error::UnsupportedTier {
+            tier: tier.name().into(),
+            available: supported_tiers()
+                .map(Tier::name)
+                .collect::<Vec<_>>()
+                .join(", "),
+        })?;
+        let config = subnet.config().clone();
+        let layers = schema::linears(&config);
+        let mut layers = layers.iter();
+        let mut next = || decode_next(subnet, &mut layers);
+        let pack = |(spec, tensors): (&LinearSpec, LinearTensors)| {
+            pack_rows(kernels, spec, &tensors, 0, spec.rows)
+        };
+
+        let embed = pack(next());
+        let mut blocks = Vec::with_capacity(config.blocks.len());
+        for (i, block) in config.blocks.iter().enumerate() {
+            let name = |part: &str| format!("blocks.{i}.{part}");
+            let inner = block.inner();
+            let (spec, qkv) = next();
+            let qkv = if i + 1 == config.blocks.len() && config.pool == Pool::Token {
+                Qkv::Split {
+                    q: pack_rows(kernels, spec, &qkv, 0, inner),
+                    kv: pack_rows(kernels, spec, &qkv, inner, 3 * inner),
+                }
+            } else {
+                Qkv::Whole(pack((spec, qkv)))
+            };
+            let mut gelu = [0; 256];
+            gelu.copy_from_slice(bytemuck::cast_slice(subnet.expect(&name("gelu")).data()));
+            blocks.push(Block {
+                heads: block.heads,
+                head_dim: block.head_dim,
+                hidden: block.hidden,
+                norm1: layer_norm(subnet, &name("norm1")),
+                qkv,
+                attention: attention(subnet, &name("attn")),
+                proj: pack(next()),
+                norm2: layer_norm(subnet, &name("norm2")),
+                fc1: pack(next()),
+                fc1_zero_point: block.fc1_zero_point,
+                gelu,
+                fc2: pack(next()),
+            });
+        }
+        let (spec, mut tensors) = next();
+        // The head's own step is the executor's; its requantization is never used.
+        tensors.shift = vec![1; spec.rows];
+        let head_mult = tensors.mult.clone();
+        Ok(Self {
+            embed,
+            position: subnet.expect("position").i16s(),
+            prefix: subnet
+                .tensor("prefix")
+                .map(Tensor::i16s)
+                .unwrap_or_default(),
+            blocks,
+            norm: layer_norm(subnet, "norm"),
+            head: pack((spec, tensors)),
+            head_mult,
+            kernels,
+            config,
+        })
+    }
+
+    /// The subnet's configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The tier that it is packed for.
+    pub fn tier(&self) -> Tier {
+        self.kernels.tier()
+    }
+}
+
+/// The tiers that this CPU runs, slowest first.
+pub fn supported_tiers() -> impl Iterator<Item = Tier> {
+    Tier::ALL.into_iter().filter(|tier| tier.is_supported())
+}
+
+/// The next layer of the schema, which lists them in the order that a network is built in.
+fn decode_next<'a>(
+    subnet: &Subnet,
+    layers: &mut impl Iterator<Item = &'a LinearSpec>,
+) -> (&'a LinearSpec, LinearTensors) {
+    let spec = layers.next().expect("the schema lists every layer");
+    (spec, subnet.linear(spec))
+}
+
+/// Packs the rows `first..last` of a layer.
+fn pack_rows(
+    kernels: Kernels,
+    spec: &LinearSpec,
+    tensors: &LinearTensors,
+    first: usize,
+    last: usize,
+) -> Linear {
+    kernels.pack_linear(&LinearParams {
+        rows: last - first,
+        k: spec.k,
+        weights: &tensors.codes[first * spec.k..last * spec.k],
+        bias: &tensors.bias[first..last],
+        mult: &tensors.mult[first..last],
+        shift: &tensors.shift[first..last],
+    })
+}
+
+fn layer_norm(subnet: &Subnet, name: &str) -> LayerNorm {
+    let part = |part: &str| subnet.expect(&format!("{name}.{part}"));
+    LayerNorm {
+        gain: part("gain").i16s(),
+        bias: part("bias").i16s(),
+        frac: part("frac").data()[0],
+        epsilon: part("epsilon")
+            .values()
+            .next()
+            .expect("epsilon has one element"),
+    }
+}
+
+fn attention(subnet: &Subnet, name: &str) -> Vec<HeadParams> {
+    let part = |part: &str| subnet.expect(&format!("{name}.{part}"));
+    let (mult, out_mult) = (part("mult").i32s(), part("out_mult").i16s());
+    let params = mult.into_iter().zip(out_mult).zip(part("out_shift").data());
+    params
+        .map(|((mult, out_mult), &out_shift)| HeadParams {
+            mult,
+            out_mult,
+            out_shift,
+        })
+        .collect()
+}

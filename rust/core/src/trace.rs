@@ -1,0 +1,316 @@
+//! What the executor can be asked to note on a frame's way: every intermediate, or the time between them.
+//!
+//! Depends on the subnet's config. An observer costs a frame that nobody watches one branch a stage.
+
+use std::time::{Duration, Instant};
+
+use quasar_kernels::Rows;
+
+use crate::subnet::config::Config;
+
+/// A place on a frame's way where a value is complete, with the number of its block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Point {
+    Embed,
+    Norm1(usize),
+    Qkv(usize),
+    Attention(usize),
+    Mid(usize),
+    Norm2(usize),
+    Act(usize),
+    X(usize),
+    Pooled,
+    Logits,
+}
+
+const POINTS_OF_BLOCK: usize = 7;
+
+impl Point {
+    fn all(depth: usize) -> impl Iterator<Item = Self> {
+        let block = |i| {
+            [
+                Self::Norm1(i),
+                Self::Qkv(i),
+                Self::Attention(i),
+                Self::Mid(i),
+                Self::Norm2(i),
+                Self::Act(i),
+                Self::X(i),
+            ]
+        };
+        let blocks = (0..depth).flat_map(block);
+        std::iter::once(Self::Embed)
+            .chain(blocks)
+            .chain([Self::Pooled, Self::Logits])
+    }
+
+    fn index(self, depth: usize) -> usize {
+        let block = |i: usize, at: usize| 1 + i * POINTS_OF_BLOCK + at;
+        match self {
+            Self::Embed => 0,
+            Self::Norm1(i) => block(i, 0),
+            Self::Qkv(i) => block(i, 1),
+            Self::Attention(i) => block(i, 2),
+            Self::Mid(i) => block(i, 3),
+            Self::Norm2(i) => block(i, 4),
+            Self::Act(i) => block(i, 5),
+            Self::X(i) => block(i, 6),
+            Self::Pooled => block(depth, 0),
+            Self::Logits => block(depth, 1),
+        }
+    }
+
+    /// The name of the value, as golden vectors have it.
+    fn tensor(self) -> String {
+        let block = |i: usize, part: &str| format!("blocks.{i}.{part}");
+        match self {
+            Self::Embed => "embed".into(),
+            Self::Norm1(i) => block(i, "norm1"),
+            Self::Qkv(i) => block(i, "qkv"),
+            Self::Attention(i) => block(i, "attn"),
+            Self::Mid(i) => block(i, "mid"),
+            Self::Norm2(i) => block(i, "norm2"),
+            Self::Act(i) => block(i, "act"),
+            Self::X(i) => block(i, "x"),
+            Self::Pooled => "pooled".into(),
+            Self::Logits => "logits".into(),
+        }
+    }
+
+    /// The name of the stage that ends here.
+    fn stage(self) -> String {
+        match self {
+            Self::Attention(i) => format!("blocks.{i}.attention"),
+            Self::Mid(i) => format!("blocks.{i}.proj"),
+            Self::Act(i) => format!("blocks.{i}.fc1"),
+            Self::X(i) => format!("blocks.{i}.fc2"),
+            Self::Pooled => "pool".into(),
+            Self::Logits => "head".into(),
+            other => other.tensor(),
+        }
+    }
+}
+
+/// What a tile notes.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Observer {
+    /// Nothing.
+    #[default]
+    Off,
+    /// The time since the last point, by point.
+    Clock {
+        depth: usize,
+        last: Instant,
+        spent: Vec<Duration>,
+    },
+    /// The values.
+    Trace(Vec<(Point, TraceTensor)>),
+}
+
+impl Observer {
+    pub(crate) fn clock(config: &Config) -> Self {
+        let depth = config.blocks.len();
+        Self::Clock {
+            depth,
+            last: Instant::now(),
+            spent: vec![Duration::ZERO; Point::Logits.index(depth) + 1],
+        }
+    }
+
+    pub(crate) fn trace() -> Self {
+        Self::Trace(Vec::new())
+    }
+
+    /// The tile goes to work: time before does not count.
+    pub(crate) fn start(&mut self) {
+        if let Self::Clock { last, .. } = self {
+            *last = Instant::now();
+        }
+    }
+
+    /// Time that was spent elsewhere for the stage that ends at `point`.
+    pub(crate) fn add(&mut self, point: Point, time: Duration) {
+        if let Self::Clock { depth, spent, .. } = self {
+            spent[point.index(*depth)] += time;
+        }
+    }
+
+    pub(crate) fn i8(&mut self, point: Point, rows: Rows<i8>) {
+        self.note(point, || {
+            (rows.rows(), rows.cols(), TraceData::I8(gather(rows)))
+        });
+    }
+
+    pub(crate) fn i16(&mut self, point: Point, rows: Rows<i16>) {
+        self.note(point, || {
+            (rows.rows(), rows.cols(), TraceData::I16(gather(rows)))
+        });
+    }
+
+    pub(crate) fn i32(&mut self, point: Point, values: &[i32]) {
+        self.note(point, || (1, values.len(), TraceData::I32(values.to_vec())));
+    }
+
+    fn note(&mut self, point: Point, value: impl FnOnce() -> (usize, usize, TraceData)) {
+        match self {
+            Self::Off => {}
+            Self::Clock { depth, last, spent } => {
+                let now = Instant::now();
+                spent[point.index(*depth)] += now - *last;
+                *last = now;
+            }
+            Self::Trace(values) => {
+                let (rows, columns, data) = value();
+                values.push((
+                    point,
+                    TraceTensor {
+                        shape: vec![rows, columns],
+                        data,
+                    },
+                ));
+            }
+        }
+    }
+}
+
+fn gather<T: Copy>(rows: Rows<T>) -> Vec<T> {
+    (0..rows.rows())
+        .flat_map(|i| rows.row(i))
+        .copied()
+        .collect()
+}
+
+/// An intermediate's elements, row-major.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TraceData {
+    /// Codes.
+    I8(Vec<i8>),
+    /// The residual stream.
+    I16(Vec<i16>),
+    /// Logits.
+    I32(Vec<i32>),
+}
+
+/// An intermediate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceTensor {
+    /// `[tokens, columns]`; `[columns]` for `pooled` and `logits`.
+    pub shape: Vec<usize>,
+    /// Its elements.
+    pub data: TraceData,
+}
+
+/// Every intermediate of one frame, in the order of its way: `embed`; for each block `blocks.i.` with `norm1`, `qkv`, `attn`, `mid`
+/// (the residual after attention), `norm2`, `act`, `x`; `pooled`; `logits`.
+///
+/// Rows that are not computed are left out: with `token` pooling the last block has one row behind its qkv, and
+/// only the first of its queries (the others are 0).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    tensors: Vec<(String, TraceTensor)>,
+}
+
+impl Trace {
+    /// Joins what the tiles noted.
+    pub(crate) fn new(config: &Config, tiles: impl Iterator<Item = Observer>) -> Self {
+        let mut tensors: Vec<(String, Option<TraceTensor>)> = Point::all(config.blocks.len())
+            .map(|p| (p.tensor(), None))
+            .collect();
+        for observer in tiles {
+            let Observer::Trace(values) = observer else {
+                continue;
+            };
+            for (point, value) in values {
+                match &mut tensors[point.index(config.blocks.len())].1 {
+                    Some(tensor) => tensor.append(value),
+                    empty => *empty = Some(value),
+                }
+            }
+        }
+        let tensors = tensors.into_iter().filter_map(|(name, tensor)| {
+            let mut tensor = tensor?;
+            if name == "pooled" || name == "logits" {
+                tensor.shape.remove(0);
+            }
+            Some((name, tensor))
+        });
+        Self {
+            tensors: tensors.collect(),
+        }
+    }
+
+    /// Name and value of each intermediate.
+    pub fn tensors(&self) -> &[(String, TraceTensor)] {
+        &self.tensors
+    }
+
+    /// One intermediate.
+    pub fn tensor(&self, name: &str) -> Option<&TraceTensor> {
+        self.tensors
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, tensor)| tensor)
+    }
+}
+
+impl TraceTensor {
+    fn append(&mut self, other: Self) {
+        self.shape[0] += other.shape[0];
+        match (&mut self.data, other.data) {
+            (TraceData::I8(all), TraceData::I8(more)) => all.extend(more),
+            (TraceData::I16(all), TraceData::I16(more)) => all.extend(more),
+            (TraceData::I32(all), TraceData::I32(more)) => all.extend(more),
+            _ => unreachable!("a point has one type"),
+        }
+    }
+}
+
+/// The time that one stage takes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StageTime {
+    /// `preprocess`; `embed`; for each block `blocks.i.` with `norm1`, `qkv`, `attention`, `proj`, `norm2`, `fc1`, `fc2`; `pool`; `head`.
+    pub name: String,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+impl StageTime {
+    pub(crate) fn collect<'a>(
+        config: &Config,
+        preprocess: Duration,
+        tiles: impl Iterator<Item = &'a Observer>,
+    ) -> Vec<Self> {
+        let depth = config.blocks.len();
+        let mut total = vec![Duration::ZERO; Point::Logits.index(depth) + 1];
+        let mut count = 0u32;
+        for tile in tiles {
+            let Observer::Clock { spent, .. } = tile else {
+                continue;
+            };
+            count += 1;
+            total
+                .iter_mut()
+                .zip(spent)
+                .for_each(|(total, spent)| *total += *spent);
+        }
+        let mean = |point: Point| {
+            // Pooling and head run once, not in tiles.
+            let shares = if point >= Point::Pooled {
+                1
+            } else {
+                count.max(1)
+            };
+            Self {
+                name: point.stage(),
+                seconds: (total[point.index(depth)] / shares).as_secs_f64(),
+            }
+        };
+        let first = Self {
+            name: "preprocess".into(),
+            seconds: preprocess.as_secs_f64(),
+        };
+        std::iter::once(first)
+            .chain(Point::all(depth).map(mean))
+            .collect()
+    }
+}
