@@ -17,6 +17,10 @@
 //! validate (out of range they give wrong numbers, never undefined behaviour).
 
 mod buffer;
+#[cfg(target_arch = "aarch64")]
+// Intrinsics are named as the vendor names them, dozens in a file.
+#[allow(clippy::wildcard_imports)]
+mod neon;
 mod rows;
 mod tier;
 mod tiled;
@@ -187,8 +191,8 @@ pub struct Kernels {
 macro_rules! dispatch {
     (@ $isa:ident = $type:ty => $simd:expr) => {{
         type $isa = $type;
-        // SAFETY: Kernels exist only for tiers that this CPU runs; their methods have checked the sizes.
         #[allow(unused_unsafe)] // some operations are safe
+        // SAFETY: Kernels exist only for tiers that this CPU runs; their methods have checked the sizes.
         unsafe {
             $simd
         }
@@ -200,6 +204,8 @@ macro_rules! dispatch {
             Tier::Avx2 => dispatch!(@ $isa = x86::Avx2 => $simd),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512Vnni => dispatch!(@ $isa = x86::Avx512Vnni => $simd),
+            #[cfg(target_arch = "aarch64")]
+            Tier::Neon => dispatch!(@ $isa = neon::Neon => $simd),
             tier => unreachable!("kernels of the unsupported tier {tier}"),
         }
     };

@@ -103,6 +103,23 @@ pub(crate) trait Isa {
         out_stride: usize,
     );
 
+    /// The same for any s8 weights; `tile` itself may count on weights in [-127, 127].
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn tile_wide(
+        a: *const Self::Code,
+        stride: usize,
+        rows: usize,
+        w: *const Self::Weight,
+        width: usize,
+        k: usize,
+        bias: *const i32,
+        out: *mut i32,
+        out_stride: usize,
+    ) {
+        // SAFETY: the same contract.
+        unsafe { Self::tile(a, stride, rows, w, width, k, bias, out, out_stride) }
+    }
+
     /// Output codes; `offset` is `64 * zero_point + 32`.
     unsafe fn requant8(acc: *const i32, requant: Requant, offset: i16, out: Out<i8>);
 
@@ -496,7 +513,7 @@ pub(crate) unsafe fn attention<I: Isa>(
                 let out = &mut logits[i * stride + first..][..(n - 1) * stride + width];
                 // SAFETY: the slices have the sizes that tile reads and writes.
                 unsafe {
-                    I::tile(
+                    I::tile_wide(
                         a.as_ptr(),
                         dim_k,
                         n,
@@ -538,7 +555,7 @@ pub(crate) unsafe fn attention<I: Isa>(
                 // SAFETY: the slices have the sizes that tile reads; the tile buffer holds ROWS rows of PANEL; the
                 // epilogue gets a full tile, a panel of means and a scale for each row.
                 unsafe {
-                    I::tile(
+                    I::tile_wide(
                         a.as_ptr(),
                         stride,
                         n,

@@ -381,7 +381,7 @@ impl Isa for Avx2 {
             for acc in &mut acc {
                 // SAFETY: no instruction; it hides that every product is the same.
                 unsafe {
-                    asm!("/* {0} */", inout(ymm_reg) a, options(nomem, nostack, preserves_flags))
+                    asm!("/* {0} */", inout(ymm_reg) a, options(nomem, nostack, preserves_flags));
                 };
                 *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(a, w));
             }
