@@ -9,6 +9,7 @@
 //! | [`preprocess`] | resize, crop, colour, patches | `u8` image, patch codes |
 //! | [`cpu`] | runs the graph on any number of threads | `i32` logits |
 //! | [`trace`] | notes intermediates or times on the way | [`trace::Trace`] |
+//! | [`verify`] | runs the linear layers again as 4-bit atoms in row pairs | differences |
 //!
 //! [`error`] is below them all. The arithmetic is `quasar-kernels`', as `docs/integer-model.md` defines it.
 
@@ -21,6 +22,7 @@ pub mod preprocess;
 pub mod rows;
 pub mod subnet;
 pub mod trace;
+pub mod verify;
 
 pub use cpu::Executor;
 pub use error::{Error, Result};

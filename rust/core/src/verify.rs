@@ -1,0 +1,247 @@
+//! The graph's linear layers run as an accelerator runs them: 4-bit atoms, row pairs, output address table.
+//!
+//! Depends on [`crate::rows`], [`crate::subnet`] and [`crate::trace`]. Slow; for tests and for the `verify` command.
+
+use quasar_kernels::scalar;
+
+use crate::error::{Error, Result};
+use crate::preprocess;
+use crate::rows::PairedMatrix;
+use crate::subnet::config::Pool;
+use crate::subnet::schema::{self, LinearSpec};
+use crate::subnet::{LinearTensors, Subnet};
+use crate::trace::{Trace, TraceData};
+
+/// How one layer compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerCheck {
+    /// The layer's name.
+    pub layer: String,
+    /// How many outputs were compared.
+    pub values: usize,
+    /// How many of them differ.
+    pub differing: usize,
+}
+
+/// Runs every linear layer on its traced input, through atoms and row pairs, and compares with its traced output.
+///
+/// `image` is the one that was traced, as preprocessing leaves it.
+///
+/// # Errors
+/// [`Error::InvalidValue`] where the trace or the image is not of this subnet.
+pub fn atoms(subnet: &Subnet, image: &[u8], trace: &Trace) -> Result<Vec<LayerCheck>> {
+    let config = subnet.config();
+    if image.len() != config.image.bytes() {
+        return Err(Error::InvalidValue(format!(
+            "an image of {} bytes is not this subnet's",
+            image.len()
+        )));
+    }
+    let mut patches = vec![0; config.patches() * config.patch_len()];
+    preprocess::patch_codes(
+        image,
+        config.image,
+        config.patch,
+        config.grid().1,
+        0,
+        &mut patches,
+    );
+    let layers = schema::linears(config);
+    layers
+        .iter()
+        .map(|spec| check_layer(subnet, spec, trace, &patches))
+        .collect()
+}
+
+fn check_layer(
+    subnet: &Subnet,
+    spec: &LinearSpec,
+    trace: &Trace,
+    patches: &[i8],
+) -> Result<LayerCheck> {
+    let config = subnet.config();
+    let layer = Layer::new(subnet, spec)?;
+    let (block, part) = spec.name.rsplit_once('.').unwrap_or(("", &spec.name));
+    let of_block = |part: &str| format!("{block}.{part}");
+    let number: usize = block
+        .rsplit('.')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0);
+    match part {
+        "embed" => {
+            let position = subnet.expect("position").i16s();
+            let embedded = i16s(trace, "embed")?;
+            layer.residual(
+                patches,
+                &position,
+                embedded
+                    .get(config.prefix_tokens * config.embed..)
+                    .unwrap_or(&[]),
+            )
+        }
+        "qkv" => {
+            let last = number + 1 == config.blocks.len() && config.pool == Pool::Token;
+            let unasked = if last {
+                config.blocks[number].inner()
+            } else {
+                0
+            };
+            layer.codes(
+                i8s(trace, &of_block("norm1"))?,
+                i8s(trace, &of_block("qkv"))?,
+                unasked,
+                |layer, row, acc| scalar::requant8(acc, layer.shift[row], layer.mult[row], 0),
+            )
+        }
+        "proj" => {
+            let before = if number == 0 {
+                "embed".into()
+            } else {
+                format!("blocks.{}.x", number - 1)
+            };
+            layer.residual(
+                i8s(trace, &of_block("attn"))?,
+                i16s(trace, &before)?,
+                i16s(trace, &of_block("mid"))?,
+            )
+        }
+        "fc1" => {
+            let table = subnet.expect(&of_block("gelu")).data();
+            let zero_point = config.blocks[number].fc1_zero_point;
+            layer.codes(
+                i8s(trace, &of_block("norm2"))?,
+                i8s(trace, &of_block("act"))?,
+                0,
+                |layer, row, acc| {
+                    let code = scalar::requant8(acc, layer.shift[row], layer.mult[row], zero_point);
+                    table[(i32::from(code) + 128) as usize] as i8
+                },
+            )
+        }
+        "fc2" => layer.residual(
+            i8s(trace, &of_block("act"))?,
+            i16s(trace, &of_block("mid"))?,
+            i16s(trace, &of_block("x"))?,
+        ),
+        _ => {
+            let TraceData::I32(logits) = values(trace, "logits")? else {
+                return Err(foreign("logits"));
+            };
+            layer.compare(i8s(trace, "pooled")?, logits, |_, row, acc| {
+                Some(
+                    ((i64::from(acc) * i64::from(layer.parameters.mult[row]) + (1 << 14)) >> 15)
+                        as i32,
+                )
+            })
+        }
+    }
+}
+
+/// A layer as an accelerator holds it.
+struct Layer<'a> {
+    spec: &'a LinearSpec,
+    parameters: LinearTensors,
+    matrix: PairedMatrix,
+}
+
+impl<'a> Layer<'a> {
+    fn new(subnet: &Subnet, spec: &'a LinearSpec) -> Result<Self> {
+        let parameters = subnet.linear(spec);
+        let matrix = PairedMatrix::new(&parameters.codes, spec.rows, spec.k, &parameters.bits)?;
+        Ok(Self {
+            spec,
+            parameters,
+            matrix,
+        })
+    }
+
+    /// Compares `output` with `expect(token, row, accumulator)`; `None` is not compared.
+    fn compare<T: Copy + PartialEq>(
+        &self,
+        input: &[i8],
+        output: &[T],
+        expect: impl Fn(usize, usize, i32) -> Option<T>,
+    ) -> Result<LayerCheck> {
+        let LinearSpec { name, rows, k, .. } = self.spec;
+        // With `token` pooling the last block has fewer outputs than inputs.
+        let tokens = output.len() / rows;
+        if input.len() < tokens * k || output.len() != tokens * rows || tokens == 0 {
+            return Err(foreign(name));
+        }
+        let mut check = LayerCheck {
+            layer: name.clone(),
+            values: 0,
+            differing: 0,
+        };
+        let mut accumulators = vec![0; *rows];
+        for (token, (input, output)) in input
+            .chunks_exact(*k)
+            .zip(output.chunks_exact(*rows))
+            .enumerate()
+        {
+            self.matrix
+                .matvec(input, &self.parameters.bias, &mut accumulators);
+            for (row, (&acc, &value)) in accumulators.iter().zip(output).enumerate() {
+                if let Some(expected) = expect(token, row, acc) {
+                    check.values += 1;
+                    check.differing += usize::from(expected != value);
+                }
+            }
+        }
+        Ok(check)
+    }
+
+    /// A layer that gives codes. Of tokens behind the first, rows before `unasked` are not compared.
+    fn codes(
+        &self,
+        input: &[i8],
+        output: &[i8],
+        unasked: usize,
+        requantize: impl Fn(&LinearTensors, usize, i32) -> i8,
+    ) -> Result<LayerCheck> {
+        self.compare(input, output, |token, row, acc| {
+            (token == 0 || row >= unasked).then(|| requantize(&self.parameters, row, acc))
+        })
+    }
+
+    /// A layer that adds to the residual.
+    fn residual(&self, input: &[i8], before: &[i16], after: &[i16]) -> Result<LayerCheck> {
+        if before.len() < after.len() {
+            return Err(foreign(&self.spec.name));
+        }
+        let LinearTensors { shift, mult, .. } = &self.parameters;
+        self.compare(input, after, |token, row, acc| {
+            let update = scalar::requant16(acc, shift[row], mult[row]);
+            Some(scalar::add_residual(
+                before[token * self.spec.rows + row],
+                update,
+            ))
+        })
+    }
+}
+
+fn foreign(what: &str) -> Error {
+    Error::InvalidValue(format!("the trace does not fit this subnet at {what}"))
+}
+
+fn values<'a>(trace: &'a Trace, name: &str) -> Result<&'a TraceData> {
+    trace
+        .tensor(name)
+        .map(|tensor| &tensor.data)
+        .ok_or_else(|| foreign(name))
+}
+
+fn i8s<'a>(trace: &'a Trace, name: &str) -> Result<&'a [i8]> {
+    match values(trace, name)? {
+        TraceData::I8(data) => Ok(data),
+        _ => Err(foreign(name)),
+    }
+}
+
+fn i16s<'a>(trace: &'a Trace, name: &str) -> Result<&'a [i16]> {
+    match values(trace, name)? {
+        TraceData::I16(data) => Ok(data),
+        _ => Err(foreign(name)),
+    }
+}
