@@ -105,8 +105,11 @@ test-min: wheel ## The Python tests with the oldest supported numpy and pillow, 
 	@bash tools/test-min.sh
 
 .PHONY: test-aarch64
-test-aarch64: ## Rust tests for the NEON tier, under emulation
-	@bash tools/test-aarch64.sh
+test-aarch64: ## Rust tests for the NEON tier, under emulation; appends to docs/logs/test-aarch64.md
+	@log=docs/logs/test-aarch64.md; output=$$(mktemp); trap 'rm -f "$$output"' EXIT; \
+	sh tools/test-aarch64.sh | tee "$$output"; \
+	[ -f $$log ] || printf '# Emulated AArch64 tests\n\nOne line for each run of `make test-aarch64` (qemu-user, Cortex-A53).\n\n| date | commit | tests passed |\n|---|---|---|\n' >$$log; \
+	echo "| $$(date -u +%F) | $$(git describe --always --dirty) | $$(awk '/^test result: ok/ {n += $$4} END {print n + 0}' "$$output") |" >>$$log
 
 .PHONY: bench
 bench: install-test ## Latency, GMAC/s and the share of the measured int8 peak (pytest-benchmark)
@@ -165,7 +168,7 @@ vectors: install-test ## Regenerate the golden vectors from the oracle; fails if
 
 .PHONY: train-fashion-mnist
 train-fashion-mnist: install-test dataset ## Train, quantize and export the packaged subnet
-	python tools/train.py --config tools/configs/fashion-mnist.toml
+	python tools/train.py --config python/quasar_rt/train/recipes/fashion-mnist.toml
 
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs)
