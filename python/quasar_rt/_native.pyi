@@ -7,16 +7,21 @@ import numpy as np
 import numpy.typing as npt
 
 _Tensor = tuple[str, str, list[int], bytes]
+_Output = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], list[tuple[int, float]]]
+_Pixels = npt.NDArray[np.uint8]
 _Layer = tuple[str, int, int, int, int, int, int]
 
 __all__ = [
+    "Engine",
     "Subnet",
+    "default_threads",
     "error_classes",
     "join_atoms",
     "pack_rows",
     "quantize_rows",
     "row_pairs",
     "split_atoms",
+    "tiers",
     "unpack_rows",
 ]
 
@@ -35,6 +40,19 @@ class Subnet:
     def sha256(self) -> str: ...
     def summary(self) -> tuple[int, int, int, int, list[_Layer]]: ...
 
+@final
+class Engine:
+    def __new__(cls, subnet: Subnet, threads: int | None, tier: str | None) -> Engine: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def tier(self) -> str: ...
+    def infer(self, pixels: _Pixels, top: int) -> tuple[_Output, int, int]: ...
+    def infer_batch(self, pixels: list[_Pixels], top: int) -> tuple[list[_Output], int]: ...
+    def profile(self, pixels: _Pixels) -> list[tuple[str, float]]: ...
+
+def tiers() -> list[tuple[str, bool]]: ...
+def default_threads() -> int: ...
 def error_classes() -> dict[str, type[Exception]]: ...
 def quantize_rows(
     weights: npt.NDArray[np.float32],

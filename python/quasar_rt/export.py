@@ -21,10 +21,10 @@ from timm.models.vision_transformer import Attention, Block, LayerNorm, Mlp, Pat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .subnet import Subnet
 from .bits import choose_bits, row_scores
 from .build import Affine, BlockSpec, LinearSpec, NetworkSpec, NormSpec, build_subnet
 from .images import ImageLike, preprocess
+from .subnet import Subnet
 
 __all__ = ["UnsupportedModelError", "export_timm"]
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Union, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import ImageError
 
@@ -85,7 +85,7 @@ def _from_file(path: Path) -> Pixels:
         raise ImageError(f"there is no file '{path}'") from None
     except IsADirectoryError:
         raise ImageError(f"'{path}' is a directory; give the image files in it") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(f"'{path}' is not an image in a format that Pillow knows") from None
     # A damaged file makes Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error, ...).
     except Exception as error:

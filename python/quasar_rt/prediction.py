@@ -12,7 +12,8 @@ import numpy.typing as npt
 __all__ = ["Prediction", "Score", "Timings"]
 
 
-class Score(NamedTuple):
+@dataclass(frozen=True)
+class Score:
     """One class and how likely it is."""
 
     label: str

@@ -68,7 +68,8 @@ def quantize_rows(
         scales: [R], positive; chosen by `method` where None. A code is ``weight / scale``, rounded half to even and
             clamped.
         method: ``"minmax"`` maps the row's largest magnitude to the largest code; ``"mse"`` searches the scale of a
-            4-bit row for the least squared error, which clips outliers where that pays. An all-zero row gets the scale 1.
+            4-bit row for the least squared error, which clips outliers where that pays. An all-zero row has
+            the scale 1.
 
     Raises:
         quasar_rt.InvalidValueError: a weight is NaN or infinite (also: beyond float32), `bits` has another value or
@@ -83,20 +84,22 @@ def quantize_rows(
         >>> rows
         <PackedRows 2x3: 1 of 4 bits, 1 of 8 bits, 5 bytes>
     """
-    weights = np.asarray(weights)
-    if weights.dtype not in (np.float32, np.float64) or weights.ndim != 2:
+    matrix: npt.NDArray[Any] = np.asarray(weights)
+    if matrix.dtype not in (np.float32, np.float64) or matrix.ndim != 2:
         raise InvalidValueError(
-            f"weights must be float32 or float64, (rows, columns), not {_describe(weights)}"
+            f"weights must be float32 or float64, (rows, columns), not {_describe(matrix)}"
         )
     with np.errstate(over="ignore"):
-        narrow = np.ascontiguousarray(weights, dtype=np.float32)
-    row_bits = _row_bits(bits, len(weights))
+        narrow: npt.NDArray[np.float32] = np.ascontiguousarray(matrix, dtype=np.float32)
+    row_bits = _row_bits(bits, len(matrix))
+    given: npt.NDArray[np.float32] | None = None
     if scales is not None:
-        scales = np.ascontiguousarray(scales, dtype=np.float32)
-        if scales.ndim != 1:
-            raise InvalidValueError(f"scales must have shape (rows,), not {_describe(scales)}")
-    data, row_scales = _native.quantize_rows(narrow, row_bits, scales, method)
-    return PackedRows(data, row_bits, row_scales, weights.shape[1])
+        given = np.asarray(scales, dtype=np.float32)
+        if given.ndim != 1:
+            raise InvalidValueError(f"scales must have shape (rows,), not {_describe(given)}")
+        given = np.ascontiguousarray(given)
+    data, row_scales = _native.quantize_rows(narrow, row_bits, given, method)
+    return PackedRows(data, row_bits, row_scales, matrix.shape[1])
 
 
 def pack_rows(codes: npt.NDArray[np.int8], bits: int | npt.ArrayLike) -> npt.NDArray[np.uint8]:

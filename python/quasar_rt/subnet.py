@@ -20,7 +20,7 @@ from .errors import ConfigError, FileError, TensorError
 
 __all__ = ["Layer", "Subnet", "Summary"]
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "I8": np.dtype("i1"),
     "I16": np.dtype("<i2"),
@@ -67,9 +67,9 @@ class Subnet:
     Made by `load`, `from_bytes` or `from_parts`, each of which checks it wholly.
     """
 
-    __slots__ = ("_native",)
+    __slots__ = ("_inner",)
 
-    _native: _native.Subnet
+    _inner: _native.Subnet
 
     def __init__(self) -> None:
         raise TypeError(
@@ -79,7 +79,7 @@ class Subnet:
     @classmethod
     def _wrap(cls, native: _native.Subnet) -> Subnet:
         self = object.__new__(cls)
-        self._native = native
+        self._inner = native
         return self
 
     @classmethod
@@ -124,7 +124,7 @@ class Subnet:
 
     def to_bytes(self) -> bytes:
         """The bytes of the ``.qvit`` file. Equal subnets give equal bytes."""
-        return self._native.to_bytes()
+        return self._inner.to_bytes()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a ``.qvit`` file: to a temporary neighbour first, then renamed, so that no reader sees half of it.
@@ -132,19 +132,19 @@ class Subnet:
         Raises:
             quasar_rt.FileError: it cannot be written.
         """
-        self._native.save(Path(path))
+        self._inner.save(Path(path))
 
     @property
     def config(self) -> dict[str, Any]:
         """The configuration (``docs/subnet-file.md``), a fresh copy."""
-        config: dict[str, Any] = json.loads(self._native.config())
+        config: dict[str, Any] = json.loads(self._inner.config())
         return config
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         """Copies of all tensors by name, with the dtypes and shapes of ``docs/subnet-file.md``."""
         return {
             name: np.frombuffer(data, _DTYPES[dtype]).reshape(shape).copy()
-            for name, dtype, shape, data in self._native.tensors()
+            for name, dtype, shape, data in self._inner.tensors()
         }
 
     @property
@@ -165,12 +165,12 @@ class Subnet:
     @property
     def sha256(self) -> str:
         """The digest (hex) of configuration and tensors, as the file states it."""
-        return self._native.sha256()
+        return self._inner.sha256()
 
     def summary(self) -> Summary:
         """Sizes and work, in total and by layer."""
-        *totals, layers = self._native.summary()
-        return Summary(*totals, [Layer(*layer) for layer in layers])
+        parameters, weight_bytes, tensor_bytes, macs, layers = self._inner.summary()
+        return Summary(parameters, weight_bytes, tensor_bytes, macs, [Layer(*layer) for layer in layers])
 
     def __reduce__(self) -> tuple[Any, tuple[bytes]]:
         return Subnet.from_bytes, (self.to_bytes(),)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._native import Subnet
 from .build import ACCUMULATOR_LIMIT, random_subnet
 from .oracle import unpack_rows
+from .subnet import Subnet
 
 
 def scramble(subnet: Subnet, seed: int) -> Subnet:

@@ -1,6 +1,7 @@
 //! `quasar_rt._native`: the Rust core as Python sees it. Only bindings: the work is `quasar-core`'s, the API that users read is
 //! `python/quasar_rt`'s, and `_native.pyi` there has the types (stubtest compares them with this module).
 
+mod engine;
 mod errors;
 mod rows;
 mod subnet;
@@ -9,6 +10,8 @@ use pyo3::prelude::*;
 
 #[pymodule]
 mod _native {
+    #[pymodule_export]
+    use crate::engine::{default_threads, tiers, Engine};
     #[pymodule_export]
     use crate::errors::error_classes;
     #[pymodule_export]

@@ -1,0 +1,78 @@
+"""How fast a subnet runs here. Depends on the engine and NumPy."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from .build import random_subnet
+from .engine import Engine
+from .subnet import Subnet
+
+__all__ = ["RANDOM_SHAPES", "Speed", "measure", "open_subnet"]
+
+RANDOM_SHAPES = {
+    "deit-tiny": {"embed": 192, "depth": 12, "heads": 3},
+    "deit-small": {"embed": 384, "depth": 12, "heads": 6},
+    "deit-base": {"embed": 768, "depth": 12, "heads": 12},
+}
+"""Shapes by name (Touvron et al. 2021, table 1), made with random weights: 224x224 RGB, patches of 16, 1000 classes."""
+
+
+class Speed(NamedTuple):
+    """What was measured on this machine."""
+
+    tier: str
+    threads: int
+    frames: int
+    """How many single frames the latencies are from."""
+    median_ms: float
+    """Latency of one frame, pixels to logits."""
+    p90_ms: float
+    """Nine of ten frames were at least as fast."""
+    batch_images_per_second: float
+    """`Engine.infer_batch`: a picture for each thread."""
+    gmacs_per_second: float
+    """Billions of multiply-accumulates a second at the median latency."""
+
+
+def open_subnet(name: str | os.PathLike[str]) -> Subnet:
+    """A subnet by path or packaged name, or a random one by a name of `RANDOM_SHAPES`."""
+    if name in RANDOM_SHAPES:
+        embed, depth, heads = (RANDOM_SHAPES[str(name)][key] for key in ("embed", "depth", "heads"))
+        return random_subnet(embed=embed, depth=depth, heads=heads, name=str(name))
+    return Subnet.load(name)
+
+
+def measure(engine: Engine, seconds: float = 2.0, seed: int = 0) -> Speed:
+    """Run random pictures of the subnet's own size for about `seconds`, half of them singly and half in batches."""
+    image = engine.subnet.config["image"]
+    shape = (image["height"], image["width"], image["channels"])
+    picture = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    engine.infer(picture)  # touches the memory
+
+    latencies: list[float] = []
+    end = time.perf_counter() + seconds / 2
+    while not latencies or time.perf_counter() < end:
+        timings = engine.infer(picture).timings
+        latencies.append(timings.preprocess_ms + timings.compute_ms)
+    median = float(np.median(latencies))
+
+    size = max(2 * engine.threads, int(100 / median))
+    images = 0
+    start = time.perf_counter()
+    while not images or time.perf_counter() - start < seconds / 2:
+        images += len(engine.infer_batch([picture] * size))
+    rate = images / (time.perf_counter() - start)
+    return Speed(
+        tier=engine.tier,
+        threads=engine.threads,
+        frames=len(latencies),
+        median_ms=median,
+        p90_ms=float(np.quantile(latencies, 0.9)),
+        batch_images_per_second=rate,
+        gmacs_per_second=engine.subnet.summary().macs / median / 1e6,
+    )

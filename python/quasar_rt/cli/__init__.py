@@ -1,0 +1,81 @@
+"""The command ``quasar-rt``.
+
+One file a command; each imports what it needs when it runs, so that ``--help`` is fast.
+"""
+
+from __future__ import annotations
+
+import signal
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from ..errors import QuasarError
+
+__all__ = ["cli", "main"]
+
+_COMMANDS = {
+    "demo": "Classify the packaged sample images with the packaged subnet.",
+    "infer": "Classify image files.",
+    "eval": "Measure a subnet's accuracy on a data set.",
+    "bench": "Measure latency and throughput.",
+    "info": "Show what a subnet holds.",
+    "devices": "Show what this machine offers to run on.",
+    "verify": "Run every backend and tier on the same inputs and compare the bits.",
+}
+
+
+class Failure(click.ClickException):
+    """An error that the user can mend: one line on stderr, exit code 2."""
+
+    exit_code = 2
+
+
+class _Commands(click.Group):
+    """Commands that are imported when they are run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"{__name__}.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # From the table above: the commands' modules stay unread.
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (QuasarError, OSError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise Failure(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 all is well; 1 a check failed (verify found a difference, some images could not be read); "
+    "2 wrong usage or unusable input; 130 interrupted. Errors go to stderr. With --json, JSON alone goes to stdout.",
+)
+@click.version_option(package_name="quasar-rt", prog_name="quasar-rt")
+def cli() -> None:
+    """Run row-wise 4/8-bit Vision Transformers in integers only."""
+
+
+def main() -> NoReturn:
+    """The console script."""
+    if hasattr(signal, "SIGPIPE"):
+        # `quasar-rt ... | head` ends silently, like other Unix tools.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    cli()
+    raise AssertionError("click ends the process")

@@ -1,0 +1,71 @@
+"""``quasar-rt bench``."""
+
+from __future__ import annotations
+
+import warnings
+
+import click
+
+from .options import as_json
+from .output import print_json, print_table
+
+
+@click.command("bench", short_help="Measure latency and throughput.")
+@click.argument("subnet")
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="Device to run on.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    multiple=True,
+    metavar="N",
+    help="Threads; may be repeated. By default one, then all cores.",
+)
+@click.option(
+    "--tier", multiple=True, metavar="NAME", help="Instruction set; may be repeated. By default the best one."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(0), default=4.0, show_default=True, help="Time for each measurement."
+)
+@as_json
+def command(
+    subnet: str, device: str, threads: tuple[int, ...], tier: tuple[str, ...], seconds: float, as_json: bool
+) -> None:
+    """Measure how fast SUBNET runs on this machine.
+
+    SUBNET is a .qvit file, a packaged subnet's name, or one of deit-tiny, deit-small and deit-base: networks of those
+    shapes with random weights.
+    """
+    from ..bench import measure, open_subnet
+    from ..device import devices
+    from ..engine import Engine
+    from ..errors import UntrainedWarning
+
+    loaded = open_subnet(subnet)
+    counts = threads or tuple(sorted({1, devices()[0].threads}))
+    speeds = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UntrainedWarning)  # nobody looks at the labels
+        for name in tier or (None,):
+            for count in counts:
+                with Engine(loaded, device, count, name) as engine:
+                    speeds.append(measure(engine, seconds))
+    macs = loaded.summary().macs
+    if as_json:
+        print_json({"subnet": loaded.name, "macs": macs, "measured": [speed._asdict() for speed in speeds]})
+        return
+    print_table(
+        ["tier", ">threads", ">median", ">p90", ">frames/s", ">batch, images/s", ">GMAC/s"],
+        [
+            [
+                speed.tier,
+                str(speed.threads),
+                f"{speed.median_ms:.2f} ms",
+                f"{speed.p90_ms:.2f} ms",
+                f"{1000 / speed.median_ms:,.1f}",
+                f"{speed.batch_images_per_second:,.1f}",
+                f"{speed.gmacs_per_second:.1f}",
+            ]
+            for speed in speeds
+        ],
+        title=f"{loaded.name}: {macs / 1e6:,.1f} million multiply-accumulates a frame (measured here)",
+    )

@@ -1,0 +1,69 @@
+"""``quasar-rt demo``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from . import Failure
+from .options import as_json, engine_options, open_engine
+from .output import print_json, print_table
+
+SUBNET = "fashion-mnist"
+
+
+@click.command("demo", short_help="Classify the packaged sample images.")
+@engine_options
+@as_json
+def command(as_json: bool, **options: Any) -> None:
+    """Classify the packaged sample images with the packaged subnet."""
+    from ..packaged import sample_images
+
+    samples = sample_images(SUBNET)
+    if not samples:
+        raise Failure(
+            "this installation has no sample images; install a release wheel, or classify files of your own with "
+            "`quasar-rt infer IMAGES...`"
+        )
+    with open_engine(SUBNET, **options) as engine:
+        engine.infer(samples[0].path)  # the first frame pays for touching the memory
+        predictions = [(sample, engine.infer(sample.path)) for sample in samples]
+        device = f"{engine.device} ({engine.tier}, {engine.threads} threads)"
+    if as_json:
+        print_json(
+            {
+                "subnet": SUBNET,
+                "device": device,
+                "images": [
+                    {
+                        "image": sample.path.name,
+                        "label": prediction.label,
+                        "probability": prediction.probability,
+                        "truth": sample.label,
+                        "ms": prediction.timings.total_ms,
+                    }
+                    for sample, prediction in predictions
+                ],
+            }
+        )
+        return
+    print_table(
+        ["image", "label", "truth", ">probability", ">time", "device"],
+        [
+            [
+                sample.path.name,
+                prediction.label,
+                sample.label or "?",
+                f"{prediction.probability:.1%}",
+                f"{prediction.timings.total_ms:.2f} ms",
+                device,
+            ]
+            for sample, prediction in predictions
+        ],
+    )
+    known = [
+        (sample.label, prediction.label) for sample, prediction in predictions if sample.label is not None
+    ]
+    right = sum(truth == label for truth, label in known)
+    click.echo(f"{right} of {len(known)} right. Next: quasar-rt infer YOUR_IMAGE, or quasar-rt info {SUBNET}")

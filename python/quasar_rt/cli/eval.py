@@ -1,0 +1,84 @@
+"""``quasar-rt eval``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from . import Failure
+from .options import as_json, engine_options, open_engine
+from .output import print_json, print_table, progress
+
+
+@click.command("eval", short_help="Measure a subnet's accuracy on a data set.")
+@click.argument("subnet")
+@click.option(
+    "--data",
+    required=True,
+    metavar="fashion-mnist|DIR",
+    help="Fashion-MNIST's 10,000 test images, or a folder with one sub-folder of images for each class.",
+)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Use the first N images only.")
+@click.option(
+    "--batch", type=click.IntRange(1), default=256, show_default=True, help="Images decoded at a time."
+)
+@engine_options
+@as_json
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    subnet: str,
+    data: str,
+    limit: int | None,
+    batch: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure the accuracy of SUBNET (a .qvit file or a packaged subnet's name) on a data set.
+
+    An image that cannot be read is reported on stderr and left out; the exit code is then 1.
+    """
+    from ..evaluate import evaluate, open_dataset
+
+    with open_engine(subnet, **options) as engine:
+        try:
+            dataset = open_dataset(data, engine.subnet.classes)
+        except (OSError, ValueError) as error:
+            raise Failure(str(error)) from error
+        dataset = dataset[:limit]
+        result = evaluate(
+            engine,
+            progress(dataset, len(dataset), "eval"),
+            batch=batch,
+            on_unreadable=lambda error: click.echo(f"error: {error}", err=True),
+        )
+        about = {
+            "subnet": engine.subnet.name,
+            "data": data,
+            "device": engine.device,
+            "tier": engine.tier,
+            "threads": engine.threads,
+        }
+    if not result.images:
+        raise Failure(f"no image of {data} could be used")
+    if as_json:
+        print_json({**about, **result._asdict(), "images_per_second": result.images_per_second})
+    else:
+        print_table(
+            ["subnet", "data", ">images", ">top-1", ">top-5", ">images/s", "device"],
+            [
+                [
+                    str(about["subnet"]),
+                    data,
+                    str(result.images),
+                    f"{result.top1:.2%}",
+                    f"{result.top5:.2%}",
+                    f"{result.images_per_second:,.0f}",
+                    f"{about['device']} ({about['tier']}, {about['threads']} threads)",
+                ]
+            ],
+        )
+    if result.unreadable:
+        ctx.exit(1)

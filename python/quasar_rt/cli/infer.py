@@ -1,0 +1,85 @@
+"""``quasar-rt infer``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from .options import as_json, engine_options, open_engine
+from .output import print_json, print_table
+
+
+@click.command("infer", short_help="Classify image files.")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
+@click.option(
+    "--subnet",
+    default="fashion-mnist",
+    show_default=True,
+    metavar="SUBNET",
+    help="A .qvit file or a packaged subnet's name.",
+)
+@click.option(
+    "--top-k", type=click.IntRange(1), default=3, show_default=True, help="Classes to list for each image."
+)
+@engine_options
+@as_json
+@click.pass_context
+def command(
+    ctx: click.Context, /, images: tuple[str, ...], subnet: str, top_k: int, as_json: bool, **options: Any
+) -> None:
+    """Classify image files.
+
+    An image that cannot be read is reported on stderr; the others are classified all the same, and the exit code is 1.
+    """
+    from ..errors import ImageError
+
+    results: list[dict[str, Any]] = []
+    failures = 0
+    with open_engine(subnet, **options) as engine:
+        for image in images:
+            try:
+                prediction = engine.infer(image, top_k=top_k)
+            except ImageError as error:
+                failures += 1
+                click.echo(f"error: {error}", err=True)
+                results.append({"image": image, "error": str(error)})
+                continue
+            results.append(
+                {
+                    "image": image,
+                    "label": prediction.label,
+                    "index": prediction.index,
+                    "probability": prediction.probability,
+                    "top_k": [asdict(score) for score in prediction.top_k],
+                    "timings": prediction.timings._asdict(),
+                }
+            )
+        about = {
+            "subnet": engine.subnet.name,
+            "device": engine.device,
+            "tier": engine.tier,
+            "threads": engine.threads,
+        }
+    if as_json:
+        print_json({**about, "images": results})
+    elif failures < len(results):
+        print_table(
+            ["image", "label", ">probability", "then", ">time"],
+            [
+                [
+                    result["image"],
+                    result["label"],
+                    f"{result['probability']:.1%}",
+                    ", ".join(
+                        f"{score['label']} {score['probability']:.1%}" for score in result["top_k"][1:]
+                    ),
+                    f"{sum(result['timings'].values()):.2f} ms",
+                ]
+                for result in results
+                if "error" not in result
+            ],
+        )
+    if failures:
+        ctx.exit(1)

@@ -1,0 +1,55 @@
+"""``quasar-rt info``."""
+
+from __future__ import annotations
+
+import click
+
+from .options import as_json
+from .output import print_json, print_table
+
+
+@click.command("info", short_help="Show what a subnet holds.")
+@click.argument("subnet")
+@as_json
+def command(subnet: str, as_json: bool) -> None:
+    """Show what SUBNET (a .qvit file or a packaged subnet's name) holds: architecture, layers, widths, provenance."""
+    from ..subnet import Subnet
+
+    loaded = Subnet.load(subnet)
+    config, summary = loaded.config, loaded.summary()
+    if as_json:
+        layers = [layer._asdict() for layer in summary.layers]
+        print_json({"config": config, **summary._asdict(), "layers": layers, "sha256": loaded.sha256})
+        return
+    image, patch, resize = config["image"], config["patch"], config["preprocess"]["resize"]
+    classes = config["classes"]
+    shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+    heads = "/".join(str(count) for count in sorted({block["heads"] for block in config["blocks"]}))
+    resizing = " ".join(str(value) for value in resize.values())
+    facts = [
+        ("name", config["name"]),
+        ("trained", "yes" if config["trained"] else "no: random weights"),
+        (
+            "image",
+            f"{image['height']} x {image['width']}, {'gray' if image['channels'] == 1 else 'RGB'}; resize {resizing}",
+        ),
+        ("patches", f"{patch['kernel']} x {patch['kernel']}, stride {patch['stride']}, pad {patch['pad']}"),
+        (
+            "network",
+            f"{len(config['blocks'])} blocks of {config['embed']}, {heads} heads, {config['pool']} pooling",
+        ),
+        ("classes", f"{len(classes)}: {shown}"),
+        ("parameters", f"{summary.parameters:,}"),
+        ("size", f"{summary.tensor_bytes:,} bytes, {summary.weight_bytes:,} of them packed weights"),
+        ("work", f"{summary.macs / 1e6:,.1f} million multiply-accumulates a frame"),
+        ("sha256", loaded.sha256),
+        *((f"provenance: {key}", str(value)) for key, value in config["provenance"].items()),
+    ]
+    print_table(["", ""], facts)
+    print_table(
+        ["layer", ">rows", ">columns", ">4-bit rows", ">8-bit rows", ">bytes", ">MMAC"],
+        [
+            [name, str(rows), str(columns), str(rows4), str(rows8), f"{size:,}", f"{macs / 1e6:.2f}"]
+            for name, rows, columns, rows4, rows8, size, macs in summary.layers
+        ],
+    )

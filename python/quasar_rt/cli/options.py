@@ -1,0 +1,50 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+    from ..subnet import Subnet
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
+
+
+def engine_options(function: Function) -> Function:
+    """``--device``, ``--threads`` and ``--tier``, as `open_engine` takes them."""
+    for option in (
+        click.option(
+            "--tier",
+            metavar="NAME",
+            help="Instruction set (see `quasar-rt devices`); the best one by default. QUASAR_TIER does the same.",
+        ),
+        click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads; all cores by default."),
+        click.option("--device", default="auto", show_default=True, metavar="NAME", help="Device to run on."),
+    ):
+        function = option(function)
+    return function
+
+
+def open_engine(
+    subnet: str | os.PathLike[str] | Subnet,
+    device: str = "auto",
+    threads: int | None = None,
+    tier: str | None = None,
+) -> Engine:
+    """An engine whose warnings are lines on stderr."""
+    from ..engine import Engine
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        engine = Engine(subnet, device, threads, tier)
+    for warning in caught:
+        click.echo(f"warning: {warning.message}", err=True)
+    return engine

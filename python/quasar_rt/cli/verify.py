@@ -1,0 +1,47 @@
+"""``quasar-rt verify``."""
+
+from __future__ import annotations
+
+import click
+
+from .options import as_json
+from .output import print_json, print_table
+
+
+@click.command("verify", short_help="Compare the bits of every backend and tier.")
+@click.argument("subnet")
+@click.option("--images", type=click.IntRange(1), default=4, show_default=True, help="Random images to run.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random images.")
+@as_json
+@click.pass_context
+def command(ctx: click.Context, /, subnet: str, images: int, seed: int, as_json: bool) -> None:
+    """Run SUBNET on the same inputs by every way there is and compare the bits of every logit.
+
+    The ways: the oracle (the integer model in int64 NumPy), the accelerator's 4-bit atoms, and every instruction-set
+    tier with one and two threads. The inputs: seeded random images, black, white, and the packaged samples. A tier that this
+    CPU lacks is reported as skipped. The exit code is 1 if any bit differs.
+    """
+    from ..subnet import Subnet
+    from ..verify import verify
+
+    loaded = Subnet.load(subnet)
+    checks = verify(loaded, images=images, seed=seed)
+    equal = all(check.status != "differs" for check in checks)
+    if as_json:
+        print_json({"subnet": loaded.name, "equal": equal, "checks": [check._asdict() for check in checks]})
+    else:
+        print_table(
+            ["backend", ">threads", ">images", "logits"],
+            [
+                [
+                    check.backend,
+                    "" if check.threads is None else str(check.threads),
+                    str(check.images),
+                    check.status + (f": {check.detail}" if check.detail else ""),
+                ]
+                for check in checks
+            ],
+        )
+        click.echo("all bits are equal" if equal else "THE BITS DIFFER")
+    if not equal:
+        ctx.exit(1)

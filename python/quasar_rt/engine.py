@@ -1,0 +1,285 @@
+"""Stage 3 of a frame: pixels in, prediction out.
+
+`Engine` ties the stages together: `images.to_pixels` decodes, the native engine resizes, cuts into patches and runs the
+integer graph on a device, and the outcome becomes a `Prediction`. Depends on the modules named and on nothing of
+training or search.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from queue import SimpleQueue
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+
+from . import _native
+from .device import resolve_device
+from .errors import ClosedError, ImageError, InvalidValueError, UntrainedWarning
+from .images import ImageLike, Pixels, to_pixels
+from .prediction import Prediction, Score, Timings
+from .profile import Profile
+from .subnet import Subnet
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """Runs one subnet on one device.
+
+    Every method may be called from several threads at once; the GIL is released while Rust works. The logits do not
+    depend on the device, the tier or the number of threads: they are the same bits everywhere.
+
+    Args:
+        subnet: a `Subnet`, the path of a ``.qvit`` file, or the name of a packaged subnet.
+        device: ``"auto"`` or ``"cpu"``; `quasar_rt.devices` lists what there is.
+        threads: how many threads work on an image (`infer`, `stream`) or on a batch (`infer_batch`); all cores if None.
+        tier: the instruction set to use (a name from `quasar_rt.devices`); the best one that this CPU has if None. The
+            environment variable ``QUASAR_TIER`` stands in where the argument is None.
+
+    Raises:
+        quasar_rt.SubnetError, quasar_rt.FileError: the subnet cannot be loaded.
+        quasar_rt.DeviceError: there is no such device or tier, or this machine lacks it.
+        quasar_rt.InvalidValueError: `threads` is below 1.
+
+    Warns:
+        quasar_rt.UntrainedWarning: the subnet's weights are random, so its labels mean nothing.
+    """
+
+    def __init__(
+        self,
+        subnet: Subnet | str | os.PathLike[str],
+        device: str = "auto",
+        threads: int | None = None,
+        tier: str | None = None,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise InvalidValueError(f"threads is {threads}; it must be at least 1 (or None for all cores)")
+        self.subnet = subnet if isinstance(subnet, Subnet) else Subnet.load(subnet)
+        """The subnet that runs."""
+        self.device = resolve_device(device)
+        """The device that runs it."""
+        self._engine: _native.Engine | None = _native.Engine(
+            self.subnet._inner, threads, tier or os.environ.get("QUASAR_TIER") or None
+        )
+        self._classes = self.subnet.classes
+        if not self.subnet.trained:
+            warnings.warn(
+                f"the subnet '{self.subnet.name}' is not trained: its labels mean nothing",
+                UntrainedWarning,
+                stacklevel=2,
+            )
+
+    # One image.
+
+    def infer(self, image: ImageLike, *, top_k: int = 5) -> Prediction:
+        """Classify one picture.
+
+        Args:
+            image: a path, a Pillow image, a ``uint8`` NumPy array (HxW, HxWx1, HxWx3) or a ``uint8`` PyTorch tensor;
+                `quasar_rt.images.to_pixels` has the details.
+            top_k: how many classes to list (all of them, where there are fewer).
+
+        Raises:
+            quasar_rt.ImageError: the image cannot be read or is of a kind that has no clear meaning.
+            quasar_rt.ClosedError: the engine was closed.
+        """
+        engine = self._open(top_k)
+        pixels, decode_ms = self._decode(image)
+        return self._prediction(engine.infer(pixels, top_k), decode_ms)
+
+    # Many images.
+
+    def infer_batch(self, images: Iterable[ImageLike], *, top_k: int = 5) -> list[Prediction]:
+        """Classify many pictures, several at a time: each thread works on a picture of its own.
+
+        Args:
+            images: any iterable of what `infer` takes. It is read a piece at a time, so it may be long.
+            top_k: as for `infer`.
+
+        Returns:
+            The predictions in the order of the images. In `timings`, ``compute_ms`` is an image's share of the wall
+            clock, preprocessing included.
+
+        Raises:
+            quasar_rt.ImageError: an image cannot be used; the message has its place in the batch, counted from 0. No
+                predictions are returned.
+            quasar_rt.ClosedError: the engine was closed.
+        """
+        engine = self._open(top_k)
+        predictions: list[Prediction] = []
+        source = iter(images)
+        with ThreadPoolExecutor(engine.threads, "quasar-decode") as pool:
+            while piece := list(islice(source, 8 * engine.threads)):
+                places = range(len(predictions), len(predictions) + len(piece))
+                # An array needs no decoding, so no thread either.
+                spread = pool.map if any(not isinstance(image, np.ndarray) for image in piece) else map
+                decoded = list(spread(self._decode_at, places, piece))
+                outputs, nanoseconds = self._run_batch(places, [pixels for pixels, _ in decoded], top_k)
+                predictions += [
+                    self._prediction((output, 0, nanoseconds // len(piece)), decode_ms)
+                    for output, (_, decode_ms) in zip(outputs, decoded, strict=True)
+                ]
+        return predictions
+
+    def stream(self, images: Iterable[ImageLike], *, top_k: int = 5, ahead: int = 4) -> Iterator[Prediction]:
+        """Classify pictures as they come, such as a camera's, while the next ones are fetched and decoded.
+
+        Args:
+            images: any iterable of what `infer` takes, even an endless one. A thread of the stream's own iterates over
+                it, at most `ahead` images before the one that is being classified, so memory stays bounded.
+            top_k: as for `infer`.
+            ahead: how many decoded images may wait, at least 1.
+
+        Yields:
+            One prediction for each image, in order.
+
+        Raises:
+            quasar_rt.ImageError: at the place of an image that cannot be used, after all predictions before it. What the
+                iterable itself raises comes out at its place too. Either ends the stream.
+            quasar_rt.ClosedError: the engine was closed.
+
+        Closing the iterator stops the thread as soon as the iterable gives its next image.
+        """
+        if ahead < 1:
+            raise InvalidValueError(f"ahead is {ahead}; it must be at least 1")
+        self._open(top_k)
+        return self._stream(images, top_k, ahead)
+
+    def _stream(
+        self, images: Iterable[ImageLike], top_k: int, ahead: int
+    ) -> Generator[Prediction, None, None]:
+        with closing(_decode_ahead(self, images, ahead)) as decoded:
+            for pixels, decode_ms in decoded:
+                yield self._prediction(self._open(top_k).infer(pixels, top_k), decode_ms)
+
+    # The rest.
+
+    def profile(self, image: ImageLike, *, repeat: int = 10) -> Profile:
+        """Measure where the time of a frame goes: a table by stage (``print`` it).
+
+        Args:
+            image: as for `infer`.
+            repeat: how many times to run it; each stage's figure is its median.
+        """
+        if repeat < 1:
+            raise InvalidValueError(f"repeat is {repeat}; it must be at least 1")
+        engine = self._open(1)
+        pixels, decode_ms = self._decode(image)
+        return Profile.measure(engine, self.subnet, pixels, decode_ms, repeat)
+
+    @property
+    def threads(self) -> int:
+        """How many threads work."""
+        return self._open(1).threads
+
+    @property
+    def tier(self) -> str:
+        """The instruction set in use, such as ``"avx2"``."""
+        return self._open(1).tier
+
+    def close(self) -> None:
+        """Free the device and the memory. Calls in progress end normally; later ones raise `ClosedError`."""
+        self._engine = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        engine = self._engine
+        state = f"{self.device}, {engine.tier}, {engine.threads} threads" if engine is not None else "closed"
+        return f"<Engine {self.subnet.name!r} on {state}>"
+
+    def _open(self, top_k: int) -> _native.Engine:
+        if top_k < 1:
+            raise InvalidValueError(f"top_k is {top_k}; it must be at least 1")
+        engine = self._engine
+        if engine is None:
+            raise ClosedError("this engine was closed; make a new one")
+        return engine
+
+    def _decode(self, image: ImageLike) -> tuple[Pixels, float]:
+        start = time.perf_counter_ns()
+        pixels = to_pixels(image)
+        return pixels, (time.perf_counter_ns() - start) / 1e6
+
+    def _decode_at(self, place: int, image: ImageLike) -> tuple[Pixels, float]:
+        try:
+            return self._decode(image)
+        except ImageError as error:
+            raise ImageError(f"image {place} of the batch: {error}") from error
+
+    def _run_batch(
+        self, places: Iterable[int], pixels: list[Pixels], top_k: int
+    ) -> tuple[list[_native._Output], int]:
+        engine = self._open(top_k)
+        try:
+            return engine.infer_batch(pixels, top_k)
+        except ImageError:
+            # Which one it was is found by trying them one by one: an error may be slow.
+            for place, image in zip(places, pixels, strict=True):
+                try:
+                    engine.infer(image, 1)
+                except ImageError as error:
+                    raise ImageError(f"image {place} of the batch: {error}") from error
+            raise
+
+    def _prediction(self, result: tuple[_native._Output, int, int], decode_ms: float) -> Prediction:
+        (integer_logits, logits, top), preprocess_ns, compute_ns = result
+        return Prediction(
+            top_k=[Score(self._classes[index], index, probability) for index, probability in top],
+            logits=logits,
+            integer_logits=integer_logits,
+            timings=Timings(decode_ms, preprocess_ns / 1e6, compute_ns / 1e6),
+        )
+
+
+class _Failure(NamedTuple):
+    error: BaseException
+
+
+def _decode_ahead(
+    engine: Engine, images: Iterable[ImageLike], ahead: int
+) -> Generator[tuple[Pixels, float], None, None]:
+    """Decode `images` in a thread, at most `ahead` before the consumer; failures come out at their place."""
+    ready: SimpleQueue[tuple[Pixels, float] | _Failure | None] = SimpleQueue()
+    room = threading.Semaphore(ahead)
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            for image in images:
+                decoded = engine._decode(image)
+                room.acquire()
+                if stop.is_set():
+                    return
+                ready.put(decoded)
+            ready.put(None)
+        except BaseException as error:  # handed to the consumer, which raises it
+            ready.put(_Failure(error))
+
+    # A daemon, so that a stream that was left half-way does not keep the interpreter from ending.
+    thread = threading.Thread(target=work, name="quasar-stream", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            room.release()
+            if isinstance(item, _Failure):
+                raise item.error
+            yield item
+    finally:
+        stop.set()
+        room.release()

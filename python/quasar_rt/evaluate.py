@@ -1,0 +1,112 @@
+"""Accuracy of a subnet on a data set. Depends on the engine and `datasets`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from .engine import Engine
+from .errors import ImageError
+from .images import ImageLike, Pixels, to_pixels
+
+__all__ = ["Accuracy", "evaluate", "open_dataset"]
+
+
+class Accuracy(NamedTuple):
+    """How often the engine was right."""
+
+    images: int
+    """How many were classified."""
+    top1: float
+    """The share whose most likely class is the true one."""
+    top5: float
+    """The share whose true class is among the five most likely."""
+    unreadable: int
+    """Images that could not be read; they count nowhere else."""
+    seconds: float
+    """Wall clock from the first image's decoding to the last one's prediction."""
+
+    @property
+    def images_per_second(self) -> float:
+        """Classified images a second of wall clock."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+def open_dataset(name: str, classes: Sequence[str]) -> Sequence[tuple[ImageLike, int]]:
+    """The images of a data set with the index of each one's class.
+
+    Args:
+        name: ``"fashion-mnist"`` (its test images, whose classes the subnet must have in the same order), or a folder
+            with a sub-folder of images for each class, named like it.
+        classes: the subnet's class names.
+
+    Raises:
+        OSError: the data set is not there; the message says how to get it.
+        ValueError: it does not fit the classes.
+    """
+    from . import datasets
+
+    if name == "fashion-mnist":
+        if len(classes) != len(datasets.FASHION_MNIST_CLASSES):
+            raise ValueError(
+                f"Fashion-MNIST has {len(datasets.FASHION_MNIST_CLASSES)} classes, the subnet {len(classes)}"
+            )
+        images, labels = datasets.load_fashion_mnist("test")
+        return list(zip(images, labels.tolist(), strict=True))
+    if not Path(name).is_dir():
+        raise FileNotFoundError(f"--data is 'fashion-mnist' or a folder, and there is no folder '{name}'")
+    return list(datasets.walk_image_folder(name, classes))
+
+
+def evaluate(
+    engine: Engine,
+    labelled: Iterable[tuple[ImageLike, int]],
+    *,
+    batch: int = 256,
+    on_unreadable: Callable[[ImageError], None] | None = None,
+) -> Accuracy:
+    """Classify images whose class is known and count.
+
+    Args:
+        engine: what classifies.
+        labelled: images (whatever ``Engine.infer`` takes) with their class indices; read `batch` at a time.
+        batch: how many images are decoded and classified at once.
+        on_unreadable: told of each image that cannot be read; without it the first one raises.
+
+    Raises:
+        quasar_rt.ImageError: an image cannot be read and `on_unreadable` is None.
+    """
+    images = first = five = unreadable = 0
+    source = iter(labelled)
+    start = time.perf_counter()
+    while piece := list(islice(source, batch)):
+        pixels: list[Pixels] = []
+        truths: list[int] = []
+        for image, truth in piece:
+            decoded = _decode(image, on_unreadable)
+            if decoded is None:
+                unreadable += 1
+            else:
+                pixels.append(decoded)
+                truths.append(truth)
+        for prediction, truth in zip(engine.infer_batch(pixels), truths, strict=True):
+            images += 1
+            first += prediction.index == truth
+            five += any(score.index == truth for score in prediction.top_k)
+    seconds = time.perf_counter() - start
+    return Accuracy(
+        images, first / images if images else 0.0, five / images if images else 0.0, unreadable, seconds
+    )
+
+
+def _decode(image: ImageLike, on_unreadable: Callable[[ImageError], None] | None) -> Pixels | None:
+    try:
+        return to_pixels(image)
+    except ImageError as error:
+        if on_unreadable is None:
+            raise
+        on_unreadable(error)
+        return None

@@ -1,0 +1,192 @@
+//! `_native.Engine`: pixels in, logits out. The GIL is released while the core works.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray3, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+use quasar_core::cpu::{softmax, top_k};
+use quasar_core::network::supported_tiers;
+use quasar_core::preprocess::ImageView;
+use quasar_core::{Error, Executor, Network, Tier};
+
+use crate::errors::to_py;
+use crate::subnet::Subnet;
+
+/// How often a running batch lets Python look for signals such as Ctrl-C.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Integer logits, float logits, the most likely classes with their probabilities.
+type Output<'py> = (
+    Bound<'py, PyArray1<i32>>,
+    Bound<'py, PyArray1<f32>>,
+    Vec<(usize, f64)>,
+);
+
+/// A subnet packed for one tier, with its threads and memory.
+#[pyclass(frozen, module = "quasar_rt._native")]
+pub struct Engine {
+    executor: Executor,
+}
+
+#[pymethods]
+impl Engine {
+    #[new]
+    #[pyo3(signature = (subnet, threads, tier))]
+    fn new(
+        py: Python<'_>,
+        subnet: &Subnet,
+        threads: Option<usize>,
+        tier: Option<&str>,
+    ) -> PyResult<Self> {
+        let tier = tier.map_or(Ok(Tier::best()), parse_tier).map_err(to_py)?;
+        let subnet = Arc::clone(&subnet.subnet);
+        let executor = py
+            .detach(move || Executor::new(Arc::new(Network::new(&subnet, tier)?), threads))
+            .map_err(to_py)?;
+        Ok(Self { executor })
+    }
+
+    #[getter]
+    fn threads(&self) -> usize {
+        self.executor.threads()
+    }
+
+    #[getter]
+    fn tier(&self) -> &'static str {
+        self.executor.network().tier().name()
+    }
+
+    /// One image; also returns nanoseconds of preprocessing and of the network.
+    fn infer<'py>(
+        &self,
+        py: Python<'py>,
+        pixels: PyReadonlyArray3<'py, u8>,
+        top: usize,
+    ) -> PyResult<(Output<'py>, u64, u64)> {
+        let image = view(&pixels)?;
+        let mut logits = vec![0; self.classes()];
+        let time = py
+            .detach(|| self.executor.infer(&image, &mut logits))
+            .map_err(to_py)?;
+        let nanoseconds = |d: Duration| d.as_nanos() as u64;
+        Ok((
+            self.output(py, logits, top),
+            nanoseconds(time.preprocess),
+            nanoseconds(time.network),
+        ))
+    }
+
+    /// Many images, one thread an image; also returns nanoseconds of all.
+    fn infer_batch<'py>(
+        &self,
+        py: Python<'py>,
+        pixels: Vec<PyReadonlyArray3<'py, u8>>,
+        top: usize,
+    ) -> PyResult<(Vec<Output<'py>>, u64)> {
+        let images = pixels.iter().map(view).collect::<PyResult<Vec<_>>>()?;
+        let classes = self.classes();
+        let mut logits = vec![0; images.len() * classes];
+        let start = Instant::now();
+        py.detach(|| self.interruptible_batch(&images, &mut logits))?;
+        let nanoseconds = start.elapsed().as_nanos() as u64;
+        let outputs = logits
+            .chunks_exact(classes)
+            .map(|logits| self.output(py, logits.to_vec(), top))
+            .collect();
+        Ok((outputs, nanoseconds))
+    }
+
+    /// Name and seconds of each stage of one frame.
+    fn profile(
+        &self,
+        py: Python<'_>,
+        pixels: PyReadonlyArray3<'_, u8>,
+    ) -> PyResult<Vec<(String, f64)>> {
+        let image = view(&pixels)?;
+        let stages = py.detach(|| self.executor.profile(&image)).map_err(to_py)?;
+        Ok(stages
+            .into_iter()
+            .map(|stage| (stage.name, stage.seconds))
+            .collect())
+    }
+}
+
+impl Engine {
+    fn classes(&self) -> usize {
+        self.executor.network().config().classes.len()
+    }
+
+    fn output<'py>(&self, py: Python<'py>, logits: Vec<i32>, top: usize) -> Output<'py> {
+        let scale = self.executor.network().config().logit_scale;
+        let probabilities = softmax(&logits, scale);
+        let best = top_k(&logits, top)
+            .into_iter()
+            .map(|class| (class, probabilities[class]))
+            .collect();
+        let float: Vec<f32> = logits
+            .iter()
+            .map(|&logit| (f64::from(logit) * scale) as f32)
+            .collect();
+        (logits.into_pyarray(py), float.into_pyarray(py), best)
+    }
+
+    /// Runs a batch in a thread of its own while this one, which may be Python's main thread, looks for signals.
+    fn interruptible_batch(&self, images: &[ImageView<'_>], logits: &mut [i32]) -> PyResult<()> {
+        let cancel = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let (done, finished) = mpsc::channel();
+            let cancelled = &cancel;
+            scope.spawn(move || {
+                // The receiver waits for this message, so sending cannot fail.
+                let _ = done.send(self.executor.infer_batch(images, logits, cancelled));
+            });
+            let mut signal = Ok(());
+            loop {
+                match finished.recv_timeout(SIGNAL_INTERVAL) {
+                    Ok(result) => return signal.and(result.map_err(to_py)),
+                    Err(RecvTimeoutError::Disconnected) => return signal,
+                    Err(RecvTimeoutError::Timeout) if signal.is_ok() => {
+                        signal = Python::attach(|py| py.check_signals());
+                        cancel.store(signal.is_err(), Ordering::Relaxed);
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+            }
+        })
+    }
+}
+
+/// A view of a C-contiguous array [height, width, channels].
+fn view<'a>(pixels: &'a PyReadonlyArray3<'_, u8>) -> PyResult<ImageView<'a>> {
+    let [height, width, channels] = [pixels.shape()[0], pixels.shape()[1], pixels.shape()[2]];
+    ImageView::packed(pixels.as_slice()?, height, width, channels).map_err(to_py)
+}
+
+fn parse_tier(name: &str) -> quasar_core::Result<Tier> {
+    name.parse().map_err(|_| Error::UnsupportedTier {
+        tier: name.to_owned(),
+        available: supported_tiers()
+            .map(Tier::name)
+            .collect::<Vec<_>>()
+            .join(", "),
+    })
+}
+
+/// Each tier's name and whether this CPU has it, slowest first.
+#[pyfunction]
+pub fn tiers() -> Vec<(&'static str, bool)> {
+    Tier::ALL
+        .into_iter()
+        .map(|tier| (tier.name(), tier.is_supported()))
+        .collect()
+}
+
+/// How many threads an engine uses unless told otherwise.
+#[pyfunction]
+pub fn default_threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}

@@ -1,0 +1,40 @@
+"""Small random subnets that many tests share."""
+
+import pytest
+
+from quasar_rt import random_subnet
+
+
+@pytest.fixture(scope="session")
+def gray_subnet():
+    """28x28 gray, ten classes: Fashion-MNIST's shape; resizes the shorter side."""
+    return random_subnet(
+        embed=32, depth=2, heads=2, image_size=28, channels=1, kernel=7, classes=10, seed=1, name="gray"
+    )
+
+
+@pytest.fixture(scope="session")
+def colour_subnet():
+    """48x32 RGB, mean pooling, mixed widths."""
+    return random_subnet(
+        embed=24,
+        depth=2,
+        heads=[1, 3],
+        head_dim=8,
+        image_size=(48, 32),
+        channels=3,
+        kernel=8,
+        prefix_tokens=0,
+        pool="mean",
+        classes=7,
+        seed=2,
+        name="colour",
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_subnet():
+    """As small as a subnet gets: hostile-file tests read it thousands of times."""
+    return random_subnet(
+        embed=4, depth=1, heads=1, image_size=4, channels=1, kernel=4, classes=2, seed=3, name="tiny"
+    )

@@ -1,0 +1,247 @@
+"""Everything that holds a picture becomes uint8 pixels, or an error that says what to do."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from quasar_rt import ImageError
+from quasar_rt.images import to_pixels
+
+RNG = np.random.default_rng(0)
+GRAY = RNG.integers(0, 256, (6, 9), np.uint8)
+RGB = RNG.integers(0, 256, (6, 9, 3), np.uint8)
+
+
+def test_arrays_keep_their_values():
+    np.testing.assert_array_equal(to_pixels(GRAY), GRAY[:, :, None])
+    np.testing.assert_array_equal(to_pixels(GRAY[:, :, None]), GRAY[:, :, None])
+    np.testing.assert_array_equal(to_pixels(RGB), RGB)
+
+
+@pytest.mark.parametrize("view", [np.s_[::-1], np.s_[:, ::-1], np.s_[::2, 1::3]])
+def test_arrays_of_any_layout_are_made_contiguous(view):
+    for array in (GRAY[view], RGB[view], np.asfortranarray(RGB)[view]):
+        pixels = to_pixels(array)
+        assert pixels.flags.c_contiguous
+        np.testing.assert_array_equal(pixels.squeeze(), array)
+
+
+def test_swapped_channels_are_taken_as_they_are():
+    bgr = RGB[..., ::-1]
+    np.testing.assert_array_equal(to_pixels(bgr), bgr)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((4, 4)), r"float64.*\* 255"),
+        (np.zeros((4, 4, 3), np.float32), r"float32.*\* 255"),
+        (np.zeros((4, 4), np.float16), r"float16"),
+        (np.zeros((4, 4), bool), r"bool.*255"),
+        (np.zeros((4, 4), np.int64), r"int64.*astype\('uint8'\)"),
+        (np.zeros((4, 4), np.uint16), r"uint16"),
+        (np.zeros((4, 4), np.int8), r"int8"),
+        (np.zeros((4, 4), object), r"object"),
+        (np.zeros((4, 4, 4), np.uint8), r"4x4x4.*alpha.*\.\.\., :3"),
+        (np.zeros((4, 4, 2), np.uint8), r"alpha"),
+        (np.zeros((3, 8, 8), np.uint8), r"transpose\(1, 2, 0\)"),
+        (np.zeros((1, 8, 8), np.uint8), r"transpose\(1, 2, 0\)"),
+        (np.zeros((8, 8, 8), np.uint8), r"8x8x8"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"infer_batch"),
+        (np.zeros(8, np.uint8), r"shape 8;"),
+        (np.zeros((), np.uint8), r"scalar"),
+        (np.zeros((0, 8), np.uint8), r"empty"),
+        (np.zeros((8, 0, 3), np.uint8), r"empty"),
+    ],
+)
+def test_other_arrays_are_errors_that_say_what_to_do(array, message):
+    with pytest.raises(ImageError, match=message):
+        to_pixels(array)
+
+
+@pytest.mark.parametrize("value", [None, 3, b"bytes", [1, 2], {"a": 1}, object(), io.BytesIO(b"x"), [[0, 1]]])
+def test_other_values_are_errors_that_say_what_to_give(value):
+    with pytest.raises(ImageError, match="give a path"):
+        to_pixels(value)
+
+
+def test_8_bit_modes_of_pillow():
+    rgb = Image.fromarray(RGB)
+    gray = Image.fromarray(GRAY)
+    cases = {
+        "1": (gray.convert("1"), np.asarray(gray.convert("1").convert("L"))),
+        "L": (gray, GRAY),
+        "LA": (gray.convert("LA"), GRAY),
+        "P": (rgb.convert("P"), np.asarray(rgb.convert("P").convert("RGB"))),
+        "RGB": (rgb, RGB),
+        "RGBA": (rgb.convert("RGBA"), RGB),
+        "RGBX": (rgb.convert("RGBX"), RGB),
+        "CMYK": (rgb.convert("CMYK"), np.asarray(rgb.convert("CMYK").convert("RGB"))),
+        "YCbCr": (rgb.convert("YCbCr"), np.asarray(rgb.convert("YCbCr").convert("RGB"))),
+        "HSV": (rgb.convert("HSV"), np.asarray(rgb.convert("HSV").convert("RGB"))),
+    }
+    for mode, (image, expected) in cases.items():
+        assert image.mode == mode
+        np.testing.assert_array_equal(to_pixels(image).squeeze(), expected, err_msg=mode)
+        assert image.mode == mode, "the caller's image must stay as it was"
+
+
+def test_alpha_is_dropped_not_blended():
+    rgba = Image.fromarray(RGB).convert("RGBA")
+    rgba.putalpha(0)
+    np.testing.assert_array_equal(to_pixels(rgba), RGB)
+
+
+@pytest.mark.parametrize("mode", ["I", "F", "I;16"])
+def test_wide_modes_are_refused(mode):
+    with pytest.raises(ImageError, match=f"{mode}.*8 bits"):
+        to_pixels(Image.new(mode, (4, 4)))
+
+
+def test_16_bit_files_are_refused(tmp_path):
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(path)
+    with pytest.raises(ImageError, match="8 bits"):
+        to_pixels(path)
+
+
+@pytest.mark.parametrize("transparency", [0, bytes(range(256))])
+def test_palettes_with_transparency(tmp_path, transparency):
+    palette = Image.fromarray(RGB).convert("P")
+    path = tmp_path / "palette.png"
+    palette.save(path, transparency=transparency)
+    np.testing.assert_array_equal(to_pixels(path), np.asarray(palette.convert("RGB")))
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(to_pixels(image), np.asarray(palette.convert("RGB")))
+
+
+def test_transparent_colours(tmp_path):
+    for array, colour in ((RGB, tuple(int(value) for value in RGB[0, 0])), (GRAY, int(GRAY[0, 0]))):
+        path = tmp_path / "colour.png"
+        Image.fromarray(array).save(path, transparency=colour)
+        np.testing.assert_array_equal(to_pixels(path).squeeze(), array)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    turned = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+        8: lambda a: np.rot90(a),
+    }[orientation](RGB)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    Image.fromarray(RGB).save(path, exif=exif)
+    np.testing.assert_array_equal(to_pixels(path), turned)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(to_pixels(image), turned)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "ppm", "tiff", "gif", "webp"])
+def test_lossless_formats_by_path(tmp_path, suffix):
+    path = tmp_path / f"picture.{suffix}"
+    Image.fromarray(GRAY).save(path, **({"lossless": True} if suffix == "webp" else {}))
+    for source in (path, str(path)):
+        pixels = to_pixels(source)
+        np.testing.assert_array_equal(pixels, np.broadcast_to(GRAY[:, :, None], pixels.shape))
+
+
+def test_an_animation_is_its_first_frame(tmp_path):
+    path = tmp_path / "animation.gif"
+    frames = [Image.new("L", (5, 5), shade) for shade in (10, 200)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert set(to_pixels(path).ravel().tolist()) == {10}
+
+
+def test_paths_that_are_no_images(tmp_path):
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "empty.jpg").touch()
+    for path, message in [
+        (tmp_path / "missing.png", "no file"),
+        (tmp_path, "directory"),
+        (tmp_path / "text.png", "not an image"),
+        (tmp_path / "empty.jpg", "not an image"),
+        (Path("bad\0name.png"), "cannot read"),
+    ]:
+        with pytest.raises(ImageError, match=message):
+            to_pixels(path)
+
+
+def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "large.png"
+    Image.new("L", (200, 200)).save(path)
+    monkeypatch.setattr(
+        Image, "MAX_IMAGE_PIXELS", 200 * 150
+    )  # from here on Pillow warns, from twice that it refuses
+    with pytest.raises(ImageError, match=r"large\.png"):
+        to_pixels(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200 * 50)
+    with pytest.raises(ImageError, match=r"large\.png"):
+        to_pixels(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tiff", "webp", "ppm"])
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_damaged_files_are_image_errors(tmp_path, suffix):
+    whole = tmp_path / f"whole.{suffix}"
+    Image.fromarray(RGB).save(whole)
+    data = whole.read_bytes()
+    damaged = tmp_path / f"damaged.{suffix}"
+
+    def check(content):
+        damaged.write_bytes(content)
+        try:
+            pixels = to_pixels(damaged)
+        except ImageError as error:
+            assert "damaged" in str(error)  # noqa: PT017
+        else:
+            assert pixels.dtype == np.uint8
+            assert pixels.ndim == 3
+
+    for length in range(0, len(data), max(1, len(data) // 200)):
+        check(data[:length])
+    for place in range(0, len(data), max(1, len(data) // 400)):
+        check(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+def test_the_shapes_of_tensors(torch):
+    gray, rgb = torch.from_numpy(GRAY), torch.from_numpy(RGB)
+    for tensor, expected in [
+        (gray, GRAY[:, :, None]),
+        (gray[None], GRAY[:, :, None]),
+        (gray[:, :, None], GRAY[:, :, None]),
+        (rgb, RGB),
+        (rgb.permute(2, 0, 1), RGB),
+        (rgb.permute(2, 0, 1).contiguous(), RGB),
+        (rgb.flip(0), RGB[::-1]),
+    ]:
+        np.testing.assert_array_equal(to_pixels(tensor), expected)
+
+
+def test_an_ambiguous_tensor_has_its_channels_first(torch):
+    tensor = torch.arange(27, dtype=torch.uint8).reshape(3, 3, 3)
+    np.testing.assert_array_equal(to_pixels(tensor), tensor.permute(1, 2, 0).numpy())
+
+
+def test_other_tensors_are_errors_that_say_what_to_do(torch):
+    for tensor in (torch.zeros(3, 4, 4), torch.zeros(3, 4, 4, requires_grad=True)):
+        with pytest.raises(ImageError, match=r"tensor has dtype float32.*\* 255"):
+            to_pixels(tensor)
+    with pytest.raises(ImageError, match="cannot read the tensor"):
+        to_pixels(torch.zeros(4, 4, dtype=torch.bfloat16))
+    with pytest.raises(ImageError, match="2x3x4x4"):
+        to_pixels(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))

@@ -1,0 +1,253 @@
+"""Subnets as files, bytes and parts; what is wrong with a file is a named error, whatever it is."""
+
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import quasar_rt
+from quasar_rt import QuasarError, Subnet, SubnetError
+
+
+def parts(data):
+    """The header (parsed) and the tensors' bytes of a safetensors container."""
+    (length,) = struct.unpack_from("<Q", data)
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def container(header, body):
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def test_a_file_keeps_everything(tmp_path, colour_subnet):
+    path = tmp_path / "colour.qvit"
+    colour_subnet.save(path)
+    for again in (Subnet.load(path), Subnet.load(str(path)), Subnet.from_bytes(path.read_bytes())):
+        assert again == colour_subnet
+        assert again.config == colour_subnet.config
+        assert again.to_bytes() == path.read_bytes()
+        assert hash(again) == hash(colour_subnet)
+        tensors = again.tensors()
+        assert tensors.keys() == colour_subnet.tensors().keys()
+        for name, value in colour_subnet.tensors().items():
+            assert tensors[name].dtype == value.dtype
+            np.testing.assert_array_equal(tensors[name], value)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["colour.qvit"]
+
+
+def test_parts_make_the_same_subnet(gray_subnet):
+    assert Subnet.from_parts(gray_subnet.config, gray_subnet.tensors()) == gray_subnet
+    for memory in (bytearray(gray_subnet.to_bytes()), memoryview(gray_subnet.to_bytes())):
+        assert Subnet.from_bytes(memory) == gray_subnet
+    swapped = {
+        name: value.astype(value.dtype.newbyteorder(">")) for name, value in gray_subnet.tensors().items()
+    }
+    assert Subnet.from_parts(gray_subnet.config, swapped) == gray_subnet
+    backwards = {name: value[::-1].copy()[::-1] for name, value in gray_subnet.tensors().items()}
+    assert Subnet.from_parts(gray_subnet.config, backwards) == gray_subnet
+
+
+def test_subnets_pickle(gray_subnet):
+    assert pickle.loads(pickle.dumps(gray_subnet)) == gray_subnet
+
+
+def test_what_is_handed_out_is_a_copy(gray_subnet):
+    before = gray_subnet.to_bytes()
+    gray_subnet.tensors()["position"][:] = 0
+    gray_subnet.config["name"] = "other"
+    gray_subnet.classes.clear()
+    assert gray_subnet.to_bytes() == before
+    assert gray_subnet.name == "gray"
+    assert len(gray_subnet.classes) == 10
+
+
+def test_repr_and_summary_say_what_it_is(gray_subnet):
+    assert repr(gray_subnet).startswith("<Subnet 'gray': 28x28x1 to 10 classes, 2 blocks of 32")
+    assert "untrained" in repr(gray_subnet)
+    summary = gray_subnet.summary()
+    tensors = gray_subnet.tensors()
+    assert summary.tensor_bytes == sum(value.nbytes for value in tensors.values())
+    for layer in summary.layers:
+        bits = tensors[f"{layer.name}.bits"]
+        assert layer.rows4 == np.count_nonzero(bits == 4)
+        assert layer.rows8 == np.count_nonzero(bits == 8)
+        assert layer.bytes == tensors[f"{layer.name}.weight"].size
+    assert summary.weight_bytes == sum(layer.bytes for layer in summary.layers)
+    tokens, inner = 17, 32
+    assert summary.macs == sum(layer.macs for layer in summary.layers) + 2 * 2 * tokens * tokens * inner
+
+
+def test_other_readers_of_safetensors_read_it(tmp_path, gray_subnet):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    path = tmp_path / "gray.qvit"
+    gray_subnet.save(path)
+    for name, value in safetensors.load_file(path).items():
+        np.testing.assert_array_equal(value, gray_subnet.tensors()[name])
+
+
+def test_saving_is_atomic_and_failing_leaves_nothing(tmp_path, gray_subnet, tiny_subnet):
+    path = tmp_path / "subnet.qvit"
+    tiny_subnet.save(path)
+    gray_subnet.save(path)
+    assert Subnet.load(path) == gray_subnet
+    with pytest.raises(quasar_rt.FileError, match="nowhere"):
+        gray_subnet.save(tmp_path / "nowhere" / "subnet.qvit")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(quasar_rt.FileError):
+        gray_subnet.save(tmp_path / "folder")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "subnet.qvit"]
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(quasar_rt.FileError, match="missing"):
+        Subnet.load(tmp_path / "missing.qvit")
+    with pytest.raises(quasar_rt.FileError, match="no packaged subnet"):
+        Subnet.load("no-such-name")
+    with pytest.raises(quasar_rt.FileError):
+        Subnet.load(tmp_path)
+    with pytest.raises(quasar_rt.FileError):
+        Subnet.load(Path("/dev/zero"))
+
+
+def test_the_constructor_names_the_ways_to_make_one():
+    with pytest.raises(TypeError, match=r"Subnet\.load"):
+        Subnet()
+
+
+def test_every_truncation_is_a_named_error(tiny_subnet):
+    data = tiny_subnet.to_bytes()
+    for length in range(len(data)):
+        with pytest.raises(SubnetError):
+            Subnet.from_bytes(data[:length])
+    with pytest.raises(SubnetError):
+        Subnet.from_bytes(data + b"\0")
+
+
+def test_every_flipped_byte_is_a_named_error(tiny_subnet):
+    data = bytearray(tiny_subnet.to_bytes())
+    named = set(quasar_rt._native.error_classes().values())
+    for place in range(len(data)):
+        for flip in (0x01, 0x80, 0xFF):
+            data[place] ^= flip
+            try:
+                # White space in the header may change without changing what it says; nothing else may.
+                assert Subnet.from_bytes(data) == tiny_subnet
+            except QuasarError as error:
+                assert type(error) in named, error  # noqa: PT017
+            data[place] ^= flip
+    assert Subnet.from_bytes(data) == tiny_subnet
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"", quasar_rt.TruncatedError),
+        (b"\x00" * 8, SubnetError),
+        (struct.pack("<Q", 2**63), SubnetError),
+        (struct.pack("<Q", 2**40) + b"{", SubnetError),
+        (struct.pack("<Q", 10**9) + b"{", SubnetError),
+        (struct.pack("<Q", 2) + b"{}", SubnetError),
+        (struct.pack("<Q", 2) + b"[]", SubnetError),
+        (
+            container({"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}, b"1234"),
+            SubnetError,
+        ),
+        (struct.pack("<Q", 10**5) + b"[" * 10**5, SubnetError),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 100, SubnetError),
+    ],
+)
+def test_bytes_of_other_things_are_named_errors(data, error):
+    with pytest.raises(error):
+        Subnet.from_bytes(data)
+
+
+def test_another_version_is_named(tiny_subnet):
+    header, body = parts(tiny_subnet.to_bytes())
+    header["__metadata__"]["version"] = "2"
+    with pytest.raises(quasar_rt.UnsupportedVersionError, match="2"):
+        Subnet.from_bytes(container(header, body))
+    header["__metadata__"].update(version="1", sha256="0" * 64)
+    with pytest.raises(quasar_rt.ChecksumError):
+        Subnet.from_bytes(container(header, body))
+    header["__metadata__"].update(format="gguf")
+    with pytest.raises(quasar_rt.NotASubnetError):
+        Subnet.from_bytes(container(header, body))
+
+
+def rebuilt(subnet, config=None, tensors=None):
+    return Subnet.from_parts({**subnet.config, **(config or {})}, {**subnet.tensors(), **(tensors or {})})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"embed": 8},
+        {"embed": 0},
+        {"embed": -1},
+        {"embed": 1e9},
+        {"embed": "4"},
+        {"blocks": []},
+        {"pool": "max"},
+        {"classes": []},
+        {"logit_scale": 0},
+        {"logit_scale": "1"},
+        {"image": {"height": 10**9, "width": 10**9, "channels": 1}},
+        {"image": {"height": 4, "width": 4, "channels": 2}},
+        {"patch": {"kernel": 0, "stride": 1, "pad": 0, "pad_value": 0}},
+        {"patch": {"kernel": 4, "stride": 0, "pad": 0, "pad_value": 0}},
+        {"patch": {"kernel": 4, "stride": 4, "pad": 10**9, "pad_value": 0}},
+        {"preprocess": {"resize": {"mode": "shorter", "size": [10**9], "filter": "bicubic"}}},
+        {"preprocess": {"resize": {"mode": "sideways"}}},
+        {"surprise": 1},
+        {"prefix_tokens": 5000},
+        {"provenance": {"long": "x" * 2**20}},
+    ],
+    ids=lambda change: ",".join(f"{key}={str(value)[:60]}" for key, value in change.items()),
+)
+def test_unsound_configs_are_named(tiny_subnet, change):
+    with pytest.raises(SubnetError):
+        rebuilt(tiny_subnet, config=change)
+
+
+def test_configs_that_are_no_json_are_named(tiny_subnet):
+    with pytest.raises(quasar_rt.ConfigError, match="JSON"):
+        rebuilt(tiny_subnet, config={"embed": np.int64(4)})
+    with pytest.raises(quasar_rt.ConfigError, match="JSON"):
+        rebuilt(tiny_subnet, config={"logit_scale": float("nan")})
+
+
+def test_unsound_tensors_are_named(tiny_subnet):
+    tensors = tiny_subnet.tensors()
+    for name, value in tensors.items():
+        without = {other: tensors[other] for other in tensors if other != name}
+        with pytest.raises(SubnetError, match=name.rpartition(".")[0] or name):
+            Subnet.from_parts(tiny_subnet.config, without)
+        for wrong in (np.append(value.ravel(), value.ravel()[:1]), value.ravel()[:0]):
+            with pytest.raises(SubnetError):
+                rebuilt(tiny_subnet, tensors={name: wrong})
+        with pytest.raises(quasar_rt.TensorError, match="float32"):
+            rebuilt(tiny_subnet, tensors={name: value.astype(np.float32)})
+    with pytest.raises(quasar_rt.TensorError, match="extra"):
+        rebuilt(tiny_subnet, tensors={"extra": np.zeros(1, np.int8)})
+    with pytest.raises(quasar_rt.TensorError, match="bits"):
+        rebuilt(tiny_subnet, tensors={"embed.bits": np.full(4, 5, np.uint8)})
+    bias = tensors["embed.bias"]
+    bias[2] = 2**26
+    with pytest.raises(quasar_rt.AccumulatorOverflowError, match="row 2"):
+        rebuilt(tiny_subnet, tensors={"embed.bias": bias})
+
+
+def test_the_packaged_subnets_load():
+    from quasar_rt import packaged
+
+    for name in packaged.subnet_names():
+        subnet = Subnet.load(name)
+        assert subnet.trained
+        assert subnet.name == name
+        for sample in packaged.sample_images(name):
+            assert sample.path.is_file()
+            assert sample.label is None or sample.label in subnet.classes
