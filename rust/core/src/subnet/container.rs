@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
-use safetensors::SafeTensors;
+use safetensors::{SafeTensorError, SafeTensors};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
@@ -209,14 +209,18 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<(String, Tensors)> {
         });
     }
     check_header(&rest[..length as usize])?;
-    let container = SafeTensors::deserialize(bytes).map_err(|e| match e {
-        safetensors::SafeTensorError::MetadataIncompleteBuffer => Error::Truncated {
-            what: "the tensors",
-            needed: data_end(&rest[..length as usize])
-                .map_or(u64::MAX, |end| end.saturating_add(8 + length)),
-            available,
-        },
-        other => Error::NotASubnet(format!("its header is invalid ({other:?})")),
+    let container = SafeTensors::deserialize(bytes).map_err(|e| {
+        let header = &rest[..length as usize];
+        let needed = data_end(header).map_or(0, |end| end.saturating_add(8 + length));
+        match e {
+            SafeTensorError::MetadataIncompleteBuffer if needed > available => {
+                Error::Truncated { what: "the tensors", needed, available }
+            }
+            SafeTensorError::MetadataIncompleteBuffer => {
+                Error::NotASubnet(format!("{} bytes follow its tensors", available - needed))
+            }
+            other => Error::NotASubnet(format!("its header is invalid ({other:?})")),
+        }
     })?;
     let (_, header) =
         SafeTensors::read_metadata(bytes).map_err(|e| Error::NotASubnet(e.to_string()))?;
