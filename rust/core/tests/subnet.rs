@@ -137,7 +137,10 @@ fn a_file_beyond_the_limit_is_refused_unread() {
 
 #[test]
 fn a_truncated_file_is_an_error_wherever_it_ends() {
-    let bytes = Subnet::load(vector("mean-after-norm.qvit")).unwrap().to_bytes().unwrap();
+    let bytes = Subnet::load(vector("mean-after-norm.qvit"))
+        .unwrap()
+        .to_bytes()
+        .unwrap();
     for end in 0..bytes.len() {
         let error = Subnet::from_bytes(&bytes[..end]).unwrap_err();
         assert_eq!(error.kind(), "Truncated", "{end} bytes: {error}");
@@ -153,7 +156,10 @@ fn a_longer_file_is_an_error() {
 
 #[test]
 fn every_flipped_bit_is_noticed() {
-    let bytes = Subnet::load(vector("mean-after-norm.qvit")).unwrap().to_bytes().unwrap();
+    let bytes = Subnet::load(vector("mean-after-norm.qvit"))
+        .unwrap()
+        .to_bytes()
+        .unwrap();
     for at in 0..bytes.len() {
         let mut damaged = bytes.clone();
         damaged[at] ^= 1 << (at % 8);

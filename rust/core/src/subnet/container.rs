@@ -213,9 +213,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<(String, Tensors)> {
         let header = &rest[..length as usize];
         let needed = data_end(header).map_or(0, |end| end.saturating_add(8 + length));
         match e {
-            SafeTensorError::MetadataIncompleteBuffer if needed > available => {
-                Error::Truncated { what: "the tensors", needed, available }
-            }
+            SafeTensorError::MetadataIncompleteBuffer if needed > available => Error::Truncated {
+                what: "the tensors",
+                needed,
+                available,
+            },
             SafeTensorError::MetadataIncompleteBuffer => {
                 Error::NotASubnet(format!("{} bytes follow its tensors", available - needed))
             }
