@@ -430,7 +430,7 @@ def random_subnet(
                 q_scale=4 / 127,
                 k_scale=4 / 127,
                 v_scale=4 / 127,
-                attn_out=max(4 / math.sqrt(tokens), 4 / 12) / 127,
+                attn_out=min(4.0, max(7 / math.sqrt(tokens), 4 / 12)) / 127,
                 norm2_out=Affine(4 / 127),
                 fc1_out=Affine.from_range(-3, 4),
                 act_out=Affine.from_range(-0.17, 4),
