@@ -1,0 +1,68 @@
+"""Every backend gives the int64 oracle's bits: golden vectors, and shapes drawn at random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from quasar_rt import Engine, Subnet, UnsupportedTierError, oracle, random_subnet
+from quasar_rt.testing import random_case, random_image
+
+VECTORS = Path(__file__).resolve().parent.parent / "vectors"
+TIERS = ["scalar", "avx2", "avx512vnni", "neon"]
+
+pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
+
+
+def engine_on(subnet: Subnet, tier: str, threads: int) -> Engine:
+    """An engine on that tier; the test is skipped, not passed, where this CPU lacks it."""
+    try:
+        return Engine(subnet, tier=tier, threads=threads)
+    except UnsupportedTierError:
+        pytest.skip(f"this CPU has no {tier}")
+
+
+def logits_on(subnet: Subnet, image: npt.NDArray[np.uint8], tier: str, threads: int) -> npt.NDArray[np.int32]:
+    with engine_on(subnet, tier, threads) as engine:
+        return engine.infer(image).integer_logits
+
+
+@pytest.mark.parametrize("path", sorted(VECTORS.glob("*.qvit")), ids=lambda p: p.stem)
+def test_the_oracle_gives_the_golden_vectors(path: Path) -> None:
+    load_file = pytest.importorskip("safetensors.numpy").load_file
+    golden = load_file(path.with_suffix(".safetensors"))
+    subnet = Subnet.load(path)
+    trace: oracle.Trace = {}
+    oracle.run(subnet.config, subnet.tensors(), golden["image"], trace)
+    assert set(golden) == set(trace) | {"image"}
+    for name, value in trace.items():
+        np.testing.assert_array_equal(value, golden[name], err_msg=name)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("seed", range(40))
+def test_random_shapes_and_tables_agree_with_the_oracle(seed: int, tier: str) -> None:
+    subnet, image = random_case(1000 + seed, scrambled=seed % 4 != 0)
+    expected = oracle.run(subnet.config, subnet.tensors(), image)
+    for threads in (1, 3):
+        np.testing.assert_array_equal(logits_on(subnet, image, tier, threads), expected)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_deit_tiny_frame_agrees_with_the_oracle(tier: str) -> None:
+    subnet = random_subnet(depth=2)
+    image = random_image(subnet, 3)
+    expected = oracle.run(subnet.config, subnet.tensors(), image)
+    np.testing.assert_array_equal(logits_on(subnet, image, tier, 2), expected)
+
+
+def test_the_oracle_notices_one_changed_weight() -> None:
+    subnet, image = random_case(7, scrambled=False)
+    tensors = dict(subnet.tensors())
+    weight = tensors["head.weight"].copy()
+    weight[:] = np.where(weight == 1, 2, 1)
+    changed = oracle.run(subnet.config, {**tensors, "head.weight": weight}, image)
+    assert (changed != oracle.run(subnet.config, tensors, image)).any()
