@@ -2,8 +2,9 @@
 # Builds the kernels for 64-bit Arm and runs their tests under qemu. Needs cargo, qemu-aarch64 (qemu-user) and
 # aarch64-linux-gnu-gcc (gcc-aarch64-linux-gnu).
 #
-# The compiler is rustup's where it has the target aarch64-unknown-linux-gnu; otherwise, on an amd64 Debian, Debian's own
-# (rustc-web), unpacked without root into AARCH64_CACHE (target/aarch64-rust). Arguments go to `cargo test`.
+# The compiler is rustup's where it has the target aarch64-unknown-linux-gnu; otherwise, on an amd64 Debian,
+# Debian's own (rustc-web), unpacked without root into AARCH64_CACHE (target/aarch64-rust). Arguments go to
+# `cargo test`.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -1,6 +1,7 @@
-//! Integer kernels of the row-wise quantized Vision Transformer: the only crate with SIMD and `unsafe` numerics.
+//! Integer kernels of the row-wise quantized Vision Transformer.
 //!
-//! The arithmetic is defined in `docs/integer-model.md`; every tier gives the same bits. The crate depends on nothing.
+//! The only crate with SIMD and `unsafe` numerics. The arithmetic is defined in `docs/integer-model.md`; every tier gives the same bits. The crate depends
+//! on nothing.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -12,9 +13,28 @@
 //! | `x86::avx2`, `x86::avx512vnni`, `neon` | one SIMD tier each: tiles and epilogues |
 //! | `buffer` | aligned, grow-only memory |
 //!
-//! A caller packs each layer once ([`Kernels::pack_linear`]) and hands in a [`Scratch`] for each thread; once it is warm,
-//! no kernel allocates. Sizes that do not fit together are bugs of the caller and panic; values are the caller's to
-//! validate (out of range they give wrong numbers, never undefined behaviour).
+//! A caller packs each layer once ([`Kernels::pack_linear`]) and hands in a [`Scratch`] for each thread;
+//! once it is warm, no kernel allocates. Sizes that do not fit together are bugs of the caller and panic;
+//! values are the caller's to validate (out of range they give wrong numbers or a panic, never undefined
+//! behaviour).
+//!
+//! ```
+//! use quasar_kernels::{Kernels, LinearParams, Rows, RowsMut, Scratch};
+//!
+//! // Two rows of three weights; M = 2^14 and p = 1 are 16384 * 2^(-1-11-6) = 1/16 of a code for each unit.
+//! let layer = Kernels::best().pack_linear(&LinearParams {
+//!     rows: 2,
+//!     k: 3,
+//!     weights: &[1, -2, 3, 4, 5, -6],
+//!     bias: &[10, 20],
+//!     mult: &[1 << 14; 2],
+//!     shift: &[1; 2],
+//! });
+//! let (input, mut out) = (Rows::packed(&[7, 8, 9], 3), [0; 2]);
+//! let scratch = &mut Scratch::new();
+//! Kernels::best().linear_i8(&layer, input, RowsMut::packed(&mut out, 2), 0, None, scratch);
+//! assert_eq!(out, [2, 2]); // accumulators 28 and 34
+//! ```
 
 mod buffer;
 #[cfg(target_arch = "aarch64")]
@@ -187,7 +207,8 @@ pub struct Kernels {
     tier: Tier,
 }
 
-/// Runs the tier's code: the second expression for the scalar tier, the third, with the type `$isa`, for a SIMD tier.
+/// Runs the tier's code: the second expression for the scalar tier, the third, with the type `$isa`, for a
+/// SIMD tier.
 macro_rules! dispatch {
     (@ $isa:ident = $type:ty => $simd:expr) => {{
         type $isa = $type;
@@ -402,9 +423,9 @@ impl Kernels {
             I => tiled::attention::<I>(q, kv, *head, out, scratch));
     }
 
-    /// Multiply-accumulates a second that one core of this machine reaches in registers, with the tier's dot-product
-    /// instruction and no memory traffic: the roof that the kernels are measured against. The best of many short runs
-    /// in `duration`, so that other load does not lower it.
+    /// Multiply-accumulates a second that one core of this machine reaches in registers, with the tier's
+    /// dot-product instruction and no memory traffic: the roof that the kernels are measured against. The
+    /// best of many short runs in `duration`, so that other load does not lower it.
     pub fn peak_probe(self, duration: Duration) -> f64 {
         let (start, mut best) = (Instant::now(), 0f64);
         while best == 0.0 || start.elapsed() < duration {

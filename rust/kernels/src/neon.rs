@@ -1,4 +1,5 @@
-//! NEON on baseline Armv8.0: `smull` and `smlal` make pairs of products in 16 bits, `sadalp` adds them to 32-bit sums.
+//! NEON on baseline Armv8.0: `smull` and `smlal` make pairs of products in 16 bits, `sadalp` adds them to
+//! 32-bit sums.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -274,7 +275,8 @@ impl Isa for Neon {
             for (v, part) in unsafe { x.row(i) }.chunks_mut(8).enumerate() {
                 let mut whole = [0; 8];
                 whole[..part.len()].copy_from_slice(part);
-                // SAFETY: the caller promises PANEL parameters and accumulators for each row; the buffer has 8 words.
+                // SAFETY: the caller promises PANEL parameters and accumulators for each row; the buffer
+                // has 8 words.
                 unsafe {
                     let update = requantized(acc.add(i * Self::PANEL + 8 * v), &requant, 8 * v);
                     let new = vmaxq_s16(vqaddq_s16(vld1q_s16(whole.as_ptr()), update), min);
@@ -288,7 +290,8 @@ impl Isa for Neon {
     #[target_feature(enable = "neon")]
     unsafe fn softmax(logits: *const i32, tokens: usize, mult: i32, probs: *mut i8) -> (i32, i32) {
         const LANES: [u32; 4] = [0, 1, 2, 3];
-        // SAFETY: the caller promises tokens rounded up to 64 logits and probabilities; the tables have 64 entries.
+        // SAFETY: the caller promises tokens rounded up to 64 logits and probabilities; the tables have 64
+        // entries.
         unsafe {
             let lanes = vld1q_u32(LANES.as_ptr());
             let below = |j: usize| {

@@ -136,11 +136,11 @@ impl<'a, T> Rows<'a, T> {
     }
 }
 
-/// An exclusive view of `rows` x `cols` values. It can be split by rows and by columns, so that several threads may fill
-/// one matrix.
+/// An exclusive view of `rows` x `cols` values. It can be split by rows and by columns, so that several
+/// threads may fill one matrix.
 ///
-/// Invariant: `ptr + i * stride .. + cols` for each `i < rows` is inside one live allocation, initialised, and
-/// reachable through this view alone for `'a`.
+/// Invariant: `ptr + i * stride .. + cols` for each `i < rows` is inside one live allocation, initialised,
+/// and reachable through this view alone for `'a`.
 #[derive(Debug)]
 pub struct RowsMut<'a, T> {
     ptr: *mut T,
@@ -212,7 +212,8 @@ impl<'a, T> RowsMut<'a, T> {
     /// When there is no row `i`.
     pub fn row(&self, i: usize) -> &[T] {
         assert!(i < self.rows, "row {i} of {}", self.rows);
-        // SAFETY: i < rows, so by the invariant the row is live and nobody else writes it while self is borrowed.
+        // SAFETY: i < rows, so by the invariant the row is live and nobody else writes it while self is
+        // borrowed.
         unsafe { std::slice::from_raw_parts(self.ptr.add(i * self.stride), self.cols) }
     }
 

@@ -1,10 +1,11 @@
 //! Packing, tiling and edges of the SIMD tiers, in one place.
 //!
-//! A matrix of weights is cut into *panels* of up to `PANEL` rows, the last one narrower (a multiple of `LANES`). Inside
-//! a panel, `GROUP` consecutive k of one row stand together, then the next row, then the next group:
-//! `[panel][k / GROUP][row][k % GROUP]`, zeros where rows or k run out. A *tile* is `ROWS` input rows times one panel;
-//! a tier computes its accumulators and hands them to an epilogue. Keys and values are packed as weights are: logits are
-//! queries times keys (a row for each key), outputs are probabilities times values (a row for each dimension, k = keys).
+//! A matrix of weights is cut into *panels* of up to `PANEL` rows, the last one narrower (a multiple of
+//! `LANES`). Inside a panel, `GROUP` consecutive k of one row stand together, then the next row, then the
+//! next group: `[panel][k / GROUP][row][k % GROUP]`, zeros where rows or k run out. A *tile* is `ROWS`
+//! input rows times one panel; a tier computes its accumulators and hands them to an epilogue. Keys and
+//! values are packed as weights are: logits are queries times keys (a row for each key), outputs are
+//! probabilities times values (a row for each dimension, k = keys).
 //!
 //! May depend on the views, the buffers and the scalar reference; a tier implements [`Isa`] and nothing else.
 
@@ -61,11 +62,12 @@ impl<T> Out<T> {
 /// One instruction-set tier.
 ///
 /// # Safety
-/// All functions need a CPU that has the tier's features. `tile` reads `rows` (1 to `ROWS`) rows of `k` codes that start
-/// `stride` apart, `width * k` weights and `width` biases, and writes `width` sums to each row of `out`; `k` is a positive
-/// multiple of `STEP`, `width` a multiple of `LANES` up to `PANEL`. The epilogues read `PANEL` accumulators for each
-/// row of `out` (rows stand `PANEL` apart; those past `out.cols` are arbitrary), `PANEL` parameters, and write `out.cols`
-/// values to each row. `softmax` reads `tokens` logits rounded up to `PAD` and may write as many probabilities.
+/// All functions need a CPU that has the tier's features. `tile` reads `rows` (1 to `ROWS`) rows of `k`
+/// codes that start `stride` apart, `width * k` weights and `width` biases, and writes `width` sums to each
+/// row of `out`; `k` is a positive multiple of `STEP`, `width` a multiple of `LANES` up to `PANEL`. The
+/// epilogues read `PANEL` accumulators for each row of `out` (rows stand `PANEL` apart; those past
+/// `out.cols` are arbitrary), `PANEL` parameters, and write `out.cols` values to each row. `softmax` reads
+/// `tokens` logits rounded up to `PAD` and may write as many probabilities.
 pub(crate) trait Isa {
     /// A weight as packed.
     type Weight: Plain + From<i8>;
@@ -151,7 +153,8 @@ pub(crate) trait Isa {
     /// One row of `LayerNorm`; all lengths agree.
     unsafe fn layer_norm(norm: &LayerNorm, x: &[i16], out: &mut [i8]);
 
-    /// Register-only dot products; gives the number of multiply-accumulates and something that depends on them.
+    /// Register-only dot products; gives the number of multiply-accumulates and something that depends on
+    /// them.
     unsafe fn probe(iterations: u32) -> (u64, i32);
 }
 
@@ -278,8 +281,8 @@ pub(crate) fn pack_linear<I: Isa>(
     }
 }
 
-/// Computes every tile of `input` times `linear`, panel by panel, and hands it to `finish(first input row, rows, first
-/// output column, columns, accumulators)`.
+/// Computes every tile of `input` times `linear`, panel by panel, and hands it to `finish(first input row,
+/// rows, first output column, columns, accumulators)`.
 ///
 /// # Safety
 /// The CPU has the tier's features.
@@ -303,8 +306,8 @@ unsafe fn linear<I: Isa>(
         for i in (0..input.rows()).step_by(I::ROWS) {
             let rows = I::ROWS.min(input.rows() - i);
             let a = &codes[i * k..][..rows * k];
-            // SAFETY: the slices have the sizes that tile reads; the tile buffer holds ROWS rows of PANEL; the caller
-            // promises the features.
+            // SAFETY: the slices have the sizes that tile reads; the tile buffer holds ROWS rows of PANEL;
+            // the caller promises the features.
             unsafe {
                 I::tile(
                     a.as_ptr(),
@@ -352,7 +355,8 @@ pub(crate) unsafe fn linear_i8<I: Isa>(
     scratch: &mut Scratch,
 ) {
     let offset = 64 * i16::from(zero_point) + 32;
-    // SAFETY: linear hands out rows and columns of out, a full tile of accumulators and a panel of parameters.
+    // SAFETY: linear hands out rows and columns of out, a full tile of accumulators and a panel of
+    // parameters.
     unsafe {
         linear::<I>(
             layer,
@@ -552,8 +556,8 @@ pub(crate) unsafe fn attention<I: Isa>(
             for i in (0..rows).step_by(I::ROWS) {
                 let n = I::ROWS.min(rows - i);
                 let a = &probs[i * stride..][..n * stride];
-                // SAFETY: the slices have the sizes that tile reads; the tile buffer holds ROWS rows of PANEL; the
-                // epilogue gets a full tile, a panel of means and a scale for each row.
+                // SAFETY: the slices have the sizes that tile reads; the tile buffer holds ROWS rows of
+                // PANEL; the epilogue gets a full tile, a panel of means and a scale for each row.
                 unsafe {
                     I::tile_wide(
                         a.as_ptr(),

@@ -5,14 +5,21 @@ use quasar_kernels::{atoms, scalar};
 
 proptest! {
     #[test]
-    fn requant8_is_within_its_error_bound(acc in -(1i32 << 26)..1 << 26, p in 1u8..=30, m in 1i16 << 14..=i16::MAX, zp: i8) {
+    fn requant8_is_within_its_error_bound(
+        acc in -(1i32 << 26)..1 << 26,
+        p in 1u8..=30,
+        m in 1i16 << 14..=i16::MAX,
+        zp: i8,
+    ) {
         let exact = f64::from(acc) * f64::from(m) * (-f64::from(p) - 17.0).exp2() + f64::from(zp);
         let y = f64::from(scalar::requant8(acc, p, m, zp));
         prop_assert!((y - exact.clamp(-128.0, 127.0)).abs() <= 0.5 + 1.0 / 64.0, "{y} for {exact}");
     }
 
     #[test]
-    fn atoms_give_the_accumulator_of_an_8_bit_row(row in prop::collection::vec((any::<i8>(), any::<i8>()), 1..300)) {
+    fn atoms_give_the_accumulator_of_an_8_bit_row(
+        row in prop::collection::vec((any::<i8>(), any::<i8>()), 1..300),
+    ) {
         let (w, a): (Vec<i8>, Vec<i8>) = row.into_iter().unzip();
         let (hi, lo): (Vec<i8>, Vec<u8>) = w.iter().map(|&w| atoms::split(w)).unzip();
         prop_assert!(hi.iter().all(|h| (-8..8).contains(h)) && lo.iter().all(|&l| l < 16));
@@ -20,7 +27,10 @@ proptest! {
     }
 
     #[test]
-    fn layer_norm_moments_keep_their_widths(x in prop::collection::vec(-32767i16..=32767, 1..1024), epsilon in 1i64..1 << 50) {
+    fn layer_norm_moments_keep_their_widths(
+        x in prop::collection::vec(-32767i16..=32767, 1..=1024),
+        epsilon in 1i64..1 << 50,
+    ) {
         let d = x.len();
         let sum: i32 = x.iter().map(|&x| i32::from(x)).sum();
         let squares: i64 = x.iter().map(|&x| i64::from(x) * i64::from(x)).sum();
@@ -31,7 +41,11 @@ proptest! {
     }
 
     #[test]
-    fn attention_scale_is_normalised(sum12 in 4080u32..1 << 22, mo in 1i16 << 14..=i16::MAX, po in 11u8..=29) {
+    fn attention_scale_is_normalised(
+        sum12 in 4080u32..1 << 22,
+        mo in 1i16 << 14..=i16::MAX,
+        po in 11u8..=29,
+    ) {
         let (r, p) = scalar::attention_scale(sum12, mo, po);
         prop_assert!(r >= 1 << 14 && (1..=30).contains(&p));
         let exact = f64::from(mo) * (-f64::from(po)).exp2() / f64::from(sum12);

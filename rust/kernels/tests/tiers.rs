@@ -1,4 +1,5 @@
-//! One body of checks, run on every tier against the scalar one. A tier that this CPU lacks is reported as skipped.
+//! One body of checks, run on every tier against the scalar one. A tier that this CPU lacks is reported as
+//! skipped.
 
 use std::fmt::Debug;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -518,7 +519,8 @@ const CHECKS: [(&str, TierCheck); 4] = [
 
 fn main() -> ExitCode {
     let scalar = Kernels::new(Tier::Scalar).expect("the scalar tier always exists");
-    // The options of the standard harness are accepted and ignored; words are filters.
+    // Of the standard harness's options, --list is obeyed and others are ignored; words are filters.
+    let list = std::env::args().any(|arg| arg == "--list");
     let filters: Vec<String> = std::env::args()
         .skip(1)
         .filter(|arg| !arg.starts_with('-'))
@@ -528,6 +530,10 @@ fn main() -> ExitCode {
         for (what, check) in CHECKS {
             let name = format!("{tier}::{what}");
             if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
+                continue;
+            }
+            if list {
+                println!("{name}: test");
                 continue;
             }
             let Some(kernels) = Kernels::new(tier) else {
@@ -550,6 +556,9 @@ fn main() -> ExitCode {
                 }
             }
         }
+    }
+    if list {
+        return ExitCode::SUCCESS;
     }
     println!("\ntier checks: {passed} passed; {failed} failed; {skipped} skipped");
     if failed == 0 {

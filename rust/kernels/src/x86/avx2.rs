@@ -252,8 +252,8 @@ impl Isa for Avx2 {
 
     #[target_feature(enable = "avx2")]
     unsafe fn softmax(logits: *const i32, tokens: usize, mult: i32, probs: *mut i16) -> (i32, i32) {
-        // SAFETY: the caller promises tokens rounded up to 64 logits and probabilities; an index into the table is
-        // below 64.
+        // SAFETY: the caller promises tokens rounded up to 64 logits and probabilities; an index into the
+        // table is below 64.
         unsafe {
             let mut max = _mm256_set1_epi32(i32::MIN);
             for j in (0..tokens).step_by(8) {

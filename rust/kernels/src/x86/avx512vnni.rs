@@ -6,7 +6,8 @@ use crate::scalar::{logit_cap, Moments, EXP2};
 use crate::tiled::{Isa, Out, Requant, RowScale};
 use crate::LayerNorm;
 
-/// The tier. Its functions need AVX-512 F, BW, VL, DQ and VNNI; the table look-up uses VBMI where the CPU has it.
+/// The tier. Its functions need AVX-512 F, BW, VL, DQ and VNNI; the table look-up uses VBMI where the CPU
+/// has it.
 pub(crate) struct Avx512Vnni;
 
 /// `2 * EXP2`, for two-register permutes.
@@ -53,7 +54,8 @@ unsafe fn tile<const M: usize, const V: usize>(
     out: *mut i32,
     out_stride: usize,
 ) {
-    // SAFETY: the caller promises M rows of k codes, 16 * V rows of k weights, 16 * V biases and M rows of out.
+    // SAFETY: the caller promises M rows of k codes, 16 * V rows of k weights, 16 * V biases and M rows of
+    // out.
     unsafe {
         let mut acc = [[_mm512_setzero_si512(); V]; M];
         for v in 0..V {
@@ -132,7 +134,8 @@ unsafe fn shifted(acc: *const i32, requant: &Requant) -> [__m512i; 2] {
 /// As [`Isa::lookup`], and the CPU has VBMI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
 unsafe fn lookup_vbmi(table: &[i8; 256], out: Out<i8>) {
-    // SAFETY: the table has 256 entries; masks keep loads and stores inside the rows that the caller promises.
+    // SAFETY: the table has 256 entries; masks keep loads and stores inside the rows that the caller
+    // promises.
     unsafe {
         let part = |i: usize| _mm512_loadu_si512(table.as_ptr().add(64 * i).cast());
         let (negative, positive) = ([part(0), part(1)], [part(2), part(3)]);
@@ -218,7 +221,8 @@ impl Isa for Avx512Vnni {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     unsafe fn requant8(acc: *const i32, requant: Requant, offset: i16, out: Out<i8>) {
-        // SAFETY: the caller promises PANEL parameters and accumulators for each row; the mask keeps stores inside it.
+        // SAFETY: the caller promises PANEL parameters and accumulators for each row; the mask keeps stores
+        // inside it.
         unsafe {
             let mult = [
                 in_pack_order(_mm512_loadu_si512(requant.mult.cast())),
@@ -327,7 +331,8 @@ impl Isa for Avx512Vnni {
         scales: &[RowScale],
         out: Out<i8>,
     ) {
-        // SAFETY: the caller promises PANEL means and accumulators for each row; the mask keeps stores inside it.
+        // SAFETY: the caller promises PANEL means and accumulators for each row; the mask keeps stores
+        // inside it.
         unsafe {
             let (eight, offset) = (_mm512_set1_epi32(8), _mm512_set1_epi16(32));
             let mask = mask64(out.cols);
