@@ -2,6 +2,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::array::from_fn;
 
 use crate::scalar::{logit_cap, Moments, EXP2};
 use crate::tiled::{Isa, Out, Requant, RowScale};
@@ -219,6 +220,42 @@ impl Isa for Avx2 {
                 row,
                 bytes(_mm256_srai_epi16::<6>(_mm256_adds_epi16(z, offset))),
             );
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
+        if out.cols < 16 {
+            // SAFETY: the caller's promise.
+            return unsafe { crate::tiled::lookup(table, out) };
+        }
+        for i in (0..out.rows).step_by(2) {
+            // Two rows at once; the last of an odd number with itself.
+            // SAFETY: both rows are the caller's and have 16 columns; table parts are 16 of 256 bytes.
+            unsafe {
+                let row = out.ptr.add(i * out.stride).cast();
+                let next = out.ptr.add((i + 1).min(out.rows - 1) * out.stride).cast();
+                let y = _mm256_set_m128i(_mm_loadu_si128(next), _mm_loadu_si128(row));
+                let index = _mm256_xor_si256(y, _mm256_set1_epi8(-128));
+                let low = _mm256_and_si256(index, _mm256_set1_epi8(15));
+                let part = |i: usize| {
+                    let part = _mm_loadu_si128(table.as_ptr().add(16 * i).cast());
+                    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(part), low)
+                };
+                // A tree of selections by the index's upper bits, each moved to its byte's top.
+                let bit4 = _mm256_slli_epi16::<3>(index);
+                let eight: [_; 8] =
+                    from_fn(|i| _mm256_blendv_epi8(part(2 * i), part(2 * i + 1), bit4));
+                let bit5 = _mm256_slli_epi16::<2>(index);
+                let four: [_; 4] =
+                    from_fn(|i| _mm256_blendv_epi8(eight[2 * i], eight[2 * i + 1], bit5));
+                let bit6 = _mm256_slli_epi16::<1>(index);
+                let two: [_; 2] =
+                    from_fn(|i| _mm256_blendv_epi8(four[2 * i], four[2 * i + 1], bit6));
+                let y = _mm256_blendv_epi8(two[0], two[1], index);
+                _mm_storeu_si128(row, _mm256_castsi256_si128(y));
+                _mm_storeu_si128(next, _mm256_extracti128_si256::<1>(y));
+            }
         }
     }
 
