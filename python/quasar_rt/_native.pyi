@@ -18,6 +18,7 @@ __all__ = [
     "error_classes",
     "join_atoms",
     "pack_rows",
+    "peak_macs_per_second",
     "quantize_rows",
     "row_pairs",
     "split_atoms",
@@ -53,6 +54,7 @@ class Engine:
 
 def tiers() -> list[tuple[str, bool]]: ...
 def default_threads() -> int: ...
+def peak_macs_per_second(tier: str, seconds: float) -> float: ...
 def error_classes() -> dict[str, type[Exception]]: ...
 def quantize_rows(
     weights: npt.NDArray[np.float32],

@@ -166,14 +166,20 @@ fn view<'a>(pixels: &'a PyReadonlyArray3<'_, u8>) -> PyResult<ImageView<'a>> {
     ImageView::packed(pixels.as_slice()?, height, width, channels).map_err(to_py)
 }
 
-fn parse_tier(name: &str) -> quasar_core::Result<Tier> {
-    name.parse().map_err(|_| Error::UnsupportedTier {
-        tier: name.to_owned(),
+/// The tier of that name.
+pub fn parse_tier(name: &str) -> quasar_core::Result<Tier> {
+    name.parse().map_err(|_| unsupported(name))
+}
+
+/// The error for a tier that does not exist or that this CPU lacks.
+pub fn unsupported(tier: &str) -> Error {
+    Error::UnsupportedTier {
+        tier: tier.to_owned(),
         available: supported_tiers()
             .map(Tier::name)
             .collect::<Vec<_>>()
             .join(", "),
-    })
+    }
 }
 
 /// Each tier's name and whether this CPU has it, slowest first.

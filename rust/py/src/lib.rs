@@ -3,6 +3,7 @@
 
 mod engine;
 mod errors;
+mod peak;
 mod rows;
 mod subnet;
 
@@ -14,6 +15,8 @@ mod _native {
     use crate::engine::{default_threads, tiers, Engine};
     #[pymodule_export]
     use crate::errors::error_classes;
+    #[pymodule_export]
+    use crate::peak::peak_macs_per_second;
     #[pymodule_export]
     use crate::rows::{join_atoms, pack_rows, quantize_rows, row_pairs, split_atoms, unpack_rows};
     #[pymodule_export]
