@@ -1,7 +1,7 @@
 //! Integer kernels of the row-wise quantized Vision Transformer.
 //!
-//! The only crate with SIMD and `unsafe` numerics. The arithmetic is defined in `docs/integer-model.md`; every tier gives the same bits. The crate depends
-//! on nothing.
+//! The only crate with SIMD and `unsafe` numerics. The arithmetic is defined in `docs/integer-model.md`;
+//! every tier gives the same bits. The crate depends on nothing.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -37,8 +37,8 @@
 //! ```
 
 mod buffer;
-#[cfg(target_arch = "aarch64")]
 // Intrinsics are named as the vendor names them, dozens in a file.
+#[cfg(target_arch = "aarch64")]
 #[allow(clippy::wildcard_imports)]
 mod neon;
 mod rows;
@@ -265,7 +265,11 @@ impl Kernels {
             rows > 0 && k > 0,
             "a linear layer has at least one row and one input"
         );
-        assert_eq!(weights.len(), rows * k, "weights of a {rows} x {k} layer");
+        assert_eq!(
+            Some(weights.len()),
+            rows.checked_mul(k),
+            "weights of a {rows} x {k} layer"
+        );
         assert_eq!(
             (bias.len(), mult.len(), shift.len()),
             (rows, rows, rows),
@@ -304,7 +308,6 @@ impl Kernels {
     ///
     /// # Panics
     /// When the sizes do not agree or the layer is packed for another tier.
-    #[allow(clippy::too_many_arguments)]
     pub fn linear_i8(
         self,
         linear: &Linear,

@@ -31,6 +31,7 @@ static EXP2_HIGH: [u8; 64] = exp2_doubled(1);
 /// # Safety
 /// As [`Isa::tile`], for M rows and 8 * V columns.
 #[target_feature(enable = "neon")]
+#[allow(clippy::cast_ptr_alignment)] // codes are read unaligned
 unsafe fn tile<const M: usize, const V: usize, const NARROW: bool>(
     a: *const i8,
     stride: usize,
@@ -59,9 +60,10 @@ unsafe fn tile<const M: usize, const V: usize, const NARROW: bool>(
                 ];
             }
             for (m, row) in acc.iter_mut().enumerate() {
-                let codes = a.add(m * stride + 4 * g).cast::<i16>();
-                let first = vreinterpretq_s8_s16(vdupq_n_s16(codes.read_unaligned()));
-                let second = vreinterpretq_s8_s16(vdupq_n_s16(codes.add(1).read_unaligned()));
+                let codes = a.add(m * stride + 4 * g).cast::<[i16; 2]>();
+                let [first, second] = codes.read_unaligned();
+                let first = vreinterpretq_s8_s16(vdupq_n_s16(first));
+                let second = vreinterpretq_s8_s16(vdupq_n_s16(second));
                 for v in 0..V {
                     let [w0, w1] = weights[v];
                     let low = vmull_s8(vget_low_s8(w0), vget_low_s8(first));
@@ -426,7 +428,7 @@ impl Isa for Neon {
             for acc in &mut acc {
                 // SAFETY: no instruction; it hides that every product is the same.
                 unsafe {
-                    asm!("/* {0:v} */", inout(vreg) a, options(nomem, nostack, preserves_flags))
+                    asm!("/* {0:v} */", inout(vreg) a, options(nomem, nostack, preserves_flags));
                 };
                 *acc = vpadalq_s16(*acc, vmlal_high_s8(vmull_high_s8(a, w), a, w));
             }
