@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Write the golden vectors in tests/vectors: small subnets, an image for each and every intermediate of the int64 oracle.
+"""Write the golden vectors in tests/vectors: small subnets, an image for each, every intermediate of the oracle.
 
-    python tools/vectors.py            # write them
-    python tools/vectors.py --check    # fail if the committed ones differ
+python tools/vectors.py            writes them
+python tools/vectors.py --check    fails if the committed ones differ
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 from safetensors.numpy import save_file
@@ -21,26 +22,88 @@ from quasar_rt.testing import random_image, scramble
 VECTORS = Path(__file__).resolve().parent.parent / "tests" / "vectors"
 
 #: name -> (arguments of random_subnet, whether to scramble its tables)
-CASES = {
-    "token": (dict(embed=32, depth=2, heads=2, hidden=64, image_size=16, channels=1, kernel=4, classes=10, seed=1), False),
+CASES: dict[str, tuple[dict[str, Any], bool]] = {
+    "token": (
+        dict(embed=32, depth=2, heads=2, hidden=64, image_size=16, channels=1, kernel=4, classes=10, seed=1),
+        False,
+    ),
     "overlap": (
-        dict(embed=24, depth=1, heads=3, hidden=50, image_size=(14, 11), channels=1, kernel=7, stride=4, pad=2, classes=7, seed=2),
+        dict(
+            embed=24,
+            depth=1,
+            heads=3,
+            hidden=50,
+            image_size=(14, 11),
+            channels=1,
+            kernel=7,
+            stride=4,
+            pad=2,
+            classes=7,
+            seed=2,
+        ),
         True,
     ),
     "mean": (
-        dict(embed=20, depth=2, heads=[1, 3], head_dim=5, hidden=[33, 17], image_size=12, kernel=4, prefix_tokens=0, pool="mean", classes=5, seed=3),
+        dict(
+            embed=20,
+            depth=2,
+            heads=[1, 3],
+            head_dim=5,
+            hidden=[33, 17],
+            image_size=12,
+            kernel=4,
+            prefix_tokens=0,
+            pool="mean",
+            classes=5,
+            seed=3,
+        ),
         True,
     ),
     "mean-after-norm": (
-        dict(embed=17, depth=1, heads=2, head_dim=9, hidden=31, image_size=9, kernel=3, prefix_tokens=2, pool="mean_after_norm", classes=3, seed=4),
+        dict(
+            embed=17,
+            depth=1,
+            heads=2,
+            head_dim=9,
+            hidden=31,
+            image_size=9,
+            kernel=3,
+            prefix_tokens=2,
+            pool="mean_after_norm",
+            classes=3,
+            seed=4,
+        ),
         True,
     ),
     "all-4": (
-        dict(embed=33, depth=1, heads=1, head_dim=16, hidden=65, image_size=10, channels=1, kernel=5, classes=9, eight_bit_fraction=0.0, seed=5),
+        dict(
+            embed=33,
+            depth=1,
+            heads=1,
+            head_dim=16,
+            hidden=65,
+            image_size=10,
+            channels=1,
+            kernel=5,
+            classes=9,
+            eight_bit_fraction=0.0,
+            seed=5,
+        ),
         True,
     ),
     "all-8": (
-        dict(embed=48, depth=1, heads=3, hidden=96, image_size=20, channels=1, kernel=5, classes=9, eight_bit_fraction=1.0, seed=6),
+        dict(
+            embed=48,
+            depth=1,
+            heads=3,
+            hidden=96,
+            image_size=20,
+            channels=1,
+            kernel=5,
+            classes=9,
+            eight_bit_fraction=1.0,
+            seed=6,
+        ),
         True,
     ),
 }
@@ -67,11 +130,14 @@ def main(check: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder))
         differing = [
-            path.name for path in sorted(Path(folder).iterdir())
+            path.name
+            for path in sorted(Path(folder).iterdir())
             if not (VECTORS / path.name).exists() or (VECTORS / path.name).read_bytes() != path.read_bytes()
         ]
     if differing:
-        raise click.ClickException(f"these differ from tests/vectors: {', '.join(differing)}; run tools/vectors.py")
+        raise click.ClickException(
+            f"these differ from tests/vectors: {', '.join(differing)}; run tools/vectors.py"
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """From a float network and its ranges to a :class:`~quasar_rt.Subnet`: the arithmetic of every exporter.
 
-Whoever has trained or calibrated a Vision Transformer describes it as a :class:`NetworkSpec` (NumPy arrays, float ranges, a
-width for each weight row) and calls :func:`build_subnet`. The rules are those of ``docs/integer-model.md``. NumPy and the native
-quantizer only: no torch here, so that a board can build random subnets for benchmarks.
+Whoever has trained or calibrated a Vision Transformer describes it as a :class:`NetworkSpec` (NumPy arrays, float
+ranges, a width for each weight row) and calls :func:`build_subnet`. The rules are those of ``docs/integer-model.md``.
+NumPy and the native quantizer only: no torch here, so that a board can build random subnets for benchmarks.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class NormSpec:
 
 def gelu(x: Float) -> Float:
     """Exact GELU, ``x * Phi(x)``."""
-    return x * 0.5 * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
+    erf: Float = np.vectorize(math.erf)(x / math.sqrt(2.0))
+    return x * 0.5 * (1.0 + erf)
 
 
 @dataclass
@@ -100,8 +101,8 @@ class BlockSpec:
 class NetworkSpec:
     """A float Vision Transformer with everything that quantizing it needs.
 
-    `embed` acts on normalised pixels ``(pixel/255 - mean) / std``, columns ordered (channel, ky, kx); `position` is float
-    [grid, embed], `prefix` float [prefix tokens, embed] with any position already added; `residual_scale` is the
+    `embed` acts on normalised pixels ``(pixel/255 - mean) / std``, columns ordered (channel, ky, kx); `position` is
+    float [grid, embed], `prefix` float [prefix tokens, embed] with any position already added; `residual_scale` is the
     step of the int16 residual stream.
     """
 
@@ -147,7 +148,7 @@ class _Quantized:
         }
 
     def requantized(self, name: str, out_scale: ArrayLike, fraction: int) -> dict[str, NDArray[Any]]:
-        mult, shift = requantizer(self.step / out_scale * fraction)
+        mult, shift = requantizer(self.step / np.asarray(out_scale) * fraction)
         return {**self.tensors(name), f"{name}.mult": mult, f"{name}.shift": shift}
 
 
@@ -165,7 +166,9 @@ def requantizer(multiplier: ArrayLike) -> tuple[NDArray[np.int16], NDArray[np.ui
     """
     m = np.atleast_1d(np.asarray(multiplier, np.float64))
     if not np.all(np.isfinite(m)) or m.min(initial=0) < 0 or m.max(initial=0) >= MULTIPLIER_LIMIT:
-        raise ValueError(f"a requantization multiplier is outside [0, {MULTIPLIER_LIMIT}): make the output scale coarser")
+        raise ValueError(
+            f"a requantization multiplier is outside [0, {MULTIPLIER_LIMIT}): make the output scale coarser"
+        )
     fraction, exponent = np.frexp(m)  # m = fraction * 2^exponent, fraction in [1/2, 1)
     mult = np.floor(fraction * 2**15 + 0.5).astype(np.int64)
     shift = 4 - exponent.astype(np.int64)
@@ -176,7 +179,9 @@ def requantizer(multiplier: ArrayLike) -> tuple[NDArray[np.int16], NDArray[np.ui
     return np.where(dead, 0, mult).astype(np.int16), np.where(dead, 30, shift).astype(np.uint8)
 
 
-def _quantize(spec: LinearSpec, in_scale: float, zero_point: int, bias: Callable[[Float], Float] | None = None) -> _Quantized:
+def _quantize(
+    spec: LinearSpec, in_scale: float, zero_point: int, bias: Callable[[Float], Float] | None = None
+) -> _Quantized:
     """Quantize the rows, fold the input's zero point into the bias and keep every row inside the accumulator bound.
 
     `bias` maps the dequantized weights to the real bias, for the patch embedding whose bias depends on them.
@@ -184,7 +189,9 @@ def _quantize(spec: LinearSpec, in_scale: float, zero_point: int, bias: Callable
     weight = np.ascontiguousarray(spec.weight, np.float64)
     bits = np.ascontiguousarray(spec.bits, np.uint8)
     real_bias = np.asarray(spec.bias, np.float64)
-    packed = quantize_rows(weight, bits, scales=None if spec.scales is None else np.asarray(spec.scales, np.float32))
+    packed = quantize_rows(
+        weight, bits, scales=None if spec.scales is None else np.asarray(spec.scales, np.float32)
+    )
     scales = packed.scales.astype(np.float64)
     magnitude = np.abs(real_bias) if bias is None else np.abs(bias(weight))
     dead = ~weight.any(axis=1)
@@ -197,7 +204,9 @@ def _quantize(spec: LinearSpec, in_scale: float, zero_point: int, bias: Callable
         codes = packed.unpack().astype(np.int64)
         if bias is not None:
             real_bias = bias(codes * scales[:, None])
-        folded = np.floor(real_bias / (in_scale * scales) + 0.5).astype(np.int64) - zero_point * codes.sum(axis=1)
+        folded = np.floor(real_bias / (in_scale * scales) + 0.5).astype(np.int64) - zero_point * codes.sum(
+            axis=1
+        )
         over = 128 * np.abs(codes).sum(axis=1) + np.abs(folded) >= ACCUMULATOR_LIMIT
         if not over.any():
             step = np.where(dead & (real_bias == 0), 0.0, in_scale * scales)
@@ -221,7 +230,9 @@ def _norm(name: str, spec: NormSpec, out: Affine, residual_scale: float) -> dict
                 f"{name}.frac": np.array([frac], np.uint8),
                 f"{name}.epsilon": np.array([epsilon], np.int64),
             }
-    raise ValueError(f"{name}: gamma or beta is too large for an output scale of {out.scale}: make it coarser")
+    raise ValueError(
+        f"{name}: gamma or beta is too large for an output scale of {out.scale}: make it coarser"
+    )
 
 
 def _attention(spec: BlockSpec, q: Float, k: Float, v: Float, out: float) -> dict[str, NDArray[Any]]:
@@ -240,13 +251,15 @@ def _attention(spec: BlockSpec, q: Float, k: Float, v: Float, out: float) -> dic
 
 def _at_least(scale: ArrayLike, multiplier: Float, limit: float) -> Float:
     """`scale`, coarsened where ``multiplier / scale`` would reach `limit`."""
-    return np.maximum(np.asarray(scale, np.float64), multiplier / limit * (1 + 1e-9))
+    coarse: Float = np.maximum(np.asarray(scale, np.float64), multiplier / limit * (1 + 1e-9))
+    return coarse
 
 
 def activation_table(activation: Callable[[Float], Float], source: Affine, out: Affine) -> NDArray[np.int8]:
     """The 256-entry table from fc1's codes (index code + 128) to the activation's codes."""
-    real = source.scale * (np.arange(-128, 128) - source.zero_point)
-    return np.clip(np.floor(activation(real) / out.scale + 0.5) + out.zero_point, -128, 127).astype(np.int8)
+    real: Float = source.scale * (np.arange(-128, 128, dtype=np.float64) - source.zero_point)
+    codes: Float = np.floor(activation(real) / out.scale + 0.5) + out.zero_point
+    return codes.clip(-128, 127).astype(np.int8)
 
 
 def _residual_table(values: ArrayLike, scale: float) -> NDArray[np.int16]:
@@ -273,7 +286,9 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
             raise ValueError("embed.scales can be given only where every channel has the same std")
         stem_scales = np.asarray(spec.embed.scales, np.float64) / (255 * std[0])
     stem = _quantize(
-        LinearSpec(np.asarray(spec.embed.weight, np.float64) * pixel_step, stem_bias, spec.embed.bits, stem_scales),
+        LinearSpec(
+            np.asarray(spec.embed.weight, np.float64) * pixel_step, stem_bias, spec.embed.bits, stem_scales
+        ),
         in_scale=1.0,
         zero_point=-128,
         bias=lambda weight: stem_bias - weight @ pixel_mean,
@@ -300,14 +315,22 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
         proj = _quantize(block.proj, attn_out, 0)
 
         fc1 = _quantize(block.fc1, block.norm2_out.scale, block.norm2_out.zero_point)
-        fc1_out = Affine(float(_at_least(block.fc1_out.scale, fc1.step.max() * 64, MULTIPLIER_LIMIT)), block.fc1_out.zero_point)
+        fc1_out = Affine(
+            float(_at_least(block.fc1_out.scale, fc1.step.max() * 64, MULTIPLIER_LIMIT)),
+            block.fc1_out.zero_point,
+        )
         tensors |= fc1.requantized(f"{name}.fc1", fc1_out.scale, 64)
         tensors[f"{name}.gelu"] = activation_table(block.activation, fc1_out, block.act_out)
         fc2 = _quantize(block.fc2, block.act_out.scale, block.act_out.zero_point)
 
         residual += [(f"{name}.proj", proj), (f"{name}.fc2", fc2)]
-        norms += [(f"{name}.norm1", block.norm1, block.norm1_out), (f"{name}.norm2", block.norm2, block.norm2_out)]
-        residual_scale = float(_at_least(residual_scale, max(proj.step.max(), fc2.step.max()), MULTIPLIER_LIMIT))
+        norms += [
+            (f"{name}.norm1", block.norm1, block.norm1_out),
+            (f"{name}.norm2", block.norm2, block.norm2_out),
+        ]
+        residual_scale = float(
+            _at_least(residual_scale, max(proj.step.max(), fc2.step.max()), MULTIPLIER_LIMIT)
+        )
         blocks.append(
             {
                 "heads": block.heads,
@@ -372,12 +395,12 @@ def random_subnet(
     """A subnet of any shape with seeded random weights, for benchmarks and tests. It is marked untrained.
 
     Args:
-        embed, depth, kernel, stride, pad, prefix_tokens, pool, classes: the network's shape; `stride` defaults to `kernel`.
+        embed, depth, kernel, stride, pad, prefix_tokens, pool, classes: the shape; `stride` defaults to `kernel`.
         heads, hidden: one number, or one for each block; `hidden` defaults to ``4 * embed``.
         head_dim: defaults to ``embed // heads`` of the first block.
         image_size: pixels, an edge or (height, width).
         channels: 1 or 3.
-        eight_bit_fraction: the share of 8-bit rows in each block's matrices; the patch embedding and the head are all 8-bit.
+        eight_bit_fraction: the share of 8-bit rows in each block's matrices; patch embedding and head are all 8-bit.
         seed: everything random is drawn from ``numpy.random.default_rng(seed)``.
 
     Raises:
@@ -400,11 +423,15 @@ def random_subnet(
         raise ValueError(f"heads and hidden need one entry for each of the {depth} blocks")
     head_dim = embed // heads_of[0] if head_dim is None else head_dim
     if stride < 1 or kernel < 1 or min(height, width) + 2 * pad < kernel:
-        raise ValueError(f"a {kernel}x{kernel} patch with stride {stride} does not fit a {height}x{width} image")
+        raise ValueError(
+            f"a {kernel}x{kernel} patch with stride {stride} does not fit a {height}x{width} image"
+        )
     grid = ((height + 2 * pad - kernel) // stride + 1) * ((width + 2 * pad - kernel) // stride + 1)
     tokens = grid + prefix_tokens
 
-    def linear(rows: int, columns: int, gain: float = 1.0, fraction: float = eight_bit_fraction) -> LinearSpec:
+    def linear(
+        rows: int, columns: int, gain: float = 1.0, fraction: float = eight_bit_fraction
+    ) -> LinearSpec:
         bits = np.full(rows, 4, np.uint8)
         bits[rng.permutation(rows)[: round(fraction * rows)]] = 8
         weight = rng.standard_normal((rows, columns)) * (gain / math.sqrt(columns))

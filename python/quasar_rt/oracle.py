@@ -1,8 +1,8 @@
 """The integer model in pure int64 NumPy: one function for each section of ``docs/integer-model.md``.
 
 This is the reference that every device is tested against. It is written to be read beside the document, not to be
-fast: every value is an int64 array, every narrowing is an explicit clamp, and each documented width is asserted. It depends on NumPy
-alone and on nothing else of this package.
+fast: every value is an int64 array, every narrowing is an explicit clamp, and each documented width is asserted. It
+depends on NumPy alone and on nothing else of this package.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ EXP_TABLE: Int = np.floor(4080 * 2.0 ** (-np.arange(64) / 64) + 0.5).astype(np.i
 def rshift(x: Int, s: ArrayLike) -> Int:
     """``(x + 2^(s-1)) >> s``, rounding half up; `x` itself where s is 0. `s` broadcasts against `x`."""
     s = np.asarray(s, dtype=np.int64)
-    half = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), 0)
-    return (x + half) >> s
+    half: Int = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), 0)
+    shifted: Int = (x + half) >> s
+    return shifted
 
 
 def sat16(x: Int) -> Int:
@@ -81,6 +82,7 @@ class Linear:
 
     @classmethod
     def read(cls, tensors: Mapping[str, NDArray[Any]], name: str, columns: int) -> Linear:
+        """The layer `name` of a subnet's tensors, its rows unpacked."""
         bits = tensors[f"{name}.bits"]
         shift = tensors.get(f"{name}.shift", np.zeros(len(bits), np.uint8))
         return cls(
@@ -92,7 +94,7 @@ class Linear:
 
     def accumulate(self, a: Int) -> Int:
         """``bias + W a`` for each row of `a` [tokens, columns]: int64 [tokens, rows], proved below 2^26."""
-        acc = a @ self.weight.T + self.bias
+        acc: Int = a @ self.weight.T + self.bias
         _within(acc, 26, "an accumulator")
         return acc
 
@@ -109,7 +111,7 @@ def requant8(acc: Int, linear: Linear, zero_point: int) -> Int:
 
 
 def patches(image: NDArray[np.uint8], patch: Mapping[str, int]) -> Int:
-    """Image uint8 [height, width, channels] to patch codes int64 [grid, channels*kernel^2], ordered (channel, ky, kx)."""
+    """An image uint8 [height, width, channels] as patch codes int64 [grid, channels*kernel^2], (channel, ky, kx)."""
     kernel, stride, pad = patch["kernel"], patch["stride"], patch["pad"]
     border = ((pad, pad), (pad, pad), (0, 0))
     padded = np.pad(image, border, constant_values=patch["pad_value"]).astype(np.int64)
@@ -131,7 +133,9 @@ def layer_norm(x: Int, gain: Int, bias: Int, frac: int, epsilon: int) -> Int:
     v = d * q - s * s + epsilon
     _within(v, 52, "LayerNorm's variance")
     b = (bitlen(v) + 1) // 2
-    root = np.array([isqrt(int(vi) << (2 * (26 - int(bi)))) for vi, bi in zip(v, b, strict=True)], dtype=np.int64)
+    root = np.array(
+        [isqrt(int(vi) << (2 * (26 - int(bi)))) for vi, bi in zip(v, b, strict=True)], dtype=np.int64
+    )
     inv = np.minimum(32767, (np.int64(1) << 40) // root)[:, None]
     c = d * x - s[:, None]
     shift = (b - 10)[:, None]
@@ -168,11 +172,15 @@ def attention(q: Int, k: Int, v: Int, mult: int, out_mult: int, out_shift: int) 
 def rounded_mean(x: Int) -> Int:
     """``floor((sum + floor(n/2)) / n)`` over the first axis."""
     n = x.shape[0]
-    return (x.sum(axis=0) + n // 2) // n
+    mean: Int = (x.sum(axis=0) + n // 2) // n
+    return mean
 
 
 def run(
-    config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], image: NDArray[np.uint8], trace: Trace | None = None
+    config: Mapping[str, Any],
+    tensors: Mapping[str, NDArray[Any]],
+    image: NDArray[np.uint8],
+    trace: Trace | None = None,
 ) -> Int:
     """Logits of one preprocessed image.
 

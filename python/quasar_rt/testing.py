@@ -1,7 +1,8 @@
 """Hard subnets for testing devices: every table scrambled over its whole valid range, and random shapes.
 
-A trained network exercises the middle of each range only. :func:`scramble` keeps a subnet's shape and draws the numbers anew, so that saturation, dead rows,
-extreme shifts and zero points all occur. For developers of kernels, of the accelerator and of new devices.
+A trained network exercises the middle of each range only. :func:`scramble` keeps a subnet's shape and draws the
+numbers anew, so that saturation, dead rows, extreme shifts and zero points all occur. For developers of kernels, of the
+accelerator and of new devices.
 """
 
 from __future__ import annotations

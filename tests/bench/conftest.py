@@ -19,8 +19,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         median = bench.stats.median
         rate = info["macs"] / median / 1e9
         terminalreporter.write_line(
-            f"{info['subnet']:12} {info['tier']:12} {info['threads']:7} {median * 1e3:7.2f} ms {info['macs'] / 1e9:6.2f} "
-            f"{rate:8.1f} {info['peak_gmacs']:8.1f} {rate / info['peak_gmacs']:6.0%}"
+            f"{info['subnet']:12} {info['tier']:12} {info['threads']:7} {median * 1e3:7.2f} ms "
+            f"{info['macs'] / 1e9:6.2f} {rate:8.1f} {info['peak_gmacs']:8.1f} {rate / info['peak_gmacs']:6.0%}"
         )
     terminalreporter.write_line(
         "peak: threads times what one core's int8 dot products reach in registers (quasar_kernels peak_probe)"

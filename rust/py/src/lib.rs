@@ -1,6 +1,12 @@
 //! `quasar_rt._native`: the Rust core as Python sees it. Only bindings: the work is `quasar-core`'s, the API that users read is
 //! `python/quasar_rt`'s, and `_native.pyi` there has the types (stubtest compares them with this module).
 
+// PyO3 hands arguments over by value; `Python::attach` needs a closure, a method's path has too narrow a lifetime.
+#![allow(
+    clippy::needless_pass_by_value,
+    clippy::redundant_closure_for_method_calls
+)]
+
 mod engine;
 mod errors;
 mod peak;

@@ -1,4 +1,4 @@
-//! Functions on rows of 4 or 8 bits: NumPy arrays in and out of `quasar_core::rows`, with the GIL released between.
+//! Functions on rows of 4 or 8 bits: `NumPy` arrays in and out of `quasar_core::rows`, with the GIL released between.
 //!
 //! `python/quasar_rt/rows.py` is their public face and has checked dtypes, dimensions and contiguity.
 
@@ -103,12 +103,12 @@ pub fn row_pairs<'py>(py: Python<'py>, bits: PyReadonlyArray1<'py, u8>) -> PyRes
     ))
 }
 
+/// Signed high and unsigned low atoms.
+type Atoms<'py> = (Bound<'py, PyArray1<i8>>, Bound<'py, PyArray1<u8>>);
+
 /// Splits codes into signed high and unsigned low atoms.
 #[pyfunction]
-pub fn split_atoms<'py>(
-    py: Python<'py>,
-    codes: PyReadonlyArray1<'py, i8>,
-) -> PyResult<(Bound<'py, PyArray1<i8>>, Bound<'py, PyArray1<u8>>)> {
+pub fn split_atoms<'py>(py: Python<'py>, codes: PyReadonlyArray1<'py, i8>) -> PyResult<Atoms<'py>> {
     let (high, low): (Vec<i8>, Vec<u8>) = codes
         .as_slice()?
         .iter()
