@@ -17,6 +17,8 @@
 
 pub mod cpu;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod network;
 pub mod preprocess;
 pub mod rows;

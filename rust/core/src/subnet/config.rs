@@ -14,6 +14,8 @@ pub const MAX_TOKENS: usize = 1024;
 pub const MAX_EMBED: usize = 1024;
 /// Columns of a linear layer, at most.
 pub const MAX_COLUMNS: usize = 4096;
+/// Attention heads of a block, at most.
+pub const MAX_HEADS: usize = 128;
 /// Size of an attention head, at most.
 pub const MAX_HEAD_DIM: usize = 128;
 /// Classes, at most.
@@ -213,7 +215,7 @@ impl Config {
         within("embed", self.embed, 1, MAX_EMBED)?;
         within("blocks (their number)", self.blocks.len(), 1, MAX_DEPTH)?;
         for (i, block) in self.blocks.iter().enumerate() {
-            within(&format!("blocks.{i}.heads"), block.heads, 1, MAX_COLUMNS)?;
+            within(&format!("blocks.{i}.heads"), block.heads, 1, MAX_HEADS)?;
             within(
                 &format!("blocks.{i}.head_dim"),
                 block.head_dim,

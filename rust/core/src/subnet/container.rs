@@ -175,8 +175,30 @@ pub(crate) fn check_size(size: u64) -> Result<()> {
     Ok(())
 }
 
-/// Reads a container: returns `config` and the tensors, the digest checked.
-pub(crate) fn parse(bytes: &[u8]) -> Result<(String, Tensors)> {
+/// What a container holds, its digest not yet checked.
+pub(crate) struct Contents {
+    pub(crate) config: String,
+    pub(crate) tensors: Tensors,
+    stated: String,
+}
+
+impl Contents {
+    /// Checks the digest.
+    pub(crate) fn verify(&self) -> Result<()> {
+        let computed = digest(&self.config, &self.tensors);
+        if self.stated == computed {
+            Ok(())
+        } else {
+            Err(Error::ChecksumMismatch {
+                stated: shorten(&self.stated),
+                computed,
+            })
+        }
+    }
+}
+
+/// Reads a container.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Contents> {
     check_size(bytes.len() as u64)?;
     let available = bytes.len() as u64;
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
@@ -226,7 +248,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<(String, Tensors)> {
     })?;
     let (_, header) =
         SafeTensors::read_metadata(bytes).map_err(|e| Error::NotASubnet(e.to_string()))?;
-    let config = check_metadata(header.metadata().as_ref())?;
+    let (config, stated) = check_metadata(header.metadata().as_ref())?;
     let mut tensors = Tensors::new();
     for (name, view) in container.iter() {
         let dtype = format!("{:?}", view.dtype());
@@ -236,23 +258,15 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<(String, Tensors)> {
         let tensor = Tensor::new(name, dtype, view.shape().to_vec(), view.data().to_vec())?;
         tensors.insert(name.to_owned(), tensor);
     }
-    let stated = header
-        .metadata()
-        .as_ref()
-        .and_then(|m| m.get("sha256"))
-        .cloned()
-        .unwrap_or_default();
-    let computed = digest(&config, &tensors);
-    if stated != computed {
-        return Err(Error::ChecksumMismatch {
-            stated: shorten(&stated),
-            computed,
-        });
-    }
-    Ok((config, tensors))
+    Ok(Contents {
+        config,
+        tensors,
+        stated,
+    })
 }
 
-fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Result<String> {
+/// The metadata's `config` and `sha256`.
+fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Result<(String, String)> {
     let metadata = metadata.ok_or_else(|| Error::NotASubnet("it has no metadata".into()))?;
     let get = |key: &str| {
         metadata
@@ -272,7 +286,7 @@ fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Result<String> 
             found: shorten(version),
         });
     }
-    get("sha256")?;
+    let stated = get("sha256")?.clone();
     if let Some(key) = metadata
         .keys()
         .find(|k| !["format", "version", "config", "sha256"].contains(&k.as_str()))
@@ -282,7 +296,7 @@ fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Result<String> 
             shorten(key)
         )));
     }
-    Ok(get("config")?.clone())
+    Ok((get("config")?.clone(), stated))
 }
 
 /// Text from a file, short enough for a message.

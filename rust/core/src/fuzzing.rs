@@ -1,0 +1,169 @@
+//! The bodies of the fuzz targets in `rust/fuzz`, so that an ordinary test can replay their corpus.
+//!
+//! Each takes any bytes and must return: a panic, a hang or a large allocation is a bug.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::preprocess::{ImageView, Preprocessor};
+use crate::rows::{pack_rows, quantize_rows, row_bytes, unpack_rows, Method, PairedMatrix};
+use crate::subnet::config::Config;
+use crate::{Error, Executor, Network, Subnet, Tier};
+
+/// Frames of subnets with more multiply-accumulates than this are not run, so that a target stays fast.
+const MAX_MACS: u64 = 5_000_000;
+
+/// A subnet file, honest or not. What is accepted must write, read back and run.
+///
+/// # Panics
+/// On a bug.
+pub fn subnet_bytes(bytes: &[u8]) {
+    // The error's text is part of what must not fail.
+    let verified = Subnet::from_bytes(bytes).map_err(|e: Error| (e.kind(), e.to_string()));
+    let Ok(subnet) = Subnet::from_bytes_unverified(bytes) else {
+        assert!(verified.is_err());
+        return;
+    };
+    let written = subnet
+        .to_bytes()
+        .expect("a subnet that was read can be written");
+    assert_eq!(
+        Subnet::from_bytes(&written).expect("a written subnet can be read"),
+        subnet
+    );
+    if subnet.summary().macs > MAX_MACS {
+        return;
+    }
+    let config = subnet.config();
+    let image: Vec<u8> = (0..config.image.bytes())
+        .map(|i| (i * 37 % 256) as u8)
+        .collect();
+    let logits = |tier| {
+        let network = Network::new(&subnet, tier).expect("this CPU has the tier");
+        let executor = Executor::new(Arc::new(network), Some(1)).expect("one thread");
+        let mut logits = vec![0; config.classes.len()];
+        executor
+            .run(&image, &mut logits)
+            .expect("the image has the subnet's size");
+        logits
+    };
+    assert_eq!(logits(Tier::Scalar), logits(Tier::best()));
+}
+
+/// An image and how to resize it: sizes, mode and filter from the first bytes, pixels from the others.
+///
+/// # Panics
+/// On a bug.
+pub fn preprocess(bytes: &[u8]) {
+    let Some((&[a, b, c, d, e, f, crop_h, crop_w, flags, filter], pixels)) =
+        bytes.split_first_chunk()
+    else {
+        return;
+    };
+    let (height, width) = (
+        usize::from(u16::from_le_bytes([a, b])),
+        usize::from(u16::from_le_bytes([c, d])),
+    );
+    let channels = usize::from(flags & 3);
+    let size = match flags >> 2 & 3 {
+        0 => vec![],
+        1 => vec![usize::from(e)],
+        _ => vec![usize::from(e), usize::from(f)],
+    };
+    let mode = ["none", "shorter", "exact"][size.len()];
+    let filter = ["nearest", "box", "bilinear", "hamming", "bicubic"][usize::from(filter % 5)];
+    let config = json!({
+        "name": "fuzz",
+        "image": {"height": crop_h, "width": crop_w, "channels": if flags & 16 == 0 { 1 } else { 3 }},
+        "patch": {"kernel": 1, "stride": 4096, "pad": 0, "pad_value": 0},
+        "embed": 1, "prefix_tokens": 0,
+        "blocks": [{"heads": 1, "head_dim": 1, "hidden": 1, "fc1_zero_point": 0}],
+        "pool": "mean", "classes": ["a"], "logit_scale": 1.0, "trained": false, "provenance": {},
+        "preprocess": {"resize": {
+            "mode": mode,
+            "size": size,
+            "filter": filter,
+        }},
+    });
+    let Ok(config) = Config::from_json(&config.to_string()) else {
+        return;
+    };
+    let stride = width * channels + usize::from(flags >> 5);
+    // Too few pixels are repeated, so that large images are reached too.
+    let needed = (height * stride).min(1 << 22);
+    let pixels: Vec<u8> = pixels
+        .iter()
+        .copied()
+        .chain(std::iter::once(255))
+        .cycle()
+        .take(needed)
+        .collect();
+    let Ok(view) = ImageView::new(&pixels, height, width, channels, stride) else {
+        return;
+    };
+    let mut out = Vec::new();
+    if Preprocessor::new(&config).run(&view, &mut out).is_ok() {
+        assert_eq!(out.len(), config.image.bytes());
+    }
+}
+
+/// Rows of weights and rows of packed codes: K and bits from the first bytes.
+///
+/// # Panics
+/// On a bug.
+pub fn rows(bytes: &[u8]) {
+    let Some((&[k, count, mix], data)) = bytes.split_first_chunk() else {
+        return;
+    };
+    let (k, count) = (usize::from(k), usize::from(count % 32));
+    let bits: Vec<u8> = (0..count)
+        .map(|row| {
+            if mix.rotate_left(row as u32) & 1 == 0 {
+                4
+            } else {
+                8
+            }
+        })
+        .collect();
+
+    let packed: usize = bits.iter().map(|&b| row_bytes(k, b)).sum();
+    let data_or_less = &data[..packed.min(data.len())];
+    if let Ok(codes) = unpack_rows(data_or_less, count, k, &bits) {
+        assert_eq!(
+            pack_rows(&codes, count, k, &bits).expect("unpacked codes can be packed"),
+            data_or_less
+        );
+    }
+
+    let floats = data.as_chunks().0.iter().map(|&f| f32::from_le_bytes(f));
+    let weights: Vec<f32> = floats
+        .chain(std::iter::repeat(0.5))
+        .take(k * count)
+        .collect();
+    for method in [Method::MinMax, Method::Mse] {
+        let Ok(quantized) = quantize_rows(&weights, count, k, &bits, None, method) else {
+            return;
+        };
+        assert!(quantized.scales.iter().all(|s| s.is_normal() && *s > 0.0));
+        let matrix = PairedMatrix::new(&quantized.codes, count, k, &bits)
+            .expect("quantized codes are narrow");
+        let input: Vec<i8> = data
+            .iter()
+            .map(|&b| b as i8)
+            .chain(std::iter::repeat(-128))
+            .take(k)
+            .collect();
+        let mut acc = vec![0; count];
+        matrix.matvec(&input, &vec![0; count], &mut acc);
+        for (row, &acc) in acc.iter().enumerate() {
+            let codes = &quantized.codes[row * k..(row + 1) * k];
+            let plain: i32 = codes
+                .iter()
+                .zip(&input)
+                .map(|(&w, &a)| i32::from(w) * i32::from(a))
+                .sum();
+            assert_eq!(acc, plain, "row {row}");
+        }
+    }
+}

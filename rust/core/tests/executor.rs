@@ -1,0 +1,252 @@
+//! The executor's interface: batches, threads, cancelling, profile, errors. Its numbers are in `golden.rs`.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use quasar_core::cpu::{softmax, top_k, MAX_THREADS};
+use quasar_core::network::supported_tiers;
+use quasar_core::preprocess::ImageView;
+use quasar_core::{Executor, Network, Subnet, Tier};
+
+const VECTORS: [&str; 3] = ["token", "mean", "mean-after-norm"];
+
+fn subnet(name: &str) -> Subnet {
+    Subnet::load(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../tests/vectors/{name}.qvit")),
+    )
+    .unwrap()
+}
+
+fn executor(name: &str, threads: usize) -> Executor {
+    Executor::new(
+        Arc::new(Network::new(&subnet(name), Tier::best()).unwrap()),
+        Some(threads),
+    )
+    .unwrap()
+}
+
+/// Images as the network sees them, and views of them.
+fn images(executor: &Executor, count: usize) -> Vec<Vec<u8>> {
+    let bytes = executor.network().config().image.bytes();
+    (0..count)
+        .map(|n| (0..bytes).map(|i| (i * (n + 3) * 11 % 256) as u8).collect())
+        .collect()
+}
+
+fn views<'a>(executor: &Executor, images: &'a [Vec<u8>]) -> Vec<ImageView<'a>> {
+    let size = executor.network().config().image;
+    images
+        .iter()
+        .map(|p| ImageView::packed(p, size.height, size.width, size.channels).unwrap())
+        .collect()
+}
+
+#[test]
+fn batches_and_single_frames_give_the_same_bits_with_any_number_of_threads() {
+    for name in VECTORS {
+        let reference = executor(name, 1);
+        let classes = reference.network().config().classes.len();
+        let images = images(&reference, 9);
+        let mut expected = vec![0; 9 * classes];
+        for (image, logits) in images.iter().zip(expected.chunks_mut(classes)) {
+            reference.run(image, logits).unwrap();
+        }
+        // More threads than tokens, too.
+        for threads in [1, 2, 3, 7, 40] {
+            let executor = executor(name, threads);
+            assert_eq!(executor.threads(), threads);
+            let mut logits = vec![1; 9 * classes];
+            executor
+                .infer_batch(
+                    &views(&executor, &images),
+                    &mut logits,
+                    &AtomicBool::new(false),
+                )
+                .unwrap();
+            assert_eq!(logits, expected, "{name}, batch, {threads} threads");
+            for ((image, view), expected) in images
+                .iter()
+                .zip(views(&executor, &images))
+                .zip(expected.chunks(classes))
+            {
+                let mut logits = vec![1; classes];
+                executor.run(image, &mut logits).unwrap();
+                assert_eq!(logits, expected, "{name}, {threads} threads");
+                executor.infer(&view, &mut logits).unwrap();
+                assert_eq!(logits, expected, "{name}, {threads} threads, preprocessed");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_executor_serves_several_threads_at_once() {
+    let executor = executor("token", 2);
+    let classes = executor.network().config().classes.len();
+    let images = images(&executor, 4);
+    let expected: Vec<Vec<i32>> = images
+        .iter()
+        .map(|image| {
+            let mut logits = vec![0; classes];
+            executor.run(image, &mut logits).unwrap();
+            logits
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for (image, expected) in images.iter().zip(&expected) {
+            let executor = &executor;
+            scope.spawn(move || {
+                for _ in 0..50 {
+                    let mut logits = vec![0; classes];
+                    executor.run(image, &mut logits).unwrap();
+                    assert_eq!(&logits, expected);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_cancelled_batch_is_interrupted() {
+    for threads in [1, 2] {
+        let executor = executor("mean", threads);
+        let images = images(&executor, 3);
+        let mut logits = vec![0; 3 * executor.network().config().classes.len()];
+        let cancel = AtomicBool::new(true);
+        let error = executor
+            .infer_batch(&views(&executor, &images), &mut logits, &cancel)
+            .unwrap_err();
+        assert_eq!(error.kind(), "Interrupted");
+        cancel.store(false, Ordering::Relaxed);
+        executor
+            .infer_batch(&views(&executor, &images), &mut logits, &cancel)
+            .unwrap();
+    }
+}
+
+#[test]
+fn an_unusable_image_fails_its_batch() {
+    let subnet = subnet("mean");
+    let mut config: serde_json::Value = serde_json::from_str(subnet.config_json()).unwrap();
+    config["preprocess"]["resize"] = serde_json::json!({"mode": "none"});
+    let parts = subnet.tensors().map(|(n, t)| {
+        (
+            n.to_owned(),
+            t.dtype(),
+            t.shape().to_vec(),
+            t.data().to_vec(),
+        )
+    });
+    let subnet = Subnet::from_parts(&config.to_string(), parts).unwrap();
+    let network = Arc::new(Network::new(&subnet, Tier::Scalar).unwrap());
+    let executor = Executor::new(network, Some(2)).unwrap();
+    let images = images(&executor, 1);
+    let small = ImageView::packed(&[0; 3], 1, 1, 3).unwrap();
+    let mut logits = vec![0; 2 * executor.network().config().classes.len()];
+    let batch = [views(&executor, &images)[0], small];
+    let error = executor
+        .infer_batch(&batch, &mut logits, &AtomicBool::new(false))
+        .unwrap_err();
+    assert_eq!(error.kind(), "InvalidImage");
+}
+
+#[test]
+fn an_empty_batch_is_fine() {
+    executor("mean", 2)
+        .infer_batch(&[], &mut [], &AtomicBool::new(false))
+        .unwrap();
+}
+
+#[test]
+fn a_profile_names_every_stage_once() {
+    for threads in [1, 3] {
+        let executor = executor("token", threads);
+        let images = images(&executor, 1);
+        let stages = executor.profile(&views(&executor, &images)[0]).unwrap();
+        let names: Vec<_> = stages.iter().map(|s| s.name.as_str()).collect();
+        let block = ["norm1", "qkv", "attention", "proj", "norm2", "fc1", "fc2"];
+        let blocks = (0..2).flat_map(|i| block.map(|part| format!("blocks.{i}.{part}")));
+        let expected: Vec<_> = ["preprocess", "embed"]
+            .map(String::from)
+            .into_iter()
+            .chain(blocks)
+            .collect();
+        assert_eq!(names[..expected.len()], expected);
+        assert_eq!(names[expected.len()..], ["pool", "head"]);
+        assert!(
+            stages.iter().all(|s| s.seconds > 0.0 && s.seconds < 10.0),
+            "{stages:?}"
+        );
+    }
+}
+
+#[test]
+fn arguments_that_do_not_fit_are_errors() {
+    let executor = executor("mean", 2);
+    let classes = executor.network().config().classes.len();
+    let images = images(&executor, 1);
+    let views = views(&executor, &images);
+    let mut logits = vec![0; classes];
+    assert_eq!(
+        executor
+            .run(&images[0][1..], &mut logits)
+            .unwrap_err()
+            .kind(),
+        "InvalidImage"
+    );
+    assert_eq!(executor.trace(&[]).unwrap_err().kind(), "InvalidImage");
+    assert_eq!(
+        executor
+            .run(&images[0], &mut logits[1..])
+            .unwrap_err()
+            .kind(),
+        "InvalidValue"
+    );
+    assert_eq!(
+        executor.infer(&views[0], &mut []).unwrap_err().kind(),
+        "InvalidValue"
+    );
+    let cancel = AtomicBool::new(false);
+    assert_eq!(
+        executor
+            .infer_batch(&views, &mut [0; 1], &cancel)
+            .unwrap_err()
+            .kind(),
+        "InvalidValue"
+    );
+    for threads in [0, MAX_THREADS + 1] {
+        let network = Arc::clone(executor.network());
+        assert_eq!(
+            Executor::new(network, Some(threads)).unwrap_err().kind(),
+            "InvalidValue"
+        );
+    }
+}
+
+#[test]
+fn tiers_that_this_cpu_lacks_are_errors_that_name_those_it_has() {
+    let subnet = subnet("mean");
+    for tier in Tier::ALL {
+        match Network::new(&subnet, tier) {
+            Ok(network) => assert_eq!(network.tier(), tier),
+            Err(error) => {
+                assert!(supported_tiers().all(|t| t != tier));
+                assert_eq!(error.kind(), "UnsupportedTier");
+                assert!(error.to_string().contains("scalar"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn probabilities_sum_to_one_and_order_like_logits() {
+    let logits = [3, -7, 3, i32::MAX, i32::MIN];
+    let p = softmax(&logits, 1e-9);
+    assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+    assert!(p[3] > p[0] && p[0] > p[1] && p[1] > p[4]);
+    assert_eq!(p[0].to_bits(), p[2].to_bits());
+    assert_eq!(top_k(&logits, 3), [3, 0, 2]);
+    assert_eq!(top_k(&logits, 9), [3, 0, 2, 1, 4]);
+    assert!((softmax(&[5], 1e300)[0] - 1.0).abs() < f64::EPSILON);
+}

@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""Write the seeds of the fuzz corpus: golden subnets, damaged copies of one, hostile headers, odd images and rows.
+
+Files are named for what they hold; what fuzzing finds is added beside them. Needs nothing but Python.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+VECTORS = HERE.parent.parent / "tests" / "vectors"
+
+
+def container(header: bytes | str, data: bytes = b"") -> bytes:
+    if isinstance(header, str):
+        header = header.encode()
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def split(subnet: bytes) -> tuple[dict[str, dict[str, object]], bytes]:
+    (length,) = struct.unpack("<Q", subnet[:8])
+    return json.loads(subnet[8 : 8 + length]), subnet[8 + length :]
+
+
+def hostile_headers() -> dict[str, bytes]:
+    def one(**entry: object) -> bytes:
+        return container(json.dumps({"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4], **entry}}), b"abcd")
+
+    return {
+        "empty": b"",
+        "length-only": struct.pack("<Q", 16),
+        "length-huge": struct.pack("<Q", 2**64 - 1) + b"{",
+        "length-past-limit": struct.pack("<Q", 2**22 + 8) + b'{"a":1}',
+        "zip": b"PK\x03\x04" + bytes(60),
+        "not-json": container("hello"),
+        "not-utf8": container(b'{"\xff\xfe":1}'),
+        "array": container("[]"),
+        "deep-array": container("[" * 20000),
+        "deep-object": container('{"a":' * 20000),
+        "deep-metadata": container('{"__metadata__":' + "[" * 20000),
+        "no-metadata": one(),
+        "shape-overflow": one(shape=[2**63, 2**63]),
+        "shape-huge": one(shape=[2**40]),
+        "shape-negative": one(shape=[-4]),
+        "shape-float": one(shape=[4.5]),
+        "shape-many": one(shape=[1] * 5000),
+        "offsets-reversed": one(data_offsets=[4, 0]),
+        "offsets-past-end": one(data_offsets=[0, 2**62]),
+        "offsets-hole": one(shape=[2], data_offsets=[2, 4]),
+        "dtype-unknown": one(dtype="Q9"),
+        "dtype-float": one(dtype="F16", shape=[2]),
+        "offsets-overlap": container(
+            json.dumps({n: {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]} for n in "ab"}), b"abcd"
+        ),
+        "name-twice": container(
+            '{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}',
+            b"abcd",
+        ),
+        "metadata-number": container('{"__metadata__":{"format":1}}'),
+        "format-other": container('{"__metadata__":{"format":"pt"}}'),
+        "version-other": container(
+            '{"__metadata__":{"format":"qvit","version":"99","config":"{}","sha256":""}}'
+        ),
+    }
+
+
+def hostile_configs(subnet: bytes) -> dict[str, bytes]:
+    header, data = split(subnet)
+
+    def with_config(config: str) -> bytes:
+        metadata = {**header["__metadata__"], "config": config}
+        return container(json.dumps({**header, "__metadata__": metadata}), data)
+
+    text = str(header["__metadata__"]["config"])
+    config = json.loads(text)
+    changes: dict[str, dict[str, object]] = {
+        "embed-negative": {"embed": -1},
+        "embed-huge": {"embed": 2**62},
+        "embed-float": {"embed": 17.0},
+        "tokens-many": {"image": {"height": 4096, "width": 4096, "channels": 3}},
+        "channels-zero": {"image": {"height": 9, "width": 9, "channels": 0}},
+        "stride-zero": {"patch": {**config["patch"], "stride": 0}},
+        "kernel-zero": {"patch": {**config["patch"], "kernel": 0, "pad": 0}},
+        "kernel-huge": {"patch": {**config["patch"], "kernel": 2**63}},
+        "pad-huge": {"patch": {**config["patch"], "pad": 2**63}},
+        "heads-zero": {"blocks": [{**config["blocks"][0], "heads": 0}]},
+        "heads-overflow": {"blocks": [{**config["blocks"][0], "heads": 2**33, "head_dim": 2**33}]},
+        "blocks-many": {"blocks": config["blocks"] * 65},
+        "classes-none": {"classes": []},
+        "classes-many": {"classes": [""] * 32769},
+        "scale-negative": {"logit_scale": -1.0},
+        "resize-zero": {"preprocess": {"resize": {"mode": "shorter", "size": [0], "filter": "box"}}},
+        "unknown-key": {"hook": "os.system"},
+    }
+    found = {name: with_config(json.dumps({**config, **change})) for name, change in changes.items()}
+    found["scale-nan"] = with_config(json.dumps({**config, "logit_scale": float("nan")}))
+    found["scale-infinite"] = with_config(json.dumps({**config, "logit_scale": float("inf")}))
+    found["scale-overflow"] = with_config(text.replace('"logit_scale":', '"logit_scale":1e999,"x":'))
+    found["key-twice"] = with_config(text.replace('"embed":', '"embed":1,"embed":'))
+    found["provenance-deep"] = with_config(text.replace('"provenance":', '"provenance":' + "[" * 20000))
+    found["config-empty"] = with_config("")
+    found["accepted-but-unsigned"] = with_config(text + " ")
+    return found
+
+
+def damaged(subnet: bytes) -> dict[str, bytes]:
+    length = 8 + struct.unpack("<Q", subnet[:8])[0]
+    return {
+        "cut-in-header": subnet[: length // 2],
+        "cut-in-data": subnet[:-100],
+        "longer": subnet + bytes(8),
+        "first-data-byte": subnet[:length] + bytes([subnet[length] ^ 0x80]) + subnet[length + 1 :],
+        "last-byte": subnet[:-1] + bytes([subnet[-1] ^ 0x80]),
+        "data-zero": subnet[:length] + bytes(len(subnet) - length),
+        "data-ones": subnet[:length] + b"\xff" * (len(subnet) - length),
+    }
+
+
+def images() -> dict[str, bytes]:
+    def image(height: int, width: int, size: tuple[int, int], crop: tuple[int, int], flags: int, filter: int) -> bytes:
+        return struct.pack("<HH6B", height, width, *size, *crop, flags, filter) + bytes(range(256))
+
+    found = {
+        "empty": b"",
+        "nothing": image(0, 0, (8, 8), (8, 8), 0b00101, 4),
+        "one-pixel": image(1, 1, (8, 0), (8, 8), 0b00111, 4),
+        "wide": image(1, 65500, (32, 0), (32, 32), 0b00101, 4),
+        "tall": image(65500, 1, (32, 0), (32, 32), 0b00101, 4),
+        "too-large": image(65535, 65535, (32, 0), (32, 32), 0b00111, 4),
+        "two-channels": image(9, 9, (8, 0), (8, 8), 0b00110, 1),
+        "crop-larger": image(9, 9, (8, 0), (9, 9), 0b00101, 1),
+        "none": image(16, 17, (0, 0), (16, 17), 0b10001, 0),
+        "strided": image(16, 17, (8, 9), (7, 8), 0b11101011, 3),
+    }
+    for number in range(5):
+        found[f"exact-{number}"] = image(40, 23, (13, 29), (12, 28), 0b11011, number)
+        found[f"shorter-{number}"] = image(23, 40, (16, 0), (16, 16), 0b00111, number)
+    return found
+
+
+def row_cases() -> dict[str, bytes]:
+    floats = struct.pack("<8f", 1.0, -0.5, 0.25, 3.4e38, -3.4e38, 1e-45, 0.0, -0.0)
+    return {
+        "empty": b"",
+        "no-columns": bytes([0, 5, 0b10]),
+        "no-rows": bytes([5, 0, 0]) + floats,
+        "all-4": bytes([7, 4, 0]) + floats * 4,
+        "all-8": bytes([7, 4, 255]) + floats * 4,
+        "mixed-ragged": bytes([9, 7, 0b0101101]) + bytes(range(128)),
+        "narrow-4": bytes([3, 1, 0]) + b"\x88\x08",
+        "narrow-8": bytes([3, 1, 255]) + b"\x80\x80\x80",
+        "unused-nibble": bytes([3, 1, 0]) + b"\x11\x11",
+        "nan": bytes([2, 1, 0]) + struct.pack("<2f", 1.0, float("nan")),
+        "infinite": bytes([2, 1, 255]) + struct.pack("<2f", float("-inf"), 1.0),
+    }
+
+
+def main() -> None:
+    subnets = {path.stem: path.read_bytes() for path in VECTORS.glob("*.qvit")}
+    small = subnets["mean-after-norm"]
+    corpus = {
+        "subnet_bytes": {
+            "mean-after-norm": small,
+            "overlap": subnets["overlap"],
+            "all-4": subnets["all-4"],
+            **hostile_headers(),
+            **hostile_configs(small),
+            **damaged(small),
+        },
+        "preprocess": images(),
+        "rows": row_cases(),
+    }
+    for target, seeds in corpus.items():
+        folder = HERE / "corpus" / target
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in seeds.items():
+            (folder / name).write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()
