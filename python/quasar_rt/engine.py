@@ -143,8 +143,8 @@ class Engine:
             One prediction for each image, in order.
 
         Raises:
-            quasar_rt.ImageError: at the place of an image that cannot be used, after all predictions before it. What the
-                iterable itself raises comes out at its place too. Either ends the stream.
+            quasar_rt.ImageError: at the place of an image that cannot be used, after all predictions before it. What
+                the iterable itself raises comes out at its place too. Either ends the stream.
             quasar_rt.ClosedError: the engine was closed.
 
         Closing the iterator stops the thread as soon as the iterable gives its next image.

@@ -1,13 +1,15 @@
 """Stage 1 of a frame: anything that holds a picture becomes ``uint8`` pixels.
 
-Python only decodes (with Pillow); what follows, from gray or RGB to patches, is Rust's. Depends on NumPy and Pillow;
-PyTorch tensors are taken without importing PyTorch.
+Python only decodes (with Pillow); what follows, from gray or RGB to patches, is Rust's. Depends on NumPy, Pillow and
+the native module; PyTorch tensors are taken without importing PyTorch.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, Union, cast, runtime_checkable
 
@@ -15,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from . import _native
 from .errors import ImageError
 
-__all__ = ["ImageLike", "Pixels", "Tensor", "to_pixels"]
+__all__ = ["ImageLike", "Pixels", "Tensor", "preprocess", "to_pixels"]
 
 Pixels = npt.NDArray[np.uint8]
 """C-contiguous ``uint8`` of shape (height, width), one channel (gray) or three (RGB)."""
@@ -69,6 +72,23 @@ def to_pixels(image: ImageLike) -> Pixels:
         f"cannot use {_type_name(image)} as an image; give a path, a Pillow image, "
         "a uint8 NumPy array (HxW or HxWx3) or a uint8 PyTorch tensor"
     )
+
+
+def preprocess(image: ImageLike, size: tuple[int, int, int], document: Mapping[str, Any]) -> Pixels:
+    """Decode, resize and crop an image to what a network sees; the engine does the same by itself.
+
+    Args:
+        image: as for `to_pixels`.
+        size: height, width and channels (1 or 3) of the result. RGB becomes gray as Pillow does it (ITU-R 601-2), gray
+            becomes RGB by repetition.
+        document: the ``preprocess`` object of a subnet's config (``docs/subnet-file.md``), such as
+            ``{"resize": {"mode": "shorter", "size": [256], "filter": "bicubic"}}``.
+
+    Raises:
+        ImageError: the image cannot be used, or is too small to be cropped.
+        ConfigError: `size` or `document` is unusable.
+    """
+    return _native.preprocess(to_pixels(image), size, json.dumps(document))
 
 
 def _from_file(path: Path) -> Pixels:

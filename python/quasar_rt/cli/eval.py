@@ -52,7 +52,7 @@ def command(
             engine,
             progress(dataset, len(dataset), "eval"),
             batch=batch,
-            on_unreadable=lambda error: click.echo(f"error: {error}", err=True),
+            on_unreadable=lambda error: click.echo(f"Error: {error}", err=True),
         )
         about = {
             "subnet": engine.subnet.name,

@@ -43,7 +43,7 @@ def command(
                 prediction = engine.infer(image, top_k=top_k)
             except ImageError as error:
                 failures += 1
-                click.echo(f"error: {error}", err=True)
+                click.echo(f"Error: {error}", err=True)
                 results.append({"image": image, "error": str(error)})
                 continue
             results.append(

@@ -46,5 +46,5 @@ def open_engine(
         warnings.simplefilter("always")
         engine = Engine(subnet, device, threads, tier)
     for warning in caught:
-        click.echo(f"warning: {warning.message}", err=True)
+        click.echo(f"Warning: {warning.message}", err=True)
     return engine

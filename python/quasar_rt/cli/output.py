@@ -17,14 +17,21 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
-    """A table on stdout. A column whose name starts with ``>`` is aligned to the right."""
+    """A table on stdout. A column whose name starts with ``>`` is aligned to the right; no names, no header."""
     import sys
 
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_header=any(columns),
+    )
     for name in columns:
         table.add_column(
             name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold"

@@ -18,8 +18,8 @@ def command(ctx: click.Context, /, subnet: str, images: int, seed: int, as_json:
     """Run SUBNET on the same inputs by every way there is and compare the bits of every logit.
 
     The ways: the oracle (the integer model in int64 NumPy), the accelerator's 4-bit atoms, and every instruction-set
-    tier with one and two threads. The inputs: seeded random images, black, white, and the packaged samples. A tier that this
-    CPU lacks is reported as skipped. The exit code is 1 if any bit differs.
+    tier with one and two threads. The inputs: seeded random images, black, white, and the packaged samples. A
+    tier that this CPU lacks is reported as skipped. The exit code is 1 if any bit differs.
     """
     from ..subnet import Subnet
     from ..verify import verify

@@ -5,7 +5,7 @@
 //! Depends on [`crate::error`] and the subnet's config.
 
 use crate::error::{Error, Result};
-use crate::subnet::config::{Config, Filter, Image, Patch, Resize, ResizeMode};
+use crate::subnet::config::{Config, Filter, Image, Patch, Preprocess, Resize, ResizeMode};
 
 /// Sides of an input image, at most, in pixels (JPEG's limit is 65,535).
 pub const MAX_INPUT_SIDE: usize = 65_500;
@@ -110,9 +110,14 @@ struct Plan {
 impl Preprocessor {
     /// For one subnet's image size and resizing.
     pub fn new(config: &Config) -> Self {
+        Self::for_image(config.image, &config.preprocess)
+    }
+
+    /// For images of a given size, before there is a subnet.
+    pub fn for_image(image: Image, preprocess: &Preprocess) -> Self {
         Self {
-            image: config.image,
-            resize: config.preprocess.resize.clone(),
+            image,
+            resize: preprocess.resize.clone(),
             plan: None,
             gray: Vec::new(),
             between: Vec::new(),

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray3, PyUntypedArrayMethods};
+use numpy::ndarray::Array3;
+use numpy::{IntoPyArray, PyArray1, PyArray3, PyReadonlyArray3, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use quasar_core::cpu::{softmax, top_k};
 use quasar_core::network::supported_tiers;
-use quasar_core::preprocess::ImageView;
-use quasar_core::{Error, Executor, Network, Tier};
+use quasar_core::preprocess::{ImageView, Preprocessor};
+use quasar_core::subnet::config::{Image, Preprocess};
+use quasar_core::{verify, Error, Executor, Network, Tier};
 
-use crate::errors::to_py;
+use crate::errors::{invalid_value, to_py};
 use crate::subnet::Subnet;
 
 /// How often a running batch lets Python look for signals such as Ctrl-C.
@@ -100,6 +102,24 @@ impl Engine {
         Ok((outputs, nanoseconds))
     }
 
+    /// Every linear layer's outputs by the accelerator's 4-bit atoms against this engine's, for one preprocessed image: layer,
+    /// outputs compared, outputs that differ.
+    fn check_atoms(
+        &self,
+        py: Python<'_>,
+        subnet: &Subnet,
+        image: PyReadonlyArray3<'_, u8>,
+    ) -> PyResult<Vec<(String, usize, usize)>> {
+        let (subnet, image) = (&subnet.subnet, image.as_slice()?);
+        let checks = py
+            .detach(|| verify::atoms(subnet, image, &self.executor.trace(image)?))
+            .map_err(to_py)?;
+        Ok(checks
+            .into_iter()
+            .map(|check| (check.layer, check.values, check.differing))
+            .collect())
+    }
+
     /// Name and seconds of each stage of one frame.
     fn profile(
         &self,
@@ -180,6 +200,32 @@ pub fn unsupported(tier: &str) -> Error {
             .collect::<Vec<_>>()
             .join(", "),
     }
+}
+
+/// Resizes and crops one image to `size` (height, width, channels) as a `preprocess` document of the subnet file says.
+#[pyfunction]
+pub fn preprocess<'py>(
+    py: Python<'py>,
+    pixels: PyReadonlyArray3<'py, u8>,
+    size: [usize; 3],
+    document: &str,
+) -> PyResult<Bound<'py, PyArray3<u8>>> {
+    let source = view(&pixels)?;
+    let [height, width, channels] = size;
+    let image = Image {
+        height,
+        width,
+        channels,
+    };
+    let result = py.detach(|| {
+        let mut out = Vec::new();
+        Preprocessor::for_image(image, &Preprocess::from_json(document, image)?)
+            .run(&source, &mut out)?;
+        Ok(out)
+    });
+    let out = Array3::from_shape_vec(size, result.map_err(to_py)?)
+        .map_err(|error| invalid_value(error.to_string()))?;
+    Ok(out.into_pyarray(py))
 }
 
 /// Each tier's name and whether this CPU has it, slowest first.

@@ -18,7 +18,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use crate::engine::{default_threads, tiers, Engine};
+    use crate::engine::{default_threads, preprocess, tiers, Engine};
     #[pymodule_export]
     use crate::errors::error_classes;
     #[pymodule_export]

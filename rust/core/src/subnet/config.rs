@@ -115,7 +115,7 @@ pub struct Preprocess {
     pub resize: Resize,
 }
 
-/// Resizing. `size` and `filter` go with the mode; [`Config::check`] makes sure of it.
+/// Resizing. `size` and `filter` go with the mode; checked when the config is read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resize {
@@ -157,6 +157,49 @@ pub enum Filter {
     Bicubic,
 }
 
+impl Preprocess {
+    /// Parses and checks a `preprocess` object on its own, for a network that takes `image`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`].
+    pub fn from_json(json: &str, image: Image) -> Result<Self> {
+        let preprocess: Self =
+            serde_json::from_str(json).map_err(|e| Error::config("preprocess", e.to_string()))?;
+        image.check()?;
+        preprocess.check(image)?;
+        Ok(preprocess)
+    }
+
+    fn check(&self, image: Image) -> Result<()> {
+        let Resize { mode, size, filter } = &self.resize;
+        let key = "preprocess.resize.size";
+        let expected = match mode {
+            ResizeMode::None => 0,
+            ResizeMode::Shorter => 1,
+            ResizeMode::Exact => 2,
+        };
+        if size.len() != expected {
+            return Err(Error::config(
+                key,
+                format!("has {} numbers; this mode takes {expected}", size.len()),
+            ));
+        }
+        let Image { height, width, .. } = image;
+        match size[..] {
+            [edge] => within(key, edge, height.min(width), 2 * MAX_IMAGE_SIDE)?,
+            [h, w] => {
+                within(&format!("{key}.0"), h, height, 2 * MAX_IMAGE_SIDE)?;
+                within(&format!("{key}.1"), w, width, 2 * MAX_IMAGE_SIDE)?;
+            }
+            _ => {}
+        }
+        if filter.is_none() && *mode != ResizeMode::None {
+            return Err(Error::config("preprocess.resize.filter", "is missing"));
+        }
+        Ok(())
+    }
+}
+
 impl Config {
     /// Parses and checks a `config` document.
     ///
@@ -182,14 +225,7 @@ impl Config {
     /// # Errors
     /// [`Error::InvalidConfig`].
     pub fn check(&self) -> Result<()> {
-        within("image.height", self.image.height, 1, MAX_IMAGE_SIDE)?;
-        within("image.width", self.image.width, 1, MAX_IMAGE_SIDE)?;
-        if self.image.channels != 1 && self.image.channels != 3 {
-            return Err(Error::config(
-                "image.channels",
-                format!("{} is neither 1 (gray) nor 3 (RGB)", self.image.channels),
-            ));
-        }
+        self.image.check()?;
         within("patch.kernel", self.patch.kernel, 1, MAX_IMAGE_SIDE)?;
         within("patch.stride", self.patch.stride, 1, MAX_IMAGE_SIDE)?;
         within("patch.pad", self.patch.pad, 0, self.patch.kernel - 1)?;
@@ -237,36 +273,7 @@ impl Config {
                 format!("{} is not positive and finite", self.logit_scale),
             ));
         }
-        self.check_resize()
-    }
-
-    fn check_resize(&self) -> Result<()> {
-        let Resize { mode, size, filter } = &self.preprocess.resize;
-        let key = "preprocess.resize.size";
-        let expected = match mode {
-            ResizeMode::None => 0,
-            ResizeMode::Shorter => 1,
-            ResizeMode::Exact => 2,
-        };
-        if size.len() != expected {
-            return Err(Error::config(
-                key,
-                format!("has {} numbers; this mode takes {expected}", size.len()),
-            ));
-        }
-        let Image { height, width, .. } = self.image;
-        match size[..] {
-            [edge] => within(key, edge, height.min(width), 2 * MAX_IMAGE_SIDE)?,
-            [h, w] => {
-                within(&format!("{key}.0"), h, height, 2 * MAX_IMAGE_SIDE)?;
-                within(&format!("{key}.1"), w, width, 2 * MAX_IMAGE_SIDE)?;
-            }
-            _ => {}
-        }
-        if filter.is_none() && *mode != ResizeMode::None {
-            return Err(Error::config("preprocess.resize.filter", "is missing"));
-        }
-        Ok(())
+        self.preprocess.check(self.image)
     }
 
     /// Rows and columns of patches.
@@ -301,6 +308,18 @@ impl Block {
 }
 
 impl Image {
+    fn check(self) -> Result<()> {
+        within("image.height", self.height, 1, MAX_IMAGE_SIDE)?;
+        within("image.width", self.width, 1, MAX_IMAGE_SIDE)?;
+        if self.channels != 1 && self.channels != 3 {
+            return Err(Error::config(
+                "image.channels",
+                format!("{} is neither 1 (gray) nor 3 (RGB)", self.channels),
+            ));
+        }
+        Ok(())
+    }
+
     /// Bytes of the image: height * width * channels.
     pub fn bytes(&self) -> usize {
         self.height * self.width * self.channels

@@ -1,0 +1,106 @@
+"""Runs a subnet by every way there is and compares the bits. Depends on the engine and the oracle."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _native, oracle, packaged
+from .device import devices
+from .engine import Engine
+from .errors import UntrainedWarning
+from .images import ImageLike, Pixels, preprocess
+from .subnet import Subnet
+
+__all__ = ["Check", "golden_inputs", "verify"]
+
+
+class Check(NamedTuple):
+    """How one way to run the subnet compared."""
+
+    backend: str
+    """``"oracle"``, ``"atoms"`` or the name of a tier."""
+    threads: int | None
+    """Threads; None where there is no choice."""
+    status: Literal["equal", "differs", "skipped"]
+    """Skipped: this machine cannot run it."""
+    images: int
+    """How many inputs were compared."""
+    detail: str
+    """What differs, or why it was skipped."""
+
+
+def golden_inputs(subnet: Subnet, images: int = 4, seed: int = 0) -> list[ImageLike]:
+    """The inputs that `verify` uses: black, white, `images` random ones and the samples packaged with the subnet.
+
+    All but the samples have the size that the network sees. The seed makes them the same on every machine.
+    """
+    image = subnet.config["image"]
+    shape = (image["height"], image["width"], image["channels"])
+    rng = np.random.default_rng(seed)
+    noise = [rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(images)]
+    samples = [sample.path for sample in packaged.sample_images(subnet.name)]
+    return [np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), *noise, *samples]
+
+
+def verify(subnet: Subnet, *, images: int = 4, seed: int = 0) -> list[Check]:
+    """Compare the logits of `golden_inputs` by every backend, tier and number of threads with the oracle's.
+
+    The oracle is the integer model in int64 NumPy, slow and plain. Each tier runs with one and two threads. ``atoms``
+    runs every linear layer again by the accelerator's 4-bit atoms, row pairs and address table.
+    """
+    config, tensors = subnet.config, subnet.tensors()
+    size = (config["image"]["height"], config["image"]["width"], config["image"]["channels"])
+    inputs = golden_inputs(subnet, images, seed)
+    seen = [preprocess(image, size, config["preprocess"]) for image in inputs]
+    expected = [oracle.run(config, tensors, image) for image in seen]
+    checks = [Check("oracle", None, "equal", len(inputs), "the reference")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UntrainedWarning)
+        checks.append(_check_atoms(subnet, seen))
+        for tier in devices()[0].tiers:
+            for threads in (1, 2):
+                if tier.supported:
+                    checks.append(_check_tier(subnet, inputs, expected, tier.name, threads))
+                else:
+                    checks.append(Check(tier.name, threads, "skipped", 0, "this machine lacks it"))
+    return checks
+
+
+def _check_tier(
+    subnet: Subnet, inputs: list[ImageLike], expected: list[npt.NDArray[np.int64]], tier: str, threads: int
+) -> Check:
+    with Engine(subnet, tier=tier, threads=threads) as engine:
+        for way in ("infer", "infer_batch"):
+            predictions = (
+                engine.infer_batch(inputs)
+                if way == "infer_batch"
+                else [engine.infer(image) for image in inputs]
+            )
+            for place, (prediction, logits) in enumerate(zip(predictions, expected, strict=True)):
+                wrong = int(np.count_nonzero(prediction.integer_logits != logits))
+                if wrong:
+                    detail = f"{way}, image {place}: {wrong} of {len(logits)} logits"
+                    return Check(tier, threads, "differs", len(inputs), detail)
+    return Check(tier, threads, "equal", len(inputs), "")
+
+
+def _check_atoms(subnet: Subnet, images: list[Pixels]) -> Check:
+    """The layers' outputs by atoms against the scalar tier's, which `_check_tier` compares with the oracle."""
+    engine = _native.Engine(subnet._inner, 1, "scalar")
+    compared = 0
+    for place, image in enumerate(images):
+        for layer, values, wrong in engine.check_atoms(subnet._inner, image):
+            compared += values
+            if wrong:
+                return Check(
+                    "atoms",
+                    None,
+                    "differs",
+                    len(images),
+                    f"image {place}, {layer}: {wrong} of {values} outputs",
+                )
+    return Check("atoms", None, "equal", len(images), f"{compared:,} layer outputs")
