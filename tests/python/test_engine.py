@@ -1,0 +1,324 @@
+"""Engine: what it takes, what it gives, and how it behaves with several threads."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import quasar_rt
+from quasar_rt import Engine, ImageError, Prediction, oracle
+from quasar_rt.images import preprocess
+
+pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
+
+
+def photographs(count, seed=0):
+    """Pictures of assorted sizes, gray and RGB."""
+    rng = np.random.default_rng(seed)
+    shapes = [(28, 28), (48, 32, 3), (61, 83, 3), (120, 40), (90, 200, 1)]
+    return [rng.integers(0, 256, shapes[i % len(shapes)], np.uint8) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def engine(colour_subnet):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", quasar_rt.UntrainedWarning)
+        with Engine(colour_subnet, threads=2) as engine:
+            yield engine
+
+
+def test_logits_are_the_oracles(engine, colour_subnet):
+    config = colour_subnet.config
+    for image in photographs(10):
+        expected = oracle.run(config, colour_subnet.tensors(), preprocess(image, (48, 32, 3), config["preprocess"]))
+        prediction = engine.infer(image)
+        assert prediction.integer_logits.dtype == np.int32
+        np.testing.assert_array_equal(prediction.integer_logits, expected)
+
+
+def test_a_prediction_follows_from_its_logits(engine, colour_subnet):
+    prediction = engine.infer(photographs(1)[0], top_k=100)
+    scaled = colour_subnet.config["logit_scale"] * prediction.integer_logits.astype(np.float64)
+    assert prediction.logits.dtype == np.float32
+    np.testing.assert_array_equal(prediction.logits, scaled.astype(np.float32))
+    probabilities = np.exp(scaled - scaled.max())
+    probabilities /= probabilities.sum()
+    assert len(prediction.top_k) == 7
+    assert [score.index for score in prediction.top_k] == np.argsort(-scaled, kind="stable").tolist()
+    for score in prediction.top_k:
+        assert score.label == colour_subnet.classes[score.index]
+        assert score.probability == pytest.approx(probabilities[score.index], rel=1e-12)
+    best = prediction.top_k[0]
+    assert (prediction.label, prediction.index, prediction.probability) == (best.label, best.index, best.probability)
+    assert prediction.timings.total_ms == sum(prediction.timings)
+    assert all(time >= 0 for time in prediction.timings)
+
+
+def test_predictions_show_themselves(engine):
+    prediction = engine.infer(photographs(1)[0])
+    assert prediction.label in repr(prediction)
+    assert "ms" in repr(prediction)
+    assert f"<td>{prediction.label}</td>" in prediction._repr_html_()
+    assert repr(engine) == f"<Engine 'colour' on cpu, {engine.tier}, 2 threads>"
+
+
+def test_every_kind_of_image_is_the_same_picture(engine, tmp_path):
+    pixels = photographs(3)[2]
+    path = tmp_path / "picture.png"
+    Image.fromarray(pixels).save(path)
+    expected = engine.infer(pixels).integer_logits
+    with Image.open(path) as opened:
+        for source in (path, str(path), opened, Image.fromarray(pixels), np.asfortranarray(pixels)):
+            np.testing.assert_array_equal(engine.infer(source).integer_logits, expected)
+
+
+def test_a_subnet_comes_as_object_path_or_name(colour_subnet, tmp_path):
+    path = tmp_path / "colour.qvit"
+    colour_subnet.save(path)
+    for source in (colour_subnet, path, str(path)):
+        assert Engine(source).subnet == colour_subnet
+    with pytest.raises(quasar_rt.FileError, match="no packaged subnet"):
+        Engine("no-such-name")
+
+
+def test_an_untrained_subnet_warns(colour_subnet):
+    with pytest.warns(quasar_rt.UntrainedWarning, match="'colour' is not trained"):
+        Engine(colour_subnet)
+
+
+def test_devices_and_tiers(colour_subnet, monkeypatch):
+    (cpu,) = quasar_rt.devices()
+    for name in ("auto", "cpu"):
+        assert Engine(colour_subnet, device=name).device == "cpu"
+    with pytest.raises(quasar_rt.DeviceError, match=r"'fpga'.*cpu.*auto"):
+        Engine(colour_subnet, device="fpga")
+    assert Engine(colour_subnet).tier == cpu.best_tier
+    for tier in cpu.tiers:
+        if tier.supported:
+            assert Engine(colour_subnet, tier=tier.name).tier == tier.name
+            monkeypatch.setenv("QUASAR_TIER", tier.name)
+            assert Engine(colour_subnet).tier == tier.name
+            assert Engine(colour_subnet, tier="scalar").tier == "scalar"
+        else:
+            with pytest.raises(quasar_rt.UnsupportedTierError, match=tier.name):
+                Engine(colour_subnet, tier=tier.name)
+            monkeypatch.setenv("QUASAR_TIER", tier.name)
+            with pytest.raises(quasar_rt.UnsupportedTierError, match=tier.name):
+                Engine(colour_subnet)
+    assert not all(tier.supported for tier in cpu.tiers)
+    monkeypatch.setenv("QUASAR_TIER", "mmx")
+    with pytest.raises(quasar_rt.DeviceError, match="mmx"):
+        Engine(colour_subnet)
+    monkeypatch.setenv("QUASAR_TIER", "")
+    assert Engine(colour_subnet).tier == cpu.best_tier
+
+
+@pytest.mark.parametrize("threads", [0, -1, 10**6])
+def test_unusable_numbers_of_threads_are_named(colour_subnet, threads):
+    with pytest.raises(quasar_rt.QuasarError, match=f"{threads}"):
+        Engine(colour_subnet, threads=threads)
+
+
+def test_bits_do_not_depend_on_threads_or_tier(colour_subnet):
+    images = photographs(6)
+    results = [
+        [prediction.integer_logits for prediction in run]
+        for tier in quasar_rt.devices()[0].tiers
+        if tier.supported
+        for threads in (1, 2, 3, 5)
+        for engine in [Engine(colour_subnet, tier=tier.name, threads=threads)]
+        for run in (map(engine.infer, images), engine.infer_batch(images), engine.stream(images))
+    ]
+    for result in results:
+        np.testing.assert_array_equal(result, results[0])
+
+
+# infer_batch
+
+
+def test_a_batch_is_its_images_in_order(engine, tmp_path):
+    images = photographs(70)
+    for place in (3, 40):
+        path = tmp_path / f"{place}.png"
+        Image.fromarray(images[place]).save(path)
+        images[place] = path
+    expected = [engine.infer(image).integer_logits for image in images]
+    for batch in (images, iter(images), tuple(images)):
+        predictions = engine.infer_batch(batch, top_k=2)
+        np.testing.assert_array_equal([prediction.integer_logits for prediction in predictions], expected)
+        assert all(len(prediction.top_k) == 2 for prediction in predictions)
+    assert engine.infer_batch([]) == []
+
+
+def test_an_unusable_image_of_a_batch_is_named(engine):
+    images = photographs(40)
+    images[33] = np.zeros((4, 4))
+    with pytest.raises(ImageError, match="image 33 of the batch: .*float64"):
+        engine.infer_batch(images)
+
+
+def test_an_image_of_the_wrong_size_is_named(gray_subnet):
+    config = {**gray_subnet.config, "preprocess": {"resize": {"mode": "none"}}}
+    engine = Engine(quasar_rt.Subnet.from_parts(config, gray_subnet.tensors()))
+    right, wrong = np.zeros((28, 28), np.uint8), np.zeros((28, 29), np.uint8)
+    engine.infer(right)
+    with pytest.raises(ImageError, match="28"):
+        engine.infer(wrong)
+    with pytest.raises(ImageError, match="image 20 of the batch"):
+        engine.infer_batch([right] * 20 + [wrong] + [right] * 20)
+
+
+# Threads
+
+
+def test_many_threads_share_an_engine(engine):
+    images = photographs(20)
+    expected = [engine.infer(image).integer_logits for image in images]
+
+    def work(worker):
+        order = np.random.default_rng(worker).permutation(len(images))
+        if worker % 3 == 0:
+            predictions = engine.infer_batch([images[i] for i in order])
+        elif worker % 3 == 1:
+            predictions = list(engine.stream(images[i] for i in order))
+        else:
+            predictions = [engine.infer(images[i]) for i in order]
+        for i, prediction in zip(order, predictions, strict=True):
+            np.testing.assert_array_equal(prediction.integer_logits, expected[i])
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(work, range(24)))
+
+
+def test_the_gil_is_released(tmp_path):
+    subnet = quasar_rt.random_subnet(embed=192, depth=4, heads=3, image_size=224, classes=10)
+    engine = Engine(subnet, tier="scalar", threads=1)
+    image = np.zeros((224, 224, 3), np.uint8)
+    finished = threading.Event()
+    ticks = 0
+
+    def work():
+        engine.infer(image)
+        finished.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not finished.wait(0.001):
+        ticks += 1
+    thread.join()
+    assert ticks > 5
+
+
+INTERRUPTED = """
+import signal, sys, threading, time, warnings
+import numpy as np
+import quasar_rt
+warnings.simplefilter("ignore")
+subnet = quasar_rt.random_subnet(embed=192, depth=6, heads=3, image_size=224, classes=10)
+engine = quasar_rt.Engine(subnet, tier="scalar", threads=2)
+images = [np.zeros((224, 224, 3), np.uint8)] * 16
+print("ready", flush=True)
+try:
+    for _ in range(1000):
+        engine.infer_batch(images)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    print(engine.infer(images[0]).label)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_stops_a_batch():
+    with subprocess.Popen([sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        threading.Event().wait(0.5)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+    assert out.startswith("interrupted\nclass")
+
+
+# Closing
+
+
+def test_a_closed_engine_says_so(gray_subnet):
+    image = photographs(1)[0]
+    with Engine(gray_subnet) as engine:
+        stream = engine.stream([image] * 10)
+        next(stream)
+    assert repr(engine) == "<Engine 'gray' on closed>"
+    for call in (
+        lambda: engine.infer(image),
+        lambda: engine.infer_batch([image]),
+        lambda: engine.stream([image]),
+        lambda: engine.profile(image),
+        lambda: engine.tier,
+        lambda: list(stream),
+    ):
+        with pytest.raises(quasar_rt.ClosedError):
+            call()
+    engine.close()
+
+
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_top_k_is_at_least_one(engine, top_k):
+    with pytest.raises(quasar_rt.InvalidValueError, match="top_k"):
+        engine.infer(photographs(1)[0], top_k=top_k)
+
+
+def test_engines_free_their_memory(gray_subnet):
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("needs /proc")
+    image = photographs(1)[0]
+
+    def cycle():
+        for _ in range(60):
+            with Engine(gray_subnet, threads=3) as engine:
+                engine.infer(image)
+                engine.infer_batch([image] * 4)
+        gc.collect()
+
+    cycle()
+    before = resident()
+    cycle()
+    cycle()
+    assert resident() - before < 20e6
+
+
+# profile
+
+
+def test_a_profile_lists_the_stages(engine, colour_subnet):
+    profile = engine.profile(photographs(1)[0], repeat=3)
+    names = [stage.name for stage in profile.stages]
+    assert names[:3] == ["decode", "preprocess", "embed"]
+    assert {"qkv", "attention", "proj", "fc1", "fc2", "head"} <= set(names)
+    assert profile.total_ms == pytest.approx(sum(stage.ms for stage in profile.stages))
+    assert sum(stage.macs for stage in profile.stages) == colour_subnet.summary().macs
+    table = str(profile).splitlines()
+    assert table[0].split() == ["stage", "ms", "share", "GMAC/s"]
+    assert table[-1].startswith("total")
+    with pytest.raises(quasar_rt.InvalidValueError, match="repeat"):
+        engine.profile(photographs(1)[0], repeat=0)
+
+
+def test_prediction_is_exported(engine):
+    assert isinstance(engine.infer(photographs(1)[0]), Prediction)
+
+
+def test_a_tensor_is_a_picture(engine):
+    torch = pytest.importorskip("torch")
+    pixels = photographs(3)[2]
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    np.testing.assert_array_equal(engine.infer(tensor).integer_logits, engine.infer(pixels).integer_logits)

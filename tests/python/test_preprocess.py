@@ -1,0 +1,175 @@
+"""Resize and crop against Pillow itself, bit for bit, on noise of many sizes and on photographs."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from quasar_rt import ConfigError, ImageError
+from quasar_rt.images import preprocess
+
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def shorter(edge, name):
+    return {"resize": {"mode": "shorter", "size": [edge], "filter": name}}
+
+
+def exact(height, width, name):
+    return {"resize": {"mode": "exact", "size": [height, width], "filter": name}}
+
+
+def by_pillow(pixels, size, document):
+    """What torchvision's Resize and CenterCrop do with a Pillow image, written with Pillow alone."""
+    height, width, channels = size
+    image = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
+    resize = document["resize"]
+    if resize["mode"] == "exact":
+        h, w = resize["size"]
+    elif resize["mode"] == "shorter":
+        (edge,) = resize["size"]
+        short, long = sorted(image.size)
+        other = int(edge * long / short)
+        w, h = (edge, other) if image.width <= image.height else (other, edge)
+    else:
+        w, h = image.size
+    if (w, h) != image.size:
+        image = image.resize((w, h), FILTERS[resize["filter"]])
+    top, left = int(round((h - height) / 2.0)), int(round((w - width) / 2.0))  # noqa: RUF046
+    return np.asarray(image.crop((left, top, left + width, top + height))).reshape(size)
+
+
+def noise(height, width, channels, seed=0):
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+sides = st.integers(1, 130)
+targets = st.integers(1, 70)
+channels = st.sampled_from([1, 3])
+filters = st.sampled_from(sorted(FILTERS))
+
+
+@settings(max_examples=400, deadline=None)
+@given(sides, sides, channels, targets, targets, channels, filters, st.integers(0, 9), st.integers(0, 9))
+@example(1, 1, 1, 70, 70, 3, "bicubic", 0, 0)
+@example(130, 1, 3, 1, 1, 1, "hamming", 1, 2)
+def test_exact_resizes_are_pillows(h, w, c, height, width, out_channels, name, more_h, more_w):
+    pixels = noise(h, w, c, seed=h * 1000 + w)
+    document = exact(height + more_h, width + more_w, name)
+    size = (height, width, out_channels)
+    np.testing.assert_array_equal(preprocess(pixels, size, document), by_pillow(pixels, size, document))
+
+
+@settings(max_examples=400, deadline=None)
+@given(sides, sides, channels, targets, targets, channels, filters, st.integers(0, 9))
+def test_shorter_edge_resizes_are_torchvisions(h, w, c, height, width, out_channels, name, more):
+    pixels = noise(h, w, c, seed=h * 1000 + w)
+    document = shorter(max(height, width) + more, name)
+    size = (height, width, out_channels)
+    np.testing.assert_array_equal(preprocess(pixels, size, document), by_pillow(pixels, size, document))
+
+
+@settings(deadline=None)
+@given(targets, targets, channels, st.integers(0, 9), st.integers(0, 9), channels)
+def test_cropping_alone_rounds_as_torchvision(height, width, c, more_h, more_w, out_channels):
+    pixels = noise(height + more_h, width + more_w, c)
+    size = (height, width, out_channels)
+    document = {"resize": {"mode": "none"}}
+    if more_h or more_w:
+        with pytest.raises(ImageError):
+            preprocess(pixels, size, document)
+    else:
+        np.testing.assert_array_equal(preprocess(pixels, size, document), by_pillow(pixels, size, document))
+
+
+@pytest.mark.parametrize("value", [0, 255])
+@pytest.mark.parametrize("name", sorted(FILTERS))
+def test_extreme_values_do_not_overflow(name, value):
+    checks = np.indices((64, 64)).sum(axis=0) % 2 * 255
+    for pixels in (np.full((64, 64), value, np.uint8), checks.astype(np.uint8)):
+        for edge in (7, 33, 200):
+            size = (edge, edge, 1)
+            document = exact(edge, edge, name)
+            np.testing.assert_array_equal(preprocess(pixels, size, document), by_pillow(pixels, size, document))
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    datasets = pytest.importorskip("sklearn.datasets")
+    return datasets.load_sample_images().images
+
+
+@pytest.mark.parametrize("name", sorted(FILTERS))
+@pytest.mark.parametrize("edge", [28, 224, 256, 248, 384, 641])
+def test_photographs(photographs, name, edge):
+    assert len(photographs) == 2
+    crop = min(edge, 384)
+    for pixels in photographs:
+        for turned in (pixels, pixels.swapaxes(0, 1)):
+            for out_channels in (1, 3):
+                size = (crop, crop, out_channels)
+                document = shorter(edge, name)
+                np.testing.assert_array_equal(
+                    preprocess(turned, size, document), by_pillow(np.ascontiguousarray(turned), size, document)
+                )
+
+
+def test_photographs_as_torchvision_prepares_them(photographs):
+    transforms = pytest.importorskip("torchvision.transforms")
+    modes = {"bicubic": "BICUBIC", "bilinear": "BILINEAR", "nearest": "NEAREST", "box": "BOX", "hamming": "HAMMING"}
+    for name, mode in modes.items():
+        for edge, crop in ((256, 224), (248, 224), (232, 224), (28, 28), (37, 32)):
+            pipeline = transforms.Compose(
+                [
+                    transforms.Resize(edge, transforms.InterpolationMode[mode]),
+                    transforms.CenterCrop(crop),
+                ]
+            )
+            for pixels in photographs:
+                for cut in (pixels, pixels[:, :333], pixels[:101]):
+                    expected = np.asarray(pipeline(Image.fromarray(cut)))
+                    np.testing.assert_array_equal(preprocess(cut, (crop, crop, 3), shorter(edge, name)), expected)
+
+
+def test_jpeg_files_are_what_pillow_decodes(photographs, tmp_path):
+    path = tmp_path / "photograph.jpg"
+    Image.fromarray(photographs[0]).save(path, quality=80)
+    document = shorter(256, "bicubic")
+    with Image.open(path) as image:
+        expected = by_pillow(np.asarray(image), (224, 224, 3), document)
+    np.testing.assert_array_equal(preprocess(path, (224, 224, 3), document), expected)
+
+
+def test_large_pictures_are_resized_in_bounded_time():
+    pixels = np.zeros((3000, 4000, 3), np.uint8)
+    pixels[::7, ::5] = 255
+    size, document = (224, 224, 3), shorter(256, "bicubic")
+    np.testing.assert_array_equal(preprocess(pixels, size, document), by_pillow(pixels, size, document))
+
+
+@pytest.mark.parametrize(
+    ("size", "document", "message"),
+    [
+        ((0, 4, 1), shorter(4, "box"), "height"),
+        ((4, 4, 2), shorter(4, "box"), "channels"),
+        ((10**6, 4, 1), shorter(4, "box"), "height"),
+        ((4, 4, 1), shorter(3, "box"), "size"),
+        ((4, 4, 1), shorter(10**7, "box"), "size"),
+        ((4, 4, 1), exact(4, 3, "box"), "size"),
+        ((4, 4, 1), shorter(4, "lanczos"), "lanczos"),
+        ((4, 4, 1), {"resize": {"mode": "shorter", "size": [4]}}, "filter"),
+        ((4, 4, 1), {"resize": {"mode": "none"}, "mean": 0}, "mean"),
+        ((4, 4, 1), {}, "resize"),
+    ],
+)
+def test_unusable_documents_are_named(size, document, message):
+    with pytest.raises(ConfigError, match=message):
+        preprocess(np.zeros((4, 4), np.uint8), size, document)
