@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from .datasets import FASHION_MNIST_CLASSES, load_fashion_mnist, walk_image_folder
 from .engine import Engine
 from .errors import ImageError
 from .images import ImageLike, Pixels, to_pixels
@@ -47,18 +48,16 @@ def open_dataset(name: str, classes: Sequence[str]) -> Sequence[tuple[ImageLike,
         OSError: the data set is not there; the message says how to get it.
         ValueError: it does not fit the classes.
     """
-    from . import datasets
-
     if name == "fashion-mnist":
-        if len(classes) != len(datasets.FASHION_MNIST_CLASSES):
+        if len(classes) != len(FASHION_MNIST_CLASSES):
             raise ValueError(
-                f"Fashion-MNIST has {len(datasets.FASHION_MNIST_CLASSES)} classes, the subnet {len(classes)}"
+                f"Fashion-MNIST has {len(FASHION_MNIST_CLASSES)} classes, the subnet {len(classes)}"
             )
-        images, labels = datasets.load_fashion_mnist("test")
+        images, labels = load_fashion_mnist("test")
         return list(zip(images, labels.tolist(), strict=True))
     if not Path(name).is_dir():
         raise FileNotFoundError(f"--data is 'fashion-mnist' or a folder, and there is no folder '{name}'")
-    return list(datasets.walk_image_folder(name, classes))
+    return list(walk_image_folder(name, classes))
 
 
 def evaluate(

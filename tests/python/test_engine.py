@@ -39,7 +39,9 @@ def engine(colour_subnet):
 def test_logits_are_the_oracles(engine, colour_subnet):
     config = colour_subnet.config
     for image in photographs(10):
-        expected = oracle.run(config, colour_subnet.tensors(), preprocess(image, (48, 32, 3), config["preprocess"]))
+        expected = oracle.run(
+            config, colour_subnet.tensors(), preprocess(image, (48, 32, 3), config["preprocess"])
+        )
         prediction = engine.infer(image)
         assert prediction.integer_logits.dtype == np.int32
         np.testing.assert_array_equal(prediction.integer_logits, expected)
@@ -58,7 +60,11 @@ def test_a_prediction_follows_from_its_logits(engine, colour_subnet):
         assert score.label == colour_subnet.classes[score.index]
         assert score.probability == pytest.approx(probabilities[score.index], rel=1e-12)
     best = prediction.top_k[0]
-    assert (prediction.label, prediction.index, prediction.probability) == (best.label, best.index, best.probability)
+    assert (prediction.label, prediction.index, prediction.probability) == (
+        best.label,
+        best.index,
+        best.probability,
+    )
     assert prediction.timings.total_ms == sum(prediction.timings)
     assert all(time >= 0 for time in prediction.timings)
 
@@ -162,7 +168,7 @@ def test_a_batch_is_its_images_in_order(engine, tmp_path):
 def test_an_unusable_image_of_a_batch_is_named(engine):
     images = photographs(40)
     images[33] = np.zeros((4, 4))
-    with pytest.raises(ImageError, match="image 33 of the batch: .*float64"):
+    with pytest.raises(ImageError, match=r"image 33 of the batch: .*float64"):
         engine.infer_batch(images)
 
 

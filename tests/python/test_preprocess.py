@@ -98,7 +98,9 @@ def test_extreme_values_do_not_overflow(name, value):
         for edge in (7, 33, 200):
             size = (edge, edge, 1)
             document = exact(edge, edge, name)
-            np.testing.assert_array_equal(preprocess(pixels, size, document), by_pillow(pixels, size, document))
+            np.testing.assert_array_equal(
+                preprocess(pixels, size, document), by_pillow(pixels, size, document)
+            )
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +120,20 @@ def test_photographs(photographs, name, edge):
                 size = (crop, crop, out_channels)
                 document = shorter(edge, name)
                 np.testing.assert_array_equal(
-                    preprocess(turned, size, document), by_pillow(np.ascontiguousarray(turned), size, document)
+                    preprocess(turned, size, document),
+                    by_pillow(np.ascontiguousarray(turned), size, document),
                 )
 
 
 def test_photographs_as_torchvision_prepares_them(photographs):
     transforms = pytest.importorskip("torchvision.transforms")
-    modes = {"bicubic": "BICUBIC", "bilinear": "BILINEAR", "nearest": "NEAREST", "box": "BOX", "hamming": "HAMMING"}
+    modes = {
+        "bicubic": "BICUBIC",
+        "bilinear": "BILINEAR",
+        "nearest": "NEAREST",
+        "box": "BOX",
+        "hamming": "HAMMING",
+    }
     for name, mode in modes.items():
         for edge, crop in ((256, 224), (248, 224), (232, 224), (28, 28), (37, 32)):
             pipeline = transforms.Compose(
@@ -136,7 +145,9 @@ def test_photographs_as_torchvision_prepares_them(photographs):
             for pixels in photographs:
                 for cut in (pixels, pixels[:, :333], pixels[:101]):
                     expected = np.asarray(pipeline(Image.fromarray(cut)))
-                    np.testing.assert_array_equal(preprocess(cut, (crop, crop, 3), shorter(edge, name)), expected)
+                    np.testing.assert_array_equal(
+                        preprocess(cut, (crop, crop, 3), shorter(edge, name)), expected
+                    )
 
 
 def test_jpeg_files_are_what_pillow_decodes(photographs, tmp_path):

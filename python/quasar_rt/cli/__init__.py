@@ -57,7 +57,7 @@ class _Commands(click.Group):
                 raise
             raise Failure(str(error)) from error
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+            click.echo("Interrupted", err=True)
             ctx.exit(130)
 
 

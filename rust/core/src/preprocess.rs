@@ -476,7 +476,8 @@ fn weigh_hamming(x: f64) -> f64 {
         0.0
     } else {
         let x = x * std::f64::consts::PI;
-        x.sin() / x * (0.54 + 0.46 * x.cos())
+        // Pillow writes these two as C floats.
+        x.sin() / x * (f64::from(0.54f32) + f64::from(0.46f32) * x.cos())
     }
 }
 

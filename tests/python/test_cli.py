@@ -1,0 +1,346 @@
+"""The command line: tables for people, JSON for programs, exit codes that scripts can trust."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import quasar_rt
+from quasar_rt import packaged
+from quasar_rt.cli import cli
+
+
+@pytest.fixture(autouse=True)
+def no_forced_tier(monkeypatch):
+    monkeypatch.delenv("QUASAR_TIER", raising=False)
+
+
+@pytest.fixture
+def run():
+    def run(*arguments):
+        return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def subnet_file(gray_subnet, tmp_path_factory):
+    path = tmp_path_factory.mktemp("subnets") / "gray.qvit"
+    gray_subnet.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)).save(path)
+    return path
+
+
+def script(*arguments, **options):
+    """The installed command in a process of its own."""
+    command = [sys.executable, "-c", "from quasar_rt.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.mark.parametrize("command", ["demo", "infer", "eval", "bench", "info", "devices", "verify"])
+def test_every_command_has_help_with_json(run, command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "--json" in result.stdout
+    assert command in run("--help").stdout
+
+
+def test_help_documents_the_exit_codes(run):
+    result = run("--help")
+    assert "Exit codes: 0" in result.stdout
+    assert run("--version").stdout.startswith("quasar-rt, version ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["infer"], ["info"], ["eval", "x"], ["infer", "--threads", "0", "x"]]
+)
+def test_wrong_usage_is_2_on_stderr(run, arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert not result.stdout
+    assert "Error: " in result.stderr
+
+
+def test_infer_prints_a_table(run, subnet_file, picture):
+    result = run("infer", "--subnet", subnet_file, picture, picture)
+    assert result.exit_code == 0
+    assert result.stdout.count("noise.png") == 2
+    assert "label" in result.stdout
+    assert result.stderr == "Warning: the subnet 'gray' is not trained: its labels mean nothing\n"
+
+
+def test_infer_prints_json(run, subnet_file, picture):
+    result = run(
+        "infer", "--json", "--top-k", 4, "--threads", 1, "--tier", "scalar", "--subnet", subnet_file, picture
+    )
+    document = json.loads(result.stdout)
+    assert (document["subnet"], document["device"], document["tier"], document["threads"]) == (
+        "gray",
+        "cpu",
+        "scalar",
+        1,
+    )
+    (entry,) = document["images"]
+    with pytest.warns(quasar_rt.UntrainedWarning):
+        expected = quasar_rt.Engine(subnet_file).infer(picture)
+    assert entry["image"] == str(picture)
+    assert entry["label"] == expected.label
+    assert entry["probability"] == expected.probability
+    assert [score["index"] for score in entry["top_k"]] == [score.index for score in expected.top_k[:4]]
+    assert set(entry["timings"]) == {"decode_ms", "preprocess_ms", "compute_ms"}
+
+
+def test_infer_goes_on_after_a_bad_image(run, subnet_file, picture, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_text("no picture")
+    for as_json in ([], ["--json"]):
+        result = run("infer", *as_json, "--subnet", subnet_file, bad, picture, tmp_path / "missing.png")
+        assert result.exit_code == 1
+        errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+        assert len(errors) == 2
+        assert "bad.png" in errors[0]
+        assert "missing.png" in errors[1]
+        assert "noise.png" in result.stdout
+    images = json.loads(result.stdout)["images"]
+    assert [("error" in image, "label" in image) for image in images] == [
+        (True, False),
+        (False, True),
+        (True, False),
+    ]
+
+
+def test_info_shows_the_subnet(run, subnet_file, gray_subnet):
+    table = run("info", subnet_file)
+    assert table.exit_code == 0
+    for text in ("gray", "blocks.1.fc2", gray_subnet.sha256, "no: random weights"):
+        assert text in table.stdout
+    document = json.loads(run("info", "--json", subnet_file).stdout)
+    assert document["config"] == gray_subnet.config
+    assert document["sha256"] == gray_subnet.sha256
+    assert document["macs"] == gray_subnet.summary().macs
+    assert len(document["layers"]) == 10
+
+
+def test_devices_lists_what_is_not_there_too(run):
+    assert "not on this machine" in run("devices").stdout
+    (cpu,) = json.loads(run("devices", "--json").stdout)["devices"]
+    assert cpu["best_tier"] == quasar_rt.devices()[0].best_tier
+    assert {tier["name"]: tier["supported"] for tier in cpu["tiers"]}["scalar"]
+
+
+def test_verify_finds_every_backend_equal(run, subnet_file):
+    result = run("verify", subnet_file, "--images", 2)
+    assert result.exit_code == 0
+    assert "all bits are equal" in result.stdout
+    document = json.loads(run("verify", "--json", subnet_file, "--images", 1).stdout)
+    assert document["equal"] is True
+    status = {(check["backend"], check["threads"]): check["status"] for check in document["checks"]}
+    assert status["oracle", None] == status["atoms", None] == "equal"
+    for tier in quasar_rt.devices()[0].tiers:
+        for threads in (1, 2):
+            assert status[tier.name, threads] == ("equal" if tier.supported else "skipped")
+
+
+def test_verify_exits_with_1_where_bits_differ(run, subnet_file, monkeypatch):
+    run_oracle = quasar_rt.oracle.run
+    monkeypatch.setattr(quasar_rt.oracle, "run", lambda *arguments: run_oracle(*arguments) + 1)
+    result = run("verify", subnet_file)
+    assert result.exit_code == 1
+    assert "10 of 10 logits" in result.stdout
+    result = run("verify", "--json", subnet_file)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["equal"] is False
+
+
+def test_bench_measures(run, subnet_file):
+    result = run("bench", subnet_file, "--seconds", 0.05)
+    assert result.exit_code == 0
+    assert "GMAC/s" in result.stdout
+    arguments = ["--json", "--seconds", 0.05, "--threads", 1, "--threads", 2, "--tier", "scalar"]
+    measured = json.loads(run("bench", subnet_file, *arguments).stdout)["measured"]
+    assert [(speed["tier"], speed["threads"]) for speed in measured] == [("scalar", 1), ("scalar", 2)]
+    assert all(speed["median_ms"] > 0 and speed["frames"] >= 1 for speed in measured)
+
+
+def test_bench_knows_random_shapes(run):
+    result = run("bench", "deit-tiny", "--json", "--seconds", 0.05, "--threads", 1)
+    document = json.loads(result.stdout)
+    assert document["subnet"] == "deit-tiny"
+    assert 1.2e9 < document["macs"] < 1.3e9
+    assert not result.stderr
+
+
+# eval
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory, gray_subnet):
+    """A folder of images by class, sorted by what the random subnet itself says: it scores 1 there."""
+    root = tmp_path_factory.mktemp("folders")
+    rng = np.random.default_rng(9)
+    with pytest.warns(quasar_rt.UntrainedWarning):
+        engine = quasar_rt.Engine(gray_subnet)
+    for number in range(30):
+        pixels = rng.integers(0, 256, (28, 28), np.uint8)
+        folder = root / engine.infer(pixels).label.replace(" ", "_")
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+def test_eval_on_folders(run, subnet_file, folders):
+    result = run("eval", subnet_file, "--data", folders, "--batch", 7)
+    assert result.exit_code == 0
+    assert "100.00%" in result.stdout
+    document = json.loads(run("eval", subnet_file, "--data", folders, "--json").stdout)
+    assert document["top1"] == document["top5"] == 1.0
+    assert document["images"] == 30
+    assert document["images_per_second"] > 0
+    assert document["unreadable"] == 0
+    assert (
+        json.loads(run("eval", subnet_file, "--data", folders, "--json", "--limit", 4).stdout)["images"] == 4
+    )
+
+
+def test_eval_counts_what_is_right(run, gray_subnet, folders, tmp_path):
+    # With the class names turned by one, every label is wrong.
+    names = gray_subnet.classes
+    turned = quasar_rt.Subnet.from_parts(
+        {**gray_subnet.config, "classes": names[1:] + names[:1]}, gray_subnet.tensors()
+    )
+    turned.save(tmp_path / "turned.qvit")
+    document = json.loads(run("eval", tmp_path / "turned.qvit", "--data", folders, "--json").stdout)
+    assert document["top1"] == 0
+    assert document["images"] == 30
+
+
+def test_eval_leaves_out_what_cannot_be_read(run, subnet_file, folders, tmp_path):
+    target = tmp_path / "data"
+    for source in folders.rglob("*.png"):
+        copy = target / source.relative_to(folders)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(source.read_bytes())
+    copy.write_bytes(b"damaged")
+    result = run("eval", subnet_file, "--data", target, "--json")
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert (document["images"], document["unreadable"], document["top1"]) == (29, 1, 1.0)
+    assert copy.name in result.stderr
+
+
+def test_eval_on_fashion_mnist(run, subnet_file):
+    from quasar_rt import datasets
+
+    try:
+        images, labels = datasets.load_fashion_mnist("test")
+    except FileNotFoundError:
+        pytest.skip("Fashion-MNIST is not on this machine (Debian: dataset-fashion-mnist)")
+    document = json.loads(
+        run("eval", subnet_file, "--data", "fashion-mnist", "--limit", 200, "--json").stdout
+    )
+    with pytest.warns(quasar_rt.UntrainedWarning):
+        predictions = quasar_rt.Engine(subnet_file).infer_batch(list(images[:200]))
+    right = sum(prediction.index == label for prediction, label in zip(predictions, labels, strict=False))
+    assert document["top1"] == right / 200
+    assert document["images"] == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval", "{subnet}", "--data", "nowhere"], "nowhere"),
+        (["eval", "{subnet}", "--data", "{empty}"], "no image"),
+        (["eval", "nowhere.qvit", "--data", "fashion-mnist"], "nowhere.qvit"),
+        (["info", "nowhere.qvit"], "nowhere.qvit"),
+        (["info", "no-such-name"], "packaged"),
+        (["verify", "{picture}"], "subnet"),
+        (["bench", "deit-huge"], "deit-huge"),
+        (["infer", "--subnet", "{picture}", "{picture}"], "subnet"),
+        (["infer", "--subnet", "{subnet}", "--device", "fpga", "{picture}"], "fpga"),
+        (["infer", "--subnet", "{subnet}", "--tier", "mmx", "{picture}"], "mmx"),
+    ],
+)
+def test_unusable_input_is_one_line_on_stderr_and_2(run, subnet_file, picture, tmp_path, arguments, message):
+    places = {"subnet": subnet_file, "picture": picture, "empty": tmp_path}
+    result = run(*(argument.format(**places) for argument in arguments))
+    assert result.exit_code == 2
+    assert not result.stdout
+    assert message in result.stderr
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("Warning: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("Error: ")
+
+
+# demo
+
+
+def test_demo(run):
+    if "fashion-mnist" not in packaged.subnet_names():
+        result = run("demo")
+        assert result.exit_code == 2
+        assert "no sample images" in result.stderr
+        pytest.skip("no packaged subnet yet")
+    result = run("demo")
+    assert result.exit_code == 0
+    document = json.loads(run("demo", "--json").stdout)
+    assert len(document["images"]) >= 10
+    for image in document["images"]:
+        assert image["image"] in result.stdout
+        assert 0 < image["probability"] <= 1
+
+
+# As a process
+
+
+def test_the_installed_script_works(subnet_file, picture):
+    done = script("infer", "--json", "--subnet", subnet_file, picture)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"][0]["label"].startswith("class")
+    assert script("info", "nowhere.qvit").returncode == 2
+
+
+def test_quasar_tier_is_obeyed(subnet_file, picture):
+    arguments = ["infer", "--json", "--subnet", subnet_file, picture]
+    done = script(*arguments, env={**os.environ, "QUASAR_TIER": "scalar"})
+    assert json.loads(done.stdout)["tier"] == "scalar"
+    done = script(*arguments, env={**os.environ, "QUASAR_TIER": "mmx"})
+    assert done.returncode == 2
+    assert "mmx" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+def test_a_closed_pipe_ends_it_silently(subnet_file):
+    command = (
+        f"{sys.executable} -c 'from quasar_rt.cli import main; main()' info {subnet_file} --json | head -c 1"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "{"
+    assert not done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_is_130(tmp_path):
+    command = [sys.executable, "-u", "-c", "from quasar_rt.cli import main; main()"]
+    arguments = ["bench", "deit-tiny", "--tier", "scalar", "--seconds", "60"]
+    with subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        threading.Event().wait(4)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert not out
+    assert err == "Interrupted\n"
