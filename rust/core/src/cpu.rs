@@ -263,8 +263,7 @@ struct Workspace {
     /// `[tokens, stride]`: q, k and v of one block; `stride` is that of the widest block.
     qkv: Vec<i8>,
     stride: usize,
-    /// For each size of head in the network, as many packed heads as a block has at most.
-    heads: Vec<(usize, Vec<KvHead>)>,
+    heads: Heads,
     sums: Vec<i32>,
     mean: Vec<i16>,
     pooled: Vec<i8>,
@@ -299,19 +298,6 @@ impl Workspace {
             .min(tokens);
         let widest = |size: fn(&Block) -> usize| network.blocks.iter().map(size).max().unwrap_or(0);
         let (inner, hidden) = (widest(Block::inner), widest(|b| b.hidden));
-        let mut heads: Vec<(usize, Vec<KvHead>)> = Vec::new();
-        for block in &network.blocks {
-            let dim = block.head_dim;
-            let at = heads
-                .iter()
-                .position(|(d, _)| *d == dim)
-                .unwrap_or_else(|| {
-                    heads.push((dim, Vec::new()));
-                    heads.len() - 1
-                });
-            let packed = &mut heads[at].1;
-            packed.resize_with(packed.len().max(block.heads), || KvHead::new(tokens, dim));
-        }
         let tile = |first: usize| {
             let rows = tile_rows.min(tokens - first);
             Tile {
@@ -333,7 +319,7 @@ impl Workspace {
             tile_rows,
             qkv: vec![0; tokens * 3 * inner],
             stride: 3 * inner,
-            heads,
+            heads: Heads::default(),
             sums: vec![0; config.embed],
             mean: vec![0; config.embed],
             pooled: vec![0; config.embed],
@@ -376,8 +362,7 @@ impl Workspace {
         });
         for (i, block) in network.blocks.iter().enumerate() {
             let start = Instant::now();
-            let sized = heads.iter_mut().find(|(dim, _)| *dim == block.head_dim);
-            let heads = &mut sized.expect("there are heads for every block").1[..block.heads];
+            let heads = heads.for_block(block, network.config.tokens());
             pack_heads(network, block, qkv, stride, heads, tiles.len() > 1);
             let packing = start.elapsed();
             for_each_tile(tiles, qkv, chunk, |tile, qkv| {
@@ -473,6 +458,27 @@ fn for_each_tile(
             .par_iter_mut()
             .zip(qkv.par_chunks_mut(chunk))
             .for_each(|(tile, qkv)| work(tile, qkv));
+    }
+}
+
+/// Packed keys and values of one block. Blocks share them; only where the head size changes from block to block are they made
+/// anew, so that memory stays that of one block.
+#[derive(Debug, Default)]
+struct Heads {
+    dim: usize,
+    packed: Vec<KvHead>,
+}
+
+impl Heads {
+    fn for_block(&mut self, block: &Block, tokens: usize) -> &mut [KvHead] {
+        if self.dim != block.head_dim {
+            self.packed.clear();
+            self.dim = block.head_dim;
+        }
+        let enough = self.packed.len().max(block.heads);
+        self.packed
+            .resize_with(enough, || KvHead::new(tokens, block.head_dim));
+        &mut self.packed[..block.heads]
     }
 }
 

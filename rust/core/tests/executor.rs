@@ -7,6 +7,7 @@ use std::sync::Arc;
 use quasar_core::cpu::{softmax, top_k, MAX_THREADS};
 use quasar_core::network::supported_tiers;
 use quasar_core::preprocess::ImageView;
+use quasar_core::trace::TraceData;
 use quasar_core::{Executor, Network, Subnet, Tier};
 
 const VECTORS: [&str; 3] = ["token", "mean", "mean-after-norm"];
@@ -149,6 +150,51 @@ fn an_unusable_image_fails_its_batch() {
         .infer_batch(&batch, &mut logits, &AtomicBool::new(false))
         .unwrap_err();
     assert_eq!(error.kind(), "InvalidImage");
+}
+
+#[test]
+fn blocks_may_differ_in_head_size() {
+    let subnet = subnet("mean");
+    let mut config: serde_json::Value = serde_json::from_str(subnet.config_json()).unwrap();
+    // Block 0 has one head of 5; block 1 gets one of 15 in place of three of 5.
+    config["blocks"][1]["heads"] = 1.into();
+    config["blocks"][1]["head_dim"] = 15.into();
+    let parts = subnet.tensors().map(|(name, t)| {
+        let heads = if name.starts_with("blocks.1.attn") {
+            1
+        } else {
+            t.shape()[0]
+        };
+        let mut shape = t.shape().to_vec();
+        shape[0] = heads;
+        let bytes = shape.iter().product::<usize>() * t.dtype().size();
+        (
+            name.to_owned(),
+            t.dtype(),
+            shape,
+            t.data()[..bytes].to_vec(),
+        )
+    });
+    let subnet = Subnet::from_parts(&config.to_string(), parts).unwrap();
+    let mut traces = Vec::new();
+    for tier in supported_tiers() {
+        let network = Arc::new(Network::new(&subnet, tier).unwrap());
+        for threads in 1..=3 {
+            let executor = Executor::new(Arc::clone(&network), Some(threads)).unwrap();
+            let image = images(&executor, 1).remove(0);
+            let trace = executor.trace(&image).unwrap();
+            let mut logits = vec![0; 5];
+            for _ in 0..2 {
+                executor.run(&image, &mut logits).unwrap();
+                assert_eq!(
+                    trace.tensor("logits").unwrap().data,
+                    TraceData::I32(logits.clone())
+                );
+            }
+            traces.push(trace);
+        }
+    }
+    assert!(traces.iter().all(|trace| *trace == traces[0]));
 }
 
 #[test]
