@@ -32,6 +32,7 @@ SHAPES = [
 
 
 def main() -> None:
+    """Write the file."""
     rng = np.random.default_rng(0)
     tensors, cases = {}, []
     for shape, mode, size, crop in SHAPES:
@@ -39,7 +40,8 @@ def main() -> None:
             pixels = rng.integers(0, 256, shape, dtype=np.uint8)
             if name == "bicubic":
                 pixels = np.where(pixels > 127, 255, 0).astype(np.uint8)  # the most overshoot
-            image = Image.fromarray(pixels.squeeze(2) if shape[2] == 1 else pixels).convert("L" if crop[2] == 1 else "RGB")
+            image = Image.fromarray(pixels.squeeze(2) if shape[2] == 1 else pixels)
+            image = image.convert("L" if crop[2] == 1 else "RGB")
             target = size if mode == "exact" else size[0]
             image = F.center_crop(F.resize(image, target, InterpolationMode(name)), crop[:2])
             tensors[f"{len(cases)}.image"] = pixels

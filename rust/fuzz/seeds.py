@@ -15,19 +15,25 @@ VECTORS = HERE.parent.parent / "tests" / "vectors"
 
 
 def container(header: bytes | str, data: bytes = b"") -> bytes:
+    """A safetensors container with this header, whatever it says."""
     if isinstance(header, str):
         header = header.encode()
     return struct.pack("<Q", len(header)) + header + data
 
 
 def split(subnet: bytes) -> tuple[dict[str, dict[str, object]], bytes]:
+    """Header and data of a container."""
     (length,) = struct.unpack("<Q", subnet[:8])
     return json.loads(subnet[8 : 8 + length]), subnet[8 + length :]
 
 
 def hostile_headers() -> dict[str, bytes]:
+    """Containers that are no subnets."""
+
     def one(**entry: object) -> bytes:
-        return container(json.dumps({"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4], **entry}}), b"abcd")
+        return container(
+            json.dumps({"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4], **entry}}), b"abcd"
+        )
 
     return {
         "empty": b"",
@@ -68,6 +74,7 @@ def hostile_headers() -> dict[str, bytes]:
 
 
 def hostile_configs(subnet: bytes) -> dict[str, bytes]:
+    """The subnet with other configs; the digest no longer matches."""
     header, data = split(subnet)
 
     def with_config(config: str) -> bytes:
@@ -107,6 +114,7 @@ def hostile_configs(subnet: bytes) -> dict[str, bytes]:
 
 
 def damaged(subnet: bytes) -> dict[str, bytes]:
+    """The subnet cut, lengthened and overwritten."""
     length = 8 + struct.unpack("<Q", subnet[:8])[0]
     return {
         "cut-in-header": subnet[: length // 2],
@@ -120,8 +128,12 @@ def damaged(subnet: bytes) -> dict[str, bytes]:
 
 
 def images() -> dict[str, bytes]:
-    def image(height: int, width: int, size: tuple[int, int], crop: tuple[int, int], flags: int, filter: int) -> bytes:
-        return struct.pack("<HH6B", height, width, *size, *crop, flags, filter) + bytes(range(256))
+    """Inputs of the preprocess target: its ten parameter bytes, then pixels."""
+
+    def image(
+        height: int, width: int, size: tuple[int, int], crop: tuple[int, int], flags: int, kernel: int
+    ) -> bytes:
+        return struct.pack("<HH6B", height, width, *size, *crop, flags, kernel) + bytes(range(256))
 
     found = {
         "empty": b"",
@@ -142,6 +154,7 @@ def images() -> dict[str, bytes]:
 
 
 def row_cases() -> dict[str, bytes]:
+    """Inputs of the rows target: K, number of rows, mix of bits, then data."""
     floats = struct.pack("<8f", 1.0, -0.5, 0.25, 3.4e38, -3.4e38, 1e-45, 0.0, -0.0)
     return {
         "empty": b"",
@@ -159,6 +172,7 @@ def row_cases() -> dict[str, bytes]:
 
 
 def main() -> None:
+    """Write every seed."""
     subnets = {path.stem: path.read_bytes() for path in VECTORS.glob("*.qvit")}
     small = subnets["mean-after-norm"]
     corpus = {
