@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import save_file
 from torchvision.transforms import InterpolationMode
@@ -34,7 +35,8 @@ SHAPES = [
 def main() -> None:
     """Write the file."""
     rng = np.random.default_rng(0)
-    tensors, cases = {}, []
+    tensors: dict[str, NDArray[np.uint8]] = {}
+    cases: list[dict[str, object]] = []
     for shape, mode, size, crop in SHAPES:
         for name in FILTERS:
             pixels = rng.integers(0, 256, shape, dtype=np.uint8)
