@@ -91,7 +91,7 @@ pub fn preprocess(bytes: &[u8]) {
     };
     let stride = width * channels + usize::from(flags >> 5);
     // Too few pixels are repeated, so that large images are reached too.
-    let needed = (height * stride).min(1 << 22);
+    let needed = (height * stride).min(1 << 18);
     let pixels: Vec<u8> = pixels
         .iter()
         .copied()
