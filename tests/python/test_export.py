@@ -1,0 +1,242 @@
+"""Post-training quantization of timm models: the same function in integers, and a clear refusal of anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the [host] extra")
+timm = pytest.importorskip("timm", reason="needs the [host] extra")
+
+from PIL import Image  # noqa: E402
+from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, VisionTransformer  # noqa: E402
+from torch import nn  # noqa: E402
+
+from quasar_rt import Engine, ImageError, datasets  # noqa: E402
+from quasar_rt.export import UnsupportedModelError, export_timm  # noqa: E402
+
+Pictures = list[npt.NDArray[np.uint8]]
+
+SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 11}
+AS_IT_IS = {"mode": "none"}
+
+
+def small_model(seed: int = 0, **change: Any) -> VisionTransformer:
+    """A model whose weights are large enough that its logits depend on the image."""
+    torch.manual_seed(seed)
+    model = VisionTransformer(**{**SMALL, **change}).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "pos" in name or "token" in name:
+                parameter.normal_(0, 0.5)
+            elif parameter.ndim >= 2:
+                parameter.normal_(0, parameter[0].numel() ** -0.5)
+            elif name.endswith("bias"):
+                parameter.normal_(0, 0.1)
+    return model
+
+
+def pictures_for(model: VisionTransformer, count: int = 24) -> Pictures:
+    """Blocks of colour with noise: noise alone would average out in the patches."""
+    rng = np.random.default_rng(0)
+    height, width = model.patch_embed.img_size
+    out = []
+    for _ in range(count):
+        coarse = rng.integers(0, 256, (4, 4, model.in_chans))
+        picture = np.kron(coarse, np.ones((-(-height // 4), -(-width // 4), 1)))[:height, :width]
+        out.append(np.clip(picture + rng.normal(0, 20, picture.shape), 0, 255).astype(np.uint8))
+    return [picture[:, :, 0] if model.in_chans == 1 else picture for picture in out]
+
+
+def normalised(pictures: Pictures, mean: float, std: float) -> Any:
+    stack = np.stack([picture.reshape(*picture.shape[:2], -1) for picture in pictures])
+    return (torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def float_logits(model: VisionTransformer, batch: Any) -> npt.NDArray[np.float32]:
+    with torch.no_grad():
+        return np.asarray(model(batch))
+
+
+def engine_logits(subnet: Any, pictures: Pictures) -> npt.NDArray[np.float32]:
+    with Engine(subnet) as engine:
+        return np.stack([prediction.logits for prediction in engine.infer_batch(pictures)])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"in_chans": 1},
+        {"class_token": False, "global_pool": "avg"},
+        {"global_pool": "avg"},
+        {"global_pool": "avg", "fc_norm": False},
+        {"global_pool": "token", "fc_norm": True},
+        {"init_values": 0.3},
+        {"reg_tokens": 3},
+        {"reg_tokens": 2, "no_embed_class": True},
+        {"qkv_bias": False},
+        {"mlp_ratio": 1.7, "depth": 3, "num_heads": 4},
+        {"act_layer": nn.ReLU},
+        {"act_layer": partial(nn.GELU, approximate="tanh")},
+        {"img_size": (24, 40)},
+        {"img_size": 30, "patch_size": 7},
+        {"pos_embed": "none"},
+        {"dynamic_img_size": True},
+    ],
+    ids=str,
+)
+def test_the_integer_subnet_follows_the_float_model(change: dict[str, Any]) -> None:
+    model = small_model(**change)
+    pictures = pictures_for(model)
+    statistics: dict[str, Any] = {"mean": [0.4] * model.in_chans, "std": [0.3] * model.in_chans}
+    subnet = export_timm(model, pictures[:16], eight_bit_fraction=1.0, resize=AS_IT_IS, **statistics)
+    expected = float_logits(model, normalised(pictures, 0.4, 0.3))
+    error = np.abs(engine_logits(subnet, pictures) - expected).mean() / np.abs(expected - expected.mean(axis=0)).mean()
+    assert error < 0.1
+
+
+def test_more_eight_bit_rows_are_closer_to_float() -> None:
+    model = small_model(1)
+    pictures = pictures_for(model, 48)
+    expected = float_logits(model, normalised(pictures, 0.5, 0.25))
+    errors = []
+    for fraction in (0.0, 0.5, 1.0):
+        subnet = export_timm(
+            model, pictures[:24], eight_bit_fraction=fraction, mean=[0.5] * 3, std=[0.25] * 3, resize=AS_IT_IS
+        )
+        errors.append(np.abs(engine_logits(subnet, pictures) - expected).mean())
+        assert (subnet.tensors()["blocks.0.qkv.bits"] == 8).mean() == pytest.approx(fraction, abs=0.01)
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_a_normalised_tensor_calibrates_like_the_pictures_it_came_from() -> None:
+    model = small_model()
+    pictures = pictures_for(model, 8)
+    options: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.25] * 3, "resize": AS_IT_IS}
+    from_tensor = export_timm(model, normalised(pictures, 0.5, 0.25), **options)
+    assert from_tensor.to_bytes() == export_timm(model, pictures, **options).to_bytes()
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = small_model().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    export_timm(model, pictures_for(model, 4), resize=AS_IT_IS)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("architecture", ["vit_tiny_patch16_224", "deit_tiny_patch16_224", "deit3_small_patch16_224"])
+def test_timm_architectures_keep_their_own_preprocessing(architecture: str) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(architecture, pretrained=False, depth=1).eval()
+    nn.init.normal_(model.head.weight, std=0.05)
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (260, 300, 3), dtype=np.uint8) for _ in range(2)]
+    subnet = export_timm(model, pictures, eight_bit_fraction=1.0)
+    assert subnet.name == architecture
+    data = timm.data.resolve_data_config(model.pretrained_cfg)
+    size = int(224 / data["crop_pct"])
+    assert subnet.config["preprocess"]["resize"] == {"mode": "shorter", "size": [size], "filter": "bicubic"}
+    transform = timm.data.create_transform(**data, is_training=False)
+    expected = float_logits(model, torch.stack([transform(Image.fromarray(picture)) for picture in pictures]))
+    assert np.corrcoef(engine_logits(subnet, pictures).ravel(), expected.ravel())[0, 1] > 0.98
+
+
+class Twisted(VisionTransformer):
+    """A subclass may compute anything."""
+
+
+def patched() -> VisionTransformer:
+    model = small_model()
+    forward = model.blocks[0].attn.forward
+    model.blocks[0].attn.forward = lambda x, **kwargs: 2 * forward(x, **kwargs)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: nn.Linear(3, 3), "Linear"),
+        (lambda: Twisted(**SMALL), "Twisted"),
+        (lambda: small_model(qk_norm=True), "qk_norm"),
+        (lambda: small_model(pre_norm=True), "pre_norm"),
+        (lambda: small_model(global_pool="map"), "global_pool='map'"),
+        (lambda: small_model(global_pool="max"), "global_pool='max'"),
+        (lambda: small_model(num_classes=0), "num_classes=0"),
+        (lambda: small_model(in_chans=4), "4 channels"),
+        (lambda: small_model(scale_attn_norm=True), "scale_attn_norm"),
+        (lambda: small_model(scale_mlp_norm=True), "scale_mlp_norm"),
+        (lambda: small_model(mlp_layer=timm.layers.SwiGLU), "SwiGLU"),
+        (lambda: small_model(block_fn=ResPostBlock), "ResPostBlock"),
+        (lambda: small_model(block_fn=ParallelScalingBlock), "ParallelScalingBlock"),
+        (lambda: small_model(norm_layer=timm.layers.RmsNorm), "RmsNorm"),
+        (lambda: small_model(final_norm=False), "LayerNorm"),
+        (lambda: small_model(attn_layer="diff"), "DiffAttention"),
+        (lambda: timm.create_model("deit_tiny_distilled_patch16_224", depth=1), "VisionTransformerDistilled"),
+        (patched, "does something"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_not_supported_is_named(make: Callable[[], Any], word: str) -> None:
+    model = make()
+    with pytest.raises(UnsupportedModelError) as caught:
+        export_timm(model, torch.randn(2, 3, 32, 32), resize=AS_IT_IS, mean=[0.5] * 3, std=[0.5] * 3)
+    assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"calibration": []}, ValueError),
+        ({"calibration": torch.randn(2, 3, 16, 16)}, ValueError),
+        ({"calibration": torch.full((1, 3, 32, 32), float("nan"))}, ValueError),
+        ({"calibration": [np.zeros((32, 32, 3))]}, ImageError),
+        ({"eight_bit_fraction": 2.0}, ValueError),
+        ({"percentile": 0.2}, ValueError),
+        ({"classes": ["one"]}, ValueError),
+        ({"mean": [0.5, 0.5]}, ValueError),
+    ],
+    ids=["empty", "shape", "nan", "float image", "fraction", "percentile", "classes", "mean"],
+)
+def test_bad_arguments_are_refused(options: dict[str, Any], error: type[Exception]) -> None:
+    arguments: dict[str, Any] = {"calibration": torch.randn(2, 3, 32, 32), "resize": AS_IT_IS, **options}
+    with pytest.raises(error):
+        export_timm(small_model(), arguments.pop("calibration"), **arguments)
+
+
+def test_all_eight_bit_loses_at_most_a_point_on_fashion_mnist() -> None:
+    """A timm ViT trained here for a few epochs, quantized from 64 unlabelled images, on all 10,000 test images."""
+    try:
+        images, labels = datasets.load_fashion_mnist("train")
+        test_images, test_labels = datasets.load_fashion_mnist("test")
+    except datasets.DatasetError as error:
+        pytest.skip(str(error))
+    torch.manual_seed(0)
+    model = VisionTransformer(
+        img_size=28, patch_size=7, in_chans=1, num_classes=10, embed_dim=64, depth=3, num_heads=4, mlp_ratio=2
+    )
+    x, y = normalised(list(images), 0.286, 0.353), torch.from_numpy(labels.astype(np.int64))
+    epochs, batch = 3, 256
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=epochs * (len(x) // batch), pct_start=0.1)
+    for _ in range(epochs):
+        for index in torch.randperm(len(x)).split(batch)[: len(x) // batch]:
+            nn.functional.cross_entropy(model(x[index]), y[index], label_smoothing=0.1).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+    model.eval()
+    tests = normalised(list(test_images), 0.286, 0.353)
+    predicted = np.concatenate([float_logits(model, part) for part in tests.split(1000)]).argmax(axis=1)
+    float_top1 = float((predicted == test_labels).mean())
+    assert float_top1 > 0.8
+    subnet = export_timm(model, list(images[:64]), eight_bit_fraction=1.0, mean=[0.286], std=[0.353], resize=AS_IT_IS)
+    integer_top1 = float((engine_logits(subnet, list(test_images)).argmax(axis=1) == test_labels).mean())
+    print(f"top-1 on 10,000 images, measured: float {float_top1:.4f}, all 8-bit {integer_top1:.4f}")
+    assert integer_top1 > float_top1 - 0.01
