@@ -34,16 +34,50 @@ def _model_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 
 @click.command(help=__doc__.split("\n\n")[0] if __doc__ else None)
-@click.option("--model", required=True, help="A timm architecture: vit_*, deit_* or deit3_* without distillation head.")
-@click.option("--checkpoint", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A timm state dict (.pth, .safetensors).")
+@click.option(
+    "--model", required=True, help="A timm architecture: vit_*, deit_* or deit3_* without distillation head."
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A timm state dict (.pth, .safetensors).",
+)
 @click.option("--pretrained", is_flag=True, help="Let timm download its own weights instead.")
-@click.option("--model-arg", multiple=True, metavar="KEY=VALUE", help="For timm.create_model, e.g. num_classes=10, img_size=32. Repeatable.")
-@click.option("--calibration", required=True, type=click.Path(exists=True, path_type=Path), help="A folder of images (searched in depth).")
-@click.option("--images", default=64, show_default=True, type=click.IntRange(1), help="How many calibration images to use at most.")
-@click.option("--classes", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A text file, one class name a line.")
-@click.option("--eight-bit", default=0.25, show_default=True, type=click.FloatRange(0, 1), help="Share of 8-bit rows; the others are 4-bit.")
+@click.option(
+    "--model-arg",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="For timm.create_model, e.g. num_classes=10, img_size=32. Repeatable.",
+)
+@click.option(
+    "--calibration",
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="A folder of images (searched in depth).",
+)
+@click.option(
+    "--images",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many calibration images to use at most.",
+)
+@click.option(
+    "--classes",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A text file, one class name a line.",
+)
+@click.option(
+    "--eight-bit",
+    default=0.25,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of 8-bit rows; the others are 4-bit.",
+)
 @click.option("--name", help="The subnet's name; the architecture by default.")
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The .qvit file to write.")
+@click.option(
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The .qvit file to write."
+)
 def main(
     model: str,
     checkpoint: Path | None,
@@ -61,7 +95,9 @@ def main(
 
         from quasar_rt.export import export_timm
     except ImportError as error:
-        raise click.ClickException(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
+        raise click.ClickException(
+            f"{error}; install the host extra: pip install 'quasar-rt[host]'"
+        ) from error
     if checkpoint is None and not pretrained:
         raise click.UsageError("give the weights: --checkpoint FILE or --pretrained")
     files = sorted(image_files(calibration))[:images]

@@ -1,8 +1,9 @@
 """Post-training quantization: a timm ``VisionTransformer`` becomes a subnet (needs the ``[host]`` extra).
 
-The model is read into plain matrices (:func:`_read`), which are run in float on a few calibration images. That run must reproduce
-the model's own logits, so that a model that computes anything else is refused rather than exported wrongly. It also
-yields what quantizing needs: the range of every activation and, from the gradients, the worth of 8 bits for every weight row.
+The model is read into plain matrices (:func:`_read`), which are run in float on a few calibration images. That run
+must reproduce the model's own logits, so that a model that computes anything else is refused rather than exported
+wrongly. It also yields what quantizing needs: the range of every activation and, from the gradients, the worth of 8
+bits for every weight row.
 """
 
 from __future__ import annotations
@@ -87,15 +88,23 @@ def _identity(module: nn.Module | None) -> bool:
 
 def _linear(module: nn.Module, where: str) -> _Linear:
     if not isinstance(module, nn.Linear):
-        raise UnsupportedModelError(f"this model cannot be exported: {where} is a {type(module).__name__}, not a Linear")
+        raise UnsupportedModelError(
+            f"this model cannot be exported: {where} is a {type(module).__name__}, not a Linear"
+        )
     weight = module.weight.detach().double()
-    bias = torch.zeros(len(weight), dtype=torch.float64) if module.bias is None else module.bias.detach().double()
+    bias = (
+        torch.zeros(len(weight), dtype=torch.float64)
+        if module.bias is None
+        else module.bias.detach().double()
+    )
     return _Linear(weight.cpu(), bias.cpu())
 
 
 def _norm(module: nn.Module, where: str) -> _Norm:
     if not isinstance(module, nn.LayerNorm | LayerNorm):
-        raise UnsupportedModelError(f"this model cannot be exported: {where} is a {type(module).__name__}, not a LayerNorm")
+        raise UnsupportedModelError(
+            f"this model cannot be exported: {where} is a {type(module).__name__}, not a LayerNorm"
+        )
     size = module.normalized_shape[-1]
     gamma = torch.ones(size) if module.weight is None else module.weight.detach()
     beta = torch.zeros(size) if module.bias is None else module.bias.detach()
@@ -104,11 +113,16 @@ def _norm(module: nn.Module, where: str) -> _Norm:
 
 def _block(block: nn.Module, where: str) -> _Block:
     if type(block) is not Block:
-        raise UnsupportedModelError(f"this model cannot be exported: {where} is a {type(block).__name__}, not timm's pre-norm Block")
+        raise UnsupportedModelError(
+            f"this model cannot be exported: {where} is a {type(block).__name__}, not timm's pre-norm Block"
+        )
     attn, mlp = block.attn, block.mlp
     _require(type(attn) is Attention, f"{where}.attn is a {type(attn).__name__}, not timm's Attention")
     _require(type(mlp) is Mlp, f"{where}.mlp is a {type(mlp).__name__}, not timm's two-layer Mlp")
-    _require(_identity(attn.q_norm) and _identity(attn.k_norm), f"{where}.attn normalises queries and keys (qk_norm)")
+    _require(
+        _identity(attn.q_norm) and _identity(attn.k_norm),
+        f"{where}.attn normalises queries and keys (qk_norm)",
+    )
     _require(_identity(getattr(attn, "norm", None)), f"{where}.attn normalises its output (scale_attn_norm)")
     _require(getattr(attn, "gate", None) is None, f"{where}.attn gates its output (gated)")
     _require(_identity(mlp.norm), f"{where}.mlp normalises its hidden layer (scale_mlp_norm)")
@@ -139,24 +153,33 @@ def _read(model: nn.Module) -> _ViT:
     """Take a timm ViT apart; :class:`UnsupportedModelError` names what the integer model lacks."""
     if type(model) is not VisionTransformer:
         raise UnsupportedModelError(
-            f"this model cannot be exported: it is a {type(model).__name__}; only timm's plain VisionTransformer is supported "
-            "(vit_*, deit_* and deit3_* without a distillation head)"
+            f"this model cannot be exported: it is a {type(model).__name__}; only timm's plain VisionTransformer "
+            "is supported (vit_*, deit_* and deit3_* without a distillation head)"
         )
     stem = model.patch_embed
-    _require(type(stem) is PatchEmbed, f"its patch embedding is a {type(stem).__name__}, not timm's PatchEmbed")
+    _require(
+        type(stem) is PatchEmbed, f"its patch embedding is a {type(stem).__name__}, not timm's PatchEmbed"
+    )
     _require(_identity(stem.norm), "its patch embedding is normalised (embed_norm_layer)")
     _require(_identity(model.norm_pre), "it normalises the embedded patches (pre_norm, as CLIP does)")
     _require(model.attn_pool is None, f"it pools by attention (global_pool='{model.global_pool}')")
-    _require(model.global_pool in ("token", "avg"), f"global_pool='{model.global_pool}'; 'token' and 'avg' are supported")
+    _require(
+        model.global_pool in ("token", "avg"),
+        f"global_pool='{model.global_pool}'; 'token' and 'avg' are supported",
+    )
     _require(not model.pool_include_prefix, "its pooling includes the prefix tokens (pool_include_prefix)")
     _require(isinstance(model.head, nn.Linear), "it has no classifier head (num_classes=0)")
-    _require(model.in_chans in (1, 3), f"it takes {model.in_chans} channels; 1 (gray) and 3 (RGB) are supported")
+    _require(
+        model.in_chans in (1, 3), f"it takes {model.in_chans} channels; 1 (gray) and 3 (RGB) are supported"
+    )
     patch = stem.patch_size
     _require(patch[0] == patch[1], f"its patches are {patch[0]}x{patch[1]}; only square ones are supported")
     _require(stem.img_size is not None, "its image size is not fixed")
 
     norms = [(m, name) for m, name in ((model.norm, "norm"), (model.fc_norm, "fc_norm")) if not _identity(m)]
-    _require(len(norms) == 1, f"it has {len(norms)} final LayerNorms (norm, fc_norm); exactly one is supported")
+    _require(
+        len(norms) == 1, f"it has {len(norms)} final LayerNorms (norm, fc_norm); exactly one is supported"
+    )
     norm_module, norm_name = norms[0]
     if model.global_pool == "token":
         pool = "token"
@@ -164,7 +187,11 @@ def _read(model: nn.Module) -> _ViT:
         pool = "mean" if norm_name == "fc_norm" else "mean_after_norm"
 
     weight = stem.proj.weight.detach().double().flatten(1).cpu()
-    bias = torch.zeros(len(weight), dtype=torch.float64) if stem.proj.bias is None else stem.proj.bias.detach().double().cpu()
+    bias = (
+        torch.zeros(len(weight), dtype=torch.float64)
+        if stem.proj.bias is None
+        else stem.proj.bias.detach().double().cpu()
+    )
     prefix_parts = [t[0] for t in (model.cls_token, model.reg_token) if t is not None]
     prefix = torch.cat(prefix_parts) if prefix_parts else torch.zeros(0, model.embed_dim)
     prefix = prefix.detach().double().cpu()
@@ -191,7 +218,11 @@ def _read(model: nn.Module) -> _ViT:
 
 def _parts(net: _ViT) -> list[tuple[_Linear | _Norm, str, str]]:
     """Every matrix and LayerNorm with its two tensors' names."""
-    out: list[tuple[_Linear | _Norm, str, str]] = [(net.embed, "weight", "bias"), (net.head, "weight", "bias"), (net.norm, "gamma", "beta")]
+    out: list[tuple[_Linear | _Norm, str, str]] = [
+        (net.embed, "weight", "bias"),
+        (net.head, "weight", "bias"),
+        (net.norm, "gamma", "beta"),
+    ]
     for block in net.blocks:
         out += [(layer, "weight", "bias") for layer in (block.qkv, block.proj, block.fc1, block.fc2)]
         out += [(norm, "gamma", "beta") for norm in (block.norm1, block.norm2)]
@@ -229,7 +260,9 @@ def _forward(net: _ViT, images: Tensor, probe: Probe) -> Tensor:
         q, k, v = y.reshape(batch, tokens, 3, block.heads, block.head_dim).permute(2, 0, 3, 1, 4)
         q, k, v = (probe(f"{name}.{part}", value) for part, value in (("q", q), ("k", k), ("v", v)))
         a = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(block.head_dim), dim=-1) @ v
-        x = probe("residual", x + linear(f"{name}.proj", block.proj, a.transpose(1, 2).reshape(batch, tokens, -1)))
+        x = probe(
+            "residual", x + linear(f"{name}.proj", block.proj, a.transpose(1, 2).reshape(batch, tokens, -1))
+        )
         y = linear(f"{name}.fc1", block.fc1, norm(f"{name}.norm2", block.norm2, x))
         x = probe("residual", x + linear(f"{name}.fc2", block.fc2, block.activation(y)))
     patch_tokens = x[:, len(net.prefix) :]
@@ -308,8 +341,8 @@ class _Moments:
 def _equalize(norm: _Norm, layer: _Linear, channel_max: Tensor) -> None:
     """Move half of each channel's excess (in the geometric sense) from the LayerNorm into the matrix behind it.
 
-    One scale serves all channels of a stored activation; this brings their ranges together while the float function stays the same
-    (SmoothQuant, arXiv 2211.10438, equation 4, alpha = 1/2).
+    One scale serves all channels of a stored activation; this brings their ranges together while the float function
+    stays the same (SmoothQuant, arXiv 2211.10438, equation 4, alpha = 1/2).
     """
     weight_max = layer.weight.abs().amax(dim=0)
     alive = (channel_max > 0) & (weight_max > 0)
@@ -320,9 +353,13 @@ def _equalize(norm: _Norm, layer: _Linear, channel_max: Tensor) -> None:
     layer.weight = layer.weight * factor
 
 
-def _preprocessing(model: nn.Module, net: _ViT, mean: Any, std: Any, resize: dict[str, Any] | None) -> tuple[dict[str, Any], list[float], list[float]]:
+def _preprocessing(
+    model: nn.Module, net: _ViT, mean: Any, std: Any, resize: dict[str, Any] | None
+) -> tuple[dict[str, Any], list[float], list[float]]:
     """The subnet's preprocessing with mean and std: what the caller gave, else what timm's configuration says."""
-    data = timm.data.resolve_data_config(pretrained_cfg=getattr(model, "pretrained_cfg", {}) or {}, model=model)
+    data = timm.data.resolve_data_config(
+        pretrained_cfg=getattr(model, "pretrained_cfg", {}) or {}, model=model
+    )
     if resize is None:
         filters = {"bicubic": "bicubic", "bilinear": "bilinear", "nearest": "nearest"}
         interpolation = data["interpolation"]
@@ -334,28 +371,45 @@ def _preprocessing(model: nn.Module, net: _ViT, mean: Any, std: Any, resize: dic
                 data.get("crop_mode", "center") == "center" and net.height == net.width,
                 f"its preprocessing crops in mode '{data.get('crop_mode')}' to {net.height}x{net.width}: pass `resize`",
             )
-            resize = {"mode": "shorter", "size": [math.floor(net.height / data["crop_pct"])], "filter": filters[interpolation]}
+            resize = {
+                "mode": "shorter",
+                "size": [math.floor(net.height / data["crop_pct"])],
+                "filter": filters[interpolation],
+            }
 
     def channels(values: Any, fallback: Sequence[float]) -> list[float]:
         chosen = [float(v) for v in (fallback if values is None else np.atleast_1d(values))]
         if values is None and len(chosen) != net.channels:
             chosen = [sum(chosen) / len(chosen)] * net.channels
         if len(chosen) != net.channels:
-            raise ValueError(f"mean and std need one value for each of the {net.channels} channels, not {len(chosen)}")
+            raise ValueError(
+                f"mean and std need one value for each of the {net.channels} channels, not {len(chosen)}"
+            )
         return chosen
 
     return {"resize": resize}, channels(mean, data["mean"]), channels(std, data["std"])
 
 
-def _batches(calibration: Iterable[ImageLike] | Tensor, net: _ViT, preprocessing: dict[str, Any], mean: list[float], std: list[float], batch_size: int) -> list[Tensor]:
+def _batches(
+    calibration: Iterable[ImageLike] | Tensor,
+    net: _ViT,
+    preprocessing: dict[str, Any],
+    mean: list[float],
+    std: list[float],
+    batch_size: int,
+) -> list[Tensor]:
     """Normalised float batches [n, channels, height, width]."""
     if isinstance(calibration, Tensor) and calibration.is_floating_point():
         expected = (net.channels, net.height, net.width)
         if calibration.ndim != 4 or tuple(calibration.shape[1:]) != expected:
-            raise ValueError(f"calibration must be [images, {', '.join(map(str, expected))}], not {list(calibration.shape)}")
+            raise ValueError(
+                f"calibration must be [images, {', '.join(map(str, expected))}], not {list(calibration.shape)}"
+            )
         images = calibration.detach().cpu().float()
     else:
-        pixels = [preprocess(image, (net.height, net.width, net.channels), preprocessing) for image in calibration]
+        pixels = [
+            preprocess(image, (net.height, net.width, net.channels), preprocessing) for image in calibration
+        ]
         if not pixels:
             raise ValueError("calibration holds no image: give at least one, better 32 or more")
         raw = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
@@ -382,12 +436,13 @@ def export_timm(
     """Quantize a timm ``VisionTransformer`` after training.
 
     Args:
-        model: ``vit_*``, ``deit_*`` or any other plain ``VisionTransformer``: any embed, depth, heads, patch and MLP ratio, class token (and
-            register tokens) or mean pooling, layer scale, RGB or gray. It is not changed.
-        calibration: images as :meth:`Engine.infer` takes them, or one float tensor [images, channels, height, width] normalised as the
-            model expects it. A few dozen suffice; labels are not needed.
-        eight_bit_fraction: the share of 8-bit rows in each block's matrices, chosen by :func:`quasar_rt.bits.row_scores` with the model's
-            own prediction as the label. The patch embedding and the head are all 8-bit.
+        model: ``vit_*``, ``deit_*`` or any other plain ``VisionTransformer``: any embed, depth, heads, patch and MLP
+            ratio, class token (and register tokens) or mean pooling, layer scale, RGB or gray. It is not changed.
+        calibration: images as :meth:`Engine.infer` takes them, or one float tensor [images, channels, height, width]
+            normalised as the model expects it. A few dozen suffice; labels are not needed.
+        eight_bit_fraction: the share of 8-bit rows in each block's matrices, chosen by
+            :func:`quasar_rt.bits.row_scores` with the model's own prediction as the label. The patch embedding and the
+            head are all 8-bit.
         classes: class names; ``class 0``, ... by default.
         name: the subnet's name; the model's architecture name by default.
         mean, std: of pixel/255 for each channel; timm's configuration of the model by default.
@@ -402,7 +457,8 @@ def export_timm(
     Raises:
         UnsupportedModelError: names the part of the model that the integer model lacks.
         ValueError: calibration data or options of the wrong kind.
-        quasar_rt.QuasarError: images that cannot be read, weights that are not finite, shapes beyond the integer model's limits.
+        quasar_rt.QuasarError: images that cannot be read, weights that are not finite, shapes beyond the integer
+            model's limits.
     """
     if not 0 <= eight_bit_fraction <= 1:
         raise ValueError(f"eight_bit_fraction must be in [0, 1], not {eight_bit_fraction}")
@@ -427,7 +483,7 @@ def export_timm(
     if 0 < eight_bit_fraction < 1:
         for batch in batches:
             logits = _forward(net, batch, moments)
-            F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="sum").backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="sum").backward()
 
     def matrix(key: str, layer: _Linear) -> LinearSpec:
         rows = len(layer.weight)
@@ -438,7 +494,11 @@ def export_timm(
         return LinearSpec(layer.weight.double().numpy(), layer.bias.double().numpy(), bits)
 
     def eight(layer: _Linear) -> LinearSpec:
-        return LinearSpec(layer.weight.double().numpy(), layer.bias.double().numpy(), np.full(len(layer.weight), 8, np.uint8))
+        return LinearSpec(
+            layer.weight.double().numpy(),
+            layer.bias.double().numpy(),
+            np.full(len(layer.weight), 8, np.uint8),
+        )
 
     def norm_spec(part: _Norm) -> NormSpec:
         return NormSpec(part.gamma.double().numpy(), part.beta.double().numpy(), part.eps)
@@ -467,7 +527,9 @@ def export_timm(
             attn_out=float(ranges.symmetric(f"{key}.proj.in").max()),
             norm2_out=ranges.affine(f"{key}.norm2.out"),
             # Below about -4 the usual activations are flat: no codes are spent there.
-            fc1_out=ranges.affine(f"{key}.fc1.out", floor=-4.0 if _is_flat_below(block.activation, -4.0) else -math.inf),
+            fc1_out=ranges.affine(
+                f"{key}.fc1.out", floor=-4.0 if _is_flat_below(block.activation, -4.0) else -math.inf
+            ),
             act_out=ranges.affine(f"{key}.fc2.in"),
             activation=activation,
         )

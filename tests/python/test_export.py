@@ -22,7 +22,14 @@ from quasar_rt.export import UnsupportedModelError, export_timm  # noqa: E402
 
 Pictures = list[npt.NDArray[np.uint8]]
 
-SMALL: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 11}
+SMALL: dict[str, Any] = {
+    "img_size": 32,
+    "patch_size": 8,
+    "embed_dim": 48,
+    "depth": 2,
+    "num_heads": 3,
+    "num_classes": 11,
+}
 AS_IT_IS = {"mode": "none"}
 
 
@@ -97,7 +104,10 @@ def test_the_integer_subnet_follows_the_float_model(change: dict[str, Any]) -> N
     statistics: dict[str, Any] = {"mean": [0.4] * model.in_chans, "std": [0.3] * model.in_chans}
     subnet = export_timm(model, pictures[:16], eight_bit_fraction=1.0, resize=AS_IT_IS, **statistics)
     expected = float_logits(model, normalised(pictures, 0.4, 0.3))
-    error = np.abs(engine_logits(subnet, pictures) - expected).mean() / np.abs(expected - expected.mean(axis=0)).mean()
+    error = (
+        np.abs(engine_logits(subnet, pictures) - expected).mean()
+        / np.abs(expected - expected.mean(axis=0)).mean()
+    )
     assert error < 0.1
 
 
@@ -131,7 +141,9 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("architecture", ["vit_tiny_patch16_224", "deit_tiny_patch16_224", "deit3_small_patch16_224"])
+@pytest.mark.parametrize(
+    "architecture", ["vit_tiny_patch16_224", "deit_tiny_patch16_224", "deit3_small_patch16_224"]
+)
 def test_timm_architectures_keep_their_own_preprocessing(architecture: str) -> None:
     torch.manual_seed(0)
     model = timm.create_model(architecture, pretrained=False, depth=1).eval()
@@ -224,7 +236,9 @@ def test_all_eight_bit_loses_at_most_a_point_on_fashion_mnist() -> None:
     x, y = normalised(list(images), 0.286, 0.353), torch.from_numpy(labels.astype(np.int64))
     epochs, batch = 3, 256
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=epochs * (len(x) // batch), pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 3e-3, total_steps=epochs * (len(x) // batch), pct_start=0.1
+    )
     for _ in range(epochs):
         for index in torch.randperm(len(x)).split(batch)[: len(x) // batch]:
             nn.functional.cross_entropy(model(x[index]), y[index], label_smoothing=0.1).backward()
@@ -236,7 +250,9 @@ def test_all_eight_bit_loses_at_most_a_point_on_fashion_mnist() -> None:
     predicted = np.concatenate([float_logits(model, part) for part in tests.split(1000)]).argmax(axis=1)
     float_top1 = float((predicted == test_labels).mean())
     assert float_top1 > 0.8
-    subnet = export_timm(model, list(images[:64]), eight_bit_fraction=1.0, mean=[0.286], std=[0.353], resize=AS_IT_IS)
+    subnet = export_timm(
+        model, list(images[:64]), eight_bit_fraction=1.0, mean=[0.286], std=[0.353], resize=AS_IT_IS
+    )
     integer_top1 = float((engine_logits(subnet, list(test_images)).argmax(axis=1) == test_labels).mean())
     print(f"top-1 on 10,000 images, measured: float {float_top1:.4f}, all 8-bit {integer_top1:.4f}")
     assert integer_top1 > float_top1 - 0.01
