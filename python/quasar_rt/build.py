@@ -219,6 +219,8 @@ def _norm(name: str, spec: NormSpec, out: Affine, residual_scale: float) -> dict
     epsilon = max(1, round(len(gamma) ** 2 * spec.eps / residual_scale**2))
     if epsilon >= 2**50:
         raise ValueError(f"{name}: eps {spec.eps} is too large for a residual scale of {residual_scale}")
+    if not (np.isfinite(gamma).all() and np.isfinite(beta).all()):
+        raise ValueError(f"{name}: gamma and beta must be finite")
     for frac in range(8, -1, -1):
         gain = np.floor(gamma / out.scale * 2.0 ** (frac + 6) + 0.5)
         half = 2.0 ** (frac - 1) if frac else 0.0
@@ -230,9 +232,12 @@ def _norm(name: str, spec: NormSpec, out: Affine, residual_scale: float) -> dict
                 f"{name}.frac": np.array([frac], np.uint8),
                 f"{name}.epsilon": np.array([epsilon], np.int64),
             }
-    raise ValueError(
-        f"{name}: gamma or beta is too large for an output scale of {out.scale}: make it coarser"
-    )
+    raise ValueError(f"{name}: beta is too large for an output scale of {out.scale}: make it coarser")
+
+
+def _norm_out(spec: NormSpec, out: Affine) -> Affine:
+    """`out`, coarsened where a gain would not fit 16 bits even without fractional bits."""
+    return Affine(float(_at_least(out.scale, np.abs(spec.gamma).max() * 64, 32767)), out.zero_point)
 
 
 def _attention(spec: BlockSpec, q: Float, k: Float, v: Float, out: float) -> dict[str, NDArray[Any]]:
@@ -302,7 +307,9 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
     for i, block in enumerate(spec.blocks):
         name = f"blocks.{i}"
         inner = block.heads * block.head_dim
-        qkv = _quantize(block.qkv, block.norm1_out.scale, block.norm1_out.zero_point)
+        norm1_out = _norm_out(block.norm1, block.norm1_out)
+        norm2_out = _norm_out(block.norm2, block.norm2_out)
+        qkv = _quantize(block.qkv, norm1_out.scale, norm1_out.zero_point)
         largest = qkv.step.reshape(3, block.heads, block.head_dim).max(axis=2)
         q, k, v = (
             _at_least(np.broadcast_to(scale, (block.heads,)), largest[j] * 64, MULTIPLIER_LIMIT)
@@ -314,7 +321,7 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
         tensors |= {f"{name}.attn.{part}": a for part, a in _attention(block, q, k, v, attn_out).items()}
         proj = _quantize(block.proj, attn_out, 0)
 
-        fc1 = _quantize(block.fc1, block.norm2_out.scale, block.norm2_out.zero_point)
+        fc1 = _quantize(block.fc1, norm2_out.scale, norm2_out.zero_point)
         fc1_out = Affine(
             float(_at_least(block.fc1_out.scale, fc1.step.max() * 64, MULTIPLIER_LIMIT)),
             block.fc1_out.zero_point,
@@ -325,8 +332,8 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
 
         residual += [(f"{name}.proj", proj), (f"{name}.fc2", fc2)]
         norms += [
-            (f"{name}.norm1", block.norm1, block.norm1_out),
-            (f"{name}.norm2", block.norm2, block.norm2_out),
+            (f"{name}.norm1", block.norm1, norm1_out),
+            (f"{name}.norm2", block.norm2, norm2_out),
         ]
         residual_scale = float(
             _at_least(residual_scale, max(proj.step.max(), fc2.step.max()), MULTIPLIER_LIMIT)
@@ -341,7 +348,8 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
         )
         assert inner * 3 == len(out_scale)
 
-    norms.append(("norm", spec.norm, spec.norm_out))
+    norm_out = _norm_out(spec.norm, spec.norm_out)
+    norms.append(("norm", spec.norm, norm_out))
     for name, layer in residual:
         tensors |= layer.requantized(name, residual_scale, 1)
     for name, norm, out in norms:
@@ -351,7 +359,7 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
     if len(prefix):
         tensors["prefix"] = _residual_table(prefix, residual_scale)
 
-    head = _quantize(spec.head, spec.norm_out.scale, spec.norm_out.zero_point)
+    head = _quantize(spec.head, norm_out.scale, norm_out.zero_point)
     widest = head.step.max()
     tensors |= head.tensors("head")
     tensors["head.mult"] = np.floor(head.step / widest * 32767 + 0.5).astype(np.int16)
