@@ -103,7 +103,8 @@ def fashion_mnist_root(root: str | os.PathLike[str] | None = None) -> Path:
 
     Args:
         root: that folder (or torchvision's download root, whose ``FashionMNIST/raw`` is then used). Without it,
-            ``$QUASAR_RT_FASHION_MNIST`` or else the first of Debian's package and torchvision downloads in known places.
+            ``$QUASAR_RT_FASHION_MNIST`` or else the first of Debian's package and torchvision downloads in known
+            places.
 
     Raises:
         DatasetError: no such folder; the message says how to get the data.

@@ -149,7 +149,7 @@ def test_timm_architectures_keep_their_own_preprocessing(architecture: str) -> N
     torch.manual_seed(0)
     model = timm.create_model(architecture, pretrained=False, depth=1).eval()
     nn.init.normal_(model.head.weight, std=0.05)
-    # Initial values of 1e-6 (DeiT III's layer scale, class tokens) vanish in any 16-bit residual; trained ones are larger.
+    # Initial values of 1e-6 (DeiT III's layer scale, class tokens) vanish in 16 bits; trained ones are larger.
     nn.init.normal_(model.cls_token, std=0.5)
     for name, parameter in model.named_parameters():
         if name.endswith("gamma"):
