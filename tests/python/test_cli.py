@@ -24,8 +24,13 @@ def no_forced_tier(monkeypatch):
 
 @pytest.fixture
 def run():
+    try:
+        runner = CliRunner(mix_stderr=False)  # until click 8.2 stderr is part of stdout otherwise
+    except TypeError:
+        runner = CliRunner()
+
     def run(*arguments):
-        return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+        return runner.invoke(cli, [str(argument) for argument in arguments])
 
     return run
 
