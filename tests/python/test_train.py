@@ -1,0 +1,336 @@
+"""Training: the fake quantizers against the integer model, the recipe, the stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the [host] extra")
+
+from quasar_rt import Engine, oracle  # noqa: E402
+from quasar_rt.build import build_subnet  # noqa: E402
+from quasar_rt.rows import quantize_rows  # noqa: E402
+from quasar_rt.train import loop  # noqa: E402
+from quasar_rt.train.loop import Split, augment, learning_rate, prepare  # noqa: E402
+from quasar_rt.train.model import ViT, ViTConfig  # noqa: E402
+from quasar_rt.train.quantizers import ActQuantizer, RowLinear, attention, best_step, fake  # noqa: E402
+from quasar_rt.train.recipe import Recipe, load_recipe  # noqa: E402
+from quasar_rt.train.widths import choose_widths, gather_statistics  # noqa: E402
+
+RECIPE = Path(loop.__file__).parent / "recipes" / "fashion-mnist.toml"
+CLASSES = [f"class {i}" for i in range(5)]
+
+
+def small_model(seed: int = 0, **change: Any) -> ViT:
+    """A network whose logits depend on the image: 12x12 pixels, 3x3 overlapping patches, 2 blocks."""
+    torch.manual_seed(seed)
+    shape: dict[str, Any] = {
+        "height": 12,
+        "width": 12,
+        "channels": 1,
+        "kernel": 5,
+        "stride": 4,
+        "pad": 1,
+        "pad_value": 7,
+        "embed": 24,
+        "depth": 2,
+        "heads": 3,
+        "head_dim": 8,
+        "hidden": 40,
+        "classes": len(CLASSES),
+        "mean": (0.4,),
+        "std": (0.3,),
+    }
+    model = ViT(ViTConfig(**{**shape, **change}))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or name in ("position", "prefix"):
+                parameter.normal_(0, 0.2)
+        model.head.weight.normal_(0, 0.3)
+    return model
+
+
+def pictures(n: int, seed: int = 1, channels: int = 1) -> Any:
+    """Images uint8 [n, channels, 12, 12] of blobs: neighbouring pixels are alike."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(n, channels, 4, 4, generator=generator)
+    return (torch.nn.functional.interpolate(coarse, size=12, mode="bilinear") * 255).to(torch.uint8)
+
+
+def quantized_model(**change: Any) -> ViT:
+    model = small_model(**change)
+    images = pictures(64, channels=model.config.channels)
+    labels = torch.arange(64) % len(CLASSES)
+    choose_widths(model, gather_statistics(model, images, labels), 0.25)
+    model.calibrate(images, 0.9999)
+    model.quantized = True
+    return model.eval()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_fake_quantized_logits_are_the_engines(seed: int, channels: int) -> None:
+    change = {"channels": channels, "mean": (0.4,) * channels, "std": (0.3,) * channels}
+    model = quantized_model(seed=seed, **change)
+    images = pictures(100, seed=9, channels=channels)
+    subnet = build_subnet(model.spec("small", CLASSES, {"resize": {"mode": "none"}}, {}))
+    with torch.no_grad():
+        fake_logits = model(images).numpy()
+        float_logits = model.float_logits(images).numpy()
+    pixels = images.permute(0, 2, 3, 1).numpy()
+    with Engine(subnet) as engine:
+        found = engine.infer_batch([p[..., 0] if channels == 1 else p for p in pixels])
+    integer = np.stack([p.logits for p in found])
+    direct = oracle.run(subnet.config, subnet.tensors(), pixels[0]) * subnet.config["logit_scale"]
+    np.testing.assert_allclose(direct, integer[0], rtol=1e-6)
+    # Quantizing costs `loss`; what tells the fake quantizers from the integers must be far below it.
+    loss = np.sqrt(np.square(fake_logits - float_logits).mean())
+    difference = np.sqrt(np.square(fake_logits - integer).mean())
+    assert 0 < difference < 0.4 * loss
+    assert (fake_logits.argmax(1) == integer.argmax(1)).mean() >= 0.97
+
+
+def test_attention_is_the_oracles_within_one_code() -> None:
+    rng = np.random.default_rng(0)
+    q, k, v = rng.integers(-127, 128, (3, 2, 4, 37, 16))
+    s_q, s_v, s_o = 0.02, 0.03, 0.011
+    mult = round(2**20 * 64 * math.log2(math.e) * s_q * s_q / math.sqrt(16))
+    fraction, exponent = math.frexp(s_v / s_o)
+    out = attention(*(torch.from_numpy(a).float() for a in (q, k, v)), torch.full((4,), float(mult)))
+    codes = np.clip(np.floor(out.numpy() * (s_v / s_o) + 0.5), -128, 127)
+    for b in range(2):
+        for h in range(4):
+            exact = oracle.attention(
+                q[b, h], k[b, h], v[b, h], mult, math.floor(fraction * 2**15 + 0.5), 15 - exponent
+            )
+            assert np.abs(codes[b, h] - exact).max() <= 1
+            assert (codes[b, h] == exact).mean() > 0.95
+
+
+def test_attentions_gradient_is_the_softmaxs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = [(torch.randn(2, 3, 11, 8, generator=generator) * 40).round().requires_grad_() for _ in range(3)]
+    scale = torch.full((3,), 0.02, requires_grad=True)
+    factor = 2**20 * 64 * math.log2(math.e) / math.sqrt(8)
+    weights = torch.randn(2, 3, 11, 8, generator=generator)
+    (attention(*codes, scale * 0.02 * factor) * weights).sum().backward()
+    found = [c.grad.clone() for c in codes] + [scale.grad.clone()]
+    for leaf in (*codes, scale):
+        leaf.grad = None
+    q, k, v = codes
+    logits = q @ k.transpose(-1, -2) * (scale.view(-1, 1, 1) * 0.02 / math.sqrt(8))
+    ((logits.softmax(-1) @ v) * weights).sum().backward()
+    for mine, exact in zip(found, [c.grad for c in codes] + [scale.grad], strict=True):
+        assert (mine - exact).norm() < 0.02 * exact.norm()
+
+
+def test_rounding_passes_gradients_inside_and_stops_them_outside() -> None:
+    quantizer = ActQuantizer()
+    with torch.no_grad():
+        quantizer.log_scale.fill_(math.log(0.5))
+        quantizer.zero_point.fill_(-100)
+    x = torch.tensor([[-20.0, -13.9, 0.2, 0.26, 113.4, 120.0]], requires_grad=True)
+    codes, scale = quantizer(x)
+    assert codes.tolist() == [[-28, -28, 0, 1, 227, 227]]
+    (codes * scale).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [[0, 1, 1, 1, 1, 0]]
+    # LSQ: d(s*code)/ds is code - x/s inside and the bound outside; times s for its logarithm, times the gradient scale.
+    ratio = x.detach() / 0.5
+    inside = (codes.detach() - ratio)[0, 1:5].sum() + (-28 + 227)
+    assert quantizer.log_scale.grad.item() == pytest.approx(
+        inside.item() * 0.5 / math.sqrt(127 * 6), rel=1e-5
+    )
+
+
+def test_rows_codes_are_the_packers() -> None:
+    torch.manual_seed(3)
+    layer = RowLinear(21, 12)
+    bits = torch.tensor([4, 8] * 6, dtype=torch.uint8)
+    layer.set_bits(bits, torch.ones(21))
+    codes, scales = layer.quantized()
+    packed = quantize_rows(layer.weight.detach().numpy(), bits.numpy(), scales=scales.detach().numpy())
+    np.testing.assert_array_equal(codes.detach().numpy(), packed.unpack())
+    assert codes[::2].abs().max() == 7
+    assert codes[1::2].abs().max() == 127
+
+
+def test_best_step_beats_the_covering_step() -> None:
+    weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    importance = torch.rand(64, generator=torch.Generator().manual_seed(1))
+
+    def error(step: Any) -> Any:
+        return ((fake(weight, step, 7) - weight).square() * importance).sum(dim=1)
+
+    assert (error(best_step(weight, importance, 7)) <= error(weight.abs().amax(dim=1) / 7)).all()
+
+
+def test_a_step_gets_a_gradient_only_in_4_bit_rows() -> None:
+    layer = RowLinear(9, 4)
+    layer.set_bits(torch.tensor([4, 8, 4, 8], dtype=torch.uint8), torch.ones(9))
+    layer.integer(torch.randn(5, 9), torch.tensor(0.1))[0].square().sum().backward()
+    assert layer.log_step.grad is not None
+    assert (layer.log_step.grad != 0).tolist() == [True, False, True, False]
+
+
+def test_widths_are_the_fraction_asked_for() -> None:
+    model = small_model()
+    statistics = gather_statistics(model, pictures(20), torch.arange(20) % 5, batch=10)
+    choose_widths(model, statistics, 0.25)
+    for name, layer in model.matrices().items():
+        share = (layer.bits == 8).float().mean().item()
+        assert share == (1 if name in ("embed", "head") else 0.25)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_statistics_do_not_depend_on_the_batch() -> None:
+    model = small_model()
+    images, labels = pictures(20), torch.arange(20) % 5
+    for name, one in gather_statistics(model, images, labels, batch=20).items():
+        four = gather_statistics(model, images, labels, batch=5)[name]
+        torch.testing.assert_close(one.inputs, four.inputs)
+        torch.testing.assert_close(one.gradients, four.gradients)
+
+
+def test_float_model_is_untouched_by_quantizers() -> None:
+    model = small_model()
+    before = model(pictures(4))
+    model.calibrate(pictures(8), 0.9999)
+    torch.testing.assert_close(model(pictures(4)), before)
+    assert all(not quantizer.observing for quantizer in model.quantizers())
+
+
+def test_shifts_move_whole_pixels_and_fill_with_zero() -> None:
+    data = dataclasses.replace(load_recipe(RECIPE).data, flip=False, shift=2)
+    images = torch.arange(1, 145).to(torch.uint8).view(1, 1, 12, 12).expand(200, 1, 12, 12)
+    moved = augment(images, data, torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(images[0, 0], (2,) * 4)
+    possible = {padded[y : y + 12, x : x + 12].numpy().tobytes() for y in range(5) for x in range(5)}
+    assert {image[0].numpy().tobytes() for image in moved} == possible
+
+
+def test_mirroring_flips_about_half() -> None:
+    data = dataclasses.replace(load_recipe(RECIPE).data, flip=True, shift=0)
+    images = pictures(1).expand(400, 1, 12, 12)
+    moved = augment(images, data, torch.Generator().manual_seed(0))
+    mirrored = (moved == images.flip(-1)).flatten(1).all(dim=1)
+    assert ((moved == images).flatten(1).all(dim=1) ^ mirrored).all()
+    assert 150 < int(mirrored.sum()) < 250
+
+
+def test_learning_rate_warms_up_and_ends_at_its_final_share() -> None:
+    stage = load_recipe(RECIPE).float_stage
+    rates = [learning_rate(stage, step, 1000) for step in range(1000)]
+    assert max(rates) == pytest.approx(stage.learning_rate)
+    assert rates[0] < 0.05 * stage.learning_rate
+    assert rates[-1] == pytest.approx(stage.final * stage.learning_rate, rel=0.01)
+    assert rates.index(max(rates)) == pytest.approx(50, abs=2)
+
+
+def small_recipe() -> Recipe:
+    recipe = load_recipe(RECIPE)
+    stage = dataclasses.replace(recipe.float_stage, epochs=2)
+    return dataclasses.replace(
+        recipe,
+        model=dataclasses.replace(recipe.model, embed=16, depth=1, heads=2, head_dim=8, hidden=16),
+        optimizer=dataclasses.replace(recipe.optimizer, batch=20, bfloat16=False, compile=False),
+        float_stage=stage,
+        quantized_stage=stage,
+        quantization=dataclasses.replace(recipe.quantization, calibration=40, scoring=40),
+    )
+
+
+@pytest.fixture
+def small_data(monkeypatch: pytest.MonkeyPatch) -> tuple[Split, Split]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (100, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 10, (100,), generator=generator)
+    splits = (Split(images[:80], labels[:80]), Split(images[80:], labels[80:]))
+    monkeypatch.setattr(loop, "load_splits", lambda recipe, root: splits)
+    return splits
+
+
+def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(
+    tmp_path: Path, small_data: tuple[Split, Split]
+) -> None:
+    recipe = small_recipe()
+    whole = loop.train(recipe, tmp_path / "whole", say=lambda _: None)
+
+    def cut(line: str) -> None:
+        if line.startswith("quantized   1/2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(recipe, tmp_path / "cut", say=cut)
+    said: list[str] = []
+    resumed = loop.train(recipe, tmp_path / "cut", say=said.append)
+    assert any(line.startswith("float: already trained") for line in said)
+    assert any(line.startswith("quantized: goes on after epoch 1") for line in said)
+    for one, other in ((whole.quantized, resumed.quantized), (whole.baseline, resumed.baseline)):
+        for name, value in one.state_dict().items():
+            assert torch.equal(value, other.state_dict()[name]), name
+    assert whole.quantized.quantized
+    assert not whole.baseline.quantized
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == [
+        "baseline.pt",
+        "float.pt",
+        "quantized.pt",
+    ]
+
+
+def test_another_recipes_run_is_refused(tmp_path: Path, small_data: tuple[Split, Split]) -> None:
+    recipe = small_recipe()
+    loop.train(recipe, tmp_path, say=lambda _: None)
+    with pytest.raises(ValueError, match="belongs to another recipe"):
+        loop.train(dataclasses.replace(recipe, seed=1), tmp_path, say=lambda _: None)
+
+
+def test_training_with_quantizers_lowers_the_loss(small_data: tuple[Split, Split]) -> None:
+    recipe = small_recipe()
+    training, _ = small_data
+    model = loop.make_model(recipe)
+    prepare(model, recipe, training, lambda _: None)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(30):
+        loss = torch.nn.functional.cross_entropy(model(training.images), training.labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_packaged_recipe_is_sound() -> None:
+    recipe = load_recipe(RECIPE)
+    assert recipe.name == "fashion-mnist"
+    assert recipe.data.validation > 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seed = 0", "seed = 0\nsede = 1", "unknown key 'sede'"),
+        ("flip = true", "flip = true\nflop = 1", "unknown key 'data.flop'"),
+        ("seed = 0", "", "'seed' is missing"),
+        ("stride = 4", "", "'model.stride' is missing"),
+        ("stride = 4", "stride = 4.5", "'model.stride' must be int"),
+        ("stride = 4", "stride = true", "'model.stride' must be int"),
+        ("ema = 0.998", "ema = 1.5", "optimizer.ema must be in"),
+        ("eight_bit_fraction = 0.25", "eight_bit_fraction = 2.5", "eight_bit_fraction must be in"),
+        ("seed = 0", "seed = ", "recipe.toml"),
+        ('name = "fashion-mnist"\nvalidation', 'name = "cifar"\nvalidation', "data.name must be"),
+    ],
+)
+def test_a_faulty_recipe_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = RECIPE.read_text(encoding="utf-8")
+    assert old in text
+    path = tmp_path / "recipe.toml"
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        load_recipe(path)
