@@ -17,7 +17,7 @@ from contextlib import closing
 from itertools import islice
 from queue import SimpleQueue
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -35,8 +35,8 @@ __all__ = ["Engine"]
 class Engine:
     """Runs one subnet on one device.
 
-    Every method may be called from several threads at once; the GIL is released while Rust works. The logits do not
-    depend on the device, the tier or the number of threads: they are the same bits everywhere.
+    Every method may be called from several threads at once, and in a forked process; the GIL is released while Rust
+    works. The logits do not depend on the device, the tier or the number of threads: they are the same bits everywhere.
 
     Args:
         subnet: a `Subnet`, the path of a ``.qvit`` file, or the name of a packaged subnet.
@@ -67,9 +67,9 @@ class Engine:
         """The subnet that runs."""
         self.device = resolve_device(device)
         """The device that runs it."""
-        self._engine: _native.Engine | None = _native.Engine(
-            self.subnet._inner, threads, tier or os.environ.get("QUASAR_TIER") or None
-        )
+        self._arguments = threads, tier or os.environ.get("QUASAR_TIER") or None
+        self._engine: _native.Engine | None = _native.Engine(self.subnet._inner, *self._arguments)
+        self._process = os.getpid()
         self._classes = self.subnet.classes
         if not self.subnet.trained:
             warnings.warn(
@@ -186,6 +186,11 @@ class Engine:
         """The instruction set in use, such as ``"avx2"``."""
         return self._open(1).tier
 
+    @property
+    def about(self) -> str:
+        """Device, tier and threads in words, such as ``"cpu (avx2, 2 threads)"``."""
+        return f"{self.device} ({self.tier}, {self.threads} thread{'' if self.threads == 1 else 's'})"
+
     def close(self) -> None:
         """Free the device and the memory. Calls in progress end normally; later ones raise `ClosedError`."""
         self._engine = None
@@ -199,9 +204,8 @@ class Engine:
         self.close()
 
     def __repr__(self) -> str:
-        engine = self._engine
-        state = f"{self.device}, {engine.tier}, {engine.threads} threads" if engine is not None else "closed"
-        return f"<Engine {self.subnet.name!r} on {state}>"
+        state = "closed" if self._engine is None else f"on {self.about}"
+        return f"<Engine {self.subnet.name!r} {state}>"
 
     def _open(self, top_k: int) -> _native.Engine:
         if top_k < 1:
@@ -209,6 +213,10 @@ class Engine:
         engine = self._engine
         if engine is None:
             raise ClosedError("this engine was closed; make a new one")
+        if self._process != os.getpid():
+            # A fork took the engine along but not its threads.
+            engine = self._engine = _native.Engine(self.subnet._inner, *self._arguments)
+            self._process = os.getpid()
         return engine
 
     def _decode(self, image: ImageLike) -> tuple[Pixels, float]:
@@ -251,6 +259,9 @@ class _Failure(NamedTuple):
     error: BaseException
 
 
+_END = object()
+
+
 def _decode_ahead(
     engine: Engine, images: Iterable[ImageLike], ahead: int
 ) -> Generator[tuple[Pixels, float], None, None]:
@@ -261,13 +272,13 @@ def _decode_ahead(
 
     def work() -> None:
         try:
-            for image in images:
-                decoded = engine._decode(image)
-                room.acquire()
-                if stop.is_set():
+            source = iter(images)
+            while room.acquire() and not stop.is_set():
+                image = next(source, _END)
+                if image is _END:
+                    ready.put(None)
                     return
-                ready.put(decoded)
-            ready.put(None)
+                ready.put(engine._decode(cast("ImageLike", image)))
         except BaseException as error:  # handed to the consumer, which raises it
             ready.put(_Failure(error))
 

@@ -74,7 +74,7 @@ def test_predictions_show_themselves(engine):
     assert prediction.label in repr(prediction)
     assert "ms" in repr(prediction)
     assert f"<td>{prediction.label}</td>" in prediction._repr_html_()
-    assert repr(engine) == f"<Engine 'colour' on cpu, {engine.tier}, 2 threads>"
+    assert repr(engine) == f"<Engine 'colour' on cpu ({engine.tier}, 2 threads)>"
 
 
 def test_every_kind_of_image_is_the_same_picture(engine, tmp_path):
@@ -252,6 +252,29 @@ def test_ctrl_c_stops_a_batch():
     assert out.startswith("interrupted\nclass")
 
 
+FORKED = """
+import os, sys, warnings
+import numpy as np
+import quasar_rt
+warnings.simplefilter("ignore")
+engine = quasar_rt.Engine(sys.argv[1], threads=2)
+images = list(np.random.default_rng(0).integers(0, 256, (4, 28, 28), np.uint8))
+expected = engine.infer(images[0]).integer_logits
+child = os.fork()
+same = np.array_equal(engine.infer(images[0]).integer_logits, expected) and len(engine.infer_batch(images)) == 4
+if child == 0:
+    os._exit(0 if same else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or not same)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX processes")
+def test_an_engine_works_in_a_forked_process(gray_subnet, tmp_path):
+    path = tmp_path / "gray.qvit"
+    gray_subnet.save(path)
+    subprocess.run([sys.executable, "-c", FORKED, str(path)], check=True, timeout=60)
+
+
 # Closing
 
 
@@ -260,7 +283,7 @@ def test_a_closed_engine_says_so(gray_subnet):
     with Engine(gray_subnet) as engine:
         stream = engine.stream([image] * 10)
         next(stream)
-    assert repr(engine) == "<Engine 'gray' on closed>"
+    assert repr(engine) == "<Engine 'gray' closed>"
     for call in (
         lambda: engine.infer(image),
         lambda: engine.infer_batch([image]),

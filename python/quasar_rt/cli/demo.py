@@ -29,7 +29,7 @@ def command(as_json: bool, **options: Any) -> None:
     with open_engine(SUBNET, **options) as engine:
         engine.infer(samples[0].path)  # the first frame pays for touching the memory
         predictions = [(sample, engine.infer(sample.path)) for sample in samples]
-        device = f"{engine.device} ({engine.tier}, {engine.threads} threads)"
+        device = engine.about
     if as_json:
         print_json(
             {

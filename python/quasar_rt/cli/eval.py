@@ -54,6 +54,7 @@ def command(
             batch=batch,
             on_unreadable=lambda error: click.echo(f"Error: {error}", err=True),
         )
+        described = engine.about
         about = {
             "subnet": engine.subnet.name,
             "data": data,
@@ -76,7 +77,7 @@ def command(
                     f"{result.top1:.2%}",
                     f"{result.top5:.2%}",
                     f"{result.images_per_second:,.0f}",
-                    f"{about['device']} ({about['tier']}, {about['threads']} threads)",
+                    described,
                 ]
             ],
         )
