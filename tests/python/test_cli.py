@@ -177,7 +177,9 @@ def test_bench_measures(run, subnet_file):
     arguments = ["--json", "--seconds", 0.05, "--threads", 1, "--threads", 2, "--tier", "scalar"]
     measured = json.loads(run("bench", subnet_file, *arguments).stdout)["measured"]
     assert [(speed["tier"], speed["threads"]) for speed in measured] == [("scalar", 1), ("scalar", 2)]
-    assert all(speed["median_ms"] > 0 and speed["frames"] >= 1 for speed in measured)
+    assert all(
+        speed["median_ms"] > 0 and speed["frames"] >= 1 and speed["peak_share"] > 0 for speed in measured
+    )
 
 
 def test_bench_knows_random_shapes(run):
@@ -186,6 +188,21 @@ def test_bench_knows_random_shapes(run):
     assert document["subnet"] == "deit-tiny"
     assert 1.2e9 < document["macs"] < 1.3e9
     assert not result.stderr
+
+
+def test_hostile_names_reach_the_terminal_as_text(run, gray_subnet, tmp_path, picture):
+    names = [f"\x1b[2J[red]{index}" for index in range(10)]
+    hostile = quasar_rt.Subnet.from_parts({**gray_subnet.config, "classes": names}, gray_subnet.tensors())
+    path = tmp_path / "hostile.qvit"
+    hostile.save(path)
+    for arguments in (["info", path], ["infer", "--subnet", path, picture]):
+        result = run(*arguments)
+        assert result.exit_code == 0
+        assert "\x1b" not in result.stdout
+        assert "?[2J[red]" in result.stdout
+    result = run("info", "--json", path)
+    assert "\x1b" not in result.stdout
+    assert json.loads(result.stdout)["config"]["classes"] == names
 
 
 # eval
@@ -311,6 +328,9 @@ def test_demo(run):
 
 
 def test_the_installed_script_works(subnet_file, picture):
+    module = subprocess.run([sys.executable, "-m", "quasar_rt", "devices"], capture_output=True, text=True)
+    assert module.returncode == 0, module.stderr
+    assert "cpu" in module.stdout
     done = script("infer", "--json", "--subnet", subnet_file, picture)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"][0]["label"].startswith("class")

@@ -54,7 +54,7 @@ def command(
         print_json({"subnet": loaded.name, "macs": macs, "measured": [speed._asdict() for speed in speeds]})
         return
     print_table(
-        ["tier", ">threads", ">median", ">p90", ">frames/s", ">batch, images/s", ">GMAC/s"],
+        ["tier", ">threads", ">median", ">p90", ">frames/s", ">batch, images/s", ">GMAC/s", ">of peak"],
         [
             [
                 speed.tier,
@@ -64,6 +64,7 @@ def command(
                 f"{1000 / speed.median_ms:,.1f}",
                 f"{speed.batch_images_per_second:,.1f}",
                 f"{speed.gmacs_per_second:.1f}",
+                f"{speed.peak_share:.0%}",
             ]
             for speed in speeds
         ],

@@ -13,7 +13,7 @@ __all__ = ["print_json", "print_table", "progress"]
 
 def print_json(value: Any) -> None:
     """`value` as the one JSON document on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(value, indent=2))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
@@ -44,9 +44,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
 
 
 def _plain(cell: str) -> str:
+    """`cell` as it stands: no markup, and no control characters, which a hostile class name could have."""
     from rich.markup import escape
 
-    return escape(cell)
+    return escape("".join(sign if sign.isprintable() else "?" for sign in cell))
 
 
 def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:

@@ -1,0 +1,5 @@
+"""``python -m quasar_rt`` is the command ``quasar-rt``."""
+
+from .cli import main
+
+main()
