@@ -67,9 +67,8 @@ class Engine:
         """The subnet that runs."""
         self.device = resolve_device(device)
         """The device that runs it."""
-        self._arguments = threads, tier or os.environ.get("QUASAR_TIER") or None
-        self._engine: _native.Engine | None = _native.Engine(self.subnet._inner, *self._arguments)
-        self._process = os.getpid()
+        tier = tier or os.environ.get("QUASAR_TIER") or None
+        self._engine: _native.Engine | None = _native.Engine(self.subnet._inner, threads, tier)
         self._classes = self.subnet.classes
         if not self.subnet.trained:
             warnings.warn(
@@ -213,10 +212,6 @@ class Engine:
         engine = self._engine
         if engine is None:
             raise ClosedError("this engine was closed; make a new one")
-        if self._process != os.getpid():
-            # A fork took the engine along but not its threads.
-            engine = self._engine = _native.Engine(self.subnet._inner, *self._arguments)
-            self._process = os.getpid()
         return engine
 
     def _decode(self, image: ImageLike) -> tuple[Pixels, float]:

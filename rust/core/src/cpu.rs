@@ -13,25 +13,32 @@ use std::time::{Duration, Instant};
 
 use quasar_kernels::{KvHead, Rows, RowsMut, Scratch};
 use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::ThreadPool;
 
 use crate::error::{Error, Result};
 use crate::network::{Block, Network, Qkv};
+use crate::pool::{self, PerProcess};
 use crate::preprocess::{self, ImageView, Preprocessor};
 use crate::subnet::config::Pool;
 use crate::trace::{Observer, Point, StageTime, Trace};
 
-/// Threads of one executor, at most.
-pub const MAX_THREADS: usize = 256;
+pub use crate::pool::{default_threads, MAX_THREADS};
 
 /// Rows of a tile are a multiple of this (the kernels' own row blocks), so that only the last tile has a ragged end.
 const TILE_ROWS: usize = 6;
 
-/// Runs a network. Usable from several threads at once; each running frame has a workspace of its own.
+/// Runs a network. Usable from several threads at once, and in forked processes; each running frame has a workspace of its own.
 #[derive(Debug)]
 pub struct Executor {
     network: Arc<Network>,
     threads: usize,
+    workers: PerProcess<Workers>,
+}
+
+/// One process's threads and idle memory.
+#[derive(Debug)]
+struct Workers {
+    /// `None` for one thread: the caller's.
     pool: Option<ThreadPool>,
     /// Idle workspaces with a tile for each thread.
     wide: Mutex<Vec<Workspace>>,
@@ -54,33 +61,27 @@ impl Executor {
     /// # Errors
     /// [`Error::InvalidValue`] for 0 or more than [`MAX_THREADS`], [`Error::Threads`] where they cannot be started.
     pub fn new(network: Arc<Network>, threads: Option<usize>) -> Result<Self> {
-        let threads = threads.unwrap_or_else(|| {
-            std::thread::available_parallelism()
-                .map_or(1, usize::from)
-                .min(MAX_THREADS)
-        });
-        if !(1..=MAX_THREADS).contains(&threads) {
-            return Err(Error::InvalidValue(format!(
-                "threads is {threads}; it must be within [1, {MAX_THREADS}]"
-            )));
-        }
-        let pool = if threads == 1 {
-            None
-        } else {
-            let builder = ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .thread_name(|i| format!("quasar-{i}"));
-            Some(builder.build().map_err(|e| Error::Threads {
-                threads,
-                problem: e.to_string(),
-            })?)
-        };
-        Ok(Self {
+        let threads = threads.unwrap_or_else(default_threads);
+        pool::check_threads(threads)?;
+        let executor = Self {
             network,
             threads,
-            pool,
-            wide: Mutex::default(),
-            narrow: Mutex::default(),
+            workers: PerProcess::new(),
+        };
+        executor.workers()?;
+        Ok(executor)
+    }
+
+    fn workers(&self) -> Result<&Workers> {
+        self.workers.get(|| {
+            Ok(Workers {
+                pool: match self.threads {
+                    1 => None,
+                    threads => Some(pool::build(threads)?),
+                },
+                wide: Mutex::default(),
+                narrow: Mutex::default(),
+            })
         })
     }
 
@@ -101,8 +102,9 @@ impl Executor {
     pub fn run(&self, image: &[u8], logits: &mut [i32]) -> Result<()> {
         self.check_image(image)?;
         self.check_logits(1, logits)?;
-        self.with_workspace(self.threads, |workspace| {
-            self.frame(workspace, image, logits);
+        let workers = self.workers()?;
+        workers.with_workspace(&self.network, self.threads, |workspace| {
+            workers.frame(&self.network, workspace, image, logits);
         });
         Ok(())
     }
@@ -113,8 +115,9 @@ impl Executor {
     /// [`Error::InvalidImage`], and [`Error::InvalidValue`] for a wrong number of logits.
     pub fn infer(&self, image: &ImageView, logits: &mut [i32]) -> Result<FrameTime> {
         self.check_logits(1, logits)?;
-        self.with_workspace(self.threads, |workspace| {
-            self.decoded_frame(workspace, image, logits)
+        let workers = self.workers()?;
+        workers.with_workspace(&self.network, self.threads, |workspace| {
+            workers.decoded_frame(&self.network, workspace, image, logits)
         })
     }
 
@@ -132,14 +135,18 @@ impl Executor {
     ) -> Result<()> {
         self.check_logits(images.len(), logits)?;
         let classes = self.network.config.classes.len();
+        let workers = self.workers()?;
         let infer = |(image, logits): (&ImageView, &mut [i32])| {
             if cancel.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
-            self.with_workspace(1, |workspace| self.decoded_frame(workspace, image, logits))
+            workers
+                .with_workspace(&self.network, 1, |workspace| {
+                    workers.decoded_frame(&self.network, workspace, image, logits)
+                })
                 .map(|_| ())
         };
-        match &self.pool {
+        match &workers.pool {
             None => images
                 .iter()
                 .zip(logits.chunks_mut(classes))
@@ -159,12 +166,13 @@ impl Executor {
     /// # Errors
     /// [`Error::InvalidImage`].
     pub fn profile(&self, image: &ImageView) -> Result<Vec<StageTime>> {
+        let workers = self.workers()?;
         let mut workspace = Workspace::new(&self.network, self.threads);
         let mut logits = vec![0; self.network.config.classes.len()];
         // Once to warm memory and tables up.
-        self.decoded_frame(&mut workspace, image, &mut logits)?;
+        workers.decoded_frame(&self.network, &mut workspace, image, &mut logits)?;
         workspace.observe(&Observer::clock(&self.network.config));
-        let time = self.decoded_frame(&mut workspace, image, &mut logits)?;
+        let time = workers.decoded_frame(&self.network, &mut workspace, image, &mut logits)?;
         Ok(workspace.stage_times(&self.network.config, time.preprocess))
     }
 
@@ -177,7 +185,8 @@ impl Executor {
         let mut workspace = Workspace::new(&self.network, self.threads);
         workspace.observe(&Observer::trace());
         let mut logits = vec![0; self.network.config.classes.len()];
-        self.frame(&mut workspace, image, &mut logits);
+        self.workers()?
+            .frame(&self.network, &mut workspace, image, &mut logits);
         let tiles = workspace
             .tiles
             .iter_mut()
@@ -210,12 +219,19 @@ impl Executor {
         }
         Ok(())
     }
+}
 
-    fn with_workspace<T>(&self, tiles: usize, run: impl FnOnce(&mut Workspace) -> T) -> T {
+impl Workers {
+    fn with_workspace<T>(
+        &self,
+        network: &Network,
+        tiles: usize,
+        run: impl FnOnce(&mut Workspace) -> T,
+    ) -> T {
         let idle = if tiles == 1 { &self.narrow } else { &self.wide };
         let lock = || idle.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = lock().pop();
-        let mut workspace = taken.unwrap_or_else(|| Workspace::new(&self.network, tiles));
+        let mut workspace = taken.unwrap_or_else(|| Workspace::new(network, tiles));
         let result = run(&mut workspace);
         lock().push(workspace);
         result
@@ -223,6 +239,7 @@ impl Executor {
 
     fn decoded_frame(
         &self,
+        network: &Network,
         workspace: &mut Workspace,
         image: &ImageView,
         logits: &mut [i32],
@@ -233,7 +250,7 @@ impl Executor {
         let preprocess = start.elapsed();
         let start = Instant::now();
         if result.is_ok() {
-            self.frame(workspace, &pixels, logits);
+            self.frame(network, workspace, &pixels, logits);
         }
         workspace.pixels = pixels;
         result.map(|()| FrameTime {
@@ -242,12 +259,18 @@ impl Executor {
         })
     }
 
-    fn frame(&self, workspace: &mut Workspace, image: &[u8], logits: &mut [i32]) {
+    fn frame(
+        &self,
+        network: &Network,
+        workspace: &mut Workspace,
+        image: &[u8],
+        logits: &mut [i32],
+    ) {
         match &self.pool {
             Some(pool) if workspace.tiles.len() > 1 => {
-                pool.install(|| workspace.frame(&self.network, image, logits));
+                pool.install(|| workspace.frame(network, image, logits));
             }
-            _ => workspace.frame(&self.network, image, logits),
+            _ => workspace.frame(network, image, logits),
         }
     }
 }

@@ -11,7 +11,7 @@
 //! | [`trace`] | notes intermediates or times on the way | [`trace::Trace`] |
 //! | [`verify`] | runs the linear layers again as 4-bit atoms in row pairs | differences |
 //!
-//! [`error`] is below them all. The arithmetic is `quasar-kernels`', as `docs/integer-model.md` defines it.
+//! [`error`] and the threads of `pool` are below them all. The arithmetic is `quasar-kernels`', as `docs/integer-model.md` defines it.
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,7 @@ pub mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod network;
+mod pool;
 pub mod preprocess;
 pub mod rows;
 pub mod subnet;

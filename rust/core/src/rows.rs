@@ -1,14 +1,19 @@
 //! Row-wise mixed precision: each row of a matrix is 4- or 8-bit with its own scale.
 //!
 //! Quantizing and packing (host side), atoms and row pairs (how devices run a mixed matrix).
-//! Depends on [`crate::error`] only. The layouts are defined in `docs/integer-model.md`.
+//! Depends on [`crate::error`] and the threads of `pool`. The layouts are defined in `docs/integer-model.md`.
 
 use rayon::prelude::*;
+use rayon::ThreadPool;
 
 use crate::error::{Error, Result};
+use crate::pool::{self, PerProcess};
 
 /// Matrices with at least this many weights are worth several threads.
 const PARALLEL_WEIGHTS: usize = 1 << 16;
+
+/// The threads that quantize; made when they are first needed.
+static POOL: PerProcess<ThreadPool> = PerProcess::new();
 
 /// Largest magnitude of a narrow, symmetric code: 7 for 4 bits, 127 for 8.
 pub const fn code_limit(bits: u8) -> i8 {
@@ -55,7 +60,8 @@ pub struct QuantizedRows {
 ///
 /// # Errors
 /// [`Error::InvalidValue`] for NaN or infinity (names row and column), for bits other than 4 and 8, for a
-/// given scale that is not positive and finite, and where lengths do not match.
+/// given scale that is not positive and finite, and where lengths do not match; [`Error::Threads`] where a large matrix's threads
+/// cannot be started.
 pub fn quantize_rows(
     weights: &[f32],
     rows: usize,
@@ -96,11 +102,14 @@ pub fn quantize_rows(
             Ok(())
         };
         if rows * k >= PARALLEL_WEIGHTS {
-            codes
-                .par_chunks_mut(k)
-                .zip(&mut out_scales)
-                .enumerate()
-                .try_for_each(quantize)?;
+            let pool = POOL.get(|| pool::build(pool::default_threads()))?;
+            pool.install(|| {
+                codes
+                    .par_chunks_mut(k)
+                    .zip(&mut out_scales)
+                    .enumerate()
+                    .try_for_each(quantize)
+            })?;
         } else {
             codes
                 .chunks_mut(k)

@@ -240,5 +240,5 @@ pub fn tiers() -> Vec<(&'static str, bool)> {
 /// How many threads an engine uses unless told otherwise.
 #[pyfunction]
 pub fn default_threads() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
+    quasar_core::cpu::default_threads()
 }
