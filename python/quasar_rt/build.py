@@ -386,7 +386,7 @@ def random_subnet(
     embed: int = 192,
     depth: int = 12,
     heads: int | Sequence[int] = 3,
-    head_dim: int | None = None,
+    head_dim: int | Sequence[int] | None = None,
     hidden: int | Sequence[int] | None = None,
     image_size: int | tuple[int, int] = 224,
     channels: int = 3,
@@ -404,8 +404,8 @@ def random_subnet(
 
     Args:
         embed, depth, kernel, stride, pad, prefix_tokens, pool, classes: the shape; `stride` defaults to `kernel`.
-        heads, hidden: one number, or one for each block; `hidden` defaults to ``4 * embed``.
-        head_dim: defaults to ``embed // heads`` of the first block.
+        heads, head_dim, hidden: one number, or one for each block; `head_dim` defaults to ``embed // heads`` of the
+            first block, `hidden` to ``4 * embed``.
         image_size: pixels, an edge or (height, width).
         channels: 1 or 3.
         eight_bit_fraction: the share of 8-bit rows in each block's matrices; patch embedding and head are all 8-bit.
@@ -413,7 +413,7 @@ def random_subnet(
 
     Raises:
         quasar_rt.QuasarError: a shape that the integer model does not allow.
-        ValueError: a list of heads or hidden that does not have one entry for each block, a fraction outside [0, 1].
+        ValueError: a list that does not have one entry for each block, a fraction outside [0, 1].
 
     >>> random_subnet(embed=32, depth=1, heads=2, image_size=32, classes=10).config["embed"]
     32
@@ -424,12 +424,13 @@ def random_subnet(
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     stride = kernel if stride is None else stride
     hidden = 4 * embed if hidden is None else hidden
-    heads_of, hidden_of = (
-        [value] * depth if isinstance(value, int) else list(value) for value in (heads, hidden)
-    )
-    if len(heads_of) != depth or len(hidden_of) != depth:
-        raise ValueError(f"heads and hidden need one entry for each of the {depth} blocks")
-    head_dim = embed // heads_of[0] if head_dim is None else head_dim
+    first = heads if isinstance(heads, int) else next(iter(heads), 1)
+    head_dim = embed // first if head_dim is None else head_dim
+    sizes = [
+        [value] * depth if isinstance(value, int) else list(value) for value in (heads, head_dim, hidden)
+    ]
+    if any(len(values) != depth for values in sizes):
+        raise ValueError(f"heads, head_dim and hidden need one entry for each of the {depth} blocks")
     if stride < 1 or kernel < 1 or min(height, width) + 2 * pad < kernel:
         raise ValueError(
             f"a {kernel}x{kernel} patch with stride {stride} does not fit a {height}x{width} image"
@@ -449,12 +450,12 @@ def random_subnet(
         return NormSpec(1 + 0.1 * rng.standard_normal(embed), 0.1 * rng.standard_normal(embed))
 
     blocks = []
-    for n_heads, n_hidden in zip(heads_of, hidden_of, strict=True):
-        inner = n_heads * head_dim
+    for n_heads, dim, n_hidden in zip(*sizes, strict=True):
+        inner = n_heads * dim
         blocks.append(
             BlockSpec(
                 heads=n_heads,
-                head_dim=head_dim,
+                head_dim=dim,
                 norm1=norm(),
                 qkv=linear(3 * inner, embed),
                 proj=linear(embed, inner),

@@ -59,6 +59,28 @@ def test_a_deit_tiny_frame_agrees_with_the_oracle(tier: str) -> None:
     np.testing.assert_array_equal(logits_on(subnet, image, tier, 2), expected)
 
 
+@pytest.mark.parametrize("tier", TIERS)
+def test_blocks_may_differ_in_number_and_size_of_heads(tier: str) -> None:
+    # They share the memory of packed keys and values.
+    subnet = random_subnet(
+        embed=24,
+        depth=4,
+        heads=[2, 5, 1, 3],
+        head_dim=[33, 3, 128, 16],
+        hidden=[9, 40, 16, 5],
+        image_size=24,
+        kernel=4,
+        classes=5,
+        pool="mean",
+    )
+    image = random_image(subnet, 3)
+    expected = oracle.run(subnet.config, subnet.tensors(), image)
+    for threads in (1, 3):
+        with engine_on(subnet, tier, threads) as engine:
+            for _ in range(2):
+                np.testing.assert_array_equal(engine.infer(image).integer_logits, expected)
+
+
 def test_the_oracle_notices_one_changed_weight() -> None:
     subnet, image = random_case(7, scrambled=False)
     tensors = dict(subnet.tensors())

@@ -44,6 +44,8 @@ struct Workers {
     wide: Mutex<Vec<Workspace>>,
     /// Idle workspaces with one tile, for batches.
     narrow: Mutex<Vec<Workspace>>,
+    /// Idle workspaces of either kind, at most.
+    most_idle: usize,
 }
 
 /// Wall time of the two parts of a frame.
@@ -81,6 +83,7 @@ impl Executor {
                 },
                 wide: Mutex::default(),
                 narrow: Mutex::default(),
+                most_idle: self.threads.max(default_threads()),
             })
         })
     }
@@ -233,7 +236,11 @@ impl Workers {
         let taken = lock().pop();
         let mut workspace = taken.unwrap_or_else(|| Workspace::new(network, tiles));
         let result = run(&mut workspace);
-        lock().push(workspace);
+        let mut idle = lock();
+        // More callers at once than the machine has cores do not come back for their memory.
+        if idle.len() < self.most_idle {
+            idle.push(workspace);
+        }
         result
     }
 
@@ -286,7 +293,8 @@ struct Workspace {
     /// `[tokens, stride]`: q, k and v of one block; `stride` is that of the widest block.
     qkv: Vec<i8>,
     stride: usize,
-    heads: Heads,
+    /// Packed keys and values of one block: as many heads as the one with the most, each of the size that some block needs of it.
+    heads: Vec<KvHead>,
     sums: Vec<i32>,
     mean: Vec<i16>,
     pooled: Vec<i8>,
@@ -342,7 +350,12 @@ impl Workspace {
             tile_rows,
             qkv: vec![0; tokens * 3 * inner],
             stride: 3 * inner,
-            heads: Heads::default(),
+            heads: (0..widest(|b| b.heads))
+                .map(|h| {
+                    let blocks = network.blocks.iter().filter(|b| b.heads > h);
+                    KvHead::new(tokens, blocks.map(|b| b.head_dim).max().unwrap_or(1))
+                })
+                .collect(),
             sums: vec![0; config.embed],
             mean: vec![0; config.embed],
             pooled: vec![0; config.embed],
@@ -385,7 +398,7 @@ impl Workspace {
         });
         for (i, block) in network.blocks.iter().enumerate() {
             let start = Instant::now();
-            let heads = heads.for_block(block, network.config.tokens());
+            let heads = &mut heads[..block.heads];
             pack_heads(network, block, qkv, stride, heads, tiles.len() > 1);
             let packing = start.elapsed();
             for_each_tile(tiles, qkv, chunk, |tile, qkv| {
@@ -481,27 +494,6 @@ fn for_each_tile(
             .par_iter_mut()
             .zip(qkv.par_chunks_mut(chunk))
             .for_each(|(tile, qkv)| work(tile, qkv));
-    }
-}
-
-/// Packed keys and values of one block. Blocks share them; only where the head size changes from block to block are they made
-/// anew, so that memory stays that of one block.
-#[derive(Debug, Default)]
-struct Heads {
-    dim: usize,
-    packed: Vec<KvHead>,
-}
-
-impl Heads {
-    fn for_block(&mut self, block: &Block, tokens: usize) -> &mut [KvHead] {
-        if self.dim != block.head_dim {
-            self.packed.clear();
-            self.dim = block.head_dim;
-        }
-        let enough = self.packed.len().max(block.heads);
-        self.packed
-            .resize_with(enough, || KvHead::new(tokens, block.head_dim));
-        &mut self.packed[..block.heads]
     }
 }
 
@@ -686,4 +678,47 @@ pub fn top_k(logits: &[i32], k: usize) -> Vec<usize> {
     order.sort_by_key(|&class| std::cmp::Reverse(logits[class]));
     order.truncate(k);
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quasar_kernels::Tier;
+
+    use crate::subnet::Subnet;
+
+    fn executor(threads: usize) -> Executor {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/vectors/token.qvit"
+        );
+        let network = Network::new(&Subnet::load(path).unwrap(), Tier::Scalar).unwrap();
+        Executor::new(Arc::new(network), Some(threads)).unwrap()
+    }
+
+    /// As many frames at once as the depth.
+    fn nest(executor: &Executor, tiles: usize, depth: usize) {
+        if depth > 0 {
+            executor
+                .workers()
+                .unwrap()
+                .with_workspace(&executor.network, tiles, |_| {
+                    nest(executor, tiles, depth - 1);
+                });
+        }
+    }
+
+    #[test]
+    fn a_crowd_of_callers_leaves_few_workspaces() {
+        for threads in [1, 3] {
+            let executor = executor(threads);
+            let workers = executor.workers().unwrap();
+            nest(&executor, threads, workers.most_idle + 5);
+            let idle = |list: &Mutex<Vec<Workspace>>| list.lock().unwrap().len();
+            assert_eq!(
+                idle(&workers.wide) + idle(&workers.narrow),
+                workers.most_idle
+            );
+        }
+    }
 }

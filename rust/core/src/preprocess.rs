@@ -12,6 +12,9 @@ pub const MAX_INPUT_SIDE: usize = 65_500;
 /// Bytes of the image between the two passes, at most.
 const MAX_INTERMEDIATE_BYTES: usize = 256 << 20;
 
+/// Memory that is kept from one image to the next, at most, in bytes for each buffer.
+const MAX_KEPT_BYTES: usize = 16 << 20;
+
 /// A decoded image, borrowed: rows of interleaved `u8` pixels, `stride` bytes apart.
 #[derive(Clone, Copy, Debug)]
 pub struct ImageView<'a> {
@@ -87,7 +90,8 @@ impl<'a> ImageView<'a> {
     }
 }
 
-/// Turns decoded images into the ones that the network sees. Keeps its memory, and its tables while the input's size stays the same.
+/// Turns decoded images into the ones that the network sees. Keeps its memory (unless an image was enormous), and its tables while
+/// the input's size stays the same.
 #[derive(Clone, Debug)]
 pub struct Preprocessor {
     image: Image,
@@ -139,6 +143,11 @@ impl Preprocessor {
         };
         let result = self.apply(&plan, source, out);
         self.plan = Some(plan);
+        for buffer in [&mut self.gray, &mut self.between] {
+            if buffer.capacity() > MAX_KEPT_BYTES {
+                *buffer = Vec::new();
+            }
+        }
         result
     }
 
@@ -539,6 +548,34 @@ pub(crate) fn patch_codes(
             for (out, &pixel) in out[before..before + inside].iter_mut().zip(pixels) {
                 *out = code(pixel);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_enormous_image_leaves_no_enormous_memory() {
+        let image = Image {
+            height: 28,
+            width: 28,
+            channels: 1,
+        };
+        let resize = Resize {
+            mode: ResizeMode::Exact,
+            size: vec![28, 28],
+            filter: Some(Filter::Bilinear),
+        };
+        let mut preprocessor = Preprocessor::for_image(image, &Preprocess { resize });
+        let mut out = Vec::new();
+        for (height, width, kept) in [(60_000, 300, 0), (100, 300, 30_000)] {
+            let pixels = vec![9; height * width * 3];
+            let view = ImageView::packed(&pixels, height, width, 3).unwrap();
+            preprocessor.run(&view, &mut out).unwrap();
+            assert_eq!(preprocessor.gray.capacity(), kept);
+            assert_eq!(out, [9; 28 * 28]);
         }
     }
 }

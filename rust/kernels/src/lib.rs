@@ -137,8 +137,9 @@ pub struct HeadParams {
 pub struct KvHead {
     tier: Tier,
     max_tokens: usize,
-    head_dim: usize,
+    max_head_dim: usize,
     tokens: usize,
+    head_dim: usize,
     keys: Buffer,
     values: Buffer,
     means: Buffer,
@@ -148,21 +149,22 @@ pub struct KvHead {
 }
 
 impl KvHead {
-    /// An empty head with room for `max_tokens` keys and values of `head_dim` codes.
+    /// An empty head with room for `max_tokens` keys and values of `max_head_dim` codes.
     ///
     /// # Panics
     /// When a size is 0.
-    pub fn new(max_tokens: usize, head_dim: usize) -> Self {
+    pub fn new(max_tokens: usize, max_head_dim: usize) -> Self {
         assert!(
-            max_tokens > 0 && head_dim > 0,
+            max_tokens > 0 && max_head_dim > 0,
             "a head has at least one token and one dimension"
         );
         let buffer = Buffer::default;
         let mut kv = Self {
             tier: Tier::Scalar,
             max_tokens,
-            head_dim,
+            max_head_dim,
             tokens: 0,
+            head_dim: 0,
             keys: buffer(),
             values: buffer(),
             means: buffer(),
@@ -171,17 +173,24 @@ impl KvHead {
         };
         // The largest tier's size, so that no frame allocates.
         let padded = |n: usize| n.next_multiple_of(tiled::PAD);
-        kv.keys.grow::<i16>(padded(max_tokens) * padded(head_dim));
-        kv.values.grow::<i16>(padded(max_tokens) * padded(head_dim));
-        kv.means.grow::<i32>(padded(head_dim));
+        kv.keys
+            .grow::<i16>(padded(max_tokens) * padded(max_head_dim));
+        kv.values
+            .grow::<i16>(padded(max_tokens) * padded(max_head_dim));
+        kv.means.grow::<i32>(padded(max_head_dim));
         kv.key_bias.grow::<i32>(padded(max_tokens));
-        kv.value_bias.grow::<i32>(padded(head_dim));
+        kv.value_bias.grow::<i32>(padded(max_head_dim));
         kv
     }
 
     /// The number of keys that it holds.
     pub fn tokens(&self) -> usize {
         self.tokens
+    }
+
+    /// The codes of each.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
     }
 }
 
@@ -380,7 +389,7 @@ impl Kernels {
     /// Packs the keys and values of one head.
     ///
     /// # Panics
-    /// When the sizes do not agree or there are no tokens or more than `kv` has room for.
+    /// When the sizes do not agree, or there are no tokens or codes, or more than `kv` has room for.
     pub fn pack_kv(self, k: Rows<i8>, v: Rows<i8>, kv: &mut KvHead) {
         assert!(
             (1..=kv.max_tokens).contains(&k.rows()),
@@ -388,14 +397,19 @@ impl Kernels {
             k.rows(),
             kv.max_tokens
         );
-        assert_eq!(
-            (k.cols(), v.cols()),
-            (kv.head_dim, kv.head_dim),
-            "key and value columns"
+        assert!(
+            (1..=kv.max_head_dim).contains(&k.cols()),
+            "{} codes, room for {}",
+            k.cols(),
+            kv.max_head_dim
         );
-        assert_eq!(k.rows(), v.rows(), "as many values as keys");
+        assert_eq!(
+            (k.rows(), k.cols()),
+            (v.rows(), v.cols()),
+            "values have the keys' rows and columns"
+        );
         kv.tier = self.tier;
-        kv.tokens = k.rows();
+        (kv.tokens, kv.head_dim) = (k.rows(), k.cols());
         dispatch!(self.tier, scalar::pack_kv(k, v, kv), I => tiled::pack_kv::<I>(k, v, kv));
     }
 

@@ -440,7 +440,7 @@ pub(crate) unsafe fn layer_norm<I: Isa>(norm: &LayerNorm, x: Rows<i16>, mut out:
     }
 }
 
-/// `Kernels::pack_kv`; `kv.tokens` is set.
+/// `Kernels::pack_kv`; `kv.tokens` and `kv.head_dim` are set.
 pub(crate) fn pack_kv<I: Isa>(keys: Rows<i8>, values: Rows<i8>, kv: &mut KvHead) {
     let (tokens, dim) = (kv.tokens, kv.head_dim);
     let key_bias = kv.key_bias.take::<i32>(padded_rows::<I>(tokens));

@@ -377,19 +377,19 @@ fn check_attention(scalar: Kernels, tier: Kernels, case: &AttentionCase) -> Chec
     );
     let (mut a, mut b) = (out.clone(), out);
     for (kernels, out) in [(scalar, &mut a), (tier, &mut b)] {
+        // A head and working memory that another block has used, with heads of another size.
+        let stale_dim = 1 + case.seed as usize % 128;
         let (mut kv, scratch) = (
-            KvHead::new(tokens.max(case.before), dim),
+            KvHead::new(tokens.max(case.before), dim.max(stale_dim)),
             &mut Scratch::new(),
         );
-        let stale = Matrix::<i8>::new(
-            &mut Random::new(1),
-            (case.before, dim, 0),
-            Fill::Random,
-            -128,
-            127,
-        );
-        kernels.pack_kv(stale.view(), stale.view(), &mut kv);
-        kernels.attention(q.view(), &kv, &head, out.view_mut(), scratch);
+        let stale = || {
+            let shape = (case.before, stale_dim, 0);
+            Matrix::<i8>::new(&mut Random::new(1), shape, Fill::Random, -128, 127)
+        };
+        kernels.pack_kv(stale().view(), stale().view(), &mut kv);
+        assert_eq!((kv.tokens(), kv.head_dim()), (case.before, stale_dim));
+        kernels.attention(stale().view(), &kv, &head, stale().view_mut(), scratch);
         kernels.pack_kv(k.view(), v.view(), &mut kv);
         kernels.attention(q.view(), &kv, &head, out.view_mut(), scratch);
     }
