@@ -114,6 +114,7 @@ class Engine:
             quasar_rt.ClosedError: the engine was closed.
         """
         engine = self._open(top_k)
+        _check_several(images)
         predictions: list[Prediction] = []
         source = iter(images)
         with ThreadPoolExecutor(engine.threads, "quasar-decode") as pool:
@@ -151,6 +152,7 @@ class Engine:
         if ahead < 1:
             raise InvalidValueError(f"ahead is {ahead}; it must be at least 1")
         self._open(top_k)
+        _check_several(images)
         return self._stream(images, top_k, ahead)
 
     def _stream(
@@ -248,6 +250,11 @@ class Engine:
             integer_logits=integer_logits,
             timings=Timings(decode_ms, preprocess_ns / 1e6, compute_ns / 1e6),
         )
+
+
+def _check_several(images: object) -> None:
+    if isinstance(images, (str, bytes, os.PathLike)):
+        raise InvalidValueError(f"{images!r} is one image; give a list of images, or use infer")
 
 
 class _Failure(NamedTuple):

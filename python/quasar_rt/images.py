@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, Union, cast, runtime_checkable
@@ -66,7 +65,7 @@ def to_pixels(image: ImageLike) -> Pixels:
         return _from_pillow(image, "the image")
     if isinstance(image, np.ndarray):
         return _from_array(image)
-    if type(image).__module__.partition(".")[0] == "torch" and isinstance(image, Tensor):
+    if _is_torch(image) and isinstance(image, Tensor):
         return _from_tensor(image)
     raise ImageError(
         f"cannot use {_type_name(image)} as an image; give a path, a Pillow image, "
@@ -92,13 +91,20 @@ def preprocess(image: ImageLike, size: tuple[int, int, int], document: Mapping[s
 
 
 def _from_file(path: Path) -> Pixels:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ImageError(f"'{path}' is not a regular file")  # a pipe would be waited for
     try:
-        with warnings.catch_warnings():
-            # Pillow warns before it refuses: here a picture that is suspiciously large is refused at once.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return _from_pillow(image, f"'{path}'")
+        with Image.open(path) as image:
+            if image.format == "EPS":
+                raise ImageError(f"'{path}' is PostScript, a program; convert it to PNG or JPEG")
+            # Pillow warns of such a picture, and refuses one of twice the size.
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise ImageError(
+                    f"'{path}' has {image.width} x {image.height} pixels, which may be an attack; "
+                    "if it is not, raise PIL.Image.MAX_IMAGE_PIXELS"
+                )
+            image.load()
+            return _from_pillow(image, f"'{path}'")
     except ImageError:
         raise
     except FileNotFoundError:
@@ -140,6 +146,7 @@ def _from_pillow(image: Image.Image, what: str) -> Pixels:
 
 
 def _from_array(array: npt.NDArray[Any], what: str = "array") -> Pixels:
+    array = np.asarray(array)  # a subclass such as numpy.matrix would keep to its own shapes
     shape = "x".join(str(size) for size in array.shape) or "scalar"
     if array.dtype != np.uint8:
         raise ImageError(
@@ -162,6 +169,11 @@ def _from_array(array: npt.NDArray[Any], what: str = "array") -> Pixels:
     if array.size == 0:
         raise ImageError(f"the {what} is empty (shape {shape})")
     return np.ascontiguousarray(array)
+
+
+def _is_torch(value: object) -> bool:
+    """Whether it is a tensor of PyTorch, or of a library that derives from it, such as torchvision."""
+    return any(kind.__module__.partition(".")[0] == "torch" for kind in type(value).__mro__)
 
 
 def _from_tensor(tensor: Tensor) -> Pixels:

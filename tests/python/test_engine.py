@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -163,6 +164,26 @@ def test_a_batch_is_its_images_in_order(engine, tmp_path):
         np.testing.assert_array_equal([prediction.integer_logits for prediction in predictions], expected)
         assert all(len(prediction.top_k) == 2 for prediction in predictions)
     assert engine.infer_batch([]) == []
+
+
+@pytest.mark.parametrize("image", ["picture.png", Path("picture.png")])
+def test_one_path_is_no_batch(engine, image):
+    for call in (engine.infer_batch, engine.stream):
+        with pytest.raises(quasar_rt.InvalidValueError, match="give a list"):
+            call(image)
+
+
+def test_predictions_pickle(engine):
+    prediction = engine.infer(photographs(1)[0])
+    again = pickle.loads(pickle.dumps(prediction))
+    assert repr(again) == repr(prediction)
+    np.testing.assert_array_equal(again.integer_logits, prediction.integer_logits)
+
+
+def test_an_array_of_images_is_a_batch(engine):
+    images = np.stack([image[:28, :28].reshape(28, 28, -1)[..., 0] for image in photographs(4)])
+    batch = [prediction.integer_logits for prediction in engine.infer_batch(images)]
+    np.testing.assert_array_equal(batch, [engine.infer(image).integer_logits for image in images])
 
 
 def test_an_unusable_image_of_a_batch_is_named(engine):

@@ -1,6 +1,8 @@
 """Everything that holds a picture becomes uint8 pixels, or an error that says what to do."""
 
 import io
+import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -176,14 +178,47 @@ def test_paths_that_are_no_images(tmp_path):
             to_pixels(path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX pipes")
+def test_a_pipe_is_refused_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", Path("/dev/zero")):
+        with pytest.raises(ImageError, match="regular file"):
+            to_pixels(path)
+
+
+def test_postscript_is_not_run(tmp_path):
+    path = tmp_path / "program.eps"
+    Image.fromarray(RGB).save(path)
+    with pytest.raises(ImageError, match="PostScript"):
+        to_pixels(path)
+
+
+def test_a_closed_image_is_an_image_error(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(RGB).save(path)
+    image = Image.open(path)
+    image.close()
+    with pytest.raises(ImageError, match="the image"):
+        to_pixels(image)
+
+
+def test_a_matrix_is_an_array():
+    with pytest.warns(PendingDeprecationWarning):
+        matrix = np.matrix(GRAY)
+    np.testing.assert_array_equal(to_pixels(matrix), GRAY[:, :, None])
+
+
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "large.png"
     Image.new("L", (200, 200)).save(path)
     monkeypatch.setattr(
         Image, "MAX_IMAGE_PIXELS", 200 * 150
     )  # from here on Pillow warns, from twice that it refuses
-    with pytest.raises(ImageError, match=r"large\.png"):
-        to_pixels(path)
+    for warning in ("error", "ignore"):
+        with warnings.catch_warnings():
+            warnings.simplefilter(warning, Image.DecompressionBombWarning)
+            with pytest.raises(ImageError, match=r"large\.png"):
+                to_pixels(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200 * 50)
     with pytest.raises(ImageError, match=r"large\.png"):
         to_pixels(path)
@@ -230,6 +265,12 @@ def test_the_shapes_of_tensors(torch):
         (rgb.flip(0), RGB[::-1]),
     ]:
         np.testing.assert_array_equal(to_pixels(tensor), expected)
+
+
+def test_tensors_of_torchvision(torch):
+    tv_tensors = pytest.importorskip("torchvision.tv_tensors")
+    image = tv_tensors.Image(torch.from_numpy(RGB).permute(2, 0, 1))
+    np.testing.assert_array_equal(to_pixels(image), RGB)
 
 
 def test_an_ambiguous_tensor_has_its_channels_first(torch):
