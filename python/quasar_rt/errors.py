@@ -94,7 +94,7 @@ class ThreadsError(DeviceError):
 
 
 class CancelledError(QuasarError):
-    """A batch was stopped between two images."""
+    """A call was stopped before its end."""
 
 
 class ClosedError(QuasarError):

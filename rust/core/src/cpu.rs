@@ -24,10 +24,16 @@ use crate::trace::{Observer, Point, StageTime, Trace};
 
 pub use crate::pool::{default_threads, MAX_THREADS};
 
+/// For frames that nobody cancels.
+pub static NEVER: AtomicBool = AtomicBool::new(false);
+
 /// Rows of a tile are a multiple of this (the kernels' own row blocks), so that only the last tile has a ragged end.
 const TILE_ROWS: usize = 6;
 
 /// Runs a network. Usable from several threads at once, and in forked processes; each running frame has a workspace of its own.
+///
+/// Setting a call's `cancel` ends it early, between two blocks or attention heads, with [`Error::Interrupted`]: a small file may hold
+/// a network that takes minutes.
 #[derive(Debug)]
 pub struct Executor {
     network: Arc<Network>,
@@ -107,29 +113,33 @@ impl Executor {
         self.check_logits(1, logits)?;
         let workers = self.workers()?;
         workers.with_workspace(&self.network, self.threads, |workspace| {
-            workers.frame(&self.network, workspace, image, logits);
-        });
-        Ok(())
+            workers.frame(&self.network, workspace, image, logits, &NEVER)
+        })
     }
 
     /// Preprocesses and runs one decoded image.
     ///
     /// # Errors
-    /// [`Error::InvalidImage`], and [`Error::InvalidValue`] for a wrong number of logits.
-    pub fn infer(&self, image: &ImageView, logits: &mut [i32]) -> Result<FrameTime> {
+    /// [`Error::InvalidImage`], [`Error::InvalidValue`] for a wrong number of logits, [`Error::Interrupted`].
+    pub fn infer(
+        &self,
+        image: &ImageView,
+        logits: &mut [i32],
+        cancel: &AtomicBool,
+    ) -> Result<FrameTime> {
         self.check_logits(1, logits)?;
         let workers = self.workers()?;
         workers.with_workspace(&self.network, self.threads, |workspace| {
-            workers.decoded_frame(&self.network, workspace, image, logits)
+            workers.decoded_frame(&self.network, workspace, image, logits, cancel)
         })
     }
 
     /// Preprocesses and runs many decoded images, one thread an image; `logits` is `[images, classes]`. Bit-identical to
-    /// [`Self::infer`]. Setting `cancel` stops it between images.
+    /// [`Self::infer`].
     ///
     /// # Errors
     /// [`Error::InvalidImage`] for the image that cannot be used, [`Error::InvalidValue`] for a wrong number of logits,
-    /// [`Error::Interrupted`] where it was cancelled.
+    /// [`Error::Interrupted`].
     pub fn infer_batch(
         &self,
         images: &[ImageView],
@@ -140,12 +150,10 @@ impl Executor {
         let classes = self.network.config.classes.len();
         let workers = self.workers()?;
         let infer = |(image, logits): (&ImageView, &mut [i32])| {
-            if cancel.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
+            check(cancel)?;
             workers
                 .with_workspace(&self.network, 1, |workspace| {
-                    workers.decoded_frame(&self.network, workspace, image, logits)
+                    workers.decoded_frame(&self.network, workspace, image, logits, cancel)
                 })
                 .map(|_| ())
         };
@@ -167,29 +175,30 @@ impl Executor {
     /// over tiles, so the sum is close to the frame's latency.
     ///
     /// # Errors
-    /// [`Error::InvalidImage`].
-    pub fn profile(&self, image: &ImageView) -> Result<Vec<StageTime>> {
+    /// [`Error::InvalidImage`], [`Error::Interrupted`].
+    pub fn profile(&self, image: &ImageView, cancel: &AtomicBool) -> Result<Vec<StageTime>> {
         let workers = self.workers()?;
         let mut workspace = Workspace::new(&self.network, self.threads);
         let mut logits = vec![0; self.network.config.classes.len()];
         // Once to warm memory and tables up.
-        workers.decoded_frame(&self.network, &mut workspace, image, &mut logits)?;
+        workers.decoded_frame(&self.network, &mut workspace, image, &mut logits, cancel)?;
         workspace.observe(&Observer::clock(&self.network.config));
-        let time = workers.decoded_frame(&self.network, &mut workspace, image, &mut logits)?;
+        let time =
+            workers.decoded_frame(&self.network, &mut workspace, image, &mut logits, cancel)?;
         Ok(workspace.stage_times(&self.network.config, time.preprocess))
     }
 
     /// Runs one image, as preprocessing leaves it, and returns every intermediate.
     ///
     /// # Errors
-    /// [`Error::InvalidImage`] for a wrong number of bytes.
-    pub fn trace(&self, image: &[u8]) -> Result<Trace> {
+    /// [`Error::InvalidImage`] for a wrong number of bytes, [`Error::Interrupted`].
+    pub fn trace(&self, image: &[u8], cancel: &AtomicBool) -> Result<Trace> {
         self.check_image(image)?;
         let mut workspace = Workspace::new(&self.network, self.threads);
         workspace.observe(&Observer::trace());
         let mut logits = vec![0; self.network.config.classes.len()];
         self.workers()?
-            .frame(&self.network, &mut workspace, image, &mut logits);
+            .frame(&self.network, &mut workspace, image, &mut logits, cancel)?;
         let tiles = workspace
             .tiles
             .iter_mut()
@@ -250,15 +259,14 @@ impl Workers {
         workspace: &mut Workspace,
         image: &ImageView,
         logits: &mut [i32],
+        cancel: &AtomicBool,
     ) -> Result<FrameTime> {
         let start = Instant::now();
         let mut pixels = std::mem::take(&mut workspace.pixels);
         let result = workspace.preprocessor.run(image, &mut pixels);
         let preprocess = start.elapsed();
         let start = Instant::now();
-        if result.is_ok() {
-            self.frame(network, workspace, &pixels, logits);
-        }
+        let result = result.and_then(|()| self.frame(network, workspace, &pixels, logits, cancel));
         workspace.pixels = pixels;
         result.map(|()| FrameTime {
             preprocess,
@@ -272,12 +280,13 @@ impl Workers {
         workspace: &mut Workspace,
         image: &[u8],
         logits: &mut [i32],
-    ) {
+        cancel: &AtomicBool,
+    ) -> Result<()> {
         match &self.pool {
             Some(pool) if workspace.tiles.len() > 1 => {
-                pool.install(|| workspace.frame(network, image, logits));
+                pool.install(|| workspace.frame(network, image, logits, cancel))
             }
-            _ => workspace.frame(network, image, logits),
+            _ => workspace.frame(network, image, logits, cancel),
         }
     }
 }
@@ -381,7 +390,13 @@ impl Workspace {
         )
     }
 
-    fn frame(&mut self, network: &Network, image: &[u8], logits: &mut [i32]) {
+    fn frame(
+        &mut self,
+        network: &Network,
+        image: &[u8],
+        logits: &mut [i32],
+        cancel: &AtomicBool,
+    ) -> Result<()> {
         let Self {
             tiles,
             qkv,
@@ -404,13 +419,15 @@ impl Workspace {
             for_each_tile(tiles, qkv, chunk, |tile, qkv| {
                 tile.observer.start();
                 tile.observer.add(Point::Attention(i), packing);
-                tile.block(network, i, qkv, stride, heads);
+                tile.block(network, i, qkv, stride, heads, cancel);
                 if i + 1 < network.blocks.len() {
                     tile.qkv(network, i + 1, qkv, stride);
                 }
             });
+            check(cancel)?;
         }
         self.classify(network, logits);
+        Ok(())
     }
 
     /// Pooling, the final norm and the head.
@@ -477,6 +494,14 @@ impl Workspace {
             *logit = ((i64::from(acc) * i64::from(mult) + (1 << 14)) >> 15) as i32;
         }
         tiles[0].observer.i32(Point::Logits, logits);
+    }
+}
+
+fn check(cancel: &AtomicBool) -> Result<()> {
+    if cancel.load(Ordering::Relaxed) {
+        Err(Error::Interrupted)
+    } else {
+        Ok(())
     }
 }
 
@@ -600,8 +625,17 @@ impl Tile {
             .i8(Point::Qkv(i), Rows::new(qkv, rows, 3 * inner, stride));
     }
 
-    /// A block from its attention on. `qkv` are this tile's rows, `heads` everybody's keys and values.
-    fn block(&mut self, network: &Network, i: usize, qkv: &[i8], stride: usize, heads: &[KvHead]) {
+    /// A block from its attention on. `qkv` are this tile's rows, `heads` everybody's keys and values. Ends anywhere where it is
+    /// cancelled.
+    fn block(
+        &mut self,
+        network: &Network,
+        i: usize,
+        qkv: &[i8],
+        stride: usize,
+        heads: &[KvHead],
+        cancel: &AtomicBool,
+    ) {
         let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
         let (inner, dim) = (block.inner(), block.head_dim);
         let rows = match block.qkv {
@@ -620,6 +654,9 @@ impl Tile {
         let q = Rows::new(qkv, rows, inner, stride);
         let mut rest = RowsMut::packed(attended, inner);
         for (h, (head, params)) in heads.iter().zip(&block.attention).enumerate() {
+            if check(cancel).is_err() {
+                return;
+            }
             let (out, others) = rest.split_at_column(dim);
             kernels.attention(
                 q.columns(h * dim..(h + 1) * dim),

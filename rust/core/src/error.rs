@@ -106,7 +106,7 @@ pub enum Error {
         /// What the operating system said.
         problem: String,
     },
-    /// A batch was cancelled between two images.
+    /// A call was cancelled.
     #[error("interrupted")]
     Interrupted,
 }

@@ -2,6 +2,8 @@
 //!
 //! Depends on [`crate::rows`], [`crate::subnet`] and [`crate::trace`]. Slow; for tests and for the `verify` command.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use quasar_kernels::scalar;
 
 use crate::error::{Error, Result};
@@ -25,11 +27,16 @@ pub struct LayerCheck {
 
 /// Runs every linear layer on its traced input, through atoms and row pairs, and compares with its traced output.
 ///
-/// `image` is the one that was traced, as preprocessing leaves it.
+/// `image` is the one that was traced, as preprocessing leaves it. Setting `cancel` ends it early.
 ///
 /// # Errors
-/// [`Error::InvalidValue`] where the trace or the image is not of this subnet.
-pub fn atoms(subnet: &Subnet, image: &[u8], trace: &Trace) -> Result<Vec<LayerCheck>> {
+/// [`Error::InvalidValue`] where the trace or the image is not of this subnet, [`Error::Interrupted`].
+pub fn atoms(
+    subnet: &Subnet,
+    image: &[u8],
+    trace: &Trace,
+    cancel: &AtomicBool,
+) -> Result<Vec<LayerCheck>> {
     let config = subnet.config();
     if image.len() != config.image.bytes() {
         return Err(Error::InvalidValue(format!(
@@ -49,7 +56,7 @@ pub fn atoms(subnet: &Subnet, image: &[u8], trace: &Trace) -> Result<Vec<LayerCh
     let layers = schema::linears(config);
     layers
         .iter()
-        .map(|spec| check_layer(subnet, spec, trace, &patches))
+        .map(|spec| check_layer(subnet, spec, trace, &patches, cancel))
         .collect()
 }
 
@@ -58,9 +65,10 @@ fn check_layer(
     spec: &LinearSpec,
     trace: &Trace,
     patches: &[i8],
+    cancel: &AtomicBool,
 ) -> Result<LayerCheck> {
     let config = subnet.config();
-    let layer = Layer::new(subnet, spec)?;
+    let layer = Layer::new(subnet, spec, cancel)?;
     let (block, part) = spec.name.rsplit_once('.').unwrap_or(("", &spec.name));
     let of_block = |part: &str| format!("{block}.{part}");
     let number: usize = block
@@ -143,16 +151,18 @@ struct Layer<'a> {
     spec: &'a LinearSpec,
     parameters: LinearTensors,
     matrix: PairedMatrix,
+    cancel: &'a AtomicBool,
 }
 
 impl<'a> Layer<'a> {
-    fn new(subnet: &Subnet, spec: &'a LinearSpec) -> Result<Self> {
+    fn new(subnet: &Subnet, spec: &'a LinearSpec, cancel: &'a AtomicBool) -> Result<Self> {
         let parameters = subnet.linear(spec);
         let matrix = PairedMatrix::new(&parameters.codes, spec.rows, spec.k, &parameters.bits)?;
         Ok(Self {
             spec,
             parameters,
             matrix,
+            cancel,
         })
     }
 
@@ -180,6 +190,9 @@ impl<'a> Layer<'a> {
             .zip(output.chunks_exact(*rows))
             .enumerate()
         {
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
             self.matrix
                 .matvec(input, &self.parameters.bias, &mut accumulators);
             for (row, (&acc, &value)) in accumulators.iter().zip(output).enumerate() {

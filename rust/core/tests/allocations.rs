@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
+use quasar_core::cpu::NEVER;
 use quasar_core::preprocess::ImageView;
 use quasar_core::{Executor, Network, Subnet, Tier};
 
@@ -41,10 +42,10 @@ fn warm_frames_allocate_nothing() {
         let executor = Executor::new(network, Some(1)).unwrap();
         let pixels = vec![7; 30 * 40 * channels];
         let image = ImageView::packed(&pixels, 30, 40, channels).unwrap();
-        executor.infer(&image, &mut logits).unwrap();
+        executor.infer(&image, &mut logits, &NEVER).unwrap();
         let before = ALLOCATIONS.load(Ordering::Relaxed);
         for _ in 0..10 {
-            executor.infer(&image, &mut logits).unwrap();
+            executor.infer(&image, &mut logits, &NEVER).unwrap();
         }
         assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{name}");
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-use quasar_core::cpu::{softmax, top_k, MAX_THREADS};
+use quasar_core::cpu::{softmax, top_k, MAX_THREADS, NEVER};
 use quasar_core::network::supported_tiers;
 use quasar_core::preprocess::ImageView;
 use quasar_core::trace::TraceData;
@@ -59,11 +59,7 @@ fn batches_and_single_frames_give_the_same_bits_with_any_number_of_threads() {
             assert_eq!(executor.threads(), threads);
             let mut logits = vec![1; 9 * classes];
             executor
-                .infer_batch(
-                    &views(&executor, &images),
-                    &mut logits,
-                    &AtomicBool::new(false),
-                )
+                .infer_batch(&views(&executor, &images), &mut logits, &NEVER)
                 .unwrap();
             assert_eq!(logits, expected, "{name}, batch, {threads} threads");
             for ((image, view), expected) in images
@@ -74,7 +70,7 @@ fn batches_and_single_frames_give_the_same_bits_with_any_number_of_threads() {
                 let mut logits = vec![1; classes];
                 executor.run(image, &mut logits).unwrap();
                 assert_eq!(logits, expected, "{name}, {threads} threads");
-                executor.infer(&view, &mut logits).unwrap();
+                executor.infer(&view, &mut logits, &NEVER).unwrap();
                 assert_eq!(logits, expected, "{name}, {threads} threads, preprocessed");
             }
         }
@@ -147,7 +143,7 @@ fn an_unusable_image_fails_its_batch() {
     let mut logits = vec![0; 2 * executor.network().config().classes.len()];
     let batch = [views(&executor, &images)[0], small];
     let error = executor
-        .infer_batch(&batch, &mut logits, &AtomicBool::new(false))
+        .infer_batch(&batch, &mut logits, &NEVER)
         .unwrap_err();
     assert_eq!(error.kind(), "InvalidImage");
 }
@@ -182,7 +178,7 @@ fn blocks_may_differ_in_head_size() {
         for threads in 1..=3 {
             let executor = Executor::new(Arc::clone(&network), Some(threads)).unwrap();
             let image = images(&executor, 1).remove(0);
-            let trace = executor.trace(&image).unwrap();
+            let trace = executor.trace(&image, &NEVER).unwrap();
             let mut logits = vec![0; 5];
             for _ in 0..2 {
                 executor.run(&image, &mut logits).unwrap();
@@ -200,7 +196,7 @@ fn blocks_may_differ_in_head_size() {
 #[test]
 fn an_empty_batch_is_fine() {
     executor("mean", 2)
-        .infer_batch(&[], &mut [], &AtomicBool::new(false))
+        .infer_batch(&[], &mut [], &NEVER)
         .unwrap();
 }
 
@@ -209,7 +205,9 @@ fn a_profile_names_every_stage_once() {
     for threads in [1, 3] {
         let executor = executor("token", threads);
         let images = images(&executor, 1);
-        let stages = executor.profile(&views(&executor, &images)[0]).unwrap();
+        let stages = executor
+            .profile(&views(&executor, &images)[0], &NEVER)
+            .unwrap();
         let names: Vec<_> = stages.iter().map(|s| s.name.as_str()).collect();
         let block = ["norm1", "qkv", "attention", "proj", "norm2", "fc1", "fc2"];
         let blocks = (0..2).flat_map(|i| block.map(|part| format!("blocks.{i}.{part}")));
@@ -241,7 +239,10 @@ fn arguments_that_do_not_fit_are_errors() {
             .kind(),
         "InvalidImage"
     );
-    assert_eq!(executor.trace(&[]).unwrap_err().kind(), "InvalidImage");
+    assert_eq!(
+        executor.trace(&[], &NEVER).unwrap_err().kind(),
+        "InvalidImage"
+    );
     assert_eq!(
         executor
             .run(&images[0], &mut logits[1..])
@@ -250,7 +251,10 @@ fn arguments_that_do_not_fit_are_errors() {
         "InvalidValue"
     );
     assert_eq!(
-        executor.infer(&views[0], &mut []).unwrap_err().kind(),
+        executor
+            .infer(&views[0], &mut [], &NEVER)
+            .unwrap_err()
+            .kind(),
         "InvalidValue"
     );
     let cancel = AtomicBool::new(false);
@@ -295,4 +299,28 @@ fn probabilities_sum_to_one_and_order_like_logits() {
     assert_eq!(top_k(&logits, 3), [3, 0, 2]);
     assert_eq!(top_k(&logits, 9), [3, 0, 2, 1, 4]);
     assert!((softmax(&[5], 1e300)[0] - 1.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn a_cancelled_frame_ends_and_leaves_nothing_behind() {
+    for threads in [1, 3] {
+        let executor = executor("token", threads);
+        let images = images(&executor, 1);
+        let view = views(&executor, &images)[0];
+        let classes = executor.network().config().classes.len();
+        let (mut expected, mut logits) = (vec![0; classes], vec![0; classes]);
+        executor.infer(&view, &mut expected, &NEVER).unwrap();
+
+        let cancel = AtomicBool::new(true);
+        let kinds = [
+            executor.infer(&view, &mut logits, &cancel).unwrap_err(),
+            executor.profile(&view, &cancel).unwrap_err(),
+            executor.trace(&images[0], &cancel).unwrap_err(),
+        ]
+        .map(|e| e.kind());
+        assert_eq!(kinds, ["Interrupted"; 3]);
+
+        executor.infer(&view, &mut logits, &NEVER).unwrap();
+        assert_eq!(logits, expected);
+    }
 }

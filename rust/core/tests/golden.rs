@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use quasar_core::cpu::NEVER;
 use quasar_core::network::supported_tiers;
 use quasar_core::subnet::config::{Config, Pool};
 use quasar_core::trace::{TraceData, TraceTensor};
@@ -83,7 +84,7 @@ fn every_tier_and_thread_count_gives_the_oracles_intermediates() {
             for threads in 1..=3 {
                 let what = format!("{}, {tier}, {threads} threads", subnet_path.display());
                 let executor = Executor::new(Arc::clone(&network), Some(threads)).unwrap();
-                let trace = executor.trace(image.data()).unwrap();
+                let trace = executor.trace(image.data(), &NEVER).unwrap();
                 assert_eq!(trace.tensors().len() + 1, golden.len(), "{what}");
                 for (name, tensor) in trace.tensors() {
                     let expected = expected(subnet.config(), name, &golden.tensor(name).unwrap());
@@ -114,9 +115,9 @@ fn four_bit_atoms_give_the_oracles_intermediates() {
         let network = Network::new(&subnet, quasar_core::Tier::Scalar).unwrap();
         let trace = Executor::new(Arc::new(network), Some(1))
             .unwrap()
-            .trace(image.data())
+            .trace(image.data(), &NEVER)
             .unwrap();
-        for check in verify::atoms(&subnet, image.data(), &trace).unwrap() {
+        for check in verify::atoms(&subnet, image.data(), &trace, &NEVER).unwrap() {
             assert!(check.values > 0, "{}: {check:?}", subnet_path.display());
             assert_eq!(check.differing, 0, "{}: {check:?}", subnet_path.display());
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use numpy::ndarray::Array3;
 use numpy::{IntoPyArray, PyArray1, PyArray3, PyReadonlyArray3, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use quasar_core::cpu::{softmax, top_k};
+use quasar_core::cpu::{softmax, top_k, NEVER};
 use quasar_core::network::supported_tiers;
 use quasar_core::preprocess::{ImageView, Preprocessor};
 use quasar_core::subnet::config::{Image, Preprocess};
@@ -18,7 +18,11 @@ use quasar_core::{verify, Error, Executor, Network, Tier};
 use crate::errors::{invalid_value, to_py};
 use crate::subnet::Subnet;
 
-/// How often a running batch lets Python look for signals such as Ctrl-C.
+/// Frames of more multiply-accumulates are looked after by a second thread, so that Ctrl-C ends them: at least 50 ms on any core, next
+/// to which starting a thread costs nothing. The scalar tier is some 32 times slower.
+const SLOW_MACS: u64 = 8 << 30;
+
+/// How often work that may take long lets Python look for signals such as Ctrl-C.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Integer logits, float logits, the most likely classes with their probabilities.
@@ -32,6 +36,8 @@ type Output<'py> = (
 #[pyclass(frozen, module = "quasar_rt._native")]
 pub struct Engine {
     executor: Executor,
+    /// Whether a frame may take long.
+    slow: bool,
 }
 
 #[pymethods]
@@ -46,10 +52,18 @@ impl Engine {
     ) -> PyResult<Self> {
         let tier = tier.map_or(Ok(Tier::best()), parse_tier).map_err(to_py)?;
         let subnet = Arc::clone(&subnet.subnet);
+        let macs = subnet.summary().macs;
         let executor = py
             .detach(move || Executor::new(Arc::new(Network::new(&subnet, tier)?), threads))
             .map_err(to_py)?;
-        Ok(Self { executor })
+        let limit = match tier {
+            Tier::Scalar => SLOW_MACS / 32,
+            _ => SLOW_MACS,
+        };
+        Ok(Self {
+            executor,
+            slow: macs > limit,
+        })
     }
 
     #[getter]
@@ -71,9 +85,9 @@ impl Engine {
     ) -> PyResult<(Output<'py>, u64, u64)> {
         let image = view(&pixels)?;
         let mut logits = vec![0; self.classes()];
-        let time = py
-            .detach(|| self.executor.infer(&image, &mut logits))
-            .map_err(to_py)?;
+        let time = self.frame(py, |cancel| {
+            self.executor.infer(&image, &mut logits, cancel)
+        })?;
         let nanoseconds = |d: Duration| d.as_nanos() as u64;
         Ok((
             self.output(py, logits, top),
@@ -93,7 +107,9 @@ impl Engine {
         let classes = self.classes();
         let mut logits = vec![0; images.len() * classes];
         let start = Instant::now();
-        py.detach(|| self.interruptible_batch(&images, &mut logits))?;
+        py.detach(|| {
+            interruptible(|cancel| self.executor.infer_batch(&images, &mut logits, cancel))
+        })?;
         let nanoseconds = start.elapsed().as_nanos() as u64;
         let outputs = logits
             .chunks_exact(classes)
@@ -111,9 +127,11 @@ impl Engine {
         image: PyReadonlyArray3<'_, u8>,
     ) -> PyResult<Vec<(String, usize, usize)>> {
         let (subnet, image) = (&subnet.subnet, image.as_slice()?);
-        let checks = py
-            .detach(|| verify::atoms(subnet, image, &self.executor.trace(image)?))
-            .map_err(to_py)?;
+        let checks = py.detach(|| {
+            interruptible(|cancel| {
+                verify::atoms(subnet, image, &self.executor.trace(image, cancel)?, cancel)
+            })
+        })?;
         Ok(checks
             .into_iter()
             .map(|check| (check.layer, check.values, check.differing))
@@ -127,7 +145,7 @@ impl Engine {
         pixels: PyReadonlyArray3<'_, u8>,
     ) -> PyResult<Vec<(String, f64)>> {
         let image = view(&pixels)?;
-        let stages = py.detach(|| self.executor.profile(&image)).map_err(to_py)?;
+        let stages = self.frame(py, |cancel| self.executor.profile(&image, cancel))?;
         Ok(stages
             .into_iter()
             .map(|stage| (stage.name, stage.seconds))
@@ -154,29 +172,57 @@ impl Engine {
         (logits.into_pyarray(py), float.into_pyarray(py), best)
     }
 
-    /// Runs a batch in a thread of its own while this one, which may be Python's main thread, looks for signals.
-    fn interruptible_batch(&self, images: &[ImageView<'_>], logits: &mut [i32]) -> PyResult<()> {
-        let cancel = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let (done, finished) = mpsc::channel();
-            let cancelled = &cancel;
-            scope.spawn(move || {
+    /// One frame's work: of a subnet that may take long, so that signals end it; of any other without that cost.
+    fn frame<T: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&AtomicBool) -> quasar_core::Result<T> + Send,
+    ) -> PyResult<T> {
+        if self.slow {
+            py.detach(|| interruptible(work))
+        } else {
+            py.detach(|| work(&NEVER)).map_err(to_py)
+        }
+    }
+}
+
+/// Runs `work` in a thread of its own while this one, which may be Python's main thread, looks for signals and cancels it on one.
+fn interruptible<T: Send>(
+    work: impl FnOnce(&AtomicBool) -> quasar_core::Result<T> + Send,
+) -> PyResult<T> {
+    let cancel = AtomicBool::new(false);
+    let mut work = Some(work);
+    let outcome = thread::scope(|scope| {
+        let (done, finished) = mpsc::channel();
+        let (work, cancelled) = (&mut work, &cancel);
+        let spawned = thread::Builder::new().spawn_scoped(scope, move || {
+            if let Some(work) = work.take() {
                 // The receiver waits for this message, so sending cannot fail.
-                let _ = done.send(self.executor.infer_batch(images, logits, cancelled));
-            });
-            let mut signal = Ok(());
-            loop {
-                match finished.recv_timeout(SIGNAL_INTERVAL) {
-                    Ok(result) => return signal.and(result.map_err(to_py)),
-                    Err(RecvTimeoutError::Disconnected) => return signal,
-                    Err(RecvTimeoutError::Timeout) if signal.is_ok() => {
-                        signal = Python::attach(|py| py.check_signals());
-                        cancel.store(signal.is_err(), Ordering::Relaxed);
-                    }
-                    Err(RecvTimeoutError::Timeout) => {}
-                }
+                let _ = done.send(work(cancelled));
             }
-        })
+        });
+        let worker = spawned.ok()?;
+        let mut signal = Ok(());
+        loop {
+            match finished.recv_timeout(SIGNAL_INTERVAL) {
+                Ok(result) => return Some(signal.and(result.map_err(to_py))),
+                Err(RecvTimeoutError::Disconnected) => match worker.join() {
+                    Ok(()) => return None,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                },
+                Err(RecvTimeoutError::Timeout) if signal.is_ok() => {
+                    signal = Python::attach(|py| py.check_signals());
+                    cancel.store(signal.is_err(), Ordering::Relaxed);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    });
+    match (outcome, work) {
+        (Some(result), _) => result,
+        // There was no thread to be had: signals wait until the work is done.
+        (None, Some(work)) => work(&cancel).map_err(to_py),
+        (None, None) => unreachable!("work that was begun has an outcome"),
     }
 }
 
