@@ -52,6 +52,15 @@ class Engine:
 
     Warns:
         quasar_rt.UntrainedWarning: the subnet's weights are random, so its labels mean nothing.
+
+    Example:
+        >>> from quasar_rt.packaged import sample_images
+        >>> boot, *others = [sample.path for sample in sample_images("fashion-mnist")]
+        >>> with Engine("fashion-mnist") as engine:
+        ...     print(engine.infer(boot).label)
+        ...     print([prediction.label for prediction in engine.infer_batch(others[:3])])
+        Ankle boot
+        ['Pullover', 'Trouser', 'Trouser']
     """
 
     def __init__(

@@ -65,6 +65,13 @@ class Subnet:
     """One trained and quantized network, immutable; share it freely between engines and threads.
 
     Made by `load`, `from_bytes` or `from_parts`, each of which checks it wholly.
+
+    Example:
+        >>> subnet = Subnet.load("fashion-mnist")
+        >>> subnet.classes[:3]
+        ['T-shirt/top', 'Trouser', 'Pullover']
+        >>> subnet.tensors()["embed.bias"].dtype
+        dtype('int32')
     """
 
     __slots__ = ("_inner",)

@@ -310,18 +310,22 @@ def test_unusable_input_is_one_line_on_stderr_and_2(run, subnet_file, picture, t
 
 
 def test_demo(run):
-    if "fashion-mnist" not in packaged.subnet_names():
-        result = run("demo")
-        assert result.exit_code == 2
-        assert "no sample images" in result.stderr
-        pytest.skip("no packaged subnet yet")
     result = run("demo")
     assert result.exit_code == 0
+    assert not result.stderr
+    assert "12 of 12 right" in result.stdout
     document = json.loads(run("demo", "--json").stdout)
-    assert len(document["images"]) >= 10
+    assert len(document["images"]) == 12
     for image in document["images"]:
         assert image["image"] in result.stdout
         assert 0 < image["probability"] <= 1
+
+
+def test_demo_without_samples_says_what_to_do(run, monkeypatch):
+    monkeypatch.setattr(packaged, "sample_images", lambda name: [])
+    result = run("demo")
+    assert result.exit_code == 2
+    assert "quasar-rt infer" in result.stderr
 
 
 # As a process

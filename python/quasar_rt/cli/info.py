@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from .options import as_json
@@ -43,7 +45,7 @@ def command(subnet: str, as_json: bool) -> None:
         ("size", f"{summary.tensor_bytes:,} bytes, {summary.weight_bytes:,} of them packed weights"),
         ("work", f"{summary.macs / 1e6:,.1f} million multiply-accumulates a frame"),
         ("sha256", loaded.sha256),
-        *((f"provenance: {key}", str(value)) for key, value in config["provenance"].items()),
+        *((f"provenance: {key}", _short(value)) for key, value in config["provenance"].items()),
     ]
     print_table(["", ""], facts)
     print_table(
@@ -53,3 +55,9 @@ def command(subnet: str, as_json: bool) -> None:
             for name, rows, columns, rows4, rows8, size, macs in summary.layers
         ],
     )
+
+
+def _short(value: object) -> str:
+    """A line of `value`; ``--json`` has all of it."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
