@@ -22,6 +22,9 @@ from quasar_rt.export import UnsupportedModelError, export_timm  # noqa: E402
 
 Pictures = list[npt.NDArray[np.uint8]]
 
+# On a shared machine two OpenMP threads wait for each other; these models are too small to gain from a second one.
+torch.set_num_threads(1)
+
 SMALL: dict[str, Any] = {
     "img_size": 32,
     "patch_size": 8,
