@@ -9,6 +9,8 @@ use crate::subnet::config::{Config, Filter, Image, Patch, Preprocess, Resize, Re
 
 /// Sides of an input image, at most, in pixels (JPEG's limit is 65,535).
 pub const MAX_INPUT_SIDE: usize = 65_500;
+/// Sides after resizing and before the crop, at most: `nearest` walks along them, as Pillow does.
+const MAX_RESIZED_SIDE: usize = 1 << 24;
 /// Bytes of the image between the two passes, at most.
 const MAX_INTERMEDIATE_BYTES: usize = 256 << 20;
 
@@ -269,6 +271,12 @@ impl Plan {
             return Err(Error::InvalidImage(format!(
                 "it is {height} x {width}; this subnet does not resize and takes {} x {}",
                 image.height, image.width
+            )));
+        }
+        if resized.0.max(resized.1) > MAX_RESIZED_SIDE {
+            return Err(Error::InvalidImage(format!(
+                "{height} x {width} becomes {} x {}, and sides are at most {MAX_RESIZED_SIDE}: it is too elongated, crop it first",
+                resized.0, resized.1
             )));
         }
         if resized.0 < image.height || resized.1 < image.width {

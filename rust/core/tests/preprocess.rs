@@ -135,6 +135,28 @@ fn unusable_images_are_errors() {
 }
 
 #[test]
+fn a_strip_that_resizing_would_make_enormous_is_an_error() {
+    let resize = json!({"mode": "shorter", "size": [8192], "filter": "nearest"});
+    let mut preprocessor = Preprocessor::new(&config(4, 4, 1, &resize));
+    let mut out = Vec::new();
+    for (width, fits) in [(2048, true), (2049, false), (65_500, false)] {
+        let pixels = vec![1; width];
+        for (h, w) in [(1, width), (width, 1)] {
+            let view = ImageView::packed(&pixels, h, w, 1).unwrap();
+            match preprocessor.run(&view, &mut out) {
+                Ok(()) => assert!(fits, "{h} x {w}"),
+                Err(error) => {
+                    assert!(
+                        !fits && error.kind() == "InvalidImage",
+                        "{h} x {w}: {error}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn an_extreme_aspect_ratio_computes_no_more_than_the_crop() {
     // The shorter edge to 32 makes the long one 2 million: only the crop may be computed.
     let resize = json!({"mode": "shorter", "size": [32], "filter": "bicubic"});
