@@ -100,7 +100,13 @@ class Subnet:
         path = packaged.subnet_path(source) if isinstance(source, str) else None
         if path is None:
             path = Path(source)
-            if isinstance(source, str) and "." not in source and path.name == source and not path.exists():
+            # os.path.exists, unlike Path.exists, is False for names that no file can have.
+            if (
+                isinstance(source, str)
+                and "." not in source
+                and path.name == source
+                and not os.path.exists(path)
+            ):
                 names = ", ".join(packaged.subnet_names()) or "none"
                 raise FileError(
                     f"there is no file '{source}' and no packaged subnet of that name (there are: {names})"

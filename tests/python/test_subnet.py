@@ -1,6 +1,7 @@
 """Subnets as files, bytes and parts; what is wrong with a file is a named error, whatever it is."""
 
 import json
+import os
 import pickle
 import struct
 from pathlib import Path
@@ -100,6 +101,50 @@ def test_saving_is_atomic_and_failing_leaves_nothing(tmp_path, gray_subnet, tiny
     with pytest.raises(quasar_rt.FileError):
         gray_subnet.save(tmp_path / "folder")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "subnet.qvit"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX files")
+def test_saving_replaces_no_special_file_and_follows_links(tmp_path, tiny_subnet):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(quasar_rt.FileError, match="not a regular file"):
+        tiny_subnet.save(tmp_path / "fifo")
+    assert (tmp_path / "fifo").is_fifo()
+
+    target = tmp_path / "target.qvit"
+    target.touch(0o600)
+    target.chmod(0o640)
+    (tmp_path / "link.qvit").symlink_to("target.qvit")
+    tiny_subnet.save(tmp_path / "link.qvit")
+    assert (tmp_path / "link.qvit").is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert Subnet.load(target) == tiny_subnet
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_long_name_can_be_saved_and_a_too_long_one_is_an_error(tmp_path, tiny_subnet):
+    path = tmp_path / ("n" * 250 + ".qvit")
+    tiny_subnet.save(path)
+    assert Subnet.load(path) == tiny_subnet
+    with pytest.raises(quasar_rt.FileError):
+        tiny_subnet.save(tmp_path / ("n" * 256))
+    for name in ("x" * 300, "a\0b"):
+        with pytest.raises(quasar_rt.FileError):
+            Subnet.load(name)
+
+
+def test_text_from_a_config_reaches_messages_short_and_escaped(tiny_subnet):
+    for change in (
+        {"k" * 900_000: 1},
+        {"\x1b]0;k\x07": 1},
+        {"pool": "\x1b" * 100_000},
+        {"name": "\x1b[2J"},
+        {"classes": ["a", "b\n"]},
+    ):
+        with pytest.raises(quasar_rt.ConfigError) as raised:
+            Subnet.from_parts({**tiny_subnet.config, **change}, tiny_subnet.tensors())
+        message = str(raised.value)
+        assert message.isprintable()
+        assert len(message) < 3000
 
 
 def test_files_that_are_not_there(tmp_path):

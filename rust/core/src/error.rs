@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to read or write a file.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", printable(&path.to_string_lossy()))]
     Io {
         /// The file.
         path: PathBuf,
@@ -42,13 +42,13 @@ pub enum Error {
     #[error("not a subnet file: {0}; a .qvit file written by Subnet.save or tools/export.py is expected")]
     NotASubnet(String),
     /// A subnet file of a version that this build cannot read.
-    #[error("subnet file version {found:?} is not supported (this build reads version \"1\"); export the subnet again or update quasar-rt")]
+    #[error("subnet file version \"{found}\" is not supported (this build reads version \"1\"); export the subnet again or update quasar-rt")]
     UnsupportedVersion {
         /// The version the file states.
         found: String,
     },
     /// The digest does not match the contents: the file was damaged or edited.
-    #[error("the subnet file is damaged: its sha256 is stated as {stated:?} but is {computed}; copy or export it again")]
+    #[error("the subnet file is damaged: its sha256 is stated as \"{stated}\" but is {computed}; copy or export it again")]
     ChecksumMismatch {
         /// The digest in the metadata.
         stated: String,
@@ -153,17 +153,91 @@ impl Error {
         }
     }
 
-    pub(crate) fn config(key: impl Into<String>, problem: impl Into<String>) -> Self {
+    // What these are given may hold text from a file.
+
+    pub(crate) fn not_a_subnet(problem: impl AsRef<str>) -> Self {
+        Self::NotASubnet(excerpt(problem.as_ref()))
+    }
+
+    pub(crate) fn config(key: impl AsRef<str>, problem: impl AsRef<str>) -> Self {
         Self::InvalidConfig {
-            key: key.into(),
-            problem: problem.into(),
+            key: excerpt(key.as_ref()),
+            problem: excerpt(problem.as_ref()),
         }
     }
 
-    pub(crate) fn tensor(tensor: impl Into<String>, problem: impl Into<String>) -> Self {
+    pub(crate) fn tensor(tensor: impl AsRef<str>, problem: impl AsRef<str>) -> Self {
         Self::InvalidTensor {
-            tensor: tensor.into(),
-            problem: problem.into(),
+            tensor: excerpt(tensor.as_ref()),
+            problem: excerpt(problem.as_ref()),
+        }
+    }
+}
+
+/// Characters of a file's text in a message, at most.
+const MAX_EXCERPT: usize = 200;
+
+/// Text of unknown origin for a message: of bounded length, without control characters. Keeps both ends, since what is wrong often
+/// stands last.
+pub(crate) fn excerpt(text: &str) -> String {
+    if text.chars().nth(MAX_EXCERPT).is_none() {
+        return printable(text);
+    }
+    let half = MAX_EXCERPT / 2;
+    let first = text.char_indices().nth(half).map_or(0, |(at, _)| at);
+    let last = text
+        .char_indices()
+        .nth_back(half - 1)
+        .map_or(0, |(at, _)| at);
+    format!(
+        "{}...{}",
+        printable(&text[..first]),
+        printable(&text[last..])
+    )
+}
+
+/// Text with its control characters escaped.
+pub(crate) fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_files_is_escaped_and_shortened() {
+        assert_eq!(excerpt("class \u{1f600} 'a'\\"), "class \u{1f600} 'a'\\");
+        assert_eq!(excerpt("\u{1b}[31m\r\u{9b}"), "\\u{1b}[31m\\u{d}\\u{9b}");
+        let exact = "é".repeat(200);
+        assert_eq!(excerpt(&exact), exact);
+        let long = excerpt(&format!("{}{}", "ä".repeat(3_000_000), "z".repeat(100)));
+        assert_eq!(long, format!("{}...{}", "ä".repeat(100), "z".repeat(100)));
+        assert!(excerpt(&"\u{1b}".repeat(9999)).len() < 2000);
+    }
+
+    #[test]
+    fn errors_are_of_bounded_length() {
+        let huge = "\u{1b}".repeat(1 << 20);
+        for error in [
+            Error::not_a_subnet(&huge),
+            Error::config(&huge, &huge),
+            Error::tensor(&huge, &huge),
+        ] {
+            let message = error.to_string();
+            assert!(
+                message.len() < 4000 && !message.contains('\u{1b}'),
+                "{}",
+                message.len()
+            );
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The subnet file: what is written reads back, and every damaged, inconsistent or hostile file has its named error.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use quasar_core::subnet::container::Dtype;
@@ -117,6 +118,80 @@ fn a_failed_save_leaves_nothing_behind() {
     assert_eq!(sample().save("").unwrap_err().kind(), "Io");
 }
 
+/// The names in a directory, sorted.
+fn listing(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+#[cfg(unix)]
+fn saving_follows_links_and_keeps_the_mode() {
+    use std::os::unix::fs::{symlink, PermissionsExt};
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::create_dir(at("sub")).unwrap();
+    fs::write(at("sub/target.qvit"), "old").unwrap();
+    fs::set_permissions(at("sub/target.qvit"), fs::Permissions::from_mode(0o640)).unwrap();
+    symlink("sub/target.qvit", at("link.qvit")).unwrap();
+    symlink("link.qvit", at("second.qvit")).unwrap();
+    symlink("sub/new.qvit", at("dangling.qvit")).unwrap();
+    symlink("loop.qvit", at("loop.qvit")).unwrap();
+
+    sample().save(at("second.qvit")).unwrap();
+    sample().save(at("dangling.qvit")).unwrap();
+    assert_eq!(sample().save(at("loop.qvit")).unwrap_err().kind(), "Io");
+    assert_eq!(Subnet::load(at("sub/target.qvit")).unwrap(), sample());
+    assert_eq!(Subnet::load(at("sub/new.qvit")).unwrap(), sample());
+    let mode = fs::metadata(at("sub/target.qvit"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o7777, 0o640);
+    for link in ["link.qvit", "second.qvit", "dangling.qvit"] {
+        assert!(fs::symlink_metadata(at(link)).unwrap().is_symlink());
+    }
+    assert_eq!(listing(&at("sub")), ["new.qvit", "target.qvit"]);
+}
+
+#[test]
+#[cfg(unix)]
+fn saving_replaces_nothing_but_files() {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let _socket = UnixListener::bind(at("socket")).unwrap();
+    symlink("socket", at("link")).unwrap();
+    for name in ["socket", "link"] {
+        let error = sample().save(at(name)).unwrap_err();
+        assert!(error.to_string().ends_with("not a regular file"), "{error}");
+    }
+    assert_eq!(listing(directory.path()), ["link", "socket"]);
+}
+
+#[test]
+fn saving_leaves_other_processes_files_alone_and_takes_long_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let foreign: Vec<_> = (0..200)
+        .map(|n| format!(".qvit-{:x}-{n:x}", std::process::id()))
+        .collect();
+    for name in &foreign {
+        fs::write(directory.path().join(name), "another's").unwrap();
+    }
+    let long = "n".repeat(255);
+    sample().save(directory.path().join(&long)).unwrap();
+    assert_eq!(listing(directory.path()).len(), 201);
+    for name in &foreign {
+        let contents = fs::read_to_string(directory.path().join(name)).unwrap();
+        assert_eq!(contents, "another's");
+    }
+}
+
 #[test]
 fn files_that_cannot_be_read_name_their_path() {
     for path in ["/no/such/file.qvit", "/"] {
@@ -213,18 +288,31 @@ fn hostile_headers_are_refused_before_anything_is_allocated() {
     let deep = "[".repeat(1 << 20);
     for header in [
         deep.clone(),
-        format!(r#"{{"a": {deep}}}"#),
         format!(r#"{{"__metadata__": {deep}}}"#),
-        r#"{"a": {"dtype": "U8", "shape": [18446744073709551615, 18446744073709551615], "data_offsets": [0, 4]}}"#.into(),
-        r#"{"a": {"dtype": "U8", "shape": [-1], "data_offsets": [0, 4]}}"#.into(),
-        r#"{"a": {"dtype": "U8", "shape": [4], "data_offsets": [4, 0]}}"#.into(),
-        r#"{"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}, "b": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}"#.into(),
-        r#"{"a": {"dtype": "U8", "shape": [2], "data_offsets": [2, 4]}}"#.into(),
-        r#"{"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}, "a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}"#.into(),
-        r#"{"a": {"dtype": "X9", "shape": [4], "data_offsets": [0, 4]}}"#.into(),
+        r#"{"__metadata__": {"format": "qvit", "format": "qvit"}}"#.into(),
         "{\"a\u{0}".into(),
     ] {
-        assert_eq!(kind(&container(header.as_bytes(), &[0; 4])), "NotASubnet", "{header:.80}");
+        assert_eq!(
+            kind(&container(header.as_bytes(), &[0; 4])),
+            "NotASubnet",
+            "{header:.80}"
+        );
+    }
+    for (tensors, problem) in [
+        (format!(r#""a": {deep}"#), "recursion limit"),
+        (r#""a": {"dtype": "U8", "shape": [18446744073709551615, 18446744073709551615], "data_offsets": [0, 4]}"#.into(), "overflow computing"),
+        (r#""a": {"dtype": "U8", "shape": [-1], "data_offsets": [0, 4]}"#.into(), "expected usize"),
+        (r#""a": {"dtype": "U8", "shape": [4], "data_offsets": [4, 0]}"#.into(), "invalid offset"),
+        (r#""a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}, "b": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}"#.into(), "invalid offset"),
+        (r#""a": {"dtype": "U8", "shape": [2], "data_offsets": [2, 4]}"#.into(), "invalid offset"),
+        (r#""a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}, "a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}"#.into(), "appears twice"),
+        (r#""a": {"dtype": "X9", "shape": [4], "data_offsets": [0, 4]}"#.into(), "unknown variant"),
+    ] {
+        let metadata = r#""__metadata__": {"format": "qvit", "version": "1", "config": "", "sha256": ""}"#;
+        let header = format!("{{{metadata}, {tensors}}}");
+        let error = Subnet::from_bytes(&container(header.as_bytes(), &[0; 4])).unwrap_err();
+        assert_eq!(error.kind(), "NotASubnet", "{header:.300}");
+        assert!(error.to_string().contains(problem), "{problem}: {error}");
     }
     assert_eq!(
         kind(&container(&[b'{', 0xff, 0xfe, b'}'], &[])),
@@ -252,6 +340,12 @@ fn config_problems_name_their_key() {
         ("classes", json!([])),
         ("logit_scale", json!(0.0)),
         ("logit_scale", json!(-1e-3)),
+        ("logit_scale", json!(1e-21)),
+        ("logit_scale", json!(1e21)),
+        ("logit_scale", json!(1e308)),
+        ("name", json!("a\u{1b}[31m")),
+        ("classes.1", json!("a\nb")),
+        ("classes.0", json!("\u{9b}")),
         ("preprocess.resize.size", json!([1, 2, 3])),
     ];
     for (key, value) in cases {
@@ -394,6 +488,33 @@ fn extra_and_repeated_tensors_are_named() {
     assert_eq!(error.kind(), "InvalidTensor");
     let error = error_with(|_, tensors| tensors[0].3.push(0));
     assert_eq!(error.kind(), "InvalidTensor");
+}
+
+#[test]
+fn a_key_twice_is_refused_at_any_depth() {
+    let (config, tensors) = parts(&sample());
+    let config = config.to_string();
+    for (once, twice) in [
+        (r#""embed":"#, r#""embed": 1, "embed":"#),
+        (r#""provenance":{"#, r#""provenance":{"a": 1, "a": 1, "#),
+        (
+            r#""provenance":{"#,
+            r#""provenance":{"b": [{"a": 1, "a": null}], "#,
+        ),
+    ] {
+        assert!(config.contains(once), "{config}");
+        let error = Subnet::from_parts(&config.replace(once, twice), tensors.clone()).unwrap_err();
+        assert_eq!(error.kind(), "InvalidConfig");
+        assert!(error.to_string().contains("appears twice"), "{error}");
+    }
+}
+
+#[test]
+fn float_logits_are_finite_at_both_ends_of_the_scale() {
+    use quasar_core::subnet::config::{MAX_LOGIT_SCALE, MIN_LOGIT_SCALE};
+    let float = |logit: i32, scale: f64| (f64::from(logit) * scale) as f32;
+    assert!(float(i32::MIN, MAX_LOGIT_SCALE).is_normal());
+    assert!(float(1, MIN_LOGIT_SCALE).is_normal());
 }
 
 #[test]

@@ -25,6 +25,11 @@ pub const MAX_DEPTH: usize = 64;
 /// Height and width of the image that the network sees, at most.
 pub const MAX_IMAGE_SIDE: usize = 4096;
 
+/// `logit_scale`, at least: a float32 of the smallest logit is not 0.
+pub const MIN_LOGIT_SCALE: f64 = 1e-20;
+/// `logit_scale`, at most: a float32 of the largest logit is finite.
+pub const MAX_LOGIT_SCALE: f64 = 1e20;
+
 /// Architecture, preprocessing, class names and provenance of a subnet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -214,8 +219,9 @@ impl Config {
                 unit: "bytes",
             });
         }
-        let config: Self =
-            serde_json::from_str(json).map_err(|e| Error::config("config", e.to_string()))?;
+        let invalid = |e: serde_json::Error| Error::config("config", e.to_string());
+        super::json::check(json.as_bytes()).map_err(invalid)?;
+        let config: Self = serde_json::from_str(json).map_err(invalid)?;
         config.check()?;
         Ok(config)
     }
@@ -267,11 +273,18 @@ impl Config {
             within(&format!("blocks.{i}.hidden"), block.hidden, 1, MAX_COLUMNS)?;
         }
         within("classes (their number)", self.classes.len(), 1, MAX_CLASSES)?;
-        if !(self.logit_scale.is_finite() && self.logit_scale > 0.0) {
+        if !(MIN_LOGIT_SCALE..=MAX_LOGIT_SCALE).contains(&self.logit_scale) {
             return Err(Error::config(
                 "logit_scale",
-                format!("{} is not positive and finite", self.logit_scale),
+                format!(
+                    "{:e} is outside [{MIN_LOGIT_SCALE:e}, {MAX_LOGIT_SCALE:e}]",
+                    self.logit_scale
+                ),
             ));
+        }
+        check_text("name", &self.name)?;
+        for (i, class) in self.classes.iter().enumerate() {
+            check_text(&format!("classes.{i}"), class)?;
         }
         self.preprocess.check(self.image)
     }
@@ -324,6 +337,17 @@ impl Image {
     pub fn bytes(&self) -> usize {
         self.height * self.width * self.channels
     }
+}
+
+/// Names go to terminals and logs.
+fn check_text(key: &str, text: &str) -> Result<()> {
+    if text.chars().any(char::is_control) {
+        return Err(Error::config(
+            key,
+            format!("'{text}' has control characters"),
+        ));
+    }
+    Ok(())
 }
 
 fn within(key: &str, value: usize, least: usize, most: usize) -> Result<()> {

@@ -1,18 +1,17 @@
 //! The safetensors container of a subnet file: limits, metadata, digest, and tensors as bytes.
 //!
-//! Knows nothing of networks. Depends on [`crate::error`] only. Parsing is the safetensors crate's; everything that could make it
-//! allocate is checked before. Writing is done here, because the crate orders the metadata by a randomly
-//! seeded hash map and the same subnet must always be the same bytes.
+//! Knows nothing of networks. Depends on [`crate::error`] and `json`. The header is the safetensors crate's to parse. Reading is done
+//! here, so that the tensors are read once, after all that the header says is checked; so is writing, because the crate
+//! orders the metadata by a randomly seeded hash map and the same subnet must always be the same bytes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read};
 
-use safetensors::{SafeTensorError, SafeTensors};
-use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use safetensors::tensor::{Metadata, TensorInfo};
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use super::json;
+use crate::error::{excerpt, Error, Result};
 
 /// Bytes of a subnet file, at most.
 pub const MAX_FILE_BYTES: u64 = 512 << 20;
@@ -190,31 +189,54 @@ impl Contents {
             Ok(())
         } else {
             Err(Error::ChecksumMismatch {
-                stated: shorten(&self.stated),
+                stated: excerpt(&self.stated),
                 computed,
             })
         }
     }
 }
 
-/// Reads a container.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Contents> {
-    check_size(bytes.len() as u64)?;
-    let available = bytes.len() as u64;
-    let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
-        return Err(Error::Truncated {
-            what: "the header's length",
-            needed: 8,
-            available,
-        });
+/// Reads a container from memory.
+pub(crate) fn parse_bytes(bytes: &[u8]) -> Result<Contents> {
+    // Slices have no errors but their end, which `parse` names.
+    parse(bytes, bytes.len() as u64, |error| {
+        Error::not_a_subnet(error.to_string())
+    })
+}
+
+/// Reads a container of `size` bytes; `io` names an error of the source. Tensors are read after the header is checked.
+pub(crate) fn parse(
+    mut source: impl Read,
+    size: u64,
+    io: impl Fn(io::Error) -> Error,
+) -> Result<Contents> {
+    check_size(size)?;
+    let mut read = |bytes: u64, what: &'static str, needed: u64| {
+        if needed > size {
+            return Err(Error::Truncated {
+                what,
+                needed,
+                available: size,
+            });
+        }
+        let mut buffer = vec![0; bytes as usize];
+        match source.read_exact(&mut buffer) {
+            Ok(()) => Ok(buffer),
+            // It has become shorter since its size was asked.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Error::Truncated {
+                what,
+                needed,
+                available: size,
+            }),
+            Err(error) => Err(io(error)),
+        }
     };
-    let length = u64::from_le_bytes(*length);
+    let length = read(8, "the header's length", 8)?;
+    let length = u64::from_le_bytes(length.try_into().expect("8 bytes were read"));
     if length > MAX_HEADER_BYTES {
         // A file of another format reads as a huge length: say so where the first byte is not that of a JSON header.
-        if rest.first() != Some(&b'{') {
-            return Err(Error::NotASubnet(
-                "it is not a safetensors container".into(),
-            ));
+        if read(1, "the header", 9)? != b"{" {
+            return Err(Error::not_a_subnet("it is not a safetensors container"));
         }
         return Err(Error::TooLarge {
             what: "the header".into(),
@@ -223,40 +245,27 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Contents> {
             unit: "bytes",
         });
     }
-    if length > rest.len() as u64 {
-        return Err(Error::Truncated {
-            what: "the header",
-            needed: 8 + length,
-            available,
-        });
-    }
-    check_header(&rest[..length as usize])?;
-    let container = SafeTensors::deserialize(bytes).map_err(|e| {
-        let header = &rest[..length as usize];
-        let needed = data_end(header).map_or(0, |end| end.saturating_add(8 + length));
-        match e {
-            SafeTensorError::MetadataIncompleteBuffer if needed > available => Error::Truncated {
-                what: "the tensors",
-                needed,
-                available,
-            },
-            SafeTensorError::MetadataIncompleteBuffer => {
-                Error::NotASubnet(format!("{} bytes follow its tensors", available - needed))
-            }
-            other => Error::NotASubnet(format!("its header is invalid ({other:?})")),
-        }
-    })?;
-    let (_, header) =
-        SafeTensors::read_metadata(bytes).map_err(|e| Error::NotASubnet(e.to_string()))?;
+    let start = 8 + length;
+    let header = read(length, "the header", start)?;
+    let invalid = |e: serde_json::Error| Error::not_a_subnet(format!("its header is invalid: {e}"));
+    json::check(&header).map_err(invalid)?;
+    // Checks, too, that the tensors stand one after the other and have the bytes that dtype and shape say.
+    let header: Metadata = serde_json::from_slice(&header).map_err(invalid)?;
     let (config, stated) = check_metadata(header.metadata().as_ref())?;
+    let layout = layout(&header)?;
+    let end = start + header.data_len() as u64;
+    if end < size {
+        let extra = size - end;
+        return Err(Error::not_a_subnet(format!(
+            "{extra} bytes follow its tensors"
+        )));
+    }
     let mut tensors = Tensors::new();
-    for (name, view) in container.iter() {
-        let dtype = format!("{:?}", view.dtype());
-        let dtype = Dtype::from_name(&dtype).ok_or_else(|| {
-            Error::tensor(name, format!("dtype {dtype} is not used in subnet files"))
-        })?;
-        let tensor = Tensor::new(name, dtype, view.shape().to_vec(), view.data().to_vec())?;
-        tensors.insert(name.to_owned(), tensor);
+    for (name, dtype, info) in layout {
+        let bytes = info.data_offsets.1 - info.data_offsets.0;
+        let data = read(bytes as u64, "the tensors", end)?;
+        let tensor = Tensor::new(&name, dtype, info.shape.clone(), data)?;
+        tensors.insert(name, tensor);
     }
     Ok(Contents {
         config,
@@ -265,25 +274,38 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Contents> {
     })
 }
 
+/// The tensors in the order of their bytes.
+fn layout(header: &Metadata) -> Result<Vec<(String, Dtype, &TensorInfo)>> {
+    let tensor = |name: String| {
+        let info = header.info(&name).expect("offset_keys are the names");
+        let dtype = format!("{:?}", info.dtype);
+        let known = Dtype::from_name(&dtype).ok_or_else(|| {
+            Error::tensor(&name, format!("dtype {dtype} is not used in subnet files"))
+        })?;
+        Ok((name, known, info))
+    };
+    header.offset_keys().into_iter().map(tensor).collect()
+}
+
 /// The metadata's `config` and `sha256`.
 fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Result<(String, String)> {
-    let metadata = metadata.ok_or_else(|| Error::NotASubnet("it has no metadata".into()))?;
+    let metadata = metadata.ok_or_else(|| Error::not_a_subnet("it has no metadata"))?;
     let get = |key: &str| {
         metadata
             .get(key)
-            .ok_or_else(|| Error::NotASubnet(format!("its metadata has no {key:?}")))
+            .ok_or_else(|| Error::not_a_subnet(format!("its metadata has no {key:?}")))
     };
     let format = get("format")?;
     if format != FORMAT {
-        return Err(Error::NotASubnet(format!(
-            "its format is {:?}, not {FORMAT:?}",
-            shorten(format)
+        return Err(Error::not_a_subnet(format!(
+            "its format is \"{}\", not {FORMAT:?}",
+            excerpt(format)
         )));
     }
     let version = get("version")?;
     if version != VERSION {
         return Err(Error::UnsupportedVersion {
-            found: shorten(version),
+            found: excerpt(version),
         });
     }
     let stated = get("sha256")?.clone();
@@ -291,62 +313,12 @@ fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Result<(String,
         .keys()
         .find(|k| !["format", "version", "config", "sha256"].contains(&k.as_str()))
     {
-        return Err(Error::NotASubnet(format!(
-            "its metadata has an unknown key {:?}",
-            shorten(key)
+        return Err(Error::not_a_subnet(format!(
+            "its metadata has an unknown key \"{}\"",
+            excerpt(key)
         )));
     }
     Ok((get("config")?.clone(), stated))
-}
-
-/// Text from a file, short enough for a message.
-pub(crate) fn shorten(text: &str) -> String {
-    match text.char_indices().nth(80) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
-/// Refuses headers with a name twice: parsers disagree about which of the two counts.
-fn check_header(header: &[u8]) -> Result<()> {
-    struct UniqueKeys;
-    impl<'de> Deserialize<'de> for UniqueKeys {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            struct Keys;
-            impl<'de> Visitor<'de> for Keys {
-                type Value = UniqueKeys;
-                fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                    f.write_str("a JSON object")
-                }
-                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueKeys, A::Error> {
-                    let mut seen = HashSet::new();
-                    while let Some(key) = map.next_key::<String>()? {
-                        map.next_value::<IgnoredAny>()?;
-                        if let Some(twice) = seen.replace(key) {
-                            return Err(serde::de::Error::custom(format!(
-                                "{:?} appears twice",
-                                shorten(&twice)
-                            )));
-                        }
-                    }
-                    Ok(UniqueKeys)
-                }
-            }
-            deserializer.deserialize_map(Keys)
-        }
-    }
-    serde_json::from_slice::<UniqueKeys>(header)
-        .map(|_| ())
-        .map_err(|e| Error::NotASubnet(format!("its header is not valid JSON: {e}")))
-}
-
-/// The largest end offset in a header.
-fn data_end(header: &[u8]) -> Option<u64> {
-    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
-    header
-        .values()
-        .filter_map(|t| t.get("data_offsets")?.get(1)?.as_u64())
-        .max()
 }
 
 /// Writes a container. Tensors stand by descending element size, then by name, as in every safetensors writer.
@@ -386,4 +358,62 @@ pub(crate) fn serialize(config: &str, tensors: &Tensors) -> Result<Vec<u8>> {
         bytes.extend(&tensor.data);
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Panics where more than these bytes are read.
+    struct Unread<'a>(&'a [u8]);
+
+    impl Read for Unread<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            assert!(!self.0.is_empty(), "the tensors are read");
+            self.0.read(buffer)
+        }
+    }
+
+    #[test]
+    fn tensors_are_read_only_where_the_header_is_right() {
+        let metadata =
+            r#""__metadata__":{"format":"qvit","version":"1","config":"{}","sha256":""}"#;
+        let cases = [
+            (MAX_FILE_BYTES, String::new()),
+            (MAX_FILE_BYTES, "{}".into()),
+            (MAX_FILE_BYTES, format!("{{{metadata}}}")),
+            (
+                MAX_FILE_BYTES,
+                format!(
+                    r#"{{{metadata},"a":{{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}}}"#
+                ),
+            ),
+            (
+                1000,
+                format!(
+                    r#"{{{metadata},"a":{{"dtype":"U8","shape":[999],"data_offsets":[0,999]}}}}"#
+                ),
+            ),
+        ];
+        for (size, header) in cases {
+            let mut head = (header.len() as u64).to_le_bytes().to_vec();
+            head.extend(header.as_bytes());
+            let io = |_| unreachable!("the source has no errors");
+            assert!(parse(Unread(&head), size, io).is_err(), "{header}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_ends_early_is_truncated_and_its_errors_are_its_own() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("broken"))
+            }
+        }
+        let io = |_| Error::Interrupted;
+        let kind = |result: Result<Contents>| result.map(|_| ()).unwrap_err().kind();
+        assert_eq!(kind(parse(Broken, 100, io)), "Interrupted");
+        assert_eq!(kind(parse([1, 2].as_slice(), 100, io)), "Truncated");
+    }
 }

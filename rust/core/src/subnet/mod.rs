@@ -4,10 +4,12 @@
 
 pub mod config;
 pub mod container;
+mod file;
+mod json;
 pub mod schema;
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::BufReader;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -97,14 +99,14 @@ impl Subnet {
     /// # Errors
     /// Every variant that `docs/subnet-file.md` names under "What a reader checks".
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let contents = container::parse(bytes)?;
+        let contents = container::parse_bytes(bytes)?;
         contents.verify()?;
         Self::checked(contents.config, contents.tensors)
     }
 
     /// As [`Self::from_bytes`], whatever the digest: fuzzing must get behind it.
     pub(crate) fn from_bytes_unverified(bytes: &[u8]) -> Result<Self> {
-        let contents = container::parse(bytes)?;
+        let contents = container::parse_bytes(bytes)?;
         Self::checked(contents.config, contents.tensors)
     }
 
@@ -132,59 +134,24 @@ impl Subnet {
                 "not a regular file; give the path of a .qvit file",
             )));
         }
-        container::check_size(metadata.len())?;
-        let mut bytes = Vec::with_capacity(metadata.len() as usize);
-        // The file may grow while it is read.
-        File::open(path)
-            .map_err(io)?
-            .take(container::MAX_FILE_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(io)?;
-        Self::from_bytes(&bytes)
+        let file = File::open(path).map_err(io)?;
+        let contents = container::parse(BufReader::new(file), metadata.len(), io)?;
+        contents.verify()?;
+        Self::checked(contents.config, contents.tensors)
     }
 
-    /// Writes a subnet file atomically: a temporary file beside it, synced, then renamed over it. On failure nothing is left behind and
-    /// an existing file stays as it was.
+    /// Writes a subnet file atomically: a temporary file beside it, synced, then renamed over it. Symbolic links are followed, an
+    /// existing file's mode is kept, and anything but a regular file is refused. On failure nothing is left behind and an existing
+    /// file stays as it was.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::TooLarge`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let bytes = self.to_bytes()?;
-        let io = |source| Error::Io {
+        file::replace(path, &self.to_bytes()?).map_err(|source| Error::Io {
             path: path.to_owned(),
             source,
-        };
-        let name = path
-            .file_name()
-            .ok_or_else(|| io(std::io::Error::other("the path names no file")))?;
-        let mut temporary = name.to_owned();
-        temporary.push(format!(".{}.{:x}.tmp", std::process::id(), unique()));
-        let temporary = path.with_file_name(temporary);
-        let write = || {
-            let mut file = File::options()
-                .write(true)
-                .create_new(true)
-                .open(&temporary)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, path)
-        };
-        write().map_err(|source| {
-            // The first error is the one to report.
-            let _ = fs::remove_file(&temporary);
-            io(source)
-        })?;
-        // The rename itself is durable once the directory is; where directories cannot be synced, the file still is whole.
-        #[cfg(unix)]
-        if let Ok(directory) = File::open(
-            path.parent()
-                .filter(|p| !p.as_os_str().is_empty())
-                .unwrap_or(Path::new(".")),
-        ) {
-            let _ = directory.sync_all();
-        }
-        Ok(())
+        })
     }
 
     /// The configuration.
@@ -369,7 +336,7 @@ fn check_tensors(config: &Config, tensors: &Tensors) -> Result<()> {
             .find(|name| !known.contains(name))
             .map_or("", String::as_str);
         return Err(Error::tensor(
-            container::shorten(extra),
+            extra,
             "is not part of a subnet with this config",
         ));
     }
@@ -396,11 +363,4 @@ fn check_values(name: &str, tensor: &Tensor, rule: Rule) -> Result<()> {
         )),
         None => Ok(()),
     }
-}
-
-/// A number that no other call in this process gets: concurrent saves to one path must not share a temporary file.
-fn unique() -> u64 {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }

@@ -1,0 +1,81 @@
+//! Writing a file so that no reader ever sees half of it. Depends on the standard library only.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Symbolic links that are followed, at most (Linux's limit).
+const MAX_LINKS: usize = 40;
+
+/// Writes a file atomically: a temporary file beside it, synced, then renamed over it. Follows symbolic links, keeps an existing file's
+/// mode, and replaces nothing but regular files. On failure nothing is left behind and an existing file stays as it was.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let path = follow_links(path)?;
+    if path.file_name().is_none() {
+        return Err(io::Error::other("the path names no file"));
+    }
+    let permissions = match fs::metadata(&path) {
+        Ok(existing) if existing.is_file() => Some(existing.permissions()),
+        Ok(_) => return Err(io::Error::other("it exists and is not a regular file")),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let (temporary, file) = create_beside(&path)?;
+    fill(file, permissions, bytes)
+        .and_then(|()| fs::rename(&temporary, &path))
+        .inspect_err(|_| {
+            // The first error is the one to report.
+            let _ = fs::remove_file(&temporary);
+        })?;
+    // The rename itself is durable once the directory is; where directories cannot be synced, the file still is whole.
+    #[cfg(unix)]
+    if let Ok(directory) = File::open(
+        path.parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new(".")),
+    ) {
+        let _ = directory.sync_all();
+    }
+    Ok(())
+}
+
+/// The path behind symbolic links; the last one may lead to a file that does not exist yet.
+fn follow_links(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&path) {
+            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            // No link; what else is wrong with it shows when it is used.
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::other("too many symbolic links"))
+}
+
+/// A new file in the same directory, with a name short enough wherever the path's own is.
+fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
+    // Concurrent saves must not share a temporary file, nor take one over that another process left.
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_file_name(format!(".qvit-{:x}-{number:x}", std::process::id()));
+        match File::options()
+            .write(true)
+            .create_new(true)
+            .open(&temporary)
+        {
+            Ok(file) => return Ok((temporary, file)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn fill(mut file: File, permissions: Option<Permissions>, bytes: &[u8]) -> io::Result<()> {
+    if let Some(permissions) = permissions {
+        file.set_permissions(permissions)?;
+    }
+    file.write_all(bytes)?;
+    file.sync_all()
+}
