@@ -1,7 +1,7 @@
 # The native module's types; stubtest compares them with the module (make lint-python). The public API is what wraps it.
 
 from os import PathLike
-from typing import final
+from typing import Final, final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ _Pixels = npt.NDArray[np.uint8]
 _Layer = tuple[str, int, int, int, int, int, int]
 
 __all__ = [
+    "MAX_THREADS",
     "Engine",
     "Subnet",
     "default_threads",
@@ -26,6 +27,8 @@ __all__ = [
     "tiers",
     "unpack_rows",
 ]
+
+MAX_THREADS: Final[int]
 
 @final
 class Subnet:

@@ -36,7 +36,8 @@ class Engine:
     """Runs one subnet on one device.
 
     Every method may be called from several threads at once, and in a forked process; the GIL is released while Rust
-    works. The logits do not depend on the device, the tier or the number of threads: they are the same bits everywhere.
+    works, so no other thread may write to an array while it is being classified. The logits do not depend on the
+    device, the tier or the number of threads: they are the same bits everywhere.
 
     Args:
         subnet: a `Subnet`, the path of a ``.qvit`` file, or the name of a packaged subnet.
@@ -48,7 +49,7 @@ class Engine:
     Raises:
         quasar_rt.SubnetError, quasar_rt.FileError: the subnet cannot be loaded.
         quasar_rt.DeviceError: there is no such device or tier, or this machine lacks it.
-        quasar_rt.InvalidValueError: `threads` is below 1.
+        quasar_rt.InvalidValueError: `threads` is below 1 or above 256.
 
     Warns:
         quasar_rt.UntrainedWarning: the subnet's weights are random, so its labels mean nothing.
@@ -70,8 +71,10 @@ class Engine:
         threads: int | None = None,
         tier: str | None = None,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise InvalidValueError(f"threads is {threads}; it must be at least 1 (or None for all cores)")
+        if threads is not None and not 1 <= threads <= _native.MAX_THREADS:
+            raise InvalidValueError(
+                f"threads is {threads}; it must be within [1, {_native.MAX_THREADS}] (or None for all cores)"
+            )
         self.subnet = subnet if isinstance(subnet, Subnet) else Subnet.load(subnet)
         """The subnet that runs."""
         self.device = resolve_device(device)
@@ -102,7 +105,7 @@ class Engine:
         """
         engine = self._open(top_k)
         pixels, decode_ms = self._decode(image)
-        return self._prediction(engine.infer(pixels, top_k), decode_ms)
+        return self._prediction(engine.infer(pixels, self._listed(top_k)), decode_ms)
 
     # Many images.
 
@@ -169,7 +172,7 @@ class Engine:
     ) -> Generator[Prediction, None, None]:
         with closing(_decode_ahead(self, images, ahead)) as decoded:
             for pixels, decode_ms in decoded:
-                yield self._prediction(self._open(top_k).infer(pixels, top_k), decode_ms)
+                yield self._prediction(self._open(top_k).infer(pixels, self._listed(top_k)), decode_ms)
 
     # The rest.
 
@@ -225,6 +228,9 @@ class Engine:
             raise ClosedError("this engine was closed; make a new one")
         return engine
 
+    def _listed(self, top_k: int) -> int:
+        return min(top_k, len(self._classes))
+
     def _decode(self, image: ImageLike) -> tuple[Pixels, float]:
         start = time.perf_counter_ns()
         pixels = to_pixels(image)
@@ -241,7 +247,7 @@ class Engine:
     ) -> tuple[list[_native._Output], int]:
         engine = self._open(top_k)
         try:
-            return engine.infer_batch(pixels, top_k)
+            return engine.infer_batch(pixels, self._listed(top_k))
         except ImageError:
             # Which one it was is found by trying them one by one: an error may be slow.
             for place, image in zip(places, pixels, strict=True):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 from .datasets import FASHION_MNIST_CLASSES, load_fashion_mnist, walk_image_folder
@@ -55,7 +55,7 @@ def open_dataset(name: str, classes: Sequence[str]) -> Sequence[tuple[ImageLike,
             )
         images, labels = load_fashion_mnist("test")
         return list(zip(images, labels.tolist(), strict=True))
-    if not Path(name).is_dir():
+    if not os.path.isdir(name):
         raise FileNotFoundError(f"--data is 'fashion-mnist' or a folder, and there is no folder '{name}'")
     return list(walk_image_folder(name, classes))
 

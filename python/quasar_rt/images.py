@@ -91,7 +91,7 @@ def preprocess(image: ImageLike, size: tuple[int, int, int], document: Mapping[s
 
 
 def _from_file(path: Path) -> Pixels:
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    if os.path.exists(path) and not (path.is_file() or path.is_dir()):
         raise ImageError(f"'{path}' is not a regular file")  # a pipe would be waited for
     try:
         with Image.open(path) as image:

@@ -119,8 +119,8 @@ def unpack_rows(data: npt.NDArray[np.uint8], bits: npt.ArrayLike, columns: int) 
         quasar_rt.InvalidValueError: the length of `data` does not fit, a code is out of range or an unused nibble
             is not 0.
     """
-    if columns < 0:
-        raise InvalidValueError(f"columns is {columns}; it must not be negative")
+    if not 0 <= columns < 1 << 31:
+        raise InvalidValueError(f"columns is {columns}; it must be within [0, 2^31)")
     return _native.unpack_rows(_typed(data, np.uint8, "data", 1), _row_bits(bits, None), columns)
 
 

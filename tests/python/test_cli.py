@@ -191,18 +191,44 @@ def test_bench_knows_random_shapes(run):
 
 
 def test_hostile_names_reach_the_terminal_as_text(run, gray_subnet, tmp_path, picture):
-    names = [f"\x1b[2J[red]{index}" for index in range(10)]
+    # Changes of direction are not control characters to the file format, but they are to a terminal.
+    names = [f"\u202e[red]{index}\\" for index in range(10)]
     hostile = quasar_rt.Subnet.from_parts({**gray_subnet.config, "classes": names}, gray_subnet.tensors())
-    path = tmp_path / "hostile.qvit"
+    path = tmp_path / "hostile\x1b[2J\x9b.qvit"
     hostile.save(path)
-    for arguments in (["info", path], ["infer", "--subnet", path, picture]):
+    image = tmp_path / "\x1b]0;image\x07\\"
+    image.write_bytes(picture.read_bytes())
+    for arguments in (["info", path], ["infer", "--subnet", path, image]):
         result = run(*arguments)
         assert result.exit_code == 0
-        assert "\x1b" not in result.stdout
-        assert "?[2J[red]" in result.stdout
-    result = run("info", "--json", path)
-    assert "\x1b" not in result.stdout
-    assert json.loads(result.stdout)["config"]["classes"] == names
+        assert "\\u202e[red]0\\" in result.stdout
+        assert "\\\\" not in result.stdout
+        assert not hostile_signs(result.output)
+    for arguments in (["info", "--json", path], ["infer", "--json", "--subnet", path, image]):
+        result = run(*arguments)
+        assert not hostile_signs(result.stdout)
+        json.loads(result.stdout)
+    assert json.loads(run("info", "--json", path).stdout)["config"]["classes"] == names
+
+
+def test_hostile_names_in_errors_are_text_too(run, subnet_file, tmp_path):
+    missing = tmp_path / "\x1b[2Jmissing\x7f"
+    for arguments in (
+        ["info", missing],
+        ["infer", "--subnet", subnet_file, missing],
+        ["infer", "--subnet", missing, missing],
+        ["infer", "--json", "--subnet", subnet_file, missing],
+        ["eval", subnet_file, "--data", missing],
+        ["bench", missing],
+    ):
+        result = run(*arguments)
+        assert result.exit_code in (1, 2)
+        assert "missing" in result.output
+        assert not hostile_signs(result.output)
+
+
+def hostile_signs(text):
+    return {sign for sign in text if not sign.isprintable()} - {"\n"}
 
 
 # eval

@@ -334,6 +334,21 @@ def test_an_engine_works_in_a_forked_process(gray_subnet, tmp_path):
     subprocess.run([sys.executable, "-c", FORKED, str(path)], check=True, timeout=60)
 
 
+# Arguments that no Rust integer holds
+
+
+def test_enormous_numbers_are_named_errors_or_harmless(gray_subnet):
+    with pytest.raises(quasar_rt.InvalidValueError, match=r"threads is \d+; it must be within \[1, 256\]"):
+        Engine(gray_subnet, threads=2**70)
+    image = photographs(1)[0]
+    with Engine(gray_subnet) as engine:
+        assert len(engine.infer(image, top_k=2**70).top_k) == 10
+        assert len(engine.infer_batch([image], top_k=2**70)[0].top_k) == 10
+        assert len(next(engine.stream([image], top_k=2**70)).top_k) == 10
+        with pytest.raises(ImageError):
+            engine.infer("x" * 300)
+
+
 # Closing
 
 

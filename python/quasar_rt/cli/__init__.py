@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from ..errors import QuasarError
+from .output import printable
 
 __all__ = ["cli", "main"]
 
@@ -30,6 +31,9 @@ class Failure(click.ClickException):
     """An error that the user can mend: one line on stderr, exit code 2."""
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class _Commands(click.Group):

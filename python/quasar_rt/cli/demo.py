@@ -8,7 +8,7 @@ import click
 
 from . import Failure
 from .options import as_json, engine_options, open_engine
-from .output import print_json, print_table
+from .output import echo, print_json, print_table
 
 SUBNET = "fashion-mnist"
 
@@ -66,4 +66,4 @@ def command(as_json: bool, **options: Any) -> None:
         (sample.label, prediction.label) for sample, prediction in predictions if sample.label is not None
     ]
     right = sum(truth == label for truth, label in known)
-    click.echo(f"{right} of {len(known)} right. Next: quasar-rt infer YOUR_IMAGE, or quasar-rt info {SUBNET}")
+    echo(f"{right} of {len(known)} right. Next: quasar-rt infer YOUR_IMAGE, or quasar-rt info {SUBNET}")

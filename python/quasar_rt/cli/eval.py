@@ -8,7 +8,7 @@ import click
 
 from . import Failure
 from .options import as_json, engine_options, open_engine
-from .output import print_json, print_table, progress
+from .output import echo, print_json, print_table, progress
 
 
 @click.command("eval", short_help="Measure a subnet's accuracy on a data set.")
@@ -52,7 +52,7 @@ def command(
             engine,
             progress(dataset, len(dataset), "eval"),
             batch=batch,
-            on_unreadable=lambda error: click.echo(f"Error: {error}", err=True),
+            on_unreadable=lambda error: echo(f"Error: {error}", err=True),
         )
         described = engine.about
         about = {

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .options import as_json, engine_options, open_engine
-from .output import print_json, print_table
+from .output import echo, print_json, print_table
 
 
 @click.command("infer", short_help="Classify image files.")
@@ -43,7 +43,7 @@ def command(
                 prediction = engine.infer(image, top_k=top_k)
             except ImageError as error:
                 failures += 1
-                click.echo(f"Error: {error}", err=True)
+                echo(f"Error: {error}", err=True)
                 results.append({"image": image, "error": str(error)})
                 continue
             results.append(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .output import echo
+
 if TYPE_CHECKING:
     from ..engine import Engine
     from ..subnet import Subnet
@@ -46,5 +48,5 @@ def open_engine(
         warnings.simplefilter("always")
         engine = Engine(subnet, device, threads, tier)
     for warning in caught:
-        click.echo(f"Warning: {warning.message}", err=True)
+        echo(f"Warning: {warning.message}", err=True)
     return engine

@@ -8,12 +8,23 @@ from typing import Any
 
 import click
 
-__all__ = ["print_json", "print_table", "progress"]
+__all__ = ["echo", "print_json", "print_table", "printable", "progress"]
 
 
 def print_json(value: Any) -> None:
     """`value` as the one JSON document on stdout."""
-    click.echo(json.dumps(value, indent=2))
+    # ASCII but for DEL, which JSON leaves as it is.
+    click.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
+
+
+def printable(text: str) -> str:
+    """`text`, with everything that a terminal would act on (control characters, changes of direction) escaped."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def echo(text: str, err: bool = False) -> None:
+    """A line on stdout or stderr, whatever it quotes."""
+    click.echo(printable(text), err=err)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
@@ -23,11 +34,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(
-        title=title,
+        title=None if title is None else Text(printable(title), style="bold"),
         title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         show_header=any(columns),
@@ -37,17 +48,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
             name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold"
         )
     for row in rows:
-        table.add_row(*(_plain(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     # A pipe has no width: lines are not broken there.
     console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 200)
     console.print(table)
-
-
-def _plain(cell: str) -> str:
-    """`cell` as it stands: no markup, and no control characters, which a hostile class name could have."""
-    from rich.markup import escape
-
-    return escape("".join(sign if sign.isprintable() else "?" for sign in cell))
 
 
 def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
@@ -58,7 +62,7 @@ def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=total)
+        task = bar.add_task(printable(label), total=total)
         for item in items:
             yield item
             bar.advance(task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .options import as_json
-from .output import print_json, print_table
+from .output import echo, print_json, print_table
 
 
 @click.command("verify", short_help="Compare the bits of every backend and tier.")
@@ -42,6 +42,6 @@ def command(ctx: click.Context, /, subnet: str, images: int, seed: int, as_json:
                 for check in checks
             ],
         )
-        click.echo("all bits are equal" if equal else "THE BITS DIFFER")
+        echo("all bits are equal" if equal else "THE BITS DIFFER")
     if not equal:
         ctx.exit(1)

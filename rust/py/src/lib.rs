@@ -17,6 +17,10 @@ use pyo3::prelude::*;
 
 #[pymodule]
 mod _native {
+    /// Threads of one engine, at most.
+    #[pymodule_export]
+    const MAX_THREADS: usize = quasar_core::cpu::MAX_THREADS;
+
     #[pymodule_export]
     use crate::engine::{default_threads, preprocess, tiers, Engine};
     #[pymodule_export]
