@@ -711,9 +711,13 @@ pub fn softmax(logits: &[i32], scale: f64) -> Vec<f64> {
 
 /// The `k` classes with the largest logits, best first; of equals the lower class first.
 pub fn top_k(logits: &[i32], k: usize) -> Vec<usize> {
+    let rank = |&class: &usize| (std::cmp::Reverse(logits[class]), class);
     let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by_key(|&class| std::cmp::Reverse(logits[class]));
+    if 0 < k && k < order.len() {
+        order.select_nth_unstable_by_key(k - 1, rank);
+    }
     order.truncate(k);
+    order.sort_unstable_by_key(rank);
     order
 }
 

@@ -17,7 +17,7 @@
 
 pub mod cpu;
 pub mod error;
-#[doc(hidden)]
+#[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod network;
 mod pool;

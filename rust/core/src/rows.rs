@@ -3,6 +3,7 @@
 //! Quantizing and packing (host side), atoms and row pairs (how devices run a mixed matrix).
 //! Depends on [`crate::error`] and the threads of `pool`. The layouts are defined in `docs/integer-model.md`.
 
+use quasar_kernels::atoms;
 use rayon::prelude::*;
 use rayon::ThreadPool;
 
@@ -433,29 +434,22 @@ impl PairedMatrix {
         );
         assert_eq!(bias.len(), self.pairs.rows, "one bias for each row");
         acc.copy_from_slice(bias);
-        for (pair, (&width, addresses)) in self
-            .pairs
-            .widths
-            .iter()
-            .zip(&self.pairs.addresses)
-            .enumerate()
-        {
-            let atoms = &self.atoms[pair * self.k..(pair + 1) * self.k];
-            let mut lanes = [0i32; 2];
-            for (&byte, &a) in atoms.iter().zip(activations) {
-                let lane0 = ((byte << 4) as i8) >> 4;
-                // The mode bit: lane 1 holds a signed 4-bit weight, or the unsigned low atom of an 8-bit one.
-                let lane1 = if width == 8 {
-                    (byte >> 4) as i8
-                } else {
-                    (byte as i8) >> 4
-                };
-                lanes[0] += i32::from(lane0) * i32::from(a);
-                lanes[1] += i32::from(lane1) * i32::from(a);
+        // A lane's atoms: signed, or the unsigned low ones of 8-bit rows (the mode bit).
+        let mut signed = [vec![0i8; self.k], vec![0i8; self.k]];
+        let mut low = vec![0u8; self.k];
+        let pairs = self.pairs.widths.iter().zip(&self.pairs.addresses);
+        for (pair, (&width, addresses)) in pairs.enumerate() {
+            let bytes = &self.atoms[pair * self.k..(pair + 1) * self.k];
+            for (i, &byte) in bytes.iter().enumerate() {
+                signed[0][i] = ((byte << 4) as i8) >> 4;
+                signed[1][i] = (byte as i8) >> 4;
+                low[i] = byte >> 4;
             }
+            let first = atoms::dot(&signed[0], activations);
             if width == 8 {
-                acc[addresses[0] as usize] += 16 * lanes[0] + lanes[1];
+                acc[addresses[0] as usize] += atoms::join(first, atoms::dot(&low, activations));
             } else {
+                let lanes = [first, atoms::dot(&signed[1], activations)];
                 for (&address, lane) in addresses.iter().zip(lanes) {
                     if address != RowPairs::EMPTY {
                         acc[address as usize] += lane;

@@ -297,6 +297,13 @@ fn probabilities_sum_to_one_and_order_like_logits() {
     assert!(p[3] > p[0] && p[0] > p[1] && p[1] > p[4]);
     assert_eq!(p[0].to_bits(), p[2].to_bits());
     assert_eq!(top_k(&logits, 3), [3, 0, 2]);
+    assert!(top_k(&logits, 0).is_empty());
+    let many: Vec<i32> = (0..1000).map(|i| i * 7919 % 101).collect();
+    let mut sorted: Vec<usize> = (0..1000).collect();
+    sorted.sort_by_key(|&class| std::cmp::Reverse(many[class]));
+    for k in [1, 5, 37, 999, 1000, 1001] {
+        assert_eq!(top_k(&many, k), sorted[..k.min(1000)]);
+    }
     assert_eq!(top_k(&logits, 9), [3, 0, 2, 1, 4]);
     assert!((softmax(&[5], 1e300)[0] - 1.0).abs() < f64::EPSILON);
 }

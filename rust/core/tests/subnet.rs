@@ -344,6 +344,7 @@ fn config_problems_name_their_key() {
         ("logit_scale", json!(1e21)),
         ("logit_scale", json!(1e308)),
         ("name", json!("a\u{1b}[31m")),
+        ("name", json!("a".repeat(1001))),
         ("classes.1", json!("a\nb")),
         ("classes.0", json!("\u{9b}")),
         ("preprocess.resize.size", json!([1, 2, 3])),

@@ -51,12 +51,3 @@ impl Buffer {
         }
     }
 }
-
-impl<T: Plain> FromIterator<T> for Buffer {
-    fn from_iter<I: IntoIterator<Item = T>>(iter: I) -> Self {
-        let values: Vec<T> = iter.into_iter().collect();
-        let mut buffer = Self::default();
-        buffer.take::<T>(values.len()).copy_from_slice(&values);
-        buffer
-    }
-}

@@ -121,6 +121,9 @@ pub struct LayerNorm {
     pub epsilon: i64,
 }
 
+/// Columns of a `LayerNorm`, at most.
+pub const MAX_NORM_COLUMNS: usize = 1024;
+
 /// The parameters of one attention head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadParams {
@@ -217,15 +220,12 @@ pub struct Kernels {
 }
 
 /// Runs the tier's code: the second expression for the scalar tier, the third, with the type `$isa`, for a
-/// SIMD tier.
+/// SIMD tier. Where that is unsafe, its safety is twofold: `Kernels` exist only for tiers that this CPU runs,
+/// and their methods check the sizes first.
 macro_rules! dispatch {
     (@ $isa:ident = $type:ty => $simd:expr) => {{
         type $isa = $type;
-        #[allow(unused_unsafe)] // some operations are safe
-        // SAFETY: Kernels exist only for tiers that this CPU runs; their methods have checked the sizes.
-        unsafe {
-            $simd
-        }
+        $simd
     }};
     ($tier:expr, $scalar:expr, $isa:ident => $simd:expr) => {
         match $tier {
@@ -329,7 +329,8 @@ impl Kernels {
         self.check_linear(linear, &input, (out.rows(), out.cols()));
         dispatch!(self.tier,
             scalar::linear_i8(linear, input, out, zero_point, table),
-            I => tiled::linear_i8::<I>(linear, input, out, zero_point, table, scratch));
+            // SAFETY: this CPU has the tier; the sizes are checked.
+            I => unsafe { tiled::linear_i8::<I>(linear, input, out, zero_point, table, scratch) });
     }
 
     /// `x = sat(x + requant16(acc))`, clamped to [-32767, 32767].
@@ -346,7 +347,8 @@ impl Kernels {
         self.check_linear(linear, &input, (x.rows(), x.cols()));
         dispatch!(self.tier,
             scalar::linear_residual(linear, input, x),
-            I => tiled::linear_residual::<I>(linear, input, x, scratch));
+            // SAFETY: this CPU has the tier; the sizes are checked.
+            I => unsafe { tiled::linear_residual::<I>(linear, input, x, scratch) });
     }
 
     /// `out = acc`.
@@ -363,16 +365,21 @@ impl Kernels {
         self.check_linear(linear, &input, (out.rows(), out.cols()));
         dispatch!(self.tier,
             scalar::linear_i32(linear, input, out),
-            I => tiled::linear_i32::<I>(linear, input, out, scratch));
+            // SAFETY: this CPU has the tier; the sizes are checked.
+            I => unsafe { tiled::linear_i32::<I>(linear, input, out, scratch) });
     }
 
     /// `LayerNorm` of each row.
     ///
     /// # Panics
-    /// When the sizes do not agree.
+    /// When the sizes do not agree, or there are more than [`MAX_NORM_COLUMNS`].
     pub fn layer_norm(self, norm: &LayerNorm, x: Rows<i16>, out: RowsMut<i8>) {
         let d = x.cols();
-        assert!(d > 0, "LayerNorm over no columns");
+        // docs/integer-model.md bounds every intermediate up to here.
+        assert!(
+            (1..=MAX_NORM_COLUMNS).contains(&d),
+            "LayerNorm over {d} columns; at most {MAX_NORM_COLUMNS}"
+        );
         assert_eq!(
             (norm.gain.len(), norm.bias.len()),
             (d, d),
@@ -383,7 +390,10 @@ impl Kernels {
             (x.rows(), d),
             "LayerNorm output rows and columns"
         );
-        dispatch!(self.tier, scalar::layer_norm(norm, x, out), I => tiled::layer_norm::<I>(norm, x, out));
+        dispatch!(self.tier,
+            scalar::layer_norm(norm, x, out),
+            // SAFETY: this CPU has the tier; the sizes are checked.
+            I => unsafe { tiled::layer_norm::<I>(norm, x, out) });
     }
 
     /// Packs the keys and values of one head.
@@ -437,7 +447,8 @@ impl Kernels {
         );
         dispatch!(self.tier,
             scalar::attention(q, kv, *head, out, scratch),
-            I => tiled::attention::<I>(q, kv, *head, out, scratch));
+            // SAFETY: this CPU has the tier; the sizes are checked.
+            I => unsafe { tiled::attention::<I>(q, kv, *head, out, scratch) });
     }
 
     /// Multiply-accumulates a second that one core of this machine reaches in registers, with the tier's
@@ -447,8 +458,10 @@ impl Kernels {
         let (start, mut best) = (Instant::now(), 0f64);
         while best == 0.0 || start.elapsed() < duration {
             let start = Instant::now();
-            let (macs, value) =
-                dispatch!(self.tier, scalar::probe(1 << 14), I => I::probe(1 << 14));
+            let (macs, value) = dispatch!(self.tier,
+                scalar::probe(1 << 14),
+                // SAFETY: this CPU has the tier.
+                I => unsafe { I::probe(1 << 14) });
             std::hint::black_box(value);
             best = best.max(macs as f64 / start.elapsed().as_secs_f64());
         }

@@ -243,17 +243,6 @@ impl<'a, T> RowsMut<'a, T> {
         }
     }
 
-    /// The same view for a shorter time.
-    pub fn reborrow(&mut self) -> RowsMut<'_, T> {
-        RowsMut {
-            ptr: self.ptr,
-            rows: self.rows,
-            cols: self.cols,
-            stride: self.stride,
-            data: PhantomData,
-        }
-    }
-
     /// Splits into the first `n` rows and the others.
     ///
     /// # Panics

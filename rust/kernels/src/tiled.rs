@@ -62,13 +62,15 @@ impl<T> Out<T> {
 /// One instruction-set tier.
 ///
 /// # Safety
+/// An implementation keeps to what follows, and its constants divide and bound each other as [`CheckSizes`] says.
+///
 /// All functions need a CPU that has the tier's features. `tile` reads `rows` (1 to `ROWS`) rows of `k`
 /// codes that start `stride` apart, `width * k` weights and `width` biases, and writes `width` sums to each
 /// row of `out`; `k` is a positive multiple of `STEP`, `width` a multiple of `LANES` up to `PANEL`. The
 /// epilogues read `PANEL` accumulators for each row of `out` (rows stand `PANEL` apart; those past
 /// `out.cols` are arbitrary), `PANEL` parameters, and write `out.cols` values to each row. `softmax` reads
 /// `tokens` logits rounded up to `PAD` and may write as many probabilities.
-pub(crate) trait Isa {
+pub(crate) unsafe trait Isa {
     /// A weight as packed.
     type Weight: Plain + From<i8>;
     /// An activation as multiplied.
@@ -158,6 +160,44 @@ pub(crate) trait Isa {
     unsafe fn probe(iterations: u32) -> (u64, i32);
 }
 
+/// What packing and tiling rely on; naming `OK` checks it when a tier is compiled.
+struct CheckSizes<I>(std::marker::PhantomData<I>);
+
+impl<I: Isa> CheckSizes<I> {
+    const OK: () = {
+        assert!(I::ROWS > 0 && I::GROUP > 0 && I::LANES > 0);
+        assert!(
+            I::STEP.is_multiple_of(I::GROUP),
+            "k is padded to whole groups"
+        );
+        assert!(
+            PAD.is_multiple_of(I::STEP),
+            "probabilities are read in whole steps"
+        );
+        assert!(
+            I::PANEL.is_multiple_of(I::LANES),
+            "a panel is whole vectors"
+        );
+        assert!(
+            I::PANEL <= PAD && PAD.is_multiple_of(I::PANEL),
+            "logits have room for whole panels"
+        );
+        assert!(
+            TILES * I::ROWS <= MAX_BLOCK,
+            "a block's rows have a scale each"
+        );
+        assert!(
+            size_of::<I::Weight>() <= 2 && size_of::<I::Code>() <= 2,
+            "heads have room for 16-bit values"
+        );
+    };
+}
+
+/// Tiles of query rows whose logits are alive together: few enough for the L1 cache.
+const TILES: usize = 2;
+/// As many scales as the largest tier's block has rows.
+const MAX_BLOCK: usize = 16;
+
 /// The portable [`Isa::lookup`].
 ///
 /// # Safety
@@ -173,6 +213,7 @@ pub(crate) unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
 
 /// Rows of packed weights (with the padding rows of the last panel).
 fn padded_rows<I: Isa>(rows: usize) -> usize {
+    let () = CheckSizes::<I>::OK;
     rows.next_multiple_of(I::LANES)
 }
 
@@ -478,10 +519,6 @@ pub(crate) unsafe fn attention<I: Isa>(
     mut out: RowsMut<i8>,
     scratch: &mut Scratch,
 ) {
-    /// Tiles of query rows whose logits are alive together: few enough for the L1 cache.
-    const TILES: usize = 2;
-    /// As many scales as the largest tier's block has rows.
-    const MAX_BLOCK: usize = 16;
     let (tokens, dim) = (kv.tokens, kv.head_dim);
     let (dim_k, tokens_k) = (
         dim.next_multiple_of(I::STEP),

@@ -25,6 +25,8 @@ pub const MAX_DEPTH: usize = 64;
 /// Height and width of the image that the network sees, at most.
 pub const MAX_IMAGE_SIDE: usize = 4096;
 
+/// Characters of the subnet's and of a class's name, at most.
+pub const MAX_NAME: usize = 1000;
 /// `logit_scale`, at least: a float32 of the smallest logit is not 0.
 pub const MIN_LOGIT_SCALE: f64 = 1e-20;
 /// `logit_scale`, at most: a float32 of the largest logit is finite.
@@ -341,6 +343,12 @@ impl Image {
 
 /// Names go to terminals and logs.
 fn check_text(key: &str, text: &str) -> Result<()> {
+    if text.chars().nth(MAX_NAME).is_some() {
+        return Err(Error::config(
+            key,
+            format!("has more than {MAX_NAME} characters"),
+        ));
+    }
     if text.chars().any(char::is_control) {
         return Err(Error::config(
             key,

@@ -105,6 +105,7 @@ impl Subnet {
     }
 
     /// As [`Self::from_bytes`], whatever the digest: fuzzing must get behind it.
+    #[cfg(feature = "fuzzing")]
     pub(crate) fn from_bytes_unverified(bytes: &[u8]) -> Result<Self> {
         let contents = container::parse_bytes(bytes)?;
         Self::checked(contents.config, contents.tensors)

@@ -175,7 +175,8 @@ fn sums(x: &[i16]) -> (i32, i64) {
     )
 }
 
-impl Isa for Avx512Vnni {
+// SAFETY: each function does what the trait says of it, for any sizes within its bounds; `tests/tiers.rs` compares them.
+unsafe impl Isa for Avx512Vnni {
     type Weight = i8;
     type Code = u8;
     const ROWS: usize = 6;
