@@ -37,7 +37,7 @@ class Speed(NamedTuple):
     batch_images_per_second: float
     """`Engine.infer_batch`: a picture for each thread."""
     gmacs_per_second: float
-    """Billions of multiply-accumulates a second at the median latency."""
+    """Billions of multiply-accumulates (`Summary.macs`) a second at the median latency."""
     peak_share: float
     """That rate as a share of the threads' peak, which one core's int8 dot products reach in registers."""
 

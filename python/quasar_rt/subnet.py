@@ -43,7 +43,7 @@ class Layer(NamedTuple):
     bytes: int
     """Packed weights."""
     macs: int
-    """Multiply-accumulates a frame."""
+    """Multiply-accumulates a frame that an output depends on."""
 
 
 class Summary(NamedTuple):
@@ -55,8 +55,11 @@ class Summary(NamedTuple):
     """Packed weights of all layers."""
     tensor_bytes: int
     """All tensors."""
+    nominal_macs: int
+    """Multiply-accumulates a frame as networks are compared: all tokens in all layers, attention included."""
     macs: int
-    """Multiply-accumulates a frame, attention included."""
+    """Those of them that an output depends on: with ``token`` pooling the last block's queries, projection and MLP are
+    needed for one token alone, and the engine leaves out the rest."""
     layers: list[Layer]
     """In the order of a frame's path."""
 
@@ -182,8 +185,10 @@ class Subnet:
 
     def summary(self) -> Summary:
         """Sizes and work, in total and by layer."""
-        parameters, weight_bytes, tensor_bytes, macs, layers = self._inner.summary()
-        return Summary(parameters, weight_bytes, tensor_bytes, macs, [Layer(*layer) for layer in layers])
+        parameters, weight_bytes, tensor_bytes, nominal, macs, layers = self._inner.summary()
+        return Summary(
+            parameters, weight_bytes, tensor_bytes, nominal, macs, [Layer(*layer) for layer in layers]
+        )
 
     def __reduce__(self) -> tuple[Any, tuple[bytes]]:
         return Subnet.from_bytes, (self.to_bytes(),)

@@ -6,6 +6,7 @@ import warnings
 
 import click
 
+from .info import work
 from .options import as_json
 from .output import print_json, print_table
 
@@ -49,9 +50,11 @@ def command(
             for count in counts:
                 with Engine(loaded, device, count, name) as engine:
                     speeds.append(measure(engine, seconds))
-    macs = loaded.summary().macs
+    summary = loaded.summary()
     if as_json:
-        print_json({"subnet": loaded.name, "macs": macs, "measured": [speed._asdict() for speed in speeds]})
+        measured = [speed._asdict() for speed in speeds]
+        counts_of = {"macs": summary.macs, "nominal_macs": summary.nominal_macs}
+        print_json({"subnet": loaded.name, **counts_of, "measured": measured})
         return
     print_table(
         ["tier", ">threads", ">median", ">p90", ">frames/s", ">batch, images/s", ">GMAC/s", ">of peak"],
@@ -68,5 +71,5 @@ def command(
             ]
             for speed in speeds
         ],
-        title=f"{loaded.name}: {macs / 1e6:,.1f} million multiply-accumulates a frame (measured here)",
+        title=f"{loaded.name}, measured here: {work(summary)}",
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from .options import as_json
 from .output import print_json, print_table
+
+if TYPE_CHECKING:
+    from ..subnet import Summary
 
 
 @click.command("info", short_help="Show what a subnet holds.")
@@ -43,7 +47,7 @@ def command(subnet: str, as_json: bool) -> None:
         ("classes", f"{len(classes)}: {shown}"),
         ("parameters", f"{summary.parameters:,}"),
         ("size", f"{summary.tensor_bytes:,} bytes, {summary.weight_bytes:,} of them packed weights"),
-        ("work", f"{summary.macs / 1e6:,.1f} million multiply-accumulates a frame"),
+        ("work", work(summary)),
         ("sha256", loaded.sha256),
         *((f"provenance: {key}", _short(value)) for key, value in config["provenance"].items()),
     ]
@@ -55,6 +59,13 @@ def command(subnet: str, as_json: bool) -> None:
             for name, rows, columns, rows4, rows8, size, macs in summary.layers
         ],
     )
+
+
+def work(summary: Summary) -> str:
+    """A frame's multiply-accumulates for people."""
+    nominal, needed = summary.nominal_macs / 1e6, summary.macs / 1e6
+    text = f"{nominal:,.1f} million multiply-accumulates a frame"
+    return text if nominal == needed else f"{text}, {needed:,.1f} of them needed"
 
 
 def _short(value: object) -> str:

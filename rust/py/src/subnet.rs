@@ -14,7 +14,7 @@ type Tensor<'py> = (String, String, Vec<usize>, Bound<'py, PyBytes>);
 /// A linear layer: name, rows, columns, 4-bit rows, 8-bit rows, bytes, multiply-accumulates.
 type Layer = (String, usize, usize, usize, usize, usize, u64);
 /// Parameters, weight bytes, tensor bytes, multiply-accumulates, layers.
-type Summary = (usize, usize, usize, u64, Vec<Layer>);
+type Summary = (usize, usize, usize, u64, u64, Vec<Layer>);
 
 /// A valid subnet, immutable.
 #[pyclass(frozen, module = "quasar_rt._native")]
@@ -97,6 +97,7 @@ impl Subnet {
             summary.parameters,
             summary.weight_bytes,
             summary.tensor_bytes,
+            summary.nominal_macs,
             summary.macs,
             layers,
         )

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::rows;
-use config::Config;
+use config::{Config, Pool};
 use container::{Dtype, Tensor, Tensors};
 use schema::{LinearSpec, Rule, TensorSpec};
 
@@ -56,7 +56,7 @@ pub struct LayerSummary {
     pub rows8: usize,
     /// Packed weight bytes.
     pub bytes: usize,
-    /// Multiply-accumulates a frame.
+    /// Multiply-accumulates a frame that an output depends on.
     pub macs: u64,
 }
 
@@ -71,7 +71,10 @@ pub struct Summary {
     pub weight_bytes: usize,
     /// Bytes of all tensors.
     pub tensor_bytes: usize,
-    /// Multiply-accumulates a frame: linear layers and attention's two products, all tokens.
+    /// Multiply-accumulates a frame as networks are compared: linear layers and attention's two products, all tokens.
+    pub nominal_macs: u64,
+    /// Those of them that an output depends on. With `token` pooling the last block has queries, projection and MLP
+    /// for one token alone, and the executor leaves out the rest.
     pub macs: u64,
 }
 
@@ -186,6 +189,9 @@ impl Subnet {
     pub fn summary(&self) -> Summary {
         let config = &self.config;
         let mut layers = Vec::new();
+        let mut nominal_macs = 0;
+        let last_block =
+            (config.pool == Pool::Token).then(|| format!("blocks.{}.", config.blocks.len() - 1));
         for LinearSpec {
             name,
             rows,
@@ -197,7 +203,13 @@ impl Subnet {
             let bits = self.expect(&format!("{name}.bits")).data();
             let rows4 = bits.iter().map(|&b| usize::from(b == 4)).sum();
             let bytes = bits.iter().map(|&b| rows::row_bytes(k, b)).sum();
-            let macs = (rows * k * tokens) as u64;
+            let last = last_block.as_ref().and_then(|b| name.strip_prefix(b));
+            let needed = match last {
+                Some("qkv") => (tokens * 2 + 1) * rows / 3,
+                Some(_) => rows,
+                None => rows * tokens,
+            };
+            nominal_macs += (rows * k * tokens) as u64;
             layers.push(LayerSummary {
                 name,
                 rows,
@@ -205,7 +217,7 @@ impl Subnet {
                 rows4,
                 rows8: rows - rows4,
                 bytes,
-                macs,
+                macs: (needed * k) as u64,
             });
         }
         let n = config.tokens();
@@ -214,6 +226,10 @@ impl Subnet {
             .iter()
             .map(|b| (2 * n * n * b.inner()) as u64)
             .sum();
+        let skipped = match (config.pool, config.blocks.last()) {
+            (Pool::Token, Some(last)) => (2 * (n - 1) * n * last.inner()) as u64,
+            _ => 0,
+        };
         let norms = (2 * config.blocks.len() + 1) * 2 * config.embed;
         Summary {
             parameters: layers.iter().map(|l| l.rows * (l.k + 1)).sum::<usize>()
@@ -221,7 +237,8 @@ impl Subnet {
                 + n * config.embed,
             weight_bytes: layers.iter().map(|l| l.bytes).sum(),
             tensor_bytes: self.tensors.values().map(|t| t.data().len()).sum(),
-            macs: layers.iter().map(|l| l.macs).sum::<u64>() + attention,
+            nominal_macs: nominal_macs + attention,
+            macs: layers.iter().map(|l| l.macs).sum::<u64>() + attention - skipped,
             layers,
         }
     }
