@@ -145,8 +145,10 @@ class Subnet:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a ``.qvit`` file: to a temporary neighbour first, then renamed, so that no reader sees half of it.
 
+        Symbolic links are followed, and an existing file's mode is kept.
+
         Raises:
-            quasar_rt.FileError: it cannot be written.
+            quasar_rt.FileError: it cannot be written, or there is something else than a regular file.
         """
         self._inner.save(Path(path))
 
