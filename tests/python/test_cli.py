@@ -340,6 +340,7 @@ def test_demo(run):
     assert result.exit_code == 0
     assert not result.stderr
     assert "12 of 12 right" in result.stdout
+    assert all(len(line) <= 80 for line in result.stdout.splitlines()), "wider than a terminal is by default"
     document = json.loads(run("demo", "--json").stdout)
     assert len(document["images"]) == 12
     for image in document["images"]:

@@ -49,15 +49,15 @@ def command(as_json: bool, **options: Any) -> None:
         )
         return
     print_table(
-        ["image", "label", "truth", ">probability", ">time", "device"],
+        ["image", "label", "right", ">probability", ">time", "device"],
         [
             [
                 sample.path.name,
                 prediction.label,
-                sample.label or "?",
+                _mark(sample.label, prediction.label),
                 f"{prediction.probability:.1%}",
                 f"{prediction.timings.total_ms:.2f} ms",
-                device,
+                engine.device,
             ]
             for sample, prediction in predictions
         ],
@@ -66,4 +66,12 @@ def command(as_json: bool, **options: Any) -> None:
         (sample.label, prediction.label) for sample, prediction in predictions if sample.label is not None
     ]
     right = sum(truth == label for truth, label in known)
-    echo(f"{right} of {len(known)} right. Next: quasar-rt infer YOUR_IMAGE, or quasar-rt info {SUBNET}")
+    echo(f"{right} of {len(known)} right, on {device}.")
+    echo(f"Next: quasar-rt infer YOUR_IMAGE, or quasar-rt info {SUBNET}")
+
+
+def _mark(truth: str | None, label: str) -> str:
+    """Whether `label` is right; the true one where it is not."""
+    if truth is None:
+        return "?"
+    return "yes" if truth == label else f"no: {truth}"

@@ -21,7 +21,12 @@ from .output import echo, print_json, print_table, progress
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Use the first N images only.")
 @click.option(
-    "--batch", type=click.IntRange(1), default=256, show_default=True, help="Images decoded at a time."
+    "--batch",
+    type=click.IntRange(1),
+    metavar="N",
+    default=256,
+    show_default=True,
+    help="Images decoded at a time.",
 )
 @engine_options
 @as_json
@@ -68,18 +73,17 @@ def command(
         print_json({**about, **result._asdict(), "images_per_second": result.images_per_second})
     else:
         print_table(
-            ["subnet", "data", ">images", ">top-1", ">top-5", ">images/s", "device"],
+            ["subnet", ">images", ">top-1", ">top-5", ">images/s"],
             [
                 [
                     str(about["subnet"]),
-                    data,
-                    str(result.images),
+                    f"{result.images:,}",
                     f"{result.top1:.2%}",
                     f"{result.top5:.2%}",
                     f"{result.images_per_second:,.0f}",
-                    described,
                 ]
             ],
         )
+        echo(f"Data: {data}. Device: {described}.")
     if result.unreadable:
         ctx.exit(1)

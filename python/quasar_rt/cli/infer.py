@@ -21,7 +21,12 @@ from .output import echo, print_json, print_table
     help="A .qvit file or a packaged subnet's name.",
 )
 @click.option(
-    "--top-k", type=click.IntRange(1), default=3, show_default=True, help="Classes to list for each image."
+    "--top-k",
+    type=click.IntRange(1),
+    metavar="N",
+    default=3,
+    show_default=True,
+    help="Classes to list for each image.",
 )
 @engine_options
 @as_json

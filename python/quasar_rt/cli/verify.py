@@ -10,8 +10,17 @@ from .output import echo, print_json, print_table
 
 @click.command("verify", short_help="Compare the bits of every backend and tier.")
 @click.argument("subnet")
-@click.option("--images", type=click.IntRange(1), default=4, show_default=True, help="Random images to run.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random images.")
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    metavar="N",
+    default=4,
+    show_default=True,
+    help="Random images to run.",
+)
+@click.option(
+    "--seed", type=int, metavar="N", default=0, show_default=True, help="Seed of the random images."
+)
 @as_json
 @click.pass_context
 def command(ctx: click.Context, /, subnet: str, images: int, seed: int, as_json: bool) -> None:
