@@ -10,6 +10,7 @@ Needs the [host] extra: pip install 'quasar-rt[host]'.
 from __future__ import annotations
 
 import ast
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,23 @@ def _model_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
         except (SyntaxError, ValueError):
             arguments[key] = value
     return arguments
+
+
+def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
+    try:
+        return None if value is None else [float(number) for number in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a number, or numbers with commas between them") from None
+
+
+def _resize(ctx: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    try:
+        document = None if value is None else json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not JSON: {error}") from None
+    if document is not None and not isinstance(document, dict):
+        raise click.BadParameter(f"{value!r} is not a JSON object")
+    return document
 
 
 @click.command(help=__doc__.split("\n\n")[0] if __doc__ else None)
@@ -74,6 +92,25 @@ def _model_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
     type=click.FloatRange(0, 1),
     help="Share of 8-bit rows; the others are 4-bit.",
 )
+@click.option(
+    "--mean",
+    callback=_numbers,
+    metavar="M[,M,M]",
+    help="Mean of pixel/255 by channel; timm's configuration by default.",
+)
+@click.option(
+    "--std",
+    callback=_numbers,
+    metavar="S[,S,S]",
+    help="Standard deviation of pixel/255 by channel; timm's configuration by default.",
+)
+@click.option(
+    "--resize",
+    callback=_resize,
+    metavar="JSON",
+    help='How images come to the model\'s size, e.g. \'{"mode": "exact", "size": [48, 96], "filter": "bicubic"}\' '
+    "(docs/subnet-file.md); timm's configuration by default.",
+)
 @click.option("--name", help="The subnet's name; the architecture by default.")
 @click.option(
     "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The .qvit file to write."
@@ -87,6 +124,9 @@ def main(
     images: int,
     classes: Path | None,
     eight_bit: float,
+    mean: list[float] | None,
+    std: list[float] | None,
+    resize: dict[str, Any] | None,
     name: str | None,
     out: Path,
 ) -> None:
@@ -111,13 +151,25 @@ def main(
         raise click.ClickException(f"timm could not make {model}: {error}") from error
     names = classes.read_text(encoding="utf-8").splitlines() if classes else None
     try:
-        subnet = export_timm(network, files, eight_bit_fraction=eight_bit, classes=names, name=name or model)
+        subnet = export_timm(
+            network,
+            files,
+            eight_bit_fraction=eight_bit,
+            classes=names,
+            name=name or model,
+            mean=mean,
+            std=std,
+            resize=resize,
+        )
         subnet.save(out)
         with Engine(subnet) as engine:
             prediction = engine.infer(files[0])
     except (QuasarError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB, {len(files)} calibration images")
+    resizing = " ".join(str(value) for value in subnet.config["preprocess"]["resize"].values())
+    recorded = subnet.config["provenance"]
+    click.echo(f"preprocessing: resize {resizing}, mean {recorded['mean']}, std {recorded['std']}")
     click.echo(f"{files[0]}: {prediction.label} ({prediction.probability:.1%})")
 
 

@@ -369,11 +369,14 @@ def _preprocessing(
         else:
             _require(
                 data.get("crop_mode", "center") == "center" and net.height == net.width,
-                f"its preprocessing crops in mode '{data.get('crop_mode')}' to {net.height}x{net.width}: pass `resize`",
+                f"its preprocessing crops in mode '{data.get('crop_mode')}' to {net.height}x{net.width}: pass "
+                f"`resize`, such as {{'mode': 'exact', 'size': [{net.height}, {net.width}], 'filter': 'bicubic'}}",
             )
+            # The margin that crop_pct leaves was chosen for the configuration's size; a model of another one gets none.
+            crop = data["crop_pct"] if tuple(data["input_size"][1:]) == (net.height, net.width) else 1.0
             resize = {
                 "mode": "shorter",
-                "size": [math.floor(net.height / data["crop_pct"])],
+                "size": [math.floor(net.height / crop)],
                 "filter": filters[interpolation],
             }
 
@@ -387,7 +390,12 @@ def _preprocessing(
             )
         return chosen
 
-    return {"resize": resize}, channels(mean, data["mean"]), channels(std, data["std"])
+    means, deviations = channels(mean, data["mean"]), channels(std, data["std"])
+    if not all(math.isfinite(value) for value in means) or not all(
+        0 < value < math.inf for value in deviations
+    ):
+        raise ValueError(f"mean must be finite and std positive, not {means} and {deviations}")
+    return {"resize": resize}, means, deviations
 
 
 def _batches(
@@ -446,7 +454,9 @@ def export_timm(
         classes: class names; ``class 0``, ... by default.
         name: the subnet's name; the model's architecture name by default.
         mean, std: of pixel/255 for each channel; timm's configuration of the model by default.
-        resize: the subnet's ``preprocess.resize`` (docs/subnet-file.md); timm's configuration by default.
+        resize: the subnet's ``preprocess.resize`` (docs/subnet-file.md). By default timm's configuration of the model,
+            whose ``crop_pct`` counts only where the model has the configuration's image size: a model made with another
+            ``img_size`` gets the shorter side resized to it. Rectangular models need it given.
         percentile: how much of an activation's distribution its 8-bit range covers on each side.
         equalize: bring the channels' ranges together behind each LayerNorm first.
         batch_size: calibration images at a time.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +20,9 @@ from PIL import Image  # noqa: E402
 from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, VisionTransformer  # noqa: E402
 from torch import nn  # noqa: E402
 
-from quasar_rt import Engine, ImageError, datasets  # noqa: E402
+from quasar_rt import Engine, ImageError, Subnet, datasets  # noqa: E402
 from quasar_rt.export import UnsupportedModelError, export_timm  # noqa: E402
+from quasar_rt.images import preprocess  # noqa: E402
 
 Pictures = list[npt.NDArray[np.uint8]]
 
@@ -34,6 +38,7 @@ SMALL: dict[str, Any] = {
     "num_classes": 11,
 }
 AS_IT_IS = {"mode": "none"}
+TOOL = Path(__file__).parents[2] / "tools" / "export.py"
 
 
 def small_model(seed: int = 0, **change: Any) -> VisionTransformer:
@@ -222,8 +227,9 @@ def test_what_is_not_supported_is_named(make: Callable[[], Any], word: str) -> N
         ({"percentile": 0.2}, ValueError),
         ({"classes": ["one"]}, ValueError),
         ({"mean": [0.5, 0.5]}, ValueError),
+        ({"std": [0.5, 0.0, 0.5]}, ValueError),
     ],
-    ids=["empty", "shape", "nan", "float image", "fraction", "percentile", "classes", "mean"],
+    ids=["empty", "shape", "nan", "float image", "fraction", "percentile", "classes", "mean", "std"],
 )
 def test_bad_arguments_are_refused(options: dict[str, Any], error: type[Exception]) -> None:
     arguments: dict[str, Any] = {"calibration": torch.randn(2, 3, 32, 32), "resize": AS_IT_IS, **options}
@@ -265,3 +271,45 @@ def test_all_eight_bit_loses_at_most_a_point_on_fashion_mnist() -> None:
     integer_top1 = float((engine_logits(subnet, list(test_images)).argmax(axis=1) == test_labels).mean())
     print(f"top-1 on 10,000 images, measured: float {float_top1:.4f}, all 8-bit {integer_top1:.4f}")
     assert integer_top1 > float_top1 - 0.01
+
+
+def test_a_model_of_its_own_size_takes_images_of_that_size_as_they_are() -> None:
+    model = small_model()
+    pictures = pictures_for(model, 4)
+    subnet = export_timm(model, pictures)
+    assert subnet.config["preprocess"]["resize"]["size"] == [32]
+    size = (32, 32, 3)
+    for picture in pictures:
+        np.testing.assert_array_equal(preprocess(picture, size, subnet.config["preprocess"]), picture)
+
+
+def test_the_tool_exports_a_rectangular_gray_checkpoint(tmp_path: Path) -> None:
+    options = {
+        "img_size": [24, 40],
+        "patch_size": 8,
+        "in_chans": 1,
+        "num_classes": 5,
+        "embed_dim": 48,
+        "depth": 1,
+    }
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", **options).eval()
+    nn.init.normal_(model.head.weight)
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    (tmp_path / "images").mkdir()
+    pictures = pictures_for(model, 4)
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / "images" / f"{i}.png")
+    command = [sys.executable, str(TOOL), "--model", "vit_tiny_patch16_224", "--eight-bit", "1"]
+    command += ["--checkpoint", str(tmp_path / "model.pth"), "--calibration", str(tmp_path / "images")]
+    command += [f"--model-arg={key}={value}" for key, value in options.items()]
+    command += ["--out", str(tmp_path / "model.qvit"), "--mean", "0.4", "--std", "0.3"]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "pass `resize`" in refused.stderr
+    done = subprocess.run([*command, "--resize", '{"mode": "none"}'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    subnet = Subnet.load(tmp_path / "model.qvit")
+    assert subnet.config["preprocess"] == {"resize": AS_IT_IS}
+    expected = float_logits(model, normalised(pictures, 0.4, 0.3))
+    assert np.corrcoef(engine_logits(subnet, pictures).ravel(), expected.ravel())[0, 1] > 0.98
