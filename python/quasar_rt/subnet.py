@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _native, packaged
-from .errors import ConfigError, FileError, TensorError
+from .errors import ConfigError, FileError, SubnetError, TensorError
 
 __all__ = ["Layer", "Subnet", "Summary"]
 
@@ -114,7 +114,10 @@ class Subnet:
                 raise FileError(
                     f"there is no file '{source}' and no packaged subnet of that name (there are: {names})"
                 )
-        return cls._wrap(_native.Subnet.load(path))
+        try:
+            return cls._wrap(_native.Subnet.load(path))
+        except SubnetError as error:
+            raise type(error)(f"'{path}': {error}") from None
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> Subnet:

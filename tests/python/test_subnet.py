@@ -213,6 +213,13 @@ def test_bytes_of_other_things_are_named_errors(data, error):
         Subnet.from_bytes(data)
 
 
+def test_an_unsound_file_is_named(tiny_subnet, tmp_path):
+    path = tmp_path / "cut.qvit"
+    path.write_bytes(tiny_subnet.to_bytes()[:-1])
+    with pytest.raises(quasar_rt.TruncatedError, match=r"cut\.qvit"):
+        Subnet.load(path)
+
+
 def test_another_version_is_named(tiny_subnet):
     header, body = parts(tiny_subnet.to_bytes())
     header["__metadata__"]["version"] = "2"
