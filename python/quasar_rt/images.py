@@ -19,6 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from . import _native
 from .errors import ImageError
 
+Image.preinit()  # Pillow's common formats; else the first picture would wait for their import
+
 __all__ = ["ImageLike", "Pixels", "Tensor", "preprocess", "to_pixels"]
 
 Pixels = npt.NDArray[np.uint8]
@@ -150,7 +152,8 @@ def _from_array(array: npt.NDArray[Any], what: str = "array") -> Pixels:
     shape = "x".join(str(size) for size in array.shape) or "scalar"
     if array.dtype != np.uint8:
         raise ImageError(
-            f"the {what} has dtype {array.dtype}; pixels are uint8 in [0, 255]. {_cast_hint(array.dtype)}"
+            f"the {what} has dtype {array.dtype}; pixels are uint8 in [0, 255]. "
+            + _cast_hint(array.dtype, "to(torch.uint8)" if what == "tensor" else "astype('uint8')")
         )
     if array.ndim == 2:
         array = array[:, :, np.newaxis]
@@ -180,22 +183,20 @@ def _from_tensor(tensor: Tensor) -> Pixels:
     try:
         array = cast("npt.NDArray[Any]", tensor.detach().cpu().numpy())
     except (RuntimeError, TypeError) as error:
-        raise ImageError(f"cannot read the tensor: {error}") from error
+        raise ImageError(f"cannot read the tensor: {error}. Give a dense uint8 tensor") from error
     if array.ndim == 3 and array.shape[0] in (1, 3):
         array = array.transpose(1, 2, 0)
     return _from_array(array, "tensor")
 
 
-def _cast_hint(dtype: np.dtype[Any]) -> str:
+def _cast_hint(dtype: np.dtype[Any], cast: str) -> str:
     if dtype.kind == "f":
-        return (
-            "For values in [0, 1]: (image * 255).round().astype('uint8'); undo any mean and deviation first."
-        )
+        return f"For values in [0, 1]: (image * 255).round().{cast}; undo any mean and deviation first."
     if dtype == np.bool_:
-        return "For a mask: image.astype('uint8') * 255."
+        return f"For a mask: image.{cast} * 255."
     if dtype.kind in "iu":
-        return "If all values are in [0, 255]: image.astype('uint8')."
-    return "Convert it with astype('uint8')."
+        return f"If all values are in [0, 255]: image.{cast}."
+    return f"Convert it with {cast}."
 
 
 def _type_name(value: object) -> str:
