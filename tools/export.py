@@ -144,11 +144,20 @@ def main(
     if not files:
         raise click.ClickException(f"no image in {calibration}: give a folder with PNG or JPEG files")
     try:
-        network = timm.create_model(
-            model, pretrained=pretrained, checkpoint_path=str(checkpoint or ""), **_model_arguments(model_arg)
-        )
+        network = timm.create_model(model, pretrained=pretrained, **_model_arguments(model_arg))
     except (RuntimeError, TypeError, ValueError, OSError) as error:
         raise click.ClickException(f"timm could not make {model}: {error}") from error
+    if checkpoint is not None:
+        try:
+            timm.models.load_checkpoint(network, str(checkpoint))
+        # A file of another kind makes torch's unpickler raise nearly anything (KeyError, EOFError, ...).
+        except Exception as error:
+            raise click.ClickException(
+                f"{checkpoint} does not hold the weights of this {model}: {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:400]}\nIt must be a state dict, as "
+                "torch.save(model.state_dict(), FILE) writes it, of just this architecture; "
+                "--model-arg gives a shape of its own."
+            ) from error
     names = classes.read_text(encoding="utf-8").splitlines() if classes else None
     try:
         subnet = export_timm(

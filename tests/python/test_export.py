@@ -313,3 +313,14 @@ def test_the_tool_exports_a_rectangular_gray_checkpoint(tmp_path: Path) -> None:
     assert subnet.config["preprocess"] == {"resize": AS_IT_IS}
     expected = float_logits(model, normalised(pictures, 0.4, 0.3))
     assert np.corrcoef(engine_logits(subnet, pictures).ravel(), expected.ravel())[0, 1] > 0.98
+
+
+def test_the_tool_says_what_a_checkpoint_is(tmp_path: Path) -> None:
+    image = tmp_path / "image.png"
+    Image.new("RGB", (40, 40)).save(image)
+    command = [sys.executable, str(TOOL), "--model", "vit_tiny_patch16_224", "--checkpoint", str(image)]
+    command += ["--calibration", str(tmp_path), "--out", str(tmp_path / "model.qvit")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: {image} does not hold the weights")
+    assert "state dict" in done.stderr
