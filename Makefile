@@ -45,6 +45,7 @@ test: install-test dataset test-rust test-wheel test-python ## Install what test
 
 .PHONY: develop
 develop: $(STAMPS)/venv toolchain ## Build in release mode and install the package, editable, with its run-time dependencies
+	@echo 'Building the Rust core; the first time this takes about a minute.'
 	@maturin develop --release --quiet $(if $(UV),--uv)
 
 .PHONY: install-test
