@@ -72,9 +72,9 @@ class Engine:
         threads: int | None = None,
         tier: str | None = None,
     ) -> None:
-        if threads is not None and not 1 <= threads <= _native.MAX_THREADS:
+        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= _native.MAX_THREADS):
             raise InvalidValueError(
-                f"threads is {threads}; it must be within [1, {_native.MAX_THREADS}] (or None for all cores)"
+                f"threads is {threads!r}; it must be within [1, {_native.MAX_THREADS}] (or None for all cores)"
             )
         self.subnet = subnet if isinstance(subnet, Subnet) else Subnet.load(subnet)
         """The subnet that runs."""

@@ -104,12 +104,7 @@ class Subnet:
         if path is None:
             path = Path(source)
             # os.path.exists, unlike Path.exists, is False for names that no file can have.
-            if (
-                isinstance(source, str)
-                and "." not in source
-                and path.name == source
-                and not os.path.exists(path)
-            ):
+            if not os.path.exists(path):
                 names = ", ".join(packaged.subnet_names()) or "none"
                 raise FileError(
                     f"there is no file '{source}' and no packaged subnet of that name (there are: {names})"
@@ -200,10 +195,10 @@ class Subnet:
 
     def __repr__(self) -> str:
         config, summary = self.config, self.summary()
-        image = config["image"]
+        image, blocks = config["image"], len(config["blocks"])
         return (
             f"<Subnet {config['name']!r}: {image['height']}x{image['width']}x{image['channels']} to "
-            f"{len(config['classes'])} classes, {len(config['blocks'])} blocks of {config['embed']}, "
+            f"{len(config['classes'])} classes, {blocks} block{'' if blocks == 1 else 's'} of {config['embed']}, "
             f"{summary.parameters:,} parameters, {summary.tensor_bytes / 1000:,.0f} kB"
             f"{'' if config['trained'] else ', untrained'}>"
         )

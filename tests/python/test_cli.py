@@ -79,6 +79,19 @@ def test_wrong_usage_is_2_on_stderr(run, arguments):
     assert "Error: " in result.stderr
 
 
+def test_a_piped_table_starts_at_once_and_is_not_filled_up(run):
+    lines = run("devices").stdout.splitlines()
+    assert lines[0].split() == ["device", "threads", "tier"]
+    assert all(line == line.rstrip() and line for line in lines)
+
+
+def test_a_missing_subnet_is_named_with_what_there_is(run):
+    result = run("info", "nope.qvit")
+    assert result.exit_code == 2
+    assert "no file 'nope.qvit'" in result.stderr
+    assert "fashion-mnist" in result.stderr
+
+
 def test_infer_prints_a_table(run, subnet_file, picture):
     result = run("infer", "--subnet", subnet_file, picture, picture)
     assert result.exit_code == 0

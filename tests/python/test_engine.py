@@ -337,6 +337,11 @@ def test_an_engine_works_in_a_forked_process(gray_subnet, tmp_path):
 # Arguments that no Rust integer holds
 
 
+def test_threads_of_another_type_are_a_named_error(gray_subnet):
+    with pytest.raises(quasar_rt.InvalidValueError, match="threads is '2'"):
+        Engine(gray_subnet, threads="2")
+
+
 def test_enormous_numbers_are_named_errors_or_harmless(gray_subnet):
     with pytest.raises(quasar_rt.InvalidValueError, match=r"threads is \d+; it must be within \[1, 256\]"):
         Engine(gray_subnet, threads=2**70)

@@ -49,9 +49,16 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
         )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    # A pipe has no width: lines are not broken there.
-    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 200)
-    console.print(table)
+    if sys.stdout.isatty():
+        Console(file=sys.stdout, highlight=False).print(table)
+        return
+    # A pipe has no width: lines are not broken there, nor filled up, and the first one says something.
+    console = Console(highlight=False, width=200)
+    with console.capture() as text:
+        console.print(table)
+    for line in text.get().strip("\n").splitlines():
+        if line.strip():
+            click.echo(line.rstrip())
 
 
 def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:

@@ -91,7 +91,7 @@ pub enum Error {
     #[error("invalid value: {0}")]
     InvalidValue(String),
     /// The requested SIMD tier is not available on this CPU.
-    #[error("SIMD tier {tier:?} is not available on this CPU; available: {available}")]
+    #[error("this CPU has no tier {tier:?}; it has: {available}")]
     UnsupportedTier {
         /// The tier asked for.
         tier: String,
