@@ -1,8 +1,14 @@
 """Small random subnets that many tests share."""
 
+import signal
+
 import pytest
 
 from quasar_rt import random_subnet
+
+# A shell's background job ignores Ctrl-C, and so do all its children: the tests of Ctrl-C would wait in vain.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -266,10 +266,13 @@ except KeyboardInterrupt:
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_stops_a_batch():
     with subprocess.Popen([sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "ready\n"
-        threading.Event().wait(0.5)
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=20)
+        try:
+            assert process.stdout.readline() == "ready\n"
+            threading.Event().wait(0.5)
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert out.startswith("interrupted\nclass")
 
 
