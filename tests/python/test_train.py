@@ -334,3 +334,10 @@ def test_a_faulty_recipe_is_named(tmp_path: Path, old: str, new: str, message: s
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         load_recipe(path)
+
+
+def test_channels_of_different_std_are_refused() -> None:
+    model = small_model(channels=3, mean=(0.4,) * 3, std=(0.2, 0.3, 0.3))
+    model.quantized = True
+    with pytest.raises(ValueError, match="same value for every channel"):
+        model(pictures(1, channels=3))

@@ -201,7 +201,10 @@ class ViT(nn.Module):
     def _quantized(self, images: Tensor) -> Tensor:
         # The mean and std are folded into the patch embedding, whose input is the pixel itself (section Preprocess).
         if len(set(self.config.std)) > 1:
-            raise NotImplementedError("quantization-aware training needs the same std for every channel")
+            raise ValueError(
+                f"std is {self.config.std}: quantization-aware training needs the same value for every channel, "
+                "as a row's step belongs to the whole row"
+            )
         x = self.embed.integer(self.patches(images), 1 / self.pixel_std[0])[0] + self.position
         x = torch.cat([self.prefix.expand(x.shape[0], -1, -1), x], dim=1)
         x = _on_grid(x, self.residual_scale, self.training)
