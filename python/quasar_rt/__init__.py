@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .errors import InvalidValueError as InvalidValueError
     from .errors import NotASubnetError as NotASubnetError
     from .errors import QuasarError as QuasarError
+    from .errors import SettingsError as SettingsError
     from .errors import SubnetError as SubnetError
     from .errors import TensorError as TensorError
     from .errors import ThreadsError as ThreadsError
@@ -71,6 +72,7 @@ _MODULES = {
         "InvalidValueError",
         "NotASubnetError",
         "QuasarError",
+        "SettingsError",
         "SubnetError",
         "TensorError",
         "ThreadsError",

@@ -18,6 +18,7 @@ __all__ = [
     "InvalidValueError",
     "NotASubnetError",
     "QuasarError",
+    "SettingsError",
     "SubnetError",
     "TensorError",
     "ThreadsError",
@@ -63,6 +64,10 @@ class ChecksumError(SubnetError):
 
 class ConfigError(SubnetError):
     """A key of the configuration is missing, unknown or out of its range."""
+
+
+class SettingsError(QuasarError, ValueError):
+    """A settings file (search space, board, hardware configuration) has a key that is missing, unknown or wrong."""
 
 
 class TensorError(SubnetError):

@@ -63,6 +63,16 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A settings file (space, board, hardware configuration, search state) has a key that is missing, unknown or out of its range.
+    #[error("invalid {document}: {key}: {problem}")]
+    InvalidSettings {
+        /// The kind of file and its name (`space "tiny"`).
+        document: String,
+        /// The key, as a path (`choices.embed`).
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A tensor is missing or unexpected, or has the wrong dtype, shape or values.
     #[error("invalid tensor {tensor}: {problem}")]
     InvalidTensor {
@@ -124,6 +134,7 @@ impl Error {
         "UnsupportedVersion",
         "ChecksumMismatch",
         "InvalidConfig",
+        "InvalidSettings",
         "InvalidTensor",
         "AccumulatorOverflow",
         "InvalidImage",
@@ -143,6 +154,7 @@ impl Error {
             Self::UnsupportedVersion { .. } => "UnsupportedVersion",
             Self::ChecksumMismatch { .. } => "ChecksumMismatch",
             Self::InvalidConfig { .. } => "InvalidConfig",
+            Self::InvalidSettings { .. } => "InvalidSettings",
             Self::InvalidTensor { .. } => "InvalidTensor",
             Self::AccumulatorOverflow { .. } => "AccumulatorOverflow",
             Self::InvalidImage(_) => "InvalidImage",
@@ -161,6 +173,18 @@ impl Error {
 
     pub(crate) fn config(key: impl AsRef<str>, problem: impl AsRef<str>) -> Self {
         Self::InvalidConfig {
+            key: excerpt(key.as_ref()),
+            problem: excerpt(problem.as_ref()),
+        }
+    }
+
+    pub(crate) fn settings(
+        document: impl AsRef<str>,
+        key: impl AsRef<str>,
+        problem: impl AsRef<str>,
+    ) -> Self {
+        Self::InvalidSettings {
+            document: excerpt(document.as_ref()),
             key: excerpt(key.as_ref()),
             problem: excerpt(problem.as_ref()),
         }

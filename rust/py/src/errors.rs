@@ -16,6 +16,7 @@ const CLASSES: &[(&str, &str)] = &[
     ("UnsupportedVersion", "UnsupportedVersionError"),
     ("ChecksumMismatch", "ChecksumError"),
     ("InvalidConfig", "ConfigError"),
+    ("InvalidSettings", "SettingsError"),
     ("InvalidTensor", "TensorError"),
     ("AccumulatorOverflow", "AccumulatorOverflowError"),
     ("InvalidImage", "ImageError"),

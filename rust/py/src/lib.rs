@@ -11,6 +11,7 @@ mod engine;
 mod errors;
 mod peak;
 mod rows;
+mod space;
 mod subnet;
 
 use pyo3::prelude::*;
@@ -29,6 +30,8 @@ mod _native {
     use crate::peak::peak_macs_per_second;
     #[pymodule_export]
     use crate::rows::{join_atoms, pack_rows, quantize_rows, row_pairs, split_atoms, unpack_rows};
+    #[pymodule_export]
+    use crate::space::{eight_bit_rows, Space};
     #[pymodule_export]
     use crate::subnet::Subnet;
 }

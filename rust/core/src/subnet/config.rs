@@ -234,21 +234,7 @@ impl Config {
     /// [`Error::InvalidConfig`].
     pub fn check(&self) -> Result<()> {
         self.image.check()?;
-        within("patch.kernel", self.patch.kernel, 1, MAX_IMAGE_SIDE)?;
-        within("patch.stride", self.patch.stride, 1, MAX_IMAGE_SIDE)?;
-        within("patch.pad", self.patch.pad, 0, self.patch.kernel - 1)?;
-        within(
-            "patch.kernel",
-            self.patch.kernel,
-            1,
-            self.image.height.min(self.image.width) + 2 * self.patch.pad,
-        )?;
-        within(
-            "patch: channels * kernel^2",
-            self.patch_len(),
-            1,
-            MAX_COLUMNS,
-        )?;
+        self.patch.check(self.image)?;
         within("prefix_tokens", self.prefix_tokens, 0, MAX_TOKENS - 1)?;
         within(
             "tokens (from image, patch and prefix_tokens)",
@@ -293,9 +279,7 @@ impl Config {
 
     /// Rows and columns of patches.
     pub fn grid(&self) -> (usize, usize) {
-        let count =
-            |side: usize| (side + 2 * self.patch.pad - self.patch.kernel) / self.patch.stride + 1;
-        (count(self.image.height), count(self.image.width))
+        self.patch.grid(self.image)
     }
 
     /// Number of patches.
@@ -311,7 +295,38 @@ impl Config {
 
     /// Pixels' values in a patch: channels * kernel^2, the patch embedding's K.
     pub fn patch_len(&self) -> usize {
-        self.image.channels * self.patch.kernel * self.patch.kernel
+        self.patch.len(self.image)
+    }
+}
+
+impl Patch {
+    /// Rows and columns of patches over `image`; both must have been checked.
+    pub(crate) fn grid(self, image: Image) -> (usize, usize) {
+        let count = |side: usize| (side + 2 * self.pad - self.kernel) / self.stride + 1;
+        (count(image.height), count(image.width))
+    }
+
+    /// Values of a patch: channels * kernel^2.
+    pub(crate) fn len(self, image: Image) -> usize {
+        image.channels * self.kernel * self.kernel
+    }
+
+    pub(crate) fn check(self, image: Image) -> Result<()> {
+        within("patch.kernel", self.kernel, 1, MAX_IMAGE_SIDE)?;
+        within("patch.stride", self.stride, 1, MAX_IMAGE_SIDE)?;
+        within("patch.pad", self.pad, 0, self.kernel - 1)?;
+        within(
+            "patch.kernel",
+            self.kernel,
+            1,
+            image.height.min(image.width) + 2 * self.pad,
+        )?;
+        within(
+            "patch: channels * kernel^2",
+            self.len(image),
+            1,
+            MAX_COLUMNS,
+        )
     }
 }
 
@@ -323,7 +338,7 @@ impl Block {
 }
 
 impl Image {
-    fn check(self) -> Result<()> {
+    pub(crate) fn check(self) -> Result<()> {
         within("image.height", self.height, 1, MAX_IMAGE_SIDE)?;
         within("image.width", self.width, 1, MAX_IMAGE_SIDE)?;
         if self.channels != 1 && self.channels != 3 {
@@ -358,7 +373,7 @@ fn check_text(key: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-fn within(key: &str, value: usize, least: usize, most: usize) -> Result<()> {
+pub(crate) fn within(key: &str, value: usize, least: usize, most: usize) -> Result<()> {
     if (least..=most).contains(&value) {
         Ok(())
     } else {

@@ -1,0 +1,252 @@
+"""Search spaces: the family of networks that a supernet holds, and the genomes and architectures that name its members.
+
+A space is a TOML file (``quasar_rt/spaces/*.toml`` are examples); it is parsed and checked in Rust
+(``rust/core/src/space.rs``). Depends on the native module alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _native
+from ._native import eight_bit_rows
+from .errors import FileError, InvalidValueError, SettingsError, TooLargeError
+
+__all__ = ["MATRICES", "Architecture", "BlockShape", "Space", "eight_bit_rows", "space_names"]
+
+#: The matrices of a block whose 8-bit fractions are chosen, in the order of a frame's path.
+MATRICES = ("qkv", "proj", "fc1", "fc2")
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """One block: `hidden` are the rows of fc1, `eight_bit` the fractions of 8-bit rows of qkv, proj, fc1, fc2."""
+
+    heads: int
+    head_dim: int
+    hidden: int
+    eight_bit: tuple[float, float, float, float]
+
+    @property
+    def inner(self) -> int:
+        """Columns of q, of k, of v and of proj."""
+        return self.heads * self.head_dim
+
+    def rows(self, embed: int) -> tuple[int, int, int, int]:
+        """Rows of qkv, proj, fc1 and fc2 in a network of this embedding size."""
+        return 3 * self.inner, embed, self.hidden, embed
+
+    def eight_bit_rows(self, embed: int) -> tuple[int, int, int, int]:
+        """8-bit rows of qkv, proj, fc1 and fc2 in a network of this embedding size."""
+        q, p, f, g = map(eight_bit_rows, self.rows(embed), self.eight_bit)
+        return q, p, f, g
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One network of a space: embedding size and blocks. Patch embedding and head are all 8-bit."""
+
+    embed: int
+    blocks: tuple[BlockShape, ...]
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it; `from_dict` gives it back."""
+        blocks = [{**dataclasses.asdict(block), "eight_bit": list(block.eight_bit)} for block in self.blocks]
+        return {"embed": self.embed, "blocks": blocks}
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Architecture:
+        """From `to_dict`'s form.
+
+        Raises:
+            quasar_rt.InvalidValueError: a key is missing, unknown or of the wrong type.
+        """
+        try:
+            blocks = []
+            for block in table["blocks"]:
+                block = dict(block)
+                q, p, f, g = map(float, block.pop("eight_bit"))
+                sizes = {key: int(value) for key, value in block.items()}
+                blocks.append(BlockShape(**sizes, eight_bit=(q, p, f, g)))
+            embed = int(table["embed"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidValueError(
+                "an architecture is {'embed': n, 'blocks': [{'heads': n, 'head_dim': n, 'hidden': n, "
+                f"'eight_bit': [four fractions]}}, ...]}}: {type(error).__name__}: {error}"
+            ) from None
+        return cls(embed, tuple(blocks))
+
+
+class Space:
+    """A search space, immutable. A genome is uint8 [genes], one choice index for each of `genes`.
+
+    >>> space = Space.load("digits")
+    >>> len(space.genes), space.genes[2]
+    (20, ('blocks.0.heads', 3))
+    >>> space.decode(space.smallest).embed
+    16
+    """
+
+    _inner: _native.Space
+
+    def __init__(self) -> None:
+        raise TypeError("use Space.load or Space.from_toml")
+
+    @classmethod
+    def _wrap(cls, inner: _native.Space) -> Space:
+        space = object.__new__(cls)
+        space._inner = inner
+        return space
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str]) -> Space:
+        """Read a space.
+
+        Args:
+            source: a shipped space's name (`space_names`) or a path of a TOML file.
+
+        Raises:
+            quasar_rt.FileError: no such file; the message lists the shipped spaces.
+            quasar_rt.SettingsError: a key is missing, unknown or out of its range.
+        """
+        path = _shipped(str(source)) or Path(source)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            names = ", ".join(space_names())
+            raise FileError(
+                f"the space '{source}' cannot be read ({error}); shipped spaces: {names}"
+            ) from None
+        try:
+            return cls.from_toml(text)
+        except (SettingsError, TooLargeError) as error:
+            raise type(error)(f"'{source}': {error}") from None
+
+    @classmethod
+    def from_toml(cls, text: str) -> Space:
+        """From a space file's text. Raises like `load`."""
+        return cls._wrap(_native.Space.from_toml(text))
+
+    def to_toml(self) -> str:
+        """The space as TOML, without comments; `from_toml` gives it back."""
+        return self._inner.to_toml()
+
+    @property
+    def sha256(self) -> str:
+        """Digest (hex) of `to_toml`."""
+        return self._inner.sha256()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The file's keys and values (name, classes, head_dim, eight_bit_per, image, patch, choices), a fresh copy."""
+        settings: dict[str, Any] = json.loads(self._inner.to_json())
+        return settings
+
+    @property
+    def name(self) -> str:
+        """The space's name."""
+        return str(self.settings["name"])
+
+    @property
+    def genes(self) -> list[tuple[str, int]]:
+        """Name and number of choices of each gene, in a genome's order."""
+        return self._inner.genes()
+
+    @property
+    def size(self) -> float:
+        """Number of different networks."""
+        return self._inner.size()
+
+    @property
+    def tokens(self) -> int:
+        """The class token and the patches of an image."""
+        return self._inner.tokens()
+
+    @property
+    def largest(self) -> NDArray[np.uint8]:
+        """The genome with the last choice everywhere."""
+        return self._inner.largest()
+
+    @property
+    def smallest(self) -> NDArray[np.uint8]:
+        """The genome with the first choice everywhere."""
+        return self._inner.smallest()
+
+    def decode(self, genome: ArrayLike) -> Architecture:
+        """The network that a genome names.
+
+        Raises:
+            quasar_rt.InvalidValueError: wrong length, or an index that its gene lacks.
+        """
+        embed, blocks = self._inner.decode(_genome(genome))
+        return Architecture(embed, tuple(BlockShape(*block) for block in blocks))
+
+    def encode(self, architecture: Architecture) -> NDArray[np.uint8]:
+        """The canonical genome of a network.
+
+        Raises:
+            quasar_rt.InvalidValueError: names what is not a choice of this space.
+        """
+        blocks = [(b.heads, b.head_dim, b.hidden, b.eight_bit) for b in architecture.blocks]
+        return self._inner.encode(architecture.embed, blocks)
+
+    def canonical(self, genome: ArrayLike) -> NDArray[np.uint8]:
+        """The genome with the genes of unused blocks set to 0. Raises like `decode`."""
+        return self._inner.canonical(_genome(genome))
+
+    def sample(self, seed: int, *stream: int) -> Architecture:
+        """A network whose genes are drawn evenly: a pure function of its arguments, the same in every process."""
+        return self.decode(self._inner.sample(seed, list(stream)))
+
+    def __eq__(self, other: object) -> bool:
+        return self.sha256 == other.sha256 if isinstance(other, Space) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return Space.from_toml, (self.to_toml(),)
+
+    def __repr__(self) -> str:
+        return f"<Space {self.name!r}: {len(self.genes)} genes, {self.size:.3g} networks>"
+
+
+def space_names() -> list[str]:
+    """The names of the shipped spaces, sorted."""
+    return sorted(path.stem for path in _folder().glob("*.toml"))
+
+
+def _folder() -> Path:
+    return Path(str(files("quasar_rt"))) / "spaces"
+
+
+def _shipped(name: str) -> Path | None:
+    return _folder() / f"{name}.toml" if name in space_names() else None
+
+
+def _genome(genome: ArrayLike) -> NDArray[np.uint8]:
+    array = np.asarray(genome)
+    if (
+        array.ndim != 1
+        or array.dtype.kind not in "iu"
+        or (array.size and not 0 <= array.min() <= array.max() < 256)
+    ):
+        raise InvalidValueError(
+            f"a genome is one row of choice indices 0 to 255, not {array.dtype} of shape {array.shape}"
+        )
+    return np.ascontiguousarray(array, np.uint8)
