@@ -8,7 +8,7 @@ NumPy and the native quantizer only: no torch here, so that a board can build ra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .rows import pack_rows, quantize_rows
+from .space import eight_bit_rows
 from .subnet import Subnet
 
 Float = NDArray[np.float64]
@@ -381,6 +382,10 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
     return Subnet.from_parts(config, tensors)
 
 
+def _nearest(rows: int, fraction: float) -> int:
+    return round(fraction * rows)
+
+
 def random_subnet(
     *,
     embed: int = 192,
@@ -396,9 +401,10 @@ def random_subnet(
     prefix_tokens: int = 1,
     pool: str = "token",
     classes: int = 1000,
-    eight_bit_fraction: float = 0.25,
+    eight_bit_fraction: float | Sequence[Sequence[float]] = 0.25,
     seed: int = 0,
     name: str = "random",
+    provenance: Mapping[str, Any] | None = None,
 ) -> Subnet:
     """A subnet of any shape with seeded random weights, for benchmarks and tests. It is marked untrained.
 
@@ -408,8 +414,11 @@ def random_subnet(
             first block, `hidden` to ``4 * embed``.
         image_size: pixels, an edge or (height, width).
         channels: 1 or 3.
-        eight_bit_fraction: the share of 8-bit rows in each block's matrices; patch embedding and head are all 8-bit.
+        eight_bit_fraction: the share of 8-bit rows in each block's matrices (the nearest number of rows), or for each
+            block those of its qkv, proj, fc1 and fc2, as an architecture has them (`quasar_rt.space.eight_bit_rows`: no
+            row pair is left half empty). Patch embedding and head are all 8-bit.
         seed: everything random is drawn from ``numpy.random.default_rng(seed)``.
+        provenance: for the subnet's configuration, beside the generator's name and the seed.
 
     Raises:
         quasar_rt.QuasarError: a shape that the integer model does not allow.
@@ -418,7 +427,15 @@ def random_subnet(
     >>> random_subnet(embed=32, depth=1, heads=2, image_size=32, classes=10).config["embed"]
     32
     """
-    if not 0 <= eight_bit_fraction <= 1:
+    count: Callable[[int, float], int] = eight_bit_rows
+    if isinstance(eight_bit_fraction, (int, float)):
+        count = _nearest
+        fractions = [[float(eight_bit_fraction)] * 4] * depth
+    else:
+        fractions = [[float(fraction) for fraction in block] for block in eight_bit_fraction]
+    if len(fractions) != depth or any(len(block) != 4 for block in fractions):
+        raise ValueError(f"eight_bit_fraction needs four shares for each of the {depth} blocks")
+    if not all(0 <= fraction <= 1 for block in fractions for fraction in block):
         raise ValueError(f"eight_bit_fraction must be in [0, 1], not {eight_bit_fraction}")
     rng = np.random.default_rng(seed)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -438,30 +455,28 @@ def random_subnet(
     grid = ((height + 2 * pad - kernel) // stride + 1) * ((width + 2 * pad - kernel) // stride + 1)
     tokens = grid + prefix_tokens
 
-    def linear(
-        rows: int, columns: int, gain: float = 1.0, fraction: float = eight_bit_fraction
-    ) -> LinearSpec:
+    def linear(rows: int, columns: int, fraction: float) -> LinearSpec:
         bits = np.full(rows, 4, np.uint8)
-        bits[rng.permutation(rows)[: round(fraction * rows)]] = 8
-        weight = rng.standard_normal((rows, columns)) * (gain / math.sqrt(columns))
+        bits[rng.permutation(rows)[: count(rows, fraction)]] = 8
+        weight = rng.standard_normal((rows, columns)) * (1 / math.sqrt(columns))
         return LinearSpec(weight, 0.1 * rng.standard_normal(rows), bits)
 
     def norm() -> NormSpec:
         return NormSpec(1 + 0.1 * rng.standard_normal(embed), 0.1 * rng.standard_normal(embed))
 
     blocks = []
-    for n_heads, dim, n_hidden in zip(*sizes, strict=True):
+    for n_heads, dim, n_hidden, (qkv, proj, fc1, fc2) in zip(*sizes, fractions, strict=True):
         inner = n_heads * dim
         blocks.append(
             BlockSpec(
                 heads=n_heads,
                 head_dim=dim,
                 norm1=norm(),
-                qkv=linear(3 * inner, embed),
-                proj=linear(embed, inner),
+                qkv=linear(3 * inner, embed, qkv),
+                proj=linear(embed, inner, proj),
                 norm2=norm(),
-                fc1=linear(n_hidden, embed),
-                fc2=linear(embed, n_hidden),
+                fc1=linear(n_hidden, embed, fc1),
+                fc2=linear(embed, n_hidden, fc2),
                 norm1_out=Affine(4 / 127),
                 q_scale=4 / 127,
                 k_scale=4 / 127,
@@ -495,6 +510,6 @@ def random_subnet(
             head=linear(classes, embed, fraction=1.0),
             classes=[f"class {i}" for i in range(classes)],
             preprocess={"resize": {"mode": "exact", "size": [height, width], "filter": "bicubic"}},
-            provenance={"generator": "random_subnet", "seed": seed},
+            provenance={"generator": "random_subnet", "seed": seed, **(provenance or {})},
         )
     )
