@@ -1,19 +1,27 @@
 """Which rows of a weight matrix get 8 bits.
 
-The score of a row is the loss increase that 4 bits would cost over 8, to second order (``E[g^2]`` stands for the
-Hessian, as in the empirical Fisher information)::
+By default the score of a row is the loss increase that 4 bits would cost over 8, to second order (``E[g^2]`` stands for
+the Hessian, as in the empirical Fisher information)::
 
     score_r = E[g_r^2] * sum_j E[x_j^2] * (err4_rj^2 - err8_rj^2)
 
-NumPy and the native quantizer only.
+The other criteria are there to compare against. NumPy, the native quantizer and `quasar_rt.space` only.
 """
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .rows import quantize_rows
+from .space import eight_bit_rows
+
+#: ``loss``: `row_scores`; ``magnitude``: the mean of abs(w); ``variance``: that of the row's weights; ``random``: drawn
+#: by a seed; ``prefix``: the first rows.
+Criterion = Literal["loss", "magnitude", "variance", "random", "prefix"]
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 
 
 def row_scores(weight: ArrayLike, input_square: ArrayLike, gradient_square: ArrayLike) -> NDArray[np.float64]:
@@ -36,14 +44,60 @@ def row_scores(weight: ArrayLike, input_square: ArrayLike, gradient_square: Arra
     return worth * np.asarray(gradient_square, np.float64)
 
 
-def choose_bits(scores: ArrayLike, fraction: float) -> NDArray[np.uint8]:
-    """8 bits for the ``round(fraction * rows)`` rows of highest score, 4 for the others; uint8 [rows].
+def scores_by(
+    criterion: Criterion,
+    weight: ArrayLike,
+    input_square: ArrayLike,
+    gradient_square: ArrayLike,
+    seed: int | list[int] = 0,
+) -> NDArray[np.float64]:
+    """Scores float64 [rows] by a criterion of `CRITERIA`; larger is worth more. Arguments as for `row_scores`.
 
-    The sets are nested: a larger fraction keeps every row that a smaller one has. Ties go to the lower row.
+    Raises:
+        ValueError: no such criterion; the message lists them.
+
+    >>> scores_by("magnitude", [[1.0, -3.0], [2.0, 2.5]], [1, 1], [1, 1])
+    array([2.  , 2.25])
+    """
+    w = np.asarray(weight, np.float64)
+    if criterion == "loss":
+        return row_scores(w, input_square, gradient_square)
+    if criterion == "magnitude":
+        magnitude: NDArray[np.float64] = np.abs(w).mean(axis=1)
+        return magnitude
+    if criterion == "variance":
+        variance: NDArray[np.float64] = w.var(axis=1)
+        return variance
+    if criterion == "random":
+        return np.random.default_rng(seed).random(len(w))
+    if criterion == "prefix":
+        return -np.arange(len(w), dtype=np.float64)
+    raise ValueError(f"the criterion must be one of {', '.join(CRITERIA)}, not {criterion!r}")
+
+
+def rank_rows(scores: ArrayLike) -> NDArray[np.int32]:
+    """The rank of each row, int32 [rows]: 0 for the highest score; ties go to the lower row.
+
+    >>> rank_rows([0.1, 0.7, 0.7])
+    array([2, 0, 1], dtype=int32)
+    """
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    return rank
+
+
+def choose_bits(scores: ArrayLike, fraction: float) -> NDArray[np.uint8]:
+    """8 bits for the rows of highest score, 4 for the others; uint8 [rows].
+
+    `quasar_rt.space.eight_bit_rows` says how many: the number nearest to ``fraction * rows`` that leaves no slot of the
+    array (two 4-bit rows or one 8-bit row) half empty. The sets are nested: a larger fraction keeps every row that a
+    smaller one has. Ties go to the lower row.
+
+    Raises:
+        ValueError: a fraction outside [0, 1].
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"the fraction of 8-bit rows must be in [0, 1], not {fraction}")
-    s = np.asarray(scores, np.float64)
-    bits = np.full(len(s), 4, np.uint8)
-    bits[np.argsort(-s, kind="stable")[: round(fraction * len(s))]] = 8
-    return bits
+    rank = rank_rows(scores)
+    return np.where(rank < eight_bit_rows(len(rank), fraction), 8, 4).astype(np.uint8)

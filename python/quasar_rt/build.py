@@ -102,9 +102,10 @@ class BlockSpec:
 class NetworkSpec:
     """A float Vision Transformer with everything that quantizing it needs.
 
-    `embed` acts on normalised pixels ``(pixel/255 - mean) / std``, columns ordered (channel, ky, kx); `position` is
-    float [grid, embed], `prefix` float [prefix tokens, embed] with any position already added; `residual_scale` is the
-    step of the int16 residual stream.
+    `embed` acts on normalised pixels ``(pixel/255 - mean) / std``, columns ordered (channel, ky, kx); its `scales`,
+    where given, are the steps of its rows divided by ``255 * std``, which act on the pixel itself. `position` is float
+    [grid, embed], `prefix` float [prefix tokens, embed] with any position already added; `residual_scale` is the step
+    of the int16 residual stream.
     """
 
     name: str
@@ -215,7 +216,15 @@ def _quantize(
         scales = np.where(over, scales * 1.05, scales).astype(np.float32).astype(np.float64)
 
 
-def _norm(name: str, spec: NormSpec, out: Affine, residual_scale: float) -> dict[str, NDArray[Any]]:
+def norm_tensors(name: str, spec: NormSpec, out: Affine, residual_scale: float) -> dict[str, NDArray[Any]]:
+    """The integer form of a LayerNorm on a residual stream of this step, its output stored as `out`.
+
+    Returns:
+        ``NAME.gain`` and ``NAME.bias`` int16 [embed], ``NAME.frac`` uint8 [1], ``NAME.epsilon`` int64 [1].
+
+    Raises:
+        ValueError: a gain, an offset or an eps that the integer form cannot hold.
+    """
     gamma, beta = (np.asarray(a, np.float64) for a in (spec.gamma, spec.beta))
     epsilon = max(1, round(len(gamma) ** 2 * spec.eps / residual_scale**2))
     if epsilon >= 2**50:
@@ -236,7 +245,7 @@ def _norm(name: str, spec: NormSpec, out: Affine, residual_scale: float) -> dict
     raise ValueError(f"{name}: beta is too large for an output scale of {out.scale}: make it coarser")
 
 
-def _norm_out(spec: NormSpec, out: Affine) -> Affine:
+def norm_out_range(spec: NormSpec, out: Affine) -> Affine:
     """`out`, coarsened where a gain would not fit 16 bits even without fractional bits."""
     return Affine(float(_at_least(out.scale, np.abs(spec.gamma).max() * 64, 32767)), out.zero_point)
 
@@ -286,14 +295,12 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
     pixel_step = np.repeat(1 / (255 * std), per_channel)
     pixel_mean = np.repeat(255 * mean, per_channel)
     stem_bias = np.asarray(spec.embed.bias, np.float64)
-    stem_scales = None
-    if spec.embed.scales is not None:
-        if not np.allclose(std, std[0]):
-            raise ValueError("embed.scales can be given only where every channel has the same std")
-        stem_scales = np.asarray(spec.embed.scales, np.float64) / (255 * std[0])
     stem = _quantize(
         LinearSpec(
-            np.asarray(spec.embed.weight, np.float64) * pixel_step, stem_bias, spec.embed.bits, stem_scales
+            np.asarray(spec.embed.weight, np.float64) * pixel_step,
+            stem_bias,
+            spec.embed.bits,
+            spec.embed.scales,
         ),
         in_scale=1.0,
         zero_point=-128,
@@ -308,8 +315,8 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
     for i, block in enumerate(spec.blocks):
         name = f"blocks.{i}"
         inner = block.heads * block.head_dim
-        norm1_out = _norm_out(block.norm1, block.norm1_out)
-        norm2_out = _norm_out(block.norm2, block.norm2_out)
+        norm1_out = norm_out_range(block.norm1, block.norm1_out)
+        norm2_out = norm_out_range(block.norm2, block.norm2_out)
         qkv = _quantize(block.qkv, norm1_out.scale, norm1_out.zero_point)
         largest = qkv.step.reshape(3, block.heads, block.head_dim).max(axis=2)
         q, k, v = (
@@ -349,12 +356,12 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
         )
         assert inner * 3 == len(out_scale)
 
-    norm_out = _norm_out(spec.norm, spec.norm_out)
+    norm_out = norm_out_range(spec.norm, spec.norm_out)
     norms.append(("norm", spec.norm, norm_out))
     for name, layer in residual:
         tensors |= layer.requantized(name, residual_scale, 1)
     for name, norm, out in norms:
-        tensors |= _norm(name, norm, out, residual_scale)
+        tensors |= norm_tensors(name, norm, out, residual_scale)
     tensors["position"] = _residual_table(spec.position, residual_scale)
     prefix = np.asarray(spec.prefix, np.float64).reshape(-1, tensors["position"].shape[1])
     if len(prefix):

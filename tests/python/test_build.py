@@ -96,7 +96,9 @@ def test_row_sets_are_nested() -> None:
     for fraction in np.linspace(0, 1, 9):
         chosen = {int(row) for row in np.flatnonzero(choose_bits(scores, fraction) == 8)}
         assert previous <= chosen
-        assert len(chosen) == round(fraction * 37)
+        assert abs(len(chosen) - fraction * 37) <= 1
+        # No slot of the array (two 4-bit rows or one 8-bit row) is half empty.
+        assert (37 - len(chosen)) % 2 == 0
         previous = chosen
 
 

@@ -15,12 +15,15 @@ torch = pytest.importorskip("torch", reason="needs the [host] extra")
 from quasar_rt import Engine, oracle  # noqa: E402
 from quasar_rt.build import build_subnet  # noqa: E402
 from quasar_rt.rows import quantize_rows  # noqa: E402
+from quasar_rt.space import Architecture, BlockShape  # noqa: E402
 from quasar_rt.train import loop  # noqa: E402
 from quasar_rt.train.loop import Split, augment, learning_rate, prepare  # noqa: E402
 from quasar_rt.train.model import ViT, ViTConfig  # noqa: E402
-from quasar_rt.train.quantizers import ActQuantizer, RowLinear, attention, best_step, fake  # noqa: E402
+from quasar_rt.train.quantizers import ActQuantizer, RowLinear, attention, best_step, fake, layer_norm  # noqa: E402
 from quasar_rt.train.recipe import Recipe, load_recipe  # noqa: E402
-from quasar_rt.train.widths import choose_widths, gather_statistics  # noqa: E402
+from quasar_rt.train.widths import gather_statistics, rank_rows  # noqa: E402
+
+torch.set_num_threads(1)
 
 RECIPE = Path(loop.__file__).parent / "recipes" / "fashion-mnist.toml"
 CLASSES = [f"class {i}" for i in range(5)]
@@ -37,11 +40,7 @@ def small_model(seed: int = 0, **change: Any) -> ViT:
         "stride": 4,
         "pad": 1,
         "pad_value": 7,
-        "embed": 24,
-        "depth": 2,
-        "heads": 3,
-        "head_dim": 8,
-        "hidden": 40,
+        "architecture": Architecture(24, (BlockShape(3, 8, 40, (0.25, 0.25, 0.25, 0.25)),) * 2),
         "classes": len(CLASSES),
         "mean": (0.4,),
         "std": (0.3,),
@@ -66,7 +65,7 @@ def quantized_model(**change: Any) -> ViT:
     model = small_model(**change)
     images = pictures(64, channels=model.config.channels)
     labels = torch.arange(64) % len(CLASSES)
-    choose_widths(model, gather_statistics(model, images, labels), 0.25)
+    rank_rows(model, gather_statistics(model, images, labels))
     model.calibrate(images, 0.9999)
     model.quantized = True
     return model.eval()
@@ -75,9 +74,10 @@ def quantized_model(**change: Any) -> ViT:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("seed", range(3))
 def test_fake_quantized_logits_are_the_engines(seed: int, channels: int) -> None:
-    change = {"channels": channels, "mean": (0.4,) * channels, "std": (0.3,) * channels}
+    # A row's step belongs to the whole row: channels of unequal std are the harder case.
+    change = {"channels": channels, "mean": (0.4, 0.5, 0.6)[:channels], "std": (0.3, 0.2, 0.45)[:channels]}
     model = quantized_model(seed=seed, **change)
-    images = pictures(100, seed=9, channels=channels)
+    images = pictures(300, seed=9, channels=channels)
     subnet = build_subnet(model.spec("small", CLASSES, {"resize": {"mode": "none"}}, {}))
     with torch.no_grad():
         fake_logits = model(images).numpy()
@@ -110,6 +110,21 @@ def test_attention_is_the_oracles_within_one_code() -> None:
             )
             assert np.abs(codes[b, h] - exact).max() <= 1
             assert (codes[b, h] == exact).mean() > 0.95
+
+
+@pytest.mark.parametrize("embed", [8, 192, 1000])
+def test_layer_norm_is_the_oracles(embed: int) -> None:
+    rng = np.random.default_rng(embed)
+    spread = np.array([0, 1, 5, 300, 9000, 32767])[:, None]
+    x = np.clip(rng.normal(size=(6, embed)) * spread + rng.integers(-3, 4, (6, 1)) * spread, -32767, 32767)
+    x = np.concatenate([x, np.full((1, embed), 32767), np.where(np.arange(embed) % 2, 32767, -32767)[None]])
+    x = x.astype(np.int64)
+    gain, bias = rng.integers(-32767, 32768, (2, embed))
+    for frac, epsilon in ((0, 1), (5, 12345), (8, 2**49)):
+        found = layer_norm(
+            torch.from_numpy(x).int(), *(torch.from_numpy(a).int() for a in (gain, bias)), frac, epsilon
+        )
+        np.testing.assert_array_equal(found.numpy(), oracle.layer_norm(x, gain, bias, frac, epsilon))
 
 
 def test_attentions_gradient_is_the_softmaxs() -> None:
@@ -151,10 +166,12 @@ def test_rounding_passes_gradients_inside_and_stops_them_outside() -> None:
 def test_rows_codes_are_the_packers() -> None:
     torch.manual_seed(3)
     layer = RowLinear(21, 12)
-    bits = torch.tensor([4, 8] * 6, dtype=torch.uint8)
-    layer.set_bits(bits, torch.ones(21))
+    layer.rank.copy_(torch.tensor([6, 0, 7, 1, 8, 2, 9, 3, 10, 4, 11, 5]))
+    layer.activate(12, 21, 0.5)
+    layer.start_steps(torch.ones(21))
+    assert layer.bits.tolist() == [4, 8] * 6
     codes, scales = layer.quantized()
-    packed = quantize_rows(layer.weight.detach().numpy(), bits.numpy(), scales=scales.detach().numpy())
+    packed = quantize_rows(layer.weight.detach().numpy(), layer.bits.numpy(), scales=scales.detach().numpy())
     np.testing.assert_array_equal(codes.detach().numpy(), packed.unpack())
     assert codes[::2].abs().max() == 7
     assert codes[1::2].abs().max() == 127
@@ -172,7 +189,9 @@ def test_best_step_beats_the_covering_step() -> None:
 
 def test_a_step_gets_a_gradient_only_in_4_bit_rows() -> None:
     layer = RowLinear(9, 4)
-    layer.set_bits(torch.tensor([4, 8, 4, 8], dtype=torch.uint8), torch.ones(9))
+    layer.rank.copy_(torch.tensor([2, 0, 3, 1]))
+    layer.activate(4, 9, 0.5)
+    layer.start_steps(torch.ones(9))
     layer.integer(torch.randn(5, 9), torch.tensor(0.1))[0].square().sum().backward()
     assert layer.log_step.grad is not None
     assert (layer.log_step.grad != 0).tolist() == [True, False, True, False]
@@ -181,7 +200,7 @@ def test_a_step_gets_a_gradient_only_in_4_bit_rows() -> None:
 def test_widths_are_the_fraction_asked_for() -> None:
     model = small_model()
     statistics = gather_statistics(model, pictures(20), torch.arange(20) % 5, batch=10)
-    choose_widths(model, statistics, 0.25)
+    rank_rows(model, statistics)
     for name, layer in model.matrices().items():
         share = (layer.bits == 8).float().mean().item()
         assert share == (1 if name in ("embed", "head") else 0.25)
@@ -202,7 +221,7 @@ def test_float_model_is_untouched_by_quantizers() -> None:
     before = model(pictures(4))
     model.calibrate(pictures(8), 0.9999)
     torch.testing.assert_close(model(pictures(4)), before)
-    assert all(not quantizer.observing for quantizer in model.quantizers())
+    assert all(not quantizer.observing for quantizer in model.quantizers().values())
 
 
 def test_shifts_move_whole_pixels_and_fill_with_zero() -> None:
@@ -334,10 +353,3 @@ def test_a_faulty_recipe_is_named(tmp_path: Path, old: str, new: str, message: s
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         load_recipe(path)
-
-
-def test_channels_of_different_std_are_refused() -> None:
-    model = small_model(channels=3, mean=(0.4,) * 3, std=(0.2, 0.3, 0.3))
-    model.quantized = True
-    with pytest.raises(ValueError, match="same value for every channel"):
-        model(pictures(1, channels=3))

@@ -25,9 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..datasets import FASHION_MNIST_CLASSES, load_fashion_mnist
+from ..space import Architecture, BlockShape
 from .model import ViT, ViTConfig
 from .recipe import Data, Recipe, Stage
-from .widths import choose_widths, gather_statistics
+from .widths import gather_statistics, rank_rows
 
 __all__ = ["Split", "Trained", "evaluate", "load_splits", "logits_of", "make_model", "train"]
 
@@ -65,7 +66,8 @@ def load_splits(recipe: Recipe, root: str | None = None) -> tuple[Split, Split]:
 def make_model(recipe: Recipe) -> ViT:
     """The recipe's network with its seeded initial weights."""
     torch.manual_seed(recipe.seed)
-    m, d = recipe.model, recipe.data
+    m, d, fraction = recipe.model, recipe.data, recipe.quantization.eight_bit_fraction
+    block = BlockShape(m.heads, m.head_dim, m.hidden, (fraction, fraction, fraction, fraction))
     return ViT(
         ViTConfig(
             height=28,
@@ -75,11 +77,7 @@ def make_model(recipe: Recipe) -> ViT:
             stride=m.stride,
             pad=m.pad,
             pad_value=m.pad_value,
-            embed=m.embed,
-            depth=m.depth,
-            heads=m.heads,
-            head_dim=m.head_dim,
-            hidden=m.hidden,
+            architecture=Architecture(m.embed, (block,) * m.depth),
             classes=len(FASHION_MNIST_CLASSES),
             mean=(d.mean,),
             std=(d.std,),
@@ -165,8 +163,7 @@ def prepare(model: ViT, recipe: Recipe, training: Split, say: Callable[[str], No
     """Rank the rows, set their widths and the activations' ranges, and turn the quantizers on."""
     q = recipe.quantization
     part = slice(0, q.scoring)
-    statistics = gather_statistics(model, training.images[part], training.labels[part])
-    choose_widths(model, statistics, q.eight_bit_fraction)
+    rank_rows(model, gather_statistics(model, training.images[part], training.labels[part]))
     model.calibrate(training.images[: q.calibration], q.percentile)
     model.quantized = True
     eight = sum(int((layer.bits == 8).sum()) for layer in model.matrices().values())

@@ -1,11 +1,15 @@
 """The trainable Vision Transformer: one set of parameters, a float forward pass and one that mirrors the integer model.
 
-May depend on: torch, numpy, `quasar_rt.build`, `quasar_rt.train.quantizers`.
+A network is a supernet: `ViT.activate` chooses the leading channels, heads, hidden units and blocks that it computes
+with. One that never is activated is an ordinary network. May depend on: torch, numpy, `quasar_rt.build`,
+`quasar_rt.space`, `quasar_rt.train.quantizers`, `quasar_rt.train.slices`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +19,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..build import Affine, BlockSpec, LinearSpec, NetworkSpec, NormSpec
-from .quantizers import MULTIPLIER_LIMIT, ActQuantizer, RowLinear, attention, round_half_up
+from ..build import Affine, BlockSpec, LinearSpec, NetworkSpec, NormSpec, norm_out_range, norm_tensors
+from ..space import Architecture, BlockShape, Space
+from .quantizers import (
+    MULTIPLIER_LIMIT,
+    ActQuantizer,
+    RowLinear,
+    attention,
+    layer_norm,
+    prefix,
+    round_half_up,
+)
+from .slices import Region
 
 __all__ = ["ViT", "ViTConfig"]
 
@@ -26,7 +40,11 @@ GELU_FLOOR = -3.0
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """Shape of a network. Lengths are in pixels; `mean` and `std` are of pixel/255, one for each channel."""
+    """Shape of a network. Lengths are in pixels; `mean` and `std` are of pixel/255, one for each channel.
+
+    `architecture` is the network itself or, of a supernet, its largest. `layer_scale` is the initial value of a learned
+    factor on every channel of both residual branches (Touvron et al. 2021); None leaves the factors out.
+    """
 
     height: int
     width: int
@@ -35,15 +53,32 @@ class ViTConfig:
     stride: int
     pad: int
     pad_value: int
-    embed: int
-    depth: int
-    heads: int
-    head_dim: int
-    hidden: int
+    architecture: Architecture
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    layer_scale: float | None = None
     eps: float = 1e-6
+
+    @classmethod
+    def of(
+        cls,
+        space: Space,
+        mean: Sequence[float],
+        std: Sequence[float],
+        layer_scale: float | None = None,
+    ) -> ViTConfig:
+        """The supernet of a space; `mean` and `std` as above."""
+        s = space.settings
+        return cls(
+            **s["image"],
+            **s["patch"],
+            architecture=space.decode(space.largest),
+            classes=s["classes"],
+            mean=tuple(mean),
+            std=tuple(std),
+            layer_scale=layer_scale,
+        )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -56,26 +91,40 @@ class ViTConfig:
 class Block(nn.Module):
     """LayerNorm, attention, residual; LayerNorm, MLP, residual (Dosovitskiy et al. 2021)."""
 
-    def __init__(self, config: ViTConfig) -> None:
+    def __init__(self, config: ViTConfig, shape: BlockShape) -> None:
         super().__init__()
-        self.heads, self.head_dim = config.heads, config.head_dim
-        inner = config.heads * config.head_dim
-        self.norm1 = nn.LayerNorm(config.embed, eps=config.eps)
-        self.qkv = RowLinear(config.embed, 3 * inner)
-        self.proj = RowLinear(inner, config.embed)
-        self.norm2 = nn.LayerNorm(config.embed, eps=config.eps)
-        self.fc1 = RowLinear(config.embed, config.hidden)
-        self.fc2 = RowLinear(config.hidden, config.embed)
+        embed = config.architecture.embed
+        self.embed, self.heads, self.head_dim = embed, shape.heads, shape.head_dim
+        self.norm1 = nn.LayerNorm(embed, eps=config.eps)
+        self.qkv = RowLinear(embed, 3 * shape.inner, parts=3)
+        self.proj = RowLinear(shape.inner, embed)
+        self.norm2 = nn.LayerNorm(embed, eps=config.eps)
+        self.fc1 = RowLinear(embed, shape.hidden)
+        self.fc2 = RowLinear(shape.hidden, embed)
+        self.gamma1: nn.Parameter | None
+        self.gamma2: nn.Parameter | None
+        for name in ("gamma1", "gamma2"):
+            scale = None if config.layer_scale is None else torch.full((embed,), config.layer_scale)
+            self.register_parameter(name, None if scale is None else nn.Parameter(scale))
         self.norm1_out = ActQuantizer()
-        self.qkv_out = ActQuantizer(groups=3 * config.heads, symmetric=True)
+        self.qkv_out = ActQuantizer(groups=3 * shape.heads, parts=3, symmetric=True)
         self.attn_out = ActQuantizer(symmetric=True)
         self.norm2_out = ActQuantizer()
         self.fc1_out = ActQuantizer(floor=GELU_FLOOR)
         self.act_out = ActQuantizer()
 
+    def activate(self, embed: int, shape: BlockShape) -> None:
+        """Work on the leading `embed` channels and on `shape`."""
+        self.embed, self.heads = embed, shape.heads
+        layers = (self.qkv, self.proj, self.fc1, self.fc2)
+        columns = (embed, shape.inner, embed, shape.hidden)
+        for layer, rows, n, fraction in zip(layers, shape.rows(embed), columns, shape.eight_bit, strict=True):
+            layer.activate(rows, n, fraction)
+        self.qkv_out.activate(3 * shape.heads)
+
     def forward(self, x: Tensor) -> Tensor:
         """The float block. x [batch, tokens, embed]."""
-        y = self.norm1(x)
+        y = _norm(self.norm1, x)
         self.norm1_out.observe(y)
         qkv = self.qkv(y).unflatten(-1, (3 * self.heads, self.head_dim))
         self.qkv_out.observe(qkv)
@@ -84,18 +133,18 @@ class Block(nn.Module):
         weights = (q @ k.transpose(-1, -2) * self.head_dim**-0.5).softmax(dim=-1)
         out = (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
         self.attn_out.observe(out)
-        x = x + self.proj(out)
-        y = self.norm2(x)
+        x = x + self.proj(out, self._gamma(self.gamma1))
+        y = _norm(self.norm2, x)
         self.norm2_out.observe(y)
         y = self.fc1(y)
         self.fc1_out.observe(y)
         y = F.gelu(y)
         self.act_out.observe(y)
-        return x + self.fc2(y)
+        return x + self.fc2(y, self._gamma(self.gamma2))
 
     def quantized(self, x: Tensor, residual_scale: Tensor) -> Tensor:
         """The block as the integer model computes it; x [batch, tokens, embed] is the residual stream."""
-        y, scale = self.norm1_out(self.norm1(x))
+        y, scale = _norm_codes(self.norm1, self.norm1_out, x, residual_scale)
         qkv, step = self.qkv.integer(y, scale)
         qkv = qkv.unflatten(-1, (3 * self.heads, self.head_dim))
         codes, scale = self.qkv_out(qkv, _finest(step, 3 * self.heads))
@@ -105,30 +154,32 @@ class Block(nn.Module):
         mult = q_scale * k_scale * (2**20 * 64 * math.log2(math.e) * self.head_dim**-0.5)
         out = attention(q, k, v, mult) * v_scale.view(-1, 1, 1)
         y, scale = self.attn_out(out.transpose(1, 2).flatten(2))
-        x = self._add(x, y, scale, self.proj, residual_scale)
+        x = self._add(x, self.proj.integer(y, scale, self._gamma(self.gamma1))[0], residual_scale)
 
-        y, scale = self.norm2_out(self.norm2(x))
+        y, scale = _norm_codes(self.norm2, self.norm2_out, x, residual_scale)
         y, step = self.fc1.integer(y, scale)
         y, scale = self.fc1_out(y, _finest(step, 1))
         y, scale = self.act_out(F.gelu(y * scale))
-        return self._add(x, y, scale, self.fc2, residual_scale)
+        return self._add(x, self.fc2.integer(y, scale, self._gamma(self.gamma2))[0], residual_scale)
 
-    def _add(
-        self, x: Tensor, codes: Tensor, scale: Tensor, layer: RowLinear, residual_scale: Tensor
-    ) -> Tensor:
-        return _on_grid(x + layer.integer(codes, scale)[0], residual_scale, self.training)
+    def _gamma(self, gamma: Tensor | None) -> Tensor | None:
+        return None if gamma is None else prefix(gamma, self.embed)
+
+    def _add(self, x: Tensor, update: Tensor, residual_scale: Tensor) -> Tensor:
+        return _on_grid(x + update, residual_scale, self.training)
 
     def spec(self) -> BlockSpec:
-        scales = self.qkv_out.scale.detach().double().numpy().reshape(3, self.heads)
+        """The block for `quasar_rt.build`, the layer scale folded into proj and fc2."""
+        scales = _numpy(self.qkv_out.scale).reshape(3, self.heads)
         return BlockSpec(
             heads=self.heads,
             head_dim=self.head_dim,
-            norm1=_norm_spec(self.norm1),
+            norm1=_norm_spec(self.norm1, self.embed),
             qkv=_linear_spec(self.qkv),
-            proj=_linear_spec(self.proj),
-            norm2=_norm_spec(self.norm2),
+            proj=_linear_spec(self.proj, self._gamma(self.gamma1)),
+            norm2=_norm_spec(self.norm2, self.embed),
             fc1=_linear_spec(self.fc1),
-            fc2=_linear_spec(self.fc2),
+            fc2=_linear_spec(self.fc2, self._gamma(self.gamma2)),
             norm1_out=_affine(self.norm1_out),
             q_scale=scales[0],
             k_scale=scales[1],
@@ -144,7 +195,7 @@ class ViT(nn.Module):
     """A pre-norm ViT with a class token and learned positions.
 
     `forward` computes in float until `quantized` is set; then it mirrors the integer model. Its input is uint8
-    [batch, channels, height, width].
+    [batch, channels, height, width]. `active` is the architecture that it computes (see `activate`).
     """
 
     pixel_mean: Tensor
@@ -155,14 +206,15 @@ class ViT(nn.Module):
         super().__init__()
         self.config = config
         self.quantized = False
+        embed = config.architecture.embed
         rows, columns = config.grid
-        self.embed = RowLinear(config.channels * config.kernel**2, config.embed)
-        self.position = nn.Parameter(torch.empty(rows * columns, config.embed))
-        self.prefix = nn.Parameter(torch.empty(1, config.embed))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.embed, eps=config.eps)
+        self.embed = RowLinear(config.channels * config.kernel**2, embed)
+        self.position = nn.Parameter(torch.empty(rows * columns, embed))
+        self.prefix = nn.Parameter(torch.empty(1, embed))
+        self.blocks = nn.ModuleList(Block(config, shape) for shape in config.architecture.blocks)
+        self.norm = nn.LayerNorm(embed, eps=config.eps)
         self.norm_out = ActQuantizer()
-        self.head = RowLinear(config.embed, config.classes)
+        self.head = RowLinear(embed, config.classes)
         per_channel = config.kernel**2
         self.register_buffer(
             "pixel_mean", 255 * torch.tensor(config.mean).repeat_interleave(per_channel), persistent=False
@@ -173,6 +225,34 @@ class ViT(nn.Module):
         self.register_buffer("residual_scale", torch.ones(()))
         for table in (self.position, self.prefix, self.head.weight):
             nn.init.trunc_normal_(table, std=0.02)
+        self.active = config.architecture
+        self.activate(None)
+        # The ranks that a state brings say anew which rows are 8-bit.
+        self.register_load_state_dict_post_hook(_reactivate)
+
+    def activate(self, architecture: Architecture | None) -> None:
+        """Compute with this part of the network from now on; None: with all of it, at its configuration's fractions.
+
+        A part is the first `embed` channels, the first blocks and in each of them the first heads and hidden units;
+        which of the active rows are 8-bit follows from the rows' ranks (`set_row_ranks`) and the block's fractions.
+
+        Raises:
+            ValueError: names what this network does not have.
+        """
+        a = self.config.architecture if architecture is None else architecture
+        _check_part(a, self.config.architecture)
+        self.active = a
+        self.embed.activate(a.embed, self.embed.columns, 1.0)
+        for block, shape in zip(self.blocks, a.blocks, strict=False):
+            block.activate(a.embed, shape)
+        self.head.activate(self.config.classes, a.embed, 1.0)
+
+    def set_row_ranks(self, ranks: Mapping[str, Any]) -> None:
+        """Rank the rows of matrices, by their names in `matrices`: int [rows], 0 for the first to be 8-bit."""
+        matrices = self.matrices()
+        for name, rank in ranks.items():
+            matrices[name].rank.copy_(torch.as_tensor(rank))
+        self.activate(self.active)
 
     def patches(self, images: Tensor) -> Tensor:
         """Images uint8 [batch, channels, height, width] to centred pixels [batch, grid, channels*kernel^2].
@@ -190,55 +270,149 @@ class ViT(nn.Module):
 
     def float_logits(self, images: Tensor) -> Tensor:
         """Logits of the float network, whatever `quantized` says."""
-        x = self.embed(self.patches(images) / self.pixel_std) + self.position
-        x = torch.cat([self.prefix.expand(x.shape[0], -1, -1), x], dim=1)
-        for block in self.blocks:
+        x = self._tokens(self.embed(self.patches(images) / self.pixel_std))
+        for block in self.blocks[: self.active.depth]:
             x = block(x)
-        y = self.norm(x[:, 0])
+        y = _norm(self.norm, x[:, 0])
         self.norm_out.observe(y)
         return self.head(y)
 
     def _quantized(self, images: Tensor) -> Tensor:
         # The mean and std are folded into the patch embedding, whose input is the pixel itself (section Preprocess).
-        if len(set(self.config.std)) > 1:
-            raise ValueError(
-                f"std is {self.config.std}: quantization-aware training needs the same value for every channel, "
-                "as a row's step belongs to the whole row"
-            )
-        x = self.embed.integer(self.patches(images), 1 / self.pixel_std[0])[0] + self.position
-        x = torch.cat([self.prefix.expand(x.shape[0], -1, -1), x], dim=1)
-        x = _on_grid(x, self.residual_scale, self.training)
-        for block in self.blocks:
+        # Centred pixels are no whole numbers, so bfloat16 does not hold them: this one product stays in float32.
+        with torch.autocast(images.device.type, enabled=False):
+            x = self.embed.integer(self.patches(images), fold=self.pixel_std)[0]
+        x = _on_grid(self._tokens(x), self.residual_scale, self.training)
+        for block in self.blocks[: self.active.depth]:
             x = block.quantized(x, self.residual_scale)
-        y, scale = self.norm_out(self.norm(x[:, 0]))
+        y, scale = _norm_codes(self.norm, self.norm_out, x[:, 0], self.residual_scale)
         return self.head.integer(y, scale)[0]
 
-    def quantizers(self) -> list[ActQuantizer]:
-        """Every activation quantizer, in forward order of the blocks."""
-        return [module for module in self.modules() if isinstance(module, ActQuantizer)]
+    def _tokens(self, x: Tensor) -> Tensor:
+        """Embedded patches [batch, grid, embed] with their positions, behind the class token."""
+        x = x + prefix(self.position, len(self.position), self.active.embed)
+        token = prefix(self.prefix, 1, self.active.embed)
+        return torch.cat([token.expand(x.shape[0], -1, -1), x], dim=1)
+
+    def touched(self) -> dict[str, Region]:
+        """What a training step of the active part changes, by parameter: the rest stays out of the forward pass.
+
+        With quantizers that includes the steps of the rows that are 4-bit now, and the scales of the activations.
+        """
+        regions = self._regions()
+        if not self.quantized:
+            return {name: r for name, r in regions.items() if not name.endswith((".log_step", ".log_scale"))}
+        for name, layer in self.matrices().items():
+            key = f"{name}.log_step"
+            if key not in regions:
+                continue
+            region = regions.pop(key)
+            if not layer.eight.all():
+                rows = torch.zeros(layer.weight.shape[0], dtype=torch.bool, device=layer.weight.device)
+                next(iter(region.views(rows))).copy_(~layer.eight.view(region.shape[0], -1, 1))
+                regions[key] = Region(region.shape, rows=rows)
+        return regions
+
+    def _regions(self) -> dict[str, Region]:
+        """The active part of every parameter."""
+        d = self.active.embed
+        regions = {
+            "position": Region((1, *self.position.shape), ((len(self.position), d),)),
+            "prefix": Region((1, *self.prefix.shape), ((1, d),)),
+            "norm_out.log_scale": Region((1, 1, 1), ((1, 1),)),
+        }
+
+        def linear(name: str, layer: RowLinear) -> None:
+            total, columns = layer.weight.shape
+            each = layer.rows // layer.parts
+            shape = (layer.parts, total // layer.parts)
+            regions[f"{name}.weight"] = Region((*shape, columns), ((each, layer.columns),))
+            for vector in ("bias", "log_step"):
+                regions[f"{name}.{vector}"] = Region((*shape, 1), ((each, 1),))
+
+        def channels(*names: str) -> None:
+            for name in names:
+                regions[name] = Region((1, self.config.architecture.embed, 1), ((d, 1),))
+
+        linear("embed", self.embed)
+        linear("head", self.head)
+        channels("norm.weight", "norm.bias")
+        for i, block in enumerate(self.blocks[: self.active.depth]):
+            for name in ("qkv", "proj", "fc1", "fc2"):
+                linear(f"blocks.{i}.{name}", getattr(block, name))
+            for name in ("norm1", "norm2"):
+                channels(f"blocks.{i}.{name}.weight", f"blocks.{i}.{name}.bias")
+            if self.config.layer_scale is not None:
+                channels(f"blocks.{i}.gamma1", f"blocks.{i}.gamma2")
+            for name in ("norm1_out", "qkv_out", "attn_out", "norm2_out", "fc1_out", "act_out"):
+                q = getattr(block, name)
+                shape = (q.parts, len(q.log_scale) // q.parts, 1)
+                regions[f"blocks.{i}.{name}.log_scale"] = Region(shape, ((q.groups // q.parts, 1),))
+        return regions
+
+    @torch.no_grad()
+    def extract(self, architecture: Architecture | None = None) -> ViT:
+        """A network of its own with the weights, ranks and ranges of a part; None: of the active one.
+
+        It gives the same logits as this network with that part active, bit for bit, in float and with quantizers.
+        Raises like `activate`.
+        """
+        before = self.active
+        if architecture is not None:
+            self.activate(architecture)
+        with torch.random.fork_rng(devices=[]):
+            out = ViT(dataclasses.replace(self.config, architecture=self.active))
+        out.to(self.prefix.device).train(self.training)
+        out.quantized = self.quantized
+        mine, regions = dict(self.named_parameters()), self._regions()
+        for name, parameter in out.named_parameters():
+            view = next(iter(regions[name].views(mine[name])))
+            parameter.copy_(view.reshape(parameter.shape))
+        buffers = dict(self.named_buffers())
+        matrices = self.matrices()
+        for name, buffer in out.named_buffers():
+            layer = matrices.get(name.removesuffix(".rank"))
+            if layer is None:
+                buffer.copy_(buffers[name])
+            else:
+                buffer.copy_(layer.active_rank())
+        out.activate(None)
+        self.activate(before)
+        return out
+
+    def quantizers(self) -> dict[str, ActQuantizer]:
+        """Every activation quantizer of the active part by name."""
+        inside = {
+            f"blocks.{i}.{name}": module
+            for i, block in enumerate(self.blocks[: self.active.depth])
+            for name, module in block.named_children()
+            if isinstance(module, ActQuantizer)
+        }
+        return inside | {"norm_out": self.norm_out}
 
     def activation_scales(self) -> dict[str, list[float]]:
-        """Every activation's scales by name, and the residual's."""
-        scales = {"residual": [float(self.residual_scale)]}
-        for name, module in self.named_modules():
-            if isinstance(module, ActQuantizer):
-                scales[name] = module.scale.detach().tolist()
-        return scales
+        """Scales of every activation of the active part by name, and the residual's."""
+        scales = {name: quantizer.scale.detach().tolist() for name, quantizer in self.quantizers().items()}
+        return {"residual": [float(self.residual_scale)], **scales}
 
     def matrices(self) -> dict[str, RowLinear]:
-        """Every row-wise quantized matrix by name."""
+        """Every row-wise quantized matrix by name, those of inactive blocks too."""
         return {name: module for name, module in self.named_modules() if isinstance(module, RowLinear)}
 
     @torch.no_grad()
     def calibrate(self, images: Tensor, percentile: float, batch: int = 250) -> None:
-        """Set every activation's scale and zero point and the residual's scale from the float pass over `images`."""
+        """Set the active part's activation scales and zero points and the residual's scale.
+
+        They come from the float pass over `images`, uint8 [n, channels, height, width].
+        """
         largest: list[Tensor] = []
 
         def keep(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             largest.extend((inputs[0].abs().amax(), output.abs().amax()))
 
         hooks = [block.register_forward_hook(keep) for block in self.blocks]
-        for quantizer in self.quantizers():
+        quantizers = self.quantizers().values()
+        for quantizer in quantizers:
             quantizer.observing = True
         try:
             for part in images.split(batch):
@@ -248,14 +422,14 @@ class ViT(nn.Module):
                 hook.remove()
         # Half as much again as the largest value seen: the residual must not saturate on other images.
         self.residual_scale.copy_(1.5 * torch.stack(largest).max() / 32767)
-        for quantizer in self.quantizers():
+        for quantizer in quantizers:
             quantizer.finish(percentile)
 
     def spec(
         self, name: str, classes: list[str], preprocess: dict[str, Any], provenance: dict[str, Any]
     ) -> NetworkSpec:
-        """The network for `quasar_rt.build.build_subnet`, with the steps, widths and ranges that training used."""
-        c = self.config
+        """The active part for `quasar_rt.build.build_subnet`, with the steps, widths and ranges that training used."""
+        c, d = self.config, self.active.embed
         return NetworkSpec(
             name=name,
             height=c.height,
@@ -267,13 +441,13 @@ class ViT(nn.Module):
             stride=c.stride,
             pad=c.pad,
             pad_value=c.pad_value,
-            embed=_linear_spec(self.embed),
-            position=_numpy(self.position),
-            prefix=_numpy(self.prefix),
+            embed=_linear_spec(self.embed, fold=self.pixel_std),
+            position=_numpy(self.position[:, :d]),
+            prefix=_numpy(self.prefix[:, :d]),
             residual_scale=float(self.residual_scale),
-            blocks=[block.spec() for block in self.blocks],
+            blocks=[block.spec() for block in self.blocks[: self.active.depth]],
             pool="token",
-            norm=_norm_spec(self.norm),
+            norm=_norm_spec(self.norm, d),
             norm_out=_affine(self.norm_out),
             head=_linear_spec(self.head),
             classes=classes,
@@ -281,6 +455,50 @@ class ViT(nn.Module):
             trained=True,
             provenance=provenance,
         )
+
+
+def _norm_codes(
+    norm: nn.LayerNorm, out: ActQuantizer, x: Tensor, residual_scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """LayerNorm's output as codes without their zero point, and their scale: outside training in integers."""
+    if out.training:
+        codes, scale = out(_norm(norm, x))
+        return codes, scale
+    spec = _norm_spec(norm, x.shape[-1])
+    affine = norm_out_range(spec, _affine(out))
+    tensors = norm_tensors("norm", spec, affine, float(residual_scale))
+    gain, bias = (torch.from_numpy(tensors[f"norm.{k}"]).int().to(x.device) for k in ("gain", "bias"))
+    frac, epsilon = int(tensors["norm.frac"][0]), int(tensors["norm.epsilon"][0])
+    codes = layer_norm(torch.round(x.detach() / residual_scale).int(), gain, bias, frac, epsilon).to(x.dtype)
+    codes = codes - out.zero_point
+    scale = torch.full_like(residual_scale, affine.scale)
+    if torch.is_grad_enabled():
+        smooth = out(_norm(norm, x))[0]
+        codes = smooth + (codes - smooth).detach()
+    return codes, scale
+
+
+def _check_part(part: Architecture, whole: Architecture) -> None:
+    """Whether `part` is a leading part of `whole`; ValueError names what is not."""
+    sizes = [("embed", part.embed, whole.embed), ("depth", part.depth, whole.depth)]
+    for i, (a, b) in enumerate(zip(part.blocks, whole.blocks, strict=False)):
+        sizes += [(f"heads of block {i}", a.heads, b.heads), (f"hidden of block {i}", a.hidden, b.hidden)]
+        if a.head_dim != b.head_dim:
+            raise ValueError(f"head_dim of block {i} is {a.head_dim}; this network's is {b.head_dim}")
+    for name, size, largest in sizes:
+        if not 1 <= size <= largest:
+            raise ValueError(f"{name} is {size}; this network holds 1 to {largest}")
+
+
+def _reactivate(model: ViT, _keys: Any) -> None:
+    """Loaded ranks say anew which rows are 8-bit."""
+    model.activate(model.active)
+
+
+def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """LayerNorm over as many channels as `x` has."""
+    d = x.shape[-1]
+    return F.layer_norm(x, (d,), prefix(norm.weight, d), prefix(norm.bias, d), norm.eps)
 
 
 def _finest(step: Tensor, groups: int) -> Tensor:
@@ -298,13 +516,21 @@ def _numpy(x: Tensor) -> NDArray[np.float64]:
     return array
 
 
-def _linear_spec(layer: RowLinear) -> LinearSpec:
-    scales = layer.quantized()[1]
-    return LinearSpec(_numpy(layer.weight), _numpy(layer.bias), layer.bits.cpu().numpy(), _numpy(scales))
+def _linear_spec(layer: RowLinear, gain: Tensor | None = None, fold: Tensor | None = None) -> LinearSpec:
+    """The active part, each row multiplied by `gain`; `fold` as in `RowLinear.quantized`.
+
+    The weights are given as their codes stand for them, so that they quantize to the same codes again.
+    """
+    codes, scales = layer.quantized(fold)
+    factor = 1.0 if gain is None else _numpy(gain)
+    steps, bias = _numpy(scales) * factor, _numpy(layer.active_bias()) * factor
+    weight = _numpy(codes) * steps[:, None] * (1.0 if fold is None else _numpy(fold))
+    # A row of gain 0 is dead whatever its step is, but a step must be positive.
+    return LinearSpec(weight, bias, layer.bits.cpu().numpy(), np.maximum(np.abs(steps), 1e-30))
 
 
-def _norm_spec(norm: nn.LayerNorm) -> NormSpec:
-    return NormSpec(_numpy(norm.weight), _numpy(norm.bias), norm.eps)
+def _norm_spec(norm: nn.LayerNorm, embed: int) -> NormSpec:
+    return NormSpec(_numpy(norm.weight[:embed]), _numpy(norm.bias[:embed]), norm.eps)
 
 
 def _affine(quantizer: ActQuantizer) -> Affine:

@@ -1,7 +1,7 @@
 """Fake quantizers of the integer model (``docs/integer-model.md``), with straight-through gradients.
 
 Everything returns *codes* in float, which are exact integers, beside their scale. May depend on: torch,
-`quasar_rt.oracle` (the table of powers).
+`quasar_rt.oracle` (the table of powers), `quasar_rt.space` (how many rows are 8-bit).
 """
 
 from __future__ import annotations
@@ -15,8 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..oracle import EXP_TABLE, rshift
+from ..space import eight_bit_rows
 
-__all__ = ["ActQuantizer", "RowLinear", "attention", "round_half_up", "scale_gradient"]
+__all__ = [
+    "ActQuantizer",
+    "RowLinear",
+    "attention",
+    "layer_norm",
+    "prefix",
+    "round_half_up",
+    "scale_gradient",
+]
 
 #: Largest code of a row, by its width (narrow range).
 LIMITS = {4: 7, 8: 127}
@@ -36,56 +45,124 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     return x.detach() + (x - x.detach()) * factor
 
 
-class RowLinear(nn.Module):
-    """A linear layer whose rows are each 4- or 8-bit: weight [rows, columns], bias [rows], bits uint8 [rows].
+def prefix(x: Tensor, *lengths: int) -> Tensor:
+    """The leading part ``x[:a, :b, ...]``; `x` itself where that is all of it."""
+    for dim, length in enumerate(lengths):
+        if length != x.shape[dim]:
+            x = x.narrow(dim, 0, length)
+    return x
 
-    An 8-bit row's step is its largest magnitude / 127; a 4-bit row's step is learned (its logarithm is the parameter,
-    so that one step of the optimizer changes it by a fraction of itself).
+
+class RowLinear(nn.Module):
+    """A linear layer whose rows are each 4- or 8-bit: weight [rows, columns], bias [rows].
+
+    One float weight has two quantized forms. An 8-bit row's step is its largest active magnitude / 127; a 4-bit row's
+    step is learned (its logarithm is the parameter, so that one step of the optimizer changes it by a fraction of
+    itself). Which rows are 8-bit follows from `rank`, int32 [rows], 0 for the row that gains most: the first E by rank
+    among the active rows, so the sets of a larger fraction hold those of a smaller one.
+
+    `activate` chooses the leading rows and columns that every method works on. The rows are `parts` equal runs (q, k
+    and v) and each of them is cut alike.
     """
 
-    bits: Tensor
+    rank: Tensor
+    eight: Tensor
 
-    def __init__(self, columns: int, rows: int) -> None:
+    def __init__(self, columns: int, rows: int, parts: int = 1) -> None:
         super().__init__()
+        self.parts = parts
         self.weight = nn.Parameter(torch.empty(rows, columns))
         self.bias = nn.Parameter(torch.zeros(rows))
         self.log_step = nn.Parameter(torch.zeros(rows))
-        self.register_buffer("bits", torch.full((rows,), 8, dtype=torch.uint8))
+        self.register_buffer("rank", torch.arange(rows, dtype=torch.int32))
+        self.register_buffer("eight", torch.ones(rows, dtype=torch.bool), persistent=False)
+        self.rows, self.columns = rows, columns
         nn.init.trunc_normal_(self.weight, std=columns**-0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The float layer."""
-        return F.linear(x, self.weight, self.bias)
+    def activate(self, rows: int, columns: int, fraction: float) -> None:
+        """Work on the first `rows` (of all parts together) and `columns`, this fraction of the rows being 8-bit."""
+        self.rows, self.columns = rows, columns
+        order = self._part(self.rank).argsort()
+        eight = torch.zeros(rows, dtype=torch.bool, device=order.device)
+        eight[order[: eight_bit_rows(rows, fraction)]] = True
+        self.eight = eight
 
-    def quantized(self) -> tuple[Tensor, Tensor]:
-        """Codes [rows, columns] and scales [rows]."""
-        eight = self.bits == 8
-        limit = torch.where(eight, 127.0, 7.0).unsqueeze(1)
-        learned = scale_gradient(self.log_step, 1 / math.sqrt(7 * self.weight.shape[1])).exp()
-        largest = self.weight.detach().abs().amax(dim=1) / 127
-        scale = torch.where(eight, largest, learned).clamp_min(1e-12)
-        ratio = self.weight / scale.unsqueeze(1)
-        codes = round_half_up(torch.maximum(torch.minimum(ratio, limit), -limit))
+    def _part(self, x: Tensor) -> Tensor:
+        """The active rows of `x` [rows]."""
+        if self.rows == len(x):
+            return x
+        return x.view(self.parts, -1)[:, : self.rows // self.parts].flatten()
+
+    def _matrix(self) -> Tensor:
+        """The active weight [rows, columns], contiguous, so that it multiplies as an extracted one does."""
+        if self.rows == len(self.weight):
+            return prefix(self.weight, self.rows, self.columns).contiguous()
+        each = self.rows // self.parts
+        return self.weight.unflatten(0, (self.parts, -1))[:, :each, : self.columns].flatten(0, 1).contiguous()
+
+    @property
+    def bits(self) -> Tensor:
+        """Widths of the active rows, uint8 [rows], 4 or 8."""
+        return torch.where(self.eight, 8, 4).to(torch.uint8)
+
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        """The float layer on `x` [..., columns], its outputs multiplied by `gain` [rows]."""
+        weight, bias = self._matrix(), self._part(self.bias)
+        if gain is not None:
+            weight, bias = weight * gain.unsqueeze(1), bias * gain
+        return F.linear(x, weight, bias)
+
+    def active_bias(self) -> Tensor:
+        """The active rows' bias [rows]."""
+        return self._part(self.bias)
+
+    def active_rank(self) -> Tensor:
+        """The ranks of the active rows among themselves, int64 [rows]."""
+        return self._part(self.rank).argsort().argsort()
+
+    def quantized(self, fold: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Codes [rows, columns] and scales [rows] of the active part, its columns first divided by `fold`."""
+        weight = self._matrix()
+        if fold is not None:
+            weight = weight / fold
+        limit = torch.where(self.eight, 127.0, 7.0).unsqueeze(1)
+        learned = scale_gradient(self._part(self.log_step), 1 / math.sqrt(7 * self.columns)).exp()
+        largest = weight.detach().abs().amax(dim=1) / 127
+        scale = torch.where(self.eight, largest, learned).clamp_min(1e-12)
+        codes: Tensor = _Round.apply(weight, scale.unsqueeze(1), -limit, limit)
         return codes, scale
 
-    def integer(self, codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """The quantized layer on `codes` [..., columns] of one scale.
+    def integer(
+        self,
+        codes: Tensor,
+        scale: Tensor | float = 1.0,
+        gain: Tensor | None = None,
+        fold: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The quantized layer on `codes` [..., columns] of one scale, its outputs multiplied by `gain` [rows].
 
-        The steps multiply the weights, not the sums: the same number to float32's rounding, and fewer passes over the
-        activations.
+        `fold` [columns] divides the weights before they are quantized.
+
+        Without autocast the steps multiply the weights, not the sums: the same number to float32's rounding, and fewer
+        passes over the activations. Under autocast the product is of bare codes, which bfloat16 holds exactly (up to
+        256), and the steps multiply its sums in float32.
 
         Returns:
             real outputs [..., rows] and each accumulator unit's real value [rows].
         """
-        weight, row_scale = self.quantized()
+        weight, row_scale = self.quantized(fold)
+        bias = self._part(self.bias)
         step = row_scale * scale
-        return F.linear(codes, weight * step.unsqueeze(1), self.bias), step
+        if gain is not None:
+            step, bias = step * gain, bias * gain
+        if torch.is_autocast_enabled(codes.device.type):
+            return torch.addcmul(bias, F.linear(codes, weight).float(), step), step
+        return F.linear(codes, weight * step.unsqueeze(1), bias), step
 
     @torch.no_grad()
-    def set_bits(self, bits: Tensor, importance: Tensor) -> None:
-        """Choose the rows' widths; 4-bit steps start where the error weighted by `importance` [columns] is least."""
-        self.bits.copy_(bits)
-        self.log_step.copy_(best_step(self.weight, importance, 7).log())
+    def start_steps(self, importance: Tensor) -> None:
+        """Start every row's 4-bit step where the error weighted by `importance` [all columns] is least."""
+        self.log_step.copy_(best_step(self.weight, importance, LIMITS[4]).log())
 
 
 @torch.no_grad()
@@ -116,23 +193,33 @@ class ActQuantizer(nn.Module):
     """An s8 activation, ``real = scale * (code - zero_point)``: `groups` scales (heads), learned after calibration.
 
     Symmetric quantizers keep zero point 0; others get one from the observed range (cut off below `floor`), which then
-    stays.
+    stays. The groups are `parts` equal runs (q, k and v); `activate` chooses the leading ones of each.
     """
 
     zero_point: Tensor
 
-    def __init__(self, groups: int = 1, symmetric: bool = False, floor: float = -math.inf) -> None:
+    def __init__(
+        self, groups: int = 1, parts: int = 1, symmetric: bool = False, floor: float = -math.inf
+    ) -> None:
         super().__init__()
-        self.groups, self.symmetric, self.floor = groups, symmetric, floor
+        self.groups, self.parts, self.symmetric, self.floor = groups, parts, symmetric, floor
         self.log_scale = nn.Parameter(torch.zeros(groups))
         self.register_buffer("zero_point", torch.zeros(()))
         self.observing = False
         self._seen: list[Tensor] = []
 
+    def activate(self, groups: int) -> None:
+        """Work on the first `groups` (of all parts together)."""
+        self.groups = groups
+
+    def _active(self) -> Tensor:
+        """A view of the active groups' log scales [parts, groups / parts]."""
+        return self.log_scale.view(self.parts, -1)[:, : self.groups // self.parts]
+
     @property
     def scale(self) -> Tensor:
-        """Scales [groups]."""
-        return self.log_scale.exp()
+        """Scales of the active groups [groups]."""
+        return self._active().flatten().exp()
 
     def observe(self, x: Tensor) -> None:
         """While `observing`, keep a sample of `x` [..., groups, n] ([..., n] for one group)."""
@@ -156,15 +243,17 @@ class ActQuantizer(nn.Module):
         else:
             high, least = high.clamp_min(0), least.clamp_max(0)
             scale = (high - least) / 255
+            scale = scale.clamp_min(1e-8)
             self.zero_point.copy_((-128 - least / scale).round().clamp(-128, 127).squeeze())
-        self.log_scale.copy_(scale.clamp_min(1e-8).log())
+        self._active().copy_(scale.clamp_min(1e-8).log().view(self.parts, -1))
 
     def forward(self, x: Tensor, at_least: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
         """Codes minus the zero point, like `x` [..., groups, n], and scales ([groups, 1]; a scalar for one group).
 
         `at_least` [groups] is the finest scale that the multipliers allow (Requantize, Range).
         """
-        scale = scale_gradient(self.log_scale, 1 / math.sqrt(127 * x[0].numel())).exp()
+        learned = self.log_scale if self.groups == len(self.log_scale) else self._active().flatten()
+        scale = scale_gradient(learned, 1 / math.sqrt(127 * x[0].numel())).exp()
         scale = (
             torch.clamp_min(scale, at_least)
             if isinstance(at_least, float)
@@ -192,8 +281,44 @@ class _Round(torch.autograd.Function):
         return by_x, by_scale, None, None
 
 
+def layer_norm(x: Tensor, gain: Tensor, bias: Tensor, frac: int, epsilon: int) -> Tensor:
+    """The integer LayerNorm (section LayerNorm), as `quasar_rt.oracle.layer_norm` has it.
+
+    Args:
+        x: the residual stream's codes, int32 [..., embed].
+        gain, bias: int32 [embed].
+        frac, epsilon: f and E.
+
+    Returns:
+        codes with the zero point, int32 [..., embed].
+    """
+    d = x.shape[-1]
+    s = x.sum(dim=-1, keepdim=True)
+    v = d * (x * x).sum(dim=-1, keepdim=True) - s * s + epsilon
+    # float64 holds every value here (V < 2^51, R < 2^26) and rounds its root and quotient to the right side.
+    b = (torch.frexp(v.double())[1] + 1) // 2
+    root = torch.floor(torch.sqrt(torch.ldexp(v.double(), 2 * (26 - b))))
+    inv = torch.floor(2.0**40 / root).clamp_(max=32767).int()
+    shift = (b - 10).int()
+    down, up = shift.clamp(min=0), (-shift).clamp(min=0)
+    half = torch.bitwise_left_shift(torch.ones_like(down), down) >> 1
+    t = ((d * x - s.int()) << up) + half >> down
+    n = (t * inv + (1 << 14)) >> 15
+    return ((((n * gain + (1 << 14)) >> 15) + bias).clamp_(-32768, 32767) >> frac).clamp_(-128, 127)
+
+
 #: e12 of every number of 64ths that is not 0 yet: ``rshift(T[u & 63], u >> 6)``, then a 0 for all further ones.
-POWERS = torch.from_numpy(rshift(EXP_TABLE[np.arange(14 * 64) & 63], np.arange(14 * 64) >> 6)).float()
+POWERS = {
+    torch.device("cpu"): torch.from_numpy(
+        rshift(EXP_TABLE[np.arange(14 * 64) & 63], np.arange(14 * 64) >> 6)
+    ).float()
+}
+
+
+def _powers(device: torch.device) -> Tensor:
+    if device not in POWERS:
+        POWERS[device] = POWERS[torch.device("cpu")].to(device)
+    return POWERS[device]
 
 
 class _Attention(torch.autograd.Function):
@@ -202,9 +327,10 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mult: Tensor) -> Tensor:
         factor = torch.floor(mult + 0.5).clamp_(1, 2**24).view(-1, 1, 1) * 2.0**-20
+        powers = _powers(q.device)
         logits = q @ k.transpose(-1, -2)
         steps = (logits.amax(dim=-1, keepdim=True) - logits).mul_(factor).add_(0.5).floor_()
-        e12 = POWERS[steps.clamp(max=len(POWERS) - 1).to(torch.int32)]
+        e12 = powers[steps.clamp(max=len(powers) - 1).to(torch.int32)]
         e8 = torch.floor((e12 + 8) * (1 / 16))
         total = e12.sum(dim=-1, keepdim=True)
         lost = total - 16 * e8.sum(dim=-1, keepdim=True)

@@ -1,20 +1,23 @@
-"""Which rows are 8-bit: the statistics that `quasar_rt.bits` scores rows by, gathered from the float pass.
+"""Which rows are 8-bit and which channels come first: statistics of the float pass, and the orders that follow.
 
 Depends on: torch, `quasar_rt.bits`, `quasar_rt.train.model`.
 """
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..bits import choose_bits, row_scores
-from .model import ViT
+from .. import bits
+from ..bits import Criterion, scores_by
+from .model import Block, ViT
 
-__all__ = ["MatrixStatistics", "choose_widths", "gather_statistics"]
+__all__ = ["MatrixStatistics", "gather_statistics", "order_by_importance", "rank_rows"]
 
 
 @dataclass
@@ -28,7 +31,10 @@ class MatrixStatistics:
 def gather_statistics(
     model: ViT, images: Tensor, labels: Tensor, batch: int = 250
 ) -> dict[str, MatrixStatistics]:
-    """Second moments of every matrix's inputs and output gradients, from the float pass over labelled images."""
+    """Second moments of every matrix's inputs and output gradients, from the float pass over labelled images.
+
+    It is the largest network's float pass, whatever part is active.
+    """
     inputs: dict[str, list[Tensor]] = {name: [] for name in model.matrices()}
     gradients: dict[str, list[Tensor]] = {name: [] for name in model.matrices()}
 
@@ -43,6 +49,8 @@ def gather_statistics(
         return layer.register_forward_hook(forward)
 
     handles = [watch(name, layer) for name, layer in model.matrices().items()]
+    active = model.active
+    model.activate(None)
     try:
         for x, y in zip(images.split(batch), labels.split(batch), strict=True):
             # The sum, not the mean: each image's own gradient, whatever the batch.
@@ -51,16 +59,96 @@ def gather_statistics(
         for handle in handles:
             handle.remove()
         model.zero_grad(set_to_none=True)
+        model.activate(active)
     return {
         name: MatrixStatistics(torch.stack(inputs[name]).mean(0), torch.stack(gradients[name]).mean(0))
         for name in inputs
     }
 
 
-def choose_widths(model: ViT, statistics: dict[str, MatrixStatistics], fraction: float) -> None:
-    """Make the `fraction` of best-scored rows 8-bit in each matrix of the blocks, and all of embedding and head."""
+def rank_rows(
+    model: ViT,
+    statistics: Mapping[str, MatrixStatistics],
+    criterion: Criterion = "loss",
+    seed: int = 0,
+    start_steps: bool = True,
+) -> None:
+    """Rank the rows of every matrix by `criterion`, and start the 4-bit steps of all rows (unless told not to).
+
+    Raises:
+        ValueError: no such criterion.
+    """
+    ranks = {}
     for name, layer in model.matrices().items():
         s = statistics[name]
-        whole = name in ("embed", "head")
-        scores = row_scores(layer.weight.detach().numpy(), s.inputs.numpy(), s.gradients.numpy())
-        layer.set_bits(torch.from_numpy(choose_bits(scores, 1.0 if whole else fraction)), s.inputs)
+        weight, inputs, gradients = (x.detach().cpu().numpy() for x in (layer.weight, s.inputs, s.gradients))
+        # A stream of its own for each matrix, whatever their order.
+        stream = [seed, zlib.crc32(name.encode())]
+        scores = scores_by(criterion, weight, inputs, gradients, seed=stream)
+        ranks[name] = torch.from_numpy(bits.rank_rows(scores))
+        if start_steps:
+            layer.start_steps(s.inputs)
+    model.set_row_ranks(ranks)
+
+
+@torch.no_grad()
+def order_by_importance(model: ViT, statistics: Mapping[str, MatrixStatistics]) -> None:
+    """Permute channels, and the heads and hidden units of each block, so that the most important ones come first.
+
+    The largest network computes what it did, to float's rounding; smaller ones keep more of it. Importance is the loss,
+    to second order, that leaving out a matrix's input costs: ``E[x_j^2] * sum_r E[g_r^2] * w_rj^2``; a channel sums it
+    over the matrices that read it (qkv and fc1 of all blocks, head), a head over its columns of proj, a hidden unit is
+    a column of fc2. Optimizers and averages that exist already know the old order: call this before making them.
+
+    The statistics are put in the new order too.
+    """
+    matrices = model.matrices()
+
+    def importance(name: str) -> Tensor:
+        s = statistics[name]
+        return s.inputs * (s.gradients @ matrices[name].weight.square())
+
+    def order(importance: Tensor) -> Tensor:
+        return importance.argsort(descending=True, stable=True)
+
+    def rows(name: str, index: Tensor) -> None:
+        layer, s = matrices[name], statistics[name]
+        for x in (layer.weight, layer.bias, layer.log_step, layer.rank, s.gradients):
+            x.copy_(x[index])
+
+    def columns(name: str, index: Tensor) -> None:
+        matrices[name].weight.copy_(matrices[name].weight[:, index])
+        statistics[name].inputs.copy_(statistics[name].inputs[index])
+
+    readers = ["head"]
+    for i, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
+        name = f"blocks.{i}"
+        heads, width = len(block.qkv_out.log_scale) // 3, block.head_dim
+        best = order(importance(f"{name}.proj").view(heads, width).sum(dim=1))
+        inside = (best.unsqueeze(1) * width + torch.arange(width, device=best.device)).flatten()
+        rows(f"{name}.qkv", torch.cat([inside + part * heads * width for part in range(3)]))
+        columns(f"{name}.proj", inside)
+        scales = block.qkv_out.log_scale.view(3, heads)
+        scales.copy_(scales[:, best])
+        hidden = order(importance(f"{name}.fc2"))
+        rows(f"{name}.fc1", hidden)
+        columns(f"{name}.fc2", hidden)
+        readers += [f"{name}.qkv", f"{name}.fc1"]
+
+    channels = order(torch.stack([importance(name) for name in readers]).sum(dim=0))
+    for name in readers:
+        columns(name, channels)
+    rows("embed", channels)
+    vectors: list[Tensor | None] = [model.norm.weight, model.norm.bias]
+    for i, block in enumerate(model.blocks):
+        rows(f"blocks.{i}.proj", channels)
+        rows(f"blocks.{i}.fc2", channels)
+        vectors += [block.norm1.weight, block.norm1.bias, block.norm2.weight, block.norm2.bias]
+        vectors += [block.gamma1, block.gamma2]
+    for vector in vectors:
+        if vector is not None:
+            vector.copy_(vector[channels])
+    for table in (model.position, model.prefix):
+        table.copy_(table[:, channels])
+    model.activate(model.active)
