@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .errors import InvalidValueError
 from .rows import quantize_rows
 from .space import eight_bit_rows
 
@@ -54,7 +55,7 @@ def scores_by(
     """Scores float64 [rows] by a criterion of `CRITERIA`; larger is worth more. Arguments as for `row_scores`.
 
     Raises:
-        ValueError: no such criterion; the message lists them.
+        quasar_rt.InvalidValueError: no such criterion; the message lists them.
 
     >>> scores_by("magnitude", [[1.0, -3.0], [2.0, 2.5]], [1, 1], [1, 1])
     array([2.  , 2.25])
@@ -72,7 +73,7 @@ def scores_by(
         return np.random.default_rng(seed).random(len(w))
     if criterion == "prefix":
         return -np.arange(len(w), dtype=np.float64)
-    raise ValueError(f"the criterion must be one of {', '.join(CRITERIA)}, not {criterion!r}")
+    raise InvalidValueError(f"the criterion must be one of {', '.join(CRITERIA)}, not {criterion!r}")
 
 
 def rank_rows(scores: ArrayLike) -> NDArray[np.int32]:

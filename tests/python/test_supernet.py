@@ -106,10 +106,10 @@ def test_an_extracted_subnet_learns_as_its_slice_does() -> None:
     model.activate(SAMPLES[0])
     for net in (alone, model):
         torch.nn.functional.cross_entropy(net(images), labels).backward()
-    regions, found = model._regions(), dict(model.named_parameters())
+    regions, found = model.regions(), dict(model.named_parameters())
     for name, parameter in alone.named_parameters():
         assert parameter.grad is not None
-        view = next(iter(regions[name].views(found[name].grad)))
+        view = next(regions[name].views(found[name].grad))
         torch.testing.assert_close(view.reshape(parameter.shape), parameter.grad, rtol=1e-5, atol=1e-7)
     for name, parameter in found.items():
         if parameter.grad is not None:

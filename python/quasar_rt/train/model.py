@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..build import Affine, BlockSpec, LinearSpec, NetworkSpec, NormSpec, norm_out_range, norm_tensors
+from ..errors import InvalidValueError
 from ..space import Architecture, BlockShape, Space
 from .quantizers import (
     MULTIPLIER_LIMIT,
@@ -237,7 +238,7 @@ class ViT(nn.Module):
         which of the active rows are 8-bit follows from the rows' ranks (`set_row_ranks`) and the block's fractions.
 
         Raises:
-            ValueError: names what this network does not have.
+            quasar_rt.InvalidValueError: names what this network does not have.
         """
         a = self.config.architecture if architecture is None else architecture
         _check_part(a, self.config.architecture)
@@ -299,7 +300,7 @@ class ViT(nn.Module):
 
         With quantizers that includes the steps of the rows that are 4-bit now, and the scales of the activations.
         """
-        regions = self._regions()
+        regions = self.regions()
         if not self.quantized:
             return {name: r for name, r in regions.items() if not name.endswith((".log_step", ".log_scale"))}
         for name, layer in self.matrices().items():
@@ -309,11 +310,11 @@ class ViT(nn.Module):
             region = regions.pop(key)
             if not layer.eight.all():
                 rows = torch.zeros(layer.weight.shape[0], dtype=torch.bool, device=layer.weight.device)
-                next(iter(region.views(rows))).copy_(~layer.eight.view(region.shape[0], -1, 1))
+                next(region.views(rows)).copy_(~layer.eight.view(region.shape[0], -1, 1))
                 regions[key] = Region(region.shape, rows=rows)
         return regions
 
-    def _regions(self) -> dict[str, Region]:
+    def regions(self) -> dict[str, Region]:
         """The active part of every parameter."""
         d = self.active.embed
         regions = {
@@ -364,9 +365,9 @@ class ViT(nn.Module):
             out = ViT(dataclasses.replace(self.config, architecture=self.active))
         out.to(self.prefix.device).train(self.training)
         out.quantized = self.quantized
-        mine, regions = dict(self.named_parameters()), self._regions()
+        mine, regions = dict(self.named_parameters()), self.regions()
         for name, parameter in out.named_parameters():
-            view = next(iter(regions[name].views(mine[name])))
+            view = next(regions[name].views(mine[name]))
             parameter.copy_(view.reshape(parameter.shape))
         buffers = dict(self.named_buffers())
         matrices = self.matrices()
@@ -479,15 +480,15 @@ def _norm_codes(
 
 
 def _check_part(part: Architecture, whole: Architecture) -> None:
-    """Whether `part` is a leading part of `whole`; ValueError names what is not."""
+    """Refuse a `part` that is no leading part of `whole`, and name what is not."""
     sizes = [("embed", part.embed, whole.embed), ("depth", part.depth, whole.depth)]
     for i, (a, b) in enumerate(zip(part.blocks, whole.blocks, strict=False)):
         sizes += [(f"heads of block {i}", a.heads, b.heads), (f"hidden of block {i}", a.hidden, b.hidden)]
         if a.head_dim != b.head_dim:
-            raise ValueError(f"head_dim of block {i} is {a.head_dim}; this network's is {b.head_dim}")
+            raise InvalidValueError(f"head_dim of block {i} is {a.head_dim}; this network's is {b.head_dim}")
     for name, size, largest in sizes:
         if not 1 <= size <= largest:
-            raise ValueError(f"{name} is {size}; this network holds 1 to {largest}")
+            raise InvalidValueError(f"{name} is {size}; this network holds 1 to {largest}")
 
 
 def _reactivate(model: ViT, _keys: Any) -> None:

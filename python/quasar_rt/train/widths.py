@@ -76,7 +76,7 @@ def rank_rows(
     """Rank the rows of every matrix by `criterion`, and start the 4-bit steps of all rows (unless told not to).
 
     Raises:
-        ValueError: no such criterion.
+        quasar_rt.InvalidValueError: no such criterion.
     """
     ranks = {}
     for name, layer in model.matrices().items():

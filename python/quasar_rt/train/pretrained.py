@@ -1,0 +1,193 @@
+"""Start a (super)net from a timm Vision Transformer: a model's name or a checkpoint.
+
+May depend on: torch, timm, `quasar_rt.space`, `quasar_rt.train.model`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from ..errors import FileError, InvalidValueError
+from ..space import Architecture, BlockShape
+from .model import Block, ViT
+
+__all__ = ["load_timm"]
+
+#: New columns of old matrices, and what new blocks add, start at this share of their usual size.
+SMALL = 0.1
+
+
+def load_timm(model: ViT, source: str | os.PathLike[str], pretrained: bool = True) -> Architecture:
+    """Fill the leading part of the largest network from a timm ``VisionTransformer`` (ViT, DeiT, DeiT III).
+
+    With the returned architecture active, the model computes the checkpoint's logits in float (of images of the
+    checkpoint's size; positions of another grid are resampled). The rest keeps its initial values, made small where
+    the checkpoint's part would feel them, so that larger networks start close to it. A layer scale that the model has
+    and the checkpoint lacks becomes 1; one that the model lacks is multiplied into proj and fc2. A head of another
+    number of classes is not taken over.
+
+    Args:
+        model: with stride = kernel and no padding; it is changed in place.
+        source: a timm model's name (``deit_tiny_patch16_224``) or the path of a checkpoint of one (``.pth``,
+            ``.safetensors``; what timm and DeiT write, the state alone or under ``model`` or ``state_dict``).
+        pretrained: for a name: timm's weights (downloaded), else its random initial ones.
+
+    Returns:
+        The checkpoint's own shape, all rows 8-bit.
+
+    Raises:
+        quasar_rt.FileError: neither a model's name nor a file that can be read.
+        quasar_rt.InvalidValueError: names what of the checkpoint does not fit the model.
+    """
+    state, head_dim = _read(source, pretrained)
+    config, whole = model.config, model.config.architecture
+
+    def require(condition: bool, what: str) -> None:
+        if not condition:
+            raise InvalidValueError(f"'{source}' cannot start this network: {what}")
+
+    def take(key: str, *shape: int) -> Tensor:
+        require(key in state, f"it has no '{key}', so it is no plain timm VisionTransformer")
+        x = state.pop(key).float()
+        require(not shape or tuple(x.shape) == shape, f"'{key}' is {list(x.shape)}, not {list(shape)}")
+        return x
+
+    patch = take("patch_embed.proj.weight")
+    require(patch.ndim == 4, f"'patch_embed.proj.weight' is {list(patch.shape)}, not [embed, channels, k, k]")
+    d, channels, *kernel = patch.shape
+    mine = (config.kernel, config.kernel)
+    require(
+        tuple(kernel) == mine, f"its patches are {kernel[0]}x{kernel[1]}, this network's {mine[0]}x{mine[1]}"
+    )
+    require(
+        config.stride == config.kernel and config.pad == 0,
+        f"its patches do not overlap; this network's stride is {config.stride} and its padding {config.pad}",
+    )
+    require(channels == config.channels, f"it takes {channels} channels, this network {config.channels}")
+    require(d <= whole.embed, f"its embed is {d}, this network's largest is {whole.embed}")
+    depth = 1 + max((int(k.split(".")[1]) for k in state if k.startswith("blocks.")), default=-1)
+    require(1 <= depth <= whole.depth, f"it has {depth} blocks, this network at most {whole.depth}")
+
+    shapes = []
+    for i, largest in enumerate(whole.blocks[:depth]):
+        name, dim = f"blocks.{i}", largest.head_dim
+        require(head_dim in (None, dim), f"its head_dim is {head_dim}, this network's is {dim} ({name})")
+        inner = len(state.get(f"{name}.attn.qkv.weight", ())) // 3
+        hidden = len(state.get(f"{name}.mlp.fc1.weight", ()))
+        require(
+            inner > 0 and inner % dim == 0,
+            f"q, k and v of {name} have {inner} rows each, no multiple of this network's head_dim {dim}",
+        )
+        heads = inner // dim
+        require(
+            heads <= largest.heads, f"{name} has {heads} heads of {dim}, this network at most {largest.heads}"
+        )
+        require(
+            0 < hidden <= largest.hidden,
+            f"{name} has {hidden} hidden units, this network at most {largest.hidden}",
+        )
+        shapes.append(BlockShape(heads, dim, hidden, (1.0, 1.0, 1.0, 1.0)))
+    architecture = Architecture(d, tuple(shapes))
+
+    values: dict[str, Tensor] = {
+        "embed.weight": patch.flatten(1),
+        "embed.bias": take("patch_embed.proj.bias", d),
+        "norm.weight": take("norm.weight", d),
+        "norm.bias": take("norm.bias", d),
+    }
+    token, position = take("cls_token", 1, 1, d)[0], take("pos_embed")[0]
+    rows, columns = config.grid
+    side = math.isqrt(len(position) - 1)
+    if len(position) == 1 + rows * columns or side * side == len(position) - 1:
+        token, position = token + position[:1], position[1:]
+    if len(position) != rows * columns:
+        side = math.isqrt(len(position))
+        require(side * side == len(position), f"its {len(position)} positions are no square grid")
+        position = resample_abs_pos_embed(
+            position[None], [rows, columns], old_size=[side, side], num_prefix_tokens=0
+        )[0]
+    values["prefix"], values["position"] = token, position
+    head = take("head.weight"), take("head.bias")
+    if len(head[0]) == config.classes:
+        values["head.weight"], values["head.bias"] = head
+    for i, shape in enumerate(shapes):
+        name, inner = f"blocks.{i}", shape.inner
+        for norm in ("norm1", "norm2"):
+            for part in ("weight", "bias"):
+                values[f"{name}.{norm}.{part}"] = take(f"{name}.{norm}.{part}", d)
+        layers = {
+            "qkv": ("attn.qkv", 3 * inner, d),
+            "proj": ("attn.proj", d, inner),
+            "fc1": ("mlp.fc1", shape.hidden, d),
+            "fc2": ("mlp.fc2", d, shape.hidden),
+        }
+        for layer, (key, rows, columns) in layers.items():
+            values[f"{name}.{layer}.weight"] = take(f"{name}.{key}.weight", rows, columns)
+            bias = f"{name}.{key}.bias"
+            values[f"{name}.{layer}.bias"] = take(bias, rows) if bias in state else torch.zeros(rows)
+        for gamma, scale, layer in (("gamma1", "ls1", "proj"), ("gamma2", "ls2", "fc2")):
+            key = f"{name}.{scale}.gamma"
+            factor = take(key, d) if key in state else torch.ones(d)
+            if config.layer_scale is not None:
+                values[f"{name}.{gamma}"] = factor
+            else:
+                values[f"{name}.{layer}.weight"] *= factor[:, None]
+                values[f"{name}.{layer}.bias"] *= factor
+    require(not state, f"it has what a plain ViT with a class token has not: {', '.join(sorted(state)[:4])}")
+    _fill(model, architecture, values)
+    return architecture
+
+
+def _read(source: str | os.PathLike[str], pretrained: bool) -> tuple[dict[str, Tensor], int | None]:
+    """The checkpoint's tensors, and its head dimension where that is known."""
+    path = Path(source)
+    if path.exists():
+        try:
+            state = timm.models.load_state_dict(str(path), weights_only=True)
+        except Exception as error:  # whatever the unpickler or safetensors say of a broken file
+            raise FileError(f"'{source}' is no checkpoint of tensors: {error}") from error
+        if not isinstance(state, Mapping) or not all(isinstance(x, Tensor) for x in state.values()):
+            raise FileError(f"'{source}' is no checkpoint of tensors")
+        return dict(state), None
+    name = str(source)
+    if not timm.is_model(name.split(".")[0]):
+        raise FileError(f"'{source}' is neither a file nor the name of a timm model")
+    try:
+        net = timm.create_model(name, pretrained=pretrained)
+    except (OSError, RuntimeError) as error:
+        raise FileError(
+            f"timm could not make '{source}': {error}; give a checkpoint's path instead"
+        ) from error
+    if type(net) is not VisionTransformer or net.global_pool != "token":
+        raise InvalidValueError(f"'{source}' is no plain timm VisionTransformer with a class token")
+    return dict(net.state_dict()), net.blocks[0].attn.head_dim
+
+
+@torch.no_grad()
+def _fill(model: ViT, architecture: Architecture, values: Mapping[str, Tensor]) -> None:
+    """Put `values` into the part of the parameters that `architecture` uses, and make what is new beside it small."""
+    active = model.active
+    model.activate(architecture)
+    for i, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
+        if i < architecture.depth:
+            for layer in (block.qkv, block.proj, block.fc1, block.fc2):
+                layer.weight[:, layer.columns :] *= SMALL
+        else:
+            block.proj.weight *= SMALL
+            block.fc2.weight *= SMALL
+    model.head.weight[:, architecture.embed :] *= SMALL
+    regions, parameters = model.regions(), dict(model.named_parameters())
+    for name, value in values.items():
+        view = next(regions[name].views(parameters[name]))
+        view.copy_(value.view(view.shape))
+    model.activate(active)

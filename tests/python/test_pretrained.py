@@ -1,0 +1,198 @@
+"""Starting a network from timm checkpoints; everything is made here, nothing is downloaded."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the [host] extra")
+timm = pytest.importorskip("timm", reason="needs the [host] extra")
+
+from safetensors.torch import save_file  # noqa: E402
+
+from quasar_rt import FileError, InvalidValueError  # noqa: E402
+from quasar_rt.space import Space  # noqa: E402
+from quasar_rt.train.model import ViT, ViTConfig  # noqa: E402
+from quasar_rt.train.pretrained import load_timm  # noqa: E402
+
+torch.set_num_threads(1)
+
+SPACE = """
+name = "test"
+classes = 6
+head_dim = 8
+eight_bit_per = "block"
+[image]
+height = 32
+width = 32
+channels = 3
+[patch]
+kernel = 8
+stride = 8
+pad = 0
+pad_value = 0
+[choices]
+embed = [16, 24, 32]
+depth = [1, 2, 3]
+heads = [2, 3, 4]
+mlp_ratio = [2.0, 4.0]
+eight_bit = [0.0, 1.0]
+"""
+MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
+
+
+def theirs(**change: Any) -> Any:
+    torch.manual_seed(1)
+    shape = {
+        "img_size": 32,
+        "patch_size": 8,
+        "embed_dim": 24,
+        "depth": 2,
+        "num_heads": 3,
+        "mlp_ratio": 4,
+        "num_classes": 6,
+    }
+    net = timm.models.vision_transformer.VisionTransformer(**{**shape, **change}).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_(0.02, 0.3)
+    return net
+
+
+def ours(layer_scale: float | None = None, space: str = SPACE) -> ViT:
+    torch.manual_seed(2)
+    return ViT(ViTConfig.of(Space.from_toml(space), MEAN, STD, layer_scale)).eval()
+
+
+def images(n: int = 5, size: int = 32) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+def normalised(x: Any) -> Any:
+    mean, std = (torch.tensor(a).view(1, 3, 1, 1) for a in (MEAN, STD))
+    return (x.float() / 255 - mean) / std
+
+
+@pytest.mark.parametrize("layer_scale", [None, 0.1])
+@pytest.mark.parametrize(
+    ("change", "wrap"),
+    [
+        ({}, "plain"),
+        ({"init_values": 0.3}, "model"),
+        ({"no_embed_class": True, "init_values": 1e-2}, "safetensors"),
+        ({"qkv_bias": False, "embed_dim": 32, "num_heads": 4, "depth": 3}, "state_dict"),
+    ],
+)
+def test_the_checkpoints_shape_gives_the_checkpoints_logits(
+    tmp_path: Path, change: dict[str, Any], wrap: str, layer_scale: float | None
+) -> None:
+    net, model = theirs(**change), ours(layer_scale)
+    path = tmp_path / ("a.safetensors" if wrap == "safetensors" else "a.pth")
+    if wrap == "safetensors":
+        save_file(net.state_dict(), path)
+    else:
+        torch.save(net.state_dict() if wrap == "plain" else {wrap: net.state_dict()}, path)
+    architecture = load_timm(model, path)
+    assert (architecture.embed, architecture.depth) == (net.embed_dim, len(net.blocks))
+    model.activate(architecture)
+    with torch.no_grad():
+        expected = net(normalised(images()))
+        torch.testing.assert_close(model(images()), expected, rtol=1e-4, atol=1e-4)
+        # The largest network is another function, but not a far one where the checkpoint is narrower.
+        model.activate(None)
+        assert torch.isfinite(model(images())).all()
+
+
+def load(model: ViT, state: dict[str, Any]) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.pth"
+        torch.save(state, path)
+        return load_timm(model, path)
+
+
+def test_the_new_parts_start_small() -> None:
+    model, before = ours(), ours()
+    load(model, theirs().state_dict())
+    for i in range(2):
+        torch.testing.assert_close(
+            model.blocks[i].fc1.weight[:, 24:], 0.1 * before.blocks[i].fc1.weight[:, 24:]
+        )
+    torch.testing.assert_close(model.blocks[2].proj.weight, 0.1 * before.blocks[2].proj.weight)
+    torch.testing.assert_close(model.blocks[2].qkv.weight, before.blocks[2].qkv.weight)
+
+
+def test_positions_of_another_grid_are_resampled() -> None:
+    net = theirs(img_size=48)
+    model = ours()
+    model.activate(load(model, net.state_dict()))
+    smaller = theirs(img_size=48)
+    smaller.set_input_size(img_size=(32, 32))
+    with torch.no_grad():
+        expected = smaller(normalised(images()))
+        torch.testing.assert_close(model(images()), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_head_of_other_classes_stays_as_it_was() -> None:
+    model, before = ours(), ours()
+    load(model, theirs(num_classes=9).state_dict())
+    assert torch.equal(model.head.weight[:, :24], before.head.weight[:, :24])
+
+
+def test_a_name_is_looked_up_in_timm() -> None:
+    space = SPACE.replace("32", "224").replace("= 8", "= 16").replace("head_dim = 16", "head_dim = 64")
+    space = space.replace("[16, 24, 224]", "[192]").replace("[1, 2, 3]", "[12]").replace("[2, 3, 4]", "[3]")
+    space = space.replace("[2.0, 4.0]", "[4.0]").replace("classes = 6", "classes = 1000")
+    model = ours(space=space)
+    torch.manual_seed(4)
+    architecture = load_timm(model, "vit_tiny_patch16_224", pretrained=False)
+    torch.manual_seed(4)
+    net = timm.create_model("vit_tiny_patch16_224").eval()
+    model.activate(architecture)
+    with torch.no_grad():
+        x = images(1, 224)
+        np.testing.assert_allclose(model(x), net(normalised(x)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch_size": 4}, "its patches are 4x4, this network's 8x8"),
+        ({"in_chans": 1}, "it takes 1 channels, this network 3"),
+        ({"embed_dim": 40, "num_heads": 5}, "its embed is 40, this network's largest is 32"),
+        ({"depth": 4}, "it has 4 blocks, this network at most 3"),
+        ({"embed_dim": 20, "num_heads": 2}, "q, k and v of blocks.0 have 20 rows each, no multiple"),
+        ({"mlp_ratio": 6}, "blocks.0 has 144 hidden units, this network at most 128"),
+        ({"reg_tokens": 2}, "'pos_embed' is|positions are no square grid|reg_token"),
+        ({"qk_norm": True}, "a plain ViT with a class token has not: blocks.0.attn.k_norm"),
+        ({"pre_norm": True}, "no 'patch_embed.proj.bias'|norm_pre"),
+        ({"class_token": False, "global_pool": "avg"}, "it has no '(cls_token|norm.weight)'"),
+    ],
+)
+def test_what_differs_is_named(change: dict[str, Any], message: str) -> None:
+    model, before = ours(), ours()
+    with pytest.raises(InvalidValueError, match=message):
+        load(model, theirs(**change).state_dict())
+    for a, b in zip(model.parameters(), before.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="'nosuch' is neither a file nor the name of a timm model"):
+        load_timm(ours(), "nosuch")
+    with pytest.raises(InvalidValueError, match="'resnet18' is no plain timm VisionTransformer"):
+        load_timm(ours(), "resnet18", pretrained=False)
+    for name, text in (("a.pth", b"not a checkpoint"), ("b.safetensors", b"\x08"), ("c.pth", b"")):
+        (tmp_path / name).write_bytes(text)
+        with pytest.raises(FileError, match=f"{name}' is no checkpoint of tensors"):
+            load_timm(ours(), tmp_path / name)
+    torch.save({"model": {"a": 1}}, tmp_path / "d.pth")
+    with pytest.raises(FileError, match="is no checkpoint of tensors"):
+        load_timm(ours(), tmp_path / "d.pth")
+    overlapping = SPACE.replace("stride = 8", "stride = 4")
+    with pytest.raises(InvalidValueError, match="this network's stride is 4 and its padding 0"):
+        load(ours(space=overlapping), theirs().state_dict())
