@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .errors import ClosedError as ClosedError
     from .errors import ConfigError as ConfigError
     from .errors import DeviceError as DeviceError
+    from .errors import DoesNotFitError as DoesNotFitError
     from .errors import FileError as FileError
     from .errors import ImageError as ImageError
     from .errors import InvalidValueError as InvalidValueError
@@ -67,6 +68,7 @@ _MODULES = {
         "ClosedError",
         "ConfigError",
         "DeviceError",
+        "DoesNotFitError",
         "FileError",
         "ImageError",
         "InvalidValueError",

@@ -13,6 +13,7 @@ __all__ = [
     "ClosedError",
     "ConfigError",
     "DeviceError",
+    "DoesNotFitError",
     "FileError",
     "ImageError",
     "InvalidValueError",
@@ -68,6 +69,10 @@ class ConfigError(SubnetError):
 
 class SettingsError(QuasarError, ValueError):
     """A settings file (search space, board, hardware configuration) has a key that is missing, unknown or wrong."""
+
+
+class DoesNotFitError(QuasarError, ValueError):
+    """A network does not fit an accelerator's buffers, or an accelerator does not fit its board."""
 
 
 class TensorError(SubnetError):

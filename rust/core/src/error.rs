@@ -73,6 +73,18 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// A network does not fit an accelerator's buffers, or an accelerator does not fit its board.
+    #[error("{what} needs {needed} {unit}, {} more than the {available} that are there", needed.saturating_sub(*available))]
+    DoesNotFit {
+        /// What does not fit where.
+        what: String,
+        /// How much it needs.
+        needed: u64,
+        /// How much there is.
+        available: u64,
+        /// The unit of both.
+        unit: &'static str,
+    },
     /// A tensor is missing or unexpected, or has the wrong dtype, shape or values.
     #[error("invalid tensor {tensor}: {problem}")]
     InvalidTensor {
@@ -135,6 +147,7 @@ impl Error {
         "ChecksumMismatch",
         "InvalidConfig",
         "InvalidSettings",
+        "DoesNotFit",
         "InvalidTensor",
         "AccumulatorOverflow",
         "InvalidImage",
@@ -155,6 +168,7 @@ impl Error {
             Self::ChecksumMismatch { .. } => "ChecksumMismatch",
             Self::InvalidConfig { .. } => "InvalidConfig",
             Self::InvalidSettings { .. } => "InvalidSettings",
+            Self::DoesNotFit { .. } => "DoesNotFit",
             Self::InvalidTensor { .. } => "InvalidTensor",
             Self::AccumulatorOverflow { .. } => "AccumulatorOverflow",
             Self::InvalidImage(_) => "InvalidImage",

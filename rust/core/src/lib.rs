@@ -12,6 +12,7 @@
 //! | [`verify`] | runs the linear layers again as 4-bit atoms in row pairs | differences |
 //!
 //! Beside that path, for the host: [`space`] is the family of networks that search chooses from; its files are read by [`settings`].
+//! [`hardware`] models the accelerator that will run them.
 //!
 //! [`error`] and the threads of `pool` are below them all. The arithmetic is `quasar-kernels`', as `docs/integer-model.md` defines it.
 
@@ -21,6 +22,7 @@ pub mod cpu;
 pub mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod hardware;
 pub mod network;
 mod pool;
 pub mod preprocess;

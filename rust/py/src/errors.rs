@@ -17,6 +17,7 @@ const CLASSES: &[(&str, &str)] = &[
     ("ChecksumMismatch", "ChecksumError"),
     ("InvalidConfig", "ConfigError"),
     ("InvalidSettings", "SettingsError"),
+    ("DoesNotFit", "DoesNotFitError"),
     ("InvalidTensor", "TensorError"),
     ("AccumulatorOverflow", "AccumulatorOverflowError"),
     ("InvalidImage", "ImageError"),

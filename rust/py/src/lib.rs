@@ -9,6 +9,7 @@
 
 mod engine;
 mod errors;
+mod hardware;
 mod peak;
 mod rows;
 mod space;
@@ -26,6 +27,8 @@ mod _native {
     use crate::engine::{default_threads, preprocess, tiers, Engine};
     #[pymodule_export]
     use crate::errors::error_classes;
+    #[pymodule_export]
+    use crate::hardware::{estimate, hardware_modes, Board, CostTable, Hardware, Workload};
     #[pymodule_export]
     use crate::peak::peak_macs_per_second;
     #[pymodule_export]

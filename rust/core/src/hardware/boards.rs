@@ -1,0 +1,211 @@
+//! Boards: what a device offers, from a TOML file with known keys only.
+//!
+//! Depends on [`crate::settings`] and [`super::packing`]. The shipped files are `python/quasar_rt/boards/*.toml`.
+
+use serde::{Deserialize, Serialize};
+
+use super::packing::DspKind;
+use crate::error::{Error, Result};
+use crate::settings;
+use crate::subnet::config::within;
+
+/// A board. Every figure is declared in its file, with its source; nothing is computed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Board {
+    /// Its name, as tools take it.
+    pub name: String,
+    /// The device's part number.
+    pub part: String,
+    /// The device's DSP slice.
+    pub dsp_kind: DspKind,
+    /// Clocks of the fabric in MHz, the default first. Targets: no design has been synthesised.
+    pub clocks_mhz: Vec<f64>,
+    /// What the device has.
+    pub resources: Amounts,
+    /// The share of each resource that a design may take.
+    pub usable: Usable,
+    /// The processing system's memory.
+    pub ddr: Ddr,
+    /// The ports from the fabric to that memory.
+    pub axi: Axi,
+    /// The processor that decodes pictures and submits frames.
+    pub host: Host,
+}
+
+/// Numbers of each resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Amounts {
+    /// DSP slices.
+    pub dsp: u64,
+    /// Look-up tables.
+    pub lut: u64,
+    /// Flip-flops.
+    pub ff: u64,
+    /// Block RAMs of 36 kbit; each is two of 18 kbit.
+    pub bram36: u64,
+    /// `UltraRAMs` of 288 kbit.
+    pub uram: u64,
+}
+
+/// Shares of each resource, above 0 and at most 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Usable {
+    pub dsp: f64,
+    pub lut: f64,
+    pub ff: f64,
+    pub bram36: f64,
+    pub uram: f64,
+}
+
+/// Memory behind the AXI ports.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ddr {
+    /// Width times data rate, in 10^9 bytes a second.
+    pub peak_gb_s: f64,
+    /// The share of the peak that the accelerator's bursts reach beside the processor's traffic.
+    pub efficiency: f64,
+}
+
+/// High-performance AXI ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Axi {
+    /// Data bits of one port.
+    pub bits: u64,
+    /// Ports.
+    pub ports: u64,
+}
+
+/// The processor's share of a frame.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// Its name.
+    pub cpu: String,
+    /// Cores; frames are decoded on all of them in parallel.
+    pub cores: u64,
+    /// JPEG decoding, nanoseconds for each pixel of the picture, on one core.
+    pub decode_ns_per_pixel: f64,
+    /// Resizing and cropping, nanoseconds for each pixel of the picture, on one core.
+    pub resize_ns_per_pixel: f64,
+    /// Cutting patches into the accelerator's buffer, nanoseconds for each of their values, on one core.
+    pub patch_ns_per_value: f64,
+    /// Submitting a frame and taking its logits (cache maintenance, registers, interrupt), microseconds of one core.
+    pub frame_us: f64,
+}
+
+impl Board {
+    /// Parses and checks a board.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSettings`] names the key; [`Error::TooLarge`] beyond 1 MiB.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        let board: Self = settings::parse("board", text)?;
+        board
+            .check()
+            .map_err(|e| settings::of_config(&format!("board {:?}", board.name), e))?;
+        Ok(board)
+    }
+
+    /// The board as TOML; [`Self::from_toml`] gives it back.
+    ///
+    /// # Panics
+    /// Never: every value of a board has a TOML form.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("numbers, strings and lists")
+    }
+
+    /// What a design may take of each resource, rounded down.
+    pub fn usable(&self) -> Amounts {
+        let share = |amount: u64, share: f64| (amount as f64 * share) as u64;
+        let (all, part) = (self.resources, self.usable);
+        Amounts {
+            dsp: share(all.dsp, part.dsp),
+            lut: share(all.lut, part.lut),
+            ff: share(all.ff, part.ff),
+            bram36: share(all.bram36, part.bram36),
+            uram: share(all.uram, part.uram),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        for (key, text) in [
+            ("name", &self.name),
+            ("part", &self.part),
+            ("host.cpu", &self.host.cpu),
+        ] {
+            within(&format!("{key} (its length)"), text.chars().count(), 1, 100)?;
+            if text.chars().any(char::is_control) {
+                return Err(Error::config(key, "has control characters"));
+            }
+        }
+        within("clocks_mhz (their number)", self.clocks_mhz.len(), 1, 16)?;
+        for &clock in &self.clocks_mhz {
+            number("clocks_mhz", clock, 1.0, MAX_CLOCK_MHZ)?;
+        }
+        let Amounts {
+            dsp,
+            lut,
+            ff,
+            bram36,
+            uram,
+        } = self.resources;
+        for (key, amount, least) in [
+            ("resources.dsp", dsp, 1),
+            ("resources.lut", lut, 1),
+            ("resources.ff", ff, 1),
+            ("resources.bram36", bram36, 1),
+            ("resources.uram", uram, 0),
+        ] {
+            within(key, amount as usize, least, 100_000_000)?;
+        }
+        for (key, share) in [
+            ("usable.dsp", self.usable.dsp),
+            ("usable.lut", self.usable.lut),
+            ("usable.ff", self.usable.ff),
+            ("usable.bram36", self.usable.bram36),
+            ("usable.uram", self.usable.uram),
+            ("ddr.efficiency", self.ddr.efficiency),
+        ] {
+            number(key, share, 0.01, 1.0)?;
+        }
+        number("ddr.peak_gb_s", self.ddr.peak_gb_s, 0.01, 10_000.0)?;
+        within("axi.ports", self.axi.ports as usize, 1, 64)?;
+        if ![32, 64, 128, 256, 512].contains(&self.axi.bits) {
+            return Err(Error::config(
+                "axi.bits",
+                format!("{} is none of 32, 64, 128, 256, 512", self.axi.bits),
+            ));
+        }
+        within("host.cores", self.host.cores as usize, 1, 1024)?;
+        for (key, cost) in [
+            ("host.decode_ns_per_pixel", self.host.decode_ns_per_pixel),
+            ("host.resize_ns_per_pixel", self.host.resize_ns_per_pixel),
+            ("host.patch_ns_per_value", self.host.patch_ns_per_value),
+            ("host.frame_us", self.host.frame_us),
+        ] {
+            number(key, cost, 0.0, 1e9)?;
+        }
+        Ok(())
+    }
+}
+
+/// Clocks, at most: beyond any device's.
+pub(crate) const MAX_CLOCK_MHZ: f64 = 1000.0;
+
+/// A number within its range; NaN is outside.
+pub(crate) fn number(key: &str, value: f64, least: f64, most: f64) -> Result<()> {
+    if (least..=most).contains(&value) {
+        Ok(())
+    } else {
+        Err(Error::config(
+            key,
+            format!("{value} is outside [{least}, {most}]"),
+        ))
+    }
+}

@@ -1,0 +1,404 @@
+//! The accelerator's configuration: array, lanes, buffers, clock, mode. One TOML file; the board is named in it.
+//!
+//! Depends on [`super::boards`] and [`super::workload`].
+
+use serde::{Deserialize, Serialize};
+
+use super::boards::{number, Board, MAX_CLOCK_MHZ};
+use super::workload::{Setting, Workload};
+use crate::error::{Error, Result};
+use crate::settings;
+use crate::subnet::config::{within, MAX_COLUMNS, MAX_TOKENS};
+
+/// How weights use the array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// A slice holds two 4-bit rows or one 8-bit row: the mode of the first accelerator.
+    Nibble,
+    /// A slice holds two rows of either width; P is read every few products into accumulators in the fabric.
+    DrainedPairs,
+    /// As `nibble`, with further row pairs in LUTs that take a share of the 4-bit rows.
+    LutShare,
+}
+
+impl Mode {
+    /// All modes.
+    pub const ALL: [Self; 3] = [Self::Nibble, Self::DrainedPairs, Self::LutShare];
+
+    /// Its name in files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nibble => "nibble",
+            Self::DrainedPairs => "drained_pairs",
+            Self::LutShare => "lut_share",
+        }
+    }
+
+    /// Whether the accelerator's HLS has it. The others are modelled, to judge whether they are worth building; no search uses them.
+    pub const fn hls(self) -> bool {
+        matches!(self, Self::Nibble)
+    }
+}
+
+/// What the lanes' second multipliers are made of. A requantizing lane's first is a DSP slice in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Multipliers {
+    /// DSP slices.
+    Dsp,
+    /// LUTs (`BIND_OP ... impl=fabric`).
+    Fabric,
+}
+
+/// The GEMM array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Array {
+    /// Tokens at a time.
+    pub tokens: u64,
+    /// Row pairs at a time; `tokens * pairs` slices.
+    pub pairs: u64,
+    /// Further row pairs in LUTs (mode `lut_share`).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lut_pairs: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// Lanes behind the array and of the vector unit: values (or tokens) at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lanes {
+    /// Requantizing lanes: outputs of the array that are requantized, added to the residual and stored, a cycle.
+    pub requantize: u64,
+    /// Of them, those with a GELU table: fc1's outputs a cycle.
+    pub gelu: u64,
+    /// `LayerNorm` lanes: tokens that are normalised at a time, one element each a cycle.
+    pub norm: u64,
+    /// Exponential lanes: query rows at a time, one key each a cycle.
+    pub exponential: u64,
+    /// What their second multipliers are made of.
+    pub multipliers: Multipliers,
+}
+
+/// On-chip buffers, each in words for one of the lanes that read it side by side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Buffers {
+    /// Patch codes (s8), words a token lane: token tiles * patch length. With one frame in flight they come into the hidden buffer, and
+    /// this one is not built (0).
+    pub input: u64,
+    /// Residual stream (int16), words a token lane: token tiles * embed. One for each frame in flight.
+    pub residual: u64,
+    /// `LayerNorm`'s output (s8), words a token lane: token tiles * embed. One for each frame in flight.
+    pub norm: u64,
+    /// Queries (s8), words a token lane: token tiles * heads * `head_dim`. Attention's output takes the place of the queries that it
+    /// came from.
+    pub query: u64,
+    /// Keys (s8), words a key bank: key banks divide the tokens.
+    pub key: u64,
+    /// Values (s8), words a value bank: value banks divide heads * `head_dim`.
+    pub value: u64,
+    /// Scores (24 bits) and probabilities (u8) of one token tile of one head, words a token lane: keys. Two of each.
+    pub score: u64,
+    /// fc1's output (s8), words a token lane: token tiles * hidden.
+    pub hidden: u64,
+    /// Weights, columns of one tile of row pairs. Two tiles: one is loaded while the other is used.
+    pub weight: u64,
+}
+
+impl Buffers {
+    /// Each buffer's key and words.
+    pub const fn entries(&self) -> [(&'static str, u64); 9] {
+        [
+            ("input", self.input),
+            ("residual", self.residual),
+            ("norm", self.norm),
+            ("query", self.query),
+            ("key", self.key),
+            ("value", self.value),
+            ("score", self.score),
+            ("hidden", self.hidden),
+            ("weight", self.weight),
+        ]
+    }
+
+    /// The larger of both, buffer for buffer.
+    #[must_use]
+    pub fn max(&self, other: &Self) -> Self {
+        Self {
+            input: self.input.max(other.input),
+            residual: self.residual.max(other.residual),
+            norm: self.norm.max(other.norm),
+            query: self.query.max(other.query),
+            key: self.key.max(other.key),
+            value: self.value.max(other.value),
+            score: self.score.max(other.score),
+            hidden: self.hidden.max(other.hidden),
+            weight: self.weight.max(other.weight),
+        }
+    }
+
+    /// Those that a network needs.
+    pub fn needed(workload: &Workload, array: Array, lanes: Lanes, frames: u64) -> Self {
+        let blocks = workload.blocks.iter();
+        blocks
+            .map(|block| {
+                Self::of_sizes(
+                    &workload.setting,
+                    workload.embed,
+                    block.inner(),
+                    block.hidden,
+                    (array, lanes, frames),
+                )
+            })
+            .fold(Self::default(), |all, one| all.max(&one))
+    }
+
+    /// Those of a network whose blocks have these sizes.
+    pub(crate) fn of_sizes(
+        setting: &Setting,
+        embed: u64,
+        inner: u64,
+        hidden: u64,
+        (array, lanes, frames): (Array, Lanes, u64),
+    ) -> Self {
+        let tokens = setting.tokens();
+        let tiles = tokens.div_ceil(array.tokens);
+        let input = setting.patches.div_ceil(array.tokens) * setting.patch_len;
+        let (input, shared) = if frames == 1 { (0, input) } else { (input, 0) };
+        Self {
+            input,
+            residual: tiles * embed,
+            norm: tiles * embed,
+            query: tiles * inner,
+            key: tokens.div_ceil(key_banks(array, lanes)) * inner,
+            value: inner.div_ceil(value_banks(array, lanes)) * tokens,
+            score: tokens,
+            hidden: (tiles * hidden).max(shared),
+            weight: embed.max(inner).max(hidden).max(setting.patch_len),
+        }
+    }
+}
+
+/// Banks of the key buffer: a multiple of the row pairs that read it, and at least the lanes that write it.
+pub const fn key_banks(array: Array, lanes: Lanes) -> u64 {
+    lanes.requantize.div_ceil(array.pairs) * array.pairs
+}
+
+/// Banks of the value buffer. Element (token t, dimension d) stands in bank (t + d) mod banks, so that lanes that write one dimension of
+/// neighbouring tokens and row pairs that read neighbouring dimensions of one token both meet each bank once.
+pub const fn value_banks(array: Array, lanes: Lanes) -> u64 {
+    if lanes.requantize > array.pairs {
+        lanes.requantize
+    } else {
+        array.pairs
+    }
+}
+
+/// The configuration file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Configuration {
+    /// The board's name.
+    pub board: String,
+    /// Clock of the fabric.
+    pub clock_mhz: f64,
+    /// How weights use the array.
+    pub mode: Mode,
+    /// Frames in flight, 1 or 2. Two take turns on the array, half a block each: one's `LayerNorm` runs under the other's GEMMs.
+    pub frames: u64,
+    /// AXI ports in use.
+    pub axi_ports: u64,
+    /// The GEMM array.
+    pub array: Array,
+    /// Lanes behind it.
+    pub lanes: Lanes,
+    /// On-chip buffers.
+    pub buffers: Buffers,
+}
+
+/// A board and a configuration for it, checked when it is made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hardware {
+    board: Board,
+    configuration: Configuration,
+}
+
+impl Hardware {
+    /// Parses and checks a configuration file for the board that it names.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSettings`] names the key; [`Error::TooLarge`] beyond 1 MiB.
+    pub fn from_toml(text: &str, board: Board) -> Result<Self> {
+        Self::new(settings::parse(DOCUMENT, text)?, board)
+    }
+
+    /// The board's name that a configuration file states.
+    ///
+    /// # Errors
+    /// As [`Self::from_toml`].
+    pub fn board_name(text: &str) -> Result<String> {
+        Ok(settings::parse::<Configuration>(DOCUMENT, text)?.board)
+    }
+
+    /// Checks a configuration. That it fits the board is checked apart ([`super::resources::Resources::check`]).
+    ///
+    /// # Errors
+    /// [`Error::InvalidSettings`] names the key.
+    pub fn new(configuration: Configuration, board: Board) -> Result<Self> {
+        configuration
+            .check(&board)
+            .map_err(|e| settings::of_config(DOCUMENT, e))?;
+        Ok(Self {
+            board,
+            configuration,
+        })
+    }
+
+    /// The configuration as TOML; [`Self::from_toml`] gives it back.
+    ///
+    /// # Panics
+    /// Never: every value has a TOML form.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(&self.configuration).expect("numbers and strings")
+    }
+
+    /// The board.
+    pub const fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// The configuration.
+    pub const fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    /// The same at another clock.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSettings`].
+    pub fn with_clock(&self, clock_mhz: f64) -> Result<Self> {
+        let mut configuration = self.configuration.clone();
+        configuration.clock_mhz = clock_mhz;
+        Self::new(configuration, self.board.clone())
+    }
+
+    /// The clock in Hz.
+    pub fn clock_hz(&self) -> f64 {
+        self.configuration.clock_mhz * 1e6
+    }
+
+    /// Slices of the array.
+    pub const fn slices(&self) -> u64 {
+        self.configuration.array.tokens * self.configuration.array.pairs
+    }
+
+    /// Refuses a network that the buffers do not hold.
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`] names the first such buffer, what it needs and what it has.
+    pub fn check_fit(&self, workload: &Workload) -> Result<()> {
+        let Configuration {
+            array,
+            lanes,
+            buffers,
+            frames,
+            ..
+        } = &self.configuration;
+        let needed = Buffers::needed(workload, *array, *lanes, *frames);
+        for ((key, needed), (_, available)) in needed.entries().into_iter().zip(buffers.entries()) {
+            if needed > available {
+                return Err(Error::DoesNotFit {
+                    what: format!("network {:?}: the {key} buffer", workload.name),
+                    needed,
+                    available,
+                    unit: "words a lane",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a mode that the accelerator does not have.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`].
+    pub fn check_mode(&self) -> Result<()> {
+        let mode = self.configuration.mode;
+        if mode.hls() {
+            return Ok(());
+        }
+        Err(Error::InvalidValue(format!(
+            "mode {:?} is modelled only: the accelerator's HLS does not have it, so no search may count on it; use mode = \"nibble\" \
+             (tools/estimate.py shows the other modes)",
+            mode.name()
+        )))
+    }
+}
+
+const DOCUMENT: &str = "hardware configuration";
+
+impl Configuration {
+    fn check(&self, board: &Board) -> Result<()> {
+        if self.board != board.name {
+            return Err(Error::config(
+                "board",
+                format!("{:?} is not the given board {:?}", self.board, board.name),
+            ));
+        }
+        number("clock_mhz", self.clock_mhz, 1.0, MAX_CLOCK_MHZ)?;
+        let Array {
+            tokens,
+            pairs,
+            lut_pairs,
+        } = self.array;
+        let Lanes {
+            requantize,
+            gelu,
+            norm,
+            exponential,
+            ..
+        } = self.lanes;
+        for (key, value, least, most) in [
+            ("frames", self.frames, 1, 2),
+            ("axi_ports", self.axi_ports, 1, board.axi.ports),
+            ("array.tokens", tokens, 1, MAX_TOKENS as u64),
+            ("array.pairs", pairs, 1, MAX_COLUMNS as u64),
+            ("array.lut_pairs", lut_pairs, 0, MAX_COLUMNS as u64),
+            // A lane serves one token of a tile at a time.
+            ("lanes.requantize", requantize, 1, tokens),
+            ("lanes.gelu", gelu, 1, requantize),
+            ("lanes.norm", norm, 1, tokens),
+            ("lanes.exponential", exponential, 1, tokens),
+        ] {
+            let clipped = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+            within(key, clipped(value), clipped(least), clipped(most))?;
+        }
+        if (lut_pairs > 0) != (self.mode == Mode::LutShare) {
+            return Err(Error::config(
+                "array.lut_pairs",
+                format!(
+                    "is {lut_pairs} in mode {:?}; it must be above 0 in mode \"lut_share\" and 0 in any other",
+                    self.mode.name()
+                ),
+            ));
+        }
+        for (key, words) in self.buffers.entries() {
+            within(
+                &format!("buffers.{key}"),
+                usize::try_from(words).unwrap_or(usize::MAX),
+                usize::from(key != "input" || self.frames == 2),
+                MAX_BUFFER_WORDS,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Words of a buffer, at most: all of the largest network for one lane.
+const MAX_BUFFER_WORDS: usize = MAX_TOKENS * MAX_COLUMNS;

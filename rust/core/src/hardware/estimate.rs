@@ -1,0 +1,374 @@
+//! One frame of a network on a configuration, layer by layer. Everything here is modelled.
+//!
+//! Depends on [`super::cycles`] and [`super::resources`].
+
+use serde::Serialize;
+
+use super::boards::Board;
+use super::configuration::Hardware;
+use super::cycles::{Model, Phase, Stage, Totals};
+use super::resources::Resources;
+use super::workload::{Rows, Setting, Workload};
+use crate::error::Result;
+
+/// What limits a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// The array's own multiply-accumulates, ragged tiles included.
+    Compute,
+    /// Weights from memory.
+    Memory,
+    /// The lanes that take the results.
+    Drain,
+    /// A result that is not there yet.
+    Dependency,
+}
+
+/// One stage on the array.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[allow(missing_docs)]
+pub struct Layer {
+    /// Its name; linear layers are named as in the subnet file.
+    pub name: String,
+    /// Tokens.
+    pub tokens: u64,
+    pub four_bit_rows: u64,
+    pub eight_bit_rows: u64,
+    /// Columns.
+    pub columns: u64,
+    /// Multiply-accumulates.
+    pub macs: u64,
+    pub row_tiles: u64,
+    pub token_tiles: u64,
+    /// Accumulations that its columns are divided into.
+    pub passes: u64,
+    /// All cycles: the five that follow.
+    pub cycles: u64,
+    pub accumulate: u64,
+    pub drain_stall: u64,
+    pub weight_stall: u64,
+    pub wait: u64,
+    pub gap: u64,
+    /// Weights and row parameters from memory.
+    pub bytes: u64,
+    /// Row-pair products over the array's peak.
+    pub share: f64,
+    /// Multiply-accumulates for each byte from memory; infinite where none comes (JSON: null).
+    pub intensity: f64,
+    pub bound: Bound,
+}
+
+/// One stage of the vector unit.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct VectorStage {
+    /// Its name.
+    pub name: String,
+    /// Cycles that its lanes work.
+    pub cycles: u64,
+    /// Of them, those that the array waits for when frames are in flight as configured.
+    pub exposed: u64,
+}
+
+/// The processor's share of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct HostEstimate {
+    /// Core seconds a frame: decode, resize, cut into patches, submit.
+    pub seconds: f64,
+    /// Of them, decoding.
+    pub decode_s: f64,
+    /// Of them, resizing and cropping.
+    pub resize_s: f64,
+    /// Of them, patches and submission.
+    pub submit_s: f64,
+    /// Frames a second of all cores together.
+    pub fps: f64,
+    /// Pixels of the picture that is decoded.
+    pub source_pixels: u64,
+}
+
+/// Throughput, latency, resources: modelled.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// The network's name.
+    pub network: String,
+    /// The board's name.
+    pub board: String,
+    /// Clock of the fabric.
+    pub clock_mhz: f64,
+    /// Mode's name.
+    pub mode: &'static str,
+    /// Whether the accelerator's HLS has that mode.
+    pub hls: bool,
+    /// Frames in flight.
+    pub frames: u64,
+    /// Stages on the array, in the order of a frame's path.
+    pub layers: Vec<Layer>,
+    /// Stages of the vector unit, in the same order. GELU, residual and requantizing are part of the drain and take no cycles of their own.
+    pub vector: Vec<VectorStage>,
+    /// Cycles between two frames: the largest of array (with what it waits for) and transfers.
+    pub period_cycles: u64,
+    /// Cycles of the array, all stalls included, without waiting for `LayerNorm`.
+    pub array_cycles: u64,
+    /// Cycles of the vector unit.
+    pub vector_cycles: u64,
+    /// Cycles of all transfers.
+    pub transfer_cycles: u64,
+    /// Bytes of all transfers.
+    pub transfer_bytes: u64,
+    /// Cycles of one frame alone.
+    pub latency_cycles: u64,
+    /// Frames a second of the accelerator.
+    pub fps: f64,
+    /// Seconds of one frame alone on the accelerator, from pixels in memory to logits in memory.
+    pub latency_s: f64,
+    /// Row-pair products over the array's peak, between two frames.
+    pub share: f64,
+    /// Multiply-accumulates a frame.
+    pub macs: u64,
+    /// 10^9 multiply-accumulates a second.
+    pub gmac_s: f64,
+    /// The processor.
+    pub host: HostEstimate,
+    /// The lower of the accelerator's and the processor's frames a second.
+    pub fps_with_host: f64,
+    /// Latency with decoding, resizing and submission.
+    pub latency_with_host_s: f64,
+    /// Whether the processor is slower than the accelerator.
+    pub host_bound: bool,
+    /// Resources of the configuration.
+    pub resources: Resources,
+    /// Whether they stay within the board's usable share.
+    pub resources_fit: bool,
+}
+
+/// Cycles, frames a second and latency of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Cost {
+    /// Frames a second of the accelerator.
+    pub fps: f64,
+    /// Seconds of one frame alone.
+    pub latency_s: f64,
+    /// Cycles between two frames.
+    pub period_cycles: u64,
+    /// Cycles of one frame alone.
+    pub latency_cycles: u64,
+    /// Whether the buffers hold it.
+    pub fits: bool,
+}
+
+impl Cost {
+    pub(crate) fn new(totals: &Totals, clock_hz: f64, fits: bool) -> Self {
+        Self {
+            fps: clock_hz / totals.period() as f64,
+            latency_s: totals.latency as f64 / clock_hz,
+            period_cycles: totals.period(),
+            latency_cycles: totals.latency,
+            fits,
+        }
+    }
+}
+
+/// The processor's share of a frame.
+pub fn host_estimate(board: &Board, setting: &Setting) -> HostEstimate {
+    let (host, pixels) = (&board.host, setting.source_pixels as f64);
+    let decode_s = pixels * host.decode_ns_per_pixel * 1e-9;
+    let resize_s = if setting.resized {
+        pixels * host.resize_ns_per_pixel * 1e-9
+    } else {
+        0.0
+    };
+    let submit_s = (setting.patches * setting.patch_len) as f64 * host.patch_ns_per_value * 1e-9
+        + host.frame_us * 1e-6;
+    let seconds = decode_s + resize_s + submit_s;
+    HostEstimate {
+        seconds,
+        decode_s,
+        resize_s,
+        submit_s,
+        fps: host.cores as f64 / seconds,
+        source_pixels: setting.source_pixels,
+    }
+}
+
+/// Cost of a network, without the layers.
+pub(crate) fn totals(workload: &Workload, model: &Model<'_>) -> Totals {
+    let mut sum = model.end_totals(&model.embedding(workload.embed, workload.patch_rows));
+    for (i, work) in workload.blocks.iter().enumerate() {
+        let last = i + 1 == workload.blocks.len();
+        sum.add(&model.block_totals(&model.block(workload.embed, work, last)));
+    }
+    sum.add(&model.end_totals(&model.head(workload.embed, workload.head_rows)));
+    sum
+}
+
+/// Models one frame of a network.
+///
+/// # Errors
+/// [`crate::Error::DoesNotFit`] where the network exceeds a buffer.
+pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
+    hardware.check_fit(workload)?;
+    let model = Model::new(hardware, workload.setting);
+    let mut builder = Builder {
+        hardware,
+        layers: Vec::new(),
+        vector: Vec::new(),
+    };
+    let (n, d) = (workload.setting.tokens(), workload.embed);
+    let embedding = model.embedding(d, workload.patch_rows);
+    let mut side_bytes = embedding.side_bytes;
+    builder.layer(
+        "embed",
+        workload.setting.patches,
+        workload.patch_rows,
+        workload.setting.patch_len,
+        &embedding.stage,
+    );
+    for (i, work) in workload.blocks.iter().enumerate() {
+        let block = model.block(d, work, i + 1 == workload.blocks.len());
+        let name = |part: &str| format!("blocks.{i}.{part}");
+        let all = |rows: u64| Rows {
+            four_bit: 0,
+            eight_bit: rows,
+        };
+        let needed = block.fc1.macs / (work.hidden * d);
+        builder.norm(&name("norm1"), &block.attention());
+        builder.layer(&name("qkv"), n, work.qkv(), d, &block.qkv);
+        builder.layer(
+            &name("attn.scores"),
+            needed,
+            all(n),
+            work.head_dim,
+            &block.scores,
+        );
+        builder.vector.push(VectorStage {
+            name: name("attn.softmax"),
+            cycles: block.softmax,
+            exposed: block.context.wait,
+        });
+        builder.layer(
+            &name("attn.context"),
+            needed,
+            all(work.head_dim),
+            n,
+            &block.context,
+        );
+        builder.layer(&name("proj"), needed, work.proj, work.inner(), &block.proj);
+        builder.norm(&name("norm2"), &block.mlp());
+        builder.layer(&name("fc1"), needed, work.fc1, d, &block.fc1);
+        builder.layer(&name("fc2"), needed, work.fc2, work.hidden, &block.fc2);
+        side_bytes += block.side_bytes;
+    }
+    let head = model.head(d, workload.head_rows);
+    side_bytes += head.side_bytes;
+    builder.norm("norm", &head.phase());
+    builder.layer("head", 1, workload.head_rows, d, &head.stage);
+    let Builder { layers, vector, .. } = builder;
+
+    let totals = totals(workload, &model);
+    let cost = Cost::new(&totals, hardware.clock_hz(), true);
+    let host = host_estimate(hardware.board(), &workload.setting);
+    let (configuration, macs) = (hardware.configuration(), workload.macs());
+    let peak = peak(hardware) * totals.period() as f64;
+    let slot_macs = layers
+        .iter()
+        .map(|l| l.share * peak_of(hardware, l.cycles))
+        .sum::<f64>();
+    let resources = Resources::of(hardware);
+    Ok(Estimate {
+        network: workload.name.clone(),
+        board: hardware.board().name.clone(),
+        clock_mhz: configuration.clock_mhz,
+        mode: configuration.mode.name(),
+        hls: configuration.mode.hls(),
+        frames: configuration.frames,
+        period_cycles: cost.period_cycles,
+        array_cycles: layers.iter().map(|l| l.cycles).sum(),
+        vector_cycles: vector.iter().map(|v| v.cycles).sum(),
+        transfer_cycles: totals.transfer,
+        transfer_bytes: side_bytes + layers.iter().map(|l| l.bytes).sum::<u64>(),
+        latency_cycles: cost.latency_cycles,
+        fps: cost.fps,
+        latency_s: cost.latency_s,
+        share: slot_macs / peak,
+        macs,
+        gmac_s: macs as f64 * cost.fps / 1e9,
+        fps_with_host: cost.fps.min(host.fps),
+        latency_with_host_s: cost.latency_s + host.seconds,
+        host_bound: host.fps < cost.fps,
+        host,
+        resources_fit: resources.fits(hardware.board().usable()),
+        resources,
+        layers,
+        vector,
+    })
+}
+
+/// Row-pair products that the array can make in a cycle.
+fn peak(hardware: &Hardware) -> f64 {
+    let array = hardware.configuration().array;
+    (array.tokens * (array.pairs + array.lut_pairs)) as f64
+}
+
+fn peak_of(hardware: &Hardware, cycles: u64) -> f64 {
+    peak(hardware) * cycles as f64
+}
+
+struct Builder<'a> {
+    hardware: &'a Hardware,
+    layers: Vec<Layer>,
+    vector: Vec<VectorStage>,
+}
+
+impl Builder<'_> {
+    fn layer(&mut self, name: &str, tokens: u64, rows: Rows, columns: u64, stage: &Stage) {
+        let stalls = [
+            (Bound::Compute, stage.gap),
+            (Bound::Memory, stage.weight_stall),
+            (Bound::Drain, stage.drain_stall),
+            (Bound::Dependency, stage.wait),
+        ];
+        let (bound, stall) = (stalls.into_iter().rev().max_by_key(|&(_, stall)| stall))
+            .unwrap_or((Bound::Compute, 0));
+        let cycles = stage.cycles();
+        self.layers.push(Layer {
+            name: name.into(),
+            tokens,
+            four_bit_rows: rows.four_bit,
+            eight_bit_rows: rows.eight_bit,
+            columns,
+            macs: stage.macs,
+            row_tiles: stage.row_tiles,
+            token_tiles: stage.token_tiles,
+            passes: stage.passes,
+            cycles,
+            accumulate: stage.accumulate,
+            drain_stall: stage.drain_stall,
+            weight_stall: stage.weight_stall,
+            wait: stage.wait,
+            gap: stage.gap,
+            bytes: stage.bytes,
+            share: stage.slot_macs as f64 / peak_of(self.hardware, cycles),
+            intensity: stage.macs as f64 / stage.bytes as f64,
+            // A layer that loses less than a tenth to its worst stall is the array's.
+            bound: if 10 * stall > cycles {
+                bound
+            } else {
+                Bound::Compute
+            },
+        });
+    }
+
+    fn norm(&mut self, name: &str, phase: &Phase) {
+        let exposed = if self.hardware.configuration().frames == 2 {
+            phase.norm.saturating_sub(phase.array)
+        } else {
+            phase.norm
+        };
+        self.vector.push(VectorStage {
+            name: name.into(),
+            cycles: phase.norm,
+            exposed,
+        });
+    }
+}

@@ -1,0 +1,379 @@
+//! Design-space search: the array and the lanes for a board and the networks that it shall run.
+//!
+//! Exhaustive over the array's shape, in the order of an upper bound on the speed (no stalls), so that it ends early and the best shape is
+//! never missed; for each shape the lanes shrink greedily, from one for each token to what costs no speed, then to what fits. Deterministic.
+//! Depends on [`super::cycles`] and [`super::resources`].
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use super::boards::Board;
+use super::configuration::{Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers};
+use super::cycles::{Model, Totals};
+use super::resources::Resources;
+use super::workload::{BlockWork, Workload};
+use crate::error::{Error, Result};
+use crate::space::Space;
+
+/// Tokens of the array, at most: beyond it operands would travel too far.
+const MAX_ARRAY_TOKENS: u64 = 256;
+/// Row pairs of the array, at most.
+const MAX_ARRAY_PAIRS: u64 = 256;
+/// Speed that a smaller lane count may cost, as a share.
+const TOLERANCE: f64 = 5e-4;
+/// Sampled networks of a space, beside the largest and the smallest.
+const SAMPLES: u64 = 2;
+
+/// The networks that stand for a space: the largest, the smallest, and a few drawn from it.
+///
+/// # Errors
+/// None for a checked space.
+pub fn workloads_of_space(space: &Space) -> Result<Vec<Workload>> {
+    let mut genomes = vec![space.largest(), space.smallest()];
+    genomes.extend((0..SAMPLES).map(|k| space.sample(0, &[k])));
+    genomes.dedup();
+    let workload =
+        |genome: &Vec<u8>| Workload::of_architecture(&space.name, space, &space.decode(genome)?);
+    genomes.iter().map(workload).collect()
+}
+
+/// The configuration for which one frame of each of `workloads` takes the least time, within the board's usable resources.
+///
+/// # Errors
+/// [`Error::InvalidValue`] without workloads; [`Error::DoesNotFit`] where no array is small enough for the board's memory to hold the
+/// networks; [`Error::InvalidSettings`] for a clock out of range.
+pub fn explore(
+    board: &Board,
+    workloads: &[Workload],
+    clock_mhz: f64,
+    mode: Mode,
+) -> Result<Hardware> {
+    if workloads.is_empty() {
+        return Err(Error::InvalidValue(
+            "the design-space search needs at least one network".into(),
+        ));
+    }
+    let search = Search {
+        board,
+        networks: workloads.iter().map(Distinct::of).collect(),
+        workloads,
+        clock_mhz,
+        mode,
+    };
+    // A first look, so that a bad clock is refused by its name.
+    search.smallest(1)?;
+    let mut shapes: Vec<(u64, Array)> = search
+        .shapes()
+        .into_iter()
+        .map(|array| (search.ideal(array), array))
+        .collect();
+    shapes.sort_by_key(|&(bound, array)| (bound, array.tokens * array.pairs, array.tokens));
+    let mut best: Option<Candidate> = None;
+    for (bound, array) in shapes {
+        if best.as_ref().is_some_and(|best| bound >= best.cycles) {
+            break;
+        }
+        for frames in [2, 1] {
+            for multipliers in [Multipliers::Dsp, Multipliers::Fabric] {
+                let limit = best.as_ref().map_or(u64::MAX, |best| best.cycles);
+                let Some(candidate) = search.fit_lanes(array, frames, multipliers, limit) else {
+                    continue;
+                };
+                if best
+                    .as_ref()
+                    .is_none_or(|best| candidate.compare(best) == Ordering::Less)
+                {
+                    best = Some(candidate);
+                }
+            }
+        }
+    }
+    best.map_or_else(|| Err(search.refusal()), |best| Ok(best.hardware))
+}
+
+struct Candidate {
+    hardware: Hardware,
+    /// One frame of each network.
+    cycles: u64,
+    resources: Resources,
+}
+
+impl Candidate {
+    /// Faster first, then smaller.
+    fn compare(&self, other: &Self) -> Ordering {
+        let key = |c: &Self| (c.cycles, c.resources.total.dsp, c.resources.total.lut);
+        key(self).cmp(&key(other))
+    }
+}
+
+/// A network's blocks, each kind once.
+struct Distinct {
+    blocks: Vec<(BlockWork, bool, u64)>,
+}
+
+impl Distinct {
+    fn of(workload: &Workload) -> Self {
+        let mut counts: HashMap<(BlockWork, bool), u64> = HashMap::new();
+        let mut order = Vec::new();
+        for (i, block) in workload.blocks.iter().enumerate() {
+            let key = (*block, i + 1 == workload.blocks.len());
+            let count = counts.entry(key).or_insert_with(|| {
+                order.push(key);
+                0
+            });
+            *count += 1;
+        }
+        let blocks = order.into_iter();
+        Self {
+            blocks: blocks
+                .map(|(block, last)| (block, last, counts[&(block, last)]))
+                .collect(),
+        }
+    }
+}
+
+struct Search<'a> {
+    board: &'a Board,
+    workloads: &'a [Workload],
+    networks: Vec<Distinct>,
+    clock_mhz: f64,
+    mode: Mode,
+}
+
+impl Search<'_> {
+    /// Shapes of the array: all that the usable slices allow, but of those with equally many tiles of tokens the smallest alone.
+    fn shapes(&self) -> Vec<Array> {
+        let tokens = (self.workloads.iter().map(|w| w.setting.tokens()))
+            .max()
+            .unwrap_or(1);
+        let slices = self.board.usable().dsp;
+        let mut sizes: Vec<u64> = (1..=tokens).map(|tiles| tokens.div_ceil(tiles)).collect();
+        sizes.dedup();
+        let mut shapes = Vec::new();
+        for tokens in sizes.into_iter().filter(|&t| t <= MAX_ARRAY_TOKENS) {
+            for pairs in 1..=(slices / tokens).min(MAX_ARRAY_PAIRS) {
+                let extras: &[u64] = match self.mode {
+                    Mode::LutShare => &[1, 2, 3, 4, 6, 8, 12, 16],
+                    Mode::Nibble | Mode::DrainedPairs => &[0],
+                };
+                shapes.extend(extras.iter().map(|&lut_pairs| Array {
+                    tokens,
+                    pairs,
+                    lut_pairs,
+                }));
+            }
+        }
+        shapes
+    }
+
+    /// Cycles of one frame of each network without any stall: no configuration with this array is faster.
+    fn ideal(&self, array: Array) -> u64 {
+        let pairs = array.pairs + array.lut_pairs;
+        let tiles = |tokens: u64, slots: u64| tokens.div_ceil(array.tokens) * slots.div_ceil(pairs);
+        let halve = self.mode == Mode::DrainedPairs;
+        let slots = |rows: super::workload::Rows| {
+            if halve {
+                rows.total().div_ceil(2)
+            } else {
+                rows.slots()
+            }
+        };
+        let attention = |rows: u64| {
+            let slots = if halve { rows.div_ceil(2) } else { rows };
+            slots.div_ceil(array.pairs)
+        };
+        let mut sum = 0;
+        for (workload, network) in self.workloads.iter().zip(&self.networks) {
+            let (n, d) = (workload.setting.tokens(), workload.embed);
+            sum += tiles(workload.setting.patches, slots(workload.patch_rows))
+                * workload.setting.patch_len
+                + tiles(1, slots(workload.head_rows)) * d;
+            for (block, last, count) in &network.blocks {
+                let needed = if *last && workload.setting.pool == crate::subnet::config::Pool::Token
+                {
+                    1
+                } else {
+                    n
+                };
+                let qkv = if needed == n {
+                    tiles(n, slots(block.qkv()))
+                } else {
+                    tiles(n, slots(block.key_value)) + tiles(1, slots(block.query))
+                };
+                sum += count
+                    * (qkv * d
+                        + tiles(needed, slots(block.proj)) * block.inner()
+                        + tiles(needed, slots(block.fc1)) * d
+                        + tiles(needed, slots(block.fc2)) * block.hidden
+                        + block.heads
+                            * needed.div_ceil(array.tokens)
+                            * (attention(n) * block.head_dim + attention(block.head_dim) * n));
+            }
+        }
+        sum
+    }
+
+    fn hardware(
+        &self,
+        array: Array,
+        lanes: Lanes,
+        frames: u64,
+        axi_ports: u64,
+    ) -> Result<Hardware> {
+        let buffers = (self.workloads.iter())
+            .map(|workload| Buffers::needed(workload, array, lanes, frames))
+            .fold(Buffers::default(), |all, one| all.max(&one));
+        Hardware::new(
+            Configuration {
+                board: self.board.name.clone(),
+                clock_mhz: self.clock_mhz,
+                mode: self.mode,
+                frames,
+                axi_ports,
+                array,
+                lanes,
+                buffers,
+            },
+            self.board.clone(),
+        )
+    }
+
+    /// Cycles of one frame of each network.
+    fn cycles(&self, hardware: &Hardware) -> u64 {
+        (self.workloads.iter().zip(&self.networks))
+            .map(|(workload, network)| {
+                let model = Model::new(hardware, workload.setting);
+                let mut sum =
+                    model.end_totals(&model.embedding(workload.embed, workload.patch_rows));
+                sum.add(&model.end_totals(&model.head(workload.embed, workload.head_rows)));
+                for (block, last, count) in &network.blocks {
+                    let one = model.block_totals(&model.block(workload.embed, block, *last));
+                    sum.add(&Totals {
+                        interval: count * one.interval,
+                        latency: count * one.latency,
+                        transfer: count * one.transfer,
+                    });
+                }
+                sum.period()
+            })
+            .sum()
+    }
+
+    fn candidate(&self, array: Array, lanes: Lanes, frames: u64, ports: u64) -> Option<Candidate> {
+        let hardware = self.hardware(array, lanes, frames, ports).ok()?;
+        Some(Candidate {
+            cycles: self.cycles(&hardware),
+            resources: Resources::of(&hardware),
+            hardware,
+        })
+    }
+
+    /// The fastest lanes for an array that fit beside it, if they make it faster than `limit`.
+    fn fit_lanes(
+        &self,
+        array: Array,
+        frames: u64,
+        multipliers: Multipliers,
+        limit: u64,
+    ) -> Option<Candidate> {
+        let usable = self.board.usable();
+        // One lane of each kind: what does not fit with these does not fit at all.
+        let least = self.candidate(array, lanes_of(1, 1, 1, multipliers), frames, 1)?;
+        if !least.resources.fits(usable) {
+            return None;
+        }
+        let all = lanes_of(array.tokens, array.tokens, array.tokens, multipliers);
+        let mut ports = self.board.axi.ports;
+        let mut lanes = all;
+        let mut current = self.candidate(array, lanes, frames, ports)?;
+        if current.cycles >= limit {
+            return None;
+        }
+        let most = (current.cycles as f64 * (1.0 + TOLERANCE)) as u64;
+        while ports > 1 {
+            let fewer = self.candidate(array, lanes, frames, ports - 1)?;
+            if fewer.cycles > most {
+                break;
+            }
+            (ports, current) = (ports - 1, fewer);
+        }
+        // What costs no speed goes first; then what costs least, until the rest fits.
+        loop {
+            let fits = current.resources.fits(usable);
+            let allowed = (current.cycles as f64 * (1.0 + TOLERANCE)) as u64;
+            let step = (0..3)
+                .filter_map(|kind| {
+                    let fewer = shrink(lanes, kind, array.tokens)?;
+                    Some((fewer, self.candidate(array, fewer, frames, ports)?))
+                })
+                .filter(|(_, candidate)| !fits || candidate.cycles <= allowed.min(most))
+                .min_by(|(_, a), (_, b)| a.compare(b));
+            let Some((fewer, candidate)) = step else {
+                return fits.then_some(current).filter(|c| c.cycles < limit);
+            };
+            if candidate.cycles >= limit {
+                return fits.then_some(current).filter(|c| c.cycles < limit);
+            }
+            (lanes, current) = (fewer, candidate);
+        }
+    }
+
+    fn smallest(&self, tokens: u64) -> Result<Hardware> {
+        let array = Array {
+            tokens,
+            pairs: 1,
+            lut_pairs: u64::from(self.mode == Mode::LutShare),
+        };
+        self.hardware(array, lanes_of(1, 1, 1, Multipliers::Dsp), 1, 1)
+    }
+
+    /// Why nothing fits: what the array whose buffers take the least memory lacks.
+    fn refusal(&self) -> Error {
+        let least = [1, 2, 4, 8, 16]
+            .into_iter()
+            .filter_map(|tokens| self.smallest(tokens).ok())
+            .map(|hardware| Resources::of(&hardware))
+            .min_by_key(|resources| (resources.total.bram36, resources.total.uram));
+        least
+            .and_then(|resources| resources.check(self.board, self.board.usable()).err())
+            .unwrap_or_else(|| {
+                Error::InvalidValue(format!(
+                    "no array on board {:?} can hold these networks",
+                    self.board.name
+                ))
+            })
+    }
+}
+
+const fn lanes_of(requantize: u64, norm: u64, exponential: u64, multipliers: Multipliers) -> Lanes {
+    Lanes {
+        requantize,
+        gelu: requantize,
+        norm,
+        exponential,
+        multipliers,
+    }
+}
+
+/// The next smaller number of lanes of a kind that makes a difference: tokens / (passes + 1), rounded up.
+fn shrink(lanes: Lanes, kind: usize, tokens: u64) -> Option<Lanes> {
+    let fewer = |count: u64| {
+        let passes = tokens.div_ceil(count);
+        let next = (passes + 1..=tokens)
+            .map(|passes| tokens.div_ceil(passes))
+            .find(|&next| next < count);
+        (count > 1).then(|| next.unwrap_or(1))
+    };
+    let Lanes {
+        requantize,
+        norm,
+        exponential,
+        multipliers,
+        ..
+    } = lanes;
+    Some(match kind {
+        0 => lanes_of(fewer(requantize)?, norm, exponential, multipliers),
+        1 => lanes_of(requantize, fewer(norm)?, exponential, multipliers),
+        _ => lanes_of(requantize, norm, fewer(exponential)?, multipliers),
+    })
+}

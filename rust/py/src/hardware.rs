@@ -1,0 +1,277 @@
+//! `_native.Board`, `Hardware`, `Workload`, `CostTable`, `estimate`: the hardware model. `python/quasar_rt/hardware.py` is the public face.
+
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+use quasar_core::hardware::explore::{explore, workloads_of_space};
+use quasar_core::hardware::{self, Mode, Resources};
+use quasar_core::space::{Architecture, BlockShape};
+
+use crate::errors::{invalid_value, to_py};
+use crate::space::Space;
+use crate::subnet::Subnet;
+
+/// A block: heads, `head_dim`, hidden, 8-bit fractions.
+type Block = (usize, usize, usize, (f64, f64, f64, f64));
+/// fps, latency in seconds, whether it fits.
+type Costs<'py> = (
+    Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray1<bool>>,
+);
+/// A genome, its fps and its latency in seconds.
+type Extreme<'py> = (Bound<'py, PyArray1<u8>>, f64, f64);
+
+fn json(value: &impl serde::Serialize) -> PyResult<String> {
+    serde_json::to_string(value).map_err(|e| invalid_value(e.to_string()))
+}
+
+/// A checked board, immutable.
+#[pyclass(frozen, module = "quasar_rt._native")]
+pub struct Board {
+    board: hardware::Board,
+}
+
+#[pymethods]
+impl Board {
+    #[staticmethod]
+    fn from_toml(text: &str) -> PyResult<Self> {
+        Ok(Self {
+            board: hardware::Board::from_toml(text).map_err(to_py)?,
+        })
+    }
+
+    fn to_toml(&self) -> String {
+        self.board.to_toml()
+    }
+
+    fn to_json(&self) -> PyResult<String> {
+        json(&self.board)
+    }
+}
+
+/// A network's sizes and row widths, immutable.
+#[pyclass(frozen, module = "quasar_rt._native")]
+pub struct Workload {
+    workload: hardware::Workload,
+}
+
+#[pymethods]
+impl Workload {
+    #[staticmethod]
+    fn of_subnet(subnet: &Subnet) -> Self {
+        Self {
+            workload: hardware::Workload::of_subnet(&subnet.subnet),
+        }
+    }
+
+    #[staticmethod]
+    fn of_architecture(
+        name: &str,
+        space: &Space,
+        embed: usize,
+        blocks: Vec<Block>,
+    ) -> PyResult<Self> {
+        let blocks = blocks.into_iter();
+        let blocks = blocks.map(|(heads, head_dim, hidden, eight_bit)| BlockShape {
+            heads,
+            head_dim,
+            hidden,
+            eight_bit: eight_bit.into(),
+        });
+        let architecture = Architecture {
+            embed,
+            blocks: blocks.collect(),
+        };
+        let workload = hardware::Workload::of_architecture(name, &space.space, &architecture);
+        Ok(Self {
+            workload: workload.map_err(to_py)?,
+        })
+    }
+
+    fn to_json(&self) -> PyResult<String> {
+        json(&self.workload)
+    }
+
+    fn macs(&self) -> u64 {
+        self.workload.macs()
+    }
+}
+
+/// A checked configuration for a board, immutable.
+#[pyclass(frozen, module = "quasar_rt._native")]
+pub struct Hardware {
+    pub hardware: hardware::Hardware,
+}
+
+#[pymethods]
+impl Hardware {
+    #[staticmethod]
+    fn board_name(text: &str) -> PyResult<String> {
+        hardware::Hardware::board_name(text).map_err(to_py)
+    }
+
+    #[staticmethod]
+    fn from_toml(text: &str, board: &Board) -> PyResult<Self> {
+        Ok(Self {
+            hardware: hardware::Hardware::from_toml(text, board.board.clone()).map_err(to_py)?,
+        })
+    }
+
+    #[staticmethod]
+    fn explore(
+        py: Python<'_>,
+        board: &Board,
+        workloads: Vec<PyRef<'_, Workload>>,
+        clock_mhz: f64,
+        mode: &str,
+    ) -> PyResult<Self> {
+        let mode = mode_of(mode)?;
+        let workloads: Vec<_> = workloads.iter().map(|w| w.workload.clone()).collect();
+        let board = &board.board;
+        py.detach(|| explore(board, &workloads, clock_mhz, mode))
+            .map(|hardware| Self { hardware })
+            .map_err(to_py)
+    }
+
+    #[staticmethod]
+    fn explore_space(
+        py: Python<'_>,
+        board: &Board,
+        space: &Space,
+        clock_mhz: f64,
+        mode: &str,
+    ) -> PyResult<Self> {
+        let mode = mode_of(mode)?;
+        let (board, space) = (&board.board, &space.space);
+        py.detach(|| explore(board, &workloads_of_space(space)?, clock_mhz, mode))
+            .map(|hardware| Self { hardware })
+            .map_err(to_py)
+    }
+
+    fn with_clock(&self, clock_mhz: f64) -> PyResult<Self> {
+        Ok(Self {
+            hardware: self.hardware.with_clock(clock_mhz).map_err(to_py)?,
+        })
+    }
+
+    fn board(&self) -> Board {
+        Board {
+            board: self.hardware.board().clone(),
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        self.hardware.to_toml()
+    }
+
+    fn to_json(&self) -> PyResult<String> {
+        json(self.hardware.configuration())
+    }
+
+    /// The modelled resources, as JSON.
+    fn resources(&self) -> PyResult<String> {
+        json(&Resources::of(&self.hardware))
+    }
+
+    /// Refuses a design that needs more than its board has.
+    fn check_board(&self) -> PyResult<()> {
+        let board = self.hardware.board();
+        Resources::of(&self.hardware)
+            .check(board, board.resources)
+            .map_err(to_py)
+    }
+}
+
+fn mode_of(name: &str) -> PyResult<Mode> {
+    let mode = Mode::ALL.into_iter().find(|mode| mode.name() == name);
+    mode.ok_or_else(|| {
+        invalid_value(format!(
+            "mode is {name:?}; it must be one of {}",
+            Mode::ALL.map(Mode::name).join(", ")
+        ))
+    })
+}
+
+/// Every mode's name and whether the accelerator's HLS has it.
+#[pyfunction]
+pub fn hardware_modes() -> Vec<(&'static str, bool)> {
+    Mode::ALL
+        .into_iter()
+        .map(|mode| (mode.name(), mode.hls()))
+        .collect()
+}
+
+/// One frame, as JSON.
+#[pyfunction]
+pub fn estimate(py: Python<'_>, workload: &Workload, hardware: &Hardware) -> PyResult<String> {
+    let (workload, hardware) = (&workload.workload, &hardware.hardware);
+    let estimate = py
+        .detach(|| hardware::estimate(workload, hardware))
+        .map_err(to_py)?;
+    json(&estimate)
+}
+
+/// Costs of every network of a space.
+#[pyclass(frozen, module = "quasar_rt._native")]
+pub struct CostTable {
+    pub table: hardware::CostTable,
+}
+
+#[pymethods]
+impl CostTable {
+    #[new]
+    fn new(py: Python<'_>, space: &Space, hardware: &Hardware) -> PyResult<Self> {
+        let (space, hardware) = (&space.space, &hardware.hardware);
+        let table = py.detach(|| hardware::CostTable::new(space, hardware));
+        Ok(Self {
+            table: table.map_err(to_py)?,
+        })
+    }
+
+    fn evaluate<'py>(
+        &self,
+        py: Python<'py>,
+        genomes: PyReadonlyArray2<'py, u8>,
+    ) -> PyResult<Costs<'py>> {
+        let [count, genes] = [genomes.shape()[0], genomes.shape()[1]];
+        let genomes = genomes.as_slice()?;
+        let (fps, latency, fits) = py
+            .detach(|| {
+                let mut columns = (
+                    Vec::with_capacity(count),
+                    Vec::with_capacity(count),
+                    Vec::with_capacity(count),
+                );
+                for i in 0..count {
+                    let genome = &genomes[i * genes..(i + 1) * genes];
+                    self.table.space().check_genome(genome)?;
+                    let cost = self.table.cost(genome);
+                    columns.0.push(cost.fps);
+                    columns.1.push(cost.latency_s);
+                    columns.2.push(cost.fits);
+                }
+                Ok(columns)
+            })
+            .map_err(to_py)?;
+        Ok((
+            fps.into_pyarray(py),
+            latency.into_pyarray(py),
+            fits.into_pyarray(py),
+        ))
+    }
+
+    fn fastest<'py>(&self, py: Python<'py>) -> PyResult<Extreme<'py>> {
+        let (genome, cost) = self.table.fastest().map_err(to_py)?;
+        Ok((genome.into_pyarray(py), cost.fps, cost.latency_s))
+    }
+
+    fn slowest<'py>(&self, py: Python<'py>) -> PyResult<Extreme<'py>> {
+        let (genome, cost) = self.table.slowest().map_err(to_py)?;
+        Ok((genome.into_pyarray(py), cost.fps, cost.latency_s))
+    }
+
+    /// The processor's share of a frame, as JSON.
+    fn host(&self) -> PyResult<String> {
+        json(self.table.host())
+    }
+}
