@@ -366,5 +366,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mult: Tensor) -> Tensor:
         q, k, v: codes float32 [batch, heads, tokens, head_dim].
         mult: [heads], ``2^20 * s_q * s_k / sqrt(head_dim) * log2(e) * 64``, rounded here.
     """
-    out: Tensor = _Attention.apply(q, k, v, mult)
+    # In float32 under autocast too: bfloat16 would round the logits, of up to 21 bits, to 8.
+    with torch.autocast(q.device.type, enabled=False):
+        out: Tensor = _Attention.apply(q, k, v, mult)
     return out
