@@ -1,6 +1,7 @@
-"""Image sets for evaluation and training: Fashion-MNIST's idx files and folders of images by class.
+"""Image sets for evaluation and training: Fashion-MNIST's idx files, scikit-learn's digits, folders of images by class.
 
-Runs on the board: depends on NumPy and `errors` alone. Images are uint8, labels int64.
+Runs on the board: depends on NumPy and `errors` alone (scikit-learn is imported when its digits are asked for). Images
+are uint8, labels int64.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,16 @@ from numpy.typing import NDArray
 from .errors import QuasarError
 
 __all__ = [
+    "DIGITS_CLASSES",
     "FASHION_MNIST_CLASSES",
     "DatasetError",
+    "ImageFolder",
     "fashion_mnist_root",
     "image_files",
+    "load_digits",
     "load_fashion_mnist",
     "read_idx",
+    "read_image_folder",
     "walk_image_folder",
 ]
 
@@ -46,6 +52,9 @@ FASHION_MNIST_CLASSES: tuple[str, ...] = (
     "Ankle boot",
 )
 
+#: Class names of scikit-learn's digits, in label order.
+DIGITS_CLASSES: tuple[str, ...] = tuple("0123456789")
+
 #: File suffixes that `walk_image_folder` takes for images.
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".gif", ".tif", ".tiff"}
@@ -59,6 +68,10 @@ _PLACES = (
 )
 _PREFIX = {"train": "train", "test": "t10k"}
 _HEADER_LIMIT = 1 << 30
+#: Test images of scikit-learn's digits, which come without a split.
+_DIGITS_TEST = 360
+#: Share of each class that is the test set, in a folder that has no split of its own.
+_FOLDER_TEST = 0.2
 
 
 def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -166,6 +179,97 @@ def load_fashion_mnist(
     if labels.size and int(labels.max()) >= len(FASHION_MNIST_CLASSES):
         raise DatasetError(f"{folder}: a label is {int(labels.max())}, the classes are 0 to 9")
     return images, labels.astype(np.int64)
+
+
+def load_digits(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """scikit-learn's digits (Alpaydin and Kaynak 1998): 8x8 gray images of handwritten digits.
+
+    The set has no split of its own: 360 of the 1,797 images, chosen by a fixed seed, are the test set.
+
+    Args:
+        split: ``"train"`` (1,437 images) or ``"test"`` (360).
+
+    Returns:
+        images uint8 [n, 8, 8], the set's 0..16 spread over 0..255, and labels int64 [n].
+
+    Raises:
+        DatasetError: scikit-learn is not installed.
+        ValueError: an unknown split.
+    """
+    if split not in _PREFIX:
+        raise ValueError(f"split must be 'train' or 'test', not {split!r}")
+    try:
+        from sklearn.datasets import load_digits as load
+    except ImportError as error:
+        raise DatasetError(
+            "the digits come with scikit-learn, which is not installed: pip install scikit-learn"
+        ) from error
+    data = load()
+    order = np.random.RandomState(0).permutation(len(data.target))
+    chosen = np.sort(order[:_DIGITS_TEST] if split == "test" else order[_DIGITS_TEST:])
+    images = np.floor(data.images[chosen] * (255 / 16) + 0.5).astype(np.uint8)
+    return images, data.target[chosen].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """A folder of images by class: its classes in label order, and the files of each split with their labels."""
+
+    classes: tuple[str, ...]
+    train: tuple[tuple[Path, int], ...]
+    test: tuple[tuple[Path, int], ...]
+
+
+def read_image_folder(root: str | os.PathLike[str]) -> ImageFolder:
+    """List a folder of images by class (torchvision's ImageFolder; ImageNet's usual layout).
+
+    Either ``ROOT/train/CLASS/...`` and ``ROOT/val/CLASS/...`` (or ``test``), or ``ROOT/CLASS/...``, of which a fixed
+    fifth of each class is then the test set. Classes are the names of the training folders, sorted.
+
+    Raises:
+        DatasetError: no such folder, or it is laid out otherwise; the message says how it should be.
+    """
+    root = Path(root)
+    how = (
+        "a folder of images by class is ROOT/train/CLASS/*.jpg with ROOT/val/CLASS/*.jpg, or ROOT/CLASS/*.jpg "
+        "(ImageNet: download ILSVRC2012 from https://image-net.org, which needs an account, and sort its validation "
+        "images into class folders)"
+    )
+    if not root.is_dir():
+        raise DatasetError(f"there is no folder '{root}': {how}")
+    train = root / "train"
+    tests = [root / name for name in ("val", "test") if (root / name).is_dir()]
+    if train.is_dir() != bool(tests):
+        raise DatasetError(f"'{root}' has one of 'train' and 'val' but not the other: {how}")
+    found = _files_by_class(train if tests else root)
+    if len(found) < 2:
+        raise DatasetError(
+            f"'{train if tests else root}' has fewer than two class folders with images: {how}"
+        )
+    kept, aside = [], []
+    if tests:
+        held = _files_by_class(tests[0])
+        for name in held:
+            if name not in found:
+                raise DatasetError(f"'{tests[0] / name}' is a class that '{train}' lacks")
+        for label, (name, files) in enumerate(found.items()):
+            kept += [(path, label) for path in files]
+            aside += [(path, label) for path in held.get(name, [])]
+    else:
+        for label, files in enumerate(found.values()):
+            count = max(1, round(_FOLDER_TEST * len(files)))
+            chosen = set(np.random.RandomState(0).permutation(len(files))[:count].tolist())
+            for index, path in enumerate(files):
+                (aside if index in chosen else kept).append((path, label))
+    if not kept or not aside:
+        raise DatasetError(f"'{root}' has no image for {'the test' if kept else 'training'}: {how}")
+    return ImageFolder(tuple(found), tuple(kept), tuple(aside))
+
+
+def _files_by_class(root: Path) -> dict[str, list[Path]]:
+    """The image files of each folder in `root` that holds any, in the order of the folders' names."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return {folder.name: files for folder in folders if (files := list(image_files(folder)))}
 
 
 def image_files(root: str | os.PathLike[str]) -> Iterator[Path]:
