@@ -169,7 +169,7 @@ vectors: install-test ## Regenerate the golden vectors from the oracle; fails if
 
 .PHONY: train-fashion-mnist
 train-fashion-mnist: install-test dataset ## Train, quantize and export the packaged subnet
-	python tools/train.py --config python/quasar_rt/train/recipes/fashion-mnist.toml
+	python tools/train.py --config fashion-mnist
 
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs)

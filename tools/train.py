@@ -1,18 +1,24 @@
 #!/usr/bin/env python3
-"""Train a subnet by a recipe: float, then quantization-aware, then the subnet file with its model card.
+"""Train by a recipe: a supernet, or one network with quantizers, which ends as a subnet file with its model card.
 
-    python tools/train.py --config python/quasar_rt/train/recipes/fashion-mnist.toml
+    python tools/train.py --config digits
+    python tools/train.py --config fashion-mnist-supernet --run runs/one
+    python tools/train.py --config digits --architecture network.json --inherit runs/digits/supernet.pt
+    torchrun --nproc-per-node 2 tools/train.py --config tiny --data /data/imagenet
 
-Stages that an earlier start left in the run's folder are read, not trained again.
-Needs the [host] extra: pip install 'quasar-rt[host]'.
+The same command goes on where an earlier one was stopped. Needs the [host] extra: pip install 'quasar-rt[host]'.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,33 +26,67 @@ from quasar_rt import QuasarError
 
 
 @click.command(help=__doc__.split("\n\n")[0] if __doc__ else None)
+@click.option("--config", required=True, help="The recipe: a TOML file, or the name of a packaged one.")
 @click.option(
-    "--config",
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The recipe, a TOML file.",
+    "--run",
+    "--folder",
+    "run",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of checkpoints and logs [runs/NAME]. Under torchrun write --folder: it takes --run for its own.",
 )
 @click.option(
-    "--run", type=click.Path(file_okay=False, path_type=Path), help="Folder of checkpoints [runs/NAME]."
-)
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the results [the run's]."
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the subnet and its card, where one network is trained [the run's].",
 )
 @click.option("--data", help="Folder of the data set's files, where it is in none of the known places.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads [all cores].")
+@click.option("--seed", type=click.IntRange(0), help="Instead of the recipe's.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change the recipe: optimizer.batch=64. Repeatable.",
+)
+@click.option(
+    "--architecture",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Train this one network of the recipe's space (JSON) instead.",
+)
+@click.option(
+    "--inherit",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="With --architecture: start from its slice of this supernet.pt.",
+)
+@click.option("--device", help="cpu, cuda or cuda:N [cuda where there is one].")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of each process [all cores].")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files too, into the run's folder.")
+@click.option(
+    "--stop-after-steps", type=click.IntRange(1), help="Stop after so many steps; start again to go on."
+)
 @click.option("--machine", help="What the model card says of the machine [cores and architecture].")
 def main(
-    config: Path,
+    config: str,
     run: Path | None,
     out: Path | None,
     data: str | None,
+    seed: int | None,
+    changes: tuple[str, ...],
+    architecture: Path | None,
+    inherit: Path | None,
+    device: str | None,
     threads: int | None,
+    tensorboard: bool,
+    stop_after_steps: int | None,
     machine: str | None,
 ) -> None:
+    if inherit and not architecture:
+        raise click.UsageError("--inherit goes with --architecture")
     try:
         import torch
 
-        from quasar_rt.train.loop import train
+        from quasar_rt.train import distributed
+        from quasar_rt.train.loop import Stopped, train, train_architecture
         from quasar_rt.train.recipe import load_recipe
         from quasar_rt.train.report import finish
     except ImportError as error:
@@ -56,15 +96,50 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     try:
-        recipe = load_recipe(config)
-        run = run or Path("runs") / recipe.name
-        trained = train(recipe, run, data, click.echo)
-        machine = machine or f"{os.cpu_count()} {platform.machine()} cores"
-        finish(
-            recipe, trained, out or run, machine, f"python tools/train.py --config {config}", data, click.echo
-        )
+        recipe = load_recipe(config, changes)
+        if seed is not None:
+            recipe = dataclasses.replace(recipe, seed=seed)
+        group = distributed.join(device)
+        options: dict[str, Any] = {
+            "root": data,
+            "say": click.echo,
+            "group": group,
+            "stop_after_steps": stop_after_steps,
+            "tensorboard": tensorboard,
+        }
+        name = recipe.name
+        if architecture:
+            network = _architecture(architecture)
+            digest = hashlib.sha256(json.dumps(network.to_dict(), sort_keys=True).encode()).hexdigest()
+            name = f"{recipe.name}-{digest[:8]}"
+            run = run or Path("runs") / name
+            trained = train_architecture(network, recipe, run, inherit=inherit, **options)
+        else:
+            run = run or Path("runs") / name
+            trained = train(recipe, run, **options)
+        if trained.path is None and group.first:
+            machine = machine or f"{os.cpu_count()} {platform.machine()} cores"
+            command = " ".join(["python", "tools/train.py", *sys.argv[1:]])
+            finish(trained, out or run, machine, command, click.echo, name)
+        group.leave()
+    except Stopped as stopped:
+        if group.first:
+            click.echo(str(stopped))
+        group.leave()
     except (QuasarError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _architecture(path: Path) -> Any:
+    from quasar_rt.space import Architecture
+
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise click.ClickException(f"{path} is not JSON: {error}") from error
+    if not isinstance(table, dict):
+        raise click.ClickException(f"{path} is not a JSON object")
+    return Architecture.from_dict(table)
 
 
 if __name__ == "__main__":

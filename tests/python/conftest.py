@@ -1,4 +1,4 @@
-"""Small random subnets that many tests share."""
+"""What many tests share: small random subnets, and one trained supernet."""
 
 import signal
 
@@ -44,3 +44,28 @@ def tiny_subnet():
     return random_subnet(
         embed=4, depth=1, heads=1, image_size=4, channels=1, kernel=4, classes=2, seed=3, name="tiny"
     )
+
+
+@pytest.fixture(scope="session")
+def digits_recipe():
+    """The packaged recipe `digits` with fewer epochs: half a minute on one core."""
+    pytest.importorskip("torch", reason="needs the [host] extra")
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    from quasar_rt.train.recipe import load_recipe
+
+    return load_recipe(
+        "digits", ["float_stage.epochs=50", "supernet_stage.epochs=12", "quantized_stage.epochs=4"]
+    )
+
+
+@pytest.fixture(scope="session")
+def digits_supernet(digits_recipe, tmp_path_factory):
+    """The path of a trained ``supernet.pt`` of scikit-learn's digits, in its run's folder."""
+    import torch
+
+    from quasar_rt.train import train
+
+    torch.set_num_threads(1)
+    path = train(digits_recipe, tmp_path_factory.mktemp("digits"), say=lambda _: None).path
+    assert path is not None
+    return path

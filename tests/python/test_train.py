@@ -1,10 +1,8 @@
-"""Training: the fake quantizers against the integer model, the recipe, the stages."""
+"""The trainable network: the fake quantizers against the integer model."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +14,12 @@ from quasar_rt import Engine, oracle  # noqa: E402
 from quasar_rt.build import build_subnet  # noqa: E402
 from quasar_rt.rows import quantize_rows  # noqa: E402
 from quasar_rt.space import Architecture, BlockShape  # noqa: E402
-from quasar_rt.train import loop  # noqa: E402
-from quasar_rt.train.loop import Split, augment, learning_rate, prepare  # noqa: E402
 from quasar_rt.train.model import ViT, ViTConfig  # noqa: E402
 from quasar_rt.train.quantizers import ActQuantizer, RowLinear, attention, best_step, fake, layer_norm  # noqa: E402
-from quasar_rt.train.recipe import Recipe, load_recipe  # noqa: E402
 from quasar_rt.train.widths import gather_statistics, rank_rows  # noqa: E402
 
 torch.set_num_threads(1)
 
-RECIPE = Path(loop.__file__).parent / "recipes" / "fashion-mnist.toml"
 CLASSES = [f"class {i}" for i in range(5)]
 
 
@@ -222,134 +216,3 @@ def test_float_model_is_untouched_by_quantizers() -> None:
     model.calibrate(pictures(8), 0.9999)
     torch.testing.assert_close(model(pictures(4)), before)
     assert all(not quantizer.observing for quantizer in model.quantizers().values())
-
-
-def test_shifts_move_whole_pixels_and_fill_with_zero() -> None:
-    data = dataclasses.replace(load_recipe(RECIPE).data, flip=False, shift=2)
-    images = torch.arange(1, 145).to(torch.uint8).view(1, 1, 12, 12).expand(200, 1, 12, 12)
-    moved = augment(images, data, torch.Generator().manual_seed(0))
-    padded = torch.nn.functional.pad(images[0, 0], (2,) * 4)
-    possible = {padded[y : y + 12, x : x + 12].numpy().tobytes() for y in range(5) for x in range(5)}
-    assert {image[0].numpy().tobytes() for image in moved} == possible
-
-
-def test_mirroring_flips_about_half() -> None:
-    data = dataclasses.replace(load_recipe(RECIPE).data, flip=True, shift=0)
-    images = pictures(1).expand(400, 1, 12, 12)
-    moved = augment(images, data, torch.Generator().manual_seed(0))
-    mirrored = (moved == images.flip(-1)).flatten(1).all(dim=1)
-    assert ((moved == images).flatten(1).all(dim=1) ^ mirrored).all()
-    assert 150 < int(mirrored.sum()) < 250
-
-
-def test_learning_rate_warms_up_and_ends_at_its_final_share() -> None:
-    stage = load_recipe(RECIPE).float_stage
-    rates = [learning_rate(stage, step, 1000) for step in range(1000)]
-    assert max(rates) == pytest.approx(stage.learning_rate)
-    assert rates[0] < 0.05 * stage.learning_rate
-    assert rates[-1] == pytest.approx(stage.final * stage.learning_rate, rel=0.01)
-    assert rates.index(max(rates)) == pytest.approx(50, abs=2)
-
-
-def small_recipe() -> Recipe:
-    recipe = load_recipe(RECIPE)
-    stage = dataclasses.replace(recipe.float_stage, epochs=2)
-    return dataclasses.replace(
-        recipe,
-        model=dataclasses.replace(recipe.model, embed=16, depth=1, heads=2, head_dim=8, hidden=16),
-        optimizer=dataclasses.replace(recipe.optimizer, batch=20, bfloat16=False, compile=False),
-        float_stage=stage,
-        quantized_stage=stage,
-        quantization=dataclasses.replace(recipe.quantization, calibration=40, scoring=40),
-    )
-
-
-@pytest.fixture
-def small_data(monkeypatch: pytest.MonkeyPatch) -> tuple[Split, Split]:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (100, 1, 28, 28), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(0, 10, (100,), generator=generator)
-    splits = (Split(images[:80], labels[:80]), Split(images[80:], labels[80:]))
-    monkeypatch.setattr(loop, "load_splits", lambda recipe, root: splits)
-    return splits
-
-
-def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(
-    tmp_path: Path, small_data: tuple[Split, Split]
-) -> None:
-    recipe = small_recipe()
-    whole = loop.train(recipe, tmp_path / "whole", say=lambda _: None)
-
-    def cut(line: str) -> None:
-        if line.startswith("quantized   1/2"):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(recipe, tmp_path / "cut", say=cut)
-    said: list[str] = []
-    resumed = loop.train(recipe, tmp_path / "cut", say=said.append)
-    assert any(line.startswith("float: already trained") for line in said)
-    assert any(line.startswith("quantized: goes on after epoch 1") for line in said)
-    for one, other in ((whole.quantized, resumed.quantized), (whole.baseline, resumed.baseline)):
-        for name, value in one.state_dict().items():
-            assert torch.equal(value, other.state_dict()[name]), name
-    assert whole.quantized.quantized
-    assert not whole.baseline.quantized
-    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == [
-        "baseline.pt",
-        "float.pt",
-        "quantized.pt",
-    ]
-
-
-def test_another_recipes_run_is_refused(tmp_path: Path, small_data: tuple[Split, Split]) -> None:
-    recipe = small_recipe()
-    loop.train(recipe, tmp_path, say=lambda _: None)
-    with pytest.raises(ValueError, match="belongs to another recipe"):
-        loop.train(dataclasses.replace(recipe, seed=1), tmp_path, say=lambda _: None)
-
-
-def test_training_with_quantizers_lowers_the_loss(small_data: tuple[Split, Split]) -> None:
-    recipe = small_recipe()
-    training, _ = small_data
-    model = loop.make_model(recipe)
-    prepare(model, recipe, training, lambda _: None)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(30):
-        loss = torch.nn.functional.cross_entropy(model(training.images), training.labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    assert losses[-1] < 0.8 * losses[0]
-
-
-def test_the_packaged_recipe_is_sound() -> None:
-    recipe = load_recipe(RECIPE)
-    assert recipe.name == "fashion-mnist"
-    assert recipe.data.validation > 0
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("seed = 0", "seed = 0\nsede = 1", "unknown key 'sede'"),
-        ("flip = true", "flip = true\nflop = 1", "unknown key 'data.flop'"),
-        ("seed = 0", "", "'seed' is missing"),
-        ("stride = 4", "", "'model.stride' is missing"),
-        ("stride = 4", "stride = 4.5", "'model.stride' must be int"),
-        ("stride = 4", "stride = true", "'model.stride' must be int"),
-        ("ema = 0.998", "ema = 1.5", "optimizer.ema must be in"),
-        ("eight_bit_fraction = 0.25", "eight_bit_fraction = 2.5", "eight_bit_fraction must be in"),
-        ("seed = 0", "seed = ", "recipe.toml"),
-        ('name = "fashion-mnist"\nvalidation', 'name = "cifar"\nvalidation', "data.name must be"),
-    ],
-)
-def test_a_faulty_recipe_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
-    text = RECIPE.read_text(encoding="utf-8")
-    assert old in text
-    path = tmp_path / "recipe.toml"
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
-    with pytest.raises(ValueError, match=message):
-        load_recipe(path)

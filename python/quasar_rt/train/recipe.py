@@ -1,58 +1,84 @@
 """The training recipe: one TOML file, every key of it known.
 
-Depends on the standard library alone (and on `tomli` before Python 3.11).
+Depends on `quasar_rt.bits` (the names of its criteria), and on `tomli` before Python 3.11.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import math
 import os
+import re
 import sys
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
+
+from ..bits import CRITERIA
+from ..errors import SettingsError
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["Data", "Model", "Optimizer", "Quantization", "Recipe", "Stage", "load_recipe"]
+__all__ = [
+    "Data",
+    "Optimizer",
+    "Quantization",
+    "Recipe",
+    "Sandwich",
+    "Stage",
+    "find_recipe",
+    "load_recipe",
+    "recipe_names",
+]
+
+#: Data sets known by name; any other name is the path of a folder of images by class.
+DATA_SETS = ("fashion-mnist", "digits", "imagenet")
 
 
 @dataclass(frozen=True)
 class Data:
-    """`name`: the data set (``fashion-mnist``); `validation`: training images set aside for every choice.
+    """Which images, and how they are varied in training.
 
-    Augmentation: `flip` mirrors at random, `shift` moves by up to that many pixels each way, filled with 0.
+    `name` is ``fashion-mnist``, ``digits``, ``imagenet`` (a folder that is named when training starts) or the path of a
+    folder of images by class. `validation` images are taken out of the training set by the recipe's seed, for every
+    choice; `subset` keeps that many of the others (0: all). `mean` and `std` are of pixel/255, one number or
+    one for each channel.
+
+    Augmentation: `flip` mirrors at random; `shift` moves by up to that many pixels each way, filled with 0. For folders
+    alone: `crop`, the least and largest area of a random resized crop, as shares of the image, and `randaugment`, as
+    timm describes it (such as ``rand-m9-mstd0.5-inc1``). `workers` processes decode a folder's images.
     """
 
     name: str
     validation: int
-    flip: bool
-    shift: int
-    mean: float
-    std: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    subset: int = 0
+    flip: bool = False
+    shift: int = 0
+    crop: tuple[float, ...] = (0.08, 1.0)
+    randaugment: str = ""
+    workers: int = 4
 
-
-@dataclass(frozen=True)
-class Model:
-    """The network's shape (`ViTConfig`)."""
-
-    kernel: int
-    stride: int
-    pad: int
-    pad_value: int
-    embed: int
-    depth: int
-    heads: int
-    head_dim: int
-    hidden: int
+    @property
+    def folder(self) -> bool:
+        """Whether the images are decoded from files, one by one."""
+        return self.name not in ("fashion-mnist", "digits")
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW: decay on matrices alone; `ema` is the averaged model's decay for each step."""
+    """AdamW: decay on matrices alone; `ema` is the averaged model's decay for each step.
+
+    `batch` is the joint batch of all processes. `bfloat16` computes the float network's products in bfloat16; `compile`
+    uses torch.compile where the network's shape is fixed.
+    """
 
     batch: int
     beta1: float
@@ -61,8 +87,8 @@ class Optimizer:
     clip: float
     label_smoothing: float
     ema: float
-    bfloat16: bool
-    compile: bool
+    bfloat16: bool = False
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,97 +102,248 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Quantization:
-    """`eight_bit_fraction` of the rows of each matrix in the blocks; the patch embedding and the head are all 8-bit.
+class Sandwich:
+    """What each step of the supernet stage trains: the largest network, the smallest and `random` others.
 
-    `calibration` images set the activations' ranges at `percentile`; `scoring` images rank the rows.
+    The largest learns from the labels; the others' loss is ``(1 - distillation)`` of theirs and ``distillation`` of the
+    soft cross-entropy to the largest's logits at `temperature`.
     """
 
-    eight_bit_fraction: float
+    random: int = 2
+    distillation: float = 1.0
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How rows are ranked and ranges set.
+
+    `criterion` is one of `quasar_rt.bits.CRITERIA`; `scoring` images give its statistics. Activation ranges are
+    `percentile` of what `calibration` images give.
+    """
+
     percentile: float
     calibration: int
     scoring: int
+    criterion: str = "loss"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a run depends on, with the data and the code."""
+    """Everything that a run depends on, with the data, the space's file and the code.
+
+    `space` is the name of a packaged space or the path of its TOML file. `init` is ``random``, ``timm:NAME`` or the
+    path of a checkpoint that timm reads. `layer_scale` is the initial value of a learned factor on each channel of both
+    residual branches (0: no such factors). `baseline` also trains one network's last epochs in float, to compare with.
+    `supernet_stage` is for spaces of several networks, `quantized_stage` for one network. `checkpoint_every` (steps, 0:
+    none) and `checkpoint_minutes` say how often a checkpoint is written, besides the end of each epoch.
+    """
 
     name: str
     seed: int
+    space: str
     data: Data
-    model: Model
     optimizer: Optimizer
     float_stage: Stage
-    quantized_stage: Stage
     quantization: Quantization
+    supernet_stage: Stage | None = None
+    quantized_stage: Stage | None = None
+    sandwich: Sandwich = field(default_factory=Sandwich)
+    init: str = "random"
+    layer_scale: float = 1.0
+    baseline: bool = False
+    checkpoint_every: int = 0
+    checkpoint_minutes: float = 5.0
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as its TOML file states it."""
-        return dataclasses.asdict(self)
+        """The recipe as its TOML file states it, with the defaults filled in."""
+        table: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {key: value for key, value in table.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any], source: str = "recipe") -> Recipe:
+        """Read and check what `as_dict` gives.
+
+        Raises:
+            SettingsError: an unknown or a missing key, a value of the wrong type or out of range.
+        """
+        recipe: Recipe = _read(cls, table, source, "")
+        _check(recipe, source)
+        return recipe
+
+    def digest(self, *also: str, without: Iterable[str] = ()) -> str:
+        """SHA-256 (hexadecimal) of what changes the weights: not of paths, worker and checkpoint counts."""
+        table = self.as_dict()
+        for key in ("space", "checkpoint_every", "checkpoint_minutes", *without):
+            table.pop(key, None)
+        del table["data"]["workers"]
+        return hashlib.sha256(json.dumps([table, *also], sort_keys=True).encode()).hexdigest()
 
 
-def load_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """Read a recipe.
+def recipe_names() -> list[str]:
+    """The packaged recipes."""
+    return sorted(path.stem for path in _folder().glob("*.toml"))
+
+
+def find_recipe(name: str | os.PathLike[str]) -> Path:
+    """The file of a recipe: a path, or the name of a packaged one.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not TOML, an unknown or a missing key, a value of the wrong type or out of range; names the key.
+        SettingsError: neither.
     """
-    path = Path(path)
-    with path.open("rb") as file:
-        try:
-            table = tomllib.load(file)
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{path}: {error}") from error
-    recipe: Recipe = _read(Recipe, table, str(path), "")
-    _check(recipe, str(path))
-    return recipe
+    if Path(name).is_file():
+        return Path(name)
+    packaged = _folder() / f"{name}.toml"
+    if re.fullmatch(r"[\w-]+", str(name)) and packaged.is_file():
+        return packaged
+    raise SettingsError(
+        f"there is no recipe '{name}': give a TOML file, or one of {', '.join(recipe_names())}"
+    )
 
 
-def _read(kind: Any, table: dict[str, Any], path: str, prefix: str) -> Any:
+def load_recipe(path: str | os.PathLike[str], changes: Iterable[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: the TOML file, or the name of a packaged recipe.
+        changes: ``KEY=VALUE`` each, with TOML's values: ``optimizer.batch=64``.
+
+    Raises:
+        SettingsError: no such recipe, not TOML, an unknown or a missing key, a value of the wrong type or out of range;
+            names the key.
+    """
+    path = find_recipe(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+    for change in changes:
+        _change(table, change)
+    # A space's path is meant from where the recipe lies.
+    space = table.get("space")
+    if isinstance(space, str) and space.endswith(".toml") and not Path(space).is_absolute():
+        table["space"] = str(path.parent / space)
+    return Recipe.from_dict(table, str(path))
+
+
+def _folder() -> Path:
+    return Path(__file__).parent / "recipes"
+
+
+def _change(table: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"] if equals else None
+    except tomllib.TOMLDecodeError:
+        value = None
+    if value is None:
+        raise SettingsError(f"'{change}' is not KEY=VALUE with a value as in TOML (text in quotes)")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise SettingsError(f"'{change}': '{parent}' is no table")
+    table[last] = value
+
+
+def _read(kind: Any, table: Mapping[str, Any], path: str, prefix: str) -> Any:
     types = get_type_hints(kind)
-    known = [field.name for field in fields(kind)]
+    known = {f.name: f for f in fields(kind)}
     unknown = sorted(set(table) - set(known))
     if unknown:
-        raise ValueError(f"{path}: unknown key {prefix + unknown[0]!r} (known here: {', '.join(known)})")
+        raise SettingsError(f"{path}: unknown key {prefix + unknown[0]!r} (known here: {', '.join(known)})")
     values = {}
-    for name in known:
+    for name, spec in known.items():
         key = prefix + name
         if name not in table:
-            raise ValueError(f"{path}: {key!r} is missing")
-        value, wanted = table[name], types[name]
-        if dataclasses.is_dataclass(wanted):
-            if not isinstance(value, dict):
-                raise ValueError(f"{path}: {key!r} must be a table")
-            values[name] = _read(wanted, value, path, f"{key}.")
+            if spec.default is MISSING and spec.default_factory is MISSING:
+                raise SettingsError(f"{path}: {key!r} is missing")
             continue
-        if wanted is float and type(value) is int:
-            value = float(value)
-        if type(value) is not wanted:
-            raise ValueError(f"{path}: {key!r} must be {wanted.__name__}, not {value!r}")
-        values[name] = value
+        values[name] = _value(types[name], table[name], path, key)
     return kind(**values)
 
 
+def _value(wanted: Any, value: Any, path: str, key: str) -> Any:
+    if wanted == Stage | None:
+        wanted = Stage
+    if dataclasses.is_dataclass(wanted):
+        if not isinstance(value, Mapping):
+            raise SettingsError(f"{path}: {key!r} must be a table")
+        return _read(wanted, value, path, f"{key}.")
+    if wanted == tuple[float, ...]:
+        numbers = value if isinstance(value, list) else [value]
+        if not numbers or any(type(number) not in (int, float) for number in numbers):
+            raise SettingsError(f"{path}: {key!r} must be a number or a list of numbers, not {value!r}")
+        return tuple(float(number) for number in numbers)
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted:
+        raise SettingsError(f"{path}: {key!r} must be {wanted.__name__}, not {value!r}")
+    return value
+
+
 def _check(recipe: Recipe, path: str) -> None:
-    rules = {
-        "data.name must be 'fashion-mnist'": recipe.data.name == "fashion-mnist",
-        "data.validation must be in [0, 30000]": 0 <= recipe.data.validation <= 30000,
-        "data.shift must be in [0, 8]": 0 <= recipe.data.shift <= 8,
-        "data.std must be positive": recipe.data.std > 0,
-        "optimizer.batch must be at least 1": recipe.optimizer.batch >= 1,
-        "optimizer.ema must be in [0, 1)": 0 <= recipe.optimizer.ema < 1,
-        "quantization.eight_bit_fraction must be in [0, 1]": 0 <= recipe.quantization.eight_bit_fraction <= 1,
-        "quantization.percentile must be in [0.99, 1]": 0.99 <= recipe.quantization.percentile <= 1,
-        "quantization.calibration must be at least 1": recipe.quantization.calibration >= 1,
-        "quantization.scoring must be at least 1": recipe.quantization.scoring >= 1,
+    d, o, q, s = recipe.data, recipe.optimizer, recipe.quantization, recipe.sandwich
+    rules: dict[str, Callable[[], bool]] = {
+        "name must be letters, digits, '-', '_' and '.'": lambda: bool(
+            re.fullmatch(r"\w[\w.-]*", recipe.name)
+        ),
+        "seed must be in [0, 2^63)": lambda: 0 <= recipe.seed < 2**63,
+        "init must be 'random', 'timm:NAME' or a file": lambda: recipe.init.strip() not in ("", "timm:"),
+        "layer_scale must be in [0, 10]": lambda: 0 <= recipe.layer_scale <= 10,
+        "checkpoint_every must be at least 0": lambda: recipe.checkpoint_every >= 0,
+        "checkpoint_minutes must be positive": lambda: recipe.checkpoint_minutes > 0,
+        f"data.name must be one of {', '.join(DATA_SETS)}, or the path of a folder (with a '/')": lambda: (
+            d.name in DATA_SETS or "/" in d.name or os.sep in d.name
+        ),
+        "data.validation must be at least 1": lambda: d.validation >= 1,
+        "data.subset must be at least 0": lambda: d.subset >= 0,
+        "data.workers must be in [0, 256]": lambda: 0 <= d.workers <= 256,
+        "data.shift must be in [0, 64]": lambda: 0 <= d.shift <= 64,
+        "data.mean must be in [0, 1], one number or one for each channel": lambda: (
+            len(d.mean) in (1, 3) and all(0 <= m <= 1 for m in d.mean)
+        ),
+        "data.std must be in (0, 1], one number or one for each channel": lambda: (
+            len(d.std) in (1, 3) and all(0 < s <= 1 for s in d.std)
+        ),
+        "data.crop must be two shares of the area, the least first": lambda: (
+            len(d.crop) == 2 and 0 < d.crop[0] <= d.crop[1] <= 1
+        ),
+        "optimizer.batch must be at least 1": lambda: o.batch >= 1,
+        "optimizer.beta1 must be in [0, 1)": lambda: 0 <= o.beta1 < 1,
+        "optimizer.beta2 must be in [0, 1)": lambda: 0 <= o.beta2 < 1,
+        "optimizer.weight_decay must be at least 0": lambda: 0 <= o.weight_decay < math.inf,
+        "optimizer.clip must be positive": lambda: o.clip > 0,
+        "optimizer.label_smoothing must be in [0, 1)": lambda: 0 <= o.label_smoothing < 1,
+        "optimizer.ema must be in [0, 1)": lambda: 0 <= o.ema < 1,
+        f"quantization.criterion must be one of {', '.join(CRITERIA)}": lambda: q.criterion in CRITERIA,
+        "quantization.percentile must be in [0.99, 1]": lambda: 0.99 <= q.percentile <= 1,
+        "quantization.calibration must be at least 1": lambda: q.calibration >= 1,
+        "quantization.scoring must be at least 1": lambda: q.scoring >= 1,
+        "sandwich.random must be in [0, 64]": lambda: 0 <= s.random <= 64,
+        "sandwich.distillation must be in [0, 1]": lambda: 0 <= s.distillation <= 1,
+        "sandwich.temperature must be positive": lambda: 0 < s.temperature < math.inf,
+        "supernet_stage or quantized_stage is missing": lambda: (
+            recipe.supernet_stage is not None or recipe.quantized_stage is not None
+        ),
+        "data.randaugment and data.crop are for folders of images": lambda: (
+            d.folder or (not d.randaugment and d.crop == Data.crop)
+        ),
     }
-    for name, stage in (("float_stage", recipe.float_stage), ("quantized_stage", recipe.quantized_stage)):
-        rules[f"{name}.epochs must be at least 1"] = stage.epochs >= 1
-        rules[f"{name}.learning_rate must be positive"] = stage.learning_rate > 0
-        rules[f"{name}.warmup must be in [0, 1)"] = 0 <= stage.warmup < 1
-        rules[f"{name}.final must be in [0, 1]"] = 0 <= stage.final <= 1
+    for name in ("float_stage", "supernet_stage", "quantized_stage"):
+        stage = getattr(recipe, name)
+        if stage is None:
+            continue
+        rules |= _stage_rules(name, stage, 0 if name == "float_stage" and recipe.init != "random" else 1)
     for rule, holds in rules.items():
-        if not holds:
-            raise ValueError(f"{path}: {rule}")
+        if not holds():
+            raise SettingsError(f"{path}: {rule}")
+
+
+def _stage_rules(name: str, stage: Stage, least: int) -> dict[str, Callable[[], bool]]:
+    return {
+        f"{name}.epochs must be at least {least}": lambda: stage.epochs >= least,
+        f"{name}.learning_rate must be positive": lambda: 0 < stage.learning_rate < math.inf,
+        f"{name}.warmup must be in [0, 1)": lambda: 0 <= stage.warmup < 1,
+        f"{name}.final must be in [0, 1]": lambda: 0 <= stage.final <= 1,
+    }

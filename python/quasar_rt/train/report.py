@@ -1,4 +1,4 @@
-"""After training: accuracy on the test set, the subnet, its sample images and its model card.
+"""After training: accuracy on the test set, the subnet, its sample images, its model card; the curves of a run.
 
 Depends on: torch, matplotlib, pillow, `quasar_rt.Engine`, `quasar_rt.build`, `quasar_rt.train.loop`.
 """
@@ -8,48 +8,51 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from ..build import build_subnet
-from ..datasets import FASHION_MNIST_CLASSES, load_fashion_mnist
 from ..engine import Engine
 from ..subnet import Subnet
-from .loop import Trained, logits_of
-from .model import ViT
-from .recipe import Recipe
+from . import checkpoint
+from .data import AnySplit
+
+if TYPE_CHECKING:
+    from .loop import Trained
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-__all__ = ["Figures", "export", "finish", "measure"]
+__all__ = ["Figures", "draw_curves", "export", "finish", "measure"]
 
-#: How images of other sizes are brought to 28x28.
-PREPROCESS: dict[str, Any] = {"resize": {"mode": "shorter", "size": [28], "filter": "bicubic"}}
 #: Sample images beside the first of each class.
 EXTRA_SAMPLES = 2
+#: With more classes than this the confusion matrix has no numbers in it, and there is one sample for each of the first.
+FEW_CLASSES = 20
 
 
 @dataclass
 class Figures:
     """Top-1 (fractions) on the `images` test images, and agreement in arg-max of the torch model with the engine.
 
-    `confusion` counts [true class, engine's class].
+    `logit_error` is the root mean square difference of the torch model's logits from the engine's, as a share of the
+    engine's root mean square. `confusion` counts [true class, engine's class]. `float_top1` is the float baseline's,
+    where there is one.
     """
 
     images: int
-    float_top1: float
+    float_top1: float | None
     fake_quant_top1: float
     integer_top1: float
     agreement: float
+    logit_error: float
     confusion: NDArray[np.int64]
 
     @property
@@ -59,83 +62,105 @@ class Figures:
 
     def as_dict(self) -> dict[str, Any]:
         """For the subnet's provenance."""
-        return {
+        figures = {
             "test_images": self.images,
-            "float_top1": round(self.float_top1, 4),
-            "fake_quant_top1": round(self.fake_quant_top1, 4),
-            "integer_top1": round(self.integer_top1, 4),
-            "standard_error": round(self.standard_error, 4),
-            "fake_quant_integer_agreement": round(self.agreement, 4),
+            "float_top1": self.float_top1,
+            "fake_quant_top1": self.fake_quant_top1,
+            "integer_top1": self.integer_top1,
+            "standard_error": self.standard_error,
+            "fake_quant_integer_agreement": self.agreement,
+            "fake_quant_integer_logit_error": self.logit_error,
+        }
+        return {
+            key: round(value, 4) if isinstance(value, float) else value
+            for key, value in figures.items()
+            if value is not None
         }
 
 
-def export(model: ViT, recipe: Recipe, provenance: dict[str, Any]) -> Subnet:
-    """The quantized model as a subnet."""
-    return build_subnet(model.spec(recipe.name, list(FASHION_MNIST_CLASSES), PREPROCESS, provenance))
+def export(trained: Trained, provenance: dict[str, Any], name: str | None = None) -> Subnet:
+    """The trained network as a subnet (one network; of a supernet, extract it first)."""
+    d = trained.data
+    return build_subnet(
+        trained.model.spec(name or trained.recipe.name, list(d.classes), d.document, provenance)
+    )
 
 
-def measure(
-    trained: Trained, subnet: Subnet, images: NDArray[np.uint8], labels: NDArray[np.int64]
-) -> Figures:
-    """Classify every image with the float baseline, the fake-quantized model and the integer engine."""
-    x = torch.from_numpy(images.copy()).unsqueeze(1)
-    baseline = logits_of(trained.baseline, x).argmax(dim=1).numpy()
-    fake = logits_of(trained.quantized, x).argmax(dim=1).numpy()
+def measure(trained: Trained, subnet: Subnet, test: AnySplit, batch: int = 500) -> Figures:
+    """Classify every test image with the float baseline, the fake-quantized model and the integer engine."""
+    from .loop import logits_of
+
+    classes = len(trained.data.classes)
+    confusion = np.zeros((classes, classes), np.int64)
+    base = fake = agree = 0
+    difference = size = 0.0
     with Engine(subnet) as engine:
-        integer = np.array(
-            [
-                prediction.index
-                for start in range(0, len(images), 500)
-                for prediction in engine.infer_batch(images[start : start + 500], top_k=1)
-            ]
-        )
-    classes = len(FASHION_MNIST_CLASSES)
+        for at, (x, y) in enumerate(test.batches(batch)):
+            labels = y.numpy()
+            if trained.baseline is not None:
+                base += int((logits_of(trained.baseline, x).argmax(dim=1) == y).sum())
+            logits = logits_of(trained.model, x).numpy()
+            found = engine.infer_batch(test.for_engine(batch, at * batch), top_k=1)
+            integer = np.array([prediction.index for prediction in found])
+            exact = np.stack([prediction.logits for prediction in found]).astype(np.float64)
+            difference += float(np.square(logits - exact).sum())
+            size += float(np.square(exact).sum())
+            fake += int((logits.argmax(axis=1) == labels).sum())
+            agree += int((logits.argmax(axis=1) == integer).sum())
+            confusion += np.bincount(labels * classes + integer, minlength=classes**2).reshape(
+                classes, classes
+            )
+    count = len(test)
     return Figures(
-        images=len(labels),
-        float_top1=float((baseline == labels).mean()),
-        fake_quant_top1=float((fake == labels).mean()),
-        integer_top1=float((integer == labels).mean()),
-        agreement=float((fake == integer).mean()),
-        confusion=np.bincount(labels * classes + integer, minlength=classes**2).reshape(classes, classes),
+        images=count,
+        float_top1=base / count if trained.baseline is not None else None,
+        fake_quant_top1=fake / count,
+        integer_top1=float(np.trace(confusion) / count),
+        agreement=agree / count,
+        logit_error=math.sqrt(difference / max(size, 1e-30)),
+        confusion=confusion,
     )
 
 
 def finish(
-    recipe: Recipe,
     trained: Trained,
     out: Path,
     machine: str,
     command: str,
-    root: str | None = None,
     say: Callable[[str], None] = print,
+    name: str | None = None,
 ) -> Figures:
     """Write ``out/NAME.qvit`` and the folder ``out/NAME`` with the model card, the confusion matrix and the samples.
 
     The test set is read here for the first and only time.
     """
-    images, labels = load_fashion_mnist("test", root)
+    recipe, name = trained.recipe, name or trained.recipe.name
+    test = trained.data.test()
     minutes = {stage: round(seconds / 60, 1) for stage, seconds in trained.seconds.items()}
     provenance: dict[str, Any] = {
         "tool": command,
         "recipe": recipe.as_dict(),
-        "data": "Fashion-MNIST (Xiao et al. 2017), 60,000 training and 10,000 test images",
+        "architecture": trained.model.active.to_dict(),
+        "data": trained.data.describe,
         "date": dt.date.today().isoformat(),
         "machine": machine,
         "minutes": minutes,
-        "activation_scales": trained.quantized.activation_scales(),
+        "activation_scales": trained.model.activation_scales(),
     }
-    figures = measure(trained, export(trained.quantized, recipe, provenance), images, labels)
-    subnet = export(trained.quantized, recipe, provenance | {"figures": figures.as_dict()})
-    folder = out / recipe.name
+    figures = measure(trained, export(trained, provenance, name), test)
+    subnet = export(trained, provenance | {"figures": figures.as_dict()}, name)
+    folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
-    path = out / f"{recipe.name}.qvit"
+    path = out / f"{name}.qvit"
     subnet.save(path)
-    draw_confusion(figures.confusion, folder / "confusion.png")
-    write_samples(images, labels, folder / "samples")
-    card = model_card(recipe, trained, subnet, figures, provenance, path.stat().st_size)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    draw_confusion(figures.confusion, trained.data.classes, folder / "confusion.png")
+    write_samples(test, trained.data.classes, folder / "samples")
+    card = model_card(name, trained, subnet, figures, provenance, path.stat().st_size)
+    with checkpoint.write_atomically(folder / "README.md") as temporary:
+        temporary.write_text(card, encoding="utf-8")
+    base = "" if figures.float_top1 is None else f"float {figures.float_top1:.2%}, "
     say(
-        f"top-1 on {figures.images} test images: float {figures.float_top1:.2%}, fake-quantized "
+        f"top-1 on {figures.images} test images: {base}fake-quantized "
         f"{figures.fake_quant_top1:.2%}, integer {figures.integer_top1:.2%} "
         f"(standard error {figures.standard_error:.2%}); fake-quantized and integer agree on {figures.agreement:.2%}"
     )
@@ -143,46 +168,110 @@ def finish(
     return figures
 
 
-def write_samples(images: NDArray[np.uint8], labels: NDArray[np.int64], folder: Path) -> None:
+def write_samples(test: AnySplit, classes: Sequence[str], folder: Path) -> None:
     """Write the first test image of each class and the next `EXTRA_SAMPLES`, whatever the network says of them."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
-    chosen = {int(np.flatnonzero(labels == label)[0]) for label in np.unique(labels)}
+    labels = test.labels.numpy()
+    chosen = {int(np.flatnonzero(labels == label)[0]) for label in np.unique(labels)[:FEW_CLASSES]}
     further = (index for index in range(len(labels)) if index not in chosen)
     chosen |= {index for index, _ in zip(further, range(EXTRA_SAMPLES), strict=False)}
     listing = {}
     for index in sorted(chosen):
-        name = FASHION_MNIST_CLASSES[labels[index]]
+        name = classes[labels[index]]
         plain = name.lower().replace("/", "-").replace(" ", "-")
         file = f"{index:05d}-{plain}.png"
-        Image.fromarray(images[index]).save(folder / file, optimize=True)
+        planes = test.first(1, index)[0][0].numpy()
+        image = planes[0] if len(planes) == 1 else planes.transpose(1, 2, 0)
+        Image.fromarray(np.ascontiguousarray(image)).save(folder / file, optimize=True)
         listing[file] = name
     (folder / "labels.json").write_text(json.dumps(listing, indent=2) + "\n", encoding="utf-8")
 
 
-def draw_confusion(confusion: NDArray[np.int64], path: Path) -> None:
+def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
     """The confusion matrix [true, predicted] as a picture."""
     figure, axes = plt.subplots(figsize=(7, 6.2), layout="constrained")
     # The square root keeps the few errors visible beside the many hits.
     axes.imshow(np.sqrt(confusion), cmap="Blues")
-    places = range(len(FASHION_MNIST_CLASSES))
-    axes.set_xticks(places, FASHION_MNIST_CLASSES, rotation=45, ha="right")
-    axes.set_yticks(places, FASHION_MNIST_CLASSES)
     axes.set_xlabel("predicted by the integer engine")
     axes.set_ylabel("true class")
-    for (row, column), count in np.ndenumerate(confusion):
-        if count:
-            dark = count > confusion.max() / 4
-            axes.text(
-                column, row, str(count), ha="center", va="center", size=8, color="white" if dark else "black"
-            )
+    if len(classes) <= FEW_CLASSES:
+        places = range(len(classes))
+        slanted = max(map(len, classes)) > 3
+        axes.set_xticks(places, classes, rotation=45 if slanted else 0, ha="right" if slanted else "center")
+        axes.set_yticks(places, classes)
+        for (row, column), count in np.ndenumerate(confusion):
+            if count:
+                color = "white" if count > confusion.max() / 4 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", size=8, color=color)
     figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
+def draw_curves(history: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, title: str) -> None:
+    """Loss and validation accuracy of every stage over the run's epochs as a picture."""
+    figure, (above, below) = plt.subplots(2, 1, figsize=(7.5, 6.5), sharex=True, layout="constrained")
+    colours = {"largest": "C0", "smallest": "C1", "random": "C2"}
+    styles = {"baseline": ":"}
+    first, edges, named = 1, [], set()
+    for stage, rows in history.items():
+        if not rows:
+            continue
+        # The float baseline is trained beside the quantized stage, not after it.
+        if stage == "baseline":
+            first -= len(rows)
+        epochs = [first + i for i in range(len(rows))]
+        for kind, colour in colours.items():
+            kind_label = f"{kind} (float)" if stage == "baseline" else kind
+            for axes, column in ((above, f"loss_{kind}"), (below, f"top1_{kind}")):
+                values = [row.get(column) for row in rows]
+                if any(value is None for value in values):
+                    continue
+                factor = 100 if axes is below else 1
+                label = kind_label if (axes, kind_label) not in named else None
+                named.add((axes, kind_label))
+                axes.plot(
+                    epochs,
+                    [factor * float(value) for value in values if value is not None],
+                    color=colour,
+                    linestyle=styles.get(stage, "-"),
+                    marker="o",
+                    markersize=3,
+                    label=label,
+                )
+        if stage != "baseline":
+            edges.append((first, len(rows), stage))
+        first += len(rows)
+    for start, count, stage in edges:
+        for axes in (above, below):
+            if start > 1:
+                axes.axvline(start - 0.5, color="grey", linewidth=0.8)
+        above.annotate(
+            stage,
+            (start - 0.5 + count / 2, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            size=9,
+        )
+    above.set_ylabel("training loss")
+    below.set_ylabel("validation top-1, averaged weights (%)")
+    below.set_xlabel("epoch")
+    below.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    figure.suptitle(title, size=11)
+    with checkpoint.write_atomically(path) as temporary:
+        figure.savefig(temporary, dpi=90, format="png")
+    plt.close(figure)
+
+
 def model_card(
-    recipe: Recipe,
+    name: str,
     trained: Trained,
     subnet: Subnet,
     figures: Figures,
@@ -194,37 +283,63 @@ def model_card(
     def percent(top1: float) -> str:
         return f"{top1:.2%} ± {math.sqrt(top1 * (1 - top1) / figures.images):.2%}"
 
-    m, d, o, q = recipe.model, recipe.data, recipe.optimizer, recipe.quantization
-    matrices = trained.quantized.matrices().values()
+    def span(values: Sequence[int]) -> str:
+        return str(values[0]) if len(set(values)) == 1 else ", ".join(map(str, values))
+
+    recipe, model = trained.recipe, trained.model
+    d, o, q, stage = recipe.data, recipe.optimizer, recipe.quantization, recipe.quantized_stage
+    assert stage is not None
+    patch, shape, image = trained.space.settings["patch"], model.active, trained.space.settings["image"]
+    matrices = model.matrices().values()
     rows = sum(len(layer.bits) for layer in matrices)
     eight = sum(int((layer.bits == 8).sum()) for layer in matrices)
     weights = sum(layer.weight.numel() for layer in matrices)
-    right = np.diag(figures.confusion) / figures.confusion.sum(axis=1)
-    minutes = provenance["minutes"]
-    validation = {stage: history[-1]["validation_top1"] for stage, history in trained.history.items()}
+    totals = figures.confusion.sum(axis=1)
+    right = np.diag(figures.confusion) / np.maximum(totals, 1)
+    weakest = int(np.where(totals > 0, right, np.inf).argmin())
+    minutes = ", ".join(f"{stage} {value}" for stage, value in provenance["minutes"].items())
+    ends = ", ".join(
+        f"{history[-1]['top1_largest']:.2%} ({stage})"
+        for stage, history in trained.history.items()
+        if history
+    )
+    varied = [
+        text for text, used in (("mirroring", d.flip), (f"shifts up to {d.shift} pixels", d.shift)) if used
+    ]
+    if d.folder:
+        varied.append(f"random crops of {d.crop[0]:.0%} to {d.crop[1]:.0%} of the area")
+    if d.randaugment:
+        varied.append(f"RandAugment `{d.randaugment}`")
+    started = "" if recipe.init == "random" else f" started from `{recipe.init}`,"
+    floats = f"{recipe.float_stage.epochs} epochs in float, then " if "float" in trained.history else ""
+    rates = [recipe.float_stage.learning_rate] * ("float" in trained.history) + [stage.learning_rate]
     facts = {
-        "network": f"{m.kernel}x{m.kernel} patches every {m.stride} pixels (padding {m.pad}, value {m.pad_value}), "
-        f"class token, embed {m.embed}, depth {m.depth}, {m.heads} heads of {m.head_dim}, MLP {m.hidden}, exact GELU",
+        "network": f"{patch['kernel']}x{patch['kernel']} patches every {patch['stride']} pixels "
+        f"(padding {patch['pad']}, value {patch['pad_value']}), class token, embed {shape.embed}, depth {shape.depth}, "
+        f"heads {span([block.heads for block in shape.blocks])} of {shape.blocks[0].head_dim}, "
+        f"MLP {span([block.hidden for block in shape.blocks])}, exact GELU",
         "weights": f"{weights:,} in matrices; {eight} of {rows} rows 8-bit, {rows - eight} 4-bit; activations 8-bit",
-        "file": f"`{recipe.name}.qvit`, {size / 1000:.0f} kB, content digest `{subnet.sha256[:16]}...`",
-        "data": "Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, MIT licence): "
-        f"{60000 - d.validation:,} images for training, {d.validation:,} of its training set for validation, "
-        f"{figures.images:,} for the test",
-        "recipe": f"seed {recipe.seed}: {recipe.float_stage.epochs} epochs in float, then "
-        f"{recipe.quantized_stage.epochs} with quantizers; AdamW, learning rate {recipe.float_stage.learning_rate:g}, "
-        f"then {recipe.quantized_stage.learning_rate:g}; batch {o.batch}; mirroring and shifts up to {d.shift} pixels; "
-        f"label smoothing {o.label_smoothing:g}; averaged weights (decay {o.ema:g})",
-        "quantizers": f"{q.eight_bit_fraction:.0%} of the rows of each matrix 8-bit, chosen by the loss that "
-        "4 bits would cost; embedding and head all 8-bit; 4-bit steps and activation scales learned",
-        "trained": f"{provenance['date']} on {provenance['machine']}; minutes: float {minutes['float']}, quantized "
-        f"{minutes['quantized']}, the float baseline's last epochs {minutes['baseline']}",
+        "file": f"`{name}.qvit`, {size / 1000:.0f} kB, content digest `{subnet.sha256[:16]}...`",
+        "data": f"{trained.data.describe}: {len(trained.data.train):,} images for training, "
+        f"{len(trained.data.validation):,} of its training set for validation, {figures.images:,} for the test",
+        "recipe": f"seed {recipe.seed}:{started} {floats}{stage.epochs} with quantizers; AdamW, learning rate "
+        f"{', then '.join(f'{rate:g}' for rate in rates)}; batch {o.batch}; "
+        f"{', '.join(varied) or 'no augmentation'}; label smoothing {o.label_smoothing:g}; "
+        f"averaged weights (decay {o.ema:g})",
+        "quantizers": f"8-bit rows chosen in each matrix by the criterion `{q.criterion}`; patch embedding and "
+        "head all 8-bit; 4-bit steps and activation scales learned",
+        "trained": f"{provenance['date']} on {provenance['machine']}; minutes: {minutes}",
         "command": f"`{provenance['tool']}`",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    return f"""# Model card: {recipe.name}
+    base = ""
+    if figures.float_top1 is not None:
+        base = f"| float (the same recipe without quantizers) | {percent(figures.float_top1)} |\n"
+    colour = "gray" if image["channels"] == 1 else "RGB"
+    return f"""# Model card: {name}
 
-A small Vision Transformer for Fashion-MNIST (28x28 gray images of 10 kinds of clothes) that runs in integers only,
-with row-wise mixed 4- and 8-bit weights. It is meant to show and to test the software; it has no other use.
+A Vision Transformer for {image["height"]}x{image["width"]} {colour} images of {len(trained.data.classes)} classes
+that runs in integers only, with row-wise mixed 4- and 8-bit weights.
 
 | | |
 |---|---|
@@ -236,21 +351,21 @@ Top-1 on all {figures.images:,} test images, one seed. ± is the binomial standa
 
 | | top-1 |
 |---|---|
-| float (the same recipe without quantizers) | {percent(figures.float_top1)} |
-| fake-quantized, PyTorch | {percent(figures.fake_quant_top1)} |
+{base}| fake-quantized, PyTorch | {percent(figures.fake_quant_top1)} |
 | integer, `quasar_rt.Engine` | {percent(figures.integer_top1)} |
 
-The fake-quantized model and the engine name the same class for {figures.agreement:.2%} of the images.
-On the validation images the stages ended with {validation["float"]:.2%} (float), {validation["quantized"]:.2%} \
-(quantized) and {validation["baseline"]:.2%} (float baseline).
+The fake-quantized model and the engine name the same class for {figures.agreement:.2%} of the images; their logits
+differ by {figures.logit_error:.2%} of the engine's (root mean square).
+On the validation images the stages ended with {ends}.
 Every choice was made on validation images; the test set gave the figures above and nothing else.
 
 ![Confusion matrix](confusion.png)
 
-The weakest class is {FASHION_MNIST_CLASSES[int(right.argmin())]} ({right.min():.1%} of its images are named rightly).
+The weakest class is {trained.data.classes[weakest]} ({right[weakest]:.1%} of its images are named rightly).
 
 ## Samples
 
-`samples/` holds the first test image of each class and the next {EXTRA_SAMPLES} images of the test set: chosen by
-position alone, not by whether the network is right about them. The number in a file's name is the image's index.
+`samples/` holds the first test image of each class (of at most {FEW_CLASSES}) and the next {EXTRA_SAMPLES} images of
+the test set: chosen by position alone, not by
+whether the network is right about them. The number in a file's name is the image's index.
 """

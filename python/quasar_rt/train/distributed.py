@@ -1,0 +1,131 @@
+"""Processes that train together: their rank, the one sum of a step, and what must be alike in all of them.
+
+One process is the plain case: every function then does nothing. Depends on: torch.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..errors import QuasarError
+
+__all__ = ["DistributedError", "Group", "join"]
+
+#: After this long without its neighbours a process gives up, so that a failed rank does not leave the others waiting.
+TIMEOUT = dt.timedelta(minutes=10)
+
+
+class DistributedError(QuasarError, RuntimeError):
+    """Processes that should train together cannot."""
+
+
+@dataclass
+class Group:
+    """The processes of a run: this one's `rank` among `world`, and the device it computes on."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    @torch.no_grad()
+    def sum_gradients(self, parameters: Iterable[nn.Parameter], extra: Tensor) -> Tensor:
+        """One all-reduce that sums every gradient in place; returns the sum of `extra` float32 [n].
+
+        Every process must hold gradients for the same parameters.
+        """
+        if self.world == 1:
+            return extra
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([*(g.reshape(-1) for g in gradients), extra.to(gradients[0].device)])
+        dist.all_reduce(flat)
+        at = 0
+        for gradient in gradients:
+            gradient.copy_(flat[at : at + gradient.numel()].view_as(gradient))
+            at += gradient.numel()
+        return flat[at:].to(extra.device)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of `values` over the processes."""
+        if self.world > 1:
+            values = values.to(self.device)
+            dist.all_reduce(values)
+        return values.cpu()
+
+    @torch.no_grad()
+    def broadcast(self, model: nn.Module) -> None:
+        """Give every process the first one's parameters and buffers."""
+        if self.world > 1:
+            for tensor in model.state_dict().values():
+                if isinstance(tensor, Tensor):
+                    # Narrow and boolean types are not supported by every backend.
+                    wide = tensor.to(
+                        self.device, torch.float64 if tensor.is_floating_point() else torch.int64
+                    )
+                    dist.broadcast(wide, 0)
+                    tensor.copy_(wide)
+
+    def share(self, value: Any) -> Any:
+        """The first process's `value`, in all of them."""
+        if self.world == 1:
+            return value
+        box = [value if self.first else None]
+        dist.broadcast_object_list(box, 0, device=self.device)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.world > 1:
+            dist.barrier()
+
+    def leave(self) -> None:
+        """End the group (at the end of the process)."""
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def join(device: str | None = None, timeout: dt.timedelta = TIMEOUT) -> Group:
+    """Join the processes that ``torchrun`` started, or be the only one.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``; without it CUDA where there is any, and one GPU for each process.
+        timeout: after which a process that waits for the others fails.
+
+    Raises:
+        DistributedError: there is no such device, or more processes on this machine than GPUs.
+    """
+    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+    except RuntimeError as error:
+        raise DistributedError(f"'{name}' is no device: use cpu, cuda or cuda:N") from error
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count()
+        index = local if world > 1 and chosen.index is None else (chosen.index or 0)
+        if index >= count:
+            raise DistributedError(
+                f"process {local} of this machine wants GPU {index}, but there are {count}: "
+                "use --nproc-per-node with at most that many, or --device cpu"
+            )
+        chosen = torch.device("cuda", index)
+        torch.cuda.set_device(chosen)
+    elif chosen.type != "cpu":
+        raise DistributedError(f"'{name}' is not supported: use cpu, cuda or cuda:N")
+    if world == 1:
+        return Group(device=chosen)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timeout)
+    return Group(dist.get_rank(), dist.get_world_size(), chosen)

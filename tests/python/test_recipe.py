@@ -1,0 +1,102 @@
+"""Recipes: what is read, and what is said of a faulty one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from quasar_rt import SettingsError
+from quasar_rt.space import Space
+from quasar_rt.train.recipe import Recipe, find_recipe, load_recipe, recipe_names
+
+DIGITS = find_recipe("digits")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_packaged_recipes_are_sound_and_have_the_stage_that_their_space_needs(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    space = Space.load(recipe.space)
+    assert (recipe.supernet_stage is not None) == (space.size > 1)
+    assert recipe.quantized_stage is not None
+    assert len(recipe.data.mean) in (1, space.settings["image"]["channels"])
+
+
+def test_a_recipe_survives_its_dictionary() -> None:
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        assert Recipe.from_dict(recipe.as_dict()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seed = 0", "seed = 0\nsede = 1", "unknown key 'sede'"),
+        ("validation = 297", "validation = 297\nflop = 1", r"unknown key 'data\.flop'"),
+        ("[sandwich]", "[sandwitch]", "unknown key 'sandwitch'"),
+        ("seed = 0", "", "'seed' is missing"),
+        ("batch = 64", "", r"'optimizer\.batch' is missing"),
+        ("batch = 64", "batch = 64.5", r"'optimizer\.batch' must be int"),
+        ("batch = 64", "batch = true", r"'optimizer\.batch' must be int"),
+        ("batch = 64", "batch = 0", r"optimizer\.batch must be at least 1"),
+        ("ema = 0.99", "ema = 1.5", r"optimizer\.ema must be in"),
+        ("ema = 0.99", "ema = nan", r"optimizer\.ema must be in"),
+        ("clip = 1.0", "clip = 0.0", r"optimizer\.clip must be positive"),
+        ("mean = 0.305", 'mean = "grey"', r"'data\.mean' must be a number or a list"),
+        ("mean = 0.305", "mean = [0.1, 0.2]", r"data\.mean must be in"),
+        ("seed = 0", "seed = ", "digits.toml"),
+        ("seed = 0", "seed = -1", "seed must be in"),
+        (
+            'name = "digits"\nvalidation',
+            'name = "cifar"\nvalidation',
+            r"data\.name must be one of fashion-mnist",
+        ),
+        ("validation = 297", "validation = 0", r"data\.validation must be at least 1"),
+        ("validation = 297", 'validation = 297\nrandaugment = "rand-m9"', "for folders of images"),
+        ('criterion = "loss"', 'criterion = "lost"', r"quantization\.criterion must be one of"),
+        ("percentile = 0.999", "percentile = 0.5", r"quantization\.percentile must be in"),
+        ("random = 2", "random = -1", r"sandwich\.random must be in"),
+        ("temperature = 1.0", "temperature = 0.0", r"sandwich\.temperature must be positive"),
+        ("epochs = 60", "epochs = 0", r"float_stage\.epochs must be at least 1"),
+        ("learning_rate = 8e-3", "learning_rate = -1.0", r"float_stage\.learning_rate must be positive"),
+    ],
+)
+def test_a_faulty_recipe_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = DIGITS.read_text(encoding="utf-8")
+    assert old in text
+    path = tmp_path / "digits.toml"
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(SettingsError, match=message):
+        load_recipe(path)
+
+
+def test_an_unknown_recipe_is_an_error_that_lists_the_packaged_ones() -> None:
+    with pytest.raises(SettingsError, match="digits, fashion-mnist"):
+        load_recipe("digit")
+
+
+def test_changes_are_toml_values() -> None:
+    recipe = load_recipe("digits", ["optimizer.batch=32", 'quantization.criterion = "random"', "seed=3"])
+    assert (recipe.optimizer.batch, recipe.quantization.criterion, recipe.seed) == (32, "random", 3)
+    for faulty in ("optimizer.batch", "optimizer.batch=", "criterion=loss", "seed.low=1"):
+        with pytest.raises(SettingsError, match=r"KEY=VALUE|is no table"):
+            load_recipe("digits", [faulty])
+
+
+def test_a_space_is_looked_for_beside_its_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    text = DIGITS.read_text(encoding="utf-8").replace('space = "digits"', 'space = "space.toml"')
+    path.write_text(text, encoding="utf-8")
+    (tmp_path / "space.toml").write_text(Space.load("digits").to_toml(), encoding="utf-8")
+    assert Space.load(load_recipe(path).space) == Space.load("digits")
+
+
+def test_the_digest_is_of_what_changes_the_weights() -> None:
+    digest = load_recipe("digits").digest()
+    assert (
+        load_recipe("digits", ["checkpoint_every=7", "checkpoint_minutes=1", "data.workers=1"]).digest()
+        == digest
+    )
+    for change in ("seed=1", "optimizer.beta2=0.98", "sandwich.random=1", "quantization.calibration=3"):
+        assert load_recipe("digits", [change]).digest() != digest

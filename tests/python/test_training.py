@@ -1,0 +1,596 @@
+"""Training runs: data, stages, checkpoints that a killed run goes on from, several processes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch", reason="needs the [host] extra")
+pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+
+from quasar_rt import Engine, InvalidValueError, SettingsError, Subnet  # noqa: E402
+from quasar_rt.datasets import DatasetError  # noqa: E402
+from quasar_rt.space import Space  # noqa: E402
+from quasar_rt.train import checkpoint, data, loop  # noqa: E402
+from quasar_rt.train.checkpoint import CheckpointError  # noqa: E402
+from quasar_rt.train.data import Batches, FileSplit, Split, augment  # noqa: E402
+from quasar_rt.train.loop import evaluate, learning_rate, load_supernet, train, train_architecture  # noqa: E402
+from quasar_rt.train.recipe import Recipe, load_recipe  # noqa: E402
+from quasar_rt.train.report import finish  # noqa: E402
+
+torch.set_num_threads(1)
+
+TOOL = Path(__file__).parents[2] / "tools" / "train.py"
+Process: TypeAlias = "subprocess.Popen[str]"
+Start: TypeAlias = "Callable[[list[str]], Process]"
+#: Two stages of a few steps on the digits.
+SHORT = (
+    "float_stage.epochs=1",
+    "supernet_stage.epochs=2",
+    "quantized_stage.epochs=2",
+    "sandwich.random=1",
+    "data.subset=160",
+    "optimizer.batch=32",
+    "quantization.scoring=64",
+    "quantization.calibration=64",
+)
+POINT = """
+name = "point"
+classes = 10
+head_dim = 8
+eight_bit_per = "block"
+[image]
+height = 8
+width = 8
+channels = 1
+[patch]
+kernel = 2
+stride = 2
+pad = 0
+pad_value = 0
+[choices]
+embed = [16]
+depth = [1]
+heads = [2]
+mlp_ratio = [1.0]
+eight_bit = [0.5]
+"""
+
+
+def short(*changes: str) -> Recipe:
+    return load_recipe("digits", [*SHORT, *changes])
+
+
+def quiet(_line: str) -> None:
+    pass
+
+
+def tool(run: Path, *arguments: str) -> list[str]:
+    sets = [word for change in SHORT for word in ("--set", change)]
+    return [
+        sys.executable,
+        str(TOOL),
+        "--config",
+        "digits",
+        "--folder",
+        str(run),
+        "--threads",
+        "1",
+        *sets,
+        *arguments,
+    ]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts processes; none of them is left when the test ends."""
+    started: list[Process] = []
+
+    def run(command: list[str]) -> Process:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        started.append(
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+            )
+        )
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(process: Process, path: Path, seconds: float = 600) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        assert time.monotonic() < end, f"{path} does not appear"
+        time.sleep(0.005)
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert list(one) == list(other)
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(short(), folder, say=quiet)
+    return folder
+
+
+def test_a_supernet_trained_on_the_digits_knows_them(digits_supernet: Path, digits_recipe: Recipe) -> None:
+    model, recipe, space = load_supernet(digits_supernet)
+    assert recipe == digits_recipe
+    assert space == Space.load("digits")
+    assert model.quantized
+    assert not model.training
+    images = data.load(recipe)
+    assert (len(images.train), len(images.validation)) == (1140, 297)
+    largest = evaluate(model, images.validation)
+    assert largest > 0.85
+    model.activate(space.decode(space.smallest))
+    assert 0.3 < evaluate(model, images.validation) < largest
+    loop.check_split(digits_supernet, images)
+    other = dataclasses.replace(recipe, seed=1)
+    with pytest.raises(CheckpointError, match="would not be unseen"):
+        loop.check_split(digits_supernet, data.load(other))
+
+
+def test_a_run_leaves_a_log_and_a_picture(digits_supernet: Path, digits_recipe: Recipe) -> None:
+    folder = digits_supernet.parent
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "curves.png",
+        "float.pt",
+        "log.csv",
+        "supernet.pt",
+    ]
+    with (folder / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    stage = digits_recipe.supernet_stage
+    assert stage is not None
+    assert len(rows) == digits_recipe.float_stage.epochs + stage.epochs
+    first, last = rows[0], rows[-1]
+    assert (first["stage"], last["stage"], last["epoch"]) == ("float", "supernet", str(stage.epochs))
+    assert first["loss_smallest"] == ""
+    mean = (
+        sum(float(last[f"loss_{kind}"]) * n for kind, n in (("largest", 1), ("smallest", 1), ("random", 2)))
+        / 4
+    )
+    assert float(last["loss"]) == pytest.approx(mean, rel=1e-5)
+    assert 0 < float(last["learning_rate"]) < stage.learning_rate
+    assert float(last["gradient_norm"]) > 0
+    assert 0 < float(last["top1_smallest"]) < float(last["top1_largest"]) <= 1
+    with Image.open(folder / "curves.png") as picture:
+        assert picture.width > 500
+
+
+def test_one_network_of_the_supernet_is_trained_further_from_its_slice(
+    digits_supernet: Path, digits_recipe: Recipe, tmp_path: Path
+) -> None:
+    model, _, space = load_supernet(digits_supernet)
+    network = space.decode(space.smallest)
+    before = model.extract(network)
+    trained = train_architecture(network, digits_recipe, tmp_path / "a", say=quiet, inherit=digits_supernet)
+    assert trained.model.active == network
+    assert list(trained.history) == ["quantized"]
+    assert evaluate(trained.model, trained.data.validation) > evaluate(before, trained.data.validation)
+    figures = finish(trained, tmp_path / "out", "a machine", "command", quiet, "smallest")
+    subnet = Subnet.load(tmp_path / "out" / "smallest.qvit")
+    assert subnet.trained
+    assert figures.images == 360
+    assert figures.agreement > 0.9
+    other = Space.from_toml(POINT.replace("head_dim = 8", "head_dim = 4"))
+    with pytest.raises(InvalidValueError):
+        train_architecture(other.decode(other.largest), digits_recipe, tmp_path / "b", say=quiet)
+
+
+def test_one_network_ends_as_a_subnet_with_its_card(tmp_path: Path) -> None:
+    (tmp_path / "space.toml").write_text(POINT, encoding="utf-8")
+    recipe = short(
+        f"space='{tmp_path / 'space.toml'}'", "float_stage.epochs=20", "baseline=true", "data.subset=0"
+    )
+    trained = train(recipe, tmp_path / "run", say=quiet)
+    assert trained.path is None
+    assert trained.baseline is not None
+    assert not trained.baseline.quantized
+    said: list[str] = []
+    figures = finish(trained, tmp_path / "out", "a machine", "tools/train.py", said.append)
+    assert "top-1 on 360 test images: float" in said[0]
+    subnet = Subnet.load(tmp_path / "out" / "digits.qvit")
+    assert subnet.classes == list("0123456789")
+    bits = subnet.tensors()["blocks.0.fc1.bits"]
+    assert (bits == 8).sum() == 8
+    assert subnet.config["provenance"]["figures"]["integer_top1"] == round(figures.integer_top1, 4)
+    test = trained.data.test()
+    with Engine(subnet) as engine:
+        found = np.array([p.index for p in engine.infer_batch(list(test.first(360)[0]))])
+    assert (found == test.labels.numpy()).mean() == figures.integer_top1
+    assert figures.confusion.sum() == 360
+    folder = tmp_path / "out" / "digits"
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for piece in (
+        f"{figures.integer_top1:.2%} ±",
+        subnet.sha256[:16],
+        "seed 0",
+        "float (the same recipe",
+        "criterion `loss`",
+    ):
+        assert piece in card
+    assert len(list((folder / "samples").glob("*.png"))) == 12
+    with Image.open(folder / "confusion.png") as picture:
+        assert picture.width > 300
+
+
+def test_a_run_that_was_terminated_and_killed_ends_as_if_it_had_not_been(
+    whole: Path, tmp_path: Path, start: Start
+) -> None:
+    part = tmp_path / "run" / "supernet.part.pt"
+    # SIGTERM: the step is finished, a checkpoint written, and the process ends well.
+    process = start(tool(tmp_path / "run", "--set", "checkpoint_every=1"))
+    wait_for(process, part)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, said
+    assert "stopped (SIGTERM)" in said
+    assert "goes on from there" in said
+    stopped = checkpoint.load(part)["step"]
+    # SIGKILL: what was done since the last checkpoint is done again.
+    process = start(tool(tmp_path / "run", "--set", "checkpoint_every=1"))
+    end = time.monotonic() + 600
+    while checkpoint.load(part)["step"] < stopped + 2:
+        assert process.poll() is None
+        assert time.monotonic() < end
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    state = checkpoint.load(part)
+    steps = 160 // 32
+    assert stopped < state["step"] < 2 * steps
+    assert state["sampler_position"] == 32 * (state["step"] % steps)
+    lines: list[str] = []
+    trained = train(short(), tmp_path / "run", say=lines.append)
+    assert any(line.startswith("supernet: goes on at step") for line in lines)
+    same(checkpoint.load(whole / "supernet.pt")["model"], trained.model.state_dict())
+    assert not list(tmp_path.glob("run/*.part.pt"))
+    assert not list(tmp_path.glob("run/.*"))
+
+
+@pytest.mark.parametrize("steps", [3, 5, 7])
+def test_a_stop_at_any_step_changes_nothing(whole: Path, tmp_path: Path, steps: int) -> None:
+    for _ in range(20):
+        try:
+            trained = train(short(), tmp_path, say=quiet, stop_after_steps=steps)
+            break
+        except loop.Stopped:
+            continue
+    same(checkpoint.load(whole / "supernet.pt")["model"], trained.model.state_dict())
+    for one, other in zip(
+        checkpoint.load(whole / "supernet.pt")["history"], trained.history["supernet"], strict=True
+    ):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_two_processes_take_the_steps_that_one_takes(tmp_path: Path, start: Start) -> None:
+    # 5 float steps, then 2 of the supernet's, with two random networks; a batch that does not halve.
+    changes = ("optimizer.batch=31", "sandwich.random=2")
+    sets = [word for change in changes for word in ("--set", change)]
+    command = tool(tmp_path / "two", "--stop-after-steps", "7", *sets)[1:]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = start([*launcher, *command])
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, said
+    assert said.count("stopped (limit of steps)") == 1
+    with pytest.raises(loop.Stopped):
+        train(short(*changes), tmp_path / "one", say=quiet, stop_after_steps=7)
+
+    def distance(one: dict[str, Any], other: dict[str, Any], begin: dict[str, Any] | None = None) -> float:
+        """Between two sets of tensors, as a share of how far the first is from `begin` (or of its size)."""
+        names = [name for name, value in one.items() if value.is_floating_point()]
+        apart = sum(float((one[name] - other[name]).square().sum()) for name in names)
+        moved = sum(float((one[name] - (begin[name] if begin else 0)).square().sum()) for name in names)
+        return float(np.sqrt(apart / moved))
+
+    one, two = (checkpoint.load(tmp_path / kind / "float.pt") for kind in ("one", "two"))
+    assert (
+        distance(one["model"], two["model"], loop.make_model(short(), Space.load("digits")).state_dict())
+        < 1e-3
+    )
+    for row, other in zip(one["history"], two["history"], strict=True):
+        for key in ("loss", "gradient_norm"):
+            assert row[key] == pytest.approx(other[key], rel=1e-5)
+    begin = one["model"]
+    one, two = (checkpoint.load(tmp_path / kind / "supernet.part.pt") for kind in ("one", "two"))
+    assert one["step"] == two["step"] == 2
+    # With quantizers a sum in another order may round to another code, and AdamW makes whole steps of tiny gradients.
+    for key, total in one["sums"].items():
+        assert total == pytest.approx(two["sums"][key], rel=2e-3), key
+    states = [
+        {str(key): state["exp_avg"] for key, state in part["optimizer"]["state"].items()}
+        for part in (one, two)
+    ]
+    assert distance(*states) < 0.03
+    assert distance(one["model"], two["model"], begin) < 0.03
+
+
+def test_another_recipes_run_is_refused(whole: Path) -> None:
+    before = {path.name: path.read_bytes() for path in whole.iterdir()}
+    with pytest.raises(CheckpointError, match=r"float.pt' belongs to another recipe: choose another folder"):
+        train(short("seed=1"), whole, say=quiet)
+    with pytest.raises(CheckpointError, match=r"supernet.pt' belongs to another recipe"):
+        train(short("sandwich.temperature=2.0"), whole, say=quiet)
+    assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(whole: Path, tmp_path: Path) -> None:
+    good = (whole / "supernet.pt").read_bytes()
+    path = tmp_path / "supernet.pt"
+    flipped = bytearray(good)
+    # In the middle of a tensor: torch itself would not notice.
+    weight = checkpoint.load(whole / "supernet.pt")["model"]["blocks.0.fc1.weight"].numpy().tobytes()
+    flipped[good.index(weight) + 8] ^= 1
+    for content in (good[: len(good) // 2], b"", b"no checkpoint", bytes(flipped)):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_supernet(path)
+    torch.save({"model": {}}, path)
+    with pytest.raises(CheckpointError, match="not a checkpoint of this version"):
+        load_supernet(path)
+    with pytest.raises(CheckpointError, match="not a supernet"):
+        load_supernet(whole / "float.pt")
+    with pytest.raises(FileNotFoundError):
+        load_supernet(tmp_path / "none.pt")
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    checkpoint.save({"step": 1}, path)
+    with pytest.raises(Exception, match="pickle"):
+        checkpoint.save({"step": lambda: None}, path)
+    assert checkpoint.load(path)["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_a_diverged_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(loop.DivergedError, match=r"float: .* at step .*: lower float_stage\.learning_rate"):
+        train(short("float_stage.learning_rate=1e30", "float_stage.epochs=9"), tmp_path, say=quiet)
+
+
+def test_a_recipe_without_the_stage_that_its_space_needs_is_refused(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(short(), supernet_stage=None)
+    with pytest.raises(SettingsError, match=r"\[supernet_stage\] is missing"):
+        train(recipe, tmp_path, say=quiet)
+    with pytest.raises(InvalidValueError, match=r"optimizer\.batch is 4000, but only 160"):
+        train(short("optimizer.batch=4000"), tmp_path, say=quiet)
+
+
+# Data
+
+
+def folder_of_images(root: Path, split: bool, classes: int = 3, each: int = 8, size: int = 40) -> Path:
+    """JPEGs whose colour tells the class, of several sizes and modes."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "val") if split else ("",):
+        for label in range(classes):
+            place = root / part / f"class{label}"
+            place.mkdir(parents=True)
+            for i in range(each):
+                pixels = rng.integers(0, 120, (size + i, size + 3, 3))
+                pixels[..., label % 3] += 120
+                image = Image.fromarray(pixels.astype(np.uint8))
+                image = image.convert("L") if i == 1 else image
+                image.save(place / f"{i}.{'png' if i % 2 else 'jpg'}")
+    return root
+
+
+FOLDER_SPACE = (
+    POINT.replace("classes = 10", "classes = 3")
+    .replace("= 8\nwidth = 8\nchannels = 1", "= 32\nwidth = 32\nchannels = 3")
+    .replace("kernel = 2\nstride = 2", "kernel = 8\nstride = 8")
+    .replace("embed = [16]", "embed = [16, 24]")
+)
+
+
+def folder_recipe(tmp_path: Path, root: Path, *changes: str) -> Recipe:
+    (tmp_path / "space.toml").write_text(FOLDER_SPACE, encoding="utf-8")
+    return load_recipe(
+        "tiny",
+        [
+            f"space='{tmp_path / 'space.toml'}'",
+            f"data.name='{root}'",
+            "data.validation=6",
+            "data.workers=0",
+            "optimizer.batch=8",
+            "float_stage.epochs=1",
+            "supernet_stage.epochs=1",
+            "quantized_stage.epochs=1",
+            "quantization.calibration=8",
+            "quantization.scoring=8",
+            *changes,
+        ],
+    )
+
+
+def test_the_imagenet_recipe_trains_on_a_small_folder(tmp_path: Path) -> None:
+    root = folder_of_images(tmp_path / "images", split=True)
+    recipe = folder_recipe(tmp_path, root)
+    trained = train(recipe, tmp_path / "run", say=quiet)
+    assert trained.data.classes == ("class0", "class1", "class2")
+    assert (len(trained.data.train), len(trained.data.validation), len(trained.data.test())) == (18, 6, 24)
+    _, read, space = load_supernet(tmp_path / "run" / "supernet.pt")
+    assert read.data.name == str(root)
+    one = train_architecture(space.decode(space.smallest), recipe, tmp_path / "one", say=quiet)
+    figures = finish(one, tmp_path / "one", "a machine", "command", quiet)
+    assert figures.images == 24
+    # The engine resizes the files by itself and sees what training saw.
+    subnet = Subnet.load(tmp_path / "one" / "tiny.qvit")
+    test = one.data.test()
+    assert isinstance(test, FileSplit)
+    with Engine(subnet) as engine:
+        found = np.stack([p.logits for p in engine.infer_batch(list(test.paths))])
+    exact = loop.logits_of(one.model, test.first(24)[0]).numpy()
+    assert np.abs(found - exact).max() < 0.1 * np.abs(exact).max()
+    assert figures.logit_error == pytest.approx(
+        np.sqrt(np.square(found - exact).sum() / np.square(found).sum())
+    )
+
+
+def test_a_folders_batches_depend_on_the_step_alone(tmp_path: Path) -> None:
+    root = folder_of_images(tmp_path / "images", split=False)
+    recipe = folder_recipe(tmp_path, root, "data.shift=2")
+    loaded = data.load(recipe)
+    assert (len(loaded.train), len(loaded.validation), len(loaded.test())) == (18 - 6, 6, 6)
+
+    def batches(first: int, last: int, rank: int = 0, world: int = 1, workers: int = 0) -> list[Any]:
+        chosen = dataclasses.replace(recipe.data, workers=workers)
+        source = Batches(loaded.train, chosen, 0, "float", 6, rank, world)
+        return list(source.between(first, last))
+
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    straight = batches(0, 4)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(6)
+    for found, (x, y) in zip([*batches(0, 1), *batches(1, 4)], straight, strict=True):
+        assert torch.equal(found[0], x)
+        assert torch.equal(found[1], y)
+    for parts in zip(batches(0, 4, 0, 2), batches(0, 4, 1, 2), straight, strict=True):
+        assert torch.equal(torch.cat([parts[0][0], parts[1][0]]), parts[2][0])
+    if sys.version_info < (3, 12):  # later versions warn of fork in a process with threads
+        for found, (x, _) in zip(batches(0, 4, workers=2), straight, strict=True):
+            assert torch.equal(found[0], x)
+    assert not torch.equal(straight[0][0], straight[2][0])
+
+
+def test_batches_in_memory_depend_on_the_step_alone() -> None:
+    recipe = short("data.shift=1", "data.flip=true")
+    split = data.load(recipe).train
+
+    def batches(first: int, last: int, rank: int = 0, world: int = 1) -> list[Any]:
+        return list(Batches(split, recipe.data, 0, "float", 31, rank, world).between(first, last))
+
+    straight = batches(0, 7)
+    for found, (x, y) in zip([*batches(0, 3), *batches(3, 7)], straight, strict=True):
+        assert torch.equal(found[0], x)
+        assert torch.equal(found[1], y)
+    for parts in zip(*(batches(0, 7, rank, 3) for rank in range(3)), straight, strict=True):
+        assert torch.equal(torch.cat([x for x, _ in parts[:3]]), parts[3][0])
+    epoch = torch.cat([y for _, y in batches(0, 5)])
+    assert len(epoch) == 155
+    indices = torch.cat([Batches(split, recipe.data, 0, "float", 31).indices(step) for step in range(5)])
+    assert len(set(indices.tolist())) == 155
+
+
+def test_the_validation_images_are_not_trained_on() -> None:
+    recipe = load_recipe("digits")
+    one = data.load(recipe)
+    assert isinstance(one.train, Split)
+
+    def rows(split: Any) -> list[bytes]:
+        return sorted(image.numpy().tobytes() for image in split.images)
+
+    test = one.test()
+    together = rows(one.train) + rows(one.validation) + rows(test)
+    assert len(together) == 1797
+    digits = pytest.importorskip("sklearn.datasets").load_digits().images
+    assert sorted(together) == sorted(
+        np.floor(image * (255 / 16) + 0.5).astype(np.uint8).tobytes() for image in digits
+    )
+    other = data.load(dataclasses.replace(recipe, seed=1))
+    assert rows(other.validation) != rows(one.validation)
+    assert rows(other.test()) == rows(test)
+    assert other.identity != one.identity == data.load(recipe).identity
+
+
+def test_missing_data_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QUASAR_RT_IMAGENET", raising=False)
+    with pytest.raises(DatasetError, match=r"download ILSVRC2012 .* pass --data ROOT"):
+        data.load(load_recipe("tiny"))
+    with pytest.raises(DatasetError, match=r"there is no folder .*none': .* ROOT/train/CLASS"):
+        data.load(load_recipe("tiny"), tmp_path / "none")
+    (tmp_path / "images" / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(DatasetError, match="one of 'train' and 'val' but not the other"):
+        data.load(load_recipe("tiny"), tmp_path / "images")
+    root = folder_of_images(tmp_path / "three", split=True)
+    with pytest.raises(DatasetError, match="has 3 classes, the space 1000"):
+        data.load(load_recipe("tiny"), root)
+    (root / "val" / "dog").mkdir()
+    Image.new("L", (9, 9)).save(root / "val" / "dog" / "a.png")
+    with pytest.raises(DatasetError, match=r"is a class that .* lacks"):
+        data.load(load_recipe("tiny"), root)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(DatasetError, match="pip install scikit-learn"):
+        data.load(load_recipe("digits"))
+    with pytest.raises(DatasetError, match="dataset-fashion-mnist"):
+        data.load(load_recipe("fashion-mnist"), tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(DatasetError, match=r"data\.validation is 5000, but 'digits' has 1437"):
+        data.load(load_recipe("digits", ["data.validation=5000"]))
+
+
+def test_gray_images_serve_a_colour_space() -> None:
+    space = Space.from_toml(Space.load("digits").to_toml().replace("channels = 1", "channels = 3"))
+    loaded = data.load(load_recipe("digits"), space=space)
+    images = loaded.train.first(5)[0]
+    assert images.shape == (5, 3, 8, 8)
+    assert torch.equal(images[:, 0], images[:, 2])
+
+
+def test_shifts_move_whole_pixels_and_fill_with_zero() -> None:
+    recipe = short("data.shift=2").data
+    images = torch.arange(1, 145).to(torch.uint8).view(1, 1, 12, 12).expand(200, 1, 12, 12)
+    moved = augment(images, recipe, torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(images[0, 0], (2,) * 4)
+    possible = {padded[y : y + 12, x : x + 12].numpy().tobytes() for y in range(5) for x in range(5)}
+    assert {image[0].numpy().tobytes() for image in moved} == possible
+
+
+def test_mirroring_flips_about_half() -> None:
+    recipe = short("data.flip=true").data
+    one = torch.randint(0, 256, (1, 1, 12, 12), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    images = one.expand(400, 1, 12, 12)
+    moved = augment(images, recipe, torch.Generator().manual_seed(0))
+    mirrored = (moved == images.flip(-1)).flatten(1).all(dim=1)
+    assert ((moved == images).flatten(1).all(dim=1) ^ mirrored).all()
+    assert 150 < int(mirrored.sum()) < 250
+
+
+def test_learning_rate_warms_up_and_ends_at_its_final_share() -> None:
+    stage = load_recipe("fashion-mnist").float_stage
+    rates = [learning_rate(stage, step, 1000) for step in range(1000)]
+    assert max(rates) == pytest.approx(stage.learning_rate)
+    assert rates[0] < 0.05 * stage.learning_rate
+    assert rates[-1] == pytest.approx(stage.final * stage.learning_rate, rel=0.01)
+    assert rates.index(max(rates)) == pytest.approx(50, abs=2)
+
+
+def test_the_tool_trains_one_architecture(whole: Path, tmp_path: Path, start: Start) -> None:
+    space = Space.load("digits")
+    network = tmp_path / "network.json"
+    network.write_text(json.dumps(space.decode(space.smallest).to_dict()), encoding="utf-8")
+    inherit = ("--architecture", str(network), "--inherit", str(whole / "supernet.pt"))
+    process = start(tool(tmp_path / "run", *inherit, "--out", str(tmp_path / "out")))
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, said
+    (subnet,) = (tmp_path / "out").glob("digits-*.qvit")
+    assert Subnet.load(subnet).config["embed"] == 16
+    process = start(tool(tmp_path / "run", "--device", "warp"))
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode == 1
+    assert said.startswith("Error: 'warp' is no device")
