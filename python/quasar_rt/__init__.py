@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from .errors import DoesNotFitError as DoesNotFitError
     from .errors import FileError as FileError
     from .errors import ImageError as ImageError
+    from .errors import InfeasibleError as InfeasibleError
     from .errors import InvalidValueError as InvalidValueError
     from .errors import NotASubnetError as NotASubnetError
+    from .errors import OtherSearchError as OtherSearchError
     from .errors import QuasarError as QuasarError
     from .errors import SettingsError as SettingsError
     from .errors import SubnetError as SubnetError
@@ -71,8 +73,10 @@ _MODULES = {
         "DoesNotFitError",
         "FileError",
         "ImageError",
+        "InfeasibleError",
         "InvalidValueError",
         "NotASubnetError",
+        "OtherSearchError",
         "QuasarError",
         "SettingsError",
         "SubnetError",

@@ -10,6 +10,9 @@ _Tensor = tuple[str, str, list[int], bytes]
 _Output = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], list[tuple[int, float]]]
 _Pixels = npt.NDArray[np.uint8]
 _Block = tuple[int, int, int, tuple[float, float, float, float]]
+_Floats = npt.NDArray[np.float64]
+_Candidates = tuple[npt.NDArray[np.uint8], _Floats, _Floats, _Floats]
+_Solution = tuple[list[int], float, int]
 _Layer = tuple[str, int, int, int, int, int, int]
 
 __all__ = [
@@ -18,6 +21,8 @@ __all__ = [
     "CostTable",
     "Engine",
     "Hardware",
+    "Predictor",
+    "Search",
     "Space",
     "Subnet",
     "Workload",
@@ -26,10 +31,15 @@ __all__ = [
     "error_classes",
     "estimate",
     "hardware_modes",
+    "hypervolume",
     "join_atoms",
+    "kendall_tau",
+    "knapsack",
+    "knapsack_front",
     "pack_rows",
     "peak_macs_per_second",
     "preprocess",
+    "proxy_scores",
     "quantize_rows",
     "row_pairs",
     "split_atoms",
@@ -148,3 +158,49 @@ def unpack_rows(
 def row_pairs(bits: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]: ...
 def split_atoms(codes: npt.NDArray[np.int8]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint8]]: ...
 def join_atoms(high: npt.NDArray[np.int8], low: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]: ...
+
+@final
+class Search:
+    def __new__(
+        cls,
+        space: Space,
+        costs: CostTable,
+        population: int,
+        generations: int,
+        targets: list[float],
+        seed: int,
+        oversample: int,
+        source: str,
+        state: bytes | None,
+    ) -> Search: ...
+    @property
+    def done(self) -> bool: ...
+    def ask(self, limit: int | None) -> npt.NDArray[np.uint8]: ...
+    def tell(self, scores: _Floats) -> None: ...
+    def remember(self, genomes: npt.NDArray[np.uint8], scores: _Floats) -> None: ...
+    def run_proxy(self) -> None: ...
+    def run_predictor(self, predictor: Predictor) -> None: ...
+    def front(self) -> _Candidates: ...
+    def population(self) -> _Candidates: ...
+    def evaluated(self) -> _Candidates: ...
+    def best(self, fps: float) -> _Candidates: ...
+    def history(self) -> list[tuple[int, float, list[float | None]]]: ...
+    def state(self) -> bytes: ...
+    def save(self, path: str | PathLike[str]) -> None: ...
+
+@final
+class Predictor:
+    @staticmethod
+    def fit(space: Space, genomes: npt.NDArray[np.uint8], accuracies: _Floats, seed: int) -> Predictor: ...
+    def predict(self, genomes: npt.NDArray[np.uint8]) -> _Floats: ...
+    def report(self) -> tuple[float, float, float, int]: ...
+
+def proxy_scores(space: Space, genomes: npt.NDArray[np.uint8]) -> _Floats: ...
+def knapsack(values: list[list[float]], costs: list[list[int]], budget: int) -> _Solution: ...
+def knapsack_front(
+    values: list[list[float]], costs: list[list[int]], budget: int | None
+) -> list[_Solution]: ...
+def kendall_tau(
+    x: _Floats, y: _Floats, confidence: float, resamples: int, seed: int
+) -> tuple[float, float, float, float]: ...
+def hypervolume(points: _Floats, reference: tuple[float, float]) -> float: ...

@@ -16,8 +16,10 @@ __all__ = [
     "DoesNotFitError",
     "FileError",
     "ImageError",
+    "InfeasibleError",
     "InvalidValueError",
     "NotASubnetError",
+    "OtherSearchError",
     "QuasarError",
     "SettingsError",
     "SubnetError",
@@ -89,6 +91,14 @@ class ImageError(QuasarError, ValueError):
 
 class InvalidValueError(QuasarError, ValueError):
     """An argument has an unusable value, dtype or shape."""
+
+
+class InfeasibleError(QuasarError, ValueError):
+    """No network of the space is fast enough for a target; the message names the fastest."""
+
+
+class OtherSearchError(QuasarError, ValueError):
+    """A saved search is not the one that is to go on; the message names what differs."""
 
 
 class DeviceError(QuasarError):

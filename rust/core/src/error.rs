@@ -112,6 +112,19 @@ pub enum Error {
     /// An argument has an unusable value or shape.
     #[error("invalid value: {0}")]
     InvalidValue(String),
+    /// What a search is asked for cannot be had: no network of the space is fast enough.
+    #[error("{0}")]
+    Infeasible(String),
+    /// A saved search is not the one that is to go on.
+    #[error("the saved search has another {what}: {saved}, not {this}; resume it with its own, or start a new search elsewhere")]
+    OtherSearch {
+        /// What differs.
+        what: &'static str,
+        /// The saved search's.
+        saved: String,
+        /// This search's.
+        this: String,
+    },
     /// The requested SIMD tier is not available on this CPU.
     #[error("this CPU has no tier {tier:?}; it has: {available}")]
     UnsupportedTier {
@@ -152,6 +165,8 @@ impl Error {
         "AccumulatorOverflow",
         "InvalidImage",
         "InvalidValue",
+        "Infeasible",
+        "OtherSearch",
         "UnsupportedTier",
         "Threads",
         "Interrupted",
@@ -173,6 +188,8 @@ impl Error {
             Self::AccumulatorOverflow { .. } => "AccumulatorOverflow",
             Self::InvalidImage(_) => "InvalidImage",
             Self::InvalidValue(_) => "InvalidValue",
+            Self::Infeasible(_) => "Infeasible",
+            Self::OtherSearch { .. } => "OtherSearch",
             Self::UnsupportedTier { .. } => "UnsupportedTier",
             Self::Threads { .. } => "Threads",
             Self::Interrupted => "Interrupted",
@@ -201,6 +218,14 @@ impl Error {
             document: excerpt(document.as_ref()),
             key: excerpt(key.as_ref()),
             problem: excerpt(problem.as_ref()),
+        }
+    }
+
+    pub(crate) fn other_search(what: &'static str, saved: &str, this: &str) -> Self {
+        Self::OtherSearch {
+            what,
+            saved: excerpt(saved),
+            this: excerpt(this),
         }
     }
 

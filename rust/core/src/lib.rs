@@ -27,6 +27,7 @@ pub mod network;
 mod pool;
 pub mod preprocess;
 pub mod rows;
+pub mod search;
 pub mod settings;
 pub mod space;
 pub mod subnet;

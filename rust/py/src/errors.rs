@@ -22,6 +22,8 @@ const CLASSES: &[(&str, &str)] = &[
     ("AccumulatorOverflow", "AccumulatorOverflowError"),
     ("InvalidImage", "ImageError"),
     ("InvalidValue", "InvalidValueError"),
+    ("Infeasible", "InfeasibleError"),
+    ("OtherSearch", "OtherSearchError"),
     ("UnsupportedTier", "UnsupportedTierError"),
     ("Threads", "ThreadsError"),
     ("Interrupted", "CancelledError"),

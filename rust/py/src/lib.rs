@@ -12,6 +12,7 @@ mod errors;
 mod hardware;
 mod peak;
 mod rows;
+mod search;
 mod space;
 mod subnet;
 
@@ -33,6 +34,10 @@ mod _native {
     use crate::peak::peak_macs_per_second;
     #[pymodule_export]
     use crate::rows::{join_atoms, pack_rows, quantize_rows, row_pairs, split_atoms, unpack_rows};
+    #[pymodule_export]
+    use crate::search::{
+        hypervolume, kendall_tau, knapsack, knapsack_front, proxy_scores, Predictor, Search,
+    };
     #[pymodule_export]
     use crate::space::{eight_bit_rows, Space};
     #[pymodule_export]

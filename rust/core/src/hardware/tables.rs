@@ -3,6 +3,8 @@
 //! The totals of a frame are sums over its phases, so a block's share depends on its own genes, the embedding size and whether it is the
 //! last one, and on nothing else. Depends on [`super::cycles`], [`super::estimate`] and [`crate::space`].
 
+use sha2::{Digest, Sha256};
+
 use super::configuration::{Buffers, Hardware};
 use super::cycles::{Model, Totals};
 use super::estimate::{host_estimate, Cost, HostEstimate};
@@ -97,6 +99,39 @@ impl CostTable {
         totals.add(&entry.totals);
         fits &= entry.fits;
         Cost::new(&totals, self.clock_hz, fits)
+    }
+
+    /// Blocks of a genome that the buffers do not hold: 0 where [`Cost::fits`] is true. The genome must be one of the space.
+    pub fn misfits(&self, genome: &[u8]) -> usize {
+        let embed = &self.embeds[genome[0] as usize];
+        let depth = self.depths[genome[1] as usize];
+        // A block's sizes, and so whether it fits, do not depend on its being the last one.
+        genome[2..]
+            .chunks_exact(self.choices.len())
+            .take(depth)
+            .filter(|block| !embed.inner[self.index(block)].fits)
+            .count()
+    }
+
+    /// SHA-256 (hex) of all that costs follow from: the tables, the clock and the space.
+    pub fn sha256(&self) -> String {
+        let mut digest = Sha256::new();
+        digest.update(self.space.sha256());
+        digest.update(self.clock_hz.to_le_bytes());
+        for embed in &self.embeds {
+            let ends = Entry {
+                totals: embed.ends,
+                fits: true,
+            };
+            let entries = embed.inner.iter().chain(&embed.last);
+            for Entry { totals, fits } in std::iter::once(&ends).chain(entries) {
+                for cycles in [totals.interval, totals.latency, totals.transfer] {
+                    digest.update(cycles.to_le_bytes());
+                }
+                digest.update([u8::from(*fits)]);
+            }
+        }
+        format!("{:x}", digest.finalize())
     }
 
     #[inline]

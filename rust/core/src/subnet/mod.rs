@@ -4,7 +4,7 @@
 
 pub mod config;
 pub mod container;
-mod file;
+pub(crate) mod file;
 mod json;
 pub mod schema;
 

@@ -1,0 +1,328 @@
+"""The search itself: NSGA-II over (modelled FPS, score) of a space's networks on one hardware configuration.
+
+All of it runs in Rust (``rust/core/src/search/``); this module checks arguments and names things. ``docs/search.md``
+says what it does and what it guarantees. Depends on `space`, `hardware` and the native module.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .. import _native
+from ..errors import FileError, InvalidValueError
+from ..hardware import CostTable
+from ..space import Architecture, Space
+from .scores import Predictor, as_genomes, as_numbers
+
+__all__ = ["Candidate", "Candidates", "Generation", "Search"]
+
+#: Scores of canonical genomes: takes uint8 [n, genes], gives n finite numbers.
+Scorer: TypeAlias = Callable[[NDArray[np.uint8]], ArrayLike]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One evaluated network."""
+
+    genome: NDArray[np.uint8]
+    """Its canonical genome, uint8 [genes]."""
+    score: float
+    """What the source of scores gave it: an accuracy, a predicted one, or a proxy score."""
+    fps: float
+    """Modelled frames a second."""
+    fits: bool
+    """Whether the hardware's buffers hold it."""
+    space: Space
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network."""
+        return self.space.decode(self.genome)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates(Sequence[Candidate]):
+    """Evaluated networks as columns; indexing gives a `Candidate`."""
+
+    genomes: NDArray[np.uint8]
+    """uint8 [n, genes], canonical."""
+    scores: NDArray[np.float64]
+    """float64 [n]."""
+    fps: NDArray[np.float64]
+    """float64 [n], modelled."""
+    violations: NDArray[np.float64]
+    """float64 [n]; 0 where the network fits the hardware."""
+    space: Space
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: int) -> Candidate:  # type: ignore[override]
+        return Candidate(
+            self.genomes[index],
+            float(self.scores[index]),
+            float(self.fps[index]),
+            bool(self.violations[index] == 0),
+            self.space,
+        )
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<Candidates: {len(self)} networks of {self.space.name!r}>"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A search after one of its generations."""
+
+    evaluations: int
+    """Networks evaluated so far."""
+    hypervolume: float
+    """Area that their front dominates, above the slowest FPS and the lowest score of the first generation."""
+    best: tuple[float | None, ...]
+    """For each target, the best score so far at that FPS or more."""
+
+
+class Search:
+    """NSGA-II (Deb et al. 2002) that maximises modelled FPS and a score, several frame-rate targets at once.
+
+    The same arguments and scores give the same search, bit for bit, whatever the machine's threads. No genome is scored
+    twice. A space of no more networks than the budget is evaluated one and all.
+
+    >>> from quasar_rt.hardware import Hardware, CostTable
+    >>> space = Space.load("tiny")
+    >>> costs = CostTable(space, Hardware.for_board("zcu102", space))
+    >>> search = Search(space, costs, population=20, generations=5, targets=[300.0])
+    >>> search.run()  # without a source of accuracies: the proxy score
+    >>> search.best(300.0).fps >= 300
+    True
+    >>> len(search.evaluated())
+    100
+
+    Args:
+        space: what is searched.
+        costs: modelled costs of that space's networks on one hardware configuration.
+        population: genomes of a generation.
+        generations: generations, the first included; the budget is `population` times `generations` evaluations.
+        targets: frame rates for which the network of highest score is wanted, in FPS.
+        seed: of everything that is drawn; 0 to 2^64 - 1.
+        oversample: above 1, that many candidates for each place of a generation are bred, and a predictor fitted on
+            all networks evaluated so far chooses among them. For scores that are expensive.
+        source: names what gives the scores (such as a checkpoint's digest), so that a saved search is not continued
+            with another.
+
+    Raises:
+        quasar_rt.InfeasibleError: a target is beyond the fastest network, which the message names. No score was asked
+            for by then.
+        quasar_rt.InvalidValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        costs: CostTable,
+        *,
+        population: int = 200,
+        generations: int = 100,
+        targets: Sequence[float] = (),
+        seed: int = 0,
+        oversample: int = 1,
+        source: str = "",
+    ) -> None:
+        self._start(space, costs, population, generations, targets, seed, oversample, source, None)
+
+    def _start(
+        self,
+        space: Space,
+        costs: CostTable,
+        population: int,
+        generations: int,
+        targets: Sequence[float],
+        seed: int,
+        oversample: int,
+        source: str,
+        state: bytes | None,
+    ) -> None:
+        numbers = {
+            "population": population,
+            "generations": generations,
+            "seed": seed,
+            "oversample": oversample,
+        }
+        for name, number in numbers.items():
+            if not 0 <= number < 2**64:
+                raise InvalidValueError(f"{name} is {number}; it is a whole number from 0 to 2^64 - 1")
+        self._targets = tuple(float(target) for target in targets)
+        self._space = space
+        self._inner = _native.Search(
+            space._inner,
+            costs._inner,
+            population,
+            generations,
+            list(self._targets),
+            seed,
+            oversample,
+            source,
+            state,
+        )
+
+    @classmethod
+    def resume(
+        cls,
+        state: bytes | str | os.PathLike[str],
+        space: Space,
+        costs: CostTable,
+        *,
+        population: int = 200,
+        generations: int = 100,
+        targets: Sequence[float] = (),
+        seed: int = 0,
+        oversample: int = 1,
+        source: str = "",
+    ) -> Search:
+        """Go on with a saved search: it asks for what the saved one would ask for next.
+
+        Args:
+            state: what `state` gave, or the path of a file that `save` wrote. The other arguments are the saved
+                search's.
+
+        Raises:
+            quasar_rt.OtherSearchError: the saved search is another; the message names the first thing that differs.
+            quasar_rt.SettingsError: the bytes are no sound state.
+            quasar_rt.FileError: the file cannot be read.
+        """
+        if not isinstance(state, bytes):
+            try:
+                state = Path(state).read_bytes()
+            except OSError as error:
+                raise FileError(f"the search state cannot be read: {error}") from error
+        search = cls.__new__(cls)
+        search._start(space, costs, population, generations, targets, seed, oversample, source, state)
+        return search
+
+    @property
+    def space(self) -> Space:
+        """What is searched."""
+        return self._space
+
+    @property
+    def targets(self) -> tuple[float, ...]:
+        """The frame rates for which the network of highest score is wanted."""
+        return self._targets
+
+    @property
+    def done(self) -> bool:
+        """Whether all generations are finished."""
+        return self._inner.done
+
+    def ask(self, limit: int | None = None) -> NDArray[np.uint8]:
+        """The canonical genomes whose scores are needed next, uint8 [n, genes].
+
+        They are what is left of the current generation, at most `limit` of it: smaller portions let a search be saved
+        more often. Empty when the search is done. Asking again without telling gives the same.
+        """
+        if limit is not None and limit < 1:
+            raise InvalidValueError(f"limit is {limit}; it must be at least 1")
+        return self._inner.ask(limit)
+
+    def tell(self, scores: ArrayLike) -> None:
+        """The scores of the genomes that `ask` gave last, in their order.
+
+        Raises:
+            quasar_rt.InvalidValueError: nothing was asked, their number differs, or one is not finite. Nothing is
+                taken.
+        """
+        self._inner.tell(as_numbers(scores))
+
+    def remember(self, genomes: ArrayLike, scores: ArrayLike) -> None:
+        """Take scores that the same source gave elsewhere, so that they are not asked for again.
+
+        The search goes the way that it would have gone without them.
+
+        Raises:
+            quasar_rt.InvalidValueError: lists of different lengths, a genome that is not canonical or not of the space,
+                a score that is not finite, or another one than the search has. Nothing is taken.
+        """
+        self._inner.remember(as_genomes(genomes, self._space), as_numbers(scores))
+
+    def run(
+        self,
+        score: Scorer | Predictor | None = None,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        limit: int | None = None,
+        progress: Callable[[Search], object] | None = None,
+    ) -> None:
+        """Run to the end.
+
+        Args:
+            score: gives the scores of genomes; a `Predictor`; or None for the proxy score. With the latter two the
+                whole search runs in Rust.
+            path: where to save the search after each portion (`save`).
+            limit: genomes in a portion, at most; None for a generation.
+            progress: called after each portion.
+
+        Raises:
+            quasar_rt.InvalidValueError: as `tell`. What `score` raises is passed on; the search can be run again.
+        """
+        if path is None and progress is None:
+            if score is None:
+                return self._inner.run_proxy()
+            if isinstance(score, Predictor):
+                return self._inner.run_predictor(score._inner)
+        scorer: Scorer
+        if score is None:
+            scorer = lambda genomes: _native.proxy_scores(self._space._inner, genomes)  # noqa: E731
+        elif isinstance(score, Predictor):
+            scorer = score.predict
+        else:
+            scorer = score
+        while len(genomes := self.ask(limit)):
+            self.tell(scorer(genomes))
+            if path is not None:
+                self.save(path)
+            if progress is not None:
+                progress(self)
+        return None
+
+    def front(self) -> Candidates:
+        """The non-dominated networks of all that were evaluated and fit, by rising FPS; of equal ones the first."""
+        return Candidates(*self._inner.front(), self._space)
+
+    def best(self, fps: float) -> Candidate | None:
+        """The evaluated network of highest score that is modelled at `fps` or more; of equal scores the fastest."""
+        found = Candidates(*self._inner.best(fps), self._space)
+        return found[0] if len(found) else None
+
+    def population(self) -> Candidates:
+        """The population after the last finished generation, best front first."""
+        return Candidates(*self._inner.population(), self._space)
+
+    def evaluated(self) -> Candidates:
+        """Every network of finished generations, in order of evaluation."""
+        return Candidates(*self._inner.evaluated(), self._space)
+
+    def history(self) -> list[Generation]:
+        """One entry for each finished generation."""
+        return [Generation(n, volume, tuple(best)) for n, volume, best in self._inner.history()]
+
+    def state(self) -> bytes:
+        """The search as bytes for `resume`: its settings, what it is a search of, and all scores. JSON."""
+        return self._inner.state()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `state` to a file, atomically.
+
+        Raises:
+            quasar_rt.FileError: it cannot be written.
+        """
+        self._inner.save(path)

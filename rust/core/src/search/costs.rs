@@ -1,0 +1,29 @@
+//! The hardware model as a search sees it. Depends on [`crate::hardware`].
+
+use super::nsga2::{Cost, CostModel};
+use crate::error::Result;
+use crate::hardware::CostTable;
+
+impl CostModel for CostTable {
+    /// The violation is the number of blocks that the buffers do not hold.
+    fn cost(&self, genome: &[u8]) -> Cost {
+        let cost = CostTable::cost(self, genome);
+        let violation = if cost.fits {
+            0.0
+        } else {
+            self.misfits(genome) as f64
+        };
+        Cost {
+            fps: cost.fps,
+            violation,
+        }
+    }
+
+    fn fastest(&self) -> Result<f64> {
+        CostTable::fastest(self).map(|(_, cost)| cost.fps)
+    }
+
+    fn digest(&self) -> String {
+        self.sha256()
+    }
+}

@@ -1,0 +1,394 @@
+//! Two objectives, both maximised: who dominates whom, how crowded a front is, how much a front covers.
+//!
+//! Depends on nothing. Sources: Deb, Pratap, Agarwal and Meyarivan, "A fast and elitist multiobjective genetic algorithm: NSGA-II",
+//! IEEE Trans. Evol. Comput. 6(2), 2002 (ranks, constrained domination, crowding); Zitzler and Thiele 1999 (hypervolume).
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+
+/// A point of the plane of objectives. No value is NaN.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// First objective: modelled frames per second.
+    pub fps: f64,
+    /// Second objective: accuracy, or what stands for it.
+    pub score: f64,
+    /// How far the constraints are broken; 0 is feasible.
+    pub violation: f64,
+}
+
+impl Point {
+    /// Deb's constrained domination: feasible before infeasible, of two infeasible points the smaller violation, of two feasible ones the
+    /// point that is no worse in both objectives and better in one.
+    pub fn dominates(&self, other: &Self) -> bool {
+        if self.violation > 0.0 || other.violation > 0.0 {
+            return self.violation < other.violation;
+        }
+        self.fps >= other.fps
+            && self.score >= other.score
+            && (self.fps > other.fps || self.score > other.score)
+    }
+}
+
+fn descending(a: f64, b: f64) -> Ordering {
+    b.total_cmp(&a)
+}
+
+/// The fronts of a set, best first, each sorted by falling `fps` (infeasible ones: in order of index). O(n log n).
+///
+/// Feasible points are swept by falling `fps`: every point that could dominate the next one has been seen, and does so in a given front if
+/// the front's best score is not below the point's. Best scores fall from front to front, so a binary search finds the point's front.
+pub fn fronts(points: &[Point]) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..points.len()).collect();
+    order.sort_unstable_by(|&i, &j| {
+        let (a, b) = (&points[i], &points[j]);
+        a.violation
+            .max(0.0)
+            .total_cmp(&b.violation.max(0.0))
+            .then_with(|| {
+                if a.violation > 0.0 {
+                    Ordering::Equal
+                } else {
+                    descending(a.fps, b.fps).then_with(|| descending(a.score, b.score))
+                }
+            })
+            .then(i.cmp(&j))
+    });
+    let feasible = order.partition_point(|&i| points[i].violation <= 0.0);
+    let mut fronts: Vec<Vec<usize>> = Vec::new();
+    let mut best: Vec<f64> = Vec::new();
+    let mut last: Option<(usize, usize)> = None;
+    for &i in &order[..feasible] {
+        let point = &points[i];
+        let front = match last {
+            Some((j, front)) if points[j] == *point => front,
+            _ => best.partition_point(|&score| score >= point.score),
+        };
+        if front == fronts.len() {
+            fronts.push(Vec::new());
+            best.push(point.score);
+        }
+        best[front] = point.score;
+        fronts[front].push(i);
+        last = Some((i, front));
+    }
+    fronts.extend(
+        order[feasible..]
+            .chunk_by(|&i, &j| points[i].violation == points[j].violation)
+            .map(<[usize]>::to_vec),
+    );
+    fronts
+}
+
+/// Crowding distances of one front as [`fronts`] gives it, in its order: for each objective the distance between the two neighbours over
+/// the front's range; infinite at both ends. Infeasible fronts are not crowded: all 0.
+pub fn crowding(points: &[Point], front: &[usize]) -> Vec<f64> {
+    let Some(scale) = Scale::of(points, front) else {
+        return vec![0.0; front.len()];
+    };
+    let last = front.len() - 1;
+    (0..front.len())
+        .map(|k| {
+            if k == 0 || k == last {
+                f64::INFINITY
+            } else {
+                scale.gap(&points[front[k - 1]], &points[front[k + 1]])
+            }
+        })
+        .collect()
+}
+
+/// The `keep` points of a front that cover it best, in its order: the most crowded point is taken away, its neighbours' distances are
+/// computed anew, and so on (Kukkonen and Deb 2006), which spreads the rest more evenly than distances computed once.
+pub fn thin(points: &[Point], front: &[usize], keep: usize) -> Vec<usize> {
+    if keep >= front.len() {
+        return front.to_vec();
+    }
+    let Some(scale) = Scale::of(points, front) else {
+        return front[..keep].to_vec();
+    };
+    let n = front.len();
+    let mut before: Vec<usize> = (0..n).map(|k| k.wrapping_sub(1)).collect();
+    let mut after: Vec<usize> = (1..=n).collect();
+    let mut distance = crowding(points, front);
+    let mut heap: BinaryHeap<Reverse<Crowded>> =
+        (0..n).map(|k| Reverse(Crowded(distance[k], k))).collect();
+    let mut kept = vec![true; n];
+    let mut left = n;
+    while left > keep {
+        // Every kept point has an entry with its present distance.
+        let Some(Reverse(Crowded(d, k))) = heap.pop() else {
+            break;
+        };
+        if !kept[k] || d.to_bits() != distance[k].to_bits() {
+            continue;
+        }
+        kept[k] = false;
+        left -= 1;
+        let (b, a) = (before[k], after[k]);
+        if b < n {
+            after[b] = a;
+        }
+        if a < n {
+            before[a] = b;
+        }
+        for m in [b, a] {
+            if m < n && before[m] < n && after[m] < n {
+                distance[m] = scale.gap(&points[front[before[m]]], &points[front[after[m]]]);
+                heap.push(Reverse(Crowded(distance[m], m)));
+            }
+        }
+    }
+    (0..n).filter(|&k| kept[k]).map(|k| front[k]).collect()
+}
+
+/// Distance and place in the front; ordered, so that ties fall the same way on every machine.
+#[derive(PartialEq)]
+struct Crowded(f64, usize);
+
+impl Eq for Crowded {}
+
+impl PartialOrd for Crowded {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Crowded {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0).then(self.1.cmp(&other.1))
+    }
+}
+
+/// One over the range of each objective in a front.
+struct Scale {
+    fps: f64,
+    score: f64,
+}
+
+impl Scale {
+    /// `None` for an empty or infeasible front.
+    fn of(points: &[Point], front: &[usize]) -> Option<Self> {
+        let (first, last) = (&points[*front.first()?], &points[*front.last()?]);
+        if first.violation > 0.0 {
+            return None;
+        }
+        // A front without extent in an objective is not crowded in it.
+        let over = |range: f64| if range > 0.0 { 1.0 / range } else { 0.0 };
+        Some(Self {
+            fps: over(first.fps - last.fps),
+            score: over(last.score - first.score),
+        })
+    }
+
+    fn gap(&self, faster: &Point, slower: &Point) -> f64 {
+        (faster.fps - slower.fps) * self.fps + (slower.score - faster.score) * self.score
+    }
+}
+
+/// The non-dominated feasible points of everything that was added, sorted by rising fps and so by falling score.
+///
+/// Of points with equal objectives the first one that was added stays.
+#[derive(Clone, Debug, Default)]
+pub struct Front {
+    entries: Vec<(f64, f64, u32)>,
+}
+
+impl Front {
+    /// Adds a point with the caller's number for it.
+    pub fn add(&mut self, point: &Point, id: u32) {
+        if point.violation > 0.0 {
+            return;
+        }
+        let at = self.entries.partition_point(|e| e.0 < point.fps);
+        if self.entries.get(at).is_some_and(|e| e.1 >= point.score) {
+            return;
+        }
+        // At most one entry has the same fps; it and slower ones with no better score are dominated.
+        let end = at + usize::from(self.entries.get(at).is_some_and(|e| e.0 == point.fps));
+        let start = self.entries[..at].partition_point(|e| e.1 > point.score);
+        self.entries
+            .splice(start..end, [(point.fps, point.score, id)]);
+    }
+
+    /// `(fps, score, id)` by rising fps.
+    pub fn entries(&self) -> &[(f64, f64, u32)] {
+        &self.entries
+    }
+
+    /// The best score among points of at least `fps`, as an entry.
+    pub fn best(&self, fps: f64) -> Option<(f64, f64, u32)> {
+        let at = self.entries.partition_point(|e| e.0 < fps);
+        self.entries.get(at).copied()
+    }
+
+    /// The area that the front dominates above `reference`; see [`hypervolume`].
+    pub fn hypervolume(&self, reference: (f64, f64)) -> f64 {
+        let mut area = 0.0;
+        let mut slower = reference.0;
+        for &(fps, score, _) in &self.entries {
+            if fps > slower && score > reference.1 {
+                area += (fps - slower) * (score - reference.1);
+                slower = fps;
+            }
+        }
+        area
+    }
+}
+
+/// The area of the plane that `(fps, score)` points dominate and `reference` does not bound from above: exact, by a sweep.
+///
+/// Points that are not better than the reference in both objectives add nothing.
+pub fn hypervolume(points: &[(f64, f64)], reference: (f64, f64)) -> f64 {
+    let mut front = Front::default();
+    for &(fps, score) in points {
+        let point = Point {
+            fps,
+            score,
+            violation: 0.0,
+        };
+        front.add(&point, 0);
+    }
+    front.hypervolume(reference)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn point(fps: f64, score: f64, violation: f64) -> Point {
+        Point {
+            fps,
+            score,
+            violation,
+        }
+    }
+
+    /// Points on a coarse grid, so that ties are common.
+    fn points() -> impl Strategy<Value = Vec<Point>> {
+        let value = (0u8..8).prop_map(f64::from);
+        let violation = prop_oneof![4 => Just(0.0), 1 => (1u8..4).prop_map(f64::from)];
+        proptest::collection::vec((value.clone(), value, violation), 0..60)
+            .prop_map(|points| points.into_iter().map(|(f, s, v)| point(f, s, v)).collect())
+    }
+
+    /// Ranks by the definition: take away what nothing dominates, and again.
+    fn ranks_by_definition(points: &[Point]) -> Vec<usize> {
+        let mut rank = vec![usize::MAX; points.len()];
+        for level in 0.. {
+            let left: Vec<usize> = (0..points.len())
+                .filter(|&i| rank[i] == usize::MAX)
+                .collect();
+            if left.is_empty() {
+                break;
+            }
+            for &i in &left {
+                if !left.iter().any(|&j| points[j].dominates(&points[i])) {
+                    rank[i] = level;
+                }
+            }
+        }
+        rank
+    }
+
+    proptest! {
+        #[test]
+        fn fronts_are_those_of_the_definition(points in points()) {
+            let fronts = fronts(&points);
+            let mut rank = vec![usize::MAX; points.len()];
+            for (level, front) in fronts.iter().enumerate() {
+                prop_assert!(!front.is_empty());
+                for &i in front {
+                    rank[i] = level;
+                }
+            }
+            prop_assert_eq!(rank, ranks_by_definition(&points));
+        }
+
+        #[test]
+        fn the_archive_front_is_the_first_front(points in points()) {
+            let mut front = Front::default();
+            for (i, point) in points.iter().enumerate() {
+                front.add(point, i as u32);
+            }
+            let mut expected: Vec<(f64, f64)> = points
+                .iter()
+                .filter(|p| p.violation == 0.0 && !points.iter().any(|q| q.dominates(p)))
+                .map(|p| (p.fps, p.score))
+                .collect();
+            expected.sort_by(|a, b| a.partial_cmp(b).unwrap());
+            expected.dedup();
+            let found: Vec<(f64, f64)> = front.entries().iter().map(|e| (e.0, e.1)).collect();
+            prop_assert_eq!(found, expected);
+            for (_, _, id) in front.entries() {
+                let same = points.iter().position(|p| *p == points[*id as usize]);
+                prop_assert_eq!(same, Some(*id as usize), "the first of equal points stays");
+            }
+        }
+
+        #[test]
+        fn hypervolume_counts_unit_squares(points in points(), fps in 0u8..4, score in 0u8..4) {
+            let pairs: Vec<(f64, f64)> = points.iter().map(|p| (p.fps, p.score)).collect();
+            let reference = (f64::from(fps), f64::from(score));
+            let mut squares = 0;
+            for x in fps..8 {
+                for y in score..8 {
+                    let (right, top) = (f64::from(x) + 1.0, f64::from(y) + 1.0);
+                    squares += u32::from(pairs.iter().any(|p| p.0 >= right && p.1 >= top));
+                }
+            }
+            prop_assert_eq!(hypervolume(&pairs, reference), f64::from(squares));
+        }
+
+        #[test]
+        fn thinning_keeps_the_ends_and_the_number(points in points(), share in 0.0f64..1.0) {
+            for front in fronts(&points) {
+                let keep = (share * front.len() as f64) as usize;
+                let kept = thin(&points, &front, keep);
+                prop_assert_eq!(kept.len(), keep);
+                prop_assert!(kept.iter().all(|i| front.contains(i)));
+                if keep >= 2 && points[front[0]].violation == 0.0 {
+                    prop_assert_eq!(kept[0], front[0]);
+                    prop_assert_eq!(kept.last(), front.last());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn crowding_is_debs() {
+        let points = [
+            point(10.0, 0.0, 0.0),
+            point(6.0, 5.0, 0.0),
+            point(5.0, 6.0, 0.0),
+            point(0.0, 10.0, 0.0),
+        ];
+        let front = fronts(&points).remove(0);
+        assert_eq!(front, [0, 1, 2, 3]);
+        let distance = crowding(&points, &front);
+        assert!(distance[0].is_infinite() && distance[3].is_infinite());
+        assert!((distance[1] - (0.5 + 0.6)).abs() < 1e-12);
+        assert!((distance[2] - (0.6 + 0.5)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn thinning_looks_again_after_each_point() {
+        // A close pair (3.0, 3.1): distances computed once would take both; one of them has to stay.
+        let line: Vec<Point> = [10.0, 6.0, 3.1, 3.0, 0.0]
+            .iter()
+            .map(|&x| point(x, 10.0 - x, 0.0))
+            .collect();
+        let kept = thin(&line, &[0, 1, 2, 3, 4], 4);
+        assert_eq!(kept.len(), 4);
+        assert_eq!(kept.iter().filter(|&&i| i == 2 || i == 3).count(), 1);
+    }
+
+    #[test]
+    fn hypervolume_of_a_known_front() {
+        let front = [(1.0, 3.0), (2.0, 2.0), (3.0, 1.0), (1.5, 1.5), (9.0, -1.0)];
+        assert_eq!(hypervolume(&front, (0.0, 0.0)), 6.0);
+        assert_eq!(hypervolume(&front, (1.0, 1.0)), 1.0);
+        assert_eq!(hypervolume(&[], (0.0, 0.0)), 0.0);
+    }
+}

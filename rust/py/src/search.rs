@@ -1,0 +1,374 @@
+//! The search and what goes with it: `python/quasar_rt/nas/nsga2.py`, `predictor.py`, `knapsack.py` and `stats.py` are the public faces
+//! and have checked dtypes, dimensions and contiguity.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use numpy::ndarray::Array2;
+use numpy::{
+    IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
+};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use quasar_core::hardware;
+use quasar_core::search::{
+    self, knapsack::Knapsack, pareto, predictor::CrossValidation, proxy::ProxyTable, statistics,
+    Candidate, Genomes, Genotype, Nsga2, Settings,
+};
+use quasar_core::Error;
+
+use crate::errors::{invalid_value, to_py};
+use crate::hardware::CostTable;
+use crate::space::Space;
+
+/// How often a search that runs in Rust lets Python look for signals such as Ctrl-C.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Genomes [n, genes], scores, FPS, violations.
+type Candidates<'py> = (
+    Bound<'py, PyArray2<u8>>,
+    Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray1<f64>>,
+);
+/// Evaluations, hypervolume, best score for each target.
+type Generation = (usize, f64, Vec<Option<f64>>);
+/// Choices, value, cost.
+type Solution = (Vec<usize>, f64, u64);
+
+type Core = Nsga2<Arc<hardware::CostTable>>;
+
+/// A search of a space on one hardware configuration.
+#[pyclass(frozen, module = "quasar_rt._native")]
+pub struct Search {
+    core: Mutex<Core>,
+    space: quasar_core::space::Space,
+    digest: String,
+    source: String,
+}
+
+#[pymethods]
+impl Search {
+    #[new]
+    #[pyo3(signature = (space, costs, population, generations, targets, seed, oversample, source, state))]
+    #[allow(clippy::too_many_arguments)] // keyword arguments of the Python class
+    fn new(
+        py: Python<'_>,
+        space: &Space,
+        costs: &CostTable,
+        population: usize,
+        generations: usize,
+        targets: Vec<f64>,
+        seed: u64,
+        oversample: usize,
+        source: String,
+        state: Option<&[u8]>,
+    ) -> PyResult<Self> {
+        if costs.table.space() != &space.space {
+            return Err(invalid_value(
+                "the cost table is of another space than the search".into(),
+            ));
+        }
+        let settings = Settings {
+            population,
+            generations,
+            targets,
+            seed,
+            oversample,
+        };
+        let table = Arc::new(costs.table.clone());
+        let digest = space.space.sha256();
+        let genotype = Genotype::of(&space.space);
+        let search = py
+            .detach(|| match state {
+                None => Nsga2::new(genotype, table, settings),
+                Some(state) => Nsga2::resume(genotype, table, settings, &digest, &source, state),
+            })
+            .map_err(to_py)?;
+        Ok(Self {
+            core: Mutex::new(search),
+            space: space.space.clone(),
+            digest,
+            source,
+        })
+    }
+
+    #[getter]
+    fn done(&self) -> bool {
+        self.lock().done()
+    }
+
+    fn ask<'py>(
+        &self,
+        py: Python<'py>,
+        limit: Option<usize>,
+    ) -> PyResult<Bound<'py, PyArray2<u8>>> {
+        let flat = py.detach(|| self.lock().ask(limit));
+        self.matrix(py, flat)
+    }
+
+    fn tell(&self, py: Python<'_>, scores: PyReadonlyArray1<'_, f64>) -> PyResult<()> {
+        let scores = scores.as_slice()?;
+        py.detach(|| self.lock().tell(scores)).map_err(to_py)
+    }
+
+    fn remember(
+        &self,
+        py: Python<'_>,
+        genomes: PyReadonlyArray2<'_, u8>,
+        scores: PyReadonlyArray1<'_, f64>,
+    ) -> PyResult<()> {
+        let genomes = view(&genomes)?;
+        let scores = scores.as_slice()?;
+        py.detach(|| self.lock().remember(genomes, scores))
+            .map_err(to_py)
+    }
+
+    /// Runs to the end, scored by the proxy.
+    fn run_proxy(&self, py: Python<'_>) -> PyResult<()> {
+        let table = ProxyTable::new(&self.space);
+        self.run(py, |genome| table.score(genome))
+    }
+
+    /// Runs to the end, scored by a predictor.
+    fn run_predictor(&self, py: Python<'_>, predictor: &Predictor) -> PyResult<()> {
+        let genotype = Genotype::of(&self.space);
+        if genotype != predictor.genotype {
+            return Err(invalid_value("the predictor is of another space".into()));
+        }
+        self.run(py, |genome| predictor.fitted.predict(&genotype, genome))
+    }
+
+    fn front<'py>(&self, py: Python<'py>) -> PyResult<Candidates<'py>> {
+        let candidates = py.detach(|| self.lock().front());
+        self.arrays(py, &candidates)
+    }
+
+    fn population<'py>(&self, py: Python<'py>) -> PyResult<Candidates<'py>> {
+        let candidates = py.detach(|| self.lock().population());
+        self.arrays(py, &candidates)
+    }
+
+    fn evaluated<'py>(&self, py: Python<'py>) -> PyResult<Candidates<'py>> {
+        let candidates = py.detach(|| self.lock().evaluated());
+        self.arrays(py, &candidates)
+    }
+
+    /// At most one row.
+    fn best<'py>(&self, py: Python<'py>, fps: f64) -> PyResult<Candidates<'py>> {
+        let candidates: Vec<Candidate> = self.lock().best(fps).into_iter().collect();
+        self.arrays(py, &candidates)
+    }
+
+    fn history(&self) -> Vec<Generation> {
+        let search = self.lock();
+        let entry = |g: &search::nsga2::Generation| (g.evaluations, g.hypervolume, g.best.clone());
+        search.history().iter().map(entry).collect()
+    }
+
+    fn state<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let bytes = py.detach(|| self.lock().to_bytes(&self.digest, &self.source));
+        PyBytes::new(py, &bytes)
+    }
+
+    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        py.detach(|| self.lock().save(&path, &self.digest, &self.source))
+            .map_err(to_py)
+    }
+}
+
+impl Search {
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        // The core checks what it is given before it changes anything.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, py: Python<'_>, score: impl Fn(&[u8]) -> f64 + Sync) -> PyResult<()> {
+        let mut signal = Ok(());
+        let result = py.detach(|| {
+            let mut looked = Instant::now();
+            self.lock().run_with(|genomes, scores| {
+                for (genome, value) in genomes.rows().zip(scores) {
+                    *value = score(genome);
+                }
+                if looked.elapsed() > SIGNAL_INTERVAL {
+                    signal = Python::attach(|py| py.check_signals());
+                    looked = Instant::now();
+                }
+                match signal {
+                    Ok(()) => Ok(()),
+                    Err(_) => Err(Error::Interrupted),
+                }
+            })
+        });
+        signal.and(result.map_err(to_py))
+    }
+
+    fn matrix<'py>(&self, py: Python<'py>, flat: Vec<u8>) -> PyResult<Bound<'py, PyArray2<u8>>> {
+        let genes = self.space.genes();
+        Array2::from_shape_vec((flat.len() / genes, genes), flat)
+            .map(|matrix| matrix.into_pyarray(py))
+            .map_err(|error| invalid_value(error.to_string()))
+    }
+
+    fn arrays<'py>(&self, py: Python<'py>, candidates: &[Candidate]) -> PyResult<Candidates<'py>> {
+        let column = |value: fn(&Candidate) -> f64| {
+            let values: Vec<f64> = candidates.iter().map(value).collect();
+            values.into_pyarray(py)
+        };
+        let flat = candidates
+            .iter()
+            .flat_map(|c| c.genome.iter().copied())
+            .collect();
+        Ok((
+            self.matrix(py, flat)?,
+            column(|c| c.score),
+            column(|c| c.fps),
+            column(|c| c.violation),
+        ))
+    }
+}
+
+/// The rows of a C-contiguous array.
+fn view<'a>(genomes: &'a PyReadonlyArray2<'_, u8>) -> PyResult<Genomes<'a>> {
+    Genomes::new(genomes.as_slice()?, genomes.shape()[1]).map_err(to_py)
+}
+
+/// A fitted accuracy predictor.
+#[pyclass(frozen, module = "quasar_rt._native")]
+pub struct Predictor {
+    fitted: search::Predictor,
+    genotype: Genotype,
+    report: CrossValidation,
+}
+
+#[pymethods]
+impl Predictor {
+    #[staticmethod]
+    fn fit(
+        py: Python<'_>,
+        space: &Space,
+        genomes: PyReadonlyArray2<'_, u8>,
+        accuracies: PyReadonlyArray1<'_, f64>,
+        seed: u64,
+    ) -> PyResult<Self> {
+        let genotype = Genotype::of(&space.space);
+        let genomes = view(&genomes)?;
+        let accuracies = accuracies.as_slice()?;
+        let (predictor, report) = py
+            .detach(|| search::Predictor::fit(&genotype, genomes, accuracies, seed))
+            .map_err(to_py)?;
+        Ok(Self {
+            fitted: predictor,
+            genotype,
+            report,
+        })
+    }
+
+    fn predict<'py>(
+        &self,
+        py: Python<'py>,
+        genomes: PyReadonlyArray2<'py, u8>,
+    ) -> PyResult<Bound<'py, PyArray1<f64>>> {
+        let genomes = view(&genomes)?;
+        let predicted = py
+            .detach(|| {
+                let predict = |genome: &[u8]| {
+                    self.genotype.check(genome)?;
+                    Ok(self.fitted.predict(&self.genotype, genome))
+                };
+                genomes.rows().map(predict).collect::<Result<Vec<_>, _>>()
+            })
+            .map_err(to_py)?;
+        Ok(predicted.into_pyarray(py))
+    }
+
+    /// Cross-validated tau and root mean squared error, the ridge's strength, samples.
+    fn report(&self) -> (f64, f64, f64, usize) {
+        let CrossValidation {
+            tau,
+            rmse,
+            ridge,
+            samples,
+        } = self.report;
+        (tau, rmse, ridge, samples)
+    }
+}
+
+/// The proxy score of each genome.
+#[pyfunction]
+pub fn proxy_scores<'py>(
+    py: Python<'py>,
+    space: &Space,
+    genomes: PyReadonlyArray2<'py, u8>,
+) -> PyResult<Bound<'py, PyArray1<f64>>> {
+    let genomes = view(&genomes)?;
+    let scores = py
+        .detach(|| {
+            let table = ProxyTable::new(&space.space);
+            let score = |genome: &[u8]| table.score_checked(&space.space, genome);
+            genomes.rows().map(score).collect::<Result<Vec<_>, _>>()
+        })
+        .map_err(to_py)?;
+    Ok(scores.into_pyarray(py))
+}
+
+/// The best choices within the budget.
+#[pyfunction]
+pub fn knapsack(
+    py: Python<'_>,
+    values: Vec<Vec<f64>>,
+    costs: Vec<Vec<u64>>,
+    budget: u64,
+) -> PyResult<Solution> {
+    let solution = py
+        .detach(|| Knapsack::new(&values, &costs)?.solve(budget))
+        .map_err(to_py)?;
+    Ok((solution.choices, solution.value, solution.cost))
+}
+
+/// All non-dominated sums up to the budget.
+#[pyfunction]
+pub fn knapsack_front(
+    py: Python<'_>,
+    values: Vec<Vec<f64>>,
+    costs: Vec<Vec<u64>>,
+    budget: Option<u64>,
+) -> PyResult<Vec<Solution>> {
+    let front = py
+        .detach(|| Knapsack::new(&values, &costs)?.front(budget.unwrap_or(u64::MAX)))
+        .map_err(to_py)?;
+    Ok(front
+        .into_iter()
+        .map(|s| (s.choices, s.value, s.cost))
+        .collect())
+}
+
+/// Kendall's tau-b, ends of its interval, p-value.
+#[pyfunction]
+pub fn kendall_tau(
+    py: Python<'_>,
+    x: PyReadonlyArray1<'_, f64>,
+    y: PyReadonlyArray1<'_, f64>,
+    confidence: f64,
+    resamples: usize,
+    seed: u64,
+) -> PyResult<(f64, f64, f64, f64)> {
+    let (x, y) = (x.as_slice()?, y.as_slice()?);
+    let result = py
+        .detach(|| statistics::kendall(x, y, confidence, resamples, seed))
+        .map_err(to_py)?;
+    Ok((result.tau, result.low, result.high, result.p_value))
+}
+
+/// The area that points [n, 2] dominate above the reference.
+#[pyfunction]
+pub fn hypervolume(points: PyReadonlyArray2<'_, f64>, reference: (f64, f64)) -> PyResult<f64> {
+    let points: Vec<(f64, f64)> = points
+        .as_slice()?
+        .chunks_exact(2)
+        .map(|pair| (pair[0], pair[1]))
+        .collect();
+    Ok(pareto::hypervolume(&points, reference))
+}

@@ -1,0 +1,503 @@
+"""The search: what it promises about genomes, scores, seeds, targets, and going on after it was killed."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from quasar_rt import (
+    FileError,
+    InfeasibleError,
+    InvalidValueError,
+    OtherSearchError,
+    SettingsError,
+    TooLargeError,
+)
+from quasar_rt.hardware import CostTable, Hardware
+from quasar_rt.nas.knapsack import knapsack, knapsack_front
+from quasar_rt.nas.nsga2 import Candidates, Search
+from quasar_rt.nas.scores import Predictor, proxy_scores
+from quasar_rt.nas.stats import hypervolume, kendall_tau
+from quasar_rt.space import Space
+
+
+@cache
+def space(name: str = "digits") -> Space:
+    return Space.load(name)
+
+
+@cache
+def costs(name: str = "digits", board: str = "zcu102") -> CostTable:
+    return CostTable(space(name), Hardware.for_board(board, space(name)))
+
+
+def new(name: str = "digits", **arguments: object) -> Search:
+    arguments = {"population": 20, "generations": 6, "seed": 3, **arguments}
+    return Search(space(name), costs(name), **arguments)  # type: ignore[arg-type]
+
+
+def scores(genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Not the proxy: with an interaction, and some noise that is a function of the genome."""
+    noise = (genomes.astype(np.int64) * np.arange(1, genomes.shape[1] + 1)).sum(1) % 17
+    return proxy_scores(space(), genomes) * (1 + 0.1 * genomes[:, 2]) + 0.01 * noise
+
+
+def same(a: Candidates, b: Candidates) -> bool:
+    columns = ("genomes", "scores", "fps", "violations")
+    return all(np.array_equal(getattr(a, c), getattr(b, c)) for c in columns)
+
+
+def test_genomes_are_canonical_and_never_scored_twice():
+    seen: set[bytes] = set()
+
+    def score(genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
+        assert genomes.dtype == np.uint8
+        assert 1 <= len(genomes) <= 20
+        for genome in genomes:
+            assert np.array_equal(space().canonical(genome), genome)
+            assert genome.tobytes() not in seen
+            seen.add(genome.tobytes())
+        return scores(genomes)
+
+    search = new()
+    search.run(score)
+    assert search.done
+    assert len(search.ask()) == 0
+    assert len(seen) == len(search.evaluated()) == 20 * 6
+    assert np.array_equal(search.evaluated().scores, scores(search.evaluated().genomes))
+    fps = costs().evaluate(search.evaluated().genomes)["fps"]
+    assert np.array_equal(search.evaluated().fps, fps)
+
+
+def test_the_front_is_what_nothing_dominates():
+    search = new(generations=10)
+    search.run(scores)
+    everything = np.column_stack([search.evaluated().fps, search.evaluated().scores])
+    front = np.column_stack([search.front().fps, search.front().scores])
+    assert (np.diff(front[:, 0]) > 0).all()
+    assert (np.diff(front[:, 1]) < 0).all()
+    expected = {
+        tuple(p) for p in everything if not ((everything >= p).all(1) & (everything > p).any(1)).any()
+    }
+    assert {tuple(p) for p in front} == expected
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_another_search():
+    first, again, other = new(), new(), new(seed=4)
+    for search in (first, again, other):
+        search.run(scores)
+    assert first.state() == again.state()
+    assert first.history() == again.history()
+    assert not same(first.front(), other.front())
+
+
+def test_portions_do_not_matter():
+    whole, parts = new(), new()
+    whole.run(scores)
+    parts.run(scores, limit=7)
+    assert whole.state() == parts.state()
+    assert same(whole.front(), parts.front())
+
+
+@pytest.mark.parametrize("told", [0, 1, 13, 20, 47, 119, 120])
+def test_a_search_that_is_killed_and_resumed_is_the_search_that_was_not(tmp_path: Path, told: int):
+    whole = new(targets=[5000.0], source="checkpoint 1")
+    whole.run(scores)
+    path = tmp_path / "search.json"
+    killed = new(targets=[5000.0], source="checkpoint 1")
+    done = 0
+    while done < told:
+        genomes = killed.ask(told - done)
+        killed.tell(scores(genomes))
+        done += len(genomes)
+    killed.ask()  # what was asked but not told is asked again
+    killed.save(path)
+    asked = 0
+
+    def score(genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
+        nonlocal asked
+        asked += len(genomes)
+        return scores(genomes)
+
+    resumed = Search.resume(
+        path, space(), costs(), population=20, generations=6, seed=3, targets=[5000.0], source="checkpoint 1"
+    )
+    resumed.run(score, path=path)
+    assert asked == 120 - told
+    assert resumed.state() == whole.state() == path.read_bytes()
+    assert resumed.history() == whole.history()
+    assert same(resumed.front(), whole.front())
+    assert same(resumed.population(), whole.population())
+    assert [p.name for p in tmp_path.iterdir()] == ["search.json"]
+
+
+def test_scoring_that_fails_leaves_a_search_that_can_go_on(tmp_path: Path):
+    class Broken(Exception):
+        pass
+
+    def fail(genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
+        if len(search.evaluated()) >= 40:
+            raise Broken
+        return scores(genomes)
+
+    search, whole = new(), new()
+    with pytest.raises(Broken):
+        search.run(fail, path=tmp_path / "state")
+    assert not search.done
+    search.run(scores)
+    whole.run(scores)
+    assert search.state() == whole.state()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (dict(seed=4), "another seed: 3, not 4"),
+        (dict(population=21), "another population: 20, not 21"),
+        (dict(generations=7), "another number of generations: 6, not 7"),
+        (dict(targets=[5.0]), "another targets"),
+        (dict(source="checkpoint 2"), "another source of scores"),
+        (dict(oversample=2), "another oversample"),
+        (dict(space="fashion-mnist-coarse"), "another space"),
+        (dict(board="pynq-z2"), "another hardware"),
+    ],
+)
+def test_the_state_of_another_search_is_refused(change: dict[str, object], what: str):
+    state = new(source="checkpoint 1").state()
+    change = {**dict(population=20, generations=6, seed=3, source="checkpoint 1"), **change}
+    name = str(change.pop("space", "digits"))
+    board = str(change.pop("board", "zcu102"))
+    with pytest.raises(OtherSearchError, match=what):
+        Search.resume(state, space(name), costs(name, board), **change)  # type: ignore[arg-type]
+
+
+def test_unsound_states_are_refused(tmp_path: Path):
+    search = new()
+    search.tell(scores(search.ask()))
+    arguments = dict(population=20, generations=6, seed=3)
+    good = json.loads(search.state())
+    genome, score = good["scores"][0]
+    for bad in (
+        {**good, "version": 2},
+        {**good, "format": "x"},
+        {**good, "more": 1},
+        {k: v for k, v in good.items() if k != "seed"},
+        {**good, "scores": [[genome[2:], score]]},
+        {**good, "scores": [["ff" + genome[2:], score]]},
+        {**good, "scores": [[genome[:2] + "00" + "01" * (len(genome) // 2 - 2), score]]},
+        {**good, "scores": [[genome, score], [genome, score]]},
+        {**good, "scores": [[genome, "0.5"]]},
+        {**good, "scores": [[genome, None]]},
+        [],
+    ):
+        with pytest.raises(SettingsError):
+            Search.resume(json.dumps(bad).encode(), space(), costs(), **arguments)  # type: ignore[arg-type]
+    for data in (b"", b"\xff\x00", search.state()[:-20], b"[" * 100_000):
+        with pytest.raises(SettingsError):
+            Search.resume(data, space(), costs(), **arguments)  # type: ignore[arg-type]
+    with pytest.raises(FileError):
+        Search.resume(tmp_path / "absent", space(), costs(), **arguments)  # type: ignore[arg-type]
+    with pytest.raises(FileError):
+        search.save(tmp_path / "absent" / "state")
+
+
+def test_known_scores_are_not_asked_for_and_change_nothing():
+    whole = new()
+    whole.run(scores)
+    known = whole.evaluated().genomes[::2]
+    helped = new()
+    helped.remember(known, scores(known))
+    asked: list[bytes] = []
+
+    def score(genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
+        asked.extend(genome.tobytes() for genome in genomes)
+        return scores(genomes)
+
+    helped.run(score)
+    assert len(asked) == 60
+    assert not set(asked) & {genome.tobytes() for genome in known}
+    assert same(helped.evaluated(), whole.evaluated())
+    with pytest.raises(InvalidValueError, match="another score"):
+        helped.remember(known[:1], [0.25])
+
+
+def test_scores_that_cannot_be_are_refused_and_nothing_is_taken():
+    search = new()
+    with pytest.raises(InvalidValueError, match="call ask first"):
+        search.tell([])
+    asked = search.ask()
+    for bad in (
+        [0.5] * 19,
+        [0.5] * 21,
+        [0.5] * 19 + [np.nan],
+        [np.inf] + [0.5] * 19,
+        [[0.5] * 20],
+        0.5,
+        ["a"] * 20,
+    ):
+        with pytest.raises(InvalidValueError):
+            search.tell(bad)
+        assert np.array_equal(search.ask(), asked)
+    with pytest.raises(InvalidValueError, match="19 scores were given for 20 genomes"):
+        search.run(lambda genomes: [0.5] * 19)
+    search.tell(np.full(20, 0.5, np.float32))
+    assert len(search.evaluated()) == 20
+
+
+def test_infeasible_targets_name_the_fastest_network_before_anything_is_scored():
+    _, fastest = costs().fastest()
+    search = new(targets=[fastest])
+    search.run(scores)
+    best = search.best(fastest)
+    assert best is not None
+    assert best.fps >= fastest
+    with pytest.raises(InfeasibleError, match=f"modelled at {fastest:.1f} FPS"):
+        new(targets=[10.0, fastest * 1.001])
+
+
+def test_each_target_gets_the_best_network_at_its_rate():
+    slowest, fastest = costs("tiny").slowest()[1], costs("tiny").fastest()[1]
+    targets = list(np.linspace(slowest, fastest, 5)[1:-1])
+    search = new("tiny", targets=targets, population=40, generations=20)
+    search.run()
+    everything = search.evaluated()
+    for target, last in zip(targets, search.history()[-1].best, strict=True):
+        best = search.best(target)
+        assert best is not None
+        assert best.fits
+        assert best.fps >= target
+        assert best.score == everything.scores[everything.fps >= target].max() == last
+        assert np.array_equal(space("tiny").encode(best.architecture), best.genome)
+    assert search.best(fastest * 2) is None
+
+
+def test_targets_gain_from_the_budget_spent_around_them():
+    slowest, fastest = costs("tiny").slowest()[1], costs("tiny").fastest()[1]
+    target = 0.4 * slowest + 0.6 * fastest
+
+    def found(targets: list[float], seed: int) -> float:
+        search = new("tiny", population=50, generations=30, targets=targets, seed=seed)
+        search.run()
+        best = search.best(target)
+        assert best is not None
+        return best.score
+
+    gains = [found([target], seed) - found([], seed) for seed in range(15)]
+    assert np.median(gains) > 0
+
+
+def narrowed(*keys: str) -> Space:
+    """The digits space with only the first choice of some keys."""
+    lines = space().to_toml().splitlines()
+    for i, line in enumerate(lines):
+        if (key := line.split(" =")[0]) in keys:
+            lines[i] = f"{key} = [{space().settings['choices'][key][0]}]"
+    return Space.from_toml("\n".join(lines))
+
+
+def test_a_space_smaller_than_the_budget_is_evaluated_one_and_all():
+    small = narrowed("embed", "depth", "heads", "mlp_ratio")
+    table = CostTable(small, Hardware.for_board("zcu102", small))
+    assert small.size == 81
+    for population, generations in ((200, 2), (10, 9)):
+        search = Search(small, table, population=population, generations=generations)
+        search.run()
+        assert len(search.evaluated()) == 81
+        assert search.done
+    # One point: everything that a search does still works.
+    point = narrowed("embed", "depth", "heads", "mlp_ratio", "eight_bit")
+    search = Search(
+        point, CostTable(point, Hardware.for_board("zcu102", point)), population=200, generations=100
+    )
+    search.run()
+    assert len(search.evaluated()) == len(search.front()) == 1
+
+
+def test_a_cost_table_of_another_space_is_refused():
+    with pytest.raises(InvalidValueError, match="another space"):
+        Search(space(), costs("tiny"))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(population=3),
+        dict(population=10**9),
+        dict(generations=0),
+        dict(generations=10**12),
+        dict(seed=-1),
+        dict(seed=2**64),
+        dict(oversample=0),
+        dict(targets=[np.nan]),
+        dict(targets=[-1.0]),
+    ],
+)
+def test_arguments_out_of_range_are_refused(bad: dict[str, object]):
+    with pytest.raises(InvalidValueError):
+        new(**bad)
+    with pytest.raises(InvalidValueError, match="limit"):
+        new().ask(0)
+
+
+def test_the_proxy_runs_in_rust_as_it_would_from_python():
+    inside, outside, watched = new("tiny"), new("tiny"), new("tiny")
+    inside.run()
+    outside.run(lambda genomes: proxy_scores(space("tiny"), genomes))
+    calls: list[int] = []
+    watched.run(progress=lambda search: calls.append(len(search.evaluated())))
+    assert inside.state() == outside.state() == watched.state()
+    assert calls == [20, 40, 60, 80, 100, 120]
+
+
+def test_history_grows_and_agrees_with_the_archive():
+    search = new()
+    search.run(scores)
+    history = search.history()
+    assert [g.evaluations for g in history] == [20, 40, 60, 80, 100, 120]
+    volumes = [g.hypervolume for g in history]
+    assert volumes == sorted(volumes)
+    first = search.evaluated()
+    reference = (first.fps[:20].min(), first.scores[:20].min())
+    front = np.column_stack([search.front().fps, search.front().scores])
+    assert volumes[-1] == pytest.approx(hypervolume(front, reference), rel=1e-12)
+
+
+def test_a_predictor_learns_reports_and_scores_a_search():
+    genomes = [space().encode(space().sample(1, k)) for k in range(400)]
+    known = scores(np.array(genomes))
+    predictor = Predictor.fit(space(), genomes, known)
+    assert predictor.samples == 400
+    assert predictor.tau > 0.8
+    assert predictor.rmse < 0.5 * known.std()
+    unseen = np.array([space().encode(space().sample(2, k)) for k in range(200)])
+    assert kendall_tau(predictor.predict(unseen), scores(unseen)).tau > 0.8
+    inside, outside = new(), new()
+    inside.run(predictor)
+    outside.run(predictor.predict)
+    assert inside.state() == outside.state()
+    with pytest.raises(InvalidValueError, match="another space"):
+        new("tiny").run(predictor)
+    with pytest.raises(InvalidValueError):
+        Predictor.fit(space(), genomes[:9], known[:9])
+    with pytest.raises(InvalidValueError):
+        Predictor.fit(space(), genomes, known[:-1])
+    with pytest.raises(InvalidValueError):
+        predictor.predict([[0, 0]])
+
+
+def test_choosing_candidates_by_predictor_finds_more_for_few_scores():
+    def covered(oversample: int, seed: int) -> float:
+        search = new(population=20, generations=10, oversample=oversample, seed=seed)
+        search.run(scores)
+        assert len(search.evaluated()) == 200
+        reference = (costs().slowest()[1], float(scores(space().smallest[np.newaxis])[0]))
+        front = np.column_stack([search.front().fps, search.front().scores])
+        return hypervolume(front, reference)
+
+    gains = [covered(8, seed) - covered(1, seed) for seed in range(9)]
+    assert np.median(gains) > 0
+
+
+# The knapsack against all combinations.
+
+items = st.lists(
+    st.lists(st.tuples(st.floats(-9, 9), st.integers(0, 12)), min_size=1, max_size=4),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(items, st.integers(0, 60))
+def test_the_knapsack_is_exact(table: list[list[tuple[float, int]]], budget: int):
+    values = [[value for value, _ in item] for item in table]
+    costs = [[cost for _, cost in item] for item in table]
+    sums = [
+        (sum(cost for _, cost in choice), sum(value for value, _ in choice)) for choice in product(*table)
+    ]
+    within = [value for cost, value in sums if cost <= budget]
+    if not within:
+        with pytest.raises(InvalidValueError, match="cheapest choices cost"):
+            knapsack(values, costs, budget)
+        return
+    found = knapsack(values, costs, budget)
+    assert found.value == pytest.approx(max(within), abs=1e-9)
+    assert found.cost <= budget
+    front = knapsack_front(values, costs, budget)
+    assert front[-1].value == pytest.approx(found.value, abs=1e-9)
+    for cost, value in sums:
+        if cost <= budget:
+            assert max(c.value for c in front if c.cost <= cost) >= value - 1e-9
+
+
+def test_knapsack_arguments_are_checked():
+    for values, table, budget in (
+        ([], [], 1),
+        ([[1.0]], [[1], [2]], 1),
+        ([[1.0]], [[1.5]], 1),
+        ([[1.0]], [[-1]], 1),
+        ([[float("nan")]], [[1]], 1),
+        ([[1.0]], [[1]], -1),
+        ([1.0], [[1]], 1),
+    ):
+        with pytest.raises(InvalidValueError):
+            knapsack(values, table, budget)  # type: ignore[arg-type]
+    # Costs with too many different sums end in an error, not in memory that is not there.
+    hard = [[0, 3**i] for i in range(39)]
+    with pytest.raises(TooLargeError, match="coarser units"):
+        knapsack_front([[0.0, float(3**i)] for i in range(39)], hard)
+
+
+# Rank correlation against SciPy, which scikit-learn brings.
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_tau_is_scipys(data: st.DataObject):
+    kendalltau = pytest.importorskip("scipy.stats").kendalltau
+    n = data.draw(st.integers(3, 60))
+    values = st.lists(
+        st.integers(0, 8) if data.draw(st.booleans()) else st.integers(), min_size=n, max_size=n
+    )
+    x, y = (np.array(data.draw(values), np.float64) for _ in range(2))
+    ours = kendall_tau(x, y, resamples=1)
+    theirs = kendalltau(x, y)
+    if np.isnan(theirs.statistic):
+        assert np.isnan([ours.tau, ours.p_value]).all()
+        return
+    assert ours.tau == pytest.approx(theirs.statistic, abs=1e-12)
+    tied = len(set(x)) < n or len(set(y)) < n
+    method = "asymptotic" if tied or n > 50 else "exact"
+    expected = kendalltau(x, y, method=method).pvalue
+    assert ours.p_value == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def test_the_interval_covers_the_true_tau_about_as_often_as_it_says():
+    # Two normal scores of correlation r have tau = 2/pi asin(r) (Kruskal 1958).
+    rng = np.random.default_rng(0)
+    true = 2 / np.pi * np.arcsin(0.7)
+    covered = 0
+    for seed in range(200):
+        x = rng.normal(size=40)
+        y = 0.7 * x + np.sqrt(1 - 0.49) * rng.normal(size=40)
+        result = kendall_tau(x, y, resamples=400, seed=seed)
+        assert result.low < result.tau < result.high
+        covered += result.low <= true <= result.high
+    assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_hypervolume_takes_any_order_and_refuses_what_is_no_point():
+    points = np.array([[3.0, 1.0], [1.0, 3.0], [2.0, 2.0], [1.5, 1.5], [0.0, 9.0]])
+    assert hypervolume(points, (0, 0)) == hypervolume(points[::-1], (0, 0)) == 6
+    assert hypervolume([], (0, 0)) == 0
+    for bad in ([1.0, 2.0], [[1.0, 2.0, 3.0]], [[1.0, np.nan]]):
+        with pytest.raises(InvalidValueError):
+            hypervolume(bad, (0, 0))
