@@ -136,6 +136,49 @@ def test_the_exported_subnet_agrees(architecture: Architecture, layer_scale: flo
     assert (fake.argmax(1) == integer.argmax(1)).mean() >= 0.96
 
 
+def test_calibration_without_a_percentile_keeps_learned_scales() -> None:
+    model = quantized()
+    before = model.activation_scales()
+    model.residual_scale.fill_(1.0)
+    model.calibrate(pictures(64), None)
+    assert model.activation_scales() == before
+    assert before["residual"] != [1.0]
+
+
+def test_calibration_sets_the_active_part_alone() -> None:
+    model = quantized()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model.activate(Architecture(16, (BlockShape(2, 8, 16, (0.5,) * 4),)))
+    model.calibrate(pictures(16, seed=5), 0.99)
+    for name, parameter in model.named_parameters():
+        changed = parameter != before[name]
+        active = name.startswith("blocks.0.") or name == "norm_out.log_scale"
+        if not name.endswith("log_scale") or not active:
+            assert not changed.any(), name
+        elif name == "blocks.0.qkv_out.log_scale":
+            assert changed.view(3, 3).tolist() == [[True, True, False]] * 3
+        else:
+            assert changed.all(), name
+
+
+def test_autocast_keeps_the_codes() -> None:
+    model, images = quantized(), pictures(200, seed=4)
+    with torch.no_grad():
+        exact = model(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            short = model(images)
+    assert short.dtype == torch.float32
+    assert 0 < (short - exact).square().mean().sqrt() < 0.05 * exact.std()
+    layer, scale = model.blocks[0].fc1, torch.tensor(0.5)
+    codes = torch.randint(-255, 256, (1, 24), generator=torch.Generator().manual_seed(0)).float()
+    # One code at a time: nothing is lost but the rounding of the sum, and here the sum is one product.
+    one = torch.eye(24) * codes
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        found, step = layer.integer(one, scale)
+    expected = one @ layer.quantized()[0].detach().t() * step.detach()
+    torch.testing.assert_close(found - layer.bias.detach(), expected, rtol=2**-8, atol=1e-5)
+
+
 def test_negative_layer_scales_flip_rows() -> None:
     model = quantized()
     layer, gamma = model.blocks[0].proj, model.blocks[0].gamma1

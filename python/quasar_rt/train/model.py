@@ -401,10 +401,11 @@ class ViT(nn.Module):
         return {name: module for name, module in self.named_modules() if isinstance(module, RowLinear)}
 
     @torch.no_grad()
-    def calibrate(self, images: Tensor, percentile: float, batch: int = 250) -> None:
+    def calibrate(self, images: Tensor, percentile: float | None, batch: int = 250) -> None:
         """Set the active part's activation scales and zero points and the residual's scale.
 
-        They come from the float pass over `images`, uint8 [n, channels, height, width].
+        They come from the float pass over `images`, uint8 [n, channels, height, width]. Without a `percentile` the
+        activations keep what they have (learned scales, say), and only the residual's scale is set.
         """
         largest: list[Tensor] = []
 
@@ -412,7 +413,7 @@ class ViT(nn.Module):
             largest.extend((inputs[0].abs().amax(), output.abs().amax()))
 
         hooks = [block.register_forward_hook(keep) for block in self.blocks]
-        quantizers = self.quantizers().values()
+        quantizers = [] if percentile is None else list(self.quantizers().values())
         for quantizer in quantizers:
             quantizer.observing = True
         try:
@@ -424,6 +425,7 @@ class ViT(nn.Module):
         # Half as much again as the largest value seen: the residual must not saturate on other images.
         self.residual_scale.copy_(1.5 * torch.stack(largest).max() / 32767)
         for quantizer in quantizers:
+            assert percentile is not None
             quantizer.finish(percentile)
 
     def spec(
