@@ -418,7 +418,7 @@ class ViT(nn.Module):
             quantizer.observing = True
         try:
             for part in images.split(batch):
-                self.float_logits(part)
+                self.float_logits(part.to(self.prefix.device))
         finally:
             for hook in hooks:
                 hook.remove()

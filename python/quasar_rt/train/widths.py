@@ -49,12 +49,12 @@ def gather_statistics(
         return layer.register_forward_hook(forward)
 
     handles = [watch(name, layer) for name, layer in model.matrices().items()]
-    active = model.active
+    active, device = model.active, model.prefix.device
     model.activate(None)
     try:
         for x, y in zip(images.split(batch), labels.split(batch), strict=True):
             # The sum, not the mean: each image's own gradient, whatever the batch.
-            F.cross_entropy(model.float_logits(x), y, reduction="sum").backward()
+            F.cross_entropy(model.float_logits(x.to(device)), y.to(device), reduction="sum").backward()
     finally:
         for handle in handles:
             handle.remove()
