@@ -39,7 +39,7 @@ demo: develop ## Build, install what a board would install, classify the package
 	@quasar-rt demo
 
 .PHONY: test
-test: install-test dataset test-rust test-wheel test-python ## Install what tests need and run all of them (Rust and Python)
+test: install-test dataset browser test-rust test-wheel test-python ## Install what tests need and run all of them (Rust and Python)
 
 ##@ Build and install (into .venv)
 
@@ -68,6 +68,16 @@ dataset: ## Install Debian's Fashion-MNIST where that is possible; without it, t
 	    || true; \
 	fi; \
 	[ -d $(FASHION_MNIST) ] || echo 'note: $(FASHION_MNIST) is absent (Debian package dataset-fashion-mnist); tests that need it will skip'
+
+.PHONY: browser
+browser: ## Install Debian's Chromium where that is possible; without it, tests of the search's page skip
+	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get install -y -qq --no-install-recommends chromium </dev/null >/dev/null 2>&1 \
+	    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } </dev/null >/dev/null 2>&1 \
+	    || true; \
+	fi; \
+	command -v chromium >/dev/null || echo 'note: chromium is absent (Debian package chromium); tests of the search page will skip'
 
 .PHONY: toolchain
 toolchain:

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from .errors import UnsupportedTierError as UnsupportedTierError
     from .errors import UnsupportedVersionError as UnsupportedVersionError
     from .errors import UntrainedWarning as UntrainedWarning
+    from .nas import SearchResult as SearchResult
+    from .nas import search as search
     from .prediction import Prediction as Prediction
     from .prediction import Score as Score
     from .prediction import Timings as Timings
@@ -88,6 +90,7 @@ _MODULES = {
         "UnsupportedVersionError",
         "UntrainedWarning",
     ],
+    "nas": ["SearchResult", "search"],
     "prediction": ["Prediction", "Score", "Timings"],
     "profile": ["Profile"],
     "rows": [

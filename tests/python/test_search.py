@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from quasar_rt import Engine, UntrainedWarning, random_subnet
+from quasar_rt import Engine, QuasarError, Subnet, UntrainedWarning, random_subnet, search
+from quasar_rt.hardware import Hardware
+from quasar_rt.nas.boards import Modelled
+from quasar_rt.nas.folder import Folder, SearchFolderError
 from quasar_rt.nas.layers import eight_bit_share, linear_layers, nominal_macs, untrained_subnet, weight_bytes
-from quasar_rt.space import Space
+from quasar_rt.nas.report import nondominated
+from quasar_rt.nas.scores import proxy_scores
+from quasar_rt.space import MATRICES, Space
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion-mnist-coarse", "tiny"])
@@ -38,3 +51,274 @@ def test_fractions_of_another_shape_are_refused(fractions):
         random_subnet(
             embed=8, depth=2, heads=1, image_size=8, kernel=4, classes=2, eight_bit_fraction=fractions
         )
+
+
+IDENTITY = {"format": 1, "space": "digits", "fps": [100.0], "seed": 0}
+
+
+def test_a_folder_keeps_scores_and_survives_a_torn_line(tmp_path):
+    folder = Folder(tmp_path / "a", IDENTITY)
+    folder.put("supernet 20", {b"\x00\x01": 7, b"\x02\x00": 9})
+    folder.close()
+    file = tmp_path / "a" / "scores.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'["supernet 20", "01')
+    again = Folder(tmp_path / "a", IDENTITY)
+    assert again.get("supernet 20", b"\x00\x01") == 7
+    assert again.get("supernet 20", b"\x01\x01") is None
+    assert again.get("integer 20", b"\x00\x01") is None
+    again.put("supernet 20", {b"\x01\x01": 3})
+    again.close()
+    assert file.read_bytes() == whole + b'["supernet 20", "0101", 3]\n'
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    Folder(tmp_path / "a", IDENTITY).close()
+    with pytest.raises(SearchFolderError, match=r"fps: \[100.0\] there, \[250.0\] now"):
+        Folder(tmp_path / "a", {**IDENTITY, "fps": [250.0]})
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").touch()
+    with pytest.raises(SearchFolderError, match="other files and no search"):
+        Folder(tmp_path / "b", IDENTITY)
+    (tmp_path / "c").touch()
+    with pytest.raises(QuasarError, match="cannot be used"):
+        Folder(tmp_path / "c", IDENTITY)
+    (tmp_path / "a" / "search.json").write_text("[1")
+    with pytest.raises(SearchFolderError, match="damaged"):
+        Folder(tmp_path / "a", IDENTITY)
+
+
+def test_damaged_scores_are_named(tmp_path):
+    folder = Folder(tmp_path / "a", IDENTITY)
+    folder.put("x", {b"\x01": 1})
+    folder.close()
+    with (tmp_path / "a" / "scores.jsonl").open("a") as file:
+        file.write("nonsense\n")
+    with pytest.raises(SearchFolderError, match=r"scores.jsonl', line 2"):
+        Folder(tmp_path / "a", IDENTITY)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=40))
+def test_the_front_is_what_nothing_beats(points):
+    front = nondominated([(float(a), float(b)) for a, b in points])
+
+    def beats(p, q):
+        return p != q and p[0] >= q[0] and p[1] >= q[1]
+
+    expected = {p for p in points if not any(beats(q, p) for q in points)}
+    assert {points[i] for i in front} == expected
+    assert len(front) == len(expected)
+    assert [points[i][0] for i in front] == sorted((p[0] for p in expected), reverse=True)
+
+
+# One search on the proxy, and what it leaves.
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("proxy") / "out"
+    return search("digits", population=24, generations=12, out=folder)
+
+
+def test_a_search_leaves_its_folder(proxy):
+    names = {path.name for path in proxy.folder.iterdir()}
+    assert {"front.json", "front.csv", "front.png", "index.html", "search.json"} <= names
+    assert {target.file for target in proxy.targets} <= names
+    assert not [name for name in names if name.startswith(".")]
+    assert json.loads((proxy.folder / "front.json").read_text()) == json.loads(json.dumps(proxy.document))
+
+
+def test_every_figure_of_the_front_is_the_models(proxy):
+    space = proxy.space
+    boards = {board: Modelled.of(space, board) for board in proxy.document["boards"]}
+    assert len(boards) > 3
+    for board, model in boards.items():
+        fps = [point.modelled[board].fps for point in proxy.front]
+        assert fps == model.fps(proxy.genomes).tolist()
+        for point in proxy.front[:3]:
+            assert space.decode(np.array(point.genome, np.uint8)) == point.architecture
+            found, on = model.estimate(point.architecture), point.modelled[board]
+            assert (found.fps, found.fps_with_host) == (on.fps, on.fps_with_host)
+            assert 1000 * found.latency_s == on.latency_ms
+    fps = [point.modelled["zcu102"].fps for point in proxy.front]
+    scores = [point.score for point in proxy.front]
+    assert fps == sorted(fps, reverse=True)
+    assert scores == sorted(scores)
+    assert proxy_scores(space, proxy.genomes).tolist() == scores
+
+
+def test_targets_get_the_best_score_that_reaches_them(proxy):
+    assert len(proxy.targets) == 3
+    for target in proxy.targets:
+        reaching = [p for p in proxy.front if p.modelled["zcu102"].fps >= target.fps]
+        assert target.point.score == max(p.score for p in reaching)
+        assert proxy.subnets[target.fps] is target.subnet
+
+
+def test_subnets_carry_the_record_of_their_search(proxy):
+    for target in proxy.targets:
+        subnet = Subnet.load(proxy.folder / target.file)
+        assert subnet == target.subnet
+        record = subnet.config["provenance"]["search"]
+        assert record["target_fps"] == target.fps
+        assert record["modelled"]["fps"] == target.point.modelled["zcu102"].fps
+        assert record["score"] == target.point.score
+        assert record["score_kind"] == "proxy score (not an accuracy)"
+        assert record["genome"] == list(target.point.genome)
+        assert record["board"] == "zcu102"
+        assert record["seed"] == 0
+        layers = {layer.name: layer for layer in subnet.summary().layers}
+        for i, block in enumerate(target.point.architecture.blocks):
+            expected = block.eight_bit_rows(target.point.architecture.embed)
+            assert tuple(layers[f"blocks.{i}.{m}"].rows8 for m in MATRICES) == expected
+        with pytest.warns(UntrainedWarning), Engine(target.subnet) as engine:
+            engine.infer(np.zeros((8, 8), np.uint8))
+
+
+def test_the_proxy_is_never_called_an_accuracy(proxy):
+    label = "proxy score (not an accuracy)"
+    assert proxy.scoring.label == label
+    assert proxy.document["score"] == {
+        **proxy.scoring._asdict(),
+        "accuracy": False,
+        "kind": "proxy",
+        "label": label,
+    }
+    header, *lines = csv.reader((proxy.folder / "front.csv").read_text().splitlines())
+    assert "proxy_score_not_an_accuracy" in header
+    assert not [name for name in header if "top1" in name and not name.startswith("integer")]
+    at = header.index("proxy_score_not_an_accuracy")
+    assert [float(line[at]) for line in lines] == [point.score for point in proxy.front]
+    assert all(len(line) == len(header) for line in lines)
+
+
+def test_the_same_search_gives_the_same_files(proxy, tmp_path):
+    again = search("digits", population=24, generations=12, out=tmp_path / "again")
+    for path in sorted(proxy.folder.iterdir()):
+        assert (again.folder / path.name).read_bytes() == path.read_bytes(), path.name
+    other = search("digits", population=24, generations=12, seed=1)
+    assert other.document["front"] != proxy.document["front"]
+
+
+def test_a_finished_search_can_be_asked_again_but_not_for_something_else(proxy):
+    assert search("digits", population=24, generations=12, out=proxy.folder).document == proxy.document
+    with pytest.raises(SearchFolderError, match="seed: 0 there, 3 now"):
+        search("digits", population=24, generations=12, seed=3, out=proxy.folder)
+
+
+def test_wrong_arguments_are_named(tmp_path):
+    with pytest.raises(QuasarError, match=r"nowhere.*zcu102"):
+        search("digits", board="nowhere")
+    with pytest.raises(QuasarError, match=r"shipped spaces: .*digits"):
+        search("no-such-space")
+    with pytest.raises(QuasarError, match=r"fastest one is modelled at [\d.]+ FPS"):
+        search("digits", fps=1e12)
+    with pytest.raises(QuasarError, match="positive"):
+        search("digits", fps=[10, -1])
+    with pytest.raises(QuasarError, match="positive"):
+        search("digits", fps=[])
+    with pytest.raises(QuasarError, match="supernet"):
+        search("digits", predictor=True)
+
+
+def test_a_path_names_a_space(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(Space.load("digits").to_toml().replace('"digits"', '"mine"'))
+    result = search(file, population=8, generations=2)
+    assert result.space.name == "mine"
+    assert result.targets[0].file.startswith("mine-zcu102-")
+
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "search.py"
+
+
+def tool(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, TOOL, *arguments], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_the_command_prints_a_table_and_warns(tmp_path):
+    command = (
+        "--space",
+        "digits",
+        "--population",
+        "8",
+        "--generations",
+        "2",
+        "--fps",
+        "50000",
+        "--fps",
+        "1e5",
+    )
+    done = tool(tmp_path, *command)
+    assert done.returncode == 0
+    assert "target FPS" in done.stdout
+    assert "digits-zcu102-50000fps.qvit" in done.stdout
+    assert "not an accuracy" in done.stderr
+    (folder,) = (tmp_path / "runs" / "search").iterdir()
+    assert str(folder.relative_to(tmp_path)) in done.stdout
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert tool(tmp_path, *command).returncode == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert tool(tmp_path, *command, "--seed", "1").returncode == 0
+    assert len(list((tmp_path / "runs" / "search").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--board", "vu9p"], ["vu9p", "zcu102"]),
+        (["--space", "huge"], ["huge", "digits"]),
+        (["--space", "digits", "--fps", "1e9"], ["1000000000 FPS", "fastest"]),
+        (["--space", "digits", "--fps", "0"], ["--fps"]),
+        (["--retrain", "3"], ["supernet"]),
+        (["--hardware", "none.toml"], ["none.toml"]),
+    ],
+)
+def test_the_commands_errors_are_one_line(tmp_path, arguments, words):
+    done = tool(tmp_path, *arguments)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_a_hardware_file_names_its_board(tmp_path):
+    file = tmp_path / "mine.toml"
+    space = Space.load("digits")
+    Hardware.for_board("kv260", space, clock_mhz=100).save(file)
+    result = search(space, hardware=file, population=8, generations=2)
+    assert result.board == "kv260"
+    assert result.document["boards"]["kv260"]["label"] == "kv260, 100 MHz"
+    assert result.document["boards"]["kv260"]["hardware"] == Hardware.load(file).settings
+    with pytest.raises(QuasarError, match="'kv260', not for 'zcu102'"):
+        search(space, board="zcu102", hardware=file)
+
+
+def test_boards_that_are_too_small_are_left_out_and_named():
+    result = search("base", population=4, generations=1, fps=30)
+    left_out = result.document["search"]["boards_left_out"]
+    assert "pynq-z2" in left_out
+    assert "pynq-z2" not in result.document["boards"]
+    assert any("No figures for pynq-z2" in note for note in result.notes)
+
+
+def test_numpy_is_enough_for_a_search_on_the_proxy(tmp_path):
+    script = """
+import sys
+for name in ("torch", "matplotlib", "timm", "sklearn"):
+    sys.modules[name] = None
+import quasar_rt
+result = quasar_rt.search("digits", population=8, generations=2, out="out")
+try:
+    quasar_rt.search(supernet="x.pt")
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "pip install 'quasar-rt[host]'" in done.stdout
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "index.html" in names
+    assert "front.png" not in names

@@ -1,0 +1,189 @@
+"""What a space's subnets cost on a board: the hardware model, asked for what a search and its page need.
+
+Depends on `quasar_rt.hardware` and `quasar_rt.space`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DoesNotFitError, InvalidValueError
+from ..hardware import Board, CostTable, Estimate, Hardware, Workload, board_names, estimate
+from ..space import Architecture, Space
+from .result import OnBoard
+
+__all__ = ["Modelled", "Parts", "other_boards"]
+
+#: Resources as people know them.
+_RESOURCES = {"dsp": "DSP", "lut": "LUT", "ff": "FF", "bram36": "BRAM (36 kbit)", "uram": "URAM"}
+
+
+@dataclass(frozen=True)
+class Modelled:
+    """A space on one hardware configuration."""
+
+    space: Space
+    hardware: Hardware
+    table: CostTable
+
+    @classmethod
+    def of(cls, space: Space, board: str | None, file: str | os.PathLike[str] | None = None) -> Modelled:
+        """The configuration in `file`, or else the one that the design-space search picks for the space on the board.
+
+        Raises:
+            quasar_rt.QuasarError: an unknown board, a board that is too small, a file that cannot be used, or one for
+                another board.
+        """
+        if file is None:
+            hardware = Hardware.for_board(Board.load(board or "zcu102"), space)
+        else:
+            hardware = Hardware.load(file, None if board is None else _named(board, Path(file)))
+        return cls(space, hardware, CostTable(space, hardware))
+
+    @property
+    def board(self) -> str:
+        """The board's name."""
+        return self.hardware.board.name
+
+    @property
+    def label(self) -> str:
+        """Board and clock."""
+        return f"{self.board}, {self.hardware.clock_mhz:g} MHz"
+
+    @property
+    def sha256(self) -> str:
+        """Digest (hex) of board and configuration."""
+        return hashlib.sha256(
+            f"{self.hardware.board.to_toml()}\n{self.hardware.to_toml()}".encode()
+        ).hexdigest()
+
+    def fps(self, genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Modelled frames a second of canonical genomes."""
+        return np.ascontiguousarray(self.table.evaluate(genomes)["fps"])
+
+    def on(self, genomes: NDArray[np.uint8]) -> list[OnBoard]:
+        """The same with latencies and the processor's share."""
+        costs, host = self.table.evaluate(genomes), self.table.host.fps
+        return [
+            OnBoard(fps, 1000 * latency, min(fps, host))
+            for fps, latency in zip(costs["fps"].tolist(), costs["latency_s"].tolist(), strict=True)
+        ]
+
+    def estimate(self, architecture: Architecture) -> Estimate:
+        """One frame, layer by layer."""
+        return estimate(Workload.of_architecture(self.space, architecture), self.hardware)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As front.json has it."""
+        design, board, host = self.hardware.resources, self.hardware.board.resources, self.table.host
+        return {
+            "label": self.label,
+            "hardware": self.hardware.settings,
+            "sha256": self.sha256,
+            "resources": {
+                name: {"used": getattr(design, key), "available": getattr(board, key)}
+                for key, name in _RESOURCES.items()
+                if getattr(board, key)
+            },
+            "host_fps": host.fps,
+            "host_source_pixels": host.source_pixels,
+        }
+
+
+def other_boards(space: Space, board: str) -> tuple[dict[str, Modelled], dict[str, str]]:
+    """Every other shipped board with a configuration for the space, and why the remaining ones have none."""
+    fits, left_out = {}, {}
+    for name in board_names():
+        if name != board:
+            try:
+                fits[name] = Modelled.of(space, name)
+            except DoesNotFitError as error:
+                left_out[name] = str(error)
+    return fits, left_out
+
+
+def _named(board: str, file: Path) -> Board:
+    found = Board.load(board)
+    named = Hardware.load(file).board.name
+    if named != found.name:
+        raise InvalidValueError(
+            f"'{file}' is a configuration for the board '{named}', not for '{found.name}'"
+        )
+    return found
+
+
+class Parts:
+    """The parts of networks (patch embedding, blocks, head) and their layers: networks share most of them.
+
+    `networks` has by id the (prefix, number) of each part of a network, in order; `parts` holds each part once: its
+    `layers` (name without the prefix, kind, rows, columns, rows4, rows8) and for each board the layers' `cycles`, their
+    `use` of the array's peak and their `limit`.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[dict[str, Any]] = []
+        self.networks: dict[int, list[tuple[str, int]]] = {}
+        self._numbers: dict[str, int] = {}
+
+    def add(self, number: int, estimates: Mapping[str, Estimate]) -> None:
+        """Add a network by its estimates on each board."""
+        found: dict[str, dict[str, Any]] = {}
+        for board, one in estimates.items():
+            for prefix, rows in _by_part(one).items():
+                part = found.setdefault(prefix, {"layers": [row[0] for row in rows], "boards": {}})
+                cycles, use, limit = ([row[i] for row in rows] for i in (1, 2, 3))
+                part["boards"][board] = {"cycles": cycles, "use": use, "limit": limit}
+        network = []
+        for prefix, part in found.items():
+            key = json.dumps(part)
+            if key not in self._numbers:
+                self._numbers[key] = len(self.parts)
+                self.parts.append(part)
+            network.append((prefix, self._numbers[key]))
+        self.networks[number] = network
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the page takes it."""
+        return {"parts": self.parts, "networks": self.networks}
+
+
+#: A layer's shape, its cycles, its use of the array's peak, and what limits it.
+_Row = tuple[dict[str, Any], int, float | None, str]
+
+
+def _by_part(found: Estimate) -> dict[str, list[_Row]]:
+    """The stages on the array in order; before its reader each LayerNorm, with the cycles that are spent waiting."""
+    norms = {"qkv": "norm1", "fc1": "norm2", "head": "norm"}
+    exposed = {stage.name: stage.exposed for stage in found.vector}
+    parts: dict[str, list[_Row]] = {}
+    for layer in found.layers:
+        block = re.match(r"blocks\.\d+\.", layer.name)
+        prefix = block[0] if block else ""
+        name = layer.name.removeprefix(prefix)
+        # Without a prefix there are two parts, at both ends.
+        rows = parts.setdefault(prefix if block else f"{name}:", [])
+        if name in norms:
+            waits = exposed[prefix + norms[name]]
+            rows.append(({"name": norms[name], "kind": "other"}, waits, None, "dependency"))
+        shape: dict[str, Any] = {"name": name, "kind": "attention"}
+        if not name.startswith("attn."):
+            shape = {
+                "name": name,
+                "kind": "linear",
+                "rows": layer.four_bit_rows + layer.eight_bit_rows,
+                "columns": layer.columns,
+                "rows4": layer.four_bit_rows,
+                "rows8": layer.eight_bit_rows,
+            }
+        rows.append((shape, layer.cycles, round(layer.share, 4), layer.bound))
+    return parts

@@ -1,0 +1,123 @@
+"""The folder of a search: what it is a search of, and the scores that it has so far.
+
+A search is deterministic, so its scores are all that a killed one has to leave behind: the next start goes through the
+same steps and finds them here. `search.json` says what the search depends on, and refuses another one; `scores.jsonl`
+has a line for each scored genome. Depends on the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import FileError, QuasarError
+from .report import write_text
+
+__all__ = ["Folder", "SearchFolderError"]
+
+
+class SearchFolderError(QuasarError, ValueError):
+    """The folder belongs to another search."""
+
+
+class Folder:
+    """Holds the scores of one search, in memory and, where there is a path, on disk.
+
+    Args:
+        path: the folder; made where it is missing. None keeps everything in memory.
+        identity: everything that the search's result depends on, as JSON.
+        write: False for a process that only reads (all but the first of several).
+
+    Raises:
+        SearchFolderError: the folder is another search's; the message says in what they differ.
+        quasar_rt.FileError: it cannot be made or read.
+    """
+
+    def __init__(self, path: Path | None, identity: Mapping[str, Any], write: bool = True) -> None:
+        self.path = path
+        self._scores: dict[tuple[str, bytes], int] = {}
+        self._file: IO[str] | None = None
+        self._write = write
+        if path is None:
+            return
+        try:
+            if write:
+                path.mkdir(parents=True, exist_ok=True)
+                self._claim(path, json.loads(json.dumps(identity)))
+            self._read(path / "scores.jsonl", write)
+        except OSError as error:
+            raise FileError(f"the search's folder '{path}' cannot be used: {error}") from error
+
+    @staticmethod
+    def _claim(path: Path, identity: dict[str, Any]) -> None:
+        file = path / "search.json"
+        if not file.exists():
+            # Anything else that lies here would be mixed with this search's results.
+            if any(path.iterdir()):
+                raise SearchFolderError(
+                    f"'{path}' holds other files and no search; give a new or an empty folder"
+                )
+            write_text(file, json.dumps(identity, indent=2) + "\n")
+            return
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise SearchFolderError(f"'{file}' is damaged; remove the folder or give another one")
+        if found != identity:
+            keys = [key for key in {**found, **identity} if found.get(key) != identity.get(key)]
+            differ = "; ".join(
+                f"{key}: {_short(found.get(key))} there, {_short(identity.get(key))} now" for key in keys
+            )
+            raise SearchFolderError(
+                f"'{path}' holds another search ({differ}); give another folder, or remove that one"
+            )
+
+    def _read(self, file: Path, repair: bool) -> None:
+        if not file.exists():
+            return
+        data = file.read_bytes()
+        # A kill can leave the last line incomplete.
+        whole = data[: data.rfind(b"\n") + 1]
+        if repair and whole != data:
+            os.truncate(file, len(whole))
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                kind, genome, correct = json.loads(line)
+                self._scores[kind, bytes.fromhex(genome)] = int(correct)
+            except (TypeError, ValueError):
+                raise SearchFolderError(
+                    f"'{file}', line {number}, is damaged; remove the line or the folder"
+                ) from None
+
+    def get(self, kind: str, genome: bytes) -> int | None:
+        """The number of images that this subnet got right in the scoring `kind`, where it is known."""
+        return self._scores.get((kind, genome))
+
+    def put(self, kind: str, scores: Mapping[bytes, int]) -> None:
+        """Keep scores; they are on disk when this returns."""
+        for genome, correct in scores.items():
+            self._scores[kind, genome] = correct
+        if self.path is None or not self._write:
+            return
+        if self._file is None:
+            self._file = (self.path / "scores.jsonl").open("a", encoding="ascii")
+        for genome, correct in scores.items():
+            self._file.write(json.dumps([kind, genome.hex(), correct]) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file of scores."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,176 @@
+"""What a search finds: the front's points, the subnets for the targets, and the document that states both.
+
+Depends on `quasar_rt.space`, `quasar_rt.nas.layers` and `quasar_rt.nas.report`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FileError
+from ..space import Architecture, Space
+from ..subnet import Subnet
+from . import report
+from .layers import eight_bit_share, nominal_macs, weight_bytes
+
+__all__ = ["Integer", "OnBoard", "Point", "Scoring", "SearchResult", "Target"]
+
+
+class Scoring(NamedTuple):
+    """What the scores of a search are."""
+
+    kind: str
+    """``supernet`` or ``proxy``."""
+    label: str
+    """In a few words, with the images that it was taken on."""
+    short: str
+    column: str
+    """The score's column in front.csv."""
+    accuracy: bool
+    """Whether it is a share of images classified rightly."""
+    images: int | None = None
+
+
+class OnBoard(NamedTuple):
+    """A subnet on a board, modelled."""
+
+    fps: float
+    """Frames a second of the accelerator."""
+    latency_ms: float
+    """Of one frame alone on the accelerator."""
+    fps_with_host: float
+    """Frames a second where the board's processor decodes and resizes pictures: never more than `fps`."""
+
+
+class Integer(NamedTuple):
+    """Top-1 on the integer engine."""
+
+    top1: float
+    images: int
+    split: str
+    """Which images, in words."""
+
+    @property
+    def standard_error(self) -> float:
+        """Binomial."""
+        return math.sqrt(self.top1 * (1 - self.top1) / self.images)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A subnet of the front."""
+
+    id: int
+    genome: tuple[int, ...]
+    architecture: Architecture
+    score: float
+    modelled: Mapping[str, OnBoard]
+    """By board."""
+    integer: Integer | None = None
+    """Where it was exported and run."""
+
+    def to_dict(self, space: Space, scoring: Scoring) -> dict[str, Any]:
+        """As front.json has it."""
+        error = None
+        if scoring.images is not None:
+            error = math.sqrt(self.score * (1 - self.score) / scoring.images)
+        integer = self.integer
+        return {
+            "id": self.id,
+            "genome": list(self.genome),
+            "architecture": self.architecture.to_dict(),
+            "score": self.score,
+            "standard_error": error,
+            "modelled": {board: on._asdict() for board, on in self.modelled.items()},
+            "integer": None
+            if integer is None
+            else {**integer._asdict(), "standard_error": integer.standard_error},
+            "embed": self.architecture.embed,
+            "depth": self.architecture.depth,
+            "eight_bit_share": eight_bit_share(self.architecture),
+            "weight_bytes": weight_bytes(space, self.architecture),
+            "nominal_macs": nominal_macs(space, self.architecture),
+        }
+
+
+class Target(NamedTuple):
+    """A wished rate and the subnet chosen for it: of those that reach it, the one with the best score."""
+
+    fps: float
+    point: Point
+    file: str
+    """The subnet's file in the search's folder."""
+    subnet: Subnet
+
+
+@dataclass(frozen=True, repr=False)
+class SearchResult:
+    """The front and the chosen subnets; ``Engine(result.subnets[250])`` runs one.
+
+    `document` is front.json; `front` is sorted by falling modelled FPS.
+    """
+
+    board: str
+    space: Space
+    scoring: Scoring
+    front: tuple[Point, ...]
+    targets: tuple[Target, ...]
+    document: Mapping[str, Any]
+    folder: Path | None = None
+    cloud: Mapping[str, Any] = field(default_factory=dict)
+    layers: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def subnets(self) -> dict[float, Subnet]:
+        """The chosen subnet of each target, by its FPS."""
+        return {target.fps: target.subnet for target in self.targets}
+
+    @property
+    def genomes(self) -> NDArray[np.uint8]:
+        """The front's genomes, uint8 [points, genes]."""
+        return np.array([point.genome for point in self.front], np.uint8)
+
+    def __repr__(self) -> str:
+        targets = ", ".join(f"{target.fps:g}" for target in self.targets)
+        return (
+            f"<SearchResult: space {self.space.name!r} on {self.board}, {len(self.front)} subnets on the front by "
+            f"{self.scoring.short}, targets {targets} FPS>"
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> SearchResult:
+        """Write front.json, front.csv, front.png, index.html and the targets' subnets, each one whole or not at all.
+
+        The picture is left out where matplotlib is not installed.
+
+        Returns:
+            this result, with the folder.
+
+        Raises:
+            quasar_rt.FileError: something cannot be written.
+        """
+        path = Path(folder)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            for target in self.targets:
+                target.subnet.save(path / target.file)
+            report.write_text(path / "front.csv", report.table(self.document))
+            if find_spec("matplotlib") is not None:
+                report.write_bytes(path / "front.png", report.draw(self.document, self.cloud))
+            page = report.page(self.document, self.cloud, self.layers, self.notes)
+            report.write_text(path / "index.html", page)
+            # Last: where front.json is, the rest is.
+            report.write_text(path / "front.json", report.to_json(self.document))
+        except OSError as error:
+            raise FileError(f"the results cannot be written to '{path}': {error}") from error
+        return dataclasses.replace(self, folder=path)

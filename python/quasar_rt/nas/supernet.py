@@ -1,0 +1,240 @@
+"""Scores from a supernet: each candidate's slice, its activation ranges set anew, on images that training never saw.
+
+The validation images that training set aside are halved (their order is the seed's): the search sees the first half,
+the finalists' integer subnets are scored on the second. Under ``torchrun`` the candidates of a batch are shared out,
+every process goes through the same search, and only the first one keeps files. Depends on: torch, `quasar_rt.train`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..build import build_subnet
+from ..engine import Engine
+from ..errors import InvalidValueError
+from ..evaluate import evaluate
+from ..space import Architecture, Space
+from ..subnet import Subnet
+from ..train import data as datasets
+from ..train import distributed
+from ..train.loop import check_split, load_supernet, logits_of, train_architecture
+from .folder import Folder
+from .result import Integer, Scoring
+
+__all__ = ["HALVING", "Supernet"]
+
+Genomes = NDArray[np.uint8]
+Progress = Callable[[str, int, int], None]
+
+#: Search-validation images of the rounds of scoring, at most: for all candidates, and for the survivors.
+HALVING = (2_000, 10_000)
+#: Training images that set a candidate's activation ranges, at most.
+CALIBRATION = 256
+#: Images that are decoded at once.
+BATCH = 500
+
+
+class Supernet:
+    """A trained supernet as the source of scores and subnets.
+
+    Args:
+        path: the checkpoint, ``supernet.pt`` of a run.
+        root: folder of the data set's files, where it is in no known place.
+        space: refused unless it is the supernet's; None takes that.
+        test: finalists are scored on the test images, not on held-out validation images.
+        threads: of the CPU; None for all cores.
+
+    Raises:
+        quasar_rt.QuasarError: no supernet in the file, one of another space, data that are missing or others than those
+            of the training, or too few validation images.
+    """
+
+    kind = "supernet"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        root: str | os.PathLike[str] | None = None,
+        space: Space | None = None,
+        test: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._model, self.recipe, self.space = load_supernet(path)
+        if space is not None and space != self.space:
+            raise InvalidValueError(
+                f"the supernet '{path}' is of the space '{self.space.name}' ({self.space.sha256[:12]}), not of "
+                f"'{space.name}' ({space.sha256[:12]}); leave the space out, or train a supernet of it"
+            )
+        data = datasets.load(self.recipe, root, self.space)
+        check_split(path, data)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._threads, self._root, self._data, self._test = threads, root, data, test
+        self.group = distributed.join()
+        self._model.to(self.group.device)
+        half = (len(data.validation) + 1) // 2
+        if half == len(data.validation):
+            raise InvalidValueError(
+                f"the supernet has {half} validation image; the search needs two, one of them to hold out"
+            )
+        self._images = [min(half, most) for most in HALVING]
+        self._search = data.validation.first(self._images[-1])
+        self._held_out = (
+            data.test() if test else data.validation.subset(torch.arange(half, len(data.validation)))
+        )
+        calibration = min(self.recipe.quantization.calibration, CALIBRATION)
+        self._calibration = data.train.first(calibration)[0]
+        self.folder = Folder(None, {})
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.group.first
+
+    @property
+    def stages(self) -> int:
+        """One round where the first one sees all search images already."""
+        return len(set(self._images))
+
+    @property
+    def held_out(self) -> str:
+        """The finalists' images, in words."""
+        return "test images" if self._test else "held-out validation images"
+
+    def identity(self) -> dict[str, Any]:
+        """The checkpoint, the data and what of them is used for what."""
+        from ..train import checkpoint
+
+        return {
+            "score": "supernet",
+            "supernet_sha256": checkpoint.load(self.path)["sha256"],
+            "data": self._data.identity,
+            "search_images": self._images,
+            "calibration_images": len(self._calibration),
+            "finalists_on": self.held_out,
+        }
+
+    def images_used(self) -> dict[str, Any]:
+        """For the record: which images had which part."""
+        return {
+            "data": self._data.describe,
+            "calibration": f"the first {len(self._calibration):,} training images",
+            "search": f"the first {self._images[-1]:,} of {len(self._data.validation):,} validation images",
+            "finalists": f"{len(self._held_out):,} {self.held_out}",
+            "test_images_read": self._test,
+        }
+
+    def scoring(self, stage: int) -> Scoring:
+        """Top-1 of the slice."""
+        images = self._images[stage]
+        label = f"top-1 on {images:,} search-validation images, supernet"
+        return Scoring("supernet", label, "supernet top-1", "supernet_top1_search_validation", True, images)
+
+    def score(self, genomes: Genomes, stage: int, progress: Progress) -> NDArray[np.float64]:
+        """Top-1 of each slice on the round's search-validation images."""
+        count = self._images[stage]
+        images, labels = (part[:count] for part in self._search)
+
+        def correct(architecture: Architecture) -> int:
+            self._model.activate(architecture)
+            self._model.calibrate(
+                self._calibration.to(self.group.device), self.recipe.quantization.percentile
+            )
+            return int((logits_of(self._model, images, BATCH).argmax(dim=1) == labels).sum())
+
+        return self._counts(f"supernet {count}", genomes, correct, progress) / count
+
+    def integer(self, genomes: Genomes, progress: Progress) -> list[Integer]:
+        """Top-1 of each exported subnet on the integer engine, on held-out images."""
+
+        def correct(architecture: Architecture) -> int:
+            return self._correct(self.subnet(architecture, "finalist", {}))
+
+        count = len(self._held_out)
+        found = self._counts(f"integer {count} {self.held_out}", genomes, correct, progress)
+        return [Integer(right / count, count, self.held_out) for right in found.tolist()]
+
+    def retrained(
+        self, genomes: Genomes, epochs: int, folder: Path | None, progress: Progress
+    ) -> list[Integer]:
+        """Top-1, as `integer`, of the same networks trained on their own from the recipe's start.
+
+        They get `epochs` epochs in float and a third of that with quantizers. A process trains its share of them, one
+        after the other; each has a folder of checkpoints below `folder`.
+        """
+        stage = self.recipe.quantized_stage or self.recipe.supernet_stage
+        assert stage is not None  # a recipe has one of them
+        recipe = dataclasses.replace(
+            self.recipe,
+            float_stage=dataclasses.replace(self.recipe.float_stage, epochs=epochs),
+            quantized_stage=dataclasses.replace(stage, epochs=max(1, round(epochs / 3))),
+            baseline=False,
+        )
+
+        def correct(architecture: Architecture) -> int:
+            name = self.space.encode(architecture).tobytes().hex()
+            with tempfile.TemporaryDirectory() as temporary:
+                run = Path(temporary) if folder is None else folder / name
+                trained = train_architecture(architecture, recipe, run, self._root, lambda _: None)
+            return self._correct(self._export(trained.model, "retrained", {}))
+
+        count = len(self._held_out)
+        found = self._counts(f"retrained {epochs} {count} {self.held_out}", genomes, correct, progress)
+        return [Integer(right / count, count, self.held_out) for right in found.tolist()]
+
+    def subnet(self, architecture: Architecture, name: str, provenance: Mapping[str, Any]) -> Subnet:
+        """The slice on its own, its activation ranges set anew, as an integer subnet."""
+        network = self._model.extract(architecture).eval()
+        network.calibrate(self._calibration.to(self.group.device), self.recipe.quantization.percentile)
+        return self._export(network, name, provenance)
+
+    def _export(self, network: Any, name: str, provenance: Mapping[str, Any]) -> Subnet:
+        classes = list(self._data.classes)
+        return build_subnet(network.cpu().spec(name, classes, self._data.document, dict(provenance)))
+
+    def _correct(self, subnet: Subnet) -> int:
+        with Engine(subnet, threads=self._threads) as engine:
+            found = evaluate(engine, self._labelled())
+        return round(found.top1 * found.images)
+
+    def _labelled(self) -> Iterator[tuple[Any, int]]:
+        for images, labels in self._held_out.batches(BATCH):
+            for image, label in zip(images.numpy(), labels.tolist(), strict=True):
+                yield (image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))), label
+
+    def _counts(
+        self, what: str, genomes: Genomes, correct: Callable[[Architecture], int], progress: Progress
+    ) -> NDArray[np.float64]:
+        """``correct(architecture)`` of each genome: from the folder, or computed by the process whose share it is."""
+        keys = [genome.tobytes() for genome in genomes]
+        counts = np.full(len(keys), -1, np.int64)
+        if self.first:
+            counts[:] = [-1 if (known := self.folder.get(what, key)) is None else known for key in keys]
+        counts = self._sum(counts + 1 if self.first else np.zeros_like(counts)) - 1
+        missing = np.flatnonzero(counts < 0)
+        # Small parts, so that little is lost when the search is stopped.
+        step = 4 * self.group.world
+        for start in range(0, len(missing), step):
+            progress(what, len(keys) - len(missing) + start, len(keys))
+            part = missing[start : start + step]
+            found = np.zeros(len(part), np.int64)
+            for at in range(self.group.rank, len(part), self.group.world):
+                found[at] = correct(self.space.decode(genomes[part[at]]))
+            counts[part] = self._sum(found)
+            if self.first:
+                self.folder.put(what, {keys[i]: int(counts[i]) for i in part})
+        return counts.astype(np.float64)
+
+    def _sum(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        total: NDArray[np.int64] = self.group.sum(torch.from_numpy(counts)).numpy()
+        return total

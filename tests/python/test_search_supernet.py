@@ -1,0 +1,240 @@
+"""Searches with a trained supernet: what its scores are, which images they use, stops, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the [host] extra")
+
+from quasar_rt import Engine, QuasarError, search  # noqa: E402
+from quasar_rt.evaluate import evaluate  # noqa: E402
+from quasar_rt.nas import run, supernet  # noqa: E402
+from quasar_rt.nas.stats import kendall_tau  # noqa: E402
+from quasar_rt.nas.supernet import Supernet  # noqa: E402
+from quasar_rt.space import Space  # noqa: E402
+from quasar_rt.train import data as datasets  # noqa: E402
+from quasar_rt.train import load_supernet  # noqa: E402
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "search.py"
+SETTINGS = dict(fps=[60000.0, 110000.0], population=6, generations=2)
+FILES = ("front.json", "front.csv", "front.png", "index.html", "scores.jsonl")
+
+
+def nothing(what: str, done: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def found(digits_supernet, tmp_path_factory):
+    """A small search, during which the test images cannot be read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.Data, "test", lambda self: pytest.fail("the test images were read"))
+        patch.setattr(run, "SAMPLE", 8)
+        return search(
+            supernet=digits_supernet, out=tmp_path_factory.mktemp("found") / "out", threads=1, **SETTINGS
+        )
+
+
+@pytest.fixture(scope="module")
+def halves(digits_supernet):
+    """Search images and held-out images with their labels, and the training images, straight from the data set."""
+    _, recipe, space = load_supernet(digits_supernet)
+    data = datasets.load(recipe, None, space)
+    images, labels = data.validation.first(len(data.validation))
+    half = (len(labels) + 1) // 2
+    return (images[:half], labels[:half]), (images[half:], labels[half:]), data.train.first(256)[0], recipe
+
+
+def test_scores_are_the_top1_of_stand_alone_slices_on_the_first_half(found, halves, digits_supernet):
+    (images, labels), _, calibration, recipe = halves
+    model, _, _ = load_supernet(digits_supernet)
+    assert found.scoring.images == len(labels)
+    for point in found.front:
+        network = model.extract(point.architecture)
+        network.calibrate(calibration, recipe.quantization.percentile)
+        with torch.no_grad():
+            top1 = (network(images).argmax(dim=1) == labels).double().mean().item()
+        assert point.score == pytest.approx(top1, abs=1e-12)
+
+
+def test_integer_figures_are_the_exported_subnets_on_the_other_half(found, halves):
+    _, (images, labels), _, _ = halves
+    finalists = [point for point in found.front if point.integer is not None]
+    assert {target.point.id for target in found.targets} <= {point.id for point in finalists}
+    for target in found.targets:
+        assert target.subnet.trained
+        with Engine(target.subnet) as engine:
+            accuracy = evaluate(engine, zip(images.numpy()[:, 0], labels.tolist(), strict=True))
+        integer = target.point.integer
+        assert (integer.top1, integer.images) == (accuracy.top1, len(labels))
+        assert integer.split == "held-out validation images"
+        record = target.subnet.config["provenance"]["search"]
+        assert record["integer"]["top1"] == accuracy.top1
+        assert record["images"]["test_images_read"] is False
+        assert record["score_kind"] == f"top-1 on {found.scoring.images} search-validation images, supernet"
+
+
+def test_taus_networks_are_finalists_and_random_ones(found):
+    (correlation,) = found.document["search"]["correlations"]
+    pairs = correlation["pairs"]
+    tau = kendall_tau([p["supernet"] for p in pairs], [p["stand_alone"] for p in pairs], seed=0)
+    assert (correlation["tau_b"], correlation["low"], correlation["high"]) == (tau.tau, tau.low, tau.high)
+    assert correlation["low"] <= correlation["tau_b"] <= correlation["high"]
+    finalists = [point for point in found.front if point.integer is not None]
+    assert correlation["finalists"] == len(finalists)
+    assert [p["stand_alone"] for p in pairs[: len(finalists)]] == [point.integer.top1 for point in finalists]
+    assert len(pairs) == correlation["subnets"] >= len(finalists) + 7
+    assert len({tuple(p["genome"]) for p in pairs}) == len(pairs)
+    assert f"{tau.tau:.2f}" in found.notes[-1]
+
+
+def test_scores_do_not_depend_on_what_was_scored_before(digits_supernet):
+    source = Supernet(digits_supernet, threads=1)
+    space = source.space
+    genomes = np.array([space.encode(space.sample(1, k)) for k in range(4)])
+    forward = source.score(genomes, 0, nothing)
+    again = Supernet(digits_supernet, threads=1).score(genomes[::-1].copy(), 0, nothing)
+    assert forward.tolist() == again[::-1].tolist()
+    assert len(set(forward.tolist())) > 1
+
+
+def test_survivors_are_scored_on_more_images(digits_supernet, monkeypatch):
+    monkeypatch.setattr(supernet, "HALVING", (40, 120))
+    monkeypatch.setattr(run, "SAMPLE", 2)
+    result = search(supernet=digits_supernet, threads=1, fps=60000, population=6, generations=3)
+    first, second = result.document["search"]["rounds"]
+    assert (first["subnets"], first["score"]) == (18, "top-1 on 40 search-validation images, supernet")
+    assert 6 <= second["subnets"] < 18
+    assert result.scoring.images == 120
+    assert all(round(point.score * 120) == pytest.approx(point.score * 120) for point in result.front)
+
+
+def test_a_predictor_can_choose_the_candidates(digits_supernet, monkeypatch):
+    monkeypatch.setattr(run, "SAMPLE", 2)
+    result = search(
+        supernet=digits_supernet, threads=1, fps=60000, population=6, generations=3, predictor=True
+    )
+    assert result.document["search"]["predictor"]["samples"] == 18
+    assert "predictor" in " ".join(result.notes)
+
+
+def test_networks_can_be_trained_on_their_own(digits_supernet, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "SAMPLE", 2)
+    monkeypatch.setattr(run, "FINALISTS", 1)
+    result = search(
+        supernet=digits_supernet,
+        threads=1,
+        out=tmp_path / "out",
+        fps=110000,
+        population=4,
+        generations=1,
+        retrain=2,
+    )
+    integer, own = result.document["search"]["correlations"]
+    assert "trained on their own for 2 epochs" in own["against"]
+    assert [p["genome"] for p in own["pairs"]] == [p["genome"] for p in integer["pairs"]]
+    assert [p["stand_alone"] for p in own["pairs"]] != [p["stand_alone"] for p in integer["pairs"]]
+    assert len(list((tmp_path / "out" / "retrained").iterdir())) == len(own["pairs"])
+
+
+def test_the_test_images_are_read_when_asked_for(digits_supernet, monkeypatch):
+    monkeypatch.setattr(run, "SAMPLE", 2)
+    monkeypatch.setattr(run, "FINALISTS", 1)
+    result = search(supernet=digits_supernet, threads=1, fps=110000, population=4, generations=1, test=True)
+    assert result.targets[0].point.integer.split == "test images"
+    assert result.document["search"]["images"]["test_images_read"] is True
+    assert "Test images were read" in " ".join(result.notes)
+
+
+def arguments(path: Path, out: Path) -> list[str]:
+    fps = [word for target in SETTINGS["fps"] for word in ("--fps", str(target))]
+    size = ["--population", "6", "--generations", "2", "--threads", "1"]
+    return [str(TOOL), "--supernet", str(path), *fps, *size, "--out", str(out)]
+
+
+def same_files(one: Path, other: Path) -> None:
+    names = [*FILES, *(path.name for path in one.glob("*.qvit"))]
+    assert len(names) == len(FILES) + 2
+    for name in names:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.fixture(scope="module")
+def whole(digits_supernet, tmp_path_factory):
+    """The folder of the same search by the command, never stopped."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    done = subprocess.run(
+        [sys.executable, *arguments(digits_supernet, out)], capture_output=True, text=True, check=True
+    )
+    assert "integer top-1" in done.stdout
+    assert "Kendall's tau-b" in done.stdout
+    return out
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_search_goes_on_to_the_same_files(digits_supernet, whole, tmp_path, how):
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, *arguments(digits_supernet, out)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    scores = out / "scores.jsonl"
+    while not (scores.exists() and scores.read_bytes().count(b"\n") >= 4):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=120)
+    known = scores.read_bytes().count(b"\n")
+    assert not (out / "front.json").exists()
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert f"goes on from {out}" in errors
+    subprocess.run([sys.executable, *arguments(digits_supernet, out)], capture_output=True, check=True)
+    assert scores.read_bytes().count(b"\n") > known
+    same_files(whole, out)
+
+
+def test_two_processes_find_what_one_finds(digits_supernet, whole, tmp_path):
+    out = tmp_path / "out"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [*launch, *arguments(digits_supernet, out)], capture_output=True, check=True, env=environment
+    )
+    same_files(whole, out)
+
+
+def test_a_supernet_of_another_space_is_refused(digits_supernet):
+    with pytest.raises(QuasarError, match=r"of the space 'digits' .* not of 'tiny'"):
+        search("tiny", supernet=digits_supernet)
+    assert search.__module__ == "quasar_rt.nas.run"
+
+
+def test_the_supernets_own_space_may_be_named(digits_supernet):
+    assert Supernet(digits_supernet, space=Space.load("digits")).space.name == "digits"
+
+
+def test_a_file_that_is_no_supernet_is_named(tmp_path):
+    (tmp_path / "x.pt").write_bytes(b"nothing")
+    with pytest.raises(QuasarError, match=r"x\.pt"):
+        search(supernet=tmp_path / "x.pt")
+    with pytest.raises(FileNotFoundError, match="none"):
+        search(supernet=tmp_path / "none.pt")
+
+
+def test_state_lines_are_counts_of_images(found):
+    lines = [json.loads(line) for line in (found.folder / "scores.jsonl").read_text().splitlines()]
+    kinds = {kind for kind, _, _ in lines}
+    assert kinds == {f"supernet {found.scoring.images}", "integer 148 held-out validation images"}
+    assert len({(kind, genome) for kind, genome, _ in lines}) == len(lines)
