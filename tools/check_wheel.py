@@ -15,6 +15,8 @@ REQUIRED = (
     "quasar_rt/_native.abi3.so",
     "quasar_rt/_native.pyi",
     "quasar_rt/py.typed",
+    "quasar_rt/boards/*.toml",
+    "quasar_rt/spaces/*.toml",
     "quasar_rt/data/*.qvit",
     "quasar_rt/data/*/samples/*.png",
 )

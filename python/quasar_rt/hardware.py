@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -291,8 +291,10 @@ class Hardware:
 
         Args:
             board: a board, or the name or path of one.
-            target: networks, or a space: its largest network (so that all of them fit), its smallest, and two others
-                stand for it. The time for one frame of each of them is minimised.
+            target: networks, whose time for one frame each is minimised; or a space, for which its largest network (so
+                that all fit), its smallest and two others stand. Where the board is so small that holding the largest
+                would more than halve the speed of the smallest, the design is made for the smallest, and `CostTable`
+                marks the networks that exceed its buffers.
             clock_mhz: the clock; None takes the board's default.
             mode: one of `modes`.
 
@@ -456,7 +458,7 @@ class Estimate:
     clock_mhz: float
     mode: str
     hls: bool
-    """Whether the accelerator's HLS has that mode."""
+    """Whether the accelerator's HLS is written for that mode (`modes`)."""
     frames: int
     """Frames in flight."""
     layers: tuple[Layer, ...]
@@ -491,13 +493,37 @@ class Estimate:
     resources: Amounts
     parts: tuple[Part, ...]
     """Resources, part by part."""
+    board_resources: Amounts
+    """What the board has."""
+    board_usable: Amounts
+    """What a design may take of it."""
     resources_fit: bool
-    """Whether they stay within the board's usable share."""
+    """Whether the configuration stays within that."""
+
+    def losses(self) -> dict[str, float]:
+        """What keeps the array from its peak: shares of the time between two frames, ``products`` being the share used.
+
+        >>> hardware = Hardware.for_board("zcu102", Workload.deit("deit-tiny"))
+        >>> losses = estimate(Workload.deit("deit-tiny"), hardware).losses()
+        >>> max(losses, key=losses.get), round(sum(losses.values()), 6)
+        ('products', 1.0)
+        """
+
+        def total(cause: str) -> float:
+            return float(sum(getattr(layer, cause) for layer in self.layers)) / self.period_cycles
+
+        shares = {
+            "products": self.share,
+            "ragged tiles": total("accumulate") - self.share,
+            "waiting for lanes": total("drain_stall"),
+            "waiting for weights": total("weight_stall"),
+            "waiting for a result": total("wait"),
+            "between commands": total("gap"),
+        }
+        return {**shares, "vector unit and transfers": 1 - sum(shares.values())}
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it, with the figures' kind."""
-        from dataclasses import asdict
-
         return {"kind": "modelled", **asdict(self)}
 
 
@@ -515,6 +541,8 @@ def estimate(network: Subnet | Workload, hardware: Hardware) -> Estimate:
             "layers": tuple(Layer(**layer) for layer in document["layers"]),
             "vector": tuple(VectorStage(**stage) for stage in document["vector"]),
             "host": Host(**document["host"]),
+            "board_resources": Amounts(**document["board_resources"]),
+            "board_usable": Amounts(**document["board_usable"]),
         },
         resources=Amounts(**resources["total"]),
         parts=tuple(Part(**part) for part in resources["parts"]),
@@ -526,7 +554,7 @@ class CostTable:
 
     Args:
         space: the space.
-        hardware: a configuration in a mode that the accelerator's HLS has.
+        hardware: a configuration in a mode that the accelerator's HLS is written for.
 
     Raises:
         quasar_rt.InvalidValueError: another mode: a search must not count on it.
@@ -599,7 +627,7 @@ def board_names() -> list[str]:
 
 
 def modes() -> dict[str, bool]:
-    """Every mode of the array, and whether the accelerator's HLS has it; the others are modelled only.
+    """Every mode of the array, and whether the accelerator's HLS is written for it; the others are modelled only.
 
     >>> modes()
     {'nibble': True, 'drained_pairs': False, 'lut_share': False}

@@ -2,8 +2,7 @@
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use quasar_core::hardware::explore::{explore, workloads_of_space};
-use quasar_core::hardware::{self, Mode, Resources};
+use quasar_core::hardware::{self, explore, Mode, Resources};
 use quasar_core::space::{Architecture, BlockShape};
 
 use crate::errors::{invalid_value, to_py};
@@ -143,7 +142,7 @@ impl Hardware {
     ) -> PyResult<Self> {
         let mode = mode_of(mode)?;
         let (board, space) = (&board.board, &space.space);
-        py.detach(|| explore(board, &workloads_of_space(space)?, clock_mhz, mode))
+        py.detach(|| hardware::explore_space(board, space, clock_mhz, mode))
             .map(|hardware| Self { hardware })
             .map_err(to_py)
     }
@@ -192,7 +191,7 @@ fn mode_of(name: &str) -> PyResult<Mode> {
     })
 }
 
-/// Every mode's name and whether the accelerator's HLS has it.
+/// Every mode's name and whether the accelerator's HLS is written for it.
 #[pyfunction]
 pub fn hardware_modes() -> Vec<(&'static str, bool)> {
     Mode::ALL
@@ -244,7 +243,7 @@ impl CostTable {
                 );
                 for i in 0..count {
                     let genome = &genomes[i * genes..(i + 1) * genes];
-                    self.table.space().check_genome(genome)?;
+                    self.table.check(genome)?;
                     let cost = self.table.cost(genome);
                     columns.0.push(cost.fps);
                     columns.1.push(cost.latency_s);

@@ -35,7 +35,8 @@ impl Mode {
         }
     }
 
-    /// Whether the accelerator's HLS has it. The others are modelled, to judge whether they are worth building; no search uses them.
+    /// Whether it is a mode that the accelerator's HLS is written for. The others are modelled, to judge whether they are worth building;
+    /// no search uses them.
     pub const fn hls(self) -> bool {
         matches!(self, Self::Nibble)
     }
@@ -334,7 +335,7 @@ impl Hardware {
             return Ok(());
         }
         Err(Error::InvalidValue(format!(
-            "mode {:?} is modelled only: the accelerator's HLS does not have it, so no search may count on it; use mode = \"nibble\" \
+            "mode {:?} is modelled only: the accelerator's HLS is not written for it, so no search may count on it; use mode = \"nibble\" \
              (tools/estimate.py shows the other modes)",
             mode.name()
         )))

@@ -147,11 +147,11 @@ pub struct Model<'a> {
     bytes_per_cycle: f64,
 }
 
-/// One block, stage by stage.
+/// Attention's half of a block, stage by stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Block {
-    /// The `LayerNorm` before attention.
-    pub norm1: u64,
+pub struct AttentionHalf {
+    /// The `LayerNorm` before it.
+    pub norm: u64,
     /// Queries, keys, values.
     pub qkv: Stage,
     /// Queries times keys.
@@ -163,16 +163,23 @@ pub struct Block {
     /// Projection and residual.
     pub proj: Stage,
     /// Until the projection's last result is stored.
-    pub attention_tail: u64,
-    /// The `LayerNorm` before the MLP.
-    pub norm2: u64,
-    /// First layer of the MLP, with GELU.
+    pub tail: u64,
+    /// Bytes beside weights: commands, norm, attention's parameters.
+    pub side_bytes: u64,
+}
+
+/// The MLP's half of a block, stage by stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MlpHalf {
+    /// The `LayerNorm` before it.
+    pub norm: u64,
+    /// First layer, with GELU.
     pub fc1: Stage,
     /// Second layer and residual.
     pub fc2: Stage,
     /// Until fc2's last result is stored.
-    pub mlp_tail: u64,
-    /// Bytes beside weights: commands, norms, tables, attention's parameters.
+    pub tail: u64,
+    /// Bytes beside weights: commands, norm, table.
     pub side_bytes: u64,
 }
 
@@ -215,25 +222,27 @@ impl Totals {
     }
 }
 
-impl Block {
-    /// Attention's half.
-    pub const fn attention(&self) -> Phase {
+impl AttentionHalf {
+    /// As a phase.
+    pub const fn phase(&self) -> Phase {
         Phase {
-            norm: self.norm1,
+            norm: self.norm,
             array: self.qkv.cycles()
                 + self.scores.cycles()
                 + self.context.cycles()
                 + self.proj.cycles(),
-            tail: self.attention_tail,
+            tail: self.tail,
         }
     }
+}
 
-    /// The MLP's half.
-    pub const fn mlp(&self) -> Phase {
+impl MlpHalf {
+    /// As a phase.
+    pub const fn phase(&self) -> Phase {
         Phase {
-            norm: self.norm2,
+            norm: self.norm,
             array: self.fc1.cycles() + self.fc2.cycles(),
-            tail: self.mlp_tail,
+            tail: self.tail,
         }
     }
 }
@@ -279,58 +288,68 @@ impl<'a> Model<'a> {
         (bytes as f64 / self.bytes_per_cycle).ceil() as u64
     }
 
-    /// One block. `last`: of the network, where `token` pooling leaves the class token alone.
-    pub fn block(&self, embed: u64, work: &BlockWork, last: bool) -> Block {
-        let (n, inner) = (self.setting.tokens(), work.inner());
-        let needed = if last && self.setting.pool == Pool::Token {
+    /// Tokens that a block's attention output and MLP are needed for. `last`: of the network, where `token` pooling leaves one.
+    pub fn needed(&self, last: bool) -> u64 {
+        if last && self.setting.pool == Pool::Token {
             1
         } else {
-            n
-        };
-        let linear = |tokens, rows, columns, drain| Gemm {
-            tokens,
-            rows,
-            columns,
-            activation: Activation::Signed,
-            drain,
-            streamed: true,
-        };
+            self.setting.tokens()
+        }
+    }
+
+    /// Attention's half of a block; `fc1` and `fc2` of `work` do not matter.
+    pub fn attention_half(&self, embed: u64, work: &BlockWork, last: bool) -> AttentionHalf {
+        let (n, needed) = (self.setting.tokens(), self.needed(last));
         let qkv = if needed == n {
             // Rows stand in the order k, q, v, so that scores can start while values drain.
-            self.gemm(linear(n, work.qkv(), embed, Drain::Requantize))
+            self.linear(n, work.qkv(), embed)
         } else {
-            let mut both = self.gemm(linear(n, work.key_value, embed, Drain::Requantize));
-            let query = self.gemm(linear(needed, work.query, embed, Drain::Requantize));
+            let mut both = self.linear(n, work.key_value, embed);
+            let query = self.linear(needed, work.query, embed);
             both.stage.add(&query.stage);
             both.last_drain = query.last_drain;
             both
         };
-        let values = work.key_value.slots() / 2 / self.pairs();
         let hidden_by_values = if needed == n {
-            values * n.div_ceil(self.tokens()) * embed
+            work.key_value.slots() / 2 / self.pairs() * n.div_ceil(self.tokens()) * embed
         } else {
             0
         };
         let (scores, softmax, context) = self.attention(work, needed, &qkv, hidden_by_values);
-        let mut proj = self.gemm(linear(needed, work.proj, inner, Drain::Requantize));
+        let mut proj = self.linear(needed, work.proj, work.inner());
         proj.stage.wait = self.wait(&context, &proj);
-        let fc1 = self.gemm(linear(needed, work.fc1, embed, Drain::Gelu));
-        let mut fc2 = self.gemm(linear(needed, work.fc2, work.hidden, Drain::Requantize));
-        fc2.stage.wait = self.wait(&fc1, &fc2);
         let units = work.heads * needed.div_ceil(self.tokens());
-        Block {
-            norm1: self.norm(n, embed),
+        AttentionHalf {
+            norm: self.norm(n, embed),
             qkv: qkv.stage,
             scores,
             softmax,
             context: context.stage,
             proj: proj.stage,
-            attention_tail: self.ready(&proj),
-            norm2: self.norm(needed, embed),
+            tail: self.ready(&proj),
+            side_bytes: 4 * embed + 8 * work.heads + COMMAND_BYTES * (4 + 3 * units),
+        }
+    }
+
+    /// The MLP's half of a block; its other rows do not matter.
+    pub fn mlp_half(&self, embed: u64, work: &BlockWork, last: bool) -> MlpHalf {
+        let needed = self.needed(last);
+        let fc1 = self.gemm(Gemm {
+            tokens: needed,
+            rows: work.fc1,
+            columns: embed,
+            activation: Activation::Signed,
+            drain: Drain::Gelu,
+            streamed: true,
+        });
+        let mut fc2 = self.linear(needed, work.fc2, work.hidden);
+        fc2.stage.wait = self.wait(&fc1, &fc2);
+        MlpHalf {
+            norm: self.norm(needed, embed),
             fc1: fc1.stage,
             fc2: fc2.stage,
-            mlp_tail: self.ready(&fc2),
-            side_bytes: 2 * 4 * embed + 256 + 8 * work.heads + COMMAND_BYTES * (8 + 3 * units),
+            tail: self.ready(&fc2),
+            side_bytes: 4 * embed + 256 + COMMAND_BYTES * 4,
         }
     }
 
@@ -342,14 +361,7 @@ impl<'a> Model<'a> {
             prefix_tokens,
             ..
         } = self.setting;
-        let product = self.gemm(Gemm {
-            tokens: patches,
-            rows,
-            columns: patch_len,
-            activation: Activation::Signed,
-            drain: Drain::Requantize,
-            streamed: true,
-        });
+        let product = self.linear(patches, rows, patch_len);
         let pixels = patches * patch_len;
         End {
             norm: 0,
@@ -363,14 +375,7 @@ impl<'a> Model<'a> {
 
     /// Pooling, the last `LayerNorm` and the head.
     pub fn head(&self, embed: u64, rows: Rows) -> End {
-        let product = self.gemm(Gemm {
-            tokens: 1,
-            rows,
-            columns: embed,
-            activation: Activation::Signed,
-            drain: Drain::Requantize,
-            streamed: true,
-        });
+        let product = self.linear(1, rows, embed);
         // The mean runs over tokens for one element a cycle in each lane.
         let mean = self.setting.patches * embed.div_ceil(self.lanes().norm);
         let norm = match self.setting.pool {
@@ -402,15 +407,26 @@ impl<'a> Model<'a> {
         }
     }
 
+    /// What attention's half of a block adds to a frame's totals.
+    pub fn attention_totals(&self, half: &AttentionHalf) -> Totals {
+        Totals {
+            transfer: half.qkv.load + half.proj.load + self.transfer(half.side_bytes),
+            ..self.totals(&half.phase())
+        }
+    }
+
+    /// What the MLP's half of a block adds to a frame's totals.
+    pub fn mlp_totals(&self, half: &MlpHalf) -> Totals {
+        Totals {
+            transfer: half.fc1.load + half.fc2.load + self.transfer(half.side_bytes),
+            ..self.totals(&half.phase())
+        }
+    }
+
     /// What a block adds to a frame's totals.
-    pub fn block_totals(&self, block: &Block) -> Totals {
-        let mut totals = self.totals(&block.attention());
-        totals.add(&self.totals(&block.mlp()));
-        totals.transfer = block.qkv.load
-            + block.proj.load
-            + block.fc1.load
-            + block.fc2.load
-            + self.transfer(block.side_bytes);
+    pub fn block_totals(&self, embed: u64, work: &BlockWork, last: bool) -> Totals {
+        let mut totals = self.attention_totals(&self.attention_half(embed, work, last));
+        totals.add(&self.mlp_totals(&self.mlp_half(embed, work, last)));
         totals
     }
 
@@ -513,6 +529,18 @@ impl<'a> Model<'a> {
                 columns.div_ceil(self.hardware.board().dsp_kind.products(pair, activation))
             }
         }
+    }
+
+    /// A product with weights, requantized.
+    fn linear(&self, tokens: u64, rows: Rows, columns: u64) -> Product {
+        self.gemm(Gemm {
+            tokens,
+            rows,
+            columns,
+            activation: Activation::Signed,
+            drain: Drain::Requantize,
+            streamed: true,
+        })
     }
 
     fn gemm(&self, gemm: Gemm) -> Product {

@@ -4,11 +4,11 @@
 
 use serde::Serialize;
 
-use super::boards::Board;
+use super::boards::{Amounts, Board};
 use super::configuration::Hardware;
 use super::cycles::{Model, Phase, Stage, Totals};
 use super::resources::Resources;
-use super::workload::{Rows, Setting, Workload};
+use super::workload::{BlockWork, Rows, Setting, Workload};
 use crate::error::Result;
 
 /// What limits a layer.
@@ -98,7 +98,7 @@ pub struct Estimate {
     pub clock_mhz: f64,
     /// Mode's name.
     pub mode: &'static str,
-    /// Whether the accelerator's HLS has that mode.
+    /// Whether that mode is the accelerator's ([`super::Mode::hls`]).
     pub hls: bool,
     /// Frames in flight.
     pub frames: u64,
@@ -138,7 +138,11 @@ pub struct Estimate {
     pub host_bound: bool,
     /// Resources of the configuration.
     pub resources: Resources,
-    /// Whether they stay within the board's usable share.
+    /// What the board has.
+    pub board_resources: Amounts,
+    /// What a design may take of it.
+    pub board_usable: Amounts,
+    /// Whether the configuration stays within that.
     pub resources_fit: bool,
 }
 
@@ -196,7 +200,7 @@ pub(crate) fn totals(workload: &Workload, model: &Model<'_>) -> Totals {
     let mut sum = model.end_totals(&model.embedding(workload.embed, workload.patch_rows));
     for (i, work) in workload.blocks.iter().enumerate() {
         let last = i + 1 == workload.blocks.len();
-        sum.add(&model.block_totals(&model.block(workload.embed, work, last)));
+        sum.add(&model.block_totals(workload.embed, work, last));
     }
     sum.add(&model.end_totals(&model.head(workload.embed, workload.head_rows)));
     sum
@@ -214,7 +218,7 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
         layers: Vec::new(),
         vector: Vec::new(),
     };
-    let (n, d) = (workload.setting.tokens(), workload.embed);
+    let d = workload.embed;
     let embedding = model.embedding(d, workload.patch_rows);
     let mut side_bytes = embedding.side_bytes;
     builder.layer(
@@ -225,39 +229,8 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
         &embedding.stage,
     );
     for (i, work) in workload.blocks.iter().enumerate() {
-        let block = model.block(d, work, i + 1 == workload.blocks.len());
-        let name = |part: &str| format!("blocks.{i}.{part}");
-        let all = |rows: u64| Rows {
-            four_bit: 0,
-            eight_bit: rows,
-        };
-        let needed = block.fc1.macs / (work.hidden * d);
-        builder.norm(&name("norm1"), &block.attention());
-        builder.layer(&name("qkv"), n, work.qkv(), d, &block.qkv);
-        builder.layer(
-            &name("attn.scores"),
-            needed,
-            all(n),
-            work.head_dim,
-            &block.scores,
-        );
-        builder.vector.push(VectorStage {
-            name: name("attn.softmax"),
-            cycles: block.softmax,
-            exposed: block.context.wait,
-        });
-        builder.layer(
-            &name("attn.context"),
-            needed,
-            all(work.head_dim),
-            n,
-            &block.context,
-        );
-        builder.layer(&name("proj"), needed, work.proj, work.inner(), &block.proj);
-        builder.norm(&name("norm2"), &block.mlp());
-        builder.layer(&name("fc1"), needed, work.fc1, d, &block.fc1);
-        builder.layer(&name("fc2"), needed, work.fc2, work.hidden, &block.fc2);
-        side_bytes += block.side_bytes;
+        let last = i + 1 == workload.blocks.len();
+        side_bytes += builder.block(&model, d, i, work, last);
     }
     let head = model.head(d, workload.head_rows);
     side_bytes += head.side_bytes;
@@ -297,6 +270,8 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
         latency_with_host_s: cost.latency_s + host.seconds,
         host_bound: host.fps < cost.fps,
         host,
+        board_resources: hardware.board().resources,
+        board_usable: hardware.board().usable(),
         resources_fit: resources.fits(hardware.board().usable()),
         resources,
         layers,
@@ -357,6 +332,51 @@ impl Builder<'_> {
                 Bound::Compute
             },
         });
+    }
+
+    /// All stages of a block; returns the bytes that it takes beside weights.
+    fn block(&mut self, model: &Model<'_>, d: u64, i: usize, work: &BlockWork, last: bool) -> u64 {
+        let n = model.needed(false);
+        let needed = model.needed(last);
+        let attention = model.attention_half(d, work, last);
+        let mlp = model.mlp_half(d, work, last);
+        let name = |part: &str| format!("blocks.{i}.{part}");
+        let all = |rows: u64| Rows {
+            four_bit: 0,
+            eight_bit: rows,
+        };
+        self.norm(&name("norm1"), &attention.phase());
+        self.layer(&name("qkv"), n, work.qkv(), d, &attention.qkv);
+        self.layer(
+            &name("attn.scores"),
+            needed,
+            all(n),
+            work.head_dim,
+            &attention.scores,
+        );
+        self.vector.push(VectorStage {
+            name: name("attn.softmax"),
+            cycles: attention.softmax,
+            exposed: attention.context.wait,
+        });
+        self.layer(
+            &name("attn.context"),
+            needed,
+            all(work.head_dim),
+            n,
+            &attention.context,
+        );
+        self.layer(
+            &name("proj"),
+            needed,
+            work.proj,
+            work.inner(),
+            &attention.proj,
+        );
+        self.norm(&name("norm2"), &mlp.phase());
+        self.layer(&name("fc1"), needed, work.fc1, d, &mlp.fc1);
+        self.layer(&name("fc2"), needed, work.fc2, work.hidden, &mlp.fc2);
+        attention.side_bytes + mlp.side_bytes
     }
 
     fn norm(&mut self, name: &str, phase: &Phase) {

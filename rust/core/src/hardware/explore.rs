@@ -1,7 +1,8 @@
 //! Design-space search: the array and the lanes for a board and the networks that it shall run.
 //!
 //! Exhaustive over the array's shape, in the order of an upper bound on the speed (no stalls), so that it ends early and the best shape is
-//! never missed; for each shape the lanes shrink greedily, from one for each token to what costs no speed, then to what fits. Deterministic.
+//! never missed; for each shape the lanes shrink greedily, from one for each token to what fits, then to what costs next to nothing, and
+//! grow again where that shortens the latency. Deterministic.
 //! Depends on [`super::cycles`] and [`super::resources`].
 
 use std::cmp::Ordering;
@@ -10,6 +11,7 @@ use std::collections::HashMap;
 use super::boards::Board;
 use super::configuration::{Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers};
 use super::cycles::{Model, Totals};
+use super::estimate::totals;
 use super::resources::Resources;
 use super::workload::{BlockWork, Workload};
 use crate::error::{Error, Result};
@@ -19,8 +21,12 @@ use crate::space::Space;
 const MAX_ARRAY_TOKENS: u64 = 256;
 /// Row pairs of the array, at most.
 const MAX_ARRAY_PAIRS: u64 = 256;
-/// Speed that a smaller lane count may cost, as a share.
+/// Throughput that a smaller number of lanes or ports may cost, as a share.
 const TOLERANCE: f64 = 5e-4;
+/// Latency that all smaller numbers of lanes together may cost where more would fit, as a share.
+const LATENCY_TOLERANCE: f64 = 0.05;
+/// Latency that one larger number of lanes must save to be taken, as a share.
+const LATENCY_GAIN: f64 = 0.01;
 /// Sampled networks of a space, beside the largest and the smallest.
 const SAMPLES: u64 = 2;
 
@@ -35,6 +41,25 @@ pub fn workloads_of_space(space: &Space) -> Result<Vec<Workload>> {
     let workload =
         |genome: &Vec<u8>| Workload::of_architecture(&space.name, space, &space.decode(genome)?);
     genomes.iter().map(workload).collect()
+}
+
+/// The configuration for a space. It holds the largest network where that costs at most half of the speed of the smallest one; on a board
+/// too small for that its buffers are made for the smallest, and [`super::CostTable`] marks the networks that exceed them.
+///
+/// # Errors
+/// As [`explore`], for the smallest network.
+pub fn explore_space(board: &Board, space: &Space, clock_mhz: f64, mode: Mode) -> Result<Hardware> {
+    let all = workloads_of_space(space)?;
+    let smallest =
+        Workload::of_architecture(&space.name, space, &space.decode(&space.smallest())?)?;
+    let period =
+        |hardware: &Hardware| totals(&smallest, &Model::new(hardware, smallest.setting)).period();
+    let least = explore(board, std::slice::from_ref(&smallest), clock_mhz, mode)?;
+    match explore(board, &all, clock_mhz, mode) {
+        Ok(hardware) if period(&hardware) <= 2 * period(&least) => Ok(hardware),
+        Ok(_) | Err(Error::DoesNotFit { .. }) => Ok(least),
+        Err(error) => Err(error),
+    }
 }
 
 /// The configuration for which one frame of each of `workloads` takes the least time, within the board's usable resources.
@@ -93,8 +118,10 @@ pub fn explore(
 
 struct Candidate {
     hardware: Hardware,
-    /// One frame of each network.
+    /// Between two frames, summed over the networks.
     cycles: u64,
+    /// Of one frame alone, summed over the networks.
+    latency: u64,
     resources: Resources,
 }
 
@@ -238,8 +265,8 @@ impl Search<'_> {
         )
     }
 
-    /// Cycles of one frame of each network.
-    fn cycles(&self, hardware: &Hardware) -> u64 {
+    /// Cycles between frames, and of one frame alone, of all networks together.
+    fn cycles(&self, hardware: &Hardware) -> (u64, u64) {
         (self.workloads.iter().zip(&self.networks))
             .map(|(workload, network)| {
                 let model = Model::new(hardware, workload.setting);
@@ -247,22 +274,26 @@ impl Search<'_> {
                     model.end_totals(&model.embedding(workload.embed, workload.patch_rows));
                 sum.add(&model.end_totals(&model.head(workload.embed, workload.head_rows)));
                 for (block, last, count) in &network.blocks {
-                    let one = model.block_totals(&model.block(workload.embed, block, *last));
+                    let one = model.block_totals(workload.embed, block, *last);
                     sum.add(&Totals {
                         interval: count * one.interval,
                         latency: count * one.latency,
                         transfer: count * one.transfer,
                     });
                 }
-                sum.period()
+                (sum.period(), sum.latency)
             })
-            .sum()
+            .fold((0, 0), |(period, latency), one| {
+                (period + one.0, latency + one.1)
+            })
     }
 
     fn candidate(&self, array: Array, lanes: Lanes, frames: u64, ports: u64) -> Option<Candidate> {
         let hardware = self.hardware(array, lanes, frames, ports).ok()?;
+        let (cycles, latency) = self.cycles(&hardware);
         Some(Candidate {
-            cycles: self.cycles(&hardware),
+            cycles,
+            latency,
             resources: Resources::of(&hardware),
             hardware,
         })
@@ -278,8 +309,8 @@ impl Search<'_> {
     ) -> Option<Candidate> {
         let usable = self.board.usable();
         // One lane of each kind: what does not fit with these does not fit at all.
-        let least = self.candidate(array, lanes_of(1, 1, 1, multipliers), frames, 1)?;
-        if !least.resources.fits(usable) {
+        let least = self.hardware(array, lanes_of(1, 1, 1, multipliers), frames, 1);
+        if !Resources::of(&least.ok()?).fits(usable) {
             return None;
         }
         let all = lanes_of(array.tokens, array.tokens, array.tokens, multipliers);
@@ -290,6 +321,7 @@ impl Search<'_> {
             return None;
         }
         let most = (current.cycles as f64 * (1.0 + TOLERANCE)) as u64;
+        let most_latency = (current.latency as f64 * (1.0 + LATENCY_TOLERANCE)) as u64;
         while ports > 1 {
             let fewer = self.candidate(array, lanes, frames, ports - 1)?;
             if fewer.cycles > most {
@@ -297,7 +329,7 @@ impl Search<'_> {
             }
             (ports, current) = (ports - 1, fewer);
         }
-        // What costs no speed goes first; then what costs least, until the rest fits.
+        // Where it does not fit, what costs least goes; where it does, what costs nothing.
         loop {
             let fits = current.resources.fits(usable);
             let allowed = (current.cycles as f64 * (1.0 + TOLERANCE)) as u64;
@@ -306,15 +338,45 @@ impl Search<'_> {
                     let fewer = shrink(lanes, kind, array.tokens)?;
                     Some((fewer, self.candidate(array, fewer, frames, ports)?))
                 })
-                .filter(|(_, candidate)| !fits || candidate.cycles <= allowed.min(most))
+                .filter(|(_, candidate)| {
+                    !fits
+                        || candidate.cycles <= allowed.min(most)
+                            && candidate.latency <= most_latency
+                })
                 .min_by(|(_, a), (_, b)| a.compare(b));
-            let Some((fewer, candidate)) = step else {
-                return fits.then_some(current).filter(|c| c.cycles < limit);
-            };
-            if candidate.cycles >= limit {
-                return fits.then_some(current).filter(|c| c.cycles < limit);
+            match step {
+                Some((fewer, candidate)) if candidate.cycles < limit => {
+                    (lanes, current) = (fewer, candidate);
+                }
+                _ if fits => break,
+                _ => return None,
             }
-            (lanes, current) = (fewer, candidate);
+        }
+        Some(self.shorten(current, lanes, (array, frames, ports)))
+    }
+
+    /// More lanes again where they fit, slow nothing down and shorten the latency.
+    fn shorten(
+        &self,
+        mut current: Candidate,
+        mut lanes: Lanes,
+        (array, frames, ports): (Array, u64, u64),
+    ) -> Candidate {
+        let usable = self.board.usable();
+        loop {
+            let enough = (current.latency as f64 * (1.0 - LATENCY_GAIN)) as u64;
+            let step = (0..3)
+                .filter_map(|kind| {
+                    let more = grow(lanes, kind, array.tokens)?;
+                    Some((more, self.candidate(array, more, frames, ports)?))
+                })
+                .filter(|(_, c)| c.resources.fits(usable))
+                .filter(|(_, c)| c.cycles <= current.cycles && c.latency <= enough)
+                .min_by_key(|(_, c)| (c.latency, c.resources.total.lut));
+            let Some((more, candidate)) = step else {
+                return current;
+            };
+            (lanes, current) = (more, candidate);
         }
     }
 
@@ -357,13 +419,24 @@ const fn lanes_of(requantize: u64, norm: u64, exponential: u64, multipliers: Mul
 
 /// The next smaller number of lanes of a kind that makes a difference: tokens / (passes + 1), rounded up.
 fn shrink(lanes: Lanes, kind: usize, tokens: u64) -> Option<Lanes> {
-    let fewer = |count: u64| {
+    change(lanes, kind, |count| {
         let passes = tokens.div_ceil(count);
         let next = (passes + 1..=tokens)
             .map(|passes| tokens.div_ceil(passes))
             .find(|&next| next < count);
         (count > 1).then(|| next.unwrap_or(1))
-    };
+    })
+}
+
+/// The next larger one: tokens / (passes - 1), rounded up.
+fn grow(lanes: Lanes, kind: usize, tokens: u64) -> Option<Lanes> {
+    change(lanes, kind, |count| {
+        let passes = tokens.div_ceil(count);
+        (passes > 1).then(|| tokens.div_ceil(passes - 1))
+    })
+}
+
+fn change(lanes: Lanes, kind: usize, to: impl Fn(u64) -> Option<u64>) -> Option<Lanes> {
     let Lanes {
         requantize,
         norm,
@@ -372,8 +445,8 @@ fn shrink(lanes: Lanes, kind: usize, tokens: u64) -> Option<Lanes> {
         ..
     } = lanes;
     Some(match kind {
-        0 => lanes_of(fewer(requantize)?, norm, exponential, multipliers),
-        1 => lanes_of(requantize, fewer(norm)?, exponential, multipliers),
-        _ => lanes_of(requantize, norm, fewer(exponential)?, multipliers),
+        0 => lanes_of(to(requantize)?, norm, exponential, multipliers),
+        1 => lanes_of(requantize, to(norm)?, exponential, multipliers),
+        _ => lanes_of(requantize, norm, to(exponential)?, multipliers),
     })
 }

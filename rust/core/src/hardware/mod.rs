@@ -28,7 +28,7 @@ pub mod workload;
 pub use boards::Board;
 pub use configuration::{Configuration, Hardware, Mode};
 pub use estimate::{estimate, Cost, Estimate};
-pub use explore::explore;
+pub use explore::{explore, explore_space};
 pub use resources::Resources;
 pub use tables::CostTable;
 pub use workload::Workload;

@@ -1,7 +1,8 @@
-//! The model as tables, for search: a genome costs one look-up for each of its blocks.
+//! The model as tables, for search: a genome costs two look-ups for each of its blocks.
 //!
-//! The totals of a frame are sums over its phases, so a block's share depends on its own genes, the embedding size and whether it is the
-//! last one, and on nothing else. Depends on [`super::cycles`], [`super::estimate`] and [`crate::space`].
+//! The totals of a frame are sums over its phases, so the share of attention's half of a block depends on its own genes, the embedding
+//! size and whether the block is the last one, and on nothing else; likewise the MLP's half. Depends on [`super::cycles`],
+//! [`super::estimate`] and [`crate::space`].
 
 use sha2::{Digest, Sha256};
 
@@ -11,22 +12,33 @@ use super::estimate::{host_estimate, Cost, HostEstimate};
 use super::resources::Resources;
 use super::workload::{BlockWork, Rows, Setting};
 use crate::error::{Error, Result};
-use crate::space::{BlockShape, Space};
+use crate::space::{BlockShape, Granularity, Space};
 
-/// One block's share of a frame.
+/// Entries of all tables together, at most.
+const MAX_ENTRIES: u64 = 1 << 18;
+
+/// One half-block's share of a frame.
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     totals: Totals,
     fits: bool,
 }
 
-/// Entries of all blocks of one embedding size, indexed by a block's genes.
+/// Both halves of a block, indexed by their genes: (heads, qkv, proj) and (MLP ratio, fc1, fc2); where one fraction counts for the block,
+/// (heads, fraction) and (MLP ratio, fraction).
+#[derive(Clone, Debug)]
+struct Halves {
+    attention: Vec<Entry>,
+    mlp: Vec<Entry>,
+}
+
+/// Tables of one embedding size.
 #[derive(Clone, Debug)]
 struct Embed {
     /// Patch embedding and head.
     ends: Totals,
-    inner: Vec<Entry>,
-    last: Vec<Entry>,
+    inner: Halves,
+    last: Halves,
 }
 
 /// Costs of every network of a space on one configuration. Equal to [`super::estimate()`], at millions of genomes a second.
@@ -36,8 +48,10 @@ pub struct CostTable {
     clock_hz: f64,
     embeds: Vec<Embed>,
     depths: Vec<usize>,
-    /// Choices of each gene of a block.
-    choices: Vec<usize>,
+    /// Choices of an 8-bit gene.
+    fractions: usize,
+    /// Choices of each gene of a genome.
+    choices: Vec<u8>,
     host: HostEstimate,
 }
 
@@ -45,25 +59,47 @@ impl CostTable {
     /// Makes the tables.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] in a mode that the HLS does not have; [`Error::DoesNotFit`] where the configuration needs more than its
-    /// board has. Single networks may exceed a buffer: their [`Cost::fits`] is false.
+    /// [`Error::InvalidValue`] in a mode that the HLS is not written for; [`Error::DoesNotFit`] where the configuration needs more than
+    /// its board has; [`Error::TooLarge`] where a space has more than 262,144 different half-blocks. Single networks may exceed a
+    /// buffer: their [`Cost::fits`] is false.
     pub fn new(space: &Space, hardware: &Hardware) -> Result<Self> {
         hardware.check_mode()?;
         let board = hardware.board();
         Resources::of(hardware).check(board, board.resources)?;
+        let choices = &space.choices;
+        let fractions = choices.eight_bit.len();
+        let mixes = match space.eight_bit_per {
+            Granularity::Block => fractions,
+            Granularity::Matrix => fractions * fractions,
+        };
+        let halves = (choices.heads.len() + choices.mlp_ratio.len()) * mixes;
+        let size = (2 * choices.embed.len() * halves) as u64;
+        if size > MAX_ENTRIES {
+            return Err(Error::TooLarge {
+                what: format!("the cost table of space {:?}", space.name),
+                size,
+                limit: MAX_ENTRIES,
+                unit: "half-blocks",
+            });
+        }
         let setting = Setting::of_space(space);
-        let model = Model::new(hardware, setting);
-        let choices: Vec<usize> = (2..2 + space.block_genes())
-            .map(|gene| space.choices_of(gene))
-            .collect();
-        let embeds = space.choices.embed.iter();
-        let embeds = embeds.map(|&embed| Embed::new(space, &model, hardware, &choices, embed));
+        let builder = Builder {
+            space,
+            setting,
+            hardware,
+            model: Model::new(hardware, setting),
+            mixes,
+        };
+        let embeds = choices.embed.iter().map(|&embed| builder.embed(embed));
         Ok(Self {
             embeds: embeds.collect(),
             space: space.clone(),
             clock_hz: hardware.clock_hz(),
-            depths: space.choices.depth.clone(),
-            choices,
+            depths: choices.depth.clone(),
+            fractions,
+            choices: (0..space.genes())
+                .map(|gene| space.choices_of(gene) as u8)
+                .collect(),
             host: host_estimate(board, &setting),
         })
     }
@@ -78,6 +114,20 @@ impl CostTable {
         &self.host
     }
 
+    /// As [`Space::check_genome`], much quicker where the genome is sound.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] names the gene.
+    pub fn check(&self, genome: &[u8]) -> Result<()> {
+        let pairs = genome.iter().zip(&self.choices);
+        // No early exit: the loop becomes a few vector comparisons.
+        let sound = pairs.fold(true, |sound, (gene, choices)| sound & (gene < choices));
+        if sound && genome.len() == self.choices.len() {
+            return Ok(());
+        }
+        self.space.check_genome(genome)
+    }
+
     /// Cost of a genome; genes of unused blocks are ignored.
     ///
     /// The genome must be one of the space ([`Space::check_genome`]); of another the result means nothing.
@@ -87,17 +137,10 @@ impl CostTable {
     pub fn cost(&self, genome: &[u8]) -> Cost {
         let embed = &self.embeds[genome[0] as usize];
         let depth = self.depths[genome[1] as usize];
-        let genes = self.choices.len();
-        let (inner, last) = genome[2..2 + depth * genes].split_at((depth - 1) * genes);
-        let (mut totals, mut fits) = (embed.ends, true);
-        for block in inner.chunks_exact(genes) {
-            let entry = &embed.inner[self.index(block)];
-            totals.add(&entry.totals);
-            fits &= entry.fits;
-        }
-        let entry = &embed.last[self.index(last)];
-        totals.add(&entry.totals);
-        fits &= entry.fits;
+        let (totals, fits) = match self.space.eight_bit_per {
+            Granularity::Block => self.sum::<3>(embed, &genome[2..2 + 3 * depth]),
+            Granularity::Matrix => self.sum::<6>(embed, &genome[2..2 + 6 * depth]),
+        };
         Cost::new(&totals, self.clock_hz, fits)
     }
 
@@ -107,9 +150,12 @@ impl CostTable {
         let depth = self.depths[genome[1] as usize];
         // A block's sizes, and so whether it fits, do not depend on its being the last one.
         genome[2..]
-            .chunks_exact(self.choices.len())
+            .chunks_exact(self.space.block_genes())
             .take(depth)
-            .filter(|block| !embed.inner[self.index(block)].fits)
+            .filter(|block| {
+                let (attention, mlp) = self.indices(block);
+                !(embed.inner.attention[attention].fits && embed.inner.mlp[mlp].fits)
+            })
             .count()
     }
 
@@ -123,7 +169,10 @@ impl CostTable {
                 totals: embed.ends,
                 fits: true,
             };
-            let entries = embed.inner.iter().chain(&embed.last);
+            let halves = [&embed.inner, &embed.last];
+            let entries = halves
+                .into_iter()
+                .flat_map(|h| h.attention.iter().chain(&h.mlp));
             for Entry { totals, fits } in std::iter::once(&ends).chain(entries) {
                 for cycles in [totals.interval, totals.latency, totals.transfer] {
                     digest.update(cycles.to_le_bytes());
@@ -134,39 +183,52 @@ impl CostTable {
         format!("{:x}", digest.finalize())
     }
 
-    #[inline]
-    fn index(&self, block: &[u8]) -> usize {
-        block
-            .iter()
-            .zip(&self.choices)
-            .fold(0, |index, (&gene, &choices)| {
-                index * choices + gene as usize
-            })
+    fn sum<const GENES: usize>(&self, embed: &Embed, genes: &[u8]) -> (Totals, bool) {
+        let (mut totals, mut fits) = (embed.ends, true);
+        let mut add = |halves: &Halves, block: &[u8]| {
+            let (attention, mlp) = self.indices(block);
+            for entry in [&halves.attention[attention], &halves.mlp[mlp]] {
+                totals.add(&entry.totals);
+                fits &= entry.fits;
+            }
+        };
+        let (inner, last) = genes.split_at(genes.len() - GENES);
+        for block in inner.chunks_exact(GENES) {
+            add(&embed.inner, block);
+        }
+        add(&embed.last, last);
+        (totals, fits)
     }
 
-    /// The genes of a block with this index.
-    fn block_genes(&self, mut index: usize) -> Vec<u8> {
-        let mut genes: Vec<u8> = (self.choices.iter().rev())
-            .map(|&choices| {
-                let gene = (index % choices) as u8;
-                index /= choices;
-                gene
-            })
-            .collect();
-        genes.reverse();
-        genes
+    /// Indices of a block's halves.
+    #[inline]
+    fn indices(&self, block: &[u8]) -> (usize, usize) {
+        let gene = |i: usize| block[i] as usize;
+        let index = |first: usize, second: usize| first * self.fractions + second;
+        if let [heads, mlp_ratio, fraction] = *block {
+            let fraction = fraction as usize;
+            (
+                index(heads as usize, fraction),
+                index(mlp_ratio as usize, fraction),
+            )
+        } else {
+            (
+                index(index(gene(0), gene(2)), gene(3)),
+                index(index(gene(1), gene(4)), gene(5)),
+            )
+        }
     }
 
     /// The network of most frames a second, exactly: for each embedding size and depth, the sums (interval, transfer) that no other
     /// choice of blocks beats in both are kept, and the period is the larger of the two sums. Of equals the first in the order of genes.
     ///
     /// # Errors
-    /// [`Error::DoesNotFit`] where no network of the space fits the buffers.
+    /// [`Error::InvalidValue`] where no network of the space fits the buffers.
     pub fn fastest(&self) -> Result<(Vec<u8>, Cost)> {
         let mut best: Option<(Vec<u8>, Cost)> = None;
         for (e, embed) in self.embeds.iter().enumerate() {
-            let inner = front(candidates(&embed.inner));
-            let last = front(candidates(&embed.last));
+            let inner = front(self.blocks(&embed.inner));
+            let last = front(self.blocks(&embed.last));
             let mut sums = vec![(embed.ends, Vec::new())];
             let mut made = 0;
             for (d, &depth) in self.depths.iter().enumerate() {
@@ -174,17 +236,13 @@ impl CostTable {
                     sums = front(extend(&sums, &inner));
                     made += 1;
                 }
-                let whole = extend(&sums, &last);
-                let Some((totals, blocks)) = whole.into_iter().min_by_key(|(t, _)| t.period())
-                else {
-                    continue;
-                };
-                let cost = Cost::new(&totals, self.clock_hz, true);
-                if best
-                    .as_ref()
-                    .is_none_or(|(_, b)| cost.period_cycles < b.period_cycles)
-                {
-                    best = Some((self.genome(e, d, &blocks), cost));
+                let whole = extend(&sums, &last).into_iter();
+                if let Some((totals, genes)) = whole.min_by_key(|(t, _)| t.period()) {
+                    let cost = Cost::new(&totals, self.clock_hz, true);
+                    let better = |b: &(Vec<u8>, Cost)| cost.period_cycles < b.1.period_cycles;
+                    if best.as_ref().is_none_or(better) {
+                        best = Some((self.genome(e, d, genes), cost));
+                    }
                 }
             }
         }
@@ -202,30 +260,23 @@ impl CostTable {
                 |totals: &Totals| totals.interval,
                 |totals: &Totals| totals.transfer,
             ] {
-                let most = |entries: &[Entry]| {
-                    candidates(entries)
-                        .into_iter()
-                        .rev()
-                        .max_by_key(|(totals, _)| key(totals))
+                let most = |halves: &Halves| {
+                    let blocks = self.blocks(halves).into_iter().rev();
+                    blocks.max_by_key(|(totals, _)| key(totals))
                 };
                 let (Some(inner), Some(last)) = (most(&embed.inner), most(&embed.last)) else {
                     continue;
                 };
                 for (d, &depth) in self.depths.iter().enumerate() {
                     let mut totals = embed.ends;
-                    let mut blocks = Vec::new();
-                    for _ in 1..depth {
-                        totals.add(&inner.0);
-                        blocks.extend(&inner.1);
-                    }
+                    (1..depth).for_each(|_| totals.add(&inner.0));
                     totals.add(&last.0);
-                    blocks.extend(&last.1);
                     let cost = Cost::new(&totals, self.clock_hz, true);
-                    if best
-                        .as_ref()
-                        .is_none_or(|(_, b)| cost.period_cycles > b.period_cycles)
-                    {
-                        best = Some((self.genome(e, d, &blocks), cost));
+                    let worse = |b: &(Vec<u8>, Cost)| cost.period_cycles > b.1.period_cycles;
+                    if best.as_ref().is_none_or(worse) {
+                        let mut genes = inner.1.repeat(depth - 1);
+                        genes.extend(&last.1);
+                        best = Some((self.genome(e, d, genes), cost));
                     }
                 }
             }
@@ -233,9 +284,65 @@ impl CostTable {
         best.ok_or_else(|| self.nothing_fits())
     }
 
-    fn genome(&self, embed: usize, depth: usize, blocks: &[usize]) -> Vec<u8> {
+    /// Every block that fits and that no other beats within its group (all of one fraction, where that counts for the block).
+    fn blocks(&self, halves: &Halves) -> Vec<Sum> {
+        let n = self.fractions;
+        // Each half's genes: heads or MLP ratio, then its fractions (one of them where one counts for the block).
+        let fitting = |entries: &[Entry], keep: &dyn Fn(usize) -> bool| -> Vec<Sum> {
+            let entries = entries.iter().enumerate();
+            let genes = |index: usize| match self.space.eight_bit_per {
+                Granularity::Block => vec![(index / n) as u8, (index % n) as u8],
+                Granularity::Matrix => [index / n / n, index / n % n, index % n]
+                    .map(|gene| gene as u8)
+                    .to_vec(),
+            };
+            entries
+                .filter(|(index, entry)| entry.fits && keep(*index))
+                .map(|(index, entry)| (entry.totals, genes(index)))
+                .collect()
+        };
+        let mut blocks = Vec::new();
+        match self.space.eight_bit_per {
+            Granularity::Block => {
+                for fraction in 0..n {
+                    let same = |i: usize| i % n == fraction;
+                    let pairs = extend(
+                        &fitting(&halves.attention, &same),
+                        &fitting(&halves.mlp, &same),
+                    );
+                    blocks.extend(
+                        pairs
+                            .into_iter()
+                            .map(|(totals, genes)| (totals, vec![genes[0], genes[2], genes[1]])),
+                    );
+                }
+            }
+            Granularity::Matrix => {
+                // Extremes of a sum are sums of extremes: the front, and the largest of either kind.
+                let extremes = |entries: &[Entry]| {
+                    let all = fitting(entries, &|_| true);
+                    let mut kept = front(all.clone());
+                    for key in [
+                        |totals: &Totals| totals.interval,
+                        |totals: &Totals| totals.transfer,
+                    ] {
+                        kept.extend(all.iter().rev().max_by_key(|(t, _)| key(t)).cloned());
+                    }
+                    kept
+                };
+                let pairs = extend(&extremes(&halves.attention), &extremes(&halves.mlp));
+                blocks.extend(pairs.into_iter().map(|(totals, g)| {
+                    let genes = vec![g[0], g[3], g[1], g[2], g[4], g[5]];
+                    (totals, genes)
+                }));
+            }
+        }
+        blocks
+    }
+
+    fn genome(&self, embed: usize, depth: usize, blocks: Vec<u8>) -> Vec<u8> {
         let mut genome = vec![embed as u8, depth as u8];
-        genome.extend(blocks.iter().flat_map(|&index| self.block_genes(index)));
+        genome.extend(blocks);
         genome.resize(self.space.genes(), 0);
         genome
     }
@@ -248,82 +355,94 @@ impl CostTable {
     }
 }
 
-impl Embed {
-    fn new(
-        space: &Space,
-        model: &Model<'_>,
-        hardware: &Hardware,
-        choices: &[usize],
-        embed: usize,
-    ) -> Self {
-        let (setting, width) = (Setting::of_space(space), embed as u64);
-        let configuration = hardware.configuration();
-        let (array, lanes) = (configuration.array, configuration.lanes);
+struct Builder<'a> {
+    space: &'a Space,
+    setting: Setting,
+    hardware: &'a Hardware,
+    model: Model<'a>,
+    /// Choices of the 8-bit genes of one half.
+    mixes: usize,
+}
+
+impl Builder<'_> {
+    fn embed(&self, embed: usize) -> Embed {
+        let width = embed as u64;
         let all_eight_bit = |rows: u64| Rows {
             four_bit: 0,
             eight_bit: rows,
         };
+        let model = &self.model;
         let mut ends = model.end_totals(&model.embedding(width, all_eight_bit(width)));
-        ends.add(&model.end_totals(&model.head(width, all_eight_bit(setting.classes))));
-        let within = |needed: Buffers| {
-            let have = configuration.buffers.entries();
-            (needed.entries().into_iter().zip(have)).all(|((_, n), (_, h))| n <= h)
+        ends.add(&model.end_totals(&model.head(width, all_eight_bit(self.setting.classes))));
+        let [inner, last] = [false, true].map(|last| self.halves(embed, last));
+        Embed { ends, inner, last }
+    }
+
+    fn halves(&self, embed: usize, last: bool) -> Halves {
+        let (width, model, choices) = (embed as u64, &self.model, &self.space.choices);
+        let entry = |inner: u64, hidden: u64, totals: Totals| Entry {
+            totals,
+            fits: self.fits(width, inner, hidden),
         };
-        let entries = |last: bool| {
-            (0..choices.iter().product())
-                .map(|mut index: usize| {
-                    let mut genes = [0; 6];
-                    for (gene, &choices) in genes.iter_mut().zip(choices).rev() {
-                        *gene = index % choices;
-                        index /= choices;
-                    }
-                    let fraction =
-                        |m: usize| space.choices.eight_bit[genes[2 + m.min(choices.len() - 3)]];
-                    let shape = BlockShape {
-                        heads: space.choices.heads[genes[0]],
-                        head_dim: space.head_dim,
-                        hidden: space.hidden(embed, genes[1]),
-                        eight_bit: std::array::from_fn(fraction),
-                    };
-                    let work = BlockWork::of_shape(embed, &shape);
-                    Entry {
-                        totals: model.block_totals(&model.block(width, &work, last)),
-                        fits: within(Buffers::of_sizes(
-                            &setting,
-                            width,
-                            work.inner(),
-                            work.hidden,
-                            (array, lanes, configuration.frames),
-                        )),
-                    }
-                })
-                .collect()
-        };
-        Self {
-            ends,
-            inner: entries(false),
-            last: entries(true),
+        let attention = (0..choices.heads.len() * self.mixes).map(|index| {
+            let work = self.work(embed, index / self.mixes, 0, index % self.mixes);
+            let totals = model.attention_totals(&model.attention_half(width, &work, last));
+            entry(work.inner(), 0, totals)
+        });
+        let mlp = (0..choices.mlp_ratio.len() * self.mixes).map(|index| {
+            let work = self.work(embed, 0, index / self.mixes, index % self.mixes);
+            let totals = model.mlp_totals(&model.mlp_half(width, &work, last));
+            entry(0, work.hidden, totals)
+        });
+        Halves {
+            attention: attention.collect(),
+            mlp: mlp.collect(),
         }
+    }
+
+    /// A block with these choices; `mix` holds the fractions of qkv and proj, and equally of fc1 and fc2.
+    fn work(&self, embed: usize, heads: usize, mlp_ratio: usize, mix: usize) -> BlockWork {
+        let choices = &self.space.choices;
+        let n = choices.eight_bit.len();
+        let [first, second] = match self.space.eight_bit_per {
+            Granularity::Block => [mix, mix],
+            Granularity::Matrix => [mix / n, mix % n],
+        }
+        .map(|index| choices.eight_bit[index]);
+        BlockWork::of_shape(
+            embed,
+            &BlockShape {
+                heads: choices.heads[heads],
+                head_dim: self.space.head_dim,
+                hidden: self.space.hidden(embed, mlp_ratio),
+                eight_bit: [first, second, first, second],
+            },
+        )
+    }
+
+    fn fits(&self, embed: u64, inner: u64, hidden: u64) -> bool {
+        let configuration = self.hardware.configuration();
+        let shape = (
+            configuration.array,
+            configuration.lanes,
+            configuration.frames,
+        );
+        let needed = Buffers::of_sizes(&self.setting, embed, inner, hidden, shape);
+        let have = configuration.buffers.entries();
+        (needed.entries().into_iter().zip(have)).all(|((_, n), (_, h))| n <= h)
     }
 }
 
-/// Sums, and the blocks that they are of.
-type Sum = (Totals, Vec<usize>);
-
-fn candidates(entries: &[Entry]) -> Vec<Sum> {
-    (entries.iter().enumerate())
-        .filter(|(_, entry)| entry.fits)
-        .map(|(index, entry)| (entry.totals, vec![index]))
-        .collect()
-}
+/// Totals, and the genes that they are of.
+type Sum = (Totals, Vec<u8>);
 
 fn extend(sums: &[Sum], more: &[Sum]) -> Vec<Sum> {
     let pairs = sums.iter().flat_map(|a| more.iter().map(move |b| (a, b)));
     pairs
-        .map(|((totals, blocks), (others, more))| {
+        .map(|((totals, genes), (others, more))| {
             let mut totals = *totals;
             totals.add(others);
-            (totals, [blocks.as_slice(), more].concat())
+            (totals, [genes.as_slice(), more].concat())
         })
         .collect()
 }

@@ -1,0 +1,29 @@
+"""Evaluations a second of the hardware model's cost table, on one core."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from quasar_rt.hardware import CostTable, Hardware
+from quasar_rt.space import Space
+
+GENOMES = 1_000_000
+
+
+@pytest.mark.parametrize("name", ["tiny", "base", "digits"])
+def test_cost_table(benchmark: BenchmarkFixture, name: str) -> None:
+    space = Space.load(name)
+    table = CostTable(space, Hardware.for_board("zcu102", space))
+    random = np.random.default_rng(0)
+    genomes = np.stack([random.integers(0, n, GENOMES) for _, n in space.genes], axis=1).astype(np.uint8)
+    benchmark.extra_info.update(space=name, evaluations=GENOMES)
+    costs = benchmark.pedantic(table.evaluate, (genomes,), warmup_rounds=1, rounds=5)
+    assert costs["fits"].all()
+
+
+def test_design_space_search(benchmark: BenchmarkFixture) -> None:
+    space = Space.load("base")
+    hardware = benchmark.pedantic(Hardware.for_board, ("kv260", space), rounds=3)
+    assert hardware.mode == "nibble"

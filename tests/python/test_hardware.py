@@ -1,0 +1,288 @@
+"""The hardware model from Python: boards, configurations, estimates, cost tables, tools/estimate.py."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quasar_rt import DoesNotFitError, FileError, InvalidValueError, SettingsError, Subnet
+from quasar_rt.hardware import (
+    Amounts,
+    Board,
+    CostTable,
+    Estimate,
+    Hardware,
+    Workload,
+    board_names,
+    estimate,
+    modes,
+)
+from quasar_rt.hardware_report import CAUSES, by_stage, draw, groups, held_back_by
+from quasar_rt.space import Architecture, BlockShape, Space, space_names
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "estimate.py"
+
+
+@pytest.fixture(scope="module")
+def zcu102() -> Hardware:
+    return Hardware.for_board("zcu102", [Workload.deit("deit-tiny"), Workload.deit("deit-tiny", 0.25)])
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(TOOL), *arguments], capture_output=True, text=True, cwd=cwd, check=False
+    )
+
+
+def test_boards_have_their_published_resources() -> None:
+    assert {"zcu102", "kv260", "ultra96v2", "pynq-z2"} <= set(board_names())
+    assert Board.load("zcu102").resources == Amounts(2520, 274080, 548160, 912, 0)
+    assert Board.load("kv260").resources == Amounts(1248, 117120, 234240, 144, 64)
+    assert Board.load("ultra96v2").resources == Amounts(360, 70560, 141120, 216, 0)
+    assert Board.load("pynq-z2").resources == Amounts(220, 53200, 106400, 140, 0)
+    for name in board_names():
+        board = Board.load(name)
+        assert board.name == name
+        assert pickle.loads(pickle.dumps(board)) == board
+        assert all(
+            0 <= u <= r
+            for u, r in zip(vars(board.usable).values(), vars(board.resources).values(), strict=True)
+        )
+    assert Board.load("pynq-z2").settings["dsp_kind"] == "DSP48E1"
+
+
+def test_a_board_of_ones_own_is_read_by_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(Board.load("kv260").to_toml().replace('name = "kv260"', 'name = "mine"'))
+    assert Hardware.for_board(str(path), Space.load("digits")).board.name == "mine"
+    path.write_text(path.read_text().replace("dsp = 1248", "dsp = 0"))
+    with pytest.raises(SettingsError, match=r"mine.toml.*board .*mine.*resources.dsp: 0 is outside"):
+        Board.load(path)
+    path.write_text(path.read_text() + "speed = 9\n")
+    with pytest.raises(SettingsError, match="unknown field `speed`"):
+        Board.load(path)
+    with pytest.raises(FileError, match="shipped boards: kv260"):
+        Board.load("zcu999")
+
+
+def test_configurations_read_back_what_they_write(zcu102: Hardware, tmp_path: Path) -> None:
+    path = tmp_path / "hardware.toml"
+    zcu102.save(path)
+    assert Hardware.load(path) == zcu102
+    assert pickle.loads(pickle.dumps(zcu102)) == zcu102
+    assert zcu102.with_clock(200).clock_mhz == 200
+    path.write_text(zcu102.to_toml().replace("frames = 2", "frames = 7"))
+    with pytest.raises(SettingsError, match=r"hardware.toml.*frames: 7 is outside \[1, 2\]"):
+        Hardware.load(path)
+    path.write_text(zcu102.to_toml().replace('board = "zcu102"', 'board = "zcu999"'))
+    with pytest.raises(FileError, match="zcu999"):
+        Hardware.load(path)
+    with pytest.raises(SettingsError, match="not the given board"):
+        Hardware.from_toml(zcu102.to_toml(), Board.load("kv260"))
+    with pytest.raises(SettingsError, match="clock_mhz: NaN"):
+        zcu102.with_clock(float("nan"))
+
+
+def test_deit_tiny_on_zcu102_meets_its_targets(zcu102: Hardware) -> None:
+    four_bit, quarter = (estimate(Workload.deit("deit-tiny", e), zcu102) for e in (0.0, 0.25))
+    assert four_bit.fps >= 400
+    assert quarter.fps >= 330
+    assert min(four_bit.share, quarter.share) >= 0.85
+    assert estimate(Workload.deit("deit-tiny"), zcu102.with_clock(200)).fps >= 500
+    assert four_bit.resources_fit
+
+
+def test_an_estimate_adds_up(zcu102: Hardware) -> None:
+    workload = Workload.deit("deit-tiny", 0.25)
+    result = estimate(workload, zcu102)
+    assert result.fps == pytest.approx(result.clock_mhz * 1e6 / result.period_cycles)
+    assert sum(layer.macs for layer in result.layers) == workload.macs
+    for layer in result.layers:
+        stalls = layer.drain_stall + layer.weight_stall + layer.wait + layer.gap
+        assert layer.cycles == layer.accumulate + stalls
+        assert 0 < layer.share <= 1
+        assert layer.bound in {"compute", "memory", "drain", "dependency"}
+    assert sum(sum(causes.values()) for causes in by_stage(result).values()) == result.array_cycles
+    assert sum(result.losses().values()) == pytest.approx(1)
+    assert sum(group.count * group.layer.cycles for group in groups(result)) == result.array_cycles
+    for kind in ("dsp", "lut", "ff", "uram"):
+        assert sum(getattr(part, kind) for part in result.parts) == getattr(result.resources, kind)
+    assert result.fps_with_host == min(result.fps, result.host.fps)
+    assert result.host.seconds == pytest.approx(
+        result.host.decode_s + result.host.resize_s + result.host.submit_s
+    )
+    document = json.loads(json.dumps(result.to_dict()))
+    assert document["kind"] == "modelled"
+    assert held_back_by(result).startswith("ragged tiles")
+
+
+def test_a_subnet_is_estimated_by_its_own_rows() -> None:
+    subnet = Subnet.load("fashion-mnist")
+    hardware = Hardware.for_board("ultra96v2", subnet)
+    result = estimate(subnet, hardware)
+    layers = {layer.name: layer for layer in result.layers}
+    for layer in subnet.summary().layers:
+        modelled = layers[layer.name]
+        assert (modelled.four_bit_rows, modelled.eight_bit_rows) == (layer.rows4, layer.rows8)
+        assert modelled.macs == layer.macs
+
+
+@pytest.mark.parametrize("name", space_names())
+def test_tables_equal_estimates(name: str) -> None:
+    space = Space.load(name)
+    hardware = Hardware.for_board("zcu102", space)
+    table = CostTable(space, hardware)
+    architectures = [space.sample(1, k) for k in range(12)]
+    genomes = np.stack([space.encode(a) for a in architectures] + [space.largest, space.smallest])
+    costs = table.evaluate(genomes)
+    for architecture, cost in zip(architectures, costs, strict=False):
+        result = estimate(Workload.of_architecture(space, architecture), hardware)
+        assert (cost["fps"], cost["latency_s"]) == (result.fps, result.latency_s)
+    assert costs["fits"].all()
+    fastest, most = table.fastest()
+    slowest, least = table.slowest()
+    assert least <= costs["fps"].min() <= costs["fps"].max() <= most
+    assert table.evaluate(np.stack([fastest, slowest]))["fps"].tolist() == [most, least]
+    assert table.host.fps > 0
+
+
+def test_tables_refuse_what_is_not_a_genome() -> None:
+    space = Space.load("digits")
+    table = CostTable(space, Hardware.for_board("pynq-z2", space))
+    for wrong in (space.largest, space.largest[None, :-1], space.largest[None].astype(np.int64)):
+        with pytest.raises(InvalidValueError, match=r"uint8 of shape \(n, 20\)"):
+            table.evaluate(wrong)
+    genome = space.largest[None].copy()
+    genome[0, 3] = 200
+    with pytest.raises(InvalidValueError, match=r"gene blocks.0.mlp_ratio is choice 200"):
+        table.evaluate(genome)
+    assert len(table.evaluate(np.empty((0, 20), np.uint8))) == 0
+
+
+def test_networks_that_do_not_fit_say_so(zcu102: Hardware) -> None:
+    with pytest.raises(
+        DoesNotFitError, match=r"deit-small.*the residual buffer needs \d+ words a lane, \d+ more"
+    ):
+        estimate(Workload.deit("deit-small"), zcu102)
+    with pytest.raises(DoesNotFitError, match=r"pynq-z2.* block RAMs"):
+        Hardware.for_board("pynq-z2", Space.load("base"))
+    # Some networks of the space do: a search sees which.
+    small = Space.load("small")
+    least = Workload.of_architecture(small, small.decode(small.smallest))
+    costs = CostTable(small, Hardware.for_board("zcu102", least)).evaluate(
+        np.stack([small.smallest, small.largest])
+    )
+    assert costs["fits"].tolist() == [True, False]
+
+
+def test_modes_without_hls_are_marked_and_refused_by_tables() -> None:
+    space = Space.load("tiny")
+    assert [mode for mode, hls in modes().items() if hls] == ["nibble"]
+    for mode, hls in modes().items():
+        hardware = Hardware.for_board("zcu102", Workload.deit("deit-tiny", 0.25), mode=mode)
+        assert estimate(Workload.deit("deit-tiny", 0.25), hardware).hls == hls
+        if hls:
+            CostTable(space, hardware)
+        else:
+            with pytest.raises(InvalidValueError, match="modelled only"):
+                CostTable(space, hardware)
+    with pytest.raises(InvalidValueError, match="nibble, drained_pairs, lut_share"):
+        Hardware.for_board("zcu102", space, mode="magic")
+
+
+@pytest.mark.parametrize(
+    ("embed", "block", "part"),
+    [
+        (0, (1, 1, 1, 0.0), "embed: 0"),
+        (1 << 40, (1, 1, 1, 0.0), "embed: 1099511627776"),
+        (8, (0, 1, 1, 0.0), "blocks.0.heads: 0"),
+        (8, (128, 128, 1, 0.0), r"heads \* head_dim: 16384"),
+        (8, (1, 1, 0, 0.0), "hidden: 0"),
+        (8, (1, 1, 1, float("nan")), "eight_bit: NaN"),
+        (8, (1, 1, 1, 1.5), "eight_bit: 1.5"),
+    ],
+)
+def test_hostile_architectures_name_the_size(
+    embed: int, block: tuple[int, int, int, float], part: str
+) -> None:
+    heads, head_dim, hidden, fraction = block
+    architecture = Architecture(embed, (BlockShape(heads, head_dim, hidden, (fraction,) * 4),))
+    with pytest.raises(InvalidValueError, match=part):
+        Workload.of_architecture(Space.load("digits"), architecture)
+
+
+def test_the_design_is_the_same_every_time_and_follows_its_target() -> None:
+    space = Space.load("tiny")
+    designs = [Hardware.for_board("kv260", space) for _ in range(2)]
+    assert designs[0] == designs[1]
+    with pytest.raises(InvalidValueError, match="at least one network"):
+        Hardware.for_board("kv260", [])
+    tall = Hardware.for_board("kv260", space, clock_mhz=200)
+    assert tall.clock_mhz == 200
+    for hardware in (*designs, tall):
+        used, usable = vars(hardware.resources), vars(hardware.board.usable)
+        assert all(used[kind] <= usable[kind] for kind in used)
+        hardware.check_board()
+
+
+def test_pictures_are_drawn(zcu102: Hardware, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from PIL import Image
+
+    path = tmp_path / "estimate.png"
+    draw(estimate(Workload.deit("deit-tiny"), zcu102), path)
+    with Image.open(path) as picture:
+        assert picture.width > 1000
+        assert len(picture.convert("RGB").getcolors(1 << 24) or []) > len(CAUSES)
+
+
+def test_the_tool_prints_tables_and_writes_files(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    result = run("fashion-mnist", "--board", "kv260", "--save", "hardware.toml", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for part in ("Modelled", "throughput", "with the host", "blocks.0", "softmax", "BRAM36", "held back by"):
+        assert part in result.stdout, part
+    assert (tmp_path / "estimate-fashion-mnist-kv260.png").stat().st_size > 10_000
+    again = run("fashion-mnist", "--board", "kv260", "--hardware", "hardware.toml", "--json", cwd=tmp_path)
+    document = json.loads(again.stdout)
+    assert document["kind"] == "modelled"
+    direct = estimate(Subnet.load("fashion-mnist"), Hardware.load(tmp_path / "hardware.toml"))
+    assert document["fps"] == direct.fps
+    assert isinstance(direct, Estimate)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ([], "name a SUBNET"),
+        (["no-such.qvit"], "no file"),
+        (["deit-tiny", "--board", "zcu999"], "shipped boards"),
+        (["deit-tiny", "--clock", "nan"], "clock_mhz: NaN"),
+        (["deit-tiny", "--clock", "0"], "clock_mhz: 0 is outside"),
+        (["deit-base", "--board", "pynq-z2"], "block RAMs"),
+        (["fashion-mnist", "--eight-bit", "0.5"], "--eight-bit goes with"),
+        (["deit-tiny", "--mode", "magic"], "magic"),
+    ],
+)
+def test_the_tool_names_what_is_wrong(arguments: list[str], part: str, tmp_path: Path) -> None:
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode != 0
+    assert part in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_paper_figures_have_their_kind(tmp_path: Path) -> None:
+    result = run("--paper", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    modelled, _, reported = result.stdout.partition("PAPER-REPORTED")
+    assert "MODELLED" in modelled
+    assert "deit-base" in modelled
+    for figure in ("101.5", "159.6", "251.6"):
+        assert figure in reported
+    assert "MODELLED" not in reported
