@@ -3,7 +3,7 @@
 
     python tools/train.py --config digits
     python tools/train.py --config fashion-mnist-supernet --run runs/one
-    python tools/train.py --config digits --architecture network.json --inherit runs/digits/supernet.pt
+    python tools/train.py --config digits --architecture found.qvit --inherit runs/digits/supernet.pt --name mine
     torchrun --nproc-per-node 2 tools/train.py --config tiny --data /data/imagenet
 
 The same command goes on where an earlier one was stopped. Needs the [host] extra: pip install 'quasar-rt[host]'.
@@ -39,6 +39,9 @@ from quasar_rt import QuasarError
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the subnet and its card, where one network is trained [the run's].",
 )
+@click.option(
+    "--name", help="Name of the subnet's file and card, and of the run's folder [the recipe's name]."
+)
 @click.option("--data", help="Folder of the data set's files, where it is in none of the known places.")
 @click.option("--seed", type=click.IntRange(0), help="Instead of the recipe's.")
 @click.option(
@@ -51,7 +54,7 @@ from quasar_rt import QuasarError
 @click.option(
     "--architecture",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Train this one network of the recipe's space (JSON) instead.",
+    help="Train this one network of the recipe's space instead: JSON, or a subnet of tools/search.py (.qvit).",
 )
 @click.option(
     "--inherit",
@@ -69,6 +72,7 @@ def main(
     config: str,
     run: Path | None,
     out: Path | None,
+    name: str | None,
     data: str | None,
     seed: int | None,
     changes: tuple[str, ...],
@@ -86,13 +90,16 @@ def main(
         import torch
 
         from quasar_rt.train import distributed
+        from quasar_rt.train.found import load_architecture
         from quasar_rt.train.loop import Stopped, train, train_architecture
-        from quasar_rt.train.recipe import load_recipe
+        from quasar_rt.train.recipe import NAME_RULE, is_name, load_recipe
         from quasar_rt.train.report import finish
     except ImportError as error:
         raise click.ClickException(
             f"{error}; install the host extra: pip install 'quasar-rt[host]'"
         ) from error
+    if name is not None and not is_name(name):
+        raise click.UsageError(f"--name must be {NAME_RULE}")
     if threads:
         torch.set_num_threads(threads)
     try:
@@ -107,20 +114,21 @@ def main(
             "stop_after_steps": stop_after_steps,
             "tensorboard": tensorboard,
         }
-        name = recipe.name
+        search = None
         if architecture:
-            network = _architecture(architecture)
+            network, search = load_architecture(architecture)
             digest = hashlib.sha256(json.dumps(network.to_dict(), sort_keys=True).encode()).hexdigest()
-            name = f"{recipe.name}-{digest[:8]}"
+            name = name or f"{recipe.name}-{digest[:8]}"
             run = run or Path("runs") / name
             trained = train_architecture(network, recipe, run, inherit=inherit, **options)
         else:
+            name = name or recipe.name
             run = run or Path("runs") / name
             trained = train(recipe, run, **options)
         if trained.path is None and group.first:
             machine = machine or f"{os.cpu_count()} {platform.machine()} cores"
             command = " ".join(["python", "tools/train.py", *sys.argv[1:]])
-            finish(trained, out or run, machine, command, click.echo, name)
+            finish(trained, out or run, machine, command, click.echo, name, search)
         group.leave()
     except Stopped as stopped:
         if group.first:
@@ -128,18 +136,6 @@ def main(
         group.leave()
     except (QuasarError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-
-
-def _architecture(path: Path) -> Any:
-    from quasar_rt.space import Architecture
-
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise click.ClickException(f"{path} is not JSON: {error}") from error
-    if not isinstance(table, dict):
-        raise click.ClickException(f"{path} is not a JSON object")
-    return Architecture.from_dict(table)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,10 +82,12 @@ class Architecture:
             for block in table["blocks"]:
                 block = dict(block)
                 q, p, f, g = map(float, block.pop("eight_bit"))
-                sizes = {key: int(value) for key, value in block.items()}
+                sizes = {key: operator.index(value) for key, value in block.items()}
                 blocks.append(BlockShape(**sizes, eight_bit=(q, p, f, g)))
-            embed = int(table["embed"])
-        except (KeyError, TypeError, ValueError) as error:
+            embed = operator.index(table["embed"])
+            if unknown := set(table) - {"embed", "blocks"}:
+                raise ValueError(f"unknown key {min(map(str, unknown))!r}")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidValueError(
                 "an architecture is {'embed': n, 'blocks': [{'heads': n, 'head_dim': n, 'hidden': n, "
                 f"'eight_bit': [four fractions]}}, ...]}}: {type(error).__name__}: {error}"

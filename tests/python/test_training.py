@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib.util
 import json
 import os
 import signal
@@ -16,12 +17,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from PIL import Image
 
 torch = pytest.importorskip("torch", reason="needs the [host] extra")
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
-from quasar_rt import Engine, InvalidValueError, SettingsError, Subnet  # noqa: E402
+from quasar_rt import Engine, InvalidValueError, SettingsError, Subnet, search  # noqa: E402
 from quasar_rt.datasets import DatasetError  # noqa: E402
 from quasar_rt.space import Space  # noqa: E402
 from quasar_rt.train import checkpoint, data, loop  # noqa: E402
@@ -590,7 +592,46 @@ def test_the_tool_trains_one_architecture(whole: Path, tmp_path: Path, start: St
     assert process.returncode == 0, said
     (subnet,) = (tmp_path / "out").glob("digits-*.qvit")
     assert Subnet.load(subnet).config["embed"] == 16
+    assert "search" not in Subnet.load(subnet).config["provenance"]
     process = start(tool(tmp_path / "run", "--device", "warp"))
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 1
     assert said.startswith("Error: 'warp' is no device")
+
+
+def test_the_tool_trains_what_a_search_found(whole: Path, tmp_path: Path, start: Start) -> None:
+    search("digits", fps=110000, population=8, generations=2, out=tmp_path / "search")
+    found = tmp_path / "search" / "digits-zcu102-110000fps.qvit"
+    record = Subnet.load(found).config["provenance"]["search"]
+    inherit = ("--architecture", str(found), "--inherit", str(whole / "supernet.pt"), "--name", "mine-1")
+    process = start(tool(tmp_path / "run", *inherit, "--out", str(tmp_path / "out")))
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, said
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["mine-1", "mine-1.qvit"]
+    subnet = Subnet.load(tmp_path / "out" / "mine-1.qvit")
+    assert (subnet.name, subnet.trained) == ("mine-1", True)
+    assert subnet.config["provenance"]["search"] == record
+    assert subnet.config["provenance"]["architecture"] == record["architecture"]
+    card = (tmp_path / "out" / "mine-1" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# Model card: mine-1\n")
+    (line,) = [line for line in card.splitlines() if line.startswith("| found by |")]
+    assert "zcu102 at 110,000 FPS" in line
+    assert f"modelled: {record['modelled']['fps']:,.1f} FPS" in line
+
+
+def by_hand(*arguments: str) -> Result:
+    """What the tool says and returns, run in this process: for starts that train nothing."""
+    spec = importlib.util.spec_from_file_location("train_tool", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return CliRunner().invoke(module.main, arguments)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../a", ".a", "-a", "a b", "a\n", "a" * 101])
+def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path, name: str) -> None:
+    said = by_hand(*tool(tmp_path / "run", f"--name={name}")[2:])
+    assert said.exit_code == 2
+    assert "--name must be at most 100 letters" in said.output
+    assert not (tmp_path / "run").exists()

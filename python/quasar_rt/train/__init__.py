@@ -1,10 +1,10 @@
 """Training on the host: supernets and single networks, quantization-aware, and export (needs the ``[host]`` extra).
 
 `train` runs a recipe, `train_architecture` one network of its space, `load_supernet` reads what a run left. Behind
-them: `recipe` reads the TOML file, `data` the images, `model` is the network, `quantizers` its fake quantizers,
-`slices` and `optimizer` update a part of it, `widths` ranks rows and units, `loop` trains in stages, `checkpoint` keeps
-them, `distributed` joins processes, `report` evaluates, exports and writes the model card. ``tools/train.py`` is the
-command line.
+them: `recipe` reads the TOML file, `found` a network that a search found, `data` the images, `model` is the network,
+`quantizers` its fake quantizers, `slices` and `optimizer` update a part of it, `widths` ranks rows and units, `loop`
+trains in stages, `checkpoint` keeps them, `distributed` joins processes, `report` evaluates, exports and writes the
+model card. ``tools/train.py`` is the command line.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ else:
     import tomli as tomllib
 
 __all__ = [
+    "NAME_RULE",
     "Data",
     "Optimizer",
     "Quantization",
@@ -33,12 +34,15 @@ __all__ = [
     "Sandwich",
     "Stage",
     "find_recipe",
+    "is_name",
     "load_recipe",
     "recipe_names",
 ]
 
 #: Data sets known by name; any other name is the path of a folder of images by class.
 DATA_SETS = ("fashion-mnist", "digits", "imagenet")
+#: What `is_name` asks for.
+NAME_RULE = "at most 100 letters, digits, '-', '_' and '.', beginning with neither '-' nor '.'"
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,11 @@ class Recipe:
         return hashlib.sha256(json.dumps([table, *also], sort_keys=True).encode()).hexdigest()
 
 
+def is_name(text: str) -> bool:
+    """Whether `text` can name the files of a run."""
+    return bool(re.fullmatch(r"\w[\w.-]*", text)) and len(text.encode()) <= 100
+
+
 def recipe_names() -> list[str]:
     """The packaged recipes."""
     return sorted(path.stem for path in _folder().glob("*.toml"))
@@ -285,9 +294,7 @@ def _value(wanted: Any, value: Any, path: str, key: str) -> Any:
 def _check(recipe: Recipe, path: str) -> None:
     d, o, q, s = recipe.data, recipe.optimizer, recipe.quantization, recipe.sandwich
     rules: dict[str, Callable[[], bool]] = {
-        "name must be letters, digits, '-', '_' and '.'": lambda: bool(
-            re.fullmatch(r"\w[\w.-]*", recipe.name)
-        ),
+        f"name must be {NAME_RULE}": lambda: is_name(recipe.name),
         "seed must be in [0, 2^63)": lambda: 0 <= recipe.seed < 2**63,
         "init must be 'random', 'timm:NAME' or a file": lambda: recipe.init.strip() not in ("", "timm:"),
         "layer_scale must be in [0, 10]": lambda: 0 <= recipe.layer_scale <= 10,

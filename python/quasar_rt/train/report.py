@@ -23,6 +23,7 @@ from ..engine import Engine
 from ..subnet import Subnet
 from . import checkpoint
 from .data import AnySplit
+from .found import search_line
 
 if TYPE_CHECKING:
     from .loop import Trained
@@ -129,10 +130,12 @@ def finish(
     command: str,
     say: Callable[[str], None] = print,
     name: str | None = None,
+    search: Mapping[str, Any] | None = None,
 ) -> Figures:
     """Write ``out/NAME.qvit`` and the folder ``out/NAME`` with the model card, the confusion matrix and the samples.
 
-    The test set is read here for the first and only time.
+    The test set is read here for the first and only time. `search` is the record of the search that found the network
+    (`quasar_rt.train.found`): it goes into the provenance as it is, and the card has a line of it.
     """
     recipe, name = trained.recipe, name or trained.recipe.name
     test = trained.data.test()
@@ -147,6 +150,8 @@ def finish(
         "minutes": minutes,
         "activation_scales": trained.model.activation_scales(),
     }
+    if search is not None:
+        provenance["search"] = dict(search)
     figures = measure(trained, export(trained, provenance, name), test)
     subnet = export(trained, provenance | {"figures": figures.as_dict()}, name)
     folder = out / name
@@ -331,6 +336,8 @@ def model_card(
         "trained": f"{provenance['date']} on {provenance['machine']}; minutes: {minutes}",
         "command": f"`{provenance['tool']}`",
     }
+    if "search" in provenance:
+        facts["found by"] = search_line(provenance["search"])
     table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     base = ""
     if figures.float_top1 is not None:

@@ -1,0 +1,124 @@
+"""Networks to train on their own, read from files: architectures, and what a search found with its record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quasar_rt import QuasarError, Subnet, random_subnet, search
+from quasar_rt.space import Space
+from quasar_rt.train.found import load_architecture, search_line
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small search on a proxy."""
+    out = tmp_path_factory.mktemp("search") / "out"
+    search("digits", fps=[60000, 110000], population=8, generations=2, out=out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def record(folder: Path) -> dict[str, Any]:
+    table: dict[str, Any] = Subnet.load(folder / "digits-zcu102-110000fps.qvit").config["provenance"][
+        "search"
+    ]
+    return table
+
+
+def test_a_searchs_subnet_gives_its_architecture_and_its_record(folder: Path, record: dict[str, Any]) -> None:
+    path = folder / "digits-zcu102-110000fps.qvit"
+    found = load_architecture(path)
+    assert found.search == record
+    assert found.architecture.to_dict() == record["architecture"]
+    assert found.architecture.embed == Subnet.load(path).config["embed"]
+    line = search_line(record)
+    assert "zcu102 at 110,000 FPS" in line
+    assert f"modelled: {record['modelled']['fps']:,.1f} FPS" in line
+    assert "`digits` (proxy score, seed 0)" in line
+
+
+def test_the_record_may_be_json(tmp_path: Path, record: dict[str, Any]) -> None:
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert load_architecture(path) == load_architecture(path)._replace(search=record)
+    assert load_architecture(path).architecture.to_dict() == record["architecture"]
+
+
+def test_an_architecture_alone_has_no_record(tmp_path: Path) -> None:
+    space = Space.load("digits")
+    path = tmp_path / "network.json"
+    path.write_text(json.dumps(space.decode(space.smallest).to_dict()), encoding="utf-8")
+    assert load_architecture(path) == (space.decode(space.smallest), None)
+
+
+def test_a_subnet_without_a_record_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "plain.qvit"
+    random_subnet(embed=16, depth=1, heads=1, image_size=8, channels=1, kernel=4, classes=2, seed=1).save(
+        path
+    )
+    with pytest.raises(QuasarError, match=r"plain\.qvit' has no record of a search"):
+        load_architecture(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(QuasarError, match=r"plain\.qvit'"):
+        load_architecture(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "neither a subnet .* nor JSON"),
+        ("\x00", "neither a subnet .* nor JSON"),
+        ("[" * 100_000, "neither a subnet .* nor JSON"),
+        ("[]", "it is no JSON object"),
+        ("{}", "an architecture is"),
+        ('{"embed": 16}', "an architecture is .*'blocks'"),
+        ('{"embed": 16.5, "blocks": []}', "an architecture is"),
+        ('{"embed": "16", "blocks": []}', "an architecture is"),
+        ('{"embed": 16, "blocks": [], "more": 1}', "unknown key 'more'"),
+        ('{"architecture": {"embed": 16, "blocks": []}}', "a search record has .*'settings'"),
+    ],
+)
+def test_other_json_is_refused_with_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(QuasarError, match=rf"x\.json'.*{message}"):
+        load_architecture(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"board": 3}, "board is 3"),
+        ({"board": "a | b"}, "board is 'a | b'"),
+        ({"board": "a\nb"}, "board is"),
+        ({"target_fps": -1}, "target_fps is -1"),
+        ({"target_fps": True}, "target_fps is True"),
+        ({"target_fps": 10**400}, "OverflowError"),
+        ({"modelled": {"fps": float("nan")}}, r"modelled\.fps is nan"),
+        ({"modelled": 7}, "TypeError"),
+        ({"settings": {"space": "digits", "seed": 0.5}}, r"settings\.seed is 0\.5"),
+        ({"score": float("inf")}, "inf is no number of JSON"),
+        ({"more": [2**64]}, "beyond 64 bits"),
+        ({"more": "\ud800"}, "surrogate"),
+        ({"more": json.loads("[" * 50 + "]" * 50)}, "nested more than 32 deep"),
+        ({"architecture": []}, "'architecture' is no object"),
+        ({"architecture": {"embed": 16}}, "an architecture is"),
+    ],
+)
+def test_a_record_of_wrong_form_is_refused(
+    tmp_path: Path, record: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({**record, **changes}), encoding="utf-8")
+    with pytest.raises(QuasarError, match=rf"x\.json'.*{message}"):
+        load_architecture(path)
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    for name in ("none.json", "none.qvit"):
+        with pytest.raises(QuasarError, match=name):
+            load_architecture(tmp_path / name)
