@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import importlib.util
@@ -272,6 +273,31 @@ def test_a_run_that_was_terminated_and_killed_ends_as_if_it_had_not_been(
     same(checkpoint.load(whole / "supernet.pt")["model"], trained.model.state_dict())
     assert not list(tmp_path.glob("run/*.part.pt"))
     assert not list(tmp_path.glob("run/.*"))
+
+
+def test_the_residuals_range_is_set_anew_after_training(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "space.toml").write_text(POINT, encoding="utf-8")
+    scratch = short(f"space='{tmp_path / 'space.toml'}'", "quantized_stage.learning_rate=0.02")
+    space = Space.load("digits")
+    inherit = whole / "supernet.pt"
+
+    def run(name: str) -> loop.Trained:
+        if name == "scratch":
+            return train(scratch, tmp_path / name, say=quiet)
+        network = space.decode(space.smallest)
+        return train_architecture(network, short(), tmp_path / name, say=quiet, inherit=inherit)
+
+    for name in ("scratch", "inherited"):
+        trained = run(name)
+        fresh = copy.deepcopy(trained.model)
+        fresh.residual_scale.fill_(1.0)
+        fresh.calibrate(trained.data.train.first(64)[0], None)
+        assert torch.equal(trained.model.residual_scale, fresh.residual_scale)
+        # Training moved it: what the stage began with is something else.
+        began = checkpoint.load(tmp_path / name / "quantized.pt")["model"]["residual_scale"]
+        assert not torch.equal(trained.model.residual_scale, began)
+        # The finished stage is only read now.
+        same(trained.model.state_dict(), run(name).model.state_dict())
 
 
 @pytest.mark.parametrize("steps", [3, 5, 7])

@@ -251,7 +251,7 @@ def train_architecture(
             job.data.train.first(recipe.quantization.calibration)[0], recipe.quantization.percentile
         )
         network = job.stage("quantized", model, recipe.quantized_stage, [("largest", None)], key=key)
-        return job.result(network.eval(), None)
+        return job.result(_settled(job, network), None)
 
 
 def _one_network(job: _Job, start: ViT, key: str, baseline: bool) -> Trained:
@@ -265,7 +265,14 @@ def _one_network(job: _Job, start: ViT, key: str, baseline: bool) -> Trained:
     other = None
     if baseline:
         other = job.stage("baseline", copy.deepcopy(start), recipe.quantized_stage, plan, key=key).eval()
-    return job.result(quantized.eval(), other)
+    return job.result(_settled(job, quantized), other)
+
+
+def _settled(job: _Job, network: ViT) -> ViT:
+    """The averaged network in evaluation; training has moved what its residual's range was set for: it is set anew."""
+    network.eval().calibrate(job.data.train.first(job.recipe.quantization.calibration)[0], None)
+    job.group.broadcast(network)
+    return network
 
 
 def prepare(
