@@ -57,6 +57,7 @@ def test_a_recipe_survives_its_dictionary() -> None:
         ('criterion = "loss"', 'criterion = "lost"', r"quantization\.criterion must be one of"),
         ("percentile = 0.999", "percentile = 0.5", r"quantization\.percentile must be in"),
         ("random = 2", "random = -1", r"sandwich\.random must be in"),
+        ("alike = 0.5", "alike = 1.5", r"sandwich\.alike must be in"),
         ("temperature = 1.0", "temperature = 0.0", r"sandwich\.temperature must be positive"),
         ("epochs = 60", "epochs = 0", r"float_stage\.epochs must be at least 1"),
         ("learning_rate = 8e-3", "learning_rate = -1.0", r"float_stage\.learning_rate must be positive"),

@@ -661,3 +661,16 @@ def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path, name: str) -> No
     assert said.exit_code == 2
     assert "--name must be at most 100 letters" in said.output
     assert not (tmp_path / "run").exists()
+
+
+def test_half_of_the_random_networks_have_blocks_that_are_all_alike() -> None:
+    space = Space.load("tiny")
+    drawn = [loop.draw(space, 0, step, k, 0.5) for step in range(200) for k in range(2)]
+    alike = [a for a in drawn if len(set(a.blocks)) == 1 and len(set(a.blocks[0].eight_bit)) == 1]
+    assert 160 <= len(alike) <= 240
+    # Each corner is drawn: the largest embedding and depth with every row 4-bit, too.
+    assert {a.blocks[0].eight_bit[0] for a in alike} == {0.0, 0.25, 0.5, 0.75, 1.0}
+    for architecture in drawn:
+        space.encode(architecture)
+    assert loop.draw(space, 0, 3, 1, 0.5) == loop.draw(space, 0, 3, 1, 0.5)
+    assert all(loop.draw(space, 0, step, 0, 0.0) == space.sample(0, step, 0) for step in range(20))

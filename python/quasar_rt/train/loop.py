@@ -711,7 +711,10 @@ class _Fit:
         """The networks of this step."""
         if self.sampled is None:
             return list(self.networks)
-        drawn = [self.sampled.sample(self.job.recipe.seed, self.step, k) for k in range(self.sandwich.random)]
+        drawn = [
+            draw(self.sampled, self.job.recipe.seed, self.step, k, self.sandwich.alike)
+            for k in range(self.sandwich.random)
+        ]
         return [*self.networks, *(("random", architecture) for architecture in drawn)]
 
     def _step(self, x: Tensor, y: Tensor) -> bool:
@@ -775,6 +778,16 @@ class _Fit:
         return s.distillation * soft + (1 - s.distillation) * F.cross_entropy(
             logits, y, label_smoothing=smoothing
         )
+
+
+def draw(space: Space, seed: int, step: int, k: int, alike: float) -> Architecture:
+    """The `k`-th random network of a step; a share `alike` of them repeats its first block (`Sandwich`)."""
+    drawn = space.sample(seed, step, k)
+    if datasets.key_of(seed, "alike", step, k) >= alike * 2**63:
+        return drawn
+    first = drawn.blocks[0]
+    fractions = (first.eight_bit[0],) * 4
+    return dataclasses.replace(drawn, blocks=(dataclasses.replace(first, eight_bit=fractions),) * drawn.depth)
 
 
 def learning_rate(schedule: Stage, step: int, total: int) -> float:

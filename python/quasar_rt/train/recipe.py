@@ -111,9 +111,14 @@ class Sandwich:
 
     The largest learns from the labels; the others' loss is ``(1 - distillation)`` of theirs and ``distillation`` of the
     soft cross-entropy to the largest's logits at `temperature`.
+
+    `alike` is the share of the random networks whose blocks are all alike, with one fraction of 8-bit rows throughout.
+    Of many genes drawn one by one the mean hardly varies: all 4-bit, say, would never be trained at full size, and a
+    search looks at just such corners.
     """
 
     random: int = 2
+    alike: float = 0.5
     distillation: float = 1.0
     temperature: float = 1.0
 
@@ -328,6 +333,7 @@ def _check(recipe: Recipe, path: str) -> None:
         "quantization.calibration must be at least 1": lambda: q.calibration >= 1,
         "quantization.scoring must be at least 1": lambda: q.scoring >= 1,
         "sandwich.random must be in [0, 64]": lambda: 0 <= s.random <= 64,
+        "sandwich.alike must be in [0, 1]": lambda: 0 <= s.alike <= 1,
         "sandwich.distillation must be in [0, 1]": lambda: 0 <= s.distillation <= 1,
         "sandwich.temperature must be positive": lambda: 0 < s.temperature < math.inf,
         "supernet_stage or quantized_stage is missing": lambda: (
