@@ -46,6 +46,10 @@ BATCH = 500
 class Supernet:
     """A trained supernet as the source of scores and subnets.
 
+    `model` is the supernet with its `recipe` and `space`; `data` the images that it was trained with, of which
+    `calibration_images` (uint8 [n, channels, height, width]) set activation ranges and `finalist_images` are what
+    finalists are scored on.
+
     Args:
         path: the checkpoint, ``supernet.pt`` of a run.
         root: folder of the data set's files, where it is in no known place.
@@ -69,7 +73,7 @@ class Supernet:
         threads: int | None = None,
     ) -> None:
         self.path = Path(path)
-        self._model, self.recipe, self.space = load_supernet(path)
+        self.model, self.recipe, self.space = load_supernet(path)
         if space is not None and space != self.space:
             raise InvalidValueError(
                 f"the supernet '{path}' is of the space '{self.space.name}' ({self.space.sha256[:12]}), not of "
@@ -79,9 +83,9 @@ class Supernet:
         check_split(path, data)
         if threads is not None:
             torch.set_num_threads(threads)
-        self._threads, self._root, self._data, self._test = threads, root, data, test
+        self._threads, self._root, self.data, self._test = threads, root, data, test
         self.group = distributed.join()
-        self._model.to(self.group.device)
+        self.model.to(self.group.device)
         half = (len(data.validation) + 1) // 2
         if half == len(data.validation):
             raise InvalidValueError(
@@ -89,11 +93,11 @@ class Supernet:
             )
         self._images = [min(half, most) for most in HALVING]
         self._search = data.validation.first(self._images[-1])
-        self._held_out = (
+        self.finalist_images = (
             data.test() if test else data.validation.subset(torch.arange(half, len(data.validation)))
         )
         calibration = min(self.recipe.quantization.calibration, CALIBRATION)
-        self._calibration = data.train.first(calibration)[0]
+        self.calibration_images = data.train.first(calibration)[0]
         self.folder = Folder(None, {})
 
     @property
@@ -118,19 +122,19 @@ class Supernet:
         return {
             "score": "supernet",
             "supernet_sha256": checkpoint.load(self.path)["sha256"],
-            "data": self._data.identity,
+            "data": self.data.identity,
             "search_images": self._images,
-            "calibration_images": len(self._calibration),
+            "calibration_images": len(self.calibration_images),
             "finalists_on": self.held_out,
         }
 
     def images_used(self) -> dict[str, Any]:
         """For the record: which images had which part."""
         return {
-            "data": self._data.describe,
-            "calibration": f"the first {len(self._calibration):,} training images",
-            "search": f"the first {self._images[-1]:,} of {len(self._data.validation):,} validation images",
-            "finalists": f"{len(self._held_out):,} {self.held_out}",
+            "data": self.data.describe,
+            "calibration": f"the first {len(self.calibration_images):,} training images",
+            "search": f"the first {self._images[-1]:,} of {len(self.data.validation):,} validation images",
+            "finalists": f"{len(self.finalist_images):,} {self.held_out}",
             "test_images_read": self._test,
         }
 
@@ -146,11 +150,11 @@ class Supernet:
         images, labels = (part[:count] for part in self._search)
 
         def correct(architecture: Architecture) -> int:
-            self._model.activate(architecture)
-            self._model.calibrate(
-                self._calibration.to(self.group.device), self.recipe.quantization.percentile
+            self.model.activate(architecture)
+            self.model.calibrate(
+                self.calibration_images.to(self.group.device), self.recipe.quantization.percentile
             )
-            return int((logits_of(self._model, images, BATCH).argmax(dim=1) == labels).sum())
+            return int((logits_of(self.model, images, BATCH).argmax(dim=1) == labels).sum())
 
         return self._counts(f"supernet {count}", genomes, correct, progress) / count
 
@@ -158,9 +162,9 @@ class Supernet:
         """Top-1 of each exported subnet on the integer engine, on held-out images."""
 
         def correct(architecture: Architecture) -> int:
-            return self._correct(self.subnet(architecture, "finalist", {}))
+            return self.correct(self.subnet(architecture, "finalist", {}))
 
-        count = len(self._held_out)
+        count = len(self.finalist_images)
         found = self._counts(f"integer {count} {self.held_out}", genomes, correct, progress)
         return [Integer(right / count, count, self.held_out) for right in found.tolist()]
 
@@ -186,29 +190,30 @@ class Supernet:
             with tempfile.TemporaryDirectory() as temporary:
                 run = Path(temporary) if folder is None else folder / name
                 trained = train_architecture(architecture, recipe, run, self._root, lambda _: None)
-            return self._correct(self._export(trained.model, "retrained", {}))
+            return self.correct(self._export(trained.model, "retrained", {}))
 
-        count = len(self._held_out)
+        count = len(self.finalist_images)
         found = self._counts(f"retrained {epochs} {count} {self.held_out}", genomes, correct, progress)
         return [Integer(right / count, count, self.held_out) for right in found.tolist()]
 
     def subnet(self, architecture: Architecture, name: str, provenance: Mapping[str, Any]) -> Subnet:
         """The slice on its own, its activation ranges set anew, as an integer subnet."""
-        network = self._model.extract(architecture).eval()
-        network.calibrate(self._calibration.to(self.group.device), self.recipe.quantization.percentile)
+        network = self.model.extract(architecture).eval()
+        network.calibrate(self.calibration_images.to(self.group.device), self.recipe.quantization.percentile)
         return self._export(network, name, provenance)
 
     def _export(self, network: Any, name: str, provenance: Mapping[str, Any]) -> Subnet:
-        classes = list(self._data.classes)
-        return build_subnet(network.cpu().spec(name, classes, self._data.document, dict(provenance)))
+        classes = list(self.data.classes)
+        return build_subnet(network.cpu().spec(name, classes, self.data.document, dict(provenance)))
 
-    def _correct(self, subnet: Subnet) -> int:
+    def correct(self, subnet: Subnet) -> int:
+        """How many of the finalists' images the integer engine classifies rightly."""
         with Engine(subnet, threads=self._threads) as engine:
             found = evaluate(engine, self._labelled())
         return round(found.top1 * found.images)
 
     def _labelled(self) -> Iterator[tuple[Any, int]]:
-        for images, labels in self._held_out.batches(BATCH):
+        for images, labels in self.finalist_images.batches(BATCH):
             for image, label in zip(images.numpy(), labels.tolist(), strict=True):
                 yield (image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))), label
 
