@@ -58,7 +58,7 @@ from quasar_rt import QuasarError
 )
 @click.option(
     "--inherit",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
     help="With --architecture: start from its slice of this supernet.pt.",
 )
 @click.option("--device", help="cpu, cuda or cuda:N [cuda where there is one].")
@@ -107,6 +107,9 @@ def main(
         if seed is not None:
             recipe = dataclasses.replace(recipe, seed=seed)
         group = distributed.join(device)
+    except (QuasarError, OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    try:
         options: dict[str, Any] = {
             "root": data,
             "say": click.echo,
@@ -129,13 +132,13 @@ def main(
             machine = machine or f"{os.cpu_count()} {platform.machine()} cores"
             command = " ".join(["python", "tools/train.py", *sys.argv[1:]])
             finish(trained, out or run, machine, command, click.echo, name, search)
-        group.leave()
     except Stopped as stopped:
         if group.first:
             click.echo(str(stopped))
-        group.leave()
     except (QuasarError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+    finally:
+        group.leave()
 
 
 if __name__ == "__main__":

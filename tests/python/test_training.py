@@ -114,7 +114,9 @@ def start() -> Iterator[Start]:
     yield run
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def wait_for(process: Process, path: Path, seconds: float = 600) -> None:
@@ -355,6 +357,70 @@ def test_two_processes_take_the_steps_that_one_takes(tmp_path: Path, start: Star
     ]
     assert distance(*states) < 0.03
     assert distance(one["model"], two["model"], begin) < 0.03
+
+
+#: A process of two, each with a machine's folder of its own; what it ends with is in out0.json and out1.json.
+MACHINE = """
+import json, sys
+from pathlib import Path
+import torch
+from quasar_rt import QuasarError
+from quasar_rt.space import Space
+from quasar_rt.train import checkpoint, distributed, load_recipe, loop
+
+torch.set_num_threads(1)
+base, group = Path(sys.argv[1]), distributed.join("cpu")
+recipe, seen = load_recipe("digits", sys.argv[2:]), {}
+options = dict(say=lambda _: None, group=group)
+mine = base / f"machine{group.rank}"
+
+def weights(name, model):
+    seen[name] = checkpoint._digest(model.state_dict())
+
+def failure(name, work):
+    try:
+        work()
+    except QuasarError as error:
+        seen[name] = f"{type(error).__name__}: {error}"
+
+failure("stop", lambda: loop.train(recipe, mine / "stopped", stop_after_steps=7, **options))
+weights("stopped", loop.train(recipe, mine / "stopped", **options).model)
+weights("read", loop.train(recipe, mine / "stopped", **options).model)
+weights("whole", loop.train(recipe, mine / "whole", **options).model)
+space, inherit = Space.load("digits"), mine / "whole" / "supernet.pt"
+one = lambda name, **more: loop.train_architecture(
+    space.decode(space.smallest), recipe, mine / name, inherit=inherit, **options, **more
+).model
+failure("one stop", lambda: one("one", stop_after_steps=7))
+weights("one stopped", one("one"))
+weights("one read", one("one"))
+weights("one whole", one("two"))
+if group.first:
+    (mine / "whole" / "float.pt").write_bytes(b"damaged")
+failure("damaged", lambda: loop.train(recipe, mine / "whole", **options))
+other = load_recipe("digits", [*sys.argv[2:], f"seed={group.rank}"])
+failure("data", lambda: loop.train(other, mine / "other", **options))
+(base / f"out{group.rank}.json").write_text(json.dumps(seen))
+group.leave()
+"""
+
+
+def test_only_the_first_of_several_machines_sees_the_folder(tmp_path: Path, start: Start) -> None:
+    (tmp_path / "machine.py").write_text(MACHINE, encoding="utf-8")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = start([*launcher, str(tmp_path / "machine.py"), str(tmp_path), *SHORT])
+    said = process.communicate(timeout=900)[0]
+    assert process.returncode == 0, said
+    one, two = (json.loads((tmp_path / f"out{rank}.json").read_text()) for rank in (0, 1))
+    assert not (tmp_path / "machine1").exists()
+    for seen in (one, two):
+        assert seen["stop"].startswith("Stopped: stopped (limit of steps) at supernet")
+        assert seen["one stop"].startswith("Stopped: stopped (limit of steps) at quantized")
+        assert seen["stopped"] == seen["read"] == seen["whole"] == one["whole"]
+        assert seen["one stopped"] == seen["one read"] == seen["one whole"] == one["one whole"]
+        assert seen["data"].startswith("DatasetError: the processes do not have the same data")
+    assert one["damaged"].startswith("CheckpointError: ")
+    assert two["damaged"] == f"DistributedError: the first process failed: {one['damaged']}"
 
 
 def test_another_recipes_run_is_refused(whole: Path) -> None:

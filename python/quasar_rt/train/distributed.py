@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from ..errors import QuasarError
 
 __all__ = ["DistributedError", "Group", "join"]
+
+T = TypeVar("T")
 
 #: After this long without its neighbours a process gives up, so that a failed rank does not leave the others waiting.
 TIMEOUT = dt.timedelta(minutes=10)
@@ -84,6 +86,29 @@ class Group:
         box = [value if self.first else None]
         dist.broadcast_object_list(box, 0, device=self.device)
         return box[0]
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives in the first process, in all of them: the others need not see its files.
+
+        Raises:
+            Exception: in the first process what `make` raises.
+            DistributedError: in the others then.
+        """
+        value: Any = None
+        error: Exception | None = None
+        if self.first:
+            try:
+                value = make()
+            # Whatever it is, the others wait for an answer.
+            except Exception as caught:
+                error = caught
+        value, failure = self.share((value, error and f"{type(error).__name__}: {error}"))
+        if error is not None:
+            raise error
+        if failure:
+            raise DistributedError(f"the first process failed: {failure}")
+        made: T = value
+        return made
 
     def barrier(self) -> None:
         """Wait for the others."""

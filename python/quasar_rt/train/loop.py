@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..bits import Criterion
+from ..datasets import DatasetError
 from ..errors import InvalidValueError, QuasarError, SettingsError
 from ..space import Architecture, Space
 from . import checkpoint
@@ -238,13 +239,14 @@ def train_architecture(
                 model = whole.extract(architecture)
             start = job.stage("float", model, recipe.float_stage, [("largest", None)], key=key)
             return _one_network(job, start, key, recipe.baseline)
-        supernet, _, parent = load_supernet(inherit)
+        state = job.group.from_first(lambda: _supernet_state(inherit))
+        supernet, _, parent = _supernet(state, inherit)
         if parent != space:
             raise InvalidValueError(
                 f"'{inherit}' is a supernet of the space '{parent.name}', not of '{space.name}'"
             )
-        check_split(inherit, job.data)
-        key += checkpoint.load(inherit)["sha256"]
+        _check_split(state, inherit, job.data)
+        key += state["sha256"]
         job.check(quantized=key)
         model = supernet.extract(architecture).to(job.group.device)
         model.calibrate(
@@ -316,7 +318,10 @@ def load_supernet(path: str | os.PathLike[str]) -> tuple[ViT, Recipe, Space]:
         CheckpointError: the file is damaged, or no supernet.
         FileNotFoundError: there is none.
     """
-    state = _supernet_state(path)
+    return _supernet(_supernet_state(path), path)
+
+
+def _supernet(state: dict[str, Any], path: str | os.PathLike[str]) -> tuple[ViT, Recipe, Space]:
     recipe = Recipe.from_dict(json.loads(state["recipe"]), str(path))
     space = Space.from_toml(state["space"])
     model = make_model(recipe, space)
@@ -334,7 +339,11 @@ def check_split(path: str | os.PathLike[str], data: Data) -> None:
     Raises:
         CheckpointError: they differ.
     """
-    if _supernet_state(path)["data"] != data.identity:
+    _check_split(_supernet_state(path), path, data)
+
+
+def _check_split(state: dict[str, Any], path: str | os.PathLike[str], data: Data) -> None:
+    if state["data"] != data.identity:
         raise CheckpointError(
             f"the data differ from those that '{path}' was trained on: its validation images would not be unseen"
         )
@@ -387,6 +396,9 @@ class _Job:
         keep_memory()
         job = cls(recipe, space, folder, datasets.load(recipe, root, space), group, say)
         job.steps_left = math.inf if steps is None else steps
+        identity = job.data.identity
+        if group.sum(torch.tensor([float(identity != group.share(identity))])).item():
+            raise DatasetError("the processes do not have the same data: give all machines the same images")
         if group.first:
             folder.mkdir(parents=True, exist_ok=True)
             if tensorboard:
@@ -411,7 +423,8 @@ class _Job:
         if self.recipe.init != "random" and not self.exists(self.finished("float")):
             from .pretrained import load_timm
 
-            load_timm(model, self.recipe.init.removeprefix("timm:"))
+            self.group.from_first(lambda: load_timm(model, self.recipe.init.removeprefix("timm:")))
+            self.group.broadcast(model)
             self.tell(f"started from {self.recipe.init}")
 
     def part(self, name: str) -> Path:
@@ -428,7 +441,7 @@ class _Job:
 
     def exists(self, path: Path) -> bool:
         """Whether the first process sees that file; the others need not see the folder."""
-        return bool(self.group.share(path.exists()))
+        return self.group.from_first(path.exists)
 
     def __enter__(self) -> _Job:
         # Elsewhere Python lets only the main thread handle signals.
@@ -455,21 +468,12 @@ class _Job:
         return self.recipe.digest(self.space.to_toml(), stage, key, without=without)
 
     def read(self, path: Path, digest: str) -> dict[str, Any]:
-        """A checkpoint of this very run.
+        """A checkpoint of this very run, which the first process alone reads.
 
         Raises:
             CheckpointError: it is of another one.
         """
-        state: dict[str, Any] | CheckpointError | None = None
-        if self.group.first:
-            try:
-                state = self._read(path, digest)
-            except CheckpointError as error:
-                state = error
-        state = self.group.share(state)
-        if not isinstance(state, dict):
-            raise state or CheckpointError(f"'{path}' cannot be read")
-        return state
+        return self.group.from_first(lambda: self._read(path, digest))
 
     def _read(self, path: Path, digest: str) -> dict[str, Any]:
         state = checkpoint.load(path)
