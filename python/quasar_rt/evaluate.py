@@ -8,12 +8,24 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from .datasets import FASHION_MNIST_CLASSES, load_fashion_mnist, walk_image_folder
+from .datasets import (
+    DIGITS_CLASSES,
+    FASHION_MNIST_CLASSES,
+    load_digits,
+    load_fashion_mnist,
+    walk_image_folder,
+)
 from .engine import Engine
 from .errors import ImageError
 from .images import ImageLike, Pixels, to_pixels
 
 __all__ = ["Accuracy", "evaluate", "open_dataset"]
+
+#: Data sets known by name: their classes, and what reads them.
+_KNOWN = {
+    "fashion-mnist": (FASHION_MNIST_CLASSES, load_fashion_mnist),
+    "digits": (DIGITS_CLASSES, load_digits),
+}
 
 
 class Accuracy(NamedTuple):
@@ -40,23 +52,23 @@ def open_dataset(name: str, classes: Sequence[str]) -> Sequence[tuple[ImageLike,
     """The images of a data set with the index of each one's class.
 
     Args:
-        name: ``"fashion-mnist"`` (its test images, whose classes the subnet must have in the same order), or a folder
-            with a sub-folder of images for each class, named like it.
+        name: ``"fashion-mnist"`` or ``"digits"`` (scikit-learn's): the test images, whose classes the subnet must have
+            in the same order; or a folder with a sub-folder of images for each class, named like it.
         classes: the subnet's class names.
 
     Raises:
         OSError: the data set is not there; the message says how to get it.
         ValueError: it does not fit the classes.
     """
-    if name == "fashion-mnist":
-        if len(classes) != len(FASHION_MNIST_CLASSES):
-            raise ValueError(
-                f"Fashion-MNIST has {len(FASHION_MNIST_CLASSES)} classes, the subnet {len(classes)}"
-            )
-        images, labels = load_fashion_mnist("test")
+    if name in _KNOWN:
+        known, load = _KNOWN[name]
+        if len(classes) != len(known):
+            raise ValueError(f"'{name}' has {len(known)} classes, the subnet {len(classes)}")
+        images, labels = load("test")
         return list(zip(images, labels.tolist(), strict=True))
     if not os.path.isdir(name):
-        raise FileNotFoundError(f"--data is 'fashion-mnist' or a folder, and there is no folder '{name}'")
+        names = ", ".join(f"'{known}'" for known in _KNOWN)
+        raise FileNotFoundError(f"--data is {names} or a folder, and there is no folder '{name}'")
     return list(walk_image_folder(name, classes))
 
 

@@ -307,7 +307,7 @@ def test_eval_on_fashion_mnist(run, subnet_file):
 
     try:
         images, labels = datasets.load_fashion_mnist("test")
-    except FileNotFoundError:
+    except OSError:
         pytest.skip("Fashion-MNIST is not on this machine (Debian: dataset-fashion-mnist)")
     document = json.loads(
         run("eval", subnet_file, "--data", "fashion-mnist", "--limit", 200, "--json").stdout
@@ -317,6 +317,27 @@ def test_eval_on_fashion_mnist(run, subnet_file):
     right = sum(prediction.index == label for prediction, label in zip(predictions, labels, strict=False))
     assert document["top1"] == right / 200
     assert document["images"] == 200
+
+
+def test_eval_on_the_digits(run, subnet_file, colour_subnet, tmp_path, monkeypatch):
+    from quasar_rt import datasets
+
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    images, labels = datasets.load_digits("test")
+    document = json.loads(run("eval", subnet_file, "--data", "digits", "--json").stdout)
+    with pytest.warns(quasar_rt.UntrainedWarning):
+        predictions = quasar_rt.Engine(subnet_file).infer_batch(list(images))
+    right = sum(prediction.index == label for prediction, label in zip(predictions, labels, strict=True))
+    assert (document["images"], document["top1"]) == (360, right / 360)
+    colour_subnet.save(tmp_path / "seven.qvit")
+    assert (
+        "'digits' has 10 classes, the subnet 7"
+        in run("eval", tmp_path / "seven.qvit", "--data", "digits").stderr
+    )
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    result = run("eval", subnet_file, "--data", "digits")
+    assert result.exit_code == 2
+    assert "Error: the digits come with scikit-learn, which is not installed: pip install" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from .output import echo, print_json, print_table, progress
 @click.option(
     "--data",
     required=True,
-    metavar="fashion-mnist|DIR",
-    help="Fashion-MNIST's 10,000 test images, or a folder with one sub-folder of images for each class.",
+    metavar="fashion-mnist|digits|DIR",
+    help="Fashion-MNIST's 10,000 test images, the 360 of scikit-learn's digits, or a folder with one sub-folder of "
+    "images for each class.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Use the first N images only.")
 @click.option(
