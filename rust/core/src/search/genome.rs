@@ -170,8 +170,8 @@ impl<'a> Genomes<'a> {
 pub struct GenomeSet {
     genes: usize,
     flat: Vec<u8>,
-    /// Numbers plus one; 0 is free. A power of two, at most half full.
-    slots: Vec<u32>,
+    /// A genome's hash above, its number plus one below; 0 is free. A power of two, at most half full.
+    slots: Vec<(u32, u32)>,
 }
 
 impl GenomeSet {
@@ -180,7 +180,7 @@ impl GenomeSet {
         Self {
             genes,
             flat: Vec::new(),
-            slots: vec![0; 64],
+            slots: vec![(0, 0); 64],
         }
     }
 
@@ -201,17 +201,18 @@ impl GenomeSet {
 
     /// The genome's number, if it is there.
     pub fn find(&self, genome: &[u8]) -> Option<u32> {
-        self.slot(genome).err()
+        self.slot(genome, hash(genome)).err()
     }
 
     /// Adds a genome; its number, and whether it is new.
     pub fn insert(&mut self, genome: &[u8]) -> (u32, bool) {
-        match self.slot(genome) {
+        let hash = hash(genome);
+        match self.slot(genome, hash) {
             Err(id) => (id, false),
             Ok(slot) => {
                 let id = self.len() as u32;
                 self.flat.extend_from_slice(genome);
-                self.slots[slot] = id + 1;
+                self.slots[slot] = (hash, id + 1);
                 if 2 * self.len() > self.slots.len() {
                     self.grow();
                 }
@@ -223,17 +224,17 @@ impl GenomeSet {
     /// Takes all genomes away; keeps the memory.
     pub fn clear(&mut self) {
         self.flat.clear();
-        self.slots.fill(0);
+        self.slots.fill((0, 0));
     }
 
     /// The free slot for a genome, or the number under which it is there.
-    fn slot(&self, genome: &[u8]) -> Result<usize, u32> {
+    fn slot(&self, genome: &[u8], hash: u32) -> Result<usize, u32> {
         let mask = self.slots.len() - 1;
-        let mut slot = hash(genome) as usize & mask;
+        let mut slot = hash as usize & mask;
         loop {
             match self.slots[slot] {
-                0 => return Ok(slot),
-                id if self.get(id - 1) == genome => return Err(id - 1),
+                (_, 0) => return Ok(slot),
+                (other, id) if other == hash && self.get(id - 1) == genome => return Err(id - 1),
                 _ => slot = (slot + 1) & mask,
             }
         }
@@ -241,25 +242,29 @@ impl GenomeSet {
 
     fn grow(&mut self) {
         let size = 2 * self.slots.len();
-        self.slots.clear();
-        self.slots.resize(size, 0);
-        for id in 0..self.len() as u32 {
-            let slot = self.slot(self.get(id)).expect("genomes differ");
-            self.slots[slot] = id + 1;
+        let old = std::mem::replace(&mut self.slots, vec![(0, 0); size]);
+        for (hash, id) in old.into_iter().filter(|slot| slot.1 != 0) {
+            let mut slot = hash as usize & (size - 1);
+            while self.slots[slot].1 != 0 {
+                slot = (slot + 1) & (size - 1);
+            }
+            self.slots[slot] = (hash, id);
         }
     }
 }
 
 /// Eight genes a multiplication; only its evenness matters, results do not depend on it.
-fn hash(genome: &[u8]) -> u64 {
-    let mut state = 0u64;
-    for chunk in genome.chunks(8) {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        state =
-            (state.rotate_left(23) ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-    state ^ (state >> 32)
+fn hash(genome: &[u8]) -> u32 {
+    let (words, rest) = genome.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let state = words
+        .iter()
+        .chain(std::iter::once(&last))
+        .fold(0u64, |state, word| {
+            (state.rotate_left(23) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        });
+    (state ^ (state >> 32)) as u32
 }
 
 #[cfg(test)]

@@ -574,6 +574,7 @@ impl<C: CostModel> Nsga2<C> {
         };
         let choices = self.genotype.choices();
         let (used_a, used_b) = (self.genotype.used(a), self.genotype.used(b));
+        let shared = used_a.min(used_b);
         let rate = (MUTATIONS / used_a as f64 * 65536.0) as u64;
         // Sixteen bits a gene decide on mutation, one on the parent.
         let (mut chances, mut sides) = (0, 0);
@@ -585,6 +586,23 @@ impl<C: CostModel> Nsga2<C> {
             }
             if gene % 64 == 0 {
                 sides = random.bits();
+            }
+            // Four genes at once where both parents use them and none mutates, as is the case nearly always.
+            if gene % 4 == 0 && gene + 4 <= shared.min(used) && none_below(chances, rate) {
+                let four = |genome: &[u8]| {
+                    u32::from_le_bytes([
+                        genome[gene],
+                        genome[gene + 1],
+                        genome[gene + 2],
+                        genome[gene + 3],
+                    ])
+                };
+                let (from_a, from_b) = (four(a), four(b));
+                let genes = from_b ^ ((from_a ^ from_b) & spread(sides));
+                child[gene..gene + 4].copy_from_slice(&genes.to_le_bytes());
+                sides >>= 4;
+                gene += 4;
+                continue;
             }
             let from_a = (sides & 1 == 1 || gene >= used_b) && gene < used_a;
             let value = if from_a {
@@ -672,6 +690,17 @@ fn survivors(points: &[Point], keep: usize) -> Vec<Member> {
         );
     }
     members
+}
+
+/// Whether none of the four 16-bit numbers in `chances` is below `rate`.
+fn none_below(chances: u64, rate: u64) -> bool {
+    [0, 16, 32, 48].map(|shift| (chances >> shift) & 0xffff >= rate) == [true; 4]
+}
+
+/// The four lowest bits as bytes of all ones or zeros, the lowest bit's first.
+fn spread(bits: u64) -> u32 {
+    // The products of one bit each do not overlap: bit i comes to stand at 8 i.
+    (((bits as u32 & 15) * 0x0020_4081) & 0x0101_0101) * 0xff
 }
 
 /// Another choice than `value`, if there is one.
@@ -1078,6 +1107,16 @@ pub(super) mod tests {
                 search.offspring(&mut random, &mut child);
                 prop_assert!(genotype.check(&child).is_ok(), "{child:?}");
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn four_genes_at_once_are_told_apart(chances in any::<u64>(), rate in 0u64..65536, bits in any::<u64>()) {
+            let lanes: Vec<u64> = (0..4).map(|k| chances >> (16 * k) & 0xffff).collect();
+            prop_assert_eq!(none_below(chances, rate), lanes.iter().all(|&lane| lane >= rate));
+            let bytes: Vec<u8> = (0..4).map(|k| if bits >> k & 1 == 1 { 255 } else { 0 }).collect();
+            prop_assert_eq!(spread(bits).to_le_bytes().to_vec(), bytes);
         }
     }
 

@@ -30,8 +30,11 @@ impl Point {
     }
 }
 
-fn descending(a: f64, b: f64) -> Ordering {
-    b.total_cmp(&a)
+/// A number that is ordered as `total_cmp` orders floats, and quicker to compare.
+fn ascending(value: f64) -> u64 {
+    let bits = value.to_bits();
+    // Negative ones are turned round.
+    bits ^ (((bits as i64 >> 63) as u64) | 1 << 63)
 }
 
 /// The fronts of a set, best first, each sorted by falling `fps` (infeasible ones: in order of index). O(n log n).
@@ -39,26 +42,20 @@ fn descending(a: f64, b: f64) -> Ordering {
 /// Feasible points are swept by falling `fps`: every point that could dominate the next one has been seen, and does so in a given front if
 /// the front's best score is not below the point's. Best scores fall from front to front, so a binary search finds the point's front.
 pub fn fronts(points: &[Point]) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..points.len()).collect();
-    order.sort_unstable_by(|&i, &j| {
-        let (a, b) = (&points[i], &points[j]);
-        a.violation
-            .max(0.0)
-            .total_cmp(&b.violation.max(0.0))
-            .then_with(|| {
-                if a.violation > 0.0 {
-                    Ordering::Equal
-                } else {
-                    descending(a.fps, b.fps).then_with(|| descending(a.score, b.score))
-                }
-            })
-            .then(i.cmp(&j))
-    });
-    let feasible = order.partition_point(|&i| points[i].violation <= 0.0);
+    let (mut feasible, mut infeasible) = (Vec::with_capacity(points.len()), Vec::new());
+    for (i, point) in points.iter().enumerate() {
+        if point.violation > 0.0 {
+            infeasible.push((ascending(point.violation), i));
+        } else {
+            feasible.push((!ascending(point.fps), !ascending(point.score), i));
+        }
+    }
+    feasible.sort_unstable();
+    infeasible.sort_unstable();
     let mut fronts: Vec<Vec<usize>> = Vec::new();
     let mut best: Vec<f64> = Vec::new();
     let mut last: Option<(usize, usize)> = None;
-    for &i in &order[..feasible] {
+    for &(_, _, i) in &feasible {
         let point = &points[i];
         let front = match last {
             Some((j, front)) if points[j] == *point => front,
@@ -73,9 +70,9 @@ pub fn fronts(points: &[Point]) -> Vec<Vec<usize>> {
         last = Some((i, front));
     }
     fronts.extend(
-        order[feasible..]
-            .chunk_by(|&i, &j| points[i].violation == points[j].violation)
-            .map(<[usize]>::to_vec),
+        infeasible
+            .chunk_by(|a, b| a.0 == b.0)
+            .map(|equal| equal.iter().map(|&(_, i)| i).collect()),
     );
     fronts
 }

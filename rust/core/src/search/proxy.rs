@@ -5,7 +5,7 @@
 //! networks. It is called "proxy score" wherever it appears. `docs/search.md` has the formula. Depends on [`crate::space`].
 
 use crate::error::Result;
-use crate::space::{Architecture, Space};
+use crate::space::{Architecture, Granularity, Space};
 
 /// What a block counts relative to the one before it.
 const DEPTH_DECAY: f64 = 0.9;
@@ -56,11 +56,10 @@ pub struct ProxyTable {
     /// [embed, MLP ratio].
     mlp: Vec<f64>,
     ratios: usize,
-    /// For each fraction.
+    /// What two matrices of a half-block keep on average: [first fraction, second fraction].
     kept: Vec<f64>,
-    block_genes: usize,
-    /// For each of the four matrices, its fraction's place among a block's genes.
-    places: [usize; 4],
+    fractions: usize,
+    granularity: Granularity,
     /// For each block.
     weights: Vec<f64>,
 }
@@ -79,6 +78,10 @@ impl ProxyTable {
                 mlp.push(capacity(2 * embed * space.hidden(embed, ratio)));
             }
         }
+        let pairs = choices.eight_bit.iter().flat_map(|&first| {
+            let average = move |&second: &f64| 0.5 * (kept(first) + kept(second));
+            choices.eight_bit.iter().map(average)
+        });
         let weights = std::iter::successors(Some(1.0), |weight| Some(weight * DEPTH_DECAY))
             .take(space.max_depth())
             .collect();
@@ -88,27 +91,46 @@ impl ProxyTable {
             heads: choices.heads.len(),
             mlp,
             ratios: choices.mlp_ratio.len(),
-            kept: choices.eight_bit.iter().map(|&f| kept(f)).collect(),
-            block_genes: space.block_genes(),
-            places: std::array::from_fn(|m| 2 + m.min(space.fractions() - 1)),
+            kept: pairs.collect(),
+            fractions: choices.eight_bit.len(),
+            granularity: space.eight_bit_per,
             weights,
         }
     }
 
     /// The proxy score of a valid genome.
     pub fn score(&self, genome: &[u8]) -> f64 {
+        match self.granularity {
+            Granularity::Block => self.sum(genome, |&[heads, ratio, f]: &[u8; 3]| {
+                (heads, [f, f], ratio, [f, f])
+            }),
+            Granularity::Matrix => {
+                self.sum(genome, |&[heads, ratio, qkv, proj, fc1, fc2]: &[u8; 6]| {
+                    (heads, [qkv, proj], ratio, [fc1, fc2])
+                })
+            }
+        }
+    }
+
+    /// `genes` tells a block's genes apart: heads and the fractions of qkv and proj, MLP ratio and those of fc1 and fc2.
+    fn sum<const GENES: usize>(
+        &self,
+        genome: &[u8],
+        genes: impl Fn(&[u8; GENES]) -> (u8, [u8; 2], u8, [u8; 2]),
+    ) -> f64 {
         let embed = genome[0] as usize;
         let depth = self.depth[genome[1] as usize];
         let attention = &self.attention[embed * self.heads..][..self.heads];
         let mlp = &self.mlp[embed * self.ratios..][..self.ratios];
+        let kept =
+            |[first, second]: [u8; 2]| self.kept[first as usize * self.fractions + second as usize];
         let mut sum = 0.0;
-        for (genes, weight) in genome[2..]
-            .chunks_exact(self.block_genes)
-            .zip(&self.weights[..depth])
-        {
-            let [qkv, proj, fc1, fc2] = self.places.map(|at| self.kept[genes[at] as usize]);
-            let (attention, mlp) = (attention[genes[0] as usize], mlp[genes[1] as usize]);
-            sum += weight * (attention * (0.5 * (qkv + proj)) + mlp * (0.5 * (fc1 + fc2)));
+        let blocks = genome[2..].as_chunks::<GENES>().0;
+        for (block, weight) in blocks.iter().zip(&self.weights[..depth]) {
+            let (heads, of_attention, ratio, of_mlp) = genes(block);
+            let attention = attention[heads as usize] * kept(of_attention);
+            let mlp = mlp[ratio as usize] * kept(of_mlp);
+            sum += weight * (attention + mlp);
         }
         sum
     }
