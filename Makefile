@@ -126,6 +126,14 @@ test-aarch64: ## Rust tests for the NEON tier, under emulation; appends to docs/
 bench: install-test ## Latency, GMAC/s and the share of the measured int8 peak (pytest-benchmark)
 	python -m pytest tests/bench --benchmark-enable --benchmark-only -p no:cacheprovider $(PYTEST_ARGS)
 
+.PHONY: bench-search
+bench-search: install-test $(STAMPS)/pymoo ## The search beside pymoo's NSGA2: evaluations a second, hypervolume (installs pymoo)
+	python -m pytest tests/bench/test_search.py --benchmark-enable --benchmark-only -p no:cacheprovider $(PYTEST_ARGS)
+
+$(STAMPS)/pymoo: $(STAMPS)/venv
+	@$(call pip_install,$(VENV)) 'pymoo~=0.6.1'
+	@touch $@
+
 .PHONY: fuzz
 fuzz: toolchain ## Fuzz every target for FUZZ_SECONDS each; appends to docs/logs/fuzz.md
 	@bash tools/fuzz.sh $(FUZZ_SECONDS)

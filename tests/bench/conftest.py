@@ -1,4 +1,8 @@
-"""After pytest-benchmark's own table: what each latency means in multiply-accumulates and of the machine's peak."""
+"""After pytest-benchmark's own table: what its figures mean.
+
+Modelled costs and searches as evaluations a second, searches beside pymoo's, latencies in multiply-accumulates and of
+the machine's peak.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,27 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         rate = bench.extra_info["genomes_per_cpu_second"] / 1e6
         terminalreporter.write_line(
             f"space {bench.extra_info['space']:12} {rate:6.1f} million genomes a second of one thread's CPU time"
+        )
+    searches = [bench for bench in getattr(session, "benchmarks", []) if "searches" in bench.extra_info]
+    if searches:
+        terminalreporter.section("measured on this machine: the search and pymoo's NSGA2")
+        terminalreporter.write_line(
+            f"{'score':12} {'search':36} {'evaluations/s':>19} {'hypervolume of all':>19} {'of the last 200':>17}"
+        )
+    for bench in searches:
+        for who, row in bench.extra_info["searches"].items():
+            (rate, rates), (every, everies), (last, lasts) = row["rate"], row["evaluated"], row["last"]
+            terminalreporter.write_line(
+                f"{bench.extra_info['score']:12} {who:36} {rate:10,.0f} ±{rates:7,.0f} "
+                f"{every:10.4f} ±{everies:.4f} {last:9.4f} ±{lasts:.4f}"
+            )
+        terminalreporter.write_line(
+            f"{bench.extra_info['score']:12} {bench.extra_info['ratio']:.0f} times pymoo's evaluations a second"
+        )
+    if searches:
+        terminalreporter.write_line(
+            "mean and standard deviation over seeds; CPU time of the calling thread, end to end\n"
+            "hypervolume: share of the box from the slowest and smallest network to the fastest and largest"
         )
     measured = [bench for bench in getattr(session, "benchmarks", []) if "tier" in bench.extra_info]
     if not measured:
