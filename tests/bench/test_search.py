@@ -3,7 +3,7 @@
 `make bench-search` installs pymoo and runs this; without pymoo it is skipped. Rates are evaluations in a second of the
 calling thread's CPU time, end to end: from nothing to the front. Seeds take turns, so that both sides meet the same
 machine. pymoo (version 0.6) gets its compiled functions, a problem that evaluates a generation in one call of the same
-native code, and the operators that covered most of those tried on this space (`docs/search.md` lists them).
+native code, and the operators that covered most of those tried on this space (`docs/search-core.md` lists them).
 """
 
 from __future__ import annotations

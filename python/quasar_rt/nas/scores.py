@@ -45,7 +45,7 @@ def proxy_scores(space: Space, genomes: ArrayLike) -> NDArray[np.float64]:
     """The proxy score of each genome, float64 [n]: a stand-in where there is no checkpoint, **not** an accuracy.
 
     It rises with every choice of a space (embed, depth, heads, MLP ratio, 8-bit fractions), each with diminishing
-    return. Nothing about it was fitted to or checked against trained networks. ``docs/search.md`` has the formula.
+    return. Nothing about it was fitted to or checked against trained networks. ``docs/search-core.md`` has the formula.
 
     >>> space = Space.load("tiny")
     >>> small, large = proxy_scores(space, [space.smallest, space.largest])

@@ -4,7 +4,7 @@
 //! threads. Each generation draws from a generator keyed by seed and generation, so resuming needs no generator state: a search that is
 //! given the scores of an earlier one walks the same path through them ([`super::state`]).
 //!
-//! Depends on `genome`, `pareto`, `predictor`, `random`. Source: Deb et al. 2002; what differs is in `docs/search.md`.
+//! Depends on `genome`, `pareto`, `predictor`, `random`. Source: Deb et al. 2002; what differs is in `docs/search-core.md`.
 
 use std::sync::Arc;
 

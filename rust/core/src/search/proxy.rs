@@ -2,7 +2,7 @@
 //!
 //! It is deterministic, has a closed form, and rises with every choice of a space (embed, depth, heads, MLP ratio, 8-bit fractions). It is
 //! a stand-in with which the machinery runs, **not** an estimate of accuracy: nothing about it was fitted to or checked against trained
-//! networks. It is called "proxy score" wherever it appears. `docs/search.md` has the formula. Depends on [`crate::space`].
+//! networks. It is called "proxy score" wherever it appears. `docs/search-core.md` has the formula. Depends on [`crate::space`].
 
 use crate::error::Result;
 use crate::space::{Architecture, Granularity, Space};
