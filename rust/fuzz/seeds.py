@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Write the seeds of the fuzz corpus: golden subnets, damaged copies of one, hostile headers, odd images and rows.
 
-Files are named for what they hold; what fuzzing finds is added beside them. Needs nothing but Python.
+Also saved searches, spaces, boards. Files are named for what they hold; what fuzzing finds is added beside them. Needs
+nothing but Python.
 """
 
 from __future__ import annotations
@@ -12,6 +13,18 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 VECTORS = HERE.parent.parent / "tests" / "vectors"
+PACKAGE = HERE.parent.parent / "python" / "quasar_rt"
+
+#: A configuration of the accelerator for the board pynq-z2.
+CONFIGURATION = b"""board = "pynq-z2"
+clock_mhz = 100.0
+mode = "nibble"
+frames = 2
+axi_ports = 2
+array = {tokens = 5, pairs = 4, lut_pairs = 0}
+lanes = {requantize = 5, gelu = 5, norm = 5, exponential = 5, multipliers = "fabric"}
+buffers = {input = 64, residual = 64, norm = 64, query = 64, key = 64, value = 64, score = 64, hidden = 64, weight = 64}
+"""
 
 
 def container(header: bytes | str, data: bytes = b"") -> bytes:
@@ -171,6 +184,103 @@ def row_cases() -> dict[str, bytes]:
     }
 
 
+def states() -> dict[str, bytes]:
+    """Saved searches of the target's space, sound and not."""
+    sound: dict[str, object] = {
+        "format": "quasar_rt search state",
+        "version": 1,
+        "space": "space",
+        "hardware": "fuzz",
+        "source": "fuzz",
+        "population": 8,
+        "generations": 5,
+        "targets": [100.0],
+        "seed": 1,
+        "oversample": 1,
+        "scores": [],
+    }
+    genome, other = "0000000000000000000000", "0102010102010102010102"
+
+    def state(**change: object) -> bytes:
+        return json.dumps({**sound, **change}).encode()
+
+    def scores(*pairs: tuple[str, object]) -> bytes:
+        return state(scores=pairs)
+
+    return {
+        "empty": b"",
+        "none-scored": state(),
+        "two-scored": scores((genome, 0.5), (other, 1e-300)),
+        "predictor": state(oversample=2, scores=[(genome, -1.5), (other, 2)]),
+        "predictor-huge": state(oversample=2, scores=[(genome, 1.7e308), (other, -1.7e308)]),
+        "huge": scores((genome, 1.7e308), (other, -1.7e308)),
+        "twice": scores((genome, 0.5), (genome, 0.5)),
+        "not-canonical": scores(("0000000000000000000001", 0.5)),
+        "choice-absent": scores(("ff" + genome[2:], 0.5)),
+        "short": scores((genome[2:], 0.5)),
+        "capitals": scores((genome[:-1] + "A", 0.5)),
+        "score-null": scores((genome, None)),
+        "score-overflow": scores((genome, 7)).replace(b" 7]", b" 1e999]"),
+        "seed-negative": state(seed=-1),
+        "population-huge": state(population=2**64 - 1),
+        "target-other": state(targets=[1e308]),
+        "unknown-key": state(hook="os.system"),
+        "deep": b"[" * 20000,
+    }
+
+
+def spaces() -> dict[str, bytes]:
+    """Space files, a zero byte and numbers."""
+    found = {path.stem: path.read_bytes() + bytes(range(12)) for path in PACKAGE.glob("spaces/*.toml")}
+    text = found["digits"][:-12].decode()
+    changes = {
+        "choices-none": ("depth = [1, 2, 3]", "depth = []"),
+        "choices-falling": ("depth = [1, 2, 3]", "depth = [3, 2]"),
+        "choice-huge": ("embed = [16, 24, 32]", "embed = [9223372036854775807]"),
+        "ratio-nan": ("mlp_ratio = [1.0, 2.0]", "mlp_ratio = [nan]"),
+        "ratios-alike": ("mlp_ratio = [1.0, 2.0]", "mlp_ratio = [1.0, 1.001]"),
+        "fraction-negative": ("eight_bit = [0.0", "eight_bit = [-0.5"),
+        "fraction-negative-zero": ("eight_bit = [0.0", "eight_bit = [-0.0"),
+        "stride-zero": ("stride = 2", "stride = 0"),
+        "image-huge": ("height = 8", "height = 9223372036854775807"),
+        "unknown-key": ("classes = 10", "classes = 10\nhook = 1"),
+    }
+    found |= {name: text.replace(old, new).encode() + bytes(12) for name, (old, new) in changes.items()}
+    found["empty"] = b""
+    found["deep"] = b"a = " + b"[" * 20000
+    return found
+
+
+def hardware() -> dict[str, bytes]:
+    """A board, a zero byte and a configuration."""
+    boards = {path.stem: path.read_bytes() for path in PACKAGE.glob("boards/*.toml")}
+    found = {name: board + b"\0" + CONFIGURATION for name, board in boards.items()}
+    board = boards["pynq-z2"]
+    changes = {
+        "resources-most": (b"dsp = 220\nlut = 53200", b"dsp = 100000000\nlut = 100000000"),
+        "memory-most": (b"bram36 = 140\nuram = 0", b"bram36 = 100000000\nuram = 100000000"),
+        "dsp-few": (b"dsp = 220", b"dsp = 12"),
+        "clock-least": (b"clocks_mhz = [100.0, 125.0]", b"clocks_mhz = [1.0]"),
+        "clock-infinite": (b"clocks_mhz = [100.0, 125.0]", b"clocks_mhz = [inf]"),
+        "bandwidth-least": (b"peak_gb_s = 2.1", b"peak_gb_s = 0.01"),
+        "host-slow": (b"decode_ns_per_pixel = 80.0", b"decode_ns_per_pixel = 1e9"),
+        "host-free": (b"frame_us = 300.0", b"frame_us = 0.0"),
+    }
+    found |= {name: board.replace(old, new) + b"\0" + CONFIGURATION for name, (old, new) in changes.items()}
+    configurations = {
+        "tokens-most": (b"tokens = 5", b"tokens = 4096"),
+        "pairs-most": (b"pairs = 4", b"pairs = 16384"),
+        "buffers-most": (b"input = 64", b"input = 18446744073709551615"),
+        "ports-none": (b"axi_ports = 2", b"axi_ports = 0"),
+        "mode-other": (b'mode = "nibble"', b'mode = "lut_share"'),
+    }
+    found |= {
+        name: board + b"\0" + CONFIGURATION.replace(old, new) for name, (old, new) in configurations.items()
+    }
+    found["empty"] = b""
+    return found
+
+
 def main() -> None:
     """Write every seed."""
     subnets = {path.stem: path.read_bytes() for path in VECTORS.glob("*.qvit")}
@@ -186,6 +296,9 @@ def main() -> None:
         },
         "preprocess": images(),
         "rows": row_cases(),
+        "search_state": states(),
+        "space_toml": spaces(),
+        "hardware_toml": hardware(),
     }
     for target, seeds in corpus.items():
         folder = HERE / "corpus" / target

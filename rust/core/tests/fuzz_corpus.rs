@@ -43,6 +43,21 @@ fn rows() {
 }
 
 #[test]
+fn search_state() {
+    replay("search_state", fuzzing::search_state);
+}
+
+#[test]
+fn space_toml() {
+    replay("space_toml", fuzzing::space_toml);
+}
+
+#[test]
+fn hardware_toml() {
+    replay("hardware_toml", fuzzing::hardware_toml);
+}
+
+#[test]
 fn only_the_golden_subnets_of_the_corpus_are_accepted() {
     let mut accepted: Vec<_> = corpus("subnet_bytes")
         .into_iter()
