@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from quasar_rt import QuasarError, Subnet
-from quasar_rt.cli.output import print_json, print_table
+from quasar_rt.cli.output import print_json, print_table, printable
 from quasar_rt.hardware import (
     DEIT_HEADS,
     Board,
@@ -396,7 +396,7 @@ def main(
         else:
             click.echo(f"wrote {picture}", err=True)
     except (QuasarError, OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(str(error))) from error
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ The same command goes on where an earlier one was stopped. Needs the [host] extr
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any
 import click
 
 from quasar_rt import QuasarError
+from quasar_rt.cli.output import printable
 
 
 @click.command(help=__doc__.split("\n\n")[0] if __doc__ else None)
@@ -103,12 +103,10 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     try:
-        recipe = load_recipe(config, changes)
-        if seed is not None:
-            recipe = dataclasses.replace(recipe, seed=seed)
+        recipe = load_recipe(config, changes if seed is None else [*changes, f"seed={seed}"])
         group = distributed.join(device)
     except (QuasarError, OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(str(error))) from error
     try:
         options: dict[str, Any] = {
             "root": data,
@@ -136,7 +134,7 @@ def main(
         if group.first:
             click.echo(str(stopped))
     except (QuasarError, OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(str(error))) from error
     finally:
         group.leave()
 

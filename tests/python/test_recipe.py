@@ -58,9 +58,19 @@ def test_a_recipe_survives_its_dictionary() -> None:
         ("percentile = 0.999", "percentile = 0.5", r"quantization\.percentile must be in"),
         ("random = 2", "random = -1", r"sandwich\.random must be in"),
         ("alike = 0.5", "alike = 1.5", r"sandwich\.alike must be in"),
-        ("temperature = 1.0", "temperature = 0.0", r"sandwich\.temperature must be positive"),
-        ("epochs = 60", "epochs = 0", r"float_stage\.epochs must be at least 1"),
-        ("learning_rate = 8e-3", "learning_rate = -1.0", r"float_stage\.learning_rate must be positive"),
+        ("temperature = 1.0", "temperature = 0.0", r"sandwich\.temperature must be in \[0\.01, 100\]"),
+        ("temperature = 1.0", "temperature = 1e300", r"sandwich\.temperature must be in"),
+        ("std = 0.376", "std = 1e-300", r"data\.std must be in \[0\.001, 1\]"),
+        ("weight_decay = 0.05", "weight_decay = 1e18", r"optimizer\.weight_decay must be in \[0, 100\]"),
+        ("epochs = 60", "epochs = 0", r"float_stage\.epochs must be in \[1, 1000000\]"),
+        ("epochs = 60", "epochs = 99999999999999999999", r"float_stage\.epochs must be in"),
+        ("learning_rate = 8e-3", "learning_rate = -1.0", r"float_stage\.learning_rate must be in \(0, 100\]"),
+        ("learning_rate = 8e-3", "learning_rate = 1e300", r"float_stage\.learning_rate must be in"),
+        # Beyond all floats, more digits than Python reads, nesting without end.
+        ("ema = 0.99", f"ema = {10**400}", r"optimizer\.ema must be in"),
+        ("mean = 0.305", f"mean = -{10**400}", r"data\.mean must be in"),
+        ("seed = 0", "seed = " + 5000 * "9", "digits.toml is not TOML"),
+        ("seed = 0", "seed = " + 10_000 * "[", "digits.toml is not TOML"),
     ],
 )
 def test_a_faulty_recipe_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -72,6 +82,15 @@ def test_a_faulty_recipe_is_named(tmp_path: Path, old: str, new: str, message: s
         load_recipe(path)
 
 
+def test_files_that_are_no_text_are_refused_by_name_and_a_mark_of_the_encoding_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xff\xfe" + DIGITS.read_bytes())
+    with pytest.raises(SettingsError, match=r"mine\.toml is not TOML: 'utf-8'"):
+        load_recipe(path)
+    path.write_bytes(b"\xef\xbb\xbf" + DIGITS.read_bytes())
+    assert load_recipe(path) == load_recipe("digits")
+
+
 def test_an_unknown_recipe_is_an_error_that_lists_the_packaged_ones() -> None:
     with pytest.raises(SettingsError, match="digits, fashion-mnist"):
         load_recipe("digit")
@@ -80,7 +99,11 @@ def test_an_unknown_recipe_is_an_error_that_lists_the_packaged_ones() -> None:
 def test_changes_are_toml_values() -> None:
     recipe = load_recipe("digits", ["optimizer.batch=32", 'quantization.criterion = "random"', "seed=3"])
     assert (recipe.optimizer.batch, recipe.quantization.criterion, recipe.seed) == (32, "random", 3)
-    for faulty in ("optimizer.batch", "optimizer.batch=", "criterion=loss", "seed.low=1"):
+    assert load_recipe("digits", ["optimizer.batch=32 # half"]).optimizer.batch == 32
+    for faulty in (
+        *("optimizer.batch", "optimizer.batch=", "criterion=loss", "seed.low=1"),
+        *("optimizer.batch=32\nseed=3", "seed=" + 10_000 * "[", "seed=" + 5000 * "9"),
+    ):
         with pytest.raises(SettingsError, match=r"KEY=VALUE|is no table"):
             load_recipe("digits", [faulty])
 

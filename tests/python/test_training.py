@@ -462,8 +462,10 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_diverged_run_says_so(tmp_path: Path) -> None:
+    recipe = short("float_stage.epochs=9")
+    wild = dataclasses.replace(recipe.float_stage, learning_rate=1e30)  # more than a recipe's file may say
     with pytest.raises(loop.DivergedError, match=r"float: .* at step .*: lower float_stage\.learning_rate"):
-        train(short("float_stage.learning_rate=1e30", "float_stage.epochs=9"), tmp_path, say=quiet)
+        train(dataclasses.replace(recipe, float_stage=wild), tmp_path, say=quiet)
 
 
 def test_a_recipe_without_the_stage_that_its_space_needs_is_refused(tmp_path: Path) -> None:
@@ -727,6 +729,20 @@ def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path, name: str) -> No
     assert said.exit_code == 2
     assert "--name must be at most 100 letters" in said.output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_seed_of_the_command_line_is_checked_as_the_recipes(tmp_path: Path) -> None:
+    said = by_hand(*tool(tmp_path / "run", f"--seed={2**63}")[2:])
+    assert said.exit_code == 1
+    assert "seed must be in [0, 2^63)" in said.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_tools_errors_are_one_line_whatever_they_quote(tmp_path: Path) -> None:
+    said = by_hand(*tool(tmp_path / "run", "--set", "optimizer.batch=\n64\x1b[2J")[2:])
+    assert said.exit_code == 1
+    (line,) = said.output.splitlines()
+    assert line.startswith(r"Error: 'optimizer.batch=\n64\x1b[2J' is not KEY=VALUE")
 
 
 def test_half_of_the_random_networks_have_blocks_that_are_all_alike() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from ..bits import CRITERIA
-from ..errors import SettingsError
+from ..errors import FileError, SettingsError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -225,12 +225,17 @@ def load_recipe(path: str | os.PathLike[str], changes: Iterable[str] = ()) -> Re
     Raises:
         SettingsError: no such recipe, not TOML, an unknown or a missing key, a value of the wrong type or out of range;
             names the key.
+        quasar_rt.FileError: the file cannot be read.
     """
     path = find_recipe(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: {error}") from error
+        # Some editors begin a file with a mark of its encoding.
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise FileError(f"the recipe '{path}' cannot be read: {error}") from error
+    # Besides TOMLDecodeError: no UTF-8, a number of too many digits, nesting without end.
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from error
     for change in changes:
         _change(table, change)
     # A space's path is meant from where the recipe lies.
@@ -247,17 +252,17 @@ def _folder() -> Path:
 def _change(table: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
     try:
-        value = tomllib.loads(f"value = {text}")["value"] if equals else None
-    except tomllib.TOMLDecodeError:
-        value = None
-    if value is None:
+        parsed = tomllib.loads(f"value = {text}") if equals else {}
+    except (ValueError, RecursionError):
+        parsed = {}
+    if list(parsed) != ["value"]:
         raise SettingsError(f"'{change}' is not KEY=VALUE with a value as in TOML (text in quotes)")
     *parents, last = key.strip().split(".")
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise SettingsError(f"'{change}': '{parent}' is no table")
-    table[last] = value
+    table[last] = parsed["value"]
 
 
 def _read(kind: Any, table: Mapping[str, Any], path: str, prefix: str) -> Any:
@@ -288,12 +293,20 @@ def _value(wanted: Any, value: Any, path: str, key: str) -> Any:
         numbers = value if isinstance(value, list) else [value]
         if not numbers or any(type(number) not in (int, float) for number in numbers):
             raise SettingsError(f"{path}: {key!r} must be a number or a list of numbers, not {value!r}")
-        return tuple(float(number) for number in numbers)
+        return tuple(_float(number) for number in numbers)
     if wanted is float and type(value) is int:
-        value = float(value)
+        value = _float(value)
     if type(value) is not wanted:
         raise SettingsError(f"{path}: {key!r} must be {wanted.__name__}, not {value!r}")
     return value
+
+
+def _float(number: float) -> float:
+    """As a float; a whole number beyond all floats is infinite, which the rules then refuse."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def _check(recipe: Recipe, path: str) -> None:
@@ -315,8 +328,8 @@ def _check(recipe: Recipe, path: str) -> None:
         "data.mean must be in [0, 1], one number or one for each channel": lambda: (
             len(d.mean) in (1, 3) and all(0 <= m <= 1 for m in d.mean)
         ),
-        "data.std must be in (0, 1], one number or one for each channel": lambda: (
-            len(d.std) in (1, 3) and all(0 < s <= 1 for s in d.std)
+        "data.std must be in [0.001, 1], one number or one for each channel": lambda: (
+            len(d.std) in (1, 3) and all(1e-3 <= s <= 1 for s in d.std)
         ),
         "data.crop must be two shares of the area, the least first": lambda: (
             len(d.crop) == 2 and 0 < d.crop[0] <= d.crop[1] <= 1
@@ -324,7 +337,7 @@ def _check(recipe: Recipe, path: str) -> None:
         "optimizer.batch must be at least 1": lambda: o.batch >= 1,
         "optimizer.beta1 must be in [0, 1)": lambda: 0 <= o.beta1 < 1,
         "optimizer.beta2 must be in [0, 1)": lambda: 0 <= o.beta2 < 1,
-        "optimizer.weight_decay must be at least 0": lambda: 0 <= o.weight_decay < math.inf,
+        "optimizer.weight_decay must be in [0, 100]": lambda: 0 <= o.weight_decay <= 100,
         "optimizer.clip must be positive": lambda: o.clip > 0,
         "optimizer.label_smoothing must be in [0, 1)": lambda: 0 <= o.label_smoothing < 1,
         "optimizer.ema must be in [0, 1)": lambda: 0 <= o.ema < 1,
@@ -335,7 +348,7 @@ def _check(recipe: Recipe, path: str) -> None:
         "sandwich.random must be in [0, 64]": lambda: 0 <= s.random <= 64,
         "sandwich.alike must be in [0, 1]": lambda: 0 <= s.alike <= 1,
         "sandwich.distillation must be in [0, 1]": lambda: 0 <= s.distillation <= 1,
-        "sandwich.temperature must be positive": lambda: 0 < s.temperature < math.inf,
+        "sandwich.temperature must be in [0.01, 100]": lambda: 0.01 <= s.temperature <= 100,
         "supernet_stage or quantized_stage is missing": lambda: (
             recipe.supernet_stage is not None or recipe.quantized_stage is not None
         ),
@@ -355,8 +368,8 @@ def _check(recipe: Recipe, path: str) -> None:
 
 def _stage_rules(name: str, stage: Stage, least: int) -> dict[str, Callable[[], bool]]:
     return {
-        f"{name}.epochs must be at least {least}": lambda: stage.epochs >= least,
-        f"{name}.learning_rate must be positive": lambda: 0 < stage.learning_rate < math.inf,
+        f"{name}.epochs must be in [{least}, 1000000]": lambda: least <= stage.epochs <= 1_000_000,
+        f"{name}.learning_rate must be in (0, 100]": lambda: 0 < stage.learning_rate <= 100,
         f"{name}.warmup must be in [0, 1)": lambda: 0 <= stage.warmup < 1,
         f"{name}.final must be in [0, 1]": lambda: 0 <= stage.final <= 1,
     }
