@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -450,6 +451,94 @@ def test_damaged_and_foreign_checkpoints_are_refused(whole: Path, tmp_path: Path
         load_supernet(whole / "float.pt")
     with pytest.raises(FileNotFoundError):
         load_supernet(tmp_path / "none.pt")
+
+
+class Code:
+    """Unpickled, it would make the file `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_in_a_checkpoint_is_not_run_and_the_message_does_not_advise_it(tmp_path: Path) -> None:
+    path = tmp_path / "supernet.pt"
+    for dump in (
+        pickle.dumps,
+        lambda evil: torch.save({"format": "quasar-rt checkpoint 1", "x": evil}, path),
+    ):
+        written = dump(Code(tmp_path / "run"))
+        if written is not None:
+            path.write_bytes(written)
+        with pytest.raises(CheckpointError, match="damaged, or no checkpoint") as caught:
+            checkpoint.load(path)
+        assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    # A few bytes that claim to be gigabytes.
+    torch.save({"format": "quasar-rt checkpoint 1", "x": torch.zeros(1).expand(1 << 40)}, path)
+    with pytest.raises(CheckpointError, match="damaged, or no checkpoint"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("recipe"), r"does not hold what .*KeyError: 'recipe'"),
+        (lambda s: s.update(recipe="[1]"), "does not hold what"),
+        (lambda s: s.update(recipe="[" * 100_000), "does not hold what"),
+        (lambda s: s.update(space=7), "does not hold what"),
+        (lambda s: s.update(space="name = 'x'"), "invalid space"),
+        (
+            lambda s: s.update(space=Space.load("tiny").to_toml()),
+            "is of another network: it lacks the tensor",
+        ),
+        (lambda s: s.update(model=[1]), "holds no weights"),
+        (lambda s: s["model"].pop("head.bias"), r"it lacks the tensor 'head\.bias'"),
+        (lambda s: s["model"].update({5: torch.zeros(1)}), "it has an unknown tensor '5'"),
+        (lambda s: s["model"].update({"head.bias": "x"}), r"'head\.bias' is str, not torch\.float32 \[10\]"),
+        (
+            lambda s: s["model"].update({"head.bias": torch.zeros(10, dtype=torch.float64)}),
+            r"'head\.bias' is torch\.float64 \[10\], not torch\.float32 \[10\]",
+        ),
+        (lambda s: s["model"].update({"head.bias": torch.zeros(3)}), r"float32 \[3\], not"),
+        (
+            lambda s: s["model"]["head.bias"].fill_(float("nan")),
+            r"'head\.bias' has values that are not finite",
+        ),
+    ],
+)
+def test_a_supernet_of_wrong_contents_is_refused_by_name(
+    whole: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    state = {key: value for key, value in checkpoint.load(whole / "supernet.pt").items() if key != "sha256"}
+    change(state)
+    checkpoint.save(state, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=rf"(?s)x\.pt'.*{message}"):
+        load_supernet(tmp_path / "x.pt")
+
+
+def test_a_runs_own_checkpoints_of_wrong_contents_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(loop.Stopped):
+        train(short(), tmp_path, say=quiet, stop_after_steps=7)
+    part, finished = tmp_path / "supernet.part.pt", tmp_path / "float.pt"
+    good, begun = checkpoint.load(part), checkpoint.load(finished)
+    del good["sha256"], begun["sha256"], begun["history"]
+    for change, message in (
+        ({"step": 99}, "step 99 of 10"),
+        ({"optimizer": 1}, "does not hold"),
+        ({}, "'sums'"),
+    ):
+        state = {**good, **change}
+        if not change:
+            del state["sums"]
+        checkpoint.save(state, part)
+        with pytest.raises(CheckpointError, match=rf"supernet\.part\.pt' .*{message}"):
+            train(short(), tmp_path, say=quiet)
+    checkpoint.save(begun, finished)
+    with pytest.raises(CheckpointError, match=r"float\.pt' .*'history'"):
+        train(short(), tmp_path, say=quiet)
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..errors import QuasarError
+from ..errors import FileError, QuasarError
 
-__all__ = ["CheckpointError", "load", "save", "write_atomically"]
+__all__ = ["CheckpointError", "load", "load_weights", "reading", "save", "write_atomically"]
 
 _FORMAT = "quasar-rt checkpoint 1"
 
@@ -40,23 +42,80 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is damaged or something else.
         FileNotFoundError: there is none.
+        quasar_rt.FileError: it cannot be read.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint '{path}'")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    # torch raises nearly anything on files that are not its own.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a foreign file looks like
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        known = isinstance(state, dict) and state.get("format") == _FORMAT
+        stated = state.pop("sha256", None) if known else None
+        found = _digest(state) if known else None
+    except OSError as error:
+        raise FileError(f"'{path}' cannot be read: {error}") from error
+    # torch raises nearly anything on files that are not its own, and advises to run the code in them.
     except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"'{path}' cannot be read, it is damaged or no checkpoint: {first}") from error
-    if not isinstance(state, dict) or state.get("format") != _FORMAT:
+        raise CheckpointError(f"'{path}' is damaged, or no checkpoint of tools/train.py") from error
+    if not known:
         raise CheckpointError(f"'{path}' is not a checkpoint of this version of quasar_rt")
-    stated = state.pop("sha256", None)
-    if stated != _digest(state):
+    if stated != found:
         raise CheckpointError(f"'{path}' is damaged: its contents do not have the digest that it states")
     del state["format"]
     return {**state, "sha256": stated}
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Within it, whatever fails for a value that the checkpoint `path` lacks, or has of another kind, is said so.
+
+    Raises:
+        CheckpointError: names what is missing or wrong. Errors of this package pass as they are.
+    """
+    try:
+        yield
+    except QuasarError:
+        raise
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        first = str(error).splitlines()[0] if str(error) else ""
+        raise CheckpointError(
+            f"'{path}' does not hold what this version of quasar_rt writes ({type(error).__name__}: {first}): "
+            "it has to be trained again"
+        ) from error
+
+
+def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str]) -> None:
+    """Fill the model from a checkpoint's weights.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, of another shape or type, or not finite; names it.
+    """
+    own = model.state_dict()
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(f"'{path}' holds no weights")
+    if names := sorted(set(map(str, weights)) ^ set(own)):
+        what = "lacks the tensor" if names[0] in own else "has an unknown tensor"
+        raise CheckpointError(f"'{path}' is of another network: it {what} '{names[0]}'")
+    for name, tensor in own.items():
+        found = weights[name]
+        if not isinstance(found, Tensor) or (found.dtype, found.shape) != (tensor.dtype, tensor.shape):
+            kind = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise CheckpointError(
+                f"'{path}' is of another network: '{name}' is {kind}, not {tensor.dtype} {list(tensor.shape)}"
+            )
+        if found.is_floating_point() and not found.isfinite().all():
+            raise CheckpointError(f"'{path}': '{name}' has values that are not finite numbers")
+    model.load_state_dict(weights)
 
 
 class write_atomically:
@@ -92,6 +151,8 @@ def _digest(state: Any) -> str:
 
 def _pieces(value: Any) -> Iterator[Any]:
     if isinstance(value, Tensor):
+        if value.nbytes > value.untyped_storage().nbytes():
+            raise ValueError("a tensor is larger than what is stored of it")
         value = value.detach().cpu().contiguous()
         yield f"tensor {value.dtype} {tuple(value.shape)}".encode()
         yield memoryview(value.reshape(-1).view(torch.uint8).numpy())

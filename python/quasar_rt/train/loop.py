@@ -322,13 +322,14 @@ def load_supernet(path: str | os.PathLike[str]) -> tuple[ViT, Recipe, Space]:
 
 
 def _supernet(state: dict[str, Any], path: str | os.PathLike[str]) -> tuple[ViT, Recipe, Space]:
-    recipe = Recipe.from_dict(json.loads(state["recipe"]), str(path))
-    space = Space.from_toml(state["space"])
-    model = make_model(recipe, space)
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise CheckpointError(f"'{path}' does not fit its own space: {error}") from error
+    with checkpoint.reading(path):
+        recipe = Recipe.from_dict(json.loads(state["recipe"]), str(path))
+        try:
+            space = Space.from_toml(state["space"])
+        except QuasarError as error:
+            raise CheckpointError(f"'{path}': {error}") from error
+        model = make_model(recipe, space)
+        checkpoint.load_weights(model, state["model"], path)
     model.quantized = True
     return model.eval(), recipe, space
 
@@ -343,7 +344,7 @@ def check_split(path: str | os.PathLike[str], data: Data) -> None:
 
 
 def _check_split(state: dict[str, Any], path: str | os.PathLike[str], data: Data) -> None:
-    if state["data"] != data.identity:
+    if state.get("data") != data.identity:
         raise CheckpointError(
             f"the data differ from those that '{path}' was trained on: its validation images would not be unseen"
         )
@@ -508,25 +509,27 @@ class _Job:
         if self.exists(path):
             saved = self.read(path, digest)
             average = copy.deepcopy(model)
-            average.load_state_dict(saved["model"])
+            with checkpoint.reading(path):
+                checkpoint.load_weights(average, saved["model"], path)
+                self.seconds[name], self.history[name] = float(saved["seconds"]), list(saved["history"])
             average.to(self.group.device)
             self.tell(f"{name}: already trained, read from {path}")
         else:
             fit = _Fit(self, name, model, schedule, networks, sampled, digest)
             average = fit.run()
+            self.seconds[name], self.history[name] = sum(row["seconds"] for row in fit.rows), fit.rows
             saved = {
                 **(also or {}),
                 "digest": digest,
                 "data": self.data.identity,
                 "model": average.state_dict(),
-                "seconds": sum(row["seconds"] for row in fit.rows),
+                "seconds": self.seconds[name],
                 "history": fit.rows,
             }
             if self.group.first:
                 checkpoint.save(saved, path)
                 self.part(name).unlink(missing_ok=True)
             self.group.barrier()
-        self.seconds[name], self.history[name] = saved["seconds"], saved["history"]
         return average
 
     def log(self, stage: str = "", rows: Sequence[Row] = ()) -> None:
@@ -633,11 +636,14 @@ class _Fit:
         if not self.job.exists(part):
             return
         state = self.job.read(part, self.digest)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.rows, self.sums = state["step"], state["history"], state["sums"]
-        self.elapsed = state["elapsed"]
+        with checkpoint.reading(part):
+            checkpoint.load_weights(self.model, state["model"], part)
+            checkpoint.load_weights(self.average, state["average"], part)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.rows, self.sums = state["step"], state["history"], state["sums"]
+            self.elapsed = state["elapsed"]
+            if not 0 <= self.step <= self.total:
+                raise ValueError(f"step {self.step} of {self.total}")
         self.job.log("", self.rows)
         at = f"step {self.step % self.batches.steps} of epoch {self.step // self.batches.steps + 1}"
         self.job.tell(f"{self.name}: goes on at {at}, read from {part}")
