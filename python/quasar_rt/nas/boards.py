@@ -101,12 +101,16 @@ class Modelled:
 
 
 def other_boards(space: Space, board: str) -> tuple[dict[str, Modelled], dict[str, str]]:
-    """Every other shipped board with a configuration for the space, and why the remaining ones have none."""
+    """Every other shipped board that holds all networks of the space, and why the remaining ones are left out."""
     fits, left_out = {}, {}
+    largest = space.decode(space.largest)
     for name in board_names():
         if name != board:
             try:
-                fits[name] = Modelled.of(space, name)
+                one = Modelled.of(space, name)
+                # A small board's configuration may be for the smaller networks alone.
+                one.estimate(largest)
+                fits[name] = one
             except DoesNotFitError as error:
                 left_out[name] = str(error)
     return fits, left_out
