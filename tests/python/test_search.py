@@ -83,17 +83,25 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "c").touch()
     with pytest.raises(QuasarError, match="cannot be used"):
         Folder(tmp_path / "c", IDENTITY)
-    (tmp_path / "a" / "search.json").write_text("[1")
-    with pytest.raises(SearchFolderError, match="damaged"):
-        Folder(tmp_path / "a", IDENTITY)
+    for text in ("[1", "[1]", "[" * 100_000):
+        (tmp_path / "a" / "search.json").write_text(text)
+        with pytest.raises(SearchFolderError, match="damaged"):
+            Folder(tmp_path / "a", IDENTITY)
 
 
-def test_damaged_scores_are_named(tmp_path):
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("nonsense", '["x", "01", -1]', '["x", "01", 1.5]', '["x", "01", 1e999]', '["x", "01", true]'),
+        *('["x", "zz", 1]', '[["x"], "01", 1]', '["x", "01"]', "[" * 100_000),
+    ],
+)
+def test_damaged_scores_are_named(tmp_path, line):
     folder = Folder(tmp_path / "a", IDENTITY)
     folder.put("x", {b"\x01": 1})
     folder.close()
     with (tmp_path / "a" / "scores.jsonl").open("a") as file:
-        file.write("nonsense\n")
+        file.write(line + "\n")
     with pytest.raises(SearchFolderError, match=r"scores.jsonl', line 2"):
         Folder(tmp_path / "a", IDENTITY)
 

@@ -64,7 +64,7 @@ class Folder:
             return
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise SearchFolderError(f"'{file}' is damaged; remove the folder or give another one")
@@ -88,8 +88,10 @@ class Folder:
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 kind, genome, correct = json.loads(line)
-                self._scores[kind, bytes.fromhex(genome)] = int(correct)
-            except (TypeError, ValueError):
+                if type(kind) is not str or type(correct) is not int or correct < 0:
+                    raise ValueError("no count")
+                self._scores[kind, bytes.fromhex(genome)] = correct
+            except (TypeError, ValueError, RecursionError):
                 raise SearchFolderError(
                     f"'{file}', line {number}, is damaged; remove the line or the folder"
                 ) from None
