@@ -29,6 +29,7 @@ from quasar_rt.hardware import (
     modes,
 )
 from quasar_rt.hardware_report import PUBLISHED, draw, groups, held_back_by, operating_points, paper_estimates
+from quasar_rt.nas.report import file_name
 from quasar_rt.space import Space
 
 
@@ -384,7 +385,7 @@ def main(
                 show_modes(workload, chosen, clock)
         if no_png or (as_json and png is None):
             return
-        picture = png or Path(f"estimate-{Path(subnet).stem}-{result.board}.png")
+        picture = png or Path(f"estimate-{Path(subnet).stem}-{file_name(result.board)}.png")
         try:
             draw(result, picture)
         except ImportError as error:

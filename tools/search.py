@@ -102,7 +102,7 @@ def default_folder(options: dict[str, Any]) -> Path:
     """A folder for just these settings, so that the same command finds it again and another one does not."""
     key = json.dumps({key: str(value) for key, value in options.items() if key != "threads"}, sort_keys=True)
     space = Path(options["supernet"].parent.name if options["supernet"] else options["space"] or "tiny").stem
-    board = options["board"] or (options["hardware"].stem if options["hardware"] else "zcu102")
+    board = Path(options["board"] or options["hardware"] or "zcu102").stem
     return Path("runs/search") / f"{space}-{board}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 

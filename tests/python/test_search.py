@@ -229,6 +229,20 @@ def test_wrong_arguments_are_named(tmp_path):
         search("digits", predictor=True)
 
 
+def test_progress_is_told_in_words_to_its_end():
+    said = {}
+    search("digits", population=8, generations=2, progress=lambda what, *so_far: said.update({what: so_far}))
+    assert list(said) == ["searching", "exporting the subnets", "reading layers"]
+    assert said["searching"] == (16, 16)
+    assert all(done == total for done, total in said.values())
+
+
+def test_targets_that_lie_close_have_files_of_their_own(tmp_path):
+    result = search("digits", fps=[100000, 100000.25], population=8, generations=2, out=tmp_path / "out")
+    names = [target.file for target in result.targets]
+    assert names == ["digits-zcu102-100000fps.qvit", "digits-zcu102-100000.25fps.qvit"]
+
+
 def test_a_path_names_a_space(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(Space.load("digits").to_toml().replace('"digits"', '"mine"'))

@@ -11,16 +11,36 @@ import html
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Cloud", "draw", "nondominated", "page", "table", "to_json", "write_bytes", "write_text"]
+__all__ = [
+    "Cloud",
+    "draw",
+    "file_name",
+    "nondominated",
+    "page",
+    "table",
+    "to_json",
+    "write_bytes",
+    "write_text",
+]
 
 #: The scored subnets' scores and, for each board, their modelled FPS: ``{"score": [...], "fps": {board: [...]}}``.
 Cloud = Mapping[str, Any]
+
+
+def file_name(text: str) -> str:
+    """A name from a space's or a board's file as a part of a file's name: no folder, and at most 100 bytes.
+
+    >>> file_name("../../my space")
+    '.._.._my_space'
+    """
+    return re.sub(r"[^\w.-]", "_", text).encode()[:100].decode(errors="ignore")
 
 
 def write_text(path: Path, text: str) -> None:

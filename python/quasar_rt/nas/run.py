@@ -30,7 +30,7 @@ from .boards import Modelled, Parts, other_boards
 from .folder import Folder
 from .layers import untrained_subnet
 from .nsga2 import Candidates, Search
-from .report import nondominated
+from .report import file_name, nondominated
 from .result import Integer, Point, Scoring, SearchResult, Target
 from .scores import Predictor, proxy_scores
 from .stats import kendall_tau
@@ -198,6 +198,12 @@ def _targets(fps: float | Iterable[float] | None, modelled: Modelled) -> list[fl
     if not given or not all(math.isfinite(value) and value > 0 for value in given):
         raise InvalidValueError(f"fps must be positive numbers, at least one, not {given}")
     return sorted(set(given))
+
+
+def _plain(fps: float) -> str:
+    """As short as it can be without two targets having one name."""
+    short = f"{fps:g}"
+    return short if float(short) == fps else repr(fps)
 
 
 def _two_digits(value: float) -> float:
@@ -389,7 +395,7 @@ class _Run:
         for number, fps in enumerate(self.settings["fps"]):
             self.report("subnets", number, len(self.settings["fps"]))
             point = self.reaching(front, fps)[0]
-            name = f"{self.space.name}-{board}-{fps:g}fps"
+            name = f"{file_name(self.space.name)}-{file_name(board)}-{_plain(fps)}fps"
             subnet = self.subnet(point, fps, name, scoring, identity, record)
             targets.append(Target(fps, point, f"{name}.qvit", subnet))
         document = {
