@@ -251,6 +251,14 @@ def test_a_path_names_a_space(tmp_path):
     assert result.targets[0].file.startswith("mine-zcu102-")
 
 
+def test_a_spaces_name_does_not_lead_out_of_the_folder(tmp_path):
+    text = Space.load("digits").to_toml().replace('"digits"', '"../../é x"')
+    result = search(Space.from_toml(text), population=8, generations=2, out=tmp_path / "a" / "b" / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"a"}
+    assert result.targets[0].file.startswith(".._.._é_x-zcu102-")
+    assert (result.folder / result.targets[0].file).is_file()
+
+
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "search.py"
 
 

@@ -22,7 +22,7 @@ from quasar_rt.nas.stats import kendall_tau  # noqa: E402
 from quasar_rt.nas.supernet import Supernet  # noqa: E402
 from quasar_rt.space import Space  # noqa: E402
 from quasar_rt.train import data as datasets  # noqa: E402
-from quasar_rt.train import load_supernet  # noqa: E402
+from quasar_rt.train import distributed, load_supernet  # noqa: E402
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "search.py"
 SETTINGS = dict(fps=[60000.0, 110000.0], population=6, generations=2)
@@ -110,7 +110,25 @@ def test_scores_do_not_depend_on_what_was_scored_before(digits_supernet):
 def test_survivors_are_scored_on_more_images(digits_supernet, monkeypatch):
     monkeypatch.setattr(supernet, "HALVING", (40, 120))
     monkeypatch.setattr(run, "SAMPLE", 2)
-    result = search(supernet=digits_supernet, threads=1, fps=60000, population=6, generations=3)
+    said = {}
+    result = search(
+        supernet=digits_supernet,
+        threads=1,
+        fps=60000,
+        population=6,
+        generations=3,
+        progress=lambda what, done, total: said.update({what: (done, total)}),
+    )
+    # The words are for people, not the keys of scores.jsonl; each kind of work is reported to its end.
+    assert list(said) == [
+        "scoring on the supernet",
+        "searching",
+        "scoring on more images",
+        "running finalists on the integer engine",
+        "exporting the subnets",
+        "reading layers",
+    ]
+    assert all(done == total > 0 for done, total in said.values())
     first, second = result.document["search"]["rounds"]
     assert (first["subnets"], first["score"]) == (18, "top-1 on 40 search-validation images, supernet")
     assert 6 <= second["subnets"] < 18
@@ -213,6 +231,18 @@ def test_two_processes_find_what_one_finds(digits_supernet, whole, tmp_path):
         [*launch, *arguments(digits_supernet, out)], capture_output=True, check=True, env=environment
     )
     same_files(whole, out)
+
+
+def test_a_search_leaves_the_group_of_processes_at_its_end_and_when_it_fails(digits_supernet, monkeypatch):
+    left = []
+    monkeypatch.setattr(distributed.Group, "leave", lambda self: left.append(self))
+    monkeypatch.setattr(run, "SAMPLE", 2)
+    monkeypatch.setattr(run, "FINALISTS", 1)
+    search(supernet=digits_supernet, threads=1, fps=60000, population=4, generations=1)
+    assert len(left) == 1
+    with pytest.raises(QuasarError, match="nowhere"):
+        search(supernet=digits_supernet, threads=1, board="nowhere")
+    assert len(left) == 2
 
 
 def test_a_supernet_of_another_space_is_refused(digits_supernet):

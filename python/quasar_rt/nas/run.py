@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,8 @@ __all__ = ["Progress", "search"]
 
 Genomes = NDArray[np.uint8]
 Scores = NDArray[np.float64]
-#: Told what is being done, how much of it is done and how much there is.
+T = TypeVar("T")
+#: Told what is being done (in words for people), how much of it is done and how much there is.
 Progress = Callable[[str, int, int], None]
 
 #: NSGA-II's population and generations by the kind of score: a proxy costs microseconds, a supernet's score seconds.
@@ -174,20 +175,24 @@ def search(
         raise InvalidValueError(
             "data, predictor, retrain and test mean something with a supernet only: give one"
         )
-    space = space or Space.load("tiny")
-    effort = EFFORT["proxy" if source is None else "supernet"]
-    modelled = Modelled.of(space, board, hardware)
-    settings = {
-        "board": modelled.board,
-        "fps": _targets(fps, modelled),
-        "seed": seed,
-        "population": effort[0] if population is None else population,
-        "generations": effort[1] if generations is None else generations,
-        "predictor": predictor,
-        "retrain": retrain,
-    }
-    run = _Run(space, modelled, settings, source, progress or (lambda what, done, total: None))
-    return run.finish(None if out is None else Path(out))
+    try:
+        space = space or Space.load("tiny")
+        effort = EFFORT["proxy" if source is None else "supernet"]
+        modelled = Modelled.of(space, board, hardware)
+        settings = {
+            "board": modelled.board,
+            "fps": _targets(fps, modelled),
+            "seed": seed,
+            "population": effort[0] if population is None else population,
+            "generations": effort[1] if generations is None else generations,
+            "predictor": predictor,
+            "retrain": retrain,
+        }
+        run = _Run(space, modelled, settings, source, progress or (lambda what, done, total: None))
+        return run.finish(None if out is None else Path(out))
+    finally:
+        if source is not None:
+            source.close()
 
 
 def _targets(fps: float | Iterable[float] | None, modelled: Modelled) -> list[float]:
@@ -274,13 +279,26 @@ class _Run:
         """All scored networks that fit, in the order of their scoring, with the scores of the first round."""
         budget = self.settings["population"] * self.settings["generations"]
         while len(genomes := loop.ask()):
-            loop.tell(scorer.score(genomes, 0, self.report))
-            self.report("search", loop.history()[-1].evaluations, budget)
+            loop.tell(self.scores(scorer, genomes, 0))
+            self.report("searching", loop.history()[-1].evaluations, budget)
         found = loop.evaluated()
         fits = found.violations == 0
         return Candidates(
             found.genomes[fits], found.scores[fits], found.fps[fits], found.violations[fits], self.space
         )
+
+    def told(self, what: str, genomes: Genomes, work: Callable[[Progress], T]) -> T:
+        """What `work` gives; its progress over the genomes is reported in the words `what`, and so is its end."""
+        found = work(lambda _, done, total: self.report(what, done, total))
+        self.report(what, len(genomes), len(genomes))
+        return found
+
+    def scores(self, scorer: Scorer, genomes: Genomes, stage: int) -> Scores:
+        """The scorer's scores of a round."""
+        if self.supernet is None:  # no time to speak of
+            return scorer.score(genomes, stage, self.report)
+        what = "scoring on more images" if stage else "scoring on the supernet"
+        return self.told(what, genomes, lambda report: scorer.score(genomes, stage, report))
 
     def survivors(self, scorer: Scorer, scored: Candidates) -> tuple[NDArray[np.int64], Scores]:
         """Which networks the last round scores, and those scores; all of them where there is one round."""
@@ -295,7 +313,7 @@ class _Run:
                 kept += front
                 left = sorted(set(left) - set(front))
             chosen = chosen[sorted(kept)]
-            scores = scorer.score(scored.genomes[chosen], stage, self.report)
+            scores = self.scores(scorer, scored.genomes[chosen], stage)
         return chosen, scores
 
     def predicted(self, scored: Candidates) -> dict[str, Any]:
@@ -328,10 +346,10 @@ class _Run:
         even = np.linspace(0, len(front) - 1, min(len(front), PAGE_LIMIT)).round().astype(int)
         shown = sorted({*even.tolist(), *(target.point.id for target in targets)})
         parts = Parts()
-        for number, i in enumerate(shown):
-            self.report("layers", number, len(shown))
+        for number, i in enumerate(shown, 1):
             architecture = front[i].architecture
             parts.add(i, {name: board.estimate(architecture) for name, board in boards.items()})
+            self.report("reading layers", number, len(shown))
         return parts
 
     def reaching(self, front: list[Point], fps: float) -> list[Point]:
@@ -348,8 +366,10 @@ class _Run:
         draws = [self.space.encode(self.space.sample(seed, _SAMPLE_STREAM, k)) for k in range(SAMPLE)]
         drawn = sorted({tuple(genome.tolist()) for genome in draws} - set(finalists))
         nets = np.array([*finalists, *drawn], np.uint8)
-        scores = supernet.score(nets, supernet.stages - 1, self.report)
-        integer = supernet.integer(nets, self.report)
+        scores = self.scores(supernet, nets, supernet.stages - 1)
+        integer = self.told(
+            "running finalists on the integer engine", nets, lambda report: supernet.integer(nets, report)
+        )
         for i, found in zip(ids, integer, strict=False):
             front[i] = dataclasses.replace(front[i], integer=found)
         against = {"the exported subnets' on the integer engine": integer}
@@ -358,7 +378,9 @@ class _Run:
             what = (
                 f"those of the same networks trained on their own for {epochs} epochs, on the integer engine"
             )
-            against[what] = supernet.retrained(nets, epochs, folder, self.report)
+            against[what] = self.told(
+                "training on their own", nets, lambda report: supernet.retrained(nets, epochs, folder, report)
+            )
         return [self.correlation(what, nets, scores, found, len(ids)) for what, found in against.items()]
 
     def correlation(
@@ -392,12 +414,12 @@ class _Run:
         scored: Candidates,
     ) -> SearchResult:
         board, targets = self.modelled.board, []
-        for number, fps in enumerate(self.settings["fps"]):
-            self.report("subnets", number, len(self.settings["fps"]))
+        for number, fps in enumerate(self.settings["fps"], 1):
             point = self.reaching(front, fps)[0]
             name = f"{file_name(self.space.name)}-{file_name(board)}-{_plain(fps)}fps"
             subnet = self.subnet(point, fps, name, scoring, identity, record)
             targets.append(Target(fps, point, f"{name}.qvit", subnet))
+            self.report("exporting the subnets", number, len(self.settings["fps"]))
         document = {
             "format": FORMAT,
             "quasar_rt": identity["quasar_rt"],

@@ -115,6 +115,10 @@ class Supernet:
         """The finalists' images, in words."""
         return "test images" if self._test else "held-out validation images"
 
+    def close(self) -> None:
+        """Leave the group of processes (``torchrun``), at the end; the supernet is of no use then."""
+        self.group.leave()
+
     def identity(self) -> dict[str, Any]:
         """The checkpoint, the data and what of them is used for what."""
         from ..train import checkpoint
