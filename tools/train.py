@@ -89,7 +89,9 @@ def main(
     try:
         import torch
 
+        from quasar_rt.space import Space
         from quasar_rt.train import distributed
+        from quasar_rt.train.checkpoint import make_folder
         from quasar_rt.train.found import load_architecture
         from quasar_rt.train.loop import Stopped, train, train_architecture
         from quasar_rt.train.recipe import NAME_RULE, is_name, load_recipe
@@ -116,6 +118,12 @@ def main(
             "tensorboard": tensorboard,
         }
         search = None
+        if out:
+            if not architecture and Space.load(recipe.space).size > 1:
+                raise click.UsageError(
+                    "--out goes with one network: all of a supernet is in the run's folder"
+                )
+            group.from_first(lambda: make_folder(out))
         if architecture:
             network, search = load_architecture(architecture)
             digest = hashlib.sha256(json.dumps(network.to_dict(), sort_keys=True).encode()).hexdigest()

@@ -190,9 +190,15 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(text)
         with pytest.raises(FileError, match=f"{name}' is no checkpoint of tensors"):
             load_timm(ours(), tmp_path / name)
+    with pytest.raises(FileError, match="is a folder: give a checkpoint's path"):
+        load_timm(ours(), tmp_path)
     torch.save({"model": {"a": 1}}, tmp_path / "d.pth")
     with pytest.raises(FileError, match="is no checkpoint of tensors"):
         load_timm(ours(), tmp_path / "d.pth")
+    weights = theirs().state_dict()
+    weights["norm.weight"] = weights["norm.weight"] * float("nan")
+    with pytest.raises(InvalidValueError, match=r"'norm\.weight' has values that are not finite"):
+        load(ours(), weights)
     overlapping = SPACE.replace("stride = 8", "stride = 4")
     with pytest.raises(InvalidValueError, match="this network's stride is 4 and its padding 0"):
         load(ours(space=overlapping), theirs().state_dict())

@@ -54,6 +54,16 @@ def test_a_recipe_survives_its_dictionary() -> None:
         ),
         ("validation = 297", "validation = 0", r"data\.validation must be at least 1"),
         ("validation = 297", 'validation = 297\nrandaugment = "rand-m9"', "for folders of images"),
+        (
+            "validation = 297",
+            'validation = 297\nrandaugment = "rand-mxyz"',
+            r"data\.randaugment must be as timm",
+        ),
+        (
+            "validation = 297",
+            'validation = 297\nrandaugment = "augmix-m3"',
+            r"data\.randaugment must be as timm",
+        ),
         ('criterion = "loss"', 'criterion = "lost"', r"quantization\.criterion must be one of"),
         ("percentile = 0.999", "percentile = 0.5", r"quantization\.percentile must be in"),
         ("random = 2", "random = -1", r"sandwich\.random must be in"),

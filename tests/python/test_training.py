@@ -25,12 +25,13 @@ from PIL import Image
 torch = pytest.importorskip("torch", reason="needs the [host] extra")
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
-from quasar_rt import Engine, InvalidValueError, SettingsError, Subnet, search  # noqa: E402
+from quasar_rt import Engine, FileError, ImageError, InvalidValueError, SettingsError, Subnet, search  # noqa: E402
 from quasar_rt.datasets import DatasetError  # noqa: E402
 from quasar_rt.space import Space  # noqa: E402
 from quasar_rt.train import checkpoint, data, loop  # noqa: E402
 from quasar_rt.train.checkpoint import CheckpointError  # noqa: E402
 from quasar_rt.train.data import Batches, FileSplit, Split, augment  # noqa: E402
+from quasar_rt.train.distributed import DistributedError, join  # noqa: E402
 from quasar_rt.train.loop import evaluate, learning_rate, load_supernet, train, train_architecture  # noqa: E402
 from quasar_rt.train.recipe import Recipe, load_recipe  # noqa: E402
 from quasar_rt.train.report import finish  # noqa: E402
@@ -727,6 +728,73 @@ def test_missing_data_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.undo()
     with pytest.raises(DatasetError, match=r"data\.validation is 5000, but 'digits' has 1437"):
         data.load(load_recipe("digits", ["data.validation=5000"]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_cannot_be_read_is_named_on_one_line(tmp_path: Path, workers: int) -> None:
+    if workers and sys.version_info >= (3, 12):
+        pytest.skip("later versions warn of fork in a process with threads")
+    root = folder_of_images(tmp_path / "images", split=True)
+    recipe = folder_recipe(tmp_path, root, f"data.workers={workers}")
+    loaded = data.load(recipe)
+    for path in loaded.train.paths if isinstance(loaded.train, FileSplit) else ():
+        path.write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"^'[^\n]*class\d/\d\.\w+' is not an image[^\n]*$"):
+        list(Batches(loaded.train, recipe.data, 0, "float", 6).between(0, 1))
+
+
+def test_a_subset_larger_than_the_training_set_is_refused() -> None:
+    with pytest.raises(DatasetError, match=r"data\.subset is 1141, but 'digits' has 1140 training images"):
+        data.load(load_recipe("digits", ["data.subset=1141"]))
+    assert len(data.load(load_recipe("digits", ["data.subset=1140"])).train) == 1140
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match=r"nothing can be written to the folder '.*below'"):
+        train(short(), tmp_path / "file" / "below", say=quiet)
+    network = tmp_path / "network.json"
+    space = Space.load("digits")
+    network.write_text(json.dumps(space.decode(space.smallest).to_dict()), encoding="utf-8")
+    out = ("--out", str(tmp_path / "file" / "below"))
+    said = by_hand(*tool(tmp_path / "run", "--architecture", str(network), *out)[2:])
+    assert said.exit_code == 1
+    assert said.output.startswith("Error: nothing can be written to the folder")
+    said = by_hand(*tool(tmp_path / "run", *out)[2:])
+    assert said.exit_code == 2
+    assert "--out goes with one network" in said.output
+    # Neither does a batch that cannot be leave a folder.
+    with pytest.raises(InvalidValueError, match=r"optimizer\.batch"):
+        train(short("optimizer.batch=4000"), tmp_path / "run", say=quiet)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"WORLD_SIZE": "2"},
+            "WORLD_SIZE is 2, but RANK, MASTER_ADDR, MASTER_PORT not set: start with torchrun",
+        ),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"}, "MASTER_PORT not set"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', no whole number from 1 on"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK is '-1'"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"},
+            "RANK is 2, but WORLD_SIZE 2",
+        ),
+    ],
+)
+def test_what_torchrun_sets_is_checked(
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DistributedError, match=message):
+        join("cpu")
 
 
 def test_gray_images_serve_a_colour_space() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import FileError, QuasarError
 
-__all__ = ["CheckpointError", "load", "load_weights", "reading", "save", "write_atomically"]
+__all__ = ["CheckpointError", "load", "load_weights", "make_folder", "reading", "save", "write_atomically"]
 
 _FORMAT = "quasar-rt checkpoint 1"
 
@@ -116,6 +117,19 @@ def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str]) -
         if found.is_floating_point() and not found.isfinite().all():
             raise CheckpointError(f"'{path}': '{name}' has values that are not finite numbers")
     model.load_state_dict(weights)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, where it is missing, and see that files can be written there.
+
+    Raises:
+        quasar_rt.FileError: they cannot.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise FileError(f"nothing can be written to the folder '{path}': {error}") from error
 
 
 class write_atomically:

@@ -31,6 +31,7 @@ from ..datasets import (
     load_fashion_mnist,
     read_image_folder,
 )
+from ..errors import ImageError
 from ..images import preprocess, to_pixels
 from ..space import Space
 from .recipe import Data as DataRecipe
@@ -259,6 +260,10 @@ def _split(recipe: Recipe, whole: Any) -> tuple[Any, Any]:
         )
     order = torch.randperm(len(whole), generator=generator_of(recipe.seed, "split"))
     kept, aside = order[d.validation :], order[: d.validation]
+    if d.subset > len(kept):
+        raise DatasetError(
+            f"data.subset is {d.subset}, but '{d.name}' has {len(kept)} training images beside the validation images"
+        )
     if d.subset:
         kept = kept[: d.subset]
     return whole.subset(kept), whole.subset(aside)
@@ -354,8 +359,13 @@ class Batches:
             generator=torch.Generator(),
             pin_memory=self.device.type == "cuda",
         )
-        for images, labels in loader:
-            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        try:
+            for images, labels in loader:
+                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        except ImageError as error:
+            # A worker's error says where it was raised, with the message last.
+            line = str(error).strip().splitlines()[-1]
+            raise ImageError(line.rpartition("ImageError: ")[2]) from error
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:

@@ -121,6 +121,20 @@ class Group:
             dist.destroy_process_group()
 
 
+#: What torchrun sets beside WORLD_SIZE and LOCAL_RANK.
+_RENDEZVOUS = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def _number(name: str, default: int, least: int) -> int:
+    """A variable of the environment that torchrun sets."""
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and int(text) >= least):
+        raise DistributedError(
+            f"{name} is '{text}', no whole number from {least} on: torchrun sets it, or unset it"
+        )
+    return int(text)
+
+
 def join(device: str | None = None, timeout: dt.timedelta = TIMEOUT) -> Group:
     """Join the processes that ``torchrun`` started, or be the only one.
 
@@ -129,9 +143,17 @@ def join(device: str | None = None, timeout: dt.timedelta = TIMEOUT) -> Group:
         timeout: after which a process that waits for the others fails.
 
     Raises:
-        DistributedError: there is no such device, or more processes on this machine than GPUs.
+        DistributedError: there is no such device, or more processes on this machine than GPUs, or what torchrun sets in
+            the environment is missing or wrong.
     """
-    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    world, local = _number("WORLD_SIZE", 1, 1), _number("LOCAL_RANK", 0, 0)
+    if world > 1:
+        if missing := [name for name in _RENDEZVOUS if name not in os.environ]:
+            raise DistributedError(
+                f"WORLD_SIZE is {world}, but {', '.join(missing)} not set: start with torchrun, or unset WORLD_SIZE"
+            )
+        if (rank := _number("RANK", 0, 0)) >= world:
+            raise DistributedError(f"RANK is {rank}, but WORLD_SIZE {world}: ranks are below that")
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(name)

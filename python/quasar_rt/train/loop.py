@@ -400,10 +400,6 @@ class _Job:
         identity = job.data.identity
         if group.sum(torch.tensor([float(identity != group.share(identity))])).item():
             raise DatasetError("the processes do not have the same data: give all machines the same images")
-        if group.first:
-            folder.mkdir(parents=True, exist_ok=True)
-            if tensorboard:
-                job._events = _event_writer(folder / "tensorboard")
         if len(job.data.train) < recipe.optimizer.batch:
             raise InvalidValueError(
                 f"optimizer.batch is {recipe.optimizer.batch}, but only {len(job.data.train)} images are left for "
@@ -413,6 +409,9 @@ class _Job:
             raise InvalidValueError(
                 f"optimizer.batch is {recipe.optimizer.batch}, less than one image for each of {group.world} processes"
             )
+        group.from_first(lambda: checkpoint.make_folder(folder))
+        if group.first and tensorboard:
+            job._events = _event_writer(folder / "tensorboard")
         return job
 
     def tell(self, line: str) -> None:

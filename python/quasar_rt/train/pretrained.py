@@ -59,6 +59,7 @@ def load_timm(model: ViT, source: str | os.PathLike[str], pretrained: bool = Tru
         require(key in state, f"it has no '{key}', so it is no plain timm VisionTransformer")
         x = state.pop(key).float()
         require(not shape or tuple(x.shape) == shape, f"'{key}' is {list(x.shape)}, not {list(shape)}")
+        require(bool(x.isfinite().all()), f"'{key}' has values that are not finite numbers")
         return x
 
     patch = take("patch_embed.proj.weight")
@@ -150,11 +151,14 @@ def load_timm(model: ViT, source: str | os.PathLike[str], pretrained: bool = Tru
 def _read(source: str | os.PathLike[str], pretrained: bool) -> tuple[dict[str, Tensor], int | None]:
     """The checkpoint's tensors, and its head dimension where that is known."""
     path = Path(source)
+    if path.is_dir():
+        raise FileError(f"'{source}' is a folder: give a checkpoint's path, or the name of a timm model")
     if path.exists():
         try:
             state = timm.models.load_state_dict(str(path), weights_only=True)
-        except Exception as error:  # whatever the unpickler or safetensors say of a broken file
-            raise FileError(f"'{source}' is no checkpoint of tensors: {error}") from error
+        # Whatever the unpickler or safetensors say of a broken file; torch advises to run the code in it.
+        except Exception as error:
+            raise FileError(f"'{source}' is no checkpoint of tensors, or a damaged one") from error
         if not isinstance(state, Mapping) or not all(isinstance(x, Tensor) for x in state.values()):
             raise FileError(f"'{source}' is no checkpoint of tensors")
         return dict(state), None

@@ -44,6 +44,9 @@ DATA_SETS = ("fashion-mnist", "digits", "imagenet")
 #: What `is_name` asks for.
 NAME_RULE = "at most 100 letters, digits, '-', '_' and '.', beginning with neither '-' nor '.'"
 
+#: What timm reads of a RandAugment's description; it passes over the rest, or stops.
+_RANDAUGMENT = r"rand(-(m|n|mmax)\d{1,2}|-mstd\d+(\.\d+)?|-p[01](\.\d+)?|-inc[01]|-t(weights|3aw?))*"
+
 
 @dataclass(frozen=True)
 class Data:
@@ -333,6 +336,10 @@ def _check(recipe: Recipe, path: str) -> None:
         ),
         "data.crop must be two shares of the area, the least first": lambda: (
             len(d.crop) == 2 and 0 < d.crop[0] <= d.crop[1] <= 1
+        ),
+        "data.randaugment must be as timm has it: 'rand', then '-m9' (strength), '-n2', '-p0.5', '-mstd0.5', "
+        "'-mmax10', '-inc1' or '-tweights', in any order": lambda: (
+            d.randaugment == "" or re.fullmatch(_RANDAUGMENT, d.randaugment) is not None
         ),
         "optimizer.batch must be at least 1": lambda: o.batch >= 1,
         "optimizer.beta1 must be in [0, 1)": lambda: 0 <= o.beta1 < 1,
