@@ -3,7 +3,7 @@
 //! Depends on [`crate::space`] and [`crate::error`].
 
 use crate::error::{Error, Result};
-use crate::space::Space;
+use crate::space::{Gene, Space};
 
 /// What a genome is made of: a number of choices for each gene, and how many genes count at each depth.
 ///
@@ -12,6 +12,8 @@ use crate::space::Space;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Genotype {
     choices: Vec<u8>,
+    /// Which genes are fractions of 8-bit rows; the others are sizes.
+    widths: Vec<bool>,
     used: Vec<usize>,
 }
 
@@ -21,6 +23,9 @@ impl Genotype {
         Self {
             choices: (0..space.genes())
                 .map(|gene| space.choices_of(gene) as u8)
+                .collect(),
+            widths: (0..space.genes())
+                .map(|gene| matches!(space.gene(gene), Gene::EightBit(..)))
                 .collect(),
             used: space
                 .choices
@@ -34,6 +39,11 @@ impl Genotype {
     /// Number of choices of each gene.
     pub fn choices(&self) -> &[u8] {
         &self.choices
+    }
+
+    /// Whether a gene is a fraction of 8-bit rows, and not a size.
+    pub fn is_width(&self, gene: usize) -> bool {
+        self.widths[gene]
     }
 
     /// Genes of a genome.
@@ -273,14 +283,17 @@ pub(super) mod tests {
     use proptest::prelude::*;
     use std::collections::HashMap;
 
-    /// A genotype of embeddings, depths and blocks of equal genes, for tests.
+    /// A genotype of embeddings, depths and blocks of equal genes, the last of each a width, for tests.
     pub fn toy(embed: u8, depths: &[usize], block: &[u8]) -> Genotype {
         let mut choices = vec![embed, depths.len() as u8];
+        let mut widths = vec![false; 2];
         for _ in 0..*depths.last().unwrap() {
             choices.extend_from_slice(block);
+            widths.extend((1..=block.len()).map(|gene| gene == block.len()));
         }
         Genotype {
             choices,
+            widths,
             used: depths.iter().map(|depth| 2 + depth * block.len()).collect(),
         }
     }
