@@ -189,6 +189,15 @@ def fake(weight: Tensor, step: Tensor, limit: int) -> Tensor:
     return torch.floor(weight / step + 0.5).clamp(-limit, limit) * step
 
 
+def _rank(values: Tensor, share: float) -> Tensor:
+    """Of each row [groups, n] the value at this share of its order [groups]: the outer ones alone are sorted."""
+    last = values.shape[1] - 1
+    place = round(share * last)
+    from_top = place > last // 2
+    count = last - place + 1 if from_top else place + 1
+    return values.topk(count, dim=1, largest=from_top).values[:, -1]
+
+
 class ActQuantizer(nn.Module):
     """An s8 activation, ``real = scale * (code - zero_point)``: `groups` scales (heads), learned after calibration.
 
@@ -231,13 +240,9 @@ class ActQuantizer(nn.Module):
     @torch.no_grad()
     def finish(self, percentile: float) -> None:
         """Set scale and zero point from the observed values' `percentile` (and 1 - percentile)."""
-        seen = torch.cat(self._seen, dim=1).sort(dim=1).values
+        seen = torch.cat(self._seen, dim=1)
         self._seen, self.observing = [], False
-        last = seen.shape[1] - 1
-        high, least = (
-            seen[:, round(percentile * last)],
-            seen[:, round((1 - percentile) * last)].clamp_min(self.floor),
-        )
+        high, least = _rank(seen, percentile), _rank(seen, 1 - percentile).clamp_min(self.floor)
         if self.symmetric:
             scale = torch.maximum(high.abs(), least.abs()) / 127
         else:
