@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch", reason="needs the [host] extra")
 from quasar_rt import Engine, QuasarError, search  # noqa: E402
 from quasar_rt.evaluate import evaluate  # noqa: E402
 from quasar_rt.nas import run, supernet  # noqa: E402
+from quasar_rt.nas.folder import Folder  # noqa: E402
 from quasar_rt.nas.stats import kendall_tau  # noqa: E402
 from quasar_rt.nas.supernet import Supernet  # noqa: E402
 from quasar_rt.space import Space  # noqa: E402
@@ -54,16 +55,37 @@ def halves(digits_supernet):
     return (images[:half], labels[:half]), (images[half:], labels[half:]), data.train.first(256)[0], recipe
 
 
-def test_scores_are_the_top1_of_stand_alone_slices_on_the_first_half(found, halves, digits_supernet):
-    (images, labels), _, calibration, recipe = halves
-    model, _, _ = load_supernet(digits_supernet)
+def test_scores_are_the_top1_of_exported_slices_on_the_first_half(found, halves, digits_supernet):
+    (images, labels), *_ = halves
+    source = Supernet(digits_supernet, threads=1)
+    assert source.on_engine
     assert found.scoring.images == len(labels)
+    assert found.document["score"]["label"].endswith("supernet slices on the integer engine")
     for point in found.front:
-        network = model.extract(point.architecture)
+        with Engine(source.subnet(point.architecture, "one", {})) as engine:
+            accuracy = evaluate(engine, zip(images.numpy()[:, 0], labels.tolist(), strict=True))
+        assert point.score == accuracy.top1
+
+
+def test_scores_in_pytorch_are_the_top1_of_stand_alone_slices(halves, digits_supernet):
+    (images, labels), _, calibration, recipe = halves
+    source = Supernet(digits_supernet, threads=1)
+    space = source.space
+    genomes = np.array([space.encode(space.sample(2, k)) for k in range(4)])
+    on_engine = source.score(genomes, 0, nothing)
+    source.on_engine = False
+    source.folder = Folder(None, {})
+    scores = source.score(genomes, 0, nothing)
+    assert source.scoring(0).label.endswith("supernet slices in PyTorch")
+    assert source.identity()["scored_by"] == "PyTorch"
+    model, _, _ = load_supernet(digits_supernet)
+    for genome, score in zip(genomes, scores, strict=True):
+        network = model.extract(space.decode(genome))
         network.calibrate(calibration, recipe.quantization.percentile)
         with torch.no_grad():
-            top1 = (network(images).argmax(dim=1) == labels).double().mean().item()
-        assert point.score == pytest.approx(top1, abs=1e-12)
+            assert score == (network(images).argmax(dim=1) == labels).double().mean().item()
+    # The two are the same network but for float32's rounding.
+    assert np.abs(on_engine - scores).max() < 0.03
 
 
 def test_integer_figures_are_the_exported_subnets_on_the_other_half(found, halves):
@@ -80,7 +102,7 @@ def test_integer_figures_are_the_exported_subnets_on_the_other_half(found, halve
         record = target.subnet.config["provenance"]["search"]
         assert record["integer"]["top1"] == accuracy.top1
         assert record["images"]["test_images_read"] is False
-        assert record["score_kind"] == f"top-1 on {found.scoring.images} search-validation images, supernet"
+        assert record["score_kind"] == f"top-1 on {found.scoring.images} search-validation images, supernet slices on the integer engine"
 
 
 def test_taus_networks_are_finalists_and_random_ones(found):
@@ -130,7 +152,7 @@ def test_survivors_are_scored_on_more_images(digits_supernet, monkeypatch):
     ]
     assert all(done == total > 0 for done, total in said.values())
     first, second = result.document["search"]["rounds"]
-    assert (first["subnets"], first["score"]) == (18, "top-1 on 40 search-validation images, supernet")
+    assert (first["subnets"], first["score"]) == (18, "top-1 on 40 search-validation images, supernet slices on the integer engine")
     assert 6 <= second["subnets"] < 18
     assert result.scoring.images == 120
     assert all(round(point.score * 120) == pytest.approx(point.score * 120) for point in result.front)

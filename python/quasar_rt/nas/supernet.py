@@ -1,5 +1,8 @@
 """Scores from a supernet: each candidate's slice, its activation ranges set anew, on images that training never saw.
 
+Without a GPU the slice is exported and runs on the integer engine, which is several times faster than PyTorch there and
+is what will be deployed; on a GPU the slice runs in PyTorch.
+
 The validation images that training set aside are halved (their order is the seed's): the search sees the first half,
 the finalists' integer subnets are scored on the second. Under ``torchrun`` the candidates of a batch are shared out,
 every process goes through the same search, and only the first one keeps files. Depends on: torch, `quasar_rt.train`.
@@ -48,7 +51,7 @@ class Supernet:
 
     `model` is the supernet with its `recipe` and `space`; `data` the images that it was trained with, of which
     `calibration_images` (uint8 [n, channels, height, width]) set activation ranges and `finalist_images` are what
-    finalists are scored on.
+    finalists are scored on. `on_engine` says whether candidates are scored on the integer engine, not in PyTorch.
 
     Args:
         path: the checkpoint, ``supernet.pt`` of a run.
@@ -86,13 +89,14 @@ class Supernet:
         self._threads, self._root, self.data, self._test = threads, root, data, test
         self.group = distributed.join()
         self.model.to(self.group.device)
+        self.on_engine = self.group.device.type == "cpu"
         half = (len(data.validation) + 1) // 2
         if half == len(data.validation):
             raise InvalidValueError(
                 f"the supernet has {half} validation image; the search needs two, one of them to hold out"
             )
         self._images = [min(half, most) for most in HALVING]
-        self._search = data.validation.first(self._images[-1])
+        self._search = datasets.Split(*data.validation.first(self._images[-1]))
         self.finalist_images = (
             data.test() if test else data.validation.subset(torch.arange(half, len(data.validation)))
         )
@@ -125,6 +129,7 @@ class Supernet:
 
         return {
             "score": "supernet",
+            "scored_by": "integer engine" if self.on_engine else "PyTorch",
             "supernet_sha256": checkpoint.load(self.path)["sha256"],
             "data": self.data.identity,
             "search_images": self._images,
@@ -145,28 +150,33 @@ class Supernet:
     def scoring(self, stage: int) -> Scoring:
         """Top-1 of the slice."""
         images = self._images[stage]
-        label = f"top-1 on {images:,} search-validation images, supernet"
+        where = "supernet slices on the integer engine" if self.on_engine else "supernet slices in PyTorch"
+        label = f"top-1 on {images:,} search-validation images, {where}"
         return Scoring("supernet", label, "supernet top-1", "supernet_top1_search_validation", True, images)
 
     def score(self, genomes: Genomes, stage: int, progress: Progress) -> NDArray[np.float64]:
         """Top-1 of each slice on the round's search-validation images."""
         count = self._images[stage]
-        images, labels = (part[:count] for part in self._search)
+        images = datasets.Split(*self._search.first(count))
 
-        def correct(architecture: Architecture) -> int:
+        def on_engine(architecture: Architecture) -> int:
+            return self.correct(self.subnet(architecture, "candidate", {}), images)
+
+        def in_pytorch(architecture: Architecture) -> int:
             self.model.activate(architecture)
             self.model.calibrate(
                 self.calibration_images.to(self.group.device), self.recipe.quantization.percentile
             )
-            return int((logits_of(self.model, images, BATCH).argmax(dim=1) == labels).sum())
+            return int((logits_of(self.model, images.images, BATCH).argmax(dim=1) == images.labels).sum())
 
+        correct = on_engine if self.on_engine else in_pytorch
         return self._counts(f"supernet {count}", genomes, correct, progress) / count
 
     def integer(self, genomes: Genomes, progress: Progress) -> list[Integer]:
         """Top-1 of each exported subnet on the integer engine, on held-out images."""
 
         def correct(architecture: Architecture) -> int:
-            return self.correct(self.subnet(architecture, "finalist", {}))
+            return self.correct(self.subnet(architecture, "finalist", {}), self.finalist_images)
 
         count = len(self.finalist_images)
         found = self._counts(f"integer {count} {self.held_out}", genomes, correct, progress)
@@ -194,7 +204,7 @@ class Supernet:
             with tempfile.TemporaryDirectory() as temporary:
                 run = Path(temporary) if folder is None else folder / name
                 trained = train_architecture(architecture, recipe, run, self._root, lambda _: None)
-            return self.correct(self._export(trained.model, "retrained", {}))
+            return self.correct(self._export(trained.model, "retrained", {}), self.finalist_images)
 
         count = len(self.finalist_images)
         found = self._counts(f"retrained {epochs} {count} {self.held_out}", genomes, correct, progress)
@@ -210,16 +220,11 @@ class Supernet:
         classes = list(self.data.classes)
         return build_subnet(network.cpu().spec(name, classes, self.data.document, dict(provenance)))
 
-    def correct(self, subnet: Subnet) -> int:
-        """How many of the finalists' images the integer engine classifies rightly."""
+    def correct(self, subnet: Subnet, images: datasets.AnySplit) -> int:
+        """How many of the images the integer engine classifies rightly."""
         with Engine(subnet, threads=self._threads) as engine:
-            found = evaluate(engine, self._labelled())
+            found = evaluate(engine, _labelled(images))
         return round(found.top1 * found.images)
-
-    def _labelled(self) -> Iterator[tuple[Any, int]]:
-        for images, labels in self.finalist_images.batches(BATCH):
-            for image, label in zip(images.numpy(), labels.tolist(), strict=True):
-                yield (image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))), label
 
     def _counts(
         self, what: str, genomes: Genomes, correct: Callable[[Architecture], int], progress: Progress
@@ -247,3 +252,9 @@ class Supernet:
     def _sum(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         total: NDArray[np.int64] = self.group.sum(torch.from_numpy(counts)).numpy()
         return total
+
+
+def _labelled(images: datasets.AnySplit) -> Iterator[tuple[Any, int]]:
+    for batch, labels in images.batches(BATCH):
+        for image, label in zip(batch.numpy(), labels.tolist(), strict=True):
+            yield (image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))), label
