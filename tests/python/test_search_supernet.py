@@ -27,6 +27,7 @@ from quasar_rt.train import distributed, load_supernet  # noqa: E402
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "search.py"
 SETTINGS = dict(fps=[60000.0, 110000.0], population=6, generations=2)
+ON_ENGINE = "search-validation images, supernet slices on the integer engine"
 FILES = ("front.json", "front.csv", "front.png", "index.html", "scores.jsonl")
 
 
@@ -102,7 +103,7 @@ def test_integer_figures_are_the_exported_subnets_on_the_other_half(found, halve
         record = target.subnet.config["provenance"]["search"]
         assert record["integer"]["top1"] == accuracy.top1
         assert record["images"]["test_images_read"] is False
-        assert record["score_kind"] == f"top-1 on {found.scoring.images} search-validation images, supernet slices on the integer engine"
+        assert record["score_kind"] == f"top-1 on {found.scoring.images} {ON_ENGINE}"
 
 
 def test_taus_networks_are_finalists_and_random_ones(found):
@@ -152,7 +153,7 @@ def test_survivors_are_scored_on_more_images(digits_supernet, monkeypatch):
     ]
     assert all(done == total > 0 for done, total in said.values())
     first, second = result.document["search"]["rounds"]
-    assert (first["subnets"], first["score"]) == (18, "top-1 on 40 search-validation images, supernet slices on the integer engine")
+    assert (first["subnets"], first["score"]) == (18, f"top-1 on 40 {ON_ENGINE}")
     assert 6 <= second["subnets"] < 18
     assert result.scoring.images == 120
     assert all(round(point.score * 120) == pytest.approx(point.score * 120) for point in result.front)
