@@ -191,7 +191,7 @@ train-fashion-mnist: install-test dataset ## Train, quantize and export the pack
 	python tools/train.py --config fashion-mnist
 
 .PHONY: evidence
-evidence: install-test dataset ## Measure docs/evidence.md anew on Fashion-MNIST, 3 seeds of a quarter of an hour; goes on where it stopped
+evidence: install-test dataset ## Measure docs/evidence.md anew on Fashion-MNIST, 3 seeds of 15 to 35 minutes; goes on where it stopped
 	python tools/evidence.py $(EVIDENCE_ARGS)
 
 .PHONY: clean
