@@ -146,10 +146,10 @@ def show(result: Any, out: Path) -> None:
         integer = f"{point.integer.top1:.2%} ± {point.integer.standard_error:.2%}" if point.integer else "-"
         fact = facts[point.id]
         rows.append(
-            [f"{target.fps:g}", f"{on.fps:,.1f}", f"{on.latency_ms:.3g}", score]
+            [f"{target.fps:,g}", f"{on.fps:,.1f}", f"{on.latency_ms:.3g}", score]
             + [integer] * has_integer
             + [str(fact["embed"]), str(fact["depth"]), f"{fact['eight_bit_share']:.0%}"]
-            + [f"{fact['weight_bytes'] / 1000:.1f}", target.file]
+            + [f"{fact['weight_bytes'] / 1000:,.1f}", target.file]
         )
     label = result.document["boards"][board]["label"]
     print_table(columns, rows, f"Space {result.space.name}, modelled on {label}")

@@ -267,9 +267,7 @@ def draw(result: Estimate, path: str | os.PathLike[str]) -> None:
     middle.invert_yaxis()
     middle.set_xlim(0, 100)
     middle.set_xlabel("share of the array's peak (%)")
-    middle.set_title(
-        f"How well the array is used (line: frame, {100 * result.share:.0f} %)", loc="left", fontsize=10
-    )
+    middle.set_title(f"Use of the array (line: frame, {100 * result.share:.0f} %)", loc="left", fontsize=10)
 
     used, board, usable = result.resources, result.board_resources, result.board_usable
     kinds = [kind for kind in ("dsp", "lut", "ff", "bram36", "uram") if getattr(board, kind)]
@@ -282,7 +280,7 @@ def draw(result: Estimate, path: str | os.PathLike[str]) -> None:
     right.invert_yaxis()
     right.set_xlim(0, max(100.0, *taken))
     right.set_xlabel("share of the board (%)")
-    right.set_title("What the design takes (line: usable share)", loc="left", fontsize=10)
+    right.set_title("The design (line: usable share)", loc="left", fontsize=10)
 
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)

@@ -153,7 +153,7 @@ def test_a_target_filters_the_table_and_shows_its_subnet(browser, page, found):
     links = browser.run("[...document.querySelectorAll('#facts a')].map((link) => link.getAttribute('href'))")
     assert target.file in links
     chosen = f"#front tr[data-row='{target.point.id}'] td:last-child"
-    assert f"{target.fps:g} FPS" in text(browser, chosen)
+    assert f"{target.fps:,g} FPS" in text(browser, chosen)
 
 
 def test_columns_sort_both_ways(browser, page, found):

@@ -191,7 +191,7 @@ def draw(document: Mapping[str, Any], cloud: Cloud) -> bytes:
         level = 1 - level if target["fps"] - before < 0.1 * (high - low) else 0
         before = target["fps"]
         axes.annotate(
-            f"{target['fps']:g} FPS",
+            f"{target['fps']:,g} FPS",
             (before, 1),
             xycoords=("data", "axes fraction"),
             color="#b3261e",
@@ -212,6 +212,7 @@ def draw(document: Mapping[str, Any], cloud: Cloud) -> bytes:
             linewidths=1.3,
             label=None if i else "chosen for a target",
         )
+    axes.xaxis.set_major_formatter("{x:,g}")
     axes.set_xlabel(f"modelled FPS ({document['boards'][board]['label']})")
     axes.set_ylabel(score["label"] + (", %" if score["accuracy"] else ""))
     axes.set_title(
