@@ -225,8 +225,16 @@ def test_wrong_arguments_are_named(tmp_path):
         search("digits", fps=[10, -1])
     with pytest.raises(QuasarError, match="positive"):
         search("digits", fps=[])
+    for fps in ("abc", [None], [[1]], 10**400):
+        with pytest.raises(QuasarError, match="fps must be a number or several"):
+            search("digits", fps=fps)
     with pytest.raises(QuasarError, match="supernet"):
         search("digits", predictor=True)
+
+
+def test_a_target_may_be_a_number_of_numpy():
+    found = [search("digits", fps=fps, population=8, generations=1) for fps in (100000, np.int64(100000))]
+    assert found[0].document == found[1].document
 
 
 def test_progress_is_told_in_words_to_its_end():

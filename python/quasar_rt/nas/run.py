@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -199,7 +199,10 @@ def _targets(fps: float | Iterable[float] | None, modelled: Modelled) -> list[fl
     if fps is None:
         slow, quick = modelled.table.slowest()[1], modelled.table.fastest()[1]
         return sorted({_two_digits(slow + share * (quick - slow)) for share in DEFAULT_TARGETS})
-    given = [float(fps)] if isinstance(fps, (int, float)) else [float(value) for value in fps]
+    try:
+        given = [float(value) for value in cast(Iterable[float], [fps] if np.isscalar(fps) else fps)]
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidValueError(f"fps must be a number or several, not {fps!r}") from None
     if not given or not all(math.isfinite(value) and value > 0 for value in given):
         raise InvalidValueError(f"fps must be positive numbers, at least one, not {given}")
     return sorted(set(given))
