@@ -27,7 +27,7 @@ from quasar_rt.train import distributed, load_supernet  # noqa: E402
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "search.py"
 SETTINGS = dict(fps=[60000.0, 110000.0], population=6, generations=2)
-ON_ENGINE = "search-validation images, supernet slices on the integer engine"
+ON_ENGINE = "search images (integer engine)"
 FILES = ("front.json", "front.csv", "front.png", "index.html", "scores.jsonl")
 
 
@@ -61,7 +61,7 @@ def test_scores_are_the_top1_of_exported_slices_on_the_first_half(found, halves,
     source = Supernet(digits_supernet, threads=1)
     assert source.on_engine
     assert found.scoring.images == len(labels)
-    assert found.document["score"]["label"].endswith("supernet slices on the integer engine")
+    assert found.document["score"]["label"].endswith(ON_ENGINE)
     for point in found.front:
         with Engine(source.subnet(point.architecture, "one", {})) as engine:
             accuracy = evaluate(engine, zip(images.numpy()[:, 0], labels.tolist(), strict=True))
@@ -77,7 +77,7 @@ def test_scores_in_pytorch_are_the_top1_of_stand_alone_slices(halves, digits_sup
     source.on_engine = False
     source.folder = Folder(None, {})
     scores = source.score(genomes, 0, nothing)
-    assert source.scoring(0).label.endswith("supernet slices in PyTorch")
+    assert source.scoring(0).label.endswith("(PyTorch)")
     assert source.identity()["scored_by"] == "PyTorch"
     model, _, _ = load_supernet(digits_supernet)
     for genome, score in zip(genomes, scores, strict=True):
@@ -103,7 +103,7 @@ def test_integer_figures_are_the_exported_subnets_on_the_other_half(found, halve
         record = target.subnet.config["provenance"]["search"]
         assert record["integer"]["top1"] == accuracy.top1
         assert record["images"]["test_images_read"] is False
-        assert record["score_kind"] == f"top-1 on {found.scoring.images} {ON_ENGINE}"
+        assert record["score_kind"] == f"supernet top-1 on {found.scoring.images} {ON_ENGINE}"
 
 
 def test_taus_networks_are_finalists_and_random_ones(found):
@@ -153,7 +153,7 @@ def test_survivors_are_scored_on_more_images(digits_supernet, monkeypatch):
     ]
     assert all(done == total > 0 for done, total in said.values())
     first, second = result.document["search"]["rounds"]
-    assert (first["subnets"], first["score"]) == (18, f"top-1 on 40 {ON_ENGINE}")
+    assert (first["subnets"], first["score"]) == (18, f"supernet top-1 on 40 {ON_ENGINE}")
     assert 6 <= second["subnets"] < 18
     assert result.scoring.images == 120
     assert all(round(point.score * 120) == pytest.approx(point.score * 120) for point in result.front)

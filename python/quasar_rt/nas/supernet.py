@@ -150,8 +150,8 @@ class Supernet:
     def scoring(self, stage: int) -> Scoring:
         """Top-1 of the slice."""
         images = self._images[stage]
-        where = "supernet slices on the integer engine" if self.on_engine else "supernet slices in PyTorch"
-        label = f"top-1 on {images:,} search-validation images, {where}"
+        where = "integer engine" if self.on_engine else "PyTorch"
+        label = f"supernet top-1 on {images:,} search images ({where})"
         return Scoring("supernet", label, "supernet top-1", "supernet_top1_search_validation", True, images)
 
     def score(self, genomes: Genomes, stage: int, progress: Progress) -> NDArray[np.float64]:
