@@ -466,33 +466,16 @@ impl<C: CostModel> Nsga2<C> {
     /// 8-bit rows), then shares of the way between them, spread evenly over both (Hammersley's points), each gene's share rounded at
     /// random: the sums that FPS and accuracy follow are spread evenly, which even draws of genes are not.
     fn found(&mut self, random: &mut SplitMix64) {
-        let choices = self.genotype.choices().to_vec();
-        let mut genome = vec![0; choices.len()];
-        for (size, width) in [(false, false), (true, true), (true, false), (false, true)] {
-            for (gene, value) in genome.iter_mut().enumerate() {
-                let high = if self.genotype.is_width(gene) {
-                    width
-                } else {
-                    size
-                };
-                *value = if high { choices[gene] - 1 } else { 0 };
-            }
-            self.genotype.canonicalize(&mut genome);
+        let places = self.settings.population;
+        let mut genome = vec![0; self.genotype.genes()];
+        for (size, width) in [(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.0, 1.0)] {
+            mix(&self.genotype, size, width, || 0.0, &mut genome);
             self.add_child(&genome);
         }
-        let places = self.settings.population;
         for place in 0..places.saturating_sub(self.children.len()) {
             let size = (place as f64 + 0.5) / places as f64;
             let width = radical_inverse(place as u64);
-            for (gene, value) in genome.iter_mut().enumerate() {
-                let share = if self.genotype.is_width(gene) {
-                    width
-                } else {
-                    size
-                };
-                *value = (share * f64::from(choices[gene] - 1) + random.unit()) as u8;
-            }
-            self.genotype.canonicalize(&mut genome);
+            mix(&self.genotype, size, width, || random.unit(), &mut genome);
             self.add_child(&genome);
         }
     }
@@ -702,6 +685,22 @@ fn survivors(points: &[Point], keep: usize) -> Vec<Member> {
         );
     }
     members
+}
+
+/// A canonical genome at shares of the way from the lowest choices to the highest, one of the sizes and one of the widths; `round` in
+/// [0, 1) decides gene by gene between the two choices next to the share (0: the lower one).
+fn mix(
+    genotype: &Genotype,
+    size: f64,
+    width: f64,
+    mut round: impl FnMut() -> f64,
+    genome: &mut [u8],
+) {
+    for (gene, (value, &choices)) in genome.iter_mut().zip(genotype.choices()).enumerate() {
+        let share = if genotype.is_width(gene) { width } else { size };
+        *value = (share * f64::from(choices - 1) + round()) as u8;
+    }
+    genotype.canonicalize(genome);
 }
 
 /// The binary digits of `n` mirrored at the point: in [0, 1), and evenly spread for any run of `n` (van der Corput).
