@@ -186,6 +186,10 @@ vectors: install-test ## Regenerate the golden vectors from the oracle; fails if
 	python tools/vectors.py
 	git diff --exit-code --stat -- tests/vectors
 
+.PHONY: isa
+isa: toolchain ## Regenerate the accelerator's C++ header and its tables in docs/accelerator.md
+	cargo run --quiet -p quasar-accelerator --example headers isa .
+
 .PHONY: train-fashion-mnist
 train-fashion-mnist: install-test dataset ## Train, quantize and export the packaged subnet
 	python tools/train.py --config fashion-mnist

@@ -243,8 +243,11 @@ impl Subnet {
         }
     }
 
-    /// A linear layer's parameters, decoded. `name` as in [`schema::linears`].
-    pub(crate) fn linear(&self, spec: &LinearSpec) -> LinearTensors {
+    /// A linear layer's parameters, decoded. `spec` as in [`schema::linears`].
+    ///
+    /// # Panics
+    /// Where `spec` is not one of this subnet's.
+    pub fn linear(&self, spec: &LinearSpec) -> LinearTensors {
         let part = |part: &str| self.expect(&format!("{}.{part}", spec.name));
         let bits = part("bits").data().to_vec();
         let codes = rows::unpack_rows(part("weight").data(), spec.rows, spec.k, &bits)

@@ -1,0 +1,42 @@
+//! Writes what is generated: `headers isa ROOT` the committed files, `headers config HARDWARE.toml BOARD.toml OUT` a configuration's header.
+
+use std::error::Error;
+use std::fs;
+
+use quasar_accelerator::header;
+use quasar_core::hardware::{Board, Hardware};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["isa", root] => {
+            fs::write(format!("{root}/fpga/include/isa.hpp"), header::isa_header())?;
+            let page = format!("{root}/docs/accelerator.md");
+            let mut text = fs::read_to_string(&page)?;
+            for (name, table) in [
+                ("isa", header::isa_table()),
+                ("registers", header::register_table()),
+            ] {
+                let (begin, end) = (
+                    format!("<!-- {name} begin -->\n"),
+                    format!("<!-- {name} end -->"),
+                );
+                let (head, rest) = text.split_once(&begin).ok_or("marker is missing")?;
+                let (_, tail) = rest.split_once(&end).ok_or("marker is missing")?;
+                text = format!("{head}{begin}{table}{end}{tail}");
+            }
+            fs::write(page, text)?;
+        }
+        ["config", hardware, board, out] => {
+            let board = Board::from_toml(&fs::read_to_string(board)?)?;
+            let hardware = Hardware::from_toml(&fs::read_to_string(hardware)?, board)?;
+            fs::write(out, header::config_header(&hardware))?;
+        }
+        _ => {
+            return Err(
+                "usage: headers isa ROOT | headers config HARDWARE.toml BOARD.toml OUT".into(),
+            )
+        }
+    }
+    Ok(())
+}

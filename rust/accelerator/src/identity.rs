@@ -1,0 +1,15 @@
+//! What a bitstream says of itself, and what it is compared with.
+//!
+//! Depends on the hardware's configuration.
+
+use quasar_core::hardware::Hardware;
+use sha2::{Digest, Sha256};
+
+/// The first 64 bits of the SHA-256 of a configuration's TOML form: what the bitstream of that configuration reports.
+///
+/// # Panics
+/// Never: a digest has 32 bytes.
+pub fn configuration_hash(hardware: &Hardware) -> u64 {
+    let digest = Sha256::digest(hardware.to_toml());
+    u64::from_be_bytes(digest[..8].try_into().expect("eight bytes"))
+}
