@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quasar_rt import Engine, QuasarError, Subnet, UntrainedWarning, random_subnet, search
+from quasar_rt import Engine, InvalidValueError, QuasarError, Subnet, UntrainedWarning, random_subnet, search
 from quasar_rt.hardware import Hardware
 from quasar_rt.nas.boards import Modelled
 from quasar_rt.nas.folder import Folder, SearchFolderError
@@ -374,3 +374,10 @@ except ImportError as error:
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert "index.html" in names
     assert "front.png" not in names
+
+
+@pytest.mark.parametrize("arguments", [dict(seed="0"), dict(seed=-1), dict(retrain=0.5), dict(retrain=-1)])
+def test_a_seed_or_number_of_epochs_that_is_none_is_named(arguments):
+    (name,) = arguments
+    with pytest.raises(InvalidValueError, match=f"{name} must be a whole number"):
+        search("digits", **arguments)

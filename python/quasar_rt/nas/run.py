@@ -161,8 +161,9 @@ def search(
     """
     if isinstance(space, (str, os.PathLike)):
         space = Space.load(space)
-    if seed < 0 or retrain < 0:
-        raise InvalidValueError(f"seed and retrain must be at least 0, not {seed} and {retrain}")
+    for name, value in (("seed", seed), ("retrain", retrain)):
+        if not isinstance(value, int) or value < 0:
+            raise InvalidValueError(f"{name} must be a whole number of at least 0, not {value!r}")
     source: Supernet | None = None
     if supernet is not None:
         if find_spec("torch") is None:
