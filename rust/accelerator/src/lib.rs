@@ -8,6 +8,11 @@
 //!
 //! `docs/accelerator.md` describes what the commands tell the hardware to do.
 
+pub mod driver;
 pub mod header;
 pub mod identity;
 pub mod isa;
+#[cfg(test)]
+mod mock;
+pub mod program;
+pub mod transport;
