@@ -1,8 +1,9 @@
 //! The driver: frames in a queue, two of them on the accelerator at a time, each with its answer or its own error.
 //!
-//! What is on the accelerator is a *half*: a frame whose first half of phases has run. A segment finishes it, starts the next, or does
-//! both. A fault concerns the frame that the segment finishes (the one that it starts, where it finishes none): that frame gets the
-//! error, the kernels are reset, everything in memory is written again, and the frames behind it run as if it had not been.
+//! A segment finishes a frame, starts the next, or does both; the accelerator goes from one to the next without stopping, so up to three
+//! frames are on it: one whose output is awaited, one whose last segment has been handed over behind it, and one half done. A fault
+//! concerns the oldest of them: it gets the error, the kernels are reset, everything in memory is written again, and
+//! the frames behind it run as if nothing had been.
 //!
 //! What could pass for an answer and is none: an interrupt is a hint, completion is read from `AP_CTRL`; the output is cleared before each
 //! attempt, and each attempt has a tag of its own, so that neither a stale cache line nor a late write from before a reset is
@@ -18,8 +19,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use quasar_core::error::{Error, Result};
 
+use crate::identity::configuration_hash;
 use crate::isa::{ABI, AP_IDLE, AP_START, MAGIC, PORT_BYTES};
-use crate::program::Segment;
+use crate::program::{Program, Segment};
 use crate::transport::{register, Buffer, Transport, CACHE_LINE};
 
 /// What the driver needs of a compiled network.
@@ -47,6 +49,48 @@ pub trait Executable: Send + Sync + 'static {
     fn read_output(&self, bytes: &[u8], tag: u32, logits: &mut [i32]) -> Result<()>;
 }
 
+impl Executable for Program {
+    fn configuration_hash(&self) -> u64 {
+        configuration_hash(self.hardware())
+    }
+
+    fn frames(&self) -> usize {
+        self.hardware().configuration().frames as usize
+    }
+
+    fn ports(&self) -> usize {
+        self.beat_bytes() / PORT_BYTES
+    }
+
+    fn commands(&self, segment: Segment) -> Vec<u8> {
+        self.commands(segment)
+            .iter()
+            .flat_map(|command| command.encode().expect("a program's commands have words"))
+            .flat_map(u32::to_le_bytes)
+            .collect()
+    }
+
+    fn arena(&self) -> &[u8] {
+        self.arena()
+    }
+
+    fn input_bytes(&self) -> usize {
+        self.input_bytes()
+    }
+
+    fn output_bytes(&self) -> usize {
+        self.output_bytes()
+    }
+
+    fn classes(&self) -> usize {
+        self.classes()
+    }
+
+    fn read_output(&self, bytes: &[u8], tag: u32, logits: &mut [i32]) -> Result<()> {
+        self.read_output(bytes, tag, logits)
+    }
+}
+
 /// How long the driver waits, in wall-clock time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
@@ -60,8 +104,11 @@ pub struct Deadlines {
 const INTERRUPT_SLICE: Duration = Duration::from_millis(10);
 /// Pauses between two looks at fetch, which has no interrupt: they grow from the first to the second.
 const FETCH_PAUSES: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
-/// Inputs in memory: of the frame that is finished, of the one that is started, and of the next, which is written meanwhile.
-const INPUTS: usize = 3;
+/// Frames whose last segment has been handed over, at most.
+const FINISHING: usize = 2;
+/// Inputs in memory: of the frames that are finished, of the one half done, of the one that is started, and of the next, which is written
+/// meanwhile.
+const INPUTS: usize = FINISHING + 3;
 /// What a register reads as when nothing answers on the bus.
 const NOBODY: u32 = u32::MAX;
 
@@ -227,6 +274,15 @@ struct List {
     count: u32,
 }
 
+/// A segment whose commands are being read.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    segment: Segment,
+    /// Whether it finishes the youngest of [`Driver::finishing`].
+    finishes: bool,
+    started: Instant,
+}
+
 /// An accelerator with a program in its memory.
 #[derive(Debug)]
 pub struct Driver<T, E> {
@@ -250,8 +306,15 @@ pub struct Driver<T, E> {
     free: Vec<usize>,
     /// In memory, not started.
     staged: VecDeque<Frame>,
-    /// Started, not finished.
+    /// Its first half has been handed over.
     half: Option<Frame>,
+    /// All of it has been handed over, the oldest first; the store is started for that one.
+    finishing: VecDeque<Frame>,
+    reading: Option<Reading>,
+    /// When the store was started.
+    storing: Instant,
+    /// Whether the last wait ended by an interrupt that no completion has explained yet.
+    announced: bool,
 }
 
 impl<T: Transport, E: Executable> Driver<T, E> {
@@ -300,6 +363,10 @@ impl<T: Transport, E: Executable> Driver<T, E> {
             free: (0..INPUTS).rev().collect(),
             staged: VecDeque::new(),
             half: None,
+            finishing: VecDeque::new(),
+            reading: None,
+            storing: Instant::now(),
+            announced: false,
         };
         driver.arm()?;
         Ok(driver)
@@ -308,8 +375,9 @@ impl<T: Transport, E: Executable> Driver<T, E> {
     /// Runs frames until nobody can hand in another.
     pub fn serve(mut self, jobs: &Receiver<Job>) {
         loop {
+            let busy = self.half.is_some() || !self.finishing.is_empty();
             if self.staged.is_empty() {
-                let job = if self.half.is_some() {
+                let job = if busy {
                     jobs.try_recv().ok()
                 } else {
                     match jobs.recv() {
@@ -320,7 +388,9 @@ impl<T: Transport, E: Executable> Driver<T, E> {
                 self.stage(job);
             }
             self.inject_faults();
-            self.advance(jobs);
+            if let Err(error) = self.advance(jobs) {
+                self.fail(error);
+            }
         }
     }
 
@@ -328,16 +398,21 @@ impl<T: Transport, E: Executable> Driver<T, E> {
         let faults: Vec<_> = self.injected.iter().flat_map(Receiver::try_iter).collect();
         for (fault, after_frames) in faults {
             if let Err(error) = self.transport.inject(&fault, after_frames) {
-                self.fail_next(error);
+                self.fail(error);
             }
         }
     }
 
-    /// Gives the next frame that is not started an error.
-    fn fail_next(&mut self, error: Error) {
-        if let Some(frame) = self.staged.pop_front() {
+    /// Gives the oldest frame the error; those behind it will be started anew.
+    fn fail(&mut self, error: Error) {
+        self.armed = false;
+        self.reading = None;
+        let started = self.finishing.drain(..).chain(self.half.take());
+        let mut frames: VecDeque<Frame> = started.chain(self.staged.drain(..)).collect();
+        if let Some(frame) = frames.pop_front() {
             self.answer(frame, Err(error));
         }
+        self.staged = frames;
     }
 
     /// Writes a frame's input to memory, where it is still wanted and that is possible; otherwise it has its answer.
@@ -379,49 +454,131 @@ impl<T: Transport, E: Executable> Driver<T, E> {
         Ok(())
     }
 
-    /// Runs one segment: what is half done is finished, what is staged is started.
-    fn advance(&mut self, jobs: &Receiver<Job>) {
-        if !self.armed && self.half.is_none() && !self.staged.is_empty() {
-            if let Err(error) = self.arm() {
-                self.fail_next(error);
-                return;
+    /// Hands over one segment: what is half done is finished, what is staged is started. Without either, waits for what is on the
+    /// accelerator.
+    fn advance(&mut self, jobs: &Receiver<Job>) -> Result<()> {
+        let finishes = self.half.is_some();
+        let starts = !self.staged.is_empty() && (!finishes || self.program.frames() > 1);
+        if !finishes {
+            // A first segment stands behind nothing else.
+            self.settle(0)?;
+        }
+        if !self.armed && starts {
+            self.arm()?;
+        }
+        let (segment, slot) = match (self.half.as_ref().map(|frame| frame.slot), starts) {
+            (None, true) => (Segment::Start(0), 0),
+            (Some(slot), false) => (Segment::End(slot), 0),
+            (Some(slot), true) => (Segment::Step(slot), 1 - slot),
+            (None, false) => return Ok(()),
+        };
+        self.settle(FINISHING - 1)?;
+        if let Some(frame) = self.half.take() {
+            self.finishing.push_back(frame);
+            if self.finishing.len() == 1 {
+                self.start_store()?;
             }
         }
-        let finishing = self.half.take();
-        let starting = if finishing.is_none() || self.program.frames() > 1 {
-            self.staged.pop_front()
-        } else {
-            None
-        };
-        let (segment, slot) = match (&finishing, &starting) {
-            (None, Some(_)) => (Segment::Start(0), 0),
-            (Some(frame), None) => (Segment::End(frame.slot), 0),
-            (Some(frame), Some(_)) => (Segment::Step(frame.slot), 1 - frame.slot),
-            (None, None) => return,
-        };
-        let starting = starting.map(|frame| Frame { slot, ..frame });
-        let result = self.segment(segment, finishing.is_some(), starting.as_ref(), jobs);
-        match (result, finishing) {
-            (Ok(logits), finishing) => {
-                if let Some(frame) = finishing {
-                    self.answer(frame, Ok(logits));
-                }
-                self.half = starting;
+        if starts {
+            self.half = self.staged.pop_front();
+        }
+        if let Some(frame) = &mut self.half {
+            frame.slot = slot;
+        }
+        self.start_fetch(segment, finishes)?;
+        if self.staged.is_empty() {
+            // While the accelerator works, the next frame comes to memory.
+            self.stage(jobs.try_recv().ok());
+        }
+        self.settle(FINISHING)
+    }
+
+    /// Waits until the commands of a segment are read and at most `left` frames await their output.
+    fn settle(&mut self, left: usize) -> Result<()> {
+        let mut pause = FETCH_PAUSES.0;
+        while self.reading.is_some() || self.finishing.len() > left {
+            // Taken before the looks: a thread that slept past a deadline still sees what was done in time.
+            let now = Instant::now();
+            let moved = self.look_at_fetch(now)? | self.look_at_store(now)?;
+            if moved {
+                continue;
             }
-            (Err(error), finishing) => {
-                self.armed = false;
-                let (concerned, behind) = match finishing {
-                    Some(frame) => (Some(frame), starting),
-                    None => (starting, None),
+            if self.finishing.is_empty() {
+                thread::sleep(pause);
+            } else {
+                let most = if self.reading.is_some() {
+                    pause
+                } else {
+                    INTERRUPT_SLICE
                 };
-                if let Some(frame) = behind {
-                    self.staged.push_front(frame);
-                }
-                if let Some(frame) = concerned {
-                    self.answer(frame, Err(error));
-                }
+                self.announced = self.transport.wait(most)?;
+            }
+            pause = (2 * pause).min(FETCH_PAUSES.1);
+        }
+        Ok(())
+    }
+
+    /// Whether the commands of the segment have just been read.
+    fn look_at_fetch(&mut self, now: Instant) -> Result<bool> {
+        let Some(Reading {
+            segment, started, ..
+        }) = self.reading
+        else {
+            return Ok(false);
+        };
+        if !self.idle(register::FETCH_CTRL)? {
+            if now >= started + self.deadlines.segment {
+                return Err(self.timeout("reading a segment's commands", started));
+            }
+            return Ok(false);
+        }
+        self.reading = None;
+        // Of commands without a unit, fetch skips what the result depends on.
+        match self.transport.read(register::FETCH_ERROR)? {
+            0 => self.check_identity()?,
+            error => {
+                let problem = format!("command {} of segment {segment} has no unit", error - 1);
+                return Err(self.fault(problem));
             }
         }
+        Ok(true)
+    }
+
+    /// Whether the oldest frame has just got its answer.
+    fn look_at_store(&mut self, now: Instant) -> Result<bool> {
+        // A frame is not answered before the segment that finishes it is known to be read as it was written.
+        let read = self.finishing.len() > usize::from(self.reading.is_some_and(|r| r.finishes));
+        if self.finishing.is_empty() || !self.idle(register::STORE_CTRL)? {
+            if self.announced {
+                self.announced = false;
+                count(&self.counters.spurious_interrupts);
+            }
+            if !self.finishing.is_empty() && now >= self.storing + self.deadlines.segment {
+                return Err(self.timeout("a frame's output", self.storing));
+            }
+            return Ok(false);
+        }
+        if !read {
+            return Ok(false);
+        }
+        // It may have come between two looks.
+        if !std::mem::take(&mut self.announced) && !self.transport.wait(Duration::ZERO)? {
+            count(&self.counters.lost_interrupts);
+        }
+        self.clear_interrupt()?;
+        let mut bytes = vec![0; self.program.output_bytes()];
+        self.transport
+            .invalidate(&self.output, 0, self.output.bytes)?;
+        self.transport.copy_out(&self.output, 0, &mut bytes)?;
+        let mut logits = vec![0; self.program.classes()];
+        self.program.read_output(&bytes, self.tag, &mut logits)?;
+        if let Some(frame) = self.finishing.pop_front() {
+            self.answer(frame, Ok(logits));
+        }
+        if !self.finishing.is_empty() {
+            self.start_store()?;
+        }
+        Ok(true)
     }
 
     fn answer(&mut self, frame: Frame, answer: Result<Vec<i32>>) {
@@ -435,48 +592,7 @@ impl<T: Transport, E: Executable> Driver<T, E> {
         let _ = job.answer.send(answer);
     }
 
-    /// Runs a segment and gives the logits of the frame that it finishes. While the accelerator works, the next frame comes to memory.
-    fn segment(
-        &mut self,
-        segment: Segment,
-        finishes: bool,
-        starting: Option<&Frame>,
-        jobs: &Receiver<Job>,
-    ) -> Result<Vec<i32>> {
-        let started = Instant::now();
-        if finishes {
-            self.start_store()?;
-        }
-        self.start_fetch(segment, starting)?;
-        if self.staged.is_empty() {
-            self.stage(jobs.try_recv().ok());
-        }
-        let deadline = started + self.deadlines.segment;
-        if finishes {
-            self.await_store(started, deadline)?;
-        }
-        self.await_fetch(started, deadline)?;
-        // Of commands without a unit, fetch skips what the result depends on.
-        match self.transport.read(register::FETCH_ERROR)? {
-            0 => {}
-            error => {
-                let problem = format!("command {} of segment {segment} has no unit", error - 1);
-                return Err(self.fault(problem));
-            }
-        }
-        self.check_identity()?;
-        let mut logits = Vec::new();
-        if finishes {
-            let mut bytes = vec![0; self.program.output_bytes()];
-            self.transport
-                .invalidate(&self.output, 0, self.output.bytes)?;
-            self.transport.copy_out(&self.output, 0, &mut bytes)?;
-            logits.resize(self.program.classes(), 0);
-            self.program.read_output(&bytes, self.tag, &mut logits)?;
-        }
-        Ok(logits)
-    }
-
+    /// Starts the store for the oldest frame.
     fn start_store(&mut self) -> Result<()> {
         self.expect_idle("store", register::STORE_CTRL)?;
         self.clear_interrupt()?;
@@ -488,10 +604,11 @@ impl<T: Transport, E: Executable> Driver<T, E> {
         self.transport
             .write(register::STORE_COUNT, self.program.classes() as u32)?;
         self.transport.write(register::STORE_TAG, self.tag)?;
+        self.storing = Instant::now();
         self.transport.write(register::STORE_CTRL, AP_START)
     }
 
-    fn start_fetch(&mut self, segment: Segment, starting: Option<&Frame>) -> Result<()> {
+    fn start_fetch(&mut self, segment: Segment, finishes: bool) -> Result<()> {
         self.expect_idle("fetch", register::FETCH_CTRL)?;
         let Some(&List { offset, count, .. }) = self.lists.iter().find(|l| l.segment == segment)
         else {
@@ -502,11 +619,16 @@ impl<T: Transport, E: Executable> Driver<T, E> {
             self.commands.physical + offset as u64,
         )?;
         self.transport.write(register::FETCH_COUNT, count)?;
-        if let Some(frame) = starting {
+        if let Some(frame) = &self.half {
             let first = self.arena_bytes + frame.input * self.input_bytes;
             self.transport
                 .write(register::FETCH_INPUT, (first / PORT_BYTES) as u32)?;
         }
+        self.reading = Some(Reading {
+            segment,
+            finishes,
+            started: Instant::now(),
+        });
         self.transport.write(register::FETCH_CTRL, AP_START)
     }
 
@@ -531,44 +653,6 @@ impl<T: Transport, E: Executable> Driver<T, E> {
         }
     }
 
-    fn await_store(&mut self, started: Instant, deadline: Instant) -> Result<()> {
-        let mut announced = false;
-        loop {
-            // Taken before the look: a thread that slept past the deadline still sees what was done in time.
-            let left = deadline.saturating_duration_since(Instant::now());
-            if self.idle(register::STORE_CTRL)? {
-                break;
-            }
-            if announced {
-                count(&self.counters.spurious_interrupts);
-            }
-            if left.is_zero() {
-                return Err(self.timeout("a frame's output", started));
-            }
-            announced = self.transport.wait(left.min(INTERRUPT_SLICE))?;
-        }
-        // It may have come between two looks.
-        if !announced && !self.transport.wait(Duration::ZERO)? {
-            count(&self.counters.lost_interrupts);
-        }
-        self.clear_interrupt()
-    }
-
-    fn await_fetch(&mut self, started: Instant, deadline: Instant) -> Result<()> {
-        let mut pause = FETCH_PAUSES.0;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if self.idle(register::FETCH_CTRL)? {
-                return Ok(());
-            }
-            if left.is_zero() {
-                return Err(self.timeout("reading a segment's commands", started));
-            }
-            thread::sleep(pause.min(left));
-            pause = (2 * pause).min(FETCH_PAUSES.1);
-        }
-    }
-
     fn clear_interrupt(&mut self) -> Result<()> {
         match self.transport.read(register::STORE_ISR)? {
             0 => Ok(()),
@@ -585,16 +669,28 @@ impl<T: Transport, E: Executable> Driver<T, E> {
         self.clear_interrupt()?;
         // What was announced before the reset is of no interest.
         self.transport.wait(Duration::ZERO)?;
+        self.announced = false;
         self.expect_idle("fetch", register::FETCH_CTRL)?;
         self.transport.write(register::FETCH_COUNT, 0)?;
         self.transport.write(register::FETCH_CTRL, AP_START)?;
         let started = Instant::now();
-        self.await_fetch(started, started + self.deadlines.identity)?;
+        loop {
+            let late = started.elapsed() >= self.deadlines.identity;
+            if self.idle(register::FETCH_CTRL)? {
+                break;
+            }
+            if late {
+                return Err(self.timeout("the accelerator's identity", started));
+            }
+            thread::sleep(FETCH_PAUSES.0);
+        }
         self.check_identity()?;
         for port in 0..self.stripes.len() {
             let address = self.stripes[port].physical;
             self.write_address(register::LOAD_ARENA[port], address)?;
         }
+        // It runs until the next reset.
+        self.transport.write(register::LOAD_CTRL, AP_START)?;
         let program = Arc::clone(&self.program);
         for List {
             segment, offset, ..

@@ -5,14 +5,28 @@
 //! | [`isa`] | declares commands, queues, registers | the generated header, [`isa::Command`] |
 //! | [`identity`] | hashes a configuration | what a bitstream must report |
 //! | [`header`] | generates C++ headers and tables | `fpga/include/isa.hpp`, `config.hpp` |
+//! | [`program`] | holds a compiled subnet | command lists, arena, layouts of input and output |
+//! | [`compile`] | compiles a subnet | [`Program`] |
+//! | [`transport`] | reaches registers, memory and interrupt | [`transport::Transport`] |
+//! | [`sim`] | is such a way: to the simulated device | [`sim::Sim`] |
+//! | [`driver`] | runs frames, two at a time | logits, or each frame's error |
+//! | [`device`] | is what an engine sees, CPU or accelerator | [`device::Device`] |
 //!
 //! `docs/accelerator.md` describes what the commands tell the hardware to do.
 
+#![deny(unsafe_code)]
+
+pub mod compile;
+pub mod device;
 pub mod driver;
 pub mod header;
 pub mod identity;
+mod image;
 pub mod isa;
 #[cfg(test)]
 mod mock;
 pub mod program;
+pub mod sim;
 pub mod transport;
+
+pub use program::{Program, Segment};

@@ -3,7 +3,7 @@
 //! It multiplies nothing: a frame's logits are checksums of its input and of the arena, each from the device's copy of memory. It takes
 //! note of whatever the driver does against the protocol.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -201,6 +201,14 @@ struct Kernel {
     late: Option<Instant>,
 }
 
+/// The logits of a frame, on their way to the store.
+#[derive(Clone, Debug)]
+struct Logits {
+    words: Vec<u32>,
+    sound: bool,
+    fault: Option<Fault>,
+}
+
 /// The output of a frame, as the store will write it.
 #[derive(Clone, Debug)]
 struct Output {
@@ -223,7 +231,10 @@ pub(crate) struct Mock {
     fetch: Kernel,
     store: Kernel,
     slots: [Option<(Vec<u8>, bool)>; 2],
+    logits: VecDeque<Logits>,
     output: Option<Output>,
+    /// The arena's stripes, as load took them when it was started.
+    arena: Option<Vec<u64>>,
     overdue: Option<Output>,
     segment: u64,
     interrupt: bool,
@@ -251,7 +262,9 @@ impl Mock {
             fetch: Kernel::default(),
             store: Kernel::default(),
             slots: [None, None],
+            logits: VecDeque::new(),
             output: None,
+            arena: None,
             overdue: None,
             segment: 0,
             interrupt: false,
@@ -283,9 +296,12 @@ impl Mock {
     /// Logical beats from the stripes.
     fn beats(&mut self, first: u32, count: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
+        let Some(stripes) = self.arena.clone() else {
+            self.violation("load is not started");
+            return bytes;
+        };
         for beat in 0..count as u64 {
-            for port in 0..self.program.ports {
-                let base = self.address(register::LOAD_ARENA[port]);
+            for base in &stripes {
                 let at = base + PORT_BYTES as u64 * (u64::from(first) + beat);
                 match self.memory(at, PORT_BYTES) {
                     Some(part) => bytes.extend_from_slice(part),
@@ -330,8 +346,10 @@ impl Mock {
         };
         let fault = (self.plan)(self.segment);
         self.segment += 1;
-        if let Some(fault) = fault {
-            self.misbehave(fault, starts, finishes);
+        let shows =
+            fault.is_some_and(|fault| self.misbehave(fault, starts.is_some(), finishes.is_some()));
+        if shows {
+            self.report.lock().unwrap().fired.extend(fault);
         }
         if let Some(slot) = starts {
             if self.slots[slot as usize].is_some() {
@@ -343,14 +361,11 @@ impl Mock {
             self.slots[slot as usize] = Some((input, sound));
         }
         if let Some(slot) = finishes {
-            self.finish(slot);
+            self.finish(slot, fault.filter(|_| shows));
         }
     }
 
-    fn finish(&mut self, slot: u8) {
-        if !self.store.running {
-            self.violation("a frame ends without a store");
-        }
+    fn finish(&mut self, slot: u8, fault: Option<Fault>) {
         let Some((input, sound)) = self.slots[slot as usize].take() else {
             return self.violation(format!("slot {slot} is empty"));
         };
@@ -360,33 +375,58 @@ impl Mock {
             arena,
             ..self.program.clone()
         };
-        let mut output: Vec<u32> = seen.expected(&input).iter().map(|&l| l as u32).collect();
-        let sum = check(output.iter().copied());
-        let tag = self.register(register::STORE_TAG);
-        output.resize(4, 0);
-        output.extend([tag, CLASSES as u32, sum, u32::from(!sound)]);
-        if self.active.remove(&Fault::CorruptLogits) {
-            output[1] ^= 1 << 20;
+        self.logits.push_back(Logits {
+            words: seen.expected(&input).iter().map(|&l| l as u32).collect(),
+            sound,
+            fault,
+        });
+    }
+
+    /// The store takes the next logits, where there are some.
+    fn take_logits(&mut self) {
+        if !self.store.running || self.output.is_some() {
+            return;
         }
-        if self.active.remove(&Fault::CorruptTrailer) {
-            output[6] ^= 1;
-        }
+        let Some(Logits {
+            mut words,
+            sound,
+            fault,
+        }) = self.logits.pop_front()
+        else {
+            return;
+        };
         if self.register(register::STORE_COUNT) as usize != CLASSES {
             self.violation("store writes another number of logits");
         }
-        let physical = self.address(register::STORE_OUTPUT);
-        self.output = Some(Output {
-            physical,
-            words: output,
-        });
-        let stopped = [Fault::Hang, Fault::StoreHangs, Fault::Late];
-        if !stopped.iter().any(|fault| self.active.contains(fault)) {
-            self.store.looks = Some(3);
+        let sum = check(words.iter().copied());
+        let tag = self.register(register::STORE_TAG);
+        words.resize(4, 0);
+        words.extend([tag, CLASSES as u32, sum, u32::from(!sound)]);
+        self.store.looks = Some(3);
+        match fault {
+            Some(Fault::Hang | Fault::StoreHangs) => self.store.looks = None,
+            Some(Fault::Late) => {
+                self.store.looks = None;
+                self.store.late = Some(Instant::now() + 2 * self.deadline);
+            }
+            Some(Fault::SpuriousInterrupts) => {
+                self.spurious = 2;
+                self.store.looks = Some(40);
+            }
+            Some(Fault::CorruptLogits) => words[1] ^= 1 << 20,
+            Some(Fault::CorruptTrailer) => words[6] ^= 1,
+            Some(fault @ (Fault::LostInterrupt | Fault::NoOutput | Fault::StaleCache)) => {
+                self.active.insert(fault);
+            }
+            _ => {}
         }
+        let physical = self.address(register::STORE_OUTPUT);
+        self.output = Some(Output { physical, words });
     }
 
-    fn misbehave(&mut self, fault: Fault, starts: Option<u8>, finishes: Option<u8>) {
-        let shows = match fault {
+    /// Begins a fault of a segment, where it can show in it.
+    fn misbehave(&mut self, fault: Fault, starts: bool, finishes: bool) -> bool {
+        match fault {
             Fault::LostInterrupt
             | Fault::SpuriousInterrupts
             | Fault::StoreHangs
@@ -394,22 +434,14 @@ impl Mock {
             | Fault::CorruptLogits
             | Fault::CorruptTrailer
             | Fault::NoOutput
-            | Fault::StaleCache => finishes.is_some(),
-            Fault::ShortDma => starts.is_some(),
-            _ => true,
-        };
-        if !shows {
-            return;
-        }
-        match fault {
-            Fault::SpuriousInterrupts => self.spurious = 2,
+            | Fault::StaleCache => return finishes,
+            Fault::ShortDma if !starts => return false,
             Fault::Hang => self.fetch.looks = None,
-            Fault::Late => self.store.late = Some(Instant::now() + 2 * self.deadline),
             Fault::NoUnit => self.error = 2,
             _ => {}
         }
         self.active.insert(fault);
-        self.report.lock().unwrap().fired.push(fault);
+        true
     }
 
     /// Time goes by.
@@ -427,6 +459,7 @@ impl Mock {
             None => false,
         };
         step(&mut self.fetch);
+        self.take_logits();
         if self.store.late.is_some_and(|at| Instant::now() >= at) {
             self.store.late = None;
             self.store.looks = Some(0);
@@ -464,6 +497,8 @@ impl Mock {
             self.overdue = self.output.take();
         }
         self.output = None;
+        self.logits.clear();
+        self.arena = None;
         self.fetch = Kernel::default();
         self.store = Kernel::default();
         self.slots = [None, None];
@@ -545,6 +580,13 @@ impl Transport for Mock {
         }
         match register {
             register::FETCH_CTRL => self.start_fetch(),
+            register::LOAD_CTRL => {
+                if self.arena.is_some() {
+                    self.violation("load is started twice");
+                }
+                let ports = &register::LOAD_ARENA[..self.program.ports];
+                self.arena = Some(ports.iter().map(|&port| self.address(port)).collect());
+            }
             register::STORE_CTRL => {
                 self.store = Kernel {
                     running: true,
@@ -612,12 +654,11 @@ impl Transport for Mock {
             return Ok(true);
         }
         for _ in 0..8 {
-            if !self.store.running || self.store.looks.is_none() {
-                break;
+            if !self.interrupt {
+                self.step();
             }
-            self.step();
         }
-        if !self.interrupt {
+        if !self.interrupt && (self.store.looks.is_none() || !self.store.running) {
             std::thread::sleep(timeout);
         }
         Ok(std::mem::take(&mut self.interrupt))

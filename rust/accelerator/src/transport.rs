@@ -64,6 +64,8 @@ pub mod register {
     pub const STORE_COUNT: u32 = offset("store_COUNT");
     /// What the trailer repeats.
     pub const STORE_TAG: u32 = offset("store_TAG");
+    /// `AP_CTRL` of load.
+    pub const LOAD_CTRL: u32 = offset("load_CTRL");
     /// Address of each stripe of the arena.
     pub const LOAD_ARENA: [u32; MAX_PORTS] = [
         offset("load_ARENA0"),
@@ -75,9 +77,10 @@ pub mod register {
     pub const RESET: u32 = offset("reset");
 }
 
-/// How long the kernels are held in reset, and left alone afterwards: thousands of cycles of any clock, tens are needed. Meanwhile no
-/// register may be touched: in reset nobody answers on the bus.
-const RESET_PULSE: Duration = Duration::from_micros(100);
+/// How long the kernels are held in reset: the AXI ports are drained first, which takes a millisecond at most.
+const RESET_PULSE: Duration = Duration::from_millis(2);
+/// How long they are left alone afterwards.
+const RESET_RECOVERY: Duration = Duration::from_micros(100);
 
 /// DMA memory: contiguous for the device, and not moved. It lives as long as the transport that gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,7 +165,8 @@ pub trait Transport: Send {
     /// See [`Transport`].
     fn wait(&mut self, timeout: Duration) -> Result<bool>;
 
-    /// Resets all kernels; memory stays as it is.
+    /// Resets all kernels and clears their registers; memory stays as it is. While they are held in reset nobody answers on the bus, so
+    /// no other register may be touched.
     ///
     /// # Errors
     /// See [`Transport`].
@@ -170,7 +174,7 @@ pub trait Transport: Send {
         self.write(register::RESET, 1)?;
         std::thread::sleep(RESET_PULSE);
         self.write(register::RESET, 0)?;
-        std::thread::sleep(RESET_PULSE);
+        std::thread::sleep(RESET_RECOVERY);
         Ok(())
     }
 
