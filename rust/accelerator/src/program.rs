@@ -249,7 +249,8 @@ impl Program {
     /// Reads a frame's output: trailer first, then the logits, in the order of the classes.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] where the tag, the number of logits, their check or a transfer's check is wrong, or a size.
+    /// [`Error::CorruptOutput`] where the tag, the number of logits, their check or a transfer's check is wrong;
+    /// [`Error::InvalidValue`] for a wrong size.
     pub fn read_output(&self, bytes: &[u8], tag: u32, logits: &mut [i32]) -> Result<()> {
         let classes = self.classes();
         if bytes.len() != self.output_bytes() || logits.len() != classes {
@@ -263,7 +264,7 @@ impl Program {
         let words: Vec<u32> = image::words(bytes).collect();
         let trailer = &words[words.len() - 4..];
         let (found, count, stated, status) = (trailer[0], trailer[1], trailer[2], trailer[3]);
-        let wrong = |what: String| Err(Error::InvalidValue(format!("accelerator output: {what}")));
+        let wrong = |what: String| Err(Error::CorruptOutput(what));
         if found != tag {
             return wrong(format!(
                 "the trailer has tag {found:#x} instead of {tag:#x}; it is another frame's"
