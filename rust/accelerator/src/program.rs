@@ -82,12 +82,15 @@ pub struct Place {
     pub stage: &'static str,
 }
 
-/// One segment's commands, and what each is part of.
+/// One segment's commands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct List {
-    pub(crate) segment: Segment,
-    pub(crate) commands: Vec<Command>,
-    pub(crate) places: Vec<Place>,
+pub struct List {
+    /// The segment.
+    pub segment: Segment,
+    /// Its commands, as fetch reads them.
+    pub commands: Vec<Command>,
+    /// What each is part of.
+    pub places: Vec<Place>,
 }
 
 /// Sizes of the network that the program's memory formats and its verification need.
@@ -96,6 +99,7 @@ pub(crate) struct Sizes {
     pub(crate) tokens: usize,
     pub(crate) prefix: usize,
     pub(crate) patch_len: usize,
+    pub(crate) embed: usize,
     pub(crate) phases: usize,
 }
 
