@@ -184,6 +184,7 @@ impl Outline {
         let Setting {
             prefix_tokens,
             patch_len,
+            pool,
             ..
         } = self.workload.setting;
         Sizes {
@@ -191,6 +192,7 @@ impl Outline {
             prefix: prefix_tokens as usize,
             patch_len: patch_len as usize,
             embed: self.workload.embed as usize,
+            pool,
             phases: 2 * self.workload.blocks.len() + 2,
         }
     }

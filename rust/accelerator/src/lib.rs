@@ -8,6 +8,7 @@
 //! | [`program`] | holds a compiled subnet | command lists, arena, layouts of input and output |
 //! | [`compile`] | compiles a subnet | [`Program`] |
 //! | [`shape`] | divides products into tiles and groups | [`shape::Shape`] |
+//! | [`verify`] | proves that no schedule of the units stops or races | [`verify::Report`] |
 //! | [`interpret`] | runs command lists on plain arrays, untimed | logits |
 //! | [`transport`] | reaches registers, memory and interrupt | [`transport::Transport`] |
 //! | [`sim`] | is such a way: to the simulated device | [`sim::Sim`] |
@@ -34,5 +35,6 @@ pub mod sim;
 #[cfg(test)]
 mod testing;
 pub mod transport;
+pub mod verify;
 
 pub use program::{Program, Segment};

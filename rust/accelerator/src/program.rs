@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use quasar_core::error::{Error, Result};
 use quasar_core::hardware::Hardware;
+use quasar_core::subnet::config::Pool;
 use quasar_core::Subnet;
 
 use crate::image;
@@ -100,6 +101,7 @@ pub(crate) struct Sizes {
     pub(crate) prefix: usize,
     pub(crate) patch_len: usize,
     pub(crate) embed: usize,
+    pub(crate) pool: Pool,
     pub(crate) phases: usize,
 }
 
