@@ -8,7 +8,6 @@
 //! | [`program`] | holds a compiled subnet | command lists, arena, layouts of input and output |
 //! | [`compile`] | compiles a subnet | [`Program`] |
 //! | [`events`] | replays command lists on the units, their queues and depths | cycles, stalls, intervals: modelled |
-//! | [`shape`] | makes a subnet of sizes and row widths alone | what models and tests compile |
 //!
 //! `docs/accelerator.md` describes what the commands tell the hardware to do.
 
@@ -19,6 +18,5 @@ pub mod identity;
 mod image;
 pub mod isa;
 pub mod program;
-pub mod shape;
 
 pub use program::{Program, Segment};
