@@ -12,8 +12,8 @@ use quasar_core::hardware::cycles::{bytes_per_cycle, declared};
 use quasar_core::hardware::Hardware;
 
 use crate::isa::{
-    moments_depth, Attend, Command, Context, Fill, Gemm, LayerNorm, Rows, Scores, Softmax,
-    Unit, PORT_BYTES, QUEUES, ROW_BYTES,
+    moments_depth, Attend, Command, Context, Fill, Gemm, LayerNorm, Rows, Scores, Softmax, Unit,
+    PORT_BYTES, QUEUES, ROW_BYTES,
 };
 
 /// Why a unit stands still.
@@ -798,7 +798,11 @@ impl Process for Loader {
             LoadStep::Request => {
                 // The command came after the transfer before it had begun: requested only now.
                 let came = worker.came;
-                self.requested = if came <= self.began { self.began } else { worker.clock.now };
+                self.requested = if came <= self.began {
+                    self.began
+                } else {
+                    worker.clock.now
+                };
                 self.began = worker.clock.now;
                 return true;
             }

@@ -7,6 +7,7 @@
 //! | [`header`] | generates C++ headers and tables | `fpga/include/isa.hpp`, `config.hpp` |
 //! | [`program`] | holds a compiled subnet | command lists, arena, layouts of input and output |
 //! | [`compile`] | compiles a subnet | [`Program`] |
+//! | [`disasm`] | shows command lists to people | text |
 //! | [`events`] | replays command lists on the units, their queues and depths | cycles, stalls, intervals: modelled |
 //! | [`shape`] | divides products into tiles and groups | [`shape::Shape`] |
 //! | [`verify`] | proves that no schedule of the units stops or races | [`verify::Report`] |
@@ -22,6 +23,7 @@
 
 pub mod compile;
 pub mod device;
+pub mod disasm;
 pub mod driver;
 pub mod events;
 pub mod header;
