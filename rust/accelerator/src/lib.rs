@@ -11,6 +11,8 @@
 //! | [`sim`] | is such a way: to the simulated device | [`sim::Sim`] |
 //! | [`driver`] | runs frames, two at a time | logits, or each frame's error |
 //! | [`device`] | is what an engine sees, CPU or accelerator | [`device::Device`] |
+//! | [`shape`] | divides products into tiles and groups | [`shape::Shape`] |
+//! | [`interpret`] | runs command lists on plain arrays, untimed | logits |
 //!
 //! `docs/accelerator.md` describes what the commands tell the hardware to do.
 
@@ -22,10 +24,12 @@ pub mod driver;
 pub mod header;
 pub mod identity;
 mod image;
+pub mod interpret;
 pub mod isa;
 #[cfg(test)]
 mod mock;
 pub mod program;
+pub mod shape;
 pub mod sim;
 pub mod transport;
 
