@@ -7,6 +7,7 @@
     clippy::redundant_closure_for_method_calls
 )]
 
+mod device;
 mod engine;
 mod errors;
 mod hardware;
@@ -25,7 +26,9 @@ mod _native {
     const MAX_THREADS: usize = quasar_core::cpu::MAX_THREADS;
 
     #[pymodule_export]
-    use crate::engine::{default_threads, preprocess, tiers, Engine};
+    use crate::device::sim_configuration;
+    #[pymodule_export]
+    use crate::engine::{default_threads, preprocess, tiers, Engine, Frame};
     #[pymodule_export]
     use crate::errors::error_classes;
     #[pymodule_export]
