@@ -7,12 +7,13 @@
 //! | [`header`] | generates C++ headers and tables | `fpga/include/isa.hpp`, `config.hpp` |
 //! | [`program`] | holds a compiled subnet | command lists, arena, layouts of input and output |
 //! | [`compile`] | compiles a subnet | [`Program`] |
-//! | [`transport`] | reaches registers, memory and interrupt | [`transport::Transport`] |
-//! | [`sim`] | is such a way: to the simulated device | [`sim::Sim`] |
-//! | [`driver`] | runs frames, two at a time | logits, or each frame's error |
-//! | [`device`] | is what an engine sees, CPU or accelerator | [`device::Device`] |
 //! | [`shape`] | divides products into tiles and groups | [`shape::Shape`] |
 //! | [`interpret`] | runs command lists on plain arrays, untimed | logits |
+//! | [`transport`] | reaches registers, memory and interrupt | [`transport::Transport`] |
+//! | [`sim`] | is such a way: to the simulated device | [`sim::Sim`] |
+//! | [`uio`] | is another: to this machine's FPGA | [`uio::Uio`] |
+//! | [`driver`] | runs frames, two at a time | logits, or each frame's error |
+//! | [`device`] | is what an engine sees, CPU or accelerator | [`device::Device`] |
 //!
 //! `docs/accelerator.md` describes what the commands tell the hardware to do.
 
@@ -31,6 +32,10 @@ mod mock;
 pub mod program;
 pub mod shape;
 pub mod sim;
+#[cfg(test)]
+mod testing;
 pub mod transport;
+#[cfg(target_os = "linux")]
+pub mod uio;
 
 pub use program::{Program, Segment};

@@ -82,6 +82,7 @@ impl Engine {
 
     /// A simulated device, from the library of its configuration. `seed` draws the order in which its processes run.
     #[staticmethod]
+    #[pyo3(signature = (subnet, hardware, library, seed, timeout))]
     fn simulated(
         py: Python<'_>,
         subnet: &Subnet,
@@ -92,6 +93,52 @@ impl Engine {
     ) -> PyResult<Self> {
         let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
         let device = py.detach(|| device::simulated(&subnet, hardware, &library, seed, timeout));
+        Ok(Self {
+            device: Some(device.map_err(to_py)?),
+            cpu: None,
+            subnet,
+            slow: true,
+        })
+    }
+
+    /// This machine's FPGA, without PYNQ: see `device::uio`.
+    #[cfg(target_os = "linux")]
+    #[staticmethod]
+    #[pyo3(signature = (subnet, hardware, addresses, bitstream, roots, timeout))]
+    fn uio(
+        py: Python<'_>,
+        subnet: &Subnet,
+        hardware: &Hardware,
+        addresses: Option<(u64, u64, usize)>,
+        bitstream: Option<PathBuf>,
+        roots: Option<(PathBuf, PathBuf, PathBuf)>,
+        timeout: Option<f64>,
+    ) -> PyResult<Self> {
+        let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
+        let device = py.detach(|| {
+            let bitstream = bitstream.as_deref();
+            device::uio(&subnet, hardware, addresses, bitstream, roots, timeout)
+        });
+        Ok(Self {
+            device: Some(device.map_err(to_py)?),
+            cpu: None,
+            subnet,
+            slow: true,
+        })
+    }
+
+    /// An accelerator that a Python object leads to: see `device::attached`.
+    #[staticmethod]
+    #[pyo3(signature = (subnet, hardware, transport, timeout))]
+    fn attached(
+        py: Python<'_>,
+        subnet: &Subnet,
+        hardware: &Hardware,
+        transport: Py<PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Self> {
+        let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
+        let device = py.detach(|| device::attached(&subnet, hardware, transport, timeout));
         Ok(Self {
             device: Some(device.map_err(to_py)?),
             cpu: None,
