@@ -14,6 +14,7 @@
 //! | [`interpret`] | runs command lists on plain arrays, untimed | logits |
 //! | [`transport`] | reaches registers, memory and interrupt | [`transport::Transport`] |
 //! | [`sim`] | is such a way: to the simulated device | [`sim::Sim`] |
+//! | [`uio`] | is another: to this machine's FPGA | [`uio::Uio`] |
 //! | [`driver`] | runs frames, two at a time | logits, or each frame's error |
 //! | [`device`] | is what an engine sees, CPU or accelerator | [`device::Device`] |
 //!
@@ -39,6 +40,8 @@ pub mod sim;
 #[cfg(test)]
 mod testing;
 pub mod transport;
+#[cfg(target_os = "linux")]
+pub mod uio;
 pub mod verify;
 
 pub use program::{Program, Segment};

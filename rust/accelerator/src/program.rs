@@ -3,7 +3,6 @@
 //! [`Program::compile`] makes it ([`crate::compile`]); it is immutable. Depends on [`crate::isa`] and the hardware's configuration.
 
 use std::fmt;
-use std::str::FromStr;
 
 use quasar_core::error::{Error, Result};
 use quasar_core::hardware::Hardware;
@@ -51,24 +50,6 @@ impl fmt::Display for Segment {
             Self::Step(slot) => write!(f, "step{slot}"),
             Self::End(slot) => write!(f, "end{slot}"),
         }
-    }
-}
-
-impl FromStr for Segment {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let all = Self::all(2);
-        all.iter()
-            .copied()
-            .find(|segment| segment.to_string() == name)
-            .ok_or_else(|| {
-                let names: Vec<_> = all.iter().map(ToString::to_string).collect();
-                Error::InvalidValue(format!(
-                    "segment {name:?}; it must be one of {}",
-                    names.join(", ")
-                ))
-            })
     }
 }
 
@@ -155,6 +136,23 @@ impl Program {
     /// For a segment that a configuration with one frame in flight does not have.
     pub fn commands(&self, segment: Segment) -> &[Command] {
         &self.list(segment).commands
+    }
+
+    /// A segment by its name.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] lists those that there are.
+    pub fn segment(&self, name: &str) -> Result<Segment> {
+        let names = || self.segments().map(|(segment, _)| segment);
+        names()
+            .find(|segment| segment.to_string() == name)
+            .ok_or_else(|| {
+                let names: Vec<_> = names().map(|segment| segment.to_string()).collect();
+                Error::InvalidValue(format!(
+                    "segment {name:?}; this program has {}",
+                    names.join(", ")
+                ))
+            })
     }
 
     /// What each command of a segment is part of.
