@@ -114,7 +114,7 @@ def test_auto_takes_a_working_fpga_only(tiny, bitstream, tmp_path, monkeypatch):
     (node / "name").write_text("quasar\n")
     monkeypatch.setattr(device, "UIO_CLASS", node.parent)
     monkeypatch.setenv("QUASAR_BITSTREAM", str(bitstream.with_suffix(".json")))
-    assert [found.name for found in quasar_rt.devices()][0] == "uio"
+    assert quasar_rt.devices()[0].name == "uio"
     # The node is listed, but this machine's own /sys does not have it.
     engine = Engine(tiny)
     assert engine.device == "cpu"
@@ -127,7 +127,7 @@ def test_uio_says_what_is_missing(tiny, bitstream, tmp_path):
     roots = tuple(str(tmp_path / root) for root in ("dev", "sys", "firmware"))
     with pytest.raises(quasar_rt.DeviceUnavailableError, match="no UIO device is named quasar"):
         quasar_rt._native.Engine.uio(tiny._inner, hardware._inner, None, None, roots, None)
-    with pytest.raises(quasar_rt.DeviceUnavailableError, match="fpga0|firmware"):
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match=r"fpga0|firmware"):
         quasar_rt._native.Engine.uio(tiny._inner, hardware._inner, None, bitstream, roots, None)
 
 
@@ -142,7 +142,7 @@ class Broken:
 
 def test_what_a_transport_raises_is_a_device_error(tiny, bitstream):
     hardware, _ = device.read_bitstream(bitstream)
-    with pytest.raises(quasar_rt.DeviceFaultError, match="broken: .*allocate"):
+    with pytest.raises(quasar_rt.DeviceFaultError, match=r"broken: .*allocate"):
         quasar_rt._native.Engine.attached(tiny._inner, hardware._inner, Broken(), None)
 
 
@@ -189,10 +189,8 @@ def test_a_fault_costs_its_frame_and_no_other(tiny, simulated, fault, error):
             for frame, logits in zip(frames, expected, strict=True):
                 try:
                     np.testing.assert_array_equal(frame.wait(1)[0][0], logits)
-                except quasar_rt.DeviceError as raised:
+                except error or ():
                     failed += 1
-                    assert error is not None, raised
-                    assert isinstance(raised, error), raised
             assert failed == (error is not None)
             np.testing.assert_array_equal(engine.infer(images[0]).integer_logits, expected[0])
 
