@@ -7,6 +7,7 @@
     clippy::redundant_closure_for_method_calls
 )]
 
+mod accelerator;
 mod device;
 mod engine;
 mod errors;
@@ -25,6 +26,8 @@ mod _native {
     #[pymodule_export]
     const MAX_THREADS: usize = quasar_core::cpu::MAX_THREADS;
 
+    #[pymodule_export]
+    use crate::accelerator::Program;
     #[pymodule_export]
     use crate::device::sim_configuration;
     #[pymodule_export]
