@@ -1,0 +1,148 @@
+// Bounded queues between fibers: a read from an empty one and a write to a full one block. One reader and one writer each.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "fibers.hpp"
+
+// As hls::stream.
+template <typename T, unsigned DEPTH> class Stream {
+  static_assert(DEPTH > 0, "a queue holds something");
+  struct Slots {
+    T item[DEPTH];
+  };
+  std::unique_ptr<Slots> slots_ = std::make_unique_for_overwrite<Slots>();
+  unsigned head_ = 0;
+  unsigned count_ = 0;
+  unsigned most_ = 0;
+  sim::Fiber* reader_ = nullptr; // that waits
+  sim::Fiber* writer_ = nullptr;
+  std::string name_;
+
+  std::string state(const char* verb) const {
+    return std::string(verb) + " " + name_ + " (" + std::to_string(count_) + "/" + std::to_string(DEPTH) + ")";
+  }
+
+  void wait(sim::Fiber*& waiting, const char* verb) {
+    auto& scheduler = sim::Scheduler::get();
+    waiting = scheduler.current();
+    waiting->waits = state(verb);
+    scheduler.block();
+  }
+
+public:
+  explicit Stream(const char* name = "stream") : name_(name) {}
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  bool empty() const { return count_ == 0; }
+  bool full() const { return count_ == DEPTH; }
+  // The most items that it has held.
+  unsigned most() const { return most_; }
+  unsigned size() const { return count_; }
+
+  T read() {
+    while (count_ == 0)
+      wait(reader_, "reads");
+    const T item = slots_->item[head_];
+    head_ = head_ + 1 == DEPTH ? 0 : head_ + 1;
+    --count_;
+    if (writer_ != nullptr) {
+      sim::Scheduler::get().wake(writer_);
+      writer_ = nullptr;
+    }
+    return item;
+  }
+  void read(T& item) { item = read(); }
+
+  bool read_nb(T& item) {
+    if (count_ == 0)
+      return false;
+    item = read();
+    return true;
+  }
+
+  void write(const T& item) {
+    while (count_ == DEPTH)
+      wait(writer_, "writes");
+    const unsigned tail = head_ + count_;
+    slots_->item[tail >= DEPTH ? tail - DEPTH : tail] = item;
+    ++count_;
+    if (count_ > most_)
+      most_ = count_;
+    if (reader_ != nullptr) {
+      sim::Scheduler::get().wake(reader_);
+      reader_ = nullptr;
+    }
+    sim::Scheduler::get().point();
+  }
+};
+
+// As hls::stream_of_blocks: whole blocks of WORDS words are handed on.
+template <typename T, unsigned WORDS, unsigned DEPTH> class Blocks {
+  std::unique_ptr<T[]> words_ = std::make_unique<T[]>(size_t(WORDS) * DEPTH);
+  Stream<unsigned, DEPTH> full_;
+  Stream<unsigned, DEPTH> free_;
+
+public:
+  explicit Blocks(const char* name = "blocks") : full_(name), free_(name) {
+    for (unsigned i = 0; i < DEPTH; ++i)
+      free_.write(i);
+  }
+  unsigned take_free() { return free_.read(); }
+  unsigned take_full() { return full_.read(); }
+  // Never block: there are as many places as blocks.
+  void give_free(unsigned block) { free_.write(block); }
+  void give_full(unsigned block) { full_.write(block); }
+  T* block(unsigned index) { return &words_[size_t(index) * WORDS]; }
+};
+
+namespace sim {
+
+// One port of a block: an access an interval, within its words.
+template <typename T, unsigned WORDS> class BlockPort {
+  T* words_;
+  uint64_t last_ = ~uint64_t(0);
+
+public:
+  explicit BlockPort(T* words) : words_(words) {}
+  T& operator[](size_t address) {
+    if (address >= WORDS)
+      throw Trap("block: word " + std::to_string(address) + " of " + std::to_string(WORDS));
+    if (last_ == running->interval)
+      throw Trap("block: two accesses in an interval of " + std::string(running->loop));
+    last_ = running->interval;
+    return words_[address];
+  }
+};
+
+} // namespace sim
+
+template <typename T, unsigned WORDS, unsigned DEPTH> class WriteLock : public sim::BlockPort<T, WORDS> {
+  Blocks<T, WORDS, DEPTH>& blocks_;
+  unsigned index_;
+
+  WriteLock(Blocks<T, WORDS, DEPTH>& blocks, unsigned index)
+      : sim::BlockPort<T, WORDS>(blocks.block(index)), blocks_(blocks), index_(index) {}
+
+public:
+  explicit WriteLock(Blocks<T, WORDS, DEPTH>& blocks) : WriteLock(blocks, blocks.take_free()) {}
+  WriteLock(const WriteLock&) = delete;
+  WriteLock& operator=(const WriteLock&) = delete;
+  ~WriteLock() { blocks_.give_full(index_); }
+};
+
+template <typename T, unsigned WORDS, unsigned DEPTH> class ReadLock {
+  Blocks<T, WORDS, DEPTH>& blocks_;
+  unsigned index_;
+  sim::BlockPort<T, WORDS> port_;
+
+public:
+  explicit ReadLock(Blocks<T, WORDS, DEPTH>& blocks)
+      : blocks_(blocks), index_(blocks.take_full()), port_(blocks.block(index_)) {}
+  ReadLock(const ReadLock&) = delete;
+  ReadLock& operator=(const ReadLock&) = delete;
+  ~ReadLock() { blocks_.give_free(index_); }
+  const T& operator[](size_t address) { return port_[address]; }
+};
