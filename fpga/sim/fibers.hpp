@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <exception>
 #include <functional>
 #include <map>
@@ -43,14 +44,9 @@ private:
   std::unique_ptr<Context> context_;
   Fiber* parent_ = nullptr;
   unsigned children_ = 0;
+  bool started_ = false;
   bool finished_ = false;
   bool ready_ = false;
-};
-
-// What a queue says of itself in a dump.
-struct QueueState {
-  virtual ~QueueState() = default;
-  virtual std::string describe() const = 0;
 };
 
 // Runs fibers in turn; seed 0: in the order in which they became ready, any other: as drawn, and now and then before they block.
@@ -77,8 +73,7 @@ public:
   // Unwinds all fibers.
   void stop();
 
-  bool idle() const { return ready_count_ == 0; }
-  unsigned fibers() const;
+  bool idle() const { return ready_.empty(); }
   // Each fiber that has not finished: its loop and what it waits for.
   std::string dump() const;
 
@@ -89,8 +84,8 @@ public:
   void wake(Fiber* fiber);
   // A seeded schedule switches here now and then.
   void point() {
-    if (seed_ != 0)
-      draw();
+    if (seed_ != 0 && current_ != nullptr && random() % 64 == 0)
+      yield();
   }
   void join();
 
@@ -99,18 +94,17 @@ public:
 
 private:
   bool step();
-  void draw();
   uint64_t random();
   void resume(Fiber* fiber);
-  static void enter(Fiber* fiber);
+  void suspend();
+  static void enter();
 
   uint64_t seed_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
-  std::vector<Fiber*> ring_; // ready fibers, ring_[head_] first
-  size_t head_ = 0;
-  size_t ready_count_ = 0;
+  std::deque<Fiber*> ready_;
   std::unique_ptr<Context> main_;
   Fiber* current_ = nullptr;
+  Scheduler* outer_;
   bool stopping_ = false;
   std::exception_ptr failure_;
   std::map<std::string, uint64_t> counters_;

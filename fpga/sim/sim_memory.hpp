@@ -133,7 +133,7 @@ public:
 
   void read_request(size_t offset, size_t items) {
     reads_.push_back({base_ + offset * sizeof(T), items});
-    dram_->request(reads_.back().address, items * sizeof(T));
+    dram_->request(reads_.back().address, items * sizeof(T), sizeof(T));
   }
   T read() {
     if (reads_.empty())
@@ -163,3 +163,6 @@ public:
       throw sim::Trap("bus: response to an incomplete burst");
   }
 };
+
+template <typename T> T receive(Bus<T>& bus) { return bus.read(); }
+template <typename T> void send(Bus<T>& bus, const T& item) { bus.write(item); }

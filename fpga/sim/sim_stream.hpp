@@ -66,6 +66,12 @@ public:
   void write(const T& item) {
     while (count_ == DEPTH)
       wait(writer_, "writes");
+    put(item);
+    sim::Scheduler::get().point();
+  }
+
+  // Where there is room for certain: never gives way.
+  void put(const T& item) {
     const unsigned tail = head_ + count_;
     slots_->item[tail >= DEPTH ? tail - DEPTH : tail] = item;
     ++count_;
@@ -75,7 +81,6 @@ public:
       sim::Scheduler::get().wake(reader_);
       reader_ = nullptr;
     }
-    sim::Scheduler::get().point();
   }
 };
 
@@ -88,13 +93,13 @@ template <typename T, unsigned WORDS, unsigned DEPTH> class Blocks {
 public:
   explicit Blocks(const char* name = "blocks") : full_(name), free_(name) {
     for (unsigned i = 0; i < DEPTH; ++i)
-      free_.write(i);
+      free_.put(i);
   }
   unsigned take_free() { return free_.read(); }
   unsigned take_full() { return full_.read(); }
   // Never block: there are as many places as blocks.
-  void give_free(unsigned block) { free_.write(block); }
-  void give_full(unsigned block) { full_.write(block); }
+  void give_free(unsigned block) { free_.put(block); }
+  void give_full(unsigned block) { full_.put(block); }
   T* block(unsigned index) { return &words_[size_t(index) * WORDS]; }
 };
 
