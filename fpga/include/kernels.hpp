@@ -14,9 +14,6 @@ constexpr unsigned GROUPS = ceil_div(config::TOKENS, config::LANES);
 constexpr unsigned NORM_GROUPS = ceil_div(config::TOKENS, config::NORM_LANES);
 constexpr unsigned EXP_GROUPS = ceil_div(config::TOKENS, config::EXP_LANES);
 
-// With one frame patches go to `hidden`: load's port `input` is a second writer of it, and the array's is not used.
-constexpr unsigned INPUT_WORDS = config::FRAMES == 1 ? config::HIDDEN_WORDS : config::INPUT_WORDS;
-
 using code_t = s<8>;
 using codes_t = vec<code_t, config::LANES>;
 using normed_t = vec<code_t, config::NORM_LANES>;
@@ -30,7 +27,7 @@ struct moment_t {
   u<41> squares;
 };
 using moments_t = vec<moment_t, config::LANES>;
-using maxima_t = vec<s<24>, config::TOKENS>;
+using maxima_t = scores_t; // a group at a time
 struct scale_t {
   u<15> mantissa;
   u<5> shift;
@@ -48,7 +45,7 @@ using Logits = Stream<s<32>, isa::depth::logits>;
 using Checks = Stream<u<1>, isa::depth::checks>;
 
 template <template <typename, unsigned, unsigned> class Port> struct Memories {
-  using Input = Port<codes_t, GROUPS, INPUT_WORDS>;
+  using Input = Port<codes_t, GROUPS, config::INPUT_WORDS>;
   using Residual = Port<residual_t, config::FRAMES * GROUPS, config::RESIDUAL_WORDS>;
   using Normed = Port<normed_t, config::FRAMES * NORM_GROUPS, config::NORM_WORDS>;
   using Query = Port<codes_t, GROUPS, config::QUERY_WORDS>;
@@ -70,9 +67,8 @@ void fetch(Bus<command_t> commands, uint32_t count, uint32_t input,
            uint32_t* hash_low, uint32_t* hash_high, uint32_t* error);
 
 void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<port_t> memory3,
-          const volatile uint64_t* arena0, const volatile uint64_t* arena1, const volatile uint64_t* arena2,
-          const volatile uint64_t* arena3, Commands<isa::depth::load_commands>& commands,
-          Beats<isa::depth::weights>& weights, Beats<isa::depth::rows>& rows, Beats<isa::depth::gains>& gains,
+          Commands<isa::depth::load_commands>& commands, Beats<isa::depth::weights>& weights,
+          Beats<isa::depth::rows>& rows, Beats<isa::depth::gains>& gains,
           Tokens<isa::depth::array_to_load>& array_to_load, Tokens<isa::depth::load_to_array>& load_to_array,
           Checks& checks, Write::Input input);
 

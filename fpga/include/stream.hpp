@@ -14,8 +14,13 @@ template <typename T, unsigned WORDS, unsigned DEPTH> using Blocks = hls::stream
 template <typename T, unsigned WORDS, unsigned DEPTH> using WriteLock = hls::write_lock<T[WORDS]>;
 template <typename T, unsigned WORDS, unsigned DEPTH> using ReadLock = hls::read_lock<T[WORDS]>;
 
-// The condition of a process's loop.
-inline bool alive() { return true; }
+// The condition of a process's endless loop. Volatile, so that no compiler proves that a process never returns and drops the calls
+// that follow it in the region (untried: hls::task, meant for such processes, takes no memory ports).
+inline bool alive() {
+#pragma HLS INLINE
+  volatile bool running = true;
+  return running;
+}
 // Stands at the beginning of each initiation interval of a loop: simulation counts them and holds memory ports to one access in each.
 inline void interval(const char*) {}
 

@@ -129,6 +129,8 @@ Fiber* Scheduler::spawn(std::string name, std::function<void()> body) {
   Fiber* fiber = fibers_.back().get();
   fiber->parent_ = current_;
   if (current_ != nullptr)
+    fiber->name = current_->name + "." + fiber->name;
+  if (current_ != nullptr)
     ++current_->children_;
   wake(fiber);
   return fiber;
@@ -182,7 +184,7 @@ void Scheduler::resume(Fiber* fiber) {
 #endif
   }
   current_ = running = fiber;
-  fiber->waits.clear();
+  fiber->verb = nullptr;
   exchange(*main_, context, false);
   current_ = running = nullptr;
   if (fiber->finished_)
@@ -224,7 +226,6 @@ void Scheduler::join() {
   Fiber* fiber = current_;
   // Not interrupted: the children use what the caller's frame holds.
   while (fiber->children_ > 0) {
-    fiber->waits = "waits for its processes";
     suspend();
   }
   if (stopping_)
@@ -253,7 +254,13 @@ std::string Scheduler::dump() const {
   for (const auto& fiber : fibers_) {
     if (fiber->finished_)
       continue;
-    text += "  " + fiber->name + ": " + (fiber->waits.empty() ? "ready" : fiber->waits);
+    text += "  " + fiber->name + ": ";
+    if (fiber->children_ > 0)
+      text += "waits for its processes";
+    else if (fiber->verb != nullptr)
+      text += std::string(fiber->verb) + " " + *fiber->queue;
+    else
+      text += "ready";
     if (fiber->loop != nullptr)
       text += ", in " + std::string(fiber->loop);
     text += "\n";

@@ -36,7 +36,8 @@ public:
   uint64_t interval = 0;          // initiation intervals that it has begun
   const char* loop = nullptr;     // the loop of the last one
   uint64_t* counter = nullptr;    // and its counter
-  std::string waits;              // for what, in a dump
+  const char* verb = nullptr;     // what it waits for: "reads" or "writes" a queue,
+  const std::string* queue = nullptr;
 
 private:
   friend class Scheduler;

@@ -9,45 +9,46 @@
 // As hls::stream.
 template <typename T, unsigned DEPTH> class Stream {
   static_assert(DEPTH > 0, "a queue holds something");
-  struct Slots {
-    T item[DEPTH];
+  // One more than it holds: what was read last stays for a dump.
+  static constexpr unsigned PLACES = DEPTH + 1;
+  struct Ring {
+    T item[PLACES];
   };
-  std::unique_ptr<Slots> slots_ = std::make_unique_for_overwrite<Slots>();
+  std::unique_ptr<Ring> ring_ = std::make_unique_for_overwrite<Ring>();
   unsigned head_ = 0;
   unsigned count_ = 0;
-  unsigned most_ = 0;
+  bool taken_ = false;
   sim::Fiber* reader_ = nullptr; // that waits
   sim::Fiber* writer_ = nullptr;
   std::string name_;
 
-  std::string state(const char* verb) const {
-    return std::string(verb) + " " + name_ + " (" + std::to_string(count_) + "/" + std::to_string(DEPTH) + ")";
-  }
-
   void wait(sim::Fiber*& waiting, const char* verb) {
     auto& scheduler = sim::Scheduler::get();
     waiting = scheduler.current();
-    waiting->waits = state(verb);
+    waiting->verb = verb;
+    waiting->queue = &name_;
     scheduler.block();
   }
 
 public:
-  explicit Stream(const char* name = "stream") : name_(name) {}
+  explicit Stream(const char* name = "a queue") : name_(name) {}
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
   bool empty() const { return count_ == 0; }
   bool full() const { return count_ == DEPTH; }
-  // The most items that it has held.
-  unsigned most() const { return most_; }
   unsigned size() const { return count_; }
+  const std::string& name() const { return name_; }
+  // The item that was read last; nullptr where none was.
+  const T* last() const { return taken_ ? &ring_->item[head_ == 0 ? DEPTH : head_ - 1] : nullptr; }
 
   T read() {
     while (count_ == 0)
       wait(reader_, "reads");
-    const T item = slots_->item[head_];
-    head_ = head_ + 1 == DEPTH ? 0 : head_ + 1;
+    const T item = ring_->item[head_];
+    head_ = head_ == DEPTH ? 0 : head_ + 1;
     --count_;
+    taken_ = true;
     if (writer_ != nullptr) {
       sim::Scheduler::get().wake(writer_);
       writer_ = nullptr;
@@ -57,6 +58,9 @@ public:
   void read(T& item) { item = read(); }
 
   bool read_nb(T& item) {
+    // A process that polls gives way before it finds nothing: else it would never see what its writer is about to give.
+    if (count_ == 0)
+      sim::Scheduler::get().yield();
     if (count_ == 0)
       return false;
     item = read();
@@ -73,10 +77,8 @@ public:
   // Where there is room for certain: never gives way.
   void put(const T& item) {
     const unsigned tail = head_ + count_;
-    slots_->item[tail >= DEPTH ? tail - DEPTH : tail] = item;
+    ring_->item[tail >= PLACES ? tail - PLACES : tail] = item;
     ++count_;
-    if (count_ > most_)
-      most_ = count_;
     if (reader_ != nullptr) {
       sim::Scheduler::get().wake(reader_);
       reader_ = nullptr;

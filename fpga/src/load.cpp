@@ -1,5 +1,5 @@
 // Reads weights, row parameters, tables and patches from memory. A transfer's beats go to their unit as they are; patches are gathered
-// into words of all tokens.
+// into words of all tokens. The host starts it once after a reset, when the arena's addresses are written; it never ends.
 #include "check.hpp"
 #include "kernels.hpp"
 
@@ -45,22 +45,20 @@ void place(const port_t& stripe, unsigned port, beat_t& beat) {
 } // namespace
 
 void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<port_t> memory3,
-          const volatile uint64_t* arena0, const volatile uint64_t* arena1, const volatile uint64_t* arena2,
-          const volatile uint64_t* arena3, Commands<isa::depth::load_commands>& commands,
-          Beats<isa::depth::weights>& weights, Beats<isa::depth::rows>& rows, Beats<isa::depth::gains>& gains,
+          Commands<isa::depth::load_commands>& commands, Beats<isa::depth::weights>& weights,
+          Beats<isa::depth::rows>& rows, Beats<isa::depth::gains>& gains,
           Tokens<isa::depth::array_to_load>& array_to_load, Tokens<isa::depth::load_to_array>& load_to_array,
           Checks& checks, Write::Input input) {
-#pragma HLS INTERFACE mode=ap_ctrl_none port=return
-// offset=off, and the arena's addresses as volatile registers: a kernel that never ends would sample an offset=slave address once, at
-// reset, before the host has written it.
-#pragma HLS INTERFACE mode=m_axi port=memory0 bundle=memory0 offset=off depth=65536 max_read_burst_length=64 latency=64 num_read_outstanding=8 num_write_outstanding=1
-#pragma HLS INTERFACE mode=m_axi port=memory1 bundle=memory1 offset=off depth=65536 max_read_burst_length=64 latency=64 num_read_outstanding=8 num_write_outstanding=1
-#pragma HLS INTERFACE mode=m_axi port=memory2 bundle=memory2 offset=off depth=65536 max_read_burst_length=64 latency=64 num_read_outstanding=8 num_write_outstanding=1
-#pragma HLS INTERFACE mode=m_axi port=memory3 bundle=memory3 offset=off depth=65536 max_read_burst_length=64 latency=64 num_read_outstanding=8 num_write_outstanding=1
-#pragma HLS INTERFACE mode=s_axilite port=arena0 bundle=control offset=0x10
-#pragma HLS INTERFACE mode=s_axilite port=arena1 bundle=control offset=0x1c
-#pragma HLS INTERFACE mode=s_axilite port=arena2 bundle=control offset=0x28
-#pragma HLS INTERFACE mode=s_axilite port=arena3 bundle=control offset=0x34
+#pragma HLS INTERFACE mode=ap_ctrl_hs port=return
+#pragma HLS INTERFACE mode=s_axilite port=return bundle=control
+#pragma HLS INTERFACE mode=m_axi port=memory0 bundle=memory0 offset=slave depth=65536 max_read_burst_length=64 latency=64 num_read_outstanding=8 num_write_outstanding=1
+#pragma HLS INTERFACE mode=m_axi port=memory1 bundle=memory1 offset=slave depth=65536 max_read_burst_length=64 latency=64 num_read_outstanding=8 num_write_outstanding=1
+#pragma HLS INTERFACE mode=m_axi port=memory2 bundle=memory2 offset=slave depth=65536 max_read_burst_length=64 latency=64 num_read_outstanding=8 num_write_outstanding=1
+#pragma HLS INTERFACE mode=m_axi port=memory3 bundle=memory3 offset=slave depth=65536 max_read_burst_length=64 latency=64 num_read_outstanding=8 num_write_outstanding=1
+#pragma HLS INTERFACE mode=s_axilite port=memory0 bundle=control offset=0x10
+#pragma HLS INTERFACE mode=s_axilite port=memory1 bundle=control offset=0x1c
+#pragma HLS INTERFACE mode=s_axilite port=memory2 bundle=control offset=0x28
+#pragma HLS INTERFACE mode=s_axilite port=memory3 bundle=control offset=0x34
 #pragma HLS INTERFACE mode=axis port=commands
 #pragma HLS INTERFACE mode=axis port=weights
 #pragma HLS INTERFACE mode=axis port=rows
@@ -68,8 +66,9 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
 #pragma HLS INTERFACE mode=axis port=array_to_load
 #pragma HLS INTERFACE mode=axis port=load_to_array
 #pragma HLS INTERFACE mode=axis port=checks
-#pragma HLS INTERFACE mode=bram port=input storage_type=ram_1p
+#pragma HLS INTERFACE mode=ap_memory port=input storage_type=ram_1p latency=2
 #pragma HLS ARRAY_PARTITION variable=input complete dim=1
+#pragma HLS AGGREGATE variable=input compact=bit
 
   // Requests a transfer's beats and its check. Ports beyond the configuration's stay idle.
   const auto request = [&](const command_t& command) {
@@ -77,16 +76,17 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
     const isa::Load transfer(command);
     const uint64_t first = uint32_t(transfer.address);
     const uint32_t beats = uint32_t(transfer.beats) + 1;
-    memory0.read_request(*arena0 / isa::PORT_BYTES + first, beats);
+    memory0.read_request(first, beats);
     if constexpr (config::PORTS > 1)
-      memory1.read_request(*arena1 / isa::PORT_BYTES + first, beats);
+      memory1.read_request(first, beats);
     if constexpr (config::PORTS > 2)
-      memory2.read_request(*arena2 / isa::PORT_BYTES + first, beats);
+      memory2.read_request(first, beats);
     if constexpr (config::PORTS > 3)
-      memory3.read_request(*arena3 / isa::PORT_BYTES + first, beats);
+      memory3.read_request(first, beats);
   };
 
-  bool sound = true; // all transfers of the frame so far
+  bool sound[2] = {true, true}; // all transfers of a slot's frame so far
+#pragma HLS ARRAY_PARTITION variable=sound complete
   bool ahead = false;
   command_t next;
   while (alive()) {
@@ -99,12 +99,14 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       request(next);
 
     if (!transfers(command)) {
-      checks.write(sound);
-      sound = true;
+      const unsigned frame = isa::LoadEnd(command).frame;
+      checks.write(sound[frame]);
+      sound[frame] = true;
       continue;
     }
     const isa::Load transfer(command);
     const unsigned target = transfer.target;
+    const unsigned frame = transfer.frame;
     const uint32_t beats = transfer.beats;
     if (transfer.wait_array)
       array_to_load.read();
@@ -128,7 +130,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       if constexpr (config::PORTS > 3)
         place(receive<port_t>(memory3), 3, beat);
       if (i == beats) {
-        sound = sound && word_of(beat, 0) == sum;
+        sound[frame] = sound[frame] && word_of(beat, 0) == sum;
         continue;
       }
       sum += share(beat, turn);
