@@ -26,7 +26,7 @@ struct Control {
   uint32_t gie = 0, ier = 0, isr = 0;
 
   uint32_t read() {
-    const uint32_t value = start | done << 1 | !running << 2 | ready << 3;
+    const uint32_t value = start | done << 1 | !(start || running) << 2 | ready << 3;
     done = ready = false; // cleared by reading
     return value;
   }

@@ -121,6 +121,7 @@ public:
 template <typename T> class Bus {
   sim::Dram* dram_;
   uint64_t base_;
+  bool faults_;
   struct Burst {
     uint64_t address;
     uint64_t items;
@@ -129,11 +130,13 @@ template <typename T> class Bus {
   Burst write_{0, 0};
 
 public:
-  Bus(sim::Dram& dram, uint64_t base) : dram_(&dram), base_(base) {}
+  // Injected faults of transfers hit a bus only where `faults` says so.
+  Bus(sim::Dram& dram, uint64_t base, bool faults = true) : dram_(&dram), base_(base), faults_(faults) {}
 
   void read_request(size_t offset, size_t items) {
     reads_.push_back({base_ + offset * sizeof(T), items});
-    dram_->request(reads_.back().address, items * sizeof(T), sizeof(T));
+    if (faults_)
+      dram_->request(reads_.back().address, items * sizeof(T), sizeof(T));
   }
   T read() {
     if (reads_.empty())
