@@ -1,6 +1,7 @@
-// Native integers in place of ap_uint and ap_int, for simulation at speed. A value wraps to W bits when it is stored; an expression
-// is evaluated in `int` up to 15 bits (a product of two fits), in `int64_t` up to 63 and in __int128 beyond, where ap_int would
-// widen it: the same result as long as no intermediate value exceeds that, which the ap_int form of each test confirms.
+// Native integers in place of ap_uint and ap_int, for simulation at speed. A value wraps to W bits when it is
+// stored; an expression is evaluated in `int` up to 15 bits (a product of two fits), in `int64_t` up to 63
+// and in __int128 beyond, where ap_int would widen it: the same result as long as no intermediate value
+// exceeds that, which the ap_int form of each test confirms.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +15,11 @@ template <int W, bool SIGNED> class Integer {
 
 public:
   // What takes part in expressions.
-  using Value = std::conditional_t<MAGNITUDE <= 15, int,
-                                   std::conditional_t<MAGNITUDE <= 63, int64_t, __int128>>;
+  using Value =
+      std::conditional_t<MAGNITUDE <= 15, int, std::conditional_t<MAGNITUDE <= 63, int64_t, __int128>>;
 
 private:
-  using Narrow = std::conditional_t<
-      MAGNITUDE <= 31, std::conditional_t<SIGNED, int32_t, uint32_t>, Value>;
+  using Narrow = std::conditional_t<MAGNITUDE <= 31, std::conditional_t<SIGNED, int32_t, uint32_t>, Value>;
   using Byte = std::conditional_t<SIGNED, int8_t, uint8_t>;
   using Half = std::conditional_t<SIGNED, int16_t, uint16_t>;
   using Storage = std::conditional_t<W <= 8, Byte, std::conditional_t<W <= 16, Half, Narrow>>;

@@ -1,7 +1,7 @@
 // The seven kernels, and what joins them: the queues' items and the memories' words (docs/accelerator.md).
 //
-// A memory of tokens stands in banks of a group of tokens each, so that a group is written without byte enables: bank
-// `frame * GROUPS + group` (`parity * GROUPS + group`), word `tile * D + d`.
+// A memory of tokens stands in banks of a group of tokens each, so that a group is written without byte
+// enables: bank `frame * GROUPS + group` (`parity * GROUPS + group`), word `tile * D + d`.
 #pragma once
 
 #include "isa.hpp"
@@ -74,7 +74,8 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
 
 // The array; its own name is reserved in VHDL.
 void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::weights>& weights,
-              Tokens<isa::depth::load_to_array>& load_to_array, Tokens<isa::depth::array_to_load>& array_to_load,
+              Tokens<isa::depth::load_to_array>& load_to_array,
+              Tokens<isa::depth::array_to_load>& array_to_load,
               Tokens<isa::depth::drain_to_array>& drain_to_array,
               Tokens<isa::depth::norm_to_array>& norm_to_array,
               Tokens<isa::depth::softmax_to_array>& softmax_to_array, Sums& sums, Maxima& maxima,
@@ -83,9 +84,10 @@ void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::
 
 // `residual` is the drain's own copy, which it also writes; `norm_residual` the norm's.
 void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::rows>& rows, Sums& sums,
-           Scales& scales, Moments& moments, Logits& logits, Tokens<isa::depth::drain_to_array>& drain_to_array,
-           Read::Residual residual, Write::Residual own_residual, Write::Residual norm_residual,
-           Write::Query query, Write::Key key, Write::Value value, Write::Hidden hidden);
+           Scales& scales, Moments& moments, Logits& logits,
+           Tokens<isa::depth::drain_to_array>& drain_to_array, Read::Residual residual,
+           Write::Residual own_residual, Write::Residual norm_residual, Write::Query query, Write::Key key,
+           Write::Value value, Write::Hidden hidden);
 
 void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains>& gains, Moments& moments,
           Tokens<isa::depth::norm_to_array>& norm_to_array, Read::Residual residual, Write::Normed normed);

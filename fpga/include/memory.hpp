@@ -1,6 +1,7 @@
-// On-chip memories and the memory bus. In Vitis HLS a memory is an array, and a port of it an array argument with an ap_memory interface
-// (ARRAY_PARTITION complete in dimension 1: a RAM for each bank); in simulation a port checks addresses and allows one access to a bank in
-// an initiation interval. Both are used as `port[bank][address]`.
+// On-chip memories and the memory bus. In Vitis HLS a memory is an array, and a port of it an array argument
+// with an ap_memory interface (ARRAY_PARTITION complete in dimension 1: a RAM for each bank); in simulation a
+// port checks addresses and allows one access to a bank in an initiation interval. Both are used as
+// `port[bank][address]`.
 #pragma once
 
 #ifdef __SYNTHESIS__

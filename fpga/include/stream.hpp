@@ -1,5 +1,6 @@
-// Queues, and the processes that they join. In Vitis HLS a stream is an hls::stream and a process a call within a DATAFLOW region; in
-// simulation a stream blocks the fiber that finds it full or empty, and a process is a fiber.
+// Queues, and the processes that they join. In Vitis HLS a stream is an hls::stream and a process a call
+// within a DATAFLOW region; in simulation a stream blocks the fiber that finds it full or empty, and a
+// process is a fiber.
 #pragma once
 
 #ifdef __SYNTHESIS__
@@ -14,14 +15,16 @@ template <typename T, unsigned WORDS, unsigned DEPTH> using Blocks = hls::stream
 template <typename T, unsigned WORDS, unsigned DEPTH> using WriteLock = hls::write_lock<T[WORDS]>;
 template <typename T, unsigned WORDS, unsigned DEPTH> using ReadLock = hls::read_lock<T[WORDS]>;
 
-// The condition of a process's endless loop. Volatile, so that no compiler proves that a process never returns and drops the calls
-// that follow it in the region (untried: hls::task, meant for such processes, takes no memory ports).
+// The condition of a process's endless loop. Volatile, so that no compiler proves that a process never
+// returns and drops the calls that follow it in the region (untried: hls::task, meant for such processes,
+// takes no memory ports).
 inline bool alive() {
 #pragma HLS INLINE
   volatile bool running = true;
   return running;
 }
-// Stands at the beginning of each initiation interval of a loop: simulation counts them and holds memory ports to one access in each.
+// Stands at the beginning of each initiation interval of a loop: simulation counts them and holds memory
+// ports to one access in each.
 inline void interval(const char*) {}
 
 #define QUASAR_PROCESS(call) call
@@ -31,7 +34,8 @@ inline void interval(const char*) {}
 
 #include "sim_stream.hpp"
 
-// A call within a DATAFLOW region, and the region's end. Macros, since Vitis HLS has to see plain calls there.
+// A call within a DATAFLOW region, and the region's end. Macros, since Vitis HLS has to see plain calls
+// there.
 #define QUASAR_PROCESS(call) ::sim::process(#call, [&] { call; })
 #define QUASAR_JOIN() ::sim::join()
 

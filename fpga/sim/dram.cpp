@@ -98,7 +98,9 @@ void Dram::check(uint64_t address, uint64_t bytes, const char* what) const {
       trapped = trapped || !mapped_[page];
   if (trapped)
     throw Trap("memory: " + std::string(what) + " of " + std::to_string(bytes) + " bytes at " + hex(address) +
-               (address < PAGE ? ": null page" : outside ? ": outside memory" : ": page is not allocated"));
+               (address < PAGE ? ": null page"
+                : outside      ? ": outside memory"
+                               : ": page is not allocated"));
   if (address % bytes != 0)
     throw Trap("memory: " + std::string(what) + " of " + std::to_string(bytes) + " bytes at " + hex(address) +
                ": not aligned");

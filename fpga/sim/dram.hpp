@@ -1,5 +1,5 @@
-// The board's memory as the device and the host see it: two copies, which only cache maintenance makes equal, and pages that trap where
-// nothing is allocated.
+// The board's memory as the device and the host see it: two copies, which only cache maintenance makes equal,
+// and pages that trap where nothing is allocated.
 #pragma once
 
 #include <atomic>
@@ -47,8 +47,8 @@ private:
   uint64_t bytes_;
   std::unique_ptr<uint8_t[], void (*)(void*)> host_;
   std::unique_ptr<uint8_t[], void (*)(void*)> device_;
-  std::vector<bool> mapped_;                // pages
-  std::map<uint64_t, uint64_t> allocated_;  // address, bytes
+  std::vector<bool> mapped_;               // pages
+  std::map<uint64_t, uint64_t> allocated_; // address, bytes
   uint64_t lost_from_ = 0;                 // a shortened transfer
   uint64_t lost_to_ = 0;
 };

@@ -50,7 +50,8 @@ struct Context {
   void allocate() {
     const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
     bytes = STACK + page;
-    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED)
       throw std::bad_alloc();
     mapping = static_cast<uint8_t*>(memory);
@@ -63,7 +64,8 @@ struct Context {
 };
 
 #if defined(__x86_64__)
-// Saves what a callee must keep on the stack, exchanges stacks and restores. ucontext would add two system calls.
+// Saves what a callee must keep on the stack, exchanges stacks and restores. ucontext would add two system
+// calls.
 extern "C" void quasar_switch(void** save, void* load);
 asm(R"(
 .text
@@ -109,7 +111,8 @@ void exchange(Context& from, Context& to, [[maybe_unused]] bool last) {
 } // namespace
 
 Fiber::Fiber(std::string process_name, std::function<void()> body)
-    : name(std::move(process_name)), interval(++intervals), body_(std::move(body)), context_(std::make_unique<Context>()) {}
+    : name(std::move(process_name)), interval(++intervals), body_(std::move(body)),
+      context_(std::make_unique<Context>()) {}
 Fiber::~Fiber() = default;
 
 Scheduler::Scheduler(uint64_t seed) : seed_(seed), main_(std::make_unique<Context>()), outer_(active) {
@@ -169,7 +172,8 @@ void Scheduler::resume(Fiber* fiber) {
     fiber->started_ = true;
     context.allocate();
 #if defined(__x86_64__)
-    // The six registers, the entry as the address to return to, and a caller's frame that the ABI aligns to 16 bytes.
+    // The six registers, the entry as the address to return to, and a caller's frame that the ABI aligns to
+    // 16 bytes.
     void** top = reinterpret_cast<void**>(context.mapping + context.bytes) - 1;
     *--top = reinterpret_cast<void*>(&Scheduler::enter);
     for (int i = 0; i < 6; ++i)

@@ -220,7 +220,7 @@ private:
   }
 
   uint32_t* argument_of(uint32_t offset) {
-    const auto half = [offset](uint32_t base, uint32_t(&words)[2]) -> uint32_t* {
+    const auto half = [offset](uint32_t base, uint32_t (&words)[2]) -> uint32_t* {
       return offset == base ? &words[0] : offset == base + 4 ? &words[1] : nullptr;
     };
     constexpr uint32_t ARENAS[] = {isa::reg::load_ARENA0, isa::reg::load_ARENA1, isa::reg::load_ARENA2,
@@ -323,15 +323,16 @@ private:
     }
     if (fetch_.start && !fetch_.running) {
       fetch_.running = true;
-      fabric.start_fetch(whole(commands_), commands_count_, input_, [this, generation](sim::Identity identity) {
-        const std::lock_guard lock(mutex_);
-        if (generation != generation_)
-          return;
-        identity_ = identity;
-        if (stranger_)
-          identity_.hash_low ^= 1;
-        fetch_.finish(true);
-      });
+      fabric.start_fetch(whole(commands_), commands_count_, input_,
+                         [this, generation](sim::Identity identity) {
+                           const std::lock_guard lock(mutex_);
+                           if (generation != generation_)
+                             return;
+                           identity_ = identity;
+                           if (stranger_)
+                             identity_.hash_low ^= 1;
+                           fetch_.finish(true);
+                         });
     }
   }
 

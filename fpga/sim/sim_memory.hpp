@@ -13,7 +13,8 @@
 
 namespace sim {
 
-// The accesses of one side of a memory: at most ACCESSES to each bank in an initiation interval of the process that makes them.
+// The accesses of one side of a memory: at most ACCESSES to each bank in an initiation interval of the
+// process that makes them.
 template <unsigned BANKS, unsigned ACCESSES> class PortUse {
   uint64_t interval_[BANKS];
   unsigned count_[BANKS];
@@ -31,8 +32,9 @@ public:
       interval_[bank] = now;
       count_[bank] = 1;
     } else if (++count_[bank] > ACCESSES) {
-      throw Trap(name + ": more than " + std::to_string(ACCESSES) + " accesses to bank " + std::to_string(bank) +
-                 " in an interval of " + (running->loop == nullptr ? "no loop" : running->loop));
+      throw Trap(name + ": more than " + std::to_string(ACCESSES) + " accesses to bank " +
+                 std::to_string(bank) + " in an interval of " +
+                 (running->loop == nullptr ? "no loop" : running->loop));
     }
   }
 };
@@ -106,8 +108,8 @@ template <typename T, unsigned BANKS, unsigned WORDS> class Memory {
     size_t bank;
     T& operator[](size_t address) const {
       if (bank >= BANKS || address >= WORDS)
-        throw sim::Trap("memory: word " + std::to_string(address) + " of " + std::to_string(WORDS) + " in bank " +
-                        std::to_string(bank) + " of " + std::to_string(BANKS));
+        throw sim::Trap("memory: word " + std::to_string(address) + " of " + std::to_string(WORDS) +
+                        " in bank " + std::to_string(bank) + " of " + std::to_string(BANKS));
       memory->checks_.access("memory", bank);
       return memory->words_[bank * WORDS + address];
     }

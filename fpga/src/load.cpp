@@ -1,5 +1,6 @@
-// Reads weights, row parameters, tables and patches from memory. A transfer's beats go to their unit as they are; patches are gathered
-// into words of all tokens. The host starts it once after a reset, when the arena's addresses are written; it never ends.
+// Reads weights, row parameters, tables and patches from memory. A transfer's beats go to their unit as they
+// are; patches are gathered into words of all tokens. The host starts it once after a reset, when the arena's
+// addresses are written; it never ends.
 #include "check.hpp"
 #include "kernels.hpp"
 
@@ -49,26 +50,28 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
           Beats<isa::depth::rows>& rows, Beats<isa::depth::gains>& gains,
           Tokens<isa::depth::array_to_load>& array_to_load, Tokens<isa::depth::load_to_array>& load_to_array,
           Checks& checks, Write::Input patches) {
-#pragma HLS INTERFACE mode=ap_ctrl_hs port=return
-#pragma HLS INTERFACE mode=s_axilite port=return bundle=control
-#pragma HLS INTERFACE mode=m_axi port=memory0 bundle=memory0 offset=slave depth=65536 max_read_burst_length=64 latency=64 num_read_outstanding=8 num_write_outstanding=1
-#pragma HLS INTERFACE mode=m_axi port=memory1 bundle=memory1 offset=slave depth=65536 max_read_burst_length=64 latency=64 num_read_outstanding=8 num_write_outstanding=1
-#pragma HLS INTERFACE mode=m_axi port=memory2 bundle=memory2 offset=slave depth=65536 max_read_burst_length=64 latency=64 num_read_outstanding=8 num_write_outstanding=1
-#pragma HLS INTERFACE mode=m_axi port=memory3 bundle=memory3 offset=slave depth=65536 max_read_burst_length=64 latency=64 num_read_outstanding=8 num_write_outstanding=1
-#pragma HLS INTERFACE mode=s_axilite port=memory0 bundle=control offset=0x10
-#pragma HLS INTERFACE mode=s_axilite port=memory1 bundle=control offset=0x1c
-#pragma HLS INTERFACE mode=s_axilite port=memory2 bundle=control offset=0x28
-#pragma HLS INTERFACE mode=s_axilite port=memory3 bundle=control offset=0x34
-#pragma HLS INTERFACE mode=axis port=commands
-#pragma HLS INTERFACE mode=axis port=weights
-#pragma HLS INTERFACE mode=axis port=rows
-#pragma HLS INTERFACE mode=axis port=gains
-#pragma HLS INTERFACE mode=axis port=array_to_load
-#pragma HLS INTERFACE mode=axis port=load_to_array
-#pragma HLS INTERFACE mode=axis port=checks
-#pragma HLS INTERFACE mode=ap_memory port=patches storage_type=ram_1p latency=1
-#pragma HLS ARRAY_PARTITION variable=patches complete dim=1
-#pragma HLS AGGREGATE variable=patches compact=bit
+#pragma HLS INTERFACE mode = ap_ctrl_hs port = return
+#pragma HLS INTERFACE mode = s_axilite port = return bundle = control
+// clang-format off
+#pragma HLS INTERFACE mode = m_axi port = memory0 bundle = memory0 offset = slave depth = 65536 max_read_burst_length = 64 latency = 64 num_read_outstanding = 8 num_write_outstanding = 1
+#pragma HLS INTERFACE mode = m_axi port = memory1 bundle = memory1 offset = slave depth = 65536 max_read_burst_length = 64 latency = 64 num_read_outstanding = 8 num_write_outstanding = 1
+#pragma HLS INTERFACE mode = m_axi port = memory2 bundle = memory2 offset = slave depth = 65536 max_read_burst_length = 64 latency = 64 num_read_outstanding = 8 num_write_outstanding = 1
+#pragma HLS INTERFACE mode = m_axi port = memory3 bundle = memory3 offset = slave depth = 65536 max_read_burst_length = 64 latency = 64 num_read_outstanding = 8 num_write_outstanding = 1
+// clang-format on
+#pragma HLS INTERFACE mode = s_axilite port = memory0 bundle = control offset = 0x10
+#pragma HLS INTERFACE mode = s_axilite port = memory1 bundle = control offset = 0x1c
+#pragma HLS INTERFACE mode = s_axilite port = memory2 bundle = control offset = 0x28
+#pragma HLS INTERFACE mode = s_axilite port = memory3 bundle = control offset = 0x34
+#pragma HLS INTERFACE mode = axis port = commands
+#pragma HLS INTERFACE mode = axis port = weights
+#pragma HLS INTERFACE mode = axis port = rows
+#pragma HLS INTERFACE mode = axis port = gains
+#pragma HLS INTERFACE mode = axis port = array_to_load
+#pragma HLS INTERFACE mode = axis port = load_to_array
+#pragma HLS INTERFACE mode = axis port = checks
+#pragma HLS INTERFACE mode = ap_memory port = patches storage_type = ram_1p latency = 1
+#pragma HLS ARRAY_PARTITION variable = patches complete dim = 1
+#pragma HLS AGGREGATE variable = patches compact = bit
 
   // Requests a transfer's beats and its check. Ports beyond the configuration's stay idle.
   const auto request = [&](const command_t& command) {
@@ -86,7 +89,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
   };
 
   bool sound[2] = {true, true}; // all transfers of a slot's frame so far
-#pragma HLS ARRAY_PARTITION variable=sound complete
+#pragma HLS ARRAY_PARTITION variable = sound complete
   bool ahead = false;
   command_t next;
   while (alive()) {
@@ -116,10 +119,10 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
     unsigned part = 0;
     unsigned word = 0;
     uint8_t gathered[PATCH_BEATS * BEAT_BYTES];
-#pragma HLS ARRAY_PARTITION variable=gathered complete
+#pragma HLS ARRAY_PARTITION variable = gathered complete
   load_beats:
     for (uint32_t i = 0; i <= beats; ++i) {
-#pragma HLS PIPELINE II=1
+#pragma HLS PIPELINE II = 1
       interval("load.beats");
       beat_t beat;
       place(receive<port_t>(memory0), 0, beat);

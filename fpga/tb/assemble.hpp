@@ -1,5 +1,5 @@
-// Commands from their fields, as isa.hpp reads them, and transfers with their checks: written from docs/accelerator.md, apart from the
-// sources under test.
+// Commands from their fields, as isa.hpp reads them, and transfers with their checks: written from
+// docs/accelerator.md, apart from the sources under test.
 #pragma once
 
 #include <cstddef>

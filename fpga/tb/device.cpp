@@ -1,5 +1,6 @@
-// The simulated device as a host sees it: a hand-made network (embedding, LayerNorm, head; both widths, ragged tiles, two frames in
-// flight) against plain loops; registers, interrupt, caches; every fault, a trap and a deadlock, and the frame after each.
+// The simulated device as a host sees it: a hand-made network (embedding, LayerNorm, head; both widths,
+// ragged tiles, two frames in flight) against plain loops; registers, interrupt, caches; every fault, a trap
+// and a deadlock, and the frame after each.
 #include <chrono>
 #include <cstring>
 #include <string>
@@ -41,7 +42,10 @@ struct Row {
 std::vector<Row> draw_rows(Random& random, unsigned rows4, unsigned rows8, unsigned columns) {
   std::vector<Row> rows;
   for (unsigned i = 0; i < rows4 + rows8; ++i) {
-    Row row{{}, i >= rows4, int(random.between(-3000, 3000)), int(random.between(1 << 14, (1 << 15) - 1)),
+    Row row{{},
+            i >= rows4,
+            int(random.between(-3000, 3000)),
+            int(random.between(1 << 14, (1 << 15) - 1)),
             unsigned(random.between(5, 9))};
     const int most = row.eight ? 127 : 7;
     for (unsigned k = 0; k < columns; ++k)
@@ -77,7 +81,8 @@ struct Network {
           acc += embed[r].weights[k] * patches[t * K + k];
         x[t * D + r] = residual[t * D + r];
         if (t >= SKIP)
-          x[t * D + r] = clamp(x[t * D + r] + requant16(acc, embed[r].shift, embed[r].mantissa), -32767, 32767);
+          x[t * D + r] =
+              clamp(x[t * D + r] + requant16(acc, embed[r].shift, embed[r].mantissa), -32767, 32767);
       }
     // LayerNorm of token 0.
     int64_t sum = 0, squares = 0;
@@ -93,7 +98,8 @@ struct Network {
     const auto square = static_cast<unsigned __int128>(v) << (2 * (26 - b));
     uint64_t root = 0;
     for (int bit = 26; bit >= 0; --bit)
-      if (const uint64_t next = root | uint64_t(1) << bit; static_cast<unsigned __int128>(next) * next <= square)
+      if (const uint64_t next = root | uint64_t(1) << bit;
+          static_cast<unsigned __int128>(next) * next <= square)
         root = next;
     const int64_t inverse = std::min<int64_t>(32767, (int64_t(1) << 40) / int64_t(root));
     std::vector<int64_t> y(D);
@@ -147,7 +153,8 @@ void load_matrix(Arena& arena, std::vector<command_t>& list, const std::vector<R
       for (unsigned k = 0; k < columns; ++k) {
         const int low = pair.first->weights[k];
         const int high = pair.second == nullptr ? 0 : pair.second->weights[k];
-        weights[k * P + P - 1 - i] = pair.first->eight ? uint8_t(low) : uint8_t((high & 15) << 4 | (low & 15));
+        weights[k * P + P - 1 - i] =
+            pair.first->eight ? uint8_t(low) : uint8_t((high & 15) << 4 | (low & 15));
       }
       for (const Row* row : {pair.first, pair.second}) {
         if (row == nullptr)
@@ -164,8 +171,9 @@ void load_matrix(Arena& arena, std::vector<command_t>& list, const std::vector<R
     for (unsigned target = 0; target < 2; ++target) {
       const std::vector<uint8_t>& data = target == 0 ? weights : parameters;
       const uint64_t beats = (data.size() + BEAT - 1) / BEAT;
-      list.push_back(assemble(isa::LOAD, isa::Load::CODE,
-                              {{0, 6, 3, target}, {0, 12, 1, frame}, {1, 0, 24, beats}, {2, 0, 32, arena.add(data)}}));
+      list.push_back(
+          assemble(isa::LOAD, isa::Load::CODE,
+                   {{0, 6, 3, target}, {0, 12, 1, frame}, {1, 0, 24, beats}, {2, 0, 32, arena.add(data)}}));
     }
   }
 }
@@ -182,17 +190,31 @@ std::vector<command_t> frame_list(const Network& network, Arena& arena, unsigned
     }
   put(assemble(isa::DRAIN, isa::Fill::CODE, {{0, 6, 1, frame}, {0, 7, 20, TILES * D}}));
   put(assemble(isa::LOAD, isa::Load::CODE,
-               {{0, 6, 3, 4}, {0, 12, 1, frame}, {1, 0, 24, TILES * D * RESIDUAL_BEATS}, {2, 0, 32, arena.add(words)}}));
+               {{0, 6, 3, 4},
+                {0, 12, 1, frame},
+                {1, 0, 24, TILES * D * RESIDUAL_BEATS},
+                {2, 0, 32, arena.add(words)}}));
   // input, wait_array, post_array
   put(assemble(isa::LOAD, isa::Load::CODE,
                {{0, 6, 3, 5}, {0, 9, 3, 7}, {0, 12, 1, frame}, {1, 0, 24, TILES * K * WORD_BEATS}}));
   // wait_load, post_load
   put(assemble(isa::ARRAY, isa::Gemm::CODE,
-               {{0, 9, 1, 1}, {0, 20, 1, 1}, {0, 21, 11, N}, {1, 0, 13, K}, {1, 13, 13, K},
-                {2, 0, 16, Network::EMBED4}, {2, 16, 16, D - Network::EMBED4}}));
+               {{0, 9, 1, 1},
+                {0, 20, 1, 1},
+                {0, 21, 11, N},
+                {1, 0, 13, K},
+                {1, 13, 13, K},
+                {2, 0, 16, Network::EMBED4},
+                {2, 16, 16, D - Network::EMBED4}}));
   put(assemble(isa::DRAIN, isa::Rows::CODE,
-               {{0, 6, 2, 1}, {0, 8, 1, frame}, {0, 10, 1, 1}, {0, 13, 11, N}, {1, 0, 11, SKIP}, {1, 11, 13, D},
-                {2, 0, 16, Network::EMBED4}, {2, 16, 16, D - Network::EMBED4}}));
+               {{0, 6, 2, 1},
+                {0, 8, 1, frame},
+                {0, 10, 1, 1},
+                {0, 13, 11, N},
+                {1, 0, 11, SKIP},
+                {1, 11, 13, D},
+                {2, 0, 16, Network::EMBED4},
+                {2, 16, 16, D - Network::EMBED4}}));
   load_matrix(arena, list, network.embed, K, 4, frame);
   put(assemble(isa::NORM, isa::LayerNorm::CODE,
                {{0, 6, 1, frame}, {0, 9, 4, FRAC}, {0, 13, 11, N}, {1, 11, 11, D}, {2, 0, 50, EPSILON}}));
@@ -202,7 +224,10 @@ std::vector<command_t> frame_list(const Network& network, Arena& arena, unsigned
     put16(gains, network.offsets[d]);
   }
   put(assemble(isa::LOAD, isa::Load::CODE,
-               {{0, 6, 3, 2}, {0, 12, 1, frame}, {1, 0, 24, (gains.size() + BEAT - 1) / BEAT}, {2, 0, 32, arena.add(gains)}}));
+               {{0, 6, 3, 2},
+                {0, 12, 1, frame},
+                {1, 0, 24, (gains.size() + BEAT - 1) / BEAT},
+                {2, 0, 32, arena.add(gains)}}));
   return list;
 }
 
@@ -210,10 +235,19 @@ std::vector<command_t> frame_list(const Network& network, Arena& arena, unsigned
 std::vector<command_t> head_list(const Network& network, Arena& arena, unsigned frame) {
   std::vector<command_t> list;
   list.push_back(assemble(isa::ARRAY, isa::Gemm::CODE,
-                          {{0, 6, 2, 1}, {0, 8, 1, frame}, {0, 10, 1, 1}, {0, 21, 11, N}, {1, 0, 13, D},
-                           {1, 13, 13, D}, {2, 0, 16, Network::HEAD4}, {2, 16, 16, CLASSES - Network::HEAD4}}));
+                          {{0, 6, 2, 1},
+                           {0, 8, 1, frame},
+                           {0, 10, 1, 1},
+                           {0, 21, 11, N},
+                           {1, 0, 13, D},
+                           {1, 13, 13, D},
+                           {2, 0, 16, Network::HEAD4},
+                           {2, 16, 16, CLASSES - Network::HEAD4}}));
   list.push_back(assemble(isa::DRAIN, isa::Rows::CODE,
-                          {{0, 6, 2, 2}, {0, 8, 1, frame}, {0, 13, 11, N}, {2, 0, 16, Network::HEAD4},
+                          {{0, 6, 2, 2},
+                           {0, 8, 1, frame},
+                           {0, 13, 11, N},
+                           {2, 0, 16, Network::HEAD4},
                            {2, 16, 16, CLASSES - Network::HEAD4}}));
   load_matrix(arena, list, network.head, D, 5, frame);
   list.push_back(assemble(isa::LOAD, isa::LoadEnd::CODE, {{0, 6, 1, frame}}));
@@ -362,7 +396,8 @@ public:
     };
     const size_t end = OUTPUT / 4 - 4;
     const std::vector<uint8_t> logits(bytes, bytes + 4 * CLASSES);
-    return word(end) == tag_ && word(end + 1) == CLASSES && word(end + 2) == check_of(logits) && word(end + 3) == 0;
+    return word(end) == tag_ && word(end + 1) == CLASSES && word(end + 2) == check_of(logits) &&
+           word(end + 3) == 0;
   }
   bool holds(const std::vector<int32_t>& logits) {
     return std::memcmp(output_host_, logits.data(), 4 * logits.size()) == 0;
@@ -397,7 +432,8 @@ void frames_are_right(Verdict& verdict, Host& host) {
 
 void counts(Verdict& verdict, Host& host) {
   verdict.equal(qsim_counter(host.device(), "store.logits"), uint64_t((CLASSES + 3) / 4 * 4), "logits");
-  verdict.equal(qsim_counter(host.device(), "fetch.commands"), uint64_t(host.count(0) + host.count(2)), "commands");
+  verdict.equal(qsim_counter(host.device(), "fetch.commands"), uint64_t(host.count(0) + host.count(2)),
+                "commands");
   verdict.equal(qsim_counter(host.device(), "no.loop"), uint64_t(0), "what does not exist");
 }
 
@@ -446,7 +482,8 @@ void caches_are_two_copies(Verdict& verdict, Host& host) {
   host.interrupted();
   verdict.expect(!host.holds(before), "without an invalidate the host sees what was there");
   verdict.expect(host.sound() && host.holds(before), "without a flush the device sees what was there");
-  verdict.equal(qsim_flush(host.device(), host.output(), Host::OUTPUT + 1), -1, "a range beyond its allocation");
+  verdict.equal(qsim_flush(host.device(), host.output(), Host::OUTPUT + 1), -1,
+                "a range beyond its allocation");
   verdict.equal(qsim_invalidate(host.device(), 0, 64), -1, "a range of nothing");
 }
 
@@ -496,7 +533,8 @@ void faults_hit_one_frame(Verdict& verdict, Host& host) {
     const auto wanted = host.prepare(0);
     host.read(reg::store_CTRL);
     host.start_store();
-    verdict.expect(host.interrupted() && (host.read(reg::store_CTRL) & AP_DONE) == 0, "an interrupt before the end");
+    verdict.expect(host.interrupted() && (host.read(reg::store_CTRL) & AP_DONE) == 0,
+                   "an interrupt before the end");
     host.segment(0u);
     host.segment(2u);
     verdict.expect(host.interrupted() && host.sound() && host.holds(wanted), "then the frame's own");
@@ -521,8 +559,8 @@ void bad_lists_are_noticed(Verdict& verdict, Host& host) {
   verdict.expect(host.trap().find("null page") != std::string::npos, host.trap());
   host.reset();
   // Products whose weights never come, more of them than the queue holds.
-  const command_t gemm = assemble(isa::ARRAY, isa::Gemm::CODE,
-                                  {{0, 21, 11, N}, {1, 0, 13, K}, {1, 13, 13, K}, {2, 0, 16, 2}});
+  const command_t gemm =
+      assemble(isa::ARRAY, isa::Gemm::CODE, {{0, 21, 11, N}, {1, 0, 13, K}, {1, 13, 13, K}, {2, 0, 16, 2}});
   const uint64_t stuck = host.put(std::vector<command_t>(isa::depth::array_commands + 10, gemm), count);
   host.start_store();
   verdict.expect(!host.segment(stuck, count, 0), "a list that cannot end");

@@ -1,4 +1,5 @@
-// load, fetch and store, each alone: every target, stripes, checks, tokens; bad commands, transfers cut short, addresses that trap.
+// load, fetch and store, each alone: every target, stripes, checks, tokens; bad commands, transfers cut
+// short, addresses that trap.
 #include <vector>
 
 #include "assemble.hpp"
@@ -17,10 +18,11 @@ std::vector<uint8_t> noise(Random& random, size_t bytes) {
   return data;
 }
 
-command_t load_command(unsigned target, uint32_t address, uint32_t beats, unsigned frame = 0, unsigned flags = 0) {
-  const command_t command =
-      assemble(isa::LOAD, isa::Load::CODE,
-               {{0, 6, 3, target}, {0, 9, 3, flags}, {0, 12, 1, frame}, {1, 0, 24, beats}, {2, 0, 32, address}});
+command_t load_command(unsigned target, uint32_t address, uint32_t beats, unsigned frame = 0,
+                       unsigned flags = 0) {
+  const command_t command = assemble(
+      isa::LOAD, isa::Load::CODE,
+      {{0, 6, 3, target}, {0, 9, 3, flags}, {0, 12, 1, frame}, {1, 0, 24, beats}, {2, 0, 32, address}});
   return command;
 }
 command_t load_end(unsigned frame) { return assemble(isa::LOAD, isa::LoadEnd::CODE, {{0, 6, 1, frame}}); }
@@ -50,8 +52,8 @@ struct LoadBench {
     }
     scheduler.spawn("load", [this] {
       load(Bus<port_t>(dram, stripes[0]), Bus<port_t>(dram, stripes[1]), Bus<port_t>(dram, stripes[2]),
-           Bus<port_t>(dram, stripes[3]), commands, weights, rows, gains, array_to_load, load_to_array, checks,
-           Write::Input(input));
+           Bus<port_t>(dram, stripes[3]), commands, weights, rows, gains, array_to_load, load_to_array,
+           checks, Write::Input(input));
     });
   }
   void play(const std::vector<command_t>& list) {
@@ -95,7 +97,8 @@ void load_moves_beats_as_they_are(Verdict& verdict, uint64_t seed) {
     return a;
   };
   verdict.expect(weights == join(data[0], data[5]), "weights arrive as they are in memory");
-  verdict.expect(rows == join(join(data[1], data[3]), data[4]), "rows, table, residual share a queue, in order");
+  verdict.expect(rows == join(join(data[1], data[3]), data[4]),
+                 "rows, table, residual share a queue, in order");
   verdict.expect(gains == data[2], "gains arrive");
   verdict.expect(bench.checks.size() == 1 && bench.weights.empty() && bench.rows.empty(),
                  "one check, and no beat of checks, leaves");
@@ -317,7 +320,8 @@ void memories_check_their_ports(Verdict& verdict) {
     }
   });
   Memory<int, 1, 4> memory;
-  verdict.traps([&] { in_fiber([&] { memory[0][0] = memory[0][1] + memory[0][2]; }); }, "more than 2 accesses");
+  verdict.traps([&] { in_fiber([&] { memory[0][0] = memory[0][1] + memory[0][2]; }); },
+                "more than 2 accesses");
 }
 
 void blocks_pass_whole(Verdict& verdict, uint64_t seed) {

@@ -1,6 +1,8 @@
-"""Shows that the testbenches can fail: plants one fault at a time in a copy of a kernel and expects a testbench to return non-zero.
+"""Shows that the testbenches can fail.
 
-Usage: mutants.py COMPILER BUILD (after the configuration `tiny` was generated there; native integers)."""
+Plants one fault at a time in a copy of a kernel and expects a testbench to return non-zero. Native integers.
+Usage: mutants.py COMPILER BUILD, after the configuration `tiny` was generated in BUILD.
+"""
 
 import subprocess
 import sys
@@ -8,12 +10,14 @@ from pathlib import Path
 
 # (kernel, what stands there, what stands there instead, the testbench that must notice)
 MUTANTS = [
-    ("load", "place(receive<port_t>(memory0), 0, beat);", "place(receive<port_t>(memory0), 0, beat);\n      beat.byte[3] ^= i == 2;", "transfers"),
-    ("load", "sound[frame] = sound[frame] && word_of(beat, 0) == sum;", "sound[frame] = sound[frame] && true;", "transfers"),
+    ("load", "word_of(beat, 0) == sum", "true", "transfers"),
     ("load", "sound[frame] = true;", "", "transfers"),
     ("load", "array_to_load.read();", "", "transfers"),
+    ("load", "isa::PORT_BYTES * port + i", "isa::PORT_BYTES * port + (i ^ 1)", "transfers"),
+    ("load", "group * config::LANES + lane", "group * config::LANES + lane / 2", "transfers"),
     ("fetch", "bad = i + 1;", "bad = i;", "transfers"),
     ("fetch", "if (bad == 0) {", "{", "transfers"),
+    ("fetch", "command.word[2] += base;", "", "transfers"),
     ("store", "turn = turned(turn, 1);", "", "transfers"),
     ("store", "place(sound ? 0 : 1, 3, port);", "place(0, 3, port);", "transfers"),
 ]
@@ -22,10 +26,11 @@ MODEL = ["fibers", "dram", "fabric", "quasar_sim"]
 
 
 def main(compiler: str, build: Path) -> int:
-    here = Path(__file__).parent
+    """Returns the program's status."""
+    here = Path(__file__).parents[1]
     out = build / "mutants"
     out.mkdir(parents=True, exist_ok=True)
-    flags = ["-O1", "-w", "-DQUASAR_FAST", "-I", here / "include", "-I", here / "sim", "-I", build / "config/tiny"]
+    flags = ["-O1", "-w", "-DQUASAR_FAST", f"-I{here}/include", f"-I{here}/sim", f"-I{build}/config/tiny"]
 
     def compile_to(source: Path, name: str, standard: str) -> Path:
         target = out / f"{name}.o"
@@ -43,7 +48,8 @@ def main(compiler: str, build: Path) -> int:
     kernels = {name: compile_to(here / f"src/{name}.cpp", name, "c++17") for name in KERNELS}
     model = [compile_to(here / f"sim/{name}.cpp", name, "c++20") for name in MODEL]
     benches = {
-        name: compile_to(here / f"tb/{name}.cpp", f"tb_{name}", "c++20") for name in {bench for *_, bench in MUTANTS}
+        name: compile_to(here / f"tb/{name}.cpp", f"tb_{name}", "c++20")
+        for name in {bench for *_, bench in MUTANTS}
     }
     for bench in benches:
         if not passes(bench, [*kernels.values(), *model]):
