@@ -11,7 +11,7 @@ void fetch(Bus<command_t> commands, uint32_t count, uint32_t base,
            uint32_t* hash_low, uint32_t* hash_high, uint32_t* error) {
 #pragma HLS INTERFACE mode = ap_ctrl_hs port = return
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
-// clang-format off
+  // clang-format off
 #pragma HLS INTERFACE mode = m_axi port = commands bundle = commands offset = slave depth = 4096 max_read_burst_length = 64 latency = 64 num_read_outstanding = 4 num_write_outstanding = 1
 // clang-format on
 #pragma HLS INTERFACE mode = s_axilite port = commands bundle = control offset = 0x10

@@ -52,7 +52,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
           Checks& checks, Write::Input patches) {
 #pragma HLS INTERFACE mode = ap_ctrl_hs port = return
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
-// clang-format off
+  // clang-format off
 #pragma HLS INTERFACE mode = m_axi port = memory0 bundle = memory0 offset = slave depth = 65536 max_read_burst_length = 64 latency = 64 num_read_outstanding = 8 num_write_outstanding = 1
 #pragma HLS INTERFACE mode = m_axi port = memory1 bundle = memory1 offset = slave depth = 65536 max_read_burst_length = 64 latency = 64 num_read_outstanding = 8 num_write_outstanding = 1
 #pragma HLS INTERFACE mode = m_axi port = memory2 bundle = memory2 offset = slave depth = 65536 max_read_burst_length = 64 latency = 64 num_read_outstanding = 8 num_write_outstanding = 1

@@ -19,7 +19,7 @@ void place(uint32_t word, unsigned index, port_t& port) {
 void store(Bus<port_t> memory, uint32_t count, uint32_t tag, Logits& logits, Checks& checks) {
 #pragma HLS INTERFACE mode = ap_ctrl_hs port = return
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
-// clang-format off
+  // clang-format off
 #pragma HLS INTERFACE mode = m_axi port = memory bundle = memory offset = slave depth = 8193 max_write_burst_length = 64 latency = 64 num_write_outstanding = 2 num_read_outstanding = 1
 // clang-format on
 #pragma HLS INTERFACE mode = s_axilite port = memory bundle = control offset = 0x10
