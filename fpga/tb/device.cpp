@@ -72,7 +72,8 @@ struct Network {
       residual.push_back(int(random.between(-900, 900)));
   }
 
-  std::vector<int32_t> logits(const std::vector<int8_t>& patches) const { // [N][K]
+  // Of a frame in a slot: slot 0 means before the norm, slot 1 after.
+  std::vector<int32_t> logits(const std::vector<int8_t>& patches, unsigned slot) const { // [N][K]
     std::vector<int64_t> x(N * D);
     for (unsigned t = 0; t < N; ++t)
       for (unsigned r = 0; r < D; ++r) {
@@ -84,7 +85,37 @@ struct Network {
           x[t * D + r] =
               clamp(x[t * D + r] + requant16(acc, embed[r].shift, embed[r].mantissa), -32767, 32767);
       }
-    // LayerNorm of token 0.
+    const auto mean = [](const std::vector<int64_t>& values) {
+      std::vector<int64_t> means(D);
+      constexpr int64_t n = N - SKIP;
+      for (unsigned d = 0; d < D; ++d) {
+        int64_t sum = n / 2;
+        for (unsigned t = SKIP; t < N; ++t)
+          sum += values[t * D + d];
+        means[d] = sum >= 0 ? sum / n : -((-sum + n - 1) / n);
+      }
+      return means;
+    };
+    std::vector<int64_t> y;
+    if (slot == 0) {
+      y = mean(x);
+      normalise(&y[0]);
+    } else {
+      for (unsigned t = 0; t < N; ++t)
+        normalise(&x[t * D]);
+      y = mean(x);
+    }
+    std::vector<int32_t> out;
+    for (const Row& row : head) {
+      int64_t acc = row.bias;
+      for (unsigned d = 0; d < D; ++d)
+        acc += row.weights[d] * y[d];
+      out.push_back(int32_t((acc * row.mantissa + (1 << 14)) >> 15));
+    }
+    return out;
+  }
+
+  void normalise(int64_t* x) const { // [D]
     int64_t sum = 0, squares = 0;
     for (unsigned d = 0; d < D; ++d) {
       sum += x[d];
@@ -95,28 +126,18 @@ struct Network {
     while (v >> length != 0)
       ++length;
     const unsigned b = (length + 1) / 2;
-    const auto square = static_cast<unsigned __int128>(v) << (2 * (26 - b));
-    uint64_t root = 0;
-    for (int bit = 26; bit >= 0; --bit)
-      if (const uint64_t next = root | uint64_t(1) << bit;
-          static_cast<unsigned __int128>(next) * next <= square)
+    const int64_t square = v << (2 * (26 - b)); // below 4^26
+    int64_t root = 0;
+    for (int bit = 25; bit >= 0; --bit)
+      if (const int64_t next = root | int64_t(1) << bit; next * next <= square)
         root = next;
-    const int64_t inverse = std::min<int64_t>(32767, (int64_t(1) << 40) / int64_t(root));
-    std::vector<int64_t> y(D);
+    const int64_t inverse = std::min<int64_t>(32767, (int64_t(1) << 40) / root);
     for (unsigned d = 0; d < D; ++d) {
       const int64_t c = int64_t(D) * x[d] - sum;
       const int64_t t = b >= 10 ? rshift(c, b - 10) : c << (10 - b);
       const int64_t n = rshift(t * inverse, 15);
-      y[d] = clamp(sat16(rshift(n * gains[d], 15) + offsets[d]) >> FRAC, -128, 127);
+      x[d] = clamp(sat16(rshift(n * gains[d], 15) + offsets[d]) >> FRAC, -128, 127);
     }
-    std::vector<int32_t> out;
-    for (const Row& row : head) {
-      int64_t acc = row.bias;
-      for (unsigned d = 0; d < D; ++d)
-        acc += row.weights[d] * y[d];
-      out.push_back(int32_t((acc * row.mantissa + (1 << 14)) >> 15));
-    }
-    return out;
   }
 };
 
@@ -217,7 +238,13 @@ std::vector<command_t> frame_list(const Network& network, Arena& arena, unsigned
                 {2, 16, 16, D - Network::EMBED4}}));
   load_matrix(arena, list, network.embed, K, 4, frame);
   put(assemble(isa::NORM, isa::LayerNorm::CODE,
-               {{0, 6, 1, frame}, {0, 9, 4, FRAC}, {0, 13, 11, N}, {1, 11, 11, D}, {2, 0, 50, EPSILON}}));
+               {{0, 6, 1, frame},
+                {0, 7, 2, 1 + frame},
+                {0, 9, 4, FRAC},
+                {0, 13, 11, N},
+                {1, 0, 11, SKIP},
+                {1, 11, 11, D},
+                {2, 0, 50, EPSILON}}));
   std::vector<uint8_t> gains;
   for (unsigned d = 0; d < D; ++d) {
     put16(gains, network.gains[d]);
@@ -231,14 +258,14 @@ std::vector<command_t> frame_list(const Network& network, Arena& arena, unsigned
   return list;
 }
 
-// The head for token 0. LayerNorm gave a token a tile: the array takes them all.
+// The head, for the one token that pooling leaves.
 std::vector<command_t> head_list(const Network& network, Arena& arena, unsigned frame) {
   std::vector<command_t> list;
   list.push_back(assemble(isa::ARRAY, isa::Gemm::CODE,
                           {{0, 6, 2, 1},
                            {0, 8, 1, frame},
                            {0, 10, 1, 1},
-                           {0, 21, 11, N},
+                           {0, 21, 11, 1},
                            {1, 0, 13, D},
                            {1, 13, 13, D},
                            {2, 0, 16, Network::HEAD4},
@@ -246,7 +273,7 @@ std::vector<command_t> head_list(const Network& network, Arena& arena, unsigned 
   list.push_back(assemble(isa::DRAIN, isa::Rows::CODE,
                           {{0, 6, 2, 2},
                            {0, 8, 1, frame},
-                           {0, 13, 11, N},
+                           {0, 13, 11, 1},
                            {2, 0, 16, Network::HEAD4},
                            {2, 16, 16, CLASSES - Network::HEAD4}}));
   load_matrix(arena, list, network.head, D, 5, frame);
@@ -367,7 +394,7 @@ public:
       if (flush)
         qsim_flush(device_, stripes_[port] + uint64_t(slots_[slot]) * 16, stripe.size());
     }
-    return network_.logits(patches);
+    return network_.logits(patches, slot);
   }
 
   void start_store() {
