@@ -588,7 +588,7 @@ void bad_lists_are_noticed(Verdict& verdict, Host& host) {
   // Products whose weights never come, more of them than the queue holds.
   const command_t gemm =
       assemble(isa::ARRAY, isa::Gemm::CODE, {{0, 21, 11, N}, {1, 0, 13, K}, {1, 13, 13, K}, {2, 0, 16, 2}});
-  const uint64_t stuck = host.put(std::vector<command_t>(isa::depth::array_commands + 10, gemm), count);
+  const uint64_t stuck = host.put(std::vector<command_t>(3 * isa::depth::array_commands, gemm), count);
   host.start_store();
   verdict.expect(!host.segment(stuck, count, 0), "a list that cannot end");
   for (const char* words : {"deadlock", "reads weights", "fetch: writes array_commands", "last taken"})
@@ -614,8 +614,11 @@ int main() {
     Host host(verdict, seed);
     verdict.expect(host.frame(), "the first frame: " + host.trap());
     counts(verdict, host);
-    const std::string now = qsim_counters(host.device());
-    verdict.expect(counters.empty() || now == counters, "intervals do not depend on the order of processes");
+    // The systolic array's own loop polls while sums are on their way.
+    std::string now = qsim_counters(host.device());
+    if (const size_t line = now.find("array.multiply"); line != std::string::npos)
+      now.erase(line, now.find('\n', line) - line);
+    verdict.expect(counters.empty() || now == counters, "intervals depend on the order of processes: " + now);
     counters = now;
     frames_are_right(verdict, host);
     registers_behave(verdict, host);
