@@ -123,15 +123,15 @@ def soak(device: str, frames: int, seed: int, rate: float, timeout: float) -> tu
 def main(frames: int, device: str, rate: float, timeout: float, seed: int | None, log: Path | None) -> None:
     warnings.simplefilter("ignore", UntrainedWarning)
     seed = int(time.time()) if seed is None else seed
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=log is not None
+    ).stdout.strip()
     start = time.monotonic()
     injected, errors, differences = soak(device, frames, seed, rate, timeout)
     seconds = time.monotonic() - start
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(errors.items())) or "none"
     print(f"{frames} frames, {injected} faults injected, errors: {kinds}; {differences} differences")
     if log is not None:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-        ).stdout.strip()
         if not log.exists():
             log.write_text(LOG_HEAD, encoding="utf-8")
         with log.open("a", encoding="utf-8") as file:
