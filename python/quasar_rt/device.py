@@ -1,4 +1,7 @@
-"""What this machine offers to run a subnet on: the CPU, an FPGA, simulated accelerators. Depends on `hardware` and the native module."""
+"""What this machine offers to run a subnet on: the CPU, an FPGA, simulated accelerators.
+
+Depends on `hardware` and the native module.
+"""
 
 from __future__ import annotations
 
@@ -222,7 +225,8 @@ def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
         ) from error
     if found != digest:
         raise DeviceUnavailableError(
-            f"bitstream {path} has the sha256 {found}, not {digest} as {description.name} says: they are of different builds"
+            f"bitstream {path} has the sha256 {found}, not {digest} as {description.name} says: "
+            "they are of different builds"
         )
     return hardware, path
 
@@ -231,8 +235,8 @@ def _fpga(subnet: Subnet, kind: str, rest: str, timeout: float | None) -> _nativ
     path = rest if kind == "pynq" and rest else os.environ.get("QUASAR_BITSTREAM", "")
     if not path:
         raise DeviceUnavailableError(
-            f"device '{kind}': QUASAR_BITSTREAM does not name the packaged bitstream (NAME.bin, NAME.bit for PYNQ; NAME.json, if it "
-            "is loaded already)"
+            f"device '{kind}': QUASAR_BITSTREAM does not name the packaged bitstream (NAME.bin, NAME.bit for PYNQ; "
+            "NAME.json, if it is loaded already)"
         )
     hardware, bitstream = read_bitstream(Path(path))
     if kind == "pynq":
