@@ -5,9 +5,16 @@
 //! | [`isa`] | declares commands, queues, registers | the generated header, [`isa::Command`] |
 //! | [`identity`] | hashes a configuration | what a bitstream must report |
 //! | [`header`] | generates C++ headers and tables | `fpga/include/isa.hpp`, `config.hpp` |
+//! | [`program`] | holds a compiled subnet | command lists, arena, layouts of input and output |
+//! | [`compile`] | compiles a subnet | [`Program`] |
 //!
 //! `docs/accelerator.md` describes what the commands tell the hardware to do.
 
+pub mod compile;
 pub mod header;
 pub mod identity;
+mod image;
 pub mod isa;
+pub mod program;
+
+pub use program::{Program, Segment};

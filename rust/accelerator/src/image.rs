@@ -1,0 +1,189 @@
+//! The arena's image: each transfer as `docs/accelerator.md` describes it under *Memory*, with its check behind it.
+//!
+//! Depends on [`crate::isa`] only.
+
+use crate::isa::{check, ROW_BYTES};
+
+/// Where a transfer stands in the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Transfer {
+    /// First beat.
+    pub(crate) address: u32,
+    /// Beats, without the check.
+    pub(crate) beats: u32,
+}
+
+/// Where a row's results go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Destination {
+    Query = 0,
+    Key = 1,
+    Value = 2,
+    Hidden = 3,
+    Residual = 4,
+    Logit = 5,
+}
+
+/// A row as the array and the drain see it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row<'a> {
+    /// Codes, one for each column.
+    pub(crate) codes: &'a [i8],
+    pub(crate) bias: i32,
+    /// Mantissa M.
+    pub(crate) mult: i16,
+    pub(crate) shift: u8,
+    pub(crate) destination: Destination,
+    pub(crate) column: u16,
+}
+
+/// What a position of the array holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RowPair<'a> {
+    /// Two 4-bit rows; the last may be alone.
+    FourBit(Row<'a>, Option<Row<'a>>),
+    /// One 8-bit row.
+    EightBit(Row<'a>),
+}
+
+impl<'a> RowPair<'a> {
+    /// Its rows in the order in which their sums leave.
+    fn rows(self) -> impl Iterator<Item = Row<'a>> {
+        let (first, second) = match self {
+            Self::FourBit(first, second) => (first, second),
+            Self::EightBit(row) => (row, None),
+        };
+        std::iter::once(first).chain(second)
+    }
+
+    /// The row operand of column k: the first of two rows in the low nibble; an 8-bit code as it is.
+    fn byte(self, k: usize) -> u8 {
+        match self {
+            Self::FourBit(low, high) => {
+                let high = high.map_or(0, |row| row.codes[k]);
+                (low.codes[k] as u8 & 15) | (high as u8) << 4
+            }
+            Self::EightBit(row) => row.codes[k] as u8,
+        }
+    }
+}
+
+/// Little-endian words of bytes whose number divides by 4.
+pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
+    bytes
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|word| u32::from_le_bytes(*word))
+}
+
+/// The check of whole beats.
+pub(crate) fn check_of(bytes: &[u8]) -> u32 {
+    check(words(bytes))
+}
+
+/// Beats of a word of `bytes` bytes: it begins with a beat.
+pub(crate) const fn word_beats(bytes: usize, beat: usize) -> usize {
+    bytes.div_ceil(beat)
+}
+
+/// The arena as it grows.
+#[derive(Clone, Debug)]
+pub(crate) struct Arena {
+    bytes: Vec<u8>,
+    beat: usize,
+}
+
+impl Arena {
+    pub(crate) fn new(beat: usize) -> Self {
+        Self {
+            bytes: Vec::new(),
+            beat,
+        }
+    }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Appends a transfer, zeros to the end of its last beat, and its check.
+    pub(crate) fn add(&mut self, data: impl IntoIterator<Item = u8>) -> Transfer {
+        let first = self.bytes.len();
+        self.bytes.extend(data);
+        self.pad();
+        let end = self.bytes.len();
+        let check = check_of(&self.bytes[first..]);
+        self.bytes.extend(check.to_le_bytes());
+        self.pad();
+        Transfer {
+            address: (first / self.beat) as u32,
+            beats: ((end - first) / self.beat) as u32,
+        }
+    }
+
+    fn pad(&mut self) {
+        self.bytes
+            .resize(self.bytes.len().next_multiple_of(self.beat), 0);
+    }
+
+    /// Weights of a tile of row pairs: for each column a byte a position; pair i stands at `positions - 1 - i`.
+    pub(crate) fn add_weights(
+        &mut self,
+        tile: &[RowPair],
+        columns: usize,
+        positions: usize,
+    ) -> Transfer {
+        let mut data = vec![0; columns * positions];
+        for (i, pair) in tile.iter().enumerate() {
+            let bytes = data[positions - 1 - i..].iter_mut().step_by(positions);
+            for (k, byte) in bytes.enumerate() {
+                *byte = pair.byte(k);
+            }
+        }
+        self.add(data)
+    }
+
+    /// Row parameters of a tile of row pairs.
+    pub(crate) fn add_rows(&mut self, tile: &[RowPair]) -> Transfer {
+        let mut data = Vec::new();
+        for row in tile.iter().flat_map(|pair| pair.rows()) {
+            let end = data.len() + ROW_BYTES;
+            data.extend(row.bias.to_le_bytes());
+            data.extend(row.mult.to_le_bytes());
+            data.extend([row.shift, row.destination as u8]);
+            data.extend(row.column.to_le_bytes());
+            data.resize(end, 0);
+        }
+        self.add(data)
+    }
+
+    /// `LayerNorm`'s gains and offsets.
+    pub(crate) fn add_gains(&mut self, gains: &[i16], offsets: &[i16]) -> Transfer {
+        let pairs = gains.iter().zip(offsets);
+        self.add(pairs.flat_map(|(gain, offset)| {
+            let ([a, b], [c, d]) = (gain.to_le_bytes(), offset.to_le_bytes());
+            [a, b, c, d]
+        }))
+    }
+
+    /// Residual words of `lanes` tokens, tile by tile, `[tokens, embed]` in order; each word begins with a beat.
+    pub(crate) fn add_residual(
+        &mut self,
+        residual: &[i16],
+        embed: usize,
+        lanes: usize,
+    ) -> Transfer {
+        let word = word_beats(2 * lanes, self.beat) * self.beat;
+        let tokens = residual.len() / embed;
+        let mut data = vec![0; tokens.div_ceil(lanes) * embed * word];
+        for (token, values) in residual.chunks_exact(embed).enumerate() {
+            let (tile, lane) = (token / lanes, token % lanes);
+            for (d, value) in values.iter().enumerate() {
+                let at = (tile * embed + d) * word + 2 * lane;
+                data[at..at + 2].copy_from_slice(&value.to_le_bytes());
+            }
+        }
+        self.add(data)
+    }
+}
