@@ -111,7 +111,7 @@ def check_tools() -> None:
         if found is None:
             wrong.append(f"{tool} does not say its version")
         elif (int(found[1]), int(found[2])) < OLDEST:
-            wrong.append(f"{tool} is {found[0]}")
+            wrong.append(f"{tool} is of {found[1]}.{found[2]}")
     if wrong:
         raise click.ClickException(
             f"a bitstream takes AMD Vitis and Vivado {OLDEST[0]}.{OLDEST[1]} or later (source their settings64.sh): {'; '.join(wrong)}"
