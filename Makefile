@@ -143,6 +143,20 @@ fuzz: toolchain ## Fuzz every target for FUZZ_SECONDS each; appends to docs/logs
 soak: develop ## Compare random subnets on every tier with the oracle for SOAK_SECONDS; appends to docs/logs/soak.md
 	python tools/soak.py --seconds $(SOAK_SECONDS) --log docs/logs/soak.md
 
+##@ The accelerator's HLS sources
+
+.PHONY: sim
+sim: toolchain ## Build the simulated device of each fpga/configs/NAME.toml: build/sim/NAME.so
+	@$(MAKE) -C fpga sim
+
+.PHONY: csim
+csim: toolchain ## C simulation of the HLS sources: ap_int and native integers, g++ and clang++; SANITIZE=1 with ASan and UBSan
+	@$(MAKE) -C fpga csim
+
+.PHONY: csim-mutants
+csim-mutants: toolchain ## That the testbenches fail when a kernel is wrong: one small fault at a time
+	@$(MAKE) -C fpga mutants
+
 ##@ Checks
 
 .PHONY: lint

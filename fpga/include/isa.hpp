@@ -24,10 +24,10 @@ constexpr unsigned norm_commands = 16;
 constexpr unsigned softmax_commands = 64;
 constexpr unsigned weights = 64;
 constexpr unsigned rows = 64;
-constexpr unsigned gains = 64;
+constexpr unsigned gains = 256;
 constexpr unsigned sums = 32;
 constexpr unsigned moments = 0;
-constexpr unsigned maxima = 2;
+constexpr unsigned maxima = 512;
 constexpr unsigned scales = 1024;
 constexpr unsigned logits = 64;
 constexpr unsigned checks = 4;
@@ -58,6 +58,7 @@ constexpr unsigned store_ISR = 0x1000c;
 constexpr unsigned store_OUTPUT = 0x10010;
 constexpr unsigned store_COUNT = 0x1001c;
 constexpr unsigned store_TAG = 0x10024;
+constexpr unsigned load_CTRL = 0x20000;
 constexpr unsigned load_ARENA0 = 0x20010;
 constexpr unsigned load_ARENA1 = 0x2001c;
 constexpr unsigned load_ARENA2 = 0x20028;
@@ -73,6 +74,7 @@ struct Load {
   u<1> input; // 1: `address` counts from the frame's input, 0: from the arena.
   u<1> wait_array; // 1: take a token of the array first (the memory of patches is free).
   u<1> post_array; // 1: give the array a token afterwards.
+  u<1> frame; // Frame slot that a failed check is charged to.
   u<24> beats; // Beats, without the check.
   u<32> address; // First beat.
   explicit Load(const command_t& c) {
@@ -80,6 +82,7 @@ struct Load {
     input = u<1>(bits(c, 0, 9, 1));
     wait_array = u<1>(bits(c, 0, 10, 1));
     post_array = u<1>(bits(c, 0, 11, 1));
+    frame = u<1>(bits(c, 0, 12, 1));
     beats = u<24>(bits(c, 1, 0, 24));
     address = u<32>(bits(c, 2, 0, 32));
   }
@@ -89,7 +92,10 @@ struct Load {
 struct LoadEnd {
   static constexpr unsigned UNIT = 0;
   static constexpr unsigned CODE = 1;
-  explicit LoadEnd(const command_t&) {}
+  u<1> frame; // Frame slot.
+  explicit LoadEnd(const command_t& c) {
+    frame = u<1>(bits(c, 0, 6, 1));
+  }
 };
 
 // Multiplies activations by weights.
@@ -106,7 +112,7 @@ struct Gemm {
   u<11> tokens; // Tokens, from 0 on.
   u<13> columns; // Columns K; words between two tiles of tokens.
   u<13> pass; // Columns of a pass.
-  u<13> rows4; // 4-bit rows.
+  u<16> rows4; // 4-bit rows.
   u<16> rows8; // 8-bit rows.
   explicit Gemm(const command_t& c) {
     source = u<2>(bits(c, 0, 6, 2));
@@ -119,8 +125,8 @@ struct Gemm {
     tokens = u<11>(bits(c, 0, 21, 11));
     columns = u<13>(bits(c, 1, 0, 13));
     pass = u<13>(bits(c, 1, 13, 13));
-    rows4 = u<13>(bits(c, 2, 0, 13));
-    rows8 = u<16>(bits(c, 2, 13, 16));
+    rows4 = u<16>(bits(c, 2, 0, 16));
+    rows8 = u<16>(bits(c, 2, 16, 16));
   }
 };
 
@@ -186,7 +192,7 @@ struct Rows {
   s<8> zero_point; // Zero point of codes.
   u<11> skip; // Tokens below it keep their residual.
   u<13> stride; // Words between two tiles of tokens in the destination.
-  u<13> rows4; // 4-bit rows.
+  u<16> rows4; // 4-bit rows.
   u<16> rows8; // 8-bit rows.
   u<21> reciprocal; // round(2^20/N), for the means of value columns.
   explicit Rows(const command_t& c) {
@@ -200,8 +206,8 @@ struct Rows {
     zero_point = s<8>(bits(c, 0, 24, 8));
     skip = u<11>(bits(c, 1, 0, 11));
     stride = u<13>(bits(c, 1, 11, 13));
-    rows4 = u<13>(bits(c, 2, 0, 13));
-    rows8 = u<16>(bits(c, 2, 13, 16));
+    rows4 = u<16>(bits(c, 2, 0, 16));
+    rows8 = u<16>(bits(c, 2, 16, 16));
     reciprocal = u<21>(bits(c, 3, 0, 21));
   }
 };

@@ -58,7 +58,7 @@ template <template <typename, unsigned, unsigned> class Port> struct Memories {
 using Read = Memories<ReadPort>;
 using Write = Memories<WritePort>;
 
-void fetch(Bus<command_t> commands, uint32_t count, uint32_t input,
+void fetch(Bus<command_t> commands, uint32_t count, uint32_t base,
            Commands<isa::depth::load_commands>& load_commands,
            Commands<isa::depth::array_commands>& array_commands,
            Commands<isa::depth::drain_commands>& drain_commands,
@@ -70,15 +70,16 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
           Commands<isa::depth::load_commands>& commands, Beats<isa::depth::weights>& weights,
           Beats<isa::depth::rows>& rows, Beats<isa::depth::gains>& gains,
           Tokens<isa::depth::array_to_load>& array_to_load, Tokens<isa::depth::load_to_array>& load_to_array,
-          Checks& checks, Write::Input input);
+          Checks& checks, Write::Input patches);
 
-void array(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::weights>& weights,
-           Tokens<isa::depth::load_to_array>& load_to_array, Tokens<isa::depth::array_to_load>& array_to_load,
-           Tokens<isa::depth::drain_to_array>& drain_to_array,
-           Tokens<isa::depth::norm_to_array>& norm_to_array,
-           Tokens<isa::depth::softmax_to_array>& softmax_to_array, Sums& sums, Maxima& maxima,
-           Read::Input input, Read::Normed normed, Read::Query query, Read::Key key, Read::Value value,
-           Read::Probability probability, Read::Hidden hidden, Write::Score score);
+// The array; its own name is reserved in VHDL.
+void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::weights>& weights,
+              Tokens<isa::depth::load_to_array>& load_to_array, Tokens<isa::depth::array_to_load>& array_to_load,
+              Tokens<isa::depth::drain_to_array>& drain_to_array,
+              Tokens<isa::depth::norm_to_array>& norm_to_array,
+              Tokens<isa::depth::softmax_to_array>& softmax_to_array, Sums& sums, Maxima& maxima,
+              Read::Input patches, Read::Normed normed, Read::Query query, Read::Key key, Read::Value value,
+              Read::Probability probability, Read::Hidden hidden, Write::Score score);
 
 // `residual` is the drain's own copy, which it also writes; `norm_residual` the norm's.
 void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::rows>& rows, Sums& sums,

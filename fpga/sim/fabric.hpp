@@ -21,8 +21,8 @@ class Fabric {
 public:
   Fabric(Dram& dram, uint64_t seed) : dram_(dram), scheduler_(seed) {
     scheduler_.spawn("array", [this] {
-      array(array_commands_, weights_, load_to_array_, array_to_load_, drain_to_array_, norm_to_array_,
-            softmax_to_array_, sums_, maxima_, Read::Input(input_), Read::Normed(normed_), Read::Query(query_),
+      systolic(array_commands_, weights_, load_to_array_, array_to_load_, drain_to_array_, norm_to_array_,
+               softmax_to_array_, sums_, maxima_, Read::Input(input_), Read::Normed(normed_), Read::Query(query_),
             Read::Key(key_), Read::Value(value_), Read::Probability(probability_), Read::Hidden(hidden_),
             Write::Score(score_));
     });

@@ -109,7 +109,7 @@ void exchange(Context& from, Context& to, [[maybe_unused]] bool last) {
 } // namespace
 
 Fiber::Fiber(std::string process_name, std::function<void()> body)
-    : name(std::move(process_name)), body_(std::move(body)), context_(std::make_unique<Context>()) {}
+    : name(std::move(process_name)), interval(++intervals), body_(std::move(body)), context_(std::make_unique<Context>()) {}
 Fiber::~Fiber() = default;
 
 Scheduler::Scheduler(uint64_t seed) : seed_(seed), main_(std::make_unique<Context>()), outer_(active) {

@@ -24,6 +24,8 @@ struct Trap : std::runtime_error {
 
 struct Context;
 
+inline thread_local uint64_t intervals = 0;
+
 // One process.
 class Fiber {
 public:
@@ -33,7 +35,7 @@ public:
   Fiber& operator=(const Fiber&) = delete;
 
   std::string name;
-  uint64_t interval = 0;          // initiation intervals that it has begun
+  uint64_t interval;              // the initiation interval that it is in; all that ever were have numbers of their own
   const char* loop = nullptr;     // the loop of the last one
   uint64_t* counter = nullptr;    // and its counter
   const char* verb = nullptr;     // what it waits for: "reads" or "writes" a queue,
@@ -132,5 +134,5 @@ inline void interval(const char* loop) {
     fiber->counter = sim::Scheduler::get().counter(loop);
   }
   ++*fiber->counter;
-  ++fiber->interval;
+  fiber->interval = ++sim::intervals;
 }

@@ -7,9 +7,9 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "configuration.hpp"
@@ -18,7 +18,7 @@
 namespace {
 
 constexpr uint32_t NOTHING = 0xffffffff;
-constexpr uint32_t DONE = 1; // of IER and ISR
+constexpr uint32_t STUCK_MS = 200; // a wait that may be judged hopeless
 
 // The AP_CTRL registers of a block, as Vitis HLS makes them.
 struct Control {
@@ -60,6 +60,7 @@ struct qsim {
 
   uint32_t read(uint32_t offset) {
     const std::lock_guard lock(mutex_);
+    ++accesses_;
     if (offset == isa::reg::reset)
       return reset_;
     if (reset_) {
@@ -103,6 +104,7 @@ struct qsim {
 
   void write(uint32_t offset, uint32_t value) {
     const std::lock_guard lock(mutex_);
+    ++accesses_;
     if (offset == isa::reg::reset) {
       if ((value & 1) != 0 && !reset_)
         clear();
@@ -148,9 +150,13 @@ struct qsim {
 
   bool wait(uint32_t timeout_ms) {
     std::unique_lock lock(mutex_);
-    interrupt_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [this] { return edge_; });
+    const uint64_t accesses = accesses_;
+    const auto over = [this] { return edge_ || (dead_ && !trap_.empty()); };
+    interrupt_.wait_for(lock, std::chrono::milliseconds(timeout_ms), over);
     const bool came = std::exchange(edge_, false);
-    if (!came && store_.running && parked_ && !dead_ && trap_.empty())
+    // The host did nothing else meanwhile, and nothing can go on: what it waits for cannot come.
+    if (!came && timeout_ms >= STUCK_MS && store_.running && parked_ && !attention_ && !dead_ &&
+        accesses == accesses_ && trap_.empty())
       trap_ = "no interrupt: no process can go on\n" + dump_;
     return came;
   }
@@ -397,6 +403,7 @@ private:
       if (!failure.empty()) {
         trap(failure + "\n" + fabric->dump());
         dead_ = true;
+        interrupt_.notify_all();
       }
     }
   }
@@ -407,6 +414,7 @@ private:
   bool quit_ = false, parked_ = false, reset_ = false;
   bool dead_ = false; // until reset: after a trap, a deadlock, a hang
   uint64_t generation_ = 1;
+  uint64_t accesses_ = 0;
   Control fetch_, store_, load_;
   sim::Identity identity_;
   uint32_t arena_[isa::MAX_PORTS][2] = {}, commands_[2] = {}, output_[2] = {};

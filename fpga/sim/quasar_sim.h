@@ -34,7 +34,7 @@ QSIM_API void qsim_free(qsim*, uint64_t physical);
 QSIM_API int qsim_flush(qsim*, uint64_t physical, uint64_t bytes);
 QSIM_API int qsim_invalidate(qsim*, uint64_t physical, uint64_t bytes);
 
-/* Waits for a rising edge of `store`'s interrupt since the last wait. 1: it came, 0: time is over. */
+/* Waits for a rising edge of `store`'s interrupt since the last wait. 1: it came, 0: time is over, or the device has trapped. */
 QSIM_API int qsim_wait(qsim*, uint32_t timeout_ms);
 
 /* Injects a fault once, into the frame after `after_frames` more (0: the next one; a frame begins when `store` is started):
@@ -47,7 +47,7 @@ QSIM_API uint64_t qsim_counter(qsim*, const char* loop);
 QSIM_API const char* qsim_counters(qsim*);
 
 /* The last trap, or the dump of a deadlock; "" if there was none since reset. The device then does nothing until `reset` is written 1 and 0.
- * Where a wait timed out and no process can go on, what each waits for. Valid until the next call. */
+ * Also, where a wait of at least 200 ms timed out and no process can go on, what each waits for. Valid until the next call. */
 QSIM_API const char* qsim_trap(qsim*);
 
 #ifdef __cplusplus

@@ -14,12 +14,12 @@
 namespace sim {
 
 // The accesses of one side of a memory: at most ACCESSES to each bank in an initiation interval of the process that makes them.
-template <unsigned BANKS, unsigned ACCESSES> class Checks {
+template <unsigned BANKS, unsigned ACCESSES> class PortUse {
   uint64_t interval_[BANKS];
   unsigned count_[BANKS];
 
 public:
-  Checks() {
+  PortUse() {
     for (unsigned i = 0; i < BANKS; ++i) {
       interval_[i] = ~uint64_t(0);
       count_[i] = 0;
@@ -52,8 +52,8 @@ public:
   }
 
   std::string name_;
-  Checks<BANKS, 1> reads_;
-  Checks<BANKS, 1> writes_;
+  PortUse<BANKS, 1> reads_;
+  PortUse<BANKS, 1> writes_;
 
 private:
   std::unique_ptr<T[]> words_;
@@ -99,7 +99,7 @@ public:
 
 template <typename T, unsigned BANKS, unsigned WORDS> class Memory {
   std::unique_ptr<T[]> words_ = std::make_unique<T[]>(size_t(BANKS) * WORDS);
-  sim::Checks<BANKS, 2> checks_;
+  sim::PortUse<BANKS, 2> checks_;
 
   struct Bank {
     Memory* memory;

@@ -14,7 +14,7 @@ template <typename T, unsigned DEPTH> class Stream {
   struct Ring {
     T item[PLACES];
   };
-  std::unique_ptr<Ring> ring_ = std::make_unique_for_overwrite<Ring>();
+  std::unique_ptr<Ring> ring_{new Ring};
   unsigned head_ = 0;
   unsigned count_ = 0;
   bool taken_ = false;

@@ -1,7 +1,7 @@
 // Reads a segment of commands from memory and hands each to its unit's queue. The host starts it once for each segment.
 #include "kernels.hpp"
 
-void fetch(Bus<command_t> commands, uint32_t count, uint32_t input,
+void fetch(Bus<command_t> commands, uint32_t count, uint32_t base,
            Commands<isa::depth::load_commands>& load_commands,
            Commands<isa::depth::array_commands>& array_commands,
            Commands<isa::depth::drain_commands>& drain_commands,
@@ -13,7 +13,7 @@ void fetch(Bus<command_t> commands, uint32_t count, uint32_t input,
 #pragma HLS INTERFACE mode=m_axi port=commands bundle=commands offset=slave depth=4096 max_read_burst_length=64 latency=64 num_read_outstanding=4 num_write_outstanding=1
 #pragma HLS INTERFACE mode=s_axilite port=commands bundle=control offset=0x10
 #pragma HLS INTERFACE mode=s_axilite port=count bundle=control offset=0x1c
-#pragma HLS INTERFACE mode=s_axilite port=input bundle=control offset=0x24
+#pragma HLS INTERFACE mode=s_axilite port=base bundle=control offset=0x24
 #pragma HLS INTERFACE mode=s_axilite port=magic bundle=control offset=0x40
 #pragma HLS INTERFACE mode=s_axilite port=abi bundle=control offset=0x50
 #pragma HLS INTERFACE mode=s_axilite port=hash_low bundle=control offset=0x60
@@ -40,7 +40,7 @@ fetch_commands:
     const unsigned unit = bits(command, 0, 0, isa::HEAD_BITS);
     const unsigned code = bits(command, 0, isa::HEAD_BITS, isa::HEAD_BITS);
     if (unit == isa::LOAD && code == isa::Load::CODE && isa::Load(command).input)
-      command.word[2] += input;
+      command.word[2] += base;
     // Nothing behind a command without a unit is handed on: the frame cannot end, and never looks sound.
     if (bad == 0) {
       switch (unit) {

@@ -48,7 +48,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
           Commands<isa::depth::load_commands>& commands, Beats<isa::depth::weights>& weights,
           Beats<isa::depth::rows>& rows, Beats<isa::depth::gains>& gains,
           Tokens<isa::depth::array_to_load>& array_to_load, Tokens<isa::depth::load_to_array>& load_to_array,
-          Checks& checks, Write::Input input) {
+          Checks& checks, Write::Input patches) {
 #pragma HLS INTERFACE mode=ap_ctrl_hs port=return
 #pragma HLS INTERFACE mode=s_axilite port=return bundle=control
 #pragma HLS INTERFACE mode=m_axi port=memory0 bundle=memory0 offset=slave depth=65536 max_read_burst_length=64 latency=64 num_read_outstanding=8 num_write_outstanding=1
@@ -66,9 +66,9 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
 #pragma HLS INTERFACE mode=axis port=array_to_load
 #pragma HLS INTERFACE mode=axis port=load_to_array
 #pragma HLS INTERFACE mode=axis port=checks
-#pragma HLS INTERFACE mode=ap_memory port=input storage_type=ram_1p latency=2
-#pragma HLS ARRAY_PARTITION variable=input complete dim=1
-#pragma HLS AGGREGATE variable=input compact=bit
+#pragma HLS INTERFACE mode=ap_memory port=patches storage_type=ram_1p latency=1
+#pragma HLS ARRAY_PARTITION variable=patches complete dim=1
+#pragma HLS AGGREGATE variable=patches compact=bit
 
   // Requests a transfer's beats and its check. Ports beyond the configuration's stay idle.
   const auto request = [&](const command_t& command) {
@@ -163,7 +163,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
             const unsigned token = group * config::LANES + lane;
             codes[lane] = token < config::TOKENS ? code_t(gathered[token]) : code_t(0);
           }
-          input[group][word] = codes;
+          patches[group][word] = codes;
         }
         part = 0;
         ++word;

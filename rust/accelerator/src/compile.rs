@@ -12,6 +12,7 @@
 //! [`crate::program`].
 
 use quasar_core::error::{Error, Result};
+use quasar_core::hardware::configuration::hls;
 use quasar_core::hardware::packing::{Activation, Pair};
 use quasar_core::hardware::{Hardware, Workload};
 use quasar_core::subnet::config::{Config, Pool};
@@ -22,14 +23,9 @@ use quasar_core::Subnet;
 use crate::image::{Arena, Destination, Row, RowPair, Transfer};
 use crate::isa::{
     Attend, Command, Context, Fill, Gemm, LayerNorm, Load, LoadEnd, Rows, Scores, Softmax, Table,
-    MAX_PORTS, PORT_BYTES,
+    PORT_BYTES,
 };
 use crate::program::{List, Place, Program, Segment, Sizes};
-
-/// Row pairs of an array that the HLS sources are built for, at most.
-pub const MAX_PAIRS: u64 = 128;
-/// Tokens of an array that the HLS sources are built for, at most.
-pub const MAX_TOKENS: u64 = 170;
 
 /// `Load.target`.
 pub(crate) mod target {
@@ -110,9 +106,11 @@ fn check(subnet: &Subnet, hardware: &Hardware) -> Result<()> {
         );
     }
     for (key, value, most) in [
-        ("array.tokens", c.array.tokens, MAX_TOKENS),
-        ("array.pairs", c.array.pairs, MAX_PAIRS),
-        ("axi_ports", c.axi_ports, MAX_PORTS as u64),
+        ("array.tokens", c.array.tokens, hls::TOKENS),
+        ("array.pairs", c.array.pairs, hls::PAIRS),
+        ("lanes.requantize", c.lanes.requantize, hls::REQUANTIZE),
+        ("lanes.exponential", c.lanes.exponential, hls::EXPONENTIAL),
+        ("axi_ports", c.axi_ports, hls::PORTS),
     ] {
         if value > most {
             return invalid(
@@ -381,6 +379,7 @@ impl<'a> Phases<'a> {
     fn load(&mut self, target: u32, transfer: Transfer) {
         self.push(Load {
             target,
+            frame: self.slot.into(),
             beats: transfer.beats,
             address: transfer.address,
             ..Load::default()
@@ -467,10 +466,6 @@ impl<'a> Phases<'a> {
         self.hardware.configuration().array.tokens as u32
     }
 
-    fn single(&self) -> bool {
-        self.hardware.configuration().frames == 1
-    }
-
     fn embedding(&mut self) {
         let placed = self.placed;
         let (tokens, embed) = (self.tokens(), self.embed());
@@ -486,6 +481,7 @@ impl<'a> Phases<'a> {
             input: 1,
             wait_array: 1,
             post_array: 1,
+            frame: self.slot.into(),
             beats: words * columns * word,
             address: 0,
         });
@@ -499,13 +495,9 @@ impl<'a> Phases<'a> {
             "embedding",
             &placed.embed,
             Gemm {
-                source: if self.single() {
-                    source::HIDDEN
-                } else {
-                    source::INPUT
-                },
+                source: source::INPUT,
                 wait_load: 1,
-                post_load: u32::from(!self.single()),
+                post_load: 1,
                 ..Gemm::default()
             },
             Rows {
@@ -687,8 +679,6 @@ impl<'a> Phases<'a> {
             &block.fc2,
             Gemm {
                 source: source::HIDDEN,
-                // With one frame in flight patches come to the hidden layer's memory: this is its last reader.
-                post_load: u32::from(last && self.single()),
                 ..Gemm::default()
             },
             tokens,
@@ -718,7 +708,9 @@ impl<'a> Phases<'a> {
                 ..Rows::default()
             },
         );
-        self.push(LoadEnd {});
+        self.push(LoadEnd {
+            frame: self.slot.into(),
+        });
         self.end();
     }
 }

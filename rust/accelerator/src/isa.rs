@@ -193,6 +193,8 @@ commands! {
         wait_array: u32 1,
         /// 1: give the array a token afterwards.
         post_array: u32 1,
+        /// Frame slot that a failed check is charged to.
+        frame: u32 1,
         /// Beats, without the check.
         beats: u32 24,
         /// First beat.
@@ -200,6 +202,8 @@ commands! {
     }
     /// Ends a frame's transfers: tells the store whether all were sound.
     Load 1 LoadEnd {
+        /// Frame slot.
+        frame: u32 1,
     }
     /// Multiplies activations by weights.
     Array 0 Gemm {
@@ -224,7 +228,7 @@ commands! {
         /// Columns of a pass.
         pass: u32 13,
         /// 4-bit rows.
-        rows4: u32 13,
+        rows4: u32 16,
         /// 8-bit rows.
         rows8: u32 16,
     }
@@ -289,7 +293,7 @@ commands! {
         /// Words between two tiles of tokens in the destination.
         stride: u32 13,
         /// 4-bit rows.
-        rows4: u32 13,
+        rows4: u32 16,
         /// 8-bit rows.
         rows8: u32 16,
         /// round(2^20/N), for the means of value columns.
@@ -484,10 +488,10 @@ pub const QUEUES: &[Queue] = &[
     queue("softmax_commands", "fetch", "softmax", 64, "command"),
     queue("weights", "load", "array", 64, "beat"),
     queue("rows", "load", "drain", 64, "beat"),
-    queue("gains", "load", "norm", 64, "beat"),
+    queue("gains", "load", "norm", 256, "beat"),
     queue("sums", "array", "drain", 32, "L s27"),
     queue("moments", "drain", "norm", 0, "L (s27, u41)"),
-    queue("maxima", "array", "softmax", 2, "T s24"),
+    queue("maxima", "array", "softmax", 512, "E s24"),
     queue("scales", "softmax", "drain", 1024, "(r, p, lost)"),
     queue("logits", "drain", "store", 64, "s32"),
     queue("checks", "load", "store", 4, "bit"),
@@ -635,6 +639,12 @@ pub const REGISTERS: &[Register] = &[
     register("store_COUNT", 0x1_001c, true, "logits"),
     register("store_TAG", 0x1_0024, true, "what the trailer repeats"),
     register(
+        "load_CTRL",
+        0x2_0000,
+        true,
+        "AP_CTRL: start 1; once after each reset, when the arena's addresses are there",
+    ),
+    register(
         "load_ARENA0",
         0x2_0010,
         true,
@@ -703,7 +713,7 @@ mod tests {
     #[test]
     fn what_no_command_says_is_refused() {
         assert!(Command::decode(&[7; COMMAND_WORDS]).is_err());
-        let mut words = Command::from(LoadEnd {}).encode().unwrap();
+        let mut words = Command::from(LoadEnd::default()).encode().unwrap();
         words[7] = 1;
         assert!(Command::decode(&words).is_err());
         let command = Command::from(Fill { frame: 2, words: 1 });

@@ -7,6 +7,8 @@
 //! | [`header`] | generates C++ headers and tables | `fpga/include/isa.hpp`, `config.hpp` |
 //! | [`program`] | holds a compiled subnet | command lists, arena, layouts of input and output |
 //! | [`compile`] | compiles a subnet | [`Program`] |
+//! | [`shape`] | divides products into tiles and groups | [`shape::Shape`] |
+//! | [`interpret`] | runs command lists on plain arrays, untimed | logits |
 //!
 //! `docs/accelerator.md` describes what the commands tell the hardware to do.
 
@@ -14,7 +16,9 @@ pub mod compile;
 pub mod header;
 pub mod identity;
 mod image;
+pub mod interpret;
 pub mod isa;
 pub mod program;
+pub mod shape;
 
 pub use program::{Program, Segment};

@@ -90,8 +90,7 @@ pub struct Lanes {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Buffers {
-    /// Patch codes (s8), words a token lane: token tiles * patch length. With one frame in flight they come into the hidden buffer, and
-    /// this one is not built (0).
+    /// Patch codes (s8), words a token lane: token tiles * patch length.
     pub input: u64,
     /// Residual stream (int16), words a token lane: token tiles * embed. One for each frame in flight.
     pub residual: u64,
@@ -145,7 +144,7 @@ impl Buffers {
     }
 
     /// Those that a network needs.
-    pub fn needed(workload: &Workload, array: Array, lanes: Lanes, frames: u64) -> Self {
+    pub fn needed(workload: &Workload, array: Array, lanes: Lanes) -> Self {
         let blocks = workload.blocks.iter();
         blocks
             .map(|block| {
@@ -154,7 +153,7 @@ impl Buffers {
                     workload.embed,
                     block.inner(),
                     block.hidden,
-                    (array, lanes, frames),
+                    (array, lanes),
                 )
             })
             .fold(Self::default(), |all, one| all.max(&one))
@@ -166,24 +165,36 @@ impl Buffers {
         embed: u64,
         inner: u64,
         hidden: u64,
-        (array, lanes, frames): (Array, Lanes, u64),
+        (array, lanes): (Array, Lanes),
     ) -> Self {
         let tokens = setting.tokens();
         let tiles = tokens.div_ceil(array.tokens);
-        let input = setting.patches.div_ceil(array.tokens) * setting.patch_len;
-        let (input, shared) = if frames == 1 { (0, input) } else { (input, 0) };
         Self {
-            input,
+            input: tiles * setting.patch_len,
             residual: tiles * embed,
             norm: tiles * embed,
             query: tiles * inner,
             key: tokens.div_ceil(key_banks(array, lanes)) * inner,
             value: inner.div_ceil(value_banks(array, lanes)) * tokens,
             score: tokens,
-            hidden: (tiles * hidden).max(shared),
+            hidden: tiles * hidden,
             weight: embed.max(inner).max(hidden).max(setting.patch_len),
         }
     }
+}
+
+/// What the accelerator's HLS sources are written for, at most. Larger configurations are modelled only.
+pub mod hls {
+    /// Tokens of the array.
+    pub const TOKENS: u64 = 256;
+    /// Row pairs of the array.
+    pub const PAIRS: u64 = 128;
+    /// Requantizing lanes: their moments are one item of a stream, of at most 4,096 bits.
+    pub const REQUANTIZE: u64 = 60;
+    /// Exponential lanes: their maxima are one item of a stream.
+    pub const EXPONENTIAL: u64 = 170;
+    /// AXI ports.
+    pub const PORTS: u64 = 4;
 }
 
 /// Banks of the key buffer: a multiple of the row pairs that read it, and at least the lanes that write it.
@@ -308,10 +319,9 @@ impl Hardware {
             array,
             lanes,
             buffers,
-            frames,
             ..
         } = &self.configuration;
-        let needed = Buffers::needed(workload, *array, *lanes, *frames);
+        let needed = Buffers::needed(workload, *array, *lanes);
         for ((key, needed), (_, available)) in needed.entries().into_iter().zip(buffers.entries()) {
             if needed > available {
                 return Err(Error::DoesNotFit {
@@ -393,7 +403,7 @@ impl Configuration {
             within(
                 &format!("buffers.{key}"),
                 usize::try_from(words).unwrap_or(usize::MAX),
-                usize::from(key != "input" || self.frames == 2),
+                1,
                 MAX_BUFFER_WORDS,
             )?;
         }

@@ -9,7 +9,9 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use super::boards::Board;
-use super::configuration::{Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers};
+use super::configuration::{
+    hls, Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers,
+};
 use super::cycles::{Model, Totals};
 use super::estimate::totals;
 use super::resources::Resources;
@@ -17,10 +19,6 @@ use super::workload::{BlockWork, Workload};
 use crate::error::{Error, Result};
 use crate::space::Space;
 
-/// Tokens of the array, at most: beyond it operands would travel too far.
-const MAX_ARRAY_TOKENS: u64 = 256;
-/// Row pairs of the array, at most.
-const MAX_ARRAY_PAIRS: u64 = 256;
 /// Throughput that a smaller number of lanes or ports may cost, as a share.
 const TOLERANCE: f64 = 5e-4;
 /// Latency that all smaller numbers of lanes together may cost where more would fit, as a share.
@@ -177,8 +175,8 @@ impl Search<'_> {
         let mut sizes: Vec<u64> = (1..=tokens).map(|tiles| tokens.div_ceil(tiles)).collect();
         sizes.dedup();
         let mut shapes = Vec::new();
-        for tokens in sizes.into_iter().filter(|&t| t <= MAX_ARRAY_TOKENS) {
-            for pairs in 1..=(slices / tokens).min(MAX_ARRAY_PAIRS) {
+        for tokens in sizes.into_iter().filter(|&t| t <= hls::TOKENS) {
+            for pairs in 1..=(slices / tokens).min(hls::PAIRS) {
                 let extras: &[u64] = match self.mode {
                     Mode::LutShare => &[1, 2, 3, 4, 6, 8, 12, 16],
                     Mode::Nibble | Mode::DrainedPairs => &[0],
@@ -248,7 +246,7 @@ impl Search<'_> {
         axi_ports: u64,
     ) -> Result<Hardware> {
         let buffers = (self.workloads.iter())
-            .map(|workload| Buffers::needed(workload, array, lanes, frames))
+            .map(|workload| Buffers::needed(workload, array, lanes))
             .fold(Buffers::default(), |all, one| all.max(&one));
         Hardware::new(
             Configuration {
@@ -313,8 +311,14 @@ impl Search<'_> {
         if !Resources::of(&least.ok()?).fits(usable) {
             return None;
         }
-        let all = lanes_of(array.tokens, array.tokens, array.tokens, multipliers);
-        let mut ports = self.board.axi.ports;
+        let most = |limit: u64| array.tokens.div_ceil(array.tokens.div_ceil(limit));
+        let all = lanes_of(
+            most(hls::REQUANTIZE),
+            array.tokens,
+            most(hls::EXPONENTIAL),
+            multipliers,
+        );
+        let mut ports = self.board.axi.ports.min(hls::PORTS);
         let mut lanes = all;
         let mut current = self.candidate(array, lanes, frames, ports)?;
         if current.cycles >= limit {
@@ -434,6 +438,7 @@ fn grow(lanes: Lanes, kind: usize, tokens: u64) -> Option<Lanes> {
         let passes = tokens.div_ceil(count);
         (passes > 1).then(|| tokens.div_ceil(passes - 1))
     })
+    .filter(|more| more.requantize <= hls::REQUANTIZE && more.exponential <= hls::EXPONENTIAL)
 }
 
 fn change(lanes: Lanes, kind: usize, to: impl Fn(u64) -> Option<u64>) -> Option<Lanes> {

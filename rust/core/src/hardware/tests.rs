@@ -55,7 +55,7 @@ fn configuration(board: &Board, workload: &Workload, array: Array, lanes: Lanes)
         axi_ports: 4,
         array,
         lanes,
-        buffers: Buffers::needed(workload, array, lanes, 2),
+        buffers: Buffers::needed(workload, array, lanes),
     }
 }
 
@@ -156,7 +156,7 @@ proptest! {
         let mut configuration = configuration(&board, &largest, array, lanes);
         configuration.frames = frames;
         configuration.axi_ports = ports;
-        configuration.buffers = Buffers::needed(&largest, array, lanes, frames);
+        configuration.buffers = Buffers::needed(&largest, array, lanes);
         let hardware = Hardware::new(configuration, board).unwrap();
         prop_assume!(Resources::of(&hardware).check(hardware.board(), hardware.board().resources).is_ok());
         let table = CostTable::new(&space, &hardware).unwrap();
@@ -353,7 +353,7 @@ fn more_work_is_never_faster_and_more_hardware_never_slower() {
             lut_pairs: 0,
         };
         let mut configuration = configuration(&board, &deit(12, 1.0), array, l);
-        configuration.buffers = Buffers::needed(&deit(12, 1.0), array, l, frames);
+        configuration.buffers = Buffers::needed(&deit(12, 1.0), array, l);
         (configuration.frames, configuration.axi_ports) = (frames, ports);
         estimate(
             workload,
@@ -621,9 +621,9 @@ fn hostile_configurations_name_the_key() {
 
 #[test]
 fn a_small_board_takes_the_part_of_a_space_that_it_holds() {
-    let (board, space) = (board("pynq-z2"), space("tiny"));
+    let (board, space) = (board("ultra96v2"), space("small"));
     let hardware = explore_space(&board, &space, 100.0, Mode::Nibble).unwrap();
-    assert!(hardware.slices() > board.resources.dsp / 2);
+    assert!(hardware.slices() > board.resources.dsp / 4);
     let table = CostTable::new(&space, &hardware).unwrap();
     assert!(table.cost(&space.smallest()).fits && !table.cost(&space.largest()).fits);
     let (fastest, cost) = table.fastest().unwrap();
@@ -663,7 +663,7 @@ proptest! {
         let mut configuration = configuration(&board, &workload, array, lanes);
         configuration.mode = Mode::ALL[mode];
         configuration.frames = frames;
-        configuration.buffers = Buffers::needed(&workload, array, lanes, frames);
+        configuration.buffers = Buffers::needed(&workload, array, lanes);
         let hardware = Hardware::new(configuration, board).unwrap();
         let estimate = estimate(&workload, &hardware).unwrap();
         prop_assert_eq!(estimate.layers.iter().map(|l| l.macs).sum::<u64>(), workload.macs());

@@ -1,0 +1,721 @@
+//! Runs command lists on plain arrays: the functional meaning of `docs/accelerator.md`, untimed.
+//!
+//! A command runs at once, as soon as all that it takes is there; queues have no bounds. What is kept of the hardware is what the compiler
+//! must get right: memory formats, addresses, orders of sums and tokens, and two products in one slice's 48-bit accumulator. Depends on
+//! [`crate::program`], [`crate::shape`] and the arithmetic of `quasar_kernels::scalar`.
+
+use std::collections::VecDeque;
+
+use quasar_core::error::{Error, Result};
+use quasar_kernels::scalar::{
+    add_residual, attention_output, attention_scale, exp12, exp8, requant16, requant8, Moments,
+};
+
+use crate::compile::{kind, pool, source, target};
+use crate::image::{check_of, words};
+use crate::isa::{
+    check, Attend, Command, Context, Fill, Gemm, LayerNorm, Load, Rows, Scores, Softmax, Unit,
+    PORT_BYTES, ROW_BYTES,
+};
+use crate::program::{Program, Segment};
+use crate::shape::Shape;
+
+/// An on-chip memory whose words hold one value for each token of a tile, or one bank of keys or values.
+#[derive(Clone, Debug)]
+struct Memory<T> {
+    name: &'static str,
+    lanes: usize,
+    values: Vec<T>,
+}
+
+impl<T: Copy> Memory<T> {
+    fn new(name: &'static str, words: u64, lanes: usize, garbage: T) -> Self {
+        Self {
+            name,
+            lanes,
+            values: vec![garbage; words as usize * lanes],
+        }
+    }
+
+    fn at(&mut self, word: usize, lane: usize) -> Result<&mut T> {
+        let words = self.values.len() / self.lanes.max(1);
+        if word >= words || lane >= self.lanes {
+            return Err(Error::InvalidValue(format!(
+                "{}: word {word}, lane {lane} of {words} words of {}",
+                self.name, self.lanes
+            )));
+        }
+        Ok(&mut self.values[word * self.lanes + lane])
+    }
+
+    fn get(&mut self, word: usize, lane: usize) -> Result<T> {
+        self.at(word, lane).copied()
+    }
+
+    fn set(&mut self, word: usize, lane: usize, value: T) -> Result<()> {
+        *self.at(word, lane)? = value;
+        Ok(())
+    }
+}
+
+/// What a token's output is scaled with: mantissa, shift, lost weight.
+type Scale = (i16, u32, i32);
+
+#[derive(Clone, Debug, Default)]
+struct Queues {
+    commands: [VecDeque<Command>; 5],
+    weights: VecDeque<Vec<u8>>,
+    rows: VecDeque<Vec<u8>>,
+    gains: VecDeque<Vec<u8>>,
+    /// L accumulators; lanes without a token hold garbage.
+    sums: VecDeque<Vec<i32>>,
+    moments: VecDeque<Vec<(i32, i64)>>,
+    maxima: VecDeque<Vec<i32>>,
+    scales: VecDeque<Scale>,
+    logits: VecDeque<i32>,
+    checks: VecDeque<bool>,
+    load_to_array: usize,
+    array_to_load: usize,
+    drain_to_array: usize,
+    norm_to_array: usize,
+    softmax_to_array: usize,
+}
+
+/// The accelerator's state between segments.
+#[derive(Clone, Debug)]
+pub struct Interpreter<'a> {
+    program: &'a Program,
+    shape: Shape,
+    queues: Queues,
+    /// Of the transfers of each slot's frame.
+    sound: [bool; 2],
+    input: Memory<i8>,
+    residual: [Memory<i16>; 2],
+    normed: [Memory<i8>; 2],
+    query: Memory<i8>,
+    key: Memory<i8>,
+    value: Memory<i8>,
+    score: [Memory<i32>; 2],
+    probability: [Memory<u8>; 2],
+    hidden: Memory<i8>,
+    /// The drain's own: GELU's table, 16 times the mean of each value column.
+    table: [i8; 256],
+    means: Vec<i32>,
+}
+
+/// What memories hold before anything is written.
+const GARBAGE: i8 = 85;
+
+impl<'a> Interpreter<'a> {
+    /// The accelerator after a reset.
+    pub fn new(program: &'a Program) -> Self {
+        let shape = Shape::of(program.hardware());
+        let buffers = program.hardware().configuration().buffers;
+        let lanes = shape.tokens;
+        let codes = |name, words, lanes| Memory::new(name, words, lanes, GARBAGE);
+        Self {
+            program,
+            shape,
+            queues: Queues {
+                array_to_load: 1,
+                ..Queues::default()
+            },
+            sound: [true; 2],
+            input: codes("input", buffers.input, lanes),
+            residual: [0, 1].map(|_| Memory::new("residual", buffers.residual, lanes, 85)),
+            normed: [0, 1].map(|_| codes("normed", buffers.norm, lanes)),
+            query: codes("query", buffers.query, lanes),
+            key: codes("key", buffers.key, shape.key_banks),
+            value: codes("value", buffers.value, shape.value_banks),
+            score: [0, 1].map(|_| Memory::new("score", buffers.score, lanes, 85)),
+            probability: [0, 1].map(|_| Memory::new("probability", buffers.score, lanes, 85)),
+            hidden: codes("hidden", buffers.hidden, lanes),
+            table: [GARBAGE; 256],
+            means: Vec::new(),
+        }
+    }
+
+    /// Runs a segment. `input` is the new frame's, where one begins.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] where a command waits for what never comes, or leaves its memory.
+    pub fn run(&mut self, segment: Segment, input: &[u8]) -> Result<()> {
+        for &command in self.program.commands(segment) {
+            // As the hardware sees them.
+            let command = Command::decode(&command.encode()?)?;
+            self.queues.commands[command.unit() as usize].push_back(command);
+        }
+        loop {
+            let mut progress = false;
+            for unit in Unit::ALL {
+                while let Some(&command) = self.queues.commands[unit as usize].front() {
+                    if !self.ready(command) {
+                        break;
+                    }
+                    self.execute(command, input)?;
+                    self.queues.commands[unit as usize].pop_front();
+                    progress = true;
+                }
+            }
+            if !progress {
+                break;
+            }
+        }
+        let waiting = self.queues.commands.iter().find_map(|queue| queue.front());
+        match waiting {
+            Some(command) => Err(Error::InvalidValue(format!(
+                "{segment} ends while {command:?} still waits"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// A frame's output as `store` writes it, where its head has run.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] where logits and the frame's check do not come together.
+    pub fn output(&mut self, tag: u32) -> Result<Vec<u8>> {
+        let classes = self.program.classes();
+        let Some(sound) = self.queues.checks.pop_front() else {
+            return Err(Error::InvalidValue("no frame has ended".into()));
+        };
+        if self.queues.logits.len() < classes {
+            return Err(Error::InvalidValue("logits are missing".into()));
+        }
+        let mut bytes: Vec<u8> = (self.queues.logits.drain(..classes))
+            .flat_map(i32::to_le_bytes)
+            .collect();
+        let logits = check(words(&bytes));
+        bytes.resize(bytes.len().next_multiple_of(PORT_BYTES), 0);
+        for word in [tag, classes as u32, logits, u32::from(!sound)] {
+            bytes.extend(word.to_le_bytes());
+        }
+        Ok(bytes)
+    }
+
+    /// Whether no queue holds anything but the token that `input` is free.
+    pub fn idle(&self) -> bool {
+        let q = &self.queues;
+        q.weights.is_empty()
+            && q.rows.is_empty()
+            && q.gains.is_empty()
+            && q.sums.is_empty()
+            && q.moments.is_empty()
+            && q.maxima.is_empty()
+            && q.scales.is_empty()
+            && q.logits.is_empty()
+            && q.checks.is_empty()
+            && [q.load_to_array, q.drain_to_array, q.norm_to_array] == [0; 3]
+            && (q.softmax_to_array, q.array_to_load) == (0, 1)
+    }
+
+    /// Whether all that a command takes is there.
+    fn ready(&self, command: Command) -> bool {
+        let (q, s) = (&self.queues, &self.shape);
+        let tiles = |tokens: u32| tokens.div_ceil(s.tokens as u32) as usize;
+        let groups = |tokens: u32| -> usize {
+            s.token_tiles(tokens as usize)
+                .map(|tile| s.groups(tile))
+                .sum()
+        };
+        match command {
+            Command::Load(c) => q.array_to_load >= c.wait_array as usize,
+            Command::LoadEnd(_) => true,
+            Command::Gemm(c) => {
+                let tiles = tiles(c.tokens);
+                let rows = s.row_tiles(c.rows4 as usize, c.rows8 as usize).len();
+                q.load_to_array >= c.wait_load as usize
+                    && q.norm_to_array >= c.wait_norm as usize * tiles
+                    && q.drain_to_array
+                        >= c.wait_drain as usize + c.wait_drain_tiles as usize * tiles
+                    && q.weights.len() >= rows * s.weight_beats(c.columns as usize)
+            }
+            Command::Scores(c) => q.drain_to_array >= c.wait_drain as usize,
+            Command::Context(c) => {
+                q.drain_to_array >= c.wait_drain as usize && q.softmax_to_array > 0
+            }
+            Command::Rows(c) => {
+                let rows = s.row_tiles(c.rows4 as usize, c.rows8 as usize);
+                let beats: usize = rows.iter().map(|tile| s.row_beats(tile.rows())).sum();
+                q.sums.len() >= (c.rows4 + c.rows8) as usize * groups(c.tokens)
+                    && q.rows.len() >= beats
+            }
+            Command::Attend(c) => {
+                q.sums.len() >= c.rows as usize * groups(c.tokens)
+                    && q.scales.len() >= c.tokens as usize
+            }
+            Command::Fill(c) => q.rows.len() >= c.words as usize * s.beats(2 * s.tokens),
+            Command::Table(_) => q.rows.len() >= s.beats(256),
+            Command::LayerNorm(c) => {
+                q.moments.len() >= groups(c.tokens)
+                    && q.gains.len() >= s.beats(4 * c.embed as usize)
+            }
+            Command::Softmax(_) => !q.maxima.is_empty(),
+        }
+    }
+
+    fn execute(&mut self, command: Command, input: &[u8]) -> Result<()> {
+        match command {
+            Command::Load(c) => self.load(&c, input),
+            Command::LoadEnd(c) => {
+                let sound = std::mem::replace(&mut self.sound[c.frame as usize], true);
+                self.queues.checks.push_back(sound);
+                Ok(())
+            }
+            Command::Gemm(c) => self.gemm(&c),
+            Command::Scores(c) => self.scores(&c),
+            Command::Context(c) => self.context(&c),
+            Command::Rows(c) => self.rows(&c),
+            Command::Attend(c) => self.attend(&c),
+            Command::Fill(c) => self.fill(&c),
+            Command::Table(_) => {
+                let bytes = take(&mut self.queues.rows, self.shape.beats(256));
+                for (entry, byte) in self.table.iter_mut().zip(bytes) {
+                    *entry = byte as i8;
+                }
+                Ok(())
+            }
+            Command::LayerNorm(c) => self.layer_norm(&c),
+            Command::Softmax(c) => self.softmax(&c),
+        }
+    }
+
+    fn load(&mut self, c: &Load, input: &[u8]) -> Result<()> {
+        let beat = self.shape.beat;
+        let memory = if c.input == 1 {
+            input
+        } else {
+            self.program.arena()
+        };
+        let (first, bytes) = (c.address as usize * beat, c.beats as usize * beat);
+        let Some(data) = memory.get(first..first + bytes + beat) else {
+            return Err(Error::InvalidValue(format!(
+                "{c:?} is beyond the {} bytes of its memory",
+                memory.len()
+            )));
+        };
+        let (data, last) = data.split_at(bytes);
+        self.sound[c.frame as usize] &= words(last).next() == Some(check_of(data));
+        self.queues.array_to_load -= c.wait_array as usize;
+        self.queues.load_to_array += c.post_array as usize;
+        let queue = match c.target {
+            target::WEIGHTS => &mut self.queues.weights,
+            target::GAINS => &mut self.queues.gains,
+            target::PATCHES => {
+                let word = self.shape.beats(self.shape.tokens) * beat;
+                for (address, codes) in data.chunks_exact(word).enumerate() {
+                    for lane in 0..self.shape.tokens {
+                        self.input.set(address, lane, codes[lane] as i8)?;
+                    }
+                }
+                return Ok(());
+            }
+            _ => &mut self.queues.rows,
+        };
+        queue.extend(data.chunks_exact(beat).map(<[u8]>::to_vec));
+        Ok(())
+    }
+
+    fn activation(&mut self, c: &Gemm, word: usize, lane: usize) -> Result<i64> {
+        let memory = match c.source {
+            source::INPUT => &mut self.input,
+            source::NORMED => &mut self.normed[c.frame as usize],
+            source::QUERY => &mut self.query,
+            _ => &mut self.hidden,
+        };
+        memory.get(word, lane).map(i64::from)
+    }
+
+    fn gemm(&mut self, c: &Gemm) -> Result<()> {
+        let s = self.shape;
+        let columns = c.columns as usize;
+        let tiles: Vec<usize> = s.token_tiles(c.tokens as usize).collect();
+        self.queues.load_to_array -= c.wait_load as usize;
+        self.queues.norm_to_array -= c.wait_norm as usize * tiles.len();
+        self.queues.drain_to_array -=
+            c.wait_drain as usize + c.wait_drain_tiles as usize * tiles.len();
+        for rows in s.row_tiles(c.rows4 as usize, c.rows8 as usize) {
+            let weights = take(&mut self.queues.weights, s.weight_beats(columns));
+            for (tile, &tokens) in tiles.iter().enumerate() {
+                let mut accumulators = Vec::new();
+                for pair in 0..rows.pairs() {
+                    let wide = pair >= rows.rows4.div_ceil(2);
+                    let position = s.pairs - 1 - pair;
+                    let mut sums = vec![(0, 0); tokens];
+                    for (lane, sum) in sums.iter_mut().enumerate() {
+                        let mut slice = Slice::new(s.shift, wide, false);
+                        for k in 0..columns {
+                            let a = self.activation(c, tile * columns + k, lane)?;
+                            slice.add(weights[k * s.pairs + position], a);
+                            if (k + 1) % c.pass as usize == 0 {
+                                slice.end_pass();
+                            }
+                        }
+                        *sum = slice.finish();
+                    }
+                    let (low, high): (Vec<i64>, Vec<i64>) = sums.into_iter().unzip();
+                    if wide {
+                        let joined = low.iter().zip(&high).map(|(lo, hi)| 16 * hi + lo);
+                        accumulators.push(joined.collect());
+                    } else {
+                        accumulators.push(low);
+                        if 2 * pair + 1 < rows.rows4 {
+                            accumulators.push(high);
+                        }
+                    }
+                }
+                self.send(accumulators);
+            }
+        }
+        self.queues.array_to_load += c.post_load as usize;
+        Ok(())
+    }
+
+    /// Rows of sums, a group of L tokens at a time.
+    fn send(&mut self, rows: Vec<Vec<i64>>) {
+        let lanes = self.shape.lanes;
+        for row in rows {
+            for group in row.chunks(lanes) {
+                let mut item: Vec<i32> = group.iter().map(|&sum| sum as i32).collect();
+                item.resize(lanes, i32::MIN);
+                self.queues.sums.push_back(item);
+            }
+        }
+    }
+
+    /// The sums of a row of a tile of tokens.
+    fn receive(&mut self, tokens: usize) -> Vec<i32> {
+        let groups = self.shape.groups(tokens);
+        let mut row: Vec<i32> = self.queues.sums.drain(..groups).flatten().collect();
+        row.truncate(tokens);
+        row
+    }
+
+    fn scores(&mut self, c: &Scores) -> Result<()> {
+        let s = self.shape;
+        self.queues.drain_to_array -= c.wait_drain as usize;
+        let (base, stride) = (c.base as usize, c.stride as usize);
+        let mut maxima = vec![i32::MIN; s.tokens];
+        for key in 0..c.keys as usize {
+            for lane in 0..c.tokens as usize {
+                let mut slice = Slice::new(s.shift, true, false);
+                for k in 0..c.columns as usize {
+                    let (bank, address) = s.key(key, base + k, stride);
+                    let weight = self.key.get(address, bank)?;
+                    let word = c.tile as usize * stride + base + k;
+                    slice.add(weight as u8, self.query.get(word, lane)?.into());
+                }
+                let (low, high) = slice.finish();
+                let score = (16 * high + low) as i32;
+                self.score[c.parity as usize].set(key, lane, score)?;
+                maxima[lane] = maxima[lane].max(score);
+            }
+        }
+        self.queues.maxima.push_back(maxima);
+        Ok(())
+    }
+
+    fn softmax(&mut self, c: &Softmax) -> Result<()> {
+        let maxima = self.queues.maxima.pop_front().unwrap_or_default();
+        for (lane, &most) in maxima.iter().enumerate().take(c.tokens as usize) {
+            let (mut sum12, mut sum8) = (0, 0);
+            for key in 0..c.keys as usize {
+                let difference = most - self.score[c.parity as usize].get(key, lane)?;
+                let e12 = exp12(difference.min(c.cap as i32), c.mult as i32);
+                let e8 = exp8(e12);
+                self.probability[c.parity as usize].set(key, lane, e8)?;
+                sum12 += i32::from(e12);
+                sum8 += i32::from(e8);
+            }
+            let (r, p) = attention_scale(sum12 as u32, c.out_mult as i16, c.out_shift as u8);
+            self.queues.scales.push_back((r, p, sum12 - 16 * sum8));
+        }
+        self.queues.softmax_to_array += 1;
+        Ok(())
+    }
+
+    fn context(&mut self, c: &Context) -> Result<()> {
+        let s = self.shape;
+        self.queues.drain_to_array -= c.wait_drain as usize;
+        self.queues.softmax_to_array -= 1;
+        let mut rows = Vec::new();
+        for row in 0..c.rows as usize {
+            let mut sums = Vec::new();
+            for lane in 0..c.tokens as usize {
+                let mut slice = Slice::new(s.shift, true, true);
+                for key in 0..c.keys as usize {
+                    let (bank, address) = s.value(key, c.base as usize + row, c.keys as usize);
+                    let weight = self.value.get(address, bank)?;
+                    let e8 = self.probability[c.parity as usize].get(key, lane)?;
+                    slice.add(weight as u8, e8.into());
+                    if (key + 1) % c.pass as usize == 0 {
+                        slice.end_pass();
+                    }
+                }
+                let (low, high) = slice.finish();
+                sums.push(16 * high + low);
+            }
+            rows.push(sums);
+        }
+        self.send(rows);
+        Ok(())
+    }
+
+    fn attend(&mut self, c: &Attend) -> Result<()> {
+        let tokens = c.tokens as usize;
+        let scales: Vec<_> = self.queues.scales.drain(..tokens).collect();
+        for row in 0..c.rows as usize {
+            let column = c.base as usize + row;
+            let mean = self.means.get(column).copied().unwrap_or_default();
+            let sums = self.receive(tokens);
+            for (lane, (&sum, &(r, p, lost))) in sums.iter().zip(&scales).enumerate() {
+                let code = attention_output(sum, lost, mean, r, p);
+                let word = c.tile as usize * c.stride as usize + column;
+                self.query.set(word, lane, code)?;
+            }
+        }
+        self.queues.drain_to_array += c.post as usize;
+        Ok(())
+    }
+
+    fn rows(&mut self, c: &Rows) -> Result<()> {
+        let s = self.shape;
+        let tiles: Vec<usize> = s.token_tiles(c.tokens as usize).collect();
+        let mut moments = vec![(0i32, 0i64); c.tokens as usize];
+        for rows in s.row_tiles(c.rows4 as usize, c.rows8 as usize) {
+            let parameters = take(&mut self.queues.rows, s.row_beats(rows.rows()));
+            let rows: Vec<_> = parameters
+                .chunks_exact(ROW_BYTES)
+                .take(rows.rows())
+                .map(Parameters::of)
+                .collect();
+            let mut value_sums = vec![0; rows.len()];
+            for (tile, &tokens) in tiles.iter().enumerate() {
+                for (row, value_sum) in rows.iter().zip(&mut value_sums) {
+                    for (lane, sum) in self.receive(tokens).into_iter().enumerate() {
+                        let token = tile * s.tokens + lane;
+                        let acc = row.bias + sum;
+                        let word = tile * c.stride as usize + row.column;
+                        match c.kind {
+                            kind::RESIDUAL => {
+                                let memory = &mut self.residual[c.frame as usize];
+                                let mut x = memory.get(word, lane)?;
+                                if token >= c.skip as usize {
+                                    x = add_residual(x, requant16(acc, row.shift, row.mult));
+                                    memory.set(word, lane, x)?;
+                                }
+                                moments[token].0 += i32::from(x);
+                                moments[token].1 += i64::from(x) * i64::from(x);
+                            }
+                            kind::LOGITS => {
+                                let logit =
+                                    (i64::from(acc) * i64::from(row.mult) + (1 << 14)) >> 15;
+                                self.queues.logits.push_back(logit as i32);
+                            }
+                            _ => {
+                                let zero_point = c.zero_point as i8;
+                                let mut code = requant8(acc, row.shift, row.mult, zero_point);
+                                if c.table == 1 {
+                                    code = self.table[(i32::from(code) + 128) as usize];
+                                }
+                                *value_sum += i32::from(code);
+                                self.store(c, row, (token, lane, word), code)?;
+                            }
+                        }
+                    }
+                }
+            }
+            for (row, sum) in rows.iter().zip(value_sums) {
+                if row.destination == 2 {
+                    self.means.resize(self.means.len().max(row.column + 1), 0);
+                    self.means[row.column] = (sum * c.reciprocal as i32 + (1 << 15)) >> 16;
+                }
+            }
+        }
+        if c.moments == 1 {
+            for tile in moments.chunks(s.tokens) {
+                for group in tile.chunks(s.lanes) {
+                    self.queues.moments.push_back(group.to_vec());
+                }
+            }
+        }
+        self.queues.drain_to_array += c.post as usize + c.post_tiles as usize * tiles.len();
+        Ok(())
+    }
+
+    fn store(
+        &mut self,
+        c: &Rows,
+        row: &Parameters,
+        (token, lane, word): (usize, usize, usize),
+        code: i8,
+    ) -> Result<()> {
+        match row.destination {
+            0 => self.query.set(word, lane, code),
+            1 => {
+                let (bank, address) = self.shape.key(token, row.column, c.stride as usize);
+                self.key.set(address, bank, code)
+            }
+            2 => {
+                let (bank, address) = self.shape.value(token, row.column, c.tokens as usize);
+                self.value.set(address, bank, code)
+            }
+            3 => self.hidden.set(word, lane, code),
+            other => Err(Error::InvalidValue(format!(
+                "a row of codes has destination {other}"
+            ))),
+        }
+    }
+
+    fn fill(&mut self, c: &Fill) -> Result<()> {
+        let s = self.shape;
+        for word in 0..c.words as usize {
+            let bytes = take(&mut self.queues.rows, s.beats(2 * s.tokens));
+            for (lane, value) in bytes.as_chunks::<2>().0.iter().take(s.tokens).enumerate() {
+                self.residual[c.frame as usize].set(word, lane, i16::from_le_bytes(*value))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn layer_norm(&mut self, c: &LayerNorm) -> Result<()> {
+        let s = self.shape;
+        let (frame, embed, tokens) = (c.frame as usize, c.embed as usize, c.tokens as usize);
+        let bytes = take(&mut self.queues.gains, s.beats(4 * embed));
+        let gains: Vec<(i16, i16)> = (bytes.as_chunks::<4>().0.iter().take(embed))
+            .map(|&[a, b, c, d]| (i16::from_le_bytes([a, b]), i16::from_le_bytes([c, d])))
+            .collect();
+        let mut moments = Vec::new();
+        for tile in s.token_tiles(tokens) {
+            let groups = self.queues.moments.drain(..s.groups(tile));
+            moments.extend(groups.flatten());
+        }
+        let mut rows = Vec::with_capacity(tokens);
+        for token in 0..tokens {
+            let (tile, lane) = (token / s.tokens, token % s.tokens);
+            let word = |d: usize| (tile * embed + d, lane);
+            let row: Result<Vec<i16>> = (0..embed)
+                .map(|d| {
+                    let (word, lane) = word(d);
+                    self.residual[frame].get(word, lane)
+                })
+                .collect();
+            rows.push(row?);
+        }
+        let normalise = |row: &[i16], (sum, squares): (i32, i64)| -> Vec<i8> {
+            let moments = Moments::new(sum, squares, embed, c.epsilon as i64);
+            (row.iter().zip(&gains))
+                .map(|(&x, &(gain, offset))| moments.apply(x, embed, gain, offset, c.frac as u8))
+                .collect()
+        };
+        let pooled = rows.len() - c.first as usize;
+        let mean = |column: &mut dyn Iterator<Item = i32>| {
+            (column.sum::<i32>() + pooled as i32 / 2).div_euclid(pooled as i32)
+        };
+        let out: Vec<Vec<i8>> = match c.pool {
+            pool::BEFORE => {
+                let row: Vec<i16> = (0..embed)
+                    .map(|d| mean(&mut rows[c.first as usize..].iter().map(|r| r[d].into())) as i16)
+                    .collect();
+                let sum = row.iter().map(|&x| i32::from(x)).sum();
+                let squares = row.iter().map(|&x| i64::from(x) * i64::from(x)).sum();
+                vec![normalise(&row, (sum, squares))]
+            }
+            pool::AFTER => {
+                let codes: Vec<_> = (rows.iter().zip(&moments))
+                    .map(|(row, &moments)| normalise(row, moments))
+                    .collect();
+                vec![(0..embed)
+                    .map(|d| mean(&mut codes[c.first as usize..].iter().map(|r| r[d].into())) as i8)
+                    .collect()]
+            }
+            _ => (rows.iter().zip(&moments))
+                .map(|(row, &moments)| normalise(row, moments))
+                .collect(),
+        };
+        for (token, codes) in out.iter().enumerate() {
+            let (tile, lane) = (token / s.tokens, token % s.tokens);
+            for (d, &code) in codes.iter().enumerate() {
+                self.normed[frame].set(tile * embed + d, lane, code)?;
+            }
+        }
+        self.queues.norm_to_array += out.len().div_ceil(s.tokens);
+        Ok(())
+    }
+}
+
+/// Takes so many beats as bytes.
+fn take(queue: &mut VecDeque<Vec<u8>>, beats: usize) -> Vec<u8> {
+    queue.drain(..beats).flatten().collect()
+}
+
+/// A row's parameters.
+#[derive(Clone, Copy, Debug)]
+struct Parameters {
+    bias: i32,
+    mult: i16,
+    shift: u8,
+    destination: u8,
+    column: usize,
+}
+
+impl Parameters {
+    fn of(bytes: &[u8]) -> Self {
+        Self {
+            bias: i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+            mult: i16::from_le_bytes([bytes[4], bytes[5]]),
+            shift: bytes[6],
+            destination: bytes[7],
+            column: u16::from_le_bytes([bytes[8], bytes[9]]).into(),
+        }
+    }
+}
+
+/// A DSP slice: two products share its accumulator.
+struct Slice {
+    shift: u32,
+    /// One 8-bit row: the low nibble is unsigned.
+    wide: bool,
+    /// Whether the low field is read unsigned.
+    unsigned: bool,
+    p: i64,
+    sums: (i64, i64),
+}
+
+impl Slice {
+    fn new(shift: u32, wide: bool, probabilities: bool) -> Self {
+        Self {
+            shift,
+            wide,
+            unsigned: wide && probabilities,
+            p: 0,
+            sums: (0, 0),
+        }
+    }
+
+    fn add(&mut self, weight: u8, activation: i64) {
+        let high = i64::from(weight as i8 >> 4);
+        let low = i64::from(weight & 15);
+        let low = if self.wide || low < 8 { low } else { low - 16 };
+        let p = self.p + ((high << self.shift) + low) * activation;
+        // 48 bits.
+        self.p = p << 16 >> 16;
+    }
+
+    fn end_pass(&mut self) {
+        let unused = 64 - self.shift;
+        let low = if self.unsigned {
+            ((self.p as u64) << unused >> unused) as i64
+        } else {
+            self.p << unused >> unused
+        };
+        self.sums.0 += low;
+        self.sums.1 += (self.p - low) >> self.shift;
+        self.p = 0;
+    }
+
+    fn finish(mut self) -> (i64, i64) {
+        self.end_pass();
+        self.sums
+    }
+}
