@@ -1,8 +1,8 @@
 // Runs fpga/rtl/array.sv on the tile passes of a file and prints, cycle by cycle, what it issues and what leaves it.
 //
 // Lines of the file: `options SEED STALL_PERCENT BEAT_INTERVAL QUEUE_DEPTH`; `load COLUMNS BYTES`; `pass FIELDS... ACTIVATIONS ROW_OPERANDS`
-// (fields as in array_types.sv; bytes in hexadecimal, - for none). With BEAT_INTERVAL 0 beats are always there; otherwise a queue takes one every so many
-// cycles. In a cycle one of STALL_PERCENT in 100 draws refuses results. Cycle 0 is the first after reset.
+// (fields as in array_types.sv; bytes in hexadecimal, - for none). A queue of QUEUE_DEPTH takes a beat every
+// BEAT_INTERVAL cycles; without one (0) a beat comes that many cycles after the one before was taken, the first as many after cycle 0. In a cycle one of STALL_PERCENT in 100 draws refuses results. Cycle 0 is the first after reset.
 
 #include <cstdint>
 #include <cstdio>
@@ -116,9 +116,9 @@ int main(int argc, char **argv)
     top.reset = 0;
 
     size_t left = 0, column = 0;
-    uint64_t next_beat = 0, idle = 0;
+    uint64_t next_beat = 0, taken = 0, idle = 0;
     for (uint64_t cycle = 0; left < expected; cycle++) {
-        std::deque<Bytes> &beats = interval ? queue : coming;
+        std::deque<Bytes> &beats = depth ? queue : coming;
         top.clk = 0;
         top.tile_valid = !passes.empty();
         if (top.tile_valid)
@@ -126,7 +126,7 @@ int main(int argc, char **argv)
         top.load_valid = !loads.empty();
         if (top.load_valid)
             top.load_columns = static_cast<uint16_t>(loads.front().columns);
-        top.beat_valid = !beats.empty();
+        top.beat_valid = !beats.empty() && (depth || cycle >= taken + interval);
         if (top.beat_valid)
             put(top.beat, beats.front().data(), BEAT);
         top.sums_ready = top.scores_ready = random() % 100 >= stall_percent;
@@ -175,9 +175,11 @@ int main(int argc, char **argv)
         }
         if (load)
             loads.pop_front();
-        if (beat)
+        if (beat) {
             beats.pop_front();
-        if (interval && !coming.empty() && cycle >= next_beat && queue.size() < depth) {
+            taken = cycle;
+        }
+        if (depth && !coming.empty() && cycle >= next_beat && queue.size() < depth) {
             queue.push_back(std::move(coming.front()));
             coming.pop_front();
             next_beat = cycle + interval;

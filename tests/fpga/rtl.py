@@ -196,7 +196,7 @@ class Program:
                     )
                 )
 
-    def stimulus(self, seed: int = 0, stall_percent: int = 0, interval: int = 0, depth: int = 64) -> str:
+    def stimulus(self, seed: int = 0, stall_percent: int = 0, interval: int = 0, depth: int = 0) -> str:
         """The harness's file."""
         beat = self.shape.beat
         lines = [f"options {seed} {stall_percent} {interval} {depth}"]
@@ -211,6 +211,20 @@ class Program:
             rows = "-" if p.from_buffer else p.operands(self.shape).tobytes().hex()
             acts = np.ascontiguousarray(p.activations.T & 0xFF).astype(np.uint8).tobytes().hex()
             lines.append(" ".join(["pass", *map(str, fields), acts, rows]))
+        return "\n".join(lines) + "\n"
+
+    def listing(self, interval: int = 1) -> str:
+        """What `array_cycles`, the example of quasar-accelerator, reads."""
+        shape, lines, loads = self.shape, [], iter(self.loads)
+        lines.append(f"{shape.tokens} {shape.pairs} {shape.lanes} {shape.beat} {interval}")
+        announce = True
+        for p in self.passes:
+            if p.from_buffer and announce:
+                lines.append(f"weights {len(next(loads))} {p.pairs} {len(p.rows)}")
+            announce = p.release if p.from_buffer else announce
+            flags = int(p.scores), int(p.from_buffer), int(p.release)
+            numbers = (p.columns, len(p.rows), p.groups(shape), *flags, p.pairs)
+            lines.append(" ".join(["pass", *map(str, numbers)]))
         return "\n".join(lines) + "\n"
 
     def expected(self) -> list[tuple[str, list[int]]]:
@@ -230,7 +244,7 @@ class Program:
                 out.extend(("sum", group.tolist()) for group in wide.reshape(-1, self.shape.lanes))
         return out
 
-    def cycles(self, interval: int = 0, depth: int = 64) -> Cycles:
+    def cycles(self, interval: int = 0, depth: int = 0) -> Cycles:
         """Cycles of every event, by docs/array-timing.md."""
         shape, weights = self.shape, Weights(self, interval, depth)
         out = Cycles()
@@ -278,9 +292,9 @@ class Weights:
 
     def there(self) -> int:
         """The first cycle in which the next beat can be taken, by its queue."""
-        if self.interval == 0:
-            return 0
         n = len(self.taken)
+        if self.depth == 0:
+            return (self.taken[-1] if self.taken else 0) + self.interval
         # A full queue takes a beat in the cycle in which it gives one.
         free = self.taken[n - self.depth] if n >= self.depth else 0
         self.queued.append(max(self.queued[-1] + self.interval if self.queued else 0, free))
