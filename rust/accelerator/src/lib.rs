@@ -7,18 +7,34 @@
 //! | [`header`] | generates C++ headers and tables | `fpga/include/isa.hpp`, `config.hpp` |
 //! | [`program`] | holds a compiled subnet | command lists, arena, layouts of input and output |
 //! | [`compile`] | compiles a subnet | [`Program`] |
+//! | [`events`] | replays command lists on the units, their queues and depths | cycles, stalls, intervals: modelled |
 //! | [`shape`] | divides products into tiles and groups | [`shape::Shape`] |
 //! | [`interpret`] | runs command lists on plain arrays, untimed | logits |
+//! | [`transport`] | reaches registers, memory and interrupt | [`transport::Transport`] |
+//! | [`sim`] | is such a way: to the simulated device | [`sim::Sim`] |
+//! | [`driver`] | runs frames, two at a time | logits, or each frame's error |
+//! | [`device`] | is what an engine sees, CPU or accelerator | [`device::Device`] |
 //!
 //! `docs/accelerator.md` describes what the commands tell the hardware to do.
 
+#![deny(unsafe_code)]
+
 pub mod compile;
+pub mod device;
+pub mod driver;
+pub mod events;
 pub mod header;
 pub mod identity;
 mod image;
 pub mod interpret;
 pub mod isa;
+#[cfg(test)]
+mod mock;
 pub mod program;
 pub mod shape;
+pub mod sim;
+#[cfg(test)]
+mod testing;
+pub mod transport;
 
 pub use program::{Program, Segment};

@@ -82,12 +82,15 @@ pub struct Place {
     pub stage: &'static str,
 }
 
-/// One segment's commands, and what each is part of.
+/// One segment's commands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct List {
-    pub(crate) segment: Segment,
-    pub(crate) commands: Vec<Command>,
-    pub(crate) places: Vec<Place>,
+pub struct List {
+    /// The segment.
+    pub segment: Segment,
+    /// Its commands, as fetch reads them.
+    pub commands: Vec<Command>,
+    /// What each is part of.
+    pub places: Vec<Place>,
 }
 
 /// Sizes of the network that the program's memory formats and its verification need.
@@ -96,6 +99,7 @@ pub(crate) struct Sizes {
     pub(crate) tokens: usize,
     pub(crate) prefix: usize,
     pub(crate) patch_len: usize,
+    pub(crate) embed: usize,
     pub(crate) phases: usize,
 }
 
@@ -249,7 +253,8 @@ impl Program {
     /// Reads a frame's output: trailer first, then the logits, in the order of the classes.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] where the tag, the number of logits, their check or a transfer's check is wrong, or a size.
+    /// [`Error::CorruptOutput`] where the tag, the number of logits, their check or a transfer's check is wrong;
+    /// [`Error::InvalidValue`] for a wrong size.
     pub fn read_output(&self, bytes: &[u8], tag: u32, logits: &mut [i32]) -> Result<()> {
         let classes = self.classes();
         if bytes.len() != self.output_bytes() || logits.len() != classes {
@@ -263,7 +268,7 @@ impl Program {
         let words: Vec<u32> = image::words(bytes).collect();
         let trailer = &words[words.len() - 4..];
         let (found, count, stated, status) = (trailer[0], trailer[1], trailer[2], trailer[3]);
-        let wrong = |what: String| Err(Error::InvalidValue(format!("accelerator output: {what}")));
+        let wrong = |what: String| Err(Error::CorruptOutput(what));
         if found != tag {
             return wrong(format!(
                 "the trailer has tag {found:#x} instead of {tag:#x}; it is another frame's"
