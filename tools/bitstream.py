@@ -18,7 +18,7 @@ import struct
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import click
 
@@ -40,6 +40,7 @@ class Target(NamedTuple):
 
     @property
     def name(self) -> str:
+        """The board's, which the files carry."""
         return self.hardware.board.name
 
     @property
@@ -57,7 +58,8 @@ def read_target(board: str, hardware: Path | None) -> Target:
     path = hardware or ROOT / "fpga" / "configs" / f"{board}.toml"
     if not path.is_file():
         raise click.ClickException(
-            f"no configuration {path}: tools/estimate.py NETWORK --board {board} --save FILE writes one; name it by --hardware (make bitstream: HARDWARE=FILE)"
+            f"no configuration {path}: tools/estimate.py NETWORK --board {board} --save FILE writes one; "
+            "name it by --hardware (make bitstream: HARDWARE=FILE)"
         )
     loaded = Hardware.load(path)
     if loaded.board != Board.load(board):
@@ -114,7 +116,8 @@ def check_tools() -> None:
             wrong.append(f"{tool} is of {found[1]}.{found[2]}")
     if wrong:
         raise click.ClickException(
-            f"a bitstream takes AMD Vitis and Vivado {OLDEST[0]}.{OLDEST[1]} or later (source their settings64.sh): {'; '.join(wrong)}"
+            f"a bitstream takes AMD Vitis and Vivado {OLDEST[0]}.{OLDEST[1]} or later "
+            f"(source their settings64.sh): {'; '.join(wrong)}"
         )
 
 
@@ -163,21 +166,25 @@ def read_bit(path: Path) -> Bit:
 
 
 def package(target: Target, work: Path) -> Path:
-    """Check the bitstream and its hardware handoff, write NAME.bin (for Linux's fpga_manager) and NAME.json (for the driver).
+    """Check the bitstream and its hardware handoff; write NAME.bin (for fpga_manager) and NAME.json (for the driver).
 
     PYNQ finds NAME.hwh by the name of NAME.bit.
     """
     bitstream, handoff = work / f"{target.name}.bit", work / f"{target.name}.hwh"
     for path in (bitstream, handoff):
         if not path.is_file() or not path.stat().st_size:
-            raise click.ClickException(f"{path} is missing or empty; PYNQ wants the .bit and the .hwh by one name")
+            raise click.ClickException(
+                f"{path} is missing or empty; PYNQ wants the .bit and the .hwh by one name"
+            )
     bit = read_bit(bitstream)
     plain = [re.sub(r"[^a-z0-9]", "", part.lower()).removeprefix("xc") for part in (bit.part, target.part)]
     if not (plain[0] and plain[1].startswith(plain[0])):
-        raise click.ClickException(f"{bitstream} is for the part {bit.part}, the board {target.name} has {target.part}")
+        raise click.ClickException(
+            f"{bitstream} is for the part {bit.part}, the board {target.name} has {target.part}"
+        )
     try:
-        modules = {module.get("INSTANCE", "") for module in ElementTree.parse(handoff).iter("MODULE")}
-    except ElementTree.ParseError as error:
+        modules = {module.get("INSTANCE", "") for module in ET.parse(handoff).iter("MODULE")}
+    except ET.ParseError as error:
         raise click.ClickException(f"{handoff} is no hardware handoff: {error}") from None
     missing = sorted({*KERNELS, "reset_register"} - modules)
     if missing:
@@ -195,7 +202,9 @@ def package(target: Target, work: Path) -> Path:
         "abi": int(abi[1]),
         "configuration_hash": target.configuration_hash,
         "hardware": target.hardware.to_toml(),
-        "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (bitstream, handoff, binary)},
+        "sha256": {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (bitstream, handoff, binary)
+        },
     }
     out = work / f"{target.name}.json"
     out.write_text(json.dumps(description, indent=2) + "\n")
@@ -204,11 +213,20 @@ def package(target: Target, work: Path) -> Path:
 
 @click.command(help=(__doc__ or "").split("\n\n")[0])
 @click.argument("board")
-@click.option("--hardware", type=click.Path(path_type=Path), help="The configuration [fpga/configs/BOARD.toml].")
+@click.option(
+    "--hardware", type=click.Path(path_type=Path), help="The configuration [fpga/configs/BOARD.toml]."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Where to build [build/bitstream/BOARD].")
 @click.option("--prepare", "only_prepare", is_flag=True, help="Only write what the tools would be given.")
-@click.option("--package", "only_package", type=click.Path(path_type=Path), help="Only package this folder's .bit and .hwh.")
-def main(board: str, hardware: Path | None, out: Path | None, only_prepare: bool, only_package: Path | None) -> None:
+@click.option(
+    "--package",
+    "only_package",
+    type=click.Path(path_type=Path),
+    help="Only package this folder's .bit and .hwh.",
+)
+def main(
+    board: str, hardware: Path | None, out: Path | None, only_prepare: bool, only_package: Path | None
+) -> None:
     try:
         target = read_target(board, hardware)
     except QuasarError as error:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Runs a program on the RTL, with options of the harness; its lines, in words.
+Simulate = Callable[..., list[list[str]]]
 
 ROOT = Path(__file__).parents[2]
 RTL = ROOT / "fpga" / "rtl"
@@ -33,7 +37,7 @@ def tool(name: str) -> str:
     """The tool's path; the test is skipped where there is none."""
     path = shutil.which(name)
     if path is None:
-        pytest.skip(f"{name} is absent (make eda installs it, Debian package {name})")
+        pytest.skip(f"{name} is absent (make eda installs it where it can)")
     return path
 
 
@@ -44,7 +48,9 @@ def run(*command: object, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def verilate(out: Path, top: str, harness: Path, sources: list[Path], *options: str, defines: str = "") -> Path:
+def verilate(
+    out: Path, top: str, harness: Path, sources: list[Path], *options: str, defines: str = ""
+) -> Path:
     """Compiles a simulation; its path."""
     run(
         tool("verilator"), "--cc", "--exe", "--build", "-O3", "--assert", "-Wno-fatal", "--top-module", top,
@@ -66,9 +72,7 @@ class Shape:
 
     @property
     def parameters(self) -> dict[str, int]:
-        return dict(
-            T=self.tokens, P=self.pairs, L=self.lanes, S=self.shift, BEAT=self.beat, WORDS=self.words
-        )
+        return dict(T=self.tokens, P=self.pairs, L=self.lanes, S=self.shift, BEAT=self.beat, WORDS=self.words)
 
     def build(self, out: Path) -> Path:
         given = self.parameters
@@ -205,8 +209,8 @@ class Program:
             lines.append(f"load {len(load)} {(data + bytes(-len(data) % beat)).hex()}")
         for p in self.passes:
             fields = (
-                p.columns, p.base, p.pairs4, p.rows4 % 2, p.pairs8, p.groups(self.shape), int(p.unsigned), int(p.scores),
-                int(p.from_buffer), int(p.release), int(p.first), int(p.last),
+                p.columns, p.base, p.pairs4, p.rows4 % 2, p.pairs8, p.groups(self.shape), int(p.unsigned),
+                int(p.scores), int(p.from_buffer), int(p.release), int(p.first), int(p.last),
             )  # fmt: skip
             rows = "-" if p.from_buffer else p.operands(self.shape).tobytes().hex()
             acts = np.ascontiguousarray(p.activations.T & 0xFF).astype(np.uint8).tobytes().hex()
@@ -280,7 +284,7 @@ class Cycles:
 
 
 class Weights:
-    """When tiles of row pairs are in the double buffer: a beat and a word a cycle at most, the reservoir, the queue before it."""
+    """When tiles of row pairs are in the double buffer: reservoir, a beat and a word a cycle at most, queue."""
 
     def __init__(self, program: Program, interval: int, depth: int) -> None:
         self.shape, self.interval, self.depth = program.shape, interval, depth

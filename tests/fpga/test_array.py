@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-from rtl import Cycles, Program, Shape, run
+from rtl import Cycles, Program, Shape, Simulate
 
 SHAPES = {
     "ragged": Shape(5, 3, 2),
@@ -16,23 +12,6 @@ SHAPES = {
     "dsp48e1": Shape(3, 4, 3, shift=21, beat=32),
     "one": Shape(1, 1, 1),
 }
-
-
-@pytest.fixture(scope="module")
-def simulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[list[str]]]:
-    """Runs a program on the RTL; the harness's lines, in words. Each shape is compiled once."""
-    built: dict[Shape, Path] = {}
-    folder = tmp_path_factory.mktemp("array")
-
-    def call(program: Program, **options: int) -> list[list[str]]:
-        shape = program.shape
-        if shape not in built:
-            built[shape] = shape.build(folder / str(len(built)))
-        file = folder / "program.txt"
-        file.write_text(program.stimulus(**options))
-        return [line.split() for line in run(built[shape], file).splitlines()]
-
-    return call
 
 
 def results(lines: list[list[str]]) -> list[tuple[str, list[int]]]:
@@ -50,9 +29,7 @@ def check_cycles(lines: list[list[str]], cycles: Cycles) -> None:
 
 
 def weights(rng: np.random.Generator, rows4: int, rows8: int, columns: int) -> np.ndarray:
-    return np.concatenate(
-        [rng.integers(-7, 8, (rows4, columns)), rng.integers(-127, 128, (rows8, columns))]
-    )
+    return np.concatenate([rng.integers(-7, 8, (rows4, columns)), rng.integers(-127, 128, (rows8, columns))])
 
 
 def add_random(program: Program, rng: np.random.Generator) -> None:
@@ -79,7 +56,7 @@ def add_random(program: Program, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_random_products_are_exact_in_value_and_cycle(name: str, simulate: Callable[..., list[list[str]]]) -> None:
+def test_random_products_are_exact_in_value_and_cycle(name: str, simulate: Simulate) -> None:
     stalled = [0, 0]
     for seed in range(12):
         rng = np.random.default_rng(seed)
@@ -97,7 +74,7 @@ def test_random_products_are_exact_in_value_and_cycle(name: str, simulate: Calla
 
 
 @pytest.mark.parametrize("name", ["ragged", "wide", "dsp48e1"])
-def test_results_that_are_not_taken_change_no_value(name: str, simulate: Callable[..., list[list[str]]]) -> None:
+def test_results_that_are_not_taken_change_no_value(name: str, simulate: Simulate) -> None:
     rng = np.random.default_rng(1)
     program = Program(SHAPES[name])
     for _ in range(12):
@@ -107,7 +84,7 @@ def test_results_that_are_not_taken_change_no_value(name: str, simulate: Callabl
 
 @pytest.mark.parametrize("low", [-1, 1])
 @pytest.mark.parametrize("high", [-1, 1])
-def test_the_longest_passes_of_extreme_operands_are_exact(low: int, high: int, simulate: Callable[..., list[list[str]]]) -> None:
+def test_the_longest_passes_of_extreme_operands_are_exact(low: int, high: int, simulate: Simulate) -> None:
     """At the bounds of docs/hardware-model.md: the low field is full when P is read."""
     shape = Shape(2, 4, 2, words=4800)
     for kind, columns in (("w4s8", 4681), ("w8s8", 2184), ("w8u8", 2193)):
@@ -127,7 +104,7 @@ def test_the_longest_passes_of_extreme_operands_are_exact(low: int, high: int, s
         check_cycles(lines, program.cycles())
 
 
-def test_stalls_by_hand(simulate: Callable[..., list[list[str]]]) -> None:
+def test_stalls_by_hand(simulate: Simulate) -> None:
     """T 5, P 3, L 2: six 4-bit rows of 5 tokens drain for 18 cycles, a tile of 8 columns waits for 10 of them."""
     rng = np.random.default_rng(0)
     program = Program(SHAPES["ragged"])
@@ -139,7 +116,7 @@ def test_stalls_by_hand(simulate: Callable[..., list[list[str]]]) -> None:
     assert events(lines, "sum") == [ends[0] + 5 + 3 + 4 + 1 + i for i in range(6 * 18)]
 
 
-def test_a_wrong_cycle_is_noticed(simulate: Callable[..., list[list[str]]]) -> None:
+def test_a_wrong_cycle_is_noticed(simulate: Simulate) -> None:
     program = Program(SHAPES["one"])
     add_random(program, np.random.default_rng(0))
     lines = simulate(program)

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from rtl import ROOT, run, verilate
 
 BLACKBOX = ROOT / "fpga" / "blackbox"

@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-
-from rtl import ROOT, Program, Shape, tool
-from test_array import SHAPES, add_random, events, simulate  # noqa: F401: a fixture
+from rtl import ROOT, Program, Shape, Simulate, tool
+from test_array import SHAPES, add_random, events
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def array_cycles() -> Callable[[str], list[list[int]]]:
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_event_driven_model_is_the_rtl(
     name: str,
-    simulate: Callable[..., list[list[str]]],  # noqa: F811
+    simulate: Simulate,
     array_cycles: Callable[[str], list[list[int]]],
 ) -> None:
     stalls = np.zeros(2, int)
@@ -50,7 +49,7 @@ def test_the_event_driven_model_is_the_rtl(
 def compare(
     program: Program,
     interval: int,
-    simulate: Callable[..., list[list[str]]],  # noqa: F811
+    simulate: Simulate,
     array_cycles: Callable[[str], list[list[int]]],
 ) -> None:
     modelled = array_cycles(program.listing(interval))
@@ -67,7 +66,7 @@ def compare(
 
 
 def test_a_full_size_tile_row(
-    simulate: Callable[..., list[list[str]]],  # noqa: F811
+    simulate: Simulate,
     array_cycles: Callable[[str], list[list[int]]],
 ) -> None:
     """DeiT-tiny's width on an array of many pairs: weights and drain both hold it up."""

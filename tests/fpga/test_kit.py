@@ -1,4 +1,4 @@
-"""The synthesis kit, without AMD's tools: the block design recorded, the settings that are written, packaging on made-up files."""
+"""The synthesis kit without AMD's tools: block design recorded, settings as written, packaging on made-up files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 import click
 import pytest
+from rtl import ROOT, run, tool
 
 from quasar_rt.hardware import Hardware
-
-from rtl import ROOT, run, tool
 
 sys.path.insert(0, str(ROOT / "tools"))
 import bitstream
@@ -52,9 +51,9 @@ hidden = 1536
 weight = 768
 """
 CONFIG = dict(
-    PORTS=2, FRAMES=2, TOKENS=7, PAIRS=4, LANES=3, NORM_LANES=2, EXP_LANES=4, KEY_BANKS=4, VALUE_BANKS=5, INPUT_WORDS=512,
-    RESIDUAL_WORDS=384, NORM_WORDS=384, QUERY_WORDS=384, KEY_WORDS=960, VALUE_WORDS=1576, SCORE_WORDS=50, HIDDEN_WORDS=1536,
-    MOMENTS_DEPTH=128,
+    PORTS=2, FRAMES=2, TOKENS=7, PAIRS=4, LANES=3, NORM_LANES=2, EXP_LANES=4, KEY_BANKS=4, VALUE_BANKS=5,
+    INPUT_WORDS=512, RESIDUAL_WORDS=384, NORM_WORDS=384, QUERY_WORDS=384, KEY_WORDS=960, VALUE_WORDS=1576,
+    SCORE_WORDS=50, HIDDEN_WORDS=1536, MOMENTS_DEPTH=128,
 )  # fmt: skip
 
 
@@ -110,7 +109,8 @@ def kernel_arguments() -> dict[str, dict[str, str]]:
     functions = re.findall(r"^void (\w+)\((.*?)\);", text, re.MULTILINE | re.DOTALL)
     return {
         {"systolic": "array"}.get(name, name): {
-            argument.split()[-1].lstrip("*&"): " ".join(argument.split()[:-1]) for argument in arguments.split(",")
+            argument.split()[-1].lstrip("*&"): " ".join(argument.split()[:-1])
+            for argument in arguments.split(",")
         }
         for name, arguments in functions
     }
@@ -169,7 +169,9 @@ def test_every_argument_of_a_kernel_is_connected(design: Design) -> None:
     for kernel, types in arguments.items():
         for name, kind in types.items():
             if kind.startswith("Bus<"):
-                port = re.search(rf"mode=m_axi port={name} bundle=(\w+)", (ROOT / f"fpga/src/{kernel}.cpp").read_text())
+                port = re.search(
+                    rf"mode=m_axi port={name} bundle=(\w+)", (ROOT / f"fpga/src/{kernel}.cpp").read_text()
+                )
                 used = not re.fullmatch(r"memory[23]", name)  # of load, with two ports
                 assert port is not None
                 assert (f"{kernel}/m_axi_{port[1]}" in pins) == used
@@ -184,7 +186,16 @@ def test_memories_have_the_banks_that_the_kernels_address(design: Design) -> Non
     banks = Counter(re.sub(r"_\d+$", "", name) for name, source in design.cells.items() if source == "bank")
     # 3 groups of 3 tokens, 4 of 2 for the norm, 2 of 4 for the exponentials; two frames.
     assert banks == dict(
-        patches=3, residual=6, norm_residual=6, normed=8, query=3, key=4, value=5, score=4, probability=4, hidden=3
+        patches=3,
+        residual=6,
+        norm_residual=6,
+        normed=8,
+        query=3,
+        key=4,
+        value=5,
+        score=4,
+        probability=4,
+        hidden=3,
     )
     assert design.properties["residual_5"] == {
         "CONFIG.WIDTH": "48", "CONFIG.WORDS": "384", "CONFIG.ADDRESS_BITS": "9", "CONFIG.STYLE": "block"
@@ -224,7 +235,12 @@ def hardware(tmp_path: Path) -> Path:
 
 def bit_file(part: str, data: bytes = b"\xff" * 64 + b"\xaa\x99\x55\x66" + bytes(60)) -> bytes:
     out = struct.pack(">H", 9) + bytes.fromhex("0ff00ff00ff00ff000") + struct.pack(">H", 1)
-    for key, text in ((b"a", "accelerator_wrapper;Version=2023.2"), (b"b", part), (b"c", "2026/01/01"), (b"d", "00:00:00")):
+    for key, text in (
+        (b"a", "accelerator_wrapper;Version=2023.2"),
+        (b"b", part),
+        (b"c", "2026/01/01"),
+        (b"d", "00:00:00"),
+    ):
         out += key + struct.pack(">H", len(text) + 1) + text.encode() + b"\0"
     return out + b"e" + struct.pack(">I", len(data)) + data
 
@@ -281,7 +297,9 @@ def test_missing_tools_boards_and_configurations_are_named(
     hardware: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(click.ClickException, match=r"2023\.2 or later.*v\+\+ .*vitis-run .*vivado .*not on PATH"):
+    with pytest.raises(
+        click.ClickException, match=r"2023\.2 or later.*v\+\+ .*vitis-run .*vivado .*not on PATH"
+    ):
         bitstream.check_tools()
     (tmp_path / "v++").write_text("#!/bin/sh\necho 'v++ v2022.1 (64-bit)'\n")
     (tmp_path / "vitis-run").write_text("#!/bin/sh\necho 'vitis-run v2023.2 (64-bit)'\n")
@@ -309,7 +327,9 @@ def test_prepared_settings_name_this_configuration(hardware: Path, tmp_path: Pat
     cfg = (tmp_path / "work" / "array.cfg").read_text()
     assert cfg.startswith("part=xczu9eg-ffvb1156-2-e\n\n[hls]\nclock=6.667\n")
     for kernel in bitstream.KERNELS:
-        (source,) = re.findall(r"^syn\.file=(.*)$", (tmp_path / "work" / f"{kernel}.cfg").read_text(), re.MULTILINE)
+        (source,) = re.findall(
+            r"^syn\.file=(.*)$", (tmp_path / "work" / f"{kernel}.cfg").read_text(), re.MULTILINE
+        )
         assert Path(source) == ROOT / "fpga" / "src" / f"{kernel}.cpp"
     settings = (tmp_path / "work" / "settings.tcl").read_text()
     assert "set board [dict create processor zynq_ultra_ps_e clock_mhz 150 uram 0]" in settings

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from rtl import ROOT, RTL, run, tool, verilate
 
 TESTS = ROOT / "tests" / "fpga"
@@ -16,7 +15,9 @@ QUIET = ("-Wno-lint", "-Wno-INITIALDLY", "-Wno-COMBDLY", "--timing")
 
 def simulate(out: Path, shift: int, sources: list[Path], *options: str) -> str:
     return run(
-        verilate(out, "element", TESTS / "element_harness.cpp", sources, *options, defines=f"-DELEMENT_S={shift}")
+        verilate(
+            out, "element", TESTS / "element_harness.cpp", sources, *options, defines=f"-DELEMENT_S={shift}"
+        )
     )
 
 
@@ -30,7 +31,13 @@ def test_the_source_is_exact(shift: int, named: int, tmp_path: Path) -> None:
     ("family", "cell", "shift", "named", "fabric_adder"),
     [
         ("xcup", "DSP48E2", 23, 1, False),
-        ("xcup", "DSP48E2", 23, 0, True),  # Yosys 0.23 puts the accumulation of a DSP48E1 alone into the slice
+        (
+            "xcup",
+            "DSP48E2",
+            23,
+            0,
+            True,
+        ),  # Yosys 0.23 puts the accumulation of a DSP48E1 alone into the slice
         ("xc7", "DSP48E1", 21, 0, False),
     ],
     ids=["dsp48e2-named", "dsp48e2-inferred", "dsp48e1-inferred"],
@@ -47,7 +54,9 @@ def test_synthesis_takes_one_slice_and_changes_nothing(
         f"write_verilog -noexpr -noattr {netlist}",
     ]
     run(tool("yosys"), "-q", "-p", "; ".join(commands))
-    cells = {name: int(count) for name, count in re.findall(r"^ +([A-Z]\w+) +(\d+)$", report.read_text(), re.M)}
+    cells = {
+        name: int(count) for name, count in re.findall(r"^ +([A-Z]\w+) +(\d+)$", report.read_text(), re.M)
+    }
     assert {name: count for name, count in cells.items() if name.startswith("DSP")} == {cell: 1}
     assert (cells.get("CARRY4", 0) > 1) == fabric_adder  # one forms W
     cells_sim = Path(tool("yosys")).resolve().parents[1] / "share" / "yosys" / "xilinx" / "cells_sim.v"
