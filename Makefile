@@ -81,15 +81,15 @@ browser: ## Install Debian's Chromium where that is possible; without it, tests 
 	command -v chromium >/dev/null || echo 'note: chromium is absent (Debian package chromium); tests of the search page will skip'
 
 .PHONY: eda
-eda: ## Install Debian's Verilator, Yosys and Tcl where that is possible; without them, tests of the RTL skip
-	@if ! { command -v verilator && command -v yosys && command -v tclsh; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+eda: ## Install Debian's Verilator, Yosys, Tcl and dtc where that is possible; without them, tests of the hardware skip
+	@if ! { command -v verilator && command -v yosys && command -v tclsh && command -v dtc; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  export DEBIAN_FRONTEND=noninteractive; \
-	  apt-get install -y -qq --no-install-recommends verilator yosys tcl </dev/null >/dev/null 2>&1 \
-	    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends verilator yosys tcl; } </dev/null >/dev/null 2>&1 \
+	  apt-get install -y -qq --no-install-recommends verilator yosys tcl device-tree-compiler </dev/null >/dev/null 2>&1 \
+	    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends verilator yosys tcl device-tree-compiler; } </dev/null >/dev/null 2>&1 \
 	    || true; \
 	fi; \
-	for tool in verilator yosys tclsh; do \
-	  command -v $$tool >/dev/null || echo "note: $$tool is absent (Debian packages verilator, yosys, tcl); tests that need it will skip"; \
+	for tool in verilator yosys tclsh dtc; do \
+	  command -v $$tool >/dev/null || echo "note: $$tool is absent (Debian packages verilator, yosys, tcl, device-tree-compiler); tests that need it will skip"; \
 	done
 
 .PHONY: toolchain

@@ -12,6 +12,7 @@ module array
     parameter int S = 23,
     parameter int BEAT = 16,   // bytes
     parameter int WORDS = 64,  // columns of half the weight buffer
+    parameter int TILE_GAP = 0,
     localparam int SUM_BITS = 27
 ) (
     input  wire logic                   clk,
@@ -52,7 +53,7 @@ module array
     logic loaded;
     logic [P-1:0][7:0] weight;
 
-    issue issue (
+    issue #(.TILE_GAP(TILE_GAP)) issue (
         .clk, .reset, .enable, .tile_valid, .tile, .tile_ready, .loaded,
         .valid(read), .first(read_first), .last(read_last), .issued, .column
     );

@@ -4,7 +4,9 @@
 
 module issue
     import array_types::*;
-(
+#(
+    parameter int TILE_GAP = 0  // cycles without a column where the weights' half changes
+) (
     input  wire logic              clk,
     input  wire logic              reset,
     input  wire logic              enable,
@@ -26,10 +28,12 @@ module issue
     logic [COLUMN_BITS-1:0] next;
     logic [AGE_BITS-1:0] age;       // cycles since the last column of the pass before, at most
     logic [AGE_BITS-1:0] draining;  // cycles that its drain takes
+    logic changed;                  // it was the last of its weights' half
 
     // The last column comes at least `draining` cycles after that of the pass before.
     wire spaced = (AGE_BITS + 1)'(age) + (AGE_BITS + 1)'(tile.columns) > (AGE_BITS + 1)'(draining);
-    wire start = !active && tile_valid && spaced && (loaded || !tile.from_buffer);
+    wire rested = !changed || 32'(age) > TILE_GAP;
+    wire start = !active && tile_valid && spaced && rested && (loaded || !tile.from_buffer);
 
     assign issued = active ? current : tile;
     assign column = active ? next : '0;
@@ -47,11 +51,13 @@ module issue
             active <= 1'b0;
             age <= '1;
             draining <= '0;
+            changed <= 1'b0;
         end else if (enable) begin
             if (valid) active <= !last;
             if (last) begin
                 age <= AGE_BITS'(1);
                 draining <= drain(issued);
+                changed <= issued.from_buffer && issued.release_half;
             end else if (age != '1) begin
                 age <= age + 1'b1;
             end

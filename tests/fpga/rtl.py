@@ -61,7 +61,7 @@ def verilate(
 
 @dataclass(frozen=True)
 class Shape:
-    """The array's parameters; `beat` in bytes, `words` of half the weight buffer."""
+    """The array's parameters; `beat` in bytes, `words` of half the weight buffer, `gap` where the half changes."""
 
     tokens: int
     pairs: int
@@ -69,10 +69,19 @@ class Shape:
     shift: int = 23
     beat: int = 16
     words: int = 256
+    gap: int = 0
 
     @property
     def parameters(self) -> dict[str, int]:
-        return dict(T=self.tokens, P=self.pairs, L=self.lanes, S=self.shift, BEAT=self.beat, WORDS=self.words)
+        return dict(
+            T=self.tokens,
+            P=self.pairs,
+            L=self.lanes,
+            S=self.shift,
+            BEAT=self.beat,
+            WORDS=self.words,
+            TILE_GAP=self.gap,
+        )
 
     def build(self, out: Path) -> Path:
         given = self.parameters
@@ -252,15 +261,15 @@ class Program:
         """Cycles of every event, by docs/array-timing.md."""
         shape, weights = self.shape, Weights(self, interval, depth)
         out = Cycles()
-        end, drain, tile = -1, 0, 0
+        end, drain, tile, gap = -1, 0, 0, 0
         for p in self.passes:
             columns = p.columns
-            free = max(end + 1, end + drain - columns + 1)
+            free = max(end + 1 + gap, end + drain - columns + 1)
             ready = weights.ready(tile) if p.from_buffer else 0
             start = max(free, ready)
             out.drain_stalls.append(max(0, drain - columns))
             out.weight_stalls.append(start - free)
-            end, drain = start + columns - 1, p.drain(shape)
+            end, drain, gap = start + columns - 1, p.drain(shape), shape.gap if p.release else 0
             out.starts.append(start)
             out.ends.append(end)
             if p.release:

@@ -11,6 +11,7 @@ SHAPES = {
     "wide": Shape(4, 20, 3, beat=16),  # a column is more than a beat
     "dsp48e1": Shape(3, 4, 3, shift=21, beat=32),
     "one": Shape(1, 1, 1),
+    "gap": Shape(3, 2, 3, gap=8),
 }
 
 

@@ -182,6 +182,25 @@ def test_every_argument_of_a_kernel_is_connected(design: Design) -> None:
                 assert f"{kernel}/{name}" in pins, (kernel, name)
 
 
+@pytest.mark.parametrize("source", sorted((ROOT / "fpga" / "src").glob("*.cpp")), ids=lambda path: path.stem)
+def test_sources_give_their_arguments_the_interfaces_that_are_connected(source: Path) -> None:
+    text = re.sub(r" *= *", "=", source.read_text())
+    pragmas = [
+        set(line.split()) - {"#pragma", "HLS"} for line in text.splitlines() if line.startswith("#pragma HLS")
+    ]
+    for name, kind in kernel_arguments()[source.stem].items():
+        if kind.startswith(("Read::", "Write::")):
+            # bank.v answers in the next cycle, a word whole.
+            assert any(
+                {f"port={name}", "storage_type=ram_1p", "latency=1"} <= pragma for pragma in pragmas
+            ), name
+            assert {"ARRAY_PARTITION", f"variable={name}", "complete", "dim=1"} in pragmas, name
+            assert {"AGGREGATE", f"variable={name}", "compact=bit"} in pragmas, name
+        elif kind.endswith("&"):
+            mine = [pragma for pragma in pragmas if f"port={name}" in pragma]
+            assert any({"axis", "mode=axis"} & pragma for pragma in mine), name
+
+
 def test_memories_have_the_banks_that_the_kernels_address(design: Design) -> None:
     banks = Counter(re.sub(r"_\d+$", "", name) for name, source in design.cells.items() if source == "bank")
     # 3 groups of 3 tokens, 4 of 2 for the norm, 2 of 4 for the exponentials; two frames.
@@ -248,6 +267,20 @@ def bit_file(part: str, data: bytes = b"\xff" * 64 + b"\xaa\x99\x55\x66" + bytes
 def handoff(*instances: str) -> str:
     modules = "".join(f'<MODULE INSTANCE="{name}"/>' for name in instances)
     return f"<EDKSYSTEM><MODULES>{modules}</MODULES></EDKSYSTEM>"
+
+
+@pytest.mark.parametrize(
+    ("family", "base", "interrupt"), [("zynqmp", 0xA000_0000, 89), ("zynq7000", 0x4000_0000, 29)]
+)
+def test_device_tree_overlays_name_the_registers_and_compile(
+    family: str, base: int, interrupt: int, tmp_path: Path
+) -> None:
+    source = ROOT / "fpga" / "boards" / f"quasar-{family}.dtso"
+    text = source.read_text()
+    node = text[text.index(f"quasar@{base:x} {{") :]
+    assert re.search(rf"reg = <(0x0 )?{base:#x} (0x0 )?{0x40000:#x}>;", node)
+    assert f"interrupts = <0 {interrupt} 4>;" in node
+    run(tool("dtc"), "-@", "-q", "-I", "dts", "-O", "dtb", "-o", tmp_path / "overlay.dtbo", source)
 
 
 ALL = (*bitstream.KERNELS, "reset_register", "ps")
