@@ -40,7 +40,7 @@ demo: develop ## Build, install what a board would install, classify the package
 	@quasar-rt demo
 
 .PHONY: test
-test: install-test dataset browser test-rust test-wheel test-python ## Install what tests need and run all of them (Rust and Python)
+test: install-test dataset browser eda test-rust test-wheel test-python ## Install what tests need and run all of them (Rust and Python)
 
 ##@ Build and install (into .venv)
 
@@ -80,6 +80,18 @@ browser: ## Install Debian's Chromium where that is possible; without it, tests 
 	fi; \
 	command -v chromium >/dev/null || echo 'note: chromium is absent (Debian package chromium); tests of the search page will skip'
 
+.PHONY: eda
+eda: ## Install Debian's Verilator, Yosys, Tcl and dtc where that is possible; without them, tests of the hardware skip
+	@if ! { command -v verilator && command -v yosys && command -v tclsh && command -v dtc; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get install -y -qq --no-install-recommends verilator yosys tcl device-tree-compiler </dev/null >/dev/null 2>&1 \
+	    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends verilator yosys tcl device-tree-compiler; } </dev/null >/dev/null 2>&1 \
+	    || true; \
+	fi; \
+	for tool in verilator yosys tclsh dtc; do \
+	  command -v $$tool >/dev/null || echo "note: $$tool is absent (Debian packages verilator, yosys, tcl, device-tree-compiler); tests that need it will skip"; \
+	done
+
 .PHONY: toolchain
 toolchain:
 	@command -v cargo >/dev/null || { echo 'error: cargo is not on PATH; install Rust 1.89 or later, see https://rustup.rs' >&2; exit 1; }
@@ -104,6 +116,10 @@ test-rust: $(STAMPS)/venv toolchain ## The crates' tests (the binding crate is t
 .PHONY: test-python
 test-python: ## The Python tests, with what is installed now
 	python -m pytest $(PYTEST_ARGS)
+
+.PHONY: test-rtl
+test-rtl: install-test eda ## The array in SystemVerilog, its synthesis by Yosys, the synthesis kit (part of the Python tests, too)
+	python -m pytest tests/fpga $(PYTEST_ARGS)
 
 .PHONY: test-wheel
 test-wheel: wheel ## Install the wheel as a board would, nothing else, and run the demo from it
@@ -166,6 +182,13 @@ test-pynq: wheel sim ## The PYNQ transport through the real pynq package, in an 
 	@$(PYTHON) -m venv --clear .venv-pynq
 	@$(call pip_install,.venv-pynq) dist/*.whl 'pynq==4.0.0' pytest pytest-benchmark
 	@QUASAR_SIM_DIR=$(CURDIR)/build/sim .venv-pynq/bin/python -P -m pytest tests/python/test_pynq.py -p no:cacheprovider $(PYTEST_ARGS)
+
+##@ FPGA
+
+.PHONY: bitstream
+bitstream: develop ## Build and package BOARD's bitstream (HARDWARE=FILE: its configuration) with AMD Vitis and Vivado
+	@[ -n '$(BOARD)' ] || { echo 'error: name a board: make bitstream BOARD=zcu102 [HARDWARE=file.toml]' >&2; exit 1; }
+	@python tools/bitstream.py $(BOARD) $(if $(HARDWARE),--hardware $(HARDWARE))
 
 ##@ Checks
 

@@ -1,0 +1,41 @@
+# vivado -mode batch -source fpga/scripts/bitstream.tcl -tclargs WORK
+#
+# WORK/settings.tcl (tools/bitstream.py writes it) sets name, root, board (dictionary), part, board_part; WORK/kernels holds the seven kernels' IP.
+# Leaves WORK/NAME.bit, WORK/NAME.hwh and reports.
+
+set work [file normalize [lindex $argv 0]]
+source [file join $work settings.tcl]
+source [file join $root fpga scripts headers.tcl]
+source [file join $root fpga scripts design.tcl]
+
+create_project -force accelerator [file join $work project] -part $part
+set board_parts [get_board_parts -quiet $board_part:*]
+if {[llength $board_parts] == 0} {
+  error "Vivado has no board files $board_part (Tools > Vivado Store, or xhub::install): the processing system's settings come from them"
+}
+set_property board_part [lindex [lsort -dictionary $board_parts] end] [current_project]
+set_property ip_repo_paths [file join $work kernels] [current_project]
+update_ip_catalog -rebuild
+add_files -norecurse [file join $root fpga rtl bank.v]
+add_files -fileset constrs_1 -norecurse [file join $root fpga boards accelerator.xdc]
+
+accelerator_design [header_constants [file join $root fpga include isa.hpp]] [header_constants [file join $work config.hpp]] $board
+set design [get_files accelerator.bd]
+add_files -norecurse [make_wrapper -files $design -top]
+set_property top accelerator_wrapper [current_fileset]
+generate_target all $design
+
+set_property strategy Performance_ExplorePostRoutePhysOpt [get_runs impl_1]
+launch_runs impl_1 -to_step write_bitstream -jobs 4
+wait_on_run impl_1
+if {[get_property PROGRESS [get_runs impl_1]] ne "100%"} { error "implementation failed: see [get_property DIRECTORY [get_runs impl_1]]" }
+open_run impl_1
+report_timing_summary -file [file join $work timing.rpt]
+report_utilization -hierarchical -file [file join $work utilization.rpt]
+set slack [get_property SLACK [get_timing_paths -setup]]
+if {$slack < 0} { error "timing is not met at [dict get $board clock_mhz] MHz: slack $slack ns (timing.rpt); lower clock_mhz in the configuration" }
+
+file copy -force [file join [get_property DIRECTORY [get_runs impl_1]] accelerator_wrapper.bit] [file join $work $name.bit]
+set handoff [glob [file join $work project accelerator.gen sources_1 bd accelerator hw_handoff accelerator.hwh]]
+file copy -force [lindex $handoff 0] [file join $work $name.hwh]
+write_hw_platform -fixed -force -include_bit -file [file join $work $name.xsa]

@@ -1,0 +1,248 @@
+# The block design: seven kernels, the queues and memories between them, the processing system, registers and reset.
+#
+#   accelerator_design ISA CONFIG BOARD   ISA, CONFIG: constants of isa.hpp and config.hpp (headers.tcl)
+#                                         BOARD: dictionary with processor, clock_mhz, uram (0 or 1)
+# Vivado 2023.2 and later. tests/fpga/test_kit.py runs it on commands that only record.
+
+# Kernel -> its top function, which is the IP's name.
+set KERNELS {fetch fetch load load array systolic drain drain norm norm softmax softmax store store}
+
+# Queue -> writer and reader, as kernel/port. Depths are those of isa.hpp.
+set QUEUES {
+  load_commands    {fetch/load_commands load/commands}
+  array_commands   {fetch/array_commands array/commands}
+  drain_commands   {fetch/drain_commands drain/commands}
+  norm_commands    {fetch/norm_commands norm/commands}
+  softmax_commands {fetch/softmax_commands softmax/commands}
+  weights          {load/weights array/weights}
+  rows             {load/rows drain/rows}
+  gains            {load/gains norm/gains}
+  sums             {array/sums drain/sums}
+  moments          {drain/moments norm/moments}
+  maxima           {array/maxima softmax/maxima}
+  scales           {softmax/scales drain/scales}
+  logits           {drain/logits store/logits}
+  checks           {load/checks store/checks}
+  load_to_array    {load/load_to_array array/load_to_array}
+  array_to_load    {array/array_to_load load/array_to_load}
+  drain_to_array   {drain/drain_to_array array/drain_to_array}
+  norm_to_array    {norm/norm_to_array array/norm_to_array}
+  softmax_to_array {softmax/softmax_to_array array/softmax_to_array}
+}
+
+# Register blocks: a register of isa.hpp in the block -> the interface that answers there.
+set BLOCKS {
+  reg::fetch_CTRL {fetch/s_axi_control}
+  reg::store_CTRL {store/s_axi_control}
+  reg::load_ARENA0 {load/s_axi_control}
+  reg::reset      {reset_register/S_AXI}
+}
+set BLOCK_BYTES 0x10000
+
+# Memory -> writer, reader, banks, bits of a word, words. As in kernels.hpp.
+proc accelerator_memories {config} {
+  dict with config {
+    set groups [expr {($TOKENS + $LANES - 1) / $LANES}]
+    set norm_groups [expr {($TOKENS + $NORM_LANES - 1) / $NORM_LANES}]
+    set exp_groups [expr {($TOKENS + $EXP_LANES - 1) / $EXP_LANES}]
+    return [list \
+      patches       [list load/patches array/patches $groups [expr {8 * $LANES}] $INPUT_WORDS] \
+      residual      [list drain/own_residual drain/residual [expr {$FRAMES * $groups}] [expr {16 * $LANES}] $RESIDUAL_WORDS] \
+      norm_residual [list drain/norm_residual norm/residual [expr {$FRAMES * $groups}] [expr {16 * $LANES}] $RESIDUAL_WORDS] \
+      normed        [list norm/normed array/normed [expr {$FRAMES * $norm_groups}] [expr {8 * $NORM_LANES}] $NORM_WORDS] \
+      query         [list drain/query array/query $groups [expr {8 * $LANES}] $QUERY_WORDS] \
+      key           [list drain/key array/key $KEY_BANKS 8 $KEY_WORDS] \
+      value         [list drain/value array/value $VALUE_BANKS 8 $VALUE_WORDS] \
+      score         [list array/score softmax/score [expr {2 * $exp_groups}] [expr {24 * $EXP_LANES}] $SCORE_WORDS] \
+      probability   [list softmax/probability array/probability [expr {2 * $exp_groups}] [expr {8 * $EXP_LANES}] $SCORE_WORDS] \
+      hidden        [list drain/hidden array/hidden $groups [expr {8 * $LANES}] $HIDDEN_WORDS]]
+  }
+}
+
+# An UltraRAM is 4096 words of 72 bits: worth it where much of that is used.
+proc memory_style {words bits uram} {
+  if {$words <= 64} { return distributed }
+  if {$uram && $words > 2048 && $bits >= 36} { return ultra }
+  return block
+}
+
+proc address_bits {words} {
+  for {set bits 1} {(1 << $bits) < $words} {incr bits} {}
+  return $bits
+}
+
+# The newest version of an IP.
+proc ip {vln name {properties {}}} {
+  set versions [lsort -dictionary [get_ipdefs -all $vln:*]]
+  if {[llength $versions] == 0} { error "the IP catalogue has no $vln (kernels: those that Vitis HLS packaged)" }
+  set cell [create_bd_cell -type ip -vlnv [lindex $versions end] $name]
+  if {[llength $properties]} { set_property -dict $properties $cell }
+}
+
+proc wire {from args} {
+  foreach to $args { connect_bd_net [get_bd_pins $from] [get_bd_pins $to] }
+}
+
+proc bus {from to} {
+  connect_bd_intf_net [get_bd_intf_pins $from] [get_bd_intf_pins $to]
+}
+
+# A signal of bank i of a kernel's memory port: numbered as an array partitioned completely is, or plain where there is one bank.
+proc memory_pin {port i signal} {
+  foreach name [list ${port}_${i}_$signal ${port}_$signal] {
+    if {[llength [get_bd_pins -quiet $name]]} { return $name }
+  }
+  error "$port has no signal $signal of bank $i: is its interface ap_memory, partitioned completely in dimension 1?"
+}
+
+# A number of signals side by side.
+proc concatenate {name signals} {
+  ip xilinx.com:ip:xlconcat $name [list CONFIG.NUM_PORTS [llength $signals]]
+  set i 0
+  foreach signal $signals { wire $signal $name/In$i; incr i }
+}
+
+proc processing_system {board ports} {
+  set clock [dict get $board clock_mhz]
+  if {[dict get $board processor] eq "zynq_ultra_ps_e"} {
+    ip xilinx.com:ip:zynq_ultra_ps_e ps
+    apply_bd_automation -rule xilinx.com:bd_rule:zynq_ultra_ps_e -config {apply_board_preset 1} [get_bd_cells ps]
+    set properties [list CONFIG.PSU__USE__M_AXI_GP0 1 CONFIG.PSU__USE__M_AXI_GP1 0 CONFIG.PSU__USE__M_AXI_GP2 0 \
+      CONFIG.PSU__USE__IRQ0 1 CONFIG.PSU__FPGA_PL0_ENABLE 1 CONFIG.PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ $clock]
+    set memory {}
+    for {set i 0} {$i < $ports} {incr i} {
+      # S_AXI_GP2 to GP5 are the high-performance ports HP0 to HP3.
+      lappend properties CONFIG.PSU__USE__S_AXI_GP[expr {$i + 2}] 1 CONFIG.PSU__SAXIGP[expr {$i + 2}]__DATA_WIDTH 128
+      lappend memory [list ps/S_AXI_HP${i}_FPD ps/saxihp${i}_fpd_aclk]
+    }
+    set_property -dict $properties [get_bd_cells ps]
+    return [dict create clock ps/pl_clk0 reset ps/pl_resetn0 interrupts ps/pl_ps_irq0 base 0xA0000000 \
+      registers {ps/M_AXI_HPM0_FPD ps/maxihpm0_fpd_aclk} memory $memory space ps/Data]
+  }
+  ip xilinx.com:ip:processing_system7 ps
+  apply_bd_automation -rule xilinx.com:bd_rule:processing_system7 \
+    -config {make_external "FIXED_IO, DDR" apply_board_preset 1 Master Disable Slave Disable} [get_bd_cells ps]
+  set properties [list CONFIG.PCW_USE_M_AXI_GP0 1 CONFIG.PCW_USE_FABRIC_INTERRUPT 1 CONFIG.PCW_IRQ_F2P_INTR 1 \
+    CONFIG.PCW_EN_CLK0_PORT 1 CONFIG.PCW_FPGA0_PERIPHERAL_FREQMHZ $clock]
+  set memory {}
+  for {set i 0} {$i < $ports} {incr i} {
+    lappend properties CONFIG.PCW_USE_S_AXI_HP$i 1 CONFIG.PCW_S_AXI_HP${i}_DATA_WIDTH 64
+    lappend memory [list ps/S_AXI_HP$i ps/S_AXI_HP${i}_ACLK]
+  }
+  set_property -dict $properties [get_bd_cells ps]
+  return [dict create clock ps/FCLK_CLK0 reset ps/FCLK_RESET0_N interrupts ps/IRQ_F2P base 0x40000000 \
+    registers {ps/M_AXI_GP0 ps/M_AXI_GP0_ACLK} memory $memory space ps/Data]
+}
+
+proc accelerator_design {isa config board} {
+  global KERNELS QUEUES BLOCKS BLOCK_BYTES
+  set ports [dict get $config PORTS]
+  create_bd_design accelerator
+  set ps [processing_system $board $ports]
+  set clock [dict get $ps clock]
+
+  # Kernels.
+  dict for {kernel top} $KERNELS {
+    ip xilinx.com:hls:$top $kernel
+    wire $clock $kernel/ap_clk
+  }
+
+  # Reset: the processing system's for the interconnect; the kernels' and their queues' also by the register, once their ports are at rest.
+  ip xilinx.com:ip:proc_sys_reset main_reset
+  wire $clock main_reset/slowest_sync_clk
+  wire [dict get $ps reset] main_reset/ext_reset_in
+  set resetn main_reset/peripheral_aresetn
+  ip xilinx.com:ip:axi_gpio reset_register {CONFIG.C_GPIO_WIDTH 1 CONFIG.C_ALL_OUTPUTS 1 CONFIG.C_DOUT_DEFAULT 0x00000000}
+  wire $clock reset_register/s_axi_aclk
+  wire $resetn reset_register/s_axi_aresetn
+  ip xilinx.com:ip:proc_sys_reset kernel_reset {CONFIG.C_AUX_RESET_HIGH 1}
+  wire $clock kernel_reset/slowest_sync_clk
+  wire [dict get $ps reset] kernel_reset/ext_reset_in
+  foreach kernel [dict keys $KERNELS] { wire kernel_reset/peripheral_aresetn $kernel/ap_rst_n }
+
+  # Queues. The smallest axis_data_fifo holds 16.
+  dict for {queue ends} $QUEUES {
+    set depth [dict get $isa depth::$queue]
+    if {$depth == 0} { set depth [dict get $config [string toupper $queue]_DEPTH] }
+    ip xilinx.com:ip:axis_data_fifo ${queue}_queue [list CONFIG.FIFO_DEPTH [expr {max($depth, 16)}]]
+    wire $clock ${queue}_queue/s_axis_aclk
+    wire kernel_reset/peripheral_aresetn ${queue}_queue/s_axis_aresetn
+    bus [lindex $ends 0] ${queue}_queue/S_AXIS
+    bus ${queue}_queue/M_AXIS [lindex $ends 1]
+  }
+
+  # Memories: a dual-port RAM for each bank.
+  dict for {memory shape} [accelerator_memories $config] {
+    lassign $shape writer reader banks bits words
+    for {set i 0} {$i < $banks} {incr i} {
+      set cell [create_bd_cell -type module -reference bank ${memory}_$i]
+      set_property -dict [list CONFIG.WIDTH $bits CONFIG.WORDS $words CONFIG.ADDRESS_BITS [address_bits $words] \
+        CONFIG.STYLE [memory_style $words $bits [dict get $board uram]]] $cell
+      wire $clock ${memory}_$i/clk
+      wire [memory_pin $writer $i address0] ${memory}_$i/write_address
+      wire [memory_pin $writer $i ce0] ${memory}_$i/write_ce
+      wire [memory_pin $writer $i we0] ${memory}_$i/write_we
+      wire [memory_pin $writer $i d0] ${memory}_$i/write_d
+      wire [memory_pin $reader $i address0] ${memory}_$i/read_address
+      wire [memory_pin $reader $i ce0] ${memory}_$i/read_ce
+      wire ${memory}_$i/read_q [memory_pin $reader $i q0]
+    }
+  }
+
+  # Memory ports. Each leaves through a shutdown manager; commands and logits share the first port of weights.
+  set masters [list {fetch m_axi_commands 256} {store m_axi_memory 128}]
+  for {set i 0} {$i < $ports} {incr i} { lappend masters [list load m_axi_memory$i 128] }
+  set idle {}
+  foreach master $masters {
+    lassign $master kernel port width
+    set gate ${kernel}_${port}_gate
+    ip xilinx.com:ip:dfx_axi_shutdown_manager $gate [list CONFIG.CTRL_INTERFACE_TYPE 0 CONFIG.RP_IS_MASTER true \
+      CONFIG.DP_AXI_ADDR_WIDTH 64 CONFIG.DP_AXI_DATA_WIDTH $width]
+    wire $clock $gate/clk
+    wire $resetn $gate/resetn
+    wire reset_register/gpio_io_o $gate/request_shutdown
+    bus $kernel/$port $gate/S_AXI
+    lappend idle $gate/in_shutdown
+  }
+  # load has four ports whatever the configuration uses; those without one of the processing system stay open.
+  concatenate ports_idle $idle
+  ip xilinx.com:ip:util_reduced_logic all_idle [list CONFIG.C_OPERATION and CONFIG.C_SIZE [llength $idle]]
+  wire ports_idle/dout all_idle/Op1
+  wire all_idle/Res kernel_reset/aux_reset_in
+  for {set i 0} {$i < $ports} {incr i} {
+    lassign [lindex [dict get $ps memory] $i] slave slave_clock
+    set sources [list load_m_axi_memory${i}_gate]
+    if {$i == 0} { lappend sources fetch_m_axi_commands_gate store_m_axi_memory_gate }
+    ip xilinx.com:ip:smartconnect memory$i [list CONFIG.NUM_SI [llength $sources] CONFIG.NUM_MI 1]
+    wire $clock memory$i/aclk $slave_clock
+    wire $resetn memory$i/aresetn
+    set j 0
+    foreach source $sources { bus $source/M_AXI memory$i/S0${j}_AXI; incr j }
+    bus memory$i/M00_AXI $slave
+  }
+
+  # Registers.
+  lassign [dict get $ps registers] master master_clock
+  ip xilinx.com:ip:smartconnect registers [list CONFIG.NUM_SI 1 CONFIG.NUM_MI [dict size $BLOCKS]]
+  wire $clock registers/aclk $master_clock
+  wire $resetn registers/aresetn
+  bus $master registers/S00_AXI
+  set i 0
+  dict for {constant slave} $BLOCKS {
+    bus registers/M0${i}_AXI $slave
+    incr i
+  }
+  dict for {constant slave} $BLOCKS {
+    set offset [expr {[dict get $ps base] + [dict get $isa $constant] / $BLOCK_BYTES * $BLOCK_BYTES}]
+    assign_bd_address -offset [format 0x%08X $offset] -range 64K \
+      -target_address_space [get_bd_addr_spaces [dict get $ps space]] [get_bd_addr_segs $slave/Reg] -force
+  }
+  assign_bd_address
+
+  # Interrupts: 0 store, 1 fetch.
+  concatenate interrupts {store/interrupt fetch/interrupt}
+  wire interrupts/dout [dict get $ps interrupts]
+
+  validate_bd_design
+  save_bd_design
+}

@@ -1,0 +1,21 @@
+# The same as a kernel's cfg file for the Tcl front end: vitis-run --mode hls --tcl fpga/scripts/kernel.tcl, or vitis_hls -f.
+#
+# The environment names the kernel's cfg file (KERNEL_CFG, as tools/bitstream.py wrote it).
+
+set file [open $::env(KERNEL_CFG)]
+set settings [dict create]
+foreach line [split [read $file] \n] {
+  if {[regexp {^([a-z0-9_.]+)=(.*)$} $line -> key value]} { dict set settings $key $value }
+}
+close $file
+set top [dict get $settings syn.top]
+open_project -reset $top
+set_top $top
+add_files [dict get $settings syn.file] -cflags [dict get $settings syn.cflags]
+open_solution -reset solution -flow_target vivado
+set_part [dict get $settings part]
+create_clock -period [dict get $settings clock]
+config_rtl -reset control -reset_level low
+config_interface -m_axi_conservative_mode=1 -m_axi_addr64=1
+csynth_design
+export_design -format ip_catalog -vendor xilinx.com -library hls -ipname $top -version 1.0 -output $top.zip

@@ -1,0 +1,24 @@
+# Vivado's commands, as far as fpga/scripts/design.tcl uses them: they print what they are told. tclsh record.tcl SCRIPTS ISA CONFIG BOARD
+
+proc names {arguments} { return [lindex $arguments end] }
+foreach command {get_bd_pins get_bd_intf_pins get_bd_cells get_bd_addr_spaces get_bd_addr_segs} {
+  proc $command args { return [names $args] }
+}
+proc get_ipdefs args { return [list [string map {* 1.0} [names $args]]] }
+proc create_bd_design name { puts [list design $name] }
+proc create_bd_cell {- type - source name} { puts [list cell $name $type $source]; return $name }
+proc set_property {- properties cell} { puts [list set $cell {*}$properties] }
+proc connect_bd_net {from to} { puts [list net $from $to] }
+proc connect_bd_intf_net {from to} { puts [list bus $from $to] }
+proc apply_bd_automation args { puts [list automation [names $args]] }
+proc assign_bd_address args {
+  if {[llength $args] == 0} return
+  puts [list address [dict get $args -offset] [dict get $args -range] [lindex $args end-1]]
+}
+proc validate_bd_design {} { puts validate }
+proc save_bd_design {} { puts save }
+
+lassign $argv scripts isa config board
+source $scripts/headers.tcl
+source $scripts/design.tcl
+accelerator_design [header_constants $isa] [header_constants $config] $board

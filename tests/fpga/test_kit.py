@@ -1,0 +1,368 @@
+"""The synthesis kit without AMD's tools: block design recorded, settings as written, packaging on made-up files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import pytest
+from rtl import ROOT, run, tool
+
+from quasar_rt.hardware import Hardware
+
+sys.path.insert(0, str(ROOT / "tools"))
+import bitstream
+
+SCRIPTS = ROOT / "fpga" / "scripts"
+HARDWARE = """
+board = "{board}"
+clock_mhz = 150.0
+mode = "nibble"
+frames = 2
+axi_ports = 2
+
+[array]
+tokens = 7
+pairs = 4
+
+[lanes]
+requantize = 3
+gelu = 3
+norm = 2
+exponential = 4
+multipliers = "fabric"
+
+[buffers]
+input = 512
+residual = 384
+norm = 384
+query = 384
+key = 960
+value = 1576
+score = 50
+hidden = 1536
+weight = 768
+"""
+CONFIG = dict(
+    PORTS=2, FRAMES=2, TOKENS=7, PAIRS=4, LANES=3, NORM_LANES=2, EXP_LANES=4, KEY_BANKS=4, VALUE_BANKS=5,
+    INPUT_WORDS=512, RESIDUAL_WORDS=384, NORM_WORDS=384, QUERY_WORDS=384, KEY_WORDS=960, VALUE_WORDS=1576,
+    SCORE_WORDS=50, HIDDEN_WORDS=1536, MOMENTS_DEPTH=128,
+)  # fmt: skip
+
+
+class Design(NamedTuple):
+    """What the Tcl asked Vivado for."""
+
+    cells: dict[str, str]  # name -> VLNV or module
+    properties: dict[str, dict[str, str]]
+    nets: list[tuple[str, str]]
+    buses: list[tuple[str, str]]
+    addresses: dict[str, int]
+    lines: list[str]
+
+    def to(self, pin: str) -> str:
+        (source,) = [a for a, b in self.nets if b == pin]
+        return source
+
+
+def constants(path: Path, scope: str) -> dict[str, int]:
+    text = path.read_text().split(f"namespace {scope} {{")[1].split("} // namespace")[0]
+    return {name: int(value, 0) for name, value in re.findall(r"constexpr unsigned (\w+) = (\w+?)u?;", text)}
+
+
+@pytest.fixture(scope="module", params=["zynq_ultra_ps_e", "processing_system7"])
+def design(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Design:
+    config = tmp_path_factory.mktemp("kit") / "config.hpp"
+    lines = "\n".join(f"constexpr unsigned {name} = {value}u;" for name, value in CONFIG.items())
+    config.write_text(f"namespace config {{\n{lines}\n}} // namespace config\n")
+    board = f"processor {request.param} clock_mhz 150 uram 1"
+    isa = ROOT / "fpga" / "include" / "isa.hpp"
+    out = run(tool("tclsh"), ROOT / "tests" / "fpga" / "record.tcl", SCRIPTS, isa, config, board)
+    recorded = Design({}, {}, [], [], {}, out.splitlines())
+    for line in recorded.lines:
+        kind, *rest = line.split()
+        if kind == "cell":
+            assert rest[0] not in recorded.cells
+            recorded.cells[rest[0]] = rest[2]
+        elif kind == "set":
+            recorded.properties.setdefault(rest[0], {}).update(zip(rest[1::2], rest[2::2], strict=True))
+        elif kind == "net":
+            recorded.nets.append((rest[0], rest[1]))
+        elif kind == "bus":
+            recorded.buses.append((rest[0], rest[1]))
+        elif kind == "address":
+            assert rest[1] == "64K"
+            recorded.addresses[rest[2]] = int(rest[0], 16)
+    return recorded
+
+
+def kernel_arguments() -> dict[str, dict[str, str]]:
+    """Kernel -> argument -> type, of fpga/include/kernels.hpp."""
+    text = re.sub(r"//.*", "", (ROOT / "fpga" / "include" / "kernels.hpp").read_text())
+    functions = re.findall(r"^void (\w+)\((.*?)\);", text, re.MULTILINE | re.DOTALL)
+    return {
+        {"systolic": "array"}.get(name, name): {
+            argument.split()[-1].lstrip("*&"): " ".join(argument.split()[:-1])
+            for argument in arguments.split(",")
+        }
+        for name, arguments in functions
+    }
+
+
+def test_all_tcl_is_complete(tmp_path: Path) -> None:
+    files = [*SCRIPTS.glob("*.tcl"), *(ROOT / "fpga" / "boards").glob("*.tcl")]
+    assert len(files) >= 10
+    script = tmp_path / "check.tcl"
+    script.write_text("foreach f $argv {set c [open $f]; if {![info complete [read $c]]} {error $f}}")
+    run(tool("tclsh"), script, *files)
+
+
+def test_every_kernel_is_there_with_clock_and_reset(design: Design) -> None:
+    tops = {kernel: design.cells[kernel].split(":")[2] for kernel in bitstream.KERNELS}
+    assert tops == {kernel: {"array": "systolic"}.get(kernel, kernel) for kernel in bitstream.KERNELS}
+    for kernel in bitstream.KERNELS:
+        assert design.to(f"{kernel}/ap_clk") in ("ps/pl_clk0", "ps/FCLK_CLK0")
+        assert design.to(f"{kernel}/ap_rst_n") == "kernel_reset/peripheral_aresetn"
+        cfg = (SCRIPTS / f"{kernel}.cfg").read_text()
+        assert f"syn.top={tops[kernel]}\n" in cfg
+        assert f"syn.file=fpga/src/{kernel}.cpp\n" in cfg
+        assert f"package.ip.name={tops[kernel]}\n" in cfg
+
+
+def test_no_pin_or_interface_is_driven_or_used_twice(design: Design) -> None:
+    sinks = Counter(to for _, to in design.nets)
+    assert [pin for pin, count in sinks.items() if count > 1] == []
+    ends = Counter(end for pair in design.buses for end in pair)
+    assert [end for end, count in ends.items() if count > 1] == []
+    for pin in {pin for pair in [*design.nets, *design.buses] for pin in pair}:
+        assert pin.split("/")[0] in design.cells, pin
+
+
+def test_queues_join_the_units_that_are_declared_and_are_deep_enough(design: Design) -> None:
+    depths = constants(ROOT / "fpga" / "include" / "isa.hpp", "depth")
+    source = (ROOT / "rust" / "accelerator" / "src" / "isa.rs").read_text()
+    declared = {q: ends for q, *ends in re.findall(r'queue\(\s*"(\w+)",\s*"(\w+)",\s*"(\w+)"', source)}
+    assert declared.keys() == depths.keys()
+    fifos = {name for name, source in design.cells.items() if ":axis_data_fifo:" in source}
+    assert fifos == {f"{queue}_queue" for queue in declared}
+    buses = dict(design.buses)
+    for queue, (writer, reader) in declared.items():
+        depth = depths[queue] or CONFIG["MOMENTS_DEPTH"]
+        assert int(design.properties[f"{queue}_queue"]["CONFIG.FIFO_DEPTH"]) == max(16, depth)
+        (source,) = [a for a, b in design.buses if b == f"{queue}_queue/S_AXIS"]
+        assert source.split("/")[0] == writer
+        assert buses[f"{queue}_queue/M_AXIS"].split("/")[0] == reader
+        assert design.to(f"{queue}_queue/s_axis_aresetn") == "kernel_reset/peripheral_aresetn"
+
+
+def test_every_argument_of_a_kernel_is_connected(design: Design) -> None:
+    pins = {pin for pair in [*design.nets, *design.buses] for pin in pair}
+    arguments = kernel_arguments()
+    assert arguments.keys() == set(bitstream.KERNELS)
+    for kernel, types in arguments.items():
+        for name, kind in types.items():
+            if kind.startswith("Bus<"):
+                port = re.search(
+                    rf"mode=m_axi port={name} bundle=(\w+)", (ROOT / f"fpga/src/{kernel}.cpp").read_text()
+                )
+                used = not re.fullmatch(r"memory[23]", name)  # of load, with two ports
+                assert port is not None
+                assert (f"{kernel}/m_axi_{port[1]}" in pins) == used
+            elif kind.startswith(("Read::", "Write::")):
+                signals = ("address0", "ce0", *(("q0",) if kind.startswith("Read") else ("we0", "d0")))
+                assert all(f"{kernel}/{name}_0_{signal}" in pins for signal in signals), (kernel, name)
+            elif kind.endswith("&"):
+                assert f"{kernel}/{name}" in pins, (kernel, name)
+
+
+@pytest.mark.parametrize("source", sorted((ROOT / "fpga" / "src").glob("*.cpp")), ids=lambda path: path.stem)
+def test_sources_give_their_arguments_the_interfaces_that_are_connected(source: Path) -> None:
+    text = re.sub(r" *= *", "=", source.read_text())
+    pragmas = [
+        set(line.split()) - {"#pragma", "HLS"} for line in text.splitlines() if line.startswith("#pragma HLS")
+    ]
+    for name, kind in kernel_arguments()[source.stem].items():
+        if kind.startswith(("Read::", "Write::")):
+            # bank.v answers in the next cycle, a word whole.
+            assert any(
+                {f"port={name}", "storage_type=ram_1p", "latency=1"} <= pragma for pragma in pragmas
+            ), name
+            assert {"ARRAY_PARTITION", f"variable={name}", "complete", "dim=1"} in pragmas, name
+            assert {"AGGREGATE", f"variable={name}", "compact=bit"} in pragmas, name
+        elif kind.endswith("&"):
+            mine = [pragma for pragma in pragmas if f"port={name}" in pragma]
+            assert any({"axis", "mode=axis"} & pragma for pragma in mine), name
+
+
+def test_memories_have_the_banks_that_the_kernels_address(design: Design) -> None:
+    banks = Counter(re.sub(r"_\d+$", "", name) for name, source in design.cells.items() if source == "bank")
+    # 3 groups of 3 tokens, 4 of 2 for the norm, 2 of 4 for the exponentials; two frames.
+    assert banks == dict(
+        patches=3,
+        residual=6,
+        norm_residual=6,
+        normed=8,
+        query=3,
+        key=4,
+        value=5,
+        score=4,
+        probability=4,
+        hidden=3,
+    )
+    assert design.properties["residual_5"] == {
+        "CONFIG.WIDTH": "48", "CONFIG.WORDS": "384", "CONFIG.ADDRESS_BITS": "9", "CONFIG.STYLE": "block"
+    }  # fmt: skip
+    assert design.properties["score_0"]["CONFIG.STYLE"] == "distributed"
+    assert design.properties["hidden_0"]["CONFIG.ADDRESS_BITS"] == "11"
+
+
+def test_the_address_map_is_that_of_the_registers(design: Design) -> None:
+    registers = constants(ROOT / "fpga" / "include" / "isa.hpp", "reg")
+    base = min(design.addresses.values())
+    assert base == (0x4000_0000 if "ps/FCLK_CLK0" in design.to("fetch/ap_clk") else 0xA000_0000)
+    blocks = {name.split("/")[0]: address - base for name, address in design.addresses.items()}
+    blocks["reset"] = blocks.pop("reset_register")
+    assert set(blocks) == {name.split("_")[0] for name in registers}
+    for name, offset in registers.items():
+        assert blocks[name.split("_")[0]] == offset & ~0xFFFF
+    assert registers["reset"] & 0xFFFF == 0  # GPIO_DATA
+
+
+def test_the_kernels_are_reset_only_when_all_memory_ports_are_idle(design: Design) -> None:
+    assert design.to("kernel_reset/aux_reset_in") == "all_idle/Res"
+    gates = {name for name, source in design.cells.items() if ":dfx_axi_shutdown_manager:" in source}
+    assert len(gates) == 4  # fetch, store, two ports of load
+    assert {design.to(f"ports_idle/In{i}") for i in range(4)} == {f"{gate}/in_shutdown" for gate in gates}
+    assert {design.to(f"{gate}/request_shutdown") for gate in gates} == {"reset_register/gpio_io_o"}
+    assert design.to("interrupts/In0") == "store/interrupt"
+    assert design.lines[-2:] == ["validate", "save"]
+
+
+@pytest.fixture
+def hardware(tmp_path: Path) -> Path:
+    path = tmp_path / "hardware.toml"
+    path.write_text(HARDWARE.format(board="zcu102"))
+    return path
+
+
+def bit_file(part: str, data: bytes = b"\xff" * 64 + b"\xaa\x99\x55\x66" + bytes(60)) -> bytes:
+    out = struct.pack(">H", 9) + bytes.fromhex("0ff00ff00ff00ff000") + struct.pack(">H", 1)
+    for key, text in (
+        (b"a", "accelerator_wrapper;Version=2023.2"),
+        (b"b", part),
+        (b"c", "2026/01/01"),
+        (b"d", "00:00:00"),
+    ):
+        out += key + struct.pack(">H", len(text) + 1) + text.encode() + b"\0"
+    return out + b"e" + struct.pack(">I", len(data)) + data
+
+
+def handoff(*instances: str) -> str:
+    modules = "".join(f'<MODULE INSTANCE="{name}"/>' for name in instances)
+    return f"<EDKSYSTEM><MODULES>{modules}</MODULES></EDKSYSTEM>"
+
+
+@pytest.mark.parametrize(
+    ("family", "base", "interrupt"), [("zynqmp", 0xA000_0000, 89), ("zynq7000", 0x4000_0000, 29)]
+)
+def test_device_tree_overlays_name_the_registers_and_compile(
+    family: str, base: int, interrupt: int, tmp_path: Path
+) -> None:
+    source = ROOT / "fpga" / "boards" / f"quasar-{family}.dtso"
+    text = source.read_text()
+    node = text[text.index(f"quasar@{base:x} {{") :]
+    assert re.search(rf"reg = <(0x0 )?{base:#x} (0x0 )?{0x40000:#x}>;", node)
+    assert f"interrupts = <0 {interrupt} 4>;" in node
+    run(tool("dtc"), "-@", "-q", "-I", "dts", "-O", "dtb", "-o", tmp_path / "overlay.dtbo", source)
+
+
+ALL = (*bitstream.KERNELS, "reset_register", "ps")
+
+
+def test_packaging_writes_what_the_driver_compares(hardware: Path, tmp_path: Path) -> None:
+    (tmp_path / "zcu102.bit").write_bytes(bit_file("xczu9eg-ffvb1156-2-e"))
+    (tmp_path / "zcu102.hwh").write_text(handoff(*ALL))
+    out = bitstream.package(bitstream.read_target("zcu102", hardware), tmp_path)
+    said = json.loads(out.read_text())
+    assert said["sha256"]["zcu102.bit"] == hashlib.sha256((tmp_path / "zcu102.bit").read_bytes()).hexdigest()
+    toml = Hardware.load(hardware).to_toml()
+    assert said["configuration_hash"] == hashlib.sha256(toml.encode()).hexdigest()[:16]
+    assert Hardware.from_toml(said["hardware"]) == Hardware.load(hardware)
+    assert said["abi"] == 1
+    binary = (tmp_path / "zcu102.bin").read_bytes()
+    assert binary[64:68] == b"\x66\x55\x99\xaa"
+    assert len(binary) == 128
+
+
+@pytest.mark.parametrize(
+    ("bit", "hwh", "complaint"),
+    [
+        (None, handoff(*ALL), "missing or empty"),
+        (bit_file("xczu9eg-ffvb1156-2-e"), None, "missing or empty"),
+        (b"hello", handoff(*ALL), "no .bit file"),
+        (bit_file("xczu9eg-ffvb1156-2-e")[:-1], handoff(*ALL), "no .bit file"),
+        (bit_file("xczu9eg-ffvb1156-2-e", bytes(64)), handoff(*ALL), "no configuration data"),
+        (bit_file("7z020clg400"), handoff(*ALL), "is for the part 7z020clg400"),
+        (bit_file("xczu9eg-ffvb1156-2-e"), handoff(*ALL[1:]), "it has no fetch"),
+        (bit_file("xczu9eg-ffvb1156-2-e"), "<EDK", "no hardware handoff"),
+    ],
+)
+def test_packaging_refuses_what_is_wrong(
+    bit: bytes | None, hwh: str | None, complaint: str, hardware: Path, tmp_path: Path
+) -> None:
+    if bit is not None:
+        (tmp_path / "zcu102.bit").write_bytes(bit)
+    if hwh is not None:
+        (tmp_path / "zcu102.hwh").write_text(hwh)
+    with pytest.raises(click.ClickException, match=re.escape(complaint)):
+        bitstream.package(bitstream.read_target("zcu102", hardware), tmp_path)
+    assert not (tmp_path / "zcu102.json").exists()
+
+
+def test_missing_tools_boards_and_configurations_are_named(
+    hardware: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        click.ClickException, match=r"2023\.2 or later.*v\+\+ .*vitis-run .*vivado .*not on PATH"
+    ):
+        bitstream.check_tools()
+    (tmp_path / "v++").write_text("#!/bin/sh\necho 'v++ v2022.1 (64-bit)'\n")
+    (tmp_path / "vitis-run").write_text("#!/bin/sh\necho 'vitis-run v2023.2 (64-bit)'\n")
+    (tmp_path / "vivado").write_text("#!/bin/sh\necho 'Vivado v2024.1 (64-bit)'\n")
+    for name in ("v++", "vitis-run", "vivado"):
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with pytest.raises(click.ClickException, match=r"settings64\.sh\): v\+\+ is of 2022\.1$"):
+        bitstream.check_tools()
+    with pytest.raises(click.ClickException, match=r"fpga/boards/de10\.tcl"):
+        bitstream.read_target("de10", hardware)
+    with pytest.raises(click.ClickException, match="is for the board zcu102, not kv260"):
+        bitstream.read_target("kv260", hardware)
+    with pytest.raises(click.ClickException, match=r"HARDWARE=FILE"):
+        bitstream.read_target("kv260", tmp_path / "none.toml")
+
+
+def test_prepared_settings_name_this_configuration(hardware: Path, tmp_path: Path) -> None:
+    tool("cargo")
+    target = bitstream.read_target("zcu102", hardware)
+    bitstream.prepare(target, tmp_path / "work")
+    header = constants(tmp_path / "work" / "config.hpp", "config")
+    assert f"{header['HASH_HIGH']:08x}{header['HASH_LOW']:08x}" == target.configuration_hash
+    assert {name: header[name] for name in CONFIG} == CONFIG
+    cfg = (tmp_path / "work" / "array.cfg").read_text()
+    assert cfg.startswith("part=xczu9eg-ffvb1156-2-e\n\n[hls]\nclock=6.667\n")
+    for kernel in bitstream.KERNELS:
+        (source,) = re.findall(
+            r"^syn\.file=(.*)$", (tmp_path / "work" / f"{kernel}.cfg").read_text(), re.MULTILINE
+        )
+        assert Path(source) == ROOT / "fpga" / "src" / f"{kernel}.cpp"
+    settings = (tmp_path / "work" / "settings.tcl").read_text()
+    assert "set board [dict create processor zynq_ultra_ps_e clock_mhz 150 uram 0]" in settings

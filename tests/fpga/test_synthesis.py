@@ -1,0 +1,58 @@
+"""The packed element after synthesis by Yosys: one DSP slice, and its netlist adds up as int64 does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from rtl import ROOT, RTL, run, tool, verilate
+
+TESTS = ROOT / "tests" / "fpga"
+PARTS = [RTL / "pack.sv", RTL / "mac.v", RTL / "mac_dsp48e2.v", TESTS / "element.sv"]
+QUIET = ("-Wno-lint", "-Wno-INITIALDLY", "-Wno-COMBDLY", "--timing")
+
+
+def simulate(out: Path, shift: int, sources: list[Path], *options: str) -> str:
+    return run(
+        verilate(
+            out, "element", TESTS / "element_harness.cpp", sources, *options, defines=f"-DELEMENT_S={shift}"
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "cell", "shift", "named", "fabric_adder"),
+    [
+        ("xcup", "DSP48E2", 23, 1, False),
+        (
+            "xcup",
+            "DSP48E2",
+            23,
+            0,
+            True,
+        ),  # Yosys 0.23 puts the accumulation of a DSP48E1 alone into the slice
+        ("xc7", "DSP48E1", 21, 0, False),
+    ],
+    ids=["dsp48e2-named", "dsp48e2-inferred", "dsp48e1-inferred"],
+)
+def test_an_element_is_one_slice_and_its_netlist_is_exact(
+    family: str, cell: str, shift: int, named: int, fabric_adder: bool, tmp_path: Path
+) -> None:
+    netlist, report = tmp_path / "element.v", tmp_path / "stat.txt"
+    commands = [
+        f"read_verilog -sv {' '.join(map(str, PARTS))}",
+        f"chparam -set S {shift} -set NAMED {named} element",
+        f"synth_xilinx -family {family} -top element -flatten -noiopad -noclkbuf",
+        f"tee -o {report} stat",
+        f"write_verilog -noexpr -noattr {netlist}",
+    ]
+    run(tool("yosys"), "-q", "-p", "; ".join(commands))
+    cells = {
+        name: int(count) for name, count in re.findall(r"^ +([A-Z]\w+) +(\d+)$", report.read_text(), re.M)
+    }
+    assert {name: count for name, count in cells.items() if name.startswith("DSP")} == {cell: 1}
+    assert (cells.get("CARRY4", 0) > 1) == fabric_adder  # one forms W
+    cells_sim = Path(tool("yosys")).resolve().parents[1] / "share" / "yosys" / "xilinx" / "cells_sim.v"
+    models = [netlist, "-v", cells_sim, *([TESTS / "dsp48e2.v"] if family == "xcup" else [])]
+    assert simulate(tmp_path / "simulation", shift, models, *QUIET).startswith("0 of")

@@ -1,0 +1,249 @@
+#!/usr/bin/env python3
+"""Build an accelerator's bitstream with AMD's tools, and package it for the driver (docs/building.md).
+
+    python tools/bitstream.py zcu102                               # fpga/configs/zcu102.toml
+    python tools/bitstream.py kv260 --hardware mine.toml --prepare # what the tools would be given, without them
+    python tools/bitstream.py zcu102 --package DIR                 # only package DIR/zcu102.bit and .hwh
+
+Vitis HLS makes an IP of each kernel, Vivado the block design and the bitstream. No run of this project has had either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree as ET
+
+import click
+
+from quasar_rt.errors import QuasarError
+from quasar_rt.hardware import Board, Hardware
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = ("fetch", "load", "array", "drain", "norm", "softmax", "store")
+OLDEST = (2023, 2)
+
+
+class Target(NamedTuple):
+    """What is built: a configuration on a board."""
+
+    hardware: Hardware
+    part: str
+    board_part: str
+    processor: str
+
+    @property
+    def name(self) -> str:
+        """The board's, which the files carry."""
+        return self.hardware.board.name
+
+    @property
+    def configuration_hash(self) -> str:
+        """What the bitstream reports (rust/accelerator/src/identity.rs): 16 hexadecimal digits."""
+        return hashlib.sha256(self.hardware.to_toml().encode()).hexdigest()[:16]
+
+
+def read_target(board: str, hardware: Path | None) -> Target:
+    """The configuration, checked against the board, and what Vivado calls the board."""
+    script = ROOT / "fpga" / "boards" / f"{board}.tcl"
+    if not script.is_file():
+        known = ", ".join(sorted(path.stem for path in script.parent.glob("*.tcl")))
+        raise click.ClickException(f"no fpga/boards/{board}.tcl: write one beside those of {known}")
+    path = hardware or ROOT / "fpga" / "configs" / f"{board}.toml"
+    if not path.is_file():
+        raise click.ClickException(
+            f"no configuration {path}: tools/estimate.py NETWORK --board {board} --save FILE writes one; "
+            "name it by --hardware (make bitstream: HARDWARE=FILE)"
+        )
+    loaded = Hardware.load(path)
+    if loaded.board != Board.load(board):
+        raise click.ClickException(f"{path} is for the board {loaded.board.name}, not {board}")
+    loaded.check_board()
+    settings = dict(re.findall(r"^set (\w+) (\S+)$", script.read_text(), re.MULTILINE))
+    return Target(loaded, settings["part"], settings["board_part"], settings["processor"])
+
+
+def prepare(target: Target, work: Path) -> None:
+    """Write what the tools read: the configuration and its header, each kernel's cfg file, Vivado's settings."""
+    work.mkdir(parents=True, exist_ok=True)
+    hardware = work / "hardware.toml"
+    hardware.write_text(target.hardware.to_toml())
+    board = work / "board.toml"
+    board.write_text(target.hardware.board.to_toml())
+    header = work / "config.hpp"
+    headers = ["cargo", "run", "--quiet", "--package", "quasar-accelerator", "--example", "headers", "--"]
+    call([*headers, "config", str(hardware), str(board), str(header)], ROOT)
+    for kernel in KERNELS:
+        template = (ROOT / "fpga" / "scripts" / f"{kernel}.cfg").read_text()
+        settings = template[template.index("[hls]\n") + 6 :].replace("syn.file=", f"syn.file={ROOT}/")
+        (work / f"{kernel}.cfg").write_text(
+            f"part={target.part}\n\n[hls]\nclock={1000 / target.hardware.clock_mhz:.3f}\n"
+            f"syn.cflags=-std=c++17 -I{ROOT}/fpga/include -I{work}\n{settings}"
+        )
+    uram = int(target.hardware.board.resources.uram > 0)
+    (work / "settings.tcl").write_text(
+        f"set name {target.name}\nset root {{{ROOT}}}\nset part {target.part}\nset board_part {target.board_part}\n"
+        f"set board [dict create processor {target.processor} clock_mhz {target.hardware.clock_mhz:g} uram {uram}]\n"
+    )
+
+
+def call(command: list[str], folder: Path) -> str:
+    """Run a command; its output where it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise click.ClickException(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+    return done.stdout
+
+
+def check_tools() -> None:
+    """Refuse tools that are missing or too old, naming all of them at once."""
+    wrong = []
+    for tool, package in (("v++", "Vitis"), ("vitis-run", "Vitis"), ("vivado", "Vivado")):
+        if shutil.which(tool) is None:
+            wrong.append(f"{tool} ({package}) is not on PATH")
+            continue
+        said = call([tool, "-version" if tool == "vivado" else "--version"], Path.cwd())
+        found = re.search(r"v(\d{4})\.(\d)", said)
+        if found is None:
+            wrong.append(f"{tool} does not say its version")
+        elif (int(found[1]), int(found[2])) < OLDEST:
+            wrong.append(f"{tool} is of {found[1]}.{found[2]}")
+    if wrong:
+        raise click.ClickException(
+            f"a bitstream takes AMD Vitis and Vivado {OLDEST[0]}.{OLDEST[1]} or later "
+            f"(source their settings64.sh): {'; '.join(wrong)}"
+        )
+
+
+def build(target: Target, work: Path) -> None:
+    """Run Vitis HLS for each kernel, then Vivado. Hours."""
+    for kernel in KERNELS:
+        click.echo(f"{kernel}: Vitis HLS")
+        options = ["--mode", "hls", "--config", f"{kernel}.cfg", "--work_dir", f"kernels/{kernel}"]
+        call(["v++", "-c", *options], work)
+        call(["vitis-run", *options, "--package"], work)
+    click.echo("Vivado")
+    script = ROOT / "fpga" / "scripts" / "bitstream.tcl"
+    call(["vivado", "-mode", "batch", "-nojournal", "-source", str(script), "-tclargs", str(work)], work)
+
+
+class Bit(NamedTuple):
+    """A .bit file's header and data."""
+
+    design: str
+    part: str
+    data: bytes
+
+
+def read_bit(path: Path) -> Bit:
+    """Read a .bit file."""
+    content = path.read_bytes()
+    fields: dict[bytes, bytes] = {}
+    try:
+        (skip,) = struct.unpack_from(">H", content)
+        at = 2 + skip + 2
+        while b"e" not in fields:
+            key = content[at : at + 1]
+            size_format = ">I" if key == b"e" else ">H"
+            (size,) = struct.unpack_from(size_format, content, at + 1)
+            at += 1 + struct.calcsize(size_format)
+            fields[key] = content[at : at + size]
+            if not key or len(fields[key]) != size:
+                raise ValueError
+            at += size
+        design, part = (fields[key].rstrip(b"\0").decode("ascii") for key in (b"a", b"b"))
+    except (struct.error, ValueError, KeyError):
+        raise click.ClickException(f"{path} is no .bit file, or it ends too soon") from None
+    if b"\xaa\x99\x55\x66" not in fields[b"e"][:4096] or len(fields[b"e"]) % 4:
+        raise click.ClickException(f"{path} has no configuration data")
+    return Bit(design, part, fields[b"e"])
+
+
+def package(target: Target, work: Path) -> Path:
+    """Check the bitstream and its hardware handoff; write NAME.bin (for fpga_manager) and NAME.json (for the driver).
+
+    PYNQ finds NAME.hwh by the name of NAME.bit.
+    """
+    bitstream, handoff = work / f"{target.name}.bit", work / f"{target.name}.hwh"
+    for path in (bitstream, handoff):
+        if not path.is_file() or not path.stat().st_size:
+            raise click.ClickException(
+                f"{path} is missing or empty; PYNQ wants the .bit and the .hwh by one name"
+            )
+    bit = read_bit(bitstream)
+    plain = [re.sub(r"[^a-z0-9]", "", part.lower()).removeprefix("xc") for part in (bit.part, target.part)]
+    if not (plain[0] and plain[1].startswith(plain[0])):
+        raise click.ClickException(
+            f"{bitstream} is for the part {bit.part}, the board {target.name} has {target.part}"
+        )
+    try:
+        modules = {module.get("INSTANCE", "") for module in ET.parse(handoff).iter("MODULE")}
+    except ET.ParseError as error:
+        raise click.ClickException(f"{handoff} is no hardware handoff: {error}") from None
+    missing = sorted({*KERNELS, "reset_register"} - modules)
+    if missing:
+        raise click.ClickException(f"{handoff} is of another design: it has no {', '.join(missing)}")
+    # fpga_manager takes the data alone, the bytes of each word swapped.
+    words = struct.unpack(f">{len(bit.data) // 4}I", bit.data)
+    binary = work / f"{target.name}.bin"
+    binary.write_bytes(struct.pack(f"<{len(words)}I", *words))
+    abi = re.search(r"ABI = (\d+);", (ROOT / "fpga" / "include" / "isa.hpp").read_text())
+    assert abi is not None
+    description = {
+        "name": target.name,
+        "part": target.part,
+        "clock_mhz": target.hardware.clock_mhz,
+        "abi": int(abi[1]),
+        "configuration_hash": target.configuration_hash,
+        "hardware": target.hardware.to_toml(),
+        "sha256": {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (bitstream, handoff, binary)
+        },
+    }
+    out = work / f"{target.name}.json"
+    out.write_text(json.dumps(description, indent=2) + "\n")
+    return out
+
+
+@click.command(help=(__doc__ or "").split("\n\n")[0])
+@click.argument("board")
+@click.option(
+    "--hardware", type=click.Path(path_type=Path), help="The configuration [fpga/configs/BOARD.toml]."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Where to build [build/bitstream/BOARD].")
+@click.option("--prepare", "only_prepare", is_flag=True, help="Only write what the tools would be given.")
+@click.option(
+    "--package",
+    "only_package",
+    type=click.Path(path_type=Path),
+    help="Only package this folder's .bit and .hwh.",
+)
+def main(
+    board: str, hardware: Path | None, out: Path | None, only_prepare: bool, only_package: Path | None
+) -> None:
+    try:
+        target = read_target(board, hardware)
+    except QuasarError as error:
+        raise click.ClickException(str(error)) from None
+    if only_package is None:
+        work = (out or ROOT / "build" / "bitstream" / board).resolve()
+        if not only_prepare:
+            check_tools()
+        prepare(target, work)
+        if only_prepare:
+            click.echo(f"{work}: prepared")
+            return
+        build(target, work)
+    else:
+        work = only_package
+    click.echo(f"{package(target, work)}: configuration {target.configuration_hash}")
+
+
+if __name__ == "__main__":
+    main()
