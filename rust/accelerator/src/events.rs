@@ -398,6 +398,8 @@ trait Process {
     /// One of its steps.
     type Step: Copy;
     const UNIT: Unit;
+    /// Cycles before a command's first step.
+    const GAP: u64 = declared::COMMAND_GAP;
 
     fn worker(&mut self) -> &mut Worker<Self::Step>;
 
@@ -419,7 +421,7 @@ trait Process {
             worker.came = came.unwrap_or_default();
             worker.clock.wait(Cause::Command, at);
             worker.running = Some((entry, worker.clock.now));
-            let gap = worker.clock.now + declared::COMMAND_GAP;
+            let gap = worker.clock.now + Self::GAP;
             worker.clock.wait(Cause::Gap, gap);
             let steps = Self::expand(entry.2, sizes).into_iter();
             worker.steps = steps.filter(|&(_, times)| times > 0).collect();
@@ -835,10 +837,10 @@ impl Process for Loader {
 
 #[derive(Clone, Copy)]
 enum ArrayStep {
+    /// Takes the command.
+    Begin,
     /// Takes a token.
     Wait(Cause),
-    /// Changes the half of the weights.
-    Gap,
     /// Takes a full half of the weights.
     Weights,
     Pass {
@@ -868,13 +870,42 @@ struct Leaving {
     maxima: bool,
 }
 
-/// Issue, array and join. They stand still as a whole while a queue is full that they write.
+/// Passes that are planned before they are issued.
+const PLANNED: usize = 4;
+
+/// What goes through a command's passes ahead of issue, and takes the tokens that they wait for.
+#[derive(Default)]
+struct Plan {
+    now: u64,
+    /// What it waited for last.
+    cause: Option<Cause>,
+    /// When the last passes were issued.
+    issued: VecDeque<u64>,
+}
+
+impl Plan {
+    fn wait(&mut self, cause: Cause, until: u64) {
+        if until > self.now {
+            (self.now, self.cause) = (until, Some(cause));
+        }
+    }
+
+    /// When the next pass is planned.
+    fn pass(&mut self) -> u64 {
+        if self.issued.len() == PLANNED {
+            self.now = self.now.max(self.issued[0] + 1);
+        }
+        self.now += declared::PLAN_INTERVAL;
+        self.now
+    }
+}
+
+/// Plan, issue, array and join. The latter three stand still as a whole while a queue is full that they write.
 struct Array {
     worker: Worker<ArrayStep>,
+    plan: Plan,
     issue: Issue,
     weights: Filler,
-    /// No column is issued before this cycle of the array, because of its weights.
-    ready: u64,
     leaving: VecDeque<Leaving>,
     /// Cycles of the array from which on it is late, as it stood still, and how late.
     late: Vec<(u64, u64)>,
@@ -883,18 +914,21 @@ struct Array {
 impl Process for Array {
     type Step = ArrayStep;
     const UNIT: Unit = Unit::Array;
+    // Plan's.
+    const GAP: u64 = 0;
 
     fn worker(&mut self) -> &mut Worker<ArrayStep> {
         &mut self.worker
     }
 
     fn expand(command: Command, sizes: &Sizes) -> Vec<(ArrayStep, u64)> {
-        match command {
+        let steps = match command {
             Command::Gemm(gemm) => Self::gemm(gemm, sizes),
             Command::Scores(scores) => Self::scores(scores, sizes),
             Command::Context(context) => Self::context(context, sizes),
             _ => Vec::new(),
-        }
+        };
+        std::iter::once((ArrayStep::Begin, 1)).chain(steps).collect()
     }
 
     fn once(&mut self, step: ArrayStep, sizes: &Sizes, wires: &mut Wires) -> bool {
@@ -904,18 +938,20 @@ impl Process for Array {
                     return false;
                 };
                 wires.tokens(cause).take(at);
-                self.worker.clock.wait(cause, at);
-            }
-            ArrayStep::Gap => {
-                let clock = &mut self.worker.clock;
-                clock.wait(Cause::Gap, clock.now + declared::TILE_GAP);
+                self.plan.wait(cause, at);
             }
             ArrayStep::Weights => {
                 let Some(at) = self.arrival(self.weights.halves.full.next(), wires) else {
                     return false;
                 };
                 self.weights.halves.full.take(at);
-                self.ready = self.cycle(at);
+                self.plan.wait(Cause::Memory, at);
+            }
+            ArrayStep::Begin => {
+                let came = self.worker.came;
+                self.plan.wait(Cause::Command, came);
+                let begun = self.plan.now + declared::COMMAND_GAP;
+                self.plan.wait(Cause::Gap, begun);
             }
             ArrayStep::Pass {
                 columns,
@@ -924,27 +960,43 @@ impl Process for Array {
             } => {
                 let mut issue = self.issue;
                 issue.now = issue.now.max(self.cycle(self.worker.clock.now));
-                let ready = self.ready;
+                let plan = Plan {
+                    issued: self.plan.issued.clone(),
+                    ..self.plan
+                }
+                .pass();
+                if !self.settle(wires, |_, wall| wall <= plan) {
+                    return false;
+                }
                 let issued = issue.pass(Pass {
                     columns,
                     drain,
-                    ready,
+                    ready: self.cycle(plan),
                 });
                 if !self.settle(wires, |cycle, _| cycle <= issued.end) {
                     return false;
                 }
                 self.issue = issue;
+                self.plan.pass();
+                self.plan.issued.push_back(self.wall(issued.start));
+                if self.plan.issued.len() > PLANNED {
+                    self.plan.issued.pop_front();
+                }
+                let cause = self.plan.cause.take().unwrap_or(Cause::Gap);
                 let end = self.wall(issued.end);
                 let clock = &mut self.worker.clock;
                 clock.wait(Cause::Lanes, clock.now + issued.drain_stall);
-                clock.wait(Cause::Memory, clock.now + issued.weight_stall);
+                clock.wait(cause, clock.now + issued.weight_stall);
                 clock.work(columns);
                 clock.wait(Cause::Full, end + 1);
                 let joined = joined(issued.end, sizes.tokens, sizes.pairs);
                 let (at, count, maxima) = match leaves {
                     Leaves::Nothing => return true,
                     Leaves::Sums => (joined + 1, drain, false),
-                    Leaves::Maxima => (joined + drain + declared::SCORE_DEPTH, 1, true),
+                    Leaves::Maxima => {
+                        let groups = sizes.tokens.div_ceil(sizes.exponential_lanes);
+                        (joined + drain + declared::SCORE_DEPTH, groups, true)
+                    }
                 };
                 self.leaving.push_back(Leaving { at, count, maxima });
             }
@@ -962,6 +1014,7 @@ impl Array {
         Self {
             worker: Worker::new(),
             issue: Issue::default(),
+            plan: Plan::default(),
             weights: Filler::new(|command, sizes| match command {
                 Command::Gemm(gemm) => {
                     let columns = gemm.columns.into();
@@ -970,7 +1023,6 @@ impl Array {
                 }
                 _ => Vec::new(),
             }),
-            ready: 0,
             leaving: VecDeque::new(),
             late: Vec::new(),
         }
@@ -982,8 +1034,6 @@ impl Array {
             (ArrayStep::Wait(Cause::Result), gemm.wait_drain.into()),
         ];
         for (tile, (_, rows)) in sizes.row_tiles(gemm.rows4, gemm.rows8).enumerate() {
-            // The loop over a tile's columns ends, and takes another half.
-            steps.push((ArrayStep::Gap, u64::from(tile > 0)));
             steps.push((ArrayStep::Weights, 1));
             for tokens in sizes.tiles(gemm.tokens) {
                 if tile == 0 {
@@ -1033,7 +1083,7 @@ impl Array {
 
     /// When an item can be taken that is there at `there`; none where that is not known yet. Sums leave meanwhile.
     fn arrival(&mut self, there: Option<u64>, wires: &mut Wires) -> Option<u64> {
-        let at = there.map(|there| there.max(self.worker.clock.now));
+        let at = there.map(|there| there.max(self.plan.now));
         let settled = self.settle(wires, |_, wall| wall <= at.unwrap_or(u64::MAX));
         at.filter(|_| settled)
     }
@@ -1113,24 +1163,60 @@ enum DrainStep {
     Rows,
     /// Gives it back.
     Release,
-    /// Takes what scales a token.
-    Scale,
+    /// Takes what scales L tokens.
+    Scales,
     /// Takes L sums and stores their results.
     Sums,
     /// Takes a sum and sends the logit.
     Logit,
     /// Takes a beat of a table or of the residual.
     Beat,
+    /// Stores of it what takes longer.
+    Work,
     /// Sends the moments of L tokens.
     Moments,
     /// Tells the array that results are stored.
     Post,
 }
 
+/// Gathers what scales the tokens of a unit, one a cycle, a group of lanes at a time.
+struct Gather {
+    now: u64,
+    units: VecDeque<u64>,
+    gathered: u64,
+    words: Fifo,
+}
+
+impl Gather {
+    fn advance(&mut self, lanes: u64, scales: &mut Fifo) -> bool {
+        let Some(&tokens) = self.units.front() else {
+            return false;
+        };
+        if self.words.items.len() == self.words.depth {
+            return false;
+        }
+        let Some((at, ())) = scales.take(self.now) else {
+            return false;
+        };
+        self.now = at + 1;
+        self.gathered += 1;
+        let last = self.gathered == tokens;
+        if last || self.gathered % lanes == 0 {
+            self.words.put(self.now, ());
+        }
+        if last {
+            self.units.pop_front();
+            self.gathered = 0;
+        }
+        true
+    }
+}
+
 /// Requantizes and stores.
 struct Drain {
     worker: Worker<DrainStep>,
     rows: Filler,
+    scales: Gather,
 }
 
 impl Process for Drain {
@@ -1146,19 +1232,30 @@ impl Process for Drain {
             Command::Rows(rows) => Self::rows(rows, sizes),
             Command::Attend(Attend {
                 tokens, rows, post, ..
-            }) => vec![
-                (DrainStep::Scale, tokens.into()),
-                (
-                    DrainStep::Sums,
-                    u64::from(rows) * sizes.groups(tokens.into()),
-                ),
-                (DrainStep::Post, post.into()),
-            ],
-            Command::Fill(Fill { words, .. }) => {
-                let beats = (2 * sizes.tokens).div_ceil(sizes.beat_bytes);
-                vec![(DrainStep::Beat, u64::from(words) * beats)]
+            }) => {
+                let groups = sizes.groups(tokens.into());
+                vec![
+                    (DrainStep::Scales, groups),
+                    (DrainStep::Sums, u64::from(rows) * groups),
+                    (DrainStep::Post, post.into()),
+                ]
             }
-            Command::Table(_) => vec![(DrainStep::Beat, 256u64.div_ceil(sizes.beat_bytes))],
+            Command::Fill(Fill { words, .. }) => {
+                // A word's groups are stored while the next word comes.
+                let beats = (2 * sizes.tokens).div_ceil(sizes.beat_bytes);
+                let word = [
+                    (DrainStep::Beat, beats),
+                    (DrainStep::Work, sizes.groups(sizes.tokens).saturating_sub(beats)),
+                ];
+                let mut steps = word.repeat(words as usize);
+                steps.push((DrainStep::Work, sizes.groups(sizes.tokens)));
+                steps
+            }
+            Command::Table(_) => {
+                // An entry a cycle, to every lane.
+                let beats = 256u64.div_ceil(sizes.beat_bytes);
+                vec![(DrainStep::Beat, beats), (DrainStep::Work, 256 - beats)]
+            }
             _ => Vec::new(),
         }
     }
@@ -1182,7 +1279,11 @@ impl Process for Drain {
                 worker.clock.work(1);
                 return worker.put(&mut wires.logits, declared::REQUANTIZE_DEPTH);
             }
-            DrainStep::Scale => (&mut wires.scales, Cause::Softmax),
+            DrainStep::Work => {
+                worker.clock.work(1);
+                return true;
+            }
+            DrainStep::Scales => return worker.take(&mut self.scales.words, Cause::Softmax),
             DrainStep::Sums => (&mut wires.sums, Cause::Result),
             DrainStep::Beat => (&mut wires.rows, Cause::Memory),
         };
@@ -1195,9 +1296,15 @@ impl Process for Drain {
 }
 
 impl Drain {
-    fn new() -> Self {
+    fn new(sizes: &Sizes, units: VecDeque<u64>) -> Self {
         Self {
             worker: Worker::new(),
+            scales: Gather {
+                now: 0,
+                units,
+                gathered: 0,
+                words: Fifo::new(2 * sizes.groups(sizes.tokens) as usize),
+            },
             rows: Filler::new(|command, sizes| match command {
                 Command::Rows(rows) => {
                     let tiles = sizes.row_tiles(rows.rows4, rows.rows8);
@@ -1245,9 +1352,11 @@ enum NormStep {
     /// Takes the moments of L tokens.
     Moments,
     /// Adds up the means of the tokens, before or after.
-    Mean { words: u64 },
+    Mean(u64),
     /// Normalises M tokens.
     Group { embed: u64 },
+    /// An inner loop ends.
+    Gap,
     /// Tells the array that a tile is stored.
     Post,
 }
@@ -1277,23 +1386,25 @@ impl Process for Norm {
             return Vec::new();
         };
         let embed = u64::from(embed);
-        let words = embed * u64::from(tokens).div_ceil(sizes.tokens);
+        let groups = |tokens: u64| tokens.div_ceil(sizes.norm_lanes);
+        let all: u64 = sizes.tiles(tokens).map(groups).sum();
         let mut steps = vec![(NormStep::Gains, 1)];
         for tokens in sizes.tiles(tokens) {
             steps.push((NormStep::Moments, sizes.groups(tokens)));
             if pool != 1 {
-                let groups = tokens.div_ceil(sizes.norm_lanes);
-                steps.push((NormStep::Group { embed }, groups));
+                steps.push((NormStep::Group { embed }, groups(tokens)));
+                steps.push((NormStep::Gap, 1));
                 steps.push((NormStep::Post, u64::from(pool == 0)));
             }
         }
         match pool {
             1 => steps.extend([
-                (NormStep::Mean { words }, 1),
+                // A column after the other, a group of tokens a cycle.
+                (NormStep::Mean(embed * (all + declared::LOOP_GAP)), 1),
                 (NormStep::Group { embed }, 1),
                 (NormStep::Post, 1),
             ]),
-            2 => steps.extend([(NormStep::Mean { words }, 1), (NormStep::Post, 1)]),
+            2 => steps.extend([(NormStep::Mean(embed), 1), (NormStep::Post, 1)]),
             _ => {}
         }
         steps.push((NormStep::Release, 1));
@@ -1307,7 +1418,11 @@ impl Process for Norm {
             NormStep::Release => return worker.put(&mut self.gains.halves.free, 0),
             NormStep::Moments => return worker.take(&mut wires.moments, Cause::Result),
             NormStep::Post => return worker.put(&mut wires.norm_to_array, declared::NORM_DEPTH),
-            NormStep::Mean { words } => worker.clock.work(words),
+            NormStep::Mean(cycles) => worker.clock.work(cycles),
+            NormStep::Gap => {
+                let now = worker.clock.now;
+                worker.clock.wait(Cause::Gap, now + declared::LOOP_GAP);
+            }
             NormStep::Group { embed } => worker.clock.work(embed.max(declared::NORM_ROOT)),
         }
         true
@@ -1334,6 +1449,8 @@ enum SoftmaxStep {
     Maxima,
     /// Exponentials of E tokens.
     Group { keys: u64 },
+    /// An inner loop ends.
+    Gap,
     /// Sends what scales a token.
     Scale,
     /// Tells the array that probabilities are stored.
@@ -1357,16 +1474,21 @@ impl Process for Exponential {
         let Command::Softmax(Softmax { tokens, keys, .. }) = command else {
             return Vec::new();
         };
-        let (tokens, keys) = (u64::from(tokens), u64::from(keys));
-        vec![
-            (SoftmaxStep::Maxima, 1),
-            (
-                SoftmaxStep::Group { keys },
-                tokens.div_ceil(sizes.exponential_lanes),
-            ),
-            (SoftmaxStep::Post, 1),
-            (SoftmaxStep::Scale, tokens),
-        ]
+        let (lanes, keys) = (sizes.exponential_lanes, u64::from(keys));
+        let tokens = u64::from(tokens);
+        let mut steps = Vec::new();
+        for group in 0..sizes.tokens.div_ceil(lanes) {
+            steps.push((SoftmaxStep::Maxima, 1));
+            let size = lanes.min(tokens.saturating_sub(group * lanes));
+            if size > 0 {
+                steps.push((SoftmaxStep::Group { keys }, 1));
+                steps.push((SoftmaxStep::Scale, size));
+                let last = (group + 1) * lanes >= tokens;
+                steps.push((SoftmaxStep::Post, last.into()));
+                steps.push((SoftmaxStep::Gap, 1));
+            }
+        }
+        steps
     }
 
     fn once(&mut self, step: SoftmaxStep, _: &Sizes, wires: &mut Wires) -> bool {
@@ -1374,6 +1496,10 @@ impl Process for Exponential {
         match step {
             SoftmaxStep::Maxima => return worker.take(&mut wires.maxima, Cause::Result),
             SoftmaxStep::Group { keys } => worker.clock.work(keys),
+            SoftmaxStep::Gap => {
+                let now = worker.clock.now;
+                worker.clock.wait(Cause::Gap, now + declared::LOOP_GAP);
+            }
             SoftmaxStep::Post => {
                 return worker.put(&mut wires.softmax_to_array, declared::EXPONENTIAL_DEPTH);
             }
@@ -1444,6 +1570,10 @@ impl Device {
             Command::Rows(rows) if rows.kind == 2 => Some(u64::from(rows.rows4 + rows.rows8)),
             _ => None,
         });
+        let units = list.iter().filter_map(|(_, _, command)| match command {
+            Command::Attend(attend) => Some(u64::from(attend.tokens)),
+            _ => None,
+        });
         Self {
             sizes,
             wires: Wires::new(&sizes),
@@ -1453,10 +1583,10 @@ impl Device {
                 frames: logits.collect(),
                 taken: 0,
             },
+            drain: Drain::new(&sizes, units.collect()),
             fetch: Fetch { list, now: 0 },
             loader: Loader::new(),
             array: Array::new(),
-            drain: Drain::new(),
             norm: Norm::new(),
             exponential: Exponential {
                 worker: Worker::new(),
@@ -1494,6 +1624,7 @@ impl Device {
         // Where issue waits, what is in the array leaves.
         array.settle(wires, |_, _| true);
         run(&mut || drain.rows.advance(sizes.beat_bytes, &mut wires.rows));
+        run(&mut || drain.scales.advance(sizes.lanes, &mut wires.scales));
         run(&mut || drain.advance(sizes, wires, trace));
         run(&mut || norm.gains.advance(sizes.beat_bytes, &mut wires.gains));
         run(&mut || norm.advance(sizes, wires, trace));

@@ -27,8 +27,10 @@ pub mod declared {
     pub const NORM_ROOT: u64 = 64;
     /// Between two commands of a unit: its flattened loop ends, the next command's bounds are taken.
     pub const COMMAND_GAP: u64 = 16;
-    /// Between two tiles of row pairs of a `Gemm`: the other half of the weights is taken.
-    pub const TILE_GAP: u64 = 8;
+    /// Between two passes of a tile, as they are planned ahead of issue.
+    pub const PLAN_INTERVAL: u64 = 8;
+    /// Between two groups of tokens of the softmax and two tiles of the norm, and two columns of a mean: an inner loop ends.
+    pub const LOOP_GAP: u64 = 32;
     /// Between two commands that fetch hands out.
     pub const FETCH_INTERVAL: u64 = 2;
     /// Bytes of a command.
@@ -44,8 +46,8 @@ pub mod declared {
 }
 
 use declared::{
-    AXI_EFFICIENCY, COMMAND_BYTES, COMMAND_GAP, EXPONENTIAL_DEPTH, NORM_DEPTH, NORM_ROOT,
-    REQUANTIZE_DEPTH, ROW_BYTES, SCORE_DEPTH, SLICE_DEPTH,
+    AXI_EFFICIENCY, COMMAND_GAP, EXPONENTIAL_DEPTH, LOOP_GAP, MEMORY_LATENCY, NORM_DEPTH, NORM_ROOT,
+    PLAN_INTERVAL, READ_AHEAD, REQUANTIZE_DEPTH, ROW_BYTES, SCORE_DEPTH, SLICE_DEPTH,
 };
 
 /// Bytes that arrive from memory in a cycle.
@@ -134,8 +136,6 @@ struct RowTile {
     slots: u64,
     /// Rows.
     outputs: u64,
-    /// Weight bytes of one column.
-    bytes: u64,
     pair: Pair,
 }
 
@@ -153,13 +153,28 @@ pub struct Model<'a> {
     hardware: &'a Hardware,
     setting: Setting,
     bytes_per_cycle: f64,
+    beat_bytes: u64,
+}
+
+/// Transfers from memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Side {
+    /// Bytes, in whole beats, checks included.
+    pub bytes: u64,
+    /// Cycles that they take.
+    pub cycles: u64,
+}
+
+impl Side {
+    fn add(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.cycles += other.cycles;
+    }
 }
 
 /// Attention's half of a block, stage by stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AttentionHalf {
-    /// The `LayerNorm` before it.
-    pub norm: u64,
     /// Queries, keys, values.
     pub qkv: Stage,
     /// Queries times keys.
@@ -170,36 +185,45 @@ pub struct AttentionHalf {
     pub context: Stage,
     /// Projection and residual.
     pub proj: Stage,
-    /// Until the projection's last result is stored.
-    pub tail: u64,
-    /// Bytes beside weights: commands, norm, attention's parameters.
-    pub side_bytes: u64,
+    /// The `LayerNorm` of its result.
+    pub norm: Norm,
+    /// Transfers beside weights: the norm's.
+    pub side: Side,
+    /// Commands, without those of weights.
+    pub commands: u64,
 }
 
 /// The MLP's half of a block, stage by stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MlpHalf {
-    /// The `LayerNorm` before it.
-    pub norm: u64,
     /// First layer, with GELU.
     pub fc1: Stage,
     /// Second layer and residual.
     pub fc2: Stage,
-    /// Until fc2's last result is stored.
-    pub tail: u64,
-    /// Bytes beside weights: commands, norm, table.
-    pub side_bytes: u64,
+    /// The `LayerNorm` of its result, with the mean where the head pools.
+    pub norm: Norm,
+    /// Transfers beside weights: the norm's, the table.
+    pub side: Side,
+    /// Commands, without those of weights.
+    pub commands: u64,
 }
 
-/// A phase of a frame: `norm` on the vector unit, then `array` on the array, then `tail` until its results are stored.
+/// A `LayerNorm`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Norm {
+    /// Cycles of its lanes.
+    pub cycles: u64,
+    /// From the last product before it to when the next one's array no longer waits for it.
+    pub ready: u64,
+}
+
+/// A phase of a frame: the array's part, then `LayerNorm`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Phase {
-    /// Cycles of the vector unit before the array can start.
-    pub norm: u64,
     /// Cycles of the array.
     pub array: u64,
-    /// Cycles until its last result is stored.
-    pub tail: u64,
+    /// The norm of its result.
+    pub norm: Norm,
 }
 
 /// Sums over phases. Two candidates compare by these alone.
@@ -207,7 +231,7 @@ pub struct Phase {
 pub struct Totals {
     /// Cycles between two frames, by array and vector unit.
     pub interval: u64,
-    /// Cycles of one frame alone.
+    /// Cycles of one frame alone, by array and vector unit.
     pub latency: u64,
     /// Cycles that all transfers of a frame take.
     pub transfer: u64,
@@ -218,6 +242,15 @@ impl Totals {
         self.interval += other.interval;
         self.latency += other.latency;
         self.transfer += other.transfer;
+    }
+
+    /// Cycles of one frame alone.
+    pub const fn alone(&self) -> u64 {
+        if self.latency > self.transfer {
+            self.latency
+        } else {
+            self.transfer
+        }
     }
 
     /// Cycles between two frames.
@@ -234,12 +267,11 @@ impl AttentionHalf {
     /// As a phase.
     pub const fn phase(&self) -> Phase {
         Phase {
-            norm: self.norm,
             array: self.qkv.cycles()
                 + self.scores.cycles()
                 + self.context.cycles()
                 + self.proj.cycles(),
-            tail: self.tail,
+            norm: self.norm,
         }
     }
 }
@@ -248,9 +280,8 @@ impl MlpHalf {
     /// As a phase.
     pub const fn phase(&self) -> Phase {
         Phase {
-            norm: self.norm,
             array: self.fc1.cycles() + self.fc2.cycles(),
-            tail: self.tail,
+            norm: self.norm,
         }
     }
 }
@@ -258,25 +289,26 @@ impl MlpHalf {
 /// First or last phase of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct End {
-    /// `LayerNorm` (and mean) before it.
-    pub norm: u64,
     /// Patch embedding, or head.
     pub stage: Stage,
-    /// Until its last result is stored (embedding) or sent (head).
-    pub tail: u64,
-    /// Bytes beside weights.
-    pub side_bytes: u64,
-    /// Of them, those that arrive before the phase (pixels) and are not hidden from one frame alone.
+    /// The embedding's `LayerNorm`.
+    pub norm: Norm,
+    /// Transfers beside weights.
+    pub side: Side,
+    /// Commands, without those of weights.
+    pub commands: u64,
+    /// Cycles in which the array waits for patches and for the residual's first values.
     pub exposed: u64,
+    /// From the last product to the last logit in memory.
+    pub tail: u64,
 }
 
 impl End {
     /// As a phase.
     pub const fn phase(&self) -> Phase {
         Phase {
-            norm: self.norm,
             array: self.stage.cycles(),
-            tail: self.tail,
+            norm: self.norm,
         }
     }
 }
@@ -288,12 +320,23 @@ impl<'a> Model<'a> {
             hardware,
             setting,
             bytes_per_cycle: bytes_per_cycle(hardware),
+            beat_bytes: hardware.configuration().axi_ports * hardware.board().axi.bits / 8,
         }
     }
 
-    /// Cycles that a transfer takes.
-    pub fn transfer(&self, bytes: u64) -> u64 {
-        (bytes as f64 / self.bytes_per_cycle).ceil() as u64
+    /// Bytes in whole beats.
+    fn padded(&self, bytes: u64) -> u64 {
+        bytes.next_multiple_of(self.beat_bytes)
+    }
+
+    /// A transfer of that many bytes, and of its check. Memory gives beats while load ends a command and takes the next.
+    fn side(&self, bytes: u64) -> Side {
+        let bytes = self.padded(bytes) + self.beat_bytes;
+        let beats = bytes / self.beat_bytes;
+        Side {
+            bytes,
+            cycles: ((bytes as f64 / self.bytes_per_cycle).ceil() as u64).max(beats + COMMAND_GAP),
+        }
     }
 
     /// Tokens that a block's attention output and MLP are needed for. `last`: of the network, where `token` pooling leaves one.
@@ -308,41 +351,55 @@ impl<'a> Model<'a> {
     /// Attention's half of a block; `fc1` and `fc2` of `work` do not matter.
     pub fn attention_half(&self, embed: u64, work: &BlockWork, last: bool) -> AttentionHalf {
         let (n, needed) = (self.setting.tokens(), self.needed(last));
-        let qkv = if needed == n {
-            // Rows stand in the order k, q, v, so that scores can start while values drain.
-            self.linear(n, work.qkv(), embed)
+        // Two products: keys and queries, then values, so that scores start while values are made; where one query is needed, keys and
+        // values, then that.
+        let (first, second) = if needed == n {
+            (work.key.plus(work.query), work.value)
         } else {
-            let mut both = self.linear(n, work.key.plus(work.value), embed);
-            let query = self.linear(needed, work.query, embed);
-            both.stage.add(&query.stage);
-            both.last_drain = query.last_drain;
-            both
+            (work.key.plus(work.value), work.query)
         };
-        let hidden_by_values = if needed == n {
-            work.value.slots() / self.pairs() * n.div_ceil(self.tokens()) * embed
+        let (mut first, mut second) = (
+            self.linear(n, first, embed),
+            self.linear(needed, second, embed),
+        );
+        second.stage.drain_stall += first.last_drain.saturating_sub(embed);
+        let values = self.ready(&second);
+        let queries = if needed == n {
+            self.ready(&first).saturating_sub(second.stage.cycles())
         } else {
-            0
+            values
         };
-        let (scores, softmax, context) = self.attention(work, needed, &qkv, hidden_by_values);
+        let (scores, softmax, context) = self.attention(work, needed, queries, values);
         let mut proj = self.linear(needed, work.proj, work.inner());
         proj.stage.wait = self.wait(&context, &proj);
+        let side = self.side(4 * embed);
+        let units_cycles = scores.cycles() + context.stage.cycles();
+        let load = first.stage.load + second.stage.load + proj.stage.load + side.cycles;
+        let busy = first.stage.cycles() + second.stage.cycles() + units_cycles + proj.stage.cycles();
+        let mut lead = busy.saturating_sub(load);
+        self.supply(&mut lead, &mut first.stage);
+        self.supply(&mut lead, &mut second.stage);
+        lead += units_cycles;
+        self.supply(&mut lead, &mut proj.stage);
+        let mut qkv = first.stage;
+        qkv.add(&second.stage);
         let units = work.heads * needed.div_ceil(self.tokens());
         AttentionHalf {
-            norm: self.norm(n, embed),
-            qkv: qkv.stage,
+            qkv,
             scores,
             softmax,
             context: context.stage,
             proj: proj.stage,
-            tail: self.ready(&proj),
-            side_bytes: 4 * embed + 8 * work.heads + COMMAND_BYTES * (4 + 3 * units),
+            norm: self.norm(&proj, needed, embed),
+            side,
+            commands: 9 + 4 * units,
         }
     }
 
     /// The MLP's half of a block; its other rows do not matter.
     pub fn mlp_half(&self, embed: u64, work: &BlockWork, last: bool) -> MlpHalf {
         let needed = self.needed(last);
-        let fc1 = self.gemm(Gemm {
+        let mut fc1 = self.gemm(Gemm {
             tokens: needed,
             rows: work.fc1,
             columns: embed,
@@ -352,61 +409,79 @@ impl<'a> Model<'a> {
         });
         let mut fc2 = self.linear(needed, work.fc2, work.hidden);
         fc2.stage.wait = self.wait(&fc1, &fc2);
+        let mut side = self.side(4 * embed);
+        side.add(self.side(256));
+        let load = fc1.stage.load + fc2.stage.load + side.cycles;
+        let mut lead = (fc1.stage.cycles() + fc2.stage.cycles()).saturating_sub(load);
+        self.supply(&mut lead, &mut fc1.stage);
+        self.supply(&mut lead, &mut fc2.stage);
+        let norm = if last {
+            self.pooled(&fc2, embed)
+        } else {
+            self.norm(&fc2, needed, embed)
+        };
         MlpHalf {
-            norm: self.norm(needed, embed),
+            norm,
             fc1: fc1.stage,
             fc2: fc2.stage,
-            tail: self.ready(&fc2),
-            side_bytes: 4 * embed + 256 + COMMAND_BYTES * 4,
+            side,
+            commands: 8,
         }
     }
 
-    /// The patch embedding.
+    /// The patch embedding: of all tokens, prefix tokens being rows of zeros.
     pub fn embedding(&self, embed: u64, rows: Rows) -> End {
-        let Setting {
-            patches,
-            patch_len,
-            prefix_tokens,
-            ..
-        } = self.setting;
-        let product = self.linear(patches, rows, patch_len);
-        let pixels = patches * patch_len;
+        let tokens = self.setting.tokens();
+        let tiles = tokens.div_ceil(self.tokens());
+        let mut product = self.linear(tokens, rows, self.setting.patch_len);
+        product.stage.macs = self.setting.patches * rows.total() * self.setting.patch_len;
+        product.stage.slot_macs = product.stage.slot_macs / tokens * self.setting.patches;
+        self.supply(&mut 0, &mut product.stage);
+        // Each word of all tokens of a tile begins with a beat: patches, then the first values of the residual, which the drain stores
+        // a group of tokens at a time.
+        let word = |bytes: u64| self.padded(bytes * self.tokens());
+        let mut side = self.side(tiles * self.setting.patch_len * word(1));
+        let words = tiles * embed;
+        let fill = self.side(words * word(2));
+        let stored = words * self.tokens().div_ceil(self.lanes().requantize);
+        side.add(Side {
+            cycles: fill.cycles.max(stored),
+            ..fill
+        });
+        let first = product.stage.load / product.stage.row_tiles;
         End {
-            norm: 0,
+            norm: self.norm(&product, tokens, embed),
             stage: product.stage,
-            tail: self.ready(&product),
-            // Positions and prefix tokens are int16.
-            side_bytes: pixels + 2 * embed * (patches + prefix_tokens) + 4 * COMMAND_BYTES,
-            exposed: pixels,
+            side,
+            commands: 6,
+            exposed: MEMORY_LATENCY + side.cycles + first,
+            tail: 0,
         }
     }
 
-    /// Pooling, the last `LayerNorm` and the head.
+    /// The head.
     pub fn head(&self, embed: u64, rows: Rows) -> End {
-        let product = self.linear(1, rows, embed);
-        // The mean runs over tokens for one element a cycle in each lane.
-        let mean = self.setting.patches * embed.div_ceil(self.lanes().norm);
-        let norm = match self.setting.pool {
-            Pool::Token => self.norm(1, embed),
-            Pool::Mean => mean + self.norm(1, embed),
-            Pool::MeanAfterNorm => self.norm(self.setting.tokens(), embed) + mean,
-        };
-        let logits = 4 * rows.total();
+        let mut product = self.linear(1, rows, embed);
+        // Weights come while the last block works.
+        let mut lead = product.stage.load;
+        self.supply(&mut lead, &mut product.stage);
         End {
-            norm,
+            norm: Norm::default(),
             stage: product.stage,
+            side: self.side(4 * embed),
+            commands: 5,
+            exposed: 0,
             tail: self.ready(&product),
-            side_bytes: logits + 4 * embed + 4 * COMMAND_BYTES,
-            exposed: logits,
         }
     }
 
     /// What a phase adds to a frame's totals.
     pub fn totals(&self, phase: &Phase) -> Totals {
-        let alone = phase.norm + phase.array + phase.tail;
+        let alone = phase.array + phase.norm.ready;
         Totals {
+            // The other frame's phase, under which the norm runs, is taken to be as long as this one.
             interval: if self.hardware.configuration().frames == 2 {
-                phase.array.max(phase.norm)
+                phase.array.max(phase.norm.ready)
             } else {
                 alone
             },
@@ -418,7 +493,7 @@ impl<'a> Model<'a> {
     /// What attention's half of a block adds to a frame's totals.
     pub fn attention_totals(&self, half: &AttentionHalf) -> Totals {
         Totals {
-            transfer: half.qkv.load + half.proj.load + self.transfer(half.side_bytes),
+            transfer: half.qkv.load + half.proj.load + half.side.cycles,
             ..self.totals(&half.phase())
         }
     }
@@ -426,7 +501,7 @@ impl<'a> Model<'a> {
     /// What the MLP's half of a block adds to a frame's totals.
     pub fn mlp_totals(&self, half: &MlpHalf) -> Totals {
         Totals {
-            transfer: half.fc1.load + half.fc2.load + self.transfer(half.side_bytes),
+            transfer: half.fc1.load + half.fc2.load + half.side.cycles,
             ..self.totals(&half.phase())
         }
     }
@@ -441,12 +516,9 @@ impl<'a> Model<'a> {
     /// What the first or last phase adds to a frame's totals.
     pub fn end_totals(&self, end: &End) -> Totals {
         let mut totals = self.totals(&end.phase());
-        totals.transfer = end.stage.load + self.transfer(end.side_bytes);
-        let exposed = self.transfer(end.exposed);
-        totals.latency += exposed;
-        if self.hardware.configuration().frames == 1 {
-            totals.interval += exposed;
-        }
+        totals.transfer = end.stage.load + end.side.cycles;
+        totals.latency += end.exposed + end.tail;
+        totals.interval += end.exposed;
         totals
     }
 
@@ -458,13 +530,76 @@ impl<'a> Model<'a> {
         self.hardware.configuration().array.pairs
     }
 
+    /// Bytes of a column of a tile's weights.
+    fn weight_bytes(&self) -> u64 {
+        let configuration = self.hardware.configuration();
+        let rows = if configuration.mode == Mode::DrainedPairs {
+            2
+        } else {
+            1
+        };
+        rows * (configuration.array.pairs + configuration.array.lut_pairs)
+    }
+
     fn lanes(&self) -> super::configuration::Lanes {
         self.hardware.configuration().lanes
     }
 
-    /// `LayerNorm` of some tokens.
-    fn norm(&self, tokens: u64, embed: u64) -> u64 {
-        tokens.div_ceil(self.lanes().norm) * embed.max(NORM_ROOT) + NORM_DEPTH
+    /// `LayerNorm` of some tokens behind a product: a tile of tokens as soon as its residual is stored. The next product takes a tile after
+    /// the other, `embed` columns each.
+    fn norm(&self, before: &Product, tokens: u64, embed: u64) -> Norm {
+        let last = tokens.div_ceil(self.tokens()) - 1;
+        let spacing = before.columns.max(before.last_drain);
+        let stored = self.ready(before);
+        let (mut free, mut norm) = (0, Norm::default());
+        for tile in 0..=last {
+            let size = self.tokens().min(tokens - tile * self.tokens());
+            let cycles = size.div_ceil(self.lanes().norm) * embed.max(NORM_ROOT) + LOOP_GAP;
+            // Counted from the first tile's residual.
+            free = (tile * spacing).max(free) + cycles;
+            let ready = (stored + free + NORM_DEPTH + COMMAND_GAP)
+                .saturating_sub(last * spacing + tile * embed);
+            norm.cycles += cycles;
+            norm.ready = norm.ready.max(ready);
+        }
+        norm
+    }
+
+    /// The last `LayerNorm`, of what the head sees.
+    fn pooled(&self, before: &Product, embed: u64) -> Norm {
+        let tokens = self.setting.tokens();
+        let after = match self.setting.pool {
+            Pool::Token => return self.norm(before, 1, embed),
+            Pool::MeanAfterNorm => {
+                let mut norm = self.norm(before, tokens, embed);
+                // The mean follows the last code: no product goes on meanwhile.
+                let others = tokens.div_ceil(self.tokens()) - 1;
+                norm.cycles += embed;
+                norm.ready += others * embed + embed;
+                return norm;
+            }
+            Pool::Mean => {
+                let (full, ragged) = (tokens / self.tokens(), tokens % self.tokens());
+                let groups = |tokens: u64| tokens.div_ceil(self.lanes().norm);
+                // A column after the other, a group of tokens a cycle.
+                embed * (full * groups(self.tokens()) + groups(ragged) + LOOP_GAP)
+            }
+        };
+        let cycles = after + embed.max(NORM_ROOT);
+        Norm {
+            cycles,
+            ready: self.ready(before) + COMMAND_GAP + cycles + NORM_DEPTH,
+        }
+    }
+
+    /// Weights of a stage, of which so many cycles' worth came before they were needed; what is too late stalls the array. The halves of
+    /// the weights and what the ports hold bound how much can come before.
+    fn supply(&self, lead: &mut u64, stage: &mut Stage) {
+        let most = 2 * stage.load / stage.row_tiles.max(1) + READ_AHEAD;
+        *lead = (*lead).min(most);
+        let late = stage.weight_stall;
+        stage.weight_stall = late.saturating_sub(*lead);
+        *lead = (*lead + stage.accumulate + stage.drain_stall).saturating_sub(stage.load).max(lead.saturating_sub(late));
     }
 
     /// Cycles from a stage's last product to its last stored result.
@@ -517,7 +652,6 @@ impl<'a> Model<'a> {
                 RowTile {
                     slots: fours.div_ceil(2) + eights.div_ceil(outputs_of_eight),
                     outputs: fours + eights,
-                    bytes: fours.div_ceil(2) + eights,
                     pair: if eights > 0 {
                         Pair::EightBit
                     } else {
@@ -561,23 +695,24 @@ impl<'a> Model<'a> {
         let token_tiles = full + u64::from(ragged > 0);
         let mut stage = Stage {
             token_tiles,
-            gap: COMMAND_GAP,
             macs: gemm.tokens * gemm.rows.total() * gemm.columns,
             ..Stage::default()
         };
-        let mut last_drain = 0;
+        let (mut last_drain, mut last_stall, mut all_passes) = (0, 0, 0);
         for tile in self.row_tiles(gemm.rows) {
             let RowTile {
                 slots,
                 outputs,
-                bytes,
                 pair,
             } = tile;
             let passes = self.passes(pair, gemm.activation, gemm.columns);
             let drain = |tokens: u64| outputs * tokens.div_ceil(lanes);
             let stall = |tokens: u64| (passes * drain(tokens)).saturating_sub(gemm.columns);
+            // The last pass's is the next stage's affair.
+            last_stall = (if ragged > 0 { stall(ragged) } else { stall(self.tokens()) }) / passes;
             let stalls = full * stall(self.tokens()) + if ragged > 0 { stall(ragged) } else { 0 };
             let busy = token_tiles * gemm.columns + stalls;
+            all_passes += token_tiles * passes;
             stage.accumulate += token_tiles * gemm.columns;
             stage.drain_stall += stalls;
             stage.slot_macs += slots * gemm.columns * gemm.tokens;
@@ -585,13 +720,18 @@ impl<'a> Model<'a> {
             stage.row_tiles += 1;
             last_drain = drain(if ragged > 0 { ragged } else { self.tokens() });
             if gemm.streamed {
-                let bytes = bytes * gemm.columns + outputs * ROW_BYTES;
-                let load = self.transfer(bytes);
-                stage.bytes += bytes;
-                stage.load += load;
-                stage.weight_stall += load.saturating_sub(busy);
+                // A byte a column for every row pair of the array, whether the tile has it or not.
+                let mut load = self.side(self.weight_bytes() * gemm.columns);
+                load.add(self.side(outputs * ROW_BYTES));
+                stage.bytes += load.bytes;
+                stage.load += load.cycles;
+                stage.weight_stall += load.cycles.saturating_sub(busy);
             }
         }
+        stage.drain_stall -= last_stall;
+        // Passes are planned while those before are issued.
+        stage.gap = (COMMAND_GAP + PLAN_INTERVAL * all_passes)
+            .saturating_sub(stage.accumulate + stage.drain_stall);
         Product {
             stage,
             last_drain,
@@ -605,8 +745,8 @@ impl<'a> Model<'a> {
         &self,
         work: &BlockWork,
         queries: u64,
-        qkv: &Product,
-        hidden_by_values: u64,
+        queries_ready: u64,
+        values_ready: u64,
     ) -> (Stage, u64, Product) {
         let keys = self.setting.tokens();
         let size = |unit: u64| {
@@ -630,7 +770,8 @@ impl<'a> Model<'a> {
                 drain: Drain::Requantize,
                 streamed: false,
             });
-            let exponentials = tokens.div_ceil(self.lanes().exponential) * keys;
+            let groups = tokens.div_ceil(self.lanes().exponential);
+            let exponentials = COMMAND_GAP + groups * (keys + LOOP_GAP);
             (scores, exponentials, context)
         };
         let token_tiles = queries.div_ceil(self.tokens());
@@ -645,17 +786,25 @@ impl<'a> Model<'a> {
         let units = work.heads * token_tiles;
         let (mut scores_stage, mut context) = (Stage::default(), Product::default());
         let mut softmax = 0;
-        // Times since the end of qkv: when the array is free, when each unit's probabilities are there.
-        let mut free = self.ready(qkv).saturating_sub(hidden_by_values);
-        scores_stage.wait = free;
-        let (mut lanes_free, mut probabilities) = (0, 0);
+        // Times since the end of qkv's products: when the array is free, when its chain is, when the lanes are, when each unit's
+        // probabilities are there.
+        let (mut free, mut chain, mut lanes_free, mut probabilities) = (0, 0, 0, 0);
+        let mut product = |stage: &mut Stage, of: &Product, columns: u64, needed: u64| {
+            let chained = u64::max(free, u64::saturating_sub(chain, columns));
+            stage.add(&of.stage);
+            stage.drain_stall += chained - free;
+            stage.wait += needed.saturating_sub(chained);
+            free = chained.max(needed) + of.stage.cycles();
+            chain = free + of.last_drain;
+            free
+        };
         for i in 0..=units {
             let mut next_probabilities = 0;
             if i < units {
                 let (scores, exponentials, _) = of(i);
-                scores_stage.add(&scores.stage);
-                free += scores.stage.cycles();
-                let stored = free
+                let needed = if i == 0 { queries_ready } else { 0 };
+                let end = product(&mut scores_stage, scores, work.head_dim, needed);
+                let stored = end
                     + self.tokens()
                     + self.pairs()
                     + SLICE_DEPTH
@@ -666,19 +815,16 @@ impl<'a> Model<'a> {
                 softmax += exponentials;
             }
             if i > 0 {
-                let (_, _, product) = of(i - 1);
+                let (_, _, one) = of(i - 1);
                 // The first context needs the values, too.
-                let needed: u64 = if i == 1 {
-                    probabilities.max(self.ready(qkv))
+                let needed = if i == 1 {
+                    probabilities.max(values_ready)
                 } else {
                     probabilities
                 };
-                let wait = needed.saturating_sub(free);
-                context.stage.add(&product.stage);
-                context.stage.wait += wait;
-                context.last_drain = product.last_drain;
-                context.columns = product.stage.accumulate / product.stage.token_tiles;
-                free += wait + product.stage.cycles();
+                product(&mut context.stage, one, keys, needed);
+                context.last_drain = one.last_drain;
+                context.columns = one.stage.accumulate / one.stage.token_tiles;
             }
             probabilities = next_probabilities;
         }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::boards::{Amounts, Board};
 use super::configuration::Hardware;
+use super::cycles::declared::COMMAND_BYTES;
 use super::cycles::{Model, Phase, Stage, Totals};
 use super::resources::Resources;
 use super::workload::{BlockWork, Rows, Setting, Workload};
@@ -165,9 +166,9 @@ impl Cost {
     pub(crate) fn new(totals: &Totals, clock_hz: f64, fits: bool) -> Self {
         Self {
             fps: clock_hz / totals.period() as f64,
-            latency_s: totals.latency as f64 / clock_hz,
+            latency_s: totals.alone() as f64 / clock_hz,
             period_cycles: totals.period(),
-            latency_cycles: totals.latency,
+            latency_cycles: totals.alone(),
             fits,
         }
     }
@@ -220,21 +221,21 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
     };
     let d = workload.embed;
     let embedding = model.embedding(d, workload.patch_rows);
-    let mut side_bytes = embedding.side_bytes;
+    let mut side_bytes = embedding.side.bytes + COMMAND_BYTES * embedding.commands;
     builder.layer(
         "embed",
-        workload.setting.patches,
+        workload.setting.tokens(),
         workload.patch_rows,
         workload.setting.patch_len,
         &embedding.stage,
     );
+    builder.norm("blocks.0.norm1", &embedding.phase());
     for (i, work) in workload.blocks.iter().enumerate() {
         let last = i + 1 == workload.blocks.len();
         side_bytes += builder.block(&model, d, i, work, last);
     }
     let head = model.head(d, workload.head_rows);
-    side_bytes += head.side_bytes;
-    builder.norm("norm", &head.phase());
+    side_bytes += head.side.bytes + COMMAND_BYTES * head.commands + 4 * workload.head_rows.total();
     builder.layer("head", 1, workload.head_rows, d, &head.stage);
     let Builder { layers, vector, .. } = builder;
 
@@ -345,7 +346,6 @@ impl Builder<'_> {
             four_bit: 0,
             eight_bit: rows,
         };
-        self.norm(&name("norm1"), &attention.phase());
         self.layer(&name("qkv"), n, work.qkv(), d, &attention.qkv);
         self.layer(
             &name("attn.scores"),
@@ -373,21 +373,28 @@ impl Builder<'_> {
             work.inner(),
             &attention.proj,
         );
-        self.norm(&name("norm2"), &mlp.phase());
+        self.norm(&name("norm2"), &attention.phase());
         self.layer(&name("fc1"), needed, work.fc1, d, &mlp.fc1);
         self.layer(&name("fc2"), needed, work.fc2, work.hidden, &mlp.fc2);
-        attention.side_bytes + mlp.side_bytes
+        let next = if last {
+            "norm".into()
+        } else {
+            format!("blocks.{}.norm1", i + 1)
+        };
+        self.norm(&next, &mlp.phase());
+        attention.side.bytes + mlp.side.bytes + COMMAND_BYTES * (attention.commands + mlp.commands)
     }
 
     fn norm(&mut self, name: &str, phase: &Phase) {
+        let ready = phase.norm.ready;
         let exposed = if self.hardware.configuration().frames == 2 {
-            phase.norm.saturating_sub(phase.array)
+            ready.saturating_sub(phase.array)
         } else {
-            phase.norm
+            ready
         };
         self.vector.push(VectorStage {
             name: name.into(),
-            cycles: phase.norm,
+            cycles: phase.norm.cycles,
             exposed,
         });
     }

@@ -279,7 +279,7 @@ impl Search<'_> {
                         transfer: count * one.transfer,
                     });
                 }
-                (sum.period(), sum.latency)
+                (sum.period(), sum.alone())
             })
             .fold((0, 0), |(period, latency), one| {
                 (period + one.0, latency + one.1)
