@@ -17,8 +17,8 @@ use quasar_core::subnet::config::Pool;
 use crate::compile::{kind, pool, source, target};
 use crate::image::{check_of, words, Destination};
 use crate::isa::{
-    moments_depth, Attend, Command, Context, Gemm, LayerNorm, Load, Rows, Scores, Unit, QUEUES,
-    ROW_BYTES,
+    moments_depth, Attend, Command, Context, Gemm, LayerNorm, Load, LoadEnd, Rows, Scores, Unit,
+    QUEUES, ROW_BYTES,
 };
 use crate::program::{Place, Program, Segment};
 use crate::shape::{RowTile, Shape};
@@ -616,6 +616,16 @@ impl<'a> Machine<'a> {
             self.frames += 1;
             self.current[slot as usize] = self.frames;
         }
+        // The host starts the store for each frame that ends, whatever the units do.
+        if let Segment::Step(slot) | Segment::End(slot) = segment {
+            let tag = Tag {
+                frame: self.current[slot as usize],
+                phase: self.program.sizes.phases as u16 - 1,
+                ..Tag::default()
+            };
+            let end = LoadEnd { frame: slot.into() };
+            self.agents[STORE].commands.push_back((end.into(), tag));
+        }
         let program = self.program;
         let places = program.places(segment);
         let mut list: VecDeque<_> = (program.commands(segment).iter().zip(places))
@@ -642,9 +652,6 @@ impl<'a> Machine<'a> {
                 queue.held += 1;
                 queue.most = queue.most.max(queue.held);
                 self.agents[unit].commands.push_back((command, tag));
-                if let Command::LoadEnd(_) = command {
-                    self.agents[STORE].commands.push_back((command, tag));
-                }
                 list.pop_front();
                 moved = true;
             }
@@ -1288,7 +1295,7 @@ mod tests {
 
     use super::*;
     use crate::isa::COMMAND_WORDS;
-    use crate::testing::{design, golden, hardware, shape, Random, GOLDEN};
+    use crate::testing::{design, golden, hardware, shape, Design, Random, GOLDEN};
 
     const SHAPES: [(&str, [u64; 7]); 4] = [
         ("zcu102", [5, 3, 2, 2, 2, 1, 2]),
@@ -1447,6 +1454,42 @@ mod tests {
             }
         }
         assert!(tried > 100);
+    }
+
+    #[test]
+    fn a_matrix_of_more_transfers_than_the_load_queue_holds_needs_its_commands_first() {
+        let subnet = Design {
+            side: 2,
+            kernel: 1,
+            channels: 1,
+            embed: 6,
+            prefix: 1,
+            blocks: vec![(1, 3, 5)],
+            pool: "token",
+            classes: 300,
+            eight_bit: 8,
+            seed: 1,
+        }
+        .subnet();
+        let hardware = hardware(&subnet, "zcu102", [3, 2, 2, 1, 1, 1, 2]);
+        let program = Program::compile(&subnet, &hardware).unwrap();
+        verify(&program).unwrap();
+        let mut late = program.clone();
+        for list in &mut late.lists {
+            let rows = |c: &Command| matches!(c, Command::Rows(c) if c.kind == kind::LOGITS);
+            let Some(at) = list.commands.iter().position(rows) else {
+                continue;
+            };
+            let end = list.commands[at..]
+                .iter()
+                .position(|c| matches!(c, Command::LoadEnd(_)))
+                .unwrap();
+            // Rows, then the transfers, becomes the transfers, then rows.
+            list.commands[at..at + end].rotate_left(1);
+            list.places[at..at + end].rotate_left(1);
+        }
+        let error = verify(&late).unwrap_err().to_string();
+        assert!(error.contains("deadlock"), "{error}");
     }
 
     #[test]
