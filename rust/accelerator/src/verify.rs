@@ -153,70 +153,22 @@ impl<'a> Checker<'a> {
         columns.div_ceil(passes.max(1))
     }
 
+    /// Tiles of tokens.
+    fn tiles(&self, tokens: u32) -> u64 {
+        u64::from(tokens.div_ceil(self.shape.tokens as u32))
+    }
+
     /// Fields that follow from the network and the configuration.
     fn command(&self, command: Command, place: Place) -> Result<(), String> {
         let sizes = self.program.sizes;
         let buffers = self.program.hardware.configuration().buffers;
         let tokens = sizes.tokens as u32;
-        let tiles = |tokens: u32| u64::from(tokens.div_ceil(self.shape.tokens as u32));
         let slot = u32::from(place.slot);
         command.encode().map_err(|e| e.to_string())?;
-        let first = place.phase == 0;
         match command {
-            Command::Load(c) => {
-                ensure(c.frame == slot, "the frame is not the slot's")?;
-                ensure(c.beats > 0, "nothing is loaded")?;
-                ensure(
-                    (c.input == 1) == (c.target == target::PATCHES),
-                    "patches alone are the frame's input",
-                )?;
-                if c.input == 1 {
-                    let beats = self.program.input_bytes() / self.shape.beat - 1;
-                    ensure(
-                        (c.address, c.beats as usize) == (0, beats),
-                        "the patches are not all",
-                    )?;
-                }
-                Ok(())
-            }
+            Command::Load(c) => self.load(c, slot),
             Command::LoadEnd(c) => ensure(c.frame == slot, "the frame is not the slot's"),
-            Command::Gemm(c) => {
-                let pair = if c.rows8 > 0 {
-                    Pair::EightBit
-                } else {
-                    Pair::FourBit
-                };
-                ensure(
-                    c.tokens > 0 && c.columns > 0 && c.rows4 + c.rows8 > 0,
-                    "it is empty",
-                )?;
-                ensure(
-                    c.pass == self.pass(c.columns, pair, Activation::Signed),
-                    "the pass is wrong",
-                )?;
-                ensure(
-                    u64::from(c.columns) <= buffers.weight,
-                    "its columns exceed the weight buffer",
-                )?;
-                let (words, normed) = match c.source {
-                    source::INPUT => (buffers.input, false),
-                    source::NORMED => (buffers.norm, true),
-                    source::QUERY => (buffers.query, false),
-                    _ => (buffers.hidden, false),
-                };
-                ensure(
-                    tiles(c.tokens) * u64::from(c.columns) <= words,
-                    "it reads beyond its source",
-                )?;
-                ensure(
-                    c.frame == if normed { slot } else { 0 },
-                    "the frame is not the slot's",
-                )?;
-                ensure(
-                    c.source != source::INPUT || c.columns as usize == sizes.patch_len,
-                    "the columns are not a patch",
-                )
-            }
+            Command::Gemm(c) => self.gemm(c, slot),
             Command::Scores(c) => {
                 ensure(
                     u64::from(c.keys) <= buffers.score && c.keys == tokens,
@@ -234,40 +186,12 @@ impl<'a> Checker<'a> {
                     "the pass is wrong",
                 )
             }
-            Command::Rows(c) => {
-                let residual = c.kind == kind::RESIDUAL;
-                ensure(c.kind <= kind::LOGITS, "there is no such kind")?;
-                ensure(c.tokens > 0 && c.rows4 + c.rows8 > 0, "it is empty")?;
-                ensure(
-                    c.frame == if residual { slot } else { 0 },
-                    "the frame is not the slot's",
-                )?;
-                ensure(residual == (c.moments == 1), "moments go with the residual")?;
-                ensure(
-                    c.table == 0 || c.kind == kind::CODES,
-                    "the table is for codes",
-                )?;
-                ensure(
-                    (c.kind == kind::LOGITS) == (c.stride == 0),
-                    "the stride is wrong",
-                )?;
-                let skip = if residual && first { sizes.prefix } else { 0 };
-                ensure(c.skip as usize == skip, "skip is not the prefix")?;
-                ensure(
-                    !residual || c.stride as usize == sizes.embed,
-                    "the stride is not the embedding's",
-                )?;
-                ensure(!first || c.tokens == tokens, "the embedding has all tokens")?;
-                ensure(
-                    [0, ((1 << 20) + tokens / 2) / tokens].contains(&c.reciprocal),
-                    "the reciprocal is wrong",
-                )
-            }
+            Command::Rows(c) => self.rows(c, place),
             Command::Attend(c) => {
                 ensure(c.base + c.rows <= c.stride, "the head is beyond all heads")
             }
             Command::Fill(c) => {
-                let words = tiles(tokens) * sizes.embed as u64;
+                let words = self.tiles(tokens) * sizes.embed as u64;
                 ensure(
                     u64::from(c.words) == words && words <= buffers.residual,
                     "the residual is not filled",
@@ -275,38 +199,130 @@ impl<'a> Checker<'a> {
                 ensure(c.frame == slot, "the frame is not the slot's")
             }
             Command::Table(_) => Ok(()),
-            Command::LayerNorm(c) => {
-                let last = place.phase as usize + 2 == sizes.phases;
-                let expected = match sizes.pool {
-                    Pool::Mean if last => pool::BEFORE,
-                    Pool::MeanAfterNorm if last => pool::AFTER,
-                    _ => pool::NONE,
-                };
-                ensure(c.frame == slot, "the frame is not the slot's")?;
-                ensure(c.pool == expected, "the pooling is not the network's")?;
-                let from = if expected == pool::NONE {
-                    0
-                } else {
-                    sizes.prefix
-                };
-                ensure(
-                    c.first as usize == from,
-                    "the mean is not that of the patches",
-                )?;
-                ensure(
-                    c.embed as usize == sizes.embed,
-                    "the size is not the embedding's",
-                )?;
-                ensure(
-                    tiles(c.tokens) * u64::from(c.embed) <= buffers.norm,
-                    "it writes beyond its memory",
-                )
-            }
+            Command::LayerNorm(c) => self.layer_norm(c, place),
             Command::Softmax(c) => {
                 let cap = ((1u32 << 31) - (1 << 20)).checked_div(c.mult);
                 ensure(cap == Some(c.cap), "cap is not that of mult")
             }
         }
+    }
+
+    fn load(&self, c: Load, slot: u32) -> Result<(), String> {
+        ensure(c.frame == slot, "the frame is not the slot's")?;
+        ensure(c.beats > 0, "nothing is loaded")?;
+        ensure(
+            (c.input == 1) == (c.target == target::PATCHES),
+            "patches alone are the frame's input",
+        )?;
+        if c.input == 1 {
+            let beats = self.program.input_bytes() / self.shape.beat - 1;
+            ensure(
+                (c.address, c.beats as usize) == (0, beats),
+                "the patches are not all",
+            )?;
+        }
+        Ok(())
+    }
+
+    fn gemm(&self, c: Gemm, slot: u32) -> Result<(), String> {
+        let buffers = self.program.hardware.configuration().buffers;
+        let pair = if c.rows8 > 0 {
+            Pair::EightBit
+        } else {
+            Pair::FourBit
+        };
+        ensure(
+            c.tokens > 0 && c.columns > 0 && c.rows4 + c.rows8 > 0,
+            "it is empty",
+        )?;
+        ensure(
+            c.pass == self.pass(c.columns, pair, Activation::Signed),
+            "the pass is wrong",
+        )?;
+        ensure(
+            u64::from(c.columns) <= buffers.weight,
+            "its columns exceed the weight buffer",
+        )?;
+        let (words, normed) = match c.source {
+            source::INPUT => (buffers.input, false),
+            source::NORMED => (buffers.norm, true),
+            source::QUERY => (buffers.query, false),
+            _ => (buffers.hidden, false),
+        };
+        ensure(
+            self.tiles(c.tokens) * u64::from(c.columns) <= words,
+            "it reads beyond its source",
+        )?;
+        ensure(
+            c.frame == if normed { slot } else { 0 },
+            "the frame is not the slot's",
+        )?;
+        ensure(
+            c.source != source::INPUT || c.columns as usize == self.program.sizes.patch_len,
+            "the columns are not a patch",
+        )
+    }
+
+    fn rows(&self, c: Rows, place: Place) -> Result<(), String> {
+        let (sizes, slot, first) = (self.program.sizes, u32::from(place.slot), place.phase == 0);
+        let tokens = sizes.tokens as u32;
+        let residual = c.kind == kind::RESIDUAL;
+        ensure(c.kind <= kind::LOGITS, "there is no such kind")?;
+        ensure(c.tokens > 0 && c.rows4 + c.rows8 > 0, "it is empty")?;
+        ensure(
+            c.frame == if residual { slot } else { 0 },
+            "the frame is not the slot's",
+        )?;
+        ensure(residual == (c.moments == 1), "moments go with the residual")?;
+        ensure(
+            c.table == 0 || c.kind == kind::CODES,
+            "the table is for codes",
+        )?;
+        ensure(
+            (c.kind == kind::LOGITS) == (c.stride == 0),
+            "the stride is wrong",
+        )?;
+        let skip = if residual && first { sizes.prefix } else { 0 };
+        ensure(c.skip as usize == skip, "skip is not the prefix")?;
+        ensure(
+            !residual || c.stride as usize == sizes.embed,
+            "the stride is not the embedding's",
+        )?;
+        ensure(!first || c.tokens == tokens, "the embedding has all tokens")?;
+        ensure(
+            [0, ((1 << 20) + tokens / 2) / tokens].contains(&c.reciprocal),
+            "the reciprocal is wrong",
+        )
+    }
+
+    fn layer_norm(&self, c: LayerNorm, place: Place) -> Result<(), String> {
+        let (sizes, slot) = (self.program.sizes, u32::from(place.slot));
+        let buffers = self.program.hardware.configuration().buffers;
+        let last = place.phase as usize + 2 == sizes.phases;
+        let expected = match sizes.pool {
+            Pool::Mean if last => pool::BEFORE,
+            Pool::MeanAfterNorm if last => pool::AFTER,
+            _ => pool::NONE,
+        };
+        ensure(c.frame == slot, "the frame is not the slot's")?;
+        ensure(c.pool == expected, "the pooling is not the network's")?;
+        let from = if expected == pool::NONE {
+            0
+        } else {
+            sizes.prefix
+        };
+        ensure(
+            c.first as usize == from,
+            "the mean is not that of the patches",
+        )?;
+        ensure(
+            c.embed as usize == sizes.embed,
+            "the size is not the embedding's",
+        )?;
+        ensure(
+            self.tiles(c.tokens) * u64::from(c.embed) <= buffers.norm,
+            "it writes beyond its memory",
+        )
     }
 
     /// A step is an interleaving of the two halves; both slots' halves are the same but for the slot.
