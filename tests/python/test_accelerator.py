@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -67,4 +68,7 @@ def test_the_command_shows_a_program(hardware: Hardware, tmp_path: Path) -> None
     assert shown.exit_code == 0, shown.output
     assert "load_commands" in shown.output
     assert "Load target=patches" in shown.output
+    document = json.loads(run(cli, ["disasm", subnet, "--hardware", str(file), "--verify", "--json"]).stdout)
+    assert len(document["segments"]) == 6
+    assert {"name", "most", "depth"} == set(document["queues"][0])
     assert run(cli, ["disasm", subnet]).exit_code == 2
