@@ -299,6 +299,8 @@ def test_the_command_lists_devices(simulated):
     command = [shutil.which("quasar-rt") or "quasar-rt", "devices", "--json"]
     if shutil.which("quasar-rt") is None:
         command = [sys.executable, "-m", "quasar_rt", "devices", "--json"]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["devices"]
+    document = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    found = document["devices"]
+    assert document["auto"] == {"device": "cpu", "reason": "no accelerator was found in an FPGA"}
     (entry,) = [entry for entry in found if entry["name"] == simulated]
     assert entry["about"].startswith("simulated accelerator")
