@@ -31,4 +31,5 @@ def command(subnet: str, hardware: str | None, board: str | None, segment: str |
             [[queue.name, str(queue.most), str(queue.depth)] for queue in verification.queues],
         )
     for name in program.segments if segment is None else [segment]:
-        echo(program.disassemble(name).rstrip("\n"))
+        for line in program.disassemble(name).splitlines():
+            echo(line)
