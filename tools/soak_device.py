@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Run thousands of frames on a simulated accelerator while it misbehaves at random; each must get its answer or its own error.
+"""Run thousands of frames on a simulated accelerator that misbehaves at random; each gets its answer or its own error.
 
     python tools/soak_device.py --frames 10000 --log docs/logs/soak-device.md
 
-Faults are drawn from a seed. What is checked: every frame has the CPU's logits or an error, in order; a fault costs one frame
-at most; nothing is lost. Needs the base package and `make sim`.
+Faults are drawn from a seed. What is checked: every frame has the CPU's logits or an error, in order; a fault costs
+one frame at most; nothing is lost. Needs the base package and `make sim`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from quasar_rt.errors import DeviceError
 
 LOG_HEAD = """# Device soak log
 
-One line for each run of `make soak-device`: frames of a tiny subnet on a simulated accelerator that misbehaves at random.
-Each frame has the CPU's logits or an error of its own; a difference is neither.
+One line for each run of `make soak-device`: frames of a tiny subnet on a simulated accelerator that misbehaves at
+random. Each frame has the CPU's logits or an error of its own; a difference is neither.
 
 | date | commit | device | seconds | seed | frames | faults injected | errors | differences |
 |---|---|---|---|---|---|---|---|---|
@@ -103,7 +103,10 @@ def soak(device: str, frames: int, seed: int, rate: float, timeout: float) -> tu
         print(f"seed {seed}: {sum(errors.values())} errors of {costly} faults", file=sys.stderr)
         differences += 1
     if counters[0] + counters[1] != frames:
-        print(f"seed {seed}: {frames} frames, but {counters[0]} answers and {counters[1]} errors", file=sys.stderr)
+        print(
+            f"seed {seed}: {frames} frames, but {counters[0]} answers and {counters[1]} errors",
+            file=sys.stderr,
+        )
         differences += 1
     return injected, errors, differences
 
@@ -120,21 +123,22 @@ def soak(device: str, frames: int, seed: int, rate: float, timeout: float) -> tu
 def main(frames: int, device: str, rate: float, timeout: float, seed: int | None, log: Path | None) -> None:
     warnings.simplefilter("ignore", UntrainedWarning)
     seed = int(time.time()) if seed is None else seed
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=log is not None
+    ).stdout.strip()
     start = time.monotonic()
     injected, errors, differences = soak(device, frames, seed, rate, timeout)
     seconds = time.monotonic() - start
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(errors.items())) or "none"
     print(f"{frames} frames, {injected} faults injected, errors: {kinds}; {differences} differences")
     if log is not None:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-        ).stdout.strip()
         if not log.exists():
             log.write_text(LOG_HEAD, encoding="utf-8")
         with log.open("a", encoding="utf-8") as file:
             date = dt.datetime.now(dt.timezone.utc).date()
             file.write(
-                f"| {date} | {commit} | {device} | {seconds:.0f} | {seed} | {frames} | {injected} | {kinds} | {differences} |\n"
+                f"| {date} | {commit} | {device} | {seconds:.0f} | {seed} | {frames} | {injected} | {kinds} "
+                f"| {differences} |\n"
             )
     sys.exit(1 if differences else 0)
 

@@ -1,4 +1,7 @@
-"""What this machine offers to run a subnet on: the CPU, an FPGA, simulated accelerators. Depends on `hardware` and the native module."""
+"""What this machine offers to run a subnet on: the CPU, an FPGA, simulated accelerators.
+
+Depends on `hardware` and the native module.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,12 @@ if TYPE_CHECKING:
     from .hardware import Hardware
     from .subnet import Subnet
 
-__all__ = ["Device", "Tier", "cpu", "devices", "open_device"]
+__all__ = ["Device", "Tier", "automatic", "cpu", "devices", "open_device"]
 
 #: Where the kernel lists UIO devices, and the name of the accelerator's node in the device tree.
 UIO_CLASS = Path("/sys/class/uio")
 UIO_NODE = "quasar"
+NO_FPGA = "no accelerator was found in an FPGA"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,12 @@ def devices() -> list[Device]:
         for library in sim_libraries()
     ]
     return [*_fpgas(), cpu(), *simulated]
+
+
+def automatic() -> tuple[str, str]:
+    """The device that ``"auto"`` tries first, and why. `Engine.device_reason` says what became of it for a subnet."""
+    first = devices()[0]
+    return first.name, first.about or NO_FPGA
 
 
 def cpu() -> Device:
@@ -127,7 +137,7 @@ def open_device(
             except DeviceError as error:
                 errors.append(str(error))
         raise DeviceUnavailableError(
-            "there is no accelerator in an FPGA here: "
+            "device 'fpga': there is no accelerator in an FPGA here: "
             + ("; ".join(errors) or f"no UIO device is named {UIO_NODE}, and QUASAR_BITSTREAM names no .bit")
         )
     if kind in ("uio", "devmem", "pynq"):
@@ -139,7 +149,7 @@ def open_device(
 def _automatic(
     subnet: Subnet, threads: int | None, tier: str | None, timeout: float | None
 ) -> tuple[_native.Engine, str, str]:
-    why = "no accelerator was found in an FPGA"
+    why = NO_FPGA
     if tier is not None:
         why = f"tier {tier!r} was asked for"
     else:
@@ -222,7 +232,8 @@ def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
         ) from error
     if found != digest:
         raise DeviceUnavailableError(
-            f"bitstream {path} has the sha256 {found}, not {digest} as {description.name} says: they are of different builds"
+            f"bitstream {path} has the sha256 {found}, not {digest} as {description.name} says: "
+            "they are of different builds"
         )
     return hardware, path
 
@@ -231,8 +242,8 @@ def _fpga(subnet: Subnet, kind: str, rest: str, timeout: float | None) -> _nativ
     path = rest if kind == "pynq" and rest else os.environ.get("QUASAR_BITSTREAM", "")
     if not path:
         raise DeviceUnavailableError(
-            f"device '{kind}': QUASAR_BITSTREAM does not name the packaged bitstream (NAME.bin, NAME.bit for PYNQ; NAME.json, if it "
-            "is loaded already)"
+            f"device '{kind}': QUASAR_BITSTREAM does not name the packaged bitstream (NAME.bin, NAME.bit for PYNQ; "
+            "NAME.json, if it is loaded already)"
         )
     hardware, bitstream = read_bitstream(Path(path))
     if kind == "pynq":

@@ -69,8 +69,8 @@ class Engine:
         threads: how many threads work on an image (`infer`, `stream`) or on a batch (`infer_batch`); all cores if None.
         tier: the instruction set to use (a name from `quasar_rt.devices`); the best one that this CPU has if None. The
             environment variable ``QUASAR_TIER`` stands in where the argument is None. Only the CPU has tiers.
-        timeout: how many seconds an accelerator may take for a frame's half before it counts as hung; if None, what its kind
-            can be expected to keep. The CPU has no time-out.
+        timeout: how many seconds an accelerator may take for half a frame before it counts as hung; if None, what its
+            kind can be expected to keep. The CPU has no time-out.
 
     Raises:
         quasar_rt.SubnetError, quasar_rt.FileError: the subnet cannot be loaded.
@@ -192,8 +192,8 @@ class Engine:
         Raises:
             quasar_rt.ImageError: at the place of an image that cannot be used, after all predictions before it. What
                 the iterable itself raises comes out at its place too. Either ends the stream.
-            quasar_rt.DeviceError: at the place of a frame in which an accelerator failed. This ends the stream too; another one
-                over the same iterator goes on.
+            quasar_rt.DeviceError: at the place of a frame in which an accelerator failed. This ends the stream too;
+                another one over the same iterator goes on.
             quasar_rt.ClosedError: the engine was closed.
 
         Closing the iterator stops the thread as soon as the iterable gives its next image.

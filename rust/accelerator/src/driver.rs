@@ -345,6 +345,7 @@ impl<T: Transport, E: Executable> Driver<T, E> {
             .collect::<Result<_>>()?;
         let output = transport.allocate(line(program.output_bytes()))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let storing = transport.now();
         let mut driver = Self {
             transport,
             program,
@@ -365,7 +366,7 @@ impl<T: Transport, E: Executable> Driver<T, E> {
             half: None,
             finishing: VecDeque::new(),
             reading: None,
-            storing: Instant::now(),
+            storing,
             announced: false,
         };
         driver.arm()?;
@@ -498,13 +499,13 @@ impl<T: Transport, E: Executable> Driver<T, E> {
         let mut pause = FETCH_PAUSES.0;
         while self.reading.is_some() || self.finishing.len() > left {
             // Taken before the looks: a thread that slept past a deadline still sees what was done in time.
-            let now = Instant::now();
+            let now = self.transport.now();
             let moved = self.look_at_fetch(now)? | self.look_at_store(now)?;
             if moved {
                 continue;
             }
             if self.finishing.is_empty() {
-                thread::sleep(pause);
+                self.transport.sleep(pause);
             } else {
                 let most = if self.reading.is_some() {
                     pause
@@ -604,7 +605,7 @@ impl<T: Transport, E: Executable> Driver<T, E> {
         self.transport
             .write(register::STORE_COUNT, self.program.classes() as u32)?;
         self.transport.write(register::STORE_TAG, self.tag)?;
-        self.storing = Instant::now();
+        self.storing = self.transport.now();
         self.transport.write(register::STORE_CTRL, AP_START)
     }
 
@@ -627,7 +628,7 @@ impl<T: Transport, E: Executable> Driver<T, E> {
         self.reading = Some(Reading {
             segment,
             finishes,
-            started: Instant::now(),
+            started: self.transport.now(),
         });
         self.transport.write(register::FETCH_CTRL, AP_START)
     }
@@ -673,16 +674,16 @@ impl<T: Transport, E: Executable> Driver<T, E> {
         self.expect_idle("fetch", register::FETCH_CTRL)?;
         self.transport.write(register::FETCH_COUNT, 0)?;
         self.transport.write(register::FETCH_CTRL, AP_START)?;
-        let started = Instant::now();
+        let started = self.transport.now();
         loop {
-            let late = started.elapsed() >= self.deadlines.identity;
+            let late = self.transport.now() >= started + self.deadlines.identity;
             if self.idle(register::FETCH_CTRL)? {
                 break;
             }
             if late {
                 return Err(self.timeout("the accelerator's identity", started));
             }
-            thread::sleep(FETCH_PAUSES.0);
+            self.transport.sleep(FETCH_PAUSES.0);
         }
         self.check_identity()?;
         for port in 0..self.stripes.len() {
@@ -752,7 +753,7 @@ impl<T: Transport, E: Executable> Driver<T, E> {
         Error::DeviceTimeout {
             device: self.transport.name(),
             what,
-            waited: started.elapsed(),
+            waited: self.transport.now() - started,
             details: if details.is_empty() {
                 details
             } else {

@@ -224,6 +224,8 @@ pub(crate) struct Mock {
     plan: Plan,
     pub(crate) report: Arc<Mutex<Report>>,
     deadline: Duration,
+    /// Time passes where the driver waits, and only there: tests do not depend on how busy the machine is.
+    now: Instant,
     host: Vec<Vec<u8>>,
     device: Vec<Vec<u8>>,
     physical: Vec<u64>,
@@ -255,6 +257,7 @@ impl Mock {
             plan: Box::new(plan),
             report: Arc::default(),
             deadline,
+            now: Instant::now(),
             host: Vec::new(),
             device: Vec::new(),
             physical: Vec::new(),
@@ -407,7 +410,7 @@ impl Mock {
             Some(Fault::Hang | Fault::StoreHangs) => self.store.looks = None,
             Some(Fault::Late) => {
                 self.store.looks = None;
-                self.store.late = Some(Instant::now() + 2 * self.deadline);
+                self.store.late = Some(self.now + 2 * self.deadline);
             }
             Some(Fault::SpuriousInterrupts) => {
                 self.spurious = 2;
@@ -460,7 +463,7 @@ impl Mock {
         };
         step(&mut self.fetch);
         self.take_logits();
-        if self.store.late.is_some_and(|at| Instant::now() >= at) {
+        if self.store.late.is_some_and(|at| self.now >= at) {
             self.store.late = None;
             self.store.looks = Some(0);
         }
@@ -606,6 +609,14 @@ impl Transport for Mock {
         Ok(())
     }
 
+    fn now(&self) -> Instant {
+        self.now
+    }
+
+    fn sleep(&mut self, time: Duration) {
+        self.now += time;
+    }
+
     fn allocate(&mut self, bytes: usize) -> Result<Buffer> {
         let index = self.host.len();
         // Old contents, and addresses beyond 32 bits.
@@ -659,7 +670,7 @@ impl Transport for Mock {
             }
         }
         if !self.interrupt && (self.store.looks.is_none() || !self.store.running) {
-            std::thread::sleep(timeout);
+            self.now += timeout;
         }
         Ok(std::mem::take(&mut self.interrupt))
     }

@@ -3,7 +3,8 @@
 //! Depends on [`crate::isa`] and [`quasar_core::error`].
 
 use std::ops::Range;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use quasar_core::error::{Error, Result};
 
@@ -165,6 +166,16 @@ pub trait Transport: Send {
     /// See [`Transport`].
     fn wait(&mut self, timeout: Duration) -> Result<bool>;
 
+    /// The time that deadlines are kept in. A test may have its own.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// Lets time pass.
+    fn sleep(&mut self, time: Duration) {
+        thread::sleep(time);
+    }
+
     /// Resets all kernels and clears their registers; memory stays as it is. While they are held in reset nobody answers on the bus, so
     /// no other register may be touched.
     ///
@@ -172,9 +183,9 @@ pub trait Transport: Send {
     /// See [`Transport`].
     fn reset(&mut self) -> Result<()> {
         self.write(register::RESET, 1)?;
-        std::thread::sleep(RESET_PULSE);
+        self.sleep(RESET_PULSE);
         self.write(register::RESET, 0)?;
-        std::thread::sleep(RESET_RECOVERY);
+        self.sleep(RESET_RECOVERY);
         Ok(())
     }
 

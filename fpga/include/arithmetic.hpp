@@ -1,0 +1,41 @@
+// Roundings and clamps of docs/integer-model.md. Depends on types.hpp.
+#pragma once
+
+#include "types.hpp"
+
+// Clamps to [-32768, 32767].
+template <typename T> s<16> sat16(const T& x) {
+#pragma HLS INLINE
+  if (x > 32767)
+    return 32767;
+  if (x < -32768)
+    return -32768;
+  return s<16>(x);
+}
+
+// Clamps to [-128, 127].
+template <typename T> s<8> clamp8(const T& x) {
+#pragma HLS INLINE
+  if (x > 127)
+    return 127;
+  if (x < -128)
+    return -128;
+  return s<8>(x);
+}
+
+// rshift(x, p) for x below 2^30 and p up to 30, clamped to 16 bits.
+inline s<16> shift16(const s<31>& x, const u<5>& p) {
+#pragma HLS INLINE
+  u<30> half = 0;
+  if (p != 0)
+    half = uint32_t(1) << (unsigned(p) - 1);
+  const s<32> sum = x + half;
+  return sat16(s<32>(sum >> int(p)));
+}
+
+// rshift(a * b, 15).
+template <int A, int B> s<A + B - 14> product15(const s<A>& a, const s<B>& b) {
+#pragma HLS INLINE
+  const s<A + B> product = a * b;
+  return s<A + B - 14>((product + 16384) >> 15);
+}

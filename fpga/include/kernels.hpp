@@ -1,0 +1,99 @@
+// The seven kernels, and what joins them: the queues' items and the memories' words (docs/accelerator.md).
+//
+// A memory of tokens stands in banks of a group of tokens each, so that a group is written without byte
+// enables: bank `frame * GROUPS + group` (`parity * GROUPS + group`), word `tile * D + d`.
+#pragma once
+
+#include "isa.hpp"
+#include "memory.hpp"
+#include "stream.hpp"
+#include "types.hpp"
+
+// Groups of a tile's tokens: as the drain, the norm and the softmax take them.
+constexpr unsigned GROUPS = ceil_div(config::TOKENS, config::LANES);
+constexpr unsigned NORM_GROUPS = ceil_div(config::TOKENS, config::NORM_LANES);
+constexpr unsigned EXP_GROUPS = ceil_div(config::TOKENS, config::EXP_LANES);
+
+using code_t = s<8>;
+using codes_t = vec<code_t, config::LANES>;
+using normed_t = vec<code_t, config::NORM_LANES>;
+using residual_t = vec<s<16>, config::LANES>;
+using scores_t = vec<s<24>, config::EXP_LANES>;
+using probabilities_t = vec<u<8>, config::EXP_LANES>;
+
+using sums_t = vec<s<27>, config::LANES>;
+struct moment_t {
+  s<27> sum;
+  u<41> squares;
+};
+using moments_t = vec<moment_t, config::LANES>;
+using maxima_t = scores_t; // a group at a time
+struct scale_t {
+  u<15> mantissa;
+  u<5> shift;
+  s<15> lost;
+};
+
+template <unsigned DEPTH> using Commands = Stream<command_t, DEPTH>;
+template <unsigned DEPTH> using Beats = Stream<beat_t, DEPTH>;
+template <unsigned DEPTH> using Tokens = Stream<token_t, DEPTH>;
+using Sums = Stream<sums_t, isa::depth::sums>;
+using Moments = Stream<moments_t, config::MOMENTS_DEPTH>;
+using Maxima = Stream<maxima_t, isa::depth::maxima>;
+using Scales = Stream<scale_t, isa::depth::scales>;
+using Logits = Stream<s<32>, isa::depth::logits>;
+using Checks = Stream<u<1>, isa::depth::checks>;
+
+template <template <typename, unsigned, unsigned> class Port> struct Memories {
+  using Input = Port<codes_t, GROUPS, config::INPUT_WORDS>;
+  using Residual = Port<residual_t, config::FRAMES * GROUPS, config::RESIDUAL_WORDS>;
+  using Normed = Port<normed_t, config::FRAMES * NORM_GROUPS, config::NORM_WORDS>;
+  using Query = Port<codes_t, GROUPS, config::QUERY_WORDS>;
+  using Key = Port<code_t, config::KEY_BANKS, config::KEY_WORDS>;
+  using Value = Port<code_t, config::VALUE_BANKS, config::VALUE_WORDS>;
+  using Score = Port<scores_t, 2 * EXP_GROUPS, config::SCORE_WORDS>;
+  using Probability = Port<probabilities_t, 2 * EXP_GROUPS, config::SCORE_WORDS>;
+  using Hidden = Port<codes_t, GROUPS, config::HIDDEN_WORDS>;
+};
+using Read = Memories<ReadPort>;
+using Write = Memories<WritePort>;
+
+void fetch(Bus<command_t> commands, uint32_t count, uint32_t base,
+           Commands<isa::depth::load_commands>& load_commands,
+           Commands<isa::depth::array_commands>& array_commands,
+           Commands<isa::depth::drain_commands>& drain_commands,
+           Commands<isa::depth::norm_commands>& norm_commands,
+           Commands<isa::depth::softmax_commands>& softmax_commands, uint32_t* magic, uint32_t* abi,
+           uint32_t* hash_low, uint32_t* hash_high, uint32_t* error);
+
+void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<port_t> memory3,
+          Commands<isa::depth::load_commands>& commands, Beats<isa::depth::weights>& weights,
+          Beats<isa::depth::rows>& rows, Beats<isa::depth::gains>& gains,
+          Tokens<isa::depth::array_to_load>& array_to_load, Tokens<isa::depth::load_to_array>& load_to_array,
+          Checks& checks, Write::Input patches);
+
+// The array; its own name is reserved in VHDL.
+void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::weights>& weights,
+              Tokens<isa::depth::load_to_array>& load_to_array,
+              Tokens<isa::depth::array_to_load>& array_to_load,
+              Tokens<isa::depth::drain_to_array>& drain_to_array,
+              Tokens<isa::depth::norm_to_array>& norm_to_array,
+              Tokens<isa::depth::softmax_to_array>& softmax_to_array, Sums& sums, Maxima& maxima,
+              Read::Input patches, Read::Normed normed, Read::Query query, Read::Key key, Read::Value value,
+              Read::Probability probability, Read::Hidden hidden, Write::Score score);
+
+// `residual` is the drain's own copy, which it also writes; `norm_residual` the norm's.
+void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::rows>& rows, Sums& sums,
+           Scales& scales, Moments& moments, Logits& logits,
+           Tokens<isa::depth::drain_to_array>& drain_to_array, Read::Residual residual,
+           Write::Residual own_residual, Write::Residual norm_residual, Write::Query query, Write::Key key,
+           Write::Value value, Write::Hidden hidden);
+
+void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains>& gains, Moments& moments,
+          Tokens<isa::depth::norm_to_array>& norm_to_array, Read::Residual residual, Write::Normed normed);
+
+void softmax(Commands<isa::depth::softmax_commands>& commands, Maxima& maxima, Scales& scales,
+             Tokens<isa::depth::softmax_to_array>& softmax_to_array, Read::Score score,
+             Write::Probability probability);
+
+void store(Bus<port_t> memory, uint32_t count, uint32_t tag, Logits& logits, Checks& checks);

@@ -1,0 +1,59 @@
+// On-chip memories and the memory bus. In Vitis HLS a memory is an array, and a port of it an array argument
+// with an ap_memory interface (ARRAY_PARTITION complete in dimension 1: a RAM for each bank); in simulation a
+// port checks addresses and allows one access to a bank in an initiation interval. Both are used as
+// `port[bank][address]`.
+#pragma once
+
+#ifdef __SYNTHESIS__
+
+#include <hls_burst_maxi.h>
+
+#include "types.hpp"
+
+template <typename T, unsigned BANKS, unsigned WORDS> using ReadPort = const T[BANKS][WORDS];
+template <typename T, unsigned BANKS, unsigned WORDS> using WritePort = T[BANKS][WORDS];
+// A process's own dual-port memory: two accesses to a bank in an interval.
+template <typename T, unsigned BANKS, unsigned WORDS> using Memory = T[BANKS][WORDS];
+
+inline void unpack(const ap_uint<256>& raw, command_t& command) {
+#pragma HLS INLINE
+  for (unsigned i = 0; i < 8; ++i)
+    command.word[i] = raw.range(32 * i + 31, 32 * i);
+}
+
+inline void unpack(const ap_uint<128>& raw, port_t& port) {
+#pragma HLS INLINE
+  for (unsigned i = 0; i < 16; ++i)
+    port.byte[i] = raw.range(8 * i + 7, 8 * i);
+}
+
+inline void pack(const port_t& port, ap_uint<128>& raw) {
+#pragma HLS INLINE
+  for (unsigned i = 0; i < 16; ++i)
+    raw.range(8 * i + 7, 8 * i) = port.byte[i];
+}
+
+// An AXI master, addressed in units of T. hls::burst_maxi takes no structs.
+template <typename T> using Bus = hls::burst_maxi<ap_uint<8 * sizeof(T)>>;
+
+// The next item of the bursts that were requested.
+template <typename T> T receive(Bus<T>& bus) {
+#pragma HLS INLINE
+  const ap_uint<8 * sizeof(T)> raw = bus.read();
+  T item;
+  unpack(raw, item);
+  return item;
+}
+
+template <typename T> void send(Bus<T>& bus, const T& item) {
+#pragma HLS INLINE
+  ap_uint<8 * sizeof(T)> raw;
+  pack(item, raw);
+  bus.write(raw);
+}
+
+#else
+
+#include "sim_memory.hpp"
+
+#endif

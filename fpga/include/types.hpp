@@ -1,0 +1,55 @@
+// Types of the HLS sources. Vitis HLS and C simulation use ap_uint and ap_int; with QUASAR_FAST native
+// integers take their place, which wrap to their width whenever a value is stored. Depends on the generated
+// configuration.
+#pragma once
+
+#include <cstdint>
+
+#include "config.hpp"
+
+#ifdef QUASAR_FAST
+#include "fast_int.hpp"
+template <int W> using u = fast::Integer<W, false>;
+template <int W> using s = fast::Integer<W, true>;
+#else
+#include <ap_int.h>
+template <int W> using u = ap_uint<W>;
+template <int W> using s = ap_int<W>;
+#endif
+
+// N values side by side: a memory's word, a queue's item.
+template <typename T, unsigned N> struct vec {
+  T v[N];
+  T& operator[](unsigned i) { return v[i]; }
+  const T& operator[](unsigned i) const { return v[i]; }
+};
+
+// Eight words, as they are in memory.
+struct command_t {
+  uint32_t word[8];
+};
+
+// The `count` bits from `lsb` of word `word` up; more than 32 of them begin at bit 0 and go on in the next
+// word.
+inline uint64_t bits(const command_t& c, unsigned word, unsigned lsb, unsigned count) {
+#pragma HLS INLINE
+  uint64_t value = c.word[word];
+  if (count > 32)
+    value |= uint64_t(c.word[word + 1]) << 32;
+  return (value >> lsb) & ((uint64_t(1) << count) - 1);
+}
+
+// "Done".
+using token_t = u<1>;
+
+// What one AXI port gives in a cycle. Bytes, since a range of a wide ap_uint is slow in simulation.
+struct port_t {
+  uint8_t byte[16];
+};
+
+// The same of all ports side by side.
+struct beat_t {
+  uint8_t byte[16 * config::PORTS];
+};
+
+constexpr unsigned ceil_div(unsigned a, unsigned b) { return (a + b - 1) / b; }

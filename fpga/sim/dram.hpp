@@ -1,0 +1,56 @@
+// The board's memory as the device and the host see it: two copies, which only cache maintenance makes equal,
+// and pages that trap where nothing is allocated.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "fibers.hpp"
+
+namespace sim {
+
+class Dram {
+public:
+  static constexpr uint64_t BASE = 0x10000000;
+  static constexpr uint64_t PAGE = 4096;
+  static constexpr uint64_t LINE = 64;
+
+  explicit Dram(uint64_t bytes);
+
+  // Host: 0 where there is no room.
+  uint64_t allocate(uint64_t bytes);
+  void release(uint64_t physical);
+  // Its host copy.
+  uint8_t* host(uint64_t physical) { return &host_[physical - BASE]; }
+  bool flush(uint64_t physical, uint64_t bytes);
+  bool invalidate(uint64_t physical, uint64_t bytes);
+
+  // Device. Traps outside what is allocated.
+  void request(uint64_t address, uint64_t bytes, uint64_t beat);
+  void read(uint64_t address, void* out, uint64_t bytes);
+  void write(uint64_t address, const void* in, uint64_t bytes);
+
+  // Faults of the next burst of reads of at least two beats: an error response; its second half lost.
+  std::atomic<bool> bus_error = false;
+  std::atomic<bool> short_dma = false;
+
+private:
+  std::mutex mutex_; // host threads and the device's
+  bool inside(uint64_t physical, uint64_t bytes) const;
+  void check(uint64_t address, uint64_t bytes, const char* what) const;
+
+  uint64_t bytes_;
+  std::unique_ptr<uint8_t[], void (*)(void*)> host_;
+  std::unique_ptr<uint8_t[], void (*)(void*)> device_;
+  std::vector<bool> mapped_;               // pages
+  std::map<uint64_t, uint64_t> allocated_; // address, bytes
+  uint64_t lost_from_ = 0;                 // a shortened transfer
+  uint64_t lost_to_ = 0;
+};
+
+} // namespace sim

@@ -1,0 +1,116 @@
+// The block design: the seven kernels with their queues and memories, as they are after a reset. Lives in the
+// thread that runs it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "dram.hpp"
+#include "kernels.hpp"
+
+namespace sim {
+
+struct Identity {
+  uint32_t magic = 0, abi = 0, hash_low = 0, hash_high = 0, error = 0;
+};
+
+class Fabric {
+  template <typename T, unsigned BANKS, unsigned WORDS> using Port = Ram<T, BANKS, WORDS>;
+  using Rams = Memories<Port>;
+
+public:
+  Fabric(Dram& dram, uint64_t seed) : dram_(dram), scheduler_(seed) {
+    scheduler_.spawn("array", [this] {
+      systolic(array_commands_, weights_, load_to_array_, array_to_load_, drain_to_array_, norm_to_array_,
+               softmax_to_array_, sums_, maxima_, Read::Input(input_), Read::Normed(normed_),
+               Read::Query(query_), Read::Key(key_), Read::Value(value_), Read::Probability(probability_),
+               Read::Hidden(hidden_), Write::Score(score_));
+    });
+    scheduler_.spawn("drain", [this] {
+      drain(drain_commands_, rows_, sums_, scales_, moments_, logits_, drain_to_array_,
+            Read::Residual(residual_), Write::Residual(residual_), Write::Residual(norm_residual_),
+            Write::Query(query_), Write::Key(key_), Write::Value(value_), Write::Hidden(hidden_));
+    });
+    scheduler_.spawn("norm", [this] {
+      norm(norm_commands_, gains_, moments_, norm_to_array_, Read::Residual(norm_residual_),
+           Write::Normed(normed_));
+    });
+    scheduler_.spawn("softmax", [this] {
+      softmax(softmax_commands_, maxima_, scales_, softmax_to_array_, Read::Score(score_),
+              Write::Probability(probability_));
+    });
+  }
+
+  // Each calls `done` when the kernel returns; load does not.
+  void start_load(const uint64_t (&arena)[isa::MAX_PORTS]) {
+    load_started_ = true;
+    scheduler_.spawn("load", [this, a = arena[0], b = arena[1], c = arena[2], d = arena[3]] {
+      load(Bus<port_t>(dram_, a), Bus<port_t>(dram_, b), Bus<port_t>(dram_, c), Bus<port_t>(dram_, d),
+           load_commands_, weights_, rows_, gains_, array_to_load_, load_to_array_, checks_,
+           Write::Input(input_));
+    });
+  }
+  void start_fetch(uint64_t commands, uint32_t count, uint32_t input, std::function<void(Identity)> done) {
+    scheduler_.spawn("fetch", [this, commands, count, input, done = std::move(done)] {
+      Identity identity;
+      fetch(Bus<command_t>(dram_, commands, false), count, input, load_commands_, array_commands_,
+            drain_commands_, norm_commands_, softmax_commands_, &identity.magic, &identity.abi,
+            &identity.hash_low, &identity.hash_high, &identity.error);
+      done(identity);
+    });
+  }
+  void start_store(uint64_t output, uint32_t count, uint32_t tag, std::function<void()> done) {
+    scheduler_.spawn("store", [this, output, count, tag, done = std::move(done)] {
+      store(Bus<port_t>(dram_, output), count, tag, logits_, checks_);
+      done();
+    });
+  }
+
+  Scheduler& scheduler() { return scheduler_; }
+  // Whether something would go on if the host started load or store.
+  bool waits_for_host(bool store_runs) const {
+    return !load_started_ || (!store_runs && (logits_.full() || checks_.full()));
+  }
+  // Who waits for what, the queues that hold something, and each unit's last command.
+  std::string dump() const;
+
+private:
+  Dram& dram_;
+  bool load_started_ = false;
+
+  Commands<isa::depth::load_commands> load_commands_{"load_commands"};
+  Commands<isa::depth::array_commands> array_commands_{"array_commands"};
+  Commands<isa::depth::drain_commands> drain_commands_{"drain_commands"};
+  Commands<isa::depth::norm_commands> norm_commands_{"norm_commands"};
+  Commands<isa::depth::softmax_commands> softmax_commands_{"softmax_commands"};
+  Beats<isa::depth::weights> weights_{"weights"};
+  Beats<isa::depth::rows> rows_{"rows"};
+  Beats<isa::depth::gains> gains_{"gains"};
+  Sums sums_{"sums"};
+  Moments moments_{"moments"};
+  Maxima maxima_{"maxima"};
+  Scales scales_{"scales"};
+  Logits logits_{"logits"};
+  Checks checks_{"checks"};
+  Tokens<isa::depth::load_to_array> load_to_array_{"load_to_array"};
+  Tokens<isa::depth::array_to_load> array_to_load_{"array_to_load"};
+  Tokens<isa::depth::drain_to_array> drain_to_array_{"drain_to_array"};
+  Tokens<isa::depth::norm_to_array> norm_to_array_{"norm_to_array"};
+  Tokens<isa::depth::softmax_to_array> softmax_to_array_{"softmax_to_array"};
+
+  Rams::Input input_{"input"};
+  Rams::Residual residual_{"residual"};
+  Rams::Residual norm_residual_{"norm_residual"};
+  Rams::Normed normed_{"normed"};
+  Rams::Query query_{"query"};
+  Rams::Key key_{"key"};
+  Rams::Value value_{"value"};
+  Rams::Score score_{"score"};
+  Rams::Probability probability_{"probability"};
+  Rams::Hidden hidden_{"hidden"};
+
+  Scheduler scheduler_; // last: its end unwinds what uses the others
+};
+
+} // namespace sim

@@ -1,0 +1,476 @@
+#include "quasar_sim.h"
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "configuration.hpp"
+#include "fabric.hpp"
+
+namespace {
+
+constexpr uint32_t NOTHING = 0xffffffff;
+constexpr uint32_t STUCK_MS = 200; // a wait that may be judged hopeless
+
+// The AP_CTRL registers of a block, as Vitis HLS makes them.
+struct Control {
+  bool start = false, done = false, ready = false, running = false;
+  uint32_t gie = 0, ier = 0, isr = 0;
+
+  uint32_t read() {
+    const uint32_t value = start | done << 1 | !(start || running) << 2 | ready << 3;
+    done = ready = false; // cleared by reading
+    return value;
+  }
+  bool line() const { return (gie & 1) != 0 && isr != 0; }
+  void finish(bool interrupts) {
+    start = running = false;
+    done = ready = true;
+    if (interrupts)
+      isr |= ier & 3;
+  }
+};
+
+struct Fault {
+  std::string kind;
+  uint64_t after;
+};
+
+} // namespace
+
+struct qsim {
+  qsim(uint64_t seed, uint64_t bytes) : dram_(bytes), seed_(seed), thread_([this] { run(); }) {}
+  ~qsim() {
+    {
+      const std::lock_guard lock(mutex_);
+      quit_ = true;
+      ++generation_;
+      attend();
+    }
+    thread_.join();
+  }
+
+  uint32_t read(uint32_t offset) {
+    const std::lock_guard lock(mutex_);
+    ++accesses_;
+    if (offset == isa::reg::reset)
+      return reset_;
+    if (reset_) {
+      trap("register " + name(offset) + " is read in reset: the bus would hang");
+      return NOTHING;
+    }
+    uint32_t in_block = 0;
+    if (Control* control = block(offset, in_block)) {
+      switch (in_block) {
+      case isa::reg::fetch_CTRL:
+        return control->read();
+      case isa::reg::fetch_GIE:
+        return control->gie;
+      case isa::reg::fetch_IER:
+        return control->ier;
+      case isa::reg::fetch_ISR:
+        return control->isr;
+      default:
+        break;
+      }
+    }
+    switch (offset) {
+    case isa::reg::fetch_MAGIC:
+      return identity_.magic;
+    case isa::reg::fetch_ABI:
+      return identity_.abi;
+    case isa::reg::fetch_HASH_LOW:
+      return identity_.hash_low;
+    case isa::reg::fetch_HASH_HIGH:
+      return identity_.hash_high;
+    case isa::reg::fetch_ERROR:
+      return identity_.error;
+    default:
+      break;
+    }
+    if (uint32_t* argument = argument_of(offset))
+      return *argument;
+    trap("there is no register " + name(offset));
+    return NOTHING;
+  }
+
+  void write(uint32_t offset, uint32_t value) {
+    const std::lock_guard lock(mutex_);
+    ++accesses_;
+    if (offset == isa::reg::reset) {
+      if ((value & 1) != 0 && !reset_)
+        clear();
+      reset_ = (value & 1) != 0;
+      attend();
+      return;
+    }
+    if (reset_) {
+      trap("register " + name(offset) + " is written in reset: the bus would hang");
+      return;
+    }
+    uint32_t in_block = 0;
+    if (Control* control = block(offset, in_block)) {
+      const bool before = store_.line();
+      bool known = true;
+      switch (in_block) {
+      case isa::reg::fetch_CTRL:
+        if ((value & 1) != 0)
+          control->start = true;
+        attend();
+        break;
+      case isa::reg::fetch_GIE:
+        control->gie = value & 1;
+        break;
+      case isa::reg::fetch_IER:
+        control->ier = value & 3;
+        break;
+      case isa::reg::fetch_ISR:
+        control->isr ^= value & 3;
+        break;
+      default:
+        known = false;
+      }
+      edge(before);
+      if (known)
+        return;
+    }
+    if (uint32_t* argument = argument_of(offset))
+      *argument = value;
+    else
+      trap("there is no register " + name(offset) + " to write");
+  }
+
+  bool wait(uint32_t timeout_ms) {
+    std::unique_lock lock(mutex_);
+    const uint64_t accesses = accesses_;
+    const auto over = [this] { return edge_ || (dead_ && !trap_.empty()); };
+    interrupt_.wait_for(lock, std::chrono::milliseconds(timeout_ms), over);
+    const bool came = std::exchange(edge_, false);
+    // The host did nothing else meanwhile, and nothing can go on: what it waits for cannot come.
+    if (!came && timeout_ms >= STUCK_MS && store_.running && parked_ && !attention_ && !dead_ &&
+        accesses == accesses_ && trap_.empty())
+      trap_ = "no interrupt: no process can go on\n" + dump_;
+    return came;
+  }
+
+  bool fault(const char* kind, uint64_t after) {
+    for (const char* known : {"lost_interrupt", "hang", "bus_error", "short_dma", "corrupt_output",
+                              "wrong_identity", "late", "spurious_interrupt"})
+      if (std::strcmp(kind, known) == 0) {
+        const std::lock_guard lock(mutex_);
+        if (after == 0 && std::strcmp(kind, "wrong_identity") == 0)
+          stranger_ = true; // a host asks before any frame
+        else
+          faults_.push_back({kind, after});
+        return true;
+      }
+    return false;
+  }
+
+  // Waits until nothing can go on, so that all of a frame is counted.
+  std::map<std::string, uint64_t> counters() {
+    std::unique_lock lock(mutex_);
+    quiet_.wait(lock, [this] { return parked_; });
+    return counters_;
+  }
+
+  const char* last_trap() {
+    const std::lock_guard lock(mutex_);
+    trap_out_ = trap_;
+    return trap_out_.c_str();
+  }
+
+  const char* all_counters() {
+    counters_out_.clear();
+    for (const auto& [loop, intervals] : counters())
+      counters_out_ += loop + " " + std::to_string(intervals) + "\n";
+    return counters_out_.c_str();
+  }
+
+  sim::Dram dram_;
+
+private:
+  static std::string name(uint32_t offset) {
+    char text[16];
+    std::snprintf(text, sizeof(text), "0x%05x", offset);
+    return text;
+  }
+
+  Control* block(uint32_t offset, uint32_t& in_block) {
+    in_block = offset & 0xffff;
+    switch (offset & ~uint32_t(0xffff)) {
+    case isa::reg::fetch_CTRL:
+      return &fetch_;
+    case isa::reg::store_CTRL:
+      return &store_;
+    case isa::reg::load_CTRL:
+      return &load_;
+    default:
+      return nullptr;
+    }
+  }
+
+  uint32_t* argument_of(uint32_t offset) {
+    const auto half = [offset](uint32_t base, uint32_t (&words)[2]) -> uint32_t* {
+      return offset == base ? &words[0] : offset == base + 4 ? &words[1] : nullptr;
+    };
+    constexpr uint32_t ARENAS[] = {isa::reg::load_ARENA0, isa::reg::load_ARENA1, isa::reg::load_ARENA2,
+                                   isa::reg::load_ARENA3};
+    for (unsigned i = 0; i < isa::MAX_PORTS; ++i)
+      if (uint32_t* found = half(ARENAS[i], arena_[i]))
+        return found;
+    if (uint32_t* found = half(isa::reg::fetch_COMMANDS, commands_))
+      return found;
+    if (uint32_t* found = half(isa::reg::store_OUTPUT, output_))
+      return found;
+    switch (offset) {
+    case isa::reg::fetch_COUNT:
+      return &commands_count_;
+    case isa::reg::fetch_INPUT:
+      return &input_;
+    case isa::reg::store_COUNT:
+      return &logits_count_;
+    case isa::reg::store_TAG:
+      return &tag_;
+    default:
+      return nullptr;
+    }
+  }
+
+  static uint64_t whole(const uint32_t (&words)[2]) { return words[0] | uint64_t(words[1]) << 32; }
+
+  // All below with the mutex held, unless they say otherwise.
+
+  void trap(std::string text) { trap_ = std::move(text); }
+
+  void edge(bool before) {
+    if (!before && store_.line()) {
+      edge_ = true;
+      interrupt_.notify_all();
+    }
+  }
+
+  void attend() {
+    attention_ = true;
+    work_.notify_all();
+  }
+
+  // What a reset leaves: everything but memory.
+  void clear() {
+    ++generation_;
+    fetch_ = store_ = load_ = {};
+    identity_ = {};
+    for (auto& words : arena_)
+      words[0] = words[1] = 0;
+    commands_[0] = commands_[1] = output_[0] = output_[1] = 0;
+    commands_count_ = input_ = logits_count_ = tag_ = 0;
+    edge_ = dead_ = stranger_ = lost_ = corrupt_ = late_ = hang_ = false;
+    trap_.clear();
+    dump_.clear();
+    counters_.clear();
+    dram_.bus_error = dram_.short_dma = false;
+  }
+
+  // A frame begins: which faults are its own.
+  void begin_frame() {
+    for (size_t i = 0; i < faults_.size();) {
+      Fault& fault = faults_[i];
+      const bool identity = fault.kind == "wrong_identity"; // acts when `after` frames have begun
+      if (fault.after > (identity ? 1u : 0u)) {
+        --fault.after;
+        ++i;
+        continue;
+      }
+      lost_ = lost_ || fault.kind == "lost_interrupt";
+      hang_ = hang_ || fault.kind == "hang";
+      corrupt_ = corrupt_ || fault.kind == "corrupt_output";
+      late_ = late_ || fault.kind == "late";
+      stranger_ = stranger_ || identity;
+      if (fault.kind == "bus_error")
+        dram_.bus_error = true;
+      if (fault.kind == "short_dma")
+        dram_.short_dma = true;
+      if (fault.kind == "spurious_interrupt") {
+        edge_ = true;
+        interrupt_.notify_all();
+      }
+      faults_.erase(faults_.begin() + static_cast<ptrdiff_t>(i));
+    }
+  }
+
+  // Starts what the host has started.
+  void start(sim::Fabric& fabric) {
+    const uint64_t generation = generation_;
+    if (load_.start && !load_.running) {
+      load_.running = true;
+      const uint64_t arena[] = {whole(arena_[0]), whole(arena_[1]), whole(arena_[2]), whole(arena_[3])};
+      fabric.start_load(arena);
+    }
+    if (store_.start && !store_.running) {
+      store_.running = true;
+      begin_frame();
+      fabric.start_store(whole(output_), logits_count_, tag_,
+                         [this, generation, output = whole(output_)] { frame_done(generation, output); });
+    }
+    if (fetch_.start && !fetch_.running) {
+      fetch_.running = true;
+      fabric.start_fetch(whole(commands_), commands_count_, input_,
+                         [this, generation](sim::Identity identity) {
+                           const std::lock_guard lock(mutex_);
+                           if (generation != generation_)
+                             return;
+                           identity_ = identity;
+                           if (stranger_)
+                             identity_.hash_low ^= 1;
+                           fetch_.finish(true);
+                         });
+    }
+  }
+
+  // In the device's thread, without the mutex.
+  void frame_done(uint64_t generation, uint64_t output) {
+    std::unique_lock lock(mutex_);
+    const auto gone = [&] { return quit_ || generation != generation_; };
+    if (std::exchange(late_, false))
+      work_.wait_for(lock, std::chrono::milliseconds(300), gone);
+    if (gone())
+      return;
+    if (std::exchange(corrupt_, false)) {
+      uint8_t byte[isa::PORT_BYTES];
+      dram_.read(output, byte, sizeof(byte));
+      byte[0] ^= 0x10;
+      dram_.write(output, byte, sizeof(byte));
+    }
+    const bool before = store_.line();
+    store_.finish(!std::exchange(lost_, false));
+    edge(before);
+  }
+
+  // The device's thread.
+  void run() {
+    std::unique_ptr<sim::Fabric> fabric;
+    uint64_t built = 0;
+    while (true) {
+      {
+        std::unique_lock lock(mutex_);
+        parked_ = !attention_;
+        if (parked_) {
+          quiet_.notify_all();
+          work_.wait(lock, [this] { return attention_.load(); });
+          parked_ = false;
+        }
+        attention_ = false;
+        if (quit_)
+          return;
+        if (built != generation_ || reset_)
+          fabric.reset();
+        if (reset_ || dead_)
+          continue;
+        if (fabric == nullptr) {
+          fabric = std::make_unique<sim::Fabric>(dram_, seed_);
+          built = generation_;
+        }
+        start(*fabric);
+        if (hang_) {
+          dead_ = true;
+          continue;
+        }
+      }
+      std::string failure;
+      try {
+        fabric->scheduler().run([this] { return attention_.load(std::memory_order_relaxed); });
+      } catch (const std::exception& error) {
+        failure = error.what();
+      }
+      const std::lock_guard lock(mutex_);
+      if (built != generation_)
+        continue;
+      counters_ = fabric->scheduler().counters();
+      if (failure.empty() && fabric->scheduler().idle()) {
+        dump_ = fabric->dump();
+        // Host events that came meanwhile may be what it waits for.
+        if (!attention_ && fetch_.running && !fabric->waits_for_host(store_.running))
+          failure = "deadlock: no process can go on";
+      }
+      if (!failure.empty()) {
+        trap(failure + "\n" + fabric->dump());
+        dead_ = true;
+        interrupt_.notify_all();
+      }
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable work_, interrupt_, quiet_;
+  std::atomic<bool> attention_ = true;
+  bool quit_ = false, parked_ = false, reset_ = false;
+  bool dead_ = false; // until reset: after a trap, a deadlock, a hang
+  uint64_t generation_ = 1;
+  uint64_t accesses_ = 0;
+  Control fetch_, store_, load_;
+  sim::Identity identity_;
+  uint32_t arena_[isa::MAX_PORTS][2] = {}, commands_[2] = {}, output_[2] = {};
+  uint32_t commands_count_ = 0, input_ = 0, logits_count_ = 0, tag_ = 0;
+  bool edge_ = false;
+  std::vector<Fault> faults_;
+  bool lost_ = false, hang_ = false, corrupt_ = false, late_ = false, stranger_ = false;
+  std::string trap_, trap_out_, dump_, counters_out_;
+  std::map<std::string, uint64_t> counters_;
+  uint64_t seed_;
+  std::thread thread_; // last: it uses the others
+};
+
+extern "C" {
+
+uint32_t qsim_abi(void) { return isa::ABI; }
+const char* qsim_configuration(void) { return config::TOML; }
+
+qsim* qsim_open(uint64_t seed, uint64_t memory_bytes, char* error, uint64_t error_bytes) {
+  try {
+    return new qsim(seed, memory_bytes);
+  } catch (const std::exception& failure) {
+    if (error != nullptr && error_bytes > 0)
+      std::snprintf(error, error_bytes, "the simulated device cannot be opened with %llu bytes of memory: %s",
+                    static_cast<unsigned long long>(memory_bytes), failure.what());
+    return nullptr;
+  }
+}
+void qsim_close(qsim* device) { delete device; }
+
+uint32_t qsim_read(qsim* device, uint32_t offset) { return device->read(offset); }
+void qsim_write(qsim* device, uint32_t offset, uint32_t value) { device->write(offset, value); }
+
+uint8_t* qsim_alloc(qsim* device, uint64_t bytes, uint64_t* physical) {
+  *physical = device->dram_.allocate(bytes);
+  return *physical == 0 ? nullptr : device->dram_.host(*physical);
+}
+void qsim_free(qsim* device, uint64_t physical) { device->dram_.release(physical); }
+int qsim_flush(qsim* device, uint64_t physical, uint64_t bytes) {
+  return device->dram_.flush(physical, bytes) ? 0 : -1;
+}
+int qsim_invalidate(qsim* device, uint64_t physical, uint64_t bytes) {
+  return device->dram_.invalidate(physical, bytes) ? 0 : -1;
+}
+
+int qsim_wait(qsim* device, uint32_t timeout_ms) { return device->wait(timeout_ms) ? 1 : 0; }
+int qsim_fault(qsim* device, const char* kind, uint64_t after_frames) {
+  return device->fault(kind, after_frames) ? 0 : -1;
+}
+
+uint64_t qsim_counter(qsim* device, const char* loop) {
+  const auto counters = device->counters();
+  const auto found = counters.find(loop);
+  return found == counters.end() ? 0 : found->second;
+}
+const char* qsim_counters(qsim* device) { return device->all_counters(); }
+const char* qsim_trap(qsim* device) { return device->last_trap(); }
+
+} // extern "C"

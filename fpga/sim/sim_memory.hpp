@@ -1,0 +1,173 @@
+// On-chip memories with ports that check, and the bus to the simulated DRAM.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dram.hpp"
+#include "fibers.hpp"
+
+namespace sim {
+
+// The accesses of one side of a memory: at most ACCESSES to each bank in an initiation interval of the
+// process that makes them.
+template <unsigned BANKS, unsigned ACCESSES> class PortUse {
+  uint64_t interval_[BANKS];
+  unsigned count_[BANKS];
+
+public:
+  PortUse() {
+    for (unsigned i = 0; i < BANKS; ++i) {
+      interval_[i] = ~uint64_t(0);
+      count_[i] = 0;
+    }
+  }
+  void access(const std::string& name, unsigned bank) {
+    const uint64_t now = running->interval;
+    if (interval_[bank] != now) {
+      interval_[bank] = now;
+      count_[bank] = 1;
+    } else if (++count_[bank] > ACCESSES) {
+      throw Trap(name + ": more than " + std::to_string(ACCESSES) + " accesses to bank " +
+                 std::to_string(bank) + " in an interval of " +
+                 (running->loop == nullptr ? "no loop" : running->loop));
+    }
+  }
+};
+
+// The words, which a read port and a write port share.
+template <typename T, unsigned BANKS, unsigned WORDS> class Ram {
+public:
+  explicit Ram(const char* name) : name_(name), words_(std::make_unique<T[]>(size_t(BANKS) * WORDS)) {}
+  Ram(const Ram&) = delete;
+  Ram& operator=(const Ram&) = delete;
+
+  T& at(size_t bank, size_t address) {
+    if (bank >= BANKS || address >= WORDS)
+      throw Trap(name_ + ": word " + std::to_string(address) + " of " + std::to_string(WORDS) + " in bank " +
+                 std::to_string(bank) + " of " + std::to_string(BANKS));
+    return words_[bank * WORDS + address];
+  }
+
+  std::string name_;
+  PortUse<BANKS, 1> reads_;
+  PortUse<BANKS, 1> writes_;
+
+private:
+  std::unique_ptr<T[]> words_;
+};
+
+} // namespace sim
+
+template <typename T, unsigned BANKS, unsigned WORDS> class ReadPort {
+  sim::Ram<T, BANKS, WORDS>* ram_;
+
+  struct Bank {
+    sim::Ram<T, BANKS, WORDS>* ram;
+    size_t bank;
+    const T& operator[](size_t address) const {
+      const T& word = ram->at(bank, address);
+      ram->reads_.access(ram->name_, bank);
+      return word;
+    }
+  };
+
+public:
+  explicit ReadPort(sim::Ram<T, BANKS, WORDS>& ram) : ram_(&ram) {}
+  Bank operator[](size_t bank) const { return {ram_, bank}; }
+};
+
+template <typename T, unsigned BANKS, unsigned WORDS> class WritePort {
+  sim::Ram<T, BANKS, WORDS>* ram_;
+
+  struct Bank {
+    sim::Ram<T, BANKS, WORDS>* ram;
+    size_t bank;
+    T& operator[](size_t address) const {
+      T& word = ram->at(bank, address);
+      ram->writes_.access(ram->name_, bank);
+      return word;
+    }
+  };
+
+public:
+  explicit WritePort(sim::Ram<T, BANKS, WORDS>& ram) : ram_(&ram) {}
+  Bank operator[](size_t bank) const { return {ram_, bank}; }
+};
+
+template <typename T, unsigned BANKS, unsigned WORDS> class Memory {
+  std::unique_ptr<T[]> words_ = std::make_unique<T[]>(size_t(BANKS) * WORDS);
+  sim::PortUse<BANKS, 2> checks_;
+
+  struct Bank {
+    Memory* memory;
+    size_t bank;
+    T& operator[](size_t address) const {
+      if (bank >= BANKS || address >= WORDS)
+        throw sim::Trap("memory: word " + std::to_string(address) + " of " + std::to_string(WORDS) +
+                        " in bank " + std::to_string(bank) + " of " + std::to_string(BANKS));
+      memory->checks_.access("memory", bank);
+      return memory->words_[bank * WORDS + address];
+    }
+  };
+
+public:
+  Bank operator[](size_t bank) { return {this, bank}; }
+};
+
+// As hls::burst_maxi: bursts of T, requested before they are read; writes answered at their end.
+template <typename T> class Bus {
+  sim::Dram* dram_;
+  uint64_t base_;
+  bool faults_;
+  struct Burst {
+    uint64_t address;
+    uint64_t items;
+  };
+  std::deque<Burst> reads_;
+  Burst write_{0, 0};
+
+public:
+  // Injected faults of transfers hit a bus only where `faults` says so.
+  Bus(sim::Dram& dram, uint64_t base, bool faults = true) : dram_(&dram), base_(base), faults_(faults) {}
+
+  void read_request(size_t offset, size_t items) {
+    reads_.push_back({base_ + offset * sizeof(T), items});
+    if (faults_)
+      dram_->request(reads_.back().address, items * sizeof(T), sizeof(T));
+  }
+  T read() {
+    if (reads_.empty())
+      throw sim::Trap("bus: read without a request");
+    Burst& burst = reads_.front();
+    T item;
+    dram_->read(burst.address, &item, sizeof(T));
+    burst.address += sizeof(T);
+    if (--burst.items == 0)
+      reads_.pop_front();
+    return item;
+  }
+  void write_request(size_t offset, size_t items) {
+    if (write_.items != 0)
+      throw sim::Trap("bus: a burst of writes is not complete");
+    write_ = {base_ + offset * sizeof(T), items};
+  }
+  void write(const T& item) {
+    if (write_.items == 0)
+      throw sim::Trap("bus: write without a request");
+    dram_->write(write_.address, &item, sizeof(T));
+    write_.address += sizeof(T);
+    --write_.items;
+  }
+  void write_response() {
+    if (write_.items != 0)
+      throw sim::Trap("bus: response to an incomplete burst");
+  }
+};
+
+template <typename T> T receive(Bus<T>& bus) { return bus.read(); }
+template <typename T> void send(Bus<T>& bus, const T& item) { bus.write(item); }

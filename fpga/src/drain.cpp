@@ -1,0 +1,653 @@
+// The drain: bias, requantization, GELU's table, residual, moments, context ("Commands" in docs/accelerator.md; "Requantize",
+// "Attention" and "Residual" in docs/integer-model.md).
+#include "arithmetic.hpp"
+#include "kernels.hpp"
+
+namespace {
+
+using config::LANES;
+using config::PAIRS;
+using config::TOKENS;
+
+// Kinds of Rows (codes are 0), destinations of rows.
+constexpr unsigned UPDATES = 1, LOGITS = 2;
+constexpr unsigned QUERY = 0, KEY = 1, VALUE = 2, HIDDEN = 3, RESIDUAL = 4, LOGIT = 5;
+
+constexpr unsigned BEAT = sizeof(beat_t);
+constexpr unsigned JOBS = 64; // commands whose parameters may be on their way
+constexpr unsigned MAX_ROWS = 2 * PAIRS;
+constexpr unsigned KEY_BANKS = config::KEY_BANKS;
+constexpr unsigned VALUE_BANKS = config::VALUE_BANKS;
+
+// A row's parameters.
+struct row_t {
+  s<27> bias;
+  s<16> mult;
+  u<5> shift;
+  u<3> destination;
+  u<16> column;
+  u<8> value_bank;   // column mod VALUE_BANKS
+  u<16> value_block; // column div VALUE_BANKS
+};
+using Halves = Memory<row_t, 2, MAX_ROWS>;
+
+// A row of a tile of tokens.
+struct step_t {
+  row_t row;
+  u<9> index;  // in its tile of row pairs
+  u<11> tile;  // of tokens
+  u<11> first; // token
+  u<11> tokens;
+  u<24> address; // of a word of the tile in the destination, column 0
+  u<8> key_bank; // of the first token
+  u<24> key_address;
+  u<8> value_bank;
+  u<1> one_tile; // of tokens
+  u<1> begin;    // first row of the tile
+  u<1> end;      // last one
+  u<1> first_rows;
+  u<1> last_rows;
+  u<1> last; // step of the command
+};
+
+// What a group of lanes stores, and what is to be announced then.
+struct stored_t {
+  u<3> destination; // LOGIT: nothing is stored
+  u<8> bank;        // of the first lane
+  u<24> address;
+  u<24> wrapped; // address beyond the last bank
+  u<8> lanes;
+  codes_t code;
+  residual_t residual;
+  moments_t moments;
+  u<1> has_moments;
+  u<2> tokens;
+  u<1> filled; // the end of a Fill
+};
+
+struct notice_t {
+  moments_t moments;
+  u<1> has_moments;
+  u<2> tokens;
+};
+
+using Jobs = Stream<command_t, JOBS>;
+using Steps = Stream<step_t, 4>;
+using ScaleWords = Stream<vec<scale_t, LANES>, 2 * GROUPS>;
+using Stored = Stream<stored_t, 4>;
+using Notices = Stream<notice_t, 4>;
+
+unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
+
+unsigned operation(const command_t& command) {
+  return unsigned(bits(command, 0, isa::HEAD_BITS, isa::HEAD_BITS));
+}
+
+void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs, Jobs& parameter_jobs, Jobs& row_jobs,
+              Jobs& scale_jobs) {
+  while (alive()) {
+    interval("drain.dispatch");
+    const command_t command = commands.read();
+    const unsigned code = operation(command);
+    if (code == isa::Attend::CODE)
+      scale_jobs.write(command);
+    else
+      parameter_jobs.write(command);
+    if (code == isa::Rows::CODE)
+      row_jobs.write(command);
+    jobs.write(command);
+  }
+}
+
+// Row pairs of a tile, and its rows.
+struct tile_t {
+  unsigned pairs;
+  unsigned rows;
+};
+
+tile_t tile_at(const isa::Rows& command, unsigned pair) {
+  const unsigned narrow_pairs = (unsigned(command.rows4) + 1) / 2;
+  const unsigned pairs = least(PAIRS, narrow_pairs + unsigned(command.rows8) - pair);
+  const unsigned narrow = narrow_pairs > pair ? least(pairs, narrow_pairs - pair) : 0;
+  const bool single = narrow > 0 && pair + narrow == narrow_pairs && (unsigned(command.rows4) & 1) == 1;
+  return {pairs, pairs + narrow - (single ? 1 : 0)};
+}
+
+unsigned row_pairs(const isa::Rows& command) {
+  return (unsigned(command.rows4) + 1) / 2 + unsigned(command.rows8);
+}
+
+uint32_t little_endian(const uint8_t* bytes, unsigned count) {
+#pragma HLS INLINE
+  uint32_t value = 0;
+  for (unsigned i = 0; i < count; ++i) {
+#pragma HLS UNROLL
+    value |= uint32_t(bytes[i]) << (8 * i);
+  }
+  return value;
+}
+
+// Row parameters into their double buffer; beats of other kinds go on as they are.
+void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, Halves& halves, Stream<token_t, 2>& filled,
+                     Stream<token_t, 2>& freed, Stream<beat_t, 2>& passed) {
+  unsigned half = 0;
+  unsigned credits = 2;
+  while (alive()) {
+    const command_t command = jobs.read();
+    if (operation(command) == isa::Rows::CODE) {
+      const isa::Rows rows(command);
+      const unsigned all = row_pairs(rows);
+      for (unsigned pair = 0; pair < all; pair += PAIRS) {
+        if (credits > 0)
+          --credits;
+        else
+          freed.read();
+        const unsigned count = tile_at(rows, pair).rows;
+        beat_t beat{};
+        unsigned port = 0;
+        for (unsigned i = 0; i < count; ++i) {
+#pragma HLS PIPELINE II = 1
+          interval("drain.parameters");
+          if (port == 0)
+            beat = beats.read();
+          const uint8_t* bytes = &beat.byte[port * isa::ROW_BYTES];
+          row_t row;
+          row.bias = int32_t(little_endian(bytes, 4));
+          row.mult = int32_t(little_endian(bytes + 4, 2));
+          row.shift = bytes[6];
+          row.destination = bytes[7];
+          const unsigned column = little_endian(bytes + 8, 2);
+          row.column = column;
+          row.value_bank = column % VALUE_BANKS;
+          row.value_block = column / VALUE_BANKS;
+          halves[half][i] = row;
+          port = port + 1 == config::PORTS ? 0 : port + 1;
+        }
+        filled.write(1);
+        half ^= 1;
+      }
+    } else {
+      const isa::Fill fill(command);
+      const unsigned count = operation(command) == isa::Table::CODE
+                                 ? ceil_div(256, BEAT)
+                                 : unsigned(fill.words) * ceil_div(2 * TOKENS, BEAT);
+      for (unsigned i = 0; i < count; ++i) {
+#pragma HLS PIPELINE II = 1
+        interval("drain.pass");
+        passed.write(beats.read());
+      }
+    }
+  }
+}
+
+// Goes through a command's rows in the order of their sums. Reads parameters only behind the token that says that they are there.
+void walk(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<token_t, 2>& freed, Steps& steps) {
+  unsigned half = 0;
+  while (alive()) {
+    const isa::Rows command(jobs.read());
+    const unsigned tokens = command.tokens;
+    const unsigned tiles = ceil_div(tokens, TOKENS);
+    const unsigned all = row_pairs(command);
+    for (unsigned pair = 0; pair < all; pair += PAIRS) {
+      filled.read();
+      const unsigned rows = tile_at(command, pair).rows;
+      unsigned address = 0;
+      unsigned key_bank = 0;
+      unsigned key_address = 0;
+      unsigned value_bank = 0;
+      for (unsigned tile = 0; tile < tiles; ++tile) {
+        for (unsigned i = 0; i < rows; ++i) {
+#pragma HLS PIPELINE II = 1
+          interval("drain.walk");
+          step_t step;
+          step.row = halves[half][i];
+          step.index = i;
+          step.tile = tile;
+          step.first = tile * TOKENS;
+          step.tokens = least(TOKENS, tokens - tile * TOKENS);
+          step.address = address;
+          step.key_bank = key_bank;
+          step.key_address = key_address;
+          step.value_bank = value_bank;
+          step.one_tile = tiles == 1;
+          step.begin = i == 0;
+          step.end = i + 1 == rows;
+          step.first_rows = pair == 0;
+          step.last_rows = pair + PAIRS >= all;
+          step.last = pair + PAIRS >= all && tile + 1 == tiles && i + 1 == rows;
+          steps.write(step);
+        }
+        address += command.stride;
+        const unsigned next = key_bank + TOKENS % KEY_BANKS;
+        key_address += (TOKENS / KEY_BANKS + (next >= KEY_BANKS ? 1 : 0)) * unsigned(command.stride);
+        key_bank = next >= KEY_BANKS ? next - KEY_BANKS : next;
+        value_bank = (value_bank + TOKENS) % VALUE_BANKS;
+      }
+      freed.write(1);
+      half ^= 1;
+    }
+  }
+}
+
+// A unit's scales, a group of lanes at a time.
+void gather_scales(Jobs& jobs, Scales& scales, ScaleWords& words) {
+  while (alive()) {
+    const isa::Attend command(jobs.read());
+    const unsigned tokens = command.tokens;
+    vec<scale_t, LANES> word{};
+    unsigned lane = 0;
+    for (unsigned token = 0; token < tokens; ++token) {
+#pragma HLS PIPELINE II = 1
+      interval("drain.scales");
+      word[lane] = scales.read();
+      ++lane;
+      if (lane == LANES || token + 1 == tokens) {
+        words.write(word);
+        lane = 0;
+      }
+    }
+  }
+}
+
+stored_t nothing() {
+#pragma HLS INLINE
+  stored_t item;
+  item.destination = LOGIT;
+  item.bank = 0;
+  item.address = 0;
+  item.wrapped = 0;
+  item.lanes = LANES;
+  for (unsigned lane = 0; lane < LANES; ++lane) {
+#pragma HLS UNROLL
+    item.code[lane] = 0;
+    item.residual[lane] = 0;
+    item.moments[lane] = {0, 0};
+  }
+  item.has_moments = 0;
+  item.tokens = 0;
+  item.filled = 0;
+  return item;
+}
+
+// What the lanes keep from one command to the next.
+using Means = Memory<s<13>, 1, config::QUERY_WORDS>;
+using Lookup = Memory<code_t, LANES, 256>; // GELU's table, a copy a lane
+using Saved = Memory<moments_t, 1, config::MOMENTS_DEPTH>;
+
+void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logits, Read::Residual residual,
+                Means& means, Lookup& lookup, Saved& saved, Stored& stored) {
+  moment_t now[GROUPS][LANES]; // of the tile
+#pragma HLS ARRAY_PARTITION variable = now complete dim = 0
+  s<19> column_sum[MAX_ROWS]; // of values, over the tiles of tokens before this one
+#pragma HLS ARRAY_PARTITION variable = column_sum complete
+  s<19> running = 0;
+  step_t step{};
+  unsigned group = 0;
+  unsigned key_bank = 0;
+  unsigned key_address = 0;
+  unsigned value_bank = 0;
+  bool more = true;
+  while (more) {
+#pragma HLS PIPELINE II = 1
+    // A tile's moments are read again behind the rows of the other tiles: those of a whole tile of row pairs, at least.
+#pragma HLS DEPENDENCE variable = saved type = inter direction = RAW distance = PAIRS dependent = true
+    interval("drain.rows");
+    if (group == 0) {
+      step = steps.read();
+      key_bank = step.key_bank;
+      key_address = step.key_address;
+      value_bank = unsigned(step.value_bank) + unsigned(step.row.value_bank);
+      if (value_bank >= VALUE_BANKS)
+        value_bank -= VALUE_BANKS;
+    }
+    const sums_t sum = sums.read();
+    const row_t& row = step.row;
+    const unsigned column = row.column;
+    const unsigned done = group * LANES;
+    const unsigned lanes = least(LANES, unsigned(step.tokens) - done);
+    const unsigned first = unsigned(step.first) + done;
+    const bool last_group = done + lanes == unsigned(step.tokens);
+    const unsigned bank = unsigned(command.frame) * GROUPS + group;
+    const unsigned address = unsigned(step.address) + column;
+
+    residual_t before{};
+    if (command.kind == UPDATES)
+      before = residual[bank][address];
+    moments_t moments;
+    const bool fresh = step.begin == 1 && step.first_rows == 1;
+    const bool resume = step.begin == 1 && step.first_rows == 0 && step.one_tile == 0;
+    moments_t earlier{};
+    if (command.moments == 1 && resume)
+      earlier = saved[0][unsigned(step.tile) * GROUPS + group];
+
+    stored_t item = nothing();
+    s<15> total = 0; // of the lanes' codes
+    for (unsigned lane = 0; lane < LANES; ++lane) {
+#pragma HLS UNROLL
+      const s<27> acc = sum[lane] + row.bias;
+      const s<31> wide = acc * 16;
+      const s<18> z = product15(shift16(wide, row.shift), row.mult);
+      const s<8> y = clamp8(s<13>(((z + 32) >> 6) + command.zero_point));
+      s<8> code = y;
+      if (command.table == 1)
+        code = lookup[lane][unsigned(int(y) + 128)];
+      item.code[lane] = code;
+      if (lane < lanes)
+        total += code;
+
+      s<19> x = before[lane];
+      if (first + lane >= unsigned(command.skip))
+        x = before[lane] + z;
+      if (x > 32767)
+        x = 32767;
+      if (x < -32767)
+        x = -32767;
+      item.residual[lane] = x;
+      const s<16> kept = x;
+      const u<31> square = kept * kept;
+      moment_t moment = now[group][lane];
+      if (fresh)
+        moment = {0, 0};
+      else if (resume)
+        moment = earlier[lane];
+      moment.sum = moment.sum + kept;
+      moment.squares = moment.squares + square;
+      now[group][lane] = moment;
+      moments[lane] = moment;
+    }
+
+    item.destination = row.destination;
+    item.lanes = lanes;
+    item.bank = group;
+    item.address = address;
+    item.wrapped = address;
+    if (row.destination == KEY) {
+      item.bank = key_bank;
+      item.address = key_address + column;
+      item.wrapped = key_address + column + unsigned(command.stride);
+    } else if (row.destination == VALUE) {
+      item.bank = value_bank;
+      item.address = unsigned(row.value_block) * unsigned(command.tokens) + first;
+      item.wrapped = item.address;
+      s<19> sum_before = running;
+      if (group == 0) {
+        sum_before = 0;
+        if (step.first != 0)
+          sum_before = column_sum[step.index];
+      }
+      running = sum_before + total;
+      column_sum[step.index] = running;
+      if (last_group && first + lanes == unsigned(command.tokens))
+        means[0][column] = s<40>(running * command.reciprocal + 32768) >> 16;
+    } else if (row.destination == RESIDUAL) {
+      item.bank = bank;
+    }
+
+    const bool tile_ends = step.end == 1 && step.last_rows == 1;
+    if (command.moments == 1 && step.end == 1) {
+      if (step.last_rows == 1) {
+        item.moments = moments;
+        item.has_moments = 1;
+      } else if (step.one_tile == 0) {
+        saved[0][unsigned(step.tile) * GROUPS + group] = moments;
+      }
+    }
+    if (command.kind == LOGITS) {
+      const s<27> acc = sum[0] + row.bias;
+      logits.write(s<32>(s<44>(acc * row.mult + 16384) >> 15));
+    }
+    more = !(step.last == 1 && last_group);
+    item.tokens = (last_group && tile_ends && command.post_tiles == 1 ? 1 : 0) +
+                  (!more && command.post == 1 ? 1 : 0);
+    stored.write(item);
+
+    group = last_group ? 0 : group + 1;
+    key_bank += LANES;
+    if (key_bank >= KEY_BANKS) {
+      key_bank -= KEY_BANKS;
+      key_address += unsigned(command.stride);
+    }
+    value_bank += LANES;
+    if (value_bank >= VALUE_BANKS)
+      value_bank -= VALUE_BANKS;
+  }
+}
+
+void drain_context(const isa::Attend& command, ScaleWords& words, Sums& sums, Means& means, Stored& stored) {
+  vec<scale_t, LANES> scale[GROUPS];
+#pragma HLS ARRAY_PARTITION variable = scale complete
+  const unsigned groups = ceil_div(unsigned(command.tokens), LANES);
+  const unsigned address = unsigned(command.tile) * unsigned(command.stride) + unsigned(command.base);
+  unsigned row = 0;
+  unsigned group = 0;
+  while (row < unsigned(command.rows)) {
+#pragma HLS PIPELINE II = 1
+    interval("drain.attend");
+    if (row == 0)
+      scale[group] = words.read();
+    const sums_t sum = sums.read();
+    const s<13> mean = means[0][unsigned(command.base) + row];
+    stored_t item = nothing();
+    for (unsigned lane = 0; lane < LANES; ++lane) {
+#pragma HLS UNROLL
+      const scale_t& factor = scale[group][lane];
+      const s<28> lost = factor.lost * mean;
+      const s<31> numerator = sum[lane] * 16 + s<25>((lost + 8) >> 4);
+      const s<18> z = product15(shift16(numerator, factor.shift), s<16>(factor.mantissa));
+      item.code[lane] = clamp8(s<13>((z + 32) >> 6));
+    }
+    item.destination = QUERY;
+    item.bank = group;
+    item.address = address + row;
+    ++group;
+    if (group == groups) {
+      group = 0;
+      ++row;
+    }
+    item.tokens = row == unsigned(command.rows) && command.post == 1;
+    stored.write(item);
+  }
+}
+
+// Words of the residual from memory: one arrives while the one before is stored.
+void fill(const isa::Fill& command, Stream<beat_t, 2>& beats, Stored& stored) {
+  constexpr unsigned WORD_BEATS = ceil_div(2 * TOKENS, BEAT);
+  constexpr unsigned STEPS = WORD_BEATS > GROUPS ? WORD_BEATS : GROUPS;
+  s<16> arriving[WORD_BEATS * BEAT / 2 + GROUPS * LANES];
+  s<16> leaving[GROUPS * LANES];
+#pragma HLS ARRAY_PARTITION variable = arriving complete
+#pragma HLS ARRAY_PARTITION variable = leaving complete
+  for (unsigned t = 0; t < GROUPS * LANES; ++t) {
+#pragma HLS UNROLL
+    leaving[t] = 0;
+    arriving[t] = 0;
+  }
+  for (unsigned word = 0; word <= unsigned(command.words); ++word) {
+    for (unsigned i = 0; i < STEPS; ++i) {
+#pragma HLS PIPELINE II = 1
+      interval("drain.fill");
+      if (word < unsigned(command.words) && i < WORD_BEATS) {
+        const beat_t beat = beats.read();
+        for (unsigned j = 0; j < BEAT / 2; ++j) {
+#pragma HLS UNROLL
+          arriving[i * (BEAT / 2) + j] = int32_t(little_endian(&beat.byte[2 * j], 2));
+        }
+      }
+      if (word > 0 && i < GROUPS) {
+        stored_t item = nothing();
+        for (unsigned lane = 0; lane < LANES; ++lane) {
+#pragma HLS UNROLL
+          item.residual[lane] = leaving[i * LANES + lane];
+        }
+        item.destination = RESIDUAL;
+        item.bank = unsigned(command.frame) * GROUPS + i;
+        item.address = word - 1;
+        item.filled = word == unsigned(command.words) && i + 1 == GROUPS;
+        stored.write(item);
+      }
+    }
+    for (unsigned t = 0; t < TOKENS; ++t) {
+#pragma HLS UNROLL
+      leaving[t] = arriving[t];
+    }
+  }
+}
+
+void take_table(Stream<beat_t, 2>& beats, Lookup& lookup) {
+  beat_t beat{};
+  for (unsigned i = 0; i < 256; ++i) {
+#pragma HLS PIPELINE II = 1
+    interval("drain.table");
+    if (i % BEAT == 0)
+      beat = beats.read();
+    for (unsigned lane = 0; lane < LANES; ++lane) {
+#pragma HLS UNROLL
+      lookup[lane][i] = beat.byte[i % BEAT];
+    }
+  }
+}
+
+void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream<beat_t, 2>& beats,
+                Stream<token_t, 2>& refilled, Logits& logits, Read::Residual residual, Stored& stored) {
+  Means means;
+  Lookup lookup;
+#pragma HLS ARRAY_PARTITION variable = lookup complete dim = 1
+  Saved saved;
+#pragma HLS ARRAY_PARTITION variable = saved complete dim = 1
+  while (alive()) {
+    const command_t command = jobs.read();
+    const unsigned code = operation(command);
+    if (code == isa::Rows::CODE) {
+      drain_rows(isa::Rows(command), steps, sums, logits, residual, means, lookup, saved, stored);
+    } else if (code == isa::Attend::CODE) {
+      drain_context(isa::Attend(command), scales, sums, means, stored);
+    } else if (code == isa::Fill::CODE) {
+      const isa::Fill job(command);
+      fill(job, beats, stored);
+      if (job.words != 0)
+        refilled.read(); // the next command reads what was filled
+    } else {
+      take_table(beats, lookup);
+    }
+  }
+}
+
+// The one writer of the memories. What it announces has been stored: the notice takes a further process to its queue.
+void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual norm_residual,
+                  Write::Query query, Write::Key key, Write::Value value, Write::Hidden hidden,
+                  Stream<token_t, 2>& refilled, Notices& notices) {
+  while (alive()) {
+#pragma HLS PIPELINE II = 1 style = flp
+    interval("drain.store");
+    const stored_t item = stored.read();
+    const unsigned bank = item.bank;
+    const unsigned lanes = item.lanes;
+    if (item.destination == QUERY)
+      query[bank][item.address] = item.code;
+    if (item.destination == HIDDEN)
+      hidden[bank][item.address] = item.code;
+    if (item.destination == RESIDUAL) {
+      own_residual[bank][item.address] = item.residual;
+      norm_residual[bank][item.address] = item.residual;
+    }
+    if (item.destination == KEY) {
+      for (unsigned b = 0; b < KEY_BANKS; ++b) {
+#pragma HLS UNROLL
+        const bool wraps = b < bank;
+        const unsigned lane = wraps ? b + KEY_BANKS - bank : b - bank;
+        if (lane < lanes)
+          key[b][wraps ? item.wrapped : item.address] = item.code[lane];
+      }
+    }
+    if (item.destination == VALUE) {
+      for (unsigned b = 0; b < VALUE_BANKS; ++b) {
+#pragma HLS UNROLL
+        const unsigned lane = b < bank ? b + VALUE_BANKS - bank : b - bank;
+        if (lane < lanes)
+          value[b][unsigned(item.address) + lane] = item.code[lane];
+      }
+    }
+    if (item.filled == 1)
+      refilled.write(1);
+    if (item.has_moments == 1 || item.tokens != 0)
+      notices.write({item.moments, item.has_moments, item.tokens});
+  }
+}
+
+void announce(Notices& notices, Moments& moments, Tokens<isa::depth::drain_to_array>& drain_to_array) {
+  while (alive()) {
+    interval("drain.announce");
+    const notice_t notice = notices.read();
+    if (notice.has_moments == 1)
+      moments.write(notice.moments);
+    for (unsigned i = 0; i < unsigned(notice.tokens); ++i)
+      drain_to_array.write(1);
+  }
+}
+
+} // namespace
+
+void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::rows>& rows, Sums& sums,
+           Scales& scales, Moments& moments, Logits& logits, Tokens<isa::depth::drain_to_array>& drain_to_array,
+           Read::Residual residual, Write::Residual own_residual, Write::Residual norm_residual,
+           Write::Query query, Write::Key key, Write::Value value, Write::Hidden hidden) {
+#pragma HLS INTERFACE ap_ctrl_none port = return
+#pragma HLS INTERFACE axis port = commands
+#pragma HLS INTERFACE axis port = rows
+#pragma HLS INTERFACE axis port = sums
+#pragma HLS INTERFACE axis port = scales
+#pragma HLS INTERFACE axis port = moments
+#pragma HLS INTERFACE axis port = logits
+#pragma HLS INTERFACE axis port = drain_to_array
+#pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = residual
+#pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = own_residual
+#pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = norm_residual
+#pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = query
+#pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = key
+#pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = value
+#pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = hidden
+#pragma HLS ARRAY_PARTITION variable = residual complete dim = 1
+#pragma HLS ARRAY_PARTITION variable = own_residual complete dim = 1
+#pragma HLS ARRAY_PARTITION variable = norm_residual complete dim = 1
+#pragma HLS ARRAY_PARTITION variable = query complete dim = 1
+#pragma HLS ARRAY_PARTITION variable = key complete dim = 1
+#pragma HLS ARRAY_PARTITION variable = value complete dim = 1
+#pragma HLS ARRAY_PARTITION variable = hidden complete dim = 1
+#pragma HLS AGGREGATE variable = residual compact = bit
+#pragma HLS AGGREGATE variable = own_residual compact = bit
+#pragma HLS AGGREGATE variable = norm_residual compact = bit
+#pragma HLS AGGREGATE variable = query compact = bit
+#pragma HLS AGGREGATE variable = key compact = bit
+#pragma HLS AGGREGATE variable = value compact = bit
+#pragma HLS AGGREGATE variable = hidden compact = bit
+#pragma HLS AGGREGATE variable = commands compact = bit
+#pragma HLS AGGREGATE variable = rows compact = bit
+#pragma HLS AGGREGATE variable = sums compact = bit
+#pragma HLS AGGREGATE variable = scales compact = bit
+#pragma HLS AGGREGATE variable = moments compact = bit
+#pragma HLS DATAFLOW
+  Jobs jobs("drain.jobs");
+  Jobs parameter_jobs("drain.parameter_jobs");
+  Jobs row_jobs("drain.row_jobs");
+  Jobs scale_jobs("drain.scale_jobs");
+  Stream<token_t, 2> filled("drain.filled");
+  Stream<token_t, 2> freed("drain.freed");
+  Stream<beat_t, 2> passed("drain.passed");
+  Steps steps("drain.steps");
+  ScaleWords scale_words("drain.scale_words");
+  Stored stored("drain.stored");
+  Stream<token_t, 2> refilled("drain.refilled");
+  Notices notices("drain.notices");
+  // A half belongs to load_parameters until `filled`, to walk until `freed`.
+  Halves halves;
+#pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
+#pragma HLS STREAM variable = halves type = unsync
+  QUASAR_PROCESS(dispatch(commands, jobs, parameter_jobs, row_jobs, scale_jobs));
+  QUASAR_PROCESS(load_parameters(parameter_jobs, rows, halves, filled, freed, passed));
+  QUASAR_PROCESS(walk(row_jobs, halves, filled, freed, steps));
+  QUASAR_PROCESS(gather_scales(scale_jobs, scales, scale_words));
+  QUASAR_PROCESS(requantize(jobs, steps, sums, scale_words, passed, refilled, logits, residual, stored));
+  QUASAR_PROCESS(store_groups(stored, own_residual, norm_residual, query, key, value, hidden, refilled, notices));
+  QUASAR_PROCESS(announce(notices, moments, drain_to_array));
+  QUASAR_JOIN();
+}

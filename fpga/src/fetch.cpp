@@ -1,0 +1,71 @@
+// Reads a segment of commands from memory and hands each to its unit's queue. The host starts it once for
+// each segment.
+#include "kernels.hpp"
+
+void fetch(Bus<command_t> commands, uint32_t count, uint32_t base,
+           Commands<isa::depth::load_commands>& load_commands,
+           Commands<isa::depth::array_commands>& array_commands,
+           Commands<isa::depth::drain_commands>& drain_commands,
+           Commands<isa::depth::norm_commands>& norm_commands,
+           Commands<isa::depth::softmax_commands>& softmax_commands, uint32_t* magic, uint32_t* abi,
+           uint32_t* hash_low, uint32_t* hash_high, uint32_t* error) {
+#pragma HLS INTERFACE mode = ap_ctrl_hs port = return
+#pragma HLS INTERFACE mode = s_axilite port = return bundle = control
+  // clang-format off
+#pragma HLS INTERFACE mode = m_axi port = commands bundle = commands offset = slave depth = 4096 max_read_burst_length = 64 latency = 64 num_read_outstanding = 4 num_write_outstanding = 1
+// clang-format on
+#pragma HLS INTERFACE mode = s_axilite port = commands bundle = control offset = 0x10
+#pragma HLS INTERFACE mode = s_axilite port = count bundle = control offset = 0x1c
+#pragma HLS INTERFACE mode = s_axilite port = base bundle = control offset = 0x24
+#pragma HLS INTERFACE mode = s_axilite port = magic bundle = control offset = 0x40
+#pragma HLS INTERFACE mode = s_axilite port = abi bundle = control offset = 0x50
+#pragma HLS INTERFACE mode = s_axilite port = hash_low bundle = control offset = 0x60
+#pragma HLS INTERFACE mode = s_axilite port = hash_high bundle = control offset = 0x70
+#pragma HLS INTERFACE mode = s_axilite port = error bundle = control offset = 0x80
+#pragma HLS INTERFACE mode = axis port = load_commands
+#pragma HLS INTERFACE mode = axis port = array_commands
+#pragma HLS INTERFACE mode = axis port = drain_commands
+#pragma HLS INTERFACE mode = axis port = norm_commands
+#pragma HLS INTERFACE mode = axis port = softmax_commands
+  *magic = isa::MAGIC;
+  *abi = isa::ABI;
+  *hash_low = config::HASH_LOW;
+  *hash_high = config::HASH_HIGH;
+
+  uint32_t bad = 0;
+  if (count > 0)
+    commands.read_request(0, count);
+fetch_commands:
+  for (uint32_t i = 0; i < count; ++i) {
+#pragma HLS PIPELINE II = 1
+    interval("fetch.commands");
+    command_t command = receive<command_t>(commands);
+    const unsigned unit = bits(command, 0, 0, isa::HEAD_BITS);
+    const unsigned code = bits(command, 0, isa::HEAD_BITS, isa::HEAD_BITS);
+    if (unit == isa::LOAD && code == isa::Load::CODE && isa::Load(command).input)
+      command.word[2] += base;
+    // Nothing behind a command without a unit is handed on: the frame cannot end, and never looks sound.
+    if (bad == 0) {
+      switch (unit) {
+      case isa::LOAD:
+        load_commands.write(command);
+        break;
+      case isa::ARRAY:
+        array_commands.write(command);
+        break;
+      case isa::DRAIN:
+        drain_commands.write(command);
+        break;
+      case isa::NORM:
+        norm_commands.write(command);
+        break;
+      case isa::SOFTMAX:
+        softmax_commands.write(command);
+        break;
+      default:
+        bad = i + 1;
+      }
+    }
+  }
+  *error = bad;
+}

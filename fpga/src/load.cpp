@@ -1,0 +1,178 @@
+// Reads weights, row parameters, tables and patches from memory. A transfer's beats go to their unit as they
+// are; patches are gathered into words of all tokens. The host starts it once after a reset, when the arena's
+// addresses are written; it never ends.
+#include "check.hpp"
+#include "kernels.hpp"
+
+namespace {
+
+constexpr unsigned BEAT_BYTES = isa::PORT_BYTES * config::PORTS;
+constexpr unsigned BEAT_WORDS = BEAT_BYTES / 4;
+// Beats of a word of all tokens.
+constexpr unsigned PATCH_BEATS = ceil_div(config::TOKENS, BEAT_BYTES);
+
+enum Target : unsigned { WEIGHTS = 0, ROWS = 1, GAINS = 2, TABLE = 3, RESIDUAL = 4, PATCHES = 5 };
+
+bool transfers(const command_t& command) {
+#pragma HLS INLINE
+  return bits(command, 0, isa::HEAD_BITS, isa::HEAD_BITS) == isa::Load::CODE;
+}
+
+uint32_t word_of(const beat_t& beat, unsigned i) {
+#pragma HLS INLINE
+  return beat.byte[4 * i] | beat.byte[4 * i + 1] << 8 | beat.byte[4 * i + 2] << 16 |
+         uint32_t(beat.byte[4 * i + 3]) << 24;
+}
+
+// A beat's share of the check, whose first word is turned by `turn`.
+uint32_t share(const beat_t& beat, unsigned turn) {
+#pragma HLS INLINE
+  uint32_t sum = 0;
+  for (unsigned i = 0; i < BEAT_WORDS; ++i) {
+#pragma HLS UNROLL
+    sum += rotate_left(word_of(beat, i), turned(turn, i));
+  }
+  return sum;
+}
+
+void place(const port_t& stripe, unsigned port, beat_t& beat) {
+#pragma HLS INLINE
+  for (unsigned i = 0; i < isa::PORT_BYTES; ++i) {
+#pragma HLS UNROLL
+    beat.byte[isa::PORT_BYTES * port + i] = stripe.byte[i];
+  }
+}
+
+} // namespace
+
+void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<port_t> memory3,
+          Commands<isa::depth::load_commands>& commands, Beats<isa::depth::weights>& weights,
+          Beats<isa::depth::rows>& rows, Beats<isa::depth::gains>& gains,
+          Tokens<isa::depth::array_to_load>& array_to_load, Tokens<isa::depth::load_to_array>& load_to_array,
+          Checks& checks, Write::Input patches) {
+#pragma HLS INTERFACE mode = ap_ctrl_hs port = return
+#pragma HLS INTERFACE mode = s_axilite port = return bundle = control
+  // clang-format off
+#pragma HLS INTERFACE mode = m_axi port = memory0 bundle = memory0 offset = slave depth = 65536 max_read_burst_length = 64 latency = 64 num_read_outstanding = 8 num_write_outstanding = 1
+#pragma HLS INTERFACE mode = m_axi port = memory1 bundle = memory1 offset = slave depth = 65536 max_read_burst_length = 64 latency = 64 num_read_outstanding = 8 num_write_outstanding = 1
+#pragma HLS INTERFACE mode = m_axi port = memory2 bundle = memory2 offset = slave depth = 65536 max_read_burst_length = 64 latency = 64 num_read_outstanding = 8 num_write_outstanding = 1
+#pragma HLS INTERFACE mode = m_axi port = memory3 bundle = memory3 offset = slave depth = 65536 max_read_burst_length = 64 latency = 64 num_read_outstanding = 8 num_write_outstanding = 1
+// clang-format on
+#pragma HLS INTERFACE mode = s_axilite port = memory0 bundle = control offset = 0x10
+#pragma HLS INTERFACE mode = s_axilite port = memory1 bundle = control offset = 0x1c
+#pragma HLS INTERFACE mode = s_axilite port = memory2 bundle = control offset = 0x28
+#pragma HLS INTERFACE mode = s_axilite port = memory3 bundle = control offset = 0x34
+#pragma HLS INTERFACE mode = axis port = commands
+#pragma HLS INTERFACE mode = axis port = weights
+#pragma HLS INTERFACE mode = axis port = rows
+#pragma HLS INTERFACE mode = axis port = gains
+#pragma HLS INTERFACE mode = axis port = array_to_load
+#pragma HLS INTERFACE mode = axis port = load_to_array
+#pragma HLS INTERFACE mode = axis port = checks
+#pragma HLS INTERFACE mode = ap_memory port = patches storage_type = ram_1p latency = 1
+#pragma HLS ARRAY_PARTITION variable = patches complete dim = 1
+#pragma HLS AGGREGATE variable = patches compact = bit
+
+  // Requests a transfer's beats and its check. Ports beyond the configuration's stay idle.
+  const auto request = [&](const command_t& command) {
+#pragma HLS INLINE
+    const isa::Load transfer(command);
+    const uint64_t first = uint32_t(transfer.address);
+    const uint32_t beats = uint32_t(transfer.beats) + 1;
+    memory0.read_request(first, beats);
+    if constexpr (config::PORTS > 1)
+      memory1.read_request(first, beats);
+    if constexpr (config::PORTS > 2)
+      memory2.read_request(first, beats);
+    if constexpr (config::PORTS > 3)
+      memory3.read_request(first, beats);
+  };
+
+  bool sound[2] = {true, true}; // all transfers of a slot's frame so far
+#pragma HLS ARRAY_PARTITION variable = sound complete
+  bool ahead = false;
+  command_t next;
+  while (alive()) {
+    const command_t command = ahead ? next : commands.read();
+    if (!ahead && transfers(command))
+      request(command);
+    // The next transfer is requested before this one is read: memory's latency passes under it.
+    ahead = commands.read_nb(next);
+    if (ahead && transfers(next))
+      request(next);
+
+    if (!transfers(command)) {
+      const unsigned frame = isa::LoadEnd(command).frame;
+      checks.write(sound[frame]);
+      sound[frame] = true;
+      continue;
+    }
+    const isa::Load transfer(command);
+    const unsigned target = transfer.target;
+    const unsigned frame = transfer.frame;
+    const uint32_t beats = transfer.beats;
+    if (transfer.wait_array)
+      array_to_load.read();
+
+    uint32_t sum = 0;
+    unsigned turn = 0;
+    unsigned part = 0;
+    unsigned word = 0;
+    uint8_t gathered[PATCH_BEATS * BEAT_BYTES];
+#pragma HLS ARRAY_PARTITION variable = gathered complete
+  load_beats:
+    for (uint32_t i = 0; i <= beats; ++i) {
+#pragma HLS PIPELINE II = 1
+      interval("load.beats");
+      beat_t beat;
+      place(receive<port_t>(memory0), 0, beat);
+      if constexpr (config::PORTS > 1)
+        place(receive<port_t>(memory1), 1, beat);
+      if constexpr (config::PORTS > 2)
+        place(receive<port_t>(memory2), 2, beat);
+      if constexpr (config::PORTS > 3)
+        place(receive<port_t>(memory3), 3, beat);
+      if (i == beats) {
+        sound[frame] = sound[frame] && word_of(beat, 0) == sum;
+        continue;
+      }
+      sum += share(beat, turn);
+      turn = turned(turn, BEAT_WORDS);
+      switch (target) {
+      case WEIGHTS:
+        weights.write(beat);
+        break;
+      case ROWS:
+      case TABLE:
+      case RESIDUAL:
+        rows.write(beat);
+        break;
+      case GAINS:
+        gains.write(beat);
+        break;
+      default: // patches
+        for (unsigned j = 0; j < BEAT_BYTES; ++j) {
+#pragma HLS UNROLL
+          gathered[BEAT_BYTES * part + j] = beat.byte[j];
+        }
+        if (part + 1 < PATCH_BEATS) {
+          ++part;
+          break;
+        }
+        for (unsigned group = 0; group < GROUPS; ++group) {
+#pragma HLS UNROLL
+          codes_t codes;
+          for (unsigned lane = 0; lane < config::LANES; ++lane) {
+            const unsigned token = group * config::LANES + lane;
+            codes[lane] = token < config::TOKENS ? code_t(gathered[token]) : code_t(0);
+          }
+          patches[group][word] = codes;
+        }
+        part = 0;
+        ++word;
+      }
+    }
+    if (transfer.post_array)
+      load_to_array.write(1);
+  }
+}

@@ -1,0 +1,515 @@
+// LayerNorm and pooling ("LayerNorm" and "Head" in docs/integer-model.md).
+//
+// `collect` takes moments, `read` the residual, `root` makes a group's reciprocal standard deviations while the group before is normalised.
+#include "arithmetic.hpp"
+#include "kernels.hpp"
+
+namespace {
+
+using config::LANES;
+using config::NORM_LANES;
+using config::TOKENS;
+
+constexpr unsigned MEAN_BEFORE = 1, MEAN_AFTER = 2; // kinds of pooling
+constexpr unsigned MAX_EMBED = 1024 < config::NORM_WORDS ? 1024 : config::NORM_WORDS;
+constexpr unsigned BEAT = sizeof(beat_t);
+
+struct gain_t {
+  s<16> gain;
+  s<16> offset;
+};
+using Halves = Memory<gain_t, 2, MAX_EMBED>;
+
+// Moments of NORM_LANES tokens.
+using group_t = vec<moment_t, NORM_LANES>;
+
+// What normalises a token.
+struct root_t {
+  s<27> sum;
+  u<5> bits;
+  u<15> inverse;
+};
+using roots_t = vec<root_t, NORM_LANES>;
+
+using word_t = vec<s<16>, NORM_LANES>;
+
+struct stored_t {
+  normed_t code;
+  u<8> bank;
+  u<24> address;
+  u<1> last; // of a tile
+};
+
+constexpr unsigned JOBS = 16;
+using Jobs = Stream<command_t, JOBS>;
+using Tiles = Stream<token_t, 2>;
+using Groups = Stream<group_t, 2>;
+using Roots = Stream<roots_t, 2>;
+using Words = Stream<word_t, 16>;
+using Stored = Stream<stored_t, 2>;
+
+unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
+
+void dispatch(Commands<isa::depth::norm_commands>& commands, Jobs& gain_jobs, Jobs& collect_jobs, Jobs& read_jobs,
+              Jobs& root_jobs, Jobs& normalise_jobs) {
+  while (alive()) {
+    interval("norm.dispatch");
+    const command_t command = commands.read();
+    gain_jobs.write(command);
+    collect_jobs.write(command);
+    read_jobs.write(command);
+    root_jobs.write(command);
+    normalise_jobs.write(command);
+  }
+}
+
+void load_gains(Jobs& jobs, Beats<isa::depth::gains>& beats, Halves& halves, Stream<token_t, 2>& filled,
+                Stream<token_t, 2>& freed) {
+  unsigned half = 0;
+  unsigned credits = 2;
+  while (alive()) {
+    const isa::LayerNorm command(jobs.read());
+    if (credits > 0)
+      --credits;
+    else
+      freed.read();
+    beat_t beat{};
+    unsigned place = 0;
+    for (unsigned d = 0; d < unsigned(command.embed); ++d) {
+#pragma HLS PIPELINE II = 1
+      interval("norm.gains");
+      if (place == 0)
+        beat = beats.read();
+      const uint8_t* bytes = &beat.byte[place];
+      gain_t gain;
+      gain.gain = int(bytes[0]) | int(bytes[1]) << 8;
+      gain.offset = int(bytes[2]) | int(bytes[3]) << 8;
+      halves[half][d] = gain;
+      place = place + 4 == BEAT ? 0 : place + 4;
+    }
+    filled.write(1);
+    half ^= 1;
+  }
+}
+
+// The groups of tokens of a tile.
+unsigned groups_of(unsigned tokens, unsigned tile) {
+  return ceil_div(least(TOKENS, tokens - tile * TOKENS), NORM_LANES);
+}
+
+// The drain's groups of moments to the norm's; `tiles` says that a tile's residual is stored.
+void collect(Jobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) {
+  moment_t tile_moments[GROUPS * LANES > NORM_GROUPS * NORM_LANES ? GROUPS * LANES : NORM_GROUPS * NORM_LANES];
+#pragma HLS ARRAY_PARTITION variable = tile_moments complete
+  for (auto& moment : tile_moments) {
+#pragma HLS UNROLL
+    moment = {0, 0};
+  }
+  while (alive()) {
+    const isa::LayerNorm command(jobs.read());
+    const unsigned tokens = command.tokens;
+    for (unsigned tile = 0; tile * TOKENS < tokens; ++tile) {
+      const unsigned arriving = ceil_div(least(TOKENS, tokens - tile * TOKENS), LANES);
+      for (unsigned group = 0; group < arriving; ++group) {
+#pragma HLS PIPELINE II = 1
+        interval("norm.collect");
+        const moments_t word = moments.read();
+        for (unsigned lane = 0; lane < LANES; ++lane) {
+#pragma HLS UNROLL
+          tile_moments[group * LANES + lane] = word[lane];
+        }
+      }
+      tiles.write(1);
+      const unsigned leaving = command.pool == MEAN_BEFORE ? 0 : groups_of(tokens, tile);
+      for (unsigned group = 0; group < leaving; ++group) {
+#pragma HLS PIPELINE II = 1
+        interval("norm.regroup");
+        group_t word;
+        for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
+#pragma HLS UNROLL
+          word[lane] = tile_moments[group * NORM_LANES + lane];
+        }
+        groups.write(word);
+      }
+    }
+  }
+}
+
+// The residuals of a group's tokens.
+word_t read_group(Read::Residual residual, unsigned frame, unsigned address, unsigned group) {
+#pragma HLS INLINE
+  s<16> x[NORM_GROUPS * NORM_LANES];
+#pragma HLS ARRAY_PARTITION variable = x complete
+  for (unsigned t = TOKENS; t < NORM_GROUPS * NORM_LANES; ++t) {
+#pragma HLS UNROLL
+    x[t] = 0;
+  }
+  for (unsigned bank = 0; bank < GROUPS; ++bank) {
+#pragma HLS UNROLL
+    const residual_t word = residual[frame * GROUPS + bank][address];
+    for (unsigned lane = 0; lane < LANES; ++lane) {
+#pragma HLS UNROLL
+      if (bank * LANES + lane < TOKENS)
+        x[bank * LANES + lane] = word[lane];
+    }
+  }
+  word_t word;
+  for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
+#pragma HLS UNROLL
+    word[lane] = x[group * NORM_LANES + lane];
+  }
+  return word;
+}
+
+// floor(numerator / divisor), a bit a stage; the quotient fits 17 bits with its sign.
+s<17> floor_divide(const s<27>& numerator, const u<11>& divisor) {
+#pragma HLS INLINE
+  const bool negative = numerator < 0;
+  // floor(-n/d) = -ceil(n/d) = -floor((n + d - 1)/d).
+  u<28> rest = negative ? int(divisor) - 1 - int(numerator) : int(numerator);
+  u<17> quotient = 0;
+  for (unsigned i = 17; i-- > 0;) {
+#pragma HLS UNROLL
+    const u<28> part = unsigned(divisor) << i;
+    quotient = unsigned(quotient) * 2;
+    if (rest >= part) {
+      rest = rest - part;
+      quotient = unsigned(quotient) + 1;
+    }
+  }
+  return negative ? -int(quotient) : int(quotient);
+}
+
+// The residual, group after group; or the means of its columns and their moments.
+void read(Jobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& pooled, Words& words) {
+  Memory<s<16>, 1, MAX_EMBED> means;
+  while (alive()) {
+    const isa::LayerNorm command(jobs.read());
+    const unsigned tokens = command.tokens;
+    const unsigned embed = command.embed;
+    const unsigned tiles = ceil_div(tokens, TOKENS);
+    if (command.pool == MEAN_BEFORE) {
+      for (unsigned tile = 0; tile < tiles; ++tile)
+        stored_tiles.read();
+      const unsigned count = tokens - unsigned(command.first);
+      s<27> mean_sum = 0;
+      u<41> mean_squares = 0;
+      for (unsigned d = 0; d < embed; ++d) {
+        s<27> sum = count / 2;
+        unsigned group = 0;
+        unsigned first = 0; // of the group
+        unsigned tile_first = 0;
+        unsigned address = d;
+        while (first < tokens) {
+#pragma HLS PIPELINE II = 1
+          interval("norm.pool");
+          const word_t word = read_group(residual, command.frame, address, group);
+          s<27> total = 0;
+          for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
+#pragma HLS UNROLL
+            const unsigned t = group * NORM_LANES + lane;
+            if (t < TOKENS && first + lane >= unsigned(command.first) && first + lane < tokens)
+              total += word[lane];
+          }
+          sum += total;
+          ++group;
+          first += NORM_LANES;
+          if (group == NORM_GROUPS) {
+            group = 0;
+            tile_first += TOKENS;
+            first = tile_first;
+            address += embed;
+          }
+        }
+        const s<16> mean = floor_divide(sum, count);
+        means[0][d] = mean;
+        mean_sum += mean;
+        mean_squares += u<31>(mean * mean);
+      }
+      group_t moments;
+      for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
+#pragma HLS UNROLL
+        moments[lane] = {0, 0};
+      }
+      moments[0].sum = mean_sum;
+      moments[0].squares = mean_squares;
+      pooled.write(moments);
+      for (unsigned d = 0; d < embed; ++d) {
+#pragma HLS PIPELINE II = 1
+        interval("norm.read");
+        word_t word{};
+        for (unsigned lane = 1; lane < NORM_LANES; ++lane) {
+#pragma HLS UNROLL
+          word[lane] = 0;
+        }
+        word[0] = means[0][d];
+        words.write(word);
+      }
+    } else {
+      for (unsigned tile = 0; tile < tiles; ++tile) {
+        // The bound comes with the token, so that no address is ahead of it.
+        const unsigned groups = groups_of(tokens, tile) * unsigned(stored_tiles.read());
+        for (unsigned group = 0; group < groups; ++group) {
+          for (unsigned d = 0; d < embed; ++d) {
+#pragma HLS PIPELINE II = 1
+            interval("norm.read");
+            words.write(read_group(residual, command.frame, tile * embed + d, group));
+          }
+        }
+      }
+    }
+  }
+}
+
+// (S, b, inv) of NORM_LANES tokens side by side, a bit of each root and of each quotient a cycle.
+void root(Jobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
+  while (alive()) {
+    const isa::LayerNorm command(jobs.read());
+    const unsigned tokens = command.tokens;
+    const unsigned embed = command.embed;
+    const bool pools = command.pool == MEAN_BEFORE;
+    const unsigned tiles = pools ? 1 : ceil_div(tokens, TOKENS);
+    for (unsigned tile = 0; tile < tiles; ++tile) {
+      const unsigned count = pools ? 1 : groups_of(tokens, tile);
+      for (unsigned group = 0; group < count; ++group) {
+        interval("norm.group");
+        group_t moments;
+        if (pools)
+          moments = pooled.read();
+        else
+          moments = groups.read();
+        roots_t result;
+        u<52> radicand[NORM_LANES];
+        u<54> remainder[NORM_LANES];
+        u<26> value[NORM_LANES];
+        u<43> rest[NORM_LANES]; // of 2^40 divided by the root
+        u<16> quotient[NORM_LANES];
+#pragma HLS ARRAY_PARTITION variable = radicand complete
+#pragma HLS ARRAY_PARTITION variable = remainder complete
+#pragma HLS ARRAY_PARTITION variable = value complete
+#pragma HLS ARRAY_PARTITION variable = rest complete
+#pragma HLS ARRAY_PARTITION variable = quotient complete
+        for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
+#pragma HLS UNROLL
+          const s<27> sum = moments[lane].sum;
+          const u<52> scaled = moments[lane].squares * u<11>(embed);
+          const u<52> square = sum * sum;
+          const u<52> variance = scaled - square + command.epsilon;
+          // Shifted up by pairs of bits until the highest pair is not 0.
+          u<52> high = variance;
+          unsigned pairs = 26;
+          for (unsigned step = 16; step > 0; step /= 2) {
+#pragma HLS UNROLL
+            if (pairs > step && uint64_t(high) >> (52 - 2 * step) == 0) {
+              high = uint64_t(high) << (2 * step);
+              pairs -= step;
+            }
+          }
+          radicand[lane] = high;
+          remainder[lane] = 0;
+          value[lane] = 0;
+          result[lane].sum = sum;
+          result[lane].bits = pairs;
+        }
+        for (unsigned i = 0; i < 26; ++i) {
+#pragma HLS PIPELINE II = 1
+          interval("norm.root");
+          for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
+#pragma HLS UNROLL
+            const u<54> next = uint64_t(remainder[lane]) << 2 | uint64_t(radicand[lane]) >> 50;
+            const u<54> trial = uint64_t(value[lane]) << 2 | 1;
+            radicand[lane] = uint64_t(radicand[lane]) << 2;
+            if (next >= trial) {
+              remainder[lane] = next - trial;
+              value[lane] = uint64_t(value[lane]) << 1 | 1;
+            } else {
+              remainder[lane] = next;
+              value[lane] = uint64_t(value[lane]) << 1;
+            }
+          }
+        }
+        for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
+#pragma HLS UNROLL
+          rest[lane] = uint64_t(1) << 40;
+          quotient[lane] = 0;
+        }
+        for (unsigned i = 16; i-- > 0;) {
+#pragma HLS PIPELINE II = 1
+          interval("norm.invert");
+          for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
+#pragma HLS UNROLL
+            const u<43> part = uint64_t(value[lane]) << i;
+            quotient[lane] = unsigned(quotient[lane]) << 1;
+            if (rest[lane] >= part) {
+              rest[lane] = rest[lane] - part;
+              quotient[lane] = unsigned(quotient[lane]) | 1;
+            }
+          }
+        }
+        for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
+#pragma HLS UNROLL
+          result[lane].inverse = unsigned(quotient[lane]) > 32767 ? 32767 : unsigned(quotient[lane]);
+        }
+        roots.write(result);
+      }
+    }
+  }
+}
+
+// The output code of x.
+s<8> normalise_one(const s<16>& x, const root_t& root, const gain_t& gain, const u<11>& embed, const u<4>& frac) {
+#pragma HLS INLINE
+  const s<28> centred = x * s<12>(embed) - root.sum;
+  s<16> t;
+  if (root.bits >= 10) {
+    const unsigned down = unsigned(root.bits) - 10;
+    const s<29> half = down == 0 ? 0 : 1 << (down - 1);
+    t = s<29>(centred + half) >> int(down);
+  } else {
+    t = s<38>(centred) << (10 - int(root.bits));
+  }
+  const s<16> n = product15(t, s<16>(root.inverse));
+  const s<16> y = sat16(s<19>(product15(n, gain.gain) + gain.offset));
+  return clamp8(s<16>(y >> int(frac)));
+}
+
+void normalise(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<token_t, 2>& freed, Roots& roots,
+               Words& words, Stored& stored) {
+  Memory<s<18>, 1, MAX_EMBED> sums; // of codes, where the mean comes after
+  unsigned half = 0;
+  while (alive()) {
+    const isa::LayerNorm command(jobs.read());
+    const unsigned tokens = command.tokens;
+    const unsigned tiles = command.pool == MEAN_BEFORE ? 1 : ceil_div(tokens, TOKENS);
+    // The bound comes with the token, so that no address is ahead of it.
+    const unsigned embed = unsigned(command.embed) * unsigned(filled.read());
+    for (unsigned tile = 0; tile < tiles; ++tile) {
+      const unsigned groups = command.pool == MEAN_BEFORE ? 1 : groups_of(tokens, tile);
+      roots_t root{};
+      unsigned group = 0;
+      unsigned d = 0;
+      while (group < groups) {
+#pragma HLS PIPELINE II = 1
+        // A column's sum is read again a group later.
+#pragma HLS DEPENDENCE variable = sums type = inter dependent = false
+        interval("norm.normalise");
+        if (d == 0)
+          root = roots.read();
+        const word_t word = words.read();
+        const gain_t gain = halves[half][d];
+        stored_t item;
+        s<18> total = 0;
+        for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
+#pragma HLS UNROLL
+          const unsigned t = group * NORM_LANES + lane;
+          const unsigned token = tile * TOKENS + t;
+          const s<8> code = normalise_one(word[lane], root[lane], gain, command.embed, command.frac);
+          item.code[lane] = code;
+          if (t < TOKENS && token >= unsigned(command.first) && token < tokens)
+            total += code;
+        }
+        item.bank = unsigned(command.frame) * NORM_GROUPS + group;
+        item.address = tile * embed + d;
+        item.last = group + 1 == groups && d + 1 == embed;
+        if (command.pool == MEAN_AFTER) {
+          if (tile != 0 || group != 0)
+            total += sums[0][d];
+          sums[0][d] = total;
+        } else {
+          stored.write(item);
+        }
+        ++d;
+        if (d == embed) {
+          d = 0;
+          ++group;
+        }
+      }
+    }
+    if (command.pool == MEAN_AFTER) {
+      const unsigned count = tokens - unsigned(command.first);
+      for (unsigned d = 0; d < embed; ++d) {
+#pragma HLS PIPELINE II = 1
+        interval("norm.mean");
+        stored_t item;
+        for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
+#pragma HLS UNROLL
+          item.code[lane] = 0;
+        }
+        item.code[0] = floor_divide(s<27>(sums[0][d] + int(count / 2)), count);
+        item.bank = unsigned(command.frame) * NORM_GROUPS;
+        item.address = d;
+        item.last = d + 1 == embed;
+        stored.write(item);
+      }
+    }
+    freed.write(1);
+    half ^= 1;
+  }
+}
+
+void store_codes(Stored& stored, Write::Normed normed, Stream<token_t, 2>& done) {
+  while (alive()) {
+#pragma HLS PIPELINE II = 1 style = flp
+    interval("norm.store");
+    const stored_t item = stored.read();
+    normed[item.bank][item.address] = item.code;
+    if (item.last == 1)
+      done.write(1);
+  }
+}
+
+// A process of its own, so that a tile is stored when its token arrives.
+void announce(Stream<token_t, 2>& done, Tokens<isa::depth::norm_to_array>& norm_to_array) {
+  while (alive()) {
+    interval("norm.announce");
+    norm_to_array.write(done.read());
+  }
+}
+
+} // namespace
+
+void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains>& gains, Moments& moments,
+          Tokens<isa::depth::norm_to_array>& norm_to_array, Read::Residual residual, Write::Normed normed) {
+#pragma HLS INTERFACE ap_ctrl_none port = return
+#pragma HLS INTERFACE axis port = commands
+#pragma HLS INTERFACE axis port = gains
+#pragma HLS INTERFACE axis port = moments
+#pragma HLS INTERFACE axis port = norm_to_array
+#pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = residual
+#pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = normed
+#pragma HLS ARRAY_PARTITION variable = residual complete dim = 1
+#pragma HLS ARRAY_PARTITION variable = normed complete dim = 1
+#pragma HLS AGGREGATE variable = commands compact = bit
+#pragma HLS AGGREGATE variable = gains compact = bit
+#pragma HLS AGGREGATE variable = moments compact = bit
+#pragma HLS AGGREGATE variable = residual compact = bit
+#pragma HLS AGGREGATE variable = normed compact = bit
+#pragma HLS DATAFLOW
+  Jobs gain_jobs("norm.gain_jobs");
+  Jobs collect_jobs("norm.collect_jobs");
+  Jobs read_jobs("norm.read_jobs");
+  Jobs root_jobs("norm.root_jobs");
+  Jobs normalise_jobs("norm.normalise_jobs");
+  Stream<token_t, 2> filled("norm.filled");
+  Stream<token_t, 2> freed("norm.freed");
+  Tiles tiles("norm.tiles");
+  Groups groups("norm.groups");
+  Groups pooled("norm.pooled");
+  Roots roots("norm.roots");
+  Words words("norm.words");
+  Stored stored("norm.stored");
+  Stream<token_t, 2> done("norm.done");
+  // A half belongs to load_gains until `filled`, to normalise until `freed`.
+  Halves halves;
+#pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
+#pragma HLS STREAM variable = halves type = unsync
+  QUASAR_PROCESS(dispatch(commands, gain_jobs, collect_jobs, read_jobs, root_jobs, normalise_jobs));
+  QUASAR_PROCESS(load_gains(gain_jobs, gains, halves, filled, freed));
+  QUASAR_PROCESS(collect(collect_jobs, moments, tiles, groups));
+  QUASAR_PROCESS(read(read_jobs, tiles, residual, pooled, words));
+  QUASAR_PROCESS(root(root_jobs, groups, pooled, roots));
+  QUASAR_PROCESS(normalise(normalise_jobs, halves, filled, freed, roots, words, stored));
+  QUASAR_PROCESS(store_codes(stored, normed, done));
+  QUASAR_PROCESS(announce(done, norm_to_array));
+  QUASAR_JOIN();
+}

@@ -1,0 +1,631 @@
+// The simulated device as a host sees it: a hand-made network (embedding, LayerNorm, head; both widths,
+// ragged tiles, two frames in flight) against plain loops; registers, interrupt, caches; every fault, a trap
+// and a deadlock, and the frame after each.
+#include <chrono>
+#include <cstring>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "assemble.hpp"
+#include "kernels.hpp"
+#include "quasar_sim.h"
+#include "verdict.hpp"
+
+namespace {
+
+namespace reg = isa::reg;
+
+constexpr unsigned BEAT = 16 * config::PORTS;
+constexpr unsigned T = config::TOKENS, P = config::PAIRS;
+constexpr unsigned AP_START = 1, AP_DONE = 2, AP_IDLE = 4;
+
+// Sizes: three tiles of tokens, ragged tiles of rows; the first token has its residual from memory.
+constexpr unsigned N = 2 * T + (T + 1) / 2, K = 9, D = 2 * P + 5, CLASSES = P + 3, SKIP = 1, FRAC = 5;
+constexpr unsigned TILES = (N + T - 1) / T;
+constexpr unsigned WORD_BEATS = (T + BEAT - 1) / BEAT, RESIDUAL_BEATS = (2 * T + BEAT - 1) / BEAT;
+constexpr uint64_t EPSILON = 12345;
+
+int64_t rshift(int64_t x, unsigned s) { return s == 0 ? x : (x + (int64_t(1) << (s - 1))) >> s; }
+int64_t clamp(int64_t x, int64_t least, int64_t most) { return x < least ? least : x > most ? most : x; }
+int64_t sat16(int64_t x) { return clamp(x, -32768, 32767); }
+int64_t requant16(int64_t acc, unsigned p, int64_t m) { return rshift(sat16(rshift(16 * acc, p)) * m, 15); }
+
+struct Row {
+  std::vector<int> weights;
+  bool eight;
+  int bias, mantissa;
+  unsigned shift;
+};
+
+// A matrix: 4-bit rows first.
+std::vector<Row> draw_rows(Random& random, unsigned rows4, unsigned rows8, unsigned columns) {
+  std::vector<Row> rows;
+  for (unsigned i = 0; i < rows4 + rows8; ++i) {
+    Row row{{},
+            i >= rows4,
+            int(random.between(-3000, 3000)),
+            int(random.between(1 << 14, (1 << 15) - 1)),
+            unsigned(random.between(5, 9))};
+    const int most = row.eight ? 127 : 7;
+    for (unsigned k = 0; k < columns; ++k)
+      row.weights.push_back(int(random.between(-most, most)));
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+struct Network {
+  static constexpr unsigned EMBED4 = D - 4, HEAD4 = CLASSES - 2;
+  std::vector<Row> embed, head;
+  std::vector<int> gains, offsets, residual; // residual: [N][D]
+
+  explicit Network(uint64_t seed) {
+    Random random(seed);
+    embed = draw_rows(random, EMBED4, D - EMBED4, K);
+    head = draw_rows(random, HEAD4, CLASSES - HEAD4, D);
+    for (unsigned d = 0; d < D; ++d) {
+      gains.push_back(int(random.between(-20000, 20000)));
+      offsets.push_back(int(random.between(-2000, 2000)));
+    }
+    for (unsigned i = 0; i < N * D; ++i)
+      residual.push_back(int(random.between(-900, 900)));
+  }
+
+  // Of a frame in a slot: slot 0 means before the norm, slot 1 after.
+  std::vector<int32_t> logits(const std::vector<int8_t>& patches, unsigned slot) const { // [N][K]
+    std::vector<int64_t> x(N * D);
+    for (unsigned t = 0; t < N; ++t)
+      for (unsigned r = 0; r < D; ++r) {
+        int64_t acc = embed[r].bias;
+        for (unsigned k = 0; k < K; ++k)
+          acc += embed[r].weights[k] * patches[t * K + k];
+        x[t * D + r] = residual[t * D + r];
+        if (t >= SKIP)
+          x[t * D + r] =
+              clamp(x[t * D + r] + requant16(acc, embed[r].shift, embed[r].mantissa), -32767, 32767);
+      }
+    const auto mean = [](const std::vector<int64_t>& values) {
+      std::vector<int64_t> means(D);
+      constexpr int64_t n = N - SKIP;
+      for (unsigned d = 0; d < D; ++d) {
+        int64_t sum = n / 2;
+        for (unsigned t = SKIP; t < N; ++t)
+          sum += values[t * D + d];
+        means[d] = sum >= 0 ? sum / n : -((-sum + n - 1) / n);
+      }
+      return means;
+    };
+    std::vector<int64_t> y;
+    if (slot == 0) {
+      y = mean(x);
+      normalise(&y[0]);
+    } else {
+      for (unsigned t = 0; t < N; ++t)
+        normalise(&x[t * D]);
+      y = mean(x);
+    }
+    std::vector<int32_t> out;
+    for (const Row& row : head) {
+      int64_t acc = row.bias;
+      for (unsigned d = 0; d < D; ++d)
+        acc += row.weights[d] * y[d];
+      out.push_back(int32_t((acc * row.mantissa + (1 << 14)) >> 15));
+    }
+    return out;
+  }
+
+  void normalise(int64_t* x) const { // [D]
+    int64_t sum = 0, squares = 0;
+    for (unsigned d = 0; d < D; ++d) {
+      sum += x[d];
+      squares += x[d] * x[d];
+    }
+    const int64_t v = D * squares - sum * sum + int64_t(EPSILON);
+    unsigned length = 0;
+    while (v >> length != 0)
+      ++length;
+    const unsigned b = (length + 1) / 2;
+    const int64_t square = v << (2 * (26 - b)); // below 4^26
+    int64_t root = 0;
+    for (int bit = 25; bit >= 0; --bit)
+      if (const int64_t next = root | int64_t(1) << bit; next * next <= square)
+        root = next;
+    const int64_t inverse = std::min<int64_t>(32767, (int64_t(1) << 40) / root);
+    for (unsigned d = 0; d < D; ++d) {
+      const int64_t c = int64_t(D) * x[d] - sum;
+      const int64_t t = b >= 10 ? rshift(c, b - 10) : c << (10 - b);
+      const int64_t n = rshift(t * inverse, 15);
+      x[d] = clamp(sat16(rshift(n * gains[d], 15) + offsets[d]) >> FRAC, -128, 127);
+    }
+  }
+};
+
+// A matrix in memory: its pairs, and commands for the tiles' transfers.
+struct Pair {
+  const Row* first;
+  const Row* second; // of two 4-bit rows
+  unsigned index;    // of the first row
+};
+std::vector<Pair> pairs_of(const std::vector<Row>& rows) {
+  std::vector<Pair> pairs;
+  for (unsigned i = 0; i < rows.size();) {
+    const bool two = !rows[i].eight && i + 1 < rows.size() && !rows[i + 1].eight;
+    pairs.push_back({&rows[i], two ? &rows[i + 1] : nullptr, i});
+    i += two ? 2 : 1;
+  }
+  return pairs;
+}
+
+void put16(std::vector<uint8_t>& bytes, int value) {
+  bytes.push_back(uint8_t(value));
+  bytes.push_back(uint8_t(value >> 8));
+}
+
+// Appends both transfers of each tile of row pairs.
+void load_matrix(Arena& arena, std::vector<command_t>& list, const std::vector<Row>& rows, unsigned columns,
+                 unsigned destination, unsigned frame) {
+  const std::vector<Pair> pairs = pairs_of(rows);
+  for (size_t begin = 0; begin < pairs.size(); begin += P) {
+    const size_t count = std::min<size_t>(P, pairs.size() - begin);
+    std::vector<uint8_t> weights(size_t(columns) * P), parameters;
+    for (size_t i = 0; i < count; ++i) {
+      const Pair& pair = pairs[begin + i];
+      for (unsigned k = 0; k < columns; ++k) {
+        const int low = pair.first->weights[k];
+        const int high = pair.second == nullptr ? 0 : pair.second->weights[k];
+        weights[k * P + P - 1 - i] =
+            pair.first->eight ? uint8_t(low) : uint8_t((high & 15) << 4 | (low & 15));
+      }
+      for (const Row* row : {pair.first, pair.second}) {
+        if (row == nullptr)
+          continue;
+        for (unsigned j = 0; j < 4; ++j)
+          parameters.push_back(uint8_t(uint32_t(row->bias) >> (8 * j)));
+        put16(parameters, row->mantissa);
+        parameters.push_back(uint8_t(destination == 5 ? 0 : row->shift));
+        parameters.push_back(uint8_t(destination));
+        put16(parameters, int(pair.index + (row == pair.second)));
+        parameters.resize(parameters.size() + 6);
+      }
+    }
+    for (unsigned target = 0; target < 2; ++target) {
+      const std::vector<uint8_t>& data = target == 0 ? weights : parameters;
+      const uint64_t beats = (data.size() + BEAT - 1) / BEAT;
+      list.push_back(
+          assemble(isa::LOAD, isa::Load::CODE,
+                   {{0, 6, 3, target}, {0, 12, 1, frame}, {1, 0, 24, beats}, {2, 0, 32, arena.add(data)}}));
+    }
+  }
+}
+
+std::vector<command_t> frame_list(const Network& network, Arena& arena, unsigned frame) {
+  std::vector<command_t> list;
+  const auto put = [&](command_t command) { list.push_back(command); };
+  std::vector<uint8_t> words(size_t(TILES) * D * RESIDUAL_BEATS * BEAT);
+  for (unsigned t = 0; t < N; ++t)
+    for (unsigned d = 0; d < D; ++d) {
+      uint8_t* at = &words[(size_t(t / T) * D + d) * RESIDUAL_BEATS * BEAT + 2 * (t % T)];
+      at[0] = uint8_t(network.residual[t * D + d]);
+      at[1] = uint8_t(network.residual[t * D + d] >> 8);
+    }
+  put(assemble(isa::DRAIN, isa::Fill::CODE, {{0, 6, 1, frame}, {0, 7, 20, TILES * D}}));
+  put(assemble(isa::LOAD, isa::Load::CODE,
+               {{0, 6, 3, 4},
+                {0, 12, 1, frame},
+                {1, 0, 24, TILES * D * RESIDUAL_BEATS},
+                {2, 0, 32, arena.add(words)}}));
+  // input, wait_array, post_array
+  put(assemble(isa::LOAD, isa::Load::CODE,
+               {{0, 6, 3, 5}, {0, 9, 3, 7}, {0, 12, 1, frame}, {1, 0, 24, TILES * K * WORD_BEATS}}));
+  // wait_load, post_load
+  put(assemble(isa::ARRAY, isa::Gemm::CODE,
+               {{0, 9, 1, 1},
+                {0, 20, 1, 1},
+                {0, 21, 11, N},
+                {1, 0, 13, K},
+                {1, 13, 13, K},
+                {2, 0, 16, Network::EMBED4},
+                {2, 16, 16, D - Network::EMBED4}}));
+  put(assemble(isa::DRAIN, isa::Rows::CODE,
+               {{0, 6, 2, 1},
+                {0, 8, 1, frame},
+                {0, 10, 1, 1},
+                {0, 13, 11, N},
+                {1, 0, 11, SKIP},
+                {1, 11, 13, D},
+                {2, 0, 16, Network::EMBED4},
+                {2, 16, 16, D - Network::EMBED4}}));
+  load_matrix(arena, list, network.embed, K, 4, frame);
+  put(assemble(isa::NORM, isa::LayerNorm::CODE,
+               {{0, 6, 1, frame},
+                {0, 7, 2, 1 + frame},
+                {0, 9, 4, FRAC},
+                {0, 13, 11, N},
+                {1, 0, 11, SKIP},
+                {1, 11, 11, D},
+                {2, 0, 50, EPSILON}}));
+  std::vector<uint8_t> gains;
+  for (unsigned d = 0; d < D; ++d) {
+    put16(gains, network.gains[d]);
+    put16(gains, network.offsets[d]);
+  }
+  put(assemble(isa::LOAD, isa::Load::CODE,
+               {{0, 6, 3, 2},
+                {0, 12, 1, frame},
+                {1, 0, 24, (gains.size() + BEAT - 1) / BEAT},
+                {2, 0, 32, arena.add(gains)}}));
+  return list;
+}
+
+// The head, for the one token that pooling leaves.
+std::vector<command_t> head_list(const Network& network, Arena& arena, unsigned frame) {
+  std::vector<command_t> list;
+  list.push_back(assemble(isa::ARRAY, isa::Gemm::CODE,
+                          {{0, 6, 2, 1},
+                           {0, 8, 1, frame},
+                           {0, 10, 1, 1},
+                           {0, 21, 11, 1},
+                           {1, 0, 13, D},
+                           {1, 13, 13, D},
+                           {2, 0, 16, Network::HEAD4},
+                           {2, 16, 16, CLASSES - Network::HEAD4}}));
+  list.push_back(assemble(isa::DRAIN, isa::Rows::CODE,
+                          {{0, 6, 2, 2},
+                           {0, 8, 1, frame},
+                           {0, 13, 11, 1},
+                           {2, 0, 16, Network::HEAD4},
+                           {2, 16, 16, CLASSES - Network::HEAD4}}));
+  load_matrix(arena, list, network.head, D, 5, frame);
+  list.push_back(assemble(isa::LOAD, isa::LoadEnd::CODE, {{0, 6, 1, frame}}));
+  return list;
+}
+
+// A host: the network's image in memory, frames through registers.
+class Host {
+  qsim* device_;
+  Verdict& verdict_;
+  uint64_t stripes_[4] = {}, lists_[4] = {}, output_ = 0;
+  uint8_t *stripe_hosts_[4] = {}, *output_host_ = nullptr;
+  uint32_t counts_[4] = {};
+  uint32_t slots_[2] = {}; // first beats of input
+  size_t stripe_bytes_ = 0;
+  Network network_{7};
+  Random random_{11};
+  uint32_t tag_ = 100;
+
+public:
+  unsigned patience_ms = 20000; // for a segment
+  static constexpr size_t OUTPUT = (CLASSES + 3) / 4 * 16 + 16;
+
+  Host(Verdict& verdict, uint64_t seed) : verdict_(verdict) {
+    char error[200] = "";
+    device_ = qsim_open(seed, 16 << 20, error, sizeof(error));
+    verdict.expect(device_ != nullptr, error);
+    Arena arena;
+    std::vector<command_t> lists[4]; // beginning of slot 0, 1; end of slot 0, 1
+    for (unsigned slot = 0; slot < config::FRAMES; ++slot) {
+      lists[slot] = frame_list(network_, arena, slot);
+      lists[2 + slot] = head_list(network_, arena, slot);
+    }
+    for (uint32_t& slot : slots_)
+      slot = arena.add(std::vector<uint8_t>(size_t(TILES) * K * WORD_BEATS * BEAT));
+    stripe_bytes_ = arena.stripe_bytes();
+    for (unsigned port = 0; port < config::PORTS; ++port) {
+      stripe_hosts_[port] = qsim_alloc(device_, stripe_bytes_, &stripes_[port]);
+      arena.stripe(port, stripe_hosts_[port]);
+      qsim_flush(device_, stripes_[port], stripe_bytes_);
+    }
+    for (unsigned i = 0; i < 4; ++i)
+      lists_[i] = put(lists[i], counts_[i]);
+    output_host_ = qsim_alloc(device_, OUTPUT, &output_);
+    arm();
+  }
+  ~Host() { qsim_close(device_); }
+  Host(const Host&) = delete;
+  Host& operator=(const Host&) = delete;
+
+  qsim* device() { return device_; }
+  uint64_t output() const { return output_; }
+  uint32_t count(unsigned list) const { return counts_[list]; }
+
+  uint64_t put(const std::vector<command_t>& list, uint32_t& count) {
+    count = uint32_t(list.size());
+    if (list.empty())
+      return 0;
+    uint64_t physical = 0;
+    const size_t bytes = list.size() * sizeof(command_t);
+    std::memcpy(qsim_alloc(device_, bytes, &physical), list.data(), bytes);
+    qsim_flush(device_, physical, bytes);
+    return physical;
+  }
+
+  uint32_t read(uint32_t offset) { return qsim_read(device_, offset); }
+  void write(uint32_t offset, uint32_t value) { qsim_write(device_, offset, value); }
+  void write_address(uint32_t offset, uint64_t address) {
+    write(offset, uint32_t(address));
+    write(offset + 4, uint32_t(address >> 32));
+  }
+
+  void arm() {
+    constexpr uint32_t ARENAS[] = {reg::load_ARENA0, reg::load_ARENA1, reg::load_ARENA2, reg::load_ARENA3};
+    for (unsigned port = 0; port < config::PORTS; ++port)
+      write_address(ARENAS[port], stripes_[port]);
+    write(reg::load_CTRL, AP_START);
+    write(reg::store_GIE, 1);
+    write(reg::store_IER, 1);
+  }
+  void reset() {
+    write(reg::reset, 1);
+    write(reg::reset, 0);
+    arm();
+  }
+
+  // Whether fetch became idle again.
+  bool segment(uint64_t list, uint32_t count, uint32_t input) {
+    write_address(reg::fetch_COMMANDS, list);
+    write(reg::fetch_COUNT, count);
+    write(reg::fetch_INPUT, input);
+    write(reg::fetch_CTRL, AP_START);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(patience_ms);
+    while ((read(reg::fetch_CTRL) & AP_IDLE) == 0) {
+      if (*qsim_trap(device_) != 0 || std::chrono::steady_clock::now() > end)
+        return false;
+    }
+    return true;
+  }
+  bool segment(unsigned list) { return segment(lists_[list], counts_[list], slots_[list % 2]); }
+
+  // Patches of a new frame into a slot; their logits.
+  std::vector<int32_t> prepare(unsigned slot, bool flush = true) {
+    std::vector<int8_t> patches(N * K);
+    for (auto& code : patches)
+      code = int8_t(random_.between(-128, 127));
+    std::vector<uint8_t> data(size_t(TILES) * K * WORD_BEATS * BEAT);
+    for (unsigned t = 0; t < N; ++t)
+      for (unsigned k = 0; k < K; ++k)
+        data[(size_t(t / T) * K + k) * WORD_BEATS * BEAT + t % T] = uint8_t(patches[t * K + k]);
+    Arena arena;
+    arena.add(data);
+    std::vector<uint8_t> stripe(arena.stripe_bytes());
+    for (unsigned port = 0; port < config::PORTS; ++port) {
+      arena.stripe(port, stripe.data());
+      std::memcpy(stripe_hosts_[port] + size_t(slots_[slot]) * 16, stripe.data(), stripe.size());
+      if (flush)
+        qsim_flush(device_, stripes_[port] + uint64_t(slots_[slot]) * 16, stripe.size());
+    }
+    return network_.logits(patches, slot);
+  }
+
+  void start_store() {
+    write_address(reg::store_OUTPUT, output_);
+    write(reg::store_COUNT, CLASSES);
+    write(reg::store_TAG, ++tag_);
+    write(reg::store_CTRL, AP_START);
+  }
+
+  // Whether the interrupt came; cleared.
+  bool interrupted(uint32_t timeout_ms = 20000) {
+    if (qsim_wait(device_, timeout_ms) == 0)
+      return false;
+    write(reg::store_ISR, read(reg::store_ISR));
+    return true;
+  }
+
+  // Of the output slot: whether it is of the last frame, its check holds and its status is 0.
+  bool sound() {
+    qsim_invalidate(device_, output_, OUTPUT);
+    const uint8_t* bytes = output_host_;
+    const auto word = [bytes](size_t i) {
+      uint32_t value;
+      std::memcpy(&value, bytes + 4 * i, 4);
+      return value;
+    };
+    const size_t end = OUTPUT / 4 - 4;
+    const std::vector<uint8_t> logits(bytes, bytes + 4 * CLASSES);
+    return word(end) == tag_ && word(end + 1) == CLASSES && word(end + 2) == check_of(logits) &&
+           word(end + 3) == 0;
+  }
+  bool holds(const std::vector<int32_t>& logits) {
+    return std::memcmp(output_host_, logits.data(), 4 * logits.size()) == 0;
+  }
+
+  // A frame from its patches to its logits.
+  bool frame(unsigned slot = 0) {
+    const std::vector<int32_t> wanted = prepare(slot);
+    start_store();
+    return segment(slot) && segment(2 + slot) && interrupted() && sound() && holds(wanted);
+  }
+  std::string trap() { return qsim_trap(device_); }
+};
+
+void frames_are_right(Verdict& verdict, Host& host) {
+  for (unsigned i = 0; i < 6; ++i)
+    verdict.expect(host.frame(i % config::FRAMES), "frame " + std::to_string(i) + ": " + host.trap());
+  verdict.expect(host.trap().empty(), host.trap());
+  if (config::FRAMES == 1)
+    return;
+  // Two in flight: the second begins before the first ends.
+  for (unsigned i = 0; i < 3; ++i) {
+    const auto first = host.prepare(0), second = host.prepare(1);
+    host.start_store();
+    verdict.expect(host.segment(0u) && host.segment(1u) && host.segment(2u), "both begin, the first ends");
+    verdict.expect(host.interrupted() && host.sound() && host.holds(first), "the first of two in flight");
+    host.start_store();
+    verdict.expect(host.segment(3u) && host.interrupted() && host.sound() && host.holds(second),
+                   "the second of two in flight");
+  }
+}
+
+void counts(Verdict& verdict, Host& host) {
+  verdict.equal(qsim_counter(host.device(), "store.logits"), uint64_t((CLASSES + 3) / 4 * 4), "logits");
+  verdict.equal(qsim_counter(host.device(), "fetch.commands"), uint64_t(host.count(0) + host.count(2)),
+                "commands");
+  verdict.equal(qsim_counter(host.device(), "no.loop"), uint64_t(0), "what does not exist");
+}
+
+void registers_behave(Verdict& verdict, Host& host) {
+  host.segment(0, 0, 0);
+  verdict.expect(host.read(reg::fetch_MAGIC) == isa::MAGIC && host.read(reg::fetch_ABI) == isa::ABI &&
+                     host.read(reg::fetch_HASH_LOW) == config::HASH_LOW &&
+                     host.read(reg::fetch_HASH_HIGH) == config::HASH_HIGH && host.read(reg::fetch_ERROR) == 0,
+                 "the identity");
+  host.frame();
+  verdict.equal(host.read(reg::store_CTRL) & (AP_DONE | AP_IDLE), AP_DONE | AP_IDLE, "done and idle");
+  verdict.equal(host.read(reg::store_CTRL) & (AP_DONE | AP_IDLE), AP_IDLE, "done is cleared by reading");
+  verdict.equal(host.read(reg::load_CTRL) & (AP_START | AP_IDLE), AP_START, "load runs");
+  verdict.equal(host.read(reg::store_ISR), 0u, "its interrupt was cleared by writing 1");
+  host.write(reg::store_ISR, 1);
+  verdict.equal(host.read(reg::store_ISR), 1u, "and is set by writing 1: it toggles");
+  verdict.expect(host.interrupted(0), "which is an edge");
+  host.write(reg::store_GIE, 0);
+  host.prepare(0);
+  host.start_store();
+  host.segment(0u);
+  host.segment(2u);
+  for (unsigned i = 0; i < 2000 && (host.read(reg::store_CTRL) & AP_IDLE) == 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  verdict.expect(!host.interrupted(0), "no interrupt where it is not enabled");
+  verdict.equal(host.read(reg::store_ISR), 1u, "though its status is set");
+  host.reset();
+  verdict.equal(host.read(reg::fetch_MAGIC), 0u, "a reset clears registers");
+  verdict.equal(host.read(0x50), 0u, "of which this is the ABI's");
+  verdict.equal(host.read(0x44), ~0u, "what is no register");
+  verdict.expect(host.trap().find("no register 0x00044") != std::string::npos, host.trap());
+  host.write(reg::reset, 1);
+  verdict.equal(host.read(reg::store_CTRL), ~0u, "a register in reset");
+  verdict.expect(host.trap().find("in reset") != std::string::npos, host.trap());
+  host.write(reg::reset, 0);
+  host.reset();
+  verdict.expect(host.trap().empty() && host.frame(), "a frame after all that");
+}
+
+void caches_are_two_copies(Verdict& verdict, Host& host) {
+  const auto before = host.prepare(0);
+  host.prepare(0, false);
+  host.start_store();
+  host.segment(0u);
+  host.segment(2u);
+  host.interrupted();
+  verdict.expect(!host.holds(before), "without an invalidate the host sees what was there");
+  verdict.expect(host.sound() && host.holds(before), "without a flush the device sees what was there");
+  verdict.equal(qsim_flush(host.device(), host.output(), Host::OUTPUT + 1), -1,
+                "a range beyond its allocation");
+  verdict.equal(qsim_invalidate(host.device(), 0, 64), -1, "a range of nothing");
+}
+
+void faults_hit_one_frame(Verdict& verdict, Host& host) {
+  const auto run = [&](uint32_t timeout_ms = 150) {
+    const auto wanted = host.prepare(0);
+    host.read(reg::store_CTRL); // clears what the last frame left
+    host.patience_ms = timeout_ms;
+    host.start_store();
+    host.segment(0u);
+    host.segment(2u);
+    host.patience_ms = 20000;
+    const bool came = host.interrupted(timeout_ms);
+    return std::pair(came, came && host.sound() && host.holds(wanted));
+  };
+  const auto inject = [&](const char* kind, uint64_t after) {
+    verdict.equal(qsim_fault(host.device(), kind, after), 0, kind);
+  };
+  for (const uint64_t after : {0u, 2u}) {
+    const auto sound_before = [&] {
+      for (uint64_t i = 0; i < after; ++i)
+        verdict.expect(run(20000).second, "frames before the fault are sound");
+    };
+    for (const char* kind : {"lost_interrupt", "hang", "bus_error"}) {
+      inject(kind, after);
+      sound_before();
+      verdict.expect(!run().first, std::string(kind) + ": no interrupt");
+      verdict.equal((host.read(reg::store_CTRL) & AP_DONE) != 0, std::strcmp(kind, "lost_interrupt") == 0,
+                    std::string(kind) + ": done");
+      verdict.equal(host.trap().empty(), std::strcmp(kind, "bus_error") != 0, std::string(kind) + ": a trap");
+      host.reset();
+      verdict.expect(run(20000).second, std::string(kind) + ": the frame after it");
+    }
+    for (const char* kind : {"short_dma", "corrupt_output"}) {
+      inject(kind, after);
+      sound_before();
+      verdict.expect(run(20000) == std::pair(true, false), std::string(kind) + " is seen");
+      host.reset();
+      verdict.expect(run(20000).second, std::string(kind) + ": the frame after it");
+    }
+    inject("late", after);
+    sound_before();
+    verdict.expect(!run(100).first, "late: not in time");
+    verdict.expect(host.interrupted() && host.sound(), "late: but then");
+    inject("spurious_interrupt", after);
+    sound_before();
+    const auto wanted = host.prepare(0);
+    host.read(reg::store_CTRL);
+    host.start_store();
+    verdict.expect(host.interrupted() && (host.read(reg::store_CTRL) & AP_DONE) == 0,
+                   "an interrupt before the end");
+    host.segment(0u);
+    host.segment(2u);
+    verdict.expect(host.interrupted() && host.sound() && host.holds(wanted), "then the frame's own");
+    inject("wrong_identity", after);
+    sound_before();
+    host.segment(0, 0, 0);
+    verdict.expect(host.read(reg::fetch_HASH_LOW) != config::HASH_LOW, "another bitstream's identity");
+    host.reset();
+    host.segment(0, 0, 0);
+    verdict.expect(host.read(reg::fetch_HASH_LOW) == config::HASH_LOW, "until the reset");
+  }
+  verdict.equal(qsim_fault(host.device(), "of_no_kind", 0), -1, "a fault that is not known");
+}
+
+void bad_lists_are_noticed(Verdict& verdict, Host& host) {
+  uint32_t count = 0;
+  const uint64_t unitless = host.put({assemble(6, 0, {})}, count);
+  verdict.expect(host.segment(unitless, count, 0), "a command without a unit");
+  verdict.equal(host.read(reg::fetch_ERROR), 1u, "is reported");
+  host.reset();
+  verdict.expect(!host.segment(0, 1, 0), "a list at address 0");
+  verdict.expect(host.trap().find("null page") != std::string::npos, host.trap());
+  host.reset();
+  // Products whose weights never come, more of them than the queue holds.
+  const command_t gemm =
+      assemble(isa::ARRAY, isa::Gemm::CODE, {{0, 21, 11, N}, {1, 0, 13, K}, {1, 13, 13, K}, {2, 0, 16, 2}});
+  const uint64_t stuck = host.put(std::vector<command_t>(3 * isa::depth::array_commands, gemm), count);
+  host.start_store();
+  verdict.expect(!host.segment(stuck, count, 0), "a list that cannot end");
+  for (const char* words : {"deadlock", "reads weights", "fetch: writes array_commands", "last taken"})
+    verdict.expect(host.trap().find(words) != std::string::npos, std::string(words) + " in: " + host.trap());
+  host.reset();
+  // The same where fetch ends: a wait tells.
+  const uint64_t waits = host.put({gemm}, count);
+  host.start_store();
+  verdict.expect(host.segment(waits, count, 0) && !host.interrupted(250), "a frame that cannot end");
+  verdict.expect(host.trap().find("reads weights") != std::string::npos, host.trap());
+  host.reset();
+  verdict.expect(host.frame(), "a frame after all that");
+}
+
+} // namespace
+
+int main() {
+  Verdict verdict("device");
+  verdict.equal(qsim_abi(), isa::ABI, "ABI");
+  verdict.expect(std::strstr(qsim_configuration(), "[array]") != nullptr, "its configuration");
+  std::string counters;
+  for (const uint64_t seed : {0u, 1u, 12345u}) {
+    Host host(verdict, seed);
+    verdict.expect(host.frame(), "the first frame: " + host.trap());
+    counts(verdict, host);
+    // The systolic array's own loop polls while sums are on their way.
+    std::string now = qsim_counters(host.device());
+    if (const size_t line = now.find("array.multiply"); line != std::string::npos)
+      now.erase(line, now.find('\n', line) - line);
+    verdict.expect(counters.empty() || now == counters, "intervals depend on the order of processes: " + now);
+    counters = now;
+    frames_are_right(verdict, host);
+    registers_behave(verdict, host);
+    caches_are_two_copies(verdict, host);
+    bad_lists_are_noticed(verdict, host);
+    if (seed == 0)
+      faults_hit_one_frame(verdict, host);
+  }
+  return verdict.end();
+}

@@ -1,0 +1,438 @@
+// The drain alone, against docs/integer-model.md in int64: every command, both widths, every destination, ragged shapes, clamps at both
+// ends, dead rows, the largest shifts.
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "kernel_bench.hpp"
+
+namespace {
+
+using bench::draw;
+using config::LANES;
+using config::PAIRS;
+using config::TOKENS;
+
+int64_t rshift(int64_t x, int64_t s) { return s == 0 ? x : (x + (int64_t(1) << (s - 1))) >> s; }
+int64_t sat16(int64_t x) { return std::clamp<int64_t>(x, -32768, 32767); }
+int64_t clamp8(int64_t x) { return std::clamp<int64_t>(x, -128, 127); }
+int64_t requant16(int64_t acc, int64_t p, int64_t m) { return rshift(sat16(rshift(16 * acc, p)) * m, 15); }
+
+struct Row {
+  int64_t bias, mult, shift;
+  unsigned destination, column;
+};
+
+// What the memories and queues should hold, and the inputs that lead there.
+struct Bench {
+  Verdict& verdict;
+  Random random;
+  bench::Digest digest;
+  static constexpr unsigned MOST_TOKENS = 3 * TOKENS;
+
+  std::unique_ptr<bench::Rams::Residual> residual = std::make_unique<bench::Rams::Residual>("residual");
+  std::unique_ptr<bench::Rams::Residual> norm_residual = std::make_unique<bench::Rams::Residual>("norm residual");
+  std::unique_ptr<bench::Rams::Query> query = std::make_unique<bench::Rams::Query>("query");
+  std::unique_ptr<bench::Rams::Key> key = std::make_unique<bench::Rams::Key>("key");
+  std::unique_ptr<bench::Rams::Value> value = std::make_unique<bench::Rams::Value>("value");
+  std::unique_ptr<bench::Rams::Hidden> hidden = std::make_unique<bench::Rams::Hidden>("hidden");
+
+  std::vector<command_t> commands;
+  std::vector<beat_t> beats;
+  std::vector<sums_t> sums;
+  std::vector<scale_t> scales;
+  std::vector<int64_t> logits;
+  std::vector<std::array<int64_t, 2>> moments; // LANES a group; squares < 0: no such token
+  unsigned tokens_to_array = 0;
+  std::array<int64_t, 256> table{};
+  std::vector<int64_t> means = std::vector<int64_t>(config::QUERY_WORDS);
+  // [word][token of the tile], with frames side by side.
+  std::vector<std::vector<int64_t>> expected_residual;
+  // What tokens and columns hold; a query's, a hidden one's: [word][token of the tile].
+  struct Code {
+    std::string name;
+    std::function<int64_t()> stored;
+    int64_t code;
+  };
+  std::vector<Code> codes;
+
+  Bench(Verdict& v, uint64_t seed) : verdict(v), random(seed) {
+    expected_residual.assign(size_t(config::FRAMES) * config::RESIDUAL_WORDS, std::vector<int64_t>(TOKENS));
+    for (unsigned frame = 0; frame < config::FRAMES; ++frame)
+      for (unsigned word = 0; word < config::RESIDUAL_WORDS; ++word)
+        for (unsigned g = 0; g < GROUPS; ++g)
+          for (unsigned lane = 0; lane < LANES; ++lane) {
+            const int64_t x = draw(random, -32767, 32767);
+            residual->at(frame * GROUPS + g, word)[lane] = x;
+            norm_residual->at(frame * GROUPS + g, word)[lane] = x;
+            if (g * LANES + lane < TOKENS)
+              expected_residual[size_t(frame) * config::RESIDUAL_WORDS + word][g * LANES + lane] = x;
+          }
+  }
+
+  void take_table() {
+    commands.push_back(assemble(2, 3, {}));
+    std::vector<uint8_t> bytes(256);
+    for (unsigned i = 0; i < 256; ++i) {
+      table[i] = draw(random, -128, 127);
+      bytes[i] = uint8_t(table[i]);
+    }
+    bench::append(beats, bytes);
+  }
+
+  void fill(unsigned frame, unsigned words) {
+    commands.push_back(assemble(2, 2, {{0, 6, 1, frame}, {0, 7, 20, words}}));
+    for (unsigned word = 0; word < words; ++word) {
+      std::vector<uint8_t> bytes(2 * TOKENS);
+      for (unsigned t = 0; t < TOKENS; ++t) {
+        const int64_t x = draw(random, -32767, 32767);
+        expected_residual[size_t(frame) * config::RESIDUAL_WORDS + word][t] = x;
+        bytes[2 * t] = uint8_t(x);
+        bytes[2 * t + 1] = uint8_t(x >> 8);
+      }
+      bench::append(beats, bytes);
+    }
+  }
+
+  int64_t draw_sum(const Row& row, bool wild) {
+    // Up to the bound of the integer model, or where the result is near the clamps.
+    const int64_t bound = (int64_t(1) << 26) - 1 - std::abs(row.bias);
+    if (wild || row.mult == 0)
+      return draw(random, -bound, bound);
+    const int64_t span = std::min(bound, (int64_t(1) << row.shift) * 64);
+    return draw(random, -span, span);
+  }
+
+  Row draw_row(unsigned destination, unsigned column) {
+    const int64_t kind = random.between(0, 9);
+    Row row;
+    row.bias = draw(random, -(1 << 20), 1 << 20);
+    row.mult = kind == 0 ? 0 : draw(random, 1 << 14, (1 << 15) - 1);
+    row.shift = draw(random, kind < 5 ? 1 : 8, kind < 5 ? 30 : 16);
+    row.destination = destination;
+    row.column = column;
+    return row;
+  }
+
+  struct Task {
+    unsigned kind, frame, table, moments, post_tiles, post, tokens, skip, stride, rows4, rows8;
+    int64_t zero_point;
+  };
+
+  void rows(const Task& task, const std::function<Row(unsigned)>& row_at, bool wild) {
+    const int64_t n = task.tokens, reciprocal = ((int64_t(1) << 20) + n / 2) / n;
+    commands.push_back(assemble(2, 0,
+                                {{0, 6, 2, task.kind},
+                                 {0, 8, 1, task.frame},
+                                 {0, 9, 1, task.table},
+                                 {0, 10, 1, task.moments},
+                                 {0, 11, 1, task.post_tiles},
+                                 {0, 12, 1, task.post},
+                                 {0, 13, 11, task.tokens},
+                                 {0, 24, 8, uint64_t(task.zero_point)},
+                                 {1, 0, 11, task.skip},
+                                 {1, 11, 13, task.stride},
+                                 {2, 0, 16, task.rows4},
+                                 {2, 16, 16, task.rows8},
+                                 {3, 0, 21, uint64_t(reciprocal)}}));
+    const unsigned tiles = ceil_div(task.tokens, TOKENS);
+    tokens_to_array += (task.post_tiles ? tiles : 0) + task.post;
+    const unsigned narrow = ceil_div(task.rows4, 2), pairs = narrow + task.rows8;
+    unsigned next_row = 0;
+    std::vector<int64_t> value_sum(task.rows4 + task.rows8);
+    std::vector<std::array<int64_t, 2>> moment(task.tokens);
+    for (unsigned first = 0; first < pairs; first += PAIRS) {
+      std::vector<Row> here;
+      for (unsigned pair = first; pair < std::min(pairs, first + PAIRS); ++pair)
+        for (unsigned half = 0; half < (pair < narrow && 2 * pair + 1 < task.rows4 ? 2u : 1u); ++half)
+          here.push_back(row_at(next_row++));
+      std::vector<uint8_t> bytes;
+      for (const Row& row : here) {
+        for (unsigned i = 0; i < 4; ++i)
+          bytes.push_back(uint8_t(row.bias >> (8 * i)));
+        bytes.push_back(uint8_t(row.mult));
+        bytes.push_back(uint8_t(row.mult >> 8));
+        bytes.push_back(uint8_t(row.shift));
+        bytes.push_back(uint8_t(row.destination));
+        bytes.push_back(uint8_t(row.column));
+        bytes.push_back(uint8_t(row.column >> 8));
+        bytes.resize(bytes.size() + 6);
+      }
+      bench::append(beats, bytes);
+      const unsigned row_base = next_row - unsigned(here.size());
+      for (unsigned tile = 0; tile < tiles; ++tile) {
+        const unsigned tokens = std::min(TOKENS, task.tokens - tile * TOKENS);
+        for (unsigned r = 0; r < here.size(); ++r) {
+          const Row& row = here[r];
+          for (unsigned group = 0; group < ceil_div(tokens, LANES); ++group) {
+            sums_t item;
+            for (unsigned lane = 0; lane < LANES; ++lane) {
+              const unsigned in_tile = group * LANES + lane, token = tile * TOKENS + in_tile;
+              const int64_t sum = draw_sum(row, wild);
+              item[lane] = sum;
+              if (in_tile < tokens)
+                expect(task, row, token, row.bias + sum, value_sum[row_base + r], moment[token]);
+              if (task.kind == 2 && lane == 0)
+                logits.push_back(((row.bias + sum) * row.mult + (1 << 14)) >> 15);
+            }
+            sums.push_back(item);
+          }
+          if (row.destination == 2 && tile + 1 == tiles)
+            means[row.column] = (value_sum[row_base + r] * reciprocal + (1 << 15)) >> 16;
+        }
+        if (task.moments && first + PAIRS >= pairs)
+          for (unsigned group = 0; group < ceil_div(tokens, LANES); ++group)
+            for (unsigned lane = 0; lane < LANES; ++lane)
+              moments.push_back(group * LANES + lane < tokens ? moment[tile * TOKENS + group * LANES + lane]
+                                                              : std::array<int64_t, 2>{0, -1});
+      }
+    }
+  }
+
+  void expect(const Task& task, const Row& row, unsigned token, int64_t acc, int64_t& value_sum,
+              std::array<int64_t, 2>& moment) {
+    if (task.kind == 2)
+      return;
+    const int64_t z = requant16(acc, row.shift, row.mult);
+    const unsigned tile = token / TOKENS, t = token % TOKENS, c = row.column;
+    if (task.kind == 1) {
+      int64_t& x =
+          expected_residual[size_t(task.frame) * config::RESIDUAL_WORDS + tile * task.stride + c][t];
+      if (token >= task.skip)
+        x = std::clamp<int64_t>(x + z, -32767, 32767);
+      moment[0] += x;
+      moment[1] += x * x;
+      return;
+    }
+    int64_t code = clamp8(rshift(z, 6) + task.zero_point);
+    if (task.table)
+      code = table[size_t(code + 128)];
+    const std::string name = "destination " + std::to_string(row.destination) + ", token " + std::to_string(token) +
+                             ", column " + std::to_string(c);
+    if (row.destination == 0 || row.destination == 3) {
+      const unsigned address = tile * task.stride + c;
+      codes.push_back({name,
+                       [this, row, address, t]() -> int64_t {
+                         return row.destination == 0 ? query->at(t / LANES, address)[t % LANES]
+                                                     : hidden->at(t / LANES, address)[t % LANES];
+                       },
+                       code});
+    } else if (row.destination == 1) {
+      codes.push_back({name,
+                       [this, token, stride = task.stride, c]() -> int64_t {
+                         return key->at(token % config::KEY_BANKS, token / config::KEY_BANKS * stride + c);
+                       },
+                       code});
+    } else {
+      value_sum += code;
+      codes.push_back({name,
+                       [this, token, tokens = task.tokens, c]() -> int64_t {
+                         return value->at((token + c) % config::VALUE_BANKS,
+                                          c / config::VALUE_BANKS * tokens + token);
+                       },
+                       code});
+    }
+  }
+
+  void attend(unsigned tile, unsigned tokens, unsigned rows, unsigned base, unsigned stride) {
+    const unsigned post = unsigned(random.between(0, 1));
+    tokens_to_array += post;
+    commands.push_back(assemble(2, 1,
+                                {{0, 6, 1, post},
+                                 {0, 7, 11, tile},
+                                 {0, 18, 11, tokens},
+                                 {1, 0, 8, rows},
+                                 {1, 8, 13, base},
+                                 {2, 0, 13, stride}}));
+    std::vector<std::array<int64_t, 3>> scale(tokens);
+    for (auto& [r, p, lost] : scale) {
+      r = draw(random, 1 << 14, (1 << 15) - 1);
+      p = draw(random, 1, 30);
+      lost = draw(random, -(1 << 13), 1 << 13);
+      scale_t item;
+      item.mantissa = r;
+      item.shift = p;
+      item.lost = lost;
+      scales.push_back(item);
+    }
+    for (unsigned d = 0; d < rows; ++d)
+      for (unsigned group = 0; group < ceil_div(tokens, LANES); ++group) {
+        sums_t item;
+        for (unsigned lane = 0; lane < LANES; ++lane) {
+          const unsigned t = group * LANES + lane;
+          const auto [r, p, lost] = scale[std::min(t, tokens - 1)];
+          const int64_t span = random.between(0, 1) ? int64_t(1) << 24 : std::min<int64_t>(1 << 24, int64_t(8) << p);
+          const int64_t a = draw(random, -span, span);
+          item[lane] = a;
+          if (t >= tokens)
+            continue;
+          const int64_t numerator = 16 * a + ((lost * means[base + d] + 8) >> 4);
+          const int64_t code = clamp8(rshift(rshift(sat16(rshift(numerator, p)) * r, 15), 6));
+          const unsigned address = tile * stride + base + d;
+          codes.push_back({"context of token " + std::to_string(t) + ", dimension " + std::to_string(d),
+                           [this, address, t]() -> int64_t { return query->at(t / LANES, address)[t % LANES]; },
+                           code});
+        }
+        sums.push_back(item);
+      }
+  }
+
+  void run(uint64_t seed) {
+    sim::Scheduler scheduler(seed);
+    Commands<isa::depth::drain_commands> command_stream;
+    Beats<isa::depth::rows> row_stream;
+    Sums sum_stream;
+    Scales scale_stream;
+    Moments moment_stream;
+    Logits logit_stream;
+    Tokens<isa::depth::drain_to_array> drain_to_array;
+    scheduler.spawn("drain", [&] {
+      drain(command_stream, row_stream, sum_stream, scale_stream, moment_stream, logit_stream, drain_to_array,
+            Read::Residual(*residual), Write::Residual(*residual), Write::Residual(*norm_residual),
+            Write::Query(*query), Write::Key(*key), Write::Value(*value), Write::Hidden(*hidden));
+    });
+    std::vector<moments_t> got_moments;
+    std::vector<s<32>> got_logits;
+    std::vector<token_t> got_tokens;
+    bench::feed(scheduler, command_stream, commands);
+    bench::feed(scheduler, row_stream, beats);
+    bench::feed(scheduler, sum_stream, sums);
+    bench::feed(scheduler, scale_stream, scales);
+    bench::collect(scheduler, moment_stream, got_moments);
+    bench::collect(scheduler, logit_stream, got_logits);
+    bench::collect(scheduler, drain_to_array, got_tokens);
+    scheduler.run();
+    verdict.expect(command_stream.empty() && row_stream.empty() && sum_stream.empty() && scale_stream.empty(),
+                   "something was not taken\n" + scheduler.dump());
+    verdict.equal(got_tokens.size(), size_t(tokens_to_array), "tokens to the array");
+    verdict.equal(got_logits.size(), logits.size(), "logits");
+    for (size_t i = 0; i < std::min(logits.size(), got_logits.size()); ++i) {
+      digest.add(int64_t(got_logits[i]));
+      verdict.equal(int64_t(got_logits[i]), logits[i], "logit " + std::to_string(i));
+    }
+    verdict.equal(got_moments.size() * LANES, moments.size(), "moments");
+    for (size_t i = 0; i < std::min(moments.size(), got_moments.size() * LANES); ++i)
+      if (moments[i][1] >= 0) {
+        const moment_t& moment = got_moments[i / LANES][i % LANES];
+        digest.add(int64_t(moment.sum));
+        digest.add(int64_t(moment.squares));
+        verdict.equal(int64_t(moment.sum), moments[i][0], "sum of token " + std::to_string(i));
+        verdict.equal(int64_t(moment.squares), moments[i][1], "squares of token " + std::to_string(i));
+      }
+    for (const Code& code : codes) {
+      digest.add(code.stored());
+      verdict.equal(code.stored(), code.code, code.name);
+    }
+    codes.clear();
+    for (size_t i = 0; i < expected_residual.size(); ++i)
+      for (unsigned t = 0; t < TOKENS; ++t) {
+        const size_t bank = i / config::RESIDUAL_WORDS * GROUPS + t / LANES, word = i % config::RESIDUAL_WORDS;
+        const int64_t wanted = expected_residual[i][t];
+        if (defined(i, t)) {
+          verdict.equal(int64_t(residual->at(bank, word)[t % LANES]), wanted, "residual");
+          verdict.equal(int64_t(norm_residual->at(bank, word)[t % LANES]), wanted, "norm's residual");
+        }
+      }
+    scheduler.stop();
+  }
+
+  // Residuals of tokens that a ragged tile lacks may be anything.
+  std::function<bool(size_t, unsigned)> defined = [](size_t, unsigned) { return true; };
+};
+
+uint64_t attention_inputs(Verdict& verdict, uint64_t seed) {
+  Bench bench(verdict, seed);
+  Random& random = bench.random;
+  const bool wild = random.between(0, 1);
+  const unsigned tokens = unsigned(random.between(1, Bench::MOST_TOKENS));
+  const unsigned heads = unsigned(random.between(1, 3)), dimensions = unsigned(random.between(1, 9));
+  const unsigned inner = heads * dimensions;
+  // Keys, values and queries in an order of their own, at random widths.
+  std::vector<std::array<unsigned, 2>> outputs;
+  for (const unsigned destination : {1u, 2u, 0u})
+    for (unsigned c = 0; c < inner; ++c)
+      outputs.push_back({destination, c});
+  std::shuffle(outputs.begin(), outputs.end(), std::mt19937(unsigned(seed)));
+  const unsigned rows4 = unsigned(random.between(0, 3 * inner));
+  bench.rows({0, 0, 0, 0, unsigned(random.between(0, 1)), unsigned(random.between(0, 1)), tokens, 0, inner, rows4,
+              3 * inner - rows4, 0},
+             [&](unsigned r) { return bench.draw_row(outputs[r][0], outputs[r][1]); }, wild);
+  bench.run(seed);
+  return bench.digest.value();
+}
+
+// Values, then units of attention that use their means.
+uint64_t context(Verdict& verdict, uint64_t seed) {
+  Bench bench(verdict, seed);
+  Random& random = bench.random;
+  const unsigned tokens = unsigned(random.between(1, Bench::MOST_TOKENS));
+  const unsigned heads = unsigned(random.between(1, 3)), dimensions = unsigned(random.between(1, 9));
+  const unsigned inner = heads * dimensions;
+  const unsigned rows4 = unsigned(random.between(0, inner));
+  bench.rows({0, 0, 0, 0, 0, 1, tokens, 0, inner, rows4, inner - rows4, 0},
+             [&](unsigned r) { return bench.draw_row(2, r); }, random.between(0, 1));
+  for (unsigned head = 0; head < heads; ++head)
+    for (unsigned tile = 0; tile < ceil_div(tokens, TOKENS); ++tile)
+      bench.attend(tile, std::min(TOKENS, tokens - tile * TOKENS), dimensions, head * dimensions, inner);
+  bench.run(seed);
+  return bench.digest.value();
+}
+
+uint64_t hidden(Verdict& verdict, uint64_t seed) {
+  Bench bench(verdict, seed);
+  Random& random = bench.random;
+  const unsigned tokens = unsigned(random.between(1, Bench::MOST_TOKENS));
+  const unsigned rows4 = unsigned(random.between(0, 30)), rows8 = unsigned(random.between(rows4 == 0, 30));
+  bench.take_table();
+  bench.rows({0, 0, 1, 0, 1, 0, tokens, 0, rows4 + rows8, rows4, rows8, draw(random, -128, 127)},
+             [&](unsigned r) { return bench.draw_row(3, rows4 + rows8 - 1 - r); }, random.between(0, 1));
+  bench.run(seed);
+  return bench.digest.value();
+}
+
+// Fills, updates twice, then makes logits.
+uint64_t residual(Verdict& verdict, uint64_t seed) {
+  Bench bench(verdict, seed);
+  Random& random = bench.random;
+  const unsigned tokens = seed % 4 == 0 ? 1 : unsigned(random.between(1, Bench::MOST_TOKENS));
+  const unsigned embed = unsigned(random.between(1, 40)), frame = unsigned(random.between(0, config::FRAMES - 1));
+  const unsigned tiles = ceil_div(tokens, TOKENS);
+  if (random.between(0, 3) != 0)
+    bench.fill(frame, tiles * embed);
+  for (unsigned n = 0; n < 2; ++n) {
+    const unsigned rows4 = unsigned(random.between(0, embed));
+    bench.rows({1, frame, 0, unsigned(random.between(0, 1)), unsigned(random.between(0, 1)),
+                unsigned(random.between(0, 1)), tokens, unsigned(random.between(0, 1) ? random.between(0, tokens) : 0),
+                embed, rows4, embed - rows4, 0},
+               [&](unsigned r) { return bench.draw_row(4, embed - 1 - r); },
+               random.between(0, 1));
+  }
+  const unsigned classes = unsigned(random.between(1, 40)), rows4 = unsigned(random.between(0, classes));
+  bench.rows({2, 0, 0, 0, 0, 0, 1, 0, 0, rows4, classes - rows4, 0},
+             [&](unsigned r) {
+               Row row = bench.draw_row(5, r);
+               row.mult = draw(random, 0, (1 << 15) - 1);
+               row.shift = 0;
+               return row;
+             },
+             true);
+  bench.defined = [=](size_t i, unsigned t) {
+    const size_t word = i % config::RESIDUAL_WORDS;
+    const bool touched = i / config::RESIDUAL_WORDS == frame && word < size_t(tiles) * embed;
+    return !touched || word / embed * TOKENS + t < tokens;
+  };
+  bench.run(seed);
+  return bench.digest.value();
+}
+
+} // namespace
+
+int main() {
+  Verdict verdict("drain");
+  bench::Digest digest;
+  for (uint64_t seed = 0; seed < 12; ++seed)
+    for (const auto test : {attention_inputs, context, hidden, residual})
+      digest.add(int64_t(test(verdict, seed)));
+  std::printf("drain digest %016llx\n", static_cast<unsigned long long>(digest.value()));
+  return verdict.end();
+}

@@ -1,0 +1,210 @@
+// The norm alone, against docs/integer-model.md in int64: plain, and with both kinds of pooling.
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "kernel_bench.hpp"
+
+namespace {
+
+using bench::draw;
+using config::LANES;
+using config::NORM_LANES;
+using config::TOKENS;
+
+int64_t rshift(int64_t x, int64_t s) { return s == 0 ? x : (x + (int64_t(1) << (s - 1))) >> s; }
+
+// floor(n / d) for d > 0.
+int64_t floor_div(int64_t n, int64_t d) { return n >= 0 ? n / d : -((-n + d - 1) / d); }
+
+int64_t floor_root(uint64_t x) {
+  uint64_t low = 0, high = uint64_t(1) << 26;
+  while (low < high) {
+    const uint64_t middle = (low + high + 1) / 2;
+    if (middle * middle <= x)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return int64_t(low);
+}
+
+std::vector<int64_t> layer_norm(const std::vector<int64_t>& x, const std::vector<std::array<int64_t, 2>>& gains,
+                                int64_t epsilon, int64_t frac) {
+  const int64_t d = int64_t(x.size());
+  int64_t sum = 0, squares = 0;
+  for (const int64_t v : x) {
+    sum += v;
+    squares += v * v;
+  }
+  const int64_t variance = d * squares - sum * sum + epsilon;
+  int64_t bits = 0;
+  while (variance >> bits != 0)
+    ++bits;
+  const int64_t b = (bits + 1) / 2;
+  const int64_t root = floor_root(uint64_t(variance) << (2 * (26 - b)));
+  const int64_t inverse = std::min<int64_t>(32767, (int64_t(1) << 40) / root);
+  std::vector<int64_t> codes;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const int64_t c = d * x[i] - sum;
+    const int64_t t = b >= 10 ? rshift(c, b - 10) : c * (int64_t(1) << (10 - b));
+    const int64_t n = rshift(t * inverse, 15);
+    const int64_t y = std::clamp<int64_t>(rshift(n * gains[i][0], 15) + gains[i][1], -32768, 32767);
+    codes.push_back(std::clamp<int64_t>(y >> frac, -128, 127));
+  }
+  return codes;
+}
+
+uint64_t norms(Verdict& verdict, uint64_t seed) {
+  Random random(seed);
+  bench::Digest digest;
+  auto residual = std::make_unique<bench::Rams::Residual>("residual");
+  auto normed = std::make_unique<bench::Rams::Normed>("normed");
+  std::vector<command_t> commands;
+  std::vector<beat_t> gain_beats;
+  std::vector<moments_t> moments;
+  size_t tokens_to_array = 0;
+  struct Expected {
+    unsigned frame, token, address;
+    int64_t code;
+  };
+  std::vector<Expected> expected;
+  for (unsigned frame = 0; frame < config::FRAMES; ++frame) {
+    for (unsigned bank = 0; bank < GROUPS; ++bank)
+      for (unsigned word = 0; word < config::RESIDUAL_WORDS; ++word)
+        for (unsigned lane = 0; lane < LANES; ++lane)
+          residual->at(frame * GROUPS + bank, word)[lane] = draw(random, -32767, 32767);
+    const unsigned pool = unsigned(seed % 3);
+    const unsigned tokens = seed % 7 == 0 && pool == 0 ? 1 : unsigned(random.between(1, 3 * TOKENS));
+    const unsigned tiles = ceil_div(tokens, TOKENS);
+    const unsigned most = std::min({1024u, config::RESIDUAL_WORDS / tiles, config::NORM_WORDS / tiles});
+    const unsigned embed = unsigned(random.between(1, seed % 5 == 0 ? most : std::min(most, 60u)));
+    const unsigned first = unsigned(random.between(0, std::min(tokens - 1, 3u)));
+    const int64_t frac = draw(random, 0, 8);
+    const int64_t epsilon = random.between(0, 3) == 0 ? draw(random, 1, (int64_t(1) << 50) - 1) : draw(random, 1, 4096);
+    // All alike, at both ends, small, anything.
+    const int64_t kind = random.between(0, 3);
+    std::vector<std::vector<int64_t>> x(tokens, std::vector<int64_t>(embed));
+    for (unsigned token = 0; token < tokens; ++token) {
+      const int64_t level = draw(random, -32767, 32767);
+      for (unsigned d = 0; d < embed; ++d) {
+        int64_t& value = x[token][d];
+        value = kind == 0   ? level
+                : kind == 1 ? (random.between(0, 1) ? 32767 : -32767)
+                : kind == 2 ? random.between(-20, 20)
+                            : draw(random, -32767, 32767);
+        if (kind == 1 && seed % 2 == 0 && embed > 1)
+          value = d == 0 ? 32767 : -32767;
+        const unsigned t = token % TOKENS;
+        residual->at(frame * GROUPS + t / LANES, token / TOKENS * embed + d)[t % LANES] = value;
+      }
+    }
+    commands.push_back(assemble(3, 0,
+                                {{0, 6, 1, frame},
+                                 {0, 7, 2, pool},
+                                 {0, 9, 4, uint64_t(frac)},
+                                 {0, 13, 11, tokens},
+                                 {1, 0, 11, first},
+                                 {1, 11, 11, embed},
+                                 {2, 0, 50, uint64_t(epsilon)}}));
+    std::vector<std::array<int64_t, 2>> gains(embed);
+    std::vector<uint8_t> bytes;
+    for (auto& gain : gains) {
+      gain = {draw(random, -32768, 32767), draw(random, -32768, 32767)};
+      for (const int64_t part : gain) {
+        bytes.push_back(uint8_t(part));
+        bytes.push_back(uint8_t(part >> 8));
+      }
+    }
+    bench::append(gain_beats, bytes);
+    for (unsigned tile = 0; tile < tiles; ++tile) {
+      const unsigned here = std::min(TOKENS, tokens - tile * TOKENS);
+      for (unsigned group = 0; group < ceil_div(here, LANES); ++group) {
+        moments_t word;
+        for (unsigned lane = 0; lane < LANES; ++lane) {
+          const unsigned t = group * LANES + lane;
+          int64_t sum = random.between(-1000, 1000), squares = random.between(0, 1000000);
+          if (t < here) {
+            sum = squares = 0;
+            for (const int64_t value : x[tile * TOKENS + t]) {
+              sum += value;
+              squares += value * value;
+            }
+          }
+          word[lane].sum = sum;
+          word[lane].squares = squares;
+        }
+        moments.push_back(word);
+      }
+    }
+
+    const int64_t n = tokens - first;
+    if (pool == 1) {
+      std::vector<int64_t> mean(embed);
+      for (unsigned d = 0; d < embed; ++d) {
+        int64_t sum = n / 2;
+        for (unsigned token = first; token < tokens; ++token)
+          sum += x[token][d];
+        mean[d] = floor_div(sum, n);
+      }
+      const std::vector<int64_t> codes = layer_norm(mean, gains, epsilon, frac);
+      for (unsigned d = 0; d < embed; ++d)
+        expected.push_back({frame, 0, d, codes[d]});
+      ++tokens_to_array;
+    } else {
+      std::vector<int64_t> sums(embed, n / 2);
+      for (unsigned token = 0; token < tokens; ++token) {
+        const std::vector<int64_t> codes = layer_norm(x[token], gains, epsilon, frac);
+        for (unsigned d = 0; d < embed; ++d) {
+          if (pool == 0)
+            expected.push_back({frame, token % TOKENS, token / TOKENS * embed + d, codes[d]});
+          else if (token >= first)
+            sums[d] += codes[d];
+        }
+      }
+      if (pool == 2)
+        for (unsigned d = 0; d < embed; ++d)
+          expected.push_back({frame, 0, d, floor_div(sums[d], n)});
+      tokens_to_array += pool == 0 ? tiles : 1;
+    }
+  }
+
+  sim::Scheduler scheduler(seed);
+  Commands<isa::depth::norm_commands> command_stream;
+  Beats<isa::depth::gains> gain_stream;
+  Moments moment_stream;
+  Tokens<isa::depth::norm_to_array> norm_to_array;
+  scheduler.spawn("norm", [&] {
+    norm(command_stream, gain_stream, moment_stream, norm_to_array, Read::Residual(*residual),
+         Write::Normed(*normed));
+  });
+  std::vector<token_t> tokens;
+  bench::feed(scheduler, command_stream, commands);
+  bench::feed(scheduler, gain_stream, gain_beats);
+  bench::feed(scheduler, moment_stream, moments);
+  bench::collect(scheduler, norm_to_array, tokens);
+  scheduler.run();
+  verdict.expect(command_stream.empty() && gain_stream.empty() && moment_stream.empty(),
+                 "something was not taken\n" + scheduler.dump());
+  verdict.equal(tokens.size(), tokens_to_array, "tokens to the array");
+  for (const Expected& e : expected) {
+    const int64_t code = normed->at(e.frame * NORM_GROUPS + e.token / NORM_LANES, e.address)[e.token % NORM_LANES];
+    digest.add(code);
+    verdict.equal(code, e.code,
+                  "seed " + std::to_string(seed) + ", token " + std::to_string(e.token) + ", word " +
+                      std::to_string(e.address));
+  }
+  scheduler.stop();
+  return digest.value();
+}
+
+} // namespace
+
+int main() {
+  Verdict verdict("norm");
+  bench::Digest digest;
+  for (uint64_t seed = 0; seed < 60; ++seed)
+    digest.add(int64_t(norms(verdict, seed)));
+  std::printf("norm digest %016llx\n", static_cast<unsigned long long>(digest.value()));
+  return verdict.end();
+}

@@ -1,0 +1,373 @@
+// load, fetch and store, each alone: every target, stripes, checks, tokens; bad commands, transfers cut
+// short, addresses that trap.
+#include <vector>
+
+#include "assemble.hpp"
+#include "dram.hpp"
+#include "kernels.hpp"
+#include "verdict.hpp"
+
+namespace {
+
+constexpr unsigned BEAT = 16 * config::PORTS;
+
+std::vector<uint8_t> noise(Random& random, size_t bytes) {
+  std::vector<uint8_t> data(bytes);
+  for (auto& byte : data)
+    byte = uint8_t(random.next());
+  return data;
+}
+
+command_t load_command(unsigned target, uint32_t address, uint32_t beats, unsigned frame = 0,
+                       unsigned flags = 0) {
+  const command_t command = assemble(
+      isa::LOAD, isa::Load::CODE,
+      {{0, 6, 3, target}, {0, 9, 3, flags}, {0, 12, 1, frame}, {1, 0, 24, beats}, {2, 0, 32, address}});
+  return command;
+}
+command_t load_end(unsigned frame) { return assemble(isa::LOAD, isa::LoadEnd::CODE, {{0, 6, 1, frame}}); }
+
+constexpr unsigned INPUT_FLAG = 1, WAIT_FLAG = 2, POST_FLAG = 4;
+
+// load with its queues, on a memory of its own.
+struct LoadBench {
+  sim::Dram dram{8 << 20};
+  Commands<isa::depth::load_commands> commands{"load_commands"};
+  Beats<isa::depth::weights> weights{"weights"};
+  Beats<isa::depth::rows> rows{"rows"};
+  Beats<isa::depth::gains> gains{"gains"};
+  Tokens<isa::depth::array_to_load> array_to_load{"array_to_load"};
+  Tokens<isa::depth::load_to_array> load_to_array{"load_to_array"};
+  Checks checks{"checks"};
+  using Ram = sim::Ram<codes_t, GROUPS, config::INPUT_WORDS>;
+  Ram input{"input"};
+  uint64_t stripes[4] = {};
+  sim::Scheduler scheduler;
+
+  LoadBench(const Arena& arena, uint64_t seed) : scheduler(seed) {
+    for (unsigned port = 0; port < config::PORTS; ++port) {
+      stripes[port] = dram.allocate(arena.stripe_bytes());
+      arena.stripe(port, dram.host(stripes[port]));
+      dram.flush(stripes[port], arena.stripe_bytes());
+    }
+    scheduler.spawn("load", [this] {
+      load(Bus<port_t>(dram, stripes[0]), Bus<port_t>(dram, stripes[1]), Bus<port_t>(dram, stripes[2]),
+           Bus<port_t>(dram, stripes[3]), commands, weights, rows, gains, array_to_load, load_to_array,
+           checks, Write::Input(input));
+    });
+  }
+  void play(const std::vector<command_t>& list) {
+    scheduler.spawn("list", [this, list] {
+      for (const command_t& command : list)
+        commands.write(command);
+    });
+  }
+  // The next `count` beats of a queue, as bytes.
+  template <unsigned DEPTH> void take(Beats<DEPTH>& queue, size_t count, std::vector<uint8_t>& out) {
+    scheduler.spawn("taker", [&queue, count, &out] {
+      for (size_t i = 0; i < count; ++i) {
+        const beat_t beat = queue.read();
+        out.insert(out.end(), beat.byte, beat.byte + BEAT);
+      }
+    });
+  }
+};
+
+void load_moves_beats_as_they_are(Verdict& verdict, uint64_t seed) {
+  Random random(seed + 1);
+  Arena arena;
+  const size_t sizes[] = {1, 3, 200, 66, 1, 40};
+  std::vector<std::vector<uint8_t>> data;
+  std::vector<command_t> list;
+  const unsigned targets[] = {0, 1, 2, 3, 4, 0};
+  for (unsigned i = 0; i < 6; ++i) {
+    data.push_back(noise(random, sizes[i] * BEAT));
+    list.push_back(load_command(targets[i], arena.add(data[i]), uint32_t(sizes[i])));
+  }
+  list.push_back(load_end(0));
+  LoadBench bench(arena, seed);
+  std::vector<uint8_t> weights, rows, gains;
+  bench.take(bench.weights, sizes[0] + sizes[5], weights);
+  bench.take(bench.rows, sizes[1] + sizes[3] + sizes[4], rows);
+  bench.take(bench.gains, sizes[2], gains);
+  bench.play(list);
+  bench.scheduler.run();
+  const auto join = [](std::vector<uint8_t> a, const std::vector<uint8_t>& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+  };
+  verdict.expect(weights == join(data[0], data[5]), "weights arrive as they are in memory");
+  verdict.expect(rows == join(join(data[1], data[3]), data[4]),
+                 "rows, table, residual share a queue, in order");
+  verdict.expect(gains == data[2], "gains arrive");
+  verdict.expect(bench.checks.size() == 1 && bench.weights.empty() && bench.rows.empty(),
+                 "one check, and no beat of checks, leaves");
+  verdict.expect(bench.checks.read() == 1, "sound transfers are reported sound");
+  verdict.equal(bench.scheduler.counters().at("load.beats"), uint64_t(1 + 3 + 200 + 66 + 1 + 40 + 6),
+                "an interval a beat, and one for each check");
+}
+
+void load_gathers_patches(Verdict& verdict, uint64_t seed) {
+  Random random(seed + 2);
+  constexpr unsigned WORDS = 37, WORD_BEATS = (config::TOKENS + BEAT - 1) / BEAT;
+  static_assert(WORDS <= config::INPUT_WORDS);
+  Arena arena;
+  arena.add(noise(random, 5 * BEAT));
+  const std::vector<uint8_t> data = noise(random, WORDS * WORD_BEATS * BEAT);
+  const uint32_t first = arena.add(data);
+  LoadBench bench(arena, seed);
+  bench.play({load_command(5, first, WORDS * WORD_BEATS, 1, WAIT_FLAG | POST_FLAG), load_end(1)});
+  bench.scheduler.run();
+  verdict.expect(bench.load_to_array.empty() && bench.checks.empty(), "patches wait for the array's token");
+  bench.array_to_load.write(1);
+  bench.scheduler.run();
+  verdict.expect(bench.load_to_array.size() == 1 && bench.array_to_load.empty(), "a token for a token");
+  for (unsigned word = 0; word < WORDS; ++word)
+    for (unsigned token = 0; token < config::TOKENS; ++token) {
+      const int got = int(bench.input.at(token / config::LANES, word)[token % config::LANES]);
+      verdict.equal(got, int(int8_t(data[word * WORD_BEATS * BEAT + token])), "a patch's code");
+    }
+}
+
+void load_reports_each_frame_its_own(Verdict& verdict, uint64_t seed) {
+  Random random(seed + 3);
+  Arena arena;
+  std::vector<command_t> list;
+  for (unsigned i = 0; i < 4; ++i) // frames 0, 1, 1, 0
+    list.push_back(load_command(0, arena.add(noise(random, 7 * BEAT)), 7, (i + 1) / 2 % 2));
+  arena.at((8 + 3) * BEAT + 5) ^= 0x20; // of frame 1's first
+  for (const unsigned frame : {0u, 1u, 1u, 0u})
+    list.push_back(load_end(frame));
+  LoadBench bench(arena, seed);
+  std::vector<uint8_t> weights;
+  bench.take(bench.weights, 28, weights);
+  bench.play(list);
+  bench.scheduler.run();
+  for (const unsigned wanted : {1u, 0u, 1u, 1u})
+    verdict.equal(unsigned(bench.checks.read()), wanted, "a frame's check, which its report clears");
+}
+
+void load_notices_what_memory_does(Verdict& verdict, uint64_t seed) {
+  Random random(seed + 4);
+  Arena arena;
+  const uint32_t first = arena.add(noise(random, 9 * BEAT));
+  const auto play = [&](LoadBench& bench) {
+    std::vector<uint8_t> weights;
+    bench.take(bench.weights, 9, weights);
+    bench.play({load_command(0, first, 9), load_end(0)});
+    bench.scheduler.run();
+    return unsigned(bench.checks.read());
+  };
+  {
+    LoadBench bench(arena, seed);
+    bench.dram.short_dma = true;
+    verdict.equal(play(bench), 0u, "a transfer that is cut short fails its check");
+    verdict.equal(play(bench), 1u, "and only that one");
+  }
+  {
+    LoadBench bench(arena, seed);
+    bench.dram.bus_error = true;
+    verdict.traps([&] { play(bench); }, "bus error");
+  }
+  {
+    LoadBench bench(arena, seed);
+    bench.stripes[0] = 0;
+    verdict.traps([&] { play(bench); }, "null page");
+  }
+  {
+    LoadBench bench(arena, seed);
+    bench.stripes[0] += sim::Dram::PAGE;
+    verdict.traps([&] { play(bench); }, "not allocated");
+  }
+  {
+    LoadBench bench(arena, seed);
+    bench.dram.host(bench.stripes[0])[3] ^= 1; // in the host's cache, never flushed
+    verdict.equal(play(bench), 1u, "the device does not see the host's cache");
+    bench.dram.flush(bench.stripes[0] + 3, 1);
+    verdict.equal(play(bench), 0u, "and sees what is flushed");
+  }
+}
+
+struct FetchBench {
+  sim::Dram dram{1 << 20};
+  Commands<isa::depth::load_commands> load_commands{"load_commands"};
+  Commands<isa::depth::array_commands> array_commands{"array_commands"};
+  Commands<isa::depth::drain_commands> drain_commands{"drain_commands"};
+  Commands<isa::depth::norm_commands> norm_commands{"norm_commands"};
+  Commands<isa::depth::softmax_commands> softmax_commands{"softmax_commands"};
+  uint32_t magic = 0, abi = 0, low = 0, high = 0, error = 99;
+  sim::Scheduler scheduler{0};
+
+  void play(const std::vector<command_t>& list, uint32_t input) {
+    uint64_t address = 0;
+    if (!list.empty()) {
+      address = dram.allocate(list.size() * sizeof(command_t));
+      std::copy(list.begin(), list.end(), reinterpret_cast<command_t*>(dram.host(address)));
+      dram.flush(address, list.size() * sizeof(command_t));
+    }
+    scheduler.spawn("fetch", [=, this, count = uint32_t(list.size())] {
+      fetch(Bus<command_t>(dram, address), count, input, load_commands, array_commands, drain_commands,
+            norm_commands, softmax_commands, &magic, &abi, &low, &high, &error);
+    });
+    scheduler.run();
+  }
+};
+
+void fetch_hands_each_command_to_its_unit(Verdict& verdict) {
+  FetchBench bench;
+  std::vector<command_t> list;
+  for (unsigned i = 0; i < 15; ++i)
+    list.push_back(assemble(i % 5, 0, {{3, 0, 32, i}}));
+  list.push_back(load_command(5, 100, 4, 0, INPUT_FLAG));
+  list.push_back(load_command(0, 100, 4));
+  bench.play(list, 1000);
+  verdict.equal(bench.error, 0u, "no bad command");
+  verdict.equal(bench.load_commands.size(), 5u, "load's commands");
+  for (unsigned i = 0; i < 3; ++i) {
+    verdict.equal(bench.load_commands.read().word[3], 5 * i, "load's in order");
+    verdict.equal(bench.array_commands.read().word[3], 5 * i + 1, "the array's");
+    verdict.equal(bench.drain_commands.read().word[3], 5 * i + 2, "the drain's");
+    verdict.equal(bench.norm_commands.read().word[3], 5 * i + 3, "the norm's");
+    verdict.equal(bench.softmax_commands.read().word[3], 5 * i + 4, "the softmax's");
+  }
+  verdict.equal(bench.load_commands.read().word[2], 1100u, "an address in the frame's input");
+  verdict.equal(bench.load_commands.read().word[2], 100u, "an address in the arena");
+}
+
+void fetch_reports(Verdict& verdict) {
+  FetchBench bench;
+  bench.play({}, 0);
+  verdict.expect(bench.magic == isa::MAGIC && bench.abi == isa::ABI && bench.low == config::HASH_LOW &&
+                     bench.high == config::HASH_HIGH && bench.error == 0,
+                 "a fetch of no commands reports the identity");
+  bench.play({assemble(2, 0, {}), assemble(5, 0, {}), assemble(2, 0, {}), assemble(7, 1, {})}, 0);
+  verdict.equal(bench.error, 2u, "the first command that has no unit");
+  verdict.equal(bench.drain_commands.size(), 1u, "and nothing behind it is handed on");
+}
+
+void store_writes(Verdict& verdict, uint32_t count, bool sound) {
+  Random random(count);
+  sim::Dram dram(1 << 20);
+  Logits logits{"logits"};
+  Checks checks{"checks"};
+  sim::Scheduler scheduler(0);
+  const size_t bytes = (count + 3) / 4 * 16 + 16;
+  const uint64_t output = dram.allocate(bytes);
+  std::vector<uint8_t> wanted;
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint32_t logit = uint32_t(random.next());
+    for (unsigned j = 0; j < 4; ++j)
+      wanted.push_back(uint8_t(logit >> (8 * j)));
+  }
+  bool done = false;
+  scheduler.spawn("store", [&] {
+    store(Bus<port_t>(dram, output), count, 0xabad1dea, logits, checks);
+    done = true;
+  });
+  scheduler.spawn("logits", [&] {
+    for (uint32_t i = 0; i < count; ++i)
+      logits.write(int32_t(wanted[4 * i] | wanted[4 * i + 1] << 8 | wanted[4 * i + 2] << 16 |
+                           uint32_t(wanted[4 * i + 3]) << 24));
+  });
+  scheduler.run();
+  verdict.expect(!done, "store waits for the check");
+  checks.write(sound ? 1 : 0);
+  scheduler.run();
+  verdict.expect(done, "store ends");
+  const uint32_t check = check_of(wanted);
+  wanted.resize(bytes - 16);
+  for (const uint32_t word : {0xabad1deau, count, check, sound ? 0u : 1u})
+    for (unsigned j = 0; j < 4; ++j)
+      wanted.push_back(uint8_t(word >> (8 * j)));
+  verdict.expect(!std::equal(wanted.begin(), wanted.end(), dram.host(output)),
+                 "the host does not see the device's memory");
+  dram.invalidate(output, bytes);
+  verdict.expect(std::equal(wanted.begin(), wanted.end(), dram.host(output)),
+                 std::to_string(count) + " logits and their trailer");
+}
+
+// That the simulation itself holds the sources to what it promises.
+void memories_check_their_ports(Verdict& verdict) {
+  sim::Ram<int, 2, 8> ram("ram");
+  const auto in_fiber = [](const std::function<void()>& body) {
+    sim::Scheduler scheduler(0);
+    scheduler.spawn("process", body);
+    scheduler.run();
+  };
+  const auto write = [&](size_t bank, size_t address) {
+    verdict.traps([&] { in_fiber([&] { WritePort<int, 2, 8>{ram}[bank][address] = 1; }); },
+                  "word " + std::to_string(address) + " of 8 in bank " + std::to_string(bank) + " of 2");
+  };
+  for (const size_t bank : {0u, 2u})
+    write(bank, 8 - 4 * bank);
+  verdict.traps(
+      [&] {
+        in_fiber([&] {
+          ReadPort<int, 2, 8> port(ram);
+          interval("loop");
+          if (port[0][1] + port[1][1] + port[0][2] == 0)
+            interval("loop");
+        });
+      },
+      "more than 1 accesses to bank 0 in an interval of loop");
+  in_fiber([&] {
+    ReadPort<int, 2, 8> reads(ram);
+    WritePort<int, 2, 8> writes(ram);
+    for (int i = 0; i < 8; ++i) {
+      interval("loop");
+      writes[0][i] = i;
+      writes[1][i] = reads[0][i]; // as a write port and a read port may
+    }
+  });
+  Memory<int, 1, 4> memory;
+  verdict.traps([&] { in_fiber([&] { memory[0][0] = memory[0][1] + memory[0][2]; }); },
+                "more than 2 accesses");
+}
+
+void blocks_pass_whole(Verdict& verdict, uint64_t seed) {
+  sim::Scheduler scheduler(seed);
+  Blocks<int, 4, 2> blocks("blocks");
+  long sum = 0;
+  scheduler.spawn("writer", [&] {
+    for (int block = 0; block < 100; ++block) {
+      WriteLock<int, 4, 2> lock(blocks);
+      for (int i = 0; i < 4; ++i) {
+        interval("writer");
+        lock[i] = 4 * block + i;
+      }
+    }
+  });
+  scheduler.spawn("reader", [&] {
+    for (int block = 0; block < 100; ++block) {
+      ReadLock<int, 4, 2> lock(blocks);
+      for (int i = 3; i >= 0; --i) {
+        interval("reader");
+        const int word = lock[i];
+        verdict.equal(word, 4 * block + i, "a block's word");
+        sum += word;
+      }
+    }
+  });
+  scheduler.run();
+  verdict.equal(sum, 400L * 399 / 2, "all were read");
+}
+
+} // namespace
+
+int main() {
+  Verdict verdict("transfers");
+  for (const uint64_t seed : {0u, 1u, 2u}) {
+    load_moves_beats_as_they_are(verdict, seed);
+    load_gathers_patches(verdict, seed);
+    load_reports_each_frame_its_own(verdict, seed);
+    load_notices_what_memory_does(verdict, seed);
+    blocks_pass_whole(verdict, seed);
+  }
+  fetch_hands_each_command_to_its_unit(verdict);
+  fetch_reports(verdict);
+  for (const uint32_t count : {1u, 4u, 5u, 10u, 1000u})
+    for (const bool sound : {true, false})
+      store_writes(verdict, count, sound);
+  memories_check_their_ports(verdict);
+  return verdict.end();
+}
