@@ -24,6 +24,7 @@ __all__ = [
     "Frame",
     "Hardware",
     "Predictor",
+    "Program",
     "Search",
     "Space",
     "Subnet",

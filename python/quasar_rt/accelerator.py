@@ -48,7 +48,7 @@ class Verification:
 
 
 class Program:
-    """A subnet compiled for a configuration, immutable. The same subnet and configuration always give the same bytes."""
+    """A subnet compiled for a configuration, immutable; always the same bytes for the same two."""
 
     _inner: _native.Program
 

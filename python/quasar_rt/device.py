@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from .hardware import Hardware
     from .subnet import Subnet
 
-__all__ = ["Device", "Tier", "cpu", "devices", "open_device"]
+__all__ = ["Device", "Tier", "automatic", "cpu", "devices", "open_device"]
 
 #: Where the kernel lists UIO devices, and the name of the accelerator's node in the device tree.
 UIO_CLASS = Path("/sys/class/uio")
 UIO_NODE = "quasar"
+NO_FPGA = "no accelerator was found in an FPGA"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,12 @@ def devices() -> list[Device]:
         for library in sim_libraries()
     ]
     return [*_fpgas(), cpu(), *simulated]
+
+
+def automatic() -> tuple[str, str]:
+    """The device that ``"auto"`` tries first, and why. `Engine.device_reason` says what became of it for a subnet."""
+    first = devices()[0]
+    return first.name, first.about or NO_FPGA
 
 
 def cpu() -> Device:
@@ -130,7 +137,7 @@ def open_device(
             except DeviceError as error:
                 errors.append(str(error))
         raise DeviceUnavailableError(
-            "there is no accelerator in an FPGA here: "
+            "device 'fpga': there is no accelerator in an FPGA here: "
             + ("; ".join(errors) or f"no UIO device is named {UIO_NODE}, and QUASAR_BITSTREAM names no .bit")
         )
     if kind in ("uio", "devmem", "pynq"):
@@ -142,7 +149,7 @@ def open_device(
 def _automatic(
     subnet: Subnet, threads: int | None, tier: str | None, timeout: float | None
 ) -> tuple[_native.Engine, str, str]:
-    why = "no accelerator was found in an FPGA"
+    why = NO_FPGA
     if tier is not None:
         why = f"tier {tier!r} was asked for"
     else:

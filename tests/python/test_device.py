@@ -15,6 +15,8 @@ import pytest
 import quasar_rt
 from quasar_rt import Engine, device
 from quasar_rt.hardware import Hardware, Workload
+from quasar_rt.testing import random_case
+from quasar_rt.verify import verify
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 
@@ -209,6 +211,27 @@ def test_a_batch_and_a_stream_say_where_the_device_failed(tiny, simulated):
         np.testing.assert_array_equal(logits, expected[: len(logits)])
 
 
+@pytest.mark.parametrize("name", ["tiny", "odd", "wide", "pynq-z2", "zcu102", "kv260"])
+def test_random_subnets_have_the_cpus_bits(name):
+    if device.sim_folder() / f"{name}.so" not in device.sim_libraries():
+        pytest.skip(f"no simulated accelerator {name} in {device.sim_folder()}: make sim")
+    equal = 0
+    for seed in range(200):
+        subnet, image = random_case(seed)
+        try:
+            engine = Engine(subnet, f"sim:{name}")
+        except quasar_rt.DoesNotFitError:
+            continue
+        images = [image, 255 - image, image[::-1].copy()]
+        with engine:
+            logits = [prediction.integer_logits for prediction in engine.infer_batch(images)]
+        np.testing.assert_array_equal(logits, cpu_logits(subnet, images), f"seed {seed}")
+        equal += 1
+        if equal == 8:
+            return
+    raise AssertionError(f"only {equal} of 200 subnets fit")
+
+
 def test_a_subnet_that_does_not_fit_is_refused(simulated):
     subnet = quasar_rt.random_subnet(embed=512, depth=1, heads=8, image_size=224, classes=10)
     with pytest.raises(quasar_rt.DoesNotFitError, match="needs"):
@@ -264,10 +287,20 @@ def test_the_soak_passes_and_would_notice(simulated, monkeypatch):
     assert differences == 0
 
 
+def test_verify_runs_devices_too(tiny, simulated):
+    checks = verify(tiny, images=1, accelerators=[simulated])
+    assert (checks[-1].backend, checks[-1].status) == (simulated, "equal")
+    subnet = quasar_rt.random_subnet(embed=1024, depth=1, heads=16, image_size=8, kernel=4, classes=2)
+    (check,) = [c for c in verify(subnet, images=1, accelerators=[simulated]) if c.backend == simulated]
+    assert check.status == "skipped"
+
+
 def test_the_command_lists_devices(simulated):
     command = [shutil.which("quasar-rt") or "quasar-rt", "devices", "--json"]
     if shutil.which("quasar-rt") is None:
         command = [sys.executable, "-m", "quasar_rt", "devices", "--json"]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["devices"]
+    document = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    found = document["devices"]
+    assert document["auto"] == {"device": "cpu", "reason": "no accelerator was found in an FPGA"}
     (entry,) = [entry for entry in found if entry["name"] == simulated]
     assert entry["about"].startswith("simulated accelerator")

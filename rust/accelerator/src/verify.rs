@@ -17,8 +17,8 @@ use quasar_core::subnet::config::Pool;
 use crate::compile::{kind, pool, source, target};
 use crate::image::{check_of, words, Destination};
 use crate::isa::{
-    moments_depth, Attend, Command, Context, Gemm, LayerNorm, Load, Rows, Scores, Unit, QUEUES,
-    ROW_BYTES,
+    moments_depth, Attend, Command, Context, Gemm, LayerNorm, Load, LoadEnd, Rows, Scores, Unit,
+    QUEUES, ROW_BYTES,
 };
 use crate::program::{Place, Program, Segment};
 use crate::shape::{RowTile, Shape};
@@ -153,70 +153,22 @@ impl<'a> Checker<'a> {
         columns.div_ceil(passes.max(1))
     }
 
+    /// Tiles of tokens.
+    fn tiles(&self, tokens: u32) -> u64 {
+        u64::from(tokens.div_ceil(self.shape.tokens as u32))
+    }
+
     /// Fields that follow from the network and the configuration.
     fn command(&self, command: Command, place: Place) -> Result<(), String> {
         let sizes = self.program.sizes;
         let buffers = self.program.hardware.configuration().buffers;
         let tokens = sizes.tokens as u32;
-        let tiles = |tokens: u32| u64::from(tokens.div_ceil(self.shape.tokens as u32));
         let slot = u32::from(place.slot);
         command.encode().map_err(|e| e.to_string())?;
-        let first = place.phase == 0;
         match command {
-            Command::Load(c) => {
-                ensure(c.frame == slot, "the frame is not the slot's")?;
-                ensure(c.beats > 0, "nothing is loaded")?;
-                ensure(
-                    (c.input == 1) == (c.target == target::PATCHES),
-                    "patches alone are the frame's input",
-                )?;
-                if c.input == 1 {
-                    let beats = self.program.input_bytes() / self.shape.beat - 1;
-                    ensure(
-                        (c.address, c.beats as usize) == (0, beats),
-                        "the patches are not all",
-                    )?;
-                }
-                Ok(())
-            }
+            Command::Load(c) => self.load(c, slot),
             Command::LoadEnd(c) => ensure(c.frame == slot, "the frame is not the slot's"),
-            Command::Gemm(c) => {
-                let pair = if c.rows8 > 0 {
-                    Pair::EightBit
-                } else {
-                    Pair::FourBit
-                };
-                ensure(
-                    c.tokens > 0 && c.columns > 0 && c.rows4 + c.rows8 > 0,
-                    "it is empty",
-                )?;
-                ensure(
-                    c.pass == self.pass(c.columns, pair, Activation::Signed),
-                    "the pass is wrong",
-                )?;
-                ensure(
-                    u64::from(c.columns) <= buffers.weight,
-                    "its columns exceed the weight buffer",
-                )?;
-                let (words, normed) = match c.source {
-                    source::INPUT => (buffers.input, false),
-                    source::NORMED => (buffers.norm, true),
-                    source::QUERY => (buffers.query, false),
-                    _ => (buffers.hidden, false),
-                };
-                ensure(
-                    tiles(c.tokens) * u64::from(c.columns) <= words,
-                    "it reads beyond its source",
-                )?;
-                ensure(
-                    c.frame == if normed { slot } else { 0 },
-                    "the frame is not the slot's",
-                )?;
-                ensure(
-                    c.source != source::INPUT || c.columns as usize == sizes.patch_len,
-                    "the columns are not a patch",
-                )
-            }
+            Command::Gemm(c) => self.gemm(c, slot),
             Command::Scores(c) => {
                 ensure(
                     u64::from(c.keys) <= buffers.score && c.keys == tokens,
@@ -234,40 +186,12 @@ impl<'a> Checker<'a> {
                     "the pass is wrong",
                 )
             }
-            Command::Rows(c) => {
-                let residual = c.kind == kind::RESIDUAL;
-                ensure(c.kind <= kind::LOGITS, "there is no such kind")?;
-                ensure(c.tokens > 0 && c.rows4 + c.rows8 > 0, "it is empty")?;
-                ensure(
-                    c.frame == if residual { slot } else { 0 },
-                    "the frame is not the slot's",
-                )?;
-                ensure(residual == (c.moments == 1), "moments go with the residual")?;
-                ensure(
-                    c.table == 0 || c.kind == kind::CODES,
-                    "the table is for codes",
-                )?;
-                ensure(
-                    (c.kind == kind::LOGITS) == (c.stride == 0),
-                    "the stride is wrong",
-                )?;
-                let skip = if residual && first { sizes.prefix } else { 0 };
-                ensure(c.skip as usize == skip, "skip is not the prefix")?;
-                ensure(
-                    !residual || c.stride as usize == sizes.embed,
-                    "the stride is not the embedding's",
-                )?;
-                ensure(!first || c.tokens == tokens, "the embedding has all tokens")?;
-                ensure(
-                    [0, ((1 << 20) + tokens / 2) / tokens].contains(&c.reciprocal),
-                    "the reciprocal is wrong",
-                )
-            }
+            Command::Rows(c) => self.rows(c, place),
             Command::Attend(c) => {
                 ensure(c.base + c.rows <= c.stride, "the head is beyond all heads")
             }
             Command::Fill(c) => {
-                let words = tiles(tokens) * sizes.embed as u64;
+                let words = self.tiles(tokens) * sizes.embed as u64;
                 ensure(
                     u64::from(c.words) == words && words <= buffers.residual,
                     "the residual is not filled",
@@ -275,38 +199,130 @@ impl<'a> Checker<'a> {
                 ensure(c.frame == slot, "the frame is not the slot's")
             }
             Command::Table(_) => Ok(()),
-            Command::LayerNorm(c) => {
-                let last = place.phase as usize + 2 == sizes.phases;
-                let expected = match sizes.pool {
-                    Pool::Mean if last => pool::BEFORE,
-                    Pool::MeanAfterNorm if last => pool::AFTER,
-                    _ => pool::NONE,
-                };
-                ensure(c.frame == slot, "the frame is not the slot's")?;
-                ensure(c.pool == expected, "the pooling is not the network's")?;
-                let from = if expected == pool::NONE {
-                    0
-                } else {
-                    sizes.prefix
-                };
-                ensure(
-                    c.first as usize == from,
-                    "the mean is not that of the patches",
-                )?;
-                ensure(
-                    c.embed as usize == sizes.embed,
-                    "the size is not the embedding's",
-                )?;
-                ensure(
-                    tiles(c.tokens) * u64::from(c.embed) <= buffers.norm,
-                    "it writes beyond its memory",
-                )
-            }
+            Command::LayerNorm(c) => self.layer_norm(c, place),
             Command::Softmax(c) => {
                 let cap = ((1u32 << 31) - (1 << 20)).checked_div(c.mult);
                 ensure(cap == Some(c.cap), "cap is not that of mult")
             }
         }
+    }
+
+    fn load(&self, c: Load, slot: u32) -> Result<(), String> {
+        ensure(c.frame == slot, "the frame is not the slot's")?;
+        ensure(c.beats > 0, "nothing is loaded")?;
+        ensure(
+            (c.input == 1) == (c.target == target::PATCHES),
+            "patches alone are the frame's input",
+        )?;
+        if c.input == 1 {
+            let beats = self.program.input_bytes() / self.shape.beat - 1;
+            ensure(
+                (c.address, c.beats as usize) == (0, beats),
+                "the patches are not all",
+            )?;
+        }
+        Ok(())
+    }
+
+    fn gemm(&self, c: Gemm, slot: u32) -> Result<(), String> {
+        let buffers = self.program.hardware.configuration().buffers;
+        let pair = if c.rows8 > 0 {
+            Pair::EightBit
+        } else {
+            Pair::FourBit
+        };
+        ensure(
+            c.tokens > 0 && c.columns > 0 && c.rows4 + c.rows8 > 0,
+            "it is empty",
+        )?;
+        ensure(
+            c.pass == self.pass(c.columns, pair, Activation::Signed),
+            "the pass is wrong",
+        )?;
+        ensure(
+            u64::from(c.columns) <= buffers.weight,
+            "its columns exceed the weight buffer",
+        )?;
+        let (words, normed) = match c.source {
+            source::INPUT => (buffers.input, false),
+            source::NORMED => (buffers.norm, true),
+            source::QUERY => (buffers.query, false),
+            _ => (buffers.hidden, false),
+        };
+        ensure(
+            self.tiles(c.tokens) * u64::from(c.columns) <= words,
+            "it reads beyond its source",
+        )?;
+        ensure(
+            c.frame == if normed { slot } else { 0 },
+            "the frame is not the slot's",
+        )?;
+        ensure(
+            c.source != source::INPUT || c.columns as usize == self.program.sizes.patch_len,
+            "the columns are not a patch",
+        )
+    }
+
+    fn rows(&self, c: Rows, place: Place) -> Result<(), String> {
+        let (sizes, slot, first) = (self.program.sizes, u32::from(place.slot), place.phase == 0);
+        let tokens = sizes.tokens as u32;
+        let residual = c.kind == kind::RESIDUAL;
+        ensure(c.kind <= kind::LOGITS, "there is no such kind")?;
+        ensure(c.tokens > 0 && c.rows4 + c.rows8 > 0, "it is empty")?;
+        ensure(
+            c.frame == if residual { slot } else { 0 },
+            "the frame is not the slot's",
+        )?;
+        ensure(residual == (c.moments == 1), "moments go with the residual")?;
+        ensure(
+            c.table == 0 || c.kind == kind::CODES,
+            "the table is for codes",
+        )?;
+        ensure(
+            (c.kind == kind::LOGITS) == (c.stride == 0),
+            "the stride is wrong",
+        )?;
+        let skip = if residual && first { sizes.prefix } else { 0 };
+        ensure(c.skip as usize == skip, "skip is not the prefix")?;
+        ensure(
+            !residual || c.stride as usize == sizes.embed,
+            "the stride is not the embedding's",
+        )?;
+        ensure(!first || c.tokens == tokens, "the embedding has all tokens")?;
+        ensure(
+            [0, ((1 << 20) + tokens / 2) / tokens].contains(&c.reciprocal),
+            "the reciprocal is wrong",
+        )
+    }
+
+    fn layer_norm(&self, c: LayerNorm, place: Place) -> Result<(), String> {
+        let (sizes, slot) = (self.program.sizes, u32::from(place.slot));
+        let buffers = self.program.hardware.configuration().buffers;
+        let last = place.phase as usize + 2 == sizes.phases;
+        let expected = match sizes.pool {
+            Pool::Mean if last => pool::BEFORE,
+            Pool::MeanAfterNorm if last => pool::AFTER,
+            _ => pool::NONE,
+        };
+        ensure(c.frame == slot, "the frame is not the slot's")?;
+        ensure(c.pool == expected, "the pooling is not the network's")?;
+        let from = if expected == pool::NONE {
+            0
+        } else {
+            sizes.prefix
+        };
+        ensure(
+            c.first as usize == from,
+            "the mean is not that of the patches",
+        )?;
+        ensure(
+            c.embed as usize == sizes.embed,
+            "the size is not the embedding's",
+        )?;
+        ensure(
+            self.tiles(c.tokens) * u64::from(c.embed) <= buffers.norm,
+            "it writes beyond its memory",
+        )
     }
 
     /// A step is an interleaving of the two halves; both slots' halves are the same but for the slot.
@@ -616,6 +632,16 @@ impl<'a> Machine<'a> {
             self.frames += 1;
             self.current[slot as usize] = self.frames;
         }
+        // The host starts the store for each frame that ends, whatever the units do.
+        if let Segment::Step(slot) | Segment::End(slot) = segment {
+            let tag = Tag {
+                frame: self.current[slot as usize],
+                phase: self.program.sizes.phases as u16 - 1,
+                ..Tag::default()
+            };
+            let end = LoadEnd { frame: slot.into() };
+            self.agents[STORE].commands.push_back((end.into(), tag));
+        }
         let program = self.program;
         let places = program.places(segment);
         let mut list: VecDeque<_> = (program.commands(segment).iter().zip(places))
@@ -642,9 +668,6 @@ impl<'a> Machine<'a> {
                 queue.held += 1;
                 queue.most = queue.most.max(queue.held);
                 self.agents[unit].commands.push_back((command, tag));
-                if let Command::LoadEnd(_) = command {
-                    self.agents[STORE].commands.push_back((command, tag));
-                }
                 list.pop_front();
                 moved = true;
             }
@@ -1288,7 +1311,7 @@ mod tests {
 
     use super::*;
     use crate::isa::COMMAND_WORDS;
-    use crate::testing::{design, golden, hardware, shape, Random, GOLDEN};
+    use crate::testing::{design, golden, hardware, shape, Design, Random, GOLDEN};
 
     const SHAPES: [(&str, [u64; 7]); 4] = [
         ("zcu102", [5, 3, 2, 2, 2, 1, 2]),
@@ -1447,6 +1470,42 @@ mod tests {
             }
         }
         assert!(tried > 100);
+    }
+
+    #[test]
+    fn a_matrix_of_more_transfers_than_the_load_queue_holds_needs_its_commands_first() {
+        let subnet = Design {
+            side: 2,
+            kernel: 1,
+            channels: 1,
+            embed: 6,
+            prefix: 1,
+            blocks: vec![(1, 3, 5)],
+            pool: "token",
+            classes: 300,
+            eight_bit: 8,
+            seed: 1,
+        }
+        .subnet();
+        let hardware = hardware(&subnet, "zcu102", [3, 2, 2, 1, 1, 1, 2]);
+        let program = Program::compile(&subnet, &hardware).unwrap();
+        verify(&program).unwrap();
+        let mut late = program.clone();
+        for list in &mut late.lists {
+            let rows = |c: &Command| matches!(c, Command::Rows(c) if c.kind == kind::LOGITS);
+            let Some(at) = list.commands.iter().position(rows) else {
+                continue;
+            };
+            let end = list.commands[at..]
+                .iter()
+                .position(|c| matches!(c, Command::LoadEnd(_)))
+                .unwrap();
+            // Rows, then the transfers, becomes the transfers, then rows.
+            list.commands[at..at + end].rotate_left(1);
+            list.places[at..at + end].rotate_left(1);
+        }
+        let error = verify(&late).unwrap_err().to_string();
+        assert!(error.contains("deadlock"), "{error}");
     }
 
     #[test]

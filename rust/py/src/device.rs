@@ -20,7 +20,7 @@ use crate::errors::{invalid_value, to_py};
 /// Memory of a simulated device beyond what the program takes: pages are made when they are written.
 const SIM_MEMORY: u64 = 1 << 30;
 /// Multiply-accumulates a second that a simulated device does at least, on any machine.
-const SIM_MACS_PER_SECOND: f64 = 5e5;
+const SIM_MACS_PER_SECOND: f64 = 1e7;
 
 /// Deadlines: `timeout` seconds for a segment, or what the device can be expected to keep.
 fn deadlines(timeout: Option<f64>, expected: f64) -> Result<Deadlines> {

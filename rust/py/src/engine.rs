@@ -275,10 +275,14 @@ pub struct Frame {
 impl Frame {
     /// Its outcome, once.
     fn wait<'py>(&self, py: Python<'py>, top: usize) -> PyResult<Timed<'py>> {
-        let mut frame = self.frame.lock().unwrap_or_else(PoisonError::into_inner);
-        let frame = frame
-            .take()
-            .ok_or_else(|| invalid_value("the frame's outcome has been taken".into()))?;
+        // The lock is not held while waiting: another thread may ask too.
+        let taken = self
+            .frame
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let frame =
+            taken.ok_or_else(|| invalid_value("the frame's outcome has been taken".into()))?;
         let (logits, time) = py.detach(|| interruptible(|cancel| frame.wait(cancel)))?;
         Ok(self.engine.get().timed(py, logits, time, top))
     }
