@@ -18,6 +18,17 @@ MUTANTS = [
     ("fetch", "bad = i + 1;", "bad = i;", "transfers"),
     ("fetch", "if (bad == 0) {", "{", "transfers"),
     ("fetch", "command.word[2] += base;", "", "transfers"),
+    ("array", "row.narrow == 1 && nibble >= 8", "nibble >= 8", "array"),
+    ("array", "if (pair.first == 0) {", "if (false) {", "array"),
+    ("drain", "((z + 32) >> 6) + command.zero_point", "(z >> 6) + command.zero_point", "drain"),
+    ("drain", "(lost + 8) >> 4", "lost >> 4", "drain"),
+    (
+        "norm",
+        "sat16(s<19>(product15(n, gain.gain) + gain.offset))",
+        "product15(n, gain.gain) + gain.offset",
+        "norm",
+    ),
+    ("softmax", "(unsigned(wide) + 8) >> 4", "unsigned(wide) >> 4", "softmax"),
     ("store", "turn = turned(turn, 1);", "", "transfers"),
     ("store", "place(sound ? 0 : 1, 3, port);", "place(0, 3, port);", "transfers"),
 ]
