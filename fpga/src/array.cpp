@@ -53,6 +53,7 @@ struct pair_t {
   u<1> first;
   u<1> last;
   u<10> index; // in its tile
+  u<1> closes; // is the tile's last
   u<1> parity;
   u<11> key;
   u<1> last_key;
@@ -84,6 +85,8 @@ issued_t bubble() {
 constexpr unsigned JOBS = 64;   // commands that wait for issue while a later Gemm's weights load
 constexpr unsigned DEMANDS = 8; // Gemms among them
 constexpr unsigned ISSUED = 16;
+constexpr unsigned PARTIAL_DISTANCE =
+    4; // intervals between a partial sum's write and its next read, at least
 
 // A key's scores.
 struct scored_t {
@@ -467,6 +470,7 @@ pair_t pair_of(const tile_t& tile, unsigned index) {
   pair.first = tile.first;
   pair.last = tile.last;
   pair.index = index;
+  pair.closes = index + 1 == unsigned(tile.pairs);
   pair.parity = tile.parity;
   pair.key = unsigned(tile.key) + index;
   pair.last_key = tile.last_keys == 1 && index + 1 == unsigned(tile.pairs);
@@ -622,11 +626,16 @@ void join(Products& products, Sums& sums, Scored& scored) {
   vec<s<27>, TOKENS> second{};
   unsigned groups = 0; // of a row
   unsigned group = 0;
-  unsigned left = 0; // groups that have yet to leave
+  unsigned left = 0;  // groups that have yet to leave
+  unsigned pause = 0; // until the last pass's sums can be read
   while (alive()) {
 #pragma HLS PIPELINE II = 1 style = flp
+#pragma HLS DEPENDENCE variable = partial type = inter direction = RAW distance =                            \
+    PARTIAL_DISTANCE dependent = true
     interval("array.join");
-    if (left == 0) {
+    if (pause > 0) {
+      --pause;
+    } else if (left == 0) {
       const product_t product = products.read();
       const pair_t& pair = product.pair;
       vec<s<27>, TOKENS> first;
@@ -657,6 +666,8 @@ void join(Products& products, Sums& sums, Scored& scored) {
       if (pair.last == 0) {
         partial[0][pair.index] = first;
         partial[1][pair.index] = second;
+        if (pair.closes == 1)
+          pause = PARTIAL_DISTANCE - 1;
       } else if (pair.kind == SCORES) {
         scored_t item;
         for (unsigned t = 0; t < TOKENS; ++t) {
