@@ -128,6 +128,7 @@ Scheduler& Scheduler::get() { return *active; }
 
 Fiber* Scheduler::spawn(std::string name, std::function<void()> body) {
   name = name.substr(0, name.find('('));
+  std::erase_if(fibers_, [](const auto& fiber) { return fiber->finished_; });
   fibers_.push_back(std::make_unique<Fiber>(std::move(name), std::move(body)));
   Fiber* fiber = fibers_.back().get();
   fiber->parent_ = current_;

@@ -166,11 +166,10 @@ struct qsim {
                               "wrong_identity", "late", "spurious_interrupt"})
       if (std::strcmp(kind, known) == 0) {
         const std::lock_guard lock(mutex_);
-        faults_.push_back({kind, after});
-        if (after == 0 && faults_.back().kind == "wrong_identity") {
-          faults_.pop_back();
-          stranger_ = true;
-        }
+        if (after == 0 && std::strcmp(kind, "wrong_identity") == 0)
+          stranger_ = true; // a host asks before any frame
+        else
+          faults_.push_back({kind, after});
         return true;
       }
     return false;
