@@ -153,6 +153,7 @@ impl Outline {
         let Setting {
             prefix_tokens,
             patch_len,
+            pool,
             ..
         } = self.workload.setting;
         Sizes {
@@ -160,6 +161,7 @@ impl Outline {
             prefix: prefix_tokens as usize,
             patch_len: patch_len as usize,
             embed: self.workload.embed as usize,
+            pool,
             phases: 2 * self.workload.blocks.len() + 2,
         }
     }
@@ -858,4 +860,95 @@ fn segments(outline: &Outline, hardware: &Hardware, plan: &Plan, numbers: &Numbe
         }
     };
     Segment::all(frames).iter().map(list).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{golden, hardware, GOLDEN};
+    use quasar_core::hardware::Hardware;
+
+    /// Without the numbers that only weights have.
+    fn without_numbers(command: Command) -> Command {
+        match command {
+            Command::LayerNorm(c) => LayerNorm {
+                frac: 0,
+                epsilon: 0,
+                ..c
+            }
+            .into(),
+            Command::Softmax(c) => Softmax {
+                out_shift: 0,
+                out_mult: 0,
+                mult: 0,
+                cap: 0,
+                ..c
+            }
+            .into(),
+            Command::Rows(c) => Rows { zero_point: 0, ..c }.into(),
+            other => other,
+        }
+    }
+
+    #[test]
+    fn a_schedule_is_the_programs_but_for_its_numbers() {
+        for name in GOLDEN {
+            let subnet = golden(name);
+            let hardware = hardware(&subnet, "zcu102", [5, 3, 2, 2, 2, 1, 2]);
+            let program = Program::compile(&subnet, &hardware).unwrap();
+            let lists = schedule(&Workload::of_subnet(&subnet), &hardware).unwrap();
+            for list in lists {
+                let commands = program.commands(list.segment).iter();
+                let commands: Vec<_> = commands.map(|&c| without_numbers(c)).collect();
+                assert_eq!(commands, list.commands, "{name} {}", list.segment);
+                assert_eq!(program.places(list.segment), list.places);
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_built_or_held_is_refused_by_name() {
+        let subnet = golden("token");
+        let good = hardware(&subnet, "zcu102", [5, 3, 2, 2, 2, 1, 2]);
+        let error = |change: fn(&mut quasar_core::hardware::Configuration)| {
+            let mut configuration = good.configuration().clone();
+            change(&mut configuration);
+            let hardware = Hardware::new(configuration, good.board().clone()).unwrap();
+            Program::compile(&subnet, &hardware)
+                .unwrap_err()
+                .to_string()
+        };
+        for (message, expected) in [
+            (error(|c| c.lanes.gelu = 1), "lanes.gelu: is 1"),
+            (error(|c| c.array.pairs = 129), "array.pairs: is 129"),
+            (
+                error(|c| {
+                    c.array.tokens = 300;
+                    (c.lanes.requantize, c.lanes.gelu) = (61, 61);
+                }),
+                "array.tokens: is 300",
+            ),
+            (
+                error(|c| {
+                    c.array.tokens = 200;
+                    (c.lanes.requantize, c.lanes.gelu) = (61, 61);
+                }),
+                "lanes.requantize: is 61",
+            ),
+            (
+                error(|c| {
+                    c.array.tokens = 200;
+                    c.lanes.exponential = 171;
+                }),
+                "lanes.exponential: is 171",
+            ),
+            (
+                error(|c| c.buffers.input -= 1),
+                "the input buffer needs 64 words a lane, 1 more than the 63",
+            ),
+            (error(|c| c.buffers.hidden = 1), "the hidden buffer needs"),
+        ] {
+            assert!(message.contains(expected), "{message}");
+        }
+    }
 }

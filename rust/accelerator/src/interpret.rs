@@ -267,7 +267,7 @@ impl<'a> Interpreter<'a> {
             Command::Context(c) => self.context(&c),
             Command::Rows(c) => self.rows(&c),
             Command::Attend(c) => self.attend(&c),
-            Command::Fill(c) => self.fill(&c),
+            Command::Fill(c) => self.fill(c),
             Command::Table(_) => {
                 let bytes = take(&mut self.queues.rows, self.shape.beats(256));
                 for (entry, byte) in self.table.iter_mut().zip(bytes) {
@@ -304,8 +304,8 @@ impl<'a> Interpreter<'a> {
             target::PATCHES => {
                 let word = self.shape.beats(self.shape.tokens) * beat;
                 for (address, codes) in data.chunks_exact(word).enumerate() {
-                    for lane in 0..self.shape.tokens {
-                        self.input.set(address, lane, codes[lane] as i8)?;
+                    for (lane, &code) in codes.iter().take(self.shape.tokens).enumerate() {
+                        self.input.set(address, lane, code as i8)?;
                     }
                 }
                 return Ok(());
@@ -397,7 +397,7 @@ impl<'a> Interpreter<'a> {
         let (base, stride) = (c.base as usize, c.stride as usize);
         let mut maxima = vec![i32::MIN; s.tokens];
         for key in 0..c.keys as usize {
-            for lane in 0..c.tokens as usize {
+            for (lane, most) in maxima.iter_mut().enumerate().take(c.tokens as usize) {
                 let mut slice = Slice::new(s.shift, true, false);
                 for k in 0..c.columns as usize {
                     let (bank, address) = s.key(key, base + k, stride);
@@ -408,7 +408,7 @@ impl<'a> Interpreter<'a> {
                 let (low, high) = slice.finish();
                 let score = (16 * high + low) as i32;
                 self.score[c.parity as usize].set(key, lane, score)?;
-                maxima[lane] = maxima[lane].max(score);
+                *most = score.max(*most);
             }
         }
         self.queues.maxima.push_back(maxima);
@@ -567,7 +567,7 @@ impl<'a> Interpreter<'a> {
         }
     }
 
-    fn fill(&mut self, c: &Fill) -> Result<()> {
+    fn fill(&mut self, c: Fill) -> Result<()> {
         let s = self.shape;
         for word in 0..c.words as usize {
             let bytes = take(&mut self.queues.rows, s.beats(2 * s.tokens));
