@@ -3,7 +3,8 @@
 //! Every process of the kernels is a state machine with a clock of its own. Queues carry the times at which their items can be taken, and
 //! remember when slots became free, so what comes out does not depend on the order in which the processes are run (a Kahn network).
 //! The array's rules are those of `docs/array-timing.md`; trip counts are those of the loops in `fpga/src/`, depths and gaps those of
-//! [`quasar_core::hardware::cycles::declared`]. Everything here is modelled. Depends on [`crate::isa`].
+//! [`quasar_core::hardware::cycles::declared`]. Everything here is modelled. Depends on [`crate::isa`] and
+//! [`crate::program`].
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,6 +16,7 @@ use crate::isa::{
     moments_depth, Attend, Command, Context, Fill, Gemm, LayerNorm, Rows, Scores, Softmax, Unit,
     PORT_BYTES, QUEUES, ROW_BYTES,
 };
+use crate::program::{List, Segment};
 
 /// Why a unit stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -564,7 +566,8 @@ impl Filler {
             return true;
         };
         if taken == content.beats {
-            if self.halves.full.put(self.word + 1, ()).is_none() {
+            let ready = self.word + declared::FILL_DEPTH - 1;
+            if self.halves.full.put(ready, ()).is_none() {
                 return false;
             }
             self.contents.pop_front();
@@ -928,7 +931,9 @@ impl Process for Array {
             Command::Context(context) => Self::context(context, sizes),
             _ => Vec::new(),
         };
-        std::iter::once((ArrayStep::Begin, 1)).chain(steps).collect()
+        std::iter::once((ArrayStep::Begin, 1))
+            .chain(steps)
+            .collect()
     }
 
     fn once(&mut self, step: ArrayStep, sizes: &Sizes, wires: &mut Wires) -> bool {
@@ -1201,7 +1206,7 @@ impl Gather {
         self.now = at + 1;
         self.gathered += 1;
         let last = self.gathered == tokens;
-        if last || self.gathered % lanes == 0 {
+        if last || self.gathered.is_multiple_of(lanes) {
             self.words.put(self.now, ());
         }
         if last {
@@ -1245,7 +1250,10 @@ impl Process for Drain {
                 let beats = (2 * sizes.tokens).div_ceil(sizes.beat_bytes);
                 let word = [
                     (DrainStep::Beat, beats),
-                    (DrainStep::Work, sizes.groups(sizes.tokens).saturating_sub(beats)),
+                    (
+                        DrainStep::Work,
+                        sizes.groups(sizes.tokens).saturating_sub(beats),
+                    ),
                 ];
                 let mut steps = word.repeat(words as usize);
                 steps.push((DrainStep::Work, sizes.groups(sizes.tokens)));
@@ -1650,4 +1658,71 @@ pub fn replay(hardware: &Hardware, lists: &[&[Command]]) -> Result<Trace> {
         )));
     }
     Ok(device.trace)
+}
+
+/// What two frames in flight (or one after the other) come to when nothing changes any more from frame to frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Steady {
+    /// Cycles between two frames.
+    pub period: u64,
+    /// The replay.
+    pub trace: Trace,
+    /// Segments that were replayed, of which [`Span::segment`] counts.
+    pub segments: Vec<Segment>,
+    /// Those of them that stand for the steady state.
+    pub window: std::ops::Range<usize>,
+    /// Frames that the window takes.
+    pub frames: u64,
+}
+
+fn commands(lists: &[List], segment: Segment) -> Result<&[Command]> {
+    let list = lists.iter().find(|list| list.segment == segment);
+    list.map(|list| &list.commands[..])
+        .ok_or_else(|| Error::InvalidValue(format!("the lists have no segment {segment}")))
+}
+
+/// Replays segments by their names.
+///
+/// # Errors
+/// As [`replay`]; [`Error::InvalidValue`] for a segment that the lists lack.
+pub fn replay_segments(hardware: &Hardware, lists: &[List], segments: &[Segment]) -> Result<Trace> {
+    let lists: Result<Vec<_>> = segments.iter().map(|&s| commands(lists, s)).collect();
+    replay(hardware, &lists?)
+}
+
+/// One frame alone.
+///
+/// # Errors
+/// As [`replay`].
+pub fn frame_alone(hardware: &Hardware, lists: &[List]) -> Result<Trace> {
+    replay_segments(hardware, lists, &[Segment::Start(0), Segment::End(0)])
+}
+
+/// Frame after frame, as many in flight as the configuration has.
+///
+/// # Errors
+/// As [`replay`].
+pub fn steady(hardware: &Hardware, lists: &[List]) -> Result<Steady> {
+    let two = hardware.configuration().frames == 2;
+    let (segments, window, frames) = if two {
+        let steps = [Segment::Step(0), Segment::Step(1)].repeat(2);
+        let ends = ([Segment::Start(0)], [Segment::End(0)]);
+        ([&ends.0[..], &steps, &ends.1].concat(), 2..4, 2)
+    } else {
+        ([Segment::Start(0), Segment::End(0)].repeat(4), 4..6, 1)
+    };
+    let trace = replay_segments(hardware, lists, &segments)?;
+    let ends = &trace.frames;
+    let period = if two {
+        (ends[3] - ends[1]) / 2
+    } else {
+        ends[3] - ends[2]
+    };
+    Ok(Steady {
+        period,
+        trace,
+        segments,
+        window,
+        frames,
+    })
 }

@@ -27,6 +27,8 @@ pub mod declared {
     pub const NORM_ROOT: u64 = 64;
     /// Between two commands of a unit: its flattened loop ends, the next command's bounds are taken.
     pub const COMMAND_GAP: u64 = 16;
+    /// From the last beat of a half to its last word, and to where it may be read.
+    pub const FILL_DEPTH: u64 = 2;
     /// Between two passes of a tile, as they are planned ahead of issue.
     pub const PLAN_INTERVAL: u64 = 8;
     /// Between two groups of tokens of the softmax and two tiles of the norm, and two columns of a mean: an inner loop ends.
@@ -46,8 +48,9 @@ pub mod declared {
 }
 
 use declared::{
-    AXI_EFFICIENCY, COMMAND_GAP, EXPONENTIAL_DEPTH, LOOP_GAP, MEMORY_LATENCY, NORM_DEPTH, NORM_ROOT,
-    PLAN_INTERVAL, READ_AHEAD, REQUANTIZE_DEPTH, ROW_BYTES, SCORE_DEPTH, SLICE_DEPTH,
+    AXI_EFFICIENCY, COMMAND_GAP, EXPONENTIAL_DEPTH, FILL_DEPTH, LOOP_GAP, MEMORY_LATENCY,
+    NORM_DEPTH, NORM_ROOT, PLAN_INTERVAL, READ_AHEAD, REQUANTIZE_DEPTH, ROW_BYTES, SCORE_DEPTH,
+    SLICE_DEPTH,
 };
 
 /// Bytes that arrive from memory in a cycle.
@@ -77,6 +80,10 @@ pub struct Stage {
     pub drain_stall: u64,
     /// The array waits for weights.
     pub weight_stall: u64,
+    /// Of them, for a half to be filled again although all beats are there.
+    turn_stall: u64,
+    /// Of them, what a frame alone does not wait for.
+    hidden: u64,
     /// The array waits for a result of the stage before it (or for softmax).
     pub wait: u64,
     /// Between commands.
@@ -103,10 +110,17 @@ impl Stage {
         self.accumulate + self.drain_stall + self.weight_stall + self.wait + self.gap
     }
 
+    /// All cycles but those that it waits for weights.
+    const fn unhindered(&self) -> u64 {
+        self.accumulate + self.drain_stall + self.wait + self.gap
+    }
+
     fn add(&mut self, other: &Self) {
         self.accumulate += other.accumulate;
         self.drain_stall += other.drain_stall;
         self.weight_stall += other.weight_stall;
+        self.turn_stall += other.turn_stall;
+        self.hidden += other.hidden;
         self.wait += other.wait;
         self.gap += other.gap;
         self.slot_macs += other.slot_macs;
@@ -145,7 +159,21 @@ struct Product {
     stage: Stage,
     /// Cycles that the lanes take for its last tile.
     last_drain: u64,
+    /// And for its first.
+    first_drain: u64,
     columns: u64,
+}
+
+impl Product {
+    /// Between two tiles of tokens of the first tile of row pairs.
+    fn first_spacing(&self) -> u64 {
+        self.columns.max(self.first_drain)
+    }
+
+    /// And of the last one.
+    fn last_spacing(&self) -> u64 {
+        self.columns.max(self.last_drain)
+    }
 }
 
 /// The formulas, for one configuration and one setting.
@@ -224,6 +252,8 @@ pub struct Phase {
     pub array: u64,
     /// The norm of its result.
     pub norm: Norm,
+    /// Waits for weights that one frame alone does not have: they come while its norm works.
+    pub hidden: u64,
 }
 
 /// Sums over phases. Two candidates compare by these alone.
@@ -272,6 +302,7 @@ impl AttentionHalf {
                 + self.context.cycles()
                 + self.proj.cycles(),
             norm: self.norm,
+            hidden: self.qkv.hidden,
         }
     }
 }
@@ -282,6 +313,7 @@ impl MlpHalf {
         Phase {
             array: self.fc1.cycles() + self.fc2.cycles(),
             norm: self.norm,
+            hidden: self.fc1.hidden,
         }
     }
 }
@@ -309,6 +341,7 @@ impl End {
         Phase {
             array: self.stage.cycles(),
             norm: self.norm,
+            hidden: 0,
         }
     }
 }
@@ -369,18 +402,19 @@ impl<'a> Model<'a> {
         } else {
             values
         };
-        let (scores, softmax, context) = self.attention(work, needed, queries, values);
+        let (scores, softmax, context) = self.attention(work, needed, &second, (queries, values));
         let mut proj = self.linear(needed, work.proj, work.inner());
         proj.stage.wait = self.wait(&context, &proj);
         let side = self.side(4 * embed);
         let units_cycles = scores.cycles() + context.stage.cycles();
-        let load = first.stage.load + second.stage.load + proj.stage.load + side.cycles;
-        let busy = first.stage.cycles() + second.stage.cycles() + units_cycles + proj.stage.cycles();
-        let mut lead = busy.saturating_sub(load);
+        let norm = self.norm(&proj, needed, embed);
+        let mut lead = self.lead(&[&first.stage, &second.stage], side, norm, false);
         self.supply(&mut lead, &mut first.stage);
         self.supply(&mut lead, &mut second.stage);
-        lead += units_cycles;
+        // Both halves are free.
+        lead += units_cycles + proj.stage.load / proj.stage.row_tiles;
         self.supply(&mut lead, &mut proj.stage);
+        self.hand_over(&mut proj, embed);
         let mut qkv = first.stage;
         qkv.add(&second.stage);
         let units = work.heads * needed.div_ceil(self.tokens());
@@ -390,7 +424,7 @@ impl<'a> Model<'a> {
             softmax,
             context: context.stage,
             proj: proj.stage,
-            norm: self.norm(&proj, needed, embed),
+            norm,
             side,
             commands: 9 + 4 * units,
         }
@@ -411,15 +445,15 @@ impl<'a> Model<'a> {
         fc2.stage.wait = self.wait(&fc1, &fc2);
         let mut side = self.side(4 * embed);
         side.add(self.side(256));
-        let load = fc1.stage.load + fc2.stage.load + side.cycles;
-        let mut lead = (fc1.stage.cycles() + fc2.stage.cycles()).saturating_sub(load);
-        self.supply(&mut lead, &mut fc1.stage);
-        self.supply(&mut lead, &mut fc2.stage);
         let norm = if last {
             self.pooled(&fc2, embed)
         } else {
             self.norm(&fc2, needed, embed)
         };
+        let mut lead = self.lead(&[&fc1.stage, &fc2.stage], side, norm, true);
+        self.supply(&mut lead, &mut fc1.stage);
+        self.supply(&mut lead, &mut fc2.stage);
+        self.hand_over(&mut fc2, embed);
         MlpHalf {
             norm,
             fc1: fc1.stage,
@@ -436,7 +470,9 @@ impl<'a> Model<'a> {
         let mut product = self.linear(tokens, rows, self.setting.patch_len);
         product.stage.macs = self.setting.patches * rows.total() * self.setting.patch_len;
         product.stage.slot_macs = product.stage.slot_macs / tokens * self.setting.patches;
-        self.supply(&mut 0, &mut product.stage);
+        let first = product.stage.load / product.stage.row_tiles;
+        self.supply(&mut first.clone(), &mut product.stage);
+        self.hand_over(&mut product, embed);
         // Each word of all tokens of a tile begins with a beat: patches, then the first values of the residual, which the drain stores
         // a group of tokens at a time.
         let word = |bytes: u64| self.padded(bytes * self.tokens());
@@ -448,7 +484,6 @@ impl<'a> Model<'a> {
             cycles: fill.cycles.max(stored),
             ..fill
         });
-        let first = product.stage.load / product.stage.row_tiles;
         End {
             norm: self.norm(&product, tokens, embed),
             stage: product.stage,
@@ -463,7 +498,7 @@ impl<'a> Model<'a> {
     pub fn head(&self, embed: u64, rows: Rows) -> End {
         let mut product = self.linear(1, rows, embed);
         // Weights come while the last block works.
-        let mut lead = product.stage.load;
+        let mut lead = product.stage.load / product.stage.row_tiles;
         self.supply(&mut lead, &mut product.stage);
         End {
             norm: Norm::default(),
@@ -477,7 +512,7 @@ impl<'a> Model<'a> {
 
     /// What a phase adds to a frame's totals.
     pub fn totals(&self, phase: &Phase) -> Totals {
-        let alone = phase.array + phase.norm.ready;
+        let alone = phase.array + phase.norm.ready - phase.hidden.min(phase.norm.ready);
         Totals {
             // The other frame's phase, under which the norm runs, is taken to be as long as this one.
             interval: if self.hardware.configuration().frames == 2 {
@@ -545,11 +580,18 @@ impl<'a> Model<'a> {
         self.hardware.configuration().lanes
     }
 
+    /// The other frame's phase begins while the chain still gives this one's last tile.
+    fn hand_over(&self, product: &mut Product, embed: u64) {
+        if self.hardware.configuration().frames == 2 {
+            product.stage.drain_stall += product.last_drain.saturating_sub(embed);
+        }
+    }
+
     /// `LayerNorm` of some tokens behind a product: a tile of tokens as soon as its residual is stored. The next product takes a tile after
     /// the other, `embed` columns each.
     fn norm(&self, before: &Product, tokens: u64, embed: u64) -> Norm {
         let last = tokens.div_ceil(self.tokens()) - 1;
-        let spacing = before.columns.max(before.last_drain);
+        let (spacing, next) = (before.last_spacing(), embed.max(before.first_drain));
         let stored = self.ready(before);
         let (mut free, mut norm) = (0, Norm::default());
         for tile in 0..=last {
@@ -558,7 +600,7 @@ impl<'a> Model<'a> {
             // Counted from the first tile's residual.
             free = (tile * spacing).max(free) + cycles;
             let ready = (stored + free + NORM_DEPTH + COMMAND_GAP)
-                .saturating_sub(last * spacing + tile * embed);
+                .saturating_sub(last * spacing + tile * next);
             norm.cycles += cycles;
             norm.ready = norm.ready.max(ready);
         }
@@ -592,14 +634,38 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Weights of a stage, of which so many cycles' worth came before they were needed; what is too late stalls the array. The halves of
-    /// the weights and what the ports hold bound how much can come before.
+    /// Waits of a stage for its weights. `lead`: cycles' worth of them that came before they were needed; in the end, of those of the
+    /// next stage. The other half of the weights and what the ports hold bound it.
     fn supply(&self, lead: &mut u64, stage: &mut Stage) {
-        let most = 2 * stage.load / stage.row_tiles.max(1) + READ_AHEAD;
-        *lead = (*lead).min(most);
-        let late = stage.weight_stall;
-        stage.weight_stall = late.saturating_sub(*lead);
-        *lead = (*lead + stage.accumulate + stage.drain_stall).saturating_sub(stage.load).max(lead.saturating_sub(late));
+        let tiles = stage.row_tiles.max(1);
+        let (load, busy) = (
+            stage.load / tiles,
+            (stage.accumulate + stage.drain_stall) / tiles,
+        );
+        for _ in 0..stage.row_tiles {
+            *lead = (*lead).min(load + READ_AHEAD);
+            stage.weight_stall += load.saturating_sub(*lead);
+            *lead = lead.saturating_sub(load) + busy;
+        }
+        if self.hardware.configuration().frames == 2 {
+            stage.hidden = stage.weight_stall.min(load + READ_AHEAD) / 2;
+        }
+        stage.weight_stall += stage.turn_stall;
+    }
+
+    /// The lead with which a phase begins: its first weights are there, unless its weights take longer than its products. With one
+    /// frame in flight they come while the norm works, and while attention does for the MLP; with two, every other phase follows
+    /// another one's attention.
+    fn lead(&self, stages: &[&Stage], side: Side, norm: Norm, mlp: bool) -> u64 {
+        let first = stages[0].load / stages[0].row_tiles.max(1);
+        let busy: u64 = stages.iter().map(|stage| stage.unhindered()).sum();
+        let load: u64 = stages.iter().map(|stage| stage.load).sum();
+        let idle = match (self.hardware.configuration().frames, mlp) {
+            (1, true) => norm.ready + first + READ_AHEAD,
+            (1, false) => norm.ready,
+            _ => first.midpoint(READ_AHEAD),
+        };
+        (busy + first).saturating_sub(load + side.cycles).max(idle)
     }
 
     /// Cycles from a stage's last product to its last stored result.
@@ -612,7 +678,7 @@ impl<'a> Model<'a> {
     fn wait(&self, before: &Product, after: &Product) -> u64 {
         let others = after.stage.token_tiles - 1;
         self.ready(before)
-            .saturating_sub(others * before.columns.min(after.columns))
+            .saturating_sub(others * before.last_spacing().min(after.first_spacing()))
     }
 
     /// Tiles of row pairs.
@@ -698,7 +764,7 @@ impl<'a> Model<'a> {
             macs: gemm.tokens * gemm.rows.total() * gemm.columns,
             ..Stage::default()
         };
-        let (mut last_drain, mut last_stall, mut all_passes) = (0, 0, 0);
+        let (mut first_drain, mut last_drain, mut last_stall, mut all_passes) = (0, 0, 0, 0);
         for tile in self.row_tiles(gemm.rows) {
             let RowTile {
                 slots,
@@ -709,7 +775,11 @@ impl<'a> Model<'a> {
             let drain = |tokens: u64| outputs * tokens.div_ceil(lanes);
             let stall = |tokens: u64| (passes * drain(tokens)).saturating_sub(gemm.columns);
             // The last pass's is the next stage's affair.
-            last_stall = (if ragged > 0 { stall(ragged) } else { stall(self.tokens()) }) / passes;
+            last_stall = (if ragged > 0 {
+                stall(ragged)
+            } else {
+                stall(self.tokens())
+            }) / passes;
             let stalls = full * stall(self.tokens()) + if ragged > 0 { stall(ragged) } else { 0 };
             let busy = token_tiles * gemm.columns + stalls;
             all_passes += token_tiles * passes;
@@ -718,14 +788,29 @@ impl<'a> Model<'a> {
             stage.slot_macs += slots * gemm.columns * gemm.tokens;
             stage.passes = stage.passes.max(passes);
             stage.row_tiles += 1;
+            if stage.row_tiles == 1 {
+                first_drain = drain(gemm.tokens.min(self.tokens()));
+            }
             last_drain = drain(if ragged > 0 { ragged } else { self.tokens() });
             if gemm.streamed {
                 // A byte a column for every row pair of the array, whether the tile has it or not.
-                let mut load = self.side(self.weight_bytes() * gemm.columns);
-                load.add(self.side(outputs * ROW_BYTES));
+                let (weights, rows) = (
+                    self.side(self.weight_bytes() * gemm.columns),
+                    self.side(outputs * ROW_BYTES),
+                );
+                let mut load = weights;
+                load.add(rows);
+                // A transfer is requested when the one before it begins.
+                let beats = weights.bytes.max(rows.bytes) / self.beat_bytes;
+                load.cycles = load.cycles.max(MEMORY_LATENCY + beats + COMMAND_GAP);
                 stage.bytes += load.bytes;
                 stage.load += load.cycles;
-                stage.weight_stall += load.cycles.saturating_sub(busy);
+                // A half is filled again when the last tile that used it has been issued, at a beat and a word a cycle.
+                let filled = (self.weight_bytes() * gemm.columns)
+                    .div_ceil(self.beat_bytes)
+                    .max(gemm.columns);
+                let turn = (filled + busy + FILL_DEPTH + PLAN_INTERVAL) / 2;
+                stage.turn_stall += turn.max(load.cycles.max(busy)) - load.cycles.max(busy);
             }
         }
         stage.drain_stall -= last_stall;
@@ -734,6 +819,7 @@ impl<'a> Model<'a> {
             .saturating_sub(stage.accumulate + stage.drain_stall);
         Product {
             stage,
+            first_drain,
             last_drain,
             columns: gemm.columns,
         }
@@ -745,8 +831,8 @@ impl<'a> Model<'a> {
         &self,
         work: &BlockWork,
         queries: u64,
-        queries_ready: u64,
-        values_ready: u64,
+        before: &Product,
+        (queries_ready, values_ready): (u64, u64),
     ) -> (Stage, u64, Product) {
         let keys = self.setting.tokens();
         let size = |unit: u64| {
@@ -788,7 +874,8 @@ impl<'a> Model<'a> {
         let mut softmax = 0;
         // Times since the end of qkv's products: when the array is free, when its chain is, when the lanes are, when each unit's
         // probabilities are there.
-        let (mut free, mut chain, mut lanes_free, mut probabilities) = (0, 0, 0, 0);
+        let (mut free, mut chain) = (0, before.last_drain);
+        let (mut lanes_free, mut probabilities) = (0, 0);
         let mut product = |stage: &mut Stage, of: &Product, columns: u64, needed: u64| {
             let chained = u64::max(free, u64::saturating_sub(chain, columns));
             stage.add(&of.stage);
