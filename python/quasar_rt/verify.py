@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _native, oracle, packaged
-from .device import devices
+from .device import cpu
 from .engine import Engine
 from .errors import UntrainedWarning
 from .images import ImageLike, Pixels, preprocess
@@ -61,7 +61,7 @@ def verify(subnet: Subnet, *, images: int = 4, seed: int = 0) -> list[Check]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UntrainedWarning)
         checks.append(_check_atoms(subnet, seen))
-        for tier in devices()[0].tiers:
+        for tier in cpu().tiers:
             for threads in (1, 2):
                 if tier.supported:
                     checks.append(_check_tier(subnet, inputs, expected, tier.name, threads))

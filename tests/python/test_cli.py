@@ -55,7 +55,7 @@ def script(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
-@pytest.mark.parametrize("command", ["demo", "infer", "eval", "bench", "info", "devices", "verify"])
+@pytest.mark.parametrize("command", ["demo", "infer", "eval", "bench", "info", "disasm", "devices", "verify"])
 def test_every_command_has_help_with_json(run, command):
     result = run(command, "--help")
     assert result.exit_code == 0

@@ -13,7 +13,10 @@ from .output import print_json, print_table
 @click.command("devices", short_help="Show what this machine offers to run on.")
 @as_json
 def command(as_json: bool) -> None:
-    """Show what this machine offers to run on: devices, threads and instruction sets (tiers)."""
+    """Show what this machine offers to run on: devices, threads and instruction sets (tiers).
+
+    The first is what --device auto takes, where it can run the subnet. Simulated accelerators are built by `make sim`.
+    """
     from ..device import devices
 
     found = devices()
@@ -35,5 +38,6 @@ def command(as_json: bool) -> None:
             ]
             for device in found
             for tier in device.tiers
-        ],
+        ]
+        + [[device.name, str(device.threads), "", device.about] for device in found if not device.tiers],
     )

@@ -26,7 +26,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         work.push(match (line[0], &values[..]) {
             ("weights", &[columns, ..]) => Work::Weights(columns),
             ("pass", &[columns, rows, groups, scores, uses, releases, row_pairs]) => {
-                let drain = if scores == 1 { row_pairs } else { rows * groups };
+                let drain = if scores == 1 {
+                    row_pairs
+                } else {
+                    rows * groups
+                };
                 drains.push(drain);
                 Work::Pass {
                     columns,

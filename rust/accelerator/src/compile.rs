@@ -62,7 +62,9 @@ pub(crate) mod pool {
 }
 
 pub(crate) fn compile(subnet: &Subnet, hardware: &Hardware) -> Result<Program> {
-    let outline = Outline::of_subnet(subnet);
+    let outline = Outline {
+        workload: Workload::of_subnet(subnet),
+    };
     check(&outline.workload, hardware)?;
     let shape = Shape::of(hardware);
     let plan = Plan::new(&outline, &shape);
@@ -81,12 +83,14 @@ pub(crate) fn compile(subnet: &Subnet, hardware: &Hardware) -> Result<Program> {
 }
 
 /// The command lists of a network of which only sizes and row widths are known: all of [`Program::compile`]'s but numbers that do not matter
-/// for time (norms', attention's, zero points), which are 0. Keys and values share their 8-bit rows evenly.
+/// for time (norms', attention's, zero points), which are 0.
 ///
 /// # Errors
 /// As [`Program::compile`].
 pub fn schedule(workload: &Workload, hardware: &Hardware) -> Result<Vec<List>> {
-    let outline = Outline::of_workload(workload);
+    let outline = Outline {
+        workload: workload.clone(),
+    };
     check(workload, hardware)?;
     let plan = Plan::new(&outline, &Shape::of(hardware));
     let lists = segments(&outline, hardware, &plan, &Numbers::unknown(workload));
@@ -142,48 +146,14 @@ fn check(workload: &Workload, hardware: &Hardware) -> Result<()> {
 /// Sizes and row widths of a network.
 struct Outline {
     workload: Workload,
-    /// Of each block: keys and values, which the workload has together.
-    key_value: Vec<[Widths; 2]>,
 }
 
 impl Outline {
-    fn of_subnet(subnet: &Subnet) -> Self {
-        let blocks = subnet.config().blocks.iter().enumerate();
-        let key_value = blocks.map(|(i, block)| {
-            let name = format!("blocks.{i}.qkv.bits");
-            let bits = subnet.tensor(&name).map_or(&[][..], |t| t.data());
-            [1, 2].map(|part| widths(&bits[part * block.inner()..(part + 1) * block.inner()]))
-        });
-        Self {
-            key_value: key_value.collect(),
-            workload: Workload::of_subnet(subnet),
-        }
-    }
-
-    fn of_workload(workload: &Workload) -> Self {
-        let key_value = workload.blocks.iter().map(|block| {
-            let both = block.key_value;
-            let eight_bit = both.eight_bit.div_ceil(2);
-            let key = Widths {
-                four_bit: block.inner() - eight_bit,
-                eight_bit,
-            };
-            let value = Widths {
-                four_bit: both.four_bit - key.four_bit,
-                eight_bit: both.eight_bit - eight_bit,
-            };
-            [key, value]
-        });
-        Self {
-            key_value: key_value.collect(),
-            workload: workload.clone(),
-        }
-    }
-
     fn sizes(&self) -> Sizes {
         let Setting {
             prefix_tokens,
             patch_len,
+            pool,
             ..
         } = self.workload.setting;
         Sizes {
@@ -191,6 +161,7 @@ impl Outline {
             prefix: prefix_tokens as usize,
             patch_len: patch_len as usize,
             embed: self.workload.embed as usize,
+            pool,
             phases: 2 * self.workload.blocks.len() + 2,
         }
     }
@@ -209,22 +180,6 @@ impl Outline {
     fn split(&self, block: usize) -> bool {
         u64::from(self.needed(block)) < self.workload.setting.tokens()
     }
-}
-
-/// Rows by width.
-fn widths(bits: &[u8]) -> Widths {
-    let eight_bit = bits.iter().filter(|&&b| b == 8).count() as u64;
-    Widths {
-        four_bit: bits.len() as u64 - eight_bit,
-        eight_bit,
-    }
-}
-
-fn sum(rows: &[Widths]) -> Widths {
-    rows.iter().fold(Widths::default(), |all, one| Widths {
-        four_bit: all.four_bit + one.four_bit,
-        eight_bit: all.eight_bit + one.eight_bit,
-    })
 }
 
 /// A matrix in the arena.
@@ -289,12 +244,11 @@ impl Plan {
         let residual = cursor.take(words * shape.beats(2 * shape.tokens));
         let first = Matrix::new(cursor, shape, patch_rows, setting.patch_len);
         let mut norms = vec![cursor.take(gains)];
-        let blocks = blocks.iter().zip(&outline.key_value).enumerate();
-        let blocks = blocks.map(|(i, (block, &[key, value]))| {
+        let blocks = blocks.iter().enumerate().map(|(i, block)| {
             let parts = if outline.split(i) {
-                [sum(&[key, value]), block.query]
+                [block.key.plus(block.value), block.query]
             } else {
-                [sum(&[key, block.query]), value]
+                [block.key.plus(block.query), block.value]
             };
             let qkv = parts.map(|rows| Matrix::new(cursor, shape, rows, embed));
             let proj = Matrix::new(cursor, shape, block.proj, block.inner());
@@ -906,4 +860,95 @@ fn segments(outline: &Outline, hardware: &Hardware, plan: &Plan, numbers: &Numbe
         }
     };
     Segment::all(frames).iter().map(list).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{golden, hardware, GOLDEN};
+    use quasar_core::hardware::Hardware;
+
+    /// Without the numbers that only weights have.
+    fn without_numbers(command: Command) -> Command {
+        match command {
+            Command::LayerNorm(c) => LayerNorm {
+                frac: 0,
+                epsilon: 0,
+                ..c
+            }
+            .into(),
+            Command::Softmax(c) => Softmax {
+                out_shift: 0,
+                out_mult: 0,
+                mult: 0,
+                cap: 0,
+                ..c
+            }
+            .into(),
+            Command::Rows(c) => Rows { zero_point: 0, ..c }.into(),
+            other => other,
+        }
+    }
+
+    #[test]
+    fn a_schedule_is_the_programs_but_for_its_numbers() {
+        for name in GOLDEN {
+            let subnet = golden(name);
+            let hardware = hardware(&subnet, "zcu102", [5, 3, 2, 2, 2, 1, 2]);
+            let program = Program::compile(&subnet, &hardware).unwrap();
+            let lists = schedule(&Workload::of_subnet(&subnet), &hardware).unwrap();
+            for list in lists {
+                let commands = program.commands(list.segment).iter();
+                let commands: Vec<_> = commands.map(|&c| without_numbers(c)).collect();
+                assert_eq!(commands, list.commands, "{name} {}", list.segment);
+                assert_eq!(program.places(list.segment), list.places);
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_built_or_held_is_refused_by_name() {
+        let subnet = golden("token");
+        let good = hardware(&subnet, "zcu102", [5, 3, 2, 2, 2, 1, 2]);
+        let error = |change: fn(&mut quasar_core::hardware::Configuration)| {
+            let mut configuration = good.configuration().clone();
+            change(&mut configuration);
+            let hardware = Hardware::new(configuration, good.board().clone()).unwrap();
+            Program::compile(&subnet, &hardware)
+                .unwrap_err()
+                .to_string()
+        };
+        for (message, expected) in [
+            (error(|c| c.lanes.gelu = 1), "lanes.gelu: is 1"),
+            (error(|c| c.array.pairs = 129), "array.pairs: is 129"),
+            (
+                error(|c| {
+                    c.array.tokens = 300;
+                    (c.lanes.requantize, c.lanes.gelu) = (61, 61);
+                }),
+                "array.tokens: is 300",
+            ),
+            (
+                error(|c| {
+                    c.array.tokens = 200;
+                    (c.lanes.requantize, c.lanes.gelu) = (61, 61);
+                }),
+                "lanes.requantize: is 61",
+            ),
+            (
+                error(|c| {
+                    c.array.tokens = 200;
+                    c.lanes.exponential = 171;
+                }),
+                "lanes.exponential: is 171",
+            ),
+            (
+                error(|c| c.buffers.input -= 1),
+                "the input buffer needs 64 words a lane, 1 more than the 63",
+            ),
+            (error(|c| c.buffers.hidden = 1), "the hidden buffer needs"),
+        ] {
+            assert!(message.contains(expected), "{message}");
+        }
+    }
 }

@@ -12,8 +12,8 @@ use quasar_core::hardware::cycles::{bytes_per_cycle, declared};
 use quasar_core::hardware::Hardware;
 
 use crate::isa::{
-    moments_depth, Attend, Command, Context, Fill, Gemm, LayerNorm, Rows, Scores, Softmax,
-    Unit, PORT_BYTES, QUEUES, ROW_BYTES,
+    moments_depth, Attend, Command, Context, Fill, Gemm, LayerNorm, Rows, Scores, Softmax, Unit,
+    PORT_BYTES, QUEUES, ROW_BYTES,
 };
 
 /// Why a unit stands still.
@@ -332,6 +332,8 @@ impl Wires {
 struct Worker<S> {
     clock: Clock,
     running: Option<(Entry, u64)>,
+    /// When its command came.
+    came: u64,
     steps: VecDeque<(S, u64)>,
     /// The clock when the last command ended.
     reported: Clock,
@@ -346,6 +348,7 @@ impl<S> Worker<S> {
                 stalls: [0; Cause::ALL.len()],
             },
             running: None,
+            came: 0,
             steps: VecDeque::new(),
             reported: Clock {
                 now: 0,
@@ -409,9 +412,11 @@ trait Process {
         let worker = self.worker();
         if worker.running.is_none() {
             let commands = &mut wires.commands[Self::UNIT as usize];
+            let came = commands.next();
             let Some((at, entry)) = commands.take(worker.clock.now) else {
                 return false;
             };
+            worker.came = came.unwrap_or_default();
             worker.clock.wait(Cause::Command, at);
             worker.running = Some((entry, worker.clock.now));
             let gap = worker.clock.now + declared::COMMAND_GAP;
@@ -719,6 +724,7 @@ pub fn array_cycles(
 
 #[derive(Clone, Copy)]
 enum LoadStep {
+    Request,
     TakeInput,
     Beat(u32),
     /// The check's.
@@ -727,11 +733,39 @@ enum LoadStep {
     Sound,
 }
 
-/// Reads memory. Requests run ahead of the beats, so that memory's latency is not seen between transfers.
+/// Reads memory. A transfer is requested when the one before it begins, if its command is there by then, and the ports hold
+/// [`declared::READ_AHEAD`] beats: so memory goes on while a command ends or a queue is full.
 struct Loader {
     worker: Worker<LoadStep>,
-    /// When the last beat came, in [`TICKS`] of a cycle.
+    /// When memory gave its last beat, in [`TICKS`] of a cycle.
     ticks: u64,
+    /// When this transfer was requested, and when the next can be, if its command is there by then.
+    requested: u64,
+    began: u64,
+    /// When the last beats were taken that the ports can hold.
+    taken: VecDeque<u64>,
+}
+
+impl Loader {
+    const fn new() -> Self {
+        Self {
+            worker: Worker::new(),
+            ticks: 0,
+            requested: 0,
+            began: 0,
+            taken: VecDeque::new(),
+        }
+    }
+
+    /// When memory gives the next beat, in ticks.
+    fn beat(&self, sizes: &Sizes) -> u64 {
+        let room = match self.taken.len() as u64 {
+            declared::READ_AHEAD.. => self.taken[0],
+            _ => 0,
+        };
+        let requested = self.requested + declared::MEMORY_LATENCY;
+        (self.ticks + sizes.beat_ticks).max(requested.max(room) * TICKS)
+    }
 }
 
 impl Process for Loader {
@@ -745,6 +779,7 @@ impl Process for Loader {
     fn expand(command: Command, _: &Sizes) -> Vec<(LoadStep, u64)> {
         match command {
             Command::Load(load) => vec![
+                (LoadStep::Request, 1),
                 (LoadStep::TakeInput, load.wait_array.into()),
                 (LoadStep::Beat(load.target), load.beats.into()),
                 (LoadStep::Check, 1),
@@ -760,13 +795,25 @@ impl Process for Loader {
             LoadStep::TakeInput => return worker.take(&mut wires.array_to_load, Cause::Patches),
             LoadStep::GiveInput => return worker.put(&mut wires.load_to_array, 1),
             LoadStep::Sound => return worker.put(&mut wires.checks, 1),
+            LoadStep::Request => {
+                // The command came after the transfer before it had begun: requested only now.
+                let came = worker.came;
+                self.requested = if came <= self.began {
+                    self.began
+                } else {
+                    worker.clock.now
+                };
+                self.began = worker.clock.now;
+                return true;
+            }
             LoadStep::Beat(0) => Some(&mut wires.weights),
             LoadStep::Beat(1 | 3 | 4) => Some(&mut wires.rows),
             LoadStep::Beat(2) => Some(&mut wires.gains),
             LoadStep::Beat(_) | LoadStep::Check => None,
         };
-        let comes = self.ticks.max(worker.clock.now * TICKS) + sizes.beat_ticks;
-        let natural = comes.div_ceil(TICKS);
+        let comes = self.beat(sizes);
+        let worker = &mut self.worker;
+        let natural = comes.div_ceil(TICKS).max(worker.clock.now + 1);
         let at = match queue {
             Some(queue) => queue.put(natural, ()),
             None => Some(natural),
@@ -774,7 +821,11 @@ impl Process for Loader {
         let Some(at) = at else {
             return false;
         };
-        self.ticks = if at > natural { at * TICKS } else { comes };
+        self.ticks = comes;
+        self.taken.push_back(at);
+        if self.taken.len() as u64 > declared::READ_AHEAD {
+            self.taken.pop_front();
+        }
         worker.clock.work(1);
         worker.clock.wait(Cause::Memory, natural);
         worker.clock.wait(Cause::Full, at);
@@ -1403,10 +1454,7 @@ impl Device {
                 taken: 0,
             },
             fetch: Fetch { list, now: 0 },
-            loader: Loader {
-                worker: Worker::new(),
-                ticks: 0,
-            },
+            loader: Loader::new(),
             array: Array::new(),
             drain: Drain::new(),
             norm: Norm::new(),

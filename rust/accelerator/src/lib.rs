@@ -7,11 +7,14 @@
 //! | [`header`] | generates C++ headers and tables | `fpga/include/isa.hpp`, `config.hpp` |
 //! | [`program`] | holds a compiled subnet | command lists, arena, layouts of input and output |
 //! | [`compile`] | compiles a subnet | [`Program`] |
+//! | [`disasm`] | shows command lists to people | text |
 //! | [`events`] | replays command lists on the units, their queues and depths | cycles, stalls, intervals: modelled |
 //! | [`shape`] | divides products into tiles and groups | [`shape::Shape`] |
+//! | [`verify`] | proves that no schedule of the units stops or races | [`verify::Report`] |
 //! | [`interpret`] | runs command lists on plain arrays, untimed | logits |
 //! | [`transport`] | reaches registers, memory and interrupt | [`transport::Transport`] |
 //! | [`sim`] | is such a way: to the simulated device | [`sim::Sim`] |
+//! | [`uio`] | is another: to this machine's FPGA | [`uio::Uio`] |
 //! | [`driver`] | runs frames, two at a time | logits, or each frame's error |
 //! | [`device`] | is what an engine sees, CPU or accelerator | [`device::Device`] |
 //!
@@ -21,6 +24,7 @@
 
 pub mod compile;
 pub mod device;
+pub mod disasm;
 pub mod driver;
 pub mod events;
 pub mod header;
@@ -36,5 +40,8 @@ pub mod sim;
 #[cfg(test)]
 mod testing;
 pub mod transport;
+#[cfg(target_os = "linux")]
+pub mod uio;
+pub mod verify;
 
 pub use program::{Program, Segment};

@@ -3,10 +3,10 @@
 //! [`Program::compile`] makes it ([`crate::compile`]); it is immutable. Depends on [`crate::isa`] and the hardware's configuration.
 
 use std::fmt;
-use std::str::FromStr;
 
 use quasar_core::error::{Error, Result};
 use quasar_core::hardware::Hardware;
+use quasar_core::subnet::config::Pool;
 use quasar_core::Subnet;
 
 use crate::image;
@@ -53,24 +53,6 @@ impl fmt::Display for Segment {
     }
 }
 
-impl FromStr for Segment {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let all = Self::all(2);
-        all.iter()
-            .copied()
-            .find(|segment| segment.to_string() == name)
-            .ok_or_else(|| {
-                let names: Vec<_> = all.iter().map(ToString::to_string).collect();
-                Error::InvalidValue(format!(
-                    "segment {name:?}; it must be one of {}",
-                    names.join(", ")
-                ))
-            })
-    }
-}
-
 /// What a command is part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -100,6 +82,7 @@ pub(crate) struct Sizes {
     pub(crate) prefix: usize,
     pub(crate) patch_len: usize,
     pub(crate) embed: usize,
+    pub(crate) pool: Pool,
     pub(crate) phases: usize,
 }
 
@@ -153,6 +136,23 @@ impl Program {
     /// For a segment that a configuration with one frame in flight does not have.
     pub fn commands(&self, segment: Segment) -> &[Command] {
         &self.list(segment).commands
+    }
+
+    /// A segment by its name.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] lists those that there are.
+    pub fn segment(&self, name: &str) -> Result<Segment> {
+        let names = || self.segments().map(|(segment, _)| segment);
+        names()
+            .find(|segment| segment.to_string() == name)
+            .ok_or_else(|| {
+                let names: Vec<_> = names().map(|segment| segment.to_string()).collect();
+                Error::InvalidValue(format!(
+                    "segment {name:?}; this program has {}",
+                    names.join(", ")
+                ))
+            })
     }
 
     /// What each command of a segment is part of.

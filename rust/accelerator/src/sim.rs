@@ -259,7 +259,18 @@ impl Transport for Sim {
     fn wait(&mut self, timeout: Duration) -> Result<bool> {
         let milliseconds = timeout.as_micros().div_ceil(1000).min(u32::MAX.into()) as u32;
         // SAFETY: the device is open.
-        Ok(unsafe { (self.library.functions.wait)(self.device.as_ptr(), milliseconds) } == 1)
+        if unsafe { (self.library.functions.wait)(self.device.as_ptr(), milliseconds) } == 1 {
+            return Ok(true);
+        }
+        // A device that trapped or is in a deadlock says so; there is nothing to wait for.
+        let problem = self.diagnosis();
+        if problem.is_empty() {
+            return Ok(false);
+        }
+        Err(Error::DeviceFault {
+            device: self.name(),
+            problem,
+        })
     }
 
     fn diagnosis(&mut self) -> String {

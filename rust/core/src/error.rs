@@ -171,7 +171,9 @@ pub enum Error {
         problem: String,
     },
     /// What an accelerator left in memory is not a frame's sound output.
-    #[error("the accelerator's output is not sound: {0}; the accelerator is reset for the next frame")]
+    #[error(
+        "the accelerator's output is not sound: {0}; the accelerator is reset for the next frame"
+    )]
     CorruptOutput(String),
     /// The accelerator in the FPGA is not the one that the program is compiled for.
     #[error("{device}: the FPGA's {what} is 0x{found:x}, not 0x{expected:x}; load the bitstream that belongs to the configuration")]

@@ -35,6 +35,10 @@ pub mod declared {
     pub const COMMAND_BYTES: u64 = 32;
     /// Bytes beside a row's weights: bias 4, mantissa 2, shift 1, destination 1, column 2, spare 6.
     pub const ROW_BYTES: u64 = 16;
+    /// From a request to memory's first beat.
+    pub const MEMORY_LATENCY: u64 = 64;
+    /// Beats that an AXI port holds for requests that run ahead: 8 bursts of 64.
+    pub const READ_AHEAD: u64 = 512;
     /// Share of an AXI port's cycles that carry data (bursts of 64 beats, several outstanding).
     pub const AXI_EFFICIENCY: f64 = 0.9;
 }
