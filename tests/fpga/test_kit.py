@@ -211,7 +211,7 @@ def test_memories_have_the_banks_that_the_kernels_address(design: Design) -> Non
         normed=8,
         query=3,
         key=4,
-        value=5,
+        value=4,
         score=4,
         probability=4,
         hidden=3,
