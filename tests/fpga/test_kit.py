@@ -51,9 +51,9 @@ hidden = 1536
 weight = 768
 """
 CONFIG = dict(
-    PORTS=2, FRAMES=2, TOKENS=7, PAIRS=4, LANES=3, NORM_LANES=2, EXP_LANES=4, KEY_BANKS=4, VALUE_BANKS=5,
+    PORTS=2, FRAMES=2, TOKENS=7, PAIRS=4, LANES=3, NORM_LANES=2, EXP_LANES=4, KEY_BANKS=4, VALUE_BANKS=4,
     INPUT_WORDS=512, RESIDUAL_WORDS=384, NORM_WORDS=384, QUERY_WORDS=384, KEY_WORDS=960, VALUE_WORDS=1576,
-    SCORE_WORDS=50, HIDDEN_WORDS=1536, MOMENTS_DEPTH=128,
+    SCORE_WORDS=50, HIDDEN_WORDS=1536, MOMENTS_DEPTH=32,
 )  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def test_memories_have_the_banks_that_the_kernels_address(design: Design) -> Non
         normed=8,
         query=3,
         key=4,
-        value=5,
+        value=4,
         score=4,
         probability=4,
         hidden=3,

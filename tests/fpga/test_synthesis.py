@@ -56,3 +56,28 @@ def test_an_element_is_one_slice_and_its_netlist_is_exact(
     cells_sim = Path(tool("yosys")).resolve().parents[1] / "share" / "yosys" / "xilinx" / "cells_sim.v"
     models = [netlist, "-v", cells_sim, *([TESTS / "dsp48e2.v"] if family == "xcup" else [])]
     assert simulate(tmp_path / "simulation", shift, models, *QUIET).startswith("0 of")
+
+
+@pytest.mark.parametrize(
+    ("family", "style", "bits", "words", "cells"),
+    [
+        ("xcup", "block", 24, 1576, {"RAMB18E2": 3}),
+        ("xcup", "ultra", 72, 4096, {"URAM288": 1}),
+        ("xcup", "distributed", 96, 50, {"RAM64M8": 14}),
+        ("xc7", "block", 24, 1576, {"RAMB18E1": 3}),
+    ],
+)
+def test_a_bank_is_the_kind_of_memory_that_it_is_told(
+    family: str, style: str, bits: int, words: int, cells: dict[str, int], tmp_path: Path
+) -> None:
+    report = tmp_path / "stat.txt"
+    shape = f"-set WIDTH {bits} -set WORDS {words} -set ADDRESS_BITS {(words - 1).bit_length()}"
+    commands = [
+        f"read_verilog {RTL / 'bank.v'}",
+        f'chparam {shape} -set STYLE "{style}" bank',
+        f"synth_xilinx -family {family} {'-uram' if style == 'ultra' else ''} -top bank -flatten -noiopad -noclkbuf",
+        f"tee -o {report} stat",
+    ]
+    run(tool("yosys"), "-q", "-p", "; ".join(commands))
+    counts = re.findall(r"^ +((?:RAM|URAM)\w+) +(\d+)$", report.read_text(), re.MULTILINE)
+    assert {name: int(count) for name, count in counts} == cells
