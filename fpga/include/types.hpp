@@ -20,8 +20,16 @@ template <int W> using s = ap_int<W>;
 // N values side by side: a memory's word, a queue's item.
 template <typename T, unsigned N> struct vec {
   T v[N];
-  T& operator[](unsigned i) { return v[i]; }
-  const T& operator[](unsigned i) const { return v[i]; }
+  T& operator[](unsigned i) {
+#pragma HLS INLINE
+#pragma HLS ARRAY_PARTITION variable = v complete
+    return v[i];
+  }
+  const T& operator[](unsigned i) const {
+#pragma HLS INLINE
+#pragma HLS ARRAY_PARTITION variable = v complete
+    return v[i];
+  }
 };
 
 // Eight words, as they are in memory.

@@ -20,6 +20,8 @@ MUTANTS = [
     ("fetch", "command.word[2] += base;", "", "transfers"),
     ("array", "row.narrow == 1 && nibble >= 8", "nibble >= 8", "array"),
     ("array", "if (pair.first == 0) {", "if (false) {", "array"),
+    ("array", "if (r >= unsigned(shift[t].from))", "if (true)", "array"),
+    ("drain", "else if (resume)", "else if (false)", "drain"),
     ("drain", "((z + 32) >> 6) + command.zero_point", "(z >> 6) + command.zero_point", "drain"),
     ("drain", "(lost + 8) >> 4", "lost >> 4", "drain"),
     (
@@ -28,6 +30,8 @@ MUTANTS = [
         "product15(n, gain.gain) + gain.offset",
         "norm",
     ),
+    ("norm", "int(divisor) - 1 - int(numerator)", "-int(numerator)", "norm"),
+    ("softmax", "bits - (halve ? 1 : 0)", "bits", "softmax"),
     ("softmax", "(unsigned(wide) + 8) >> 4", "unsigned(wide) >> 4", "softmax"),
     ("store", "turn = turned(turn, 1);", "", "transfers"),
     ("store", "place(sound ? 0 : 1, 3, port);", "place(0, 3, port);", "transfers"),

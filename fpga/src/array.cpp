@@ -53,6 +53,7 @@ struct pair_t {
   u<1> first;
   u<1> last;
   u<10> index; // in its tile
+  u<1> closes; // is the tile's last
   u<1> parity;
   u<11> key;
   u<1> last_key;
@@ -84,6 +85,8 @@ issued_t bubble() {
 constexpr unsigned JOBS = 64;   // commands that wait for issue while a later Gemm's weights load
 constexpr unsigned DEMANDS = 8; // Gemms among them
 constexpr unsigned ISSUED = 16;
+constexpr unsigned PARTIAL_DISTANCE =
+    4; // intervals between a partial sum's write and its next read, at least
 
 // A key's scores.
 struct scored_t {
@@ -190,8 +193,8 @@ struct pass_t {
   u<17> columns;
   u<13> column; // first
   u<2> source;
-  u<1> bank;    // frame slot of `normed`
-  u<24> address; // of the first column's activations
+  u<1> bank;         // frame slot of `normed`
+  u<24> address;     // of the first column's activations
   u<24> row_address; // of its keys, of its values
   u<8> row_bank;     // of the first key; of the first value in column 0
   u<8> rotation;     // bank of the first value in the first column
@@ -203,8 +206,8 @@ struct pass_t {
 
 using Passes = Stream<pass_t, 4>;
 
-// Goes through a command's tile passes: tiles of row pairs, tiles of tokens, passes. Takes tokens before what they guard is sent on, so
-// that no address can be ahead of its token.
+// Goes through a command's tile passes: tiles of row pairs, tiles of tokens, passes. Takes tokens before what
+// they guard is sent on, so that no address can be ahead of its token.
 void plan(Stream<command_t, JOBS>& jobs, Stream<token_t, 2>& filled,
           Tokens<isa::depth::load_to_array>& load_to_array,
           Tokens<isa::depth::drain_to_array>& drain_to_array,
@@ -310,7 +313,8 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<token_t, 2>& filled,
           pass.rotation = rotation;
           pass.keys = context.keys;
           pass.frees = is_gemm && last && tile + 1 == tiles;
-          pass.post_load = is_gemm && gemm.post_load == 1 && last && tile + 1 == tiles && pair + PAIRS >= row_count;
+          pass.post_load =
+              is_gemm && gemm.post_load == 1 && last && tile + 1 == tiles && pair + PAIRS >= row_count;
           pass.tile.kind = kind;
           pass.tile.pairs = pairs;
           pass.tile.narrow = narrow;
@@ -438,14 +442,15 @@ struct control_t {
   u<1> end;
 };
 
-// One step of a token's chain: registers from `from` on take their lower neighbour's sum. Those below hold nothing of this tile pass,
-// but already sums of later ones.
+// One step of a token's chain: registers from `from` on take their lower neighbour's sum. Those below hold
+// nothing of this tile pass, but already sums of later ones.
 struct shift_t {
   u<1> valid;
   u<8> from;
 };
 
-// Two weights for the wide port of a slice: the high nibble signed, the low one signed where it is a row of its own.
+// Two weights for the wide port of a slice: the high nibble signed, the low one signed where it is a row of
+// its own.
 s<SHIFT + 4> pack(const row_t& row) {
 #pragma HLS INLINE
   const s<4> high = unsigned(row.byte) >> 4;
@@ -465,14 +470,16 @@ pair_t pair_of(const tile_t& tile, unsigned index) {
   pair.first = tile.first;
   pair.last = tile.last;
   pair.index = index;
+  pair.closes = index + 1 == unsigned(tile.pairs);
   pair.parity = tile.parity;
   pair.key = unsigned(tile.key) + index;
   pair.last_key = tile.last_keys == 1 && index + 1 == unsigned(tile.pairs);
   return pair;
 }
 
-// The systolic array. As long as sums are on their way out it goes on without operands, otherwise it waits for them. What registers
-// hold before the first operands arrive is never used, so only those that say "valid" are cleared.
+// The systolic array. As long as sums are on their way out it goes on without operands, otherwise it waits
+// for them. What registers hold before the first operands arrive is never used, so only those that say
+// "valid" are cleared.
 void multiply(Issued& issued, Products& products) {
   s<SHIFT + 4> weight[PAIRS][TOKENS];
   s<9> activation[PAIRS][TOKENS];
@@ -501,7 +508,7 @@ void multiply(Issued& issued, Products& products) {
   Skew<s<48>, TOKENS, true> align_tokens;
   Delay<tile_t, PAIRS - 1> arriving_tile;
   Delay<pair_t, TOKENS - 1> leaving_pair;
-  unsigned outstanding = 0; // row pairs that have yet to leave
+  unsigned outstanding = 0;       // row pairs that have yet to leave
   tile_t leaving = bubble().tile; // what the chain shifts out
   unsigned index = 0;             // its next row pair
   unsigned pause = 0;
@@ -609,7 +616,8 @@ void multiply(Issued& issued, Products& products) {
   }
 }
 
-// From slices' sums to rows: splits them, adds passes, and gives the rows group after group; scores all tokens at once.
+// From slices' sums to rows: splits them, adds passes, and gives the rows group after group; scores all
+// tokens at once.
 void join(Products& products, Sums& sums, Scored& scored) {
   Memory<vec<s<27>, TOKENS>, 2, PAIRS> partial;
 #pragma HLS ARRAY_PARTITION variable = partial complete dim = 1
@@ -618,11 +626,16 @@ void join(Products& products, Sums& sums, Scored& scored) {
   vec<s<27>, TOKENS> second{};
   unsigned groups = 0; // of a row
   unsigned group = 0;
-  unsigned left = 0; // groups that have yet to leave
+  unsigned left = 0;  // groups that have yet to leave
+  unsigned pause = 0; // until the last pass's sums can be read
   while (alive()) {
 #pragma HLS PIPELINE II = 1 style = flp
+#pragma HLS DEPENDENCE variable = partial type = inter direction = RAW distance =                            \
+    PARTIAL_DISTANCE dependent = true
     interval("array.join");
-    if (left == 0) {
+    if (pause > 0) {
+      --pause;
+    } else if (left == 0) {
       const product_t product = products.read();
       const pair_t& pair = product.pair;
       vec<s<27>, TOKENS> first;
@@ -653,6 +666,8 @@ void join(Products& products, Sums& sums, Scored& scored) {
       if (pair.last == 0) {
         partial[0][pair.index] = first;
         partial[1][pair.index] = second;
+        if (pair.closes == 1)
+          pause = PARTIAL_DISTANCE - 1;
       } else if (pair.kind == SCORES) {
         scored_t item;
         for (unsigned t = 0; t < TOKENS; ++t) {
@@ -749,12 +764,13 @@ void send_maxima(Largest& largest, Maxima& maxima) {
 } // namespace
 
 void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::weights>& weights,
-           Tokens<isa::depth::load_to_array>& load_to_array, Tokens<isa::depth::array_to_load>& array_to_load,
-           Tokens<isa::depth::drain_to_array>& drain_to_array,
-           Tokens<isa::depth::norm_to_array>& norm_to_array,
-           Tokens<isa::depth::softmax_to_array>& softmax_to_array, Sums& sums, Maxima& maxima,
-           Read::Input patches, Read::Normed normed, Read::Query query, Read::Key key, Read::Value value,
-           Read::Probability probability, Read::Hidden hidden, Write::Score score) {
+              Tokens<isa::depth::load_to_array>& load_to_array,
+              Tokens<isa::depth::array_to_load>& array_to_load,
+              Tokens<isa::depth::drain_to_array>& drain_to_array,
+              Tokens<isa::depth::norm_to_array>& norm_to_array,
+              Tokens<isa::depth::softmax_to_array>& softmax_to_array, Sums& sums, Maxima& maxima,
+              Read::Input patches, Read::Normed normed, Read::Query query, Read::Key key, Read::Value value,
+              Read::Probability probability, Read::Hidden hidden, Write::Score score) {
 #pragma HLS INTERFACE ap_ctrl_none port = return
 #pragma HLS INTERFACE axis port = commands
 #pragma HLS INTERFACE axis port = weights

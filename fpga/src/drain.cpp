@@ -1,5 +1,5 @@
-// The drain: bias, requantization, GELU's table, residual, moments, context ("Commands" in docs/accelerator.md; "Requantize",
-// "Attention" and "Residual" in docs/integer-model.md).
+// The drain: bias, requantization, GELU's table, residual, moments, context ("Commands" in
+// docs/accelerator.md; "Requantize", "Attention" and "Residual" in docs/integer-model.md).
 #include "arithmetic.hpp"
 #include "kernels.hpp"
 
@@ -83,8 +83,8 @@ unsigned operation(const command_t& command) {
   return unsigned(bits(command, 0, isa::HEAD_BITS, isa::HEAD_BITS));
 }
 
-void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs, Jobs& parameter_jobs, Jobs& row_jobs,
-              Jobs& scale_jobs) {
+void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs, Jobs& parameter_jobs,
+              Jobs& row_jobs, Jobs& scale_jobs) {
   while (alive()) {
     interval("drain.dispatch");
     const command_t command = commands.read();
@@ -180,7 +180,8 @@ void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, Halves& halves,
   }
 }
 
-// Goes through a command's rows in the order of their sums. Reads parameters only behind the token that says that they are there.
+// Goes through a command's rows in the order of their sums. Reads parameters only behind the token that says
+// that they are there.
 void walk(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<token_t, 2>& freed, Steps& steps) {
   unsigned half = 0;
   while (alive()) {
@@ -289,7 +290,8 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
   bool more = true;
   while (more) {
 #pragma HLS PIPELINE II = 1
-    // A tile's moments are read again behind the rows of the other tiles: those of a whole tile of row pairs, at least.
+    // A tile's moments are read again behind the rows of the other tiles: those of a whole tile of row pairs,
+    // at least.
 #pragma HLS DEPENDENCE variable = saved type = inter direction = RAW distance = PAIRS dependent = true
     interval("drain.rows");
     if (group == 0) {
@@ -397,8 +399,8 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
       logits.write(s<32>(s<44>(acc * row.mult + 16384) >> 15));
     }
     more = !(step.last == 1 && last_group);
-    item.tokens = (last_group && tile_ends && command.post_tiles == 1 ? 1 : 0) +
-                  (!more && command.post == 1 ? 1 : 0);
+    item.tokens =
+        (last_group && tile_ends && command.post_tiles == 1 ? 1 : 0) + (!more && command.post == 1 ? 1 : 0);
     stored.write(item);
 
     group = last_group ? 0 : group + 1;
@@ -532,7 +534,8 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
   }
 }
 
-// The one writer of the memories. What it announces has been stored: the notice takes a further process to its queue.
+// The one writer of the memories. What it announces has been stored: the notice takes a further process to
+// its queue.
 void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual norm_residual,
                   Write::Query query, Write::Key key, Write::Value value, Write::Hidden hidden,
                   Stream<token_t, 2>& refilled, Notices& notices) {
@@ -588,9 +591,10 @@ void announce(Notices& notices, Moments& moments, Tokens<isa::depth::drain_to_ar
 } // namespace
 
 void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::rows>& rows, Sums& sums,
-           Scales& scales, Moments& moments, Logits& logits, Tokens<isa::depth::drain_to_array>& drain_to_array,
-           Read::Residual residual, Write::Residual own_residual, Write::Residual norm_residual,
-           Write::Query query, Write::Key key, Write::Value value, Write::Hidden hidden) {
+           Scales& scales, Moments& moments, Logits& logits,
+           Tokens<isa::depth::drain_to_array>& drain_to_array, Read::Residual residual,
+           Write::Residual own_residual, Write::Residual norm_residual, Write::Query query, Write::Key key,
+           Write::Value value, Write::Hidden hidden) {
 #pragma HLS INTERFACE ap_ctrl_none port = return
 #pragma HLS INTERFACE axis port = commands
 #pragma HLS INTERFACE axis port = rows
@@ -647,7 +651,8 @@ void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::row
   QUASAR_PROCESS(walk(row_jobs, halves, filled, freed, steps));
   QUASAR_PROCESS(gather_scales(scale_jobs, scales, scale_words));
   QUASAR_PROCESS(requantize(jobs, steps, sums, scale_words, passed, refilled, logits, residual, stored));
-  QUASAR_PROCESS(store_groups(stored, own_residual, norm_residual, query, key, value, hidden, refilled, notices));
+  QUASAR_PROCESS(
+      store_groups(stored, own_residual, norm_residual, query, key, value, hidden, refilled, notices));
   QUASAR_PROCESS(announce(notices, moments, drain_to_array));
   QUASAR_JOIN();
 }

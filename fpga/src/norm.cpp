@@ -1,6 +1,7 @@
 // LayerNorm and pooling ("LayerNorm" and "Head" in docs/integer-model.md).
 //
-// `collect` takes moments, `read` the residual, `root` makes a group's reciprocal standard deviations while the group before is normalised.
+// `collect` takes moments, `read` the residual, `root` makes a group's reciprocal standard deviations while
+// the group before is normalised.
 #include "arithmetic.hpp"
 #include "kernels.hpp"
 
@@ -50,8 +51,8 @@ using Stored = Stream<stored_t, 2>;
 
 unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
 
-void dispatch(Commands<isa::depth::norm_commands>& commands, Jobs& gain_jobs, Jobs& collect_jobs, Jobs& read_jobs,
-              Jobs& root_jobs, Jobs& normalise_jobs) {
+void dispatch(Commands<isa::depth::norm_commands>& commands, Jobs& gain_jobs, Jobs& collect_jobs,
+              Jobs& read_jobs, Jobs& root_jobs, Jobs& normalise_jobs) {
   while (alive()) {
     interval("norm.dispatch");
     const command_t command = commands.read();
@@ -99,7 +100,8 @@ unsigned groups_of(unsigned tokens, unsigned tile) {
 
 // The drain's groups of moments to the norm's; `tiles` says that a tile's residual is stored.
 void collect(Jobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) {
-  moment_t tile_moments[GROUPS * LANES > NORM_GROUPS * NORM_LANES ? GROUPS * LANES : NORM_GROUPS * NORM_LANES];
+  moment_t
+      tile_moments[GROUPS * LANES > NORM_GROUPS * NORM_LANES ? GROUPS * LANES : NORM_GROUPS * NORM_LANES];
 #pragma HLS ARRAY_PARTITION variable = tile_moments complete
   for (auto& moment : tile_moments) {
 #pragma HLS UNROLL
@@ -357,7 +359,8 @@ void root(Jobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
 }
 
 // The output code of x.
-s<8> normalise_one(const s<16>& x, const root_t& root, const gain_t& gain, const u<11>& embed, const u<4>& frac) {
+s<8> normalise_one(const s<16>& x, const root_t& root, const gain_t& gain, const u<11>& embed,
+                   const u<4>& frac) {
 #pragma HLS INLINE
   const s<28> centred = x * s<12>(embed) - root.sum;
   s<16> t;
@@ -373,8 +376,8 @@ s<8> normalise_one(const s<16>& x, const root_t& root, const gain_t& gain, const
   return clamp8(s<16>(y >> int(frac)));
 }
 
-void normalise(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<token_t, 2>& freed, Roots& roots,
-               Words& words, Stored& stored) {
+void normalise(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<token_t, 2>& freed,
+               Roots& roots, Words& words, Stored& stored) {
   Memory<s<18>, 1, MAX_EMBED> sums; // of codes, where the mean comes after
   unsigned half = 0;
   while (alive()) {

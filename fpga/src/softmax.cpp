@@ -6,11 +6,11 @@ namespace {
 using config::EXP_LANES;
 
 // T[f] = round(4080 * 2^(-f/64)).
-constexpr uint16_t POWERS[64] = {
-    4080, 4036, 3993, 3950, 3907, 3865, 3823, 3782, 3741, 3701, 3661, 3622, 3583, 3544, 3506, 3468,
-    3431, 3394, 3357, 3321, 3285, 3250, 3215, 3180, 3146, 3112, 3079, 3046, 3013, 2980, 2948, 2916,
-    2885, 2854, 2823, 2793, 2763, 2733, 2703, 2674, 2646, 2617, 2589, 2561, 2533, 2506, 2479, 2452,
-    2426, 2400, 2374, 2348, 2323, 2298, 2273, 2249, 2225, 2201, 2177, 2154, 2130, 2107, 2085, 2062};
+constexpr uint16_t POWERS[64] = {4080, 4036, 3993, 3950, 3907, 3865, 3823, 3782, 3741, 3701, 3661, 3622, 3583,
+                                 3544, 3506, 3468, 3431, 3394, 3357, 3321, 3285, 3250, 3215, 3180, 3146, 3112,
+                                 3079, 3046, 3013, 2980, 2948, 2916, 2885, 2854, 2823, 2793, 2763, 2733, 2703,
+                                 2674, 2646, 2617, 2589, 2561, 2533, 2506, 2479, 2452, 2426, 2400, 2374, 2348,
+                                 2323, 2298, 2273, 2249, 2225, 2201, 2177, 2154, 2130, 2107, 2085, 2062};
 
 constexpr unsigned JOBS = 4;
 
@@ -24,9 +24,9 @@ struct stored_t {
 
 // What is left to do for a group of tokens.
 struct total_t {
-  vec<u<22>, EXP_LANES> wide;    // S12
-  vec<u<18>, EXP_LANES> narrow;  // sum of e8
-  u<8> tokens;                   // of the group
+  vec<u<22>, EXP_LANES> wide;   // S12
+  vec<u<18>, EXP_LANES> narrow; // sum of e8
+  u<8> tokens;                  // of the group
   u<15> out_mult;
   u<5> out_shift;
 };
@@ -86,7 +86,8 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
   }
 }
 
-// (r, p, L) of each token, a token a cycle: r = floor((Mo << b) / S12), with S12 shifted up to 22 bits, a bit of it a stage.
+// (r, p, L) of each token, a token a cycle: r = floor((Mo << b) / S12), with S12 shifted up to 22 bits, a bit
+// of it a stage.
 void divide(Totals& totals, Scales& scales) {
   total_t total{};
   unsigned left = 0;

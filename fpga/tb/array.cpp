@@ -1,4 +1,5 @@
-// The array alone, against sums in int64: every command, both widths, ragged shapes, passes, the packing's bounds and one beyond them.
+// The array alone, against sums in int64: every command, both widths, ragged shapes, passes, the packing's
+// bounds and one beyond them.
 #include <algorithm>
 #include <string>
 
@@ -129,7 +130,9 @@ struct Bench {
     std::vector<std::vector<int64_t>> weight(rows4 + rows8, std::vector<int64_t>(total));
     for (unsigned r = 0; r < rows4 + rows8; ++r)
       for (int64_t& w : weight[r])
-        w = r < rows4 ? (worst ? (r % 2 ? -7 : 7) : draw(random, -7, 7)) : worst ? 127 : draw(random, -127, 127);
+        w = r < rows4 ? (worst ? (r % 2 ? -7 : 7) : draw(random, -7, 7))
+            : worst   ? 127
+                      : draw(random, -127, 127);
     const unsigned narrow = ceil_div(rows4, 2), pairs = narrow + rows8;
     const std::string name = "gemm " + std::to_string(tokens) + "x" + std::to_string(total) + "x" +
                              std::to_string(rows4) + "+" + std::to_string(rows8);
@@ -171,8 +174,8 @@ struct Bench {
     }
   }
 
-  void unit_scores(unsigned parity, unsigned tile, unsigned tokens, unsigned keys, unsigned total, unsigned base,
-                   unsigned stride) {
+  void unit_scores(unsigned parity, unsigned tile, unsigned tokens, unsigned keys, unsigned total,
+                   unsigned base, unsigned stride) {
     const unsigned wait_drain = unsigned(random.between(0, 2));
     drain_tokens += wait_drain;
     commands.push_back(assemble(1, 1,
@@ -200,8 +203,8 @@ struct Bench {
       passes_of(total, total, std::min(PAIRS, keys - first));
   }
 
-  void unit_context(unsigned parity, unsigned tile, unsigned tokens, unsigned keys, unsigned rows, unsigned base,
-                    unsigned pass) {
+  void unit_context(unsigned parity, unsigned tile, unsigned tokens, unsigned keys, unsigned rows,
+                    unsigned base, unsigned pass) {
     const unsigned wait_drain = unsigned(random.between(0, 2));
     drain_tokens += wait_drain;
     ++softmax_tokens;
@@ -221,7 +224,8 @@ struct Bench {
       expect_row("context row " + std::to_string(i), 0, tokens, [&](unsigned t) {
         int64_t sum = 0;
         for (unsigned j = 0; j < keys; ++j)
-          sum += int64_t(probability->at(parity * EXP_GROUPS + t / config::EXP_LANES, j)[t % config::EXP_LANES]) *
+          sum += int64_t(
+                     probability->at(parity * EXP_GROUPS + t / config::EXP_LANES, j)[t % config::EXP_LANES]) *
                  value->at((j + c) % config::VALUE_BANKS, c / config::VALUE_BANKS * keys + j);
         return sum;
       });
@@ -241,9 +245,9 @@ struct Bench {
     Maxima maxima_stream;
     scheduler.spawn("array", [&] {
       systolic(command_stream, weight_stream, load_to_array, array_to_load, drain_to_array, norm_to_array,
-            softmax_to_array, sum_stream, maxima_stream, Read::Input(*input), Read::Normed(*normed),
-            Read::Query(*query), Read::Key(*key), Read::Value(*value), Read::Probability(*probability),
-            Read::Hidden(*hidden), Write::Score(*score));
+               softmax_to_array, sum_stream, maxima_stream, Read::Input(*input), Read::Normed(*normed),
+               Read::Query(*query), Read::Key(*key), Read::Value(*value), Read::Probability(*probability),
+               Read::Hidden(*hidden), Write::Score(*score));
     });
     const std::vector<token_t> loads(load_tokens, 1), drains_done(drain_tokens, 1), norms(norm_tokens, 1),
         softmaxes(softmax_tokens, 1);
@@ -323,8 +327,9 @@ uint64_t shapes(Verdict& verdict, uint64_t seed) {
     default: {
       const unsigned dimensions = unsigned(random.between(1, 3 * PAIRS));
       const unsigned keys = unsigned(random.between(1, 40));
-      bench.unit_context(unsigned(random.between(0, 1)), 0, unsigned(random.between(1, TOKENS)), keys, dimensions,
-                         unsigned(random.between(0, 2)) * dimensions, unsigned(random.between(1, keys)));
+      bench.unit_context(unsigned(random.between(0, 1)), 0, unsigned(random.between(1, TOKENS)), keys,
+                         dimensions, unsigned(random.between(0, 2)) * dimensions,
+                         unsigned(random.between(1, keys)));
     }
     }
   }

@@ -1,5 +1,5 @@
-// The drain alone, against docs/integer-model.md in int64: every command, both widths, every destination, ragged shapes, clamps at both
-// ends, dead rows, the largest shifts.
+// The drain alone, against docs/integer-model.md in int64: every command, both widths, every destination,
+// ragged shapes, clamps at both ends, dead rows, the largest shifts.
 #include <algorithm>
 #include <array>
 #include <string>
@@ -31,7 +31,8 @@ struct Bench {
   static constexpr unsigned MOST_TOKENS = 3 * TOKENS;
 
   std::unique_ptr<bench::Rams::Residual> residual = std::make_unique<bench::Rams::Residual>("residual");
-  std::unique_ptr<bench::Rams::Residual> norm_residual = std::make_unique<bench::Rams::Residual>("norm residual");
+  std::unique_ptr<bench::Rams::Residual> norm_residual =
+      std::make_unique<bench::Rams::Residual>("norm residual");
   std::unique_ptr<bench::Rams::Query> query = std::make_unique<bench::Rams::Query>("query");
   std::unique_ptr<bench::Rams::Key> key = std::make_unique<bench::Rams::Key>("key");
   std::unique_ptr<bench::Rams::Value> value = std::make_unique<bench::Rams::Value>("value");
@@ -196,8 +197,7 @@ struct Bench {
     const int64_t z = requant16(acc, row.shift, row.mult);
     const unsigned tile = token / TOKENS, t = token % TOKENS, c = row.column;
     if (task.kind == 1) {
-      int64_t& x =
-          expected_residual[size_t(task.frame) * config::RESIDUAL_WORDS + tile * task.stride + c][t];
+      int64_t& x = expected_residual[size_t(task.frame) * config::RESIDUAL_WORDS + tile * task.stride + c][t];
       if (token >= task.skip)
         x = std::clamp<int64_t>(x + z, -32767, 32767);
       moment[0] += x;
@@ -207,8 +207,8 @@ struct Bench {
     int64_t code = clamp8(rshift(z, 6) + task.zero_point);
     if (task.table)
       code = table[size_t(code + 128)];
-    const std::string name = "destination " + std::to_string(row.destination) + ", token " + std::to_string(token) +
-                             ", column " + std::to_string(c);
+    const std::string name = "destination " + std::to_string(row.destination) + ", token " +
+                             std::to_string(token) + ", column " + std::to_string(c);
     if (row.destination == 0 || row.destination == 3) {
       const unsigned address = tile * task.stride + c;
       codes.push_back({name,
@@ -261,7 +261,8 @@ struct Bench {
         for (unsigned lane = 0; lane < LANES; ++lane) {
           const unsigned t = group * LANES + lane;
           const auto [r, p, lost] = scale[std::min(t, tokens - 1)];
-          const int64_t span = random.between(0, 1) ? int64_t(1) << 24 : std::min<int64_t>(1 << 24, int64_t(8) << p);
+          const int64_t span =
+              random.between(0, 1) ? int64_t(1) << 24 : std::min<int64_t>(1 << 24, int64_t(8) << p);
           const int64_t a = draw(random, -span, span);
           item[lane] = a;
           if (t >= tokens)
@@ -269,9 +270,9 @@ struct Bench {
           const int64_t numerator = 16 * a + ((lost * means[base + d] + 8) >> 4);
           const int64_t code = clamp8(rshift(rshift(sat16(rshift(numerator, p)) * r, 15), 6));
           const unsigned address = tile * stride + base + d;
-          codes.push_back({"context of token " + std::to_string(t) + ", dimension " + std::to_string(d),
-                           [this, address, t]() -> int64_t { return query->at(t / LANES, address)[t % LANES]; },
-                           code});
+          codes.push_back(
+              {"context of token " + std::to_string(t) + ", dimension " + std::to_string(d),
+               [this, address, t]() -> int64_t { return query->at(t / LANES, address)[t % LANES]; }, code});
         }
         sums.push_back(item);
       }
@@ -326,7 +327,8 @@ struct Bench {
     codes.clear();
     for (size_t i = 0; i < expected_residual.size(); ++i)
       for (unsigned t = 0; t < TOKENS; ++t) {
-        const size_t bank = i / config::RESIDUAL_WORDS * GROUPS + t / LANES, word = i % config::RESIDUAL_WORDS;
+        const size_t bank = i / config::RESIDUAL_WORDS * GROUPS + t / LANES,
+                     word = i % config::RESIDUAL_WORDS;
         const int64_t wanted = expected_residual[i][t];
         if (defined(i, t)) {
           verdict.equal(int64_t(residual->at(bank, word)[t % LANES]), wanted, "residual");
@@ -354,9 +356,10 @@ uint64_t attention_inputs(Verdict& verdict, uint64_t seed) {
       outputs.push_back({destination, c});
   std::shuffle(outputs.begin(), outputs.end(), std::mt19937(unsigned(seed)));
   const unsigned rows4 = unsigned(random.between(0, 3 * inner));
-  bench.rows({0, 0, 0, 0, unsigned(random.between(0, 1)), unsigned(random.between(0, 1)), tokens, 0, inner, rows4,
-              3 * inner - rows4, 0},
-             [&](unsigned r) { return bench.draw_row(outputs[r][0], outputs[r][1]); }, wild);
+  bench.rows(
+      {0, 0, 0, 0, unsigned(random.between(0, 1)), unsigned(random.between(0, 1)), tokens, 0, inner, rows4,
+       3 * inner - rows4, 0},
+      [&](unsigned r) { return bench.draw_row(outputs[r][0], outputs[r][1]); }, wild);
   bench.run(seed);
   return bench.digest.value();
 }
@@ -369,8 +372,9 @@ uint64_t context(Verdict& verdict, uint64_t seed) {
   const unsigned heads = unsigned(random.between(1, 3)), dimensions = unsigned(random.between(1, 9));
   const unsigned inner = heads * dimensions;
   const unsigned rows4 = unsigned(random.between(0, inner));
-  bench.rows({0, 0, 0, 0, 0, 1, tokens, 0, inner, rows4, inner - rows4, 0},
-             [&](unsigned r) { return bench.draw_row(2, r); }, random.between(0, 1));
+  bench.rows(
+      {0, 0, 0, 0, 0, 1, tokens, 0, inner, rows4, inner - rows4, 0},
+      [&](unsigned r) { return bench.draw_row(2, r); }, random.between(0, 1));
   for (unsigned head = 0; head < heads; ++head)
     for (unsigned tile = 0; tile < ceil_div(tokens, TOKENS); ++tile)
       bench.attend(tile, std::min(TOKENS, tokens - tile * TOKENS), dimensions, head * dimensions, inner);
@@ -384,8 +388,9 @@ uint64_t hidden(Verdict& verdict, uint64_t seed) {
   const unsigned tokens = unsigned(random.between(1, Bench::MOST_TOKENS));
   const unsigned rows4 = unsigned(random.between(0, 30)), rows8 = unsigned(random.between(rows4 == 0, 30));
   bench.take_table();
-  bench.rows({0, 0, 1, 0, 1, 0, tokens, 0, rows4 + rows8, rows4, rows8, draw(random, -128, 127)},
-             [&](unsigned r) { return bench.draw_row(3, rows4 + rows8 - 1 - r); }, random.between(0, 1));
+  bench.rows(
+      {0, 0, 1, 0, 1, 0, tokens, 0, rows4 + rows8, rows4, rows8, draw(random, -128, 127)},
+      [&](unsigned r) { return bench.draw_row(3, rows4 + rows8 - 1 - r); }, random.between(0, 1));
   bench.run(seed);
   return bench.digest.value();
 }
@@ -395,27 +400,29 @@ uint64_t residual(Verdict& verdict, uint64_t seed) {
   Bench bench(verdict, seed);
   Random& random = bench.random;
   const unsigned tokens = seed % 4 == 0 ? 1 : unsigned(random.between(1, Bench::MOST_TOKENS));
-  const unsigned embed = unsigned(random.between(1, 40)), frame = unsigned(random.between(0, config::FRAMES - 1));
+  const unsigned embed = unsigned(random.between(1, 40)),
+                 frame = unsigned(random.between(0, config::FRAMES - 1));
   const unsigned tiles = ceil_div(tokens, TOKENS);
   if (random.between(0, 3) != 0)
     bench.fill(frame, tiles * embed);
   for (unsigned n = 0; n < 2; ++n) {
     const unsigned rows4 = unsigned(random.between(0, embed));
-    bench.rows({1, frame, 0, unsigned(random.between(0, 1)), unsigned(random.between(0, 1)),
-                unsigned(random.between(0, 1)), tokens, unsigned(random.between(0, 1) ? random.between(0, tokens) : 0),
-                embed, rows4, embed - rows4, 0},
-               [&](unsigned r) { return bench.draw_row(4, embed - 1 - r); },
-               random.between(0, 1));
+    bench.rows(
+        {1, frame, 0, unsigned(random.between(0, 1)), unsigned(random.between(0, 1)),
+         unsigned(random.between(0, 1)), tokens,
+         unsigned(random.between(0, 1) ? random.between(0, tokens) : 0), embed, rows4, embed - rows4, 0},
+        [&](unsigned r) { return bench.draw_row(4, embed - 1 - r); }, random.between(0, 1));
   }
   const unsigned classes = unsigned(random.between(1, 40)), rows4 = unsigned(random.between(0, classes));
-  bench.rows({2, 0, 0, 0, 0, 0, 1, 0, 0, rows4, classes - rows4, 0},
-             [&](unsigned r) {
-               Row row = bench.draw_row(5, r);
-               row.mult = draw(random, 0, (1 << 15) - 1);
-               row.shift = 0;
-               return row;
-             },
-             true);
+  bench.rows(
+      {2, 0, 0, 0, 0, 0, 1, 0, 0, rows4, classes - rows4, 0},
+      [&](unsigned r) {
+        Row row = bench.draw_row(5, r);
+        row.mult = draw(random, 0, (1 << 15) - 1);
+        row.shift = 0;
+        return row;
+      },
+      true);
   bench.defined = [=](size_t i, unsigned t) {
     const size_t word = i % config::RESIDUAL_WORDS;
     const bool touched = i / config::RESIDUAL_WORDS == frame && word < size_t(tiles) * embed;

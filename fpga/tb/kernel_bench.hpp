@@ -1,5 +1,6 @@
-// What the testbenches of single kernels share: a kernel's processes with feeders and collectors at its queues, and a digest of what
-// came out, which must be the same in both forms of the sources. Depends on the kernels' declarations and the simulation.
+// What the testbenches of single kernels share: a kernel's processes with feeders and collectors at its
+// queues, and a digest of what came out, which must be the same in both forms of the sources. Depends on the
+// kernels' declarations and the simulation.
 #pragma once
 
 #include <deque>
@@ -29,7 +30,8 @@ template <typename T, unsigned BANKS, unsigned WORDS> using Ram = sim::Ram<T, BA
 using Rams = Memories<Ram>;
 
 // A fiber that writes all items to a queue, then ends.
-template <typename S, typename T> void feed(sim::Scheduler& scheduler, S& stream, const std::vector<T>& items) {
+template <typename S, typename T>
+void feed(sim::Scheduler& scheduler, S& stream, const std::vector<T>& items) {
   scheduler.spawn("feed", [&stream, &items] {
     for (const T& item : items)
       stream.write(item);

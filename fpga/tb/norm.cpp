@@ -29,8 +29,9 @@ int64_t floor_root(uint64_t x) {
   return int64_t(low);
 }
 
-std::vector<int64_t> layer_norm(const std::vector<int64_t>& x, const std::vector<std::array<int64_t, 2>>& gains,
-                                int64_t epsilon, int64_t frac) {
+std::vector<int64_t> layer_norm(const std::vector<int64_t>& x,
+                                const std::vector<std::array<int64_t, 2>>& gains, int64_t epsilon,
+                                int64_t frac) {
   const int64_t d = int64_t(x.size());
   int64_t sum = 0, squares = 0;
   for (const int64_t v : x) {
@@ -81,7 +82,8 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
     const unsigned embed = unsigned(random.between(1, seed % 5 == 0 ? most : std::min(most, 60u)));
     const unsigned first = unsigned(random.between(0, std::min(tokens - 1, 3u)));
     const int64_t frac = draw(random, 0, 8);
-    const int64_t epsilon = random.between(0, 3) == 0 ? draw(random, 1, (int64_t(1) << 50) - 1) : draw(random, 1, 4096);
+    const int64_t epsilon =
+        random.between(0, 3) == 0 ? draw(random, 1, (int64_t(1) << 50) - 1) : draw(random, 1, 4096);
     // All alike, at both ends, small, anything.
     const int64_t kind = random.between(0, 3);
     std::vector<std::vector<int64_t>> x(tokens, std::vector<int64_t>(embed));
@@ -188,7 +190,8 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
                  "something was not taken\n" + scheduler.dump());
   verdict.equal(tokens.size(), tokens_to_array, "tokens to the array");
   for (const Expected& e : expected) {
-    const int64_t code = normed->at(e.frame * NORM_GROUPS + e.token / NORM_LANES, e.address)[e.token % NORM_LANES];
+    const int64_t code =
+        normed->at(e.frame * NORM_GROUPS + e.token / NORM_LANES, e.address)[e.token % NORM_LANES];
     digest.add(code);
     verdict.equal(code, e.code,
                   "seed " + std::to_string(seed) + ", token " + std::to_string(e.token) + ", word " +

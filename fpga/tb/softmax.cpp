@@ -96,7 +96,8 @@ uint64_t units(Verdict& verdict, uint64_t seed) {
   bench::collect(scheduler, scale_stream, got);
   bench::collect(scheduler, softmax_to_array, tokens);
   scheduler.run();
-  verdict.expect(command_stream.empty() && maxima_stream.empty(), "something was not taken\n" + scheduler.dump());
+  verdict.expect(command_stream.empty() && maxima_stream.empty(),
+                 "something was not taken\n" + scheduler.dump());
   verdict.equal(tokens.size(), commands.size(), "tokens to the array");
   verdict.equal(got.size(), expected.size(), "scales");
   for (size_t i = 0; i < std::min(got.size(), expected.size()); ++i) {
