@@ -157,6 +157,16 @@ csim: toolchain ## C simulation of the HLS sources: ap_int and native integers, 
 csim-mutants: toolchain ## That the testbenches fail when a kernel is wrong: one small fault at a time
 	@$(MAKE) -C fpga mutants
 
+.PHONY: soak-device
+soak-device: develop sim ## Run 10,000 frames on the simulated accelerator under random faults; appends to docs/logs/soak-device.md
+	python tools/soak_device.py --log docs/logs/soak-device.md
+
+.PHONY: test-pynq
+test-pynq: wheel sim ## The PYNQ transport through the real pynq package, in an environment of its own
+	@$(PYTHON) -m venv --clear .venv-pynq
+	@$(call pip_install,.venv-pynq) dist/*.whl 'pynq==4.0.0' pytest pytest-benchmark
+	@QUASAR_SIM_DIR=$(CURDIR)/build/sim .venv-pynq/bin/python -P -m pytest tests/python/test_pynq.py -p no:cacheprovider $(PYTEST_ARGS)
+
 ##@ Checks
 
 .PHONY: lint
@@ -214,6 +224,6 @@ evidence: install-test dataset ## Measure docs/evidence.md anew on Fashion-MNIST
 
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs)
-	rm -rf build dist target rust/fuzz/target .venv .venv-wheel .venv-min .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf build dist target rust/fuzz/target .venv .venv-wheel .venv-min .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f python/quasar_rt/*.so
 	find python tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

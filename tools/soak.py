@@ -20,7 +20,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from quasar_rt import Engine, UntrainedWarning, devices, oracle
+from quasar_rt import Engine, UntrainedWarning, oracle
+from quasar_rt.device import cpu
 from quasar_rt.testing import random_case
 
 LOG_HEAD = """# Soak log
@@ -60,8 +61,8 @@ def compare(seed: int, tiers: list[str]) -> tuple[int, list[str]]:
 )
 def main(seconds: float, seed: int | None, log: Path | None) -> None:
     warnings.simplefilter("ignore", UntrainedWarning)
-    tiers = [tier.name for tier in devices()[0].tiers if tier.supported]
-    skipped = [tier.name for tier in devices()[0].tiers if not tier.supported]
+    tiers = [tier.name for tier in cpu().tiers if tier.supported]
+    skipped = [tier.name for tier in cpu().tiers if not tier.supported]
     print(
         f"tiers: {', '.join(tiers)}" + (f"; this CPU lacks {', '.join(skipped)}: skipped" if skipped else "")
     )

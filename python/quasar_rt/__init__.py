@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from .errors import ChecksumError as ChecksumError
     from .errors import ClosedError as ClosedError
     from .errors import ConfigError as ConfigError
+    from .errors import CorruptOutputError as CorruptOutputError
     from .errors import DeviceError as DeviceError
+    from .errors import DeviceFaultError as DeviceFaultError
+    from .errors import DeviceTimeoutError as DeviceTimeoutError
+    from .errors import DeviceUnavailableError as DeviceUnavailableError
     from .errors import DoesNotFitError as DoesNotFitError
     from .errors import FileError as FileError
     from .errors import ImageError as ImageError
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from .errors import UnsupportedTierError as UnsupportedTierError
     from .errors import UnsupportedVersionError as UnsupportedVersionError
     from .errors import UntrainedWarning as UntrainedWarning
+    from .errors import WrongBitstreamError as WrongBitstreamError
     from .nas import SearchResult as SearchResult
     from .nas import search as search
     from .prediction import Prediction as Prediction
@@ -71,7 +76,11 @@ _MODULES = {
         "ChecksumError",
         "ClosedError",
         "ConfigError",
+        "CorruptOutputError",
         "DeviceError",
+        "DeviceFaultError",
+        "DeviceTimeoutError",
+        "DeviceUnavailableError",
         "DoesNotFitError",
         "FileError",
         "ImageError",
@@ -89,6 +98,7 @@ _MODULES = {
         "UnsupportedTierError",
         "UnsupportedVersionError",
         "UntrainedWarning",
+        "WrongBitstreamError",
     ],
     "nas": ["SearchResult", "search"],
     "prediction": ["Prediction", "Score", "Timings"],

@@ -38,8 +38,8 @@ class Speed(NamedTuple):
     """`Engine.infer_batch`: a picture for each thread."""
     gmacs_per_second: float
     """Billions of multiply-accumulates (`Summary.macs`) a second at the median latency."""
-    peak_share: float
-    """That rate as a share of the threads' peak, which one core's int8 dot products reach in registers."""
+    peak_share: float | None
+    """That rate as a share of the threads' peak, which one core's int8 dot products reach in registers; the CPU's."""
 
 
 def open_subnet(name: str | os.PathLike[str]) -> Subnet:
@@ -74,14 +74,18 @@ def measure(engine: Engine, seconds: float = 2.0, seed: int = 0) -> Speed:
         images += len(engine.infer_batch([picture] * size))
     rate = images / (time.perf_counter() - start)
     gmacs = engine.subnet.summary().macs / median / 1e6
-    peak = engine.threads * _native.peak_macs_per_second(engine.tier, 0.2) / 1e9
+    if engine.tier is None:
+        peak_share = None
+    else:
+        peak = engine.threads * _native.peak_macs_per_second(engine.tier, 0.2) / 1e9
+        peak_share = gmacs / peak
     return Speed(
-        tier=engine.tier,
+        tier=engine.tier or engine.device,
         threads=engine.threads,
         frames=len(latencies),
         median_ms=median,
         p90_ms=float(np.quantile(latencies, 0.9)),
         batch_images_per_second=rate,
         gmacs_per_second=gmacs,
-        peak_share=gmacs / peak,
+        peak_share=peak_share,
     )

@@ -1,13 +1,31 @@
-"""What this machine offers to run a subnet on. Depends on the native module only."""
+"""What this machine offers to run a subnet on: the CPU, an FPGA, simulated accelerators.
+
+Depends on `hardware` and the native module.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import _native
-from .errors import DeviceError
+from .errors import DeviceError, DeviceUnavailableError, DoesNotFitError, InvalidValueError, QuasarError
 
-__all__ = ["Device", "Tier", "devices", "resolve_device"]
+if TYPE_CHECKING:
+    from .hardware import Hardware
+    from .subnet import Subnet
+
+__all__ = ["Device", "Tier", "automatic", "cpu", "devices", "open_device"]
+
+#: Where the kernel lists UIO devices, and the name of the accelerator's node in the device tree.
+UIO_CLASS = Path("/sys/class/uio")
+UIO_NODE = "quasar"
+NO_FPGA = "no accelerator was found in an FPGA"
 
 
 @dataclass(frozen=True)
@@ -28,34 +46,221 @@ class Device:
     """What ``Engine(device=...)`` takes."""
     threads: int
     """How many threads an engine uses unless told otherwise."""
-    tiers: tuple[Tier, ...]
-    """From the plainest to the fastest."""
+    tiers: tuple[Tier, ...] = ()
+    """From the plainest to the fastest; none but the CPU's."""
+    about: str = ""
+    """What it is, and where it was found."""
 
     @property
-    def best_tier(self) -> str:
+    def best_tier(self) -> str | None:
         """The tier that an engine uses unless told otherwise."""
-        return [tier.name for tier in self.tiers if tier.supported][-1]
+        return next((tier.name for tier in reversed(self.tiers) if tier.supported), None)
 
 
 def devices() -> list[Device]:
     """The devices of this machine, the one that ``"auto"`` stands for first.
 
-    >>> [device.name for device in devices()]
+    >>> [device.name for device in devices() if not device.name.startswith("sim:")]
     ['cpu']
     """
+    simulated = [
+        Device(f"sim:{library.stem}", 1, (), f"simulated accelerator, {library}")
+        for library in sim_libraries()
+    ]
+    return [*_fpgas(), cpu(), *simulated]
+
+
+def automatic() -> tuple[str, str]:
+    """The device that ``"auto"`` tries first, and why. `Engine.device_reason` says what became of it for a subnet."""
+    first = devices()[0]
+    return first.name, first.about or NO_FPGA
+
+
+def cpu() -> Device:
+    """The CPU, with its tiers."""
     tiers = tuple(Tier(name, supported) for name, supported in _native.tiers())
-    return [Device("cpu", _native.default_threads(), tiers)]
+    return Device("cpu", _native.default_threads(), tiers)
 
 
-def resolve_device(name: str) -> str:
-    """The device that `name` stands for.
+def _fpgas() -> Iterator[Device]:
+    for name in sorted(UIO_CLASS.glob("uio*/name")):
+        if name.read_text(encoding="utf-8").strip() == UIO_NODE:
+            yield Device("uio", 1, (), f"accelerator in the FPGA, /dev/{name.parent.name}")
+    # The marker of PYNQ's images; PYNQ itself is imported only when it is asked for.
+    if "BOARD" in os.environ and _pynq_bitstream() is not None:
+        yield Device("pynq", 1, (), f"accelerator of {_pynq_bitstream()}, board {os.environ['BOARD']}")
+
+
+def _pynq_bitstream() -> str | None:
+    path = os.environ.get("QUASAR_BITSTREAM", "")
+    return path if path.endswith((".bit", ".json")) else None
+
+
+def sim_folder() -> Path:
+    """Where libraries of simulated accelerators are: ``QUASAR_SIM_DIR``, or ``build/sim`` of a checkout."""
+    return Path(os.environ.get("QUASAR_SIM_DIR") or Path(__file__).resolve().parents[2] / "build" / "sim")
+
+
+def sim_libraries() -> list[Path]:
+    """The libraries in `sim_folder`, by name."""
+    return sorted(sim_folder().glob("*.so"))
+
+
+def open_device(
+    subnet: Subnet, name: str, threads: int | None, tier: str | None, timeout: float | None
+) -> tuple[_native.Engine, str, str]:
+    """An engine on the device that `name` stands for, that device's own name, and why it is that one.
 
     Raises:
-        DeviceError: this machine has no such device.
+        DeviceError: this machine has no such device, or it cannot be used.
+        DoesNotFitError: the subnet does not fit the accelerator's buffers.
     """
-    names = [device.name for device in devices()]
     if name == "auto":
-        return names[0]
-    if name not in names:
-        raise DeviceError(f"there is no device '{name}'; this machine has: {', '.join(names)} (or 'auto')")
-    return name
+        return _automatic(subnet, threads, tier, timeout)
+    kind, _, rest = name.partition(":")
+    if kind != "cpu" and tier is not None:
+        raise InvalidValueError(f"tier is {tier!r}; only the CPU has tiers, not device '{name}'")
+    asked = "asked for"
+    if name == "cpu":
+        tier = tier or os.environ.get("QUASAR_TIER") or None
+        return _native.Engine(subnet._inner, threads, tier), "cpu", asked
+    if kind == "sim":
+        return _simulated(subnet, rest, timeout)
+    if name.endswith(".so"):
+        path = Path(name)
+        return _open_library(subnet, path, _configuration(path), timeout), f"sim:{path.stem}", asked
+    if name == "fpga":
+        errors = []
+        for device in _fpgas():
+            try:
+                return _fpga(subnet, device.name, "", timeout), device.name, f"{device.about}; {asked}"
+            except DeviceError as error:
+                errors.append(str(error))
+        raise DeviceUnavailableError(
+            "device 'fpga': there is no accelerator in an FPGA here: "
+            + ("; ".join(errors) or f"no UIO device is named {UIO_NODE}, and QUASAR_BITSTREAM names no .bit")
+        )
+    if kind in ("uio", "devmem", "pynq"):
+        return _fpga(subnet, kind, rest, timeout), kind, asked
+    names = [device.name for device in devices()]
+    raise DeviceError(f"there is no device '{name}'; this machine has: {', '.join(names)} (or 'auto')")
+
+
+def _automatic(
+    subnet: Subnet, threads: int | None, tier: str | None, timeout: float | None
+) -> tuple[_native.Engine, str, str]:
+    why = NO_FPGA
+    if tier is not None:
+        why = f"tier {tier!r} was asked for"
+    else:
+        for device in _fpgas():
+            try:
+                return _fpga(subnet, device.name, "", timeout), device.name, f"{device.about}"
+            except QuasarError as error:
+                why = f"{device.about}, cannot be used: {error}"
+    engine, name, _ = open_device(subnet, "cpu", threads, tier, timeout)
+    return engine, name, why
+
+
+# Simulated accelerators.
+
+
+def _configuration(library: Path) -> Hardware:
+    from .hardware import Hardware
+
+    return Hardware.from_toml(_native.sim_configuration(library))
+
+
+def _open_library(subnet: Subnet, library: Path, hardware: Hardware, timeout: float | None) -> _native.Engine:
+    text = os.environ.get("QUASAR_SIM_SEED", "0")
+    if not text.isdigit():
+        raise InvalidValueError(f"QUASAR_SIM_SEED is {text!r}; it must be a number from 0 on")
+    return _native.Engine.simulated(subnet._inner, hardware._inner, library, int(text), timeout)
+
+
+def _simulated(subnet: Subnet, name: str, timeout: float | None) -> tuple[_native.Engine, str, str]:
+    found = [library for library in sim_libraries() if name in ("", library.stem)]
+    if not found:
+        others = ", ".join(library.stem for library in sim_libraries())
+        raise DeviceUnavailableError(
+            f"there is no simulated accelerator{f' {name!r}' if name else ''} in {sim_folder()}"
+            + (f" (there are: {others})" if others else "")
+            + "; build it with `make sim` (needs a checkout and a C++20 compiler such as g++), or set QUASAR_SIM_DIR"
+        )
+    opened = [(library, _configuration(library)) for library in found]
+    # The smallest array first.
+    opened.sort(key=lambda pair: pair[1].settings["array"]["tokens"] * pair[1].settings["array"]["pairs"])
+    misfit: DoesNotFitError | None = None
+    for library, hardware in opened:
+        try:
+            engine = _open_library(subnet, library, hardware, timeout)
+        except DoesNotFitError as error:
+            misfit = DoesNotFitError(f"sim:{library.stem}: {error}")
+            continue
+        why = "asked for" if name else f"the smallest simulated accelerator that '{subnet.name}' fits"
+        return engine, f"sim:{library.stem}", why
+    assert misfit is not None
+    raise misfit
+
+
+# Accelerators in an FPGA.
+
+
+def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
+    """The configuration of a packaged bitstream, and the file to load: None where `path` is its description alone.
+
+    ``tools/bitstream.py`` writes NAME.json beside NAME.bit and NAME.bin: the configuration, and the files' digests.
+
+    Raises:
+        DeviceUnavailableError: there is no description, it is none, or the bitstream is not the one that it describes.
+    """
+    from .hardware import Hardware
+
+    description = path.with_suffix(".json")
+    try:
+        content = json.loads(description.read_text(encoding="utf-8"))
+        hardware = Hardware.from_toml(content["hardware"])
+        digest = content["sha256"].get(path.name)
+        if path == description:
+            return hardware, None
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DeviceUnavailableError(f"bitstream {path}: {error}; `make bitstream` writes it") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DeviceUnavailableError(
+            f"{description} does not describe a bitstream ({error}); `make bitstream` writes it"
+        ) from error
+    if found != digest:
+        raise DeviceUnavailableError(
+            f"bitstream {path} has the sha256 {found}, not {digest} as {description.name} says: "
+            "they are of different builds"
+        )
+    return hardware, path
+
+
+def _fpga(subnet: Subnet, kind: str, rest: str, timeout: float | None) -> _native.Engine:
+    path = rest if kind == "pynq" and rest else os.environ.get("QUASAR_BITSTREAM", "")
+    if not path:
+        raise DeviceUnavailableError(
+            f"device '{kind}': QUASAR_BITSTREAM does not name the packaged bitstream (NAME.bin, NAME.bit for PYNQ; "
+            "NAME.json, if it is loaded already)"
+        )
+    hardware, bitstream = read_bitstream(Path(path))
+    if kind == "pynq":
+        from .pynq import Transport
+
+        transport = Transport.load(Path(path).with_suffix(".bit"), download=bitstream is not None)
+        return _native.Engine.attached(subnet._inner, hardware._inner, transport, timeout)
+    addresses = None
+    if kind == "devmem":
+        try:
+            registers, base, size = (int(number, 0) for number in rest.split(":"))
+        except ValueError:
+            raise InvalidValueError(
+                f"device 'devmem:{rest}': give addresses, devmem:REGISTERS:MEMORY:BYTES, such as "
+                "devmem:0xa0000000:0x70000000:0x4000000"
+            ) from None
+        addresses = (registers, base, size)
+    if not hasattr(_native.Engine, "uio"):
+        raise DeviceUnavailableError(f"device '{kind}' needs Linux")
+    return _native.Engine.uio(subnet._inner, hardware._inner, addresses, bitstream, None, timeout)

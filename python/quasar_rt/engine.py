@@ -7,30 +7,45 @@ training or search.
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 from queue import SimpleQueue
 from statistics import median
 from types import TracebackType
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 
 from . import _native
-from .device import resolve_device
-from .errors import ClosedError, ImageError, InvalidValueError, UntrainedWarning
+from .device import open_device
+from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
 from .images import ImageLike, Pixels, to_pixels
 from .prediction import Prediction, Score, Timings
 from .profile import Profile
 from .subnet import Subnet
 
 __all__ = ["Engine"]
+
+#: Frames of a batch that an accelerator has and has not given back: two at work, one behind them, one on its way.
+IN_FLIGHT = 4
+
+_accelerators: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_accelerators() -> None:
+    # While Python still runs: a driver may need it to leave the hardware in order.
+    for engine in list(_accelerators):
+        engine.close()
 
 
 class Engine:
@@ -42,15 +57,26 @@ class Engine:
 
     Args:
         subnet: a `Subnet`, the path of a ``.qvit`` file, or the name of a packaged subnet.
-        device: ``"auto"`` or ``"cpu"``; `quasar_rt.devices` lists what there is.
+        device: what to run on; `quasar_rt.devices` lists what there is.
+
+            - ``"auto"``: an accelerator in the FPGA where there is one that can run the subnet, or else the CPU;
+              `device_reason` says why.
+            - ``"cpu"``.
+            - ``"sim"``, ``"sim:NAME"`` or the path of a library: an accelerator simulated from its HLS sources
+              (``make sim``), slow and exact. ``QUASAR_SIM_SEED`` draws the order in which its parts run.
+            - ``"fpga"``, or one way to it: ``"uio"``, ``"devmem:REGISTERS:MEMORY:BYTES"``, ``"pynq"`` or
+              ``"pynq:BITSTREAM"``. ``QUASAR_BITSTREAM`` names the bitstream, beside which its configuration lies.
         threads: how many threads work on an image (`infer`, `stream`) or on a batch (`infer_batch`); all cores if None.
         tier: the instruction set to use (a name from `quasar_rt.devices`); the best one that this CPU has if None. The
-            environment variable ``QUASAR_TIER`` stands in where the argument is None.
+            environment variable ``QUASAR_TIER`` stands in where the argument is None. Only the CPU has tiers.
+        timeout: how many seconds an accelerator may take for half a frame before it counts as hung; if None, what its
+            kind can be expected to keep. The CPU has no time-out.
 
     Raises:
         quasar_rt.SubnetError, quasar_rt.FileError: the subnet cannot be loaded.
         quasar_rt.DeviceError: there is no such device or tier, or this machine lacks it.
-        quasar_rt.InvalidValueError: `threads` is below 1 or above 256.
+        quasar_rt.DoesNotFitError: the subnet does not fit the accelerator's buffers; says which, and by how much.
+        quasar_rt.InvalidValueError: `threads` is below 1 or above 256, or `timeout` is not above 0.
 
     Warns:
         quasar_rt.UntrainedWarning: the subnet's weights are random, so its labels mean nothing.
@@ -71,6 +97,7 @@ class Engine:
         device: str = "auto",
         threads: int | None = None,
         tier: str | None = None,
+        timeout: float | None = None,
     ) -> None:
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= _native.MAX_THREADS):
             raise InvalidValueError(
@@ -78,10 +105,13 @@ class Engine:
             )
         self.subnet = subnet if isinstance(subnet, Subnet) else Subnet.load(subnet)
         """The subnet that runs."""
-        self.device = resolve_device(device)
-        """The device that runs it."""
-        tier = tier or os.environ.get("QUASAR_TIER") or None
-        self._engine: _native.Engine | None = _native.Engine(self.subnet._inner, threads, tier)
+        self._engine: _native.Engine | None
+        self._engine, self.device, self.device_reason = open_device(
+            self.subnet, device, threads, tier, timeout
+        )
+        self._accelerated = self.device != "cpu"
+        if self._accelerated:
+            _accelerators.add(self)
         self._classes = self.subnet.classes
         if not self.subnet.trained:
             warnings.warn(
@@ -102,6 +132,7 @@ class Engine:
 
         Raises:
             quasar_rt.ImageError: the image cannot be read or is of a kind that has no clear meaning.
+            quasar_rt.DeviceError: an accelerator failed in this frame. It is reset; the next call is not concerned.
             quasar_rt.ClosedError: the engine was closed.
         """
         engine = self._open(top_k)
@@ -111,7 +142,7 @@ class Engine:
     # Many images.
 
     def infer_batch(self, images: Iterable[ImageLike], *, top_k: int = 5) -> list[Prediction]:
-        """Classify many pictures, several at a time: each thread works on a picture of its own.
+        """Classify many pictures, several at a time: each thread works on a picture of its own, an accelerator on two.
 
         Args:
             images: any iterable of what `infer` takes. It is read a piece at a time, so it may be long.
@@ -124,10 +155,13 @@ class Engine:
         Raises:
             quasar_rt.ImageError: an image cannot be used; the message has its place in the batch, counted from 0. No
                 predictions are returned.
+            quasar_rt.DeviceError: an accelerator failed in a frame; likewise.
             quasar_rt.ClosedError: the engine was closed.
         """
         engine = self._open(top_k)
         _check_several(images)
+        if self._accelerated:
+            return self._batch_in_flight(engine, images, top_k)
         predictions: list[Prediction] = []
         source = iter(images)
         with ThreadPoolExecutor(engine.threads, "quasar-decode") as pool:
@@ -158,6 +192,8 @@ class Engine:
         Raises:
             quasar_rt.ImageError: at the place of an image that cannot be used, after all predictions before it. What
                 the iterable itself raises comes out at its place too. Either ends the stream.
+            quasar_rt.DeviceError: at the place of a frame in which an accelerator failed. This ends the stream too;
+                another one over the same iterator goes on.
             quasar_rt.ClosedError: the engine was closed.
 
         Closing the iterator stops the thread as soon as the iterable gives its next image.
@@ -171,9 +207,47 @@ class Engine:
     def _stream(
         self, images: Iterable[ImageLike], top_k: int, ahead: int
     ) -> Generator[Prediction, None, None]:
-        with closing(_decode_ahead(self, images, ahead)) as decoded:
+        if self._accelerated:
+            # What is decoded is handed in at once, so that the accelerator has two frames whenever there are two.
+            with closing(_ahead(self._begin, images, ahead)) as frames:
+                for frame, decode_ms in frames:
+                    self._open(top_k)
+                    yield self._prediction(frame.wait(self._listed(top_k)), decode_ms)
+            return
+        with closing(_ahead(self._decode, images, ahead)) as decoded:
             for pixels, decode_ms in decoded:
                 yield self._prediction(self._open(top_k).infer(pixels, self._listed(top_k)), decode_ms)
+
+    def _begin(self, image: ImageLike) -> tuple[_native.Frame, float]:
+        pixels, decode_ms = self._decode(image)
+        return self._open(1).begin(pixels), decode_ms
+
+    def _batch_in_flight(
+        self, engine: _native.Engine, images: Iterable[ImageLike], top_k: int
+    ) -> list[Prediction]:
+        start = time.perf_counter_ns()
+        outputs: list[tuple[_native._Output, float]] = []
+        flying: deque[tuple[_native.Frame, float]] = deque()
+
+        def take() -> None:
+            frame, decode_ms = flying.popleft()
+            try:
+                outputs.append((frame.wait(self._listed(top_k))[0], decode_ms))
+            except DeviceError as error:
+                raise type(error)(f"image {len(outputs)} of the batch: {error}") from error
+
+        for place, image in enumerate(images):
+            pixels, decode_ms = self._decode_at(place, image)
+            if len(flying) == IN_FLIGHT:
+                take()
+            try:
+                flying.append((engine.begin(pixels), decode_ms))
+            except ImageError as error:
+                raise ImageError(f"image {place} of the batch: {error}") from error
+        while flying:
+            take()
+        share = (time.perf_counter_ns() - start) // max(len(outputs), 1)
+        return [self._prediction((output, 0, share), decode_ms) for output, decode_ms in outputs]
 
     # The rest.
 
@@ -197,13 +271,15 @@ class Engine:
         return self._open(1).threads
 
     @property
-    def tier(self) -> str:
-        """The instruction set in use, such as ``"avx2"``."""
+    def tier(self) -> str | None:
+        """The instruction set in use, such as ``"avx2"``; None on an accelerator."""
         return self._open(1).tier
 
     @property
     def about(self) -> str:
-        """Device, tier and threads in words, such as ``"cpu (avx2, 2 threads)"``."""
+        """Device, tier and threads in words, such as ``"cpu (avx2, 2 threads)"`` or ``"sim:tiny"``."""
+        if self._accelerated:
+            return self.device
         return f"{self.device} ({self.tier}, {self.threads} thread{'' if self.threads == 1 else 's'})"
 
     def close(self) -> None:
@@ -281,11 +357,14 @@ class _Failure(NamedTuple):
 _END = object()
 
 
-def _decode_ahead(
-    engine: Engine, images: Iterable[ImageLike], ahead: int
-) -> Generator[tuple[Pixels, float], None, None]:
-    """Decode `images` in a thread, at most `ahead` before the consumer; failures come out at their place."""
-    ready: SimpleQueue[tuple[Pixels, float] | _Failure | None] = SimpleQueue()
+_Item = TypeVar("_Item")
+
+
+def _ahead(
+    prepare: Callable[[ImageLike], _Item], images: Iterable[ImageLike], ahead: int
+) -> Generator[_Item, None, None]:
+    """Prepare `images` in a thread, at most `ahead` before the consumer; failures come out at their place."""
+    ready: SimpleQueue[_Item | _Failure | None] = SimpleQueue()
     room = threading.Semaphore(ahead)
     stop = threading.Event()
 
@@ -297,7 +376,7 @@ def _decode_ahead(
                 if image is _END:
                     ready.put(None)
                     return
-                ready.put(engine._decode(cast("ImageLike", image)))
+                ready.put(prepare(cast("ImageLike", image)))
         except BaseException as error:  # handed to the consumer, which raises it
             ready.put(_Failure(error))
 

@@ -12,7 +12,11 @@ __all__ = [
     "ChecksumError",
     "ClosedError",
     "ConfigError",
+    "CorruptOutputError",
     "DeviceError",
+    "DeviceFaultError",
+    "DeviceTimeoutError",
+    "DeviceUnavailableError",
     "DoesNotFitError",
     "FileError",
     "ImageError",
@@ -30,6 +34,7 @@ __all__ = [
     "UnsupportedTierError",
     "UnsupportedVersionError",
     "UntrainedWarning",
+    "WrongBitstreamError",
 ]
 
 
@@ -111,6 +116,26 @@ class UnsupportedTierError(DeviceError):
 
 class ThreadsError(DeviceError):
     """The worker threads could not be started."""
+
+
+class DeviceUnavailableError(DeviceError):
+    """A device is not there, or is not to be had; the message says what to do."""
+
+
+class DeviceTimeoutError(DeviceError):
+    """An accelerator did not do a frame's work in time. It is reset; later frames are not concerned."""
+
+
+class DeviceFaultError(DeviceError):
+    """An accelerator, or the way to it, reported a fault in a frame. It is reset; later frames are not concerned."""
+
+
+class CorruptOutputError(DeviceError):
+    """What an accelerator left in memory for a frame is not sound. It is reset; later frames are not concerned."""
+
+
+class WrongBitstreamError(DeviceError):
+    """The accelerator in the FPGA is not the one that the subnet was compiled for."""
 
 
 class CancelledError(QuasarError):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _native, oracle, packaged
-from .device import devices
+from .device import cpu
 from .engine import Engine
-from .errors import UntrainedWarning
+from .errors import DoesNotFitError, UntrainedWarning
 from .images import ImageLike, Pixels, preprocess
 from .subnet import Subnet
 
@@ -22,7 +23,7 @@ class Check(NamedTuple):
     """How one way to run the subnet compared."""
 
     backend: str
-    """``"oracle"``, ``"atoms"`` or the name of a tier."""
+    """``"oracle"``, ``"atoms"``, the name of a tier or of a device."""
     threads: int | None
     """Threads; None where there is no choice."""
     status: Literal["equal", "differs", "skipped"]
@@ -46,11 +47,14 @@ def golden_inputs(subnet: Subnet, images: int = 4, seed: int = 0) -> list[ImageL
     return [np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), *noise, *samples]
 
 
-def verify(subnet: Subnet, *, images: int = 4, seed: int = 0) -> list[Check]:
+def verify(
+    subnet: Subnet, *, images: int = 4, seed: int = 0, accelerators: Iterable[str] = ()
+) -> list[Check]:
     """Compare the logits of `golden_inputs` by every backend, tier and number of threads with the oracle's.
 
     The oracle is the integer model in int64 NumPy, slow and plain. Each tier runs with one and two threads. ``atoms``
-    runs every linear layer again by the accelerator's 4-bit atoms, row pairs and address table.
+    runs every linear layer again by the accelerator's 4-bit atoms, row pairs and address table. `accelerators` are
+    further devices to run, such as ``"sim"``; one that the subnet does not fit counts as skipped.
     """
     config, tensors = subnet.config, subnet.tensors()
     size = (config["image"]["height"], config["image"]["width"], config["image"]["channels"])
@@ -61,31 +65,46 @@ def verify(subnet: Subnet, *, images: int = 4, seed: int = 0) -> list[Check]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UntrainedWarning)
         checks.append(_check_atoms(subnet, seen))
-        for tier in devices()[0].tiers:
+        for tier in cpu().tiers:
             for threads in (1, 2):
                 if tier.supported:
                     checks.append(_check_tier(subnet, inputs, expected, tier.name, threads))
                 else:
                     checks.append(Check(tier.name, threads, "skipped", 0, "this machine lacks it"))
+        checks += [_check_accelerator(subnet, inputs, expected, device) for device in accelerators]
     return checks
 
 
 def _check_tier(
     subnet: Subnet, inputs: list[ImageLike], expected: list[npt.NDArray[np.int64]], tier: str, threads: int
 ) -> Check:
-    with Engine(subnet, tier=tier, threads=threads) as engine:
-        for way in ("infer", "infer_batch"):
-            predictions = (
-                engine.infer_batch(inputs)
-                if way == "infer_batch"
-                else [engine.infer(image) for image in inputs]
-            )
-            for place, (prediction, logits) in enumerate(zip(predictions, expected, strict=True)):
-                wrong = int(np.count_nonzero(prediction.integer_logits != logits))
-                if wrong:
-                    detail = f"{way}, image {place}: {wrong} of {len(logits)} logits"
-                    return Check(tier, threads, "differs", len(inputs), detail)
-    return Check(tier, threads, "equal", len(inputs), "")
+    with Engine(subnet, "cpu", tier=tier, threads=threads) as engine:
+        difference = _difference(engine, inputs, expected)
+    return Check(tier, threads, "differs" if difference else "equal", len(inputs), difference)
+
+
+def _check_accelerator(
+    subnet: Subnet, inputs: list[ImageLike], expected: list[npt.NDArray[np.int64]], device: str
+) -> Check:
+    try:
+        with Engine(subnet, device) as engine:
+            difference = _difference(engine, inputs, expected)
+            return Check(engine.device, None, "differs" if difference else "equal", len(inputs), difference)
+    except DoesNotFitError as error:
+        return Check(device, None, "skipped", 0, str(error))
+
+
+def _difference(engine: Engine, inputs: list[ImageLike], expected: list[npt.NDArray[np.int64]]) -> str:
+    """Where an engine's logits are others, one image at a time and in a batch; empty where they nowhere are."""
+    for way in ("infer", "infer_batch"):
+        predictions = (
+            engine.infer_batch(inputs) if way == "infer_batch" else [engine.infer(image) for image in inputs]
+        )
+        for place, (prediction, logits) in enumerate(zip(predictions, expected, strict=True)):
+            wrong = int(np.count_nonzero(prediction.integer_logits != logits))
+            if wrong:
+                return f"{way}, image {place}: {wrong} of {len(logits)} logits"
+    return ""
 
 
 def _check_atoms(subnet: Subnet, images: list[Pixels]) -> Check:

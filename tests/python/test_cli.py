@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import quasar_rt
-from quasar_rt import packaged
+from quasar_rt import device, packaged
 from quasar_rt.cli import cli
 
 
@@ -55,7 +55,7 @@ def script(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
-@pytest.mark.parametrize("command", ["demo", "infer", "eval", "bench", "info", "devices", "verify"])
+@pytest.mark.parametrize("command", ["demo", "infer", "eval", "bench", "info", "disasm", "devices", "verify"])
 def test_every_command_has_help_with_json(run, command):
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -154,8 +154,9 @@ def test_info_shows_the_subnet(run, subnet_file, gray_subnet):
 
 def test_devices_lists_what_is_not_there_too(run):
     assert "not on this machine" in run("devices").stdout
-    (cpu,) = json.loads(run("devices", "--json").stdout)["devices"]
-    assert cpu["best_tier"] == quasar_rt.devices()[0].best_tier
+    found = json.loads(run("devices", "--json").stdout)["devices"]
+    cpu = next(entry for entry in found if entry["name"] == "cpu")
+    assert cpu["best_tier"] == device.cpu().best_tier
     assert {tier["name"]: tier["supported"] for tier in cpu["tiers"]}["scalar"]
 
 
@@ -167,7 +168,7 @@ def test_verify_finds_every_backend_equal(run, subnet_file):
     assert document["equal"] is True
     status = {(check["backend"], check["threads"]): check["status"] for check in document["checks"]}
     assert status["oracle", None] == status["atoms", None] == "equal"
-    for tier in quasar_rt.devices()[0].tiers:
+    for tier in device.cpu().tiers:
         for threads in (1, 2):
             assert status[tier.name, threads] == ("equal" if tier.supported else "skipped")
 

@@ -22,6 +22,7 @@ _COMMANDS = {
     "eval": "Measure a subnet's accuracy on a data set.",
     "bench": "Measure latency and throughput.",
     "info": "Show what a subnet holds.",
+    "disasm": "Show the accelerator's commands for a subnet.",
     "devices": "Show what this machine offers to run on.",
     "verify": "Run every backend and tier on the same inputs and compare the bits.",
 }

@@ -72,7 +72,7 @@ def command(
                 f"{speed.p90_ms:.2f} ms",
                 f"{speed.batch_images_per_second:,.1f}",
                 f"{speed.gmacs_per_second:.1f}",
-                f"{speed.peak_share:.0%}",
+                "" if speed.peak_share is None else f"{speed.peak_share:.0%}",
             ]
             for speed in speeds
         ],

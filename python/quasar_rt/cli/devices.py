@@ -7,18 +7,27 @@ from dataclasses import asdict
 import click
 
 from .options import as_json
-from .output import print_json, print_table
+from .output import echo, print_json, print_table
 
 
 @click.command("devices", short_help="Show what this machine offers to run on.")
 @as_json
 def command(as_json: bool) -> None:
-    """Show what this machine offers to run on: devices, threads and instruction sets (tiers)."""
-    from ..device import devices
+    """Show what this machine offers to run on: devices, threads and instruction sets (tiers).
+
+    The first is what --device auto takes, where it can run the subnet. Simulated accelerators are built by `make sim`.
+    """
+    from ..device import automatic, devices
 
     found = devices()
+    chosen, reason = automatic()
     if as_json:
-        print_json({"devices": [{**asdict(device), "best_tier": device.best_tier} for device in found]})
+        print_json(
+            {
+                "devices": [{**asdict(device), "best_tier": device.best_tier} for device in found],
+                "auto": {"device": chosen, "reason": reason},
+            }
+        )
         return
     print_table(
         ["device", ">threads", "tier", ""],
@@ -35,5 +44,7 @@ def command(as_json: bool) -> None:
             ]
             for device in found
             for tier in device.tiers
-        ],
+        ]
+        + [[device.name, str(device.threads), "", device.about] for device in found if not device.tiers],
     )
+    echo(f"auto: {chosen} ({reason})")

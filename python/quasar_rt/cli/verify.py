@@ -21,20 +21,30 @@ from .output import echo, print_json, print_table
 @click.option(
     "--seed", type=int, metavar="N", default=0, show_default=True, help="Seed of the random images."
 )
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="NAME",
+    help="An accelerator to run as well, such as sim or sim:tiny; may be given several times.",
+)
 @as_json
 @click.pass_context
-def command(ctx: click.Context, /, subnet: str, images: int, seed: int, as_json: bool) -> None:
+def command(
+    ctx: click.Context, /, subnet: str, images: int, seed: int, devices: tuple[str, ...], as_json: bool
+) -> None:
     """Run SUBNET on the same inputs by every way there is and compare the bits of every logit.
 
-    The ways: the oracle (the integer model in int64 NumPy), the accelerator's 4-bit atoms, and every instruction-set
-    tier with one and two threads. The inputs: seeded random images, black, white, and the packaged samples. A
-    tier that this CPU lacks is reported as skipped. The exit code is 1 if any bit differs.
+    The ways: the oracle (the integer model in int64 NumPy), the accelerator's 4-bit atoms, every instruction-set
+    tier with one and two threads, and each --device. The inputs: seeded random images, black, white, and the
+    packaged samples. A tier that this CPU lacks is reported as skipped, and a device that SUBNET does not fit. The
+    exit code is 1 if any bit differs.
     """
     from ..subnet import Subnet
     from ..verify import verify
 
     loaded = Subnet.load(subnet)
-    checks = verify(loaded, images=images, seed=seed)
+    checks = verify(loaded, images=images, seed=seed, accelerators=devices)
     equal = all(check.status != "differs" for check in checks)
     if as_json:
         print_json({"subnet": loaded.name, "equal": equal, "checks": [check._asdict() for check in checks]})

@@ -3,29 +3,31 @@
 //! | step | what it does |
 //! |---|---|
 //! | [`check`] | refuses what the configuration cannot be built for or does not hold |
-//! | [`Placed`] | writes every transfer to the arena, once |
+//! | [`Plan`] | gives every transfer its place in the arena, from sizes and row widths alone |
 //! | [`Phases`] | makes the commands of each phase of a frame in one slot |
 //! | [`segments`] | interleaves the phases of two frames |
+//! | [`write`] | fills the arena |
 //!
 //! Commands stand in the order of one sequential program. A matrix's transfers follow the commands that take them, tile by tile in the order
-//! in which they are taken: however many there are, load's consumers have their commands. Depends on [`crate::image`], [`crate::isa`] and
-//! [`crate::program`].
+//! in which they are taken: however many there are, load's consumers have their commands. A frame's transfers stand in the arena in the order
+//! in which it reads them. Depends on [`crate::image`], [`crate::isa`] and [`crate::program`].
 
 use quasar_core::error::{Error, Result};
 use quasar_core::hardware::configuration::hls;
 use quasar_core::hardware::packing::{Activation, Pair};
+use quasar_core::hardware::workload::{Rows as Widths, Setting};
 use quasar_core::hardware::{Hardware, Workload};
-use quasar_core::subnet::config::{Config, Pool};
+use quasar_core::subnet::config::Pool;
 use quasar_core::subnet::schema::{self, LinearSpec};
 use quasar_core::subnet::LinearTensors;
 use quasar_core::Subnet;
 
-use crate::image::{Arena, Destination, Row, RowPair, Transfer};
+use crate::image::{self, Arena, Cursor, Destination, Row, RowPair, Transfer};
 use crate::isa::{
     Attend, Command, Context, Fill, Gemm, LayerNorm, Load, LoadEnd, Rows, Scores, Softmax, Table,
-    PORT_BYTES,
 };
 use crate::program::{List, Place, Program, Segment, Sizes};
+use crate::shape::Shape;
 
 /// `Load.target`.
 pub(crate) mod target {
@@ -60,33 +62,52 @@ pub(crate) mod pool {
 }
 
 pub(crate) fn compile(subnet: &Subnet, hardware: &Hardware) -> Result<Program> {
-    let config = subnet.config();
-    check(subnet, hardware)?;
-    let ports = hardware.configuration().axi_ports as usize;
-    let mut arena = Arena::new(PORT_BYTES * ports);
-    let placed = Placed::new(subnet, hardware, &mut arena);
-    let phases = 2 * config.blocks.len() + 2;
-    let program = Program {
-        hardware: hardware.clone(),
-        name: config.name.clone(),
-        sizes: Sizes {
-            tokens: config.tokens(),
-            prefix: config.prefix_tokens,
-            patch_len: config.patch_len(),
-            phases,
-        },
-        lists: segments(config, hardware, &placed),
-        arena: arena.into_bytes(),
-        logits: placed.head.columns_in_order,
+    let outline = Outline {
+        workload: Workload::of_subnet(subnet),
     };
-    for command in program.lists.iter().flat_map(|list| &list.commands) {
-        command.encode()?;
-    }
-    Ok(program)
+    check(&outline.workload, hardware)?;
+    let shape = Shape::of(hardware);
+    let plan = Plan::new(&outline, &shape);
+    let numbers = Numbers::of(subnet);
+    let lists = segments(&outline, hardware, &plan, &numbers);
+    encodable(&lists)?;
+    let (arena, logits) = write(subnet, &outline, &plan, &shape);
+    Ok(Program {
+        hardware: hardware.clone(),
+        name: outline.workload.name.clone(),
+        sizes: outline.sizes(),
+        lists,
+        arena,
+        logits,
+    })
+}
+
+/// The command lists of a network of which only sizes and row widths are known: all of [`Program::compile`]'s but numbers that do not matter
+/// for time (norms', attention's, zero points), which are 0.
+///
+/// # Errors
+/// As [`Program::compile`].
+pub fn schedule(workload: &Workload, hardware: &Hardware) -> Result<Vec<List>> {
+    let outline = Outline {
+        workload: workload.clone(),
+    };
+    check(workload, hardware)?;
+    let plan = Plan::new(&outline, &Shape::of(hardware));
+    let lists = segments(&outline, hardware, &plan, &Numbers::unknown(workload));
+    encodable(&lists)?;
+    Ok(lists)
+}
+
+/// Refuses values that a command's field cannot hold.
+fn encodable(lists: &[List]) -> Result<()> {
+    lists
+        .iter()
+        .flat_map(|list| &list.commands)
+        .try_for_each(|command| command.encode().map(|_| ()))
 }
 
 /// Refuses configurations that the HLS sources cannot be built for, and subnets that the buffers do not hold.
-fn check(subnet: &Subnet, hardware: &Hardware) -> Result<()> {
+fn check(workload: &Workload, hardware: &Hardware) -> Result<()> {
     hardware.check_mode()?;
     let c = hardware.configuration();
     let invalid = |key: &str, problem: String| {
@@ -119,145 +140,193 @@ fn check(subnet: &Subnet, hardware: &Hardware) -> Result<()> {
             );
         }
     }
-    hardware.check_fit(&Workload::of_subnet(subnet))
+    hardware.check_fit(workload)
 }
 
-/// A `LayerNorm`'s parameters.
-#[derive(Clone, Copy)]
-struct Norm {
-    gains: Transfer,
-    frac: u32,
-    epsilon: u64,
+/// Sizes and row widths of a network.
+struct Outline {
+    workload: Workload,
 }
 
-/// Rows of a matrix in the arena.
+impl Outline {
+    fn sizes(&self) -> Sizes {
+        let Setting {
+            prefix_tokens,
+            patch_len,
+            pool,
+            ..
+        } = self.workload.setting;
+        Sizes {
+            tokens: self.workload.setting.tokens() as usize,
+            prefix: prefix_tokens as usize,
+            patch_len: patch_len as usize,
+            embed: self.workload.embed as usize,
+            pool,
+            phases: 2 * self.workload.blocks.len() + 2,
+        }
+    }
+
+    /// Tokens that a block's attention output and MLP are needed for.
+    fn needed(&self, block: usize) -> u32 {
+        let setting = self.workload.setting;
+        if setting.pool == Pool::Token && block + 1 == self.workload.blocks.len() {
+            1
+        } else {
+            setting.tokens() as u32
+        }
+    }
+
+    /// Whether a block makes the query of token 0 alone, behind keys and values.
+    fn split(&self, block: usize) -> bool {
+        u64::from(self.needed(block)) < self.workload.setting.tokens()
+    }
+}
+
+/// A matrix in the arena.
 struct Matrix {
     rows4: u32,
     rows8: u32,
     columns: u32,
     /// Weights and row parameters of each tile of row pairs.
     tiles: Vec<(Transfer, Transfer)>,
-    /// Each row's column in its destination, in the order of sums.
-    columns_in_order: Vec<u16>,
+}
+
+impl Matrix {
+    fn new(cursor: &mut Cursor, shape: &Shape, rows: Widths, columns: u64) -> Self {
+        let tiles = shape.row_tiles(rows.four_bit as usize, rows.eight_bit as usize);
+        let tiles = tiles.into_iter().map(|tile| {
+            let weights = cursor.take(shape.weight_beats(columns as usize));
+            (weights, cursor.take(shape.row_beats(tile.rows())))
+        });
+        Self {
+            tiles: tiles.collect(),
+            rows4: rows.four_bit as u32,
+            rows8: rows.eight_bit as u32,
+            columns: columns as u32,
+        }
+    }
+}
+
+struct BlockPlan {
+    /// Keys and queries, then values; or keys and values, then the query of token 0.
+    qkv: [Matrix; 2],
+    proj: Matrix,
+    table: Transfer,
+    fc1: Matrix,
+    fc2: Matrix,
+}
+
+/// Where everything that a frame reads stands in the arena, in the order in which it is read.
+struct Plan {
+    residual: Transfer,
+    embed: Matrix,
+    blocks: Vec<BlockPlan>,
+    /// Gains of the norm before each phase but the first.
+    norms: Vec<Transfer>,
+    head: Matrix,
+    beats: usize,
+}
+
+impl Plan {
+    fn new(outline: &Outline, shape: &Shape) -> Self {
+        let Workload {
+            setting,
+            embed,
+            patch_rows,
+            head_rows,
+            ref blocks,
+            ..
+        } = outline.workload;
+        let mut cursor = Cursor::default();
+        let cursor = &mut cursor;
+        let gains = shape.beats(4 * embed as usize);
+        let words = (setting.tokens() as usize).div_ceil(shape.tokens) * embed as usize;
+        let residual = cursor.take(words * shape.beats(2 * shape.tokens));
+        let first = Matrix::new(cursor, shape, patch_rows, setting.patch_len);
+        let mut norms = vec![cursor.take(gains)];
+        let blocks = blocks.iter().enumerate().map(|(i, block)| {
+            let parts = if outline.split(i) {
+                [block.key.plus(block.value), block.query]
+            } else {
+                [block.key.plus(block.query), block.value]
+            };
+            let qkv = parts.map(|rows| Matrix::new(cursor, shape, rows, embed));
+            let proj = Matrix::new(cursor, shape, block.proj, block.inner());
+            norms.push(cursor.take(gains));
+            let table = cursor.take(shape.beats(256));
+            let fc1 = Matrix::new(cursor, shape, block.fc1, embed);
+            let fc2 = Matrix::new(cursor, shape, block.fc2, block.hidden);
+            norms.push(cursor.take(gains));
+            BlockPlan {
+                qkv,
+                proj,
+                table,
+                fc1,
+                fc2,
+            }
+        });
+        let blocks = blocks.collect();
+        Self {
+            residual,
+            embed: first,
+            blocks,
+            norms,
+            head: Matrix::new(cursor, shape, head_rows, embed),
+            beats: cursor.beats(),
+        }
+    }
 }
 
 /// Parameters of one head.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Head {
     mult: u32,
     out_mult: u32,
     out_shift: u32,
 }
 
-struct Block {
-    /// Whether the second part of qkv is the queries of token 0 alone, instead of the values.
-    split: bool,
-    qkv: [Matrix; 2],
-    heads: Vec<Head>,
-    head_dim: u32,
-    proj: Matrix,
-    table: Transfer,
-    fc1: Matrix,
-    zero_point: i32,
-    fc2: Matrix,
+/// What commands say beside sizes.
+struct Numbers {
+    /// f and E of the norm before each phase but the first.
+    norms: Vec<(u32, u64)>,
+    /// Of each block.
+    heads: Vec<Vec<Head>>,
+    zero_points: Vec<i32>,
 }
 
-/// All that a frame reads from the arena.
-struct Placed {
-    residual: Transfer,
-    embed: Matrix,
-    blocks: Vec<Block>,
-    /// The norm before each phase but the first.
-    norms: Vec<Norm>,
-    head: Matrix,
-}
-
-impl Placed {
-    fn new(subnet: &Subnet, hardware: &Hardware, arena: &mut Arena) -> Self {
+impl Numbers {
+    fn of(subnet: &Subnet) -> Self {
         let config = subnet.config();
-        let array = hardware.configuration().array;
-        let pairs = array.pairs as usize;
-        let layers = schema::linears(config);
-        let mut layers = layers.iter();
-        let mut next = || {
-            let spec = layers.next().expect("the schema lists every layer");
-            (spec, subnet.linear(spec))
+        let norm = |name: String| {
+            let part = |part: &str| value(subnet, &format!("{name}.{part}"), 0);
+            (part("frac") as u32, part("epsilon") as u64)
         };
-        let whole = |arena: &mut Arena, (spec, tensors): &(&LinearSpec, LinearTensors), to| {
-            let rows = (0..spec.rows).map(|row| (row, to, row as u16));
-            Matrix::new(arena, tensors, spec.k, rows, pairs)
+        let blocks = || config.blocks.iter().enumerate();
+        let norms = blocks().flat_map(|(i, _)| [1, 2].map(|n| format!("blocks.{i}.norm{n}")));
+        let heads = |(i, block): (usize, &quasar_core::subnet::config::Block)| {
+            let part = |part: &str, head| value(subnet, &format!("blocks.{i}.attn.{part}"), head);
+            (0..block.heads)
+                .map(|head| Head {
+                    mult: part("mult", head) as u32,
+                    out_mult: part("out_mult", head) as u32,
+                    out_shift: part("out_shift", head) as u32,
+                })
+                .collect()
         };
-        let i16s = |name: &str| -> Vec<i16> {
-            let tensor = subnet.tensor(name);
-            tensor.map_or(Vec::new(), |t| t.values().map(|v| v as i16).collect())
-        };
-        let first = |name: &str| value(subnet, name, 0);
-        let norm = |arena: &mut Arena, name: &str| Norm {
-            gains: arena.add_gains(
-                &i16s(&format!("{name}.gain")),
-                &i16s(&format!("{name}.bias")),
-            ),
-            frac: first(&format!("{name}.frac")) as u32,
-            epsilon: first(&format!("{name}.epsilon")) as u64,
-        };
-
-        let mut residual = i16s("prefix");
-        residual.extend(i16s("position"));
-        let residual = arena.add_residual(&residual, config.embed, array.tokens as usize);
-        let embed = whole(arena, &next(), Destination::Residual);
-        let (mut blocks, mut norms) = (Vec::new(), Vec::new());
-        for (i, block) in config.blocks.iter().enumerate() {
-            let name = |part: &str| format!("blocks.{i}.{part}");
-            let inner = block.inner();
-            let split = needed(config, i) < config.tokens();
-            norms.push(norm(arena, &name("norm1")));
-            let (spec, qkv) = next();
-            // Keys first: then queries and keys may be waited for while values are made.
-            let parts = if split {
-                [
-                    vec![Destination::Key, Destination::Value],
-                    vec![Destination::Query],
-                ]
-            } else {
-                [
-                    vec![Destination::Key, Destination::Query],
-                    vec![Destination::Value],
-                ]
-            };
-            let qkv = parts.map(|part| {
-                let rows = part.into_iter().flat_map(|to| {
-                    (0..inner).map(move |column| (to as usize * inner + column, to, column as u16))
-                });
-                Matrix::new(arena, &qkv, spec.k, rows, pairs)
-            });
-            let heads = (0..block.heads).map(|head| Head {
-                mult: value(subnet, &name("attn.mult"), head) as u32,
-                out_mult: value(subnet, &name("attn.out_mult"), head) as u32,
-                out_shift: value(subnet, &name("attn.out_shift"), head) as u32,
-            });
-            let heads = heads.collect();
-            let proj = whole(arena, &next(), Destination::Residual);
-            norms.push(norm(arena, &name("norm2")));
-            let table = subnet.tensor(&name("gelu")).map_or(&[][..], |t| t.data());
-            blocks.push(Block {
-                split,
-                qkv,
-                heads,
-                head_dim: block.head_dim as u32,
-                proj,
-                table: arena.add(table.iter().copied()),
-                fc1: whole(arena, &next(), Destination::Hidden),
-                zero_point: block.fc1_zero_point.into(),
-                fc2: whole(arena, &next(), Destination::Residual),
-            });
-        }
-        norms.push(norm(arena, "norm"));
         Self {
-            residual,
-            embed,
-            blocks,
-            norms,
-            head: whole(arena, &next(), Destination::Logit),
+            norms: norms.chain(["norm".into()]).map(norm).collect(),
+            heads: blocks().map(heads).collect(),
+            zero_points: blocks().map(|(_, b)| b.fc1_zero_point.into()).collect(),
+        }
+    }
+
+    fn unknown(workload: &Workload) -> Self {
+        let blocks = &workload.blocks;
+        let heads = |heads: u64| vec![Head::default(); heads as usize];
+        Self {
+            norms: vec![(0, 0); 2 * blocks.len() + 1],
+            heads: blocks.iter().map(|block| heads(block.heads)).collect(),
+            zero_points: vec![0; blocks.len()],
         }
     }
 }
@@ -270,72 +339,119 @@ fn value(subnet: &Subnet, name: &str, at: usize) -> i64 {
         .expect("the set of tensors is checked when the subnet is made")
 }
 
-/// Tokens that a block's attention output and MLP are needed for.
-fn needed(config: &Config, block: usize) -> usize {
-    if config.pool == Pool::Token && block + 1 == config.blocks.len() {
-        1
-    } else {
-        config.tokens()
+/// The arena's image, and the class of each logit in the order in which they leave.
+fn write(subnet: &Subnet, outline: &Outline, plan: &Plan, shape: &Shape) -> (Vec<u8>, Vec<u16>) {
+    let config = subnet.config();
+    let mut arena = Arena::new(plan.beats, shape.beat);
+    let layers = schema::linears(config);
+    let mut layers = layers.iter();
+    let mut next = || {
+        let spec = layers.next().expect("the schema lists every layer");
+        (spec, subnet.linear(spec))
+    };
+    let i16s = |name: &str| -> Vec<i16> {
+        let tensor = subnet.tensor(name);
+        tensor.map_or(Vec::new(), |t| t.values().map(|v| v as i16).collect())
+    };
+    let norm = |arena: &mut Arena, at: usize, name: &str| {
+        let [gains, offsets] = ["gain", "bias"].map(|part| i16s(&format!("{name}.{part}")));
+        arena.put(plan.norms[at], &image::gains(&gains, &offsets));
+    };
+    let whole = |arena: &mut Arena,
+                 matrix: &Matrix,
+                 (spec, tensors): &(&LinearSpec, LinearTensors),
+                 to: Destination| {
+        let rows = (0..spec.rows).map(|row| (row, to, row as u16));
+        write_matrix(arena, matrix, tensors, rows, shape.pairs)
+    };
+
+    let mut residual = i16s("prefix");
+    residual.extend(i16s("position"));
+    let residual = image::residual(&residual, config.embed, shape.tokens, shape.beat);
+    arena.put(plan.residual, &residual);
+    whole(&mut arena, &plan.embed, &next(), Destination::Residual);
+    for (i, (block, sizes)) in plan.blocks.iter().zip(&config.blocks).enumerate() {
+        let name = |part: &str| format!("blocks.{i}.{part}");
+        norm(&mut arena, 2 * i, &name("norm1"));
+        let (_, qkv) = next();
+        let inner = sizes.inner();
+        // Keys first: then scores may begin while values are made.
+        let parts = if outline.split(i) {
+            [
+                vec![Destination::Key, Destination::Value],
+                vec![Destination::Query],
+            ]
+        } else {
+            [
+                vec![Destination::Key, Destination::Query],
+                vec![Destination::Value],
+            ]
+        };
+        for (matrix, part) in block.qkv.iter().zip(parts) {
+            let rows = part.into_iter().flat_map(|to| {
+                (0..inner).map(move |column| (to as usize * inner + column, to, column as u16))
+            });
+            write_matrix(&mut arena, matrix, &qkv, rows, shape.pairs);
+        }
+        whole(&mut arena, &block.proj, &next(), Destination::Residual);
+        norm(&mut arena, 2 * i + 1, &name("norm2"));
+        let table = subnet.tensor(&name("gelu")).map_or(&[][..], |t| t.data());
+        arena.put(block.table, table);
+        whole(&mut arena, &block.fc1, &next(), Destination::Hidden);
+        whole(&mut arena, &block.fc2, &next(), Destination::Residual);
     }
+    norm(&mut arena, 2 * plan.blocks.len(), "norm");
+    let logits = whole(&mut arena, &plan.head, &next(), Destination::Logit);
+    (arena.into_bytes(), logits)
 }
 
-impl Matrix {
-    /// Writes some rows of a layer to the arena. `rows`: row of the layer, where its results go, column there.
-    fn new(
-        arena: &mut Arena,
-        tensors: &LinearTensors,
-        columns: usize,
-        rows: impl Iterator<Item = (usize, Destination, u16)>,
-        positions: usize,
-    ) -> Self {
-        let (mut four_bit, mut eight_bit) = (Vec::new(), Vec::new());
-        for (row, destination, column) in rows {
-            let bits = tensors.bits[row];
-            (if bits == 4 {
-                &mut four_bit
-            } else {
-                &mut eight_bit
-            })
-            .push(Row {
-                codes: &tensors.codes[row * columns..(row + 1) * columns],
-                bias: tensors.bias[row],
-                mult: tensors.mult[row],
-                // The head has mantissas alone.
-                shift: tensors.shift.get(row).copied().unwrap_or_default(),
-                destination,
-                column,
-            });
-        }
-        let pairs: Vec<RowPair> = four_bit
-            .chunks(2)
-            .map(|pair| RowPair::FourBit(pair[0], pair.get(1).copied()))
-            .chain(eight_bit.iter().map(|&row| RowPair::EightBit(row)))
-            .collect();
-        let tiles = pairs.chunks(positions).map(|tile| {
-            (
-                arena.add_weights(tile, columns, positions),
-                arena.add_rows(tile),
-            )
+/// Writes some rows of a layer. `rows`: row of the layer, where its results go, column there. Returns these columns in the order of sums.
+fn write_matrix(
+    arena: &mut Arena,
+    matrix: &Matrix,
+    tensors: &LinearTensors,
+    rows: impl Iterator<Item = (usize, Destination, u16)>,
+    positions: usize,
+) -> Vec<u16> {
+    let columns = matrix.columns as usize;
+    let (mut four_bit, mut eight_bit) = (Vec::new(), Vec::new());
+    for (row, destination, column) in rows {
+        let bits = tensors.bits[row];
+        (if bits == 4 {
+            &mut four_bit
+        } else {
+            &mut eight_bit
+        })
+        .push(Row {
+            codes: &tensors.codes[row * columns..(row + 1) * columns],
+            bias: tensors.bias[row],
+            mult: tensors.mult[row],
+            // The head has mantissas alone.
+            shift: tensors.shift.get(row).copied().unwrap_or_default(),
+            destination,
+            column,
         });
-        Self {
-            tiles: tiles.collect(),
-            rows4: four_bit.len() as u32,
-            rows8: eight_bit.len() as u32,
-            columns: columns as u32,
-            columns_in_order: four_bit
-                .iter()
-                .chain(&eight_bit)
-                .map(|r| r.column)
-                .collect(),
-        }
     }
+    let pairs: Vec<RowPair> = four_bit
+        .chunks(2)
+        .map(|pair| RowPair::FourBit(pair[0], pair.get(1).copied()))
+        .chain(eight_bit.iter().map(|&row| RowPair::EightBit(row)))
+        .collect();
+    for (tile, &(weights, rows)) in pairs.chunks(positions).zip(&matrix.tiles) {
+        arena.put(weights, &image::weights(tile, columns, positions));
+        arena.put(rows, &image::rows(tile));
+    }
+    let all = four_bit.iter().chain(&eight_bit);
+    all.map(|row| row.column).collect()
 }
 
 /// The phases of a frame in one slot, as they are made.
 struct Phases<'a> {
-    config: &'a Config,
+    outline: &'a Outline,
     hardware: &'a Hardware,
-    placed: &'a Placed,
+    shape: Shape,
+    plan: &'a Plan,
+    numbers: &'a Numbers,
     slot: u8,
     done: Vec<Vec<(Command, Place)>>,
     current: Vec<(Command, Place)>,
@@ -344,22 +460,25 @@ struct Phases<'a> {
 
 impl<'a> Phases<'a> {
     fn of(
-        config: &'a Config,
+        outline: &'a Outline,
         hardware: &'a Hardware,
-        placed: &'a Placed,
+        plan: &'a Plan,
+        numbers: &'a Numbers,
         slot: u8,
     ) -> Vec<Vec<(Command, Place)>> {
         let mut phases = Self {
-            config,
+            outline,
             hardware,
-            placed,
+            shape: Shape::of(hardware),
+            plan,
+            numbers,
             slot,
             done: Vec::new(),
             current: Vec::new(),
             stage: "",
         };
         phases.embedding();
-        for (i, block) in placed.blocks.iter().enumerate() {
+        for (i, block) in plan.blocks.iter().enumerate() {
             phases.attention_half(i, block);
             phases.mlp_half(i, block);
         }
@@ -427,11 +546,8 @@ impl<'a> Phases<'a> {
     /// The norm before the next phase, which ends this one.
     fn norm(&mut self, tokens: u32, pool: u32) {
         self.stage = "norm";
-        let Norm {
-            gains,
-            frac,
-            epsilon,
-        } = self.placed.norms[self.done.len()];
+        let phase = self.done.len();
+        let (frac, epsilon) = self.numbers.norms[phase];
         self.push(LayerNorm {
             frame: self.slot.into(),
             pool,
@@ -440,12 +556,12 @@ impl<'a> Phases<'a> {
             first: if pool == pool::NONE {
                 0
             } else {
-                self.config.prefix_tokens as u32
+                self.outline.workload.setting.prefix_tokens as u32
             },
             embed: self.embed(),
             epsilon,
         });
-        self.load(target::GAINS, gains);
+        self.load(target::GAINS, self.plan.norms[phase]);
         self.end();
     }
 
@@ -454,27 +570,23 @@ impl<'a> Phases<'a> {
     }
 
     fn tokens(&self) -> u32 {
-        self.config.tokens() as u32
+        self.outline.workload.setting.tokens() as u32
     }
 
     fn embed(&self) -> u32 {
-        self.config.embed as u32
+        self.outline.workload.embed as u32
     }
 
     /// Tokens of the array.
     fn lanes(&self) -> u32 {
-        self.hardware.configuration().array.tokens as u32
+        self.shape.tokens as u32
     }
 
     fn embedding(&mut self) {
-        let placed = self.placed;
+        let plan = self.plan;
         let (tokens, embed) = (self.tokens(), self.embed());
-        let (words, columns) = (
-            tokens.div_ceil(self.lanes()),
-            self.config.patch_len() as u32,
-        );
-        let beat = PORT_BYTES * self.hardware.configuration().axi_ports as usize;
-        let word = (self.lanes() as usize).div_ceil(beat) as u32;
+        let tiles = tokens.div_ceil(self.lanes());
+        let word = self.shape.beats(self.shape.tokens) as u32;
         self.stage = "patches";
         self.push(Load {
             target: target::PATCHES,
@@ -482,18 +594,18 @@ impl<'a> Phases<'a> {
             wait_array: 1,
             post_array: 1,
             frame: self.slot.into(),
-            beats: words * columns * word,
+            beats: tiles * plan.embed.columns * word,
             address: 0,
         });
         self.stage = "position";
         self.push(Fill {
             frame: self.slot.into(),
-            words: words * embed,
+            words: tiles * embed,
         });
-        self.load(target::RESIDUAL, placed.residual);
+        self.load(target::RESIDUAL, plan.residual);
         self.product(
             "embedding",
-            &placed.embed,
+            &plan.embed,
             Gemm {
                 source: source::INPUT,
                 wait_load: 1,
@@ -504,7 +616,7 @@ impl<'a> Phases<'a> {
                 kind: kind::RESIDUAL,
                 moments: 1,
                 tokens,
-                skip: self.config.prefix_tokens as u32,
+                skip: self.outline.workload.setting.prefix_tokens as u32,
                 stride: embed,
                 ..Rows::default()
             },
@@ -512,10 +624,9 @@ impl<'a> Phases<'a> {
         self.norm(tokens, pool::NONE);
     }
 
-    fn attention_half(&mut self, i: usize, block: &Block) {
+    fn attention_half(&mut self, i: usize, block: &BlockPlan) {
         let tokens = self.tokens();
-        let needed = needed(self.config, i) as u32;
-        let inner = block.heads.len() as u32 * block.head_dim;
+        let (needed, split) = (self.outline.needed(i), self.outline.split(i));
         let gemm = Gemm {
             source: source::NORMED,
             frame: self.slot.into(),
@@ -525,11 +636,11 @@ impl<'a> Phases<'a> {
             kind: kind::CODES,
             post: 1,
             tokens,
-            stride: inner,
+            stride: block.proj.columns,
             reciprocal: ((1 << 20) + tokens / 2) / tokens,
             ..Rows::default()
         };
-        let [stage, second] = if block.split {
+        let [stage, second] = if split {
             ["keys, values", "query"]
         } else {
             ["keys, queries", "values"]
@@ -548,11 +659,11 @@ impl<'a> Phases<'a> {
             &block.qkv[1],
             gemm,
             Rows {
-                tokens: if block.split { needed } else { tokens },
+                tokens: if split { needed } else { tokens },
                 ..rows
             },
         );
-        self.attention(block, needed);
+        self.attention(i);
         self.residual(
             "projection",
             &block.proj,
@@ -566,14 +677,20 @@ impl<'a> Phases<'a> {
     }
 
     /// Units of (head, tile of tokens). The array makes the scores of the next unit before the context of one, so that softmax has time.
-    fn attention(&mut self, block: &Block, needed: u32) {
+    fn attention(&mut self, block: usize) {
         self.stage = "attention";
-        let (keys, rows, lanes) = (self.tokens(), block.head_dim, self.lanes());
-        let stride = block.heads.len() as u32 * rows;
+        let (needed, lanes) = (self.outline.needed(block), self.lanes());
+        let (keys, heads) = (self.tokens(), &self.numbers.heads[block]);
+        let rows = self.outline.workload.blocks[block].head_dim as u32;
+        let stride = heads.len() as u32 * rows;
         let tiles = needed.div_ceil(lanes);
-        let units = block.heads.len() as u32 * tiles;
+        let units = heads.len() as u32 * tiles;
         // Where queries come last they stand behind keys and values; else values may come while scores are made.
-        let (scores_wait, context_wait) = if block.split { (2, 0) } else { (1, 1) };
+        let (scores_wait, context_wait) = if self.outline.split(block) {
+            (2, 0)
+        } else {
+            (1, 1)
+        };
         let last_head = units - tiles;
         for i in 0..=units {
             if i < units {
@@ -583,7 +700,7 @@ impl<'a> Phases<'a> {
                     mult,
                     out_mult,
                     out_shift,
-                } = block.heads[head as usize];
+                } = heads[head as usize];
                 self.push(Scores {
                     parity: i % 2,
                     wait_drain: if i == 0 { scores_wait } else { 0 },
@@ -601,7 +718,7 @@ impl<'a> Phases<'a> {
                     out_shift,
                     out_mult,
                     mult,
-                    cap: ((1 << 31) - (1 << 20)) / mult,
+                    cap: ((1u32 << 31) - (1 << 20)).checked_div(mult).unwrap_or(0),
                 });
             }
             if let Some(i) = i.checked_sub(1) {
@@ -649,8 +766,8 @@ impl<'a> Phases<'a> {
         );
     }
 
-    fn mlp_half(&mut self, i: usize, block: &Block) {
-        let tokens = needed(self.config, i) as u32;
+    fn mlp_half(&mut self, i: usize, block: &BlockPlan) {
+        let tokens = self.outline.needed(i);
         self.stage = "table";
         self.push(Table {});
         self.load(target::TABLE, block.table);
@@ -668,12 +785,12 @@ impl<'a> Phases<'a> {
                 table: 1,
                 post_tiles: 1,
                 tokens,
-                zero_point: block.zero_point,
+                zero_point: self.numbers.zero_points[i],
                 stride: block.fc2.columns,
                 ..Rows::default()
             },
         );
-        let last = i + 1 == self.config.blocks.len();
+        let last = i + 1 == self.plan.blocks.len();
         self.residual(
             "fc2",
             &block.fc2,
@@ -683,7 +800,7 @@ impl<'a> Phases<'a> {
             },
             tokens,
         );
-        let pool = match self.config.pool {
+        let pool = match self.outline.workload.setting.pool {
             Pool::Mean if last => pool::BEFORE,
             Pool::MeanAfterNorm if last => pool::AFTER,
             _ => pool::NONE,
@@ -692,10 +809,10 @@ impl<'a> Phases<'a> {
     }
 
     fn head(&mut self) {
-        let placed = self.placed;
+        let plan = self.plan;
         self.product(
             "head",
-            &placed.head,
+            &plan.head,
             Gemm {
                 source: source::NORMED,
                 frame: self.slot.into(),
@@ -717,10 +834,10 @@ impl<'a> Phases<'a> {
 
 /// All command lists. In a step the frame that begins goes first: its embedding needs no norm, so that the other's has time, as in every
 /// later phase. A residual is filled behind the head of the frame that had it before.
-fn segments(config: &Config, hardware: &Hardware, placed: &Placed) -> Vec<List> {
+fn segments(outline: &Outline, hardware: &Hardware, plan: &Plan, numbers: &Numbers) -> Vec<List> {
     let frames = hardware.configuration().frames as usize;
     let phases: Vec<_> = (0..frames as u8)
-        .map(|slot| Phases::of(config, hardware, placed, slot))
+        .map(|slot| Phases::of(outline, hardware, plan, numbers, slot))
         .collect();
     let halves = |slot: u8| {
         let phases = &phases[slot as usize];
@@ -743,4 +860,95 @@ fn segments(config: &Config, hardware: &Hardware, placed: &Placed) -> Vec<List> 
         }
     };
     Segment::all(frames).iter().map(list).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{golden, hardware, GOLDEN};
+    use quasar_core::hardware::Hardware;
+
+    /// Without the numbers that only weights have.
+    fn without_numbers(command: Command) -> Command {
+        match command {
+            Command::LayerNorm(c) => LayerNorm {
+                frac: 0,
+                epsilon: 0,
+                ..c
+            }
+            .into(),
+            Command::Softmax(c) => Softmax {
+                out_shift: 0,
+                out_mult: 0,
+                mult: 0,
+                cap: 0,
+                ..c
+            }
+            .into(),
+            Command::Rows(c) => Rows { zero_point: 0, ..c }.into(),
+            other => other,
+        }
+    }
+
+    #[test]
+    fn a_schedule_is_the_programs_but_for_its_numbers() {
+        for name in GOLDEN {
+            let subnet = golden(name);
+            let hardware = hardware(&subnet, "zcu102", [5, 3, 2, 2, 2, 1, 2]);
+            let program = Program::compile(&subnet, &hardware).unwrap();
+            let lists = schedule(&Workload::of_subnet(&subnet), &hardware).unwrap();
+            for list in lists {
+                let commands = program.commands(list.segment).iter();
+                let commands: Vec<_> = commands.map(|&c| without_numbers(c)).collect();
+                assert_eq!(commands, list.commands, "{name} {}", list.segment);
+                assert_eq!(program.places(list.segment), list.places);
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_built_or_held_is_refused_by_name() {
+        let subnet = golden("token");
+        let good = hardware(&subnet, "zcu102", [5, 3, 2, 2, 2, 1, 2]);
+        let error = |change: fn(&mut quasar_core::hardware::Configuration)| {
+            let mut configuration = good.configuration().clone();
+            change(&mut configuration);
+            let hardware = Hardware::new(configuration, good.board().clone()).unwrap();
+            Program::compile(&subnet, &hardware)
+                .unwrap_err()
+                .to_string()
+        };
+        for (message, expected) in [
+            (error(|c| c.lanes.gelu = 1), "lanes.gelu: is 1"),
+            (error(|c| c.array.pairs = 129), "array.pairs: is 129"),
+            (
+                error(|c| {
+                    c.array.tokens = 300;
+                    (c.lanes.requantize, c.lanes.gelu) = (61, 61);
+                }),
+                "array.tokens: is 300",
+            ),
+            (
+                error(|c| {
+                    c.array.tokens = 200;
+                    (c.lanes.requantize, c.lanes.gelu) = (61, 61);
+                }),
+                "lanes.requantize: is 61",
+            ),
+            (
+                error(|c| {
+                    c.array.tokens = 200;
+                    c.lanes.exponential = 171;
+                }),
+                "lanes.exponential: is 171",
+            ),
+            (
+                error(|c| c.buffers.input -= 1),
+                "the input buffer needs 64 words a lane, 1 more than the 63",
+            ),
+            (error(|c| c.buffers.hidden = 1), "the hidden buffer needs"),
+        ] {
+            assert!(message.contains(expected), "{message}");
+        }
+    }
 }

@@ -88,7 +88,29 @@ pub(crate) const fn word_beats(bytes: usize, beat: usize) -> usize {
     bytes.div_ceil(beat)
 }
 
-/// The arena as it grows.
+/// Gives transfers their places, one behind the other, each with a beat for its check.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cursor {
+    next: usize,
+}
+
+impl Cursor {
+    pub(crate) fn take(&mut self, beats: usize) -> Transfer {
+        let address = self.next as u32;
+        self.next += beats + 1;
+        Transfer {
+            address,
+            beats: beats as u32,
+        }
+    }
+
+    /// Beats of all.
+    pub(crate) fn beats(self) -> usize {
+        self.next
+    }
+}
+
+/// The arena as it is filled.
 #[derive(Clone, Debug)]
 pub(crate) struct Arena {
     bytes: Vec<u8>,
@@ -96,9 +118,9 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    pub(crate) fn new(beat: usize) -> Self {
+    pub(crate) fn new(beats: usize, beat: usize) -> Self {
         Self {
-            bytes: Vec::new(),
+            bytes: vec![0; beats * beat],
             beat,
         }
     }
@@ -107,83 +129,65 @@ impl Arena {
         self.bytes
     }
 
-    /// Appends a transfer, zeros to the end of its last beat, and its check.
-    pub(crate) fn add(&mut self, data: impl IntoIterator<Item = u8>) -> Transfer {
-        let first = self.bytes.len();
-        self.bytes.extend(data);
-        self.pad();
-        let end = self.bytes.len();
-        let check = check_of(&self.bytes[first..]);
-        self.bytes.extend(check.to_le_bytes());
-        self.pad();
-        Transfer {
-            address: (first / self.beat) as u32,
-            beats: ((end - first) / self.beat) as u32,
+    /// Writes a transfer and its check. `data` may end before its last beat does.
+    ///
+    /// # Panics
+    /// Where `data` has not as many beats as were planned.
+    pub(crate) fn put(&mut self, transfer: Transfer, data: &[u8]) {
+        assert_eq!(data.len().div_ceil(self.beat), transfer.beats as usize);
+        let first = transfer.address as usize * self.beat;
+        let end = first + transfer.beats as usize * self.beat;
+        self.bytes[first..first + data.len()].copy_from_slice(data);
+        let check = check_of(&self.bytes[first..end]);
+        self.bytes[end..end + 4].copy_from_slice(&check.to_le_bytes());
+    }
+}
+
+/// Weights of a tile of row pairs: for each column a byte a position; pair i stands at `positions - 1 - i`.
+pub(crate) fn weights(tile: &[RowPair], columns: usize, positions: usize) -> Vec<u8> {
+    let mut data = vec![0; columns * positions];
+    for (i, pair) in tile.iter().enumerate() {
+        let bytes = data[positions - 1 - i..].iter_mut().step_by(positions);
+        for (k, byte) in bytes.enumerate() {
+            *byte = pair.byte(k);
         }
     }
+    data
+}
 
-    fn pad(&mut self) {
-        self.bytes
-            .resize(self.bytes.len().next_multiple_of(self.beat), 0);
+/// Row parameters of a tile of row pairs.
+pub(crate) fn rows(tile: &[RowPair]) -> Vec<u8> {
+    let mut data = Vec::new();
+    for row in tile.iter().flat_map(|pair| pair.rows()) {
+        let end = data.len() + ROW_BYTES;
+        data.extend(row.bias.to_le_bytes());
+        data.extend(row.mult.to_le_bytes());
+        data.extend([row.shift, row.destination as u8]);
+        data.extend(row.column.to_le_bytes());
+        data.resize(end, 0);
     }
+    data
+}
 
-    /// Weights of a tile of row pairs: for each column a byte a position; pair i stands at `positions - 1 - i`.
-    pub(crate) fn add_weights(
-        &mut self,
-        tile: &[RowPair],
-        columns: usize,
-        positions: usize,
-    ) -> Transfer {
-        let mut data = vec![0; columns * positions];
-        for (i, pair) in tile.iter().enumerate() {
-            let bytes = data[positions - 1 - i..].iter_mut().step_by(positions);
-            for (k, byte) in bytes.enumerate() {
-                *byte = pair.byte(k);
-            }
+/// `LayerNorm`'s gains and offsets.
+pub(crate) fn gains(gains: &[i16], offsets: &[i16]) -> Vec<u8> {
+    let pairs = gains.iter().zip(offsets);
+    pairs
+        .flat_map(|(gain, offset)| [gain.to_le_bytes(), offset.to_le_bytes()].concat())
+        .collect()
+}
+
+/// Residual words of `lanes` tokens, tile by tile, from `[tokens, embed]`; each word begins with a beat.
+pub(crate) fn residual(values: &[i16], embed: usize, lanes: usize, beat: usize) -> Vec<u8> {
+    let word = word_beats(2 * lanes, beat) * beat;
+    let tokens = values.len() / embed;
+    let mut data = vec![0; tokens.div_ceil(lanes) * embed * word];
+    for (token, values) in values.chunks_exact(embed).enumerate() {
+        let (tile, lane) = (token / lanes, token % lanes);
+        for (d, value) in values.iter().enumerate() {
+            let at = (tile * embed + d) * word + 2 * lane;
+            data[at..at + 2].copy_from_slice(&value.to_le_bytes());
         }
-        self.add(data)
     }
-
-    /// Row parameters of a tile of row pairs.
-    pub(crate) fn add_rows(&mut self, tile: &[RowPair]) -> Transfer {
-        let mut data = Vec::new();
-        for row in tile.iter().flat_map(|pair| pair.rows()) {
-            let end = data.len() + ROW_BYTES;
-            data.extend(row.bias.to_le_bytes());
-            data.extend(row.mult.to_le_bytes());
-            data.extend([row.shift, row.destination as u8]);
-            data.extend(row.column.to_le_bytes());
-            data.resize(end, 0);
-        }
-        self.add(data)
-    }
-
-    /// `LayerNorm`'s gains and offsets.
-    pub(crate) fn add_gains(&mut self, gains: &[i16], offsets: &[i16]) -> Transfer {
-        let pairs = gains.iter().zip(offsets);
-        self.add(pairs.flat_map(|(gain, offset)| {
-            let ([a, b], [c, d]) = (gain.to_le_bytes(), offset.to_le_bytes());
-            [a, b, c, d]
-        }))
-    }
-
-    /// Residual words of `lanes` tokens, tile by tile, `[tokens, embed]` in order; each word begins with a beat.
-    pub(crate) fn add_residual(
-        &mut self,
-        residual: &[i16],
-        embed: usize,
-        lanes: usize,
-    ) -> Transfer {
-        let word = word_beats(2 * lanes, self.beat) * self.beat;
-        let tokens = residual.len() / embed;
-        let mut data = vec![0; tokens.div_ceil(lanes) * embed * word];
-        for (token, values) in residual.chunks_exact(embed).enumerate() {
-            let (tile, lane) = (token / lanes, token % lanes);
-            for (d, value) in values.iter().enumerate() {
-                let at = (tile * embed + d) * word + 2 * lane;
-                data[at..at + 2].copy_from_slice(&value.to_le_bytes());
-            }
-        }
-        self.add(data)
-    }
+    data
 }

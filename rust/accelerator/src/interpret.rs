@@ -267,7 +267,7 @@ impl<'a> Interpreter<'a> {
             Command::Context(c) => self.context(&c),
             Command::Rows(c) => self.rows(&c),
             Command::Attend(c) => self.attend(&c),
-            Command::Fill(c) => self.fill(&c),
+            Command::Fill(c) => self.fill(c),
             Command::Table(_) => {
                 let bytes = take(&mut self.queues.rows, self.shape.beats(256));
                 for (entry, byte) in self.table.iter_mut().zip(bytes) {
@@ -304,8 +304,8 @@ impl<'a> Interpreter<'a> {
             target::PATCHES => {
                 let word = self.shape.beats(self.shape.tokens) * beat;
                 for (address, codes) in data.chunks_exact(word).enumerate() {
-                    for lane in 0..self.shape.tokens {
-                        self.input.set(address, lane, codes[lane] as i8)?;
+                    for (lane, &code) in codes.iter().take(self.shape.tokens).enumerate() {
+                        self.input.set(address, lane, code as i8)?;
                     }
                 }
                 return Ok(());
@@ -397,7 +397,7 @@ impl<'a> Interpreter<'a> {
         let (base, stride) = (c.base as usize, c.stride as usize);
         let mut maxima = vec![i32::MIN; s.tokens];
         for key in 0..c.keys as usize {
-            for lane in 0..c.tokens as usize {
+            for (lane, most) in maxima.iter_mut().enumerate().take(c.tokens as usize) {
                 let mut slice = Slice::new(s.shift, true, false);
                 for k in 0..c.columns as usize {
                     let (bank, address) = s.key(key, base + k, stride);
@@ -408,7 +408,7 @@ impl<'a> Interpreter<'a> {
                 let (low, high) = slice.finish();
                 let score = (16 * high + low) as i32;
                 self.score[c.parity as usize].set(key, lane, score)?;
-                maxima[lane] = maxima[lane].max(score);
+                *most = score.max(*most);
             }
         }
         self.queues.maxima.push_back(maxima);
@@ -567,7 +567,7 @@ impl<'a> Interpreter<'a> {
         }
     }
 
-    fn fill(&mut self, c: &Fill) -> Result<()> {
+    fn fill(&mut self, c: Fill) -> Result<()> {
         let s = self.shape;
         for word in 0..c.words as usize {
             let bytes = take(&mut self.queues.rows, s.beats(2 * s.tokens));
@@ -717,5 +717,137 @@ impl Slice {
     fn finish(mut self) -> (i64, i64) {
         self.end_pass();
         self.sums
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use quasar_core::preprocess::patch_codes;
+    use quasar_core::{Executor, Network, Subnet, Tier};
+
+    use super::*;
+    use crate::testing::{design, golden, hardware, shape, Random, GOLDEN};
+
+    /// Images, their patch codes and the executor's logits.
+    fn frames(subnet: &Subnet, count: usize) -> Vec<(Vec<i8>, Vec<i32>)> {
+        let config = subnet.config();
+        let network = Arc::new(Network::new(subnet, Tier::Scalar).unwrap());
+        let executor = Executor::new(network, Some(1)).unwrap();
+        let mut random = Random::new(1);
+        (0..count)
+            .map(|_| {
+                let image: Vec<u8> = (0..config.image.bytes())
+                    .map(|_| random.within(0, 255) as u8)
+                    .collect();
+                let mut codes = vec![0; config.patches() * config.patch_len()];
+                let (_, columns) = config.grid();
+                patch_codes(&image, config.image, config.patch, columns, 0, &mut codes);
+                let mut logits = vec![0; config.classes.len()];
+                executor.run(&image, &mut logits).unwrap();
+                (codes, logits)
+            })
+            .collect()
+    }
+
+    /// The segments of so many frames in a row.
+    fn segments(frames: usize, in_flight: usize) -> Vec<Segment> {
+        if in_flight == 1 {
+            return [Segment::Start(0), Segment::End(0)].repeat(frames);
+        }
+        let slot = |frame: usize| (frame % 2) as u8;
+        let mut all = vec![Segment::Start(0)];
+        all.extend((0..frames - 1).map(|frame| Segment::Step(slot(frame))));
+        all.push(Segment::End(slot(frames - 1)));
+        all
+    }
+
+    fn agrees(subnet: &Subnet, board: &str, shape: [u64; 7]) {
+        let hardware = hardware(subnet, board, shape);
+        let program = Program::compile(subnet, &hardware).unwrap();
+        let frames = frames(subnet, 3);
+        let mut interpreter = Interpreter::new(&program);
+        let (mut begun, mut ended) = (0, 0);
+        for segment in segments(frames.len(), shape[6] as usize) {
+            let mut input = vec![0; program.input_bytes()];
+            if !matches!(segment, Segment::End(_)) {
+                program.pack_input(&frames[begun].0, &mut input);
+                begun += 1;
+            }
+            interpreter.run(segment, &input).unwrap();
+            if !matches!(segment, Segment::Start(_)) {
+                let output = interpreter.output(ended as u32).unwrap();
+                let mut logits = vec![0; program.classes()];
+                program
+                    .read_output(&output, ended as u32, &mut logits)
+                    .unwrap();
+                assert_eq!(logits, frames[ended].1, "frame {ended}");
+                ended += 1;
+            }
+        }
+        assert_eq!((begun, ended), (3, 3));
+        assert!(interpreter.idle());
+    }
+
+    #[test]
+    fn golden_subnets_give_the_executors_logits() {
+        for name in GOLDEN {
+            let subnet = golden(name);
+            for frames in [1, 2] {
+                agrees(&subnet, "zcu102", [5, 3, 2, 2, 2, 1, frames]);
+                agrees(&subnet, "pynq-z2", [7, 4, 3, 3, 5, 2, frames]);
+                agrees(&subnet, "zcu102", [32, 128, 32, 8, 8, 4, frames]);
+            }
+        }
+    }
+
+    #[test]
+    fn columns_beyond_a_slices_bound_take_passes() {
+        let mut design = crate::testing::Design {
+            side: 24,
+            kernel: 24,
+            channels: 3,
+            embed: 4,
+            prefix: 1,
+            blocks: vec![(1, 2, 5)],
+            pool: "mean",
+            classes: 2,
+            eight_bit: 4,
+            seed: 3,
+        };
+        for (eight_bit, frames) in [(8, 1), (4, 2), (0, 2)] {
+            design.eight_bit = eight_bit;
+            agrees(&design.subnet(), "pynq-z2", [2, 3, 2, 1, 1, 3, frames]);
+        }
+    }
+
+    #[test]
+    fn a_changed_bit_of_the_arena_fails_its_frames_check() {
+        let subnet = golden("token");
+        let hardware = hardware(&subnet, "zcu102", [5, 3, 2, 2, 2, 1, 1]);
+        let mut program = Program::compile(&subnet, &hardware).unwrap();
+        let middle = program.arena.len() / 2;
+        program.arena[middle] ^= 1;
+        let mut interpreter = Interpreter::new(&program);
+        let mut input = vec![0; program.input_bytes()];
+        program.pack_input(&vec![0; program.patch_codes()], &mut input);
+        for segment in [Segment::Start(0), Segment::End(0)] {
+            interpreter.run(segment, &input).unwrap();
+        }
+        let output = interpreter.output(7).unwrap();
+        let mut logits = vec![0; program.classes()];
+        let error = program.read_output(&output, 7, &mut logits).unwrap_err();
+        assert!(error.to_string().contains("failed its check"), "{error}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_subnet_on_any_shape_gives_the_executors_logits(design in design(), (board, shape) in shape()) {
+            agrees(&design.subnet(), board, shape);
+        }
     }
 }

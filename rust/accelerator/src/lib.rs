@@ -7,18 +7,41 @@
 //! | [`header`] | generates C++ headers and tables | `fpga/include/isa.hpp`, `config.hpp` |
 //! | [`program`] | holds a compiled subnet | command lists, arena, layouts of input and output |
 //! | [`compile`] | compiles a subnet | [`Program`] |
+//! | [`disasm`] | shows command lists to people | text |
+//! | [`events`] | replays command lists on the units, their queues and depths | cycles, stalls, intervals: modelled |
 //! | [`shape`] | divides products into tiles and groups | [`shape::Shape`] |
+//! | [`verify`] | proves that no schedule of the units stops or races | [`verify::Report`] |
 //! | [`interpret`] | runs command lists on plain arrays, untimed | logits |
+//! | [`transport`] | reaches registers, memory and interrupt | [`transport::Transport`] |
+//! | [`sim`] | is such a way: to the simulated device | [`sim::Sim`] |
+//! | [`uio`] | is another: to this machine's FPGA | [`uio::Uio`] |
+//! | [`driver`] | runs frames, two at a time | logits, or each frame's error |
+//! | [`device`] | is what an engine sees, CPU or accelerator | [`device::Device`] |
 //!
 //! `docs/accelerator.md` describes what the commands tell the hardware to do.
 
+#![deny(unsafe_code)]
+
 pub mod compile;
+pub mod device;
+pub mod disasm;
+pub mod driver;
+pub mod events;
 pub mod header;
 pub mod identity;
 mod image;
 pub mod interpret;
 pub mod isa;
+#[cfg(test)]
+mod mock;
 pub mod program;
 pub mod shape;
+pub mod sim;
+#[cfg(test)]
+mod testing;
+pub mod transport;
+#[cfg(target_os = "linux")]
+pub mod uio;
+pub mod verify;
 
 pub use program::{Program, Segment};

@@ -3,10 +3,10 @@
 //! [`Program::compile`] makes it ([`crate::compile`]); it is immutable. Depends on [`crate::isa`] and the hardware's configuration.
 
 use std::fmt;
-use std::str::FromStr;
 
 use quasar_core::error::{Error, Result};
 use quasar_core::hardware::Hardware;
+use quasar_core::subnet::config::Pool;
 use quasar_core::Subnet;
 
 use crate::image;
@@ -53,24 +53,6 @@ impl fmt::Display for Segment {
     }
 }
 
-impl FromStr for Segment {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let all = Self::all(2);
-        all.iter()
-            .copied()
-            .find(|segment| segment.to_string() == name)
-            .ok_or_else(|| {
-                let names: Vec<_> = all.iter().map(ToString::to_string).collect();
-                Error::InvalidValue(format!(
-                    "segment {name:?}; it must be one of {}",
-                    names.join(", ")
-                ))
-            })
-    }
-}
-
 /// What a command is part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -82,12 +64,15 @@ pub struct Place {
     pub stage: &'static str,
 }
 
-/// One segment's commands, and what each is part of.
+/// One segment's commands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct List {
-    pub(crate) segment: Segment,
-    pub(crate) commands: Vec<Command>,
-    pub(crate) places: Vec<Place>,
+pub struct List {
+    /// The segment.
+    pub segment: Segment,
+    /// Its commands, as fetch reads them.
+    pub commands: Vec<Command>,
+    /// What each is part of.
+    pub places: Vec<Place>,
 }
 
 /// Sizes of the network that the program's memory formats and its verification need.
@@ -96,6 +81,8 @@ pub(crate) struct Sizes {
     pub(crate) tokens: usize,
     pub(crate) prefix: usize,
     pub(crate) patch_len: usize,
+    pub(crate) embed: usize,
+    pub(crate) pool: Pool,
     pub(crate) phases: usize,
 }
 
@@ -149,6 +136,23 @@ impl Program {
     /// For a segment that a configuration with one frame in flight does not have.
     pub fn commands(&self, segment: Segment) -> &[Command] {
         &self.list(segment).commands
+    }
+
+    /// A segment by its name.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] lists those that there are.
+    pub fn segment(&self, name: &str) -> Result<Segment> {
+        let names = || self.segments().map(|(segment, _)| segment);
+        names()
+            .find(|segment| segment.to_string() == name)
+            .ok_or_else(|| {
+                let names: Vec<_> = names().map(|segment| segment.to_string()).collect();
+                Error::InvalidValue(format!(
+                    "segment {name:?}; this program has {}",
+                    names.join(", ")
+                ))
+            })
     }
 
     /// What each command of a segment is part of.
@@ -249,7 +253,8 @@ impl Program {
     /// Reads a frame's output: trailer first, then the logits, in the order of the classes.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] where the tag, the number of logits, their check or a transfer's check is wrong, or a size.
+    /// [`Error::CorruptOutput`] where the tag, the number of logits, their check or a transfer's check is wrong;
+    /// [`Error::InvalidValue`] for a wrong size.
     pub fn read_output(&self, bytes: &[u8], tag: u32, logits: &mut [i32]) -> Result<()> {
         let classes = self.classes();
         if bytes.len() != self.output_bytes() || logits.len() != classes {
@@ -263,7 +268,7 @@ impl Program {
         let words: Vec<u32> = image::words(bytes).collect();
         let trailer = &words[words.len() - 4..];
         let (found, count, stated, status) = (trailer[0], trailer[1], trailer[2], trailer[3]);
-        let wrong = |what: String| Err(Error::InvalidValue(format!("accelerator output: {what}")));
+        let wrong = |what: String| Err(Error::CorruptOutput(what));
         if found != tag {
             return wrong(format!(
                 "the trailer has tag {found:#x} instead of {tag:#x}; it is another frame's"

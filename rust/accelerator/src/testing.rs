@@ -145,10 +145,7 @@ impl Random {
 
 /// A shipped board.
 pub(crate) fn board(name: &str) -> Board {
-    let root = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../python/quasar_rt/boards"
-    );
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../python/quasar_rt/boards");
     Board::from_toml(&std::fs::read_to_string(format!("{root}/{name}.toml")).unwrap()).unwrap()
 }
 

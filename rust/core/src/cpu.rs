@@ -17,12 +17,12 @@ use rayon::ThreadPool;
 
 use crate::error::{Error, Result};
 use crate::network::{Block, Network, Qkv};
-use crate::pool::{self, PerProcess};
+use crate::pool;
 use crate::preprocess::{self, ImageView, Preprocessor};
 use crate::subnet::config::Pool;
 use crate::trace::{Observer, Point, StageTime, Trace};
 
-pub use crate::pool::{default_threads, MAX_THREADS};
+pub use crate::pool::{default_threads, PerProcess, MAX_THREADS};
 
 /// For frames that nobody cancels.
 pub static NEVER: AtomicBool = AtomicBool::new(false);

@@ -3,6 +3,7 @@
 //! May depend on nothing else in the crate.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What can go wrong, from a file's first byte to a prediction. Messages say what is wrong, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +142,51 @@ pub enum Error {
         /// What the operating system said.
         problem: String,
     },
+    /// A device is not there, or is not to be had.
+    #[error("device \"{device}\": {problem}")]
+    DeviceUnavailable {
+        /// What was asked for.
+        device: String,
+        /// What is missing, and what to do.
+        problem: String,
+    },
+    /// An accelerator did not do its work in time.
+    #[error("{device}: {what} was not done within {} ms{details}; the accelerator is reset for the next frame", waited.as_millis())]
+    DeviceTimeout {
+        /// The device.
+        device: String,
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        waited: Duration,
+        /// What the device says of it: empty, or "; " and a sentence.
+        details: String,
+    },
+    /// An accelerator, or the way to it, reports a fault.
+    #[error("{device}: {problem}; the accelerator is reset for the next frame")]
+    DeviceFault {
+        /// The device.
+        device: String,
+        /// What was reported.
+        problem: String,
+    },
+    /// What an accelerator left in memory is not a frame's sound output.
+    #[error(
+        "the accelerator's output is not sound: {0}; the accelerator is reset for the next frame"
+    )]
+    CorruptOutput(String),
+    /// The accelerator in the FPGA is not the one that the program is compiled for.
+    #[error("{device}: the FPGA's {what} is 0x{found:x}, not 0x{expected:x}; load the bitstream that belongs to the configuration")]
+    WrongBitstream {
+        /// The device.
+        device: String,
+        /// What differs.
+        what: &'static str,
+        /// What the FPGA says.
+        found: u64,
+        /// What the program is for.
+        expected: u64,
+    },
     /// A call was cancelled.
     #[error("interrupted")]
     Interrupted,
@@ -169,6 +215,11 @@ impl Error {
         "OtherSearch",
         "UnsupportedTier",
         "Threads",
+        "DeviceUnavailable",
+        "DeviceTimeout",
+        "DeviceFault",
+        "CorruptOutput",
+        "WrongBitstream",
         "Interrupted",
     ];
 
@@ -192,6 +243,11 @@ impl Error {
             Self::OtherSearch { .. } => "OtherSearch",
             Self::UnsupportedTier { .. } => "UnsupportedTier",
             Self::Threads { .. } => "Threads",
+            Self::DeviceUnavailable { .. } => "DeviceUnavailable",
+            Self::DeviceTimeout { .. } => "DeviceTimeout",
+            Self::DeviceFault { .. } => "DeviceFault",
+            Self::CorruptOutput(_) => "CorruptOutput",
+            Self::WrongBitstream { .. } => "WrongBitstream",
             Self::Interrupted => "Interrupted",
         }
     }

@@ -50,7 +50,7 @@ pub(crate) fn check_threads(threads: usize) -> Result<()> {
 
 /// A value for each process that asks for it: the one that made this and the children that were forked since.
 #[derive(Debug)]
-pub(crate) struct PerProcess<T>(OnceLock<Box<Node<T>>>);
+pub struct PerProcess<T>(OnceLock<Box<Node<T>>>);
 
 #[derive(Debug)]
 struct Node<T> {
@@ -61,13 +61,23 @@ struct Node<T> {
     next: PerProcess<T>,
 }
 
+impl<T> Default for PerProcess<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T> PerProcess<T> {
-    pub(crate) const fn new() -> Self {
+    /// Without a value yet.
+    pub const fn new() -> Self {
         Self(OnceLock::new())
     }
 
     /// This process's value; the first call makes it. Takes no lock but that of a pointer's first setting.
-    pub(crate) fn get(&self, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn get(&self, make: impl FnOnce() -> Result<T>) -> Result<&T> {
         let process = process::id();
         let end = match self.find(process) {
             Ok(value) => return Ok(value),

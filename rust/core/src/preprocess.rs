@@ -512,7 +512,7 @@ fn weigh_bicubic(x: f64) -> f64 {
 
 /// Writes the patch vectors of an image, from patch `first` (row-major in the grid) as many as `out` holds: codes
 /// `pixel - 128`, ordered (channel, ky, kx), `channels * kernel^2` for each patch.
-pub(crate) fn patch_codes(
+pub fn patch_codes(
     image: &[u8],
     size: Image,
     patch: Patch,

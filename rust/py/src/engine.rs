@@ -1,21 +1,25 @@
-//! `_native.Engine`: pixels in, logits out. The GIL is released while the core works.
+//! `_native.Engine`: pixels in, logits out, on the CPU or an accelerator. The GIL is released while the core works.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use numpy::ndarray::Array3;
 use numpy::{IntoPyArray, PyArray1, PyArray3, PyReadonlyArray3, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use quasar_core::cpu::{softmax, top_k, NEVER};
+use quasar_accelerator::device::Device;
+use quasar_core::cpu::{softmax, top_k, FrameTime, NEVER};
 use quasar_core::network::supported_tiers;
 use quasar_core::preprocess::{ImageView, Preprocessor};
 use quasar_core::subnet::config::{Image, Preprocess};
 use quasar_core::{verify, Error, Executor, Network, Tier};
 
+use crate::device;
 use crate::errors::{invalid_value, to_py};
+use crate::hardware::Hardware;
 use crate::subnet::Subnet;
 
 /// Frames of more multiply-accumulates are looked after by a second thread, so that Ctrl-C ends them: at least 50 ms on any core, next
@@ -32,10 +36,17 @@ type Output<'py> = (
     Vec<(usize, f64)>,
 );
 
-/// A subnet packed for one tier, with its threads and memory.
+/// Integer logits, float logits and classes, then nanoseconds of preprocessing and of the network.
+type Timed<'py> = (Output<'py>, u64, u64);
+
+/// A device with a subnet.
 #[pyclass(frozen, module = "quasar_rt._native")]
 pub struct Engine {
-    executor: Executor,
+    /// `None` only while it is dropped.
+    device: Option<Arc<dyn Device>>,
+    /// The device, where it is the CPU.
+    cpu: Option<Arc<Executor>>,
+    subnet: Arc<quasar_core::Subnet>,
     /// Whether a frame may take long.
     slow: bool,
 }
@@ -54,26 +65,98 @@ impl Engine {
         let subnet = Arc::clone(&subnet.subnet);
         let macs = subnet.summary().macs;
         let executor = py
-            .detach(move || Executor::new(Arc::new(Network::new(&subnet, tier)?), threads))
+            .detach(|| Executor::new(Arc::new(Network::new(&subnet, tier)?), threads))
             .map_err(to_py)?;
+        let executor = Arc::new(executor);
         let limit = match tier {
             Tier::Scalar => SLOW_MACS / 32,
             _ => SLOW_MACS,
         };
         Ok(Self {
-            executor,
+            device: Some(Arc::<Executor>::clone(&executor)),
+            cpu: Some(executor),
+            subnet,
             slow: macs > limit,
         })
     }
 
-    #[getter]
-    fn threads(&self) -> usize {
-        self.executor.threads()
+    /// A simulated device, from the library of its configuration. `seed` draws the order in which its processes run.
+    #[staticmethod]
+    #[pyo3(signature = (subnet, hardware, library, seed, timeout))]
+    fn simulated(
+        py: Python<'_>,
+        subnet: &Subnet,
+        hardware: &Hardware,
+        library: PathBuf,
+        seed: u64,
+        timeout: Option<f64>,
+    ) -> PyResult<Self> {
+        let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
+        let device = py.detach(|| device::simulated(&subnet, hardware, &library, seed, timeout));
+        Ok(Self {
+            device: Some(device.map_err(to_py)?),
+            cpu: None,
+            subnet,
+            slow: true,
+        })
     }
 
+    /// This machine's FPGA, without PYNQ: see `device::uio`.
+    #[cfg(target_os = "linux")]
+    #[staticmethod]
+    #[pyo3(signature = (subnet, hardware, addresses, bitstream, roots, timeout))]
+    fn uio(
+        py: Python<'_>,
+        subnet: &Subnet,
+        hardware: &Hardware,
+        addresses: Option<(u64, u64, usize)>,
+        bitstream: Option<PathBuf>,
+        roots: Option<(PathBuf, PathBuf, PathBuf)>,
+        timeout: Option<f64>,
+    ) -> PyResult<Self> {
+        let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
+        let device = py.detach(|| {
+            let bitstream = bitstream.as_deref();
+            device::uio(&subnet, hardware, addresses, bitstream, roots, timeout)
+        });
+        Ok(Self {
+            device: Some(device.map_err(to_py)?),
+            cpu: None,
+            subnet,
+            slow: true,
+        })
+    }
+
+    /// An accelerator that a Python object leads to: see `device::attached`.
+    #[staticmethod]
+    #[pyo3(signature = (subnet, hardware, transport, timeout))]
+    fn attached(
+        py: Python<'_>,
+        subnet: &Subnet,
+        hardware: &Hardware,
+        transport: Py<PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Self> {
+        let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
+        let device = py.detach(|| device::attached(&subnet, hardware, transport, timeout));
+        Ok(Self {
+            device: Some(device.map_err(to_py)?),
+            cpu: None,
+            subnet,
+            slow: true,
+        })
+    }
+
+    /// 1 on an accelerator, whose host does little.
     #[getter]
-    fn tier(&self) -> &'static str {
-        self.executor.network().tier().name()
+    fn threads(&self) -> usize {
+        self.cpu.as_ref().map_or(1, |cpu| cpu.threads())
+    }
+
+    /// The CPU's instruction set.
+    #[getter]
+    fn tier(&self) -> Option<&'static str> {
+        self.cpu.as_ref().map(|cpu| cpu.network().tier().name())
     }
 
     /// One image; also returns nanoseconds of preprocessing and of the network.
@@ -82,18 +165,38 @@ impl Engine {
         py: Python<'py>,
         pixels: PyReadonlyArray3<'py, u8>,
         top: usize,
-    ) -> PyResult<(Output<'py>, u64, u64)> {
+    ) -> PyResult<Timed<'py>> {
         let image = view(&pixels)?;
         let mut logits = vec![0; self.classes()];
         let time = self.frame(py, |cancel| {
-            self.executor.infer(&image, &mut logits, cancel)
+            self.device()?.infer(&image, &mut logits, cancel)
         })?;
-        let nanoseconds = |d: Duration| d.as_nanos() as u64;
-        Ok((
-            self.output(py, logits, top),
-            nanoseconds(time.preprocess),
-            nanoseconds(time.network),
-        ))
+        Ok(self.timed(py, logits, time, top))
+    }
+
+    /// Hands an image in; an accelerator has several of them in flight.
+    fn begin(slf: Bound<'_, Self>, pixels: PyReadonlyArray3<'_, u8>) -> PyResult<Frame> {
+        let (py, engine) = (slf.py(), slf.get());
+        let image = view(&pixels)?;
+        let frame = py.detach(|| engine.device()?.begin(&image));
+        Ok(Frame {
+            frame: Mutex::new(Some(frame.map_err(to_py)?)),
+            engine: slf.unbind(),
+        })
+    }
+
+    /// Lets a simulated device misbehave once, in the frame after `after_frames` others.
+    fn inject(&self, fault: &str, after_frames: u64) -> PyResult<()> {
+        self.device()
+            .and_then(|device| device.inject(fault, after_frames))
+            .map_err(to_py)
+    }
+
+    /// Of an accelerator: frames answered, faults, resets, lost and spurious interrupts.
+    fn counters(&self) -> PyResult<Option<[u64; 5]>> {
+        self.device()
+            .and_then(|device| device.counters())
+            .map_err(to_py)
     }
 
     /// Many images, one thread an image; also returns nanoseconds of all.
@@ -108,7 +211,7 @@ impl Engine {
         let mut logits = vec![0; images.len() * classes];
         let start = Instant::now();
         py.detach(|| {
-            interruptible(|cancel| self.executor.infer_batch(&images, &mut logits, cancel))
+            interruptible(|cancel| self.device()?.infer_batch(&images, &mut logits, cancel))
         })?;
         let nanoseconds = start.elapsed().as_nanos() as u64;
         let outputs = logits
@@ -127,10 +230,9 @@ impl Engine {
         image: PyReadonlyArray3<'_, u8>,
     ) -> PyResult<Vec<(String, usize, usize)>> {
         let (subnet, image) = (&subnet.subnet, image.as_slice()?);
+        let cpu = self.cpu("4-bit atoms are compared")?;
         let checks = py.detach(|| {
-            interruptible(|cancel| {
-                verify::atoms(subnet, image, &self.executor.trace(image, cancel)?, cancel)
-            })
+            interruptible(|cancel| verify::atoms(subnet, image, &cpu.trace(image, cancel)?, cancel))
         })?;
         Ok(checks
             .into_iter()
@@ -145,7 +247,8 @@ impl Engine {
         pixels: PyReadonlyArray3<'_, u8>,
     ) -> PyResult<Vec<(String, f64)>> {
         let image = view(&pixels)?;
-        let stages = self.frame(py, |cancel| self.executor.profile(&image, cancel))?;
+        let cpu = self.cpu("stages are measured")?;
+        let stages = self.frame(py, |cancel| cpu.profile(&image, cancel))?;
         Ok(stages
             .into_iter()
             .map(|stage| (stage.name, stage.seconds))
@@ -153,13 +256,72 @@ impl Engine {
     }
 }
 
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let device = self.device.take();
+        // A driver's thread ends with it, and may need the GIL to do so.
+        Python::attach(|py| py.detach(|| drop(device)));
+    }
+}
+
+/// A frame that was handed in.
+#[pyclass(frozen, module = "quasar_rt._native")]
+pub struct Frame {
+    frame: Mutex<Option<device::Frame>>,
+    engine: Py<Engine>,
+}
+
+#[pymethods]
+impl Frame {
+    /// Its outcome, once.
+    fn wait<'py>(&self, py: Python<'py>, top: usize) -> PyResult<Timed<'py>> {
+        // The lock is not held while waiting: another thread may ask too.
+        let taken = self
+            .frame
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let frame =
+            taken.ok_or_else(|| invalid_value("the frame's outcome has been taken".into()))?;
+        let (logits, time) = py.detach(|| interruptible(|cancel| frame.wait(cancel)))?;
+        Ok(self.engine.get().timed(py, logits, time, top))
+    }
+}
+
 impl Engine {
+    fn device(&self) -> quasar_core::Result<&dyn Device> {
+        self.device
+            .as_deref()
+            .ok_or_else(|| Error::InvalidValue("the engine was dropped".into()))
+    }
+
+    fn cpu(&self, what: &str) -> PyResult<&Executor> {
+        self.cpu
+            .as_deref()
+            .ok_or_else(|| invalid_value(format!("{what} on the CPU only")))
+    }
+
     fn classes(&self) -> usize {
-        self.executor.network().config().classes.len()
+        self.subnet.config().classes.len()
+    }
+
+    fn timed<'py>(
+        &self,
+        py: Python<'py>,
+        logits: Vec<i32>,
+        time: FrameTime,
+        top: usize,
+    ) -> Timed<'py> {
+        let nanoseconds = |d: Duration| d.as_nanos() as u64;
+        (
+            self.output(py, logits, top),
+            nanoseconds(time.preprocess),
+            nanoseconds(time.network),
+        )
     }
 
     fn output<'py>(&self, py: Python<'py>, logits: Vec<i32>, top: usize) -> Output<'py> {
-        let scale = self.executor.network().config().logit_scale;
+        let scale = self.subnet.config().logit_scale;
         let probabilities = softmax(&logits, scale);
         let best = top_k(&logits, top)
             .into_iter()

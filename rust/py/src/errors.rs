@@ -26,6 +26,11 @@ const CLASSES: &[(&str, &str)] = &[
     ("OtherSearch", "OtherSearchError"),
     ("UnsupportedTier", "UnsupportedTierError"),
     ("Threads", "ThreadsError"),
+    ("DeviceUnavailable", "DeviceUnavailableError"),
+    ("DeviceTimeout", "DeviceTimeoutError"),
+    ("DeviceFault", "DeviceFaultError"),
+    ("CorruptOutput", "CorruptOutputError"),
+    ("WrongBitstream", "WrongBitstreamError"),
     ("Interrupted", "CancelledError"),
 ];
 

@@ -7,6 +7,8 @@
     clippy::redundant_closure_for_method_calls
 )]
 
+mod accelerator;
+mod device;
 mod engine;
 mod errors;
 mod hardware;
@@ -25,7 +27,11 @@ mod _native {
     const MAX_THREADS: usize = quasar_core::cpu::MAX_THREADS;
 
     #[pymodule_export]
-    use crate::engine::{default_threads, preprocess, tiers, Engine};
+    use crate::accelerator::Program;
+    #[pymodule_export]
+    use crate::device::sim_configuration;
+    #[pymodule_export]
+    use crate::engine::{default_threads, preprocess, tiers, Engine, Frame};
     #[pymodule_export]
     use crate::errors::error_classes;
     #[pymodule_export]

@@ -25,12 +25,20 @@ pub mod declared {
     pub const NORM_DEPTH: u64 = 96;
     /// Least cycles for each group of tokens: the square root and the reciprocal of the next group run beside the elements of this one.
     pub const NORM_ROOT: u64 = 64;
-    /// Between two commands of the array: its flattened loop ends, the next command's bounds are taken.
+    /// Between two commands of a unit: its flattened loop ends, the next command's bounds are taken.
     pub const COMMAND_GAP: u64 = 16;
+    /// Between two tiles of row pairs of a `Gemm`: the other half of the weights is taken.
+    pub const TILE_GAP: u64 = 8;
+    /// Between two commands that fetch hands out.
+    pub const FETCH_INTERVAL: u64 = 2;
     /// Bytes of a command.
     pub const COMMAND_BYTES: u64 = 32;
-    /// Bytes beside a row's weights: bias 4, mantissa 2, shift 1, flags 1, address 2, spare 2.
-    pub const ROW_BYTES: u64 = 12;
+    /// Bytes beside a row's weights: bias 4, mantissa 2, shift 1, destination 1, column 2, spare 6.
+    pub const ROW_BYTES: u64 = 16;
+    /// From a request to memory's first beat.
+    pub const MEMORY_LATENCY: u64 = 64;
+    /// Beats that an AXI port holds for requests that run ahead: 8 bursts of 64.
+    pub const READ_AHEAD: u64 = 512;
     /// Share of an AXI port's cycles that carry data (bursts of 64 beats, several outstanding).
     pub const AXI_EFFICIENCY: f64 = 0.9;
 }
@@ -304,14 +312,14 @@ impl<'a> Model<'a> {
             // Rows stand in the order k, q, v, so that scores can start while values drain.
             self.linear(n, work.qkv(), embed)
         } else {
-            let mut both = self.linear(n, work.key_value, embed);
+            let mut both = self.linear(n, work.key.plus(work.value), embed);
             let query = self.linear(needed, work.query, embed);
             both.stage.add(&query.stage);
             both.last_drain = query.last_drain;
             both
         };
         let hidden_by_values = if needed == n {
-            work.key_value.slots() / 2 / self.pairs() * n.div_ceil(self.tokens()) * embed
+            work.value.slots() / self.pairs() * n.div_ceil(self.tokens()) * embed
         } else {
             0
         };

@@ -221,9 +221,9 @@ impl Search<'_> {
                     n
                 };
                 let qkv = if needed == n {
-                    tiles(n, slots(block.qkv()))
+                    tiles(n, slots(block.key.plus(block.query))) + tiles(n, slots(block.value))
                 } else {
-                    tiles(n, slots(block.key_value)) + tiles(1, slots(block.query))
+                    tiles(n, slots(block.key.plus(block.value))) + tiles(1, slots(block.query))
                 };
                 sum += count
                     * (qkv * d

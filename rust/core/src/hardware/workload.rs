@@ -47,7 +47,9 @@ impl Rows {
         }
     }
 
-    const fn plus(self, other: Self) -> Self {
+    /// Rows of two matrices as one.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
         Self {
             four_bit: self.four_bit + other.four_bit,
             eight_bit: self.eight_bit + other.eight_bit,
@@ -66,8 +68,10 @@ pub struct BlockWork {
     pub hidden: u64,
     /// Rows of qkv that make queries.
     pub query: Rows,
-    /// Rows of qkv that make keys and values.
-    pub key_value: Rows,
+    /// Rows of qkv that make keys.
+    pub key: Rows,
+    /// Rows of qkv that make values.
+    pub value: Rows,
     /// Rows of the projection.
     pub proj: Rows,
     /// Rows of fc1.
@@ -84,11 +88,11 @@ impl BlockWork {
 
     /// All rows of qkv.
     pub const fn qkv(&self) -> Rows {
-        self.query.plus(self.key_value)
+        self.query.plus(self.key).plus(self.value)
     }
 
-    /// A block of a network with this embedding size. Where the shape alone is known, queries have their proportional part of qkv's
-    /// 8-bit rows.
+    /// A block of a network with this embedding size. Where the shape alone is known, queries, keys and values have their proportional
+    /// parts of qkv's 8-bit rows.
     pub fn of_shape(embed: usize, shape: &BlockShape) -> Self {
         let inner = (shape.heads * shape.head_dim) as u64;
         let [qkv, proj, fc1, fc2] = shape.eight_bit;
@@ -97,19 +101,18 @@ impl BlockWork {
             whole.eight_bit.saturating_sub(2 * inner),
             whole.eight_bit.min(inner),
         );
-        let query = Rows {
-            four_bit: inner - query,
-            eight_bit: query,
+        let part = |eight_bit: u64| Rows {
+            four_bit: inner - eight_bit,
+            eight_bit,
         };
+        let others = whole.eight_bit - query;
         Self {
             heads: shape.heads as u64,
             head_dim: shape.head_dim as u64,
             hidden: shape.hidden as u64,
-            query,
-            key_value: Rows {
-                four_bit: whole.four_bit - query.four_bit,
-                eight_bit: whole.eight_bit - query.eight_bit,
-            },
+            query: part(query),
+            key: part(others.div_ceil(2)),
+            value: part(others / 2),
             proj: Rows::of_fraction(embed, proj),
             fc1: Rows::of_fraction(shape.hidden, fc1),
             fc2: Rows::of_fraction(embed, fc2),
@@ -252,7 +255,8 @@ impl Workload {
                 head_dim: block.head_dim as u64,
                 hidden: block.hidden as u64,
                 query: rows(&name("qkv"), 0, inner),
-                key_value: rows(&name("qkv"), inner, 3 * inner),
+                key: rows(&name("qkv"), inner, 2 * inner),
+                value: rows(&name("qkv"), 2 * inner, 3 * inner),
                 proj: rows(&name("proj"), 0, config.embed),
                 fc1: rows(&name("fc1"), 0, block.hidden),
                 fc2: rows(&name("fc2"), 0, config.embed),

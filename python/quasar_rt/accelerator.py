@@ -1,0 +1,109 @@
+"""A subnet compiled for the accelerator: command lists, memory image, verification.
+
+>>> from quasar_rt import Subnet
+>>> from quasar_rt.accelerator import Program
+>>> from quasar_rt.hardware import Hardware
+>>> subnet = Subnet.load("fashion-mnist")
+>>> program = Program.compile(subnet, Hardware.for_board("zcu102", subnet))
+>>> list(program.segments)
+['start0', 'end0', 'start1', 'end1', 'step0', 'step1']
+>>> program.disassemble("start0").splitlines()[1].split()[:4]
+['0', 'load', '0.0', 'patches']
+
+``docs/accelerator.md`` describes commands, segments and memory. All work is done in Rust (``rust/accelerator/src``).
+Depends on the native module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import _native
+from .hardware import Hardware
+from .subnet import Subnet
+
+__all__ = ["Program", "QueueUse", "Verification"]
+
+
+@dataclass(frozen=True)
+class QueueUse:
+    """A queue between two units: its name, the most items that it held, and how many it can."""
+
+    name: str
+    most: int
+    depth: int
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a verified program needs.
+
+    Attributes:
+        queues: each queue and how full it was in the run.
+        beats: memory beats that a frame reads.
+    """
+
+    queues: list[QueueUse]
+    beats: int
+
+
+class Program:
+    """A subnet compiled for a configuration, immutable; always the same bytes for the same two."""
+
+    _inner: _native.Program
+
+    def __init__(self) -> None:
+        raise TypeError("use Program.compile")
+
+    @classmethod
+    def compile(cls, subnet: Subnet, hardware: Hardware) -> Program:
+        """Compiles `subnet` for the accelerator of `hardware`.
+
+        Raises:
+            quasar_rt.InvalidValueError: a mode that is modelled only.
+            quasar_rt.SettingsError: a configuration that the HLS sources cannot be built for; names the key.
+            quasar_rt.DoesNotFitError: a buffer cannot hold the subnet; says which and by how much.
+        """
+        program = object.__new__(cls)
+        program._inner = _native.Program.compile(subnet._inner, hardware._inner)
+        return program
+
+    @property
+    def segments(self) -> dict[str, int]:
+        """Each segment's name and how many commands it has."""
+        return dict(self._inner.segments())
+
+    def disassemble(self, segment: str) -> str:
+        """A segment's commands, a line each: index, unit, slot.phase, stage, command.
+
+        Raises:
+            quasar_rt.InvalidValueError: the program has no such segment.
+        """
+        return self._inner.disassemble(segment)
+
+    def commands(self, segment: str) -> bytes:
+        """A segment's commands as the accelerator reads them, 32 bytes each.
+
+        Raises:
+            quasar_rt.InvalidValueError: the program has no such segment.
+        """
+        return self._inner.commands(segment)
+
+    @property
+    def arena(self) -> bytes:
+        """Weights and all else that frames share, in logical beats."""
+        return self._inner.arena()
+
+    @property
+    def beat_bytes(self) -> int:
+        """Bytes of a logical beat: 16 from each AXI port."""
+        return self._inner.beat_bytes()
+
+    def verify(self) -> Verification:
+        """Proves that no schedule of the units stops, races, or reads what was not written for it.
+
+        Raises:
+            quasar_rt.InvalidValueError: says what is wrong and where; then the compiler has an error.
+        """
+        queues, beats = self._inner.verify()
+        return Verification([QueueUse(*queue) for queue in queues], beats)

@@ -1,0 +1,114 @@
+"""The accelerator through PYNQ: registers and DMA memory of a `pynq.Overlay`. Imported only where PYNQ is asked for.
+
+``Engine(subnet, device="pynq")`` is the way here. Depends on PYNQ and NumPy.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pynq
+
+from .errors import DeviceUnavailableError
+
+__all__ = ["Kernel", "Transport"]
+
+#: Bytes between two blocks of registers, and the IP of each block in the block design.
+BLOCK_BYTES = 0x1_0000
+BLOCKS = ("fetch", "store", "load", "reset_register")
+#: Seconds between two looks: the design's interrupt goes to the processor directly, which PYNQ cannot wait for.
+POLL_SECONDS = 2e-4
+
+
+class Kernel(pynq.DefaultIP):  # type: ignore[misc]
+    """A kernel that the host starts. PYNQ binds it to its IPs by their VLNV."""
+
+    bindto = [f"xilinx.com:hls:{name}:1.0" for name in ("fetch", "store", "load")]  # noqa: RUF012
+
+
+class Transport:
+    """What the driver needs of an accelerator (``rust/accelerator/src/transport.rs``), through an overlay.
+
+    Memory is not cached unless `cacheable`. PYNQ synchronises whole buffers, so the driver keeps what the device writes
+    in a buffer of its own.
+
+    Args:
+        overlay: the loaded overlay.
+        cacheable: whether buffers are cached: faster to fill, but each frame then flushes the weights too.
+
+    Raises:
+        DeviceUnavailableError: the overlay is another design.
+    """
+
+    def __init__(self, overlay: Any, cacheable: bool = False) -> None:
+        missing = [name for name in BLOCKS if name not in overlay.ip_dict]
+        if missing:
+            raise DeviceUnavailableError(
+                f"overlay {overlay.bitfile_name} is another design: it has no {', '.join(missing)}"
+            )
+        self.name = f"pynq:{Path(overlay.bitfile_name).name}"
+        """The device in words, for messages."""
+        self._overlay = overlay
+        self._allocation = {"cacheable": cacheable} if cacheable else {}
+        self._buffers: list[Any] = []
+        kernels = [getattr(overlay, name) for name in BLOCKS[:-1]]
+        for name, kernel in zip(BLOCKS, kernels, strict=False):
+            if not isinstance(kernel, Kernel):
+                raise DeviceUnavailableError(f"overlay {overlay.bitfile_name}: {name} is no kernel of ours")
+        # The reset is a GPIO block, whose data register is its first.
+        reset = overlay.ip_dict[BLOCKS[-1]]
+        registers = pynq.MMIO(reset["phys_addr"], reset["addr_range"], device=overlay.device)
+        self._blocks = [kernel.mmio for kernel in kernels] + [registers]
+
+    @classmethod
+    def load(cls, bitstream: Path, download: bool = True) -> Transport:
+        """Load a bitstream (unless `download` is false: it is loaded) and lead to its accelerator.
+
+        Raises:
+            DeviceUnavailableError: PYNQ cannot load it; says why.
+        """
+        try:
+            overlay = pynq.Overlay(str(bitstream), download=download)
+        except Exception as error:  # whatever PYNQ and XRT raise
+            raise DeviceUnavailableError(f"PYNQ cannot load {bitstream}: {error}") from error
+        return cls(overlay)
+
+    def read(self, register: int) -> int:
+        """A register's value."""
+        block, offset = divmod(register, BLOCK_BYTES)
+        return int(self._blocks[block].read(offset))
+
+    def write(self, register: int, value: int) -> None:
+        """Set a register."""
+        block, offset = divmod(register, BLOCK_BYTES)
+        self._blocks[block].write(offset, value)
+
+    def allocate(self, size: int) -> int:
+        """DMA memory, the next buffer; its address for the device."""
+        buffer = pynq.allocate((size,), dtype="u1", target=self._overlay.device, **self._allocation)
+        self._buffers.append(buffer)
+        return int(buffer.device_address)
+
+    def copy_in(self, buffer: int, offset: int, data: bytes) -> None:
+        """Write to a buffer."""
+        self._buffers[buffer][offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+
+    def copy_out(self, buffer: int, offset: int, size: int) -> bytes:
+        """Read a buffer."""
+        return bytes(self._buffers[buffer][offset : offset + size])
+
+    def flush(self, buffer: int, offset: int, size: int) -> None:
+        """Make what was written visible to the device."""
+        self._buffers[buffer].flush()
+
+    def invalidate(self, buffer: int, offset: int, size: int) -> None:
+        """Make what the device wrote visible here."""
+        self._buffers[buffer].invalidate()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait a little; there is no interrupt to wait for."""
+        time.sleep(min(seconds, POLL_SECONDS))
+        return False

@@ -1,0 +1,120 @@
+//! Command lists for people. Depends on [`crate::isa`] and [`crate::program`].
+
+use std::fmt::Write;
+
+use crate::isa::Command;
+use crate::program::{Program, Segment};
+
+/// Values that have names.
+const NAMED: &[(&str, &str, &[&str])] = &[
+    (
+        "Load",
+        "target",
+        &["weights", "rows", "gains", "table", "residual", "patches"],
+    ),
+    ("Gemm", "source", &["input", "normed", "query", "hidden"]),
+    ("Rows", "kind", &["codes", "residual", "logits"]),
+    ("LayerNorm", "pool", &["none", "before", "after"]),
+];
+
+/// A command: its name and the fields that are not 0, flags by their names alone.
+pub fn command(command: Command) -> String {
+    let operation = command.operation();
+    let mut text = operation.name.to_owned();
+    for (field, value) in operation.fields.iter().zip(command.values()) {
+        let name = NAMED
+            .iter()
+            .find(|(of, what, _)| (*of, *what) == (operation.name, field.name))
+            .and_then(|(.., names)| names.get(value as usize));
+        let flag = field.bits == 1 && !matches!(field.name, "frame" | "parity");
+        let _ = match (name, value) {
+            (Some(name), _) => write!(text, " {}={name}", field.name),
+            (None, 1) if flag => write!(text, " {}", field.name),
+            (None, 0) if !matches!(field.name, "parity" | "frame") => Ok(()),
+            (None, value) => write!(text, " {}={value}", field.name),
+        };
+    }
+    text
+}
+
+/// A segment's commands, a line each: index, unit, slot.phase, stage, command.
+///
+/// # Panics
+/// For a segment that a configuration with one frame in flight does not have.
+pub fn disassemble(program: &Program, segment: Segment) -> String {
+    let (commands, places) = (program.commands(segment), program.places(segment));
+    let c = program.hardware().configuration();
+    let mut text = format!(
+        "; {}: {} commands; {:?} on {}, {} x {} row pairs, {} requantizing lanes; arena: {} beats of {} bytes\n",
+        segment,
+        commands.len(),
+        program.name(),
+        c.board,
+        c.array.tokens,
+        c.array.pairs,
+        c.lanes.requantize,
+        program.arena().len() / program.beat_bytes(),
+        program.beat_bytes(),
+    );
+    for (index, (&one, place)) in commands.iter().zip(places).enumerate() {
+        let _ = writeln!(
+            text,
+            "{index:5}  {:<7}  {}.{:<3} {:<13} {}",
+            one.unit().name(),
+            place.slot,
+            place.phase,
+            place.stage,
+            command(one)
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::{Gemm, Load, LoadEnd};
+    use crate::testing::{golden, hardware};
+
+    #[test]
+    fn a_command_shows_what_it_says() {
+        let load = Load {
+            target: 5,
+            input: 1,
+            wait_array: 1,
+            beats: 7,
+            ..Load::default()
+        };
+        assert_eq!(
+            command(load.into()),
+            "Load target=patches input wait_array frame=0 beats=7"
+        );
+        let gemm = Gemm {
+            source: 1,
+            frame: 1,
+            tokens: 3,
+            ..Gemm::default()
+        };
+        assert_eq!(command(gemm.into()), "Gemm source=normed frame=1 tokens=3");
+        assert_eq!(command(LoadEnd { frame: 1 }.into()), "LoadEnd frame=1");
+    }
+
+    /// What the compiler makes of a small network, for people to read: `UPDATE=1 cargo test disassembly` writes it anew.
+    #[test]
+    fn the_disassembly_is_the_committed_one() {
+        let subnet = golden("overlap");
+        let hardware = hardware(&subnet, "zcu102", [7, 8, 4, 3, 3, 1, 2]);
+        let program = Program::compile(&subnet, &hardware).unwrap();
+        let text: String = [Segment::Start(0), Segment::Step(0), Segment::End(1)]
+            .map(|segment| disassemble(&program, segment))
+            .concat();
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/vectors/overlap.commands.txt"
+        );
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, &text).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), text);
+    }
+}

@@ -1,0 +1,293 @@
+//! The simulated device: a shared library that is made of the HLS sources (`fpga/sim/quasar_sim.h` declares its functions).
+//!
+//! All `unsafe` here is calls of that library and copies from and to the memory that it gives. Depends on [`crate::transport`].
+#![allow(unsafe_code)]
+
+use std::ffi::{c_char, c_int, CStr, CString};
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libloading::{Library, Symbol};
+use quasar_core::error::{Error, Result};
+
+use crate::isa::ABI;
+use crate::transport::{Buffer, Transport};
+
+/// What the library calls a device.
+#[repr(C)]
+struct Opaque {
+    _private: [u8; 0],
+}
+
+type Handle = *mut Opaque;
+
+/// The library's functions, as `quasar_sim.h` declares them.
+struct Functions {
+    open: unsafe extern "C" fn(u64, u64, *mut c_char, u64) -> Handle,
+    close: unsafe extern "C" fn(Handle),
+    read: unsafe extern "C" fn(Handle, u32) -> u32,
+    write: unsafe extern "C" fn(Handle, u32, u32),
+    alloc: unsafe extern "C" fn(Handle, u64, *mut u64) -> *mut u8,
+    flush: unsafe extern "C" fn(Handle, u64, u64) -> c_int,
+    invalidate: unsafe extern "C" fn(Handle, u64, u64) -> c_int,
+    wait: unsafe extern "C" fn(Handle, u32) -> c_int,
+    fault: unsafe extern "C" fn(Handle, *const c_char, u64) -> c_int,
+    trap: unsafe extern "C" fn(Handle) -> *const c_char,
+}
+
+/// A library of one hardware configuration.
+pub struct SimLibrary {
+    functions: Functions,
+    name: String,
+    configuration: String,
+    /// Holds the code that `functions` points to.
+    _library: Library,
+}
+
+fn unavailable(path: &Path, problem: impl std::fmt::Display) -> Error {
+    Error::DeviceUnavailable {
+        device: format!("sim:{}", path.display()),
+        problem: problem.to_string(),
+    }
+}
+
+impl SimLibrary {
+    /// Loads a library.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`] for a file that is none, or one of another version.
+    pub fn load(path: &Path) -> Result<Self> {
+        // SAFETY: loading runs the library's initialisers; it is made by `make sim` of this repository's sources, and whoever names
+        // another file asks for its code to be run.
+        let library = unsafe { Library::new(path) }.map_err(|e| unavailable(path, e))?;
+        macro_rules! symbol {
+            ($name:literal) => {{
+                // SAFETY: the type is the one that `quasar_sim.h` declares for the name.
+                let symbol: Symbol<_> = unsafe { library.get(concat!($name, "\0").as_bytes()) }
+                    .map_err(|e| unavailable(path, e))?;
+                *symbol
+            }};
+        }
+        let abi: unsafe extern "C" fn() -> u32 = symbol!("qsim_abi");
+        // SAFETY: the function takes nothing and has no preconditions.
+        let found = unsafe { abi() };
+        if found != ABI {
+            return Err(unavailable(
+                path,
+                format!("it has interface version {found}, not {ABI}; build it again (make sim)"),
+            ));
+        }
+        let configuration: unsafe extern "C" fn() -> *const c_char = symbol!("qsim_configuration");
+        // SAFETY: it returns a string of static lifetime, ended by 0.
+        let configuration = unsafe { CStr::from_ptr(configuration()) };
+        Ok(Self {
+            functions: Functions {
+                open: symbol!("qsim_open"),
+                close: symbol!("qsim_close"),
+                read: symbol!("qsim_read"),
+                write: symbol!("qsim_write"),
+                alloc: symbol!("qsim_alloc"),
+                flush: symbol!("qsim_flush"),
+                invalidate: symbol!("qsim_invalidate"),
+                wait: symbol!("qsim_wait"),
+                fault: symbol!("qsim_fault"),
+                trap: symbol!("qsim_trap"),
+            },
+            name: path
+                .file_stem()
+                .map_or_else(String::new, |stem| stem.to_string_lossy().into_owned()),
+            configuration: configuration.to_string_lossy().into_owned(),
+            _library: library,
+        })
+    }
+
+    /// The hardware configuration (TOML) that it was built from.
+    pub fn configuration(&self) -> &str {
+        &self.configuration
+    }
+}
+
+/// A simulated device. The order in which its processes run is drawn by a seed.
+pub struct Sim {
+    library: Arc<SimLibrary>,
+    device: NonNull<Opaque>,
+    /// Start and size of the host's copy of each buffer.
+    memory: Vec<(NonNull<u8>, usize)>,
+}
+
+// SAFETY: the library's functions may be called from any thread, one at a time (`quasar_sim.h`); all calls go through `&mut self`. The
+// pointers in `memory` are to the device's own memory, which lives until it is closed.
+unsafe impl Send for Sim {}
+
+impl Sim {
+    /// A device with that much memory; `seed` 0 runs its processes in turn.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`].
+    pub fn open(library: Arc<SimLibrary>, seed: u64, memory_bytes: u64) -> Result<Self> {
+        let mut message = [0_u8; 512];
+        // SAFETY: the message's buffer is writable for the length that is given.
+        let device = unsafe {
+            (library.functions.open)(
+                seed,
+                memory_bytes,
+                message.as_mut_ptr().cast(),
+                message.len() as u64,
+            )
+        };
+        match NonNull::new(device) {
+            Some(device) => Ok(Self {
+                library,
+                device,
+                memory: Vec::new(),
+            }),
+            None => Err(Error::DeviceUnavailable {
+                device: format!("sim:{}", library.name),
+                problem: CStr::from_bytes_until_nul(&message)
+                    .map_or_else(|_| "unknown".into(), |m| m.to_string_lossy().into_owned()),
+            }),
+        }
+    }
+
+    fn sync(
+        &mut self,
+        function: unsafe extern "C" fn(Handle, u64, u64) -> c_int,
+        buffer: &Buffer,
+        offset: usize,
+        bytes: usize,
+    ) -> Result<()> {
+        let range = buffer.range(offset, bytes)?;
+        // SAFETY: the device is open; the library checks the range.
+        let result = unsafe {
+            function(
+                self.device.as_ptr(),
+                buffer.physical + range.start as u64,
+                bytes as u64,
+            )
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(Error::DeviceFault {
+                device: self.name(),
+                problem: format!("no memory at {:#x}", buffer.physical + offset as u64),
+            })
+        }
+    }
+
+    /// The host's copy of a part of a buffer.
+    fn host(&self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<*mut u8> {
+        let range = buffer.range(offset, bytes)?;
+        match self.memory.get(buffer.index) {
+            Some(&(start, size)) if range.end <= size => {
+                // SAFETY: the range lies within the buffer's memory.
+                Ok(unsafe { start.as_ptr().add(range.start) })
+            }
+            _ => Err(Error::InvalidValue("a buffer of another device".into())),
+        }
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        // SAFETY: the device is open, and nothing uses it or its memory afterwards.
+        unsafe { (self.library.functions.close)(self.device.as_ptr()) }
+    }
+}
+
+impl Transport for Sim {
+    fn name(&self) -> String {
+        format!("sim:{}", self.library.name)
+    }
+
+    fn read(&mut self, register: u32) -> Result<u32> {
+        // SAFETY: the device is open; the library checks the offset.
+        Ok(unsafe { (self.library.functions.read)(self.device.as_ptr(), register) })
+    }
+
+    fn write(&mut self, register: u32, value: u32) -> Result<()> {
+        // SAFETY: the device is open; the library checks the offset.
+        unsafe { (self.library.functions.write)(self.device.as_ptr(), register, value) }
+        Ok(())
+    }
+
+    fn allocate(&mut self, bytes: usize) -> Result<Buffer> {
+        let mut physical = 0;
+        // SAFETY: the device is open, and `physical` is writable.
+        let start = unsafe {
+            (self.library.functions.alloc)(self.device.as_ptr(), bytes as u64, &raw mut physical)
+        };
+        let start = NonNull::new(start).ok_or(Error::DoesNotFit {
+            what: format!("the memory of {}", self.name()),
+            needed: bytes as u64,
+            available: 0,
+            unit: "bytes",
+        })?;
+        self.memory.push((start, bytes));
+        Ok(Buffer {
+            index: self.memory.len() - 1,
+            physical,
+            bytes,
+        })
+    }
+
+    fn copy_in(&mut self, buffer: &Buffer, offset: usize, data: &[u8]) -> Result<()> {
+        let to = self.host(buffer, offset, data.len())?;
+        // SAFETY: `to` has as many bytes, and they are the device's own, which `data` cannot overlap. The device's thread touches
+        // the host's copy only within `flush` and `invalidate`.
+        unsafe { to.copy_from_nonoverlapping(data.as_ptr(), data.len()) }
+        Ok(())
+    }
+
+    fn copy_out(&mut self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<()> {
+        let from = self.host(buffer, offset, out.len())?;
+        // SAFETY: as in `copy_in`.
+        unsafe { from.copy_to_nonoverlapping(out.as_mut_ptr(), out.len()) }
+        Ok(())
+    }
+
+    fn flush(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
+        self.sync(self.library.functions.flush, buffer, offset, bytes)
+    }
+
+    fn invalidate(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
+        self.sync(self.library.functions.invalidate, buffer, offset, bytes)
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<bool> {
+        let milliseconds = timeout.as_micros().div_ceil(1000).min(u32::MAX.into()) as u32;
+        // SAFETY: the device is open.
+        if unsafe { (self.library.functions.wait)(self.device.as_ptr(), milliseconds) } == 1 {
+            return Ok(true);
+        }
+        // A device that trapped or is in a deadlock says so; there is nothing to wait for.
+        let problem = self.diagnosis();
+        if problem.is_empty() {
+            return Ok(false);
+        }
+        Err(Error::DeviceFault {
+            device: self.name(),
+            problem,
+        })
+    }
+
+    fn diagnosis(&mut self) -> String {
+        // SAFETY: the device is open; the string is valid until the next call.
+        let trap = unsafe { CStr::from_ptr((self.library.functions.trap)(self.device.as_ptr())) };
+        trap.to_string_lossy().into_owned()
+    }
+
+    fn inject(&mut self, fault: &str, after_frames: u64) -> Result<()> {
+        let unknown = || Error::InvalidValue(format!("{}: no fault {fault:?}", self.name()));
+        let kind = CString::new(fault).map_err(|_| unknown())?;
+        // SAFETY: the device is open, and `kind` is a string ended by 0.
+        match unsafe {
+            (self.library.functions.fault)(self.device.as_ptr(), kind.as_ptr(), after_frames)
+        } {
+            0 => Ok(()),
+            _ => Err(unknown()),
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! Linux without PYNQ: registers through a UIO device or `/dev/mem`, memory through u-dma-buf or a reserved region, the bitstream
+//! through the FPGA manager.
+//!
+//! Everything has a root (`/dev`, `/sys`), so that ordinary files stand in for the device nodes in tests. All `unsafe` here is access to
+//! mapped memory. Depends on [`crate::transport`].
+#![allow(unsafe_code)]
+
+use std::fmt::Display;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use memmap2::{MmapOptions, MmapRaw};
+use quasar_core::error::{Error, Result};
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::fs::{flock, FlockOperation, OFlags};
+
+use crate::isa::REGISTER_BYTES;
+use crate::transport::{Buffer, Transport, CACHE_LINE};
+
+/// What the device tree calls the accelerator: `/sys/class/uio/uioN/name`.
+pub const NODE: &str = "quasar";
+
+/// Without an interrupt, completion is looked for this often.
+const POLL_INTERVAL: Duration = Duration::from_micros(200);
+
+/// Where the kernel's files are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roots {
+    /// `/dev`
+    pub dev: PathBuf,
+    /// `/sys`
+    pub sys: PathBuf,
+    /// `/lib/firmware`
+    pub firmware: PathBuf,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self {
+            dev: "/dev".into(),
+            sys: "/sys".into(),
+            firmware: "/lib/firmware".into(),
+        }
+    }
+}
+
+/// A range of physical addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Its first address.
+    pub base: u64,
+    /// Its size.
+    pub bytes: usize,
+}
+
+/// How registers are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Registers {
+    /// `/dev/uioN`, which has the interrupt too.
+    Uio(String),
+    /// `/dev/mem` at this address; completion is polled.
+    DevMem(u64),
+}
+
+/// Where DMA memory comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// `/dev/NAME` of u-dma-buf, and the folder with its attributes.
+    UDmaBuf(String, PathBuf),
+    /// A region that the kernel was told to leave alone, through `/dev/mem`, uncached.
+    Reserved(Region),
+}
+
+fn unavailable(problem: impl Display) -> Error {
+    Error::DeviceUnavailable {
+        device: "uio".into(),
+        problem: problem.to_string(),
+    }
+}
+
+fn io(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
+    |source| unavailable(format!("{}: {source}", path.display()))
+}
+
+/// An attribute's text.
+fn attribute(path: &Path) -> Result<String> {
+    let text = fs::read_to_string(path).map_err(io(path))?;
+    Ok(text.trim().to_owned())
+}
+
+fn number(path: &Path) -> Result<u64> {
+    let text = attribute(path)?;
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| unavailable(format!("{}: {text:?} is no number", path.display())))
+}
+
+/// Names in a folder, sorted; none where there is no such folder.
+fn entries(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+impl Registers {
+    /// The UIO device whose device-tree node is [`NODE`].
+    pub fn find(roots: &Roots) -> Option<Self> {
+        let class = roots.sys.join("class/uio");
+        entries(&class)
+            .into_iter()
+            .find(|uio| attribute(&class.join(uio).join("name")).is_ok_and(|name| name == NODE))
+            .map(Self::Uio)
+    }
+}
+
+impl Memory {
+    /// The u-dma-buf that has [`NODE`] in its name, or else the first.
+    pub fn find(roots: &Roots) -> Option<Self> {
+        ["class/u-dma-buf", "class/udmabuf"]
+            .iter()
+            .find_map(|class| {
+                let class = roots.sys.join(class);
+                let names = entries(&class);
+                let name = names
+                    .iter()
+                    .find(|name| name.contains(NODE))
+                    .or(names.first())?;
+                Some(Self::UDmaBuf(name.clone(), class.join(name)))
+            })
+    }
+}
+
+/// Loads a bitstream: the FPGA manager takes it from the firmware folder, where this copies it unless it is there.
+///
+/// # Errors
+/// [`Error::DeviceUnavailable`] where a file cannot be read or written, or the FPGA does not come to operate.
+pub fn load_bitstream(roots: &Roots, bitstream: &Path) -> Result<()> {
+    let name = bitstream
+        .file_name()
+        .ok_or_else(|| unavailable(format!("{} is no bitstream", bitstream.display())))?;
+    let firmware = roots.firmware.join(name);
+    let data = fs::read(bitstream).map_err(io(bitstream))?;
+    if !fs::read(&firmware).is_ok_and(|present| present == data) {
+        fs::write(&firmware, &data).map_err(io(&firmware))?;
+    }
+    let manager = roots.sys.join("class/fpga_manager/fpga0");
+    let set = |attribute: &str, value: &str| {
+        let path = manager.join(attribute);
+        fs::write(&path, value).map_err(io(&path))
+    };
+    // 0: all of the FPGA, not a part.
+    set("flags", "0")?;
+    set("firmware", &name.to_string_lossy())?;
+    match attribute(&manager.join("state"))?.as_str() {
+        "operating" => Ok(()),
+        state => Err(unavailable(format!(
+            "the FPGA is in state {state:?} after {} was loaded; is it a .bin of this FPGA?",
+            bitstream.display()
+        ))),
+    }
+}
+
+/// DMA memory, mapped.
+#[derive(Debug)]
+struct Pool {
+    map: MmapRaw,
+    physical: u64,
+    /// Where the attributes are; `None`: the memory needs no synchronisation.
+    attributes: Option<PathBuf>,
+    used: usize,
+}
+
+/// An accelerator on this machine's FPGA.
+#[derive(Debug)]
+pub struct Uio {
+    name: String,
+    registers: MmapRaw,
+    interrupt: Option<OwnedFd>,
+    pool: Pool,
+    buffers: Vec<usize>,
+    /// Keeps other processes from the accelerator.
+    _lock: File,
+}
+
+fn open(path: &Path, uncached: bool) -> Result<File> {
+    let flags = if uncached {
+        OFlags::SYNC
+    } else {
+        OFlags::empty()
+    };
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(flags.bits() as i32)
+        .open(path)
+        .map_err(io(path))
+}
+
+fn map(file: &File, path: &Path, offset: u64, bytes: usize) -> Result<MmapRaw> {
+    MmapOptions::new()
+        .offset(offset)
+        .len(bytes)
+        .map_raw(file)
+        .map_err(io(path))
+}
+
+impl Uio {
+    /// Opens an accelerator for this process alone.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`] where something is missing, or another process has the accelerator.
+    pub fn open(roots: &Roots, registers: &Registers, memory: &Memory) -> Result<Self> {
+        let (path, offset, name) = match registers {
+            Registers::Uio(name) => (roots.dev.join(name), 0, format!("uio:{name}")),
+            Registers::DevMem(base) => (roots.dev.join("mem"), *base, format!("devmem:{base:#x}")),
+        };
+        let file = open(&path, true)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| unavailable(format!("{} is in use by another process", path.display())))?;
+        let interrupt = match registers {
+            Registers::Uio(_) => Some(file.try_clone().map_err(io(&path))?.into()),
+            Registers::DevMem(_) => None,
+        };
+        Ok(Self {
+            name,
+            registers: map(&file, &path, offset, REGISTER_BYTES as usize)?,
+            interrupt,
+            pool: Pool::open(roots, memory)?,
+            buffers: Vec::new(),
+            _lock: file,
+        })
+    }
+
+    /// The same with the interrupt from another file.
+    #[must_use]
+    pub fn with_interrupt(mut self, interrupt: OwnedFd) -> Self {
+        self.interrupt = Some(interrupt);
+        self
+    }
+
+    fn fault(&self, problem: impl Display) -> Error {
+        Error::DeviceFault {
+            device: self.name.clone(),
+            problem: problem.to_string(),
+        }
+    }
+
+    fn register(&self, offset: u32) -> Result<*mut u32> {
+        if offset >= REGISTER_BYTES || !offset.is_multiple_of(4) {
+            return Err(Error::InvalidValue(format!("register {offset:#x}")));
+        }
+        // SAFETY: the offset lies within the mapping, which has `REGISTER_BYTES`.
+        Ok(unsafe { self.registers.as_mut_ptr().add(offset as usize) }.cast())
+    }
+
+    /// Where a part of a buffer is mapped.
+    fn host(&self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<*mut u8> {
+        let range = buffer.range(offset, bytes)?;
+        match self.buffers.get(buffer.index) {
+            Some(start) if start + buffer.bytes <= self.pool.map.len() => {
+                // SAFETY: the buffer lies within the mapping, and the range within the buffer.
+                Ok(unsafe { self.pool.map.as_mut_ptr().add(start + range.start) })
+            }
+            _ => Err(Error::InvalidValue("a buffer of another device".into())),
+        }
+    }
+
+    fn sync(
+        &self,
+        buffer: &Buffer,
+        offset: usize,
+        bytes: usize,
+        direction: &str,
+        owner: &str,
+    ) -> Result<()> {
+        let range = buffer.range(offset, bytes)?;
+        barrier();
+        if let Some(attributes) = &self.pool.attributes {
+            let start = self.buffers[buffer.index] + range.start;
+            for (attribute, value) in [
+                ("sync_offset", start.to_string()),
+                ("sync_size", bytes.to_string()),
+                ("sync_direction", direction.to_owned()),
+                (owner, "1".to_owned()),
+            ] {
+                fs::write(attributes.join(attribute), value)
+                    .map_err(|error| self.fault(format!("{attribute}: {error}")))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Pool {
+    fn open(roots: &Roots, memory: &Memory) -> Result<Self> {
+        match memory {
+            Memory::UDmaBuf(name, attributes) => {
+                let path = roots.dev.join(name);
+                let bytes = number(&attributes.join("size"))? as usize;
+                let coherent = number(&attributes.join("dma_coherent")).is_ok_and(|c| c == 1);
+                Ok(Self {
+                    map: map(&open(&path, false)?, &path, 0, bytes)?,
+                    physical: number(&attributes.join("phys_addr"))?,
+                    attributes: (!coherent).then(|| attributes.clone()),
+                    used: 0,
+                })
+            }
+            Memory::Reserved(Region { base, bytes }) => {
+                let path = roots.dev.join("mem");
+                Ok(Self {
+                    map: map(&open(&path, true)?, &path, *base, *bytes)?,
+                    physical: *base,
+                    attributes: None,
+                    used: 0,
+                })
+            }
+        }
+    }
+}
+
+/// All accesses to memory before it are done before any access behind it begins, for the device as well.
+fn barrier() {
+    #[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
+    // SAFETY: a barrier changes neither registers nor memory.
+    unsafe {
+        std::arch::asm!("dsb sy", options(nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "aarch64", target_arch = "arm")))]
+    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+}
+
+impl Transport for Uio {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn read(&mut self, register: u32) -> Result<u32> {
+        let register = self.register(register)?;
+        // SAFETY: an aligned register within the mapping.
+        let value = unsafe { register.read_volatile() };
+        barrier();
+        Ok(value)
+    }
+
+    fn write(&mut self, register: u32, value: u32) -> Result<()> {
+        let register = self.register(register)?;
+        barrier();
+        // SAFETY: an aligned register within the mapping.
+        unsafe { register.write_volatile(value) }
+        Ok(())
+    }
+
+    fn allocate(&mut self, bytes: usize) -> Result<Buffer> {
+        let (start, all) = (self.pool.used, self.pool.map.len());
+        let end = start + bytes.next_multiple_of(CACHE_LINE);
+        if end > all {
+            return Err(Error::DoesNotFit {
+                what: format!("the DMA memory of {}", self.name),
+                needed: end as u64,
+                available: all as u64,
+                unit: "bytes",
+            });
+        }
+        self.pool.used = end;
+        self.buffers.push(start);
+        Ok(Buffer {
+            index: self.buffers.len() - 1,
+            physical: self.pool.physical + start as u64,
+            bytes,
+        })
+    }
+
+    fn copy_in(&mut self, buffer: &Buffer, offset: usize, data: &[u8]) -> Result<()> {
+        let to = self.host(buffer, offset, data.len())?;
+        // SAFETY: `to` has as many bytes within the mapping, which `data` cannot overlap: nothing borrows from it.
+        unsafe { to.copy_from_nonoverlapping(data.as_ptr(), data.len()) }
+        Ok(())
+    }
+
+    fn copy_out(&mut self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<()> {
+        let from = self.host(buffer, offset, out.len())?;
+        // SAFETY: as in `copy_in`. What the device may still be writing is copied as it is, and judged by its check.
+        unsafe { from.copy_to_nonoverlapping(out.as_mut_ptr(), out.len()) }
+        Ok(())
+    }
+
+    fn flush(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
+        self.sync(buffer, offset, bytes, "1", "sync_for_device")
+    }
+
+    fn invalidate(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
+        self.sync(buffer, offset, bytes, "2", "sync_for_cpu")
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<bool> {
+        let Some(interrupt) = &self.interrupt else {
+            thread::sleep(timeout.min(POLL_INTERVAL));
+            return Ok(false);
+        };
+        // The kernel masks the interrupt when it comes; writing 1 lets the next one through.
+        rustix::io::write(interrupt, &1_u32.to_ne_bytes()).map_err(|e| self.fault(e))?;
+        let timeout = Timespec {
+            tv_sec: timeout.as_secs() as i64,
+            tv_nsec: i64::from(timeout.subsec_nanos()),
+        };
+        let mut polled = [PollFd::new(interrupt, PollFlags::IN)];
+        match poll(&mut polled, Some(&timeout)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => Ok(false),
+            Ok(_) => {
+                let mut count = [0; 4];
+                rustix::io::read(interrupt, &mut count).map_err(|e| self.fault(e))?;
+                Ok(true)
+            }
+            Err(error) => Err(self.fault(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

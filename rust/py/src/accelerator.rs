@@ -1,0 +1,67 @@
+//! `_native.Program`: a subnet compiled for an accelerator. `python/quasar_rt/accelerator.py` is the public face.
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use quasar_accelerator::disasm::disassemble;
+use quasar_accelerator::verify::verify;
+
+use crate::errors::to_py;
+use crate::hardware::Hardware;
+use crate::subnet::Subnet;
+
+/// Each queue's name, the most items in it, its depth; a frame's beats.
+type Report = (Vec<(&'static str, usize, usize)>, usize);
+
+/// A compiled subnet, immutable.
+#[pyclass(frozen, module = "quasar_rt._native")]
+pub struct Program {
+    program: quasar_accelerator::Program,
+}
+
+#[pymethods]
+impl Program {
+    #[staticmethod]
+    fn compile(py: Python<'_>, subnet: &Subnet, hardware: &Hardware) -> PyResult<Self> {
+        let (subnet, hardware) = (&subnet.subnet, &hardware.hardware);
+        py.detach(|| quasar_accelerator::Program::compile(subnet, hardware))
+            .map(|program| Self { program })
+            .map_err(to_py)
+    }
+
+    /// Names of the segments and their commands.
+    fn segments(&self) -> Vec<(String, usize)> {
+        self.program
+            .segments()
+            .map(|(segment, commands)| (segment.to_string(), commands.len()))
+            .collect()
+    }
+
+    fn disassemble(&self, segment: &str) -> PyResult<String> {
+        let segment = self.program.segment(segment).map_err(to_py)?;
+        Ok(disassemble(&self.program, segment))
+    }
+
+    /// A segment's commands as fetch reads them.
+    fn commands<'py>(&self, py: Python<'py>, segment: &str) -> PyResult<Bound<'py, PyBytes>> {
+        let segment = self.program.segment(segment).map_err(to_py)?;
+        let mut bytes = Vec::new();
+        for command in self.program.commands(segment) {
+            let words = command.encode().map_err(to_py)?;
+            bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        }
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    fn arena<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.program.arena())
+    }
+
+    fn beat_bytes(&self) -> usize {
+        self.program.beat_bytes()
+    }
+
+    fn verify(&self, py: Python<'_>) -> PyResult<Report> {
+        let report = py.detach(|| verify(&self.program)).map_err(to_py)?;
+        Ok((report.queues, report.beats))
+    }
+}

@@ -1,0 +1,232 @@
+//! How an engine comes to an accelerator.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+pub use quasar_accelerator::device::Frame;
+use quasar_accelerator::device::{Accelerator, Device};
+use quasar_accelerator::driver::Deadlines;
+use quasar_accelerator::sim::{Sim, SimLibrary};
+use quasar_accelerator::transport::{Buffer, Transport};
+use quasar_accelerator::Program;
+use quasar_core::error::{Error, Result};
+use quasar_core::hardware::Hardware;
+use quasar_core::Subnet;
+
+use crate::errors::{invalid_value, to_py};
+
+/// Memory of a simulated device beyond what the program takes: pages are made when they are written.
+const SIM_MEMORY: u64 = 1 << 30;
+/// Multiply-accumulates a second that a simulated device does at least, on any machine.
+const SIM_MACS_PER_SECOND: f64 = 1e7;
+
+/// Deadlines: `timeout` seconds for a segment, or what the device can be expected to keep.
+fn deadlines(timeout: Option<f64>, expected: f64) -> Result<Deadlines> {
+    let seconds = timeout.unwrap_or(expected);
+    let segment = Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|&segment| !segment.is_zero())
+        .ok_or_else(|| Error::InvalidValue(format!("timeout is {seconds}; it must be above 0")))?;
+    Ok(Deadlines {
+        segment,
+        identity: segment.max(Duration::from_secs(5)),
+    })
+}
+
+/// A simulated device.
+pub fn simulated(
+    subnet: &Arc<Subnet>,
+    hardware: &Hardware,
+    library: &Path,
+    seed: u64,
+    timeout: Option<f64>,
+) -> Result<Arc<dyn Device>> {
+    let expected = 30.0 + subnet.summary().macs as f64 / SIM_MACS_PER_SECOND;
+    let library = Arc::new(SimLibrary::load(library)?);
+    let accelerator = Accelerator::new(
+        Arc::clone(subnet),
+        Arc::new(Program::compile(subnet, hardware)?),
+        deadlines(timeout, expected)?,
+        move || Sim::open(Arc::clone(&library), seed, SIM_MEMORY),
+    )?;
+    Ok(Arc::new(accelerator))
+}
+
+/// Seconds that an FPGA gets for a segment: a thousand times what one takes.
+const FPGA_SECONDS: f64 = 2.0;
+
+/// An accelerator on this machine's FPGA, without PYNQ. `registers` is `None` (the UIO device of the accelerator's name, memory of
+/// u-dma-buf) or the address of the registers, then of reserved memory and its size, in `/dev/mem`.
+#[cfg(target_os = "linux")]
+pub fn uio(
+    subnet: &Arc<Subnet>,
+    hardware: &Hardware,
+    addresses: Option<(u64, u64, usize)>,
+    bitstream: Option<&Path>,
+    roots: Option<(PathBuf, PathBuf, PathBuf)>,
+    timeout: Option<f64>,
+) -> Result<Arc<dyn Device>> {
+    use quasar_accelerator::uio::{load_bitstream, Memory, Region, Registers, Roots, Uio, NODE};
+
+    let roots = roots.map_or_else(Roots::default, |(dev, sys, firmware)| Roots {
+        dev,
+        sys,
+        firmware,
+    });
+    if let Some(bitstream) = bitstream {
+        load_bitstream(&roots, bitstream)?;
+    }
+    let missing = |problem: String| Error::DeviceUnavailable {
+        device: "uio".into(),
+        problem,
+    };
+    let (registers, memory) = if let Some((registers, base, bytes)) = addresses {
+        let memory = Memory::Reserved(Region { base, bytes });
+        (Registers::DevMem(registers), memory)
+    } else {
+        let registers = Registers::find(&roots).ok_or_else(|| {
+            missing(format!(
+                "no UIO device is named {NODE}; is the device tree's node there?"
+            ))
+        })?;
+        let memory = Memory::find(&roots).ok_or_else(|| {
+            missing("there is no u-dma-buf; load its module, or name a reserved region".into())
+        })?;
+        (registers, memory)
+    };
+    let accelerator = Accelerator::new(
+        Arc::clone(subnet),
+        Arc::new(Program::compile(subnet, hardware)?),
+        deadlines(timeout, FPGA_SECONDS)?,
+        move || Uio::open(&roots, &registers, &memory),
+    )?;
+    Ok(Arc::new(accelerator))
+}
+
+/// A way to an accelerator that a Python object knows (`quasar_rt.pynq.Transport` says what it must have).
+pub fn attached(
+    subnet: &Arc<Subnet>,
+    hardware: &Hardware,
+    object: Py<PyAny>,
+    timeout: Option<f64>,
+) -> Result<Arc<dyn Device>> {
+    let process = std::process::id();
+    let accelerator = Accelerator::new(
+        Arc::clone(subnet),
+        Arc::new(Program::compile(subnet, hardware)?),
+        deadlines(timeout, FPGA_SECONDS)?,
+        move || Callback::new(&object, process),
+    )?;
+    Ok(Arc::new(accelerator))
+}
+
+/// Calls a Python object.
+struct Callback {
+    object: Py<PyAny>,
+    name: String,
+    buffers: usize,
+}
+
+impl Callback {
+    fn new(object: &Py<PyAny>, process: u32) -> Result<Self> {
+        let unavailable = |problem: String| Error::DeviceUnavailable {
+            device: "pynq".into(),
+            problem,
+        };
+        if std::process::id() != process {
+            return Err(unavailable(
+                "the FPGA belongs to the process that this one was forked from; make an engine there, or only here".into(),
+            ));
+        }
+        Python::attach(|py| {
+            let name = object.getattr(py, "name").and_then(|n| n.extract(py));
+            Ok(Self {
+                name: name.map_err(|e| unavailable(e.to_string()))?,
+                object: object.clone_ref(py),
+                buffers: 0,
+            })
+        })
+    }
+
+    fn call<T>(
+        &self,
+        method: &str,
+        arguments: impl for<'py> pyo3::call::PyCallArgs<'py>,
+        extract: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>,
+    ) -> Result<T> {
+        Python::attach(|py| {
+            let result = self.object.bind(py).call_method1(method, arguments);
+            result
+                .and_then(|value| extract(&value))
+                .map_err(|error| Error::DeviceFault {
+                    device: self.name.clone(),
+                    problem: format!("{method}: {error}"),
+                })
+        })
+    }
+}
+
+impl Transport for Callback {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn read(&mut self, register: u32) -> Result<u32> {
+        self.call("read", (register,), |value| value.extract())
+    }
+
+    fn write(&mut self, register: u32, value: u32) -> Result<()> {
+        self.call("write", (register, value), |_| Ok(()))
+    }
+
+    fn allocate(&mut self, bytes: usize) -> Result<Buffer> {
+        let physical = self.call("allocate", (bytes,), |value| value.extract())?;
+        self.buffers += 1;
+        Ok(Buffer {
+            index: self.buffers - 1,
+            physical,
+            bytes,
+        })
+    }
+
+    fn copy_in(&mut self, buffer: &Buffer, offset: usize, data: &[u8]) -> Result<()> {
+        buffer.range(offset, data.len())?;
+        self.call("copy_in", (buffer.index, offset, data), |_| Ok(()))
+    }
+
+    fn copy_out(&mut self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<()> {
+        buffer.range(offset, out.len())?;
+        self.call("copy_out", (buffer.index, offset, out.len()), |value| {
+            let bytes: &[u8] = value.extract()?;
+            if bytes.len() == out.len() {
+                out.copy_from_slice(bytes);
+                Ok(())
+            } else {
+                Err(invalid_value(format!("{} bytes", bytes.len())))
+            }
+        })
+    }
+
+    fn flush(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
+        buffer.range(offset, bytes)?;
+        self.call("flush", (buffer.index, offset, bytes), |_| Ok(()))
+    }
+
+    fn invalidate(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
+        buffer.range(offset, bytes)?;
+        self.call("invalidate", (buffer.index, offset, bytes), |_| Ok(()))
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<bool> {
+        self.call("wait", (timeout.as_secs_f64(),), |value| value.extract())
+    }
+}
+
+/// The hardware configuration (TOML) that a simulated device's library was built from.
+#[pyfunction]
+pub fn sim_configuration(py: Python<'_>, library: PathBuf) -> PyResult<String> {
+    py.detach(|| SimLibrary::load(&library).map(|library| library.configuration().to_owned()))
+        .map_err(to_py)
+}

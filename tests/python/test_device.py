@@ -1,0 +1,306 @@
+"""Devices: which there are, which one "auto" takes and why, and what accelerators do with frames and faults."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import quasar_rt
+from quasar_rt import Engine, device
+from quasar_rt.hardware import Hardware, Workload
+from quasar_rt.testing import random_case
+from quasar_rt.verify import verify
+
+pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return quasar_rt.random_subnet(
+        embed=8, depth=2, heads=2, head_dim=4, hidden=8, image_size=8, channels=1, kernel=4, classes=5, seed=1
+    )
+
+
+@pytest.fixture
+def simulated():
+    """The name of a simulated accelerator."""
+    names = [library.stem for library in device.sim_libraries()]
+    if not names:
+        pytest.skip(f"no simulated accelerator in {device.sim_folder()}: make sim")
+    return f"sim:{'tiny' if 'tiny' in names else names[0]}"
+
+
+def pictures(subnet, count):
+    size = subnet.config["image"]
+    shape = (size["height"], size["width"], size["channels"])
+    return list(np.random.default_rng(3).integers(0, 256, (count, *shape), np.uint8))
+
+
+def cpu_logits(subnet, images):
+    with Engine(subnet, "cpu") as engine:
+        return [prediction.integer_logits for prediction in engine.infer_batch(images)]
+
+
+# Without an accelerator
+
+
+def test_auto_says_why_it_is_the_cpu(tiny):
+    engine = Engine(tiny)
+    assert engine.device == "cpu"
+    assert engine.device_reason == "no accelerator was found in an FPGA"
+    assert Engine(tiny, "cpu").device_reason == "asked for"
+
+
+def test_a_missing_library_says_how_to_get_it(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("QUASAR_SIM_DIR", str(tmp_path))
+    assert [found.name for found in quasar_rt.devices()] == ["cpu"]
+    for name in ("sim", "sim:zcu102"):
+        with pytest.raises(quasar_rt.DeviceUnavailableError, match="make sim"):
+            Engine(tiny, name)
+    (tmp_path / "broken.so").write_bytes(b"not a library")
+    assert [found.name for found in quasar_rt.devices()] == ["cpu", "sim:broken"]
+    for name in ("sim:broken", str(tmp_path / "broken.so")):
+        with pytest.raises(quasar_rt.DeviceUnavailableError, match=r"broken\.so"):
+            Engine(tiny, name)
+
+
+@pytest.mark.parametrize("name", ["uio", "pynq", "devmem:0:0:0"])
+def test_an_fpga_needs_a_bitstream(tiny, name, monkeypatch):
+    monkeypatch.delenv("QUASAR_BITSTREAM", raising=False)
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match="QUASAR_BITSTREAM"):
+        Engine(tiny, name)
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match="no UIO device is named quasar"):
+        Engine(tiny, "fpga")
+
+
+def test_only_the_cpu_has_tiers(tiny):
+    with pytest.raises(quasar_rt.InvalidValueError, match="only the CPU has tiers"):
+        Engine(tiny, "sim", tier="scalar")
+
+
+@pytest.fixture
+def bitstream(tiny, tmp_path):
+    """A packaged bitstream, as tools/bitstream.py leaves it."""
+    hardware = Hardware.for_board("ultra96v2", Workload.of_subnet(tiny))
+    path = tmp_path / "ultra96v2.bin"
+    path.write_bytes(b"bits")
+    description = {"hardware": hardware.to_toml(), "sha256": {path.name: sha256(b"bits").hexdigest()}}
+    path.with_suffix(".json").write_text(json.dumps(description))
+    return path
+
+
+def test_a_bitstream_is_checked_against_its_description(bitstream):
+    hardware, path = device.read_bitstream(bitstream)
+    assert (hardware.board.name, path) == ("ultra96v2", bitstream)
+    assert device.read_bitstream(bitstream.with_suffix(".json"))[1] is None
+    bitstream.write_bytes(b"other bits")
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match="different builds"):
+        device.read_bitstream(bitstream)
+    bitstream.with_suffix(".json").write_text("[]")
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match="does not describe"):
+        device.read_bitstream(bitstream)
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match="make bitstream"):
+        device.read_bitstream(bitstream.with_name("none.bit"))
+
+
+def test_auto_takes_a_working_fpga_only(tiny, bitstream, tmp_path, monkeypatch):
+    node = tmp_path / "class" / "uio4"
+    node.mkdir(parents=True)
+    (node / "name").write_text("quasar\n")
+    monkeypatch.setattr(device, "UIO_CLASS", node.parent)
+    monkeypatch.setenv("QUASAR_BITSTREAM", str(bitstream.with_suffix(".json")))
+    assert quasar_rt.devices()[0].name == "uio"
+    # The node is listed, but this machine's own /sys does not have it.
+    engine = Engine(tiny)
+    assert engine.device == "cpu"
+    assert "uio4, cannot be used: " in engine.device_reason
+    assert Engine(tiny, tier="scalar").device_reason == "tier 'scalar' was asked for"
+
+
+def test_uio_says_what_is_missing(tiny, bitstream, tmp_path):
+    hardware, _ = device.read_bitstream(bitstream)
+    roots = tuple(str(tmp_path / root) for root in ("dev", "sys", "firmware"))
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match="no UIO device is named quasar"):
+        quasar_rt._native.Engine.uio(tiny._inner, hardware._inner, None, None, roots, None)
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match=r"fpga0|firmware"):
+        quasar_rt._native.Engine.uio(tiny._inner, hardware._inner, None, bitstream, roots, None)
+
+
+class Broken:
+    """A transport whose hardware is not there."""
+
+    name = "broken"
+
+    def write(self, register, value):
+        raise RuntimeError("bus error")
+
+
+def test_what_a_transport_raises_is_a_device_error(tiny, bitstream):
+    hardware, _ = device.read_bitstream(bitstream)
+    with pytest.raises(quasar_rt.DeviceFaultError, match=r"broken: .*allocate"):
+        quasar_rt._native.Engine.attached(tiny._inner, hardware._inner, Broken(), None)
+
+
+# On the simulated accelerator
+
+
+def test_the_simulated_accelerator_has_the_cpus_bits(tiny, simulated):
+    images = pictures(tiny, 9)
+    expected = cpu_logits(tiny, images)
+    with Engine(tiny, simulated) as engine:
+        assert (engine.device, engine.about, engine.tier) == (simulated, simulated, None)
+        assert simulated in repr(engine)
+        np.testing.assert_array_equal(engine.infer(images[0]).integer_logits, expected[0])
+        for run in (engine.infer_batch(images), engine.stream(iter(images)), engine.stream(images, ahead=1)):
+            np.testing.assert_array_equal([p.integer_logits for p in run], expected)
+        assert engine._engine.counters()[:2] == [28, 0]
+        with pytest.raises(quasar_rt.InvalidValueError, match="CPU only"):
+            engine.profile(images[0])
+    with pytest.raises(quasar_rt.ClosedError):
+        engine.infer(images[0])
+
+
+@pytest.mark.parametrize(
+    ("fault", "errors"),
+    [
+        ("lost_interrupt", ()),
+        ("spurious_interrupt", ()),
+        ("hang", (quasar_rt.DeviceTimeoutError,)),
+        ("late", (quasar_rt.DeviceTimeoutError,)),
+        ("bus_error", (quasar_rt.DeviceFaultError,)),
+        ("short_dma", (quasar_rt.CorruptOutputError,)),
+        ("corrupt_output", (quasar_rt.CorruptOutputError,)),
+        ("wrong_identity", (quasar_rt.WrongBitstreamError,)),
+    ],
+)
+def test_a_fault_costs_its_frame_and_no_other(tiny, simulated, fault, errors):
+    images = pictures(tiny, 8)
+    expected = cpu_logits(tiny, images)
+    with Engine(tiny, simulated, timeout=0.25) as engine:
+        for after in (0, 2):
+            engine._engine.inject(fault, after)
+            frames = [engine._engine.begin(image) for image in images]
+            failed = 0
+            for frame, logits in zip(frames, expected, strict=True):
+                try:
+                    np.testing.assert_array_equal(frame.wait(1)[0][0], logits)
+                except errors:
+                    failed += 1
+            assert failed == len(errors)
+            np.testing.assert_array_equal(engine.infer(images[0]).integer_logits, expected[0])
+
+
+def test_a_batch_and_a_stream_say_where_the_device_failed(tiny, simulated):
+    images = pictures(tiny, 6)
+    expected = cpu_logits(tiny, images)
+    with Engine(tiny, simulated, timeout=0.25) as engine:
+        engine._engine.inject("corrupt_output", 0)
+        with pytest.raises(quasar_rt.CorruptOutputError, match="image 0 of the batch"):
+            engine.infer_batch(images)
+        engine._engine.inject("corrupt_output", 2)
+        source, logits = iter(images), []
+        with pytest.raises(quasar_rt.CorruptOutputError):
+            logits.extend(p.integer_logits for p in engine.stream(source, ahead=1))
+        np.testing.assert_array_equal(logits, expected[: len(logits)])
+
+
+@pytest.mark.parametrize("name", ["tiny", "odd", "wide", "pynq-z2", "zcu102", "kv260"])
+def test_random_subnets_have_the_cpus_bits(name):
+    if device.sim_folder() / f"{name}.so" not in device.sim_libraries():
+        pytest.skip(f"no simulated accelerator {name} in {device.sim_folder()}: make sim")
+    equal = 0
+    for seed in range(200):
+        subnet, image = random_case(seed)
+        try:
+            engine = Engine(subnet, f"sim:{name}")
+        except quasar_rt.DoesNotFitError:
+            continue
+        images = [image, 255 - image, image[::-1].copy()]
+        with engine:
+            logits = [prediction.integer_logits for prediction in engine.infer_batch(images)]
+        np.testing.assert_array_equal(logits, cpu_logits(subnet, images), f"seed {seed}")
+        equal += 1
+        if equal == 8:
+            return
+    raise AssertionError(f"only {equal} of 200 subnets fit")
+
+
+def test_a_subnet_that_does_not_fit_is_refused(simulated):
+    subnet = quasar_rt.random_subnet(embed=512, depth=1, heads=8, image_size=224, classes=10)
+    with pytest.raises(quasar_rt.DoesNotFitError, match="needs"):
+        Engine(subnet, simulated)
+
+
+def test_sim_takes_the_smallest_that_fits(tiny, simulated):
+    with Engine(tiny, "sim") as engine:
+        assert engine.device.startswith("sim:")
+        assert "smallest" in engine.device_reason
+
+
+def test_an_unknown_fault_is_named(tiny, simulated):
+    with Engine(tiny, simulated) as engine:
+        engine._engine.inject("no_such_fault", 0)
+        with pytest.raises(quasar_rt.InvalidValueError, match="no_such_fault"):
+            engine.infer(pictures(tiny, 1)[0])
+        engine.infer(pictures(tiny, 1)[0])
+
+
+FORKED = """
+import os, sys, warnings
+import numpy as np
+import quasar_rt
+warnings.simplefilter("ignore")
+engine = quasar_rt.Engine(sys.argv[1], sys.argv[2])
+image = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+expected = quasar_rt.Engine(sys.argv[1], "cpu").infer(image).integer_logits
+child = os.fork()
+same = np.array_equal(engine.infer(image).integer_logits, expected)
+if child == 0:
+    os._exit(0 if same else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or not same)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX processes")
+def test_a_forked_process_has_a_simulated_accelerator_of_its_own(tiny, simulated, tmp_path):
+    path = tmp_path / "tiny.qvit"
+    tiny.save(path)
+    subprocess.run([sys.executable, "-c", FORKED, str(path), simulated], check=True, timeout=60)
+
+
+def test_the_soak_passes_and_would_notice(simulated, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "tools")
+    import soak_device
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", quasar_rt.UntrainedWarning)
+        injected, errors, differences = soak_device.soak(simulated, 60, seed=5, rate=0.2, timeout=0.25)
+    assert injected > 5
+    assert sum(errors.values()) > 0
+    assert differences == 0
+
+
+def test_verify_runs_devices_too(tiny, simulated):
+    checks = verify(tiny, images=1, accelerators=[simulated])
+    assert (checks[-1].backend, checks[-1].status) == (simulated, "equal")
+    subnet = quasar_rt.random_subnet(embed=1024, depth=1, heads=16, image_size=8, kernel=4, classes=2)
+    (check,) = [c for c in verify(subnet, images=1, accelerators=[simulated]) if c.backend == simulated]
+    assert check.status == "skipped"
+
+
+def test_the_command_lists_devices(simulated):
+    command = [shutil.which("quasar-rt") or "quasar-rt", "devices", "--json"]
+    if shutil.which("quasar-rt") is None:
+        command = [sys.executable, "-m", "quasar_rt", "devices", "--json"]
+    document = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    found = document["devices"]
+    assert document["auto"] == {"device": "cpu", "reason": "no accelerator was found in an FPGA"}
+    (entry,) = [entry for entry in found if entry["name"] == simulated]
+    assert entry["about"].startswith("simulated accelerator")

@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Run thousands of frames on a simulated accelerator that misbehaves at random; each gets its answer or its own error.
+
+    python tools/soak_device.py --frames 10000 --log docs/logs/soak-device.md
+
+Faults are drawn from a seed. What is checked: every frame has the CPU's logits or an error, in order; a fault costs
+one frame at most; nothing is lost. Needs the base package and `make sim`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter, deque
+from pathlib import Path
+from random import Random
+
+import click
+import numpy as np
+
+from quasar_rt import Engine, Subnet, UntrainedWarning, random_subnet
+from quasar_rt.errors import DeviceError
+
+LOG_HEAD = """# Device soak log
+
+One line for each run of `make soak-device`: frames of a tiny subnet on a simulated accelerator that misbehaves at
+random. Each frame has the CPU's logits or an error of its own; a difference is neither.
+
+| date | commit | device | seconds | seed | frames | faults injected | errors | differences |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+#: What the simulated device can do wrong, and whether the driver copes without an error.
+FAULTS = {
+    "lost_interrupt": True,
+    "spurious_interrupt": True,
+    "hang": False,
+    "bus_error": False,
+    "short_dma": False,
+    "corrupt_output": False,
+    "wrong_identity": False,
+    "late": False,
+}
+#: Frames that are handed in before the first is waited for.
+AHEAD = 4
+#: Seconds that a segment may take: frames take milliseconds, a late answer 0.3 s.
+TIMEOUT = 0.25
+
+
+def tiny_subnet() -> Subnet:
+    """A network whose frames are simulated in milliseconds."""
+    return random_subnet(
+        embed=8, depth=1, heads=1, head_dim=4, hidden=8, image_size=8, channels=1, kernel=4, classes=3, seed=1
+    )
+
+
+def soak(device: str, frames: int, seed: int, rate: float, timeout: float) -> tuple[int, Counter[str], int]:
+    """Run the frames; return the number of faults injected, the errors by class, and the number of differences."""
+    draw = Random(seed)
+    subnet = tiny_subnet()
+    size = subnet.config["image"]
+    shape = (size["height"], size["width"], size["channels"])
+    pictures = [
+        np.random.default_rng(seed + i).integers(0, 256, shape, np.uint8) for i in range(min(frames, 64))
+    ]
+    with Engine(subnet, "cpu", threads=1) as cpu:
+        expected = [cpu.infer(picture).integer_logits for picture in pictures]
+    injected = costly = differences = 0
+    errors: Counter[str] = Counter()
+    with Engine(subnet, device, timeout=timeout) as engine:
+        native = engine._open(1)
+        flying: deque[tuple[int, object]] = deque()
+
+        def take() -> None:
+            nonlocal differences
+            place, frame = flying.popleft()
+            try:
+                logits = frame.wait(1)[0][0]  # type: ignore[attr-defined]
+            except DeviceError as error:
+                errors[type(error).__name__] += 1
+                return
+            if not np.array_equal(logits, expected[place % len(pictures)]):
+                print(f"seed {seed}, frame {place}: other logits than the CPU's", file=sys.stderr)
+                differences += 1
+
+        for place in range(frames):
+            if draw.random() < rate:
+                fault = draw.choice(list(FAULTS))
+                native.inject(fault, draw.randrange(3))
+                injected += 1
+                costly += not FAULTS[fault]
+            flying.append((place, native.begin(pictures[place % len(pictures)])))
+            if len(flying) == AHEAD:
+                take()
+        while flying:
+            take()
+        counters = native.counters()
+    assert counters is not None
+    if sum(errors.values()) > costly:
+        print(f"seed {seed}: {sum(errors.values())} errors of {costly} faults", file=sys.stderr)
+        differences += 1
+    if counters[0] + counters[1] != frames:
+        print(
+            f"seed {seed}: {frames} frames, but {counters[0]} answers and {counters[1]} errors",
+            file=sys.stderr,
+        )
+        differences += 1
+    return injected, errors, differences
+
+
+@click.command(help=__doc__.split("\n\n")[0] if __doc__ else None)
+@click.option("--frames", default=10_000, show_default=True, type=click.IntRange(1), help="How many frames.")
+@click.option("--device", default="sim:tiny", show_default=True, help="A simulated accelerator.")
+@click.option("--rate", default=0.05, show_default=True, type=click.FloatRange(0, 1), help="Faults a frame.")
+@click.option("--timeout", default=TIMEOUT, show_default=True, help="Seconds that a segment may take.")
+@click.option("--seed", type=int, help="Seed of the faults; by default one drawn from the clock.")
+@click.option(
+    "--log", type=click.Path(dir_okay=False, path_type=Path), help="A Markdown file to append a line to."
+)
+def main(frames: int, device: str, rate: float, timeout: float, seed: int | None, log: Path | None) -> None:
+    warnings.simplefilter("ignore", UntrainedWarning)
+    seed = int(time.time()) if seed is None else seed
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=log is not None
+    ).stdout.strip()
+    start = time.monotonic()
+    injected, errors, differences = soak(device, frames, seed, rate, timeout)
+    seconds = time.monotonic() - start
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(errors.items())) or "none"
+    print(f"{frames} frames, {injected} faults injected, errors: {kinds}; {differences} differences")
+    if log is not None:
+        if not log.exists():
+            log.write_text(LOG_HEAD, encoding="utf-8")
+        with log.open("a", encoding="utf-8") as file:
+            date = dt.datetime.now(dt.timezone.utc).date()
+            file.write(
+                f"| {date} | {commit} | {device} | {seconds:.0f} | {seed} | {frames} | {injected} | {kinds} "
+                f"| {differences} |\n"
+            )
+    sys.exit(1 if differences else 0)
+
+
+if __name__ == "__main__":
+    main()
