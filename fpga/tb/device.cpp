@@ -284,7 +284,6 @@ std::vector<command_t> head_list(const Network& network, Arena& arena, unsigned 
 // A host: the network's image in memory, frames through registers.
 class Host {
   qsim* device_;
-  Verdict& verdict_;
   uint64_t stripes_[4] = {}, lists_[4] = {}, output_ = 0;
   uint8_t *stripe_hosts_[4] = {}, *output_host_ = nullptr;
   uint32_t counts_[4] = {};
@@ -298,7 +297,7 @@ public:
   unsigned patience_ms = 20000; // for a segment
   static constexpr size_t OUTPUT = (CLASSES + 3) / 4 * 16 + 16;
 
-  Host(Verdict& verdict, uint64_t seed) : verdict_(verdict) {
+  Host(Verdict& verdict, uint64_t seed) {
     char error[200] = "";
     device_ = qsim_open(seed, 16 << 20, error, sizeof(error));
     verdict.expect(device_ != nullptr, error);
