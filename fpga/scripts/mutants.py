@@ -12,18 +12,18 @@ from pathlib import Path
 MUTANTS = [
     ("load", "word_of(beat, 0) == sum", "true", "transfers"),
     ("load", "sound[frame] = true;", "", "transfers"),
-    ("load", "array_to_load.read();", "", "transfers"),
+    ("load", "array_to_load.read();", ";", "transfers"),
     ("load", "isa::PORT_BYTES * port + i", "isa::PORT_BYTES * port + (i ^ 1)", "transfers"),
     ("load", "group * config::LANES + lane", "group * config::LANES + lane / 2", "transfers"),
     ("fetch", "bad = i + 1;", "bad = i;", "transfers"),
     ("fetch", "if (bad == 0) {", "{", "transfers"),
-    ("fetch", "command.word[2] += base;", "", "transfers"),
+    ("fetch", "command.word[2] += base;", ";", "transfers"),
     ("array", "row.narrow == 1 && nibble >= 8", "nibble >= 8", "array"),
     ("array", "if (pair.first == 0) {", "if (false) {", "array"),
     ("array", "if (r >= unsigned(shift[t].from))", "if (true)", "array"),
     ("drain", "else if (resume)", "else if (false)", "drain"),
     ("drain", "((z + 32) >> 6) + command.zero_point", "(z >> 6) + command.zero_point", "drain"),
-    ("drain", "(lost + 8) >> 4", "lost >> 4", "drain"),
+    ("drain", " + s<25>((lost + 8) >> 4)", "", "drain"),
     (
         "norm",
         "sat16(s<19>(product15(n, gain.gain) + gain.offset))",
@@ -80,7 +80,7 @@ def main(compiler: str, build: Path) -> int:
         source.write_text(text.replace(old, new, 1))
         mutant = compile_to(source, f"mutant{number}", "c++17")
         noticed = not passes(bench, [mutant if name == kernel else kernels[name] for name in KERNELS] + model)
-        print(f"{'noticed' if noticed else 'MISSED '}  {kernel}: {old!r} -> {new!r}")
+        print(f"{'noticed' if noticed else 'MISSED '}  {kernel}: {old!r} -> {new!r}", flush=True)
         missed += not noticed
     print(f"mutants: {len(MUTANTS) - missed} of {len(MUTANTS)} noticed")
     return 1 if missed else 0

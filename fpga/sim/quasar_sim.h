@@ -46,7 +46,8 @@ QSIM_API int qsim_wait(qsim*, uint32_t timeout_ms);
  * until reset. -1: no such fault. */
 QSIM_API int qsim_fault(qsim*, const char* kind, uint64_t after_frames);
 
-/* Initiation intervals that a loop has begun since reset; all loops as lines "name intervals". */
+/* Initiation intervals that a loop has begun since reset; all loops as lines "name intervals". Those of
+ * array.multiply, which polls while sums leave the array, depend on the seed. */
 QSIM_API uint64_t qsim_counter(qsim*, const char* loop);
 QSIM_API const char* qsim_counters(qsim*);
 
