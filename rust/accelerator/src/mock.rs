@@ -472,9 +472,11 @@ impl Mock {
             if !self.active.remove(&Fault::NoOutput) {
                 self.write_output(output);
             }
-            self.registers.insert(register::STORE_ISR, 1);
+            // The line rises only where the last interrupt was cleared.
+            let cleared = self.registers.insert(register::STORE_ISR, 1) != Some(1);
             let enabled = self.register(register::STORE_GIE) & self.register(register::STORE_IER);
-            self.interrupt = !self.active.remove(&Fault::LostInterrupt) && enabled & 1 == 1;
+            let lost = self.active.remove(&Fault::LostInterrupt);
+            self.interrupt = enabled & 1 == 1 && cleared && !lost;
         }
     }
 
