@@ -27,8 +27,18 @@ from quasar_rt.hardware import (
     board_names,
     estimate,
     modes,
+    replay,
 )
-from quasar_rt.hardware_report import PUBLISHED, draw, groups, held_back_by, operating_points, paper_estimates
+from quasar_rt.hardware_report import (
+    PUBLISHED,
+    draw,
+    draw_timeline,
+    followed,
+    groups,
+    held_back_by,
+    operating_points,
+    paper_estimates,
+)
 from quasar_rt.nas.report import file_name
 from quasar_rt.space import Space
 
@@ -271,6 +281,33 @@ def show_paper(as_json: bool) -> None:
         "MODELLED: DeiT's shapes on zcu102, at most two frames in flight",
     )
     print_table(
+        [
+            "network",
+            ">8-bit rows",
+            ">MHz",
+            ">frames/s",
+            ">latency ms",
+            ">peak %",
+            "the array waits, cycles a frame",
+        ],
+        [
+            [
+                "deit-tiny",
+                f"{100 * one.eight_bit:.0f} %",
+                f"{one.closed.clock_mhz:g}",
+                f"{one.fps:.1f}",
+                f"{one.events.latency_cycles / one.closed.clock_mhz / 1e3:.2f}",
+                f"{100 * one.share:.1f}",
+                ", ".join(
+                    f"{cause} {cycles:,.0f}"
+                    for cause, cycles in sorted(one.events.stalls().items(), key=lambda item: -item[1])[:4]
+                ),
+            ]
+            for one in followed()
+        ],
+        "MODELLED, event by event: the same with every stall of the command lists",
+    )
+    print_table(
         ["space", ">MHz", ">array", ">slowest network", ">fastest network", ">host"],
         [
             [
@@ -345,6 +382,11 @@ def show_paper(as_json: bool) -> None:
 )
 @click.option("--every", is_flag=True, help="Every stage of the vector unit by its name.")
 @click.option("--paper", is_flag=True, help="DeiT's shapes and the paper's spaces beside published figures.")
+@click.option(
+    "--timeline",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A picture of the units' commands, frame after frame, by the event-driven model.",
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON in place of tables.")
 def main(
     subnet: str | None,
@@ -360,6 +402,7 @@ def main(
     save: Path | None,
     every: bool,
     paper: bool,
+    timeline: Path | None,
     as_json: bool,
 ) -> None:
     if subnet is None and not paper:
@@ -383,6 +426,9 @@ def main(
             show_resources(result)
             if all_modes:
                 show_modes(workload, chosen, clock)
+        if timeline is not None:
+            draw_timeline(replay(workload, design), timeline, f"{result.network} on {result.board}")
+            click.echo(f"wrote {timeline}", err=True)
         if no_png or (as_json and png is None):
             return
         picture = png or Path(f"estimate-{Path(subnet).stem}-{file_name(result.board)}.png")

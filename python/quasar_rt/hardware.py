@@ -39,6 +39,8 @@ __all__ = [
     "Host",
     "Layer",
     "Part",
+    "Replay",
+    "Span",
     "VectorStage",
     "Workload",
     "board_names",
@@ -546,6 +548,73 @@ def estimate(network: Subnet | Workload, hardware: Hardware) -> Estimate:
         },
         resources=Amounts(**resources["total"]),
         parts=tuple(Part(**part) for part in resources["parts"]),
+    )
+
+
+@dataclass(frozen=True)
+class Span:
+    """One command on its unit."""
+
+    unit: str
+    """``load``, ``array``, ``drain``, ``norm`` or ``softmax``."""
+    slot: int
+    """Of the frame."""
+    phase: int
+    """0 the patch embedding, then attention and MLP of each block, then the head."""
+    stage: str
+    start: int
+    end: int
+    busy: int
+    """Cycles in which the unit worked."""
+    stalls: dict[str, int]
+    """The others, by cause."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Command lists, replayed by the event-driven model, frame after frame: **modelled**."""
+
+    period_cycles: int
+    """Cycles between two frames."""
+    latency_cycles: int
+    """Cycles of one frame alone."""
+    spans: tuple[Span, ...]
+    """All commands of `frames` frames, when nothing changes any more from frame to frame."""
+    frames: int
+
+    def stalls(self, unit: str = "array") -> dict[str, float]:
+        """Cycles a frame that a unit stands still, by cause."""
+        totals: dict[str, float] = {}
+        for span in self.spans:
+            if span.unit == unit:
+                for cause, cycles in span.stalls.items():
+                    totals[cause] = totals.get(cause, 0.0) + cycles / self.frames
+        return totals
+
+
+def replay(network: Subnet | Workload, hardware: Hardware) -> Replay:
+    """Replay the compiler's command lists of a network on the event-driven model of the accelerator.
+
+    >>> workload = Workload.deit("deit-tiny")
+    >>> hardware = Hardware.for_board("zcu102", workload)
+    >>> closed, events = estimate(workload, hardware), replay(workload, hardware)
+    >>> abs(closed.period_cycles / events.period_cycles - 1) < 0.05
+    True
+
+    Raises:
+        quasar_rt.InvalidValueError: a mode that is modelled only.
+        quasar_rt.SettingsError: a configuration that the HLS sources cannot be built for.
+        quasar_rt.DoesNotFitError: the network exceeds a buffer; names it, and by how much.
+    """
+    period, alone, causes, spans, frames = _native.replay(_workload(network)._inner, hardware._inner)
+    return Replay(
+        period,
+        alone,
+        tuple(
+            Span(*rest, {cause: n for cause, n in zip(causes, stalls, strict=True) if n})
+            for *rest, stalls in spans
+        ),
+        frames,
     )
 
 

@@ -14,17 +14,22 @@ from itertools import product
 
 import numpy as np
 
-from .hardware import DEIT_HEADS, CostTable, Estimate, Hardware, Layer, Workload, estimate
+from .hardware import DEIT_HEADS, CostTable, Estimate, Hardware, Layer, Replay, Workload, estimate, replay
 from .space import Architecture, Space
 
 __all__ = [
     "CAUSES",
+    "LANES",
     "PUBLISHED",
+    "SLOTS",
+    "Followed",
     "Group",
     "OperatingPoint",
     "Published",
     "by_stage",
     "draw",
+    "draw_timeline",
+    "followed",
     "groups",
     "held_back_by",
     "operating_points",
@@ -161,6 +166,38 @@ def paper_estimates(
 
 
 @dataclass(frozen=True)
+class Followed:
+    """A DeiT-tiny mix by both forms of the model, on one configuration."""
+
+    eight_bit: float
+    closed: Estimate
+    events: Replay
+
+    @property
+    def fps(self) -> float:
+        """Frames a second, event by event, host excluded."""
+        return self.closed.clock_mhz * 1e6 / self.events.period_cycles
+
+    @property
+    def share(self) -> float:
+        """Row-pair products over the array's peak, all stalls included."""
+        return self.closed.share * self.closed.period_cycles / self.events.period_cycles
+
+
+def followed(board: str = "zcu102", clocks_mhz: Iterable[float] = (150.0, 200.0)) -> list[Followed]:
+    """DeiT-tiny's shape by the event-driven model, on the configurations of `paper_estimates`."""
+    results = []
+    for clock in clocks_mhz:
+        networks = [(fraction, Workload.deit("deit-tiny", fraction)) for fraction in (0.0, 0.25, 1.0)]
+        hardware = Hardware.for_board(board, [network for _, network in networks[:2]], clock)
+        results += [
+            Followed(fraction, estimate(network, hardware), replay(network, hardware))
+            for fraction, network in networks
+        ]
+    return results
+
+
+@dataclass(frozen=True)
 class OperatingPoint:
     """The largest uniform network of a space (most multiply-accumulates, then most 8-bit rows) at a frame rate."""
 
@@ -292,6 +329,63 @@ def draw(result: Estimate, path: str | os.PathLike[str]) -> None:
         fontsize=11,
     )
     figure.savefig(path, dpi=130)
+
+
+#: Units from top to bottom, and the colours of a frame's slots: attention, MLP, others.
+LANES = ("array", "drain", "softmax", "norm", "load")
+SLOTS = (("#1f5a94", "#7fb0dc", "#16324f"), ("#b5521b", "#f0b183", "#5c2a0e"))
+
+
+def draw_timeline(result: Replay, path: str | os.PathLike[str], title: str, cycles: int = 60_000) -> None:
+    """Draw which unit works on which frame and when: the period's first cycles above, an attention phase below.
+
+    Args:
+        result: what `quasar_rt.hardware.replay` gave.
+        path: a picture file; its ending says which kind.
+        title: what stands above it.
+        cycles: of the upper part.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    begin = min(span.start for span in result.spans if span.unit == "array")
+    attention = [s for s in result.spans if s.unit == "array" and s.stage == "attention" and s.start > begin]
+    middle = attention[0].start if attention else begin
+    figure = Figure(figsize=(15, 7), layout="constrained")
+    for axes, first, length in zip(
+        figure.subplots(2, 1), (begin, middle - 500), (cycles, cycles // 6), strict=True
+    ):
+        for row, unit in enumerate(LANES):
+            for span in result.spans:
+                if span.unit == unit and span.end > first and span.start < first + length:
+                    kind = 2 if span.phase == 0 or span.stage in ("head", "norm") else 1 - span.phase % 2
+                    colour = SLOTS[span.slot][kind]
+                    axes.broken_barh(
+                        [(span.start - first, span.end - span.start)],
+                        (row - 0.4, 0.8),
+                        facecolor=colour,
+                        alpha=0.25,
+                    )
+                    if span.busy:
+                        # Where a command waits first and then works, work is drawn at its end.
+                        axes.broken_barh(
+                            [(span.end - span.busy - first, span.busy)], (row - 0.4, 0.8), facecolor=colour
+                        )
+        axes.set_yticks(range(len(LANES)), LANES)
+        axes.set_xlim(0, length)
+        axes.invert_yaxis()
+        axes.set_xlabel(f"cycles from {first:,} on")
+        axes.spines[["top", "right"]].set_visible(False)
+    kinds = ("attention", "MLP", "embedding, norm, head")
+    handles = [
+        Patch(color=SLOTS[slot][kind], label=f"frame slot {slot}: {kinds[kind]}")
+        for slot in range(2)
+        for kind in range(3)
+    ]
+    handles.append(Patch(color="#777777", alpha=0.25, label="waiting"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=7, frameon=False, fontsize=8)
+    figure.suptitle(f"{title}. Modelled, event by event: {result.period_cycles:,} cycles between frames")
+    figure.savefig(path, dpi=120)
 
 
 def _stage(name: str) -> str:

@@ -17,7 +17,7 @@ fn zcu102() -> Board {
     Board::from_toml(&text).unwrap()
 }
 
-/// SplitMix64: the same draws every time.
+/// `SplitMix64`: the same draws every time.
 struct Draw(u64);
 
 impl Draw {

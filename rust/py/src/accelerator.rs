@@ -2,11 +2,13 @@
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use quasar_accelerator::compile::schedule;
 use quasar_accelerator::disasm::disassemble;
+use quasar_accelerator::events::{frame_alone, steady, Cause};
 use quasar_accelerator::verify::verify;
 
 use crate::errors::to_py;
-use crate::hardware::Hardware;
+use crate::hardware::{Hardware, Workload};
 use crate::subnet::Subnet;
 
 /// Each queue's name, the most items in it, its depth; a frame's beats.
@@ -64,4 +66,41 @@ impl Program {
         let report = py.detach(|| verify(&self.program)).map_err(to_py)?;
         Ok((report.queues, report.beats))
     }
+}
+
+/// Unit, frame slot, phase, stage, first cycle, end, cycles of work, stalled cycles by cause.
+type Span = (&'static str, u8, u16, &'static str, u64, u64, u64, Vec<u64>);
+/// Cycles between two frames, of one frame alone; causes; the commands of the steady state and how many frames they are.
+type Replay = (u64, u64, Vec<&'static str>, Vec<Span>, u64);
+
+/// Replays the command lists of a network on the event-driven model.
+#[pyfunction]
+pub fn replay(py: Python<'_>, workload: &Workload, hardware: &Hardware) -> PyResult<Replay> {
+    let (workload, hardware) = (&workload.workload, &hardware.hardware);
+    py.detach(|| {
+        let lists = schedule(workload, hardware)?;
+        let alone = frame_alone(hardware, &lists)?;
+        let steady = steady(hardware, &lists)?;
+        let spans = steady.trace.spans.iter();
+        let spans = spans.filter(|span| steady.window.contains(&span.segment));
+        let spans = spans.filter_map(|span| {
+            let segment = steady.segments[span.segment];
+            let list = lists.iter().find(|list| list.segment == segment)?;
+            let (place, unit) = (list.places[span.index], span.command.unit().name());
+            let (slot, phase, stage) = (place.slot, place.phase, place.stage);
+            let stalls = span.stalls.to_vec();
+            Some((
+                unit, slot, phase, stage, span.start, span.end, span.busy, stalls,
+            ))
+        });
+        let causes = Cause::ALL.map(Cause::name).to_vec();
+        Ok((
+            steady.period,
+            alone.end(),
+            causes,
+            spans.collect(),
+            steady.frames,
+        ))
+    })
+    .map_err(to_py)
 }

@@ -51,7 +51,7 @@ impl Board {
 /// A network's sizes and row widths, immutable.
 #[pyclass(frozen, module = "quasar_rt._native")]
 pub struct Workload {
-    workload: hardware::Workload,
+    pub workload: hardware::Workload,
 }
 
 #[pymethods]

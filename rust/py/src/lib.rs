@@ -27,7 +27,7 @@ mod _native {
     const MAX_THREADS: usize = quasar_core::cpu::MAX_THREADS;
 
     #[pymodule_export]
-    use crate::accelerator::Program;
+    use crate::accelerator::{replay, Program};
     #[pymodule_export]
     use crate::device::sim_configuration;
     #[pymodule_export]

@@ -257,7 +257,8 @@ fn a_small_layer_takes_the_cycles_counted_by_hand() {
     // (tiles of tokens) * (tiles of row pairs) * columns, heads and tiles of tokens being units of attention.
     for (name, cycles) in [
         ("embed", 3 * 4 * 4),
-        ("blocks.0.qkv", 3 * 5 * 16),
+        // 32 rows of keys and queries, then 16 of values.
+        ("blocks.0.qkv", 3 * (4 + 2) * 16),
         ("blocks.0.attn.scores", 2 * 3 * 4 * 8),
         ("blocks.0.attn.context", 2 * 3 * 2 * 17),
         ("blocks.0.proj", 3 * 2 * 16),
