@@ -107,8 +107,6 @@ pub struct Trace {
     pub spans: Vec<Span>,
     /// When each frame's logits and trailer are in memory.
     pub frames: Vec<u64>,
-    /// Intervals of each loop, by the names that the kernels count them under.
-    pub intervals: BTreeMap<&'static str, u64>,
 }
 
 impl Trace {
@@ -1726,4 +1724,64 @@ pub fn steady(hardware: &Hardware, lists: &[List]) -> Result<Steady> {
         window,
         frames,
     })
+}
+
+/// Initiation intervals of the kernels' loops, by the names under which they count them: those that depend on the lists alone.
+/// `array.issue` counts one more where it waits for the next pass.
+pub fn intervals(hardware: &Hardware, lists: &[&[Command]]) -> BTreeMap<&'static str, u64> {
+    let sizes = Sizes::of(hardware);
+    let mut counts = BTreeMap::new();
+    let mut count = |name, times: u64| *counts.entry(name).or_insert(0) += times;
+    let mut owed: u64 = 0;
+    for &command in lists.iter().copied().flatten() {
+        count("fetch.commands", 1);
+        for (step, times) in Array::expand(command, &sizes) {
+            if let ArrayStep::Pass { columns, drain, .. } = step {
+                count(
+                    "array.issue",
+                    times * (columns + owed.saturating_sub(columns)),
+                );
+                owed = drain;
+            }
+        }
+        match command {
+            Command::Load(load) => count("load.beats", u64::from(load.beats) + 1),
+            Command::Rows(rows) => {
+                let tokens = sizes.tiles(rows.tokens).collect::<Vec<_>>();
+                let groups: u64 = tokens.iter().map(|&tokens| sizes.groups(tokens)).sum();
+                let all = u64::from(rows.rows4 + rows.rows8);
+                count("drain.parameters", all);
+                count("drain.walk", all * tokens.len() as u64);
+                count("drain.rows", all * groups);
+            }
+            Command::Attend(attend) => {
+                let tokens = u64::from(attend.tokens);
+                count("drain.scales", tokens);
+                count(
+                    "drain.attend",
+                    u64::from(attend.rows) * sizes.groups(tokens),
+                );
+            }
+            Command::Fill(fill) => {
+                let beats = (2 * sizes.tokens).div_ceil(sizes.beat_bytes);
+                let word = beats.max(sizes.groups(sizes.tokens));
+                count("drain.fill", (u64::from(fill.words) + 1) * word);
+            }
+            Command::Table(_) => count("drain.table", 256),
+            Command::LayerNorm(norm) => {
+                let groups = sizes
+                    .tiles(norm.tokens)
+                    .map(|tokens| tokens.div_ceil(sizes.norm_lanes));
+                let groups = if norm.pool == 1 { 1 } else { groups.sum() };
+                count("norm.gains", norm.embed.into());
+                count("norm.normalise", groups * u64::from(norm.embed));
+            }
+            Command::Softmax(softmax) => {
+                let groups = u64::from(softmax.tokens).div_ceil(sizes.exponential_lanes);
+                count("softmax.exponential", groups * u64::from(softmax.keys));
+            }
+            _ => {}
+        }
+    }
+    counts
 }

@@ -1,7 +1,8 @@
 //! The event-driven model's own rules, and the closed form beside it.
 
 use quasar_accelerator::compile::schedule;
-use quasar_accelerator::events::{array_cycles, frame_alone, steady, Work};
+use quasar_accelerator::events::{array_cycles, frame_alone, intervals, steady, Work};
+use quasar_accelerator::isa::Unit;
 use quasar_core::hardware::configuration::{
     Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers,
 };
@@ -241,4 +242,34 @@ fn the_array_issues_by_its_rules() {
     assert!(array_cycles(4, 8, 1, &never.concat()).is_ok());
     let kept = [Work::Weights(8), pass(8, 1, true, false)].repeat(3);
     assert!(array_cycles(4, 8, 1, &kept).is_err());
+}
+
+/// Units work one cycle for each interval of their main loop.
+#[test]
+fn work_is_what_the_loops_count() {
+    let workload = deit_tiny(0.25);
+    let hardware = explore(
+        &zcu102(),
+        std::slice::from_ref(&workload),
+        150.0,
+        Mode::Nibble,
+    )
+    .unwrap();
+    let lists = schedule(&workload, &hardware).unwrap();
+    let trace = frame_alone(&hardware, &lists).unwrap();
+    let commands: Vec<_> = ["start0", "end0"]
+        .map(|name| lists.iter().find(|list| list.segment.to_string() == name))
+        .into_iter()
+        .flatten()
+        .map(|list| &list.commands[..])
+        .collect();
+    let counts = intervals(&hardware, &commands);
+    let busy = |unit| trace.unit(unit).map(|span| span.busy).sum::<u64>();
+    assert_eq!(counts["fetch.commands"], trace.spans.len() as u64);
+    assert_eq!(counts["load.beats"], busy(Unit::Load));
+    assert_eq!(counts["norm.normalise"], busy(Unit::Norm));
+    assert_eq!(counts["softmax.exponential"], busy(Unit::Softmax));
+    assert!(counts["array.issue"] >= busy(Unit::Array));
+    let sums = counts["drain.rows"] + counts["drain.attend"];
+    assert!(sums < busy(Unit::Drain) && sums > busy(Unit::Drain) * 9 / 10);
 }
