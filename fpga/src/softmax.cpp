@@ -12,7 +12,6 @@ constexpr uint16_t POWERS[64] = {4080, 4036, 3993, 3950, 3907, 3865, 3823, 3782,
                                  2674, 2646, 2617, 2589, 2561, 2533, 2506, 2479, 2452, 2426, 2400, 2374, 2348,
                                  2323, 2298, 2273, 2249, 2225, 2201, 2177, 2154, 2130, 2107, 2085, 2062};
 
-
 // A group's probabilities of a key, and whether they are a unit's last.
 struct stored_t {
   probabilities_t probability;

@@ -611,8 +611,8 @@ def replay(network: Subnet | Workload, hardware: Hardware) -> Replay:
         period,
         alone,
         tuple(
-            Span(*rest, {cause: n for cause, n in zip(causes, stalls, strict=True) if n})
-            for *rest, stalls in spans
+            Span(*span[:-1], {cause: n for cause, n in zip(causes, span[-1], strict=True) if n})
+            for span in spans
         ),
         frames,
     )

@@ -10,6 +10,7 @@ from PIL import Image
 
 from quasar_rt import Engine, Subnet, packaged
 from quasar_rt.datasets import FASHION_MNIST_CLASSES, DatasetError, load_fashion_mnist
+from quasar_rt.train.recipe import find_recipe, load_recipe
 
 NAME = "fashion-mnist"
 
@@ -19,20 +20,18 @@ def subnet() -> Subnet:
     return Subnet.load(NAME)
 
 
-def test_it_is_small_trained_and_of_mixed_widths(subnet: Subnet) -> None:
+def test_it_is_small_trained_and_of_the_widths_that_its_search_found(subnet: Subnet) -> None:
     path = packaged.subnet_path(NAME)
     assert path is not None
     assert path.stat().st_size < 300_000
     assert subnet.trained
     assert subnet.classes == list(FASHION_MNIST_CLASSES)
+    record = json.loads(find_recipe(NAME).with_suffix(".json").read_text(encoding="utf-8"))
+    assert subnet.config["provenance"]["search"] == record
     tensors = subnet.tensors()
-    for i in range(len(subnet.config["blocks"])):
-        for layer in ("qkv", "proj", "fc1", "fc2"):
-            bits = tensors[f"blocks.{i}.{layer}.bits"]
-            assert set(bits.tolist()) == {4, 8}
-            assert (bits == 8).mean() == subnet.config["provenance"]["recipe"]["quantization"][
-                "eight_bit_fraction"
-            ]
+    for i, block in enumerate(record["architecture"]["blocks"]):
+        for layer, fraction in zip(("qkv", "proj", "fc1", "fc2"), block["eight_bit"], strict=True):
+            assert (tensors[f"blocks.{i}.{layer}.bits"] == 8).mean() == fraction
 
 
 def test_its_card_gives_the_figures_of_its_provenance(subnet: Subnet) -> None:
@@ -84,33 +83,4 @@ def test_its_accuracy_on_all_test_images_is_the_one_stated(subnet: Subnet) -> No
 
 
 def test_the_recipe_in_its_provenance_is_the_one_in_the_tree(subnet: Subnet) -> None:
-    from quasar_rt.space import Space
-    from quasar_rt.train.recipe import load_recipe
-
-    # It was trained when a recipe stated its network itself; now that is a space of one network.
-    stated, recipe = subnet.config["provenance"]["recipe"], load_recipe(NAME)
-    table = recipe.as_dict()
-    for key in ("name", "seed", "optimizer", "float_stage", "quantized_stage"):
-        assert table[key] == stated[key]
-    for key in ("name", "validation", "flip", "shift"):
-        assert table["data"][key] == stated["data"][key]
-    assert (table["data"]["mean"], table["data"]["std"]) == (
-        [stated["data"]["mean"]],
-        [stated["data"]["std"]],
-    )
-    assert table["quantization"] == {
-        **{key: stated["quantization"][key] for key in ("percentile", "calibration", "scoring")},
-        "criterion": "loss",
-    }
-    space = Space.load(recipe.space)
-    network, model = space.decode(space.largest), stated["model"]
-    assert space.size == 1
-    assert space.settings["patch"] == {key: model[key] for key in ("kernel", "stride", "pad", "pad_value")}
-    assert (network.embed, network.depth) == (model["embed"], model["depth"])
-    for block in network.blocks:
-        assert (block.heads, block.head_dim, block.hidden) == (
-            model["heads"],
-            model["head_dim"],
-            model["hidden"],
-        )
-        assert set(block.eight_bit) == {stated["quantization"]["eight_bit_fraction"]}
+    assert subnet.config["provenance"]["recipe"] == json.loads(json.dumps(load_recipe(NAME).as_dict()))

@@ -730,6 +730,14 @@ def test_missing_data_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.Mon
         data.load(load_recipe("digits", ["data.validation=5000"]))
 
 
+def test_a_recipe_for_one_network_asks_for_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r"one network of the space 'fashion-mnist'.* --architecture FILE"
+    ):
+        train(load_recipe("fashion-mnist"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_image_that_cannot_be_read_is_named_on_one_line(tmp_path: Path, workers: int) -> None:
     if workers and sys.version_info >= (3, 12):

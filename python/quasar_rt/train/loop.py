@@ -170,7 +170,13 @@ def train(
     """
     space = Space.load(recipe.space)
     several = space.size > 1
-    _need(recipe, "supernet_stage" if several else "quantized_stage", recipe.space)
+    if several and recipe.supernet_stage is None:
+        raise SettingsError(
+            f"recipe '{recipe.name}' is for one network of the space '{recipe.space}' ([supernet_stage] is missing); "
+            "name the network: --architecture FILE (docs/training.md, 'One network of a space')"
+        )
+    if not several:
+        _need(recipe, "quantized_stage", recipe.space)
     job = _Job.of(recipe, space, Path(run), root, say, group, stop_after_steps, tensorboard)
     with job:
         if several:
