@@ -15,6 +15,7 @@ UV = $(shell PATH="$(BIN):$$PATH" uv --version >/dev/null 2>&1 && echo uv)
 pip_install = $(if $(UV),uv pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet)
 
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
+JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
 PYTEST_ARGS ?=
@@ -40,7 +41,7 @@ demo: develop ## Build, install what a board would install, classify the package
 	@quasar-rt demo
 
 .PHONY: test
-test: install-test dataset browser eda test-rust test-wheel test-python ## Install what tests need and run all of them (Rust and Python)
+test: install-test dataset browser eda sim csim test-rust test-wheel test-python ## Install what tests need and run all of them (Rust and Python)
 
 ##@ Build and install (into .venv)
 
@@ -81,15 +82,15 @@ browser: ## Install Debian's Chromium where that is possible; without it, tests 
 	command -v chromium >/dev/null || echo 'note: chromium is absent (Debian package chromium); tests of the search page will skip'
 
 .PHONY: eda
-eda: ## Install Debian's Verilator, Yosys, Tcl and dtc where that is possible; without them, tests of the hardware skip
-	@if ! { command -v verilator && command -v yosys && command -v tclsh && command -v dtc; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+eda: ## Install Debian's Clang, Verilator, Yosys, Tcl and dtc where that is possible; without them, tests of the hardware skip
+	@if ! { command -v clang++ && command -v verilator && command -v yosys && command -v tclsh && command -v dtc; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  export DEBIAN_FRONTEND=noninteractive; \
-	  apt-get install -y -qq --no-install-recommends verilator yosys tcl device-tree-compiler </dev/null >/dev/null 2>&1 \
-	    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends verilator yosys tcl device-tree-compiler; } </dev/null >/dev/null 2>&1 \
+	  apt-get install -y -qq --no-install-recommends clang verilator yosys tcl device-tree-compiler </dev/null >/dev/null 2>&1 \
+	    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends clang verilator yosys tcl device-tree-compiler; } </dev/null >/dev/null 2>&1 \
 	    || true; \
 	fi; \
-	for tool in verilator yosys tclsh dtc; do \
-	  command -v $$tool >/dev/null || echo "note: $$tool is absent (Debian packages verilator, yosys, tcl, device-tree-compiler); tests that need it will skip"; \
+	for tool in clang++ verilator yosys tclsh dtc; do \
+	  command -v $$tool >/dev/null || echo "note: $$tool is absent (Debian packages clang, verilator, yosys, tcl, device-tree-compiler); tests that need it will skip"; \
 	done
 
 .PHONY: toolchain
@@ -163,11 +164,12 @@ soak: develop ## Compare random subnets on every tier with the oracle for SOAK_S
 
 .PHONY: sim
 sim: toolchain ## Build the simulated device of each fpga/configs/NAME.toml: build/sim/NAME.so
-	@$(MAKE) -C fpga sim
+	@echo 'Building the simulated accelerators; the first time this takes a few minutes.'
+	@$(MAKE) -C fpga -j$(JOBS) --silent sim
 
 .PHONY: csim
 csim: toolchain ## C simulation of the HLS sources: ap_int and native integers, g++ and clang++; SANITIZE=1 with ASan and UBSan
-	@$(MAKE) -C fpga csim
+	@$(MAKE) -C fpga -j$(JOBS) --silent csim
 
 .PHONY: csim-mutants
 csim-mutants: toolchain ## That the testbenches fail when a kernel is wrong: one small fault at a time
