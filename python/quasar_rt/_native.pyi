@@ -44,6 +44,7 @@ __all__ = [
     "preprocess",
     "proxy_scores",
     "quantize_rows",
+    "replay",
     "row_pairs",
     "sim_configuration",
     "split_atoms",

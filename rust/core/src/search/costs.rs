@@ -19,8 +19,8 @@ impl CostModel for CostTable {
         }
     }
 
-    fn fastest(&self) -> Result<f64> {
-        CostTable::fastest(self).map(|(_, cost)| cost.fps)
+    fn fastest(&self) -> Result<(Vec<u8>, f64)> {
+        CostTable::fastest(self).map(|(genome, cost)| (genome, cost.fps))
     }
 
     fn digest(&self) -> String {

@@ -54,11 +54,11 @@ pub trait CostModel {
     /// The cost of a valid genome.
     fn cost(&self, genome: &[u8]) -> Cost;
 
-    /// The highest FPS of a network that fits, exactly.
+    /// The network of the highest FPS that fits, exactly, and its FPS.
     ///
     /// # Errors
     /// If none fits.
-    fn fastest(&self) -> Result<f64>;
+    fn fastest(&self) -> Result<(Vec<u8>, f64)>;
 
     /// A digest of everything that the costs depend on.
     fn digest(&self) -> String;
@@ -69,7 +69,7 @@ impl<T: CostModel> CostModel for Arc<T> {
         T::cost(self, genome)
     }
 
-    fn fastest(&self) -> Result<f64> {
+    fn fastest(&self) -> Result<(Vec<u8>, f64)> {
         T::fastest(self)
     }
 
@@ -198,7 +198,7 @@ impl<C: CostModel> Nsga2<C> {
     /// [`CostModel::fastest`] says if nothing fits.
     pub fn new(genotype: Genotype, costs: C, settings: Settings) -> Result<Self> {
         settings.check()?;
-        let fastest = costs.fastest()?;
+        let (_, fastest) = costs.fastest()?;
         if let Some(target) = settings.targets.iter().copied().reduce(f64::max) {
             if target > fastest {
                 return Err(Error::Infeasible(format!(
@@ -463,14 +463,25 @@ impl<C: CostModel> Nsga2<C> {
     }
 
     /// The first generation: the four corners of size and width (the smallest and the largest network, each with the fewest and the most
-    /// 8-bit rows), then shares of the way between them, spread evenly over both (Hammersley's points), each gene's share rounded at
-    /// random: the sums that FPS and accuracy follow are spread evenly, which even draws of genes are not.
+    /// 8-bit rows) and, where a target asks for more than they reach, the fastest network; then shares of the way between them, spread
+    /// evenly over both (Hammersley's points), each gene's share rounded at random: the sums that FPS and accuracy follow are spread
+    /// evenly, which even draws of genes are not.
     fn found(&mut self, random: &mut SplitMix64) {
         let places = self.settings.population;
         let mut genome = vec![0; self.genotype.genes()];
         for (size, width) in [(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.0, 1.0)] {
             mix(&self.genotype, size, width, || 0.0, &mut genome);
             self.add_child(&genome);
+        }
+        // The smallest network need not be the fastest: a target between the two must not depend on luck.
+        let corners = self.children.iter().map(|&id| self.points[id as usize]);
+        let reached = corners
+            .filter(|point| point.violation == 0.0)
+            .fold(0.0, |fps: f64, point| fps.max(point.fps));
+        if self.settings.targets.iter().any(|&target| target > reached) {
+            if let Ok((fastest, _)) = self.costs.fastest() {
+                self.add_child(&fastest);
+            }
         }
         for place in 0..places.saturating_sub(self.children.len()) {
             let size = (place as f64 + 0.5) / places as f64;
@@ -797,12 +808,13 @@ pub(super) mod tests {
             }
         }
 
-        fn fastest(&self) -> Result<f64> {
+        fn fastest(&self) -> Result<(Vec<u8>, f64)> {
             let smallest = vec![0; self.genotype.genes()];
             if self.sum(&smallest) > self.room {
                 return Err(Error::Infeasible("nothing fits".into()));
             }
-            Ok(1e6 / self.sum(&smallest))
+            let fps = 1e6 / self.sum(&smallest);
+            Ok((smallest, fps))
         }
 
         fn digest(&self) -> String {
@@ -996,7 +1008,7 @@ pub(super) mod tests {
             genotype: genotype.clone(),
             room,
         };
-        let fastest = costs(f64::INFINITY).fastest().unwrap();
+        let (_, fastest) = costs(f64::INFINITY).fastest().unwrap();
         let mut wanted = settings(10, 1, 0);
         wanted.targets = vec![1.0, fastest];
         assert!(Nsga2::new(genotype.clone(), costs(f64::INFINITY), wanted.clone()).is_ok());
