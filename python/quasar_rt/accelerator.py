@@ -99,6 +99,17 @@ class Program:
         """Bytes of a logical beat: 16 from each AXI port."""
         return self._inner.beat_bytes()
 
+    def intervals(self, *segments: str) -> dict[str, int]:
+        """Initiation intervals of the kernels' loops when these segments run one after the other, by the event-driven model.
+
+        The kernels count theirs under the same names in simulation. Loops whose counts depend on the order in which units run
+        are left out.
+
+        Raises:
+            quasar_rt.InvalidValueError: the program has no such segment.
+        """
+        return self._inner.intervals(list(segments))
+
     def verify(self) -> Verification:
         """Proves that no schedule of the units stops, races, or reads what was not written for it.
 

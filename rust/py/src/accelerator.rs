@@ -1,10 +1,12 @@
 //! `_native.Program`: a subnet compiled for an accelerator. `python/quasar_rt/accelerator.py` is the public face.
 
+use std::collections::BTreeMap;
+
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use quasar_accelerator::compile::schedule;
 use quasar_accelerator::disasm::disassemble;
-use quasar_accelerator::events::{frame_alone, steady, Cause};
+use quasar_accelerator::events::{frame_alone, intervals, steady, Cause};
 use quasar_accelerator::verify::verify;
 
 use crate::errors::to_py;
@@ -60,6 +62,20 @@ impl Program {
 
     fn beat_bytes(&self) -> usize {
         self.program.beat_bytes()
+    }
+
+    /// Initiation intervals of the kernels' loops in a run of these segments.
+    fn intervals(&self, segments: Vec<String>) -> PyResult<BTreeMap<&'static str, u64>> {
+        let lists = segments
+            .iter()
+            .map(|name| {
+                self.program
+                    .segment(name)
+                    .map(|segment| self.program.commands(segment))
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(to_py)?;
+        Ok(intervals(self.program.hardware(), &lists))
     }
 
     fn verify(&self, py: Python<'_>) -> PyResult<Report> {
