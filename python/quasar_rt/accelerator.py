@@ -100,10 +100,10 @@ class Program:
         return self._inner.beat_bytes()
 
     def intervals(self, *segments: str) -> dict[str, int]:
-        """Initiation intervals of the kernels' loops when these segments run one after the other, by the event-driven model.
+        """Initiation intervals of the kernels' loops when these segments run one after the other: **modelled**.
 
-        The kernels count theirs under the same names in simulation. Loops whose counts depend on the order in which units run
-        are left out.
+        The kernels count theirs under the same names in simulation. Loops whose counts depend on the order in which
+        units run are left out.
 
         Raises:
             quasar_rt.InvalidValueError: the program has no such segment.
