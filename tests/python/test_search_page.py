@@ -128,7 +128,8 @@ def test_a_click_shows_the_layers(browser, page, found):
 
 def test_the_board_changes_every_figure(browser, page, found):
     browser.open(page.as_uri())
-    other = next(board for board in found.document["boards"] if board != "zcu102")
+    other = "pynq-z2"  # of another clock: its figures differ whatever bounds them
+    assert other in found.document["boards"]
     before = rows(browser, 1)
     browser.choose("#board", other)
     assert shown(browser)["board"] == other
