@@ -683,7 +683,7 @@ pub fn array_cycles(
         })
         .collect();
     let (mut beats, mut issue, mut issued) = (Fifo::new(1), Issue::default(), Vec::new());
-    let (mut ready, mut wanted, mut any) = (0, 0, false);
+    let (mut ready, mut wanted) = (0, 0);
     for work in work {
         let Work::Pass {
             columns,
@@ -702,9 +702,8 @@ pub fn array_cycles(
                     continue;
                 }
                 if beats.next().is_none() {
-                    let at = (weights.now + beat_interval).saturating_sub(1);
-                    beats.put(if any { at } else { 0 }, ());
-                    any = true;
+                    let taken = weights.now.saturating_sub(1);
+                    beats.put(taken + beat_interval, ());
                 }
                 if !weights.advance(beat_bytes, &mut beats) {
                     return Err(Error::InvalidValue(

@@ -228,14 +228,14 @@ fn the_array_issues_by_its_rules() {
         .iter()
         .map(|i| (i.start, i.end, i.drain_stall, i.weight_stall))
         .collect();
-    // 32 bytes are 4 beats, but 8 words: taken from cycle 0, readable in 9. The second tile's halves are filled from 8 on.
+    // 32 bytes are 4 beats, but 8 words: taken from cycle 1, readable in 10. The second tile's halves are filled from 8 on.
     assert_eq!(
         seen,
         [
-            (9, 16, 0, 9),
-            (21, 28, 4, 0),
-            (33, 40, 4, 0),
-            (42, 44, 1, 0)
+            (10, 17, 0, 10),
+            (22, 29, 4, 0),
+            (34, 41, 4, 0),
+            (43, 45, 1, 0)
         ]
     );
     let never = [pass(8, 12, true, true)].map(|pass| [Work::Weights(8), pass]);
