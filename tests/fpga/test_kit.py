@@ -170,7 +170,8 @@ def test_every_argument_of_a_kernel_is_connected(design: Design) -> None:
         for name, kind in types.items():
             if kind.startswith("Bus<"):
                 port = re.search(
-                    rf"mode = m_axi port = {name} bundle = (\w+)", (ROOT / f"fpga/src/{kernel}.cpp").read_text()
+                    rf"mode = m_axi port = {name} bundle = (\w+)",
+                    (ROOT / f"fpga/src/{kernel}.cpp").read_text(),
                 )
                 used = not re.fullmatch(r"memory[23]", name)  # of load, with two ports
                 assert port is not None
