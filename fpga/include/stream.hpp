@@ -6,14 +6,8 @@
 #ifdef __SYNTHESIS__
 
 #include <hls_stream.h>
-#include <hls_streamofblocks.h>
 
 template <typename T, unsigned DEPTH> using Stream = hls::stream<T, DEPTH>;
-
-// A ring of DEPTH blocks of WORDS words; a lock is one block, handed on at the end of its scope.
-template <typename T, unsigned WORDS, unsigned DEPTH> using Blocks = hls::stream_of_blocks<T[WORDS], DEPTH>;
-template <typename T, unsigned WORDS, unsigned DEPTH> using WriteLock = hls::write_lock<T[WORDS]>;
-template <typename T, unsigned WORDS, unsigned DEPTH> using ReadLock = hls::read_lock<T[WORDS]>;
 
 // The condition of a process's endless loop. Volatile, so that no compiler proves that a process never
 // returns and drops the calls that follow it in the region (untried: hls::task, meant for such processes,

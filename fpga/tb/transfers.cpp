@@ -324,34 +324,6 @@ void memories_check_their_ports(Verdict& verdict) {
                 "more than 2 accesses");
 }
 
-void blocks_pass_whole(Verdict& verdict, uint64_t seed) {
-  sim::Scheduler scheduler(seed);
-  Blocks<int, 4, 2> blocks("blocks");
-  long sum = 0;
-  scheduler.spawn("writer", [&] {
-    for (int block = 0; block < 100; ++block) {
-      WriteLock<int, 4, 2> lock(blocks);
-      for (int i = 0; i < 4; ++i) {
-        interval("writer");
-        lock[i] = 4 * block + i;
-      }
-    }
-  });
-  scheduler.spawn("reader", [&] {
-    for (int block = 0; block < 100; ++block) {
-      ReadLock<int, 4, 2> lock(blocks);
-      for (int i = 3; i >= 0; --i) {
-        interval("reader");
-        const int word = lock[i];
-        verdict.equal(word, 4 * block + i, "a block's word");
-        sum += word;
-      }
-    }
-  });
-  scheduler.run();
-  verdict.equal(sum, 400L * 399 / 2, "all were read");
-}
-
 } // namespace
 
 int main() {
@@ -361,7 +333,6 @@ int main() {
     load_gathers_patches(verdict, seed);
     load_reports_each_frame_its_own(verdict, seed);
     load_notices_what_memory_does(verdict, seed);
-    blocks_pass_whole(verdict, seed);
   }
   fetch_hands_each_command_to_its_unit(verdict);
   fetch_reports(verdict);
