@@ -12,6 +12,7 @@ constexpr unsigned HEAD_BITS = 3;
 constexpr unsigned PORT_BYTES = 16;
 constexpr unsigned MAX_PORTS = 4;
 constexpr unsigned ROW_BYTES = 16;
+constexpr unsigned TRANSFERS_AHEAD = 4;
 
 enum Unit : unsigned { LOAD = 0, ARRAY = 1, DRAIN = 2, NORM = 3, SOFTMAX = 4, };
 

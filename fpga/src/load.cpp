@@ -8,6 +8,10 @@ namespace {
 
 constexpr unsigned BEAT_BYTES = isa::PORT_BYTES * config::PORTS;
 constexpr unsigned BEAT_WORDS = BEAT_BYTES / 4;
+// Transfers that are requested ahead of the one that is read. The adapter of a master of latency 0 takes five
+// requests; one more would wait for ever for beats that only load itself can read.
+constexpr unsigned AHEAD = isa::TRANSFERS_AHEAD;
+static_assert(AHEAD + 1 <= 5);
 // Beats of a word of all tokens.
 constexpr unsigned PATCH_BEATS = ceil_div(config::TOKENS, BEAT_BYTES);
 
@@ -43,6 +47,40 @@ void place(const port_t& stripe, unsigned port, beat_t& beat) {
   }
 }
 
+// A command, as far as it is needed once its beats are requested.
+struct Taken {
+  bool transfer;
+  uint8_t target;
+  uint8_t frame;
+  bool wait_array;
+  bool post_array;
+  uint32_t beats;
+};
+
+// Takes a command and requests its beats and their check. Ports beyond the configuration's stay idle.
+Taken take(const command_t& command, Bus<port_t>& memory0, Bus<port_t>& memory1, Bus<port_t>& memory2,
+           Bus<port_t>& memory3) {
+#pragma HLS INLINE
+  if (!transfers(command))
+    return {false, 0, uint8_t(isa::LoadEnd(command).frame), false, false, 0};
+  const isa::Load transfer(command);
+  const uint64_t first = uint32_t(transfer.address);
+  const uint32_t beats = uint32_t(transfer.beats);
+  memory0.read_request(first, beats + 1);
+  if constexpr (config::PORTS > 1)
+    memory1.read_request(first, beats + 1);
+  if constexpr (config::PORTS > 2)
+    memory2.read_request(first, beats + 1);
+  if constexpr (config::PORTS > 3)
+    memory3.read_request(first, beats + 1);
+  return {true,
+          uint8_t(transfer.target),
+          uint8_t(transfer.frame),
+          transfer.wait_array != 0,
+          transfer.post_array != 0,
+          beats};
+}
+
 } // namespace
 
 void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<port_t> memory3,
@@ -53,10 +91,10 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
 #pragma HLS INTERFACE mode = ap_ctrl_hs port = return
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
   // clang-format off
-#pragma HLS INTERFACE mode = m_axi port = memory0 bundle = memory0 offset = slave depth = 65536 max_read_burst_length = 64 latency = 64 num_read_outstanding = 8 num_write_outstanding = 1
-#pragma HLS INTERFACE mode = m_axi port = memory1 bundle = memory1 offset = slave depth = 65536 max_read_burst_length = 64 latency = 64 num_read_outstanding = 8 num_write_outstanding = 1
-#pragma HLS INTERFACE mode = m_axi port = memory2 bundle = memory2 offset = slave depth = 65536 max_read_burst_length = 64 latency = 64 num_read_outstanding = 8 num_write_outstanding = 1
-#pragma HLS INTERFACE mode = m_axi port = memory3 bundle = memory3 offset = slave depth = 65536 max_read_burst_length = 64 latency = 64 num_read_outstanding = 8 num_write_outstanding = 1
+#pragma HLS INTERFACE mode = m_axi port = memory0 bundle = memory0 offset = slave depth = 65536 max_read_burst_length = 64 latency = 0 num_read_outstanding = 8 num_write_outstanding = 1
+#pragma HLS INTERFACE mode = m_axi port = memory1 bundle = memory1 offset = slave depth = 65536 max_read_burst_length = 64 latency = 0 num_read_outstanding = 8 num_write_outstanding = 1
+#pragma HLS INTERFACE mode = m_axi port = memory2 bundle = memory2 offset = slave depth = 65536 max_read_burst_length = 64 latency = 0 num_read_outstanding = 8 num_write_outstanding = 1
+#pragma HLS INTERFACE mode = m_axi port = memory3 bundle = memory3 offset = slave depth = 65536 max_read_burst_length = 64 latency = 0 num_read_outstanding = 8 num_write_outstanding = 1
 // clang-format on
 #pragma HLS INTERFACE mode = s_axilite port = memory0 bundle = control offset = 0x10
 #pragma HLS INTERFACE mode = s_axilite port = memory1 bundle = control offset = 0x1c
@@ -73,45 +111,37 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
 #pragma HLS ARRAY_PARTITION variable = patches complete dim = 1
 #pragma HLS AGGREGATE variable = patches compact = bit
 
-  // Requests a transfer's beats and its check. Ports beyond the configuration's stay idle.
-  const auto request = [&](const command_t& command) {
-#pragma HLS INLINE
-    const isa::Load transfer(command);
-    const uint64_t first = uint32_t(transfer.address);
-    const uint32_t beats = uint32_t(transfer.beats) + 1;
-    memory0.read_request(first, beats);
-    if constexpr (config::PORTS > 1)
-      memory1.read_request(first, beats);
-    if constexpr (config::PORTS > 2)
-      memory2.read_request(first, beats);
-    if constexpr (config::PORTS > 3)
-      memory3.read_request(first, beats);
-  };
-
   bool sound[2] = {true, true}; // all transfers of a slot's frame so far
 #pragma HLS ARRAY_PARTITION variable = sound complete
-  bool ahead = false;
-  command_t next;
+  Taken pending[AHEAD + 1];
+#pragma HLS ARRAY_PARTITION variable = pending complete
+  unsigned held = 0;
   while (alive()) {
-    const command_t command = ahead ? next : commands.read();
-    if (!ahead && transfers(command))
-      request(command);
-    // The next transfer is requested before this one is read: memory's latency passes under it.
-    ahead = commands.read_nb(next);
-    if (ahead && transfers(next))
-      request(next);
+    if (held == 0) {
+      pending[0] = take(commands.read(), memory0, memory1, memory2, memory3);
+      held = 1;
+    }
+    // The next transfers are requested before this one is read: memory's latency passes under them.
+  requests:
+    for (; held <= AHEAD; ++held) {
+      command_t next;
+      if (!commands.read_nb(next))
+        break;
+      pending[held] = take(next, memory0, memory1, memory2, memory3);
+    }
+    const Taken command = pending[0];
+    for (unsigned i = 0; i < AHEAD; ++i) {
+#pragma HLS UNROLL
+      pending[i] = pending[i + 1];
+    }
+    --held;
 
-    if (!transfers(command)) {
-      const unsigned frame = isa::LoadEnd(command).frame;
-      checks.write(sound[frame]);
-      sound[frame] = true;
+    if (!command.transfer) {
+      checks.write(sound[command.frame]);
+      sound[command.frame] = true;
       continue;
     }
-    const isa::Load transfer(command);
-    const unsigned target = transfer.target;
-    const unsigned frame = transfer.frame;
-    const uint32_t beats = transfer.beats;
-    if (transfer.wait_array)
+    if (command.wait_array)
       array_to_load.read();
 
     uint32_t sum = 0;
@@ -121,7 +151,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
     uint8_t gathered[PATCH_BEATS * BEAT_BYTES];
 #pragma HLS ARRAY_PARTITION variable = gathered complete
   load_beats:
-    for (uint32_t i = 0; i <= beats; ++i) {
+    for (uint32_t i = 0; i <= command.beats; ++i) {
 #pragma HLS PIPELINE II = 1
       interval("load.beats");
       beat_t beat;
@@ -132,13 +162,13 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
         place(receive<port_t>(memory2), 2, beat);
       if constexpr (config::PORTS > 3)
         place(receive<port_t>(memory3), 3, beat);
-      if (i == beats) {
-        sound[frame] = sound[frame] && word_of(beat, 0) == sum;
+      if (i == command.beats) {
+        sound[command.frame] = sound[command.frame] && word_of(beat, 0) == sum;
         continue;
       }
       sum += share(beat, turn);
       turn = turned(turn, BEAT_WORDS);
-      switch (target) {
+      switch (command.target) {
       case WEIGHTS:
         weights.write(beat);
         break;
@@ -172,7 +202,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
         ++word;
       }
     }
-    if (transfer.post_array)
+    if (command.post_array)
       load_to_array.write(1);
   }
 }

@@ -727,7 +727,8 @@ pub fn array_cycles(
 
 #[derive(Clone, Copy)]
 enum LoadStep {
-    Request,
+    /// Where it begins, in items of a port, and its beats.
+    Request(u64, u64),
     TakeInput,
     Beat(u32),
     /// The check's.
@@ -736,17 +737,23 @@ enum LoadStep {
     Sound,
 }
 
-/// Reads memory. A transfer is requested when the one before it begins, if its command is there by then, and the ports hold
-/// [`declared::READ_AHEAD`] beats: so memory goes on while a command ends or a queue is full.
+/// Reads memory. When a transfer begins, the [`declared::TRANSFERS_AHEAD`] that follow are requested if their commands are there by then,
+/// and the ports hold [`declared::OPEN_BURSTS`] bursts: so memory goes on while a command ends or a queue is full.
 struct Loader {
     worker: Worker<LoadStep>,
     /// When memory gave its last beat, in [`TICKS`] of a cycle.
     ticks: u64,
-    /// When this transfer was requested, and when the next can be, if its command is there by then.
+    /// When this transfer was requested.
     requested: u64,
-    began: u64,
-    /// When the last beats were taken that the ports can hold.
-    taken: VecDeque<u64>,
+    /// When the commands before it began that could request it.
+    began: VecDeque<u64>,
+    /// Where its next burst begins, and the beats from there on.
+    address: u64,
+    left: u64,
+    /// Beats not read of the burst before, when that was issued, and when the last beats of earlier ones were taken that could be open.
+    burst: u64,
+    issued: u64,
+    read: VecDeque<u64>,
 }
 
 impl Loader {
@@ -755,19 +762,26 @@ impl Loader {
             worker: Worker::new(),
             ticks: 0,
             requested: 0,
-            began: 0,
-            taken: VecDeque::new(),
+            began: VecDeque::new(),
+            address: 0,
+            left: 0,
+            burst: 0,
+            issued: 0,
+            read: VecDeque::new(),
         }
     }
 
-    /// When memory gives the next beat, in ticks.
-    fn beat(&self, sizes: &Sizes) -> u64 {
-        let room = match self.taken.len() as u64 {
-            declared::READ_AHEAD.. => self.taken[0],
-            _ => 0,
+    /// Begins the next burst: it is issued when the transfer is requested and one of those before it is read to its end.
+    fn begin_burst(&mut self) {
+        let section = declared::SECTION_BEATS - self.address % declared::SECTION_BEATS;
+        self.burst = self.left.min(section).min(declared::BURST_BEATS);
+        self.address += self.burst;
+        self.left -= self.burst;
+        let room = match self.read.len() as u64 {
+            declared::OPEN_BURSTS.. => self.read.pop_front(),
+            _ => None,
         };
-        let requested = self.requested + declared::MEMORY_LATENCY;
-        (self.ticks + sizes.beat_ticks).max(requested.max(room) * TICKS)
+        self.issued = self.requested.max(room.unwrap_or_default());
     }
 }
 
@@ -782,13 +796,16 @@ impl Process for Loader {
     fn expand(command: Command, _: &Sizes) -> Vec<(LoadStep, u64)> {
         match command {
             Command::Load(load) => vec![
-                (LoadStep::Request, 1),
+                (
+                    LoadStep::Request(load.address.into(), u64::from(load.beats) + 1),
+                    1,
+                ),
                 (LoadStep::TakeInput, load.wait_array.into()),
                 (LoadStep::Beat(load.target), load.beats.into()),
                 (LoadStep::Check, 1),
                 (LoadStep::GiveInput, load.post_array.into()),
             ],
-            _ => vec![(LoadStep::Sound, 1)],
+            _ => vec![(LoadStep::Request(0, 0), 1), (LoadStep::Sound, 1)],
         }
     }
 
@@ -798,15 +815,19 @@ impl Process for Loader {
             LoadStep::TakeInput => return worker.take(&mut wires.array_to_load, Cause::Patches),
             LoadStep::GiveInput => return worker.put(&mut wires.load_to_array, 1),
             LoadStep::Sound => return worker.put(&mut wires.checks, 1),
-            LoadStep::Request => {
-                // The command came after the transfer before it had begun: requested only now.
-                let came = worker.came;
-                self.requested = if came <= self.began {
-                    self.began
-                } else {
-                    worker.clock.now
-                };
-                self.began = worker.clock.now;
+            LoadStep::Request(address, beats) => {
+                let (came, now) = (worker.came, worker.clock.now);
+                self.requested = self
+                    .began
+                    .iter()
+                    .copied()
+                    .find(|&at| at >= came)
+                    .unwrap_or(now);
+                if self.began.len() as u64 == declared::TRANSFERS_AHEAD {
+                    self.began.pop_front();
+                }
+                self.began.push_back(now);
+                (self.address, self.left) = (address, beats);
                 return true;
             }
             LoadStep::Beat(0) => Some(&mut wires.weights),
@@ -814,7 +835,11 @@ impl Process for Loader {
             LoadStep::Beat(2) => Some(&mut wires.gains),
             LoadStep::Beat(_) | LoadStep::Check => None,
         };
-        let comes = self.beat(sizes);
+        if self.burst == 0 {
+            self.begin_burst();
+        }
+        let there = (self.issued + declared::MEMORY_LATENCY) * TICKS;
+        let comes = (self.ticks + sizes.beat_ticks).max(there);
         let worker = &mut self.worker;
         let natural = comes.div_ceil(TICKS).max(worker.clock.now + 1);
         let at = match queue {
@@ -825,9 +850,9 @@ impl Process for Loader {
             return false;
         };
         self.ticks = comes;
-        self.taken.push_back(at);
-        if self.taken.len() as u64 > declared::READ_AHEAD {
-            self.taken.pop_front();
+        self.burst -= 1;
+        if self.burst == 0 {
+            self.read.push_back(at);
         }
         worker.clock.work(1);
         worker.clock.wait(Cause::Memory, natural);

@@ -5,6 +5,7 @@
 use std::fmt::Write;
 
 use quasar_core::hardware::configuration::{key_banks, value_banks};
+use quasar_core::hardware::cycles::declared::TRANSFERS_AHEAD;
 use quasar_core::hardware::Hardware;
 
 use crate::identity::configuration_hash;
@@ -20,7 +21,8 @@ pub fn isa_header() -> String {
     let mut text = format!(
         "{GENERATED}\n// clang-format off\n#pragma once\n\n#include \"types.hpp\"\n\nnamespace isa {{\n\n\
          constexpr unsigned ABI = {ABI};\nconstexpr unsigned MAGIC = 0x{MAGIC:08x};\nconstexpr unsigned HEAD_BITS = {HEAD_BITS};\n\
-         constexpr unsigned PORT_BYTES = {PORT_BYTES};\nconstexpr unsigned MAX_PORTS = {MAX_PORTS};\nconstexpr unsigned ROW_BYTES = {ROW_BYTES};\n\n"
+         constexpr unsigned PORT_BYTES = {PORT_BYTES};\nconstexpr unsigned MAX_PORTS = {MAX_PORTS};\nconstexpr unsigned ROW_BYTES = {ROW_BYTES};\n\
+         constexpr unsigned TRANSFERS_AHEAD = {TRANSFERS_AHEAD};\n\n"
     );
     text += "enum Unit : unsigned {";
     for unit in Unit::ALL {

@@ -41,16 +41,22 @@ pub mod declared {
     pub const ROW_BYTES: u64 = 16;
     /// From a request to memory's first beat.
     pub const MEMORY_LATENCY: u64 = 64;
-    /// Beats that an AXI port holds for requests that run ahead: 8 bursts of 64.
-    pub const READ_AHEAD: u64 = 512;
+    /// Transfers that load requests ahead of the one that it reads.
+    pub const TRANSFERS_AHEAD: u64 = 4;
+    /// Beats of a burst, at most.
+    pub const BURST_BEATS: u64 = 64;
+    /// Beats of 4 KiB on a port, whose borders no burst crosses.
+    pub const SECTION_BEATS: u64 = 256;
+    /// Bursts that an AXI port requests and holds before the first is read to its end.
+    pub const OPEN_BURSTS: u64 = 8;
     /// Share of an AXI port's cycles that carry data (bursts of 64 beats, several outstanding).
     pub const AXI_EFFICIENCY: f64 = 0.9;
 }
 
 use declared::{
-    AXI_EFFICIENCY, COMMAND_GAP, EXPONENTIAL_DEPTH, FILL_DEPTH, LOOP_GAP, MEMORY_LATENCY,
-    NORM_DEPTH, NORM_ROOT, PLAN_INTERVAL, READ_AHEAD, REQUANTIZE_DEPTH, ROW_BYTES, SCORE_DEPTH,
-    SLICE_DEPTH,
+    AXI_EFFICIENCY, BURST_BEATS, COMMAND_GAP, EXPONENTIAL_DEPTH, FILL_DEPTH, LOOP_GAP,
+    MEMORY_LATENCY, NORM_DEPTH, NORM_ROOT, OPEN_BURSTS, PLAN_INTERVAL, REQUANTIZE_DEPTH, ROW_BYTES,
+    SCORE_DEPTH, SLICE_DEPTH, TRANSFERS_AHEAD,
 };
 
 /// Bytes that arrive from memory in a cycle.
@@ -176,6 +182,43 @@ impl Product {
     }
 }
 
+/// Weights that came before they were needed.
+#[derive(Clone, Copy)]
+struct Reserve {
+    /// Cycles' worth of them.
+    cycles: u64,
+    /// Halves that they can be in, beside what the ports hold.
+    halves: u64,
+}
+
+impl Reserve {
+    /// While both halves are free.
+    const fn idle(cycles: u64) -> Self {
+        Self { cycles, halves: 2 }
+    }
+
+    /// While one half is in use.
+    const fn busy(cycles: u64) -> Self {
+        Self { cycles, halves: 1 }
+    }
+}
+
+/// With as many frames in flight as configured, and with one.
+#[derive(Clone, Copy)]
+struct Lead {
+    all: Reserve,
+    alone: Reserve,
+}
+
+impl From<Reserve> for Lead {
+    fn from(reserve: Reserve) -> Self {
+        Self {
+            all: reserve,
+            alone: reserve,
+        }
+    }
+}
+
 /// The formulas, for one configuration and one setting.
 pub struct Model<'a> {
     hardware: &'a Hardware,
@@ -189,14 +232,26 @@ pub struct Model<'a> {
 pub struct Side {
     /// Bytes, in whole beats, checks included.
     pub bytes: u64,
-    /// Cycles that they take.
-    pub cycles: u64,
+    /// Cycles in which memory gives them.
+    pub given: u64,
+    /// Cycles in which load takes them.
+    pub taken: u64,
 }
 
 impl Side {
     fn add(&mut self, other: Self) {
         self.bytes += other.bytes;
-        self.cycles += other.cycles;
+        self.given += other.given;
+        self.taken += other.taken;
+    }
+
+    /// Cycles that they take: the ports hold what memory gives while load ends a command and takes the next.
+    pub const fn cycles(&self) -> u64 {
+        if self.given > self.taken {
+            self.given
+        } else {
+            self.taken
+        }
     }
 }
 
@@ -302,7 +357,7 @@ impl AttentionHalf {
                 + self.context.cycles()
                 + self.proj.cycles(),
             norm: self.norm,
-            hidden: self.qkv.hidden,
+            hidden: self.qkv.hidden + self.proj.hidden,
         }
     }
 }
@@ -313,7 +368,7 @@ impl MlpHalf {
         Phase {
             array: self.fc1.cycles() + self.fc2.cycles(),
             norm: self.norm,
-            hidden: self.fc1.hidden,
+            hidden: self.fc1.hidden + self.fc2.hidden,
         }
     }
 }
@@ -362,13 +417,14 @@ impl<'a> Model<'a> {
         bytes.next_multiple_of(self.beat_bytes)
     }
 
-    /// A transfer of that many bytes, and of its check. Memory gives beats while load ends a command and takes the next.
+    /// A transfer of that many bytes, and of its check.
     fn side(&self, bytes: u64) -> Side {
         let bytes = self.padded(bytes) + self.beat_bytes;
         let beats = bytes / self.beat_bytes;
         Side {
             bytes,
-            cycles: ((bytes as f64 / self.bytes_per_cycle).ceil() as u64).max(beats + COMMAND_GAP),
+            given: (bytes as f64 / self.bytes_per_cycle).ceil() as u64,
+            taken: beats + COMMAND_GAP,
         }
     }
 
@@ -412,7 +468,11 @@ impl<'a> Model<'a> {
         self.supply(&mut lead, &mut first.stage);
         self.supply(&mut lead, &mut second.stage);
         // Both halves are free.
-        lead += units_cycles + proj.stage.load / proj.stage.row_tiles;
+        for reserve in [&mut lead.all, &mut lead.alone] {
+            *reserve = Reserve::idle(
+                reserve.cycles + units_cycles + proj.stage.load / proj.stage.row_tiles,
+            );
+        }
         self.supply(&mut lead, &mut proj.stage);
         self.hand_over(&mut proj, embed);
         let mut qkv = first.stage;
@@ -471,7 +531,7 @@ impl<'a> Model<'a> {
         product.stage.macs = self.setting.patches * rows.total() * self.setting.patch_len;
         product.stage.slot_macs = product.stage.slot_macs / tokens * self.setting.patches;
         let first = product.stage.load / product.stage.row_tiles;
-        self.supply(&mut first.clone(), &mut product.stage);
+        self.supply(&mut Reserve::idle(first).into(), &mut product.stage);
         self.hand_over(&mut product, embed);
         // Each word of all tokens of a tile begins with a beat: patches, then the first values of the residual, which the drain stores
         // a group of tokens at a time.
@@ -481,7 +541,7 @@ impl<'a> Model<'a> {
         let fill = self.side(words * word(2));
         let stored = words * self.tokens().div_ceil(self.lanes().requantize);
         side.add(Side {
-            cycles: fill.cycles.max(stored),
+            taken: fill.taken.max(stored),
             ..fill
         });
         End {
@@ -489,7 +549,7 @@ impl<'a> Model<'a> {
             stage: product.stage,
             side,
             commands: 6,
-            exposed: MEMORY_LATENCY + side.cycles + first,
+            exposed: MEMORY_LATENCY + side.cycles() + first,
             tail: 0,
         }
     }
@@ -497,9 +557,15 @@ impl<'a> Model<'a> {
     /// The head.
     pub fn head(&self, embed: u64, rows: Rows) -> End {
         let mut product = self.linear(1, rows, embed);
-        // Weights come while the last block works.
-        let mut lead = product.stage.load / product.stage.row_tiles;
-        self.supply(&mut lead, &mut product.stage);
+        // Weights come while the last block and its norm work; with two frames in flight, the other's products take some of that time.
+        let tile = product.stage.load / product.stage.row_tiles;
+        let alone = Reserve::idle(2 * tile + read_ahead(tile));
+        let all = if self.hardware.configuration().frames == 2 {
+            Reserve::idle(tile + read_ahead(tile) / 2)
+        } else {
+            alone
+        };
+        self.supply(&mut Lead { all, alone }, &mut product.stage);
         End {
             norm: Norm::default(),
             stage: product.stage,
@@ -528,7 +594,7 @@ impl<'a> Model<'a> {
     /// What attention's half of a block adds to a frame's totals.
     pub fn attention_totals(&self, half: &AttentionHalf) -> Totals {
         Totals {
-            transfer: half.qkv.load + half.proj.load + half.side.cycles,
+            transfer: half.qkv.load + half.proj.load + half.side.cycles(),
             ..self.totals(&half.phase())
         }
     }
@@ -536,7 +602,7 @@ impl<'a> Model<'a> {
     /// What the MLP's half of a block adds to a frame's totals.
     pub fn mlp_totals(&self, half: &MlpHalf) -> Totals {
         Totals {
-            transfer: half.fc1.load + half.fc2.load + half.side.cycles,
+            transfer: half.fc1.load + half.fc2.load + half.side.cycles(),
             ..self.totals(&half.phase())
         }
     }
@@ -551,8 +617,8 @@ impl<'a> Model<'a> {
     /// What the first or last phase adds to a frame's totals.
     pub fn end_totals(&self, end: &End) -> Totals {
         let mut totals = self.totals(&end.phase());
-        totals.transfer = end.stage.load + end.side.cycles;
-        totals.latency += end.exposed + end.tail;
+        totals.transfer = end.stage.load + end.side.cycles();
+        totals.latency = totals.latency + end.exposed + end.tail - end.stage.hidden;
         totals.interval += end.exposed;
         totals
     }
@@ -634,38 +700,49 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Waits of a stage for its weights. `lead`: cycles' worth of them that came before they were needed; in the end, of those of the
-    /// next stage. The other half of the weights and what the ports hold bound it.
-    fn supply(&self, lead: &mut u64, stage: &mut Stage) {
+    /// Waits of a stage for its weights. `lead`: of those that came before they were needed; in the end, of those of the next stage. The
+    /// other half of the weights and what the ports hold bound it.
+    fn supply(&self, lead: &mut Lead, stage: &mut Stage) {
         let tiles = stage.row_tiles.max(1);
         let (load, busy) = (
             stage.load / tiles,
             (stage.accumulate + stage.drain_stall) / tiles,
         );
-        for _ in 0..stage.row_tiles {
-            *lead = (*lead).min(load + READ_AHEAD);
-            stage.weight_stall += load.saturating_sub(*lead);
-            *lead = lead.saturating_sub(load) + busy;
-        }
-        if self.hardware.configuration().frames == 2 {
-            stage.hidden = stage.weight_stall.min(load + READ_AHEAD) / 2;
-        }
-        stage.weight_stall += stage.turn_stall;
+        let stalls = |lead: &mut Reserve| {
+            if stage.wait > 0 {
+                *lead = Reserve::idle(lead.cycles + stage.wait);
+            }
+            (0..stage.row_tiles)
+                .map(|_| {
+                    let there = lead.cycles.min(lead.halves * load + read_ahead(load));
+                    *lead = Reserve::busy(there.saturating_sub(load) + busy);
+                    load.saturating_sub(there)
+                })
+                .sum::<u64>()
+        };
+        let (stall, alone) = (stalls(&mut lead.all), stalls(&mut lead.alone));
+        stage.weight_stall += stall + stage.turn_stall;
+        stage.hidden = stall.saturating_sub(alone);
     }
 
     /// The lead with which a phase begins: its first weights are there, unless its weights take longer than its products. With one
     /// frame in flight they come while the norm works, and while attention does for the MLP; with two, every other phase follows
     /// another one's attention.
-    fn lead(&self, stages: &[&Stage], side: Side, norm: Norm, mlp: bool) -> u64 {
+    fn lead(&self, stages: &[&Stage], side: Side, norm: Norm, mlp: bool) -> Lead {
         let first = stages[0].load / stages[0].row_tiles.max(1);
         let busy: u64 = stages.iter().map(|stage| stage.unhindered()).sum();
         let load: u64 = stages.iter().map(|stage| stage.load).sum();
-        let idle = match (self.hardware.configuration().frames, mlp) {
-            (1, true) => norm.ready + first + READ_AHEAD,
-            (1, false) => norm.ready,
-            _ => first.midpoint(READ_AHEAD),
-        };
-        (busy + first).saturating_sub(load + side.cycles).max(idle)
+        let before = (busy + first).saturating_sub(load + side.cycles());
+        match (self.hardware.configuration().frames, mlp) {
+            (1, true) => Lead::from(Reserve::idle(
+                before.max(norm.ready + first + read_ahead(first)),
+            )),
+            (1, false) => Lead::from(Reserve::idle(before.max(norm.ready))),
+            _ => Lead {
+                all: Reserve::busy(before.max(first.midpoint(read_ahead(first)))),
+                alone: Reserve::idle(before + norm.ready),
+            },
+        }
     }
 
     /// Cycles from a stage's last product to its last stored result.
@@ -794,23 +871,16 @@ impl<'a> Model<'a> {
             last_drain = drain(if ragged > 0 { ragged } else { self.tokens() });
             if gemm.streamed {
                 // A byte a column for every row pair of the array, whether the tile has it or not.
-                let (weights, rows) = (
-                    self.side(self.weight_bytes() * gemm.columns),
-                    self.side(outputs * ROW_BYTES),
-                );
-                let mut load = weights;
-                load.add(rows);
-                // A transfer is requested when the one before it begins.
-                let beats = weights.bytes.max(rows.bytes) / self.beat_bytes;
-                load.cycles = load.cycles.max(MEMORY_LATENCY + beats + COMMAND_GAP);
+                let mut load = self.side(self.weight_bytes() * gemm.columns);
+                load.add(self.side(outputs * ROW_BYTES));
                 stage.bytes += load.bytes;
-                stage.load += load.cycles;
+                stage.load += load.cycles();
                 // A half is filled again when the last tile that used it has been issued, at a beat and a word a cycle.
                 let filled = (self.weight_bytes() * gemm.columns)
                     .div_ceil(self.beat_bytes)
                     .max(gemm.columns);
                 let turn = (filled + busy + FILL_DEPTH + PLAN_INTERVAL) / 2;
-                stage.turn_stall += turn.max(load.cycles.max(busy)) - load.cycles.max(busy);
+                stage.turn_stall += turn.saturating_sub(load.cycles().max(busy));
             }
         }
         stage.drain_stall -= last_stall;
@@ -857,7 +927,7 @@ impl<'a> Model<'a> {
                 streamed: false,
             });
             let groups = tokens.div_ceil(self.lanes().exponential);
-            let exponentials = COMMAND_GAP + groups * (keys + LOOP_GAP);
+            let exponentials = groups * (keys + LOOP_GAP);
             (scores, exponentials, context)
         };
         let token_tiles = queries.div_ceil(self.tokens());
@@ -897,9 +967,9 @@ impl<'a> Model<'a> {
                     + SLICE_DEPTH
                     + scores.last_drain
                     + SCORE_DEPTH;
-                lanes_free = stored.max(lanes_free) + exponentials;
-                next_probabilities = lanes_free + EXPONENTIAL_DEPTH;
-                softmax += exponentials;
+                lanes_free = stored.max(lanes_free + COMMAND_GAP) + exponentials;
+                next_probabilities = lanes_free - LOOP_GAP + EXPONENTIAL_DEPTH;
+                softmax += exponentials + COMMAND_GAP;
             }
             if i > 0 {
                 let (_, _, one) = of(i - 1);
@@ -919,6 +989,12 @@ impl<'a> Model<'a> {
         context.stage.token_tiles = token_tiles;
         (scores_stage, softmax + EXPONENTIAL_DEPTH * units, context)
     }
+}
+
+/// Cycles' worth of the tiles, of `load` cycles each, that the ports hold: a tile is two transfers, each with a last burst of its own.
+fn read_ahead(load: u64) -> u64 {
+    let bursts = load / BURST_BEATS + 2;
+    (OPEN_BURSTS * load / bursts).min(TRANSFERS_AHEAD / 2 * load)
 }
 
 const fn eight_bit(rows: u64) -> Rows {
