@@ -79,7 +79,7 @@ class Settings:
         "supernet_stage.epochs=12",
         "quantized_stage.epochs=6",
     )
-    targets: tuple[float, ...] = (13500.0, 18000.0, 25000.0)
+    targets: tuple[float, ...] = (10000.0, 13500.0, 18000.0)
     population: int = 24
     generations: int = 15
     search_images: int = 2000

@@ -194,6 +194,17 @@ impl Resources {
                 ..Part::default()
             },
             Part {
+                name: "partial sums",
+                lut: match configuration.mode {
+                    Mode::DrainedPairs => 0,
+                    // Two rows of 27 bits a pair and token, in LUT RAM: 64 words of 7 bits in 8 LUTs.
+                    Mode::Nibble | Mode::LutShare => {
+                        (2 * 27 * array.tokens * 8).div_ceil(7) * array.pairs.div_ceil(64)
+                    }
+                },
+                ..Part::default()
+            },
+            Part {
                 name: "requantizing lanes",
                 dsp: lanes.requantize * REQUANTIZE_DSP,
                 lut: lanes.requantize * REQUANTIZE_LUT + lanes.gelu * GELU_LUT,
