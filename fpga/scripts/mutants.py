@@ -26,8 +26,8 @@ MUTANTS = [
     ("drain", " + s<25>((lost + 8) >> 4)", "", "drain"),
     (
         "norm",
-        "sat16(s<19>(product15(n, gain.gain) + gain.offset))",
-        "product15(n, gain.gain) + gain.offset",
+        "sat16(s<19>(rshift15(multiply<s<32>>(n, gain.gain)) + gain.offset))",
+        "rshift15(multiply<s<32>>(n, gain.gain)) + gain.offset",
         "norm",
     ),
     ("norm", "int(divisor) - 1 - int(numerator)", "-int(numerator)", "norm"),

@@ -112,7 +112,7 @@ unsigned operation(const command_t& command) {
 // Weights are wanted as soon as the command is known, long before it runs.
 void dispatch(Commands<isa::depth::array_commands>& commands, Stream<command_t, JOBS>& jobs,
               Stream<demand_t, DEMANDS>& demands) {
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     interval("array.dispatch");
     const command_t command = commands.read();
     if (operation(command) == isa::Gemm::CODE) {
@@ -129,7 +129,7 @@ void load_weights(Stream<demand_t, DEMANDS>& demands, Beats<isa::depth::weights>
   constexpr unsigned BEAT = sizeof(beat_t);
   unsigned half = 0;
   unsigned credits = 2;
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     const demand_t demand = demands.read();
     for (unsigned tile = 0; tile < unsigned(demand.tiles); ++tile) {
       if (credits > 0)
@@ -216,7 +216,7 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<token_t, 2>& filled,
   constexpr unsigned KEY_BANKS = config::KEY_BANKS;
   constexpr unsigned VALUE_BANKS = config::VALUE_BANKS;
   unsigned owed = 0; // cycles that the chain takes for the last tile pass
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     const command_t command = jobs.read();
     const unsigned code = operation(command);
     const isa::Gemm gemm(command);
@@ -259,6 +259,8 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<token_t, 2>& filled,
     unsigned key_bank = 0;
     unsigned key_address = scores.base;
     unsigned value_bank = unsigned(context.base) % VALUE_BANKS;
+    // Of the rotation, by a pass; behind the last one it is not used.
+    const unsigned turn = most % VALUE_BANKS;
     unsigned value_address = unsigned(context.base) / VALUE_BANKS * unsigned(context.keys);
 
     for (unsigned pair = 0; pair < row_count; pair += PAIRS) {
@@ -328,7 +330,9 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<token_t, 2>& filled,
           passes.write(pass);
           owed = is_scores ? pairs : rows * groups;
           address += pass_columns;
-          rotation = (rotation + pass_columns) % VALUE_BANKS;
+          rotation += turn;
+          if (rotation >= VALUE_BANKS)
+            rotation -= VALUE_BANKS;
         }
       }
       key_bank += PAIRS;
@@ -358,7 +362,7 @@ void issue(Passes& passes, Halves& halves, Stream<token_t, 2>& freed,
   unsigned column = 0; // of the pass
   unsigned columns = 0;
   unsigned rotation = 0;
-  while (alive()) {
+  for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE II = 1 style = flp
     interval("array.issue");
     if (column == columns) {
@@ -388,6 +392,7 @@ void issue(Passes& passes, Halves& halves, Stream<token_t, 2>& freed,
       } else if (pass.tile.kind == SCORES) {
         read_activations<Read::Query, GROUPS, LANES>(query, 0, address, item.activation);
         u<8> word[KEY_BANKS];
+#pragma HLS ARRAY_PARTITION variable = word complete
         for (unsigned bank = 0; bank < KEY_BANKS; ++bank) {
 #pragma HLS UNROLL
           word[bank] = key[bank][row_address];
@@ -400,6 +405,7 @@ void issue(Passes& passes, Halves& halves, Stream<token_t, 2>& freed,
         read_activations<Read::Probability, EXP_GROUPS, config::EXP_LANES>(
             probability, unsigned(pass.bank) * EXP_GROUPS, address, item.activation);
         u<8> word[VALUE_BANKS];
+#pragma HLS ARRAY_PARTITION variable = word complete
         for (unsigned bank = 0; bank < VALUE_BANKS; ++bank) {
 #pragma HLS UNROLL
           const unsigned i = bank >= rotation ? bank - rotation : bank + VALUE_BANKS - rotation;
@@ -514,7 +520,7 @@ void multiply(Issued& issued, Products& products) {
   unsigned pause = 0;
   pair_t pair = pair_of(leaving, 0); // that leaves token 0's chain
 
-  while (alive()) {
+  for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE II = 1 style = flp
     interval("array.multiply");
     issued_t item;
@@ -568,11 +574,12 @@ void multiply(Issued& issued, Products& products) {
       }
       for (unsigned t = 0; t < TOKENS; ++t) {
 #pragma HLS UNROLL
-        const s<SHIFT + 13> added = weight[r][t] * activation[r][t];
+        // The sum that goes on is chosen before the addition: product and addition then are one slice.
+        s<48> before = sum[r][t];
         if (control[r][t].begin == 1)
-          sum[r][t] = added;
-        else
-          sum[r][t] = sum[r][t] + added;
+          before = 0;
+        const s<SHIFT + 13> added = weight[r][t] * activation[r][t];
+        sum[r][t] = before + added;
         if (control[r][t].end == 1)
           chain[r][t] = sum[r][t];
       }
@@ -621,6 +628,7 @@ void multiply(Issued& issued, Products& products) {
 void join(Products& products, Sums& sums, Scored& scored) {
   Memory<vec<s<27>, TOKENS>, 2, PAIRS> partial;
 #pragma HLS ARRAY_PARTITION variable = partial complete dim = 1
+#pragma HLS AGGREGATE variable = partial compact = bit
 #pragma HLS BIND_STORAGE variable = partial type = ram_2p impl = lutram
   vec<s<27>, GROUPS * LANES> row{}; // what is left of the row that leaves
   vec<s<27>, TOKENS> second{};
@@ -628,7 +636,7 @@ void join(Products& products, Sums& sums, Scored& scored) {
   unsigned group = 0;
   unsigned left = 0;  // groups that have yet to leave
   unsigned pause = 0; // until the last pass's sums can be read
-  while (alive()) {
+  for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE II = 1 style = flp
 #pragma HLS DEPENDENCE variable = partial type = inter direction = RAW distance =                            \
     PARTIAL_DISTANCE dependent = true
@@ -715,7 +723,7 @@ void join(Products& products, Sums& sums, Scored& scored) {
 // Stores scores, and keeps each token's largest.
 void store_scores(Scored& scored, Write::Score score, Largest& largest) {
   vec<s<24>, TOKENS> most;
-  while (alive()) {
+  for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE II = 1 style = flp
     interval("array.scores");
     const scored_t item = scored.read();
@@ -743,7 +751,7 @@ void store_scores(Scored& scored, Write::Score score, Largest& largest) {
 
 // A process of its own, so that the scores are stored when their maxima arrive.
 void send_maxima(Largest& largest, Maxima& maxima) {
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     const vec<s<24>, TOKENS> most = largest.read();
     for (unsigned group = 0; group < EXP_GROUPS; ++group) {
 #pragma HLS PIPELINE II = 1
@@ -771,7 +779,7 @@ void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::
               Tokens<isa::depth::softmax_to_array>& softmax_to_array, Sums& sums, Maxima& maxima,
               Read::Input patches, Read::Normed normed, Read::Query query, Read::Key key, Read::Value value,
               Read::Probability probability, Read::Hidden hidden, Write::Score score) {
-#pragma HLS INTERFACE ap_ctrl_none port = return
+#pragma HLS INTERFACE ap_ctrl_hs port = return
 #pragma HLS INTERFACE axis port = commands
 #pragma HLS INTERFACE axis port = weights
 #pragma HLS INTERFACE axis port = load_to_array
@@ -822,6 +830,7 @@ void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::
   // A half belongs to load_weights until `filled`, to issue until `freed`.
   Halves halves;
 #pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
+#pragma HLS AGGREGATE variable = halves compact = bit
 #pragma HLS STREAM variable = halves type = unsync
   QUASAR_PROCESS(dispatch(commands, jobs, demands));
   QUASAR_PROCESS(load_weights(demands, weights, halves, filled, freed));

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use quasar_core::hardware::configuration::{key_banks, value_banks};
+use quasar_core::hardware::configuration::{key_banks, value_banks, Multipliers};
 use quasar_core::hardware::Hardware;
 
 use crate::identity::configuration_hash;
@@ -97,6 +97,10 @@ pub fn config_header(hardware: &Hardware) -> String {
     put("NORM_LANES", c.lanes.norm);
     put("EXP_LANES", c.lanes.exponential);
     put("SHIFT", hardware.board().dsp_kind.shift().into());
+    put(
+        "FABRIC_MULTIPLIERS",
+        (c.lanes.multipliers == Multipliers::Fabric).into(),
+    );
     put("KEY_BANKS", key_banks(c.array, c.lanes));
     put("VALUE_BANKS", value_banks(c.array, c.lanes));
     for (name, words) in c.buffers.entries() {
