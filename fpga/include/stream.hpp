@@ -15,6 +15,14 @@
 
 template <typename T, unsigned DEPTH> using Stream = hls::stream<T, DEPTH>;
 
+// The next item; false where there is none yet. A pipelined endless loop asks for its items and does nothing
+// in an interval without one: if it waited at its head, what is in the pipeline would stay there until more
+// comes, which may need what stays. In simulation it waits, unless something is in flight.
+template <typename S, typename T> bool take(S& stream, T& item, bool = false) {
+#pragma HLS INLINE
+  return stream.read_nb(item);
+}
+
 // Stands at the beginning of each initiation interval of a loop: simulation counts them and holds memory
 // ports to one access in each.
 inline void interval(const char*) {}
@@ -25,6 +33,13 @@ inline void interval(const char*) {}
 #else
 
 #include "sim_stream.hpp"
+
+template <typename T, unsigned DEPTH> bool take(Stream<T, DEPTH>& stream, T& item, bool in_flight = false) {
+  if (in_flight)
+    return stream.read_nb(item);
+  item = stream.read();
+  return true;
+}
 
 // A call within a DATAFLOW region, and the region's end. Macros, since Vitis HLS has to see plain calls
 // there.

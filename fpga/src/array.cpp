@@ -113,6 +113,7 @@ unsigned operation(const command_t& command) {
 void dispatch(Commands<isa::depth::array_commands>& commands, Stream<command_t, JOBS>& jobs,
               Stream<demand_t, DEMANDS>& demands) {
   for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE off
     interval("array.dispatch");
     const command_t command = commands.read();
     if (operation(command) == isa::Gemm::CODE) {
@@ -363,10 +364,11 @@ void issue(Passes& passes, Halves& halves, Stream<token_t, 2>& freed,
   unsigned columns = 0;
   unsigned rotation = 0;
   for (volatile bool running = true; running;) {
-#pragma HLS PIPELINE II = 1 style = flp
+#pragma HLS PIPELINE II = 1
     interval("array.issue");
     if (column == columns) {
-      pass = passes.read();
+      if (!take(passes, pass))
+        continue;
       column = 0;
       columns = pass.columns;
       rotation = pass.rotation;
@@ -483,9 +485,8 @@ pair_t pair_of(const tile_t& tile, unsigned index) {
   return pair;
 }
 
-// The systolic array. As long as sums are on their way out it goes on without operands, otherwise it waits
-// for them. What registers hold before the first operands arrive is never used, so only those that say
-// "valid" are cleared.
+// The systolic array. It goes on without operands where there are none: they add nothing. What registers hold
+// before the first operands arrive is never used, so only those that say "valid" are cleared.
 void multiply(Issued& issued, Products& products) {
   s<SHIFT + 4> weight[PAIRS][TOKENS];
   s<9> activation[PAIRS][TOKENS];
@@ -521,12 +522,10 @@ void multiply(Issued& issued, Products& products) {
   pair_t pair = pair_of(leaving, 0); // that leaves token 0's chain
 
   for (volatile bool running = true; running;) {
-#pragma HLS PIPELINE II = 1 style = flp
+#pragma HLS PIPELINE II = 1
     interval("array.multiply");
     issued_t item;
-    if (outstanding == 0)
-      item = issued.read();
-    else if (!issued.read_nb(item))
+    if (!take(issued, item, outstanding > 0))
       item = bubble();
 
     // The chain of token t, t steps behind token 0's, gives the row pair at its end and moves the others up.
@@ -637,14 +636,16 @@ void join(Products& products, Sums& sums, Scored& scored) {
   unsigned left = 0;  // groups that have yet to leave
   unsigned pause = 0; // until the last pass's sums can be read
   for (volatile bool running = true; running;) {
-#pragma HLS PIPELINE II = 1 style = flp
+#pragma HLS PIPELINE II = 1
 #pragma HLS DEPENDENCE variable = partial type = inter direction = RAW distance =                            \
     PARTIAL_DISTANCE dependent = true
     interval("array.join");
     if (pause > 0) {
       --pause;
     } else if (left == 0) {
-      const product_t product = products.read();
+      product_t product;
+      if (!take(products, product))
+        continue;
       const pair_t& pair = product.pair;
       vec<s<27>, TOKENS> first;
       for (unsigned t = 0; t < TOKENS; ++t) {
@@ -724,9 +725,11 @@ void join(Products& products, Sums& sums, Scored& scored) {
 void store_scores(Scored& scored, Write::Score score, Largest& largest) {
   vec<s<24>, TOKENS> most;
   for (volatile bool running = true; running;) {
-#pragma HLS PIPELINE II = 1 style = flp
+#pragma HLS PIPELINE II = 1
     interval("array.scores");
-    const scored_t item = scored.read();
+    scored_t item;
+    if (!take(scored, item))
+      continue;
     for (unsigned bank = 0; bank < EXP_GROUPS; ++bank) {
 #pragma HLS UNROLL
       scores_t word;

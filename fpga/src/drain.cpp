@@ -86,6 +86,7 @@ unsigned operation(const command_t& command) {
 void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs, Jobs& parameter_jobs,
               Jobs& row_jobs, Jobs& scale_jobs) {
   for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE off
     interval("drain.dispatch");
     const command_t command = commands.read();
     const unsigned code = operation(command);
@@ -552,9 +553,11 @@ void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual 
                   Write::Query query, Write::Key key, Write::Value value, Write::Hidden hidden,
                   Stream<token_t, 2>& refilled, Notices& notices) {
   for (volatile bool running = true; running;) {
-#pragma HLS PIPELINE II = 1 style = flp
+#pragma HLS PIPELINE II = 1
     interval("drain.store");
-    const stored_t item = stored.read();
+    stored_t item;
+    if (!take(stored, item))
+      continue;
     const unsigned bank = item.bank;
     const unsigned lanes = item.lanes;
     if (item.destination == QUERY)
@@ -591,6 +594,7 @@ void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual 
 
 void announce(Notices& notices, Moments& moments, Tokens<isa::depth::drain_to_array>& drain_to_array) {
   for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE off
     interval("drain.announce");
     const notice_t notice = notices.read();
     if (notice.has_moments == 1)

@@ -55,6 +55,7 @@ unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
 void dispatch(Commands<isa::depth::norm_commands>& commands, Jobs& gain_jobs, Jobs& collect_jobs,
               Jobs& read_jobs, Jobs& root_jobs, Jobs& normalise_jobs) {
   for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE off
     interval("norm.dispatch");
     const command_t command = commands.read();
     gain_jobs.write(command);
@@ -461,9 +462,11 @@ void normalise(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<to
 
 void store_codes(Stored& stored, Write::Normed normed, Stream<token_t, 2>& done) {
   for (volatile bool running = true; running;) {
-#pragma HLS PIPELINE II = 1 style = flp
+#pragma HLS PIPELINE II = 1
     interval("norm.store");
-    const stored_t item = stored.read();
+    stored_t item;
+    if (!take(stored, item))
+      continue;
     normed[item.bank][item.address] = item.code;
     if (item.last == 1)
       done.write(1);
@@ -473,6 +476,7 @@ void store_codes(Stored& stored, Write::Normed normed, Stream<token_t, 2>& done)
 // A process of its own, so that a tile is stored when its token arrives.
 void announce(Stream<token_t, 2>& done, Tokens<isa::depth::norm_to_array>& norm_to_array) {
   for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE off
     interval("norm.announce");
     norm_to_array.write(done.read());
   }

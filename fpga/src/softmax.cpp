@@ -92,10 +92,11 @@ void divide(Totals& totals, Scales& scales) {
   total_t total{};
   unsigned left = 0;
   for (volatile bool running = true; running;) {
-#pragma HLS PIPELINE II = 1 style = flp
+#pragma HLS PIPELINE II = 1
     interval("softmax.divide");
     if (left == 0) {
-      total = totals.read();
+      if (!take(totals, total))
+        continue;
       left = total.tokens;
     }
     const u<22> sum = total.wide[0];
@@ -139,9 +140,11 @@ void divide(Totals& totals, Scales& scales) {
 
 void store_probabilities(Stored& stored, Write::Probability probability, Stream<token_t, 2>& done) {
   for (volatile bool running = true; running;) {
-#pragma HLS PIPELINE II = 1 style = flp
+#pragma HLS PIPELINE II = 1
     interval("softmax.store");
-    const stored_t item = stored.read();
+    stored_t item;
+    if (!take(stored, item))
+      continue;
     probability[item.bank][item.key] = item.probability;
     if (item.last == 1)
       done.write(1);
@@ -151,6 +154,7 @@ void store_probabilities(Stored& stored, Write::Probability probability, Stream<
 // A process of its own, so that the probabilities are stored when their token arrives.
 void announce(Stream<token_t, 2>& done, Tokens<isa::depth::softmax_to_array>& softmax_to_array) {
   for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE off
     interval("softmax.announce");
     softmax_to_array.write(done.read());
   }
