@@ -21,7 +21,9 @@ MUTANTS = [
     ("array", "row.narrow == 1 && nibble >= 8", "nibble >= 8", "array"),
     ("array", "if (pair.first == 0) {", "if (false) {", "array"),
     ("array", "if (r >= unsigned(shift[t].from))", "if (true)", "array"),
+    ("array", "pause = PARTIAL_DISTANCE - 1;", ";", "array"),
     ("drain", "else if (resume)", "else if (false)", "drain"),
+    ("drain", "SAVED_DISTANCE = GROUPS + 1", "SAVED_DISTANCE = 4 * GROUPS", "drain"),
     ("drain", "((z + 32) >> 6) + command.zero_point", "(z >> 6) + command.zero_point", "drain"),
     ("drain", " + s<25>((lost + 8) >> 4)", "", "drain"),
     (
@@ -31,6 +33,7 @@ MUTANTS = [
         "norm",
     ),
     ("norm", "int(divisor) - 1 - int(numerator)", "-int(numerator)", "norm"),
+    ("norm", "embed < SUMS_DISTANCE", "false", "norm"),
     ("softmax", "bits - (halve ? 1 : 0)", "bits", "softmax"),
     ("softmax", "(unsigned(wide) + 8) >> 4", "unsigned(wide) >> 4", "softmax"),
     ("store", "turn = turned(turn, 1);", "", "transfers"),

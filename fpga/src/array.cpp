@@ -629,6 +629,7 @@ void join(Products& products, Sums& sums, Scored& scored) {
 #pragma HLS ARRAY_PARTITION variable = partial complete dim = 1
 #pragma HLS AGGREGATE variable = partial compact = bit
 #pragma HLS BIND_STORAGE variable = partial type = ram_2p impl = lutram
+  distance(partial, PARTIAL_DISTANCE);
   vec<s<27>, GROUPS * LANES> row{}; // what is left of the row that leaves
   vec<s<27>, TOKENS> second{};
   unsigned groups = 0; // of a row

@@ -529,6 +529,7 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
   Saved saved;
 #pragma HLS ARRAY_PARTITION variable = saved complete dim = 1
 #pragma HLS AGGREGATE variable = saved compact = bit
+  distance(saved, SAVED_DISTANCE);
   for (volatile bool running = true; running;) {
     const command_t command = jobs.read();
     const unsigned code = operation(command);

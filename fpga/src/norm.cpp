@@ -382,6 +382,7 @@ s<8> normalise_one(const s<16>& x, const root_t& root, const gain_t& gain, const
 void normalise(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<token_t, 2>& freed,
                Roots& roots, Words& words, Stored& stored) {
   Memory<s<18>, 1, MAX_EMBED> sums; // of codes, where the mean comes after
+  distance(sums, SUMS_DISTANCE);
   unsigned half = 0;
   for (volatile bool running = true; running;) {
     const isa::LayerNorm command(jobs.read());
@@ -426,8 +427,10 @@ void normalise(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<to
         item.address = tile * embed + d;
         item.last = group + 1 == groups && d + 1 == embed;
         if (command.pool == MEAN_AFTER) {
-          if (tile != 0 || group != 0)
-            total += sums[0][d];
+          if (tile != 0 || group != 0) {
+            const s<18> before = sums[0][d];
+            total += before;
+          }
           sums[0][d] = total;
         } else {
           stored.write(item);
@@ -448,7 +451,8 @@ void normalise(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<to
 #pragma HLS UNROLL
           item.code[lane] = 0;
         }
-        item.code[0] = floor_divide(s<27>(sums[0][d] + int(count / 2)), count);
+        const s<18> sum = sums[0][d];
+        item.code[0] = floor_divide(s<27>(sum + int(count / 2)), count);
         item.bank = unsigned(command.frame) * NORM_GROUPS;
         item.address = d;
         item.last = d + 1 == embed;
