@@ -92,7 +92,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
 #pragma HLS ARRAY_PARTITION variable = sound complete
   bool ahead = false;
   command_t next;
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     const command_t command = ahead ? next : commands.read();
     if (!ahead && transfers(command))
       request(command);
