@@ -380,19 +380,22 @@ void issue(Passes& passes, Halves& halves, Stream<token_t, 2>& freed,
       item.tile = pass.tile;
       const unsigned address = unsigned(pass.address) + column;
       const unsigned row_address = unsigned(pass.row_address) + column;
+      // Each memory is read in one place: it has one port.
+      if (pass.tile.kind == CONTEXT)
+        read_activations<Read::Probability, EXP_GROUPS, config::EXP_LANES>(
+            probability, unsigned(pass.bank) * EXP_GROUPS, address, item.activation);
+      else if (pass.tile.kind == SCORES || pass.source == 2)
+        read_activations<Read::Query, GROUPS, LANES>(query, 0, address, item.activation);
+      else if (pass.source == 0)
+        read_activations<Read::Input, GROUPS, LANES>(patches, 0, address, item.activation);
+      else if (pass.source == 1)
+        read_activations<Read::Normed, NORM_GROUPS, config::NORM_LANES>(
+            normed, unsigned(pass.bank) * NORM_GROUPS, address, item.activation);
+      else
+        read_activations<Read::Hidden, GROUPS, LANES>(hidden, 0, address, item.activation);
       if (pass.tile.kind == GEMM) {
-        if (pass.source == 0)
-          read_activations<Read::Input, GROUPS, LANES>(patches, 0, address, item.activation);
-        else if (pass.source == 1)
-          read_activations<Read::Normed, NORM_GROUPS, config::NORM_LANES>(
-              normed, unsigned(pass.bank) * NORM_GROUPS, address, item.activation);
-        else if (pass.source == 2)
-          read_activations<Read::Query, GROUPS, LANES>(query, 0, address, item.activation);
-        else
-          read_activations<Read::Hidden, GROUPS, LANES>(hidden, 0, address, item.activation);
         item.operand = halves[half][unsigned(pass.column) + column];
       } else if (pass.tile.kind == SCORES) {
-        read_activations<Read::Query, GROUPS, LANES>(query, 0, address, item.activation);
         u<8> word[KEY_BANKS];
 #pragma HLS ARRAY_PARTITION variable = word complete
         for (unsigned bank = 0; bank < KEY_BANKS; ++bank) {
@@ -404,8 +407,6 @@ void issue(Passes& passes, Halves& halves, Stream<token_t, 2>& freed,
           item.operand[PAIRS - 1 - i] = word[unsigned(pass.row_bank) + i];
         }
       } else {
-        read_activations<Read::Probability, EXP_GROUPS, config::EXP_LANES>(
-            probability, unsigned(pass.bank) * EXP_GROUPS, address, item.activation);
         u<8> word[VALUE_BANKS];
 #pragma HLS ARRAY_PARTITION variable = word complete
         for (unsigned bank = 0; bank < VALUE_BANKS; ++bank) {
