@@ -18,7 +18,7 @@ template <typename T, unsigned DEPTH> using Stream = hls::stream<T, DEPTH>;
 // The next item; false where there is none yet. A pipelined endless loop asks for its items and does nothing
 // in an interval without one: if it waited at its head, what is in the pipeline would stay there until more
 // comes, which may need what stays. In simulation it waits, unless something is in flight.
-template <typename S, typename T> bool take(S& stream, T& item, bool = false) {
+template <typename S, typename T> bool poll(S& stream, T& item, bool = false) {
 #pragma HLS INLINE
   return stream.read_nb(item);
 }
@@ -34,7 +34,7 @@ inline void interval(const char*) {}
 
 #include "sim_stream.hpp"
 
-template <typename T, unsigned DEPTH> bool take(Stream<T, DEPTH>& stream, T& item, bool in_flight = false) {
+template <typename T, unsigned DEPTH> bool poll(Stream<T, DEPTH>& stream, T& item, bool in_flight = false) {
   if (in_flight)
     return stream.read_nb(item);
   item = stream.read();

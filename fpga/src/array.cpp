@@ -367,7 +367,7 @@ void issue(Passes& passes, Halves& halves, Stream<token_t, 2>& freed,
 #pragma HLS PIPELINE II = 1
     interval("array.issue");
     if (column == columns) {
-      if (!take(passes, pass))
+      if (!poll(passes, pass))
         continue;
       column = 0;
       columns = pass.columns;
@@ -526,7 +526,7 @@ void multiply(Issued& issued, Products& products) {
 #pragma HLS PIPELINE II = 1
     interval("array.multiply");
     issued_t item;
-    if (!take(issued, item, outstanding > 0))
+    if (!poll(issued, item, outstanding > 0))
       item = bubble();
 
     // The chain of token t, t steps behind token 0's, gives the row pair at its end and moves the others up.
@@ -646,7 +646,7 @@ void join(Products& products, Sums& sums, Scored& scored) {
       --pause;
     } else if (left == 0) {
       product_t product;
-      if (!take(products, product))
+      if (!poll(products, product))
         continue;
       const pair_t& pair = product.pair;
       vec<s<27>, TOKENS> first;
@@ -730,7 +730,7 @@ void store_scores(Scored& scored, Write::Score score, Largest& largest) {
 #pragma HLS PIPELINE II = 1
     interval("array.scores");
     scored_t item;
-    if (!take(scored, item))
+    if (!poll(scored, item))
       continue;
     for (unsigned bank = 0; bank < EXP_GROUPS; ++bank) {
 #pragma HLS UNROLL

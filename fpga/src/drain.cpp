@@ -557,7 +557,7 @@ void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual 
 #pragma HLS PIPELINE II = 1
     interval("drain.store");
     stored_t item;
-    if (!take(stored, item))
+    if (!poll(stored, item))
       continue;
     const unsigned bank = item.bank;
     const unsigned lanes = item.lanes;

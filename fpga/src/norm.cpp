@@ -469,7 +469,7 @@ void store_codes(Stored& stored, Write::Normed normed, Stream<token_t, 2>& done)
 #pragma HLS PIPELINE II = 1
     interval("norm.store");
     stored_t item;
-    if (!take(stored, item))
+    if (!poll(stored, item))
       continue;
     normed[item.bank][item.address] = item.code;
     if (item.last == 1)

@@ -95,7 +95,7 @@ void divide(Totals& totals, Scales& scales) {
 #pragma HLS PIPELINE II = 1
     interval("softmax.divide");
     if (left == 0) {
-      if (!take(totals, total))
+      if (!poll(totals, total))
         continue;
       left = total.tokens;
     }
@@ -143,7 +143,7 @@ void store_probabilities(Stored& stored, Write::Probability probability, Stream<
 #pragma HLS PIPELINE II = 1
     interval("softmax.store");
     stored_t item;
-    if (!take(stored, item))
+    if (!poll(stored, item))
       continue;
     probability[item.bank][item.key] = item.probability;
     if (item.last == 1)
