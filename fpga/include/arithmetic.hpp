@@ -1,4 +1,4 @@
-// Roundings and clamps of docs/integer-model.md. Depends on types.hpp.
+// Roundings, clamps and products of docs/integer-model.md. Depends on types.hpp.
 #pragma once
 
 #include "types.hpp"
@@ -33,9 +33,26 @@ inline s<16> shift16(const s<31>& x, const u<5>& p) {
   return sat16(s<32>(sum >> int(p)));
 }
 
+// rshift(product, 15).
+template <int W> s<W - 14> rshift15(const s<W>& product) {
+#pragma HLS INLINE
+  return s<W - 14>((product + 16384) >> 15);
+}
+
 // rshift(a * b, 15).
 template <int A, int B> s<A + B - 14> product15(const s<A>& a, const s<B>& b) {
 #pragma HLS INLINE
-  const s<A + B> product = a * b;
-  return s<A + B - 14>((product + 16384) >> 15);
+  return rshift15(s<A + B>(a * b));
+}
+
+// a * b, whose width T holds. In LUTs where the configuration leaves the DSP slices to the array.
+template <typename T, typename A, typename B> T multiply(const A& a, const B& b) {
+#pragma HLS INLINE
+  if constexpr (config::FABRIC_MULTIPLIERS != 0) {
+    const T product = a * b;
+#pragma HLS BIND_OP variable = product op = mul impl = fabric
+    return product;
+  } else {
+    return T(a * b);
+  }
 }

@@ -32,8 +32,13 @@ if {[get_property PROGRESS [get_runs impl_1]] ne "100%"} { error "implementation
 open_run impl_1
 report_timing_summary -file [file join $work timing.rpt]
 report_utilization -hierarchical -file [file join $work utilization.rpt]
-set slack [get_property SLACK [get_timing_paths -setup]]
-if {$slack < 0} { error "timing is not met at [dict get $board clock_mhz] MHz: slack $slack ns (timing.rpt); lower clock_mhz in the configuration" }
+foreach check {setup hold} {
+  set slack [get_property SLACK [get_timing_paths -$check]]
+  if {$slack < 0} {
+    set advice [expr {$check eq "setup" ? "; lower clock_mhz in the configuration" : ""}]
+    error "timing is not met at [dict get $board clock_mhz] MHz: $check slack $slack ns (timing.rpt)$advice"
+  }
+}
 
 file copy -force [file join [get_property DIRECTORY [get_runs impl_1]] accelerator_wrapper.bit] [file join $work $name.bit]
 set handoff [glob [file join $work project accelerator.gen sources_1 bd accelerator hw_handoff accelerator.hwh]]

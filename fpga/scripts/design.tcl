@@ -95,6 +95,12 @@ proc memory_pin {port i signal} {
   error "$port has no signal $signal of bank $i: is its interface ap_memory, partitioned completely in dimension 1?"
 }
 
+# A signal that is always 1.
+proc constant {name to} {
+  ip xilinx.com:ip:xlconstant $name {CONFIG.CONST_WIDTH 1 CONFIG.CONST_VAL 1}
+  foreach pin $to { wire $name/dout $pin }
+}
+
 # A number of signals side by side.
 proc concatenate {name signals} {
   ip xilinx.com:ip:xlconcat $name [list CONFIG.NUM_PORTS [llength $signals]]
@@ -141,11 +147,12 @@ proc accelerator_design {isa config board} {
   set ps [processing_system $board $ports]
   set clock [dict get $ps clock]
 
-  # Kernels.
+  # Kernels. Those without registers start after a reset and never end.
   dict for {kernel top} $KERNELS {
     ip xilinx.com:hls:$top $kernel
     wire $clock $kernel/ap_clk
   }
+  constant start {array/ap_start drain/ap_start norm/ap_start softmax/ap_start}
 
   # Reset: the processing system's for the interconnect; the kernels' and their queues' also by the register, once their ports are at rest.
   ip xilinx.com:ip:proc_sys_reset main_reset

@@ -102,22 +102,66 @@ public:
 template <typename T, unsigned BANKS, unsigned WORDS> class Memory {
   std::unique_ptr<T[]> words_ = std::make_unique<T[]>(size_t(BANKS) * WORDS);
   sim::PortUse<BANKS, 2> checks_;
+  uint64_t distance_ = 0;
+  const char* loop_ = nullptr;          // that writes
+  std::unique_ptr<uint64_t[]> written_; // its intervals up to each word's last write; 0: none
+
+  size_t access(size_t bank, size_t address) {
+    if (bank >= BANKS || address >= WORDS)
+      throw sim::Trap("memory: word " + std::to_string(address) + " of " + std::to_string(WORDS) +
+                      " in bank " + std::to_string(bank) + " of " + std::to_string(BANKS));
+    checks_.access("memory", bank);
+    return bank * WORDS + address;
+  }
+
+  class Word {
+    Memory* memory_;
+    size_t bank_;
+    size_t address_;
+
+  public:
+    Word(Memory* memory, size_t bank, size_t address) : memory_(memory), bank_(bank), address_(address) {}
+    operator const T&() const {
+      const size_t at = memory_->access(bank_, address_);
+      // A loop that ends has written all.
+      if (memory_->distance_ != 0 && memory_->written_[at] != 0 && sim::running->loop == memory_->loop_) {
+        const uint64_t behind = *sim::running->counter - memory_->written_[at];
+        if (behind < memory_->distance_)
+          throw sim::Trap("memory: a word is read " + std::to_string(behind) +
+                          " intervals behind its write, declared are " + std::to_string(memory_->distance_));
+      }
+      return memory_->words_[at];
+    }
+    void operator=(const T& value) const {
+      const size_t at = memory_->access(bank_, address_);
+      memory_->words_[at] = value;
+      if (memory_->distance_ != 0) {
+        memory_->loop_ = sim::running->loop;
+        memory_->written_[at] = *sim::running->counter;
+      }
+    }
+  };
 
   struct Bank {
     Memory* memory;
     size_t bank;
-    T& operator[](size_t address) const {
-      if (bank >= BANKS || address >= WORDS)
-        throw sim::Trap("memory: word " + std::to_string(address) + " of " + std::to_string(WORDS) +
-                        " in bank " + std::to_string(bank) + " of " + std::to_string(BANKS));
-      memory->checks_.access("memory", bank);
-      return memory->words_[bank * WORDS + address];
-    }
+    Word operator[](size_t address) const { return {memory, bank, address}; }
   };
 
 public:
   Bank operator[](size_t bank) { return {this, bank}; }
+
+  void declare(unsigned distance) {
+    distance_ = distance;
+    written_ = std::make_unique<uint64_t[]>(size_t(BANKS) * WORDS);
+  }
 };
+
+// A word is read at least so many intervals behind its last write.
+template <typename T, unsigned BANKS, unsigned WORDS>
+void distance(Memory<T, BANKS, WORDS>& memory, unsigned intervals) {
+  memory.declare(intervals);
+}
 
 // As hls::burst_maxi: bursts of T, requested before they are read; writes answered at their end.
 template <typename T> class Bus {

@@ -112,7 +112,8 @@ unsigned operation(const command_t& command) {
 // Weights are wanted as soon as the command is known, long before it runs.
 void dispatch(Commands<isa::depth::array_commands>& commands, Stream<command_t, JOBS>& jobs,
               Stream<demand_t, DEMANDS>& demands) {
-  while (alive()) {
+  for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE off
     interval("array.dispatch");
     const command_t command = commands.read();
     if (operation(command) == isa::Gemm::CODE) {
@@ -129,7 +130,7 @@ void load_weights(Stream<demand_t, DEMANDS>& demands, Beats<isa::depth::weights>
   constexpr unsigned BEAT = sizeof(beat_t);
   unsigned half = 0;
   unsigned credits = 2;
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     const demand_t demand = demands.read();
     for (unsigned tile = 0; tile < unsigned(demand.tiles); ++tile) {
       if (credits > 0)
@@ -216,7 +217,7 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<token_t, 2>& filled,
   constexpr unsigned KEY_BANKS = config::KEY_BANKS;
   constexpr unsigned VALUE_BANKS = config::VALUE_BANKS;
   unsigned owed = 0; // cycles that the chain takes for the last tile pass
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     const command_t command = jobs.read();
     const unsigned code = operation(command);
     const isa::Gemm gemm(command);
@@ -259,6 +260,8 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<token_t, 2>& filled,
     unsigned key_bank = 0;
     unsigned key_address = scores.base;
     unsigned value_bank = unsigned(context.base) % VALUE_BANKS;
+    // Of the rotation, by a pass; behind the last one it is not used.
+    const unsigned turn = most % VALUE_BANKS;
     unsigned value_address = unsigned(context.base) / VALUE_BANKS * unsigned(context.keys);
 
     for (unsigned pair = 0; pair < row_count; pair += PAIRS) {
@@ -328,7 +331,9 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<token_t, 2>& filled,
           passes.write(pass);
           owed = is_scores ? pairs : rows * groups;
           address += pass_columns;
-          rotation = (rotation + pass_columns) % VALUE_BANKS;
+          rotation += turn;
+          if (rotation >= VALUE_BANKS)
+            rotation -= VALUE_BANKS;
         }
       }
       key_bank += PAIRS;
@@ -358,11 +363,12 @@ void issue(Passes& passes, Halves& halves, Stream<token_t, 2>& freed,
   unsigned column = 0; // of the pass
   unsigned columns = 0;
   unsigned rotation = 0;
-  while (alive()) {
-#pragma HLS PIPELINE II = 1 style = flp
+  for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE II = 1
     interval("array.issue");
     if (column == columns) {
-      pass = passes.read();
+      if (!poll(passes, pass))
+        continue;
       column = 0;
       columns = pass.columns;
       rotation = pass.rotation;
@@ -374,20 +380,24 @@ void issue(Passes& passes, Halves& halves, Stream<token_t, 2>& freed,
       item.tile = pass.tile;
       const unsigned address = unsigned(pass.address) + column;
       const unsigned row_address = unsigned(pass.row_address) + column;
+      // Each memory is read in one place: it has one port.
+      if (pass.tile.kind == CONTEXT)
+        read_activations<Read::Probability, EXP_GROUPS, config::EXP_LANES>(
+            probability, unsigned(pass.bank) * EXP_GROUPS, address, item.activation);
+      else if (pass.tile.kind == SCORES || pass.source == 2)
+        read_activations<Read::Query, GROUPS, LANES>(query, 0, address, item.activation);
+      else if (pass.source == 0)
+        read_activations<Read::Input, GROUPS, LANES>(patches, 0, address, item.activation);
+      else if (pass.source == 1)
+        read_activations<Read::Normed, NORM_GROUPS, config::NORM_LANES>(
+            normed, unsigned(pass.bank) * NORM_GROUPS, address, item.activation);
+      else
+        read_activations<Read::Hidden, GROUPS, LANES>(hidden, 0, address, item.activation);
       if (pass.tile.kind == GEMM) {
-        if (pass.source == 0)
-          read_activations<Read::Input, GROUPS, LANES>(patches, 0, address, item.activation);
-        else if (pass.source == 1)
-          read_activations<Read::Normed, NORM_GROUPS, config::NORM_LANES>(
-              normed, unsigned(pass.bank) * NORM_GROUPS, address, item.activation);
-        else if (pass.source == 2)
-          read_activations<Read::Query, GROUPS, LANES>(query, 0, address, item.activation);
-        else
-          read_activations<Read::Hidden, GROUPS, LANES>(hidden, 0, address, item.activation);
         item.operand = halves[half][unsigned(pass.column) + column];
       } else if (pass.tile.kind == SCORES) {
-        read_activations<Read::Query, GROUPS, LANES>(query, 0, address, item.activation);
         u<8> word[KEY_BANKS];
+#pragma HLS ARRAY_PARTITION variable = word complete
         for (unsigned bank = 0; bank < KEY_BANKS; ++bank) {
 #pragma HLS UNROLL
           word[bank] = key[bank][row_address];
@@ -397,9 +407,8 @@ void issue(Passes& passes, Halves& halves, Stream<token_t, 2>& freed,
           item.operand[PAIRS - 1 - i] = word[unsigned(pass.row_bank) + i];
         }
       } else {
-        read_activations<Read::Probability, EXP_GROUPS, config::EXP_LANES>(
-            probability, unsigned(pass.bank) * EXP_GROUPS, address, item.activation);
         u<8> word[VALUE_BANKS];
+#pragma HLS ARRAY_PARTITION variable = word complete
         for (unsigned bank = 0; bank < VALUE_BANKS; ++bank) {
 #pragma HLS UNROLL
           const unsigned i = bank >= rotation ? bank - rotation : bank + VALUE_BANKS - rotation;
@@ -477,9 +486,8 @@ pair_t pair_of(const tile_t& tile, unsigned index) {
   return pair;
 }
 
-// The systolic array. As long as sums are on their way out it goes on without operands, otherwise it waits
-// for them. What registers hold before the first operands arrive is never used, so only those that say
-// "valid" are cleared.
+// The systolic array. It goes on without operands where there are none: they add nothing. What registers hold
+// before the first operands arrive is never used, so only those that say "valid" are cleared.
 void multiply(Issued& issued, Products& products) {
   s<SHIFT + 4> weight[PAIRS][TOKENS];
   s<9> activation[PAIRS][TOKENS];
@@ -514,13 +522,11 @@ void multiply(Issued& issued, Products& products) {
   unsigned pause = 0;
   pair_t pair = pair_of(leaving, 0); // that leaves token 0's chain
 
-  while (alive()) {
-#pragma HLS PIPELINE II = 1 style = flp
+  for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE II = 1
     interval("array.multiply");
     issued_t item;
-    if (outstanding == 0)
-      item = issued.read();
-    else if (!issued.read_nb(item))
+    if (!poll(issued, item, outstanding > 0))
       item = bubble();
 
     // The chain of token t, t steps behind token 0's, gives the row pair at its end and moves the others up.
@@ -568,11 +574,12 @@ void multiply(Issued& issued, Products& products) {
       }
       for (unsigned t = 0; t < TOKENS; ++t) {
 #pragma HLS UNROLL
-        const s<SHIFT + 13> added = weight[r][t] * activation[r][t];
+        // The sum that goes on is chosen before the addition: product and addition then are one slice.
+        s<48> before = sum[r][t];
         if (control[r][t].begin == 1)
-          sum[r][t] = added;
-        else
-          sum[r][t] = sum[r][t] + added;
+          before = 0;
+        const s<SHIFT + 13> added = weight[r][t] * activation[r][t];
+        sum[r][t] = before + added;
         if (control[r][t].end == 1)
           chain[r][t] = sum[r][t];
       }
@@ -621,22 +628,26 @@ void multiply(Issued& issued, Products& products) {
 void join(Products& products, Sums& sums, Scored& scored) {
   Memory<vec<s<27>, TOKENS>, 2, PAIRS> partial;
 #pragma HLS ARRAY_PARTITION variable = partial complete dim = 1
+#pragma HLS AGGREGATE variable = partial compact = bit
 #pragma HLS BIND_STORAGE variable = partial type = ram_2p impl = lutram
+  distance(partial, PARTIAL_DISTANCE);
   vec<s<27>, GROUPS * LANES> row{}; // what is left of the row that leaves
   vec<s<27>, TOKENS> second{};
   unsigned groups = 0; // of a row
   unsigned group = 0;
   unsigned left = 0;  // groups that have yet to leave
   unsigned pause = 0; // until the last pass's sums can be read
-  while (alive()) {
-#pragma HLS PIPELINE II = 1 style = flp
+  for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE II = 1
 #pragma HLS DEPENDENCE variable = partial type = inter direction = RAW distance =                            \
     PARTIAL_DISTANCE dependent = true
     interval("array.join");
     if (pause > 0) {
       --pause;
     } else if (left == 0) {
-      const product_t product = products.read();
+      product_t product;
+      if (!poll(products, product))
+        continue;
       const pair_t& pair = product.pair;
       vec<s<27>, TOKENS> first;
       for (unsigned t = 0; t < TOKENS; ++t) {
@@ -715,10 +726,12 @@ void join(Products& products, Sums& sums, Scored& scored) {
 // Stores scores, and keeps each token's largest.
 void store_scores(Scored& scored, Write::Score score, Largest& largest) {
   vec<s<24>, TOKENS> most;
-  while (alive()) {
-#pragma HLS PIPELINE II = 1 style = flp
+  for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE II = 1
     interval("array.scores");
-    const scored_t item = scored.read();
+    scored_t item;
+    if (!poll(scored, item))
+      continue;
     for (unsigned bank = 0; bank < EXP_GROUPS; ++bank) {
 #pragma HLS UNROLL
       scores_t word;
@@ -743,7 +756,7 @@ void store_scores(Scored& scored, Write::Score score, Largest& largest) {
 
 // A process of its own, so that the scores are stored when their maxima arrive.
 void send_maxima(Largest& largest, Maxima& maxima) {
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     const vec<s<24>, TOKENS> most = largest.read();
     for (unsigned group = 0; group < EXP_GROUPS; ++group) {
 #pragma HLS PIPELINE II = 1
@@ -771,7 +784,7 @@ void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::
               Tokens<isa::depth::softmax_to_array>& softmax_to_array, Sums& sums, Maxima& maxima,
               Read::Input patches, Read::Normed normed, Read::Query query, Read::Key key, Read::Value value,
               Read::Probability probability, Read::Hidden hidden, Write::Score score) {
-#pragma HLS INTERFACE ap_ctrl_none port = return
+#pragma HLS INTERFACE ap_ctrl_hs port = return
 #pragma HLS INTERFACE axis port = commands
 #pragma HLS INTERFACE axis port = weights
 #pragma HLS INTERFACE axis port = load_to_array
@@ -822,6 +835,7 @@ void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::
   // A half belongs to load_weights until `filled`, to issue until `freed`.
   Halves halves;
 #pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
+#pragma HLS AGGREGATE variable = halves compact = bit
 #pragma HLS STREAM variable = halves type = unsync
   QUASAR_PROCESS(dispatch(commands, jobs, demands));
   QUASAR_PROCESS(load_weights(demands, weights, halves, filled, freed));

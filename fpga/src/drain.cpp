@@ -85,7 +85,8 @@ unsigned operation(const command_t& command) {
 
 void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs, Jobs& parameter_jobs,
               Jobs& row_jobs, Jobs& scale_jobs) {
-  while (alive()) {
+  for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE off
     interval("drain.dispatch");
     const command_t command = commands.read();
     const unsigned code = operation(command);
@@ -132,7 +133,7 @@ void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, Halves& halves,
                      Stream<token_t, 2>& freed, Stream<beat_t, 2>& passed) {
   unsigned half = 0;
   unsigned credits = 2;
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     const command_t command = jobs.read();
     if (operation(command) == isa::Rows::CODE) {
       const isa::Rows rows(command);
@@ -144,6 +145,7 @@ void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, Halves& halves,
           freed.read();
         const unsigned count = tile_at(rows, pair).rows;
         beat_t beat{};
+#pragma HLS ARRAY_PARTITION variable = beat.byte complete
         unsigned port = 0;
         for (unsigned i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II = 1
@@ -184,7 +186,7 @@ void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, Halves& halves,
 // that they are there.
 void walk(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<token_t, 2>& freed, Steps& steps) {
   unsigned half = 0;
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     const isa::Rows command(jobs.read());
     const unsigned tokens = command.tokens;
     const unsigned tiles = ceil_div(tokens, TOKENS);
@@ -222,7 +224,8 @@ void walk(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<token_t
         const unsigned next = key_bank + TOKENS % KEY_BANKS;
         key_address += (TOKENS / KEY_BANKS + (next >= KEY_BANKS ? 1 : 0)) * unsigned(command.stride);
         key_bank = next >= KEY_BANKS ? next - KEY_BANKS : next;
-        value_bank = (value_bank + TOKENS) % VALUE_BANKS;
+        const unsigned next_value = value_bank + TOKENS % VALUE_BANKS;
+        value_bank = next_value >= VALUE_BANKS ? next_value - VALUE_BANKS : next_value;
       }
       freed.write(1);
       half ^= 1;
@@ -232,7 +235,7 @@ void walk(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<token_t
 
 // A unit's scales, a group of lanes at a time.
 void gather_scales(Jobs& jobs, Scales& scales, ScaleWords& words) {
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     const isa::Attend command(jobs.read());
     const unsigned tokens = command.tokens;
     vec<scale_t, LANES> word{};
@@ -274,6 +277,10 @@ stored_t nothing() {
 using Means = Memory<s<13>, 1, config::QUERY_WORDS>;
 using Lookup = Memory<code_t, LANES, 256>; // GELU's table, a copy a lane
 using Saved = Memory<moments_t, 1, config::MOMENTS_DEPTH>;
+// Intervals between the write of a tile's moments and their next read, at least: the rows of the other tiles
+// of tokens stand between. For the last tile these are those of the next tile of row pairs, which may be one
+// row of one whole tile.
+constexpr unsigned SAVED_DISTANCE = GROUPS + 1;
 
 void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logits, Read::Residual residual,
                 Means& means, Lookup& lookup, Saved& saved, Stored& stored) {
@@ -290,9 +297,8 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
   bool more = true;
   while (more) {
 #pragma HLS PIPELINE II = 1
-    // A tile's moments are read again behind the rows of the other tiles: those of a whole tile of row pairs,
-    // at least.
-#pragma HLS DEPENDENCE variable = saved type = inter direction = RAW distance = PAIRS dependent = true
+#pragma HLS DEPENDENCE variable = saved type = inter direction = RAW distance = SAVED_DISTANCE dependent =   \
+    true
     interval("drain.rows");
     if (group == 0) {
       step = steps.read();
@@ -346,7 +352,7 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
         x = -32767;
       item.residual[lane] = x;
       const s<16> kept = x;
-      const u<31> square = kept * kept;
+      const u<31> square = multiply<s<32>>(kept, kept);
       moment_t moment = now[group][lane];
       if (fresh)
         moment = {0, 0};
@@ -416,8 +422,8 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
 }
 
 void drain_context(const isa::Attend& command, ScaleWords& words, Sums& sums, Means& means, Stored& stored) {
-  vec<scale_t, LANES> scale[GROUPS];
-#pragma HLS ARRAY_PARTITION variable = scale complete
+  scale_t scale[GROUPS][LANES];
+#pragma HLS ARRAY_PARTITION variable = scale complete dim = 0
   const unsigned groups = ceil_div(unsigned(command.tokens), LANES);
   const unsigned address = unsigned(command.tile) * unsigned(command.stride) + unsigned(command.base);
   unsigned row = 0;
@@ -425,15 +431,20 @@ void drain_context(const isa::Attend& command, ScaleWords& words, Sums& sums, Me
   while (row < unsigned(command.rows)) {
 #pragma HLS PIPELINE II = 1
     interval("drain.attend");
-    if (row == 0)
-      scale[group] = words.read();
+    if (row == 0) {
+      const vec<scale_t, LANES> word = words.read();
+      for (unsigned lane = 0; lane < LANES; ++lane) {
+#pragma HLS UNROLL
+        scale[group][lane] = word[lane];
+      }
+    }
     const sums_t sum = sums.read();
     const s<13> mean = means[0][unsigned(command.base) + row];
     stored_t item = nothing();
     for (unsigned lane = 0; lane < LANES; ++lane) {
 #pragma HLS UNROLL
       const scale_t& factor = scale[group][lane];
-      const s<28> lost = factor.lost * mean;
+      const s<28> lost = multiply<s<28>>(factor.lost, mean);
       const s<31> numerator = sum[lane] * 16 + s<25>((lost + 8) >> 4);
       const s<18> z = product15(shift16(numerator, factor.shift), s<16>(factor.mantissa));
       item.code[lane] = clamp8(s<13>((z + 32) >> 6));
@@ -497,6 +508,7 @@ void fill(const isa::Fill& command, Stream<beat_t, 2>& beats, Stored& stored) {
 
 void take_table(Stream<beat_t, 2>& beats, Lookup& lookup) {
   beat_t beat{};
+#pragma HLS ARRAY_PARTITION variable = beat.byte complete
   for (unsigned i = 0; i < 256; ++i) {
 #pragma HLS PIPELINE II = 1
     interval("drain.table");
@@ -516,7 +528,9 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
 #pragma HLS ARRAY_PARTITION variable = lookup complete dim = 1
   Saved saved;
 #pragma HLS ARRAY_PARTITION variable = saved complete dim = 1
-  while (alive()) {
+#pragma HLS AGGREGATE variable = saved compact = bit
+  distance(saved, SAVED_DISTANCE);
+  for (volatile bool running = true; running;) {
     const command_t command = jobs.read();
     const unsigned code = operation(command);
     if (code == isa::Rows::CODE) {
@@ -539,10 +553,12 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
 void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual norm_residual,
                   Write::Query query, Write::Key key, Write::Value value, Write::Hidden hidden,
                   Stream<token_t, 2>& refilled, Notices& notices) {
-  while (alive()) {
-#pragma HLS PIPELINE II = 1 style = flp
+  for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE II = 1
     interval("drain.store");
-    const stored_t item = stored.read();
+    stored_t item;
+    if (!poll(stored, item))
+      continue;
     const unsigned bank = item.bank;
     const unsigned lanes = item.lanes;
     if (item.destination == QUERY)
@@ -578,7 +594,8 @@ void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual 
 }
 
 void announce(Notices& notices, Moments& moments, Tokens<isa::depth::drain_to_array>& drain_to_array) {
-  while (alive()) {
+  for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE off
     interval("drain.announce");
     const notice_t notice = notices.read();
     if (notice.has_moments == 1)
@@ -595,7 +612,7 @@ void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::row
            Tokens<isa::depth::drain_to_array>& drain_to_array, Read::Residual residual,
            Write::Residual own_residual, Write::Residual norm_residual, Write::Query query, Write::Key key,
            Write::Value value, Write::Hidden hidden) {
-#pragma HLS INTERFACE ap_ctrl_none port = return
+#pragma HLS INTERFACE ap_ctrl_hs port = return
 #pragma HLS INTERFACE axis port = commands
 #pragma HLS INTERFACE axis port = rows
 #pragma HLS INTERFACE axis port = sums
@@ -645,6 +662,7 @@ void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::row
   // A half belongs to load_parameters until `filled`, to walk until `freed`.
   Halves halves;
 #pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
+#pragma HLS AGGREGATE variable = halves compact = bit
 #pragma HLS STREAM variable = halves type = unsync
   QUASAR_PROCESS(dispatch(commands, jobs, parameter_jobs, row_jobs, scale_jobs));
   QUASAR_PROCESS(load_parameters(parameter_jobs, rows, halves, filled, freed, passed));

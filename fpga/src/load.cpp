@@ -116,7 +116,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
   Taken pending[AHEAD + 1];
 #pragma HLS ARRAY_PARTITION variable = pending complete
   unsigned held = 0;
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     if (held == 0) {
       pending[0] = take(commands.read(), memory0, memory1, memory2, memory3);
       held = 1;

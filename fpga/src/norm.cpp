@@ -14,6 +14,7 @@ using config::TOKENS;
 constexpr unsigned MEAN_BEFORE = 1, MEAN_AFTER = 2; // kinds of pooling
 constexpr unsigned MAX_EMBED = 1024 < config::NORM_WORDS ? 1024 : config::NORM_WORDS;
 constexpr unsigned BEAT = sizeof(beat_t);
+constexpr unsigned SUMS_DISTANCE = 4; // intervals between a column's sum and its next read, at least
 
 struct gain_t {
   s<16> gain;
@@ -53,7 +54,8 @@ unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
 
 void dispatch(Commands<isa::depth::norm_commands>& commands, Jobs& gain_jobs, Jobs& collect_jobs,
               Jobs& read_jobs, Jobs& root_jobs, Jobs& normalise_jobs) {
-  while (alive()) {
+  for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE off
     interval("norm.dispatch");
     const command_t command = commands.read();
     gain_jobs.write(command);
@@ -68,13 +70,14 @@ void load_gains(Jobs& jobs, Beats<isa::depth::gains>& beats, Halves& halves, Str
                 Stream<token_t, 2>& freed) {
   unsigned half = 0;
   unsigned credits = 2;
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     const isa::LayerNorm command(jobs.read());
     if (credits > 0)
       --credits;
     else
       freed.read();
     beat_t beat{};
+#pragma HLS ARRAY_PARTITION variable = beat.byte complete
     unsigned place = 0;
     for (unsigned d = 0; d < unsigned(command.embed); ++d) {
 #pragma HLS PIPELINE II = 1
@@ -107,7 +110,7 @@ void collect(Jobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) {
 #pragma HLS UNROLL
     moment = {0, 0};
   }
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     const isa::LayerNorm command(jobs.read());
     const unsigned tokens = command.tokens;
     for (unsigned tile = 0; tile * TOKENS < tokens; ++tile) {
@@ -185,7 +188,7 @@ s<17> floor_divide(const s<27>& numerator, const u<11>& divisor) {
 // The residual, group after group; or the means of its columns and their moments.
 void read(Jobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& pooled, Words& words) {
   Memory<s<16>, 1, MAX_EMBED> means;
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     const isa::LayerNorm command(jobs.read());
     const unsigned tokens = command.tokens;
     const unsigned embed = command.embed;
@@ -265,7 +268,7 @@ void read(Jobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& pool
 
 // (S, b, inv) of NORM_LANES tokens side by side, a bit of each root and of each quotient a cycle.
 void root(Jobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     const isa::LayerNorm command(jobs.read());
     const unsigned tokens = command.tokens;
     const unsigned embed = command.embed;
@@ -294,8 +297,8 @@ void root(Jobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
         for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
 #pragma HLS UNROLL
           const s<27> sum = moments[lane].sum;
-          const u<52> scaled = moments[lane].squares * u<11>(embed);
-          const u<52> square = sum * sum;
+          const u<52> scaled = multiply<u<52>>(moments[lane].squares, u<11>(embed));
+          const u<52> square = multiply<s<54>>(sum, sum);
           const u<52> variance = scaled - square + command.epsilon;
           // Shifted up by pairs of bits until the highest pair is not 0.
           u<52> high = variance;
@@ -362,7 +365,7 @@ void root(Jobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
 s<8> normalise_one(const s<16>& x, const root_t& root, const gain_t& gain, const u<11>& embed,
                    const u<4>& frac) {
 #pragma HLS INLINE
-  const s<28> centred = x * s<12>(embed) - root.sum;
+  const s<28> centred = multiply<s<28>>(x, s<12>(embed)) - root.sum;
   s<16> t;
   if (root.bits >= 10) {
     const unsigned down = unsigned(root.bits) - 10;
@@ -371,16 +374,17 @@ s<8> normalise_one(const s<16>& x, const root_t& root, const gain_t& gain, const
   } else {
     t = s<38>(centred) << (10 - int(root.bits));
   }
-  const s<16> n = product15(t, s<16>(root.inverse));
-  const s<16> y = sat16(s<19>(product15(n, gain.gain) + gain.offset));
+  const s<16> n = rshift15(multiply<s<32>>(t, s<16>(root.inverse)));
+  const s<16> y = sat16(s<19>(rshift15(multiply<s<32>>(n, gain.gain)) + gain.offset));
   return clamp8(s<16>(y >> int(frac)));
 }
 
 void normalise(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<token_t, 2>& freed,
                Roots& roots, Words& words, Stored& stored) {
   Memory<s<18>, 1, MAX_EMBED> sums; // of codes, where the mean comes after
+  distance(sums, SUMS_DISTANCE);
   unsigned half = 0;
-  while (alive()) {
+  for (volatile bool running = true; running;) {
     const isa::LayerNorm command(jobs.read());
     const unsigned tokens = command.tokens;
     const unsigned tiles = command.pool == MEAN_BEFORE ? 1 : ceil_div(tokens, TOKENS);
@@ -388,14 +392,22 @@ void normalise(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<to
     const unsigned embed = unsigned(command.embed) * unsigned(filled.read());
     for (unsigned tile = 0; tile < tiles; ++tile) {
       const unsigned groups = command.pool == MEAN_BEFORE ? 1 : groups_of(tokens, tile);
+      const unsigned period = command.pool == MEAN_AFTER && embed < SUMS_DISTANCE ? SUMS_DISTANCE : embed;
       roots_t root{};
       unsigned group = 0;
       unsigned d = 0;
       while (group < groups) {
 #pragma HLS PIPELINE II = 1
-        // A column's sum is read again a group later.
-#pragma HLS DEPENDENCE variable = sums type = inter dependent = false
+        // A column's sum is read again a group later, a period.
+#pragma HLS DEPENDENCE variable = sums type = inter direction = RAW distance = SUMS_DISTANCE dependent = true
         interval("norm.normalise");
+        if (d >= embed) {
+          if (++d == period) {
+            d = 0;
+            ++group;
+          }
+          continue;
+        }
         if (d == 0)
           root = roots.read();
         const word_t word = words.read();
@@ -415,14 +427,15 @@ void normalise(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<to
         item.address = tile * embed + d;
         item.last = group + 1 == groups && d + 1 == embed;
         if (command.pool == MEAN_AFTER) {
-          if (tile != 0 || group != 0)
-            total += sums[0][d];
+          if (tile != 0 || group != 0) {
+            const s<18> before = sums[0][d];
+            total += before;
+          }
           sums[0][d] = total;
         } else {
           stored.write(item);
         }
-        ++d;
-        if (d == embed) {
+        if (++d == period) {
           d = 0;
           ++group;
         }
@@ -438,7 +451,8 @@ void normalise(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<to
 #pragma HLS UNROLL
           item.code[lane] = 0;
         }
-        item.code[0] = floor_divide(s<27>(sums[0][d] + int(count / 2)), count);
+        const s<18> sum = sums[0][d];
+        item.code[0] = floor_divide(s<27>(sum + int(count / 2)), count);
         item.bank = unsigned(command.frame) * NORM_GROUPS;
         item.address = d;
         item.last = d + 1 == embed;
@@ -451,10 +465,12 @@ void normalise(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<to
 }
 
 void store_codes(Stored& stored, Write::Normed normed, Stream<token_t, 2>& done) {
-  while (alive()) {
-#pragma HLS PIPELINE II = 1 style = flp
+  for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE II = 1
     interval("norm.store");
-    const stored_t item = stored.read();
+    stored_t item;
+    if (!poll(stored, item))
+      continue;
     normed[item.bank][item.address] = item.code;
     if (item.last == 1)
       done.write(1);
@@ -463,7 +479,8 @@ void store_codes(Stored& stored, Write::Normed normed, Stream<token_t, 2>& done)
 
 // A process of its own, so that a tile is stored when its token arrives.
 void announce(Stream<token_t, 2>& done, Tokens<isa::depth::norm_to_array>& norm_to_array) {
-  while (alive()) {
+  for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE off
     interval("norm.announce");
     norm_to_array.write(done.read());
   }
@@ -473,7 +490,7 @@ void announce(Stream<token_t, 2>& done, Tokens<isa::depth::norm_to_array>& norm_
 
 void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains>& gains, Moments& moments,
           Tokens<isa::depth::norm_to_array>& norm_to_array, Read::Residual residual, Write::Normed normed) {
-#pragma HLS INTERFACE ap_ctrl_none port = return
+#pragma HLS INTERFACE ap_ctrl_hs port = return
 #pragma HLS INTERFACE axis port = commands
 #pragma HLS INTERFACE axis port = gains
 #pragma HLS INTERFACE axis port = moments
@@ -505,6 +522,7 @@ void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains
   // A half belongs to load_gains until `filled`, to normalise until `freed`.
   Halves halves;
 #pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
+#pragma HLS AGGREGATE variable = halves compact = bit
 #pragma HLS STREAM variable = halves type = unsync
   QUASAR_PROCESS(dispatch(commands, gain_jobs, collect_jobs, read_jobs, root_jobs, normalise_jobs));
   QUASAR_PROCESS(load_gains(gain_jobs, gains, halves, filled, freed));

@@ -1,4 +1,5 @@
 // Exponentials, their sums and reciprocals ("Attention" in docs/integer-model.md).
+#include "arithmetic.hpp"
 #include "kernels.hpp"
 
 namespace {
@@ -35,7 +36,8 @@ using Totals = Stream<total_t, 2>;
 // EXP_LANES tokens at a time, a key a cycle.
 void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxima, Read::Score score,
                   Totals& totals, Stored& stored) {
-  while (alive()) {
+#pragma HLS BIND_STORAGE variable = POWERS type = rom_np impl = lutram
+  for (volatile bool running = true; running;) {
     const isa::Softmax command(commands.read());
     const unsigned groups = ceil_div(unsigned(command.tokens), EXP_LANES);
     for (unsigned group = 0; group < EXP_GROUPS; ++group) {
@@ -64,7 +66,7 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
             u<31> difference = u<24>(largest[lane] - word[lane]);
             if (difference > command.cap)
               difference = command.cap;
-            const u<12> exponent = u<32>(u<56>(difference * command.mult) + 524288) >> 20;
+            const u<12> exponent = u<32>(multiply<u<56>>(difference, command.mult) + 524288) >> 20;
             const unsigned shift = unsigned(exponent) >> 6;
             const unsigned power = 2 * unsigned(POWERS[unsigned(exponent) & 63]);
             const u<12> wide = ((shift < 16 ? power >> shift : 0) + 1) >> 1;
@@ -89,11 +91,12 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
 void divide(Totals& totals, Scales& scales) {
   total_t total{};
   unsigned left = 0;
-  while (alive()) {
-#pragma HLS PIPELINE II = 1 style = flp
+  for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE II = 1
     interval("softmax.divide");
     if (left == 0) {
-      total = totals.read();
+      if (!poll(totals, total))
+        continue;
       left = total.tokens;
     }
     const u<22> sum = total.wide[0];
@@ -136,10 +139,12 @@ void divide(Totals& totals, Scales& scales) {
 }
 
 void store_probabilities(Stored& stored, Write::Probability probability, Stream<token_t, 2>& done) {
-  while (alive()) {
-#pragma HLS PIPELINE II = 1 style = flp
+  for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE II = 1
     interval("softmax.store");
-    const stored_t item = stored.read();
+    stored_t item;
+    if (!poll(stored, item))
+      continue;
     probability[item.bank][item.key] = item.probability;
     if (item.last == 1)
       done.write(1);
@@ -148,7 +153,8 @@ void store_probabilities(Stored& stored, Write::Probability probability, Stream<
 
 // A process of its own, so that the probabilities are stored when their token arrives.
 void announce(Stream<token_t, 2>& done, Tokens<isa::depth::softmax_to_array>& softmax_to_array) {
-  while (alive()) {
+  for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE off
     interval("softmax.announce");
     softmax_to_array.write(done.read());
   }
@@ -159,7 +165,7 @@ void announce(Stream<token_t, 2>& done, Tokens<isa::depth::softmax_to_array>& so
 void softmax(Commands<isa::depth::softmax_commands>& commands, Maxima& maxima, Scales& scales,
              Tokens<isa::depth::softmax_to_array>& softmax_to_array, Read::Score score,
              Write::Probability probability) {
-#pragma HLS INTERFACE ap_ctrl_none port = return
+#pragma HLS INTERFACE ap_ctrl_hs port = return
 #pragma HLS INTERFACE axis port = commands
 #pragma HLS INTERFACE axis port = maxima
 #pragma HLS INTERFACE axis port = scales

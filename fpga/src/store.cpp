@@ -20,7 +20,7 @@ void store(Bus<port_t> memory, uint32_t count, uint32_t tag, Logits& logits, Che
 #pragma HLS INTERFACE mode = ap_ctrl_hs port = return
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
   // clang-format off
-#pragma HLS INTERFACE mode = m_axi port = memory bundle = memory offset = slave depth = 8193 max_write_burst_length = 64 latency = 64 num_write_outstanding = 2 num_read_outstanding = 1
+#pragma HLS INTERFACE mode = m_axi port = memory bundle = memory offset = slave depth = 8193 max_write_burst_length = 64 num_write_outstanding = 2 num_read_outstanding = 1
 // clang-format on
 #pragma HLS INTERFACE mode = s_axilite port = memory bundle = control offset = 0x10
 #pragma HLS INTERFACE mode = s_axilite port = count bundle = control offset = 0x1c

@@ -72,4 +72,4 @@ def test_every_argument_has_an_interface(kernel: str) -> None:
             wanted = {"s_axilite"}
         assert interfaces.pop(name, None) == wanted, name
     started = kernel in ("fetch", "load", "store")
-    assert interfaces == {"return": {"ap_ctrl_hs", "s_axilite"} if started else {"ap_ctrl_none"}}
+    assert interfaces == {"return": {"ap_ctrl_hs", "s_axilite"} if started else {"ap_ctrl_hs"}}

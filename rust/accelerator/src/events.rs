@@ -1798,7 +1798,9 @@ pub fn intervals(hardware: &Hardware, lists: &[&[Command]]) -> BTreeMap<&'static
                     .map(|tokens| tokens.div_ceil(sizes.norm_lanes));
                 let groups = if norm.pool == 1 { 1 } else { groups.sum() };
                 count("norm.gains", norm.embed.into());
-                count("norm.normalise", groups * u64::from(norm.embed));
+                // A mean's column comes again 4 intervals later, at least.
+                let least = if norm.pool == 2 { 4 } else { 1 };
+                count("norm.normalise", groups * u64::from(norm.embed).max(least));
             }
             Command::Softmax(softmax) => {
                 let groups = u64::from(softmax.tokens).div_ceil(sizes.exponential_lanes);

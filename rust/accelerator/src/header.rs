@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use quasar_core::hardware::configuration::{key_banks, value_banks};
+use quasar_core::hardware::configuration::{key_banks, value_banks, Multipliers};
 use quasar_core::hardware::cycles::declared::TRANSFERS_AHEAD;
 use quasar_core::hardware::Hardware;
 
@@ -99,6 +99,10 @@ pub fn config_header(hardware: &Hardware) -> String {
     put("NORM_LANES", c.lanes.norm);
     put("EXP_LANES", c.lanes.exponential);
     put("SHIFT", hardware.board().dsp_kind.shift().into());
+    put(
+        "FABRIC_MULTIPLIERS",
+        (c.lanes.multipliers == Multipliers::Fabric).into(),
+    );
     put("KEY_BANKS", key_banks(c.array, c.lanes));
     put("VALUE_BANKS", value_banks(c.array, c.lanes));
     for (name, words) in c.buffers.entries() {
@@ -154,6 +158,8 @@ pub fn register_table() -> String {
 
 #[cfg(test)]
 mod tests {
+    use quasar_core::hardware::cycles::declared::{BURST_BEATS, OPEN_BURSTS};
+
     use super::*;
 
     #[test]
@@ -169,5 +175,14 @@ mod tests {
         for table in [isa_table(), register_table()] {
             assert!(page.contains(&table), "run make isa and commit");
         }
+    }
+    #[test]
+    fn ports_of_load_hold_the_bursts_that_are_declared() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fpga/src/load.cpp");
+        let source = std::fs::read_to_string(path).unwrap();
+        let declared = format!(
+            "max_read_burst_length = {BURST_BEATS} latency = 0 num_read_outstanding = {OPEN_BURSTS} "
+        );
+        assert_eq!(source.matches(&declared).count(), MAX_PORTS);
     }
 }
