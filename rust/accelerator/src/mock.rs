@@ -254,6 +254,7 @@ pub(crate) struct Mock {
     arena: Option<Vec<u64>>,
     overdue: Option<Output>,
     segment: u64,
+    seeds: BTreeMap<u32, Segment>,
     interrupt: bool,
     spurious: u32,
     error: u32,
@@ -286,6 +287,7 @@ impl Mock {
             arena: None,
             overdue: None,
             segment: 0,
+            seeds: BTreeMap::new(),
             interrupt: false,
             spurious: 0,
             error: 0,
@@ -360,6 +362,9 @@ impl Mock {
         let seed = self.register(register::FETCH_SEED);
         if commands != self.program.commands(segment, seed) {
             self.violation("the device sees other commands");
+        }
+        if *self.seeds.entry(seed).or_insert(segment) != segment {
+            self.violation(format!("segment {segment} has another's seed"));
         }
         self.report.lock().unwrap().segments.push(segment);
         let (finishes, starts) = match segment {
