@@ -40,6 +40,7 @@ FAULTS = {
     "hang": False,
     "bus_error": False,
     "short_dma": False,
+    "flipped_command": False,
     "corrupt_output": False,
     "wrong_identity": False,
     "late": False,

@@ -6,9 +6,10 @@
 
 namespace isa {
 
-constexpr unsigned ABI = 1;
+constexpr unsigned ABI = 2;
 constexpr unsigned MAGIC = 0x51564954;
 constexpr unsigned HEAD_BITS = 3;
+constexpr unsigned CHECK_WORD = 7;
 constexpr unsigned PORT_BYTES = 16;
 constexpr unsigned MAX_PORTS = 4;
 constexpr unsigned ROW_BYTES = 16;
@@ -47,6 +48,7 @@ constexpr unsigned fetch_ISR = 0x0000c;
 constexpr unsigned fetch_COMMANDS = 0x00010;
 constexpr unsigned fetch_COUNT = 0x0001c;
 constexpr unsigned fetch_INPUT = 0x00024;
+constexpr unsigned fetch_SEED = 0x0002c;
 constexpr unsigned fetch_MAGIC = 0x00040;
 constexpr unsigned fetch_ABI = 0x00050;
 constexpr unsigned fetch_HASH_LOW = 0x00060;

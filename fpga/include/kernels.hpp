@@ -58,7 +58,7 @@ template <template <typename, unsigned, unsigned> class Port> struct Memories {
 using Read = Memories<ReadPort>;
 using Write = Memories<WritePort>;
 
-void fetch(Bus<command_t> commands, uint32_t count, uint32_t base,
+void fetch(Bus<command_t> commands, uint32_t count, uint32_t base, uint32_t seed,
            Commands<isa::depth::load_commands>& load_commands,
            Commands<isa::depth::array_commands>& array_commands,
            Commands<isa::depth::drain_commands>& drain_commands,

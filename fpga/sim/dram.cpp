@@ -129,6 +129,12 @@ void Dram::read(uint64_t address, void* out, uint64_t bytes) {
     lost_from_ = lost_to_ = 0;
 }
 
+void Dram::flip(uint64_t address, unsigned bit) {
+  const std::lock_guard lock(mutex_);
+  if (inside(address, 1))
+    device_[address - BASE] ^= uint8_t(1 << bit);
+}
+
 void Dram::write(uint64_t address, const void* in, uint64_t bytes) {
   const std::lock_guard lock(mutex_);
   check(address, bytes, "write");

@@ -35,6 +35,9 @@ public:
   void read(uint64_t address, void* out, uint64_t bytes);
   void write(uint64_t address, const void* in, uint64_t bytes);
 
+  // Turns a bit of the device's copy over, where there is one.
+  void flip(uint64_t address, unsigned bit);
+
   // Faults of the next burst of reads of at least two beats: an error response; its second half lost.
   std::atomic<bool> bus_error = false;
   std::atomic<bool> short_dma = false;

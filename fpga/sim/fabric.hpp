@@ -51,10 +51,11 @@ public:
            Write::Input(input_));
     });
   }
-  void start_fetch(uint64_t commands, uint32_t count, uint32_t input, std::function<void(Identity)> done) {
-    scheduler_.spawn("fetch", [this, commands, count, input, done = std::move(done)] {
+  void start_fetch(uint64_t commands, uint32_t count, uint32_t input, uint32_t seed,
+                   std::function<void(Identity)> done) {
+    scheduler_.spawn("fetch", [this, commands, count, input, seed, done = std::move(done)] {
       Identity identity;
-      fetch(Bus<command_t>(dram_, commands, false), count, input, load_commands_, array_commands_,
+      fetch(Bus<command_t>(dram_, commands, false), count, input, seed, load_commands_, array_commands_,
             drain_commands_, norm_commands_, softmax_commands_, &identity.magic, &identity.abi,
             &identity.hash_low, &identity.hash_high, &identity.error);
       done(identity);

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <random>
 #include <string>
 #include <thread>
 #include <utility>
@@ -47,7 +48,7 @@ struct Fault {
 } // namespace
 
 struct qsim {
-  qsim(uint64_t seed, uint64_t bytes) : dram_(bytes), seed_(seed), thread_([this] { run(); }) {}
+  qsim(uint64_t seed, uint64_t bytes) : dram_(bytes), bits_(seed), seed_(seed), thread_([this] { run(); }) {}
   ~qsim() {
     {
       const std::lock_guard lock(mutex_);
@@ -163,7 +164,7 @@ struct qsim {
 
   bool fault(const char* kind, uint64_t after) {
     for (const char* known : {"lost_interrupt", "hang", "bus_error", "short_dma", "corrupt_output",
-                              "wrong_identity", "late", "spurious_interrupt"})
+                              "wrong_identity", "late", "spurious_interrupt", "flipped_command"})
       if (std::strcmp(kind, known) == 0) {
         const std::lock_guard lock(mutex_);
         if (after == 0 && std::strcmp(kind, "wrong_identity") == 0)
@@ -236,6 +237,8 @@ private:
       return &commands_count_;
     case isa::reg::fetch_INPUT:
       return &input_;
+    case isa::reg::fetch_SEED:
+      return &fetch_seed_;
     case isa::reg::store_COUNT:
       return &logits_count_;
     case isa::reg::store_TAG:
@@ -271,8 +274,8 @@ private:
     for (auto& words : arena_)
       words[0] = words[1] = 0;
     commands_[0] = commands_[1] = output_[0] = output_[1] = 0;
-    commands_count_ = input_ = logits_count_ = tag_ = 0;
-    edge_ = dead_ = stranger_ = lost_ = corrupt_ = late_ = hang_ = false;
+    commands_count_ = input_ = fetch_seed_ = logits_count_ = tag_ = 0;
+    edge_ = dead_ = stranger_ = lost_ = corrupt_ = late_ = hang_ = flip_ = false;
     trap_.clear();
     dump_.clear();
     counters_.clear();
@@ -293,6 +296,7 @@ private:
       hang_ = hang_ || fault.kind == "hang";
       corrupt_ = corrupt_ || fault.kind == "corrupt_output";
       late_ = late_ || fault.kind == "late";
+      flip_ = flip_ || fault.kind == "flipped_command";
       stranger_ = stranger_ || identity;
       if (fault.kind == "bus_error")
         dram_.bus_error = true;
@@ -322,7 +326,11 @@ private:
     }
     if (fetch_.start && !fetch_.running) {
       fetch_.running = true;
-      fabric.start_fetch(whole(commands_), commands_count_, input_,
+      if (commands_count_ > 0 && std::exchange(flip_, false)) {
+        const uint64_t bit = bits_() % (uint64_t(commands_count_) * sizeof(command_t) * 8);
+        dram_.flip(whole(commands_) + bit / 8, bit % 8);
+      }
+      fabric.start_fetch(whole(commands_), commands_count_, input_, fetch_seed_,
                          [this, generation](sim::Identity identity) {
                            const std::lock_guard lock(mutex_);
                            if (generation != generation_)
@@ -418,10 +426,11 @@ private:
   Control fetch_, store_, load_;
   sim::Identity identity_;
   uint32_t arena_[isa::MAX_PORTS][2] = {}, commands_[2] = {}, output_[2] = {};
-  uint32_t commands_count_ = 0, input_ = 0, logits_count_ = 0, tag_ = 0;
+  uint32_t commands_count_ = 0, input_ = 0, fetch_seed_ = 0, logits_count_ = 0, tag_ = 0;
   bool edge_ = false;
   std::vector<Fault> faults_;
-  bool lost_ = false, hang_ = false, corrupt_ = false, late_ = false, stranger_ = false;
+  bool lost_ = false, hang_ = false, corrupt_ = false, late_ = false, stranger_ = false, flip_ = false;
+  std::mt19937_64 bits_; // which bit of a segment is flipped
   std::string trap_, trap_out_, dump_, counters_out_;
   std::map<std::string, uint64_t> counters_;
   uint64_t seed_;

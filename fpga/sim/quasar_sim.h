@@ -42,8 +42,9 @@ QSIM_API int qsim_wait(qsim*, uint32_t timeout_ms);
 
 /* Injects a fault once, into the frame after `after_frames` more (0: the next one; a frame begins when
  * `store` is started): lost_interrupt, hang, bus_error and short_dma (of the next transfer that load
- * requests), corrupt_output, late (by 300 ms), spurious_interrupt; and wrong_identity, which lasts from then
- * until reset. -1: no such fault. */
+ * requests), flipped_command (a bit, drawn by the device's seed, of the commands of the segment that `fetch`
+ * is started for next; it stays so in memory), corrupt_output, late (by 300 ms), spurious_interrupt; and
+ * wrong_identity, which lasts from then until reset. -1: no such fault. */
 QSIM_API int qsim_fault(qsim*, const char* kind, uint64_t after_frames);
 
 /* Initiation intervals that a loop has begun since reset; all loops as lines "name intervals". Those of

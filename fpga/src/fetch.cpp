@@ -1,8 +1,24 @@
 // Reads a segment of commands from memory and hands each to its unit's queue. The host starts it once for
 // each segment.
+#include "check.hpp"
 #include "kernels.hpp"
 
-void fetch(Bus<command_t> commands, uint32_t count, uint32_t base,
+namespace {
+
+// The check of a command that stands behind one with the check `before`. Its rotations are wires.
+uint32_t check_behind(uint32_t before, const command_t& command) {
+#pragma HLS INLINE
+  uint32_t sum = before;
+  for (unsigned i = 0; i < isa::CHECK_WORD; ++i) {
+#pragma HLS UNROLL
+    sum += rotate_left(command.word[i], i + 1);
+  }
+  return sum;
+}
+
+} // namespace
+
+void fetch(Bus<command_t> commands, uint32_t count, uint32_t base, uint32_t seed,
            Commands<isa::depth::load_commands>& load_commands,
            Commands<isa::depth::array_commands>& array_commands,
            Commands<isa::depth::drain_commands>& drain_commands,
@@ -12,11 +28,12 @@ void fetch(Bus<command_t> commands, uint32_t count, uint32_t base,
 #pragma HLS INTERFACE mode = ap_ctrl_hs port = return
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
   // clang-format off
-#pragma HLS INTERFACE mode = m_axi port = commands bundle = commands offset = slave depth = 4096 max_read_burst_length = 64 latency = 64 num_read_outstanding = 4 num_write_outstanding = 1
+#pragma HLS INTERFACE mode = m_axi port = commands bundle = commands offset = slave depth = 4096 max_read_burst_length = 64 latency = 0 num_read_outstanding = 4 num_write_outstanding = 1
 // clang-format on
 #pragma HLS INTERFACE mode = s_axilite port = commands bundle = control offset = 0x10
 #pragma HLS INTERFACE mode = s_axilite port = count bundle = control offset = 0x1c
 #pragma HLS INTERFACE mode = s_axilite port = base bundle = control offset = 0x24
+#pragma HLS INTERFACE mode = s_axilite port = seed bundle = control offset = 0x2c
 #pragma HLS INTERFACE mode = s_axilite port = magic bundle = control offset = 0x40
 #pragma HLS INTERFACE mode = s_axilite port = abi bundle = control offset = 0x50
 #pragma HLS INTERFACE mode = s_axilite port = hash_low bundle = control offset = 0x60
@@ -33,6 +50,7 @@ void fetch(Bus<command_t> commands, uint32_t count, uint32_t base,
   *hash_high = config::HASH_HIGH;
 
   uint32_t bad = 0;
+  uint32_t check = seed;
   if (count > 0)
     commands.read_request(0, count);
 fetch_commands:
@@ -40,11 +58,16 @@ fetch_commands:
 #pragma HLS PIPELINE II = 1
     interval("fetch.commands");
     command_t command = receive<command_t>(commands);
+    const bool sound = command.word[isa::CHECK_WORD] == check_behind(check, command);
+    check = command.word[isa::CHECK_WORD];
     const unsigned unit = bits(command, 0, 0, isa::HEAD_BITS);
     const unsigned code = bits(command, 0, isa::HEAD_BITS, isa::HEAD_BITS);
     if (unit == isa::LOAD && code == isa::Load::CODE && isa::Load(command).input)
       command.word[2] += base;
-    // Nothing behind a command without a unit is handed on: the frame cannot end, and never looks sound.
+    // No unit sees a command that is not what was written, nor one behind it. What was handed on before is
+    // right; before the host starts another segment, it resets.
+    if (bad == 0 && !sound)
+      bad = i + 1;
     if (bad == 0) {
       switch (unit) {
       case isa::LOAD:

@@ -39,6 +39,18 @@ inline uint32_t check_of(const std::vector<uint8_t>& bytes) {
   return sum;
 }
 
+// The eighth word of each: the sum of the eighth word before it, or of the segment's seed, and of its own
+// seven others, each rotated left by its place from 1 on.
+inline void seal(std::vector<command_t>& list, uint32_t seed) {
+  for (command_t& command : list) {
+    for (unsigned i = 0; i < 7; ++i) {
+      const uint64_t turned = uint64_t(command.word[i]) << (i + 1);
+      seed += uint32_t(turned) | uint32_t(turned >> 32);
+    }
+    command.word[7] = seed;
+  }
+}
+
 // The arena in logical order, and its stripes.
 class Arena {
   static constexpr size_t BEAT = 16 * config::PORTS;

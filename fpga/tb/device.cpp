@@ -296,6 +296,7 @@ class Host {
 public:
   unsigned patience_ms = 20000; // for a segment
   static constexpr size_t OUTPUT = (CLASSES + 3) / 4 * 16 + 16;
+  static constexpr uint32_t SEED = 0x5eed;
 
   Host(Verdict& verdict, uint64_t seed) {
     char error[200] = "";
@@ -328,10 +329,11 @@ public:
   uint64_t output() const { return output_; }
   uint32_t count(unsigned list) const { return counts_[list]; }
 
-  uint64_t put(const std::vector<command_t>& list, uint32_t& count) {
+  uint64_t put(std::vector<command_t> list, uint32_t& count) {
     count = uint32_t(list.size());
     if (list.empty())
       return 0;
+    seal(list, SEED);
     uint64_t physical = 0;
     const size_t bytes = list.size() * sizeof(command_t);
     std::memcpy(qsim_alloc(device_, bytes, &physical), list.data(), bytes);
@@ -359,12 +361,19 @@ public:
     write(reg::reset, 0);
     arm();
   }
+  // Writes the lists to memory again.
+  void restore() {
+    for (unsigned i = 0; i < 4; ++i)
+      if (counts_[i] > 0)
+        qsim_flush(device_, lists_[i], counts_[i] * sizeof(command_t));
+  }
 
   // Whether fetch became idle again.
   bool segment(uint64_t list, uint32_t count, uint32_t input) {
     write_address(reg::fetch_COMMANDS, list);
     write(reg::fetch_COUNT, count);
     write(reg::fetch_INPUT, input);
+    write(reg::fetch_SEED, SEED);
     write(reg::fetch_CTRL, AP_START);
     const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(patience_ms);
     while ((read(reg::fetch_CTRL) & AP_IDLE) == 0) {
@@ -550,6 +559,18 @@ void faults_hit_one_frame(Verdict& verdict, Host& host) {
       host.reset();
       verdict.expect(run(20000).second, std::string(kind) + ": the frame after it");
     }
+    inject("flipped_command", after);
+    sound_before();
+    host.prepare(0);
+    host.start_store();
+    for (unsigned i = 0; i < 2; ++i) {
+      verdict.expect(host.segment(0u), "flipped_command: fetch ends");
+      verdict.expect(host.read(reg::fetch_ERROR) != 0, "flipped_command is reported, and stays in memory");
+      verdict.expect(!host.interrupted(100), "flipped_command: no interrupt");
+      host.reset();
+    }
+    host.restore();
+    verdict.expect(run(20000).second, "flipped_command: the frame after it is written again");
     inject("late", after);
     sound_before();
     verdict.expect(!run(100).first, "late: not in time");

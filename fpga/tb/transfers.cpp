@@ -197,8 +197,17 @@ struct FetchBench {
   Commands<isa::depth::softmax_commands> softmax_commands{"softmax_commands"};
   uint32_t magic = 0, abi = 0, low = 0, high = 0, error = 99;
   sim::Scheduler scheduler{0};
+  static constexpr uint32_t SEED = 0x9e3779b9;
 
-  void play(const std::vector<command_t>& list, uint32_t input) {
+  size_t handed_on() const {
+    return load_commands.size() + array_commands.size() + drain_commands.size() + norm_commands.size() +
+           softmax_commands.size();
+  }
+  void play(std::vector<command_t> list, uint32_t input) {
+    seal(list, SEED);
+    play_as_is(list, input, SEED);
+  }
+  void play_as_is(const std::vector<command_t>& list, uint32_t input, uint32_t seed) {
     uint64_t address = 0;
     if (!list.empty()) {
       address = dram.allocate(list.size() * sizeof(command_t));
@@ -206,10 +215,12 @@ struct FetchBench {
       dram.flush(address, list.size() * sizeof(command_t));
     }
     scheduler.spawn("fetch", [=, this, count = uint32_t(list.size())] {
-      fetch(Bus<command_t>(dram, address), count, input, load_commands, array_commands, drain_commands,
+      fetch(Bus<command_t>(dram, address), count, input, seed, load_commands, array_commands, drain_commands,
             norm_commands, softmax_commands, &magic, &abi, &low, &high, &error);
     });
     scheduler.run();
+    if (address != 0)
+      dram.release(address);
   }
 };
 
@@ -243,6 +254,47 @@ void fetch_reports(Verdict& verdict) {
   bench.play({assemble(2, 0, {}), assemble(5, 0, {}), assemble(2, 0, {}), assemble(7, 1, {})}, 0);
   verdict.equal(bench.error, 2u, "the first command that has no unit");
   verdict.equal(bench.drain_commands.size(), 1u, "and nothing behind it is handed on");
+}
+
+void fetch_refuses_what_was_not_written(Verdict& verdict) {
+  std::vector<command_t> list;
+  Random random(5);
+  for (unsigned i = 0; i < 6; ++i)
+    list.push_back(assemble(i % 5, 0, {{1, 0, 32, random.next()}, {3, 0, 32, random.next()}}));
+  list.push_back(load_command(0, 100, 4));
+  std::vector<command_t> other = list;
+  other[3].word[3] ^= 0x300;
+  seal(list, FetchBench::SEED);
+  seal(other, FetchBench::SEED + 1);
+  const auto refused = [&](const std::vector<command_t>& memory, size_t from, const std::string& what,
+                           uint32_t seed = FetchBench::SEED) {
+    FetchBench bench;
+    bench.play_as_is(memory, 0, seed);
+    verdict.equal(size_t(bench.error), from + 1, what + ": the command that is refused");
+    verdict.equal(bench.handed_on(), from, what + ": what was handed on");
+  };
+  for (size_t bit = 0; bit < list.size() * 256; ++bit) {
+    std::vector<command_t> memory = list;
+    memory[bit / 256].word[bit / 32 % 8] ^= 1u << (bit % 32);
+    refused(memory, bit / 256, "bit " + std::to_string(bit));
+  }
+  for (size_t i = 0; i < list.size(); ++i) {
+    const std::string at = " at " + std::to_string(i);
+    std::vector<command_t> memory = list;
+    memory[i] = {};
+    refused(memory, i, "nothing" + at);
+    memory[i] = other[i];
+    refused(memory, i, "another segment's command" + at);
+    if (i > 0) {
+      memory[i] = list[i - 1];
+      refused(memory, i, "the command before" + at);
+      memory[i - 1] = list[i];
+      refused(memory, i - 1, "two commands exchanged" + at);
+    }
+  }
+  refused(other, 0, "another segment");
+  refused(list, 0, "another seed", FetchBench::SEED + 1);
+  refused(std::vector<command_t>(4), 0, "empty memory");
 }
 
 void store_writes(Verdict& verdict, uint32_t count, bool sound) {
@@ -336,6 +388,7 @@ int main() {
   }
   fetch_hands_each_command_to_its_unit(verdict);
   fetch_reports(verdict);
+  fetch_refuses_what_was_not_written(verdict);
   for (const uint32_t count : {1u, 4u, 5u, 10u, 1000u})
     for (const bool sound : {true, false})
       store_writes(verdict, count, sound);

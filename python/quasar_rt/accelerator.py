@@ -81,13 +81,17 @@ class Program:
         """
         return self._inner.disassemble(segment)
 
-    def commands(self, segment: str) -> bytes:
-        """A segment's commands as the accelerator reads them, 32 bytes each.
+    def commands(self, segment: str, seed: int = 0) -> bytes:
+        """A segment's commands as the accelerator reads them, 32 bytes each, with their checks.
+
+        Args:
+            segment: its name.
+            seed: what the first check goes on from; the host writes it to ``fetch_SEED`` before it starts the segment.
 
         Raises:
             quasar_rt.InvalidValueError: the program has no such segment.
         """
-        return self._inner.commands(segment)
+        return self._inner.commands(segment, seed)
 
     @property
     def arena(self) -> bytes:

@@ -176,6 +176,7 @@ def test_the_simulated_accelerator_has_the_cpus_bits(tiny, simulated):
         ("late", (quasar_rt.DeviceTimeoutError,)),
         ("bus_error", (quasar_rt.DeviceFaultError,)),
         ("short_dma", (quasar_rt.CorruptOutputError,)),
+        ("flipped_command", (quasar_rt.DeviceFaultError,)),
         ("corrupt_output", (quasar_rt.CorruptOutputError,)),
         ("wrong_identity", (quasar_rt.WrongBitstreamError,)),
     ],

@@ -7,8 +7,8 @@
 //!
 //! What could pass for an answer and is none: an interrupt is a hint, completion is read from `AP_CTRL`; the output is cleared before each
 //! attempt, and each attempt has a tag of its own, so that neither a stale cache line nor a late write from before a reset is
-//! taken for a result; the output carries a check, and the store says whether all transfers from memory were sound; the identity is read
-//! with every segment. Depends on [`crate::transport`] and [`crate::isa`].
+//! taken for a result; the output carries a check, and the store says whether all transfers from memory were sound; commands carry checks
+//! that fetch compares before a unit sees them, from a seed that no other segment has; the identity is read with every segment. Depends on [`crate::transport`] and [`crate::isa`].
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,8 +32,8 @@ pub trait Executable: Send + Sync + 'static {
     fn frames(&self) -> usize;
     /// AXI ports.
     fn ports(&self) -> usize;
-    /// A segment's commands, as they stand in memory.
-    fn commands(&self, segment: Segment) -> Vec<u8>;
+    /// A segment's commands, as they stand in memory; their checks go on from `seed`.
+    fn commands(&self, segment: Segment, seed: u32) -> Vec<u8>;
     /// Logical beats of the arena.
     fn arena(&self) -> &[u8];
     /// Bytes of a frame's input: whole logical beats.
@@ -62,12 +62,8 @@ impl Executable for Program {
         self.beat_bytes() / PORT_BYTES
     }
 
-    fn commands(&self, segment: Segment) -> Vec<u8> {
-        self.commands(segment)
-            .iter()
-            .flat_map(|command| command.encode().expect("a program's commands have words"))
-            .flat_map(u32::to_le_bytes)
-            .collect()
+    fn commands(&self, segment: Segment, seed: u32) -> Vec<u8> {
+        self.command_bytes(segment, seed)
     }
 
     fn arena(&self) -> &[u8] {
@@ -272,6 +268,7 @@ struct List {
     segment: Segment,
     offset: usize,
     count: u32,
+    seed: u32,
 }
 
 /// A segment whose commands are being read.
@@ -327,15 +324,20 @@ impl<T: Transport, E: Executable> Driver<T, E> {
         let line = |bytes: usize| bytes.next_multiple_of(CACHE_LINE);
         let arena_bytes = line(program.arena().len() / ports);
         let input_bytes = line(program.input_bytes() / ports);
+        // Memory may hold what another process left there: two have neither the same seeds nor count the same attempts.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let own = now.map_or(1, |now| now.as_nanos() as u32);
         let mut lists = Vec::new();
         let mut offset = 0;
-        for &segment in Segment::all(program.frames()) {
-            let bytes = program.commands(segment).len();
+        for (number, &segment) in (0..).zip(Segment::all(program.frames())) {
+            let seed = own.wrapping_add(number);
+            let bytes = program.commands(segment, seed).len();
             let count = (bytes / crate::isa::COMMAND_BYTES) as u32;
             lists.push(List {
                 segment,
                 offset,
                 count,
+                seed,
             });
             offset = line(offset + bytes);
         }
@@ -344,7 +346,6 @@ impl<T: Transport, E: Executable> Driver<T, E> {
             .map(|_| transport.allocate(arena_bytes + INPUTS * input_bytes))
             .collect::<Result<_>>()?;
         let output = transport.allocate(line(program.output_bytes()))?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let storing = transport.now();
         let mut driver = Self {
             transport,
@@ -359,8 +360,7 @@ impl<T: Transport, E: Executable> Driver<T, E> {
             arena_bytes,
             input_bytes,
             armed: false,
-            // Memory may hold the outputs of another process: two do not count the same attempts.
-            tag: now.map_or(1, |now| now.as_nanos() as u32),
+            tag: own,
             free: (0..INPUTS).rev().collect(),
             staged: VecDeque::new(),
             half: None,
@@ -534,11 +534,14 @@ impl<T: Transport, E: Executable> Driver<T, E> {
             return Ok(false);
         }
         self.reading = None;
-        // Of commands without a unit, fetch skips what the result depends on.
+        // Fetch hands on neither a command that is not what was written nor any behind it.
         match self.transport.read(register::FETCH_ERROR)? {
             0 => self.check_identity()?,
             error => {
-                let problem = format!("command {} of segment {segment} has no unit", error - 1);
+                let problem = format!(
+                    "command {} of segment {segment} fails its check or has no unit",
+                    error - 1
+                );
                 return Err(self.fault(problem));
             }
         }
@@ -611,7 +614,12 @@ impl<T: Transport, E: Executable> Driver<T, E> {
 
     fn start_fetch(&mut self, segment: Segment, finishes: bool) -> Result<()> {
         self.expect_idle("fetch", register::FETCH_CTRL)?;
-        let Some(&List { offset, count, .. }) = self.lists.iter().find(|l| l.segment == segment)
+        let Some(&List {
+            offset,
+            count,
+            seed,
+            ..
+        }) = self.lists.iter().find(|l| l.segment == segment)
         else {
             unreachable!("lists are made of all segments")
         };
@@ -620,6 +628,7 @@ impl<T: Transport, E: Executable> Driver<T, E> {
             self.commands.physical + offset as u64,
         )?;
         self.transport.write(register::FETCH_COUNT, count)?;
+        self.transport.write(register::FETCH_SEED, seed)?;
         if let Some(frame) = &self.half {
             let first = self.arena_bytes + frame.input * self.input_bytes;
             self.transport
@@ -694,11 +703,14 @@ impl<T: Transport, E: Executable> Driver<T, E> {
         self.transport.write(register::LOAD_CTRL, AP_START)?;
         let program = Arc::clone(&self.program);
         for List {
-            segment, offset, ..
+            segment,
+            offset,
+            seed,
+            ..
         } in self.lists.clone()
         {
-            self.transport
-                .copy_in(&self.commands, offset, &program.commands(segment))?;
+            let commands = program.commands(segment, seed);
+            self.transport.copy_in(&self.commands, offset, &commands)?;
         }
         self.transport
             .flush(&self.commands, 0, self.commands.bytes)?;

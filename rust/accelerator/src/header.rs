@@ -10,8 +10,8 @@ use quasar_core::hardware::Hardware;
 
 use crate::identity::configuration_hash;
 use crate::isa::{
-    moments_depth, Operation, Unit, ABI, HEAD_BITS, MAGIC, MAX_PORTS, OPERATIONS, PORT_BYTES,
-    QUEUES, REGISTERS, ROW_BYTES,
+    moments_depth, Operation, Unit, ABI, CHECK_WORD, HEAD_BITS, MAGIC, MAX_PORTS, OPERATIONS,
+    PORT_BYTES, QUEUES, REGISTERS, ROW_BYTES,
 };
 
 const GENERATED: &str = "// Generated from rust/accelerator/src/isa.rs; do not edit.";
@@ -21,6 +21,7 @@ pub fn isa_header() -> String {
     let mut text = format!(
         "{GENERATED}\n// clang-format off\n#pragma once\n\n#include \"types.hpp\"\n\nnamespace isa {{\n\n\
          constexpr unsigned ABI = {ABI};\nconstexpr unsigned MAGIC = 0x{MAGIC:08x};\nconstexpr unsigned HEAD_BITS = {HEAD_BITS};\n\
+         constexpr unsigned CHECK_WORD = {CHECK_WORD};\n\
          constexpr unsigned PORT_BYTES = {PORT_BYTES};\nconstexpr unsigned MAX_PORTS = {MAX_PORTS};\nconstexpr unsigned ROW_BYTES = {ROW_BYTES};\n\
          constexpr unsigned TRANSFERS_AHEAD = {TRANSFERS_AHEAD};\n\n"
     );

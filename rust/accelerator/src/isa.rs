@@ -2,16 +2,19 @@
 //!
 //! The C++ header, the tables of `docs/accelerator.md` and the disassembly come from here. A command is eight 32-bit words: the unit (3 bits),
 //! the operation (3 bits), then its fields in order, each within one word (a field that would cross a word's end starts the
-//! next; a field of more than 32 bits starts a word and takes two). Depends on [`quasar_core::error`].
+//! next; a field of more than 32 bits starts a word and takes two); the eighth is its check in memory ([`sealed`]). Depends on
+//! [`quasar_core::error`].
 
 use quasar_core::error::{Error, Result};
 
 /// Version of commands, registers and memory formats. A bitstream of another version is refused.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 /// 32-bit words of a command.
 pub const COMMAND_WORDS: usize = 8;
 /// Bytes of a command.
 pub const COMMAND_BYTES: usize = 4 * COMMAND_WORDS;
+/// The word of a command that has its check; no field reaches it.
+pub const CHECK_WORD: usize = COMMAND_WORDS - 1;
 /// What an identity begins with ("QVIT").
 pub const MAGIC: u32 = 0x5156_4954;
 /// Bytes that one AXI port gives a beat.
@@ -117,7 +120,7 @@ impl Operation {
                 place
             })
             .collect();
-        assert!(word < COMMAND_WORDS || (word == COMMAND_WORDS && lsb == 0));
+        assert!(word < CHECK_WORD || (word == CHECK_WORD && lsb == 0));
         places
     }
 }
@@ -383,7 +386,7 @@ impl Command {
         self.parts().1
     }
 
-    /// As words.
+    /// As words, without a check.
     ///
     /// # Errors
     /// [`Error::DoesNotFit`] names a value that its field does not hold.
@@ -415,7 +418,7 @@ impl Command {
         Ok(words)
     }
 
-    /// From words; bits that no field takes must be 0.
+    /// From words without a check; bits that no field takes must be 0.
     ///
     /// # Errors
     /// [`Error::InvalidValue`] for an operation that does not exist, or stray bits.
@@ -591,6 +594,12 @@ pub const REGISTERS: &[Register] = &[
         true,
         "first beat of the frame's patches",
     ),
+    register(
+        "fetch_SEED",
+        0x0_002c,
+        true,
+        "what the check of the segment's first command goes on from",
+    ),
     register("fetch_MAGIC", 0x0_0040, false, "\"QVIT\""),
     register("fetch_ABI", 0x0_0050, false, "version of this table"),
     register(
@@ -609,7 +618,7 @@ pub const REGISTERS: &[Register] = &[
         "fetch_ERROR",
         0x0_0080,
         false,
-        "1 + index of the first command of the segment that has no unit; 0: none",
+        "1 + index of the first command of the segment that fails its check or has no unit; 0: none",
     ),
     register(
         "store_CTRL",
@@ -685,6 +694,24 @@ pub fn check(words: impl IntoIterator<Item = u32>) -> u32 {
         })
 }
 
+/// A segment's commands as they stand in memory. Each has in [`CHECK_WORD`] the [`check`] of the eighth word of the command before it (of
+/// the first command: `seed`) and of its own seven others. So fetch knows before it hands a command on that the command is the one that was
+/// written for this place behind those that it has handed on; a seed of its own tells a segment from every other.
+pub fn sealed(
+    commands: impl IntoIterator<Item = [u32; COMMAND_WORDS]>,
+    seed: u32,
+) -> Vec<[u32; COMMAND_WORDS]> {
+    let mut before = seed;
+    commands
+        .into_iter()
+        .map(|mut words| {
+            before = check(std::iter::once(before).chain(words[..CHECK_WORD].iter().copied()));
+            words[CHECK_WORD] = before;
+            words
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -722,6 +749,34 @@ mod tests {
             .unwrap_err()
             .to_string()
             .contains("field frame"));
+    }
+
+    #[test]
+    fn a_command_has_the_check_of_all_that_stands_before_it() {
+        let commands: Vec<_> = (0..6u32)
+            .map(|i| {
+                let fill = Fill {
+                    frame: i % 2,
+                    words: 77 * i,
+                };
+                Command::from(fill).encode().unwrap()
+            })
+            .collect();
+        let found = sealed(commands.iter().copied(), 0x1234);
+        let mut before = 0x1234_u32;
+        for (command, found) in commands.iter().zip(&found) {
+            assert_eq!(found[..CHECK_WORD], command[..CHECK_WORD]);
+            let turned = (1..).zip(&command[..CHECK_WORD]);
+            before = turned.fold(before, |sum, (turn, word)| {
+                sum.wrapping_add(word.rotate_left(turn))
+            });
+            assert_eq!(found[CHECK_WORD], before);
+        }
+        let checks = |list: Vec<[u32; COMMAND_WORDS]>| list.iter().map(|c| c[CHECK_WORD]).collect();
+        let checks: Vec<Vec<u32>> = [0x1234, 0x1235]
+            .map(|s| checks(sealed(commands.clone(), s)))
+            .into();
+        assert!(checks[0].iter().zip(&checks[1]).all(|(a, b)| a != b));
     }
 
     #[test]

@@ -11,7 +11,8 @@ use quasar_core::error::{Error, Result};
 
 use crate::driver::Executable;
 use crate::isa::{
-    check, ABI, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES, COMMAND_BYTES, MAGIC, PORT_BYTES,
+    check, sealed, ABI, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES, CHECK_WORD, COMMAND_BYTES,
+    COMMAND_WORDS, MAGIC, PORT_BYTES,
 };
 use crate::program::Segment;
 use crate::transport::{register, Buffer, Transport, CACHE_LINE};
@@ -47,10 +48,12 @@ pub(crate) enum Fault {
     StaleCache,
     /// A command is not recognised.
     NoUnit,
+    /// A bit of a segment's commands in memory is wrong, and stays so.
+    FlippedCommand,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::LostInterrupt,
         Self::SpuriousInterrupts,
         Self::Hang,
@@ -65,6 +68,7 @@ impl Fault {
         Self::NoOutput,
         Self::StaleCache,
         Self::NoUnit,
+        Self::FlippedCommand,
     ];
 
     /// The kind of error that it costs a frame; `None`: the driver copes.
@@ -72,7 +76,9 @@ impl Fault {
         match self {
             Self::LostInterrupt | Self::SpuriousInterrupts => None,
             Self::Hang | Self::StoreHangs | Self::Late => Some("DeviceTimeout"),
-            Self::BusError | Self::BrokenTransport | Self::NoUnit => Some("DeviceFault"),
+            Self::BusError | Self::BrokenTransport | Self::NoUnit | Self::FlippedCommand => {
+                Some("DeviceFault")
+            }
             Self::ShortDma
             | Self::CorruptLogits
             | Self::CorruptTrailer
@@ -144,11 +150,16 @@ impl Executable for MockProgram {
         self.ports
     }
 
-    /// A segment has three commands: its code, and two that say nothing.
-    fn commands(&self, segment: Segment) -> Vec<u8> {
-        let mut bytes = vec![0x55; 3 * COMMAND_BYTES];
-        bytes[..4].copy_from_slice(&code(segment).to_le_bytes());
-        bytes
+    /// A segment has three commands: one starts a frame, one finishes a frame, one says nothing. The first has the segment's code.
+    fn commands(&self, segment: Segment, seed: u32) -> Vec<u8> {
+        let mut commands = [[0x5555_5555; COMMAND_WORDS]; 3];
+        commands[0][0] = code(segment);
+        let words = sealed(commands, seed);
+        words
+            .iter()
+            .flatten()
+            .flat_map(|w| w.to_le_bytes())
+            .collect()
     }
 
     fn arena(&self) -> &[u8] {
@@ -189,6 +200,8 @@ pub(crate) struct Report {
     pub(crate) fired: Vec<Fault>,
     /// Segments that ran, in order.
     pub(crate) segments: Vec<Segment>,
+    /// Inputs of the frames that were started, in order, since each reset.
+    pub(crate) started: Vec<Vec<Vec<u8>>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -231,6 +244,8 @@ pub(crate) struct Mock {
     physical: Vec<u64>,
     registers: BTreeMap<u32, u32>,
     fetch: Kernel,
+    /// Looks until a segment is read.
+    pub(crate) fetch_looks: u32,
     store: Kernel,
     slots: [Option<(Vec<u8>, bool)>; 2],
     logits: VecDeque<Logits>,
@@ -239,6 +254,7 @@ pub(crate) struct Mock {
     arena: Option<Vec<u64>>,
     overdue: Option<Output>,
     segment: u64,
+    seeds: BTreeMap<u32, Segment>,
     interrupt: bool,
     spurious: u32,
     error: u32,
@@ -263,6 +279,7 @@ impl Mock {
             physical: Vec::new(),
             registers: BTreeMap::new(),
             fetch: Kernel::default(),
+            fetch_looks: 2,
             store: Kernel::default(),
             slots: [None, None],
             logits: VecDeque::new(),
@@ -270,6 +287,7 @@ impl Mock {
             arena: None,
             overdue: None,
             segment: 0,
+            seeds: BTreeMap::new(),
             interrupt: false,
             spurious: 0,
             error: 0,
@@ -319,18 +337,21 @@ impl Mock {
         if self.fetch.running {
             self.violation("fetch is started while it runs");
         }
-        self.error = 0;
+        if self.error != 0 {
+            self.violation("fetch is started after an error");
+        }
         let count = self.register(register::FETCH_COUNT) as usize;
         self.fetch = Kernel {
             running: true,
-            looks: Some(2),
+            looks: Some(self.fetch_looks),
             ..Kernel::default()
         };
         if count == 0 {
             return;
         }
         let at = self.address(register::FETCH_COMMANDS);
-        let Some(commands) = self.memory(at, count * COMMAND_BYTES).map(|c| c.to_vec()) else {
+        let bytes = count * COMMAND_BYTES;
+        let Some(commands) = self.memory(at, bytes).map(|c| c.to_vec()) else {
             return self.violation(format!("fetch reads {at:#x}"));
         };
         let code_read = words(&commands).next().unwrap();
@@ -338,8 +359,12 @@ impl Mock {
         let Some(&segment) = all.iter().find(|&&segment| code(segment) == code_read) else {
             return self.violation(format!("segment {code_read}"));
         };
-        if commands != self.program.commands(segment) {
+        let seed = self.register(register::FETCH_SEED);
+        if commands != self.program.commands(segment, seed) {
             self.violation("the device sees other commands");
+        }
+        if *self.seeds.entry(seed).or_insert(segment) != segment {
+            self.violation(format!("segment {segment} has another's seed"));
         }
         self.report.lock().unwrap().segments.push(segment);
         let (finishes, starts) = match segment {
@@ -354,18 +379,48 @@ impl Mock {
         if shows {
             self.report.lock().unwrap().fired.extend(fault);
         }
-        if let Some(slot) = starts {
+        if shows && fault == Some(Fault::FlippedCommand) {
+            let bit = (self.segment as usize).wrapping_mul(0x9e37_79b1) % (8 * bytes);
+            if let Some(memory) = self.memory(at, bytes) {
+                memory[bit / 8] ^= 1 << (bit % 8);
+            }
+        }
+        let sound = self.sound_commands(at, count, seed);
+        if sound < count {
+            self.error = sound as u32 + 1;
+        }
+        if let Some(slot) = starts.filter(|_| sound > 0) {
             if self.slots[slot as usize].is_some() {
                 self.violation(format!("slot {slot} is taken"));
             }
             let first = self.register(register::FETCH_INPUT);
             let input = self.beats(first, self.program.input_beats);
             let sound = !self.active.remove(&Fault::ShortDma);
+            let mut report = self.report.lock().unwrap();
+            if let Some(epoch) = report.started.last_mut() {
+                epoch.push(input.clone());
+            }
+            drop(report);
             self.slots[slot as usize] = Some((input, sound));
         }
-        if let Some(slot) = finishes {
+        if let Some(slot) = finishes.filter(|_| sound > 1) {
             self.finish(slot, fault.filter(|_| shows));
         }
+    }
+
+    /// How many commands of a segment stand before the first that is not what was written.
+    fn sound_commands(&mut self, at: u64, count: usize, seed: u32) -> usize {
+        let words: Vec<u32> = match self.memory(at, count * COMMAND_BYTES) {
+            Some(memory) => words(memory).collect(),
+            None => Vec::new(),
+        };
+        let mut before = seed;
+        let sound = |command: &&[u32]| {
+            let expected = [&[before], &command[..CHECK_WORD]].concat();
+            before = command[CHECK_WORD];
+            check(expected) == before
+        };
+        words.chunks_exact(COMMAND_WORDS).take_while(sound).count()
     }
 
     fn finish(&mut self, slot: u8, fault: Option<Fault>) {
@@ -513,6 +568,7 @@ impl Mock {
         self.spurious = 0;
         self.error = 0;
         self.active.clear();
+        self.report.lock().unwrap().started.push(Vec::new());
     }
 
     fn check_lines(&self, buffer: &Buffer, offset: usize, bytes: usize) {

@@ -10,7 +10,7 @@ use quasar_core::subnet::config::Pool;
 use quasar_core::Subnet;
 
 use crate::image;
-use crate::isa::{check, Command, PORT_BYTES};
+use crate::isa::{check, sealed, Command, PORT_BYTES};
 
 /// A part of the frames' work that the host starts at once. The number is a frame's slot; with one frame in flight it is 0 and there
 /// are no steps.
@@ -136,6 +136,19 @@ impl Program {
     /// For a segment that a configuration with one frame in flight does not have.
     pub fn commands(&self, segment: Segment) -> &[Command] {
         &self.list(segment).commands
+    }
+
+    /// One segment as it stands in memory: its commands with their checks, which go on from a seed that the host then gives fetch.
+    ///
+    /// # Panics
+    /// As [`Self::commands`].
+    pub fn command_bytes(&self, segment: Segment, seed: u32) -> Vec<u8> {
+        let words = |command: &Command| command.encode().expect("the compiler has encoded it");
+        sealed(self.commands(segment).iter().map(words), seed)
+            .iter()
+            .flatten()
+            .flat_map(|word| word.to_le_bytes())
+            .collect()
     }
 
     /// A segment by its name.

@@ -41,6 +41,8 @@ pub mod register {
     pub const FETCH_COUNT: u32 = offset("fetch_COUNT");
     /// First beat of the patches.
     pub const FETCH_INPUT: u32 = offset("fetch_INPUT");
+    /// What the commands' checks go on from.
+    pub const FETCH_SEED: u32 = offset("fetch_SEED");
     /// What an identity begins with.
     pub const FETCH_MAGIC: u32 = offset("fetch_MAGIC");
     /// Version of commands, registers and memory formats.
@@ -49,7 +51,7 @@ pub mod register {
     pub const FETCH_HASH_LOW: u32 = offset("fetch_HASH_LOW");
     /// Configuration hash, high word.
     pub const FETCH_HASH_HIGH: u32 = offset("fetch_HASH_HIGH");
-    /// First command without a unit.
+    /// First command that fails its check or has no unit.
     pub const FETCH_ERROR: u32 = offset("fetch_ERROR");
     /// `AP_CTRL` of store.
     pub const STORE_CTRL: u32 = offset("store_CTRL");

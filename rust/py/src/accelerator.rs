@@ -46,14 +46,14 @@ impl Program {
     }
 
     /// A segment's commands as fetch reads them.
-    fn commands<'py>(&self, py: Python<'py>, segment: &str) -> PyResult<Bound<'py, PyBytes>> {
+    fn commands<'py>(
+        &self,
+        py: Python<'py>,
+        segment: &str,
+        seed: u32,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         let segment = self.program.segment(segment).map_err(to_py)?;
-        let mut bytes = Vec::new();
-        for command in self.program.commands(segment) {
-            let words = command.encode().map_err(to_py)?;
-            bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
-        }
-        Ok(PyBytes::new(py, &bytes))
+        Ok(PyBytes::new(py, &self.program.command_bytes(segment, seed)))
     }
 
     fn arena<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {

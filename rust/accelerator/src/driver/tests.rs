@@ -145,6 +145,61 @@ fn each_fault_costs_one_frame_at_most_and_the_next_succeeds() {
 }
 
 #[test]
+fn a_flipped_bit_of_any_command_costs_one_frame() {
+    // Of each segment of two frames in flight: 3 commands of 256 bits, met in turn.
+    let program = MockProgram::new(2, 1);
+    let (queue, report) = queue(&program, |segment| {
+        (segment % 3 == 2).then_some(Fault::FlippedCommand)
+    });
+    let answers = run(&program, &queue, 2000, 4);
+    drop(queue);
+    let report = report.lock().unwrap();
+    assert_eq!(report.violations, Vec::<String>::new());
+    assert!(report.fired.len() > 500, "{}", report.fired.len());
+    assert_eq!(errors(&program, &answers), costs(&report.fired));
+}
+
+#[test]
+fn frames_behind_a_fault_run_again_in_their_order() {
+    for fault in Fault::ALL {
+        for at in 4..9 {
+            let program = MockProgram::new(2, 1);
+            let (queue, report) = queue(&program, move |s| (s == at).then_some(fault));
+            let frames: Vec<_> = (0..12).map(|f| input(&program, f)).collect();
+            let tickets: Vec<_> = frames.iter().map(|f| queue.submit(f.clone())).collect();
+            let answers: Vec<_> = tickets.into_iter().map(|t| t.wait(&NEVER)).collect();
+            drop(queue);
+            let failed = answers.iter().position(Result::is_err);
+            let place = |input| frames.iter().position(|f| f == input).unwrap();
+            let mut begins = 0;
+            for started in &report.lock().unwrap().started {
+                let places: Vec<_> = started.iter().map(place).collect();
+                let expected: Vec<_> = (begins..).take(places.len()).collect();
+                assert_eq!(places, expected, "{fault:?} at {at}");
+                begins = failed.map_or(0, |failed| failed + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_frame_is_not_answered_before_its_segment_is_read() {
+    // The output comes long before fetch has read the last of the segment's commands, which has no unit.
+    for fault in [Fault::NoUnit, Fault::WrongIdentity] {
+        let program = MockProgram::new(1, 1);
+        let mut mock = Mock::new(program.clone(), DEADLINES.segment, move |segment| {
+            (segment == 3).then_some(fault)
+        });
+        mock.fetch_looks = 16;
+        let driver = Driver::open(mock, Arc::new(program.clone()), DEADLINES).unwrap();
+        let queue = FrameQueue::start(driver).unwrap();
+        let answers = run(&program, &queue, 4, 1);
+        let failed: Vec<_> = answers.iter().map(Result::is_err).collect();
+        assert_eq!(failed, [false, true, false, false], "{fault:?}");
+    }
+}
+
+#[test]
 fn lost_and_spurious_interrupts_are_counted() {
     let program = MockProgram::new(2, 1);
     let (queue, _) = queue(&program, |segment| match segment {
