@@ -25,6 +25,18 @@ MUTANTS = [
     ("drain", "((z + 32) >> 6) + command.zero_point", "(z >> 6) + command.zero_point", "drain"),
     ("drain", " + s<25>((lost + 8) >> 4)", "", "drain"),
     (
+        "drain",
+        "if (lane < lanes)\n          key[b]",
+        "if (lane < LANES)\n          key[b]",
+        "drain",
+    ),
+    (
+        "drain",
+        "if (lane < lanes)\n          value[b]",
+        "if (lane < LANES)\n          value[b]",
+        "drain",
+    ),
+    (
         "norm",
         "sat16(s<19>(product15(n, gain.gain) + gain.offset))",
         "product15(n, gain.gain) + gain.offset",
