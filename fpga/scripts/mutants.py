@@ -1,45 +1,58 @@
 """Shows that the testbenches can fail.
 
-Plants one fault at a time in a copy of a kernel and expects a testbench to return non-zero. Native integers.
-Usage: mutants.py COMPILER BUILD, after the configuration `tiny` was generated in BUILD.
+Plants one fault at a time in a copy of a kernel and expects testbenches to return non-zero. Native integers.
+Usage: mutants.py COMPILER BUILD CONFIGURATION..., after these and golden.txt were generated in BUILD.
 """
 
 import subprocess
 import sys
 from pathlib import Path
 
-# (kernel, what stands there, what stands there instead, the testbench that must notice)
+# (kernel, what stands there, what stands there instead, the testbenches each of which must notice)
 MUTANTS = [
     ("load", "word_of(beat, 0) == sum", "true", "transfers"),
-    ("load", "sound[frame] = true;", "", "transfers"),
+    ("load", "sound[command.frame] = true;", "", "transfers"),
     ("load", "array_to_load.read();", ";", "transfers"),
     ("load", "isa::PORT_BYTES * port + i", "isa::PORT_BYTES * port + (i ^ 1)", "transfers"),
     ("load", "group * config::LANES + lane", "group * config::LANES + lane / 2", "transfers"),
-    ("fetch", "bad = i + 1;", "bad = i;", "transfers"),
+    ("fetch", "!sound)\n      bad = i + 1;", "!sound)\n      bad = i;", "transfers"),
+    ("fetch", "default:\n        bad = i + 1;", "default:\n        bad = i;", "transfers"),
     ("fetch", "if (bad == 0) {", "{", "transfers"),
     ("fetch", "bad == 0 && !sound", "false", "transfers"),
     ("fetch", "uint32_t sum = before;", "uint32_t sum = 0;", "transfers"),
     ("fetch", "i < isa::CHECK_WORD; ++i", "i < 4; ++i", "transfers"),
     ("fetch", "uint32_t check = seed;", "uint32_t check = 0;", "transfers"),
     ("fetch", "command.word[2] += base;", ";", "transfers"),
-    ("array", "row.narrow == 1 && nibble >= 8", "nibble >= 8", "array"),
+    ("array", "row.narrow == 1 && nibble >= 8", "nibble >= 8", "array golden"),
     ("array", "if (pair.first == 0) {", "if (false) {", "array"),
     ("array", "if (r >= unsigned(shift[t].from))", "if (true)", "array"),
     ("array", "pause = PARTIAL_DISTANCE - 1;", ";", "array"),
     ("drain", "else if (resume)", "else if (false)", "drain"),
     ("drain", "SAVED_DISTANCE = GROUPS + 1", "SAVED_DISTANCE = 4 * GROUPS", "drain"),
-    ("drain", "((z + 32) >> 6) + command.zero_point", "(z >> 6) + command.zero_point", "drain"),
-    ("drain", " + s<25>((lost + 8) >> 4)", "", "drain"),
+    ("drain", "((z + 32) >> 6) + command.zero_point", "(z >> 6) + command.zero_point", "drain golden"),
+    ("drain", " + s<25>((lost + 8) >> 4)", "", "drain golden"),
+    (
+        "drain",
+        "if (lane < lanes)\n          key[b]",
+        "if (lane < LANES)\n          key[b]",
+        "drain",
+    ),
+    (
+        "drain",
+        "if (lane < lanes)\n          value[b]",
+        "if (lane < LANES)\n          value[b]",
+        "drain golden",
+    ),
     (
         "norm",
         "sat16(s<19>(rshift15(multiply<s<32>>(n, gain.gain)) + gain.offset))",
         "rshift15(multiply<s<32>>(n, gain.gain)) + gain.offset",
-        "norm",
+        "norm golden",
     ),
-    ("norm", "int(divisor) - 1 - int(numerator)", "-int(numerator)", "norm"),
+    ("norm", "int(divisor) - 1 - int(numerator)", "-int(numerator)", "norm golden"),
     ("norm", "embed < SUMS_DISTANCE", "false", "norm"),
-    ("softmax", "bits - (halve ? 1 : 0)", "bits", "softmax"),
-    ("softmax", "(unsigned(wide) + 8) >> 4", "unsigned(wide) >> 4", "softmax"),
+    ("softmax", "bits - (halve ? 1 : 0)", "bits", "softmax golden"),
+    ("softmax", "(unsigned(wide) + 8) >> 4", "unsigned(wide) >> 4", "softmax golden"),
     ("store", "turn = turned(turn, 1);", "", "transfers"),
     ("store", "place(sound ? 0 : 1, 3, port);", "place(0, 3, port);", "transfers"),
 ]
@@ -47,12 +60,13 @@ KERNELS = ["fetch", "load", "array", "drain", "norm", "softmax", "store"]
 MODEL = ["fibers", "dram", "fabric", "quasar_sim"]
 
 
-def main(compiler: str, build: Path) -> int:
-    """Returns the program's status."""
+def missed(compiler: str, build: Path, configuration: str) -> int:
+    """How many faults go unnoticed on a configuration."""
     here = Path(__file__).parents[1]
-    out = build / "mutants"
+    out = build / "mutants" / configuration
     out.mkdir(parents=True, exist_ok=True)
-    flags = ["-O1", "-w", "-DQUASAR_FAST", f"-I{here}/include", f"-I{here}/sim", f"-I{build}/config/tiny"]
+    include = [f"-I{here}/include", f"-I{here}/sim", f"-I{build}/config/{configuration}"]
+    flags = ["-O1", "-w", "-DQUASAR_FAST", *include]
 
     def compile_to(source: Path, name: str, standard: str) -> Path:
         target = out / f"{name}.o"
@@ -62,36 +76,47 @@ def main(compiler: str, build: Path) -> int:
     def passes(bench: str, objects: list[Path]) -> bool:
         program = out / bench
         subprocess.run([compiler, "-pthread", *objects, benches[bench], "-o", program], check=True)
+        arguments = [build / "golden.txt"] if bench == "golden" else []
         try:
-            return subprocess.run([program], capture_output=True, timeout=120, check=False).returncode == 0
+            run = subprocess.run([program, *arguments], capture_output=True, timeout=120, check=False)
         except subprocess.TimeoutExpired:
             return False
+        return run.returncode == 0
 
     kernels = {name: compile_to(here / f"src/{name}.cpp", name, "c++17") for name in KERNELS}
     model = [compile_to(here / f"sim/{name}.cpp", name, "c++20") for name in MODEL]
     benches = {
         name: compile_to(here / f"tb/{name}.cpp", f"tb_{name}", "c++20")
-        for name in {bench for *_, bench in MUTANTS}
+        for name in sorted({bench for *_, names in MUTANTS for bench in names.split()})
     }
     for bench in benches:
         if not passes(bench, [*kernels.values(), *model]):
-            print(f"mutants: {bench} fails without a fault")
-            return 1
-    missed = 0
-    for number, (kernel, old, new, bench) in enumerate(MUTANTS):
+            sys.exit(f"mutants: {bench} fails without a fault")
+    count = 0
+    for number, (kernel, old, new, names) in enumerate(MUTANTS):
         text = (here / f"src/{kernel}.cpp").read_text()
-        if text.count(old) < 1:
-            print(f"mutants: {kernel}.cpp no longer has {old!r}")
-            return 1
+        if text.count(old) != 1:
+            sys.exit(f"mutants: {kernel}.cpp does not have {old!r} once")
         source = out / f"mutant{number}.cpp"
         source.write_text(text.replace(old, new, 1))
         mutant = compile_to(source, f"mutant{number}", "c++17")
-        noticed = not passes(bench, [mutant if name == kernel else kernels[name] for name in KERNELS] + model)
-        print(f"{'noticed' if noticed else 'MISSED '}  {kernel}: {old!r} -> {new!r}", flush=True)
-        missed += not noticed
-    print(f"mutants: {len(MUTANTS) - missed} of {len(MUTANTS)} noticed")
-    return 1 if missed else 0
+        objects = [mutant if name == kernel else kernels[name] for name in KERNELS] + model
+        for bench in names.split():
+            noticed = not passes(bench, objects)
+            print(
+                f"{'noticed' if noticed else 'MISSED '}  {configuration}, {bench}: {kernel}: {old!r} -> {new!r}",
+                flush=True,
+            )
+            count += not noticed
+    return count
+
+
+def main(compiler: str, build: Path, configurations: list[str]) -> int:
+    """Returns the program's status."""
+    count = sum(missed(compiler, build, name) for name in configurations)
+    print(f"mutants: {len(MUTANTS)} faults on {', '.join(configurations)}: {count or 'none'} missed")
+    return 1 if count else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))

@@ -76,7 +76,8 @@ public:
   // Who waits for what, the queues that hold something, and each unit's last command.
   std::string dump() const;
 
-private:
+  // A testbench that derives from it stands for fetch and load.
+protected:
   Dram& dram_;
   bool load_started_ = false;
 

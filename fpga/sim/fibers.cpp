@@ -5,7 +5,11 @@
 
 #include <utility>
 
+// Fibers switch by themselves on x86-64 and through ucontext, which adds two system calls, elsewhere.
 #if !defined(__x86_64__)
+#define QUASAR_UCONTEXT
+#endif
+#ifdef QUASAR_UCONTEXT
 #include <ucontext.h>
 #endif
 
@@ -31,10 +35,10 @@ thread_local Scheduler* active = nullptr;
 struct Context {
   uint8_t* mapping = nullptr;
   size_t bytes = 0;
-#if defined(__x86_64__)
-  void* stack_pointer = nullptr;
-#else
+#ifdef QUASAR_UCONTEXT
   ucontext_t state{};
+#else
+  void* stack_pointer = nullptr;
 #endif
 #ifdef QUASAR_ASAN
   void* fake_stack = nullptr;
@@ -63,9 +67,8 @@ struct Context {
   }
 };
 
-#if defined(__x86_64__)
-// Saves what a callee must keep on the stack, exchanges stacks and restores. ucontext would add two system
-// calls.
+#ifndef QUASAR_UCONTEXT
+// Saves what a callee must keep on the stack, exchanges stacks and restores.
 extern "C" void quasar_switch(void** save, void* load);
 asm(R"(
 .text
@@ -98,10 +101,10 @@ void exchange(Context& from, Context& to, [[maybe_unused]] bool last) {
 #ifdef QUASAR_ASAN
   __sanitizer_start_switch_fiber(last ? nullptr : &from.fake_stack, to.bottom, to.size);
 #endif
-#if defined(__x86_64__)
-  quasar_switch(&from.stack_pointer, to.stack_pointer);
-#else
+#ifdef QUASAR_UCONTEXT
   swapcontext(&from.state, &to.state);
+#else
+  quasar_switch(&from.stack_pointer, to.stack_pointer);
 #endif
 #ifdef QUASAR_ASAN
   __sanitizer_finish_switch_fiber(from.fake_stack, nullptr, nullptr);
@@ -172,7 +175,13 @@ void Scheduler::resume(Fiber* fiber) {
   if (!fiber->started_) {
     fiber->started_ = true;
     context.allocate();
-#if defined(__x86_64__)
+#ifdef QUASAR_UCONTEXT
+    getcontext(&context.state);
+    context.state.uc_stack.ss_sp = context.mapping;
+    context.state.uc_stack.ss_size = context.bytes;
+    context.state.uc_link = nullptr;
+    makecontext(&context.state, &Scheduler::enter, 0);
+#else
     // The six registers, the entry as the address to return to, and a caller's frame that the ABI aligns to
     // 16 bytes.
     void** top = reinterpret_cast<void**>(context.mapping + context.bytes) - 1;
@@ -180,12 +189,6 @@ void Scheduler::resume(Fiber* fiber) {
     for (int i = 0; i < 6; ++i)
       *--top = nullptr;
     context.stack_pointer = top;
-#else
-    getcontext(&context.state);
-    context.state.uc_stack.ss_sp = context.mapping;
-    context.state.uc_stack.ss_size = context.bytes;
-    context.state.uc_link = nullptr;
-    makecontext(&context.state, &Scheduler::enter, 0);
 #endif
   }
   current_ = running = fiber;

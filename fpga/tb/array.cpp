@@ -319,17 +319,19 @@ uint64_t shapes(Verdict& verdict, uint64_t seed) {
     }
     case 1: {
       const unsigned heads = unsigned(random.between(1, 3)), dimensions = unsigned(random.between(1, 12));
-      const unsigned tile = unsigned(random.between(0, 2)), tokens = unsigned(random.between(1, TOKENS));
-      bench.unit_scores(unsigned(random.between(0, 1)), tile, tokens, unsigned(random.between(1, 5 * PAIRS)),
-                        dimensions, unsigned(random.between(0, heads - 1)) * dimensions, heads * dimensions);
+      const unsigned parity = unsigned(random.between(0, 1)), tile = unsigned(random.between(0, 2)),
+                     tokens = unsigned(random.between(1, TOKENS)),
+                     keys = unsigned(random.between(1, 5 * PAIRS)),
+                     head = unsigned(random.between(0, heads - 1));
+      bench.unit_scores(parity, tile, tokens, keys, dimensions, head * dimensions, heads * dimensions);
       break;
     }
     default: {
-      const unsigned dimensions = unsigned(random.between(1, 3 * PAIRS));
-      const unsigned keys = unsigned(random.between(1, 40));
-      bench.unit_context(unsigned(random.between(0, 1)), 0, unsigned(random.between(1, TOKENS)), keys,
-                         dimensions, unsigned(random.between(0, 2)) * dimensions,
-                         unsigned(random.between(1, keys)));
+      const unsigned parity = unsigned(random.between(0, 1)), tokens = unsigned(random.between(1, TOKENS)),
+                     keys = unsigned(random.between(1, 40)), pass = unsigned(random.between(1, keys)),
+                     dimensions = unsigned(random.between(1, 3 * PAIRS)),
+                     head = unsigned(random.between(0, 2));
+      bench.unit_context(parity, 0, tokens, keys, dimensions, head * dimensions, pass);
     }
     }
   }

@@ -1,10 +1,9 @@
-// Commands from their fields, as isa.hpp reads them, and transfers with their checks: written from
+// Commands from their fields, as isa.hpp reads them, matrices and transfers with their checks: written from
 // docs/accelerator.md, apart from the sources under test.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <initializer_list>
 #include <vector>
 
 #include "types.hpp"
@@ -14,7 +13,7 @@ struct Value {
   uint64_t value;
 };
 
-inline command_t assemble(unsigned unit, unsigned code, std::initializer_list<Value> values) {
+inline command_t assemble(unsigned unit, unsigned code, const std::vector<Value>& values) {
   command_t command{};
   command.word[0] = unit | code << 3;
   for (const Value& v : values) {
@@ -49,6 +48,52 @@ inline void seal(std::vector<command_t>& list, uint32_t seed) {
     }
     command.word[7] = seed;
   }
+}
+
+// A row of a matrix: its weights and what the drain does with its sums.
+struct MatrixRow {
+  std::vector<int> weights;
+  bool eight_bit;
+  int bias, mult;
+  unsigned shift, destination, column;
+};
+
+// A tile of row pairs as it is in memory.
+struct RowTile {
+  std::vector<uint8_t> weights, parameters;
+};
+
+// A matrix, 4-bit rows first: two of them make a pair.
+inline std::vector<RowTile> row_tiles(const std::vector<MatrixRow>& rows) {
+  const auto put = [](std::vector<uint8_t>& bytes, uint32_t value, unsigned count) {
+    for (unsigned i = 0; i < count; ++i)
+      bytes.push_back(uint8_t(value >> (8 * i)));
+  };
+  std::vector<RowTile> tiles;
+  unsigned pairs = 0; // in the last tile
+  for (size_t i = 0; i < rows.size(); ++pairs) {
+    if (pairs % config::PAIRS == 0) {
+      tiles.push_back({std::vector<uint8_t>(rows[i].weights.size() * config::PAIRS), {}});
+      pairs = 0;
+    }
+    const MatrixRow& first = rows[i];
+    const bool two = !first.eight_bit && i + 1 < rows.size() && !rows[i + 1].eight_bit;
+    for (size_t k = 0; k < first.weights.size(); ++k) {
+      const int low = first.weights[k], high = two ? rows[i + 1].weights[k] : 0;
+      tiles.back().weights[k * config::PAIRS + config::PAIRS - 1 - pairs] =
+          uint8_t(first.eight_bit ? low : (high & 15) << 4 | (low & 15));
+    }
+    for (const size_t end = i + (two ? 2 : 1); i < end; ++i) {
+      std::vector<uint8_t>& bytes = tiles.back().parameters;
+      put(bytes, uint32_t(rows[i].bias), 4);
+      put(bytes, uint32_t(rows[i].mult), 2);
+      put(bytes, rows[i].shift, 1);
+      put(bytes, rows[i].destination, 1);
+      put(bytes, rows[i].column, 2);
+      put(bytes, 0, 6);
+    }
+  }
+  return tiles;
 }
 
 // The arena in logical order, and its stripes.

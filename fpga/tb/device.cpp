@@ -31,23 +31,21 @@ int64_t clamp(int64_t x, int64_t least, int64_t most) { return x < least ? least
 int64_t sat16(int64_t x) { return clamp(x, -32768, 32767); }
 int64_t requant16(int64_t acc, unsigned p, int64_t m) { return rshift(sat16(rshift(16 * acc, p)) * m, 15); }
 
-struct Row {
-  std::vector<int> weights;
-  bool eight;
-  int bias, mantissa;
-  unsigned shift;
-};
+constexpr unsigned RESIDUAL = 4, LOGIT = 5; // destinations
 
 // A matrix: 4-bit rows first.
-std::vector<Row> draw_rows(Random& random, unsigned rows4, unsigned rows8, unsigned columns) {
-  std::vector<Row> rows;
+std::vector<MatrixRow> draw_rows(Random& random, unsigned rows4, unsigned rows8, unsigned columns,
+                                 unsigned destination) {
+  std::vector<MatrixRow> rows;
   for (unsigned i = 0; i < rows4 + rows8; ++i) {
-    Row row{{},
-            i >= rows4,
-            int(random.between(-3000, 3000)),
-            int(random.between(1 << 14, (1 << 15) - 1)),
-            unsigned(random.between(5, 9))};
-    const int most = row.eight ? 127 : 7;
+    MatrixRow row{{},
+                  i >= rows4,
+                  int(random.between(-3000, 3000)),
+                  int(random.between(1 << 14, (1 << 15) - 1)),
+                  destination == LOGIT ? 0 : unsigned(random.between(5, 9)),
+                  destination,
+                  i};
+    const int most = row.eight_bit ? 127 : 7;
     for (unsigned k = 0; k < columns; ++k)
       row.weights.push_back(int(random.between(-most, most)));
     rows.push_back(std::move(row));
@@ -57,13 +55,13 @@ std::vector<Row> draw_rows(Random& random, unsigned rows4, unsigned rows8, unsig
 
 struct Network {
   static constexpr unsigned EMBED4 = D - 4, HEAD4 = CLASSES - 2;
-  std::vector<Row> embed, head;
+  std::vector<MatrixRow> embed, head;
   std::vector<int> gains, offsets, residual; // residual: [N][D]
 
   explicit Network(uint64_t seed) {
     Random random(seed);
-    embed = draw_rows(random, EMBED4, D - EMBED4, K);
-    head = draw_rows(random, HEAD4, CLASSES - HEAD4, D);
+    embed = draw_rows(random, EMBED4, D - EMBED4, K, RESIDUAL);
+    head = draw_rows(random, HEAD4, CLASSES - HEAD4, D, LOGIT);
     for (unsigned d = 0; d < D; ++d) {
       gains.push_back(int(random.between(-20000, 20000)));
       offsets.push_back(int(random.between(-2000, 2000)));
@@ -82,8 +80,7 @@ struct Network {
           acc += embed[r].weights[k] * patches[t * K + k];
         x[t * D + r] = residual[t * D + r];
         if (t >= SKIP)
-          x[t * D + r] =
-              clamp(x[t * D + r] + requant16(acc, embed[r].shift, embed[r].mantissa), -32767, 32767);
+          x[t * D + r] = clamp(x[t * D + r] + requant16(acc, embed[r].shift, embed[r].mult), -32767, 32767);
       }
     const auto mean = [](const std::vector<int64_t>& values) {
       std::vector<int64_t> means(D);
@@ -106,11 +103,11 @@ struct Network {
       y = mean(x);
     }
     std::vector<int32_t> out;
-    for (const Row& row : head) {
+    for (const MatrixRow& row : head) {
       int64_t acc = row.bias;
       for (unsigned d = 0; d < D; ++d)
         acc += row.weights[d] * y[d];
-      out.push_back(int32_t((acc * row.mantissa + (1 << 14)) >> 15));
+      out.push_back(int32_t((acc * row.mult + (1 << 14)) >> 15));
     }
     return out;
   }
@@ -141,62 +138,22 @@ struct Network {
   }
 };
 
-// A matrix in memory: its pairs, and commands for the tiles' transfers.
-struct Pair {
-  const Row* first;
-  const Row* second; // of two 4-bit rows
-  unsigned index;    // of the first row
-};
-std::vector<Pair> pairs_of(const std::vector<Row>& rows) {
-  std::vector<Pair> pairs;
-  for (unsigned i = 0; i < rows.size();) {
-    const bool two = !rows[i].eight && i + 1 < rows.size() && !rows[i + 1].eight;
-    pairs.push_back({&rows[i], two ? &rows[i + 1] : nullptr, i});
-    i += two ? 2 : 1;
-  }
-  return pairs;
-}
-
 void put16(std::vector<uint8_t>& bytes, int value) {
   bytes.push_back(uint8_t(value));
   bytes.push_back(uint8_t(value >> 8));
 }
 
 // Appends both transfers of each tile of row pairs.
-void load_matrix(Arena& arena, std::vector<command_t>& list, const std::vector<Row>& rows, unsigned columns,
-                 unsigned destination, unsigned frame) {
-  const std::vector<Pair> pairs = pairs_of(rows);
-  for (size_t begin = 0; begin < pairs.size(); begin += P) {
-    const size_t count = std::min<size_t>(P, pairs.size() - begin);
-    std::vector<uint8_t> weights(size_t(columns) * P), parameters;
-    for (size_t i = 0; i < count; ++i) {
-      const Pair& pair = pairs[begin + i];
-      for (unsigned k = 0; k < columns; ++k) {
-        const int low = pair.first->weights[k];
-        const int high = pair.second == nullptr ? 0 : pair.second->weights[k];
-        weights[k * P + P - 1 - i] =
-            pair.first->eight ? uint8_t(low) : uint8_t((high & 15) << 4 | (low & 15));
-      }
-      for (const Row* row : {pair.first, pair.second}) {
-        if (row == nullptr)
-          continue;
-        for (unsigned j = 0; j < 4; ++j)
-          parameters.push_back(uint8_t(uint32_t(row->bias) >> (8 * j)));
-        put16(parameters, row->mantissa);
-        parameters.push_back(uint8_t(destination == 5 ? 0 : row->shift));
-        parameters.push_back(uint8_t(destination));
-        put16(parameters, int(pair.index + (row == pair.second)));
-        parameters.resize(parameters.size() + 6);
-      }
-    }
+void load_matrix(Arena& arena, std::vector<command_t>& list, const std::vector<MatrixRow>& rows,
+                 unsigned frame) {
+  for (const RowTile& tile : row_tiles(rows))
     for (unsigned target = 0; target < 2; ++target) {
-      const std::vector<uint8_t>& data = target == 0 ? weights : parameters;
+      const std::vector<uint8_t>& data = target == 0 ? tile.weights : tile.parameters;
       const uint64_t beats = (data.size() + BEAT - 1) / BEAT;
       list.push_back(
           assemble(isa::LOAD, isa::Load::CODE,
                    {{0, 6, 3, target}, {0, 12, 1, frame}, {1, 0, 24, beats}, {2, 0, 32, arena.add(data)}}));
     }
-  }
 }
 
 std::vector<command_t> frame_list(const Network& network, Arena& arena, unsigned frame) {
@@ -236,7 +193,7 @@ std::vector<command_t> frame_list(const Network& network, Arena& arena, unsigned
                 {1, 11, 13, D},
                 {2, 0, 16, Network::EMBED4},
                 {2, 16, 16, D - Network::EMBED4}}));
-  load_matrix(arena, list, network.embed, K, 4, frame);
+  load_matrix(arena, list, network.embed, frame);
   put(assemble(isa::NORM, isa::LayerNorm::CODE,
                {{0, 6, 1, frame},
                 {0, 7, 2, 1 + frame},
@@ -276,7 +233,7 @@ std::vector<command_t> head_list(const Network& network, Arena& arena, unsigned 
                            {0, 13, 11, 1},
                            {2, 0, 16, Network::HEAD4},
                            {2, 16, 16, CLASSES - Network::HEAD4}}));
-  load_matrix(arena, list, network.head, D, 5, frame);
+  load_matrix(arena, list, network.head, frame);
   list.push_back(assemble(isa::LOAD, isa::LoadEnd::CODE, {{0, 6, 1, frame}}));
   return list;
 }

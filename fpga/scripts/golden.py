@@ -1,0 +1,62 @@
+"""Writes the golden vectors as text for the testbench `golden`.
+
+Those of tests/vectors: subnets, an image for each and what the oracle makes of it. Usage: golden.py VECTORS OUT.
+A line for each tensor: the subnet's name, the tensor's, the number of its values, the values. What the oracle made
+is called `golden.` and its name in NAME.safetensors; numbers of the config are tensors, too (`config.blocks.0.heads`).
+"""
+
+import json
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FORMATS = {"I8": "b", "U8": "B", "I16": "h", "I32": "i", "I64": "q"}  # safetensors' names, struct's
+POOLS = {"token": 0, "mean": 1, "mean_after_norm": 2}
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """A safetensors file: its metadata, its tensors flattened."""
+    data = path.read_bytes()
+    (length,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + length])
+    metadata = header.pop("__metadata__", {})
+    tensors = {}
+    for name, tensor in header.items():
+        begin, end = (8 + length + offset for offset in tensor["data_offsets"])
+        kind = FORMATS[tensor["dtype"]]
+        tensors[name] = struct.unpack(f"<{(end - begin) // struct.calcsize(kind)}{kind}", data[begin:end])
+    return metadata, tensors
+
+
+def numbers(name: str, value: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The integers of a config, by name."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from numbers(f"{name}.{key}", part)
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from numbers(f"{name}.{index}", part)
+    elif isinstance(value, int):
+        yield name, (int(value),)
+
+
+def main(vectors: Path, out: Path) -> None:
+    """Writes all of them."""
+    lines = []
+    for path in sorted(vectors.glob("*.qvit")):
+        metadata, tensors = read(path)
+        _, trace = read(path.with_suffix(".safetensors"))
+        config = json.loads(metadata["config"])
+        shape = {key: config[key] for key in ("image", "patch", "embed", "prefix_tokens", "blocks")}
+        shape |= {"pool": POOLS[config["pool"]], "classes": len(config["classes"])}
+        named = {**tensors, **{f"golden.{name}": values for name, values in trace.items()}}
+        named.update(numbers("config", shape))
+        for name, values in named.items():
+            lines.append(f"{path.stem} {name} {len(values)} {' '.join(map(str, values))}\n")
+    out.write_text("".join(lines))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,328 @@
+// The kernels that compute, joined as in the block design, against the oracle itself: each golden vector's
+// network, stage by stage. The program's argument is the file that scripts/golden.py writes.
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <string>
+
+#include "fabric.hpp"
+#include "kernel_bench.hpp"
+
+namespace {
+
+using config::LANES;
+using config::TOKENS;
+
+enum Source : unsigned { INPUT, NORMED, QUERIES, HIDDEN_CODES };
+enum Kind : unsigned { CODES, UPDATES, LOGIT_SUMS };
+enum Destination : unsigned { QUERY, KEY, VALUE, HIDDEN, RESIDUAL, LOGIT };
+
+using Tensor = std::vector<int64_t>;
+
+// A subnet's tensors and the oracle's.
+class Vectors {
+  std::map<std::string, Tensor> tensors_;
+
+public:
+  void add(const std::string& name, Tensor tensor) { tensors_[name] = std::move(tensor); }
+  bool has(const std::string& name) const { return tensors_.count(name) != 0; }
+  const Tensor& operator[](const std::string& name) const {
+    if (!has(name))
+      throw std::out_of_range("no tensor " + name);
+    return tensors_.at(name);
+  }
+  unsigned number(const std::string& name) const { return unsigned((*this)[name].at(0)); }
+
+  // The rows of a layer, unpacked (docs/subnet-file.md); to where each goes is not set.
+  std::vector<MatrixRow> rows(const std::string& layer, unsigned columns) const {
+    const Tensor &bits = (*this)[layer + ".bits"], &weight = (*this)[layer + ".weight"];
+    std::vector<MatrixRow> rows;
+    size_t at = 0;
+    for (size_t r = 0; r < bits.size(); ++r) {
+      MatrixRow row{};
+      row.eight_bit = bits[r] == 8;
+      row.bias = int((*this)[layer + ".bias"][r]);
+      row.mult = int((*this)[layer + ".mult"][r]);
+      row.shift = has(layer + ".shift") ? unsigned((*this)[layer + ".shift"][r]) : 0;
+      for (unsigned k = 0; k < columns; ++k) {
+        const unsigned byte = unsigned(weight[at + (row.eight_bit ? k : k / 2)]);
+        const unsigned nibble = k % 2 == 0 ? byte & 15 : byte >> 4;
+        row.weights.push_back(row.eight_bit ? int8_t(byte) : int(nibble ^ 8) - 8);
+      }
+      at += row.eight_bit ? columns : ceil_div(columns, 2);
+      rows.push_back(std::move(row));
+    }
+    return rows;
+  }
+};
+
+void put16(std::vector<uint8_t>& bytes, int64_t value) {
+  bytes.push_back(uint8_t(value));
+  bytes.push_back(uint8_t(value >> 8));
+}
+
+class Network : public sim::Fabric {
+  Verdict& verdict;
+  bench::Digest& digest;
+  const std::string subnet;
+  const Vectors& vectors;
+  const unsigned embed = number("config.embed"), prefix = number("config.prefix_tokens"),
+                 kernel = number("config.patch.kernel"), channels = number("config.image.channels"),
+                 grid = unsigned(vectors["position"].size()) / embed, tokens = prefix + grid,
+                 tiles = ceil_div(tokens, TOKENS);
+  std::vector<s<32>> logits;
+
+  unsigned number(const std::string& field) const { return vectors.number(field); }
+
+  // Values that the oracle has after a stage, [rows][columns].
+  template <typename Stored>
+  void holds(const std::string& stage, unsigned rows, unsigned columns, const Stored& stored) {
+    const Tensor& golden = vectors["golden." + stage];
+    verdict.equal(golden.size(), size_t(rows) * columns, subnet + ": values of " + stage);
+    for (size_t i = 0; i < golden.size(); ++i) {
+      const unsigned row = unsigned(i) / columns, column = unsigned(i) % columns;
+      const int64_t value = stored(row, column);
+      digest.add(value);
+      verdict.equal(value, golden[i],
+                    subnet + ": " + stage + "[" + std::to_string(row) + "][" + std::to_string(column) + "]");
+    }
+  }
+  // Of a memory whose words hold a tile's tokens.
+  template <unsigned BANK_LANES = LANES, typename Ram> static auto token_words(Ram& ram, unsigned columns) {
+    return [&ram, columns](unsigned token, unsigned column) {
+      const unsigned lane = token % TOKENS;
+      return int64_t(ram.at(lane / BANK_LANES, token / TOKENS * columns + column)[lane % BANK_LANES]);
+    };
+  }
+
+  void run() {
+    scheduler().run();
+    verdict.expect(array_commands_.empty() && drain_commands_.empty() && norm_commands_.empty() &&
+                       softmax_commands_.empty() && weights_.empty() && rows_.empty() && gains_.empty() &&
+                       sums_.empty() && maxima_.empty() && scales_.empty(),
+                   subnet + ": something was not taken\n" + dump());
+  }
+
+  // Gemm and Rows: rows are stored where `place` says, by their index.
+  void product(const std::string& layer, Source source, unsigned columns, unsigned rows_tokens, Kind kind,
+               std::vector<Value> rows_fields,
+               const std::function<std::pair<Destination, unsigned>(unsigned)>& place) {
+    std::vector<MatrixRow> rows = vectors.rows(layer, columns);
+    for (unsigned r = 0; r < rows.size(); ++r)
+      std::tie(rows[r].destination, rows[r].column) = place(r);
+    const auto eight =
+        std::stable_partition(rows.begin(), rows.end(), [](const MatrixRow& row) { return !row.eight_bit; });
+    const uint64_t rows4 = uint64_t(eight - rows.begin()), rows8 = rows.size() - rows4;
+    array_commands_.write(assemble(isa::ARRAY, isa::Gemm::CODE,
+                                   {{0, 6, 2, source},
+                                    {0, 10, 1, source == NORMED},
+                                    {0, 21, 11, rows_tokens},
+                                    {1, 0, 13, columns},
+                                    {1, 13, 13, columns},
+                                    {2, 0, 16, rows4},
+                                    {2, 16, 16, rows8}}));
+    rows_fields.insert(rows_fields.end(), {{0, 6, 2, kind},
+                                           {0, 10, 1, kind == UPDATES},
+                                           {0, 13, 11, rows_tokens},
+                                           {2, 0, 16, rows4},
+                                           {2, 16, 16, rows8},
+                                           {3, 0, 21, ((2 << 20) + tokens) / (2 * tokens)}});
+    drain_commands_.write(assemble(isa::DRAIN, isa::Rows::CODE, rows_fields));
+    std::vector<beat_t> weights, parameters;
+    for (const RowTile& tile : row_tiles(rows)) {
+      bench::append(weights, tile.weights);
+      bench::append(parameters, tile.parameters);
+    }
+    bench::feed(scheduler(), weights_, weights);
+    bench::feed(scheduler(), rows_, parameters);
+    run();
+  }
+  void update(const std::string& layer, Source source, unsigned columns, unsigned skip,
+              const std::string& stage) {
+    product(layer, source, columns, tokens, UPDATES, {{1, 0, 11, skip}, {1, 11, 13, embed}},
+            [](unsigned r) { return std::pair(RESIDUAL, r); });
+    holds(stage, tokens, embed, token_words(residual_, embed));
+    holds(stage, tokens, embed, token_words(norm_residual_, embed));
+  }
+
+  void norm(const std::string& layer, unsigned pool, const std::string& stage, unsigned kept) {
+    std::vector<uint8_t> bytes;
+    for (unsigned d = 0; d < embed; ++d) {
+      put16(bytes, vectors[layer + ".gain"][d]);
+      put16(bytes, vectors[layer + ".bias"][d]);
+    }
+    const std::vector<beat_t> beats = bench::beats_of(bytes);
+    norm_commands_.write(assemble(isa::NORM, isa::LayerNorm::CODE,
+                                  {{0, 7, 2, pool},
+                                   {0, 9, 4, number(layer + ".frac")},
+                                   {0, 13, 11, tokens},
+                                   {1, 0, 11, pool == 0 ? 0 : prefix},
+                                   {1, 11, 11, embed},
+                                   {2, 0, 50, uint64_t(vectors[layer + ".epsilon"][0])}}));
+    bench::feed(scheduler(), gains_, beats);
+    run();
+    holds(stage, kept, embed, token_words<config::NORM_LANES>(normed_, embed));
+  }
+
+  void patches() {
+    const Tensor& image = vectors["golden.image"];
+    const int height = int(number("config.image.height")), width = int(number("config.image.width")),
+              stride = int(number("config.patch.stride")), pad = int(number("config.patch.pad"));
+    const int columns = (width + 2 * pad - int(kernel)) / stride + 1;
+    const unsigned length = channels * kernel * kernel;
+    for (unsigned p = 0; p < grid; ++p)
+      for (unsigned k = 0; k < length; ++k) {
+        const int y = int(p) / columns * stride - pad + int(k / kernel % kernel),
+                  x = int(p) % columns * stride - pad + int(k % kernel);
+        const bool inside = y >= 0 && y < height && x >= 0 && x < width;
+        const int64_t pixel = inside ? image[size_t(y * width + x) * channels + k / (kernel * kernel)]
+                                     : number("config.patch.pad_value");
+        const unsigned token = prefix + p, lane = token % TOKENS;
+        input_.at(lane / LANES, token / TOKENS * length + k)[lane % LANES] = pixel - 128;
+      }
+  }
+
+  void fill() {
+    std::vector<beat_t> beats;
+    for (unsigned tile = 0; tile < tiles; ++tile)
+      for (unsigned d = 0; d < embed; ++d) {
+        std::vector<uint8_t> bytes;
+        for (unsigned t = 0; t < TOKENS; ++t) {
+          const unsigned token = tile * TOKENS + t;
+          put16(bytes, token < prefix   ? vectors["prefix"][token * embed + d]
+                       : token < tokens ? vectors["position"][(token - prefix) * embed + d]
+                                        : 0);
+        }
+        bench::append(beats, bytes);
+      }
+    drain_commands_.write(assemble(isa::DRAIN, isa::Fill::CODE, {{0, 7, 20, tiles * embed}}));
+    bench::feed(scheduler(), rows_, beats);
+    run();
+  }
+
+  void attention(const std::string& block, unsigned heads, unsigned dimensions) {
+    const unsigned inner = heads * dimensions;
+    for (unsigned head = 0; head < heads; ++head)
+      for (unsigned tile = 0; tile < tiles; ++tile) {
+        const unsigned parity = (head * tiles + tile) % 2, here = std::min(TOKENS, tokens - tile * TOKENS),
+                       base = head * dimensions;
+        const uint64_t mult = uint64_t(vectors[block + ".attn.mult"][head]);
+        array_commands_.write(assemble(isa::ARRAY, isa::Scores::CODE,
+                                       {{0, 6, 1, parity},
+                                        {0, 15, 11, tile},
+                                        {1, 0, 11, here},
+                                        {1, 11, 11, tokens},
+                                        {1, 22, 8, dimensions},
+                                        {2, 0, 13, base},
+                                        {2, 13, 13, inner}}));
+        softmax_commands_.write(assemble(isa::SOFTMAX, isa::Softmax::CODE,
+                                         {{0, 6, 1, parity},
+                                          {0, 7, 11, here},
+                                          {0, 18, 11, tokens},
+                                          {1, 0, 5, uint64_t(vectors[block + ".attn.out_shift"][head])},
+                                          {1, 5, 15, uint64_t(vectors[block + ".attn.out_mult"][head])},
+                                          {2, 0, 25, mult},
+                                          {3, 0, 31, ((uint64_t(1) << 31) - (1 << 20)) / mult}}));
+        array_commands_.write(assemble(isa::ARRAY, isa::Context::CODE,
+                                       {{0, 6, 1, parity},
+                                        {0, 15, 11, tile},
+                                        {1, 0, 11, here},
+                                        {1, 11, 11, tokens},
+                                        {1, 22, 8, dimensions},
+                                        {2, 0, 13, base},
+                                        {2, 13, 11, tokens}}));
+        drain_commands_.write(assemble(isa::DRAIN, isa::Attend::CODE,
+                                       {{0, 7, 11, tile},
+                                        {0, 18, 11, here},
+                                        {1, 0, 8, dimensions},
+                                        {1, 8, 13, base},
+                                        {2, 0, 13, inner}}));
+        run();
+      }
+    holds(block + ".attn", tokens, inner, token_words(query_, inner));
+  }
+
+  void block(unsigned index) {
+    const std::string layer = "blocks." + std::to_string(index), config = "config." + layer;
+    const unsigned heads = number(config + ".heads"), dimensions = number(config + ".head_dim"),
+                   inner = heads * dimensions, hidden = number(config + ".hidden");
+    norm(layer + ".norm1", 0, layer + ".norm1", tokens);
+    product(layer + ".qkv", NORMED, embed, tokens, CODES, {{1, 11, 13, inner}},
+            [inner](unsigned r) { return std::pair(Destination(r / inner), r % inner); });
+    holds(layer + ".qkv", tokens, 3 * inner, [&](unsigned token, unsigned row) {
+      const unsigned c = row % inner;
+      return row < inner ? token_words(query_, inner)(token, c)
+             : row < 2 * inner
+                 ? int64_t(key_.at(token % config::KEY_BANKS, token / config::KEY_BANKS * inner + c))
+                 : int64_t(value_.at((token + c) % config::VALUE_BANKS,
+                                     c / config::VALUE_BANKS * tokens + token));
+    });
+    attention(layer, heads, dimensions);
+    update(layer + ".proj", QUERIES, inner, 0, layer + ".mid");
+    norm(layer + ".norm2", 0, layer + ".norm2", tokens);
+    std::vector<uint8_t> table;
+    for (const int64_t code : vectors[layer + ".gelu"])
+      table.push_back(uint8_t(code));
+    const std::vector<beat_t> beats = bench::beats_of(table);
+    drain_commands_.write(assemble(isa::DRAIN, isa::Table::CODE, {}));
+    bench::feed(scheduler(), rows_, beats);
+    run();
+    const uint64_t zero_point = uint64_t(vectors[config + ".fc1_zero_point"][0]);
+    product(layer + ".fc1", NORMED, embed, tokens, CODES,
+            {{0, 9, 1, 1}, {0, 24, 8, zero_point}, {1, 11, 13, hidden}},
+            [](unsigned r) { return std::pair(HIDDEN, r); });
+    holds(layer + ".act", tokens, hidden, token_words(hidden_, hidden));
+    update(layer + ".fc2", HIDDEN_CODES, hidden, 0, layer + ".x");
+  }
+
+public:
+  Network(sim::Dram& dram, uint64_t seed, Verdict& v, bench::Digest& d, std::string name,
+          const Vectors& tensors)
+      : Fabric(dram, seed), verdict(v), digest(d), subnet(std::move(name)), vectors(tensors) {}
+
+  void frame() {
+    patches();
+    fill();
+    update("embed", INPUT, channels * kernel * kernel, prefix, "embed");
+    unsigned blocks = 0;
+    while (vectors.has("config.blocks." + std::to_string(blocks) + ".heads"))
+      block(blocks++);
+    norm("norm", number("config.pool"), "pooled", 1);
+    bench::collect(scheduler(), logits_, logits);
+    product("head", NORMED, embed, 1, LOGIT_SUMS, {}, [](unsigned r) { return std::pair(LOGIT, r); });
+    // Sums leave with the 4-bit rows first.
+    std::vector<unsigned> order;
+    for (const int64_t bits : {4, 8})
+      for (unsigned r = 0; r < number("config.classes"); ++r)
+        if (vectors["head.bits"][r] == bits)
+          order.push_back(r);
+    std::vector<int64_t> by_class(order.size());
+    verdict.equal(logits.size(), order.size(), subnet + ": logits");
+    for (size_t i = 0; i < std::min(logits.size(), order.size()); ++i)
+      by_class[order[i]] = int64_t(logits[i]);
+    holds("logits", 1, unsigned(order.size()), [&](unsigned, unsigned c) { return by_class[c]; });
+  }
+};
+
+} // namespace
+
+int main(int argc, char** argv) {
+  Verdict verdict("golden");
+  bench::Digest digest;
+  std::map<std::string, Vectors> subnets;
+  std::ifstream in(argc == 2 ? argv[1] : "");
+  std::string subnet, tensor;
+  for (size_t count; in >> subnet >> tensor >> count;) {
+    Tensor values(count);
+    for (int64_t& value : values)
+      in >> value;
+    subnets[subnet].add(tensor, std::move(values));
+  }
+  verdict.expect(in.eof() && !subnets.empty(), "the golden vectors are there");
+  sim::Dram dram(1); // no kernel that runs here reads it
+  for (const auto& [name, vectors] : subnets)
+    for (const uint64_t seed : {0u, 1u})
+      Network(dram, seed, verdict, digest, name, vectors).frame();
+  std::printf("golden digest %016llx\n", static_cast<unsigned long long>(digest.value()));
+  return verdict.end();
+}
