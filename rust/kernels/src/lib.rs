@@ -85,10 +85,14 @@ pub struct Linear {
     bias: Buffer,
     mult: Buffer,
     shift: Buffer,
-    // SIMD tiers: the bias with the rounding half of the shift, and the shift as two.
+    // SIMD tiers: the bias with the rounding half of the shift, and the shift as two. All are by slots.
     rounded: Buffer,
     right: Buffer,
     left: Buffer,
+    // Where the windows' rows are, one byte each.
+    order: Buffer,
+    windows: Vec<tiled::Window>,
+    panels: Vec<tiled::Panel>,
 }
 
 impl Linear {
@@ -201,7 +205,9 @@ impl KvHead {
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
     codes: Buffer,
+    narrow_codes: Buffer,
     tile: Buffer,
+    staged: Buffer,
     logits: Buffer,
     probs: Buffer,
 }
@@ -296,6 +302,9 @@ impl Kernels {
             rounded: buffer(),
             right: buffer(),
             left: buffer(),
+            order: buffer(),
+            windows: Vec::new(),
+            panels: Vec::new(),
         };
         let weights = Rows::packed(weights, k);
         dispatch!(self.tier,

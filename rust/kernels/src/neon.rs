@@ -271,7 +271,7 @@ unsafe impl Isa for Neon {
     }
 
     #[target_feature(enable = "neon")]
-    unsafe fn requant16(acc: *const i32, requant: Requant, x: Out<i16>) {
+    unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: Requant, x: Out<i16>) {
         let min = vdupq_n_s16(-i16::MAX);
         for i in 0..x.rows {
             // SAFETY: the caller promises that the row is live and ours.
@@ -282,7 +282,11 @@ unsafe impl Isa for Neon {
                 // has 8 words.
                 unsafe {
                     let update = requantized(acc.add(i * Self::PANEL + 8 * v), &requant, 8 * v);
-                    let new = vmaxq_s16(vqaddq_s16(vld1q_s16(whole.as_ptr()), update), min);
+                    let new = if ADD {
+                        vmaxq_s16(vqaddq_s16(vld1q_s16(whole.as_ptr()), update), min)
+                    } else {
+                        update
+                    };
                     vst1q_s16(whole.as_mut_ptr(), new);
                 }
                 part.copy_from_slice(&whole[..part.len()]);

@@ -108,6 +108,8 @@ struct LinearCase {
     rows: usize,
     gap: usize,
     weights: Fill,
+    /// Rows, in percent, whose weights are in [-7, 7].
+    narrow: u64,
     input: Fill,
     zero_point: i8,
     seed: u64,
@@ -121,18 +123,19 @@ fn linear_case() -> impl Strategy<Value = LinearCase> {
         k,
         rows,
         0usize..5,
-        fill(),
+        (fill(), prop_oneof![Just(0u64), Just(100), 1u64..100]),
         fill(),
         any::<i8>(),
         any::<u64>(),
     )
         .prop_map(
-            |(tokens, k, rows, gap, weights, input, zero_point, seed)| LinearCase {
+            |(tokens, k, rows, gap, (weights, narrow), input, zero_point, seed)| LinearCase {
                 tokens,
                 k,
                 rows,
                 gap,
                 weights,
+                narrow,
                 input,
                 zero_point,
                 seed,
@@ -142,7 +145,15 @@ fn linear_case() -> impl Strategy<Value = LinearCase> {
 
 /// A layer whose accumulators reach from nothing to the bound, with every shift and some dead rows.
 fn layer(case: &LinearCase, random: &mut Random) -> (Vec<i8>, Vec<i32>, Vec<i16>, Vec<u8>) {
-    let weights: Vec<i8> = random.values(case.rows * case.k, case.weights, -127, 127);
+    let mut weights: Vec<i8> = Vec::new();
+    for _ in 0..case.rows {
+        let largest = if random.next() % 100 < case.narrow {
+            7
+        } else {
+            127
+        };
+        weights.extend(random.values::<i8>(case.k, case.weights, -largest, largest));
+    }
     let mut bias = Vec::new();
     for row in weights.chunks_exact(case.k) {
         let rest = (1 << 26) - 1 - 128 * row.iter().map(|&w| i64::from(w).abs()).sum::<i64>();
@@ -418,7 +429,7 @@ fn run<C: Clone + Debug>(
 }
 
 fn linear(scalar: Kernels, tier: Kernels) -> Result<(), String> {
-    let case = |tokens, k, rows, weights, input| {
+    let case = |tokens, k, rows, weights, narrow, input| {
         let (gap, zero_point, seed) = (1, -128, 5);
         LinearCase {
             tokens,
@@ -426,17 +437,25 @@ fn linear(scalar: Kernels, tier: Kernels) -> Result<(), String> {
             rows,
             gap,
             weights,
+            narrow,
             input,
             zero_point,
             seed,
         }
     };
     let named = [
-        case(13, 4096, 65, Max, Min),
-        case(13, 4096, 65, Min, Min),
-        case(7, 4095, 64, Ends, Ends),
-        case(1, 1, 1, Min, Min),
-        case(197, 192, 192, Fill::Random, Fill::Random),
+        case(13, 4096, 65, Max, 0, Min),
+        case(13, 4096, 65, Min, 0, Min),
+        case(7, 4095, 64, Ends, 0, Ends),
+        case(1, 1, 1, Min, 0, Min),
+        case(197, 192, 192, Fill::Random, 0, Fill::Random),
+        // The largest sums of narrow rows, of either sign.
+        case(13, 4096, 65, Max, 100, Min),
+        case(13, 4096, 65, Max, 100, Max),
+        case(13, 4096, 65, Min, 100, Max),
+        case(13, 4095, 65, Min, 100, Min),
+        case(7, 777, 200, Ends, 50, Ends),
+        case(197, 192, 192, Fill::Random, 75, Fill::Random),
     ];
     run(400, linear_case(), &named, |case| {
         check_linear(scalar, tier, case)

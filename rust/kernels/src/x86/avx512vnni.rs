@@ -254,7 +254,7 @@ unsafe impl Isa for Avx512Vnni {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn requant16(acc: *const i32, requant: Requant, x: Out<i16>) {
+    unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: Requant, x: Out<i16>) {
         // SAFETY: the caller promises PANEL parameters and accumulators for each row; masks keep x inside it.
         unsafe {
             let min = _mm512_set1_epi16(-i16::MAX);
@@ -264,9 +264,13 @@ unsafe impl Isa for Avx512Vnni {
                     let mask = mask32(x.cols.saturating_sub(32 * half));
                     let mult = _mm512_loadu_si512(requant.mult.add(32 * half).cast());
                     let at = x.ptr.add(i * x.stride).wrapping_add(32 * half);
-                    let old = _mm512_maskz_loadu_epi16(mask, at);
                     let update = _mm512_mulhrs_epi16(in_order32(t), mult);
-                    let new = _mm512_max_epi16(_mm512_adds_epi16(old, update), min);
+                    let new = if ADD {
+                        let old = _mm512_maskz_loadu_epi16(mask, at);
+                        _mm512_max_epi16(_mm512_adds_epi16(old, update), min)
+                    } else {
+                        update
+                    };
                     _mm512_mask_storeu_epi16(at, mask, new);
                 }
             }
