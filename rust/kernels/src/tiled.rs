@@ -79,6 +79,39 @@ pub(crate) struct Narrow {
     pub step: usize,
     /// An activation is multiplied as its code plus this, in 8 bits: 0 (signed) or 128 (unsigned).
     pub code_offset: u8,
+    /// Consecutive k whose products one 16-bit sum takes at once ...
+    pub pair: usize,
+    /// ... and the sums that take turns: that of k is `k / pair % sums`.
+    pub sums: usize,
+}
+
+impl Narrow {
+    /// The most k, a multiple of `step`, that 16-bit sums of products with these rows can run over whatever
+    /// the activations are.
+    fn run<'a>(self, k: usize, rows: impl Iterator<Item = &'a [i8]> + Clone) -> usize {
+        let (low, high) = (
+            i32::from(self.code_offset) - 128,
+            i32::from(self.code_offset) + 127,
+        );
+        // Codes may be 0, so no part of a run exceeds what bounds the whole.
+        let fits = |run: &[i8], sum: usize| {
+            let turns = run.chunks(self.pair).skip(sum).step_by(self.sums);
+            let (mut min, mut max) = (0, 0);
+            for w in turns.flatten().map(|&w| i32::from(w)) {
+                min += (w * low).min(w * high);
+                max += (w * low).max(w * high);
+            }
+            i32::from(i16::MIN) <= min && max <= i32::from(i16::MAX)
+        };
+        let steps = k.div_ceil(self.step);
+        (1..)
+            .map(|runs| steps.div_ceil(runs) * self.step)
+            .find(|&run| {
+                let mut runs = rows.clone().flat_map(|row| row.chunks(run));
+                runs.all(|run| (0..self.sums).all(|sum| fits(run, sum)))
+            })
+            .expect("a single step fits")
+    }
 }
 
 /// One instruction-set tier.
@@ -113,6 +146,8 @@ pub(crate) unsafe trait Isa {
     const PROB_OFFSET: i32;
     /// Where the tier has a faster tile for narrow rows: their form.
     const NARROW: Option<Narrow> = None;
+    /// What rows of staged outputs stand apart: whatever slot a panel starts at, its outputs are stored whole.
+    const STAGED: usize = WINDOW + Self::PANEL;
 
     /// The activation code as multiplied.
     fn code(a: i8) -> Self::Code;
@@ -148,7 +183,8 @@ pub(crate) unsafe trait Isa {
         unsafe { Self::tile(a, stride, rows, w, width, k, bias, out, out_stride) }
     }
 
-    /// [`Isa::tile`] for weights in [-7, 7], in the form of [`Isa::NARROW`].
+    /// [`Isa::tile`] for weights in [-7, 7], in the form of [`Isa::NARROW`], whose 16-bit sums can run over
+    /// `run` k, a positive multiple of its step.
     #[allow(clippy::too_many_arguments)]
     unsafe fn tile_narrow(
         _a: *const u8,
@@ -157,6 +193,7 @@ pub(crate) unsafe trait Isa {
         _w: *const i8,
         _width: usize,
         _k: usize,
+        _run: usize,
         _bias: *const i32,
         _out: *mut i32,
         _out_stride: usize,
@@ -177,16 +214,21 @@ pub(crate) unsafe trait Isa {
     unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: Requant, x: Out<i16>);
 
     /// Codes from the order of slots to that of rows: `out[i][j] = staged[i][order[j]]`. The rows of `staged`
-    /// and `order` have `WINDOW` entries, those of `order` are below `WINDOW`; `out.cols` is at most `WINDOW`.
+    /// (`STAGED` apart) and `order` have `WINDOW` entries, those of `order` are below `WINDOW`; `out.cols` is at
+    /// most `WINDOW`.
     unsafe fn reorder8(staged: *const i8, order: *const u8, out: Out<i8>) {
         // SAFETY: the same contract.
-        unsafe { reorder(staged, order, out, |y, code| *y = code) }
+        unsafe { reorder(staged, Self::STAGED, order, out, |y, code| *y = code) }
     }
 
     /// Adds updates of the residual, from the order of slots to that of rows; as [`Isa::reorder8`].
     unsafe fn reorder16(staged: *const i16, order: *const u8, x: Out<i16>) {
         // SAFETY: the same contract.
-        unsafe { reorder(staged, order, x, |x, update| *x = add_residual(*x, update)) }
+        unsafe {
+            reorder(staged, Self::STAGED, order, x, |x, update| {
+                *x = add_residual(*x, update)
+            })
+        }
     }
 
     /// Probabilities of one query row; gives the sums of e12 and e8.
@@ -271,6 +313,7 @@ pub(crate) unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
 /// As theirs.
 unsafe fn reorder<T: Plain>(
     staged: *const T,
+    stride: usize,
     order: *const u8,
     out: Out<T>,
     store: impl Fn(&mut T, T),
@@ -278,7 +321,7 @@ unsafe fn reorder<T: Plain>(
     for i in 0..out.rows {
         // SAFETY: the caller's promise.
         unsafe {
-            let staged = staged.add(i * WINDOW);
+            let staged = staged.add(i * stride);
             for (j, y) in out.row(i).iter_mut().enumerate() {
                 store(y, *staged.add(usize::from(*order.add(j))));
             }
@@ -406,6 +449,8 @@ pub(crate) struct Panel {
     narrow: bool,
     /// Where its weights start, in bytes.
     at: usize,
+    /// What [`Narrow::run`] gives for narrow rows.
+    run: usize,
 }
 
 /// The slots of a window's rows: those of wide rows first, in whole vectors. Gives the number of wide slots.
@@ -474,20 +519,23 @@ pub(crate) fn pack_linear<I: Isa>(
                 let width = I::PANEL.min(part.end - slot);
                 let row = |r: usize| row_at[slot + r].map_or(&[][..], |row| source.row(row));
                 let at = linear.weights.bytes();
-                if narrow {
+                let run = if narrow {
                     let form = I::NARROW.expect("only a form of their own makes rows narrow");
                     let k = linear.k.next_multiple_of(form.step);
                     pack_panel::<i8>(linear.weights.extend(width * k), width, form.group, row);
+                    form.run(linear.k, (0..width).map(row))
                 } else {
                     let k = linear.k.next_multiple_of(I::STEP);
                     let panel = linear.weights.extend::<I::Weight>(width * k);
                     pack_panel(panel, width, I::GROUP, row);
-                }
+                    0
+                };
                 linear.panels.push(Panel {
                     slot: first + slot,
                     width,
                     narrow,
                     at,
+                    run,
                 });
             }
         }
@@ -551,7 +599,7 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
     let sorted = layer.windows.iter().any(|window| window.sorted);
     let staged = scratch
         .staged
-        .take::<E::Value>(if sorted { n * WINDOW } else { 0 });
+        .take::<E::Value>(if sorted { n * I::STAGED } else { 0 });
     for (window, first) in layer.windows.iter().zip((0..).step_by(WINDOW)) {
         for panel in &layer.panels[window.panels.clone()] {
             let width = panel.width;
@@ -569,12 +617,12 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
                 let rows = I::ROWS.min(n - i);
                 let (bias, acc) = (bias.as_ptr(), tile.as_mut_ptr());
                 let out = if window.sorted {
-                    let staged = &mut staged[i * WINDOW..][..rows * WINDOW];
+                    let staged = &mut staged[i * I::STAGED..][..rows * I::STAGED];
                     Out {
                         ptr: staged[panel.slot - first..].as_mut_ptr(),
-                        stride: WINDOW,
+                        stride: I::STAGED,
                         rows,
-                        cols: width,
+                        cols: I::PANEL,
                     }
                 } else {
                     epilogue.block(i, rows, panel.slot, width.min(layer.rows - panel.slot))
@@ -585,7 +633,8 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
                     if panel.narrow {
                         let a = narrow_codes[i * narrow_k..][..rows * narrow_k].as_ptr();
                         let w = narrow.as_ptr();
-                        I::tile_narrow(a, narrow_k, rows, w, width, narrow_k, bias, acc, I::PANEL);
+                        let (k, run) = (narrow_k, panel.run);
+                        I::tile_narrow(a, k, rows, w, width, k, run, bias, acc, I::PANEL);
                     } else {
                         let a = codes[i * k..][..rows * k].as_ptr();
                         I::tile(a, k, rows, wide.as_ptr(), width, k, bias, acc, I::PANEL);
@@ -597,7 +646,7 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
         if window.sorted {
             let order = &order[first..first + WINDOW];
             let out = epilogue.block(0, n, first, WINDOW.min(layer.rows - first));
-            // SAFETY: staged has WINDOW values for each row of out; sort_window made the order.
+            // SAFETY: staged has values for each row of out; sort_window made the order.
             unsafe { epilogue.reorder(staged.as_ptr(), order.as_ptr(), out) };
         }
     }
@@ -696,7 +745,7 @@ impl<I: Isa> Epilogue<I> for Sums<'_> {
 
     unsafe fn reorder(&self, staged: *const i32, order: *const u8, out: Out<i32>) {
         // SAFETY: the caller's promise.
-        unsafe { reorder(staged, order, out, |sum, acc| *sum = acc) }
+        unsafe { reorder(staged, I::STAGED, order, out, |sum, acc| *sum = acc) }
     }
 }
 

@@ -67,21 +67,19 @@ unsafe fn tile<const M: usize, const V: usize>(
     }
 }
 
-/// Groups of narrow rows whose sums fit 16 bits: two products of (code + 128) and a weight, each.
-const RUN: usize = 9;
-const _: () = assert!(RUN as i32 * 2 * 255 * 7 <= i16::MAX as i32);
-
-/// M x (8 * V) accumulators of narrow rows: in 16 bits in registers for a run of groups, then added to 32 bits
-/// in memory.
+/// M x (8 * V) accumulators of narrow rows: in 16 bits in registers for a run of k, then added to 32 bits in
+/// memory.
 ///
 /// # Safety
 /// As [`Isa::tile_narrow`], for M rows and 8 * V columns.
 #[target_feature(enable = "avx2")]
+#[allow(clippy::too_many_arguments)]
 unsafe fn tile_narrow<const M: usize, const V: usize>(
     a: *const u8,
     stride: usize,
     w: *const i8,
     k: usize,
+    run: usize,
     bias: *const i32,
     out: *mut i32,
     out_stride: usize,
@@ -100,9 +98,9 @@ unsafe fn tile_narrow<const M: usize, const V: usize>(
             _mm256_maddubs_epi16(_mm256_set1_epi32(codes), weights)
         };
         let ones = _mm256_set1_epi16(1);
-        for first in (0..k / 4).step_by(RUN) {
+        for first in (0..k / 4).step_by(run / 4) {
             let mut acc: [[_; V]; M] = from_fn(|m| from_fn(|v| products(m, v, first)));
-            for g in first + 1..(first + RUN).min(k / 4) {
+            for g in first + 1..(first + run / 4).min(k / 4) {
                 for (m, row) in acc.iter_mut().enumerate() {
                     for (v, acc) in row.iter_mut().enumerate() {
                         *acc = _mm256_add_epi16(*acc, products(m, v, g));
@@ -258,6 +256,8 @@ unsafe impl Isa for Avx2 {
         group: 4,
         step: 4,
         code_offset: 128,
+        pair: 2,
+        sums: 2,
     });
 
     fn code(a: i8) -> i16 {
@@ -299,6 +299,7 @@ unsafe impl Isa for Avx2 {
         w: *const i8,
         width: usize,
         k: usize,
+        run: usize,
         bias: *const i32,
         out: *mut i32,
         out_stride: usize,
@@ -307,8 +308,8 @@ unsafe impl Isa for Avx2 {
             ($($m:literal)*) => {
                 match (rows, width / 8) {
                     $(
-                        ($m, 2) => tile_narrow::<$m, 2>(a, stride, w, k, bias, out, out_stride),
-                        ($m, 1) => tile_narrow::<$m, 1>(a, stride, w, k, bias, out, out_stride),
+                        ($m, 2) => tile_narrow::<$m, 2>(a, stride, w, k, run, bias, out, out_stride),
+                        ($m, 1) => tile_narrow::<$m, 1>(a, stride, w, k, run, bias, out, out_stride),
                     )*
                     _ => unreachable!("a tile of {rows} x {width}"),
                 }
@@ -408,7 +409,7 @@ unsafe impl Isa for Avx2 {
             let places = |half: usize| _mm256_loadu_si256(order.add(32 * half).cast());
             let shuffles: [[_; 4]; 2] = from_fn(|half| shuffles(places(half)));
             for i in 0..out.rows {
-                let staged = staged.add(i * WINDOW);
+                let staged = staged.add(i * Self::STAGED);
                 let parts = from_fn(|part| {
                     _mm256_broadcastsi128_si256(_mm_loadu_si128(staged.add(16 * part).cast()))
                 });
@@ -443,7 +444,7 @@ unsafe impl Isa for Avx2 {
             });
             let min = _mm256_set1_epi16(-i16::MAX);
             for i in 0..x.rows {
-                let staged = staged.add(i * WINDOW);
+                let staged = staged.add(i * Self::STAGED);
                 let parts = from_fn(|part| {
                     _mm256_broadcastsi128_si256(_mm_loadu_si128(staged.add(8 * part).cast()))
                 });
