@@ -241,7 +241,9 @@ macro_rules! dispatch {
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512Vnni => dispatch!(@ $isa = x86::Avx512Vnni => $simd),
             #[cfg(target_arch = "aarch64")]
-            Tier::Neon => dispatch!(@ $isa = neon::Neon => $simd),
+            Tier::Neon => dispatch!(@ $isa = neon::Neon<false> => $simd),
+            #[cfg(target_arch = "aarch64")]
+            Tier::NeonDot => dispatch!(@ $isa = neon::Neon<true> => $simd),
             tier => unreachable!("kernels of the unsupported tier {tier}"),
         }
     };
