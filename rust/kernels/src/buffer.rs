@@ -69,3 +69,13 @@ impl Buffer {
         }
     }
 }
+
+/// Whole cache lines of a buffer as values of `T`.
+pub(crate) fn cast<T: Plain>(lines: &[u8]) -> &[T] {
+    assert!(
+        lines.as_ptr().addr().is_multiple_of(align_of::<T>()),
+        "values are aligned"
+    );
+    // SAFETY: the slice holds that many values, is aligned as T needs, and any bytes are a T.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() / size_of::<T>()) }
+}

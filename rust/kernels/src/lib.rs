@@ -19,17 +19,18 @@
 //! behaviour).
 //!
 //! ```
-//! use quasar_kernels::{Kernels, LinearParams, Rows, RowsMut, Scratch};
+//! use quasar_kernels::{Kernels, LinearParams, Rows, RowsMut, Scratch, Storage};
 //!
 //! // Two rows of three weights; M = 2^14 and p = 1 are 16384 * 2^(-1-11-6) = 1/16 of a code for each unit.
-//! let layer = Kernels::best().pack_linear(&LinearParams {
+//! let params = LinearParams {
 //!     rows: 2,
 //!     k: 3,
 //!     weights: &[1, -2, 3, 4, 5, -6],
 //!     bias: &[10, 20],
 //!     mult: &[1 << 14; 2],
 //!     shift: &[1; 2],
-//! });
+//! };
+//! let layer = Kernels::best().pack_linear(&params, Storage::Unpacked);
 //! let (input, mut out) = (Rows::packed(&[7, 8, 9], 3), [0; 2]);
 //! let scratch = &mut Scratch::new();
 //! Kernels::best().linear_i8(&layer, input, RowsMut::packed(&mut out, 2), 0, None, scratch);
@@ -75,10 +76,21 @@ pub struct LinearParams<'a> {
     pub shift: &'a [u8],
 }
 
+/// How weights lie in memory. The results are the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// As the tier multiplies them: a byte each, on AVX2 two for 8-bit rows.
+    Unpacked,
+    /// Half a byte each for rows within [-7, 7] (4-bit rows), a byte for others. Each call expands them, a panel
+    /// at a time.
+    Packed,
+}
+
 /// A linear layer packed for one tier.
 #[derive(Clone, Debug)]
 pub struct Linear {
     tier: Tier,
+    storage: Storage,
     rows: usize,
     k: usize,
     weights: Buffer,
@@ -109,6 +121,16 @@ impl Linear {
     /// The tier that it is packed for.
     pub fn tier(&self) -> Tier {
         self.tier
+    }
+
+    /// How its weights lie in memory.
+    pub fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    /// Bytes of its weights in memory, with what pads them.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes()
     }
 }
 
@@ -206,6 +228,7 @@ impl KvHead {
 pub struct Scratch {
     codes: Buffer,
     narrow_codes: Buffer,
+    expanded: Buffer,
     tile: Buffer,
     staged: Buffer,
     logits: Buffer,
@@ -265,11 +288,11 @@ impl Kernels {
         self.tier
     }
 
-    /// Packs a layer for this tier.
+    /// Packs a layer for this tier. (The scalar tier always keeps a byte for each weight.)
     ///
     /// # Panics
     /// When a size is 0 or the lengths do not agree.
-    pub fn pack_linear(self, params: &LinearParams) -> Linear {
+    pub fn pack_linear(self, params: &LinearParams, storage: Storage) -> Linear {
         let &LinearParams {
             rows,
             k,
@@ -295,6 +318,7 @@ impl Kernels {
         let buffer = Buffer::default;
         let mut linear = Linear {
             tier: self.tier,
+            storage,
             rows,
             k,
             weights: buffer(),

@@ -13,13 +13,17 @@
 //! row's place is its *slot*. The outputs of a sorted window are staged by slots and put into the order of rows
 //! when the window is done.
 //!
+//! With [`Storage::Packed`] a panel lies in memory as 8-bit weights of wide rows and nibbles of narrow ones, and
+//! is expanded, once a call, into working memory: a panel is small enough for the L1 or L2 cache, and serves
+//! every tile of input rows.
+//!
 //! May depend on the views, the buffers and the scalar reference; a tier implements [`Isa`] and nothing else.
 
 use std::ops::Range;
 
-use crate::buffer::{Buffer, Plain};
+use crate::buffer::{cast, Buffer, Plain};
 use crate::scalar::{add_residual, attention_scale, value_mean};
-use crate::{HeadParams, KvHead, LayerNorm, Linear, Rows, RowsMut, Scratch};
+use crate::{HeadParams, KvHead, LayerNorm, Linear, Rows, RowsMut, Scratch, Storage};
 
 /// Every buffer of logits or probabilities has rows of a multiple of this many values.
 pub(crate) const PAD: usize = 64;
@@ -201,6 +205,16 @@ pub(crate) unsafe trait Isa {
         unreachable!("the tier has no form for narrow rows")
     }
 
+    /// Expands packed weights as [`expand`] does.
+    unsafe fn expand_wide(stored: &[u8], wide: usize, narrow: usize, panel: &mut [Self::Weight]) {
+        expand(stored, wide, narrow, panel);
+    }
+
+    /// Expands nibbles as [`expand`] does.
+    unsafe fn expand_narrow(stored: &[u8], panel: &mut [i8]) {
+        expand(stored, 0, panel.len(), panel);
+    }
+
     /// Output codes; `offset` is `64 * zero_point + 32`.
     unsafe fn requant8(acc: *const i32, requant: Requant, offset: i16, out: Out<i8>);
 
@@ -304,6 +318,39 @@ pub(crate) unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
         for y in unsafe { out.row(i) } {
             *y = table[usize::from(*y as u8 ^ 0x80)];
         }
+    }
+}
+
+/// Weights of each group from how they are packed: `wide` bytes, then `narrow` nibbles, low ones first.
+#[inline(always)]
+pub(crate) fn expand<W: Plain + From<i8>>(
+    stored: &[u8],
+    wide: usize,
+    narrow: usize,
+    panel: &mut [W],
+) {
+    let groups = panel.chunks_exact_mut(wide + narrow);
+    for (group, stored) in groups.zip(stored.chunks_exact(wide + narrow / 2)) {
+        let (bytes, nibbles) = stored.split_at(wide);
+        let (wide, narrow) = group.split_at_mut(wide);
+        for (w, &byte) in wide.iter_mut().zip(bytes) {
+            *w = (byte as i8).into();
+        }
+        for (pair, &byte) in narrow.chunks_exact_mut(2).zip(nibbles) {
+            pair[0] = ((byte << 4) as i8 >> 4).into();
+            pair[1] = (byte as i8 >> 4).into();
+        }
+    }
+}
+
+/// What [`expand`] undoes; `weights` are those of one group.
+fn compress(weights: &[i8], wide: usize, stored: &mut [u8]) {
+    let (bytes, nibbles) = stored.split_at_mut(wide);
+    for (byte, &w) in bytes.iter_mut().zip(weights) {
+        *byte = w as u8;
+    }
+    for (byte, pair) in nibbles.iter_mut().zip(weights[wide..].chunks_exact(2)) {
+        *byte = pair[0] as u8 & 15 | (pair[1] as u8) << 4;
     }
 }
 
@@ -445,10 +492,12 @@ pub(crate) struct Panel {
     /// Its first slot.
     slot: usize,
     width: usize,
+    /// Its first rows, those with 8-bit weights in memory.
+    wide: usize,
     /// Whether its rows are in the form of [`Isa::NARROW`].
     narrow: bool,
-    /// Where its weights start, in bytes.
-    at: usize,
+    /// Where its weights lie, in bytes.
+    weights: Range<usize>,
     /// What [`Narrow::run`] gives for narrow rows.
     run: usize,
 }
@@ -486,9 +535,12 @@ pub(crate) fn pack_linear<I: Isa>(
     let rights = linear.right.take::<i32>(slots);
     let lefts = linear.left.take::<i32>(slots);
     let order = linear.order.take::<u8>(rows.next_multiple_of(WINDOW));
+    let packed = linear.storage == Storage::Packed;
+    let sorts = packed || I::NARROW.is_some();
     let narrow: Vec<bool> = (0..rows)
-        .map(|r| I::NARROW.is_some() && source.row(r).iter().all(|w| (-7..=7).contains(w)))
+        .map(|r| sorts && source.row(r).iter().all(|w| (-7..=7).contains(w)))
         .collect();
+    let mut codes = Buffer::default();
     for first in (0..rows).step_by(WINDOW) {
         let live = WINDOW.min(rows - first);
         let order = &mut order[first..first + WINDOW];
@@ -514,28 +566,39 @@ pub(crate) fn pack_linear<I: Isa>(
         }
         let total = wide.max(padded_rows::<I>(live));
         let before = linear.panels.len();
-        for (part, narrow) in [(0..wide, false), (wide..total, true)] {
+        // Without a form of their own narrow rows share panels with wide ones.
+        let end = if I::NARROW.is_some() { wide } else { total };
+        for (part, narrow) in [(0..end, false), (end..total, true)] {
             for slot in part.clone().step_by(I::PANEL) {
                 let width = I::PANEL.min(part.end - slot);
+                let wide = wide.clamp(slot, slot + width) - slot;
                 let row = |r: usize| row_at[slot + r].map_or(&[][..], |row| source.row(row));
+                let form = I::NARROW.filter(|_| narrow);
+                let (group, step) =
+                    form.map_or((I::GROUP, I::STEP), |form| (form.group, form.step));
+                let size = width * linear.k.next_multiple_of(step);
                 let at = linear.weights.bytes();
-                let run = if narrow {
-                    let form = I::NARROW.expect("only a form of their own makes rows narrow");
-                    let k = linear.k.next_multiple_of(form.step);
-                    pack_panel::<i8>(linear.weights.extend(width * k), width, form.group, row);
-                    form.run(linear.k, (0..width).map(row))
+                if packed {
+                    let codes = codes.take::<i8>(size);
+                    pack_panel(codes, width, group, row);
+                    let stored = (width + wide) * group / 2;
+                    let bytes = linear.weights.extend::<u8>(size / (width * group) * stored);
+                    for (bytes, codes) in bytes.chunks_mut(stored).zip(codes.chunks(width * group))
+                    {
+                        compress(codes, wide * group, bytes);
+                    }
+                } else if narrow {
+                    pack_panel::<i8>(linear.weights.extend(size), width, group, row);
                 } else {
-                    let k = linear.k.next_multiple_of(I::STEP);
-                    let panel = linear.weights.extend::<I::Weight>(width * k);
-                    pack_panel(panel, width, I::GROUP, row);
-                    0
-                };
+                    pack_panel::<I::Weight>(linear.weights.extend(size), width, group, row);
+                }
                 linear.panels.push(Panel {
                     slot: first + slot,
                     width,
+                    wide,
                     narrow,
-                    at,
-                    run,
+                    weights: at..linear.weights.bytes(),
+                    run: form.map_or(0, |form| form.run(linear.k, (0..width).map(row))),
                 });
             }
         }
@@ -596,6 +659,7 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
     let bias = bias.as_slice::<i32>();
     let order = layer.order.as_slice::<u8>();
     let tile = scratch.tile.take::<i32>(I::ROWS * I::PANEL);
+    let expanded = &mut scratch.expanded;
     let sorted = layer.windows.iter().any(|window| window.sorted);
     let staged = scratch
         .staged
@@ -605,13 +669,23 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
             let width = panel.width;
             let bias = &bias[panel.slot..][..width];
             let requant = requant::<I>(layer, panel.slot);
-            let (wide, narrow) = if panel.narrow {
-                let weights = &layer.weights.as_slice::<i8>()[panel.at..];
-                (&[][..], &weights[..width * narrow_k])
-            } else {
-                let weights =
-                    &layer.weights.as_slice::<I::Weight>()[panel.at / size_of::<I::Weight>()..];
-                (&weights[..width * k], &[][..])
+            let stored = &layer.weights.as_slice::<u8>()[panel.weights.clone()];
+            let (wide, narrow): (&[I::Weight], &[i8]) = match (layer.storage, panel.narrow) {
+                // SAFETY: the caller promises the features.
+                (Storage::Packed, false) => unsafe {
+                    let weights = expanded.take(width * k);
+                    let (wide, narrow) = (panel.wide * I::GROUP, (width - panel.wide) * I::GROUP);
+                    I::expand_wide(stored, wide, narrow, weights);
+                    (weights, &[])
+                },
+                // SAFETY: the caller promises the features.
+                (Storage::Packed, true) => unsafe {
+                    let weights = expanded.take(width * narrow_k);
+                    I::expand_narrow(stored, weights);
+                    (&[], weights)
+                },
+                (Storage::Unpacked, false) => (&cast(stored)[..width * k], &[]),
+                (Storage::Unpacked, true) => (&[], &cast(stored)[..width * narrow_k]),
             };
             for i in (0..n).step_by(I::ROWS) {
                 let rows = I::ROWS.min(n - i);

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use quasar_kernels::{
-    HeadParams, Kernels, KvHead, LayerNorm, Linear, LinearParams, Rows, RowsMut, Scratch, Tier,
+    HeadParams, Kernels, KvHead, LayerNorm, Linear, LinearParams, Rows, RowsMut, Scratch, Storage,
+    Tier,
 };
 use Fill::{Ends, Max, Min};
 
@@ -184,24 +185,27 @@ fn pack(
     kernels: Kernels,
     case: &LinearCase,
     layer: &(Vec<i8>, Vec<i32>, Vec<i16>, Vec<u8>),
+    storage: Storage,
 ) -> Linear {
     let (weights, bias, mult, shift) = layer;
-    kernels.pack_linear(&LinearParams {
+    let params = LinearParams {
         rows: case.rows,
         k: case.k,
         weights,
         bias,
         mult,
         shift,
-    })
+    };
+    kernels.pack_linear(&params, storage)
 }
 
 type Check = Result<(), TestCaseError>;
 
-fn check_linear(scalar: Kernels, tier: Kernels, case: &LinearCase) -> Check {
+fn check_linear(scalar: Kernels, tier: Kernels, case: &LinearCase, storage: Storage) -> Check {
     let random = &mut Random::new(case.seed);
     let layer = layer(case, random);
-    let (expected, packed) = (pack(scalar, case, &layer), pack(tier, case, &layer));
+    let expected = pack(scalar, case, &layer, Storage::Unpacked);
+    let packed = pack(tier, case, &layer, storage);
     let input = Matrix::<i8>::new(
         random,
         (case.tokens, case.k, case.gap),
@@ -458,7 +462,8 @@ fn linear(scalar: Kernels, tier: Kernels) -> Result<(), String> {
         case(197, 192, 192, Fill::Random, 75, Fill::Random),
     ];
     run(400, linear_case(), &named, |case| {
-        check_linear(scalar, tier, case)
+        check_linear(scalar, tier, case, Storage::Unpacked)?;
+        check_linear(scalar, tier, case, Storage::Packed)
     })
 }
 

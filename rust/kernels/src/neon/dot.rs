@@ -4,8 +4,8 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 use std::array::from_fn;
 
-/// Rows of weights in one vector of sums.
-pub(super) const LANES: usize = 4;
+/// Rows of weights in two vectors of sums.
+pub(super) const LANES: usize = 8;
 
 /// Adds to each 32-bit lane the products of its four weights and of four codes, those from `4 * LANE` on.
 #[target_feature(enable = "neon,dotprod")]
@@ -87,12 +87,10 @@ pub(super) unsafe fn tile_of(
 ) {
     macro_rules! pick {
         ($($m:literal)*) => {
-            match (rows, width / LANES) {
+            match (rows, width / 4) {
                 $(
                     ($m, 4) => tile::<$m, 4>(a, stride, w, k, bias, out, out_stride),
-                    ($m, 3) => tile::<$m, 3>(a, stride, w, k, bias, out, out_stride),
                     ($m, 2) => tile::<$m, 2>(a, stride, w, k, bias, out, out_stride),
-                    ($m, 1) => tile::<$m, 1>(a, stride, w, k, bias, out, out_stride),
                 )*
                 _ => unreachable!("a tile of {rows} x {width}"),
             }

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::array::from_fn;
 
 use crate::scalar::{logit_cap, Moments, EXP2};
-use crate::tiled::{Isa, Narrow, Out, Requant, RowScale, WINDOW};
+use crate::tiled::{expand, Isa, Narrow, Out, Requant, RowScale, WINDOW};
 use crate::LayerNorm;
 
 /// The tier. Its functions need AVX2.
@@ -317,6 +317,16 @@ unsafe impl Isa for Avx2 {
         }
         // SAFETY: the caller's promise, for just this many rows and columns.
         unsafe { pick!(1 2 3 4 5 6) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn expand_wide(stored: &[u8], wide: usize, narrow: usize, panel: &mut [i16]) {
+        expand(stored, wide, narrow, panel);
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn expand_narrow(stored: &[u8], panel: &mut [i8]) {
+        expand(stored, 0, panel.len(), panel);
     }
 
     #[target_feature(enable = "avx2")]

@@ -221,6 +221,43 @@ unsafe impl Isa for Avx512Vnni {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn expand_wide(stored: &[u8], wide: usize, narrow: usize, panel: &mut [i8]) {
+        let signed = _mm512_broadcast_i32x4(_mm_setr_epi8(
+            0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1,
+        ));
+        let groups = panel.chunks_exact_mut(wide + narrow);
+        for (group, stored) in groups.zip(stored.chunks_exact(wide + narrow / 2)) {
+            let (bytes, nibbles) = stored.split_at(wide);
+            for (to, from) in group.chunks_exact_mut(64).zip(bytes.chunks_exact(64)) {
+                // SAFETY: both have 64 bytes.
+                unsafe {
+                    _mm512_storeu_si512(
+                        to.as_mut_ptr().cast(),
+                        _mm512_loadu_si512(from.as_ptr().cast()),
+                    );
+                }
+            }
+            let to = group[wide..].chunks_exact_mut(64);
+            for (to, from) in to.zip(nibbles.chunks_exact(32)) {
+                // SAFETY: one has 64 bytes, the other 32.
+                unsafe {
+                    let bytes = _mm512_cvtepu8_epi16(_mm256_loadu_si256(from.as_ptr().cast()));
+                    // (bytes | bytes << 4) & 0x0f0f: a nibble in each byte.
+                    let nibbles = _mm512_ternarylogic_epi32::<0xe0>(
+                        _mm512_set1_epi8(15),
+                        bytes,
+                        _mm512_slli_epi16::<4>(bytes),
+                    );
+                    _mm512_storeu_si512(
+                        to.as_mut_ptr().cast(),
+                        _mm512_shuffle_epi8(signed, nibbles),
+                    );
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     unsafe fn requant8(acc: *const i32, requant: Requant, offset: i16, out: Out<i8>) {
         // SAFETY: the caller promises PANEL parameters and accumulators for each row; the mask keeps stores
         // inside it.
@@ -271,6 +308,49 @@ unsafe impl Isa for Avx512Vnni {
                     } else {
                         update
                     };
+                    _mm512_mask_storeu_epi16(at, mask, new);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn reorder8(staged: *const i8, order: *const u8, out: Out<i8>) {
+        // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the rows of out;
+        // masks keep stores inside them.
+        unsafe {
+            for half in 0..2 {
+                let places = _mm512_cvtepu8_epi16(_mm256_loadu_si256(order.add(32 * half).cast()));
+                let mask = mask32(out.cols.saturating_sub(32 * half));
+                for i in 0..out.rows {
+                    let words = |half: usize| {
+                        let staged = staged.add(i * Self::STAGED + 32 * half);
+                        _mm512_cvtepi8_epi16(_mm256_loadu_si256(staged.cast()))
+                    };
+                    let y = _mm512_permutex2var_epi16(words(0), places, words(1));
+                    let at = out.ptr.add(i * out.stride).wrapping_add(32 * half);
+                    _mm512_mask_cvtepi16_storeu_epi8(at, mask, y);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn reorder16(staged: *const i16, order: *const u8, x: Out<i16>) {
+        // SAFETY: as in reorder8.
+        unsafe {
+            let min = _mm512_set1_epi16(-i16::MAX);
+            for half in 0..2 {
+                let places = _mm512_cvtepu8_epi16(_mm256_loadu_si256(order.add(32 * half).cast()));
+                let mask = mask32(x.cols.saturating_sub(32 * half));
+                for i in 0..x.rows {
+                    let words = |half: usize| {
+                        _mm512_loadu_si512(staged.add(i * Self::STAGED + 32 * half).cast())
+                    };
+                    let update = _mm512_permutex2var_epi16(words(0), places, words(1));
+                    let at = x.ptr.add(i * x.stride).wrapping_add(32 * half);
+                    let old = _mm512_maskz_loadu_epi16(mask, at);
+                    let new = _mm512_max_epi16(_mm512_adds_epi16(old, update), min);
                     _mm512_mask_storeu_epi16(at, mask, new);
                 }
             }
