@@ -318,7 +318,10 @@ impl Kernels {
         let buffer = Buffer::default;
         let mut linear = Linear {
             tier: self.tier,
-            storage,
+            storage: match self.tier {
+                Tier::Scalar => Storage::Unpacked,
+                _ => storage,
+            },
             rows,
             k,
             weights: buffer(),
