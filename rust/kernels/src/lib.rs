@@ -493,16 +493,34 @@ impl Kernels {
     /// dot-product instruction and no memory traffic: the roof that the kernels are measured against. The
     /// best of many short runs in `duration`, so that other load does not lower it.
     pub fn peak_probe(self, duration: Duration) -> f64 {
-        let (start, mut best) = (Instant::now(), 0f64);
-        while best == 0.0 || start.elapsed() < duration {
-            let start = Instant::now();
-            let (macs, value) = dispatch!(self.tier,
+        fastest(duration, || {
+            dispatch!(self.tier,
                 scalar::probe(1 << 14),
                 // SAFETY: this CPU has the tier.
-                I => unsafe { I::probe(1 << 14) });
-            std::hint::black_box(value);
-            best = best.max(macs as f64 / start.elapsed().as_secs_f64());
-        }
-        best
+                I => unsafe { I::probe(1 << 14) })
+        })
     }
+
+    /// The same roof for rows within [-7, 7] (4-bit rows); on some tiers it is higher.
+    pub fn narrow_peak_probe(self, duration: Duration) -> f64 {
+        fastest(duration, || {
+            dispatch!(self.tier,
+                scalar::probe(1 << 14),
+                // SAFETY: this CPU has the tier.
+                I => unsafe { I::probe_narrow(1 << 14) })
+        })
+    }
+}
+
+/// Multiply-accumulates a second of the fastest of many runs in `duration`; a run gives their number and something
+/// that depends on them.
+fn fastest(duration: Duration, run: impl Fn() -> (u64, i32)) -> f64 {
+    let (start, mut best) = (Instant::now(), 0f64);
+    while best == 0.0 || start.elapsed() < duration {
+        let start = Instant::now();
+        let (macs, value) = run();
+        std::hint::black_box(value);
+        best = best.max(macs as f64 / start.elapsed().as_secs_f64());
+    }
+    best
 }

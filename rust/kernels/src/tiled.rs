@@ -40,6 +40,8 @@ pub(crate) struct Requant {
     pub right: *const i32,
     /// max(4 - p, 0): the left shift.
     pub left: *const i32,
+    /// Whether one of them is not 0.
+    pub shifts_left: bool,
 }
 
 /// What one query row's epilogue needs.
@@ -267,6 +269,12 @@ pub(crate) unsafe trait Isa {
     /// Register-only dot products; gives the number of multiply-accumulates and something that depends on
     /// them.
     unsafe fn probe(iterations: u32) -> (u64, i32);
+
+    /// The same with the products of narrow rows.
+    unsafe fn probe_narrow(iterations: u32) -> (u64, i32) {
+        // SAFETY: the caller's promise. Narrow rows without a form are multiplied as others are.
+        unsafe { Self::probe(iterations) }
+    }
 }
 
 /// What packing and tiling rely on; naming `OK` checks it when a tier is compiled.
@@ -729,10 +737,12 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
 /// The parameters of the panel that starts at `slot`.
 fn requant<I: Isa>(linear: &Linear, slot: usize) -> Requant {
     let panel = slot..slot + I::PANEL;
+    let left = &linear.left.as_slice::<i32>()[panel.clone()];
     Requant {
         mult: linear.mult.as_slice::<i16>()[panel.clone()].as_ptr(),
-        right: linear.right.as_slice::<i32>()[panel.clone()].as_ptr(),
-        left: linear.left.as_slice::<i32>()[panel].as_ptr(),
+        right: linear.right.as_slice::<i32>()[panel].as_ptr(),
+        left: left.as_ptr(),
+        shifts_left: left.iter().any(|&shift| shift > 0),
     }
 }
 

@@ -229,3 +229,21 @@ pub(super) fn probe(iterations: u32) -> (u64, i32) {
         acc.into_iter().fold(0, |s, x| s ^ vaddvq_s32(x)),
     )
 }
+
+/// Register-only products of narrow rows, as `Isa::probe_narrow`.
+#[target_feature(enable = "neon")]
+pub(super) fn probe_narrow(iterations: u32) -> (u64, i32) {
+    const CHAINS: usize = 16;
+    let (mut a, w) = (vdupq_n_s8(3), vdupq_n_s8(5));
+    let mut acc = [vdupq_n_s16(0); CHAINS];
+    for _ in 0..iterations {
+        for acc in &mut acc {
+            a = super::opaque(a);
+            *acc = vmlal_high_s8(*acc, a, w);
+        }
+    }
+    (
+        u64::from(iterations) * CHAINS as u64 * 8,
+        acc.into_iter().fold(0, |s, x| s ^ i32::from(vaddvq_s16(x))),
+    )
+}

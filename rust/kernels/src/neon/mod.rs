@@ -460,4 +460,14 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
             base::probe(iterations)
         }
     }
+
+    #[target_feature(enable = "neon")]
+    unsafe fn probe_narrow(iterations: u32) -> (u64, i32) {
+        if DOT {
+            // SAFETY: the caller promises the tier's features.
+            unsafe { dot::probe(iterations) }
+        } else {
+            base::probe_narrow(iterations)
+        }
+    }
 }

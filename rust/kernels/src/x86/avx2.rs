@@ -5,6 +5,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
+use super::bases;
 use crate::scalar::{logit_cap, Moments, EXP2};
 use crate::tiled::{expand, Isa, Narrow, Out, Requant, RowScale, WINDOW};
 use crate::LayerNorm;
@@ -46,14 +47,15 @@ unsafe fn tile<const M: usize, const V: usize>(
                 row[v] = bias;
             }
         }
+        let bases = bases(a, stride);
         for g in 0..k / 2 {
             let mut weights = [_mm256_setzero_si256(); V];
             for (v, weights) in weights.iter_mut().enumerate() {
                 *weights = _mm256_loadu_si256(w.add(16 * (g * V + v)).cast());
             }
             for (m, row) in acc.iter_mut().enumerate() {
-                let codes =
-                    _mm256_set1_epi32(a.add(m * stride + 2 * g).cast::<i32>().read_unaligned());
+                let codes = bases[m / 3].add(m % 3 * stride + 2 * g).cast::<i32>();
+                let codes = _mm256_set1_epi32(codes.read_unaligned());
                 for v in 0..V {
                     row[v] = _mm256_add_epi32(row[v], _mm256_madd_epi16(codes, weights[v]));
                 }
@@ -92,10 +94,11 @@ unsafe fn tile_narrow<const M: usize, const V: usize>(
                 _mm256_storeu_si256(out.add(m * out_stride + 8 * v).cast(), bias);
             }
         }
+        let bases = bases(a, stride);
         let products = |m: usize, v: usize, g: usize| {
-            let codes = a.add(m * stride + 4 * g).cast::<i32>().read_unaligned();
+            let codes = bases[m / 3].add(m % 3 * stride + 4 * g).cast::<i32>();
             let weights = _mm256_loadu_si256(w.add(32 * (g * V + v)).cast());
-            _mm256_maddubs_epi16(_mm256_set1_epi32(codes), weights)
+            _mm256_maddubs_epi16(_mm256_set1_epi32(codes.read_unaligned()), weights)
         };
         let ones = _mm256_set1_epi16(1);
         for first in (0..k / 4).step_by(run / 4) {
@@ -177,14 +180,14 @@ unsafe fn requantized(acc: *const i32, requant: &Requant) -> __m256i {
     let mut t = [_mm256_setzero_si256(); 2];
     for (v, t) in t.iter_mut().enumerate() {
         // SAFETY: v < 2, the caller promises 16 of each.
-        let (acc, right, left) = unsafe {
-            (
-                _mm256_loadu_si256(acc.add(8 * v).cast()),
-                _mm256_loadu_si256(requant.right.add(8 * v).cast()),
-                _mm256_loadu_si256(requant.left.add(8 * v).cast()),
-            )
-        };
-        *t = _mm256_sllv_epi32(_mm256_srav_epi32(acc, right), left);
+        unsafe {
+            let acc = _mm256_loadu_si256(acc.add(8 * v).cast());
+            let right = _mm256_loadu_si256(requant.right.add(8 * v).cast());
+            *t = _mm256_srav_epi32(acc, right);
+            if requant.shifts_left {
+                *t = _mm256_sllv_epi32(*t, _mm256_loadu_si256(requant.left.add(8 * v).cast()));
+            }
+        }
     }
     // SAFETY: the caller promises 16.
     let mult = unsafe { _mm256_loadu_si256(requant.mult.cast()) };
@@ -621,5 +624,25 @@ unsafe impl Isa for Avx2 {
             .into_iter()
             .fold(_mm256_setzero_si256(), |s, x| _mm256_xor_si256(s, x));
         (u64::from(iterations) * CHAINS as u64 * 16, sum8(sum))
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn probe_narrow(iterations: u32) -> (u64, i32) {
+        const CHAINS: usize = 12;
+        let (mut a, w) = (_mm256_set1_epi8(3), _mm256_set1_epi8(5));
+        let mut acc = [_mm256_setzero_si256(); CHAINS];
+        for _ in 0..iterations {
+            for acc in &mut acc {
+                // SAFETY: no instruction; it hides that every product is the same.
+                unsafe {
+                    asm!("/* {0} */", inout(ymm_reg) a, options(nomem, nostack, preserves_flags));
+                };
+                *acc = _mm256_add_epi16(*acc, _mm256_maddubs_epi16(a, w));
+            }
+        }
+        let sum = acc
+            .into_iter()
+            .fold(_mm256_setzero_si256(), |s, x| _mm256_xor_si256(s, x));
+        (u64::from(iterations) * CHAINS as u64 * 32, sum8(sum))
     }
 }

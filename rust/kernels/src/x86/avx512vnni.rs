@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::bases;
 use crate::scalar::{logit_cap, Moments, EXP2};
 use crate::tiled::{Isa, Out, Requant, RowScale};
 use crate::LayerNorm;
@@ -64,14 +65,15 @@ unsafe fn tile<const M: usize, const V: usize>(
                 row[v] = bias;
             }
         }
+        let bases = bases(a, stride);
         for g in 0..k / 4 {
             let mut weights = [_mm512_setzero_si512(); V];
             for (v, weights) in weights.iter_mut().enumerate() {
                 *weights = _mm512_loadu_si512(w.add(64 * (g * V + v)).cast());
             }
             for (m, row) in acc.iter_mut().enumerate() {
-                let codes =
-                    _mm512_set1_epi32(a.add(m * stride + 4 * g).cast::<i32>().read_unaligned());
+                let codes = bases[m / 3].add(m % 3 * stride + 4 * g).cast::<i32>();
+                let codes = _mm512_set1_epi32(codes.read_unaligned());
                 for v in 0..V {
                     row[v] = _mm512_dpbusd_epi32(row[v], codes, weights[v]);
                 }
@@ -115,14 +117,14 @@ unsafe fn shifted(acc: *const i32, requant: &Requant) -> [__m512i; 2] {
     let mut t = [_mm512_setzero_si512(); 4];
     for (v, t) in t.iter_mut().enumerate() {
         // SAFETY: v < 4, the caller promises 64 of each.
-        let (acc, right, left) = unsafe {
-            (
-                _mm512_loadu_si512(acc.add(16 * v).cast()),
-                _mm512_loadu_si512(requant.right.add(16 * v).cast()),
-                _mm512_loadu_si512(requant.left.add(16 * v).cast()),
-            )
-        };
-        *t = _mm512_sllv_epi32(_mm512_srav_epi32(acc, right), left);
+        unsafe {
+            let acc = _mm512_loadu_si512(acc.add(16 * v).cast());
+            let right = _mm512_loadu_si512(requant.right.add(16 * v).cast());
+            *t = _mm512_srav_epi32(acc, right);
+            if requant.shifts_left {
+                *t = _mm512_sllv_epi32(*t, _mm512_loadu_si512(requant.left.add(16 * v).cast()));
+            }
+        }
     }
     [
         _mm512_packs_epi32(t[0], t[1]),
