@@ -132,7 +132,10 @@ def test_devices_and_tiers(colour_subnet, monkeypatch):
 def test_packed_weights_take_less_memory_and_give_the_same_bits(monkeypatch):
     subnet = quasar_rt.random_subnet(embed=128, depth=2, heads=2, image_size=32, classes=10, seed=3)
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    with Engine(subnet, "cpu", weights="unpacked") as unpacked, Engine(subnet, "cpu", weights="packed") as packed:
+    with (
+        Engine(subnet, "cpu", weights="unpacked") as unpacked,
+        Engine(subnet, "cpu", weights="packed") as packed,
+    ):
         assert (unpacked.weights, packed.weights) == ("unpacked", "packed")
         assert packed.weight_bytes < 0.8 * unpacked.weight_bytes
         np.testing.assert_array_equal(packed.infer(picture).logits, unpacked.infer(picture).logits)

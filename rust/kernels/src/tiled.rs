@@ -673,6 +673,10 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
         .staged
         .take::<E::Value>(if sorted { n * I::STAGED } else { 0 });
     for (window, first) in layer.windows.iter().zip((0..).step_by(WINDOW)) {
+        let cols = WINDOW.min(layer.rows - first);
+        let order = order[first..first + WINDOW].as_ptr();
+        // Each tile is a window's: it is put in order at once, while it is hot.
+        let at_once = window.sorted && window.panels.len() == 1;
         for panel in &layer.panels[window.panels.clone()] {
             let width = panel.width;
             let bias = &bias[panel.slot..][..width];
@@ -699,7 +703,8 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
                 let rows = I::ROWS.min(n - i);
                 let (bias, acc) = (bias.as_ptr(), tile.as_mut_ptr());
                 let out = if window.sorted {
-                    let staged = &mut staged[i * I::STAGED..][..rows * I::STAGED];
+                    let at = if at_once { 0 } else { i * I::STAGED };
+                    let staged = &mut staged[at..][..rows * I::STAGED];
                     Out {
                         ptr: staged[panel.slot - first..].as_mut_ptr(),
                         stride: I::STAGED,
@@ -723,13 +728,17 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
                     }
                     epilogue.finish(acc, requant, out, window.sorted);
                 }
+                if at_once {
+                    let out = epilogue.block(i, rows, first, cols);
+                    // SAFETY: staged has values for each row of out; sort_window made the order.
+                    unsafe { epilogue.reorder(staged.as_ptr(), order, out) };
+                }
             }
         }
-        if window.sorted {
-            let order = &order[first..first + WINDOW];
-            let out = epilogue.block(0, n, first, WINDOW.min(layer.rows - first));
-            // SAFETY: staged has values for each row of out; sort_window made the order.
-            unsafe { epilogue.reorder(staged.as_ptr(), order.as_ptr(), out) };
+        if window.sorted && !at_once {
+            let out = epilogue.block(0, n, first, cols);
+            // SAFETY: as above.
+            unsafe { epilogue.reorder(staged.as_ptr(), order, out) };
         }
     }
 }
