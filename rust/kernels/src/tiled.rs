@@ -94,7 +94,7 @@ pub(crate) struct Narrow {
 impl Narrow {
     /// The most k, a multiple of `step`, that 16-bit sums of products with these rows can run over whatever
     /// the activations are.
-    fn run<'a>(self, k: usize, rows: impl Iterator<Item = &'a [i8]> + Clone) -> usize {
+    fn run<'a>(self, k: usize, rows: &(impl Iterator<Item = &'a [i8]> + Clone)) -> usize {
         let (low, high) = (
             i32::from(self.code_offset) - 128,
             i32::from(self.code_offset) + 127,
@@ -110,7 +110,7 @@ impl Narrow {
             i32::from(i16::MIN) <= min && max <= i32::from(i16::MAX)
         };
         let steps = k.div_ceil(self.step);
-        (1..)
+        (1..=steps)
             .map(|runs| steps.div_ceil(runs) * self.step)
             .find(|&run| {
                 let mut runs = rows.clone().flat_map(|row| row.chunks(run));
@@ -242,8 +242,8 @@ pub(crate) unsafe trait Isa {
         // SAFETY: the same contract.
         unsafe {
             reorder(staged, Self::STAGED, order, x, |x, update| {
-                *x = add_residual(*x, update)
-            })
+                *x = add_residual(*x, update);
+            });
         }
     }
 
@@ -330,6 +330,7 @@ pub(crate) unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
 }
 
 /// Weights of each group from how they are packed: `wide` bytes, then `narrow` nibbles, low ones first.
+#[allow(clippy::inline_always)] // compiled for the features of each tier that calls it
 #[inline(always)]
 pub(crate) fn expand<W: Plain + From<i8>>(
     stored: &[u8],
@@ -606,7 +607,7 @@ pub(crate) fn pack_linear<I: Isa>(
                     wide,
                     narrow,
                     weights: at..linear.weights.bytes(),
-                    run: form.map_or(0, |form| form.run(linear.k, (0..width).map(row))),
+                    run: form.map_or(0, |form| form.run(linear.k, &(0..width).map(row))),
                 });
             }
         }

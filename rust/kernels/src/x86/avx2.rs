@@ -5,7 +5,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
-use super::bases;
+use super::{bases, read4};
 use crate::scalar::{logit_cap, Moments, EXP2};
 use crate::tiled::{expand, Isa, Narrow, Out, Requant, RowScale, WINDOW};
 use crate::LayerNorm;
@@ -54,8 +54,8 @@ unsafe fn tile<const M: usize, const V: usize>(
                 *weights = _mm256_loadu_si256(w.add(16 * (g * V + v)).cast());
             }
             for (m, row) in acc.iter_mut().enumerate() {
-                let codes = bases[m / 3].add(m % 3 * stride + 2 * g).cast::<i32>();
-                let codes = _mm256_set1_epi32(codes.read_unaligned());
+                let codes = read4(bases[m / 3].add(m % 3 * stride + 2 * g));
+                let codes = _mm256_set1_epi32(codes);
                 for v in 0..V {
                     row[v] = _mm256_add_epi32(row[v], _mm256_madd_epi16(codes, weights[v]));
                 }
@@ -96,9 +96,9 @@ unsafe fn tile_narrow<const M: usize, const V: usize>(
         }
         let bases = bases(a, stride);
         let products = |m: usize, v: usize, g: usize| {
-            let codes = bases[m / 3].add(m % 3 * stride + 4 * g).cast::<i32>();
+            let codes = read4(bases[m / 3].add(m % 3 * stride + 4 * g));
             let weights = _mm256_loadu_si256(w.add(32 * (g * V + v)).cast());
-            _mm256_maddubs_epi16(_mm256_set1_epi32(codes.read_unaligned()), weights)
+            _mm256_maddubs_epi16(_mm256_set1_epi32(codes), weights)
         };
         let ones = _mm256_set1_epi16(1);
         for first in (0..k / 4).step_by(run / 4) {

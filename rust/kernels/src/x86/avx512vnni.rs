@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::bases;
+use super::{bases, read4};
 use crate::scalar::{logit_cap, Moments, EXP2};
 use crate::tiled::{Isa, Out, Requant, RowScale};
 use crate::LayerNorm;
@@ -72,8 +72,8 @@ unsafe fn tile<const M: usize, const V: usize>(
                 *weights = _mm512_loadu_si512(w.add(64 * (g * V + v)).cast());
             }
             for (m, row) in acc.iter_mut().enumerate() {
-                let codes = bases[m / 3].add(m % 3 * stride + 4 * g).cast::<i32>();
-                let codes = _mm512_set1_epi32(codes.read_unaligned());
+                let codes = read4(bases[m / 3].add(m % 3 * stride + 4 * g));
+                let codes = _mm512_set1_epi32(codes);
                 for v in 0..V {
                     row[v] = _mm512_dpbusd_epi32(row[v], codes, weights[v]);
                 }
