@@ -74,7 +74,8 @@ def mnemonics(body: list[str]) -> Counter[str]:
 def inner_loops(assembly: str) -> list[list[str]]:
     """The bodies of all loops without a branch inside, the closing branch left out."""
     loops = []
-    label, body = "", []
+    label = ""
+    body: list[str] = []
     for line in assembly.splitlines():
         text = line.split("//")[0].strip()
         if match := re.match(r"(\.?\w+):$", text):

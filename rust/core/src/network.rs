@@ -47,8 +47,8 @@ pub(crate) struct Block {
 /// The qkv layer: whole, or in two where only token 0 needs a query (the last block with `token` pooling).
 #[derive(Clone, Debug)]
 pub(crate) enum Qkv {
-    Whole(Linear),
-    Split { q: Linear, kv: Linear },
+    Whole(Box<Linear>),
+    Split { q: Box<Linear>, kv: Box<Linear> },
 }
 
 impl Block {
@@ -102,11 +102,11 @@ impl Network {
             let (spec, qkv) = next();
             let qkv = if i + 1 == config.blocks.len() && config.pool == Pool::Token {
                 Qkv::Split {
-                    q: pack_rows(kernels, storage, spec, &qkv, 0, inner),
-                    kv: pack_rows(kernels, storage, spec, &qkv, inner, 3 * inner),
+                    q: Box::new(pack_rows(kernels, storage, spec, &qkv, 0, inner)),
+                    kv: Box::new(pack_rows(kernels, storage, spec, &qkv, inner, 3 * inner)),
                 }
             } else {
-                Qkv::Whole(pack((spec, qkv)))
+                Qkv::Whole(Box::new(pack((spec, qkv))))
             };
             let mut gelu = [0; 256];
             gelu.copy_from_slice(bytemuck::cast_slice(subnet.expect(&name("gelu")).data()));
