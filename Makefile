@@ -134,11 +134,15 @@ test-min: wheel ## The Python tests with the oldest supported numpy and pillow, 
 	@bash tools/test-min.sh
 
 .PHONY: test-aarch64
-test-aarch64: ## Rust tests for the NEON tier, under emulation; appends to docs/logs/test-aarch64.md
+test-aarch64: ## Rust tests for the NEON tiers, under emulation; appends to docs/logs/test-aarch64.md
 	@log=docs/logs/test-aarch64.md; output=$$(mktemp); trap 'rm -f "$$output"' EXIT; \
 	sh tools/test-aarch64.sh | tee "$$output"; \
-	[ -f $$log ] || printf '# Emulated AArch64 tests\n\nOne line for each run of `make test-aarch64` (qemu-user, Cortex-A53).\n\n| date | commit | tests passed |\n|---|---|---|\n' >$$log; \
+	[ -f $$log ] || printf '# Emulated AArch64 tests\n\nOne line for each run of `make test-aarch64` (qemu-user, Cortex-A53 and Cortex-A76).\n\n| date | commit | tests passed |\n|---|---|---|\n' >$$log; \
 	echo "| $$(date -u +%F) | $$(git describe --always --dirty) | $$(awk '/^test result: ok/ {n += $$4} END {print n + 0}' "$$output") |" >>$$log
+
+.PHONY: inner-loops
+inner-loops: toolchain ## The NEON tiers' inner loops on Cortex-A53, A72 and A76, modelled with llvm-mca
+	@sh tools/inner-loops.sh
 
 .PHONY: bench
 bench: install-test ## Latency, GMAC/s and the share of the measured int8 peak (pytest-benchmark)

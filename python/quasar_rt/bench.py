@@ -40,6 +40,8 @@ class Speed(NamedTuple):
     """Billions of multiply-accumulates (`Summary.macs`) a second at the median latency."""
     peak_share: float | None
     """That rate as a share of the threads' peak, which one core's int8 dot products reach in registers; the CPU's."""
+    weight_bytes: int | None
+    """Memory that all weights take (`Engine.weight_bytes`); the CPU's."""
 
 
 def open_subnet(name: str | os.PathLike[str]) -> Subnet:
@@ -88,4 +90,5 @@ def measure(engine: Engine, seconds: float = 2.0, seed: int = 0) -> Speed:
         batch_images_per_second=rate,
         gmacs_per_second=gmacs,
         peak_share=peak_share,
+        weight_bytes=engine.weight_bytes,
     )

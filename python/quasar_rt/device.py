@@ -107,7 +107,12 @@ def sim_libraries() -> list[Path]:
 
 
 def open_device(
-    subnet: Subnet, name: str, threads: int | None, tier: str | None, timeout: float | None
+    subnet: Subnet,
+    name: str,
+    threads: int | None,
+    tier: str | None,
+    timeout: float | None,
+    weights: str | None,
 ) -> tuple[_native.Engine, str, str]:
     """An engine on the device that `name` stands for, that device's own name, and why it is that one.
 
@@ -116,14 +121,17 @@ def open_device(
         DoesNotFitError: the subnet does not fit the accelerator's buffers.
     """
     if name == "auto":
-        return _automatic(subnet, threads, tier, timeout)
+        return _automatic(subnet, threads, tier, timeout, weights)
     kind, _, rest = name.partition(":")
     if kind != "cpu" and tier is not None:
         raise InvalidValueError(f"tier is {tier!r}; only the CPU has tiers, not device '{name}'")
+    if kind != "cpu" and weights is not None:
+        raise InvalidValueError(f"weights is {weights!r}; the choice is the CPU's, not device '{name}''s")
     asked = "asked for"
     if name == "cpu":
         tier = tier or os.environ.get("QUASAR_TIER") or None
-        return _native.Engine(subnet._inner, threads, tier), "cpu", asked
+        weights = weights or os.environ.get("QUASAR_WEIGHTS") or None
+        return _native.Engine(subnet._inner, threads, tier, weights), "cpu", asked
     if kind == "sim":
         return _simulated(subnet, rest, timeout)
     if name.endswith(".so"):
@@ -147,18 +155,20 @@ def open_device(
 
 
 def _automatic(
-    subnet: Subnet, threads: int | None, tier: str | None, timeout: float | None
+    subnet: Subnet, threads: int | None, tier: str | None, timeout: float | None, weights: str | None
 ) -> tuple[_native.Engine, str, str]:
     why = NO_FPGA
     if tier is not None:
         why = f"tier {tier!r} was asked for"
+    elif weights is not None:
+        why = f"weights {weights!r} were asked for"
     else:
         for device in _fpgas():
             try:
                 return _fpga(subnet, device.name, "", timeout), device.name, f"{device.about}"
             except QuasarError as error:
                 why = f"{device.about}, cannot be used: {error}"
-    engine, name, _ = open_device(subnet, "cpu", threads, tier, timeout)
+    engine, name, _ = open_device(subnet, "cpu", threads, tier, timeout, weights)
     return engine, name, why
 
 

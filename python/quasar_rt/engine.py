@@ -69,6 +69,10 @@ class Engine:
         threads: how many threads work on an image (`infer`, `stream`) or on a batch (`infer_batch`); all cores if None.
         tier: the instruction set to use (a name from `quasar_rt.devices`); the best one that this CPU has if None. The
             environment variable ``QUASAR_TIER`` stands in where the argument is None. Only the CPU has tiers.
+        weights: how the CPU keeps weights in memory: ``"unpacked"``, a byte or two each, or ``"packed"``, half a byte
+            for those of 4-bit rows, which takes less memory and, where the weights fit a cache, a little more time. If
+            None, the environment variable ``QUASAR_WEIGHTS``, or else ``"packed"`` where a byte for each weight would
+            not fit this CPU's largest cache.
         timeout: how many seconds an accelerator may take for half a frame before it counts as hung; if None, what its
             kind can be expected to keep. The CPU has no time-out.
 
@@ -98,6 +102,7 @@ class Engine:
         threads: int | None = None,
         tier: str | None = None,
         timeout: float | None = None,
+        weights: str | None = None,
     ) -> None:
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= _native.MAX_THREADS):
             raise InvalidValueError(
@@ -107,7 +112,7 @@ class Engine:
         """The subnet that runs."""
         self._engine: _native.Engine | None
         self._engine, self.device, self.device_reason = open_device(
-            self.subnet, device, threads, tier, timeout
+            self.subnet, device, threads, tier, timeout, weights
         )
         self._accelerated = self.device != "cpu"
         if self._accelerated:
@@ -274,6 +279,16 @@ class Engine:
     def tier(self) -> str | None:
         """The instruction set in use, such as ``"avx2"``; None on an accelerator."""
         return self._open(1).tier
+
+    @property
+    def weights(self) -> str | None:
+        """How weights lie in memory, ``"unpacked"`` or ``"packed"``; None on an accelerator."""
+        return self._open(1).weights
+
+    @property
+    def weight_bytes(self) -> int | None:
+        """Bytes of memory that all weights take, without biases and scales; None on an accelerator."""
+        return self._open(1).weight_bytes
 
     @property
     def about(self) -> str:

@@ -109,7 +109,7 @@ def _difference(engine: Engine, inputs: list[ImageLike], expected: list[npt.NDAr
 
 def _check_atoms(subnet: Subnet, images: list[Pixels]) -> Check:
     """The layers' outputs by atoms against the scalar tier's, which `_check_tier` compares with the oracle."""
-    engine = _native.Engine(subnet._inner, 1, "scalar")
+    engine = _native.Engine(subnet._inner, 1, "scalar", None)
     compared = 0
     for place, image in enumerate(images):
         for layer, values, wrong in engine.check_atoms(subnet._inner, image):

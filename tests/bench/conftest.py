@@ -1,7 +1,7 @@
 """After pytest-benchmark's own table: what its figures mean.
 
 Modelled costs and searches as evaluations a second, searches beside pymoo's, latencies in multiply-accumulates and of
-the machine's peak.
+the machine's peak, kernels as ratios.
 """
 
 from __future__ import annotations
@@ -41,6 +41,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             "mean and standard deviation over seeds; CPU time of the calling thread, end to end\n"
             "hypervolume: share of the box from the slowest and smallest network to the fastest and largest"
+        )
+    kernels = [
+        bench.extra_info for bench in getattr(session, "benchmarks", []) if "kernels" in bench.extra_info
+    ]
+    if kernels:
+        terminalreporter.section(
+            "measured on this machine: a DeiT-tiny block's linear layers by width of rows"
+        )
+        terminalreporter.write_line(f"{'tier':12} {'4-bit':>7} {'25 % 8-bit':>11} {'packed':>8}")
+    for info in kernels:
+        terminalreporter.write_line(
+            f"{info['kernels']:12} {info['four_bit']:6.2f}x {info['mixed']:10.2f}x {info['packed']:8.1%}"
+        )
+    if kernels:
+        terminalreporter.write_line(
+            "how much faster than all-8-bit rows; packed: time with 25 % 8-bit rows, of that with unpacked weights"
         )
     measured = [bench for bench in getattr(session, "benchmarks", []) if "tier" in bench.extra_info]
     if not measured:

@@ -129,6 +129,25 @@ def test_devices_and_tiers(colour_subnet, monkeypatch):
     assert Engine(colour_subnet).tier == cpu.best_tier
 
 
+def test_packed_weights_take_less_memory_and_give_the_same_bits(monkeypatch):
+    subnet = quasar_rt.random_subnet(embed=128, depth=2, heads=2, image_size=32, classes=10, seed=3)
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    with (
+        Engine(subnet, "cpu", weights="unpacked") as unpacked,
+        Engine(subnet, "cpu", weights="packed") as packed,
+    ):
+        assert (unpacked.weights, packed.weights) == ("unpacked", "packed")
+        assert packed.weight_bytes < 0.8 * unpacked.weight_bytes
+        np.testing.assert_array_equal(packed.infer(picture).logits, unpacked.infer(picture).logits)
+    monkeypatch.setenv("QUASAR_WEIGHTS", "packed")
+    assert Engine(subnet, "cpu").weights == "packed"
+    assert Engine(subnet, "cpu", weights="unpacked").weights == "unpacked"
+    with pytest.raises(quasar_rt.InvalidValueError, match="zipped"):
+        Engine(subnet, "cpu", weights="zipped")
+    with pytest.raises(quasar_rt.InvalidValueError, match="sim"):
+        Engine(subnet, "sim", weights="packed")
+
+
 @pytest.mark.parametrize("threads", [0, -1, 10**6])
 def test_unusable_numbers_of_threads_are_named(colour_subnet, threads):
     with pytest.raises(quasar_rt.QuasarError, match=f"{threads}"):

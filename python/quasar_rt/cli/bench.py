@@ -63,7 +63,7 @@ def command(
         print_json({"subnet": loaded.name, **counts_of, "measured": measured})
         return
     print_table(
-        ["tier", ">threads", ">median", ">p90", ">images/s", ">GMAC/s", ">of peak"],
+        ["tier", ">threads", ">median", ">p90", ">images/s", ">GMAC/s", ">of peak", ">weights"],
         [
             [
                 speed.tier,
@@ -73,6 +73,7 @@ def command(
                 f"{speed.batch_images_per_second:,.1f}",
                 f"{speed.gmacs_per_second:.1f}",
                 "" if speed.peak_share is None else f"{speed.peak_share:.0%}",
+                "" if speed.weight_bytes is None else f"{speed.weight_bytes / 1e6:.2f} MB",
             ]
             for speed in speeds
         ],

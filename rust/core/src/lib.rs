@@ -14,10 +14,11 @@
 //! Beside that path, for the host: [`space`] is the family of networks that search chooses from; its files are read by [`settings`].
 //! [`hardware`] models the accelerator that will run them.
 //!
-//! [`error`] and the threads of `pool` are below them all. The arithmetic is `quasar-kernels`', as `docs/integer-model.md` defines it.
+//! [`error`], [`cache`] and the threads of `pool` are below them all. The arithmetic is `quasar-kernels`', as `docs/integer-model.md` defines it.
 
 #![forbid(unsafe_code)]
 
+pub mod cache;
 pub mod cpu;
 pub mod error;
 #[cfg(feature = "fuzzing")]
@@ -37,5 +38,5 @@ pub mod verify;
 pub use cpu::Executor;
 pub use error::{Error, Result};
 pub use network::Network;
-pub use quasar_kernels::Tier;
+pub use quasar_kernels::{Storage, Tier};
 pub use subnet::Subnet;

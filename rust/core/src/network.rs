@@ -1,9 +1,10 @@
 //! The subnet as the executor runs it: weights unpacked and packed anew for one SIMD tier, once, when an engine is made.
 //!
-//! Depends on [`crate::subnet`] and on the kernels.
+//! Depends on [`crate::subnet`], [`crate::cache`] and on the kernels.
 
-use quasar_kernels::{HeadParams, Kernels, LayerNorm, Linear, LinearParams, Tier};
+use quasar_kernels::{HeadParams, Kernels, LayerNorm, Linear, LinearParams, Storage, Tier};
 
+use crate::cache;
 use crate::error::{Error, Result};
 use crate::subnet::config::{Config, Pool};
 use crate::subnet::container::Tensor;
@@ -46,8 +47,8 @@ pub(crate) struct Block {
 /// The qkv layer: whole, or in two where only token 0 needs a query (the last block with `token` pooling).
 #[derive(Clone, Debug)]
 pub(crate) enum Qkv {
-    Whole(Linear),
-    Split { q: Linear, kv: Linear },
+    Whole(Box<Linear>),
+    Split { q: Box<Linear>, kv: Box<Linear> },
 }
 
 impl Block {
@@ -57,11 +58,27 @@ impl Block {
 }
 
 impl Network {
-    /// Packs a subnet for a tier.
+    /// Packs a subnet for a tier; its 4-bit rows stay packed in memory where a byte for each weight would not fit the last cache.
     ///
     /// # Errors
     /// [`Error::UnsupportedTier`] where this CPU lacks it.
     pub fn new(subnet: &Subnet, tier: Tier) -> Result<Self> {
+        let weights: usize = schema::linears(subnet.config())
+            .iter()
+            .map(|layer| layer.rows * layer.k)
+            .sum();
+        let storage = match cache::last_level() {
+            Some(bytes) if weights > bytes => Storage::Packed,
+            _ => Storage::Unpacked,
+        };
+        Self::with_storage(subnet, tier, storage)
+    }
+
+    /// Packs a subnet for a tier, its weights kept in memory like that.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedTier`] where this CPU lacks it.
+    pub fn with_storage(subnet: &Subnet, tier: Tier, storage: Storage) -> Result<Self> {
         let kernels = Kernels::new(tier).ok_or_else(|| Error::UnsupportedTier {
             tier: tier.name().into(),
             available: supported_tiers()
@@ -74,7 +91,7 @@ impl Network {
         let mut layers = layers.iter();
         let mut next = || decode_next(subnet, &mut layers);
         let pack = |(spec, tensors): (&LinearSpec, LinearTensors)| {
-            pack_rows(kernels, spec, &tensors, 0, spec.rows)
+            pack_rows(kernels, storage, spec, &tensors, 0, spec.rows)
         };
 
         let embed = pack(next());
@@ -85,11 +102,11 @@ impl Network {
             let (spec, qkv) = next();
             let qkv = if i + 1 == config.blocks.len() && config.pool == Pool::Token {
                 Qkv::Split {
-                    q: pack_rows(kernels, spec, &qkv, 0, inner),
-                    kv: pack_rows(kernels, spec, &qkv, inner, 3 * inner),
+                    q: Box::new(pack_rows(kernels, storage, spec, &qkv, 0, inner)),
+                    kv: Box::new(pack_rows(kernels, storage, spec, &qkv, inner, 3 * inner)),
                 }
             } else {
-                Qkv::Whole(pack((spec, qkv)))
+                Qkv::Whole(Box::new(pack((spec, qkv))))
             };
             let mut gelu = [0; 256];
             gelu.copy_from_slice(bytemuck::cast_slice(subnet.expect(&name("gelu")).data()));
@@ -137,6 +154,24 @@ impl Network {
     pub fn tier(&self) -> Tier {
         self.kernels.tier()
     }
+
+    /// How its weights lie in memory.
+    pub fn storage(&self) -> Storage {
+        self.head.storage()
+    }
+
+    /// Bytes of all its weights in memory.
+    pub fn weight_bytes(&self) -> usize {
+        let qkv = |qkv: &Qkv| match qkv {
+            Qkv::Whole(layer) => layer.weight_bytes(),
+            Qkv::Split { q, kv } => q.weight_bytes() + kv.weight_bytes(),
+        };
+        let blocks = self.blocks.iter().map(|block| {
+            let layers = [&block.proj, &block.fc1, &block.fc2];
+            qkv(&block.qkv) + layers.map(Linear::weight_bytes).iter().sum::<usize>()
+        });
+        self.embed.weight_bytes() + blocks.sum::<usize>() + self.head.weight_bytes()
+    }
 }
 
 /// The tiers that this CPU runs, slowest first.
@@ -156,19 +191,21 @@ fn decode_next<'a>(
 /// Packs the rows `first..last` of a layer.
 fn pack_rows(
     kernels: Kernels,
+    storage: Storage,
     spec: &LinearSpec,
     tensors: &LinearTensors,
     first: usize,
     last: usize,
 ) -> Linear {
-    kernels.pack_linear(&LinearParams {
+    let params = LinearParams {
         rows: last - first,
         k: spec.k,
         weights: &tensors.codes[first * spec.k..last * spec.k],
         bias: &tensors.bias[first..last],
         mult: &tensors.mult[first..last],
         shift: &tensors.shift[first..last],
-    })
+    };
+    kernels.pack_linear(&params, storage)
 }
 
 fn layer_norm(subnet: &Subnet, name: &str) -> LayerNorm {

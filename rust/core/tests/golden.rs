@@ -7,7 +7,7 @@ use quasar_core::cpu::NEVER;
 use quasar_core::network::supported_tiers;
 use quasar_core::subnet::config::{Config, Pool};
 use quasar_core::trace::{TraceData, TraceTensor};
-use quasar_core::{verify, Executor, Network, Subnet};
+use quasar_core::{verify, Executor, Network, Storage, Subnet};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -80,9 +80,17 @@ fn every_tier_and_thread_count_gives_the_oracles_intermediates() {
         let golden = SafeTensors::deserialize(&bytes).unwrap();
         let image = golden.tensor("image").unwrap();
         for tier in supported_tiers() {
-            let network = Arc::new(Network::new(&subnet, tier).unwrap());
-            for threads in 1..=3 {
-                let what = format!("{}, {tier}, {threads} threads", subnet_path.display());
+            for (storage, threads) in [
+                (Storage::Unpacked, 1),
+                (Storage::Unpacked, 2),
+                (Storage::Unpacked, 3),
+                (Storage::Packed, 1),
+                (Storage::Packed, 2),
+            ] {
+                let path = subnet_path.display();
+                let what = format!("{path}, {tier}, {threads} threads, {storage:?}");
+                let network = Network::with_storage(&subnet, tier, storage).unwrap();
+                let network = Arc::new(network);
                 let executor = Executor::new(Arc::clone(&network), Some(threads)).unwrap();
                 let trace = executor.trace(image.data(), &NEVER).unwrap();
                 assert_eq!(trace.tensors().len() + 1, golden.len(), "{what}");

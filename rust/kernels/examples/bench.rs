@@ -1,18 +1,26 @@
-//! Speed of the kernels on one core: `cargo run --release -p quasar-kernels --example bench [tier]`.
+//! Speed of the kernels on one core: `cargo run --release -p quasar-kernels --example bench [tier] [cold]`.
+//!
+//! Layers have DeiT-tiny's shapes and 0, 25 or 100 % 8-bit rows, at random places, and are kept both ways. With
+//! `cold` the L1 and L2 caches (and L3 where it is below 64 MB) hold none of a layer's weights when it starts, as
+//! where the network is larger than they are.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use quasar_kernels::{
-    HeadParams, Kernels, KvHead, LayerNorm, LinearParams, Rows, RowsMut, Scratch, Tier,
+    HeadParams, Kernels, KvHead, LayerNorm, Linear, LinearParams, Rows, RowsMut, Scratch, Storage,
+    Tier,
 };
 
-/// Seconds of the fastest of several runs.
-fn seconds(mut f: impl FnMut()) -> f64 {
+const TOKENS: usize = 197;
+
+/// Seconds of the fastest of several runs, each after `before`, which gets what runs.
+fn seconds<T>(mut before: impl FnMut(&mut dyn FnMut(&T)), on: &T, mut run: impl FnMut(&T)) -> f64 {
     let (start, mut best) = (Instant::now(), f64::MAX);
     while start.elapsed() < Duration::from_millis(150) {
+        before(&mut run);
         let start = Instant::now();
-        f();
+        run(on);
         best = best.min(start.elapsed().as_secs_f64());
     }
     best
@@ -22,109 +30,153 @@ fn codes(n: usize) -> Vec<i8> {
     (0..n).map(|i| (i * 37 + i / 11 * 5) as i8).collect()
 }
 
+/// A layer of which `percent` of the rows are 8-bit ones, at random places.
+fn layer(kernels: Kernels, (rows, k): (usize, usize), percent: u64, storage: Storage) -> Linear {
+    let mut weights = codes(rows * k);
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    for row in weights.chunks_exact_mut(k) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let wide = (state >> 32) % 100 < percent;
+        for w in row {
+            *w = if wide {
+                (*w).max(-127)
+            } else {
+                w.rem_euclid(15) - 7
+            };
+        }
+    }
+    let params = LinearParams {
+        rows,
+        k,
+        weights: &weights,
+        bias: &vec![1000; rows],
+        mult: &vec![20000; rows],
+        shift: &vec![12; rows],
+    };
+    kernels.pack_linear(&params, storage)
+}
+
 #[allow(clippy::too_many_lines)] // one list of measurements
 fn main() {
-    let tier = std::env::args()
-        .nth(1)
-        .map_or(Tier::best(), |name| name.parse().expect("a tier"));
+    let (mut tier, mut cold) = (Tier::best(), false);
+    for word in std::env::args().skip(1) {
+        if word == "cold" {
+            cold = true;
+        } else {
+            tier = word.parse().expect("a tier or the word cold");
+        }
+    }
     let kernels = Kernels::new(tier).expect("a tier that this machine runs");
-    let peak = kernels.peak_probe(Duration::from_millis(200));
-    println!("{tier}: peak {:.1} GMAC/s", peak / 1e9);
+    let duration = Duration::from_millis(200);
+    let (wide, narrow) = (
+        kernels.peak_probe(duration),
+        kernels.narrow_peak_probe(duration),
+    );
+    println!(
+        "{tier}: peak {:.1} GMAC/s, of 4-bit rows {:.1}",
+        wide / 1e9,
+        narrow / 1e9
+    );
     let scratch = &mut Scratch::new();
-    let tokens = 197;
-    let mut frame = 0.0;
-    let mut report = |what: &str, count: usize, macs: usize, t: f64| {
-        print!("{what:24} {:8.1} us", t * 1e6);
+    // `percent` of the rows at the peak of 8-bit rows, the others at that of 4-bit ones, are the roof.
+    let report = |what: &str, macs: usize, percent: u64, t: f64| {
+        print!("{what:32} {:8.1} us", t * 1e6);
         if macs > 0 {
+            let share = percent as f64 / 100.0;
+            let roof = 1.0 / (share / wide + (1.0 - share) / narrow);
             let rate = macs as f64 / t;
-            print!("  {:6.1} GMAC/s  {:3.0} %", rate / 1e9, 100.0 * rate / peak);
+            print!("  {:6.1} GMAC/s  {:3.0} %", rate / 1e9, 100.0 * rate / roof);
         }
         println!();
-        frame += count as f64 * t;
     };
     let table: [i8; 256] = std::array::from_fn(|i| (i / 2) as i8);
-    for (what, rows, k, count) in [
-        ("qkv", 576, 192, 12),
-        ("fc1+table", 768, 192, 12),
-        ("fc2+residual", 192, 768, 12),
-        ("proj+residual", 192, 192, 12),
+    // As many bytes as push everything else out.
+    let mut other = vec![0u8; if cold { 1 << 26 } else { 0 }];
+    for (what, rows, k) in [
+        ("qkv", 576, 192),
+        ("fc1+table", 768, 192),
+        ("fc2+residual", 192, 768),
+        ("proj+residual", 192, 192),
     ] {
-        let weights: Vec<i8> = codes(rows * k).iter().map(|&w| w.max(-127)).collect();
-        let layer = kernels.pack_linear(&LinearParams {
-            rows,
-            k,
-            weights: &weights,
-            bias: &vec![1000; rows],
-            mult: &vec![20000; rows],
-            shift: &vec![12; rows],
-        });
-        let input = codes(tokens * k);
+        let input = codes(TOKENS * k);
         let input = Rows::packed(&input, k);
-        let t = if what.ends_with("residual") {
-            let mut x = vec![0i16; tokens * rows];
-            seconds(|| {
-                kernels.linear_residual(
-                    &layer,
-                    input,
-                    RowsMut::packed(black_box(&mut x), rows),
-                    scratch,
-                );
-            })
-        } else {
-            let mut out = vec![0i8; tokens * rows];
-            let table = (what == "fc1+table").then_some(&table);
-            seconds(|| {
-                kernels.linear_i8(
-                    &layer,
-                    input,
-                    RowsMut::packed(black_box(&mut out), rows),
-                    3,
-                    table,
-                    scratch,
-                );
-            })
-        };
-        report(what, count, tokens * rows * k, t);
+        for percent in [0, 25, 100] {
+            for storage in [Storage::Unpacked, Storage::Packed] {
+                let layer = layer(kernels, (rows, k), percent, storage);
+                // Brings everything else back into the caches.
+                let twin = layer.clone();
+                let evict = |run: &mut dyn FnMut(&Linear)| {
+                    if cold {
+                        for line in other.chunks_mut(64) {
+                            line[0] = line[0].wrapping_add(1);
+                        }
+                        run(&twin);
+                    }
+                };
+                let t = if what.ends_with("residual") {
+                    let mut x = vec![0i16; TOKENS * rows];
+                    seconds(evict, &layer, |layer| {
+                        let x = RowsMut::packed(black_box(&mut x), rows);
+                        kernels.linear_residual(layer, input, x, scratch);
+                    })
+                } else {
+                    let mut out = vec![0i8; TOKENS * rows];
+                    let table = (what == "fc1+table").then_some(&table);
+                    seconds(evict, &layer, |layer| {
+                        let out = RowsMut::packed(black_box(&mut out), rows);
+                        kernels.linear_i8(layer, input, out, 3, table, scratch);
+                    })
+                };
+                let kept = match storage {
+                    Storage::Unpacked => "",
+                    Storage::Packed => ", packed",
+                };
+                let what = format!("{what}, {percent} % 8-bit{kept}");
+                report(&what, TOKENS * rows * k, percent, t);
+            }
+        }
     }
     let (d, dim) = (192, 64);
-    let x: Vec<i16> = (0..tokens * d).map(|i| (i * 7919) as i16 / 2).collect();
-    let mut out = vec![0i8; tokens * d];
+    let x: Vec<i16> = (0..TOKENS * d).map(|i| (i * 7919) as i16 / 2).collect();
+    let mut out = vec![0i8; TOKENS * d];
     let norm = LayerNorm {
         gain: vec![900; d],
         bias: vec![40; d],
         frac: 3,
         epsilon: 5,
     };
-    let t = seconds(|| {
+    let warm = |_: &mut dyn FnMut(&())| ();
+    let t = seconds(warm, &(), |()| {
         kernels.layer_norm(
             &norm,
             Rows::packed(&x, d),
             RowsMut::packed(black_box(&mut out), d),
         );
     });
-    report("layer_norm", 25, 0, t);
-    let qkv = codes(tokens * 3 * d);
+    report("layer_norm", 0, 0, t);
+    let qkv = codes(TOKENS * 3 * d);
     let qkv = Rows::packed(&qkv, 3 * d);
-    let mut kv = KvHead::new(tokens, dim);
-    let t = seconds(|| {
+    let mut kv = KvHead::new(TOKENS, dim);
+    let t = seconds(warm, &(), |()| {
         kernels.pack_kv(
             qkv.columns(d..d + dim),
             qkv.columns(2 * d..2 * d + dim),
             black_box(&mut kv),
         );
     });
-    report("pack_kv", 36, 0, t);
+    report("pack_kv", 0, 0, t);
     let head = HeadParams {
         mult: 3000,
         out_mult: 20000,
         out_shift: 15,
     };
-    let t = seconds(|| {
+    let t = seconds(warm, &(), |()| {
         let out = RowsMut::packed(black_box(&mut out), d)
             .split_at_column(dim)
             .0;
         kernels.attention(qkv.columns(0..dim), &kv, &head, out, scratch);
     });
-    report("attention", 36, 2 * tokens * tokens * dim, t);
-    println!("a DeiT-tiny frame's 12 blocks: {:.2} ms", frame * 1e3);
+    report("attention", 2 * TOKENS * TOKENS * dim, 100, t);
 }

@@ -40,6 +40,24 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), len) }
     }
 
+    /// Room for `len` more values at the end, which starts on a cache line.
+    pub(crate) fn extend<T: Plain>(&mut self, len: usize) -> &mut [T] {
+        let before = self.bytes();
+        let lines = (len * size_of::<T>()).div_ceil(64);
+        self.lines.resize(self.lines.len() + lines, Line([0; 64]));
+        &mut self.take(before / size_of::<T>() + len)[before / size_of::<T>()..]
+    }
+
+    /// Gives back memory beyond its size.
+    pub(crate) fn shrink(&mut self) {
+        self.lines.shrink_to_fit();
+    }
+
+    /// Its size.
+    pub(crate) fn bytes(&self) -> usize {
+        64 * self.lines.len()
+    }
+
     /// Everything as values of `T`.
     pub(crate) fn as_slice<T: Plain>(&self) -> &[T] {
         // SAFETY: the lines hold that many values, are aligned to 64, and any bytes are a T.
@@ -50,4 +68,14 @@ impl Buffer {
             )
         }
     }
+}
+
+/// Whole cache lines of a buffer as values of `T`.
+pub(crate) fn cast<T: Plain>(lines: &[u8]) -> &[T] {
+    assert!(
+        lines.as_ptr().addr().is_multiple_of(align_of::<T>()),
+        "values are aligned"
+    );
+    // SAFETY: the slice holds that many values, is aligned as T needs, and any bytes are a T.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() / size_of::<T>()) }
 }

@@ -19,17 +19,18 @@
 //! behaviour).
 //!
 //! ```
-//! use quasar_kernels::{Kernels, LinearParams, Rows, RowsMut, Scratch};
+//! use quasar_kernels::{Kernels, LinearParams, Rows, RowsMut, Scratch, Storage};
 //!
 //! // Two rows of three weights; M = 2^14 and p = 1 are 16384 * 2^(-1-11-6) = 1/16 of a code for each unit.
-//! let layer = Kernels::best().pack_linear(&LinearParams {
+//! let params = LinearParams {
 //!     rows: 2,
 //!     k: 3,
 //!     weights: &[1, -2, 3, 4, 5, -6],
 //!     bias: &[10, 20],
 //!     mult: &[1 << 14; 2],
 //!     shift: &[1; 2],
-//! });
+//! };
+//! let layer = Kernels::best().pack_linear(&params, Storage::Unpacked);
 //! let (input, mut out) = (Rows::packed(&[7, 8, 9], 3), [0; 2]);
 //! let scratch = &mut Scratch::new();
 //! Kernels::best().linear_i8(&layer, input, RowsMut::packed(&mut out, 2), 0, None, scratch);
@@ -75,20 +76,35 @@ pub struct LinearParams<'a> {
     pub shift: &'a [u8],
 }
 
+/// How weights lie in memory. The results are the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// As the tier multiplies them: a byte each, on AVX2 two for 8-bit rows.
+    Unpacked,
+    /// Half a byte each for rows within [-7, 7] (4-bit rows), a byte for others. Each call expands them, a panel
+    /// at a time.
+    Packed,
+}
+
 /// A linear layer packed for one tier.
 #[derive(Clone, Debug)]
 pub struct Linear {
     tier: Tier,
+    storage: Storage,
     rows: usize,
     k: usize,
     weights: Buffer,
     bias: Buffer,
     mult: Buffer,
     shift: Buffer,
-    // SIMD tiers: the bias with the rounding half of the shift, and the shift as two.
+    // SIMD tiers: the bias with the rounding half of the shift, and the shift as two. All are by slots.
     rounded: Buffer,
     right: Buffer,
     left: Buffer,
+    // Where the windows' rows are, one byte each.
+    order: Buffer,
+    windows: Vec<tiled::Window>,
+    panels: Vec<tiled::Panel>,
 }
 
 impl Linear {
@@ -105,6 +121,16 @@ impl Linear {
     /// The tier that it is packed for.
     pub fn tier(&self) -> Tier {
         self.tier
+    }
+
+    /// How its weights lie in memory.
+    pub fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    /// Bytes of its weights in memory, with what pads them.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes()
     }
 }
 
@@ -201,7 +227,10 @@ impl KvHead {
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
     codes: Buffer,
+    narrow_codes: Buffer,
+    expanded: Buffer,
     tile: Buffer,
+    staged: Buffer,
     logits: Buffer,
     probs: Buffer,
 }
@@ -235,7 +264,9 @@ macro_rules! dispatch {
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512Vnni => dispatch!(@ $isa = x86::Avx512Vnni => $simd),
             #[cfg(target_arch = "aarch64")]
-            Tier::Neon => dispatch!(@ $isa = neon::Neon => $simd),
+            Tier::Neon => dispatch!(@ $isa = neon::Neon<false> => $simd),
+            #[cfg(target_arch = "aarch64")]
+            Tier::NeonDot => dispatch!(@ $isa = neon::Neon<true> => $simd),
             tier => unreachable!("kernels of the unsupported tier {tier}"),
         }
     };
@@ -257,11 +288,11 @@ impl Kernels {
         self.tier
     }
 
-    /// Packs a layer for this tier.
+    /// Packs a layer for this tier. (The scalar tier always keeps a byte for each weight.)
     ///
     /// # Panics
     /// When a size is 0 or the lengths do not agree.
-    pub fn pack_linear(self, params: &LinearParams) -> Linear {
+    pub fn pack_linear(self, params: &LinearParams, storage: Storage) -> Linear {
         let &LinearParams {
             rows,
             k,
@@ -287,6 +318,10 @@ impl Kernels {
         let buffer = Buffer::default;
         let mut linear = Linear {
             tier: self.tier,
+            storage: match self.tier {
+                Tier::Scalar => Storage::Unpacked,
+                _ => storage,
+            },
             rows,
             k,
             weights: buffer(),
@@ -296,6 +331,9 @@ impl Kernels {
             rounded: buffer(),
             right: buffer(),
             left: buffer(),
+            order: buffer(),
+            windows: Vec::new(),
+            panels: Vec::new(),
         };
         let weights = Rows::packed(weights, k);
         dispatch!(self.tier,
@@ -455,16 +493,34 @@ impl Kernels {
     /// dot-product instruction and no memory traffic: the roof that the kernels are measured against. The
     /// best of many short runs in `duration`, so that other load does not lower it.
     pub fn peak_probe(self, duration: Duration) -> f64 {
-        let (start, mut best) = (Instant::now(), 0f64);
-        while best == 0.0 || start.elapsed() < duration {
-            let start = Instant::now();
-            let (macs, value) = dispatch!(self.tier,
+        fastest(duration, || {
+            dispatch!(self.tier,
                 scalar::probe(1 << 14),
                 // SAFETY: this CPU has the tier.
-                I => unsafe { I::probe(1 << 14) });
-            std::hint::black_box(value);
-            best = best.max(macs as f64 / start.elapsed().as_secs_f64());
-        }
-        best
+                I => unsafe { I::probe(1 << 14) })
+        })
     }
+
+    /// The same roof for rows within [-7, 7] (4-bit rows); on some tiers it is higher.
+    pub fn narrow_peak_probe(self, duration: Duration) -> f64 {
+        fastest(duration, || {
+            dispatch!(self.tier,
+                scalar::probe(1 << 14),
+                // SAFETY: this CPU has the tier.
+                I => unsafe { I::probe_narrow(1 << 14) })
+        })
+    }
+}
+
+/// Multiply-accumulates a second of the fastest of many runs in `duration`; a run gives their number and something
+/// that depends on them.
+fn fastest(duration: Duration, run: impl Fn() -> (u64, i32)) -> f64 {
+    let (start, mut best) = (Instant::now(), 0f64);
+    while best == 0.0 || start.elapsed() < duration {
+        let start = Instant::now();
+        let (macs, value) = run();
+        std::hint::black_box(value);
+        best = best.max(macs as f64 / start.elapsed().as_secs_f64());
+    }
+    best
 }

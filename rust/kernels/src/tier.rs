@@ -12,8 +12,10 @@ pub enum Tier {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI (`vpdpbusd`).
     Avx512Vnni,
-    /// 64-bit Arm, baseline Armv8.0 (no dot-product extension needed).
+    /// 64-bit Arm, baseline Armv8.0 (`smlal`).
     Neon,
+    /// 64-bit Arm with the dot product of Armv8.2 (`sdot`).
+    NeonDot,
 }
 
 /// A tier name that does not exist.
@@ -24,7 +26,7 @@ impl fmt::Display for UnknownTier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "unknown tier {:?}: use one of scalar, avx2, avx512vnni, neon",
+            "unknown tier {:?}: use one of scalar, avx2, avx512vnni, neon, neondot",
             self.0
         )
     }
@@ -34,15 +36,22 @@ impl std::error::Error for UnknownTier {}
 
 impl Tier {
     /// Every tier, slowest first.
-    pub const ALL: [Tier; 4] = [Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni, Tier::Neon];
+    pub const ALL: [Tier; 5] = [
+        Tier::Scalar,
+        Tier::Avx2,
+        Tier::Avx512Vnni,
+        Tier::Neon,
+        Tier::NeonDot,
+    ];
 
-    /// The name that options and tables use: `scalar`, `avx2`, `avx512vnni` or `neon`.
+    /// The name that options and tables use: `scalar`, `avx2`, `avx512vnni`, `neon` or `neondot`.
     pub fn name(self) -> &'static str {
         match self {
             Tier::Scalar => "scalar",
             Tier::Avx2 => "avx2",
             Tier::Avx512Vnni => "avx512vnni",
             Tier::Neon => "neon",
+            Tier::NeonDot => "neondot",
         }
     }
 
@@ -62,6 +71,8 @@ impl Tier {
             }
             #[cfg(target_arch = "aarch64")]
             Tier::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Tier::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
             _ => false,
         }
     }

@@ -7,14 +7,29 @@
 //! values are packed as weights are: logits are queries times keys (a row for each key), outputs are
 //! probabilities times values (a row for each dimension, k = keys).
 //!
+//! A *narrow* row is one whose weights are in [-7, 7], as those of 4-bit rows are; other rows are *wide*. Where
+//! narrow rows have a form of their own (a faster tile, or nibbles in memory), each *window* of `WINDOW` rows
+//! is sorted: wide rows first, in whole vectors (narrow rows fill up the last), narrow rows behind them. A
+//! row's place is its *slot*. The outputs of a sorted window are staged by slots and put into the order of rows
+//! when the window is done.
+//!
+//! With [`Storage::Packed`] a panel lies in memory as 8-bit weights of wide rows and nibbles of narrow ones, and
+//! is expanded, once a call, into working memory: a panel is small enough for the L1 or L2 cache, and serves
+//! every tile of input rows.
+//!
 //! May depend on the views, the buffers and the scalar reference; a tier implements [`Isa`] and nothing else.
 
-use crate::buffer::{Buffer, Plain};
-use crate::scalar::{attention_scale, value_mean};
-use crate::{HeadParams, KvHead, LayerNorm, Linear, Rows, RowsMut, Scratch};
+use std::ops::Range;
+
+use crate::buffer::{cast, Buffer, Plain};
+use crate::scalar::{add_residual, attention_scale, value_mean};
+use crate::{HeadParams, KvHead, LayerNorm, Linear, Rows, RowsMut, Scratch, Storage};
 
 /// Every buffer of logits or probabilities has rows of a multiple of this many values.
 pub(crate) const PAD: usize = 64;
+
+/// Rows whose outputs are put in order together.
+pub(crate) const WINDOW: usize = 64;
 
 /// Requantization parameters of one panel, `PANEL` entries each.
 #[derive(Clone, Copy)]
@@ -25,6 +40,8 @@ pub(crate) struct Requant {
     pub right: *const i32,
     /// max(4 - p, 0): the left shift.
     pub left: *const i32,
+    /// Whether one of them is not 0.
+    pub shifts_left: bool,
 }
 
 /// What one query row's epilogue needs.
@@ -59,6 +76,50 @@ impl<T> Out<T> {
     }
 }
 
+/// How a tier packs and multiplies narrow rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Narrow {
+    /// As [`Isa::GROUP`].
+    pub group: usize,
+    /// As [`Isa::STEP`].
+    pub step: usize,
+    /// An activation is multiplied as its code plus this, in 8 bits: 0 (signed) or 128 (unsigned).
+    pub code_offset: u8,
+    /// Consecutive k whose products one 16-bit sum takes at once ...
+    pub pair: usize,
+    /// ... and the sums that take turns: that of k is `k / pair % sums`.
+    pub sums: usize,
+}
+
+impl Narrow {
+    /// The most k, a multiple of `step`, that 16-bit sums of products with these rows can run over whatever
+    /// the activations are.
+    fn run<'a>(self, k: usize, rows: &(impl Iterator<Item = &'a [i8]> + Clone)) -> usize {
+        let (low, high) = (
+            i32::from(self.code_offset) - 128,
+            i32::from(self.code_offset) + 127,
+        );
+        // Codes may be 0, so no part of a run exceeds what bounds the whole.
+        let fits = |run: &[i8], sum: usize| {
+            let turns = run.chunks(self.pair).skip(sum).step_by(self.sums);
+            let (mut min, mut max) = (0, 0);
+            for w in turns.flatten().map(|&w| i32::from(w)) {
+                min += (w * low).min(w * high);
+                max += (w * low).max(w * high);
+            }
+            i32::from(i16::MIN) <= min && max <= i32::from(i16::MAX)
+        };
+        let steps = k.div_ceil(self.step);
+        (1..=steps)
+            .map(|runs| steps.div_ceil(runs) * self.step)
+            .find(|&run| {
+                let mut runs = rows.clone().flat_map(|row| row.chunks(run));
+                runs.all(|run| (0..self.sums).all(|sum| fits(run, sum)))
+            })
+            .expect("a single step fits")
+    }
+}
+
 /// One instruction-set tier.
 ///
 /// # Safety
@@ -89,6 +150,10 @@ pub(crate) unsafe trait Isa {
     const CODE_OFFSET: i32;
     /// A probability is multiplied as e8 plus this.
     const PROB_OFFSET: i32;
+    /// Where the tier has a faster tile for narrow rows: their form.
+    const NARROW: Option<Narrow> = None;
+    /// What rows of staged outputs stand apart: whatever slot a panel starts at, its outputs are stored whole.
+    const STAGED: usize = WINDOW + Self::PANEL;
 
     /// The activation code as multiplied.
     fn code(a: i8) -> Self::Code;
@@ -124,6 +189,34 @@ pub(crate) unsafe trait Isa {
         unsafe { Self::tile(a, stride, rows, w, width, k, bias, out, out_stride) }
     }
 
+    /// [`Isa::tile`] for weights in [-7, 7], in the form of [`Isa::NARROW`], whose 16-bit sums can run over
+    /// `run` k, a positive multiple of its step.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn tile_narrow(
+        _a: *const u8,
+        _stride: usize,
+        _rows: usize,
+        _w: *const i8,
+        _width: usize,
+        _k: usize,
+        _run: usize,
+        _bias: *const i32,
+        _out: *mut i32,
+        _out_stride: usize,
+    ) {
+        unreachable!("the tier has no form for narrow rows")
+    }
+
+    /// Expands packed weights as [`expand`] does.
+    unsafe fn expand_wide(stored: &[u8], wide: usize, narrow: usize, panel: &mut [Self::Weight]) {
+        expand(stored, wide, narrow, panel);
+    }
+
+    /// Expands nibbles as [`expand`] does.
+    unsafe fn expand_narrow(stored: &[u8], panel: &mut [i8]) {
+        expand(stored, 0, panel.len(), panel);
+    }
+
     /// Output codes; `offset` is `64 * zero_point + 32`.
     unsafe fn requant8(acc: *const i32, requant: Requant, offset: i16, out: Out<i8>);
 
@@ -133,8 +226,26 @@ pub(crate) unsafe trait Isa {
         unsafe { lookup(table, out) }
     }
 
-    /// Updates of the residual.
-    unsafe fn requant16(acc: *const i32, requant: Requant, x: Out<i16>);
+    /// Updates of the residual: added to it, or stored.
+    unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: Requant, x: Out<i16>);
+
+    /// Codes from the order of slots to that of rows: `out[i][j] = staged[i][order[j]]`. The rows of `staged`
+    /// (`STAGED` apart) and `order` have `WINDOW` entries, those of `order` are below `WINDOW`; `out.cols` is at
+    /// most `WINDOW`.
+    unsafe fn reorder8(staged: *const i8, order: *const u8, out: Out<i8>) {
+        // SAFETY: the same contract.
+        unsafe { reorder(staged, Self::STAGED, order, out, |y, code| *y = code) }
+    }
+
+    /// Adds updates of the residual, from the order of slots to that of rows; as [`Isa::reorder8`].
+    unsafe fn reorder16(staged: *const i16, order: *const u8, x: Out<i16>) {
+        // SAFETY: the same contract.
+        unsafe {
+            reorder(staged, Self::STAGED, order, x, |x, update| {
+                *x = add_residual(*x, update);
+            });
+        }
+    }
 
     /// Probabilities of one query row; gives the sums of e12 and e8.
     unsafe fn softmax(
@@ -158,6 +269,12 @@ pub(crate) unsafe trait Isa {
     /// Register-only dot products; gives the number of multiply-accumulates and something that depends on
     /// them.
     unsafe fn probe(iterations: u32) -> (u64, i32);
+
+    /// The same with the products of narrow rows.
+    unsafe fn probe_narrow(iterations: u32) -> (u64, i32) {
+        // SAFETY: the caller's promise. Narrow rows without a form are multiplied as others are.
+        unsafe { Self::probe(iterations) }
+    }
 }
 
 /// What packing and tiling rely on; naming `OK` checks it when a tier is compiled.
@@ -182,6 +299,7 @@ impl<I: Isa> CheckSizes<I> {
             I::PANEL <= PAD && PAD.is_multiple_of(I::PANEL),
             "logits have room for whole panels"
         );
+        assert!(WINDOW.is_multiple_of(I::PANEL), "a window is whole panels");
         assert!(
             TILES * I::ROWS <= MAX_BLOCK,
             "a block's rows have a scale each"
@@ -211,45 +329,114 @@ pub(crate) unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
     }
 }
 
+/// Weights of each group from how they are packed: `wide` bytes, then `narrow` nibbles, low ones first.
+#[allow(clippy::inline_always)] // compiled for the features of each tier that calls it
+#[inline(always)]
+pub(crate) fn expand<W: Plain + From<i8>>(
+    stored: &[u8],
+    wide: usize,
+    narrow: usize,
+    panel: &mut [W],
+) {
+    let groups = panel.chunks_exact_mut(wide + narrow);
+    for (group, stored) in groups.zip(stored.chunks_exact(wide + narrow / 2)) {
+        let (bytes, nibbles) = stored.split_at(wide);
+        let (wide, narrow) = group.split_at_mut(wide);
+        for (w, &byte) in wide.iter_mut().zip(bytes) {
+            *w = (byte as i8).into();
+        }
+        for (pair, &byte) in narrow.chunks_exact_mut(2).zip(nibbles) {
+            pair[0] = ((byte << 4) as i8 >> 4).into();
+            pair[1] = (byte as i8 >> 4).into();
+        }
+    }
+}
+
+/// What [`expand`] undoes; `weights` are those of one group.
+fn compress(weights: &[i8], wide: usize, stored: &mut [u8]) {
+    let (bytes, nibbles) = stored.split_at_mut(wide);
+    for (byte, &w) in bytes.iter_mut().zip(weights) {
+        *byte = w as u8;
+    }
+    for (byte, pair) in nibbles.iter_mut().zip(weights[wide..].chunks_exact(2)) {
+        *byte = pair[0] as u8 & 15 | (pair[1] as u8) << 4;
+    }
+}
+
+/// The portable [`Isa::reorder8`] and [`Isa::reorder16`].
+///
+/// # Safety
+/// As theirs.
+unsafe fn reorder<T: Plain>(
+    staged: *const T,
+    stride: usize,
+    order: *const u8,
+    out: Out<T>,
+    store: impl Fn(&mut T, T),
+) {
+    for i in 0..out.rows {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let staged = staged.add(i * stride);
+            for (j, y) in out.row(i).iter_mut().enumerate() {
+                store(y, *staged.add(usize::from(*order.add(j))));
+            }
+        }
+    }
+}
+
 /// Rows of packed weights (with the padding rows of the last panel).
 fn padded_rows<I: Isa>(rows: usize) -> usize {
     let () = CheckSizes::<I>::OK;
     rows.next_multiple_of(I::LANES)
 }
 
-/// Packs row-major `source` into `weights`; returns through `sum` the sum of each row.
-fn pack_rows<I: Isa>(source: Rows<i8>, weights: &mut [I::Weight], mut sum: impl FnMut(usize, i32)) {
+/// Fills a panel: `row(r)` for each of its `width` rows, zeros past a row's end.
+fn pack_panel<'a, W: Plain + From<i8>>(
+    panel: &mut [W],
+    width: usize,
+    group: usize,
+    row: impl Fn(usize) -> &'a [i8],
+) {
+    for r in 0..width {
+        let mut at = r * group;
+        let mut groups = row(r).chunks_exact(group);
+        for codes in &mut groups {
+            for (w, &code) in panel[at..at + group].iter_mut().zip(codes) {
+                *w = code.into();
+            }
+            at += width * group;
+        }
+        let mut rest = groups.remainder().iter();
+        while at < panel.len() {
+            for w in &mut panel[at..at + group] {
+                *w = rest.next().copied().unwrap_or_default().into();
+            }
+            at += width * group;
+        }
+    }
+}
+
+/// Packs row-major `source` into `weights`.
+fn pack_rows<I: Isa>(source: Rows<i8>, weights: &mut [I::Weight]) {
     let (rows, k) = (source.rows(), source.cols().next_multiple_of(I::STEP));
     let total = padded_rows::<I>(rows);
     for first in (0..total).step_by(I::PANEL) {
         let width = I::PANEL.min(total - first);
         let panel = &mut weights[first * k..][..width * k];
-        for r in 0..width {
-            let row = if first + r < rows {
+        pack_panel(panel, width, I::GROUP, |r| {
+            if first + r < rows {
                 source.row(first + r)
             } else {
                 &[]
-            };
-            let mut at = r * I::GROUP;
-            let mut groups = row.chunks_exact(I::GROUP);
-            for group in &mut groups {
-                for (w, &code) in panel[at..at + I::GROUP].iter_mut().zip(group) {
-                    *w = code.into();
-                }
-                at += width * I::GROUP;
             }
-            let mut rest = groups.remainder().iter();
-            while at < panel.len() {
-                for w in &mut panel[at..at + I::GROUP] {
-                    *w = rest.next().copied().unwrap_or_default().into();
-                }
-                at += width * I::GROUP;
-            }
-            if first + r < rows {
-                sum(first + r, row.iter().map(|&w| i32::from(w)).sum());
-            }
-        }
+        });
     }
+}
+
+/// The sum of a row's weights.
+fn sum(row: &[i8]) -> i32 {
+    row.iter().map(|&w| i32::from(w)).sum()
 }
 
 /// Packs the transpose of row-major `source` into `weights`.
@@ -289,6 +476,57 @@ fn encode<I: Isa>(input: Rows<i8>, k: usize, codes: &mut Buffer) {
     }
 }
 
+/// Copies input rows as codes that narrow rows multiply.
+fn encode_narrow(input: Rows<i8>, form: Narrow, codes: &mut Buffer) {
+    let k = input.cols().next_multiple_of(form.step);
+    let codes: &mut [u8] = codes.take(input.rows() * k);
+    for (i, row) in codes.chunks_exact_mut(k).enumerate() {
+        for (code, &a) in row.iter_mut().zip(input.row(i)) {
+            *code = (a as u8).wrapping_add(form.code_offset);
+        }
+    }
+}
+
+/// Some rows of a layer whose outputs are put in order together.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    panels: Range<usize>,
+    /// Whether slots are in another order than rows.
+    sorted: bool,
+}
+
+/// A panel of a layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Panel {
+    /// Its first slot.
+    slot: usize,
+    width: usize,
+    /// Its first rows, those with 8-bit weights in memory.
+    wide: usize,
+    /// Whether its rows are in the form of [`Isa::NARROW`].
+    narrow: bool,
+    /// Where its weights lie, in bytes.
+    weights: Range<usize>,
+    /// What [`Narrow::run`] gives for narrow rows.
+    run: usize,
+}
+
+/// The slots of a window's rows: those of wide rows first, in whole vectors. Gives the number of wide slots.
+fn sort_window<I: Isa>(rows: usize, is_narrow: impl Fn(usize) -> bool, order: &mut [u8]) -> usize {
+    let narrow = (0..rows).filter(|&r| is_narrow(r)).count();
+    let wide = (rows - narrow).next_multiple_of(I::LANES);
+    // Narrow rows that fill up the last vector of wide ones.
+    let mut promoted = (wide - (rows - narrow)).min(narrow);
+    let mut next = [0, wide];
+    for (r, slot) in order[..rows].iter_mut().enumerate() {
+        let part = usize::from(is_narrow(r) && promoted == 0);
+        promoted -= usize::from(is_narrow(r) && promoted > 0);
+        *slot = next[part] as u8;
+        next[part] += 1;
+    }
+    wide
+}
+
 /// Packs a layer.
 pub(crate) fn pack_linear<I: Isa>(
     linear: &mut Linear,
@@ -297,89 +535,311 @@ pub(crate) fn pack_linear<I: Isa>(
     mult: &[i16],
     shift: &[u8],
 ) {
-    let (rows, k) = (linear.rows, linear.k.next_multiple_of(I::STEP));
-    // A panel's parameters are read whole.
-    let padded = rows.next_multiple_of(I::PANEL);
-    let sums = linear.bias.take::<i32>(padded);
-    pack_rows::<I>(
-        source,
-        linear.weights.take(padded_rows::<I>(rows) * k),
-        |r, sum| {
-            sums[r] = bias[r] - I::CODE_OFFSET * sum;
-        },
-    );
-    let rounded = linear.rounded.take::<i32>(padded);
-    for r in 0..rows {
-        // (16*acc + 2^(p-1)) >> p is (acc + 2^(p-5)) >> (p-4) for p > 4, and acc << (4-p) otherwise.
-        rounded[r] = sums[r] + if shift[r] > 4 { 1 << (shift[r] - 5) } else { 0 };
+    let rows = linear.rows;
+    // A panel's parameters are read whole, wherever in its window it starts.
+    let slots = rows.next_multiple_of(WINDOW) + I::PANEL;
+    let sums = linear.bias.take::<i32>(slots);
+    let rounded = linear.rounded.take::<i32>(slots);
+    let mults = linear.mult.take::<i16>(slots);
+    let rights = linear.right.take::<i32>(slots);
+    let lefts = linear.left.take::<i32>(slots);
+    let order = linear.order.take::<u8>(rows.next_multiple_of(WINDOW));
+    let packed = linear.storage == Storage::Packed;
+    let sorts = packed || I::NARROW.is_some();
+    let narrow: Vec<bool> = (0..rows)
+        .map(|r| sorts && source.row(r).iter().all(|w| (-7..=7).contains(w)))
+        .collect();
+    let mut codes = Buffer::default();
+    for first in (0..rows).step_by(WINDOW) {
+        let live = WINDOW.min(rows - first);
+        let order = &mut order[first..first + WINDOW];
+        let wide = sort_window::<I>(live, |r| narrow[first + r], order);
+        let mut row_at = [None; WINDOW];
+        for (r, &slot) in order[..live].iter().enumerate() {
+            row_at[usize::from(slot)] = Some(first + r);
+        }
+        for (slot, row) in (first..).zip(row_at) {
+            let Some(r) = row else { continue };
+            let offset = match I::NARROW {
+                Some(form) if slot - first >= wide => form.code_offset.into(),
+                _ => I::CODE_OFFSET,
+            };
+            let acc = bias[r] - offset * sum(source.row(r));
+            sums[slot] = acc;
+            // (16*acc + 2^(p-1)) >> p is (acc + 2^(p-5)) >> (p-4) for p > 4, and acc << (4-p) otherwise.
+            let p = shift[r];
+            rounded[slot] = acc + if p > 4 { 1 << (p - 5) } else { 0 };
+            mults[slot] = mult[r];
+            rights[slot] = i32::from(p.saturating_sub(4));
+            lefts[slot] = i32::from(4u8.saturating_sub(p));
+        }
+        let total = wide.max(padded_rows::<I>(live));
+        let before = linear.panels.len();
+        // Without a form of their own narrow rows share panels with wide ones.
+        let end = if I::NARROW.is_some() { wide } else { total };
+        for (part, narrow) in [(0..end, false), (end..total, true)] {
+            for slot in part.clone().step_by(I::PANEL) {
+                let width = I::PANEL.min(part.end - slot);
+                let wide = wide.clamp(slot, slot + width) - slot;
+                let row = |r: usize| row_at[slot + r].map_or(&[][..], |row| source.row(row));
+                let form = I::NARROW.filter(|_| narrow);
+                let (group, step) =
+                    form.map_or((I::GROUP, I::STEP), |form| (form.group, form.step));
+                let size = width * linear.k.next_multiple_of(step);
+                let at = linear.weights.bytes();
+                if packed {
+                    let codes = codes.take::<i8>(size);
+                    pack_panel(codes, width, group, row);
+                    let stored = (width + wide) * group / 2;
+                    let bytes = linear.weights.extend::<u8>(size / (width * group) * stored);
+                    for (bytes, codes) in bytes.chunks_mut(stored).zip(codes.chunks(width * group))
+                    {
+                        compress(codes, wide * group, bytes);
+                    }
+                } else if narrow {
+                    pack_panel::<i8>(linear.weights.extend(size), width, group, row);
+                } else {
+                    pack_panel::<I::Weight>(linear.weights.extend(size), width, group, row);
+                }
+                linear.panels.push(Panel {
+                    slot: first + slot,
+                    width,
+                    wide,
+                    narrow,
+                    weights: at..linear.weights.bytes(),
+                    run: form.map_or(0, |form| form.run(linear.k, &(0..width).map(row))),
+                });
+            }
+        }
+        linear.windows.push(Window {
+            panels: before..linear.panels.len(),
+            sorted: order[..live].iter().zip(0..).any(|(&slot, r)| slot != r),
+        });
     }
-    linear.mult.take::<i16>(padded)[..rows].copy_from_slice(mult);
-    for (right, &p) in linear.right.take::<i32>(padded).iter_mut().zip(shift) {
-        *right = i32::from(p.saturating_sub(4));
-    }
-    for (left, &p) in linear.left.take::<i32>(padded).iter_mut().zip(shift) {
-        *left = i32::from(4u8.saturating_sub(p));
-    }
+    linear.weights.shrink();
 }
 
-/// Computes every tile of `input` times `linear`, panel by panel, and hands it to `finish(first input row,
-/// rows, first output column, columns, accumulators)`.
+/// What becomes of a layer's accumulators.
+trait Epilogue<I: Isa> {
+    /// An output, and what is staged of it.
+    type Value: Plain;
+
+    /// A block of the outputs.
+    fn block(&mut self, row: usize, rows: usize, col: usize, cols: usize) -> Out<Self::Value>;
+
+    /// Makes values of a tile's accumulators: into a block of the outputs, or to be staged.
+    ///
+    /// # Safety
+    /// A tile of accumulators and a panel of parameters can be read; the rows of `out` are live and nothing
+    /// else refers to them.
+    unsafe fn finish(&self, acc: *const i32, requant: Requant, out: Out<Self::Value>, staged: bool);
+
+    /// Puts staged values into a block of the outputs.
+    ///
+    /// # Safety
+    /// As [`Isa::reorder8`].
+    unsafe fn reorder(&self, staged: *const Self::Value, order: *const u8, out: Out<Self::Value>);
+}
+
+/// Computes every tile of `input` times `layer`, panel by panel.
 ///
 /// # Safety
-/// The CPU has the tier's features.
-unsafe fn linear<I: Isa>(
-    linear: &Linear,
+/// The CPU has the tier's features; the sizes agree.
+unsafe fn linear<I: Isa, E: Epilogue<I>>(
+    layer: &Linear,
     bias: &Buffer,
     input: Rows<i8>,
     scratch: &mut Scratch,
-    mut finish: impl FnMut(usize, usize, usize, usize, *const i32),
+    mut epilogue: E,
 ) {
-    let k = linear.k.next_multiple_of(I::STEP);
-    let total = padded_rows::<I>(linear.rows);
-    encode::<I>(input, k, &mut scratch.codes);
-    let codes = &scratch.codes.as_slice::<I::Code>()[..input.rows() * k];
-    let weights = &linear.weights.as_slice::<I::Weight>()[..total * k];
-    let bias = &bias.as_slice::<i32>()[..total];
+    let n = input.rows();
+    let k = layer.k.next_multiple_of(I::STEP);
+    let has = |narrow: bool| layer.panels.iter().any(|panel| panel.narrow == narrow);
+    if has(false) {
+        encode::<I>(input, k, &mut scratch.codes);
+    }
+    let form = I::NARROW.filter(|_| has(true));
+    if let Some(form) = form {
+        encode_narrow(input, form, &mut scratch.narrow_codes);
+    }
+    let narrow_k = form.map_or(0, |form| layer.k.next_multiple_of(form.step));
+    let codes = scratch.codes.as_slice::<I::Code>();
+    let narrow_codes = scratch.narrow_codes.as_slice::<u8>();
+    let bias = bias.as_slice::<i32>();
+    let order = layer.order.as_slice::<u8>();
     let tile = scratch.tile.take::<i32>(I::ROWS * I::PANEL);
-    for first in (0..total).step_by(I::PANEL) {
-        let width = I::PANEL.min(total - first);
-        let (w, bias) = (&weights[first * k..][..width * k], &bias[first..][..width]);
-        for i in (0..input.rows()).step_by(I::ROWS) {
-            let rows = I::ROWS.min(input.rows() - i);
-            let a = &codes[i * k..][..rows * k];
-            // SAFETY: the slices have the sizes that tile reads; the tile buffer holds ROWS rows of PANEL;
-            // the caller promises the features.
-            unsafe {
-                I::tile(
-                    a.as_ptr(),
-                    k,
-                    rows,
-                    w.as_ptr(),
-                    width,
-                    k,
-                    bias.as_ptr(),
-                    tile.as_mut_ptr(),
-                    I::PANEL,
-                );
+    let expanded = &mut scratch.expanded;
+    let sorted = layer.windows.iter().any(|window| window.sorted);
+    let staged = scratch
+        .staged
+        .take::<E::Value>(if sorted { n * I::STAGED } else { 0 });
+    for (window, first) in layer.windows.iter().zip((0..).step_by(WINDOW)) {
+        let cols = WINDOW.min(layer.rows - first);
+        let order = order[first..first + WINDOW].as_ptr();
+        // Each tile is a window's: it is put in order at once, while it is hot.
+        let at_once = window.sorted && window.panels.len() == 1;
+        for panel in &layer.panels[window.panels.clone()] {
+            let width = panel.width;
+            let bias = &bias[panel.slot..][..width];
+            let requant = requant::<I>(layer, panel.slot);
+            let stored = &layer.weights.as_slice::<u8>()[panel.weights.clone()];
+            let (wide, narrow): (&[I::Weight], &[i8]) = match (layer.storage, panel.narrow) {
+                // SAFETY: the caller promises the features.
+                (Storage::Packed, false) => unsafe {
+                    let weights = expanded.take(width * k);
+                    let (wide, narrow) = (panel.wide * I::GROUP, (width - panel.wide) * I::GROUP);
+                    I::expand_wide(stored, wide, narrow, weights);
+                    (weights, &[])
+                },
+                // SAFETY: the caller promises the features.
+                (Storage::Packed, true) => unsafe {
+                    let weights = expanded.take(width * narrow_k);
+                    I::expand_narrow(stored, weights);
+                    (&[], weights)
+                },
+                (Storage::Unpacked, false) => (&cast(stored)[..width * k], &[]),
+                (Storage::Unpacked, true) => (&[], &cast(stored)[..width * narrow_k]),
+            };
+            for i in (0..n).step_by(I::ROWS) {
+                let rows = I::ROWS.min(n - i);
+                let (bias, acc) = (bias.as_ptr(), tile.as_mut_ptr());
+                let out = if window.sorted {
+                    let at = if at_once { 0 } else { i * I::STAGED };
+                    let staged = &mut staged[at..][..rows * I::STAGED];
+                    Out {
+                        ptr: staged[panel.slot - first..].as_mut_ptr(),
+                        stride: I::STAGED,
+                        rows,
+                        cols: I::PANEL,
+                    }
+                } else {
+                    epilogue.block(i, rows, panel.slot, width.min(layer.rows - panel.slot))
+                };
+                // SAFETY: the slices have the sizes that a tile reads; the tile buffer holds ROWS rows of
+                // PANEL; out is a block of the outputs or of what is staged; the caller promises the features.
+                unsafe {
+                    if panel.narrow {
+                        let a = narrow_codes[i * narrow_k..][..rows * narrow_k].as_ptr();
+                        let w = narrow.as_ptr();
+                        let (k, run) = (narrow_k, panel.run);
+                        I::tile_narrow(a, k, rows, w, width, k, run, bias, acc, I::PANEL);
+                    } else {
+                        let a = codes[i * k..][..rows * k].as_ptr();
+                        I::tile(a, k, rows, wide.as_ptr(), width, k, bias, acc, I::PANEL);
+                    }
+                    epilogue.finish(acc, requant, out, window.sorted);
+                }
+                if at_once {
+                    let out = epilogue.block(i, rows, first, cols);
+                    // SAFETY: staged has values for each row of out; sort_window made the order.
+                    unsafe { epilogue.reorder(staged.as_ptr(), order, out) };
+                }
             }
-            finish(
-                i,
-                rows,
-                first,
-                width.min(linear.rows - first),
-                tile.as_ptr(),
-            );
+        }
+        if window.sorted && !at_once {
+            let out = epilogue.block(0, n, first, cols);
+            // SAFETY: as above.
+            unsafe { epilogue.reorder(staged.as_ptr(), order, out) };
         }
     }
 }
 
-/// The parameters of the panel that starts at output row `first`.
-fn requant<I: Isa>(linear: &Linear, first: usize) -> Requant {
-    let panel = first..first + I::PANEL;
+/// The parameters of the panel that starts at `slot`.
+fn requant<I: Isa>(linear: &Linear, slot: usize) -> Requant {
+    let panel = slot..slot + I::PANEL;
+    let left = &linear.left.as_slice::<i32>()[panel.clone()];
     Requant {
         mult: linear.mult.as_slice::<i16>()[panel.clone()].as_ptr(),
-        right: linear.right.as_slice::<i32>()[panel.clone()].as_ptr(),
-        left: linear.left.as_slice::<i32>()[panel].as_ptr(),
+        right: linear.right.as_slice::<i32>()[panel].as_ptr(),
+        left: left.as_ptr(),
+        shifts_left: left.iter().any(|&shift| shift > 0),
+    }
+}
+
+/// Codes, through a table where there is one.
+struct Codes<'a> {
+    out: RowsMut<'a, i8>,
+    offset: i16,
+    table: Option<&'a [i8; 256]>,
+}
+
+impl<I: Isa> Epilogue<I> for Codes<'_> {
+    type Value = i8;
+
+    fn block(&mut self, row: usize, rows: usize, col: usize, cols: usize) -> Out<i8> {
+        self.out.block(row, rows, col, cols)
+    }
+
+    unsafe fn finish(&self, acc: *const i32, requant: Requant, out: Out<i8>, _staged: bool) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            I::requant8(acc, requant, self.offset, out);
+            if let Some(table) = self.table {
+                I::lookup(table, out);
+            }
+        }
+    }
+
+    unsafe fn reorder(&self, staged: *const i8, order: *const u8, out: Out<i8>) {
+        // SAFETY: the caller's promise.
+        unsafe { I::reorder8(staged, order, out) }
+    }
+}
+
+/// Updates of the residual.
+struct Residual<'a> {
+    x: RowsMut<'a, i16>,
+}
+
+impl<I: Isa> Epilogue<I> for Residual<'_> {
+    type Value = i16;
+
+    fn block(&mut self, row: usize, rows: usize, col: usize, cols: usize) -> Out<i16> {
+        self.x.block(row, rows, col, cols)
+    }
+
+    unsafe fn finish(&self, acc: *const i32, requant: Requant, out: Out<i16>, staged: bool) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if staged {
+                I::requant16::<false>(acc, requant, out);
+            } else {
+                I::requant16::<true>(acc, requant, out);
+            }
+        }
+    }
+
+    unsafe fn reorder(&self, staged: *const i16, order: *const u8, out: Out<i16>) {
+        // SAFETY: the caller's promise.
+        unsafe { I::reorder16(staged, order, out) }
+    }
+}
+
+/// The accumulators themselves.
+struct Sums<'a> {
+    out: RowsMut<'a, i32>,
+}
+
+impl<I: Isa> Epilogue<I> for Sums<'_> {
+    type Value = i32;
+
+    fn block(&mut self, row: usize, rows: usize, col: usize, cols: usize) -> Out<i32> {
+        self.out.block(row, rows, col, cols)
+    }
+
+    unsafe fn finish(&self, acc: *const i32, _requant: Requant, out: Out<i32>, _staged: bool) {
+        for m in 0..out.rows {
+            // SAFETY: the caller promises PANEL accumulators for each row of out.
+            unsafe {
+                let acc = std::slice::from_raw_parts(acc.add(m * I::PANEL), out.cols);
+                out.row(m).copy_from_slice(acc);
+            }
+        }
+    }
+
+    unsafe fn reorder(&self, staged: *const i32, order: *const u8, out: Out<i32>) {
+        // SAFETY: the caller's promise.
+        unsafe { reorder(staged, I::STAGED, order, out, |sum, acc| *sum = acc) }
     }
 }
 
@@ -390,29 +850,15 @@ fn requant<I: Isa>(linear: &Linear, first: usize) -> Requant {
 pub(crate) unsafe fn linear_i8<I: Isa>(
     layer: &Linear,
     input: Rows<i8>,
-    mut out: RowsMut<i8>,
+    out: RowsMut<i8>,
     zero_point: i8,
     table: Option<&[i8; 256]>,
     scratch: &mut Scratch,
 ) {
     let offset = 64 * i16::from(zero_point) + 32;
-    // SAFETY: linear hands out rows and columns of out, a full tile of accumulators and a panel of
-    // parameters.
-    unsafe {
-        linear::<I>(
-            layer,
-            &layer.rounded,
-            input,
-            scratch,
-            |i, rows, first, cols, acc| {
-                let out = out.block(i, rows, first, cols);
-                I::requant8(acc, requant::<I>(layer, first), offset, out);
-                if let Some(table) = table {
-                    I::lookup(table, out);
-                }
-            },
-        );
-    }
+    let codes = Codes { out, offset, table };
+    // SAFETY: the caller's promise.
+    unsafe { linear::<I, _>(layer, &layer.rounded, input, scratch, codes) }
 }
 
 /// `Kernels::linear_residual`.
@@ -422,25 +868,11 @@ pub(crate) unsafe fn linear_i8<I: Isa>(
 pub(crate) unsafe fn linear_residual<I: Isa>(
     layer: &Linear,
     input: Rows<i8>,
-    mut x: RowsMut<i16>,
+    x: RowsMut<i16>,
     scratch: &mut Scratch,
 ) {
-    // SAFETY: linear hands out rows and columns of x, a full tile of accumulators and a panel of parameters.
-    unsafe {
-        linear::<I>(
-            layer,
-            &layer.rounded,
-            input,
-            scratch,
-            |i, rows, first, cols, acc| {
-                I::requant16(
-                    acc,
-                    requant::<I>(layer, first),
-                    x.block(i, rows, first, cols),
-                );
-            },
-        );
-    }
+    // SAFETY: the caller's promise.
+    unsafe { linear::<I, _>(layer, &layer.rounded, input, scratch, Residual { x }) }
 }
 
 /// `Kernels::linear_i32`.
@@ -450,24 +882,11 @@ pub(crate) unsafe fn linear_residual<I: Isa>(
 pub(crate) unsafe fn linear_i32<I: Isa>(
     layer: &Linear,
     input: Rows<i8>,
-    mut out: RowsMut<i32>,
+    out: RowsMut<i32>,
     scratch: &mut Scratch,
 ) {
-    // SAFETY: linear hands out rows and columns of out and a full tile of accumulators.
-    unsafe {
-        linear::<I>(
-            layer,
-            &layer.bias,
-            input,
-            scratch,
-            |i, rows, first, cols, acc| {
-                for m in 0..rows {
-                    let acc = std::slice::from_raw_parts(acc.add(m * I::PANEL), cols);
-                    out.row_mut(i + m)[first..first + cols].copy_from_slice(acc);
-                }
-            },
-        );
-    }
+    // SAFETY: the caller's promise.
+    unsafe { linear::<I, _>(layer, &layer.bias, input, scratch, Sums { out }) }
 }
 
 /// `Kernels::layer_norm`.
@@ -488,7 +907,10 @@ pub(crate) fn pack_kv<I: Isa>(keys: Rows<i8>, values: Rows<i8>, kv: &mut KvHead)
     let packed = kv
         .keys
         .take(padded_rows::<I>(tokens) * dim.next_multiple_of(I::STEP));
-    pack_rows::<I>(keys, packed, |j, sum| key_bias[j] = -I::CODE_OFFSET * sum);
+    pack_rows::<I>(keys, packed);
+    for (j, bias) in key_bias[..tokens].iter_mut().enumerate() {
+        *bias = -I::CODE_OFFSET * sum(keys.row(j));
+    }
     pack_columns::<I>(
         values,
         kv.values

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use quasar_kernels::{
-    HeadParams, Kernels, KvHead, LayerNorm, Linear, LinearParams, Rows, RowsMut, Scratch, Tier,
+    HeadParams, Kernels, KvHead, LayerNorm, Linear, LinearParams, Rows, RowsMut, Scratch, Storage,
+    Tier,
 };
 use Fill::{Ends, Max, Min};
 
@@ -108,6 +109,8 @@ struct LinearCase {
     rows: usize,
     gap: usize,
     weights: Fill,
+    /// Rows, in percent, whose weights are in [-7, 7].
+    narrow: u64,
     input: Fill,
     zero_point: i8,
     seed: u64,
@@ -121,18 +124,19 @@ fn linear_case() -> impl Strategy<Value = LinearCase> {
         k,
         rows,
         0usize..5,
-        fill(),
+        (fill(), prop_oneof![Just(0u64), Just(100), 1u64..100]),
         fill(),
         any::<i8>(),
         any::<u64>(),
     )
         .prop_map(
-            |(tokens, k, rows, gap, weights, input, zero_point, seed)| LinearCase {
+            |(tokens, k, rows, gap, (weights, narrow), input, zero_point, seed)| LinearCase {
                 tokens,
                 k,
                 rows,
                 gap,
                 weights,
+                narrow,
                 input,
                 zero_point,
                 seed,
@@ -142,7 +146,15 @@ fn linear_case() -> impl Strategy<Value = LinearCase> {
 
 /// A layer whose accumulators reach from nothing to the bound, with every shift and some dead rows.
 fn layer(case: &LinearCase, random: &mut Random) -> (Vec<i8>, Vec<i32>, Vec<i16>, Vec<u8>) {
-    let weights: Vec<i8> = random.values(case.rows * case.k, case.weights, -127, 127);
+    let mut weights: Vec<i8> = Vec::new();
+    for _ in 0..case.rows {
+        let largest = if random.next() % 100 < case.narrow {
+            7
+        } else {
+            127
+        };
+        weights.extend(random.values::<i8>(case.k, case.weights, -largest, largest));
+    }
     let mut bias = Vec::new();
     for row in weights.chunks_exact(case.k) {
         let rest = (1 << 26) - 1 - 128 * row.iter().map(|&w| i64::from(w).abs()).sum::<i64>();
@@ -173,24 +185,27 @@ fn pack(
     kernels: Kernels,
     case: &LinearCase,
     layer: &(Vec<i8>, Vec<i32>, Vec<i16>, Vec<u8>),
+    storage: Storage,
 ) -> Linear {
     let (weights, bias, mult, shift) = layer;
-    kernels.pack_linear(&LinearParams {
+    let params = LinearParams {
         rows: case.rows,
         k: case.k,
         weights,
         bias,
         mult,
         shift,
-    })
+    };
+    kernels.pack_linear(&params, storage)
 }
 
 type Check = Result<(), TestCaseError>;
 
-fn check_linear(scalar: Kernels, tier: Kernels, case: &LinearCase) -> Check {
+fn check_linear(scalar: Kernels, tier: Kernels, case: &LinearCase, storage: Storage) -> Check {
     let random = &mut Random::new(case.seed);
     let layer = layer(case, random);
-    let (expected, packed) = (pack(scalar, case, &layer), pack(tier, case, &layer));
+    let expected = pack(scalar, case, &layer, Storage::Unpacked);
+    let packed = pack(tier, case, &layer, storage);
     let input = Matrix::<i8>::new(
         random,
         (case.tokens, case.k, case.gap),
@@ -418,7 +433,7 @@ fn run<C: Clone + Debug>(
 }
 
 fn linear(scalar: Kernels, tier: Kernels) -> Result<(), String> {
-    let case = |tokens, k, rows, weights, input| {
+    let case = |tokens, k, rows, weights, narrow, input| {
         let (gap, zero_point, seed) = (1, -128, 5);
         LinearCase {
             tokens,
@@ -426,20 +441,29 @@ fn linear(scalar: Kernels, tier: Kernels) -> Result<(), String> {
             rows,
             gap,
             weights,
+            narrow,
             input,
             zero_point,
             seed,
         }
     };
     let named = [
-        case(13, 4096, 65, Max, Min),
-        case(13, 4096, 65, Min, Min),
-        case(7, 4095, 64, Ends, Ends),
-        case(1, 1, 1, Min, Min),
-        case(197, 192, 192, Fill::Random, Fill::Random),
+        case(13, 4096, 65, Max, 0, Min),
+        case(13, 4096, 65, Min, 0, Min),
+        case(7, 4095, 64, Ends, 0, Ends),
+        case(1, 1, 1, Min, 0, Min),
+        case(197, 192, 192, Fill::Random, 0, Fill::Random),
+        // The largest sums of narrow rows, of either sign.
+        case(13, 4096, 65, Max, 100, Min),
+        case(13, 4096, 65, Max, 100, Max),
+        case(13, 4096, 65, Min, 100, Max),
+        case(13, 4095, 65, Min, 100, Min),
+        case(7, 777, 200, Ends, 50, Ends),
+        case(197, 192, 192, Fill::Random, 75, Fill::Random),
     ];
     run(400, linear_case(), &named, |case| {
-        check_linear(scalar, tier, case)
+        check_linear(scalar, tier, case, Storage::Unpacked)?;
+        check_linear(scalar, tier, case, Storage::Packed)
     })
 }
 
@@ -500,12 +524,13 @@ fn attention(scalar: Kernels, tier: Kernels) -> Result<(), String> {
 }
 
 fn peak_probe(_: Kernels, tier: Kernels) -> Result<(), String> {
-    let peak = tier.peak_probe(std::time::Duration::from_millis(2));
-    if (1e6..1e14).contains(&peak) {
-        Ok(())
-    } else {
-        Err(format!("{peak} multiply-accumulates a second"))
+    let duration = std::time::Duration::from_millis(2);
+    for peak in [tier.peak_probe(duration), tier.narrow_peak_probe(duration)] {
+        if !(1e6..1e14).contains(&peak) {
+            return Err(format!("{peak} multiply-accumulates a second"));
+        }
     }
+    Ok(())
 }
 
 type TierCheck = fn(Kernels, Kernels) -> Result<(), String>;

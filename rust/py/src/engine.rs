@@ -15,7 +15,7 @@ use quasar_core::cpu::{softmax, top_k, FrameTime, NEVER};
 use quasar_core::network::supported_tiers;
 use quasar_core::preprocess::{ImageView, Preprocessor};
 use quasar_core::subnet::config::{Image, Preprocess};
-use quasar_core::{verify, Error, Executor, Network, Tier};
+use quasar_core::{verify, Error, Executor, Network, Storage, Tier};
 
 use crate::device;
 use crate::errors::{invalid_value, to_py};
@@ -54,18 +54,26 @@ pub struct Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (subnet, threads, tier))]
+    #[pyo3(signature = (subnet, threads, tier, weights))]
     fn new(
         py: Python<'_>,
         subnet: &Subnet,
         threads: Option<usize>,
         tier: Option<&str>,
+        weights: Option<&str>,
     ) -> PyResult<Self> {
         let tier = tier.map_or(Ok(Tier::best()), parse_tier).map_err(to_py)?;
+        let storage = weights.map(parse_storage).transpose().map_err(to_py)?;
         let subnet = Arc::clone(&subnet.subnet);
         let macs = subnet.summary().macs;
         let executor = py
-            .detach(|| Executor::new(Arc::new(Network::new(&subnet, tier)?), threads))
+            .detach(|| {
+                let network = match storage {
+                    None => Network::new(&subnet, tier),
+                    Some(storage) => Network::with_storage(&subnet, tier, storage),
+                };
+                Executor::new(Arc::new(network?), threads)
+            })
             .map_err(to_py)?;
         let executor = Arc::new(executor);
         let limit = match tier {
@@ -157,6 +165,21 @@ impl Engine {
     #[getter]
     fn tier(&self) -> Option<&'static str> {
         self.cpu.as_ref().map(|cpu| cpu.network().tier().name())
+    }
+
+    /// How weights lie in the CPU's memory.
+    #[getter]
+    fn weights(&self) -> Option<&'static str> {
+        self.cpu.as_ref().map(|cpu| match cpu.network().storage() {
+            Storage::Unpacked => UNPACKED,
+            Storage::Packed => PACKED,
+        })
+    }
+
+    /// Bytes of all weights in the CPU's memory.
+    #[getter]
+    fn weight_bytes(&self) -> Option<usize> {
+        self.cpu.as_ref().map(|cpu| cpu.network().weight_bytes())
     }
 
     /// One image; also returns nanoseconds of preprocessing and of the network.
@@ -397,6 +420,21 @@ fn view<'a>(pixels: &'a PyReadonlyArray3<'_, u8>) -> PyResult<ImageView<'a>> {
 /// The tier of that name.
 pub fn parse_tier(name: &str) -> quasar_core::Result<Tier> {
     name.parse().map_err(|_| unsupported(name))
+}
+
+/// Names of [`Storage`].
+const UNPACKED: &str = "unpacked";
+const PACKED: &str = "packed";
+
+/// The way of keeping weights that has this name.
+fn parse_storage(name: &str) -> quasar_core::Result<Storage> {
+    match name {
+        UNPACKED => Ok(Storage::Unpacked),
+        PACKED => Ok(Storage::Packed),
+        _ => Err(Error::InvalidValue(format!(
+            "weights is {name:?}; it must be \"{UNPACKED}\" or \"{PACKED}\""
+        ))),
+    }
 }
 
 /// The error for a tier that does not exist or that this CPU lacks.

@@ -1,11 +1,13 @@
-//! AVX2: `vpmaddwd` on codes widened to 16 bits. (`vpmaddubsw` would saturate on 8-bit weights.)
+//! AVX2: `vpmaddwd` on codes widened to 16 bits; for narrow rows `vpmaddubsw`, which on other weights would
+//! saturate.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
+use super::{bases, read4};
 use crate::scalar::{logit_cap, Moments, EXP2};
-use crate::tiled::{Isa, Out, Requant, RowScale};
+use crate::tiled::{expand, Isa, Narrow, Out, Requant, RowScale, WINDOW};
 use crate::LayerNorm;
 
 /// The tier. Its functions need AVX2.
@@ -45,14 +47,15 @@ unsafe fn tile<const M: usize, const V: usize>(
                 row[v] = bias;
             }
         }
+        let bases = bases(a, stride);
         for g in 0..k / 2 {
             let mut weights = [_mm256_setzero_si256(); V];
             for (v, weights) in weights.iter_mut().enumerate() {
                 *weights = _mm256_loadu_si256(w.add(16 * (g * V + v)).cast());
             }
             for (m, row) in acc.iter_mut().enumerate() {
-                let codes =
-                    _mm256_set1_epi32(a.add(m * stride + 2 * g).cast::<i32>().read_unaligned());
+                let codes = read4(bases[m / 3].add(m % 3 * stride + 2 * g));
+                let codes = _mm256_set1_epi32(codes);
                 for v in 0..V {
                     row[v] = _mm256_add_epi32(row[v], _mm256_madd_epi16(codes, weights[v]));
                 }
@@ -64,6 +67,79 @@ unsafe fn tile<const M: usize, const V: usize>(
             }
         }
     }
+}
+
+/// M x (8 * V) accumulators of narrow rows: in 16 bits in registers for a run of k, then added to 32 bits in
+/// memory.
+///
+/// # Safety
+/// As [`Isa::tile_narrow`], for M rows and 8 * V columns.
+#[target_feature(enable = "avx2")]
+#[allow(clippy::too_many_arguments)]
+unsafe fn tile_narrow<const M: usize, const V: usize>(
+    a: *const u8,
+    stride: usize,
+    w: *const i8,
+    k: usize,
+    run: usize,
+    bias: *const i32,
+    out: *mut i32,
+    out_stride: usize,
+) {
+    // SAFETY: the caller promises M rows of k codes, 8 * V rows of k weights, 8 * V biases and M rows of out.
+    unsafe {
+        for m in 0..M {
+            for v in 0..V {
+                let bias = _mm256_loadu_si256(bias.add(8 * v).cast());
+                _mm256_storeu_si256(out.add(m * out_stride + 8 * v).cast(), bias);
+            }
+        }
+        let bases = bases(a, stride);
+        let products = |m: usize, v: usize, g: usize| {
+            let codes = read4(bases[m / 3].add(m % 3 * stride + 4 * g));
+            let weights = _mm256_loadu_si256(w.add(32 * (g * V + v)).cast());
+            _mm256_maddubs_epi16(_mm256_set1_epi32(codes), weights)
+        };
+        let ones = _mm256_set1_epi16(1);
+        for first in (0..k / 4).step_by(run / 4) {
+            let mut acc: [[_; V]; M] = from_fn(|m| from_fn(|v| products(m, v, first)));
+            for g in first + 1..(first + run / 4).min(k / 4) {
+                for (m, row) in acc.iter_mut().enumerate() {
+                    for (v, acc) in row.iter_mut().enumerate() {
+                        *acc = _mm256_add_epi16(*acc, products(m, v, g));
+                    }
+                }
+            }
+            for (m, row) in acc.iter().enumerate() {
+                for (v, &acc) in row.iter().enumerate() {
+                    let at = out.add(m * out_stride + 8 * v).cast();
+                    let sums = _mm256_madd_epi16(acc, ones);
+                    _mm256_storeu_si256(at, _mm256_add_epi32(_mm256_loadu_si256(at), sums));
+                }
+            }
+        }
+    }
+}
+
+/// For each of N parts of 16 bytes, the shuffle that gives the bytes at these places which are in the part, and
+/// zeros elsewhere.
+#[target_feature(enable = "avx2")]
+fn shuffles<const N: usize>(places: __m256i) -> [__m256i; N] {
+    from_fn(|part| {
+        // A place before or behind the part gets its top bit set.
+        let place = _mm256_sub_epi8(places, _mm256_set1_epi8(16 * part as i8));
+        _mm256_adds_epu8(place, _mm256_set1_epi8(0x70))
+    })
+}
+
+/// The bytes of N parts that the shuffles pick.
+#[target_feature(enable = "avx2")]
+fn pick<const N: usize>(parts: &[__m256i; N], shuffles: &[__m256i; N]) -> __m256i {
+    let picked: [_; N] = from_fn(|part| _mm256_shuffle_epi8(parts[part], shuffles[part]));
+    picked
+        .into_iter()
+        .reduce(|a, b| _mm256_or_si256(a, b))
+        .expect("there are parts")
 }
 
 /// Packs 16 numbers to words, in order.
@@ -104,14 +180,14 @@ unsafe fn requantized(acc: *const i32, requant: &Requant) -> __m256i {
     let mut t = [_mm256_setzero_si256(); 2];
     for (v, t) in t.iter_mut().enumerate() {
         // SAFETY: v < 2, the caller promises 16 of each.
-        let (acc, right, left) = unsafe {
-            (
-                _mm256_loadu_si256(acc.add(8 * v).cast()),
-                _mm256_loadu_si256(requant.right.add(8 * v).cast()),
-                _mm256_loadu_si256(requant.left.add(8 * v).cast()),
-            )
-        };
-        *t = _mm256_sllv_epi32(_mm256_srav_epi32(acc, right), left);
+        unsafe {
+            let acc = _mm256_loadu_si256(acc.add(8 * v).cast());
+            let right = _mm256_loadu_si256(requant.right.add(8 * v).cast());
+            *t = _mm256_srav_epi32(acc, right);
+            if requant.shifts_left {
+                *t = _mm256_sllv_epi32(*t, _mm256_loadu_si256(requant.left.add(8 * v).cast()));
+            }
+        }
     }
     // SAFETY: the caller promises 16.
     let mult = unsafe { _mm256_loadu_si256(requant.mult.cast()) };
@@ -179,6 +255,13 @@ unsafe impl Isa for Avx2 {
     const STEP: usize = 2;
     const CODE_OFFSET: i32 = 0;
     const PROB_OFFSET: i32 = 0;
+    const NARROW: Option<Narrow> = Some(Narrow {
+        group: 4,
+        step: 4,
+        code_offset: 128,
+        pair: 2,
+        sums: 2,
+    });
 
     fn code(a: i8) -> i16 {
         a.into()
@@ -209,6 +292,44 @@ unsafe impl Isa for Avx2 {
         }
         // SAFETY: the caller's promise, for just this many rows and columns.
         unsafe { pick!(1 2 3 4 5 6) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn tile_narrow(
+        a: *const u8,
+        stride: usize,
+        rows: usize,
+        w: *const i8,
+        width: usize,
+        k: usize,
+        run: usize,
+        bias: *const i32,
+        out: *mut i32,
+        out_stride: usize,
+    ) {
+        macro_rules! pick {
+            ($($m:literal)*) => {
+                match (rows, width / 8) {
+                    $(
+                        ($m, 2) => tile_narrow::<$m, 2>(a, stride, w, k, run, bias, out, out_stride),
+                        ($m, 1) => tile_narrow::<$m, 1>(a, stride, w, k, run, bias, out, out_stride),
+                    )*
+                    _ => unreachable!("a tile of {rows} x {width}"),
+                }
+            };
+        }
+        // SAFETY: the caller's promise, for just this many rows and columns.
+        unsafe { pick!(1 2 3 4 5 6) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn expand_wide(stored: &[u8], wide: usize, narrow: usize, panel: &mut [i16]) {
+        expand(stored, wide, narrow, panel);
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn expand_narrow(stored: &[u8], panel: &mut [i8]) {
+        expand(stored, 0, panel.len(), panel);
     }
 
     #[target_feature(enable = "avx2")]
@@ -261,7 +382,7 @@ unsafe impl Isa for Avx2 {
     }
 
     #[target_feature(enable = "avx2")]
-    unsafe fn requant16(acc: *const i32, requant: Requant, x: Out<i16>) {
+    unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: Requant, x: Out<i16>) {
         let min = _mm256_set1_epi16(-i16::MAX);
         for i in 0..x.rows {
             // SAFETY: the caller promises PANEL parameters and accumulators for each row of x.
@@ -279,11 +400,86 @@ unsafe impl Isa for Avx2 {
             };
             // SAFETY: the buffer has 16 words, as has a row that is no edge.
             unsafe {
-                let old = _mm256_loadu_si256(at);
-                _mm256_storeu_si256(at, _mm256_max_epi16(_mm256_adds_epi16(old, update), min));
+                let new = if ADD {
+                    let old = _mm256_loadu_si256(at);
+                    _mm256_max_epi16(_mm256_adds_epi16(old, update), min)
+                } else {
+                    update
+                };
+                _mm256_storeu_si256(at, new);
             }
             if edge {
                 row.copy_from_slice(&whole[..row.len()]);
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn reorder8(staged: *const i8, order: *const u8, out: Out<i8>) {
+        // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the rows of out;
+        // a short one is first written to a buffer.
+        unsafe {
+            let places = |half: usize| _mm256_loadu_si256(order.add(32 * half).cast());
+            let shuffles: [[_; 4]; 2] = from_fn(|half| shuffles(places(half)));
+            for i in 0..out.rows {
+                let staged = staged.add(i * Self::STAGED);
+                let parts = from_fn(|part| {
+                    _mm256_broadcastsi128_si256(_mm_loadu_si128(staged.add(16 * part).cast()))
+                });
+                let mut whole = [0; WINDOW];
+                let row = out.row(i);
+                let edge = row.len() < WINDOW;
+                let at = if edge {
+                    whole.as_mut_ptr()
+                } else {
+                    row.as_mut_ptr()
+                };
+                for (half, shuffles) in shuffles.iter().enumerate() {
+                    _mm256_storeu_si256(at.add(32 * half).cast(), pick(&parts, shuffles));
+                }
+                if edge {
+                    row.copy_from_slice(&whole[..row.len()]);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn reorder16(staged: *const i16, order: *const u8, x: Out<i16>) {
+        // SAFETY: as in reorder8.
+        unsafe {
+            // Places of bytes: 2 * place and the next.
+            let shuffles: [[_; 8]; 4] = from_fn(|quarter| {
+                let places = _mm256_cvtepu8_epi16(_mm_loadu_si128(order.add(16 * quarter).cast()));
+                let twice = _mm256_slli_epi16::<1>(places);
+                let both = _mm256_or_si256(twice, _mm256_slli_epi16::<8>(twice));
+                shuffles(_mm256_or_si256(both, _mm256_set1_epi16(1 << 8)))
+            });
+            let min = _mm256_set1_epi16(-i16::MAX);
+            for i in 0..x.rows {
+                let staged = staged.add(i * Self::STAGED);
+                let parts = from_fn(|part| {
+                    _mm256_broadcastsi128_si256(_mm_loadu_si128(staged.add(8 * part).cast()))
+                });
+                let mut whole = [0; WINDOW];
+                let row = x.row(i);
+                let edge = row.len() < WINDOW;
+                if edge {
+                    whole[..row.len()].copy_from_slice(row);
+                }
+                let at = if edge {
+                    whole.as_mut_ptr()
+                } else {
+                    row.as_mut_ptr()
+                };
+                for (quarter, shuffles) in shuffles.iter().enumerate() {
+                    let at = at.add(16 * quarter).cast();
+                    let sum = _mm256_adds_epi16(_mm256_loadu_si256(at), pick(&parts, shuffles));
+                    _mm256_storeu_si256(at, _mm256_max_epi16(sum, min));
+                }
+                if edge {
+                    row.copy_from_slice(&whole[..row.len()]);
+                }
             }
         }
     }
@@ -428,5 +624,25 @@ unsafe impl Isa for Avx2 {
             .into_iter()
             .fold(_mm256_setzero_si256(), |s, x| _mm256_xor_si256(s, x));
         (u64::from(iterations) * CHAINS as u64 * 16, sum8(sum))
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn probe_narrow(iterations: u32) -> (u64, i32) {
+        const CHAINS: usize = 12;
+        let (mut a, w) = (_mm256_set1_epi8(3), _mm256_set1_epi8(5));
+        let mut acc = [_mm256_setzero_si256(); CHAINS];
+        for _ in 0..iterations {
+            for acc in &mut acc {
+                // SAFETY: no instruction; it hides that every product is the same.
+                unsafe {
+                    asm!("/* {0} */", inout(ymm_reg) a, options(nomem, nostack, preserves_flags));
+                };
+                *acc = _mm256_add_epi16(*acc, _mm256_maddubs_epi16(a, w));
+            }
+        }
+        let sum = acc
+            .into_iter()
+            .fold(_mm256_setzero_si256(), |s, x| _mm256_xor_si256(s, x));
+        (u64::from(iterations) * CHAINS as u64 * 32, sum8(sum))
     }
 }

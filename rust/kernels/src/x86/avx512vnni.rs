@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::{bases, read4};
 use crate::scalar::{logit_cap, Moments, EXP2};
 use crate::tiled::{Isa, Out, Requant, RowScale};
 use crate::LayerNorm;
@@ -64,14 +65,15 @@ unsafe fn tile<const M: usize, const V: usize>(
                 row[v] = bias;
             }
         }
+        let bases = bases(a, stride);
         for g in 0..k / 4 {
             let mut weights = [_mm512_setzero_si512(); V];
             for (v, weights) in weights.iter_mut().enumerate() {
                 *weights = _mm512_loadu_si512(w.add(64 * (g * V + v)).cast());
             }
             for (m, row) in acc.iter_mut().enumerate() {
-                let codes =
-                    _mm512_set1_epi32(a.add(m * stride + 4 * g).cast::<i32>().read_unaligned());
+                let codes = read4(bases[m / 3].add(m % 3 * stride + 4 * g));
+                let codes = _mm512_set1_epi32(codes);
                 for v in 0..V {
                     row[v] = _mm512_dpbusd_epi32(row[v], codes, weights[v]);
                 }
@@ -115,14 +117,14 @@ unsafe fn shifted(acc: *const i32, requant: &Requant) -> [__m512i; 2] {
     let mut t = [_mm512_setzero_si512(); 4];
     for (v, t) in t.iter_mut().enumerate() {
         // SAFETY: v < 4, the caller promises 64 of each.
-        let (acc, right, left) = unsafe {
-            (
-                _mm512_loadu_si512(acc.add(16 * v).cast()),
-                _mm512_loadu_si512(requant.right.add(16 * v).cast()),
-                _mm512_loadu_si512(requant.left.add(16 * v).cast()),
-            )
-        };
-        *t = _mm512_sllv_epi32(_mm512_srav_epi32(acc, right), left);
+        unsafe {
+            let acc = _mm512_loadu_si512(acc.add(16 * v).cast());
+            let right = _mm512_loadu_si512(requant.right.add(16 * v).cast());
+            *t = _mm512_srav_epi32(acc, right);
+            if requant.shifts_left {
+                *t = _mm512_sllv_epi32(*t, _mm512_loadu_si512(requant.left.add(16 * v).cast()));
+            }
+        }
     }
     [
         _mm512_packs_epi32(t[0], t[1]),
@@ -221,6 +223,43 @@ unsafe impl Isa for Avx512Vnni {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn expand_wide(stored: &[u8], wide: usize, narrow: usize, panel: &mut [i8]) {
+        let signed = _mm512_broadcast_i32x4(_mm_setr_epi8(
+            0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1,
+        ));
+        let groups = panel.chunks_exact_mut(wide + narrow);
+        for (group, stored) in groups.zip(stored.chunks_exact(wide + narrow / 2)) {
+            let (bytes, nibbles) = stored.split_at(wide);
+            for (to, from) in group.chunks_exact_mut(64).zip(bytes.chunks_exact(64)) {
+                // SAFETY: both have 64 bytes.
+                unsafe {
+                    _mm512_storeu_si512(
+                        to.as_mut_ptr().cast(),
+                        _mm512_loadu_si512(from.as_ptr().cast()),
+                    );
+                }
+            }
+            let to = group[wide..].chunks_exact_mut(64);
+            for (to, from) in to.zip(nibbles.chunks_exact(32)) {
+                // SAFETY: one has 64 bytes, the other 32.
+                unsafe {
+                    let bytes = _mm512_cvtepu8_epi16(_mm256_loadu_si256(from.as_ptr().cast()));
+                    // (bytes | bytes << 4) & 0x0f0f: a nibble in each byte.
+                    let nibbles = _mm512_ternarylogic_epi32::<0xe0>(
+                        _mm512_set1_epi8(15),
+                        bytes,
+                        _mm512_slli_epi16::<4>(bytes),
+                    );
+                    _mm512_storeu_si512(
+                        to.as_mut_ptr().cast(),
+                        _mm512_shuffle_epi8(signed, nibbles),
+                    );
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     unsafe fn requant8(acc: *const i32, requant: Requant, offset: i16, out: Out<i8>) {
         // SAFETY: the caller promises PANEL parameters and accumulators for each row; the mask keeps stores
         // inside it.
@@ -254,7 +293,7 @@ unsafe impl Isa for Avx512Vnni {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn requant16(acc: *const i32, requant: Requant, x: Out<i16>) {
+    unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: Requant, x: Out<i16>) {
         // SAFETY: the caller promises PANEL parameters and accumulators for each row; masks keep x inside it.
         unsafe {
             let min = _mm512_set1_epi16(-i16::MAX);
@@ -264,8 +303,55 @@ unsafe impl Isa for Avx512Vnni {
                     let mask = mask32(x.cols.saturating_sub(32 * half));
                     let mult = _mm512_loadu_si512(requant.mult.add(32 * half).cast());
                     let at = x.ptr.add(i * x.stride).wrapping_add(32 * half);
-                    let old = _mm512_maskz_loadu_epi16(mask, at);
                     let update = _mm512_mulhrs_epi16(in_order32(t), mult);
+                    let new = if ADD {
+                        let old = _mm512_maskz_loadu_epi16(mask, at);
+                        _mm512_max_epi16(_mm512_adds_epi16(old, update), min)
+                    } else {
+                        update
+                    };
+                    _mm512_mask_storeu_epi16(at, mask, new);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn reorder8(staged: *const i8, order: *const u8, out: Out<i8>) {
+        // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the rows of out;
+        // masks keep stores inside them.
+        unsafe {
+            for half in 0..2 {
+                let places = _mm512_cvtepu8_epi16(_mm256_loadu_si256(order.add(32 * half).cast()));
+                let mask = mask32(out.cols.saturating_sub(32 * half));
+                for i in 0..out.rows {
+                    let words = |half: usize| {
+                        let staged = staged.add(i * Self::STAGED + 32 * half);
+                        _mm512_cvtepi8_epi16(_mm256_loadu_si256(staged.cast()))
+                    };
+                    let y = _mm512_permutex2var_epi16(words(0), places, words(1));
+                    let at = out.ptr.add(i * out.stride).wrapping_add(32 * half);
+                    _mm512_mask_cvtepi16_storeu_epi8(at, mask, y);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn reorder16(staged: *const i16, order: *const u8, x: Out<i16>) {
+        // SAFETY: as in reorder8.
+        unsafe {
+            let min = _mm512_set1_epi16(-i16::MAX);
+            for half in 0..2 {
+                let places = _mm512_cvtepu8_epi16(_mm256_loadu_si256(order.add(32 * half).cast()));
+                let mask = mask32(x.cols.saturating_sub(32 * half));
+                for i in 0..x.rows {
+                    let words = |half: usize| {
+                        _mm512_loadu_si512(staged.add(i * Self::STAGED + 32 * half).cast())
+                    };
+                    let update = _mm512_permutex2var_epi16(words(0), places, words(1));
+                    let at = x.ptr.add(i * x.stride).wrapping_add(32 * half);
+                    let old = _mm512_maskz_loadu_epi16(mask, at);
                     let new = _mm512_max_epi16(_mm512_adds_epi16(old, update), min);
                     _mm512_mask_storeu_epi16(at, mask, new);
                 }

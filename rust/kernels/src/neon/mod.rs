@@ -1,15 +1,23 @@
-//! NEON on baseline Armv8.0: `smull` and `smlal` make pairs of products in 16 bits, `sadalp` adds them to
-//! 32-bit sums.
+//! NEON. On baseline Armv8.0 (`base`) `smull` and `smlal` make pairs of products in 16 bits and `sadalp` adds
+//! them to 32-bit sums; for narrow rows many products stay in 16 bits. With Armv8.2's dot product (`dot`) `sdot`
+//! does all of it. Everything but the tiles is the same.
+
+// Intrinsics are named as the vendor names them, dozens in a file.
+#[allow(clippy::wildcard_imports)]
+mod base;
+#[allow(clippy::wildcard_imports)]
+mod dot;
 
 use std::arch::aarch64::*;
 use std::arch::asm;
 
 use crate::scalar::{logit_cap, Moments, EXP2};
-use crate::tiled::{Isa, Out, Requant, RowScale};
+use crate::tiled::{Isa, Narrow, Out, Requant, RowScale, WINDOW};
 use crate::LayerNorm;
 
-/// The tier. Its functions need NEON, which every 64-bit Arm has.
-pub(crate) struct Neon;
+/// The tiers without and with the dot product. Their functions need NEON, which every 64-bit Arm has, and with
+/// `DOT` the dot product.
+pub(crate) struct Neon<const DOT: bool>;
 
 /// One byte of each `2 * EXP2`.
 const fn exp2_doubled(byte: usize) -> [u8; 64] {
@@ -25,102 +33,14 @@ const fn exp2_doubled(byte: usize) -> [u8; 64] {
 static EXP2_LOW: [u8; 64] = exp2_doubled(0);
 static EXP2_HIGH: [u8; 64] = exp2_doubled(1);
 
-/// M x (8 * V) accumulators in registers. `NARROW`: no weight is -128, so that two products fit 16 bits
-/// (2 * 127 * 128 < 2^15).
-///
-/// # Safety
-/// As [`Isa::tile`], for M rows and 8 * V columns.
+/// The same codes, but the compiler does not know.
 #[target_feature(enable = "neon")]
-#[allow(clippy::cast_ptr_alignment)] // codes are read unaligned
-unsafe fn tile<const M: usize, const V: usize, const NARROW: bool>(
-    a: *const i8,
-    stride: usize,
-    w: *const i8,
-    k: usize,
-    bias: *const i32,
-    out: *mut i32,
-    out_stride: usize,
-) {
-    // SAFETY: the caller promises M rows of k codes, 8 * V rows of k weights, 8 * V biases and M rows of out.
+fn opaque(mut a: int8x16_t) -> int8x16_t {
+    // SAFETY: no instruction.
     unsafe {
-        let mut acc = [[[vdupq_n_s32(0); 2]; V]; M];
-        for v in 0..V {
-            let bias = [vld1q_s32(bias.add(8 * v)), vld1q_s32(bias.add(8 * v + 4))];
-            for row in &mut acc {
-                row[v] = bias;
-            }
-        }
-        for g in 0..k / 4 {
-            let mut weights = [[vdupq_n_s8(0); 2]; V];
-            for (v, weights) in weights.iter_mut().enumerate() {
-                // Two groups of two k: eight rows of the first, eight rows of the second.
-                *weights = [
-                    vld1q_s8(w.add(16 * (2 * g * V + v))),
-                    vld1q_s8(w.add(16 * ((2 * g + 1) * V + v))),
-                ];
-            }
-            for (m, row) in acc.iter_mut().enumerate() {
-                let codes = a.add(m * stride + 4 * g).cast::<[i16; 2]>();
-                let [first, second] = codes.read_unaligned();
-                let first = vreinterpretq_s8_s16(vdupq_n_s16(first));
-                let second = vreinterpretq_s8_s16(vdupq_n_s16(second));
-                for v in 0..V {
-                    let [w0, w1] = weights[v];
-                    let low = vmull_s8(vget_low_s8(w0), vget_low_s8(first));
-                    let high = vmull_high_s8(w0, first);
-                    let [sum0, sum1] = &mut row[v];
-                    if NARROW {
-                        *sum0 =
-                            vpadalq_s16(*sum0, vmlal_s8(low, vget_low_s8(w1), vget_low_s8(second)));
-                        *sum1 = vpadalq_s16(*sum1, vmlal_high_s8(high, w1, second));
-                    } else {
-                        *sum0 = vpadalq_s16(*sum0, low);
-                        *sum1 = vpadalq_s16(*sum1, high);
-                        *sum0 = vpadalq_s16(*sum0, vmull_s8(vget_low_s8(w1), vget_low_s8(second)));
-                        *sum1 = vpadalq_s16(*sum1, vmull_high_s8(w1, second));
-                    }
-                }
-            }
-        }
-        for (m, row) in acc.iter().enumerate() {
-            for (v, sums) in row.iter().enumerate() {
-                vst1q_s32(out.add(m * out_stride + 8 * v), sums[0]);
-                vst1q_s32(out.add(m * out_stride + 8 * v + 4), sums[1]);
-            }
-        }
+        asm!("/* {0:v} */", inout(vreg) a, options(pure, nomem, nostack, preserves_flags));
     }
-}
-
-/// Picks the tile of just this size.
-///
-/// # Safety
-/// As [`Isa::tile`].
-#[target_feature(enable = "neon")]
-#[allow(clippy::too_many_arguments)]
-unsafe fn tile_of<const NARROW: bool>(
-    a: *const i8,
-    stride: usize,
-    rows: usize,
-    w: *const i8,
-    width: usize,
-    k: usize,
-    bias: *const i32,
-    out: *mut i32,
-    out_stride: usize,
-) {
-    macro_rules! pick {
-        ($($m:literal)*) => {
-            match (rows, width / 8) {
-                $(
-                    ($m, 2) => tile::<$m, 2, NARROW>(a, stride, w, k, bias, out, out_stride),
-                    ($m, 1) => tile::<$m, 1, NARROW>(a, stride, w, k, bias, out, out_stride),
-                )*
-                _ => unreachable!("a tile of {rows} x {width}"),
-            }
-        };
-    }
-    // SAFETY: the caller's promise, for just this many rows and columns.
-    unsafe { pick!(1 2 3 4) }
+    a
 }
 
 /// Stores the first values of a row of up to 8 codes.
@@ -186,16 +106,27 @@ fn sums(x: &[i16]) -> (i32, i64) {
 }
 
 // SAFETY: each function does what the trait says of it, for any sizes within its bounds; `tests/tiers.rs` compares them.
-unsafe impl Isa for Neon {
+unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     type Weight = i8;
     type Code = i8;
     const ROWS: usize = 4;
     const PANEL: usize = 16;
-    const LANES: usize = 8;
-    const GROUP: usize = 2;
-    const STEP: usize = 4;
+    const LANES: usize = if DOT { dot::LANES } else { base::LANES };
+    const GROUP: usize = if DOT { 4 } else { 16 };
+    const STEP: usize = 16;
     const CODE_OFFSET: i32 = 0;
     const PROB_OFFSET: i32 = -128;
+    const NARROW: Option<Narrow> = if DOT {
+        None
+    } else {
+        Some(Narrow {
+            group: 16,
+            step: 16,
+            code_offset: 0,
+            pair: 1,
+            sums: 8,
+        })
+    };
 
     fn code(a: i8) -> i8 {
         a
@@ -214,7 +145,13 @@ unsafe impl Isa for Neon {
         out_stride: usize,
     ) {
         // SAFETY: the caller's promise.
-        unsafe { tile_of::<true>(a, stride, rows, w, width, k, bias, out, out_stride) }
+        unsafe {
+            if DOT {
+                dot::tile_of(a, stride, rows, w, width, k, bias, out, out_stride);
+            } else {
+                base::tile_of::<true>(a, stride, rows, w, width, k, bias, out, out_stride);
+            }
+        }
     }
 
     #[target_feature(enable = "neon")]
@@ -230,7 +167,43 @@ unsafe impl Isa for Neon {
         out_stride: usize,
     ) {
         // SAFETY: the caller's promise.
-        unsafe { tile_of::<false>(a, stride, rows, w, width, k, bias, out, out_stride) }
+        unsafe {
+            if DOT {
+                dot::tile_of(a, stride, rows, w, width, k, bias, out, out_stride);
+            } else {
+                base::tile_of::<false>(a, stride, rows, w, width, k, bias, out, out_stride);
+            }
+        }
+    }
+
+    #[target_feature(enable = "neon")]
+    unsafe fn tile_narrow(
+        a: *const u8,
+        stride: usize,
+        rows: usize,
+        w: *const i8,
+        width: usize,
+        k: usize,
+        run: usize,
+        bias: *const i32,
+        out: *mut i32,
+        out_stride: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            base::tile_narrow_of(
+                a.cast(),
+                stride,
+                rows,
+                w,
+                width,
+                k,
+                run,
+                bias,
+                out,
+                out_stride,
+            );
+        }
     }
 
     #[target_feature(enable = "neon")]
@@ -271,7 +244,7 @@ unsafe impl Isa for Neon {
     }
 
     #[target_feature(enable = "neon")]
-    unsafe fn requant16(acc: *const i32, requant: Requant, x: Out<i16>) {
+    unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: Requant, x: Out<i16>) {
         let min = vdupq_n_s16(-i16::MAX);
         for i in 0..x.rows {
             // SAFETY: the caller promises that the row is live and ours.
@@ -282,10 +255,68 @@ unsafe impl Isa for Neon {
                 // has 8 words.
                 unsafe {
                     let update = requantized(acc.add(i * Self::PANEL + 8 * v), &requant, 8 * v);
-                    let new = vmaxq_s16(vqaddq_s16(vld1q_s16(whole.as_ptr()), update), min);
+                    let new = if ADD {
+                        vmaxq_s16(vqaddq_s16(vld1q_s16(whole.as_ptr()), update), min)
+                    } else {
+                        update
+                    };
                     vst1q_s16(whole.as_mut_ptr(), new);
                 }
                 part.copy_from_slice(&whole[..part.len()]);
+            }
+        }
+    }
+
+    #[target_feature(enable = "neon")]
+    unsafe fn reorder8(staged: *const i8, order: *const u8, out: Out<i8>) {
+        // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the rows of out.
+        unsafe {
+            let order = vld1q_u8_x4(order);
+            for i in 0..out.rows {
+                let staged = vld1q_s8_x4(staged.add(i * Self::STAGED));
+                let parts = [order.0, order.1, order.2, order.3];
+                for (part, places) in out.row(i).chunks_mut(16).zip(parts) {
+                    let codes = vqtbl4q_s8(staged, places);
+                    if part.len() == 16 {
+                        vst1q_s8(part.as_mut_ptr(), codes);
+                    } else {
+                        let mut whole = [0; 16];
+                        vst1q_s8(whole.as_mut_ptr(), codes);
+                        part.copy_from_slice(&whole[..part.len()]);
+                    }
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "neon")]
+    unsafe fn reorder16(staged: *const i16, order: *const u8, x: Out<i16>) {
+        // SAFETY: as in reorder8.
+        unsafe {
+            // The places of both bytes of eight values.
+            let mut bytes = [vdupq_n_u8(0); WINDOW / 8];
+            for (part, bytes) in bytes.iter_mut().enumerate() {
+                let low = vshlq_n_u16::<1>(vmovl_u8(vld1_u8(order.add(8 * part))));
+                let both = vorrq_u16(low, vshlq_n_u16::<8>(low));
+                *bytes = vreinterpretq_u8_u16(vorrq_u16(both, vdupq_n_u16(1 << 8)));
+            }
+            let min = vdupq_n_s16(-i16::MAX);
+            for i in 0..x.rows {
+                let staged = staged.add(i * Self::STAGED).cast::<i8>();
+                let (low, high) = (vld1q_s8_x4(staged), vld1q_s8_x4(staged.add(WINDOW)));
+                for (part, places) in x.row(i).chunks_mut(8).zip(bytes) {
+                    // An index past its 64 entries leaves what the first half gave.
+                    let update = vqtbx4q_s8(
+                        vqtbl4q_s8(low, places),
+                        high,
+                        vsubq_u8(places, vdupq_n_u8(64)),
+                    );
+                    let mut whole = [0; 8];
+                    whole[..part.len()].copy_from_slice(part);
+                    let sum = vqaddq_s16(vld1q_s16(whole.as_ptr()), vreinterpretq_s16_s8(update));
+                    vst1q_s16(whole.as_mut_ptr(), vmaxq_s16(sum, min));
+                    part.copy_from_slice(&whole[..part.len()]);
+                }
             }
         }
     }
@@ -422,21 +453,21 @@ unsafe impl Isa for Neon {
 
     #[target_feature(enable = "neon")]
     unsafe fn probe(iterations: u32) -> (u64, i32) {
-        const CHAINS: usize = 16;
-        let (mut a, w) = (vdupq_n_s8(3), vdupq_n_s8(5));
-        let mut acc = [vdupq_n_s32(0); CHAINS];
-        for _ in 0..iterations {
-            for acc in &mut acc {
-                // SAFETY: no instruction; it hides that every product is the same.
-                unsafe {
-                    asm!("/* {0:v} */", inout(vreg) a, options(nomem, nostack, preserves_flags));
-                };
-                *acc = vpadalq_s16(*acc, vmlal_high_s8(vmull_high_s8(a, w), a, w));
-            }
+        if DOT {
+            // SAFETY: the caller promises the tier's features.
+            unsafe { dot::probe(iterations) }
+        } else {
+            base::probe(iterations)
         }
-        (
-            u64::from(iterations) * CHAINS as u64 * 16,
-            acc.into_iter().fold(0, |s, x| s ^ vaddvq_s32(x)),
-        )
+    }
+
+    #[target_feature(enable = "neon")]
+    unsafe fn probe_narrow(iterations: u32) -> (u64, i32) {
+        if DOT {
+            // SAFETY: the caller promises the tier's features.
+            unsafe { dot::probe(iterations) }
+        } else {
+            base::probe_narrow(iterations)
+        }
     }
 }

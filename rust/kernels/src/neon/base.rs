@@ -1,0 +1,249 @@
+//! Tiles of baseline Armv8.0. Sums run along k, in the lanes of a vector; the lanes are added at the end.
+//!
+//! Instructions that depend on each other stand eight apart in the source, for cores that issue in order.
+
+use std::arch::aarch64::*;
+use std::array::from_fn;
+
+/// Rows of weights that are multiplied at once.
+pub(super) const LANES: usize = 4;
+
+/// The sums of the lanes of four vectors.
+#[target_feature(enable = "neon")]
+fn across(sums: [int32x4_t; LANES]) -> int32x4_t {
+    vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]))
+}
+
+/// Adds pairs of products to 32-bit sums.
+#[target_feature(enable = "neon")]
+fn accumulate<const M: usize>(
+    acc: &mut [[int32x4_t; LANES]; M],
+    products: [[int16x8_t; LANES]; M],
+) {
+    for (acc, products) in acc.iter_mut().zip(products) {
+        for (acc, product) in acc.iter_mut().zip(products) {
+            *acc = vpadalq_s16(*acc, product);
+        }
+    }
+}
+
+/// M x 4 sums in registers, for each four of `width` rows. `SYMMETRIC`: no weight is -128, so that two products fit
+/// 16 bits (2 * 127 * 128 < 2^15).
+///
+/// # Safety
+/// As `Isa::tile`, for M rows.
+#[target_feature(enable = "neon")]
+#[allow(clippy::too_many_arguments)]
+unsafe fn tile<const M: usize, const SYMMETRIC: bool>(
+    a: *const i8,
+    stride: usize,
+    w: *const i8,
+    width: usize,
+    k: usize,
+    bias: *const i32,
+    out: *mut i32,
+    out_stride: usize,
+) {
+    // SAFETY: the caller promises M rows of k codes, `width` rows of k weights, as many biases and M rows of out.
+    unsafe {
+        for first in (0..width).step_by(LANES) {
+            let mut acc = [[vdupq_n_s32(0); LANES]; M];
+            for g in 0..k / 16 {
+                let weights: [_; LANES] =
+                    from_fn(|n| vld1q_s8(w.add(16 * (g * width + first + n))));
+                macro_rules! rows {
+                    ($from:literal, $count:literal) => {
+                        let acc = acc[$from..].first_chunk_mut::<$count>();
+                        let acc = acc.expect("rows of the tile");
+                        let codes: [_; $count] =
+                            from_fn(|m| vld1q_s8(a.add(($from + m) * stride + 16 * g)));
+                        let mut products = codes.map(|codes| {
+                            weights
+                                .map(|weights| vmull_s8(vget_low_s8(weights), vget_low_s8(codes)))
+                        });
+                        if !SYMMETRIC {
+                            accumulate(acc, products);
+                        }
+                        for (products, codes) in products.iter_mut().zip(codes) {
+                            for (product, weights) in products.iter_mut().zip(weights) {
+                                *product = if SYMMETRIC {
+                                    vmlal_high_s8(*product, weights, codes)
+                                } else {
+                                    vmull_high_s8(weights, codes)
+                                };
+                            }
+                        }
+                        accumulate(acc, products);
+                    };
+                }
+                match M {
+                    1 => {
+                        rows!(0, 1);
+                    }
+                    2 => {
+                        rows!(0, 2);
+                    }
+                    3 => {
+                        rows!(0, 2);
+                        rows!(2, 1);
+                    }
+                    _ => {
+                        rows!(0, 2);
+                        rows!(2, 2);
+                    }
+                }
+            }
+            let bias = vld1q_s32(bias.add(first));
+            for (m, acc) in acc.into_iter().enumerate() {
+                let sums = vaddq_s32(across(acc), bias);
+                vst1q_s32(out.add(m * out_stride + first), sums);
+            }
+        }
+    }
+}
+
+/// The same for narrow rows: 16-bit sums in registers for a run of k, then added to 32 bits in memory.
+///
+/// # Safety
+/// As `Isa::tile_narrow`, for M rows.
+#[target_feature(enable = "neon")]
+#[allow(clippy::too_many_arguments)]
+unsafe fn tile_narrow<const M: usize>(
+    a: *const i8,
+    stride: usize,
+    w: *const i8,
+    width: usize,
+    k: usize,
+    run: usize,
+    bias: *const i32,
+    out: *mut i32,
+    out_stride: usize,
+) {
+    // SAFETY: as in tile.
+    unsafe {
+        for first in (0..width).step_by(LANES) {
+            let mut from = bias.add(first);
+            let mut from_stride = 0;
+            for start in (0..k / 16).step_by(run / 16) {
+                let mut acc = [[vdupq_n_s16(0); LANES]; M];
+                for g in start..(start + run / 16).min(k / 16) {
+                    let weights: [_; LANES] =
+                        from_fn(|n| vld1q_s8(w.add(16 * (g * width + first + n))));
+                    let codes: [_; M] = from_fn(|m| vld1q_s8(a.add(m * stride + 16 * g)));
+                    for (acc, codes) in acc.iter_mut().zip(codes) {
+                        for (acc, weights) in acc.iter_mut().zip(weights) {
+                            *acc = vmlal_s8(*acc, vget_low_s8(weights), vget_low_s8(codes));
+                        }
+                    }
+                    for (acc, codes) in acc.iter_mut().zip(codes) {
+                        for (acc, weights) in acc.iter_mut().zip(weights) {
+                            *acc = vmlal_high_s8(*acc, weights, codes);
+                        }
+                    }
+                }
+                for (m, acc) in acc.into_iter().enumerate() {
+                    let sums = across(acc.map(|acc| vpaddlq_s16(acc)));
+                    let before = vld1q_s32(from.add(m * from_stride));
+                    vst1q_s32(out.add(m * out_stride + first), vaddq_s32(before, sums));
+                }
+                (from, from_stride) = (out.add(first), out_stride);
+            }
+        }
+    }
+}
+
+/// Picks the tile of just this many rows.
+///
+/// # Safety
+/// As `Isa::tile`.
+#[target_feature(enable = "neon")]
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn tile_of<const SYMMETRIC: bool>(
+    a: *const i8,
+    stride: usize,
+    rows: usize,
+    w: *const i8,
+    width: usize,
+    k: usize,
+    bias: *const i32,
+    out: *mut i32,
+    out_stride: usize,
+) {
+    macro_rules! pick {
+        ($($m:literal)*) => {
+            match rows {
+                $($m => tile::<$m, SYMMETRIC>(a, stride, w, width, k, bias, out, out_stride),)*
+                _ => unreachable!("a tile of {rows} rows"),
+            }
+        };
+    }
+    // SAFETY: the caller's promise, for just this many rows.
+    unsafe { pick!(1 2 3 4) }
+}
+
+/// Picks the tile of just this many rows.
+///
+/// # Safety
+/// As `Isa::tile_narrow`.
+#[target_feature(enable = "neon")]
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn tile_narrow_of(
+    a: *const i8,
+    stride: usize,
+    rows: usize,
+    w: *const i8,
+    width: usize,
+    k: usize,
+    run: usize,
+    bias: *const i32,
+    out: *mut i32,
+    out_stride: usize,
+) {
+    macro_rules! pick {
+        ($($m:literal)*) => {
+            match rows {
+                $($m => tile_narrow::<$m>(a, stride, w, width, k, run, bias, out, out_stride),)*
+                _ => unreachable!("a tile of {rows} rows"),
+            }
+        };
+    }
+    // SAFETY: the caller's promise, for just this many rows.
+    unsafe { pick!(1 2 3 4) }
+}
+
+/// Register-only products of wide rows, as `Isa::probe`.
+#[target_feature(enable = "neon")]
+pub(super) fn probe(iterations: u32) -> (u64, i32) {
+    const CHAINS: usize = 16;
+    let (mut a, w) = (vdupq_n_s8(3), super::opaque(vdupq_n_s8(5)));
+    let mut acc = [vdupq_n_s32(0); CHAINS];
+    for _ in 0..iterations {
+        for acc in &mut acc {
+            a = super::opaque(a);
+            let product = vmull_s8(vget_low_s8(a), vget_low_s8(w));
+            *acc = vpadalq_s16(*acc, vmlal_high_s8(product, a, w));
+        }
+    }
+    (
+        u64::from(iterations) * CHAINS as u64 * 16,
+        acc.into_iter().fold(0, |s, x| s ^ vaddvq_s32(x)),
+    )
+}
+
+/// Register-only products of narrow rows, as `Isa::probe_narrow`.
+#[target_feature(enable = "neon")]
+pub(super) fn probe_narrow(iterations: u32) -> (u64, i32) {
+    const CHAINS: usize = 16;
+    let (mut a, w) = (vdupq_n_s8(3), vdupq_n_s8(5));
+    let mut acc = [vdupq_n_s16(0); CHAINS];
+    for _ in 0..iterations {
+        for acc in &mut acc {
+            a = super::opaque(a);
+            *acc = vmlal_high_s8(*acc, a, w);
+        }
+    }
+    (
+        u64::from(iterations) * CHAINS as u64 * 8,
+        acc.into_iter().fold(0, |s, x| s ^ i32::from(vaddvq_s16(x))),
+    )
+}

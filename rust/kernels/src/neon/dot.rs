@@ -1,0 +1,119 @@
+//! Tiles of Armv8.2's dot product, `sdot`. (Its intrinsics are not stable yet in Rust, hence the assembly.)
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+use std::array::from_fn;
+
+/// Rows of weights in two vectors of sums.
+pub(super) const LANES: usize = 8;
+
+/// Adds to each 32-bit lane the products of its four weights and of four codes, those from `4 * LANE` on.
+#[target_feature(enable = "neon,dotprod")]
+fn dot<const LANE: usize>(mut acc: int32x4_t, weights: int8x16_t, codes: int8x16_t) -> int32x4_t {
+    // SAFETY: arithmetic in registers, with the feature that the function asks for.
+    unsafe {
+        asm!(
+            "sdot {acc:v}.4s, {weights:v}.16b, {codes:v}.4b[{lane}]",
+            acc = inout(vreg) acc,
+            weights = in(vreg) weights,
+            codes = in(vreg) codes,
+            lane = const LANE,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    acc
+}
+
+/// M x (4 * V) accumulators in registers.
+///
+/// # Safety
+/// As `Isa::tile`, for M rows and 4 * V columns.
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn tile<const M: usize, const V: usize>(
+    a: *const i8,
+    stride: usize,
+    w: *const i8,
+    k: usize,
+    bias: *const i32,
+    out: *mut i32,
+    out_stride: usize,
+) {
+    // SAFETY: the caller promises M rows of k codes, 4 * V rows of k weights, 4 * V biases and M rows of out.
+    unsafe {
+        let bias: [_; V] = from_fn(|v| vld1q_s32(bias.add(4 * v)));
+        let mut acc = [bias; M];
+        for g in 0..k / 16 {
+            let codes: [_; M] = from_fn(|m| vld1q_s8(a.add(m * stride + 16 * g)));
+            macro_rules! lane {
+                ($lane:literal) => {
+                    let weights: [_; V] =
+                        from_fn(|v| vld1q_s8(w.add(16 * ((4 * g + $lane) * V + v))));
+                    for (acc, codes) in acc.iter_mut().zip(codes) {
+                        for (acc, weights) in acc.iter_mut().zip(weights) {
+                            *acc = dot::<$lane>(*acc, weights, codes);
+                        }
+                    }
+                };
+            }
+            lane!(0);
+            lane!(1);
+            lane!(2);
+            lane!(3);
+        }
+        for (m, row) in acc.iter().enumerate() {
+            for (v, &sums) in row.iter().enumerate() {
+                vst1q_s32(out.add(m * out_stride + 4 * v), sums);
+            }
+        }
+    }
+}
+
+/// Picks the tile of just this size.
+///
+/// # Safety
+/// As `Isa::tile`.
+#[target_feature(enable = "neon,dotprod")]
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn tile_of(
+    a: *const i8,
+    stride: usize,
+    rows: usize,
+    w: *const i8,
+    width: usize,
+    k: usize,
+    bias: *const i32,
+    out: *mut i32,
+    out_stride: usize,
+) {
+    macro_rules! pick {
+        ($($m:literal)*) => {
+            match (rows, width / 4) {
+                $(
+                    ($m, 4) => tile::<$m, 4>(a, stride, w, k, bias, out, out_stride),
+                    ($m, 2) => tile::<$m, 2>(a, stride, w, k, bias, out, out_stride),
+                )*
+                _ => unreachable!("a tile of {rows} x {width}"),
+            }
+        };
+    }
+    // SAFETY: the caller's promise, for just this many rows and columns.
+    unsafe { pick!(1 2 3 4) }
+}
+
+/// Register-only dot products, as `Isa::probe`.
+#[target_feature(enable = "neon,dotprod")]
+pub(super) fn probe(iterations: u32) -> (u64, i32) {
+    const CHAINS: usize = 16;
+    let (mut a, w) = (vdupq_n_s8(3), vdupq_n_s8(5));
+    let mut acc = [vdupq_n_s32(0); CHAINS];
+    for _ in 0..iterations {
+        for acc in &mut acc {
+            a = super::opaque(a);
+            *acc = dot::<0>(*acc, w, a);
+        }
+    }
+    (
+        u64::from(iterations) * CHAINS as u64 * 16,
+        acc.into_iter().fold(0, |s, x| s ^ vaddvq_s32(x)),
+    )
+}
