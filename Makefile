@@ -19,6 +19,7 @@ JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
 PYTEST_ARGS ?=
+PEERS_ARGS ?=
 EVIDENCE_ARGS ?=
 
 export PATH := $(BIN):$(PATH)
@@ -152,6 +153,15 @@ $(STAMPS)/pymoo: $(STAMPS)/venv
 	@$(call pip_install,$(VENV)) 'pymoo~=0.6.1'
 	@touch $@
 
+.PHONY: bench-peers
+bench-peers: develop .venv-peers/stamp ## Latency and throughput beside OpenVINO and ONNX Runtime int8 (installs them in .venv-peers); PEERS_ARGS=--help
+	@python tools/bench_peers.py --json build/peers/measured.json $(PEERS_ARGS)
+
+.venv-peers/stamp: $(STAMPS)/venv
+	@$(PYTHON) -m venv --clear .venv-peers
+	@$(call pip_install,.venv-peers) 'openvino~=2026.4' 'nncf~=3.4' 'onnx~=1.23' 'onnxruntime~=1.32'
+	@touch $@
+
 .PHONY: fuzz
 fuzz: toolchain ## Fuzz every target for FUZZ_SECONDS each; appends to docs/logs/fuzz.md
 	@bash tools/fuzz.sh $(FUZZ_SECONDS)
@@ -249,6 +259,6 @@ evidence: install-test dataset ## Measure docs/evidence.md anew on Fashion-MNIST
 
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs)
-	rm -rf build dist target rust/fuzz/target .venv .venv-wheel .venv-min .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf build dist target rust/fuzz/target .venv .venv-wheel .venv-min .venv-peers .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f python/quasar_rt/*.so
 	find python tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
