@@ -20,6 +20,7 @@ FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
 PYTEST_ARGS ?=
 PEERS_ARGS ?=
+KERNEL_COST_ARGS ?=
 EVIDENCE_ARGS ?=
 
 export PATH := $(BIN):$(PATH)
@@ -42,7 +43,7 @@ demo: develop ## Build, install what a board would install, classify the package
 	@quasar-rt demo
 
 .PHONY: test
-test: install-test dataset browser eda sim csim test-rust test-wheel test-python ## Install what tests need and run all of them (Rust and Python)
+test: install-test dataset browser eda instruments sim csim test-rust test-wheel test-python ## Install what tests need and run all of them (Rust and Python)
 
 ##@ Build and install (into .venv)
 
@@ -92,6 +93,18 @@ eda: ## Install Debian's Clang, Verilator, Yosys, Tcl and dtc where that is poss
 	fi; \
 	for tool in clang++ verilator yosys tclsh dtc; do \
 	  command -v $$tool >/dev/null || echo "note: $$tool is absent (Debian packages clang, verilator, yosys, tcl, device-tree-compiler); tests that need it will skip"; \
+	done
+
+.PHONY: instruments
+instruments: ## Install Debian's valgrind and binutils where that is possible; without them, tests of the kernels' cost skip
+	@if ! { command -v valgrind && command -v objdump; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get install -y -qq --no-install-recommends valgrind binutils </dev/null >/dev/null 2>&1 \
+	    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends valgrind binutils; } </dev/null >/dev/null 2>&1 \
+	    || true; \
+	fi; \
+	for tool in valgrind objdump; do \
+	  command -v $$tool >/dev/null || echo "note: $$tool is absent (Debian packages valgrind, binutils); tests that need it will skip"; \
 	done
 
 .PHONY: toolchain
@@ -152,6 +165,10 @@ bench-search: install-test $(STAMPS)/pymoo ## The search beside pymoo's NSGA2: e
 $(STAMPS)/pymoo: $(STAMPS)/venv
 	@$(call pip_install,$(VENV)) 'pymoo~=0.6.1'
 	@touch $@
+
+.PHONY: kernel-cost
+kernel-cost: develop instruments ## Instructions by stage beside the recorded ones, and the inner loops (KERNEL_COST_ARGS=--record to record anew)
+	@python tools/kernel_cost.py $(KERNEL_COST_ARGS)
 
 .PHONY: bench-peers
 bench-peers: develop .venv-peers/stamp ## Latency and throughput beside OpenVINO and ONNX Runtime int8 (installs them in .venv-peers); PEERS_ARGS=--help
