@@ -18,7 +18,7 @@ fn work(time: Duration) {
 }
 
 /// Microseconds of each of a frame's joins beyond the work in it.
-fn frame(join: impl Fn(&(dyn Fn() + Sync))) -> f64 {
+fn frame(mut join: impl FnMut(&(dyn Fn() + Sync))) -> f64 {
     let part = Duration::from_micros(50);
     let start = Instant::now();
     for _ in 0..JOINS {
@@ -36,9 +36,12 @@ fn main() {
         .num_threads(threads)
         .build()
         .expect("threads");
+    let mut members = vec![(); threads];
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..400 {
-        ours.push(frame(|part| team.run(&|_| part())));
+        ours.push(frame(|part| {
+            team.for_each(&mut members, &mut [(); 0], 1, |_, (), _| part())
+        }));
         theirs.push(pool.install(|| {
             frame(|part| {
                 let members = (0..threads).into_par_iter().with_max_len(1);

@@ -13,7 +13,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::error::{Error, Result};
 
 /// Threads of one pool, at most.
-pub const MAX_THREADS: usize = 256;
+pub const MAX_THREADS: usize = quasar_kernels::MAX_TEAM;
 
 /// As many threads as the machine has, within the limit.
 pub fn default_threads() -> usize {

@@ -58,7 +58,7 @@ use buffer::Buffer;
 use tiled::Isa;
 
 pub use rows::{Rows, RowsMut};
-pub use team::Team;
+pub use team::{Team, MAX_TEAM};
 pub use tier::{Tier, UnknownTier};
 
 /// A linear layer in logical order.

@@ -23,7 +23,7 @@ fn cpu_time() -> (u64, usize) {
 fn an_idle_team_sleeps() {
     let team = Team::new(4).unwrap();
     for _ in 0..100 {
-        team.run(&|_| {});
+        team.for_each(&mut [(); 4], &mut [(); 0], 1, |_, (), _| {});
     }
     sleep(Duration::from_millis(50));
     let (before, members) = cpu_time();
@@ -34,5 +34,5 @@ fn an_idle_team_sleeps() {
         spent < Duration::from_millis(5),
         "{spent:?} of CPU time in half a second without work"
     );
-    team.run(&|_| {});
+    team.for_each(&mut [(); 4], &mut [(); 0], 1, |_, (), _| {});
 }
