@@ -45,6 +45,8 @@ struct Shared {
     state: AtomicU64,
     /// Written by the team's one caller while nobody is inside, read by members inside.
     job: UnsafeCell<Option<Job>>,
+    /// Members that have started.
+    started: AtomicUsize,
     panicked: AtomicBool,
     stop: AtomicBool,
 }
@@ -91,6 +93,7 @@ impl Shared {
     }
 
     fn serve(&self, member: usize) {
+        self.started.fetch_add(1, Ordering::Relaxed);
         let mut turn = 0;
         loop {
             turn = wait_for(|| self.opened_since(turn));
@@ -163,6 +166,7 @@ impl Team {
             shared: Arc::new(Shared {
                 state: AtomicU64::new(0),
                 job: UnsafeCell::new(None),
+                started: AtomicUsize::new(0),
                 panicked: AtomicBool::new(false),
                 stop: AtomicBool::new(false),
             }),
@@ -175,6 +179,10 @@ impl Team {
             // Where one cannot be started, dropping the team ends the others.
             team.members
                 .push(builder.spawn(move || shared.serve(member))?);
+        }
+        // A thread allocates when it starts: that must not fall into a frame.
+        while team.shared.started.load(Ordering::Relaxed) < team.members.len() {
+            thread::yield_now();
         }
         Ok(team)
     }
