@@ -40,7 +40,7 @@ fn main() {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..400 {
         ours.push(frame(|part| {
-            team.for_each(&mut members, &mut [(); 0], 1, |_, (), _| part())
+            team.for_each(&mut members, &mut [(); 0], 1, |_, (), _| part());
         }));
         theirs.push(pool.install(|| {
             frame(|part| {
