@@ -19,6 +19,8 @@ JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
 PYTEST_ARGS ?=
+PEERS_ARGS ?=
+KERNEL_COST_ARGS ?=
 EVIDENCE_ARGS ?=
 
 export PATH := $(BIN):$(PATH)
@@ -41,7 +43,7 @@ demo: develop ## Build, install what a board would install, classify the package
 	@quasar-rt demo
 
 .PHONY: test
-test: install-test dataset browser eda sim csim test-rust test-wheel test-python ## Install what tests need and run all of them (Rust and Python)
+test: install-test dataset browser eda instruments sim csim test-rust test-wheel test-python ## Install what tests need and run all of them (Rust and Python)
 
 ##@ Build and install (into .venv)
 
@@ -91,6 +93,18 @@ eda: ## Install Debian's Clang, Verilator, Yosys, Tcl and dtc where that is poss
 	fi; \
 	for tool in clang++ verilator yosys tclsh dtc; do \
 	  command -v $$tool >/dev/null || echo "note: $$tool is absent (Debian packages clang, verilator, yosys, tcl, device-tree-compiler); tests that need it will skip"; \
+	done
+
+.PHONY: instruments
+instruments: ## Install Debian's valgrind and binutils where that is possible; without them, tests of the kernels' cost skip
+	@if ! { command -v valgrind && command -v objdump; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get install -y -qq --no-install-recommends valgrind binutils </dev/null >/dev/null 2>&1 \
+	    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends valgrind binutils; } </dev/null >/dev/null 2>&1 \
+	    || true; \
+	fi; \
+	for tool in valgrind objdump; do \
+	  command -v $$tool >/dev/null || echo "note: $$tool is absent (Debian packages valgrind, binutils); tests that need it will skip"; \
 	done
 
 .PHONY: toolchain
@@ -154,6 +168,19 @@ bench-search: install-test $(STAMPS)/pymoo ## The search beside pymoo's NSGA2: e
 
 $(STAMPS)/pymoo: $(STAMPS)/venv
 	@$(call pip_install,$(VENV)) 'pymoo~=0.6.1'
+	@touch $@
+
+.PHONY: kernel-cost
+kernel-cost: develop instruments ## Instructions by stage beside the recorded ones, and the inner loops (KERNEL_COST_ARGS=--record to record anew)
+	@python tools/kernel_cost.py $(KERNEL_COST_ARGS)
+
+.PHONY: bench-peers
+bench-peers: develop .venv-peers/stamp ## Latency and throughput beside OpenVINO and ONNX Runtime int8 (installs them in .venv-peers); PEERS_ARGS=--help
+	@python tools/bench_peers.py --json build/peers/measured.json $(PEERS_ARGS)
+
+.venv-peers/stamp: $(STAMPS)/venv
+	@$(PYTHON) -m venv --clear .venv-peers
+	@$(call pip_install,.venv-peers) 'openvino~=2026.4' 'nncf~=3.4' 'onnx~=1.23' 'onnxruntime~=1.32'
 	@touch $@
 
 .PHONY: fuzz
@@ -253,6 +280,6 @@ evidence: install-test dataset ## Measure docs/evidence.md anew on Fashion-MNIST
 
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs)
-	rm -rf build dist target rust/fuzz/target .venv .venv-wheel .venv-min .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf build dist target rust/fuzz/target .venv .venv-wheel .venv-min .venv-peers .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f python/quasar_rt/*.so
 	find python tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

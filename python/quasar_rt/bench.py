@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,10 @@ import numpy as np
 from . import _native
 from .build import random_subnet
 from .engine import Engine
+from .images import Pixels
 from .subnet import Subnet
 
-__all__ = ["RANDOM_SHAPES", "Speed", "measure", "open_subnet"]
+__all__ = ["RANDOM_SHAPES", "Speed", "StageSpeed", "measure", "open_subnet"]
 
 RANDOM_SHAPES = {
     "deit-tiny": {"embed": 192, "depth": 12, "heads": 3},
@@ -21,6 +23,27 @@ RANDOM_SHAPES = {
     "deit-base": {"embed": 768, "depth": 12, "heads": 12},
 }
 """Shapes by name (Touvron et al. 2021, table 1), made with random weights: 224x224 RGB, patches of 16, 1000 classes."""
+
+
+class StageSpeed(NamedTuple):
+    """Where the time of a frame goes, beside the least that this machine could need for it."""
+
+    name: str
+    """As in `Profile`: the blocks are taken together."""
+    ms: float
+    """Milliseconds a frame, the median."""
+    macs: int
+    """Multiply-accumulates a frame."""
+    bytes: int
+    """Weights, read once, and activations, each read or written once."""
+    roof_ms: float
+    """The roofline's time: of the multiply-accumulates at the threads' peak, or of the bytes at the bandwidth of their
+    caches where that is longer."""
+
+    @property
+    def roof_share(self) -> float:
+        """Of the stage's time, what the roofline leaves it."""
+        return self.roof_ms / self.ms if self.ms else 0.0
 
 
 class Speed(NamedTuple):
@@ -42,6 +65,8 @@ class Speed(NamedTuple):
     """That rate as a share of the threads' peak, which one core's int8 dot products reach in registers; the CPU's."""
     weight_bytes: int | None
     """Memory that all weights take (`Engine.weight_bytes`); the CPU's."""
+    stages: list[StageSpeed]
+    """The CPU's stages; empty for an accelerator."""
 
 
 def open_subnet(name: str | os.PathLike[str]) -> Subnet:
@@ -76,11 +101,12 @@ def measure(engine: Engine, seconds: float = 2.0, seed: int = 0) -> Speed:
         images += len(engine.infer_batch([picture] * size))
     rate = images / (time.perf_counter() - start)
     gmacs = engine.subnet.summary().macs / median / 1e6
-    if engine.tier is None:
-        peak_share = None
-    else:
-        peak = engine.threads * _native.peak_macs_per_second(engine.tier, 0.2) / 1e9
-        peak_share = gmacs / peak
+    peak_share: float | None = None
+    stages: list[StageSpeed] = []
+    if engine.tier is not None:
+        peak = engine.threads * _native.peak_macs_per_second(engine.tier, 0.2)
+        peak_share = 1e9 * gmacs / peak
+        stages = _stages(engine, picture, max(3, int(100 * seconds / median)), peak)
     return Speed(
         tier=engine.tier or engine.device,
         threads=engine.threads,
@@ -91,4 +117,52 @@ def measure(engine: Engine, seconds: float = 2.0, seed: int = 0) -> Speed:
         gmacs_per_second=gmacs,
         peak_share=peak_share,
         weight_bytes=engine.weight_bytes,
+        stages=stages,
     )
+
+
+def _stages(engine: Engine, picture: Pixels, repeat: int, peak: float) -> list[StageSpeed]:
+    moved = _bytes_by_stage(engine.subnet)
+    bandwidth = engine.threads * _cache_bandwidth()
+    return [
+        StageSpeed(
+            stage.name,
+            stage.ms,
+            stage.macs,
+            moved.get(stage.name, 0),
+            1e3 * max(stage.macs / peak, moved.get(stage.name, 0) / bandwidth),
+        )
+        for stage in engine.profile(picture, repeat=repeat).stages
+        if stage.name != "decode"  # there is nothing to decode
+    ]
+
+
+def _cache_bandwidth() -> float:
+    """Bytes a second that one core reads and writes where it copies 128 KiB within its second-level cache."""
+    source = np.zeros(1 << 17, np.uint8)
+    target = np.ones_like(source)
+    best = float("inf")
+    for _ in range(500):
+        start = time.perf_counter()
+        np.copyto(target, source)
+        best = min(best, time.perf_counter() - start)
+    return 2 * source.size / best
+
+
+def _bytes_by_stage(subnet: Subnet) -> dict[str, int]:
+    config = subnet.config
+    image, embed = config["image"], config["embed"]
+    moved: dict[str, int] = defaultdict(int)
+    moved["preprocess"] = 2 * image["height"] * image["width"] * image["channels"]
+    for layer in subnet.summary().layers:
+        stage = layer.name.rpartition(".")[2]
+        tokens = layer.macs // (layer.rows * layer.columns)
+        # The residual stream has 16 bits and is read and written, other outputs have 8.
+        output = 4 if stage in ("embed", "proj", "fc2") else 1
+        moved[stage] += layer.rows * layer.columns + tokens * (layer.columns + output * layer.rows)
+        if stage == "qkv":
+            moved["attention"] += tokens * (layer.rows + layer.rows // 3)
+            moved["norm1"] += 3 * tokens * embed
+        elif stage == "fc1":
+            moved["norm2"] += 3 * tokens * embed
+    return moved

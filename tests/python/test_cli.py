@@ -196,6 +196,28 @@ def test_bench_measures(run, subnet_file):
     )
 
 
+def test_bench_tells_each_stages_share_of_the_roof(run, subnet_file):
+    arguments = ["--seconds", 0.05, "--threads", 1]
+    assert "Where a frame's time goes" in run("bench", subnet_file, *arguments).stdout
+    (measured,) = json.loads(run("bench", subnet_file, "--json", *arguments).stdout)["measured"]
+    stages = {stage["name"]: stage for stage in measured["stages"]}
+    assert list(stages) == [
+        "preprocess",
+        "embed",
+        "norm1",
+        "qkv",
+        "attention",
+        "proj",
+        "norm2",
+        "fc1",
+        "fc2",
+        "pool",
+        "head",
+    ]
+    for name, stage in stages.items():
+        assert (stage["roof_ms"] > 0) == (name != "pool")
+
+
 def test_bench_knows_random_shapes(run):
     result = run("bench", "deit-tiny", "--json", "--seconds", 0.05, "--threads", 1)
     document = json.loads(result.stdout)

@@ -2,8 +2,8 @@
 //!
 //! Everything in a block but attention's keys and values belongs to one token. So tokens are cut into tiles, one for each thread; a tile
 //! goes from one block's attention to the next block's qkv without waiting, and all tiles meet twice a block:
-//! before keys and values are packed (one head a task) and after. A workspace holds all memory of a frame; once it is
-//! warm, frames allocate nothing.
+//! before keys and values are packed (one head a task) and after. A workspace holds all memory of a frame: it is taken from the idle
+//! ones before the first stage and given back after the last; between them a warm frame allocates nothing and takes no lock.
 //!
 //! Depends on [`crate::network`], [`crate::preprocess`] and the kernels.
 
@@ -11,9 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use quasar_kernels::{KvHead, Rows, RowsMut, Scratch};
-use rayon::prelude::*;
-use rayon::ThreadPool;
+use quasar_kernels::{KvHead, Rows, RowsMut, Scratch, Team};
 
 use crate::error::{Error, Result};
 use crate::network::{Block, Network, Qkv};
@@ -26,9 +24,6 @@ pub use crate::pool::{default_threads, PerProcess, MAX_THREADS};
 
 /// For frames that nobody cancels.
 pub static NEVER: AtomicBool = AtomicBool::new(false);
-
-/// Rows of a tile are a multiple of this (the kernels' own row blocks), so that only the last tile has a ragged end.
-const TILE_ROWS: usize = 6;
 
 /// Runs a network. Usable from several threads at once, and in forked processes; each running frame has a workspace of its own.
 ///
@@ -45,7 +40,7 @@ pub struct Executor {
 #[derive(Debug)]
 struct Workers {
     /// `None` for one thread: the caller's.
-    pool: Option<ThreadPool>,
+    team: Option<Team>,
     /// Idle workspaces with a tile for each thread.
     wide: Mutex<Vec<Workspace>>,
     /// Idle workspaces with one tile, for batches.
@@ -83,9 +78,9 @@ impl Executor {
     fn workers(&self) -> Result<&Workers> {
         self.workers.get(|| {
             Ok(Workers {
-                pool: match self.threads {
+                team: match self.threads {
                     1 => None,
-                    threads => Some(pool::build(threads)?),
+                    threads => Some(pool::team(threads)?),
                 },
                 wide: Mutex::default(),
                 narrow: Mutex::default(),
@@ -149,26 +144,18 @@ impl Executor {
         self.check_logits(images.len(), logits)?;
         let classes = self.network.config.classes.len();
         let workers = self.workers()?;
-        let infer = |(image, logits): (&ImageView, &mut [i32])| {
-            check(cancel)?;
-            workers
-                .with_workspace(&self.network, 1, |workspace| {
-                    workers.decoded_frame(&self.network, workspace, image, logits, cancel)
-                })
-                .map(|_| ())
+        let mut results: Vec<Result<()>> = images.iter().map(|_| Ok(())).collect();
+        let infer = |i: usize, result: &mut Result<()>, logits: &mut [i32]| {
+            *result = check(cancel).and_then(|()| {
+                workers.with_workspace(&self.network, 1, |workspace| {
+                    workers.decoded_frame(&self.network, workspace, &images[i], logits, cancel)
+                })?;
+                Ok(())
+            });
         };
-        match &workers.pool {
-            None => images
-                .iter()
-                .zip(logits.chunks_mut(classes))
-                .try_for_each(infer),
-            Some(pool) => pool.install(|| {
-                images
-                    .par_iter()
-                    .zip(logits.par_chunks_mut(classes))
-                    .try_for_each(infer)
-            }),
-        }
+        let team = workers.team.as_ref();
+        for_each(team, &mut results, logits, classes, infer);
+        results.into_iter().collect()
     }
 
     /// The time that each stage of one frame takes, in the order of a frame's path. Stages that tiles run side by side count the mean
@@ -263,6 +250,9 @@ impl Workers {
     ) -> Result<FrameTime> {
         let start = Instant::now();
         let mut pixels = std::mem::take(&mut workspace.pixels);
+        if let Some(team) = self.team_of(workspace) {
+            team.wake();
+        }
         let result = workspace.preprocessor.run(image, &mut pixels);
         let preprocess = start.elapsed();
         let start = Instant::now();
@@ -282,12 +272,12 @@ impl Workers {
         logits: &mut [i32],
         cancel: &AtomicBool,
     ) -> Result<()> {
-        match &self.pool {
-            Some(pool) if workspace.tiles.len() > 1 => {
-                pool.install(|| workspace.frame(network, image, logits, cancel))
-            }
-            _ => workspace.frame(network, image, logits, cancel),
-        }
+        workspace.frame(network, image, logits, self.team_of(workspace), cancel)
+    }
+
+    /// The threads for a workspace with several tiles.
+    fn team_of(&self, workspace: &Workspace) -> Option<&Team> {
+        self.team.as_ref().filter(|_| workspace.tiles.len() > 1)
     }
 }
 
@@ -332,10 +322,7 @@ impl Workspace {
     fn new(network: &Network, tiles: usize) -> Self {
         let config = &network.config;
         let tokens = config.tokens();
-        let tile_rows = tokens
-            .div_ceil(tiles)
-            .next_multiple_of(TILE_ROWS)
-            .min(tokens);
+        let tile_rows = tokens.div_ceil(tiles);
         let widest = |size: fn(&Block) -> usize| network.blocks.iter().map(size).max().unwrap_or(0);
         let (inner, hidden) = (widest(Block::inner), widest(|b| b.hidden));
         let tile = |first: usize| {
@@ -395,6 +382,7 @@ impl Workspace {
         network: &Network,
         image: &[u8],
         logits: &mut [i32],
+        team: Option<&Team>,
         cancel: &AtomicBool,
     ) -> Result<()> {
         let Self {
@@ -406,7 +394,7 @@ impl Workspace {
             ..
         } = self;
         let (stride, chunk) = (*stride, *tile_rows * *stride);
-        for_each_tile(tiles, qkv, chunk, |tile, qkv| {
+        for_each(team, tiles, qkv, chunk, |_, tile, qkv| {
             tile.observer.start();
             tile.embed(network, image);
             tile.qkv(network, 0, qkv, stride);
@@ -414,9 +402,9 @@ impl Workspace {
         for (i, block) in network.blocks.iter().enumerate() {
             let start = Instant::now();
             let heads = &mut heads[..block.heads];
-            pack_heads(network, block, qkv, stride, heads, tiles.len() > 1);
+            pack_heads(network, block, qkv, stride, heads, team);
             let packing = start.elapsed();
-            for_each_tile(tiles, qkv, chunk, |tile, qkv| {
+            for_each(team, tiles, qkv, chunk, |_, tile, qkv| {
                 tile.observer.start();
                 tile.observer.add(Point::Attention(i), packing);
                 tile.block(network, i, qkv, stride, heads, cancel);
@@ -505,20 +493,21 @@ fn check(cancel: &AtomicBool) -> Result<()> {
     }
 }
 
-/// Runs `work` on every tile and its rows of `qkv`; `chunk` is a tile's part of it.
-fn for_each_tile(
-    tiles: &mut [Tile],
-    qkv: &mut [i8],
+/// Runs `work` on every item and its `chunk` of `rows`, in threads where there is a team.
+fn for_each<A: Send, B: Send>(
+    team: Option<&Team>,
+    items: &mut [A],
+    rows: &mut [B],
     chunk: usize,
-    work: impl Fn(&mut Tile, &mut [i8]) + Sync,
+    work: impl Fn(usize, &mut A, &mut [B]) + Sync,
 ) {
-    if let [tile] = tiles {
-        work(tile, qkv);
+    if let Some(team) = team {
+        team.for_each(items, rows, chunk, work);
     } else {
-        tiles
-            .par_iter_mut()
-            .zip(qkv.par_chunks_mut(chunk))
-            .for_each(|(tile, qkv)| work(tile, qkv));
+        let mut rows = rows.chunks_mut(chunk);
+        for (i, item) in items.iter_mut().enumerate() {
+            work(i, item, rows.next().unwrap_or_default());
+        }
     }
 }
 
@@ -529,21 +518,16 @@ fn pack_heads(
     qkv: &[i8],
     stride: usize,
     heads: &mut [KvHead],
-    parallel: bool,
+    team: Option<&Team>,
 ) {
     let (inner, dim) = (block.inner(), block.head_dim);
     let tokens = network.config.tokens();
-    let pack = |(h, head): (usize, &mut KvHead)| {
+    for_each(team, heads, &mut [(); 0], 1, |h, head, _| {
         let columns = |first: usize| Rows::new(&qkv[first + h * dim..], tokens, dim, stride);
         network
             .kernels
             .pack_kv(columns(inner), columns(2 * inner), head);
-    };
-    if parallel {
-        heads.par_iter_mut().enumerate().for_each(pack);
-    } else {
-        heads.iter_mut().enumerate().for_each(pack);
-    }
+    });
 }
 
 /// Adds each row of `rows` to `sums`.

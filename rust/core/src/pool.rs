@@ -2,17 +2,18 @@
 //!
 //! A forked process has its parent's memory but none of its threads, so a pool that the parent built would wait for ever. State
 //! that depends on threads, and every lock beside it, is therefore kept by process: a child builds its own and never touches (nor
-//! frees) its parent's. No thread of this crate runs in rayon's global pool. Depends on [`crate::error`] only.
+//! frees) its parent's. No thread of this crate runs in rayon's global pool. Depends on [`crate::error`] and the kernels' team.
 
 use std::process;
 use std::sync::OnceLock;
 
+use quasar_kernels::Team;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
 
 /// Threads of one pool, at most.
-pub const MAX_THREADS: usize = 256;
+pub const MAX_THREADS: usize = quasar_kernels::MAX_TEAM;
 
 /// As many threads as the machine has, within the limit.
 pub fn default_threads() -> usize {
@@ -35,6 +36,18 @@ pub(crate) fn build(threads: usize) -> Result<ThreadPool> {
             threads,
             problem: e.to_string(),
         })
+}
+
+/// A team of `threads` threads, the caller among them.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn team(threads: usize) -> Result<Team> {
+    check_threads(threads)?;
+    Team::new(threads).map_err(|e| Error::Threads {
+        threads,
+        problem: e.to_string(),
+    })
 }
 
 /// Refuses a number of threads that no pool has.

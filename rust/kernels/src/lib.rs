@@ -1,6 +1,6 @@
 //! Integer kernels of the row-wise quantized Vision Transformer.
 //!
-//! The only crate with SIMD and `unsafe` numerics. The arithmetic is defined in `docs/integer-model.md`;
+//! The only crate with SIMD and `unsafe` numerics (and the `unsafe` of lending work to threads). The arithmetic is defined in `docs/integer-model.md`;
 //! every tier gives the same bits. The crate depends on nothing.
 //!
 //! | module | what it is |
@@ -12,6 +12,7 @@
 //! | `tiled` | packing, tiling and edges of the SIMD tiers |
 //! | `x86::avx2`, `x86::avx512vnni`, `neon` | one SIMD tier each: tiles and epilogues |
 //! | `buffer` | aligned, grow-only memory |
+//! | `team` | threads that fork and join without a lock |
 //!
 //! A caller packs each layer once ([`Kernels::pack_linear`]) and hands in a [`Scratch`] for each thread;
 //! once it is warm, no kernel allocates. Sizes that do not fit together are bugs of the caller and panic;
@@ -43,6 +44,7 @@ mod buffer;
 #[allow(clippy::wildcard_imports)]
 mod neon;
 mod rows;
+mod team;
 mod tier;
 mod tiled;
 #[cfg(target_arch = "x86_64")]
@@ -57,6 +59,7 @@ use buffer::Buffer;
 use tiled::Isa;
 
 pub use rows::{Rows, RowsMut};
+pub use team::{Team, MAX_TEAM};
 pub use tier::{Tier, UnknownTier};
 
 /// A linear layer in logical order.

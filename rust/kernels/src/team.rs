@@ -1,0 +1,318 @@
+//! A team of threads for work that forks and joins a hundred times a frame.
+//!
+//! A join of a general thread pool costs microseconds: queues, locks, sleeping threads. Here the caller writes one job and opens it;
+//! members that have just worked still watch for that, each takes the share of its own number, and who is done takes what nobody
+//! has begun. The caller waits only for members that came, so one that is asleep or was preempted holds nobody up.
+//! Nothing is allocated and no lock is taken. A member that has had nothing to do for a while sleeps until it is woken: an idle team costs
+//! no CPU time.
+//!
+//! Lives in this crate because a job is borrowed from its caller, which safe Rust cannot lend to a thread that outlives the call.
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::hint;
+use std::io;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+/// How long a thread that waits watches before it sleeps: longer than the parts of a frame between two joins, and than what a
+/// caller does between two frames.
+const WATCH: Duration = Duration::from_micros(50);
+
+/// The most threads of a team.
+pub const MAX_TEAM: usize = 256;
+
+/// Work of the caller's, called with the number of each member that comes.
+type Work = dyn Fn(usize) + Sync;
+
+struct Job {
+    work: *const Work,
+    caller: Thread,
+}
+
+/// Of `Shared::state`: members inside the job.
+const INSIDE: u64 = (1 << 32) - 1;
+/// Members may enter.
+const OPEN: u64 = 1 << 32;
+/// One more job.
+const TURN: u64 = 1 << 33;
+
+struct Shared {
+    /// Jobs so far, whether the latest is open, and the members inside it.
+    state: AtomicU64,
+    /// Written by the team's one caller while nobody is inside, read by members inside.
+    job: UnsafeCell<Option<Job>>,
+    /// Members that have started.
+    started: AtomicUsize,
+    panicked: AtomicBool,
+    stop: AtomicBool,
+}
+
+// SAFETY: `job` is only touched as its comment says, and `state` orders that; its pointer is to a `Sync` closure that lives until nobody
+// is inside.
+unsafe impl Sync for Shared {}
+// SAFETY: as above.
+unsafe impl Send for Shared {}
+
+/// Watches for `WATCH`, then sleeps until somebody unparks this thread, until there is something.
+fn wait_for<T>(something: impl Fn() -> Option<T>) -> T {
+    loop {
+        let mut start = None;
+        loop {
+            for _ in 0..32 {
+                if let Some(something) = something() {
+                    return something;
+                }
+                hint::spin_loop();
+            }
+            if start.get_or_insert_with(Instant::now).elapsed() > WATCH {
+                break;
+            }
+        }
+        thread::park();
+    }
+}
+
+impl Shared {
+    /// The job's turn, where it is open and not the one of `turn`.
+    fn opened_since(&self, turn: u64) -> Option<u64> {
+        let state = self.state.load(Ordering::Acquire);
+        (state & OPEN != 0 && state / TURN != turn).then_some(state / TURN)
+    }
+
+    /// Enters the job of that turn, unless it is closed by now.
+    fn enter(&self, turn: u64) -> bool {
+        self.state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+                (state & OPEN != 0 && state / TURN == turn).then_some(state + 1)
+            })
+            .is_ok()
+    }
+
+    fn serve(&self, member: usize) {
+        self.started.fetch_add(1, Ordering::Relaxed);
+        let mut turn = 0;
+        loop {
+            turn = wait_for(|| self.opened_since(turn));
+            if !self.enter(turn) {
+                continue;
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            // SAFETY: this member is inside, so the caller does not write.
+            let job = unsafe { &*self.job.get() };
+            let Some(Job { work, caller }) = job else {
+                unreachable!("an open job is there")
+            };
+            // The job may be gone once this member has left.
+            let caller = caller.clone();
+            // SAFETY: the closure lives while somebody is inside.
+            let work = AssertUnwindSafe(|| unsafe { (**work)(member) });
+            if catch_unwind(work).is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+            if self.state.fetch_sub(1, Ordering::AcqRel) & (OPEN | INSIDE) == 1 {
+                caller.unpark();
+            }
+        }
+    }
+}
+
+/// Ends a job, also where the caller's own part panics.
+struct Join<'a>(&'a Team);
+
+impl Drop for Join<'_> {
+    fn drop(&mut self) {
+        let state = &self.0.shared.state;
+        state.fetch_and(!OPEN, Ordering::AcqRel);
+        wait_for(|| (state.load(Ordering::Acquire) & INSIDE == 0).then_some(()));
+        self.0.busy.store(false, Ordering::Release);
+    }
+}
+
+/// Threads that wait for work; the caller of the work is one more.
+pub struct Team {
+    shared: Arc<Shared>,
+    members: Vec<JoinHandle<()>>,
+    busy: AtomicBool,
+}
+
+impl fmt::Debug for Team {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Team")
+            .field("threads", &self.threads())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Team {
+    /// A team of `threads`, the caller among them, so `threads - 1` are started. They are named `quasar-1` and so on.
+    ///
+    /// # Errors
+    /// The system's, where a thread cannot be started.
+    ///
+    /// # Panics
+    /// When `threads` is 0 or more than [`MAX_TEAM`].
+    pub fn new(threads: usize) -> io::Result<Self> {
+        assert!(
+            (1..=MAX_TEAM).contains(&threads),
+            "a team of {threads} threads; 1 to {MAX_TEAM}"
+        );
+        let mut team = Self {
+            shared: Arc::new(Shared {
+                state: AtomicU64::new(0),
+                job: UnsafeCell::new(None),
+                started: AtomicUsize::new(0),
+                panicked: AtomicBool::new(false),
+                stop: AtomicBool::new(false),
+            }),
+            members: Vec::with_capacity(threads - 1),
+            busy: AtomicBool::new(false),
+        };
+        for member in 1..threads {
+            let shared = Arc::clone(&team.shared);
+            let builder = thread::Builder::new().name(format!("quasar-{member}"));
+            // Where one cannot be started, dropping the team ends the others.
+            team.members
+                .push(builder.spawn(move || shared.serve(member))?);
+        }
+        // A thread allocates when it starts: that must not fall into a frame.
+        while team.shared.started.load(Ordering::Relaxed) < team.members.len() {
+            thread::yield_now();
+        }
+        Ok(team)
+    }
+
+    /// Members and caller.
+    pub fn threads(&self) -> usize {
+        self.members.len() + 1
+    }
+
+    /// Wakes sleeping members ahead of work that comes within microseconds.
+    pub fn wake(&self) {
+        for member in &self.members {
+            member.thread().unpark();
+        }
+    }
+
+    /// Calls `work(0)` here and `work(member)` in every member that comes before that ends. While another caller has the team, only here.
+    fn fork(&self, work: &(dyn Fn(usize) + Sync)) {
+        if self.members.is_empty() || self.busy.swap(true, Ordering::Acquire) {
+            return work(0);
+        }
+        let shared = &self.shared;
+        // SAFETY: only the lifetime changes; `Join` keeps this call from ending while somebody is inside.
+        let lent = unsafe {
+            std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(work)
+        };
+        // SAFETY: this caller has the team to itself, and nobody is inside.
+        unsafe {
+            *shared.job.get() = Some(Job {
+                work: lent,
+                caller: thread::current(),
+            });
+        }
+        // The job before is closed and left: this opens the next one.
+        shared.state.fetch_add(TURN | OPEN, Ordering::AcqRel);
+        let join = Join(self);
+        self.wake();
+        work(0);
+        drop(join);
+        assert!(
+            !shared.panicked.swap(false, Ordering::Relaxed),
+            "a thread of the team panicked"
+        );
+    }
+
+    /// Calls `work(i, &mut items[i], rows)` for every item, with the item's `chunk` of `rows` (the last one may be shorter; none where they
+    /// have run out). Each thread begins with the item of its number, so that an item stays in one core's cache from call to
+    /// call; threads that are done take what nobody has begun.
+    ///
+    /// # Panics
+    /// When `work` does, after all have ended, or when `chunk` is 0.
+    pub fn for_each<A: Send, B: Send>(
+        &self,
+        items: &mut [A],
+        rows: &mut [B],
+        chunk: usize,
+        work: impl Fn(usize, &mut A, &mut [B]) + Sync,
+    ) {
+        assert!(chunk > 0, "a chunk has at least one row");
+        let own = self.threads().min(items.len());
+        let begun = [const { AtomicBool::new(false) }; MAX_TEAM];
+        let next = AtomicUsize::new(own);
+        let (items, rows) = (Shares::new(items), Shares::new(rows));
+        self.fork(&|thread| {
+            let take = |i: usize| {
+                // SAFETY: every i is taken once: those below `own` by who sets `begun`, the others from the counter.
+                let (item, rows) = unsafe { (items.share(i, 1), rows.share(i, chunk)) };
+                work(i, &mut item[0], rows);
+            };
+            let begin = |i: usize| {
+                if !begun[i].swap(true, Ordering::Relaxed) {
+                    take(i);
+                }
+            };
+            if thread < own {
+                begin(thread);
+            }
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= items.len {
+                    break;
+                }
+                take(i);
+            }
+            (0..own).for_each(begin);
+        });
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.state.fetch_add(TURN | OPEN, Ordering::Release);
+        self.wake();
+        for member in self.members.drain(..) {
+            // Members catch panics.
+            let _ = member.join();
+        }
+    }
+}
+
+/// A slice that threads share out among them.
+struct Shares<'a, T> {
+    first: *mut T,
+    len: usize,
+    slice: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it hands out disjoint parts of a slice of `Send` values.
+unsafe impl<T: Send> Sync for Shares<'_, T> {}
+
+impl<'a, T> Shares<'a, T> {
+    fn new(slice: &'a mut [T]) -> Self {
+        Self {
+            first: slice.as_mut_ptr(),
+            len: slice.len(),
+            slice: std::marker::PhantomData,
+        }
+    }
+
+    /// The values from `i * chunk`, `chunk` of them or as many as there are.
+    ///
+    /// # Safety
+    /// No two calls with one `i` or different `chunk`s.
+    #[allow(clippy::mut_from_ref)] // what it hands out is disjoint
+    unsafe fn share(&self, i: usize, chunk: usize) -> &mut [T] {
+        let start = i.saturating_mul(chunk).min(self.len);
+        // SAFETY: within the slice that `self` borrows mutably, and disjoint from other shares by the caller's promise.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.first.add(start), chunk.min(self.len - start))
+        }
+    }
+}

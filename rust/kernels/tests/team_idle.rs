@@ -1,0 +1,38 @@
+//! A team that waits for work costs no CPU time. Alone in its binary: all threads of the process are counted.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
+
+use quasar_kernels::Team;
+
+/// Nanoseconds that this process's threads have been on a CPU, and how many are a team's.
+fn cpu_time() -> (u64, usize) {
+    let (mut time, mut members) = (0, 0);
+    for task in fs::read_dir("/proc/self/task").unwrap() {
+        let read = |file: &str| fs::read_to_string(task.as_ref().unwrap().path().join(file));
+        let spent = read("schedstat").unwrap();
+        time += spent.split(' ').next().unwrap().parse::<u64>().unwrap();
+        members += usize::from(read("comm").unwrap().starts_with("quasar-"));
+    }
+    (time, members)
+}
+
+#[test]
+fn an_idle_team_sleeps() {
+    let team = Team::new(4).unwrap();
+    for _ in 0..100 {
+        team.for_each(&mut [(); 4], &mut [(); 0], 1, |_, (), _| {});
+    }
+    sleep(Duration::from_millis(50));
+    let (before, members) = cpu_time();
+    assert_eq!(members, 3);
+    sleep(Duration::from_millis(500));
+    let spent = Duration::from_nanos(cpu_time().0 - before);
+    assert!(
+        spent < Duration::from_millis(5),
+        "{spent:?} of CPU time in half a second without work"
+    );
+    team.for_each(&mut [(); 4], &mut [(); 0], 1, |_, (), _| {});
+}

@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""What the kernels cost whatever else the machine does: instructions by stage, and the inner loops' disassembly.
+
+    python tools/kernel_cost.py             # compare with what tests/bench/kernel_cost.json records
+    python tools/kernel_cost.py --record    # record anew, after a change that is meant
+
+Callgrind (valgrind) counts the instructions that a stage of a DeiT-tiny block takes on the AVX2 tier, the best one
+that it knows. What it does not know, the AVX-512 VNNI tile, objdump shows: in a loop of dot products an access to the
+stack is an accumulator that found no register, which halves the speed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import click
+
+from quasar_rt.cli.output import print_table
+
+ROOT = Path(__file__).resolve().parent.parent
+KERNELS = ROOT / "rust/kernels"
+RECORD = ROOT / "tests/bench/kernel_cost.json"
+STAGES = ("norm", "qkv", "attention", "proj", "fc1", "fc2")
+TIER = "avx2"
+TOLERANCE = 0.1
+"""Compilers differ; what a change of the code costs by mistake is rarely less."""
+ACCUMULATORS = 24
+"""Of the full AVX-512 tile."""
+
+
+class Loop(NamedTuple):
+    """An innermost loop of `vpdpbusd` with codes that are broadcast from memory."""
+
+    function: str
+    instructions: int
+    dot_products: int
+    loads: int
+    """Vectors read from memory, broadcasts included."""
+    stack: int
+    """Accesses to the stack."""
+
+
+def compile_stage(kernels: Path, folder: Path) -> Path:
+    """The example `stage` of the crate in `kernels`, which depends on nothing, as a release build has it."""
+    library, program = folder / "libquasar_kernels.rlib", folder / "stage"
+    release = ("rustc", "--edition=2021", "-Copt-level=3", "-Ccodegen-units=4", "--cap-lints=allow")
+    subprocess.run(
+        [*release, "--crate-type=rlib", "--crate-name=quasar_kernels", kernels / "src/lib.rs", "-o", library],
+        check=True,
+    )
+    subprocess.run(
+        [*release, f"--extern=quasar_kernels={library}", kernels / "examples/stage.rs", "-o", program],
+        check=True,
+    )
+    return program
+
+
+def count_instructions(program: Path, stage: str) -> int:
+    """Of one run: what two take more than one."""
+
+    def total(times: int) -> int:
+        run = subprocess.run(
+            [
+                "valgrind",
+                "--tool=callgrind",
+                "--callgrind-out-file=/dev/null",
+                program,
+                TIER,
+                stage,
+                str(times),
+            ],
+            capture_output=True,
+            text=True,
+        )
+        collected = re.search(r"Collected : (\d+)", run.stderr)
+        if run.returncode or collected is None:
+            raise click.ClickException(f"callgrind failed:\n{run.stderr}")
+        return int(collected[1])
+
+    return total(2) - total(1)
+
+
+def dot_product_loops(program: Path) -> list[Loop]:
+    """Every such loop in the program."""
+    text = subprocess.run(
+        ["objdump", "--disassemble", "--no-show-raw-insn", "-M", "intel", "--demangle", program],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return [loop for function, code in _functions(text) for loop in _loops(function, code)]
+
+
+def _functions(disassembly: str) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    for part in re.split(r"\n(?=[0-9a-f]+ <.*>:\n)", disassembly):
+        name = re.match(r"[0-9a-f]+ <(.*)>:\n", part)
+        if name and "vpdpbusd" in part:
+            lines = re.findall(r"^ *([0-9a-f]+):\t(.*)$", part, re.MULTILINE)
+            yield name[1], [(int(address, 16), instruction) for address, instruction in lines]
+
+
+def _loops(function: str, code: list[tuple[int, str]]) -> Iterator[Loop]:
+    place = {address: i for i, (address, _) in enumerate(code)}
+    # A loop is what a jump back spans; an innermost one spans no other.
+    last_start = -1
+    for end, (_, instruction) in enumerate(code):
+        jump = re.match(r"j\w+ +([0-9a-f]+)", instruction)
+        start = place.get(int(jump[1], 16), end + 1) if jump else end + 1
+        if start > end:
+            continue
+        innermost, last_start = start > last_start, max(last_start, start)
+        body = [instruction for _, instruction in code[start : end + 1]]
+        if innermost and any("vpbroadcastd" in line and "[" in line for line in body):
+            yield Loop(
+                function,
+                len(body),
+                sum("vpdpbusd" in line for line in body),
+                sum(bool(re.match(r"v\w+ +[xyz]mm.*\[", line)) for line in body),
+                sum("[rsp" in line for line in body),
+            )
+
+
+def slower(measured: dict[str, int], recorded: dict[str, int]) -> list[str]:
+    """What is wrong with the counts."""
+    return [
+        f"{stage}: {measured[stage]:,} instructions, recorded {count:,}"
+        for stage, count in recorded.items()
+        if measured[stage] > (1 + TOLERANCE) * count
+    ]
+
+
+def spilled(loops: list[Loop]) -> list[str]:
+    """What is wrong with the loops."""
+    problems = [
+        f"{loop.function}: {loop.stack} accesses to the stack in a loop of {loop.dot_products} dot products"
+        for loop in loops
+        if loop.stack
+    ]
+    if max((loop.dot_products for loop in loops), default=0) < ACCUMULATORS:
+        problems.append(f"no loop of {ACCUMULATORS} dot products: the full tile is not what it was")
+    return problems
+
+
+def recorded() -> dict[str, int]:
+    """Instructions by stage."""
+    instructions: dict[str, int] = json.loads(RECORD.read_text())["instructions"]
+    return instructions
+
+
+@click.command(help=__doc__)
+@click.option("--record", is_flag=True, help="Write the counts down.")
+def main(record: bool) -> None:
+    with TemporaryDirectory() as folder:
+        program = compile_stage(KERNELS, Path(folder))
+        measured = {stage: count_instructions(program, stage) for stage in STAGES}
+        loops = dot_product_loops(program)
+    if record:
+        compiler = subprocess.run(["rustc", "--version"], check=True, capture_output=True, text=True).stdout
+        document = {"compiler": compiler.strip(), "tier": TIER, "instructions": measured}
+        RECORD.write_text(json.dumps(document, indent=2) + "\n")
+    before = recorded()
+    print_table(
+        ["stage", ">instructions", ">recorded", ">change"],
+        [
+            [stage, f"{count:,}", f"{before[stage]:,}", f"{count / before[stage] - 1:+.1%}"]
+            for stage, count in measured.items()
+        ],
+        title=f"One block of DeiT-tiny's shape, {TIER}, counted by callgrind (attention: one head)",
+    )
+    print_table(
+        [">dot products", ">loads", ">stack", ">instructions"],
+        [
+            [str(loop.dot_products), str(loop.loads), str(loop.stack), str(loop.instructions)]
+            for loop in sorted(loops, key=lambda loop: -loop.dot_products)
+        ],
+        title="Inner loops of vpdpbusd",
+    )
+    problems = slower(measured, before) + spilled(loops)
+    for problem in problems:
+        click.echo(f"error: {problem}", err=True)
+    sys.exit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()
