@@ -276,6 +276,16 @@ impl Resources {
         Ok(())
     }
 
+    /// The three parts that take the most block RAM, in words: "input buffer 40, hidden buffer 36 and ...".
+    pub(super) fn largest_memories(&self) -> String {
+        let mut parts: Vec<&Part> = self.parts.iter().filter(|part| part.bram18 > 0).collect();
+        parts.sort_by_key(|part| std::cmp::Reverse(part.bram18));
+        let words: Vec<String> = (parts.iter().take(3))
+            .map(|part| format!("{} {}", part.name, part.bram18.div_ceil(2)))
+            .collect();
+        format!("of its block RAMs {}", words.join(", "))
+    }
+
     /// Whether the design stays within the usable share of its board.
     pub fn fits(&self, limit: Amounts) -> bool {
         let Amounts {
