@@ -11,6 +11,7 @@
 //! | [`atoms`] | 8-bit weights as the accelerator's 4-bit atoms |
 //! | `tiled` | packing, tiling and edges of the SIMD tiers |
 //! | `x86::avx2`, `x86::avx512vnni`, `neon` | one SIMD tier each: tiles and epilogues |
+//! | [`image`] | resampling and pixel formats; `x86::image` for the x86 tiers |
 //! | `buffer` | aligned, grow-only memory |
 //!
 //! A caller packs each layer once ([`Kernels::pack_linear`]) and hands in a [`Scratch`] for each thread;
@@ -48,6 +49,7 @@ mod tiled;
 mod x86;
 
 pub mod atoms;
+pub mod image;
 pub mod scalar;
 
 use std::time::{Duration, Instant};

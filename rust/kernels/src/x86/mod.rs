@@ -5,6 +5,8 @@
 mod avx2;
 #[allow(clippy::wildcard_imports)]
 mod avx512vnni;
+#[allow(clippy::wildcard_imports)]
+pub(crate) mod image;
 
 pub(crate) use avx2::Avx2;
 pub(crate) use avx512vnni::Avx512Vnni;
