@@ -16,8 +16,8 @@ pub(crate) const SPLIT: u32 = 12;
 
 /// Taps that the columns' pass of a SIMD tier takes at a time.
 pub(crate) const GROUP: usize = 4;
-/// Pixels that it may read beyond a group, of three bytes each.
-pub(crate) const BEYOND: usize = 2;
+/// Pixels by which a row is longer than a window, at least, so that 4 bytes more can be read behind any window or else before it.
+pub(crate) const BESIDE: usize = 3;
 
 /// Which way an image is summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,22 +83,16 @@ impl Windows {
 
     fn pair(&mut self) {
         let longest = self.bounds.iter().map(|&(_, len)| len).max().unwrap_or(0);
-        // A window along columns is read whole, and what stands beyond its last group with it: it begins early enough for that to end
-        // inside the row, with weights of 0 in front.
-        let fit = |room: usize| {
-            let last = self.span.end.checked_sub(room + BEYOND)?;
-            let held = |&(start, len): &(usize, usize)| start + len <= start.min(last) + room;
-            (last >= self.span.start && self.bounds.iter().all(held)).then_some((room, last))
-        };
-        let fitted = match self.along {
-            Along::Rows => Some((longest.next_multiple_of(2), self.span.end)),
+        // A window along columns is read whole, so it begins early enough to end inside the row, with weights of 0 in front.
+        let (room, last) = match self.along {
+            Along::Rows => (longest.next_multiple_of(2), self.span.end),
             Along::Columns => {
                 let room = longest.next_multiple_of(GROUP);
-                fit(room).or_else(|| fit(room + GROUP))
+                if self.span.len() < room + BESIDE {
+                    return;
+                }
+                (room, self.span.end - room)
             }
-        };
-        let Some((room, last)) = fitted else {
-            return;
         };
         self.pairs_each = room / 2;
         for (&(start, len), weights) in self.bounds.iter().zip(self.weights.chunks_exact(self.taps))

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use crate::image::{
-    clip8, scalar, Windows, YuvMatrix, BEYOND, GRAY, GROUP, HALF, PRECISION, SPLIT, YUV_PRECISION,
+    clip8, scalar, Windows, YuvMatrix, GRAY, GROUP, HALF, PRECISION, SPLIT, YUV_PRECISION,
 };
 use crate::{Rows, RowsMut};
 
@@ -113,7 +113,8 @@ pub(crate) unsafe fn colour_columns(
             a, none, b, none, a + 1, none, b + 1, none, a + 2, none, b + 2, none, none, none, none, none,
         )
     };
-    let (pick01, pick23) = (pick(0), pick(6));
+    // Of 16 bytes, 12 are used: the first ones, or at the row's end the last ones.
+    let (first_bytes, last_bytes) = ([pick(0), pick(6)], [pick(4), pick(10)]);
     let rows = source.rows();
     let groups = windows.pairs_each * 2 / GROUP;
     for y in (0..rows).step_by(2) {
@@ -122,20 +123,24 @@ pub(crate) unsafe fn colour_columns(
         let (a, b) = (source.row(y), source.row(other));
         let pairs = windows.pairs.chunks_exact(windows.pairs_each);
         for (i, (&start, pairs)) in windows.starts.iter().zip(pairs).enumerate() {
-            let at = 3 * (start - first);
-            let bytes = 3 * (GROUP * groups + BEYOND);
+            let (at, bytes) = (3 * (start - first), 3 * GROUP * groups + 4);
+            let (at, picks) = if at + bytes <= a.len() {
+                (at, first_bytes)
+            } else {
+                (at - 4, last_bytes)
+            };
             let (a, b) = (&a[at..][..bytes], &b[at..][..bytes]);
             let (mut low, mut high) = (_mm256_setzero_si256(), _mm256_setzero_si256());
             for (group, pairs) in pairs.as_chunks::<{ GROUP / 2 }>().0.iter().enumerate() {
                 let at = 3 * GROUP * group;
-                // SAFETY: 12 bytes of the group and 6 beyond it are inside the slices.
+                // SAFETY: the groups of 12 bytes and 4 more are inside the slices.
                 let pixels = unsafe {
                     _mm256_inserti128_si256::<1>(
                         _mm256_castsi128_si256(load(a.as_ptr().add(at))),
                         load(b.as_ptr().add(at)),
                     )
                 };
-                for (pick, [weight_low, weight_high]) in [pick01, pick23].into_iter().zip(pairs) {
+                for (pick, [weight_low, weight_high]) in picks.into_iter().zip(pairs) {
                     let pixels = _mm256_shuffle_epi8(pixels, pick);
                     let product = |weight| _mm256_madd_epi16(pixels, _mm256_set1_epi32(weight));
                     low = _mm256_add_epi32(low, product(*weight_low));
