@@ -18,10 +18,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from . import _native
 from .errors import ImageError
+from .frame import Frame
 
 Image.preinit()  # Pillow's common formats; else the first picture would wait for their import
 
-__all__ = ["ImageLike", "Pixels", "Tensor", "preprocess", "to_pixels"]
+__all__ = ["ImageLike", "Pixels", "Tensor", "preprocess", "to_input", "to_pixels"]
 
 Pixels = npt.NDArray[np.uint8]
 """C-contiguous ``uint8`` of shape (height, width), one channel (gray) or three (RGB)."""
@@ -38,8 +39,8 @@ class Tensor(Protocol):
         """The tensor in host memory."""
 
 
-ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.uint8]", Tensor]
-"""What `to_pixels` and every method of the engine that takes an image accepts."""
+ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.uint8]", Tensor, Frame]
+"""What every method of the engine that takes an image accepts; `to_pixels` all of it but a `Frame`."""
 
 # Modes whose values have no agreed meaning in 8 bits: guessing a range would classify another picture.
 _WIDE_MODES = ("I", "F")
@@ -69,17 +70,38 @@ def to_pixels(image: ImageLike) -> Pixels:
         return _from_array(image)
     if _is_torch(image) and isinstance(image, Tensor):
         return _from_tensor(image)
+    if isinstance(image, Frame):
+        raise ImageError("a Frame is no decoded image; give it to an Engine or to preprocess")
     raise ImageError(
         f"cannot use {_type_name(image)} as an image; give a path, a Pillow image, "
         "a uint8 NumPy array (HxW or HxWx3) or a uint8 PyTorch tensor"
     )
 
 
+def to_input(image: ImageLike, format: str | None = None) -> Pixels | Frame:
+    """What Rust reads: the pixels of `image`, or a camera's frame as it is.
+
+    Args:
+        image: as for `to_pixels`, or a `Frame`.
+        format: where given, `image` is an array that holds a frame of this format (`Frame.from_array`).
+
+    Raises:
+        ImageError: as for `to_pixels` and `Frame.from_array`.
+    """
+    if isinstance(image, Frame):
+        if format is not None and format != image.format:
+            raise ImageError(f"the frame is of format {image.format!r}, not {format!r}; leave `format` out")
+        return image
+    if format is not None:
+        return Frame.from_array(cast("npt.NDArray[np.uint8]", image), format)
+    return to_pixels(image)
+
+
 def preprocess(image: ImageLike, size: tuple[int, int, int], document: Mapping[str, Any]) -> Pixels:
     """Decode, resize and crop an image to what a network sees; the engine does the same by itself.
 
     Args:
-        image: as for `to_pixels`.
+        image: as for `to_pixels`, or a `Frame`.
         size: height, width and channels (1 or 3) of the result. RGB becomes gray as Pillow does it (ITU-R 601-2), gray
             becomes RGB by repetition.
         document: the ``preprocess`` object of a subnet's config (``docs/subnet-file.md``), such as
@@ -89,7 +111,7 @@ def preprocess(image: ImageLike, size: tuple[int, int, int], document: Mapping[s
         ImageError: the image cannot be used, or is too small to be cropped.
         ConfigError: `size` or `document` is unusable.
     """
-    return _native.preprocess(to_pixels(image), size, json.dumps(document))
+    return _native.preprocess(to_input(image), size, json.dumps(document))
 
 
 def _from_file(path: Path) -> Pixels:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from . import _native
+from .frame import Frame
 from .images import Pixels
 from .subnet import Subnet
 
@@ -33,7 +34,7 @@ class Profile:
 
     @classmethod
     def measure(
-        cls, engine: _native.Engine, subnet: Subnet, pixels: Pixels, decode_ms: float, repeat: int
+        cls, engine: _native.Engine, subnet: Subnet, pixels: Pixels | Frame, decode_ms: float, repeat: int
     ) -> Profile:
         """Run a frame `repeat` times; `Engine.profile` is the public way here."""
         seconds: dict[str, list[float]] = defaultdict(list)

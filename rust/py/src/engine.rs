@@ -74,8 +74,9 @@ impl Input<'_> {
             Self::Prepared(prepared) => ImageView::preprocessed(&prepared.get().pixels, image),
             Self::Raw(raw) => {
                 let matrix = match raw.matrix.as_str() {
+                    "bt601" => YuvMatrix::BT601,
                     "bt709" => YuvMatrix::BT709,
-                    _ => YuvMatrix::BT601,
+                    other => return Err(invalid_value(format!("there is no matrix {other:?}"))),
                 };
                 let chroma = raw.chroma.as_ref().map(|chroma| chroma.as_slice());
                 let format: PixelFormat = raw.format.parse().map_err(to_py)?;
@@ -511,20 +512,20 @@ pub fn unsupported(tier: &str) -> Error {
 #[pyfunction]
 pub fn preprocess<'py>(
     py: Python<'py>,
-    pixels: Input<'py>,
+    image: Input<'py>,
     size: [usize; 3],
     document: &str,
 ) -> PyResult<Bound<'py, PyArray3<u8>>> {
     let [height, width, channels] = size;
-    let image = Image {
+    let seen = Image {
         height,
         width,
         channels,
     };
-    let source = pixels.view(image)?;
+    let source = image.view(seen)?;
     let result = py.detach(|| {
         let mut out = Vec::new();
-        Preprocessor::for_image(image, &Preprocess::from_json(document, image)?)
+        Preprocessor::for_image(seen, &Preprocess::from_json(document, seen)?)
             .run(&source, &mut out)?;
         Ok(out)
     });
