@@ -15,12 +15,10 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from itertools import islice, repeat
 from queue import SimpleQueue
-from statistics import median
 from types import TracebackType
 from typing import NamedTuple, TypeVar, cast
 
@@ -169,6 +167,8 @@ class Engine:
         _check_several(images)
         if self._accelerated:
             return self._batch_in_flight(engine, images, format, top_k)
+        from concurrent.futures import ThreadPoolExecutor
+
         predictions: list[Prediction] = []
         source = iter(images)
         with ThreadPoolExecutor(engine.threads, "quasar-decode") as pool:
@@ -280,6 +280,8 @@ class Engine:
             format: as for `infer`.
             repeat: how many times to run it; each stage's figure is its median.
         """
+        from statistics import median
+
         if repeat < 1:
             raise InvalidValueError(f"repeat is {repeat}; it must be at least 1")
         engine = self._open(1)

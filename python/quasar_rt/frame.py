@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
-import numpy.typing as npt
 
 from .errors import ImageError
 
 if TYPE_CHECKING:
     from mmap import mmap
+
+    import numpy.typing as npt
 
 __all__ = ["FORMATS", "MATRICES", "Frame"]
 

@@ -1,7 +1,8 @@
 """Stage 1 of a frame: anything that holds a picture becomes ``uint8`` pixels.
 
-Python only decodes (with Pillow); what follows, from gray or RGB to patches, is Rust's. Depends on NumPy, Pillow and
-the native module; PyTorch tensors are taken without importing PyTorch.
+Python only decodes (with Pillow); what follows, from gray or RGB to patches, is Rust's. Depends on NumPy, the native
+module and, for files and its own images alone, Pillow: its import is slower than all of this package's. PyTorch tensors
+are taken without importing PyTorch.
 """
 
 from __future__ import annotations
@@ -10,21 +11,21 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, Union, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, cast, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from . import _native
 from .errors import ImageError
 from .frame import Frame
 
-Image.preinit()  # Pillow's common formats; else the first picture would wait for their import
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from PIL import Image
 
 __all__ = ["ImageLike", "Pixels", "Tensor", "preprocess", "to_input", "to_pixels"]
 
-Pixels = npt.NDArray[np.uint8]
+Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 """C-contiguous ``uint8`` of shape (height, width), one channel (gray) or three (RGB)."""
 
 
@@ -39,7 +40,7 @@ class Tensor(Protocol):
         """The tensor in host memory."""
 
 
-ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.uint8]", Tensor, Frame]
+ImageLike = Union[str, "os.PathLike[str]", "Image.Image", "npt.NDArray[np.uint8]", Tensor, Frame]
 """What every method of the engine that takes an image accepts; `to_pixels` all of it but a `Frame`."""
 
 # Modes whose values have no agreed meaning in 8 bits: guessing a range would classify another picture.
@@ -64,11 +65,11 @@ def to_pixels(image: ImageLike) -> Pixels:
     """
     if isinstance(image, (str, os.PathLike)):
         return _from_file(Path(image))
-    if isinstance(image, Image.Image):
-        return _from_pillow(image, "the image")
+    if _is_of("PIL", image):
+        return _from_pillow(cast("Image.Image", image), "the image")
     if isinstance(image, np.ndarray):
         return _from_array(image)
-    if _is_torch(image) and isinstance(image, Tensor):
+    if _is_of("torch", image) and isinstance(image, Tensor):
         return _from_tensor(image)
     if isinstance(image, Frame):
         raise ImageError("a Frame is no decoded image; give it to an Engine or to preprocess")
@@ -115,6 +116,8 @@ def preprocess(image: ImageLike, size: tuple[int, int, int], document: Mapping[s
 
 
 def _from_file(path: Path) -> Pixels:
+    from PIL import Image, UnidentifiedImageError
+
     if os.path.exists(path) and not (path.is_file() or path.is_dir()):
         raise ImageError(f"'{path}' is not a regular file")  # a pipe would be waited for
     try:
@@ -143,6 +146,8 @@ def _from_file(path: Path) -> Pixels:
 
 
 def _from_pillow(image: Image.Image, what: str) -> Pixels:
+    from PIL import ImageOps
+
     mode = image.mode
     if mode in _WIDE_MODES or mode.startswith("I;16"):
         raise ImageError(
@@ -196,9 +201,9 @@ def _from_array(array: npt.NDArray[Any], what: str = "array") -> Pixels:
     return np.ascontiguousarray(array)
 
 
-def _is_torch(value: object) -> bool:
-    """Whether it is a tensor of PyTorch, or of a library that derives from it, such as torchvision."""
-    return any(kind.__module__.partition(".")[0] == "torch" for kind in type(value).__mro__)
+def _is_of(library: str, value: object) -> bool:
+    """Whether it is of a class of `library`, or of one derived from it (such as torchvision's); imports nothing."""
+    return any(kind.__module__.partition(".")[0] == library for kind in type(value).__mro__)
 
 
 def _from_tensor(tensor: Tensor) -> Pixels:
