@@ -173,8 +173,8 @@ pub fn rows(bytes: &[u8]) {
             return;
         };
         assert!(quantized.scales.iter().all(|s| s.is_normal() && *s > 0.0));
-        let matrix = PairedMatrix::new(&quantized.codes, count, k, &bits)
-            .expect("quantized codes are narrow");
+        let all = unpack_rows(&quantized.packed, count, k, &bits).expect("what was packed");
+        let matrix = PairedMatrix::new(&all, count, k, &bits).expect("quantized codes are narrow");
         let input: Vec<i8> = data
             .iter()
             .map(|&b| b as i8)
@@ -184,7 +184,7 @@ pub fn rows(bytes: &[u8]) {
         let mut acc = vec![0; count];
         matrix.matvec(&input, &vec![0; count], &mut acc);
         for (row, &acc) in acc.iter().enumerate() {
-            let codes = &quantized.codes[row * k..(row + 1) * k];
+            let codes = &all[row * k..(row + 1) * k];
             let plain: i32 = codes
                 .iter()
                 .zip(&input)

@@ -12,6 +12,7 @@
 //! | `tiled` | packing, tiling and edges of the SIMD tiers |
 //! | `x86::avx2`, `x86::avx512vnni`, `neon` | one SIMD tier each: tiles and epilogues |
 //! | [`image`] | resampling and pixel formats; `x86::image` for the x86 tiers |
+//! | `quantize` | rows of floats to packed codes; `x86::quantize` for the x86 tiers |
 //! | `buffer` | aligned, grow-only memory |
 //!
 //! A caller packs each layer once ([`Kernels::pack_linear`]) and hands in a [`Scratch`] for each thread;
@@ -42,6 +43,7 @@ mod buffer;
 #[cfg(target_arch = "aarch64")]
 #[allow(clippy::wildcard_imports)]
 mod neon;
+mod quantize;
 mod rows;
 mod tier;
 mod tiled;

@@ -7,6 +7,8 @@ mod avx2;
 mod avx512vnni;
 #[allow(clippy::wildcard_imports)]
 pub(crate) mod image;
+#[allow(clippy::wildcard_imports)]
+pub(crate) mod quantize;
 
 pub(crate) use avx2::Avx2;
 pub(crate) use avx512vnni::Avx512Vnni;
