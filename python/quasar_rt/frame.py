@@ -50,8 +50,8 @@ class Frame:
         matrix: ``"bt601"`` (webcams; what ``cv2.cvtColor`` does) or ``"bt709"`` (HD video), both of limited range.
 
     Raises:
-        quasar_rt.ImageError: there is no such format or matrix, or the bytes do not hold the rows. What the engine finds
-            wrong with a size comes when it is used.
+        quasar_rt.ImageError: there is no such format or matrix, a size is no whole number from 1 on, or `data` gives no
+            bytes. That the bytes do not hold the rows is found when the frame is used.
 
     Example:
         >>> frame = Frame(bytes(32 * 8), width=28, height=8, format="gray", stride=32)
@@ -92,8 +92,8 @@ class Frame:
         """A frame in an array of OpenCV's shapes; its rows may be apart, as those of a crop are.
 
         Args:
-            array: uint8; (height, width) for ``"gray"``, (height, width, 3) for ``"rgb"`` and ``"bgr"``, (height, width, 2)
-                for ``"yuyv"``, (height * 3 / 2, width) for ``"nv12"``.
+            array: uint8; (height, width) for ``"gray"``, (height, width, 3) for ``"rgb"`` and ``"bgr"``,
+                (height, width, 2) for ``"yuyv"``, (height * 3 / 2, width) for ``"nv12"``.
             format: one of `FORMATS`.
             matrix: as for the class.
 

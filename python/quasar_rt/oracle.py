@@ -51,11 +51,10 @@ def pixels_of_frame(
     at = np.frombuffer(data, np.uint8).astype(np.int64)
     y, x = np.mgrid[:height, :width]
     row, pair = y * stride, x // 2
-    if format == "gray":
-        return at[row + x][:, :, None].astype(np.uint8)
-    if format in ("rgb", "bgr"):
-        order = [0, 1, 2] if format == "rgb" else [2, 1, 0]
-        return at[(row + 3 * x)[:, :, None] + order].astype(np.uint8)
+    if format in ("gray", "rgb", "bgr"):
+        order = {"gray": [0], "rgb": [0, 1, 2], "bgr": [2, 1, 0]}[format]
+        pixels: NDArray[np.uint8] = at[(row + len(order) * x)[:, :, None] + order].astype(np.uint8)
+        return pixels
     if format == "nv12":
         chroma = height * stride + y // 2 * stride + 2 * pair
         return rgb_of_yuv(at[row + x], at[chroma], at[chroma + 1], matrix)
