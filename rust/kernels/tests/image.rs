@@ -43,7 +43,7 @@ fn windows(along: Along, source: usize, outputs: usize, seed: u64) -> Windows {
         weights.extend((0..taps).map(|tap| {
             let sign = [1, -1][usize::from(noise[i + tap] & 1)];
             let most = (1i64 << (PRECISION + 1)) / len as i64;
-            (sign * (most * i64::from(noise[2 * i + tap]) >> 8)) as i32
+            (sign * most * i64::from(noise[2 * i + tap]) / 256) as i32
         }));
     }
     Windows::new(along, bounds, weights, taps)
