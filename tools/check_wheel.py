@@ -21,7 +21,7 @@ REQUIRED = (
     "quasar_rt/data/*/samples/*.png",
 )
 FORBIDDEN = ("tests/*", "tools/*", "docs/*", "*.pyc", "*/__pycache__/*", "*.rs", "*.pt", "*.onnx")
-LIMIT_BYTES = 16 * 2**20
+LIMIT_BYTES = 4_000_000
 
 
 def problems(wheel: Path) -> list[str]:

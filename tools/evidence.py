@@ -139,7 +139,7 @@ class Cells:
 class Scored(Protocol):
     """What keeps scores: `quasar_rt.nas.folder.Folder`."""
 
-    def get(self, kind: str, genome: bytes) -> int | None:
+    def get(self, kind: str, genome: bytes, images: int) -> int | None:
         """A known one."""
 
     def put(self, kind: str, scores: Mapping[bytes, int]) -> None:
@@ -326,7 +326,7 @@ class Seed:
         supernet, (images, labels) = self.supernet(scaled), self.search
         counts = []
         for genome in genomes:
-            known = book.get(str(count), genome.tobytes())
+            known = book.get(str(count), genome.tobytes(), count)
             if known is None:
                 subnet = supernet.subnet(self.space.decode(genome), "candidate", {})
                 logits = integer_logits(subnet, images[:count], self.threads)

@@ -4,9 +4,9 @@
 >>> quasar_rt.row_pairs([4, 8, 4]).widths
 array([4, 8], dtype=uint8)
 
-The path of a frame, and the modules that it meets: `images` (a file or array becomes pixels), `engine` (pixels
-become logits, in Rust), `prediction` (what the logits say). `subnet` reads and writes networks, `rows` has the packed
-weight format, `device` says what this machine offers, and `errors` what can go wrong.
+The path of a frame, and the modules that it meets: `images` (a file or array becomes pixels) or `frame` (a camera's
+bytes), `engine` (pixels become logits, in Rust), `prediction` (what the logits say). `subnet` reads and writes
+networks, `rows` has the packed weight format, `device` says what this machine offers, and `errors` what can go wrong.
 
 Names are imported when they are first used, so that ``import quasar_rt`` and the command line start fast.
 """
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .errors import UnsupportedVersionError as UnsupportedVersionError
     from .errors import UntrainedWarning as UntrainedWarning
     from .errors import WrongBitstreamError as WrongBitstreamError
+    from .frame import Frame as Frame
     from .nas import SearchResult as SearchResult
     from .nas import search as search
     from .prediction import Prediction as Prediction
@@ -100,6 +101,7 @@ _MODULES = {
         "UntrainedWarning",
         "WrongBitstreamError",
     ],
+    "frame": ["Frame"],
     "nas": ["SearchResult", "search"],
     "prediction": ["Prediction", "Score", "Timings"],
     "profile": ["Profile"],

@@ -5,7 +5,6 @@ Depends on `hardware` and the native module.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -233,6 +232,8 @@ def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
         digest = content["sha256"].get(path.name)
         if path == description:
             return hardware, None
+        import hashlib
+
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise DeviceUnavailableError(f"bitstream {path}: {error}; `make bitstream` writes it") from error

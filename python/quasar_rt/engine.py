@@ -15,11 +15,10 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice
+from functools import partial
+from itertools import islice, repeat
 from queue import SimpleQueue
-from statistics import median
 from types import TracebackType
 from typing import NamedTuple, TypeVar, cast
 
@@ -28,7 +27,8 @@ import numpy as np
 from . import _native
 from .device import open_device
 from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
-from .images import ImageLike, Pixels, to_pixels
+from .frame import Frame
+from .images import ImageLike, Pixels, to_input
 from .prediction import Prediction, Score, Timings
 from .profile import Profile
 from .subnet import Subnet
@@ -127,12 +127,14 @@ class Engine:
 
     # One image.
 
-    def infer(self, image: ImageLike, *, top_k: int = 5) -> Prediction:
+    def infer(self, image: ImageLike, *, format: str | None = None, top_k: int = 5) -> Prediction:
         """Classify one picture.
 
         Args:
-            image: a path, a Pillow image, a ``uint8`` NumPy array (HxW, HxWx1, HxWx3) or a ``uint8`` PyTorch tensor;
-                `quasar_rt.images.to_pixels` has the details.
+            image: a path, a Pillow image, a ``uint8`` NumPy array (HxW, HxWx1, HxWx3), a ``uint8`` PyTorch tensor
+                (`quasar_rt.images.to_pixels` has the details), or a camera's `Frame`.
+            format: what an array holds, where that is not gray or RGB: ``"bgr"``, ``"nv12"`` or ``"yuyv"``, in OpenCV's
+                shapes (`Frame.from_array`).
             top_k: how many classes to list (all of them, where there are fewer).
 
         Raises:
@@ -141,16 +143,19 @@ class Engine:
             quasar_rt.ClosedError: the engine was closed.
         """
         engine = self._open(top_k)
-        pixels, decode_ms = self._decode(image)
+        pixels, decode_ms = self._decode(image, format)
         return self._prediction(engine.infer(pixels, self._listed(top_k)), decode_ms)
 
     # Many images.
 
-    def infer_batch(self, images: Iterable[ImageLike], *, top_k: int = 5) -> list[Prediction]:
+    def infer_batch(
+        self, images: Iterable[ImageLike], *, format: str | None = None, top_k: int = 5
+    ) -> list[Prediction]:
         """Classify many pictures, several at a time: each thread works on a picture of its own, an accelerator on two.
 
         Args:
             images: any iterable of what `infer` takes. It is read a piece at a time, so it may be long.
+            format: as for `infer`, of all arrays.
             top_k: as for `infer`.
 
         Returns:
@@ -166,15 +171,18 @@ class Engine:
         engine = self._open(top_k)
         _check_several(images)
         if self._accelerated:
-            return self._batch_in_flight(engine, images, top_k)
+            return self._batch_in_flight(engine, images, format, top_k)
+        from concurrent.futures import ThreadPoolExecutor
+
         predictions: list[Prediction] = []
         source = iter(images)
         with ThreadPoolExecutor(engine.threads, "quasar-decode") as pool:
             while piece := list(islice(source, 8 * engine.threads)):
                 places = range(len(predictions), len(predictions) + len(piece))
                 # An array needs no decoding, so no thread either.
-                spread = pool.map if any(not isinstance(image, np.ndarray) for image in piece) else map
-                decoded = list(spread(self._decode_at, places, piece))
+                ready = all(isinstance(image, (np.ndarray, Frame)) for image in piece)
+                spread = map if ready else pool.map
+                decoded = list(spread(self._decode_at, places, piece, repeat(format)))
                 outputs, nanoseconds = self._run_batch(places, [pixels for pixels, _ in decoded], top_k)
                 predictions += [
                     self._prediction((output, 0, nanoseconds // len(piece)), decode_ms)
@@ -182,14 +190,23 @@ class Engine:
                 ]
         return predictions
 
-    def stream(self, images: Iterable[ImageLike], *, top_k: int = 5, ahead: int = 4) -> Iterator[Prediction]:
-        """Classify pictures as they come, such as a camera's, while the next ones are fetched and decoded.
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        format: str | None = None,
+        top_k: int = 5,
+        ahead: int = 4,
+    ) -> Iterator[Prediction]:
+        """Classify pictures as they come, such as a camera's, while the next ones are fetched, decoded and resized.
 
         Args:
             images: any iterable of what `infer` takes, even an endless one. A thread of the stream's own iterates over
-                it, at most `ahead` images before the one that is being classified, so memory stays bounded.
+                it, at most `ahead` images before the one that is being classified, so memory stays bounded. It has
+                done with an image, which may be a camera's own memory, when it asks for the next one.
+            format: as for `infer`, of all arrays.
             top_k: as for `infer`.
-            ahead: how many decoded images may wait, at least 1.
+            ahead: how many images, resized to what the network sees, may wait; at least 1.
 
         Yields:
             One prediction for each image, in order.
@@ -207,28 +224,32 @@ class Engine:
             raise InvalidValueError(f"ahead is {ahead}; it must be at least 1")
         self._open(top_k)
         _check_several(images)
-        return self._stream(images, top_k, ahead)
+        return self._stream(images, format, top_k, ahead)
 
     def _stream(
-        self, images: Iterable[ImageLike], top_k: int, ahead: int
+        self, images: Iterable[ImageLike], format: str | None, top_k: int, ahead: int
     ) -> Generator[Prediction, None, None]:
         if self._accelerated:
             # What is decoded is handed in at once, so that the accelerator has two frames whenever there are two.
-            with closing(_ahead(self._begin, images, ahead)) as frames:
+            with closing(_ahead(partial(self._begin, format=format), images, ahead)) as frames:
                 for frame, decode_ms in frames:
                     self._open(top_k)
                     yield self._prediction(frame.wait(self._listed(top_k)), decode_ms)
             return
-        with closing(_ahead(self._decode, images, ahead)) as decoded:
-            for pixels, decode_ms in decoded:
-                yield self._prediction(self._open(top_k).infer(pixels, self._listed(top_k)), decode_ms)
+        with closing(_ahead(partial(self._prepare, format=format), images, ahead)) as prepared:
+            for image, decode_ms in prepared:
+                yield self._prediction(self._open(top_k).infer(image, self._listed(top_k)), decode_ms)
 
-    def _begin(self, image: ImageLike) -> tuple[_native.Frame, float]:
-        pixels, decode_ms = self._decode(image)
+    def _prepare(self, image: ImageLike, format: str | None) -> tuple[_native.Prepared, float]:
+        pixels, decode_ms = self._decode(image, format)
+        return self._open(1).prepare(pixels), decode_ms
+
+    def _begin(self, image: ImageLike, format: str | None) -> tuple[_native.Frame, float]:
+        pixels, decode_ms = self._decode(image, format)
         return self._open(1).begin(pixels), decode_ms
 
     def _batch_in_flight(
-        self, engine: _native.Engine, images: Iterable[ImageLike], top_k: int
+        self, engine: _native.Engine, images: Iterable[ImageLike], format: str | None, top_k: int
     ) -> list[Prediction]:
         start = time.perf_counter_ns()
         outputs: list[tuple[_native._Output, float]] = []
@@ -242,7 +263,7 @@ class Engine:
                 raise type(error)(f"image {len(outputs)} of the batch: {error}") from error
 
         for place, image in enumerate(images):
-            pixels, decode_ms = self._decode_at(place, image)
+            pixels, decode_ms = self._decode_at(place, image, format)
             if len(flying) == IN_FLIGHT:
                 take()
             try:
@@ -256,18 +277,21 @@ class Engine:
 
     # The rest.
 
-    def profile(self, image: ImageLike, *, repeat: int = 10) -> Profile:
+    def profile(self, image: ImageLike, *, format: str | None = None, repeat: int = 10) -> Profile:
         """Measure where the time of a frame goes: a table by stage (``print`` it).
 
         Args:
             image: as for `infer`.
+            format: as for `infer`.
             repeat: how many times to run it; each stage's figure is its median.
         """
+        from statistics import median
+
         if repeat < 1:
             raise InvalidValueError(f"repeat is {repeat}; it must be at least 1")
         engine = self._open(1)
-        pixels, first_ms = self._decode(image)
-        decode_ms = median([first_ms, *(self._decode(image)[1] for _ in range(repeat - 1))])
+        pixels, first_ms = self._decode(image, format)
+        decode_ms = median([first_ms, *(self._decode(image, format)[1] for _ in range(repeat - 1))])
         return Profile.measure(engine, self.subnet, pixels, decode_ms, repeat)
 
     @property
@@ -324,19 +348,19 @@ class Engine:
     def _listed(self, top_k: int) -> int:
         return min(top_k, len(self._classes))
 
-    def _decode(self, image: ImageLike) -> tuple[Pixels, float]:
+    def _decode(self, image: ImageLike, format: str | None) -> tuple[Pixels | Frame, float]:
         start = time.perf_counter_ns()
-        pixels = to_pixels(image)
+        pixels = to_input(image, format)
         return pixels, (time.perf_counter_ns() - start) / 1e6
 
-    def _decode_at(self, place: int, image: ImageLike) -> tuple[Pixels, float]:
+    def _decode_at(self, place: int, image: ImageLike, format: str | None) -> tuple[Pixels | Frame, float]:
         try:
-            return self._decode(image)
+            return self._decode(image, format)
         except ImageError as error:
             raise ImageError(f"image {place} of the batch: {error}") from error
 
     def _run_batch(
-        self, places: Iterable[int], pixels: list[Pixels], top_k: int
+        self, places: Iterable[int], pixels: list[Pixels | Frame], top_k: int
     ) -> tuple[list[_native._Output], int]:
         engine = self._open(top_k)
         try:

@@ -1,7 +1,8 @@
 """Stage 1 of a frame: anything that holds a picture becomes ``uint8`` pixels.
 
-Python only decodes (with Pillow); what follows, from gray or RGB to patches, is Rust's. Depends on NumPy, Pillow and
-the native module; PyTorch tensors are taken without importing PyTorch.
+Python only decodes (with Pillow); what follows, from gray or RGB to patches, is Rust's. Depends on NumPy, the native
+module and, for files and its own images alone, Pillow: its import is slower than all of this package's. PyTorch tensors
+are taken without importing PyTorch.
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, Union, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, cast, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from . import _native
 from .errors import ImageError
+from .frame import Frame
 
-Image.preinit()  # Pillow's common formats; else the first picture would wait for their import
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from PIL import Image
 
-__all__ = ["ImageLike", "Pixels", "Tensor", "preprocess", "to_pixels"]
+__all__ = ["ImageLike", "Pixels", "Tensor", "preprocess", "to_input", "to_pixels"]
 
-Pixels = npt.NDArray[np.uint8]
+Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 """C-contiguous ``uint8`` of shape (height, width), one channel (gray) or three (RGB)."""
 
 
@@ -38,8 +40,8 @@ class Tensor(Protocol):
         """The tensor in host memory."""
 
 
-ImageLike = Union[str, "os.PathLike[str]", Image.Image, "npt.NDArray[np.uint8]", Tensor]
-"""What `to_pixels` and every method of the engine that takes an image accepts."""
+ImageLike = Union[str, "os.PathLike[str]", "Image.Image", "npt.NDArray[np.uint8]", Tensor, Frame]
+"""What every method of the engine that takes an image accepts; `to_pixels` all of it but a `Frame`."""
 
 # Modes whose values have no agreed meaning in 8 bits: guessing a range would classify another picture.
 _WIDE_MODES = ("I", "F")
@@ -63,23 +65,44 @@ def to_pixels(image: ImageLike) -> Pixels:
     """
     if isinstance(image, (str, os.PathLike)):
         return _from_file(Path(image))
-    if isinstance(image, Image.Image):
-        return _from_pillow(image, "the image")
+    if _is_of("PIL", image):
+        return _from_pillow(cast("Image.Image", image), "the image")
     if isinstance(image, np.ndarray):
         return _from_array(image)
-    if _is_torch(image) and isinstance(image, Tensor):
+    if _is_of("torch", image) and isinstance(image, Tensor):
         return _from_tensor(image)
+    if isinstance(image, Frame):
+        raise ImageError("a Frame is no decoded image; give it to an Engine or to preprocess")
     raise ImageError(
         f"cannot use {_type_name(image)} as an image; give a path, a Pillow image, "
         "a uint8 NumPy array (HxW or HxWx3) or a uint8 PyTorch tensor"
     )
 
 
+def to_input(image: ImageLike, format: str | None = None) -> Pixels | Frame:
+    """What Rust reads: the pixels of `image`, or a camera's frame as it is.
+
+    Args:
+        image: as for `to_pixels`, or a `Frame`.
+        format: where given, `image` is an array that holds a frame of this format (`Frame.from_array`).
+
+    Raises:
+        ImageError: as for `to_pixels` and `Frame.from_array`.
+    """
+    if isinstance(image, Frame):
+        if format is not None and format != image.format:
+            raise ImageError(f"the frame is of format {image.format!r}, not {format!r}; leave `format` out")
+        return image
+    if format is not None:
+        return Frame.from_array(cast("npt.NDArray[np.uint8]", image), format)
+    return to_pixels(image)
+
+
 def preprocess(image: ImageLike, size: tuple[int, int, int], document: Mapping[str, Any]) -> Pixels:
     """Decode, resize and crop an image to what a network sees; the engine does the same by itself.
 
     Args:
-        image: as for `to_pixels`.
+        image: as for `to_pixels`, or a `Frame`.
         size: height, width and channels (1 or 3) of the result. RGB becomes gray as Pillow does it (ITU-R 601-2), gray
             becomes RGB by repetition.
         document: the ``preprocess`` object of a subnet's config (``docs/subnet-file.md``), such as
@@ -89,10 +112,12 @@ def preprocess(image: ImageLike, size: tuple[int, int, int], document: Mapping[s
         ImageError: the image cannot be used, or is too small to be cropped.
         ConfigError: `size` or `document` is unusable.
     """
-    return _native.preprocess(to_pixels(image), size, json.dumps(document))
+    return _native.preprocess(to_input(image), size, json.dumps(document))
 
 
 def _from_file(path: Path) -> Pixels:
+    from PIL import Image, UnidentifiedImageError
+
     if os.path.exists(path) and not (path.is_file() or path.is_dir()):
         raise ImageError(f"'{path}' is not a regular file")  # a pipe would be waited for
     try:
@@ -121,6 +146,8 @@ def _from_file(path: Path) -> Pixels:
 
 
 def _from_pillow(image: Image.Image, what: str) -> Pixels:
+    from PIL import ImageOps
+
     mode = image.mode
     if mode in _WIDE_MODES or mode.startswith("I;16"):
         raise ImageError(
@@ -174,9 +201,9 @@ def _from_array(array: npt.NDArray[Any], what: str = "array") -> Pixels:
     return np.ascontiguousarray(array)
 
 
-def _is_torch(value: object) -> bool:
-    """Whether it is a tensor of PyTorch, or of a library that derives from it, such as torchvision."""
-    return any(kind.__module__.partition(".")[0] == "torch" for kind in type(value).__mro__)
+def _is_of(library: str, value: object) -> bool:
+    """Whether it is of a class of `library`, or of one derived from it (such as torchvision's); imports nothing."""
+    return any(kind.__module__.partition(".")[0] == library for kind in type(value).__mro__)
 
 
 def _from_tensor(tensor: Tensor) -> Pixels:

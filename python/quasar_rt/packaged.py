@@ -7,7 +7,6 @@ A subnet ``NAME`` is the file ``data/NAME.qvit``; its sample images are ``data/N
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ class Sample(NamedTuple):
 
 def _data() -> Path:
     # The package is always a folder on disk: it holds a native module, which no zip importer can load.
-    return Path(str(files("quasar_rt"))) / "data"
+    return Path(__file__).parent / "data"
 
 
 def subnet_names() -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["Prediction", "Score", "Timings"]
 
@@ -71,6 +72,8 @@ class Prediction:
         return f"<Prediction {self.label!r} {self.probability:.1%}{then}; {self.timings.total_ms:.1f} ms>"
 
     def _repr_html_(self) -> str:
+        import html
+
         rows = "".join(
             f"<tr><td>{html.escape(score.label)}</td><td>{score.probability:.1%}</td></tr>"
             for score in self.top_k

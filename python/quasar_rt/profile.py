@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from . import _native
+from .frame import Frame
 from .images import Pixels
 from .subnet import Subnet
 
@@ -33,9 +33,11 @@ class Profile:
 
     @classmethod
     def measure(
-        cls, engine: _native.Engine, subnet: Subnet, pixels: Pixels, decode_ms: float, repeat: int
+        cls, engine: _native.Engine, subnet: Subnet, pixels: Pixels | Frame, decode_ms: float, repeat: int
     ) -> Profile:
         """Run a frame `repeat` times; `Engine.profile` is the public way here."""
+        from statistics import median
+
         seconds: dict[str, list[float]] = defaultdict(list)
         for _ in range(repeat):
             frame: dict[str, float] = defaultdict(float)
@@ -48,9 +50,7 @@ class Profile:
         for layer in summary.layers:
             macs[_stage(layer.name)] += layer.macs
         macs["attention"] = summary.macs - sum(macs.values())
-        stages = [
-            Stage(name, 1000 * statistics.median(values), macs[name]) for name, values in seconds.items()
-        ]
+        stages = [Stage(name, 1000 * median(values), macs[name]) for name, values in seconds.items()]
         return cls([Stage("decode", decode_ms, 0), *stages])
 
     @property

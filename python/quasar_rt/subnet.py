@@ -10,13 +10,15 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from . import _native, packaged
 from .errors import ConfigError, FileError, SubnetError, TensorError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["Layer", "Subnet", "Summary"]
 

@@ -163,6 +163,12 @@ def images() -> dict[str, bytes]:
     for number in range(5):
         found[f"exact-{number}"] = image(40, 23, (13, 29), (12, 28), 0b11011, number)
         found[f"shorter-{number}"] = image(23, 40, (16, 0), (16, 16), 0b00111, number)
+    # A camera's formats, counted in the last byte behind the five filters: BGR, NV12, YUYV.
+    for number, name in enumerate(("bgr", "nv12", "yuyv"), 1):
+        found[name] = image(40, 32, (16, 0), (16, 16), 0b1000111 | number << 4 & 0b10000, 5 * number + 2)
+        found[f"{name}-exact"] = image(50, 24, (13, 29), (12, 28), 0b11011, 5 * number + 4)
+        found[f"{name}-as-it-is"] = image(16, 18, (0, 0), (16, 18), 0b10000, 5 * number)
+    found["nv12-odd"] = image(15, 18, (8, 0), (8, 8), 0b10111, 12)
     return found
 
 

@@ -120,6 +120,35 @@ def test_changes_are_toml_values() -> None:
             load_recipe("digits", [faulty])
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["seed=3", "optimizer.batch=0"], r"'optimizer\.batch=0': optimizer\.batch must be at least 1"),
+        (["optimizer.batch=0", "optimizer.batch=-1"], r"'optimizer\.batch=-1': optimizer\.batch must"),
+        (["optimizer.bath=8"], r"'optimizer\.bath=8': unknown key 'optimizer\.bath'"),
+        (["optimizer.batch=1.5", "seed=3"], r"'optimizer\.batch=1\.5': 'optimizer\.batch' must be int"),
+        (["sandwich=3"], r"'sandwich=3': 'sandwich' must be a table"),
+        (
+            ['data.randaugment="rand"'],
+            r"""'data\.randaugment="rand"': data\.randaugment and data\.crop are for""",
+        ),
+        (['data.randaugment="rand"', "data.crop=[0.5, 1]"], r"'data\.crop=\[0\.5, 1\]': data\.randaugment"),
+    ],
+)
+def test_a_faulty_change_is_named_and_not_the_file(changes: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as raised:
+        load_recipe("digits", changes)
+    assert "digits.toml" not in str(raised.value)
+
+
+def test_a_fault_of_the_file_is_not_put_on_a_change(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(DIGITS.read_text(encoding="utf-8").replace("batch = 64", "batch = 0"), encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"mine\.toml: optimizer\.batch must"):
+        load_recipe(path, ["seed=3"])
+    assert load_recipe(path, ["optimizer.batch=8"]).optimizer.batch == 8
+
+
 def test_a_space_is_looked_for_beside_its_recipe(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     text = DIGITS.read_text(encoding="utf-8").replace('space = "digits"', 'space = "space.toml"')

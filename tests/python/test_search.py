@@ -65,9 +65,9 @@ def test_a_folder_keeps_scores_and_survives_a_torn_line(tmp_path):
     whole = file.read_bytes()
     file.write_bytes(whole + b'["supernet 20", "01')
     again = Folder(tmp_path / "a", IDENTITY)
-    assert again.get("supernet 20", b"\x00\x01") == 7
-    assert again.get("supernet 20", b"\x01\x01") is None
-    assert again.get("integer 20", b"\x00\x01") is None
+    assert again.get("supernet 20", b"\x00\x01", 20) == 7
+    assert again.get("supernet 20", b"\x01\x01", 20) is None
+    assert again.get("integer 20", b"\x00\x01", 20) is None
     again.put("supernet 20", {b"\x01\x01": 3})
     again.close()
     assert file.read_bytes() == whole + b'["supernet 20", "0101", 3]\n'
@@ -105,6 +105,15 @@ def test_damaged_scores_are_named(tmp_path, line):
         file.write(line + "\n")
     with pytest.raises(SearchFolderError, match=r"scores.jsonl', line 2"):
         Folder(tmp_path / "a", IDENTITY)
+
+
+def test_more_right_answers_than_images_are_refused(tmp_path):
+    folder = Folder(tmp_path, IDENTITY)
+    folder.put("supernet 20", {b"\x01": 20, b"\x02": 21})
+    assert folder.get("supernet 20", b"\x01", 20) == 20
+    folder.close()
+    with pytest.raises(SearchFolderError, match=r"scores.jsonl' says of the subnet 02 that it got 21 of 20"):
+        Folder(tmp_path, IDENTITY).get("supernet 20", b"\x02", 20)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=40))

@@ -96,9 +96,19 @@ class Folder:
                     f"'{file}', line {number}, is damaged; remove the line or the folder"
                 ) from None
 
-    def get(self, kind: str, genome: bytes) -> int | None:
-        """The number of images that this subnet got right in the scoring `kind`, where it is known."""
-        return self._scores.get((kind, genome))
+    def get(self, kind: str, genome: bytes, images: int) -> int | None:
+        """The number of images, of `images`, that this subnet got right in the scoring `kind`, where it is known.
+
+        Raises:
+            SearchFolderError: the record's number is above `images`.
+        """
+        correct = self._scores.get((kind, genome))
+        if correct is not None and correct > images:
+            raise SearchFolderError(
+                f"'{self.path}/scores.jsonl' says of the subnet {genome.hex()} that it got {correct:,} of {images:,} "
+                f"images right ({kind!r}); remove that line or the folder"
+            )
+        return correct
 
     def put(self, kind: str, scores: Mapping[bytes, int]) -> None:
         """Keep scores; they are on disk when this returns."""

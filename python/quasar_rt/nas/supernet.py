@@ -170,7 +170,7 @@ class Supernet:
             return int((logits_of(self.model, images.images, BATCH).argmax(dim=1) == images.labels).sum())
 
         correct = on_engine if self.on_engine else in_pytorch
-        return self._counts(f"supernet {count}", genomes, correct, progress) / count
+        return self._counts(f"supernet {count}", count, genomes, correct, progress) / count
 
     def integer(self, genomes: Genomes, progress: Progress) -> list[Integer]:
         """Top-1 of each exported subnet on the integer engine, on held-out images."""
@@ -179,7 +179,7 @@ class Supernet:
             return self.correct(self.subnet(architecture, "finalist", {}), self.finalist_images)
 
         count = len(self.finalist_images)
-        found = self._counts(f"integer {count} {self.held_out}", genomes, correct, progress)
+        found = self._counts(f"integer {count} {self.held_out}", count, genomes, correct, progress)
         return [Integer(right / count, count, self.held_out) for right in found.tolist()]
 
     def retrained(
@@ -207,7 +207,8 @@ class Supernet:
             return self.correct(self._export(trained.model, "retrained", {}), self.finalist_images)
 
         count = len(self.finalist_images)
-        found = self._counts(f"retrained {epochs} {count} {self.held_out}", genomes, correct, progress)
+        what = f"retrained {epochs} {count} {self.held_out}"
+        found = self._counts(what, count, genomes, correct, progress)
         return [Integer(right / count, count, self.held_out) for right in found.tolist()]
 
     def subnet(self, architecture: Architecture, name: str, provenance: Mapping[str, Any]) -> Subnet:
@@ -227,14 +228,20 @@ class Supernet:
         return round(found.top1 * found.images)
 
     def _counts(
-        self, what: str, genomes: Genomes, correct: Callable[[Architecture], int], progress: Progress
+        self,
+        what: str,
+        images: int,
+        genomes: Genomes,
+        correct: Callable[[Architecture], int],
+        progress: Progress,
     ) -> NDArray[np.float64]:
-        """``correct(architecture)`` of each genome: from the folder, or computed by the process whose share it is."""
+        """``correct(architecture)`` of each genome, a count of `images`.
+
+        It is in the folder, or computed by the process whose share the genome is.
+        """
         keys = [genome.tobytes() for genome in genomes]
-        counts = np.full(len(keys), -1, np.int64)
-        if self.first:
-            counts[:] = [-1 if (known := self.folder.get(what, key)) is None else known for key in keys]
-        counts = self._sum(counts + 1 if self.first else np.zeros_like(counts)) - 1
+        known = self.group.from_first(lambda: [self.folder.get(what, key, images) for key in keys])
+        counts = np.array([-1 if count is None else count for count in known], np.int64)
         missing = np.flatnonzero(counts < 0)
         # Small parts, so that little is lost when the search is stopped.
         step = 4 * self.group.world

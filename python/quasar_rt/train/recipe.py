@@ -5,6 +5,7 @@ Depends on `quasar_rt.bits` (the names of its criteria), and on `tomli` before P
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -227,7 +228,7 @@ def load_recipe(path: str | os.PathLike[str], changes: Iterable[str] = ()) -> Re
 
     Raises:
         SettingsError: no such recipe, not TOML, an unknown or a missing key, a value of the wrong type or out of range;
-            names the key.
+            names the key, and the change where one is the cause.
         quasar_rt.FileError: the file cannot be read.
     """
     path = find_recipe(path)
@@ -239,17 +240,48 @@ def load_recipe(path: str | os.PathLike[str], changes: Iterable[str] = ()) -> Re
     # Besides TOMLDecodeError: no UTF-8, a number of too many digits, nesting without end.
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path} is not TOML: {error}") from error
-    for change in changes:
-        _change(table, change)
-    # A space's path is meant from where the recipe lies.
-    space = table.get("space")
-    if isinstance(space, str) and space.endswith(".toml") and not Path(space).is_absolute():
-        table["space"] = str(path.parent / space)
-    return Recipe.from_dict(table, str(path))
+    changes = list(changes)
+    try:
+        return Recipe.from_dict(_changed(table, changes, path.parent), str(path))
+    except SettingsError as error:
+        causes = _causes(str(error), table, changes, path)
+        if not causes:
+            raise
+        problem = str(error).removeprefix(f"{path}: ")
+        raise SettingsError(f"{' and '.join(map(repr, causes))}: {problem}") from None
 
 
 def _folder() -> Path:
     return Path(__file__).parent / "recipes"
+
+
+def _changed(table: dict[str, Any], changes: Iterable[str], folder: Path) -> dict[str, Any]:
+    """A copy of `table` with the changes made, and a space's path as it is meant: from where the recipe lies."""
+    table = copy.deepcopy(table)
+    for change in changes:
+        _change(table, change)
+    space = table.get("space")
+    if isinstance(space, str) and space.endswith(".toml") and not Path(space).is_absolute():
+        table["space"] = str(folder / space)
+    return table
+
+
+def _causes(error: str, table: dict[str, Any], changes: list[str], path: Path) -> list[str]:
+    """The change without which the recipe has not this error, or else all of them; none where the file has it too."""
+
+    def cause(without: list[str]) -> bool:
+        try:
+            Recipe.from_dict(_changed(table, without, path.parent), str(path))
+        except SettingsError as other:
+            return str(other) != error
+        return True
+
+    # Of changes of one key the last one counts.
+    last = list({change.partition("=")[0].strip(): change for change in changes}.values())
+    for change in last:
+        if cause([other for other in last if other != change]):
+            return [change]
+    return last if cause([]) else []
 
 
 def _change(table: dict[str, Any], change: str) -> None:

@@ -4,9 +4,11 @@
 
 use std::sync::Arc;
 
+use quasar_kernels::Kernels;
 use serde_json::json;
 
 use crate::hardware::{estimate, explore_space, Board, CostTable, Hardware, Mode, Workload};
+use crate::preprocess::PixelFormat::{Bgr, Nv12, Yuyv};
 use crate::preprocess::{ImageView, Preprocessor};
 use crate::rows::{pack_rows, quantize_rows, row_bytes, unpack_rows, Method, PairedMatrix};
 use crate::search::nsga2::Cost;
@@ -79,6 +81,7 @@ pub fn preprocess(bytes: &[u8]) {
         _ => vec![usize::from(e), usize::from(f)],
     };
     let mode = ["none", "shorter", "exact"][size.len()];
+    let format = [None, Some(Bgr), Some(Nv12), Some(Yuyv)][usize::from(filter / 5 % 4)];
     let filter = ["nearest", "box", "bilinear", "hamming", "bicubic"][usize::from(filter % 5)];
     let config = json!({
         "name": "fuzz",
@@ -96,9 +99,16 @@ pub fn preprocess(bytes: &[u8]) {
     let Ok(config) = Config::from_json(&config.to_string()) else {
         return;
     };
-    let stride = width * channels + usize::from(flags >> 5);
+    let bytes = match format {
+        None => channels,
+        Some(Nv12) => 1,
+        Some(Yuyv) => 2,
+        Some(_) => 3,
+    };
+    let stride = width * bytes + usize::from(flags >> 5);
+    let rows = height + if format == Some(Nv12) { height / 2 } else { 0 };
     // Too few pixels are repeated, so that large images are reached too.
-    let needed = (height * stride).min(1 << 18);
+    let needed = (rows * stride).min(1 << 18);
     let pixels: Vec<u8> = pixels
         .iter()
         .copied()
@@ -106,12 +116,22 @@ pub fn preprocess(bytes: &[u8]) {
         .cycle()
         .take(needed)
         .collect();
-    let Ok(view) = ImageView::new(&pixels, height, width, channels, stride) else {
+    let view = match format {
+        None => ImageView::new(&pixels, height, width, channels, stride),
+        Some(format) => ImageView::frame(&pixels, None, (height, width), format, stride),
+    };
+    let Ok(view) = view else {
         return;
     };
     let mut out = Vec::new();
     if Preprocessor::new(&config).run(&view, &mut out).is_ok() {
         assert_eq!(out.len(), config.image.bytes());
+        let scalar = Kernels::new(Tier::Scalar).expect("every CPU has it");
+        let mut expected = Vec::new();
+        let run = Preprocessor::new(&config)
+            .with_kernels(scalar)
+            .run(&view, &mut expected);
+        assert!(run.is_ok() && out == expected, "tiers differ");
     }
 }
 
@@ -153,8 +173,8 @@ pub fn rows(bytes: &[u8]) {
             return;
         };
         assert!(quantized.scales.iter().all(|s| s.is_normal() && *s > 0.0));
-        let matrix = PairedMatrix::new(&quantized.codes, count, k, &bits)
-            .expect("quantized codes are narrow");
+        let all = unpack_rows(&quantized.packed, count, k, &bits).expect("what was packed");
+        let matrix = PairedMatrix::new(&all, count, k, &bits).expect("quantized codes are narrow");
         let input: Vec<i8> = data
             .iter()
             .map(|&b| b as i8)
@@ -164,7 +184,7 @@ pub fn rows(bytes: &[u8]) {
         let mut acc = vec![0; count];
         matrix.matvec(&input, &vec![0; count], &mut acc);
         for (row, &acc) in acc.iter().enumerate() {
-            let codes = &quantized.codes[row * k..(row + 1) * k];
+            let codes = &all[row * k..(row + 1) * k];
             let plain: i32 = codes
                 .iter()
                 .zip(&input)

@@ -3,15 +3,17 @@
 //! Quantizing and packing (host side), atoms and row pairs (how devices run a mixed matrix).
 //! Depends on [`crate::error`] and the threads of `pool`. The layouts are defined in `docs/integer-model.md`.
 
-use quasar_kernels::atoms;
+use quasar_kernels::{atoms, Kernels};
 use rayon::prelude::*;
 use rayon::ThreadPool;
 
 use crate::error::{Error, Result};
 use crate::pool::{self, PerProcess};
 
-/// Matrices with at least this many weights are worth several threads.
-const PARALLEL_WEIGHTS: usize = 1 << 16;
+/// Matrices with at least this many weights are worth several threads where scales are searched,
+const PARALLEL_SEARCHED: usize = 1 << 14;
+/// and this many where they are not.
+const PARALLEL_WEIGHTS: usize = 1 << 20;
 
 /// The threads that quantize; made when they are first needed.
 static POOL: PerProcess<ThreadPool> = PerProcess::new();
@@ -47,13 +49,13 @@ pub enum Method {
 /// What [`quantize_rows`] returns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantizedRows {
-    /// `rows * k` codes, row-major, within the limit of each row's bits.
-    pub codes: Vec<i8>,
+    /// Codes within the limit of each row's bits, packed as [`pack_rows`] does.
+    pub packed: Vec<u8>,
     /// One scale for each row, positive and normal: `weight = scale * code`.
     pub scales: Vec<f32>,
 }
 
-/// Quantizes `rows x k` float weights (row-major), each row to 4 or 8 bits (`bits[row]`) with its own scale.
+/// Quantizes and packs `rows x k` float weights (row-major), each row to 4 or 8 bits (`bits[row]`) with its own scale.
 ///
 /// `code = clamp(round(w / scale))`, rounding half to even as `numpy.round` does, in float32. Given `scales` are used as they
 /// are, otherwise `method` chooses them. A zero row has scale 1. A chosen scale is at least `f32::MIN_POSITIVE`,
@@ -87,33 +89,48 @@ pub fn quantize_rows(
             )));
         }
     }
-    let mut codes = vec![0i8; rows * k];
+    let mut packed = vec![0u8; bits.iter().map(|&b| row_bytes(k, b)).sum()];
     let mut out_scales = vec![1f32; rows];
     if k > 0 {
-        let quantize = |(row, (codes, scale)): (usize, (&mut [i8], &mut f32))| {
+        let kernels = Kernels::best();
+        let quantize = |(row, (packed, scale)): (usize, (&mut [u8], &mut f32))| {
             let weights = &weights[row * k..(row + 1) * k];
+            let largest = largest(kernels, weights, row)?;
             *scale = match scales {
-                Some(scales) => {
-                    largest(weights, row)?;
-                    scales[row]
-                }
-                None => choose_scale(weights, row, bits[row], method)?,
+                Some(scales) => scales[row],
+                None => choose_scale(kernels, weights, largest, bits[row], method),
             };
-            round_row(weights, *scale, code_limit(bits[row]), codes);
+            let limit = code_limit(bits[row]);
+            if bits[row] == 4 {
+                kernels.quantize_4_bit(weights, *scale, limit, packed);
+            } else {
+                kernels.quantize_8_bit(weights, *scale, limit, packed);
+            }
             Ok(())
         };
-        if rows * k >= PARALLEL_WEIGHTS {
+        let mut rest = &mut packed[..];
+        let mut outs = Vec::with_capacity(rows);
+        for &bits in bits {
+            let (row, others) = rest.split_at_mut(row_bytes(k, bits));
+            outs.push(row);
+            rest = others;
+        }
+        let searched = scales.is_none() && method == Method::Mse && bits.contains(&4);
+        let worth = if searched {
+            PARALLEL_SEARCHED
+        } else {
+            PARALLEL_WEIGHTS
+        };
+        if rows * k >= worth {
             let pool = POOL.get(|| pool::build(pool::default_threads()))?;
             pool.install(|| {
-                codes
-                    .par_chunks_mut(k)
+                outs.into_par_iter()
                     .zip(&mut out_scales)
                     .enumerate()
                     .try_for_each(quantize)
             })?;
         } else {
-            codes
-                .chunks_mut(k)
+            outs.into_iter()
                 .zip(&mut out_scales)
                 .enumerate()
                 .try_for_each(quantize)?;
@@ -122,7 +139,7 @@ pub fn quantize_rows(
         out_scales.copy_from_slice(scales);
     }
     Ok(QuantizedRows {
-        codes,
+        packed,
         scales: out_scales,
     })
 }
@@ -153,11 +170,8 @@ fn check_bits(bits: &[u8], rows: usize) -> Result<()> {
 }
 
 /// The largest magnitude in a row; NaN and infinity are errors.
-fn largest(weights: &[f32], row: usize) -> Result<f32> {
-    // As integers, magnitudes order like floats, and NaN and infinity come last.
-    let bits = weights
-        .iter()
-        .fold(0u32, |m, w| m.max(w.to_bits() & 0x7fff_ffff));
+fn largest(kernels: Kernels, weights: &[f32], row: usize) -> Result<f32> {
+    let bits = kernels.largest_magnitude(weights);
     if bits >= f32::INFINITY.to_bits() {
         let column = weights.iter().position(|w| !w.is_finite()).unwrap_or(0);
         let value = weights[column];
@@ -168,63 +182,26 @@ fn largest(weights: &[f32], row: usize) -> Result<f32> {
     Ok(f32::from_bits(bits))
 }
 
-fn choose_scale(weights: &[f32], row: usize, bits: u8, method: Method) -> Result<f32> {
-    let largest = largest(weights, row)?;
+fn choose_scale(kernels: Kernels, weights: &[f32], largest: f32, bits: u8, method: Method) -> f32 {
     if largest == 0.0 {
-        return Ok(1.0);
+        return 1.0;
     }
-    let limit = f32::from(code_limit(bits));
-    let widest = (largest / limit).max(f32::MIN_POSITIVE);
+    let limit = code_limit(bits);
+    let widest = (largest / f32::from(limit)).max(f32::MIN_POSITIVE);
     if method == Method::MinMax || bits == 8 {
-        return Ok(widest);
+        return widest;
     }
     let mut best = (f64::INFINITY, widest);
     for step in 0..=60u8 {
         let scale = (widest * (1.0 - 0.01 * f32::from(step))).max(f32::MIN_POSITIVE);
         // In units of the widest scale, so that the squares of extreme rows neither overflow nor vanish.
         let ratio = f64::from(scale) / f64::from(widest);
-        let error = squared_error(weights, scale, limit) * ratio * ratio;
+        let error = kernels.squared_error(weights, scale, limit) * ratio * ratio;
         if error < best.0 {
             best = (error, scale);
         }
     }
-    Ok(best.1)
-}
-
-/// `clamp(v)` rounded half to even. Adding and subtracting 1.5 * 2^23 rounds any |v| < 2^22 in the current mode, which
-/// is half to even, and unlike `round_ties_even` vectorises on every CPU.
-#[inline]
-fn round_code(v: f32, limit: f32) -> f32 {
-    const MAGIC: f32 = 12_582_912.0;
-    (v.clamp(-limit, limit) + MAGIC) - MAGIC
-}
-
-fn round_row(weights: &[f32], scale: f32, limit: i8, codes: &mut [i8]) {
-    let limit = f32::from(limit);
-    for (code, &w) in codes.iter_mut().zip(weights) {
-        // |value| <= 127 after the clamp.
-        *code = round_code(w / scale, limit) as i32 as i8;
-    }
-}
-
-/// Sum of `(w / scale - code)^2`, in eight lanes so that it vectorises and has one order on every CPU.
-fn squared_error(weights: &[f32], scale: f32, limit: f32) -> f64 {
-    const LANES: usize = 8;
-    let mut sums = [0f32; LANES];
-    let mut total = 0f64;
-    // f32 lanes over at most 512 weights, f64 between: the rounding of the sum stays far below the differences compared.
-    for run in weights.chunks(512) {
-        sums.fill(0.0);
-        for chunk in run.chunks(LANES) {
-            for (sum, &w) in sums.iter_mut().zip(chunk) {
-                let v = w / scale;
-                let error = v - round_code(v, limit);
-                *sum += error * error;
-            }
-        }
-        total += sums.iter().map(|&s| f64::from(s)).sum::<f64>();
-    }
-    total
+    best.1
 }
 
 /// Packs `rows x k` codes into the file's layout: rows in order, K-major; 4-bit rows two codes a byte, low nibble first.

@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use quasar_kernels::{
-    HeadParams, Kernels, KvHead, LayerNorm, LinearParams, Rows, RowsMut, Scratch,
+    HeadParams, Kernels, KvHead, LayerNorm, LinearParams, Rows, RowsMut, Scratch, Storage,
 };
 
 const TOKENS: usize = 197;
@@ -22,14 +22,15 @@ fn codes(n: usize) -> Vec<i8> {
 fn stage(kernels: Kernels, name: &str) -> Box<dyn FnMut()> {
     let mut scratch = Scratch::new();
     let linear = |rows: usize, k: usize| {
-        kernels.pack_linear(&LinearParams {
+        let params = LinearParams {
             rows,
             k,
             weights: &codes(rows * k),
             bias: &vec![1000; rows],
             mult: &vec![20000; rows],
             shift: &vec![12; rows],
-        })
+        };
+        kernels.pack_linear(&params, Storage::Unpacked)
     };
     let table: [i8; 256] = std::array::from_fn(|i| (i / 2) as i8);
     match name {

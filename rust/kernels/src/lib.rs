@@ -11,6 +11,8 @@
 //! | [`atoms`] | 8-bit weights as the accelerator's 4-bit atoms |
 //! | `tiled` | packing, tiling and edges of the SIMD tiers |
 //! | `x86::avx2`, `x86::avx512vnni`, `neon` | one SIMD tier each: tiles and epilogues |
+//! | [`image`] | resampling and pixel formats; `x86::image` for the x86 tiers |
+//! | `quantize` | rows of floats to packed codes; `x86::quantize` for the x86 tiers |
 //! | `buffer` | aligned, grow-only memory |
 //! | `team` | threads that fork and join without a lock |
 //!
@@ -43,6 +45,7 @@ mod buffer;
 #[cfg(target_arch = "aarch64")]
 #[allow(clippy::wildcard_imports)]
 mod neon;
+mod quantize;
 mod rows;
 mod team;
 mod tier;
@@ -51,6 +54,7 @@ mod tiled;
 mod x86;
 
 pub mod atoms;
+pub mod image;
 pub mod scalar;
 
 use std::time::{Duration, Instant};

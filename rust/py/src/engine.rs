@@ -8,12 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use numpy::ndarray::Array3;
-use numpy::{IntoPyArray, PyArray1, PyArray3, PyReadonlyArray3, PyUntypedArrayMethods};
+use numpy::{
+    IntoPyArray, PyArray1, PyArray3, PyReadonlyArray1, PyReadonlyArray3, PyUntypedArrayMethods,
+};
 use pyo3::prelude::*;
 use quasar_accelerator::device::Device;
 use quasar_core::cpu::{softmax, top_k, FrameTime, NEVER};
 use quasar_core::network::supported_tiers;
-use quasar_core::preprocess::{ImageView, Preprocessor};
+use quasar_core::preprocess::{ImageView, PixelFormat, Preprocessor, YuvMatrix};
 use quasar_core::subnet::config::{Image, Preprocess};
 use quasar_core::{verify, Error, Executor, Network, Storage, Tier};
 
@@ -39,6 +41,77 @@ type Output<'py> = (
 /// Integer logits, float logits and classes, then nanoseconds of preprocessing and of the network.
 type Timed<'py> = (Output<'py>, u64, u64);
 
+/// What an engine takes for an image.
+#[derive(FromPyObject)]
+pub enum Input<'py> {
+    /// `uint8 [height, width, channels]`, C-contiguous.
+    Pixels(PyReadonlyArray3<'py, u8>),
+    Prepared(Bound<'py, Prepared>),
+    Raw(Raw<'py>),
+}
+
+/// A camera's frame: the attributes of `quasar_rt.Frame`, which has checked the sizes for being whole numbers of at least 0.
+#[derive(FromPyObject)]
+pub struct Raw<'py> {
+    data: PyReadonlyArray1<'py, u8>,
+    chroma: Option<PyReadonlyArray1<'py, u8>>,
+    width: usize,
+    height: usize,
+    stride: usize,
+    format: String,
+    matrix: String,
+}
+
+impl Input<'_> {
+    /// A view of it; `image` is what the engine's network sees.
+    fn view(&self, image: Image) -> PyResult<ImageView<'_>> {
+        match self {
+            Self::Pixels(pixels) => {
+                let [height, width, channels] =
+                    [pixels.shape()[0], pixels.shape()[1], pixels.shape()[2]];
+                ImageView::packed(pixels.as_slice()?, height, width, channels)
+            }
+            Self::Prepared(prepared) => ImageView::preprocessed(&prepared.get().pixels, image),
+            Self::Raw(raw) => {
+                let matrix = match raw.matrix.as_str() {
+                    "bt601" => YuvMatrix::BT601,
+                    "bt709" => YuvMatrix::BT709,
+                    other => return Err(invalid_value(format!("there is no matrix {other:?}"))),
+                };
+                let chroma = raw.chroma.as_ref().map(|chroma| chroma.as_slice());
+                let format: PixelFormat = raw.format.parse().map_err(to_py)?;
+                ImageView::frame(
+                    raw.data.as_slice()?,
+                    chroma.transpose()?,
+                    (raw.height, raw.width),
+                    format,
+                    raw.stride,
+                )
+                .map(|view| view.with_matrix(matrix))
+            }
+        }
+        .map_err(to_py)
+    }
+
+    /// The time that it took so far.
+    fn spent(&self) -> Duration {
+        match self {
+            Self::Prepared(prepared) => prepared.get().spent,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// An image that was preprocessed ahead of its turn.
+#[pyclass(frozen, module = "quasar_rt._native")]
+pub struct Prepared {
+    pixels: Vec<u8>,
+    spent: Duration,
+}
+
+/// Idle memory of preparing, at most.
+const MOST_PREPARING: usize = 4;
+
 /// A device with a subnet.
 #[pyclass(frozen, module = "quasar_rt._native")]
 pub struct Engine {
@@ -49,6 +122,8 @@ pub struct Engine {
     subnet: Arc<quasar_core::Subnet>,
     /// Whether a frame may take long.
     slow: bool,
+    /// Idle memory of [`Engine::prepare`].
+    preparing: Mutex<Vec<Preprocessor>>,
 }
 
 #[pymethods]
@@ -85,6 +160,7 @@ impl Engine {
             cpu: Some(executor),
             subnet,
             slow: macs > limit,
+            preparing: Mutex::default(),
         })
     }
 
@@ -106,6 +182,7 @@ impl Engine {
             cpu: None,
             subnet,
             slow: true,
+            preparing: Mutex::default(),
         })
     }
 
@@ -132,6 +209,7 @@ impl Engine {
             cpu: None,
             subnet,
             slow: true,
+            preparing: Mutex::default(),
         })
     }
 
@@ -152,6 +230,7 @@ impl Engine {
             cpu: None,
             subnet,
             slow: true,
+            preparing: Mutex::default(),
         })
     }
 
@@ -183,24 +262,46 @@ impl Engine {
     }
 
     /// One image; also returns nanoseconds of preprocessing and of the network.
-    fn infer<'py>(
-        &self,
-        py: Python<'py>,
-        pixels: PyReadonlyArray3<'py, u8>,
-        top: usize,
-    ) -> PyResult<Timed<'py>> {
-        let image = view(&pixels)?;
+    fn infer<'py>(&self, py: Python<'py>, image: Input<'py>, top: usize) -> PyResult<Timed<'py>> {
+        let view = self.view(&image)?;
         let mut logits = vec![0; self.classes()];
-        let time = self.frame(py, |cancel| {
-            self.device()?.infer(&image, &mut logits, cancel)
+        let mut time = self.frame(py, |cancel| {
+            self.device()?.infer(&view, &mut logits, cancel)
         })?;
+        time.preprocess += image.spent();
         Ok(self.timed(py, logits, time, top))
     }
 
+    /// Preprocesses an image, for `infer` later: while another one is being classified, say. The caller may then write to its memory.
+    fn prepare(&self, py: Python<'_>, image: Input<'_>) -> PyResult<Prepared> {
+        let view = self.view(&image)?;
+        py.detach(|| {
+            let start = Instant::now();
+            let idle = || {
+                self.preparing
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+            };
+            let taken = idle().pop();
+            let mut preprocessor = taken.unwrap_or_else(|| Preprocessor::new(self.subnet.config()));
+            let mut pixels = Vec::new();
+            let result = preprocessor.run(&view, &mut pixels);
+            let mut idle = idle();
+            if idle.len() < MOST_PREPARING {
+                idle.push(preprocessor);
+            }
+            result.map(|()| Prepared {
+                pixels,
+                spent: start.elapsed(),
+            })
+        })
+        .map_err(to_py)
+    }
+
     /// Hands an image in; an accelerator has several of them in flight.
-    fn begin(slf: Bound<'_, Self>, pixels: PyReadonlyArray3<'_, u8>) -> PyResult<Frame> {
+    fn begin(slf: Bound<'_, Self>, image: Input<'_>) -> PyResult<Frame> {
         let (py, engine) = (slf.py(), slf.get());
-        let image = view(&pixels)?;
+        let image = engine.view(&image)?;
         let frame = py.detach(|| engine.device()?.begin(&image));
         Ok(Frame {
             frame: Mutex::new(Some(frame.map_err(to_py)?)),
@@ -226,10 +327,13 @@ impl Engine {
     fn infer_batch<'py>(
         &self,
         py: Python<'py>,
-        pixels: Vec<PyReadonlyArray3<'py, u8>>,
+        images: Vec<Input<'py>>,
         top: usize,
     ) -> PyResult<(Vec<Output<'py>>, u64)> {
-        let images = pixels.iter().map(view).collect::<PyResult<Vec<_>>>()?;
+        let images: Vec<ImageView> = images
+            .iter()
+            .map(|image| self.view(image))
+            .collect::<PyResult<_>>()?;
         let classes = self.classes();
         let mut logits = vec![0; images.len() * classes];
         let start = Instant::now();
@@ -264,12 +368,8 @@ impl Engine {
     }
 
     /// Name and seconds of each stage of one frame.
-    fn profile(
-        &self,
-        py: Python<'_>,
-        pixels: PyReadonlyArray3<'_, u8>,
-    ) -> PyResult<Vec<(String, f64)>> {
-        let image = view(&pixels)?;
+    fn profile(&self, py: Python<'_>, image: Input<'_>) -> PyResult<Vec<(String, f64)>> {
+        let image = self.view(&image)?;
         let cpu = self.cpu("stages are measured")?;
         let stages = self.frame(py, |cancel| cpu.profile(&image, cancel))?;
         Ok(stages
@@ -322,6 +422,10 @@ impl Engine {
         self.cpu
             .as_deref()
             .ok_or_else(|| invalid_value(format!("{what} on the CPU only")))
+    }
+
+    fn view<'a>(&self, image: &'a Input<'_>) -> PyResult<ImageView<'a>> {
+        image.view(self.subnet.config().image)
     }
 
     fn classes(&self) -> usize {
@@ -411,12 +515,6 @@ fn interruptible<T: Send>(
     }
 }
 
-/// A view of a C-contiguous array [height, width, channels].
-fn view<'a>(pixels: &'a PyReadonlyArray3<'_, u8>) -> PyResult<ImageView<'a>> {
-    let [height, width, channels] = [pixels.shape()[0], pixels.shape()[1], pixels.shape()[2]];
-    ImageView::packed(pixels.as_slice()?, height, width, channels).map_err(to_py)
-}
-
 /// The tier of that name.
 pub fn parse_tier(name: &str) -> quasar_core::Result<Tier> {
     name.parse().map_err(|_| unsupported(name))
@@ -452,20 +550,20 @@ pub fn unsupported(tier: &str) -> Error {
 #[pyfunction]
 pub fn preprocess<'py>(
     py: Python<'py>,
-    pixels: PyReadonlyArray3<'py, u8>,
+    image: Input<'py>,
     size: [usize; 3],
     document: &str,
 ) -> PyResult<Bound<'py, PyArray3<u8>>> {
-    let source = view(&pixels)?;
     let [height, width, channels] = size;
-    let image = Image {
+    let seen = Image {
         height,
         width,
         channels,
     };
+    let source = image.view(seen)?;
     let result = py.detach(|| {
         let mut out = Vec::new();
-        Preprocessor::for_image(image, &Preprocess::from_json(document, image)?)
+        Preprocessor::for_image(seen, &Preprocess::from_json(document, seen)?)
             .run(&source, &mut out)?;
         Ok(out)
     });

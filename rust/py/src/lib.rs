@@ -31,7 +31,7 @@ mod _native {
     #[pymodule_export]
     use crate::device::sim_configuration;
     #[pymodule_export]
-    use crate::engine::{default_threads, preprocess, tiers, Engine, Frame};
+    use crate::engine::{default_threads, preprocess, tiers, Engine, Frame, Prepared};
     #[pymodule_export]
     use crate::errors::error_classes;
     #[pymodule_export]

@@ -42,16 +42,13 @@ pub fn quantize_rows<'py>(
         .as_ref()
         .map(|scales| scales.as_slice())
         .transpose()?;
-    let (packed, scales) = py
-        .detach(|| {
-            let quantized = rows::quantize_rows(weights, rows, columns, bits, scales, method)?;
-            Ok((
-                rows::pack_rows(&quantized.codes, rows, columns, bits)?,
-                quantized.scales,
-            ))
-        })
+    let quantized = py
+        .detach(|| rows::quantize_rows(weights, rows, columns, bits, scales, method))
         .map_err(to_py)?;
-    Ok((packed.into_pyarray(py), scales.into_pyarray(py)))
+    Ok((
+        quantized.packed.into_pyarray(py),
+        quantized.scales.into_pyarray(py),
+    ))
 }
 
 /// Packs codes into bytes.

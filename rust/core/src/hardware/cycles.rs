@@ -465,15 +465,15 @@ impl<'a> Model<'a> {
         let units_cycles = scores.cycles() + context.stage.cycles();
         let norm = self.norm(&proj, needed, embed);
         let mut lead = self.lead(&[&first.stage, &second.stage], side, norm, false);
-        self.supply(&mut lead, &mut first.stage);
-        self.supply(&mut lead, &mut second.stage);
+        Self::supply(&mut lead, &mut first.stage);
+        Self::supply(&mut lead, &mut second.stage);
         // Both halves are free.
         for reserve in [&mut lead.all, &mut lead.alone] {
             *reserve = Reserve::idle(
                 reserve.cycles + units_cycles + proj.stage.load / proj.stage.row_tiles,
             );
         }
-        self.supply(&mut lead, &mut proj.stage);
+        Self::supply(&mut lead, &mut proj.stage);
         self.hand_over(&mut proj, embed);
         let mut qkv = first.stage;
         qkv.add(&second.stage);
@@ -511,8 +511,8 @@ impl<'a> Model<'a> {
             self.norm(&fc2, needed, embed)
         };
         let mut lead = self.lead(&[&fc1.stage, &fc2.stage], side, norm, true);
-        self.supply(&mut lead, &mut fc1.stage);
-        self.supply(&mut lead, &mut fc2.stage);
+        Self::supply(&mut lead, &mut fc1.stage);
+        Self::supply(&mut lead, &mut fc2.stage);
         self.hand_over(&mut fc2, embed);
         MlpHalf {
             norm,
@@ -531,7 +531,7 @@ impl<'a> Model<'a> {
         product.stage.macs = self.setting.patches * rows.total() * self.setting.patch_len;
         product.stage.slot_macs = product.stage.slot_macs / tokens * self.setting.patches;
         let first = product.stage.load / product.stage.row_tiles;
-        self.supply(&mut Reserve::idle(first).into(), &mut product.stage);
+        Self::supply(&mut Reserve::idle(first).into(), &mut product.stage);
         self.hand_over(&mut product, embed);
         // Each word of all tokens of a tile begins with a beat: patches, then the first values of the residual, which the drain stores
         // a group of tokens at a time.
@@ -565,7 +565,7 @@ impl<'a> Model<'a> {
         } else {
             alone
         };
-        self.supply(&mut Lead { all, alone }, &mut product.stage);
+        Self::supply(&mut Lead { all, alone }, &mut product.stage);
         End {
             norm: Norm::default(),
             stage: product.stage,
@@ -702,7 +702,7 @@ impl<'a> Model<'a> {
 
     /// Waits of a stage for its weights. `lead`: of those that came before they were needed; in the end, of those of the next stage. The
     /// other half of the weights and what the ports hold bound it.
-    fn supply(&self, lead: &mut Lead, stage: &mut Stage) {
+    fn supply(lead: &mut Lead, stage: &mut Stage) {
         let tiles = stage.row_tiles.max(1);
         let (load, busy) = (
             stage.load / tiles,

@@ -393,21 +393,44 @@ impl Search<'_> {
         self.hardware(array, lanes_of(1, 1, 1, Multipliers::Dsp), 1, 1)
     }
 
-    /// Why nothing fits: what the array whose buffers take the least memory lacks.
+    /// Why nothing fits: what the array whose buffers take the least memory lacks, and which buffers take most.
     fn refusal(&self) -> Error {
         let least = [1, 2, 4, 8, 16]
             .into_iter()
             .filter_map(|tokens| self.smallest(tokens).ok())
             .map(|hardware| Resources::of(&hardware))
             .min_by_key(|resources| (resources.total.bram36, resources.total.uram));
-        least
-            .and_then(|resources| resources.check(self.board, self.board.usable()).err())
-            .unwrap_or_else(|| {
-                Error::InvalidValue(format!(
-                    "no array on board {:?} can hold these networks",
-                    self.board.name
-                ))
-            })
+        let board = self.board;
+        let refused = least.and_then(|resources| {
+            let error = resources.check(board, board.usable()).err()?;
+            Some((error, resources))
+        });
+        match refused {
+            Some((
+                Error::DoesNotFit {
+                    needed,
+                    available,
+                    unit,
+                    ..
+                },
+                resources,
+            )) => Error::DoesNotFit {
+                what: format!(
+                    "the smallest array for these networks on board {:?} ({}; they shrink with tokens, patches, embed and \
+                     MLP, or take a larger board)",
+                    board.name,
+                    resources.largest_memories()
+                ),
+                needed,
+                available,
+                unit,
+            },
+            Some((other, _)) => other,
+            None => Error::InvalidValue(format!(
+                "no array on board {:?} can hold these networks",
+                board.name
+            )),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 use serde::Serialize;
 
 use super::boards::{Amounts, Board};
-use super::configuration::{key_banks, value_banks, Hardware, Mode, Multipliers};
+use super::configuration::{key_banks, value_banks, Array, Hardware, Mode, Multipliers};
 use crate::error::{Error, Result};
 
 /// LUTs and flip-flops of parts of the design: assumed, from counting bits of the registers, multiplexers and adders that each needs.
@@ -195,13 +195,7 @@ impl Resources {
             },
             Part {
                 name: "partial sums",
-                lut: match configuration.mode {
-                    Mode::DrainedPairs => 0,
-                    // Two rows of 27 bits a pair and token, in LUT RAM: 64 words of 7 bits in 8 LUTs.
-                    Mode::Nibble | Mode::LutShare => {
-                        (2 * 27 * array.tokens * 8).div_ceil(7) * array.pairs.div_ceil(64)
-                    }
-                },
+                lut: partial_sums(configuration.mode, array),
                 ..Part::default()
             },
             Part {
@@ -287,6 +281,16 @@ impl Resources {
         Ok(())
     }
 
+    /// The three parts that take the most block RAM, in words: "input buffer 40, hidden buffer 36 and ...".
+    pub(super) fn largest_memories(&self) -> String {
+        let mut parts: Vec<&Part> = self.parts.iter().filter(|part| part.bram18 > 0).collect();
+        parts.sort_by_key(|part| std::cmp::Reverse(part.bram18));
+        let words: Vec<String> = (parts.iter().take(3))
+            .map(|part| format!("{} {}", part.name, part.bram18.div_ceil(2)))
+            .collect();
+        format!("of its block RAMs {}", words.join(", "))
+    }
+
     /// Whether the design stays within the usable share of its board.
     pub fn fits(&self, limit: Amounts) -> bool {
         let Amounts {
@@ -301,6 +305,16 @@ impl Resources {
             && ff <= limit.ff
             && bram36 <= limit.bram36
             && uram <= limit.uram
+    }
+}
+
+/// LUT RAM of the sums that a tile's later passes are added to: two rows of 27 bits a pair and token, 64 words of 7 bits in 8 LUTs.
+fn partial_sums(mode: Mode, array: Array) -> u64 {
+    match mode {
+        Mode::DrainedPairs => 0,
+        Mode::Nibble | Mode::LutShare => {
+            (2 * 27 * array.tokens * 8).div_ceil(7) * array.pairs.div_ceil(64)
+        }
     }
 }
 

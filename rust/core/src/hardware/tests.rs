@@ -674,3 +674,16 @@ proptest! {
         prop_assert!(estimate.fps.is_finite() && estimate.latency_s.is_finite());
     }
 }
+
+#[test]
+fn a_space_that_does_not_fit_a_board_says_which_buffers_take_its_memory() {
+    let error = explore_space(&board("pynq-z2"), &space("base"), 100.0, Mode::Nibble).unwrap_err();
+    assert_eq!(error.kind(), "DoesNotFit");
+    let text = error.to_string();
+    assert!(
+        text.contains("hidden buffer")
+            && text.contains("block RAMs (36 kbit), ")
+            && text.contains("larger board"),
+        "{text}"
+    );
+}

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::genome::{Genomes, Genotype};
 use super::nsga2::{CostModel, Nsga2, Settings};
 use crate::error::{Error, Result};
+use crate::settings::in_words;
 use crate::subnet::file;
 
 /// Bytes of a state, at most.
@@ -159,7 +160,7 @@ fn parse(bytes: &[u8]) -> Result<State> {
         });
     }
     let state: State = serde_json::from_slice(bytes)
-        .map_err(|e| Error::settings(DOCUMENT, "JSON", e.to_string()))?;
+        .map_err(|e| Error::settings(DOCUMENT, "JSON", in_words(&e.to_string())))?;
     if state.format != FORMAT || state.version != VERSION {
         return Err(Error::settings(
             DOCUMENT,

@@ -1,10 +1,11 @@
 //! The subnet's `config`: its types, its limits, and what follows from it (grid, tokens).
 //!
-//! Depends on [`crate::error`] only. The keys are described in `docs/subnet-file.md`, the limits in `docs/integer-model.md`.
+//! Depends on [`crate::error`] and the words of [`crate::settings`]. The keys are described in `docs/subnet-file.md`, the limits in `docs/integer-model.md`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::settings::in_words;
 
 /// Bytes of `config`, at most.
 pub const MAX_CONFIG_BYTES: usize = 1 << 20;
@@ -170,8 +171,8 @@ impl Preprocess {
     /// # Errors
     /// [`Error::InvalidConfig`].
     pub fn from_json(json: &str, image: Image) -> Result<Self> {
-        let preprocess: Self =
-            serde_json::from_str(json).map_err(|e| Error::config("preprocess", e.to_string()))?;
+        let preprocess: Self = serde_json::from_str(json)
+            .map_err(|e| Error::config("preprocess", in_words(&e.to_string())))?;
         image.check()?;
         preprocess.check(image)?;
         Ok(preprocess)
@@ -221,7 +222,7 @@ impl Config {
                 unit: "bytes",
             });
         }
-        let invalid = |e: serde_json::Error| Error::config("config", e.to_string());
+        let invalid = |e: serde_json::Error| Error::config("config", in_words(&e.to_string()));
         super::json::check(json.as_bytes()).map_err(invalid)?;
         let config: Self = serde_json::from_str(json).map_err(invalid)?;
         config.check()?;

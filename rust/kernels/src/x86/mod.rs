@@ -5,6 +5,10 @@
 mod avx2;
 #[allow(clippy::wildcard_imports)]
 mod avx512vnni;
+#[allow(clippy::wildcard_imports)]
+pub(crate) mod image;
+#[allow(clippy::wildcard_imports)]
+pub(crate) mod quantize;
 
 use std::arch::asm;
 
