@@ -238,18 +238,19 @@ def main(
         name = f"vit-{embed}x{depth}-heads{heads}-{image}-patch{patch}"
         named[name] = Shape(embed, depth, heads, image, patch)
         shapes += (name,)
+    if not peers.exists():
+        raise click.ClickException(f"there is no {peers}; make bench-peers installs it")
     cpus = len(os.sched_getaffinity(0))
     machine = cpu()
     measured = []
     for name in shapes or ("deit-tiny", "deit-small"):
         shape, folder = named[name], ROOT / "build/peers" / name
-        if not (folder / "int8.xml").exists():
+        if not (folder / "done").exists():
             click.echo(f"Building {name} for the peers: ONNX, NNCF, dynamic quantization.", err=True)
             subprocess.run(
                 [peers, MODELS, "prepare", json.dumps(shape), folder],
                 check=True,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
             )
         results: list[dict[str, Any]] = []
         for count in threads:

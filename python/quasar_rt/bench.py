@@ -122,7 +122,7 @@ def measure(engine: Engine, seconds: float = 2.0, seed: int = 0) -> Speed:
 
 
 def _stages(engine: Engine, picture: Pixels, repeat: int, peak: float) -> list[StageSpeed]:
-    moved = _bytes_by_stage(engine.subnet)
+    moved = _bytes_by_stage(engine.subnet, engine.weight_bytes)
     bandwidth = engine.threads * _cache_bandwidth()
     return [
         StageSpeed(
@@ -149,17 +149,22 @@ def _cache_bandwidth() -> float:
     return 2 * source.size / best
 
 
-def _bytes_by_stage(subnet: Subnet) -> dict[str, int]:
-    config = subnet.config
+def _bytes_by_stage(subnet: Subnet, weight_bytes: int | None) -> dict[str, int]:
+    config, layers = subnet.config, subnet.summary().layers
+    weights = sum(layer.rows * layer.columns for layer in layers)
+    # Layers are taken to be packed alike.
+    each = 1.0 if weight_bytes is None else weight_bytes / weights
     image, embed = config["image"], config["embed"]
     moved: dict[str, int] = defaultdict(int)
     moved["preprocess"] = 2 * image["height"] * image["width"] * image["channels"]
-    for layer in subnet.summary().layers:
+    for layer in layers:
         stage = layer.name.rpartition(".")[2]
         tokens = layer.macs // (layer.rows * layer.columns)
         # The residual stream has 16 bits and is read and written, other outputs have 8.
         output = 4 if stage in ("embed", "proj", "fc2") else 1
-        moved[stage] += layer.rows * layer.columns + tokens * (layer.columns + output * layer.rows)
+        moved[stage] += round(each * layer.rows * layer.columns) + tokens * (
+            layer.columns + output * layer.rows
+        )
         if stage == "qkv":
             moved["attention"] += tokens * (layer.rows + layer.rows // 3)
             moved["norm1"] += 3 * tokens * embed

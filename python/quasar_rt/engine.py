@@ -155,7 +155,7 @@ class Engine:
 
         Args:
             images: any iterable of what `infer` takes. It is read a piece at a time, so it may be long.
-            format: as for `infer`, of all arrays.
+            format: as for `infer`; where given, all images are arrays of this format, or frames of it.
             top_k: as for `infer`.
 
         Returns:
@@ -204,7 +204,7 @@ class Engine:
             images: any iterable of what `infer` takes, even an endless one. A thread of the stream's own iterates over
                 it, at most `ahead` images before the one that is being classified, so memory stays bounded. It has
                 done with an image, which may be a camera's own memory, when it asks for the next one.
-            format: as for `infer`, of all arrays.
+            format: as for `infer`; where given, all images are arrays of this format, or frames of it.
             top_k: as for `infer`.
             ahead: how many images, resized to what the network sees, may wait; at least 1.
 
@@ -218,7 +218,8 @@ class Engine:
                 another one over the same iterator goes on.
             quasar_rt.ClosedError: the engine was closed.
 
-        Closing the iterator stops the thread as soon as the iterable gives its next image.
+        Closing the iterator stops the thread as soon as the iterable gives its next image. No image is read once it is
+        closed.
         """
         if ahead < 1:
             raise InvalidValueError(f"ahead is {ahead}; it must be at least 1")
@@ -406,6 +407,8 @@ def _ahead(
     ready: SimpleQueue[_Item | _Failure | None] = SimpleQueue()
     room = threading.Semaphore(ahead)
     stop = threading.Event()
+    # Held while an image's memory is read. The garbage collector may close the generator in the thread itself.
+    reading = threading.RLock()
 
     def work() -> None:
         try:
@@ -415,7 +418,13 @@ def _ahead(
                 if image is _END:
                     ready.put(None)
                     return
-                ready.put(prepare(cast("ImageLike", image)))
+                with reading:
+                    if stop.is_set():
+                        return
+                    item = prepare(cast("ImageLike", image))
+                del image  # its memory is its owner's again
+                ready.put(item)
+                del item
         except BaseException as error:  # handed to the consumer, which raises it
             ready.put(_Failure(error))
 
@@ -431,3 +440,5 @@ def _ahead(
     finally:
         stop.set()
         room.release()
+        with reading:
+            pass  # the image at hand, if any, has been read

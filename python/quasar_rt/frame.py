@@ -118,7 +118,7 @@ class Frame:
         inside = (size, 1) if tail else (1,)
         if array.strides[1:] != inside or array.strides[0] < width * size:  # pixels apart, or upside down
             array = np.ascontiguousarray(array)
-        stride = array.strides[0]
+        stride = array.strides[0] if rows > 1 else width * size
         span = (rows - 1) * stride + width * size
         flat = np.lib.stride_tricks.as_strided(array, (span,), (1,), writeable=False)
         height = rows * 2 // 3 if format == "nv12" else rows
@@ -136,7 +136,7 @@ def _known(what: str, name: object, names: tuple[str, ...]) -> None:
 def _size(what: str, value: object) -> int:
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 < value < 1 << 31:
         return int(value)
-    raise ImageError(f"the frame's {what} is {value!r}; it must be a whole number from 1 on")
+    raise ImageError(f"the frame's {what} is {value!r}; it must be a whole number from 1 to 2147483647")
 
 
 def _bytes(data: Any, what: str) -> npt.NDArray[np.uint8]:

@@ -146,8 +146,10 @@ def _from_file(path: Path) -> Pixels:
 
 
 def _from_pillow(image: Image.Image, what: str) -> Pixels:
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
 
+    if not isinstance(image, Image.Image):
+        raise ImageError(f"cannot use {_type_name(image)} as an image; give the Pillow image itself")
     mode = image.mode
     if mode in _WIDE_MODES or mode.startswith("I;16"):
         raise ImageError(

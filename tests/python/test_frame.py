@@ -2,6 +2,7 @@
 
 import mmap
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -179,6 +180,52 @@ def test_a_stream_has_read_a_frame_when_it_asks_for_the_next(gray_subnet):
     assert threads == {"quasar-stream"}
 
 
+def test_a_stream_keeps_no_frame_whose_successor_it_asks_for(gray_subnet):
+    memory = bytearray(1600)
+
+    def camera():
+        for _ in range(5):
+            view = memoryview(memory)
+            yield Frame(view, 40, 40, "gray")
+            view.release()  # BufferError where somebody still holds it
+
+    with Engine(gray_subnet, threads=1) as engine:
+        assert len(list(engine.stream(camera()))) == 5
+
+
+def test_a_closed_stream_reads_no_frame_any_more(gray_subnet, monkeypatch):
+    prepare, begun, ended = Engine._prepare, [], []
+
+    def slow(self, image, **options):
+        begun.append(time.monotonic())
+        time.sleep(0.05)
+        try:
+            return prepare(self, image, **options)
+        finally:
+            ended.append(time.monotonic())
+
+    def camera():
+        while True:
+            yield Frame(bytes(1600), 40, 40, "gray")
+
+    monkeypatch.setattr(Engine, "_prepare", slow)
+    with Engine(gray_subnet, threads=1) as engine:
+        stream = engine.stream(camera(), ahead=8)
+        next(stream)
+        stream.close()
+        closed = time.monotonic()
+        time.sleep(0.15)
+    assert len(begun) == len(ended)
+    assert max(ended) <= closed
+
+
+def test_one_row_is_a_frame(gray_subnet):
+    row = np.arange(120, dtype=np.uint8).reshape(40, 3)[np.newaxis]
+    for array in (row, row[::-1], np.repeat(row, 2, axis=0)[:1][::-1]):
+        frame = Frame.from_array(array, "bgr")
+        assert (frame.width, frame.height, frame.stride) == (40, 1, 120)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -187,7 +234,10 @@ def test_a_stream_has_read_a_frame_when_it_asks_for_the_next(gray_subnet):
             r"no format 'nv21' of frames; there are gray, rgb, bgr, nv12",
         ),
         (lambda: Frame(bytes(64), 8, 8, "nv12", matrix="bt2020"), r"no matrix 'bt2020' of frames"),
-        (lambda: Frame(bytes(64), 0, 8, "gray"), r"width is 0; it must be a whole number from 1 on"),
+        (
+            lambda: Frame(bytes(64), 0, 8, "gray"),
+            r"width is 0; it must be a whole number from 1 to 2147483647",
+        ),
         (lambda: Frame(bytes(64), 8, -1, "gray"), r"height is -1"),
         (lambda: Frame(bytes(64), 8, 8.0, "gray"), r"height is 8\.0"),
         (lambda: Frame(bytes(64), 8, 8, "gray", stride=True), r"stride is True"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from quasar_rt import ImageError
 from quasar_rt.images import to_pixels
@@ -95,6 +95,11 @@ def test_alpha_is_dropped_not_blended():
     rgba = Image.fromarray(RGB).convert("RGBA")
     rgba.putalpha(0)
     np.testing.assert_array_equal(to_pixels(rgba), RGB)
+
+
+def test_what_pillow_draws_with_is_no_image():
+    with pytest.raises(ImageError, match=r"cannot use a PIL\.ImageDraw\.ImageDraw as an image"):
+        to_pixels(ImageDraw.Draw(Image.new("RGB", (4, 4))))
 
 
 @pytest.mark.parametrize("mode", ["I", "F", "I;16"])

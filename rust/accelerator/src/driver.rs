@@ -324,7 +324,7 @@ impl<T: Transport, E: Executable> Driver<T, E> {
         let line = |bytes: usize| bytes.next_multiple_of(CACHE_LINE);
         let arena_bytes = line(program.arena().len() / ports);
         let input_bytes = line(program.input_bytes() / ports);
-        // Memory may hold what another process left there: two have neither the same seeds nor count the same attempts.
+        // Memory may hold what another process left there: two are unlikely to have the same seeds.
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let own = now.map_or(1, |now| now.as_nanos() as u32);
         let mut lists = Vec::new();

@@ -30,7 +30,7 @@ pub(crate) fn build(threads: usize) -> Result<ThreadPool> {
     check_threads(threads)?;
     ThreadPoolBuilder::new()
         .num_threads(threads)
-        .thread_name(|i| format!("quasar-{i}"))
+        .thread_name(|i| format!("quasar-rows-{i}"))
         .build()
         .map_err(|e| Error::Threads {
             threads,

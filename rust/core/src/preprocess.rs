@@ -25,7 +25,7 @@ const MAX_INTERMEDIATE_BYTES: usize = 256 << 20;
 /// Memory that is kept from one image to the next, at most, in bytes for each buffer.
 const MAX_KEPT_BYTES: usize = 16 << 20;
 
-/// Source rows that are converted and then summed at a time: they stay in L1 or L2 meanwhile.
+/// Source rows that are converted and then summed at a time, with the columns first: they stay in L1 or L2 meanwhile.
 const ROWS_AT_A_TIME: usize = 8;
 
 /// How the bytes of a frame stand for pixels. Names are those of V4L2 and `OpenCV`.
@@ -349,6 +349,10 @@ impl Preprocessor {
         match &plan.vertical {
             Axis::Filter(windows) if plan.vertical_first => {
                 let rows = windows.span();
+                let in_place = source.interleaved() && source.format.bytes() == c;
+                if !in_place && rows.len() * wide > MAX_INTERMEDIATE_BYTES {
+                    return Err(too_large(source));
+                }
                 resize_between(&mut self.between, height * wide, source)?;
                 kernels.resample_rows(
                     windows,
@@ -452,13 +456,17 @@ impl Reader<'_> {
 /// Sizes the image between the two passes, within the limit.
 fn resize_between(between: &mut Vec<u8>, bytes: usize, source: &ImageView) -> Result<()> {
     if bytes > MAX_INTERMEDIATE_BYTES {
-        return Err(Error::InvalidImage(format!(
-            "{} x {} is too large to resize here; scale it down first",
-            source.height, source.width
-        )));
+        return Err(too_large(source));
     }
     between.resize(bytes, 0);
     Ok(())
+}
+
+fn too_large(source: &ImageView) -> Error {
+    Error::InvalidImage(format!(
+        "{} x {} is too large to resize here; scale it down first",
+        source.height, source.width
+    ))
 }
 
 impl Plan {

@@ -90,7 +90,8 @@ impl Kernels {
         dispatch!(self.tier(), largest_magnitude(weights))
     }
 
-    /// Codes `clamp(round(w / scale))`, half to even, within `limit` either way, two in a byte (low nibble first).
+    /// Codes `clamp(round(w / scale))`, half to even, within `limit` either way, two in a byte (low nibble first). Weights are finite, `scale`
+    /// is positive and finite; otherwise codes differ between tiers.
     ///
     /// # Panics
     /// When `limit` is more than 7, or `out` has not half as many bytes as there are weights, rounded up.

@@ -2,13 +2,13 @@
 //!
 //! A join of a general thread pool costs microseconds: queues, locks, sleeping threads. Here the caller writes one job and opens it;
 //! members that have just worked still watch for that, each takes the share of its own number, and who is done takes what nobody
-//! has begun. The caller waits only for members that came, so one that is asleep or was preempted holds nobody up.
+//! has begun. The caller waits only for members that came: one that has not, asleep or preempted, holds nobody up.
 //! Nothing is allocated and no lock is taken. A member that has had nothing to do for a while sleeps until it is woken: an idle team costs
 //! no CPU time.
 //!
 //! Lives in this crate because a job is borrowed from its caller, which safe Rust cannot lend to a thread that outlives the call.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::fmt;
 use std::hint;
 use std::io;
@@ -112,7 +112,9 @@ impl Shared {
             let caller = caller.clone();
             // SAFETY: the closure lives while somebody is inside.
             let work = AssertUnwindSafe(|| unsafe { (**work)(member) });
-            if catch_unwind(work).is_err() {
+            if let Err(payload) = catch_unwind(work) {
+                // Not dropped: that could panic, too.
+                std::mem::forget(payload);
                 self.panicked.store(true, Ordering::Relaxed);
             }
             if self.state.fetch_sub(1, Ordering::AcqRel) & (OPEN | INSIDE) == 1 {
@@ -122,14 +124,16 @@ impl Shared {
     }
 }
 
-/// Ends a job, also where the caller's own part panics.
-struct Join<'a>(&'a Team);
+/// Ends a job, also where the caller's own part panics, and tells whether a member panicked.
+struct Join<'a>(&'a Team, &'a Cell<bool>);
 
 impl Drop for Join<'_> {
     fn drop(&mut self) {
-        let state = &self.0.shared.state;
-        state.fetch_and(!OPEN, Ordering::AcqRel);
-        wait_for(|| (state.load(Ordering::Acquire) & INSIDE == 0).then_some(()));
+        let shared = &self.0.shared;
+        shared.state.fetch_and(!OPEN, Ordering::AcqRel);
+        wait_for(|| (shared.state.load(Ordering::Acquire) & INSIDE == 0).then_some(()));
+        // Before the next caller's job can set it.
+        self.1.set(shared.panicked.swap(false, Ordering::Relaxed));
         self.0.busy.store(false, Ordering::Release);
     }
 }
@@ -218,14 +222,12 @@ impl Team {
         }
         // The job before is closed and left: this opens the next one.
         shared.state.fetch_add(TURN | OPEN, Ordering::AcqRel);
-        let join = Join(self);
+        let panicked = Cell::new(false);
+        let join = Join(self, &panicked);
         self.wake();
         work(0);
         drop(join);
-        assert!(
-            !shared.panicked.swap(false, Ordering::Relaxed),
-            "a thread of the team panicked"
-        );
+        assert!(!panicked.get(), "a thread of the team panicked");
     }
 
     /// Calls `work(i, &mut items[i], rows)` for every item, with the item's `chunk` of `rows` (the last one may be shorter; none where they

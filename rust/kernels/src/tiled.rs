@@ -736,7 +736,7 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
                 }
             }
         }
-        if window.sorted && !at_once {
+        if window.sorted && !at_once && n > 0 {
             let out = epilogue.block(0, n, first, cols);
             // SAFETY: as above.
             unsafe { epilogue.reorder(staged.as_ptr(), order, out) };

@@ -81,3 +81,20 @@ fn items_are_spread_over_the_threads() {
     assert_eq!(ids[0], caller);
     assert_ne!(ids[1], caller);
 }
+
+#[test]
+fn panics_of_one_job_do_not_reach_the_next() {
+    let team = Team::new(2).unwrap();
+    let working = AtomicUsize::new(0);
+    let run = || {
+        team.for_each(&mut [(); 2], &mut [(); 0], 1, |_, (), _| {
+            working.fetch_add(1, Ordering::AcqRel);
+            while working.load(Ordering::Acquire) < 2 {
+                thread::yield_now();
+            }
+            panic!("on purpose");
+        });
+    };
+    assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
+    team.for_each(&mut [(); 2], &mut [(); 0], 1, |_, (), _| ());
+}

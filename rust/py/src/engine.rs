@@ -13,7 +13,7 @@ use numpy::{
 };
 use pyo3::prelude::*;
 use quasar_accelerator::device::Device;
-use quasar_core::cpu::{softmax, top_k, FrameTime, NEVER};
+use quasar_core::cpu::{softmax, top_k, FrameTime, PerProcess, NEVER};
 use quasar_core::network::supported_tiers;
 use quasar_core::preprocess::{ImageView, PixelFormat, Preprocessor, YuvMatrix};
 use quasar_core::subnet::config::{Image, Preprocess};
@@ -50,7 +50,7 @@ pub enum Input<'py> {
     Raw(Raw<'py>),
 }
 
-/// A camera's frame: the attributes of `quasar_rt.Frame`, which has checked the sizes for being whole numbers of at least 0.
+/// A camera's frame: the attributes of `quasar_rt.Frame`, which has checked the sizes for being whole numbers from 1 on.
 #[derive(FromPyObject)]
 pub struct Raw<'py> {
     data: PyReadonlyArray1<'py, u8>,
@@ -123,7 +123,7 @@ pub struct Engine {
     /// Whether a frame may take long.
     slow: bool,
     /// Idle memory of [`Engine::prepare`].
-    preparing: Mutex<Vec<Preprocessor>>,
+    preparing: PerProcess<Mutex<Vec<Preprocessor>>>,
 }
 
 #[pymethods]
@@ -160,7 +160,7 @@ impl Engine {
             cpu: Some(executor),
             subnet,
             slow: macs > limit,
-            preparing: Mutex::default(),
+            preparing: PerProcess::new(),
         })
     }
 
@@ -182,7 +182,7 @@ impl Engine {
             cpu: None,
             subnet,
             slow: true,
-            preparing: Mutex::default(),
+            preparing: PerProcess::new(),
         })
     }
 
@@ -209,7 +209,7 @@ impl Engine {
             cpu: None,
             subnet,
             slow: true,
-            preparing: Mutex::default(),
+            preparing: PerProcess::new(),
         })
     }
 
@@ -230,7 +230,7 @@ impl Engine {
             cpu: None,
             subnet,
             slow: true,
-            preparing: Mutex::default(),
+            preparing: PerProcess::new(),
         })
     }
 
@@ -277,11 +277,8 @@ impl Engine {
         let view = self.view(&image)?;
         py.detach(|| {
             let start = Instant::now();
-            let idle = || {
-                self.preparing
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-            };
+            let list = self.preparing.get(|| Ok(Mutex::default()))?;
+            let idle = || list.lock().unwrap_or_else(PoisonError::into_inner);
             let taken = idle().pop();
             let mut preprocessor = taken.unwrap_or_else(|| Preprocessor::new(self.subnet.config()));
             let mut pixels = Vec::new();
