@@ -181,13 +181,11 @@ def test_a_stream_has_read_a_frame_when_it_asks_for_the_next(gray_subnet):
 
 
 def test_a_stream_keeps_no_frame_whose_successor_it_asks_for(gray_subnet):
-    memory = bytearray(1600)
-
     def camera():
         for _ in range(5):
-            view = memoryview(memory)
-            yield Frame(view, 40, 40, "gray")
-            view.release()  # BufferError where somebody still holds it
+            memory = mmap.mmap(-1, 1600)
+            yield Frame(memory, 40, 40, "gray")
+            memory.close()  # BufferError where somebody still holds it
 
     with Engine(gray_subnet, threads=1) as engine:
         assert len(list(engine.stream(camera()))) == 5
