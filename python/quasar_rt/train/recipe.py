@@ -241,8 +241,9 @@ def load_recipe(path: str | os.PathLike[str], changes: Iterable[str] = ()) -> Re
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path} is not TOML: {error}") from error
     changes = list(changes)
+    changed = _changed(table, changes, path.parent)
     try:
-        return Recipe.from_dict(_changed(table, changes, path.parent), str(path))
+        return Recipe.from_dict(changed, str(path))
     except SettingsError as error:
         causes = _causes(str(error), table, changes, path)
         if not causes:
