@@ -65,7 +65,7 @@ struct RowTile {
 
 // A matrix, 4-bit rows first: two of them make a pair.
 inline std::vector<RowTile> row_tiles(const std::vector<MatrixRow>& rows) {
-  const auto put = [](std::vector<uint8_t>& bytes, uint32_t value, unsigned count) {
+  const auto put = [](std::vector<uint8_t>& bytes, uint64_t value, unsigned count) {
     for (unsigned i = 0; i < count; ++i)
       bytes.push_back(uint8_t(value >> (8 * i)));
   };
@@ -85,8 +85,8 @@ inline std::vector<RowTile> row_tiles(const std::vector<MatrixRow>& rows) {
     }
     for (const size_t end = i + (two ? 2 : 1); i < end; ++i) {
       std::vector<uint8_t>& bytes = tiles.back().parameters;
-      put(bytes, uint32_t(rows[i].bias), 4);
-      put(bytes, uint32_t(rows[i].mult), 2);
+      put(bytes, uint64_t(rows[i].bias), 4);
+      put(bytes, uint64_t(rows[i].mult), 2);
       put(bytes, rows[i].shift, 1);
       put(bytes, rows[i].destination, 1);
       put(bytes, rows[i].column, 2);
