@@ -12,7 +12,7 @@ from quasar_rt import Engine, Subnet, UnsupportedTierError, oracle, random_subne
 from quasar_rt.testing import random_case, random_image
 
 VECTORS = Path(__file__).resolve().parent.parent / "vectors"
-TIERS = ["scalar", "avx2", "avx512vnni", "neon"]
+TIERS = ["scalar", "avx2", "avx512vnni", "amx", "neon"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 

@@ -74,7 +74,7 @@ def test_smaller_tiles_are_noticed(tmp_path: Path) -> None:
 def test_accumulators_on_the_stack_are_noticed(tmp_path: Path) -> None:
     sum_up = "_mm512_dpbusd_epi32(row[v], codes, weights[v])"
     changed = compile_changed(
-        tmp_path, "x86/avx512vnni.rs", (f"row[v] = {sum_up};", f"row[v] = std::hint::black_box({sum_up});")
+        tmp_path, "x86/avx512/vnni.rs", (f"row[v] = {sum_up};", f"row[v] = std::hint::black_box({sum_up});")
     )
     assert any(
         "accesses to the stack" in problem

@@ -271,7 +271,7 @@ macro_rules! dispatch {
     ($tier:expr, $scalar:expr, $avx2:expr) => {
         match $tier {
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 | Tier::Avx512Vnni => $avx2,
+            Tier::Avx2 | Tier::Avx512Vnni | Tier::Amx => $avx2,
             _ => $scalar,
         }
     };

@@ -10,7 +10,7 @@
 //! | [`scalar`] | the reference: the document's formulas in plain Rust |
 //! | [`atoms`] | 8-bit weights as the accelerator's 4-bit atoms |
 //! | `tiled` | packing, tiling and edges of the SIMD tiers |
-//! | `x86::avx2`, `x86::avx512vnni`, `neon` | one SIMD tier each: tiles and epilogues |
+//! | `x86::avx2`, `x86::avx512`, `neon` | the SIMD tiers: tiles and epilogues |
 //! | [`image`] | resampling and pixel formats; `x86::image` for the x86 tiers |
 //! | `quantize` | rows of floats to packed codes; `x86::quantize` for the x86 tiers |
 //! | `buffer` | aligned, grow-only memory |
@@ -269,7 +269,9 @@ macro_rules! dispatch {
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => dispatch!(@ $isa = x86::Avx2 => $simd),
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx512Vnni => dispatch!(@ $isa = x86::Avx512Vnni => $simd),
+            Tier::Avx512Vnni => dispatch!(@ $isa = x86::Avx512<false> => $simd),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Amx => dispatch!(@ $isa = x86::Avx512<true> => $simd),
             #[cfg(target_arch = "aarch64")]
             Tier::Neon => dispatch!(@ $isa = neon::Neon<false> => $simd),
             #[cfg(target_arch = "aarch64")]
@@ -465,7 +467,10 @@ impl Kernels {
         );
         kv.tier = self.tier;
         (kv.tokens, kv.head_dim) = (k.rows(), k.cols());
-        dispatch!(self.tier, scalar::pack_kv(k, v, kv), I => tiled::pack_kv::<I>(k, v, kv));
+        dispatch!(self.tier,
+            scalar::pack_kv(k, v, kv),
+            // SAFETY: this CPU has the tier.
+            I => unsafe { tiled::pack_kv::<I>(k, v, kv) });
     }
 
     /// The whole attention section for some query rows of one head.

@@ -76,7 +76,7 @@ macro_rules! dispatch {
         match $tier {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the tier has AVX2.
-            Tier::Avx2 | Tier::Avx512Vnni => unsafe {
+            Tier::Avx2 | Tier::Avx512Vnni | Tier::Amx => unsafe {
                 crate::x86::quantize::$function($($argument),*)
             },
             _ => scalar::$function($($argument),*),

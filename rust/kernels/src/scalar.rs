@@ -133,8 +133,10 @@ impl Moments {
     pub fn new(sum: i32, squares: i64, d: usize, epsilon: i64) -> Self {
         let v = (d as i64 * squares - i64::from(sum) * i64::from(sum) + epsilon) as u64;
         let bits = (u64::BITS - v.leading_zeros()).div_ceil(2);
-        let root = (v << (2 * (26 - bits))).isqrt();
-        let inv = ((1 << 40) / root).min(32767) as i16;
+        // Floats are exact here, and faster than integers: the radicand is below 2^52, and a root or quotient that is no integer is
+        // further from the next one than its rounding.
+        let root = ((v << (2 * (26 - bits))) as f64).sqrt().floor();
+        let inv = ((1u64 << 40) as f64 / root).floor().min(32767.0) as i16;
         Self { sum, bits, inv }
     }
 

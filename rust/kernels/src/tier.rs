@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(target_arch = "x86_64")]
+use crate::x86;
+
 /// An instruction-set tier. Every tier gives the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tier {
@@ -12,6 +15,8 @@ pub enum Tier {
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI (`vpdpbusd`).
     Avx512Vnni,
+    /// x86-64 with that and AMX's tiles of 8-bit numbers (`tdpbssd`).
+    Amx,
     /// 64-bit Arm, baseline Armv8.0 (`smlal`).
     Neon,
     /// 64-bit Arm with the dot product of Armv8.2 (`sdot`).
@@ -26,7 +31,7 @@ impl fmt::Display for UnknownTier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "unknown tier {:?}: use one of scalar, avx2, avx512vnni, neon, neondot",
+            "unknown tier {:?}: use one of scalar, avx2, avx512vnni, amx, neon, neondot",
             self.0
         )
     }
@@ -36,20 +41,22 @@ impl std::error::Error for UnknownTier {}
 
 impl Tier {
     /// Every tier, slowest first.
-    pub const ALL: [Tier; 5] = [
+    pub const ALL: [Tier; 6] = [
         Tier::Scalar,
         Tier::Avx2,
         Tier::Avx512Vnni,
+        Tier::Amx,
         Tier::Neon,
         Tier::NeonDot,
     ];
 
-    /// The name that options and tables use: `scalar`, `avx2`, `avx512vnni`, `neon` or `neondot`.
+    /// The name that options and tables use: `scalar`, `avx2`, `avx512vnni`, `amx`, `neon` or `neondot`.
     pub fn name(self) -> &'static str {
         match self {
             Tier::Scalar => "scalar",
             Tier::Avx2 => "avx2",
             Tier::Avx512Vnni => "avx512vnni",
+            Tier::Amx => "amx",
             Tier::Neon => "neon",
             Tier::NeonDot => "neondot",
         }
@@ -69,6 +76,8 @@ impl Tier {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Tier::Amx => Tier::Avx512Vnni.is_supported() && x86::amx::is_usable(),
             #[cfg(target_arch = "aarch64")]
             Tier::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]

@@ -131,13 +131,17 @@ impl Narrow {
 /// epilogues read `PANEL` accumulators for each row of `out` (rows stand `PANEL` apart; those past
 /// `out.cols` are arbitrary), `PANEL` parameters, and write `out.cols` values to each row. `softmax` reads
 /// `tokens` logits rounded up to `PAD` and may write as many probabilities.
-pub(crate) unsafe trait Isa {
+pub(crate) unsafe trait Isa: Sized {
     /// A weight as packed.
     type Weight: Plain + From<i8>;
     /// An activation as multiplied.
     type Code: Plain;
     /// Input rows of a tile.
     const ROWS: usize;
+    /// A tile's rows are read and its sums written in multiples of this many, whatever stands in those that are not asked for.
+    const WHOLE_ROWS: usize = 1;
+    /// Query rows whose logits are alive together: few enough for the L1 cache.
+    const QUERIES: usize = 2 * Self::ROWS;
     /// Weight rows of a full panel.
     const PANEL: usize;
     /// Weight rows of one vector of accumulators.
@@ -188,6 +192,59 @@ pub(crate) unsafe trait Isa {
         // SAFETY: the same contract.
         unsafe { Self::tile(a, stride, rows, w, width, k, bias, out, out_stride) }
     }
+
+    /// [`Isa::tile_wide`] for probabilities.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn tile_probs(
+        a: *const Self::Code,
+        stride: usize,
+        rows: usize,
+        w: *const Self::Weight,
+        width: usize,
+        k: usize,
+        bias: *const i32,
+        out: *mut i32,
+        out_stride: usize,
+    ) {
+        // SAFETY: the same contract.
+        unsafe { Self::tile_wide(a, stride, rows, w, width, k, bias, out, out_stride) }
+    }
+
+    /// Input rows as codes of `k` columns (not fewer than the input's); what pads them may be anything.
+    unsafe fn encode(input: Rows<i8>, k: usize, codes: &mut [Self::Code]) {
+        for (row, i) in codes.chunks_exact_mut(k).zip(0..input.rows()) {
+            for (code, &a) in row.iter_mut().zip(input.row(i)) {
+                *code = Self::code(a);
+            }
+        }
+    }
+
+    /// Packs keys as [`panels`] cuts them, and makes the biases that undo the offset of codes; those of rows that pad are 0.
+    unsafe fn pack_keys(keys: Rows<i8>, packed: &mut [Self::Weight], bias: &mut [i32]) {
+        pack_rows::<Self>(keys, packed);
+        let (live, padding) = bias.split_at_mut(keys.rows());
+        for (j, bias) in live.iter_mut().enumerate() {
+            *bias = -Self::CODE_OFFSET * sum(keys.row(j));
+        }
+        padding.fill(0);
+    }
+
+    /// Packs the transpose of values as [`panels`] cuts it, and makes the sums of their columns; those of columns that pad are 0.
+    unsafe fn pack_values(values: Rows<i8>, packed: &mut [Self::Weight], sums: &mut [i32]) {
+        pack_columns::<Self>(values, packed);
+        sums.fill(0);
+        for j in 0..values.rows() {
+            for (sum, &v) in sums.iter_mut().zip(values.row(j)) {
+                *sum += i32::from(v);
+            }
+        }
+    }
+
+    /// Comes on a thread before its tiles ...
+    unsafe fn begin() {}
+
+    /// ... and after them.
+    unsafe fn end() {}
 
     /// [`Isa::tile`] for weights in [-7, 7], in the form of [`Isa::NARROW`], whose 16-bit sums can run over
     /// `run` k, a positive multiple of its step.
@@ -247,13 +304,15 @@ pub(crate) unsafe trait Isa {
         }
     }
 
-    /// Probabilities of one query row; gives the sums of e12 and e8.
+    /// Probabilities of as many query rows as there are sums, at most `QUERIES`; their sums are those of e12 and e8.
     unsafe fn softmax(
         logits: *const i32,
+        probs: *mut Self::Code,
+        stride: usize,
         tokens: usize,
         mult: i32,
-        probs: *mut Self::Code,
-    ) -> (i32, i32);
+        sums: &mut [(i32, i32)],
+    );
 
     /// Output codes of some query rows.
     unsafe fn attention_output(
@@ -301,8 +360,12 @@ impl<I: Isa> CheckSizes<I> {
         );
         assert!(WINDOW.is_multiple_of(I::PANEL), "a window is whole panels");
         assert!(
-            TILES * I::ROWS <= MAX_BLOCK,
-            "a block's rows have a scale each"
+            I::QUERIES <= MAX_QUERIES && I::QUERIES.is_multiple_of(I::WHOLE_ROWS),
+            "a block's rows have a scale each, and room for whole tiles"
+        );
+        assert!(
+            I::ROWS.is_multiple_of(I::WHOLE_ROWS),
+            "a tile has whole rows"
         );
         assert!(
             size_of::<I::Weight>() <= 2 && size_of::<I::Code>() <= 2,
@@ -311,10 +374,8 @@ impl<I: Isa> CheckSizes<I> {
     };
 }
 
-/// Tiles of query rows whose logits are alive together: few enough for the L1 cache.
-const TILES: usize = 2;
-/// As many scales as the largest tier's block has rows.
-const MAX_BLOCK: usize = 16;
+/// As many scales as the largest tier's block of queries has rows.
+const MAX_QUERIES: usize = 16;
 
 /// The portable [`Isa::lookup`].
 ///
@@ -391,6 +452,13 @@ fn padded_rows<I: Isa>(rows: usize) -> usize {
     rows.next_multiple_of(I::LANES)
 }
 
+/// The panels that so many padded rows of keys or values are cut into, as even as whole vectors allow: first row and width.
+pub(crate) fn panels<I: Isa>(total: usize) -> impl Iterator<Item = (usize, usize)> {
+    let (vectors, count) = (total / I::LANES, total.div_ceil(I::PANEL));
+    let first = move |i: usize| vectors * i / count * I::LANES;
+    (0..count).map(move |i| (first(i), first(i + 1) - first(i)))
+}
+
 /// Fills a panel: `row(r)` for each of its `width` rows, zeros past a row's end.
 fn pack_panel<'a, W: Plain + From<i8>>(
     panel: &mut [W],
@@ -420,9 +488,7 @@ fn pack_panel<'a, W: Plain + From<i8>>(
 /// Packs row-major `source` into `weights`.
 fn pack_rows<I: Isa>(source: Rows<i8>, weights: &mut [I::Weight]) {
     let (rows, k) = (source.rows(), source.cols().next_multiple_of(I::STEP));
-    let total = padded_rows::<I>(rows);
-    for first in (0..total).step_by(I::PANEL) {
-        let width = I::PANEL.min(total - first);
+    for (first, width) in panels::<I>(padded_rows::<I>(rows)) {
         let panel = &mut weights[first * k..][..width * k];
         pack_panel(panel, width, I::GROUP, |r| {
             if first + r < rows {
@@ -443,9 +509,7 @@ fn sum(row: &[i8]) -> i32 {
 fn pack_columns<I: Isa>(source: Rows<i8>, weights: &mut [I::Weight]) {
     let (rows, tokens) = (source.cols(), source.rows());
     let k = tokens.next_multiple_of(I::STEP);
-    let total = padded_rows::<I>(rows);
-    for first in (0..total).step_by(I::PANEL) {
-        let width = I::PANEL.min(total - first);
+    for (first, width) in panels::<I>(padded_rows::<I>(rows)) {
         let live = width.min(rows - first);
         let panel = &mut weights[first * k..][..width * k];
         for (g, group) in panel.chunks_exact_mut(width * I::GROUP).enumerate() {
@@ -466,14 +530,19 @@ fn pack_columns<I: Isa>(source: Rows<i8>, weights: &mut [I::Weight]) {
     }
 }
 
-/// Copies input rows as codes of `k` columns; what pads them is multiplied by zero weights.
-fn encode<I: Isa>(input: Rows<i8>, k: usize, codes: &mut Buffer) {
-    let codes: &mut [I::Code] = codes.take(input.rows() * k);
-    for (i, row) in codes.chunks_exact_mut(k).enumerate() {
-        for (code, &a) in row.iter_mut().zip(input.row(i)) {
-            *code = I::code(a);
-        }
-    }
+/// Copies input rows as codes of `k` columns; what pads them is multiplied by zero weights. There is room for whole rows.
+///
+/// # Safety
+/// The CPU has the tier's features.
+unsafe fn encode<I: Isa>(input: Rows<i8>, k: usize, codes: &mut Buffer) {
+    let codes = codes.take(whole_rows::<I>(input.rows()) * k);
+    // SAFETY: the caller's promise.
+    unsafe { I::encode(input, k, codes) }
+}
+
+/// As many rows as tiles of that many touch.
+fn whole_rows<I: Isa>(rows: usize) -> usize {
+    rows.next_multiple_of(I::WHOLE_ROWS)
 }
 
 /// Copies input rows as codes that narrow rows multiply.
@@ -656,7 +725,8 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
     let k = layer.k.next_multiple_of(I::STEP);
     let has = |narrow: bool| layer.panels.iter().any(|panel| panel.narrow == narrow);
     if has(false) {
-        encode::<I>(input, k, &mut scratch.codes);
+        // SAFETY: the caller promises the features.
+        unsafe { encode::<I>(input, k, &mut scratch.codes) };
     }
     let form = I::NARROW.filter(|_| has(true));
     if let Some(form) = form {
@@ -673,6 +743,8 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
     let staged = scratch
         .staged
         .take::<E::Value>(if sorted { n * I::STAGED } else { 0 });
+    // SAFETY: the caller promises the features.
+    unsafe { I::begin() };
     for (window, first) in layer.windows.iter().zip((0..).step_by(WINDOW)) {
         let cols = WINDOW.min(layer.rows - first);
         let order = order[first..first + WINDOW].as_ptr();
@@ -724,7 +796,7 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
                         let (k, run) = (narrow_k, panel.run);
                         I::tile_narrow(a, k, rows, w, width, k, run, bias, acc, I::PANEL);
                     } else {
-                        let a = codes[i * k..][..rows * k].as_ptr();
+                        let a = codes[i * k..][..whole_rows::<I>(rows) * k].as_ptr();
                         I::tile(a, k, rows, wide.as_ptr(), width, k, bias, acc, I::PANEL);
                     }
                     epilogue.finish(acc, requant, out, window.sorted);
@@ -742,6 +814,8 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
             unsafe { epilogue.reorder(staged.as_ptr(), order, out) };
         }
     }
+    // SAFETY: as above.
+    unsafe { I::end() };
 }
 
 /// The parameters of the panel that starts at `slot`.
@@ -901,28 +975,23 @@ pub(crate) unsafe fn layer_norm<I: Isa>(norm: &LayerNorm, x: Rows<i16>, mut out:
 }
 
 /// `Kernels::pack_kv`; `kv.tokens` and `kv.head_dim` are set.
-pub(crate) fn pack_kv<I: Isa>(keys: Rows<i8>, values: Rows<i8>, kv: &mut KvHead) {
+///
+/// # Safety
+/// The CPU has the tier's features.
+pub(crate) unsafe fn pack_kv<I: Isa>(keys: Rows<i8>, values: Rows<i8>, kv: &mut KvHead) {
     let (tokens, dim) = (kv.tokens, kv.head_dim);
-    let key_bias = kv.key_bias.take::<i32>(padded_rows::<I>(tokens));
-    let packed = kv
-        .keys
-        .take(padded_rows::<I>(tokens) * dim.next_multiple_of(I::STEP));
-    pack_rows::<I>(keys, packed);
-    for (j, bias) in key_bias[..tokens].iter_mut().enumerate() {
-        *bias = -I::CODE_OFFSET * sum(keys.row(j));
-    }
-    pack_columns::<I>(
-        values,
-        kv.values
-            .take(padded_rows::<I>(dim) * tokens.next_multiple_of(I::STEP)),
-    );
+    let (total_keys, total_dims) = (padded_rows::<I>(tokens), padded_rows::<I>(dim));
     let padded = dim.next_multiple_of(I::PANEL);
+    let packed_keys = kv.keys.take(total_keys * dim.next_multiple_of(I::STEP));
+    let packed_values = kv
+        .values
+        .take(total_dims * tokens.next_multiple_of(I::STEP));
+    let key_bias = kv.key_bias.take::<i32>(total_keys);
     let means = kv.means.take::<i32>(padded);
-    means.fill(0);
-    for j in 0..tokens {
-        for (sum, &v) in means.iter_mut().zip(values.row(j)) {
-            *sum += i32::from(v);
-        }
+    // SAFETY: the caller's promise.
+    unsafe {
+        I::pack_keys(keys, packed_keys, key_bias);
+        I::pack_values(values, packed_values, means);
     }
     for (bias, mean) in kv.value_bias.take::<i32>(padded).iter_mut().zip(means) {
         *bias = -I::PROB_OFFSET * *mean;
@@ -948,32 +1017,34 @@ pub(crate) unsafe fn attention<I: Isa>(
     );
     let (total_keys, total_dims) = (padded_rows::<I>(tokens), padded_rows::<I>(dim));
     let stride = tokens.next_multiple_of(PAD);
-    let block_rows = TILES * I::ROWS;
 
-    encode::<I>(q, dim_k, &mut scratch.codes);
-    let codes = &scratch.codes.as_slice::<I::Code>()[..q.rows() * dim_k];
+    // SAFETY: the caller promises the features.
+    unsafe { encode::<I>(q, dim_k, &mut scratch.codes) };
+    let codes = &scratch.codes.as_slice::<I::Code>()[..whole_rows::<I>(q.rows()) * dim_k];
     let keys = &kv.keys.as_slice::<I::Weight>()[..total_keys * dim_k];
     let key_bias = &kv.key_bias.as_slice::<i32>()[..total_keys];
     let values = &kv.values.as_slice::<I::Weight>()[..total_dims * tokens_k];
     let value_bias = &kv.value_bias.as_slice::<i32>()[..total_dims];
     let means = &kv.means.as_slice::<i32>()[..dim.next_multiple_of(I::PANEL)];
-    let logits = scratch.logits.take::<i32>(block_rows * stride);
-    let probs = scratch.probs.take::<I::Code>(block_rows * stride);
+    let logits = scratch.logits.take::<i32>(I::QUERIES * stride);
+    let probs = scratch.probs.take::<I::Code>(I::QUERIES * stride);
     let tile = scratch.tile.take::<i32>(I::ROWS * I::PANEL);
-    let mut scales = [RowScale::default(); MAX_BLOCK];
+    let mut scales = [RowScale::default(); MAX_QUERIES];
 
-    for block in (0..q.rows()).step_by(block_rows) {
-        let rows = block_rows.min(q.rows() - block);
-        for first in (0..total_keys).step_by(I::PANEL) {
-            let width = I::PANEL.min(total_keys - first);
+    // SAFETY: the caller promises the features.
+    unsafe { I::begin() };
+    for block in (0..q.rows()).step_by(I::QUERIES) {
+        let rows = I::QUERIES.min(q.rows() - block);
+        for (first, width) in panels::<I>(total_keys) {
             let (w, bias) = (
                 &keys[first * dim_k..][..width * dim_k],
                 &key_bias[first..][..width],
             );
             for i in (0..rows).step_by(I::ROWS) {
                 let n = I::ROWS.min(rows - i);
-                let a = &codes[(block + i) * dim_k..][..n * dim_k];
-                let out = &mut logits[i * stride + first..][..(n - 1) * stride + width];
+                let whole = whole_rows::<I>(n);
+                let a = &codes[(block + i) * dim_k..][..whole * dim_k];
+                let out = &mut logits[i * stride + first..][..(whole - 1) * stride + width];
                 // SAFETY: the slices have the sizes that tile reads and writes.
                 unsafe {
                     I::tile_wide(
@@ -990,14 +1061,11 @@ pub(crate) unsafe fn attention<I: Isa>(
                 }
             }
         }
-        for (i, scale) in scales[..rows].iter_mut().enumerate() {
-            let (logits, probs) = (
-                &logits[i * stride..][..stride],
-                &mut probs[i * stride..][..stride],
-            );
-            // SAFETY: both slices hold the tokens rounded up to PAD.
-            let (sum12, sum8) =
-                unsafe { I::softmax(logits.as_ptr(), tokens, head.mult, probs.as_mut_ptr()) };
+        let (mut sums, logits) = ([(0, 0); MAX_QUERIES], &logits[..rows * stride]);
+        let (sums, first) = (&mut sums[..rows], probs[..rows * stride].as_mut_ptr());
+        // SAFETY: both slices hold rows of the tokens rounded up to PAD.
+        unsafe { I::softmax(logits.as_ptr(), first, stride, tokens, head.mult, sums) };
+        for (scale, &(sum12, sum8)) in scales.iter_mut().zip(&*sums) {
             let (mult, shift) = attention_scale(sum12 as u32, head.out_mult, head.out_shift);
             *scale = RowScale {
                 lost: sum12 - 16 * sum8,
@@ -1005,8 +1073,7 @@ pub(crate) unsafe fn attention<I: Isa>(
                 shift,
             };
         }
-        for first in (0..total_dims).step_by(I::PANEL) {
-            let width = I::PANEL.min(total_dims - first);
+        for (first, width) in panels::<I>(total_dims) {
             let (w, bias) = (
                 &values[first * tokens_k..][..width * tokens_k],
                 &value_bias[first..][..width],
@@ -1014,11 +1081,11 @@ pub(crate) unsafe fn attention<I: Isa>(
             let means = &means[first..][..I::PANEL];
             for i in (0..rows).step_by(I::ROWS) {
                 let n = I::ROWS.min(rows - i);
-                let a = &probs[i * stride..][..n * stride];
+                let a = &probs[i * stride..][..whole_rows::<I>(n) * stride];
                 // SAFETY: the slices have the sizes that tile reads; the tile buffer holds ROWS rows of
                 // PANEL; the epilogue gets a full tile, a panel of means and a scale for each row.
                 unsafe {
-                    I::tile_wide(
+                    I::tile_probs(
                         a.as_ptr(),
                         stride,
                         n,
@@ -1035,4 +1102,6 @@ pub(crate) unsafe fn attention<I: Isa>(
             }
         }
     }
+    // SAFETY: as above.
+    unsafe { I::end() };
 }

@@ -105,6 +105,75 @@ fn sums(x: &[i16]) -> (i32, i64) {
     )
 }
 
+/// Probabilities of one query row; gives the sums of e12 and e8.
+///
+/// # Safety
+/// As `Isa::softmax`, for one row.
+#[target_feature(enable = "neon")]
+unsafe fn softmax_row(logits: *const i32, tokens: usize, mult: i32, probs: *mut i8) -> (i32, i32) {
+    const LANES: [u32; 4] = [0, 1, 2, 3];
+    // SAFETY: the caller promises tokens rounded up to 64 logits and probabilities; the tables have 64
+    // entries.
+    unsafe {
+        let lanes = vld1q_u32(LANES.as_ptr());
+        let below = |j: usize| {
+            vcltq_u32(
+                vaddq_u32(lanes, vdupq_n_u32(j as u32)),
+                vdupq_n_u32(tokens as u32),
+            )
+        };
+        let mut max = vdupq_n_s32(i32::MIN);
+        for j in (0..tokens).step_by(4) {
+            max = vbslq_s32(below(j), vmaxq_s32(max, vld1q_s32(logits.add(j))), max);
+        }
+        let max = vdupq_n_s32(vmaxvq_s32(max));
+        let cap = vdupq_n_s32(logit_cap(mult));
+        let half = vdupq_n_s32(1 << 19);
+        let (low_table, high_table) = (
+            vld1q_u8_x4(EXP2_LOW.as_ptr()),
+            vld1q_u8_x4(EXP2_HIGH.as_ptr()),
+        );
+        // Shifts every table entry to 0: what stands for the keys past the end.
+        let nothing = vdupq_n_s32(2047);
+        let (mut total12, mut total8) = (vdupq_n_u32(0), vdupq_n_u32(0));
+        for j in (0..tokens).step_by(16) {
+            let exponent = |v: usize| {
+                let at = j + 4 * v;
+                let d = vminq_s32(vsubq_s32(max, vld1q_s32(logits.add(at))), cap);
+                let u = vshrq_n_s32::<20>(vmlaq_n_s32(half, d, mult));
+                vmovn_u32(vreinterpretq_u32_s32(vbslq_s32(below(at), u, nothing)))
+            };
+            let u = [
+                vcombine_u16(exponent(0), exponent(1)),
+                vcombine_u16(exponent(2), exponent(3)),
+            ];
+            let index = vandq_u8(
+                vcombine_u8(vmovn_u16(u[0]), vmovn_u16(u[1])),
+                vdupq_n_u8(63),
+            );
+            let (low, high) = (vqtbl4q_u8(low_table, index), vqtbl4q_u8(high_table, index));
+            let mut e8 = [vdup_n_u8(0); 2];
+            for (v, (e8, e)) in e8
+                .iter_mut()
+                .zip([vzip1q_u8(low, high), vzip2q_u8(low, high)])
+                .enumerate()
+            {
+                let shift = vnegq_s16(vreinterpretq_s16_u16(vshrq_n_u16::<6>(u[v])));
+                let e12 = vrshrq_n_u16::<1>(vshlq_u16(vreinterpretq_u16_u8(e), shift));
+                total12 = vpadalq_u16(total12, e12);
+                *e8 = vrshrn_n_u16::<4>(e12);
+            }
+            let e8 = vcombine_u8(e8[0], e8[1]);
+            total8 = vpadalq_u16(total8, vpaddlq_u8(e8));
+            vst1q_s8(
+                probs.add(j),
+                vreinterpretq_s8_u8(veorq_u8(e8, vdupq_n_u8(0x80))),
+            );
+        }
+        (vaddvq_u32(total12) as i32, vaddvq_u32(total8) as i32)
+    }
+}
+
 // SAFETY: each function does what the trait says of it, for any sizes within its bounds; `tests/tiers.rs` compares them.
 unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     type Weight = i8;
@@ -322,67 +391,18 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     }
 
     #[target_feature(enable = "neon")]
-    unsafe fn softmax(logits: *const i32, tokens: usize, mult: i32, probs: *mut i8) -> (i32, i32) {
-        const LANES: [u32; 4] = [0, 1, 2, 3];
-        // SAFETY: the caller promises tokens rounded up to 64 logits and probabilities; the tables have 64
-        // entries.
-        unsafe {
-            let lanes = vld1q_u32(LANES.as_ptr());
-            let below = |j: usize| {
-                vcltq_u32(
-                    vaddq_u32(lanes, vdupq_n_u32(j as u32)),
-                    vdupq_n_u32(tokens as u32),
-                )
-            };
-            let mut max = vdupq_n_s32(i32::MIN);
-            for j in (0..tokens).step_by(4) {
-                max = vbslq_s32(below(j), vmaxq_s32(max, vld1q_s32(logits.add(j))), max);
-            }
-            let max = vdupq_n_s32(vmaxvq_s32(max));
-            let cap = vdupq_n_s32(logit_cap(mult));
-            let half = vdupq_n_s32(1 << 19);
-            let (low_table, high_table) = (
-                vld1q_u8_x4(EXP2_LOW.as_ptr()),
-                vld1q_u8_x4(EXP2_HIGH.as_ptr()),
-            );
-            // Shifts every table entry to 0: what stands for the keys past the end.
-            let nothing = vdupq_n_s32(2047);
-            let (mut total12, mut total8) = (vdupq_n_u32(0), vdupq_n_u32(0));
-            for j in (0..tokens).step_by(16) {
-                let exponent = |v: usize| {
-                    let at = j + 4 * v;
-                    let d = vminq_s32(vsubq_s32(max, vld1q_s32(logits.add(at))), cap);
-                    let u = vshrq_n_s32::<20>(vmlaq_n_s32(half, d, mult));
-                    vmovn_u32(vreinterpretq_u32_s32(vbslq_s32(below(at), u, nothing)))
-                };
-                let u = [
-                    vcombine_u16(exponent(0), exponent(1)),
-                    vcombine_u16(exponent(2), exponent(3)),
-                ];
-                let index = vandq_u8(
-                    vcombine_u8(vmovn_u16(u[0]), vmovn_u16(u[1])),
-                    vdupq_n_u8(63),
-                );
-                let (low, high) = (vqtbl4q_u8(low_table, index), vqtbl4q_u8(high_table, index));
-                let mut e8 = [vdup_n_u8(0); 2];
-                for (v, (e8, e)) in e8
-                    .iter_mut()
-                    .zip([vzip1q_u8(low, high), vzip2q_u8(low, high)])
-                    .enumerate()
-                {
-                    let shift = vnegq_s16(vreinterpretq_s16_u16(vshrq_n_u16::<6>(u[v])));
-                    let e12 = vrshrq_n_u16::<1>(vshlq_u16(vreinterpretq_u16_u8(e), shift));
-                    total12 = vpadalq_u16(total12, e12);
-                    *e8 = vrshrn_n_u16::<4>(e12);
-                }
-                let e8 = vcombine_u8(e8[0], e8[1]);
-                total8 = vpadalq_u16(total8, vpaddlq_u8(e8));
-                vst1q_s8(
-                    probs.add(j),
-                    vreinterpretq_s8_u8(veorq_u8(e8, vdupq_n_u8(0x80))),
-                );
-            }
-            (vaddvq_u32(total12) as i32, vaddvq_u32(total8) as i32)
+    unsafe fn softmax(
+        logits: *const i32,
+        probs: *mut i8,
+        stride: usize,
+        tokens: usize,
+        mult: i32,
+        sums: &mut [(i32, i32)],
+    ) {
+        for (i, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller promises a row for each sum.
+            *sums =
+                unsafe { softmax_row(logits.add(i * stride), tokens, mult, probs.add(i * stride)) };
         }
     }
 

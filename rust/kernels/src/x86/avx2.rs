@@ -244,6 +244,50 @@ fn sums(x: &[i16]) -> (i32, i64) {
         })
 }
 
+/// Probabilities of one query row; gives the sums of e12 and e8.
+///
+/// # Safety
+/// As `Isa::softmax`, for one row.
+#[target_feature(enable = "avx2")]
+unsafe fn softmax_row(logits: *const i32, tokens: usize, mult: i32, probs: *mut i16) -> (i32, i32) {
+    // SAFETY: the caller promises tokens rounded up to 64 logits and probabilities; an index into the
+    // table is below 64.
+    unsafe {
+        let mut max = _mm256_set1_epi32(i32::MIN);
+        for j in (0..tokens).step_by(8) {
+            let a = _mm256_loadu_si256(logits.add(j).cast());
+            max = _mm256_blendv_epi8(max, _mm256_max_epi32(max, a), below(j, tokens));
+        }
+        let max = _mm256_set1_epi32(max8(max));
+        let cap = _mm256_set1_epi32(logit_cap(mult));
+        let mult = _mm256_set1_epi32(mult);
+        let (half, ones) = (_mm256_set1_epi32(1 << 19), _mm256_set1_epi32(1));
+        let (low6, eight) = (_mm256_set1_epi32(63), _mm256_set1_epi32(8));
+        // Shifts every table entry to 0: what stands for the keys past the end.
+        let nothing = _mm256_set1_epi32(2047);
+        let (mut total12, mut total8) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+        for j in (0..tokens).step_by(16) {
+            let mut e8 = [_mm256_setzero_si256(); 2];
+            for (v, e8) in e8.iter_mut().enumerate() {
+                let a = _mm256_loadu_si256(logits.add(j + 8 * v).cast());
+                let d = _mm256_min_epi32(_mm256_sub_epi32(max, a), cap);
+                let u =
+                    _mm256_srli_epi32::<20>(_mm256_add_epi32(_mm256_mullo_epi32(d, mult), half));
+                let u = _mm256_blendv_epi8(nothing, u, below(j + 8 * v, tokens));
+                let e =
+                    _mm256_i32gather_epi32::<4>(EXP2_DOUBLED.as_ptr(), _mm256_and_si256(u, low6));
+                let e = _mm256_srlv_epi32(e, _mm256_srli_epi32::<6>(u));
+                let e12 = _mm256_srli_epi32::<1>(_mm256_add_epi32(e, ones));
+                *e8 = _mm256_srli_epi32::<4>(_mm256_add_epi32(e12, eight));
+                total12 = _mm256_add_epi32(total12, e12);
+                total8 = _mm256_add_epi32(total8, *e8);
+            }
+            _mm256_storeu_si256(probs.add(j).cast(), words(e8[0], e8[1]));
+        }
+        (sum8(total12), sum8(total8))
+    }
+}
+
 // SAFETY: each function does what the trait says of it, for any sizes within its bounds; `tests/tiers.rs` compares them.
 unsafe impl Isa for Avx2 {
     type Weight = i16;
@@ -485,46 +529,18 @@ unsafe impl Isa for Avx2 {
     }
 
     #[target_feature(enable = "avx2")]
-    unsafe fn softmax(logits: *const i32, tokens: usize, mult: i32, probs: *mut i16) -> (i32, i32) {
-        // SAFETY: the caller promises tokens rounded up to 64 logits and probabilities; an index into the
-        // table is below 64.
-        unsafe {
-            let mut max = _mm256_set1_epi32(i32::MIN);
-            for j in (0..tokens).step_by(8) {
-                let a = _mm256_loadu_si256(logits.add(j).cast());
-                max = _mm256_blendv_epi8(max, _mm256_max_epi32(max, a), below(j, tokens));
-            }
-            let max = _mm256_set1_epi32(max8(max));
-            let cap = _mm256_set1_epi32(logit_cap(mult));
-            let mult = _mm256_set1_epi32(mult);
-            let (half, ones) = (_mm256_set1_epi32(1 << 19), _mm256_set1_epi32(1));
-            let (low6, eight) = (_mm256_set1_epi32(63), _mm256_set1_epi32(8));
-            // Shifts every table entry to 0: what stands for the keys past the end.
-            let nothing = _mm256_set1_epi32(2047);
-            let (mut total12, mut total8) = (_mm256_setzero_si256(), _mm256_setzero_si256());
-            for j in (0..tokens).step_by(16) {
-                let mut e8 = [_mm256_setzero_si256(); 2];
-                for (v, e8) in e8.iter_mut().enumerate() {
-                    let a = _mm256_loadu_si256(logits.add(j + 8 * v).cast());
-                    let d = _mm256_min_epi32(_mm256_sub_epi32(max, a), cap);
-                    let u = _mm256_srli_epi32::<20>(_mm256_add_epi32(
-                        _mm256_mullo_epi32(d, mult),
-                        half,
-                    ));
-                    let u = _mm256_blendv_epi8(nothing, u, below(j + 8 * v, tokens));
-                    let e = _mm256_i32gather_epi32::<4>(
-                        EXP2_DOUBLED.as_ptr(),
-                        _mm256_and_si256(u, low6),
-                    );
-                    let e = _mm256_srlv_epi32(e, _mm256_srli_epi32::<6>(u));
-                    let e12 = _mm256_srli_epi32::<1>(_mm256_add_epi32(e, ones));
-                    *e8 = _mm256_srli_epi32::<4>(_mm256_add_epi32(e12, eight));
-                    total12 = _mm256_add_epi32(total12, e12);
-                    total8 = _mm256_add_epi32(total8, *e8);
-                }
-                _mm256_storeu_si256(probs.add(j).cast(), words(e8[0], e8[1]));
-            }
-            (sum8(total12), sum8(total8))
+    unsafe fn softmax(
+        logits: *const i32,
+        probs: *mut i16,
+        stride: usize,
+        tokens: usize,
+        mult: i32,
+        sums: &mut [(i32, i32)],
+    ) {
+        for (i, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller promises a row for each sum.
+            *sums =
+                unsafe { softmax_row(logits.add(i * stride), tokens, mult, probs.add(i * stride)) };
         }
     }
 

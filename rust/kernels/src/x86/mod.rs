@@ -4,7 +4,7 @@
 #[allow(clippy::wildcard_imports)]
 mod avx2;
 #[allow(clippy::wildcard_imports)]
-mod avx512vnni;
+mod avx512;
 #[allow(clippy::wildcard_imports)]
 pub(crate) mod image;
 #[allow(clippy::wildcard_imports)]
@@ -13,7 +13,7 @@ pub(crate) mod quantize;
 use std::arch::asm;
 
 pub(crate) use avx2::Avx2;
-pub(crate) use avx512vnni::Avx512Vnni;
+pub(crate) use avx512::{amx, Avx512};
 
 /// Starts of the rows of a tile of up to six, three for each pointer: row m is `m % 3 * stride` behind `[m / 3]`.
 ///

@@ -1,0 +1,760 @@
+//! AVX-512. With VNNI (`vnni`) `vpdpbusd` multiplies unsigned activations (code + 128) by signed weights, exactly;
+//! with AMX (`amx`) `tdpbssd` multiplies tiles of both as they are. Weights are packed alike, and everything but the
+//! tiles is the same.
+
+// Intrinsics are named as the vendor names them, dozens in a file.
+pub(crate) mod amx;
+#[allow(clippy::wildcard_imports)]
+mod vnni;
+
+use std::arch::x86_64::*;
+
+use crate::scalar::{logit_cap, Moments, EXP2};
+use crate::tiled::{panels, Isa, Out, Requant, RowScale};
+use crate::{LayerNorm, Rows};
+
+/// The tiers without and with AMX. Their functions need AVX-512 F, BW, VL, DQ and VNNI, and with `AMX` its tiles of 8-bit
+/// numbers; the table look-up uses VBMI where the CPU has it.
+pub(crate) struct Avx512<const AMX: bool>;
+
+/// `2 * EXP2`, for two-register permutes.
+static EXP2_DOUBLED: [u16; 64] = {
+    let mut table = [0; 64];
+    let mut f = 0;
+    while f < 64 {
+        table[f] = 2 * EXP2[f];
+        f += 1;
+    }
+    table
+};
+
+/// The first `n` of 64 lanes.
+fn mask64(n: usize) -> u64 {
+    if n >= 64 {
+        u64::MAX
+    } else {
+        (1 << n) - 1
+    }
+}
+
+/// The first `n` of 32 lanes.
+fn mask32(n: usize) -> u32 {
+    mask64(n.min(32)) as u32
+}
+
+/// The first `n` of 16 lanes.
+fn mask16(n: usize) -> u16 {
+    mask64(n.min(16)) as u16
+}
+
+/// Undoes the lane order of two levels of packing, 4 x 16 numbers to 64 bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn in_order64(x: __m512i) -> __m512i {
+    _mm512_permutexvar_epi32(
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
+        x,
+    )
+}
+
+/// Undoes the lane order of one level of packing, 2 x 16 numbers to 32 words.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn in_order32(x: __m512i) -> __m512i {
+    _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), x)
+}
+
+/// Puts 32 words in the lane order that one level of packing gives.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn in_pack_order(x: __m512i) -> __m512i {
+    _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), x)
+}
+
+/// The columns of 16 rows of 16 groups of 4 bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn transposed(rows: &[__m512i; 16]) -> [__m512i; 16] {
+    let mut t = *rows;
+    for i in (0..16).step_by(2) {
+        t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    // u[4 * i + j] has, in lane l, column 4 * l + j of rows 4 * i to 4 * i + 3.
+    let mut u = t;
+    for i in (0..16).step_by(4) {
+        u[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        u[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        u[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        u[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    let mut out = u;
+    for j in 0..4 {
+        let lanes = lanes_transposed([u[j], u[4 + j], u[8 + j], u[12 + j]]);
+        for (l, lane) in lanes.into_iter().enumerate() {
+            out[4 * l + j] = lane;
+        }
+    }
+    out
+}
+
+/// Output `l` has lane `l` of each input.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn lanes_transposed(x: [__m512i; 4]) -> [__m512i; 4] {
+    let low = _mm512_shuffle_i32x4::<0x44>(x[0], x[1]);
+    let high = _mm512_shuffle_i32x4::<0xee>(x[0], x[1]);
+    let (low2, high2) = (
+        _mm512_shuffle_i32x4::<0x44>(x[2], x[3]),
+        _mm512_shuffle_i32x4::<0xee>(x[2], x[3]),
+    );
+    [
+        _mm512_shuffle_i32x4::<0x88>(low, low2),
+        _mm512_shuffle_i32x4::<0xdd>(low, low2),
+        _mm512_shuffle_i32x4::<0x88>(high, high2),
+        _mm512_shuffle_i32x4::<0xdd>(high, high2),
+    ]
+}
+
+/// Four rows of 64 bytes as 64 groups of a byte of each.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn interleaved(rows: [__m512i; 4]) -> [__m512i; 4] {
+    let (low, high) = (
+        [
+            _mm512_unpacklo_epi8(rows[0], rows[1]),
+            _mm512_unpacklo_epi8(rows[2], rows[3]),
+        ],
+        [
+            _mm512_unpackhi_epi8(rows[0], rows[1]),
+            _mm512_unpackhi_epi8(rows[2], rows[3]),
+        ],
+    );
+    lanes_transposed([
+        _mm512_unpacklo_epi16(low[0], low[1]),
+        _mm512_unpackhi_epi16(low[0], low[1]),
+        _mm512_unpacklo_epi16(high[0], high[1]),
+        _mm512_unpackhi_epi16(high[0], high[1]),
+    ])
+}
+
+/// t of 64 accumulators (which hold the rounding half), as words in pack order: columns 0-31, then 32-63.
+///
+/// # Safety
+/// 64 accumulators and shifts can be read.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn shifted(acc: *const i32, requant: &Requant) -> [__m512i; 2] {
+    let mut t = [_mm512_setzero_si512(); 4];
+    for (v, t) in t.iter_mut().enumerate() {
+        // SAFETY: v < 4, the caller promises 64 of each.
+        unsafe {
+            let acc = _mm512_loadu_si512(acc.add(16 * v).cast());
+            let right = _mm512_loadu_si512(requant.right.add(16 * v).cast());
+            *t = _mm512_srav_epi32(acc, right);
+            if requant.shifts_left {
+                *t = _mm512_sllv_epi32(*t, _mm512_loadu_si512(requant.left.add(16 * v).cast()));
+            }
+        }
+    }
+    [
+        _mm512_packs_epi32(t[0], t[1]),
+        _mm512_packs_epi32(t[2], t[3]),
+    ]
+}
+
+/// # Safety
+/// As [`Isa::lookup`], and the CPU has VBMI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
+unsafe fn lookup_vbmi(table: &[i8; 256], out: Out<i8>) {
+    // SAFETY: the table has 256 entries; masks keep loads and stores inside the rows that the caller
+    // promises.
+    unsafe {
+        let part = |i: usize| _mm512_loadu_si512(table.as_ptr().add(64 * i).cast());
+        let (negative, positive) = ([part(0), part(1)], [part(2), part(3)]);
+        let mask = mask64(out.cols);
+        for i in 0..out.rows {
+            let row = out.ptr.add(i * out.stride);
+            let y = _mm512_maskz_loadu_epi8(mask, row);
+            let low = _mm512_permutex2var_epi8(negative[0], y, negative[1]);
+            let high = _mm512_permutex2var_epi8(positive[0], y, positive[1]);
+            _mm512_mask_storeu_epi8(
+                row,
+                mask,
+                _mm512_mask_blend_epi8(_mm512_movepi8_mask(y), high, low),
+            );
+        }
+    }
+}
+
+/// The sums of x and of x^2.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn sums(x: &[i16]) -> (i32, i64) {
+    let ones = _mm512_set1_epi16(1);
+    let low = _mm512_set1_epi64(0xffff_ffff);
+    let (mut sum, mut squares) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    for part in x.chunks(32) {
+        // SAFETY: the mask keeps the load inside the slice.
+        let v = unsafe { _mm512_maskz_loadu_epi16(mask32(part.len()), part.as_ptr()) };
+        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(v, ones));
+        // Two squares are below 2^31, so a pair fits; from there on 64 bits.
+        let pairs = _mm512_madd_epi16(v, v);
+        squares = _mm512_add_epi64(squares, _mm512_and_si512(pairs, low));
+        squares = _mm512_add_epi64(squares, _mm512_srli_epi64::<32>(pairs));
+    }
+    (
+        _mm512_reduce_add_epi32(sum),
+        _mm512_reduce_add_epi64(squares),
+    )
+}
+
+/// The numbers of a vector.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn numbers(x: __m512i) -> [i32; 16] {
+    let mut numbers = [0; 16];
+    // SAFETY: 16 numbers.
+    unsafe { _mm512_storeu_si512(numbers.as_mut_ptr().cast(), x) };
+    numbers
+}
+
+/// Of each of 16 vectors the largest number (`MAX`) or the sum.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn reduced<const MAX: bool>(x: &[__m512i; 16]) -> __m512i {
+    let both = |a, b| {
+        if MAX {
+            _mm512_max_epi32(a, b)
+        } else {
+            _mm512_add_epi32(a, b)
+        }
+    };
+    let pairs = |a, b| both(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let fours = |a, b| both(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    let lanes = |a, b| {
+        both(
+            _mm512_shuffle_i32x4::<0x88>(a, b),
+            _mm512_shuffle_i32x4::<0xdd>(a, b),
+        )
+    };
+    let four = |i: usize| fours(pairs(x[i], x[i + 1]), pairs(x[i + 2], x[i + 3]));
+    lanes(lanes(four(0), four(4)), lanes(four(8), four(12)))
+}
+
+/// A vector with the largest logit of a row somewhere.
+///
+/// # Safety
+/// `tokens` logits rounded up to 16 can be read.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn maxima(logits: *const i32, tokens: usize) -> __m512i {
+    // SAFETY: the caller's promise.
+    let load = |j: usize| unsafe { _mm512_loadu_si512(logits.add(j).cast()) };
+    let (whole, rest) = (tokens / 16 * 16, tokens % 16);
+    let mut max = [_mm512_set1_epi32(i32::MIN); 2];
+    for j in (0..whole).step_by(32) {
+        max[0] = _mm512_max_epi32(max[0], load(j));
+        // Where there is no second vector, the first once more.
+        max[1] = _mm512_max_epi32(max[1], load(if j + 16 < whole { j + 16 } else { j }));
+    }
+    if rest > 0 {
+        max[0] = _mm512_mask_max_epi32(max[0], mask16(rest), max[0], load(whole));
+    }
+    _mm512_max_epi32(max[0], max[1])
+}
+
+/// e8 of a row, for u = (top - max(a, floor) * mult) >> 20; gives vectors with the sums of e12 and e8.
+///
+/// # Safety
+/// `tokens` logits rounded up to 64 can be read, and as many probabilities written.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn exponentials(
+    logits: *const i32,
+    probs: *mut u8,
+    tokens: usize,
+    floor: __m512i,
+    top: __m512i,
+    mult: __m512i,
+) -> (__m512i, __m512i) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let exponent = |j: usize| {
+            let a = _mm512_loadu_si512(logits.add(j).cast());
+            let product = _mm512_mullo_epi32(_mm512_max_epi32(a, floor), mult);
+            _mm512_srli_epi32::<20>(_mm512_sub_epi32(top, product))
+        };
+        let table = [
+            _mm512_loadu_si512(EXP2_DOUBLED.as_ptr().cast()),
+            _mm512_loadu_si512(EXP2_DOUBLED.as_ptr().add(32).cast()),
+        ];
+        let (zero, ones) = (_mm512_setzero_si512(), _mm512_set1_epi16(1));
+        let (one8, sixteenth) = (_mm512_set1_epi8(1), _mm512_set1_epi16(1 << 11));
+        let e12 = |low: __m512i, high: __m512i| {
+            let u = _mm512_packus_epi32(low, high);
+            let e = _mm512_permutex2var_epi16(table[0], u, table[1]);
+            let e = _mm512_srlv_epi16(e, _mm512_srli_epi16::<6>(u));
+            // (e + 1) >> 1
+            _mm512_avg_epu16(e, zero)
+        };
+        let mut sum12 = [zero; 2];
+        let mut sum8 = zero;
+        let mut store = |j: usize, e: [__m512i; 2]| {
+            for (sum12, e) in sum12.iter_mut().zip(e) {
+                *sum12 = _mm512_dpwssd_epi32(*sum12, e, ones);
+            }
+            // (e + 8) >> 4
+            let e = e.map(|e| _mm512_mulhrs_epi16(e, sixteenth));
+            let e8 = in_order64(_mm512_packus_epi16(e[0], e[1]));
+            sum8 = _mm512_dpbusd_epi32(sum8, e8, one8);
+            _mm512_storeu_si512(probs.add(j).cast(), e8);
+        };
+        let blocks = tokens / 64 * 64;
+        for j in (0..blocks).step_by(64) {
+            let low = e12(exponent(j), exponent(j + 16));
+            let high = e12(exponent(j + 32), exponent(j + 48));
+            store(j, [low, high]);
+        }
+        if blocks < tokens {
+            // Shifts every table entry to 0: what stands for the keys past the end.
+            let nothing = _mm512_set1_epi32(2047);
+            let exponent = |j: usize| {
+                if j < tokens {
+                    _mm512_mask_mov_epi32(nothing, mask16(tokens - j), exponent(j))
+                } else {
+                    nothing
+                }
+            };
+            let pair = |j: usize| {
+                if j < tokens {
+                    e12(exponent(j), exponent(j + 16))
+                } else {
+                    zero
+                }
+            };
+            store(blocks, [pair(blocks), pair(blocks + 32)]);
+        }
+        (_mm512_add_epi32(sum12[0], sum12[1]), sum8)
+    }
+}
+
+// SAFETY: each function does what the trait says of it, for any sizes within its bounds; `tests/tiers.rs` compares them.
+unsafe impl<const AMX: bool> Isa for Avx512<AMX> {
+    type Weight = i8;
+    type Code = u8;
+    const ROWS: usize = if AMX { amx::ROWS } else { vnni::ROWS };
+    const WHOLE_ROWS: usize = if AMX { amx::WHOLE_ROWS } else { 1 };
+    const QUERIES: usize = if AMX { amx::WHOLE_ROWS } else { 2 * vnni::ROWS };
+    const PANEL: usize = 64;
+    const LANES: usize = 16;
+    const GROUP: usize = 4;
+    const STEP: usize = if AMX { amx::STEP } else { 4 };
+    const CODE_OFFSET: i32 = if AMX { 0 } else { 128 };
+    const PROB_OFFSET: i32 = 0;
+
+    fn code(a: i8) -> u8 {
+        if AMX {
+            a as u8
+        } else {
+            a as u8 ^ 0x80
+        }
+    }
+
+    unsafe fn tile(
+        a: *const u8,
+        stride: usize,
+        rows: usize,
+        w: *const i8,
+        width: usize,
+        k: usize,
+        bias: *const i32,
+        out: *mut i32,
+        out_stride: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if AMX {
+                amx::tile_of::<true>(a, stride, rows, w, width, k, bias, out, out_stride);
+            } else {
+                vnni::tile_of(a, stride, rows, w, width, k, bias, out, out_stride);
+            }
+        }
+    }
+
+    unsafe fn tile_probs(
+        a: *const u8,
+        stride: usize,
+        rows: usize,
+        w: *const i8,
+        width: usize,
+        k: usize,
+        bias: *const i32,
+        out: *mut i32,
+        out_stride: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if AMX {
+                amx::tile_of::<false>(a, stride, rows, w, width, k, bias, out, out_stride);
+            } else {
+                vnni::tile_of(a, stride, rows, w, width, k, bias, out, out_stride);
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn encode(input: Rows<i8>, k: usize, codes: &mut [u8]) {
+        let offset = _mm512_set1_epi8(Self::code(0) as i8);
+        for (codes, i) in codes.chunks_exact_mut(k).zip(0..input.rows()) {
+            let row = input.row(i);
+            for (codes, row) in codes.chunks_mut(64).zip(row.chunks(64)) {
+                let mask = mask64(row.len());
+                // SAFETY: the mask keeps the load inside the row and the store inside the codes, which are not fewer.
+                unsafe {
+                    let row = _mm512_maskz_loadu_epi8(mask, row.as_ptr());
+                    let row = _mm512_xor_si512(row, offset);
+                    _mm512_mask_storeu_epi8(codes.as_mut_ptr().cast(), mask, row);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn pack_keys(keys: Rows<i8>, packed: &mut [i8], bias: &mut [i32]) {
+        let k = keys.cols().next_multiple_of(Self::STEP);
+        let offset = _mm512_set1_epi8(Self::CODE_OFFSET as i8);
+        for (first, width) in panels::<Self>(bias.len()) {
+            let vectors = width / 16;
+            let panel = &mut packed[first * k..][..width * k];
+            for v in 0..vectors {
+                let at = first + 16 * v;
+                let mut sums = _mm512_setzero_si512();
+                for (c, groups) in panel.chunks_mut(16 * 4 * width).enumerate() {
+                    let cols = mask64(keys.cols() - 64 * c);
+                    let mut rows = [_mm512_setzero_si512(); 16];
+                    for (row, j) in rows.iter_mut().zip(at..keys.rows()) {
+                        // SAFETY: the mask keeps the load inside the row.
+                        *row = unsafe {
+                            _mm512_maskz_loadu_epi8(cols, keys.row(j)[64 * c..].as_ptr())
+                        };
+                    }
+                    let groups = groups.chunks_exact_mut(4 * width);
+                    for (group, codes) in groups.zip(transposed(&rows)) {
+                        sums = _mm512_dpbusd_epi32(sums, offset, codes);
+                        let to = &mut group[64 * v..][..64];
+                        // SAFETY: 64 bytes.
+                        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), codes) };
+                    }
+                }
+                let bias = &mut bias[at..at + 16];
+                let sums = _mm512_sub_epi32(_mm512_setzero_si512(), sums);
+                // SAFETY: 16 numbers.
+                unsafe { _mm512_storeu_si512(bias.as_mut_ptr().cast(), sums) };
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn pack_values(values: Rows<i8>, packed: &mut [i8], sums: &mut [i32]) {
+        let k = values.rows().next_multiple_of(Self::STEP);
+        let ones = _mm512_set1_epi8(1);
+        sums.fill(0);
+        for (first, width) in panels::<Self>(packed.len() / k) {
+            let cols = mask64(width.min(values.cols() - first));
+            let mut column_sums = [_mm512_setzero_si512(); 4];
+            let groups = packed[first * k..][..width * k].chunks_exact_mut(4 * width);
+            for (group, j) in groups.zip((0..).step_by(4)) {
+                let row = |j: usize| {
+                    if j < values.rows() {
+                        // SAFETY: the mask keeps the load inside the row.
+                        unsafe { _mm512_maskz_loadu_epi8(cols, values.row(j)[first..].as_ptr()) }
+                    } else {
+                        _mm512_setzero_si512()
+                    }
+                };
+                let codes = interleaved([row(j), row(j + 1), row(j + 2), row(j + 3)]);
+                let codes = codes.into_iter().zip(&mut column_sums);
+                for (to, (codes, sums)) in group.chunks_exact_mut(64).zip(codes) {
+                    *sums = _mm512_dpbusd_epi32(*sums, ones, codes);
+                    // SAFETY: 64 bytes.
+                    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), codes) };
+                }
+            }
+            let sums = sums[first..][..width].chunks_exact_mut(16);
+            for (to, sums) in sums.zip(column_sums) {
+                // SAFETY: 16 numbers.
+                unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), sums) };
+            }
+        }
+    }
+
+    unsafe fn begin() {
+        if AMX {
+            // SAFETY: the caller's promise.
+            unsafe { amx::configure() }
+        }
+    }
+
+    unsafe fn end() {
+        if AMX {
+            // SAFETY: the caller's promise.
+            unsafe { amx::release() }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn expand_wide(stored: &[u8], wide: usize, narrow: usize, panel: &mut [i8]) {
+        let signed = _mm512_broadcast_i32x4(_mm_setr_epi8(
+            0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1,
+        ));
+        let groups = panel.chunks_exact_mut(wide + narrow);
+        for (group, stored) in groups.zip(stored.chunks_exact(wide + narrow / 2)) {
+            let (bytes, nibbles) = stored.split_at(wide);
+            for (to, from) in group.chunks_exact_mut(64).zip(bytes.chunks_exact(64)) {
+                // SAFETY: both have 64 bytes.
+                unsafe {
+                    _mm512_storeu_si512(
+                        to.as_mut_ptr().cast(),
+                        _mm512_loadu_si512(from.as_ptr().cast()),
+                    );
+                }
+            }
+            let to = group[wide..].chunks_exact_mut(64);
+            for (to, from) in to.zip(nibbles.chunks_exact(32)) {
+                // SAFETY: one has 64 bytes, the other 32.
+                unsafe {
+                    let bytes = _mm512_cvtepu8_epi16(_mm256_loadu_si256(from.as_ptr().cast()));
+                    // (bytes | bytes << 4) & 0x0f0f: a nibble in each byte.
+                    let nibbles = _mm512_ternarylogic_epi32::<0xe0>(
+                        _mm512_set1_epi8(15),
+                        bytes,
+                        _mm512_slli_epi16::<4>(bytes),
+                    );
+                    _mm512_storeu_si512(
+                        to.as_mut_ptr().cast(),
+                        _mm512_shuffle_epi8(signed, nibbles),
+                    );
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn requant8(acc: *const i32, requant: Requant, offset: i16, out: Out<i8>) {
+        // SAFETY: the caller promises PANEL parameters and accumulators for each row; the mask keeps stores
+        // inside it.
+        unsafe {
+            let mult = [
+                in_pack_order(_mm512_loadu_si512(requant.mult.cast())),
+                in_pack_order(_mm512_loadu_si512(requant.mult.add(32).cast())),
+            ];
+            let offset = _mm512_set1_epi16(offset);
+            let mask = mask64(out.cols);
+            for i in 0..out.rows {
+                let t = shifted(acc.add(i * Self::PANEL), &requant);
+                let y = |half: usize| {
+                    let z = _mm512_mulhrs_epi16(t[half], mult[half]);
+                    _mm512_srai_epi16::<6>(_mm512_adds_epi16(z, offset))
+                };
+                let y = in_order64(_mm512_packs_epi16(y(0), y(1)));
+                _mm512_mask_storeu_epi8(out.ptr.add(i * out.stride), mask, y);
+            }
+        }
+    }
+
+    unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
+        if is_x86_feature_detected!("avx512vbmi") {
+            // SAFETY: just detected; the rest is the caller's promise.
+            unsafe { lookup_vbmi(table, out) }
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { crate::tiled::lookup(table, out) }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: Requant, x: Out<i16>) {
+        // SAFETY: the caller promises PANEL parameters and accumulators for each row; masks keep x inside it.
+        unsafe {
+            let min = _mm512_set1_epi16(-i16::MAX);
+            for i in 0..x.rows {
+                let t = shifted(acc.add(i * Self::PANEL), &requant);
+                for (half, &t) in t.iter().enumerate() {
+                    let mask = mask32(x.cols.saturating_sub(32 * half));
+                    let mult = _mm512_loadu_si512(requant.mult.add(32 * half).cast());
+                    let at = x.ptr.add(i * x.stride).wrapping_add(32 * half);
+                    let update = _mm512_mulhrs_epi16(in_order32(t), mult);
+                    let new = if ADD {
+                        let old = _mm512_maskz_loadu_epi16(mask, at);
+                        _mm512_max_epi16(_mm512_adds_epi16(old, update), min)
+                    } else {
+                        update
+                    };
+                    _mm512_mask_storeu_epi16(at, mask, new);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn reorder8(staged: *const i8, order: *const u8, out: Out<i8>) {
+        // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the rows of out;
+        // masks keep stores inside them.
+        unsafe {
+            for half in 0..2 {
+                let places = _mm512_cvtepu8_epi16(_mm256_loadu_si256(order.add(32 * half).cast()));
+                let mask = mask32(out.cols.saturating_sub(32 * half));
+                for i in 0..out.rows {
+                    let words = |half: usize| {
+                        let staged = staged.add(i * Self::STAGED + 32 * half);
+                        _mm512_cvtepi8_epi16(_mm256_loadu_si256(staged.cast()))
+                    };
+                    let y = _mm512_permutex2var_epi16(words(0), places, words(1));
+                    let at = out.ptr.add(i * out.stride).wrapping_add(32 * half);
+                    _mm512_mask_cvtepi16_storeu_epi8(at, mask, y);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn reorder16(staged: *const i16, order: *const u8, x: Out<i16>) {
+        // SAFETY: as in reorder8.
+        unsafe {
+            let min = _mm512_set1_epi16(-i16::MAX);
+            for half in 0..2 {
+                let places = _mm512_cvtepu8_epi16(_mm256_loadu_si256(order.add(32 * half).cast()));
+                let mask = mask32(x.cols.saturating_sub(32 * half));
+                for i in 0..x.rows {
+                    let words = |half: usize| {
+                        _mm512_loadu_si512(staged.add(i * Self::STAGED + 32 * half).cast())
+                    };
+                    let update = _mm512_permutex2var_epi16(words(0), places, words(1));
+                    let at = x.ptr.add(i * x.stride).wrapping_add(32 * half);
+                    let old = _mm512_maskz_loadu_epi16(mask, at);
+                    let new = _mm512_max_epi16(_mm512_adds_epi16(old, update), min);
+                    _mm512_mask_storeu_epi16(at, mask, new);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn softmax(
+        logits: *const i32,
+        probs: *mut u8,
+        stride: usize,
+        tokens: usize,
+        mult: i32,
+        sums: &mut [(i32, i32)],
+    ) {
+        let zero = _mm512_setzero_si512();
+        let mut max = [zero; 16];
+        for (i, max) in max[..sums.len()].iter_mut().enumerate() {
+            // SAFETY: the caller promises a row for each sum.
+            *max = unsafe { maxima(logits.add(i * stride), tokens) };
+        }
+        // d * mult, with d = min(max - a, cap), is max * mult - max(a, max - cap) * mult, whose parts may wrap around.
+        let max = reduced::<true>(&max);
+        let cap = _mm512_set1_epi32(logit_cap(mult));
+        let lowest = _mm512_set1_epi32(i32::MIN);
+        let below = _mm512_cmplt_epi32_mask(max, _mm512_add_epi32(lowest, cap));
+        let floor = _mm512_mask_mov_epi32(_mm512_sub_epi32(max, cap), below, lowest);
+        let mult = _mm512_set1_epi32(mult);
+        let half = _mm512_set1_epi32(1 << 19);
+        let top = _mm512_add_epi32(_mm512_mullo_epi32(max, mult), half);
+        let (floor, top) = (numbers(floor), numbers(top));
+        let (mut sum12, mut sum8) = ([zero; 16], [zero; 16]);
+        for i in 0..sums.len() {
+            let (floor, top) = (_mm512_set1_epi32(floor[i]), _mm512_set1_epi32(top[i]));
+            // SAFETY: as above.
+            unsafe {
+                let (logits, probs) = (logits.add(i * stride), probs.add(i * stride));
+                (sum12[i], sum8[i]) = exponentials(logits, probs, tokens, floor, top, mult);
+            }
+        }
+        let sum12 = numbers(reduced::<false>(&sum12));
+        let sum8 = numbers(reduced::<false>(&sum8));
+        for (sums, both) in sums.iter_mut().zip(sum12.into_iter().zip(sum8)) {
+            *sums = both;
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn attention_output(
+        acc: *const i32,
+        means: *const i32,
+        scales: &[RowScale],
+        out: Out<i8>,
+    ) {
+        // SAFETY: the caller promises PANEL means and accumulators for each row; the mask keeps stores
+        // inside it.
+        unsafe {
+            let (eight, offset) = (_mm512_set1_epi32(8), _mm512_set1_epi16(32));
+            let mask = mask64(out.cols);
+            for (i, scale) in scales.iter().enumerate() {
+                let lost = _mm512_set1_epi32(scale.lost);
+                let half = _mm512_set1_epi32(1 << (scale.shift - 1));
+                let shift = _mm_cvtsi32_si128(scale.shift as i32);
+                let mult = _mm512_set1_epi16(scale.mult);
+                let t = |v: usize| {
+                    let a = _mm512_loadu_si512(acc.add(i * Self::PANEL + 16 * v).cast());
+                    let mean = _mm512_loadu_si512(means.add(16 * v).cast());
+                    let lost = _mm512_add_epi32(_mm512_mullo_epi32(mean, lost), eight);
+                    let num =
+                        _mm512_add_epi32(_mm512_slli_epi32::<4>(a), _mm512_srai_epi32::<4>(lost));
+                    _mm512_sra_epi32(_mm512_add_epi32(num, half), shift)
+                };
+                let o = |t: __m512i| {
+                    let z = _mm512_mulhrs_epi16(t, mult);
+                    _mm512_srai_epi16::<6>(_mm512_adds_epi16(z, offset))
+                };
+                let low = o(_mm512_packs_epi32(t(0), t(1)));
+                let high = o(_mm512_packs_epi32(t(2), t(3)));
+                let y = in_order64(_mm512_packs_epi16(low, high));
+                _mm512_mask_storeu_epi8(out.ptr.add(i * out.stride), mask, y);
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn layer_norm(norm: &LayerNorm, x: &[i16], out: &mut [i8]) {
+        let d = x.len();
+        let (sum, squares) = sums(x);
+        let moments = Moments::new(sum, squares, d, norm.epsilon);
+        let right = moments.bits.saturating_sub(10);
+        // D*x - S and, where it is shifted right, the rounding half.
+        let offset = _mm512_set1_epi32((1 << right >> 1) - sum);
+        let right = _mm_cvtsi32_si128(right as i32);
+        let left = _mm_cvtsi32_si128(10u32.saturating_sub(moments.bits) as i32);
+        let frac = _mm_cvtsi32_si128(norm.frac.into());
+        let scale = _mm512_set1_epi16(d as i16);
+        let inv = _mm512_set1_epi16(moments.inv);
+        for j in (0..d).step_by(32) {
+            let mask = mask32(d - j);
+            // SAFETY: the mask keeps the loads inside slices of d values.
+            let (x, gain, bias) = unsafe {
+                (
+                    _mm512_maskz_loadu_epi16(mask, x.as_ptr().add(j)),
+                    _mm512_maskz_loadu_epi16(mask, norm.gain.as_ptr().add(j)),
+                    _mm512_maskz_loadu_epi16(mask, norm.bias.as_ptr().add(j)),
+                )
+            };
+            let (low, high) = (_mm512_mullo_epi16(x, scale), _mm512_mulhi_epi16(x, scale));
+            let t = |product: __m512i| {
+                _mm512_sll_epi32(
+                    _mm512_sra_epi32(_mm512_add_epi32(product, offset), right),
+                    left,
+                )
+            };
+            let t = _mm512_packs_epi32(
+                t(_mm512_unpacklo_epi16(low, high)),
+                t(_mm512_unpackhi_epi16(low, high)),
+            );
+            let n = _mm512_mulhrs_epi16(t, inv);
+            let y = _mm512_sra_epi16(_mm512_adds_epi16(_mm512_mulhrs_epi16(n, gain), bias), frac);
+            // SAFETY: the mask keeps the store inside a slice of d values.
+            unsafe { _mm512_mask_cvtsepi16_storeu_epi8(out.as_mut_ptr().add(j), mask, y) };
+        }
+    }
+
+    unsafe fn probe(iterations: u32) -> (u64, i32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if AMX {
+                amx::probe(iterations)
+            } else {
+                vnni::probe(iterations)
+            }
+        }
+    }
+}
