@@ -1,9 +1,10 @@
 //! The executor: a frame through the network on this CPU, any number of threads, the same bits.
 //!
 //! Everything in a block but attention's keys and values belongs to one token. So tokens are cut into tiles, one for each thread; a tile
-//! goes from one block's attention to the next block's qkv without waiting, and all tiles meet twice a block:
-//! before keys and values are packed (one head a task) and after. A workspace holds all memory of a frame: it is taken from the idle
-//! ones before the first stage and given back after the last; between them a warm frame allocates nothing and takes no lock.
+//! goes from one block's attention to the next block's qkv without waiting, and all tiles meet once a block: when everybody's keys
+//! and values are there. Each tile packs them for itself, which costs less than to meet again. A workspace holds all memory of a frame: it
+//! is taken from the idle ones before the first stage and given back after the last; between them a warm frame allocates nothing and
+//! takes no lock.
 //!
 //! Depends on [`crate::network`], [`crate::preprocess`] and the kernels.
 
@@ -302,11 +303,9 @@ struct Workspace {
     tiles: Vec<Tile>,
     /// Rows of a tile (of the last one, at most).
     tile_rows: usize,
-    /// `[tokens, stride]`: q, k and v of one block; `stride` is that of the widest block.
-    qkv: Vec<i8>,
+    /// `[tokens, stride]`, twice: q, k and v of one block, and of the next one; `stride` is that of the widest block.
+    qkv: [Vec<i8>; 2],
     stride: usize,
-    /// Packed keys and values of one block: as many heads as the one with the most, each of the size that some block needs of it.
-    heads: Vec<KvHead>,
     sums: Vec<i32>,
     mean: Vec<i16>,
     pooled: Vec<i8>,
@@ -327,6 +326,8 @@ struct Tile {
     attended: Vec<i8>,
     /// `[rows, hidden]`
     hidden: Vec<i8>,
+    /// All tokens' keys and values of one head.
+    head: KvHead,
     scratch: Scratch,
     observer: Observer,
 }
@@ -348,6 +349,7 @@ impl Workspace {
                 norm: vec![0; rows * config.embed],
                 attended: vec![0; rows * inner],
                 hidden: vec![0; rows * hidden],
+                head: KvHead::new(tokens, widest(|b| b.head_dim).max(1)),
                 scratch: Scratch::new(),
                 observer: Observer::Off,
             }
@@ -357,14 +359,8 @@ impl Workspace {
             pixels: Vec::with_capacity(config.image.bytes()),
             tiles: (0..tokens).step_by(tile_rows).map(tile).collect(),
             tile_rows,
-            qkv: vec![0; tokens * 3 * inner],
+            qkv: [const { Vec::new() }; 2].map(|_: Vec<i8>| vec![0; tokens * 3 * inner]),
             stride: 3 * inner,
-            heads: (0..widest(|b| b.heads))
-                .map(|h| {
-                    let blocks = network.blocks.iter().filter(|b| b.heads > h);
-                    KvHead::new(tokens, blocks.map(|b| b.head_dim).max().unwrap_or(1))
-                })
-                .collect(),
             sums: vec![0; config.embed],
             mean: vec![0; config.embed],
             pooled: vec![0; config.embed],
@@ -400,32 +396,28 @@ impl Workspace {
     ) -> Result<()> {
         let Self {
             tiles,
-            qkv,
+            qkv: [now, next],
             stride,
-            heads,
             tile_rows,
             ..
         } = self;
         let (stride, chunk) = (*stride, *tile_rows * *stride);
-        for_each(team, tiles, qkv, chunk, |_, tile, qkv| {
+        let (mut now, mut next) = (now, next);
+        for_each(team, tiles, now, chunk, |_, tile, qkv| {
             tile.observer.start();
             tile.embed(network, image);
             tile.qkv(network, 0, qkv, stride);
         });
-        for (i, block) in network.blocks.iter().enumerate() {
-            let start = Instant::now();
-            let heads = &mut heads[..block.heads];
-            pack_heads(network, block, qkv, stride, heads, team);
-            let packing = start.elapsed();
-            for_each(team, tiles, qkv, chunk, |_, tile, qkv| {
+        for i in 0..network.blocks.len() {
+            for_each(team, tiles, next, chunk, |_, tile, next| {
                 tile.observer.start();
-                tile.observer.add(Point::Attention(i), packing);
-                tile.block(network, i, qkv, stride, heads, cancel);
+                tile.block(network, i, now, stride, cancel);
                 if i + 1 < network.blocks.len() {
-                    tile.qkv(network, i + 1, qkv, stride);
+                    tile.qkv(network, i + 1, next, stride);
                 }
             });
             check(cancel)?;
+            std::mem::swap(&mut now, &mut next);
         }
         self.classify(network, logits);
         Ok(())
@@ -524,25 +516,6 @@ fn for_each<A: Send, B: Send>(
     }
 }
 
-/// Packs keys and values of all tokens, head by head.
-fn pack_heads(
-    network: &Network,
-    block: &Block,
-    qkv: &[i8],
-    stride: usize,
-    heads: &mut [KvHead],
-    team: Option<&Team>,
-) {
-    let (inner, dim) = (block.inner(), block.head_dim);
-    let tokens = network.config.tokens();
-    for_each(team, heads, &mut [(); 0], 1, |h, head, _| {
-        let columns = |first: usize| Rows::new(&qkv[first + h * dim..], tokens, dim, stride);
-        network
-            .kernels
-            .pack_kv(columns(inner), columns(2 * inner), head);
-    });
-}
-
 /// Adds each row of `rows` to `sums`.
 fn add_rows<T: Copy + Into<i32>>(sums: &mut [i32], rows: &[T]) {
     for row in rows.chunks_exact(sums.len()) {
@@ -571,7 +544,7 @@ impl Tile {
             let first = self.first + prefix - config.prefix_tokens;
             let rows = self.rows - prefix;
             let patches = &mut self.patches[..rows * config.patch_len()];
-            preprocess::patch_codes(
+            preprocess::patch_pixels(
                 image,
                 config.image,
                 config.patch,
@@ -622,15 +595,13 @@ impl Tile {
             .i8(Point::Qkv(i), Rows::new(qkv, rows, 3 * inner, stride));
     }
 
-    /// A block from its attention on. `qkv` are this tile's rows, `heads` everybody's keys and values. Ends anywhere where it is
-    /// cancelled.
+    /// A block from its attention on. `qkv` are everybody's rows. Ends anywhere where it is cancelled.
     fn block(
         &mut self,
         network: &Network,
         i: usize,
         qkv: &[i8],
         stride: usize,
-        heads: &[KvHead],
         cancel: &AtomicBool,
     ) {
         let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
@@ -645,23 +616,24 @@ impl Tile {
         let attended = &mut self.attended[..rows * inner];
         let hidden = &mut self.hidden[..rows * block.hidden];
         let Self {
-            scratch, observer, ..
+            head,
+            scratch,
+            observer,
+            ..
         } = self;
 
-        let q = Rows::new(qkv, rows, inner, stride);
+        let qkv = Rows::new(qkv, network.config.tokens(), 3 * inner, stride);
         let mut rest = RowsMut::packed(attended, inner);
-        for (h, (head, params)) in heads.iter().zip(&block.attention).enumerate() {
+        for (h, params) in block.attention.iter().enumerate() {
             if check(cancel).is_err() {
                 return;
             }
+            let [q, k, v] = [0, inner, 2 * inner]
+                .map(|first| qkv.columns(first + h * dim..first + (h + 1) * dim));
             let (out, others) = rest.split_at_column(dim);
-            kernels.attention(
-                q.columns(h * dim..(h + 1) * dim),
-                head,
-                params,
-                out,
-                scratch,
-            );
+            kernels.pack_kv(k, v, head);
+            let q = q.range(self.first..self.first + rows);
+            kernels.attention(q, head, params, out, scratch);
             rest = others;
         }
         let attended = Rows::packed(attended, inner);

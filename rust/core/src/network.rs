@@ -6,6 +6,7 @@ use quasar_kernels::{HeadParams, Kernels, LayerNorm, Linear, LinearParams, Stora
 
 use crate::cache;
 use crate::error::{Error, Result};
+use crate::preprocess::by_pixels;
 use crate::subnet::config::{Config, Pool};
 use crate::subnet::container::Tensor;
 use crate::subnet::schema::{self, LinearSpec};
@@ -94,7 +95,9 @@ impl Network {
             pack_rows(kernels, storage, spec, &tensors, 0, spec.rows)
         };
 
-        let embed = pack(next());
+        let (spec, mut tensors) = next();
+        tensors.codes = by_pixels(&tensors.codes, config.image, config.patch);
+        let embed = pack((spec, tensors));
         let mut blocks = Vec::with_capacity(config.blocks.len());
         for (i, block) in config.blocks.iter().enumerate() {
             let name = |part: &str| format!("blocks.{i}.{part}");

@@ -695,6 +695,42 @@ fn weigh_bicubic(x: f64) -> f64 {
     }
 }
 
+/// A row of a patch: columns before the image, inside it and behind it, and the first pixel inside.
+struct PatchRow {
+    before: usize,
+    inside: usize,
+    start: usize,
+}
+
+impl PatchRow {
+    /// Row `row` of patch `index` of a grid with so many columns.
+    fn new(size: Image, patch: Patch, columns: usize, index: usize, row: usize) -> Self {
+        let (y, left) = (
+            index / columns * patch.stride + row,
+            index % columns * patch.stride,
+        );
+        let before = patch.pad.saturating_sub(left).min(patch.kernel);
+        let end = (size.width + patch.pad).saturating_sub(left);
+        let inside = end.min(patch.kernel).saturating_sub(before);
+        if inside == 0 || y < patch.pad || y >= size.height + patch.pad {
+            return Self {
+                before: patch.kernel,
+                inside: 0,
+                start: 0,
+            };
+        }
+        Self {
+            before,
+            inside,
+            start: (y - patch.pad) * size.width + left + before - patch.pad,
+        }
+    }
+}
+
+fn code(pixel: u8) -> i8 {
+    (pixel ^ 0x80) as i8
+}
+
 /// Writes the patch vectors of an image, from patch `first` (row-major in the grid) as many as `out` holds: codes
 /// `pixel - 128`, ordered (channel, ky, kx), `channels * kernel^2` for each patch.
 pub fn patch_codes(
@@ -705,44 +741,60 @@ pub fn patch_codes(
     first: usize,
     out: &mut [i8],
 ) {
-    let code = |pixel: u8| (pixel ^ 0x80) as i8;
-    let Image {
-        height,
-        width,
-        channels,
-    } = size;
-    let Patch {
-        kernel,
-        stride,
-        pad,
-        pad_value,
-    } = patch;
+    let (channels, kernel) = (size.channels, patch.kernel);
     for (index, out) in (first..).zip(out.chunks_exact_mut(channels * kernel * kernel)) {
-        let (top, left) = (index / columns * stride, index % columns * stride);
         for (row, out) in out.chunks_exact_mut(kernel).enumerate() {
-            let (channel, y) = (row / kernel, top + row % kernel);
-            if y < pad || y >= height + pad {
-                out.fill(code(pad_value));
-                continue;
-            }
-            // Columns before, inside and behind the image.
-            let before = pad.saturating_sub(left).min(kernel);
-            let inside = (width + pad)
-                .saturating_sub(left)
-                .min(kernel)
-                .saturating_sub(before);
-            out[..before].fill(code(pad_value));
-            out[before + inside..].fill(code(pad_value));
-            let start = (y - pad) * width + (left + before - pad);
-            let pixels = image[start * channels..]
-                .iter()
-                .skip(channel)
-                .step_by(channels);
-            for (out, &pixel) in out[before..before + inside].iter_mut().zip(pixels) {
+            let (channel, ky) = (row / kernel, row % kernel);
+            let row = PatchRow::new(size, patch, columns, index, ky);
+            let (before, rest) = out.split_at_mut(row.before);
+            let (inside, behind) = rest.split_at_mut(row.inside);
+            before.fill(code(patch.pad_value));
+            behind.fill(code(patch.pad_value));
+            let pixels = image[row.start * channels..].iter();
+            for (out, &pixel) in inside
+                .iter_mut()
+                .zip(pixels.skip(channel).step_by(channels))
+            {
                 *out = code(pixel);
             }
         }
     }
+}
+
+/// The same, ordered (ky, kx, channel) as pixels are: what [`by_pixels`] makes of weights goes with it.
+pub(crate) fn patch_pixels(
+    image: &[u8],
+    size: Image,
+    patch: Patch,
+    columns: usize,
+    first: usize,
+    out: &mut [i8],
+) {
+    let (channels, kernel) = (size.channels, patch.kernel);
+    for (index, out) in (first..).zip(out.chunks_exact_mut(channels * kernel * kernel)) {
+        for (ky, out) in out.chunks_exact_mut(channels * kernel).enumerate() {
+            let row = PatchRow::new(size, patch, columns, index, ky);
+            let (before, rest) = out.split_at_mut(channels * row.before);
+            let (inside, behind) = rest.split_at_mut(channels * row.inside);
+            before.fill(code(patch.pad_value));
+            behind.fill(code(patch.pad_value));
+            let pixels = &image[row.start * channels..];
+            for (out, &pixel) in inside.iter_mut().zip(pixels) {
+                *out = code(pixel);
+            }
+        }
+    }
+}
+
+/// Weights of patch vectors ordered (ky, kx, channel), from those ordered (channel, ky, kx).
+pub(crate) fn by_pixels(weights: &[i8], size: Image, patch: Patch) -> Vec<i8> {
+    let (channels, pixels) = (size.channels, patch.kernel * patch.kernel);
+    let rows = weights.chunks_exact(channels * pixels);
+    let row = |row: &[i8]| -> Vec<i8> {
+        let places = (0..pixels).flat_map(|pixel| (0..channels).map(move |c| c * pixels + pixel));
+        places.map(|place| row[place]).collect()
+    };
+    rows.flat_map(row).collect()
 }
 
 #[cfg(test)]

@@ -129,12 +129,6 @@ impl Observer {
     }
 
     /// Time that was spent elsewhere for the stage that ends at `point`.
-    pub(crate) fn add(&mut self, point: Point, time: Duration) {
-        if let Self::Clock { depth, spent, .. } = self {
-            spent[point.index(*depth)] += time;
-        }
-    }
-
     pub(crate) fn i8(&mut self, point: Point, rows: Rows<i8>) {
         self.note(point, || {
             (rows.rows(), rows.cols(), TraceData::I8(gather(rows)))
