@@ -240,6 +240,9 @@ pub(crate) unsafe trait Isa: Sized {
         }
     }
 
+    /// Asks for the cache line at an address, which need not be valid.
+    fn prefetch(_line: *const u8) {}
+
     /// Comes on a thread before its tiles ...
     unsafe fn begin() {}
 
@@ -772,8 +775,15 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
                 (Storage::Unpacked, false) => (&cast(stored)[..width * k], &[]),
                 (Storage::Unpacked, true) => (&[], &cast(stored)[..width * narrow_k]),
             };
+            // The weights of the next panel are asked for meanwhile, a part with each tile.
+            let coming = &layer.weights.as_slice::<u8>()[panel.weights.end..];
+            let coming = &coming[..coming.len().min(stored.len())];
+            let mut coming = coming.chunks(stored.len().div_ceil(n.div_ceil(I::ROWS)).max(64));
             for i in (0..n).step_by(I::ROWS) {
                 let rows = I::ROWS.min(n - i);
+                for line in coming.next().unwrap_or_default().chunks(64) {
+                    I::prefetch(line.as_ptr());
+                }
                 let (bias, acc) = (bias.as_ptr(), tile.as_mut_ptr());
                 let out = if window.sorted {
                     let at = if at_once { 0 } else { i * I::STAGED };

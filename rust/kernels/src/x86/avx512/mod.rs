@@ -477,6 +477,11 @@ unsafe impl<const AMX: bool> Isa for Avx512<AMX> {
         }
     }
 
+    fn prefetch(line: *const u8) {
+        // SAFETY: a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
+    }
+
     unsafe fn begin() {
         if AMX {
             // SAFETY: the caller's promise.
