@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use quasar_kernels::{KvHead, Rows, RowsMut, Scratch, Team};
+use quasar_kernels::{Aligned, KvHead, Rows, RowsMut, Scratch, Team};
 
 use crate::error::{Error, Result};
 use crate::network::{Block, Network, Qkv};
@@ -304,7 +304,7 @@ struct Workspace {
     /// Rows of a tile (of the last one, at most).
     tile_rows: usize,
     /// `[tokens, stride]`, twice: q, k and v of one block, and of the next one; `stride` is that of the widest block.
-    qkv: [Vec<i8>; 2],
+    qkv: [Aligned<i8>; 2],
     stride: usize,
     sums: Vec<i32>,
     mean: Vec<i16>,
@@ -317,15 +317,15 @@ struct Workspace {
 struct Tile {
     first: usize,
     rows: usize,
-    patches: Vec<i8>,
+    patches: Aligned<i8>,
     /// `[rows, embed]`, the residual stream.
-    x: Vec<i16>,
+    x: Aligned<i16>,
     /// `[rows, embed]`, the latest norm.
-    norm: Vec<i8>,
+    norm: Aligned<i8>,
     /// `[rows, heads * head_dim]`
-    attended: Vec<i8>,
+    attended: Aligned<i8>,
     /// `[rows, hidden]`
-    hidden: Vec<i8>,
+    hidden: Aligned<i8>,
     /// All tokens' keys and values of one head.
     head: KvHead,
     scratch: Scratch,
@@ -344,11 +344,11 @@ impl Workspace {
             Tile {
                 first,
                 rows,
-                patches: vec![0; rows * config.patch_len()],
-                x: vec![0; rows * config.embed],
-                norm: vec![0; rows * config.embed],
-                attended: vec![0; rows * inner],
-                hidden: vec![0; rows * hidden],
+                patches: Aligned::new(rows * config.patch_len()),
+                x: Aligned::new(rows * config.embed),
+                norm: Aligned::new(rows * config.embed),
+                attended: Aligned::new(rows * inner),
+                hidden: Aligned::new(rows * hidden),
                 head: KvHead::new(tokens, widest(|b| b.head_dim).max(1)),
                 scratch: Scratch::new(),
                 observer: Observer::Off,
@@ -359,7 +359,7 @@ impl Workspace {
             pixels: Vec::with_capacity(config.image.bytes()),
             tiles: (0..tokens).step_by(tile_rows).map(tile).collect(),
             tile_rows,
-            qkv: [const { Vec::new() }; 2].map(|_: Vec<i8>| vec![0; tokens * 3 * inner]),
+            qkv: std::array::from_fn(|_| Aligned::new(tokens * 3 * inner)),
             stride: 3 * inner,
             sums: vec![0; config.embed],
             mean: vec![0; config.embed],

@@ -8,8 +8,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use quasar_kernels::{
-    HeadParams, Kernels, KvHead, LayerNorm, Linear, LinearParams, Rows, RowsMut, Scratch, Storage,
-    Tier,
+    Aligned, HeadParams, Kernels, KvHead, LayerNorm, Linear, LinearParams, Rows, RowsMut, Scratch,
+    Storage, Tier,
 };
 
 const TOKENS: usize = 197;
@@ -26,8 +26,12 @@ fn seconds<T>(mut before: impl FnMut(&mut dyn FnMut(&T)), on: &T, mut run: impl 
     best
 }
 
-fn codes(n: usize) -> Vec<i8> {
-    (0..n).map(|i| (i * 37 + i / 11 * 5) as i8).collect()
+fn codes(n: usize) -> Aligned<i8> {
+    let mut codes = Aligned::new(n);
+    for (i, code) in codes.iter_mut().enumerate() {
+        *code = (i * 37 + i / 11 * 5) as i8;
+    }
+    codes
 }
 
 /// A layer of which `percent` of the rows are 8-bit ones, at random places.
@@ -116,13 +120,13 @@ fn main() {
                     }
                 };
                 let t = if what.ends_with("residual") {
-                    let mut x = vec![0i16; TOKENS * rows];
+                    let mut x = Aligned::<i16>::new(TOKENS * rows);
                     seconds(evict, &layer, |layer| {
                         let x = RowsMut::packed(black_box(&mut x), rows);
                         kernels.linear_residual(layer, input, x, scratch);
                     })
                 } else {
-                    let mut out = vec![0i8; TOKENS * rows];
+                    let mut out = Aligned::<i8>::new(TOKENS * rows);
                     let table = (what == "fc1+table").then_some(&table);
                     seconds(evict, &layer, |layer| {
                         let out = RowsMut::packed(black_box(&mut out), rows);
@@ -140,7 +144,7 @@ fn main() {
     }
     let (d, dim) = (192, 64);
     let x: Vec<i16> = (0..TOKENS * d).map(|i| (i * 7919) as i16 / 2).collect();
-    let mut out = vec![0i8; TOKENS * d];
+    let mut out = Aligned::<i8>::new(TOKENS * d);
     let norm = LayerNorm {
         gain: vec![900; d],
         bias: vec![40; d],

@@ -1,10 +1,13 @@
 //! Memory aligned to a cache line, grown but never shrunk.
 
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+
 /// Types that any bit pattern is a value of and that have no padding.
 ///
 /// # Safety
 /// Only for primitive integers of at most 64 bytes' alignment.
-pub(crate) unsafe trait Plain: Copy + Default {}
+pub unsafe trait Plain: Copy + Default {}
 // SAFETY: primitive integers.
 unsafe impl Plain for i8 {}
 // SAFETY: primitive integers.
@@ -78,4 +81,39 @@ pub(crate) fn cast<T: Plain>(lines: &[u8]) -> &[T] {
     );
     // SAFETY: the slice holds that many values, is aligned as T needs, and any bytes are a T.
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() / size_of::<T>()) }
+}
+
+/// Values that start on a cache line, where kernels read and write them fastest. It does not grow.
+#[derive(Clone, Debug)]
+pub struct Aligned<T> {
+    buffer: Buffer,
+    len: usize,
+    values: PhantomData<T>,
+}
+
+impl<T: Plain> Aligned<T> {
+    /// So many zeros.
+    pub fn new(len: usize) -> Self {
+        let mut buffer = Buffer::default();
+        buffer.grow::<T>(len);
+        Self {
+            buffer,
+            len,
+            values: PhantomData,
+        }
+    }
+}
+
+impl<T: Plain> Deref for Aligned<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.buffer.as_slice()[..self.len]
+    }
+}
+
+impl<T: Plain> DerefMut for Aligned<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        self.buffer.take(self.len)
+    }
 }

@@ -62,6 +62,7 @@ use std::time::{Duration, Instant};
 use buffer::Buffer;
 use tiled::Isa;
 
+pub use buffer::Aligned;
 pub use rows::{Rows, RowsMut};
 pub use team::{Team, MAX_TEAM};
 pub use tier::{Tier, UnknownTier};

@@ -78,6 +78,11 @@ impl<'a, T> Rows<'a, T> {
         self.cols
     }
 
+    /// What rows start apart.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
     /// Row `i`.
     ///
     /// # Panics

@@ -76,6 +76,41 @@ impl<T> Out<T> {
     }
 }
 
+/// A tile: `out[m][n] = bias[n] + sum_k a[m][k] * w[n][k]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Product<A, W> {
+    /// `rows` rows of `k` codes that start `stride` apart.
+    pub a: *const A,
+    pub stride: usize,
+    pub rows: usize,
+    /// `width` rows of `k` weights, as a panel packs them.
+    pub w: *const W,
+    pub width: usize,
+    pub k: usize,
+    /// `width` biases.
+    pub bias: *const i32,
+}
+
+/// A tier's tile.
+pub(crate) type ProductOf<I> = Product<<I as Isa>::Code, <I as Isa>::Weight>;
+
+/// What makes codes of accumulators.
+#[derive(Clone, Copy)]
+pub(crate) struct ToCodes<'a> {
+    /// `64 * zero_point + 32`.
+    pub offset: i16,
+    /// What codes go through, where there is one.
+    pub table: Option<&'a [i8; 256]>,
+}
+
+/// A tile of accumulators of which nothing is made yet: what an epilogue needs.
+#[derive(Clone, Copy)]
+pub(crate) struct Sums<T> {
+    pub acc: *const i32,
+    pub requant: Requant,
+    pub out: Out<T>,
+}
+
 /// How a tier packs and multiplies narrow rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Narrow {
@@ -125,9 +160,8 @@ impl Narrow {
 /// # Safety
 /// An implementation keeps to what follows, and its constants divide and bound each other as [`CheckSizes`] says.
 ///
-/// All functions need a CPU that has the tier's features. `tile` reads `rows` (1 to `ROWS`) rows of `k`
-/// codes that start `stride` apart, `width * k` weights and `width` biases, and writes `width` sums to each
-/// row of `out`; `k` is a positive multiple of `STEP`, `width` a multiple of `LANES` up to `PANEL`. The
+/// All functions need a CPU that has the tier's features. `tile` reads what [`Product`] says and writes `width` sums to each row
+/// of `out`; there are 1 to `ROWS` rows, `k` is a positive multiple of `STEP`, `width` a multiple of `LANES` up to `PANEL`. The
 /// epilogues read `PANEL` accumulators for each row of `out` (rows stand `PANEL` apart; those past
 /// `out.cols` are arbitrary), `PANEL` parameters, and write `out.cols` values to each row. `softmax` reads
 /// `tokens` logits rounded up to `PAD` and may write as many probabilities.
@@ -156,58 +190,30 @@ pub(crate) unsafe trait Isa: Sized {
     const PROB_OFFSET: i32;
     /// Where the tier has a faster tile for narrow rows: their form.
     const NARROW: Option<Narrow> = None;
+    /// Whether inputs are multiplied as they are.
+    const DIRECT: bool = Self::CODE_OFFSET == 0 && size_of::<Self::Code>() == 1;
+    /// Whether other instructions run beside a tile's, so that [`Isa::tile8_beside`] and
+    /// [`Isa::tile16_beside`] are worth while.
+    const OVERLAPS: bool = false;
     /// What rows of staged outputs stand apart: whatever slot a panel starts at, its outputs are stored whole.
     const STAGED: usize = WINDOW + Self::PANEL;
 
     /// The activation code as multiplied.
     fn code(a: i8) -> Self::Code;
 
-    /// `out[m][n] = bias[n] + sum_k a[m][k] * w[n][k]`.
-    #[allow(clippy::too_many_arguments)] // four strided operands
-    unsafe fn tile(
-        a: *const Self::Code,
-        stride: usize,
-        rows: usize,
-        w: *const Self::Weight,
-        width: usize,
-        k: usize,
-        bias: *const i32,
-        out: *mut i32,
-        out_stride: usize,
-    );
+    /// `out[m][n]` of a [`Product`].
+    unsafe fn tile(p: ProductOf<Self>, out: *mut i32, out_stride: usize);
 
     /// The same for any s8 weights; `tile` itself may count on weights in [-127, 127].
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn tile_wide(
-        a: *const Self::Code,
-        stride: usize,
-        rows: usize,
-        w: *const Self::Weight,
-        width: usize,
-        k: usize,
-        bias: *const i32,
-        out: *mut i32,
-        out_stride: usize,
-    ) {
+    unsafe fn tile_wide(p: ProductOf<Self>, out: *mut i32, out_stride: usize) {
         // SAFETY: the same contract.
-        unsafe { Self::tile(a, stride, rows, w, width, k, bias, out, out_stride) }
+        unsafe { Self::tile(p, out, out_stride) }
     }
 
     /// [`Isa::tile_wide`] for probabilities.
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn tile_probs(
-        a: *const Self::Code,
-        stride: usize,
-        rows: usize,
-        w: *const Self::Weight,
-        width: usize,
-        k: usize,
-        bias: *const i32,
-        out: *mut i32,
-        out_stride: usize,
-    ) {
+    unsafe fn tile_probs(p: ProductOf<Self>, out: *mut i32, out_stride: usize) {
         // SAFETY: the same contract.
-        unsafe { Self::tile_wide(a, stride, rows, w, width, k, bias, out, out_stride) }
+        unsafe { Self::tile_wide(p, out, out_stride) }
     }
 
     /// Input rows as codes of `k` columns (not fewer than the input's); what pads them may be anything.
@@ -251,19 +257,7 @@ pub(crate) unsafe trait Isa: Sized {
 
     /// [`Isa::tile`] for weights in [-7, 7], in the form of [`Isa::NARROW`], whose 16-bit sums can run over
     /// `run` k, a positive multiple of its step.
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn tile_narrow(
-        _a: *const u8,
-        _stride: usize,
-        _rows: usize,
-        _w: *const i8,
-        _width: usize,
-        _k: usize,
-        _run: usize,
-        _bias: *const i32,
-        _out: *mut i32,
-        _out_stride: usize,
-    ) {
+    unsafe fn tile_narrow(_p: Product<u8, i8>, _run: usize, _out: *mut i32, _out_stride: usize) {
         unreachable!("the tier has no form for narrow rows")
     }
 
@@ -286,8 +280,79 @@ pub(crate) unsafe trait Isa: Sized {
         unsafe { lookup(table, out) }
     }
 
+    /// Both of these.
+    unsafe fn finish8(acc: *const i32, requant: Requant, to: ToCodes, out: Out<i8>) {
+        // SAFETY: the same contracts.
+        unsafe {
+            Self::requant8(acc, requant, to.offset, out);
+            if let Some(table) = to.table {
+                Self::lookup(table, out);
+            }
+        }
+    }
+
     /// Updates of the residual: added to it, or stored.
     unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: Requant, x: Out<i16>);
+
+    /// [`Isa::tile`] and [`Isa::finish8`] in one; `acc` has room for a tile.
+    unsafe fn tile8(
+        p: ProductOf<Self>,
+        acc: *mut i32,
+        requant: Requant,
+        to: ToCodes,
+        out: Out<i8>,
+    ) {
+        // SAFETY: the same contracts.
+        unsafe {
+            Self::tile(p, acc, Self::PANEL);
+            Self::finish8(acc, requant, to, out);
+        }
+    }
+
+    /// [`Isa::tile`] and [`Isa::requant16`] in one; `acc` has room for a tile.
+    unsafe fn tile16<const ADD: bool>(
+        p: ProductOf<Self>,
+        acc: *mut i32,
+        requant: Requant,
+        x: Out<i16>,
+    ) {
+        // SAFETY: the same contracts.
+        unsafe {
+            Self::tile(p, acc, Self::PANEL);
+            Self::requant16::<ADD>(acc, requant, x);
+        }
+    }
+
+    /// [`Isa::tile`], and beside it [`Isa::finish8`] of a tile before.
+    unsafe fn tile8_beside(
+        p: ProductOf<Self>,
+        acc: *mut i32,
+        before: Option<Sums<i8>>,
+        to: ToCodes,
+    ) {
+        // SAFETY: the same contracts.
+        unsafe {
+            Self::tile(p, acc, Self::PANEL);
+            if let Some(Sums { acc, requant, out }) = before {
+                Self::finish8(acc, requant, to, out);
+            }
+        }
+    }
+
+    /// [`Isa::tile`], and beside it [`Isa::requant16`] of a tile before.
+    unsafe fn tile16_beside<const ADD: bool>(
+        p: ProductOf<Self>,
+        acc: *mut i32,
+        before: Option<Sums<i16>>,
+    ) {
+        // SAFETY: the same contracts.
+        unsafe {
+            Self::tile(p, acc, Self::PANEL);
+            if let Some(Sums { acc, requant, out }) = before {
+                Self::requant16::<ADD>(acc, requant, out);
+            }
+        }
+    }
 
     /// Codes from the order of slots to that of rows: `out[i][j] = staged[i][order[j]]`. The rows of `staged`
     /// (`STAGED` apart) and `order` have `WINDOW` entries, those of `order` are below `WINDOW`; `out.cols` is at
@@ -365,6 +430,10 @@ impl<I: Isa> CheckSizes<I> {
         assert!(
             I::QUERIES <= MAX_QUERIES && I::QUERIES.is_multiple_of(I::WHOLE_ROWS),
             "a block's rows have a scale each, and room for whole tiles"
+        );
+        assert!(
+            !I::OVERLAPS || I::PANEL == WINDOW,
+            "a window's outputs are put in order tile by tile"
         );
         assert!(
             I::ROWS.is_multiple_of(I::WHOLE_ROWS),
@@ -533,28 +602,72 @@ fn pack_columns<I: Isa>(source: Rows<i8>, weights: &mut [I::Weight]) {
     }
 }
 
-/// Copies input rows as codes of `k` columns; what pads them is multiplied by zero weights. There is room for whole rows.
-///
-/// # Safety
-/// The CPU has the tier's features.
-unsafe fn encode<I: Isa>(input: Rows<i8>, k: usize, codes: &mut Buffer) {
-    let codes = codes.take(whole_rows::<I>(input.rows()) * k);
-    // SAFETY: the caller's promise.
-    unsafe { I::encode(input, k, codes) }
-}
-
 /// As many rows as tiles of that many touch.
 fn whole_rows<I: Isa>(rows: usize) -> usize {
     rows.next_multiple_of(I::WHOLE_ROWS)
 }
 
-/// Copies input rows as codes that narrow rows multiply.
-fn encode_narrow(input: Rows<i8>, form: Narrow, codes: &mut Buffer) {
-    let k = input.cols().next_multiple_of(form.step);
-    let codes: &mut [u8] = codes.take(input.rows() * k);
-    for (i, row) in codes.chunks_exact_mut(k).enumerate() {
-        for (code, &a) in row.iter_mut().zip(input.row(i)) {
-            *code = (a as u8).wrapping_add(form.code_offset);
+/// Input rows as a tier multiplies them.
+struct Inputs<'a, C> {
+    input: Rows<'a, i8>,
+    /// Rows before this one are multiplied as they are, ...
+    first: usize,
+    /// ... the others as these codes of `k` columns; what pads them is multiplied by zero weights.
+    codes: &'a [C],
+    k: usize,
+}
+
+impl<'a, C: Plain> Inputs<'a, C> {
+    /// # Safety
+    /// The CPU has the tier's features.
+    unsafe fn new<I: Isa<Code = C>>(input: Rows<'a, i8>, k: usize, buffer: &'a mut Buffer) -> Self {
+        let rows = input.rows();
+        let first = match I::DIRECT && k == input.cols() {
+            true if rows.is_multiple_of(I::WHOLE_ROWS) => rows,
+            // The last tile would read more rows than there are.
+            true => rows / I::ROWS * I::ROWS,
+            false => 0,
+        };
+        let rest = input.range(first..rows);
+        let codes = buffer.take(whole_rows::<I>(rest.rows()) * k);
+        // SAFETY: the caller's promise.
+        unsafe { I::encode(rest, k, codes) };
+        Self {
+            input,
+            first,
+            codes,
+            k,
+        }
+    }
+
+    /// Those that a tile of `rows` rows from row `i` on reads, `whole` of them: the first one and the stride.
+    fn tile(&self, i: usize, rows: usize, whole: usize) -> (*const C, usize) {
+        if i + rows <= self.first {
+            (self.input.row(i).as_ptr().cast(), self.input.stride())
+        } else {
+            let codes = &self.codes[(i - self.first) * self.k..][..whole * self.k];
+            (codes.as_ptr(), self.k)
+        }
+    }
+}
+
+impl<'a> Inputs<'a, u8> {
+    /// Inputs of narrow rows.
+    fn narrow(input: Rows<'a, i8>, form: Narrow, buffer: &'a mut Buffer) -> Self {
+        let k = input.cols().next_multiple_of(form.step);
+        let direct = form.code_offset == 0 && k == input.cols();
+        let first = if direct { input.rows() } else { 0 };
+        let codes: &mut [u8] = buffer.take((input.rows() - first) * k);
+        for (i, row) in (first..).zip(codes.chunks_exact_mut(k)) {
+            for (code, &a) in row.iter_mut().zip(input.row(i)) {
+                *code = (a as u8).wrapping_add(form.code_offset);
+            }
+        }
+        Self {
+            input,
+            first,
+            codes,
+            k,
         }
     }
 }
@@ -704,7 +817,39 @@ trait Epilogue<I: Isa> {
     /// # Safety
     /// A tile of accumulators and a panel of parameters can be read; the rows of `out` are live and nothing
     /// else refers to them.
-    unsafe fn finish(&self, acc: *const i32, requant: Requant, out: Out<Self::Value>, staged: bool);
+    unsafe fn finish(&self, sums: Sums<Self::Value>, staged: bool);
+
+    /// [`Isa::tile`] and [`Self::finish`]; there is room for a tile's accumulators.
+    ///
+    /// # Safety
+    /// As theirs.
+    unsafe fn tile(&self, p: ProductOf<I>, sums: Sums<Self::Value>, staged: bool) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            I::tile(p, sums.acc.cast_mut(), I::PANEL);
+            self.finish(sums, staged);
+        }
+    }
+
+    /// [`Isa::tile`], and beside it [`Self::finish`] of the tile before.
+    ///
+    /// # Safety
+    /// As theirs.
+    unsafe fn tile_beside(
+        &self,
+        p: ProductOf<I>,
+        acc: *mut i32,
+        before: Option<Sums<Self::Value>>,
+        staged: bool,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            I::tile(p, acc, I::PANEL);
+            if let Some(before) = before {
+                self.finish(before, staged);
+            }
+        }
+    }
 
     /// Puts staged values into a block of the outputs.
     ///
@@ -713,10 +858,70 @@ trait Epilogue<I: Isa> {
     unsafe fn reorder(&self, staged: *const Self::Value, order: *const u8, out: Out<Self::Value>);
 }
 
+/// A tile of accumulators of which nothing is made yet.
+struct Due<T> {
+    sums: Sums<T>,
+    /// Where the outputs are staged and complete: the order of rows, and where they go.
+    to: Option<(*const u8, Out<T>)>,
+    staged: bool,
+}
+
+impl<T: Plain> Due<T> {
+    /// Puts what was staged in order.
+    ///
+    /// # Safety
+    /// As [`Epilogue::reorder`].
+    unsafe fn reorder<I: Isa>(&self, epilogue: &impl Epilogue<I, Value = T>) {
+        if let Some((order, to)) = self.to {
+            // SAFETY: the caller's promise.
+            unsafe { epilogue.reorder(self.sums.out.ptr, order, to) }
+        }
+    }
+}
+
+/// Weights of a panel, expanded where they are kept packed: as those of wide rows or as those of narrow ones.
+///
+/// # Safety
+/// The CPU has the tier's features.
+unsafe fn weights<'a, I: Isa>(
+    layer: &'a Linear,
+    panel: &Panel,
+    (wide_k, narrow_k): (usize, usize),
+    expanded: &'a mut Buffer,
+) -> (&'a [I::Weight], &'a [i8]) {
+    let stored = &layer.weights.as_slice::<u8>()[panel.weights.clone()];
+    let (wide, narrow) = (panel.width * wide_k, panel.width * narrow_k);
+    match (layer.storage, panel.narrow) {
+        // SAFETY: the caller promises the features.
+        (Storage::Packed, false) => unsafe {
+            let weights = expanded.take(wide);
+            let bytes = panel.wide * I::GROUP;
+            I::expand_wide(stored, bytes, panel.width * I::GROUP - bytes, weights);
+            (weights, &[])
+        },
+        // SAFETY: the caller promises the features.
+        (Storage::Packed, true) => unsafe {
+            let weights = expanded.take(narrow);
+            I::expand_narrow(stored, weights);
+            (&[], weights)
+        },
+        (Storage::Unpacked, false) => (&cast(stored)[..wide], &[]),
+        (Storage::Unpacked, true) => (&[], &cast(stored)[..narrow]),
+    }
+}
+
+/// The weights behind a panel, as many as it has, in parts for each of `tiles` to ask for: the next one's, likely.
+fn coming<'a>(layer: &'a Linear, panel: &Panel, tiles: usize) -> impl Iterator<Item = &'a [u8]> {
+    let (size, next) = (panel.weights.len(), panel.weights.end);
+    let rest = &layer.weights.as_slice::<u8>()[next..];
+    rest[..rest.len().min(size)].chunks(size.div_ceil(tiles.max(1)).max(64))
+}
+
 /// Computes every tile of `input` times `layer`, panel by panel.
 ///
 /// # Safety
 /// The CPU has the tier's features; the sizes agree.
+#[allow(clippy::too_many_lines)] // one walk over windows, panels and tiles
 unsafe fn linear<I: Isa, E: Epilogue<I>>(
     layer: &Linear,
     bias: &Buffer,
@@ -725,27 +930,22 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
     mut epilogue: E,
 ) {
     let n = input.rows();
+    let form = I::NARROW.filter(|_| layer.panels.iter().any(|panel| panel.narrow));
+    let narrow = form.map(|form| Inputs::narrow(input, form, &mut scratch.narrow_codes));
+    let narrow_k = narrow.as_ref().map_or(0, |narrow| narrow.k);
     let k = layer.k.next_multiple_of(I::STEP);
-    let has = |narrow: bool| layer.panels.iter().any(|panel| panel.narrow == narrow);
-    if has(false) {
-        // SAFETY: the caller promises the features.
-        unsafe { encode::<I>(input, k, &mut scratch.codes) };
-    }
-    let form = I::NARROW.filter(|_| has(true));
-    if let Some(form) = form {
-        encode_narrow(input, form, &mut scratch.narrow_codes);
-    }
-    let narrow_k = form.map_or(0, |form| layer.k.next_multiple_of(form.step));
-    let codes = scratch.codes.as_slice::<I::Code>();
-    let narrow_codes = scratch.narrow_codes.as_slice::<u8>();
-    let bias = bias.as_slice::<i32>();
-    let order = layer.order.as_slice::<u8>();
-    let tile = scratch.tile.take::<i32>(I::ROWS * I::PANEL);
-    let expanded = &mut scratch.expanded;
+    // SAFETY: the caller promises the features.
+    let wide = (layer.panels.iter().any(|panel| !panel.narrow))
+        .then(|| unsafe { Inputs::new::<I>(input, k, &mut scratch.codes) });
+    let (bias, order) = (bias.as_slice::<i32>(), layer.order.as_slice::<u8>());
+    let tile = I::ROWS * I::PANEL;
+    let accumulators = scratch.tile.take::<i32>(2 * tile).as_mut_ptr();
     let sorted = layer.windows.iter().any(|window| window.sorted);
     let staged = scratch
         .staged
         .take::<E::Value>(if sorted { n * I::STAGED } else { 0 });
+    // The tile before, where one overlaps with the next.
+    let mut due: Option<Due<E::Value>> = None;
     // SAFETY: the caller promises the features.
     unsafe { I::begin() };
     for (window, first) in layer.windows.iter().zip((0..).step_by(WINDOW)) {
@@ -755,36 +955,17 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
         let at_once = window.sorted && window.panels.len() == 1;
         for panel in &layer.panels[window.panels.clone()] {
             let width = panel.width;
-            let bias = &bias[panel.slot..][..width];
+            let bias = bias[panel.slot..][..width].as_ptr();
             let requant = requant::<I>(layer, panel.slot);
-            let stored = &layer.weights.as_slice::<u8>()[panel.weights.clone()];
-            let (wide, narrow): (&[I::Weight], &[i8]) = match (layer.storage, panel.narrow) {
-                // SAFETY: the caller promises the features.
-                (Storage::Packed, false) => unsafe {
-                    let weights = expanded.take(width * k);
-                    let (wide, narrow) = (panel.wide * I::GROUP, (width - panel.wide) * I::GROUP);
-                    I::expand_wide(stored, wide, narrow, weights);
-                    (weights, &[])
-                },
-                // SAFETY: the caller promises the features.
-                (Storage::Packed, true) => unsafe {
-                    let weights = expanded.take(width * narrow_k);
-                    I::expand_narrow(stored, weights);
-                    (&[], weights)
-                },
-                (Storage::Unpacked, false) => (&cast(stored)[..width * k], &[]),
-                (Storage::Unpacked, true) => (&[], &cast(stored)[..width * narrow_k]),
-            };
-            // The weights of the next panel are asked for meanwhile, a part with each tile.
-            let coming = &layer.weights.as_slice::<u8>()[panel.weights.end..];
-            let coming = &coming[..coming.len().min(stored.len())];
-            let mut coming = coming.chunks(stored.len().div_ceil(n.div_ceil(I::ROWS)).max(64));
+            // SAFETY: the caller promises the features.
+            let (w, narrow_w) =
+                unsafe { weights::<I>(layer, panel, (k, narrow_k), &mut scratch.expanded) };
+            let mut coming = coming(layer, panel, n.div_ceil(I::ROWS));
             for i in (0..n).step_by(I::ROWS) {
                 let rows = I::ROWS.min(n - i);
                 for line in coming.next().unwrap_or_default().chunks(64) {
                     I::prefetch(line.as_ptr());
                 }
-                let (bias, acc) = (bias.as_ptr(), tile.as_mut_ptr());
                 let out = if window.sorted {
                     let at = if at_once { 0 } else { i * I::STAGED };
                     let staged = &mut staged[at..][..rows * I::STAGED];
@@ -797,24 +978,54 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
                 } else {
                     epilogue.block(i, rows, panel.slot, width.min(layer.rows - panel.slot))
                 };
-                // SAFETY: the slices have the sizes that a tile reads; the tile buffer holds ROWS rows of
-                // PANEL; out is a block of the outputs or of what is staged; the caller promises the features.
+                let other = due.as_ref().is_some_and(|due| due.sums.acc == accumulators);
+                // SAFETY: the slices have the sizes that a tile reads; there is room for two tiles of ROWS rows of PANEL; out is a
+                // block of the outputs or of what is staged, which has values for each row of what it is put in order to, as
+                // sort_window made it; the caller promises the features.
                 unsafe {
-                    if panel.narrow {
-                        let a = narrow_codes[i * narrow_k..][..rows * narrow_k].as_ptr();
-                        let w = narrow.as_ptr();
-                        let (k, run) = (narrow_k, panel.run);
-                        I::tile_narrow(a, k, rows, w, width, k, run, bias, acc, I::PANEL);
-                    } else {
-                        let a = codes[i * k..][..whole_rows::<I>(rows) * k].as_ptr();
-                        I::tile(a, k, rows, wide.as_ptr(), width, k, bias, acc, I::PANEL);
+                    let acc = accumulators.add(if other { tile } else { 0 });
+                    let next = Due {
+                        sums: Sums { acc, requant, out },
+                        to: at_once.then(|| (order, epilogue.block(i, rows, first, cols))),
+                        staged: window.sorted,
+                    };
+                    if let (true, Some(narrow)) = (panel.narrow, &narrow) {
+                        let (a, stride) = narrow.tile(i, rows, rows);
+                        let (w, k) = (narrow_w.as_ptr(), narrow_k);
+                        let p = Product {
+                            a,
+                            stride,
+                            rows,
+                            w,
+                            width,
+                            k,
+                            bias,
+                        };
+                        I::tile_narrow(p, panel.run, acc, I::PANEL);
+                        epilogue.finish(next.sums, window.sorted);
+                        next.reorder(&epilogue);
+                    } else if let Some(wide) = &wide {
+                        let (a, stride) = wide.tile(i, rows, whole_rows::<I>(rows));
+                        let w = w.as_ptr();
+                        let p = Product {
+                            a,
+                            stride,
+                            rows,
+                            w,
+                            width,
+                            k,
+                            bias,
+                        };
+                        if !I::OVERLAPS {
+                            epilogue.tile(p, next.sums, window.sorted);
+                            next.reorder(&epilogue);
+                        } else if let Some(due) = due.replace(next) {
+                            epilogue.tile_beside(p, acc, Some(due.sums), due.staged);
+                            due.reorder(&epilogue);
+                        } else {
+                            epilogue.tile_beside(p, acc, None, window.sorted);
+                        }
                     }
-                    epilogue.finish(acc, requant, out, window.sorted);
-                }
-                if at_once {
-                    let out = epilogue.block(i, rows, first, cols);
-                    // SAFETY: staged has values for each row of out; sort_window made the order.
-                    unsafe { epilogue.reorder(staged.as_ptr(), order, out) };
                 }
             }
         }
@@ -825,7 +1036,13 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
         }
     }
     // SAFETY: as above.
-    unsafe { I::end() };
+    unsafe {
+        if let Some(due) = due {
+            epilogue.finish(due.sums, due.staged);
+            due.reorder(&epilogue);
+        }
+        I::end();
+    }
 }
 
 /// The parameters of the panel that starts at `slot`.
@@ -843,8 +1060,7 @@ fn requant<I: Isa>(linear: &Linear, slot: usize) -> Requant {
 /// Codes, through a table where there is one.
 struct Codes<'a> {
     out: RowsMut<'a, i8>,
-    offset: i16,
-    table: Option<&'a [i8; 256]>,
+    to: ToCodes<'a>,
 }
 
 impl<I: Isa> Epilogue<I> for Codes<'_> {
@@ -854,14 +1070,25 @@ impl<I: Isa> Epilogue<I> for Codes<'_> {
         self.out.block(row, rows, col, cols)
     }
 
-    unsafe fn finish(&self, acc: *const i32, requant: Requant, out: Out<i8>, _staged: bool) {
+    unsafe fn finish(&self, sums: Sums<i8>, _staged: bool) {
         // SAFETY: the caller's promise.
-        unsafe {
-            I::requant8(acc, requant, self.offset, out);
-            if let Some(table) = self.table {
-                I::lookup(table, out);
-            }
-        }
+        unsafe { I::finish8(sums.acc, sums.requant, self.to, sums.out) }
+    }
+
+    unsafe fn tile(&self, p: ProductOf<I>, sums: Sums<i8>, _staged: bool) {
+        // SAFETY: the caller's promise.
+        unsafe { I::tile8(p, sums.acc.cast_mut(), sums.requant, self.to, sums.out) }
+    }
+
+    unsafe fn tile_beside(
+        &self,
+        p: ProductOf<I>,
+        acc: *mut i32,
+        before: Option<Sums<i8>>,
+        _staged: bool,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { I::tile8_beside(p, acc, before, self.to) }
     }
 
     unsafe fn reorder(&self, staged: *const i8, order: *const u8, out: Out<i8>) {
@@ -882,13 +1109,43 @@ impl<I: Isa> Epilogue<I> for Residual<'_> {
         self.x.block(row, rows, col, cols)
     }
 
-    unsafe fn finish(&self, acc: *const i32, requant: Requant, out: Out<i16>, staged: bool) {
+    unsafe fn finish(&self, sums: Sums<i16>, staged: bool) {
+        let Sums { acc, requant, out } = sums;
         // SAFETY: the caller's promise.
         unsafe {
             if staged {
                 I::requant16::<false>(acc, requant, out);
             } else {
                 I::requant16::<true>(acc, requant, out);
+            }
+        }
+    }
+
+    unsafe fn tile(&self, p: ProductOf<I>, sums: Sums<i16>, staged: bool) {
+        let Sums { acc, requant, out } = sums;
+        // SAFETY: the caller's promise.
+        unsafe {
+            if staged {
+                I::tile16::<false>(p, acc.cast_mut(), requant, out);
+            } else {
+                I::tile16::<true>(p, acc.cast_mut(), requant, out);
+            }
+        }
+    }
+
+    unsafe fn tile_beside(
+        &self,
+        p: ProductOf<I>,
+        acc: *mut i32,
+        before: Option<Sums<i16>>,
+        staged: bool,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if staged {
+                I::tile16_beside::<false>(p, acc, before);
+            } else {
+                I::tile16_beside::<true>(p, acc, before);
             }
         }
     }
@@ -900,22 +1157,23 @@ impl<I: Isa> Epilogue<I> for Residual<'_> {
 }
 
 /// The accumulators themselves.
-struct Sums<'a> {
+struct Accumulators<'a> {
     out: RowsMut<'a, i32>,
 }
 
-impl<I: Isa> Epilogue<I> for Sums<'_> {
+impl<I: Isa> Epilogue<I> for Accumulators<'_> {
     type Value = i32;
 
     fn block(&mut self, row: usize, rows: usize, col: usize, cols: usize) -> Out<i32> {
         self.out.block(row, rows, col, cols)
     }
 
-    unsafe fn finish(&self, acc: *const i32, _requant: Requant, out: Out<i32>, _staged: bool) {
+    unsafe fn finish(&self, sums: Sums<i32>, _staged: bool) {
+        let out = sums.out;
         for m in 0..out.rows {
             // SAFETY: the caller promises PANEL accumulators for each row of out.
             unsafe {
-                let acc = std::slice::from_raw_parts(acc.add(m * I::PANEL), out.cols);
+                let acc = std::slice::from_raw_parts(sums.acc.add(m * I::PANEL), out.cols);
                 out.row(m).copy_from_slice(acc);
             }
         }
@@ -940,7 +1198,8 @@ pub(crate) unsafe fn linear_i8<I: Isa>(
     scratch: &mut Scratch,
 ) {
     let offset = 64 * i16::from(zero_point) + 32;
-    let codes = Codes { out, offset, table };
+    let to = ToCodes { offset, table };
+    let codes = Codes { out, to };
     // SAFETY: the caller's promise.
     unsafe { linear::<I, _>(layer, &layer.rounded, input, scratch, codes) }
 }
@@ -970,7 +1229,7 @@ pub(crate) unsafe fn linear_i32<I: Isa>(
     scratch: &mut Scratch,
 ) {
     // SAFETY: the caller's promise.
-    unsafe { linear::<I, _>(layer, &layer.bias, input, scratch, Sums { out }) }
+    unsafe { linear::<I, _>(layer, &layer.bias, input, scratch, Accumulators { out }) }
 }
 
 /// `Kernels::layer_norm`.
@@ -1029,8 +1288,7 @@ pub(crate) unsafe fn attention<I: Isa>(
     let stride = tokens.next_multiple_of(PAD);
 
     // SAFETY: the caller promises the features.
-    unsafe { encode::<I>(q, dim_k, &mut scratch.codes) };
-    let codes = &scratch.codes.as_slice::<I::Code>()[..whole_rows::<I>(q.rows()) * dim_k];
+    let queries = unsafe { Inputs::new::<I>(q, dim_k, &mut scratch.codes) };
     let keys = &kv.keys.as_slice::<I::Weight>()[..total_keys * dim_k];
     let key_bias = &kv.key_bias.as_slice::<i32>()[..total_keys];
     let values = &kv.values.as_slice::<I::Weight>()[..total_dims * tokens_k];
@@ -1053,21 +1311,20 @@ pub(crate) unsafe fn attention<I: Isa>(
             for i in (0..rows).step_by(I::ROWS) {
                 let n = I::ROWS.min(rows - i);
                 let whole = whole_rows::<I>(n);
-                let a = &codes[(block + i) * dim_k..][..whole * dim_k];
+                let (a, q_stride) = queries.tile(block + i, n, whole);
                 let out = &mut logits[i * stride + first..][..(whole - 1) * stride + width];
                 // SAFETY: the slices have the sizes that tile reads and writes.
                 unsafe {
-                    I::tile_wide(
-                        a.as_ptr(),
-                        dim_k,
-                        n,
-                        w.as_ptr(),
+                    let p = Product {
+                        a,
+                        stride: q_stride,
+                        rows: n,
+                        w: w.as_ptr(),
                         width,
-                        dim_k,
-                        bias.as_ptr(),
-                        out.as_mut_ptr(),
-                        stride,
-                    );
+                        k: dim_k,
+                        bias: bias.as_ptr(),
+                    };
+                    I::tile_wide(p, out.as_mut_ptr(), stride);
                 }
             }
         }
@@ -1095,17 +1352,16 @@ pub(crate) unsafe fn attention<I: Isa>(
                 // SAFETY: the slices have the sizes that tile reads; the tile buffer holds ROWS rows of
                 // PANEL; the epilogue gets a full tile, a panel of means and a scale for each row.
                 unsafe {
-                    I::tile_probs(
-                        a.as_ptr(),
+                    let p = Product {
+                        a: a.as_ptr(),
                         stride,
-                        n,
-                        w.as_ptr(),
+                        rows: n,
+                        w: w.as_ptr(),
                         width,
-                        tokens_k,
-                        bias.as_ptr(),
-                        tile.as_mut_ptr(),
-                        I::PANEL,
-                    );
+                        k: tokens_k,
+                        bias: bias.as_ptr(),
+                    };
+                    I::tile_probs(p, tile.as_mut_ptr(), I::PANEL);
                     let out = out.block(block + i, n, first, width.min(dim - first));
                     I::attention_output(tile.as_ptr(), means.as_ptr(), &scales[i..i + n], out);
                 }

@@ -5,6 +5,8 @@
 use std::arch::aarch64::*;
 use std::array::from_fn;
 
+use crate::tiled::Product;
+
 /// Rows of weights that are multiplied at once.
 pub(super) const LANES: usize = 4;
 
@@ -35,15 +37,19 @@ fn accumulate<const M: usize>(
 #[target_feature(enable = "neon")]
 #[allow(clippy::too_many_arguments)]
 unsafe fn tile<const M: usize, const SYMMETRIC: bool>(
-    a: *const i8,
-    stride: usize,
-    w: *const i8,
-    width: usize,
-    k: usize,
-    bias: *const i32,
+    p: Product<i8, i8>,
     out: *mut i32,
     out_stride: usize,
 ) {
+    let Product {
+        a,
+        stride,
+        w,
+        width,
+        k,
+        bias,
+        ..
+    } = p;
     // SAFETY: the caller promises M rows of k codes, `width` rows of k weights, as many biases and M rows of out.
     unsafe {
         for first in (0..width).step_by(LANES) {
@@ -109,16 +115,20 @@ unsafe fn tile<const M: usize, const SYMMETRIC: bool>(
 #[target_feature(enable = "neon")]
 #[allow(clippy::too_many_arguments)]
 unsafe fn tile_narrow<const M: usize>(
-    a: *const i8,
-    stride: usize,
-    w: *const i8,
-    width: usize,
-    k: usize,
+    p: Product<i8, i8>,
     run: usize,
-    bias: *const i32,
     out: *mut i32,
     out_stride: usize,
 ) {
+    let Product {
+        a,
+        stride,
+        w,
+        width,
+        k,
+        bias,
+        ..
+    } = p;
     // SAFETY: as in tile.
     unsafe {
         for first in (0..width).step_by(LANES) {
@@ -159,21 +169,15 @@ unsafe fn tile_narrow<const M: usize>(
 #[target_feature(enable = "neon")]
 #[allow(clippy::too_many_arguments)]
 pub(super) unsafe fn tile_of<const SYMMETRIC: bool>(
-    a: *const i8,
-    stride: usize,
-    rows: usize,
-    w: *const i8,
-    width: usize,
-    k: usize,
-    bias: *const i32,
+    p: Product<i8, i8>,
     out: *mut i32,
     out_stride: usize,
 ) {
     macro_rules! pick {
         ($($m:literal)*) => {
-            match rows {
-                $($m => tile::<$m, SYMMETRIC>(a, stride, w, width, k, bias, out, out_stride),)*
-                _ => unreachable!("a tile of {rows} rows"),
+            match p.rows {
+                $($m => tile::<$m, SYMMETRIC>(p, out, out_stride),)*
+                _ => unreachable!("a tile of {} rows", p.rows),
             }
         };
     }
@@ -188,22 +192,16 @@ pub(super) unsafe fn tile_of<const SYMMETRIC: bool>(
 #[target_feature(enable = "neon")]
 #[allow(clippy::too_many_arguments)]
 pub(super) unsafe fn tile_narrow_of(
-    a: *const i8,
-    stride: usize,
-    rows: usize,
-    w: *const i8,
-    width: usize,
-    k: usize,
+    p: Product<i8, i8>,
     run: usize,
-    bias: *const i32,
     out: *mut i32,
     out_stride: usize,
 ) {
     macro_rules! pick {
         ($($m:literal)*) => {
-            match rows {
-                $($m => tile_narrow::<$m>(a, stride, w, width, k, run, bias, out, out_stride),)*
-                _ => unreachable!("a tile of {rows} rows"),
+            match p.rows {
+                $($m => tile_narrow::<$m>(p, run, out, out_stride),)*
+                _ => unreachable!("a tile of {} rows", p.rows),
             }
         };
     }

@@ -4,6 +4,8 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 use std::array::from_fn;
 
+use crate::tiled::Product;
+
 /// Rows of weights in two vectors of sums.
 pub(super) const LANES: usize = 8;
 
@@ -30,14 +32,18 @@ fn dot<const LANE: usize>(mut acc: int32x4_t, weights: int8x16_t, codes: int8x16
 /// As `Isa::tile`, for M rows and 4 * V columns.
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn tile<const M: usize, const V: usize>(
-    a: *const i8,
-    stride: usize,
-    w: *const i8,
-    k: usize,
-    bias: *const i32,
+    p: Product<i8, i8>,
     out: *mut i32,
     out_stride: usize,
 ) {
+    let Product {
+        a,
+        stride,
+        w,
+        k,
+        bias,
+        ..
+    } = p;
     // SAFETY: the caller promises M rows of k codes, 4 * V rows of k weights, 4 * V biases and M rows of out.
     unsafe {
         let bias: [_; V] = from_fn(|v| vld1q_s32(bias.add(4 * v)));
@@ -74,25 +80,15 @@ unsafe fn tile<const M: usize, const V: usize>(
 /// As `Isa::tile`.
 #[target_feature(enable = "neon,dotprod")]
 #[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn tile_of(
-    a: *const i8,
-    stride: usize,
-    rows: usize,
-    w: *const i8,
-    width: usize,
-    k: usize,
-    bias: *const i32,
-    out: *mut i32,
-    out_stride: usize,
-) {
+pub(super) unsafe fn tile_of(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
     macro_rules! pick {
         ($($m:literal)*) => {
-            match (rows, width / 4) {
+            match (p.rows, p.width / 4) {
                 $(
-                    ($m, 4) => tile::<$m, 4>(a, stride, w, k, bias, out, out_stride),
-                    ($m, 2) => tile::<$m, 2>(a, stride, w, k, bias, out, out_stride),
+                    ($m, 4) => tile::<$m, 4>(p, out, out_stride),
+                    ($m, 2) => tile::<$m, 2>(p, out, out_stride),
                 )*
-                _ => unreachable!("a tile of {rows} x {width}"),
+                _ => unreachable!("a tile of {} x {}", p.rows, p.width),
             }
         };
     }

@@ -12,7 +12,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use crate::scalar::{logit_cap, Moments, EXP2};
-use crate::tiled::{Isa, Narrow, Out, Requant, RowScale, WINDOW};
+use crate::tiled::{Isa, Narrow, Out, Product, Requant, RowScale, WINDOW};
 use crate::LayerNorm;
 
 /// The tiers without and with the dot product. Their functions need NEON, which every 64-bit Arm has, and with
@@ -202,73 +202,54 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     }
 
     #[target_feature(enable = "neon")]
-    unsafe fn tile(
-        a: *const i8,
-        stride: usize,
-        rows: usize,
-        w: *const i8,
-        width: usize,
-        k: usize,
-        bias: *const i32,
-        out: *mut i32,
-        out_stride: usize,
-    ) {
+    unsafe fn tile(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             if DOT {
-                dot::tile_of(a, stride, rows, w, width, k, bias, out, out_stride);
+                dot::tile_of(p, out, out_stride);
             } else {
-                base::tile_of::<true>(a, stride, rows, w, width, k, bias, out, out_stride);
+                base::tile_of::<true>(p, out, out_stride);
             }
         }
     }
 
     #[target_feature(enable = "neon")]
-    unsafe fn tile_wide(
-        a: *const i8,
-        stride: usize,
-        rows: usize,
-        w: *const i8,
-        width: usize,
-        k: usize,
-        bias: *const i32,
-        out: *mut i32,
-        out_stride: usize,
-    ) {
+    unsafe fn tile_wide(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             if DOT {
-                dot::tile_of(a, stride, rows, w, width, k, bias, out, out_stride);
+                dot::tile_of(p, out, out_stride);
             } else {
-                base::tile_of::<false>(a, stride, rows, w, width, k, bias, out, out_stride);
+                base::tile_of::<false>(p, out, out_stride);
             }
         }
     }
 
     #[target_feature(enable = "neon")]
-    unsafe fn tile_narrow(
-        a: *const u8,
-        stride: usize,
-        rows: usize,
-        w: *const i8,
-        width: usize,
-        k: usize,
-        run: usize,
-        bias: *const i32,
-        out: *mut i32,
-        out_stride: usize,
-    ) {
+    unsafe fn tile_narrow(p: Product<u8, i8>, run: usize, out: *mut i32, out_stride: usize) {
         // SAFETY: the caller's promise.
         unsafe {
-            base::tile_narrow_of(
-                a.cast(),
+            let Product {
+                a,
                 stride,
                 rows,
                 w,
                 width,
                 k,
-                run,
                 bias,
+            } = p;
+            let a = a.cast();
+            base::tile_narrow_of(
+                Product {
+                    a,
+                    stride,
+                    rows,
+                    w,
+                    width,
+                    k,
+                    bias,
+                },
+                run,
                 out,
                 out_stride,
             );

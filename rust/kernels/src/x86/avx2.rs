@@ -7,7 +7,7 @@ use std::array::from_fn;
 
 use super::{bases, read4};
 use crate::scalar::{logit_cap, Moments, EXP2};
-use crate::tiled::{expand, Isa, Narrow, Out, Requant, RowScale, WINDOW};
+use crate::tiled::{expand, Isa, Narrow, Out, Product, Requant, RowScale, WINDOW};
 use crate::LayerNorm;
 
 /// The tier. Its functions need AVX2.
@@ -30,14 +30,18 @@ static EXP2_DOUBLED: [i32; 64] = {
 /// As [`Isa::tile`], for M rows and 8 * V columns.
 #[target_feature(enable = "avx2")]
 unsafe fn tile<const M: usize, const V: usize>(
-    a: *const i16,
-    stride: usize,
-    w: *const i16,
-    k: usize,
-    bias: *const i32,
+    p: Product<i16, i16>,
     out: *mut i32,
     out_stride: usize,
 ) {
+    let Product {
+        a,
+        stride,
+        w,
+        k,
+        bias,
+        ..
+    } = p;
     // SAFETY: the caller promises M rows of k codes, 8 * V rows of k weights, 8 * V biases and M rows of out.
     unsafe {
         let mut acc = [[_mm256_setzero_si256(); V]; M];
@@ -77,15 +81,19 @@ unsafe fn tile<const M: usize, const V: usize>(
 #[target_feature(enable = "avx2")]
 #[allow(clippy::too_many_arguments)]
 unsafe fn tile_narrow<const M: usize, const V: usize>(
-    a: *const u8,
-    stride: usize,
-    w: *const i8,
-    k: usize,
+    p: Product<u8, i8>,
     run: usize,
-    bias: *const i32,
     out: *mut i32,
     out_stride: usize,
 ) {
+    let Product {
+        a,
+        stride,
+        w,
+        k,
+        bias,
+        ..
+    } = p;
     // SAFETY: the caller promises M rows of k codes, 8 * V rows of k weights, 8 * V biases and M rows of out.
     unsafe {
         for m in 0..M {
@@ -312,25 +320,15 @@ unsafe impl Isa for Avx2 {
     }
 
     #[target_feature(enable = "avx2")]
-    unsafe fn tile(
-        a: *const i16,
-        stride: usize,
-        rows: usize,
-        w: *const i16,
-        width: usize,
-        k: usize,
-        bias: *const i32,
-        out: *mut i32,
-        out_stride: usize,
-    ) {
+    unsafe fn tile(p: Product<i16, i16>, out: *mut i32, out_stride: usize) {
         macro_rules! pick {
             ($($m:literal)*) => {
-                match (rows, width / 8) {
+                match (p.rows, p.width / 8) {
                     $(
-                        ($m, 2) => tile::<$m, 2>(a, stride, w, k, bias, out, out_stride),
-                        ($m, 1) => tile::<$m, 1>(a, stride, w, k, bias, out, out_stride),
+                        ($m, 2) => tile::<$m, 2>(p, out, out_stride),
+                        ($m, 1) => tile::<$m, 1>(p, out, out_stride),
                     )*
-                    _ => unreachable!("a tile of {rows} x {width}"),
+                    _ => unreachable!("a tile of {} x {}", p.rows, p.width),
                 }
             };
         }
@@ -339,26 +337,15 @@ unsafe impl Isa for Avx2 {
     }
 
     #[target_feature(enable = "avx2")]
-    unsafe fn tile_narrow(
-        a: *const u8,
-        stride: usize,
-        rows: usize,
-        w: *const i8,
-        width: usize,
-        k: usize,
-        run: usize,
-        bias: *const i32,
-        out: *mut i32,
-        out_stride: usize,
-    ) {
+    unsafe fn tile_narrow(p: Product<u8, i8>, run: usize, out: *mut i32, out_stride: usize) {
         macro_rules! pick {
             ($($m:literal)*) => {
-                match (rows, width / 8) {
+                match (p.rows, p.width / 8) {
                     $(
-                        ($m, 2) => tile_narrow::<$m, 2>(a, stride, w, k, run, bias, out, out_stride),
-                        ($m, 1) => tile_narrow::<$m, 1>(a, stride, w, k, run, bias, out, out_stride),
+                        ($m, 2) => tile_narrow::<$m, 2>(p, run, out, out_stride),
+                        ($m, 1) => tile_narrow::<$m, 1>(p, run, out, out_stride),
                     )*
-                    _ => unreachable!("a tile of {rows} x {width}"),
+                    _ => unreachable!("a tile of {} x {}", p.rows, p.width),
                 }
             };
         }

@@ -8,6 +8,8 @@ use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::sync::OnceLock;
 
+use crate::tiled::Product;
+
 /// Input rows of a tile: two registers of them, two of weights and the four of their sums make eight.
 pub(super) const ROWS: usize = 2 * WHOLE_ROWS;
 /// Rows of a register.
@@ -143,22 +145,26 @@ unsafe fn dot<const SIGNED: bool, const SUMS: u8, const CODES: u8, const WEIGHTS
 }
 
 /// Rows 0 to 15 or 0 to 31 (`TALL`) by 16 * V columns, 2 of them at most where it is tall: sums in registers 0 to 3, codes in 4 and 5,
-/// weights in 6 and 7.
+/// weights in 6 and 7. Calls `beside` after each step.
 ///
 /// # Safety
 /// As [`tile_of`].
-#[allow(clippy::too_many_arguments)] // four strided operands
 #[inline]
 unsafe fn block<const SIGNED: bool, const TALL: bool, const V: usize>(
-    a: *const u8,
-    stride: usize,
-    w: *const i8,
-    width: usize,
-    k: usize,
-    bias: *const i32,
+    p: Product<u8, i8>,
     out: *mut i32,
     out_stride: usize,
+    mut beside: impl FnMut(),
 ) {
+    let Product {
+        a,
+        stride,
+        w,
+        width,
+        k,
+        bias,
+        ..
+    } = p;
     // SAFETY: the caller promises all rows and columns.
     unsafe {
         // A stride of 0: the same biases for each row.
@@ -198,6 +204,7 @@ unsafe fn block<const SIGNED: bool, const TALL: bool, const V: usize>(
                     dot::<SIGNED, 3, 4, 6>();
                 }
             }
+            beside();
         }
         store::<0>(out, 4 * out_stride);
         if V > 1 {
@@ -216,56 +223,62 @@ unsafe fn block<const SIGNED: bool, const TALL: bool, const V: usize>(
     }
 }
 
+/// How often [`tile_beside`] calls what goes beside.
+pub(super) fn parts(p: &Product<u8, i8>) -> usize {
+    p.k / STEP
+        * if p.rows > WHOLE_ROWS {
+            p.width.div_ceil(32)
+        } else {
+            1
+        }
+}
+
+/// Products of codes, signed or not, and signed weights, with `beside` between them.
+///
+/// # Safety
+/// As `Isa::tile`, for rows rounded up to [`WHOLE_ROWS`], between [`configure`] and [`release`].
+#[inline]
+pub(super) unsafe fn tile_beside<const SIGNED: bool>(
+    p: Product<u8, i8>,
+    out: *mut i32,
+    out_stride: usize,
+    mut beside: impl FnMut(),
+) {
+    debug_assert!(p.rows <= ROWS && p.width.is_multiple_of(16) && p.k.is_multiple_of(STEP));
+    // SAFETY: the caller promises whole registers of rows, and every column.
+    unsafe {
+        if p.rows > WHOLE_ROWS {
+            for col in (0..p.width).step_by(32) {
+                let (w, bias, out) = (p.w.add(4 * col), p.bias.add(col), out.add(col));
+                let columns = Product { w, bias, ..p };
+                if p.width - col > 16 {
+                    block::<SIGNED, true, 2>(columns, out, out_stride, &mut beside);
+                } else {
+                    block::<SIGNED, true, 1>(columns, out, out_stride, &mut beside);
+                }
+            }
+        } else {
+            match p.width / 16 {
+                1 => block::<SIGNED, false, 1>(p, out, out_stride, beside),
+                2 => block::<SIGNED, false, 2>(p, out, out_stride, beside),
+                3 => block::<SIGNED, false, 3>(p, out, out_stride, beside),
+                _ => block::<SIGNED, false, 4>(p, out, out_stride, beside),
+            }
+        }
+    }
+}
+
 /// Products of codes, signed or not, and signed weights.
 ///
 /// # Safety
 /// As `Isa::tile`, for rows rounded up to [`WHOLE_ROWS`], between [`configure`] and [`release`].
-#[allow(clippy::too_many_arguments)] // four strided operands
 pub(super) unsafe fn tile_of<const SIGNED: bool>(
-    a: *const u8,
-    stride: usize,
-    rows: usize,
-    w: *const i8,
-    width: usize,
-    k: usize,
-    bias: *const i32,
+    p: Product<u8, i8>,
     out: *mut i32,
     out_stride: usize,
 ) {
-    debug_assert!(rows <= ROWS && width.is_multiple_of(16) && k.is_multiple_of(STEP));
-    // SAFETY: the caller promises whole registers of rows, and every column.
-    unsafe {
-        macro_rules! block {
-            ($tall:literal, $v:literal, $col:expr) => {
-                block::<SIGNED, $tall, $v>(
-                    a,
-                    stride,
-                    w.add(4 * $col),
-                    width,
-                    k,
-                    bias.add($col),
-                    out.add($col),
-                    out_stride,
-                )
-            };
-        }
-        if rows <= WHOLE_ROWS {
-            match width / 16 {
-                1 => block!(false, 1, 0),
-                2 => block!(false, 2, 0),
-                3 => block!(false, 3, 0),
-                _ => block!(false, 4, 0),
-            }
-        } else {
-            for col in (0..width).step_by(32) {
-                if width - col > 16 {
-                    block!(true, 2, col);
-                } else {
-                    block!(true, 1, col);
-                }
-            }
-        }
-    }
+    // SAFETY: the caller's promise.
+    unsafe { tile_beside::<SIGNED>(p, out, out_stride, || ()) }
 }
 
 /// # Safety

@@ -10,7 +10,7 @@ mod vnni;
 use std::arch::x86_64::*;
 
 use crate::scalar::{logit_cap, Moments, EXP2};
-use crate::tiled::{panels, Isa, Out, Requant, RowScale};
+use crate::tiled::{panels, Isa, Out, Product, Requant, RowScale, Sums, ToCodes};
 use crate::{LayerNorm, Rows};
 
 /// The tiers without and with AMX. Their functions need AVX-512 F, BW, VL, DQ and VNNI, and with `AMX` its tiles of 8-bit
@@ -132,19 +132,28 @@ fn interleaved(rows: [__m512i; 4]) -> [__m512i; 4] {
     ])
 }
 
+/// 64 accumulators in memory.
+///
+/// # Safety
+/// They can be read.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn accumulators(acc: *const i32) -> [__m512i; 4] {
+    // SAFETY: the caller's promise.
+    std::array::from_fn(|v| unsafe { _mm512_loadu_si512(acc.add(16 * v).cast()) })
+}
+
 /// t of 64 accumulators (which hold the rounding half), as words in pack order: columns 0-31, then 32-63.
 ///
 /// # Safety
-/// 64 accumulators and shifts can be read.
+/// 64 shifts can be read.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn shifted(acc: *const i32, requant: &Requant) -> [__m512i; 2] {
-    let mut t = [_mm512_setzero_si512(); 4];
+#[inline]
+unsafe fn shifted(acc: [__m512i; 4], requant: &Requant) -> [__m512i; 2] {
+    let mut t = acc;
     for (v, t) in t.iter_mut().enumerate() {
         // SAFETY: v < 4, the caller promises 64 of each.
         unsafe {
-            let acc = _mm512_loadu_si512(acc.add(16 * v).cast());
-            let right = _mm512_loadu_si512(requant.right.add(16 * v).cast());
-            *t = _mm512_srav_epi32(acc, right);
+            *t = _mm512_srav_epi32(*t, _mm512_loadu_si512(requant.right.add(16 * v).cast()));
             if requant.shifts_left {
                 *t = _mm512_sllv_epi32(*t, _mm512_loadu_si512(requant.left.add(16 * v).cast()));
             }
@@ -156,27 +165,186 @@ unsafe fn shifted(acc: *const i32, requant: &Requant) -> [__m512i; 2] {
     ]
 }
 
-/// # Safety
-/// As [`Isa::lookup`], and the CPU has VBMI.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
-unsafe fn lookup_vbmi(table: &[i8; 256], out: Out<i8>) {
-    // SAFETY: the table has 256 entries; masks keep loads and stores inside the rows that the caller
-    // promises.
-    unsafe {
-        let part = |i: usize| _mm512_loadu_si512(table.as_ptr().add(64 * i).cast());
-        let (negative, positive) = ([part(0), part(1)], [part(2), part(3)]);
-        let mask = mask64(out.cols);
-        for i in 0..out.rows {
-            let row = out.ptr.add(i * out.stride);
-            let y = _mm512_maskz_loadu_epi8(mask, row);
-            let low = _mm512_permutex2var_epi8(negative[0], y, negative[1]);
-            let high = _mm512_permutex2var_epi8(positive[0], y, positive[1]);
-            _mm512_mask_storeu_epi8(
-                row,
-                mask,
-                _mm512_mask_blend_epi8(_mm512_movepi8_mask(y), high, low),
-            );
+/// Makes codes of the accumulators of a panel's rows.
+struct Codes {
+    mult: [__m512i; 2],
+    offset: __m512i,
+}
+
+impl Codes {
+    /// # Safety
+    /// 64 parameters can be read.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    unsafe fn new(requant: &Requant, offset: i16) -> Self {
+        // SAFETY: the caller's promise.
+        let mult = |i: usize| unsafe { _mm512_loadu_si512(requant.mult.add(32 * i).cast()) };
+        Self {
+            mult: [in_pack_order(mult(0)), in_pack_order(mult(1))],
+            offset: _mm512_set1_epi16(offset),
         }
+    }
+
+    /// # Safety
+    /// 64 parameters can be read.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    unsafe fn of(&self, acc: [__m512i; 4], requant: &Requant) -> __m512i {
+        // SAFETY: the caller's promise.
+        let t = unsafe { shifted(acc, requant) };
+        let y = |half: usize| {
+            let z = _mm512_mulhrs_epi16(t[half], self.mult[half]);
+            _mm512_srai_epi16::<6>(_mm512_adds_epi16(z, self.offset))
+        };
+        in_order64(_mm512_packs_epi16(y(0), y(1)))
+    }
+}
+
+/// Stores the codes of row `i`.
+///
+/// # Safety
+/// The row can be written.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn store8(out: Out<i8>, i: usize, codes: __m512i) {
+    // SAFETY: the mask keeps the store inside the row.
+    unsafe { _mm512_mask_storeu_epi8(out.ptr.add(i * out.stride), mask64(out.cols), codes) }
+}
+
+/// Adds what becomes of the accumulators to row `i` of the residual, or stores it.
+///
+/// # Safety
+/// 64 parameters can be read; the row is live and nothing else refers to it.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn update<const ADD: bool>(acc: [__m512i; 4], requant: &Requant, x: Out<i16>, i: usize) {
+    // SAFETY: the caller's promise; masks keep x inside its row.
+    unsafe {
+        for (half, t) in shifted(acc, requant).into_iter().enumerate() {
+            let mask = mask32(x.cols.saturating_sub(32 * half));
+            let mult = _mm512_loadu_si512(requant.mult.add(32 * half).cast());
+            let at = x.ptr.add(i * x.stride).wrapping_add(32 * half);
+            let update = _mm512_mulhrs_epi16(in_order32(t), mult);
+            let new = if ADD {
+                let old = _mm512_maskz_loadu_epi16(mask, at);
+                _mm512_max_epi16(_mm512_adds_epi16(old, update), _mm512_set1_epi16(-i16::MAX))
+            } else {
+                update
+            };
+            _mm512_mask_storeu_epi16(at, mask, new);
+        }
+    }
+}
+
+/// A table of 256 codes in registers.
+struct Table([__m512i; 4]);
+
+impl Table {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    fn new(table: &[i8; 256]) -> Self {
+        // SAFETY: the table has 256 entries.
+        Self(std::array::from_fn(|i| unsafe {
+            _mm512_loadu_si512(table.as_ptr().add(64 * i).cast())
+        }))
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
+    #[inline]
+    fn look_up(&self, y: __m512i) -> __m512i {
+        let low = _mm512_permutex2var_epi8(self.0[0], y, self.0[1]);
+        let high = _mm512_permutex2var_epi8(self.0[2], y, self.0[3]);
+        _mm512_mask_blend_epi8(_mm512_movepi8_mask(y), high, low)
+    }
+}
+
+/// # Safety
+/// As [`Isa::finish8`] with a table, and the CPU has VBMI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
+unsafe fn finish8_table(
+    acc: *const i32,
+    requant: Requant,
+    offset: i16,
+    table: &[i8; 256],
+    out: Out<i8>,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (codes, table) = (Codes::new(&requant, offset), Table::new(table));
+        for i in 0..out.rows {
+            let y = codes.of(accumulators(acc.add(64 * i)), &requant);
+            store8(out, i, table.look_up(y));
+        }
+    }
+}
+
+/// AMX's tile, with `row(i)` for rows 0 to `rows` between its parts.
+///
+/// # Safety
+/// As [`Isa::tile`], with AMX.
+#[allow(clippy::inline_always)] // compiled for the features of what it calls
+#[inline(always)]
+unsafe fn tile_beside(p: Product<u8, i8>, acc: *mut i32, rows: usize, mut row: impl FnMut(usize)) {
+    let step = rows.div_ceil(amx::parts(&p));
+    let mut done = 0;
+    // SAFETY: the caller's promise.
+    unsafe {
+        amx::tile_beside::<true>(p, acc, 64, || {
+            let end = rows.min(done + step);
+            (done..end).for_each(&mut row);
+            done = end;
+        });
+    }
+}
+
+/// # Safety
+/// As [`Isa::tile8_beside`], with AMX.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn tile8_beside(p: Product<u8, i8>, acc: *mut i32, before: Sums<i8>, offset: i16) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let codes = Codes::new(&before.requant, offset);
+        tile_beside(p, acc, before.out.rows, |i| {
+            let y = codes.of(accumulators(before.acc.add(64 * i)), &before.requant);
+            store8(before.out, i, y);
+        });
+    }
+}
+
+/// # Safety
+/// As [`Isa::tile8_beside`] with a table, with AMX and VBMI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
+unsafe fn tile8_table_beside(
+    p: Product<u8, i8>,
+    acc: *mut i32,
+    before: Sums<i8>,
+    offset: i16,
+    table: &[i8; 256],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (codes, table) = (Codes::new(&before.requant, offset), Table::new(table));
+        tile_beside(p, acc, before.out.rows, |i| {
+            let y = codes.of(accumulators(before.acc.add(64 * i)), &before.requant);
+            store8(before.out, i, table.look_up(y));
+        });
+    }
+}
+
+/// # Safety
+/// As [`Isa::tile16_beside`], with AMX.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn tile16_beside<const ADD: bool>(p: Product<u8, i8>, acc: *mut i32, before: Sums<i16>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        tile_beside(p, acc, before.out.rows, |i| {
+            update::<ADD>(
+                accumulators(before.acc.add(64 * i)),
+                &before.requant,
+                before.out,
+                i,
+            );
+        });
     }
 }
 
@@ -337,6 +505,7 @@ unsafe impl<const AMX: bool> Isa for Avx512<AMX> {
     const PANEL: usize = 64;
     const LANES: usize = 16;
     const GROUP: usize = 4;
+    const OVERLAPS: bool = AMX;
     const STEP: usize = if AMX { amx::STEP } else { 4 };
     const CODE_OFFSET: i32 = if AMX { 0 } else { 128 };
     const PROB_OFFSET: i32 = 0;
@@ -349,44 +518,24 @@ unsafe impl<const AMX: bool> Isa for Avx512<AMX> {
         }
     }
 
-    unsafe fn tile(
-        a: *const u8,
-        stride: usize,
-        rows: usize,
-        w: *const i8,
-        width: usize,
-        k: usize,
-        bias: *const i32,
-        out: *mut i32,
-        out_stride: usize,
-    ) {
+    unsafe fn tile(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             if AMX {
-                amx::tile_of::<true>(a, stride, rows, w, width, k, bias, out, out_stride);
+                amx::tile_of::<true>(p, out, out_stride);
             } else {
-                vnni::tile_of(a, stride, rows, w, width, k, bias, out, out_stride);
+                vnni::tile_of(p, out, out_stride);
             }
         }
     }
 
-    unsafe fn tile_probs(
-        a: *const u8,
-        stride: usize,
-        rows: usize,
-        w: *const i8,
-        width: usize,
-        k: usize,
-        bias: *const i32,
-        out: *mut i32,
-        out_stride: usize,
-    ) {
+    unsafe fn tile_probs(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             if AMX {
-                amx::tile_of::<false>(a, stride, rows, w, width, k, bias, out, out_stride);
+                amx::tile_of::<false>(p, out, out_stride);
             } else {
-                vnni::tile_of(a, stride, rows, w, width, k, bias, out, out_stride);
+                vnni::tile_of(p, out, out_stride);
             }
         }
     }
@@ -535,56 +684,119 @@ unsafe impl<const AMX: bool> Isa for Avx512<AMX> {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     unsafe fn requant8(acc: *const i32, requant: Requant, offset: i16, out: Out<i8>) {
-        // SAFETY: the caller promises PANEL parameters and accumulators for each row; the mask keeps stores
-        // inside it.
+        // SAFETY: the caller promises PANEL parameters and accumulators for each row.
         unsafe {
-            let mult = [
-                in_pack_order(_mm512_loadu_si512(requant.mult.cast())),
-                in_pack_order(_mm512_loadu_si512(requant.mult.add(32).cast())),
-            ];
-            let offset = _mm512_set1_epi16(offset);
-            let mask = mask64(out.cols);
+            let codes = Codes::new(&requant, offset);
             for i in 0..out.rows {
-                let t = shifted(acc.add(i * Self::PANEL), &requant);
-                let y = |half: usize| {
-                    let z = _mm512_mulhrs_epi16(t[half], mult[half]);
-                    _mm512_srai_epi16::<6>(_mm512_adds_epi16(z, offset))
-                };
-                let y = in_order64(_mm512_packs_epi16(y(0), y(1)));
-                _mm512_mask_storeu_epi8(out.ptr.add(i * out.stride), mask, y);
+                let acc = accumulators(acc.add(i * Self::PANEL));
+                store8(out, i, codes.of(acc, &requant));
             }
         }
     }
 
-    unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
-        if is_x86_feature_detected!("avx512vbmi") {
-            // SAFETY: just detected; the rest is the caller's promise.
-            unsafe { lookup_vbmi(table, out) }
-        } else {
-            // SAFETY: the caller's promise.
-            unsafe { crate::tiled::lookup(table, out) }
+    unsafe fn finish8(acc: *const i32, requant: Requant, to: ToCodes, out: Out<i8>) {
+        // SAFETY: the caller's promise; VBMI is detected.
+        unsafe {
+            match to.table {
+                Some(table) if is_x86_feature_detected!("avx512vbmi") => {
+                    finish8_table(acc, requant, to.offset, table, out);
+                }
+                Some(table) => {
+                    Self::requant8(acc, requant, to.offset, out);
+                    Self::lookup(table, out);
+                }
+                None => Self::requant8(acc, requant, to.offset, out),
+            }
         }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: Requant, x: Out<i16>) {
-        // SAFETY: the caller promises PANEL parameters and accumulators for each row; masks keep x inside it.
+        // SAFETY: the caller promises PANEL parameters and accumulators for each row.
         unsafe {
-            let min = _mm512_set1_epi16(-i16::MAX);
             for i in 0..x.rows {
-                let t = shifted(acc.add(i * Self::PANEL), &requant);
-                for (half, &t) in t.iter().enumerate() {
-                    let mask = mask32(x.cols.saturating_sub(32 * half));
-                    let mult = _mm512_loadu_si512(requant.mult.add(32 * half).cast());
-                    let at = x.ptr.add(i * x.stride).wrapping_add(32 * half);
-                    let update = _mm512_mulhrs_epi16(in_order32(t), mult);
-                    let new = if ADD {
-                        let old = _mm512_maskz_loadu_epi16(mask, at);
-                        _mm512_max_epi16(_mm512_adds_epi16(old, update), min)
-                    } else {
-                        update
-                    };
-                    _mm512_mask_storeu_epi16(at, mask, new);
+                update::<ADD>(accumulators(acc.add(i * Self::PANEL)), &requant, x, i);
+            }
+        }
+    }
+
+    unsafe fn tile8(
+        p: Product<u8, i8>,
+        acc: *mut i32,
+        requant: Requant,
+        to: ToCodes,
+        out: Out<i8>,
+    ) {
+        // SAFETY: the caller's promise; VBMI is detected.
+        unsafe {
+            if !AMX && vnni::is_whole(&p) {
+                match to.table {
+                    None => return vnni::tile8(p, requant, to.offset, out),
+                    Some(table) if is_x86_feature_detected!("avx512vbmi") => {
+                        return vnni::tile8_table(p, requant, to.offset, table, out);
+                    }
+                    Some(_) => {}
+                }
+            }
+            Self::tile(p, acc, Self::PANEL);
+            Self::finish8(acc, requant, to, out);
+        }
+    }
+
+    unsafe fn tile16<const ADD: bool>(
+        p: Product<u8, i8>,
+        acc: *mut i32,
+        requant: Requant,
+        x: Out<i16>,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if !AMX && vnni::is_whole(&p) {
+                vnni::tile16::<ADD>(p, requant, x);
+            } else {
+                Self::tile(p, acc, Self::PANEL);
+                Self::requant16::<ADD>(acc, requant, x);
+            }
+        }
+    }
+
+    unsafe fn tile8_beside(
+        p: Product<u8, i8>,
+        acc: *mut i32,
+        before: Option<Sums<i8>>,
+        to: ToCodes,
+    ) {
+        // SAFETY: the caller's promise; VBMI is detected.
+        unsafe {
+            match (before, to.table) {
+                (Some(before), None) if AMX => tile8_beside(p, acc, before, to.offset),
+                (Some(before), Some(table)) if AMX && is_x86_feature_detected!("avx512vbmi") => {
+                    tile8_table_beside(p, acc, before, to.offset, table);
+                }
+                (before, _) => {
+                    Self::tile(p, acc, Self::PANEL);
+                    if let Some(Sums { acc, requant, out }) = before {
+                        Self::finish8(acc, requant, to, out);
+                    }
+                }
+            }
+        }
+    }
+
+    unsafe fn tile16_beside<const ADD: bool>(
+        p: Product<u8, i8>,
+        acc: *mut i32,
+        before: Option<Sums<i16>>,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match before {
+                Some(before) if AMX => tile16_beside::<ADD>(p, acc, before),
+                before => {
+                    Self::tile(p, acc, Self::PANEL);
+                    if let Some(Sums { acc, requant, out }) = before {
+                        Self::requant16::<ADD>(acc, requant, out);
+                    }
                 }
             }
         }
