@@ -117,7 +117,9 @@ def _loops(function: str, code: list[tuple[int, str]]) -> Iterator[Loop]:
             continue
         innermost, last_start = start > last_start, max(last_start, start)
         body = [instruction for _, instruction in code[start : end + 1]]
-        if innermost and any("vpbroadcastd" in line and "[" in line for line in body):
+        # Code that jumps elsewhere is no loop over k: the compiler has put what follows a loop before it.
+        straight = not any(line.startswith("j") for line in body[:-1])
+        if innermost and straight and any("vpbroadcastd" in line and "[" in line for line in body):
             yield Loop(
                 function,
                 len(body),
