@@ -441,7 +441,7 @@ impl Kernels {
         dispatch!(self.tier,
             scalar::layer_norm(norm, x, out),
             // SAFETY: this CPU has the tier; the sizes are checked.
-            I => unsafe { tiled::layer_norm::<I>(norm, x, out) });
+            I => unsafe { I::layer_norm(norm, x, out) });
     }
 
     /// Packs the keys and values of one head.

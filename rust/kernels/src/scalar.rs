@@ -118,7 +118,7 @@ pub(crate) fn linear_i32(layer: &Linear, input: Rows<i8>, mut out: RowsMut<i32>)
 }
 
 /// The statistics of one row that `LayerNorm` normalises with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moments {
     /// S, the sum.
     pub sum: i32,
@@ -199,7 +199,8 @@ pub fn value_mean(sum: i32, tokens: usize) -> i32 {
 /// The factor of one query row's output, `sum12` being the sum of its 12-bit weights: mantissa r and shift p.
 pub fn attention_scale(sum12: u32, out_mult: i16, out_shift: u8) -> (i16, u32) {
     let mut b = u32::BITS - sum12.leading_zeros();
-    let mut r = ((out_mult as u64) << b) / u64::from(sum12);
+    // Exact: the quotient is below 2^16, and one that is no integer is 2^-22 or more from the next.
+    let mut r = (((out_mult as u64) << b) as f64 / f64::from(sum12)) as u64;
     if r >= 1 << 15 {
         r >>= 1;
         b -= 1;

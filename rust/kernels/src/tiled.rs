@@ -163,8 +163,8 @@ impl Narrow {
 /// All functions need a CPU that has the tier's features. `tile` reads what [`Product`] says and writes `width` sums to each row
 /// of `out`; there are 1 to `ROWS` rows, `k` is a positive multiple of `STEP`, `width` a multiple of `LANES` up to `PANEL`. The
 /// epilogues read `PANEL` accumulators for each row of `out` (rows stand `PANEL` apart; those past
-/// `out.cols` are arbitrary), `PANEL` parameters, and write `out.cols` values to each row. `softmax` reads
-/// `tokens` logits rounded up to `PAD` and may write as many probabilities.
+/// `out.cols` are arbitrary), `PANEL` parameters, and write `out.cols` values to each row. `softmax` reads rows of
+/// `tokens` logits rounded up to `LOGITS` and writes as many probabilities rounded up to `PAD`; `strides` are those of both.
 pub(crate) unsafe trait Isa: Sized {
     /// A weight as packed.
     type Weight: Plain + From<i8>;
@@ -190,6 +190,8 @@ pub(crate) unsafe trait Isa: Sized {
     const PROB_OFFSET: i32;
     /// Where the tier has a faster tile for narrow rows: their form.
     const NARROW: Option<Narrow> = None;
+    /// What a row of logits is padded to a multiple of.
+    const LOGITS: usize = PAD;
     /// Whether inputs are multiplied as they are.
     const DIRECT: bool = Self::CODE_OFFSET == 0 && size_of::<Self::Code>() == 1;
     /// Whether other instructions run beside a tile's, so that [`Isa::tile8_beside`] and
@@ -376,7 +378,7 @@ pub(crate) unsafe trait Isa: Sized {
     unsafe fn softmax(
         logits: *const i32,
         probs: *mut Self::Code,
-        stride: usize,
+        strides: [usize; 2],
         tokens: usize,
         mult: i32,
         sums: &mut [(i32, i32)],
@@ -390,8 +392,8 @@ pub(crate) unsafe trait Isa: Sized {
         out: Out<i8>,
     );
 
-    /// One row of `LayerNorm`; all lengths agree.
-    unsafe fn layer_norm(norm: &LayerNorm, x: &[i16], out: &mut [i8]);
+    /// `LayerNorm` of each row; all lengths agree.
+    unsafe fn layer_norm(norm: &LayerNorm, x: Rows<i16>, out: RowsMut<i8>);
 
     /// Register-only dot products; gives the number of multiply-accumulates and something that depends on
     /// them.
@@ -430,6 +432,10 @@ impl<I: Isa> CheckSizes<I> {
         assert!(
             I::QUERIES <= MAX_QUERIES && I::QUERIES.is_multiple_of(I::WHOLE_ROWS),
             "a block's rows have a scale each, and room for whole tiles"
+        );
+        assert!(
+            I::LOGITS.is_multiple_of(I::LANES),
+            "a row of logits has room for whole vectors of keys"
         );
         assert!(
             !I::OVERLAPS || I::PANEL == WINDOW,
@@ -1232,17 +1238,6 @@ pub(crate) unsafe fn linear_i32<I: Isa>(
     unsafe { linear::<I, _>(layer, &layer.bias, input, scratch, Accumulators { out }) }
 }
 
-/// `Kernels::layer_norm`.
-///
-/// # Safety
-/// The CPU has the tier's features; the sizes agree.
-pub(crate) unsafe fn layer_norm<I: Isa>(norm: &LayerNorm, x: Rows<i16>, mut out: RowsMut<i8>) {
-    for i in 0..x.rows() {
-        // SAFETY: the caller promises the features and that the lengths agree.
-        unsafe { I::layer_norm(norm, x.row(i), out.row_mut(i)) };
-    }
-}
-
 /// `Kernels::pack_kv`; `kv.tokens` and `kv.head_dim` are set.
 ///
 /// # Safety
@@ -1268,6 +1263,152 @@ pub(crate) unsafe fn pack_kv<I: Isa>(keys: Rows<i8>, values: Rows<i8>, kv: &mut 
     }
 }
 
+/// Attention of some queries of one head.
+struct Attention<'a, I: Isa> {
+    queries: Inputs<'a, I::Code>,
+    kv: &'a KvHead,
+    head: HeadParams,
+    /// k of a query and of a row of probabilities.
+    k: [usize; 2],
+    /// What rows of logits, and of probabilities, start apart.
+    strides: [usize; 2],
+}
+
+impl<I: Isa> Attention<'_, I> {
+    /// The query rows of block `block`.
+    fn rows(&self, block: usize) -> Range<usize> {
+        let rows = self.queries.input.rows();
+        block * I::QUERIES..rows.min((block + 1) * I::QUERIES)
+    }
+
+    /// A block's queries times all keys.
+    ///
+    /// # Safety
+    /// The CPU has the tier's features; the head is packed for it.
+    unsafe fn logits(&self, block: usize, logits: &mut [i32]) {
+        let k = self.k[0];
+        let (keys, bias) = (self.kv.keys.as_slice(), self.kv.key_bias.as_slice::<i32>());
+        let rows = self.rows(block);
+        for (first, width) in panels::<I>(padded_rows::<I>(self.kv.tokens)) {
+            let w: &[I::Weight] = &keys[first * k..][..width * k];
+            let bias = &bias[first..][..width];
+            for i in (0..rows.len()).step_by(I::ROWS) {
+                let n = I::ROWS.min(rows.len() - i);
+                let whole = whole_rows::<I>(n);
+                let (a, stride) = self.queries.tile(rows.start + i, n, whole);
+                let out = &mut logits[i * self.strides[0] + first..]
+                    [..(whole - 1) * self.strides[0] + width];
+                let p = Product {
+                    a,
+                    stride,
+                    rows: n,
+                    w: w.as_ptr(),
+                    width,
+                    k,
+                    bias: bias.as_ptr(),
+                };
+                // SAFETY: the slices have the sizes that a tile reads and writes.
+                unsafe { I::tile_wide(p, out.as_mut_ptr(), self.strides[0]) };
+            }
+        }
+    }
+
+    /// A block's probabilities, and what each row's outputs are multiplied with.
+    ///
+    /// # Safety
+    /// The CPU has the tier's features.
+    unsafe fn probabilities(
+        &self,
+        block: usize,
+        logits: &[i32],
+        probs: &mut [I::Code],
+    ) -> [RowScale; MAX_QUERIES] {
+        let (rows, HeadParams { mult, .. }) = (self.rows(block).len(), self.head);
+        let mut sums = [(0, 0); MAX_QUERIES];
+        let sums = &mut sums[..rows];
+        let logits = logits[..rows * self.strides[0]].as_ptr();
+        let probs = probs[..rows * self.strides[1]].as_mut_ptr();
+        // SAFETY: the slices hold rows of the tokens rounded up to LOGITS and PAD.
+        unsafe { I::softmax(logits, probs, self.strides, self.kv.tokens, mult, sums) };
+        let mut scales = [RowScale::default(); MAX_QUERIES];
+        for (scale, &mut (sum12, sum8)) in scales.iter_mut().zip(sums) {
+            let HeadParams {
+                out_mult,
+                out_shift,
+                ..
+            } = self.head;
+            let (mult, shift) = attention_scale(sum12 as u32, out_mult, out_shift);
+            *scale = RowScale {
+                lost: sum12 - 16 * sum8,
+                mult,
+                shift,
+            };
+        }
+        scales
+    }
+
+    /// The panels of values: first column, width, and where the block's products with it are kept.
+    fn value_panels(&self) -> impl Iterator<Item = (usize, usize, usize)> {
+        let panels = panels::<I>(padded_rows::<I>(self.kv.head_dim)).zip(0..);
+        panels.map(|((first, width), i)| (first, width, i * I::QUERIES * I::PANEL))
+    }
+
+    /// A block's probabilities times all values.
+    ///
+    /// # Safety
+    /// The CPU has the tier's features; the head is packed for it.
+    unsafe fn products(&self, block: usize, probs: &[I::Code], products: &mut [i32]) {
+        let (rows, k) = (self.rows(block).len(), self.k[1]);
+        let (values, bias) = (
+            self.kv.values.as_slice(),
+            self.kv.value_bias.as_slice::<i32>(),
+        );
+        for (first, width, at) in self.value_panels() {
+            let w: &[I::Weight] = &values[first * k..][..width * k];
+            let bias = &bias[first..][..width];
+            for i in (0..rows).step_by(I::ROWS) {
+                let n = I::ROWS.min(rows - i);
+                let whole = whole_rows::<I>(n);
+                let a = &probs[i * self.strides[1]..][..whole * self.strides[1]];
+                let out = &mut products[at + i * I::PANEL..][..whole * I::PANEL];
+                let p = Product {
+                    a: a.as_ptr(),
+                    stride: self.strides[1],
+                    rows: n,
+                    w: w.as_ptr(),
+                    width,
+                    k,
+                    bias: bias.as_ptr(),
+                };
+                // SAFETY: the slices have the sizes that a tile reads and writes.
+                unsafe { I::tile_probs(p, out.as_mut_ptr(), I::PANEL) };
+            }
+        }
+    }
+
+    /// A block's output codes.
+    ///
+    /// # Safety
+    /// The CPU has the tier's features.
+    unsafe fn outputs(
+        &self,
+        block: usize,
+        products: &[i32],
+        scales: &[RowScale; MAX_QUERIES],
+        out: &mut RowsMut<i8>,
+    ) {
+        let (rows, dim) = (self.rows(block), self.kv.head_dim);
+        for (first, width, at) in self.value_panels() {
+            let acc = &products[at..][..rows.len() * I::PANEL];
+            let means = &self.kv.means.as_slice::<i32>()[first..][..I::PANEL];
+            let out = out.block(rows.start, rows.len(), first, width.min(dim - first));
+            let scales = &scales[..rows.len()];
+            // SAFETY: there are whole rows of accumulators, a panel of means and a scale for each row.
+            unsafe { I::attention_output(acc.as_ptr(), means.as_ptr(), scales, out) };
+        }
+    }
+}
+
 /// `Kernels::attention`.
 ///
 /// # Safety
@@ -1279,95 +1420,29 @@ pub(crate) unsafe fn attention<I: Isa>(
     mut out: RowsMut<i8>,
     scratch: &mut Scratch,
 ) {
-    let (tokens, dim) = (kv.tokens, kv.head_dim);
-    let (dim_k, tokens_k) = (
-        dim.next_multiple_of(I::STEP),
-        tokens.next_multiple_of(I::STEP),
-    );
-    let (total_keys, total_dims) = (padded_rows::<I>(tokens), padded_rows::<I>(dim));
-    let stride = tokens.next_multiple_of(PAD);
-
-    // SAFETY: the caller promises the features.
-    let queries = unsafe { Inputs::new::<I>(q, dim_k, &mut scratch.codes) };
-    let keys = &kv.keys.as_slice::<I::Weight>()[..total_keys * dim_k];
-    let key_bias = &kv.key_bias.as_slice::<i32>()[..total_keys];
-    let values = &kv.values.as_slice::<I::Weight>()[..total_dims * tokens_k];
-    let value_bias = &kv.value_bias.as_slice::<i32>()[..total_dims];
-    let means = &kv.means.as_slice::<i32>()[..dim.next_multiple_of(I::PANEL)];
-    let logits = scratch.logits.take::<i32>(I::QUERIES * stride);
-    let probs = scratch.probs.take::<I::Code>(I::QUERIES * stride);
-    let tile = scratch.tile.take::<i32>(I::ROWS * I::PANEL);
-    let mut scales = [RowScale::default(); MAX_QUERIES];
-
-    // SAFETY: the caller promises the features.
-    unsafe { I::begin() };
-    for block in (0..q.rows()).step_by(I::QUERIES) {
-        let rows = I::QUERIES.min(q.rows() - block);
-        for (first, width) in panels::<I>(total_keys) {
-            let (w, bias) = (
-                &keys[first * dim_k..][..width * dim_k],
-                &key_bias[first..][..width],
-            );
-            for i in (0..rows).step_by(I::ROWS) {
-                let n = I::ROWS.min(rows - i);
-                let whole = whole_rows::<I>(n);
-                let (a, q_stride) = queries.tile(block + i, n, whole);
-                let out = &mut logits[i * stride + first..][..(whole - 1) * stride + width];
-                // SAFETY: the slices have the sizes that tile reads and writes.
-                unsafe {
-                    let p = Product {
-                        a,
-                        stride: q_stride,
-                        rows: n,
-                        w: w.as_ptr(),
-                        width,
-                        k: dim_k,
-                        bias: bias.as_ptr(),
-                    };
-                    I::tile_wide(p, out.as_mut_ptr(), stride);
-                }
-            }
+    let k = [kv.head_dim, kv.tokens].map(|k| k.next_multiple_of(I::STEP));
+    let strides = [I::LOGITS, PAD].map(|pad| kv.tokens.next_multiple_of(pad));
+    let blocks = q.rows().div_ceil(I::QUERIES);
+    let panels = kv.head_dim.div_ceil(I::PANEL);
+    let products = scratch.tile.take::<i32>(panels * I::QUERIES * I::PANEL);
+    let logits = scratch.logits.take::<i32>(I::QUERIES * strides[0]);
+    let probs = scratch.probs.take::<I::Code>(I::QUERIES * strides[1]);
+    // SAFETY: the caller promises the features and the head.
+    unsafe {
+        let attention = Attention::<I> {
+            queries: Inputs::new::<I>(q, k[0], &mut scratch.codes),
+            kv,
+            head,
+            k,
+            strides,
+        };
+        I::begin();
+        for block in 0..blocks {
+            attention.logits(block, logits);
+            let scales = attention.probabilities(block, logits, probs);
+            attention.products(block, probs, products);
+            attention.outputs(block, products, &scales, &mut out);
         }
-        let (mut sums, logits) = ([(0, 0); MAX_QUERIES], &logits[..rows * stride]);
-        let (sums, first) = (&mut sums[..rows], probs[..rows * stride].as_mut_ptr());
-        // SAFETY: both slices hold rows of the tokens rounded up to PAD.
-        unsafe { I::softmax(logits.as_ptr(), first, stride, tokens, head.mult, sums) };
-        for (scale, &(sum12, sum8)) in scales.iter_mut().zip(&*sums) {
-            let (mult, shift) = attention_scale(sum12 as u32, head.out_mult, head.out_shift);
-            *scale = RowScale {
-                lost: sum12 - 16 * sum8,
-                mult,
-                shift,
-            };
-        }
-        for (first, width) in panels::<I>(total_dims) {
-            let (w, bias) = (
-                &values[first * tokens_k..][..width * tokens_k],
-                &value_bias[first..][..width],
-            );
-            let means = &means[first..][..I::PANEL];
-            for i in (0..rows).step_by(I::ROWS) {
-                let n = I::ROWS.min(rows - i);
-                let a = &probs[i * stride..][..whole_rows::<I>(n) * stride];
-                // SAFETY: the slices have the sizes that tile reads; the tile buffer holds ROWS rows of
-                // PANEL; the epilogue gets a full tile, a panel of means and a scale for each row.
-                unsafe {
-                    let p = Product {
-                        a: a.as_ptr(),
-                        stride,
-                        rows: n,
-                        w: w.as_ptr(),
-                        width,
-                        k: tokens_k,
-                        bias: bias.as_ptr(),
-                    };
-                    I::tile_probs(p, tile.as_mut_ptr(), I::PANEL);
-                    let out = out.block(block + i, n, first, width.min(dim - first));
-                    I::attention_output(tile.as_ptr(), means.as_ptr(), &scales[i..i + n], out);
-                }
-            }
-        }
+        I::end();
     }
-    // SAFETY: as above.
-    unsafe { I::end() };
 }

@@ -13,7 +13,7 @@ use std::arch::asm;
 
 use crate::scalar::{logit_cap, Moments, EXP2};
 use crate::tiled::{Isa, Narrow, Out, Product, Requant, RowScale, WINDOW};
-use crate::LayerNorm;
+use crate::{LayerNorm, Rows, RowsMut};
 
 /// The tiers without and with the dot product. Their functions need NEON, which every 64-bit Arm has, and with
 /// `DOT` the dot product.
@@ -171,6 +171,42 @@ unsafe fn softmax_row(logits: *const i32, tokens: usize, mult: i32, probs: *mut 
             );
         }
         (vaddvq_u32(total12) as i32, vaddvq_u32(total8) as i32)
+    }
+}
+
+/// One row of `LayerNorm`.
+///
+/// # Safety
+/// All lengths agree.
+#[target_feature(enable = "neon")]
+unsafe fn layer_norm_row(norm: &LayerNorm, x: &[i16], out: &mut [i8]) {
+    let d = x.len();
+    let (sum, squares) = sums(x);
+    let moments = Moments::new(sum, squares, d, norm.epsilon);
+    let right = moments.bits.saturating_sub(10);
+    // -S and, where c is shifted right, the rounding half.
+    let offset = vdupq_n_s32((1 << right >> 1) - sum);
+    let shift = vdupq_n_s32(10 - moments.bits as i32);
+    let frac = vdupq_n_s16(-i16::from(norm.frac));
+    let whole = d / 8 * 8;
+    for j in (0..whole).step_by(8) {
+        // SAFETY: 8 values from j on are inside slices of d values.
+        let (x, gain, bias) = unsafe {
+            (
+                vld1q_s16(x.as_ptr().add(j)),
+                vld1q_s16(norm.gain.as_ptr().add(j)),
+                vld1q_s16(norm.bias.as_ptr().add(j)),
+            )
+        };
+        let low = vmlal_n_s16(offset, vget_low_s16(x), d as i16);
+        let high = vmlal_n_s16(offset, vget_high_s16(x), d as i16);
+        let t = saturate(vshlq_s32(low, shift), vshlq_s32(high, shift));
+        let n = vqrdmulhq_n_s16(t, moments.inv);
+        let y = vshlq_s16(vqaddq_s16(vqrdmulhq_s16(n, gain), bias), frac);
+        store_codes(&mut out[j..j + 8], vqmovn_s16(y));
+    }
+    for j in whole..d {
+        out[j] = moments.apply(x[j], d, norm.gain[j], norm.bias[j], norm.frac);
     }
 }
 
@@ -375,15 +411,21 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     unsafe fn softmax(
         logits: *const i32,
         probs: *mut i8,
-        stride: usize,
+        strides: [usize; 2],
         tokens: usize,
         mult: i32,
         sums: &mut [(i32, i32)],
     ) {
         for (i, sums) in sums.iter_mut().enumerate() {
             // SAFETY: the caller promises a row for each sum.
-            *sums =
-                unsafe { softmax_row(logits.add(i * stride), tokens, mult, probs.add(i * stride)) };
+            *sums = unsafe {
+                softmax_row(
+                    logits.add(i * strides[0]),
+                    tokens,
+                    mult,
+                    probs.add(i * strides[1]),
+                )
+            };
         }
     }
 
@@ -421,34 +463,10 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     }
 
     #[target_feature(enable = "neon")]
-    unsafe fn layer_norm(norm: &LayerNorm, x: &[i16], out: &mut [i8]) {
-        let d = x.len();
-        let (sum, squares) = sums(x);
-        let moments = Moments::new(sum, squares, d, norm.epsilon);
-        let right = moments.bits.saturating_sub(10);
-        // -S and, where c is shifted right, the rounding half.
-        let offset = vdupq_n_s32((1 << right >> 1) - sum);
-        let shift = vdupq_n_s32(10 - moments.bits as i32);
-        let frac = vdupq_n_s16(-i16::from(norm.frac));
-        let whole = d / 8 * 8;
-        for j in (0..whole).step_by(8) {
-            // SAFETY: 8 values from j on are inside slices of d values.
-            let (x, gain, bias) = unsafe {
-                (
-                    vld1q_s16(x.as_ptr().add(j)),
-                    vld1q_s16(norm.gain.as_ptr().add(j)),
-                    vld1q_s16(norm.bias.as_ptr().add(j)),
-                )
-            };
-            let low = vmlal_n_s16(offset, vget_low_s16(x), d as i16);
-            let high = vmlal_n_s16(offset, vget_high_s16(x), d as i16);
-            let t = saturate(vshlq_s32(low, shift), vshlq_s32(high, shift));
-            let n = vqrdmulhq_n_s16(t, moments.inv);
-            let y = vshlq_s16(vqaddq_s16(vqrdmulhq_s16(n, gain), bias), frac);
-            store_codes(&mut out[j..j + 8], vqmovn_s16(y));
-        }
-        for j in whole..d {
-            out[j] = moments.apply(x[j], d, norm.gain[j], norm.bias[j], norm.frac);
+    unsafe fn layer_norm(norm: &LayerNorm, x: Rows<i16>, mut out: RowsMut<i8>) {
+        for i in 0..x.rows() {
+            // SAFETY: the caller promises that all lengths agree.
+            unsafe { layer_norm_row(norm, x.row(i), out.row_mut(i)) };
         }
     }
 

@@ -8,7 +8,7 @@ use std::array::from_fn;
 use super::{bases, read4};
 use crate::scalar::{logit_cap, Moments, EXP2};
 use crate::tiled::{expand, Isa, Narrow, Out, Product, Requant, RowScale, WINDOW};
-use crate::LayerNorm;
+use crate::{LayerNorm, Rows, RowsMut};
 
 /// The tier. Its functions need AVX2.
 pub(crate) struct Avx2;
@@ -296,6 +296,53 @@ unsafe fn softmax_row(logits: *const i32, tokens: usize, mult: i32, probs: *mut 
     }
 }
 
+/// One row of `LayerNorm`.
+///
+/// # Safety
+/// All lengths agree.
+#[target_feature(enable = "avx2")]
+unsafe fn layer_norm_row(norm: &LayerNorm, x: &[i16], out: &mut [i8]) {
+    let d = x.len();
+    let (sum, squares) = sums(x);
+    let moments = Moments::new(sum, squares, d, norm.epsilon);
+    let right = moments.bits.saturating_sub(10);
+    // D*x - S and, where it is shifted right, the rounding half.
+    let offset = _mm256_set1_epi32((1 << right >> 1) - sum);
+    let right = _mm_cvtsi32_si128(right as i32);
+    let left = _mm_cvtsi32_si128(10u32.saturating_sub(moments.bits) as i32);
+    let frac = _mm_cvtsi32_si128(norm.frac.into());
+    let scale = _mm256_set1_epi16(d as i16);
+    let inv = _mm256_set1_epi16(moments.inv);
+    let whole = d / 16 * 16;
+    for j in (0..whole).step_by(16) {
+        // SAFETY: 16 values from j on are inside slices of d values.
+        let (x, gain, bias) = unsafe {
+            (
+                _mm256_loadu_si256(x.as_ptr().add(j).cast()),
+                _mm256_loadu_si256(norm.gain.as_ptr().add(j).cast()),
+                _mm256_loadu_si256(norm.bias.as_ptr().add(j).cast()),
+            )
+        };
+        let (low, high) = (_mm256_mullo_epi16(x, scale), _mm256_mulhi_epi16(x, scale));
+        let t = |product: __m256i| {
+            _mm256_sll_epi32(
+                _mm256_sra_epi32(_mm256_add_epi32(product, offset), right),
+                left,
+            )
+        };
+        let t = _mm256_packs_epi32(
+            t(_mm256_unpacklo_epi16(low, high)),
+            t(_mm256_unpackhi_epi16(low, high)),
+        );
+        let n = _mm256_mulhrs_epi16(t, inv);
+        let y = _mm256_sra_epi16(_mm256_adds_epi16(_mm256_mulhrs_epi16(n, gain), bias), frac);
+        store_codes(&mut out[j..j + 16], bytes(y));
+    }
+    for j in whole..d {
+        out[j] = moments.apply(x[j], d, norm.gain[j], norm.bias[j], norm.frac);
+    }
+}
+
 // SAFETY: each function does what the trait says of it, for any sizes within its bounds; `tests/tiers.rs` compares them.
 unsafe impl Isa for Avx2 {
     type Weight = i16;
@@ -519,15 +566,21 @@ unsafe impl Isa for Avx2 {
     unsafe fn softmax(
         logits: *const i32,
         probs: *mut i16,
-        stride: usize,
+        strides: [usize; 2],
         tokens: usize,
         mult: i32,
         sums: &mut [(i32, i32)],
     ) {
         for (i, sums) in sums.iter_mut().enumerate() {
             // SAFETY: the caller promises a row for each sum.
-            *sums =
-                unsafe { softmax_row(logits.add(i * stride), tokens, mult, probs.add(i * stride)) };
+            *sums = unsafe {
+                softmax_row(
+                    logits.add(i * strides[0]),
+                    tokens,
+                    mult,
+                    probs.add(i * strides[1]),
+                )
+            };
         }
     }
 
@@ -567,45 +620,10 @@ unsafe impl Isa for Avx2 {
     }
 
     #[target_feature(enable = "avx2")]
-    unsafe fn layer_norm(norm: &LayerNorm, x: &[i16], out: &mut [i8]) {
-        let d = x.len();
-        let (sum, squares) = sums(x);
-        let moments = Moments::new(sum, squares, d, norm.epsilon);
-        let right = moments.bits.saturating_sub(10);
-        // D*x - S and, where it is shifted right, the rounding half.
-        let offset = _mm256_set1_epi32((1 << right >> 1) - sum);
-        let right = _mm_cvtsi32_si128(right as i32);
-        let left = _mm_cvtsi32_si128(10u32.saturating_sub(moments.bits) as i32);
-        let frac = _mm_cvtsi32_si128(norm.frac.into());
-        let scale = _mm256_set1_epi16(d as i16);
-        let inv = _mm256_set1_epi16(moments.inv);
-        let whole = d / 16 * 16;
-        for j in (0..whole).step_by(16) {
-            // SAFETY: 16 values from j on are inside slices of d values.
-            let (x, gain, bias) = unsafe {
-                (
-                    _mm256_loadu_si256(x.as_ptr().add(j).cast()),
-                    _mm256_loadu_si256(norm.gain.as_ptr().add(j).cast()),
-                    _mm256_loadu_si256(norm.bias.as_ptr().add(j).cast()),
-                )
-            };
-            let (low, high) = (_mm256_mullo_epi16(x, scale), _mm256_mulhi_epi16(x, scale));
-            let t = |product: __m256i| {
-                _mm256_sll_epi32(
-                    _mm256_sra_epi32(_mm256_add_epi32(product, offset), right),
-                    left,
-                )
-            };
-            let t = _mm256_packs_epi32(
-                t(_mm256_unpacklo_epi16(low, high)),
-                t(_mm256_unpackhi_epi16(low, high)),
-            );
-            let n = _mm256_mulhrs_epi16(t, inv);
-            let y = _mm256_sra_epi16(_mm256_adds_epi16(_mm256_mulhrs_epi16(n, gain), bias), frac);
-            store_codes(&mut out[j..j + 16], bytes(y));
-        }
-        for j in whole..d {
-            out[j] = moments.apply(x[j], d, norm.gain[j], norm.bias[j], norm.frac);
+    unsafe fn layer_norm(norm: &LayerNorm, x: Rows<i16>, mut out: RowsMut<i8>) {
+        for i in 0..x.rows() {
+            // SAFETY: the caller promises that all lengths agree.
+            unsafe { layer_norm_row(norm, x.row(i), out.row_mut(i)) };
         }
     }
 

@@ -7,11 +7,12 @@ pub(crate) mod amx;
 #[allow(clippy::wildcard_imports)]
 mod vnni;
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use crate::scalar::{logit_cap, Moments, EXP2};
 use crate::tiled::{panels, Isa, Out, Product, Requant, RowScale, Sums, ToCodes};
-use crate::{LayerNorm, Rows};
+use crate::{LayerNorm, Rows, RowsMut};
 
 /// The tiers without and with AMX. Their functions need AVX-512 F, BW, VL, DQ and VNNI, and with `AMX` its tiles of 8-bit
 /// numbers; the table look-up uses VBMI where the CPU has it.
@@ -348,9 +349,9 @@ unsafe fn tile16_beside<const ADD: bool>(p: Product<u8, i8>, acc: *mut i32, befo
     }
 }
 
-/// The sums of x and of x^2.
+/// Vectors with the sums of x (in 32 bits) and of x^2 (in 64 bits).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn sums(x: &[i16]) -> (i32, i64) {
+fn moments(x: &[i16]) -> (__m512i, __m512i) {
     let ones = _mm512_set1_epi16(1);
     let low = _mm512_set1_epi64(0xffff_ffff);
     let (mut sum, mut squares) = (_mm512_setzero_si512(), _mm512_setzero_si512());
@@ -363,10 +364,69 @@ fn sums(x: &[i16]) -> (i32, i64) {
         squares = _mm512_add_epi64(squares, _mm512_and_si512(pairs, low));
         squares = _mm512_add_epi64(squares, _mm512_srli_epi64::<32>(pairs));
     }
-    (
-        _mm512_reduce_add_epi32(sum),
-        _mm512_reduce_add_epi64(squares),
-    )
+    (sum, squares)
+}
+
+/// The sum of each of 8 vectors of 64-bit numbers.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn reduced64(x: &[__m512i]) -> [i64; 8] {
+    let pairs = |i: usize| {
+        let (a, b) = (x[i], x[i + 1]);
+        _mm512_add_epi64(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b))
+    };
+    let lanes = |a, b| {
+        _mm512_add_epi64(
+            _mm512_shuffle_i64x2::<0x88>(a, b),
+            _mm512_shuffle_i64x2::<0xdd>(a, b),
+        )
+    };
+    let sums = lanes(lanes(pairs(0), pairs(2)), lanes(pairs(4), pairs(6)));
+    let mut numbers = [0; 8];
+    // SAFETY: 8 numbers.
+    unsafe { _mm512_storeu_si512(numbers.as_mut_ptr().cast(), sums) };
+    numbers
+}
+
+/// The codes of a row.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn normalized(norm: &LayerNorm, moments: &Moments, x: &[i16], out: &mut [i8]) {
+    let d = x.len();
+    let right = moments.bits.saturating_sub(10);
+    // D*x - S and, where it is shifted right, the rounding half.
+    let offset = _mm512_set1_epi32((1 << right >> 1) - moments.sum);
+    let right = _mm_cvtsi32_si128(right as i32);
+    let left = 10u32.saturating_sub(moments.bits);
+    let frac = _mm_cvtsi32_si128(norm.frac.into());
+    // D times the even words of x, and times the odd ones.
+    let (even, odd) = (
+        _mm512_set1_epi32(d as i32),
+        _mm512_set1_epi32((d as i32) << 16),
+    );
+    let inv = _mm512_set1_epi16(moments.inv);
+    let codes = |j: usize| {
+        let mask = mask32(d.saturating_sub(j));
+        // SAFETY: the mask keeps the loads inside slices of d values.
+        let load =
+            |from: &[i16]| unsafe { _mm512_maskz_loadu_epi16(mask, from.as_ptr().wrapping_add(j)) };
+        let x = load(x);
+        let t = |scale: __m512i| {
+            let t = _mm512_sra_epi32(_mm512_dpwssd_epi32(offset, x, scale), right);
+            if left > 0 {
+                _mm512_sll_epi32(t, _mm_cvtsi32_si128(left as i32))
+            } else {
+                t
+            }
+        };
+        let t = _mm512_mask_mov_epi16(t(even), 0xaaaa_aaaa, _mm512_slli_epi32::<16>(t(odd)));
+        let n = _mm512_mulhrs_epi16(t, inv);
+        let y = _mm512_adds_epi16(_mm512_mulhrs_epi16(n, load(&norm.gain)), load(&norm.bias));
+        _mm512_sra_epi16(y, frac)
+    };
+    for j in (0..d).step_by(64) {
+        let y = in_order32(_mm512_packs_epi16(codes(j), codes(j + 32)));
+        // SAFETY: the mask keeps the store inside a slice of d values.
+        unsafe { _mm512_mask_storeu_epi8(out.as_mut_ptr().add(j), mask64(d - j), y) };
+    }
 }
 
 /// The numbers of a vector.
@@ -421,18 +481,44 @@ unsafe fn maxima(logits: *const i32, tokens: usize) -> __m512i {
     _mm512_max_epi32(max[0], max[1])
 }
 
-/// e8 of a row, for u = (top - max(a, floor) * mult) >> 20; gives vectors with the sums of e12 and e8.
+/// Shifts each word right; a count above 15 gives 0. (The compiler makes two instructions of the intrinsic.)
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn shifted_right(x: __m512i, counts: __m512i) -> __m512i {
+    let result;
+    // SAFETY: arithmetic in registers, with the features that the function asks for.
+    unsafe {
+        asm!(
+            "vpsrlvw {0}, {1}, {2}",
+            out(zmm_reg) result,
+            in(zmm_reg) x,
+            in(zmm_reg) counts,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    result
+}
+
+/// Which of 32 words in pack order are the first `n` columns.
+fn live_words(n: usize) -> u32 {
+    let live = mask32(n);
+    // Bit 8 * l + i is that of column 4 * l + i, and 4 above it that of column 16 + 4 * l + i.
+    (0..4).fold(0, |words, l| {
+        let part = |first: u32| live >> (first + 4 * l) & 15;
+        words | (part(0) | part(16) << 4) << (8 * l)
+    })
+}
+
+/// e8 of a row, with u = (top - max(a, floor) * mult) >> 20; gives vectors with the sums of e12 and e8. `live` says which words of the last 64 columns are tokens, in pack order.
 ///
 /// # Safety
-/// `tokens` logits rounded up to 64 can be read, and as many probabilities written.
+/// `tokens` logits rounded up to 16 can be read, and as many probabilities rounded up to 64 written. The CPU has the tier's features.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn exponentials(
     logits: *const i32,
     probs: *mut u8,
     tokens: usize,
-    floor: __m512i,
-    top: __m512i,
-    mult: __m512i,
+    live: [u32; 2],
+    [top, floor, mult]: [__m512i; 3],
 ) -> (__m512i, __m512i) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -447,19 +533,17 @@ unsafe fn exponentials(
         ];
         let (zero, ones) = (_mm512_setzero_si512(), _mm512_set1_epi16(1));
         let (one8, sixteenth) = (_mm512_set1_epi8(1), _mm512_set1_epi16(1 << 11));
-        let e12 = |low: __m512i, high: __m512i| {
-            let u = _mm512_packus_epi32(low, high);
+        let e12 = |j: usize, second: usize| {
+            let u = _mm512_packus_epi32(exponent(j), exponent(second));
             let e = _mm512_permutex2var_epi16(table[0], u, table[1]);
-            let e = _mm512_srlv_epi16(e, _mm512_srli_epi16::<6>(u));
+            let e = shifted_right(e, _mm512_srli_epi16::<6>(u));
             // (e + 1) >> 1
             _mm512_avg_epu16(e, zero)
         };
-        let mut sum12 = [zero; 2];
-        let mut sum8 = zero;
+        let (mut sum12, mut sum8) = (zero, zero);
         let mut store = |j: usize, e: [__m512i; 2]| {
-            for (sum12, e) in sum12.iter_mut().zip(e) {
-                *sum12 = _mm512_dpwssd_epi32(*sum12, e, ones);
-            }
+            let both = _mm512_madd_epi16(_mm512_add_epi16(e[0], e[1]), ones);
+            sum12 = _mm512_add_epi32(sum12, both);
             // (e + 8) >> 4
             let e = e.map(|e| _mm512_mulhrs_epi16(e, sixteenth));
             let e8 = in_order64(_mm512_packus_epi16(e[0], e[1]));
@@ -468,30 +552,23 @@ unsafe fn exponentials(
         };
         let blocks = tokens / 64 * 64;
         for j in (0..blocks).step_by(64) {
-            let low = e12(exponent(j), exponent(j + 16));
-            let high = e12(exponent(j + 32), exponent(j + 48));
+            let low = e12(j, j + 16);
+            let high = e12(j + 32, j + 48);
             store(j, [low, high]);
         }
         if blocks < tokens {
-            // Shifts every table entry to 0: what stands for the keys past the end.
-            let nothing = _mm512_set1_epi32(2047);
-            let exponent = |j: usize| {
-                if j < tokens {
-                    _mm512_mask_mov_epi32(nothing, mask16(tokens - j), exponent(j))
-                } else {
-                    nothing
+            let pair = |j: usize, mask: u32| {
+                if j >= tokens {
+                    return zero;
                 }
+                // Where there is no second vector, the first once more.
+                let second = if j + 16 < tokens { j + 16 } else { j };
+                let e = e12(j, second);
+                _mm512_maskz_mov_epi16(mask, e)
             };
-            let pair = |j: usize| {
-                if j < tokens {
-                    e12(exponent(j), exponent(j + 16))
-                } else {
-                    zero
-                }
-            };
-            store(blocks, [pair(blocks), pair(blocks + 32)]);
+            store(blocks, [pair(blocks, live[0]), pair(blocks + 32, live[1])]);
         }
-        (_mm512_add_epi32(sum12[0], sum12[1]), sum8)
+        (sum12, sum8)
     }
 }
 
@@ -505,6 +582,7 @@ unsafe impl<const AMX: bool> Isa for Avx512<AMX> {
     const PANEL: usize = 64;
     const LANES: usize = 16;
     const GROUP: usize = 4;
+    const LOGITS: usize = 16;
     const OVERLAPS: bool = AMX;
     const STEP: usize = if AMX { amx::STEP } else { 4 };
     const CODE_OFFSET: i32 = if AMX { 0 } else { 128 };
@@ -849,7 +927,7 @@ unsafe impl<const AMX: bool> Isa for Avx512<AMX> {
     unsafe fn softmax(
         logits: *const i32,
         probs: *mut u8,
-        stride: usize,
+        strides: [usize; 2],
         tokens: usize,
         mult: i32,
         sums: &mut [(i32, i32)],
@@ -858,25 +936,23 @@ unsafe impl<const AMX: bool> Isa for Avx512<AMX> {
         let mut max = [zero; 16];
         for (i, max) in max[..sums.len()].iter_mut().enumerate() {
             // SAFETY: the caller promises a row for each sum.
-            *max = unsafe { maxima(logits.add(i * stride), tokens) };
+            *max = unsafe { maxima(logits.add(i * strides[0]), tokens) };
         }
-        // d * mult, with d = min(max - a, cap), is max * mult - max(a, max - cap) * mult, whose parts may wrap around.
-        let max = reduced::<true>(&max);
-        let cap = _mm512_set1_epi32(logit_cap(mult));
-        let lowest = _mm512_set1_epi32(i32::MIN);
-        let below = _mm512_cmplt_epi32_mask(max, _mm512_add_epi32(lowest, cap));
-        let floor = _mm512_mask_mov_epi32(_mm512_sub_epi32(max, cap), below, lowest);
-        let mult = _mm512_set1_epi32(mult);
-        let half = _mm512_set1_epi32(1 << 19);
-        let top = _mm512_add_epi32(_mm512_mullo_epi32(max, mult), half);
-        let (floor, top) = (numbers(floor), numbers(top));
+        let max = numbers(reduced::<true>(&max));
+        let cap = logit_cap(mult);
+        let live = [0, 32].map(|first| live_words((tokens % 64).saturating_sub(first)));
         let (mut sum12, mut sum8) = ([zero; 16], [zero; 16]);
-        for i in 0..sums.len() {
-            let (floor, top) = (_mm512_set1_epi32(floor[i]), _mm512_set1_epi32(top[i]));
+        for (i, &max) in max[..sums.len()].iter().enumerate() {
+            // d * mult + 2^19 is top - max(a, floor) * mult, whose parts may wrap around.
+            let top = max.wrapping_mul(mult).wrapping_add(1 << 19);
+            let constants = [top, max.saturating_sub(cap), mult].map(|x| _mm512_set1_epi32(x));
             // SAFETY: as above.
             unsafe {
-                let (logits, probs) = (logits.add(i * stride), probs.add(i * stride));
-                (sum12[i], sum8[i]) = exponentials(logits, probs, tokens, floor, top, mult);
+                let (logits, probs) = (logits.add(i * strides[0]), probs.add(i * strides[1]));
+                (sum12[i], sum8[i]) = exponentials(logits, probs, tokens, live, constants);
+                if AMX {
+                    amx::stay_awake();
+                }
             }
         }
         let sum12 = numbers(reduced::<false>(&sum12));
@@ -924,43 +1000,24 @@ unsafe impl<const AMX: bool> Isa for Avx512<AMX> {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn layer_norm(norm: &LayerNorm, x: &[i16], out: &mut [i8]) {
-        let d = x.len();
-        let (sum, squares) = sums(x);
-        let moments = Moments::new(sum, squares, d, norm.epsilon);
-        let right = moments.bits.saturating_sub(10);
-        // D*x - S and, where it is shifted right, the rounding half.
-        let offset = _mm512_set1_epi32((1 << right >> 1) - sum);
-        let right = _mm_cvtsi32_si128(right as i32);
-        let left = _mm_cvtsi32_si128(10u32.saturating_sub(moments.bits) as i32);
-        let frac = _mm_cvtsi32_si128(norm.frac.into());
-        let scale = _mm512_set1_epi16(d as i16);
-        let inv = _mm512_set1_epi16(moments.inv);
-        for j in (0..d).step_by(32) {
-            let mask = mask32(d - j);
-            // SAFETY: the mask keeps the loads inside slices of d values.
-            let (x, gain, bias) = unsafe {
-                (
-                    _mm512_maskz_loadu_epi16(mask, x.as_ptr().add(j)),
-                    _mm512_maskz_loadu_epi16(mask, norm.gain.as_ptr().add(j)),
-                    _mm512_maskz_loadu_epi16(mask, norm.bias.as_ptr().add(j)),
-                )
-            };
-            let (low, high) = (_mm512_mullo_epi16(x, scale), _mm512_mulhi_epi16(x, scale));
-            let t = |product: __m512i| {
-                _mm512_sll_epi32(
-                    _mm512_sra_epi32(_mm512_add_epi32(product, offset), right),
-                    left,
-                )
-            };
-            let t = _mm512_packs_epi32(
-                t(_mm512_unpacklo_epi16(low, high)),
-                t(_mm512_unpackhi_epi16(low, high)),
-            );
-            let n = _mm512_mulhrs_epi16(t, inv);
-            let y = _mm512_sra_epi16(_mm512_adds_epi16(_mm512_mulhrs_epi16(n, gain), bias), frac);
-            // SAFETY: the mask keeps the store inside a slice of d values.
-            unsafe { _mm512_mask_cvtsepi16_storeu_epi8(out.as_mut_ptr().add(j), mask, y) };
+    unsafe fn layer_norm(norm: &LayerNorm, x: Rows<i16>, mut out: RowsMut<i8>) {
+        for first in (0..x.rows()).step_by(16) {
+            let rows = first..x.rows().min(first + 16);
+            let (mut sums, mut squares) =
+                ([_mm512_setzero_si512(); 16], [_mm512_setzero_si512(); 16]);
+            for (i, both) in rows.clone().zip(sums.iter_mut().zip(&mut squares)) {
+                (*both.0, *both.1) = moments(x.row(i));
+            }
+            let sums = numbers(reduced::<false>(&sums));
+            let squares = [reduced64(&squares[..8]), reduced64(&squares[8..])];
+            let both = sums.into_iter().zip(squares.into_iter().flatten());
+            let mut moments = [Moments::default(); 16];
+            for (moments, (sum, squares)) in moments[..rows.len()].iter_mut().zip(both) {
+                *moments = Moments::new(sum, squares, x.cols(), norm.epsilon);
+            }
+            for (i, moments) in rows.zip(&moments) {
+                normalized(norm, moments, x.row(i), out.row_mut(i));
+            }
         }
     }
 
