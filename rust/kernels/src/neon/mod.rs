@@ -237,6 +237,13 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
         a
     }
 
+    fn prefetch(line: *const u8) {
+        // SAFETY: a prefetch reads nothing.
+        unsafe {
+            asm!("prfm pldl2keep, [{0}]", in(reg) line, options(readonly, nostack, preserves_flags));
+        }
+    }
+
     #[target_feature(enable = "neon")]
     unsafe fn tile(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
         // SAFETY: the caller's promise.

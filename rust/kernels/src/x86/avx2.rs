@@ -7,7 +7,7 @@ use std::array::from_fn;
 
 use super::{bases, read4};
 use crate::scalar::{logit_cap, Moments, EXP2};
-use crate::tiled::{expand, Isa, Narrow, Out, Product, Requant, RowScale, WINDOW};
+use crate::tiled::{expand, panels, Isa, Narrow, Out, Product, Requant, RowScale, WINDOW};
 use crate::{LayerNorm, Rows, RowsMut};
 
 /// The tier. Its functions need AVX2.
@@ -343,6 +343,53 @@ unsafe fn layer_norm_row(norm: &LayerNorm, x: &[i16], out: &mut [i8]) {
     }
 }
 
+/// Sixteen codes of a row from `at` on, as words; 0 past its end.
+#[target_feature(enable = "avx2")]
+fn row_words(row: &[i8], at: usize) -> __m256i {
+    let mut rest = [0; 16];
+    let codes = row.get(at..at + 16).unwrap_or_else(|| {
+        let part = row.get(at..).unwrap_or_default();
+        rest[..part.len()].copy_from_slice(part);
+        &rest
+    });
+    // SAFETY: 16 codes.
+    _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(codes.as_ptr().cast()) })
+}
+
+/// Stores pairs of words.
+#[target_feature(enable = "avx2")]
+fn store_words(to: &mut [i16], x: __m256i) {
+    let to = &mut to[..16];
+    // SAFETY: 16 words.
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), x) }
+}
+
+/// The columns of 8 rows of 8 pairs of words.
+#[target_feature(enable = "avx2")]
+fn transposed(rows: &[__m256i; 8]) -> [__m256i; 8] {
+    let mut t = *rows;
+    for i in (0..8).step_by(2) {
+        t[i] = _mm256_unpacklo_epi32(rows[i], rows[i + 1]);
+        t[i + 1] = _mm256_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    // u[4 * i + j] has, in lane l, column 4 * l + j of rows 4 * i to 4 * i + 3.
+    let mut u = t;
+    for i in (0..8).step_by(4) {
+        u[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+        u[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+        u[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+        u[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    from_fn(|column| {
+        let (low, high) = (u[column % 4], u[4 + column % 4]);
+        if column < 4 {
+            _mm256_permute2x128_si256::<0x20>(low, high)
+        } else {
+            _mm256_permute2x128_si256::<0x31>(low, high)
+        }
+    })
+}
+
 // SAFETY: each function does what the trait says of it, for any sizes within its bounds; `tests/tiers.rs` compares them.
 unsafe impl Isa for Avx2 {
     type Weight = i16;
@@ -398,6 +445,77 @@ unsafe impl Isa for Avx2 {
         }
         // SAFETY: the caller's promise, for just this many rows and columns.
         unsafe { pick!(1 2 3 4 5 6) }
+    }
+
+    fn prefetch(line: *const u8) {
+        // SAFETY: a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn pack_keys(keys: Rows<i8>, packed: &mut [i16], bias: &mut [i32]) {
+        let k = keys.cols().next_multiple_of(Self::STEP);
+        bias.fill(0);
+        for (first, width) in panels::<Self>(bias.len()) {
+            let panel = &mut packed[first * k..][..width * k];
+            for v in 0..width / 8 {
+                for (c, groups) in panel.chunks_mut(16 * width).enumerate() {
+                    let rows = from_fn(|i| {
+                        let row = first + 8 * v + i;
+                        let row = if row < keys.rows() {
+                            keys.row(row)
+                        } else {
+                            &[]
+                        };
+                        row_words(row, 16 * c)
+                    });
+                    let groups = groups.chunks_exact_mut(2 * width);
+                    for (group, codes) in groups.zip(transposed(&rows)) {
+                        store_words(&mut group[16 * v..], codes);
+                    }
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn pack_values(values: Rows<i8>, packed: &mut [i16], sums: &mut [i32]) {
+        let k = values.rows().next_multiple_of(Self::STEP);
+        let ones = _mm256_set1_epi16(1);
+        sums.fill(0);
+        for (first, width) in panels::<Self>(packed.len() / k) {
+            let mut column_sums = [_mm256_setzero_si256(); 2];
+            let groups = packed[first * k..][..width * k].chunks_exact_mut(2 * width);
+            for (group, j) in groups.zip((0..).step_by(2)) {
+                let row = |j: usize| {
+                    row_words(
+                        if j < values.rows() {
+                            values.row(j)
+                        } else {
+                            &[]
+                        },
+                        first,
+                    )
+                };
+                let (a, b) = (row(j), row(j + 1));
+                let (low, high) = (_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
+                let codes = [
+                    _mm256_permute2x128_si256::<0x20>(low, high),
+                    _mm256_permute2x128_si256::<0x31>(low, high),
+                ];
+                for (v, (codes, sums)) in codes.into_iter().zip(&mut column_sums).enumerate() {
+                    if 8 * v < width {
+                        store_words(&mut group[16 * v..], codes);
+                        *sums = _mm256_add_epi32(*sums, _mm256_madd_epi16(codes, ones));
+                    }
+                }
+            }
+            let sums = sums[first..][..width].chunks_exact_mut(8);
+            for (to, sums) in sums.zip(column_sums) {
+                // SAFETY: 8 numbers.
+                unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), sums) };
+            }
+        }
     }
 
     #[target_feature(enable = "avx2")]

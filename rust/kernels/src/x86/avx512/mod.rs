@@ -133,6 +133,40 @@ fn interleaved(rows: [__m512i; 4]) -> [__m512i; 4] {
     ])
 }
 
+/// Stores the first `n` of 64 bytes. (Masked stores are slower on some CPUs.)
+///
+/// # Safety
+/// They can be written.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn put8(to: *mut i8, n: usize, x: __m512i) {
+    // SAFETY: the caller's promise; the mask keeps the store inside the bytes.
+    unsafe {
+        if n >= 64 {
+            _mm512_storeu_si512(to.cast(), x);
+        } else {
+            _mm512_mask_storeu_epi8(to, mask64(n), x);
+        }
+    }
+}
+
+/// Stores the first `n` of 32 words.
+///
+/// # Safety
+/// They can be written.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn put16(to: *mut i16, n: usize, x: __m512i) {
+    // SAFETY: the caller's promise; the mask keeps the store inside the words.
+    unsafe {
+        if n >= 32 {
+            _mm512_storeu_si512(to.cast(), x);
+        } else {
+            _mm512_mask_storeu_epi16(to, mask32(n), x);
+        }
+    }
+}
+
 /// 64 accumulators in memory.
 ///
 /// # Safety
@@ -209,7 +243,7 @@ impl Codes {
 #[inline]
 unsafe fn store8(out: Out<i8>, i: usize, codes: __m512i) {
     // SAFETY: the mask keeps the store inside the row.
-    unsafe { _mm512_mask_storeu_epi8(out.ptr.add(i * out.stride), mask64(out.cols), codes) }
+    unsafe { put8(out.ptr.add(i * out.stride), out.cols, codes) }
 }
 
 /// Adds what becomes of the accumulators to row `i` of the residual, or stores it.
@@ -222,17 +256,17 @@ unsafe fn update<const ADD: bool>(acc: [__m512i; 4], requant: &Requant, x: Out<i
     // SAFETY: the caller's promise; masks keep x inside its row.
     unsafe {
         for (half, t) in shifted(acc, requant).into_iter().enumerate() {
-            let mask = mask32(x.cols.saturating_sub(32 * half));
+            let cols = x.cols.saturating_sub(32 * half);
             let mult = _mm512_loadu_si512(requant.mult.add(32 * half).cast());
             let at = x.ptr.add(i * x.stride).wrapping_add(32 * half);
             let update = _mm512_mulhrs_epi16(in_order32(t), mult);
             let new = if ADD {
-                let old = _mm512_maskz_loadu_epi16(mask, at);
+                let old = _mm512_maskz_loadu_epi16(mask32(cols), at);
                 _mm512_max_epi16(_mm512_adds_epi16(old, update), _mm512_set1_epi16(-i16::MAX))
             } else {
                 update
             };
-            _mm512_mask_storeu_epi16(at, mask, new);
+            put16(at, cols, new);
         }
     }
 }
@@ -425,7 +459,7 @@ fn normalized(norm: &LayerNorm, moments: &Moments, x: &[i16], out: &mut [i8]) {
     for j in (0..d).step_by(64) {
         let y = in_order32(_mm512_packs_epi16(codes(j), codes(j + 32)));
         // SAFETY: the mask keeps the store inside a slice of d values.
-        unsafe { _mm512_mask_storeu_epi8(out.as_mut_ptr().add(j), mask64(d - j), y) };
+        unsafe { put8(out.as_mut_ptr().add(j), d - j, y) };
     }
 }
 
@@ -624,12 +658,12 @@ unsafe impl<const AMX: bool> Isa for Avx512<AMX> {
         for (codes, i) in codes.chunks_exact_mut(k).zip(0..input.rows()) {
             let row = input.row(i);
             for (codes, row) in codes.chunks_mut(64).zip(row.chunks(64)) {
-                let mask = mask64(row.len());
-                // SAFETY: the mask keeps the load inside the row and the store inside the codes, which are not fewer.
+                let n = row.len();
+                // SAFETY: the mask keeps the load inside the row; there are not fewer codes.
                 unsafe {
-                    let row = _mm512_maskz_loadu_epi8(mask, row.as_ptr());
+                    let row = _mm512_maskz_loadu_epi8(mask64(n), row.as_ptr());
                     let row = _mm512_xor_si512(row, offset);
-                    _mm512_mask_storeu_epi8(codes.as_mut_ptr().cast(), mask, row);
+                    put8(codes.as_mut_ptr().cast(), n, row);
                 }
             }
         }
@@ -807,7 +841,7 @@ unsafe impl<const AMX: bool> Isa for Avx512<AMX> {
     ) {
         // SAFETY: the caller's promise; VBMI is detected.
         unsafe {
-            if !AMX && vnni::is_whole(&p) {
+            if !AMX && vnni::is_whole(&p, out.cols) {
                 match to.table {
                     None => return vnni::tile8(p, requant, to.offset, out),
                     Some(table) if is_x86_feature_detected!("avx512vbmi") => {
@@ -829,7 +863,7 @@ unsafe impl<const AMX: bool> Isa for Avx512<AMX> {
     ) {
         // SAFETY: the caller's promise.
         unsafe {
-            if !AMX && vnni::is_whole(&p) {
+            if !AMX && vnni::is_whole(&p, x.cols) {
                 vnni::tile16::<ADD>(p, requant, x);
             } else {
                 Self::tile(p, acc, Self::PANEL);
@@ -973,7 +1007,6 @@ unsafe impl<const AMX: bool> Isa for Avx512<AMX> {
         // inside it.
         unsafe {
             let (eight, offset) = (_mm512_set1_epi32(8), _mm512_set1_epi16(32));
-            let mask = mask64(out.cols);
             for (i, scale) in scales.iter().enumerate() {
                 let lost = _mm512_set1_epi32(scale.lost);
                 let half = _mm512_set1_epi32(1 << (scale.shift - 1));
@@ -994,7 +1027,7 @@ unsafe impl<const AMX: bool> Isa for Avx512<AMX> {
                 let low = o(_mm512_packs_epi32(t(0), t(1)));
                 let high = o(_mm512_packs_epi32(t(2), t(3)));
                 let y = in_order64(_mm512_packs_epi16(low, high));
-                _mm512_mask_storeu_epi8(out.ptr.add(i * out.stride), mask, y);
+                put8(out.ptr.add(i * out.stride), out.cols, y);
             }
         }
     }

@@ -103,8 +103,8 @@ pub(super) unsafe fn tile_of(p: Product<u8, i8>, out: *mut i32, out_stride: usiz
 }
 
 /// Whether a tile is a whole one, whose outputs can be made of its sums in registers.
-pub(super) fn is_whole(p: &Product<u8, i8>) -> bool {
-    p.rows == ROWS && p.width == 64
+pub(super) fn is_whole(p: &Product<u8, i8>, cols: usize) -> bool {
+    p.rows == ROWS && p.width == 64 && cols == 64
 }
 
 /// A whole tile to codes.
@@ -113,6 +113,7 @@ pub(super) fn is_whole(p: &Product<u8, i8>) -> bool {
 /// As [`crate::tiled::Isa::tile8`], for a whole tile.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn tile8(p: Product<u8, i8>, requant: Requant, offset: i16, out: Out<i8>) {
+    let out = Out { cols: 64, ..out };
     // SAFETY: the caller's promise.
     unsafe {
         let codes = Codes::new(&requant, offset);
@@ -134,6 +135,7 @@ pub(super) unsafe fn tile8_table(
     table: &[i8; 256],
     out: Out<i8>,
 ) {
+    let out = Out { cols: 64, ..out };
     // SAFETY: the caller's promise.
     unsafe {
         let sums = sums::<ROWS, 4>(p);
@@ -150,6 +152,7 @@ pub(super) unsafe fn tile8_table(
 /// As [`crate::tiled::Isa::tile16`], for a whole tile.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn tile16<const ADD: bool>(p: Product<u8, i8>, requant: Requant, x: Out<i16>) {
+    let x = Out { cols: 64, ..x };
     // SAFETY: the caller's promise.
     unsafe {
         for (i, acc) in sums::<ROWS, 4>(p).into_iter().enumerate() {
