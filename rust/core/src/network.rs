@@ -59,17 +59,19 @@ impl Block {
 }
 
 impl Network {
-    /// Packs a subnet for a tier; its 4-bit rows stay packed in memory where a byte for each weight would not fit the last cache.
+    /// Packs a subnet for a tier; its 4-bit rows stay packed in memory where all weights as they are multiplied would not fit the last
+    /// cache.
     ///
     /// # Errors
     /// [`Error::UnsupportedTier`] where this CPU lacks it.
     pub fn new(subnet: &Subnet, tier: Tier) -> Result<Self> {
-        let weights: usize = schema::linears(subnet.config())
+        let wide = Self::kernels(tier)?.wide_weight_bytes();
+        let layers = subnet.summary().layers;
+        let unpacked = layers
             .iter()
-            .map(|layer| layer.rows * layer.k)
-            .sum();
+            .map(|layer| layer.k * (layer.rows4 + wide * layer.rows8));
         let storage = match cache::last_level() {
-            Some(bytes) if weights > bytes => Storage::Packed,
+            Some(bytes) if unpacked.sum::<usize>() > bytes => Storage::Packed,
             _ => Storage::Unpacked,
         };
         Self::with_storage(subnet, tier, storage)
@@ -80,13 +82,7 @@ impl Network {
     /// # Errors
     /// [`Error::UnsupportedTier`] where this CPU lacks it.
     pub fn with_storage(subnet: &Subnet, tier: Tier, storage: Storage) -> Result<Self> {
-        let kernels = Kernels::new(tier).ok_or_else(|| Error::UnsupportedTier {
-            tier: tier.name().into(),
-            available: supported_tiers()
-                .map(Tier::name)
-                .collect::<Vec<_>>()
-                .join(", "),
-        })?;
+        let kernels = Self::kernels(tier)?;
         let config = subnet.config().clone();
         let layers = schema::linears(&config);
         let mut layers = layers.iter();
@@ -145,6 +141,16 @@ impl Network {
             head_mult,
             kernels,
             config,
+        })
+    }
+
+    fn kernels(tier: Tier) -> Result<Kernels> {
+        Kernels::new(tier).ok_or_else(|| Error::UnsupportedTier {
+            tier: tier.name().into(),
+            available: supported_tiers()
+                .map(Tier::name)
+                .collect::<Vec<_>>()
+                .join(", "),
         })
     }
 

@@ -298,6 +298,11 @@ impl Kernels {
         self.tier
     }
 
+    /// Bytes of a weight of an 8-bit row that is not kept packed.
+    pub fn wide_weight_bytes(self) -> usize {
+        dispatch!(self.tier, 1, I => size_of::<<I as Isa>::Weight>())
+    }
+
     /// Packs a layer for this tier. (The scalar tier always keeps a byte for each weight.)
     ///
     /// # Panics

@@ -22,7 +22,7 @@
 use std::ops::Range;
 
 use crate::buffer::{cast, Buffer, Plain};
-use crate::scalar::{add_residual, attention_scale, value_mean};
+use crate::scalar::{attention_scale, value_mean};
 use crate::{HeadParams, KvHead, LayerNorm, Linear, Rows, RowsMut, Scratch, Storage};
 
 /// Every buffer of logits or probabilities has rows of a multiple of this many values.
@@ -359,20 +359,10 @@ pub(crate) unsafe trait Isa: Sized {
     /// Codes from the order of slots to that of rows: `out[i][j] = staged[i][order[j]]`. The rows of `staged`
     /// (`STAGED` apart) and `order` have `WINDOW` entries, those of `order` are below `WINDOW`; `out.cols` is at
     /// most `WINDOW`.
-    unsafe fn reorder8(staged: *const i8, order: *const u8, out: Out<i8>) {
-        // SAFETY: the same contract.
-        unsafe { reorder(staged, Self::STAGED, order, out, |y, code| *y = code) }
-    }
+    unsafe fn reorder8(staged: *const i8, order: *const u8, out: Out<i8>);
 
     /// Adds updates of the residual, from the order of slots to that of rows; as [`Isa::reorder8`].
-    unsafe fn reorder16(staged: *const i16, order: *const u8, x: Out<i16>) {
-        // SAFETY: the same contract.
-        unsafe {
-            reorder(staged, Self::STAGED, order, x, |x, update| {
-                *x = add_residual(*x, update);
-            });
-        }
-    }
+    unsafe fn reorder16(staged: *const i16, order: *const u8, x: Out<i16>);
 
     /// Probabilities of as many query rows as there are sums, at most `QUERIES`; their sums are those of e12 and e8.
     unsafe fn softmax(
@@ -499,28 +489,6 @@ fn compress(weights: &[i8], wide: usize, stored: &mut [u8]) {
     }
     for (byte, pair) in nibbles.iter_mut().zip(weights[wide..].chunks_exact(2)) {
         *byte = pair[0] as u8 & 15 | (pair[1] as u8) << 4;
-    }
-}
-
-/// The portable [`Isa::reorder8`] and [`Isa::reorder16`].
-///
-/// # Safety
-/// As theirs.
-unsafe fn reorder<T: Plain>(
-    staged: *const T,
-    stride: usize,
-    order: *const u8,
-    out: Out<T>,
-    store: impl Fn(&mut T, T),
-) {
-    for i in 0..out.rows {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let staged = staged.add(i * stride);
-            for (j, y) in out.row(i).iter_mut().enumerate() {
-                store(y, *staged.add(usize::from(*order.add(j))));
-            }
-        }
     }
 }
 
@@ -1186,8 +1154,15 @@ impl<I: Isa> Epilogue<I> for Accumulators<'_> {
     }
 
     unsafe fn reorder(&self, staged: *const i32, order: *const u8, out: Out<i32>) {
-        // SAFETY: the caller's promise.
-        unsafe { reorder(staged, I::STAGED, order, out, |sum, acc| *sum = acc) }
+        for i in 0..out.rows {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let staged = staged.add(i * I::STAGED);
+                for (j, sum) in out.row(i).iter_mut().enumerate() {
+                    *sum = *staged.add(usize::from(*order.add(j)));
+                }
+            }
+        }
     }
 }
 
