@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import quasar_rt
-from quasar_rt import Engine, device
+from quasar_rt import Engine, Frame, device
 from quasar_rt.hardware import Hardware, Workload
 from quasar_rt.testing import random_case
 from quasar_rt.verify import verify
@@ -165,6 +165,20 @@ def test_the_simulated_accelerator_has_the_cpus_bits(tiny, simulated):
             engine.profile(images[0])
     with pytest.raises(quasar_rt.ClosedError):
         engine.infer(images[0])
+
+
+@pytest.mark.parametrize("format", ["gray", "rgb", "bgr", "nv12", "yuyv"])
+def test_the_simulated_accelerator_takes_camera_frames(tiny, simulated, format):
+    rng = np.random.default_rng(3)
+    size = int(20 * 12 * {"gray": 1, "nv12": 1.5, "yuyv": 2}.get(format, 3))
+    frames = [Frame(rng.integers(0, 256, size, np.uint8), 20, 12, format) for _ in range(4)]
+    with Engine(tiny, "cpu", threads=1) as engine:
+        expected = [engine.infer(frame).integer_logits for frame in frames]
+    assert len({tuple(logits) for logits in expected}) == 4
+    with Engine(tiny, simulated) as engine:
+        single = [engine.infer(frame) for frame in frames]
+        for run in (single, engine.infer_batch(frames), engine.stream(iter(frames))):
+            np.testing.assert_array_equal([p.integer_logits for p in run], expected)
 
 
 @pytest.mark.parametrize(

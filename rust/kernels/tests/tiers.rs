@@ -117,10 +117,13 @@ struct LinearCase {
 }
 
 fn linear_case() -> impl Strategy<Value = LinearCase> {
-    let k = prop_oneof![8 => 1usize..100, 1 => 100usize..1000];
+    // Whole vectors of codes and whole tiles of rows have ways of their own.
+    let whole = (1usize..5).prop_map(|n| 64 * n);
+    let k = prop_oneof![8 => 1usize..100, 2 => whole, 1 => 100usize..1000];
+    let tokens = prop_oneof![8 => 1usize..20, 2 => 20usize..100];
     let rows = prop_oneof![8 => 1usize..150, 1 => 150usize..400];
     (
-        1usize..20,
+        tokens,
         k,
         rows,
         0usize..5,
@@ -344,7 +347,12 @@ fn attention_case() -> impl Strategy<Value = AttentionCase> {
     let dim = prop_oneof![Just(16usize), Just(64), 1usize..=128];
     let mult = (0u32..=24, any::<u32>()).prop_map(|(bits, r)| 1 + (r & ((1 << bits) - 1)) as i32);
     (
-        (1usize..20, tokens(), dim, 0usize..5),
+        (
+            prop_oneof![8 => 1usize..20, 1 => 20usize..70],
+            tokens(),
+            dim,
+            0usize..5,
+        ),
         (fill(), fill(), fill()),
         (mult, 1i16 << 14..=i16::MAX, 11u8..=29),
         (tokens(), any::<u64>()),
