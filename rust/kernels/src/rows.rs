@@ -78,9 +78,14 @@ impl<'a, T> Rows<'a, T> {
         self.cols
     }
 
-    /// What rows start apart.
-    pub(crate) fn stride(&self) -> usize {
-        self.stride
+    /// Where row `i`, and with it those behind it, starts; and what rows start apart.
+    pub(crate) fn from_row(&self, i: usize) -> (*const T, usize) {
+        assert!(i < self.rows, "row {i} of {}", self.rows);
+        // SAFETY: the row is inside the data.
+        (
+            unsafe { self.data.as_ptr().add(i * self.stride) },
+            self.stride,
+        )
     }
 
     /// Row `i`.

@@ -617,7 +617,8 @@ impl<'a, C: Plain> Inputs<'a, C> {
     /// Those that a tile of `rows` rows from row `i` on reads, `whole` of them: the first one and the stride.
     fn tile(&self, i: usize, rows: usize, whole: usize) -> (*const C, usize) {
         if i + rows <= self.first {
-            (self.input.row(i).as_ptr().cast(), self.input.stride())
+            let (codes, stride) = self.input.from_row(i);
+            (codes.cast(), stride)
         } else {
             let codes = &self.codes[(i - self.first) * self.k..][..whole * self.k];
             (codes.as_ptr(), self.k)
@@ -917,7 +918,8 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
     let sorted = layer.windows.iter().any(|window| window.sorted);
     let staged = scratch
         .staged
-        .take::<E::Value>(if sorted { n * I::STAGED } else { 0 });
+        .take::<E::Value>(if sorted { n * I::STAGED } else { 0 })
+        .as_mut_ptr();
     // The tile before, where one overlaps with the next.
     let mut due: Option<Due<E::Value>> = None;
     // SAFETY: the caller promises the features.
@@ -941,10 +943,10 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
                     I::prefetch(line.as_ptr());
                 }
                 let out = if window.sorted {
-                    let at = if at_once { 0 } else { i * I::STAGED };
-                    let staged = &mut staged[at..][..rows * I::STAGED];
+                    let row = if at_once { 0 } else { i };
                     Out {
-                        ptr: staged[panel.slot - first..].as_mut_ptr(),
+                        // SAFETY: there are n rows of STAGED values, and a panel starts inside a window.
+                        ptr: unsafe { staged.add(row * I::STAGED + panel.slot - first) },
                         stride: I::STAGED,
                         rows,
                         cols: I::PANEL,
@@ -1006,7 +1008,7 @@ unsafe fn linear<I: Isa, E: Epilogue<I>>(
         if window.sorted && !at_once && n > 0 {
             let out = epilogue.block(0, n, first, cols);
             // SAFETY: as above.
-            unsafe { epilogue.reorder(staged.as_ptr(), order, out) };
+            unsafe { epilogue.reorder(staged, order, out) };
         }
     }
     // SAFETY: as above.

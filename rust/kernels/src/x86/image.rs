@@ -73,8 +73,8 @@ pub(crate) unsafe fn rows(
                     sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(pixels, high));
                 }
             }
-            let [a, b] = sums.map(|[low, high]| finish(low, high));
-            let bytes = narrow(a, b);
+            let [[a, a_high], [b, b_high]] = sums;
+            let bytes = narrow(finish(a, a_high), finish(b, b_high));
             // SAFETY: `at` is at most 16 before the row's end.
             unsafe { _mm_storeu_si128(out[at..][..BLOCK].as_mut_ptr().cast(), bytes) };
             at += BLOCK;
@@ -247,23 +247,29 @@ impl Yuv {
         let scaled = |luma| _mm256_mullo_epi32(_mm256_cvtepu8_epi32(luma), self.luma);
         let luma = [scaled(luma), scaled(_mm_unpackhi_epi64(luma, luma))];
         let chroma = _mm256_sub_epi16(_mm256_cvtepu8_epi16(chroma), _mm256_set1_epi16(128));
-        // Each chroma for two pixels.
-        let twice = [
-            _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3),
-            _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7),
-        ];
-        let [r, g, b] = self.chroma.map(|[low, high]| {
-            let high = _mm256_slli_epi32::<YUV_SPLIT>(_mm256_madd_epi16(chroma, high));
-            let sum = _mm256_add_epi32(_mm256_madd_epi16(chroma, low), high);
-            let sum = _mm256_add_epi32(sum, _mm256_set1_epi32(1 << (YUV_PRECISION - 1)));
-            let half = |at: usize| {
-                let sum = _mm256_add_epi32(luma[at], _mm256_permutevar8x32_epi32(sum, twice[at]));
-                _mm256_srai_epi32::<{ YUV_PRECISION as i32 }>(sum)
-            };
-            narrow(half(0), half(1))
-        });
-        interleave(r, g, b)
+        let [red, green, blue] = &self.chroma;
+        interleave(
+            channel(luma, chroma, red),
+            channel(luma, chroma, green),
+            channel(luma, chroma, blue),
+        )
     }
+}
+
+/// One channel of sixteen pixels, from luma times its factor and eight pairs (Cb, Cr).
+#[inline]
+#[target_feature(enable = "avx2")]
+fn channel(luma: [__m256i; 2], chroma: __m256i, [low, high]: &[__m256i; 2]) -> __m128i {
+    let high = _mm256_slli_epi32::<YUV_SPLIT>(_mm256_madd_epi16(chroma, *high));
+    let sum = _mm256_add_epi32(_mm256_madd_epi16(chroma, *low), high);
+    let sum = _mm256_add_epi32(sum, _mm256_set1_epi32(1 << (YUV_PRECISION - 1)));
+    // Each chroma for two pixels.
+    let first = _mm256_permutevar8x32_epi32(sum, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+    let second = _mm256_permutevar8x32_epi32(sum, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7));
+    narrow(
+        _mm256_srai_epi32::<{ YUV_PRECISION as i32 }>(_mm256_add_epi32(luma[0], first)),
+        _mm256_srai_epi32::<{ YUV_PRECISION as i32 }>(_mm256_add_epi32(luma[1], second)),
+    )
 }
 
 /// Where bytes 16 * `part` on of interleaved RGB come from: for each channel the index of its byte, or -1.
@@ -283,13 +289,29 @@ static INTERLEAVING: [[[i8; 16]; 3]; 3] = [interleaving(0), interleaving(1), int
 #[inline]
 #[target_feature(enable = "avx2")]
 fn interleave(r: __m128i, g: __m128i, b: __m128i) -> [__m128i; 3] {
-    INTERLEAVING.each_ref().map(|picks| {
-        let [r, g, b] = [(r, &picks[0]), (g, &picks[1]), (b, &picks[2])].map(|(bytes, pick)| {
-            // SAFETY: 16 bytes.
-            _mm_shuffle_epi8(bytes, unsafe { load(pick.as_ptr().cast()) })
-        });
-        _mm_or_si128(_mm_or_si128(r, g), b)
-    })
+    // Closures handed to `map` would be compiled without the features.
+    [
+        interleaved(r, g, b, &INTERLEAVING[0]),
+        interleaved(r, g, b, &INTERLEAVING[1]),
+        interleaved(r, g, b, &INTERLEAVING[2]),
+    ]
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn interleaved(r: __m128i, g: __m128i, b: __m128i, picks: &[[i8; 16]; 3]) -> __m128i {
+    // SAFETY: 16 bytes each.
+    let [from_r, from_g, from_b] = unsafe {
+        [
+            load(picks[0].as_ptr().cast()),
+            load(picks[1].as_ptr().cast()),
+            load(picks[2].as_ptr().cast()),
+        ]
+    };
+    _mm_or_si128(
+        _mm_or_si128(_mm_shuffle_epi8(r, from_r), _mm_shuffle_epi8(g, from_g)),
+        _mm_shuffle_epi8(b, from_b),
+    )
 }
 
 #[inline]
