@@ -16,7 +16,7 @@ use quasar_kernels::{Aligned, KvHead, Rows, RowsMut, Scratch, Team};
 
 use crate::error::{Error, Result};
 use crate::network::{Block, Network, Qkv};
-use crate::pool;
+use crate::pool::{self, for_each};
 use crate::preprocess::{self, ImageView, Preprocessor};
 use crate::subnet::config::Pool;
 use crate::trace::{Observer, Point, StageTime, Trace};
@@ -267,7 +267,8 @@ impl Workers {
         if let Some(team) = self.team_of(workspace) {
             team.wake();
         }
-        let result = workspace.preprocessor.run(image, &mut pixels);
+        let team = self.team_of(workspace);
+        let result = workspace.preprocessor.run_with(team, image, &mut pixels);
         let preprocess = start.elapsed();
         let start = Instant::now();
         let result = result.and_then(|()| self.frame(network, workspace, &pixels, logits, cancel));
@@ -495,24 +496,6 @@ fn check(cancel: &AtomicBool) -> Result<()> {
         Err(Error::Interrupted)
     } else {
         Ok(())
-    }
-}
-
-/// Runs `work` on every item and its `chunk` of `rows`, in threads where there is a team.
-fn for_each<A: Send, B: Send>(
-    team: Option<&Team>,
-    items: &mut [A],
-    rows: &mut [B],
-    chunk: usize,
-    work: impl Fn(usize, &mut A, &mut [B]) + Sync,
-) {
-    if let Some(team) = team {
-        team.for_each(items, rows, chunk, work);
-    } else {
-        let mut rows = rows.chunks_mut(chunk);
-        for (i, item) in items.iter_mut().enumerate() {
-            work(i, item, rows.next().unwrap_or_default());
-        }
     }
 }
 

@@ -132,6 +132,24 @@ impl<T> Drop for Node<T> {
     }
 }
 
+/// Runs `work` on every item and its `chunk` of `rows`, in threads where there is a team.
+pub(crate) fn for_each<A: Send, B: Send>(
+    team: Option<&Team>,
+    items: &mut [A],
+    rows: &mut [B],
+    chunk: usize,
+    work: impl Fn(usize, &mut A, &mut [B]) + Sync,
+) {
+    if let Some(team) = team {
+        team.for_each(items, rows, chunk, work);
+    } else {
+        let mut rows = rows.chunks_mut(chunk);
+        for (i, item) in items.iter_mut().enumerate() {
+            work(i, item, rows.next().unwrap_or_default());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,11 +8,12 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use quasar_kernels::image::{Along, Windows, PRECISION};
-use quasar_kernels::{Kernels, Rows, RowsMut};
+use quasar_kernels::{Kernels, Rows, RowsMut, Team};
 
 pub use quasar_kernels::image::YuvMatrix;
 
 use crate::error::{Error, Result};
+use crate::pool::for_each;
 use crate::subnet::config::{Config, Filter, Image, Patch, Preprocess, Resize, ResizeMode};
 
 /// Sides of an input image, at most, in pixels (JPEG's limit is 65,535).
@@ -252,7 +253,8 @@ pub struct Preprocessor {
     image: Image,
     resize: Resize,
     plan: Option<Plan>,
-    converted: Converted,
+    /// One for each thread.
+    converted: Vec<Converted>,
     between: Vec<u8>,
 }
 
@@ -285,7 +287,7 @@ impl Preprocessor {
             image,
             resize: preprocess.resize.clone(),
             plan: None,
-            converted: Converted::default(),
+            converted: vec![Converted::default()],
             between: Vec::new(),
         }
     }
@@ -303,6 +305,16 @@ impl Preprocessor {
     /// [`Error::InvalidImage`] for an image that is smaller than the crop after resizing, or that has the wrong size where the subnet
     /// does not resize.
     pub fn run(&mut self, source: &ImageView, out: &mut Vec<u8>) -> Result<()> {
+        self.run_with(None, source, out)
+    }
+
+    /// [`Self::run`] with a team's threads.
+    pub(crate) fn run_with(
+        &mut self,
+        team: Option<&Team>,
+        source: &ImageView,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         if source.preprocessed {
             out.clear();
             out.extend_from_slice(source.data);
@@ -313,9 +325,13 @@ impl Preprocessor {
             Some(plan) if plan.source == size => plan,
             _ => Plan::new(&self.image, &self.resize, size)?,
         };
-        let result = self.apply(&plan, source, out);
+        let result = self.apply(team, &plan, source, out);
         self.plan = Some(plan);
-        for buffer in [&mut self.converted.rows, &mut self.between] {
+        let converted = self
+            .converted
+            .iter_mut()
+            .map(|converted| &mut converted.rows);
+        for buffer in converted.chain([&mut self.between]) {
             if buffer.capacity() > MAX_KEPT_BYTES {
                 *buffer = Vec::new();
             }
@@ -323,7 +339,13 @@ impl Preprocessor {
         result
     }
 
-    fn apply(&mut self, plan: &Plan, source: &ImageView, out: &mut Vec<u8>) -> Result<()> {
+    fn apply(
+        &mut self,
+        team: Option<&Team>,
+        plan: &Plan,
+        source: &ImageView,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         let Image {
             height,
             width,
@@ -356,7 +378,7 @@ impl Preprocessor {
                 resize_between(&mut self.between, height * wide, source)?;
                 kernels.resample_rows(
                     windows,
-                    reader.rows(rows.clone(), &mut self.converted),
+                    reader.rows(rows.clone(), &mut self.converted[0]),
                     rows.start,
                     RowsMut::packed(&mut self.between, wide),
                 );
@@ -365,14 +387,22 @@ impl Preprocessor {
             Axis::Filter(windows) => {
                 let rows = windows.span();
                 resize_between(&mut self.between, rows.len() * row, source)?;
-                let outs = self.between.chunks_mut(ROWS_AT_A_TIME * row);
-                for (y, out) in rows.clone().step_by(ROWS_AT_A_TIME).zip(outs) {
-                    let some = y..rows.end.min(y + ROWS_AT_A_TIME);
-                    horizontal(
-                        reader.rows(some, &mut self.converted),
-                        RowsMut::packed(out, row),
-                    );
-                }
+                // A band of rows for each thread.
+                let threads = team.map_or(1, Team::threads);
+                let band = rows.len().div_ceil(threads);
+                self.converted
+                    .resize_with(threads.max(self.converted.len()), Converted::default);
+                let converted = &mut self.converted[..rows.len().div_ceil(band)];
+                let resize = |i: usize, converted: &mut Converted, band_out: &mut [u8]| {
+                    let starts = (rows.start + i * band..).step_by(ROWS_AT_A_TIME);
+                    for (y, out) in starts.zip(band_out.chunks_mut(ROWS_AT_A_TIME * row)) {
+                        horizontal(
+                            reader.rows(y..y + out.len() / row, converted),
+                            RowsMut::packed(out, row),
+                        );
+                    }
+                };
+                for_each(team, converted, &mut self.between, band * row, resize);
                 let between = Rows::packed(&self.between, row);
                 kernels.resample_rows(windows, between, rows.start, RowsMut::packed(out, row));
             }
@@ -380,7 +410,7 @@ impl Preprocessor {
                 for (i, out) in out.chunks_exact_mut(row).enumerate() {
                     let y = vertical.source_of(i);
                     horizontal(
-                        reader.rows(y..y + 1, &mut self.converted),
+                        reader.rows(y..y + 1, &mut self.converted[0]),
                         RowsMut::packed(out, row),
                     );
                 }
@@ -819,7 +849,7 @@ mod tests {
             let pixels = vec![9; height * width * 3];
             let view = ImageView::packed(&pixels, height, width, 3).unwrap();
             preprocessor.run(&view, &mut out).unwrap();
-            assert!(preprocessor.converted.rows.capacity() < 10_000);
+            assert!(preprocessor.converted[0].rows.capacity() < 10_000);
             assert!(preprocessor.between.capacity() < 10_000);
             assert_eq!(out, [9; 28 * 28]);
         }

@@ -79,7 +79,7 @@ impl<'a, T> Rows<'a, T> {
     }
 
     /// Where row `i`, and with it those behind it, starts; and what rows start apart.
-    pub(crate) fn from_row(&self, i: usize) -> (*const T, usize) {
+    pub(crate) fn starting_at(&self, i: usize) -> (*const T, usize) {
         assert!(i < self.rows, "row {i} of {}", self.rows);
         // SAFETY: the row is inside the data.
         (

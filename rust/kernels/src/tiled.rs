@@ -617,7 +617,7 @@ impl<'a, C: Plain> Inputs<'a, C> {
     /// Those that a tile of `rows` rows from row `i` on reads, `whole` of them: the first one and the stride.
     fn tile(&self, i: usize, rows: usize, whole: usize) -> (*const C, usize) {
         if i + rows <= self.first {
-            let (codes, stride) = self.input.from_row(i);
+            let (codes, stride) = self.input.starting_at(i);
             (codes.cast(), stride)
         } else {
             let codes = &self.codes[(i - self.first) * self.k..][..whole * self.k];
