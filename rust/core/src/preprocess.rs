@@ -755,10 +755,24 @@ impl PatchRow {
             start: (y - patch.pad) * size.width + left + before - patch.pad,
         }
     }
-}
 
-fn code(pixel: u8) -> i8 {
-    (pixel ^ 0x80) as i8
+    /// Writes its codes, `each` for every column, from the bytes that begin with its first pixel's.
+    fn fill<'a>(
+        &self,
+        bytes: impl Iterator<Item = &'a u8>,
+        each: usize,
+        patch: Patch,
+        out: &mut [i8],
+    ) {
+        let code = |pixel: u8| (pixel ^ 0x80) as i8;
+        let (before, rest) = out.split_at_mut(each * self.before);
+        let (inside, behind) = rest.split_at_mut(each * self.inside);
+        before.fill(code(patch.pad_value));
+        behind.fill(code(patch.pad_value));
+        for (out, &byte) in inside.iter_mut().zip(bytes) {
+            *out = code(byte);
+        }
+    }
 }
 
 /// Writes the patch vectors of an image, from patch `first` (row-major in the grid) as many as `out` holds: codes
@@ -776,17 +790,8 @@ pub fn patch_codes(
         for (row, out) in out.chunks_exact_mut(kernel).enumerate() {
             let (channel, ky) = (row / kernel, row % kernel);
             let row = PatchRow::new(size, patch, columns, index, ky);
-            let (before, rest) = out.split_at_mut(row.before);
-            let (inside, behind) = rest.split_at_mut(row.inside);
-            before.fill(code(patch.pad_value));
-            behind.fill(code(patch.pad_value));
             let pixels = image[row.start * channels..].iter();
-            for (out, &pixel) in inside
-                .iter_mut()
-                .zip(pixels.skip(channel).step_by(channels))
-            {
-                *out = code(pixel);
-            }
+            row.fill(pixels.skip(channel).step_by(channels), 1, patch, out);
         }
     }
 }
@@ -800,18 +805,12 @@ pub(crate) fn patch_pixels(
     first: usize,
     out: &mut [i8],
 ) {
-    let (channels, kernel) = (size.channels, patch.kernel);
-    for (index, out) in (first..).zip(out.chunks_exact_mut(channels * kernel * kernel)) {
-        for (ky, out) in out.chunks_exact_mut(channels * kernel).enumerate() {
+    let width = size.channels * patch.kernel;
+    for (index, out) in (first..).zip(out.chunks_exact_mut(width * patch.kernel)) {
+        for (ky, out) in out.chunks_exact_mut(width).enumerate() {
             let row = PatchRow::new(size, patch, columns, index, ky);
-            let (before, rest) = out.split_at_mut(channels * row.before);
-            let (inside, behind) = rest.split_at_mut(channels * row.inside);
-            before.fill(code(patch.pad_value));
-            behind.fill(code(patch.pad_value));
-            let pixels = &image[row.start * channels..];
-            for (out, &pixel) in inside.iter_mut().zip(pixels) {
-                *out = code(pixel);
-            }
+            let pixels = image[row.start * size.channels..].iter();
+            row.fill(pixels, size.channels, patch, out);
         }
     }
 }
