@@ -1,7 +1,9 @@
 //! Kernels that turn rows of float weights into packed codes. Every function has one result, whatever the tier: a row's sums have eight
 //! lanes everywhere, and division and rounding are IEEE 754's. NEON runs the scalar code.
 
-use crate::{Kernels, Tier};
+use crate::Kernels;
+#[cfg(target_arch = "x86_64")]
+use crate::Tier;
 
 /// Lanes of the sums of [`Kernels::squared_error`].
 pub(crate) const LANES: usize = 8;

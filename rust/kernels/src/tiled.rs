@@ -41,6 +41,8 @@ pub(crate) struct Requant {
     /// max(4 - p, 0): the left shift.
     pub left: *const i32,
     /// Whether one of them is not 0.
+    #[cfg_attr(target_arch = "aarch64", allow(dead_code))]
+    // NEON shifts both ways in one instruction
     pub shifts_left: bool,
 }
 
