@@ -1,6 +1,7 @@
 //! The scalar tier against the formulas of `docs/integer-model.md` in 128-bit integers and exact fractions.
 
 use proptest::prelude::*;
+use quasar_kernels::scalar::{attention_scale, Moments};
 use quasar_kernels::{atoms, scalar};
 
 proptest! {
@@ -67,4 +68,46 @@ fn exponential_table_is_rounded_exactly() {
         scalar::exp12(i32::MAX, 1),
         scalar::exp12(scalar::logit_cap(1), 1)
     );
+}
+
+/// The formulas of the document in integers.
+fn moments(sum: i32, squares: i64, d: usize, epsilon: i64) -> Moments {
+    let v = (d as i64 * squares - i64::from(sum) * i64::from(sum) + epsilon) as u64;
+    let bits = (u64::BITS - v.leading_zeros()).div_ceil(2);
+    let root = (v << (2 * (26 - bits))).isqrt();
+    let inv = ((1u64 << 40) / root).min(32767) as i16;
+    Moments { sum, bits, inv }
+}
+
+#[test]
+fn roots_and_quotients_in_floats_are_the_integers() {
+    // V next to squares, where a root that is rounded up would show, up to the largest V.
+    let dense = 1..3000u64;
+    let sparse = (3000..47_453_132u64).step_by(9973);
+    let powers = (12..=25).flat_map(|bits| (1u64 << bits) - 3..=(1u64 << bits) + 3);
+    for m in dense.chain(sparse).chain(powers) {
+        for v in [m * m - 1, m * m, m * m + 1] {
+            if (1..1 << 51).contains(&v) {
+                let squares = v as i64 - 1;
+                assert_eq!(
+                    Moments::new(0, squares, 1, 1),
+                    moments(0, squares, 1, 1),
+                    "V = {v}"
+                );
+            }
+        }
+    }
+    for sum in (4080..20_000u32).chain((20_000..1 << 22).step_by(97)) {
+        for mult in [1 << 14, 16_385, 20_000, 24_571, i16::MAX] {
+            let b = u32::BITS - sum.leading_zeros();
+            let r = ((mult as u64) << b) / u64::from(sum);
+            let expected = if r >= 1 << 15 {
+                (r >> 1, b - 1)
+            } else {
+                (r, b)
+            };
+            let (r, p) = attention_scale(sum, mult, 21);
+            assert_eq!((r as u64, p), expected, "S12 = {sum}, Mo = {mult}");
+        }
+    }
 }

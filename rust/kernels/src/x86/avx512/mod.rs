@@ -542,7 +542,8 @@ fn live_words(n: usize) -> u32 {
     })
 }
 
-/// e8 of a row, with u = (top - max(a, floor) * mult) >> 20; gives vectors with the sums of e12 and e8. `live` says which words of the last 64 columns are tokens, in pack order.
+/// e8 of a row, with u = (top - max(a, floor) * mult) >> 20; gives vectors with the sums of e12 and e8. `live` says which
+/// words of the last 64 columns are tokens, in pack order.
 ///
 /// # Safety
 /// `tokens` logits rounded up to 16 can be read, and as many probabilities rounded up to 64 written. The CPU has the tier's features.
