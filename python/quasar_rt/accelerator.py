@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import _native
+from ._native import Program as NativeProgram
 from .hardware import Hardware
 from .subnet import Subnet
 
@@ -50,7 +50,7 @@ class Verification:
 class Program:
     """A subnet compiled for a configuration, immutable; always the same bytes for the same two."""
 
-    _inner: _native.Program
+    _inner: NativeProgram
 
     def __init__(self) -> None:
         raise TypeError("use Program.compile")
@@ -65,7 +65,7 @@ class Program:
             quasar_rt.DoesNotFitError: a buffer cannot hold the subnet; says which and by how much.
         """
         program = object.__new__(cls)
-        program._inner = _native.Program.compile(subnet._inner, hardware._inner)
+        program._inner = NativeProgram.compile(subnet._inner, hardware._inner)
         return program
 
     @property

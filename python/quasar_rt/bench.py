@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _native
+from ._native import peak_macs_per_second
 from .build import random_subnet
 from .engine import Engine
 from .images import Pixels
@@ -104,7 +104,7 @@ def measure(engine: Engine, seconds: float = 2.0, seed: int = 0) -> Speed:
     peak_share: float | None = None
     stages: list[StageSpeed] = []
     if engine.tier is not None:
-        peak = engine.threads * _native.peak_macs_per_second(engine.tier, 0.2)
+        peak = engine.threads * peak_macs_per_second(engine.tier, 0.2)
         peak_share = 1e9 * gmacs / peak
         stages = _stages(engine, picture, max(3, int(100 * seconds / median)), peak)
     return Speed(

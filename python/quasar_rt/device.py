@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import _native
+from ._native import Engine as NativeEngine
+from ._native import default_threads, sim_configuration
+from ._native import tiers as native_tiers
 from .errors import DeviceError, DeviceUnavailableError, DoesNotFitError, InvalidValueError, QuasarError
 
 if TYPE_CHECKING:
@@ -77,8 +79,8 @@ def automatic() -> tuple[str, str]:
 
 def cpu() -> Device:
     """The CPU, with its tiers."""
-    tiers = tuple(Tier(name, supported) for name, supported in _native.tiers())
-    return Device("cpu", _native.default_threads(), tiers)
+    tiers = tuple(Tier(name, supported) for name, supported in native_tiers())
+    return Device("cpu", default_threads(), tiers)
 
 
 def _fpgas() -> Iterator[Device]:
@@ -112,7 +114,7 @@ def open_device(
     tier: str | None,
     timeout: float | None,
     weights: str | None,
-) -> tuple[_native.Engine, str, str]:
+) -> tuple[NativeEngine, str, str]:
     """An engine on the device that `name` stands for, that device's own name, and why it is that one.
 
     Raises:
@@ -130,7 +132,7 @@ def open_device(
     if name == "cpu":
         tier = tier or os.environ.get("QUASAR_TIER") or None
         weights = weights or os.environ.get("QUASAR_WEIGHTS") or None
-        return _native.Engine(subnet._inner, threads, tier, weights), "cpu", asked
+        return NativeEngine(subnet._inner, threads, tier, weights), "cpu", asked
     if kind == "sim":
         return _simulated(subnet, rest, timeout)
     if name.endswith(".so"):
@@ -155,7 +157,7 @@ def open_device(
 
 def _automatic(
     subnet: Subnet, threads: int | None, tier: str | None, timeout: float | None, weights: str | None
-) -> tuple[_native.Engine, str, str]:
+) -> tuple[NativeEngine, str, str]:
     why = NO_FPGA
     if tier is not None:
         why = f"tier {tier!r} was asked for"
@@ -177,17 +179,17 @@ def _automatic(
 def _configuration(library: Path) -> Hardware:
     from .hardware import Hardware
 
-    return Hardware.from_toml(_native.sim_configuration(library))
+    return Hardware.from_toml(sim_configuration(library))
 
 
-def _open_library(subnet: Subnet, library: Path, hardware: Hardware, timeout: float | None) -> _native.Engine:
+def _open_library(subnet: Subnet, library: Path, hardware: Hardware, timeout: float | None) -> NativeEngine:
     text = os.environ.get("QUASAR_SIM_SEED", "0")
     if not text.isdigit():
         raise InvalidValueError(f"QUASAR_SIM_SEED is {text!r}; it must be a number from 0 on")
-    return _native.Engine.simulated(subnet._inner, hardware._inner, library, int(text), timeout)
+    return NativeEngine.simulated(subnet._inner, hardware._inner, library, int(text), timeout)
 
 
-def _simulated(subnet: Subnet, name: str, timeout: float | None) -> tuple[_native.Engine, str, str]:
+def _simulated(subnet: Subnet, name: str, timeout: float | None) -> tuple[NativeEngine, str, str]:
     found = [library for library in sim_libraries() if name in ("", library.stem)]
     if not found:
         others = ", ".join(library.stem for library in sim_libraries())
@@ -249,7 +251,7 @@ def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
     return hardware, path
 
 
-def _fpga(subnet: Subnet, kind: str, rest: str, timeout: float | None) -> _native.Engine:
+def _fpga(subnet: Subnet, kind: str, rest: str, timeout: float | None) -> NativeEngine:
     path = rest if kind == "pynq" and rest else os.environ.get("QUASAR_BITSTREAM", "")
     if not path:
         raise DeviceUnavailableError(
@@ -261,7 +263,7 @@ def _fpga(subnet: Subnet, kind: str, rest: str, timeout: float | None) -> _nativ
         from .pynq import Transport
 
         transport = Transport.load(Path(path).with_suffix(".bit"), download=bitstream is not None)
-        return _native.Engine.attached(subnet._inner, hardware._inner, transport, timeout)
+        return NativeEngine.attached(subnet._inner, hardware._inner, transport, timeout)
     addresses = None
     if kind == "devmem":
         try:
@@ -272,6 +274,6 @@ def _fpga(subnet: Subnet, kind: str, rest: str, timeout: float | None) -> _nativ
                 "devmem:0xa0000000:0x70000000:0x4000000"
             ) from None
         addresses = (registers, base, size)
-    if not hasattr(_native.Engine, "uio"):
+    if not hasattr(NativeEngine, "uio"):
         raise DeviceUnavailableError(f"device '{kind}' needs Linux")
-    return _native.Engine.uio(subnet._inner, hardware._inner, addresses, bitstream, None, timeout)
+    return NativeEngine.uio(subnet._inner, hardware._inner, addresses, bitstream, None, timeout)

@@ -20,11 +20,14 @@ from functools import partial
 from itertools import islice, repeat
 from queue import SimpleQueue
 from types import TracebackType
-from typing import NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from . import _native
+from ._native import MAX_THREADS
+from ._native import Engine as NativeEngine
+from ._native import Frame as NativeFrame
+from ._native import Prepared as NativePrepared
 from .device import open_device
 from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
 from .frame import Frame
@@ -32,6 +35,9 @@ from .images import ImageLike, Pixels, to_input
 from .prediction import Prediction, Score, Timings
 from .profile import Profile
 from .subnet import Subnet
+
+if TYPE_CHECKING:
+    from ._native import _Output as NativeOutput
 
 __all__ = ["Engine"]
 
@@ -104,13 +110,13 @@ class Engine:
         timeout: float | None = None,
         weights: str | None = None,
     ) -> None:
-        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= _native.MAX_THREADS):
+        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
             raise InvalidValueError(
-                f"threads is {threads!r}; it must be within [1, {_native.MAX_THREADS}] (or None for all cores)"
+                f"threads is {threads!r}; it must be within [1, {MAX_THREADS}] (or None for all cores)"
             )
         self.subnet = subnet if isinstance(subnet, Subnet) else Subnet.load(subnet)
         """The subnet that runs."""
-        self._engine: _native.Engine | None
+        self._engine: NativeEngine | None
         self._engine, self.device, self.device_reason = open_device(
             self.subnet, device, threads, tier, timeout, weights
         )
@@ -241,20 +247,20 @@ class Engine:
             for image, decode_ms in prepared:
                 yield self._prediction(self._open(top_k).infer(image, self._listed(top_k)), decode_ms)
 
-    def _prepare(self, image: ImageLike, format: str | None) -> tuple[_native.Prepared, float]:
+    def _prepare(self, image: ImageLike, format: str | None) -> tuple[NativePrepared, float]:
         pixels, decode_ms = self._decode(image, format)
         return self._open(1).prepare(pixels), decode_ms
 
-    def _begin(self, image: ImageLike, format: str | None) -> tuple[_native.Frame, float]:
+    def _begin(self, image: ImageLike, format: str | None) -> tuple[NativeFrame, float]:
         pixels, decode_ms = self._decode(image, format)
         return self._open(1).begin(pixels), decode_ms
 
     def _batch_in_flight(
-        self, engine: _native.Engine, images: Iterable[ImageLike], format: str | None, top_k: int
+        self, engine: NativeEngine, images: Iterable[ImageLike], format: str | None, top_k: int
     ) -> list[Prediction]:
         start = time.perf_counter_ns()
-        outputs: list[tuple[_native._Output, float]] = []
-        flying: deque[tuple[_native.Frame, float]] = deque()
+        outputs: list[tuple[NativeOutput, float]] = []
+        flying: deque[tuple[NativeFrame, float]] = deque()
 
         def take() -> None:
             frame, decode_ms = flying.popleft()
@@ -338,7 +344,7 @@ class Engine:
         state = "closed" if self._engine is None else f"on {self.about}"
         return f"<Engine {self.subnet.name!r} {state}>"
 
-    def _open(self, top_k: int) -> _native.Engine:
+    def _open(self, top_k: int) -> NativeEngine:
         if top_k < 1:
             raise InvalidValueError(f"top_k is {top_k}; it must be at least 1")
         engine = self._engine
@@ -362,7 +368,7 @@ class Engine:
 
     def _run_batch(
         self, places: Iterable[int], pixels: list[Pixels | Frame], top_k: int
-    ) -> tuple[list[_native._Output], int]:
+    ) -> tuple[list[NativeOutput], int]:
         engine = self._open(top_k)
         try:
             return engine.infer_batch(pixels, self._listed(top_k))
@@ -375,7 +381,7 @@ class Engine:
                     raise ImageError(f"image {place} of the batch: {error}") from error
             raise
 
-    def _prediction(self, result: tuple[_native._Output, int, int], decode_ms: float) -> Prediction:
+    def _prediction(self, result: tuple[NativeOutput, int, int], decode_ms: float) -> Prediction:
         (integer_logits, logits, top), preprocess_ns, compute_ns = result
         return Prediction(
             top_k=[Score(self._classes[index], index, probability) for index, probability in top],

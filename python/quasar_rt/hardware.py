@@ -24,7 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _native
+from ._native import Board as NativeBoard
+from ._native import CostTable as NativeCostTable
+from ._native import Hardware as NativeHardware
+from ._native import Workload as NativeWorkload
+from ._native import estimate as native_estimate
+from ._native import hardware_modes
+from ._native import replay as native_replay
 from .errors import FileError, InvalidValueError, SettingsError, TooLargeError
 from .space import Architecture, Space
 from .subnet import Subnet
@@ -70,13 +76,13 @@ class Board:
     Amounts(dsp=2520, lut=274080, ff=548160, bram36=912, uram=0)
     """
 
-    _inner: _native.Board
+    _inner: NativeBoard
 
     def __init__(self) -> None:
         raise TypeError("use Board.load or Board.from_toml")
 
     @classmethod
-    def _wrap(cls, inner: _native.Board) -> Board:
+    def _wrap(cls, inner: NativeBoard) -> Board:
         board = object.__new__(cls)
         board._inner = inner
         return board
@@ -102,7 +108,7 @@ class Board:
     @classmethod
     def from_toml(cls, text: str) -> Board:
         """From a board file's text. Raises like `load`."""
-        return cls._wrap(_native.Board.from_toml(text))
+        return cls._wrap(NativeBoard.from_toml(text))
 
     def to_toml(self) -> str:
         """The board as TOML, without comments; `from_toml` gives it back."""
@@ -154,13 +160,13 @@ class Board:
 class Workload:
     """A network's sizes and row widths, immutable: all that the model needs of it."""
 
-    _inner: _native.Workload
+    _inner: NativeWorkload
 
     def __init__(self) -> None:
         raise TypeError("use Workload.of_subnet, Workload.of_architecture or Workload.deit")
 
     @classmethod
-    def _wrap(cls, inner: _native.Workload) -> Workload:
+    def _wrap(cls, inner: NativeWorkload) -> Workload:
         workload = object.__new__(cls)
         workload._inner = inner
         return workload
@@ -168,7 +174,7 @@ class Workload:
     @classmethod
     def of_subnet(cls, subnet: Subnet) -> Workload:
         """A subnet's own rows and widths."""
-        return cls._wrap(_native.Workload.of_subnet(subnet._inner))
+        return cls._wrap(NativeWorkload.of_subnet(subnet._inner))
 
     @classmethod
     def of_architecture(cls, space: Space, architecture: Architecture, name: str | None = None) -> Workload:
@@ -179,7 +185,7 @@ class Workload:
         """
         blocks = [(b.heads, b.head_dim, b.hidden, b.eight_bit) for b in architecture.blocks]
         return cls._wrap(
-            _native.Workload.of_architecture(name or space.name, space._inner, architecture.embed, blocks)
+            NativeWorkload.of_architecture(name or space.name, space._inner, architecture.embed, blocks)
         )
 
     @classmethod
@@ -203,7 +209,7 @@ class Workload:
         heads = DEIT_HEADS[name]
         block = (heads, 64, 256 * heads, (eight_bit,) * 4)
         space = Space.load("tiny")
-        return cls._wrap(_native.Workload.of_architecture(name, space._inner, 64 * heads, [block] * 12))
+        return cls._wrap(NativeWorkload.of_architecture(name, space._inner, 64 * heads, [block] * 12))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -245,13 +251,13 @@ class Hardware:
     ('ultra96v2', 'nibble')
     """
 
-    _inner: _native.Hardware
+    _inner: NativeHardware
 
     def __init__(self) -> None:
         raise TypeError("use Hardware.load, Hardware.from_toml or Hardware.for_board")
 
     @classmethod
-    def _wrap(cls, inner: _native.Hardware) -> Hardware:
+    def _wrap(cls, inner: NativeHardware) -> Hardware:
         hardware = object.__new__(cls)
         hardware._inner = inner
         return hardware
@@ -278,8 +284,8 @@ class Hardware:
     def from_toml(cls, text: str, board: Board | None = None) -> Hardware:
         """From a configuration file's text. Raises like `load`."""
         if board is None:
-            board = Board.load(_native.Hardware.board_name(text))
-        return cls._wrap(_native.Hardware.from_toml(text, board._inner))
+            board = Board.load(NativeHardware.board_name(text))
+        return cls._wrap(NativeHardware.from_toml(text, board._inner))
 
     @classmethod
     def for_board(
@@ -309,10 +315,10 @@ class Hardware:
             board = Board.load(board)
         clock = board.clocks_mhz[0] if clock_mhz is None else clock_mhz
         if isinstance(target, Space):
-            return cls._wrap(_native.Hardware.explore_space(board._inner, target._inner, float(clock), mode))
+            return cls._wrap(NativeHardware.explore_space(board._inner, target._inner, float(clock), mode))
         networks = [target] if isinstance(target, Subnet | Workload) else list(target)
         workloads = [_workload(network)._inner for network in networks]
-        return cls._wrap(_native.Hardware.explore(board._inner, workloads, float(clock), mode))
+        return cls._wrap(NativeHardware.explore(board._inner, workloads, float(clock), mode))
 
     def with_clock(self, clock_mhz: float) -> Hardware:
         """The same at another clock."""
@@ -535,7 +541,7 @@ def estimate(network: Subnet | Workload, hardware: Hardware) -> Estimate:
     Raises:
         quasar_rt.DoesNotFitError: the network exceeds a buffer; names it, and by how much.
     """
-    document = json.loads(_native.estimate(_workload(network)._inner, hardware._inner))
+    document = json.loads(native_estimate(_workload(network)._inner, hardware._inner))
     resources = document.pop("resources")
     return Estimate(
         **{
@@ -606,7 +612,7 @@ def replay(network: Subnet | Workload, hardware: Hardware) -> Replay:
         quasar_rt.SettingsError: a configuration that the HLS sources cannot be built for.
         quasar_rt.DoesNotFitError: the network exceeds a buffer; names it, and by how much.
     """
-    period, alone, causes, spans, frames = _native.replay(_workload(network)._inner, hardware._inner)
+    period, alone, causes, spans, frames = native_replay(_workload(network)._inner, hardware._inner)
     return Replay(
         period,
         alone,
@@ -641,7 +647,7 @@ class CostTable:
     def __init__(self, space: Space, hardware: Hardware) -> None:
         self.space = space
         self.hardware = hardware
-        self._inner = _native.CostTable(space._inner, hardware._inner)
+        self._inner = NativeCostTable(space._inner, hardware._inner)
 
     def evaluate(self, genomes: ArrayLike) -> NDArray[np.void]:
         """Costs of genomes uint8 [n, genes]; the GIL is released.
@@ -701,7 +707,7 @@ def modes() -> dict[str, bool]:
     >>> modes()
     {'nibble': True, 'drained_pairs': False, 'lut_share': False}
     """
-    return dict(_native.hardware_modes())
+    return dict(hardware_modes())
 
 
 def _workload(network: Subnet | Workload) -> Workload:

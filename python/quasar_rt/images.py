@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, cast, runtime
 
 import numpy as np
 
-from . import _native
+from ._native import preprocess as native_preprocess
 from .errors import ImageError
 from .frame import Frame
 
@@ -112,7 +112,7 @@ def preprocess(image: ImageLike, size: tuple[int, int, int], document: Mapping[s
         ImageError: the image cannot be used, or is too small to be cropped.
         ConfigError: `size` or `document` is unusable.
     """
-    return _native.preprocess(to_input(image), size, json.dumps(document))
+    return native_preprocess(to_input(image), size, json.dumps(document))
 
 
 def _from_file(path: Path) -> Pixels:

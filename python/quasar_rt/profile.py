@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from . import _native
+from ._native import Engine as NativeEngine
 from .frame import Frame
 from .images import Pixels
 from .subnet import Subnet
@@ -33,7 +33,7 @@ class Profile:
 
     @classmethod
     def measure(
-        cls, engine: _native.Engine, subnet: Subnet, pixels: Pixels | Frame, decode_ms: float, repeat: int
+        cls, engine: NativeEngine, subnet: Subnet, pixels: Pixels | Frame, decode_ms: float, repeat: int
     ) -> Profile:
         """Run a frame `repeat` times; `Engine.profile` is the public way here."""
         from statistics import median

@@ -12,7 +12,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import _native
+from ._native import join_atoms as native_join_atoms
+from ._native import pack_rows as native_pack_rows
+from ._native import quantize_rows as native_quantize_rows
+from ._native import row_pairs as native_row_pairs
+from ._native import split_atoms as native_split_atoms
+from ._native import unpack_rows as native_unpack_rows
 from .errors import InvalidValueError
 
 __all__ = [
@@ -98,7 +103,7 @@ def quantize_rows(
         if given.ndim != 1:
             raise InvalidValueError(f"scales must have shape (rows,), not {_describe(given)}")
         given = np.ascontiguousarray(given)
-    data, row_scales = _native.quantize_rows(narrow, row_bits, given, method)
+    data, row_scales = native_quantize_rows(narrow, row_bits, given, method)
     return PackedRows(data, row_bits, row_scales, matrix.shape[1])
 
 
@@ -109,7 +114,7 @@ def pack_rows(codes: npt.NDArray[np.int8], bits: int | npt.ArrayLike) -> npt.NDA
         quasar_rt.InvalidValueError: a code is out of its row's range ([-7, 7] or [-127, 127]), or `bits` is unusable.
     """
     codes = _typed(codes, np.int8, "codes", 2)
-    return _native.pack_rows(codes, _row_bits(bits, len(codes)))
+    return native_pack_rows(codes, _row_bits(bits, len(codes)))
 
 
 def unpack_rows(data: npt.NDArray[np.uint8], bits: npt.ArrayLike, columns: int) -> npt.NDArray[np.int8]:
@@ -121,7 +126,7 @@ def unpack_rows(data: npt.NDArray[np.uint8], bits: npt.ArrayLike, columns: int) 
     """
     if not 0 <= columns < 1 << 31:
         raise InvalidValueError(f"columns is {columns}; it must be within [0, 2^31)")
-    return _native.unpack_rows(_typed(data, np.uint8, "data", 1), _row_bits(bits, None), columns)
+    return native_unpack_rows(_typed(data, np.uint8, "data", 1), _row_bits(bits, None), columns)
 
 
 class RowPairs(NamedTuple):
@@ -146,7 +151,7 @@ def row_pairs(bits: npt.ArrayLike) -> RowPairs:
         >>> addresses.tolist()
         [[1, 2], [4, -1], [0, 0], [3, 3]]
     """
-    return RowPairs(*_native.row_pairs(_row_bits(bits, None)))
+    return RowPairs(*native_row_pairs(_row_bits(bits, None)))
 
 
 def split_atoms(codes: npt.NDArray[np.int8]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint8]]:
@@ -157,7 +162,7 @@ def split_atoms(codes: npt.NDArray[np.int8]) -> tuple[npt.NDArray[np.int8], npt.
     (array([-8, -1,  1], dtype=int8), array([ 1, 15,  4], dtype=uint8))
     """
     codes = _typed(codes, np.int8, "codes")
-    high, low = _native.split_atoms(codes.ravel())
+    high, low = native_split_atoms(codes.ravel())
     return high.reshape(codes.shape), low.reshape(codes.shape)
 
 
@@ -173,7 +178,7 @@ def join_atoms(high: npt.NDArray[np.int8], low: npt.NDArray[np.uint8]) -> npt.ND
         raise InvalidValueError(f"high and low must have one shape, not {high.shape} and {low.shape}")
     if np.any(high < -8) or np.any(high > 7) or np.any(low > 15):
         raise InvalidValueError("an atom is out of range: high is in [-8, 7], low in [0, 15]")
-    return _native.join_atoms(high.ravel(), low.ravel()).reshape(high.shape)
+    return native_join_atoms(high.ravel(), low.ravel()).reshape(high.shape)
 
 
 def _describe(array: npt.NDArray[Any]) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _native
+from ._native import Space as NativeSpace
 from ._native import eight_bit_rows
 from .errors import FileError, InvalidValueError, SettingsError, TooLargeError
 
@@ -105,13 +105,13 @@ class Space:
     16
     """
 
-    _inner: _native.Space
+    _inner: NativeSpace
 
     def __init__(self) -> None:
         raise TypeError("use Space.load or Space.from_toml")
 
     @classmethod
-    def _wrap(cls, inner: _native.Space) -> Space:
+    def _wrap(cls, inner: NativeSpace) -> Space:
         space = object.__new__(cls)
         space._inner = inner
         return space
@@ -143,7 +143,7 @@ class Space:
     @classmethod
     def from_toml(cls, text: str) -> Space:
         """From a space file's text. Raises like `load`."""
-        return cls._wrap(_native.Space.from_toml(text))
+        return cls._wrap(NativeSpace.from_toml(text))
 
     def to_toml(self) -> str:
         """The space as TOML, without comments; `from_toml` gives it back."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import _native, packaged
+from . import packaged
+from ._native import Subnet as NativeSubnet
 from .errors import ConfigError, FileError, SubnetError, TensorError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Subnet:
 
     __slots__ = ("_inner",)
 
-    _inner: _native.Subnet
+    _inner: NativeSubnet
 
     def __init__(self) -> None:
         raise TypeError(
@@ -89,7 +90,7 @@ class Subnet:
         )
 
     @classmethod
-    def _wrap(cls, native: _native.Subnet) -> Subnet:
+    def _wrap(cls, native: NativeSubnet) -> Subnet:
         self = object.__new__(cls)
         self._inner = native
         return self
@@ -112,14 +113,14 @@ class Subnet:
                     f"there is no file '{source}' and no packaged subnet of that name (there are: {names})"
                 )
         try:
-            return cls._wrap(_native.Subnet.load(path))
+            return cls._wrap(NativeSubnet.load(path))
         except SubnetError as error:
             raise type(error)(f"'{path}': {error}") from None
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> Subnet:
         """Read a subnet from the bytes of a ``.qvit`` file. Raises like `load`."""
-        return cls._wrap(_native.Subnet.from_bytes(bytes(data)))
+        return cls._wrap(NativeSubnet.from_bytes(bytes(data)))
 
     @classmethod
     def from_parts(cls, config: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> Subnet:
@@ -135,7 +136,7 @@ class Subnet:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"the config cannot be written as JSON: {error}") from None
         return cls._wrap(
-            _native.Subnet.from_parts(document, [_to_raw(name, array) for name, array in tensors.items()])
+            NativeSubnet.from_parts(document, [_to_raw(name, array) for name, array in tensors.items()])
         )
 
     def to_bytes(self) -> bytes:

@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import _native, oracle, packaged
+from . import oracle, packaged
+from ._native import Engine as NativeEngine
 from .device import cpu
 from .engine import Engine
 from .errors import DoesNotFitError, UntrainedWarning
@@ -109,7 +110,7 @@ def _difference(engine: Engine, inputs: list[ImageLike], expected: list[npt.NDAr
 
 def _check_atoms(subnet: Subnet, images: list[Pixels]) -> Check:
     """The layers' outputs by atoms against the scalar tier's, which `_check_tier` compares with the oracle."""
-    engine = _native.Engine(subnet._inner, 1, "scalar", None)
+    engine = NativeEngine(subnet._inner, 1, "scalar", None)
     compared = 0
     for place, image in enumerate(images):
         for layer, values, wrong in engine.check_atoms(subnet._inner, image):

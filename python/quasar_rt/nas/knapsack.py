@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
 
-from .. import _native
+from .._native import knapsack as native_knapsack
+from .._native import knapsack_front as native_knapsack_front
 from ..errors import InvalidValueError
 
 __all__ = ["Choice", "knapsack", "knapsack_front"]
@@ -43,7 +44,7 @@ def knapsack(values: Sequence[Sequence[float]], costs: Sequence[Sequence[int]], 
     >>> knapsack([[0, 3, 4], [0, 2, 5]], [[0, 10, 20], [0, 10, 20]], 30)
     Choice(choices=(1, 2), value=8.0, cost=30)
     """
-    choices, value, cost = _native.knapsack(*_tables(values, costs), _whole(budget))
+    choices, value, cost = native_knapsack(*_tables(values, costs), _whole(budget))
     return Choice(tuple(choices), value, cost)
 
 
@@ -56,7 +57,7 @@ def knapsack_front(
     [(0, 0.0), (10, 3.0), (20, 5.0)]
     """
     limit = None if budget is None else _whole(budget)
-    front = _native.knapsack_front(*_tables(values, costs), limit)
+    front = native_knapsack_front(*_tables(values, costs), limit)
     return [Choice(tuple(choices), value, cost) for choices, value, cost in front]
 
 

@@ -15,7 +15,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .. import _native
+from .._native import Search as NativeSearch
+from .._native import proxy_scores
 from ..errors import FileError, InvalidValueError
 from ..hardware import CostTable
 from ..space import Architecture, Space
@@ -163,7 +164,7 @@ class Search:
                 raise InvalidValueError(f"{name} is {number}; it is a whole number from 0 to 2^64 - 1")
         self._targets = tuple(float(target) for target in targets)
         self._space = space
-        self._inner = _native.Search(
+        self._inner = NativeSearch(
             space._inner,
             costs._inner,
             population,
@@ -281,7 +282,7 @@ class Search:
                 return self._inner.run_predictor(score._inner)
         scorer: Scorer
         if score is None:
-            scorer = lambda genomes: _native.proxy_scores(self._space._inner, genomes)  # noqa: E731
+            scorer = lambda genomes: proxy_scores(self._space._inner, genomes)  # noqa: E731
         elif isinstance(score, Predictor):
             scorer = score.predict
         else:

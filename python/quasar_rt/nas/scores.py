@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .. import _native
+from .._native import Predictor as NativePredictor
+from .._native import proxy_scores as native_proxy_scores
 from ..errors import InvalidValueError
 from ..space import Space
 
@@ -52,7 +53,7 @@ def proxy_scores(space: Space, genomes: ArrayLike) -> NDArray[np.float64]:
     >>> bool(small < large)
     True
     """
-    return _native.proxy_scores(space._inner, as_genomes(genomes, space))
+    return native_proxy_scores(space._inner, as_genomes(genomes, space))
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Predictor:
     """Strength of the regularisation, chosen by the least error."""
     samples: int
     """Networks that it was fitted on."""
-    _inner: _native.Predictor
+    _inner: NativePredictor
 
     @classmethod
     def fit(cls, space: Space, genomes: ArrayLike, accuracies: ArrayLike, *, seed: int = 0) -> Predictor:
@@ -93,7 +94,7 @@ class Predictor:
         >>> predictor.tau > 0.8
         True
         """
-        inner = _native.Predictor.fit(space._inner, as_genomes(genomes, space), as_numbers(accuracies), seed)
+        inner = NativePredictor.fit(space._inner, as_genomes(genomes, space), as_numbers(accuracies), seed)
         return cls(space, *inner.report(), inner)
 
     def predict(self, genomes: ArrayLike) -> NDArray[np.float64]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .. import _native
+from .._native import hypervolume as native_hypervolume
+from .._native import kendall_tau as native_kendall_tau
 from ..errors import InvalidValueError
 from .scores import as_numbers
 
@@ -55,7 +56,7 @@ def kendall_tau(
     >>> round(result.tau, 3), round(result.p_value, 4)
     (0.8, 0.0833)
     """
-    return KendallTau(*_native.kendall_tau(as_numbers(x), as_numbers(y), confidence, resamples, seed))
+    return KendallTau(*native_kendall_tau(as_numbers(x), as_numbers(y), confidence, resamples, seed))
 
 
 def hypervolume(points: ArrayLike, reference: tuple[float, float]) -> float:
@@ -69,4 +70,4 @@ def hypervolume(points: ArrayLike, reference: tuple[float, float]) -> float:
         return 0.0
     if array.ndim != 2 or array.shape[1] != 2 or not np.isfinite(array).all():
         raise InvalidValueError(f"points are finite numbers of shape [n, 2], not {array.shape}")
-    return _native.hypervolume(array, reference)
+    return native_hypervolume(array, reference)
