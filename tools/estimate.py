@@ -29,7 +29,7 @@ from quasar_rt.hardware import (
     modes,
     replay,
 )
-from quasar_rt.hardware_report import (
+from quasar_rt.hardware.report import (
     PUBLISHED,
     draw,
     draw_timeline,

@@ -29,10 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quasar_rt import QuasarError
-from quasar_rt.bits import CRITERIA, Criterion
 from quasar_rt.hardware import CostTable, Hardware
 from quasar_rt.nas.nsga2 import Search
 from quasar_rt.nas.report import nondominated, write_text
+from quasar_rt.rows.bits import CRITERIA, Criterion
 from quasar_rt.space import Architecture, BlockShape, Space
 from quasar_rt.subnet import Subnet
 

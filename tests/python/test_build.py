@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from quasar_rt import QuasarError, oracle, random_subnet
-from quasar_rt.bits import choose_bits, row_scores
 from quasar_rt.build import Affine, activation_table, gelu, requantizer
+from quasar_rt.rows.bits import choose_bits, row_scores
 
 
 def test_requantizer_is_the_nearest_representable_multiplier() -> None:

@@ -12,8 +12,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the [host] extra")
 
 from quasar_rt import Engine  # noqa: E402
-from quasar_rt.bits import CRITERIA  # noqa: E402
 from quasar_rt.build import build_subnet  # noqa: E402
+from quasar_rt.rows.bits import CRITERIA  # noqa: E402
 from quasar_rt.space import Architecture, BlockShape, Space, eight_bit_rows  # noqa: E402
 from quasar_rt.train.model import ViT, ViTConfig  # noqa: E402
 from quasar_rt.train.optimizer import SliceAdamW  # noqa: E402

@@ -27,9 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..bits import Criterion
 from ..datasets import DatasetError
 from ..errors import InvalidValueError, QuasarError, SettingsError
+from ..rows.bits import Criterion
 from ..space import Architecture, Space
 from . import checkpoint
 from . import data as datasets

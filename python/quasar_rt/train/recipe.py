@@ -1,6 +1,6 @@
 """The training recipe: one TOML file, every key of it known.
 
-Depends on `quasar_rt.bits` (the names of its criteria), and on `tomli` before Python 3.11.
+Depends on `quasar_rt.rows.bits` (the names of its criteria), and on `tomli` before Python 3.11.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from ..bits import CRITERIA
 from ..errors import FileError, SettingsError
+from ..rows.bits import CRITERIA
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -131,7 +131,7 @@ class Sandwich:
 class Quantization:
     """How rows are ranked and ranges set.
 
-    `criterion` is one of `quasar_rt.bits.CRITERIA`; `scoring` images give its statistics. Activation ranges are
+    `criterion` is one of `quasar_rt.rows.bits.CRITERIA`; `scoring` images give its statistics. Activation ranges are
     `percentile` of what `calibration` images give.
     """
 

@@ -1,6 +1,6 @@
 """Which rows are 8-bit and which channels come first: statistics of the float pass, and the orders that follow.
 
-Depends on: torch, `quasar_rt.bits`, `quasar_rt.train.model`.
+Depends on: torch, `quasar_rt.rows.bits`, `quasar_rt.train.model`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import bits
-from ..bits import Criterion, scores_by
+from ..rows import bits
+from ..rows.bits import Criterion, scores_by
 from .model import Block, ViT
 
 __all__ = ["MatrixStatistics", "gather_statistics", "order_by_importance", "rank_rows"]

@@ -1,6 +1,6 @@
 //! Functions on rows of 4 or 8 bits: `NumPy` arrays in and out of `quasar_core::rows`, with the GIL released between.
 //!
-//! `python/quasar_rt/rows.py` is their public face and has checked dtypes, dimensions and contiguity.
+//! `python/quasar_rt/rows` is their public face and has checked dtypes, dimensions and contiguity.
 
 use numpy::ndarray::Array2;
 use numpy::{

@@ -22,10 +22,10 @@ from timm.models.vision_transformer import Attention, Block, LayerNorm, Mlp, Pat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .bits import choose_bits, row_scores
-from .build import Affine, BlockSpec, LinearSpec, NetworkSpec, NormSpec, build_subnet
-from .images import ImageLike, preprocess
-from .subnet import Subnet
+from ..build import Affine, BlockSpec, LinearSpec, NetworkSpec, NormSpec, build_subnet
+from ..images import ImageLike, preprocess
+from ..rows.bits import choose_bits, row_scores
+from ..subnet import Subnet
 
 __all__ = ["UnsupportedModelError", "export_timm"]
 
@@ -449,7 +449,7 @@ def export_timm(
         calibration: images as :meth:`Engine.infer` takes them, or one float tensor [images, channels, height, width]
             normalised as the model expects it. A few dozen suffice; labels are not needed.
         eight_bit_fraction: the share of 8-bit rows in each block's matrices, chosen by
-            :func:`quasar_rt.bits.row_scores` with the model's own prediction as the label. The patch embedding and the
+            `quasar_rt.rows.bits.row_scores` with the model's own prediction as the label. The patch embedding and the
             head are all 8-bit.
         classes: class names; ``class 0``, ... by default.
         name: the subnet's name; the model's architecture name by default.

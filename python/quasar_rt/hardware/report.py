@@ -14,8 +14,18 @@ from itertools import product
 
 import numpy as np
 
-from .hardware import DEIT_HEADS, CostTable, Estimate, Hardware, Layer, Replay, Workload, estimate, replay
-from .space import Architecture, Space
+from ..space import Architecture, Space
+from .configuration import (
+    DEIT_HEADS,
+    CostTable,
+    Estimate,
+    Hardware,
+    Layer,
+    Replay,
+    Workload,
+    estimate,
+    replay,
+)
 
 __all__ = [
     "CAUSES",

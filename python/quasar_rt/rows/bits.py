@@ -15,9 +15,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import InvalidValueError
-from .rows import quantize_rows
-from .space import eight_bit_rows
+from .._native import eight_bit_rows
+from ..errors import InvalidValueError
+from .packing import quantize_rows
 
 #: ``loss``: `row_scores`; ``magnitude``: the mean of abs(w); ``variance``: that of the row's weights; ``random``: drawn
 #: by a seed; ``prefix``: the first rows.

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .rows import pack_rows, quantize_rows
-from .space import eight_bit_rows
-from .subnet import Subnet
+from ..rows import pack_rows, quantize_rows
+from ..space import eight_bit_rows
+from ..subnet import Subnet
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]

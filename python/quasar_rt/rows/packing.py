@@ -12,13 +12,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ._native import join_atoms as native_join_atoms
-from ._native import pack_rows as native_pack_rows
-from ._native import quantize_rows as native_quantize_rows
-from ._native import row_pairs as native_row_pairs
-from ._native import split_atoms as native_split_atoms
-from ._native import unpack_rows as native_unpack_rows
-from .errors import InvalidValueError
+from .._native import join_atoms as native_join_atoms
+from .._native import pack_rows as native_pack_rows
+from .._native import quantize_rows as native_quantize_rows
+from .._native import row_pairs as native_row_pairs
+from .._native import split_atoms as native_split_atoms
+from .._native import unpack_rows as native_unpack_rows
+from ..errors import InvalidValueError
 
 __all__ = [
     "PackedRows",

@@ -24,16 +24,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._native import Board as NativeBoard
-from ._native import CostTable as NativeCostTable
-from ._native import Hardware as NativeHardware
-from ._native import Workload as NativeWorkload
-from ._native import estimate as native_estimate
-from ._native import hardware_modes
-from ._native import replay as native_replay
-from .errors import FileError, InvalidValueError, SettingsError, TooLargeError
-from .space import Architecture, Space
-from .subnet import Subnet
+from .._native import Board as NativeBoard
+from .._native import CostTable as NativeCostTable
+from .._native import Hardware as NativeHardware
+from .._native import Workload as NativeWorkload
+from .._native import estimate as native_estimate
+from .._native import hardware_modes
+from .._native import replay as native_replay
+from ..errors import FileError, InvalidValueError, SettingsError, TooLargeError
+from ..space import Architecture, Space
+from ..subnet import Subnet
 
 __all__ = [
     "DEIT_HEADS",
