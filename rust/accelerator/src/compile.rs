@@ -10,7 +10,7 @@
 //!
 //! Commands stand in the order of one sequential program. A matrix's transfers follow the commands that take them, tile by tile in the order
 //! in which they are taken: however many there are, load's consumers have their commands. A frame's transfers stand in the arena in the order
-//! in which it reads them. Depends on [`crate::image`], [`crate::isa`] and [`crate::program`].
+//! in which it reads them. Depends on [`crate::arena_layout`], [`crate::isa`] and [`crate::program`].
 
 use quasar_core::error::{Error, Result};
 use quasar_core::hardware::configuration::hls;
@@ -22,7 +22,7 @@ use quasar_core::subnet::schema::{self, LinearSpec};
 use quasar_core::subnet::LinearTensors;
 use quasar_core::Subnet;
 
-use crate::image::{self, Arena, Cursor, Destination, Row, RowPair, Transfer};
+use crate::arena_layout::{self, Arena, Cursor, Destination, Row, RowPair, Transfer};
 use crate::isa::{
     Attend, Command, Context, Fill, Gemm, LayerNorm, Load, LoadEnd, Rows, Scores, Softmax, Table,
 };
@@ -355,7 +355,7 @@ fn write(subnet: &Subnet, outline: &Outline, plan: &Plan, shape: &Shape) -> (Vec
     };
     let norm = |arena: &mut Arena, at: usize, name: &str| {
         let [gains, offsets] = ["gain", "bias"].map(|part| i16s(&format!("{name}.{part}")));
-        arena.put(plan.norms[at], &image::gains(&gains, &offsets));
+        arena.put(plan.norms[at], &arena_layout::gains(&gains, &offsets));
     };
     let whole = |arena: &mut Arena,
                  matrix: &Matrix,
@@ -367,7 +367,7 @@ fn write(subnet: &Subnet, outline: &Outline, plan: &Plan, shape: &Shape) -> (Vec
 
     let mut residual = i16s("prefix");
     residual.extend(i16s("position"));
-    let residual = image::residual(&residual, config.embed, shape.tokens, shape.beat);
+    let residual = arena_layout::residual(&residual, config.embed, shape.tokens, shape.beat);
     arena.put(plan.residual, &residual);
     whole(&mut arena, &plan.embed, &next(), Destination::Residual);
     for (i, (block, sizes)) in plan.blocks.iter().zip(&config.blocks).enumerate() {
@@ -438,8 +438,8 @@ fn write_matrix(
         .chain(eight_bit.iter().map(|&row| RowPair::EightBit(row)))
         .collect();
     for (tile, &(weights, rows)) in pairs.chunks(positions).zip(&matrix.tiles) {
-        arena.put(weights, &image::weights(tile, columns, positions));
-        arena.put(rows, &image::rows(tile));
+        arena.put(weights, &arena_layout::weights(tile, columns, positions));
+        arena.put(rows, &arena_layout::rows(tile));
     }
     let all = four_bit.iter().chain(&eight_bit);
     all.map(|row| row.column).collect()

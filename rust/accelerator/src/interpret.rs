@@ -11,8 +11,8 @@ use quasar_kernels::scalar::{
     add_residual, attention_output, attention_scale, exp12, exp8, requant16, requant8, Moments,
 };
 
+use crate::arena_layout::{check_of, words};
 use crate::compile::{kind, pool, source, target};
-use crate::image::{check_of, words};
 use crate::isa::{
     check, Attend, Command, Context, Fill, Gemm, LayerNorm, Load, Rows, Scores, Softmax, Unit,
     PORT_BYTES, ROW_BYTES,

@@ -22,6 +22,7 @@
 
 #![deny(unsafe_code)]
 
+mod arena_layout;
 pub mod compile;
 pub mod device;
 pub mod disasm;
@@ -29,7 +30,6 @@ pub mod driver;
 pub mod events;
 pub mod header;
 pub mod identity;
-mod image;
 pub mod interpret;
 pub mod isa;
 #[cfg(test)]

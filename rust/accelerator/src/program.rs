@@ -9,7 +9,7 @@ use quasar_core::hardware::Hardware;
 use quasar_core::subnet::config::Pool;
 use quasar_core::Subnet;
 
-use crate::image;
+use crate::arena_layout;
 use crate::isa::{check, sealed, Command, PORT_BYTES};
 
 /// A part of the frames' work that the host starts at once. The number is a frame's slot; with one frame in flight it is 0 and there
@@ -204,7 +204,8 @@ impl Program {
             tokens, patch_len, ..
         } = self.sizes;
         let words = tokens.div_ceil(self.array_tokens()) * patch_len;
-        (words * image::word_beats(self.array_tokens(), self.beat_bytes()) + 1) * self.beat_bytes()
+        (words * arena_layout::word_beats(self.array_tokens(), self.beat_bytes()) + 1)
+            * self.beat_bytes()
     }
 
     /// Patch codes of a frame.
@@ -223,7 +224,7 @@ impl Program {
         let Sizes {
             prefix, patch_len, ..
         } = self.sizes;
-        let word_bytes = image::word_beats(lanes, beat) * beat;
+        let word_bytes = arena_layout::word_beats(lanes, beat) * beat;
         out.fill(0);
         for (patch, codes) in patches.chunks_exact(patch_len).enumerate() {
             let token = prefix + patch;
@@ -234,7 +235,7 @@ impl Program {
             }
         }
         let (data, last) = out.split_at_mut(self.input_bytes() - beat);
-        last[..4].copy_from_slice(&image::check_of(data).to_le_bytes());
+        last[..4].copy_from_slice(&arena_layout::check_of(data).to_le_bytes());
     }
 
     /// Divides whole logical beats among the AXI ports: stripe i has what port i reads, 16 bytes a beat.
@@ -278,7 +279,7 @@ impl Program {
                 self.output_bytes()
             )));
         }
-        let words: Vec<u32> = image::words(bytes).collect();
+        let words: Vec<u32> = arena_layout::words(bytes).collect();
         let trailer = &words[words.len() - 4..];
         let (found, count, stated, status) = (trailer[0], trailer[1], trailer[2], trailer[3]);
         let wrong = |what: String| Err(Error::CorruptOutput(what));

@@ -14,8 +14,8 @@ use quasar_core::error::{Error, Result};
 use quasar_core::hardware::packing::{Activation, Pair};
 use quasar_core::subnet::config::Pool;
 
+use crate::arena_layout::{check_of, words, Destination};
 use crate::compile::{kind, pool, source, target};
-use crate::image::{check_of, words, Destination};
 use crate::isa::{
     moments_depth, Attend, Command, Context, Gemm, LayerNorm, Load, LoadEnd, Rows, Scores, Unit,
     QUEUES, ROW_BYTES,

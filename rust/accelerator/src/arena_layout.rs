@@ -1,10 +1,11 @@
-//! The arena's image: each transfer as `docs/accelerator.md` describes it under *Memory*, with its check behind it.
+//! Lays out the arena, the accelerator's read-only memory: each transfer as `docs/accelerator.md`
+//! describes it under *Memory*, followed by its check.
 //!
 //! Depends on [`crate::isa`] only.
 
 use crate::isa::{check, ROW_BYTES};
 
-/// Where a transfer stands in the arena.
+/// The place of a transfer in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Transfer {
     /// First beat.
@@ -13,7 +14,7 @@ pub(crate) struct Transfer {
     pub(crate) beats: u32,
 }
 
-/// Where a row's results go.
+/// The memory that receives a row's results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Destination {
@@ -28,7 +29,7 @@ pub(crate) enum Destination {
 /// A row as the array and the drain see it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row<'a> {
-    /// Codes, one for each column.
+    /// One code for each column.
     pub(crate) codes: &'a [i8],
     pub(crate) bias: i32,
     /// Mantissa M.
@@ -38,7 +39,7 @@ pub(crate) struct Row<'a> {
     pub(crate) column: u16,
 }
 
-/// What a position of the array holds.
+/// The rows that one position of the array holds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RowPair<'a> {
     /// Two 4-bit rows; the last may be alone.
@@ -48,7 +49,7 @@ pub(crate) enum RowPair<'a> {
 }
 
 impl<'a> RowPair<'a> {
-    /// Its rows in the order in which their sums leave.
+    /// Returns the rows in the order in which their sums leave the array.
     fn rows(self) -> impl Iterator<Item = Row<'a>> {
         let (first, second) = match self {
             Self::FourBit(first, second) => (first, second),
@@ -57,7 +58,8 @@ impl<'a> RowPair<'a> {
         std::iter::once(first).chain(second)
     }
 
-    /// The row operand of column k: the first of two rows in the low nibble; an 8-bit code as it is.
+    /// Returns the row operand of column k: two 4-bit codes, the first row's in the low nibble, or one
+    /// 8-bit code.
     fn byte(self, k: usize) -> u8 {
         match self {
             Self::FourBit(low, high) => {
@@ -69,7 +71,7 @@ impl<'a> RowPair<'a> {
     }
 }
 
-/// Little-endian words of bytes whose number divides by 4.
+/// Reads bytes as little-endian words; the number of bytes is a multiple of 4.
 pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
     bytes
         .as_chunks::<4>()
@@ -78,23 +80,24 @@ pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
         .map(|word| u32::from_le_bytes(*word))
 }
 
-/// The check of whole beats.
+/// Returns the check of whole beats.
 pub(crate) fn check_of(bytes: &[u8]) -> u32 {
     check(words(bytes))
 }
 
-/// Beats of a word of `bytes` bytes: it begins with a beat.
+/// Returns the beats that a word of `bytes` bytes takes; each word starts on a beat.
 pub(crate) const fn word_beats(bytes: usize, beat: usize) -> usize {
     bytes.div_ceil(beat)
 }
 
-/// Gives transfers their places, one behind the other, each with a beat for its check.
+/// Allocates transfers one after another, each with a beat for its check.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cursor {
     next: usize,
 }
 
 impl Cursor {
+    /// Allocates a transfer of `beats` beats.
     pub(crate) fn take(&mut self, beats: usize) -> Transfer {
         let address = self.next as u32;
         self.next += beats + 1;
@@ -104,13 +107,13 @@ impl Cursor {
         }
     }
 
-    /// Beats of all.
+    /// Returns the beats allocated so far.
     pub(crate) fn beats(self) -> usize {
         self.next
     }
 }
 
-/// The arena as it is filled.
+/// The arena while it is filled.
 #[derive(Clone, Debug)]
 pub(crate) struct Arena {
     bytes: Vec<u8>,
@@ -129,10 +132,10 @@ impl Arena {
         self.bytes
     }
 
-    /// Writes a transfer and its check. `data` may end before its last beat does.
+    /// Writes a transfer and its check. Zeros fill the last beat where `data` ends within it.
     ///
     /// # Panics
-    /// Where `data` has not as many beats as were planned.
+    /// If `data` does not take exactly the beats that were allocated.
     pub(crate) fn put(&mut self, transfer: Transfer, data: &[u8]) {
         assert_eq!(data.len().div_ceil(self.beat), transfer.beats as usize);
         let first = transfer.address as usize * self.beat;
@@ -143,7 +146,8 @@ impl Arena {
     }
 }
 
-/// Weights of a tile of row pairs: for each column a byte a position; pair i stands at `positions - 1 - i`.
+/// Lays out the weights of a tile of row pairs: for each column one byte for each position; row pair i
+/// is at `positions - 1 - i`.
 pub(crate) fn weights(tile: &[RowPair], columns: usize, positions: usize) -> Vec<u8> {
     let mut data = vec![0; columns * positions];
     for (i, pair) in tile.iter().enumerate() {
@@ -155,7 +159,7 @@ pub(crate) fn weights(tile: &[RowPair], columns: usize, positions: usize) -> Vec
     data
 }
 
-/// Row parameters of a tile of row pairs.
+/// Lays out the row parameters of a tile of row pairs.
 pub(crate) fn rows(tile: &[RowPair]) -> Vec<u8> {
     let mut data = Vec::new();
     for row in tile.iter().flat_map(|pair| pair.rows()) {
@@ -169,7 +173,7 @@ pub(crate) fn rows(tile: &[RowPair]) -> Vec<u8> {
     data
 }
 
-/// `LayerNorm`'s gains and offsets.
+/// Lays out `LayerNorm`'s gains and offsets.
 pub(crate) fn gains(gains: &[i16], offsets: &[i16]) -> Vec<u8> {
     let pairs = gains.iter().zip(offsets);
     pairs
@@ -177,7 +181,8 @@ pub(crate) fn gains(gains: &[i16], offsets: &[i16]) -> Vec<u8> {
         .collect()
 }
 
-/// Residual words of `lanes` tokens, tile by tile, from `[tokens, embed]`; each word begins with a beat.
+/// Lays out the residual stream `[tokens, embed]`, tile by tile, in words of `lanes` tokens; each word
+/// starts on a beat.
 pub(crate) fn residual(values: &[i16], embed: usize, lanes: usize, beat: usize) -> Vec<u8> {
     let word = word_beats(2 * lanes, beat) * beat;
     let tokens = values.len() / embed;
