@@ -13,6 +13,8 @@ STAMPS := $(VENV)/stamps
 UV = $(shell PATH="$(BIN):$$PATH" uv --version >/dev/null 2>&1 && echo uv)
 # $(call pip_install,VENV): the command that installs packages into that environment.
 pip_install = $(if $(UV),uv pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet)
+# $(call fresh_venv,VENV,PACKAGES): the command that makes an environment of these packages alone.
+fresh_venv = $(PYTHON) -m venv --clear $(1) && $(call pip_install,$(1)) $(2)
 
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 JOBS ?= $(shell nproc)
@@ -63,49 +65,25 @@ wheel: $(STAMPS)/venv toolchain ## Build the abi3 wheel into dist/ and check wha
 	@maturin build --release --quiet --out dist
 	@python tools/check_wheel.py dist/*.whl
 
-.PHONY: dataset
+# $(call debian,TOOLS AND PATHS,PACKAGES,TESTS): installs Debian packages unless all tools and paths are there or apt-get cannot run.
+define debian
+@missing() { for tool in $(1); do [ -e $$tool ] || command -v $$tool >/dev/null || echo $$tool; done; }; \
+if [ -n "$$(missing)" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+  export DEBIAN_FRONTEND=noninteractive; install='apt-get install -y -qq --no-install-recommends $(2)'; \
+  { $$install || { apt-get update -qq && $$install; }; } </dev/null >/dev/null 2>&1 || true; \
+fi; \
+for tool in $$(missing); do echo "note: $$tool is absent (Debian: $(2)); $(3) will skip"; done
+endef
+
+.PHONY: dataset browser eda instruments
 dataset: ## Install Debian's Fashion-MNIST where that is possible; without it, tests that need it skip
-	@if [ ! -d $(FASHION_MNIST) ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  export DEBIAN_FRONTEND=noninteractive; \
-	  apt-get install -y -qq dataset-fashion-mnist </dev/null >/dev/null 2>&1 \
-	    || { apt-get update -qq && apt-get install -y -qq dataset-fashion-mnist; } </dev/null >/dev/null 2>&1 \
-	    || true; \
-	fi; \
-	[ -d $(FASHION_MNIST) ] || echo 'note: $(FASHION_MNIST) is absent (Debian package dataset-fashion-mnist); tests that need it will skip'
-
-.PHONY: browser
+	$(call debian,$(FASHION_MNIST),dataset-fashion-mnist,tests that need it)
 browser: ## Install Debian's Chromium where that is possible; without it, tests of the search's page skip
-	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  export DEBIAN_FRONTEND=noninteractive; \
-	  apt-get install -y -qq --no-install-recommends chromium </dev/null >/dev/null 2>&1 \
-	    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } </dev/null >/dev/null 2>&1 \
-	    || true; \
-	fi; \
-	command -v chromium >/dev/null || echo 'note: chromium is absent (Debian package chromium); tests of the search page will skip'
-
-.PHONY: eda
+	$(call debian,chromium,chromium,tests of the search page)
 eda: ## Install Debian's Clang, Verilator, Yosys, Tcl and dtc where that is possible; without them, tests of the hardware skip
-	@if ! { command -v clang++ && command -v verilator && command -v yosys && command -v tclsh && command -v dtc; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  export DEBIAN_FRONTEND=noninteractive; \
-	  apt-get install -y -qq --no-install-recommends clang verilator yosys tcl device-tree-compiler </dev/null >/dev/null 2>&1 \
-	    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends clang verilator yosys tcl device-tree-compiler; } </dev/null >/dev/null 2>&1 \
-	    || true; \
-	fi; \
-	for tool in clang++ verilator yosys tclsh dtc; do \
-	  command -v $$tool >/dev/null || echo "note: $$tool is absent (Debian packages clang, verilator, yosys, tcl, device-tree-compiler); tests that need it will skip"; \
-	done
-
-.PHONY: instruments
+	$(call debian,clang++ verilator yosys tclsh dtc,clang verilator yosys tcl device-tree-compiler,tests that need it)
 instruments: ## Install Debian's valgrind and binutils where that is possible; without them, tests of the kernels' cost skip
-	@if ! { command -v valgrind && command -v objdump; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  export DEBIAN_FRONTEND=noninteractive; \
-	  apt-get install -y -qq --no-install-recommends valgrind binutils </dev/null >/dev/null 2>&1 \
-	    || { apt-get update -qq && apt-get install -y -qq --no-install-recommends valgrind binutils; } </dev/null >/dev/null 2>&1 \
-	    || true; \
-	fi; \
-	for tool in valgrind objdump; do \
-	  command -v $$tool >/dev/null || echo "note: $$tool is absent (Debian packages valgrind, binutils); tests that need it will skip"; \
-	done
+	$(call debian,valgrind objdump,valgrind binutils,tests that need it)
 
 .PHONY: toolchain
 toolchain:
@@ -138,8 +116,7 @@ test-rtl: install-test eda ## The array in SystemVerilog, its synthesis by Yosys
 
 .PHONY: test-wheel
 test-wheel: wheel ## Install the wheel as a board would, nothing else, and run the demo from it
-	@$(PYTHON) -m venv --clear .venv-wheel
-	@$(call pip_install,.venv-wheel) dist/*.whl
+	@$(call fresh_venv,.venv-wheel,dist/*.whl)
 	@cd dist && ../.venv-wheel/bin/python -c 'import importlib.util as u; assert not u.find_spec("torch"), "a board needs no torch"'
 	@cd dist && ../.venv-wheel/bin/quasar-rt demo
 
@@ -179,8 +156,7 @@ bench-peers: develop .venv-peers/stamp ## Latency and throughput beside OpenVINO
 	@python tools/bench_peers.py --json build/peers/measured.json $(PEERS_ARGS)
 
 .venv-peers/stamp: $(STAMPS)/venv
-	@$(PYTHON) -m venv --clear .venv-peers
-	@$(call pip_install,.venv-peers) 'openvino~=2026.4' 'nncf~=3.4' 'onnx~=1.23' 'onnxruntime~=1.32'
+	@$(call fresh_venv,.venv-peers,'openvino~=2026.4' 'nncf~=3.4' 'onnx~=1.23' 'onnxruntime~=1.32')
 	@touch $@
 
 .PHONY: fuzz
@@ -212,8 +188,7 @@ soak-device: develop sim ## Run 10,000 frames on the simulated accelerator under
 
 .PHONY: test-pynq
 test-pynq: wheel sim ## The PYNQ transport through the real pynq package, in an environment of its own
-	@$(PYTHON) -m venv --clear .venv-pynq
-	@$(call pip_install,.venv-pynq) dist/*.whl 'pynq==4.0.0' pytest pytest-benchmark
+	@$(call fresh_venv,.venv-pynq,dist/*.whl 'pynq==4.0.0' pytest pytest-benchmark)
 	@QUASAR_SIM_DIR=$(CURDIR)/build/sim .venv-pynq/bin/python -P -m pytest tests/python/test_pynq.py -p no:cacheprovider $(PYTEST_ARGS)
 
 ##@ FPGA
@@ -226,7 +201,11 @@ bitstream: develop ## Build and package BOARD's bitstream (HARDWARE=FILE: its co
 ##@ Checks
 
 .PHONY: lint
-lint: lint-rust lint-python lint-fpga docs ## All linters and the strict documentation build
+lint: lint-commits lint-rust lint-python lint-fpga docs ## All linters and the strict documentation build
+
+.PHONY: lint-commits
+lint-commits: ## Subjects of commits: imperative, within 72 columns, no full stop
+	@$(PYTHON) tools/check_commits.py
 
 .PHONY: lint-rust
 lint-rust: $(STAMPS)/venv toolchain ## rustfmt and clippy
