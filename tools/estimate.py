@@ -29,16 +29,9 @@ from quasar_rt.hardware import (
     modes,
     replay,
 )
-from quasar_rt.hardware.report import (
-    PUBLISHED,
-    draw,
-    draw_timeline,
-    followed,
-    groups,
-    held_back_by,
-    operating_points,
-    paper_estimates,
-)
+from quasar_rt.hardware.pictures import draw, draw_timeline
+from quasar_rt.hardware.published import PUBLISHED, both_forms, operating_points, paper_estimates
+from quasar_rt.hardware.report import groups, held_back_by
 from quasar_rt.nas.report import file_name
 from quasar_rt.space import Space
 
@@ -303,7 +296,7 @@ def show_paper(as_json: bool) -> None:
                     for cause, cycles in sorted(one.events.stalls().items(), key=lambda item: -item[1])[:4]
                 ),
             ]
-            for one in followed()
+            for one in both_forms()
         ],
         "MODELLED, event by event: the same with every stall of the command lists",
     )

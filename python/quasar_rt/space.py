@@ -7,13 +7,9 @@ A space is a TOML file (``quasar_rt/spaces/*.toml`` are examples); it is parsed 
 from __future__ import annotations
 
 import dataclasses
-import json
 import operator
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._native import Space as NativeSpace
 from ._native import eight_bit_rows
-from .errors import FileError, InvalidValueError, SettingsError, TooLargeError
+from .errors import InvalidValueError
+from .settings import SettingsFile, shipped_files
 
 __all__ = ["MATRICES", "Architecture", "BlockShape", "Space", "eight_bit_rows", "space_names"]
 
@@ -95,7 +92,7 @@ class Architecture:
         return cls(embed, tuple(blocks))
 
 
-class Space:
+class Space(SettingsFile[NativeSpace]):
     """A search space, immutable. A genome is uint8 [genes], one choice index for each of `genes`.
 
     >>> space = Space.load("digits")
@@ -105,60 +102,18 @@ class Space:
     16
     """
 
-    _inner: NativeSpace
-
-    def __init__(self) -> None:
-        raise TypeError("use Space.load or Space.from_toml")
-
-    @classmethod
-    def _wrap(cls, inner: NativeSpace) -> Space:
-        space = object.__new__(cls)
-        space._inner = inner
-        return space
-
-    @classmethod
-    def load(cls, source: str | os.PathLike[str]) -> Space:
-        """Read a space.
-
-        Args:
-            source: a shipped space's name (`space_names`) or a path of a TOML file.
-
-        Raises:
-            quasar_rt.FileError: no such file; the message lists the shipped spaces.
-            quasar_rt.SettingsError: a key is missing, unknown or out of its range.
-        """
-        path = _shipped(str(source)) or Path(source)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            names = ", ".join(space_names())
-            raise FileError(
-                f"the space '{source}' cannot be read ({error}); shipped spaces: {names}"
-            ) from None
-        try:
-            return cls.from_toml(text)
-        except (SettingsError, TooLargeError) as error:
-            raise type(error)(f"'{source}': {error}") from None
+    _made_by = "Space.load or Space.from_toml"
+    _kind = "space"
 
     @classmethod
     def from_toml(cls, text: str) -> Space:
-        """From a space file's text. Raises like `load`."""
+        """Reads the text of a space file. Raises like `load`."""
         return cls._wrap(NativeSpace.from_toml(text))
-
-    def to_toml(self) -> str:
-        """The space as TOML, without comments; `from_toml` gives it back."""
-        return self._inner.to_toml()
 
     @property
     def sha256(self) -> str:
         """Digest (hex) of `to_toml`."""
         return self._inner.sha256()
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The file's keys and values (name, classes, head_dim, eight_bit_per, image, patch, choices), a fresh copy."""
-        settings: dict[str, Any] = json.loads(self._inner.to_json())
-        return settings
 
     @property
     def name(self) -> str:
@@ -216,30 +171,13 @@ class Space:
         """A network whose genes are drawn evenly: a pure function of its arguments, the same in every process."""
         return self.decode(self._inner.sample(seed, list(stream)))
 
-    def __eq__(self, other: object) -> bool:
-        return self.sha256 == other.sha256 if isinstance(other, Space) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.sha256)
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return Space.from_toml, (self.to_toml(),)
-
     def __repr__(self) -> str:
         return f"<Space {self.name!r}: {len(self.genes)} genes, {self.size:.3g} networks>"
 
 
 def space_names() -> list[str]:
-    """The names of the shipped spaces, sorted."""
-    return sorted(path.stem for path in _folder().glob("*.toml"))
-
-
-def _folder() -> Path:
-    return Path(str(files("quasar_rt"))) / "spaces"
-
-
-def _shipped(name: str) -> Path | None:
-    return _folder() / f"{name}.toml" if name in space_names() else None
+    """Returns the names of the spaces that ship, sorted."""
+    return list(shipped_files("spaces"))
 
 
 def _genome(genome: ArrayLike) -> NDArray[np.uint8]:

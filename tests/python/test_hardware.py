@@ -23,7 +23,8 @@ from quasar_rt.hardware import (
     estimate,
     modes,
 )
-from quasar_rt.hardware.report import CAUSES, by_stage, draw, groups, held_back_by
+from quasar_rt.hardware.pictures import draw
+from quasar_rt.hardware.report import CAUSES, by_stage, groups, held_back_by
 from quasar_rt.space import Architecture, BlockShape, Space, space_names
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "estimate.py"

@@ -1,19 +1,31 @@
-"""The hardware model: throughput, latency and resources of the accelerator for a network, **modelled**."""
+"""The hardware model: throughput, latency and resources of the accelerator for a network, **modelled**.
 
-from .configuration import DEIT_HEADS as DEIT_HEADS
-from .configuration import Amounts as Amounts
-from .configuration import Board as Board
-from .configuration import CostTable as CostTable
-from .configuration import Estimate as Estimate
+>>> from quasar_rt.hardware import Hardware, Workload, estimate
+>>> zcu102 = Hardware.for_board("zcu102", Workload.deit("deit-tiny"))
+>>> result = estimate(Workload.deit("deit-tiny"), zcu102)
+>>> result.fps > 400  # modelled frames a second at the board's default clock, 150 MHz
+True
+
+No figure comes from synthesis or from a board. ``docs/hardware-model.md`` has the schedule, the formulas and the kind
+of each constant; Rust does the work (``rust/hardware``, ``rust/cost``, ``rust/accelerator``). A `Workload` on the
+`Hardware` of a `Board` gives an `Estimate` (`closed_form`) or a `Replay` (`event_model`); a `CostTable` serves a
+search. `report`, `pictures` and `published` make tables, pictures and comparisons.
+"""
+
+from .board import Amounts as Amounts
+from .board import Board as Board
+from .board import board_names as board_names
+from .closed_form import Estimate as Estimate
+from .closed_form import Host as Host
+from .closed_form import Layer as Layer
+from .closed_form import VectorStage as VectorStage
+from .closed_form import estimate as estimate
 from .configuration import Hardware as Hardware
-from .configuration import Host as Host
-from .configuration import Layer as Layer
 from .configuration import Part as Part
-from .configuration import Replay as Replay
-from .configuration import Span as Span
-from .configuration import VectorStage as VectorStage
-from .configuration import Workload as Workload
-from .configuration import board_names as board_names
-from .configuration import estimate as estimate
 from .configuration import modes as modes
-from .configuration import replay as replay
+from .cost_table import CostTable as CostTable
+from .event_model import Replay as Replay
+from .event_model import Span as Span
+from .event_model import replay as replay
+from .workload import DEIT_HEADS as DEIT_HEADS
+from .workload import Workload as Workload

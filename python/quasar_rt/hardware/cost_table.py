@@ -1,0 +1,87 @@
+"""Cost tables: the hardware model for a search, which asks for millions of networks of one space."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .._native import CostTable as NativeCostTable
+from ..errors import InvalidValueError
+from ..space import Space
+from .closed_form import Host
+from .configuration import Hardware
+
+__all__ = ["CostTable"]
+
+
+class CostTable:
+    """Computes frames a second and latency of a space's networks from tables, equal to `estimate`.
+
+    Args:
+        space: the space.
+        hardware: a configuration in a mode that the accelerator's HLS is written for.
+
+    Raises:
+        quasar_rt.InvalidValueError: another mode: a search must not count on it.
+        quasar_rt.DoesNotFitError: the configuration needs more than its board has.
+
+    >>> space = Space.load("digits")
+    >>> table = CostTable(space, Hardware.for_board("pynq-z2", space))
+    >>> table.evaluate([space.largest, space.smallest])["fits"]
+    array([ True,  True])
+    """
+
+    #: The record that `evaluate` returns for each genome.
+    DTYPE = np.dtype([("fps", np.float64), ("latency_s", np.float64), ("fits", np.bool_)])
+
+    def __init__(self, space: Space, hardware: Hardware) -> None:
+        self.space = space
+        self.hardware = hardware
+        self._inner = NativeCostTable(space._inner, hardware._inner)
+
+    def evaluate(self, genomes: ArrayLike) -> NDArray[np.void]:
+        """Returns the costs of genomes, uint8 [n, genes]. The GIL is released.
+
+        Returns:
+            [n] records: ``fps`` and ``latency_s`` float64 (accelerator alone), ``fits`` bool (the buffers hold it).
+
+        Raises:
+            quasar_rt.InvalidValueError: another shape or type, or an index that its gene lacks.
+        """
+        array = np.asarray(genomes)
+        genes = len(self.space.genes)
+        if array.ndim != 2 or array.shape[1] != genes or array.dtype != np.uint8:
+            raise InvalidValueError(
+                f"genomes must be uint8 of shape (n, {genes}), not {array.dtype} of shape {array.shape}"
+            )
+        fps, latency, fits = self._inner.evaluate(np.ascontiguousarray(array))
+        costs = np.empty(len(array), self.DTYPE)
+        costs["fps"], costs["latency_s"], costs["fits"] = fps, latency, fits
+        return costs
+
+    def fastest(self) -> tuple[NDArray[np.uint8], float]:
+        """Returns the genome of most frames a second that fits, and its frames a second; exact.
+
+        Raises:
+            quasar_rt.InvalidValueError: none fits.
+        """
+        genome, fps, _ = self._inner.fastest()
+        return genome, fps
+
+    def slowest(self) -> tuple[NDArray[np.uint8], float]:
+        """Returns the genome of fewest frames a second that fits, and its frames a second; exact.
+
+        Raises like `fastest`.
+        """
+        genome, fps, _ = self._inner.slowest()
+        return genome, fps
+
+    @property
+    def host(self) -> Host:
+        """Work of the board's processor for a frame, the same for all networks of the space."""
+        return Host(**json.loads(self._inner.host()))
+
+    def __repr__(self) -> str:
+        return f"<CostTable of {self.space!r} on {self.hardware!r}>"

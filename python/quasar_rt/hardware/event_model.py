@@ -1,0 +1,80 @@
+"""The event-driven form of the hardware model: compiled command lists, replayed unit by unit, **modelled**."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .._native import replay as native_replay
+from ..subnet import Subnet
+from .configuration import Hardware
+from .workload import Workload
+
+__all__ = ["Replay", "Span", "replay"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """One command on its unit."""
+
+    unit: str
+    """``load``, ``array``, ``drain``, ``norm`` or ``softmax``."""
+    slot: int
+    """Slot of the frame."""
+    phase: int
+    """0 for the patch embedding, then attention and MLP of each block, then the head."""
+    stage: str
+    start: int
+    end: int
+    busy: int
+    """Cycles in which the unit worked."""
+    stalls: dict[str, int]
+    """The other cycles, by cause."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A replay of command lists by the event-driven model, frame after frame: **modelled**."""
+
+    period_cycles: int
+    """Cycles between two frames."""
+    latency_cycles: int
+    """Cycles of one frame alone."""
+    spans: tuple[Span, ...]
+    """All commands of `frames` frames, taken where no frame differs from the one before it."""
+    frames: int
+
+    def stalls(self, unit: str = "array") -> dict[str, float]:
+        """Returns the cycles a frame in which a unit stands still, by cause."""
+        totals: dict[str, float] = {}
+        for span in self.spans:
+            if span.unit == unit:
+                for cause, cycles in span.stalls.items():
+                    totals[cause] = totals.get(cause, 0.0) + cycles / self.frames
+        return totals
+
+
+def replay(network: Subnet | Workload, hardware: Hardware) -> Replay:
+    """Replays the compiler's command lists of a network on the event-driven model of the accelerator.
+
+    >>> from quasar_rt.hardware import estimate
+    >>> workload = Workload.deit("deit-tiny")
+    >>> hardware = Hardware.for_board("zcu102", workload)
+    >>> closed, events = estimate(workload, hardware), replay(workload, hardware)
+    >>> abs(closed.period_cycles / events.period_cycles - 1) < 0.05
+    True
+
+    Raises:
+        quasar_rt.InvalidValueError: a mode that is modelled only.
+        quasar_rt.SettingsError: a configuration that the HLS sources cannot be built for.
+        quasar_rt.DoesNotFitError: the network exceeds a buffer; the message names it and the excess.
+    """
+    period, alone, causes, spans, frames = native_replay(Workload.of(network)._inner, hardware._inner)
+    return Replay(
+        period,
+        alone,
+        tuple(
+            Span(*span[:-1], {cause: n for cause, n in zip(causes, span[-1], strict=True) if n})
+            for span in spans
+        ),
+        frames,
+    )

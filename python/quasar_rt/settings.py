@@ -1,0 +1,111 @@
+"""What classes share that wrap an object of the native module or a TOML file of settings.
+
+Depends on `errors` alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from .errors import FileError, SettingsError, TooLargeError
+
+__all__ = ["NativeObject", "SettingsFile", "read_text", "shipped_files"]
+
+
+class _HasSettings(Protocol):
+    def to_toml(self) -> str: ...
+    def to_json(self) -> str: ...
+
+
+Inner = TypeVar("Inner")
+InnerSettings = TypeVar("InnerSettings", bound=_HasSettings)
+Wrapper = TypeVar("Wrapper", bound="NativeObject[Any]")
+File = TypeVar("File", bound="SettingsFile[Any]")
+
+
+class NativeObject(Generic[Inner]):
+    """Wraps an immutable object of the native module. Class methods make instances; the constructor refuses."""
+
+    _inner: Inner
+    _made_by: ClassVar[str]
+
+    def __init__(self) -> None:
+        raise TypeError(f"use {self._made_by}")
+
+    @classmethod
+    def _wrap(cls: type[Wrapper], inner: Any) -> Wrapper:
+        wrapper = object.__new__(cls)
+        wrapper._inner = inner
+        return wrapper
+
+
+class SettingsFile(NativeObject[InnerSettings]):
+    """Wraps settings that have a TOML file. Some files ship with the package and are loaded by their names."""
+
+    _kind: ClassVar[str]
+    """Kind of settings. The files that ship are in the package's folder ``KINDs``."""
+
+    @classmethod
+    def load(cls: type[File], source: str | os.PathLike[str]) -> File:
+        """Reads a file that ships, by its name, or any other TOML file, by its path.
+
+        Raises:
+            quasar_rt.FileError: there is no such file; the message lists the names that ship.
+            quasar_rt.SettingsError: a key is missing, unknown or out of its range.
+        """
+        shipped = shipped_files(f"{cls._kind}s")
+        path = shipped.get(str(source), Path(source))
+        text = read_text(path, f"the {cls._kind} '{source}'", f"shipped {cls._kind}s: {', '.join(shipped)}")
+        with cls._naming(source):
+            return cls.from_toml(text)
+
+    @staticmethod
+    @contextmanager
+    def _naming(source: str | os.PathLike[str]) -> Iterator[None]:
+        """Puts `source` in front of what an error says."""
+        try:
+            yield
+        except (SettingsError, TooLargeError) as error:
+            raise type(error)(f"'{source}': {error}") from None
+
+    @classmethod
+    def from_toml(cls: type[File], text: str) -> File:
+        """Reads the text of a file. Raises like `load`."""
+        raise NotImplementedError
+
+    def to_toml(self) -> str:
+        """Returns the settings as TOML without comments, which `from_toml` reads."""
+        return self._inner.to_toml()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The file's keys and values, a fresh copy."""
+        settings: dict[str, Any] = json.loads(self._inner.to_json())
+        return settings
+
+    def __eq__(self, other: object) -> bool:
+        return self.to_toml() == other.to_toml() if isinstance(other, type(self)) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.to_toml())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_toml, (self.to_toml(),)
+
+
+def shipped_files(folder: str) -> dict[str, Path]:
+    """Returns the TOML files of a folder of the package by their names, sorted."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / folder).glob("*.toml"))}
+
+
+def read_text(path: Path, what: str, hint: str) -> str:
+    """Reads a UTF-8 file. A `quasar_rt.FileError` names `what` and ends with `hint`."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise FileError(f"{what} cannot be read ({error}); {hint}") from None
