@@ -1,0 +1,145 @@
+"""Random subnets of any shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .._native import eight_bit_rows
+from ..subnet import Subnet
+from .network import build_subnet
+from .spec import Affine, BlockSpec, LinearSpec, NetworkSpec, NormSpec
+
+__all__ = ["random_subnet"]
+
+
+def random_subnet(
+    *,
+    embed: int = 192,
+    depth: int = 12,
+    heads: int | Sequence[int] = 3,
+    head_dim: int | Sequence[int] | None = None,
+    hidden: int | Sequence[int] | None = None,
+    image_size: int | tuple[int, int] = 224,
+    channels: int = 3,
+    kernel: int = 16,
+    stride: int | None = None,
+    pad: int = 0,
+    prefix_tokens: int = 1,
+    pool: str = "token",
+    classes: int = 1000,
+    eight_bit_fraction: float | Sequence[Sequence[float]] = 0.25,
+    seed: int = 0,
+    name: str = "random",
+    provenance: Mapping[str, Any] | None = None,
+) -> Subnet:
+    """Builds a subnet of any shape with seeded random weights, for benchmarks and tests. It is marked untrained.
+
+    Args:
+        embed, depth, kernel, stride, pad, prefix_tokens, pool, classes: the shape; `stride` defaults to `kernel`.
+        heads, head_dim, hidden: one number, or one for each block; `head_dim` defaults to ``embed // heads`` of the
+            first block, `hidden` to ``4 * embed``.
+        image_size: pixels, an edge or (height, width).
+        channels: 1 or 3.
+        eight_bit_fraction: the share of 8-bit rows. One number holds for all matrices of all blocks, and the number of
+            rows is rounded to the nearest. A sequence holds the shares of qkv, proj, fc1 and fc2 for each block, and
+            the number of rows is that of `quasar_rt.space.eight_bit_rows`. Patch embedding and head are all 8-bit.
+        seed: the seed of ``numpy.random.default_rng``, the source of all random numbers.
+        provenance: added to the generator's name and the seed in the subnet's configuration.
+
+    Raises:
+        quasar_rt.QuasarError: a shape that the integer model does not allow.
+        ValueError: a list that does not have one entry for each block, a fraction outside [0, 1].
+
+    >>> random_subnet(embed=32, depth=1, heads=2, image_size=32, classes=10).config["embed"]
+    32
+    """
+    count: Callable[[int, float], int] = eight_bit_rows
+    if isinstance(eight_bit_fraction, (int, float)):
+        count = lambda rows, fraction: round(fraction * rows)  # noqa: E731
+        fractions = [[float(eight_bit_fraction)] * 4] * depth
+    else:
+        fractions = [[float(fraction) for fraction in block] for block in eight_bit_fraction]
+    if len(fractions) != depth or any(len(block) != 4 for block in fractions):
+        raise ValueError(f"eight_bit_fraction needs four shares for each of the {depth} blocks")
+    if not all(0 <= fraction <= 1 for block in fractions for fraction in block):
+        raise ValueError(f"eight_bit_fraction must be in [0, 1], not {eight_bit_fraction}")
+    rng = np.random.default_rng(seed)
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    stride = kernel if stride is None else stride
+    hidden = 4 * embed if hidden is None else hidden
+    first = heads if isinstance(heads, int) else next(iter(heads), 1)
+    head_dim = embed // first if head_dim is None else head_dim
+    sizes = [
+        [value] * depth if isinstance(value, int) else list(value) for value in (heads, head_dim, hidden)
+    ]
+    if any(len(values) != depth for values in sizes):
+        raise ValueError(f"heads, head_dim and hidden need one entry for each of the {depth} blocks")
+    if stride < 1 or kernel < 1 or min(height, width) + 2 * pad < kernel:
+        raise ValueError(
+            f"a {kernel}x{kernel} patch with stride {stride} does not fit a {height}x{width} image"
+        )
+    grid = ((height + 2 * pad - kernel) // stride + 1) * ((width + 2 * pad - kernel) // stride + 1)
+    tokens = grid + prefix_tokens
+
+    def linear(rows: int, columns: int, fraction: float) -> LinearSpec:
+        bits = np.full(rows, 4, np.uint8)
+        bits[rng.permutation(rows)[: count(rows, fraction)]] = 8
+        weight = rng.standard_normal((rows, columns)) * (1 / math.sqrt(columns))
+        return LinearSpec(weight, 0.1 * rng.standard_normal(rows), bits)
+
+    def norm() -> NormSpec:
+        return NormSpec(1 + 0.1 * rng.standard_normal(embed), 0.1 * rng.standard_normal(embed))
+
+    blocks = []
+    for n_heads, dim, n_hidden, (qkv, proj, fc1, fc2) in zip(*sizes, fractions, strict=True):
+        inner = n_heads * dim
+        blocks.append(
+            BlockSpec(
+                heads=n_heads,
+                head_dim=dim,
+                norm1=norm(),
+                qkv=linear(3 * inner, embed, qkv),
+                proj=linear(embed, inner, proj),
+                norm2=norm(),
+                fc1=linear(n_hidden, embed, fc1),
+                fc2=linear(embed, n_hidden, fc2),
+                norm1_out=Affine(4 / 127),
+                q_scale=4 / 127,
+                k_scale=4 / 127,
+                v_scale=4 / 127,
+                attn_out=min(4.0, max(7 / math.sqrt(tokens), 4 / 12)) / 127,
+                norm2_out=Affine(4 / 127),
+                fc1_out=Affine.from_range(-3, 4),
+                act_out=Affine.from_range(-0.17, 4),
+            )
+        )
+    return build_subnet(
+        NetworkSpec(
+            name=name,
+            height=height,
+            width=width,
+            channels=channels,
+            mean=[0.5] * channels,
+            std=[0.25] * channels,
+            kernel=kernel,
+            stride=stride,
+            pad=pad,
+            pad_value=0,
+            embed=linear(embed, channels * kernel * kernel, fraction=1.0),
+            position=0.2 * rng.standard_normal((grid, embed)),
+            prefix=rng.standard_normal((prefix_tokens, embed)),
+            residual_scale=6 * math.sqrt(1 + depth) / 32767,
+            blocks=blocks,
+            pool=pool,
+            norm=norm(),
+            norm_out=Affine(4 / 127),
+            head=linear(classes, embed, fraction=1.0),
+            classes=[f"class {i}" for i in range(classes)],
+            preprocess={"resize": {"mode": "exact", "size": [height, width], "filter": "bicubic"}},
+            provenance={"generator": "random_subnet", "seed": seed, **(provenance or {})},
+        )
+    )
