@@ -1,7 +1,7 @@
 """Search spaces: the family of networks that a supernet holds, and the genomes and architectures that name its members.
 
 A space is a TOML file (``quasar_rt/spaces/*.toml`` are examples); it is parsed and checked in Rust
-(``rust/core/src/space.rs``). Depends on the native module alone.
+(``rust/search/src/space.rs``). Depends on the native module alone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The multiple-choice knapsack, exactly: the best 8-bit fractions of a fixed architecture, if value and cycles add up.
 
-A yardstick for the search. The work is done in Rust (``rust/core/src/search/knapsack.rs``). Depends on the native
+A yardstick for the search. The work is done in Rust (``rust/search/src/knapsack.rs``). Depends on the native
 module.
 """
 

@@ -1,6 +1,6 @@
 """The search itself: NSGA-II over (modelled FPS, score) of a space's networks on one hardware configuration.
 
-All of it runs in Rust (``rust/core/src/search/``); this module checks arguments and names things.
+All of it runs in Rust (``rust/search/src/``); this module checks arguments and names things.
 ``docs/search-core.md`` says what it does and what it guarantees. Depends on `space`, `hardware` and the native module.
 """
 

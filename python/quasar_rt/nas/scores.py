@@ -1,6 +1,6 @@
 """Scores of genomes without evaluating networks: a predictor fitted on evaluated ones, and a proxy.
 
-The work is done in Rust (``rust/core/src/search/predictor.rs``, ``proxy.rs``). Depends on `space` and the native
+The work is done in Rust (``rust/search/src/predictor.rs``, ``proxy.rs``). Depends on `space` and the native
 module.
 """
 

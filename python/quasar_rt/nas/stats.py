@@ -1,6 +1,6 @@
 """Statistics of scores: rank correlation with its interval, and the hypervolume of a front.
 
-The work is done in Rust (``rust/core/src/search/statistics.rs``, ``pareto.rs``). Depends on the native module.
+The work is done in Rust (``rust/search/src/statistics.rs``, ``pareto.rs``). Depends on the native module.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fs;
 
 use quasar_accelerator::header;
-use quasar_core::hardware::{Board, Hardware};
+use quasar_hardware::{Board, Hardware};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

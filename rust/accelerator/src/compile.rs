@@ -13,14 +13,14 @@
 //! in which it reads them. Depends on [`crate::arena_layout`], [`crate::isa`] and [`crate::program`].
 
 use quasar_core::error::{Error, Result};
-use quasar_core::hardware::configuration::hls;
-use quasar_core::hardware::packing::{Activation, Pair};
-use quasar_core::hardware::workload::{Rows as Widths, Setting};
-use quasar_core::hardware::{Hardware, Workload};
 use quasar_core::subnet::config::Pool;
 use quasar_core::subnet::schema::{self, LinearSpec};
 use quasar_core::subnet::LinearTensors;
 use quasar_core::Subnet;
+use quasar_hardware::configuration::hls;
+use quasar_hardware::packing::{Activation, Pair};
+use quasar_hardware::workload::{RowWidths, Setting};
+use quasar_hardware::{Hardware, Workload};
 
 use crate::arena_layout::{self, Arena, Cursor, Destination, Row, RowPair, Transfer};
 use crate::isa::{
@@ -192,7 +192,7 @@ struct Matrix {
 }
 
 impl Matrix {
-    fn new(cursor: &mut Cursor, shape: &Shape, rows: Widths, columns: u64) -> Self {
+    fn new(cursor: &mut Cursor, shape: &Shape, rows: RowWidths, columns: u64) -> Self {
         let tiles = shape.row_tiles(rows.four_bit as usize, rows.eight_bit as usize);
         let tiles = tiles.into_iter().map(|tile| {
             let weights = cursor.take(shape.weight_beats(columns as usize));
@@ -866,7 +866,7 @@ fn segments(outline: &Outline, hardware: &Hardware, plan: &Plan, numbers: &Numbe
 mod tests {
     use super::*;
     use crate::testing::{golden, hardware, GOLDEN};
-    use quasar_core::hardware::Hardware;
+    use quasar_hardware::Hardware;
 
     /// Without the numbers that only weights have.
     fn without_numbers(command: Command) -> Command {
@@ -910,7 +910,7 @@ mod tests {
     fn what_cannot_be_built_or_held_is_refused_by_name() {
         let subnet = golden("token");
         let good = hardware(&subnet, "zcu102", [5, 3, 2, 2, 2, 1, 2]);
-        let error = |change: fn(&mut quasar_core::hardware::Configuration)| {
+        let error = |change: fn(&mut quasar_hardware::Configuration)| {
             let mut configuration = good.configuration().clone();
             change(&mut configuration);
             let hardware = Hardware::new(configuration, good.board().clone()).unwrap();

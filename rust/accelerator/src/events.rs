@@ -3,14 +3,14 @@
 //! Every process of the kernels is a state machine with a clock of its own. Queues carry the times at which their items can be taken, and
 //! remember when slots became free, so what comes out does not depend on the order in which the processes are run (a Kahn network).
 //! The array's rules are those of `docs/array-timing.md`; trip counts are those of the loops in `fpga/src/`, depths and gaps those of
-//! [`quasar_core::hardware::cycles::declared`]. Everything here is modelled. Depends on [`crate::isa`] and
+//! [`quasar_hardware::declared`]. Everything here is modelled. Depends on [`crate::isa`] and
 //! [`crate::program`].
 
 use std::collections::{BTreeMap, VecDeque};
 
 use quasar_core::error::{Error, Result};
-use quasar_core::hardware::cycles::{bytes_per_cycle, declared};
-use quasar_core::hardware::Hardware;
+use quasar_hardware::declared::{self, bytes_per_cycle};
+use quasar_hardware::Hardware;
 
 use crate::isa::{
     moments_depth, Attend, Command, Context, Fill, Gemm, LayerNorm, Rows, Scores, Softmax, Unit,

@@ -4,9 +4,9 @@
 
 use std::fmt::Write;
 
-use quasar_core::hardware::configuration::{key_banks, value_banks, Multipliers};
-use quasar_core::hardware::cycles::declared::TRANSFERS_AHEAD;
-use quasar_core::hardware::Hardware;
+use quasar_hardware::configuration::{key_banks, value_banks, Multipliers};
+use quasar_hardware::declared::TRANSFERS_AHEAD;
+use quasar_hardware::Hardware;
 
 use crate::identity::configuration_hash;
 use crate::isa::{
@@ -159,7 +159,7 @@ pub fn register_table() -> String {
 
 #[cfg(test)]
 mod tests {
-    use quasar_core::hardware::cycles::declared::{BURST_BEATS, OPEN_BURSTS};
+    use quasar_hardware::declared::{BURST_BEATS, OPEN_BURSTS};
 
     use super::*;
 

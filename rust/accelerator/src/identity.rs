@@ -2,7 +2,7 @@
 //!
 //! Depends on the hardware's configuration.
 
-use quasar_core::hardware::Hardware;
+use quasar_hardware::Hardware;
 use sha2::{Digest, Sha256};
 
 /// The first 64 bits of the SHA-256 of a configuration's TOML form: what the bitstream of that configuration reports.

@@ -5,9 +5,9 @@
 use std::fmt;
 
 use quasar_core::error::{Error, Result};
-use quasar_core::hardware::Hardware;
 use quasar_core::subnet::config::Pool;
 use quasar_core::Subnet;
+use quasar_hardware::Hardware;
 
 use crate::arena_layout;
 use crate::isa::{check, sealed, Command, PORT_BYTES};

@@ -2,8 +2,8 @@
 //!
 //! Shared by all that executes commands. Depends on the hardware's configuration.
 
-use quasar_core::hardware::configuration::{key_banks, value_banks};
-use quasar_core::hardware::Hardware;
+use quasar_hardware::configuration::{key_banks, value_banks};
+use quasar_hardware::Hardware;
 
 use crate::isa::{PORT_BYTES, ROW_BYTES};
 

@@ -1,12 +1,12 @@
 //! Random subnets and configurations for tests. Depends on the subnet's schema, so that whatever a subnet has is drawn.
 
 use proptest::prelude::*;
-use quasar_core::hardware::configuration::{Array, Buffers, Configuration, Lanes, Multipliers};
-use quasar_core::hardware::{Board, Hardware, Mode, Workload};
 use quasar_core::subnet::config::Config;
 use quasar_core::subnet::container::Dtype;
 use quasar_core::subnet::schema::{self, Rule};
 use quasar_core::Subnet;
+use quasar_hardware::configuration::{Array, Buffers, Configuration, Lanes, Multipliers};
+use quasar_hardware::{Board, Hardware, Mode, Workload};
 use serde_json::json;
 
 /// `SplitMix64`: a seed is a subnet.

@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 use std::fmt::Write;
 
 use quasar_core::error::{Error, Result};
-use quasar_core::hardware::packing::{Activation, Pair};
 use quasar_core::subnet::config::Pool;
+use quasar_hardware::packing::{Activation, Pair};
 
 use crate::arena_layout::{check_of, words, Destination};
 use crate::compile::{kind, pool, source, target};

@@ -3,13 +3,14 @@
 use quasar_accelerator::compile::schedule;
 use quasar_accelerator::events::{array_cycles, frame_alone, intervals, steady, Work};
 use quasar_accelerator::isa::Unit;
-use quasar_core::hardware::configuration::{
+use quasar_core::subnet::config::Pool;
+use quasar_cost::{estimate, explore};
+use quasar_hardware::configuration::{
     Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers,
 };
-use quasar_core::hardware::workload::{BlockWork, Rows, Setting};
-use quasar_core::hardware::{estimate, explore, Board, Workload};
-use quasar_core::space::{Architecture, BlockShape, Space};
-use quasar_core::subnet::config::Pool;
+use quasar_hardware::workload::{BlockWork, RowWidths, Setting};
+use quasar_hardware::{Board, Workload};
+use quasar_search::space::{Architecture, BlockShape, Space};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../python/quasar_rt");
 
@@ -35,10 +36,10 @@ impl Draw {
     }
 
     /// Four bits, eight bits or a mix.
-    fn rows(&mut self, rows: u64) -> Rows {
+    fn rows(&mut self, rows: u64) -> RowWidths {
         let mix = self.of(0, rows);
         let eight_bit = self.from(&[0, rows, mix, mix]);
-        Rows {
+        RowWidths {
             four_bit: rows - eight_bit,
             eight_bit,
         }
@@ -167,12 +168,8 @@ fn deit_tiny(eight_bit: f64) -> Workload {
         embed: 192,
         blocks: vec![block; 12],
     };
-    Workload::of_architecture(
-        "deit-tiny",
-        &Space::from_toml(&text).unwrap(),
-        &architecture,
-    )
-    .unwrap()
+    let space = Space::from_toml(&text).unwrap();
+    space.workload("deit-tiny", &architecture).unwrap()
 }
 
 #[test]

@@ -258,14 +258,16 @@ impl Error {
         Self::NotASubnet(excerpt(problem.as_ref()))
     }
 
-    pub(crate) fn config(key: impl AsRef<str>, problem: impl AsRef<str>) -> Self {
+    /// Returns [`Error::InvalidConfig`]; the texts may come from a file and are cut to a bounded length.
+    pub fn config(key: impl AsRef<str>, problem: impl AsRef<str>) -> Self {
         Self::InvalidConfig {
             key: excerpt(key.as_ref()),
             problem: excerpt(problem.as_ref()),
         }
     }
 
-    pub(crate) fn settings(
+    /// Returns [`Error::InvalidSettings`]; the texts may come from a file and are cut to a bounded length.
+    pub fn settings(
         document: impl AsRef<str>,
         key: impl AsRef<str>,
         problem: impl AsRef<str>,
@@ -277,7 +279,8 @@ impl Error {
         }
     }
 
-    pub(crate) fn other_search(what: &'static str, saved: &str, this: &str) -> Self {
+    /// Returns [`Error::OtherSearch`]; the texts may come from a file.
+    pub fn other_search(what: &'static str, saved: &str, this: &str) -> Self {
         Self::OtherSearch {
             what,
             saved: excerpt(saved),
@@ -293,12 +296,41 @@ impl Error {
     }
 }
 
+/// Returns serde's message with the user's words for the type that it expected; serde names Rust's types.
+pub fn in_words(message: &str) -> String {
+    const EXPECTED: &str = ", expected ";
+    let Some(at) = message.rfind(EXPECTED) else {
+        return message.into();
+    };
+    let (found, expected) = message.split_at(at);
+    let expected = &expected[EXPECTED.len()..];
+    // JSON's place stands last.
+    let (kind, place) = expected.split_at(expected.find(" at line ").unwrap_or(expected.len()));
+    let kind = match kind {
+        "usize" | "u64" | "u32" => "a whole number of at least 0",
+        "u16" => "a whole number from 0 to 65535",
+        "u8" => "a whole number from 0 to 255",
+        "i64" | "i32" => "a whole number",
+        "f64" | "f32" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
+    };
+    let found = found
+        .replace("invalid type: map", "invalid type: table")
+        .replace("invalid type: sequence", "invalid type: list")
+        .replace(" as i128", "");
+    format!("{found}{EXPECTED}{kind}{place}")
+}
+
 /// Characters of a file's text in a message, at most.
 const MAX_EXCERPT: usize = 200;
 
 /// Text of unknown origin for a message: of bounded length, without control characters. Keeps both ends, since what is wrong often
 /// stands last.
-pub(crate) fn excerpt(text: &str) -> String {
+pub fn excerpt(text: &str) -> String {
     if text.chars().nth(MAX_EXCERPT).is_none() {
         return printable(text);
     }
@@ -316,7 +348,7 @@ pub(crate) fn excerpt(text: &str) -> String {
 }
 
 /// Text with its control characters escaped.
-pub(crate) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() {

@@ -11,9 +11,6 @@
 //! | [`trace`] | notes intermediates or times on the way | [`trace::Trace`] |
 //! | [`verify`] | runs the linear layers again as 4-bit atoms in row pairs | differences |
 //!
-//! Beside that path, for the host: [`space`] is the family of networks that search chooses from; its files are read by [`settings`].
-//! [`hardware`] models the accelerator that will run them.
-//!
 //! [`error`], [`cache`] and the threads of `pool` are below them all. The arithmetic is `quasar-kernels`', as `docs/integer-model.md` defines it.
 
 #![forbid(unsafe_code)]
@@ -23,14 +20,10 @@ pub mod cpu;
 pub mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-pub mod hardware;
 pub mod network;
 mod pool;
 pub mod preprocess;
 pub mod rows;
-pub mod search;
-pub mod settings;
-pub mod space;
 pub mod subnet;
 pub mod trace;
 pub mod verify;

@@ -1,4 +1,4 @@
-//! See `quasar_core::fuzzing::search_state`.
+//! See `quasar_search::fuzzing::search_state`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quasar_core::fuzzing::search_state(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quasar_search::fuzzing::search_state(bytes));

@@ -1,4 +1,4 @@
-//! See `quasar_core::fuzzing::space_toml`.
+//! See `quasar_search::fuzzing::space_toml`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quasar_core::fuzzing::space_toml(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quasar_search::fuzzing::space_toml(bytes));

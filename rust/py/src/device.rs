@@ -12,8 +12,8 @@ use quasar_accelerator::sim::{Sim, SimLibrary};
 use quasar_accelerator::transport::{Buffer, Transport};
 use quasar_accelerator::Program;
 use quasar_core::error::{Error, Result};
-use quasar_core::hardware::Hardware;
 use quasar_core::Subnet;
+use quasar_hardware::Hardware;
 
 use crate::errors::{invalid_value, to_py};
 

@@ -2,8 +2,9 @@
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use quasar_core::hardware::{self, explore, Mode, Resources};
-use quasar_core::space::{Architecture, BlockShape};
+use quasar_cost::{explore, Resources};
+use quasar_hardware::Mode;
+use quasar_search::space::{Architecture, BlockShape};
 
 use crate::errors::{invalid_value, to_py};
 use crate::space::Space;
@@ -27,7 +28,7 @@ fn json(value: &impl serde::Serialize) -> PyResult<String> {
 /// A checked board, immutable.
 #[pyclass(frozen, module = "quasar_rt._native")]
 pub struct Board {
-    board: hardware::Board,
+    board: quasar_hardware::Board,
 }
 
 #[pymethods]
@@ -35,7 +36,7 @@ impl Board {
     #[staticmethod]
     fn from_toml(text: &str) -> PyResult<Self> {
         Ok(Self {
-            board: hardware::Board::from_toml(text).map_err(to_py)?,
+            board: quasar_hardware::Board::from_toml(text).map_err(to_py)?,
         })
     }
 
@@ -51,7 +52,7 @@ impl Board {
 /// A network's sizes and row widths, immutable.
 #[pyclass(frozen, module = "quasar_rt._native")]
 pub struct Workload {
-    pub workload: hardware::Workload,
+    pub workload: quasar_hardware::Workload,
 }
 
 #[pymethods]
@@ -59,7 +60,7 @@ impl Workload {
     #[staticmethod]
     fn of_subnet(subnet: &Subnet) -> Self {
         Self {
-            workload: hardware::Workload::of_subnet(&subnet.subnet),
+            workload: quasar_hardware::Workload::of_subnet(&subnet.subnet),
         }
     }
 
@@ -81,7 +82,7 @@ impl Workload {
             embed,
             blocks: blocks.collect(),
         };
-        let workload = hardware::Workload::of_architecture(name, &space.space, &architecture);
+        let workload = space.space.workload(name, &architecture);
         Ok(Self {
             workload: workload.map_err(to_py)?,
         })
@@ -99,20 +100,21 @@ impl Workload {
 /// A checked configuration for a board, immutable.
 #[pyclass(frozen, module = "quasar_rt._native")]
 pub struct Hardware {
-    pub hardware: hardware::Hardware,
+    pub hardware: quasar_hardware::Hardware,
 }
 
 #[pymethods]
 impl Hardware {
     #[staticmethod]
     fn board_name(text: &str) -> PyResult<String> {
-        hardware::Hardware::board_name(text).map_err(to_py)
+        quasar_hardware::Hardware::board_name(text).map_err(to_py)
     }
 
     #[staticmethod]
     fn from_toml(text: &str, board: &Board) -> PyResult<Self> {
         Ok(Self {
-            hardware: hardware::Hardware::from_toml(text, board.board.clone()).map_err(to_py)?,
+            hardware: quasar_hardware::Hardware::from_toml(text, board.board.clone())
+                .map_err(to_py)?,
         })
     }
 
@@ -142,7 +144,7 @@ impl Hardware {
     ) -> PyResult<Self> {
         let mode = mode_of(mode)?;
         let (board, space) = (&board.board, &space.space);
-        py.detach(|| hardware::explore_space(board, space, clock_mhz, mode))
+        py.detach(|| quasar_search::explore_space(board, space, clock_mhz, mode))
             .map(|hardware| Self { hardware })
             .map_err(to_py)
     }
@@ -205,7 +207,7 @@ pub fn hardware_modes() -> Vec<(&'static str, bool)> {
 pub fn estimate(py: Python<'_>, workload: &Workload, hardware: &Hardware) -> PyResult<String> {
     let (workload, hardware) = (&workload.workload, &hardware.hardware);
     let estimate = py
-        .detach(|| hardware::estimate(workload, hardware))
+        .detach(|| quasar_cost::estimate(workload, hardware))
         .map_err(to_py)?;
     json(&estimate)
 }
@@ -213,7 +215,7 @@ pub fn estimate(py: Python<'_>, workload: &Workload, hardware: &Hardware) -> PyR
 /// Costs of every network of a space.
 #[pyclass(frozen, module = "quasar_rt._native")]
 pub struct CostTable {
-    pub table: hardware::CostTable,
+    pub table: quasar_search::CostTable,
 }
 
 #[pymethods]
@@ -221,7 +223,7 @@ impl CostTable {
     #[new]
     fn new(py: Python<'_>, space: &Space, hardware: &Hardware) -> PyResult<Self> {
         let (space, hardware) = (&space.space, &hardware.hardware);
-        let table = py.detach(|| hardware::CostTable::new(space, hardware));
+        let table = py.detach(|| quasar_search::CostTable::new(space, hardware));
         Ok(Self {
             table: table.map_err(to_py)?,
         })

@@ -11,12 +11,11 @@ use numpy::{
 };
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use quasar_core::hardware;
-use quasar_core::search::{
-    self, knapsack::Knapsack, pareto, predictor::CrossValidation, proxy::ProxyTable, statistics,
-    Candidate, Genomes, Genotype, Nsga2, Settings,
-};
 use quasar_core::Error;
+use quasar_search::{
+    self as search, knapsack::Knapsack, pareto, predictor::CrossValidation, proxy::ProxyTable,
+    statistics, Candidate, Genomes, Genotype, Nsga2, Settings,
+};
 
 use crate::errors::{invalid_value, to_py};
 use crate::hardware::CostTable;
@@ -37,13 +36,13 @@ type Generation = (usize, f64, Vec<Option<f64>>);
 /// Choices, value, cost.
 type Solution = (Vec<usize>, f64, u64);
 
-type Core = Nsga2<Arc<hardware::CostTable>>;
+type Core = Nsga2<Arc<quasar_search::CostTable>>;
 
 /// A search of a space on one hardware configuration.
 #[pyclass(frozen, module = "quasar_rt._native")]
 pub struct Search {
     core: Mutex<Core>,
-    space: quasar_core::space::Space,
+    space: quasar_search::space::Space,
     digest: String,
     source: String,
 }

@@ -2,7 +2,7 @@
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
-use quasar_core::space::{self, Architecture, BlockShape};
+use quasar_search::space::{self, Architecture, BlockShape};
 
 use crate::errors::to_py;
 

@@ -1,11 +1,11 @@
 //! The subnet's `config`: its types, its limits, and what follows from it (grid, tokens).
 //!
-//! Depends on [`crate::error`] and the words of [`crate::settings`]. The keys are described in `docs/subnet-file.md`, the limits in `docs/integer-model.md`.
+//! Depends on [`crate::error`] only. The keys are described in `docs/subnet-file.md`, the limits in `docs/integer-model.md`.
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::in_words;
 use crate::error::{Error, Result};
-use crate::settings::in_words;
 
 /// Bytes of `config`, at most.
 pub const MAX_CONFIG_BYTES: usize = 1 << 20;
@@ -302,17 +302,24 @@ impl Config {
 
 impl Patch {
     /// Rows and columns of patches over `image`; both must have been checked.
-    pub(crate) fn grid(self, image: Image) -> (usize, usize) {
+    /// Returns the rows and columns of patches in an image.
+    pub fn grid(self, image: Image) -> (usize, usize) {
         let count = |side: usize| (side + 2 * self.pad - self.kernel) / self.stride + 1;
         (count(image.height), count(image.width))
     }
 
     /// Values of a patch: channels * kernel^2.
-    pub(crate) fn len(self, image: Image) -> usize {
+    /// Returns the values of one patch.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(self, image: Image) -> usize {
         image.channels * self.kernel * self.kernel
     }
 
-    pub(crate) fn check(self, image: Image) -> Result<()> {
+    /// Refuses sizes beyond the limits.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] names the key.
+    pub fn check(self, image: Image) -> Result<()> {
         within("patch.kernel", self.kernel, 1, MAX_IMAGE_SIDE)?;
         within("patch.stride", self.stride, 1, MAX_IMAGE_SIDE)?;
         within("patch.pad", self.pad, 0, self.kernel - 1)?;
@@ -339,7 +346,11 @@ impl Block {
 }
 
 impl Image {
-    pub(crate) fn check(self) -> Result<()> {
+    /// Refuses sizes beyond the limits.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] names the key.
+    pub fn check(self) -> Result<()> {
         within("image.height", self.height, 1, MAX_IMAGE_SIDE)?;
         within("image.width", self.width, 1, MAX_IMAGE_SIDE)?;
         if self.channels != 1 && self.channels != 3 {
@@ -374,7 +385,11 @@ fn check_text(key: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn within(key: &str, value: usize, least: usize, most: usize) -> Result<()> {
+/// Refuses a value outside `[least, most]`.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] names `key` and the limits.
+pub fn within(key: &str, value: usize, least: usize, most: usize) -> Result<()> {
     if (least..=most).contains(&value) {
         Ok(())
     } else {

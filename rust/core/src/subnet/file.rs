@@ -10,7 +10,7 @@ const MAX_LINKS: usize = 40;
 
 /// Writes a file atomically: a temporary file beside it, synced, then renamed over it. Follows symbolic links, keeps an existing file's
 /// mode, and replaces nothing but regular files. On failure nothing is left behind and an existing file stays as it was.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let path = follow_links(path)?;
     if path.file_name().is_none() {
         return Err(io::Error::other("the path names no file"));

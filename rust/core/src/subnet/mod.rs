@@ -4,7 +4,7 @@
 
 pub mod config;
 pub mod container;
-pub(crate) mod file;
+pub mod file;
 mod json;
 pub mod schema;
 
@@ -265,8 +265,11 @@ impl Subnet {
         }
     }
 
-    /// A tensor that the config calls for.
-    pub(crate) fn expect(&self, name: &str) -> &Tensor {
+    /// Returns a tensor that the configuration calls for.
+    ///
+    /// # Panics
+    /// Where the configuration does not call for it.
+    pub fn expect(&self, name: &str) -> &Tensor {
         self.tensors
             .get(name)
             .expect("the set of tensors is checked when the subnet is made")

@@ -1,8 +1,9 @@
 //! The hardware model as a search sees it. Depends on [`crate::hardware`].
 
+use quasar_core::error::Result;
+
 use super::nsga2::{Cost, CostModel};
-use crate::error::Result;
-use crate::hardware::CostTable;
+use crate::CostTable;
 
 impl CostModel for CostTable {
     /// The violation is the number of blocks that the buffers do not hold.

@@ -1,14 +1,15 @@
 //! Tests of the model as a whole.
 
 use proptest::prelude::*;
-
-use super::boards::Board;
-use super::configuration::{Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers};
-use super::explore::{explore, explore_space, workloads_of_space};
-use super::workload::Workload;
-use super::{estimate, CostTable, Resources};
-use crate::space::{Architecture, BlockShape, Space};
-use crate::Error;
+use quasar_core::Error;
+use quasar_cost::{estimate, explore, Resources};
+use quasar_hardware::configuration::{
+    Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers,
+};
+use quasar_hardware::{Board, Workload};
+use quasar_search::explore::{explore_space, workloads_of_space};
+use quasar_search::space::{Architecture, BlockShape, Space};
+use quasar_search::CostTable;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../python/quasar_rt");
 
@@ -43,7 +44,7 @@ fn deit(heads: usize, eight_bit: f64) -> Workload {
         embed: 64 * heads,
         blocks: vec![block; 12],
     };
-    Workload::of_architecture("deit", &space("tiny"), &architecture).unwrap()
+    space("tiny").workload("deit", &architecture).unwrap()
 }
 
 fn configuration(board: &Board, workload: &Workload, array: Array, lanes: Lanes) -> Configuration {
@@ -152,7 +153,7 @@ proptest! {
         let array = Array { tokens, pairs, lut_pairs: 0 };
         let few = lane.min(tokens);
         let lanes = lanes(few, tokens.div_ceil(few), few.div_ceil(2));
-        let largest = Workload::of_architecture("largest", &space, &space.decode(&space.largest()).unwrap()).unwrap();
+        let largest = space.workload("largest", &space.decode(&space.largest()).unwrap()).unwrap();
         let mut configuration = configuration(&board, &largest, array, lanes);
         configuration.frames = frames;
         configuration.axi_ports = ports;
@@ -163,7 +164,7 @@ proptest! {
         let (fastest, slowest) = (table.fastest().unwrap(), table.slowest().unwrap());
         for seed in seeds {
             let genome = space.sample(seed, &[]);
-            let workload = Workload::of_architecture("drawn", &space, &space.decode(&genome).unwrap()).unwrap();
+            let workload = space.workload("drawn", &space.decode(&genome).unwrap()).unwrap();
             let estimate = estimate(&workload, &hardware).unwrap();
             let cost = table.cost(&genome);
             prop_assert_eq!(
@@ -239,7 +240,7 @@ fn a_small_layer_takes_the_cycles_counted_by_hand() {
         embed: 16,
         blocks: vec![block.clone(), block],
     };
-    let workload = Workload::of_architecture("by hand", &space, &architecture).unwrap();
+    let workload = space.workload("by hand", &architecture).unwrap();
     let board = board("zcu102");
     let array = Array {
         tokens: 6,
@@ -463,7 +464,7 @@ fn a_subnet_and_its_architecture_cost_the_same() {
         "all-4",
         "all-8",
     ] {
-        let subnet = crate::Subnet::load(format!("{folder}/{name}.qvit")).unwrap();
+        let subnet = quasar_core::Subnet::load(format!("{folder}/{name}.qvit")).unwrap();
         let workload = Workload::of_subnet(&subnet);
         assert_eq!(workload.macs(), subnet.summary().macs, "{name}");
         let rows: u64 = subnet.summary().layers.iter().map(|l| l.rows8 as u64).sum();
@@ -657,7 +658,7 @@ proptest! {
         prop_assume!(heads * head_dim <= 4096);
         let block = BlockShape { heads, head_dim, hidden, eight_bit: [eight_bit; 4] };
         let architecture = Architecture { embed, blocks: vec![block; depth] };
-        let workload = Workload::of_architecture("any", &space("tiny"), &architecture).unwrap();
+        let workload = space("tiny").workload("any", &architecture).unwrap();
         let board = board("zcu102");
         let array = Array { tokens, pairs, lut_pairs: u64::from(mode == 2) * 3 };
         let lanes = lanes(lane.min(tokens), lane.min(tokens), lane.min(tokens));

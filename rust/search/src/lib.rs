@@ -1,7 +1,11 @@
-//! Search for networks of a [`crate::space`]: as accurate as can be at every modelled frame rate.
+//! quasar-search: searches a space for the most accurate network at every modelled frame rate. For the host.
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`space`] | defines the family of networks and names its members by genomes |
+//! | [`workload`] | says what a space's networks ask of the accelerator |
+//! | [`explore`] | picks the accelerator's configuration for a space |
+//! | [`tables`] | looks up costs for millions of genomes a second |
 //! | [`nsga2`] | the search itself, as ask and tell; scores come from the caller, FPS from a [`CostModel`] |
 //! | [`state`] | a search's scores as bytes, from which it goes on |
 //! | [`pareto`] | fronts, crowding, hypervolume of two objectives |
@@ -10,13 +14,15 @@
 //! | [`proxy`] | a score without a checkpoint |
 //! | [`knapsack`] | 8-bit fractions of a fixed architecture, exactly |
 //! | [`statistics`] | Kendall's tau, its interval and p-value |
-//!
-//! Depends on [`crate::space`]; on [`crate::hardware`] in `costs` alone, which makes its tables a [`CostModel`].
 
+#![forbid(unsafe_code)]
 // Ranks, fronts and ties are questions of equality.
 #![allow(clippy::float_cmp)]
 
 mod costs;
+pub mod explore;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod genome;
 pub mod knapsack;
 pub mod nsga2;
@@ -24,9 +30,15 @@ pub mod pareto;
 pub mod predictor;
 pub mod proxy;
 mod random;
+pub mod space;
 pub mod state;
 pub mod statistics;
+pub mod tables;
+pub mod workload;
 
+pub use explore::explore_space;
 pub use genome::{Genomes, Genotype};
 pub use nsga2::{Candidate, Cost, CostModel, Nsga2, Settings};
 pub use predictor::Predictor;
+pub use space::Space;
+pub use tables::CostTable;

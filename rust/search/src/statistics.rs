@@ -1,9 +1,10 @@
 //! Rank correlation between two scores of the same networks.
 //!
-//! Depends on [`crate::error`] and `random`.
+//! Depends on [`quasar_core::error`] and `random`.
+
+use quasar_core::error::{Error, Result};
 
 use super::random::SplitMix64;
-use crate::error::{Error, Result};
 
 /// Observations up to which the p-value of tau is exact (where there are no ties).
 const EXACT: usize = 50;

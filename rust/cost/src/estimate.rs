@@ -1,16 +1,16 @@
 //! One frame of a network on a configuration, layer by layer. Everything here is modelled.
 //!
-//! Depends on [`super::cycles`] and [`super::resources`].
+//! Depends on [`crate::cycles`] and [`crate::resources`].
 
+use quasar_core::error::Result;
+use quasar_hardware::boards::{Amounts, Board};
+use quasar_hardware::configuration::Hardware;
+use quasar_hardware::declared::COMMAND_BYTES;
+use quasar_hardware::workload::{BlockWork, RowWidths, Setting, Workload};
 use serde::Serialize;
 
-use super::boards::{Amounts, Board};
-use super::configuration::Hardware;
-use super::cycles::declared::COMMAND_BYTES;
-use super::cycles::{Model, Phase, Stage, Totals};
-use super::resources::Resources;
-use super::workload::{BlockWork, Rows, Setting, Workload};
-use crate::error::Result;
+use crate::cycles::{Model, Phase, Stage, Totals};
+use crate::resources::Resources;
 
 /// What limits a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -99,7 +99,7 @@ pub struct Estimate {
     pub clock_mhz: f64,
     /// Mode's name.
     pub mode: &'static str,
-    /// Whether that mode is the accelerator's ([`super::Mode::hls`]).
+    /// Whether that mode is the accelerator's ([`quasar_hardware::Mode::hls`]).
     pub hls: bool,
     /// Frames in flight.
     pub frames: u64,
@@ -163,7 +163,8 @@ pub struct Cost {
 }
 
 impl Cost {
-    pub(crate) fn new(totals: &Totals, clock_hz: f64, fits: bool) -> Self {
+    /// Converts cycles to seconds.
+    pub fn new(totals: &Totals, clock_hz: f64, fits: bool) -> Self {
         Self {
             fps: clock_hz / totals.period() as f64,
             latency_s: totals.alone() as f64 / clock_hz,
@@ -197,7 +198,7 @@ pub fn host_estimate(board: &Board, setting: &Setting) -> HostEstimate {
 }
 
 /// Cost of a network, without the layers.
-pub(crate) fn totals(workload: &Workload, model: &Model<'_>) -> Totals {
+pub fn totals(workload: &Workload, model: &Model<'_>) -> Totals {
     let mut sum = model.end_totals(&model.embedding(workload.embed, workload.patch_rows));
     for (i, work) in workload.blocks.iter().enumerate() {
         let last = i + 1 == workload.blocks.len();
@@ -210,7 +211,7 @@ pub(crate) fn totals(workload: &Workload, model: &Model<'_>) -> Totals {
 /// Models one frame of a network.
 ///
 /// # Errors
-/// [`crate::Error::DoesNotFit`] where the network exceeds a buffer.
+/// [`quasar_core::Error::DoesNotFit`] where the network exceeds a buffer.
 pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
     hardware.check_fit(workload)?;
     let model = Model::new(hardware, workload.setting);
@@ -297,7 +298,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn layer(&mut self, name: &str, tokens: u64, rows: Rows, columns: u64, stage: &Stage) {
+    fn layer(&mut self, name: &str, tokens: u64, rows: RowWidths, columns: u64, stage: &Stage) {
         let stalls = [
             (Bound::Compute, stage.gap),
             (Bound::Memory, stage.weight_stall),
@@ -342,7 +343,7 @@ impl Builder<'_> {
         let attention = model.attention_half(d, work, last);
         let mlp = model.mlp_half(d, work, last);
         let name = |part: &str| format!("blocks.{i}.{part}");
-        let all = |rows: u64| Rows {
+        let all = |rows: u64| RowWidths {
             four_bit: 0,
             eight_bit: rows,
         };

@@ -1,10 +1,9 @@
 //! Settings files in TOML: bounded size, unknown keys refused (by the types), errors that name the file and the key.
 //!
-//! Depends on [`crate::error`] only.
+//! Depends on [`quasar_core::error`] only.
 
+use quasar_core::error::{in_words, Error, Result};
 use serde::de::DeserializeOwned;
-
-use crate::error::{Error, Result};
 
 /// Bytes of a settings file, at most.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -29,37 +28,8 @@ pub fn parse<T: DeserializeOwned>(document: &str, text: &str) -> Result<T> {
     })
 }
 
-/// What serde says, with the user's words for the type that it expected: it names Rust's.
-pub(crate) fn in_words(message: &str) -> String {
-    const EXPECTED: &str = ", expected ";
-    let Some(at) = message.rfind(EXPECTED) else {
-        return message.into();
-    };
-    let (found, expected) = message.split_at(at);
-    let expected = &expected[EXPECTED.len()..];
-    // JSON's place stands last.
-    let (kind, place) = expected.split_at(expected.find(" at line ").unwrap_or(expected.len()));
-    let kind = match kind {
-        "usize" | "u64" | "u32" => "a whole number of at least 0",
-        "u16" => "a whole number from 0 to 65535",
-        "u8" => "a whole number from 0 to 255",
-        "i64" | "i32" => "a whole number",
-        "f64" | "f32" => "a number",
-        "a boolean" => "true or false",
-        "a sequence" => "a list",
-        "a map" => "a table",
-        other if other.starts_with("struct ") => "a table",
-        other => other,
-    };
-    let found = found
-        .replace("invalid type: map", "invalid type: table")
-        .replace("invalid type: sequence", "invalid type: list")
-        .replace(" as i128", "");
-    format!("{found}{EXPECTED}{kind}{place}")
-}
-
 /// [`Error::InvalidConfig`] of a shared check, as an error of this settings file.
-pub(crate) fn of_config(document: &str, error: Error) -> Error {
+pub fn of_config(document: &str, error: Error) -> Error {
     match error {
         Error::InvalidConfig { key, problem } => Error::settings(document, key, problem),
         other => other,

@@ -1,27 +1,21 @@
 //! What a network asks of the accelerator: sizes and row widths, without weights.
 //!
-//! Depends on [`crate::subnet`] and [`crate::space`].
+//! Depends on [`quasar_core::subnet`].
 
+use quasar_core::subnet::config::{Pool, ResizeMode};
+use quasar_core::subnet::Subnet;
 use serde::Serialize;
-
-use super::boards::number;
-use crate::error::{Error, Result};
-use crate::space::{eight_bit_rows, Architecture, BlockShape, Space};
-use crate::subnet::config::{
-    within, Pool, ResizeMode, MAX_COLUMNS, MAX_DEPTH, MAX_EMBED, MAX_HEADS, MAX_HEAD_DIM,
-};
-use crate::subnet::Subnet;
 
 /// Rows of a matrix by width.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-pub struct Rows {
+pub struct RowWidths {
     /// 4-bit rows.
     pub four_bit: u64,
     /// 8-bit rows.
     pub eight_bit: u64,
 }
 
-impl Rows {
+impl RowWidths {
     /// Rows of both widths.
     pub const fn total(self) -> u64 {
         self.four_bit + self.eight_bit
@@ -32,18 +26,11 @@ impl Rows {
         self.four_bit.div_ceil(2) + self.eight_bit
     }
 
-    const fn all_eight_bit(rows: u64) -> Self {
+    /// Returns the widths of a matrix whose rows all have 8 bits.
+    pub const fn all_eight_bit(rows: u64) -> Self {
         Self {
             four_bit: 0,
             eight_bit: rows,
-        }
-    }
-
-    fn of_fraction(rows: usize, fraction: f64) -> Self {
-        let eight_bit = eight_bit_rows(rows, fraction) as u64;
-        Self {
-            four_bit: rows as u64 - eight_bit,
-            eight_bit,
         }
     }
 
@@ -67,17 +54,17 @@ pub struct BlockWork {
     /// Rows of fc1.
     pub hidden: u64,
     /// Rows of qkv that make queries.
-    pub query: Rows,
+    pub query: RowWidths,
     /// Rows of qkv that make keys.
-    pub key: Rows,
+    pub key: RowWidths,
     /// Rows of qkv that make values.
-    pub value: Rows,
+    pub value: RowWidths,
     /// Rows of the projection.
-    pub proj: Rows,
+    pub proj: RowWidths,
     /// Rows of fc1.
-    pub fc1: Rows,
+    pub fc1: RowWidths,
     /// Rows of fc2.
-    pub fc2: Rows,
+    pub fc2: RowWidths,
 }
 
 impl BlockWork {
@@ -87,36 +74,8 @@ impl BlockWork {
     }
 
     /// All rows of qkv.
-    pub const fn qkv(&self) -> Rows {
+    pub const fn qkv(&self) -> RowWidths {
         self.query.plus(self.key).plus(self.value)
-    }
-
-    /// A block of a network with this embedding size. Where the shape alone is known, queries, keys and values have their proportional
-    /// parts of qkv's 8-bit rows.
-    pub fn of_shape(embed: usize, shape: &BlockShape) -> Self {
-        let inner = (shape.heads * shape.head_dim) as u64;
-        let [qkv, proj, fc1, fc2] = shape.eight_bit;
-        let whole = Rows::of_fraction(3 * inner as usize, qkv);
-        let query = (Rows::of_fraction(inner as usize, qkv).eight_bit).clamp(
-            whole.eight_bit.saturating_sub(2 * inner),
-            whole.eight_bit.min(inner),
-        );
-        let part = |eight_bit: u64| Rows {
-            four_bit: inner - eight_bit,
-            eight_bit,
-        };
-        let others = whole.eight_bit - query;
-        Self {
-            heads: shape.heads as u64,
-            head_dim: shape.head_dim as u64,
-            hidden: shape.hidden as u64,
-            query: part(query),
-            key: part(others.div_ceil(2)),
-            value: part(others / 2),
-            proj: Rows::of_fraction(embed, proj),
-            fc1: Rows::of_fraction(shape.hidden, fc1),
-            fc2: Rows::of_fraction(embed, fc2),
-        }
     }
 }
 
@@ -142,57 +101,22 @@ pub struct Setting {
 /// Pixels of a picture that stands for `ImageNet`'s, whose usual size is 500x375 (assumed), where the network's input is of such a size.
 pub const SOURCE_PIXELS: u64 = 500 * 375;
 /// Images smaller than this are data sets' own sizes and are taken as they are.
-const SMALLEST_RESIZED: usize = 128 * 128;
+pub const SMALLEST_RESIZED: usize = 128 * 128;
 
 impl Setting {
     /// Tokens N.
     pub const fn tokens(&self) -> u64 {
         self.prefix_tokens + self.patches
     }
-
-    /// What all networks of a space share.
-    pub fn of_space(space: &Space) -> Self {
-        let pixels = space.image.height * space.image.width;
-        Self {
-            patches: space.patches() as u64,
-            prefix_tokens: (space.tokens() - space.patches()) as u64,
-            patch_len: space.patch_len() as u64,
-            classes: space.classes as u64,
-            pool: Pool::Token,
-            source_pixels: source_pixels(pixels),
-            resized: pixels >= SMALLEST_RESIZED,
-        }
-    }
 }
 
-fn source_pixels(pixels: usize) -> u64 {
+/// Returns the pixels of the picture that the host decodes for a network input of this size.
+pub fn source_pixels(pixels: usize) -> u64 {
     if pixels >= SMALLEST_RESIZED {
         SOURCE_PIXELS
     } else {
         pixels as u64
     }
-}
-
-fn check(architecture: &Architecture) -> Result<()> {
-    within("embed", architecture.embed, 1, MAX_EMBED)?;
-    within(
-        "blocks (their number)",
-        architecture.blocks.len(),
-        1,
-        MAX_DEPTH,
-    )?;
-    for (i, block) in architecture.blocks.iter().enumerate() {
-        let key = |part: &str| format!("blocks.{i}.{part}");
-        within(&key("heads"), block.heads, 1, MAX_HEADS)?;
-        within(&key("head_dim"), block.head_dim, 1, MAX_HEAD_DIM)?;
-        let inner = block.heads * block.head_dim;
-        within(&key("heads * head_dim"), inner, 1, MAX_COLUMNS)?;
-        within(&key("hidden"), block.hidden, 1, MAX_COLUMNS)?;
-        for fraction in block.eight_bit {
-            number(&key("eight_bit"), fraction, 0.0, 1.0)?;
-        }
-    }
-    Ok(())
 }
 
 /// A network's sizes and row widths.
@@ -205,45 +129,21 @@ pub struct Workload {
     /// Embedding size D.
     pub embed: u64,
     /// Rows of the patch embedding.
-    pub patch_rows: Rows,
+    pub patch_rows: RowWidths,
     /// The blocks, in order.
     pub blocks: Vec<BlockWork>,
     /// Rows of the head.
-    pub head_rows: Rows,
+    pub head_rows: RowWidths,
 }
 
 impl Workload {
-    /// That of a network of a space, or of its image and classes: the sizes need not be among its choices.
-    ///
-    /// # Errors
-    /// [`Error::InvalidValue`] names the size that is beyond the integer model's limits.
-    pub fn of_architecture(name: &str, space: &Space, architecture: &Architecture) -> Result<Self> {
-        check(architecture).map_err(|error| match error {
-            Error::InvalidConfig { key, problem } => {
-                Error::InvalidValue(format!("architecture: {key}: {problem}"))
-            }
-            other => other,
-        })?;
-        let setting = Setting::of_space(space);
-        Ok(Self {
-            name: name.into(),
-            setting,
-            embed: architecture.embed as u64,
-            patch_rows: Rows::all_eight_bit(architecture.embed as u64),
-            blocks: (architecture.blocks.iter())
-                .map(|shape| BlockWork::of_shape(architecture.embed, shape))
-                .collect(),
-            head_rows: Rows::all_eight_bit(setting.classes),
-        })
-    }
-
     /// That of a subnet: the widths of its own rows.
     pub fn of_subnet(subnet: &Subnet) -> Self {
         let config = subnet.config();
         let rows = |layer: &str, first: usize, last: usize| {
             let bits = &subnet.expect(&format!("{layer}.bits")).data()[first..last];
             let eight_bit: usize = bits.iter().map(|&b| usize::from(b == 8)).sum();
-            Rows {
+            RowWidths {
                 four_bit: (last - first - eight_bit) as u64,
                 eight_bit: eight_bit as u64,
             }

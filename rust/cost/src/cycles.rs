@@ -3,68 +3,18 @@
 //! The schedule that the formulas stand for is in `docs/hardware-model.md`. In short: tiles of (tokens x row pairs) follow each other
 //! without a gap; a tile's sums leave through a chain while the next tile adds up its own, so that draining costs time only where it
 //! takes longer than that; weights of the next tile of row pairs arrive meanwhile; two frames take turns, half a block each.
-//! Depends on [`super::configuration`], [`super::packing`] and [`super::workload`].
+//! Depends on [`quasar_hardware::configuration`], [`quasar_hardware::packing`] and [`quasar_hardware::workload`].
 
-use super::configuration::{Hardware, Mode};
-use super::packing::{Activation, Pair};
-use super::workload::{BlockWork, Rows, Setting};
-use crate::subnet::config::Pool;
-
-/// What the model takes for granted about the accelerator's loops: declared, to be met by the HLS and checked by its counters. All loops
-/// have an initiation interval of 1; depths and gaps are in cycles.
-pub mod declared {
-    /// Operand registers, multiplier and P of a slice.
-    pub const SLICE_DEPTH: u64 = 4;
-    /// From the chain's end to a stored code: join and correct the fields, shift, multiply, round, clamp, table, write.
-    pub const REQUANTIZE_DEPTH: u64 = 16;
-    /// From the chain's end to a stored score and the running maximum.
-    pub const SCORE_DEPTH: u64 = 8;
-    /// Difference, multiply, table, shift, sum, then the reciprocal of the last rows.
-    pub const EXPONENTIAL_DEPTH: u64 = 56;
-    /// Square root and reciprocal of the first tokens, then the normalising pipeline.
-    pub const NORM_DEPTH: u64 = 96;
-    /// Least cycles for each group of tokens: the square root and the reciprocal of the next group run beside the elements of this one.
-    pub const NORM_ROOT: u64 = 64;
-    /// Between two commands of a unit: its flattened loop ends, the next command's bounds are taken.
-    pub const COMMAND_GAP: u64 = 16;
-    /// From the last beat of a half to its last word, and to where it may be read.
-    pub const FILL_DEPTH: u64 = 2;
-    /// Between two passes of a tile, as they are planned ahead of issue.
-    pub const PLAN_INTERVAL: u64 = 8;
-    /// Between two groups of tokens of the softmax and two tiles of the norm, and two columns of a mean: an inner loop ends.
-    pub const LOOP_GAP: u64 = 32;
-    /// Between two commands that fetch hands out.
-    pub const FETCH_INTERVAL: u64 = 2;
-    /// Bytes of a command.
-    pub const COMMAND_BYTES: u64 = 32;
-    /// Bytes beside a row's weights: bias 4, mantissa 2, shift 1, destination 1, column 2, spare 6.
-    pub const ROW_BYTES: u64 = 16;
-    /// From a request to memory's first beat.
-    pub const MEMORY_LATENCY: u64 = 64;
-    /// Transfers that load requests ahead of the one that it reads.
-    pub const TRANSFERS_AHEAD: u64 = 4;
-    /// Beats of a burst, at most.
-    pub const BURST_BEATS: u64 = 64;
-    /// Beats of 4 KiB on a port, whose borders no burst crosses.
-    pub const SECTION_BEATS: u64 = 256;
-    /// Bursts that an AXI port requests and holds before the first is read to its end.
-    pub const OPEN_BURSTS: u64 = 8;
-    /// Share of an AXI port's cycles that carry data (bursts of 64 beats, several outstanding).
-    pub const AXI_EFFICIENCY: f64 = 0.9;
-}
-
-use declared::{
-    AXI_EFFICIENCY, BURST_BEATS, COMMAND_GAP, EXPONENTIAL_DEPTH, FILL_DEPTH, LOOP_GAP,
-    MEMORY_LATENCY, NORM_DEPTH, NORM_ROOT, OPEN_BURSTS, PLAN_INTERVAL, REQUANTIZE_DEPTH, ROW_BYTES,
-    SCORE_DEPTH, SLICE_DEPTH, TRANSFERS_AHEAD,
+use quasar_core::subnet::config::Pool;
+use quasar_hardware::configuration::{Hardware, Lanes, Mode};
+use quasar_hardware::declared::bytes_per_cycle;
+use quasar_hardware::declared::{
+    BURST_BEATS, COMMAND_GAP, EXPONENTIAL_DEPTH, FILL_DEPTH, LOOP_GAP, MEMORY_LATENCY, NORM_DEPTH,
+    NORM_ROOT, OPEN_BURSTS, PLAN_INTERVAL, REQUANTIZE_DEPTH, ROW_BYTES, SCORE_DEPTH, SLICE_DEPTH,
+    TRANSFERS_AHEAD,
 };
-
-/// Bytes that arrive from memory in a cycle.
-pub fn bytes_per_cycle(hardware: &Hardware) -> f64 {
-    let (board, configuration) = (hardware.board(), hardware.configuration());
-    let ports = (configuration.axi_ports * board.axi.bits) as f64 / 8.0 * AXI_EFFICIENCY;
-    ports.min(board.ddr.peak_gb_s * 1e9 * board.ddr.efficiency / hardware.clock_hz())
-}
+use quasar_hardware::packing::{Activation, Pair};
+use quasar_hardware::workload::{BlockWork, RowWidths, Setting};
 
 /// Where a tile's sums go.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -143,7 +93,7 @@ impl Stage {
 #[derive(Clone, Copy)]
 struct Gemm {
     tokens: u64,
-    rows: Rows,
+    rows: RowWidths,
     columns: u64,
     activation: Activation,
     drain: Drain,
@@ -323,7 +273,8 @@ pub struct Totals {
 }
 
 impl Totals {
-    pub(crate) fn add(&mut self, other: &Self) {
+    /// Adds another part of the frame.
+    pub fn add(&mut self, other: &Self) {
         self.interval += other.interval;
         self.latency += other.latency;
         self.transfer += other.transfer;
@@ -524,7 +475,7 @@ impl<'a> Model<'a> {
     }
 
     /// The patch embedding: of all tokens, prefix tokens being rows of zeros.
-    pub fn embedding(&self, embed: u64, rows: Rows) -> End {
+    pub fn embedding(&self, embed: u64, rows: RowWidths) -> End {
         let tokens = self.setting.tokens();
         let tiles = tokens.div_ceil(self.tokens());
         let mut product = self.linear(tokens, rows, self.setting.patch_len);
@@ -555,7 +506,7 @@ impl<'a> Model<'a> {
     }
 
     /// The head.
-    pub fn head(&self, embed: u64, rows: Rows) -> End {
+    pub fn head(&self, embed: u64, rows: RowWidths) -> End {
         let mut product = self.linear(1, rows, embed);
         // Weights come while the last block and its norm work; with two frames in flight, the other's products take some of that time.
         let tile = product.stage.load / product.stage.row_tiles;
@@ -642,7 +593,7 @@ impl<'a> Model<'a> {
         rows * (configuration.array.pairs + configuration.array.lut_pairs)
     }
 
-    fn lanes(&self) -> super::configuration::Lanes {
+    fn lanes(&self) -> Lanes {
         self.hardware.configuration().lanes
     }
 
@@ -759,7 +710,7 @@ impl<'a> Model<'a> {
     }
 
     /// Tiles of row pairs.
-    fn row_tiles(&self, rows: Rows) -> Vec<RowTile> {
+    fn row_tiles(&self, rows: RowWidths) -> Vec<RowTile> {
         let configuration = self.hardware.configuration();
         let (pairs, extra) = (configuration.array.pairs, configuration.array.lut_pairs);
         let four_bit = rows.four_bit.div_ceil(2);
@@ -817,7 +768,7 @@ impl<'a> Model<'a> {
     }
 
     /// A product with weights, requantized.
-    fn linear(&self, tokens: u64, rows: Rows, columns: u64) -> Product {
+    fn linear(&self, tokens: u64, rows: RowWidths, columns: u64) -> Product {
         self.gemm(Gemm {
             tokens,
             rows,
@@ -997,8 +948,8 @@ fn read_ahead(load: u64) -> u64 {
     (OPEN_BURSTS * load / bursts).min(TRANSFERS_AHEAD / 2 * load)
 }
 
-const fn eight_bit(rows: u64) -> Rows {
-    Rows {
+const fn eight_bit(rows: u64) -> RowWidths {
+    RowWidths {
         four_bit: 0,
         eight_bit: rows,
     }

@@ -3,10 +3,11 @@
 //! Features of a genome: one column for each choice of each gene that counts (a block beyond the depth has none), and one for each pair
 //! of the two leading genes (embed and depth), which a sum of their own effects does not capture. Depends on `genome`, `statistics`.
 
+use quasar_core::error::{Error, Result};
+
 use super::genome::{Genomes, Genotype};
 use super::random::SplitMix64;
 use super::statistics::kendall_tau;
-use crate::error::{Error, Result};
 
 /// Strengths that cross-validation chooses from, in units of one sample.
 pub const RIDGES: [f64; 7] = [0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0];

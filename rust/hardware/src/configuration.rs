@@ -1,14 +1,14 @@
 //! The accelerator's configuration: array, lanes, buffers, clock, mode. One TOML file; the board is named in it.
 //!
-//! Depends on [`super::boards`] and [`super::workload`].
+//! Depends on [`crate::boards`] and [`crate::workload`].
 
+use quasar_core::error::{Error, Result};
+use quasar_core::subnet::config::{within, MAX_COLUMNS, MAX_TOKENS};
 use serde::{Deserialize, Serialize};
 
-use super::boards::{number, Board, MAX_CLOCK_MHZ};
-use super::workload::{Setting, Workload};
-use crate::error::{Error, Result};
+use crate::boards::{number, Board, MAX_CLOCK_MHZ};
 use crate::settings;
-use crate::subnet::config::{within, MAX_COLUMNS, MAX_TOKENS};
+use crate::workload::{Setting, Workload};
 
 /// How weights use the array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -160,7 +160,7 @@ impl Buffers {
     }
 
     /// Those of a network whose blocks have these sizes.
-    pub(crate) fn of_sizes(
+    pub fn of_sizes(
         setting: &Setting,
         embed: u64,
         inner: u64,

@@ -1,8 +1,9 @@
 //! Genomes: what they are made of, many of them in one buffer, and which of them are known already.
 //!
-//! Depends on [`crate::space`] and [`crate::error`].
+//! Depends on [`crate::space`] and [`quasar_core::error`].
 
-use crate::error::{Error, Result};
+use quasar_core::error::{Error, Result};
+
 use crate::space::{Gene, Space};
 
 /// What a genome is made of: a number of choices for each gene, and how many genes count at each depth.

@@ -3,21 +3,20 @@
 //! Exhaustive over the array's shape, in the order of an upper bound on the speed (no stalls), so that it ends early and the best shape is
 //! never missed; for each shape the lanes shrink greedily, from one for each token to what fits, then to what costs next to nothing, and
 //! grow again where that shortens the latency. Deterministic.
-//! Depends on [`super::cycles`] and [`super::resources`].
+//! Depends on [`crate::cycles`] and [`crate::resources`].
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use super::boards::Board;
-use super::configuration::{
+use quasar_core::error::{Error, Result};
+use quasar_hardware::boards::Board;
+use quasar_hardware::configuration::{
     hls, Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers,
 };
-use super::cycles::{Model, Totals};
-use super::estimate::totals;
-use super::resources::Resources;
-use super::workload::{BlockWork, Workload};
-use crate::error::{Error, Result};
-use crate::space::Space;
+use quasar_hardware::workload::{BlockWork, RowWidths, Workload};
+
+use crate::cycles::{Model, Totals};
+use crate::resources::Resources;
 
 /// Throughput that a smaller number of lanes or ports may cost, as a share.
 const TOLERANCE: f64 = 5e-4;
@@ -25,40 +24,6 @@ const TOLERANCE: f64 = 5e-4;
 const LATENCY_TOLERANCE: f64 = 0.05;
 /// Latency that one larger number of lanes must save to be taken, as a share.
 const LATENCY_GAIN: f64 = 0.01;
-/// Sampled networks of a space, beside the largest and the smallest.
-const SAMPLES: u64 = 2;
-
-/// The networks that stand for a space: the largest, the smallest, and a few drawn from it.
-///
-/// # Errors
-/// None for a checked space.
-pub fn workloads_of_space(space: &Space) -> Result<Vec<Workload>> {
-    let mut genomes = vec![space.largest(), space.smallest()];
-    genomes.extend((0..SAMPLES).map(|k| space.sample(0, &[k])));
-    genomes.dedup();
-    let workload =
-        |genome: &Vec<u8>| Workload::of_architecture(&space.name, space, &space.decode(genome)?);
-    genomes.iter().map(workload).collect()
-}
-
-/// The configuration for a space. It holds the largest network where that costs at most half of the speed of the smallest one; on a board
-/// too small for that its buffers are made for the smallest, and [`super::CostTable`] marks the networks that exceed them.
-///
-/// # Errors
-/// As [`explore`], for the smallest network.
-pub fn explore_space(board: &Board, space: &Space, clock_mhz: f64, mode: Mode) -> Result<Hardware> {
-    let all = workloads_of_space(space)?;
-    let smallest =
-        Workload::of_architecture(&space.name, space, &space.decode(&space.smallest())?)?;
-    let period =
-        |hardware: &Hardware| totals(&smallest, &Model::new(hardware, smallest.setting)).period();
-    let least = explore(board, std::slice::from_ref(&smallest), clock_mhz, mode)?;
-    match explore(board, &all, clock_mhz, mode) {
-        Ok(hardware) if period(&hardware) <= 2 * period(&least) => Ok(hardware),
-        Ok(_) | Err(Error::DoesNotFit { .. }) => Ok(least),
-        Err(error) => Err(error),
-    }
-}
 
 /// The configuration for which one frame of each of `workloads` takes the least time, within the board's usable resources.
 ///
@@ -196,7 +161,7 @@ impl Search<'_> {
         let pairs = array.pairs + array.lut_pairs;
         let tiles = |tokens: u64, slots: u64| tokens.div_ceil(array.tokens) * slots.div_ceil(pairs);
         let halve = self.mode == Mode::DrainedPairs;
-        let slots = |rows: super::workload::Rows| {
+        let slots = |rows: RowWidths| {
             if halve {
                 rows.total().div_ceil(2)
             } else {
@@ -214,12 +179,12 @@ impl Search<'_> {
                 * workload.setting.patch_len
                 + tiles(1, slots(workload.head_rows)) * d;
             for (block, last, count) in &network.blocks {
-                let needed = if *last && workload.setting.pool == crate::subnet::config::Pool::Token
-                {
-                    1
-                } else {
-                    n
-                };
+                let needed =
+                    if *last && workload.setting.pool == quasar_core::subnet::config::Pool::Token {
+                        1
+                    } else {
+                        n
+                    };
                 let qkv = if needed == n {
                     tiles(n, slots(block.key.plus(block.query))) + tiles(n, slots(block.value))
                 } else {

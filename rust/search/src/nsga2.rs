@@ -8,11 +8,12 @@
 
 use std::sync::Arc;
 
+use quasar_core::error::{Error, Result};
+
 use super::genome::{GenomeSet, Genomes, Genotype};
 use super::pareto::{self, Front, Point};
 use super::predictor::Samples;
 use super::random::SplitMix64;
-use crate::error::{Error, Result};
 
 /// Genomes of a generation, at most.
 pub const MAX_POPULATION: usize = 100_000;

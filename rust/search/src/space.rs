@@ -4,17 +4,16 @@
 //! 8-bit fraction (one for the block, or one for each of its four matrices). Depth d means the first d blocks; in a canonical genome
 //! the genes of all further blocks are 0. Spaces of this kind: Quasar-ViT (arXiv 2407.18175), `AutoFormer` (Chen et al. 2021).
 //!
-//! Depends on [`crate::settings`] and the limits of [`crate::subnet::config`].
+//! Depends on [`quasar_hardware::settings`] and the limits of [`quasar_core::subnet::config`].
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-
-use crate::error::{Error, Result};
-use crate::settings;
-use crate::subnet::config::{
+use quasar_core::error::{Error, Result};
+use quasar_core::subnet::config::{
     within, Image, Patch, MAX_CLASSES, MAX_COLUMNS, MAX_DEPTH, MAX_EMBED, MAX_HEADS, MAX_HEAD_DIM,
     MAX_NAME, MAX_TOKENS,
 };
+use quasar_hardware::settings;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// The matrices of a block whose 8-bit fractions are chosen, in the order of a frame's path.
 pub const MATRICES: [&str; 4] = ["qkv", "proj", "fc1", "fc2"];

@@ -1,13 +1,13 @@
 //! Boards: what a device offers, from a TOML file with known keys only.
 //!
-//! Depends on [`crate::settings`] and [`super::packing`]. The shipped files are `python/quasar_rt/boards/*.toml`.
+//! Depends on [`crate::settings`] and [`crate::packing`]. The shipped files are `python/quasar_rt/boards/*.toml`.
 
+use quasar_core::error::{Error, Result};
+use quasar_core::subnet::config::within;
 use serde::{Deserialize, Serialize};
 
-use super::packing::DspKind;
-use crate::error::{Error, Result};
+use crate::packing::DspKind;
 use crate::settings;
-use crate::subnet::config::within;
 
 /// A board. Every figure is declared in its file, with its source; nothing is computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -196,10 +196,10 @@ impl Board {
 }
 
 /// Clocks, at most: beyond any device's.
-pub(crate) const MAX_CLOCK_MHZ: f64 = 1000.0;
+pub const MAX_CLOCK_MHZ: f64 = 1000.0;
 
 /// A number within its range; NaN is outside.
-pub(crate) fn number(key: &str, value: f64, least: f64, most: f64) -> Result<()> {
+pub fn number(key: &str, value: f64, least: f64, most: f64) -> Result<()> {
     if (least..=most).contains(&value) {
         Ok(())
     } else {

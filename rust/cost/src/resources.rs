@@ -1,12 +1,11 @@
 //! Resources of a configuration, block by block: formulas, not synthesis. Every coefficient is an assumption, named and explained.
 //!
-//! Depends on [`super::configuration`].
+//! Depends on [`quasar_hardware::configuration`].
 
+use quasar_core::error::{Error, Result};
+use quasar_hardware::boards::{Amounts, Board};
+use quasar_hardware::configuration::{key_banks, value_banks, Array, Hardware, Mode, Multipliers};
 use serde::Serialize;
-
-use super::boards::{Amounts, Board};
-use super::configuration::{key_banks, value_banks, Array, Hardware, Mode, Multipliers};
-use crate::error::{Error, Result};
 
 /// LUTs and flip-flops of parts of the design: assumed, from counting bits of the registers, multiplexers and adders that each needs.
 pub mod assumed {

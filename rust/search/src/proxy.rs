@@ -4,7 +4,8 @@
 //! a stand-in with which the machinery runs, **not** an estimate of accuracy: nothing about it was fitted to or checked against trained
 //! networks. It is called "proxy score" wherever it appears. `docs/search-core.md` has the formula. Depends on [`crate::space`].
 
-use crate::error::Result;
+use quasar_core::error::Result;
+
 use crate::space::{Architecture, Granularity, Space};
 
 /// What a block counts relative to the one before it.

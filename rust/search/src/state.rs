@@ -8,13 +8,13 @@
 
 use std::path::Path;
 
+use quasar_core::error::in_words;
+use quasar_core::error::{Error, Result};
+use quasar_core::subnet::file;
 use serde::{Deserialize, Serialize};
 
 use super::genome::{Genomes, Genotype};
 use super::nsga2::{CostModel, Nsga2, Settings};
-use crate::error::{Error, Result};
-use crate::settings::in_words;
-use crate::subnet::file;
 
 /// Bytes of a state, at most.
 pub const MAX_BYTES: usize = 1 << 30;

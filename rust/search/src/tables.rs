@@ -1,17 +1,16 @@
 //! The model as tables, for search: a genome costs two look-ups for each of its blocks.
 //!
 //! The totals of a frame are sums over its phases, so the share of attention's half of a block depends on its own genes, the embedding
-//! size and whether the block is the last one, and on nothing else; likewise the MLP's half. Depends on [`super::cycles`],
-//! [`super::estimate`] and [`crate::space`].
+//! size and whether the block is the last one, and on nothing else; likewise the MLP's half. Depends on [`quasar_cost`] and [`crate::space`].
 
+use quasar_core::error::{Error, Result};
+use quasar_cost::cycles::{Model, Totals};
+use quasar_cost::estimate::{host_estimate, Cost, HostEstimate};
+use quasar_cost::resources::Resources;
+use quasar_hardware::configuration::{Buffers, Hardware};
+use quasar_hardware::workload::{BlockWork, RowWidths, Setting};
 use sha2::{Digest, Sha256};
 
-use super::configuration::{Buffers, Hardware};
-use super::cycles::{Model, Totals};
-use super::estimate::{host_estimate, Cost, HostEstimate};
-use super::resources::Resources;
-use super::workload::{BlockWork, Rows, Setting};
-use crate::error::{Error, Result};
 use crate::space::{BlockShape, Granularity, Space};
 
 /// Entries of all tables together, at most.
@@ -41,7 +40,7 @@ struct Embed {
     last: Halves,
 }
 
-/// Costs of every network of a space on one configuration. Equal to [`super::estimate()`], at millions of genomes a second.
+/// Costs of every network of a space on one configuration. Equal to [`quasar_cost::estimate()`], at millions of genomes a second.
 #[derive(Clone, Debug)]
 pub struct CostTable {
     space: Space,
@@ -82,7 +81,7 @@ impl CostTable {
                 unit: "half-blocks",
             });
         }
-        let setting = Setting::of_space(space);
+        let setting = space.setting();
         let builder = Builder {
             space,
             setting,
@@ -367,10 +366,7 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn embed(&self, embed: usize) -> Embed {
         let width = embed as u64;
-        let all_eight_bit = |rows: u64| Rows {
-            four_bit: 0,
-            eight_bit: rows,
-        };
+        let all_eight_bit = RowWidths::all_eight_bit;
         let model = &self.model;
         let mut ends = model.end_totals(&model.embedding(width, all_eight_bit(width)));
         ends.add(&model.end_totals(&model.head(width, all_eight_bit(self.setting.classes))));
@@ -409,15 +405,13 @@ impl Builder<'_> {
             Granularity::Matrix => [mix / n, mix % n],
         }
         .map(|index| choices.eight_bit[index]);
-        BlockWork::of_shape(
-            embed,
-            &BlockShape {
-                heads: choices.heads[heads],
-                head_dim: self.space.head_dim,
-                hidden: self.space.hidden(embed, mlp_ratio),
-                eight_bit: [first, second, first, second],
-            },
-        )
+        let shape = BlockShape {
+            heads: choices.heads[heads],
+            head_dim: self.space.head_dim,
+            hidden: self.space.hidden(embed, mlp_ratio),
+            eight_bit: [first, second, first, second],
+        };
+        shape.work(embed)
     }
 
     fn fits(&self, embed: u64, inner: u64, hidden: u64) -> bool {

@@ -1,13 +1,13 @@
 //! The multiple-choice knapsack, exactly: one choice for each item, additive value, whole-number cost, a budget.
 //!
 //! With the architecture fixed and value and cycles additive over blocks (or matrices), choosing 8-bit fractions is this problem; its
-//! exact answer is a yardstick for a search. Depends on [`crate::error`].
+//! exact answer is a yardstick for a search. Depends on [`quasar_core::error`].
 //!
 //! Dynamic programming over lists of non-dominated (cost, value) states (Nemhauser and Ullmann 1969; Kellerer, Pferschy and Pisinger,
 //! "Knapsack Problems", 2004, chapter 11): item by item, every state is extended by every choice, and a state that costs no less and is
 //! worth no more than another is dropped, which loses no optimum.
 
-use crate::error::{Error, Result};
+use quasar_core::error::{Error, Result};
 
 /// Items, at most.
 pub const MAX_ITEMS: usize = 4096;

@@ -1,0 +1,51 @@
+//! Constants of the accelerator's loops that every model takes for granted. The HLS declares them, and its counters check them.
+//!
+//! All loops have an initiation interval of 1; depths and gaps are in cycles. Depends on [`crate::configuration`].
+
+use crate::configuration::Hardware;
+
+/// Operand registers, multiplier and P of a slice.
+pub const SLICE_DEPTH: u64 = 4;
+/// From the chain's end to a stored code: join and correct the fields, shift, multiply, round, clamp, table, write.
+pub const REQUANTIZE_DEPTH: u64 = 16;
+/// From the chain's end to a stored score and the running maximum.
+pub const SCORE_DEPTH: u64 = 8;
+/// Difference, multiply, table, shift, sum, then the reciprocal of the last rows.
+pub const EXPONENTIAL_DEPTH: u64 = 56;
+/// Square root and reciprocal of the first tokens, then the normalising pipeline.
+pub const NORM_DEPTH: u64 = 96;
+/// Least cycles for each group of tokens: the square root and the reciprocal of the next group run beside the elements of this one.
+pub const NORM_ROOT: u64 = 64;
+/// Between two commands of a unit: its flattened loop ends, the next command's bounds are taken.
+pub const COMMAND_GAP: u64 = 16;
+/// From the last beat of a half to its last word, and to where it may be read.
+pub const FILL_DEPTH: u64 = 2;
+/// Between two passes of a tile, as they are planned ahead of issue.
+pub const PLAN_INTERVAL: u64 = 8;
+/// Between two groups of tokens of the softmax and two tiles of the norm, and two columns of a mean: an inner loop ends.
+pub const LOOP_GAP: u64 = 32;
+/// Between two commands that fetch hands out.
+pub const FETCH_INTERVAL: u64 = 2;
+/// Bytes of a command.
+pub const COMMAND_BYTES: u64 = 32;
+/// Bytes beside a row's weights: bias 4, mantissa 2, shift 1, destination 1, column 2, spare 6.
+pub const ROW_BYTES: u64 = 16;
+/// From a request to memory's first beat.
+pub const MEMORY_LATENCY: u64 = 64;
+/// Transfers that load requests ahead of the one that it reads.
+pub const TRANSFERS_AHEAD: u64 = 4;
+/// Beats of a burst, at most.
+pub const BURST_BEATS: u64 = 64;
+/// Beats of 4 KiB on a port, whose borders no burst crosses.
+pub const SECTION_BEATS: u64 = 256;
+/// Bursts that an AXI port requests and holds before the first is read to its end.
+pub const OPEN_BURSTS: u64 = 8;
+/// Share of an AXI port's cycles that carry data (bursts of 64 beats, several outstanding).
+pub const AXI_EFFICIENCY: f64 = 0.9;
+
+/// Bytes that arrive from memory in a cycle.
+pub fn bytes_per_cycle(hardware: &Hardware) -> f64 {
+    let (board, configuration) = (hardware.board(), hardware.configuration());
+    let ports = (configuration.axi_ports * board.axi.bits) as f64 / 8.0 * AXI_EFFICIENCY;
+    ports.min(board.ddr.peak_gb_s * 1e9 * board.ddr.efficiency / hardware.clock_hz())
+}

@@ -1,0 +1,23 @@
+//! quasar-hardware: the accelerator's boards, configurations and workloads. The compiler, the cost model and the search share them.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`settings`] | reads settings files in TOML |
+//! | [`boards`] | reads what a board offers |
+//! | [`configuration`] | describes array, lanes, buffers and clock |
+//! | [`workload`] | holds a network's sizes and row widths |
+//! | [`packing`] | puts two products in one DSP slice |
+//! | [`declared`] | declares intervals, depths and sizes of the accelerator's loops |
+
+#![forbid(unsafe_code)]
+
+pub mod boards;
+pub mod configuration;
+pub mod declared;
+pub mod packing;
+pub mod settings;
+pub mod workload;
+
+pub use boards::Board;
+pub use configuration::{Configuration, Hardware, Mode};
+pub use workload::Workload;

@@ -1,0 +1,44 @@
+//! The accelerator's configuration for a whole space of networks.
+//!
+//! Depends on [`quasar_cost::explore`] and [`crate::space`].
+
+use quasar_core::error::{Error, Result};
+use quasar_cost::cycles::Model;
+use quasar_cost::estimate::totals;
+use quasar_cost::explore;
+use quasar_hardware::{Board, Hardware, Mode, Workload};
+
+use crate::space::Space;
+
+/// Sampled networks of a space, beside the largest and the smallest.
+const SAMPLES: u64 = 2;
+
+/// The networks that stand for a space: the largest, the smallest, and a few drawn from it.
+///
+/// # Errors
+/// None for a checked space.
+pub fn workloads_of_space(space: &Space) -> Result<Vec<Workload>> {
+    let mut genomes = vec![space.largest(), space.smallest()];
+    genomes.extend((0..SAMPLES).map(|k| space.sample(0, &[k])));
+    genomes.dedup();
+    let workload = |genome: &Vec<u8>| space.workload(&space.name, &space.decode(genome)?);
+    genomes.iter().map(workload).collect()
+}
+
+/// The configuration for a space. It holds the largest network where that costs at most half of the speed of the smallest one; on a board
+/// too small for that its buffers are made for the smallest, and [`crate::CostTable`] marks the networks that exceed them.
+///
+/// # Errors
+/// As [`explore`], for the smallest network.
+pub fn explore_space(board: &Board, space: &Space, clock_mhz: f64, mode: Mode) -> Result<Hardware> {
+    let all = workloads_of_space(space)?;
+    let smallest = space.workload(&space.name, &space.decode(&space.smallest())?)?;
+    let period =
+        |hardware: &Hardware| totals(&smallest, &Model::new(hardware, smallest.setting)).period();
+    let least = explore(board, std::slice::from_ref(&smallest), clock_mhz, mode)?;
+    match explore(board, &all, clock_mhz, mode) {
+        Ok(hardware) if period(&hardware) <= 2 * period(&least) => Ok(hardware),
+        Ok(_) | Err(Error::DoesNotFit { .. }) => Ok(least),
+        Err(error) => Err(error),
+    }
+}
