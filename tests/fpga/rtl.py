@@ -48,14 +48,23 @@ def run(*command: object, cwd: Path | None = None) -> str:
     return done.stdout
 
 
+#: Where Verilator's own library was compiled first, by whether it has delays.
+_libraries: dict[bool, Path] = {}
+
+
 def verilate(
     out: Path, top: str, harness: Path, sources: list[Path], *options: str, defines: str = ""
 ) -> Path:
-    """Compiles a simulation; its path."""
+    """Compiles a simulation and returns its path. Verilator's own library is compiled once."""
     run(
-        tool("verilator"), "--cc", "--exe", "--build", "-O3", "--assert", "-Wno-fatal", "--top-module", top,
+        tool("verilator"), "--cc", "--exe", "-O3", "--assert", "-Wno-fatal", "--top-module", top,
         "-CFLAGS", f"-std=c++20 -O1 {defines}", "--Mdir", out, "-o", "simulate", *options, *sources, harness,
     )  # fmt: skip
+    library = _libraries.setdefault("--timing" in options, out)
+    if library != out:
+        for compiled in library.glob("verilated*.o"):
+            shutil.copy(compiled, out)
+    run("make", "-s", "-C", out, "-f", f"V{top}.mk")
     return out / "simulate"
 
 

@@ -1,5 +1,7 @@
-"""What many tests share: small random subnets, and one trained supernet."""
+"""Fixtures that many tests use: small random subnets, and one trained supernet."""
 
+import fcntl
+import os
 import signal
 
 import pytest
@@ -9,6 +11,24 @@ from quasar_rt import random_subnet
 # A shell's background job ignores Ctrl-C, and so do all its children: the tests of Ctrl-C would wait in vain.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """Returns `shared(name, make)`: a folder that `make(folder)` filled, once for all processes of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name, make):
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (base / f"{name}.done").exists():
+                (base / name).mkdir()
+                make(base / name)
+                (base / f"{name}.done").touch()
+        return base / name
+
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -59,13 +79,11 @@ def digits_recipe():
 
 
 @pytest.fixture(scope="session")
-def digits_supernet(digits_recipe, tmp_path_factory):
+def digits_supernet(digits_recipe, shared):
     """The path of a trained ``supernet.pt`` of scikit-learn's digits, in its run's folder."""
     import torch
 
     from quasar_rt.train import train
 
     torch.set_num_threads(1)
-    path = train(digits_recipe, tmp_path_factory.mktemp("digits"), say=lambda _: None).path
-    assert path is not None
-    return path
+    return shared("digits", lambda folder: train(digits_recipe, folder, say=lambda _: None)) / "supernet.pt"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,8 @@ from quasar_rt.testing import random_case, random_image
 
 VECTORS = Path(__file__).resolve().parent.parent / "vectors"
 TIERS = ["scalar", "avx2", "avx512vnni", "amx", "neon"]
+#: A subnet, an image and the oracle's logits.
+Case: TypeAlias = tuple[Subnet, npt.NDArray[np.uint8], npt.NDArray[np.int32]]
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 
@@ -42,20 +46,30 @@ def test_the_oracle_gives_the_golden_vectors(path: Path) -> None:
         np.testing.assert_array_equal(value, golden[name], err_msg=name)
 
 
+@cache
+def expected_of_random_case(seed: int) -> Case:
+    subnet, image = random_case(1000 + seed, scrambled=seed % 4 != 0)
+    return subnet, image, oracle.run(subnet.config, subnet.tensors(), image)
+
+
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("seed", range(40))
 def test_random_shapes_and_tables_agree_with_the_oracle(seed: int, tier: str) -> None:
-    subnet, image = random_case(1000 + seed, scrambled=seed % 4 != 0)
-    expected = oracle.run(subnet.config, subnet.tensors(), image)
+    subnet, image, expected = expected_of_random_case(seed)
     for threads in (1, 3):
         np.testing.assert_array_equal(logits_on(subnet, image, tier, threads), expected)
 
 
-@pytest.mark.parametrize("tier", TIERS)
-def test_a_deit_tiny_frame_agrees_with_the_oracle(tier: str) -> None:
+@pytest.fixture(scope="module")
+def deit_tiny() -> Case:
     subnet = random_subnet(depth=2)
     image = random_image(subnet, 3)
-    expected = oracle.run(subnet.config, subnet.tensors(), image)
+    return subnet, image, oracle.run(subnet.config, subnet.tensors(), image)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_deit_tiny_frame_agrees_with_the_oracle(deit_tiny: Case, tier: str) -> None:
+    subnet, image, expected = deit_tiny
     np.testing.assert_array_equal(logits_on(subnet, image, tier, 2), expected)
 
 
