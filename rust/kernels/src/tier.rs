@@ -9,7 +9,7 @@ use crate::x86;
 /// An instruction-set tier. Every tier gives the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tier {
-    /// Portable Rust, the executable form of `docs/integer-model.md`.
+    /// Portable Rust: the tier that the others are tested against.
     Scalar,
     /// x86-64 with AVX2 (`vpmaddwd` on 16-bit codes).
     Avx2,
