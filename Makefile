@@ -131,10 +131,6 @@ test-aarch64: ## Rust tests for the NEON tiers, under emulation; appends to docs
 	[ -f $$log ] || printf '# Emulated AArch64 tests\n\nOne line for each run of `make test-aarch64` (qemu-user, Cortex-A53 and Cortex-A76).\n\n| date | commit | tests passed |\n|---|---|---|\n' >$$log; \
 	echo "| $$(date -u +%F) | $$(git describe --always --dirty) | $$(awk '/^test result: ok/ {n += $$4} END {print n + 0}' "$$output") |" >>$$log
 
-.PHONY: inner-loops
-inner-loops: toolchain ## The NEON tiers' inner loops on Cortex-A53, A72 and A76, modelled with llvm-mca
-	@sh tools/inner-loops.sh
-
 .PHONY: bench
 bench: install-test ## Latency, GMAC/s and the share of the measured int8 peak (pytest-benchmark)
 	python -m pytest tests/bench --benchmark-enable --benchmark-only -p no:cacheprovider $(PYTEST_ARGS)

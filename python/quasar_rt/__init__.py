@@ -59,11 +59,9 @@ if TYPE_CHECKING:
     from .profile import Profile as Profile
     from .rows import PackedRows as PackedRows
     from .rows import RowPairs as RowPairs
-    from .rows import join_atoms as join_atoms
     from .rows import pack_rows as pack_rows
     from .rows import quantize_rows as quantize_rows
     from .rows import row_pairs as row_pairs
-    from .rows import split_atoms as split_atoms
     from .rows import unpack_rows as unpack_rows
     from .subnet import Subnet as Subnet
 
@@ -108,11 +106,9 @@ _MODULES = {
     "rows": [
         "PackedRows",
         "RowPairs",
-        "join_atoms",
         "pack_rows",
         "quantize_rows",
         "row_pairs",
-        "split_atoms",
         "unpack_rows",
     ],
     "subnet": ["Subnet"],

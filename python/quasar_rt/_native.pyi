@@ -40,7 +40,6 @@ __all__ = [
     "estimate",
     "hardware_modes",
     "hypervolume",
-    "join_atoms",
     "kendall_tau",
     "knapsack",
     "knapsack_front",
@@ -52,7 +51,6 @@ __all__ = [
     "replay",
     "row_pairs",
     "sim_configuration",
-    "split_atoms",
     "tiers",
     "unpack_rows",
 ]
@@ -214,8 +212,6 @@ def unpack_rows(
     data: npt.NDArray[np.uint8], bits: npt.NDArray[np.uint8], columns: int
 ) -> npt.NDArray[np.int8]: ...
 def row_pairs(bits: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]: ...
-def split_atoms(codes: npt.NDArray[np.int8]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint8]]: ...
-def join_atoms(high: npt.NDArray[np.int8], low: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]: ...
 
 @final
 class Search:

@@ -8,11 +8,9 @@ from hypothesis.extra import numpy as hnp
 
 from quasar_rt import (
     InvalidValueError,
-    join_atoms,
     pack_rows,
     quantize_rows,
     row_pairs,
-    split_atoms,
     unpack_rows,
 )
 
@@ -197,27 +195,3 @@ def test_row_pairs_cover_each_row_once_in_two_runs(bits):
         assert all(bits[row] == width for row in (first, second) if row >= 0)
     assert sorted(written) == list(range(len(bits)))
     assert np.count_nonzero(pairs.addresses < 0) == bits.count(4) % 2
-
-
-def test_atoms_of_every_code():
-    codes = np.arange(-128, 128).astype(np.int8).reshape(16, 16)
-    high, low = split_atoms(codes)
-    assert high.dtype == np.int8
-    assert low.dtype == np.uint8
-    np.testing.assert_array_equal(16 * high.astype(int) + low, codes)
-    assert high.min() == -8
-    assert high.max() == 7
-    assert low.max() == 15
-    np.testing.assert_array_equal(join_atoms(high, low), codes)
-
-
-def test_atoms_out_of_range_are_errors():
-    one, fifteen = np.ones(1, np.int8), np.full(1, 15, np.uint8)
-    with pytest.raises(InvalidValueError, match="atom"):
-        join_atoms(8 * one, fifteen)
-    with pytest.raises(InvalidValueError, match="atom"):
-        join_atoms(one, fifteen + 1)
-    with pytest.raises(InvalidValueError, match="shape"):
-        join_atoms(one, np.ones(2, np.uint8))
-    with pytest.raises(InvalidValueError, match="int16"):
-        split_atoms(np.ones(1, np.int16))

@@ -5,9 +5,7 @@
 
 from .packing import PackedRows as PackedRows
 from .packing import RowPairs as RowPairs
-from .packing import join_atoms as join_atoms
 from .packing import pack_rows as pack_rows
 from .packing import quantize_rows as quantize_rows
 from .packing import row_pairs as row_pairs
-from .packing import split_atoms as split_atoms
 from .packing import unpack_rows as unpack_rows

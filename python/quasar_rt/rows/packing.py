@@ -12,22 +12,18 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._native import join_atoms as native_join_atoms
 from .._native import pack_rows as native_pack_rows
 from .._native import quantize_rows as native_quantize_rows
 from .._native import row_pairs as native_row_pairs
-from .._native import split_atoms as native_split_atoms
 from .._native import unpack_rows as native_unpack_rows
 from ..errors import InvalidValueError
 
 __all__ = [
     "PackedRows",
     "RowPairs",
-    "join_atoms",
     "pack_rows",
     "quantize_rows",
     "row_pairs",
-    "split_atoms",
     "unpack_rows",
 ]
 
@@ -133,7 +129,7 @@ class RowPairs(NamedTuple):
     """The order in which a device computes rows: pairs of equal width, 4-bit pairs first."""
 
     widths: npt.NDArray[np.uint8]
-    """uint8 [P]: 4 (two 4-bit rows) or 8 (the two atoms of one 8-bit row)."""
+    """uint8 [P]: 4 (two 4-bit rows) or 8 (the two nibbles of one 8-bit row)."""
     addresses: npt.NDArray[np.int32]
     """int32 [P, 2]: which logical row each lane writes; -1 for an empty lane. For an 8-bit pair both are its row."""
 
@@ -152,33 +148,6 @@ def row_pairs(bits: npt.ArrayLike) -> RowPairs:
         [[1, 2], [4, -1], [0, 0], [3, 3]]
     """
     return RowPairs(*native_row_pairs(_row_bits(bits, None)))
-
-
-def split_atoms(codes: npt.NDArray[np.int8]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint8]]:
-    """Split 8-bit codes of any shape into 4-bit atoms: ``codes = 16 * high + low``, high in [-8, 7], low in [0, 15].
-
-    >>> import numpy as np
-    >>> split_atoms(np.array([-127, -1, 20], dtype=np.int8))
-    (array([-8, -1,  1], dtype=int8), array([ 1, 15,  4], dtype=uint8))
-    """
-    codes = _typed(codes, np.int8, "codes")
-    high, low = native_split_atoms(codes.ravel())
-    return high.reshape(codes.shape), low.reshape(codes.shape)
-
-
-def join_atoms(high: npt.NDArray[np.int8], low: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
-    """The inverse of `split_atoms`.
-
-    Raises:
-        quasar_rt.InvalidValueError: an atom is out of range, or the shapes differ.
-    """
-    high = _typed(high, np.int8, "high")
-    low = _typed(low, np.uint8, "low")
-    if high.shape != low.shape:
-        raise InvalidValueError(f"high and low must have one shape, not {high.shape} and {low.shape}")
-    if np.any(high < -8) or np.any(high > 7) or np.any(low > 15):
-        raise InvalidValueError("an atom is out of range: high is in [-8, 7], low in [0, 15]")
-    return native_join_atoms(high.ravel(), low.ravel()).reshape(high.shape)
 
 
 def _describe(array: npt.NDArray[Any]) -> str:

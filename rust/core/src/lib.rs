@@ -9,7 +9,7 @@
 //! | [`preprocess`] | resize, crop, colour, patches | `u8` image, patch codes |
 //! | [`cpu`] | runs the graph on any number of threads | `i32` logits |
 //! | [`trace`] | notes intermediates or times on the way | [`trace::Trace`] |
-//! | [`verify`] | runs the linear layers again as 4-bit atoms in row pairs | differences |
+//! | [`nibble_check`] | runs the linear layers again as an accelerator does, in nibbles | differences |
 //!
 //! [`error`], [`cache`] and the threads of `pool` are below them all. The arithmetic is `quasar-kernels`', as `docs/integer-model.md` defines it.
 
@@ -21,12 +21,12 @@ pub mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod network;
+pub mod nibble_check;
 mod pool;
 pub mod preprocess;
 pub mod rows;
 pub mod subnet;
 pub mod trace;
-pub mod verify;
 
 pub use cpu::Executor;
 pub use error::{Error, Result};

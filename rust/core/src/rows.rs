@@ -1,9 +1,9 @@
 //! Row-wise mixed precision: each row of a matrix is 4- or 8-bit with its own scale.
 //!
-//! Quantizing and packing (host side), atoms and row pairs (how devices run a mixed matrix).
+//! Quantizes and packs rows (for the host), and lays them out as pairs of nibbles (as devices run them).
 //! Depends on [`crate::error`] and the threads of `pool`. The layouts are defined in `docs/integer-model.md`.
 
-use quasar_kernels::{atoms, Kernels};
+use quasar_kernels::Kernels;
 use rayon::prelude::*;
 use rayon::ThreadPool;
 
@@ -289,16 +289,10 @@ pub fn unpack_rows(packed: &[u8], rows: usize, k: usize, bits: &[u8]) -> Result<
     Ok(codes)
 }
 
-pub use quasar_kernels::atoms::split as split_atoms;
-
-/// Joins the atoms of [`split_atoms`].
-pub const fn join_atoms(hi: i8, lo: u8) -> i8 {
-    (hi << 4) | lo as i8
-}
-
 /// A mixed matrix's rows as pairs of lanes, 4-bit pairs first: what a device's mode bits and output address table hold.
 ///
-/// A 4-bit pair is two logical rows; an 8-bit pair is the two atoms of one row (lane 0 the high atoms, lane 1 the low ones).
+/// A 4-bit pair is two logical rows. An 8-bit pair is one row: lane 0 holds its high nibbles, lane 1
+/// its low ones (the paper calls them atoms).
 /// Every logical row is in exactly one pair; at most one lane is [`RowPairs::EMPTY`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowPairs {
@@ -355,12 +349,14 @@ impl RowPairs {
     }
 }
 
-/// A matrix stored as a device stores it: for each row pair, K bytes of two 4-bit atoms (lane 0 in the low nibble).
+/// A matrix as a device stores it: for each row pair, K bytes of two nibbles (lane 0 in the low one).
+///
+/// The code of an 8-bit row is `16 * hi + lo`, with `hi` in [-8, 7] and `lo` in [0, 15].
 #[derive(Clone, Debug)]
 pub struct PairedMatrix {
     pairs: RowPairs,
     k: usize,
-    atoms: Vec<u8>,
+    nibbles: Vec<u8>,
 }
 
 impl PairedMatrix {
@@ -372,17 +368,14 @@ impl PairedMatrix {
         pack_rows(codes, rows, k, bits)?;
         let pairs = RowPairs::new(bits)?;
         let row = |r: u32| &codes[r as usize * k..(r as usize + 1) * k];
-        let mut atoms = Vec::with_capacity(pairs.widths.len() * k);
+        let mut nibbles = Vec::with_capacity(pairs.widths.len() * k);
         for (&width, &[first, second]) in pairs.widths.iter().zip(&pairs.addresses) {
             if width == 8 {
-                atoms.extend(row(first).iter().map(|&c| {
-                    let (hi, lo) = split_atoms(c);
-                    (hi as u8 & 15) | (lo << 4)
-                }));
+                nibbles.extend(row(first).iter().map(|&c| (c as u8).rotate_left(4)));
             } else if second == RowPairs::EMPTY {
-                atoms.extend(row(first).iter().map(|&c| c as u8 & 15));
+                nibbles.extend(row(first).iter().map(|&c| c as u8 & 15));
             } else {
-                atoms.extend(
+                nibbles.extend(
                     row(first)
                         .iter()
                         .zip(row(second))
@@ -390,7 +383,7 @@ impl PairedMatrix {
                 );
             }
         }
-        Ok(Self { pairs, k, atoms })
+        Ok(Self { pairs, k, nibbles })
     }
 
     /// The row pairs and their address table.
@@ -398,8 +391,8 @@ impl PairedMatrix {
         &self.pairs
     }
 
-    /// `acc[row] = bias[row] + sum_k w[row,k] * a[k]` for one vector of K activation codes, run through pairs, atoms and address
-    /// table as a device runs it.
+    /// Computes `acc[row] = bias[row] + sum_k w[row,k] * a[k]` for one vector of K activation codes as a
+    /// device does: pair by pair, nibble by nibble, through the address table.
     ///
     /// # Panics
     /// Where `activations` has not K, or `bias` or `acc` not `rows` elements.
@@ -411,22 +404,22 @@ impl PairedMatrix {
         );
         assert_eq!(bias.len(), self.pairs.rows, "one bias for each row");
         acc.copy_from_slice(bias);
-        // A lane's atoms: signed, or the unsigned low ones of 8-bit rows (the mode bit).
+        // A lane's nibbles are signed, but for the low ones of 8-bit rows (the mode bit).
         let mut signed = [vec![0i8; self.k], vec![0i8; self.k]];
         let mut low = vec![0u8; self.k];
         let pairs = self.pairs.widths.iter().zip(&self.pairs.addresses);
         for (pair, (&width, addresses)) in pairs.enumerate() {
-            let bytes = &self.atoms[pair * self.k..(pair + 1) * self.k];
+            let bytes = &self.nibbles[pair * self.k..(pair + 1) * self.k];
             for (i, &byte) in bytes.iter().enumerate() {
                 signed[0][i] = ((byte << 4) as i8) >> 4;
                 signed[1][i] = (byte as i8) >> 4;
                 low[i] = byte >> 4;
             }
-            let first = atoms::dot(&signed[0], activations);
+            let first = dot(&signed[0], activations);
             if width == 8 {
-                acc[addresses[0] as usize] += atoms::join(first, atoms::dot(&low, activations));
+                acc[addresses[0] as usize] += 16 * first + dot(&low, activations);
             } else {
-                let lanes = [first, atoms::dot(&signed[1], activations)];
+                let lanes = [first, dot(&signed[1], activations)];
                 for (&address, lane) in addresses.iter().zip(lanes) {
                     if address != RowPairs::EMPTY {
                         acc[address as usize] += lane;
@@ -435,4 +428,10 @@ impl PairedMatrix {
             }
         }
     }
+}
+
+/// Returns a lane's sum of products of nibbles, signed or not, and activation codes.
+fn dot<N: Copy + Into<i32>>(nibbles: &[N], codes: &[i8]) -> i32 {
+    let products = nibbles.iter().zip(codes);
+    products.map(|(&w, &a)| w.into() * i32::from(a)).sum()
 }

@@ -7,7 +7,7 @@ use quasar_core::cpu::NEVER;
 use quasar_core::network::supported_tiers;
 use quasar_core::subnet::config::{Config, Pool};
 use quasar_core::trace::{TraceData, TraceTensor};
-use quasar_core::{verify, Executor, Network, Storage, Subnet};
+use quasar_core::{nibble_check, Executor, Network, Storage, Subnet};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -114,7 +114,7 @@ fn every_tier_and_thread_count_gives_the_oracles_intermediates() {
 }
 
 #[test]
-fn four_bit_atoms_give_the_oracles_intermediates() {
+fn nibbles_give_the_oracles_intermediates() {
     for (subnet_path, expected_path) in vectors() {
         let subnet = Subnet::load(&subnet_path).unwrap();
         let bytes = std::fs::read(&expected_path).unwrap();
@@ -125,7 +125,7 @@ fn four_bit_atoms_give_the_oracles_intermediates() {
             .unwrap()
             .trace(image.data(), &NEVER)
             .unwrap();
-        for check in verify::atoms(&subnet, image.data(), &trace, &NEVER).unwrap() {
+        for check in nibble_check::check(&subnet, image.data(), &trace, &NEVER).unwrap() {
             assert!(check.values > 0, "{}: {check:?}", subnet_path.display());
             assert_eq!(check.differing, 0, "{}: {check:?}", subnet_path.display());
         }

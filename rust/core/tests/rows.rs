@@ -6,8 +6,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use quasar_core::rows::{
-    code_limit, join_atoms, pack_rows, quantize_rows, row_bytes, split_atoms, unpack_rows, Method,
-    PairedMatrix, QuantizedRows, RowPairs,
+    code_limit, pack_rows, quantize_rows, row_bytes, unpack_rows, Method, PairedMatrix,
+    QuantizedRows, RowPairs,
 };
 
 /// Rows, K and the bits of each row: all-4, all-8, and every mix.
@@ -146,7 +146,7 @@ proptest! {
     }
 
     #[test]
-    fn a_product_through_pairs_and_atoms_is_the_product(
+    fn a_product_through_pairs_of_nibbles_is_the_product(
         (k, bits, codes) in code_rows(), seed in vec(any::<i8>(), 40), bias in vec(-1000i32..1000, 12),
     ) {
         let (input, bias) = (&seed[..k], &bias[..bits.len()]);
@@ -157,16 +157,6 @@ proptest! {
             let plain: i32 = (0..k).map(|i| i32::from(codes[row * k + i]) * i32::from(input[i])).sum();
             prop_assert_eq!(acc, bias[row] + plain);
         }
-    }
-}
-
-#[test]
-fn atoms_of_every_code_join_again() {
-    for code in i8::MIN..=i8::MAX {
-        let (hi, lo) = split_atoms(code);
-        assert!((-8..8).contains(&hi) && lo < 16);
-        assert_eq!(16 * i32::from(hi) + i32::from(lo), i32::from(code));
-        assert_eq!(join_atoms(hi, lo), code);
     }
 }
 

@@ -8,7 +8,6 @@
 //! | `tier` | the tiers, and what this CPU runs |
 //! | `rows` | checked views of matrices |
 //! | [`scalar`] | the reference: the document's formulas in plain Rust |
-//! | [`atoms`] | 8-bit weights as the accelerator's 4-bit atoms |
 //! | `tiled` | packing, tiling and edges of the SIMD tiers |
 //! | `x86::avx2`, `x86::avx512`, `neon` | the SIMD tiers: tiles and epilogues |
 //! | [`image`] | resampling and pixel formats; `x86::image` for the x86 tiers |
@@ -53,7 +52,6 @@ mod tiled;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub mod atoms;
 pub mod image;
 pub mod scalar;
 

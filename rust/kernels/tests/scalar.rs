@@ -1,8 +1,7 @@
 //! The scalar tier against the formulas of `docs/integer-model.md` in 128-bit integers and exact fractions.
 
 use proptest::prelude::*;
-use quasar_kernels::scalar::{attention_scale, Moments};
-use quasar_kernels::{atoms, scalar};
+use quasar_kernels::scalar::{self, attention_scale, Moments};
 
 proptest! {
     #[test]
@@ -15,16 +14,6 @@ proptest! {
         let exact = f64::from(acc) * f64::from(m) * (-f64::from(p) - 17.0).exp2() + f64::from(zp);
         let y = f64::from(scalar::requant8(acc, p, m, zp));
         prop_assert!((y - exact.clamp(-128.0, 127.0)).abs() <= 0.5 + 1.0 / 64.0, "{y} for {exact}");
-    }
-
-    #[test]
-    fn atoms_give_the_accumulator_of_an_8_bit_row(
-        row in prop::collection::vec((any::<i8>(), any::<i8>()), 1..300),
-    ) {
-        let (w, a): (Vec<i8>, Vec<i8>) = row.into_iter().unzip();
-        let (hi, lo): (Vec<i8>, Vec<u8>) = w.iter().map(|&w| atoms::split(w)).unzip();
-        prop_assert!(hi.iter().all(|h| (-8..8).contains(h)) && lo.iter().all(|&l| l < 16));
-        prop_assert_eq!(atoms::join(atoms::dot(&hi, &a), atoms::dot(&lo, &a)), scalar::dot(&w, &a));
     }
 
     #[test]

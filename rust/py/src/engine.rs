@@ -17,7 +17,7 @@ use quasar_core::cpu::{softmax, top_k, FrameTime, PerProcess, NEVER};
 use quasar_core::network::supported_tiers;
 use quasar_core::preprocess::{ImageView, PixelFormat, Preprocessor, YuvMatrix};
 use quasar_core::subnet::config::{Image, Preprocess};
-use quasar_core::{verify, Error, Executor, Network, Storage, Tier};
+use quasar_core::{nibble_check, Error, Executor, Network, Storage, Tier};
 
 use crate::device;
 use crate::errors::{invalid_value, to_py};
@@ -356,7 +356,9 @@ impl Engine {
         let (subnet, image) = (&subnet.subnet, image.as_slice()?);
         let cpu = self.cpu("4-bit atoms are compared")?;
         let checks = py.detach(|| {
-            interruptible(|cancel| verify::atoms(subnet, image, &cpu.trace(image, cancel)?, cancel))
+            interruptible(|cancel| {
+                nibble_check::check(subnet, image, &cpu.trace(image, cancel)?, cancel)
+            })
         })?;
         Ok(checks
             .into_iter()

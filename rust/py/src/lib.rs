@@ -39,7 +39,7 @@ mod _native {
     #[pymodule_export]
     use crate::peak::peak_macs_per_second;
     #[pymodule_export]
-    use crate::rows::{join_atoms, pack_rows, quantize_rows, row_pairs, split_atoms, unpack_rows};
+    use crate::rows::{pack_rows, quantize_rows, row_pairs, unpack_rows};
     #[pymodule_export]
     use crate::search::{
         hypervolume, kendall_tau, knapsack, knapsack_front, proxy_scores, Predictor, Search,

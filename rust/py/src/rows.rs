@@ -99,33 +99,3 @@ pub fn row_pairs<'py>(py: Python<'py>, bits: PyReadonlyArray1<'py, u8>) -> PyRes
         addresses.into_pyarray(py),
     ))
 }
-
-/// Signed high and unsigned low atoms.
-type Atoms<'py> = (Bound<'py, PyArray1<i8>>, Bound<'py, PyArray1<u8>>);
-
-/// Splits codes into signed high and unsigned low atoms.
-#[pyfunction]
-pub fn split_atoms<'py>(py: Python<'py>, codes: PyReadonlyArray1<'py, i8>) -> PyResult<Atoms<'py>> {
-    let (high, low): (Vec<i8>, Vec<u8>) = codes
-        .as_slice()?
-        .iter()
-        .map(|&code| rows::split_atoms(code))
-        .unzip();
-    Ok((high.into_pyarray(py), low.into_pyarray(py)))
-}
-
-/// Joins atoms, which the caller has checked for range, into codes.
-#[pyfunction]
-pub fn join_atoms<'py>(
-    py: Python<'py>,
-    high: PyReadonlyArray1<'py, i8>,
-    low: PyReadonlyArray1<'py, u8>,
-) -> PyResult<Bound<'py, PyArray1<i8>>> {
-    let codes: Vec<i8> = high
-        .as_slice()?
-        .iter()
-        .zip(low.as_slice()?)
-        .map(|(&high, &low)| rows::join_atoms(high, low))
-        .collect();
-    Ok(codes.into_pyarray(py))
-}

@@ -1,6 +1,8 @@
-//! The graph's linear layers run as an accelerator runs them: 4-bit atoms, row pairs, output address table.
+//! Runs the linear layers again as an accelerator does (nibbles, row pairs, output address table) and
+//! compares their outputs.
 //!
-//! Depends on [`crate::rows`], [`crate::subnet`] and [`crate::trace`]. Slow; for tests and for the `verify` command.
+//! Slow: for tests and the `verify` command. Depends on [`crate::rows`], [`crate::subnet`] and
+//! [`crate::trace`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,24 +16,25 @@ use crate::subnet::schema::{self, LinearSpec};
 use crate::subnet::{LinearTensors, Subnet};
 use crate::trace::{Trace, TraceData};
 
-/// How one layer compared.
+/// The outcome for one layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerCheck {
     /// The layer's name.
     pub layer: String,
-    /// How many outputs were compared.
+    /// Number of outputs compared.
     pub values: usize,
-    /// How many of them differ.
+    /// Number of outputs that differ.
     pub differing: usize,
 }
 
-/// Runs every linear layer on its traced input, through atoms and row pairs, and compares with its traced output.
+/// Runs every linear layer on its traced input, as nibbles in row pairs, and compares the result with
+/// its traced output.
 ///
-/// `image` is the one that was traced, as preprocessing leaves it. Setting `cancel` ends it early.
+/// `image` is the preprocessed image that was traced. Setting `cancel` ends the check early.
 ///
 /// # Errors
-/// [`Error::InvalidValue`] where the trace or the image is not of this subnet, [`Error::Interrupted`].
-pub fn atoms(
+/// [`Error::InvalidValue`] if the trace or the image belongs to another subnet, [`Error::Interrupted`].
+pub fn check(
     subnet: &Subnet,
     image: &[u8],
     trace: &Trace,
@@ -90,7 +93,7 @@ fn check_layer(
         }
         "qkv" => {
             let last = number + 1 == config.blocks.len() && config.pool == Pool::Token;
-            let unasked = if last {
+            let unused = if last {
                 config.blocks[number].inner()
             } else {
                 0
@@ -98,7 +101,7 @@ fn check_layer(
             layer.codes(
                 i8s(trace, &of_block("norm1"))?,
                 i8s(trace, &of_block("qkv"))?,
-                unasked,
+                unused,
                 |layer, row, acc| scalar::requant8(acc, layer.shift[row], layer.mult[row], 0),
             )
         }
@@ -146,7 +149,7 @@ fn check_layer(
     }
 }
 
-/// A layer as an accelerator holds it.
+/// A layer as an accelerator stores it.
 struct Layer<'a> {
     spec: &'a LinearSpec,
     parameters: LinearTensors,
@@ -166,7 +169,7 @@ impl<'a> Layer<'a> {
         })
     }
 
-    /// Compares `output` with `expect(token, row, accumulator)`; `None` is not compared.
+    /// Compares `output` with `expect(token, row, accumulator)`, and skips outputs where it is `None`.
     fn compare<T: Copy + PartialEq>(
         &self,
         input: &[i8],
@@ -205,20 +208,20 @@ impl<'a> Layer<'a> {
         Ok(check)
     }
 
-    /// A layer that gives codes. Of tokens behind the first, rows before `unasked` are not compared.
+    /// Compares a layer that produces codes. After the first token, rows before `unused` are skipped.
     fn codes(
         &self,
         input: &[i8],
         output: &[i8],
-        unasked: usize,
+        unused: usize,
         requantize: impl Fn(&LinearTensors, usize, i32) -> i8,
     ) -> Result<LayerCheck> {
         self.compare(input, output, |token, row, acc| {
-            (token == 0 || row >= unasked).then(|| requantize(&self.parameters, row, acc))
+            (token == 0 || row >= unused).then(|| requantize(&self.parameters, row, acc))
         })
     }
 
-    /// A layer that adds to the residual.
+    /// Compares a layer that adds to the residual.
     fn residual(&self, input: &[i8], before: &[i16], after: &[i16]) -> Result<LayerCheck> {
         if before.len() < after.len() {
             return Err(foreign(&self.spec.name));
