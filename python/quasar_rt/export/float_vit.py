@@ -1,0 +1,117 @@
+"""A plain float Vision Transformer with the parts that the integer graph has, and its forward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Block", "Linear", "Norm", "Probe", "ViT", "forward"]
+
+
+@dataclass
+class Linear:
+    """A matrix [rows, columns] and its bias [rows]."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Converts both tensors."""
+        self.weight, self.bias = self.weight.to(dtype), self.bias.to(dtype)
+
+
+@dataclass
+class Norm:
+    """A LayerNorm: gamma and beta [embed]."""
+
+    gamma: Tensor
+    beta: Tensor
+    eps: float
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Converts both tensors."""
+        self.gamma, self.beta = self.gamma.to(dtype), self.beta.to(dtype)
+
+
+@dataclass
+class Block:
+    """A transformer block. Layer scale is already multiplied into proj and fc2."""
+
+    heads: int
+    head_dim: int
+    norm1: Norm
+    qkv: Linear
+    proj: Linear
+    norm2: Norm
+    fc1: Linear
+    fc2: Linear
+    activation: nn.Module
+
+
+@dataclass
+class ViT:
+    """A network; `position` is [grid, embed], `prefix` [prefix tokens, embed] with its position already added."""
+
+    height: int
+    width: int
+    channels: int
+    kernel: int
+    embed: Linear
+    position: Tensor
+    prefix: Tensor
+    blocks: list[Block]
+    pool: str
+    norm: Norm
+    head: Linear
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Converts all tensors."""
+        parts: list[Linear | Norm] = [self.embed, self.head, self.norm]
+        for block in self.blocks:
+            parts += [block.qkv, block.proj, block.fc1, block.fc2, block.norm1, block.norm2]
+        for part in parts:
+            part.cast(dtype)
+        self.position, self.prefix = self.position.to(dtype), self.prefix.to(dtype)
+
+
+#: Sees the name and value of each point whose range or gradient matters; returns the value to continue with.
+Probe = Callable[[str, Tensor], Tensor]
+
+
+def forward(net: ViT, images: Tensor, probe: Probe) -> Tensor:
+    """Computes the logits [batch, classes] of normalised images [batch, channels, height, width] in float."""
+
+    def norm(name: str, part: Norm, x: Tensor) -> Tensor:
+        return probe(f"{name}.out", F.layer_norm(x, (x.shape[-1],), part.gamma, part.beta, part.eps))
+
+    def linear(name: str, layer: Linear, x: Tensor) -> Tensor:
+        return probe(f"{name}.out", F.linear(probe(f"{name}.in", x), layer.weight, layer.bias))
+
+    x = F.unfold(images, net.kernel, stride=net.kernel).transpose(1, 2)
+    x = F.linear(x, net.embed.weight, net.embed.bias) + net.position
+    x = torch.cat([net.prefix.expand(len(x), -1, -1), x], dim=1)
+    x = probe("residual", x)
+    for i, block in enumerate(net.blocks):
+        name = f"blocks.{i}"
+        batch, tokens, _ = x.shape
+        y = linear(f"{name}.qkv", block.qkv, norm(f"{name}.norm1", block.norm1, x))
+        q, k, v = y.reshape(batch, tokens, 3, block.heads, block.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = (probe(f"{name}.{part}", value) for part, value in (("q", q), ("k", k), ("v", v)))
+        a = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(block.head_dim), dim=-1) @ v
+        a = a.transpose(1, 2).reshape(batch, tokens, -1)
+        x = probe("residual", x + linear(f"{name}.proj", block.proj, a))
+        y = linear(f"{name}.fc1", block.fc1, norm(f"{name}.norm2", block.norm2, x))
+        x = probe("residual", x + linear(f"{name}.fc2", block.fc2, block.activation(y)))
+    patch_tokens = x[:, len(net.prefix) :]
+    if net.pool == "token":
+        pooled = norm("norm", net.norm, x[:, 0])
+    elif net.pool == "mean":
+        pooled = norm("norm", net.norm, patch_tokens.mean(dim=1))
+    else:
+        pooled = norm("norm", net.norm, patch_tokens).mean(dim=1)
+    return linear("head", net.head, pooled)

@@ -1,0 +1,92 @@
+"""Inputs of the exporter: preprocessing that fits the model, calibration images as normalised batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+
+from ..images import ImageLike, preprocess
+from .float_vit import ViT
+from .timm_reader import require
+
+__all__ = ["calibration_batches", "preprocessing_of"]
+
+
+def preprocessing_of(
+    model: nn.Module, net: ViT, mean: Any, std: Any, resize: dict[str, Any] | None
+) -> tuple[dict[str, Any], list[float], list[float]]:
+    """Returns the subnet's preprocessing, mean and std: the caller's values, or timm's configuration of the model."""
+    data = timm.data.resolve_data_config(
+        pretrained_cfg=getattr(model, "pretrained_cfg", {}) or {}, model=model
+    )
+    if resize is None:
+        filters = {"bicubic": "bicubic", "bilinear": "bilinear", "nearest": "nearest"}
+        interpolation = data["interpolation"]
+        require(interpolation in filters, f"its preprocessing resizes by '{interpolation}': pass `resize`")
+        if data.get("crop_mode") == "squash":
+            resize = {"mode": "exact", "size": [net.height, net.width], "filter": filters[interpolation]}
+        else:
+            require(
+                data.get("crop_mode", "center") == "center" and net.height == net.width,
+                f"its preprocessing crops in mode '{data.get('crop_mode')}' to {net.height}x{net.width}: pass "
+                f"`resize`, such as {{'mode': 'exact', 'size': [{net.height}, {net.width}], 'filter': 'bicubic'}}",
+            )
+            # crop_pct was chosen for the configuration's image size; other sizes get no margin.
+            crop = data["crop_pct"] if tuple(data["input_size"][1:]) == (net.height, net.width) else 1.0
+            resize = {
+                "mode": "shorter",
+                "size": [math.floor(net.height / crop)],
+                "filter": filters[interpolation],
+            }
+
+    def channels(values: Any, fallback: Sequence[float]) -> list[float]:
+        chosen = [float(v) for v in (fallback if values is None else np.atleast_1d(values))]
+        if values is None and len(chosen) != net.channels:
+            chosen = [sum(chosen) / len(chosen)] * net.channels
+        if len(chosen) != net.channels:
+            raise ValueError(
+                f"mean and std need one value for each of the {net.channels} channels, not {len(chosen)}"
+            )
+        return chosen
+
+    means, deviations = channels(mean, data["mean"]), channels(std, data["std"])
+    if not all(math.isfinite(value) for value in means) or not all(
+        0 < value < math.inf for value in deviations
+    ):
+        raise ValueError(f"mean must be finite and std positive, not {means} and {deviations}")
+    return {"resize": resize}, means, deviations
+
+
+def calibration_batches(
+    calibration: Iterable[ImageLike] | Tensor,
+    net: ViT,
+    preprocessing: dict[str, Any],
+    mean: list[float],
+    std: list[float],
+    batch_size: int,
+) -> list[Tensor]:
+    """Returns the calibration images as normalised float batches [n, channels, height, width]."""
+    if isinstance(calibration, Tensor) and calibration.is_floating_point():
+        expected = (net.channels, net.height, net.width)
+        if calibration.ndim != 4 or tuple(calibration.shape[1:]) != expected:
+            raise ValueError(
+                f"calibration must be [images, {', '.join(map(str, expected))}], not {list(calibration.shape)}"
+            )
+        images = calibration.detach().cpu().float()
+    else:
+        pixels = [
+            preprocess(image, (net.height, net.width, net.channels), preprocessing) for image in calibration
+        ]
+        if not pixels:
+            raise ValueError("calibration holds no image: give at least one, better 32 or more")
+        raw = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
+        images = (raw - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
+    if not len(images) or not bool(torch.isfinite(images).all()):
+        raise ValueError("calibration must hold at least one image and only finite values")
+    return list(images.split(batch_size))
