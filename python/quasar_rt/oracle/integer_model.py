@@ -1,9 +1,4 @@
-"""The integer model in pure int64 NumPy: one function for each section of ``docs/integer-model.md``.
-
-This is the reference that every device is tested against. It is written to be read beside the document, not to be
-fast: every value is an int64 array, every narrowing is an explicit clamp, and each documented width is asserted. It
-depends on NumPy alone and on nothing else of this package.
-"""
+"""The integer model, image to logits: one function for each section of ``docs/integer-model.md``."""
 
 from __future__ import annotations
 
@@ -22,48 +17,8 @@ Trace = dict[str, NDArray[Any]]
 EXP_TABLE: Int = np.floor(4080 * 2.0 ** (-np.arange(64) / 64) + 0.5).astype(np.int64)
 
 
-#: Y'CbCr of limited range to RGB, 2^-20: luma's factor, Cr's in R, Cb's and Cr's in G, Cb's in B.
-YUV_MATRICES = {
-    "bt601": (1220542, 1673527, -409993, -852492, 2116026),
-    "bt709": (1220945, 1879825, -223607, -558796, 2215014),
-}
-
-
-def rgb_of_yuv(y: Int, cb: Int, cr: Int, matrix: str) -> NDArray[np.uint8]:
-    """Y'CbCr of limited range to RGB: uint8 [..., 3]."""
-    luma, cr_red, cb_green, cr_green, cb_blue = YUV_MATRICES[matrix]
-    scaled = luma * np.maximum(y - 16, 0)
-    chroma = (cr_red * (cr - 128), cb_green * (cb - 128) + cr_green * (cr - 128), cb_blue * (cb - 128))
-    sums = np.stack([scaled + part for part in chroma], axis=-1)
-    _within(sums, 31, "a channel")
-    return np.clip(rshift(sums, 20), 0, 255).astype(np.uint8)
-
-
-def pixels_of_frame(
-    data: bytes,
-    width: int,
-    height: int,
-    format: str,
-    stride: int,
-    matrix: str = "bt601",
-) -> NDArray[np.uint8]:
-    """A camera's frame as gray or RGB: uint8 [height, width, 1 or 3]."""
-    at = np.frombuffer(data, np.uint8).astype(np.int64)
-    y, x = np.mgrid[:height, :width]
-    row, pair = y * stride, x // 2
-    if format in ("gray", "rgb", "bgr"):
-        order = {"gray": [0], "rgb": [0, 1, 2], "bgr": [2, 1, 0]}[format]
-        pixels: NDArray[np.uint8] = at[(row + len(order) * x)[:, :, None] + order].astype(np.uint8)
-        return pixels
-    if format == "nv12":
-        chroma = height * stride + y // 2 * stride + 2 * pair
-        return rgb_of_yuv(at[row + x], at[chroma], at[chroma + 1], matrix)
-    assert format == "yuyv"
-    return rgb_of_yuv(at[row + 2 * x], at[row + 4 * pair + 1], at[row + 4 * pair + 3], matrix)
-
-
 def rshift(x: Int, s: ArrayLike) -> Int:
-    """``(x + 2^(s-1)) >> s``, rounding half up; `x` itself where s is 0. `s` broadcasts against `x`."""
+    """Computes ``(x + 2^(s-1)) >> s``, rounding half up; returns `x` where s is 0. `s` broadcasts against `x`."""
     s = np.asarray(s, dtype=np.int64)
     half: Int = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), 0)
     shifted: Int = (x + half) >> s
@@ -71,32 +26,33 @@ def rshift(x: Int, s: ArrayLike) -> Int:
 
 
 def sat16(x: Int) -> Int:
-    """Clamp to [-32768, 32767]."""
+    """Clamps to [-32768, 32767]."""
     return np.clip(x, -32768, 32767)
 
 
 def clamp8(x: Int) -> Int:
-    """Clamp to [-128, 127]."""
+    """Clamps to [-128, 127]."""
     return np.clip(x, -128, 127)
 
 
 def sat_residual(x: Int) -> Int:
-    """Clamp to the residual stream's symmetric range [-32767, 32767]."""
+    """Clamps to the residual stream's symmetric range [-32767, 32767]."""
     return np.clip(x, -32767, 32767)
 
 
 def bitlen(x: Int) -> Int:
-    """Number of bits of each positive value."""
+    """Returns the number of bits of each positive value."""
     return np.array([int(v).bit_length() for v in x.ravel()], dtype=np.int64).reshape(x.shape)
 
 
-def _within(x: Int, bits: int, what: str) -> None:
+def within(x: Int, bits: int, what: str) -> None:
+    """Asserts ``|x| < 2^bits``, the documented width of `what`."""
     if x.size and int(np.abs(x).max()) >= 1 << bits:
         raise AssertionError(f"{what} leaves its documented width: |{int(np.abs(x).max())}| >= 2^{bits}")
 
 
 def unpack_rows(data: NDArray[np.uint8], bits: NDArray[np.uint8], columns: int) -> Int:
-    """Packed rows (see "Row-wise mixed precision") to codes, int64 [rows, columns]."""
+    """Unpacks rows (section "Row-wise mixed precision") to codes, int64 [rows, columns]."""
     codes = np.empty((len(bits), columns), np.int64)
     at = 0
     for row, width in enumerate(bits):
@@ -122,7 +78,7 @@ class Linear:
 
     @classmethod
     def read(cls, tensors: Mapping[str, NDArray[Any]], name: str, columns: int) -> Linear:
-        """The layer `name` of a subnet's tensors, its rows unpacked."""
+        """Reads the layer `name` of a subnet's tensors and unpacks its rows."""
         bits = tensors[f"{name}.bits"]
         shift = tensors.get(f"{name}.shift", np.zeros(len(bits), np.uint8))
         return cls(
@@ -133,25 +89,28 @@ class Linear:
         )
 
     def accumulate(self, a: Int) -> Int:
-        """``bias + W a`` for each row of `a` [tokens, columns]: int64 [tokens, rows], proved below 2^26."""
+        """Computes ``bias + W a`` for each row of `a` [tokens, columns]: int64 [tokens, rows], below 2^26."""
         acc: Int = a @ self.weight.T + self.bias
-        _within(acc, 26, "an accumulator")
+        within(acc, 26, "an accumulator")
         return acc
 
 
 def requant16(acc: Int, linear: Linear) -> Int:
-    """Accumulators to the residual's units."""
+    """Converts accumulators [tokens, rows] to the residual stream's units."""
     t = sat16(rshift(16 * acc, linear.shift))
     return rshift(t * linear.mult, 15)
 
 
 def requant8(acc: Int, linear: Linear, zero_point: int) -> Int:
-    """Accumulators to s8 codes."""
+    """Converts accumulators [tokens, rows] to s8 codes."""
     return clamp8(rshift(requant16(acc, linear), 6) + zero_point)
 
 
 def patches(image: NDArray[np.uint8], patch: Mapping[str, int]) -> Int:
-    """An image uint8 [height, width, channels] as patch codes int64 [grid, channels*kernel^2], (channel, ky, kx)."""
+    """Cuts an image uint8 [height, width, channels] into patch codes int64 [grid, columns].
+
+    The columns are ordered (channel, ky, kx).
+    """
     kernel, stride, pad = patch["kernel"], patch["stride"], patch["pad"]
     border = ((pad, pad), (pad, pad), (0, 0))
     padded = np.pad(image, border, constant_values=patch["pad_value"]).astype(np.int64)
@@ -166,12 +125,12 @@ def patches(image: NDArray[np.uint8], patch: Mapping[str, int]) -> Int:
 
 
 def layer_norm(x: Int, gain: Int, bias: Int, frac: int, epsilon: int) -> Int:
-    """LayerNorm of int16 rows x [tokens, embed] to s8 codes [tokens, embed]."""
+    """Normalizes int16 rows x [tokens, embed] to s8 codes [tokens, embed]."""
     d = x.shape[1]
     s = x.sum(axis=1)
     q = (x * x).sum(axis=1)
     v = d * q - s * s + epsilon
-    _within(v, 52, "LayerNorm's variance")
+    within(v, 52, "LayerNorm's variance")
     b = (bitlen(v) + 1) // 2
     root = np.array(
         [isqrt(int(vi) << (2 * (26 - int(bi)))) for vi, bi in zip(v, b, strict=True)], dtype=np.int64
@@ -180,13 +139,13 @@ def layer_norm(x: Int, gain: Int, bias: Int, frac: int, epsilon: int) -> Int:
     c = d * x - s[:, None]
     shift = (b - 10)[:, None]
     t = np.where(shift >= 0, rshift(c, np.maximum(shift, 0)), c << np.maximum(-shift, 0))
-    _within(t, 15, "LayerNorm's t")
+    within(t, 15, "LayerNorm's t")
     n = rshift(t * inv, 15)
     return clamp8(sat16(rshift(n * gain, 15) + bias) >> frac)
 
 
 def attention(q: Int, k: Int, v: Int, mult: int, out_mult: int, out_shift: int) -> Int:
-    """One head: q, k, v s8 codes [tokens, head_dim] to s8 codes [tokens, head_dim]."""
+    """Computes one head: q, k, v are s8 codes [tokens, head_dim], and so is the result."""
     tokens = k.shape[0]
     a = q @ k.T
     d = np.minimum(a.max(axis=1, keepdims=True) - a, (2**31 - 2**20) // mult)
@@ -194,11 +153,11 @@ def attention(q: Int, k: Int, v: Int, mult: int, out_mult: int, out_shift: int) 
     e12 = ((2 * EXP_TABLE[u & 63] >> (u >> 6)) + 1) >> 1
     e8 = (e12 + 8) >> 4
     s12 = e12.sum(axis=1)
-    lost = s12 - 16 * e8.sum(axis=1)
+    rounding_residue = s12 - 16 * e8.sum(axis=1)
     mean_factor = (2 * 2**20 + tokens) // (2 * tokens)  # round(2^20 / tokens), half up
     mean = (v.sum(axis=0) * mean_factor + 2**15) >> 16
-    num = 16 * (e8 @ v) + ((lost[:, None] * mean + 8) >> 4)
-    _within(num, 30, "attention's numerator")
+    num = 16 * (e8 @ v) + ((rounding_residue[:, None] * mean + 8) >> 4)
+    within(num, 30, "attention's numerator")
 
     b = bitlen(s12)
     r = (np.int64(out_mult) << b) // s12
@@ -210,7 +169,7 @@ def attention(q: Int, k: Int, v: Int, mult: int, out_mult: int, out_shift: int) 
 
 
 def rounded_mean(x: Int) -> Int:
-    """``floor((sum + floor(n/2)) / n)`` over the first axis."""
+    """Computes ``floor((sum + floor(n/2)) / n)`` over the first axis."""
     n = x.shape[0]
     mean: Int = (x.sum(axis=0) + n // 2) // n
     return mean
@@ -222,13 +181,13 @@ def run(
     image: NDArray[np.uint8],
     trace: Trace | None = None,
 ) -> Int:
-    """Logits of one preprocessed image.
+    """Computes the logits of one preprocessed image.
 
     Args:
         config: the subnet's config (``Subnet.config``).
         tensors: the subnet's tensors by name (``Subnet.tensors()``).
-        image: uint8 [height, width, channels], as preprocessing leaves it.
-        trace: where given, filled with the intermediates under the names that the golden vectors use.
+        image: the output of preprocessing, uint8 [height, width, channels].
+        trace: receives the intermediates under the names of the golden vectors.
 
     Returns:
         int64 [classes].
