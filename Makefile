@@ -24,6 +24,8 @@ PYTEST_ARGS ?=
 PEERS_ARGS ?=
 KERNEL_COST_ARGS ?=
 EVIDENCE_ARGS ?=
+# A module's tests mostly stay in one process, with the fixtures that they share.
+PYTEST := python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 
 export PATH := $(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
@@ -45,7 +47,9 @@ demo: develop ## Build, install what a board would install, classify the package
 	@quasar-rt demo
 
 .PHONY: test
-test: install-test dataset browser eda instruments sim csim test-rust test-wheel test-python ## Install what tests need and run all of them (Rust and Python)
+test: install-test dataset browser eda instruments ## Install what tests need and run all of them (Rust and Python)
+	@$(MAKE) -j$(JOBS) --output-sync=target hls test-rust test-wheel
+	@$(MAKE) test-python
 
 ##@ Build and install (into .venv)
 
@@ -108,11 +112,15 @@ test-rust: $(STAMPS)/venv toolchain ## The crates' tests (the binding crate is t
 
 .PHONY: test-python
 test-python: ## The Python tests, with what is installed now
-	python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+.PHONY: test-slow
+test-slow: install-test ## The Python tests with more samples (pytest's mark `slow`), which `make test` leaves out
+	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 .PHONY: test-rtl
 test-rtl: install-test eda ## The array in SystemVerilog, its synthesis by Yosys, the synthesis kit (part of the Python tests, too)
-	python -m pytest tests/fpga $(PYTEST_ARGS)
+	$(PYTEST) tests/fpga $(PYTEST_ARGS)
 
 .PHONY: test-wheel
 test-wheel: wheel ## Install the wheel as a board would, nothing else, and run the demo from it
@@ -122,7 +130,7 @@ test-wheel: wheel ## Install the wheel as a board would, nothing else, and run t
 
 .PHONY: test-min
 test-min: wheel ## The Python tests with the oldest supported numpy and pillow, on Python 3.10 if there is one
-	@bash tools/test-min.sh
+	@JOBS=$(JOBS) bash tools/test-min.sh
 
 .PHONY: test-aarch64
 test-aarch64: ## Rust tests for the NEON tiers, under emulation; appends to docs/logs/test-aarch64.md
@@ -164,6 +172,11 @@ soak: develop ## Compare random subnets on every tier with the oracle for SOAK_S
 	python tools/soak.py --seconds $(SOAK_SECONDS) --log docs/logs/soak.md
 
 ##@ The accelerator's HLS sources
+
+# Both in one make: they share headers and objects.
+.PHONY: hls
+hls: toolchain
+	@$(MAKE) -C fpga --silent sim csim
 
 .PHONY: sim
 sim: toolchain ## Build the simulated device of each fpga/configs/NAME.toml: build/sim/NAME.so
