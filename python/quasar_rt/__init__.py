@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from .errors import InfeasibleError as InfeasibleError
     from .errors import InvalidValueError as InvalidValueError
     from .errors import NotASubnetError as NotASubnetError
-    from .errors import OtherSearchError as OtherSearchError
     from .errors import QuasarError as QuasarError
     from .errors import SettingsError as SettingsError
     from .errors import SubnetError as SubnetError
@@ -86,7 +85,6 @@ _MODULES = {
         "InfeasibleError",
         "InvalidValueError",
         "NotASubnetError",
-        "OtherSearchError",
         "QuasarError",
         "SettingsError",
         "SubnetError",

@@ -23,7 +23,6 @@ __all__ = [
     "InfeasibleError",
     "InvalidValueError",
     "NotASubnetError",
-    "OtherSearchError",
     "QuasarError",
     "SettingsError",
     "SubnetError",
@@ -100,10 +99,6 @@ class InvalidValueError(QuasarError, ValueError):
 
 class InfeasibleError(QuasarError, ValueError):
     """No network of the space is fast enough for a target; the message names the fastest."""
-
-
-class OtherSearchError(QuasarError, ValueError):
-    """A saved search is not the one that is to go on; the message names what differs."""
 
 
 class DeviceError(QuasarError):

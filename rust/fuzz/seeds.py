@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the seeds of the fuzz corpus: golden subnets, damaged copies of one, hostile headers, odd images and rows.
 
-Also saved searches, spaces, boards. Files are named for what they hold; what fuzzing finds is added beside them. Needs
+Also spaces and boards. Files are named for what they hold; what fuzzing finds is added beside them. Needs
 nothing but Python.
 """
 
@@ -190,51 +190,6 @@ def row_cases() -> dict[str, bytes]:
     }
 
 
-def states() -> dict[str, bytes]:
-    """Saved searches of the target's space, sound and not."""
-    sound: dict[str, object] = {
-        "format": "quasar_rt search state",
-        "version": 1,
-        "space": "space",
-        "hardware": "fuzz",
-        "source": "fuzz",
-        "population": 8,
-        "generations": 5,
-        "targets": [100.0],
-        "seed": 1,
-        "oversample": 1,
-        "scores": [],
-    }
-    genome, other = "0000000000000000000000", "0102010102010102010102"
-
-    def state(**change: object) -> bytes:
-        return json.dumps({**sound, **change}).encode()
-
-    def scores(*pairs: tuple[str, object]) -> bytes:
-        return state(scores=pairs)
-
-    return {
-        "empty": b"",
-        "none-scored": state(),
-        "two-scored": scores((genome, 0.5), (other, 1e-300)),
-        "predictor": state(oversample=2, scores=[(genome, -1.5), (other, 2)]),
-        "predictor-huge": state(oversample=2, scores=[(genome, 1.7e308), (other, -1.7e308)]),
-        "huge": scores((genome, 1.7e308), (other, -1.7e308)),
-        "twice": scores((genome, 0.5), (genome, 0.5)),
-        "not-canonical": scores(("0000000000000000000001", 0.5)),
-        "choice-absent": scores(("ff" + genome[2:], 0.5)),
-        "short": scores((genome[2:], 0.5)),
-        "capitals": scores((genome[:-1] + "A", 0.5)),
-        "score-null": scores((genome, None)),
-        "score-overflow": scores((genome, 7)).replace(b" 7]", b" 1e999]"),
-        "seed-negative": state(seed=-1),
-        "population-huge": state(population=2**64 - 1),
-        "target-other": state(targets=[1e308]),
-        "unknown-key": state(hook="os.system"),
-        "deep": b"[" * 20000,
-    }
-
-
 def spaces() -> dict[str, bytes]:
     """Space files, a zero byte and numbers."""
     found = {path.stem: path.read_bytes() + bytes(range(12)) for path in PACKAGE.glob("spaces/*.toml")}
@@ -302,7 +257,6 @@ def main() -> None:
         },
         "preprocess": images(),
         "rows": row_cases(),
-        "search_state": states(),
         "space_toml": spaces(),
         "hardware_toml": hardware(),
     }

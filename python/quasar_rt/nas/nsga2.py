@@ -6,10 +6,8 @@ All of it runs in Rust (``rust/search/src/``); this module checks arguments and 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -17,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._native import Search as NativeSearch
 from .._native import proxy_scores
-from ..errors import FileError, InvalidValueError
+from ..errors import InvalidValueError
 from ..hardware import CostTable
 from ..space import Architecture, Space
 from .scores import Predictor, as_genomes, as_numbers
@@ -118,8 +116,6 @@ class Search:
         seed: of everything that is drawn; 0 to 2^64 - 1.
         oversample: above 1, that many candidates for each place of a generation are bred, and a predictor fitted on
             all networks evaluated so far chooses among them. For scores that are expensive.
-        source: names what gives the scores (such as a checkpoint's digest), so that a saved search is not continued
-            with another.
 
     Raises:
         quasar_rt.InfeasibleError: a target is beyond the fastest network, which the message names. No score was asked
@@ -137,21 +133,6 @@ class Search:
         targets: Sequence[float] = (),
         seed: int = 0,
         oversample: int = 1,
-        source: str = "",
-    ) -> None:
-        self._start(space, costs, population, generations, targets, seed, oversample, source, None)
-
-    def _start(
-        self,
-        space: Space,
-        costs: CostTable,
-        population: int,
-        generations: int,
-        targets: Sequence[float],
-        seed: int,
-        oversample: int,
-        source: str,
-        state: bytes | None,
     ) -> None:
         numbers = {
             "population": population,
@@ -172,43 +153,7 @@ class Search:
             list(self._targets),
             seed,
             oversample,
-            source,
-            state,
         )
-
-    @classmethod
-    def resume(
-        cls,
-        state: bytes | str | os.PathLike[str],
-        space: Space,
-        costs: CostTable,
-        *,
-        population: int = 200,
-        generations: int = 100,
-        targets: Sequence[float] = (),
-        seed: int = 0,
-        oversample: int = 1,
-        source: str = "",
-    ) -> Search:
-        """Go on with a saved search: it asks for what the saved one would ask for next.
-
-        Args:
-            state: what `state` gave, or the path of a file that `save` wrote. The other arguments are the saved
-                search's.
-
-        Raises:
-            quasar_rt.OtherSearchError: the saved search is another; the message names the first thing that differs.
-            quasar_rt.SettingsError: the bytes are no sound state.
-            quasar_rt.FileError: the file cannot be read.
-        """
-        if not isinstance(state, bytes):
-            try:
-                state = Path(state).read_bytes()
-            except OSError as error:
-                raise FileError(f"the search state cannot be read: {error}") from error
-        search = cls.__new__(cls)
-        search._start(space, costs, population, generations, targets, seed, oversample, source, state)
-        return search
 
     @property
     def space(self) -> Space:
@@ -228,8 +173,8 @@ class Search:
     def ask(self, limit: int | None = None) -> NDArray[np.uint8]:
         """The canonical genomes whose scores are needed next, uint8 [n, genes].
 
-        They are what is left of the current generation, at most `limit` of it: smaller portions let a search be saved
-        more often. Empty when the search is done. Asking again without telling gives the same.
+        They are what is left of the current generation, at most `limit` of it.
+        Empty when the search is done. Asking again without telling gives the same.
         """
         if limit is not None and limit < 1:
             raise InvalidValueError(f"limit is {limit}; it must be at least 1")
@@ -244,7 +189,7 @@ class Search:
         """
         self._inner.tell(as_numbers(scores))
 
-    def remember(self, genomes: ArrayLike, scores: ArrayLike) -> None:
+    def add_known_scores(self, genomes: ArrayLike, scores: ArrayLike) -> None:
         """Take scores that the same source gave elsewhere, so that they are not asked for again.
 
         The search goes the way that it would have gone without them.
@@ -253,13 +198,12 @@ class Search:
             quasar_rt.InvalidValueError: lists of different lengths, a genome that is not canonical or not of the space,
                 a score that is not finite, or another one than the search has. Nothing is taken.
         """
-        self._inner.remember(as_genomes(genomes, self._space), as_numbers(scores))
+        self._inner.add_known_scores(as_genomes(genomes, self._space), as_numbers(scores))
 
     def run(
         self,
         score: Scorer | Predictor | None = None,
         *,
-        path: str | os.PathLike[str] | None = None,
         limit: int | None = None,
         progress: Callable[[Search], object] | None = None,
     ) -> None:
@@ -268,14 +212,13 @@ class Search:
         Args:
             score: gives the scores of genomes; a `Predictor`; or None for the proxy score. With the latter two the
                 whole search runs in Rust.
-            path: where to save the search after each portion (`save`).
             limit: genomes in a portion, at most; None for a generation.
             progress: called after each portion.
 
         Raises:
             quasar_rt.InvalidValueError: as `tell`. What `score` raises is passed on; the search can be run again.
         """
-        if path is None and progress is None:
+        if progress is None:
             if score is None:
                 return self._inner.run_proxy()
             if isinstance(score, Predictor):
@@ -289,8 +232,6 @@ class Search:
             scorer = score
         while len(genomes := self.ask(limit)):
             self.tell(scorer(genomes))
-            if path is not None:
-                self.save(path)
             if progress is not None:
                 progress(self)
         return None
@@ -315,15 +256,3 @@ class Search:
     def history(self) -> list[Generation]:
         """One entry for each finished generation."""
         return [Generation(n, volume, tuple(best)) for n, volume, best in self._inner.history()]
-
-    def state(self) -> bytes:
-        """The search as bytes for `resume`: its settings, what it is a search of, and all scores. JSON."""
-        return self._inner.state()
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `state` to a file, atomically.
-
-        Raises:
-            quasar_rt.FileError: it cannot be written.
-        """
-        self._inner.save(path)

@@ -116,16 +116,6 @@ pub enum Error {
     /// What a search is asked for cannot be had: no network of the space is fast enough.
     #[error("{0}")]
     Infeasible(String),
-    /// A saved search is not the one that is to go on.
-    #[error("the saved search has another {what}: {saved}, not {this}; resume it with its own, or start a new search elsewhere")]
-    OtherSearch {
-        /// What differs.
-        what: &'static str,
-        /// The saved search's.
-        saved: String,
-        /// This search's.
-        this: String,
-    },
     /// The requested SIMD tier is not available on this CPU.
     #[error("this CPU has no tier {tier:?}; it has: {available}")]
     UnsupportedTier {
@@ -212,7 +202,6 @@ impl Error {
         "InvalidImage",
         "InvalidValue",
         "Infeasible",
-        "OtherSearch",
         "UnsupportedTier",
         "Threads",
         "DeviceUnavailable",
@@ -240,7 +229,6 @@ impl Error {
             Self::InvalidImage(_) => "InvalidImage",
             Self::InvalidValue(_) => "InvalidValue",
             Self::Infeasible(_) => "Infeasible",
-            Self::OtherSearch { .. } => "OtherSearch",
             Self::UnsupportedTier { .. } => "UnsupportedTier",
             Self::Threads { .. } => "Threads",
             Self::DeviceUnavailable { .. } => "DeviceUnavailable",
@@ -276,15 +264,6 @@ impl Error {
             document: excerpt(document.as_ref()),
             key: excerpt(key.as_ref()),
             problem: excerpt(problem.as_ref()),
-        }
-    }
-
-    /// Returns [`Error::OtherSearch`]; the texts may come from a file.
-    pub fn other_search(what: &'static str, saved: &str, this: &str) -> Self {
-        Self::OtherSearch {
-            what,
-            saved: excerpt(saved),
-            this: excerpt(this),
         }
     }
 

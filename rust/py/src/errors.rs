@@ -23,7 +23,6 @@ const CLASSES: &[(&str, &str)] = &[
     ("InvalidImage", "ImageError"),
     ("InvalidValue", "InvalidValueError"),
     ("Infeasible", "InfeasibleError"),
-    ("OtherSearch", "OtherSearchError"),
     ("UnsupportedTier", "UnsupportedTierError"),
     ("Threads", "ThreadsError"),
     ("DeviceUnavailable", "DeviceUnavailableError"),

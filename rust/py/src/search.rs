@@ -1,7 +1,6 @@
 //! The search and what goes with it: `python/quasar_rt/nas/nsga2.py`, `predictor.py`, `knapsack.py` and `stats.py` are the public faces
 //! and have checked dtypes, dimensions and contiguity.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,6 @@ use numpy::{
     IntoPyArray, PyArray1, PyArray2, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
 };
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 use quasar_core::Error;
 use quasar_search::{
     self as search, knapsack::Knapsack, pareto, predictor::CrossValidation, proxy::ProxyTable,
@@ -43,14 +41,12 @@ type Core = Nsga2<Arc<quasar_search::CostTable>>;
 pub struct Search {
     core: Mutex<Core>,
     space: quasar_search::space::Space,
-    digest: String,
-    source: String,
 }
 
 #[pymethods]
 impl Search {
     #[new]
-    #[pyo3(signature = (space, costs, population, generations, targets, seed, oversample, source, state))]
+    #[pyo3(signature = (space, costs, population, generations, targets, seed, oversample))]
     #[allow(clippy::too_many_arguments)] // keyword arguments of the Python class
     fn new(
         py: Python<'_>,
@@ -61,8 +57,6 @@ impl Search {
         targets: Vec<f64>,
         seed: u64,
         oversample: usize,
-        source: String,
-        state: Option<&[u8]>,
     ) -> PyResult<Self> {
         if costs.table.space() != &space.space {
             return Err(invalid_value(
@@ -77,19 +71,13 @@ impl Search {
             oversample,
         };
         let table = Arc::new(costs.table.clone());
-        let digest = space.space.sha256();
         let genotype = Genotype::of(&space.space);
         let search = py
-            .detach(|| match state {
-                None => Nsga2::new(genotype, table, settings),
-                Some(state) => Nsga2::resume(genotype, table, settings, &digest, &source, state),
-            })
+            .detach(|| Nsga2::new(genotype, table, settings))
             .map_err(to_py)?;
         Ok(Self {
             core: Mutex::new(search),
             space: space.space.clone(),
-            digest,
-            source,
         })
     }
 
@@ -112,7 +100,7 @@ impl Search {
         py.detach(|| self.lock().tell(scores)).map_err(to_py)
     }
 
-    fn remember(
+    fn add_known_scores(
         &self,
         py: Python<'_>,
         genomes: PyReadonlyArray2<'_, u8>,
@@ -120,7 +108,7 @@ impl Search {
     ) -> PyResult<()> {
         let genomes = view(&genomes)?;
         let scores = scores.as_slice()?;
-        py.detach(|| self.lock().remember(genomes, scores))
+        py.detach(|| self.lock().add_known_scores(genomes, scores))
             .map_err(to_py)
     }
 
@@ -164,16 +152,6 @@ impl Search {
         let search = self.lock();
         let entry = |g: &search::nsga2::Generation| (g.evaluations, g.hypervolume, g.best.clone());
         search.history().iter().map(entry).collect()
-    }
-
-    fn state<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        let bytes = py.detach(|| self.lock().to_bytes(&self.digest, &self.source));
-        PyBytes::new(py, &bytes)
-    }
-
-    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        py.detach(|| self.lock().save(&path, &self.digest, &self.source))
-            .map_err(to_py)
     }
 }
 

@@ -23,8 +23,4 @@ impl CostModel for CostTable {
     fn fastest(&self) -> Result<(Vec<u8>, f64)> {
         CostTable::fastest(self).map(|(genome, cost)| (genome, cost.fps))
     }
-
-    fn digest(&self) -> String {
-        self.sha256()
-    }
 }

@@ -2,14 +2,12 @@
 //!
 //! Each takes any bytes and must return: a panic, a hang or a large allocation is a bug.
 
-use quasar_core::error::Result;
 use quasar_cost::estimate;
 use quasar_hardware::{Board, Hardware, Mode};
 
-use crate::nsga2::Cost;
 use crate::proxy::ProxyTable;
 use crate::space::{Architecture, BlockShape, Space};
-use crate::{explore_space, CostModel, CostTable, Genotype, Nsga2, Settings};
+use crate::{explore_space, CostTable, Genotype};
 
 /// Boards with more DSP slices than this get no design-space search, so that a target stays fast.
 const MAX_DSP: u64 = 16;
@@ -26,84 +24,6 @@ choices = {embed = [8, 12], depth = [1, 2, 3], heads = [1, 2], mlp_ratio = [1.0,
 
 fn small_space() -> Space {
     Space::from_toml(SPACE).expect("a sound space")
-}
-
-/// Costs by the sum of a genome's genes; some genomes do not fit.
-#[derive(Clone, Copy, Debug)]
-struct Sum;
-
-impl CostModel for Sum {
-    fn cost(&self, genome: &[u8]) -> Cost {
-        let sum: f64 = genome.iter().copied().map(f64::from).sum();
-        Cost {
-            fps: 1000.0 / (1.0 + sum),
-            violation: (sum - 12.0).max(0.0),
-        }
-    }
-
-    fn fastest(&self) -> Result<(Vec<u8>, f64)> {
-        let smallest = vec![0; Genotype::of(&small_space()).genes()];
-        Ok((smallest, 1000.0))
-    }
-
-    fn digest(&self) -> String {
-        "fuzz".into()
-    }
-}
-
-/// A saved search of [`small_space`], honest or not. What is accepted must be saved the same, and go on to its end.
-///
-/// # Panics
-/// On a bug.
-pub fn search_state(bytes: &[u8]) {
-    const POPULATION: usize = 8;
-    const GENERATIONS: usize = 5;
-    let genotype = Genotype::of(&small_space());
-    for oversample in [1, 2] {
-        let settings = Settings {
-            population: POPULATION,
-            generations: GENERATIONS,
-            targets: vec![100.0],
-            seed: 1,
-            oversample,
-        };
-        let resume = |bytes: &[u8]| {
-            Nsga2::resume(
-                genotype.clone(),
-                Sum,
-                settings.clone(),
-                "space",
-                "fuzz",
-                bytes,
-            )
-            .map_err(|e| (e.kind(), e.to_string()))
-        };
-        let Ok(mut search) = resume(bytes) else {
-            continue;
-        };
-        let written = search.to_bytes("space", "fuzz");
-        let again = resume(&written).expect("a written state can be read");
-        assert_eq!(again.to_bytes("space", "fuzz"), written);
-        search
-            .run_with(|genomes, scores| {
-                for (genome, score) in genomes.rows().zip(scores) {
-                    *score = genome.iter().copied().map(f64::from).sum();
-                }
-                Ok(())
-            })
-            .expect("sums are scores");
-        assert!(search.done());
-        assert_eq!(search.evaluated().len(), POPULATION * GENERATIONS);
-        assert_eq!(search.history().len(), GENERATIONS);
-        assert!(search
-            .front()
-            .windows(2)
-            .all(|pair| pair[0].fps < pair[1].fps && pair[0].score > pair[1].score));
-        let finished = search.to_bytes("space", "fuzz");
-        let mut finished = resume(&finished).expect("a finished search can be read");
-        assert!(finished.ask(None).is_empty());
-        assert_eq!(finished.front(), search.front());
-    }
 }
 
 /// A space file up to the first zero byte, then numbers for a genome and an architecture. What is accepted must write, read back, name its
@@ -125,19 +45,19 @@ pub fn space_toml(bytes: &[u8]) {
     assert!(space.size() >= 1.0);
     let genotype = Genotype::of(&space);
     let proxy = ProxyTable::new(&space);
-    let mut drawn: Vec<u8> = (0..space.genes())
+    let mut sampled: Vec<u8> = (0..space.genes())
         .map(|at| {
             numbers
                 .get(at)
                 .map_or(0, |n| n % space.choices_of(at) as u8)
         })
         .collect();
-    space.canonicalize(&mut drawn);
+    space.canonicalize(&mut sampled);
     for mut genome in [
         space.smallest(),
         space.largest(),
         space.sample(1, &[2]),
-        drawn,
+        sampled,
     ] {
         space.canonicalize(&mut genome);
         genotype.check(&genome).expect("a canonical genome");

@@ -7,7 +7,6 @@
 //! | [`explore`] | picks the accelerator's configuration for a space |
 //! | [`tables`] | looks up costs for millions of genomes a second |
 //! | [`nsga2`] | the search itself, as ask and tell; scores come from the caller, FPS from a [`CostModel`] |
-//! | [`state`] | a search's scores as bytes, from which it goes on |
 //! | [`pareto`] | fronts, crowding, hypervolume of two objectives |
 //! | [`genome`] | genomes and sets of them |
 //! | [`predictor`] | accuracy from genes, by ridge regression |
@@ -31,7 +30,6 @@ pub mod predictor;
 pub mod proxy;
 mod random;
 pub mod space;
-pub mod state;
 pub mod statistics;
 pub mod tables;
 pub mod workload;

@@ -1,8 +1,8 @@
 //! NSGA-II over (modelled FPS, accuracy), as ask and tell.
 //!
 //! A search is a function of its settings, the space, the cost model and the scores that it is told: no clock, no global generator, no
-//! threads. Each generation draws from a generator keyed by seed and generation, so resuming needs no generator state: a search that is
-//! given the scores of an earlier one walks the same path through them ([`super::state`]).
+//! threads. Each generation samples from a generator keyed by seed and generation, so resuming needs no generator state: a search that is
+//! given the scores of an earlier one ([`Nsga2::add_known_scores`]) walks the same path through them.
 //!
 //! Depends on `genome`, `pareto`, `predictor`, `random`. Source: Deb et al. 2002; what differs is in `docs/search-core.md`.
 
@@ -60,9 +60,6 @@ pub trait CostModel {
     /// # Errors
     /// If none fits.
     fn fastest(&self) -> Result<(Vec<u8>, f64)>;
-
-    /// A digest of everything that the costs depend on.
-    fn digest(&self) -> String;
 }
 
 impl<T: CostModel> CostModel for Arc<T> {
@@ -72,10 +69,6 @@ impl<T: CostModel> CostModel for Arc<T> {
 
     fn fastest(&self) -> Result<(Vec<u8>, f64)> {
         T::fastest(self)
-    }
-
-    fn digest(&self) -> String {
-        T::digest(self)
     }
 }
 
@@ -166,14 +159,14 @@ struct Member {
 /// A search.
 #[derive(Clone, Debug)]
 pub struct Nsga2<C> {
-    pub(super) genotype: Genotype,
-    pub(super) costs: C,
-    pub(super) settings: Settings,
+    genotype: Genotype,
+    costs: C,
+    settings: Settings,
     /// Every genome that was bred or whose score is known, in order of appearance.
-    pub(super) known: GenomeSet,
+    known: GenomeSet,
     /// Of each known genome; a score that is not known yet is NaN.
-    pub(super) points: Vec<Point>,
-    /// Of each known genome, whether it was bred (and is not only remembered).
+    points: Vec<Point>,
+    /// Of each known genome, whether it was bred (its score can be known from elsewhere).
     bred: Vec<bool>,
     /// Networks of finished generations, in order.
     evaluated: Vec<u32>,
@@ -244,14 +237,14 @@ impl<C: CostModel> Nsga2<C> {
     /// # Errors
     /// [`Error::InvalidValue`] for lists of different lengths, a genome that is not canonical or not of this space, a score that is not
     /// finite or differs from the one known; nothing is taken then.
-    pub fn remember(&mut self, genomes: Genomes<'_>, scores: &[f64]) -> Result<()> {
+    pub fn add_known_scores(&mut self, genomes: Genomes<'_>, scores: &[f64]) -> Result<()> {
         check_scores(scores, genomes.len())?;
         for (genome, &score) in genomes.rows().zip(scores) {
             self.genotype.check(genome)?;
             let known = self.known.find(genome).map(|id| self.points[id as usize]);
             if known.is_some_and(|point| !point.score.is_nan() && point.score != score) {
                 return Err(Error::InvalidValue(
-                    "a genome to remember has another score already".into(),
+                    "a genome with a known score has another score already".into(),
                 ));
             }
         }
@@ -372,16 +365,6 @@ impl<C: CostModel> Nsga2<C> {
     /// One entry for each finished generation.
     pub fn history(&self) -> &[Generation] {
         &self.history
-    }
-
-    /// What the search was told to do.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    /// Its genomes.
-    pub fn genotype(&self) -> &Genotype {
-        &self.genotype
     }
 
     fn candidate(&self, id: u32) -> Candidate {
@@ -775,17 +758,17 @@ fn check_scores(scores: &[f64], expected: usize) -> Result<()> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::super::genome::tests::toy;
     use super::*;
     use proptest::prelude::*;
 
     /// A cost model for tests: 1e6 over a sum of what each gene's choice costs.
     #[derive(Clone, Debug)]
-    pub struct Double {
-        pub genotype: Genotype,
+    struct Double {
+        genotype: Genotype,
         /// Networks whose sum exceeds it do not fit.
-        pub room: f64,
+        room: f64,
     }
 
     impl Double {
@@ -817,14 +800,10 @@ pub(super) mod tests {
             let fps = 1e6 / self.sum(&smallest);
             Ok((smallest, fps))
         }
-
-        fn digest(&self) -> String {
-            format!("double {}", self.room)
-        }
     }
 
     /// A score with diminishing returns and an interaction, so that fronts are curved.
-    pub fn score(genotype: &Genotype, genome: &[u8]) -> f64 {
+    fn score(genotype: &Genotype, genome: &[u8]) -> f64 {
         let used = genotype.used(genome);
         let sum: f64 = genome[2..used]
             .iter()
@@ -834,7 +813,7 @@ pub(super) mod tests {
         sum * (1.0 + 0.2 * f64::from(genome[0]))
     }
 
-    pub fn settings(population: usize, generations: usize, seed: u64) -> Settings {
+    fn settings(population: usize, generations: usize, seed: u64) -> Settings {
         Settings {
             population,
             generations,
@@ -848,7 +827,7 @@ pub(super) mod tests {
         toy(3, &[6, 7, 8], &[2, 2, 5])
     }
 
-    pub fn search(genotype: &Genotype, settings: Settings, room: f64) -> Nsga2<Double> {
+    fn search(genotype: &Genotype, settings: Settings, room: f64) -> Nsga2<Double> {
         let costs = Double {
             genotype: genotype.clone(),
             room,
@@ -856,7 +835,7 @@ pub(super) mod tests {
         Nsga2::new(genotype.clone(), costs, settings).unwrap()
     }
 
-    pub fn run(search: &mut Nsga2<Double>) {
+    fn run(search: &mut Nsga2<Double>) {
         let genotype = search.genotype.clone();
         search
             .run_with(|genomes, scores| {
@@ -1122,7 +1101,7 @@ pub(super) mod tests {
             }
             prop_assert_eq!(whole.evaluated(), chunked.evaluated());
             prop_assert_eq!(whole.front(), chunked.front());
-            prop_assert_eq!(whole.to_bytes("s", "p"), chunked.to_bytes("s", "p"));
+            prop_assert_eq!(whole.history(), chunked.history());
         }
 
         #[test]

@@ -9,7 +9,6 @@ use quasar_cost::estimate::{host_estimate, Cost, HostEstimate};
 use quasar_cost::resources::Resources;
 use quasar_hardware::configuration::{Buffers, Hardware};
 use quasar_hardware::workload::{BlockWork, RowWidths, Setting};
-use sha2::{Digest, Sha256};
 
 use crate::space::{BlockShape, Granularity, Space};
 
@@ -156,30 +155,6 @@ impl CostTable {
                 !(embed.inner.attention[attention].fits && embed.inner.mlp[mlp].fits)
             })
             .count()
-    }
-
-    /// SHA-256 (hex) of all that costs follow from: the tables, the clock and the space.
-    pub fn sha256(&self) -> String {
-        let mut digest = Sha256::new();
-        digest.update(self.space.sha256());
-        digest.update(self.clock_hz.to_le_bytes());
-        for embed in &self.embeds {
-            let ends = Entry {
-                totals: embed.ends,
-                fits: true,
-            };
-            let halves = [&embed.inner, &embed.last];
-            let entries = halves
-                .into_iter()
-                .flat_map(|h| h.attention.iter().chain(&h.mlp));
-            for Entry { totals, fits } in std::iter::once(&ends).chain(entries) {
-                for cycles in [totals.interval, totals.latency, totals.transfer] {
-                    digest.update(cycles.to_le_bytes());
-                }
-                digest.update([u8::from(*fits)]);
-            }
-        }
-        format!("{:x}", digest.finalize())
     }
 
     fn sum<const GENES: usize>(&self, embed: &Embed, genes: &[u8]) -> (Totals, bool) {

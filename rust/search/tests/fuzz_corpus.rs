@@ -1,12 +1,7 @@
-//! Replays the fuzz corpus of the settings files and of saved searches.
+//! Replays the fuzz corpus of the settings files.
 
 use quasar_core::fuzzing::replay;
 use quasar_search::fuzzing;
-
-#[test]
-fn search_state() {
-    replay("search_state", fuzzing::search_state);
-}
 
 #[test]
 fn space_toml() {
