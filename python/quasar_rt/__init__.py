@@ -4,11 +4,12 @@
 >>> quasar_rt.row_pairs([4, 8, 4]).widths
 array([4, 8], dtype=uint8)
 
-The path of a frame, and the modules that it meets: `images` (a file or array becomes pixels) or `frame` (a camera's
-bytes), `engine` (pixels become logits, in Rust), `prediction` (what the logits say). `subnet` reads and writes
-networks, `rows` has the packed weight format, `device` says what this machine offers, and `errors` what can go wrong.
+The path of a frame is at the top: `images` decodes a file or an array, `frame` describes a camera's bytes, `engine`
+runs a `subnet` on a `device`, `prediction` and `profile` hold the results, `errors` the exceptions. The rest is
+grouped: `rows` (packed weights), `build` and `export` (float network to subnet), `train` and `nas` (over a `space`),
+`hardware` and `accelerator` (model and compiler), `oracle`, `verify`, `evaluate`, `bench` and `cli`.
 
-Names are imported when they are first used, so that ``import quasar_rt`` and the command line start fast.
+Names are imported on first use, so that ``import quasar_rt`` and the command line start fast.
 """
 
 from __future__ import annotations
@@ -16,39 +17,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .errors import *  # noqa: F403 (the classes of errors.__all__)
+from .errors import __all__ as _ERRORS
+
 if TYPE_CHECKING:
+    __version__: str
     from .build import random_subnet as random_subnet
     from .device import Device as Device
     from .device import Tier as Tier
     from .device import devices as devices
     from .engine import Engine as Engine
-    from .errors import AccumulatorOverflowError as AccumulatorOverflowError
-    from .errors import CancelledError as CancelledError
-    from .errors import ChecksumError as ChecksumError
-    from .errors import ClosedError as ClosedError
-    from .errors import ConfigError as ConfigError
-    from .errors import CorruptOutputError as CorruptOutputError
-    from .errors import DeviceError as DeviceError
-    from .errors import DeviceFaultError as DeviceFaultError
-    from .errors import DeviceTimeoutError as DeviceTimeoutError
-    from .errors import DeviceUnavailableError as DeviceUnavailableError
-    from .errors import DoesNotFitError as DoesNotFitError
-    from .errors import FileError as FileError
-    from .errors import ImageError as ImageError
-    from .errors import InfeasibleError as InfeasibleError
-    from .errors import InvalidValueError as InvalidValueError
-    from .errors import NotASubnetError as NotASubnetError
-    from .errors import QuasarError as QuasarError
-    from .errors import SettingsError as SettingsError
-    from .errors import SubnetError as SubnetError
-    from .errors import TensorError as TensorError
-    from .errors import ThreadsError as ThreadsError
-    from .errors import TooLargeError as TooLargeError
-    from .errors import TruncatedError as TruncatedError
-    from .errors import UnsupportedTierError as UnsupportedTierError
-    from .errors import UnsupportedVersionError as UnsupportedVersionError
-    from .errors import UntrainedWarning as UntrainedWarning
-    from .errors import WrongBitstreamError as WrongBitstreamError
     from .frame import Frame as Frame
     from .nas import SearchResult as SearchResult
     from .nas import search as search
@@ -64,56 +42,24 @@ if TYPE_CHECKING:
     from .rows import unpack_rows as unpack_rows
     from .subnet import Subnet as Subnet
 
-_MODULES = {
-    "build": ["random_subnet"],
-    "device": ["Device", "Tier", "devices"],
-    "engine": ["Engine"],
-    "errors": [
-        "AccumulatorOverflowError",
-        "CancelledError",
-        "ChecksumError",
-        "ClosedError",
-        "ConfigError",
-        "CorruptOutputError",
-        "DeviceError",
-        "DeviceFaultError",
-        "DeviceTimeoutError",
-        "DeviceUnavailableError",
-        "DoesNotFitError",
-        "FileError",
-        "ImageError",
-        "InfeasibleError",
-        "InvalidValueError",
-        "NotASubnetError",
-        "QuasarError",
-        "SettingsError",
-        "SubnetError",
-        "TensorError",
-        "ThreadsError",
-        "TooLargeError",
-        "TruncatedError",
-        "UnsupportedTierError",
-        "UnsupportedVersionError",
-        "UntrainedWarning",
-        "WrongBitstreamError",
-    ],
-    "frame": ["Frame"],
-    "nas": ["SearchResult", "search"],
-    "prediction": ["Prediction", "Score", "Timings"],
-    "profile": ["Profile"],
-    "rows": [
-        "PackedRows",
-        "RowPairs",
-        "pack_rows",
-        "quantize_rows",
-        "row_pairs",
-        "unpack_rows",
-    ],
-    "subnet": ["Subnet"],
+#: The module of each name above.
+_HOME = {
+    name: module
+    for module, names in {
+        "build": ["random_subnet"],
+        "device": ["Device", "Tier", "devices"],
+        "engine": ["Engine"],
+        "frame": ["Frame"],
+        "nas": ["SearchResult", "search"],
+        "prediction": ["Prediction", "Score", "Timings"],
+        "profile": ["Profile"],
+        "rows": ["PackedRows", "RowPairs", "pack_rows", "quantize_rows", "row_pairs", "unpack_rows"],
+        "subnet": ["Subnet"],
+    }.items()
+    for name in names
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = ["__version__", *_ERRORS, *_HOME]
 
 
 def __getattr__(name: str) -> object:

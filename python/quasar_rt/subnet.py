@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import packaged
 from ._native import Subnet as NativeSubnet
 from .errors import ConfigError, FileError, SubnetError, TensorError
+from .packaged import subnet_names, subnet_path
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -103,12 +103,12 @@ class Subnet:
             quasar_rt.FileError: the file cannot be read.
             quasar_rt.SubnetError: it is not a sound subnet; the subclass says in which way.
         """
-        path = packaged.subnet_path(source) if isinstance(source, str) else None
+        path = subnet_path(source) if isinstance(source, str) else None
         if path is None:
             path = Path(source)
             # os.path.exists, unlike Path.exists, is False for names that no file can have.
             if not os.path.exists(path):
-                names = ", ".join(packaged.subnet_names()) or "none"
+                names = ", ".join(subnet_names()) or "none"
                 raise FileError(
                     f"there is no file '{source}' and no packaged subnet of that name (there are: {names})"
                 )

@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from ..errors import QuasarError
-from .output import printable
+from .output import Failure
 
 __all__ = ["cli", "main"]
 
@@ -26,15 +26,6 @@ _COMMANDS = {
     "devices": "Show what this machine offers to run on.",
     "verify": "Run every backend and tier on the same inputs and compare the bits.",
 }
-
-
-class Failure(click.ClickException):
-    """An error that the user can mend: one line on stderr, exit code 2."""
-
-    exit_code = 2
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
 
 
 class _Commands(click.Group):

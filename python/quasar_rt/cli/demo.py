@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from . import Failure
 from .options import as_json, engine_options, open_engine
-from .output import echo, print_json, print_table
+from .output import Failure, echo, print_json, print_table
 
 SUBNET = "fashion-mnist"
 

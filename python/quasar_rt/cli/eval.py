@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from . import Failure
 from .options import as_json, engine_options, open_engine
-from .output import echo, print_json, print_table, progress
+from .output import Failure, echo, print_json, print_table, progress
 
 
 @click.command("eval", short_help="Measure a subnet's accuracy on a data set.")

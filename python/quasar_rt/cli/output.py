@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-__all__ = ["echo", "print_json", "print_table", "printable", "progress"]
+__all__ = ["Failure", "echo", "print_json", "print_table", "printable", "progress"]
+
+
+class Failure(click.ClickException):
+    """Ends a command for an error of its user: one line on stderr, exit code 2."""
+
+    exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 def print_json(value: Any) -> None:
