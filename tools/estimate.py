@@ -26,7 +26,6 @@ from quasar_rt.hardware import (
     Workload,
     board_names,
     estimate,
-    modes,
     replay,
 )
 from quasar_rt.hardware.pictures import draw, draw_timeline
@@ -48,11 +47,11 @@ def network(name: str, eight_bit: float | None) -> Workload:
 
 
 def configuration(
-    workload: Workload, board: Board, file: Path | None, clock: float | None, mode: str, space: str | None
+    workload: Workload, board: Board, file: Path | None, clock: float | None, space: str | None
 ) -> Hardware:
     """The file's configuration, or the one that the design-space search picks."""
     if file is None:
-        return Hardware.for_board(board, Space.load(space) if space else workload, clock, mode)
+        return Hardware.for_board(board, Space.load(space) if space else workload, clock)
     hardware = Hardware.load(file, board)
     return hardware if clock is None else hardware.with_clock(clock)
 
@@ -133,8 +132,6 @@ def show_summary(result: Estimate, hardware: Hardware) -> None:
     """The figures that matter."""
     settings = hardware.settings
     array, lanes, host = settings["array"], settings["lanes"], result.host
-    only = "" if result.hls else "   MODELLED ONLY: the accelerator's HLS is not written for it"
-    extra = f" + {array['lut_pairs']} in LUTs" if array.get("lut_pairs") else ""
     loss = ", ".join(f"{name} {100 * share:.1f} %" for name, share in result.losses().items() if share > 5e-4)
     bound = (
         "host-bound: the processor is slower than the accelerator"
@@ -143,10 +140,10 @@ def show_summary(result: Estimate, hardware: Hardware) -> None:
     )
     facts = [
         ("network", f"{result.network}, {result.macs / 1e9:.3g} GMAC a frame"),
-        ("board", f"{result.board}, {result.clock_mhz:g} MHz, mode {result.mode}{only}"),
+        ("board", f"{result.board}, {result.clock_mhz:g} MHz"),
         (
             "array",
-            f"{array['tokens']} tokens x {array['pairs']} row pairs{extra}, {result.frames} frames in flight",
+            f"{array['tokens']} tokens x {array['pairs']} row pairs, {result.frames} frames in flight",
         ),
         (
             "lanes",
@@ -181,29 +178,6 @@ def show_summary(result: Estimate, hardware: Hardware) -> None:
         ),
     ]
     print_table(["", ""], facts, "Modelled: no figure comes from synthesis or from a board")
-
-
-def show_modes(workload: Workload, board: Board, clock: float | None) -> None:
-    """Every mode on its own best array."""
-    rows = []
-    for mode, hls in modes().items():
-        hardware = Hardware.for_board(board, workload, clock, mode)
-        result = estimate(workload, hardware)
-        array = hardware.settings["array"]
-        rows.append(
-            [
-                mode,
-                "yes" if hls else "no: modelled only",
-                f"{array['tokens']}x{array['pairs']}"
-                + (f"+{array['lut_pairs']}" if array.get("lut_pairs") else ""),
-                f"{result.fps:,.1f}",
-                f"{result.latency_s * 1e3:.3g}",
-                f"{result.resources.dsp:,}",
-                f"{result.resources.lut:,}",
-            ]
-        )
-    columns = ["mode", "HLS", ">array", ">frames/s", ">latency ms", ">DSP", ">LUT"]
-    print_table(columns, rows, "Modes of the array, each on its own best design (modelled)")
 
 
 def show_paper(as_json: bool) -> None:
@@ -359,10 +333,6 @@ def show_paper(as_json: bool) -> None:
     "--space", help="Search the design for this space (its name or file) rather than for SUBNET alone."
 )
 @click.option("--clock", type=float, metavar="MHZ", help="The fabric's clock [the board's default].")
-@click.option(
-    "--mode", type=click.Choice(list(modes())), default="nibble", show_default=True, help="Of the array."
-)
-@click.option("--all-modes", is_flag=True, help="Also compare the modes that are modelled only.")
 @click.option("--eight-bit", type=click.FloatRange(0, 1), help="Fraction of 8-bit rows of a DeiT shape [0].")
 @click.option(
     "--png",
@@ -387,8 +357,6 @@ def main(
     hardware: Path | None,
     space: str | None,
     clock: float | None,
-    mode: str,
-    all_modes: bool,
     eight_bit: float | None,
     png: Path | None,
     no_png: bool,
@@ -407,7 +375,7 @@ def main(
             return
         workload = network(subnet, eight_bit)
         chosen = Board.load(board)
-        design = configuration(workload, chosen, hardware, clock, mode, space)
+        design = configuration(workload, chosen, hardware, clock, space)
         result = estimate(workload, design)
         if save is not None:
             design.save(save)
@@ -417,8 +385,6 @@ def main(
             show_summary(result, design)
             show_layers(result, every)
             show_resources(result)
-            if all_modes:
-                show_modes(workload, chosen, clock)
         if timeline is not None:
             draw_timeline(replay(workload, design), timeline, f"{result.network} on {result.board}")
             click.echo(f"wrote {timeline}", err=True)

@@ -60,7 +60,6 @@ class Program:
         """Compiles `subnet` for the accelerator of `hardware`.
 
         Raises:
-            quasar_rt.InvalidValueError: a mode that is modelled only.
             quasar_rt.SettingsError: a configuration that the HLS sources cannot be built for; names the key.
             quasar_rt.DoesNotFitError: a buffer cannot hold the subnet; says which and by how much.
         """

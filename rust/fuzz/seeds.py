@@ -21,7 +21,7 @@ clock_mhz = 100.0
 mode = "nibble"
 frames = 2
 axi_ports = 2
-array = {tokens = 5, pairs = 4, lut_pairs = 0}
+array = {tokens = 5, pairs = 4}
 lanes = {requantize = 5, gelu = 5, norm = 5, exponential = 5, multipliers = "fabric"}
 buffers = {input = 64, residual = 64, norm = 64, query = 64, key = 64, value = 64, score = 64, hidden = 64, weight = 64}
 """
@@ -233,7 +233,7 @@ def hardware() -> dict[str, bytes]:
         "pairs-most": (b"pairs = 4", b"pairs = 16384"),
         "buffers-most": (b"input = 64", b"input = 18446744073709551615"),
         "ports-none": (b"axi_ports = 2", b"axi_ports = 0"),
-        "mode-other": (b'mode = "nibble"', b'mode = "lut_share"'),
+        "mode-other": (b'mode = "nibble"', b'mode = "other"'),
     }
     found |= {
         name: board + b"\0" + CONFIGURATION.replace(old, new) for name, (old, new) in configurations.items()

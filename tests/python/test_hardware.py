@@ -21,7 +21,6 @@ from quasar_rt.hardware import (
     Workload,
     board_names,
     estimate,
-    modes,
 )
 from quasar_rt.hardware.pictures import draw
 from quasar_rt.hardware.report import CAUSES, by_stage, groups, held_back_by
@@ -182,21 +181,6 @@ def test_networks_that_do_not_fit_say_so(zcu102: Hardware) -> None:
     assert costs["fits"].tolist() == [True, False]
 
 
-def test_modes_without_hls_are_marked_and_refused_by_tables() -> None:
-    space = Space.load("tiny")
-    assert [mode for mode, hls in modes().items() if hls] == ["nibble"]
-    for mode, hls in modes().items():
-        hardware = Hardware.for_board("zcu102", Workload.deit("deit-tiny", 0.25), mode=mode)
-        assert estimate(Workload.deit("deit-tiny", 0.25), hardware).hls == hls
-        if hls:
-            CostTable(space, hardware)
-        else:
-            with pytest.raises(InvalidValueError, match="modelled only"):
-                CostTable(space, hardware)
-    with pytest.raises(InvalidValueError, match="nibble, drained_pairs, lut_share"):
-        Hardware.for_board("zcu102", space, mode="magic")
-
-
 @pytest.mark.parametrize(
     ("embed", "block", "part"),
     [
@@ -268,7 +252,6 @@ def test_the_tool_prints_tables_and_writes_files(tmp_path: Path) -> None:
         (["deit-tiny", "--clock", "0"], "clock_mhz: 0 is outside"),
         (["deit-base", "--board", "pynq-z2"], "block RAMs"),
         (["fashion-mnist", "--eight-bit", "0.5"], "--eight-bit goes with"),
-        (["deit-tiny", "--mode", "magic"], "magic"),
     ],
 )
 def test_the_tool_names_what_is_wrong(arguments: list[str], part: str, tmp_path: Path) -> None:

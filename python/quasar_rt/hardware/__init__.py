@@ -22,7 +22,6 @@ from .closed_form import VectorStage as VectorStage
 from .closed_form import estimate as estimate
 from .configuration import Hardware as Hardware
 from .configuration import Part as Part
-from .configuration import modes as modes
 from .cost_table import CostTable as CostTable
 from .event_model import Replay as Replay
 from .event_model import Span as Span

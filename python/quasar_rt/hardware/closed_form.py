@@ -81,9 +81,6 @@ class Estimate:
     network: str
     board: str
     clock_mhz: float
-    mode: str
-    hls: bool
-    """True where the accelerator's HLS is written for that mode (`modes`)."""
     frames: int
     """Frames in flight."""
     layers: tuple[Layer, ...]

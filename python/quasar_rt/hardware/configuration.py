@@ -1,4 +1,4 @@
-"""Configurations of the accelerator: array, lanes, buffers, clock and mode on a board.
+"""Configurations of the accelerator: array, lanes, buffers and clock on a board.
 
 ``docs/hardware-model.md`` describes their TOML files.
 """
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from .._native import Hardware as NativeHardware
-from .._native import hardware_modes
 from ..errors import FileError
 from ..settings import SettingsFile, read_text
 from ..space import Space
@@ -21,7 +20,7 @@ from ..subnet import Subnet
 from .board import Amounts, Board
 from .workload import Workload
 
-__all__ = ["Hardware", "Part", "modes"]
+__all__ = ["Hardware", "Part"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,11 @@ class Part:
 
 
 class Hardware(SettingsFile[NativeHardware]):
-    """Holds a configuration of the accelerator on a board: array, lanes, buffers, clock, mode; immutable.
+    """Holds a configuration of the accelerator on a board: array, lanes, buffers, clock; immutable.
 
     >>> hardware = Hardware.for_board("ultra96v2", Space.load("digits"))
-    >>> hardware.board.name, hardware.mode
-    ('ultra96v2', 'nibble')
+    >>> hardware.board.name, hardware.clock_mhz
+    ('ultra96v2', 150.0)
     """
 
     _made_by = "Hardware.load, Hardware.from_toml or Hardware.for_board"
@@ -76,7 +75,6 @@ class Hardware(SettingsFile[NativeHardware]):
         board: Board | str,
         target: Space | Subnet | Workload | Iterable[Subnet | Workload],
         clock_mhz: float | None = None,
-        mode: str = "nibble",
     ) -> Hardware:
         """Searches the array, lanes and buffers that run `target` fastest within the board's usable resources.
 
@@ -89,21 +87,20 @@ class Hardware(SettingsFile[NativeHardware]):
             board: a board, or the name or path of one.
             target: networks, whose time for one frame each is minimised, or a space.
             clock_mhz: the clock; None takes the board's default.
-            mode: one of `modes`.
 
         Raises:
             quasar_rt.DoesNotFitError: the board is too small, whatever the array; the message says what it lacks.
-            quasar_rt.InvalidValueError: no network, or an unknown mode.
+            quasar_rt.InvalidValueError: no network.
             quasar_rt.SettingsError: the clock is out of range.
         """
         if not isinstance(board, Board):
             board = Board.load(board)
         clock = float(board.clocks_mhz[0] if clock_mhz is None else clock_mhz)
         if isinstance(target, Space):
-            return cls._wrap(NativeHardware.explore_space(board._inner, target._inner, clock, mode))
+            return cls._wrap(NativeHardware.explore_space(board._inner, target._inner, clock))
         networks = [target] if isinstance(target, Subnet | Workload) else target
         workloads = [Workload.of(network)._inner for network in networks]
-        return cls._wrap(NativeHardware.explore(board._inner, workloads, clock, mode))
+        return cls._wrap(NativeHardware.explore(board._inner, workloads, clock))
 
     def with_clock(self, clock_mhz: float) -> Hardware:
         """Returns the same configuration at another clock."""
@@ -129,11 +126,6 @@ class Hardware(SettingsFile[NativeHardware]):
     def clock_mhz(self) -> float:
         """Clock of the fabric in MHz."""
         return float(self.settings["clock_mhz"])
-
-    @property
-    def mode(self) -> str:
-        """How weights use the array; one of `modes`."""
-        return str(self.settings["mode"])
 
     @property
     def resources(self) -> Amounts:
@@ -168,16 +160,5 @@ class Hardware(SettingsFile[NativeHardware]):
         array = settings["array"]
         return (
             f"<Hardware on {settings['board']!r}: {array['tokens']} tokens x {array['pairs']} row pairs, "
-            f"{settings['clock_mhz']:g} MHz, mode {settings['mode']!r}>"
+            f"{settings['clock_mhz']:g} MHz>"
         )
-
-
-def modes() -> dict[str, bool]:
-    """Returns each mode of the array with True where the accelerator's HLS is written for it.
-
-    The other modes are modelled only.
-
-    >>> modes()
-    {'nibble': True, 'drained_pairs': False, 'lut_share': False}
-    """
-    return dict(hardware_modes())

@@ -21,10 +21,9 @@ class CostTable:
 
     Args:
         space: the space.
-        hardware: a configuration in a mode that the accelerator's HLS is written for.
+        hardware: the configuration.
 
     Raises:
-        quasar_rt.InvalidValueError: another mode: a search must not count on it.
         quasar_rt.DoesNotFitError: the configuration needs more than its board has.
 
     >>> space = Space.load("digits")

@@ -64,7 +64,6 @@ def replay(network: Subnet | Workload, hardware: Hardware) -> Replay:
     True
 
     Raises:
-        quasar_rt.InvalidValueError: a mode that is modelled only.
         quasar_rt.SettingsError: a configuration that the HLS sources cannot be built for.
         quasar_rt.DoesNotFitError: the network exceeds a buffer; the message names it and the excess.
     """

@@ -66,9 +66,8 @@ def draw(result: Estimate, path: str | os.PathLike[str]) -> None:
 
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
-    only = "" if result.hls else " (modelled only, no HLS)"
     figure.suptitle(
-        f"{result.network} on {result.board}, {result.clock_mhz:g} MHz, mode {result.mode}{only}. Modelled: "
+        f"{result.network} on {result.board}, {result.clock_mhz:g} MHz. Modelled: "
         f"{result.fps:,.1f} frames/s, latency {result.latency_s * 1e3:.3g} ms; "
         f"with the host {result.fps_with_host:,.1f} frames/s",
         fontsize=11,

@@ -108,7 +108,6 @@ fn encodable(lists: &[List]) -> Result<()> {
 
 /// Refuses configurations that the HLS sources cannot be built for, and subnets that the buffers do not hold.
 fn check(workload: &Workload, hardware: &Hardware) -> Result<()> {
-    hardware.check_mode()?;
     let c = hardware.configuration();
     let invalid = |key: &str, problem: String| {
         Err(Error::InvalidSettings {

@@ -155,11 +155,7 @@ pub(crate) fn hardware(
     board_name: &str,
     [tokens, pairs, lanes, norm, exponential, ports, frames]: [u64; 7],
 ) -> Hardware {
-    let array = Array {
-        tokens,
-        pairs,
-        lut_pairs: 0,
-    };
+    let array = Array { tokens, pairs };
     let lanes = Lanes {
         requantize: lanes,
         gelu: lanes,

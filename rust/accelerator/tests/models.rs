@@ -99,7 +99,6 @@ impl Draw {
         let array = Array {
             tokens,
             pairs: self.of(4, 60),
-            lut_pairs: 0,
         };
         let requantize = tokens.div_ceil(self.of(1, 6)).min(60);
         let lanes = Lanes {
@@ -176,13 +175,7 @@ fn deit_tiny(eight_bit: f64) -> Workload {
 fn deit_tiny_on_zcu102_reaches_its_targets_event_by_event() {
     let networks = [(deit_tiny(0.0), 400.0), (deit_tiny(0.25), 330.0)];
     for (workload, target) in networks {
-        let hardware = explore(
-            &zcu102(),
-            std::slice::from_ref(&workload),
-            150.0,
-            Mode::Nibble,
-        )
-        .unwrap();
+        let hardware = explore(&zcu102(), std::slice::from_ref(&workload), 150.0).unwrap();
         let lists = schedule(&workload, &hardware).unwrap();
         let steady = steady(&hardware, &lists).unwrap();
         let fps = hardware.clock_hz() / steady.period as f64;
@@ -241,13 +234,7 @@ fn the_array_issues_by_its_rules() {
 #[test]
 fn work_is_what_the_loops_count() {
     let workload = deit_tiny(0.25);
-    let hardware = explore(
-        &zcu102(),
-        std::slice::from_ref(&workload),
-        150.0,
-        Mode::Nibble,
-    )
-    .unwrap();
+    let hardware = explore(&zcu102(), std::slice::from_ref(&workload), 150.0).unwrap();
     let lists = schedule(&workload, &hardware).unwrap();
     let trace = frame_alone(&hardware, &lists).unwrap();
     let commands: Vec<_> = ["start0", "end0"]

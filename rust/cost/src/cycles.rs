@@ -6,7 +6,7 @@
 //! Depends on [`quasar_hardware::configuration`], [`quasar_hardware::packing`] and [`quasar_hardware::workload`].
 
 use quasar_core::subnet::config::Pool;
-use quasar_hardware::configuration::{Hardware, Lanes, Mode};
+use quasar_hardware::configuration::{Hardware, Lanes};
 use quasar_hardware::declared::bytes_per_cycle;
 use quasar_hardware::declared::{
     BURST_BEATS, COMMAND_GAP, EXPONENTIAL_DEPTH, FILL_DEPTH, LOOP_GAP, MEMORY_LATENCY, NORM_DEPTH,
@@ -584,13 +584,7 @@ impl<'a> Model<'a> {
 
     /// Bytes of a column of a tile's weights.
     fn weight_bytes(&self) -> u64 {
-        let configuration = self.hardware.configuration();
-        let rows = if configuration.mode == Mode::DrainedPairs {
-            2
-        } else {
-            1
-        };
-        rows * (configuration.array.pairs + configuration.array.lut_pairs)
+        self.pairs()
     }
 
     fn lanes(&self) -> Lanes {
@@ -711,40 +705,18 @@ impl<'a> Model<'a> {
 
     /// Tiles of row pairs.
     fn row_tiles(&self, rows: RowWidths) -> Vec<RowTile> {
-        let configuration = self.hardware.configuration();
-        let (pairs, extra) = (configuration.array.pairs, configuration.array.lut_pairs);
-        let four_bit = rows.four_bit.div_ceil(2);
-        let eight_bit = match configuration.mode {
-            Mode::Nibble | Mode::LutShare => rows.eight_bit,
-            Mode::DrainedPairs => rows.eight_bit.div_ceil(2),
-        };
-        // 8-bit rows need slices; LUTs take 4-bit rows, as many as let both finish together.
-        let tiles = (four_bit + eight_bit)
-            .div_ceil(pairs + extra)
-            .max(eight_bit.div_ceil(pairs));
+        let pairs = self.pairs();
+        let tiles = rows.slots().div_ceil(pairs);
         let (mut four_left, mut eight_left) = (rows.four_bit, rows.eight_bit);
-        let outputs_of_eight = if configuration.mode == Mode::DrainedPairs {
-            2
-        } else {
-            1
-        };
-        let spread = |left: u64, tiles: u64| left.div_ceil(tiles.max(1));
         (0..tiles)
-            .map(|tile| {
-                let remaining = tiles - tile;
-                let (fours, eights) = if extra == 0 {
-                    // 4-bit pairs first, then 8-bit ones.
-                    let fours = four_left.min(2 * pairs);
-                    let free = pairs - fours.div_ceil(2);
-                    (fours, eight_left.min(free * outputs_of_eight))
-                } else {
-                    let eights = spread(eight_left, remaining);
-                    (four_left.min(2 * (pairs - eights + extra)), eights)
-                };
+            .map(|_| {
+                // 4-bit pairs first, then 8-bit ones.
+                let fours = four_left.min(2 * pairs);
+                let eights = eight_left.min(pairs - fours.div_ceil(2));
                 four_left -= fours;
                 eight_left -= eights;
                 RowTile {
-                    slots: fours.div_ceil(2) + eights.div_ceil(outputs_of_eight),
+                    slots: fours.div_ceil(2) + eights,
                     outputs: fours + eights,
                     pair: if eights > 0 {
                         Pair::EightBit
@@ -758,13 +730,7 @@ impl<'a> Model<'a> {
 
     /// Accumulations that `columns` are divided into.
     fn passes(&self, pair: Pair, activation: Activation, columns: u64) -> u64 {
-        match self.hardware.configuration().mode {
-            // Accumulators in the fabric are 32 bits wide.
-            Mode::DrainedPairs => 1,
-            Mode::Nibble | Mode::LutShare => {
-                columns.div_ceil(self.hardware.board().dsp_kind.products(pair, activation))
-            }
-        }
+        columns.div_ceil(self.hardware.board().dsp_kind.products(pair, activation))
     }
 
     /// A product with weights, requantized.

@@ -97,10 +97,6 @@ pub struct Estimate {
     pub board: String,
     /// Clock of the fabric.
     pub clock_mhz: f64,
-    /// Mode's name.
-    pub mode: &'static str,
-    /// Whether that mode is the accelerator's ([`quasar_hardware::Mode::hls`]).
-    pub hls: bool,
     /// Frames in flight.
     pub frames: u64,
     /// Stages on the array, in the order of a frame's path.
@@ -254,8 +250,6 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
         network: workload.name.clone(),
         board: hardware.board().name.clone(),
         clock_mhz: configuration.clock_mhz,
-        mode: configuration.mode.name(),
-        hls: configuration.mode.hls(),
         frames: configuration.frames,
         period_cycles: cost.period_cycles,
         array_cycles: layers.iter().map(|l| l.cycles).sum(),
@@ -284,7 +278,7 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
 /// Row-pair products that the array can make in a cycle.
 fn peak(hardware: &Hardware) -> f64 {
     let array = hardware.configuration().array;
-    (array.tokens * (array.pairs + array.lut_pairs)) as f64
+    (array.tokens * array.pairs) as f64
 }
 
 fn peak_of(hardware: &Hardware, cycles: u64) -> f64 {

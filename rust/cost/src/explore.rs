@@ -30,12 +30,7 @@ const LATENCY_GAIN: f64 = 0.01;
 /// # Errors
 /// [`Error::InvalidValue`] without workloads; [`Error::DoesNotFit`] where no array is small enough for the board's memory to hold the
 /// networks; [`Error::InvalidSettings`] for a clock out of range.
-pub fn explore(
-    board: &Board,
-    workloads: &[Workload],
-    clock_mhz: f64,
-    mode: Mode,
-) -> Result<Hardware> {
+pub fn explore(board: &Board, workloads: &[Workload], clock_mhz: f64) -> Result<Hardware> {
     if workloads.is_empty() {
         return Err(Error::InvalidValue(
             "the design-space search needs at least one network".into(),
@@ -46,7 +41,6 @@ pub fn explore(
         networks: workloads.iter().map(Distinct::of).collect(),
         workloads,
         clock_mhz,
-        mode,
     };
     // A first look, so that a bad clock is refused by its name.
     search.smallest(1)?;
@@ -127,7 +121,6 @@ struct Search<'a> {
     workloads: &'a [Workload],
     networks: Vec<Distinct>,
     clock_mhz: f64,
-    mode: Mode,
 }
 
 impl Search<'_> {
@@ -142,15 +135,7 @@ impl Search<'_> {
         let mut shapes = Vec::new();
         for tokens in sizes.into_iter().filter(|&t| t <= hls::TOKENS) {
             for pairs in 1..=(slices / tokens).min(hls::PAIRS) {
-                let extras: &[u64] = match self.mode {
-                    Mode::LutShare => &[1, 2, 3, 4, 6, 8, 12, 16],
-                    Mode::Nibble | Mode::DrainedPairs => &[0],
-                };
-                shapes.extend(extras.iter().map(|&lut_pairs| Array {
-                    tokens,
-                    pairs,
-                    lut_pairs,
-                }));
+                shapes.push(Array { tokens, pairs });
             }
         }
         shapes
@@ -158,20 +143,10 @@ impl Search<'_> {
 
     /// Cycles of one frame of each network without any stall: no configuration with this array is faster.
     fn ideal(&self, array: Array) -> u64 {
-        let pairs = array.pairs + array.lut_pairs;
-        let tiles = |tokens: u64, slots: u64| tokens.div_ceil(array.tokens) * slots.div_ceil(pairs);
-        let halve = self.mode == Mode::DrainedPairs;
-        let slots = |rows: RowWidths| {
-            if halve {
-                rows.total().div_ceil(2)
-            } else {
-                rows.slots()
-            }
-        };
-        let attention = |rows: u64| {
-            let slots = if halve { rows.div_ceil(2) } else { rows };
-            slots.div_ceil(array.pairs)
-        };
+        let tiles =
+            |tokens: u64, slots: u64| tokens.div_ceil(array.tokens) * slots.div_ceil(array.pairs);
+        let slots = RowWidths::slots;
+        let attention = |rows: u64| rows.div_ceil(array.pairs);
         let mut sum = 0;
         for (workload, network) in self.workloads.iter().zip(&self.networks) {
             let (n, d) = (workload.setting.tokens(), workload.embed);
@@ -217,7 +192,7 @@ impl Search<'_> {
             Configuration {
                 board: self.board.name.clone(),
                 clock_mhz: self.clock_mhz,
-                mode: self.mode,
+                mode: Mode::Nibble,
                 frames,
                 axi_ports,
                 array,
@@ -350,11 +325,7 @@ impl Search<'_> {
     }
 
     fn smallest(&self, tokens: u64) -> Result<Hardware> {
-        let array = Array {
-            tokens,
-            pairs: 1,
-            lut_pairs: u64::from(self.mode == Mode::LutShare),
-        };
+        let array = Array { tokens, pairs: 1 };
         self.hardware(array, lanes_of(1, 1, 1, Multipliers::Dsp), 1, 1)
     }
 

@@ -4,7 +4,7 @@
 
 use quasar_core::error::{Error, Result};
 use quasar_hardware::boards::{Amounts, Board};
-use quasar_hardware::configuration::{key_banks, value_banks, Array, Hardware, Mode, Multipliers};
+use quasar_hardware::configuration::{key_banks, value_banks, Array, Hardware, Multipliers};
 use serde::Serialize;
 
 /// LUTs and flip-flops of parts of the design: assumed, from counting bits of the registers, multiplexers and adders that each needs.
@@ -13,12 +13,6 @@ pub mod assumed {
     pub const SLICE_LUT: u64 = 26;
     /// Activation (8), W (27), chain (48) and control registers of a slice.
     pub const SLICE_FF: u64 = 86;
-    /// Two 8-bit sums of products kept in the fabric instead (mode `drained_pairs`): adders of 32 bits.
-    pub const FABRIC_ACCUMULATOR_LUT: u64 = 64;
-    /// A 4-bit by 8-bit multiply-accumulate in LUTs (spike of the design note).
-    pub const LUT_MAC: u64 = 45;
-    /// Its registers.
-    pub const LUT_MAC_FF: u64 = 60;
     /// A token's skew of activations, its chain's FIFO, and the score path (join, running maximum).
     pub const TOKEN_LUT: u64 = 220;
     /// Registers of the same.
@@ -69,10 +63,9 @@ pub mod assumed {
 
 use assumed::{
     CONTROL_BRAM18, CONTROL_FF, CONTROL_LUT, EXPONENTIAL_DSP, EXPONENTIAL_FF, EXPONENTIAL_LUT,
-    FABRIC_ACCUMULATOR_LUT, GELU_LUT, LUT_MAC, LUT_MAC_FF, MULTIPLIER_LUT, NORM_FF, NORM_LUT,
-    NORM_MULTIPLIERS, PAIR_FF, PAIR_LUT, PORT_BRAM18, PORT_FF, PORT_LUT, REQUANTIZE_DSP,
-    REQUANTIZE_FF, REQUANTIZE_LUT, REQUANTIZE_MULTIPLIERS, SLICE_FF, SLICE_LUT, TOKEN_FF,
-    TOKEN_LUT, WIDE_MULTIPLIER_LUT,
+    GELU_LUT, MULTIPLIER_LUT, NORM_FF, NORM_LUT, NORM_MULTIPLIERS, PAIR_FF, PAIR_LUT, PORT_BRAM18,
+    PORT_FF, PORT_LUT, REQUANTIZE_DSP, REQUANTIZE_FF, REQUANTIZE_LUT, REQUANTIZE_MULTIPLIERS,
+    SLICE_FF, SLICE_LUT, TOKEN_FF, TOKEN_LUT, WIDE_MULTIPLIER_LUT,
 };
 
 /// Resources of one part of the design.
@@ -160,11 +153,6 @@ impl Resources {
         let configuration = hardware.configuration();
         let (array, lanes) = (configuration.array, configuration.lanes);
         let slices = array.tokens * array.pairs;
-        let lut_macs = 2 * array.tokens * array.lut_pairs;
-        let accumulators = match configuration.mode {
-            Mode::DrainedPairs => slices * FABRIC_ACCUMULATOR_LUT,
-            Mode::Nibble | Mode::LutShare => 0,
-        };
         let fabric = lanes.multipliers == Multipliers::Fabric;
         let multipliers = |name, count: u64, each_dsp: u64, each_lut: u64| Part {
             name,
@@ -176,25 +164,19 @@ impl Resources {
             Part {
                 name: "array",
                 dsp: slices,
-                lut: slices * SLICE_LUT + accumulators,
-                ff: slices * SLICE_FF + accumulators,
-                ..Part::default()
-            },
-            Part {
-                name: "array in LUTs",
-                lut: lut_macs * LUT_MAC,
-                ff: lut_macs * LUT_MAC_FF,
+                lut: slices * SLICE_LUT,
+                ff: slices * SLICE_FF,
                 ..Part::default()
             },
             Part {
                 name: "operands and drain",
-                lut: array.tokens * TOKEN_LUT + (array.pairs + array.lut_pairs) * PAIR_LUT,
-                ff: array.tokens * TOKEN_FF + (array.pairs + array.lut_pairs) * PAIR_FF,
+                lut: array.tokens * TOKEN_LUT + array.pairs * PAIR_LUT,
+                ff: array.tokens * TOKEN_FF + array.pairs * PAIR_FF,
                 ..Part::default()
             },
             Part {
                 name: "partial sums",
-                lut: partial_sums(configuration.mode, array),
+                lut: partial_sums(array),
                 ..Part::default()
             },
             Part {
@@ -308,13 +290,8 @@ impl Resources {
 }
 
 /// LUT RAM of the sums that a tile's later passes are added to: two rows of 27 bits a pair and token, 64 words of 7 bits in 8 LUTs.
-fn partial_sums(mode: Mode, array: Array) -> u64 {
-    match mode {
-        Mode::DrainedPairs => 0,
-        Mode::Nibble | Mode::LutShare => {
-            (2 * 27 * array.tokens * 8).div_ceil(7) * array.pairs.div_ceil(64)
-        }
-    }
+fn partial_sums(array: Array) -> u64 {
+    (2 * 27 * array.tokens * 8).div_ceil(7) * array.pairs.div_ceil(64)
 }
 
 fn buffers(hardware: &Hardware) -> Vec<Buffer> {
@@ -352,7 +329,7 @@ fn buffers(hardware: &Hardware) -> Vec<Buffer> {
         token("hidden buffer", 8, words.hidden, 1),
         Buffer {
             name: "weight buffer",
-            lanes: array.pairs + array.lut_pairs,
+            lanes: array.pairs,
             bits: 8,
             depth: 2 * words.weight,
             apart: false,
@@ -362,7 +339,7 @@ fn buffers(hardware: &Hardware) -> Vec<Buffer> {
             name: "row parameters",
             lanes: 1,
             bits: 96,
-            depth: 4 * (array.pairs + array.lut_pairs),
+            depth: 4 * array.pairs,
             apart: true,
             copies: 1,
         },

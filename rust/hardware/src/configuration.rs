@@ -10,36 +10,12 @@ use crate::boards::{number, Board, MAX_CLOCK_MHZ};
 use crate::settings;
 use crate::workload::{Setting, Workload};
 
-/// How weights use the array.
+/// How weights use the array: a slice holds two 4-bit rows or one 8-bit row. Files name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// A slice holds two 4-bit rows or one 8-bit row: the mode of the first accelerator.
+    /// Two 4-bit rows or both nibbles of one 8-bit row share a slice.
     Nibble,
-    /// A slice holds two rows of either width; P is read every few products into accumulators in the fabric.
-    DrainedPairs,
-    /// As `nibble`, with further row pairs in LUTs that take a share of the 4-bit rows.
-    LutShare,
-}
-
-impl Mode {
-    /// All modes.
-    pub const ALL: [Self; 3] = [Self::Nibble, Self::DrainedPairs, Self::LutShare];
-
-    /// Its name in files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Nibble => "nibble",
-            Self::DrainedPairs => "drained_pairs",
-            Self::LutShare => "lut_share",
-        }
-    }
-
-    /// Whether it is a mode that the accelerator's HLS is written for. The others are modelled, to judge whether they are worth building;
-    /// no search uses them.
-    pub const fn hls(self) -> bool {
-        matches!(self, Self::Nibble)
-    }
 }
 
 /// What the lanes' second multipliers are made of. A requantizing lane's first is a DSP slice in any case.
@@ -60,14 +36,6 @@ pub struct Array {
     pub tokens: u64,
     /// Row pairs at a time; `tokens * pairs` slices.
     pub pairs: u64,
-    /// Further row pairs in LUTs (mode `lut_share`).
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub lut_pairs: u64,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_zero(n: &u64) -> bool {
-    *n == 0
 }
 
 /// Lanes behind the array and of the vector unit: values (or tokens) at a time.
@@ -334,22 +302,6 @@ impl Hardware {
         }
         Ok(())
     }
-
-    /// Refuses a mode that the accelerator does not have.
-    ///
-    /// # Errors
-    /// [`Error::InvalidValue`].
-    pub fn check_mode(&self) -> Result<()> {
-        let mode = self.configuration.mode;
-        if mode.hls() {
-            return Ok(());
-        }
-        Err(Error::InvalidValue(format!(
-            "mode {:?} is modelled only: the accelerator's HLS is not written for it, so no search may count on it; use mode = \"nibble\" \
-             (tools/estimate.py shows the other modes)",
-            mode.name()
-        )))
-    }
 }
 
 const DOCUMENT: &str = "hardware configuration";
@@ -363,11 +315,7 @@ impl Configuration {
             ));
         }
         number("clock_mhz", self.clock_mhz, 1.0, MAX_CLOCK_MHZ)?;
-        let Array {
-            tokens,
-            pairs,
-            lut_pairs,
-        } = self.array;
+        let Array { tokens, pairs } = self.array;
         let Lanes {
             requantize,
             gelu,
@@ -380,7 +328,6 @@ impl Configuration {
             ("axi_ports", self.axi_ports, 1, board.axi.ports),
             ("array.tokens", tokens, 1, MAX_TOKENS as u64),
             ("array.pairs", pairs, 1, MAX_COLUMNS as u64),
-            ("array.lut_pairs", lut_pairs, 0, MAX_COLUMNS as u64),
             // A lane serves one token of a tile at a time.
             ("lanes.requantize", requantize, 1, tokens),
             ("lanes.gelu", gelu, 1, requantize),
@@ -389,15 +336,6 @@ impl Configuration {
         ] {
             let clipped = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
             within(key, clipped(value), clipped(least), clipped(most))?;
-        }
-        if (lut_pairs > 0) != (self.mode == Mode::LutShare) {
-            return Err(Error::config(
-                "array.lut_pairs",
-                format!(
-                    "is {lut_pairs} in mode {:?}; it must be above 0 in mode \"lut_share\" and 0 in any other",
-                    self.mode.name()
-                ),
-            ));
         }
         for (key, words) in self.buffers.entries() {
             within(

@@ -78,20 +78,6 @@ impl DspKind {
             high
         }
     }
-
-    /// S with two whole 8-bit weights, anywhere in [-128, 127], in W (mode `drained_pairs`).
-    pub const fn byte_shift(self) -> u32 {
-        self.port_bits() - 9
-    }
-
-    /// Products of two whole 8-bit weights that may be added before P must be read (mode `drained_pairs`).
-    pub const fn byte_products(self, activation: Activation) -> u64 {
-        let largest = match activation {
-            Activation::Signed => 128,
-            Activation::Unsigned => 255,
-        };
-        ((1u64 << (self.byte_shift() - 1)) - 1) / (128 * largest)
-    }
 }
 
 #[cfg(test)]
@@ -154,14 +140,6 @@ mod tests {
             (DspKind::Dsp48e1.shift(), products(DspKind::Dsp48e1)),
             (21, [[1170, 587], [546, 548]])
         );
-        assert_eq!(
-            ACTIVATIONS.map(|a| DspKind::Dsp48e2.byte_products(a)),
-            [7, 4]
-        );
-        assert_eq!(
-            (DspKind::Dsp48e2.byte_shift(), DspKind::Dsp48e1.byte_shift()),
-            (18, 16)
-        );
     }
 
     #[test]
@@ -222,21 +200,6 @@ mod tests {
                         broken,
                         "{kind:?} {pair:?} {activation:?}: {bound} is not the largest bound"
                     );
-                }
-            }
-            for activation in ACTIVATIONS {
-                let (bound, shift) = (kind.byte_products(activation), kind.byte_shift());
-                let port = 1i64 << (kind.port_bits() - 1);
-                for (w1, w0) in [(127, 127), (127, -128), (-128, 127), (-128, -128)] {
-                    assert!((-port..port).contains(&((w1 << shift) + w0)));
-                    for a in [
-                        *activations(activation).start(),
-                        *activations(activation).end(),
-                    ] {
-                        let sums = (w1 * a * bound as i64, w0 * a * bound as i64);
-                        let p = accumulate(w1, w0, a, shift, bound);
-                        assert_eq!(fields(p, shift, false), sums);
-                    }
                 }
             }
         }

@@ -3,7 +3,6 @@
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use quasar_cost::{explore, Resources};
-use quasar_hardware::Mode;
 use quasar_search::space::{Architecture, BlockShape};
 
 use crate::errors::{invalid_value, to_py};
@@ -124,12 +123,10 @@ impl Hardware {
         board: &Board,
         workloads: Vec<PyRef<'_, Workload>>,
         clock_mhz: f64,
-        mode: &str,
     ) -> PyResult<Self> {
-        let mode = mode_of(mode)?;
         let workloads: Vec<_> = workloads.iter().map(|w| w.workload.clone()).collect();
         let board = &board.board;
-        py.detach(|| explore(board, &workloads, clock_mhz, mode))
+        py.detach(|| explore(board, &workloads, clock_mhz))
             .map(|hardware| Self { hardware })
             .map_err(to_py)
     }
@@ -140,11 +137,9 @@ impl Hardware {
         board: &Board,
         space: &Space,
         clock_mhz: f64,
-        mode: &str,
     ) -> PyResult<Self> {
-        let mode = mode_of(mode)?;
         let (board, space) = (&board.board, &space.space);
-        py.detach(|| quasar_search::explore_space(board, space, clock_mhz, mode))
+        py.detach(|| quasar_search::explore_space(board, space, clock_mhz))
             .map(|hardware| Self { hardware })
             .map_err(to_py)
     }
@@ -181,25 +176,6 @@ impl Hardware {
             .check(board, board.resources)
             .map_err(to_py)
     }
-}
-
-fn mode_of(name: &str) -> PyResult<Mode> {
-    let mode = Mode::ALL.into_iter().find(|mode| mode.name() == name);
-    mode.ok_or_else(|| {
-        invalid_value(format!(
-            "mode is {name:?}; it must be one of {}",
-            Mode::ALL.map(Mode::name).join(", ")
-        ))
-    })
-}
-
-/// Every mode's name and whether the accelerator's HLS is written for it.
-#[pyfunction]
-pub fn hardware_modes() -> Vec<(&'static str, bool)> {
-    Mode::ALL
-        .into_iter()
-        .map(|mode| (mode.name(), mode.hls()))
-        .collect()
 }
 
 /// One frame, as JSON.

@@ -35,7 +35,7 @@ mod _native {
     #[pymodule_export]
     use crate::errors::error_classes;
     #[pymodule_export]
-    use crate::hardware::{estimate, hardware_modes, Board, CostTable, Hardware, Workload};
+    use crate::hardware::{estimate, Board, CostTable, Hardware, Workload};
     #[pymodule_export]
     use crate::peak::peak_macs_per_second;
     #[pymodule_export]

@@ -6,7 +6,7 @@ use quasar_core::error::{Error, Result};
 use quasar_cost::cycles::Model;
 use quasar_cost::estimate::totals;
 use quasar_cost::explore;
-use quasar_hardware::{Board, Hardware, Mode, Workload};
+use quasar_hardware::{Board, Hardware, Workload};
 
 use crate::space::Space;
 
@@ -30,13 +30,13 @@ pub fn workloads_of_space(space: &Space) -> Result<Vec<Workload>> {
 ///
 /// # Errors
 /// As [`explore`], for the smallest network.
-pub fn explore_space(board: &Board, space: &Space, clock_mhz: f64, mode: Mode) -> Result<Hardware> {
+pub fn explore_space(board: &Board, space: &Space, clock_mhz: f64) -> Result<Hardware> {
     let all = workloads_of_space(space)?;
     let smallest = space.workload(&space.name, &space.decode(&space.smallest())?)?;
     let period =
         |hardware: &Hardware| totals(&smallest, &Model::new(hardware, smallest.setting)).period();
-    let least = explore(board, std::slice::from_ref(&smallest), clock_mhz, mode)?;
-    match explore(board, &all, clock_mhz, mode) {
+    let least = explore(board, std::slice::from_ref(&smallest), clock_mhz)?;
+    match explore(board, &all, clock_mhz) {
         Ok(hardware) if period(&hardware) <= 2 * period(&least) => Ok(hardware),
         Ok(_) | Err(Error::DoesNotFit { .. }) => Ok(least),
         Err(error) => Err(error),

@@ -3,7 +3,7 @@
 //! Each takes any bytes and must return: a panic, a hang or a large allocation is a bug.
 
 use quasar_cost::estimate;
-use quasar_hardware::{Board, Hardware, Mode};
+use quasar_hardware::{Board, Hardware};
 
 use crate::proxy::ProxyTable;
 use crate::space::{Architecture, BlockShape, Space};
@@ -111,7 +111,7 @@ pub fn hardware_toml(bytes: &[u8]) {
     let mut found = vec![Hardware::from_toml(configuration, board.clone())];
     if board.resources.dsp <= MAX_DSP {
         let clock = board.clocks_mhz[0];
-        found.push(explore_space(&board, &space, clock, Mode::Nibble));
+        found.push(explore_space(&board, &space, clock));
     }
     for hardware in found {
         let Ok(hardware) = hardware.map_err(|e| e.to_string()) else {

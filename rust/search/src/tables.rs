@@ -57,11 +57,10 @@ impl CostTable {
     /// Makes the tables.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] in a mode that the HLS is not written for; [`Error::DoesNotFit`] where the configuration needs more than
+    /// [`Error::DoesNotFit`] where the configuration needs more than
     /// its board has; [`Error::TooLarge`] where a space has more than 262,144 different half-blocks. Single networks may exceed a
     /// buffer: their [`Cost::fits`] is false.
     pub fn new(space: &Space, hardware: &Hardware) -> Result<Self> {
-        hardware.check_mode()?;
         let board = hardware.board();
         Resources::of(hardware).check(board, board.resources)?;
         let choices = &space.choices;

@@ -85,11 +85,7 @@ fn reference_points_of_the_design_note_are_reproduced() {
         (66, 33, 446.0, 373.0),
         (100, 24, 490.0, 417.0),
     ] {
-        let array = Array {
-            tokens,
-            pairs,
-            lut_pairs: 0,
-        };
+        let array = Array { tokens, pairs };
         for (eight_bit, expected) in [(0.0, four_bit), (0.25, quarter)] {
             let fps: f64 = 150e6 / accumulated(&deit(3, eight_bit), array) as f64;
             assert!(
@@ -104,7 +100,7 @@ fn reference_points_of_the_design_note_are_reproduced() {
 fn deit_tiny_on_zcu102_reaches_its_targets() {
     let board = board("zcu102");
     let workloads = [deit(3, 0.0), deit(3, 0.25)];
-    let hardware = explore(&board, &workloads, 150.0, Mode::Nibble).unwrap();
+    let hardware = explore(&board, &workloads, 150.0).unwrap();
     let [four_bit, quarter] = [0, 1].map(|i| estimate(&workloads[i], &hardware).unwrap());
     assert!(
         four_bit.fps >= 400.0 && quarter.fps >= 330.0,
@@ -125,7 +121,7 @@ fn every_board_loads_and_takes_a_design_for_the_small_spaces() {
         assert_eq!(Board::from_toml(&board.to_toml()).unwrap(), board);
         for space in ["digits", "fashion-mnist"].map(space) {
             let workloads = workloads_of_space(&space).unwrap();
-            let design = || explore(&board, &workloads, board.clocks_mhz[0], Mode::Nibble);
+            let design = || explore(&board, &workloads, board.clocks_mhz[0]);
             let hardware = design().unwrap();
             assert_eq!(hardware, design().unwrap(), "the same every time");
             assert!(Resources::of(&hardware).fits(board.usable()));
@@ -150,7 +146,7 @@ proptest! {
     ) {
         let space = space(["tiny", "small", "base", "digits", "fashion-mnist", "fashion-mnist-coarse"][which]);
         let board = board("zcu102");
-        let array = Array { tokens, pairs, lut_pairs: 0 };
+        let array = Array { tokens, pairs };
         let few = lane.min(tokens);
         let lanes = lanes(few, tokens.div_ceil(few), few.div_ceil(2));
         let largest = space.workload("largest", &space.decode(&space.largest()).unwrap()).unwrap();
@@ -179,30 +175,11 @@ proptest! {
 }
 
 #[test]
-fn modes_without_hls_are_refused_by_tables_but_not_by_estimates() {
-    let board = board("zcu102");
-    let workload = deit(3, 0.25);
-    for mode in Mode::ALL {
-        let hardware = explore(&board, std::slice::from_ref(&workload), 150.0, mode).unwrap();
-        let estimate = estimate(&workload, &hardware).unwrap();
-        assert_eq!(estimate.hls, mode == Mode::Nibble);
-        let table = CostTable::new(&space("tiny"), &hardware);
-        if mode == Mode::Nibble {
-            table.unwrap();
-        } else {
-            let message = table.unwrap_err().to_string();
-            assert!(message.contains("modelled only"), "{message}");
-        }
-    }
-}
-
-#[test]
 fn what_does_not_fit_names_the_buffer_and_by_how_much() {
     let board = board("zcu102");
     let array = Array {
         tokens: 66,
         pairs: 33,
-        lut_pairs: 0,
     };
     let hardware = Hardware::new(
         configuration(&board, &deit(3, 0.0), array, lanes(22, 8, 22)),
@@ -245,7 +222,6 @@ fn a_small_layer_takes_the_cycles_counted_by_hand() {
     let array = Array {
         tokens: 6,
         pairs: 5,
-        lut_pairs: 0,
     };
     let hardware = Hardware::new(
         configuration(&board, &workload, array, lanes(6, 6, 6)),
@@ -297,7 +273,6 @@ fn draining_stalls_the_array_when_lanes_are_too_few() {
     let array = Array {
         tokens: 99,
         pairs: 24,
-        lut_pairs: 0,
     };
     let stalls = |requantize| {
         let hardware = Hardware::new(
@@ -326,7 +301,6 @@ fn columns_beyond_the_bound_are_drained_more_than_once() {
         let array = Array {
             tokens: 10,
             pairs: 20,
-            lut_pairs: 0,
         };
         let mut configuration = configuration(&board, &workload, array, lanes(10, 5, 10));
         configuration.clock_mhz = 100.0;
@@ -352,7 +326,6 @@ fn more_work_is_never_faster_and_more_hardware_never_slower() {
         let array = Array {
             tokens: 66,
             pairs: 33,
-            lut_pairs: 0,
         };
         let mut configuration = configuration(&board, &deit(12, 1.0), array, l);
         configuration.buffers = Buffers::needed(&deit(12, 1.0), array, l);
@@ -371,7 +344,6 @@ fn more_work_is_never_faster_and_more_hardware_never_slower() {
         let array = Array {
             tokens: 66,
             pairs: 33,
-            lut_pairs: 0,
         };
         let now = (
             accumulated(&workload, array),
@@ -415,13 +387,7 @@ fn extremes_of_a_space_are_exact() {
         }
         let space = Space::from_toml(&text).unwrap();
         let board = board("pynq-z2");
-        let hardware = explore(
-            &board,
-            &workloads_of_space(&space).unwrap(),
-            100.0,
-            Mode::Nibble,
-        )
-        .unwrap();
+        let hardware = explore(&board, &workloads_of_space(&space).unwrap(), 100.0).unwrap();
         // A slow memory makes transfers the bound of some networks.
         for gigabytes in [0.05, 2.1] {
             let mut board = board.clone();
@@ -475,8 +441,7 @@ fn a_subnet_and_its_architecture_cost_the_same() {
                 .sum::<u64>();
         assert_eq!(eight_bit, rows, "{name}");
         let board = board("ultra96v2");
-        let hardware =
-            explore(&board, std::slice::from_ref(&workload), 150.0, Mode::Nibble).unwrap();
+        let hardware = explore(&board, std::slice::from_ref(&workload), 150.0).unwrap();
         let estimate = estimate(&workload, &hardware).unwrap();
         assert_eq!(
             estimate.layers.iter().map(|l| l.macs).sum::<u64>(),
@@ -534,7 +499,6 @@ fn hostile_configurations_name_the_key() {
     let array = Array {
         tokens: 66,
         pairs: 33,
-        lut_pairs: 0,
     };
     let hardware = Hardware::new(
         configuration(&good, &deit(3, 0.0), array, lanes(22, 8, 22)),
@@ -593,11 +557,6 @@ fn hostile_configurations_name_the_key() {
         ),
         (
             "mode = \"nibble\"",
-            "mode = \"lut_share\"",
-            "array.lut_pairs: is 0 in mode",
-        ),
-        (
-            "mode = \"nibble\"",
             "mode = \"magic\"",
             "unknown variant `magic`",
         ),
@@ -616,15 +575,15 @@ fn hostile_configurations_name_the_key() {
     }
     let workload = deit(3, 0.0);
     for clock in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e12] {
-        assert!(explore(&good, std::slice::from_ref(&workload), clock, Mode::Nibble).is_err());
+        assert!(explore(&good, std::slice::from_ref(&workload), clock).is_err());
     }
-    assert!(explore(&good, &[], 150.0, Mode::Nibble).is_err());
+    assert!(explore(&good, &[], 150.0).is_err());
 }
 
 #[test]
 fn a_small_board_takes_the_part_of_a_space_that_it_holds() {
     let (board, space) = (board("ultra96v2"), space("small"));
-    let hardware = explore_space(&board, &space, 100.0, Mode::Nibble).unwrap();
+    let hardware = explore_space(&board, &space, 100.0).unwrap();
     assert!(hardware.slices() > board.resources.dsp / 4);
     let table = CostTable::new(&space, &hardware).unwrap();
     assert!(table.cost(&space.smallest()).fits && !table.cost(&space.largest()).fits);
@@ -637,9 +596,7 @@ fn a_small_board_takes_the_part_of_a_space_that_it_holds() {
 fn a_board_that_is_too_small_says_what_it_lacks() {
     let board = board("pynq-z2");
     let workloads = workloads_of_space(&space("base")).unwrap();
-    let message = explore(&board, &workloads, 100.0, Mode::Nibble)
-        .unwrap_err()
-        .to_string();
+    let message = explore(&board, &workloads, 100.0).unwrap_err().to_string();
     assert!(
         message.contains("pynq-z2") && message.contains("block RAMs"),
         "{message}"
@@ -653,17 +610,16 @@ proptest! {
     #[test]
     fn any_sound_sizes_are_estimated(
         embed in 1usize..1025, heads in 1usize..129, head_dim in 1usize..129, hidden in 1usize..4097, depth in 1usize..4,
-        eight_bit in 0.0f64..=1.0, tokens in 1u64..300, pairs in 1u64..300, lane in 1u64..300, mode in 0usize..3, frames in 1u64..3,
+        eight_bit in 0.0f64..=1.0, tokens in 1u64..300, pairs in 1u64..300, lane in 1u64..300, frames in 1u64..3,
     ) {
         prop_assume!(heads * head_dim <= 4096);
         let block = BlockShape { heads, head_dim, hidden, eight_bit: [eight_bit; 4] };
         let architecture = Architecture { embed, blocks: vec![block; depth] };
         let workload = space("tiny").workload("any", &architecture).unwrap();
         let board = board("zcu102");
-        let array = Array { tokens, pairs, lut_pairs: u64::from(mode == 2) * 3 };
+        let array = Array { tokens, pairs };
         let lanes = lanes(lane.min(tokens), lane.min(tokens), lane.min(tokens));
         let mut configuration = configuration(&board, &workload, array, lanes);
-        configuration.mode = Mode::ALL[mode];
         configuration.frames = frames;
         configuration.buffers = Buffers::needed(&workload, array, lanes);
         let hardware = Hardware::new(configuration, board).unwrap();
@@ -678,7 +634,7 @@ proptest! {
 
 #[test]
 fn a_space_that_does_not_fit_a_board_says_which_buffers_take_its_memory() {
-    let error = explore_space(&board("pynq-z2"), &space("base"), 100.0, Mode::Nibble).unwrap_err();
+    let error = explore_space(&board("pynq-z2"), &space("base"), 100.0).unwrap_err();
     assert_eq!(error.kind(), "DoesNotFit");
     let text = error.to_string();
     assert!(
