@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +19,10 @@ from .workload import DEIT_HEADS, Workload
 __all__ = [
     "PUBLISHED",
     "BothForms",
+    "Comparison",
     "OperatingPoint",
     "Published",
+    "SpaceRange",
     "both_forms",
     "operating_points",
     "paper_estimates",
@@ -178,3 +181,68 @@ def operating_points(
                     OperatingPoint(target, name, hardware, architecture, macs[best], float(fps[best]))
                 )
     return points
+
+
+@dataclass(frozen=True)
+class SpaceRange:
+    """Frame rates of the slowest and the fastest network of a space, and of the host."""
+
+    space: str
+    hardware: Hardware
+    slowest_fps: float
+    fastest_fps: float
+    host_fps: float
+
+    @classmethod
+    def of(cls, name: str, board: str, clock_mhz: float) -> SpaceRange:
+        """Models a space on the design that the search picks for it."""
+        space = Space.load(name)
+        hardware = Hardware.for_board(board, space, clock_mhz)
+        table = CostTable(space, hardware)
+        return cls(name, hardware, table.slowest()[1], table.fastest()[1], table.host.fps)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """DeiT's shapes and the paper's spaces on zcu102, next to `PUBLISHED`."""
+
+    shapes: list[tuple[float, Estimate]]
+    both_forms: list[BothForms]
+    spaces: list[SpaceRange]
+    points: list[OperatingPoint]
+
+    @classmethod
+    def make(cls) -> Comparison:
+        """Models all of it; the operating points are those of Quasar-ViT's frame rates."""
+        names = ("tiny", "small", "base")
+        asked = [figure.fps for figure in PUBLISHED if figure.system == "Quasar-ViT"]
+        spaces = [SpaceRange.of(name, "zcu102", clock) for name in names for clock in (150.0, 200.0)]
+        return cls(paper_estimates(), both_forms(), spaces, operating_points(asked, names))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the figures as a dictionary for JSON; each key names their kind."""
+        return {
+            "modelled": [{"eight_bit": fraction, **result.to_dict()} for fraction, result in self.shapes],
+            "modelled_spaces": [
+                {
+                    "space": one.space,
+                    "clock_mhz": one.hardware.clock_mhz,
+                    "slowest_fps": one.slowest_fps,
+                    "fastest_fps": one.fastest_fps,
+                    "host_fps": one.host_fps,
+                }
+                for one in self.spaces
+            ],
+            "modelled_operating_points": [
+                {
+                    "fps_asked": point.fps,
+                    "space": point.space,
+                    "clock_mhz": point.hardware.clock_mhz,
+                    "architecture": point.architecture.to_dict(),
+                    "macs": point.macs,
+                    "fps": point.modelled_fps,
+                }
+                for point in self.points
+            ],
+            "paper_reported": [vars(figure) for figure in PUBLISHED],
+        }

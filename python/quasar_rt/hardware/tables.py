@@ -1,0 +1,209 @@
+"""Tables of the hardware model, as text: stages, resources, the main figures, comparisons with publications."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple, TypeVar
+
+from .board import Amounts
+from .closed_form import Estimate, VectorStage
+from .configuration import Hardware
+from .published import PUBLISHED, Comparison
+from .report import groups, held_back_by
+
+__all__ = ["Table", "comparison_tables", "estimate_tables"]
+
+Record = TypeVar("Record")
+
+
+class Table(NamedTuple):
+    """A table of text. A column whose name starts with ``>`` is aligned to the right."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def _table(title: str, records: Iterable[Record], columns: Mapping[str, Callable[[Record], object]]) -> Table:
+    rows = [[str(cell(record)) for cell in columns.values()] for record in records]
+    return Table(title, list(columns), rows)
+
+
+def estimate_tables(result: Estimate, hardware: Hardware, every: bool = False) -> list[Table]:
+    """Returns the main figures, the stages of array and vector unit, and the resources.
+
+    Args:
+        result: an estimate.
+        hardware: the configuration of the estimate.
+        every: True lists each stage of the vector unit; False adds up those of equal kind.
+    """
+    return [_summary(result, hardware), _array(result), _vector_unit(result, every), _resources(result)]
+
+
+def _summary(result: Estimate, hardware: Hardware) -> Table:
+    settings = hardware.settings
+    array, lanes, host = settings["array"], settings["lanes"], result.host
+    losses = ", ".join(
+        f"{name} {100 * share:.1f} %" for name, share in result.losses().items() if share > 5e-4
+    )
+    bound = "host-bound: the processor is slower than the accelerator"
+    if not result.host_bound:
+        bound = "accelerator-bound"
+    facts = {
+        "network": f"{result.network}, {result.macs / 1e9:.3g} GMAC a frame",
+        "board": f"{result.board}, {result.clock_mhz:g} MHz",
+        "array": f"{array['tokens']} tokens x {array['pairs']} row pairs, {result.frames} frames in flight",
+        "lanes": f"{lanes['requantize']} requantizing, {lanes['norm']} LayerNorm, {lanes['exponential']} exponential; "
+        f"second multipliers in {lanes['multipliers']}; {settings['axi_ports']} AXI ports",
+        "throughput": f"{result.fps:,.1f} frames/s, host excluded ({result.period_cycles:,} cycles a frame)",
+        "with the host": f"{result.fps_with_host:,.1f} frames/s: {bound} ({host.fps:,.1f} frames/s on all cores; a "
+        f"frame takes {host.decode_s * 1e3:.2f} ms to decode, {host.resize_s * 1e3:.2f} to resize, "
+        f"{host.submit_s * 1e3:.2f} to submit, {host.source_pixels:,} pixels)",
+        "latency": f"{result.latency_s * 1e3:.3g} ms for one frame alone, "
+        f"{result.latency_with_host_s * 1e3:.3g} ms with the host",
+        "array's share": f"{100 * result.share:.1f} % of its peak, {result.gmac_s:,.0f} GMAC/s; {losses}",
+        "held back by": held_back_by(result),
+        "memory": f"{result.transfer_bytes / 1e6:.2f} MB a frame, "
+        f"{result.transfer_bytes * result.fps / 1e9:.2f} GB/s; "
+        f"busy {100 * result.transfer_cycles / result.period_cycles:.0f} %",
+        "resources": "within the board's usable share"
+        if result.resources_fit
+        else "BEYOND the board's usable share",
+    }
+    rows = [list(fact) for fact in facts.items()]
+    return Table("Modelled: no figure comes from synthesis or from a board", ["", ""], rows)
+
+
+def _array(result: Estimate) -> Table:
+    return _table(
+        "On the array (modelled)",
+        groups(result),
+        {
+            "stage": lambda group: group.label,
+            ">tokens": lambda group: group.layer.tokens,
+            ">rows 4+8": lambda group: f"{group.layer.four_bit_rows}+{group.layer.eight_bit_rows}",
+            ">K": lambda group: group.layer.columns,
+            ">MMAC": lambda group: f"{group.count * group.layer.macs / 1e6:.1f}",
+            ">tiles": lambda group: f"{group.layer.row_tiles}x{group.layer.token_tiles}",
+            ">cycles": lambda group: f"{group.count * group.layer.cycles:,}",
+            ">stall %": lambda group: f"{100 * (1 - group.layer.accumulate / group.layer.cycles):.1f}",
+            ">time %": lambda group: f"{100 * group.count * group.layer.cycles / result.period_cycles:.1f}",
+            ">peak %": lambda group: f"{100 * group.layer.share:.0f}",
+            "bound": lambda group: group.layer.bound,
+        },
+    )
+
+
+def _vector_unit(result: Estimate, every: bool) -> Table:
+    kinds: dict[str, list[VectorStage]] = {}
+    for stage in result.vector:
+        kinds.setdefault(stage.name if every else stage.name.rpartition(".")[2], []).append(stage)
+    return _table(
+        "On the vector unit (modelled)",
+        kinds.items(),
+        {
+            "stage": lambda kind: kind[0],
+            ">times": lambda kind: len(kind[1]),
+            ">cycles": lambda kind: f"{sum(stage.cycles for stage in kind[1]):,}",
+            ">of them exposed": lambda kind: f"{sum(stage.exposed for stage in kind[1]):,}",
+        },
+    )
+
+
+def _resources(result: Estimate) -> Table:
+    kinds = ["dsp", "lut", "ff", "bram36", "uram"]
+    rows = [
+        [part.name, f"{part.dsp:,}", f"{part.lut:,}", f"{part.ff:,}", f"{part.bram18 / 2:g}", f"{part.uram}"]
+        for part in result.parts
+    ]
+
+    def amounts(label: str, of: Amounts) -> list[str]:
+        return [label, *(f"{getattr(of, kind):,}" for kind in kinds)]
+
+    def share(kind: str) -> str:
+        has = getattr(result.board_resources, kind)
+        return f"{100 * getattr(result.resources, kind) / has:.0f} %" if has else "-"
+
+    rows += [
+        amounts("all", result.resources),
+        amounts("usable", result.board_usable),
+        amounts("board", result.board_resources),
+        ["share of the board", *map(share, kinds)],
+    ]
+    columns = ["part", ">DSP", ">LUT", ">FF", ">BRAM36", ">URAM"]
+    return Table("Resources (modelled, not from synthesis)", columns, rows)
+
+
+def comparison_tables(comparison: Comparison) -> Iterator[Table]:
+    """Yields the tables of a comparison with published figures."""
+    yield _table(
+        "MODELLED: DeiT's shapes on zcu102, at most two frames in flight",
+        comparison.shapes,
+        {
+            "network": lambda one: one[1].network,
+            ">8-bit rows": lambda one: f"{100 * one[0]:.0f} %",
+            ">MHz": lambda one: f"{one[1].clock_mhz:g}",
+            ">frames/s": lambda one: f"{one[1].fps:.1f}",
+            ">with host": lambda one: f"{one[1].fps_with_host:.1f}",
+            ">latency ms": lambda one: f"{one[1].latency_s * 1e3:.2f}",
+            ">peak %": lambda one: f"{100 * one[1].share:.1f}",
+            "held back by": lambda one: held_back_by(one[1]),
+        },
+    )
+
+    def stalls(causes: Mapping[str, float]) -> str:
+        most = sorted(causes.items(), key=lambda item: -item[1])[:4]
+        return ", ".join(f"{cause} {cycles:,.0f}" for cause, cycles in most)
+
+    yield _table(
+        "MODELLED, event by event: the same with every stall of the command lists",
+        comparison.both_forms,
+        {
+            "network": lambda one: one.closed.network,
+            ">8-bit rows": lambda one: f"{100 * one.eight_bit:.0f} %",
+            ">MHz": lambda one: f"{one.closed.clock_mhz:g}",
+            ">frames/s": lambda one: f"{one.fps:.1f}",
+            ">latency ms": lambda one: f"{one.events.latency_cycles / one.closed.clock_mhz / 1e3:.2f}",
+            ">peak %": lambda one: f"{100 * one.share:.1f}",
+            "the array waits, cycles a frame": lambda one: stalls(one.events.stalls()),
+        },
+    )
+    yield _table(
+        "MODELLED: the spaces on zcu102, frames/s",
+        comparison.spaces,
+        {
+            "space": lambda one: one.space,
+            ">MHz": lambda one: f"{one.hardware.clock_mhz:g}",
+            ">array": lambda one: "{tokens}x{pairs}".format(**one.hardware.settings["array"]),
+            ">slowest network": lambda one: f"{one.slowest_fps:.1f}",
+            ">fastest network": lambda one: f"{one.fastest_fps:.1f}",
+            ">host": lambda one: f"{one.host_fps:.1f}",
+        },
+    )
+    yield _table(
+        "MODELLED: the largest uniform network of each space at the paper's frame rates, zcu102, 150 MHz",
+        sorted(comparison.points, key=lambda point: -point.fps),
+        {
+            ">at least": lambda point: f"{point.fps:g}",
+            "space": lambda point: point.space,
+            ">embed": lambda point: point.architecture.embed,
+            ">depth": lambda point: point.architecture.depth,
+            ">heads": lambda point: point.architecture.blocks[0].heads,
+            ">hidden": lambda point: point.architecture.blocks[0].hidden,
+            ">8-bit rows": lambda point: f"{100 * point.architecture.blocks[0].eight_bit[0]:.0f} %",
+            ">GMAC": lambda point: f"{point.macs / 1e9:.2f}",
+            ">frames/s": lambda point: f"{point.modelled_fps:.1f}",
+        },
+    )
+    yield _table(
+        "PAPER-REPORTED: what others state",
+        PUBLISHED,
+        {
+            "system": lambda figure: figure.system,
+            "device": lambda figure: figure.device,
+            "network": lambda figure: figure.network,
+            ">frames/s": lambda figure: f"{figure.fps:g}",
+            "note": lambda figure: figure.note,
+            "source (abstract)": lambda figure: figure.source,
+        },
+    )
