@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 
 from quasar_rt import QuasarError
 from quasar_rt.hardware import CostTable, Hardware
+from quasar_rt.nas.folder import Folder
+from quasar_rt.nas.layers import eight_bit_share
 from quasar_rt.nas.nsga2 import Search
 from quasar_rt.nas.report import nondominated, write_text
 from quasar_rt.rows.bits import CRITERIA, Criterion
@@ -46,7 +48,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HARDWARE = ROOT / "tools" / "evidence-hardware.toml"
 SPACE = ROOT / "tools" / "evidence-space.toml"
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 #: What a strategy may choose as the 8-bit fraction of a matrix; None: what the space has.
 STRATEGIES: dict[str, tuple[float, ...] | None] = {
@@ -56,13 +58,13 @@ STRATEGIES: dict[str, tuple[float, ...] | None] = {
     "uniform8": (1.0,),
     "random": None,
 }
-#: Keep draws apart from all others of a seed.
+#: Keep the samples of random networks apart from all others of a seed.
 RANDOM_STREAM, SAMPLE_STREAM = 0x72616E64, 0x73616D70
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all seeds have in common, beside the hardware.
+    """The settings that all seeds share, besides the hardware.
 
     `changes` are made to the recipe. A strategy's search scores `population` times `generations` networks on
     `search_images` images, then of those that reach a target the best `rescored` on all search-validation images.
@@ -94,60 +96,50 @@ class Settings:
 
 
 def without_path(recipe: Recipe) -> dict[str, Any]:
-    """The recipe without the place of its space's file."""
+    """Returns the recipe without the place of its space's file."""
     table = recipe.as_dict()
     del table["space"]
     return table
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 (hexadecimal) of a JSON value."""
+    """Returns the SHA-256 (hex) of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
 class Cells:
-    """Results by name, seed and the digest of what they depend on, a file each."""
+    """Keeps results by name, seed and the digest of what they depend on, a file each."""
 
     folder: Path
-    say: Say
+    log: Log
 
     def path(self, name: str, seed: int, inputs: Mapping[str, Any]) -> Path:
-        """Where that cell is."""
+        """Returns the path of that cell."""
         digest = digest_of({"name": name, "seed": seed, "inputs": inputs})
         return self.folder / f"seed{seed}-{name}-{digest[:12]}.json"
 
     def get(
         self, name: str, seed: int, inputs: Mapping[str, Any], compute: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
-        """The cell's result: read, or computed and kept."""
+        """Returns the cell's result: read, or computed and kept."""
         path = self.path(name, seed, inputs)
         if path.exists():
             result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["result"]
             return result
-        self.say(f"seed {seed}, {name}: begins")
+        self.log(f"seed {seed}, {name}: begins")
         start = time.monotonic()
         result = json.loads(json.dumps(compute()))
         seconds = round(time.monotonic() - start, 1)
         document = {"name": name, "seed": seed, "seconds": seconds, "result": result, "inputs": inputs}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(document, indent=1) + "\n")
-        self.say(f"seed {seed}, {name}: {seconds:.0f} s")
+        self.log(f"seed {seed}, {name}: {seconds:.0f} s")
         return result
 
 
-class Scored(Protocol):
-    """What keeps scores: `quasar_rt.nas.folder.Folder`."""
-
-    def get(self, kind: str, genome: bytes, images: int) -> int | None:
-        """A known one."""
-
-    def put(self, kind: str, scores: Mapping[bytes, int]) -> None:
-        """Keep some."""
-
-
 def restricted(space: Space, fractions: tuple[float, ...] | None) -> Space:
-    """The networks of a space whose 8-bit fractions are among these."""
+    """Returns the space of the networks whose 8-bit fractions are among these."""
     if fractions is None:
         return space
     choices = space.settings["choices"]
@@ -161,7 +153,7 @@ def restricted(space: Space, fractions: tuple[float, ...] | None) -> Space:
 
 
 def engine_images(images: Any) -> list[NDArray[np.uint8]]:
-    """Images uint8 [n, channels, height, width] as `Engine` takes them."""
+    """Converts images uint8 [n, channels, height, width] to what `Engine` takes."""
     return [
         image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
         for image in images.numpy()
@@ -171,7 +163,7 @@ def engine_images(images: Any) -> list[NDArray[np.uint8]]:
 def integer_logits(
     subnet: Subnet, images: Sequence[NDArray[np.uint8]], threads: int | None
 ) -> NDArray[np.float32]:
-    """Logits [n, classes] of the integer engine."""
+    """Returns the logits [n, classes] of the integer engine."""
     from quasar_rt import Engine
 
     with Engine(subnet, threads=threads) as engine:
@@ -179,18 +171,12 @@ def integer_logits(
 
 
 def relative_error(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """Root mean square of the difference as a share of that of `wanted`."""
+    """Returns the root mean square of the difference as a share of that of `wanted`."""
     return float(np.sqrt(np.square(found - wanted, dtype=np.float64).mean() / np.square(wanted).mean()))
 
 
-def eight_bit_share(architecture: Architecture) -> float:
-    """8-bit rows among the rows of all blocks."""
-    rows = sum(sum(b.rows(architecture.embed)) for b in architecture.blocks)
-    return sum(sum(b.eight_bit_rows(architecture.embed)) for b in architecture.blocks) / rows
-
-
 def with_fraction(architecture: Architecture, fraction: float) -> Architecture:
-    """The same shape with one 8-bit fraction throughout."""
+    """Returns the same shape with one 8-bit fraction throughout."""
     blocks = tuple(dataclasses.replace(b, eight_bit=(fraction,) * 4) for b in architecture.blocks)
     return dataclasses.replace(architecture, blocks=blocks)
 
@@ -198,7 +184,7 @@ def with_fraction(architecture: Architecture, fraction: float) -> Architecture:
 def best_reaching(
     fps: NDArray[np.float64], scores: NDArray[np.float64], target: float, count: int
 ) -> list[int]:
-    """Indices of the networks that reach a target, the best score first, of equals the fastest, at most `count`.
+    """Returns indices of at most `count` networks that reach a target, the best score first, of equals the fastest.
 
     >>> best_reaching(np.array([5.0, 9.0, 9.5]), np.array([0.9, 0.7, 0.7]), 6.0, 5)
     [2, 1]
@@ -208,7 +194,7 @@ def best_reaching(
 
 
 class Seed:
-    """All cells of one seed."""
+    """Computes all cells of one seed."""
 
     def __init__(
         self,
@@ -218,13 +204,13 @@ class Seed:
         out: Path,
         data: Path | None,
         threads: int | None,
-        say: Say,
+        log: Log,
     ) -> None:
         from quasar_rt.train.recipe import load_recipe
 
         self.seed, self.settings, self.hardware, self.out = seed, settings, hardware, out
-        self.root, self.threads, self.say = data, threads, say
-        self.cells = Cells(out / "cells", say)
+        self.root, self.threads, self.log = data, threads, log
+        self.cells = Cells(out / "cells", log)
         recipe = load_recipe(settings.recipe, settings.changes)
         self.recipe = dataclasses.replace(recipe, seed=seed, space=str(SPACE))
         self.space = Space.load(SPACE)
@@ -233,11 +219,11 @@ class Seed:
     # What is trained.
 
     def of_supernet(self, scaled: bool) -> Recipe:
-        """The recipe, with layer scaling or without."""
+        """Returns the recipe, with layer scaling or without."""
         return self.recipe if scaled else dataclasses.replace(self.recipe, layer_scale=0.0)
 
     def inputs(self, recipe: Recipe, *keys: str, **more: Any) -> dict[str, Any]:
-        """What a cell depends on: a recipe, these settings, and `more`."""
+        """Returns what a cell depends on: a recipe, these settings, and `more`."""
         settings = {key: getattr(self.settings, key) for key in keys}
         return {"recipe": without_path(recipe), "space": self.space.to_toml(), **settings, **more}
 
@@ -247,22 +233,22 @@ class Seed:
         return {"hardware": self.hardware.to_toml(), "board": self.hardware.board.to_toml()}
 
     def folder(self, name: str, recipe: Recipe, *also: Any) -> Path:
-        """Where a training has its checkpoints: another place for other settings."""
+        """Returns the folder of a training's checkpoints: another one for other settings."""
         digest = digest_of([self.inputs(recipe), *also])
         return self.out / "runs" / f"seed{self.seed}-{name}-{digest[:12]}"
 
     def checkpoint(self, scaled: bool) -> Path:
-        """The supernet's file, trained if it is not there."""
+        """Returns the supernet's file, after training it if it is not there."""
         from quasar_rt.train import train
 
         recipe = self.of_supernet(scaled)
         folder = self.folder("supernet" if scaled else "supernet-unscaled", recipe)
         if not (folder / "supernet.pt").exists():
-            train(recipe, folder, self.root, self.say)
+            train(recipe, folder, self.root, self.log)
         return folder / "supernet.pt"
 
     def supernet(self, scaled: bool) -> Supernet:
-        """The trained supernet with its images."""
+        """Returns the trained supernet with its images."""
         from quasar_rt.nas.supernet import Supernet
 
         if scaled not in self._supernets:
@@ -275,27 +261,27 @@ class Seed:
 
     @cached_property
     def data(self) -> Data:
-        """The images; the same for every recipe of a seed."""
+        """Loads the images; they are the same for every recipe of a seed."""
         from quasar_rt.train import data as datasets
 
         return datasets.load(self.recipe, self.root, self.space)
 
     @cached_property
     def search(self) -> tuple[list[NDArray[np.uint8]], NDArray[np.int64]]:
-        """The first half of the validation images: for choosing."""
+        """Returns the first half of the validation images, for choosing, and its labels."""
         images, labels = self.data.validation.first((len(self.data.validation) + 1) // 2)
         return engine_images(images), labels.numpy()
 
     @cached_property
     def held(self) -> tuple[Any, list[NDArray[np.uint8]], NDArray[np.int64]]:
-        """The other half: as a tensor, for the engine, and its labels."""
+        """Returns the other half as a tensor and as the engine takes it, and its labels."""
         half = (len(self.data.validation) + 1) // 2
         images, labels = self.data.validation.first(len(self.data.validation) - half, half)
         return images, engine_images(images), labels.numpy()
 
     def measured(self, subnet: Subnet, network: ViT) -> dict[str, Any]:
-        """Held-out top-1 of the integer subnet, and how far its logits are from the same weights in float."""
-        from quasar_rt.train.loop import logits_of
+        """Measures held-out top-1 of the integer subnet, and its logits against those of the same weights in float."""
+        from quasar_rt.train.evaluation import logits_of
 
         tensor, images, labels = self.held
         found = integer_logits(subnet, images, self.threads)
@@ -310,35 +296,37 @@ class Seed:
         }
 
     def slice(self, scaled: bool, architecture: Architecture) -> dict[str, Any]:
-        """`measured`, of a slice of a supernet."""
+        """Measures a slice of a supernet (`measured`)."""
         supernet = self.supernet(scaled)
         subnet = supernet.subnet(architecture, "slice", {})
         return self.measured(subnet, supernet.model.extract(architecture).eval())
 
     def export(self, network: ViT) -> Subnet:
-        """A network on its own as an integer subnet."""
+        """Exports a network as an integer subnet."""
         from quasar_rt.build import build_subnet
 
         return build_subnet(network.spec("evidence", list(self.data.classes), self.data.document, {}))
 
-    def correct(self, scaled: bool, genomes: NDArray[np.uint8], count: int, book: Scored) -> NDArray[Any]:
-        """Of the first `count` search-validation images, those that each slice's integer subnet classifies rightly."""
+    def correct(
+        self, scaled: bool, genomes: NDArray[np.uint8], count: int, scores_folder: Folder
+    ) -> NDArray[Any]:
+        """Counts for each slice the images, of the first `count` for the search, that its subnet classifies rightly."""
         supernet, (images, labels) = self.supernet(scaled), self.search
         counts = []
         for genome in genomes:
-            known = book.get(str(count), genome.tobytes(), count)
+            known = scores_folder.get(str(count), genome.tobytes(), count)
             if known is None:
                 subnet = supernet.subnet(self.space.decode(genome), "candidate", {})
                 logits = integer_logits(subnet, images[:count], self.threads)
                 known = int((logits.argmax(axis=1) == labels[:count]).sum())
-                book.put(str(count), {genome.tobytes(): known})
+                scores_folder.put(str(count), {genome.tobytes(): known})
             counts.append(known)
         return np.array(counts, np.int64)
 
     # The cells.
 
     def run(self) -> dict[str, dict[str, Any]]:
-        """All of them, by name."""
+        """Computes all cells; returns them by name."""
         found = {}
         for scaled in (True, False):
             name = "scaling_on" if scaled else "scaling_off"
@@ -365,7 +353,7 @@ class Seed:
         return found
 
     def scaling(self, scaled: bool) -> dict[str, Any]:
-        """Slices of a supernet that was trained with layer scaling, or without."""
+        """Measures slices of a supernet that was trained with layer scaling, or without."""
         largest = self.space.decode(self.space.largest)
         smallest = self.space.decode(self.space.smallest)
         named = {
@@ -374,20 +362,18 @@ class Seed:
             "smallest": smallest,
             "smallest8": with_fraction(smallest, 1.0),
         }
-        drawn = [self.space.sample(self.seed, SAMPLE_STREAM, k) for k in range(self.settings.sample)]
+        sampled = [self.space.sample(self.seed, SAMPLE_STREAM, k) for k in range(self.settings.sample)]
         found: dict[str, Any] = {name: self.slice(scaled, a) for name, a in named.items()}
-        return {**found, "random": [self.slice(scaled, a) for a in drawn]}
+        return {**found, "random": [self.slice(scaled, a) for a in sampled]}
 
     def searched(self, strategy: str) -> dict[str, Any]:
-        """What a strategy picks for each target."""
-        from quasar_rt.nas.folder import Folder
-
+        """Searches by a strategy and selects a network for each target."""
         s, space = self.settings, restricted(self.space, STRATEGIES[strategy])
         table = CostTable(space, self.hardware)
         fastest = table.fastest()[1]
         targets = [t for t in s.targets if t <= fastest]
         name = f"{self.folder('supernet', self.of_supernet(True)).name}-{s.calibration}"
-        book = Folder(self.out / "scores" / name, {"calibration": s.calibration})
+        scores_folder = Folder(self.out / "scores" / name, {"calibration": s.calibration})
         budget, done = s.population * s.generations, 0
 
         def here(genomes: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -398,13 +384,13 @@ class Seed:
             self.supernet(True)
             from quasar_rt.train.progress import EpochProgress
 
-            with EpochProgress(f"seed {self.seed}, {strategy}", 0, budget, self.say, False) as bar:
+            with EpochProgress(f"seed {self.seed}, {strategy}", 0, budget, self.log, False) as bar:
                 if strategy == "random":
-                    drawn = (space.sample(self.seed, RANDOM_STREAM, k) for k in range(budget))
-                    genomes = np.unique(np.stack([space.encode(a) for a in drawn]), axis=0)
+                    sampled = (space.sample(self.seed, RANDOM_STREAM, k) for k in range(budget))
+                    genomes = np.unique(np.stack([space.encode(a) for a in sampled]), axis=0)
                     counts = np.zeros(len(genomes), np.int64)
                     for i in range(len(genomes)):
-                        counts[i] = self.correct(True, genomes[i : i + 1], s.search_images, book)[0]
+                        counts[i] = self.correct(True, genomes[i : i + 1], s.search_images, scores_folder)[0]
                         bar.at(i + 1, lambda: "")
                     fps = np.asarray(table.evaluate(genomes)["fps"])
                 else:
@@ -417,7 +403,7 @@ class Seed:
                         seed=self.seed,
                     )
                     while len(asked := loop.ask(8)):
-                        right = self.correct(True, here(asked), s.search_images, book)
+                        right = self.correct(True, here(asked), s.search_images, scores_folder)
                         loop.tell(right / s.search_images)
                         done += len(asked)
                         bar.at(done, lambda: "")
@@ -432,7 +418,7 @@ class Seed:
                 if not best:
                     picks.append({"target": target, "reached": False})
                     continue
-                again = self.correct(True, genomes[best], all_images, book) / all_images
+                again = self.correct(True, genomes[best], all_images, scores_folder) / all_images
                 chosen = max(range(len(best)), key=lambda i: (again[i], -i))
                 architecture = self.space.decode(genomes[best[chosen]])
                 picks.append(
@@ -447,7 +433,7 @@ class Seed:
                     }
                 )
         finally:
-            book.close()
+            scores_folder.close()
         front = nondominated(list(zip(fps.tolist(), scores.tolist(), strict=True)))
         return {
             "scored": len(scores),
@@ -459,13 +445,13 @@ class Seed:
     # Row criteria, on one narrow network.
 
     def narrow(self, fraction: float) -> Architecture:
-        """The network of the row criteria."""
+        """Returns the network of the row criteria."""
         embed, depth, heads, hidden = self.settings.narrow
         block = BlockShape(heads, int(self.space.settings["head_dim"]), hidden, (fraction,) * 4)
         return Architecture(embed, (block,) * depth)
 
     def tuning(self, criterion: str) -> Recipe:
-        """The recipe with a criterion and a short quantized stage."""
+        """Returns the recipe with a criterion and a short quantized stage."""
         stage = self.recipe.quantized_stage
         assert stage is not None
         return dataclasses.replace(
@@ -475,12 +461,12 @@ class Seed:
         )
 
     def narrow_float(self) -> Path:
-        """The float network's checkpoint, which all criteria share."""
+        """Returns the float network's checkpoint, which all criteria share."""
         self.tuned(CRITERIA[0])
         return self.folder("narrow", self.tuning(CRITERIA[0]), self.settings.narrow) / "float.pt"
 
     def tuned(self, criterion: str) -> ViT:
-        """The network tuned with its rows ranked by a criterion."""
+        """Tunes the network with its rows ranked by a criterion."""
         from quasar_rt.train import train_architecture
 
         folder = self.folder("narrow", self.tuning(criterion), self.settings.narrow)
@@ -490,17 +476,17 @@ class Seed:
             (folder / "float.copy").rename(folder / "float.pt")
         recipe = self.tuning(criterion)
         architecture = self.narrow(self.settings.trained_fraction)
-        return train_architecture(architecture, recipe, folder, self.root, self.say).model
+        return train_architecture(architecture, recipe, folder, self.root, self.log).model
 
     def rows_trained(self, criterion: str) -> dict[str, Any]:
-        """A criterion, then quantization-aware tuning."""
+        """Measures a criterion followed by quantization-aware tuning."""
         network = self.tuned(criterion)
         return self.measured(self.export(network), network)
 
     def rows(self) -> dict[str, Any]:
-        """Each criterion without any training after it."""
+        """Measures each criterion without any training after it."""
         from quasar_rt.train import checkpoint
-        from quasar_rt.train.loop import make_model
+        from quasar_rt.train.networks import make_model
         from quasar_rt.train.widths import gather_statistics, rank_rows
 
         q, training = self.recipe.quantization, self.data.train
@@ -531,14 +517,14 @@ class Seed:
     # Inherited and retrained.
 
     def inherited(self, architecture: Architecture) -> dict[str, Any]:
-        """A slice, the same network trained on its own from scratch, and tuned from the slice."""
+        """Measures a slice, the same network trained on its own from scratch, and tuned from the slice."""
         from quasar_rt.train import train_architecture
 
         found: dict[str, Any] = {"inherited": self.slice(True, architecture)}
         for name, start in (("scratch", None), ("tuned", self.checkpoint(True))):
             folder = self.folder(name, self.recipe, architecture.to_dict())
             trained = train_architecture(
-                architecture, self.recipe, folder, self.root, self.say, inherit=start
+                architecture, self.recipe, folder, self.root, self.log, inherit=start
             )
             found[name] = self.measured(self.export(trained.model), trained.model)
         return found
@@ -550,9 +536,9 @@ def evidence(
     settings: Settings,
     data: Path | None = None,
     threads: int | None = None,
-    say: Say = lambda line: click.echo(line, err=True),
+    log: Log = lambda line: click.echo(line, err=True),
 ) -> dict[str, Any]:
-    """All cells of all seeds: the contents of docs/evidence/results.json."""
+    """Computes all cells of all seeds: the contents of docs/evidence/results.json."""
     import torch
 
     if threads is not None:
@@ -560,7 +546,7 @@ def evidence(
     hardware = Hardware.load(HARDWARE)
     found: dict[str, dict[str, Any]] = {}
     for seed in seeds:
-        one = Seed(seed, settings, hardware, out, data, threads, say)
+        one = Seed(seed, settings, hardware, out, data, threads, log)
         for name, result in one.run().items():
             found.setdefault(name, {})[str(seed)] = result
     recipe = without_path(one.recipe)
@@ -577,7 +563,7 @@ def evidence(
 
 
 def numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> list[int]:
-    """Different seeds, separated by commas."""
+    """Reads different seeds, separated by commas."""
     try:
         seeds = [int(part) for part in text.split(",")]
     except ValueError:

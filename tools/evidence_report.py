@@ -54,7 +54,7 @@ COLOURS = {
 
 
 def mean_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; the latter is NaN for one value, both for none.
+    """Returns mean and sample standard deviation; the latter is NaN for one value, both for none.
 
     >>> mean_spread([1.0, 2.0, 3.0])
     (2.0, 1.0)
@@ -64,7 +64,7 @@ def mean_spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 def shown(values: Sequence[float], sign: bool = False, digits: int = 2) -> str:
-    """Shares as ``mean ± spread`` in percent; a dash where there are none.
+    """Formats shares as ``mean ± spread`` in percent; a dash where there are none.
 
     >>> shown([0.81, 0.82, 0.83]), shown([0.5]), shown([0.01, -0.03], sign=True)
     ('82.00 ± 1.00', '50.00', '−1.00 ± 2.83')
@@ -77,7 +77,7 @@ def shown(values: Sequence[float], sign: bool = False, digits: int = 2) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """A Markdown table; the first `texts` columns are texts, the others numbers."""
+    """Formats a Markdown table; the first `texts` columns are texts, the others numbers."""
     rule = ["---"] * texts + ["---:"] * (len(header) - texts)
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
 
@@ -86,7 +86,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 
 
 
 def seeds_of(document: Document) -> list[str]:
-    """The seeds, as the cells name them."""
+    """Returns the seeds, as the cells name them."""
     return [str(seed) for seed in document["seeds"]]
 
 
@@ -123,7 +123,7 @@ def picked(document: Document, strategy: str, target: float, key: str) -> dict[s
 
 
 def paired(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
-    """``a - b`` of the seeds that have both.
+    """Returns ``a - b`` of the seeds that have both.
 
     >>> paired({"0": 0.5, "1": 0.75}, {"1": 0.25})
     {'1': 0.5}
@@ -132,7 +132,7 @@ def paired(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
 
 
 def over(groups: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean over groups by seed, of the seeds that are in every group.
+    """Returns the mean over groups by seed, of the seeds that are in every group.
 
     >>> over([{"0": 1.0, "1": 2.0}, {"0": 3.0}])
     {'0': 2.0}
@@ -142,13 +142,13 @@ def over(groups: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def averaged(results: Result | Sequence[Result], key: str) -> float:
-    """A figure of one result, or its mean over several."""
+    """Returns a figure of one result, or its mean over several."""
     several: Sequence[Result] = [results] if isinstance(results, Mapping) else results
     return statistics.fmean(float(one[key]) for one in several)
 
 
 def scaled(document: Document, network: str, on: bool, key: str) -> dict[str, float]:
-    """A figure of a network of the supernets with layer scaling or without, by seed."""
+    """Returns a figure of a network of the supernets with layer scaling or without, by seed."""
 
     def get(seed: str) -> float | None:
         found = cell(document, "scaling_on" if on else "scaling_off", seed)
@@ -158,7 +158,7 @@ def scaled(document: Document, network: str, on: bool, key: str) -> dict[str, fl
 
 
 def ranked(document: Document, name: str, key: str) -> dict[str, float]:
-    """A figure of the narrow network without tuning, by seed."""
+    """Returns a figure of the narrow network without tuning, by seed."""
 
     def get(seed: str) -> float | None:
         found = cell(document, "rows", seed)
@@ -168,7 +168,7 @@ def ranked(document: Document, name: str, key: str) -> dict[str, float]:
 
 
 def tuned(document: Document, criterion: str, key: str) -> dict[str, float]:
-    """The same after tuning."""
+    """Returns a figure of the narrow network after tuning, by seed."""
 
     def get(seed: str) -> float | None:
         found = cell(document, f"rows_trained_{criterion}", seed)
@@ -178,7 +178,7 @@ def tuned(document: Document, criterion: str, key: str) -> dict[str, float]:
 
 
 def retrained(document: Document, target: float, how: str, key: str = "top1") -> dict[str, float]:
-    """A figure of the row-wise pick for a target: ``inherited``, ``tuned`` or from ``scratch``."""
+    """Returns a figure of the row-wise selection for a target: ``inherited``, ``tuned`` or from ``scratch``."""
 
     def get(seed: str) -> float | None:
         found = cell(document, f"inherited_{target:g}", seed)
@@ -188,7 +188,7 @@ def retrained(document: Document, target: float, how: str, key: str = "top1") ->
 
 
 def values(found: Mapping[str, float]) -> list[float]:
-    """The figures alone."""
+    """Returns the figures alone."""
     return list(found.values())
 
 
@@ -196,7 +196,7 @@ def values(found: Mapping[str, float]) -> list[float]:
 
 
 def tables(document: Document) -> dict[str, str]:
-    """Every generated table by name."""
+    """Returns every generated table by name."""
     return {
         "fronts": fronts_table(document),
         "differences": differences_table(document),
@@ -208,7 +208,7 @@ def tables(document: Document) -> dict[str, str]:
 
 
 def fronts_table(document: Document) -> str:
-    """What each strategy picked for each target."""
+    """Formats what each strategy selected for each target."""
     header = [
         "at least, FPS (modelled)",
         "strategy",
@@ -241,7 +241,7 @@ def fronts_table(document: Document) -> str:
 
 
 def differences_table(document: Document) -> str:
-    """Row-wise less every other strategy, paired by seed."""
+    """Formats row-wise less every other strategy, paired by seed."""
     header = [
         "at least, FPS",
         "row-wise minus",
@@ -277,7 +277,7 @@ def differences_table(document: Document) -> str:
 
 
 def scaling_table(document: Document) -> str:
-    """Slices of the supernets with layer scaling and without."""
+    """Formats slices of the supernets with layer scaling and without."""
     header = [
         "network",
         "with, top-1 %",
@@ -303,7 +303,7 @@ def scaling_table(document: Document) -> str:
 
 
 def rows_table(document: Document) -> str:
-    """Row criteria without tuning."""
+    """Formats row criteria without tuning."""
     header = ["8-bit rows", "criterion", "top-1, %", "minus random, points", "logit error, %", "minus random"]
     no = ["–", "–"]
     one = next(iter(document["cells"]["rows"].values()))
@@ -330,7 +330,7 @@ def rows_table(document: Document) -> str:
 
 
 def rows_trained_table(document: Document) -> str:
-    """Row criteria, each followed by tuning."""
+    """Formats row criteria, each followed by tuning."""
     header = ["criterion", "top-1, %", "minus random, points", "logit error, %", "minus random"]
     rows = []
     for criterion in CRITERIA:
@@ -346,7 +346,7 @@ def rows_trained_table(document: Document) -> str:
 
 
 def inherited_table(document: Document) -> str:
-    """The row-wise picks: inherited, tuned, and trained on their own."""
+    """Formats the row-wise selections: inherited, tuned, and trained on their own."""
     header = [
         "picked for, FPS",
         "inherited, top-1 %",
@@ -375,7 +375,7 @@ def inherited_table(document: Document) -> str:
 
 
 def splice(text: str, blocks: Mapping[str, str]) -> str:
-    r"""The text with each block between its markers.
+    r"""Replaces each block between its markers in the text.
 
     Raises:
         ValueError: a block has no markers in the text, or markers have no block.
@@ -394,7 +394,7 @@ def splice(text: str, blocks: Mapping[str, str]) -> str:
 
 
 def figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
-    """A figure and its axes [rows, columns], with a pale grid."""
+    """Makes a figure and its axes [rows, columns], with a pale grid."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -408,14 +408,14 @@ def figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any
 
 
 def png(found: Any) -> bytes:
-    """The picture; without the software's version the same figures give the same bytes."""
+    """Returns the picture; without the software's version the same figures give the same bytes."""
     buffer = io.BytesIO()
     found.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def points(axes: Any, at: float, found: Mapping[str, float], colour: str, label: str | None = None) -> None:
-    """Each seed's figure in percent, small, and their mean with its spread."""
+    """Plots each seed's figure in percent, small, and their mean with its spread."""
     y = [100 * value for value in found.values()]
     if not y:
         return
@@ -435,7 +435,7 @@ def points(axes: Any, at: float, found: Mapping[str, float], colour: str, label:
 
 
 def best_at(front: Sequence[Sequence[float]], fps: float) -> float:
-    """The best score of a front at that many FPS or more; NaN beyond it.
+    """Returns the best score of a front at that many FPS or more; NaN beyond it.
 
     >>> best_at([[10.0, 0.5], [5.0, 0.75]], 6.0)
     0.5
@@ -444,7 +444,7 @@ def best_at(front: Sequence[Sequence[float]], fps: float) -> float:
 
 
 def fronts_picture(document: Document) -> bytes:
-    """Fronts on the search's images; held-out top-1 and logit error of the picks."""
+    """Draws the searches' fronts and the selected networks' figures."""
     found, axes = figure(1, 3, (13, 4.2))
     left, middle, right = axes[0]
     targets = document["settings"]["targets"]
@@ -480,7 +480,7 @@ def fronts_picture(document: Document) -> bytes:
 
 
 def rows_picture(document: Document) -> bytes:
-    """Row criteria before and after tuning: top-1 and logit error."""
+    """Draws row criteria before and after tuning: top-1 and logit error."""
     found, axes = figure(1, 4, (14, 3.8))
     fractions = document["settings"]["fractions"]
     shades = ["#1d5fd1", "#c9711a", "#2e7d4f"]
@@ -509,7 +509,7 @@ def rows_picture(document: Document) -> bytes:
 
 
 def inherited_picture(document: Document) -> bytes:
-    """Each pick inherited, tuned, and trained on its own."""
+    """Draws each selection inherited, tuned, and trained on its own."""
     targets = document["settings"]["targets"]
     found, axes = figure(1, len(targets), (11, 3.8))
     ways = {"inherited": "inherited", "tuned": "tuned from it", "scratch": "from scratch"}
@@ -530,7 +530,7 @@ def inherited_picture(document: Document) -> bytes:
 
 
 def draw(document: Document) -> dict[str, bytes]:
-    """Every picture by its name in docs/evidence."""
+    """Draws every picture; returns them by their names in docs/evidence."""
     return {
         "fronts.png": fronts_picture(document),
         "rows.png": rows_picture(document),
@@ -539,7 +539,7 @@ def draw(document: Document) -> dict[str, bytes]:
 
 
 def write(document: Document, docs: Path = DOCS) -> None:
-    """Results, tables and pictures into the documentation."""
+    """Writes results, tables and pictures into the documentation."""
     folder, page = docs / "evidence", docs / "evidence.md"
     folder.mkdir(exist_ok=True)
     write_text(folder / "results.json", json.dumps(document, indent=1) + "\n")

@@ -99,7 +99,7 @@ def main(out: Path | None, **options: Any) -> None:
 
 
 def default_folder(options: dict[str, Any]) -> Path:
-    """A folder for just these settings, so that the same command finds it again and another one does not."""
+    """Returns a folder for just these settings: the same command finds it again, another one does not."""
     key = json.dumps({key: str(value) for key, value in options.items() if key != "threads"}, sort_keys=True)
     space = Path(options["supernet"].parent.name if options["supernet"] else options["space"] or "tiny").stem
     board = Path(options["board"] or options["hardware"] or "zcu102").stem
@@ -108,7 +108,7 @@ def default_folder(options: dict[str, Any]) -> Path:
 
 @contextmanager
 def bars(show: bool) -> Iterator[Any]:
-    """Progress on stderr where that is a terminal: a bar for each kind of work."""
+    """Shows progress on stderr where that is a terminal: a bar for each kind of work."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -127,7 +127,7 @@ def bars(show: bool) -> Iterator[Any]:
 
 
 def show(result: Any, out: Path) -> None:
-    """The summary: a table of the targets, what the scores are, where the files are."""
+    """Prints a table of the targets, what the scores are, and where the files are."""
     board = result.board
     has_integer = any(target.point.integer for target in result.targets)
     columns = [">target FPS", ">modelled FPS", ">latency, ms", f">{result.scoring.short}"]

@@ -90,10 +90,10 @@ def main(
         import torch
 
         from quasar_rt.space import Space
-        from quasar_rt.train import distributed
+        from quasar_rt.train import distributed, train, train_architecture
+        from quasar_rt.train.architecture_file import load_architecture
         from quasar_rt.train.checkpoint import make_folder
-        from quasar_rt.train.found import load_architecture
-        from quasar_rt.train.loop import Stopped, train, train_architecture
+        from quasar_rt.train.loop import Stopped
         from quasar_rt.train.recipe import NAME_RULE, is_name, load_recipe
         from quasar_rt.train.report import finish
     except ImportError as error:
@@ -106,13 +106,13 @@ def main(
         torch.set_num_threads(threads)
     try:
         recipe = load_recipe(config, changes if seed is None else [*changes, f"seed={seed}"])
-        group = distributed.join(device)
+        group = distributed.init_process_group(device)
     except (QuasarError, OSError, ValueError) as error:
         raise click.ClickException(printable(str(error))) from error
     try:
         options: dict[str, Any] = {
             "root": data,
-            "say": click.echo,
+            "log": click.echo,
             "group": group,
             "stop_after_steps": stop_after_steps,
             "tensorboard": tensorboard,

@@ -41,11 +41,11 @@ class BlockShape:
         return self.heads * self.head_dim
 
     def rows(self, embed: int) -> tuple[int, int, int, int]:
-        """Rows of qkv, proj, fc1 and fc2 in a network of this embedding size."""
+        """Returns the rows of qkv, proj, fc1 and fc2 in a network of this embedding size."""
         return 3 * self.inner, embed, self.hidden, embed
 
     def eight_bit_rows(self, embed: int) -> tuple[int, int, int, int]:
-        """8-bit rows of qkv, proj, fc1 and fc2 in a network of this embedding size."""
+        """Returns the 8-bit rows of qkv, proj, fc1 and fc2 in a network of this embedding size."""
         q, p, f, g = map(eight_bit_rows, self.rows(embed), self.eight_bit)
         return q, p, f, g
 
@@ -63,13 +63,13 @@ class Architecture:
         return len(self.blocks)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it; `from_dict` gives it back."""
+        """Returns the network as JSON takes it; `from_dict` reads it."""
         blocks = [{**dataclasses.asdict(block), "eight_bit": list(block.eight_bit)} for block in self.blocks]
         return {"embed": self.embed, "blocks": blocks}
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Architecture:
-        """From `to_dict`'s form.
+        """Reads what `to_dict` returned.
 
         Raises:
             quasar_rt.InvalidValueError: a key is missing, unknown or of the wrong type.
@@ -107,7 +107,7 @@ class Space(SettingsFile[NativeSpace]):
 
     @classmethod
     def from_toml(cls, text: str) -> Space:
-        """Reads the text of a space file. Raises like `load`."""
+        """Reads the text of a space's file. Raises like `load`."""
         return cls._wrap(NativeSpace.from_toml(text))
 
     @property
@@ -146,7 +146,7 @@ class Space(SettingsFile[NativeSpace]):
         return self._inner.smallest()
 
     def decode(self, genome: ArrayLike) -> Architecture:
-        """The network that a genome names.
+        """Returns the network that a genome names.
 
         Raises:
             quasar_rt.InvalidValueError: wrong length, or an index that its gene lacks.
@@ -155,7 +155,7 @@ class Space(SettingsFile[NativeSpace]):
         return Architecture(embed, tuple(BlockShape(*block) for block in blocks))
 
     def encode(self, architecture: Architecture) -> NDArray[np.uint8]:
-        """The canonical genome of a network.
+        """Returns the canonical genome of a network, uint8 [genes].
 
         Raises:
             quasar_rt.InvalidValueError: names what is not a choice of this space.
@@ -164,11 +164,11 @@ class Space(SettingsFile[NativeSpace]):
         return self._inner.encode(architecture.embed, blocks)
 
     def canonical(self, genome: ArrayLike) -> NDArray[np.uint8]:
-        """The genome with the genes of unused blocks set to 0. Raises like `decode`."""
+        """Returns the genome with the genes of unused blocks set to 0. Raises like `decode`."""
         return self._inner.canonical(_genome(genome))
 
     def sample(self, seed: int, *stream: int) -> Architecture:
-        """A network whose genes are drawn evenly: a pure function of its arguments, the same in every process."""
+        """Samples a network, each gene uniformly: a pure function of its arguments, the same in every process."""
         return self.decode(self._inner.sample(seed, list(stream)))
 
     def __repr__(self) -> str:
@@ -176,7 +176,7 @@ class Space(SettingsFile[NativeSpace]):
 
 
 def space_names() -> list[str]:
-    """Returns the names of the spaces that ship, sorted."""
+    """Returns the names of the shipped spaces, sorted."""
     return list(shipped_files("spaces"))
 
 

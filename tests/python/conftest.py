@@ -86,4 +86,4 @@ def digits_supernet(digits_recipe, shared):
     from quasar_rt.train import train
 
     torch.set_num_threads(1)
-    return shared("digits", lambda folder: train(digits_recipe, folder, say=lambda _: None)) / "supernet.pt"
+    return shared("digits", lambda folder: train(digits_recipe, folder, log=lambda _: None)) / "supernet.pt"

@@ -181,10 +181,10 @@ def test_a_strategy_searches_its_own_fractions():
     space = Space.load(evidence.SPACE)
     for strategy, fractions in evidence.STRATEGIES.items():
         restricted = evidence.restricted(space, fractions)
-        drawn = [restricted.sample(0, k) for k in range(20)]
-        found = {f for a in drawn for block in a.blocks for f in block.eight_bit}
+        sampled = [restricted.sample(0, k) for k in range(20)]
+        found = {f for a in sampled for block in a.blocks for f in block.eight_bit}
         assert found == set(fractions or space.settings["choices"]["eight_bit"]), strategy
-        for architecture in drawn:
+        for architecture in sampled:
             assert space.decode(space.encode(architecture)) == architecture
     with pytest.raises(ValueError, match=r"0\.3"):
         evidence.restricted(space, (0.3,))
@@ -244,7 +244,7 @@ def test_from_images_to_tables_and_on_from_where_it_stopped(tmp_path, monkeypatc
     said = []
 
     def run():
-        return evidence.evidence(tmp_path, [0], settings, threads=1, say=said.append)
+        return evidence.evidence(tmp_path, [0], settings, threads=1, log=said.append)
 
     document = run()
     found = report.tables(document)

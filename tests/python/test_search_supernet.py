@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="needs the [host] extra")
 
 from quasar_rt import Engine, QuasarError, search  # noqa: E402
 from quasar_rt.evaluate import evaluate  # noqa: E402
-from quasar_rt.nas import run, supernet  # noqa: E402
+from quasar_rt.nas import check, supernet  # noqa: E402
 from quasar_rt.nas.folder import Folder  # noqa: E402
 from quasar_rt.nas.stats import kendall_tau  # noqa: E402
 from quasar_rt.nas.supernet import Supernet  # noqa: E402
@@ -40,7 +40,7 @@ def found(digits_supernet, tmp_path_factory):
     """A small search, during which the test images cannot be read."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.Data, "test", lambda self: pytest.fail("the test images were read"))
-        patch.setattr(run, "SAMPLE", 8)
+        patch.setattr(check, "SAMPLE", 8)
         return search(
             supernet=digits_supernet, out=tmp_path_factory.mktemp("found") / "out", threads=1, **SETTINGS
         )
@@ -132,7 +132,7 @@ def test_scores_do_not_depend_on_what_was_scored_before(digits_supernet):
 
 def test_survivors_are_scored_on_more_images(digits_supernet, monkeypatch):
     monkeypatch.setattr(supernet, "HALVING", (40, 120))
-    monkeypatch.setattr(run, "SAMPLE", 2)
+    monkeypatch.setattr(check, "SAMPLE", 2)
     said = {}
     result = search(
         supernet=digits_supernet,
@@ -160,7 +160,7 @@ def test_survivors_are_scored_on_more_images(digits_supernet, monkeypatch):
 
 
 def test_a_predictor_can_choose_the_candidates(digits_supernet, monkeypatch):
-    monkeypatch.setattr(run, "SAMPLE", 2)
+    monkeypatch.setattr(check, "SAMPLE", 2)
     result = search(
         supernet=digits_supernet, threads=1, fps=60000, population=6, generations=3, predictor=True
     )
@@ -169,8 +169,8 @@ def test_a_predictor_can_choose_the_candidates(digits_supernet, monkeypatch):
 
 
 def test_networks_can_be_trained_on_their_own(digits_supernet, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "SAMPLE", 2)
-    monkeypatch.setattr(run, "FINALISTS", 1)
+    monkeypatch.setattr(check, "SAMPLE", 2)
+    monkeypatch.setattr(check, "FINALISTS", 1)
     result = search(
         supernet=digits_supernet,
         threads=1,
@@ -188,8 +188,8 @@ def test_networks_can_be_trained_on_their_own(digits_supernet, tmp_path, monkeyp
 
 
 def test_the_test_images_are_read_when_asked_for(digits_supernet, monkeypatch):
-    monkeypatch.setattr(run, "SAMPLE", 2)
-    monkeypatch.setattr(run, "FINALISTS", 1)
+    monkeypatch.setattr(check, "SAMPLE", 2)
+    monkeypatch.setattr(check, "FINALISTS", 1)
     result = search(supernet=digits_supernet, threads=1, fps=110000, population=4, generations=1, test=True)
     assert result.targets[0].point.integer.split == "test images"
     assert result.document["search"]["images"]["test_images_read"] is True
@@ -259,8 +259,8 @@ def test_two_processes_find_what_one_finds(digits_supernet, whole, tmp_path):
 def test_a_search_leaves_the_group_of_processes_at_its_end_and_when_it_fails(digits_supernet, monkeypatch):
     left = []
     monkeypatch.setattr(distributed.Group, "leave", lambda self: left.append(self))
-    monkeypatch.setattr(run, "SAMPLE", 2)
-    monkeypatch.setattr(run, "FINALISTS", 1)
+    monkeypatch.setattr(check, "SAMPLE", 2)
+    monkeypatch.setattr(check, "FINALISTS", 1)
     search(supernet=digits_supernet, threads=1, fps=60000, population=4, generations=1)
     assert len(left) == 1
     with pytest.raises(QuasarError, match="nowhere"):

@@ -28,13 +28,16 @@ pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 from quasar_rt import Engine, FileError, ImageError, InvalidValueError, SettingsError, Subnet, search  # noqa: E402
 from quasar_rt.datasets import DatasetError  # noqa: E402
 from quasar_rt.space import Space  # noqa: E402
-from quasar_rt.train import checkpoint, data, loop  # noqa: E402
+from quasar_rt.train import Trained, checkpoint, data, train, train_architecture  # noqa: E402
 from quasar_rt.train.checkpoint import CheckpointError  # noqa: E402
 from quasar_rt.train.data import Batches, FileSplit, Split, augment  # noqa: E402
-from quasar_rt.train.distributed import DistributedError, join  # noqa: E402
-from quasar_rt.train.loop import evaluate, learning_rate, load_supernet, train, train_architecture  # noqa: E402
+from quasar_rt.train.distributed import DistributedError, init_process_group  # noqa: E402
+from quasar_rt.train.evaluation import evaluate, logits_of  # noqa: E402
+from quasar_rt.train.loop import DivergedError, Stopped  # noqa: E402
+from quasar_rt.train.networks import check_split, load_supernet, make_model, read_supernet  # noqa: E402
 from quasar_rt.train.recipe import Recipe, load_recipe  # noqa: E402
 from quasar_rt.train.report import finish  # noqa: E402
+from quasar_rt.train.schedule import learning_rate, sample_network  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -139,7 +142,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    train(short(), folder, say=quiet)
+    train(short(), folder, log=quiet)
     return folder
 
 
@@ -155,10 +158,10 @@ def test_a_supernet_trained_on_the_digits_knows_them(digits_supernet: Path, digi
     assert largest > 0.85
     model.activate(space.decode(space.smallest))
     assert 0.3 < evaluate(model, images.validation) < largest
-    loop.check_split(digits_supernet, images)
+    check_split(read_supernet(digits_supernet), digits_supernet, images)
     other = dataclasses.replace(recipe, seed=1)
     with pytest.raises(CheckpointError, match="would not be unseen"):
-        loop.check_split(digits_supernet, data.load(other))
+        check_split(read_supernet(digits_supernet), digits_supernet, data.load(other))
 
 
 def test_a_run_leaves_a_log_and_a_picture(digits_supernet: Path, digits_recipe: Recipe) -> None:
@@ -195,7 +198,7 @@ def test_one_network_of_the_supernet_is_trained_further_from_its_slice(
     model, _, space = load_supernet(digits_supernet)
     network = space.decode(space.smallest)
     before = model.extract(network)
-    trained = train_architecture(network, digits_recipe, tmp_path / "a", say=quiet, inherit=digits_supernet)
+    trained = train_architecture(network, digits_recipe, tmp_path / "a", log=quiet, inherit=digits_supernet)
     assert trained.model.active == network
     assert list(trained.history) == ["quantized"]
     assert evaluate(trained.model, trained.data.validation) > evaluate(before, trained.data.validation)
@@ -206,7 +209,7 @@ def test_one_network_of_the_supernet_is_trained_further_from_its_slice(
     assert figures.agreement > 0.9
     other = Space.from_toml(POINT.replace("head_dim = 8", "head_dim = 4"))
     with pytest.raises(InvalidValueError):
-        train_architecture(other.decode(other.largest), digits_recipe, tmp_path / "b", say=quiet)
+        train_architecture(other.decode(other.largest), digits_recipe, tmp_path / "b", log=quiet)
 
 
 def test_one_network_ends_as_a_subnet_with_its_card(tmp_path: Path) -> None:
@@ -214,7 +217,7 @@ def test_one_network_ends_as_a_subnet_with_its_card(tmp_path: Path) -> None:
     recipe = short(
         f"space='{tmp_path / 'space.toml'}'", "float_stage.epochs=20", "baseline=true", "data.subset=0"
     )
-    trained = train(recipe, tmp_path / "run", say=quiet)
+    trained = train(recipe, tmp_path / "run", log=quiet)
     assert trained.path is None
     assert trained.baseline is not None
     assert not trained.baseline.quantized
@@ -272,7 +275,7 @@ def test_a_run_that_was_terminated_and_killed_ends_as_if_it_had_not_been(
     assert stopped < state["step"] < 2 * steps
     assert state["sampler_position"] == 32 * (state["step"] % steps)
     lines: list[str] = []
-    trained = train(short(), tmp_path / "run", say=lines.append)
+    trained = train(short(), tmp_path / "run", log=lines.append)
     assert any(line.startswith("supernet: goes on at step") for line in lines)
     same(checkpoint.load(whole / "supernet.pt")["model"], trained.model.state_dict())
     assert not list(tmp_path.glob("run/*.part.pt"))
@@ -285,11 +288,11 @@ def test_the_residuals_range_is_set_anew_after_training(whole: Path, tmp_path: P
     space = Space.load("digits")
     inherit = whole / "supernet.pt"
 
-    def run(name: str) -> loop.Trained:
+    def run(name: str) -> Trained:
         if name == "scratch":
-            return train(scratch, tmp_path / name, say=quiet)
+            return train(scratch, tmp_path / name, log=quiet)
         network = space.decode(space.smallest)
-        return train_architecture(network, short(), tmp_path / name, say=quiet, inherit=inherit)
+        return train_architecture(network, short(), tmp_path / name, log=quiet, inherit=inherit)
 
     for name in ("scratch", "inherited"):
         trained = run(name)
@@ -308,9 +311,9 @@ def test_the_residuals_range_is_set_anew_after_training(whole: Path, tmp_path: P
 def test_a_stop_at_any_step_changes_nothing(whole: Path, tmp_path: Path, steps: int) -> None:
     for _ in range(20):
         try:
-            trained = train(short(), tmp_path, say=quiet, stop_after_steps=steps)
+            trained = train(short(), tmp_path, log=quiet, stop_after_steps=steps)
             break
-        except loop.Stopped:
+        except Stopped:
             continue
     same(checkpoint.load(whole / "supernet.pt")["model"], trained.model.state_dict())
     for one, other in zip(
@@ -329,8 +332,8 @@ def test_two_processes_take_the_steps_that_one_takes(tmp_path: Path, start: Star
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, said
     assert said.count("stopped (limit of steps)") == 1
-    with pytest.raises(loop.Stopped):
-        train(short(*changes), tmp_path / "one", say=quiet, stop_after_steps=7)
+    with pytest.raises(Stopped):
+        train(short(*changes), tmp_path / "one", log=quiet, stop_after_steps=7)
 
     def distance(one: dict[str, Any], other: dict[str, Any], begin: dict[str, Any] | None = None) -> float:
         """Between two sets of tensors, as a share of how far the first is from `begin` (or of its size)."""
@@ -340,10 +343,7 @@ def test_two_processes_take_the_steps_that_one_takes(tmp_path: Path, start: Star
         return float(np.sqrt(apart / moved))
 
     one, two = (checkpoint.load(tmp_path / kind / "float.pt") for kind in ("one", "two"))
-    assert (
-        distance(one["model"], two["model"], loop.make_model(short(), Space.load("digits")).state_dict())
-        < 1e-3
-    )
+    assert distance(one["model"], two["model"], make_model(short(), Space.load("digits")).state_dict()) < 1e-3
     for row, other in zip(one["history"], two["history"], strict=True):
         for key in ("loss", "gradient_norm"):
             assert row[key] == pytest.approx(other[key], rel=1e-5)
@@ -368,12 +368,12 @@ from pathlib import Path
 import torch
 from quasar_rt import QuasarError
 from quasar_rt.space import Space
-from quasar_rt.train import checkpoint, distributed, load_recipe, loop
+from quasar_rt.train import checkpoint, distributed, load_recipe, train, train_architecture
 
 torch.set_num_threads(1)
-base, group = Path(sys.argv[1]), distributed.join("cpu")
+base, group = Path(sys.argv[1]), distributed.init_process_group("cpu")
 recipe, seen = load_recipe("digits", sys.argv[2:]), {}
-options = dict(say=lambda _: None, group=group)
+options = dict(log=lambda _: None, group=group)
 mine = base / f"machine{group.rank}"
 
 def weights(name, model):
@@ -385,12 +385,12 @@ def failure(name, work):
     except QuasarError as error:
         seen[name] = f"{type(error).__name__}: {error}"
 
-failure("stop", lambda: loop.train(recipe, mine / "stopped", stop_after_steps=7, **options))
-weights("stopped", loop.train(recipe, mine / "stopped", **options).model)
-weights("read", loop.train(recipe, mine / "stopped", **options).model)
-weights("whole", loop.train(recipe, mine / "whole", **options).model)
+failure("stop", lambda: train(recipe, mine / "stopped", stop_after_steps=7, **options))
+weights("stopped", train(recipe, mine / "stopped", **options).model)
+weights("read", train(recipe, mine / "stopped", **options).model)
+weights("whole", train(recipe, mine / "whole", **options).model)
 space, inherit = Space.load("digits"), mine / "whole" / "supernet.pt"
-one = lambda name, **more: loop.train_architecture(
+one = lambda name, **more: train_architecture(
     space.decode(space.smallest), recipe, mine / name, inherit=inherit, **options, **more
 ).model
 failure("one stop", lambda: one("one", stop_after_steps=7))
@@ -399,9 +399,9 @@ weights("one read", one("one"))
 weights("one whole", one("two"))
 if group.first:
     (mine / "whole" / "float.pt").write_bytes(b"damaged")
-failure("damaged", lambda: loop.train(recipe, mine / "whole", **options))
+failure("damaged", lambda: train(recipe, mine / "whole", **options))
 other = load_recipe("digits", [*sys.argv[2:], f"seed={group.rank}"])
-failure("data", lambda: loop.train(other, mine / "other", **options))
+failure("data", lambda: train(other, mine / "other", **options))
 (base / f"out{group.rank}.json").write_text(json.dumps(seen))
 group.leave()
 """
@@ -428,9 +428,9 @@ def test_only_the_first_of_several_machines_sees_the_folder(tmp_path: Path, star
 def test_another_recipes_run_is_refused(whole: Path) -> None:
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
     with pytest.raises(CheckpointError, match=r"float.pt' belongs to another recipe: choose another folder"):
-        train(short("seed=1"), whole, say=quiet)
+        train(short("seed=1"), whole, log=quiet)
     with pytest.raises(CheckpointError, match=r"supernet.pt' belongs to another recipe"):
-        train(short("sandwich.temperature=2.0"), whole, say=quiet)
+        train(short("sandwich.temperature=2.0"), whole, log=quiet)
     assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
 
 
@@ -521,8 +521,8 @@ def test_a_supernet_of_wrong_contents_is_refused_by_name(
 
 
 def test_a_runs_own_checkpoints_of_wrong_contents_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(loop.Stopped):
-        train(short(), tmp_path, say=quiet, stop_after_steps=7)
+    with pytest.raises(Stopped):
+        train(short(), tmp_path, log=quiet, stop_after_steps=7)
     part, finished = tmp_path / "supernet.part.pt", tmp_path / "float.pt"
     good, begun = checkpoint.load(part), checkpoint.load(finished)
     del good["sha256"], begun["sha256"], begun["history"]
@@ -536,10 +536,10 @@ def test_a_runs_own_checkpoints_of_wrong_contents_are_refused_by_name(tmp_path: 
             del state["sums"]
         checkpoint.save(state, part)
         with pytest.raises(CheckpointError, match=rf"supernet\.part\.pt' .*{message}"):
-            train(short(), tmp_path, say=quiet)
+            train(short(), tmp_path, log=quiet)
     checkpoint.save(begun, finished)
     with pytest.raises(CheckpointError, match=r"float\.pt' .*'history'"):
-        train(short(), tmp_path, say=quiet)
+        train(short(), tmp_path, log=quiet)
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
@@ -554,16 +554,16 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
 def test_a_diverged_run_says_so(tmp_path: Path) -> None:
     recipe = short("float_stage.epochs=9")
     wild = dataclasses.replace(recipe.float_stage, learning_rate=1e30)  # more than a recipe's file may say
-    with pytest.raises(loop.DivergedError, match=r"float: .* at step .*: lower float_stage\.learning_rate"):
-        train(dataclasses.replace(recipe, float_stage=wild), tmp_path, say=quiet)
+    with pytest.raises(DivergedError, match=r"float: .* at step .*: lower float_stage\.learning_rate"):
+        train(dataclasses.replace(recipe, float_stage=wild), tmp_path, log=quiet)
 
 
 def test_a_recipe_without_the_stage_that_its_space_needs_is_refused(tmp_path: Path) -> None:
     recipe = dataclasses.replace(short(), supernet_stage=None)
     with pytest.raises(SettingsError, match=r"\[supernet_stage\] is missing"):
-        train(recipe, tmp_path, say=quiet)
+        train(recipe, tmp_path, log=quiet)
     with pytest.raises(InvalidValueError, match=r"optimizer\.batch is 4000, but only 160"):
-        train(short("optimizer.batch=4000"), tmp_path, say=quiet)
+        train(short("optimizer.batch=4000"), tmp_path, log=quiet)
 
 
 # Data
@@ -616,12 +616,12 @@ def folder_recipe(tmp_path: Path, root: Path, *changes: str) -> Recipe:
 def test_the_imagenet_recipe_trains_on_a_small_folder(tmp_path: Path) -> None:
     root = folder_of_images(tmp_path / "images", split=True)
     recipe = folder_recipe(tmp_path, root)
-    trained = train(recipe, tmp_path / "run", say=quiet)
+    trained = train(recipe, tmp_path / "run", log=quiet)
     assert trained.data.classes == ("class0", "class1", "class2")
     assert (len(trained.data.train), len(trained.data.validation), len(trained.data.test())) == (18, 6, 24)
     _, read, space = load_supernet(tmp_path / "run" / "supernet.pt")
     assert read.data.name == str(root)
-    one = train_architecture(space.decode(space.smallest), recipe, tmp_path / "one", say=quiet)
+    one = train_architecture(space.decode(space.smallest), recipe, tmp_path / "one", log=quiet)
     figures = finish(one, tmp_path / "one", "a machine", "command", quiet)
     assert figures.images == 24
     # The engine resizes the files by itself and sees what training saw.
@@ -630,7 +630,7 @@ def test_the_imagenet_recipe_trains_on_a_small_folder(tmp_path: Path) -> None:
     assert isinstance(test, FileSplit)
     with Engine(subnet) as engine:
         found = np.stack([p.logits for p in engine.infer_batch(list(test.paths))])
-    exact = loop.logits_of(one.model, test.first(24)[0]).numpy()
+    exact = logits_of(one.model, test.first(24)[0]).numpy()
     assert np.abs(found - exact).max() < 0.1 * np.abs(exact).max()
     assert figures.logit_error == pytest.approx(
         np.sqrt(np.square(found - exact).sum() / np.square(found).sum())
@@ -760,7 +760,7 @@ def test_a_subset_larger_than_the_training_set_is_refused() -> None:
 def test_a_folder_that_cannot_be_written_is_named_before_anything_is_trained(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FileError, match=r"nothing can be written to the folder '.*below'"):
-        train(short(), tmp_path / "file" / "below", say=quiet)
+        train(short(), tmp_path / "file" / "below", log=quiet)
     network = tmp_path / "network.json"
     space = Space.load("digits")
     network.write_text(json.dumps(space.decode(space.smallest).to_dict()), encoding="utf-8")
@@ -773,7 +773,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_trained(tmp
     assert "--out goes with one network" in said.output
     # Neither does a batch that cannot be leave a folder.
     with pytest.raises(InvalidValueError, match=r"optimizer\.batch"):
-        train(short("optimizer.batch=4000"), tmp_path / "run", say=quiet)
+        train(short("optimizer.batch=4000"), tmp_path / "run", log=quiet)
     assert not (tmp_path / "run").exists()
 
 
@@ -802,7 +802,7 @@ def test_what_torchrun_sets_is_checked(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(DistributedError, match=message):
-        join("cpu")
+        init_process_group("cpu")
 
 
 def test_gray_images_serve_a_colour_space() -> None:
@@ -912,12 +912,12 @@ def test_the_tools_errors_are_one_line_whatever_they_quote(tmp_path: Path) -> No
 
 def test_half_of_the_random_networks_have_blocks_that_are_all_alike() -> None:
     space = Space.load("tiny")
-    drawn = [loop.draw(space, 0, step, k, 0.5) for step in range(200) for k in range(2)]
-    alike = [a for a in drawn if len(set(a.blocks)) == 1 and len(set(a.blocks[0].eight_bit)) == 1]
+    sampled = [sample_network(space, 0, step, k, 0.5) for step in range(200) for k in range(2)]
+    alike = [a for a in sampled if len(set(a.blocks)) == 1 and len(set(a.blocks[0].eight_bit)) == 1]
     assert 160 <= len(alike) <= 240
-    # Each corner is drawn: the largest embedding and depth with every row 4-bit, too.
+    # Each corner is sampled: the largest embedding and depth with every row 4-bit, too.
     assert {a.blocks[0].eight_bit[0] for a in alike} == {0.0, 0.25, 0.5, 0.75, 1.0}
-    for architecture in drawn:
+    for architecture in sampled:
         space.encode(architecture)
-    assert loop.draw(space, 0, 3, 1, 0.5) == loop.draw(space, 0, 3, 1, 0.5)
-    assert all(loop.draw(space, 0, step, 0, 0.0) == space.sample(0, step, 0) for step in range(20))
+    assert sample_network(space, 0, 3, 1, 0.5) == sample_network(space, 0, 3, 1, 0.5)
+    assert all(sample_network(space, 0, step, 0, 0.0) == space.sample(0, step, 0) for step in range(20))

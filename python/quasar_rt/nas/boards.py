@@ -38,7 +38,7 @@ class Modelled:
 
     @classmethod
     def of(cls, space: Space, board: str | None, file: str | os.PathLike[str] | None = None) -> Modelled:
-        """The configuration in `file`, or else the one that the design-space search picks for the space on the board.
+        """Reads the configuration in `file`, or else picks one for the space on the board by design-space search.
 
         Raises:
             quasar_rt.QuasarError: an unknown board, a board that is too small, a file that cannot be used, or one for
@@ -68,11 +68,11 @@ class Modelled:
         ).hexdigest()
 
     def fps(self, genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Modelled frames a second of canonical genomes."""
+        """Returns modelled frames a second of canonical genomes."""
         return np.ascontiguousarray(self.table.evaluate(genomes)["fps"])
 
     def on(self, genomes: NDArray[np.uint8]) -> list[OnBoard]:
-        """The same with latencies and the processor's share."""
+        """Returns modelled frame rates and latencies, and the rates that the board's processor leaves."""
         costs, host = self.table.evaluate(genomes), self.table.host.fps
         return [
             OnBoard(fps, 1000 * latency, min(fps, host))
@@ -80,11 +80,11 @@ class Modelled:
         ]
 
     def estimate(self, architecture: Architecture) -> Estimate:
-        """One frame, layer by layer."""
+        """Estimates one frame, layer by layer."""
         return estimate(Workload.of_architecture(self.space, architecture), self.hardware)
 
     def to_dict(self) -> dict[str, Any]:
-        """As front.json has it."""
+        """Returns the board and its configuration as front.json has them."""
         design, board, host = self.hardware.resources, self.hardware.board.resources, self.table.host
         return {
             "label": self.label,
@@ -101,7 +101,7 @@ class Modelled:
 
 
 def other_boards(space: Space, board: str) -> tuple[dict[str, Modelled], dict[str, str]]:
-    """Every other shipped board that holds all networks of the space, and why the remaining ones are left out."""
+    """Returns every other shipped board that holds all networks of the space, and why each of the others does not."""
     fits, left_out = {}, {}
     largest = space.decode(space.largest)
     for name in board_names():
@@ -127,7 +127,7 @@ def _named(board: str, file: Path) -> Board:
 
 
 class Parts:
-    """The parts of networks (patch embedding, blocks, head) and their layers: networks share most of them.
+    """Collects the parts of networks (patch embedding, blocks, head) and their layers. Networks share most parts.
 
     `networks` has by id the (prefix, number) of each part of a network, in order; `parts` holds each part once: its
     `layers` (name without the prefix, kind, rows, columns, rows4, rows8) and for each board the layers' `cycles`, their
@@ -140,7 +140,7 @@ class Parts:
         self._numbers: dict[str, int] = {}
 
     def add(self, number: int, estimates: Mapping[str, Estimate]) -> None:
-        """Add a network by its estimates on each board."""
+        """Adds a network by its estimates on each board."""
         found: dict[str, dict[str, Any]] = {}
         for board, one in estimates.items():
             for prefix, rows in _by_part(one).items():
@@ -157,7 +157,7 @@ class Parts:
         self.networks[number] = network
 
     def to_dict(self) -> dict[str, Any]:
-        """As the page takes it."""
+        """Returns the parts as the page takes them."""
         return {"parts": self.parts, "networks": self.networks}
 
 
@@ -166,7 +166,7 @@ _Row = tuple[dict[str, Any], int, float | None, str]
 
 
 def _by_part(found: Estimate) -> dict[str, list[_Row]]:
-    """The stages on the array in order; before its reader each LayerNorm, with the cycles that are spent waiting."""
+    """Returns the stages on the array in order, each reader's LayerNorm before it with the cycles spent waiting."""
     norms = {"qkv": "norm1", "fc1": "norm2", "head": "norm"}
     exposed = {stage.name: stage.exposed for stage in found.vector}
     parts: dict[str, list[_Row]] = {}

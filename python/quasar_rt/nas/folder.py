@@ -97,7 +97,7 @@ class Folder:
                 ) from None
 
     def get(self, kind: str, genome: bytes, images: int) -> int | None:
-        """The number of images, of `images`, that this subnet got right in the scoring `kind`, where it is known.
+        """Returns the number of `images` that this subnet got right in the scoring `kind`; None where it is not known.
 
         Raises:
             SearchFolderError: the record's number is above `images`.
@@ -111,7 +111,7 @@ class Folder:
         return correct
 
     def put(self, kind: str, scores: Mapping[bytes, int]) -> None:
-        """Keep scores; they are on disk when this returns."""
+        """Keeps scores; they are on disk when this returns."""
         for genome, correct in scores.items():
             self._scores[kind, genome] = correct
         if self.path is None or not self._write:
@@ -124,7 +124,7 @@ class Folder:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file of scores."""
+        """Closes the file of scores."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -30,7 +30,7 @@ class Choice:
 
 
 def knapsack(values: Sequence[Sequence[float]], costs: Sequence[Sequence[int]], budget: int) -> Choice:
-    """One choice for each item, of the greatest sum of values whose sum of costs is within the budget: exact.
+    """Returns the choice for each item with the greatest sum of values within the budget, exactly.
 
     Args:
         values: for each item (block or matrix), the value of each choice (fraction).
@@ -51,7 +51,7 @@ def knapsack(values: Sequence[Sequence[float]], costs: Sequence[Sequence[int]], 
 def knapsack_front(
     values: Sequence[Sequence[float]], costs: Sequence[Sequence[int]], budget: int | None = None
 ) -> list[Choice]:
-    """Every non-dominated pair of cost and value, by rising cost, up to the budget. As `knapsack`.
+    """Returns every non-dominated pair of cost and value up to the budget, by rising cost.
 
     >>> [(c.cost, c.value) for c in knapsack_front([[0, 3], [0, 2]], [[0, 10], [0, 10]])]
     [(0, 0.0), (10, 3.0), (20, 5.0)]

@@ -33,7 +33,7 @@ class LinearShape(NamedTuple):
 
 
 def linear_layers(space: Space, architecture: Architecture) -> list[LinearShape]:
-    """All matrices, in the order of a frame's path. Patch embedding and head are all 8-bit."""
+    """Returns all matrices in the order of a frame's path. Patch embedding and head are all 8-bit."""
     settings, embed = space.settings, architecture.embed
     pixels = settings["image"]["channels"] * settings["patch"]["kernel"] ** 2
     layers = [LinearShape("embed", embed, pixels, embed)]
@@ -47,7 +47,7 @@ def linear_layers(space: Space, architecture: Architecture) -> list[LinearShape]
 
 
 def weight_bytes(space: Space, architecture: Architecture) -> int:
-    """Packed weights of all matrices (``Subnet.summary().weight_bytes``)."""
+    """Returns the bytes of all packed weights (``Subnet.summary().weight_bytes``)."""
     return sum(
         layer.rows8 * layer.columns + (layer.rows - layer.rows8) * ((layer.columns + 1) // 2)
         for layer in linear_layers(space, architecture)
@@ -55,7 +55,7 @@ def weight_bytes(space: Space, architecture: Architecture) -> int:
 
 
 def nominal_macs(space: Space, architecture: Architecture) -> int:
-    """Multiply-accumulates a frame, all tokens in all layers (``Subnet.summary().nominal_macs``)."""
+    """Returns the multiply-accumulates of a frame, all tokens in all layers (``Subnet.summary().nominal_macs``)."""
     tokens = {"embed": space.tokens - 1, "head": 1}
     products = sum(2 * space.tokens**2 * block.inner for block in architecture.blocks)
     return products + sum(
@@ -65,7 +65,7 @@ def nominal_macs(space: Space, architecture: Architecture) -> int:
 
 
 def eight_bit_share(architecture: Architecture) -> float:
-    """Share of the blocks' rows that have 8 bits."""
+    """Returns the share of the blocks' rows that have 8 bits."""
     eight = sum(sum(block.eight_bit_rows(architecture.embed)) for block in architecture.blocks)
     return eight / sum(sum(block.rows(architecture.embed)) for block in architecture.blocks)
 
@@ -73,7 +73,7 @@ def eight_bit_share(architecture: Architecture) -> float:
 def untrained_subnet(
     space: Space, architecture: Architecture, seed: int, name: str, provenance: Mapping[str, Any]
 ) -> Subnet:
-    """The network with seeded random weights, marked untrained: its speed is real, its answers mean nothing."""
+    """Builds the network with seeded random weights, marked untrained: its speed is real, its answers mean nothing."""
     settings = space.settings
     image, patch, blocks = settings["image"], settings["patch"], architecture.blocks
     return random_subnet(

@@ -92,7 +92,7 @@ class Generation:
 
 
 class Search:
-    """NSGA-II (Deb et al. 2002) that maximises modelled FPS and a score, several frame-rate targets at once.
+    """Searches for high modelled FPS and high scores, several frame-rate targets at once (NSGA-II, Deb et al. 2002).
 
     The same arguments and scores give the same search, bit for bit, whatever the machine's threads. No genome is scored
     twice. A space of no more networks than the budget is evaluated one and all.
@@ -171,7 +171,7 @@ class Search:
         return self._inner.done
 
     def ask(self, limit: int | None = None) -> NDArray[np.uint8]:
-        """The canonical genomes whose scores are needed next, uint8 [n, genes].
+        """Returns the canonical genomes whose scores are needed next, uint8 [n, genes].
 
         They are what is left of the current generation, at most `limit` of it.
         Empty when the search is done. Asking again without telling gives the same.
@@ -181,7 +181,7 @@ class Search:
         return self._inner.ask(limit)
 
     def tell(self, scores: ArrayLike) -> None:
-        """The scores of the genomes that `ask` gave last, in their order.
+        """Takes the scores of the genomes that `ask` returned last, in their order.
 
         Raises:
             quasar_rt.InvalidValueError: nothing was asked, their number differs, or one is not finite. Nothing is
@@ -190,7 +190,7 @@ class Search:
         self._inner.tell(as_numbers(scores))
 
     def add_known_scores(self, genomes: ArrayLike, scores: ArrayLike) -> None:
-        """Take scores that the same source gave elsewhere, so that they are not asked for again.
+        """Takes scores that the same source gave elsewhere, so that they are not asked for again.
 
         The search goes the way that it would have gone without them.
 
@@ -207,7 +207,7 @@ class Search:
         limit: int | None = None,
         progress: Callable[[Search], object] | None = None,
     ) -> None:
-        """Run to the end.
+        """Runs to the end.
 
         Args:
             score: gives the scores of genomes; a `Predictor`; or None for the proxy score. With the latter two the
@@ -237,22 +237,22 @@ class Search:
         return None
 
     def front(self) -> Candidates:
-        """The non-dominated networks of all that were evaluated and fit, by rising FPS; of equal ones the first."""
+        """Returns the non-dominated networks of all that fit, by rising FPS; of equal ones the first."""
         return Candidates(*self._inner.front(), self._space)
 
     def best(self, fps: float) -> Candidate | None:
-        """The evaluated network of highest score that is modelled at `fps` or more; of equal scores the fastest."""
+        """Returns the network of highest score that is modelled at `fps` or more; of equal scores the fastest."""
         found = Candidates(*self._inner.best(fps), self._space)
         return found[0] if len(found) else None
 
     def population(self) -> Candidates:
-        """The population after the last finished generation, best front first."""
+        """Returns the population after the last finished generation, best front first."""
         return Candidates(*self._inner.population(), self._space)
 
     def evaluated(self) -> Candidates:
-        """Every network of finished generations, in order of evaluation."""
+        """Returns every network of finished generations, in order of evaluation."""
         return Candidates(*self._inner.evaluated(), self._space)
 
     def history(self) -> list[Generation]:
-        """One entry for each finished generation."""
+        """Returns one entry for each finished generation."""
         return [Generation(n, volume, tuple(best)) for n, volume, best in self._inner.history()]

@@ -35,7 +35,7 @@ Cloud = Mapping[str, Any]
 
 
 def file_name(text: str) -> str:
-    """A name from a space's or a board's file as a part of a file's name: no folder, and at most 100 bytes.
+    """Turns the name of a space or a board into a part of a file's name: no folder, and at most 100 bytes.
 
     >>> file_name("../../my space")
     '.._.._my_space'
@@ -44,7 +44,7 @@ def file_name(text: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file through a temporary neighbour and a rename, so that no reader sees half of it."""
+    """Writes a file through a temporary neighbour and a rename, so that no reader sees half of it."""
     write_bytes(path, text.encode())
 
 
@@ -62,7 +62,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def to_json(document: Mapping[str, Any]) -> str:
-    """front.json: a line for each subnet of the front."""
+    """Returns the text of front.json, with a line for each subnet of the front."""
     points = [json.dumps(point) for point in document["front"]]
     rest = json.dumps({**document, "front": []}, indent=1)
     body, _, end = rest.rpartition('"front": []')
@@ -70,7 +70,7 @@ def to_json(document: Mapping[str, Any]) -> str:
 
 
 def nondominated(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other one beats, both numbers larger being better; by falling first number.
+    """Returns indices of the points that no other one beats, by falling first number; both numbers are better larger.
 
     Of equal points the first is kept.
 
@@ -85,7 +85,7 @@ def nondominated(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def table(document: Mapping[str, Any]) -> str:
-    """front.csv: a line for each subnet of the front. The score's column is named after what the score is."""
+    """Returns the text of front.csv, a line for each subnet of the front. The score's kind names its column."""
     searched = document["settings"]["board"]
     rows = []
     for point in document["front"]:
@@ -134,7 +134,7 @@ def table(document: Mapping[str, Any]) -> str:
 
 
 def draw(document: Mapping[str, Any], cloud: Cloud) -> bytes:
-    """front.png: the front, the targets and every scored subnet.
+    """Draws front.png: the front, the targets and every scored subnet.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -229,7 +229,7 @@ def draw(document: Mapping[str, Any], cloud: Cloud) -> bytes:
 
 
 def page(document: Mapping[str, Any], cloud: Cloud, layers: Mapping[str, Any], notes: Sequence[str]) -> str:
-    """index.html: one page that needs no network.
+    """Returns the text of index.html, one page that needs no network.
 
     Args:
         document: front.json.

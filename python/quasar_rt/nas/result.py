@@ -23,11 +23,11 @@ from ..subnet import Subnet
 from . import report
 from .layers import eight_bit_share, nominal_macs, weight_bytes
 
-__all__ = ["Integer", "OnBoard", "Point", "Scoring", "SearchResult", "Target"]
+__all__ = ["Integer", "OnBoard", "Point", "Scoring", "SearchResult", "Target", "reaching"]
 
 
 class Scoring(NamedTuple):
-    """What the scores of a search are."""
+    """A description of a search's scores."""
 
     kind: str
     """``supernet`` or ``proxy``."""
@@ -80,7 +80,7 @@ class Point:
     """Where it was exported and run."""
 
     def to_dict(self, space: Space, scoring: Scoring) -> dict[str, Any]:
-        """As front.json has it."""
+        """Returns the point as front.json has it."""
         error = None
         if scoring.images is not None:
             error = math.sqrt(self.score * (1 - self.score) / scoring.images)
@@ -101,6 +101,11 @@ class Point:
             "weight_bytes": weight_bytes(space, self.architecture),
             "nominal_macs": nominal_macs(space, self.architecture),
         }
+
+
+def reaching(points: Sequence[Point], board: str, fps: float) -> list[Point]:
+    """Returns the points that reach a rate on a board, the best score first."""
+    return sorted((p for p in points if p.modelled[board].fps >= fps), key=lambda p: (-p.score, p.id))
 
 
 class Target(NamedTuple):
@@ -149,7 +154,7 @@ class SearchResult:
         )
 
     def save(self, folder: str | os.PathLike[str]) -> SearchResult:
-        """Write front.json, front.csv, front.png, index.html and the targets' subnets, each one whole or not at all.
+        """Writes front.json, front.csv, front.png, index.html and the targets' subnets, each one whole or not at all.
 
         The picture is left out where matplotlib is not installed.
 

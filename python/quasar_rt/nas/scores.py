@@ -20,7 +20,7 @@ __all__ = ["Predictor", "as_genomes", "as_numbers", "proxy_scores"]
 
 
 def as_numbers(values: ArrayLike) -> NDArray[np.float64]:
-    """One row of numbers, contiguous float64."""
+    """Returns one row of numbers as contiguous float64."""
     try:
         array = np.ascontiguousarray(values, np.float64)
     except (TypeError, ValueError):
@@ -31,7 +31,7 @@ def as_numbers(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def as_genomes(genomes: ArrayLike, space: Space) -> NDArray[np.uint8]:
-    """Rows of choice indices, contiguous uint8 [n, genes]."""
+    """Returns rows of choice indices as contiguous uint8 [n, genes]."""
     array = np.asarray(genomes)
     genes = len(space.genes)
     whole = array.dtype.kind in "iu" and (not array.size or (array.min() >= 0 and array.max() < 256))
@@ -43,7 +43,7 @@ def as_genomes(genomes: ArrayLike, space: Space) -> NDArray[np.uint8]:
 
 
 def proxy_scores(space: Space, genomes: ArrayLike) -> NDArray[np.float64]:
-    """The proxy score of each genome, float64 [n]: a stand-in where there is no checkpoint, **not** an accuracy.
+    """Returns each genome's proxy score, float64 [n]: a stand-in where there is no checkpoint, **not** an accuracy.
 
     It rises with every choice of a space (embed, depth, heads, MLP ratio, 8-bit fractions), each with diminishing
     return. Nothing about it was fitted to or checked against trained networks. ``docs/search-core.md`` has the formula.
@@ -77,7 +77,7 @@ class Predictor:
 
     @classmethod
     def fit(cls, space: Space, genomes: ArrayLike, accuracies: ArrayLike, *, seed: int = 0) -> Predictor:
-        """Fit evaluated networks.
+        """Fits a predictor to evaluated networks.
 
         Args:
             space: what the genomes are of.
@@ -98,5 +98,5 @@ class Predictor:
         return cls(space, *inner.report(), inner)
 
     def predict(self, genomes: ArrayLike) -> NDArray[np.float64]:
-        """Predicted accuracies of canonical genomes, float64 [n]."""
+        """Returns predicted accuracies of canonical genomes, float64 [n]."""
         return self._inner.predict(as_genomes(genomes, self.space))

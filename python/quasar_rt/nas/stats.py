@@ -35,7 +35,7 @@ class KendallTau:
 def kendall_tau(
     x: ArrayLike, y: ArrayLike, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> KendallTau:
-    """Kendall's tau-b with a percentile bootstrap interval and a p-value.
+    """Returns Kendall's tau-b with a percentile bootstrap interval and a p-value.
 
     The interval comes from `resamples` draws of the networks with replacement, from `seed`: how much tau would move
     with other networks of the same kind. Below about ten networks it is rough. The p-value is exact up to 50 networks
@@ -60,7 +60,7 @@ def kendall_tau(
 
 
 def hypervolume(points: ArrayLike, reference: tuple[float, float]) -> float:
-    """The area that points [n, 2] dominate above a reference point, both objectives maximised: exact.
+    """Returns the area that points [n, 2] dominate above a reference point, exactly; both objectives are maximised.
 
     >>> hypervolume([(1, 3), (2, 2), (3, 1)], (0, 0))
     6.0

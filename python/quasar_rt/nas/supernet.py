@@ -28,15 +28,15 @@ from ..evaluate import evaluate
 from ..space import Architecture, Space
 from ..subnet import Subnet
 from ..train import data as datasets
-from ..train import distributed
-from ..train.loop import check_split, load_supernet, logits_of, train_architecture
+from ..train import distributed, train_architecture
+from ..train.evaluation import logits_of
+from ..train.networks import check_split, read_supernet, supernet_of
 from .folder import Folder
+from .record import Images
 from .result import Integer, Scoring
+from .scorer import Genomes, Progress
 
 __all__ = ["HALVING", "Supernet"]
-
-Genomes = NDArray[np.uint8]
-Progress = Callable[[str, int, int], None]
 
 #: Search-validation images of the rounds of scoring, at most: for all candidates, and for the survivors.
 HALVING = (2_000, 10_000)
@@ -75,19 +75,20 @@ class Supernet:
         test: bool = False,
         threads: int | None = None,
     ) -> None:
-        self.path = Path(path)
-        self.model, self.recipe, self.space = load_supernet(path)
+        state = read_supernet(path)
+        self._sha256 = state["sha256"]
+        self.model, self.recipe, self.space = supernet_of(state, path)
         if space is not None and space != self.space:
             raise InvalidValueError(
                 f"the supernet '{path}' is of the space '{self.space.name}' ({self.space.sha256[:12]}), not of "
                 f"'{space.name}' ({space.sha256[:12]}); leave the space out, or train a supernet of it"
             )
         data = datasets.load(self.recipe, root, self.space)
-        check_split(path, data)
+        check_split(state, path, data)
         if threads is not None:
             torch.set_num_threads(threads)
         self._threads, self._root, self.data, self._test = threads, root, data, test
-        self.group = distributed.join()
+        self.group = distributed.init_process_group()
         self.model.to(self.group.device)
         self.on_engine = self.group.device.type == "cpu"
         half = (len(data.validation) + 1) // 2
@@ -120,42 +121,40 @@ class Supernet:
         return "test images" if self._test else "held-out validation images"
 
     def close(self) -> None:
-        """Leave the group of processes (``torchrun``), at the end; the supernet is of no use then."""
+        """Leaves the group of processes (``torchrun``), at the end; the supernet is of no use then."""
         self.group.leave()
 
     def identity(self) -> dict[str, Any]:
-        """The checkpoint, the data and what of them is used for what."""
-        from ..train import checkpoint
-
+        """Returns the checkpoint, the data and the use of its images, as JSON."""
         return {
             "score": "supernet",
             "scored_by": "integer engine" if self.on_engine else "PyTorch",
-            "supernet_sha256": checkpoint.load(self.path)["sha256"],
+            "supernet_sha256": self._sha256,
             "data": self.data.identity,
             "search_images": self._images,
             "calibration_images": len(self.calibration_images),
             "finalists_on": self.held_out,
         }
 
-    def images_used(self) -> dict[str, Any]:
-        """For the record: which images had which part."""
-        return {
-            "data": self.data.describe,
-            "calibration": f"the first {len(self.calibration_images):,} training images",
-            "search": f"the first {self._images[-1]:,} of {len(self.data.validation):,} validation images",
-            "finalists": f"{len(self.finalist_images):,} {self.held_out}",
-            "test_images_read": self._test,
-        }
+    def images_used(self) -> Images:
+        """Describes which images had which part, for the record."""
+        return Images(
+            data=self.data.describe,
+            calibration=f"the first {len(self.calibration_images):,} training images",
+            search=f"the first {self._images[-1]:,} of {len(self.data.validation):,} validation images",
+            finalists=f"{len(self.finalist_images):,} {self.held_out}",
+            test_images_read=self._test,
+        )
 
     def scoring(self, stage: int) -> Scoring:
-        """Top-1 of the slice."""
+        """Describes the scores of a round: top-1 of the slice."""
         images = self._images[stage]
         where = "integer engine" if self.on_engine else "PyTorch"
         label = f"supernet top-1 on {images:,} search images ({where})"
         return Scoring("supernet", label, "supernet top-1", "supernet_top1_search_validation", True, images)
 
     def score(self, genomes: Genomes, stage: int, progress: Progress) -> NDArray[np.float64]:
-        """Top-1 of each slice on the round's search-validation images."""
+        """Returns the top-1 of each slice on the round's search-validation images, float64 [n]."""
         count = self._images[stage]
         images = datasets.Split(*self._search.first(count))
 
@@ -173,7 +172,7 @@ class Supernet:
         return self._counts(f"supernet {count}", count, genomes, correct, progress) / count
 
     def integer(self, genomes: Genomes, progress: Progress) -> list[Integer]:
-        """Top-1 of each exported subnet on the integer engine, on held-out images."""
+        """Returns the top-1 of each exported subnet on the integer engine, on held-out images."""
 
         def correct(architecture: Architecture) -> int:
             return self.correct(self.subnet(architecture, "finalist", {}), self.finalist_images)
@@ -185,7 +184,7 @@ class Supernet:
     def retrained(
         self, genomes: Genomes, epochs: int, folder: Path | None, progress: Progress
     ) -> list[Integer]:
-        """Top-1, as `integer`, of the same networks trained on their own from the recipe's start.
+        """Returns the top-1, as `integer` does, of the same networks trained on their own from the recipe's start.
 
         They get `epochs` epochs in float and a third of that with quantizers. A process trains its share of them, one
         after the other; each has a folder of checkpoints below `folder`.
@@ -212,7 +211,7 @@ class Supernet:
         return [Integer(right / count, count, self.held_out) for right in found.tolist()]
 
     def subnet(self, architecture: Architecture, name: str, provenance: Mapping[str, Any]) -> Subnet:
-        """The slice on its own, its activation ranges set anew, as an integer subnet."""
+        """Exports the slice as an integer subnet, its activation ranges set anew."""
         network = self.model.extract(architecture).eval()
         network.calibrate(self.calibration_images.to(self.group.device), self.recipe.quantization.percentile)
         return self._export(network, name, provenance)
@@ -222,7 +221,7 @@ class Supernet:
         return build_subnet(network.cpu().spec(name, classes, self.data.document, dict(provenance)))
 
     def correct(self, subnet: Subnet, images: datasets.AnySplit) -> int:
-        """How many of the images the integer engine classifies rightly."""
+        """Counts the images that the integer engine classifies rightly."""
         with Engine(subnet, threads=self._threads) as engine:
             found = evaluate(engine, _labelled(images))
         return round(found.top1 * found.images)
@@ -235,7 +234,7 @@ class Supernet:
         correct: Callable[[Architecture], int],
         progress: Progress,
     ) -> NDArray[np.float64]:
-        """``correct(architecture)`` of each genome, a count of `images`.
+        """Returns ``correct(architecture)`` of each genome, a count of `images`.
 
         It is in the folder, or computed by the process whose share the genome is.
         """

@@ -30,7 +30,7 @@ class CheckpointError(QuasarError, ValueError):
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint of nested dictionaries, lists, tensors, texts and numbers, atomically and synced to disk."""
+    """Writes a checkpoint of nested dictionaries, lists, tensors, texts and numbers, atomically and synced to disk."""
     body = {**state, "format": _FORMAT}
     body["sha256"] = _digest(body)
     with write_atomically(path) as temporary:
@@ -38,7 +38,7 @@ def save(state: Mapping[str, Any], path: Path) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what `save` wrote; no code in the file is run.
+    """Reads what `save` wrote; no code in the file is run.
 
     Raises:
         CheckpointError: the file is damaged or something else.
@@ -70,7 +70,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 @contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Within it, whatever fails for a value that the checkpoint `path` lacks, or has of another kind, is said so.
+    """Turns the failures of reading values from the checkpoint `path` into errors that name the file.
 
     Raises:
         CheckpointError: names what is missing or wrong. Errors of this package pass as they are.
@@ -96,7 +96,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str]) -> None:
-    """Fill the model from a checkpoint's weights.
+    """Fills the model from a checkpoint's weights.
 
     Raises:
         CheckpointError: a tensor is missing, left over, of another shape or type, or not finite; names it.
@@ -120,7 +120,7 @@ def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str]) -
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, where it is missing, and see that files can be written there.
+    """Makes a folder, where it is missing, and see that files can be written there.
 
     Raises:
         quasar_rt.FileError: they cannot.
@@ -133,7 +133,7 @@ def make_folder(path: Path) -> None:
 
 
 class write_atomically:
-    """``with write_atomically(path) as temporary:`` write to `temporary`; it is then synced and renamed to `path`."""
+    """Syncs and renames `temporary` to `path` at the end of ``with write_atomically(path) as temporary:``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

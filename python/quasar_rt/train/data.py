@@ -45,18 +45,18 @@ _CROP = 0.875
 
 
 def key_of(*parts: int | str) -> int:
-    """A 63-bit seed from any key, such as ``key_of(seed, "order", epoch)``: equal on all machines and processes."""
+    """Returns a 63-bit seed for any key, such as ``key_of(seed, "order", epoch)``, equal in all processes."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 
 def generator_of(*parts: int | str) -> torch.Generator:
-    """A generator on the CPU seeded by `key_of`."""
+    """Returns a generator on the CPU seeded by `key_of`."""
     return torch.Generator().manual_seed(key_of(*parts))
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a network takes: height, width and channels of an image, and the number of classes."""
+    """The sizes of a network's input and output: height, width and channels of an image, and the number of classes."""
 
     height: int
     width: int
@@ -65,7 +65,7 @@ class Shape:
 
     @classmethod
     def of(cls, space: Space) -> Shape:
-        """Of the networks of a space."""
+        """Returns the sizes of the networks of a space."""
         settings = space.settings
         return cls(**settings["image"], classes=settings["classes"])
 
@@ -81,23 +81,23 @@ class Split:
         return len(self.labels)
 
     def first(self, count: int, start: int = 0) -> tuple[Tensor, Tensor]:
-        """Images and labels of the `count` images from `start` on (fewer at the end)."""
+        """Returns `count` images uint8 [n, channels, height, width] from `start` on, or fewer, and their labels."""
         return self.images[start : start + count], self.labels[start : start + count]
 
     def batches(
         self, size: int = 500, start: int = 0, stop: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels in order, `size` at a time, not augmented."""
+        """Yields images and labels in order, `size` at a time, not augmented."""
         stop = len(self) if stop is None else stop
         for at in range(start, stop, size):
             yield self.first(min(size, stop - at), at)
 
     def for_engine(self, count: int, start: int = 0) -> list[Any]:
-        """Those images as `Engine` takes them."""
+        """Returns those images as `Engine` takes them."""
         return list(self.images[start : start + count])
 
     def subset(self, indices: Tensor) -> Split:
-        """Those images."""
+        """Returns the images of these indices."""
         return Split(self.images[indices], self.labels[indices])
 
 
@@ -117,7 +117,7 @@ class FileSplit:
         return len(self.labels)
 
     def first(self, count: int, start: int = 0) -> tuple[Tensor, Tensor]:
-        """Images uint8 and labels of the `count` images from `start` on (fewer at the end)."""
+        """Returns `count` images uint8 [n, channels, height, width] from `start` on, or fewer, and their labels."""
         size = (self.shape.height, self.shape.width, self.shape.channels)
         chosen = self.paths[start : start + count]
         pixels = [torch.from_numpy(_planes(preprocess(path, size, self.document))) for path in chosen]
@@ -127,17 +127,17 @@ class FileSplit:
     def batches(
         self, size: int = 100, start: int = 0, stop: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels in order, `size` at a time, not augmented."""
+        """Yields images and labels in order, `size` at a time, not augmented."""
         stop = len(self) if stop is None else stop
         for at in range(start, stop, size):
             yield self.first(min(size, stop - at), at)
 
     def for_engine(self, count: int, start: int = 0) -> list[Any]:
-        """Those images as `Engine` takes them: the files, which it resizes and crops by itself."""
+        """Returns those files, which `Engine` resizes and crops by itself."""
         return list(self.paths[start : start + count])
 
     def subset(self, indices: Tensor) -> FileSplit:
-        """Those images."""
+        """Returns the images of these indices."""
         paths = [self.paths[index] for index in indices.tolist()]
         return FileSplit(paths, self.labels[indices], self.shape, self.document)
 
@@ -162,12 +162,12 @@ class Data:
     _test: Callable[[], AnySplit] = field(repr=False)
 
     def test(self) -> AnySplit:
-        """The test images: for the final figures, never for a choice."""
+        """Reads the test images: for the final figures, never for a choice."""
         return self._test()
 
 
 def load(recipe: Recipe, root: str | os.PathLike[str] | None = None, space: Space | None = None) -> Data:
-    """The recipe's data set, brought to the shape of the space's images.
+    """Loads the recipe's data set, brought to the shape of the space's images.
 
     Args:
         recipe: its `data` names the set, its `seed` chooses the validation images.
@@ -252,7 +252,7 @@ def _check_classes(name: str, classes: Sequence[str], shape: Shape) -> None:
 
 
 def _split(recipe: Recipe, whole: Any) -> tuple[Any, Any]:
-    """Training and validation images, by the seed."""
+    """Splits training and validation images by the seed."""
     d = recipe.data
     if d.validation >= len(whole):
         raise DatasetError(
@@ -270,7 +270,7 @@ def _split(recipe: Recipe, whole: Any) -> tuple[Any, Any]:
 
 
 def _identity(validation: AnySplit, train: int) -> str:
-    """What the validation images are, and how many were left to train on."""
+    """Returns a digest of the validation images and of the number left to train on."""
     state = hashlib.sha256(f"{len(validation)} of {train}".encode())
     state.update(validation.labels.numpy().tobytes())
     if isinstance(validation, Split):
@@ -286,7 +286,7 @@ def _with_channels(images: Any, channels: int) -> Tensor:
 
 
 def _planes(pixels: Any) -> Any:
-    """[height, width] or [height, width, channels] to [channels, height, width]."""
+    """Converts [height, width] or [height, width, channels] to [channels, height, width]."""
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
@@ -318,7 +318,7 @@ class Batches:
         return slice(*edge)
 
     def indices(self, step: int) -> Tensor:
-        """Of the joint batch of that step of the stage."""
+        """Returns the joint batch's indices of that step of the stage."""
         epoch, i = divmod(step, self.steps)
         if getattr(self, "_epoch", None) != epoch:
             generator = generator_of(self.seed, self.stage, "order", epoch)
@@ -326,7 +326,7 @@ class Batches:
         return self._order[i * self.batch : (i + 1) * self.batch]
 
     def between(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's images (uint8, on the device) and labels, of the steps from `start` to before `stop`."""
+        """Yields this process's images (uint8, on the device) and labels of the steps from `start` to before `stop`."""
         if isinstance(self.split, Split):
             yield from self._from_memory(self.split, start, stop)
         else:
@@ -429,7 +429,7 @@ def augment(
     batch: int | None = None,
     part: slice | None = None,
 ) -> Tensor:
-    """Each image mirrored with probability 1/2 and shifted by its own whole numbers of pixels, as `recipe` says.
+    """Mirrors and shifts each image at random, as `recipe` says.
 
     Args:
         images: uint8 [n, channels, height, width].

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import QuasarError
 
-__all__ = ["DistributedError", "Group", "join"]
+__all__ = ["DistributedError", "Group", "init_process_group"]
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class Group:
 
     @torch.no_grad()
     def sum_gradients(self, parameters: Iterable[nn.Parameter], extra: Tensor) -> Tensor:
-        """One all-reduce that sums every gradient in place; returns the sum of `extra` float32 [n].
+        """Sums every gradient in place by one all-reduce; returns the sum of `extra` float32 [n].
 
         Every process must hold gradients for the same parameters.
         """
@@ -60,7 +60,7 @@ class Group:
         return flat[at:].to(extra.device)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of `values` over the processes."""
+        """Returns the sum of `values` over the processes, on the CPU."""
         if self.world > 1:
             values = values.to(self.device)
             dist.all_reduce(values)
@@ -68,7 +68,7 @@ class Group:
 
     @torch.no_grad()
     def broadcast(self, model: nn.Module) -> None:
-        """Give every process the first one's parameters and buffers."""
+        """Gives every process the first one's parameters and buffers."""
         if self.world > 1:
             for tensor in model.state_dict().values():
                 if isinstance(tensor, Tensor):
@@ -80,7 +80,7 @@ class Group:
                     tensor.copy_(wide)
 
     def share(self, value: Any) -> Any:
-        """The first process's `value`, in all of them."""
+        """Returns the first process's `value` in all of them."""
         if self.world == 1:
             return value
         box = [value if self.first else None]
@@ -88,7 +88,7 @@ class Group:
         return box[0]
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` gives in the first process, in all of them: the others need not see its files.
+        """Calls `make` in the first process and returns its result in all: the others need not see its files.
 
         Raises:
             Exception: in the first process what `make` raises.
@@ -111,12 +111,12 @@ class Group:
         return made
 
     def barrier(self) -> None:
-        """Wait for the others."""
+        """Waits for the others."""
         if self.world > 1:
             dist.barrier()
 
     def leave(self) -> None:
-        """End the group (at the end of the process)."""
+        """Ends the group (at the end of the process)."""
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
@@ -126,7 +126,7 @@ _RENDEZVOUS = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def _number(name: str, default: int, least: int) -> int:
-    """A variable of the environment that torchrun sets."""
+    """Reads a variable of the environment that torchrun sets."""
     text = os.environ.get(name, str(default))
     if not (text.isascii() and text.isdigit() and int(text) >= least):
         raise DistributedError(
@@ -135,8 +135,8 @@ def _number(name: str, default: int, least: int) -> int:
     return int(text)
 
 
-def join(device: str | None = None, timeout: dt.timedelta = TIMEOUT) -> Group:
-    """Join the processes that ``torchrun`` started, or be the only one.
+def init_process_group(device: str | None = None, timeout: dt.timedelta = TIMEOUT) -> Group:
+    """Joins the processes that ``torchrun`` started, or be the only one.
 
     Args:
         device: ``cpu``, ``cuda`` or ``cuda:N``; without it CUDA where there is any, and one GPU for each process.

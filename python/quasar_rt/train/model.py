@@ -28,7 +28,7 @@ from .quantizers import (
     RowLinear,
     attention,
     layer_norm,
-    prefix,
+    leading,
     round_half_up,
 )
 from .slices import Region
@@ -69,7 +69,7 @@ class ViTConfig:
         std: Sequence[float],
         layer_scale: float | None = None,
     ) -> ViTConfig:
-        """The supernet of a space; `mean` and `std` as above."""
+        """Returns the supernet's configuration for a space; `mean` and `std` as above."""
         s = space.settings
         return cls(
             **s["image"],
@@ -115,7 +115,7 @@ class Block(nn.Module):
         self.act_out = ActQuantizer()
 
     def activate(self, embed: int, shape: BlockShape) -> None:
-        """Work on the leading `embed` channels and on `shape`."""
+        """Works on the leading `embed` channels and on `shape`."""
         self.embed, self.heads = embed, shape.heads
         layers = (self.qkv, self.proj, self.fc1, self.fc2)
         columns = (embed, shape.inner, embed, shape.hidden)
@@ -124,7 +124,7 @@ class Block(nn.Module):
         self.qkv_out.activate(3 * shape.heads)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The float block. x [batch, tokens, embed]."""
+        """Computes the float block; x [batch, tokens, embed]."""
         y = _norm(self.norm1, x)
         self.norm1_out.observe(y)
         qkv = self.qkv(y).unflatten(-1, (3 * self.heads, self.head_dim))
@@ -144,7 +144,7 @@ class Block(nn.Module):
         return x + self.fc2(y, self._gamma(self.gamma2))
 
     def quantized(self, x: Tensor, residual_scale: Tensor) -> Tensor:
-        """The block as the integer model computes it; x [batch, tokens, embed] is the residual stream."""
+        """Computes the block as the integer model does; x [batch, tokens, embed] is the residual stream."""
         y, scale = _norm_codes(self.norm1, self.norm1_out, x, residual_scale)
         qkv, step = self.qkv.integer(y, scale)
         qkv = qkv.unflatten(-1, (3 * self.heads, self.head_dim))
@@ -164,13 +164,13 @@ class Block(nn.Module):
         return self._add(x, self.fc2.integer(y, scale, self._gamma(self.gamma2))[0], residual_scale)
 
     def _gamma(self, gamma: Tensor | None) -> Tensor | None:
-        return None if gamma is None else prefix(gamma, self.embed)
+        return None if gamma is None else leading(gamma, self.embed)
 
     def _add(self, x: Tensor, update: Tensor, residual_scale: Tensor) -> Tensor:
         return _on_grid(x + update, residual_scale, self.training)
 
     def spec(self) -> BlockSpec:
-        """The block for `quasar_rt.build`, the layer scale folded into proj and fc2."""
+        """Returns the block for `quasar_rt.build`, the layer scale folded into proj and fc2."""
         scales = _numpy(self.qkv_out.scale).reshape(3, self.heads)
         return BlockSpec(
             heads=self.heads,
@@ -232,7 +232,7 @@ class ViT(nn.Module):
         self.register_load_state_dict_post_hook(_reactivate)
 
     def activate(self, architecture: Architecture | None) -> None:
-        """Compute with this part of the network from now on; None: with all of it, at its configuration's fractions.
+        """Computes with this part of the network from now on; None: with all of it, at its configuration's fractions.
 
         A part is the first `embed` channels, the first blocks and in each of them the first heads and hidden units;
         which of the active rows are 8-bit follows from the rows' ranks (`set_row_ranks`) and the block's fractions.
@@ -249,14 +249,14 @@ class ViT(nn.Module):
         self.head.activate(self.config.classes, a.embed, 1.0)
 
     def set_row_ranks(self, ranks: Mapping[str, Any]) -> None:
-        """Rank the rows of matrices, by their names in `matrices`: int [rows], 0 for the first to be 8-bit."""
+        """Ranks the rows of matrices, by their names in `matrices`: int [rows], 0 for the first to be 8-bit."""
         matrices = self.matrices()
         for name, rank in ranks.items():
             matrices[name].rank.copy_(torch.as_tensor(rank))
         self.activate(self.active)
 
     def patches(self, images: Tensor) -> Tensor:
-        """Images uint8 [batch, channels, height, width] to centred pixels [batch, grid, channels*kernel^2].
+        """Cuts images uint8 [batch, channels, height, width] into centred pixels [batch, grid, channels*kernel^2].
 
         Columns are ordered (channel, ky, kx). Padding is `pad_value` of the raw image, centred as any pixel is.
         """
@@ -266,11 +266,11 @@ class ViT(nn.Module):
         return x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2) - self.pixel_mean
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [batch, classes]."""
+        """Returns logits [batch, classes]."""
         return self._quantized(images) if self.quantized else self.float_logits(images)
 
     def float_logits(self, images: Tensor) -> Tensor:
-        """Logits of the float network, whatever `quantized` says."""
+        """Returns the logits of the float network, whatever `quantized` is."""
         x = self._tokens(self.embed(self.patches(images) / self.pixel_std))
         for block in self.blocks[: self.active.depth]:
             x = block(x)
@@ -290,13 +290,13 @@ class ViT(nn.Module):
         return self.head.integer(y, scale)[0]
 
     def _tokens(self, x: Tensor) -> Tensor:
-        """Embedded patches [batch, grid, embed] with their positions, behind the class token."""
-        x = x + prefix(self.position, len(self.position), self.active.embed)
-        token = prefix(self.prefix, 1, self.active.embed)
+        """Adds positions to embedded patches [batch, grid, embed] and puts the class token before them."""
+        x = x + leading(self.position, len(self.position), self.active.embed)
+        token = leading(self.prefix, 1, self.active.embed)
         return torch.cat([token.expand(x.shape[0], -1, -1), x], dim=1)
 
     def touched(self) -> dict[str, Region]:
-        """What a training step of the active part changes, by parameter: the rest stays out of the forward pass.
+        """Returns the part of each parameter that a training step of the active network changes.
 
         With quantizers that includes the steps of the rows that are 4-bit now, and the scales of the activations.
         """
@@ -315,7 +315,7 @@ class ViT(nn.Module):
         return regions
 
     def regions(self) -> dict[str, Region]:
-        """The active part of every parameter."""
+        """Returns the active part of every parameter."""
         d = self.active.embed
         regions = {
             "position": Region((1, *self.position.shape), ((len(self.position), d),)),
@@ -353,7 +353,7 @@ class ViT(nn.Module):
 
     @torch.no_grad()
     def extract(self, architecture: Architecture | None = None) -> ViT:
-        """A network of its own with the weights, ranks and ranges of a part; None: of the active one.
+        """Copies a part into a network of its own, with weights, ranks and ranges; None: the active part.
 
         It gives the same logits as this network with that part active, bit for bit, in float and with quantizers.
         Raises like `activate`.
@@ -382,7 +382,7 @@ class ViT(nn.Module):
         return out
 
     def quantizers(self) -> dict[str, ActQuantizer]:
-        """Every activation quantizer of the active part by name."""
+        """Returns every activation quantizer of the active part by name."""
         inside = {
             f"blocks.{i}.{name}": module
             for i, block in enumerate(self.blocks[: self.active.depth])
@@ -392,17 +392,17 @@ class ViT(nn.Module):
         return inside | {"norm_out": self.norm_out}
 
     def activation_scales(self) -> dict[str, list[float]]:
-        """Scales of every activation of the active part by name, and the residual's."""
+        """Returns the scales of every activation of the active part by name, and the residual's."""
         scales = {name: quantizer.scale.detach().tolist() for name, quantizer in self.quantizers().items()}
         return {"residual": [float(self.residual_scale)], **scales}
 
     def matrices(self) -> dict[str, RowLinear]:
-        """Every row-wise quantized matrix by name, those of inactive blocks too."""
+        """Returns every row-wise quantized matrix by name, those of inactive blocks too."""
         return {name: module for name, module in self.named_modules() if isinstance(module, RowLinear)}
 
     @torch.no_grad()
     def calibrate(self, images: Tensor, percentile: float | None, batch: int = 250) -> None:
-        """Set the active part's activation scales and zero points and the residual's scale.
+        """Sets the active part's activation scales and zero points and the residual's scale.
 
         They come from the float pass over `images`, uint8 [n, channels, height, width]. Without a `percentile` the
         activations keep what they have (learned scales, say), and only the residual's scale is set.
@@ -431,7 +431,7 @@ class ViT(nn.Module):
     def spec(
         self, name: str, classes: list[str], preprocess: dict[str, Any], provenance: dict[str, Any]
     ) -> NetworkSpec:
-        """The active part for `quasar_rt.build.build_subnet`, with the steps, widths and ranges that training used."""
+        """Returns the active part for `quasar_rt.build.build_subnet`, with the steps, widths and ranges of training."""
         c, d = self.config, self.active.embed
         return NetworkSpec(
             name=name,
@@ -463,7 +463,7 @@ class ViT(nn.Module):
 def _norm_codes(
     norm: nn.LayerNorm, out: ActQuantizer, x: Tensor, residual_scale: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """LayerNorm's output as codes without their zero point, and their scale: outside training in integers."""
+    """Returns LayerNorm's output as codes without zero point, and their scale; in integers outside training."""
     if out.training:
         codes, scale = out(_norm(norm, x))
         return codes, scale
@@ -482,7 +482,7 @@ def _norm_codes(
 
 
 def _check_part(part: Architecture, whole: Architecture) -> None:
-    """Refuse a `part` that is no leading part of `whole`, and name what is not."""
+    """Refuses a `part` that is no leading part of `whole`, and name what is not."""
     sizes = [("embed", part.embed, whole.embed), ("depth", part.depth, whole.depth)]
     for i, (a, b) in enumerate(zip(part.blocks, whole.blocks, strict=False)):
         sizes += [(f"heads of block {i}", a.heads, b.heads), (f"hidden of block {i}", a.hidden, b.hidden)]
@@ -494,23 +494,23 @@ def _check_part(part: Architecture, whole: Architecture) -> None:
 
 
 def _reactivate(model: ViT, _keys: Any) -> None:
-    """Loaded ranks say anew which rows are 8-bit."""
+    """Chooses the 8-bit rows anew by loaded ranks."""
     model.activate(model.active)
 
 
 def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """LayerNorm over as many channels as `x` has."""
+    """Applies LayerNorm over as many channels as `x` has."""
     d = x.shape[-1]
-    return F.layer_norm(x, (d,), prefix(norm.weight, d), prefix(norm.bias, d), norm.eps)
+    return F.layer_norm(x, (d,), leading(norm.weight, d), leading(norm.bias, d), norm.eps)
 
 
 def _finest(step: Tensor, groups: int) -> Tensor:
-    """The finest output scale [groups] whose multiplier the integer model holds, for rows of these steps."""
+    """Returns the finest output scale [groups] whose multiplier the integer model holds, for rows of these steps."""
     return step.detach().view(groups, -1).amax(dim=1) / MULTIPLIER_LIMIT
 
 
 def _on_grid(x: Tensor, scale: Tensor, training: bool) -> Tensor:
-    """The residual stream in int16. Its rounding is far below every other one, so training leaves it out."""
+    """Rounds the residual stream to int16. The rounding is far below every other one, so training leaves it out."""
     return x if training else (round_half_up(x / scale)).clamp(-32767, 32767) * scale
 
 
@@ -520,7 +520,7 @@ def _numpy(x: Tensor) -> NDArray[np.float64]:
 
 
 def _linear_spec(layer: RowLinear, gain: Tensor | None = None, fold: Tensor | None = None) -> LinearSpec:
-    """The active part, each row multiplied by `gain`; `fold` as in `RowLinear.quantized`.
+    """Returns the active part, each row multiplied by `gain`; `fold` as in `RowLinear.quantized`.
 
     The weights are given as their codes stand for them, so that they quantize to the same codes again.
     """

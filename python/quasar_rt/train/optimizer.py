@@ -21,7 +21,7 @@ __all__ = ["SliceAdamW"]
 
 
 class SliceAdamW(torch.optim.Optimizer):
-    """AdamW (Loshchilov and Hutter 2019) on the touched part of a model's parameters.
+    """Applies AdamW (Loshchilov and Hutter 2019) to the touched part of a model's parameters.
 
     Matrices and tables decay, vectors (biases, norms, steps, scales) do not. Each element's bias correction counts
     that element's own updates. Where everything is touched in every step it is ``torch.optim.AdamW(fused=True)``, bit
@@ -53,7 +53,7 @@ class SliceAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, touched: Mapping[str, Region] | None = None) -> None:
-        """Update the elements of `touched` (`ViT.touched`, `slices.union`) that have a gradient; None: all of them."""
+        """Updates the elements of `touched` (`ViT.touched`, `slices.union`) that have a gradient; None: all of them."""
         for group in self.param_groups:
             whole = _Lists()
             parts = _Lists()
@@ -118,7 +118,7 @@ class SliceAdamW(torch.optim.Optimizer):
 
 
 class _Lists:
-    """What one update works on: lists of equal length, of tensors of equal shapes."""
+    """Holds the operands of one update: lists of equal length, of tensors of equal shapes."""
 
     def __init__(self) -> None:
         self.parameters: list[Tensor] = []
@@ -137,7 +137,7 @@ class _Lists:
 
 
 def _update(lists: _Lists, group: dict[str, Any]) -> None:
-    """AdamW in place, its bias corrections by each element's own count."""
+    """Applies AdamW in place, with bias corrections by each element's own count."""
     beta1, beta2 = group["betas"]
     torch._foreach_add_(lists.steps, 1.0)
     if group["weight_decay"]:
@@ -153,7 +153,7 @@ def _update(lists: _Lists, group: dict[str, Any]) -> None:
 
 
 def _correction(steps: list[Tensor], beta: float) -> list[Tensor]:
-    """``1 - beta^step``, without the cancellation that this form has in float32."""
+    """Returns ``1 - beta^step``, without the cancellation that this form has in float32."""
     power: list[Tensor] = torch._foreach_mul(steps, math.log(beta) if beta else -math.inf)
     torch._foreach_expm1_(power)
     torch._foreach_neg_(power)

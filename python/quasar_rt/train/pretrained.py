@@ -27,7 +27,7 @@ SMALL = 0.1
 
 
 def load_timm(model: ViT, source: str | os.PathLike[str], pretrained: bool = True) -> Architecture:
-    """Fill the leading part of the largest network from a timm ``VisionTransformer`` (ViT, DeiT, DeiT III).
+    """Fills the leading part of the largest network from a timm ``VisionTransformer`` (ViT, DeiT, DeiT III).
 
     With the returned architecture active, the model computes the checkpoint's logits in float (of images of the
     checkpoint's size; positions of another grid are resampled). The rest keeps its initial values, made small where
@@ -149,7 +149,7 @@ def load_timm(model: ViT, source: str | os.PathLike[str], pretrained: bool = Tru
 
 
 def _read(source: str | os.PathLike[str], pretrained: bool) -> tuple[dict[str, Tensor], int | None]:
-    """The checkpoint's tensors, and its head dimension where that is known."""
+    """Reads the checkpoint's tensors, and its head dimension where that is known."""
     path = Path(source)
     if path.is_dir():
         raise FileError(f"'{source}' is a folder: give a checkpoint's path, or the name of a timm model")
@@ -178,7 +178,7 @@ def _read(source: str | os.PathLike[str], pretrained: bool) -> tuple[dict[str, T
 
 @torch.no_grad()
 def _fill(model: ViT, architecture: Architecture, values: Mapping[str, Tensor]) -> None:
-    """Put `values` into the part of the parameters that `architecture` uses, and make what is new beside it small."""
+    """Puts `values` into the part of the parameters that `architecture` uses, and make what is new beside it small."""
     active = model.active
     model.activate(architecture)
     for i, block in enumerate(model.blocks):

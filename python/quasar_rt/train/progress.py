@@ -16,13 +16,13 @@ _LINES = 60.0
 
 
 class EpochProgress:
-    """The progress of one epoch, of which `done` steps were done before; a context manager.
+    """Shows the progress of one epoch, of which `done` steps were done before; a context manager.
 
-    `say` gets the lines; `quiet` processes show nothing.
+    `log` gets the lines; `quiet` processes show nothing.
     """
 
-    def __init__(self, name: str, done: int, steps: int, say: Callable[[str], None], quiet: bool) -> None:
-        self._name, self._steps, self._say, self._quiet = name, steps, say, quiet
+    def __init__(self, name: str, done: int, steps: int, log: Callable[[str], object], quiet: bool) -> None:
+        self._name, self._steps, self._log, self._quiet = name, steps, log, quiet
         self._last = time.monotonic()
         self._bar: Progress | None = None
         if sys.stderr.isatty() and not quiet:
@@ -48,9 +48,9 @@ class EpochProgress:
             self._bar.stop()
 
     def at(self, step: int, text: Callable[[], str]) -> None:
-        """`step` steps of the epoch are done; `text` says how it goes, when it is shown."""
+        """Shows that `step` steps of the epoch are done, with the line that `text` returns."""
         if self._bar:
             self._bar.update(self._task, completed=step, text=text())
         elif not self._quiet and time.monotonic() - self._last > _LINES:
             self._last = time.monotonic()
-            self._say(f"{self._name}: step {step}/{self._steps}, {text()}")
+            self._log(f"{self._name}: step {step}/{self._steps}, {text()}")

@@ -22,7 +22,7 @@ __all__ = [
     "RowLinear",
     "attention",
     "layer_norm",
-    "prefix",
+    "leading",
     "round_half_up",
     "scale_gradient",
 ]
@@ -36,17 +36,17 @@ MULTIPLIER_LIMIT = 1 / 8
 
 
 def round_half_up(x: Tensor) -> Tensor:
-    """``floor(x + 1/2)`` with the gradient of `x`: the rounding of every right shift in the integer model."""
+    """Returns ``floor(x + 1/2)`` with the gradient of `x`: the rounding of every right shift in the integer model."""
     return x + (torch.floor(x + 0.5) - x).detach()
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """`x`, whose gradient is multiplied by `factor` (LSQ, Esser et al. 2020, section 2.2)."""
+    """Returns `x`, whose gradient is multiplied by `factor` (LSQ, Esser et al. 2020, section 2.2)."""
     return x.detach() + (x - x.detach()) * factor
 
 
-def prefix(x: Tensor, *lengths: int) -> Tensor:
-    """The leading part ``x[:a, :b, ...]``; `x` itself where that is all of it."""
+def leading(x: Tensor, *lengths: int) -> Tensor:
+    """Returns the leading part ``x[:a, :b, ...]``; `x` itself where that is all of it."""
     for dim, length in enumerate(lengths):
         if length != x.shape[dim]:
             x = x.narrow(dim, 0, length)
@@ -80,7 +80,7 @@ class RowLinear(nn.Module):
         nn.init.trunc_normal_(self.weight, std=columns**-0.5)
 
     def activate(self, rows: int, columns: int, fraction: float) -> None:
-        """Work on the first `rows` (of all parts together) and `columns`, this fraction of the rows being 8-bit."""
+        """Works on the first `rows` (of all parts together) and `columns`, this fraction of the rows being 8-bit."""
         self.rows, self.columns = rows, columns
         order = self._part(self.rank).argsort()
         eight = torch.zeros(rows, dtype=torch.bool, device=order.device)
@@ -88,15 +88,15 @@ class RowLinear(nn.Module):
         self.eight = eight
 
     def _part(self, x: Tensor) -> Tensor:
-        """The active rows of `x` [rows]."""
+        """Returns the active rows of `x` [rows]."""
         if self.rows == len(x):
             return x
         return x.view(self.parts, -1)[:, : self.rows // self.parts].flatten()
 
     def _matrix(self) -> Tensor:
-        """The active weight [rows, columns], contiguous, so that it multiplies as an extracted one does."""
+        """Returns the active weight [rows, columns], contiguous, so that it multiplies as an extracted one does."""
         if self.rows == len(self.weight):
-            return prefix(self.weight, self.rows, self.columns).contiguous()
+            return leading(self.weight, self.rows, self.columns).contiguous()
         each = self.rows // self.parts
         return self.weight.unflatten(0, (self.parts, -1))[:, :each, : self.columns].flatten(0, 1).contiguous()
 
@@ -106,22 +106,22 @@ class RowLinear(nn.Module):
         return torch.where(self.eight, 8, 4).to(torch.uint8)
 
     def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
-        """The float layer on `x` [..., columns], its outputs multiplied by `gain` [rows]."""
+        """Computes the float layer on `x` [..., columns], its outputs multiplied by `gain` [rows]."""
         weight, bias = self._matrix(), self._part(self.bias)
         if gain is not None:
             weight, bias = weight * gain.unsqueeze(1), bias * gain
         return F.linear(x, weight, bias)
 
     def active_bias(self) -> Tensor:
-        """The active rows' bias [rows]."""
+        """Returns the active rows' bias [rows]."""
         return self._part(self.bias)
 
     def active_rank(self) -> Tensor:
-        """The ranks of the active rows among themselves, int64 [rows]."""
+        """Returns the ranks of the active rows among themselves, int64 [rows]."""
         return self._part(self.rank).argsort().argsort()
 
     def quantized(self, fold: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Codes [rows, columns] and scales [rows] of the active part, its columns first divided by `fold`."""
+        """Returns codes [rows, columns] and scales [rows] of the active part, its columns first divided by `fold`."""
         weight = self._matrix()
         if fold is not None:
             weight = weight / fold
@@ -139,7 +139,7 @@ class RowLinear(nn.Module):
         gain: Tensor | None = None,
         fold: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The quantized layer on `codes` [..., columns] of one scale, its outputs multiplied by `gain` [rows].
+        """Computes the quantized layer on `codes` [..., columns] of one scale, outputs multiplied by `gain` [rows].
 
         `fold` [columns] divides the weights before they are quantized.
 
@@ -161,13 +161,13 @@ class RowLinear(nn.Module):
 
     @torch.no_grad()
     def start_steps(self, importance: Tensor) -> None:
-        """Start every row's 4-bit step where the error weighted by `importance` [all columns] is least."""
+        """Starts every row's 4-bit step where the error weighted by `importance` [all columns] is least."""
         self.log_step.copy_(best_step(self.weight, importance, LIMITS[4]).log())
 
 
 @torch.no_grad()
 def best_step(weight: Tensor, importance: Tensor, limit: int) -> Tensor:
-    """The step [rows] with the least ``sum_j importance_j (w_j - step*code_j)^2``.
+    """Returns the step [rows] with the least ``sum_j importance_j (w_j - step*code_j)^2``.
 
     It is searched among 64 fractions of the one that just covers the largest magnitude.
     """
@@ -184,13 +184,13 @@ def best_step(weight: Tensor, importance: Tensor, limit: int) -> Tensor:
 
 @torch.no_grad()
 def fake(weight: Tensor, step: Tensor, limit: int) -> Tensor:
-    """Weights [rows, columns] on the grid of step [rows] with codes in [-limit, limit]."""
+    """Rounds weights [rows, columns] to the grid of step [rows] with codes in [-limit, limit]."""
     step = step.unsqueeze(1)
     return torch.floor(weight / step + 0.5).clamp(-limit, limit) * step
 
 
 def _rank(values: Tensor, share: float) -> Tensor:
-    """Of each row [groups, n] the value at this share of its order [groups]: the outer ones alone are sorted."""
+    """Returns the value [groups] at this share of the order of each row [groups, n], sorting the outer values alone."""
     last = values.shape[1] - 1
     place = round(share * last)
     from_top = place > last // 2
@@ -218,11 +218,11 @@ class ActQuantizer(nn.Module):
         self._seen: list[Tensor] = []
 
     def activate(self, groups: int) -> None:
-        """Work on the first `groups` (of all parts together)."""
+        """Works on the first `groups` (of all parts together)."""
         self.groups = groups
 
     def _active(self) -> Tensor:
-        """A view of the active groups' log scales [parts, groups / parts]."""
+        """Returns a view of the active groups' log scales [parts, groups / parts]."""
         return self.log_scale.view(self.parts, -1)[:, : self.groups // self.parts]
 
     @property
@@ -231,7 +231,7 @@ class ActQuantizer(nn.Module):
         return self._active().flatten().exp()
 
     def observe(self, x: Tensor) -> None:
-        """While `observing`, keep a sample of `x` [..., groups, n] ([..., n] for one group)."""
+        """Keeps a sample of `x` [..., groups, n] ([..., n] for one group) while `observing`."""
         if self.observing:
             flat = x.detach().float().reshape(-1, self.groups, x.shape[-1])
             stride = max(1, len(flat) * x.shape[-1] // OBSERVED)
@@ -239,7 +239,7 @@ class ActQuantizer(nn.Module):
 
     @torch.no_grad()
     def finish(self, percentile: float) -> None:
-        """Set scale and zero point from the observed values' `percentile` (and 1 - percentile)."""
+        """Sets scale and zero point from the observed values' `percentile` (and 1 - percentile)."""
         seen = torch.cat(self._seen, dim=1)
         self._seen, self.observing = [], False
         high, least = _rank(seen, percentile), _rank(seen, 1 - percentile).clamp_min(self.floor)
@@ -253,7 +253,7 @@ class ActQuantizer(nn.Module):
         self._active().copy_(scale.clamp_min(1e-8).log().view(self.parts, -1))
 
     def forward(self, x: Tensor, at_least: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
-        """Codes minus the zero point, like `x` [..., groups, n], and scales ([groups, 1]; a scalar for one group).
+        """Returns codes minus the zero point, like `x` [..., groups, n], and scales ([groups, 1]; a scalar for one).
 
         `at_least` [groups] is the finest scale that the multipliers allow (Requantize, Range).
         """
@@ -269,7 +269,7 @@ class ActQuantizer(nn.Module):
 
 
 class _Round(torch.autograd.Function):
-    """``clamp(round_half_up(x / scale), low, high)``: straight through inside, no gradient outside.
+    """Computes ``clamp(round_half_up(x / scale), low, high)``, straight through inside, no gradient outside.
 
     `scale` is a scalar or belongs to the next to last dimension [n, 1].
     """
@@ -294,7 +294,7 @@ class _Round(torch.autograd.Function):
 
 
 def layer_norm(x: Tensor, gain: Tensor, bias: Tensor, frac: int, epsilon: int) -> Tensor:
-    """The integer LayerNorm (section LayerNorm), as `quasar_rt.oracle.layer_norm` has it.
+    """Computes the integer LayerNorm (section LayerNorm), as `quasar_rt.oracle.layer_norm` does.
 
     Args:
         x: the residual stream's codes, int32 [..., embed].
@@ -334,7 +334,7 @@ def _powers(device: torch.device) -> Tensor:
 
 
 class _Attention(torch.autograd.Function):
-    """Attention in the integer model's steps; backward it is the base-2 softmax, its roundings straight through."""
+    """Computes attention in the integer model's steps; backward, the base-2 softmax, straight through roundings."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mult: Tensor) -> Tensor:
@@ -347,16 +347,16 @@ class _Attention(torch.autograd.Function):
         e12 = powers.index_select(0, index.flatten()).view_as(steps)
         e8 = (e12 + 8).mul_(1 / 16).floor_()
         total = e12.sum(dim=-1, keepdim=True)
-        lost = total - 16 * e8.sum(dim=-1, keepdim=True)
-        out = (16 * (e8 @ v) + lost * v.mean(dim=-2, keepdim=True)) / total
-        ctx.save_for_backward(q, k, v, factor, steps, e12, e8, total, lost, out)
+        rounding_residue = total - 16 * e8.sum(dim=-1, keepdim=True)
+        out = (16 * (e8 @ v) + rounding_residue * v.mean(dim=-2, keepdim=True)) / total
+        ctx.save_for_backward(q, k, v, factor, steps, e12, e8, total, rounding_residue, out)
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        q, k, v, factor, steps, e12, e8, total, lost, out = ctx.saved_tensors
+        q, k, v, factor, steps, e12, e8, total, rounding_residue, out = ctx.saved_tensors
         share = gradient / total
-        by_v = 16 * (e8.transpose(-1, -2) @ share) + (lost * share).mean(dim=-2, keepdim=True)
+        by_v = 16 * (e8.transpose(-1, -2) @ share) + (rounding_residue * share).mean(dim=-2, keepdim=True)
         by_e12 = (share @ v.transpose(-1, -2)).sub_((share * out).sum(dim=-1, keepdim=True))
         by_steps = by_e12.mul_(e12).mul_(-math.log(2) / 64)
         by_mult = (by_steps * steps).sum(dim=(0, 2, 3)) / (factor.view(-1) * 2**20)
@@ -365,7 +365,7 @@ class _Attention(torch.autograd.Function):
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mult: Tensor) -> Tensor:
-    """Attention on codes, in units of v's code (section Attention up to the division, which is exact here).
+    """Computes attention on codes, in units of v's code (section Attention up to the division, which is exact here).
 
     Args:
         q, k, v: codes float32 [batch, heads, tokens, head_dim].

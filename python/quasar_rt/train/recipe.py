@@ -51,7 +51,7 @@ _RANDAUGMENT = r"rand(-(m|n|mmax)\d{1,2}|-mstd\d+(\.\d+)?|-p[01](\.\d+)?|-inc[01
 
 @dataclass(frozen=True)
 class Data:
-    """Which images, and how they are varied in training.
+    """The images, and their variation in training.
 
     `name` is ``fashion-mnist``, ``digits``, ``imagenet`` (a folder that is named when training starts) or the path of a
     folder of images by class. `validation` images are taken out of the training set by the recipe's seed, for every
@@ -111,7 +111,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Sandwich:
-    """What each step of the supernet stage trains: the largest network, the smallest and `random` others.
+    """The networks that each step of the supernet stage trains: the largest, the smallest and `random` others.
 
     The largest learns from the labels; the others' loss is ``(1 - distillation)`` of theirs and ``distillation`` of the
     soft cross-entropy to the largest's logits at `temperature`.
@@ -129,7 +129,7 @@ class Sandwich:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How rows are ranked and ranges set.
+    """The ranking of rows and the setting of ranges.
 
     `criterion` is one of `quasar_rt.rows.bits.CRITERIA`; `scoring` images give its statistics. Activation ranges are
     `percentile` of what `calibration` images give.
@@ -169,13 +169,13 @@ class Recipe:
     checkpoint_minutes: float = 5.0
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as its TOML file states it, with the defaults filled in."""
+        """Returns the recipe as its TOML file states it, with the defaults filled in."""
         table: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return {key: value for key, value in table.items() if value is not None}
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any], source: str = "recipe") -> Recipe:
-        """Read and check what `as_dict` gives.
+        """Reads and checks what `as_dict` returns.
 
         Raises:
             SettingsError: an unknown or a missing key, a value of the wrong type or out of range.
@@ -185,7 +185,7 @@ class Recipe:
         return recipe
 
     def digest(self, *also: str, without: Iterable[str] = ()) -> str:
-        """SHA-256 (hexadecimal) of what changes the weights: not of paths, worker and checkpoint counts."""
+        """Returns the SHA-256 (hex) of what changes the weights: not of paths, worker and checkpoint counts."""
         table = self.as_dict()
         for key in ("space", "checkpoint_every", "checkpoint_minutes", *without):
             table.pop(key, None)
@@ -194,17 +194,17 @@ class Recipe:
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can name the files of a run."""
+    """Returns whether `text` can name the files of a run."""
     return bool(re.fullmatch(r"\w[\w.-]*", text)) and len(text.encode()) <= 100
 
 
 def recipe_names() -> list[str]:
-    """The packaged recipes."""
+    """Returns the names of the packaged recipes."""
     return sorted(path.stem for path in _folder().glob("*.toml"))
 
 
 def find_recipe(name: str | os.PathLike[str]) -> Path:
-    """The file of a recipe: a path, or the name of a packaged one.
+    """Returns the file of a recipe: a path, or the name of a packaged one.
 
     Raises:
         SettingsError: neither.
@@ -220,7 +220,7 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
 
 
 def load_recipe(path: str | os.PathLike[str], changes: Iterable[str] = ()) -> Recipe:
-    """Read a recipe.
+    """Reads a recipe.
 
     Args:
         path: the TOML file, or the name of a packaged recipe.
@@ -257,7 +257,7 @@ def _folder() -> Path:
 
 
 def _changed(table: dict[str, Any], changes: Iterable[str], folder: Path) -> dict[str, Any]:
-    """A copy of `table` with the changes made, and a space's path as it is meant: from where the recipe lies."""
+    """Returns a copy of `table` with the changes made, and a space's path relative to the recipe's folder."""
     table = copy.deepcopy(table)
     for change in changes:
         _change(table, change)
@@ -268,7 +268,7 @@ def _changed(table: dict[str, Any], changes: Iterable[str], folder: Path) -> dic
 
 
 def _causes(error: str, table: dict[str, Any], changes: list[str], path: Path) -> list[str]:
-    """The change without which the recipe has not this error, or else all of them; none where the file has it too."""
+    """Returns the change that causes the error, or else all of them; none where the file has the error itself."""
 
     def cause(without: list[str]) -> bool:
         try:
@@ -338,7 +338,7 @@ def _value(wanted: Any, value: Any, path: str, key: str) -> Any:
 
 
 def _float(number: float) -> float:
-    """As a float; a whole number beyond all floats is infinite, which the rules then refuse."""
+    """Converts to a float; a whole number beyond all floats becomes infinite, which the rules then refuse."""
     try:
         return float(number)
     except OverflowError:

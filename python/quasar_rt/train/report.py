@@ -1,6 +1,6 @@
 """After training: accuracy on the test set, the subnet, its sample images, its model card; the curves of a run.
 
-Depends on: torch, matplotlib, pillow, `quasar_rt.Engine`, `quasar_rt.build`, `quasar_rt.train.loop`.
+Depends on: torch, matplotlib, pillow, `quasar_rt.Engine`, `quasar_rt.build`, `quasar_rt.train.run`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,13 @@ from ..build import build_subnet
 from ..engine import Engine
 from ..subnet import Subnet
 from . import checkpoint
+from .architecture_file import search_line
 from .data import AnySplit
-from .found import search_line
+from .evaluation import logits_of
 
 if TYPE_CHECKING:
-    from .loop import Trained
+    from .job import Log
+    from .run import Trained
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -62,7 +64,7 @@ class Figures:
         return math.sqrt(self.integer_top1 * (1 - self.integer_top1) / self.images)
 
     def as_dict(self) -> dict[str, Any]:
-        """For the subnet's provenance."""
+        """Returns the figures for the subnet's provenance."""
         figures = {
             "test_images": self.images,
             "float_top1": self.float_top1,
@@ -80,7 +82,7 @@ class Figures:
 
 
 def export(trained: Trained, provenance: dict[str, Any], name: str | None = None) -> Subnet:
-    """The trained network as a subnet (one network; of a supernet, extract it first)."""
+    """Builds the subnet of the trained network (one network; extract it from a supernet first)."""
     d = trained.data
     return build_subnet(
         trained.model.spec(name or trained.recipe.name, list(d.classes), d.document, provenance)
@@ -88,9 +90,7 @@ def export(trained: Trained, provenance: dict[str, Any], name: str | None = None
 
 
 def measure(trained: Trained, subnet: Subnet, test: AnySplit, batch: int = 500) -> Figures:
-    """Classify every test image with the float baseline, the fake-quantized model and the integer engine."""
-    from .loop import logits_of
-
+    """Classifies every test image with the float baseline, the fake-quantized model and the integer engine."""
     classes = len(trained.data.classes)
     confusion = np.zeros((classes, classes), np.int64)
     base = fake = agree = 0
@@ -128,14 +128,14 @@ def finish(
     out: Path,
     machine: str,
     command: str,
-    say: Callable[[str], None] = print,
+    log: Log = print,
     name: str | None = None,
     search: Mapping[str, Any] | None = None,
 ) -> Figures:
-    """Write ``out/NAME.qvit`` and the folder ``out/NAME`` with the model card, the confusion matrix and the samples.
+    """Writes ``out/NAME.qvit`` and the folder ``out/NAME`` with the model card, the confusion matrix and the samples.
 
     The test set is read here for the first and only time. `search` is the record of the search that found the network
-    (`quasar_rt.train.found`): it goes into the provenance as it is, and the card has a line of it.
+    (`quasar_rt.train.architecture_file`): it goes into the provenance as it is, and the card has a line of it.
     """
     recipe, name = trained.recipe, name or trained.recipe.name
     test = trained.data.test()
@@ -164,17 +164,17 @@ def finish(
     with checkpoint.write_atomically(folder / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
     base = "" if figures.float_top1 is None else f"float {figures.float_top1:.2%}, "
-    say(
+    log(
         f"top-1 on {figures.images} test images: {base}fake-quantized "
         f"{figures.fake_quant_top1:.2%}, integer {figures.integer_top1:.2%} "
         f"(standard error {figures.standard_error:.2%}); fake-quantized and integer agree on {figures.agreement:.2%}"
     )
-    say(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB) and {folder}")
+    log(f"wrote {path} ({path.stat().st_size / 1000:.0f} kB) and {folder}")
     return figures
 
 
 def write_samples(test: AnySplit, classes: Sequence[str], folder: Path) -> None:
-    """Write the first test image of each class and the next `EXTRA_SAMPLES`, whatever the network says of them."""
+    """Writes the first test image of each class and the next `EXTRA_SAMPLES`, whatever the network says of them."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
@@ -195,7 +195,7 @@ def write_samples(test: AnySplit, classes: Sequence[str], folder: Path) -> None:
 
 
 def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
-    """The confusion matrix [true, predicted] as a picture."""
+    """Draws the confusion matrix [true, predicted]."""
     figure, axes = plt.subplots(figsize=(7, 6.2), layout="constrained")
     # The square root keeps the few errors visible beside the many hits.
     axes.imshow(np.sqrt(confusion), cmap="Blues")
@@ -215,7 +215,7 @@ def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], path: P
 
 
 def draw_curves(history: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, title: str) -> None:
-    """Loss and validation accuracy of every stage over the run's epochs as a picture."""
+    """Draws loss and validation accuracy of every stage over the run's epochs."""
     figure, (above, below) = plt.subplots(2, 1, figsize=(7.5, 6.5), sharex=True, layout="constrained")
     colours = {"largest": "C0", "smallest": "C1", "random": "C2"}
     styles = {"baseline": ":"}
@@ -283,7 +283,7 @@ def model_card(
     provenance: dict[str, Any],
     size: int,
 ) -> str:
-    """The model card, Markdown."""
+    """Returns the model card, Markdown."""
 
     def percent(top1: float) -> str:
         return f"{top1:.2%} ± {math.sqrt(top1 * (1 - top1) / figures.images):.2%}"

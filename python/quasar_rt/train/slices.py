@@ -32,14 +32,14 @@ class Region:
         return self.boxes == (self.shape[1:],)
 
     def views(self, x: Tensor) -> Iterator[Tensor]:
-        """Views of `x` (a tensor of the parameter's shape) that cover the boxes, none of them twice."""
+        """Yields views of `x` (a tensor of the parameter's shape) that cover the boxes, none of them twice."""
         cube, done = x.view(self.shape), 0
         for rows, columns in self.boxes:
             yield cube[:, :rows, done:columns]
             done = columns
 
     def mask(self, x: Tensor) -> Tensor:
-        """The region as booleans of `x`'s shape."""
+        """Returns the region as booleans of `x`'s shape."""
         if self.rows is not None:
             return self.rows
         mask = torch.zeros_like(x, dtype=torch.bool)
@@ -59,7 +59,7 @@ class Region:
 
 
 def union(regions: Iterable[Mapping[str, Region]]) -> dict[str, Region]:
-    """What several subnets touch together; the arguments are those of `ViT.touched` after activating each."""
+    """Merges what several subnets touch: the results of `ViT.touched` after activating each."""
     merged: dict[str, Region] = {}
     for part in regions:
         for name, region in part.items():

@@ -22,7 +22,7 @@ __all__ = ["MatrixStatistics", "gather_statistics", "order_by_importance", "rank
 
 @dataclass
 class MatrixStatistics:
-    """Of one matrix: `inputs` E[x_j^2] [columns] and `gradients` E[g_r^2] [rows] of the loss by its outputs."""
+    """Statistics of a matrix: `inputs` E[x_j^2] [columns], `gradients` E[g_r^2] [rows] of the loss by its outputs."""
 
     inputs: Tensor
     gradients: Tensor
@@ -31,7 +31,7 @@ class MatrixStatistics:
 def gather_statistics(
     model: ViT, images: Tensor, labels: Tensor, batch: int = 250
 ) -> dict[str, MatrixStatistics]:
-    """Second moments of every matrix's inputs and output gradients, from the float pass over labelled images.
+    """Gathers second moments of every matrix's inputs and output gradients, from the float pass over labelled images.
 
     It is the largest network's float pass, whatever part is active.
     """
@@ -73,7 +73,7 @@ def rank_rows(
     seed: int = 0,
     start_steps: bool = True,
 ) -> None:
-    """Rank the rows of every matrix by `criterion`, and start the 4-bit steps of all rows (unless told not to).
+    """Ranks the rows of every matrix by `criterion`, and start the 4-bit steps of all rows (unless told not to).
 
     Raises:
         quasar_rt.InvalidValueError: no such criterion.
@@ -93,7 +93,7 @@ def rank_rows(
 
 @torch.no_grad()
 def order_by_importance(model: ViT, statistics: Mapping[str, MatrixStatistics]) -> None:
-    """Permute channels, and the heads and hidden units of each block, so that the most important ones come first.
+    """Permutes channels, and the heads and hidden units of each block, so that the most important ones come first.
 
     The largest network computes what it did, to float's rounding; smaller ones keep more of it. Importance is the loss,
     to second order, that leaving out a matrix's input costs: ``E[x_j^2] * sum_r E[g_r^2] * w_rj^2``; a channel sums it

@@ -11,7 +11,7 @@ import pytest
 from quasar_rt import QuasarError, Subnet, random_subnet, search, train
 from quasar_rt.hardware import Board, CostTable, Hardware
 from quasar_rt.space import Space
-from quasar_rt.train.found import load_architecture, search_line
+from quasar_rt.train.architecture_file import load_architecture, search_line
 
 
 @pytest.fixture(scope="module")

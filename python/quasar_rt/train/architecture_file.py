@@ -16,22 +16,22 @@ from ..errors import FileError, InvalidValueError
 from ..space import Architecture
 from ..subnet import Subnet
 
-__all__ = ["Found", "load_architecture", "search_line"]
+__all__ = ["LoadedArchitecture", "load_architecture", "search_line"]
 
 #: Nesting of a search record, at most.
 _DEPTH = 32
 
 
-class Found(NamedTuple):
-    """What `load_architecture` reads."""
+class LoadedArchitecture(NamedTuple):
+    """A network, and where it comes from."""
 
     architecture: Architecture
     search: dict[str, Any] | None
     """The record of the search that found it (a subnet's ``provenance.search``), where the file has one."""
 
 
-def load_architecture(path: str | os.PathLike[str]) -> Found:
-    """Read one network of a space.
+def load_architecture(path: str | os.PathLike[str]) -> LoadedArchitecture:
+    """Reads one network of a space.
 
     Args:
         path: a subnet that a search wrote (``.qvit``); a JSON file of its ``provenance.search``, that is an object
@@ -58,7 +58,7 @@ def load_architecture(path: str | os.PathLike[str]) -> Found:
         except (ValueError, RecursionError) as error:
             raise InvalidValueError(f"'{path}' is neither a subnet (.qvit) nor JSON: {error}") from None
         if isinstance(record, dict) and "architecture" not in record:
-            return Found(_architecture(path, record), None)
+            return LoadedArchitecture(_architecture(path, record), None)
     if not isinstance(record, dict):
         raise InvalidValueError(f"'{path}': {what} is no JSON object")
     try:
@@ -69,7 +69,7 @@ def load_architecture(path: str | os.PathLike[str]) -> Found:
             f"'{path}': a search record has 'board', 'target_fps', 'modelled' with 'fps', 'settings' with 'space' and "
             f"'seed', and 'architecture': {type(error).__name__}: {error}"
         ) from None
-    return Found(_architecture(path, record.get("architecture")), record)
+    return LoadedArchitecture(_architecture(path, record.get("architecture")), record)
 
 
 def _architecture(path: Path, table: Any) -> Architecture:
@@ -82,7 +82,7 @@ def _architecture(path: Path, table: Any) -> Architecture:
 
 
 def _check_plain(value: Any, depth: int = 0) -> None:
-    """Refuse what a subnet's provenance cannot hold, before a network is trained for it."""
+    """Refuses what a subnet's provenance cannot hold, before a network is trained for it."""
     if depth > _DEPTH:
         raise ValueError(f"nested more than {_DEPTH} deep")
     if isinstance(value, Mapping):
@@ -101,7 +101,7 @@ def _check_plain(value: Any, depth: int = 0) -> None:
 
 
 def search_line(record: Mapping[str, Any]) -> str:
-    """Where a network comes from, in words, from the record of its search."""
+    """Describes in words the search that found a network, from its record."""
     settings, fps, target = record["settings"], record["modelled"]["fps"], record["target_fps"]
     for key, value in (("target_fps", target), ("modelled.fps", fps)):
         if type(value) not in (int, float) or not 0 < value < math.inf:

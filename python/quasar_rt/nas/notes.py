@@ -1,0 +1,65 @@
+"""Describes how a search was made, in sentences. Depends on `quasar_rt.nas`."""
+
+from __future__ import annotations
+
+from .boards import Modelled
+from .record import Correlation, Images, PredictorFit, Record
+from .result import Scoring
+from .settings import Settings
+
+__all__ = ["notes"]
+
+
+def notes(settings: Settings, modelled: Modelled, scoring: Scoring, record: Record) -> tuple[str, ...]:
+    """Returns the notes of the page and of ``tools/search.py``, a sentence or a few each."""
+    s, host = settings, modelled.table.host
+    lines = [
+        f"NSGA-II, population {s.population}, {s.generations} generations, seed {s.seed}: "
+        f"{record.scored:,} subnets of the space {modelled.space.name} were scored; their frame rates are modelled "
+        f"for {modelled.label}. A target's subnet is, of those whose modelled FPS reach it, the one with the "
+        "best score."
+    ]
+    if host.fps < s.fps[-1]:
+        lines.append(
+            f"The board's processor is modelled at {host.fps:,.0f} frames a second where it decodes and resizes "
+            f"pictures of {host.source_pixels:,} pixels; targets beyond that need frames that come ready."
+        )
+    lines += [f"No figures for {name}: {reason}." for name, reason in record.boards_left_out.items()]
+    if record.images is None:
+        lines.append(f"Scores are a {scoring.label}, made from the architecture alone; weights are random.")
+    else:
+        lines += _supernet(record.images, record)
+    return tuple(lines)
+
+
+def _supernet(images: Images, record: Record) -> list[str]:
+    test = "were read for the finalists" if images.test_images_read else "were not read"
+    lines = [
+        f"Scores are top-1 of the supernet's slices, activation ranges set anew for each on {images.calibration}"
+        ". " + " ".join(f"{r.subnets:,} subnets: {r.score}." for r in record.rounds),
+        f"Data: {images.data}. Search: {images.search}; finalists on the integer engine: "
+        f"{images.finalists}. Test images {test}. The front's scores are the best of many and a little "
+        "flattering for that; the integer figures are on other images.",
+    ]
+    if record.predictor is not None:
+        lines.append(_predictor(record.predictor))
+    return lines + [_correlation(one) for one in record.correlations or ()]
+
+
+def _predictor(fit: PredictorFit) -> str:
+    tau = "not defined" if fit.tau_b is None else f"{fit.tau_b:.2f}"
+    return (
+        f"A predictor fitted to the scores chose among candidates: Kendall's tau-b {tau} on scores left out "
+        f"of the fit (5-fold, {fit.samples} samples)."
+    )
+
+
+def _correlation(c: Correlation) -> str:
+    start = f"Kendall's tau-b between the supernet's scores and {c.against}"
+    if c.tau_b is None:
+        return f"{start}: not defined, all scores are equal."
+    return (
+        f"{start} ({c.images}): {c.tau_b:.2f}, "
+        f"{c.confidence:.0%} interval {c.low:.2f} to {c.high:.2f}, p = {c.p_value:.2g}, over "
+        f"{c.subnets} subnets ({c.finalists} finalists, the others sampled at random)."
+    )

@@ -1,0 +1,38 @@
+"""Logits and accuracy of a network. Depends on: torch, `quasar_rt.train`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .data import AnySplit
+from .distributed import Group
+from .model import ViT
+
+__all__ = ["evaluate", "logits_of"]
+
+
+@torch.no_grad()
+def logits_of(model: ViT, images: Tensor, batch: int = 500) -> Tensor:
+    """Returns logits float32 [n, classes] of the active network in evaluation mode, on the CPU.
+
+    Args:
+        model: its training mode is restored afterwards.
+        images: uint8 [n, channels, height, width].
+        batch: images of one forward pass.
+    """
+    was, device = model.training, model.prefix.device
+    model.eval()
+    out = torch.cat([model(part.to(device)).float().cpu() for part in images.split(batch)])
+    model.train(was)
+    return out
+
+
+def evaluate(model: ViT, split: AnySplit, group: Group | None = None) -> float:
+    """Returns the active network's top-1 as a fraction. Each process of `group` classifies its part of the images."""
+    group = group or Group()
+    start, stop = (len(split) * r // group.world for r in (group.rank, group.rank + 1))
+    right = 0
+    for images, labels in split.batches(500, start, stop):
+        right += int((logits_of(model, images).argmax(dim=1) == labels).sum())
+    return float(group.sum(torch.tensor([right], dtype=torch.float64))) / len(split)

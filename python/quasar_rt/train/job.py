@@ -1,0 +1,218 @@
+"""One start of a training run: its folder, its processes, and what stops it. Depends on: torch, `quasar_rt.train`."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..datasets import DatasetError
+from ..errors import InvalidValueError, QuasarError
+from ..space import Space
+from . import checkpoint
+from . import data as datasets
+from .checkpoint import CheckpointError
+from .data import Data
+from .distributed import Group
+from .model import ViT
+from .recipe import Recipe
+from .runtime import keep_freed_memory
+
+__all__ = ["COLUMNS", "Job", "Log", "Row"]
+
+#: Takes one line for people.
+Log = Callable[[str], object]
+#: One epoch by the names in `COLUMNS`; a column that its stage lacks is left out.
+Row = dict[str, Any]
+
+#: Columns of ``log.csv``: one row for each epoch. Losses are means over the epoch's steps, top-1 that of the averaged
+#: weights on the validation images, as a fraction.
+COLUMNS = (
+    "stage",
+    "epoch",
+    "steps",
+    "loss",
+    "loss_largest",
+    "loss_smallest",
+    "loss_random",
+    "learning_rate",
+    "gradient_norm",
+    "top1_largest",
+    "top1_smallest",
+    "seconds",
+)
+
+
+@dataclass
+class Job:
+    """One start of a run. As a context manager it catches SIGTERM and SIGINT.
+
+    `steps_left` counts down; `stopping` names the signal that came. `seconds` and `history` have the finished stages.
+    """
+
+    recipe: Recipe
+    space: Space
+    folder: Path
+    data: Data
+    group: Group
+    log: Log
+    steps_left: float = math.inf
+    stopping: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    history: dict[str, list[Row]] = field(default_factory=dict)
+    _events: Any = None
+    _handlers: dict[int, Any] = field(default_factory=dict)
+
+    @classmethod
+    def start(
+        cls,
+        recipe: Recipe,
+        space: Space,
+        folder: Path,
+        root: str | os.PathLike[str] | None,
+        log: Log,
+        group: Group | None,
+        steps: int | None,
+        tensorboard: bool,
+    ) -> Job:
+        """Loads the data and make the folder. The arguments are those of `quasar_rt.train.train`.
+
+        Raises:
+            DatasetError: the data is missing, or differs between the processes.
+            quasar_rt.InvalidValueError: the batch is larger than the training set, or smaller than the group.
+            quasar_rt.FileError: the folder cannot be written to.
+        """
+        group = group or Group()
+        keep_freed_memory()
+        first_log: Log = log if group.first else lambda _: None
+        job = cls(recipe, space, folder, datasets.load(recipe, root, space), group, first_log)
+        job.steps_left = math.inf if steps is None else steps
+        identity = job.data.identity
+        if group.sum(torch.tensor([float(identity != group.share(identity))])).item():
+            raise DatasetError("the processes do not have the same data: give all machines the same images")
+        batch, images = recipe.optimizer.batch, len(job.data.train)
+        if images < batch:
+            raise InvalidValueError(
+                f"optimizer.batch is {batch}, but only {images} images are left for training"
+            )
+        if batch < group.world:
+            raise InvalidValueError(
+                f"optimizer.batch is {batch}, less than one image for each of {group.world} processes"
+            )
+        group.from_first(lambda: checkpoint.make_folder(folder))
+        if group.first and tensorboard:
+            job._events = _event_writer(folder / "tensorboard")
+        return job
+
+    def initialize(self, model: ViT) -> None:
+        """Starts from a checkpoint, where the recipe names one and the float stage has not ended."""
+        if self.recipe.init != "random" and not self.exists(self.finished("float")):
+            from .pretrained import load_timm
+
+            self.group.from_first(lambda: load_timm(model, self.recipe.init.removeprefix("timm:")))
+            self.group.broadcast(model)
+            self.log(f"started from {self.recipe.init}")
+
+    def part(self, name: str) -> Path:
+        """Returns the path of the checkpoint within a stage."""
+        return self.folder / f"{name}.part.pt"
+
+    def finished(self, name: str) -> Path:
+        """Returns the path of a finished stage's checkpoint."""
+        return self.folder / f"{name}.pt"
+
+    def fresh(self, name: str) -> bool:
+        """Returns whether the stage has not begun."""
+        return not (self.exists(self.finished(name)) or self.exists(self.part(name)))
+
+    def exists(self, path: Path) -> bool:
+        """Returns whether the first process sees that file; the others need not see the folder."""
+        return self.group.from_first(path.exists)
+
+    def __enter__(self) -> Job:
+        # Elsewhere Python lets only the main thread handle signals.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._handlers[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if self._events is not None:
+            self._events.close()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self.stopping = signal.Signals(number).name
+        # A second one ends the process at once.
+        signal.signal(number, self._handlers[number])
+
+    def digest(self, stage: str, key: str) -> str:
+        """Returns the digest of what the stage depends on: the float stage is the same whatever follows it."""
+        later = ("supernet_stage", "quantized_stage", "quantization", "sandwich", "baseline")
+        without = later if stage == "float" else ("baseline",)
+        return self.recipe.digest(self.space.to_toml(), stage, key, without=without)
+
+    def read(self, path: Path, digest: str) -> dict[str, Any]:
+        """Reads a checkpoint of this run in the first process and gives it to all of them.
+
+        Raises:
+            CheckpointError: it is of another run.
+        """
+        return self.group.from_first(lambda: self._read(path, digest))
+
+    def _read(self, path: Path, digest: str) -> dict[str, Any]:
+        state = checkpoint.load(path)
+        if state.get("digest") != digest:
+            raise CheckpointError(
+                f"'{path}' belongs to another recipe: choose another folder (--run), or remove this one"
+            )
+        if state.get("data") != self.data.identity:
+            raise CheckpointError(f"'{path}' was trained on other data: choose another folder (--run)")
+        return state
+
+    def check(self, **keys: str) -> None:
+        """Refuses a folder that has other runs' checkpoints of these stages, before anything is trained.
+
+        Raises:
+            CheckpointError: it has one.
+        """
+        for name, key in keys.items():
+            for path in (self.finished(name), self.part(name)):
+                if self.exists(path):
+                    self.read(path, self.digest(name, key))
+
+    def write_log(self, stage: str = "", rows: Sequence[Row] = ()) -> None:
+        """Rewrites ``log.csv``: the finished stages' rows and those of the one in progress."""
+        if not self.group.first:
+            return
+        every = [row for part in (*self.history.values(), rows) for row in part]
+        with (
+            checkpoint.write_atomically(self.folder / "log.csv") as temporary,
+            temporary.open("w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, COLUMNS, restval="")
+            writer.writeheader()
+            writer.writerows(every)
+        if stage and self._events is not None:
+            row = rows[-1]
+            for name, value in row.items():
+                if isinstance(value, float):
+                    self._events.add_scalar(f"{stage}/{name}", value, row["epoch"])
+            self._events.flush()
+
+
+def _event_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise QuasarError("TensorBoard is not installed: pip install tensorboard, or leave it out") from error
+    return SummaryWriter(str(folder))

@@ -1,0 +1,34 @@
+"""The learning rate and the sampled networks of a step. Depends on `quasar_rt.space`, `quasar_rt.train.recipe`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from ..space import Architecture, Space
+from .data import key_of
+from .recipe import Stage
+
+__all__ = ["learning_rate", "sample_network"]
+
+
+def learning_rate(schedule: Stage, step: int, total: int) -> float:
+    """Returns the rate at a step of `total`: a linear warm-up, then half a cosine down to `final` times the rate."""
+    warm = round(schedule.warmup * total)
+    if step < warm:
+        return schedule.learning_rate * (step + 1) / warm
+    progress = (step - warm) / max(1, total - warm)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return schedule.learning_rate * (schedule.final + (1 - schedule.final) * cosine)
+
+
+def sample_network(space: Space, seed: int, step: int, k: int, alike: float) -> Architecture:
+    """Samples the `k`-th random network of a step. A share `alike` of them repeats its first block (`Sandwich`)."""
+    sampled = space.sample(seed, step, k)
+    if key_of(seed, "alike", step, k) >= alike * 2**63:
+        return sampled
+    first = sampled.blocks[0]
+    fractions = (first.eight_bit[0],) * 4
+    return dataclasses.replace(
+        sampled, blocks=(dataclasses.replace(first, eight_bit=fractions),) * sampled.depth
+    )
