@@ -1,4 +1,4 @@
-"""Check that a built wheel holds what a board needs, and nothing else.
+"""Check that a built wheel holds all that a board needs and nothing else.
 
 Usage: python tools/check_wheel.py dist/quasar_rt-*.whl
 """
@@ -25,7 +25,7 @@ LIMIT_BYTES = 4_000_000
 
 
 def problems(wheel: Path) -> list[str]:
-    """Say what is wrong with `wheel`, one line for each finding."""
+    """Return the faults of `wheel`, a line each."""
     found = []
     if "-cp310-abi3-" not in wheel.name:
         found.append(f"the file name should have the tag cp310-abi3: {wheel.name}")

@@ -3,15 +3,13 @@
 
     python tools/soak.py --seconds 600 --log docs/logs/soak.md
 
-Each round draws a subnet (two of three with scrambled tables) and an image from a seed of its own; a difference
-prints the seed (`--seed` starts there again) and the exit code is 1. Needs the base package only.
+Each round has a seed, which gives a subnet (two of three with scrambled tables) and an image. A difference prints the
+seed (`--seed` starts there again), and the exit code is 1. Needs the base package only.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import platform
-import subprocess
 import sys
 import time
 import warnings
@@ -20,6 +18,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+import soak_log
 from quasar_rt import Engine, UntrainedWarning, oracle
 from quasar_rt.device import cpu
 from quasar_rt.testing import random_case
@@ -35,7 +34,7 @@ machine has and with 1, 2 and 3 threads.
 
 
 def compare(seed: int, tiers: list[str]) -> tuple[int, list[str]]:
-    """Run the subnet of `seed` everywhere; return the number of comparisons and the differences, in words."""
+    """Run the subnet of `seed` on every tier; return the number of comparisons and a line for each difference."""
     subnet, image = random_case(seed, scrambled=seed % 3 != 0)
     expected = oracle.run(subnet.config, subnet.tensors(), image)
     runs = [(tier, threads) for tier in tiers for threads in (1, 2, 3)]
@@ -55,7 +54,7 @@ def compare(seed: int, tiers: list[str]) -> tuple[int, list[str]]:
 @click.option(
     "--seconds", default=600.0, show_default=True, type=click.FloatRange(0), help="How long to go on."
 )
-@click.option("--seed", type=int, help="The first seed; by default one drawn from the clock.")
+@click.option("--seed", type=int, help="The first seed; by default the time.")
 @click.option(
     "--log", type=click.Path(dir_okay=False, path_type=Path), help="A Markdown file to append a line to."
 )
@@ -78,17 +77,11 @@ def main(seconds: float, seed: int | None, log: Path | None) -> None:
         different += len(differences)
     print(f"{subnets} subnets, {comparisons} comparisons, {different} differences")
     if log is not None:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        if not log.exists():
-            log.write_text(LOG_HEAD, encoding="utf-8")
-        with log.open("a", encoding="utf-8") as file:
-            date = dt.datetime.now(dt.timezone.utc).date()
-            file.write(
-                f"| {date} | {commit} | {platform.machine()} | {', '.join(tiers)} | {time.monotonic() - start:.0f} "
-                f"| {first} | {subnets} | {comparisons} | {different} |\n"
-            )
+        elapsed = f"{time.monotonic() - start:.0f}"
+        tested = ", ".join(tiers)
+        soak_log.append(
+            log, LOG_HEAD, platform.machine(), tested, elapsed, first, subnets, comparisons, different
+        )
     sys.exit(1 if different else 0)
 
 

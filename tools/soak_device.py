@@ -3,14 +3,12 @@
 
     python tools/soak_device.py --frames 10000 --log docs/logs/soak-device.md
 
-Faults are drawn from a seed. What is checked: every frame has the CPU's logits or an error, in order; a fault costs
-one frame at most; nothing is lost. Needs the base package and `make sim`.
+A seed gives the faults. The tool checks that every frame has the CPU's logits or an error, in order, that a fault
+costs one frame at most, and that nothing is lost. Needs the base package and `make sim`.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import subprocess
 import sys
 import time
 import warnings
@@ -21,6 +19,7 @@ from random import Random
 import click
 import numpy as np
 
+import soak_log
 from quasar_rt import Engine, Subnet, UntrainedWarning, random_subnet
 from quasar_rt.errors import DeviceError
 
@@ -33,7 +32,7 @@ random. Each frame has the CPU's logits or an error of its own; a difference is 
 |---|---|---|---|---|---|---|---|---|
 """
 
-#: What the simulated device can do wrong, and whether the driver copes without an error.
+#: Faults of the simulated device; True for those that the driver handles without an error.
 FAULTS = {
     "lost_interrupt": True,
     "spurious_interrupt": True,
@@ -45,14 +44,14 @@ FAULTS = {
     "wrong_identity": False,
     "late": False,
 }
-#: Frames that are handed in before the first is waited for.
+#: Frames that are submitted before the first result is awaited.
 AHEAD = 4
-#: Seconds that a segment may take: frames take milliseconds, a late answer 0.3 s.
+#: Seconds that a segment may take: a frame takes milliseconds, a late answer 0.3 s.
 TIMEOUT = 0.25
 
 
 def tiny_subnet() -> Subnet:
-    """A network whose frames are simulated in milliseconds."""
+    """Return a network whose frames are simulated in milliseconds."""
     return random_subnet(
         embed=8, depth=1, heads=1, head_dim=4, hidden=8, image_size=8, channels=1, kernel=4, classes=3, seed=1
     )
@@ -60,7 +59,7 @@ def tiny_subnet() -> Subnet:
 
 def soak(device: str, frames: int, seed: int, rate: float, timeout: float) -> tuple[int, Counter[str], int]:
     """Run the frames; return the number of faults injected, the errors by class, and the number of differences."""
-    draw = Random(seed)
+    random = Random(seed)
     subnet = tiny_subnet()
     size = subnet.config["image"]
     shape = (size["height"], size["width"], size["channels"])
@@ -73,11 +72,11 @@ def soak(device: str, frames: int, seed: int, rate: float, timeout: float) -> tu
     errors: Counter[str] = Counter()
     with Engine(subnet, device, timeout=timeout) as engine:
         native = engine._open(1)
-        flying: deque[tuple[int, object]] = deque()
+        in_flight: deque[tuple[int, object]] = deque()
 
         def take() -> None:
             nonlocal differences
-            place, frame = flying.popleft()
+            place, frame = in_flight.popleft()
             try:
                 logits = frame.wait(1)[0][0]  # type: ignore[attr-defined]
             except DeviceError as error:
@@ -88,15 +87,15 @@ def soak(device: str, frames: int, seed: int, rate: float, timeout: float) -> tu
                 differences += 1
 
         for place in range(frames):
-            if draw.random() < rate:
-                fault = draw.choice(list(FAULTS))
-                native.inject(fault, draw.randrange(3))
+            if random.random() < rate:
+                fault = random.choice(list(FAULTS))
+                native.inject(fault, random.randrange(3))
                 injected += 1
                 costly += not FAULTS[fault]
-            flying.append((place, native.begin(pictures[place % len(pictures)])))
-            if len(flying) == AHEAD:
+            in_flight.append((place, native.begin(pictures[place % len(pictures)])))
+            if len(in_flight) == AHEAD:
                 take()
-        while flying:
+        while in_flight:
             take()
         counters = native.counters()
     assert counters is not None
@@ -117,30 +116,21 @@ def soak(device: str, frames: int, seed: int, rate: float, timeout: float) -> tu
 @click.option("--device", default="sim:tiny", show_default=True, help="A simulated accelerator.")
 @click.option("--rate", default=0.05, show_default=True, type=click.FloatRange(0, 1), help="Faults a frame.")
 @click.option("--timeout", default=TIMEOUT, show_default=True, help="Seconds that a segment may take.")
-@click.option("--seed", type=int, help="Seed of the faults; by default one drawn from the clock.")
+@click.option("--seed", type=int, help="Seed of the faults; by default the time.")
 @click.option(
     "--log", type=click.Path(dir_okay=False, path_type=Path), help="A Markdown file to append a line to."
 )
 def main(frames: int, device: str, rate: float, timeout: float, seed: int | None, log: Path | None) -> None:
     warnings.simplefilter("ignore", UntrainedWarning)
     seed = int(time.time()) if seed is None else seed
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=log is not None
-    ).stdout.strip()
     start = time.monotonic()
     injected, errors, differences = soak(device, frames, seed, rate, timeout)
     seconds = time.monotonic() - start
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(errors.items())) or "none"
     print(f"{frames} frames, {injected} faults injected, errors: {kinds}; {differences} differences")
     if log is not None:
-        if not log.exists():
-            log.write_text(LOG_HEAD, encoding="utf-8")
-        with log.open("a", encoding="utf-8") as file:
-            date = dt.datetime.now(dt.timezone.utc).date()
-            file.write(
-                f"| {date} | {commit} | {device} | {seconds:.0f} | {seed} | {frames} | {injected} | {kinds} "
-                f"| {differences} |\n"
-            )
+        run = (device, f"{seconds:.0f}", seed, frames, injected, kinds, differences)
+        soak_log.append(log, LOG_HEAD, *run)
     sys.exit(1 if differences else 0)
 
 

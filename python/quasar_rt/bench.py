@@ -1,4 +1,4 @@
-"""How fast a subnet runs here. Depends on the engine and NumPy."""
+"""Speed of a subnet on this machine: latency, throughput, and the time of each stage next to the roofline."""
 
 from __future__ import annotations
 
@@ -26,51 +26,51 @@ RANDOM_SHAPES = {
 
 
 class StageSpeed(NamedTuple):
-    """Where the time of a frame goes, beside the least that this machine could need for it."""
+    """Time of one stage of a frame, with the least time that this machine could need for it."""
 
     name: str
-    """As in `Profile`: the blocks are taken together."""
+    """Name as in `Profile`; the blocks are added up."""
     ms: float
     """Milliseconds a frame, the median."""
     macs: int
     """Multiply-accumulates a frame."""
     bytes: int
-    """Weights, read once, and activations, each read or written once."""
+    """Bytes of weights, read once, and of activations, each read or written once."""
     roof_ms: float
-    """The roofline's time: of the multiply-accumulates at the threads' peak, or of the bytes at the bandwidth of their
-    caches where that is longer."""
+    """The roofline's time: the longer of the multiply-accumulates at the threads' peak and the bytes at their caches'
+    bandwidth."""
 
     @property
     def roof_share(self) -> float:
-        """Of the stage's time, what the roofline leaves it."""
+        """The roofline's time as a share of the stage's time."""
         return self.roof_ms / self.ms if self.ms else 0.0
 
 
 class Speed(NamedTuple):
-    """What was measured on this machine."""
+    """Figures measured on this machine."""
 
     tier: str
     threads: int
     frames: int
-    """How many single frames the latencies are from."""
+    """Number of single frames behind the latencies."""
     median_ms: float
     """Latency of one frame, pixels to logits."""
     p90_ms: float
-    """Nine of ten frames were at least as fast."""
+    """90th percentile of the latency."""
     batch_images_per_second: float
-    """`Engine.infer_batch`: a picture for each thread."""
+    """Throughput of `Engine.infer_batch`."""
     gmacs_per_second: float
     """Billions of multiply-accumulates (`Summary.macs`) a second at the median latency."""
     peak_share: float | None
-    """That rate as a share of the threads' peak, which one core's int8 dot products reach in registers; the CPU's."""
+    """`gmacs_per_second` as a share of the threads' peak (int8 dot products in registers); None for an accelerator."""
     weight_bytes: int | None
-    """Memory that all weights take (`Engine.weight_bytes`); the CPU's."""
+    """Memory of all weights (`Engine.weight_bytes`); None for an accelerator."""
     stages: list[StageSpeed]
-    """The CPU's stages; empty for an accelerator."""
+    """Stages on the CPU; empty for an accelerator."""
 
 
 def open_subnet(name: str | os.PathLike[str]) -> Subnet:
-    """A subnet by path or packaged name, or a random one by a name of `RANDOM_SHAPES`."""
+    """Opens a subnet by its path or packaged name, or makes a random one of a shape of `RANDOM_SHAPES`."""
     if name in RANDOM_SHAPES:
         embed, depth, heads = (RANDOM_SHAPES[str(name)][key] for key in ("embed", "depth", "heads"))
         return random_subnet(embed=embed, depth=depth, heads=heads, name=str(name))
@@ -78,9 +78,12 @@ def open_subnet(name: str | os.PathLike[str]) -> Subnet:
 
 
 def measure(engine: Engine, seconds: float = 2.0, seed: int = 0) -> Speed:
-    """Run random pictures of the subnet's own size for about `seconds`, half of them singly and half in batches.
+    """Measures an engine on random pictures of the subnet's size: half the time singly, half in batches.
 
-    The peak takes another fifth of a second.
+    Args:
+        engine: the engine to measure.
+        seconds: the time for both halves; the CPU's peak takes another fifth of a second.
+        seed: the seed of the pictures.
     """
     image = engine.subnet.config["image"]
     shape = (image["height"], image["width"], image["channels"])
@@ -138,7 +141,7 @@ def _stages(engine: Engine, picture: Pixels, repeat: int, peak: float) -> list[S
 
 
 def _cache_bandwidth() -> float:
-    """Bytes a second that one core reads and writes where it copies 128 KiB within its second-level cache."""
+    """Measures the bytes a second that one core reads and writes as it copies 128 KiB in its second-level cache."""
     source = np.zeros(1 << 17, np.uint8)
     target = np.ones_like(source)
     best = float("inf")
@@ -152,7 +155,7 @@ def _cache_bandwidth() -> float:
 def _bytes_by_stage(subnet: Subnet, weight_bytes: int | None) -> dict[str, int]:
     config, layers = subnet.config, subnet.summary().layers
     weights = sum(layer.rows * layer.columns for layer in layers)
-    # Layers are taken to be packed alike.
+    # All layers are assumed to be packed alike.
     each = 1.0 if weight_bytes is None else weight_bytes / weights
     image, embed = config["image"], config["embed"]
     moved: dict[str, int] = defaultdict(int)

@@ -1,7 +1,6 @@
 """Image sets for evaluation and training: Fashion-MNIST's idx files, scikit-learn's digits, folders of images by class.
 
-Runs on the board: depends on NumPy and `errors` alone (scikit-learn is imported when its digits are asked for). Images
-are uint8, labels int64.
+The module runs on the board: only `load_digits` imports scikit-learn. Images are uint8, labels int64.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ __all__ = [
 
 
 class DatasetError(QuasarError, OSError):
-    """A data set is missing, damaged or not laid out as expected; the message says what to do."""
+    """A data set is missing, damaged or has another layout; the message says what to do."""
 
 
 #: Class names in label order, as the data set's authors give them (https://github.com/zalandoresearch/fashion-mnist).
@@ -55,7 +54,7 @@ FASHION_MNIST_CLASSES: tuple[str, ...] = (
 #: Class names of scikit-learn's digits, in label order.
 DIGITS_CLASSES: tuple[str, ...] = tuple("0123456789")
 
-#: File suffixes that `walk_image_folder` takes for images.
+#: File suffixes of images.
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".gif", ".tif", ".tiff"}
 )
@@ -75,13 +74,13 @@ _FOLDER_TEST = 0.2
 
 
 def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """Read an idx file of unsigned bytes, gzipped or not.
+    """Reads an idx file of unsigned bytes, gzipped or not.
 
     Args:
         path: the file; a name that ends in ``.gz`` is decompressed.
 
     Returns:
-        uint8 array of the shape that the file states.
+        uint8 array of the shape in the file's header.
 
     Raises:
         DatasetError: the file is not an idx file of unsigned bytes, or its length differs from its shape.
@@ -112,11 +111,11 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 
 def fashion_mnist_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """Folder of Fashion-MNIST's four idx files.
+    """Finds the folder of Fashion-MNIST's four idx files.
 
     Args:
-        root: that folder (or torchvision's download root, whose ``FashionMNIST/raw`` is then used). Without it,
-            ``$QUASAR_RT_FASHION_MNIST`` or else the first of Debian's package and torchvision downloads in known
+        root: that folder, or torchvision's download root, which holds it as ``FashionMNIST/raw``. The default is
+            ``$QUASAR_RT_FASHION_MNIST``, or else the first of Debian's package and torchvision's downloads in known
             places.
 
     Raises:
@@ -146,7 +145,7 @@ def _find(folder: Path, stem: str) -> Path | None:
 def load_fashion_mnist(
     split: str, root: str | os.PathLike[str] | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Fashion-MNIST (Xiao et al. 2017): 28x28 gray images of 10 kinds of clothes.
+    """Loads Fashion-MNIST (Xiao et al. 2017): 28x28 gray images of 10 kinds of clothes.
 
     Args:
         split: ``"train"`` (60,000 images) or ``"test"`` (10,000).
@@ -182,15 +181,15 @@ def load_fashion_mnist(
 
 
 def load_digits(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """scikit-learn's digits (Alpaydin and Kaynak 1998): 8x8 gray images of handwritten digits.
+    """Loads scikit-learn's digits (Alpaydin and Kaynak 1998): 8x8 gray images of handwritten digits.
 
-    The set has no split of its own: 360 of the 1,797 images, chosen by a fixed seed, are the test set.
+    The set has no split of its own: a fixed seed selects 360 of the 1,797 images as the test set.
 
     Args:
         split: ``"train"`` (1,437 images) or ``"test"`` (360).
 
     Returns:
-        images uint8 [n, 8, 8], the set's 0..16 spread over 0..255, and labels int64 [n].
+        images uint8 [n, 8, 8], scaled from 0..16 to 0..255, and labels int64 [n].
 
     Raises:
         DatasetError: scikit-learn is not installed.
@@ -221,13 +220,13 @@ class ImageFolder:
 
 
 def read_image_folder(root: str | os.PathLike[str]) -> ImageFolder:
-    """List a folder of images by class (torchvision's ImageFolder; ImageNet's usual layout).
+    """Lists a folder of images by class (torchvision's ImageFolder; ImageNet's usual layout).
 
-    Either ``ROOT/train/CLASS/...`` and ``ROOT/val/CLASS/...`` (or ``test``), or ``ROOT/CLASS/...``, of which a fixed
-    fifth of each class is then the test set. Classes are the names of the training folders, sorted.
+    The layout is ``ROOT/train/CLASS/...`` with ``ROOT/val/CLASS/...`` (or ``test``), or ``ROOT/CLASS/...``. In the
+    second layout a fixed fifth of each class is the test set. Classes are the names of the training folders, sorted.
 
     Raises:
-        DatasetError: no such folder, or it is laid out otherwise; the message says how it should be.
+        DatasetError: no such folder, or another layout; the message describes the expected one.
     """
     root = Path(root)
     how = (
@@ -267,31 +266,30 @@ def read_image_folder(root: str | os.PathLike[str]) -> ImageFolder:
 
 
 def _files_by_class(root: Path) -> dict[str, list[Path]]:
-    """The image files of each folder in `root` that holds any, in the order of the folders' names."""
+    """Returns the image files of each folder in `root` that holds any, in the order of the folders' names."""
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     return {folder.name: files for folder in folders if (files := list(image_files(folder)))}
 
 
 def image_files(root: str | os.PathLike[str]) -> Iterator[Path]:
-    """Every image file under `root`, at any depth, known by its suffix; sorted. Nothing if there is none."""
+    """Yields every image file under `root`, at any depth, sorted. The suffix tells images from other files."""
     for path in sorted(Path(root).rglob("*")):
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
             yield path
 
 
 def walk_image_folder(root: str | os.PathLike[str], classes: Sequence[str]) -> Iterator[tuple[Path, int]]:
-    """Images under ``root/CLASS/``, one folder for each class, in sorted order.
+    """Yields the images under ``root/CLASS/``, one folder for each class, in sorted order.
 
-    A folder is named by its class; ``/`` and spaces in a class name may be written ``_`` or ``-``, and case does not
-    matter. A folder whose name is a class's index (``0``, ``1``, ...) is taken too, where no class has that name.
-    Classes may be absent.
+    The name of a folder is its class: ``/`` and spaces in a class name may be written ``_`` or ``-``, and case does not
+    matter. A class's index (``0``, ``1``, ...) is a name too, unless a class has that name. Classes may be absent.
 
     Args:
         root: the folder.
         classes: class names in label order (``Subnet.classes``).
 
     Yields:
-        the image's path and its label.
+        The path of an image and its label.
 
     Raises:
         DatasetError: `root` is no folder or holds no image, a folder names no class, or two folders name the same one.

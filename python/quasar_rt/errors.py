@@ -1,7 +1,6 @@
-"""Everything that `quasar_rt` raises of its own.
+"""The exceptions of `quasar_rt`.
 
-Each kind of error of the Rust core is one class here (`rust/py/src/errors.rs` has the table, and a test walks it).
-Depends on nothing.
+Each kind of error of the Rust core is one class here. A test compares them with the table in `rust/py/src/errors.rs`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ __all__ = [
 
 
 class QuasarError(Exception):
-    """The base of all errors of this package."""
+    """Base class of all errors of this package."""
 
 
 class FileError(QuasarError, OSError):
@@ -46,27 +45,27 @@ class FileError(QuasarError, OSError):
 
 
 class SubnetError(QuasarError, ValueError):
-    """A subnet file, or the parts of a subnet, are not sound. The subclasses say in which way."""
+    """A subnet file or the parts of a subnet are invalid. The subclasses name the fault."""
 
 
 class TruncatedError(SubnetError):
-    """The file ends before what its header promises."""
+    """The file is shorter than its header states."""
 
 
 class TooLargeError(SubnetError):
-    """Something is larger than the documented limit; nothing was allocated for it."""
+    """A size exceeds the documented limit. Nothing of that size was allocated."""
 
 
 class NotASubnetError(SubnetError):
-    """The bytes are no ``.qvit`` file."""
+    """The bytes are not a ``.qvit`` file."""
 
 
 class UnsupportedVersionError(SubnetError):
-    """The file has a version that this release does not read."""
+    """This release does not read the file's version."""
 
 
 class ChecksumError(SubnetError):
-    """The digest does not fit the contents: the file was damaged or edited."""
+    """The digest does not match the contents: the file was damaged or edited."""
 
 
 class ConfigError(SubnetError):
@@ -114,23 +113,23 @@ class ThreadsError(DeviceError):
 
 
 class DeviceUnavailableError(DeviceError):
-    """A device is not there, or is not to be had; the message says what to do."""
+    """A device is missing or in use; the message says what to do."""
 
 
 class DeviceTimeoutError(DeviceError):
-    """An accelerator did not do a frame's work in time. It is reset; later frames are not concerned."""
+    """An accelerator did not finish a frame in time. It is reset; later frames are not affected."""
 
 
 class DeviceFaultError(DeviceError):
-    """An accelerator, or the way to it, reported a fault in a frame. It is reset; later frames are not concerned."""
+    """An accelerator or its transport reported a fault in a frame. It is reset; later frames are not affected."""
 
 
 class CorruptOutputError(DeviceError):
-    """What an accelerator left in memory for a frame is not sound. It is reset; later frames are not concerned."""
+    """The output that an accelerator wrote for a frame is invalid. It is reset; later frames are not affected."""
 
 
 class WrongBitstreamError(DeviceError):
-    """The accelerator in the FPGA is not the one that the subnet was compiled for."""
+    """The subnet was compiled for another accelerator than the one in the FPGA."""
 
 
 class CancelledError(QuasarError):
@@ -142,4 +141,4 @@ class ClosedError(QuasarError):
 
 
 class UntrainedWarning(UserWarning):
-    """A subnet with random weights is about to be run: good for timing, meaningless as a classifier."""
+    """A subnet with random weights runs: its speed is meaningful, its answers are not."""

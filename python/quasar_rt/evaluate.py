@@ -1,4 +1,4 @@
-"""Accuracy of a subnet on a data set. Depends on the engine and `datasets`."""
+"""Accuracy of a subnet on a data set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .images import ImageLike, Pixels, to_pixels
 
 __all__ = ["Accuracy", "evaluate", "open_dataset"]
 
-#: Data sets known by name: their classes, and what reads them.
+#: Data sets known by name: classes and reader.
 _KNOWN = {
     "fashion-mnist": (FASHION_MNIST_CLASSES, load_fashion_mnist),
     "digits": (DIGITS_CLASSES, load_digits),
@@ -29,16 +29,16 @@ _KNOWN = {
 
 
 class Accuracy(NamedTuple):
-    """How often the engine was right."""
+    """Share of correct answers."""
 
     images: int
-    """How many were classified."""
+    """Number of classified images."""
     top1: float
-    """The share whose most likely class is the true one."""
+    """Share of images whose most likely class is the true one."""
     top5: float
-    """The share whose true class is among the five most likely."""
+    """Share of images whose true class is among the five most likely."""
     unreadable: int
-    """Images that could not be read; they count nowhere else."""
+    """Number of images that could not be read; no other figure counts them."""
     seconds: float
     """Wall clock from the first image's decoding to the last one's prediction."""
 
@@ -49,7 +49,7 @@ class Accuracy(NamedTuple):
 
 
 def open_dataset(name: str, classes: Sequence[str]) -> Sequence[tuple[ImageLike, int]]:
-    """The images of a data set with the index of each one's class.
+    """Opens a data set: its images, each with the index of its class.
 
     Args:
         name: ``"fashion-mnist"`` or ``"digits"`` (scikit-learn's): the test images, whose classes the subnet must have
@@ -57,8 +57,8 @@ def open_dataset(name: str, classes: Sequence[str]) -> Sequence[tuple[ImageLike,
         classes: the subnet's class names.
 
     Raises:
-        OSError: the data set is not there; the message says how to get it.
-        ValueError: it does not fit the classes.
+        OSError: the data set is missing; the message says how to get it.
+        ValueError: the data set does not fit the classes.
     """
     if name in _KNOWN:
         known, load = _KNOWN[name]
@@ -79,13 +79,13 @@ def evaluate(
     batch: int = 256,
     on_unreadable: Callable[[ImageError], None] | None = None,
 ) -> Accuracy:
-    """Classify images whose class is known and count.
+    """Classifies images whose class is known and counts the correct answers.
 
     Args:
-        engine: what classifies.
-        labelled: images (whatever ``Engine.infer`` takes) with their class indices; read `batch` at a time.
-        batch: how many images are decoded and classified at once.
-        on_unreadable: told of each image that cannot be read; without it the first one raises.
+        engine: the engine.
+        labelled: images (as ``Engine.infer`` takes them) with their class indices; read `batch` at a time.
+        batch: number of images that are decoded and classified at once.
+        on_unreadable: called for each image that cannot be read; without it the first one raises.
 
     Raises:
         quasar_rt.ImageError: an image cannot be read and `on_unreadable` is None.

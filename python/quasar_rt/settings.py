@@ -1,4 +1,4 @@
-"""What classes share that wrap an object of the native module or a TOML file of settings.
+"""Base classes of objects that wrap the native module's, with or without a TOML file of settings.
 
 Depends on `errors` alone.
 """

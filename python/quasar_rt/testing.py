@@ -1,8 +1,8 @@
 """Hard subnets for testing devices: every table scrambled over its whole valid range, and random shapes.
 
-A trained network exercises the middle of each range only. :func:`scramble` keeps a subnet's shape and draws the
-numbers anew, so that saturation, dead rows, extreme shifts and zero points all occur. For developers of kernels, of the
-accelerator and of new devices.
+A trained network exercises the middle of each range only. `scramble` keeps a subnet's shape and samples the numbers
+anew, so that saturation, dead rows, extreme shifts and zero points all occur. The module serves developers of kernels,
+of the accelerator and of new devices.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from .subnet import Subnet
 
 
 def scramble(subnet: Subnet, seed: int) -> Subnet:
-    """The same shape and weights with biases, mantissas, shifts, LayerNorms, tables and attention factors drawn anew.
+    """Samples biases, mantissas, shifts, LayerNorms, tables and attention factors anew; shape and weights stay.
 
-    Deterministic in `seed`. The result is a valid subnet; its outputs mean nothing.
+    The result is deterministic in `seed`. It is a valid subnet; its outputs mean nothing.
     """
     rng = np.random.default_rng(seed)
     config, tensors = subnet.config, dict(subnet.tensors())
     columns = _columns(config)
 
     def mantissas(count: int) -> NDArray[np.int16]:
-        drawn = rng.integers(2**14, 2**15, count)
-        drawn[rng.random(count) < 0.1] = rng.choice([2**14, 2**15 - 1])
-        return drawn.astype(np.int16)
+        sampled = rng.integers(2**14, 2**15, count)
+        sampled[rng.random(count) < 0.1] = rng.choice([2**14, 2**15 - 1])
+        return sampled.astype(np.int16)
 
     for name in sorted(tensors):
         value = tensors[name]
@@ -54,9 +54,9 @@ def scramble(subnet: Subnet, seed: int) -> Subnet:
             tensors[name] = rng.integers(11, 30, len(value)).astype(np.uint8)
             tensors[name][rng.random(len(value)) < 0.7] = 13
         elif name in ("position", "prefix"):
-            drawn = rng.integers(-32767, 32768, value.shape)
-            drawn[rng.random(value.shape) < 0.05] = 32767
-            tensors[name] = drawn.astype(np.int16)
+            sampled = rng.integers(-32767, 32768, value.shape)
+            sampled[rng.random(value.shape) < 0.05] = 32767
+            tensors[name] = sampled.astype(np.int16)
     for block in config["blocks"]:
         block["fc1_zero_point"] = int(rng.integers(-128, 128))
     return Subnet.from_parts(config, tensors)
@@ -87,7 +87,7 @@ def _scrambled_linear(
         out[f"{layer}.mult"] = rng.integers(0, 2**15, rows).astype(np.int16)
         return out
     out[f"{layer}.mult"][rng.random(rows) < 0.05] = 0
-    # Around the shift that spreads a typical accumulator over the output's codes; a few anywhere.
+    # Most shifts are near the one that spreads a typical accumulator over the output's codes; a few are anywhere.
     typical = 64 * np.sqrt((weight**2).sum(axis=1)) + np.abs(bias) + 1
     wanted = 4 + np.log2(typical) - (14 if layer.endswith(("proj", "fc2", "embed")) else 13)
     shift = np.round(wanted + rng.normal(0, 1.5, rows))
@@ -98,7 +98,7 @@ def _scrambled_linear(
 
 
 def random_shape(seed: int) -> dict[str, Any]:
-    """Arguments of :func:`quasar_rt.random_subnet` for a small network of odd, ragged shape."""
+    """Returns arguments of `quasar_rt.random_subnet` for a small network of odd, ragged shape."""
     rng = np.random.default_rng(seed)
     depth = int(rng.integers(1, 4))
     kernel = int(rng.integers(1, 9))
@@ -124,7 +124,7 @@ def random_shape(seed: int) -> dict[str, Any]:
 
 
 def random_case(seed: int, *, scrambled: bool = True) -> tuple[Subnet, NDArray[np.uint8]]:
-    """A subnet of odd shape and an image uint8 [height, width, channels] for it."""
+    """Returns a subnet of odd shape and an image for it, uint8 [height, width, channels]."""
     subnet = random_subnet(**random_shape(seed))
     if scrambled:
         subnet = scramble(subnet, seed)
@@ -132,7 +132,7 @@ def random_case(seed: int, *, scrambled: bool = True) -> tuple[Subnet, NDArray[n
 
 
 def random_image(subnet: Subnet, seed: int) -> NDArray[np.uint8]:
-    """Noise, a flat extreme or a gradient, uint8 [height, width, channels], as preprocessing would leave it."""
+    """Returns noise, a flat extreme or a gradient of the network's size, uint8 [height, width, channels]."""
     rng = np.random.default_rng(seed)
     image = subnet.config["image"]
     shape = (image["height"], image["width"], image["channels"])

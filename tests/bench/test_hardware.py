@@ -36,4 +36,4 @@ def test_cost_table(benchmark: BenchmarkFixture, name: str) -> None:
 
 def test_design_space_search(benchmark: BenchmarkFixture) -> None:
     space = Space.load("base")
-    hardware = benchmark.pedantic(Hardware.for_board, ("kv260", space), rounds=3)
+    benchmark.pedantic(Hardware.for_board, ("kv260", space), rounds=3)

@@ -1,4 +1,4 @@
-"""What ``import quasar_rt`` gives and costs."""
+"""The names and the cost of ``import quasar_rt``."""
 
 import subprocess
 import sys

@@ -33,7 +33,7 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
         ValueError: a LayerNorm whose gain or eps the integer form cannot hold.
     """
     tensors: Tensors = {}
-    #: What is stored in units of the residual stream waits until all its layers are known, which may coarsen it.
+    # The layers that write the residual stream, and the LayerNorms that read it, need its final scale.
     residual = [("embed", _patch_embedding(spec))]
     norms: list[tuple[str, NormSpec, Affine]] = []
     blocks = []

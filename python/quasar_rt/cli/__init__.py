@@ -1,6 +1,6 @@
 """The command ``quasar-rt``.
 
-One file a command; each imports what it needs when it runs, so that ``--help`` is fast.
+Each command has a file, which imports its needs when the command runs, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _COMMANDS = {
 
 
 class _Commands(click.Group):
-    """Commands that are imported when they are run."""
+    """Imports a command when it runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -41,7 +41,7 @@ class _Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        # From the table above: the commands' modules stay unread.
+        # The table above has the texts, so that no command's module is imported.
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
@@ -69,9 +69,9 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Runs the console script."""
     if hasattr(signal, "SIGPIPE"):
-        # `quasar-rt ... | head` ends silently, like other Unix tools.
+        # `quasar-rt ... | head` ends silently, as Unix tools do.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     cli()
     raise AssertionError("click ends the process")

@@ -70,7 +70,7 @@ def command(as_json: bool, **options: Any) -> None:
 
 
 def _mark(truth: str | None, label: str) -> str:
-    """Whether `label` is right; the true one where it is not."""
+    """Returns "yes", or the true label."""
     if truth is None:
         return "?"
     return "yes" if truth == label else f"no: {truth}"

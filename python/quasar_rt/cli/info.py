@@ -62,13 +62,13 @@ def command(subnet: str, as_json: bool) -> None:
 
 
 def work(summary: Summary) -> str:
-    """A frame's multiply-accumulates for people."""
+    """Returns a frame's multiply-accumulates in words."""
     nominal, needed = summary.nominal_macs / 1e6, summary.macs / 1e6
     text = f"{nominal:,.1f} million multiply-accumulates a frame"
     return text if nominal == needed else f"{text}, {needed:,.1f} of them needed"
 
 
 def _short(value: object) -> str:
-    """A line of `value`; ``--json`` has all of it."""
+    """Returns `value` as a short line; ``--json`` prints all of it."""
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 100 else f"{text[:97]}..."

@@ -21,7 +21,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and 
 
 
 def engine_options(function: Function) -> Function:
-    """``--device``, ``--threads`` and ``--tier``, as `open_engine` takes them."""
+    """Adds ``--device``, ``--threads`` and ``--tier``, the arguments of `open_engine`."""
     for option in (
         click.option(
             "--tier",
@@ -41,7 +41,7 @@ def open_engine(
     threads: int | None = None,
     tier: str | None = None,
 ) -> Engine:
-    """An engine whose warnings are lines on stderr."""
+    """Opens an engine; its warnings become lines on stderr."""
     from ..engine import Engine
 
     with warnings.catch_warnings(record=True) as caught:

@@ -1,4 +1,4 @@
-"""Tables for people, JSON for programs."""
+"""Output of commands: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class Failure(click.ClickException):
 
 
 def print_json(value: Any) -> None:
-    """`value` as the one JSON document on stdout."""
-    # ASCII but for DEL, which JSON leaves as it is.
+    """Prints `value` as the one JSON document on stdout."""
+    # json.dumps escapes all but ASCII, and leaves DEL.
     click.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
 
 
 def printable(text: str) -> str:
-    """`text`, with everything that a terminal would act on (control characters, changes of direction) escaped."""
+    """Escapes all that a terminal would act on: control characters, changes of direction."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def echo(text: str, err: bool = False) -> None:
-    """A line on stdout or stderr, whatever it quotes."""
+    """Prints a line on stdout or stderr, made `printable`."""
     click.echo(printable(text), err=err)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
-    """A table on stdout. A column whose name starts with ``>`` is aligned to the right; no names, no header."""
+    """Prints a table on stdout. A column named ``>...`` is aligned to the right. Without names there is no header."""
     import sys
 
     from rich import box
@@ -61,7 +61,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     if sys.stdout.isatty():
         Console(file=sys.stdout, highlight=False).print(table)
         return
-    # A pipe has no width: lines are not broken there, nor filled up, and the first one says something.
+    # A pipe has no width: lines are neither broken nor filled up, and blank lines are left out.
     console = Console(highlight=False, width=200)
     with console.capture() as text:
         console.print(table)
@@ -71,7 +71,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
 
 
 def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
-    """`items`, with a progress bar on stderr where that is a terminal."""
+    """Yields the items and shows a progress bar on stderr where stderr is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

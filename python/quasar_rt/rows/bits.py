@@ -1,11 +1,11 @@
-"""Which rows of a weight matrix get 8 bits.
+"""The choice of the rows of a weight matrix that get 8 bits.
 
-By default the score of a row is the loss increase that 4 bits would cost over 8, to second order (``E[g^2]`` stands for
-the Hessian, as in the empirical Fisher information)::
+The default score of a row is the increase of the loss that 4 bits cost over 8 bits, to second order (``E[g^2]`` stands
+for the Hessian, as in the empirical Fisher information)::
 
     score_r = E[g_r^2] * sum_j E[x_j^2] * (err4_rj^2 - err8_rj^2)
 
-The other criteria are there to compare against. NumPy, the native quantizer and `quasar_rt.space` only.
+The other criteria serve comparisons.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .._native import eight_bit_rows
 from ..errors import InvalidValueError
 from .packing import quantize_rows
 
-#: ``loss``: `row_scores`; ``magnitude``: the mean of abs(w); ``variance``: that of the row's weights; ``random``: drawn
-#: by a seed; ``prefix``: the first rows.
+#: ``loss``: `row_scores`; ``magnitude``: the mean of abs(w); ``variance``: that of the row's weights; ``random``:
+#: seeded random numbers; ``prefix``: the first rows.
 Criterion = Literal["loss", "magnitude", "variance", "random", "prefix"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 
 
 def row_scores(weight: ArrayLike, input_square: ArrayLike, gradient_square: ArrayLike) -> NDArray[np.float64]:
-    """Loss-weighted worth of 8 bits for each row.
+    """Returns the loss-weighted worth of 8 bits for each row.
 
     Args:
         weight: float [rows, columns].
@@ -52,7 +52,7 @@ def scores_by(
     gradient_square: ArrayLike,
     seed: int | list[int] = 0,
 ) -> NDArray[np.float64]:
-    """Scores float64 [rows] by a criterion of `CRITERIA`; larger is worth more. Arguments as for `row_scores`.
+    """Returns scores, float64 [rows], by a criterion of `CRITERIA`; larger is worth more. Arguments as `row_scores`.
 
     Raises:
         quasar_rt.InvalidValueError: no such criterion; the message lists them.
@@ -77,7 +77,7 @@ def scores_by(
 
 
 def rank_rows(scores: ArrayLike) -> NDArray[np.int32]:
-    """The rank of each row, int32 [rows]: 0 for the highest score; ties go to the lower row.
+    """Returns the rank of each row, int32 [rows]: 0 for the highest score. Ties go to the lower row.
 
     >>> rank_rows([0.1, 0.7, 0.7])
     array([2, 0, 1], dtype=int32)
@@ -89,11 +89,11 @@ def rank_rows(scores: ArrayLike) -> NDArray[np.int32]:
 
 
 def choose_bits(scores: ArrayLike, fraction: float) -> NDArray[np.uint8]:
-    """8 bits for the rows of highest score, 4 for the others; uint8 [rows].
+    """Returns the width of each row, uint8 [rows]: 8 for the rows of highest score, 4 for the others.
 
-    `quasar_rt.space.eight_bit_rows` says how many: the number nearest to ``fraction * rows`` that leaves no slot of the
-    array (two 4-bit rows or one 8-bit row) half empty. The sets are nested: a larger fraction keeps every row that a
-    smaller one has. Ties go to the lower row.
+    `quasar_rt.space.eight_bit_rows` gives the number of 8-bit rows: the number nearest to ``fraction * rows`` that
+    leaves no slot of the array (two 4-bit rows or one 8-bit row) half empty. The sets are nested: a larger fraction
+    keeps every 8-bit row of a smaller fraction. Ties go to the lower row.
 
     Raises:
         ValueError: a fraction outside [0, 1].

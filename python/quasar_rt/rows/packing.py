@@ -1,7 +1,7 @@
 """Row-wise mixed precision: each row of a weight matrix has 4 or 8 bits and a scale of its own.
 
-The packed form is the one of the subnet file (``docs/subnet-file.md``) and of the integer model's last section. All
-work is done in Rust. Depends on the native module and NumPy.
+The packed form is that of the subnet file (``docs/subnet-file.md``) and of the integer model's last section. Rust does
+the work.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class PackedRows:
     """K."""
 
     def unpack(self) -> npt.NDArray[np.int8]:
-        """The codes, int8 [R, K]: in [-7, 7] for a 4-bit row, in [-127, 127] for an 8-bit one."""
+        """Returns the codes, int8 [R, K]: in [-7, 7] for a 4-bit row, in [-127, 127] for an 8-bit row."""
         return unpack_rows(self.data, self.bits, self.columns)
 
     def dequantize(self) -> npt.NDArray[np.float32]:
-        """The weights that the codes stand for, float32 [R, K]."""
+        """Returns the weights that the codes stand for, float32 [R, K]."""
         return self.unpack().astype(np.float32) * self.scales[:, np.newaxis]
 
     def __repr__(self) -> str:
-        wide = int(np.count_nonzero(self.bits == 8))
-        widths = f"{len(self.bits) - wide} of 4 bits, {wide} of 8 bits"
+        eight = int(np.count_nonzero(self.bits == 8))
+        widths = f"{len(self.bits) - eight} of 4 bits, {eight} of 8 bits"
         return f"<PackedRows {len(self.bits)}x{self.columns}: {widths}, {self.data.size} bytes>"
 
 
@@ -61,20 +61,20 @@ def quantize_rows(
     scales: npt.ArrayLike | None = None,
     method: Literal["mse", "minmax"] = "mse",
 ) -> PackedRows:
-    """Quantize each row of a float matrix to 4 or 8 bits, symmetric around zero, and pack the codes.
+    """Quantizes each row of a float matrix to 4 or 8 bits, symmetric around zero, and packs the codes.
 
     Args:
         weights: float32 or float64 [R, K]; float64 is rounded to float32 first.
-        bits: 4 or 8 for all rows, or [R] of them.
-        scales: [R], positive; chosen by `method` where None. A code is ``weight / scale``, rounded half to even and
-            clamped.
+        bits: 4 or 8 for all rows, or one width for each row, [R].
+        scales: [R], positive; `method` chooses them where None. A code is ``weight / scale``, rounded half to even
+            and clamped.
         method: ``"minmax"`` maps the row's largest magnitude to the largest code; ``"mse"`` searches the scale of a
-            4-bit row for the least squared error, which clips outliers where that pays. An all-zero row has
+            4-bit row for the least squared error, which clips outliers where that reduces it. An all-zero row has
             the scale 1.
 
     Raises:
-        quasar_rt.InvalidValueError: a weight is NaN or infinite (also: beyond float32), `bits` has another value or
-            length, a scale is not positive and finite, or `weights` is no float matrix.
+        quasar_rt.InvalidValueError: a weight is NaN, infinite or beyond float32, `bits` has another value or length, a
+            scale is not positive and finite, or `weights` is not a float matrix.
 
     Example:
         >>> import numpy as np
@@ -104,7 +104,7 @@ def quantize_rows(
 
 
 def pack_rows(codes: npt.NDArray[np.int8], bits: int | npt.ArrayLike) -> npt.NDArray[np.uint8]:
-    """Pack int8 codes [R, K] into bytes, each row with its width; `unpack_rows` is the inverse.
+    """Packs int8 codes [R, K] into bytes, each row with its width; `unpack_rows` is the inverse.
 
     Raises:
         quasar_rt.InvalidValueError: a code is out of its row's range ([-7, 7] or [-127, 127]), or `bits` is unusable.
@@ -114,7 +114,7 @@ def pack_rows(codes: npt.NDArray[np.int8], bits: int | npt.ArrayLike) -> npt.NDA
 
 
 def unpack_rows(data: npt.NDArray[np.uint8], bits: npt.ArrayLike, columns: int) -> npt.NDArray[np.int8]:
-    """Unpack bytes into int8 codes [R, `columns`]; `bits` is [R].
+    """Unpacks bytes into int8 codes [R, `columns`]; `bits` is [R].
 
     Raises:
         quasar_rt.InvalidValueError: the length of `data` does not fit, a code is out of range or an unused nibble
@@ -131,11 +131,11 @@ class RowPairs(NamedTuple):
     widths: npt.NDArray[np.uint8]
     """uint8 [P]: 4 (two 4-bit rows) or 8 (the two nibbles of one 8-bit row)."""
     addresses: npt.NDArray[np.int32]
-    """int32 [P, 2]: which logical row each lane writes; -1 for an empty lane. For an 8-bit pair both are its row."""
+    """int32 [P, 2]: the logical row that each lane writes; -1 for an empty lane. An 8-bit pair has its row twice."""
 
 
 def row_pairs(bits: npt.ArrayLike) -> RowPairs:
-    """Pair the rows of a matrix with these widths [R].
+    """Pairs the rows of a matrix with the widths `bits`, [R].
 
     Raises:
         quasar_rt.InvalidValueError: a width is not 4 or 8.
@@ -157,7 +157,7 @@ def _describe(array: npt.NDArray[Any]) -> str:
 def _typed(
     array: npt.NDArray[Any], dtype: type[np.generic], what: str, dimensions: int | None = None
 ) -> npt.NDArray[Any]:
-    """`array`, C-contiguous; a dtype or number of dimensions other than these is an error, never a conversion."""
+    """Returns `array`, C-contiguous. Another dtype or number of dimensions is an error: nothing is converted."""
     array = np.asarray(array)
     if array.dtype != dtype or (dimensions is not None and array.ndim != dimensions):
         shape = {None: "", 1: " of shape (bytes,)", 2: " of shape (rows, columns)"}[dimensions]
@@ -166,7 +166,7 @@ def _typed(
 
 
 def _row_bits(bits: int | npt.ArrayLike, rows: int | None) -> npt.NDArray[np.uint8]:
-    """`bits` as uint8 [R]; one number stands for all of `rows`, where that is known."""
+    """Returns `bits` as uint8 [R]. One number stands for all rows where `rows` gives their number."""
     widths = np.asarray(bits)
     if widths.ndim == 0 and rows is not None:
         widths = np.full(rows, widths)
