@@ -1,7 +1,10 @@
 """The names and the cost of ``import quasar_rt``."""
 
+import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +35,29 @@ def test_the_board_needs_no_host_packages():
 def test_the_package_and_the_help_start_without_numpy():
     code = "import sys, quasar_rt, quasar_rt.cli\nassert not {'numpy', 'PIL', 'rich'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def imports(module, path, modules):
+    """Yields the modules that a file imports anywhere, for type checkers or at run time."""
+    parts = module.split(".") if path.stem == "__init__" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = parts[: len(parts) + 1 - node.level] if node.level else []
+            source = ".".join([*package, *filter(None, [node.module])])
+            # A name that is not a Python file, such as the native module, counts as its package.
+            yield from (
+                f"{source}.{a.name}" if f"{source}.{a.name}" in modules else source for a in node.names
+            )
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    root = Path(quasar_rt.__file__).parent
+    modules = {
+        ".".join(path.relative_to(root.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in root.rglob("*.py")
+    }
+    graph = {name: set(imports(name, path, modules)) & modules.keys() for name, path in modules.items()}
+    assert {"quasar_rt.device", "quasar_rt.subnet"} <= graph["quasar_rt.engine"]
+    TopologicalSorter(graph).prepare()

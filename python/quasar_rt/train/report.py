@@ -1,4 +1,4 @@
-"""After training: accuracy on the test set, the subnet, its sample images, its model card; the curves of a run.
+"""After training: accuracy on the test set, the subnet, its sample images, its model card.
 
 Depends on: torch, matplotlib, pillow, `quasar_rt.Engine`, `quasar_rt.build`, `quasar_rt.train.run`.
 """
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -25,20 +24,16 @@ from . import checkpoint
 from .architecture_file import search_line
 from .data import AnySplit
 from .evaluation import logits_of
+from .pictures import FEW_CLASSES, draw_confusion
 
 if TYPE_CHECKING:
     from .job import Log
     from .run import Trained
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
-__all__ = ["Figures", "draw_curves", "export", "finish", "measure"]
+__all__ = ["Figures", "export", "finish", "measure"]
 
 #: Sample images beside the first of each class.
 EXTRA_SAMPLES = 2
-#: With more classes than this the confusion matrix has no numbers in it, and there is one sample for each of the first.
-FEW_CLASSES = 20
 
 
 @dataclass
@@ -192,87 +187,6 @@ def write_samples(test: AnySplit, classes: Sequence[str], folder: Path) -> None:
         Image.fromarray(np.ascontiguousarray(image)).save(folder / file, optimize=True)
         listing[file] = name
     (folder / "labels.json").write_text(json.dumps(listing, indent=2) + "\n", encoding="utf-8")
-
-
-def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
-    """Draws the confusion matrix [true, predicted]."""
-    figure, axes = plt.subplots(figsize=(7, 6.2), layout="constrained")
-    # The square root keeps the few errors visible beside the many hits.
-    axes.imshow(np.sqrt(confusion), cmap="Blues")
-    axes.set_xlabel("predicted by the integer engine")
-    axes.set_ylabel("true class")
-    if len(classes) <= FEW_CLASSES:
-        places = range(len(classes))
-        slanted = max(map(len, classes)) > 3
-        axes.set_xticks(places, classes, rotation=45 if slanted else 0, ha="right" if slanted else "center")
-        axes.set_yticks(places, classes)
-        for (row, column), count in np.ndenumerate(confusion):
-            if count:
-                color = "white" if count > confusion.max() / 4 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", size=8, color=color)
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
-
-
-def draw_curves(history: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, title: str) -> None:
-    """Draws loss and validation accuracy of every stage over the run's epochs."""
-    figure, (above, below) = plt.subplots(2, 1, figsize=(7.5, 6.5), sharex=True, layout="constrained")
-    colours = {"largest": "C0", "smallest": "C1", "random": "C2"}
-    styles = {"baseline": ":"}
-    first, edges, named = 1, [], set()
-    for stage, rows in history.items():
-        if not rows:
-            continue
-        # The float baseline is trained beside the quantized stage, not after it.
-        if stage == "baseline":
-            first -= len(rows)
-        epochs = [first + i for i in range(len(rows))]
-        for kind, colour in colours.items():
-            kind_label = f"{kind} (float)" if stage == "baseline" else kind
-            for axes, column in ((above, f"loss_{kind}"), (below, f"top1_{kind}")):
-                values = [row.get(column) for row in rows]
-                if any(value is None for value in values):
-                    continue
-                factor = 100 if axes is below else 1
-                label = kind_label if (axes, kind_label) not in named else None
-                named.add((axes, kind_label))
-                axes.plot(
-                    epochs,
-                    [factor * float(value) for value in values if value is not None],
-                    color=colour,
-                    linestyle=styles.get(stage, "-"),
-                    marker="o",
-                    markersize=3,
-                    label=label,
-                )
-        if stage != "baseline":
-            edges.append((first, len(rows), stage))
-        first += len(rows)
-    for start, count, stage in edges:
-        for axes in (above, below):
-            if start > 1:
-                axes.axvline(start - 0.5, color="grey", linewidth=0.8)
-        above.annotate(
-            stage,
-            (start - 0.5 + count / 2, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(0, 4),
-            textcoords="offset points",
-            ha="center",
-            size=9,
-        )
-    above.set_ylabel("training loss")
-    below.set_ylabel("validation top-1, averaged weights (%)")
-    below.set_xlabel("epoch")
-    below.xaxis.get_major_locator().set_params(integer=True)
-    for axes in (above, below):
-        axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend()
-    figure.suptitle(title, size=11)
-    with checkpoint.write_atomically(path) as temporary:
-        figure.savefig(temporary, dpi=90, format="png")
-    plt.close(figure)
 
 
 def model_card(

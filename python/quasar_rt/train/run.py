@@ -199,9 +199,9 @@ def _recalibrated(job: Job, network: ViT) -> ViT:
 
 
 def _result(job: Job, model: ViT, baseline: ViT | None = None, path: Path | None = None) -> Trained:
-    """Draws the curves and put everything in one."""
+    """Draws the curves and collects the results."""
     if job.group.first:
-        from .report import draw_curves
+        from .pictures import draw_curves
 
         draw_curves(job.history, job.folder / "curves.png", f"{job.recipe.name}, seed {job.recipe.seed}")
     return Trained(job.recipe, job.space, job.data, model, baseline, job.seconds, job.history, path)
