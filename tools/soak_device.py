@@ -44,8 +44,6 @@ FAULTS = {
     "wrong_identity": False,
     "late": False,
 }
-#: Frames that are submitted before the first result is awaited.
-AHEAD = 4
 #: Seconds that a segment may take: a frame takes milliseconds, a late answer 0.3 s.
 TIMEOUT = 0.25
 
@@ -93,7 +91,7 @@ def soak(device: str, frames: int, seed: int, rate: float, timeout: float) -> tu
                 injected += 1
                 costly += not FAULTS[fault]
             in_flight.append((place, native.begin(pictures[place % len(pictures)])))
-            if len(in_flight) == AHEAD:
+            if len(in_flight) == native.in_flight:
                 take()
         while in_flight:
             take()
@@ -102,9 +100,9 @@ def soak(device: str, frames: int, seed: int, rate: float, timeout: float) -> tu
     if sum(errors.values()) > costly:
         print(f"seed {seed}: {sum(errors.values())} errors of {costly} faults", file=sys.stderr)
         differences += 1
-    if counters[0] + counters[1] != frames:
+    if counters.frames + counters.faults != frames:
         print(
-            f"seed {seed}: {frames} frames, but {counters[0]} answers and {counters[1]} errors",
+            f"seed {seed}: {frames} frames, but {counters.frames} answers and {counters.faults} errors",
             file=sys.stderr,
         )
         differences += 1

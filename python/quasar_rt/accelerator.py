@@ -10,7 +10,7 @@
 >>> program.disassemble("start0").splitlines()[1].split()[:4]
 ['0', 'load', '0.0', 'patches']
 
-``docs/accelerator.md`` describes commands, segments and memory. All work is done in Rust (``rust/accelerator/src``).
+``docs/accelerator.md`` describes commands, segments and memory. The work is done in Rust (``rust/accelerator/src``).
 Depends on the native module.
 """
 
@@ -27,7 +27,7 @@ __all__ = ["Program", "QueueUse", "Verification"]
 
 @dataclass(frozen=True)
 class QueueUse:
-    """A queue between two units: its name, the most items that it held, and how many it can."""
+    """A queue between two units: its name, the most items that it held, and its depth."""
 
     name: str
     most: int
@@ -36,7 +36,7 @@ class QueueUse:
 
 @dataclass(frozen=True)
 class Verification:
-    """What a verified program needs.
+    """Resources that a verified program uses.
 
     Attributes:
         queues: each queue and how full it was in the run.
@@ -48,7 +48,7 @@ class Verification:
 
 
 class Program:
-    """A subnet compiled for a configuration, immutable; always the same bytes for the same two."""
+    """A subnet compiled for a configuration, immutable. The same two always give the same bytes."""
 
     _inner: NativeProgram
 
@@ -57,7 +57,7 @@ class Program:
 
     @classmethod
     def compile(cls, subnet: Subnet, hardware: Hardware) -> Program:
-        """Compiles `subnet` for the accelerator of `hardware`.
+        """Compile `subnet` for the accelerator of `hardware`.
 
         Raises:
             quasar_rt.SettingsError: a configuration that the HLS sources cannot be built for; names the key.
@@ -69,11 +69,11 @@ class Program:
 
     @property
     def segments(self) -> dict[str, int]:
-        """Each segment's name and how many commands it has."""
+        """Number of commands by segment."""
         return dict(self._inner.segments())
 
     def disassemble(self, segment: str) -> str:
-        """A segment's commands, a line each: index, unit, slot.phase, stage, command.
+        """Return a segment's commands, one a line: index, unit, slot.phase, stage, command.
 
         Raises:
             quasar_rt.InvalidValueError: the program has no such segment.
@@ -81,11 +81,11 @@ class Program:
         return self._inner.disassemble(segment)
 
     def commands(self, segment: str, seed: int = 0) -> bytes:
-        """A segment's commands as the accelerator reads them, 32 bytes each, with their checks.
+        """Return a segment's commands in the accelerator's format, 32 bytes each, with their checks.
 
         Args:
             segment: its name.
-            seed: what the first check goes on from; the host writes it to ``fetch_SEED`` before it starts the segment.
+            seed: seed of the first check; the host writes it to ``fetch_SEED`` before it starts the segment.
 
         Raises:
             quasar_rt.InvalidValueError: the program has no such segment.
@@ -94,7 +94,7 @@ class Program:
 
     @property
     def arena(self) -> bytes:
-        """Weights and all else that frames share, in logical beats."""
+        """Weights and all other data that frames share, in logical beats."""
         return self._inner.arena()
 
     @property
@@ -103,7 +103,7 @@ class Program:
         return self._inner.beat_bytes()
 
     def intervals(self, *segments: str) -> dict[str, int]:
-        """Initiation intervals of the kernels' loops when these segments run one after the other: **modelled**.
+        """Return initiation intervals of the kernels' loops when these segments run one after another: **modelled**.
 
         The kernels count theirs under the same names in simulation. Loops whose counts depend on the order in which
         units run are left out.
@@ -114,10 +114,10 @@ class Program:
         return self._inner.intervals(list(segments))
 
     def verify(self) -> Verification:
-        """Proves that no schedule of the units stops, races, or reads what was not written for it.
+        """Prove that no schedule of the units stops, races, or reads data that was not written for it.
 
         Raises:
-            quasar_rt.InvalidValueError: says what is wrong and where; then the compiler has an error.
+            quasar_rt.InvalidValueError: the program is wrong, so the compiler has an error; names the place.
         """
         queues, beats = self._inner.verify()
         return Verification([QueueUse(*queue) for queue in queues], beats)

@@ -1,4 +1,4 @@
-"""What this machine offers to run a subnet on: the CPU, an FPGA, simulated accelerators.
+"""Devices of this machine: the CPU, an FPGA, simulated accelerators. `open_device` opens one for an engine.
 
 Depends on `hardware` and the native module.
 """
@@ -34,32 +34,32 @@ class Tier:
     """An instruction set that the CPU's kernels are written for."""
 
     name: str
-    """What ``Engine(tier=...)`` and ``QUASAR_TIER`` take."""
+    """The value for ``Engine(tier=...)`` and ``QUASAR_TIER``."""
     supported: bool
     """Whether this CPU has it."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """Something that an engine can run on."""
+    """A device that an engine can run on."""
 
     name: str
-    """What ``Engine(device=...)`` takes."""
+    """The value for ``Engine(device=...)``."""
     threads: int
-    """How many threads an engine uses unless told otherwise."""
+    """The default number of an engine's threads."""
     tiers: tuple[Tier, ...] = ()
     """From the plainest to the fastest; none but the CPU's."""
     about: str = ""
-    """What it is, and where it was found."""
+    """A description, with the place where it was found."""
 
     @property
     def best_tier(self) -> str | None:
-        """The tier that an engine uses unless told otherwise."""
+        """The default tier of an engine."""
         return next((tier.name for tier in reversed(self.tiers) if tier.supported), None)
 
 
 def devices() -> list[Device]:
-    """The devices of this machine, the one that ``"auto"`` stands for first.
+    """Return the devices of this machine; the first is the one that ``"auto"`` tries first.
 
     >>> [device.name for device in devices() if not device.name.startswith("sim:")]
     ['cpu']
@@ -72,13 +72,13 @@ def devices() -> list[Device]:
 
 
 def automatic() -> tuple[str, str]:
-    """The device that ``"auto"`` tries first, and why. `Engine.device_reason` says what became of it for a subnet."""
+    """Return the device that ``"auto"`` tries first, and why; `Engine.device_reason` has the outcome for a subnet."""
     first = devices()[0]
     return first.name, first.about or NO_FPGA
 
 
 def cpu() -> Device:
-    """The CPU, with its tiers."""
+    """Return the CPU with its tiers."""
     tiers = tuple(Tier(name, supported) for name, supported in native_tiers())
     return Device("cpu", default_threads(), tiers)
 
@@ -98,12 +98,12 @@ def _pynq_bitstream() -> str | None:
 
 
 def sim_folder() -> Path:
-    """Where libraries of simulated accelerators are: ``QUASAR_SIM_DIR``, or ``build/sim`` of a checkout."""
+    """Return the folder of simulated accelerators: ``QUASAR_SIM_DIR``, or ``build/sim`` of a checkout."""
     return Path(os.environ.get("QUASAR_SIM_DIR") or Path(__file__).resolve().parents[2] / "build" / "sim")
 
 
 def sim_libraries() -> list[Path]:
-    """The libraries in `sim_folder`, by name."""
+    """Return the libraries in `sim_folder`, by name."""
     return sorted(sim_folder().glob("*.so"))
 
 
@@ -115,7 +115,7 @@ def open_device(
     timeout: float | None,
     weights: str | None,
 ) -> tuple[NativeEngine, str, str]:
-    """An engine on the device that `name` stands for, that device's own name, and why it is that one.
+    """Open the device `name`; return the engine, the device's own name and the reason for the choice.
 
     Raises:
         DeviceError: this machine has no such device, or it cannot be used.
@@ -218,12 +218,14 @@ def _simulated(subnet: Subnet, name: str, timeout: float | None) -> tuple[Native
 
 
 def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
-    """The configuration of a packaged bitstream, and the file to load: None where `path` is its description alone.
+    """Read the description of a packaged bitstream.
+
+    Return the configuration and the file to load; None as the file if `path` is the description itself.
 
     ``tools/bitstream.py`` writes NAME.json beside NAME.bit and NAME.bin: the configuration, and the files' digests.
 
     Raises:
-        DeviceUnavailableError: there is no description, it is none, or the bitstream is not the one that it describes.
+        DeviceUnavailableError: there is no valid description, or it describes another bitstream.
     """
     from .hardware import Hardware
 

@@ -1,8 +1,8 @@
-"""Stage 3 of a frame: pixels in, prediction out.
+"""Stages 1 and 9 of a frame: an image in, a prediction out.
 
-`Engine` ties the stages together: `images.to_pixels` decodes, the native engine resizes, cuts into patches and runs the
-integer graph on a device, and the outcome becomes a `Prediction`. Depends on the modules named and on nothing of
-training or search.
+`Engine` ties the stages together. `images.to_input` decodes (stage 2). The native engine preprocesses, cuts the patches
+and runs the integer graph on the device that `device.open_device` has opened. `Engine` makes a `Prediction` of the
+output. Depends on these modules and on nothing of training or search.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from ._native import MAX_THREADS
+from ._native import MAX_THREADS, FrameHandle
 from ._native import Engine as NativeEngine
-from ._native import Frame as NativeFrame
 from ._native import Prepared as NativePrepared
 from .device import open_device
 from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
@@ -41,15 +40,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine"]
 
-#: Frames of a batch that an accelerator has and has not given back: two at work, one behind them, one on its way.
-IN_FLIGHT = 4
-
 _accelerators: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 @atexit.register
 def _close_accelerators() -> None:
-    # While Python still runs: a driver may need it to leave the hardware in order.
+    # At exit, while Python still runs: a driver may need it to leave the hardware in order.
     for engine in list(_accelerators):
         engine.close()
 
@@ -69,18 +65,18 @@ class Engine:
               `device_reason` says why.
             - ``"cpu"``.
             - ``"sim"``, ``"sim:NAME"`` or the path of a library: an accelerator simulated from its HLS sources
-              (``make sim``), slow and exact. ``QUASAR_SIM_SEED`` draws the order in which its parts run.
+              (``make sim``), slow and exact. ``QUASAR_SIM_SEED`` seeds the order in which its parts run.
             - ``"fpga"``, or one way to it: ``"uio"``, ``"devmem:REGISTERS:MEMORY:BYTES"``, ``"pynq"`` or
-              ``"pynq:BITSTREAM"``. ``QUASAR_BITSTREAM`` names the bitstream, beside which its configuration lies.
-        threads: how many threads work on an image (`infer`, `stream`) or on a batch (`infer_batch`); all cores if None.
-        tier: the instruction set to use (a name from `quasar_rt.devices`); the best one that this CPU has if None. The
-            environment variable ``QUASAR_TIER`` stands in where the argument is None. Only the CPU has tiers.
-        weights: how the CPU keeps weights in memory: ``"unpacked"``, a byte or two each, or ``"packed"``, half a byte
-            for those of 4-bit rows, which takes less memory and, where the weights fit a cache, a little more time. If
-            None, the environment variable ``QUASAR_WEIGHTS``, or else ``"packed"`` where a byte for each weight would
-            not fit this CPU's largest cache.
-        timeout: how many seconds an accelerator may take for half a frame before it counts as hung; if None, what its
-            kind can be expected to keep. The CPU has no time-out.
+              ``"pynq:BITSTREAM"``. ``QUASAR_BITSTREAM`` names the bitstream; its configuration is in the same folder.
+        threads: number of threads for an image (`infer`, `stream`) or a batch (`infer_batch`); all cores if None.
+        tier: instruction set (a name from `quasar_rt.devices`). If None, the environment variable ``QUASAR_TIER``, or
+            else the best one that this CPU has. Only the CPU has tiers.
+        weights: how the CPU keeps weights in memory: ``"unpacked"``, one or two bytes each, or ``"packed"``, half a
+            byte each in 4-bit rows. Packed weights take less memory but, if the weights fit a cache, a little more
+            time. If None, the environment variable ``QUASAR_WEIGHTS``, or else ``"packed"`` if one byte for each weight
+            would not fit this CPU's largest cache.
+        timeout: seconds that an accelerator may take for half a frame before it counts as hung; if None, a limit that
+            suits its kind. The CPU has no time-out.
 
     Raises:
         quasar_rt.SubnetError, quasar_rt.FileError: the subnet cannot be loaded.
@@ -207,9 +203,9 @@ class Engine:
         """Classify pictures as they come, such as a camera's, while the next ones are fetched, decoded and resized.
 
         Args:
-            images: any iterable of what `infer` takes, even an endless one. A thread of the stream's own iterates over
-                it, at most `ahead` images before the one that is being classified, so memory stays bounded. It has
-                done with an image, which may be a camera's own memory, when it asks for the next one.
+            images: any iterable of what `infer` takes, even an endless one. The stream's own thread iterates over it,
+                at most `ahead` images before the one that is being classified, so memory stays bounded. When the thread
+                asks for the next image, it no longer needs the last one, which may be a camera's own memory.
             format: as for `infer`; where given, all images are arrays of this format, or frames of it.
             top_k: as for `infer`.
             ahead: how many images, resized to what the network sees, may wait; at least 1.
@@ -218,8 +214,8 @@ class Engine:
             One prediction for each image, in order.
 
         Raises:
-            quasar_rt.ImageError: at the place of an image that cannot be used, after all predictions before it. What
-                the iterable itself raises comes out at its place too. Either ends the stream.
+            quasar_rt.ImageError: at the place of an image that cannot be used, after all predictions before it. An
+                error of the iterable itself is raised at its place too. Either ends the stream.
             quasar_rt.DeviceError: at the place of a frame in which an accelerator failed. This ends the stream too;
                 another one over the same iterator goes on.
             quasar_rt.ClosedError: the engine was closed.
@@ -237,7 +233,7 @@ class Engine:
         self, images: Iterable[ImageLike], format: str | None, top_k: int, ahead: int
     ) -> Generator[Prediction, None, None]:
         if self._accelerated:
-            # What is decoded is handed in at once, so that the accelerator has two frames whenever there are two.
+            # Each frame begins as soon as it is decoded, so that the accelerator has two frames whenever there are two.
             with closing(_ahead(partial(self._begin, format=format), images, ahead)) as frames:
                 for frame, decode_ms in frames:
                     self._open(top_k)
@@ -251,7 +247,7 @@ class Engine:
         pixels, decode_ms = self._decode(image, format)
         return self._open(1).prepare(pixels), decode_ms
 
-    def _begin(self, image: ImageLike, format: str | None) -> tuple[NativeFrame, float]:
+    def _begin(self, image: ImageLike, format: str | None) -> tuple[FrameHandle, float]:
         pixels, decode_ms = self._decode(image, format)
         return self._open(1).begin(pixels), decode_ms
 
@@ -260,10 +256,10 @@ class Engine:
     ) -> list[Prediction]:
         start = time.perf_counter_ns()
         outputs: list[tuple[NativeOutput, float]] = []
-        flying: deque[tuple[NativeFrame, float]] = deque()
+        pending: deque[tuple[FrameHandle, float]] = deque()
 
         def take() -> None:
-            frame, decode_ms = flying.popleft()
+            frame, decode_ms = pending.popleft()
             try:
                 outputs.append((frame.wait(self._listed(top_k))[0], decode_ms))
             except DeviceError as error:
@@ -271,18 +267,18 @@ class Engine:
 
         for place, image in enumerate(images):
             pixels, decode_ms = self._decode_at(place, image, format)
-            if len(flying) == IN_FLIGHT:
+            if len(pending) == engine.in_flight:
                 take()
             try:
-                flying.append((engine.begin(pixels), decode_ms))
+                pending.append((engine.begin(pixels), decode_ms))
             except ImageError as error:
                 raise ImageError(f"image {place} of the batch: {error}") from error
-        while flying:
+        while pending:
             take()
         share = (time.perf_counter_ns() - start) // max(len(outputs), 1)
         return [self._prediction((output, 0, share), decode_ms) for output, decode_ms in outputs]
 
-    # The rest.
+    # The engine itself.
 
     def profile(self, image: ImageLike, *, format: str | None = None, repeat: int = 10) -> Profile:
         """Measure where the time of a frame goes: a table by stage (``print`` it).
@@ -303,7 +299,7 @@ class Engine:
 
     @property
     def threads(self) -> int:
-        """How many threads work."""
+        """Number of threads."""
         return self._open(1).threads
 
     @property
@@ -313,7 +309,7 @@ class Engine:
 
     @property
     def weights(self) -> str | None:
-        """How weights lie in memory, ``"unpacked"`` or ``"packed"``; None on an accelerator."""
+        """Form of the weights in memory, ``"unpacked"`` or ``"packed"``; None on an accelerator."""
         return self._open(1).weights
 
     @property
@@ -373,7 +369,7 @@ class Engine:
         try:
             return engine.infer_batch(pixels, self._listed(top_k))
         except ImageError:
-            # Which one it was is found by trying them one by one: an error may be slow.
+            # Try the images one by one to find the one at fault; an error may be slow.
             for place, image in zip(places, pixels, strict=True):
                 try:
                     engine.infer(image, 1)
@@ -409,7 +405,7 @@ _Item = TypeVar("_Item")
 def _ahead(
     prepare: Callable[[ImageLike], _Item], images: Iterable[ImageLike], ahead: int
 ) -> Generator[_Item, None, None]:
-    """Prepare `images` in a thread, at most `ahead` before the consumer; failures come out at their place."""
+    """Prepare `images` in a thread, at most `ahead` before the consumer; errors are raised at their place."""
     ready: SimpleQueue[_Item | _Failure | None] = SimpleQueue()
     room = threading.Semaphore(ahead)
     stop = threading.Event()
@@ -434,7 +430,7 @@ def _ahead(
         except BaseException as error:  # handed to the consumer, which raises it
             ready.put(_Failure(error))
 
-    # A daemon, so that a stream that was left half-way does not keep the interpreter from ending.
+    # A daemon, so that an unfinished stream does not keep the interpreter from ending.
     thread = threading.Thread(target=work, name="quasar-stream", daemon=True)
     thread.start()
     try:
@@ -447,4 +443,4 @@ def _ahead(
         stop.set()
         room.release()
         with reading:
-            pass  # the image at hand, if any, has been read
+            pass  # waits until the current image, if any, has been read

@@ -1,6 +1,6 @@
-"""Raw camera frames: bytes, sizes and a format, borrowed as the camera's driver or library gives them.
+"""Raw camera frames: bytes, sizes and a format, borrowed from the camera's driver or library.
 
-Rust reads the pixels where they are; what the formats mean is in ``docs/integer-model.md``. Depends on NumPy.
+Rust reads the pixels in place. ``docs/integer-model.md`` defines the formats. Depends on NumPy.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["FORMATS", "MATRICES", "Frame"]
 Bytes = Union[bytes, bytearray, memoryview, "mmap", "npt.NDArray[np.uint8]"]
 
 FORMATS = ("gray", "rgb", "bgr", "nv12", "yuyv")
-"""What a frame's bytes may be."""
+"""Formats of a frame's bytes."""
 
 MATRICES = ("bt601", "bt709")
-"""How Y'CbCr may become RGB."""
+"""Conversions from Y'CbCr to RGB."""
 
 #: Bytes of a pixel in the first plane.
 _BYTES = {"gray": 1, "rgb": 3, "bgr": 3, "nv12": 1, "yuyv": 2}

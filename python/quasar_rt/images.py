@@ -1,8 +1,8 @@
-"""Stage 1 of a frame: anything that holds a picture becomes ``uint8`` pixels.
+"""Stage 2 of a frame: decodes anything that holds a picture to ``uint8`` pixels.
 
-Python only decodes (with Pillow); what follows, from gray or RGB to patches, is Rust's. Depends on NumPy, the native
-module and, for files and its own images alone, Pillow: its import is slower than all of this package's. PyTorch tensors
-are taken without importing PyTorch.
+Python only decodes, with Pillow; Rust does the rest. Depends on NumPy and the native module. Pillow is imported only
+for files and its own images, because its import is slower than all of this package's. PyTorch tensors are accepted
+without an import of PyTorch.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 
 @runtime_checkable
 class Tensor(Protocol):
-    """What is used of a ``torch.Tensor``."""
+    """The methods of a ``torch.Tensor`` that are used."""
 
     def detach(self) -> Any:
-        """The tensor without its graph."""
+        """Return the tensor without its graph."""
 
     def cpu(self) -> Any:
-        """The tensor in host memory."""
+        """Return the tensor in host memory."""
 
 
 ImageLike = Union[str, "os.PathLike[str]", "Image.Image", "npt.NDArray[np.uint8]", Tensor, Frame]
-"""What every method of the engine that takes an image accepts; `to_pixels` all of it but a `Frame`."""
+"""An image in any form that the engine accepts; `to_pixels` accepts all but a `Frame`."""
 
 # Modes whose values have no agreed meaning in 8 bits: guessing a range would classify another picture.
 _WIDE_MODES = ("I", "F")
 
 
 def to_pixels(image: ImageLike) -> Pixels:
-    """Decode `image` to ``uint8`` pixels, gray or RGB as it comes; the engine makes of them what its subnet takes.
+    """Decode `image` to ``uint8`` pixels, gray or RGB as it is; the engine converts them to its subnet's channels.
 
     Accepted:
 
@@ -80,7 +80,7 @@ def to_pixels(image: ImageLike) -> Pixels:
 
 
 def to_input(image: ImageLike, format: str | None = None) -> Pixels | Frame:
-    """What Rust reads: the pixels of `image`, or a camera's frame as it is.
+    """Return the native engine's input: the pixels of `image`, or a camera's frame unchanged.
 
     Args:
         image: as for `to_pixels`, or a `Frame`.
@@ -204,7 +204,7 @@ def _from_array(array: npt.NDArray[Any], what: str = "array") -> Pixels:
 
 
 def _is_of(library: str, value: object) -> bool:
-    """Whether it is of a class of `library`, or of one derived from it (such as torchvision's); imports nothing."""
+    """Return whether the value's class, or a base of it, is of `library`; imports nothing."""
     return any(kind.__module__.partition(".")[0] == library for kind in type(value).__mro__)
 
 

@@ -1,4 +1,4 @@
-"""The subnets and sample images that come with the package, in ``quasar_rt/data``.
+"""Subnets and sample images that come with the package, in ``quasar_rt/data``.
 
 A subnet ``NAME`` is the file ``data/NAME.qvit``; its sample images are ``data/NAME/samples/*.png``, and
 ``data/NAME/samples/labels.json`` maps their file names to class names. Depends on nothing but the standard library.
@@ -14,7 +14,7 @@ __all__ = ["Sample", "sample_images", "subnet_names", "subnet_path"]
 
 
 class Sample(NamedTuple):
-    """A packaged image and what it shows."""
+    """A packaged image and its class."""
 
     path: Path
     label: str | None
@@ -26,17 +26,17 @@ def _data() -> Path:
 
 
 def subnet_names() -> list[str]:
-    """The names that ``Subnet.load`` and ``Engine`` take in place of a path, sorted."""
+    """Return the names that ``Subnet.load`` and ``Engine`` accept instead of a path, sorted."""
     return sorted(path.stem for path in _data().glob("*.qvit"))
 
 
 def subnet_path(name: str) -> Path | None:
-    """The file of the packaged subnet `name`, or None."""
+    """Return the file of the packaged subnet `name`, or None."""
     return _data() / f"{name}.qvit" if name in subnet_names() else None
 
 
 def sample_images(name: str) -> list[Sample]:
-    """The sample images of the packaged subnet `name`, in the order of their file names; empty if it has none."""
+    """Return the sample images of the packaged subnet `name`, by file name; empty if it has none."""
     folder = _data() / name / "samples"
     listing = folder / "labels.json"
     labels: dict[str, str] = json.loads(listing.read_text(encoding="utf-8")) if listing.is_file() else {}

@@ -1,4 +1,4 @@
-"""Stage 4 of a frame: what the engine says about one picture."""
+"""Stage 9 of a frame: the result for one picture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Prediction", "Score", "Timings"]
 
 @dataclass(frozen=True)
 class Score:
-    """One class and how likely it is."""
+    """One class and its probability."""
 
     label: str
     index: int
@@ -23,14 +23,14 @@ class Score:
 
 
 class Timings(NamedTuple):
-    """Where the time of one picture went, in milliseconds of wall clock."""
+    """Times of the parts of one frame, in milliseconds of wall clock."""
 
     decode_ms: float
     """Reading and decoding the file, or checking the array."""
     preprocess_ms: float
-    """Resize, crop and patches."""
+    """Colour, resize and crop; on an accelerator also the cut into patches."""
     compute_ms: float
-    """The integer graph, from patches to logits."""
+    """The integer graph; on the CPU also the cut into patches."""
 
     @property
     def total_ms(self) -> float:
@@ -43,11 +43,11 @@ class Prediction:
     """The classes of one picture, most likely first."""
 
     top_k: list[Score]
-    """The most likely classes in falling order (five, unless asked otherwise); of equals the lower index is first."""
+    """The most likely classes in falling order, five by default; of equals the lower index is first."""
     logits: npt.NDArray[np.float32]
     """float32 [classes]: ``logit_scale * integer_logits``."""
     integer_logits: npt.NDArray[np.int32]
-    """int32 [classes]: what the integer model gives, the same bits on every device."""
+    """int32 [classes]: the integer model's result, the same bits on every device."""
     timings: Timings
     """Milliseconds by stage."""
 

@@ -1,4 +1,4 @@
-"""Where the time of a frame goes. Depends on the native module only."""
+"""Measured times of a frame's stages. Depends on the native module only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Profile:
     def measure(
         cls, engine: NativeEngine, subnet: Subnet, pixels: Pixels | Frame, decode_ms: float, repeat: int
     ) -> Profile:
-        """Run a frame `repeat` times; `Engine.profile` is the public way here."""
+        """Run a frame `repeat` times; the public way is `Engine.profile`."""
         from statistics import median
 
         seconds: dict[str, list[float]] = defaultdict(list)
@@ -69,5 +69,5 @@ class Profile:
 
 
 def _stage(name: str) -> str:
-    """``blocks.3.qkv`` is part of the stage ``qkv``."""
+    """Return the stage of a layer: ``blocks.3.qkv`` is part of ``qkv``."""
     return name.rpartition(".")[2]

@@ -1,6 +1,6 @@
-"""The accelerator through PYNQ: registers and DMA memory of a `pynq.Overlay`. Imported only where PYNQ is asked for.
+"""Access to the accelerator through PYNQ: registers and DMA memory of a `pynq.Overlay`.
 
-``Engine(subnet, device="pynq")`` is the way here. Depends on PYNQ and NumPy.
+``Engine(subnet, device="pynq")`` imports this module. Depends on PYNQ and NumPy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Kernel", "Transport"]
 #: Bytes between two blocks of registers, and the IP of each block in the block design.
 BLOCK_BYTES = 0x1_0000
 BLOCKS = ("fetch", "store", "load", "reset_register")
-#: Seconds between two looks: the design's interrupt goes to the processor directly, which PYNQ cannot wait for.
+#: Seconds between two polls: PYNQ cannot wait for the design's interrupt, which goes to the processor directly.
 POLL_SECONDS = 2e-4
 
 
@@ -30,10 +30,10 @@ class Kernel(pynq.DefaultIP):  # type: ignore[misc]
 
 
 class Transport:
-    """What the driver needs of an accelerator (``rust/accelerator/src/transport.rs``), through an overlay.
+    """The driver's way to an accelerator (``rust/accelerator/src/transport.rs``), through an overlay.
 
-    Memory is not cached unless `cacheable`. PYNQ synchronises whole buffers, so the driver keeps what the device writes
-    in a buffer of its own.
+    Memory is not cached unless `cacheable`. PYNQ synchronises whole buffers, so the driver has a buffer of its own for
+    the device's output.
 
     Args:
         overlay: the loaded overlay.
@@ -50,7 +50,7 @@ class Transport:
                 f"overlay {overlay.bitfile_name} is another design: it has no {', '.join(missing)}"
             )
         self.name = f"pynq:{Path(overlay.bitfile_name).name}"
-        """The device in words, for messages."""
+        """The device's name for messages."""
         self._overlay = overlay
         self._allocation = {"cacheable": cacheable} if cacheable else {}
         self._buffers: list[Any] = []
@@ -65,10 +65,10 @@ class Transport:
 
     @classmethod
     def load(cls, bitstream: Path, download: bool = True) -> Transport:
-        """Load a bitstream (unless `download` is false: it is loaded) and lead to its accelerator.
+        """Load a bitstream, unless `download` is false because it is loaded already, and open its accelerator.
 
         Raises:
-            DeviceUnavailableError: PYNQ cannot load it; says why.
+            DeviceUnavailableError: PYNQ cannot load it; has the reason.
         """
         try:
             overlay = pynq.Overlay(str(bitstream), download=download)
@@ -77,7 +77,7 @@ class Transport:
         return cls(overlay)
 
     def read(self, register: int) -> int:
-        """A register's value."""
+        """Return a register's value."""
         block, offset = divmod(register, BLOCK_BYTES)
         return int(self._blocks[block].read(offset))
 
@@ -87,7 +87,7 @@ class Transport:
         self._blocks[block].write(offset, value)
 
     def allocate(self, size: int) -> int:
-        """DMA memory, the next buffer; its address for the device."""
+        """Allocate DMA memory as the next buffer; return its address for the device."""
         buffer = pynq.allocate((size,), dtype="u1", target=self._overlay.device, **self._allocation)
         self._buffers.append(buffer)
         return int(buffer.device_address)
@@ -101,11 +101,11 @@ class Transport:
         return bytes(self._buffers[buffer][offset : offset + size])
 
     def flush(self, buffer: int, offset: int, size: int) -> None:
-        """Make what was written visible to the device."""
+        """Make the host's writes visible to the device."""
         self._buffers[buffer].flush()
 
     def invalidate(self, buffer: int, offset: int, size: int) -> None:
-        """Make what the device wrote visible here."""
+        """Make the device's writes visible to the host."""
         self._buffers[buffer].invalidate()
 
     def wait(self, seconds: float) -> bool:

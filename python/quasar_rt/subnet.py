@@ -1,6 +1,6 @@
 """A subnet: one packed, integer-only Vision Transformer, and its file (``docs/subnet-file.md``).
 
-Reading checks everything before anything is used; see `quasar_rt.errors` for what can be wrong. Depends on the native
+Reading checks everything before anything is used; `quasar_rt.errors` lists the errors. Depends on the native
 module and NumPy.
 """
 
@@ -40,11 +40,11 @@ class Layer(NamedTuple):
     rows: int
     columns: int
     rows4: int
-    """How many rows have 4 bits."""
+    """Number of 4-bit rows."""
     rows8: int
-    """How many rows have 8 bits."""
+    """Number of 8-bit rows."""
     bytes: int
-    """Packed weights."""
+    """Bytes of the packed weights."""
     macs: int
     """Multiply-accumulates a frame that an output depends on."""
 
@@ -55,14 +55,14 @@ class Summary(NamedTuple):
     parameters: int
     """Trained numbers: weights, biases, norms, position and prefix tables."""
     weight_bytes: int
-    """Packed weights of all layers."""
+    """Bytes of the packed weights of all layers."""
     tensor_bytes: int
-    """All tensors."""
+    """Bytes of all tensors."""
     nominal_macs: int
-    """Multiply-accumulates a frame as networks are compared: all tokens in all layers, attention included."""
+    """Multiply-accumulates of a frame as networks are compared: all tokens in all layers, attention included."""
     macs: int
-    """Those of them that an output depends on: with ``token`` pooling the last block's queries, projection and MLP are
-    needed for one token alone, and the engine leaves out the rest."""
+    """Multiply-accumulates that an output depends on. With ``token`` pooling the last block needs queries, projection
+    and MLP for one token only, and the engine leaves out the rest."""
     layers: list[Layer]
     """In the order of a frame's path."""
 
@@ -70,7 +70,7 @@ class Summary(NamedTuple):
 class Subnet:
     """One trained and quantized network, immutable; share it freely between engines and threads.
 
-    Made by `load`, `from_bytes` or `from_parts`, each of which checks it wholly.
+    `load`, `from_bytes` and `from_parts` make one; each checks everything.
 
     Example:
         >>> subnet = Subnet.load("fashion-mnist")
@@ -101,7 +101,7 @@ class Subnet:
 
         Raises:
             quasar_rt.FileError: the file cannot be read.
-            quasar_rt.SubnetError: it is not a sound subnet; the subclass says in which way.
+            quasar_rt.SubnetError: it is not a valid subnet; the subclass has the kind of error.
         """
         path = subnet_path(source) if isinstance(source, str) else None
         if path is None:
@@ -140,16 +140,16 @@ class Subnet:
         )
 
     def to_bytes(self) -> bytes:
-        """The bytes of the ``.qvit`` file. Equal subnets give equal bytes."""
+        """Return the bytes of the ``.qvit`` file. Equal subnets give equal bytes."""
         return self._inner.to_bytes()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a ``.qvit`` file: to a temporary neighbour first, then renamed, so that no reader sees half of it.
+        """Write a ``.qvit`` file atomically: to a temporary file in the same folder, which is then renamed.
 
         Symbolic links are followed, and an existing file's mode is kept.
 
         Raises:
-            quasar_rt.FileError: it cannot be written, or there is something else than a regular file.
+            quasar_rt.FileError: it cannot be written, or `path` is something other than a regular file.
         """
         self._inner.save(Path(path))
 
@@ -160,7 +160,7 @@ class Subnet:
         return config
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
-        """Copies of all tensors by name, with the dtypes and shapes of ``docs/subnet-file.md``."""
+        """Return copies of all tensors by name, with the dtypes and shapes of ``docs/subnet-file.md``."""
         return {
             name: np.frombuffer(data, _DTYPES[dtype]).reshape(shape).copy()
             for name, dtype, shape, data in self._inner.tensors()
@@ -168,7 +168,7 @@ class Subnet:
 
     @property
     def name(self) -> str:
-        """What its maker called it."""
+        """The name in the configuration."""
         return str(self.config["name"])
 
     @property
@@ -178,7 +178,7 @@ class Subnet:
 
     @property
     def trained(self) -> bool:
-        """Whether the weights come from training; a random subnet (for speed tests) says False."""
+        """Whether the weights come from training; False for a random subnet, which is for speed tests."""
         return bool(self.config["trained"])
 
     @property
@@ -187,7 +187,7 @@ class Subnet:
         return self._inner.sha256()
 
     def summary(self) -> Summary:
-        """Sizes and work, in total and by layer."""
+        """Return sizes and work, in total and by layer."""
         parameters, weight_bytes, tensor_bytes, nominal, macs, layers = self._inner.summary()
         return Summary(
             parameters, weight_bytes, tensor_bytes, nominal, macs, [Layer(*layer) for layer in layers]

@@ -1,4 +1,4 @@
-"""Runs a subnet by every way there is and compares the bits. Depends on the engine and the oracle."""
+"""Runs a subnet on every backend and compares the bits. Depends on the engine and the oracle."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ __all__ = ["Check", "golden_inputs", "verify"]
 
 
 class Check(NamedTuple):
-    """How one way to run the subnet compared."""
+    """The comparison of one backend with the oracle."""
 
     backend: str
     """``"oracle"``, ``"atoms"``, the name of a tier or of a device."""
     threads: int | None
-    """Threads; None where there is no choice."""
+    """Number of threads; None if there is no choice."""
     status: Literal["equal", "differs", "skipped"]
     """Skipped: this machine cannot run it."""
     images: int
-    """How many inputs were compared."""
+    """Number of inputs that were compared."""
     detail: str
-    """What differs, or why it was skipped."""
+    """The difference, or the reason why it was skipped."""
 
 
 def golden_inputs(subnet: Subnet, images: int = 4, seed: int = 0) -> list[ImageLike]:
-    """The inputs that `verify` uses: black, white, `images` random ones and the samples packaged with the subnet.
+    """Return the inputs of `verify`: black, white, `images` random ones and the samples packaged with the subnet.
 
     All but the samples have the size that the network sees. The seed makes them the same on every machine.
     """
@@ -96,7 +96,7 @@ def _check_accelerator(
 
 
 def _difference(engine: Engine, inputs: list[ImageLike], expected: list[npt.NDArray[np.int64]]) -> str:
-    """Where an engine's logits are others, one image at a time and in a batch; empty where they nowhere are."""
+    """Describe the first difference of an engine's logits, image by image and in a batch; empty if there is none."""
     for way in ("infer", "infer_batch"):
         predictions = (
             engine.infer_batch(inputs) if way == "infer_batch" else [engine.infer(image) for image in inputs]
@@ -109,7 +109,7 @@ def _difference(engine: Engine, inputs: list[ImageLike], expected: list[npt.NDAr
 
 
 def _check_atoms(subnet: Subnet, images: list[Pixels]) -> Check:
-    """The layers' outputs by atoms against the scalar tier's, which `_check_tier` compares with the oracle."""
+    """Compare the layers' outputs by nibbles with the scalar tier's, which `_check_tier` compares with the oracle."""
     engine = NativeEngine(subnet._inner, 1, "scalar", None)
     compared = 0
     for place, image in enumerate(images):

@@ -160,7 +160,8 @@ def test_the_simulated_accelerator_has_the_cpus_bits(tiny, simulated):
         np.testing.assert_array_equal(engine.infer(images[0]).integer_logits, expected[0])
         for run in (engine.infer_batch(images), engine.stream(iter(images)), engine.stream(images, ahead=1)):
             np.testing.assert_array_equal([p.integer_logits for p in run], expected)
-        assert engine._engine.counters()[:2] == [28, 0]
+        counters = engine._engine.counters()
+        assert (counters.frames, counters.faults) == (28, 0)
         with pytest.raises(quasar_rt.InvalidValueError, match="CPU only"):
             engine.profile(images[0])
     with pytest.raises(quasar_rt.ClosedError):

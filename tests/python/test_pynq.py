@@ -166,7 +166,8 @@ def test_an_engine_runs_through_an_overlay(board, subnet, bitstream):
         assert engine.device == "pynq"
         np.testing.assert_array_equal([p.integer_logits for p in engine.infer_batch(images)], expected)
         np.testing.assert_array_equal([p.integer_logits for p in engine.stream(images)], expected)
-        assert engine._engine.counters()[:2] == [14, 0]
+        counters = engine._engine.counters()
+        assert (counters.frames, counters.faults) == (14, 0)
     assert len(board.flushed) >= 3
 
 

@@ -58,8 +58,8 @@ impl<'a> RowPair<'a> {
         std::iter::once(first).chain(second)
     }
 
-    /// Returns the row operand of column k: two 4-bit codes, the first row's in the low nibble, or one
-    /// 8-bit code.
+    /// Returns the row operand of column k: two 4-bit codes, the first row's in the low nibble, or
+    /// one 8-bit code.
     fn byte(self, k: usize) -> u8 {
         match self {
             Self::FourBit(low, high) => {
@@ -146,8 +146,8 @@ impl Arena {
     }
 }
 
-/// Lays out the weights of a tile of row pairs: for each column one byte for each position; row pair i
-/// is at `positions - 1 - i`.
+/// Lays out the weights of a tile of row pairs: for each column one byte for each position; row
+/// pair i is at `positions - 1 - i`.
 pub(crate) fn weights(tile: &[RowPair], columns: usize, positions: usize) -> Vec<u8> {
     let mut data = vec![0; columns * positions];
     for (i, pair) in tile.iter().enumerate() {
@@ -181,8 +181,8 @@ pub(crate) fn gains(gains: &[i16], offsets: &[i16]) -> Vec<u8> {
         .collect()
 }
 
-/// Lays out the residual stream `[tokens, embed]`, tile by tile, in words of `lanes` tokens; each word
-/// starts on a beat.
+/// Lays out the residual stream `[tokens, embed]`, tile by tile, in words of `lanes` tokens; each
+/// word starts on a beat.
 pub(crate) fn residual(values: &[i16], embed: usize, lanes: usize, beat: usize) -> Vec<u8> {
     let word = word_beats(2 * lanes, beat) * beat;
     let tokens = values.len() / embed;

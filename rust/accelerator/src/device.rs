@@ -1,67 +1,66 @@
-//! What an engine runs frames on: the CPU's executor, or an accelerator behind a transport.
+//! The devices that an engine runs frames on: the CPU's executor, or an accelerator behind a
+//! transport.
 //!
 //! Depends on [`crate::driver`], [`crate::program`] and the executor.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use quasar_core::cpu::{FrameTime, PerProcess};
+use quasar_core::cpu::{FrameTime, PerProcess, NEVER};
 use quasar_core::error::{Error, Result};
 use quasar_core::preprocess::{patch_codes, ImageView, Preprocessor};
 use quasar_core::{Executor, Subnet};
 
-use crate::driver::{Counters, Deadlines, Driver, FrameQueue, Ticket};
+use crate::driver::{Counters, Deadlines, Driver, FrameQueue, Ticket, IN_FLIGHT};
 use crate::program::Program;
 use crate::transport::Transport;
 
-/// Runs frames: preprocessing on the host, the network on the device. Usable from several threads at once, and in forked processes.
+/// Runs frames: preprocessing on the host, the network on the device. Several threads may use it at
+/// once, and forked processes too.
 pub trait Device: Send + Sync {
-    /// Preprocesses an image and hands it in. Frames come out in any order, each where its [`Frame`] is waited for.
+    /// Preprocesses an image and starts its frame or queues it. The caller may wait for its frames
+    /// in any order.
     ///
     /// # Errors
-    /// [`Error::InvalidImage`]; what the device says where it cannot be reached.
-    fn begin(&self, image: &ImageView) -> Result<Frame>;
+    /// [`Error::InvalidImage`]; the device's own error if it cannot be reached.
+    fn begin(&self, image: &ImageView) -> Result<PendingFrame>;
+
+    /// Returns how many frames keep the device busy. A caller with many images begins so many
+    /// before it waits for the first.
+    fn in_flight(&self) -> usize;
 
     /// Preprocesses and runs one image to `logits` (one for each class).
     ///
     /// # Errors
-    /// Those of [`Self::begin`]; the fault that hit the frame, and [`Error::Interrupted`].
+    /// Those of [`Self::begin`] and of [`PendingFrame::wait`].
     fn infer(
         &self,
         image: &ImageView,
         logits: &mut [i32],
         cancel: &AtomicBool,
-    ) -> Result<FrameTime>;
+    ) -> Result<FrameTime> {
+        let (result, time) = self.begin(image)?.wait(cancel)?;
+        logits.copy_from_slice(&result);
+        Ok(time)
+    }
 
-    /// Many images; `logits` is `[images, classes]`.
-    ///
-    /// # Errors
-    /// Those of [`Self::infer`], for the first image that has one.
-    fn infer_batch(
-        &self,
-        images: &[ImageView],
-        logits: &mut [i32],
-        cancel: &AtomicBool,
-    ) -> Result<()>;
-
-    /// Lets a simulated device misbehave once: see [`Transport::inject`].
+    /// Makes a simulated device fail once: see [`Transport::inject`].
     ///
     /// # Errors
     /// [`Error::InvalidValue`] for a device that is not simulated.
     fn inject(&self, fault: &str, after_frames: u64) -> Result<()>;
 
-    /// What happened so far, where the device is an accelerator: frames answered, faults, resets, lost and spurious interrupts.
+    /// Returns the counts of an accelerator's driver; `None` for the CPU.
     ///
     /// # Errors
-    /// Where the device cannot be reached.
-    fn counters(&self) -> Result<Option<[u64; 5]>>;
+    /// The device's own error if it cannot be reached.
+    fn counters(&self) -> Result<Option<Counters>>;
 }
 
-/// A frame that was handed in.
+/// A frame that was begun.
 #[derive(Debug)]
-pub struct Frame {
+pub struct PendingFrame {
     state: State,
     preprocess: Duration,
     begun: Instant,
@@ -73,8 +72,9 @@ enum State {
     Queued(Ticket),
 }
 
-impl Frame {
-    /// Its logits, and how long preprocessing and the rest took, waiting for its turn included.
+impl PendingFrame {
+    /// Waits for the frame's logits; also returns how long preprocessing and the rest took, the
+    /// time in the queue included.
     ///
     /// # Errors
     /// The fault that hit this frame, or [`Error::Interrupted`].
@@ -91,16 +91,20 @@ impl Frame {
     }
 }
 
-/// The CPU runs a frame when it is handed in.
+/// The CPU runs a frame to its end when the frame is begun.
 impl Device for Executor {
-    fn begin(&self, image: &ImageView) -> Result<Frame> {
+    fn begin(&self, image: &ImageView) -> Result<PendingFrame> {
         let mut logits = vec![0; self.network().config().classes.len()];
-        let time = Executor::infer(self, image, &mut logits, &quasar_core::cpu::NEVER)?;
-        Ok(Frame {
+        let time = Executor::infer(self, image, &mut logits, &NEVER)?;
+        Ok(PendingFrame {
             state: State::Done(logits, time.network),
             preprocess: time.preprocess,
             begun: Instant::now(),
         })
+    }
+
+    fn in_flight(&self) -> usize {
+        1
     }
 
     fn infer(
@@ -112,33 +116,22 @@ impl Device for Executor {
         Executor::infer(self, image, logits, cancel)
     }
 
-    fn infer_batch(
-        &self,
-        images: &[ImageView],
-        logits: &mut [i32],
-        cancel: &AtomicBool,
-    ) -> Result<()> {
-        Executor::infer_batch(self, images, logits, cancel)
-    }
-
     fn inject(&self, fault: &str, after_frames: u64) -> Result<()> {
         Err(Error::InvalidValue(format!(
-            "the CPU has no fault {fault:?} after {after_frames} frames; only a simulated device injects faults"
+            "the CPU has no fault {fault:?} after {after_frames} frames; \
+             only a simulated device injects faults"
         )))
     }
 
-    fn counters(&self) -> Result<Option<[u64; 5]>> {
+    fn counters(&self) -> Result<Option<Counters>> {
         Ok(None)
     }
 }
 
-/// Frames that a batch has handed in and not yet taken back: two on the accelerator, one behind, one being preprocessed.
-const AHEAD: usize = 4;
-
-/// Idle memory of preprocessing, at most.
+/// Idle workspaces, at most.
 const MOST_IDLE: usize = 4;
 
-/// Memory of an image's preprocessing.
+/// Memory for the preprocessing of one image.
 #[derive(Debug)]
 struct Workspace {
     preprocessor: Preprocessor,
@@ -146,14 +139,15 @@ struct Workspace {
     patches: Vec<i8>,
 }
 
-/// One process's driver and idle memory.
+/// The driver and the idle workspaces of one process.
 #[derive(Debug)]
 struct Process {
     queue: FrameQueue,
     idle: Mutex<Vec<Workspace>>,
 }
 
-/// How a process comes to its transport: the process that makes an accelerator, and each that is forked from it.
+/// Opens the transport: for the process that makes an accelerator, and for each process forked from
+/// it.
 type Connect<T> = Box<dyn Fn() -> Result<T> + Send + Sync>;
 
 /// An accelerator that runs one subnet.
@@ -166,7 +160,7 @@ pub struct Accelerator<T> {
 }
 
 impl<T: Transport + 'static> Accelerator<T> {
-    /// An accelerator with the program of a subnet in its memory.
+    /// Opens an accelerator and loads the program of a subnet into its memory.
     ///
     /// # Errors
     /// Those of `connect` and of [`Driver::open`].
@@ -198,7 +192,7 @@ impl<T: Transport + 'static> Accelerator<T> {
         })
     }
 
-    /// Preprocesses an image and packs its patches.
+    /// Preprocesses an image, cuts it into patches and packs them.
     fn input(&self, process: &Process, image: &ImageView) -> Result<Vec<u8>> {
         let config = self.subnet.config();
         let lock = || process.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -235,53 +229,20 @@ impl<T: Transport + 'static> Accelerator<T> {
 }
 
 impl<T: Transport + 'static> Device for Accelerator<T> {
-    fn begin(&self, image: &ImageView) -> Result<Frame> {
+    fn begin(&self, image: &ImageView) -> Result<PendingFrame> {
         let process = self.process()?;
         let start = Instant::now();
         let input = self.input(process, image)?;
         let begun = Instant::now();
-        Ok(Frame {
+        Ok(PendingFrame {
             state: State::Queued(process.queue.submit(input)),
             preprocess: begun - start,
             begun,
         })
     }
 
-    fn infer(
-        &self,
-        image: &ImageView,
-        logits: &mut [i32],
-        cancel: &AtomicBool,
-    ) -> Result<FrameTime> {
-        let (result, time) = self.begin(image)?.wait(cancel)?;
-        logits.copy_from_slice(&result);
-        Ok(time)
-    }
-
-    fn infer_batch(
-        &self,
-        images: &[ImageView],
-        logits: &mut [i32],
-        cancel: &AtomicBool,
-    ) -> Result<()> {
-        let mut frames = VecDeque::new();
-        let mut results = logits.chunks_exact_mut(self.program.classes());
-        let mut take = |frames: &mut VecDeque<Frame>| {
-            if let (Some(frame), Some(logits)) = (frames.pop_front(), results.next()) {
-                logits.copy_from_slice(&frame.wait(cancel)?.0);
-            }
-            Ok(())
-        };
-        for image in images {
-            if frames.len() == AHEAD {
-                take(&mut frames)?;
-            }
-            frames.push_back(self.begin(image)?);
-        }
-        while !frames.is_empty() {
-            take(&mut frames)?;
-        }
-        Ok(())
+    fn in_flight(&self) -> usize {
+        IN_FLIGHT
     }
 
     fn inject(&self, fault: &str, after_frames: u64) -> Result<()> {
@@ -289,17 +250,7 @@ impl<T: Transport + 'static> Device for Accelerator<T> {
         Ok(())
     }
 
-    fn counters(&self) -> Result<Option<[u64; 5]>> {
-        let Counters {
-            frames,
-            faults,
-            resets,
-            lost_interrupts,
-            spurious_interrupts,
-        } = self.process()?.queue.counters();
-        let counters = [frames, faults, resets, lost_interrupts, spurious_interrupts];
-        Ok(Some(
-            counters.map(|counter| counter.load(Ordering::Relaxed)),
-        ))
+    fn counters(&self) -> Result<Option<Counters>> {
+        Ok(Some(self.process()?.queue.counters()))
     }
 }

@@ -12,11 +12,11 @@
 //! | [`shape`] | divides products into tiles and groups | [`shape::Shape`] |
 //! | [`verify`] | proves that no schedule of the units stops or races | [`verify::Report`] |
 //! | [`interpret`] | runs command lists on plain arrays, untimed | logits |
-//! | [`transport`] | reaches registers, memory and interrupt | [`transport::Transport`] |
-//! | [`sim`] | is such a way: to the simulated device | [`sim::Sim`] |
-//! | [`uio`] | is another: to this machine's FPGA | [`uio::Uio`] |
+//! | [`transport`] | declares access to registers, memory and interrupt | [`transport::Transport`] |
+//! | [`sim`] | implements it for the simulated device | [`sim::Sim`] |
+//! | [`uio`] | implements it for this machine's FPGA | [`uio::Uio`] |
 //! | [`driver`] | runs frames, two at a time | logits, or each frame's error |
-//! | [`device`] | is what an engine sees, CPU or accelerator | [`device::Device`] |
+//! | [`device`] | declares what an engine runs frames on: CPU or accelerator | [`device::Device`] |
 //!
 //! `docs/accelerator.md` describes what the commands tell the hardware to do.
 
@@ -29,6 +29,7 @@ pub mod disasm;
 pub mod driver;
 pub mod events;
 pub mod header;
+mod host_memory;
 pub mod identity;
 pub mod interpret;
 pub mod isa;

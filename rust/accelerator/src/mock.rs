@@ -1,26 +1,30 @@
-//! An accelerator for the driver's tests: registers, `AP_CTRL`, two copies of memory, and every fault that we could think of.
+//! An accelerator for the driver's tests: registers, `AP_CTRL`, two copies of memory, and a list of
+//! faults.
 //!
-//! It multiplies nothing: a frame's logits are checksums of its input and of the arena, each from the device's copy of memory. It takes
-//! note of whatever the driver does against the protocol.
+//! It multiplies nothing: a frame's logits are checksums of its input and of the arena, as the
+//! device's copy of memory has them. It reports whatever the driver does against the protocol.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use quasar_core::error::{Error, Result};
+use quasar_core::subnet::config::Pool;
 
-use crate::driver::Executable;
+use crate::arena_layout::words;
+use crate::identity::configuration_hash;
 use crate::isa::{
-    check, sealed, ABI, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES, CHECK_WORD, COMMAND_BYTES,
+    check, Load, LoadEnd, ABI, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES, CHECK_WORD, COMMAND_BYTES,
     COMMAND_WORDS, MAGIC, PORT_BYTES,
 };
-use crate::program::Segment;
+use crate::program::{List, Place, Program, Segment, Sizes};
+use crate::testing::{golden, hardware};
 use crate::transport::{register, Buffer, Transport, CACHE_LINE};
 
-/// What a mock can do wrong, once.
+/// A fault of the mock, which happens once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
-    /// Done, without a word.
+    /// The frame is done, without an interrupt.
     LostInterrupt,
     /// Interrupts without a reason.
     SpuriousInterrupts,
@@ -28,27 +32,27 @@ pub(crate) enum Fault {
     Hang,
     /// Store stops.
     StoreHangs,
-    /// Done after the deadline; the output then still comes, though the kernels were reset meanwhile.
+    /// The frame is done after the deadline; its output then still comes, after the reset.
     Late,
     /// Registers read as all ones until the reset.
     BusError,
-    /// The way to the registers fails once.
+    /// One register access fails.
     BrokenTransport,
-    /// A transfer was cut, and the store says so.
+    /// A transfer was cut, and the output's status says so.
     ShortDma,
     /// A bit of the logits is wrong.
     CorruptLogits,
     /// A bit of the trailer is wrong.
     CorruptTrailer,
-    /// Another bitstream, until the reset.
+    /// The identity is another bitstream's, until the reset.
     WrongIdentity,
-    /// Done, but nothing was written.
+    /// The frame is done, but nothing was written.
     NoOutput,
-    /// The host's cache keeps what it has.
+    /// The host's cache keeps its old lines.
     StaleCache,
     /// A command is not recognised.
     NoUnit,
-    /// A bit of a segment's commands in memory is wrong, and stays so.
+    /// A bit of a segment's commands in memory is wrong, until they are written again.
     FlippedCommand,
 }
 
@@ -71,7 +75,7 @@ impl Fault {
         Self::FlippedCommand,
     ];
 
-    /// The kind of error that it costs a frame; `None`: the driver copes.
+    /// Returns the kind of error that it costs a frame; `None` if it costs none.
     pub(crate) const fn error(self) -> Option<&'static str> {
         match self {
             Self::LostInterrupt | Self::SpuriousInterrupts => None,
@@ -89,112 +93,64 @@ impl Fault {
     }
 }
 
-pub(crate) const CLASSES: usize = 3;
+const CLASSES: usize = 3;
 
-/// A program without a network.
-#[derive(Clone, Debug)]
-pub(crate) struct MockProgram {
-    pub(crate) frames: usize,
-    pub(crate) ports: usize,
-    pub(crate) hash: u64,
-    pub(crate) arena: Vec<u8>,
-    pub(crate) input_beats: usize,
-}
-
-fn code(segment: Segment) -> u32 {
-    match segment {
-        Segment::Start(slot) => u32::from(slot),
-        Segment::Step(slot) => 2 + u32::from(slot),
-        Segment::End(slot) => 4 + u32::from(slot),
-    }
-}
-
-fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
-    bytes
-        .chunks_exact(4)
-        .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-}
-
-impl MockProgram {
-    pub(crate) fn new(frames: usize, ports: usize) -> Self {
-        Self {
-            frames,
-            ports,
-            hash: 0x0123_4567_89ab_cdef,
-            arena: (0..5 * ports * PORT_BYTES)
-                .map(|i| (i * 37) as u8)
-                .collect(),
-            input_beats: 3,
+/// Makes a program without a network: three commands for each segment, of which the first starts a
+/// frame and the second finishes one, where the segment does so.
+pub(crate) fn program(frames: u64, ports: u64) -> Arc<Program> {
+    let hardware = hardware(&golden("token"), "zcu102", [8, 8, 1, 1, 1, ports, frames]);
+    let segments = Segment::all(frames as usize);
+    let list = |(number, &segment): (u32, &Segment)| {
+        let first = Load {
+            address: number,
+            ..Load::default()
+        };
+        let place = Place {
+            slot: 0,
+            phase: 0,
+            stage: "mock",
+        };
+        List {
+            segment,
+            commands: vec![
+                first.into(),
+                LoadEnd::default().into(),
+                LoadEnd::default().into(),
+            ],
+            places: vec![place; 3],
         }
-    }
-
-    /// The logits of a packed input.
-    pub(crate) fn expected(&self, input: &[u8]) -> Vec<i32> {
-        let sum = check(words(input).chain(words(&self.arena)));
-        (0..CLASSES as u32)
-            .map(|class| sum.wrapping_mul(2 * class + 1) as i32)
-            .collect()
-    }
+    };
+    Arc::new(Program {
+        hardware,
+        name: "mock".into(),
+        sizes: Sizes {
+            tokens: 8,
+            prefix: 0,
+            patch_len: 2,
+            embed: 1,
+            pool: Pool::Mean,
+            phases: 2,
+        },
+        lists: (0..).zip(segments).map(list).collect(),
+        arena: (0..5 * ports as usize * PORT_BYTES)
+            .map(|i| (i * 37) as u8)
+            .collect(),
+        logits: (0..CLASSES as u16).collect(),
+    })
 }
 
-impl Executable for MockProgram {
-    fn configuration_hash(&self) -> u64 {
-        self.hash
-    }
-
-    fn frames(&self) -> usize {
-        self.frames
-    }
-
-    fn ports(&self) -> usize {
-        self.ports
-    }
-
-    /// A segment has three commands: one starts a frame, one finishes a frame, one says nothing. The first has the segment's code.
-    fn commands(&self, segment: Segment, seed: u32) -> Vec<u8> {
-        let mut commands = [[0x5555_5555; COMMAND_WORDS]; 3];
-        commands[0][0] = code(segment);
-        let words = sealed(commands, seed);
-        words
-            .iter()
-            .flatten()
-            .flat_map(|w| w.to_le_bytes())
-            .collect()
-    }
-
-    fn arena(&self) -> &[u8] {
-        &self.arena
-    }
-
-    fn input_bytes(&self) -> usize {
-        self.input_beats * self.ports * PORT_BYTES
-    }
-
-    fn output_bytes(&self) -> usize {
-        2 * PORT_BYTES
-    }
-
-    fn classes(&self) -> usize {
-        CLASSES
-    }
-
-    fn read_output(&self, bytes: &[u8], tag: u32, logits: &mut [i32]) -> Result<()> {
-        let words: Vec<u32> = words(bytes).collect();
-        let sum = check(words[..CLASSES].iter().copied());
-        if words[4..] != [tag, CLASSES as u32, sum, 0] {
-            return Err(Error::CorruptOutput(format!("trailer {:x?}", &words[4..])));
-        }
-        for (logit, &word) in logits.iter_mut().zip(&words) {
-            *logit = word as i32;
-        }
-        Ok(())
-    }
+/// Returns the logits of a packed input.
+pub(crate) fn expected(arena: &[u8], input: &[u8]) -> Vec<i32> {
+    let sum = check(words(input).chain(words(arena)));
+    (0..CLASSES as u32)
+        .map(|class| sum.wrapping_mul(2 * class + 1) as i32)
+        .collect()
 }
 
-/// What a test wants to know afterwards.
-#[derive(Debug, Default)]
+/// The record of a mock, for a test to check afterwards.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
-    /// What the driver did against the protocol.
+    /// The driver's violations of the protocol.
     pub(crate) violations: Vec<String>,
     /// Faults that took effect.
     pub(crate) fired: Vec<Fault>,
@@ -208,9 +164,9 @@ pub(crate) struct Report {
 struct Kernel {
     running: bool,
     done: bool,
-    /// Looks until it is done; `None`: not known, or never.
-    looks: Option<u32>,
-    /// When it is done, where it is late.
+    /// Polls until it is done; `None`: not known, or never.
+    polls: Option<u32>,
+    /// The time at which it is done, if it is late.
     late: Option<Instant>,
 }
 
@@ -233,42 +189,46 @@ struct Output {
 type Plan = Box<dyn FnMut(u64) -> Option<Fault> + Send>;
 
 pub(crate) struct Mock {
-    program: MockProgram,
+    pub(crate) program: Arc<Program>,
+    /// The configuration hash that it reports.
+    pub(crate) hash: u64,
     plan: Plan,
     pub(crate) report: Arc<Mutex<Report>>,
     deadline: Duration,
-    /// Time passes where the driver waits, and only there: tests do not depend on how busy the machine is.
+    /// Time passes only where the driver waits, so that tests do not depend on the machine's load.
     now: Instant,
     host: Vec<Vec<u8>>,
     device: Vec<Vec<u8>>,
     physical: Vec<u64>,
     registers: BTreeMap<u32, u32>,
     fetch: Kernel,
-    /// Looks until a segment is read.
-    pub(crate) fetch_looks: u32,
+    /// Polls until a segment is read.
+    pub(crate) fetch_polls: u32,
     store: Kernel,
     slots: [Option<(Vec<u8>, bool)>; 2],
     logits: VecDeque<Logits>,
     output: Option<Output>,
-    /// The arena's stripes, as load took them when it was started.
+    /// Addresses of the arena's stripes, since load was started.
     arena: Option<Vec<u64>>,
+    /// The output of a late frame, which is written after the reset.
     overdue: Option<Output>,
     segment: u64,
     seeds: BTreeMap<u32, Segment>,
     interrupt: bool,
     spurious: u32,
     error: u32,
-    /// Faults that go on until they are over, or until the reset.
+    /// Faults that have begun and neither ended nor been reset.
     active: BTreeSet<Fault>,
 }
 
 impl Mock {
     pub(crate) fn new(
-        program: MockProgram,
+        program: Arc<Program>,
         deadline: Duration,
         plan: impl FnMut(u64) -> Option<Fault> + Send + 'static,
     ) -> Self {
         Self {
+            hash: configuration_hash(program.hardware()),
             program,
             plan: Box::new(plan),
             report: Arc::default(),
@@ -279,7 +239,7 @@ impl Mock {
             physical: Vec::new(),
             registers: BTreeMap::new(),
             fetch: Kernel::default(),
-            fetch_looks: 2,
+            fetch_polls: 2,
             store: Kernel::default(),
             slots: [None, None],
             logits: VecDeque::new(),
@@ -314,14 +274,14 @@ impl Mock {
         self.device[index].get_mut(offset..offset + bytes)
     }
 
-    /// Logical beats from the stripes.
-    fn beats(&mut self, first: u32, count: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
+    /// Reads logical beats of so many bytes from the stripes.
+    fn beats(&mut self, first: u32, size: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(size);
         let Some(stripes) = self.arena.clone() else {
             self.violation("load is not started");
             return bytes;
         };
-        for beat in 0..count as u64 {
+        for beat in 0..(size / self.program.beat_bytes()) as u64 {
             for base in &stripes {
                 let at = base + PORT_BYTES as u64 * (u64::from(first) + beat);
                 match self.memory(at, PORT_BYTES) {
@@ -343,7 +303,7 @@ impl Mock {
         let count = self.register(register::FETCH_COUNT) as usize;
         self.fetch = Kernel {
             running: true,
-            looks: Some(self.fetch_looks),
+            polls: Some(self.fetch_polls),
             ..Kernel::default()
         };
         if count == 0 {
@@ -354,15 +314,12 @@ impl Mock {
         let Some(commands) = self.memory(at, bytes).map(|c| c.to_vec()) else {
             return self.violation(format!("fetch reads {at:#x}"));
         };
-        let code_read = words(&commands).next().unwrap();
-        let all = Segment::all(self.program.frames);
-        let Some(&segment) = all.iter().find(|&&segment| code(segment) == code_read) else {
-            return self.violation(format!("segment {code_read}"));
-        };
         let seed = self.register(register::FETCH_SEED);
-        if commands != self.program.commands(segment, seed) {
-            self.violation("the device sees other commands");
-        }
+        let program = Arc::clone(&self.program);
+        let mut segments = program.segments().map(|(segment, _)| segment);
+        let Some(segment) = segments.find(|&s| commands == program.command_bytes(s, seed)) else {
+            return self.violation("the device sees other commands");
+        };
         if *self.seeds.entry(seed).or_insert(segment) != segment {
             self.violation(format!("segment {segment} has another's seed"));
         }
@@ -394,7 +351,7 @@ impl Mock {
                 self.violation(format!("slot {slot} is taken"));
             }
             let first = self.register(register::FETCH_INPUT);
-            let input = self.beats(first, self.program.input_beats);
+            let input = self.beats(first, self.program.input_bytes());
             let sound = !self.active.remove(&Fault::ShortDma);
             let mut report = self.report.lock().unwrap();
             if let Some(epoch) = report.started.last_mut() {
@@ -408,7 +365,7 @@ impl Mock {
         }
     }
 
-    /// How many commands of a segment stand before the first that is not what was written.
+    /// Returns the number of commands before the first one that fails its check.
     fn sound_commands(&mut self, at: u64, count: usize, seed: u32) -> usize {
         let words: Vec<u32> = match self.memory(at, count * COMMAND_BYTES) {
             Some(memory) => words(memory).collect(),
@@ -427,20 +384,16 @@ impl Mock {
         let Some((input, sound)) = self.slots[slot as usize].take() else {
             return self.violation(format!("slot {slot} is empty"));
         };
-        let beats = self.program.arena.len() / (PORT_BYTES * self.program.ports);
-        let arena = self.beats(0, beats);
-        let seen = MockProgram {
-            arena,
-            ..self.program.clone()
-        };
+        let arena = self.beats(0, self.program.arena().len());
+        let logits = expected(&arena, &input);
         self.logits.push_back(Logits {
-            words: seen.expected(&input).iter().map(|&l| l as u32).collect(),
+            words: logits.into_iter().map(|logit| logit as u32).collect(),
             sound,
             fault,
         });
     }
 
-    /// The store takes the next logits, where there are some.
+    /// Gives store the next logits, if there are any.
     fn take_logits(&mut self) {
         if !self.store.running || self.output.is_some() {
             return;
@@ -460,16 +413,16 @@ impl Mock {
         let tag = self.register(register::STORE_TAG);
         words.resize(4, 0);
         words.extend([tag, CLASSES as u32, sum, u32::from(!sound)]);
-        self.store.looks = Some(3);
+        self.store.polls = Some(3);
         match fault {
-            Some(Fault::Hang | Fault::StoreHangs) => self.store.looks = None,
+            Some(Fault::Hang | Fault::StoreHangs) => self.store.polls = None,
             Some(Fault::Late) => {
-                self.store.looks = None;
+                self.store.polls = None;
                 self.store.late = Some(self.now + 2 * self.deadline);
             }
             Some(Fault::SpuriousInterrupts) => {
                 self.spurious = 2;
-                self.store.looks = Some(40);
+                self.store.polls = Some(40);
             }
             Some(Fault::CorruptLogits) => words[1] ^= 1 << 20,
             Some(Fault::CorruptTrailer) => words[6] ^= 1,
@@ -482,7 +435,7 @@ impl Mock {
         self.output = Some(Output { physical, words });
     }
 
-    /// Begins a fault of a segment, where it can show in it.
+    /// Begins a fault, if it can show in a segment of this kind; returns whether it did.
     fn misbehave(&mut self, fault: Fault, starts: bool, finishes: bool) -> bool {
         match fault {
             Fault::LostInterrupt
@@ -494,7 +447,7 @@ impl Mock {
             | Fault::NoOutput
             | Fault::StaleCache => return finishes,
             Fault::ShortDma if !starts => return false,
-            Fault::Hang => self.fetch.looks = None,
+            Fault::Hang => self.fetch.polls = None,
             Fault::NoUnit => self.error = 2,
             _ => {}
         }
@@ -502,16 +455,16 @@ impl Mock {
         true
     }
 
-    /// Time goes by.
+    /// Advances both kernels by one poll.
     fn step(&mut self) {
-        let step = |kernel: &mut Kernel| match kernel.looks {
+        let step = |kernel: &mut Kernel| match kernel.polls {
             Some(0) if kernel.running => {
                 kernel.running = false;
                 kernel.done = true;
                 true
             }
-            Some(looks) => {
-                kernel.looks = Some(looks.saturating_sub(1));
+            Some(polls) => {
+                kernel.polls = Some(polls.saturating_sub(1));
                 false
             }
             None => false,
@@ -520,14 +473,14 @@ impl Mock {
         self.take_logits();
         if self.store.late.is_some_and(|at| self.now >= at) {
             self.store.late = None;
-            self.store.looks = Some(0);
+            self.store.polls = Some(0);
         }
         if self.output.is_some() && step(&mut self.store) {
             let output = self.output.take();
             if !self.active.remove(&Fault::NoOutput) {
                 self.write_output(output);
             }
-            // The line rises only where the last interrupt was cleared.
+            // The line rises only if the last interrupt was cleared.
             let cleared = self.registers.insert(register::STORE_ISR, 1) != Some(1);
             let enabled = self.register(register::STORE_GIE) & self.register(register::STORE_IER);
             let lost = self.active.remove(&Fault::LostInterrupt);
@@ -603,9 +556,9 @@ impl Transport for Mock {
             register::FETCH_MAGIC => MAGIC,
             register::FETCH_ABI => ABI,
             register::FETCH_HASH_LOW => {
-                self.program.hash as u32 ^ u32::from(self.active.contains(&Fault::WrongIdentity))
+                self.hash as u32 ^ u32::from(self.active.contains(&Fault::WrongIdentity))
             }
-            register::FETCH_HASH_HIGH => (self.program.hash >> 32) as u32,
+            register::FETCH_HASH_HIGH => (self.hash >> 32) as u32,
             register::FETCH_ERROR => self.error,
             register::STORE_ISR => self.register(register),
             _ => {
@@ -645,7 +598,8 @@ impl Transport for Mock {
                 if self.arena.is_some() {
                     self.violation("load is started twice");
                 }
-                let ports = &register::LOAD_ARENA[..self.program.ports];
+                let ports = self.program.beat_bytes() / PORT_BYTES;
+                let ports = &register::LOAD_ARENA[..ports];
                 self.arena = Some(ports.iter().map(|&port| self.address(port)).collect());
             }
             register::STORE_CTRL => {
@@ -727,7 +681,7 @@ impl Transport for Mock {
                 self.step();
             }
         }
-        if !self.interrupt && (self.store.looks.is_none() || !self.store.running) {
+        if !self.interrupt && (self.store.polls.is_none() || !self.store.running) {
             self.now += timeout;
         }
         Ok(std::mem::take(&mut self.interrupt))

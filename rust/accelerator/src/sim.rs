@@ -1,6 +1,7 @@
-//! The simulated device: a shared library that is made of the HLS sources (`fpga/sim/quasar_sim.h` declares its functions).
+//! The simulated device: a shared library made of the HLS sources. `fpga/sim/quasar_sim.h` declares
+//! its functions.
 //!
-//! All `unsafe` here is calls of that library and copies from and to the memory that it gives. Depends on [`crate::transport`].
+//! All `unsafe` here is calls of that library. Depends on [`crate::transport`].
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_int, CStr, CString};
@@ -12,10 +13,11 @@ use std::time::Duration;
 use libloading::{Library, Symbol};
 use quasar_core::error::{Error, Result};
 
+use crate::host_memory::HostMemory;
 use crate::isa::ABI;
 use crate::transport::{Buffer, Transport};
 
-/// What the library calls a device.
+/// A device of the library.
 #[repr(C)]
 struct Opaque {
     _private: [u8; 0],
@@ -42,7 +44,7 @@ pub struct SimLibrary {
     functions: Functions,
     name: String,
     configuration: String,
-    /// Holds the code that `functions` points to.
+    /// Keeps the code that `functions` points to.
     _library: Library,
 }
 
@@ -57,10 +59,10 @@ impl SimLibrary {
     /// Loads a library.
     ///
     /// # Errors
-    /// [`Error::DeviceUnavailable`] for a file that is none, or one of another version.
+    /// [`Error::DeviceUnavailable`] for a file that is no such library, or one of another version.
     pub fn load(path: &Path) -> Result<Self> {
-        // SAFETY: loading runs the library's initialisers; it is made by `make sim` of this repository's sources, and whoever names
-        // another file asks for its code to be run.
+        // SAFETY: loading runs the library's initialisers. `make sim` builds the library from this
+        // repository's sources; a user who names another file asks for its code to be run.
         let library = unsafe { Library::new(path) }.map_err(|e| unavailable(path, e))?;
         macro_rules! symbol {
             ($name:literal) => {{
@@ -103,26 +105,26 @@ impl SimLibrary {
         })
     }
 
-    /// The hardware configuration (TOML) that it was built from.
+    /// Returns the hardware configuration (TOML) that the library was built from.
     pub fn configuration(&self) -> &str {
         &self.configuration
     }
 }
 
-/// A simulated device. The order in which its processes run is drawn by a seed.
+/// A simulated device. A seed determines the order in which its processes run.
 pub struct Sim {
     library: Arc<SimLibrary>,
     device: NonNull<Opaque>,
-    /// Start and size of the host's copy of each buffer.
-    memory: Vec<(NonNull<u8>, usize)>,
+    /// The host's copy of each buffer.
+    memory: HostMemory,
 }
 
-// SAFETY: the library's functions may be called from any thread, one at a time (`quasar_sim.h`); all calls go through `&mut self`. The
-// pointers in `memory` are to the device's own memory, which lives until it is closed.
+// SAFETY: the library's functions may be called from any thread, one at a time (`quasar_sim.h`);
+// all calls go through `&mut self`.
 unsafe impl Send for Sim {}
 
 impl Sim {
-    /// A device with that much memory; `seed` 0 runs its processes in turn.
+    /// Opens a device with that much memory. With `seed` 0 its processes run in turn.
     ///
     /// # Errors
     /// [`Error::DeviceUnavailable`].
@@ -141,7 +143,7 @@ impl Sim {
             Some(device) => Ok(Self {
                 library,
                 device,
-                memory: Vec::new(),
+                memory: HostMemory::default(),
             }),
             None => Err(Error::DeviceUnavailable {
                 device: format!("sim:{}", library.name),
@@ -174,18 +176,6 @@ impl Sim {
                 device: self.name(),
                 problem: format!("no memory at {:#x}", buffer.physical + offset as u64),
             })
-        }
-    }
-
-    /// The host's copy of a part of a buffer.
-    fn host(&self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<*mut u8> {
-        let range = buffer.range(offset, bytes)?;
-        match self.memory.get(buffer.index) {
-            Some(&(start, size)) if range.end <= size => {
-                // SAFETY: the range lies within the buffer's memory.
-                Ok(unsafe { start.as_ptr().add(range.start) })
-            }
-            _ => Err(Error::InvalidValue("a buffer of another device".into())),
         }
     }
 }
@@ -225,27 +215,23 @@ impl Transport for Sim {
             available: 0,
             unit: "bytes",
         })?;
-        self.memory.push((start, bytes));
+        let index = self.memory.next_index();
+        // SAFETY: the device's own memory, which lives until the device is closed. The device's
+        // thread touches the host's copy only within `flush` and `invalidate`.
+        unsafe { self.memory.add(start, bytes) }
         Ok(Buffer {
-            index: self.memory.len() - 1,
+            index,
             physical,
             bytes,
         })
     }
 
     fn copy_in(&mut self, buffer: &Buffer, offset: usize, data: &[u8]) -> Result<()> {
-        let to = self.host(buffer, offset, data.len())?;
-        // SAFETY: `to` has as many bytes, and they are the device's own, which `data` cannot overlap. The device's thread touches
-        // the host's copy only within `flush` and `invalidate`.
-        unsafe { to.copy_from_nonoverlapping(data.as_ptr(), data.len()) }
-        Ok(())
+        self.memory.copy_in(buffer, offset, data)
     }
 
     fn copy_out(&mut self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<()> {
-        let from = self.host(buffer, offset, out.len())?;
-        // SAFETY: as in `copy_in`.
-        unsafe { from.copy_to_nonoverlapping(out.as_mut_ptr(), out.len()) }
-        Ok(())
+        self.memory.copy_out(buffer, offset, out)
     }
 
     fn flush(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
@@ -262,7 +248,7 @@ impl Transport for Sim {
         if unsafe { (self.library.functions.wait)(self.device.as_ptr(), milliseconds) } == 1 {
             return Ok(true);
         }
-        // A device that trapped or is in a deadlock says so; there is nothing to wait for.
+        // A device that trapped or is in a deadlock reports it; no interrupt will come.
         let problem = self.diagnosis();
         if problem.is_empty() {
             return Ok(false);

@@ -1,4 +1,5 @@
-//! Random subnets and configurations for tests. Depends on the subnet's schema, so that whatever a subnet has is drawn.
+//! Random subnets and configurations for tests. Depends on the subnet's schema, so that the values
+//! of every tensor are sampled.
 
 use proptest::prelude::*;
 use quasar_core::subnet::config::Config;
@@ -9,7 +10,7 @@ use quasar_hardware::configuration::{Array, Buffers, Configuration, Lanes, Multi
 use quasar_hardware::{Board, Hardware, Mode, Workload};
 use serde_json::json;
 
-/// `SplitMix64`: a seed is a subnet.
+/// `SplitMix64`: equal seeds give equal subnets.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -25,13 +26,13 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number of `least..=most`.
+    /// Returns a number of `least..=most`.
     pub(crate) fn within(&mut self, least: i64, most: i64) -> i64 {
         least + (self.next() % (most - least + 1) as u64) as i64
     }
 }
 
-/// What a drawn subnet has.
+/// Sizes of a sampled subnet.
 #[derive(Clone, Debug)]
 pub(crate) struct Design {
     pub(crate) side: usize,
@@ -43,7 +44,7 @@ pub(crate) struct Design {
     pub(crate) blocks: Vec<(usize, usize, usize)>,
     pub(crate) pool: &'static str,
     pub(crate) classes: usize,
-    /// Of 8 rows so many are 8-bit.
+    /// Expected 8-bit rows among 8 rows.
     pub(crate) eight_bit: i64,
     pub(crate) seed: u64,
 }
@@ -52,7 +53,7 @@ impl Design {
     pub(crate) fn subnet(&self) -> Subnet {
         let mut random = Random::new(self.seed);
         let config = json!({
-            "name": "drawn",
+            "name": "sampled",
             "image": {"height": self.side, "width": self.side, "channels": self.channels},
             "patch": {"kernel": self.kernel, "stride": self.kernel, "pad": 0, "pad_value": 0},
             "embed": self.embed,
@@ -143,13 +144,14 @@ impl Random {
     }
 }
 
-/// A shipped board.
+/// Reads a board of the package.
 pub(crate) fn board(name: &str) -> Board {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../python/quasar_rt/boards");
     Board::from_toml(&std::fs::read_to_string(format!("{root}/{name}.toml")).unwrap()).unwrap()
 }
 
-/// A configuration that holds a subnet: tokens, row pairs; requantizing, norm and exponential lanes; AXI ports; frames.
+/// Returns a configuration that holds a subnet. The numbers are tokens, row pairs, requantizing,
+/// norm and exponential lanes, AXI ports, frames.
 pub(crate) fn hardware(
     subnet: &Subnet,
     board_name: &str,
@@ -189,7 +191,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// As [`hardware`] takes it, with a board.
+    /// Samples a board and the numbers for [`hardware`].
     pub(crate) fn shape()(
         (tokens, pairs) in (1u64..12, 1u64..10),
         (lanes, norm, exponential) in (0u64..1000, 0u64..1000, 0u64..1000),
@@ -201,7 +203,7 @@ prop_compose! {
     }
 }
 
-/// The golden subnets, by name.
+/// Loads a golden subnet.
 pub(crate) fn golden(name: &str) -> Subnet {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors");
     Subnet::load(format!("{root}/{name}.qvit")).unwrap()

@@ -1,4 +1,4 @@
-//! How the driver reaches an accelerator: registers, DMA memory, the interrupt.
+//! The driver's way to an accelerator: registers, DMA memory, the interrupt.
 //!
 //! Depends on [`crate::isa`] and [`quasar_core::error`].
 
@@ -10,7 +10,7 @@ use quasar_core::error::{Error, Result};
 
 use crate::isa::REGISTERS;
 
-/// Offset of a register, at compile time; a name that is not declared does not compile.
+/// Returns the offset of a register at compile time. A name that is not declared does not compile.
 const fn offset(name: &str) -> u32 {
     let name = name.as_bytes();
     let mut register = 0;
@@ -41,9 +41,9 @@ pub mod register {
     pub const FETCH_COUNT: u32 = offset("fetch_COUNT");
     /// First beat of the patches.
     pub const FETCH_INPUT: u32 = offset("fetch_INPUT");
-    /// What the commands' checks go on from.
+    /// The seed of the commands' checks.
     pub const FETCH_SEED: u32 = offset("fetch_SEED");
-    /// What an identity begins with.
+    /// The mark that an identity begins with.
     pub const FETCH_MAGIC: u32 = offset("fetch_MAGIC");
     /// Version of commands, registers and memory formats.
     pub const FETCH_ABI: u32 = offset("fetch_ABI");
@@ -65,7 +65,7 @@ pub mod register {
     pub const STORE_OUTPUT: u32 = offset("store_OUTPUT");
     /// Number of logits.
     pub const STORE_COUNT: u32 = offset("store_COUNT");
-    /// What the trailer repeats.
+    /// The tag that the output's trailer repeats.
     pub const STORE_TAG: u32 = offset("store_TAG");
     /// `AP_CTRL` of load.
     pub const LOAD_CTRL: u32 = offset("load_CTRL");
@@ -80,27 +80,28 @@ pub mod register {
     pub const RESET: u32 = offset("reset");
 }
 
-/// How long the kernels are held in reset: the AXI ports are drained first, which takes a millisecond at most.
+/// The length of a reset: the AXI ports are drained first, which takes a millisecond at most.
 const RESET_PULSE: Duration = Duration::from_millis(2);
-/// How long they are left alone afterwards.
+/// The pause after a reset.
 const RESET_RECOVERY: Duration = Duration::from_micros(100);
 
-/// DMA memory: contiguous for the device, and not moved. It lives as long as the transport that gave it.
+/// DMA memory: contiguous for the device, and never moved. It lives as long as the transport that
+/// allocated it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buffer {
-    /// Which of the transport's buffers it is.
+    /// Its number among the transport's buffers.
     pub index: usize,
-    /// Its address as the device sees it.
+    /// Its address for the device.
     pub physical: u64,
     /// Its size.
     pub bytes: usize,
 }
 
 impl Buffer {
-    /// The range `offset..offset + bytes` of this buffer.
+    /// Returns the range `offset..offset + bytes` of this buffer.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] where it leaves the buffer.
+    /// [`Error::InvalidValue`] if the range leaves the buffer.
     pub fn range(&self, offset: usize, bytes: usize) -> Result<Range<usize>> {
         match offset.checked_add(bytes) {
             Some(end) if end <= self.bytes => Ok(offset..end),
@@ -112,74 +113,76 @@ impl Buffer {
     }
 }
 
-/// A way to an accelerator. The host sees DMA memory through its cache: what it wrote reaches the device by [`Self::flush`], what
-/// the device wrote reaches the host by [`Self::invalidate`]. Whoever calls aligns both to [`CACHE_LINE`].
+/// A way to an accelerator. The host sees DMA memory through its cache: [`Self::flush`] makes the
+/// host's writes visible to the device, [`Self::invalidate`] makes the device's writes visible to
+/// the host. The caller aligns both to [`CACHE_LINE`].
 ///
-/// Every method fails with [`Error::DeviceFault`] where the way itself is broken.
+/// Every method fails with [`Error::DeviceFault`] if the way itself is broken.
 pub trait Transport: Send {
-    /// The device in words, for messages.
+    /// Returns the device's name for messages.
     fn name(&self) -> String;
 
-    /// A register's value.
+    /// Reads a register.
     ///
     /// # Errors
     /// See [`Transport`].
     fn read(&mut self, register: u32) -> Result<u32>;
 
-    /// Sets a register.
+    /// Writes a register.
     ///
     /// # Errors
     /// See [`Transport`].
     fn write(&mut self, register: u32, value: u32) -> Result<()>;
 
-    /// DMA memory, aligned to [`CACHE_LINE`].
+    /// Allocates DMA memory, aligned to [`CACHE_LINE`].
     ///
     /// # Errors
-    /// [`Error::DoesNotFit`] where there is not as much.
+    /// [`Error::DoesNotFit`] if there is less memory.
     fn allocate(&mut self, bytes: usize) -> Result<Buffer>;
 
     /// Copies `data` to the host's view of a buffer.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] where it leaves the buffer.
+    /// [`Error::InvalidValue`] if the range leaves the buffer.
     fn copy_in(&mut self, buffer: &Buffer, offset: usize, data: &[u8]) -> Result<()>;
 
     /// Copies the host's view of a buffer to `out`.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] where it leaves the buffer.
+    /// [`Error::InvalidValue`] if the range leaves the buffer.
     fn copy_out(&mut self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<()>;
 
-    /// Makes what the host wrote to a range visible to the device.
+    /// Makes the host's writes to a range visible to the device.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] where it leaves the buffer; see [`Transport`].
+    /// [`Error::InvalidValue`] if the range leaves the buffer; see [`Transport`].
     fn flush(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()>;
 
-    /// Makes what the device wrote to a range visible to the host.
+    /// Makes the device's writes to a range visible to the host.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] where it leaves the buffer; see [`Transport`].
+    /// [`Error::InvalidValue`] if the range leaves the buffer; see [`Transport`].
     fn invalidate(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()>;
 
-    /// Waits for the interrupt. `false`: there was none in that time. An interrupt is a hint: it may come without a reason, or be lost.
+    /// Waits for the interrupt; returns whether it came in that time. An interrupt is only a hint:
+    /// it may come without a reason, or be lost.
     ///
     /// # Errors
     /// See [`Transport`].
     fn wait(&mut self, timeout: Duration) -> Result<bool>;
 
-    /// The time that deadlines are kept in. A test may have its own.
+    /// Returns the time for deadlines. A test may have a clock of its own.
     fn now(&self) -> Instant {
         Instant::now()
     }
 
-    /// Lets time pass.
+    /// Pauses the thread.
     fn sleep(&mut self, time: Duration) {
         thread::sleep(time);
     }
 
-    /// Resets all kernels and clears their registers; memory stays as it is. While they are held in reset nobody answers on the bus, so
-    /// no other register may be touched.
+    /// Resets all kernels and clears their registers; memory is unchanged. During the reset nothing
+    /// answers on the bus, so no other register may be accessed.
     ///
     /// # Errors
     /// See [`Transport`].
@@ -191,15 +194,16 @@ pub trait Transport: Send {
         Ok(())
     }
 
-    /// What the device says of its last fault, where it can say more than registers do; or nothing.
+    /// Describes the device's last fault, if the device knows more than its registers; empty
+    /// otherwise.
     fn diagnosis(&mut self) -> String {
         String::new()
     }
 
-    /// Lets the simulated device misbehave once, in the frame after `after_frames` others.
+    /// Makes the simulated device fail once, in the frame after `after_frames` others.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] for a fault that it does not know.
+    /// [`Error::InvalidValue`] for an unknown fault.
     fn inject(&mut self, fault: &str, after_frames: u64) -> Result<()> {
         Err(Error::InvalidValue(format!(
             "{}: fault {fault:?} after {after_frames} frames; only a simulated device injects faults",
@@ -208,7 +212,7 @@ pub trait Transport: Send {
     }
 }
 
-/// Bytes of the longest cache line of the processors in question.
+/// Bytes of the longest cache line among the supported processors.
 pub const CACHE_LINE: usize = 64;
 
 #[cfg(test)]

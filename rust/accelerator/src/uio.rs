@@ -1,8 +1,8 @@
-//! Linux without PYNQ: registers through a UIO device or `/dev/mem`, memory through u-dma-buf or a reserved region, the bitstream
-//! through the FPGA manager.
+//! Linux without PYNQ: registers through a UIO device or `/dev/mem`, memory through u-dma-buf or a
+//! reserved region, the bitstream through the FPGA manager.
 //!
-//! Everything has a root (`/dev`, `/sys`), so that ordinary files stand in for the device nodes in tests. All `unsafe` here is access to
-//! mapped memory. Depends on [`crate::transport`].
+//! Every path has a root (`/dev`, `/sys`), so that tests use ordinary files for the device nodes.
+//! All `unsafe` here is access to mapped memory. Depends on [`crate::transport`].
 #![allow(unsafe_code)]
 
 use std::fmt::Display;
@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 use std::thread;
 use std::time::Duration;
 
@@ -18,16 +19,17 @@ use quasar_core::error::{Error, Result};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::{flock, FlockOperation, OFlags};
 
+use crate::host_memory::HostMemory;
 use crate::isa::REGISTER_BYTES;
 use crate::transport::{Buffer, Transport, CACHE_LINE};
 
-/// What the device tree calls the accelerator: `/sys/class/uio/uioN/name`.
+/// The accelerator's name in the device tree: `/sys/class/uio/uioN/name`.
 pub const NODE: &str = "quasar";
 
-/// Without an interrupt, completion is looked for this often.
+/// The interval at which completion is polled if there is no interrupt.
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
-/// Where the kernel's files are.
+/// Roots of the kernel's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roots {
     /// `/dev`
@@ -57,21 +59,21 @@ pub struct Region {
     pub bytes: usize,
 }
 
-/// How registers are reached.
+/// The way to the registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Registers {
-    /// `/dev/uioN`, which has the interrupt too.
+    /// `/dev/uioN`, which also has the interrupt.
     Uio(String),
     /// `/dev/mem` at this address; completion is polled.
     DevMem(u64),
 }
 
-/// Where DMA memory comes from.
+/// The source of DMA memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Memory {
     /// `/dev/NAME` of u-dma-buf, and the folder with its attributes.
     UDmaBuf(String, PathBuf),
-    /// A region that the kernel was told to leave alone, through `/dev/mem`, uncached.
+    /// A region that the kernel does not use, through `/dev/mem`, uncached.
     Reserved(Region),
 }
 
@@ -86,7 +88,7 @@ fn io(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
     |source| unavailable(format!("{}: {source}", path.display()))
 }
 
-/// An attribute's text.
+/// Reads an attribute.
 fn attribute(path: &Path) -> Result<String> {
     let text = fs::read_to_string(path).map_err(io(path))?;
     Ok(text.trim().to_owned())
@@ -101,7 +103,7 @@ fn number(path: &Path) -> Result<u64> {
     parsed.map_err(|_| unavailable(format!("{}: {text:?} is no number", path.display())))
 }
 
-/// Names in a folder, sorted; none where there is no such folder.
+/// Lists a folder's names, sorted; none if there is no such folder.
 fn entries(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder)
         .into_iter()
@@ -114,7 +116,7 @@ fn entries(folder: &Path) -> Vec<String> {
 }
 
 impl Registers {
-    /// The UIO device whose device-tree node is [`NODE`].
+    /// Finds the UIO device whose device-tree node is [`NODE`].
     pub fn find(roots: &Roots) -> Option<Self> {
         let class = roots.sys.join("class/uio");
         entries(&class)
@@ -125,7 +127,7 @@ impl Registers {
 }
 
 impl Memory {
-    /// The u-dma-buf that has [`NODE`] in its name, or else the first.
+    /// Finds the u-dma-buf that has [`NODE`] in its name, or else the first one.
     pub fn find(roots: &Roots) -> Option<Self> {
         ["class/u-dma-buf", "class/udmabuf"]
             .iter()
@@ -141,10 +143,12 @@ impl Memory {
     }
 }
 
-/// Loads a bitstream: the FPGA manager takes it from the firmware folder, where this copies it unless it is there.
+/// Loads a bitstream by the FPGA manager. Copies it to the firmware folder first, unless it is
+/// there.
 ///
 /// # Errors
-/// [`Error::DeviceUnavailable`] where a file cannot be read or written, or the FPGA does not come to operate.
+/// [`Error::DeviceUnavailable`] if a file cannot be read or written, or the FPGA does not reach the
+/// state `operating`.
 pub fn load_bitstream(roots: &Roots, bitstream: &Path) -> Result<()> {
     let name = bitstream
         .file_name()
@@ -159,7 +163,7 @@ pub fn load_bitstream(roots: &Roots, bitstream: &Path) -> Result<()> {
         let path = manager.join(attribute);
         fs::write(&path, value).map_err(io(&path))
     };
-    // 0: all of the FPGA, not a part.
+    // 0: the whole FPGA, no partial bitstream.
     set("flags", "0")?;
     set("firmware", &name.to_string_lossy())?;
     match attribute(&manager.join("state"))?.as_str() {
@@ -176,7 +180,7 @@ pub fn load_bitstream(roots: &Roots, bitstream: &Path) -> Result<()> {
 struct Pool {
     map: MmapRaw,
     physical: u64,
-    /// Where the attributes are; `None`: the memory needs no synchronisation.
+    /// The folder of its attributes; `None` if the memory needs no synchronisation.
     attributes: Option<PathBuf>,
     used: usize,
 }
@@ -188,7 +192,8 @@ pub struct Uio {
     registers: MmapRaw,
     interrupt: Option<OwnedFd>,
     pool: Pool,
-    buffers: Vec<usize>,
+    /// Views of the buffers in `pool`.
+    memory: HostMemory,
     /// Keeps other processes from the accelerator.
     _lock: File,
 }
@@ -219,7 +224,8 @@ impl Uio {
     /// Opens an accelerator for this process alone.
     ///
     /// # Errors
-    /// [`Error::DeviceUnavailable`] where something is missing, or another process has the accelerator.
+    /// [`Error::DeviceUnavailable`] if something is missing, or another process has the
+    /// accelerator.
     pub fn open(roots: &Roots, registers: &Registers, memory: &Memory) -> Result<Self> {
         let (path, offset, name) = match registers {
             Registers::Uio(name) => (roots.dev.join(name), 0, format!("uio:{name}")),
@@ -237,12 +243,12 @@ impl Uio {
             registers: map(&file, &path, offset, REGISTER_BYTES as usize)?,
             interrupt,
             pool: Pool::open(roots, memory)?,
-            buffers: Vec::new(),
+            memory: HostMemory::default(),
             _lock: file,
         })
     }
 
-    /// The same with the interrupt from another file.
+    /// Replaces the source of the interrupt.
     #[must_use]
     pub fn with_interrupt(mut self, interrupt: OwnedFd) -> Self {
         self.interrupt = Some(interrupt);
@@ -264,18 +270,6 @@ impl Uio {
         Ok(unsafe { self.registers.as_mut_ptr().add(offset as usize) }.cast())
     }
 
-    /// Where a part of a buffer is mapped.
-    fn host(&self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<*mut u8> {
-        let range = buffer.range(offset, bytes)?;
-        match self.buffers.get(buffer.index) {
-            Some(start) if start + buffer.bytes <= self.pool.map.len() => {
-                // SAFETY: the buffer lies within the mapping, and the range within the buffer.
-                Ok(unsafe { self.pool.map.as_mut_ptr().add(start + range.start) })
-            }
-            _ => Err(Error::InvalidValue("a buffer of another device".into())),
-        }
-    }
-
     fn sync(
         &self,
         buffer: &Buffer,
@@ -287,7 +281,7 @@ impl Uio {
         let range = buffer.range(offset, bytes)?;
         barrier();
         if let Some(attributes) = &self.pool.attributes {
-            let start = self.buffers[buffer.index] + range.start;
+            let start = buffer.physical - self.pool.physical + range.start as u64;
             for (attribute, value) in [
                 ("sync_offset", start.to_string()),
                 ("sync_size", bytes.to_string()),
@@ -329,7 +323,8 @@ impl Pool {
     }
 }
 
-/// All accesses to memory before it are done before any access behind it begins, for the device as well.
+/// Orders memory accesses: those before it are done before those after it begin, also as the device
+/// sees them.
 fn barrier() {
     #[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
     // SAFETY: a barrier changes neither registers nor memory.
@@ -373,26 +368,25 @@ impl Transport for Uio {
             });
         }
         self.pool.used = end;
-        self.buffers.push(start);
+        let index = self.memory.next_index();
+        // SAFETY: the range lies within the mapping, which lives as long as `self`.
+        unsafe {
+            let first = NonNull::new_unchecked(self.pool.map.as_mut_ptr().add(start));
+            self.memory.add(first, bytes);
+        }
         Ok(Buffer {
-            index: self.buffers.len() - 1,
+            index,
             physical: self.pool.physical + start as u64,
             bytes,
         })
     }
 
     fn copy_in(&mut self, buffer: &Buffer, offset: usize, data: &[u8]) -> Result<()> {
-        let to = self.host(buffer, offset, data.len())?;
-        // SAFETY: `to` has as many bytes within the mapping, which `data` cannot overlap: nothing borrows from it.
-        unsafe { to.copy_from_nonoverlapping(data.as_ptr(), data.len()) }
-        Ok(())
+        self.memory.copy_in(buffer, offset, data)
     }
 
     fn copy_out(&mut self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<()> {
-        let from = self.host(buffer, offset, out.len())?;
-        // SAFETY: as in `copy_in`. What the device may still be writing is copied as it is, and judged by its check.
-        unsafe { from.copy_to_nonoverlapping(out.as_mut_ptr(), out.len()) }
-        Ok(())
+        self.memory.copy_out(buffer, offset, out)
     }
 
     fn flush(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
@@ -408,7 +402,7 @@ impl Transport for Uio {
             thread::sleep(timeout.min(POLL_INTERVAL));
             return Ok(false);
         };
-        // The kernel masks the interrupt when it comes; writing 1 lets the next one through.
+        // The kernel masks the interrupt when it comes; writing 1 unmasks it.
         rustix::io::write(interrupt, &1_u32.to_ne_bytes()).map_err(|e| self.fault(e))?;
         let timeout = Timespec {
             tv_sec: timeout.as_secs() as i64,

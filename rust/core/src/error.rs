@@ -5,7 +5,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What can go wrong, from a file's first byte to a prediction. Messages say what is wrong, where, and what to do.
+/// An error on the way from a file's first byte to a prediction. Its message has the problem, the
+/// place and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -14,7 +15,7 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// The file ends before what its header promises.
@@ -30,7 +31,7 @@ pub enum Error {
     /// Something is larger than the documented limit; nothing was allocated for it.
     #[error("{what} is {size} {unit}; at most {limit} are allowed")]
     TooLarge {
-        /// What is too large.
+        /// The thing that is too large.
         what: String,
         /// Its size.
         size: u64,
@@ -61,27 +62,28 @@ pub enum Error {
     InvalidConfig {
         /// The key, as a path (`blocks.0.heads`).
         key: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
-    /// A settings file (space, board, hardware configuration, search state) has a key that is missing, unknown or out of its range.
+    /// A settings file (space, board, hardware configuration, search state) has a key that is
+    /// missing, unknown or out of its range.
     #[error("invalid {document}: {key}: {problem}")]
     InvalidSettings {
         /// The kind of file and its name (`space "tiny"`).
         document: String,
         /// The key, as a path (`choices.embed`).
         key: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// A network does not fit an accelerator's buffers, or an accelerator does not fit its board.
     #[error("{what} needs {needed} {unit}, {} more than the {available} that are there", needed.saturating_sub(*available))]
     DoesNotFit {
-        /// What does not fit where.
+        /// The thing that does not fit, and the place.
         what: String,
-        /// How much it needs.
+        /// The amount needed.
         needed: u64,
-        /// How much there is.
+        /// The amount available.
         available: u64,
         /// The unit of both.
         unit: &'static str,
@@ -91,7 +93,7 @@ pub enum Error {
     InvalidTensor {
         /// The tensor's name.
         tensor: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// A row breaks the bound that keeps every partial sum within 27 bits.
@@ -113,7 +115,7 @@ pub enum Error {
     /// An argument has an unusable value or shape.
     #[error("invalid value: {0}")]
     InvalidValue(String),
-    /// What a search is asked for cannot be had: no network of the space is fast enough.
+    /// A search cannot meet its goal: no network of the space is fast enough.
     #[error("{0}")]
     Infeasible(String),
     /// The requested SIMD tier is not available on this CPU.
@@ -127,17 +129,17 @@ pub enum Error {
     /// Worker threads could not be started.
     #[error("cannot start {threads} worker threads: {problem}; ask for fewer")]
     Threads {
-        /// How many were asked for.
+        /// The number asked for.
         threads: usize,
-        /// What the operating system said.
+        /// The operating system's message.
         problem: String,
     },
-    /// A device is not there, or is not to be had.
+    /// A device is missing or cannot be used.
     #[error("device \"{device}\": {problem}")]
     DeviceUnavailable {
-        /// What was asked for.
+        /// The device asked for.
         device: String,
-        /// What is missing, and what to do.
+        /// The missing part, and the remedy.
         problem: String,
     },
     /// An accelerator did not do its work in time.
@@ -145,11 +147,11 @@ pub enum Error {
     DeviceTimeout {
         /// The device.
         device: String,
-        /// What was waited for.
+        /// The step that took too long.
         what: &'static str,
-        /// How long.
+        /// The time that the driver waited.
         waited: Duration,
-        /// What the device says of it: empty, or "; " and a sentence.
+        /// The device's own report: empty, or "; " and a sentence.
         details: String,
     },
     /// An accelerator, or the way to it, reports a fault.
@@ -157,10 +159,10 @@ pub enum Error {
     DeviceFault {
         /// The device.
         device: String,
-        /// What was reported.
+        /// The report.
         problem: String,
     },
-    /// What an accelerator left in memory is not a frame's sound output.
+    /// An accelerator's output in memory is not the sound output of the frame.
     #[error(
         "the accelerator's output is not sound: {0}; the accelerator is reset for the next frame"
     )]
@@ -170,11 +172,11 @@ pub enum Error {
     WrongBitstream {
         /// The device.
         device: String,
-        /// What differs.
+        /// The property that differs.
         what: &'static str,
-        /// What the FPGA says.
+        /// The FPGA's value.
         found: u64,
-        /// What the program is for.
+        /// The program's value.
         expected: u64,
     },
     /// A call was cancelled.
@@ -186,7 +188,8 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// The names of all variants, in order of declaration. Python checks its exceptions against this list.
+    /// The names of all variants, in order of declaration. Python checks its exceptions against
+    /// this list.
     pub const KINDS: &'static [&'static str] = &[
         "Io",
         "Truncated",
@@ -240,13 +243,14 @@ impl Error {
         }
     }
 
-    // What these are given may hold text from a file.
+    // Arguments may hold text from a file.
 
     pub(crate) fn not_a_subnet(problem: impl AsRef<str>) -> Self {
         Self::NotASubnet(excerpt(problem.as_ref()))
     }
 
-    /// Returns [`Error::InvalidConfig`]; the texts may come from a file and are cut to a bounded length.
+    /// Returns [`Error::InvalidConfig`]; the texts may come from a file and are cut to a bounded
+    /// length.
     pub fn config(key: impl AsRef<str>, problem: impl AsRef<str>) -> Self {
         Self::InvalidConfig {
             key: excerpt(key.as_ref()),
@@ -254,7 +258,8 @@ impl Error {
         }
     }
 
-    /// Returns [`Error::InvalidSettings`]; the texts may come from a file and are cut to a bounded length.
+    /// Returns [`Error::InvalidSettings`]; the texts may come from a file and are cut to a bounded
+    /// length.
     pub fn settings(
         document: impl AsRef<str>,
         key: impl AsRef<str>,
@@ -275,7 +280,8 @@ impl Error {
     }
 }
 
-/// Returns serde's message with the user's words for the type that it expected; serde names Rust's types.
+/// Returns serde's message with the user's words for the type that it expected; serde names Rust's
+/// types.
 pub fn in_words(message: &str) -> String {
     const EXPECTED: &str = ", expected ";
     let Some(at) = message.rfind(EXPECTED) else {
@@ -283,7 +289,7 @@ pub fn in_words(message: &str) -> String {
     };
     let (found, expected) = message.split_at(at);
     let expected = &expected[EXPECTED.len()..];
-    // JSON's place stands last.
+    // serde_json appends the place.
     let (kind, place) = expected.split_at(expected.find(" at line ").unwrap_or(expected.len()));
     let kind = match kind {
         "usize" | "u64" | "u32" => "a whole number of at least 0",
@@ -307,8 +313,8 @@ pub fn in_words(message: &str) -> String {
 /// Characters of a file's text in a message, at most.
 const MAX_EXCERPT: usize = 200;
 
-/// Text of unknown origin for a message: of bounded length, without control characters. Keeps both ends, since what is wrong often
-/// stands last.
+/// Returns text of unknown origin for a message: of bounded length, without control characters.
+/// Keeps both ends, because the problem often comes last.
 pub fn excerpt(text: &str) -> String {
     if text.chars().nth(MAX_EXCERPT).is_none() {
         return printable(text);
@@ -326,7 +332,7 @@ pub fn excerpt(text: &str) -> String {
     )
 }
 
-/// Text with its control characters escaped.
+/// Returns text with its control characters escaped.
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,4 +1,5 @@
-//! `_native.Program`: a subnet compiled for an accelerator. `python/quasar_rt/accelerator.py` is the public face.
+//! `_native.Program`: a subnet compiled for an accelerator. `python/quasar_rt/accelerator.py` is
+//! the public face.
 
 use std::collections::BTreeMap;
 
@@ -86,7 +87,8 @@ impl Program {
 
 /// Unit, frame slot, phase, stage, first cycle, end, cycles of work, stalled cycles by cause.
 type Span = (&'static str, u8, u16, &'static str, u64, u64, u64, Vec<u64>);
-/// Cycles between two frames, of one frame alone; causes; the commands of the steady state and how many frames they are.
+/// Cycles between two frames, of one frame alone; causes; the commands of the steady state and how
+/// many frames they are.
 type Replay = (u64, u64, Vec<&'static str>, Vec<Span>, u64);
 
 /// Replays the command lists of a network on the event-driven model.

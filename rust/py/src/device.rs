@@ -1,13 +1,12 @@
-//! How an engine comes to an accelerator.
+//! Opens accelerators: simulated, through Linux devices, through a Python object.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
-pub use quasar_accelerator::device::Frame;
 use quasar_accelerator::device::{Accelerator, Device};
-use quasar_accelerator::driver::Deadlines;
+use quasar_accelerator::driver::{self, Deadlines};
 use quasar_accelerator::sim::{Sim, SimLibrary};
 use quasar_accelerator::transport::{Buffer, Transport};
 use quasar_accelerator::Program;
@@ -17,12 +16,13 @@ use quasar_hardware::Hardware;
 
 use crate::errors::{invalid_value, to_py};
 
-/// Memory of a simulated device beyond what the program takes: pages are made when they are written.
+/// Memory of a simulated device, more than any program takes: pages are allocated when they are
+/// written.
 const SIM_MEMORY: u64 = 1 << 30;
-/// Multiply-accumulates a second that a simulated device does at least, on any machine.
+/// Multiply-accumulates a second that a simulated device reaches on any machine.
 const SIM_MACS_PER_SECOND: f64 = 1e7;
 
-/// Deadlines: `timeout` seconds for a segment, or what the device can be expected to keep.
+/// Returns the deadlines: `timeout` seconds for a segment, or else `expected` seconds.
 fn deadlines(timeout: Option<f64>, expected: f64) -> Result<Deadlines> {
     let seconds = timeout.unwrap_or(expected);
     let segment = Duration::try_from_secs_f64(seconds)
@@ -35,7 +35,7 @@ fn deadlines(timeout: Option<f64>, expected: f64) -> Result<Deadlines> {
     })
 }
 
-/// A simulated device.
+/// Opens a simulated device.
 pub fn simulated(
     subnet: &Arc<Subnet>,
     hardware: &Hardware,
@@ -54,11 +54,12 @@ pub fn simulated(
     Ok(Arc::new(accelerator))
 }
 
-/// Seconds that an FPGA gets for a segment: a thousand times what one takes.
+/// Seconds that an FPGA gets for a segment: a thousand times a segment's duration.
 const FPGA_SECONDS: f64 = 2.0;
 
-/// An accelerator on this machine's FPGA, without PYNQ. `registers` is `None` (the UIO device of the accelerator's name, memory of
-/// u-dma-buf) or the address of the registers, then of reserved memory and its size, in `/dev/mem`.
+/// Opens an accelerator on this machine's FPGA, without PYNQ. `addresses` are those of the
+/// registers and of reserved memory in `/dev/mem`, then the memory's size; with `None`, the
+/// registers are the UIO device of the accelerator's name and the memory is u-dma-buf's.
 #[cfg(target_os = "linux")]
 pub fn uio(
     subnet: &Arc<Subnet>,
@@ -105,7 +106,7 @@ pub fn uio(
     Ok(Arc::new(accelerator))
 }
 
-/// A way to an accelerator that a Python object knows (`quasar_rt.pynq.Transport` says what it must have).
+/// Opens an accelerator through a Python object with the methods of `quasar_rt.pynq.Transport`.
 pub fn attached(
     subnet: &Arc<Subnet>,
     hardware: &Hardware,
@@ -122,7 +123,7 @@ pub fn attached(
     Ok(Arc::new(accelerator))
 }
 
-/// Calls a Python object.
+/// A transport that calls a Python object.
 struct Callback {
     object: Py<PyAny>,
     name: String,
@@ -224,7 +225,36 @@ impl Transport for Callback {
     }
 }
 
-/// The hardware configuration (TOML) that a simulated device's library was built from.
+/// Counts of what happened since the driver was opened.
+#[pyclass(frozen, get_all, module = "quasar_rt._native")]
+pub struct Counters {
+    frames: u64,
+    faults: u64,
+    resets: u64,
+    lost_interrupts: u64,
+    spurious_interrupts: u64,
+}
+
+impl From<driver::Counters> for Counters {
+    fn from(counters: driver::Counters) -> Self {
+        let driver::Counters {
+            frames,
+            faults,
+            resets,
+            lost_interrupts,
+            spurious_interrupts,
+        } = counters;
+        Self {
+            frames,
+            faults,
+            resets,
+            lost_interrupts,
+            spurious_interrupts,
+        }
+    }
+}
+
+/// Returns the hardware configuration (TOML) that a simulated device's library was built from.
 #[pyfunction]
 pub fn sim_configuration(py: Python<'_>, library: PathBuf) -> PyResult<String> {
     py.detach(|| SimLibrary::load(&library).map(|library| library.configuration().to_owned()))

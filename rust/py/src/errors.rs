@@ -1,7 +1,7 @@
 //! The one place where the core's errors become Python exceptions.
 //!
-//! The classes themselves are Python's (`quasar_rt/errors.py`), where they have their documentation and can share bases such as
-//! `ValueError`. May depend on the core's `Error` only.
+//! The classes themselves are Python's (`quasar_rt/errors.py`), where they have their documentation
+//! and can share bases such as `ValueError`. May depend on the core's `Error` only.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};

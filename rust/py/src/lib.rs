@@ -1,7 +1,9 @@
-//! `quasar_rt._native`: the Rust core as Python sees it. Only bindings: the work is `quasar-core`'s, the API that users read is
-//! `python/quasar_rt`'s, and `_native.pyi` there has the types (stubtest compares them with this module).
+//! `quasar_rt._native`: the Rust crates as Python sees them. This crate holds bindings only. The
+//! API for users is `python/quasar_rt`; `_native.pyi` there declares this module's types, and
+//! stubtest compares the two.
 
-// PyO3 hands arguments over by value; `Python::attach` needs a closure, a method's path has too narrow a lifetime.
+// PyO3 hands arguments over by value; `Python::attach` needs a closure, a method's path has too
+// narrow a lifetime.
 #![allow(
     clippy::needless_pass_by_value,
     clippy::redundant_closure_for_method_calls
@@ -12,11 +14,14 @@ mod device;
 mod engine;
 mod errors;
 mod hardware;
+mod image;
+mod interrupt;
 mod peak;
 mod rows;
 mod search;
 mod space;
 mod subnet;
+mod tiers;
 
 use pyo3::prelude::*;
 
@@ -29,13 +34,15 @@ mod _native {
     #[pymodule_export]
     use crate::accelerator::{replay, Program};
     #[pymodule_export]
-    use crate::device::sim_configuration;
+    use crate::device::{sim_configuration, Counters};
     #[pymodule_export]
-    use crate::engine::{default_threads, preprocess, tiers, Engine, Frame, Prepared};
+    use crate::engine::{Engine, FrameHandle};
     #[pymodule_export]
     use crate::errors::error_classes;
     #[pymodule_export]
     use crate::hardware::{estimate, Board, CostTable, Hardware, Workload};
+    #[pymodule_export]
+    use crate::image::{preprocess, Prepared};
     #[pymodule_export]
     use crate::peak::peak_macs_per_second;
     #[pymodule_export]
@@ -48,4 +55,6 @@ mod _native {
     use crate::space::{eight_bit_rows, Space};
     #[pymodule_export]
     use crate::subnet::Subnet;
+    #[pymodule_export]
+    use crate::tiers::{default_threads, tiers};
 }

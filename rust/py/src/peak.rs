@@ -5,8 +5,8 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use quasar_kernels::Kernels;
 
-use crate::engine::{parse_tier, unsupported};
 use crate::errors::{invalid_value, to_py};
+use crate::tiers::{parse_tier, unsupported};
 
 /// Multiply-accumulates a second that one core reaches in registers with the tier's dot product, the best in `seconds`.
 #[pyfunction]

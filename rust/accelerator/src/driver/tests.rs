@@ -1,18 +1,19 @@
 use std::collections::BTreeMap;
-
+use std::sync::atomic::AtomicBool;
 use std::sync::Mutex;
 
 use proptest::prelude::*;
+use quasar_core::cpu::NEVER;
 
 use super::*;
-use crate::mock::{Fault, Mock, MockProgram, Report};
+use crate::mock::{expected, program, Fault, Mock, Report};
 
 const DEADLINES: Deadlines = Deadlines {
     segment: Duration::from_millis(25),
     identity: Duration::from_millis(500),
 };
 
-/// Numbers from a seed.
+/// Returns a generator of numbers below a bound.
 fn random(mut seed: u64) -> impl FnMut(u64) -> u64 + Send {
     move |below| {
         seed = seed
@@ -22,60 +23,83 @@ fn random(mut seed: u64) -> impl FnMut(u64) -> u64 + Send {
     }
 }
 
-fn queue(
-    program: &MockProgram,
-    plan: impl FnMut(u64) -> Option<Fault> + Send + 'static,
-) -> (FrameQueue, Arc<Mutex<Report>>) {
-    let mock = Mock::new(program.clone(), DEADLINES.segment, plan);
-    let report = Arc::clone(&mock.report);
-    let driver = Driver::open(mock, Arc::new(program.clone()), DEADLINES).unwrap();
-    (FrameQueue::start(driver).unwrap(), report)
+/// A driver on a mock, with frames that are numbered from 0.
+struct Bench {
+    program: Arc<Program>,
+    queue: FrameQueue,
+    report: Arc<Mutex<Report>>,
 }
 
-fn input(program: &MockProgram, frame: u64) -> Vec<u8> {
-    let mut draw = random(frame);
-    (0..program.input_bytes())
-        .map(|_| draw(256) as u8)
-        .collect()
-}
+impl Bench {
+    fn new(
+        frames: u64,
+        ports: u64,
+        plan: impl FnMut(u64) -> Option<Fault> + Send + 'static,
+    ) -> Self {
+        Self::of(Mock::new(program(frames, ports), DEADLINES.segment, plan))
+    }
 
-/// What became of frames that were handed in with at most `ahead` unanswered.
-fn run(
-    program: &MockProgram,
-    queue: &FrameQueue,
-    frames: u64,
-    ahead: usize,
-) -> Vec<Result<Vec<i32>>> {
-    let mut tickets = VecDeque::new();
-    let mut answers = Vec::new();
-    for frame in 0..frames {
-        tickets.push_back(queue.submit(input(program, frame)));
-        if tickets.len() == ahead {
-            answers.push(tickets.pop_front().unwrap().wait(&NEVER));
+    fn of(mock: Mock) -> Self {
+        let (program, report) = (Arc::clone(&mock.program), Arc::clone(&mock.report));
+        let driver = Driver::open(mock, Arc::clone(&program), DEADLINES).unwrap();
+        Self {
+            program,
+            queue: FrameQueue::start(driver).unwrap(),
+            report,
         }
     }
-    answers.extend(tickets.into_iter().map(|ticket| ticket.wait(&NEVER)));
-    answers
-}
 
-static NEVER: AtomicBool = AtomicBool::new(false);
-
-/// Checks that each frame has its own answer or an error; returns how often each kind of error came.
-fn errors(program: &MockProgram, answers: &[Result<Vec<i32>>]) -> BTreeMap<&'static str, usize> {
-    let mut kinds = BTreeMap::new();
-    for (frame, answer) in answers.iter().enumerate() {
-        match answer {
-            Ok(logits) => assert_eq!(
-                *logits,
-                program.expected(&input(program, frame as u64)),
-                "frame {frame}"
-            ),
-            Err(error) => *kinds.entry(error.kind()).or_default() += 1,
-        }
+    fn input(&self, frame: u64) -> Vec<u8> {
+        let mut sample = random(frame);
+        (0..self.program.input_bytes())
+            .map(|_| sample(256) as u8)
+            .collect()
     }
-    kinds
+
+    fn submit(&self, frame: u64) -> Ticket {
+        self.queue.submit(self.input(frame))
+    }
+
+    /// Runs frames with at most `ahead` unanswered.
+    fn run(&self, frames: u64, ahead: usize) -> Vec<Result<Vec<i32>>> {
+        let mut tickets = VecDeque::new();
+        let mut answers = Vec::new();
+        for frame in 0..frames {
+            tickets.push_back(self.submit(frame));
+            if tickets.len() == ahead {
+                answers.push(tickets.pop_front().unwrap().wait(&NEVER));
+            }
+        }
+        answers.extend(tickets.into_iter().map(|ticket| ticket.wait(&NEVER)));
+        answers
+    }
+
+    /// Checks that each frame has its own logits or an error; counts the errors by kind.
+    fn errors(&self, answers: &[Result<Vec<i32>>]) -> BTreeMap<&'static str, usize> {
+        let mut kinds = BTreeMap::new();
+        for (frame, answer) in (0..).zip(answers) {
+            match answer {
+                Ok(logits) => assert_eq!(
+                    *logits,
+                    expected(self.program.arena(), &self.input(frame)),
+                    "frame {frame}"
+                ),
+                Err(error) => *kinds.entry(error.kind()).or_default() += 1,
+            }
+        }
+        kinds
+    }
+
+    /// Ends the driver and checks that it kept to the protocol.
+    fn finish(self, context: &str) -> Report {
+        drop(self.queue);
+        let report = self.report.lock().unwrap().clone();
+        assert_eq!(report.violations, Vec::<String>::new(), "{context}");
+        report
+    }
 }
 
+/// Counts the errors that faults cost, by kind.
 fn costs(fired: &[Fault]) -> BTreeMap<&'static str, usize> {
     let mut kinds = BTreeMap::new();
     for kind in fired.iter().filter_map(|fault| fault.error()) {
@@ -86,35 +110,22 @@ fn costs(fired: &[Fault]) -> BTreeMap<&'static str, usize> {
 
 #[test]
 fn frames_take_turns_in_two_slots() {
-    let program = MockProgram::new(2, 2);
-    let (queue, report) = queue(&program, |_| None);
-    let answers = run(&program, &queue, 40, 4);
-    assert_eq!(errors(&program, &answers), BTreeMap::new());
-    drop(queue);
-    let report = report.lock().unwrap();
-    assert_eq!(report.violations, Vec::<String>::new());
-    let steps = |s: &&Segment| matches!(s, Segment::Step(_));
-    assert!(
-        report.segments.iter().filter(steps).count() > 20,
-        "{:?}",
-        report.segments
-    );
+    let bench = Bench::new(2, 2, |_| None);
+    let answers = bench.run(40, 4);
+    assert_eq!(bench.errors(&answers), BTreeMap::new());
+    let segments = bench.finish("").segments;
+    let steps = segments.iter().filter(|s| matches!(s, Segment::Step(_)));
+    assert!(steps.count() > 20, "{segments:?}");
 }
 
 #[test]
 fn one_frame_at_a_time_has_no_steps() {
     for (frames, ahead) in [(1, 4), (2, 1)] {
-        let program = MockProgram::new(frames, 1);
-        let (queue, report) = queue(&program, |_| None);
-        let answers = run(&program, &queue, 5, ahead);
-        assert_eq!(errors(&program, &answers), BTreeMap::new());
-        drop(queue);
-        let report = report.lock().unwrap();
-        assert_eq!(report.violations, Vec::<String>::new());
-        assert_eq!(
-            report.segments,
-            [Segment::Start(0), Segment::End(0)].repeat(5)
-        );
+        let bench = Bench::new(frames, 1, |_| None);
+        let answers = bench.run(5, ahead);
+        assert_eq!(bench.errors(&answers), BTreeMap::new());
+        let segments = bench.finish("").segments;
+        assert_eq!(segments, [Segment::Start(0), Segment::End(0)].repeat(5));
     }
 }
 
@@ -124,18 +135,11 @@ fn each_fault_costs_one_frame_at_most_and_the_next_succeeds() {
         let mut fired = 0;
         for at in 6..9 {
             for (frames, ahead) in [(1, 2), (2, 1), (2, 4)] {
-                let program = MockProgram::new(frames, 2);
-                let (queue, report) = queue(&program, move |s| (s == at).then_some(fault));
-                let answers = run(&program, &queue, 20, ahead);
-                drop(queue);
-                let report = report.lock().unwrap();
+                let bench = Bench::new(frames, 2, move |s| (s == at).then_some(fault));
+                let errors = bench.errors(&bench.run(20, ahead));
                 let context = format!("{fault:?} at {at}, {frames} frames, {ahead} ahead");
-                assert_eq!(report.violations, Vec::<String>::new(), "{context}");
-                assert_eq!(
-                    errors(&program, &answers),
-                    costs(&report.fired),
-                    "{context}"
-                );
+                let report = bench.finish(&context);
+                assert_eq!(errors, costs(&report.fired), "{context}");
                 fired += report.fired.len();
             }
         }
@@ -146,33 +150,27 @@ fn each_fault_costs_one_frame_at_most_and_the_next_succeeds() {
 
 #[test]
 fn a_flipped_bit_of_any_command_costs_one_frame() {
-    // Of each segment of two frames in flight: 3 commands of 256 bits, met in turn.
-    let program = MockProgram::new(2, 1);
-    let (queue, report) = queue(&program, |segment| {
+    // The bits of the commands are flipped in turn: 3 commands of 256 bits for each segment.
+    let bench = Bench::new(2, 1, |segment| {
         (segment % 3 == 2).then_some(Fault::FlippedCommand)
     });
-    let answers = run(&program, &queue, 2000, 4);
-    drop(queue);
-    let report = report.lock().unwrap();
-    assert_eq!(report.violations, Vec::<String>::new());
-    assert!(report.fired.len() > 500, "{}", report.fired.len());
-    assert_eq!(errors(&program, &answers), costs(&report.fired));
+    let errors = bench.errors(&bench.run(2000, 4));
+    let fired = bench.finish("").fired;
+    assert!(fired.len() > 500, "{}", fired.len());
+    assert_eq!(errors, costs(&fired));
 }
 
 #[test]
 fn frames_behind_a_fault_run_again_in_their_order() {
     for fault in Fault::ALL {
         for at in 4..9 {
-            let program = MockProgram::new(2, 1);
-            let (queue, report) = queue(&program, move |s| (s == at).then_some(fault));
-            let frames: Vec<_> = (0..12).map(|f| input(&program, f)).collect();
-            let tickets: Vec<_> = frames.iter().map(|f| queue.submit(f.clone())).collect();
-            let answers: Vec<_> = tickets.into_iter().map(|t| t.wait(&NEVER)).collect();
-            drop(queue);
+            let bench = Bench::new(2, 1, move |s| (s == at).then_some(fault));
+            let inputs: Vec<_> = (0..12).map(|f| bench.input(f)).collect();
+            let answers = bench.run(12, 12);
             let failed = answers.iter().position(Result::is_err);
-            let place = |input| frames.iter().position(|f| f == input).unwrap();
+            let place = |input| inputs.iter().position(|i| i == input).unwrap();
             let mut begins = 0;
-            for started in &report.lock().unwrap().started {
+            for started in &bench.finish("").started {
                 let places: Vec<_> = started.iter().map(place).collect();
                 let expected: Vec<_> = (begins..).take(places.len()).collect();
                 assert_eq!(places, expected, "{fault:?} at {at}");
@@ -184,16 +182,13 @@ fn frames_behind_a_fault_run_again_in_their_order() {
 
 #[test]
 fn a_frame_is_not_answered_before_its_segment_is_read() {
-    // The output comes long before fetch has read the last of the segment's commands, which has no unit.
+    // The output comes long before fetch has read the segment's last command, which has no unit.
     for fault in [Fault::NoUnit, Fault::WrongIdentity] {
-        let program = MockProgram::new(1, 1);
-        let mut mock = Mock::new(program.clone(), DEADLINES.segment, move |segment| {
+        let mut mock = Mock::new(program(1, 1), DEADLINES.segment, move |segment| {
             (segment == 3).then_some(fault)
         });
-        mock.fetch_looks = 16;
-        let driver = Driver::open(mock, Arc::new(program.clone()), DEADLINES).unwrap();
-        let queue = FrameQueue::start(driver).unwrap();
-        let answers = run(&program, &queue, 4, 1);
+        mock.fetch_polls = 16;
+        let answers = Bench::of(mock).run(4, 1);
         let failed: Vec<_> = answers.iter().map(Result::is_err).collect();
         assert_eq!(failed, [false, true, false, false], "{fault:?}");
     }
@@ -201,34 +196,26 @@ fn a_frame_is_not_answered_before_its_segment_is_read() {
 
 #[test]
 fn lost_and_spurious_interrupts_are_counted() {
-    let program = MockProgram::new(2, 1);
-    let (queue, _) = queue(&program, |segment| match segment {
+    let bench = Bench::new(2, 1, |segment| match segment {
         3 => Some(Fault::LostInterrupt),
         5 => Some(Fault::SpuriousInterrupts),
         _ => None,
     });
-    let answers = run(&program, &queue, 8, 1);
-    assert_eq!(errors(&program, &answers), BTreeMap::new());
-    let counters = queue.counters();
-    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    assert_eq!(read(&counters.frames), 8);
-    assert_eq!(read(&counters.lost_interrupts), 1);
-    assert!(read(&counters.spurious_interrupts) >= 1);
-    assert_eq!(read(&counters.resets), 1);
+    let answers = bench.run(8, 1);
+    assert_eq!(bench.errors(&answers), BTreeMap::new());
+    let counters = bench.queue.counters();
+    assert_eq!((counters.frames, counters.resets), (8, 1));
+    assert_eq!(counters.lost_interrupts, 1);
+    assert!(counters.spurious_interrupts >= 1);
 }
 
 #[test]
 fn another_bitstream_is_refused_before_a_frame_runs() {
-    let program = MockProgram::new(2, 1);
-    let other = MockProgram {
-        hash: program.hash ^ 1 << 40,
-        ..program.clone()
-    };
-    let mock = Mock::new(other, DEADLINES.segment, |_| None);
+    let program = program(2, 1);
+    let mut mock = Mock::new(Arc::clone(&program), DEADLINES.segment, |_| None);
+    mock.hash ^= 1 << 40;
     let report = Arc::clone(&mock.report);
-    let error = Driver::open(mock, Arc::new(program), DEADLINES)
-        .err()
-        .unwrap();
+    let error = Driver::open(mock, program, DEADLINES).err().unwrap();
     assert_eq!(error.kind(), "WrongBitstream");
     assert!(error.to_string().contains("configuration hash"), "{error}");
     assert_eq!(report.lock().unwrap().segments, []);
@@ -236,78 +223,64 @@ fn another_bitstream_is_refused_before_a_frame_runs() {
 
 #[test]
 fn an_accelerator_that_stays_dead_gives_each_frame_its_error() {
-    let program = MockProgram::new(2, 1);
-    let (queue, _) = queue(&program, |segment| (segment > 4).then_some(Fault::BusError));
-    let answers = run(&program, &queue, 12, 4);
-    let kinds = errors(&program, &answers);
+    let bench = Bench::new(2, 1, |segment| (segment > 4).then_some(Fault::BusError));
+    let answers = bench.run(12, 4);
+    let kinds = bench.errors(&answers);
     assert!(kinds["DeviceFault"] >= 8, "{kinds:?}");
     assert!(answers[0].is_ok());
 }
 
 #[test]
 fn a_frame_that_nobody_waits_for_is_not_started() {
-    let program = MockProgram::new(1, 1);
-    let (queue, report) = queue(&program, |segment| (segment == 0).then_some(Fault::Hang));
-    let hangs = queue.submit(input(&program, 0));
+    let bench = Bench::new(1, 1, |segment| (segment == 0).then_some(Fault::Hang));
+    let hangs = bench.submit(0);
     for _ in 0..5 {
-        drop(queue.submit(input(&program, 1)));
+        drop(bench.submit(1));
     }
-    let last = queue.submit(input(&program, 2));
+    let last = bench.submit(2);
     assert_eq!(hangs.wait(&NEVER).unwrap_err().kind(), "DeviceTimeout");
-    assert_eq!(
-        last.wait(&NEVER).unwrap(),
-        program.expected(&input(&program, 2))
-    );
-    drop(queue);
-    // The first that was handed in behind it may have come to memory before it was abandoned.
-    assert!(report.lock().unwrap().segments.len() <= 5);
+    let logits = expected(bench.program.arena(), &bench.input(2));
+    assert_eq!(last.wait(&NEVER).unwrap(), logits);
+    // The first frame behind the fault may have come to memory before it was abandoned.
+    assert!(bench.finish("").segments.len() <= 5);
 }
 
 #[test]
 fn a_cancelled_wait_ends() {
-    let program = MockProgram::new(1, 1);
-    let (queue, _) = queue(&program, |_| Some(Fault::Hang));
+    let bench = Bench::new(1, 1, |_| Some(Fault::Hang));
     for _ in 0..20 {
-        drop(queue.submit(input(&program, 0)));
+        drop(bench.submit(0));
     }
-    let ticket = queue.submit(input(&program, 0));
     let cancel = AtomicBool::new(true);
-    // It may as well have hung before the first look.
-    assert!(ticket.wait(&cancel).is_err());
+    // The frame may as well have hung before the first check.
+    assert!(bench.submit(0).wait(&cancel).is_err());
 }
 
 #[test]
 fn a_queue_that_is_dropped_finishes_its_frames() {
-    let program = MockProgram::new(2, 1);
-    let (queue, _) = queue(&program, |_| None);
-    let tickets: Vec<_> = (0..9).map(|f| queue.submit(input(&program, f))).collect();
-    drop(queue);
-    let answers: Vec<_> = tickets.into_iter().map(|t| t.wait(&NEVER)).collect();
-    assert_eq!(errors(&program, &answers), BTreeMap::new());
+    let bench = Bench::new(2, 1, |_| None);
+    let logits = |frame| expected(bench.program.arena(), &bench.input(frame));
+    let expected: Vec<_> = (0..9).map(logits).collect();
+    let tickets: Vec<_> = (0..9).map(|frame| bench.submit(frame)).collect();
+    bench.finish("");
+    let answers: Vec<_> = tickets
+        .into_iter()
+        .map(|t| t.wait(&NEVER).unwrap())
+        .collect();
+    assert_eq!(answers, expected);
 }
 
-/// Runs frames under random faults and checks all that must hold.
-fn check_random_faults(
-    seed: u64,
-    frames: u64,
-    slots: usize,
-    ports: usize,
-    ahead: usize,
-    rate: u64,
-) {
-    let program = MockProgram::new(slots, ports);
-    let mut draw = random(seed);
-    let (queue, report) = queue(&program, move |_| {
-        (draw(1000) < rate).then(|| Fault::ALL[draw(Fault::ALL.len() as u64) as usize])
+/// Runs frames under random faults and checks every guarantee.
+fn check_random_faults(seed: u64, frames: u64, slots: u64, ports: u64, ahead: usize, rate: u64) {
+    let mut sample = random(seed);
+    let bench = Bench::new(slots, ports, move |_| {
+        (sample(1000) < rate).then(|| Fault::ALL[sample(Fault::ALL.len() as u64) as usize])
     });
-    let answers = run(&program, &queue, frames, ahead);
+    let answers = bench.run(frames, ahead);
     assert_eq!(answers.len() as u64, frames);
-    drop(queue);
-    let report = report.lock().unwrap();
-    assert_eq!(report.violations, Vec::<String>::new());
-    let errors: usize = errors(&program, &answers).values().sum();
-    let costs: usize = costs(&report.fired).values().sum();
-    // A fault that hits a frame which another has already hit costs nothing more.
+    let errors: usize = bench.errors(&answers).values().sum();
+    let costs: usize = costs(&bench.finish("").fired).values().sum();
+    // A fault costs nothing more if it hits a frame that another fault has already hit.
     assert!(errors <= costs, "{errors} errors of {costs} faults");
     assert!(rate == 0 || costs == 0 || errors > 0);
 }
@@ -318,8 +291,8 @@ proptest! {
     #[test]
     fn no_schedule_of_faults_loses_exchanges_or_spoils_a_frame(
         seed: u64,
-        slots in 1..=2usize,
-        ports in 1..=4usize,
+        slots in 1..=2u64,
+        ports in 1..=4u64,
         ahead in 1..=6usize,
         rate in 0..400u64,
     ) {

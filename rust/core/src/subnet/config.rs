@@ -1,11 +1,11 @@
-//! The subnet's `config`: its types, its limits, and what follows from it (grid, tokens).
+//! The subnet's `config`: types, limits and derived sizes (grid, tokens).
 //!
-//! Depends on [`crate::error`] only. The keys are described in `docs/subnet-file.md`, the limits in `docs/integer-model.md`.
+//! Depends on [`crate::error`] only. `docs/subnet-file.md` describes the keys,
+//! `docs/integer-model.md` the limits.
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::in_words;
-use crate::error::{Error, Result};
+use crate::error::{in_words, Error, Result};
 
 /// Bytes of `config`, at most.
 pub const MAX_CONFIG_BYTES: usize = 1 << 20;
@@ -41,7 +41,7 @@ pub struct Config {
     pub name: String,
     /// The image that the network sees, after preprocessing.
     pub image: Image,
-    /// How the image becomes patches.
+    /// Geometry of the patches.
     pub patch: Patch,
     /// Embedding size D.
     pub embed: usize,
@@ -49,15 +49,15 @@ pub struct Config {
     pub prefix_tokens: usize,
     /// The blocks, in order.
     pub blocks: Vec<Block>,
-    /// What the head sees.
+    /// Pooling before the head.
     pub pool: Pool,
     /// Class names; their number is the head's rows.
     pub classes: Vec<String>,
     /// A float logit is `logit_scale` times the integer one.
     pub logit_scale: f64,
-    /// How a decoded image becomes the one that the network sees.
+    /// Preprocessing of a decoded image.
     pub preprocess: Preprocess,
-    /// Whether the weights were trained (false: random, for timing).
+    /// True for trained weights, false for random ones, which are for timing.
     pub trained: bool,
     /// Recipe, data, figures, search record: any JSON object.
     pub provenance: serde_json::Map<String, serde_json::Value>,
@@ -103,7 +103,7 @@ pub struct Block {
     pub fc1_zero_point: i8,
 }
 
-/// What the head sees.
+/// Pooling: the input of the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pool {
@@ -115,7 +115,7 @@ pub enum Pool {
     MeanAfterNorm,
 }
 
-/// How a decoded image becomes the one that the network sees.
+/// Preprocessing of a decoded image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocess {
@@ -123,11 +123,11 @@ pub struct Preprocess {
     pub resize: Resize,
 }
 
-/// Resizing. `size` and `filter` go with the mode; checked when the config is read.
+/// Resizing. `size` and `filter` depend on the mode, which is checked when the config is read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resize {
-    /// What `size` means.
+    /// The meaning of `size`.
     pub mode: ResizeMode,
     /// `exact`: height, width. `shorter`: the shorter edge. `none`: empty or absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -137,7 +137,7 @@ pub struct Resize {
     pub filter: Option<Filter>,
 }
 
-/// What a resize aims at.
+/// The target of a resize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResizeMode {
@@ -278,38 +278,36 @@ impl Config {
         self.preprocess.check(self.image)
     }
 
-    /// Rows and columns of patches.
+    /// Returns the rows and columns of patches.
     pub fn grid(&self) -> (usize, usize) {
         self.patch.grid(self.image)
     }
 
-    /// Number of patches.
+    /// Returns the number of patches.
     pub fn patches(&self) -> usize {
         let (rows, columns) = self.grid();
         rows * columns
     }
 
-    /// Tokens N: prefix and patches.
+    /// Returns the number of tokens N: prefix and patches.
     pub fn tokens(&self) -> usize {
         self.prefix_tokens + self.patches()
     }
 
-    /// Pixels' values in a patch: channels * kernel^2, the patch embedding's K.
+    /// Returns the values of a patch, channels * kernel^2: the patch embedding's K.
     pub fn patch_len(&self) -> usize {
         self.patch.len(self.image)
     }
 }
 
 impl Patch {
-    /// Rows and columns of patches over `image`; both must have been checked.
-    /// Returns the rows and columns of patches in an image.
+    /// Returns the rows and columns of patches in `image`; both must have been checked.
     pub fn grid(self, image: Image) -> (usize, usize) {
         let count = |side: usize| (side + 2 * self.pad - self.kernel) / self.stride + 1;
         (count(image.height), count(image.width))
     }
 
-    /// Values of a patch: channels * kernel^2.
-    /// Returns the values of one patch.
+    /// Returns the values of a patch: channels * kernel^2.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(self, image: Image) -> usize {
         image.channels * self.kernel * self.kernel
@@ -339,7 +337,7 @@ impl Patch {
 }
 
 impl Block {
-    /// Columns of q, of k, of v, and of the projection: `heads * head_dim`.
+    /// Returns the columns of q, of k, of v, and of the projection: `heads * head_dim`.
     pub fn inner(&self) -> usize {
         self.heads * self.head_dim
     }
@@ -362,13 +360,13 @@ impl Image {
         Ok(())
     }
 
-    /// Bytes of the image: height * width * channels.
+    /// Returns the bytes of the image: height * width * channels.
     pub fn bytes(&self) -> usize {
         self.height * self.width * self.channels
     }
 }
 
-/// Names go to terminals and logs.
+/// Refuses names that could harm a terminal or a log.
 fn check_text(key: &str, text: &str) -> Result<()> {
     if text.chars().nth(MAX_NAME).is_some() {
         return Err(Error::config(

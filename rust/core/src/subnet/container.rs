@@ -1,8 +1,9 @@
 //! The safetensors container of a subnet file: limits, metadata, digest, and tensors as bytes.
 //!
-//! Knows nothing of networks. Depends on [`crate::error`] and `json`. The header is the safetensors crate's to parse. Reading is done
-//! here, so that the tensors are read once, after all that the header says is checked; so is writing, because the crate
-//! orders the metadata by a randomly seeded hash map and the same subnet must always be the same bytes.
+//! Knows nothing of networks. The safetensors crate parses the header. This module reads, so that
+//! the tensors are read once, after every check of the header. It also writes, because the crate
+//! orders the metadata by a randomly seeded hash map and the same subnet must always give the same
+//! bytes. Depends on [`crate::error`] and `json`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
@@ -37,7 +38,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// The safetensors name.
+    /// Returns the safetensors name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::U8 => "U8",
@@ -48,7 +49,7 @@ impl Dtype {
         }
     }
 
-    /// Bytes of one element.
+    /// Returns the bytes of one element.
     pub const fn size(self) -> usize {
         match self {
             Self::U8 | Self::I8 => 1,
@@ -58,7 +59,7 @@ impl Dtype {
         }
     }
 
-    /// The dtype of a safetensors name.
+    /// Returns the dtype of a safetensors name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::U8, Self::I8, Self::I16, Self::I32, Self::I64]
             .into_iter()
@@ -66,7 +67,8 @@ impl Dtype {
     }
 }
 
-/// A tensor as it stands in the file: little-endian, row-major; `data` has the size that dtype and shape say.
+/// A tensor as in the file: little-endian, row-major. The size of `data` agrees with dtype and
+/// shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
     dtype: Dtype,
@@ -78,7 +80,7 @@ impl Tensor {
     /// Takes a tensor's bytes.
     ///
     /// # Errors
-    /// [`Error::InvalidTensor`] where their number is not what dtype and shape say.
+    /// [`Error::InvalidTensor`] if their number does not agree with dtype and shape.
     pub fn new(name: &str, dtype: Dtype, shape: Vec<usize>, data: Vec<u8>) -> Result<Self> {
         let bytes = shape
             .iter()
@@ -96,22 +98,22 @@ impl Tensor {
         Ok(Self { dtype, shape, data })
     }
 
-    /// Element type.
+    /// Returns the element type.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
-    /// Sizes of the dimensions, outermost first.
+    /// Returns the sizes of the dimensions, outermost first.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Little-endian bytes.
+    /// Returns the little-endian bytes.
     pub fn data(&self) -> &[u8] {
         &self.data
     }
 
-    /// The elements, widened.
+    /// Iterates over the elements, widened.
     pub fn values(&self) -> Box<dyn Iterator<Item = i64> + '_> {
         match self.dtype {
             Dtype::U8 => Box::new(self.data.iter().map(|&v| i64::from(v))),
@@ -138,7 +140,7 @@ impl Tensor {
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, Tensor>;
 
-/// The digest that the metadata states: see `docs/subnet-file.md`.
+/// Computes the digest that the metadata states: see `docs/subnet-file.md`.
 pub(crate) fn digest(config: &str, tensors: &Tensors) -> String {
     let mut hash = Sha256::new();
     hash.update(config);
@@ -174,7 +176,7 @@ pub(crate) fn check_size(size: u64) -> Result<()> {
     Ok(())
 }
 
-/// What a container holds, its digest not yet checked.
+/// The contents of a container, its digest not yet checked.
 pub(crate) struct Contents {
     pub(crate) config: String,
     pub(crate) tensors: Tensors,
@@ -198,13 +200,14 @@ impl Contents {
 
 /// Reads a container from memory.
 pub(crate) fn parse_bytes(bytes: &[u8]) -> Result<Contents> {
-    // Slices have no errors but their end, which `parse` names.
+    // Reading a slice fails only at its end, an error that `parse` names.
     parse(bytes, bytes.len() as u64, |error| {
         Error::not_a_subnet(error.to_string())
     })
 }
 
-/// Reads a container of `size` bytes; `io` names an error of the source. Tensors are read after the header is checked.
+/// Reads a container of `size` bytes; `io` names an error of the source. Tensors are read after the
+/// header is checked.
 pub(crate) fn parse(
     mut source: impl Read,
     size: u64,
@@ -222,7 +225,7 @@ pub(crate) fn parse(
         let mut buffer = vec![0; bytes as usize];
         match source.read_exact(&mut buffer) {
             Ok(()) => Ok(buffer),
-            // It has become shorter since its size was asked.
+            // The file has become shorter since its size was read.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(Error::Truncated {
                 what,
                 needed,
@@ -234,7 +237,7 @@ pub(crate) fn parse(
     let length = read(8, "the header's length", 8)?;
     let length = u64::from_le_bytes(length.try_into().expect("8 bytes were read"));
     if length > MAX_HEADER_BYTES {
-        // A file of another format reads as a huge length: say so where the first byte is not that of a JSON header.
+        // A file of another format reads as a huge length, but does not continue as a JSON header.
         if read(1, "the header", 9)? != b"{" {
             return Err(Error::not_a_subnet("it is not a safetensors container"));
         }
@@ -249,7 +252,8 @@ pub(crate) fn parse(
     let header = read(length, "the header", start)?;
     let invalid = |e: serde_json::Error| Error::not_a_subnet(format!("its header is invalid: {e}"));
     json::check(&header).map_err(invalid)?;
-    // Checks, too, that the tensors stand one after the other and have the bytes that dtype and shape say.
+    // This also checks that the tensors follow one another and that their bytes agree with dtype
+    // and shape.
     let header: Metadata = serde_json::from_slice(&header).map_err(invalid)?;
     let (config, stated) = check_metadata(header.metadata().as_ref())?;
     let layout = layout(&header)?;
@@ -274,7 +278,7 @@ pub(crate) fn parse(
     })
 }
 
-/// The tensors in the order of their bytes.
+/// Returns the tensors in the order of their bytes.
 fn layout(header: &Metadata) -> Result<Vec<(String, Dtype, &TensorInfo)>> {
     let tensor = |name: String| {
         let info = header.info(&name).expect("offset_keys are the names");
@@ -287,7 +291,7 @@ fn layout(header: &Metadata) -> Result<Vec<(String, Dtype, &TensorInfo)>> {
     header.offset_keys().into_iter().map(tensor).collect()
 }
 
-/// The metadata's `config` and `sha256`.
+/// Checks the metadata; returns its `config` and `sha256`.
 fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Result<(String, String)> {
     let metadata = metadata.ok_or_else(|| Error::not_a_subnet("it has no metadata"))?;
     let get = |key: &str| {
@@ -321,7 +325,8 @@ fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Result<(String,
     Ok((get("config")?.clone(), stated))
 }
 
-/// Writes a container. Tensors stand by descending element size, then by name, as in every safetensors writer.
+/// Writes a container. Tensors are in order of descending element size, then of name, as every
+/// safetensors writer has them.
 pub(crate) fn serialize(config: &str, tensors: &Tensors) -> Result<Vec<u8>> {
     let mut order: Vec<_> = tensors.iter().collect();
     order.sort_by_key(|(name, tensor)| (std::cmp::Reverse(tensor.dtype.size()), *name));
@@ -364,7 +369,7 @@ pub(crate) fn serialize(config: &str, tensors: &Tensors) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// Panics where more than these bytes are read.
+    /// A source that panics if more than these bytes are read.
     struct Unread<'a>(&'a [u8]);
 
     impl Read for Unread<'_> {

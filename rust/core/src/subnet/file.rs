@@ -1,4 +1,4 @@
-//! Writing a file so that no reader ever sees half of it. Depends on the standard library only.
+//! Atomic writing of files. Depends on the standard library only.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Symbolic links that are followed, at most (Linux's limit).
 const MAX_LINKS: usize = 40;
 
-/// Writes a file atomically: a temporary file beside it, synced, then renamed over it. Follows symbolic links, keeps an existing file's
-/// mode, and replaces nothing but regular files. On failure nothing is left behind and an existing file stays as it was.
+/// Writes a file atomically: writes and syncs a temporary file in the same directory, then renames
+/// it. Follows symbolic links, keeps an existing file's mode and replaces only regular files. On
+/// failure an existing file is unchanged and no temporary file remains.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let path = follow_links(path)?;
     if path.file_name().is_none() {
@@ -28,7 +29,8 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
             // The first error is the one to report.
             let _ = fs::remove_file(&temporary);
         })?;
-    // The rename itself is durable once the directory is; where directories cannot be synced, the file still is whole.
+    // The rename is durable once the directory is synced. If the directory cannot be synced, the
+    // file is complete anyway.
     #[cfg(unix)]
     if let Ok(directory) = File::open(
         path.parent()
@@ -40,22 +42,22 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The path behind symbolic links; the last one may lead to a file that does not exist yet.
+/// Follows symbolic links; the last one may lead to a file that does not exist yet.
 fn follow_links(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
         match fs::read_link(&path) {
             Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
-            // No link; what else is wrong with it shows when it is used.
+            // It is no link. Any other problem shows when the path is used.
             Err(_) => return Ok(path),
         }
     }
     Err(io::Error::other("too many symbolic links"))
 }
 
-/// A new file in the same directory, with a name short enough wherever the path's own is.
+/// Creates a file in the same directory, with a short name.
 fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
-    // Concurrent saves must not share a temporary file, nor take one over that another process left.
+    // Concurrent saves must not share a temporary file, nor reuse one that another process left.
     static NEXT: AtomicU64 = AtomicU64::new(0);
     loop {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! What JSON leaves open and a subnet file does not: a key stands once in its object. Parsers disagree about which of two counts.
+//! A check that JSON parsers leave out: each key occurs once in its object. Parsers disagree about
+//! which of two counts.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -8,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::error::excerpt;
 
-/// Refuses a document that is not JSON, or that has a key twice in an object, at any depth.
+/// Refuses a document that is not JSON, or in which a key occurs twice in an object, at any depth.
 pub(crate) fn check(document: &[u8]) -> serde_json::Result<()> {
     serde_json::from_slice::<UniqueKeys>(document).map(|_| ())
 }

@@ -1,6 +1,7 @@
-//! The subnet: configuration and tensors, validated once, when it is made. Reads and writes `.qvit` files.
+//! The subnet: configuration and tensors, checked once, when it is made. Reads and writes `.qvit`
+//! files.
 //!
-//! Depends on [`crate::error`] and [`crate::rows`]. The file is described in `docs/subnet-file.md`.
+//! Depends on [`crate::error`] and [`crate::rows`]. `docs/subnet-file.md` describes the file.
 
 pub mod config;
 pub mod container;
@@ -18,7 +19,8 @@ use config::{Config, Pool};
 use container::{Dtype, Tensor, Tensors};
 use schema::{LinearSpec, Rule, TensorSpec};
 
-/// A valid subnet. Every way to make one checks everything that `docs/subnet-file.md` lists, so the rest of the crate relies on it.
+/// A valid subnet. Every constructor checks everything that `docs/subnet-file.md` lists, and the
+/// rest of the crate relies on it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subnet {
     config: Config,
@@ -41,7 +43,7 @@ pub struct LinearTensors {
     pub shift: Vec<u8>,
 }
 
-/// What `info` shows of one linear layer.
+/// Sizes and work of one linear layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerSummary {
     /// The layer's name.
@@ -50,17 +52,17 @@ pub struct LayerSummary {
     pub rows: usize,
     /// Columns K.
     pub k: usize,
-    /// How many rows are 4-bit.
+    /// Number of 4-bit rows.
     pub rows4: usize,
-    /// How many rows are 8-bit.
+    /// Number of 8-bit rows.
     pub rows8: usize,
     /// Packed weight bytes.
     pub bytes: usize,
-    /// Multiply-accumulates a frame that an output depends on.
+    /// Multiply-accumulates of a frame that an output depends on.
     pub macs: u64,
 }
 
-/// What `info` shows of a subnet.
+/// Sizes and work of a subnet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// Linear layers in the order of a frame's path.
@@ -71,18 +73,22 @@ pub struct Summary {
     pub weight_bytes: usize,
     /// Bytes of all tensors.
     pub tensor_bytes: usize,
-    /// Multiply-accumulates a frame as networks are compared: linear layers and attention's two products, all tokens.
+    /// Multiply-accumulates of a frame as networks are compared: linear layers and attention's two
+    /// products, all tokens.
     pub nominal_macs: u64,
-    /// Those of them that an output depends on. With `token` pooling the last block has queries, projection and MLP
-    /// for one token alone, and the executor leaves out the rest.
+    /// Multiply-accumulates of a frame that an output depends on. With `token` pooling the last
+    /// block needs queries, projection and MLP for one token only, and the executor leaves out the
+    /// rest.
     pub macs: u64,
 }
 
 impl Subnet {
-    /// Makes a subnet from a `config` document and tensors `(name, dtype, shape, little-endian bytes)`.
+    /// Makes a subnet from a `config` document and tensors `(name, dtype, shape, little-endian
+    /// bytes)`.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`], [`Error::InvalidTensor`], [`Error::AccumulatorOverflow`], [`Error::TooLarge`].
+    /// [`Error::InvalidConfig`], [`Error::InvalidTensor`], [`Error::AccumulatorOverflow`],
+    /// [`Error::TooLarge`].
     pub fn from_parts(
         config_json: &str,
         tensors: impl IntoIterator<Item = (String, Dtype, Vec<usize>, Vec<u8>)>,
@@ -107,14 +113,14 @@ impl Subnet {
         Self::checked(contents.config, contents.tensors)
     }
 
-    /// As [`Self::from_bytes`], whatever the digest: fuzzing must get behind it.
+    /// Reads a subnet file's bytes without a check of the digest, which fuzzing could not pass.
     #[cfg(feature = "fuzzing")]
     pub(crate) fn from_bytes_unverified(bytes: &[u8]) -> Result<Self> {
         let contents = container::parse_bytes(bytes)?;
         Self::checked(contents.config, contents.tensors)
     }
 
-    /// The subnet file's bytes. The same subnet always gives the same bytes.
+    /// Returns the subnet file's bytes. The same subnet always gives the same bytes.
     ///
     /// # Errors
     /// [`Error::TooLarge`].
@@ -144,9 +150,7 @@ impl Subnet {
         Self::checked(contents.config, contents.tensors)
     }
 
-    /// Writes a subnet file atomically: a temporary file beside it, synced, then renamed over it. Symbolic links are followed, an
-    /// existing file's mode is kept, and anything but a regular file is refused. On failure nothing is left behind and an existing
-    /// file stays as it was.
+    /// Writes a subnet file atomically: see [`file::replace`].
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::TooLarge`].
@@ -158,34 +162,34 @@ impl Subnet {
         })
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The configuration as it stands in the file, byte for byte.
+    /// Returns the configuration as in the file, byte for byte.
     pub fn config_json(&self) -> &str {
         &self.config_json
     }
 
-    /// The digest (hex) that the file states.
+    /// Returns the digest (hex) that the file states.
     pub fn sha256(&self) -> String {
         container::digest(&self.config_json, &self.tensors)
     }
 
-    /// All tensors, by name.
+    /// Iterates over all tensors by name.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
         self.tensors
             .iter()
             .map(|(name, tensor)| (name.as_str(), tensor))
     }
 
-    /// One tensor.
+    /// Returns a tensor by its name.
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)
     }
 
-    /// What `info` shows.
+    /// Returns sizes and work, in total and by layer.
     pub fn summary(&self) -> Summary {
         let config = &self.config;
         let mut layers = Vec::new();
@@ -243,10 +247,10 @@ impl Subnet {
         }
     }
 
-    /// A linear layer's parameters, decoded. `spec` as in [`schema::linears`].
+    /// Decodes a linear layer's parameters. `spec` is one of [`schema::linears`].
     ///
     /// # Panics
-    /// Where `spec` is not one of this subnet's.
+    /// If `spec` is not one of this subnet's.
     pub fn linear(&self, spec: &LinearSpec) -> LinearTensors {
         let part = |part: &str| self.expect(&format!("{}.{part}", spec.name));
         let bits = part("bits").data().to_vec();
@@ -268,7 +272,7 @@ impl Subnet {
     /// Returns a tensor that the configuration calls for.
     ///
     /// # Panics
-    /// Where the configuration does not call for it.
+    /// If the configuration does not call for it.
     pub fn expect(&self, name: &str) -> &Tensor {
         self.tensors
             .get(name)
@@ -289,7 +293,7 @@ impl Subnet {
         Ok(subnet)
     }
 
-    /// Packed weights and the accumulator bound of one layer.
+    /// Checks the packed weights and the accumulator bound of one layer.
     fn check_linear(&self, spec: &LinearSpec) -> Result<()> {
         let name = format!("{}.weight", spec.name);
         let weight = self.expect(&name);
@@ -320,7 +324,8 @@ impl Subnet {
     }
 }
 
-/// The exact set of tensors, each with its dtype, shape and range of values.
+/// Checks that the tensors are exactly those of the configuration, each with its dtype, shape and
+/// range of values.
 fn check_tensors(config: &Config, tensors: &Tensors) -> Result<()> {
     let specs = schema::tensors(config);
     for TensorSpec {

@@ -1,4 +1,5 @@
-//! Which layers and tensors a config calls for: the one definition that reading, writing and the executor share.
+//! The layers and tensors that a config calls for: the one definition for reading, writing and the
+//! executor.
 //!
 //! Depends on [`super::config`] only.
 
@@ -14,13 +15,13 @@ pub struct LinearSpec {
     pub rows: usize,
     /// Columns K.
     pub k: usize,
-    /// Whether it is requantized with a shift (all but the head).
+    /// True for a layer that is requantized with a shift: all but the head.
     pub shifted: bool,
-    /// Multiply-accumulates with each of its weights, a frame (tokens that need it).
+    /// Tokens that the layer runs on: the multiply-accumulates of a frame with each of its weights.
     pub tokens: usize,
 }
 
-/// What a tensor's values must be.
+/// The condition on a tensor's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// 4 or 8.
@@ -35,7 +36,8 @@ pub enum Rule {
     Mantissa,
 }
 
-/// A tensor that the config calls for. `shape` is `None` for packed weights, whose size depends on the bits.
+/// A tensor that the config calls for. `shape` is `None` for packed weights, whose size depends on
+/// the bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
     /// Its name.
@@ -48,7 +50,7 @@ pub struct TensorSpec {
     pub rule: Rule,
 }
 
-/// All linear layers, in the order of a frame's path.
+/// Returns all linear layers, in the order of a frame's path.
 pub fn linears(config: &Config) -> Vec<LinearSpec> {
     let tokens = config.tokens();
     let linear = |name: String, rows, k, tokens| LinearSpec {
@@ -100,7 +102,7 @@ pub fn linears(config: &Config) -> Vec<LinearSpec> {
     all
 }
 
-/// All tensors.
+/// Returns all tensors.
 pub fn tensors(config: &Config) -> Vec<TensorSpec> {
     let mut all = Vec::new();
     for linear in linears(config) {

@@ -1,0 +1,216 @@
+//! The driver's access to registers and memory: reset, identity, the start of a kernel, its state.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quasar_core::error::{Error, Result};
+
+use super::{Driver, InFlight, List, Reading, FETCH_PAUSES};
+use crate::isa::{ABI, AP_IDLE, AP_START, MAGIC, PORT_BYTES};
+use crate::program::Segment;
+use crate::transport::{register, Transport};
+
+/// The value of every register when nothing answers on the bus.
+const NO_ANSWER: u32 = u32::MAX;
+
+impl<T: Transport> Driver<T> {
+    /// Resets the accelerator, checks its identity and writes everything in memory anew.
+    pub(super) fn reset_and_load(&mut self) -> Result<()> {
+        self.counters.count(|counters| &mut counters.resets);
+        self.transport.reset()?;
+        self.transport.write(register::STORE_GIE, 1)?;
+        self.transport.write(register::STORE_IER, 1)?;
+        self.clear_interrupt()?;
+        // An interrupt from before the reset announces nothing.
+        self.transport.wait(Duration::ZERO)?;
+        self.interrupted = false;
+        self.read_identity()?;
+        self.check_identity()?;
+        for port in 0..self.stripes.len() {
+            let address = self.stripes[port].physical;
+            self.write_address(register::LOAD_ARENA[port], address)?;
+        }
+        // Load runs until the next reset.
+        self.transport.write(register::LOAD_CTRL, AP_START)?;
+        for list in &self.lists {
+            let commands = self.program.command_bytes(list.segment, list.seed);
+            self.transport
+                .copy_in(&self.commands, list.offset, &commands)?;
+        }
+        self.transport
+            .flush(&self.commands, 0, self.commands.bytes)?;
+        let program = Arc::clone(&self.program);
+        self.write_stripes(program.arena(), 0, self.arena_bytes)?;
+        let staged = std::mem::take(&mut self.staged);
+        let written = staged.iter().try_for_each(|frame| self.write_input(frame));
+        self.staged = staged;
+        written?;
+        self.ready = true;
+        Ok(())
+    }
+
+    /// Lets fetch fill the identity's registers: it does so whenever it runs, here without
+    /// commands.
+    fn read_identity(&mut self) -> Result<()> {
+        self.expect_idle("fetch", register::FETCH_CTRL)?;
+        self.transport.write(register::FETCH_COUNT, 0)?;
+        self.transport.write(register::FETCH_CTRL, AP_START)?;
+        let started = self.transport.now();
+        loop {
+            // Taken before the register is read: a thread that slept past the deadline still sees
+            // what was done in time.
+            let late = self.transport.now() >= started + self.deadlines.identity;
+            if self.is_idle(register::FETCH_CTRL)? {
+                return Ok(());
+            }
+            if late {
+                return Err(self.timeout("the accelerator's identity", started));
+            }
+            self.transport.sleep(FETCH_PAUSES.0);
+        }
+    }
+
+    /// Compares the accelerator's identity with that of the program.
+    pub(super) fn check_identity(&mut self) -> Result<()> {
+        let mut read = |register| self.transport.read(register).map(u64::from);
+        let hash = read(register::FETCH_HASH_HIGH)? << 32 | read(register::FETCH_HASH_LOW)?;
+        let found = [
+            ("mark", read(register::FETCH_MAGIC)?, u64::from(MAGIC)),
+            ("interface version", read(register::FETCH_ABI)?, ABI.into()),
+            ("configuration hash", hash, self.configuration_hash),
+        ];
+        for (what, found, expected) in found {
+            if found != expected {
+                return Err(Error::WrongBitstream {
+                    device: self.transport.name(),
+                    what,
+                    found,
+                    expected,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_input(&mut self, frame: &InFlight) -> Result<()> {
+        let offset = self.arena_bytes + frame.input * self.input_bytes;
+        self.write_stripes(&frame.job.input, offset, self.input_bytes)
+    }
+
+    /// Divides whole logical beats among the stripes and makes `bytes` of each visible to the
+    /// device.
+    fn write_stripes(&mut self, beats: &[u8], offset: usize, bytes: usize) -> Result<()> {
+        let beat = PORT_BYTES * self.stripes.len();
+        let mut stripe = Vec::with_capacity(beats.len() / self.stripes.len());
+        for (port, buffer) in self.stripes.iter().enumerate() {
+            let parts = beats.chunks_exact(beat);
+            stripe.clear();
+            stripe.extend(parts.flat_map(|b| &b[PORT_BYTES * port..][..PORT_BYTES]));
+            self.transport.copy_in(buffer, offset, &stripe)?;
+            self.transport.flush(buffer, offset, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Starts store for the oldest frame.
+    pub(super) fn start_store(&mut self) -> Result<()> {
+        self.expect_idle("store", register::STORE_CTRL)?;
+        self.clear_interrupt()?;
+        self.tag = self.tag.wrapping_add(1);
+        self.transport
+            .copy_in(&self.output, 0, &vec![0; self.output.bytes])?;
+        self.transport.flush(&self.output, 0, self.output.bytes)?;
+        self.write_address(register::STORE_OUTPUT, self.output.physical)?;
+        self.transport
+            .write(register::STORE_COUNT, self.program.classes() as u32)?;
+        self.transport.write(register::STORE_TAG, self.tag)?;
+        self.store_started = self.transport.now();
+        self.transport.write(register::STORE_CTRL, AP_START)
+    }
+
+    /// Starts fetch for a segment; `finishes`: whether the segment finishes a frame.
+    pub(super) fn start_fetch(&mut self, segment: Segment, finishes: bool) -> Result<()> {
+        self.expect_idle("fetch", register::FETCH_CTRL)?;
+        let Some(&List {
+            offset,
+            count,
+            seed,
+            ..
+        }) = self.lists.iter().find(|l| l.segment == segment)
+        else {
+            unreachable!("there is a list for each segment")
+        };
+        self.write_address(
+            register::FETCH_COMMANDS,
+            self.commands.physical + offset as u64,
+        )?;
+        self.transport.write(register::FETCH_COUNT, count)?;
+        self.transport.write(register::FETCH_SEED, seed)?;
+        if let Some(frame) = &self.half {
+            let first = self.arena_bytes + frame.input * self.input_bytes;
+            self.transport
+                .write(register::FETCH_INPUT, (first / PORT_BYTES) as u32)?;
+        }
+        self.reading = Some(Reading {
+            segment,
+            finishes,
+            started: self.transport.now(),
+        });
+        self.transport.write(register::FETCH_CTRL, AP_START)
+    }
+
+    fn write_address(&mut self, low: u32, address: u64) -> Result<()> {
+        self.transport.write(low, address as u32)?;
+        self.transport.write(low + 4, (address >> 32) as u32)
+    }
+
+    /// Returns whether a kernel is idle. Reading `AP_DONE` clears it, so the driver relies on
+    /// `AP_IDLE`.
+    pub(super) fn is_idle(&mut self, control: u32) -> Result<bool> {
+        match self.transport.read(control)? {
+            NO_ANSWER => Err(self.fault("nobody answers on the register bus".into())),
+            value => Ok(value & (AP_START | AP_IDLE) == AP_IDLE),
+        }
+    }
+
+    fn expect_idle(&mut self, kernel: &str, control: u32) -> Result<()> {
+        if self.is_idle(control)? {
+            Ok(())
+        } else {
+            Err(self.fault(format!("{kernel} is busy before it is started")))
+        }
+    }
+
+    pub(super) fn clear_interrupt(&mut self) -> Result<()> {
+        match self.transport.read(register::STORE_ISR)? {
+            0 => Ok(()),
+            status => self.transport.write(register::STORE_ISR, status),
+        }
+    }
+
+    pub(super) fn fault(&mut self, problem: String) -> Error {
+        let details = self.transport.diagnosis();
+        Error::DeviceFault {
+            device: self.transport.name(),
+            problem: if details.is_empty() {
+                problem
+            } else {
+                format!("{problem}; {details}")
+            },
+        }
+    }
+
+    pub(super) fn timeout(&mut self, what: &'static str, started: Instant) -> Error {
+        let details = self.transport.diagnosis();
+        Error::DeviceTimeout {
+            device: self.transport.name(),
+            what,
+            waited: self.transport.now() - started,
+            details: if details.is_empty() {
+                details
+            } else {
+                format!("; {details}")
+            },
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The queue in front of the driver: frames go in, each caller waits for the answer to its own
+//! frame.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use quasar_core::error::{Error, Result};
+
+use super::Driver;
+use crate::transport::Transport;
+
+/// The interval at which a waiting caller checks whether it is cancelled.
+const CANCEL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Counts of what happened since the driver was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames that got their logits.
+    pub frames: u64,
+    /// Frames that got an error.
+    pub faults: u64,
+    /// Resets, the first one included.
+    pub resets: u64,
+    /// Completions without an interrupt.
+    pub lost_interrupts: u64,
+    /// Interrupts without a completion.
+    pub spurious_interrupts: u64,
+}
+
+/// Counters that the driver's thread writes and any thread reads.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SharedCounters(Arc<Mutex<Counters>>);
+
+impl SharedCounters {
+    pub(super) fn get(&self) -> Counters {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds one to the counter that `counter` selects.
+    pub(super) fn count(&self, counter: impl FnOnce(&mut Counters) -> &mut u64) {
+        *counter(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)) += 1;
+    }
+}
+
+/// A frame on its way to the driver.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// The packed input: whole logical beats.
+    pub(super) input: Vec<u8>,
+    pub(super) answer: Sender<Result<Vec<i32>>>,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Job {
+    /// Returns whether nobody waits for the frame any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+}
+
+/// The caller's end of a frame in the queue. A frame whose ticket is dropped before its start is
+/// not run.
+#[derive(Debug)]
+pub struct Ticket {
+    answer: Receiver<Result<Vec<i32>>>,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Ticket {
+    /// Waits for the frame's logits, by class.
+    ///
+    /// # Errors
+    /// The fault that hit this frame, or [`Error::Interrupted`].
+    pub fn wait(self, cancel: &AtomicBool) -> Result<Vec<i32>> {
+        loop {
+            match self.answer.recv_timeout(CANCEL_INTERVAL) {
+                Ok(answer) => return answer,
+                Err(RecvTimeoutError::Timeout) if cancel.load(Ordering::Relaxed) => {
+                    return Err(Error::Interrupted)
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::DeviceFault {
+                        device: "accelerator".into(),
+                        problem: "the driver's thread has ended".into(),
+                    })
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A fault for [`Transport::inject`] and the number of frames before it.
+pub(super) type InjectedFault = (String, u64);
+
+/// A queue of frames, which the driver runs in order in a thread of its own. Dropping the queue
+/// ends the thread after the frames that are in it.
+#[derive(Debug)]
+pub struct FrameQueue {
+    /// `None` only during drop.
+    jobs: Option<Sender<Job>>,
+    worker: Option<JoinHandle<()>>,
+    counters: SharedCounters,
+    faults: Sender<InjectedFault>,
+}
+
+impl FrameQueue {
+    /// Starts the driver's thread.
+    ///
+    /// # Errors
+    /// [`Error::Threads`] if the thread cannot be started.
+    pub fn start<T: Transport + 'static>(driver: Driver<T>) -> Result<Self> {
+        let (jobs, source) = mpsc::channel();
+        let (faults, injected) = mpsc::channel();
+        let counters = driver.counters.clone();
+        let worker = thread::Builder::new()
+            .name("quasar-driver".into())
+            .spawn(move || driver.serve(&source, &injected))
+            .map_err(|error| Error::Threads {
+                threads: 1,
+                problem: error.to_string(),
+            })?;
+        Ok(Self {
+            jobs: Some(jobs),
+            worker: Some(worker),
+            counters,
+            faults,
+        })
+    }
+
+    /// Adds a frame, as its packed input.
+    pub fn submit(&self, input: Vec<u8>) -> Ticket {
+        let (answer, ticket) = mpsc::channel();
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let job = Job {
+            input,
+            answer,
+            abandoned: Arc::clone(&abandoned),
+        };
+        if let Some(jobs) = &self.jobs {
+            // If the thread has ended, the ticket loses its sender here, and its wait returns the
+            // error.
+            let _ = jobs.send(job);
+        }
+        Ticket {
+            answer: ticket,
+            abandoned,
+        }
+    }
+
+    /// Returns the counts so far.
+    pub fn counters(&self) -> Counters {
+        self.counters.get()
+    }
+
+    /// Injects a fault into a simulated device before the next frame starts: see
+    /// [`Transport::inject`].
+    pub fn inject(&self, fault: &str, after_frames: u64) {
+        let _ = self.faults.send((fault.to_owned(), after_frames));
+    }
+}
+
+impl Drop for FrameQueue {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(worker) = self.worker.take() {
+            // A panic of the thread has already reached the callers as an error.
+            let _ = worker.join();
+        }
+    }
+}
