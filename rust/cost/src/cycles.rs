@@ -1,9 +1,12 @@
 //! Cycles of each stage: the closed form.
 //!
-//! The schedule that the formulas stand for is in `docs/hardware-model.md`. In short: tiles of (tokens x row pairs) follow each other
-//! without a gap; a tile's sums leave through a chain while the next tile adds up its own, so that draining costs time only where it
-//! takes longer than that; weights of the next tile of row pairs arrive meanwhile; two frames take turns, half a block each.
-//! Depends on [`quasar_hardware::configuration`], [`quasar_hardware::packing`] and [`quasar_hardware::workload`].
+//! `docs/hardware-model.md` describes the schedule behind the formulas. In short: tiles of (tokens
+//! x row pairs) follow each other without a gap. A tile's sums leave through a chain while the next
+//! tile accumulates, so draining costs time only if it takes longer than that. The weights of the
+//! next tile of row pairs arrive meanwhile. Two frames take turns, half a block each.
+//!
+//! Depends on [`quasar_hardware::configuration`], [`quasar_hardware::packing`] and
+//! [`quasar_hardware::workload`].
 
 use quasar_core::subnet::config::Pool;
 use quasar_hardware::configuration::{Hardware, Lanes};
@@ -16,12 +19,12 @@ use quasar_hardware::declared::{
 use quasar_hardware::packing::{Activation, Pair};
 use quasar_hardware::workload::{BlockWork, RowWidths, Setting};
 
-/// Where a tile's sums go.
+/// The destination of a tile's sums.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Drain {
     /// Through the requantizing lanes.
     Requantize,
-    /// Through those with a GELU table.
+    /// Through the requantizing lanes with a GELU table.
     Gelu,
     /// To the score buffer, all tokens of a row at once.
     Score,
@@ -32,19 +35,19 @@ enum Drain {
 pub struct Stage {
     /// Products are added up.
     pub accumulate: u64,
-    /// The array waits until the lanes have taken the tile before.
+    /// The array waits until the lanes have taken the previous tile.
     pub drain_stall: u64,
     /// The array waits for weights.
     pub weight_stall: u64,
-    /// Of them, for a half to be filled again although all beats are there.
+    /// Part of `weights`: a half is refilled although all beats are there.
     turn_stall: u64,
-    /// Of them, what a frame alone does not wait for.
+    /// Part of `weights`: cycles that a frame alone does not wait.
     hidden: u64,
-    /// The array waits for a result of the stage before it (or for softmax).
+    /// The array waits for a result of the previous stage (or for softmax).
     pub wait: u64,
     /// Between commands.
     pub gap: u64,
-    /// Row-pair products that the network asks for, of `slices` possible ones a cycle.
+    /// Row-pair products that the network needs, of `slices` possible ones a cycle.
     pub slot_macs: u64,
     /// Multiply-accumulates of whole weights.
     pub macs: u64,
@@ -52,21 +55,22 @@ pub struct Stage {
     pub row_tiles: u64,
     /// Tiles of tokens.
     pub token_tiles: u64,
-    /// Most accumulations that a tile's columns are divided into, so that no field overflows.
+    /// Largest number of accumulations into which a tile's columns are divided, so that no field
+    /// overflows.
     pub passes: u64,
     /// Weights and row parameters that arrive from memory.
     pub bytes: u64,
-    /// Cycles that they take.
+    /// Cycles of these transfers.
     pub load: u64,
 }
 
 impl Stage {
-    /// All cycles.
+    /// Returns all cycles.
     pub const fn cycles(&self) -> u64 {
         self.accumulate + self.drain_stall + self.weight_stall + self.wait + self.gap
     }
 
-    /// All cycles but those that it waits for weights.
+    /// Returns all cycles except the waits for weights.
     const fn unhindered(&self) -> u64 {
         self.accumulate + self.drain_stall + self.wait + self.gap
     }
@@ -97,7 +101,7 @@ struct Gemm {
     columns: u64,
     activation: Activation,
     drain: Drain,
-    /// Whether its rows are weights from memory (or keys and values on chip).
+    /// True if its rows are weights from memory, false if they are keys or values on chip.
     streamed: bool,
 }
 
@@ -109,7 +113,7 @@ struct RowTile {
     pair: Pair,
 }
 
-/// A stage and what the next one must know of it.
+/// A stage and the figures that the next stage needs.
 #[derive(Clone, Copy, Default)]
 struct Product {
     stage: Stage,
@@ -132,12 +136,12 @@ impl Product {
     }
 }
 
-/// Weights that came before they were needed.
+/// Weights that arrived before they were needed.
 #[derive(Clone, Copy)]
 struct Reserve {
     /// Cycles' worth of them.
     cycles: u64,
-    /// Halves that they can be in, beside what the ports hold.
+    /// Halves that can hold them, besides the ports.
     halves: u64,
 }
 
@@ -153,7 +157,7 @@ impl Reserve {
     }
 }
 
-/// With as many frames in flight as configured, and with one.
+/// A figure with the configured frames in flight, and with one.
 #[derive(Clone, Copy)]
 struct Lead {
     all: Reserve,
@@ -195,7 +199,8 @@ impl Side {
         self.taken += other.taken;
     }
 
-    /// Cycles that they take: the ports hold what memory gives while load ends a command and takes the next.
+    /// Returns the cycles of the transfers: the ports hold memory's data while load ends a command
+    /// and takes the next.
     pub const fn cycles(&self) -> u64 {
         if self.given > self.taken {
             self.given
@@ -214,13 +219,13 @@ pub struct AttentionHalf {
     pub scores: Stage,
     /// Exponential lanes' cycles.
     pub softmax: u64,
-    /// Probabilities times values; `wait` is what softmax does not hide.
+    /// Probabilities times values; `wait` is the time of softmax that is not hidden.
     pub context: Stage,
     /// Projection and residual.
     pub proj: Stage,
     /// The `LayerNorm` of its result.
     pub norm: Norm,
-    /// Transfers beside weights: the norm's.
+    /// Transfers without weights: the norm's.
     pub side: Side,
     /// Commands, without those of weights.
     pub commands: u64,
@@ -233,9 +238,9 @@ pub struct MlpHalf {
     pub fc1: Stage,
     /// Second layer and residual.
     pub fc2: Stage,
-    /// The `LayerNorm` of its result, with the mean where the head pools.
+    /// The `LayerNorm` of its result, with the mean if the head pools.
     pub norm: Norm,
-    /// Transfers beside weights: the norm's, the table.
+    /// Transfers without weights: the norm's, the table.
     pub side: Side,
     /// Commands, without those of weights.
     pub commands: u64,
@@ -300,7 +305,7 @@ impl Totals {
 }
 
 impl AttentionHalf {
-    /// As a phase.
+    /// Returns it as a phase.
     pub const fn phase(&self) -> Phase {
         Phase {
             array: self.qkv.cycles()
@@ -314,7 +319,7 @@ impl AttentionHalf {
 }
 
 impl MlpHalf {
-    /// As a phase.
+    /// Returns it as a phase.
     pub const fn phase(&self) -> Phase {
         Phase {
             array: self.fc1.cycles() + self.fc2.cycles(),
@@ -331,7 +336,7 @@ pub struct End {
     pub stage: Stage,
     /// The embedding's `LayerNorm`.
     pub norm: Norm,
-    /// Transfers beside weights.
+    /// Transfers without weights.
     pub side: Side,
     /// Commands, without those of weights.
     pub commands: u64,
@@ -342,7 +347,7 @@ pub struct End {
 }
 
 impl End {
-    /// As a phase.
+    /// Returns it as a phase.
     pub const fn phase(&self) -> Phase {
         Phase {
             array: self.stage.cycles(),
@@ -353,7 +358,7 @@ impl End {
 }
 
 impl<'a> Model<'a> {
-    /// The formulas for a configuration and a setting.
+    /// Returns the formulas for a configuration and a setting.
     pub fn new(hardware: &'a Hardware, setting: Setting) -> Self {
         Self {
             hardware,
@@ -363,12 +368,12 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Bytes in whole beats.
+    /// Rounds bytes up to whole beats.
     fn padded(&self, bytes: u64) -> u64 {
         bytes.next_multiple_of(self.beat_bytes)
     }
 
-    /// A transfer of that many bytes, and of its check.
+    /// Returns the transfer of that many bytes and their check.
     fn side(&self, bytes: u64) -> Side {
         let bytes = self.padded(bytes) + self.beat_bytes;
         let beats = bytes / self.beat_bytes;
@@ -379,7 +384,8 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Tokens that a block's attention output and MLP are needed for. `last`: of the network, where `token` pooling leaves one.
+    /// Returns the tokens for which a block's attention output and MLP are needed. In the network's
+    /// `last` block `token` pooling needs one.
     pub fn needed(&self, last: bool) -> u64 {
         if last && self.setting.pool == Pool::Token {
             1
@@ -388,11 +394,11 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Attention's half of a block; `fc1` and `fc2` of `work` do not matter.
+    /// Models attention's half of a block; ignores `fc1` and `fc2` of `work`.
     pub fn attention_half(&self, embed: u64, work: &BlockWork, last: bool) -> AttentionHalf {
         let (n, needed) = (self.setting.tokens(), self.needed(last));
-        // Two products: keys and queries, then values, so that scores start while values are made; where one query is needed, keys and
-        // values, then that.
+        // Two products: keys and queries, then values, so that scores start while values are
+        // computed. If one query is needed: keys and values, then the query.
         let (first, second) = if needed == n {
             (work.key.plus(work.query), work.value)
         } else {
@@ -441,7 +447,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// The MLP's half of a block; its other rows do not matter.
+    /// Models the MLP's half of a block; ignores its other rows.
     pub fn mlp_half(&self, embed: u64, work: &BlockWork, last: bool) -> MlpHalf {
         let needed = self.needed(last);
         let mut fc1 = self.gemm(Gemm {
@@ -474,7 +480,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// The patch embedding: of all tokens, prefix tokens being rows of zeros.
+    /// Models the patch embedding of all tokens; prefix tokens are rows of zeros.
     pub fn embedding(&self, embed: u64, rows: RowWidths) -> End {
         let tokens = self.setting.tokens();
         let tiles = tokens.div_ceil(self.tokens());
@@ -484,8 +490,8 @@ impl<'a> Model<'a> {
         let first = product.stage.load / product.stage.row_tiles;
         Self::supply(&mut Reserve::idle(first).into(), &mut product.stage);
         self.hand_over(&mut product, embed);
-        // Each word of all tokens of a tile begins with a beat: patches, then the first values of the residual, which the drain stores
-        // a group of tokens at a time.
+        // Each word of all tokens of a tile starts on a beat: patches, then the first values of the
+        // residual, which the drain stores a group of tokens at a time.
         let word = |bytes: u64| self.padded(bytes * self.tokens());
         let mut side = self.side(tiles * self.setting.patch_len * word(1));
         let words = tiles * embed;
@@ -505,10 +511,11 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// The head.
+    /// Models the head.
     pub fn head(&self, embed: u64, rows: RowWidths) -> End {
         let mut product = self.linear(1, rows, embed);
-        // Weights come while the last block and its norm work; with two frames in flight, the other's products take some of that time.
+        // Weights arrive while the last block and its norm work. With two frames in flight, the
+        // other frame's products take some of that time.
         let tile = product.stage.load / product.stage.row_tiles;
         let alone = Reserve::idle(2 * tile + read_ahead(tile));
         let all = if self.hardware.configuration().frames == 2 {
@@ -527,11 +534,12 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// What a phase adds to a frame's totals.
+    /// Returns a phase's part of a frame's totals.
     pub fn totals(&self, phase: &Phase) -> Totals {
         let alone = phase.array + phase.norm.ready - phase.hidden.min(phase.norm.ready);
         Totals {
-            // The other frame's phase, under which the norm runs, is taken to be as long as this one.
+            // The norm overlaps with the other frame's phase, which is assumed to be as long as
+            // this one.
             interval: if self.hardware.configuration().frames == 2 {
                 phase.array.max(phase.norm.ready)
             } else {
@@ -542,7 +550,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// What attention's half of a block adds to a frame's totals.
+    /// Returns the part of attention's half of a block in a frame's totals.
     pub fn attention_totals(&self, half: &AttentionHalf) -> Totals {
         Totals {
             transfer: half.qkv.load + half.proj.load + half.side.cycles(),
@@ -550,7 +558,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// What the MLP's half of a block adds to a frame's totals.
+    /// Returns the part of the MLP's half of a block in a frame's totals.
     pub fn mlp_totals(&self, half: &MlpHalf) -> Totals {
         Totals {
             transfer: half.fc1.load + half.fc2.load + half.side.cycles(),
@@ -558,14 +566,14 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// What a block adds to a frame's totals.
+    /// Returns a block's part of a frame's totals.
     pub fn block_totals(&self, embed: u64, work: &BlockWork, last: bool) -> Totals {
         let mut totals = self.attention_totals(&self.attention_half(embed, work, last));
         totals.add(&self.mlp_totals(&self.mlp_half(embed, work, last)));
         totals
     }
 
-    /// What the first or last phase adds to a frame's totals.
+    /// Returns the part of the first or last phase in a frame's totals.
     pub fn end_totals(&self, end: &End) -> Totals {
         let mut totals = self.totals(&end.phase());
         totals.transfer = end.stage.load + end.side.cycles();
@@ -582,7 +590,7 @@ impl<'a> Model<'a> {
         self.hardware.configuration().array.pairs
     }
 
-    /// Bytes of a column of a tile's weights.
+    /// Returns the bytes of a column of a tile's weights.
     fn weight_bytes(&self) -> u64 {
         self.pairs()
     }
@@ -591,15 +599,15 @@ impl<'a> Model<'a> {
         self.hardware.configuration().lanes
     }
 
-    /// The other frame's phase begins while the chain still gives this one's last tile.
+    /// Lets the other frame's phase begin while the chain still drains this one's last tile.
     fn hand_over(&self, product: &mut Product, embed: u64) {
         if self.hardware.configuration().frames == 2 {
             product.stage.drain_stall += product.last_drain.saturating_sub(embed);
         }
     }
 
-    /// `LayerNorm` of some tokens behind a product: a tile of tokens as soon as its residual is stored. The next product takes a tile after
-    /// the other, `embed` columns each.
+    /// Models the `LayerNorm` of some tokens after a product: each tile of tokens starts as soon as
+    /// its residual is stored. The next product takes one tile after another, `embed` columns each.
     fn norm(&self, before: &Product, tokens: u64, embed: u64) -> Norm {
         let last = tokens.div_ceil(self.tokens()) - 1;
         let (spacing, next) = (before.last_spacing(), embed.max(before.first_drain));
@@ -618,14 +626,14 @@ impl<'a> Model<'a> {
         norm
     }
 
-    /// The last `LayerNorm`, of what the head sees.
+    /// Models the last `LayerNorm`, of the head's input.
     fn pooled(&self, before: &Product, embed: u64) -> Norm {
         let tokens = self.setting.tokens();
         let after = match self.setting.pool {
             Pool::Token => return self.norm(before, 1, embed),
             Pool::MeanAfterNorm => {
                 let mut norm = self.norm(before, tokens, embed);
-                // The mean follows the last code: no product goes on meanwhile.
+                // The mean follows the last code; no product runs meanwhile.
                 let others = tokens.div_ceil(self.tokens()) - 1;
                 norm.cycles += embed;
                 norm.ready += others * embed + embed;
@@ -634,7 +642,7 @@ impl<'a> Model<'a> {
             Pool::Mean => {
                 let (full, ragged) = (tokens / self.tokens(), tokens % self.tokens());
                 let groups = |tokens: u64| tokens.div_ceil(self.lanes().norm);
-                // A column after the other, a group of tokens a cycle.
+                // One column after another, a group of tokens a cycle.
                 embed * (full * groups(self.tokens()) + groups(ragged) + LOOP_GAP)
             }
         };
@@ -645,8 +653,9 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Waits of a stage for its weights. `lead`: of those that came before they were needed; in the end, of those of the next stage. The
-    /// other half of the weights and what the ports hold bound it.
+    /// Returns a stage's waits for its weights. `lead` is that of the weights that arrived early;
+    /// on return, of those of the next stage. The other half of the weights and the capacity of the
+    /// ports bound it.
     fn supply(lead: &mut Lead, stage: &mut Stage) {
         let tiles = stage.row_tiles.max(1);
         let (load, busy) = (
@@ -670,9 +679,10 @@ impl<'a> Model<'a> {
         stage.hidden = stall.saturating_sub(alone);
     }
 
-    /// The lead with which a phase begins: its first weights are there, unless its weights take longer than its products. With one
-    /// frame in flight they come while the norm works, and while attention does for the MLP; with two, every other phase follows
-    /// another one's attention.
+    /// Returns the lead with which a phase begins: its first weights are there, unless its weights
+    /// take longer than its products. With one frame in flight they arrive while the norm works
+    /// and, for the MLP, while attention works. With two, every other phase follows another phase's
+    /// attention.
     fn lead(&self, stages: &[&Stage], side: Side, norm: Norm, mlp: bool) -> Lead {
         let first = stages[0].load / stages[0].row_tiles.max(1);
         let busy: u64 = stages.iter().map(|stage| stage.unhindered()).sum();
@@ -690,20 +700,20 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Cycles from a stage's last product to its last stored result.
+    /// Returns the cycles from a stage's last product to its last stored result.
     fn ready(&self, product: &Product) -> u64 {
         self.tokens() + self.pairs() + SLICE_DEPTH + product.last_drain + REQUANTIZE_DEPTH
     }
 
-    /// Cycles that the array waits between a stage and the next, whose tokens are the same: the first and the last tile of tokens must
-    /// be stored before they are read.
+    /// Returns the array's wait between a stage and the next one on the same tokens: the first and
+    /// the last tile of tokens must be stored before they are read.
     fn wait(&self, before: &Product, after: &Product) -> u64 {
         let others = after.stage.token_tiles - 1;
         self.ready(before)
             .saturating_sub(others * before.last_spacing().min(after.first_spacing()))
     }
 
-    /// Tiles of row pairs.
+    /// Divides rows into tiles of row pairs.
     fn row_tiles(&self, rows: RowWidths) -> Vec<RowTile> {
         let pairs = self.pairs();
         let tiles = rows.slots().div_ceil(pairs);
@@ -728,12 +738,12 @@ impl<'a> Model<'a> {
             .collect()
     }
 
-    /// Accumulations that `columns` are divided into.
+    /// Returns the number of accumulations into which `columns` are divided.
     fn passes(&self, pair: Pair, activation: Activation, columns: u64) -> u64 {
         columns.div_ceil(self.hardware.board().dsp_kind.products(pair, activation))
     }
 
-    /// A product with weights, requantized.
+    /// Models a product with weights, requantized.
     fn linear(&self, tokens: u64, rows: RowWidths, columns: u64) -> Product {
         self.gemm(Gemm {
             tokens,
@@ -768,7 +778,7 @@ impl<'a> Model<'a> {
             let passes = self.passes(pair, gemm.activation, gemm.columns);
             let drain = |tokens: u64| outputs * tokens.div_ceil(lanes);
             let stall = |tokens: u64| (passes * drain(tokens)).saturating_sub(gemm.columns);
-            // The last pass's is the next stage's affair.
+            // The next stage counts the last pass.
             last_stall = (if ragged > 0 {
                 stall(ragged)
             } else {
@@ -787,12 +797,14 @@ impl<'a> Model<'a> {
             }
             last_drain = drain(if ragged > 0 { ragged } else { self.tokens() });
             if gemm.streamed {
-                // A byte a column for every row pair of the array, whether the tile has it or not.
+                // One byte of each column for every row pair of the array, also for those that the
+                // tile does not have.
                 let mut load = self.side(self.weight_bytes() * gemm.columns);
                 load.add(self.side(outputs * ROW_BYTES));
                 stage.bytes += load.bytes;
                 stage.load += load.cycles();
-                // A half is filled again when the last tile that used it has been issued, at a beat and a word a cycle.
+                // A half is refilled once the last tile that used it has been issued, one beat and
+                // one word a cycle.
                 let filled = (self.weight_bytes() * gemm.columns)
                     .div_ceil(self.beat_bytes)
                     .max(gemm.columns);
@@ -801,7 +813,7 @@ impl<'a> Model<'a> {
             }
         }
         stage.drain_stall -= last_stall;
-        // Passes are planned while those before are issued.
+        // Passes are planned while earlier ones are issued.
         stage.gap = (COMMAND_GAP + PLAN_INTERVAL * all_passes)
             .saturating_sub(stage.accumulate + stage.drain_stall);
         Product {
@@ -812,8 +824,9 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Scores, softmax and context of all heads. Units of (head, tile of tokens) pass through a pipeline of three: the array makes the
-    /// scores of the next unit and the context of the one before while the exponential lanes work.
+    /// Models scores, softmax and context of all heads. Units of (head, tile of tokens) pass
+    /// through a pipeline of three: while the exponential lanes work, the array computes the scores
+    /// of the next unit and the context of the previous one.
     fn attention(
         &self,
         work: &BlockWork,
@@ -859,8 +872,8 @@ impl<'a> Model<'a> {
         let units = work.heads * token_tiles;
         let (mut scores_stage, mut context) = (Stage::default(), Product::default());
         let mut softmax = 0;
-        // Times since the end of qkv's products: when the array is free, when its chain is, when the lanes are, when each unit's
-        // probabilities are there.
+        // Times since the end of qkv's products at which the array, its chain, the lanes and each
+        // unit's probabilities are ready.
         let (mut free, mut chain) = (0, before.last_drain);
         let (mut lanes_free, mut probabilities) = (0, 0);
         let mut product = |stage: &mut Stage, of: &Product, columns: u64, needed: u64| {
@@ -908,7 +921,8 @@ impl<'a> Model<'a> {
     }
 }
 
-/// Cycles' worth of the tiles, of `load` cycles each, that the ports hold: a tile is two transfers, each with a last burst of its own.
+/// Returns the load cycles of the tiles, of `load` cycles each, that the ports hold: a tile is two
+/// transfers, each with a last burst of its own.
 fn read_ahead(load: u64) -> u64 {
     let bursts = load / BURST_BEATS + 2;
     (OPEN_BURSTS * load / bursts).min(TRANSFERS_AHEAD / 2 * load)

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::cycles::{Model, Phase, Stage, Totals};
 use crate::resources::Resources;
 
-/// What limits a layer.
+/// The bottleneck of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
@@ -20,9 +20,9 @@ pub enum Bound {
     Compute,
     /// Weights from memory.
     Memory,
-    /// The lanes that take the results.
+    /// The lanes that receive the results.
     Drain,
-    /// A result that is not there yet.
+    /// A result of an earlier stage.
     Dependency,
 }
 
@@ -42,7 +42,7 @@ pub struct Layer {
     pub macs: u64,
     pub row_tiles: u64,
     pub token_tiles: u64,
-    /// Accumulations that its columns are divided into.
+    /// Number of accumulations into which its columns are divided.
     pub passes: u64,
     /// All cycles: the five that follow.
     pub cycles: u64,
@@ -55,7 +55,7 @@ pub struct Layer {
     pub bytes: u64,
     /// Row-pair products over the array's peak.
     pub share: f64,
-    /// Multiply-accumulates for each byte from memory; infinite where none comes (JSON: null).
+    /// Multiply-accumulates for each byte from memory; infinite if there are no bytes (JSON: null).
     pub intensity: f64,
     pub bound: Bound,
 }
@@ -67,22 +67,22 @@ pub struct VectorStage {
     pub name: String,
     /// Cycles that its lanes work.
     pub cycles: u64,
-    /// Of them, those that the array waits for when frames are in flight as configured.
+    /// Cycles of these for which the array waits, with the configured frames in flight.
     pub exposed: u64,
 }
 
 /// The processor's share of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct HostEstimate {
-    /// Core seconds a frame: decode, resize, cut into patches, submit.
+    /// Core seconds of a frame: decode, resize, cut into patches, submit.
     pub seconds: f64,
-    /// Of them, decoding.
+    /// Core seconds of decoding.
     pub decode_s: f64,
-    /// Of them, resizing and cropping.
+    /// Core seconds of resizing and cropping.
     pub resize_s: f64,
-    /// Of them, patches and submission.
+    /// Core seconds of patches and submission.
     pub submit_s: f64,
-    /// Frames a second of all cores together.
+    /// Frames a second on all cores.
     pub fps: f64,
     /// Pixels of the picture that is decoded.
     pub source_pixels: u64,
@@ -101,9 +101,11 @@ pub struct Estimate {
     pub frames: u64,
     /// Stages on the array, in the order of a frame's path.
     pub layers: Vec<Layer>,
-    /// Stages of the vector unit, in the same order. GELU, residual and requantizing are part of the drain and take no cycles of their own.
+    /// Stages of the vector unit, in the same order. GELU, residual and requantizing are part of
+    /// the drain and take no cycles of their own.
     pub vector: Vec<VectorStage>,
-    /// Cycles between two frames: the largest of array (with what it waits for) and transfers.
+    /// Cycles between two frames: the larger of those of the array, its waits included, and of the
+    /// transfers.
     pub period_cycles: u64,
     /// Cycles of the array, all stalls included, without waiting for `LayerNorm`.
     pub array_cycles: u64,
@@ -131,15 +133,15 @@ pub struct Estimate {
     pub fps_with_host: f64,
     /// Latency with decoding, resizing and submission.
     pub latency_with_host_s: f64,
-    /// Whether the processor is slower than the accelerator.
+    /// True if the processor is slower than the accelerator.
     pub host_bound: bool,
     /// Resources of the configuration.
     pub resources: Resources,
-    /// What the board has.
+    /// Resources of the board.
     pub board_resources: Amounts,
-    /// What a design may take of it.
+    /// Resources that a design may take.
     pub board_usable: Amounts,
-    /// Whether the configuration stays within that.
+    /// True if the configuration stays within them.
     pub resources_fit: bool,
 }
 
@@ -154,7 +156,7 @@ pub struct Cost {
     pub period_cycles: u64,
     /// Cycles of one frame alone.
     pub latency_cycles: u64,
-    /// Whether the buffers hold it.
+    /// True if the buffers hold the candidate.
     pub fits: bool,
 }
 
@@ -193,7 +195,7 @@ pub fn host_estimate(board: &Board, setting: &Setting) -> HostEstimate {
     }
 }
 
-/// Cost of a network, without the layers.
+/// Models the cost of a network, without the layers.
 pub fn totals(workload: &Workload, model: &Model<'_>) -> Totals {
     let mut sum = model.end_totals(&model.embedding(workload.embed, workload.patch_rows));
     for (i, work) in workload.blocks.iter().enumerate() {
@@ -207,7 +209,7 @@ pub fn totals(workload: &Workload, model: &Model<'_>) -> Totals {
 /// Models one frame of a network.
 ///
 /// # Errors
-/// [`quasar_core::Error::DoesNotFit`] where the network exceeds a buffer.
+/// [`quasar_core::Error::DoesNotFit`] if the network exceeds a buffer.
 pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
     hardware.check_fit(workload)?;
     let model = Model::new(hardware, workload.setting);
@@ -275,7 +277,7 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
     })
 }
 
-/// Row-pair products that the array can make in a cycle.
+/// Returns the row-pair products that the array can make in a cycle.
 fn peak(hardware: &Hardware) -> f64 {
     let array = hardware.configuration().array;
     (array.tokens * array.pairs) as f64
@@ -321,7 +323,7 @@ impl Builder<'_> {
             bytes: stage.bytes,
             share: stage.slot_macs as f64 / peak_of(self.hardware, cycles),
             intensity: stage.macs as f64 / stage.bytes as f64,
-            // A layer that loses less than a tenth to its worst stall is the array's.
+            // The array limits a layer that loses less than a tenth to its worst stall.
             bound: if 10 * stall > cycles {
                 bound
             } else {
@@ -330,7 +332,7 @@ impl Builder<'_> {
         });
     }
 
-    /// All stages of a block; returns the bytes that it takes beside weights.
+    /// Adds all stages of a block; returns the bytes of its transfers without the weights.
     fn block(&mut self, model: &Model<'_>, d: u64, i: usize, work: &BlockWork, last: bool) -> u64 {
         let n = model.needed(false);
         let needed = model.needed(last);

@@ -1,8 +1,10 @@
-//! Design-space search: the array and the lanes for a board and the networks that it shall run.
+//! Design-space search: chooses the array and the lanes for a board and its networks.
 //!
-//! Exhaustive over the array's shape, in the order of an upper bound on the speed (no stalls), so that it ends early and the best shape is
-//! never missed; for each shape the lanes shrink greedily, from one for each token to what fits, then to what costs next to nothing, and
-//! grow again where that shortens the latency. Deterministic.
+//! The search over the array's shape is exhaustive. It goes in the order of an upper bound on the
+//! speed (no stalls), so it ends early and never misses the best shape. For each shape the number
+//! of lanes shrinks greedily: from one lane for each token to a number that fits, then to one that
+//! costs almost nothing. It grows again if that shortens the latency. Deterministic.
+//!
 //! Depends on [`crate::cycles`] and [`crate::resources`].
 
 use std::cmp::Ordering;
@@ -20,16 +22,17 @@ use crate::resources::Resources;
 
 /// Throughput that a smaller number of lanes or ports may cost, as a share.
 const TOLERANCE: f64 = 5e-4;
-/// Latency that all smaller numbers of lanes together may cost where more would fit, as a share.
+/// Latency that all smaller numbers of lanes together may cost although more would fit, as a share.
 const LATENCY_TOLERANCE: f64 = 0.05;
 /// Latency that one larger number of lanes must save to be taken, as a share.
 const LATENCY_GAIN: f64 = 0.01;
 
-/// The configuration for which one frame of each of `workloads` takes the least time, within the board's usable resources.
+/// Finds the configuration within the board's usable resources with which one frame of each of
+/// `workloads` takes the least time.
 ///
 /// # Errors
-/// [`Error::InvalidValue`] without workloads; [`Error::DoesNotFit`] where no array is small enough for the board's memory to hold the
-/// networks; [`Error::InvalidSettings`] for a clock out of range.
+/// [`Error::InvalidValue`] without workloads; [`Error::DoesNotFit`] if no array is small enough for
+/// the board's memory to hold the networks; [`Error::InvalidSettings`] for a clock out of range.
 pub fn explore(board: &Board, workloads: &[Workload], clock_mhz: f64) -> Result<Hardware> {
     if workloads.is_empty() {
         return Err(Error::InvalidValue(
@@ -42,7 +45,7 @@ pub fn explore(board: &Board, workloads: &[Workload], clock_mhz: f64) -> Result<
         workloads,
         clock_mhz,
     };
-    // A first look, so that a bad clock is refused by its name.
+    // Checked first, so that the error of a bad clock names it.
     search.smallest(1)?;
     let mut shapes: Vec<(u64, Array)> = search
         .shapes()
@@ -83,14 +86,14 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Faster first, then smaller.
+    /// Orders by speed, then by size.
     fn compare(&self, other: &Self) -> Ordering {
         let key = |c: &Self| (c.cycles, c.resources.total.dsp, c.resources.total.lut);
         key(self).cmp(&key(other))
     }
 }
 
-/// A network's blocks, each kind once.
+/// Lists a network's blocks, each kind once.
 struct Distinct {
     blocks: Vec<(BlockWork, bool, u64)>,
 }
@@ -124,7 +127,8 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Shapes of the array: all that the usable slices allow, but of those with equally many tiles of tokens the smallest alone.
+    /// Lists the array's shapes that the usable slices allow; of those with equally many tiles of
+    /// tokens only the smallest.
     fn shapes(&self) -> Vec<Array> {
         let tokens = (self.workloads.iter().map(|w| w.setting.tokens()))
             .max()
@@ -141,7 +145,8 @@ impl Search<'_> {
         shapes
     }
 
-    /// Cycles of one frame of each network without any stall: no configuration with this array is faster.
+    /// Returns the cycles of one frame of each network without any stall: no configuration with
+    /// this array is faster.
     fn ideal(&self, array: Array) -> u64 {
         let tiles =
             |tokens: u64, slots: u64| tokens.div_ceil(array.tokens) * slots.div_ceil(array.pairs);
@@ -203,7 +208,7 @@ impl Search<'_> {
         )
     }
 
-    /// Cycles between frames, and of one frame alone, of all networks together.
+    /// Returns the cycles between frames, and of one frame alone, of all networks together.
     fn cycles(&self, hardware: &Hardware) -> (u64, u64) {
         (self.workloads.iter().zip(&self.networks))
             .map(|(workload, network)| {
@@ -237,7 +242,8 @@ impl Search<'_> {
         })
     }
 
-    /// The fastest lanes for an array that fit beside it, if they make it faster than `limit`.
+    /// Finds the fastest lanes that fit together with an array, if they make it faster than
+    /// `limit`.
     fn fit_lanes(
         &self,
         array: Array,
@@ -246,7 +252,7 @@ impl Search<'_> {
         limit: u64,
     ) -> Option<Candidate> {
         let usable = self.board.usable();
-        // One lane of each kind: what does not fit with these does not fit at all.
+        // An array that does not fit with one lane of each kind does not fit at all.
         let least = self.hardware(array, lanes_of(1, 1, 1, multipliers), frames, 1);
         if !Resources::of(&least.ok()?).fits(usable) {
             return None;
@@ -273,7 +279,8 @@ impl Search<'_> {
             }
             (ports, current) = (ports - 1, fewer);
         }
-        // Where it does not fit, what costs least goes; where it does, what costs nothing.
+        // If the design does not fit, the step that costs least is taken; if it does, only one that
+        // costs nothing.
         loop {
             let fits = current.resources.fits(usable);
             let allowed = (current.cycles as f64 * (1.0 + TOLERANCE)) as u64;
@@ -299,7 +306,7 @@ impl Search<'_> {
         Some(self.shorten(current, lanes, (array, frames, ports)))
     }
 
-    /// More lanes again where they fit, slow nothing down and shorten the latency.
+    /// Adds lanes that fit, slow nothing down and shorten the latency.
     fn shorten(
         &self,
         mut current: Candidate,
@@ -329,7 +336,8 @@ impl Search<'_> {
         self.hardware(array, lanes_of(1, 1, 1, Multipliers::Dsp), 1, 1)
     }
 
-    /// Why nothing fits: what the array whose buffers take the least memory lacks, and which buffers take most.
+    /// Returns the reason why nothing fits: the shortage of the array whose buffers take the least
+    /// memory, and the largest buffers.
     fn refusal(&self) -> Error {
         let least = [1, 2, 4, 8, 16]
             .into_iter()
@@ -380,7 +388,8 @@ const fn lanes_of(requantize: u64, norm: u64, exponential: u64, multipliers: Mul
     }
 }
 
-/// The next smaller number of lanes of a kind that makes a difference: tokens / (passes + 1), rounded up.
+/// Returns the next smaller number of lanes that makes a difference: tokens / (passes + 1), rounded
+/// up.
 fn shrink(lanes: Lanes, kind: usize, tokens: u64) -> Option<Lanes> {
     change(lanes, kind, |count| {
         let passes = tokens.div_ceil(count);
@@ -391,7 +400,7 @@ fn shrink(lanes: Lanes, kind: usize, tokens: u64) -> Option<Lanes> {
     })
 }
 
-/// The next larger one: tokens / (passes - 1), rounded up.
+/// Returns the next larger number of lanes: tokens / (passes - 1), rounded up.
 fn grow(lanes: Lanes, kind: usize, tokens: u64) -> Option<Lanes> {
     change(lanes, kind, |count| {
         let passes = tokens.div_ceil(count);

@@ -1,14 +1,15 @@
-//! quasar-cost: cycles, throughput, latency and resources of the accelerator, from a configuration and a network's sizes. For the host.
+//! quasar-cost: cycles, throughput, latency and resources of the accelerator, from a configuration
+//! and a network's sizes. For the host.
 //!
-//! Everything here is **modelled**: no figure comes from synthesis or from a board. `docs/hardware-model.md` has the schedule, the
-//! formulas and the source of each constant.
+//! Everything here is **modelled**: no figure comes from synthesis or from a board.
+//! `docs/hardware-model.md` has the schedule, the formulas and the source of each constant.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | [`cycles`] | counts the cycles of each stage in closed form |
 //! | [`resources`] | counts the resources of each part |
-//! | [`estimate`] | puts a frame together, layer by layer |
-//! | [`explore`] | picks array and lanes for a board and its networks |
+//! | [`estimate`] | models a frame, layer by layer |
+//! | [`explore`] | chooses array and lanes for a board and its networks |
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! Resources of a configuration, block by block: formulas, not synthesis. Every coefficient is an assumption, named and explained.
+//! Resources of a configuration, block by block: formulas, not synthesis. Every coefficient is an
+//! assumption, named and explained.
 //!
 //! Depends on [`quasar_hardware::configuration`].
 
@@ -7,13 +8,15 @@ use quasar_hardware::boards::{Amounts, Board};
 use quasar_hardware::configuration::{key_banks, value_banks, Array, Hardware, Multipliers};
 use serde::Serialize;
 
-/// LUTs and flip-flops of parts of the design: assumed, from counting bits of the registers, multiplexers and adders that each needs.
+/// LUTs and flip-flops of parts of the design: assumed, from counting bits of the registers,
+/// multiplexers and adders that each needs.
 pub mod assumed {
     /// Chain to the lanes: two 48-bit sources for each slice, two bits a LUT, and control.
     pub const SLICE_LUT: u64 = 26;
     /// Activation (8), W (27), chain (48) and control registers of a slice.
     pub const SLICE_FF: u64 = 86;
-    /// A token's skew of activations, its chain's FIFO, and the score path (join, running maximum).
+    /// A token's skew of activations, its chain's FIFO, and the score path (unpacking, running
+    /// maximum).
     pub const TOKEN_LUT: u64 = 220;
     /// Registers of the same.
     pub const TOKEN_FF: u64 = 260;
@@ -21,7 +24,8 @@ pub mod assumed {
     pub const PAIR_LUT: u64 = 90;
     /// Registers of the same.
     pub const PAIR_FF: u64 = 110;
-    /// A requantizing lane: joining fields, barrel shift, rounding, clamps, residual, statistics' adders.
+    /// A requantizing lane: unpacking of fields, barrel shift, rounding, clamps, residual,
+    /// statistics' adders.
     pub const REQUANTIZE_LUT: u64 = 620;
     /// Registers of the same.
     pub const REQUANTIZE_FF: u64 = 700;
@@ -89,19 +93,21 @@ pub struct Resources {
     pub total: Amounts,
 }
 
-/// A buffer that is read by many lanes at one address: `lanes` elements of `bits` side by side, `depth` deep.
+/// A buffer that many lanes read at one address: `lanes` elements of `bits` in a word, `depth`
+/// words.
 struct Buffer {
     name: &'static str,
     lanes: u64,
     bits: u64,
     depth: u64,
-    /// Whether each lane has an address of its own, so that no two share a block.
+    /// True if each lane has an address of its own, so that no two share a block.
     apart: bool,
     copies: u64,
 }
 
 impl Buffer {
-    /// Blocks of 18 kbit: the best of the block RAM's shapes, whose 9-bit bytes hold 8 bits and have write enables of their own.
+    /// Returns the blocks of 18 kbit with the best of the block RAM's shapes. Their 9-bit bytes
+    /// hold 8 bits and have write enables of their own.
     fn bram18(&self) -> u64 {
         // (bytes a word, depth, blocks of 18 kbit)
         const SHAPES: [(u64, u64, u64); 8] = [
@@ -128,13 +134,14 @@ impl Buffer {
         SHAPES.iter().map(blocks).min().unwrap_or(u64::MAX)
     }
 
-    /// `UltraRAMs`: 4096 words of 8 bytes (the parity bits are unused).
+    /// Returns the `UltraRAMs`: 4096 words of 8 bytes (the parity bits are unused).
     fn uram(&self) -> u64 {
         let elements = if self.apart { 1 } else { 64 / self.bits };
         self.lanes.div_ceil(elements) * self.depth.div_ceil(4096) * self.copies
     }
 
-    /// LUTs where it is so shallow that LUT RAM (64 words of 7 bits in 8 LUTs) is better; 0 where not.
+    /// Returns the LUTs if the buffer is so shallow that LUT RAM (64 words of 7 bits in 8 LUTs) is
+    /// better; 0 otherwise.
     fn lut(&self) -> u64 {
         if self.depth <= 64 {
             (self.lanes * self.bits * self.copies * 8).div_ceil(7)
@@ -144,11 +151,11 @@ impl Buffer {
     }
 }
 
-/// A block RAM is worth an `UltraRAM` where it saves at least this many blocks of 18 kbit.
+/// Blocks of 18 kbit that one `UltraRAM` must replace to be used.
 const URAM_WORTH: u64 = 4;
 
 impl Resources {
-    /// Those of a configuration.
+    /// Counts the resources of a configuration.
     pub fn of(hardware: &Hardware) -> Self {
         let configuration = hardware.configuration();
         let (array, lanes) = (configuration.array, configuration.lanes);
@@ -262,7 +269,8 @@ impl Resources {
         Ok(())
     }
 
-    /// The three parts that take the most block RAM, in words: "input buffer 40, hidden buffer 36 and ...".
+    /// Names the three parts that take the most block RAM: "input buffer 40, hidden buffer 36 and
+    /// ...".
     pub(super) fn largest_memories(&self) -> String {
         let mut parts: Vec<&Part> = self.parts.iter().filter(|part| part.bram18 > 0).collect();
         parts.sort_by_key(|part| std::cmp::Reverse(part.bram18));
@@ -272,7 +280,7 @@ impl Resources {
         format!("of its block RAMs {}", words.join(", "))
     }
 
-    /// Whether the design stays within the usable share of its board.
+    /// Returns whether the design stays within the usable share of its board.
     pub fn fits(&self, limit: Amounts) -> bool {
         let Amounts {
             dsp,
@@ -289,7 +297,8 @@ impl Resources {
     }
 }
 
-/// LUT RAM of the sums that a tile's later passes are added to: two rows of 27 bits a pair and token, 64 words of 7 bits in 8 LUTs.
+/// Returns the LUT RAM of the sums to which a tile's later passes add: two rows of 27 bits for each
+/// pair and token, 64 words of 7 bits in 8 LUTs.
 fn partial_sums(array: Array) -> u64 {
     (2 * 27 * array.tokens * 8).div_ceil(7) * array.pairs.div_ceil(64)
 }
@@ -347,7 +356,8 @@ fn buffers(hardware: &Hardware) -> Vec<Buffer> {
     all.into_iter().filter(|buffer| buffer.depth > 0).collect()
 }
 
-/// LUT RAM for shallow buffers, `UltraRAM` for those that save most by it, block RAM for the others.
+/// Assigns memories: LUT RAM to shallow buffers, `UltraRAM` to those that save most by it, block
+/// RAM to the others.
 fn place(buffers: &[Buffer], uram: u64) -> Vec<Part> {
     let mut left = uram;
     let mut order: Vec<usize> = (0..buffers.len()).collect();

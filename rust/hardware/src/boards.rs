@@ -1,6 +1,7 @@
-//! Boards: what a device offers, from a TOML file with known keys only.
+//! Boards: resources, memory and processor of a device, from a TOML file with known keys only.
 //!
-//! Depends on [`crate::settings`] and [`crate::packing`]. The shipped files are `python/quasar_rt/boards/*.toml`.
+//! Depends on [`crate::settings`] and [`crate::packing`]. The package's files are
+//! `python/quasar_rt/boards/*.toml`.
 
 use quasar_core::error::{Error, Result};
 use quasar_core::subnet::config::within;
@@ -9,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::packing::DspKind;
 use crate::settings;
 
-/// A board. Every figure is declared in its file, with its source; nothing is computed.
+/// A board. Its file declares every figure with its source; nothing is computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Board {
-    /// Its name, as tools take it.
+    /// The name for tools and configurations.
     pub name: String,
     /// The device's part number.
     pub part: String,
@@ -21,7 +22,7 @@ pub struct Board {
     pub dsp_kind: DspKind,
     /// Clocks of the fabric in MHz, the default first. Targets: no design has been synthesised.
     pub clocks_mhz: Vec<f64>,
-    /// What the device has.
+    /// Resources of the device.
     pub resources: Amounts,
     /// The share of each resource that a design may take.
     pub usable: Usable,
@@ -67,7 +68,8 @@ pub struct Usable {
 pub struct Ddr {
     /// Width times data rate, in 10^9 bytes a second.
     pub peak_gb_s: f64,
-    /// The share of the peak that the accelerator's bursts reach beside the processor's traffic.
+    /// Share of the peak that the accelerator's bursts reach while the processor uses the memory
+    /// too.
     pub efficiency: f64,
 }
 
@@ -93,9 +95,11 @@ pub struct Host {
     pub decode_ns_per_pixel: f64,
     /// Resizing and cropping, nanoseconds for each pixel of the picture, on one core.
     pub resize_ns_per_pixel: f64,
-    /// Cutting patches into the accelerator's buffer, nanoseconds for each of their values, on one core.
+    /// Cutting patches into the accelerator's buffer, nanoseconds for each of their values, on one
+    /// core.
     pub patch_ns_per_value: f64,
-    /// Submitting a frame and taking its logits (cache maintenance, registers, interrupt), microseconds of one core.
+    /// Submitting a frame and taking its logits (cache maintenance, registers, interrupt),
+    /// microseconds of one core.
     pub frame_us: f64,
 }
 
@@ -112,7 +116,7 @@ impl Board {
         Ok(board)
     }
 
-    /// The board as TOML; [`Self::from_toml`] gives it back.
+    /// Writes the board as TOML, for [`Self::from_toml`].
     ///
     /// # Panics
     /// Never: every value of a board has a TOML form.
@@ -120,7 +124,7 @@ impl Board {
         toml::to_string(self).expect("numbers, strings and lists")
     }
 
-    /// What a design may take of each resource, rounded down.
+    /// Returns the part of each resource that a design may take, rounded down.
     pub fn usable(&self) -> Amounts {
         let share = |amount: u64, share: f64| (amount as f64 * share) as u64;
         let (all, part) = (self.resources, self.usable);
@@ -198,7 +202,7 @@ impl Board {
 /// Clocks, at most: beyond any device's.
 pub const MAX_CLOCK_MHZ: f64 = 1000.0;
 
-/// A number within its range; NaN is outside.
+/// Refuses a number outside its range; NaN is outside.
 pub fn number(key: &str, value: f64, least: f64, most: f64) -> Result<()> {
     if (least..=most).contains(&value) {
         Ok(())

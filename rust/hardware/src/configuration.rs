@@ -1,4 +1,5 @@
-//! The accelerator's configuration: array, lanes, buffers, clock, mode. One TOML file; the board is named in it.
+//! The accelerator's configuration: array, lanes, buffers, clock, mode. One TOML file; the board is
+//! named in it.
 //!
 //! Depends on [`crate::boards`] and [`crate::workload`].
 
@@ -18,7 +19,8 @@ pub enum Mode {
     Nibble,
 }
 
-/// What the lanes' second multipliers are made of. A requantizing lane's first is a DSP slice in any case.
+/// The resource of the lanes' second multipliers. A requantizing lane's first one is always a DSP
+/// slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Multipliers {
@@ -38,19 +40,20 @@ pub struct Array {
     pub pairs: u64,
 }
 
-/// Lanes behind the array and of the vector unit: values (or tokens) at a time.
+/// Lanes after the array and of the vector unit: values (or tokens) at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lanes {
-    /// Requantizing lanes: outputs of the array that are requantized, added to the residual and stored, a cycle.
+    /// Requantizing lanes: outputs of the array that are requantized, added to the residual and
+    /// stored, a cycle.
     pub requantize: u64,
-    /// Of them, those with a GELU table: fc1's outputs a cycle.
+    /// Requantizing lanes with a GELU table: fc1's outputs a cycle.
     pub gelu: u64,
     /// `LayerNorm` lanes: tokens that are normalised at a time, one element each a cycle.
     pub norm: u64,
     /// Exponential lanes: query rows at a time, one key each a cycle.
     pub exponential: u64,
-    /// What their second multipliers are made of.
+    /// The resource of their second multipliers.
     pub multipliers: Multipliers,
 }
 
@@ -60,18 +63,21 @@ pub struct Lanes {
 pub struct Buffers {
     /// Patch codes (s8), words a token lane: token tiles * patch length.
     pub input: u64,
-    /// Residual stream (int16), words a token lane: token tiles * embed. One for each frame in flight.
+    /// Residual stream (int16), words a token lane: token tiles * embed. One for each frame in
+    /// flight.
     pub residual: u64,
-    /// `LayerNorm`'s output (s8), words a token lane: token tiles * embed. One for each frame in flight.
+    /// `LayerNorm`'s output (s8), words a token lane: token tiles * embed. One for each frame in
+    /// flight.
     pub norm: u64,
-    /// Queries (s8), words a token lane: token tiles * heads * `head_dim`. Attention's output takes the place of the queries that it
-    /// came from.
+    /// Queries (s8), words a token lane: token tiles * heads * `head_dim`. Attention's output
+    /// overwrites the queries of its head.
     pub query: u64,
     /// Keys (s8), words a key bank: key banks divide the tokens.
     pub key: u64,
     /// Values (s8), words a value bank: value banks divide heads * `head_dim`.
     pub value: u64,
-    /// Scores (24 bits) and probabilities (u8) of one token tile of one head, words a token lane: keys. Two of each.
+    /// Scores (24 bits) and probabilities (u8) of one token tile of one head, words a token lane:
+    /// keys. Two of each.
     pub score: u64,
     /// fc1's output (s8), words a token lane: token tiles * hidden.
     pub hidden: u64,
@@ -80,7 +86,7 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// Each buffer's key and words.
+    /// Returns each buffer's key and words.
     pub const fn entries(&self) -> [(&'static str, u64); 9] {
         [
             ("input", self.input),
@@ -95,7 +101,7 @@ impl Buffers {
         ]
     }
 
-    /// The larger of both, buffer for buffer.
+    /// Returns the larger of both, buffer by buffer.
     #[must_use]
     pub fn max(&self, other: &Self) -> Self {
         Self {
@@ -111,7 +117,7 @@ impl Buffers {
         }
     }
 
-    /// Those that a network needs.
+    /// Returns the buffers that a network needs.
     pub fn needed(workload: &Workload, array: Array, lanes: Lanes) -> Self {
         let blocks = workload.blocks.iter();
         blocks
@@ -127,7 +133,7 @@ impl Buffers {
             .fold(Self::default(), |all, one| all.max(&one))
     }
 
-    /// Those of a network whose blocks have these sizes.
+    /// Returns the buffers for a network whose blocks have these sizes.
     pub fn of_sizes(
         setting: &Setting,
         embed: u64,
@@ -151,7 +157,7 @@ impl Buffers {
     }
 }
 
-/// What the accelerator's HLS sources are written for, at most. Larger configurations are modelled only.
+/// Limits of the accelerator's HLS sources. Larger configurations are modelled only.
 pub mod hls {
     /// Tokens of the array.
     pub const TOKENS: u64 = 256;
@@ -165,13 +171,15 @@ pub mod hls {
     pub const PORTS: u64 = 4;
 }
 
-/// Banks of the key buffer: a multiple of the row pairs that read it, and at least the lanes that write it.
+/// Returns the banks of the key buffer: a multiple of the row pairs that read it, and at least the
+/// lanes that write it.
 pub const fn key_banks(array: Array, lanes: Lanes) -> u64 {
     lanes.requantize.div_ceil(array.pairs) * array.pairs
 }
 
-/// Banks of the value buffer. Element (token t, dimension d) stands in bank (t + d) mod banks, so that lanes that write one dimension of
-/// neighbouring tokens and row pairs that read neighbouring dimensions of one token both meet each bank once.
+/// Returns the banks of the value buffer. Element (token t, dimension d) is in bank (t + d) mod
+/// banks. So the lanes, which write one dimension of neighbouring tokens, and the row pairs, which
+/// read neighbouring dimensions of one token, both access each bank once.
 pub const fn value_banks(array: Array, lanes: Lanes) -> u64 {
     if lanes.requantize > array.pairs {
         lanes.requantize
@@ -188,21 +196,22 @@ pub struct Configuration {
     pub board: String,
     /// Clock of the fabric.
     pub clock_mhz: f64,
-    /// How weights use the array.
+    /// The packing of weights into slices.
     pub mode: Mode,
-    /// Frames in flight, 1 or 2. Two take turns on the array, half a block each: one's `LayerNorm` runs under the other's GEMMs.
+    /// Frames in flight, 1 or 2. Two take turns on the array, half a block each: the `LayerNorm` of
+    /// one overlaps with the GEMMs of the other.
     pub frames: u64,
     /// AXI ports in use.
     pub axi_ports: u64,
     /// The GEMM array.
     pub array: Array,
-    /// Lanes behind it.
+    /// Lanes after the array.
     pub lanes: Lanes,
     /// On-chip buffers.
     pub buffers: Buffers,
 }
 
-/// A board and a configuration for it, checked when it is made.
+/// A board and a configuration for it, checked on construction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hardware {
     board: Board,
@@ -218,7 +227,7 @@ impl Hardware {
         Self::new(settings::parse(DOCUMENT, text)?, board)
     }
 
-    /// The board's name that a configuration file states.
+    /// Returns the board's name in a configuration file.
     ///
     /// # Errors
     /// As [`Self::from_toml`].
@@ -226,7 +235,8 @@ impl Hardware {
         Ok(settings::parse::<Configuration>(DOCUMENT, text)?.board)
     }
 
-    /// Checks a configuration. That it fits the board is checked apart ([`super::resources::Resources::check`]).
+    /// Checks a configuration. That it fits the board is checked apart
+    /// ([`super::resources::Resources::check`]).
     ///
     /// # Errors
     /// [`Error::InvalidSettings`] names the key.
@@ -240,7 +250,7 @@ impl Hardware {
         })
     }
 
-    /// The configuration as TOML; [`Self::from_toml`] gives it back.
+    /// Writes the configuration as TOML, for [`Self::from_toml`].
     ///
     /// # Panics
     /// Never: every value has a TOML form.
@@ -248,17 +258,17 @@ impl Hardware {
         toml::to_string(&self.configuration).expect("numbers and strings")
     }
 
-    /// The board.
+    /// Returns the board.
     pub const fn board(&self) -> &Board {
         &self.board
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub const fn configuration(&self) -> &Configuration {
         &self.configuration
     }
 
-    /// The same at another clock.
+    /// Returns the same configuration at another clock.
     ///
     /// # Errors
     /// [`Error::InvalidSettings`].
@@ -268,20 +278,20 @@ impl Hardware {
         Self::new(configuration, self.board.clone())
     }
 
-    /// The clock in Hz.
+    /// Returns the clock in Hz.
     pub fn clock_hz(&self) -> f64 {
         self.configuration.clock_mhz * 1e6
     }
 
-    /// Slices of the array.
+    /// Returns the slices of the array.
     pub const fn slices(&self) -> u64 {
         self.configuration.array.tokens * self.configuration.array.pairs
     }
 
-    /// Refuses a network that the buffers do not hold.
+    /// Refuses a network that does not fit the buffers.
     ///
     /// # Errors
-    /// [`Error::DoesNotFit`] names the first such buffer, what it needs and what it has.
+    /// [`Error::DoesNotFit`] names the first such buffer, the words it needs and those it has.
     pub fn check_fit(&self, workload: &Workload) -> Result<()> {
         let Configuration {
             array,
@@ -349,5 +359,5 @@ impl Configuration {
     }
 }
 
-/// Words of a buffer, at most: all of the largest network for one lane.
+/// Words of a buffer, at most: those of the largest network for one lane.
 const MAX_BUFFER_WORDS: usize = MAX_TOKENS * MAX_COLUMNS;

@@ -1,12 +1,15 @@
-//! Constants of the accelerator's loops that every model takes for granted. The HLS declares them, and its counters check them.
+//! Constants of the accelerator's loops that every model assumes. The HLS declares them, and its
+//! counters check them.
 //!
-//! All loops have an initiation interval of 1; depths and gaps are in cycles. Depends on [`crate::configuration`].
+//! All loops have an initiation interval of 1; depths and gaps are in cycles. Depends on
+//! [`crate::configuration`].
 
 use crate::configuration::Hardware;
 
 /// Operand registers, multiplier and P of a slice.
 pub const SLICE_DEPTH: u64 = 4;
-/// From the chain's end to a stored code: join and correct the fields, shift, multiply, round, clamp, table, write.
+/// From the chain's end to a stored code: unpack and correct the fields, shift, multiply, round,
+/// clamp, table, write.
 pub const REQUANTIZE_DEPTH: u64 = 16;
 /// From the chain's end to a stored score and the running maximum.
 pub const SCORE_DEPTH: u64 = 8;
@@ -14,7 +17,8 @@ pub const SCORE_DEPTH: u64 = 8;
 pub const EXPONENTIAL_DEPTH: u64 = 56;
 /// Square root and reciprocal of the first tokens, then the normalising pipeline.
 pub const NORM_DEPTH: u64 = 96;
-/// Least cycles for each group of tokens: the square root and the reciprocal of the next group run beside the elements of this one.
+/// Least cycles for each group of tokens: the square root and the reciprocal of the next group
+/// overlap with the elements of this one.
 pub const NORM_ROOT: u64 = 64;
 /// Between two commands of a unit: its flattened loop ends, the next command's bounds are taken.
 pub const COMMAND_GAP: u64 = 16;
@@ -22,13 +26,15 @@ pub const COMMAND_GAP: u64 = 16;
 pub const FILL_DEPTH: u64 = 2;
 /// Between two passes of a tile, as they are planned ahead of issue.
 pub const PLAN_INTERVAL: u64 = 8;
-/// Between two groups of tokens of the softmax and two tiles of the norm, and two columns of a mean: an inner loop ends.
+/// Between two groups of tokens of the softmax and two tiles of the norm, and two columns of a
+/// mean: an inner loop ends.
 pub const LOOP_GAP: u64 = 32;
 /// Between two commands that fetch hands out.
 pub const FETCH_INTERVAL: u64 = 2;
 /// Bytes of a command.
 pub const COMMAND_BYTES: u64 = 32;
-/// Bytes beside a row's weights: bias 4, mantissa 2, shift 1, destination 1, column 2, spare 6.
+/// Bytes of a row besides its weights: bias 4, mantissa 2, shift 1, destination 1, column 2, spare
+/// 6.
 pub const ROW_BYTES: u64 = 16;
 /// From a request to memory's first beat.
 pub const MEMORY_LATENCY: u64 = 64;

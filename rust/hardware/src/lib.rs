@@ -1,12 +1,13 @@
-//! quasar-hardware: the accelerator's boards, configurations and workloads. The compiler, the cost model and the search share them.
+//! quasar-hardware: the accelerator's boards, configurations and workloads. The compiler, the cost
+//! model and the search share them.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | [`settings`] | reads settings files in TOML |
-//! | [`boards`] | reads what a board offers |
+//! | [`boards`] | reads boards: resources, memory, processor |
 //! | [`configuration`] | describes array, lanes, buffers and clock |
 //! | [`workload`] | holds a network's sizes and row widths |
-//! | [`packing`] | puts two products in one DSP slice |
+//! | [`packing`] | packs two products into one DSP slice |
 //! | [`declared`] | declares intervals, depths and sizes of the accelerator's loops |
 
 #![forbid(unsafe_code)]

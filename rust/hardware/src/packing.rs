@@ -1,10 +1,13 @@
-//! How two products share one DSP slice, and how many may add up before the lower one overflows its field.
+//! Two products in one DSP slice, and the number of products that may be added before the lower
+//! field overflows.
 //!
-//! A slice multiplies `W = (w1 << S) + w0`, formed by the pre-adder, by one activation a and adds the product to P (48 bits). The low S
-//! bits of P hold `sum w0*a`, the others `sum w1*a` (less one where the low field is negative: the borrow). The two weights are two
-//! 4-bit rows, or the signed high and the unsigned low nibble of one 8-bit row. Depends on nothing.
+//! A slice multiplies `W = (w1 << S) + w0`, formed by the pre-adder, by one activation a and adds
+//! the product to P (48 bits). The low S bits of P hold `sum w0*a`, the others `sum w1*a` (less one
+//! where the low field is negative: the borrow). The two weights are two 4-bit rows, or the signed
+//! high and the unsigned low nibble of one 8-bit row. Depends on nothing.
 //!
-//! The bounds below are worst cases; the tests multiply and accumulate them on 48 bits, at the bound and one beyond it.
+//! The bounds below are worst cases; the tests multiply and accumulate them on 48 bits, at the
+//! bound and one beyond it.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +30,7 @@ pub enum Activation {
     Unsigned,
 }
 
-/// What a row pair of the array holds.
+/// The contents of a row pair of the array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pair {
     /// Two rows of 4-bit weights in [-7, 7].
@@ -40,7 +43,7 @@ pub enum Pair {
 const ACCUMULATOR_BITS: u32 = 48;
 
 impl DspKind {
-    /// Bits of the port that takes W.
+    /// Returns the bits of the port that takes W.
     pub const fn port_bits(self) -> u32 {
         match self {
             Self::Dsp48e2 => 27,
@@ -48,12 +51,13 @@ impl DspKind {
         }
     }
 
-    /// S: the widest low field with which W fits its port.
+    /// Returns S: the widest low field with which W fits its port.
     pub const fn shift(self) -> u32 {
         self.port_bits() - 4
     }
 
-    /// Products that may be added before P must be read: neither field overflows, whatever the operands.
+    /// Returns how many products may be added before P must be read: neither field overflows for
+    /// any operands.
     pub const fn products(self, pair: Pair, activation: Activation) -> u64 {
         let shift = self.shift();
         let (signed, unsigned) = (1u64 << (shift - 1), 1u64 << shift);
@@ -98,7 +102,7 @@ mod tests {
         }
     }
 
-    /// Both sums, as the drain reads them from P.
+    /// Returns both sums, as the drain reads them from P.
     fn fields(p: i64, shift: u32, low_is_unsigned: bool) -> (i64, i64) {
         let low = p & ((1 << shift) - 1);
         if low_is_unsigned {
@@ -109,7 +113,7 @@ mod tests {
         }
     }
 
-    /// P after `n` equal products.
+    /// Returns P after `n` equal products.
     fn accumulate(w1: i64, w0: i64, a: i64, shift: u32, n: u64) -> i64 {
         let w = (w1 << shift) + w0;
         (0..n).fold(0, |p, _| wrap48(p + w * a))
@@ -168,7 +172,8 @@ mod tests {
         }
     }
 
-    /// Equal products at the extremes are the worst sums: every partial sum lies between 0 and the last one.
+    /// Equal products at the extremes give the largest sums: every partial sum is between 0 and the
+    /// last one.
     #[test]
     fn sums_hold_at_the_bound_and_break_beyond_it() {
         for kind in KINDS {

@@ -1,4 +1,5 @@
-//! Settings files in TOML: bounded size, unknown keys refused (by the types), errors that name the file and the key.
+//! Settings files in TOML: bounded size, unknown keys refused (by the types), errors that name the
+//! file and the key.
 //!
 //! Depends on [`quasar_core::error`] only.
 
@@ -8,10 +9,11 @@ use serde::de::DeserializeOwned;
 /// Bytes of a settings file, at most.
 pub const MAX_BYTES: usize = 1 << 20;
 
-/// Parses `text`; `document` says what it is (`space`) in errors.
+/// Parses `text`; `document` names the kind of file (`space`) in errors.
 ///
 /// # Errors
-/// [`Error::TooLarge`] beyond 1 MiB, [`Error::InvalidSettings`] for anything else; it has the line and what TOML said.
+/// [`Error::TooLarge`] beyond 1 MiB, [`Error::InvalidSettings`] for anything else, with the line
+/// and TOML's message.
 pub fn parse<T: DeserializeOwned>(document: &str, text: &str) -> Result<T> {
     if text.len() > MAX_BYTES {
         return Err(Error::TooLarge {
@@ -28,7 +30,7 @@ pub fn parse<T: DeserializeOwned>(document: &str, text: &str) -> Result<T> {
     })
 }
 
-/// [`Error::InvalidConfig`] of a shared check, as an error of this settings file.
+/// Converts [`Error::InvalidConfig`] of a shared check to an error of this settings file.
 pub fn of_config(document: &str, error: Error) -> Error {
     match error {
         Error::InvalidConfig { key, problem } => Error::settings(document, key, problem),

@@ -1,4 +1,4 @@
-//! What a network asks of the accelerator: sizes and row widths, without weights.
+//! The workload of the accelerator: a network's sizes and row widths, without weights.
 //!
 //! Depends on [`quasar_core::subnet`].
 
@@ -16,12 +16,12 @@ pub struct RowWidths {
 }
 
 impl RowWidths {
-    /// Rows of both widths.
+    /// Returns the number of rows.
     pub const fn total(self) -> u64 {
         self.four_bit + self.eight_bit
     }
 
-    /// Row pairs of the array: two 4-bit rows or one 8-bit row each.
+    /// Returns the row pairs of the array: two 4-bit rows or one 8-bit row each.
     pub const fn slots(self) -> u64 {
         self.four_bit.div_ceil(2) + self.eight_bit
     }
@@ -34,7 +34,7 @@ impl RowWidths {
         }
     }
 
-    /// Rows of two matrices as one.
+    /// Adds the rows of two matrices.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
         Self {
@@ -68,18 +68,18 @@ pub struct BlockWork {
 }
 
 impl BlockWork {
-    /// `heads * head_dim`.
+    /// Returns `heads * head_dim`.
     pub const fn inner(&self) -> u64 {
         self.heads * self.head_dim
     }
 
-    /// All rows of qkv.
+    /// Returns the rows of qkv.
     pub const fn qkv(&self) -> RowWidths {
         self.query.plus(self.key).plus(self.value)
     }
 }
 
-/// What does not change within a space: image, tokens, classes.
+/// Sizes that are fixed within a space: image, tokens, classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Setting {
     /// Patches.
@@ -90,21 +90,22 @@ pub struct Setting {
     pub patch_len: u64,
     /// Rows of the head.
     pub classes: u64,
-    /// What the head sees.
+    /// Pooling before the head.
     pub pool: Pool,
     /// Pixels of the picture that the host decodes.
     pub source_pixels: u64,
-    /// Whether the host resizes it.
+    /// True if the host resizes the picture.
     pub resized: bool,
 }
 
-/// Pixels of a picture that stands for `ImageNet`'s, whose usual size is 500x375 (assumed), where the network's input is of such a size.
+/// Pixels of a picture of `ImageNet`, 500x375 (assumed): for networks whose input is of such a
+/// size.
 pub const SOURCE_PIXELS: u64 = 500 * 375;
-/// Images smaller than this are data sets' own sizes and are taken as they are.
+/// Inputs with fewer pixels than this have the size of their data set's pictures.
 pub const SMALLEST_RESIZED: usize = 128 * 128;
 
 impl Setting {
-    /// Tokens N.
+    /// Returns the number of tokens N.
     pub const fn tokens(&self) -> u64 {
         self.prefix_tokens + self.patches
     }
@@ -137,7 +138,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// That of a subnet: the widths of its own rows.
+    /// Returns the workload of a subnet, with the widths of its own rows.
     pub fn of_subnet(subnet: &Subnet) -> Self {
         let config = subnet.config();
         let rows = |layer: &str, first: usize, last: usize| {
@@ -186,7 +187,7 @@ impl Workload {
         }
     }
 
-    /// Multiply-accumulates that the logits depend on.
+    /// Returns the multiply-accumulates that the logits depend on.
     pub fn macs(&self) -> u64 {
         let Setting {
             patches,
