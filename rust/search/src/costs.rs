@@ -1,4 +1,4 @@
-//! The hardware model as a search sees it. Depends on [`crate::hardware`].
+//! The hardware model for a search. Depends on [`crate::tables`] and [`quasar_cost`].
 
 use quasar_core::error::Result;
 

@@ -10,10 +10,10 @@ use quasar_hardware::{Board, Hardware, Workload};
 
 use crate::space::Space;
 
-/// Sampled networks of a space, beside the largest and the smallest.
+/// Sampled networks of a space, in addition to the largest and the smallest.
 const SAMPLES: u64 = 2;
 
-/// The networks that stand for a space: the largest, the smallest, and a few drawn from it.
+/// Returns networks that represent a space: the largest, the smallest, and a few samples.
 ///
 /// # Errors
 /// None for a checked space.
@@ -25,8 +25,9 @@ pub fn workloads_of_space(space: &Space) -> Result<Vec<Workload>> {
     genomes.iter().map(workload).collect()
 }
 
-/// The configuration for a space. It holds the largest network where that costs at most half of the speed of the smallest one; on a board
-/// too small for that its buffers are made for the smallest, and [`crate::CostTable`] marks the networks that exceed them.
+/// Finds the configuration for a space. It holds the largest network if that costs at most half of
+/// the speed of the smallest one. Otherwise its buffers are made for the smallest one, and
+/// [`crate::CostTable`] marks the networks that exceed them.
 ///
 /// # Errors
 /// As [`explore`], for the smallest network.

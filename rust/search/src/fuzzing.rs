@@ -1,6 +1,7 @@
-//! The bodies of the fuzz targets in `rust/fuzz` that read settings files, so that an ordinary test can replay their corpus.
+//! The bodies of the fuzz targets in `rust/fuzz` that read settings files, so that an ordinary test
+//! can replay their corpus.
 //!
-//! Each takes any bytes and must return: a panic, a hang or a large allocation is a bug.
+//! Each accepts any bytes and must return: a panic, a hang or a large allocation is a bug.
 
 use quasar_cost::estimate;
 use quasar_hardware::{Board, Hardware};
@@ -9,7 +10,7 @@ use crate::proxy::ProxyTable;
 use crate::space::{Architecture, BlockShape, Space};
 use crate::{explore_space, CostTable, Genotype};
 
-/// Boards with more DSP slices than this get no design-space search, so that a target stays fast.
+/// Boards with more DSP slices than this are not searched, so that a target stays fast.
 const MAX_DSP: u64 = 16;
 
 /// A space whose searches take no time.
@@ -26,8 +27,8 @@ fn small_space() -> Space {
     Space::from_toml(SPACE).expect("a sound space")
 }
 
-/// A space file up to the first zero byte, then numbers for a genome and an architecture. What is accepted must write, read back, name its
-/// networks one for one, and score and count them.
+/// Reads a space file up to the first zero byte, then numbers for a genome and an architecture. An
+/// accepted space must be written and read back, and name, score and count its networks.
 ///
 /// # Panics
 /// On a bug.
@@ -69,7 +70,7 @@ pub fn space_toml(bytes: &[u8]) {
         );
         assert!(proxy.score(&genome) > 0.0);
     }
-    // Any genome and any architecture are taken or refused.
+    // Every genome and every architecture is either accepted or refused.
     let _ = space.decode(numbers).map_err(|e| e.to_string());
     let number = |at: usize| numbers.get(at).copied().map_or(0, usize::from);
     let block = BlockShape {
@@ -87,8 +88,8 @@ pub fn space_toml(bytes: &[u8]) {
     }
 }
 
-/// A board's file up to the first zero byte, then a configuration of the accelerator. What is accepted must write, read back and give
-/// figures.
+/// Reads a board's file up to the first zero byte, then a configuration of the accelerator.
+/// Accepted files must be written and read back, and give figures.
 ///
 /// # Panics
 /// On a bug.
@@ -136,7 +137,7 @@ pub fn hardware_toml(bytes: &[u8]) {
     }
 }
 
-/// Up to the first zero byte, and after it.
+/// Splits at the first zero byte.
 fn two_parts(bytes: &[u8]) -> (&[u8], &[u8]) {
     let at = bytes.iter().position(|&byte| byte == 0);
     at.map_or((bytes, &[]), |at| (&bytes[..at], &bytes[at + 1..]))

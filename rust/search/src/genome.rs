@@ -1,4 +1,4 @@
-//! Genomes: what they are made of, many of them in one buffer, and which of them are known already.
+//! Genomes: their structure, many of them in one buffer, and sets of them.
 //!
 //! Depends on [`crate::space`] and [`quasar_core::error`].
 
@@ -6,20 +6,22 @@ use quasar_core::error::{Error, Result};
 
 use crate::space::{Gene, Space};
 
-/// What a genome is made of: a number of choices for each gene, and how many genes count at each depth.
+/// The structure of a genome: the number of choices of each gene, and the number of genes that
+/// count at each depth.
 ///
-/// Invariant: two leading genes (embed and depth) that every genome uses; each depth uses at least as many genes as the one before. In a
-/// canonical genome the genes that do not count (those of blocks beyond the depth) are 0, so a network has one canonical genome.
+/// Invariant: two leading genes (embed and depth) that every genome uses; each depth uses at least
+/// as many genes as the one before. In a canonical genome the genes that do not count (those of
+/// blocks beyond the depth) are 0, so a network has one canonical genome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Genotype {
     choices: Vec<u8>,
-    /// Which genes are fractions of 8-bit rows; the others are sizes.
+    /// True for genes that are fractions of 8-bit rows; the others are sizes.
     widths: Vec<bool>,
     used: Vec<usize>,
 }
 
 impl Genotype {
-    /// The genomes of a space.
+    /// Returns the structure of a space's genomes.
     pub fn of(space: &Space) -> Self {
         Self {
             choices: (0..space.genes())
@@ -37,22 +39,22 @@ impl Genotype {
         }
     }
 
-    /// Number of choices of each gene.
+    /// Returns the number of choices of each gene.
     pub fn choices(&self) -> &[u8] {
         &self.choices
     }
 
-    /// Whether a gene is a fraction of 8-bit rows, and not a size.
+    /// Returns whether a gene is a fraction of 8-bit rows, and not a size.
     pub fn is_width(&self, gene: usize) -> bool {
         self.widths[gene]
     }
 
-    /// Genes of a genome.
+    /// Returns the number of genes of a genome.
     pub fn genes(&self) -> usize {
         self.choices.len()
     }
 
-    /// How many genes, from the front, count in a valid genome.
+    /// Returns the number of leading genes that count in a valid genome.
     pub fn used(&self, genome: &[u8]) -> usize {
         self.used[genome[1] as usize]
     }
@@ -63,7 +65,7 @@ impl Genotype {
         genome[used..].fill(0);
     }
 
-    /// Number of canonical genomes, `u64::MAX` if there are more.
+    /// Returns the number of canonical genomes, `u64::MAX` if there are more.
     pub fn size(&self) -> u64 {
         let product = |genes: &[u8]| {
             genes
@@ -76,7 +78,7 @@ impl Genotype {
         deep.saturating_mul(u64::from(self.choices[0]))
     }
 
-    /// Every canonical genome, one after the other: [`Self::size`] of them, so for small spaces only.
+    /// Iterates over every canonical genome, [`Self::size`] of them, so for small spaces only.
     pub fn all(&self) -> Vec<u8> {
         let mut flat = Vec::new();
         let mut genome = vec![0; self.genes()];
@@ -103,7 +105,8 @@ impl Genotype {
         }
     }
 
-    /// Refuses a genome of the wrong length, with an index that its gene lacks, or that is not canonical.
+    /// Refuses a genome that has the wrong length or an index beyond its gene's choices, or that is
+    /// not canonical.
     ///
     /// # Errors
     /// [`Error::InvalidValue`].
@@ -131,7 +134,7 @@ impl Genotype {
     }
 }
 
-/// Genomes of equal length, one after the other: what an accuracy source is given.
+/// Genomes of equal length in one buffer: the input of an accuracy source.
 #[derive(Clone, Copy, Debug)]
 pub struct Genomes<'a> {
     flat: &'a [u8],
@@ -139,7 +142,7 @@ pub struct Genomes<'a> {
 }
 
 impl<'a> Genomes<'a> {
-    /// `flat` holds whole genomes of `genes` genes.
+    /// Wraps `flat`, which holds whole genomes of `genes` genes.
     ///
     /// # Errors
     /// [`Error::InvalidValue`] if it does not.
@@ -153,22 +156,22 @@ impl<'a> Genomes<'a> {
         Ok(Self { flat, genes })
     }
 
-    /// Their number.
+    /// Returns the number of genomes.
     pub fn len(&self) -> usize {
         self.flat.len() / self.genes
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     pub fn is_empty(&self) -> bool {
         self.flat.is_empty()
     }
 
-    /// All genes, row-major.
+    /// Returns all genes, row-major.
     pub fn flat(&self) -> &'a [u8] {
         self.flat
     }
 
-    /// One after the other.
+    /// Iterates over the genomes.
     pub fn rows(&self) -> std::slice::ChunksExact<'a, u8> {
         self.flat.chunks_exact(self.genes)
     }
@@ -176,17 +179,19 @@ impl<'a> Genomes<'a> {
 
 /// An ordered set of genomes; each has a number, in order of insertion.
 ///
-/// Open addressing over one flat buffer: no allocation for a genome, and the order does not depend on hash values.
+/// Open addressing over one flat buffer: no allocation for a genome, and the order does not depend
+/// on hash values.
 #[derive(Clone, Debug)]
 pub struct GenomeSet {
     genes: usize,
     flat: Vec<u8>,
-    /// A genome's hash above, its number plus one below; 0 is free. A power of two, at most half full.
+    /// A genome's hash above, its number plus one below; 0 is free. A power of two, at most half
+    /// full.
     slots: Vec<(u32, u32)>,
 }
 
 impl GenomeSet {
-    /// An empty set of genomes of `genes` genes.
+    /// Returns an empty set of genomes of `genes` genes.
     pub fn new(genes: usize) -> Self {
         Self {
             genes,
@@ -195,27 +200,27 @@ impl GenomeSet {
         }
     }
 
-    /// Number of genomes.
+    /// Returns the number of genomes.
     pub fn len(&self) -> usize {
         self.flat.len() / self.genes
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     pub fn is_empty(&self) -> bool {
         self.flat.is_empty()
     }
 
-    /// The genome with this number.
+    /// Returns the genome with this number.
     pub fn get(&self, id: u32) -> &[u8] {
         &self.flat[id as usize * self.genes..][..self.genes]
     }
 
-    /// The genome's number, if it is there.
+    /// Returns the genome's number, if the set has it.
     pub fn find(&self, genome: &[u8]) -> Option<u32> {
         self.slot(genome, hash(genome)).err()
     }
 
-    /// Adds a genome; its number, and whether it is new.
+    /// Adds a genome; returns its number and whether it is new.
     pub fn insert(&mut self, genome: &[u8]) -> (u32, bool) {
         let hash = hash(genome);
         match self.slot(genome, hash) {
@@ -232,13 +237,13 @@ impl GenomeSet {
         }
     }
 
-    /// Takes all genomes away; keeps the memory.
+    /// Removes all genomes; keeps the memory.
     pub fn clear(&mut self) {
         self.flat.clear();
         self.slots.fill((0, 0));
     }
 
-    /// The free slot for a genome, or the number under which it is there.
+    /// Returns the free slot for a genome, or the genome's number if the set has it.
     fn slot(&self, genome: &[u8], hash: u32) -> Result<usize, u32> {
         let mask = self.slots.len() - 1;
         let mut slot = hash as usize & mask;
@@ -264,7 +269,7 @@ impl GenomeSet {
     }
 }
 
-/// Eight genes a multiplication; only its evenness matters, results do not depend on it.
+/// Hashes eight genes a multiplication. Only the hash's evenness matters; no result depends on it.
 fn hash(genome: &[u8]) -> u32 {
     let (words, rest) = genome.as_chunks::<8>();
     let mut last = [0; 8];
@@ -284,7 +289,8 @@ pub(super) mod tests {
     use proptest::prelude::*;
     use std::collections::HashMap;
 
-    /// A genotype of embeddings, depths and blocks of equal genes, the last of each a width, for tests.
+    /// A genotype of embeddings, depths and blocks of equal genes, the last of each a width, for
+    /// tests.
     pub fn toy(embed: u8, depths: &[usize], block: &[u8]) -> Genotype {
         let mut choices = vec![embed, depths.len() as u8];
         let mut widths = vec![false; 2];

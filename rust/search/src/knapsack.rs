@@ -1,11 +1,14 @@
-//! The multiple-choice knapsack, exactly: one choice for each item, additive value, whole-number cost, a budget.
+//! The multiple-choice knapsack, exactly: one choice for each item, additive value, whole-number
+//! cost, a budget.
 //!
-//! With the architecture fixed and value and cycles additive over blocks (or matrices), choosing 8-bit fractions is this problem; its
-//! exact answer is a yardstick for a search. Depends on [`quasar_core::error`].
+//! With the architecture fixed and value and cycles additive over blocks (or matrices), choosing
+//! 8-bit fractions is this problem; its exact answer is a yardstick for a search. Depends on
+//! [`quasar_core::error`].
 //!
-//! Dynamic programming over lists of non-dominated (cost, value) states (Nemhauser and Ullmann 1969; Kellerer, Pferschy and Pisinger,
-//! "Knapsack Problems", 2004, chapter 11): item by item, every state is extended by every choice, and a state that costs no less and is
-//! worth no more than another is dropped, which loses no optimum.
+//! Dynamic programming over lists of non-dominated (cost, value) states (Nemhauser and Ullmann
+//! 1969; Kellerer, Pferschy and Pisinger, "Knapsack Problems", 2004, chapter 11): item by item,
+//! every state is extended by every choice, and a state that costs no less and is worth no more
+//! than another is dropped, which loses no optimum.
 
 use quasar_core::error::{Error, Result};
 
@@ -35,7 +38,7 @@ pub struct Knapsack {
     items: Vec<Vec<(u64, f64)>>,
 }
 
-/// Where a state came from: the state before the item, and the item's choice.
+/// The origin of a state: the state before the item, and the item's choice.
 #[derive(Clone, Copy)]
 struct Step {
     state: u32,
@@ -46,10 +49,12 @@ struct Step {
 type Table = (Vec<(u64, f64)>, Vec<Vec<Step>>);
 
 impl Knapsack {
-    /// `values[i][c]` and `costs[i][c]` are the value and the cost of choice c of item i.
+    /// Checks the items: `values[i][c]` and `costs[i][c]` are the value and the cost of choice c of
+    /// item i.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`]: nothing to choose from, shapes that differ, values that are not finite, costs whose sum exceeds 2^63.
+    /// [`Error::InvalidValue`]: nothing to choose from, shapes that differ, values that are not
+    /// finite, costs whose sum exceeds 2^63.
     pub fn new(values: &[Vec<f64>], costs: &[Vec<u64>]) -> Result<Self> {
         let invalid = |problem: String| Err(Error::InvalidValue(problem));
         if values.len() != costs.len() || values.is_empty() || values.len() > MAX_ITEMS {
@@ -82,11 +87,11 @@ impl Knapsack {
         Ok(Self { items })
     }
 
-    /// The choices of greatest value within the budget; of equal values the cheaper.
+    /// Finds the choices of greatest value within the budget; of equal values the cheaper.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] if even the cheapest choices exceed the budget (it names their cost); [`Error::TooLarge`] beyond
-    /// [`MAX_STATES`].
+    /// [`Error::InvalidValue`] if even the cheapest choices exceed the budget (it names their
+    /// cost); [`Error::TooLarge`] beyond [`MAX_STATES`].
     pub fn solve(&self, budget: u64) -> Result<Solution> {
         let cheapest = self.cheapest();
         if cheapest > budget {
@@ -98,7 +103,7 @@ impl Knapsack {
         Ok(self.solution(states.len() - 1, &steps))
     }
 
-    /// Every non-dominated sum of cost and value, by rising cost and value, up to a cost.
+    /// Finds every non-dominated sum of cost and value, by rising cost and value, up to a cost.
     ///
     /// # Errors
     /// [`Error::TooLarge`] beyond [`MAX_STATES`].
@@ -117,8 +122,8 @@ impl Knapsack {
         self.items.iter().filter_map(least).sum()
     }
 
-    /// Item by item. With `bound`, states that provably cannot lead to the best
-    /// value within the budget are dropped too.
+    /// Extends the states item by item. With `bound`, also drops states that provably cannot lead
+    /// to the best value within the budget.
     fn run(&self, budget: u64, bound: bool) -> Result<Table> {
         let rest = Relaxation::of_suffixes(&self.items);
         let floor = if bound {
@@ -151,7 +156,8 @@ impl Knapsack {
                     return Err(too_large(next.len(), MAX_STATES));
                 }
             }
-            // By cost, then by falling value, then by origin, so that ties fall the same way everywhere.
+            // By cost, then by falling value, then by origin, so that ties have the same result
+            // everywhere.
             next.sort_unstable_by(|a, b| {
                 a.0.cmp(&b.0)
                     .then(b.1.total_cmp(&a.1))
@@ -174,7 +180,7 @@ impl Knapsack {
         Ok((states, steps))
     }
 
-    /// The sum of every item's largest absolute value: the scale of rounding errors.
+    /// Returns the sum of every item's largest absolute value: the scale of rounding errors.
     fn magnitude(&self) -> f64 {
         let largest = |item: &Vec<(u64, f64)>| item.iter().fold(0.0, |m: f64, c| m.max(c.1.abs()));
         self.items.iter().map(largest).sum()
@@ -213,7 +219,8 @@ fn too_large(states: usize, limit: usize) -> Error {
     }
 }
 
-/// The linear relaxation of the last items: the cheapest choices, then the steps of each item's upper concave hull by falling slope.
+/// The linear relaxation of the last items: the cheapest choices, then the steps of each item's
+/// upper concave hull by falling slope.
 struct Relaxation {
     /// Cost of the cheapest choices.
     least: u64,
@@ -256,7 +263,7 @@ impl Relaxation {
         }
     }
 
-    /// An upper bound of the value within a budget of at least `least`.
+    /// Returns an upper bound of the value within a budget of at least `least`.
     fn most(&self, budget: u64) -> f64 {
         let room = budget - self.least;
         let at = self.steps.partition_point(|step| step.0 <= room) - 1;
@@ -267,7 +274,8 @@ impl Relaxation {
         self.value + gain + part
     }
 
-    /// The value of choices within the budget: whole steps only, in order. Each item's steps have falling slopes, so a prefix is a choice.
+    /// Returns the value of choices within the budget: whole steps only, in order. Each item's
+    /// steps have falling slopes, so a prefix is a choice.
     fn greedy(&self, budget: u64) -> f64 {
         let at = self
             .steps
@@ -277,7 +285,8 @@ impl Relaxation {
     }
 }
 
-/// The upper concave hull from the cheapest choice (of those the best) to the best, by rising cost and falling slope.
+/// Returns the upper concave hull from the cheapest choice (of those the best) to the best, by
+/// rising cost and falling slope.
 fn concave_hull(item: &[(u64, f64)]) -> Vec<(u64, f64)> {
     let mut sorted = item.to_vec();
     sorted.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));

@@ -1,10 +1,11 @@
-//! quasar-search: searches a space for the most accurate network at every modelled frame rate. For the host.
+//! quasar-search: searches a space for the most accurate network at every modelled frame rate. For
+//! the host.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`space`] | defines the family of networks and names its members by genomes |
-//! | [`workload`] | says what a space's networks ask of the accelerator |
-//! | [`explore`] | picks the accelerator's configuration for a space |
+//! | [`space`] | defines the family of networks and the genomes of its members |
+//! | [`workload`] | computes the accelerator's workload of a space's networks |
+//! | [`explore`] | chooses the accelerator's configuration for a space |
 //! | [`tables`] | looks up costs for millions of genomes a second |
 //! | [`nsga2`] | the search itself, as ask and tell; scores come from the caller, FPS from a [`CostModel`] |
 //! | [`pareto`] | fronts, crowding, hypervolume of two objectives |
@@ -15,7 +16,7 @@
 //! | [`statistics`] | Kendall's tau, its interval and p-value |
 
 #![forbid(unsafe_code)]
-// Ranks, fronts and ties are questions of equality.
+// Ranks, fronts and ties need exact comparisons of floats.
 #![allow(clippy::float_cmp)]
 
 mod costs;

@@ -1,10 +1,12 @@
 //! NSGA-II over (modelled FPS, accuracy), as ask and tell.
 //!
-//! A search is a function of its settings, the space, the cost model and the scores that it is told: no clock, no global generator, no
-//! threads. Each generation samples from a generator keyed by seed and generation, so resuming needs no generator state: a search that is
-//! given the scores of an earlier one ([`Nsga2::add_known_scores`]) walks the same path through them.
+//! A search is a function of its settings, the space, the cost model and the given scores: no
+//! clock, no global generator, no threads. Each generation samples from a generator keyed by seed
+//! and generation, so resuming needs no generator state: a search that is given the scores of an
+//! earlier one ([`Nsga2::add_known_scores`]) walks the same path through them.
 //!
-//! Depends on `genome`, `pareto`, `predictor`, `random`. Source: Deb et al. 2002; what differs is in `docs/search-core.md`.
+//! Depends on `genome`, `pareto`, `predictor`, `random`. Source: Deb et al. 2002;
+//! `docs/search-core.md` lists the differences.
 
 use std::sync::Arc;
 
@@ -28,11 +30,12 @@ pub const MAX_OVERSAMPLE: usize = 64;
 const CROSSOVER: f64 = 0.9;
 /// Genes that mutate in a child, on average.
 const MUTATIONS: f64 = 0.3;
-/// Mutations of an ordered gene that go to a neighbouring choice; the others go to any other choice.
+/// Mutations of an ordered gene that go to a neighbouring choice; the others go to any other
+/// choice.
 const STEPS: f64 = 0.5;
-/// Share of the generations, at the end, in which some children have their parents around a target.
+/// Share of the generations, at the end, in which some children have parents near a target.
 const REFINED: f64 = 0.5;
-/// Children of those generations that do.
+/// Share of the children of those generations that have such parents.
 const TARGETED: f64 = 0.5;
 /// Members of the front on either side of a target that are such parents.
 const NEIGHBOURS: usize = 8;
@@ -41,21 +44,22 @@ const TRIES: usize = 20;
 /// Strength of the predictor that chooses among candidates.
 const RIDGE: f64 = 1.0;
 
-/// What a network costs on the hardware.
+/// The modelled cost of a network on the hardware.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
     /// Modelled frames per second.
     pub fps: f64,
-    /// How far it exceeds the resources that there are, in any unit that grows with it; 0 if it fits.
+    /// The excess over the available resources, in any unit that grows with it; 0 if the network
+    /// fits.
     pub violation: f64,
 }
 
 /// Modelled costs of a space's networks, for one board and configuration.
 pub trait CostModel {
-    /// The cost of a valid genome.
+    /// Returns the cost of a valid genome.
     fn cost(&self, genome: &[u8]) -> Cost;
 
-    /// The network of the highest FPS that fits, exactly, and its FPS.
+    /// Returns the network of the highest FPS that fits, exactly, and its FPS.
     ///
     /// # Errors
     /// If none fits.
@@ -72,7 +76,7 @@ impl<T: CostModel> CostModel for Arc<T> {
     }
 }
 
-/// What a search is told to do.
+/// Settings of a search.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Genomes of a generation.
@@ -81,9 +85,10 @@ pub struct Settings {
     pub generations: usize,
     /// Frame rates for which the most accurate network is wanted.
     pub targets: Vec<f64>,
-    /// Of everything that is drawn.
+    /// Seed of everything that is sampled.
     pub seed: u64,
-    /// Candidates for each place of a generation; above 1, a predictor fitted on what was evaluated chooses among them.
+    /// Candidates for each place of a generation; above 1, a predictor fitted on the evaluated
+    /// networks chooses among them.
     pub oversample: usize,
 }
 
@@ -129,11 +134,11 @@ impl Settings {
 pub struct Candidate {
     /// Its canonical genome.
     pub genome: Vec<u8>,
-    /// The score that it was given.
+    /// Its score.
     pub score: f64,
     /// Its modelled FPS.
     pub fps: f64,
-    /// How far it exceeds the resources; 0 if it fits.
+    /// The excess over the resources; 0 if it fits.
     pub violation: f64,
 }
 
@@ -142,13 +147,14 @@ pub struct Candidate {
 pub struct Generation {
     /// Networks evaluated so far.
     pub evaluations: usize,
-    /// Area that the front of all of them dominates, above the slowest FPS and the lowest score of the first generation.
+    /// Area that the front of all these networks dominates, above the slowest FPS and the lowest
+    /// score of the first generation.
     pub hypervolume: f64,
     /// For each target, the best score so far at that FPS or more.
     pub best: Vec<Option<f64>>,
 }
 
-/// A member of the population: its number, its front, and how uncrowded its place there is.
+/// A member of the population: its number, its front and its crowding distance there.
 #[derive(Clone, Copy, Debug)]
 struct Member {
     id: u32,
@@ -164,32 +170,33 @@ pub struct Nsga2<C> {
     settings: Settings,
     /// Every genome that was bred or whose score is known, in order of appearance.
     known: GenomeSet,
-    /// Of each known genome; a score that is not known yet is NaN.
+    /// Score of each known genome; NaN if it is not known yet.
     points: Vec<Point>,
-    /// Of each known genome, whether it was bred (its score can be known from elsewhere).
+    /// True for each known genome that was bred; the score of another one is known from elsewhere.
     bred: Vec<bool>,
     /// Networks of finished generations, in order.
     evaluated: Vec<u32>,
     population: Vec<Member>,
     /// The current generation's children.
     children: Vec<u32>,
-    /// Those of them whose scores were asked for last.
+    /// Children whose scores were asked for last.
     asked: Vec<u32>,
     generation: usize,
     front: Front,
     reference: (f64, f64),
     history: Vec<Generation>,
-    /// All genomes of a space that is no larger than the budget, shuffled; they are evaluated one and all.
+    /// All genomes of a space that is no larger than the budget, shuffled; all of them are
+    /// evaluated.
     exhaustive: Option<Vec<u8>>,
     samples: Option<Samples>,
 }
 
 impl<C: CostModel> Nsga2<C> {
-    /// A search that has not asked for anything yet.
+    /// Starts a search.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] for settings out of range; [`Error::Infeasible`] if a target is beyond the fastest network; what
-    /// [`CostModel::fastest`] says if nothing fits.
+    /// [`Error::InvalidValue`] for settings out of range; [`Error::Infeasible`] if a target is
+    /// beyond the fastest network; the error of [`CostModel::fastest`] if nothing fits.
     pub fn new(genotype: Genotype, costs: C, settings: Settings) -> Result<Self> {
         settings.check()?;
         let (_, fastest) = costs.fastest()?;
@@ -227,16 +234,18 @@ impl<C: CostModel> Nsga2<C> {
         })
     }
 
-    /// Whether all generations are done.
+    /// Returns whether all generations are done.
     pub fn done(&self) -> bool {
         self.generation == self.settings.generations
     }
 
-    /// Takes scores that are known from elsewhere (the same accuracy source); they are not asked for again.
+    /// Takes scores that are known from elsewhere (the same accuracy source); they are not asked
+    /// for again.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] for lists of different lengths, a genome that is not canonical or not of this space, a score that is not
-    /// finite or differs from the one known; nothing is taken then.
+    /// [`Error::InvalidValue`] for lists of different lengths, a genome that is not canonical or
+    /// not of this space, a score that is not finite or differs from the one known; nothing is
+    /// taken then.
     pub fn add_known_scores(&mut self, genomes: Genomes<'_>, scores: &[f64]) -> Result<()> {
         check_scores(scores, genomes.len())?;
         for (genome, &score) in genomes.rows().zip(scores) {
@@ -252,13 +261,14 @@ impl<C: CostModel> Nsga2<C> {
             let (id, _) = self.intern(genome);
             self.points[id as usize].score = score;
         }
-        // What was asked for may be known now.
+        // The scores that were asked for may be known now.
         self.asked.clear();
         Ok(())
     }
 
-    /// The canonical genomes, one after the other, whose scores are needed next: what is left of the current generation, at most `limit`
-    /// of it. Empty when the search is done. Asking again without telling gives the same.
+    /// Returns the canonical genomes whose scores are needed next: the rest of the current
+    /// generation, at most `limit` genomes. Empty when the search is done. Without a call of
+    /// [`Self::tell`] the next call returns the same.
     pub fn ask(&mut self, limit: Option<usize>) -> Vec<u8> {
         loop {
             if self.done() {
@@ -287,10 +297,11 @@ impl<C: CostModel> Nsga2<C> {
         }
     }
 
-    /// Takes the scores of the genomes that [`Self::ask`] gave last, in their order.
+    /// Takes the scores of the genomes that [`Self::ask`] returned last, in their order.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] if nothing was asked, the number differs, or a score is not finite; nothing is taken then.
+    /// [`Error::InvalidValue`] if nothing was asked, the number differs, or a score is not finite;
+    /// nothing is taken then.
     pub fn tell(&mut self, scores: &[f64]) -> Result<()> {
         if self.asked.is_empty() {
             return Err(Error::InvalidValue(
@@ -314,7 +325,7 @@ impl<C: CostModel> Nsga2<C> {
     /// Runs to the end; `score` writes the scores of the genomes that it is given.
     ///
     /// # Errors
-    /// What `score` returns, and as [`Self::tell`].
+    /// Those of `score` and of [`Self::tell`].
     pub fn run_with(
         &mut self,
         mut score: impl FnMut(Genomes<'_>, &mut [f64]) -> Result<()>,
@@ -332,7 +343,8 @@ impl<C: CostModel> Nsga2<C> {
         }
     }
 
-    /// The non-dominated networks of all that were evaluated, by rising FPS; of equal ones the first.
+    /// Returns the non-dominated networks of all that were evaluated, by rising FPS; of equal ones
+    /// the first.
     pub fn front(&self) -> Vec<Candidate> {
         self.front
             .entries()
@@ -341,12 +353,13 @@ impl<C: CostModel> Nsga2<C> {
             .collect()
     }
 
-    /// Of all that were evaluated and fit, the network of highest score with at least this FPS; of equal scores the fastest.
+    /// Returns the network of highest score with at least this FPS, of all that were evaluated and
+    /// fit; of equal scores the fastest.
     pub fn best(&self, fps: f64) -> Option<Candidate> {
         self.front.best(fps).map(|entry| self.candidate(entry.2))
     }
 
-    /// The current population, best front first.
+    /// Returns the current population, best front first.
     pub fn population(&self) -> Vec<Candidate> {
         self.population
             .iter()
@@ -354,7 +367,7 @@ impl<C: CostModel> Nsga2<C> {
             .collect()
     }
 
-    /// All networks of finished generations, in order of evaluation.
+    /// Returns all networks of finished generations, in order of evaluation.
     pub fn evaluated(&self) -> Vec<Candidate> {
         self.evaluated
             .iter()
@@ -362,7 +375,7 @@ impl<C: CostModel> Nsga2<C> {
             .collect()
     }
 
-    /// One entry for each finished generation.
+    /// Returns one entry for each finished generation.
     pub fn history(&self) -> &[Generation] {
         &self.history
     }
@@ -377,7 +390,7 @@ impl<C: CostModel> Nsga2<C> {
         }
     }
 
-    /// The genome's number, and whether it was not known.
+    /// Returns the genome's number and whether it is new.
     fn intern(&mut self, genome: &[u8]) -> (u32, bool) {
         let (id, new) = self.known.insert(genome);
         if new {
@@ -408,8 +421,8 @@ impl<C: CostModel> Nsga2<C> {
         new
     }
 
-    /// Makes the current generation's children: up to `population` canonical genomes that were never bred before. There can be fewer, or
-    /// none, when the space is all but exhausted.
+    /// Makes the current generation's children: up to `population` canonical genomes that were
+    /// never bred before. There can be fewer, or none, when the space is all but exhausted.
     fn breed(&mut self) {
         let genes = self.genotype.genes();
         if let Some(all) = self.exhaustive.take() {
@@ -446,10 +459,11 @@ impl<C: CostModel> Nsga2<C> {
         }
     }
 
-    /// The first generation: the four corners of size and width (the smallest and the largest network, each with the fewest and the most
-    /// 8-bit rows) and, where a target asks for more than they reach, the fastest network; then shares of the way between them, spread
-    /// evenly over both (Hammersley's points), each gene's share rounded at random: the sums that FPS and accuracy follow are spread
-    /// evenly, which even draws of genes are not.
+    /// Makes the first generation: the four corners of size and width (the smallest and the largest
+    /// network, each with the fewest and the most 8-bit rows) and, where a target asks for more
+    /// than they reach, the fastest network; then shares of the way between them, spread evenly
+    /// over both (Hammersley's points), each gene's share rounded at random. So the sums that FPS
+    /// and accuracy follow are spread evenly, which the sums of evenly sampled genes are not.
     fn found(&mut self, random: &mut SplitMix64) {
         let places = self.settings.population;
         let mut genome = vec![0; self.genotype.genes()];
@@ -457,7 +471,8 @@ impl<C: CostModel> Nsga2<C> {
             mix(&self.genotype, size, width, || 0.0, &mut genome);
             self.add_child(&genome);
         }
-        // The smallest network need not be the fastest: a target between the two must not depend on luck.
+        // The smallest network need not be the fastest. A target between the two must not depend on
+        // chance.
         let corners = self.children.iter().map(|&id| self.points[id as usize]);
         let reached = corners
             .filter(|point| point.violation == 0.0)
@@ -475,7 +490,8 @@ impl<C: CostModel> Nsga2<C> {
         }
     }
 
-    /// A generation chosen from more candidates: those that come first by rank and crowding under predicted scores.
+    /// Chooses a generation from more candidates: the first ones by rank and crowding under
+    /// predicted scores.
     fn breed_chosen(&mut self, random: &mut SplitMix64) {
         let samples = self.samples.as_ref().expect("made with oversample");
         let predictor = samples.fit(RIDGE).expect("a generation was evaluated");
@@ -502,7 +518,7 @@ impl<C: CostModel> Nsga2<C> {
         }
     }
 
-    /// A genome whose genes are drawn evenly.
+    /// Samples a genome evenly.
     fn draw(&self, random: &mut SplitMix64, genome: &mut [u8]) {
         for (gene, &choices) in genome.iter_mut().zip(self.genotype.choices()) {
             *gene = random.below(choices as usize) as u8;
@@ -510,7 +526,7 @@ impl<C: CostModel> Nsga2<C> {
         self.genotype.canonicalize(genome);
     }
 
-    /// The better of two members drawn at random: by front, then by crowding.
+    /// Samples two members and returns the better one: by front, then by crowding.
     fn parent(&self, random: &mut SplitMix64) -> u32 {
         let mut draw = || self.population[random.below(self.population.len())];
         let (a, b) = (draw(), draw());
@@ -521,9 +537,11 @@ impl<C: CostModel> Nsga2<C> {
         }
     }
 
-    /// In the last generations, and for a share of the children, the front's members around a target drawn at random; otherwise none.
+    /// Samples a target and returns the front's members around it, in the last generations and for
+    /// a share of the children; otherwise none.
     ///
-    /// The front is spread over all frame rates, the targets need a few of them: this moves part of the budget there.
+    /// The front is spread over all frame rates, but the targets are at a few of them. This moves
+    /// part of the budget there.
     fn near_target(&self, random: &mut SplitMix64) -> &[(f64, f64, u32)] {
         let Settings {
             targets,
@@ -542,10 +560,10 @@ impl<C: CostModel> Nsga2<C> {
         &front[at.saturating_sub(NEIGHBOURS)..(at + NEIGHBOURS).min(front.len())]
     }
 
-    /// A canonical child of one or two parents.
+    /// Makes a canonical child of one or two parents.
     ///
-    /// Uniform crossover, then mutation gene by gene. A gene that only one parent uses comes from that one; one that neither uses (of a
-    /// block that a mutated depth adds) is drawn evenly.
+    /// Uniform crossover, then mutation gene by gene. A gene that only one parent uses comes from
+    /// that one; one that neither uses (of a block that a mutated depth adds) is sampled evenly.
     fn offspring(&self, random: &mut SplitMix64, child: &mut [u8]) {
         let near = self.near_target(random);
         let parent = |random: &mut SplitMix64| {
@@ -577,7 +595,8 @@ impl<C: CostModel> Nsga2<C> {
             if gene % 64 == 0 {
                 sides = random.bits();
             }
-            // Four genes at once where both parents use them and none mutates, as is the case nearly always.
+            // Four genes at once where both parents use them and none mutates, as is the case
+            // nearly always.
             if gene % 4 == 0 && gene + 4 <= shared.min(used) && none_below(chances, rate) {
                 let four = |genome: &[u8]| {
                     u32::from_le_bytes([
@@ -659,7 +678,8 @@ impl<C: CostModel> Nsga2<C> {
     }
 }
 
-/// The places of the `keep` best points, with rank and crowding: whole fronts while they fit, and of the next one a thinned-out part.
+/// Returns the places of the `keep` best points, with rank and crowding: whole fronts while they
+/// fit, and a thinned-out part of the next one.
 fn survivors(points: &[Point], keep: usize) -> Vec<Member> {
     let mut members = Vec::with_capacity(keep);
     for (rank, front) in pareto::fronts(points).into_iter().enumerate() {
@@ -682,8 +702,9 @@ fn survivors(points: &[Point], keep: usize) -> Vec<Member> {
     members
 }
 
-/// A canonical genome at shares of the way from the lowest choices to the highest, one of the sizes and one of the widths; `round` in
-/// [0, 1) decides gene by gene between the two choices next to the share (0: the lower one).
+/// Returns a canonical genome at shares of the way from the lowest choices to the highest, one of
+/// the sizes and one of the widths; `round` in [0, 1) decides gene by gene between the two choices
+/// next to the share (0: the lower one).
 fn mix(
     genotype: &Genotype,
     size: f64,
@@ -698,23 +719,24 @@ fn mix(
     genotype.canonicalize(genome);
 }
 
-/// The binary digits of `n` mirrored at the point: in [0, 1), and evenly spread for any run of `n` (van der Corput).
+/// Mirrors the binary digits of `n` at the point: in [0, 1), and evenly spread for any run of `n`
+/// (van der Corput).
 fn radical_inverse(n: u64) -> f64 {
     (n.reverse_bits() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
 }
 
-/// Whether none of the four 16-bit numbers in `chances` is below `rate`.
+/// Returns whether none of the four 16-bit numbers in `chances` is below `rate`.
 fn none_below(chances: u64, rate: u64) -> bool {
     [0, 16, 32, 48].map(|shift| (chances >> shift) & 0xffff >= rate) == [true; 4]
 }
 
-/// The four lowest bits as bytes of all ones or zeros, the lowest bit's first.
+/// Returns the four lowest bits as bytes of all ones or zeros, the lowest bit's first.
 fn spread(bits: u64) -> u32 {
     // The products of one bit each do not overlap: bit i comes to stand at 8 i.
     (((bits as u32 & 15) * 0x0020_4081) & 0x0101_0101) * 0xff
 }
 
-/// Another choice than `value`, if there is one.
+/// Samples another choice than `value`, if there is one.
 fn mutated(value: u8, choices: u8, random: &mut SplitMix64) -> u8 {
     if choices == 1 {
         return value;
@@ -731,7 +753,7 @@ fn mutated(value: u8, choices: u8, random: &mut SplitMix64) -> u8 {
     other + u8::from(other >= value)
 }
 
-/// All genomes of a small space in random order, but the smallest and the largest first.
+/// Returns all genomes of a small space in random order, but the smallest and the largest first.
 fn shuffled(genotype: &Genotype, seed: u64) -> Vec<u8> {
     let all = genotype.all();
     let mut genomes: Vec<&[u8]> = all.chunks_exact(genotype.genes()).collect();
@@ -763,7 +785,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A cost model for tests: 1e6 over a sum of what each gene's choice costs.
+    /// A cost model for tests: 1e6 over the sum of the costs of all choices.
     #[derive(Clone, Debug)]
     struct Double {
         genotype: Genotype,
@@ -944,7 +966,8 @@ mod tests {
         let mut search = search(&genotype, settings(83, 1, 0), f64::INFINITY);
         run(&mut search);
         assert!(search.evaluated().len() >= 60);
-        // One generation of few genomes, with a budget that is not reached because nearly all of them were bred.
+        // One generation of few genomes, with a budget that is not reached because nearly all of
+        // them were bred.
         let mut search = self::search(&genotype, settings(7, 11, 0), f64::INFINITY);
         run(&mut search);
         assert_eq!(search.history().len(), 11);

@@ -1,7 +1,8 @@
-//! Two objectives, both maximised: who dominates whom, how crowded a front is, how much a front covers.
+//! Two objectives, both maximised: domination, crowding and hypervolume of fronts.
 //!
-//! Depends on nothing. Sources: Deb, Pratap, Agarwal and Meyarivan, "A fast and elitist multiobjective genetic algorithm: NSGA-II",
-//! IEEE Trans. Evol. Comput. 6(2), 2002 (ranks, constrained domination, crowding); Zitzler and Thiele 1999 (hypervolume).
+//! Depends on nothing. Sources: Deb, Pratap, Agarwal and Meyarivan, "A fast and elitist
+//! multiobjective genetic algorithm: NSGA-II", IEEE Trans. Evol. Comput. 6(2), 2002 (ranks,
+//! constrained domination, crowding); Zitzler and Thiele 1999 (hypervolume).
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -11,15 +12,16 @@ use std::collections::BinaryHeap;
 pub struct Point {
     /// First objective: modelled frames per second.
     pub fps: f64,
-    /// Second objective: accuracy, or what stands for it.
+    /// Second objective: accuracy, or a score in its place.
     pub score: f64,
-    /// How far the constraints are broken; 0 is feasible.
+    /// The violation of the constraints; 0 is feasible.
     pub violation: f64,
 }
 
 impl Point {
-    /// Deb's constrained domination: feasible before infeasible, of two infeasible points the smaller violation, of two feasible ones the
-    /// point that is no worse in both objectives and better in one.
+    /// Compares by Deb's constrained domination: feasible before infeasible, of two infeasible
+    /// points the smaller violation, of two feasible ones the point that is no worse in both
+    /// objectives and better in one.
     pub fn dominates(&self, other: &Self) -> bool {
         if self.violation > 0.0 || other.violation > 0.0 {
             return self.violation < other.violation;
@@ -30,17 +32,19 @@ impl Point {
     }
 }
 
-/// A number that is ordered as `total_cmp` orders floats, and quicker to compare.
+/// Returns a number that is ordered as `total_cmp` orders floats, and faster to compare.
 fn ascending(value: f64) -> u64 {
     let bits = value.to_bits();
-    // Negative ones are turned round.
+    // The order of negative floats is reversed.
     bits ^ (((bits as i64 >> 63) as u64) | 1 << 63)
 }
 
-/// The fronts of a set, best first, each sorted by falling `fps` (infeasible ones: in order of index). O(n log n).
+/// Returns the fronts of a set, best first, each sorted by falling `fps` (infeasible ones: in order
+/// of index). O(n log n).
 ///
-/// Feasible points are swept by falling `fps`: every point that could dominate the next one has been seen, and does so in a given front if
-/// the front's best score is not below the point's. Best scores fall from front to front, so a binary search finds the point's front.
+/// Feasible points are swept by falling `fps`: every point that could dominate the next one has
+/// been seen, and does so in a given front if the front's best score is not below the point's. Best
+/// scores fall from front to front, so a binary search finds the point's front.
 pub fn fronts(points: &[Point]) -> Vec<Vec<usize>> {
     let (mut feasible, mut infeasible) = (Vec::with_capacity(points.len()), Vec::new());
     for (i, point) in points.iter().enumerate() {
@@ -77,8 +81,9 @@ pub fn fronts(points: &[Point]) -> Vec<Vec<usize>> {
     fronts
 }
 
-/// Crowding distances of one front as [`fronts`] gives it, in its order: for each objective the distance between the two neighbours over
-/// the front's range; infinite at both ends. Infeasible fronts are not crowded: all 0.
+/// Returns the crowding distances of one front of [`fronts`], in its order: for each objective the
+/// distance between the two neighbours over the front's range; infinite at both ends. Infeasible
+/// fronts are not crowded: all 0.
 pub fn crowding(points: &[Point], front: &[usize]) -> Vec<f64> {
     let Some(scale) = Scale::of(points, front) else {
         return vec![0.0; front.len()];
@@ -95,8 +100,9 @@ pub fn crowding(points: &[Point], front: &[usize]) -> Vec<f64> {
         .collect()
 }
 
-/// The `keep` points of a front that cover it best, in its order: the most crowded point is taken away, its neighbours' distances are
-/// computed anew, and so on (Kukkonen and Deb 2006), which spreads the rest more evenly than distances computed once.
+/// Returns the `keep` points of a front that cover it best, in its order. Removes the most crowded
+/// point, computes its neighbours' distances anew, and so on (Kukkonen and Deb 2006). This spreads
+/// the rest more evenly than distances computed once.
 pub fn thin(points: &[Point], front: &[usize], keep: usize) -> Vec<usize> {
     if keep >= front.len() {
         return front.to_vec();
@@ -139,7 +145,7 @@ pub fn thin(points: &[Point], front: &[usize], keep: usize) -> Vec<usize> {
     (0..n).filter(|&k| kept[k]).map(|k| front[k]).collect()
 }
 
-/// Distance and place in the front; ordered, so that ties fall the same way on every machine.
+/// Distance and place in the front; ordered, so that ties have the same result on every machine.
 #[derive(PartialEq)]
 struct Crowded(f64, usize);
 
@@ -183,7 +189,8 @@ impl Scale {
     }
 }
 
-/// The non-dominated feasible points of everything that was added, sorted by rising fps and so by falling score.
+/// The non-dominated feasible points of everything that was added, sorted by rising fps and so by
+/// falling score.
 ///
 /// Of points with equal objectives the first one that was added stays.
 #[derive(Clone, Debug, Default)]
@@ -201,25 +208,26 @@ impl Front {
         if self.entries.get(at).is_some_and(|e| e.1 >= point.score) {
             return;
         }
-        // At most one entry has the same fps; it and slower ones with no better score are dominated.
+        // At most one entry has the same fps; it and slower ones with no better score are
+        // dominated.
         let end = at + usize::from(self.entries.get(at).is_some_and(|e| e.0 == point.fps));
         let start = self.entries[..at].partition_point(|e| e.1 > point.score);
         self.entries
             .splice(start..end, [(point.fps, point.score, id)]);
     }
 
-    /// `(fps, score, id)` by rising fps.
+    /// Returns `(fps, score, id)` by rising fps.
     pub fn entries(&self) -> &[(f64, f64, u32)] {
         &self.entries
     }
 
-    /// The best score among points of at least `fps`, as an entry.
+    /// Returns the entry of the best score among points of at least `fps`.
     pub fn best(&self, fps: f64) -> Option<(f64, f64, u32)> {
         let at = self.entries.partition_point(|e| e.0 < fps);
         self.entries.get(at).copied()
     }
 
-    /// The area that the front dominates above `reference`; see [`hypervolume`].
+    /// Returns the area that the front dominates above `reference`; see [`hypervolume`].
     pub fn hypervolume(&self, reference: (f64, f64)) -> f64 {
         let mut area = 0.0;
         let mut slower = reference.0;
@@ -233,7 +241,8 @@ impl Front {
     }
 }
 
-/// The area of the plane that `(fps, score)` points dominate and `reference` does not bound from above: exact, by a sweep.
+/// Returns the area of the plane that `(fps, score)` points dominate above `reference`: exact, by a
+/// sweep.
 ///
 /// Points that are not better than the reference in both objectives add nothing.
 pub fn hypervolume(points: &[(f64, f64)], reference: (f64, f64)) -> f64 {
@@ -270,7 +279,7 @@ mod tests {
             .prop_map(|points| points.into_iter().map(|(f, s, v)| point(f, s, v)).collect())
     }
 
-    /// Ranks by the definition: take away what nothing dominates, and again.
+    /// Ranks by the definition: removes the points that nothing dominates, and repeats.
     fn ranks_by_definition(points: &[Point]) -> Vec<usize> {
         let mut rank = vec![usize::MAX; points.len()];
         for level in 0.. {
@@ -371,7 +380,8 @@ mod tests {
 
     #[test]
     fn thinning_looks_again_after_each_point() {
-        // A close pair (3.0, 3.1): distances computed once would take both; one of them has to stay.
+        // A close pair (3.0, 3.1): distances computed once would take both; one of them has to
+        // stay.
         let line: Vec<Point> = [10.0, 6.0, 3.1, 3.0, 0.0]
             .iter()
             .map(|&x| point(x, 10.0 - x, 0.0))

@@ -1,7 +1,9 @@
-//! A linear model of accuracy as a function of genes: ridge regression (Hoerl and Kennard 1970) on one-hot genes.
+//! A linear model of accuracy as a function of genes: ridge regression (Hoerl and Kennard 1970) on
+//! one-hot genes.
 //!
-//! Features of a genome: one column for each choice of each gene that counts (a block beyond the depth has none), and one for each pair
-//! of the two leading genes (embed and depth), which a sum of their own effects does not capture. Depends on `genome`, `statistics`.
+//! Features of a genome: one column for each choice of each gene that counts (a block beyond the
+//! depth has none), and one for each pair of the two leading genes (embed and depth), which a sum
+//! of their own effects does not capture. Depends on `genome`, `statistics`.
 
 use quasar_core::error::{Error, Result};
 
@@ -16,20 +18,20 @@ pub const MAX_FEATURES: usize = 4096;
 /// Parts that cross-validation takes in turn.
 pub const FOLDS: usize = 5;
 
-/// How well a predictor does on samples it has not seen.
+/// Quality of a predictor on samples that were left out of its fit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CrossValidation {
     /// Kendall's tau-b between predicted and given accuracies (NaN if either is constant).
     pub tau: f64,
     /// Root of the mean squared error, in the unit of the accuracies.
     pub rmse: f64,
-    /// The strength that was chosen: the one with the least error.
+    /// The chosen strength: the one with the least error.
     pub ridge: f64,
     /// Samples.
     pub samples: usize,
 }
 
-/// Where each gene's features stand.
+/// The first feature of each gene.
 #[derive(Clone, Debug)]
 struct Features {
     offsets: Vec<u32>,
@@ -67,7 +69,7 @@ impl Features {
         })
     }
 
-    /// Columns of a valid genome that are 1; all others are 0.
+    /// Returns the columns of a valid genome that are 1; all others are 0.
     fn active(&self, genome: &[u8], used: usize, columns: &mut Vec<u32>) {
         columns.clear();
         columns.extend(
@@ -80,7 +82,8 @@ impl Features {
     }
 }
 
-/// Sums over samples: what a fit needs of them. Adding one takes the square of the number of genes.
+/// Sums over samples, from which a fit is computed. Adding a sample takes the square of the number
+/// of genes.
 #[derive(Clone, Debug)]
 pub struct Samples {
     features: Features,
@@ -97,7 +100,7 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// No samples.
+    /// Returns the sums of no samples.
     ///
     /// # Errors
     /// [`Error::TooLarge`] beyond [`MAX_FEATURES`].
@@ -115,12 +118,12 @@ impl Samples {
         })
     }
 
-    /// Number of samples.
+    /// Returns the number of samples.
     pub fn len(&self) -> usize {
         self.n as usize
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     pub fn is_empty(&self) -> bool {
         self.n == 0.0
     }
@@ -143,7 +146,7 @@ impl Samples {
         }
     }
 
-    /// These samples without some of them.
+    /// Returns the sums without some of the samples.
     fn without(&self, part: &Self) -> Self {
         let minus = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a - b).collect();
         Self {
@@ -157,7 +160,8 @@ impl Samples {
         }
     }
 
-    /// The predictor that minimises squared error plus `ridge` times the squared weights; the mean is not penalised.
+    /// Fits the predictor that minimises squared error plus `ridge` times the squared weights; the
+    /// mean is not penalised.
     ///
     /// # Errors
     /// [`Error::InvalidValue`] without samples or for a strength that is not positive.
@@ -234,12 +238,13 @@ pub struct Predictor {
 }
 
 impl Predictor {
-    /// Fits samples with the strength, among [`RIDGES`], of least cross-validated error ([`FOLDS`] folds, shuffled by `seed`). The report
-    /// is of predictions for samples that were left out; since the strength was chosen on them too, it is slightly flattering.
+    /// Fits samples with the strength of [`RIDGES`] that has the least cross-validated error
+    /// ([`FOLDS`] folds, shuffled by `seed`). The report is of predictions for samples that were
+    /// left out. It is slightly optimistic, because the strength was chosen on the same samples.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`]: fewer than 10 samples, lists of different lengths, a genome that is not the space's or not canonical, an
-    /// accuracy that is not finite.
+    /// [`Error::InvalidValue`]: fewer than 10 samples, lists of different lengths, a genome that is
+    /// not the space's or not canonical, an accuracy that is not finite.
     pub fn fit(
         genotype: &Genotype,
         genomes: Genomes<'_>,
@@ -298,7 +303,7 @@ impl Predictor {
         Ok((all.fit(best.ridge)?, best))
     }
 
-    /// The predicted accuracy of a valid genome.
+    /// Predicts the accuracy of a valid genome.
     pub fn predict(&self, genotype: &Genotype, genome: &[u8]) -> f64 {
         let used = genotype.used(genome);
         let mut sum = self.intercept;
@@ -377,7 +382,8 @@ mod tests {
 
     #[test]
     fn a_fit_solves_the_ridge_equations() {
-        // At the minimum the gradient is zero: sum over samples of error * x + ridge * w = 0, and errors sum to 0.
+        // At the minimum the gradient is zero: sum over samples of error * x + ridge * w = 0, and
+        // errors sum to 0.
         let toy = toy();
         let flat = sample(&toy, 60, 3);
         let mut samples = Samples::new(&toy).unwrap();

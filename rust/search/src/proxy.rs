@@ -1,38 +1,44 @@
-//! A score for search when there is no checkpoint: how much a network could hold, by size and widths of weights alone.
+//! A score for search without a checkpoint: the capacity of a network, from size and widths of its
+//! weights alone.
 //!
-//! It is deterministic, has a closed form, and rises with every choice of a space (embed, depth, heads, MLP ratio, 8-bit fractions). It is
-//! a stand-in with which the machinery runs, **not** an estimate of accuracy: nothing about it was fitted to or checked against trained
-//! networks. It is called "proxy score" wherever it appears. `docs/search-core.md` has the formula. Depends on [`crate::space`].
+//! It is deterministic, has a closed form, and rises with every choice of a space (embed, depth,
+//! heads, MLP ratio, 8-bit fractions). It is a placeholder with which the search runs, **not** an
+//! estimate of accuracy: it was neither fitted to nor checked against trained networks. It is
+//! called "proxy score" wherever it appears. `docs/search-core.md` has the formula. Depends on
+//! [`crate::space`].
 
 use quasar_core::error::Result;
 
 use crate::space::{Architecture, Granularity, Space};
 
-/// What a block counts relative to the one before it.
+/// The weight of a block relative to the previous one.
 const DEPTH_DECAY: f64 = 0.9;
-/// What all-4-bit weights take off a matrix's term.
+/// The part of a matrix's term that is lost if all its weights have 4 bits.
 const FOUR_BIT_LOSS: f64 = 0.3;
 /// Weights whose term is 1.
 const UNIT: f64 = 65536.0;
 
-/// The diminishing return of a number of weights. Square roots are exact to the last bit on every machine; logarithms are not.
+/// Returns the diminishing return of a number of weights. Square roots are exact to the last bit on
+/// every machine; logarithms are not.
 fn capacity(weights: usize) -> f64 {
     (weights as f64 / UNIT).sqrt()
 }
 
-/// What is left of a matrix's term: the worst rows get 8 bits first, so the loss falls with the square of the 4-bit share.
+/// Returns the remaining part of a matrix's term: the worst rows get 8 bits first, so the loss
+/// falls with the square of the 4-bit share.
 fn kept(eight_bit: f64) -> f64 {
     1.0 - FOUR_BIT_LOSS * (1.0 - eight_bit) * (1.0 - eight_bit)
 }
 
-/// The proxy score of a network.
+/// Computes the proxy score of a network.
 ///
 /// ```text
 /// sum over blocks i of 0.9^i ( sqrt(4 D I / 2^16) (k(f_qkv) + k(f_proj)) / 2
 ///                            + sqrt(2 D H / 2^16) (k(f_fc1) + k(f_fc2)) / 2 ),   k(f) = 1 - 0.3 (1 - f)^2
 /// ```
 ///
-/// with D the embedding size, I = heads * head dimension, H the rows of fc1, f the fractions of 8-bit rows.
+/// with D the embedding size, I = heads * head dimension, H the rows of fc1, f the fractions of
+/// 8-bit rows.
 pub fn proxy_score(architecture: &Architecture) -> f64 {
     let mut weight = 1.0;
     let mut sum = 0.0;
@@ -57,7 +63,8 @@ pub struct ProxyTable {
     /// [embed, MLP ratio].
     mlp: Vec<f64>,
     ratios: usize,
-    /// What two matrices of a half-block keep on average: [first fraction, second fraction].
+    /// The part that two matrices of a half-block keep on average: [first fraction, second
+    /// fraction].
     kept: Vec<f64>,
     fractions: usize,
     granularity: Granularity,
@@ -66,7 +73,7 @@ pub struct ProxyTable {
 }
 
 impl ProxyTable {
-    /// The tables of a space.
+    /// Makes the tables of a space.
     pub fn new(space: &Space) -> Self {
         let choices = &space.choices;
         let mut attention = Vec::new();
@@ -99,7 +106,7 @@ impl ProxyTable {
         }
     }
 
-    /// The proxy score of a valid genome.
+    /// Computes the proxy score of a valid genome.
     pub fn score(&self, genome: &[u8]) -> f64 {
         match self.granularity {
             Granularity::Block => self.sum(genome, |&[heads, ratio, f]: &[u8; 3]| {
@@ -113,7 +120,8 @@ impl ProxyTable {
         }
     }
 
-    /// `genes` tells a block's genes apart: heads and the fractions of qkv and proj, MLP ratio and those of fc1 and fc2.
+    /// `genes` separates a block's genes: heads and the fractions of qkv and proj, MLP ratio and
+    /// those of fc1 and fc2.
     fn sum<const GENES: usize>(
         &self,
         genome: &[u8],
@@ -136,7 +144,7 @@ impl ProxyTable {
         sum
     }
 
-    /// [`Self::score`] of any genome.
+    /// Computes [`Self::score`] of any genome.
     ///
     /// # Errors
     /// [`crate::Error::InvalidValue`] for a genome that is not of this space.

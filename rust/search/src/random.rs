@@ -1,6 +1,7 @@
 //! The search's generator. Depends on nothing, so that no library's update changes a search.
 
-/// `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+/// `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA
+/// 2014).
 #[derive(Clone, Debug)]
 pub struct SplitMix64(u64);
 
@@ -13,28 +14,28 @@ fn mix(x: u64) -> u64 {
 }
 
 impl SplitMix64 {
-    /// A generator that is a function of `seed` and `stream` alone.
+    /// Returns a generator that depends on `seed` and `stream` only.
     pub fn new(seed: u64, stream: u64) -> Self {
         Self(mix(seed.wrapping_add(GOLDEN)) ^ mix(stream.wrapping_mul(GOLDEN)))
     }
 
-    /// 64 random bits.
+    /// Returns 64 random bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(GOLDEN);
         mix(self.0)
     }
 
-    /// Evenly below `n` (to within `n / 2^64`).
+    /// Samples evenly below `n` (to within `n / 2^64`).
     pub fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.bits()) * n as u128) >> 64) as usize
     }
 
-    /// In [0, 1), a multiple of 2^-53.
+    /// Samples in [0, 1), a multiple of 2^-53.
     pub fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
-    /// Fisher and Yates.
+    /// Shuffles (Fisher and Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i + 1));

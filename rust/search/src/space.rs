@@ -1,8 +1,11 @@
-//! The family of networks that a supernet holds and a search chooses from, and the genomes that name its members.
+//! The family of networks of a supernet, from which a search chooses, and the genomes that name its
+//! members.
 //!
-//! A genome is one choice index for each gene: embed, depth, then for each of the deepest network's blocks heads, MLP ratio and the
-//! 8-bit fraction (one for the block, or one for each of its four matrices). Depth d means the first d blocks; in a canonical genome
-//! the genes of all further blocks are 0. Spaces of this kind: Quasar-ViT (arXiv 2407.18175), `AutoFormer` (Chen et al. 2021).
+//! A genome is one choice index for each gene: embed, depth, then for each of the deepest network's
+//! blocks heads, MLP ratio and the 8-bit fraction (one for the block, or one for each of its four
+//! matrices). Depth d means the first d blocks; in a canonical genome the genes of all further
+//! blocks are 0. Spaces of this kind: Quasar-ViT (arXiv 2407.18175), `AutoFormer` (Chen et al.
+//! 2021).
 //!
 //! Depends on [`quasar_hardware::settings`] and the limits of [`quasar_core::subnet::config`].
 
@@ -30,17 +33,17 @@ pub struct Space {
     pub classes: usize,
     /// Size of each attention head.
     pub head_dim: usize,
-    /// What one 8-bit fraction is chosen for.
+    /// The scope of an 8-bit fraction.
     pub eight_bit_per: Granularity,
     /// The image that the networks see.
     pub image: Image,
-    /// How the image becomes patches.
+    /// Geometry of the patches.
     pub patch: Patch,
-    /// What can be chosen.
+    /// The choices of each gene.
     pub choices: Choices,
 }
 
-/// What one 8-bit fraction is chosen for.
+/// The scope of an 8-bit fraction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Granularity {
@@ -91,20 +94,21 @@ pub struct BlockShape {
 }
 
 impl BlockShape {
-    /// Rows of each of [`MATRICES`] in a network of this embedding size.
+    /// Returns the rows of each of [`MATRICES`] in a network of this embedding size.
     pub fn rows(&self, embed: usize) -> [usize; 4] {
         [3 * self.heads * self.head_dim, embed, self.hidden, embed]
     }
 
-    /// 8-bit rows of each of [`MATRICES`].
+    /// Returns the 8-bit rows of each of [`MATRICES`].
     pub fn eight_bit_rows(&self, embed: usize) -> [usize; 4] {
         let rows = self.rows(embed);
         std::array::from_fn(|m| eight_bit_rows(rows[m], self.eight_bit[m]))
     }
 }
 
-/// 8-bit rows among `rows`: the number nearest to `fraction * rows` that leaves an even number of 4-bit rows, so that no row pair of the
-/// array is half empty. Of two equally near ones it is the larger. It never falls as the fraction rises.
+/// Returns the 8-bit rows among `rows`: the number nearest to `fraction * rows` that leaves an even
+/// number of 4-bit rows, so that no row pair of the array is half empty. Of two equally near
+/// numbers the larger counts. The result never falls as the fraction rises.
 pub fn eight_bit_rows(rows: usize, fraction: f64) -> usize {
     let four_bit = rows as f64 * (1.0 - fraction.clamp(0.0, 1.0));
     let pairs = (four_bit / 2.0 - 0.5).ceil().max(0.0) as usize;
@@ -137,7 +141,7 @@ impl Space {
         Ok(space)
     }
 
-    /// The space as TOML; [`Self::from_toml`] gives it back.
+    /// Writes the space as TOML, for [`Self::from_toml`].
     ///
     /// # Panics
     /// Never: every value of a space has a TOML form.
@@ -145,7 +149,7 @@ impl Space {
         toml::to_string(self).expect("numbers, strings and lists")
     }
 
-    /// The space as JSON, keys as in the TOML file.
+    /// Writes the space as JSON, with the TOML file's keys.
     ///
     /// # Panics
     /// Never: every value of a space has a JSON form.
@@ -153,7 +157,7 @@ impl Space {
         serde_json::to_string(self).expect("numbers, strings and lists")
     }
 
-    /// SHA-256 (hex) of [`Self::to_toml`].
+    /// Returns the SHA-256 (hex) of [`Self::to_toml`].
     pub fn sha256(&self) -> String {
         format!("{:x}", Sha256::digest(self.to_toml()))
     }
@@ -225,28 +229,28 @@ impl Space {
         Ok(())
     }
 
-    /// Patches of an image.
+    /// Returns the patches of an image.
     pub fn patches(&self) -> usize {
         let (rows, columns) = self.patch.grid(self.image);
         rows * columns
     }
 
-    /// Tokens: the class token and the patches.
+    /// Returns the number of tokens: the class token and the patches.
     pub fn tokens(&self) -> usize {
         1 + self.patches()
     }
 
-    /// Values of a patch: channels * kernel^2.
+    /// Returns the values of a patch: channels * kernel^2.
     pub fn patch_len(&self) -> usize {
         self.patch.len(self.image)
     }
 
-    /// Blocks of the deepest network.
+    /// Returns the blocks of the deepest network.
     pub fn max_depth(&self) -> usize {
         self.choices.depth.last().copied().unwrap_or(0)
     }
 
-    /// 8-bit genes of a block.
+    /// Returns the number of 8-bit genes of a block.
     pub fn fractions(&self) -> usize {
         match self.eight_bit_per {
             Granularity::Block => 1,
@@ -254,17 +258,17 @@ impl Space {
         }
     }
 
-    /// Genes of a block.
+    /// Returns the number of genes of a block.
     pub fn block_genes(&self) -> usize {
         2 + self.fractions()
     }
 
-    /// Genes of a genome.
+    /// Returns the number of genes of a genome.
     pub fn genes(&self) -> usize {
         2 + self.max_depth() * self.block_genes()
     }
 
-    /// What the gene at a position stands for.
+    /// Returns the meaning of the gene at a position.
     pub fn gene(&self, position: usize) -> Gene {
         match position {
             0 => Gene::Embed,
@@ -283,7 +287,7 @@ impl Space {
         }
     }
 
-    /// The gene's name (`blocks.0.eight_bit.qkv`).
+    /// Returns the gene's name (`blocks.0.eight_bit.qkv`).
     pub fn gene_name(&self, position: usize) -> String {
         match self.gene(position) {
             Gene::Embed => "embed".into(),
@@ -297,7 +301,7 @@ impl Space {
         }
     }
 
-    /// Number of choices of the gene at a position, 1 to [`MAX_CHOICES`].
+    /// Returns the number of choices of the gene at a position, 1 to [`MAX_CHOICES`].
     pub fn choices_of(&self, position: usize) -> usize {
         match self.gene(position) {
             Gene::Embed => self.choices.embed.len(),
@@ -308,7 +312,7 @@ impl Space {
         }
     }
 
-    /// Number of different networks, as a float (it can exceed any integer type).
+    /// Returns the number of different networks, as a float (it can exceed any integer type).
     pub fn size(&self) -> f64 {
         let block = (self.choices.heads.len() * self.choices.mlp_ratio.len()) as f64
             * (self.choices.eight_bit.len() as f64).powi(self.fractions() as i32);
@@ -321,7 +325,7 @@ impl Space {
         self.choices.embed.len() as f64 * deep
     }
 
-    /// Refuses a genome of the wrong length or with an index that its gene lacks.
+    /// Refuses a genome that has the wrong length or an index beyond its gene's choices.
     ///
     /// # Errors
     /// [`Error::InvalidValue`] names the gene.
@@ -353,7 +357,7 @@ impl Space {
         genome[used..].fill(0);
     }
 
-    /// The network that a genome names.
+    /// Returns the network of a genome.
     ///
     /// # Errors
     /// As [`Self::check_genome`].
@@ -376,15 +380,16 @@ impl Space {
         Ok(Architecture { embed, blocks })
     }
 
-    /// Rows of fc1 for an embedding size and the index of an MLP ratio.
+    /// Returns the rows of fc1 for an embedding size and the index of an MLP ratio.
     pub fn hidden(&self, embed: usize, mlp_ratio: usize) -> usize {
         (self.choices.mlp_ratio[mlp_ratio] * embed as f64).round() as usize
     }
 
-    /// The canonical genome of a network. Fractions are choices of the file, so they are compared exactly.
+    /// Returns the canonical genome of a network. Fractions are choices of the file, so they are
+    /// compared exactly.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] names what is not a choice of this space.
+    /// [`Error::InvalidValue`] names the size that is not a choice of this space.
     #[allow(clippy::float_cmp)]
     pub fn encode(&self, architecture: &Architecture) -> Result<Vec<u8>> {
         let refuse = |what: String| {
@@ -428,19 +433,20 @@ impl Space {
         Ok(genome)
     }
 
-    /// The genome with the last choice everywhere.
+    /// Returns the genome with the last choice everywhere.
     pub fn largest(&self) -> Vec<u8> {
         (0..self.genes())
             .map(|position| (self.choices_of(position) - 1) as u8)
             .collect()
     }
 
-    /// The genome with the first choice everywhere.
+    /// Returns the genome with the first choice everywhere.
     pub fn smallest(&self) -> Vec<u8> {
         vec![0; self.genes()]
     }
 
-    /// A canonical genome whose genes are drawn evenly, a pure function of its arguments: the same on every machine and process.
+    /// Samples a canonical genome evenly. The result is a pure function of the arguments: the same
+    /// on every machine and process.
     pub fn sample(&self, seed: u64, stream: &[u64]) -> Vec<u8> {
         let key = stream
             .iter()
@@ -635,7 +641,8 @@ mod tests {
             "{counts:?}"
         );
         assert_ne!(space.sample(7, &[0, 1]), space.sample(7, &[1, 0]));
-        // Written down, so that a change of the generator (and of every training run) is seen.
+        // Recorded values, so that a change of the generator (and of every training run) is
+        // noticed.
         assert_eq!(space.sample(0, &[0, 0]), SAMPLE);
     }
 

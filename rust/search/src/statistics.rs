@@ -22,22 +22,26 @@ pub struct Kendall {
     pub p_value: f64,
 }
 
-/// Kendall's tau-b (Kendall 1945): concordant minus discordant pairs over the geometric mean of the numbers of pairs that are not tied in
-/// each list. Knight's algorithm (1966), O(n log n). NaN if one list is constant.
+/// Computes Kendall's tau-b (Kendall 1945): concordant minus discordant pairs over the geometric
+/// mean of the numbers of pairs that are not tied in each list. Knight's algorithm (1966), O(n log
+/// n). NaN if one list is constant.
 ///
 /// # Errors
-/// [`Error::InvalidValue`] for lists of different lengths, of fewer than two values, or with a value that is not finite.
+/// [`Error::InvalidValue`] for lists of different lengths, of fewer than two values, or with a
+/// value that is not finite.
 pub fn kendall_tau(x: &[f64], y: &[f64]) -> Result<f64> {
     check(x, y)?;
     let mut pairs: Vec<(f64, f64)> = x.iter().copied().zip(y.iter().copied()).collect();
     Ok(Pairs::count(&mut pairs).tau())
 }
 
-/// [`kendall_tau`] with a percentile bootstrap interval (Efron 1979: `resamples` draws of n networks with replacement, from `seed`) and a
-/// p-value: exact (Kendall and Gibbons 1990, recurrence over inversions) without ties up to 50 networks, otherwise from the normal
+/// Computes [`kendall_tau`] with a percentile bootstrap interval (Efron 1979: `resamples` samples
+/// of n networks with replacement, from `seed`) and a p-value: exact (Kendall and Gibbons 1990,
+/// recurrence over inversions) without ties up to 50 networks, otherwise from the normal
 /// approximation with the variance that accounts for ties.
 ///
-/// The interval says how much tau would move with other networks from the same population. Below about ten networks it is rough.
+/// The interval is that of tau over other networks from the same population. Below about ten
+/// networks it is rough.
 ///
 /// # Errors
 /// As [`kendall_tau`]; also for a `confidence` outside (0, 1) or no resamples.
@@ -104,7 +108,7 @@ fn check(x: &[f64], y: &[f64]) -> Result<()> {
     }
 }
 
-/// Linear interpolation between order statistics.
+/// Interpolates linearly between order statistics.
 fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let place = share * (sorted.len().checked_sub(1)?) as f64;
     let below = place.floor() as usize;
@@ -112,7 +116,7 @@ fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     Some(sorted[below] + (place - place.floor()) * (sorted[above] - sorted[below]))
 }
 
-/// Numbers of pairs, and what the variance of their difference takes from the ties.
+/// Numbers of pairs, and the terms of the ties in the variance of their difference.
 struct Pairs {
     n: u64,
     /// Concordant minus discordant.
@@ -193,7 +197,7 @@ impl Pairs {
     }
 }
 
-/// Sorts; returns the number of pairs that stood in the wrong order (merge sort).
+/// Sorts; returns the number of pairs that were in the wrong order (merge sort).
 fn sort_counting(values: &mut [f64]) -> u64 {
     let n = values.len();
     if n < 2 {
@@ -219,7 +223,8 @@ fn sort_counting(values: &mut [f64]) -> u64 {
     swaps
 }
 
-/// Two-sided: the share of permutations of n with at most `inversions` inversions, twice (at most 1).
+/// Returns the two-sided p-value: the share of permutations of n with at most `inversions`
+/// inversions, twice (at most 1).
 fn exact_p(n: usize, inversions: u64) -> f64 {
     let top = inversions as usize;
     // share[k]: the share of permutations of i elements with k inversions.
@@ -240,7 +245,8 @@ fn exact_p(n: usize, inversions: u64) -> f64 {
     (2.0 * share.iter().sum::<f64>()).min(1.0)
 }
 
-/// The complementary error function for x >= 0, to a relative error of 1.2e-7 (Press et al., Numerical Recipes, erfcc).
+/// Computes the complementary error function for x >= 0, to a relative error of 1.2e-7 (Press et
+/// al., Numerical Recipes, erfcc).
 fn erfc(x: f64) -> f64 {
     const C: [f64; 10] = [
         -1.265_512_23,
@@ -289,12 +295,14 @@ mod tests {
 
     #[test]
     fn known_values() {
-        // scipy.stats.kendalltau(x, y), documented example: tau -0.4714, p 0.2827 (ties, so the normal approximation).
+        // scipy.stats.kendalltau(x, y), documented example: tau -0.4714, p 0.2827 (ties, so the
+        // normal approximation).
         let (x, y) = ([12.0, 2.0, 1.0, 12.0, 2.0], [1.0, 4.0, 7.0, 1.0, 0.0]);
         let result = kendall(&x, &y, 0.95, 200, 0).unwrap();
         assert!((result.tau + 0.471_404_520_791_031_7).abs() < 1e-12);
         assert!((result.p_value - 0.282_745_459_932_775).abs() < 1e-6);
-        // Without ties: 4 of 28 pairs discordant. The exact p-value from the numbers of permutations of 8 with up to 4 inversions.
+        // Without ties: 4 of 28 pairs discordant. The exact p-value from the numbers of
+        // permutations of 8 with up to 4 inversions.
         let x: Vec<f64> = (0..8).map(f64::from).collect();
         let y = [1.0, 0.0, 3.0, 2.0, 5.0, 4.0, 7.0, 6.0];
         let result = kendall(&x, &y, 0.95, 200, 0).unwrap();

@@ -1,7 +1,8 @@
 //! The model as tables, for search: a genome costs two look-ups for each of its blocks.
 //!
-//! The totals of a frame are sums over its phases, so the share of attention's half of a block depends on its own genes, the embedding
-//! size and whether the block is the last one, and on nothing else; likewise the MLP's half. Depends on [`quasar_cost`] and [`crate::space`].
+//! The totals of a frame are sums over its phases. So the share of attention's half of a block
+//! depends only on its own genes, the embedding size and whether the block is the last one; the
+//! same holds for the MLP's half. Depends on [`quasar_cost`] and [`crate::space`].
 
 use quasar_core::error::{Error, Result};
 use quasar_cost::cycles::{Model, Totals};
@@ -22,8 +23,8 @@ struct Entry {
     fits: bool,
 }
 
-/// Both halves of a block, indexed by their genes: (heads, qkv, proj) and (MLP ratio, fc1, fc2); where one fraction counts for the block,
-/// (heads, fraction) and (MLP ratio, fraction).
+/// Both halves of a block, indexed by their genes: (heads, qkv, proj) and (MLP ratio, fc1, fc2); if
+/// one fraction counts for the block, (heads, fraction) and (MLP ratio, fraction).
 #[derive(Clone, Debug)]
 struct Halves {
     attention: Vec<Entry>,
@@ -39,7 +40,8 @@ struct Embed {
     last: Halves,
 }
 
-/// Costs of every network of a space on one configuration. Equal to [`quasar_cost::estimate()`], at millions of genomes a second.
+/// Costs of every network of a space on one configuration. Equal to [`quasar_cost::estimate()`], at
+/// millions of genomes a second.
 #[derive(Clone, Debug)]
 pub struct CostTable {
     space: Space,
@@ -57,9 +59,9 @@ impl CostTable {
     /// Makes the tables.
     ///
     /// # Errors
-    /// [`Error::DoesNotFit`] where the configuration needs more than
-    /// its board has; [`Error::TooLarge`] where a space has more than 262,144 different half-blocks. Single networks may exceed a
-    /// buffer: their [`Cost::fits`] is false.
+    /// [`Error::DoesNotFit`] where the configuration needs more than its board has;
+    /// [`Error::TooLarge`] where a space has more than 262,144 different half-blocks. Single
+    /// networks may exceed a buffer: their [`Cost::fits`] is false.
     pub fn new(space: &Space, hardware: &Hardware) -> Result<Self> {
         let board = hardware.board();
         Resources::of(hardware).check(board, board.resources)?;
@@ -101,17 +103,17 @@ impl CostTable {
         })
     }
 
-    /// The space.
+    /// Returns the space.
     pub const fn space(&self) -> &Space {
         &self.space
     }
 
-    /// The processor's share of a frame: the same for all networks of a space.
+    /// Returns the processor's share of a frame: the same for all networks of a space.
     pub const fn host(&self) -> &HostEstimate {
         &self.host
     }
 
-    /// As [`Space::check_genome`], much quicker where the genome is sound.
+    /// Checks a genome as [`Space::check_genome`] does, but much faster if the genome is valid.
     ///
     /// # Errors
     /// [`Error::InvalidValue`] names the gene.
@@ -125,12 +127,13 @@ impl CostTable {
         self.space.check_genome(genome)
     }
 
-    /// Cost of a genome; genes of unused blocks are ignored.
+    /// Looks up the cost of a genome; ignores genes of unused blocks.
     ///
-    /// The genome must be one of the space ([`Space::check_genome`]); of another the result means nothing.
+    /// The genome must be one of the space ([`Space::check_genome`]); otherwise the result means
+    /// nothing.
     ///
     /// # Panics
-    /// May panic where the genome is not one of the space.
+    /// May panic if the genome is not one of the space.
     pub fn cost(&self, genome: &[u8]) -> Cost {
         let embed = &self.embeds[genome[0] as usize];
         let depth = self.depths[genome[1] as usize];
@@ -141,11 +144,12 @@ impl CostTable {
         Cost::new(&totals, self.clock_hz, fits)
     }
 
-    /// Blocks of a genome that the buffers do not hold: 0 where [`Cost::fits`] is true. The genome must be one of the space.
+    /// Counts the blocks of a genome that the buffers do not hold: 0 if [`Cost::fits`] is true. The
+    /// genome must be one of the space.
     pub fn misfits(&self, genome: &[u8]) -> usize {
         let embed = &self.embeds[genome[0] as usize];
         let depth = self.depths[genome[1] as usize];
-        // A block's sizes, and so whether it fits, do not depend on its being the last one.
+        // Whether a block fits does not depend on its position.
         genome[2..]
             .chunks_exact(self.space.block_genes())
             .take(depth)
@@ -173,7 +177,7 @@ impl CostTable {
         (totals, fits)
     }
 
-    /// Indices of a block's halves.
+    /// Returns the indices of a block's halves.
     #[inline]
     fn indices(&self, block: &[u8]) -> (usize, usize) {
         let gene = |i: usize| block[i] as usize;
@@ -192,11 +196,12 @@ impl CostTable {
         }
     }
 
-    /// The network of most frames a second, exactly: for each embedding size and depth, the sums (interval, transfer) that no other
-    /// choice of blocks beats in both are kept, and the period is the larger of the two sums. Of equals the first in the order of genes.
+    /// Finds the network of most frames a second, exactly. For each embedding size and depth it
+    /// keeps the sums (interval, transfer) that no other choice of blocks beats in both; the period
+    /// is the larger of the two sums. Of equals the first in the order of genes counts.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] where no network of the space fits the buffers.
+    /// [`Error::InvalidValue`] if no network of the space fits the buffers.
     pub fn fastest(&self) -> Result<(Vec<u8>, Cost)> {
         let mut best: Option<(Vec<u8>, Cost)> = None;
         for (e, embed) in self.embeds.iter().enumerate() {
@@ -222,7 +227,8 @@ impl CostTable {
         best.ok_or_else(|| self.nothing_fits())
     }
 
-    /// The network of fewest frames a second that fits, exactly: the larger of two sums is largest where one of them is.
+    /// Finds the network of fewest frames a second that fits, exactly: the larger of two sums is
+    /// largest where one of them is.
     ///
     /// # Errors
     /// As [`Self::fastest`].
@@ -257,10 +263,12 @@ impl CostTable {
         best.ok_or_else(|| self.nothing_fits())
     }
 
-    /// Every block that fits and that no other beats within its group (all of one fraction, where that counts for the block).
+    /// Lists the blocks that fit and that no other beats within their group (all of one fraction,
+    /// if that counts for the block).
     fn blocks(&self, halves: &Halves) -> Vec<Sum> {
         let n = self.fractions;
-        // Each half's genes: heads or MLP ratio, then its fractions (one of them where one counts for the block).
+        // Each half's genes: heads or MLP ratio, then its fractions (one if one counts for the
+        // block).
         let fitting = |entries: &[Entry], keep: &dyn Fn(usize) -> bool| -> Vec<Sum> {
             let entries = entries.iter().enumerate();
             let genes = |index: usize| match self.space.eight_bit_per {
@@ -291,7 +299,8 @@ impl CostTable {
                 }
             }
             Granularity::Matrix => {
-                // Extremes of a sum are sums of extremes: the front, and the largest of either kind.
+                // Extremes of a sum are sums of extremes: the front, and the largest of either
+                // kind.
                 let extremes = |entries: &[Entry]| {
                     let all = fitting(entries, &|_| true);
                     let mut kept = front(all.clone());
@@ -333,7 +342,7 @@ struct Builder<'a> {
     setting: Setting,
     hardware: &'a Hardware,
     model: Model<'a>,
-    /// Choices of the 8-bit genes of one half.
+    /// Lists the choices of the 8-bit genes of one half.
     mixes: usize,
 }
 
@@ -370,7 +379,8 @@ impl Builder<'_> {
         }
     }
 
-    /// A block with these choices; `mix` holds the fractions of qkv and proj, and equally of fc1 and fc2.
+    /// Returns a block with these choices; `mix` holds the fractions of qkv and proj, and equally
+    /// of fc1 and fc2.
     fn work(&self, embed: usize, heads: usize, mlp_ratio: usize, mix: usize) -> BlockWork {
         let choices = &self.space.choices;
         let n = choices.eight_bit.len();
@@ -397,7 +407,7 @@ impl Builder<'_> {
     }
 }
 
-/// Totals, and the genes that they are of.
+/// Totals and their genes.
 type Sum = (Totals, Vec<u8>);
 
 fn extend(sums: &[Sum], more: &[Sum]) -> Vec<Sum> {
@@ -411,7 +421,7 @@ fn extend(sums: &[Sum], more: &[Sum]) -> Vec<Sum> {
         .collect()
 }
 
-/// Those that no other beats in interval and transfer; of equals the first.
+/// Returns the totals that no other beats in interval and transfer; of equals the first.
 fn front(mut sums: Vec<Sum>) -> Vec<Sum> {
     sums.sort_by_key(|(totals, _)| (totals.interval, totals.transfer));
     let mut least = u64::MAX;

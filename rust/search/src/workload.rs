@@ -1,4 +1,4 @@
-//! Workloads of a space's networks: what they ask of the accelerator.
+//! Workloads of a space's networks on the accelerator.
 //!
 //! Depends on [`crate::space`] and [`quasar_hardware::workload`].
 
@@ -14,7 +14,7 @@ use quasar_hardware::workload::{
 use crate::space::{eight_bit_rows, Architecture, BlockShape, Space};
 
 impl Space {
-    /// Returns what all networks of the space share.
+    /// Returns the sizes that all networks of the space share.
     pub fn setting(&self) -> Setting {
         let pixels = self.image.height * self.image.width;
         Setting {
