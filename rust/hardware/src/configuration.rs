@@ -11,7 +11,8 @@ use crate::boards::{number, Board, MAX_CLOCK_MHZ};
 use crate::settings;
 use crate::workload::{Setting, Workload};
 
-/// How weights use the array: a slice holds two 4-bit rows or one 8-bit row. Files name it.
+/// The packing of weights into the array: a slice holds two 4-bit rows or one 8-bit row. Files name
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
