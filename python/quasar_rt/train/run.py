@@ -79,7 +79,7 @@ def train(
     if several and recipe.supernet_stage is None:
         raise SettingsError(
             f"recipe '{recipe.name}' is for one network of the space '{recipe.space}' ([supernet_stage] is missing); "
-            "name the network: --architecture FILE (docs/training.md, 'One network of a space')"
+            "name the network: --architecture FILE (docs/training.md, 'Train one network of a space')"
         )
     if not several:
         _need_quantized_stage(recipe, recipe.space)
