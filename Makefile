@@ -210,7 +210,7 @@ bitstream: develop ## Build and package BOARD's bitstream (HARDWARE=FILE: its co
 ##@ Checks
 
 .PHONY: lint
-lint: lint-commits lint-rust lint-python lint-fpga docs ## All linters and the strict documentation build
+lint: lint-commits lint-rust lint-crates lint-python lint-fpga docs ## All linters and the strict documentation build
 
 .PHONY: lint-commits
 lint-commits: ## Subjects of commits: imperative, within 72 columns, no full stop
@@ -220,6 +220,12 @@ lint-commits: ## Subjects of commits: imperative, within 72 columns, no full sto
 lint-rust: $(STAMPS)/venv toolchain ## rustfmt and clippy
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+.PHONY: lint-crates package
+lint-crates: toolchain ## That each crate has what packaging needs
+	@cargo package --workspace --exclude quasar-py --quiet --allow-dirty --no-verify
+package: toolchain ## Package each crate and build it from its package: target/package
+	cargo package --workspace --exclude quasar-py --allow-dirty
 
 .PHONY: lint-python
 lint-python: develop $(STAMPS)/dev ## ruff, mypy --strict, and the stubs against the native module

@@ -68,13 +68,13 @@ def tiny_subnet():
 
 @pytest.fixture(scope="session")
 def digits_recipe():
-    """The packaged recipe `digits` with fewer epochs: half a minute on one core."""
+    """The packaged recipe `digits` with fewer epochs: a quarter of a minute on one core."""
     pytest.importorskip("torch", reason="needs the [host] extra")
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     from quasar_rt.train.recipe import load_recipe
 
     return load_recipe(
-        "digits", ["float_stage.epochs=50", "supernet_stage.epochs=12", "quantized_stage.epochs=4"]
+        "digits", ["float_stage.epochs=20", "supernet_stage.epochs=6", "quantized_stage.epochs=4"]
     )
 
 
