@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from rtl import ROOT, Program, Shape, Simulate, tool
+from rtl import ROOT, Program, Shape, Simulate, run, tool
 from test_array import SHAPES, add_random, events
 
 
 @pytest.fixture(scope="module")
 def array_cycles() -> Callable[[str], list[list[int]]]:
     """The model: for each pass start, end, drain stall, weight stall, last sum."""
-    cargo = tool("cargo")
-    example = ["--quiet", "--package", "quasar-accelerator", "--example", "array_cycles"]
-    subprocess.run([cargo, "build", *example], cwd=ROOT, check=True)
+    command = [tool("cargo"), "build", "--package", "quasar-accelerator", "--example", "array_cycles"]
+    built = run(*command, "--quiet", "--message-format=json", cwd=ROOT)
+    messages = [json.loads(line) for line in built.splitlines()]
+    (program,) = [message["executable"] for message in messages if message.get("executable")]
 
     def call(listing: str) -> list[list[int]]:
-        done = subprocess.run(
-            [cargo, "run", *example], cwd=ROOT, input=listing, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([program], input=listing, capture_output=True, text=True, check=True)
         return [[int(word) for word in line.split()] for line in done.stdout.splitlines()]
 
     return call

@@ -268,6 +268,7 @@ def test_a_run_that_was_terminated_and_killed_ends_as_if_it_had_not_been(
     while checkpoint.load(part)["step"] < stopped + 2:
         assert process.poll() is None
         assert time.monotonic() < end
+        time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     state = checkpoint.load(part)
