@@ -9,7 +9,7 @@ import click
 
 from .info import work
 from .options import as_json
-from .output import print_json, print_table
+from .output import print_json, print_records
 
 if TYPE_CHECKING:
     from ..bench import Speed
@@ -70,21 +70,20 @@ def command(
         counts_of = {"macs": summary.macs, "nominal_macs": summary.nominal_macs}
         print_json({"subnet": loaded.name, **counts_of, "measured": measured})
         return
-    print_table(
-        ["tier", ">threads", ">median", ">p90", ">images/s", ">GMAC/s", ">of peak", ">weights"],
-        [
-            [
-                speed.tier,
-                str(speed.threads),
-                f"{speed.median_ms:.2f} ms",
-                f"{speed.p90_ms:.2f} ms",
-                f"{speed.batch_images_per_second:,.1f}",
-                f"{speed.gmacs_per_second:.1f}",
-                "" if speed.peak_share is None else f"{speed.peak_share:.0%}",
-                "" if speed.weight_bytes is None else f"{speed.weight_bytes / 1e6:.2f} MB",
-            ]
-            for speed in speeds
-        ],
+    print_records(
+        speeds,
+        {
+            "tier": lambda speed: speed.tier,
+            ">threads": lambda speed: speed.threads,
+            ">median": lambda speed: f"{speed.median_ms:.2f} ms",
+            ">p90": lambda speed: f"{speed.p90_ms:.2f} ms",
+            ">images/s": lambda speed: f"{speed.batch_images_per_second:,.1f}",
+            ">GMAC/s": lambda speed: f"{speed.gmacs_per_second:.1f}",
+            ">of peak": lambda speed: "" if speed.peak_share is None else f"{speed.peak_share:.0%}",
+            ">weights": lambda speed: (
+                "" if speed.weight_bytes is None else f"{speed.weight_bytes / 1e6:.2f} MB"
+            ),
+        },
         title=f"{loaded.name}, measured here: {work(summary)}",
     )
     for speed in speeds:
@@ -94,17 +93,14 @@ def command(
 
 def _print_stages(speed: Speed) -> None:
     total = sum(stage.ms for stage in speed.stages)
-    print_table(
-        ["stage", ">ms", ">of the frame", ">GMAC/s", ">roof"],
-        [
-            [
-                stage.name,
-                f"{stage.ms:.3f}",
-                f"{stage.ms / total:.1%}" if total else "",
-                f"{stage.macs / stage.ms / 1e6:.1f}" if stage.macs and stage.ms else "",
-                f"{stage.roof_share:.0%}",
-            ]
-            for stage in speed.stages
-        ],
+    print_records(
+        speed.stages,
+        {
+            "stage": lambda stage: stage.name,
+            ">ms": lambda stage: f"{stage.ms:.3f}",
+            ">of the frame": lambda stage: f"{stage.ms / total:.1%}" if total else "",
+            ">GMAC/s": lambda stage: f"{stage.macs / stage.ms / 1e6:.1f}" if stage.macs and stage.ms else "",
+            ">roof": lambda stage: f"{stage.roof_share:.0%}",
+        },
         title=f"Where a frame's time goes: {speed.tier}, {speed.threads} thread{'' if speed.threads == 1 else 's'}",
     )

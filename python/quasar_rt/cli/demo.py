@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .options import as_json, engine_options, open_engine
-from .output import Failure, echo, print_json, print_table
+from .output import Failure, echo, print_json, print_records
 
 SUBNET = "fashion-mnist"
 
@@ -47,25 +47,21 @@ def command(as_json: bool, **options: Any) -> None:
             }
         )
         return
-    print_table(
-        ["image", "label", "right", ">probability", ">time", "device"],
-        [
-            [
-                sample.path.name,
-                prediction.label,
-                _mark(sample.label, prediction.label),
-                f"{prediction.probability:.1%}",
-                f"{prediction.timings.total_ms:.2f} ms",
-                engine.device,
-            ]
-            for sample, prediction in predictions
-        ],
+    print_records(
+        predictions,
+        {
+            "image": lambda one: one[0].path.name,
+            "label": lambda one: one[1].label,
+            "right": lambda one: _mark(one[0].label, one[1].label),
+            ">probability": lambda one: f"{one[1].probability:.1%}",
+            ">time": lambda one: f"{one[1].timings.total_ms:.2f} ms",
+            "device": lambda one: engine.device,
+        },
     )
     known = [
-        (sample.label, prediction.label) for sample, prediction in predictions if sample.label is not None
+        sample.label == prediction.label for sample, prediction in predictions if sample.label is not None
     ]
-    right = sum(truth == label for truth, label in known)
-    echo(f"{right} of {len(known)} right, on {device}.")
+    echo(f"{sum(known)} of {len(known)} right, on {device}.")
     echo(f"Next: quasar-rt infer YOUR_IMAGE, or quasar-rt info {SUBNET}")
 
 

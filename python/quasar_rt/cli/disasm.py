@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from .options import as_json
-from .output import echo, print_json, print_table
+from .output import echo, print_json, print_records
 
 
 @click.command("disasm", short_help="Show the accelerator's commands for a subnet.")
@@ -45,9 +45,8 @@ def command(
         )
         return
     if queues is not None:
-        print_table(
-            ["queue", ">most", ">depth"],
-            [[queue.name, str(queue.most), str(queue.depth)] for queue in queues],
+        print_records(
+            queues, {"queue": lambda q: q.name, ">most": lambda q: q.most, ">depth": lambda q: q.depth}
         )
     for lines in lists.values():
         for line in lines:

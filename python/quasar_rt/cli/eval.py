@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import as_json, engine_options, open_engine
+from .options import as_json, described, engine_options, open_engine
 from .output import Failure, echo, print_json, print_table, progress
 
 
@@ -59,14 +59,8 @@ def command(
             batch=batch,
             on_unreadable=lambda error: echo(f"Error: {error}", err=True),
         )
-        described = engine.about
-        about = {
-            "subnet": engine.subnet.name,
-            "data": data,
-            "device": engine.device,
-            "tier": engine.tier,
-            "threads": engine.threads,
-        }
+        about = {"subnet": engine.subnet.name, "data": data, **described(engine)}
+        device = engine.about
     if not result.images:
         raise Failure(f"no image of {data} could be used")
     if as_json:
@@ -76,7 +70,7 @@ def command(
             ["subnet", ">images", ">top-1", ">top-5", ">images/s"],
             [
                 [
-                    str(about["subnet"]),
+                    about["subnet"],
                     f"{result.images:,}",
                     f"{result.top1:.2%}",
                     f"{result.top5:.2%}",
@@ -84,6 +78,6 @@ def command(
                 ]
             ],
         )
-        echo(f"Data: {data}. Device: {described}.")
+        echo(f"Data: {data}. Device: {device}.")
     if result.unreadable:
         ctx.exit(1)

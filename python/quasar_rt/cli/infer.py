@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from .options import as_json, engine_options, open_engine
-from .output import echo, print_json, print_table
+from .options import as_json, described, engine_options, open_engine
+from .output import echo, print_json, print_records
 
 
 @click.command("infer", short_help="Classify image files.")
@@ -61,30 +61,21 @@ def command(
                     "timings": prediction.timings._asdict(),
                 }
             )
-        about = {
-            "subnet": engine.subnet.name,
-            "device": engine.device,
-            "tier": engine.tier,
-            "threads": engine.threads,
-        }
+        about = described(engine)
     if as_json:
         print_json({**about, "images": results})
     elif failures < len(results):
-        print_table(
-            ["image", "label", ">probability", "then", ">time"],
-            [
-                [
-                    result["image"],
-                    result["label"],
-                    f"{result['probability']:.1%}",
-                    ", ".join(
-                        f"{score['label']} {score['probability']:.1%}" for score in result["top_k"][1:]
-                    ),
-                    f"{sum(result['timings'].values()):.2f} ms",
-                ]
-                for result in results
-                if "error" not in result
-            ],
+        print_records(
+            [result for result in results if "error" not in result],
+            {
+                "image": lambda result: result["image"],
+                "label": lambda result: result["label"],
+                ">probability": lambda result: f"{result['probability']:.1%}",
+                "then": lambda result: ", ".join(
+                    f"{score['label']} {score['probability']:.1%}" for score in result["top_k"][1:]
+                ),
+                ">time": lambda result: f"{sum(result['timings'].values()):.2f} ms",
+            },
         )
     if failures:
         ctx.exit(1)

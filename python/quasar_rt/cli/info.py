@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import as_json
-from .output import print_json, print_table
+from .output import print_json, print_records, print_table
 
 if TYPE_CHECKING:
     from ..subnet import Summary
@@ -52,12 +52,17 @@ def command(subnet: str, as_json: bool) -> None:
         *((f"provenance: {key}", _short(value)) for key, value in config["provenance"].items()),
     ]
     print_table(["", ""], facts)
-    print_table(
-        ["layer", ">rows", ">columns", ">4-bit rows", ">8-bit rows", ">bytes", ">MMAC"],
-        [
-            [name, str(rows), str(columns), str(rows4), str(rows8), f"{size:,}", f"{macs / 1e6:.2f}"]
-            for name, rows, columns, rows4, rows8, size, macs in summary.layers
-        ],
+    print_records(
+        summary.layers,
+        {
+            "layer": lambda layer: layer.name,
+            ">rows": lambda layer: layer.rows,
+            ">columns": lambda layer: layer.columns,
+            ">4-bit rows": lambda layer: layer.rows4,
+            ">8-bit rows": lambda layer: layer.rows8,
+            ">bytes": lambda layer: f"{layer.bytes:,}",
+            ">MMAC": lambda layer: f"{layer.macs / 1e6:.2f}",
+        },
     )
 
 

@@ -50,3 +50,13 @@ def open_engine(
     for warning in caught:
         echo(f"Warning: {warning.message}", err=True)
     return engine
+
+
+def described(engine: Engine) -> dict[str, Any]:
+    """Returns what an engine runs and where, for JSON."""
+    return {
+        "subnet": engine.subnet.name,
+        "device": engine.device,
+        "tier": engine.tier,
+        "threads": engine.threads,
+    }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import click
 
-__all__ = ["Failure", "echo", "print_json", "print_table", "printable", "progress"]
+__all__ = ["Failure", "echo", "print_json", "print_records", "print_table", "printable", "progress"]
+
+
+Record = TypeVar("Record")
 
 
 class Failure(click.ClickException):
@@ -68,6 +71,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     for line in text.get().strip("\n").splitlines():
         if line.strip():
             click.echo(line.rstrip())
+
+
+def print_records(
+    records: Iterable[Record], columns: Mapping[str, Callable[[Record], object]], title: str | None = None
+) -> None:
+    """Prints a table with a line for each record; `columns` has the function of each column's cells."""
+    print_table(
+        list(columns), [[str(cell(record)) for cell in columns.values()] for record in records], title
+    )
 
 
 def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:

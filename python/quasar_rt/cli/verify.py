@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .options import as_json
-from .output import echo, print_json, print_table
+from .output import echo, print_json, print_records
 
 
 @click.command("verify", short_help="Compare the bits of every backend and tier.")
@@ -49,17 +49,14 @@ def command(
     if as_json:
         print_json({"subnet": loaded.name, "equal": equal, "checks": [check._asdict() for check in checks]})
     else:
-        print_table(
-            ["backend", ">threads", ">images", "logits"],
-            [
-                [
-                    check.backend,
-                    "" if check.threads is None else str(check.threads),
-                    str(check.images),
-                    check.status + (f": {check.detail}" if check.detail else ""),
-                ]
-                for check in checks
-            ],
+        print_records(
+            checks,
+            {
+                "backend": lambda check: check.backend,
+                ">threads": lambda check: "" if check.threads is None else check.threads,
+                ">images": lambda check: check.images,
+                "logits": lambda check: check.status + (f": {check.detail}" if check.detail else ""),
+            },
         )
         echo("all bits are equal" if equal else "THE BITS DIFFER")
     if not equal:
