@@ -4,11 +4,12 @@
 //! Depends on [`crate::driver`], [`crate::program`] and the executor.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quasar_core::cpu::{FrameTime, PerProcess, NEVER};
+use quasar_core::cpu::{FrameTime, NEVER};
 use quasar_core::error::{Error, Result};
+use quasar_core::pool::{IdlePool, PerProcess};
 use quasar_core::preprocess::{patch_codes, ImageView, Preprocessor};
 use quasar_core::{Executor, Subnet};
 
@@ -143,7 +144,7 @@ struct Workspace {
 #[derive(Debug)]
 struct Process {
     queue: FrameQueue,
-    idle: Mutex<Vec<Workspace>>,
+    workspaces: IdlePool<Workspace>,
 }
 
 /// Opens the transport: for the process that makes an accelerator, and for each process forked from
@@ -187,7 +188,7 @@ impl<T: Transport + 'static> Accelerator<T> {
             let driver = Driver::open(transport, Arc::clone(&self.program), self.deadlines)?;
             Ok(Process {
                 queue: FrameQueue::start(driver)?,
-                idle: Mutex::default(),
+                workspaces: IdlePool::new(MOST_IDLE),
             })
         })
     }
@@ -195,19 +196,18 @@ impl<T: Transport + 'static> Accelerator<T> {
     /// Preprocesses an image, cuts it into patches and packs them.
     fn input(&self, process: &Process, image: &ImageView) -> Result<Vec<u8>> {
         let config = self.subnet.config();
-        let lock = || process.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = lock().pop();
-        let mut workspace = idle.unwrap_or_else(|| Workspace {
+        let workspace = || Workspace {
             preprocessor: Preprocessor::new(config),
             pixels: Vec::new(),
             patches: vec![0; config.patches() * config.patch_len()],
-        });
-        let Workspace {
-            preprocessor,
-            pixels,
-            patches,
-        } = &mut workspace;
-        let result = preprocessor.run(image, pixels).map(|()| {
+        };
+        process.workspaces.with(workspace, |workspace| {
+            let Workspace {
+                preprocessor,
+                pixels,
+                patches,
+            } = workspace;
+            preprocessor.run(image, pixels)?;
             let mut input = vec![0; self.program.input_bytes()];
             patch_codes(
                 pixels,
@@ -218,13 +218,8 @@ impl<T: Transport + 'static> Accelerator<T> {
                 patches,
             );
             self.program.pack_input(patches, &mut input);
-            input
-        });
-        let mut idle = lock();
-        if idle.len() < MOST_IDLE {
-            idle.push(workspace);
-        }
-        result
+            Ok(input)
+        })
     }
 }
 

@@ -1,14 +1,14 @@
-//! The size of this machine's caches. Depends on nothing but the operating system.
+//! Reads the size of this machine's caches from the operating system.
 
 use std::fs;
 use std::path::Path;
 
-/// Bytes of the largest cache of the first core, where the system tells (Linux).
+/// Returns the bytes of the largest cache of the first core, if the system knows them (Linux).
 pub fn last_level() -> Option<usize> {
     largest(Path::new("/sys/devices/system/cpu/cpu0/cache"))
 }
 
-/// Bytes of the largest cache among the folders `index0`, `index1`, ...
+/// Returns the bytes of the largest cache among the folders `index0`, `index1`, ...
 fn largest(folder: &Path) -> Option<usize> {
     let sizes = fs::read_dir(folder).ok()?.filter_map(|cache| {
         let text = fs::read_to_string(cache.ok()?.path().join("size")).ok()?;
@@ -17,7 +17,7 @@ fn largest(folder: &Path) -> Option<usize> {
     sizes.max()
 }
 
-/// Bytes of a size as the kernel writes it: `512K`, `32M`.
+/// Parses a size as the kernel writes it: `512K`, `32M`.
 fn bytes(text: &str) -> Option<usize> {
     let end = text.find(|c: char| !c.is_ascii_digit());
     let (number, unit) = text.split_at(end.unwrap_or(text.len()));

@@ -1,4 +1,5 @@
-//! quasar-core: subnet file, preprocessing and integer graph of `quasar_rt`. No `unsafe`, no Python.
+//! quasar-core: subnet file, preprocessing and integer graph of `quasar_rt`. No `unsafe`, no
+//! Python.
 //!
 //! Modules in the order of a frame's path:
 //!
@@ -6,12 +7,13 @@
 //! |---|---|---|
 //! | [`subnet`] | reads, checks and writes the file; its matrices are mixed-precision [`rows`] | [`Subnet`] |
 //! | [`network`] | packs the weights for one SIMD tier | [`Network`] |
-//! | [`preprocess`] | resize, crop, colour, patches | `u8` image, patch codes |
+//! | [`preprocess`] | converts colour, resizes, crops, cuts patches | `u8` image, patch codes |
 //! | [`cpu`] | runs the graph on any number of threads | `i32` logits |
-//! | [`trace`] | notes intermediates or times on the way | [`trace::Trace`] |
+//! | [`trace`] | records intermediates or times on the way | [`trace::Trace`] |
 //! | [`nibble_check`] | runs the linear layers again as an accelerator does, in nibbles | differences |
 //!
-//! [`error`], [`cache`] and the threads of `pool` are below them all. The arithmetic is `quasar-kernels`', as `docs/integer-model.md` defines it.
+//! [`error`], [`cache`] and the threads of [`pool`] are below them all. The arithmetic is
+//! `quasar-kernels`', as `docs/integer-model.md` defines it.
 
 #![forbid(unsafe_code)]
 
@@ -22,7 +24,7 @@ pub mod error;
 pub mod fuzzing;
 pub mod network;
 pub mod nibble_check;
-mod pool;
+pub mod pool;
 pub mod preprocess;
 pub mod rows;
 pub mod subnet;

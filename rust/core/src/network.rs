@@ -1,6 +1,6 @@
-//! The subnet as the executor runs it: weights unpacked and packed anew for one SIMD tier, once, when an engine is made.
+//! Packs a subnet for one SIMD tier, once, when an engine is created.
 //!
-//! Depends on [`crate::subnet`], [`crate::cache`] and on the kernels.
+//! Depends on [`crate::subnet`], [`crate::cache`] and the kernels.
 
 use quasar_kernels::{HeadParams, Kernels, LayerNorm, Linear, LinearParams, Storage, Tier};
 
@@ -12,7 +12,7 @@ use crate::subnet::container::Tensor;
 use crate::subnet::schema::{self, LinearSpec};
 use crate::subnet::{LinearTensors, Subnet};
 
-/// A subnet packed for one tier. Immutable; executors share it.
+/// A subnet packed for one tier. It is immutable, and executors share it.
 #[derive(Clone, Debug)]
 pub struct Network {
     pub(crate) config: Config,
@@ -45,7 +45,8 @@ pub(crate) struct Block {
     pub(crate) fc2: Linear,
 }
 
-/// The qkv layer: whole, or in two where only token 0 needs a query (the last block with `token` pooling).
+/// The qkv layer: whole, or in two parts if only token 0 needs a query (the last block with `token`
+/// pooling).
 #[derive(Clone, Debug)]
 pub(crate) enum Qkv {
     Whole(Box<Linear>),
@@ -59,17 +60,17 @@ impl Block {
 }
 
 impl Network {
-    /// Packs a subnet for a tier; its 4-bit rows stay packed in memory where all weights as they are multiplied would not fit the last
-    /// cache.
+    /// Packs a subnet for a tier. Its 4-bit rows stay packed in memory if all weights would not fit
+    /// the last cache unpacked.
     ///
     /// # Errors
-    /// [`Error::UnsupportedTier`] where this CPU lacks it.
+    /// [`Error::UnsupportedTier`] if this CPU lacks the tier.
     pub fn new(subnet: &Subnet, tier: Tier) -> Result<Self> {
-        let wide = Self::kernels(tier)?.wide_weight_bytes();
+        let eight_bit = Self::kernels(tier)?.unpacked_weight_bytes();
         let layers = subnet.summary().layers;
         let unpacked = layers
             .iter()
-            .map(|layer| layer.k * (layer.rows4 + wide * layer.rows8));
+            .map(|layer| layer.k * (layer.rows4 + eight_bit * layer.rows8));
         let storage = match cache::last_level() {
             Some(bytes) if unpacked.sum::<usize>() > bytes => Storage::Packed,
             _ => Storage::Unpacked,
@@ -77,10 +78,10 @@ impl Network {
         Self::with_storage(subnet, tier, storage)
     }
 
-    /// Packs a subnet for a tier, its weights kept in memory like that.
+    /// Packs a subnet for a tier, with its weights in the form `storage`.
     ///
     /// # Errors
-    /// [`Error::UnsupportedTier`] where this CPU lacks it.
+    /// [`Error::UnsupportedTier`] if this CPU lacks the tier.
     pub fn with_storage(subnet: &Subnet, tier: Tier, storage: Storage) -> Result<Self> {
         let kernels = Self::kernels(tier)?;
         let config = subnet.config().clone();
@@ -125,7 +126,7 @@ impl Network {
             });
         }
         let (spec, mut tensors) = next();
-        // The head's own step is the executor's; its requantization is never used.
+        // The executor scales the head's accumulators itself; this requantization is never used.
         tensors.shift = vec![1; spec.rows];
         let head_mult = tensors.mult.clone();
         Ok(Self {
@@ -154,22 +155,22 @@ impl Network {
         })
     }
 
-    /// The subnet's configuration.
+    /// Returns the subnet's configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The tier that it is packed for.
+    /// Returns the tier that the subnet is packed for.
     pub fn tier(&self) -> Tier {
         self.kernels.tier()
     }
 
-    /// How its weights lie in memory.
+    /// Returns the form of the weights in memory.
     pub fn storage(&self) -> Storage {
         self.head.storage()
     }
 
-    /// Bytes of all its weights in memory.
+    /// Returns the bytes of all weights in memory.
     pub fn weight_bytes(&self) -> usize {
         let qkv = |qkv: &Qkv| match qkv {
             Qkv::Whole(layer) => layer.weight_bytes(),
@@ -183,12 +184,13 @@ impl Network {
     }
 }
 
-/// The tiers that this CPU runs, slowest first.
+/// Returns the tiers that this CPU runs, slowest first.
 pub fn supported_tiers() -> impl Iterator<Item = Tier> {
     Tier::ALL.into_iter().filter(|tier| tier.is_supported())
 }
 
-/// The next layer of the schema, which lists them in the order that a network is built in.
+/// Decodes the next layer of the schema, which lists layers in the order in which a network is
+/// built.
 fn decode_next<'a>(
     subnet: &Subnet,
     layers: &mut impl Iterator<Item = &'a LinearSpec>,

@@ -1,5 +1,5 @@
-//! Runs the linear layers again as an accelerator does (nibbles, row pairs, output address table) and
-//! compares their outputs.
+//! Runs the linear layers again as an accelerator does (nibbles, row pairs, output address table)
+//! and compares their outputs.
 //!
 //! Slow: for tests and the `verify` command. Depends on [`crate::rows`], [`crate::subnet`] and
 //! [`crate::trace`].
@@ -27,13 +27,14 @@ pub struct LayerCheck {
     pub differing: usize,
 }
 
-/// Runs every linear layer on its traced input, as nibbles in row pairs, and compares the result with
-/// its traced output.
+/// Runs every linear layer on its traced input, as nibbles in row pairs, and compares the result
+/// with its traced output.
 ///
 /// `image` is the preprocessed image that was traced. Setting `cancel` ends the check early.
 ///
 /// # Errors
-/// [`Error::InvalidValue`] if the trace or the image belongs to another subnet, [`Error::Interrupted`].
+/// [`Error::InvalidValue`] if the trace or the image belongs to another subnet,
+/// [`Error::Interrupted`].
 pub fn check(
     subnet: &Subnet,
     image: &[u8],
@@ -169,7 +170,8 @@ impl<'a> Layer<'a> {
         })
     }
 
-    /// Compares `output` with `expect(token, row, accumulator)`, and skips outputs where it is `None`.
+    /// Compares `output` with `expect(token, row, accumulator)`, and skips outputs where it is
+    /// `None`.
     fn compare<T: Copy + PartialEq>(
         &self,
         input: &[i8],
@@ -208,7 +210,8 @@ impl<'a> Layer<'a> {
         Ok(check)
     }
 
-    /// Compares a layer that produces codes. After the first token, rows before `unused` are skipped.
+    /// Compares a layer that produces codes. After the first token, rows before `unused` are
+    /// skipped.
     fn codes(
         &self,
         input: &[i8],

@@ -1,47 +1,33 @@
-//! Threads that survive a fork.
+//! Teams of threads, idle working memory, and both after a fork.
 //!
-//! A forked process has its parent's memory but none of its threads, so a pool that the parent built would wait for ever. State
-//! that depends on threads, and every lock beside it, is therefore kept by process: a child builds its own and never touches (nor
-//! frees) its parent's. No thread of this crate runs in rayon's global pool. Depends on [`crate::error`] and the kernels' team.
+//! A forked process has its parent's memory but none of its threads, so it would wait for ever for
+//! a team of its parent's. State that depends on threads, with every lock near it, is therefore
+//! kept by process: a child builds its own and never touches (nor frees) its parent's.
+//!
+//! Depends on [`crate::error`] and the kernels' team.
 
 use std::process;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use quasar_kernels::Team;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
 
-/// Threads of one pool, at most.
+/// The largest number of threads of one team.
 pub const MAX_THREADS: usize = quasar_kernels::MAX_TEAM;
 
-/// As many threads as the machine has, within the limit.
+/// Returns the number of threads of the machine, within the limit.
 pub fn default_threads() -> usize {
     std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(MAX_THREADS)
 }
 
-/// A pool of `threads` threads.
+/// Starts a team of `threads` threads, the caller among them.
 ///
 /// # Errors
-/// [`Error::InvalidValue`] for 0 or more than [`MAX_THREADS`], [`Error::Threads`] where they cannot be started.
-pub(crate) fn build(threads: usize) -> Result<ThreadPool> {
-    check_threads(threads)?;
-    ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|i| format!("quasar-rows-{i}"))
-        .build()
-        .map_err(|e| Error::Threads {
-            threads,
-            problem: e.to_string(),
-        })
-}
-
-/// A team of `threads` threads, the caller among them.
-///
-/// # Errors
-/// As [`build`].
+/// [`Error::InvalidValue`] for 0 or more than [`MAX_THREADS`], [`Error::Threads`] if they cannot be
+/// started.
 pub(crate) fn team(threads: usize) -> Result<Team> {
     check_threads(threads)?;
     Team::new(threads).map_err(|e| Error::Threads {
@@ -50,7 +36,7 @@ pub(crate) fn team(threads: usize) -> Result<Team> {
     })
 }
 
-/// Refuses a number of threads that no pool has.
+/// Refuses a number of threads that no team has.
 pub(crate) fn check_threads(threads: usize) -> Result<()> {
     if (1..=MAX_THREADS).contains(&threads) {
         Ok(())
@@ -61,14 +47,15 @@ pub(crate) fn check_threads(threads: usize) -> Result<()> {
     }
 }
 
-/// A value for each process that asks for it: the one that made this and the children that were forked since.
+/// A value for each process that asks for it: the process that created this, and children forked
+/// since.
 #[derive(Debug)]
 pub struct PerProcess<T>(OnceLock<Box<Node<T>>>);
 
 #[derive(Debug)]
 struct Node<T> {
     process: u32,
-    /// `None` only while it is dropped.
+    /// `None` only while the node is dropped.
     value: Option<T>,
     /// The value of a process forked from this one.
     next: PerProcess<T>,
@@ -81,12 +68,13 @@ impl<T> Default for PerProcess<T> {
 }
 
 impl<T> PerProcess<T> {
-    /// Without a value yet.
+    /// Creates the cell without a value.
     pub const fn new() -> Self {
         Self(OnceLock::new())
     }
 
-    /// This process's value; the first call makes it. Takes no lock but that of a pointer's first setting.
+    /// Returns this process's value; the first call makes it. Takes no lock, but for the first
+    /// setting of a pointer.
     ///
     /// # Errors
     /// Those of `make`.
@@ -96,7 +84,8 @@ impl<T> PerProcess<T> {
             Ok(value) => return Ok(value),
             Err(end) => end,
         };
-        // Made before it is set: making is slow, and a fork meanwhile must not find the cell half set.
+        // The value is made before the cell is set: a fork meanwhile must not find the cell half
+        // set.
         let node = Box::new(Node {
             process,
             value: Some(make()?),
@@ -110,7 +99,7 @@ impl<T> PerProcess<T> {
         }
     }
 
-    /// The process's value, or the cell where it belongs.
+    /// Returns the process's value, or the cell for it.
     fn find(&self, process: u32) -> Result<&T, &Self> {
         let mut end = self;
         while let Some(node) = end.0.get() {
@@ -126,13 +115,45 @@ impl<T> PerProcess<T> {
 impl<T> Drop for Node<T> {
     fn drop(&mut self) {
         if self.process != process::id() {
-            // Its threads are not here, its locks may be held by them for ever.
+            // Its threads are not in this process, and may hold its locks for ever.
             std::mem::forget(self.value.take());
         }
     }
 }
 
-/// Runs `work` on every item and its `chunk` of `rows`, in threads where there is a team.
+/// Values that one caller at a time uses: working memory, taken for a frame and given back after
+/// it.
+#[derive(Debug)]
+pub struct IdlePool<T> {
+    idle: Mutex<Vec<T>>,
+    most: usize,
+}
+
+impl<T> IdlePool<T> {
+    /// Creates a pool that keeps at most `most` idle values. (More callers at once than the machine
+    /// has cores do not come back for their memory.)
+    pub const fn new(most: usize) -> Self {
+        Self {
+            idle: Mutex::new(Vec::new()),
+            most,
+        }
+    }
+
+    /// Calls `run` with an idle value, or with a new one from `make`.
+    pub fn with<R>(&self, make: impl FnOnce() -> T, run: impl FnOnce(&mut T) -> R) -> R {
+        let lock = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = lock().pop();
+        let mut value = taken.unwrap_or_else(make);
+        let result = run(&mut value);
+        let mut idle = lock();
+        if idle.len() < self.most {
+            idle.push(value);
+        }
+        result
+    }
+}
+
+/// Runs `work` on every item and its `chunk` of `rows`, on the threads of the team if there is one.
 pub(crate) fn for_each<A: Send, B: Send>(
     team: Option<&Team>,
     items: &mut [A],
@@ -164,8 +185,22 @@ mod tests {
     #[test]
     fn a_failure_is_tried_again() {
         let values = PerProcess::new();
-        assert!(values.get(|| build(0).map(|_| 1)).is_err());
+        assert!(values.get(|| team(0).map(|_| 1)).is_err());
         assert_eq!(*values.get(|| Ok(2)).unwrap(), 2);
+    }
+
+    #[test]
+    fn a_crowd_of_callers_leaves_few_idle_values() {
+        fn nest(pool: &IdlePool<u32>, depth: u32) {
+            if depth > 0 {
+                pool.with(|| depth, |_| nest(pool, depth - 1));
+            }
+        }
+        let pool = IdlePool::new(3);
+        nest(&pool, 8);
+        assert_eq!(pool.idle.lock().unwrap().len(), 3);
+        nest(&pool, 2);
+        assert_eq!(pool.idle.lock().unwrap().len(), 3);
     }
 
     #[test]

@@ -1,24 +1,25 @@
 //! Row-wise mixed precision: each row of a matrix is 4- or 8-bit with its own scale.
 //!
-//! Quantizes and packs rows (for the host), and lays them out as pairs of nibbles (as devices run them).
-//! Depends on [`crate::error`] and the threads of `pool`. The layouts are defined in `docs/integer-model.md`.
+//! Quantizes and packs rows (for the host), and lays them out as pairs of nibbles (as devices run
+//! them). Depends on [`crate::error`] and `pool`'s threads. The layouts are defined in
+//! `docs/integer-model.md`.
 
-use quasar_kernels::Kernels;
-use rayon::prelude::*;
-use rayon::ThreadPool;
+use quasar_kernels::{Kernels, Team};
 
 use crate::error::{Error, Result};
 use crate::pool::{self, PerProcess};
 
-/// Matrices with at least this many weights are worth several threads where scales are searched,
+/// The smallest number of weights that is worth several threads if scales are searched.
 const PARALLEL_SEARCHED: usize = 1 << 14;
-/// and this many where they are not.
+/// The smallest number of weights that is worth several threads otherwise.
 const PARALLEL_WEIGHTS: usize = 1 << 20;
+/// Rows that a thread takes at a time.
+const ROWS_AT_A_TIME: usize = 8;
 
-/// The threads that quantize; made when they are first needed.
-static POOL: PerProcess<ThreadPool> = PerProcess::new();
+/// The threads that quantize, started when they are first needed.
+static TEAM: PerProcess<Team> = PerProcess::new();
 
-/// Largest magnitude of a narrow, symmetric code: 7 for 4 bits, 127 for 8.
+/// Returns the largest magnitude of a code: 7 for 4 bits, 127 for 8.
 pub const fn code_limit(bits: u8) -> i8 {
     if bits == 4 {
         7
@@ -27,7 +28,7 @@ pub const fn code_limit(bits: u8) -> i8 {
     }
 }
 
-/// Bytes that a packed row of `k` codes takes.
+/// Returns the bytes of a packed row of `k` codes.
 pub const fn row_bytes(k: usize, bits: u8) -> usize {
     if bits == 4 {
         k.div_ceil(2)
@@ -36,35 +37,38 @@ pub const fn row_bytes(k: usize, bits: u8) -> usize {
     }
 }
 
-/// How a row's scale is chosen.
+/// The method that chooses a row's scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// `scale = max|w| / limit`: nothing is clipped.
     MinMax,
-    /// 4-bit rows: of 61 scales from 1.0 down to 0.4 times the `MinMax` scale, the one with the least squared error
-    /// (the largest of equals). 8-bit rows: as `MinMax`, where clipping gains nothing.
+    /// For 4-bit rows the scale with the least squared error, of 61 scales from 1.0 down to 0.4
+    /// times the `MinMax` scale (the largest of equals). For 8-bit rows, where clipping gains
+    /// nothing, as `MinMax`.
     Mse,
 }
 
-/// What [`quantize_rows`] returns.
+/// Quantized rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantizedRows {
     /// Codes within the limit of each row's bits, packed as [`pack_rows`] does.
     pub packed: Vec<u8>,
-    /// One scale for each row, positive and normal: `weight = scale * code`.
+    /// Scale of each row, positive and normal: `weight = scale * code`.
     pub scales: Vec<f32>,
 }
 
-/// Quantizes and packs `rows x k` float weights (row-major), each row to 4 or 8 bits (`bits[row]`) with its own scale.
+/// Quantizes and packs `rows x k` float weights (row-major), each row to 4 or 8 bits (`bits[row]`)
+/// with its own scale.
 ///
-/// `code = clamp(round(w / scale))`, rounding half to even as `numpy.round` does, in float32. Given `scales` are used as they
-/// are, otherwise `method` chooses them. A zero row has scale 1. A chosen scale is at least `f32::MIN_POSITIVE`,
-/// so a row of subnormal weights has small codes or zeros and an error of still at most half a scale.
+/// `code = clamp(round(w / scale))` in float32, rounded half to even as `numpy.round` does.
+/// `method` chooses the scales unless they are given. A zero row has scale 1. A chosen scale is at
+/// least `f32::MIN_POSITIVE`, so a row of subnormal weights has small codes or zeros, and still an
+/// error of at most half a scale.
 ///
 /// # Errors
-/// [`Error::InvalidValue`] for NaN or infinity (names row and column), for bits other than 4 and 8, for a
-/// given scale that is not positive and finite, and where lengths do not match; [`Error::Threads`] where a large matrix's threads
-/// cannot be started.
+/// [`Error::InvalidValue`] for NaN or infinity (with row and column), for bits other than 4 and 8,
+/// for a given scale that is not positive and finite, and if lengths do not match;
+/// [`Error::Threads`] if a large matrix's threads cannot be started.
 pub fn quantize_rows(
     weights: &[f32],
     rows: usize,
@@ -93,7 +97,7 @@ pub fn quantize_rows(
     let mut out_scales = vec![1f32; rows];
     if k > 0 {
         let kernels = Kernels::best();
-        let quantize = |(row, (packed, scale)): (usize, (&mut [u8], &mut f32))| {
+        let quantize = |row: usize, packed: &mut [u8], scale: &mut f32| {
             let weights = &weights[row * k..(row + 1) * k];
             let largest = largest(kernels, weights, row)?;
             *scale = match scales {
@@ -110,9 +114,9 @@ pub fn quantize_rows(
         };
         let mut rest = &mut packed[..];
         let mut outs = Vec::with_capacity(rows);
-        for &bits in bits {
-            let (row, others) = rest.split_at_mut(row_bytes(k, bits));
-            outs.push(row);
+        for (row, (&bits, scale)) in bits.iter().zip(&mut out_scales).enumerate() {
+            let (packed, others) = rest.split_at_mut(row_bytes(k, bits));
+            outs.push((row, packed, scale));
             rest = others;
         }
         let searched = scales.is_none() && method == Method::Mse && bits.contains(&4);
@@ -121,20 +125,25 @@ pub fn quantize_rows(
         } else {
             PARALLEL_WEIGHTS
         };
-        if rows * k >= worth {
-            let pool = POOL.get(|| pool::build(pool::default_threads()))?;
-            pool.install(|| {
-                outs.into_par_iter()
-                    .zip(&mut out_scales)
-                    .enumerate()
-                    .try_for_each(quantize)
-            })?;
+        let team = if rows * k >= worth {
+            Some(TEAM.get(|| pool::team(pool::default_threads()))?)
         } else {
-            outs.into_iter()
-                .zip(&mut out_scales)
-                .enumerate()
-                .try_for_each(quantize)?;
-        }
+            None
+        };
+        let mut results: Vec<Result<()>> = Vec::new();
+        results.resize_with(rows.div_ceil(ROWS_AT_A_TIME), || Ok(()));
+        pool::for_each(
+            team,
+            &mut results,
+            &mut outs,
+            ROWS_AT_A_TIME,
+            |_, result, outs| {
+                *result = outs
+                    .iter_mut()
+                    .try_for_each(|(row, packed, scale)| quantize(*row, packed, scale));
+            },
+        );
+        results.into_iter().collect::<Result<()>>()?;
     } else if let Some(scales) = scales {
         out_scales.copy_from_slice(scales);
     }
@@ -169,7 +178,7 @@ fn check_bits(bits: &[u8], rows: usize) -> Result<()> {
     }
 }
 
-/// The largest magnitude in a row; NaN and infinity are errors.
+/// Returns the largest magnitude in a row; NaN and infinity are errors.
 fn largest(kernels: Kernels, weights: &[f32], row: usize) -> Result<f32> {
     let bits = kernels.largest_magnitude(weights);
     if bits >= f32::INFINITY.to_bits() {
@@ -194,7 +203,8 @@ fn choose_scale(kernels: Kernels, weights: &[f32], largest: f32, bits: u8, metho
     let mut best = (f64::INFINITY, widest);
     for step in 0..=60u8 {
         let scale = (widest * (1.0 - 0.01 * f32::from(step))).max(f32::MIN_POSITIVE);
-        // In units of the widest scale, so that the squares of extreme rows neither overflow nor vanish.
+        // In units of the widest scale, so that the squares of extreme rows neither overflow nor
+        // vanish.
         let ratio = f64::from(scale) / f64::from(widest);
         let error = kernels.squared_error(weights, scale, limit) * ratio * ratio;
         if error < best.0 {
@@ -204,10 +214,12 @@ fn choose_scale(kernels: Kernels, weights: &[f32], largest: f32, bits: u8, metho
     best.1
 }
 
-/// Packs `rows x k` codes into the file's layout: rows in order, K-major; 4-bit rows two codes a byte, low nibble first.
+/// Packs `rows x k` codes into the file's layout: rows in order, K-major; 4-bit rows two codes a
+/// byte, low nibble first.
 ///
 /// # Errors
-/// [`Error::InvalidValue`] for a code outside its row's narrow range, for bits other than 4 and 8, and where lengths do not match.
+/// [`Error::InvalidValue`] for a code outside its row's range, for bits other than 4 and 8, and if
+/// lengths do not match.
 pub fn pack_rows(codes: &[i8], rows: usize, k: usize, bits: &[u8]) -> Result<Vec<u8>> {
     check_shape("codes", codes.len(), rows, k)?;
     check_bits(bits, rows)?;
@@ -237,11 +249,12 @@ pub fn pack_rows(codes: &[i8], rows: usize, k: usize, bits: &[u8]) -> Result<Vec
     Ok(packed)
 }
 
-/// Unpacks what [`pack_rows`] made; returns `rows * k` codes.
+/// Unpacks the bytes of [`pack_rows`] to `rows * k` codes.
 ///
 /// # Errors
-/// [`Error::InvalidValue`] for a wrong number of bytes, for bits other than 4 and 8, for the codes -8 (4-bit) and
-/// -128 (8-bit), which narrow rows do not have, and for a last, unused nibble that is not 0.
+/// [`Error::InvalidValue`] for a wrong number of bytes, for bits other than 4 and 8, for the codes
+/// -8 (4-bit) and -128 (8-bit), which are out of range, and for an unused last nibble that is not
+/// 0.
 pub fn unpack_rows(packed: &[u8], rows: usize, k: usize, bits: &[u8]) -> Result<Vec<i8>> {
     check_bits(bits, rows)?;
     let expected: Option<usize> = bits
@@ -289,11 +302,12 @@ pub fn unpack_rows(packed: &[u8], rows: usize, k: usize, bits: &[u8]) -> Result<
     Ok(codes)
 }
 
-/// A mixed matrix's rows as pairs of lanes, 4-bit pairs first: what a device's mode bits and output address table hold.
+/// The rows of a mixed matrix as pairs of lanes, 4-bit pairs first: the content of a device's mode
+/// bits and output address table.
 ///
-/// A 4-bit pair is two logical rows. An 8-bit pair is one row: lane 0 holds its high nibbles, lane 1
-/// its low ones (the paper calls them atoms).
-/// Every logical row is in exactly one pair; at most one lane is [`RowPairs::EMPTY`].
+/// A 4-bit pair is two logical rows. An 8-bit pair is one row: lane 0 holds its high nibbles, lane
+/// 1 its low ones (the paper calls them atoms). Every logical row is in exactly one pair; at most
+/// one lane is [`RowPairs::EMPTY`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowPairs {
     widths: Vec<u8>,
@@ -305,7 +319,7 @@ impl RowPairs {
     /// The address of a lane without a row.
     pub const EMPTY: u32 = u32::MAX;
 
-    /// Pairs up the rows, in order within each width.
+    /// Pairs the rows, in order within each width.
     ///
     /// # Errors
     /// [`Error::InvalidValue`] for bits other than 4 and 8.
@@ -318,14 +332,14 @@ impl RowPairs {
                 .map(|(r, _)| r)
                 .collect()
         };
-        let (narrow, wide) = (of_width(4), of_width(8));
-        let mut widths = vec![4u8; narrow.len().div_ceil(2)];
-        let mut addresses: Vec<[u32; 2]> = narrow
+        let (four_bit, eight_bit) = (of_width(4), of_width(8));
+        let mut widths = vec![4u8; four_bit.len().div_ceil(2)];
+        let mut addresses: Vec<[u32; 2]> = four_bit
             .chunks(2)
             .map(|p| [p[0], p.get(1).copied().unwrap_or(Self::EMPTY)])
             .collect();
-        widths.resize(widths.len() + wide.len(), 8);
-        addresses.extend(wide.iter().map(|&r| [r, r]));
+        widths.resize(widths.len() + eight_bit.len(), 8);
+        addresses.extend(eight_bit.iter().map(|&r| [r, r]));
         Ok(Self {
             widths,
             addresses,
@@ -333,23 +347,25 @@ impl RowPairs {
         })
     }
 
-    /// The width of each pair, 4 or 8; all 4s come first.
+    /// Returns the width of each pair, 4 or 8; all 4s come first.
     pub fn widths(&self) -> &[u8] {
         &self.widths
     }
 
-    /// For each pair and lane, the logical row that it writes. Both lanes of an 8-bit pair name its row.
+    /// Returns the logical row that each lane of each pair writes. Both lanes of an 8-bit pair have
+    /// its row.
     pub fn addresses(&self) -> &[[u32; 2]] {
         &self.addresses
     }
 
-    /// Number of logical rows.
+    /// Returns the number of logical rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 }
 
-/// A matrix as a device stores it: for each row pair, K bytes of two nibbles (lane 0 in the low one).
+/// A matrix as a device stores it: for each row pair, K bytes of two nibbles (lane 0 in the low
+/// one).
 ///
 /// The code of an 8-bit row is `16 * hi + lo`, with `hi` in [-8, 7] and `lo` in [0, 15].
 #[derive(Clone, Debug)]
@@ -363,7 +379,7 @@ impl PairedMatrix {
     /// Lays out `rows x k` codes by pairs.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] where lengths do not match or a code is outside its row's narrow range.
+    /// [`Error::InvalidValue`] if lengths do not match or a code is outside its row's range.
     pub fn new(codes: &[i8], rows: usize, k: usize, bits: &[u8]) -> Result<Self> {
         pack_rows(codes, rows, k, bits)?;
         let pairs = RowPairs::new(bits)?;
@@ -386,16 +402,16 @@ impl PairedMatrix {
         Ok(Self { pairs, k, nibbles })
     }
 
-    /// The row pairs and their address table.
+    /// Returns the row pairs and their address table.
     pub fn pairs(&self) -> &RowPairs {
         &self.pairs
     }
 
-    /// Computes `acc[row] = bias[row] + sum_k w[row,k] * a[k]` for one vector of K activation codes as a
-    /// device does: pair by pair, nibble by nibble, through the address table.
+    /// Computes `acc[row] = bias[row] + sum_k w[row,k] * a[k]` for one vector of K activation codes
+    /// as a device does: pair by pair, nibble by nibble, through the address table.
     ///
     /// # Panics
-    /// Where `activations` has not K, or `bias` or `acc` not `rows` elements.
+    /// If `activations` has not K elements, or `bias` or `acc` not `rows` elements.
     pub fn matvec(&self, activations: &[i8], bias: &[i32], acc: &mut [i32]) {
         assert_eq!(
             activations.len(),

@@ -1,14 +1,14 @@
-//! What the executor can be asked to note on a frame's way: every intermediate, or the time between them.
+//! Records a frame's intermediates, or the time between them, while the executor runs it.
 //!
-//! Depends on the subnet's config. An observer costs a frame that nobody watches one branch a stage.
+//! A frame without an observer pays one branch a stage. Depends on the subnet's config.
 
 use std::time::{Duration, Instant};
 
-use quasar_kernels::Rows;
+use quasar_kernels::MatrixView;
 
 use crate::subnet::config::Config;
 
-/// A place on a frame's way where a value is complete, with the number of its block.
+/// A place on a frame's path where a value is complete, with the number of its block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Point {
     Embed,
@@ -60,7 +60,7 @@ impl Point {
         }
     }
 
-    /// The name of the value, as golden vectors have it.
+    /// Returns the name of the value, as in golden vectors.
     fn tensor(self) -> String {
         let block = |i: usize, part: &str| format!("blocks.{i}.{part}");
         match self {
@@ -77,7 +77,7 @@ impl Point {
         }
     }
 
-    /// The name of the stage that ends here.
+    /// Returns the name of the stage that ends here.
     fn stage(self) -> String {
         match self {
             Self::Attention(i) => format!("blocks.{i}.attention"),
@@ -91,13 +91,13 @@ impl Point {
     }
 }
 
-/// What a tile notes.
+/// Records of one range of tokens.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Observer {
     /// Nothing.
     #[default]
     Off,
-    /// The time since the last point, by point.
+    /// The time before each point, since the last one.
     Clock {
         depth: usize,
         last: Instant,
@@ -121,26 +121,28 @@ impl Observer {
         Self::Trace(Vec::new())
     }
 
-    /// The tile goes to work: time before does not count.
+    /// Starts the clock: earlier time does not count.
     pub(crate) fn start(&mut self) {
         if let Self::Clock { last, .. } = self {
             *last = Instant::now();
         }
     }
 
-    /// Time that was spent elsewhere for the stage that ends at `point`.
-    pub(crate) fn i8(&mut self, point: Point, rows: Rows<i8>) {
+    /// Records a value of codes.
+    pub(crate) fn i8(&mut self, point: Point, rows: MatrixView<i8>) {
         self.note(point, || {
             (rows.rows(), rows.cols(), TraceData::I8(gather(rows)))
         });
     }
 
-    pub(crate) fn i16(&mut self, point: Point, rows: Rows<i16>) {
+    /// Records a value of the residual stream.
+    pub(crate) fn i16(&mut self, point: Point, rows: MatrixView<i16>) {
         self.note(point, || {
             (rows.rows(), rows.cols(), TraceData::I16(gather(rows)))
         });
     }
 
+    /// Records logits.
     pub(crate) fn i32(&mut self, point: Point, values: &[i32]) {
         self.note(point, || (1, values.len(), TraceData::I32(values.to_vec())));
     }
@@ -167,14 +169,14 @@ impl Observer {
     }
 }
 
-fn gather<T: Copy>(rows: Rows<T>) -> Vec<T> {
+fn gather<T: Copy>(rows: MatrixView<T>) -> Vec<T> {
     (0..rows.rows())
         .flat_map(|i| rows.row(i))
         .copied()
         .collect()
 }
 
-/// An intermediate's elements, row-major.
+/// The elements of an intermediate, row-major.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TraceData {
     /// Codes.
@@ -194,23 +196,24 @@ pub struct TraceTensor {
     pub data: TraceData,
 }
 
-/// Every intermediate of one frame, in the order of its way: `embed`; for each block `blocks.i.` with `norm1`, `qkv`, `attn`, `mid`
-/// (the residual after attention), `norm2`, `act`, `x`; `pooled`; `logits`.
+/// Every intermediate of one frame, in the order of its path: `embed`; for each block `blocks.i.`
+/// with `norm1`, `qkv`, `attn`, `mid` (the residual after attention), `norm2`, `act`, `x`;
+/// `pooled`; `logits`.
 ///
-/// Rows that are not computed are left out: with `token` pooling the last block has one row behind its qkv, and
-/// only the first of its queries (the others are 0).
+/// Rows that are not computed are left out: with `token` pooling the last block has one row after
+/// its qkv, and only the first of its queries (the others are 0).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
     tensors: Vec<(String, TraceTensor)>,
 }
 
 impl Trace {
-    /// Joins what the tiles noted.
-    pub(crate) fn new(config: &Config, tiles: impl Iterator<Item = Observer>) -> Self {
+    /// Joins the records of all ranges.
+    pub(crate) fn new(config: &Config, ranges: impl Iterator<Item = Observer>) -> Self {
         let mut tensors: Vec<(String, Option<TraceTensor>)> = Point::all(config.blocks.len())
             .map(|p| (p.tensor(), None))
             .collect();
-        for observer in tiles {
+        for observer in ranges {
             let Observer::Trace(values) = observer else {
                 continue;
             };
@@ -233,12 +236,12 @@ impl Trace {
         }
     }
 
-    /// Name and value of each intermediate.
+    /// Returns name and value of each intermediate.
     pub fn tensors(&self) -> &[(String, TraceTensor)] {
         &self.tensors
     }
 
-    /// One intermediate.
+    /// Returns one intermediate.
     pub fn tensor(&self, name: &str) -> Option<&TraceTensor> {
         self.tensors
             .iter()
@@ -259,10 +262,11 @@ impl TraceTensor {
     }
 }
 
-/// The time that one stage takes.
+/// The time of one stage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StageTime {
-    /// `preprocess`; `embed`; for each block `blocks.i.` with `norm1`, `qkv`, `attention`, `proj`, `norm2`, `fc1`, `fc2`; `pool`; `head`.
+    /// `preprocess`; `embed`; for each block `blocks.i.` with `norm1`, `qkv`, `attention`, `proj`,
+    /// `norm2`, `fc1`, `fc2`; `pool`; `head`.
     pub name: String,
     /// Wall time.
     pub seconds: f64,
@@ -272,13 +276,13 @@ impl StageTime {
     pub(crate) fn collect<'a>(
         config: &Config,
         preprocess: Duration,
-        tiles: impl Iterator<Item = &'a Observer>,
+        ranges: impl Iterator<Item = &'a Observer>,
     ) -> Vec<Self> {
         let depth = config.blocks.len();
         let mut total = vec![Duration::ZERO; Point::Logits.index(depth) + 1];
         let mut count = 0u32;
-        for tile in tiles {
-            let Observer::Clock { spent, .. } = tile else {
+        for observer in ranges {
+            let Observer::Clock { spent, .. } = observer else {
                 continue;
             };
             count += 1;
@@ -288,7 +292,7 @@ impl StageTime {
                 .for_each(|(total, spent)| *total += *spent);
         }
         let mean = |point: Point| {
-            // Pooling and head run once, not in tiles.
+            // Pooling and head run once, not in ranges.
             let shares = if point >= Point::Pooled {
                 1
             } else {

@@ -22,7 +22,8 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps `dealloc`'s contract, and `alloc` got the pointer from the system.
+        // SAFETY: the caller keeps `dealloc`'s contract, and `alloc` got the pointer from the
+        // system.
         unsafe { System.dealloc(pointer, layout) }
     }
 }

@@ -1,11 +1,13 @@
-//! The executor's interface: batches, threads, cancelling, profile, errors. Its numbers are in `golden.rs`.
+//! The executor's interface: batches, threads, cancelling, profile, errors. Its numbers are in
+//! `golden.rs`.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-use quasar_core::cpu::{softmax, top_k, MAX_THREADS, NEVER};
+use quasar_core::cpu::{softmax, top_k, NEVER};
 use quasar_core::network::supported_tiers;
+use quasar_core::pool::MAX_THREADS;
 use quasar_core::preprocess::ImageView;
 use quasar_core::trace::TraceData;
 use quasar_core::{Executor, Network, Subnet, Tier};

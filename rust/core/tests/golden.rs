@@ -1,4 +1,5 @@
-//! Golden vectors of the oracle (`tools/vectors.py` writes them): every intermediate, on every tier and several numbers of threads.
+//! Golden vectors of the oracle (`tools/vectors.py` writes them): every intermediate, on every tier
+//! and several numbers of threads.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +28,8 @@ fn vectors() -> Vec<(PathBuf, PathBuf)> {
     subnets
 }
 
-/// The values that the oracle expects of an intermediate, cut to the rows that an executor computes.
+/// The values that the oracle expects of an intermediate, cut to the rows that an executor
+/// computes.
 fn expected(config: &Config, name: &str, view: &TensorView) -> TraceTensor {
     let mut shape = view.shape().to_vec();
     let last = format!("blocks.{}.", config.blocks.len() - 1);

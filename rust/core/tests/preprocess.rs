@@ -1,4 +1,5 @@
-//! Preprocessing against Pillow and torchvision (`tools/resize_vectors.py` wrote the vectors), and on unusable images.
+//! Preprocessing against Pillow and torchvision (`tools/resize_vectors.py` wrote the vectors), and
+//! on unusable images.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! The subnet file: what is written reads back, and every damaged, inconsistent or hostile file has its named error.
+//! The subnet file: what is written reads back, and every damaged, inconsistent or hostile file has
+//! its named error.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -625,7 +626,8 @@ fn the_summary_adds_up() {
         .sum();
     assert_eq!(summary.weight_bytes, packed);
     assert_eq!(summary.layers.len(), 1 + 4 * 2 + 1);
-    // 16 x 16 in patches of 4: 16 patches and a class token; embed 32, 2 blocks of 2 heads of 16, hidden 64, 10 classes.
+    // 16 x 16 in patches of 4: 16 patches and a class token; embed 32, 2 blocks of 2 heads of 16,
+    // hidden 64, 10 classes.
     let block = 17 * (3 * 32 * 32 + 32 * 32 + 2 * 32 * 64) + 2 * 17 * 17 * 32;
     let nominal = 16 * 32 * 16 + 2 * block + 32 * 10;
     assert_eq!(summary.nominal_macs, nominal as u64);

@@ -1,15 +1,16 @@
-//! Speed of the kernels on one core: `cargo run --release -p quasar-kernels --example bench [tier] [cold]`.
+//! Measures the kernels on one core:
+//! `cargo run --release -p quasar-kernels --example bench [tier] [cold]`.
 //!
-//! Layers have DeiT-tiny's shapes and 0, 25 or 100 % 8-bit rows, at random places, and are kept both ways. With
-//! `cold` the L1 and L2 caches (and L3 where it is below 64 MB) hold none of a layer's weights when it starts, as
-//! where the network is larger than they are.
+//! Layers have DeiT-tiny's shapes and 0, 25 or 100 % 8-bit rows, at random places, and are kept
+//! both ways. With `cold` the L1 and L2 caches (and L3 if it is below 64 MB) hold none of a layer's
+//! weights when it starts, as with a network that is larger than the caches.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use quasar_kernels::{
-    Aligned, HeadParams, Kernels, KvHead, LayerNorm, Linear, LinearParams, Rows, RowsMut, Scratch,
-    Storage, Tier,
+    Aligned, HeadParams, Kernels, KvHead, LayerNorm, Linear, LinearParams, MatrixView,
+    MatrixViewMut, Scratch, Storage, Tier,
 };
 
 const TOKENS: usize = 197;
@@ -76,7 +77,7 @@ fn main() {
     let duration = Duration::from_millis(200);
     let (wide, narrow) = (
         kernels.peak_probe(duration),
-        kernels.narrow_peak_probe(duration),
+        kernels.peak_probe_4_bit(duration),
     );
     println!(
         "{tier}: peak {:.1} GMAC/s, of 4-bit rows {:.1}",
@@ -84,7 +85,8 @@ fn main() {
         narrow / 1e9
     );
     let scratch = &mut Scratch::new();
-    // `percent` of the rows at the peak of 8-bit rows, the others at that of 4-bit ones, are the roof.
+    // `percent` of the rows at the peak of 8-bit rows, the others at that of 4-bit ones, are the
+    // roof.
     let report = |what: &str, macs: usize, percent: u64, t: f64| {
         print!("{what:32} {:8.1} us", t * 1e6);
         if macs > 0 {
@@ -105,7 +107,7 @@ fn main() {
         ("proj+residual", 192, 192),
     ] {
         let input = codes(TOKENS * k);
-        let input = Rows::packed(&input, k);
+        let input = MatrixView::packed(&input, k);
         for percent in [0, 25, 100] {
             for storage in [Storage::Unpacked, Storage::Packed] {
                 let layer = layer(kernels, (rows, k), percent, storage);
@@ -122,14 +124,14 @@ fn main() {
                 let t = if what.ends_with("residual") {
                     let mut x = Aligned::<i16>::new(TOKENS * rows);
                     seconds(evict, &layer, |layer| {
-                        let x = RowsMut::packed(black_box(&mut x), rows);
+                        let x = MatrixViewMut::packed(black_box(&mut x), rows);
                         kernels.linear_residual(layer, input, x, scratch);
                     })
                 } else {
                     let mut out = Aligned::<i8>::new(TOKENS * rows);
                     let table = (what == "fc1+table").then_some(&table);
                     seconds(evict, &layer, |layer| {
-                        let out = RowsMut::packed(black_box(&mut out), rows);
+                        let out = MatrixViewMut::packed(black_box(&mut out), rows);
                         kernels.linear_i8(layer, input, out, 3, table, scratch);
                     })
                 };
@@ -155,13 +157,13 @@ fn main() {
     let t = seconds(warm, &(), |()| {
         kernels.layer_norm(
             &norm,
-            Rows::packed(&x, d),
-            RowsMut::packed(black_box(&mut out), d),
+            MatrixView::packed(&x, d),
+            MatrixViewMut::packed(black_box(&mut out), d),
         );
     });
     report("layer_norm", 0, 0, t);
     let qkv = codes(TOKENS * 3 * d);
-    let qkv = Rows::packed(&qkv, 3 * d);
+    let qkv = MatrixView::packed(&qkv, 3 * d);
     let mut kv = KvHead::new(TOKENS, dim);
     let t = seconds(warm, &(), |()| {
         kernels.pack_kv(
@@ -177,7 +179,7 @@ fn main() {
         out_shift: 15,
     };
     let t = seconds(warm, &(), |()| {
-        let out = RowsMut::packed(black_box(&mut out), d)
+        let out = MatrixViewMut::packed(black_box(&mut out), d)
             .split_at_column(dim)
             .0;
         kernels.attention(qkv.columns(0..dim), &kv, &head, out, scratch);

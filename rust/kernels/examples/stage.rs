@@ -1,11 +1,13 @@
-//! One stage of a block of DeiT-tiny's shape, some number of times: what `tools/kernel_cost.py` counts the instructions of.
+//! Runs one stage of a block of DeiT-tiny's shape a number of times; `tools/kernel_cost.py` counts its
+//! instructions.
 //!
 //! `stage TIER STAGE TIMES`, with the stages qkv, proj, fc1, fc2, norm and attention.
 
 use std::hint::black_box;
 
 use quasar_kernels::{
-    HeadParams, Kernels, KvHead, LayerNorm, LinearParams, Rows, RowsMut, Scratch, Storage,
+    HeadParams, Kernels, KvHead, LayerNorm, LinearParams, MatrixView, MatrixViewMut, Scratch,
+    Storage,
 };
 
 const TOKENS: usize = 197;
@@ -43,10 +45,10 @@ fn stage(kernels: Kernels, name: &str) -> Box<dyn FnMut()> {
             );
             Box::new(move || {
                 let table = (rows > 3 * EMBED).then_some(&table);
-                let out = RowsMut::packed(black_box(&mut out), rows);
+                let out = MatrixViewMut::packed(black_box(&mut out), rows);
                 kernels.linear_i8(
                     &layer,
-                    Rows::packed(&input, EMBED),
+                    MatrixView::packed(&input, EMBED),
                     out,
                     0,
                     table,
@@ -59,8 +61,8 @@ fn stage(kernels: Kernels, name: &str) -> Box<dyn FnMut()> {
             let (layer, input, mut x) =
                 (linear(EMBED, k), codes(TOKENS * k), vec![0; TOKENS * EMBED]);
             Box::new(move || {
-                let x = RowsMut::packed(black_box(&mut x), EMBED);
-                kernels.linear_residual(&layer, Rows::packed(&input, k), x, &mut scratch);
+                let x = MatrixViewMut::packed(black_box(&mut x), EMBED);
+                kernels.linear_residual(&layer, MatrixView::packed(&input, k), x, &mut scratch);
             })
         }
         "norm" => {
@@ -76,8 +78,8 @@ fn stage(kernels: Kernels, name: &str) -> Box<dyn FnMut()> {
                 .collect();
             let mut out = vec![0; TOKENS * EMBED];
             Box::new(move || {
-                let out = RowsMut::packed(black_box(&mut out), EMBED);
-                kernels.layer_norm(&norm, Rows::packed(&x, EMBED), out);
+                let out = MatrixViewMut::packed(black_box(&mut out), EMBED);
+                kernels.layer_norm(&norm, MatrixView::packed(&x, EMBED), out);
             })
         }
         "attention" => {
@@ -94,9 +96,9 @@ fn stage(kernels: Kernels, name: &str) -> Box<dyn FnMut()> {
             let mut kv = KvHead::new(TOKENS, HEAD_DIM);
             let mut out = vec![0; TOKENS * HEAD_DIM];
             Box::new(move || {
-                let rows = |codes| Rows::packed(codes, HEAD_DIM);
+                let rows = |codes| MatrixView::packed(codes, HEAD_DIM);
                 kernels.pack_kv(rows(&k[1..]), rows(&v[2..]), &mut kv);
-                let out = RowsMut::packed(black_box(&mut out), HEAD_DIM);
+                let out = MatrixViewMut::packed(black_box(&mut out), HEAD_DIM);
                 kernels.attention(rows(&q), &kv, &head, out, &mut scratch);
             })
         }

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
-/// Types that any bit pattern is a value of and that have no padding.
+/// A type without padding of which any bit pattern is a value.
 ///
 /// # Safety
 /// Only for primitive integers of at most 64 bytes' alignment.
@@ -36,14 +36,14 @@ impl Buffer {
         }
     }
 
-    /// The first `len` values, after making room for them.
+    /// Makes room for `len` values and returns the first `len`.
     pub(crate) fn take<T: Plain>(&mut self, len: usize) -> &mut [T] {
         self.grow::<T>(len);
         // SAFETY: the lines hold at least len values, are aligned to 64, and any bytes are a T.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), len) }
     }
 
-    /// Room for `len` more values at the end, which starts on a cache line.
+    /// Makes room for `len` more values at the end, from a cache line on, and returns them.
     pub(crate) fn extend<T: Plain>(&mut self, len: usize) -> &mut [T] {
         let before = self.bytes();
         let lines = (len * size_of::<T>()).div_ceil(64);
@@ -51,17 +51,17 @@ impl Buffer {
         &mut self.take(before / size_of::<T>() + len)[before / size_of::<T>()..]
     }
 
-    /// Gives back memory beyond its size.
+    /// Frees memory beyond its size.
     pub(crate) fn shrink(&mut self) {
         self.lines.shrink_to_fit();
     }
 
-    /// Its size.
+    /// Returns its size in bytes.
     pub(crate) fn bytes(&self) -> usize {
         64 * self.lines.len()
     }
 
-    /// Everything as values of `T`.
+    /// Views everything as values of `T`.
     pub(crate) fn as_slice<T: Plain>(&self) -> &[T] {
         // SAFETY: the lines hold that many values, are aligned to 64, and any bytes are a T.
         unsafe {
@@ -73,7 +73,7 @@ impl Buffer {
     }
 }
 
-/// Whole cache lines of a buffer as values of `T`.
+/// Views whole cache lines of a buffer as values of `T`.
 pub(crate) fn cast<T: Plain>(lines: &[u8]) -> &[T] {
     assert!(
         lines.as_ptr().addr().is_multiple_of(align_of::<T>()),
@@ -83,7 +83,7 @@ pub(crate) fn cast<T: Plain>(lines: &[u8]) -> &[T] {
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() / size_of::<T>()) }
 }
 
-/// Values that start on a cache line, where kernels read and write them fastest. It does not grow.
+/// A fixed number of values from a cache line on, where kernels read and write them fastest.
 #[derive(Clone, Debug)]
 pub struct Aligned<T> {
     buffer: Buffer,
@@ -92,7 +92,7 @@ pub struct Aligned<T> {
 }
 
 impl<T: Plain> Aligned<T> {
-    /// So many zeros.
+    /// Creates `len` zeros.
     pub fn new(len: usize) -> Self {
         let mut buffer = Buffer::default();
         buffer.grow::<T>(len);

@@ -1,10 +1,11 @@
-//! The reference: `docs/integer-model.md`, section by section, in plain Rust.
+//! The scalar tier: `docs/integer-model.md`, section by section, in plain Rust. Every other tier is
+//! tested against these functions.
 //!
-//! Depends on nothing but the matrix views. Every other tier is tested against these functions.
+//! Depends on the matrix views.
 
-use crate::{HeadParams, KvHead, LayerNorm, Linear, Rows, RowsMut, Scratch};
+use crate::{HeadParams, KvHead, LayerNorm, Linear, MatrixView, MatrixViewMut, Scratch};
 
-/// `(x + 2^(s-1)) >> s`, rounding half up; `x` for s = 0.
+/// Computes `(x + 2^(s-1)) >> s`, rounding half up; `x` for s = 0.
 pub fn rshift(x: i32, s: u32) -> i32 {
     if s == 0 {
         x
@@ -23,27 +24,27 @@ pub fn clamp8(x: i32) -> i8 {
     x.clamp(i8::MIN.into(), i8::MAX.into()) as i8
 }
 
-/// The rounding product of two 16-bit numbers, `rshift(a * b, 15)`.
+/// Computes the rounding product of two 16-bit numbers, `rshift(a * b, 15)`.
 pub fn mul_round(a: i16, b: i16) -> i16 {
     rshift(i32::from(a) * i32::from(b), 15) as i16
 }
 
-/// The update of the residual that an accumulator stands for.
+/// Requantizes an accumulator to an update of the residual.
 pub fn requant16(acc: i32, shift: u8, mult: i16) -> i16 {
     mul_round(sat16(rshift(16 * acc, shift.into())), mult)
 }
 
-/// The s8 code that an accumulator stands for.
+/// Requantizes an accumulator to a signed 8-bit code.
 pub fn requant8(acc: i32, shift: u8, mult: i16, zero_point: i8) -> i8 {
     clamp8(rshift(requant16(acc, shift, mult).into(), 6) + i32::from(zero_point))
 }
 
-/// The sum of the residual and an update, clamped to [-32767, 32767].
+/// Adds an update to the residual, clamped to [-32767, 32767].
 pub fn add_residual(x: i16, update: i16) -> i16 {
     x.saturating_add(update).max(-i16::MAX)
 }
 
-/// `sum_k a[k] * b[k]`.
+/// Computes `sum_k a[k] * b[k]`.
 pub fn dot(a: &[i8], b: &[i8]) -> i32 {
     a.iter()
         .zip(b)
@@ -51,9 +52,13 @@ pub fn dot(a: &[i8], b: &[i8]) -> i32 {
         .sum()
 }
 
-/// Hands each accumulator to `emit(input row, output row, acc, p, M)`.
-fn linear(linear: &Linear, input: Rows<i8>, mut emit: impl FnMut(usize, usize, i32, u8, i16)) {
-    let weights = Rows::new(
+/// Calls `emit(input row, output row, acc, p, M)` for each accumulator.
+fn linear(
+    linear: &Linear,
+    input: MatrixView<i8>,
+    mut emit: impl FnMut(usize, usize, i32, u8, i16),
+) {
+    let weights = MatrixView::new(
         linear.weights.as_slice::<i8>(),
         linear.rows,
         linear.k,
@@ -79,12 +84,12 @@ fn linear(linear: &Linear, input: Rows<i8>, mut emit: impl FnMut(usize, usize, i
 
 pub(crate) fn pack_linear(
     linear: &mut Linear,
-    source: Rows<i8>,
+    source: MatrixView<i8>,
     bias: &[i32],
     mult: &[i16],
     shift: &[u8],
 ) {
-    let mut weights = RowsMut::packed(linear.weights.take(linear.rows * linear.k), linear.k);
+    let mut weights = MatrixViewMut::packed(linear.weights.take(linear.rows * linear.k), linear.k);
     for r in 0..linear.rows {
         weights.row_mut(r).copy_from_slice(source.row(r));
     }
@@ -95,8 +100,8 @@ pub(crate) fn pack_linear(
 
 pub(crate) fn linear_i8(
     layer: &Linear,
-    input: Rows<i8>,
-    mut out: RowsMut<i8>,
+    input: MatrixView<i8>,
+    mut out: MatrixViewMut<i8>,
     zero_point: i8,
     table: Option<&[i8; 256]>,
 ) {
@@ -106,18 +111,18 @@ pub(crate) fn linear_i8(
     });
 }
 
-pub(crate) fn linear_residual(layer: &Linear, input: Rows<i8>, mut x: RowsMut<i16>) {
+pub(crate) fn linear_residual(layer: &Linear, input: MatrixView<i8>, mut x: MatrixViewMut<i16>) {
     linear(layer, input, |i, r, acc, shift, mult| {
         let x = &mut x.row_mut(i)[r];
         *x = add_residual(*x, requant16(acc, shift, mult));
     });
 }
 
-pub(crate) fn linear_i32(layer: &Linear, input: Rows<i8>, mut out: RowsMut<i32>) {
+pub(crate) fn linear_i32(layer: &Linear, input: MatrixView<i8>, mut out: MatrixViewMut<i32>) {
     linear(layer, input, |i, r, acc, _, _| out.row_mut(i)[r] = acc);
 }
 
-/// The statistics of one row that `LayerNorm` normalises with.
+/// The statistics of one row for `LayerNorm`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moments {
     /// S, the sum.
@@ -129,18 +134,18 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// From S, Q, D and E.
+    /// Computes the statistics from S, Q, D and E.
     pub fn new(sum: i32, squares: i64, d: usize, epsilon: i64) -> Self {
         let v = (d as i64 * squares - i64::from(sum) * i64::from(sum) + epsilon) as u64;
         let bits = (u64::BITS - v.leading_zeros()).div_ceil(2);
-        // Floats are exact here, and faster than integers: the radicand is below 2^52, and a root or quotient that is no integer is
-        // further from the next one than its rounding.
+        // Floats are exact here, and faster than integers: the radicand is below 2^52, and a root
+        // or quotient that is no integer is further from the next integer than its rounding error.
         let root = ((v << (2 * (26 - bits))) as f64).sqrt().floor();
         let inv = ((1u64 << 40) as f64 / root).floor().min(32767.0) as i16;
         Self { sum, bits, inv }
     }
 
-    /// The output code of the value x.
+    /// Returns the output code of the value x.
     pub fn apply(&self, x: i16, d: usize, gain: i16, bias: i16, frac: u8) -> i8 {
         let c = d as i32 * i32::from(x) - self.sum;
         let t = if self.bits >= 10 {
@@ -153,7 +158,7 @@ impl Moments {
     }
 }
 
-pub(crate) fn layer_norm(norm: &LayerNorm, x: Rows<i16>, mut out: RowsMut<i8>) {
+pub(crate) fn layer_norm(norm: &LayerNorm, x: MatrixView<i16>, mut out: MatrixViewMut<i8>) {
     let d = x.cols();
     for i in 0..x.rows() {
         let row = x.row(i);
@@ -166,7 +171,7 @@ pub(crate) fn layer_norm(norm: &LayerNorm, x: Rows<i16>, mut out: RowsMut<i8>) {
     }
 }
 
-/// `T[f] = round(4080 * 2^(-f/64))`, in 12-bit probability units.
+/// The table `T[f] = round(4080 * 2^(-f/64))`, in 12-bit units of probability.
 pub const EXP2: [u16; 64] = [
     4080, 4036, 3993, 3950, 3907, 3865, 3823, 3782, 3741, 3701, 3661, 3622, 3583, 3544, 3506, 3468,
     3431, 3394, 3357, 3321, 3285, 3250, 3215, 3180, 3146, 3112, 3079, 3046, 3013, 2980, 2948, 2916,
@@ -174,32 +179,34 @@ pub const EXP2: [u16; 64] = [
     2426, 2400, 2374, 2348, 2323, 2298, 2273, 2249, 2225, 2201, 2177, 2154, 2130, 2107, 2085, 2062,
 ];
 
-/// The largest difference of logits that does not overflow the product with `mult`.
+/// Returns the largest difference of logits whose product with `mult` does not overflow.
 pub fn logit_cap(mult: i32) -> i32 {
     (i32::MAX - ((1 << 20) - 1)) / mult
 }
 
-/// The 12-bit weight of a key whose logit is `d` below the row's maximum.
+/// Returns the 12-bit weight of a key whose logit is `d` below the row's maximum.
 pub fn exp12(d: i32, mult: i32) -> u16 {
     let u = (d.min(logit_cap(mult)) * mult + (1 << 19)) >> 20;
     (((2 * EXP2[(u & 63) as usize]) >> (u >> 6).min(15)) + 1) >> 1
 }
 
-/// The 8-bit weight.
+/// Returns the 8-bit weight.
 pub fn exp8(e12: u16) -> u8 {
     ((e12 + 8) >> 4) as u8
 }
 
-/// `16 * mean(v)`, from the sum of a column of v over `tokens`.
+/// Computes `16 * mean(v)` from the sum of a column of v over `tokens`.
 pub fn value_mean(sum: i32, tokens: usize) -> i32 {
     let reciprocal = ((1 << 20) + tokens as i32 / 2) / tokens as i32;
     (sum * reciprocal + (1 << 15)) >> 16
 }
 
-/// The factor of one query row's output, `sum12` being the sum of its 12-bit weights: mantissa r and shift p.
+/// Returns the factor of one query row's output from the sum of its 12-bit weights: mantissa r and
+/// shift p.
 pub fn attention_scale(sum12: u32, out_mult: i16, out_shift: u8) -> (i16, u32) {
     let mut b = u32::BITS - sum12.leading_zeros();
-    // Exact: the quotient is below 2^16, and one that is no integer is 2^-22 or more from the next.
+    // Exact: the quotient is below 2^16, and one that is no integer is at least 2^-22 from the next
+    // integer.
     let mut r = (((out_mult as u64) << b) as f64 / f64::from(sum12)) as u64;
     if r >= 1 << 15 {
         r >>= 1;
@@ -208,16 +215,16 @@ pub fn attention_scale(sum12: u32, out_mult: i16, out_shift: u8) -> (i16, u32) {
     (r as i16, b + u32::from(out_shift) - 21)
 }
 
-/// The output code from A, L, m and the factor (r, p).
-pub fn attention_output(a: i32, lost: i32, mean: i32, r: i16, p: u32) -> i8 {
-    let num = 16 * a + ((lost * mean + 8) >> 4);
+/// Returns the output code from A, L, m and the factor (r, p).
+pub fn attention_output(a: i32, rounding_residue: i32, mean: i32, r: i16, p: u32) -> i8 {
+    let num = 16 * a + ((rounding_residue * mean + 8) >> 4);
     clamp8(rshift(mul_round(sat16(rshift(num, p)), r).into(), 6))
 }
 
-pub(crate) fn pack_kv(k: Rows<i8>, v: Rows<i8>, kv: &mut KvHead) {
+pub(crate) fn pack_kv(k: MatrixView<i8>, v: MatrixView<i8>, kv: &mut KvHead) {
     let (tokens, dim) = (kv.tokens, kv.head_dim);
-    let mut keys = RowsMut::packed(kv.keys.take(tokens * dim), dim);
-    let mut values = RowsMut::packed(kv.values.take(tokens * dim), dim);
+    let mut keys = MatrixViewMut::packed(kv.keys.take(tokens * dim), dim);
+    let mut values = MatrixViewMut::packed(kv.values.take(tokens * dim), dim);
     for j in 0..tokens {
         keys.row_mut(j).copy_from_slice(k.row(j));
         values.row_mut(j).copy_from_slice(v.row(j));
@@ -228,19 +235,19 @@ pub(crate) fn pack_kv(k: Rows<i8>, v: Rows<i8>, kv: &mut KvHead) {
 }
 
 pub(crate) fn attention(
-    q: Rows<i8>,
+    q: MatrixView<i8>,
     kv: &KvHead,
     head: HeadParams,
-    mut out: RowsMut<i8>,
+    mut out: MatrixViewMut<i8>,
     scratch: &mut Scratch,
 ) {
-    let keys = Rows::new(
+    let keys = MatrixView::new(
         kv.keys.as_slice::<i8>(),
         kv.tokens,
         kv.head_dim,
         kv.head_dim,
     );
-    let values = Rows::new(
+    let values = MatrixView::new(
         kv.values.as_slice::<i8>(),
         kv.tokens,
         kv.head_dim,
@@ -273,7 +280,7 @@ pub(crate) fn attention(
     }
 }
 
-/// A register-only loop of multiply-accumulates; gives their number and a value that depends on them.
+/// Runs multiply-accumulates in registers. Returns their number and a value that depends on them.
 pub(crate) fn probe(iterations: u32) -> (u64, i32) {
     const CHAINS: usize = 32;
     let (a, w) = (

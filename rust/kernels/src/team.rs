@@ -1,12 +1,14 @@
 //! A team of threads for work that forks and joins a hundred times a frame.
 //!
-//! A join of a general thread pool costs microseconds: queues, locks, sleeping threads. Here the caller writes one job and opens it;
-//! members that have just worked still watch for that, each takes the share of its own number, and who is done takes what nobody
-//! has begun. The caller waits only for members that came: one that has not, asleep or preempted, holds nobody up.
-//! Nothing is allocated and no lock is taken. A member that has had nothing to do for a while sleeps until it is woken: an idle team costs
-//! no CPU time.
+//! A general thread pool needs microseconds to join: queues, locks, sleeping threads. Here the caller
+//! writes one job and opens it. Members that have just worked still watch for a job; each takes the
+//! share of its own number, and then the shares that nobody has begun. The caller waits only for
+//! members that entered the job, so a member that sleeps or was preempted delays nobody. Nothing is
+//! allocated and no lock is taken. A member without work sleeps after a while until it is woken: an
+//! idle team costs no CPU time.
 //!
-//! Lives in this crate because a job is borrowed from its caller, which safe Rust cannot lend to a thread that outlives the call.
+//! The module is in this crate because a job is borrowed from its caller, which safe Rust cannot
+//! lend to a thread that outlives the call.
 
 use std::cell::{Cell, UnsafeCell};
 use std::fmt;
@@ -18,14 +20,14 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-/// How long a thread that waits watches before it sleeps: longer than the parts of a frame between two joins, and than what a
-/// caller does between two frames.
+/// Time for which a waiting thread watches before it sleeps: longer than the parts of a frame between
+/// two joins, and than a caller's work between two frames.
 const WATCH: Duration = Duration::from_micros(50);
 
-/// The most threads of a team.
+/// The largest number of threads of a team.
 pub const MAX_TEAM: usize = 256;
 
-/// Work of the caller's, called with the number of each member that comes.
+/// The caller's work, called with the number of each member that enters.
 type Work = dyn Fn(usize) + Sync;
 
 struct Job {
@@ -33,15 +35,15 @@ struct Job {
     caller: Thread,
 }
 
-/// Of `Shared::state`: members inside the job.
+/// Mask of `Shared::state`: the number of members inside the job.
 const INSIDE: u64 = (1 << 32) - 1;
-/// Members may enter.
+/// Bit of `Shared::state`: members may enter.
 const OPEN: u64 = 1 << 32;
-/// One more job.
+/// Increment of `Shared::state`: one more job.
 const TURN: u64 = 1 << 33;
 
 struct Shared {
-    /// Jobs so far, whether the latest is open, and the members inside it.
+    /// The number of jobs so far, the latest job's openness, and the members inside it.
     state: AtomicU64,
     /// Written by the team's one caller while nobody is inside, read by members inside.
     job: UnsafeCell<Option<Job>>,
@@ -51,13 +53,14 @@ struct Shared {
     stop: AtomicBool,
 }
 
-// SAFETY: `job` is only touched as its comment says, and `state` orders that; its pointer is to a `Sync` closure that lives until nobody
-// is inside.
+// SAFETY: `job` is only touched as its comment says, and `state` orders that; its pointer is to a
+// `Sync` closure that lives until nobody is inside.
 unsafe impl Sync for Shared {}
 // SAFETY: as above.
 unsafe impl Send for Shared {}
 
-/// Watches for `WATCH`, then sleeps until somebody unparks this thread, until there is something.
+/// Waits until `something` returns a value: watches for `WATCH`, then sleeps until this thread is
+/// unparked.
 fn wait_for<T>(something: impl Fn() -> Option<T>) -> T {
     loop {
         let mut start = None;
@@ -77,13 +80,13 @@ fn wait_for<T>(something: impl Fn() -> Option<T>) -> T {
 }
 
 impl Shared {
-    /// The job's turn, where it is open and not the one of `turn`.
+    /// Returns the turn of the job if it is open and not that of `turn`.
     fn opened_since(&self, turn: u64) -> Option<u64> {
         let state = self.state.load(Ordering::Acquire);
         (state & OPEN != 0 && state / TURN != turn).then_some(state / TURN)
     }
 
-    /// Enters the job of that turn, unless it is closed by now.
+    /// Enters the job of that turn, unless the job is closed already.
     fn enter(&self, turn: u64) -> bool {
         self.state
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
@@ -124,7 +127,7 @@ impl Shared {
     }
 }
 
-/// Ends a job, also where the caller's own part panics, and tells whether a member panicked.
+/// Ends a job, also if the caller's own part panics, and reports whether a member panicked.
 struct Join<'a>(&'a Team, &'a Cell<bool>);
 
 impl Drop for Join<'_> {
@@ -154,13 +157,14 @@ impl fmt::Debug for Team {
 }
 
 impl Team {
-    /// A team of `threads`, the caller among them, so `threads - 1` are started. They are named `quasar-1` and so on.
+    /// Starts a team of `threads` threads: the caller and `threads - 1` new ones, named `quasar-1` and
+    /// so on.
     ///
     /// # Errors
-    /// The system's, where a thread cannot be started.
+    /// The system's error if a thread cannot be started.
     ///
     /// # Panics
-    /// When `threads` is 0 or more than [`MAX_TEAM`].
+    /// If `threads` is 0 or more than [`MAX_TEAM`].
     pub fn new(threads: usize) -> io::Result<Self> {
         assert!(
             (1..=MAX_TEAM).contains(&threads),
@@ -180,7 +184,7 @@ impl Team {
         for member in 1..threads {
             let shared = Arc::clone(&team.shared);
             let builder = thread::Builder::new().name(format!("quasar-{member}"));
-            // Where one cannot be started, dropping the team ends the others.
+            // If one cannot be started, dropping the team ends the others.
             team.members
                 .push(builder.spawn(move || shared.serve(member))?);
         }
@@ -191,7 +195,7 @@ impl Team {
         Ok(team)
     }
 
-    /// Members and caller.
+    /// Returns the number of threads, the caller included.
     pub fn threads(&self) -> usize {
         self.members.len() + 1
     }
@@ -203,13 +207,15 @@ impl Team {
         }
     }
 
-    /// Calls `work(0)` here and `work(member)` in every member that comes before that ends. While another caller has the team, only here.
+    /// Calls `work(0)` here, and `work(member)` in every member that enters before `work(0)` ends. While
+    /// another caller uses the team, only `work(0)` is called.
     fn fork(&self, work: &(dyn Fn(usize) + Sync)) {
         if self.members.is_empty() || self.busy.swap(true, Ordering::Acquire) {
             return work(0);
         }
         let shared = &self.shared;
-        // SAFETY: only the lifetime changes; `Join` keeps this call from ending while somebody is inside.
+        // SAFETY: only the lifetime changes; `Join` keeps this call from ending while somebody is
+        // inside.
         let lent = unsafe {
             std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(work)
         };
@@ -220,7 +226,7 @@ impl Team {
                 caller: thread::current(),
             });
         }
-        // The job before is closed and left: this opens the next one.
+        // The last job is closed and left: this opens the next one.
         shared.state.fetch_add(TURN | OPEN, Ordering::AcqRel);
         let panicked = Cell::new(false);
         let join = Join(self, &panicked);
@@ -230,12 +236,13 @@ impl Team {
         assert!(!panicked.get(), "a thread of the team panicked");
     }
 
-    /// Calls `work(i, &mut items[i], rows)` for every item, with the item's `chunk` of `rows` (the last one may be shorter; none where they
-    /// have run out). Each thread begins with the item of its number, so that an item stays in one core's cache from call to
-    /// call; threads that are done take what nobody has begun.
+    /// Calls `work(i, &mut items[i], rows)` for every item, with the item's `chunk` of `rows` (the last
+    /// chunk may be shorter; it is empty once rows have run out). Each thread begins with the item of
+    /// its number, so that an item stays in one core's cache from call to call. Threads that are done
+    /// take items that nobody has begun.
     ///
     /// # Panics
-    /// When `work` does, after all have ended, or when `chunk` is 0.
+    /// If `work` does, after all threads have ended, or if `chunk` is 0.
     pub fn for_each<A: Send, B: Send>(
         &self,
         items: &mut [A],
@@ -250,7 +257,8 @@ impl Team {
         let (items, rows) = (Shares::new(items), Shares::new(rows));
         self.fork(&|thread| {
             let take = |i: usize| {
-                // SAFETY: every i is taken once: those below `own` by who sets `begun`, the others from the counter.
+                // SAFETY: every i is taken once: those below `own` by who sets `begun`, the others
+                // from the counter.
                 let (item, rows) = unsafe { (items.share(i, 1), rows.share(i, chunk)) };
                 work(i, &mut item[0], rows);
             };
@@ -286,7 +294,7 @@ impl Drop for Team {
     }
 }
 
-/// A slice that threads share out among them.
+/// A slice that is shared out among threads.
 struct Shares<'a, T> {
     first: *mut T,
     len: usize,
@@ -305,14 +313,15 @@ impl<'a, T> Shares<'a, T> {
         }
     }
 
-    /// The values from `i * chunk`, `chunk` of them or as many as there are.
+    /// Returns the values from `i * chunk` on, `chunk` of them or as many as there are.
     ///
     /// # Safety
     /// No two calls with one `i` or different `chunk`s.
     #[allow(clippy::mut_from_ref)] // what it hands out is disjoint
     unsafe fn share(&self, i: usize, chunk: usize) -> &mut [T] {
         let start = i.saturating_mul(chunk).min(self.len);
-        // SAFETY: within the slice that `self` borrows mutably, and disjoint from other shares by the caller's promise.
+        // SAFETY: within the slice that `self` borrows mutably, and disjoint from other shares by
+        // the caller's promise.
         unsafe {
             std::slice::from_raw_parts_mut(self.first.add(start), chunk.min(self.len - start))
         }

@@ -1,4 +1,4 @@
-//! The instruction-set tiers and their run-time detection.
+//! The instruction-set tiers, and which of them this CPU runs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,13 +9,13 @@ use crate::x86;
 /// An instruction-set tier. Every tier gives the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tier {
-    /// Portable Rust: the tier that the others are tested against.
+    /// Portable Rust, which every other tier is compared with.
     Scalar,
     /// x86-64 with AVX2 (`vpmaddwd` on 16-bit codes).
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI (`vpdpbusd`).
     Avx512Vnni,
-    /// x86-64 with that and AMX's tiles of 8-bit numbers (`tdpbssd`).
+    /// x86-64 with VNNI and AMX's tiles of 8-bit numbers (`tdpbssd`).
     Amx,
     /// 64-bit Arm, baseline Armv8.0 (`smlal`).
     Neon,
@@ -50,7 +50,8 @@ impl Tier {
         Tier::NeonDot,
     ];
 
-    /// The name that options and tables use: `scalar`, `avx2`, `avx512vnni`, `amx`, `neon` or `neondot`.
+    /// Returns the name for options and tables: `scalar`, `avx2`, `avx512vnni`, `amx`, `neon` or
+    /// `neondot`.
     pub fn name(self) -> &'static str {
         match self {
             Tier::Scalar => "scalar",
@@ -62,7 +63,7 @@ impl Tier {
         }
     }
 
-    /// Whether this build and this CPU can run the tier (asked at run time).
+    /// Returns whether this build and this CPU can run the tier, detected at run time.
     pub fn is_supported(self) -> bool {
         match self {
             Tier::Scalar => true,
@@ -86,7 +87,7 @@ impl Tier {
         }
     }
 
-    /// The fastest tier that this CPU runs.
+    /// Returns the fastest tier that this CPU runs.
     pub fn best() -> Tier {
         Tier::ALL
             .into_iter()

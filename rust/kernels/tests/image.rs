@@ -1,8 +1,9 @@
-//! Kernels of preprocessing: every tier of this CPU against the scalar one, on ragged sizes and extreme values.
+//! Kernels of preprocessing: every tier of this CPU against the scalar one, on ragged sizes and
+//! extreme values.
 
 use proptest::prelude::*;
 use quasar_kernels::image::{Along, Windows, YuvMatrix, PRECISION};
-use quasar_kernels::{Kernels, Rows, RowsMut, Tier};
+use quasar_kernels::{Kernels, MatrixView, MatrixViewMut, Tier};
 
 fn tiers() -> impl Iterator<Item = Kernels> {
     let tiers = Tier::ALL.into_iter().filter(|&tier| tier != Tier::Scalar);
@@ -58,12 +59,12 @@ proptest! {
         let first = windows.span().start.min(seed as usize % 3);
         let stride = cols + gap;
         let image = pixels(source * stride, seed ^ 7);
-        let from = Rows::new(&image[first * stride..], source - first, cols, stride);
+        let from = MatrixView::new(&image[first * stride..], source - first, cols, stride);
         let mut expected = vec![1; outputs * cols];
-        scalar().resample_rows(&windows, from, first, RowsMut::packed(&mut expected, cols));
+        scalar().resample_rows(&windows, from, first, MatrixViewMut::packed(&mut expected, cols));
         for kernels in tiers() {
             let mut out = vec![2; outputs * cols];
-            kernels.resample_rows(&windows, from, first, RowsMut::packed(&mut out, cols));
+            kernels.resample_rows(&windows, from, first, MatrixViewMut::packed(&mut out, cols));
             prop_assert_eq!(&out, &expected, "{}", kernels.tier());
         }
     }
@@ -79,13 +80,13 @@ proptest! {
         let first = span.start.min(seed as usize % 3);
         let (cols, stride) = ((span.end - first) * channels, (span.end - first) * channels + gap);
         let image = pixels((rows - 1) * stride + cols, seed ^ 7);
-        let from = Rows::new(&image, rows, cols, stride);
+        let from = MatrixView::new(&image, rows, cols, stride);
         let width = outputs * channels;
         let mut expected = vec![1; rows * width];
-        scalar().resample_columns(&windows, from, first, channels, RowsMut::packed(&mut expected, width));
+        scalar().resample_columns(&windows, from, first, channels, MatrixViewMut::packed(&mut expected, width));
         for kernels in tiers() {
             let mut out = vec![2; rows * width];
-            kernels.resample_columns(&windows, from, first, channels, RowsMut::packed(&mut out, width));
+            kernels.resample_columns(&windows, from, first, channels, MatrixViewMut::packed(&mut out, width));
             prop_assert_eq!(&out, &expected, "{}", kernels.tier());
         }
     }

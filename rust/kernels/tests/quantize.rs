@@ -9,7 +9,8 @@ fn tiers() -> impl Iterator<Item = Kernels> {
     tiers.filter_map(Kernels::new)
 }
 
-/// Weights around `scale`, many of them half-way between two codes; zeros of both signs, and the ends of the range.
+/// Weights around `scale`, many of them half-way between two codes; zeros of both signs, and the
+/// ends of the range.
 fn weight() -> impl Strategy<Value = f32> {
     prop_oneof![
         8 => -10f32..10.0,

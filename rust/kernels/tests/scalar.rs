@@ -1,4 +1,5 @@
-//! The scalar tier against the formulas of `docs/integer-model.md` in 128-bit integers and exact fractions.
+//! The scalar tier against the formulas of `docs/integer-model.md` in 128-bit integers and exact
+//! fractions.
 
 use proptest::prelude::*;
 use quasar_kernels::scalar::{self, attention_scale, Moments};

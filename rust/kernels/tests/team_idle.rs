@@ -1,4 +1,5 @@
-//! A team that waits for work costs no CPU time. Alone in its binary: all threads of the process are counted.
+//! A team that waits for work costs no CPU time. Alone in its binary: all threads of the process
+//! are counted.
 #![cfg(target_os = "linux")]
 
 use std::fs;

@@ -1,5 +1,5 @@
-//! One body of checks, run on every tier against the scalar one. A tier that this CPU lacks is reported as
-//! skipped.
+//! One body of checks, run on every tier against the scalar one. A tier that this CPU lacks is
+//! reported as skipped.
 
 use std::fmt::Debug;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -8,12 +8,12 @@ use std::process::ExitCode;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use quasar_kernels::{
-    HeadParams, Kernels, KvHead, LayerNorm, Linear, LinearParams, Rows, RowsMut, Scratch, Storage,
-    Tier,
+    HeadParams, Kernels, KvHead, LayerNorm, Linear, LinearParams, MatrixView, MatrixViewMut,
+    Scratch, Storage, Tier,
 };
 use Fill::{Ends, Max, Min};
 
-/// How a matrix is filled.
+/// The values that a matrix is filled with.
 #[derive(Clone, Copy, Debug)]
 enum Fill {
     Random,
@@ -93,12 +93,12 @@ impl<T: Copy + TryFrom<i64, Error: Debug>> Matrix<T> {
         }
     }
 
-    fn view(&self) -> Rows<'_, T> {
-        Rows::new(&self.data, self.rows, self.cols, self.stride)
+    fn view(&self) -> MatrixView<'_, T> {
+        MatrixView::new(&self.data, self.rows, self.cols, self.stride)
     }
 
-    fn view_mut(&mut self) -> RowsMut<'_, T> {
-        RowsMut::new(&mut self.data, self.rows, self.cols, self.stride)
+    fn view_mut(&mut self) -> MatrixViewMut<'_, T> {
+        MatrixViewMut::new(&mut self.data, self.rows, self.cols, self.stride)
     }
 }
 
@@ -533,7 +533,7 @@ fn attention(scalar: Kernels, tier: Kernels) -> Result<(), String> {
 
 fn peak_probe(_: Kernels, tier: Kernels) -> Result<(), String> {
     let duration = std::time::Duration::from_millis(2);
-    for peak in [tier.peak_probe(duration), tier.narrow_peak_probe(duration)] {
+    for peak in [tier.peak_probe(duration), tier.peak_probe_4_bit(duration)] {
         if !(1e6..1e14).contains(&peak) {
             return Err(format!("{peak} multiply-accumulates a second"));
         }
@@ -552,7 +552,8 @@ const CHECKS: [(&str, TierCheck); 4] = [
 
 fn main() -> ExitCode {
     let scalar = Kernels::new(Tier::Scalar).expect("the scalar tier always exists");
-    // Of the standard harness's options, --list is obeyed and others are ignored; words are filters.
+    // Of the standard harness's options, --list is obeyed and others are ignored; words are
+    // filters.
     let list = std::env::args().any(|arg| arg == "--list");
     let filters: Vec<String> = std::env::args()
         .skip(1)

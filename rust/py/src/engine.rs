@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray3};
 use pyo3::prelude::*;
 use quasar_accelerator::device::{Device, PendingFrame};
-use quasar_core::cpu::{softmax, top_k, FrameTime, PerProcess, NEVER};
+use quasar_core::cpu::{softmax, top_k, FrameTime, NEVER};
+use quasar_core::pool::{IdlePool, PerProcess};
 use quasar_core::preprocess::{ImageView, Preprocessor};
 use quasar_core::{nibble_check, Error, Executor, Network, Tier};
 
@@ -49,7 +50,7 @@ pub struct Engine {
     /// Whether a frame may take so long that Ctrl-C should end it.
     slow: bool,
     /// Idle preprocessors of [`Engine::prepare`].
-    preparing: PerProcess<Mutex<Vec<Preprocessor>>>,
+    preparing: PerProcess<IdlePool<Preprocessor>>,
 }
 
 #[pymethods]
@@ -185,16 +186,12 @@ impl Engine {
         let view = self.view(&image)?;
         py.detach(|| {
             let start = Instant::now();
-            let list = self.preparing.get(|| Ok(Mutex::default()))?;
-            let idle = || list.lock().unwrap_or_else(PoisonError::into_inner);
-            let taken = idle().pop();
-            let mut preprocessor = taken.unwrap_or_else(|| Preprocessor::new(self.subnet.config()));
+            let pool = self.preparing.get(|| Ok(IdlePool::new(MOST_PREPARING)))?;
             let mut pixels = Vec::new();
-            let result = preprocessor.run(&view, &mut pixels);
-            let mut idle = idle();
-            if idle.len() < MOST_PREPARING {
-                idle.push(preprocessor);
-            }
+            let result = pool.with(
+                || Preprocessor::new(self.subnet.config()),
+                |preprocessor| preprocessor.run(&view, &mut pixels),
+            );
             result.map(|()| Prepared {
                 pixels,
                 spent: start.elapsed(),

@@ -29,7 +29,7 @@ use pyo3::prelude::*;
 mod _native {
     /// Threads of one engine, at most.
     #[pymodule_export]
-    const MAX_THREADS: usize = quasar_core::cpu::MAX_THREADS;
+    const MAX_THREADS: usize = quasar_core::pool::MAX_THREADS;
 
     #[pymodule_export]
     use crate::accelerator::{replay, Program};

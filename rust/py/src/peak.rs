@@ -1,4 +1,4 @@
-//! The roofline probe. May depend on the kernels' probe and tiers only.
+//! Measures the peak of the roofline. Depends on the kernels' probe and tiers.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use quasar_kernels::Kernels;
 use crate::errors::{invalid_value, to_py};
 use crate::tiers::{parse_tier, unsupported};
 
-/// Multiply-accumulates a second that one core reaches in registers with the tier's dot product, the best in `seconds`.
+/// Returns the multiply-accumulates a second that one core reaches in registers with the tier's dot
+/// product: the best run in `seconds`.
 #[pyfunction]
 pub fn peak_macs_per_second(py: Python<'_>, tier: &str, seconds: f64) -> PyResult<f64> {
     let duration = Duration::try_from_secs_f64(seconds)

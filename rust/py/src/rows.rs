@@ -1,6 +1,6 @@
-//! Functions on rows of 4 or 8 bits: `NumPy` arrays in and out of `quasar_core::rows`, with the GIL released between.
+//! Binds `quasar_core::rows`: takes and returns `NumPy` arrays, and releases the GIL meanwhile.
 //!
-//! `python/quasar_rt/rows` is their public face and has checked dtypes, dimensions and contiguity.
+//! `python/quasar_rt/rows` is the public API; it checks dtypes, dimensions and contiguity first.
 
 use numpy::ndarray::Array2;
 use numpy::{
@@ -18,7 +18,7 @@ fn matrix<T: Copy>(values: Vec<T>, rows: usize, columns: usize) -> PyResult<Arra
         .map_err(|error| invalid_value(error.to_string()))
 }
 
-/// Quantizes and packs; returns the packed bytes and the scales.
+/// Quantizes and packs rows. Returns the packed bytes and the scales.
 #[pyfunction]
 pub fn quantize_rows<'py>(
     py: Python<'py>,
@@ -83,7 +83,7 @@ pub fn unpack_rows<'py>(
 
 type Pairs<'py> = (Bound<'py, PyArray1<u8>>, Bound<'py, PyArray2<i32>>);
 
-/// Pairs rows; returns widths and addresses (-1 for an empty lane).
+/// Pairs rows. Returns widths and addresses (-1 for an empty lane).
 #[pyfunction]
 pub fn row_pairs<'py>(py: Python<'py>, bits: PyReadonlyArray1<'py, u8>) -> PyResult<Pairs<'py>> {
     let pairs = RowPairs::new(bits.as_slice()?).map_err(to_py)?;

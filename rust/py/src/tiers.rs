@@ -54,5 +54,5 @@ pub fn tiers() -> Vec<(&'static str, bool)> {
 /// Returns the number of threads of an engine for which none was given.
 #[pyfunction]
 pub fn default_threads() -> usize {
-    quasar_core::cpu::default_threads()
+    quasar_core::pool::default_threads()
 }

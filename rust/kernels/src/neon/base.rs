@@ -1,6 +1,8 @@
-//! Tiles of baseline Armv8.0. Sums run along k, in the lanes of a vector; the lanes are added at the end.
+//! Tiles of baseline Armv8.0. Sums run along k, in the lanes of a vector; the lanes are added at
+//! the end.
 //!
-//! Instructions that depend on each other stand eight apart in the source, for cores that issue in order.
+//! Instructions that depend on each other stand eight apart in the source, for cores that issue in
+//! order.
 
 use std::arch::aarch64::*;
 use std::array::from_fn;
@@ -10,7 +12,7 @@ use crate::tiled::Product;
 /// Rows of weights that are multiplied at once.
 pub(super) const LANES: usize = 4;
 
-/// The sums of the lanes of four vectors.
+/// Returns the sums of the lanes of four vectors.
 #[target_feature(enable = "neon")]
 fn across(sums: [int32x4_t; LANES]) -> int32x4_t {
     vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]))
@@ -29,8 +31,8 @@ fn accumulate<const M: usize>(
     }
 }
 
-/// M x 4 sums in registers, for each four of `width` rows. `SYMMETRIC`: no weight is -128, so that two products fit
-/// 16 bits (2 * 127 * 128 < 2^15).
+/// Computes M x 4 sums in registers, for each four of `width` rows. `SYMMETRIC`: no weight is -128,
+/// so that two products fit 16 bits (2 * 127 * 128 < 2^15).
 ///
 /// # Safety
 /// As `Isa::tile`, for M rows.
@@ -50,7 +52,8 @@ unsafe fn tile<const M: usize, const SYMMETRIC: bool>(
         bias,
         ..
     } = p;
-    // SAFETY: the caller promises M rows of k codes, `width` rows of k weights, as many biases and M rows of out.
+    // SAFETY: the caller promises M rows of k codes, `width` rows of k weights, as many biases and
+    // M rows of out.
     unsafe {
         for first in (0..width).step_by(LANES) {
             let mut acc = [[vdupq_n_s32(0); LANES]; M];
@@ -108,13 +111,14 @@ unsafe fn tile<const M: usize, const SYMMETRIC: bool>(
     }
 }
 
-/// The same for narrow rows: 16-bit sums in registers for a run of k, then added to 32 bits in memory.
+/// Computes the sums of 4-bit rows: in 16 bits in registers for a run of k, then added to 32 bits
+/// in memory.
 ///
 /// # Safety
-/// As `Isa::tile_narrow`, for M rows.
+/// As `Isa::tile_4_bit`, for M rows.
 #[target_feature(enable = "neon")]
 #[allow(clippy::too_many_arguments)]
-unsafe fn tile_narrow<const M: usize>(
+unsafe fn tile_4_bit<const M: usize>(
     p: Product<i8, i8>,
     run: usize,
     out: *mut i32,
@@ -162,7 +166,7 @@ unsafe fn tile_narrow<const M: usize>(
     }
 }
 
-/// Picks the tile of just this many rows.
+/// Picks the tile of this many rows.
 ///
 /// # Safety
 /// As `Isa::tile`.
@@ -185,13 +189,13 @@ pub(super) unsafe fn tile_of<const SYMMETRIC: bool>(
     unsafe { pick!(1 2 3 4) }
 }
 
-/// Picks the tile of just this many rows.
+/// Picks the tile of this many rows.
 ///
 /// # Safety
-/// As `Isa::tile_narrow`.
+/// As `Isa::tile_4_bit`.
 #[target_feature(enable = "neon")]
 #[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn tile_narrow_of(
+pub(super) unsafe fn tile_4_bit_of(
     p: Product<i8, i8>,
     run: usize,
     out: *mut i32,
@@ -200,7 +204,7 @@ pub(super) unsafe fn tile_narrow_of(
     macro_rules! pick {
         ($($m:literal)*) => {
             match p.rows {
-                $($m => tile_narrow::<$m>(p, run, out, out_stride),)*
+                $($m => tile_4_bit::<$m>(p, run, out, out_stride),)*
                 _ => unreachable!("a tile of {} rows", p.rows),
             }
         };
@@ -209,7 +213,7 @@ pub(super) unsafe fn tile_narrow_of(
     unsafe { pick!(1 2 3 4) }
 }
 
-/// Register-only products of wide rows, as `Isa::probe`.
+/// Computes `Isa::probe`.
 #[target_feature(enable = "neon")]
 pub(super) fn probe(iterations: u32) -> (u64, i32) {
     const CHAINS: usize = 16;
@@ -228,9 +232,9 @@ pub(super) fn probe(iterations: u32) -> (u64, i32) {
     )
 }
 
-/// Register-only products of narrow rows, as `Isa::probe_narrow`.
+/// Computes `Isa::probe_4_bit`.
 #[target_feature(enable = "neon")]
-pub(super) fn probe_narrow(iterations: u32) -> (u64, i32) {
+pub(super) fn probe_4_bit(iterations: u32) -> (u64, i32) {
     const CHAINS: usize = 16;
     let (mut a, w) = (vdupq_n_s8(3), vdupq_n_s8(5));
     let mut acc = [vdupq_n_s16(0); CHAINS];

@@ -1,4 +1,5 @@
-//! Tiles of Armv8.2's dot product, `sdot`. (Its intrinsics are not stable yet in Rust, hence the assembly.)
+//! Tiles of Armv8.2's dot product, `sdot`. (The intrinsics are not stable yet in Rust, hence the
+//! assembly.)
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -9,7 +10,8 @@ use crate::tiled::Product;
 /// Rows of weights in two vectors of sums.
 pub(super) const LANES: usize = 8;
 
-/// Adds to each 32-bit lane the products of its four weights and of four codes, those from `4 * LANE` on.
+/// Adds to each 32-bit lane the products of its four weights and of four codes, those from `4 *
+/// LANE` on.
 #[target_feature(enable = "neon,dotprod")]
 fn dot<const LANE: usize>(mut acc: int32x4_t, weights: int8x16_t, codes: int8x16_t) -> int32x4_t {
     // SAFETY: arithmetic in registers, with the feature that the function asks for.
@@ -26,7 +28,7 @@ fn dot<const LANE: usize>(mut acc: int32x4_t, weights: int8x16_t, codes: int8x16
     acc
 }
 
-/// M x (4 * V) accumulators in registers.
+/// Computes M x (4 * V) accumulators in registers.
 ///
 /// # Safety
 /// As `Isa::tile`, for M rows and 4 * V columns.
@@ -44,7 +46,8 @@ unsafe fn tile<const M: usize, const V: usize>(
         bias,
         ..
     } = p;
-    // SAFETY: the caller promises M rows of k codes, 4 * V rows of k weights, 4 * V biases and M rows of out.
+    // SAFETY: the caller promises M rows of k codes, 4 * V rows of k weights, 4 * V biases and M
+    // rows of out.
     unsafe {
         let bias: [_; V] = from_fn(|v| vld1q_s32(bias.add(4 * v)));
         let mut acc = [bias; M];
@@ -74,7 +77,7 @@ unsafe fn tile<const M: usize, const V: usize>(
     }
 }
 
-/// Picks the tile of just this size.
+/// Picks the tile of this size.
 ///
 /// # Safety
 /// As `Isa::tile`.
@@ -96,7 +99,7 @@ pub(super) unsafe fn tile_of(p: Product<i8, i8>, out: *mut i32, out_stride: usiz
     unsafe { pick!(1 2 3 4) }
 }
 
-/// Register-only dot products, as `Isa::probe`.
+/// Computes `Isa::probe`.
 #[target_feature(enable = "neon,dotprod")]
 pub(super) fn probe(iterations: u32) -> (u64, i32) {
     const CHAINS: usize = 16;

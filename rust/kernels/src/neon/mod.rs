@@ -1,25 +1,27 @@
-//! NEON. On baseline Armv8.0 (`base`) `smull` and `smlal` make pairs of products in 16 bits and `sadalp` adds
-//! them to 32-bit sums; for narrow rows many products stay in 16 bits. With Armv8.2's dot product (`dot`) `sdot`
-//! does all of it. Everything but the tiles is the same.
+//! The NEON tiers. On baseline Armv8.0 (`base`) `smull` and `smlal` compute pairs of products in 16
+//! bits and `sadalp` adds them to 32-bit sums; for 4-bit rows many products stay in 16 bits. With
+//! Armv8.2's dot product (`dot`) `sdot` does all of it. Both tiers share everything but the tiles.
 
 // Intrinsics are named as the vendor names them, dozens in a file.
 #[allow(clippy::wildcard_imports)]
 mod base;
 #[allow(clippy::wildcard_imports)]
 mod dot;
+#[allow(clippy::wildcard_imports)]
+mod epilogue;
 
 use std::arch::aarch64::*;
 use std::arch::asm;
 
 use crate::scalar::{logit_cap, Moments, EXP2};
-use crate::tiled::{Isa, Narrow, Out, Product, Requant, RowScale, WINDOW};
-use crate::{LayerNorm, Rows, RowsMut};
+use crate::tiled::{Epilogue, FinishedTile, FourBitForm, Isa, Out, Product, RowScale, Staged};
+use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
-/// The tiers without and with the dot product. Their functions need NEON, which every 64-bit Arm has, and with
-/// `DOT` the dot product.
+/// The tiers without and with the dot product. Their functions need NEON, which every 64-bit Arm
+/// has, and with `DOT` the dot product.
 pub(crate) struct Neon<const DOT: bool>;
 
-/// One byte of each `2 * EXP2`.
+/// Returns one byte of each `2 * EXP2`.
 const fn exp2_doubled(byte: usize) -> [u8; 64] {
     let mut table = [0; 64];
     let mut f = 0;
@@ -33,7 +35,7 @@ const fn exp2_doubled(byte: usize) -> [u8; 64] {
 static EXP2_LOW: [u8; 64] = exp2_doubled(0);
 static EXP2_HIGH: [u8; 64] = exp2_doubled(1);
 
-/// The same codes, but the compiler does not know.
+/// Returns the codes, but hides from the compiler that they are the same.
 #[target_feature(enable = "neon")]
 fn opaque(mut a: int8x16_t) -> int8x16_t {
     // SAFETY: no instruction.
@@ -57,37 +59,13 @@ fn store_codes(row: &mut [i8], codes: int8x8_t) {
     }
 }
 
-/// sat16 of eight numbers.
+/// Saturates eight numbers to 16 bits.
 #[target_feature(enable = "neon")]
 fn saturate(low: int32x4_t, high: int32x4_t) -> int16x8_t {
     vcombine_s16(vqmovn_s32(low), vqmovn_s32(high))
 }
 
-/// requant16 of 8 accumulators, which hold the rounding half; `at` is their column in the panel.
-///
-/// # Safety
-/// 8 accumulators, and 8 parameters from `at` on, can be read.
-#[target_feature(enable = "neon")]
-unsafe fn requantized(acc: *const i32, requant: &Requant, at: usize) -> int16x8_t {
-    let mut t = [vdupq_n_s32(0); 2];
-    for (v, t) in t.iter_mut().enumerate() {
-        // SAFETY: v < 2, the caller promises 8 of each.
-        let (acc, right, left) = unsafe {
-            (
-                vld1q_s32(acc.add(4 * v)),
-                vld1q_s32(requant.right.add(at + 4 * v)),
-                vld1q_s32(requant.left.add(at + 4 * v)),
-            )
-        };
-        *t = vshlq_s32(acc, vsubq_s32(left, right));
-    }
-    // SAFETY: the caller promises 8.
-    vqrdmulhq_s16(saturate(t[0], t[1]), unsafe {
-        vld1q_s16(requant.mult.add(at))
-    })
-}
-
-/// The sums of x and of x^2.
+/// Returns the sums of x and of x^2.
 #[target_feature(enable = "neon")]
 fn sums(x: &[i16]) -> (i32, i64) {
     let (mut sum, mut squares) = (vdupq_n_s32(0), vdupq_n_s64(0));
@@ -105,15 +83,15 @@ fn sums(x: &[i16]) -> (i32, i64) {
     )
 }
 
-/// Probabilities of one query row; gives the sums of e12 and e8.
+/// Computes the probabilities of one query row. Returns the sums of e12 and e8.
 ///
 /// # Safety
 /// As `Isa::softmax`, for one row.
 #[target_feature(enable = "neon")]
 unsafe fn softmax_row(logits: *const i32, tokens: usize, mult: i32, probs: *mut i8) -> (i32, i32) {
     const LANES: [u32; 4] = [0, 1, 2, 3];
-    // SAFETY: the caller promises tokens rounded up to 64 logits and probabilities; the tables have 64
-    // entries.
+    // SAFETY: the caller promises tokens rounded up to 64 logits and probabilities; the tables have
+    // 64 entries.
     unsafe {
         let lanes = vld1q_u32(LANES.as_ptr());
         let below = |j: usize| {
@@ -133,7 +111,7 @@ unsafe fn softmax_row(logits: *const i32, tokens: usize, mult: i32, probs: *mut 
             vld1q_u8_x4(EXP2_LOW.as_ptr()),
             vld1q_u8_x4(EXP2_HIGH.as_ptr()),
         );
-        // Shifts every table entry to 0: what stands for the keys past the end.
+        // The exponent of keys past the end: it shifts every table entry to 0.
         let nothing = vdupq_n_s32(2047);
         let (mut total12, mut total8) = (vdupq_n_u32(0), vdupq_n_u32(0));
         for j in (0..tokens).step_by(16) {
@@ -174,7 +152,7 @@ unsafe fn softmax_row(logits: *const i32, tokens: usize, mult: i32, probs: *mut 
     }
 }
 
-/// One row of `LayerNorm`.
+/// Computes one row of `LayerNorm`.
 ///
 /// # Safety
 /// All lengths agree.
@@ -210,7 +188,8 @@ unsafe fn layer_norm_row(norm: &LayerNorm, x: &[i16], out: &mut [i8]) {
     }
 }
 
-// SAFETY: each function does what the trait says of it, for any sizes within its bounds; `tests/tiers.rs` compares them.
+// SAFETY: each function does what the trait's comment says, for any sizes within the trait's
+// bounds; `tests/tiers.rs` compares them with the scalar tier.
 unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     type Weight = i8;
     type Code = i8;
@@ -221,10 +200,10 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     const STEP: usize = 16;
     const CODE_OFFSET: i32 = 0;
     const PROB_OFFSET: i32 = -128;
-    const NARROW: Option<Narrow> = if DOT {
+    const FOUR_BIT: Option<FourBitForm> = if DOT {
         None
     } else {
-        Some(Narrow {
+        Some(FourBitForm {
             group: 16,
             step: 16,
             code_offset: 0,
@@ -257,7 +236,7 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     }
 
     #[target_feature(enable = "neon")]
-    unsafe fn tile_wide(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
+    unsafe fn tile_any_weights(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             if DOT {
@@ -269,7 +248,7 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     }
 
     #[target_feature(enable = "neon")]
-    unsafe fn tile_narrow(p: Product<u8, i8>, run: usize, out: *mut i32, out_stride: usize) {
+    unsafe fn tile_4_bit(p: Product<u8, i8>, run: usize, out: *mut i32, out_stride: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             let Product {
@@ -282,7 +261,7 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
                 bias,
             } = p;
             let a = a.cast();
-            base::tile_narrow_of(
+            base::tile_4_bit_of(
                 Product {
                     a,
                     stride,
@@ -299,119 +278,25 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
         }
     }
 
-    #[target_feature(enable = "neon")]
-    unsafe fn requant8(acc: *const i32, requant: Requant, offset: i16, out: Out<i8>) {
-        let offset = vdupq_n_s16(offset);
-        for i in 0..out.rows {
-            // SAFETY: the caller promises that the row is live and ours.
-            for (v, part) in unsafe { out.row(i) }.chunks_mut(8).enumerate() {
-                // SAFETY: the caller promises PANEL parameters and accumulators for each row of out.
-                let z = unsafe { requantized(acc.add(i * Self::PANEL + 8 * v), &requant, 8 * v) };
-                store_codes(part, vqmovn_s16(vshrq_n_s16::<6>(vqaddq_s16(z, offset))));
-            }
-        }
+    #[inline]
+    unsafe fn finish(tile: &FinishedTile) {
+        // SAFETY: the caller's promise.
+        unsafe { epilogue::finish(tile) }
     }
 
-    #[target_feature(enable = "neon")]
-    unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
-        // SAFETY: the table has 256 entries; the caller promises that the rows are live and ours.
-        unsafe {
-            let part = |i: usize| vld1q_s8_x4(table.as_ptr().add(64 * i));
-            let parts = [part(0), part(1), part(2), part(3)];
-            for i in 0..out.rows {
-                for part in out.row(i).chunks_mut(8) {
-                    let mut codes = [0; 8];
-                    codes[..part.len()].copy_from_slice(part);
-                    let index =
-                        veor_u8(vreinterpret_u8_s8(vld1_s8(codes.as_ptr())), vdup_n_u8(0x80));
-                    let index = vcombine_u8(index, index);
-                    // An index past its 64 entries leaves what the parts before gave.
-                    let mut y = vqtbl4q_s8(parts[0], index);
-                    y = vqtbx4q_s8(y, parts[1], vsubq_u8(index, vdupq_n_u8(64)));
-                    y = vqtbx4q_s8(y, parts[2], vsubq_u8(index, vdupq_n_u8(128)));
-                    y = vqtbx4q_s8(y, parts[3], vsubq_u8(index, vdupq_n_u8(192)));
-                    store_codes(part, vget_low_s8(y));
-                }
-            }
-        }
+    unsafe fn reorder(staged: Staged, to: Epilogue) {
+        // SAFETY: the caller's promise.
+        unsafe { epilogue::reorder(staged, to) }
     }
 
-    #[target_feature(enable = "neon")]
-    unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: Requant, x: Out<i16>) {
-        let min = vdupq_n_s16(-i16::MAX);
-        for i in 0..x.rows {
-            // SAFETY: the caller promises that the row is live and ours.
-            for (v, part) in unsafe { x.row(i) }.chunks_mut(8).enumerate() {
-                let mut whole = [0; 8];
-                whole[..part.len()].copy_from_slice(part);
-                // SAFETY: the caller promises PANEL parameters and accumulators for each row; the buffer
-                // has 8 words.
-                unsafe {
-                    let update = requantized(acc.add(i * Self::PANEL + 8 * v), &requant, 8 * v);
-                    let new = if ADD {
-                        vmaxq_s16(vqaddq_s16(vld1q_s16(whole.as_ptr()), update), min)
-                    } else {
-                        update
-                    };
-                    vst1q_s16(whole.as_mut_ptr(), new);
-                }
-                part.copy_from_slice(&whole[..part.len()]);
-            }
-        }
-    }
-
-    #[target_feature(enable = "neon")]
-    unsafe fn reorder8(staged: *const i8, order: *const u8, out: Out<i8>) {
-        // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the rows of out.
-        unsafe {
-            let order = vld1q_u8_x4(order);
-            for i in 0..out.rows {
-                let staged = vld1q_s8_x4(staged.add(i * Self::STAGED));
-                let parts = [order.0, order.1, order.2, order.3];
-                for (part, places) in out.row(i).chunks_mut(16).zip(parts) {
-                    let codes = vqtbl4q_s8(staged, places);
-                    if part.len() == 16 {
-                        vst1q_s8(part.as_mut_ptr(), codes);
-                    } else {
-                        let mut whole = [0; 16];
-                        vst1q_s8(whole.as_mut_ptr(), codes);
-                        part.copy_from_slice(&whole[..part.len()]);
-                    }
-                }
-            }
-        }
-    }
-
-    #[target_feature(enable = "neon")]
-    unsafe fn reorder16(staged: *const i16, order: *const u8, x: Out<i16>) {
-        // SAFETY: as in reorder8.
-        unsafe {
-            // The places of both bytes of eight values.
-            let mut bytes = [vdupq_n_u8(0); WINDOW / 8];
-            for (part, bytes) in bytes.iter_mut().enumerate() {
-                let low = vshlq_n_u16::<1>(vmovl_u8(vld1_u8(order.add(8 * part))));
-                let both = vorrq_u16(low, vshlq_n_u16::<8>(low));
-                *bytes = vreinterpretq_u8_u16(vorrq_u16(both, vdupq_n_u16(1 << 8)));
-            }
-            let min = vdupq_n_s16(-i16::MAX);
-            for i in 0..x.rows {
-                let staged = staged.add(i * Self::STAGED).cast::<i8>();
-                let (low, high) = (vld1q_s8_x4(staged), vld1q_s8_x4(staged.add(WINDOW)));
-                for (part, places) in x.row(i).chunks_mut(8).zip(bytes) {
-                    // An index past its 64 entries leaves what the first half gave.
-                    let update = vqtbx4q_s8(
-                        vqtbl4q_s8(low, places),
-                        high,
-                        vsubq_u8(places, vdupq_n_u8(64)),
-                    );
-                    let mut whole = [0; 8];
-                    whole[..part.len()].copy_from_slice(part);
-                    let sum = vqaddq_s16(vld1q_s16(whole.as_ptr()), vreinterpretq_s16_s8(update));
-                    vst1q_s16(whole.as_mut_ptr(), vmaxq_s16(sum, min));
-                    part.copy_from_slice(&whole[..part.len()]);
-                }
-            }
-        }
+    unsafe fn attention_output(
+        acc: *const i32,
+        means: *const i32,
+        scales: &[RowScale],
+        out: Out<i8>,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { epilogue::attention_output(acc, means, scales, out) }
     }
 
     #[target_feature(enable = "neon")]
@@ -437,40 +322,7 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     }
 
     #[target_feature(enable = "neon")]
-    unsafe fn attention_output(
-        acc: *const i32,
-        means: *const i32,
-        scales: &[RowScale],
-        out: Out<i8>,
-    ) {
-        for (i, scale) in scales.iter().enumerate() {
-            let (shift, mult) = (vdupq_n_s32(-(scale.shift as i32)), vdupq_n_s16(scale.mult));
-            // SAFETY: the caller promises a scale for each row of out.
-            for (v, part) in unsafe { out.row(i) }.chunks_mut(8).enumerate() {
-                let mut t = [vdupq_n_s32(0); 2];
-                for (h, t) in t.iter_mut().enumerate() {
-                    let at = 8 * v + 4 * h;
-                    // SAFETY: the caller promises PANEL means and accumulators for each row.
-                    let (a, mean) = unsafe {
-                        (
-                            vld1q_s32(acc.add(i * Self::PANEL + at)),
-                            vld1q_s32(means.add(at)),
-                        )
-                    };
-                    let lost = vshrq_n_s32::<4>(vmlaq_n_s32(vdupq_n_s32(8), mean, scale.lost));
-                    *t = vrshlq_s32(vaddq_s32(vshlq_n_s32::<4>(a), lost), shift);
-                }
-                let z = vqrdmulhq_s16(saturate(t[0], t[1]), mult);
-                store_codes(
-                    part,
-                    vqmovn_s16(vshrq_n_s16::<6>(vqaddq_s16(z, vdupq_n_s16(32)))),
-                );
-            }
-        }
-    }
-
-    #[target_feature(enable = "neon")]
-    unsafe fn layer_norm(norm: &LayerNorm, x: Rows<i16>, mut out: RowsMut<i8>) {
+    unsafe fn layer_norm(norm: &LayerNorm, x: MatrixView<i16>, mut out: MatrixViewMut<i8>) {
         for i in 0..x.rows() {
             // SAFETY: the caller promises that all lengths agree.
             unsafe { layer_norm_row(norm, x.row(i), out.row_mut(i)) };
@@ -488,12 +340,12 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     }
 
     #[target_feature(enable = "neon")]
-    unsafe fn probe_narrow(iterations: u32) -> (u64, i32) {
+    unsafe fn probe_4_bit(iterations: u32) -> (u64, i32) {
         if DOT {
             // SAFETY: the caller promises the tier's features.
             unsafe { dot::probe(iterations) }
         } else {
-            base::probe_narrow(iterations)
+            base::probe_4_bit(iterations)
         }
     }
 }

@@ -5,19 +5,16 @@
 mod avx2;
 #[allow(clippy::wildcard_imports)]
 mod avx512;
-#[allow(clippy::wildcard_imports)]
-pub(crate) mod image;
-#[allow(clippy::wildcard_imports)]
-pub(crate) mod quantize;
 
 use std::arch::asm;
 
 pub(crate) use avx2::Avx2;
-pub(crate) use avx512::{amx, Avx512};
+pub(crate) use avx512::{amx, Amx, Vnni};
 
-/// Starts of the rows of a tile of up to six, three for each pointer: row m is `m % 3 * stride` behind `[m / 3]`.
+/// Returns two pointers to the rows of a tile of up to six: row m is `m % 3 * stride` after pointer
+/// `m / 3`.
 ///
-/// The compiler does not see how the second pointer follows from the first. If it did, the inner loop would add
+/// The relation of the pointers is hidden from the compiler. Otherwise the inner loop would add
 /// strides to addresses, on execution ports that vectors need.
 #[allow(clippy::pointers_in_nomem_asm_block)] // nothing is read or written through it
 fn bases<T>(a: *const T, stride: usize) -> [*const T; 2] {
@@ -29,7 +26,7 @@ fn bases<T>(a: *const T, stride: usize) -> [*const T; 2] {
     [a, second]
 }
 
-/// Four bytes of codes.
+/// Reads four bytes of codes.
 ///
 /// # Safety
 /// They can be read.

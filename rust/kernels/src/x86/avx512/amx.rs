@@ -1,23 +1,30 @@
-//! Tiles of AMX: `tdpbssd` and `tdpbusd` multiply 16 rows of 64 codes by 16 rows of 64 weights in one instruction. (Its intrinsics
-//! are not stable yet in Rust, hence the assembly.)
+//! The tier with AMX: `tdpbssd` and `tdpbusd` multiply 16 rows of 64 codes by 16 rows of 64 weights
+//! in one instruction. (The intrinsics are not stable yet in Rust, hence the assembly.)
 //!
-//! A tile register holds 16 rows of 64 bytes. Of a panel it takes 16 rows of weights, 64 consecutive k of each, as they are packed:
-//! a register's row is one group of 4 k. Rows of a tile are always read and written by 16.
+//! A tile register holds 16 rows of 64 bytes. It takes 16 rows of a panel's weights, 64 consecutive
+//! k of each, as they are packed: a row of the register is one group of 4 k. Rows of a tile are
+//! always read and written by 16.
 
 use std::arch::asm;
-use std::arch::x86_64::{__cpuid, __cpuid_count};
+use std::arch::x86_64::{__cpuid, __cpuid_count, __m512i, _mm_prefetch, _MM_HINT_T1};
 use std::sync::OnceLock;
 
-use crate::tiled::Product;
+use super::epilogue::{self, accumulators, AccumulatorRows};
+use super::{norm, pack, softmax};
+use crate::tiled::{Epilogue, FinishedTile, Isa, Out, Product, RowScale, Staged};
+use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
-/// Input rows of a tile: two registers of them, two of weights and the four of their sums make eight.
-pub(super) const ROWS: usize = 2 * WHOLE_ROWS;
+/// The tier. Its functions need what [`super::Vnni`] needs, and AMX's tiles of 8-bit numbers.
+pub(crate) struct Amx;
+
+/// Input rows of a tile: two registers of inputs, two of weights and four of sums make eight.
+const ROWS: usize = 2 * WHOLE_ROWS;
 /// Rows of a register.
-pub(super) const WHOLE_ROWS: usize = 16;
+const WHOLE_ROWS: usize = 16;
 /// k of a register.
-pub(super) const STEP: usize = 64;
+const STEP: usize = 64;
 
-/// What `ldtilecfg` reads.
+/// The operand of `ldtilecfg`.
 #[repr(C, align(64))]
 struct Configuration {
     palette: u8,
@@ -27,7 +34,7 @@ struct Configuration {
     rows: [u8; 16],
 }
 
-/// Eight registers, each as large as they can be.
+/// Configures eight registers of the largest size.
 static CONFIGURATION: Configuration = Configuration {
     palette: 1,
     start_row: 0,
@@ -36,8 +43,8 @@ static CONFIGURATION: Configuration = Configuration {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// Whether the CPU has AMX for 8-bit numbers and the system lets this process use it (Linux is asked once: the registers are large, so
-/// each process has to request them).
+/// Returns whether the CPU has AMX for 8-bit numbers and the system lets this process use it. (The
+/// registers are large, so a process has to request them from Linux, once.)
 pub(crate) fn is_usable() -> bool {
     static USABLE: OnceLock<bool> = OnceLock::new();
     *USABLE.get_or_init(|| {
@@ -74,7 +81,8 @@ fn request() -> bool {
     false
 }
 
-/// Assembly that may change any tile register. The compiler uses none of them, so they keep their values from one to the next.
+/// Assembly that may change any tile register. The compiler uses none of them, so they keep their
+/// values from one use to the next.
 macro_rules! tile_asm {
     ($($arguments:tt)*) => {
         asm!(
@@ -86,11 +94,11 @@ macro_rules! tile_asm {
     };
 }
 
-/// Makes the tile registers ready on this thread.
+/// Configures the tile registers of this thread.
 ///
 /// # Safety
 /// AMX is usable.
-pub(super) unsafe fn configure() {
+unsafe fn configure() {
     // SAFETY: reads 64 valid bytes; nobody else uses the tile registers of this thread meanwhile.
     unsafe { tile_asm!("ldtilecfg [{0}]", in(reg) &raw const CONFIGURATION) }
 }
@@ -99,7 +107,7 @@ pub(super) unsafe fn configure() {
 ///
 /// # Safety
 /// AMX is usable.
-pub(super) unsafe fn release() {
+unsafe fn release() {
     // SAFETY: the caller's promise.
     unsafe { tile_asm!("tilerelease") }
 }
@@ -144,18 +152,18 @@ unsafe fn dot<const SIGNED: bool, const SUMS: u8, const CODES: u8, const WEIGHTS
     }
 }
 
-/// Multiplies something, so that the unit stays awake. Measured: when it has had nothing to do for 1,600 to 3,200 cycles it sleeps,
-/// and the next product takes 1,500 cycles more.
+/// Multiplies anything, so that the unit stays awake. Measured: the unit sleeps after 1,600 to
+/// 3,200 cycles without work, and the next product then takes 1,500 cycles more.
 ///
 /// # Safety
 /// The registers are configured; their contents do not matter.
-pub(super) unsafe fn stay_awake() {
+unsafe fn stay_awake() {
     // SAFETY: the caller's promise.
     unsafe { dot::<true, 0, 4, 6>() }
 }
 
-/// Rows 0 to 15 or 0 to 31 (`TALL`) by 16 * V columns, 2 of them at most where it is tall: sums in registers 0 to 3, codes in 4 and 5,
-/// weights in 6 and 7. Calls `beside` after each step.
+/// Computes rows 0 to 15, or 0 to 31 (`TALL`), by 16 * V columns (V is at most 2 if tall). Sums are
+/// in registers 0 to 3, codes in 4 and 5, weights in 6 and 7. Calls `meanwhile` after each step.
 ///
 /// # Safety
 /// As [`tile_of`].
@@ -164,7 +172,7 @@ unsafe fn block<const SIGNED: bool, const TALL: bool, const V: usize>(
     p: Product<u8, i8>,
     out: *mut i32,
     out_stride: usize,
-    mut beside: impl FnMut(),
+    mut meanwhile: impl FnMut(),
 ) {
     let Product {
         a,
@@ -214,7 +222,7 @@ unsafe fn block<const SIGNED: bool, const TALL: bool, const V: usize>(
                     dot::<SIGNED, 3, 4, 6>();
                 }
             }
-            beside();
+            meanwhile();
         }
         store::<0>(out, 4 * out_stride);
         if V > 1 {
@@ -233,8 +241,8 @@ unsafe fn block<const SIGNED: bool, const TALL: bool, const V: usize>(
     }
 }
 
-/// How often [`tile_beside`] calls what goes beside.
-pub(super) fn parts(p: &Product<u8, i8>) -> usize {
+/// Returns how often [`tile_overlapped`] calls `meanwhile`.
+fn parts(p: &Product<u8, i8>) -> usize {
     p.k / STEP
         * if p.rows > WHOLE_ROWS {
             p.width.div_ceil(32)
@@ -243,16 +251,16 @@ pub(super) fn parts(p: &Product<u8, i8>) -> usize {
         }
 }
 
-/// Products of codes, signed or not, and signed weights, with `beside` between them.
+/// Computes [`Isa::tile`] for codes, signed or not, and calls `meanwhile` between its products.
 ///
 /// # Safety
-/// As `Isa::tile`, for rows rounded up to [`WHOLE_ROWS`], between [`configure`] and [`release`].
+/// As there, for rows rounded up to [`WHOLE_ROWS`], between [`configure`] and [`release`].
 #[inline]
-pub(super) unsafe fn tile_beside<const SIGNED: bool>(
+unsafe fn tile_overlapped<const SIGNED: bool>(
     p: Product<u8, i8>,
     out: *mut i32,
     out_stride: usize,
-    mut beside: impl FnMut(),
+    mut meanwhile: impl FnMut(),
 ) {
     debug_assert!(p.rows <= ROWS && p.width.is_multiple_of(16) && p.k.is_multiple_of(STEP));
     // SAFETY: the caller promises whole registers of rows, and every column.
@@ -262,38 +270,72 @@ pub(super) unsafe fn tile_beside<const SIGNED: bool>(
                 let (w, bias, out) = (p.w.add(4 * col), p.bias.add(col), out.add(col));
                 let columns = Product { w, bias, ..p };
                 if p.width - col > 16 {
-                    block::<SIGNED, true, 2>(columns, out, out_stride, &mut beside);
+                    block::<SIGNED, true, 2>(columns, out, out_stride, &mut meanwhile);
                 } else {
-                    block::<SIGNED, true, 1>(columns, out, out_stride, &mut beside);
+                    block::<SIGNED, true, 1>(columns, out, out_stride, &mut meanwhile);
                 }
             }
         } else {
             match p.width / 16 {
-                1 => block::<SIGNED, false, 1>(p, out, out_stride, beside),
-                2 => block::<SIGNED, false, 2>(p, out, out_stride, beside),
-                3 => block::<SIGNED, false, 3>(p, out, out_stride, beside),
-                _ => block::<SIGNED, false, 4>(p, out, out_stride, beside),
+                1 => block::<SIGNED, false, 1>(p, out, out_stride, meanwhile),
+                2 => block::<SIGNED, false, 2>(p, out, out_stride, meanwhile),
+                3 => block::<SIGNED, false, 3>(p, out, out_stride, meanwhile),
+                _ => block::<SIGNED, false, 4>(p, out, out_stride, meanwhile),
             }
         }
     }
 }
 
-/// Products of codes, signed or not, and signed weights.
+/// Computes [`Isa::tile`] for codes, signed or not.
 ///
 /// # Safety
-/// As `Isa::tile`, for rows rounded up to [`WHOLE_ROWS`], between [`configure`] and [`release`].
-pub(super) unsafe fn tile_of<const SIGNED: bool>(
-    p: Product<u8, i8>,
-    out: *mut i32,
-    out_stride: usize,
-) {
+/// As there, for rows rounded up to [`WHOLE_ROWS`], between [`configure`] and [`release`].
+unsafe fn tile_of<const SIGNED: bool>(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
     // SAFETY: the caller's promise.
-    unsafe { tile_beside::<SIGNED>(p, out, out_stride, || ()) }
+    unsafe { tile_overlapped::<SIGNED>(p, out, out_stride, || ()) }
 }
 
+/// A tile that is multiplied into `acc` while rows of the tile before are finished.
+struct OverlappedTile {
+    p: Product<u8, i8>,
+    acc: *mut i32,
+    before: *const i32,
+    rows: usize,
+}
+
+impl AccumulatorRows for OverlappedTile {
+    type Row = *const i32;
+
+    #[allow(clippy::inline_always)] // compiled for the features of its caller
+    #[inline(always)]
+    unsafe fn load(row: *const i32) -> [__m512i; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { accumulators(row) }
+    }
+
+    #[allow(clippy::inline_always)] // compiled for the features of its caller
+    #[inline(always)]
+    unsafe fn for_each(self, mut each: impl FnMut(usize, *const i32)) {
+        let step = self.rows.div_ceil(parts(&self.p));
+        let mut done = 0;
+        // SAFETY: the caller's promise.
+        unsafe {
+            tile_overlapped::<true>(self.p, self.acc, 64, || {
+                let end = self.rows.min(done + step);
+                for i in done..end {
+                    each(i, self.before.add(64 * i));
+                }
+                done = end;
+            });
+        }
+    }
+}
+
+/// Computes [`Isa::probe`].
+///
 /// # Safety
-/// As `Isa::probe`.
-pub(super) unsafe fn probe(iterations: u32) -> (u64, i32) {
+/// As there.
+unsafe fn probe(iterations: u32) -> (u64, i32) {
     let mut sums = [0; 16 * 16];
     // SAFETY: the caller's promise; one register of sums is stored.
     unsafe {
@@ -311,4 +353,77 @@ pub(super) unsafe fn probe(iterations: u32) -> (u64, i32) {
         u64::from(iterations) * 4 * (16 * 16 * 64),
         sums.iter().sum(),
     )
+}
+
+// SAFETY: each function does what the trait's comment says, for any sizes within the trait's
+// bounds; `tests/tiers.rs` compares them with the scalar tier.
+unsafe impl Isa for Amx {
+    shared!();
+    const ROWS: usize = ROWS;
+    const WHOLE_ROWS: usize = WHOLE_ROWS;
+    const QUERIES: usize = WHOLE_ROWS;
+    const STEP: usize = STEP;
+    const CODE_OFFSET: i32 = 0;
+    const OVERLAPS: bool = true;
+
+    fn code(a: i8) -> u8 {
+        a as u8
+    }
+
+    unsafe fn tile(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { tile_of::<true>(p, out, out_stride) }
+    }
+
+    unsafe fn tile_probs(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { tile_of::<false>(p, out, out_stride) }
+    }
+
+    unsafe fn tile_and_finish(p: Product<u8, i8>, acc: *mut i32, before: Option<&FinishedTile>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some(before) = before {
+                let overlapped = OverlappedTile {
+                    p,
+                    acc,
+                    before: before.acc,
+                    rows: before.epilogue.rows(),
+                };
+                epilogue::run(overlapped, &before.requant, before.epilogue);
+            } else {
+                tile_of::<true>(p, acc, Self::PANEL);
+            }
+        }
+    }
+
+    unsafe fn enter_thread() {
+        // SAFETY: the caller's promise.
+        unsafe { configure() }
+    }
+
+    unsafe fn leave_thread() {
+        // SAFETY: the caller's promise.
+        unsafe { release() }
+    }
+
+    unsafe fn softmax(
+        logits: *const i32,
+        probs: *mut u8,
+        strides: [usize; 2],
+        tokens: usize,
+        mult: i32,
+        sums: &mut [(i32, i32)],
+    ) {
+        // SAFETY: the caller's promise; `attention` has configured the registers.
+        unsafe {
+            let after_row = || stay_awake();
+            softmax::softmax(logits, probs, strides, tokens, mult, sums, after_row);
+        }
+    }
+
+    unsafe fn probe(iterations: u32) -> (u64, i32) {
+        // SAFETY: the caller's promise.
+        unsafe { probe(iterations) }
+    }
 }

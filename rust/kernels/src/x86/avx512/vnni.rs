@@ -1,18 +1,24 @@
-//! Tiles of `vpdpbusd`.
+//! The tier with VNNI: tiles of `vpdpbusd`.
 
 use std::arch::x86_64::*;
 
 use super::super::{bases, read4};
-use super::{store8, update, Codes, Table};
-use crate::tiled::{Out, Product, Requant};
+use super::epilogue::{self, AccumulatorRows};
+use super::{norm, pack, softmax};
+use crate::tiled::{Epilogue, FinishedTile, Isa, Out, Product, RowScale, Staged};
+use crate::{LayerNorm, MatrixView, MatrixViewMut};
+
+/// The tier. Its functions need AVX-512 F, BW, VL, DQ and VNNI; table look-ups use VBMI if the CPU
+/// has it.
+pub(crate) struct Vnni;
 
 /// Input rows of a tile.
-pub(super) const ROWS: usize = 6;
+const ROWS: usize = 6;
 
-/// M x (16 * V) accumulators in registers.
+/// Computes M x (16 * V) accumulators in registers.
 ///
 /// # Safety
-/// As [`crate::tiled::Isa::tile`], for M rows and 16 * V columns.
+/// As [`Isa::tile`], for M rows and 16 * V columns.
 #[allow(clippy::inline_always)] // so that the accumulators stay in registers
 #[inline(always)]
 unsafe fn sums<const M: usize, const V: usize>(p: Product<u8, i8>) -> [[__m512i; V]; M] {
@@ -50,7 +56,8 @@ unsafe fn sums<const M: usize, const V: usize>(p: Product<u8, i8>) -> [[__m512i;
                 }
             };
         }
-        // Two at a time: a wide panel comes from the second-level cache, and longer loops hide that better.
+        // Two at a time: a panel comes from the second-level cache, and longer loops hide that
+        // better.
         let groups = k / 4;
         for pair in 0..groups / 2 {
             group!(2 * pair);
@@ -63,8 +70,10 @@ unsafe fn sums<const M: usize, const V: usize>(p: Product<u8, i8>) -> [[__m512i;
     }
 }
 
+/// Computes a tile of M rows and 16 * V columns.
+///
 /// # Safety
-/// As [`crate::tiled::Isa::tile`], for M rows and 16 * V columns.
+/// As [`Isa::tile`], for M rows and 16 * V columns.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn tile<const M: usize, const V: usize>(
     p: Product<u8, i8>,
@@ -81,10 +90,12 @@ unsafe fn tile<const M: usize, const V: usize>(
     }
 }
 
+/// Computes [`Isa::tile`].
+///
 /// # Safety
-/// As [`crate::tiled::Isa::tile`].
+/// As there.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) unsafe fn tile_of(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
+unsafe fn tile_of(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
     macro_rules! pick {
         ($($m:literal)*) => {
             match (p.rows, p.width / 16) {
@@ -102,69 +113,37 @@ pub(super) unsafe fn tile_of(p: Product<u8, i8>, out: *mut i32, out_stride: usiz
     unsafe { pick!(1 2 3 4 5 6) }
 }
 
-/// Whether a tile is a whole one, whose outputs can be made of its sums in registers.
-pub(super) fn is_whole(p: &Product<u8, i8>, cols: usize) -> bool {
-    p.rows == ROWS && p.width == 64 && cols == 64
-}
+/// A whole tile, whose accumulators stay in registers.
+struct WholeTile(Product<u8, i8>);
 
-/// A whole tile to codes.
-///
-/// # Safety
-/// As [`crate::tiled::Isa::tile8`], for a whole tile.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) unsafe fn tile8(p: Product<u8, i8>, requant: Requant, offset: i16, out: Out<i8>) {
-    let out = Out { cols: 64, ..out };
-    // SAFETY: the caller's promise.
-    unsafe {
-        let codes = Codes::new(&requant, offset);
-        for (i, acc) in sums::<ROWS, 4>(p).into_iter().enumerate() {
-            store8(out, i, codes.of(acc, &requant));
+impl AccumulatorRows for WholeTile {
+    type Row = [__m512i; 4];
+
+    #[allow(clippy::inline_always)] // compiled for the features of its caller
+    #[inline(always)]
+    unsafe fn load(row: [__m512i; 4]) -> [__m512i; 4] {
+        row
+    }
+
+    #[allow(clippy::inline_always)] // so that the stores need no mask
+    #[inline(always)]
+    fn constant_cols<T>(out: Out<T>) -> Out<T> {
+        Out { cols: 64, ..out }
+    }
+
+    #[allow(clippy::inline_always)] // compiled for the features of its caller
+    #[inline(always)]
+    unsafe fn for_each(self, mut each: impl FnMut(usize, [__m512i; 4])) {
+        // SAFETY: the caller's promise.
+        for (i, acc) in unsafe { sums::<ROWS, 4>(self.0) }.into_iter().enumerate() {
+            each(i, acc);
         }
     }
 }
 
-/// A whole tile to codes from a table.
-///
-/// # Safety
-/// As [`crate::tiled::Isa::tile8`], for a whole tile, and the CPU has VBMI.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
-pub(super) unsafe fn tile8_table(
-    p: Product<u8, i8>,
-    requant: Requant,
-    offset: i16,
-    table: &[i8; 256],
-    out: Out<i8>,
-) {
-    let out = Out { cols: 64, ..out };
-    // SAFETY: the caller's promise.
-    unsafe {
-        let sums = sums::<ROWS, 4>(p);
-        let (codes, table) = (Codes::new(&requant, offset), Table::new(table));
-        for (i, acc) in sums.into_iter().enumerate() {
-            store8(out, i, table.look_up(codes.of(acc, &requant)));
-        }
-    }
-}
-
-/// A whole tile to updates of the residual.
-///
-/// # Safety
-/// As [`crate::tiled::Isa::tile16`], for a whole tile.
+/// Computes [`Isa::probe`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) unsafe fn tile16<const ADD: bool>(p: Product<u8, i8>, requant: Requant, x: Out<i16>) {
-    let x = Out { cols: 64, ..x };
-    // SAFETY: the caller's promise.
-    unsafe {
-        for (i, acc) in sums::<ROWS, 4>(p).into_iter().enumerate() {
-            update::<ADD>(acc, &requant, x, i);
-        }
-    }
-}
-
-/// # Safety
-/// As `Isa::probe`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) unsafe fn probe(iterations: u32) -> (u64, i32) {
+fn probe(iterations: u32) -> (u64, i32) {
     const CHAINS: usize = 24;
     let (a, w) = (
         _mm512_set1_epi8(3),
@@ -183,4 +162,56 @@ pub(super) unsafe fn probe(iterations: u32) -> (u64, i32) {
         u64::from(iterations) * CHAINS as u64 * 64,
         _mm512_reduce_add_epi32(sum),
     )
+}
+
+// SAFETY: each function does what the trait's comment says, for any sizes within the trait's
+// bounds; `tests/tiers.rs` compares them with the scalar tier.
+unsafe impl Isa for Vnni {
+    shared!();
+    const ROWS: usize = ROWS;
+    const STEP: usize = 4;
+    const CODE_OFFSET: i32 = 128;
+
+    fn code(a: i8) -> u8 {
+        a as u8 ^ 0x80
+    }
+
+    unsafe fn tile(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { tile_of(p, out, out_stride) }
+    }
+
+    unsafe fn tile_and_finish(p: Product<u8, i8>, acc: *mut i32, tile: Option<&FinishedTile>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match tile {
+                Some(tile) if p.rows == ROWS && p.width == 64 && tile.epilogue.cols() == 64 => {
+                    epilogue::run(WholeTile(p), &tile.requant, tile.epilogue);
+                }
+                tile => {
+                    tile_of(p, acc, Self::PANEL);
+                    if let Some(tile) = tile {
+                        epilogue::finish(tile);
+                    }
+                }
+            }
+        }
+    }
+
+    unsafe fn softmax(
+        logits: *const i32,
+        probs: *mut u8,
+        strides: [usize; 2],
+        tokens: usize,
+        mult: i32,
+        sums: &mut [(i32, i32)],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { softmax::softmax(logits, probs, strides, tokens, mult, sums, || ()) }
+    }
+
+    unsafe fn probe(iterations: u32) -> (u64, i32) {
+        // SAFETY: the caller's promise.
+        unsafe { probe(iterations) }
+    }
 }

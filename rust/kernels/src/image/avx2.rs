@@ -1,16 +1,18 @@
-//! AVX2 kernels of preprocessing. A product of a pixel and a weight of up to 28 bits is two of 16 bits (`vpmaddwd`), and 32-bit sums wrap
-//! as the scalar ones would, so that only the final sum has to fit.
+//! AVX2 kernels of preprocessing. The product of a pixel and a weight of up to 28 bits is two
+//! 16-bit products (`vpmaddwd`). 32-bit sums wrap around, so only the final sum has to fit.
 
 use std::arch::x86_64::*;
 
-use crate::image::{
-    clip8, scalar, Windows, YuvMatrix, GRAY, GROUP, HALF, PRECISION, SPLIT, YUV_PRECISION,
-};
-use crate::{Rows, RowsMut};
+use super::colour::{YuvMatrix, GRAY, YUV_PRECISION};
+use super::scalar::{self, clip8};
+use super::windows::{Windows, GROUP, HALF, PRECISION, SPLIT};
+use crate::{MatrixView, MatrixViewMut};
 
-/// Bytes that a block of [`rows`] has.
+/// Bytes of a block of [`rows`].
 const BLOCK: usize = 16;
 
+/// Loads 16 bytes.
+///
 /// # Safety
 /// The CPU has AVX2; 16 bytes can be read.
 #[inline]
@@ -20,7 +22,7 @@ unsafe fn load(from: *const u8) -> __m128i {
     unsafe { _mm_loadu_si128(from.cast()) }
 }
 
-/// `(low + (high << SPLIT) + HALF) >> PRECISION`, as eight 32-bit numbers.
+/// Computes `(low + (high << SPLIT) + HALF) >> PRECISION` of eight 32-bit numbers.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn finish(low: __m256i, high: __m256i) -> __m256i {
@@ -29,17 +31,17 @@ fn finish(low: __m256i, high: __m256i) -> __m256i {
     _mm256_srai_epi32::<{ PRECISION as i32 }>(sum)
 }
 
-/// [`scalar::rows`].
+/// Computes [`scalar::rows`].
 ///
 /// # Safety
-/// The CPU has AVX2; the windows along rows are inside `source`, which begins with source row `first`; `out` has a row for each window and
-/// the source's columns.
+/// The CPU has AVX2; the windows along rows are inside `source`, which begins with source row
+/// `first`; `out` has a row for each window and the source's columns.
 #[target_feature(enable = "avx2")]
 pub(crate) unsafe fn rows(
     windows: &Windows,
-    source: &Rows<u8>,
+    source: &MatrixView<u8>,
     first: usize,
-    out: &mut RowsMut<u8>,
+    out: &mut MatrixViewMut<u8>,
 ) {
     let cols = source.cols();
     if cols < BLOCK {
@@ -82,7 +84,7 @@ pub(crate) unsafe fn rows(
     }
 }
 
-/// Sixteen 32-bit numbers as bytes, in order, clamped.
+/// Packs sixteen 32-bit numbers to bytes, in order, clamped.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn narrow(a: __m256i, b: __m256i) -> __m128i {
@@ -92,17 +94,18 @@ fn narrow(a: __m256i, b: __m256i) -> __m128i {
     _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, order))
 }
 
-/// [`scalar::columns`] of three channels, two rows side by side.
+/// Computes [`scalar::columns`] of three channels, two rows side by side.
 ///
 /// # Safety
-/// The CPU has AVX2; the windows along columns have pairs and are inside the rows of `source`, whose first pixel is source index `first`;
-/// `out` has the source's rows and a pixel for each window.
+/// The CPU has AVX2; the windows along columns have pairs and are inside the rows of `source`,
+/// whose first pixel is source index `first`; `out` has the source's rows and a pixel for each
+/// window.
 #[target_feature(enable = "avx2")]
 pub(crate) unsafe fn colour_columns(
     windows: &Windows,
-    source: &Rows<u8>,
+    source: &MatrixView<u8>,
     first: usize,
-    out: &mut RowsMut<u8>,
+    out: &mut MatrixViewMut<u8>,
 ) {
     // Channel by channel, two pixels side by side as 16-bit numbers.
     #[rustfmt::skip]
@@ -158,16 +161,16 @@ pub(crate) unsafe fn colour_columns(
     }
 }
 
-/// [`scalar::columns`] of one channel.
+/// Computes [`scalar::columns`] of one channel.
 ///
 /// # Safety
 /// As [`colour_columns`].
 #[target_feature(enable = "avx2")]
 pub(crate) unsafe fn gray_columns(
     windows: &Windows,
-    source: &Rows<u8>,
+    source: &MatrixView<u8>,
     first: usize,
-    out: &mut RowsMut<u8>,
+    out: &mut MatrixViewMut<u8>,
 ) {
     // Each pair of pixels twice, for the low and the high halves of its weights.
     #[rustfmt::skip]
@@ -239,7 +242,7 @@ impl Yuv {
         }
     }
 
-    /// Sixteen pixels, with their eight pairs (Cb, Cr), to 48 bytes of RGB.
+    /// Converts sixteen pixels, with their eight pairs (Cb, Cr), to 48 bytes of RGB.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn sixteen(&self, luma: __m128i, chroma: __m128i) -> [__m128i; 3] {
@@ -256,7 +259,7 @@ impl Yuv {
     }
 }
 
-/// One channel of sixteen pixels, from luma times its factor and eight pairs (Cb, Cr).
+/// Computes one channel of sixteen pixels, from luma times its factor and eight pairs (Cb, Cr).
 #[inline]
 #[target_feature(enable = "avx2")]
 fn channel(luma: [__m256i; 2], chroma: __m256i, [low, high]: &[__m256i; 2]) -> __m128i {
@@ -272,7 +275,8 @@ fn channel(luma: [__m256i; 2], chroma: __m256i, [low, high]: &[__m256i; 2]) -> _
     )
 }
 
-/// Where bytes 16 * `part` on of interleaved RGB come from: for each channel the index of its byte, or -1.
+/// Returns the sources of 16 bytes of interleaved RGB, from byte 16 * `part` on: for each channel the
+/// index of its byte, or -1.
 const fn interleaving(part: usize) -> [[i8; 16]; 3] {
     let mut picks = [[-1; 16]; 3];
     let mut i = 0;
@@ -323,7 +327,7 @@ fn store(out: &mut [u8; 48], rgb: [__m128i; 3]) {
     }
 }
 
-/// [`scalar::nv12`].
+/// Computes [`scalar::nv12`].
 ///
 /// # Safety
 /// The CPU has AVX2.
@@ -341,7 +345,7 @@ pub(crate) unsafe fn nv12(matrix: &YuvMatrix, luma: &[u8], chroma: &[u8], out: &
     scalar::nv12(matrix, luma_rest, chroma_rest, out_rest);
 }
 
-/// [`scalar::yuyv`].
+/// Computes [`scalar::yuyv`].
 ///
 /// # Safety
 /// The CPU has AVX2.
@@ -361,14 +365,14 @@ pub(crate) unsafe fn yuyv(matrix: &YuvMatrix, pixels: &[u8], out: &mut [u8]) {
     scalar::yuyv(matrix, rest, out_rest);
 }
 
-/// [`scalar::gray`].
+/// Computes [`scalar::gray`].
 ///
 /// # Safety
 /// The CPU has AVX2.
 #[target_feature(enable = "avx2")]
 pub(crate) unsafe fn gray(pixels: &[u8], order: [usize; 3], out: &mut [u8]) {
     const PIXELS: usize = 8;
-    // G's factor is more than 16 bits, so half of it stands beside R's and half beside B's.
+    // G's factor is more than 16 bits, so half of it is paired with R's and half with B's.
     let pick = |channels: [usize; 2]| {
         let mut indices = [-1i8; 16];
         for (i, index) in indices.iter_mut().enumerate().step_by(2) {

@@ -8,14 +8,14 @@ use crate::tiled::Out;
 /// A shared view of `rows` x `cols` values; row `i` starts at `i * stride`.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_field_names)] // `rows` is the only name for the number of rows
-pub struct Rows<'a, T> {
+pub struct MatrixView<'a, T> {
     data: &'a [T],
     rows: usize,
     cols: usize,
     stride: usize,
 }
 
-/// The number of values that a view spans.
+/// Returns the number of values that a view spans.
 fn extent(rows: usize, cols: usize, stride: usize) -> usize {
     assert!(
         stride >= cols,
@@ -30,11 +30,11 @@ fn extent(rows: usize, cols: usize, stride: usize) -> usize {
         .expect("matrix extent overflows")
 }
 
-impl<'a, T> Rows<'a, T> {
-    /// A view of `rows` x `cols` values that start `stride` apart.
+impl<'a, T> MatrixView<'a, T> {
+    /// Creates a view of `rows` rows of `cols` values that start `stride` apart.
     ///
     /// # Panics
-    /// When `stride < cols` or `data` is too short.
+    /// If `stride < cols` or `data` is too short.
     pub fn new(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
         let need = extent(rows, cols, stride);
         assert!(
@@ -50,10 +50,10 @@ impl<'a, T> Rows<'a, T> {
         }
     }
 
-    /// A view of `data` as rows of `cols` values without gaps.
+    /// Creates a view of `data` as rows of `cols` values without gaps.
     ///
     /// # Panics
-    /// When `cols` is 0 or does not divide the length.
+    /// If `cols` is 0 or does not divide the length.
     pub fn packed(data: &'a [T], cols: usize) -> Self {
         assert!(
             cols > 0 && data.len().is_multiple_of(cols),
@@ -68,17 +68,17 @@ impl<'a, T> Rows<'a, T> {
         }
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Number of columns.
+    /// Returns the number of columns.
     pub fn cols(&self) -> usize {
         self.cols
     }
 
-    /// Where row `i`, and with it those behind it, starts; and what rows start apart.
+    /// Returns the start of row `i` (the rows after it follow), and the stride.
     pub(crate) fn starting_at(&self, i: usize) -> (*const T, usize) {
         assert!(i < self.rows, "row {i} of {}", self.rows);
         // SAFETY: the row is inside the data.
@@ -88,19 +88,19 @@ impl<'a, T> Rows<'a, T> {
         )
     }
 
-    /// Row `i`.
+    /// Returns row `i`.
     ///
     /// # Panics
-    /// When there is no row `i`.
+    /// If there is no row `i`.
     pub fn row(&self, i: usize) -> &'a [T] {
         assert!(i < self.rows, "row {i} of {}", self.rows);
         &self.data[i * self.stride..][..self.cols]
     }
 
-    /// The columns in `range`, of every row.
+    /// Returns the columns in `range` of every row.
     ///
     /// # Panics
-    /// When the range is reversed or ends past the last column.
+    /// If the range is reversed or ends past the last column.
     #[must_use]
     pub fn columns(&self, range: Range<usize>) -> Self {
         assert!(
@@ -121,10 +121,10 @@ impl<'a, T> Rows<'a, T> {
         }
     }
 
-    /// The rows in `range`.
+    /// Returns the rows in `range`.
     ///
     /// # Panics
-    /// When the range is reversed or ends past the last row.
+    /// If the range is reversed or ends past the last row.
     #[must_use]
     pub fn range(&self, range: Range<usize>) -> Self {
         assert!(
@@ -146,13 +146,13 @@ impl<'a, T> Rows<'a, T> {
     }
 }
 
-/// An exclusive view of `rows` x `cols` values. It can be split by rows and by columns, so that several
-/// threads may fill one matrix.
+/// An exclusive view of `rows` x `cols` values. It can be split by rows and by columns, so that
+/// several threads may fill one matrix.
 ///
-/// Invariant: `ptr + i * stride .. + cols` for each `i < rows` is inside one live allocation, initialised,
-/// and reachable through this view alone for `'a`.
+/// Invariant: `ptr + i * stride .. + cols` for each `i < rows` is inside one live allocation,
+/// initialised, and reachable through this view alone for `'a`.
 #[derive(Debug)]
-pub struct RowsMut<'a, T> {
+pub struct MatrixViewMut<'a, T> {
     ptr: *mut T,
     rows: usize,
     cols: usize,
@@ -161,15 +161,15 @@ pub struct RowsMut<'a, T> {
 }
 
 // SAFETY: the view is an exclusive borrow of values of type T, as `&mut [T]` is.
-unsafe impl<T: Send> Send for RowsMut<'_, T> {}
+unsafe impl<T: Send> Send for MatrixViewMut<'_, T> {}
 // SAFETY: through a shared view only shared borrows of T can be had, as with `&mut [T]`.
-unsafe impl<T: Sync> Sync for RowsMut<'_, T> {}
+unsafe impl<T: Sync> Sync for MatrixViewMut<'_, T> {}
 
-impl<'a, T> RowsMut<'a, T> {
-    /// A view of `rows` x `cols` values that start `stride` apart.
+impl<'a, T> MatrixViewMut<'a, T> {
+    /// Creates a view of `rows` rows of `cols` values that start `stride` apart.
     ///
     /// # Panics
-    /// When `stride < cols` or `data` is too short.
+    /// If `stride < cols` or `data` is too short.
     pub fn new(data: &'a mut [T], rows: usize, cols: usize, stride: usize) -> Self {
         let need = extent(rows, cols, stride);
         assert!(
@@ -186,10 +186,10 @@ impl<'a, T> RowsMut<'a, T> {
         }
     }
 
-    /// A view of `data` as rows of `cols` values without gaps.
+    /// Creates a view of `data` as rows of `cols` values without gaps.
     ///
     /// # Panics
-    /// When `cols` is 0 or does not divide the length.
+    /// If `cols` is 0 or does not divide the length.
     pub fn packed(data: &'a mut [T], cols: usize) -> Self {
         assert!(
             cols > 0 && data.len().is_multiple_of(cols),
@@ -206,44 +206,45 @@ impl<'a, T> RowsMut<'a, T> {
         }
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Number of columns.
+    /// Returns the number of columns.
     pub fn cols(&self) -> usize {
         self.cols
     }
 
-    /// Row `i`.
+    /// Returns row `i`.
     ///
     /// # Panics
-    /// When there is no row `i`.
+    /// If there is no row `i`.
     pub fn row(&self, i: usize) -> &[T] {
         assert!(i < self.rows, "row {i} of {}", self.rows);
-        // SAFETY: i < rows, so by the invariant the row is live and nobody else writes it while self is
-        // borrowed.
+        // SAFETY: i < rows, so by the invariant the row is live and nobody else writes it while
+        // self is borrowed.
         unsafe { std::slice::from_raw_parts(self.ptr.add(i * self.stride), self.cols) }
     }
 
-    /// Row `i`.
+    /// Returns row `i`.
     ///
     /// # Panics
-    /// When there is no row `i`.
+    /// If there is no row `i`.
     pub fn row_mut(&mut self, i: usize) -> &mut [T] {
         assert!(i < self.rows, "row {i} of {}", self.rows);
         // SAFETY: i < rows, so by the invariant the row is live and reachable through self alone.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(i * self.stride), self.cols) }
     }
 
-    /// The raw rows and columns of a block, for a kernel to write.
+    /// Returns the raw rows and columns of a block, for a kernel to write.
     pub(crate) fn block(&mut self, row: usize, rows: usize, col: usize, cols: usize) -> Out<T> {
         assert!(
             row + rows <= self.rows && col + cols <= self.cols && rows > 0,
             "block inside the matrix"
         );
-        // SAFETY: the block's first value is inside the matrix (rows > 0), or one past its row's end.
+        // SAFETY: the block's first value is inside the matrix (rows > 0), or one past its row's
+        // end.
         let ptr = unsafe { self.ptr.add(row * self.stride + col) };
         Out {
             ptr,
@@ -256,7 +257,7 @@ impl<'a, T> RowsMut<'a, T> {
     /// Splits into the first `n` rows and the others.
     ///
     /// # Panics
-    /// When there are fewer than `n` rows.
+    /// If there are fewer than `n` rows.
     #[must_use]
     pub fn split_at_row(self, n: usize) -> (Self, Self) {
         assert!(n <= self.rows, "{n} rows of {}", self.rows);
@@ -286,7 +287,7 @@ impl<'a, T> RowsMut<'a, T> {
     /// Splits into the first `n` columns and the others, of every row.
     ///
     /// # Panics
-    /// When there are fewer than `n` columns.
+    /// If there are fewer than `n` columns.
     #[must_use]
     pub fn split_at_column(self, n: usize) -> (Self, Self) {
         assert!(n <= self.cols, "{n} columns of {}", self.cols);

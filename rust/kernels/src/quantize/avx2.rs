@@ -2,12 +2,12 @@
 
 use std::arch::x86_64::*;
 
-use crate::quantize::{scalar, LANES, RUN};
+use super::scalar::{self, LANES, RUN};
 
-/// Weights that [`codes`] takes.
+/// Weights of one call of [`codes`].
 const STEP: usize = 32;
 
-/// Eight weights.
+/// Loads eight weights.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn load(weights: &[f32; LANES]) -> __m256 {
@@ -24,7 +24,7 @@ fn clamp(v: __m256, limit: __m256) -> __m256 {
     )
 }
 
-/// [`scalar::largest_magnitude`].
+/// Computes [`scalar::largest_magnitude`].
 ///
 /// # Safety
 /// The CPU has AVX2.
@@ -48,7 +48,7 @@ pub(crate) unsafe fn largest_magnitude(weights: &[f32]) -> u32 {
     most.max(scalar::largest_magnitude(rest))
 }
 
-/// Codes of 32 weights: in each half of the register, four of each eight weights in turn.
+/// Quantizes 32 weights: in each half of the register, four codes of each eight weights in turn.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn codes(weights: &[f32; STEP], scale: __m256, limit: __m256) -> __m256i {
@@ -60,7 +60,7 @@ fn codes(weights: &[f32; STEP], scale: __m256, limit: __m256) -> __m256i {
     _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d))
 }
 
-/// [`scalar::pack_4_bit`].
+/// Computes [`scalar::pack_4_bit`].
 ///
 /// # Safety
 /// The CPU has AVX2.
@@ -84,7 +84,7 @@ pub(crate) unsafe fn pack_4_bit(weights: &[f32], scale: f32, limit: f32, out: &m
     scalar::pack_4_bit(rest, scale, limit, out_rest);
 }
 
-/// [`scalar::pack_8_bit`].
+/// Computes [`scalar::pack_8_bit`].
 ///
 /// # Safety
 /// The CPU has AVX2.
@@ -102,7 +102,7 @@ pub(crate) unsafe fn pack_8_bit(weights: &[f32], scale: f32, limit: f32, out: &m
     scalar::pack_8_bit(rest, scale, limit, out_rest);
 }
 
-/// [`scalar::squared_error`].
+/// Computes [`scalar::squared_error`].
 ///
 /// # Safety
 /// The CPU has AVX2.

@@ -1,5 +1,7 @@
-//! AVX2: `vpmaddwd` on codes widened to 16 bits; for narrow rows `vpmaddubsw`, which on other weights would
-//! saturate.
+//! The AVX2 tier: `vpmaddwd` on codes widened to 16 bits; for 4-bit rows `vpmaddubsw`, which would
+//! saturate with larger weights.
+
+mod epilogue;
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -7,8 +9,10 @@ use std::array::from_fn;
 
 use super::{bases, read4};
 use crate::scalar::{logit_cap, Moments, EXP2};
-use crate::tiled::{expand, panels, Isa, Narrow, Out, Product, Requant, RowScale, WINDOW};
-use crate::{LayerNorm, Rows, RowsMut};
+use crate::tiled::{
+    expand, panels, Epilogue, FinishedTile, FourBitForm, Isa, Out, Product, RowScale, Staged,
+};
+use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
 /// The tier. Its functions need AVX2.
 pub(crate) struct Avx2;
@@ -24,7 +28,7 @@ static EXP2_DOUBLED: [i32; 64] = {
     table
 };
 
-/// M x (8 * V) accumulators in registers.
+/// Computes M x (8 * V) accumulators in registers.
 ///
 /// # Safety
 /// As [`Isa::tile`], for M rows and 8 * V columns.
@@ -42,7 +46,8 @@ unsafe fn tile<const M: usize, const V: usize>(
         bias,
         ..
     } = p;
-    // SAFETY: the caller promises M rows of k codes, 8 * V rows of k weights, 8 * V biases and M rows of out.
+    // SAFETY: the caller promises M rows of k codes, 8 * V rows of k weights, 8 * V biases and M
+    // rows of out.
     unsafe {
         let mut acc = [[_mm256_setzero_si256(); V]; M];
         for v in 0..V {
@@ -73,14 +78,14 @@ unsafe fn tile<const M: usize, const V: usize>(
     }
 }
 
-/// M x (8 * V) accumulators of narrow rows: in 16 bits in registers for a run of k, then added to 32 bits in
-/// memory.
+/// Computes M x (8 * V) accumulators of 4-bit rows: in 16 bits in registers for a run of k, then
+/// added to 32 bits in memory.
 ///
 /// # Safety
-/// As [`Isa::tile_narrow`], for M rows and 8 * V columns.
+/// As [`Isa::tile_4_bit`], for M rows and 8 * V columns.
 #[target_feature(enable = "avx2")]
 #[allow(clippy::too_many_arguments)]
-unsafe fn tile_narrow<const M: usize, const V: usize>(
+unsafe fn tile_4_bit<const M: usize, const V: usize>(
     p: Product<u8, i8>,
     run: usize,
     out: *mut i32,
@@ -94,7 +99,8 @@ unsafe fn tile_narrow<const M: usize, const V: usize>(
         bias,
         ..
     } = p;
-    // SAFETY: the caller promises M rows of k codes, 8 * V rows of k weights, 8 * V biases and M rows of out.
+    // SAFETY: the caller promises M rows of k codes, 8 * V rows of k weights, 8 * V biases and M
+    // rows of out.
     unsafe {
         for m in 0..M {
             for v in 0..V {
@@ -129,27 +135,6 @@ unsafe fn tile_narrow<const M: usize, const V: usize>(
     }
 }
 
-/// For each of N parts of 16 bytes, the shuffle that gives the bytes at these places which are in the part, and
-/// zeros elsewhere.
-#[target_feature(enable = "avx2")]
-fn shuffles<const N: usize>(places: __m256i) -> [__m256i; N] {
-    from_fn(|part| {
-        // A place before or behind the part gets its top bit set.
-        let place = _mm256_sub_epi8(places, _mm256_set1_epi8(16 * part as i8));
-        _mm256_adds_epu8(place, _mm256_set1_epi8(0x70))
-    })
-}
-
-/// The bytes of N parts that the shuffles pick.
-#[target_feature(enable = "avx2")]
-fn pick<const N: usize>(parts: &[__m256i; N], shuffles: &[__m256i; N]) -> __m256i {
-    let picked: [_; N] = from_fn(|part| _mm256_shuffle_epi8(parts[part], shuffles[part]));
-    picked
-        .into_iter()
-        .reduce(|a, b| _mm256_or_si256(a, b))
-        .expect("there are parts")
-}
-
 /// Packs 16 numbers to words, in order.
 #[target_feature(enable = "avx2")]
 fn words(low: __m256i, high: __m256i) -> __m256i {
@@ -179,30 +164,7 @@ fn store_codes(row: &mut [i8], codes: __m128i) {
     }
 }
 
-/// requant16 of 16 accumulators, which hold the rounding half.
-///
-/// # Safety
-/// 16 accumulators and parameters can be read.
-#[target_feature(enable = "avx2")]
-unsafe fn requantized(acc: *const i32, requant: &Requant) -> __m256i {
-    let mut t = [_mm256_setzero_si256(); 2];
-    for (v, t) in t.iter_mut().enumerate() {
-        // SAFETY: v < 2, the caller promises 16 of each.
-        unsafe {
-            let acc = _mm256_loadu_si256(acc.add(8 * v).cast());
-            let right = _mm256_loadu_si256(requant.right.add(8 * v).cast());
-            *t = _mm256_srav_epi32(acc, right);
-            if requant.shifts_left {
-                *t = _mm256_sllv_epi32(*t, _mm256_loadu_si256(requant.left.add(8 * v).cast()));
-            }
-        }
-    }
-    // SAFETY: the caller promises 16.
-    let mult = unsafe { _mm256_loadu_si256(requant.mult.cast()) };
-    _mm256_mulhrs_epi16(words(t[0], t[1]), mult)
-}
-
-/// The sum of eight numbers.
+/// Returns the sum of eight numbers.
 #[target_feature(enable = "avx2")]
 fn sum8(x: __m256i) -> i32 {
     let x = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
@@ -210,7 +172,7 @@ fn sum8(x: __m256i) -> i32 {
     _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x)))
 }
 
-/// The largest of eight numbers.
+/// Returns the largest of eight numbers.
 #[target_feature(enable = "avx2")]
 fn max8(x: __m256i) -> i32 {
     let x = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
@@ -218,14 +180,14 @@ fn max8(x: __m256i) -> i32 {
     _mm_cvtsi128_si32(_mm_max_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x)))
 }
 
-/// All ones in the lanes j, j+1, ... that are below `n`.
+/// Returns the mask of the lanes j, j+1, ... that are below `n`.
 #[target_feature(enable = "avx2")]
 fn below(j: usize, n: usize) -> __m256i {
     let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32 - j as i32), lanes)
 }
 
-/// The sums of x and of x^2.
+/// Returns the sums of x and of x^2.
 #[target_feature(enable = "avx2")]
 fn sums(x: &[i16]) -> (i32, i64) {
     let ones = _mm256_set1_epi16(1);
@@ -252,14 +214,14 @@ fn sums(x: &[i16]) -> (i32, i64) {
         })
 }
 
-/// Probabilities of one query row; gives the sums of e12 and e8.
+/// Computes the probabilities of one query row. Returns the sums of e12 and e8.
 ///
 /// # Safety
 /// As `Isa::softmax`, for one row.
 #[target_feature(enable = "avx2")]
 unsafe fn softmax_row(logits: *const i32, tokens: usize, mult: i32, probs: *mut i16) -> (i32, i32) {
-    // SAFETY: the caller promises tokens rounded up to 64 logits and probabilities; an index into the
-    // table is below 64.
+    // SAFETY: the caller promises tokens rounded up to 64 logits and probabilities; an index into
+    // the table is below 64.
     unsafe {
         let mut max = _mm256_set1_epi32(i32::MIN);
         for j in (0..tokens).step_by(8) {
@@ -271,7 +233,7 @@ unsafe fn softmax_row(logits: *const i32, tokens: usize, mult: i32, probs: *mut 
         let mult = _mm256_set1_epi32(mult);
         let (half, ones) = (_mm256_set1_epi32(1 << 19), _mm256_set1_epi32(1));
         let (low6, eight) = (_mm256_set1_epi32(63), _mm256_set1_epi32(8));
-        // Shifts every table entry to 0: what stands for the keys past the end.
+        // The exponent of keys past the end: it shifts every table entry to 0.
         let nothing = _mm256_set1_epi32(2047);
         let (mut total12, mut total8) = (_mm256_setzero_si256(), _mm256_setzero_si256());
         for j in (0..tokens).step_by(16) {
@@ -296,7 +258,7 @@ unsafe fn softmax_row(logits: *const i32, tokens: usize, mult: i32, probs: *mut 
     }
 }
 
-/// One row of `LayerNorm`.
+/// Computes one row of `LayerNorm`.
 ///
 /// # Safety
 /// All lengths agree.
@@ -343,7 +305,7 @@ unsafe fn layer_norm_row(norm: &LayerNorm, x: &[i16], out: &mut [i8]) {
     }
 }
 
-/// Sixteen codes of a row from `at` on, as words; 0 past its end.
+/// Loads sixteen codes of a row from `at` on, as words; 0 past its end.
 #[target_feature(enable = "avx2")]
 fn row_words(row: &[i8], at: usize) -> __m256i {
     let mut rest = [0; 16];
@@ -364,7 +326,7 @@ fn store_words(to: &mut [i16], x: __m256i) {
     unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), x) }
 }
 
-/// The columns of 8 rows of 8 pairs of words.
+/// Transposes 8 rows of 8 pairs of words.
 #[target_feature(enable = "avx2")]
 fn transposed(rows: &[__m256i; 8]) -> [__m256i; 8] {
     let mut t = *rows;
@@ -390,7 +352,8 @@ fn transposed(rows: &[__m256i; 8]) -> [__m256i; 8] {
     })
 }
 
-// SAFETY: each function does what the trait says of it, for any sizes within its bounds; `tests/tiers.rs` compares them.
+// SAFETY: each function does what the trait's comment says, for any sizes within the trait's
+// bounds; `tests/tiers.rs` compares them with the scalar tier.
 unsafe impl Isa for Avx2 {
     type Weight = i16;
     type Code = i16;
@@ -401,7 +364,7 @@ unsafe impl Isa for Avx2 {
     const STEP: usize = 2;
     const CODE_OFFSET: i32 = 0;
     const PROB_OFFSET: i32 = 0;
-    const NARROW: Option<Narrow> = Some(Narrow {
+    const FOUR_BIT: Option<FourBitForm> = Some(FourBitForm {
         group: 4,
         step: 4,
         code_offset: 128,
@@ -431,13 +394,13 @@ unsafe impl Isa for Avx2 {
     }
 
     #[target_feature(enable = "avx2")]
-    unsafe fn tile_narrow(p: Product<u8, i8>, run: usize, out: *mut i32, out_stride: usize) {
+    unsafe fn tile_4_bit(p: Product<u8, i8>, run: usize, out: *mut i32, out_stride: usize) {
         macro_rules! pick {
             ($($m:literal)*) => {
                 match (p.rows, p.width / 8) {
                     $(
-                        ($m, 2) => tile_narrow::<$m, 2>(p, run, out, out_stride),
-                        ($m, 1) => tile_narrow::<$m, 1>(p, run, out, out_stride),
+                        ($m, 2) => tile_4_bit::<$m, 2>(p, run, out, out_stride),
+                        ($m, 1) => tile_4_bit::<$m, 1>(p, run, out, out_stride),
                     )*
                     _ => unreachable!("a tile of {} x {}", p.rows, p.width),
                 }
@@ -453,7 +416,7 @@ unsafe impl Isa for Avx2 {
     }
 
     #[target_feature(enable = "avx2")]
-    unsafe fn pack_keys(keys: Rows<i8>, packed: &mut [i16], bias: &mut [i32]) {
+    unsafe fn pack_keys(keys: MatrixView<i8>, packed: &mut [i16], bias: &mut [i32]) {
         let k = keys.cols().next_multiple_of(Self::STEP);
         bias.fill(0);
         for (first, width) in panels::<Self>(bias.len()) {
@@ -479,7 +442,7 @@ unsafe impl Isa for Avx2 {
     }
 
     #[target_feature(enable = "avx2")]
-    unsafe fn pack_values(values: Rows<i8>, packed: &mut [i16], sums: &mut [i32]) {
+    unsafe fn pack_values(values: MatrixView<i8>, packed: &mut [i16], sums: &mut [i32]) {
         let k = values.rows().next_multiple_of(Self::STEP);
         let ones = _mm256_set1_epi16(1);
         sums.fill(0);
@@ -519,165 +482,34 @@ unsafe impl Isa for Avx2 {
     }
 
     #[target_feature(enable = "avx2")]
-    unsafe fn expand_wide(stored: &[u8], wide: usize, narrow: usize, panel: &mut [i16]) {
-        expand(stored, wide, narrow, panel);
+    unsafe fn expand_8_bit(stored: &[u8], bytes: usize, nibbles: usize, panel: &mut [i16]) {
+        expand(stored, bytes, nibbles, panel);
     }
 
     #[target_feature(enable = "avx2")]
-    unsafe fn expand_narrow(stored: &[u8], panel: &mut [i8]) {
+    unsafe fn expand_4_bit(stored: &[u8], panel: &mut [i8]) {
         expand(stored, 0, panel.len(), panel);
     }
 
-    #[target_feature(enable = "avx2")]
-    unsafe fn requant8(acc: *const i32, requant: Requant, offset: i16, out: Out<i8>) {
-        let offset = _mm256_set1_epi16(offset);
-        for i in 0..out.rows {
-            // SAFETY: the caller promises PANEL parameters and accumulators for each row of out.
-            let (z, row) = unsafe { (requantized(acc.add(i * Self::PANEL), &requant), out.row(i)) };
-            store_codes(
-                row,
-                bytes(_mm256_srai_epi16::<6>(_mm256_adds_epi16(z, offset))),
-            );
-        }
+    #[inline]
+    unsafe fn finish(tile: &FinishedTile) {
+        // SAFETY: the caller's promise.
+        unsafe { epilogue::finish(tile) }
     }
 
-    #[target_feature(enable = "avx2")]
-    unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
-        if out.cols < 16 {
-            // SAFETY: the caller's promise.
-            return unsafe { crate::tiled::lookup(table, out) };
-        }
-        for i in (0..out.rows).step_by(2) {
-            // Two rows at once; the last of an odd number with itself.
-            // SAFETY: both rows are the caller's and have 16 columns; table parts are 16 of 256 bytes.
-            unsafe {
-                let row = out.ptr.add(i * out.stride).cast();
-                let next = out.ptr.add((i + 1).min(out.rows - 1) * out.stride).cast();
-                let y = _mm256_set_m128i(_mm_loadu_si128(next), _mm_loadu_si128(row));
-                let index = _mm256_xor_si256(y, _mm256_set1_epi8(-128));
-                let low = _mm256_and_si256(index, _mm256_set1_epi8(15));
-                let part = |i: usize| {
-                    let part = _mm_loadu_si128(table.as_ptr().add(16 * i).cast());
-                    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(part), low)
-                };
-                // A tree of selections by the index's upper bits, each moved to its byte's top.
-                let bit4 = _mm256_slli_epi16::<3>(index);
-                let eight: [_; 8] =
-                    from_fn(|i| _mm256_blendv_epi8(part(2 * i), part(2 * i + 1), bit4));
-                let bit5 = _mm256_slli_epi16::<2>(index);
-                let four: [_; 4] =
-                    from_fn(|i| _mm256_blendv_epi8(eight[2 * i], eight[2 * i + 1], bit5));
-                let bit6 = _mm256_slli_epi16::<1>(index);
-                let two: [_; 2] =
-                    from_fn(|i| _mm256_blendv_epi8(four[2 * i], four[2 * i + 1], bit6));
-                let y = _mm256_blendv_epi8(two[0], two[1], index);
-                _mm_storeu_si128(row, _mm256_castsi256_si128(y));
-                _mm_storeu_si128(next, _mm256_extracti128_si256::<1>(y));
-            }
-        }
+    unsafe fn reorder(staged: Staged, to: Epilogue) {
+        // SAFETY: the caller's promise.
+        unsafe { epilogue::reorder(staged, to) }
     }
 
-    #[target_feature(enable = "avx2")]
-    unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: Requant, x: Out<i16>) {
-        let min = _mm256_set1_epi16(-i16::MAX);
-        for i in 0..x.rows {
-            // SAFETY: the caller promises PANEL parameters and accumulators for each row of x.
-            let (update, row) =
-                unsafe { (requantized(acc.add(i * Self::PANEL), &requant), x.row(i)) };
-            let mut whole = [0; 16];
-            let edge = row.len() < 16;
-            if edge {
-                whole[..row.len()].copy_from_slice(row);
-            }
-            let at: *mut __m256i = if edge {
-                whole.as_mut_ptr().cast()
-            } else {
-                row.as_mut_ptr().cast()
-            };
-            // SAFETY: the buffer has 16 words, as has a row that is no edge.
-            unsafe {
-                let new = if ADD {
-                    let old = _mm256_loadu_si256(at);
-                    _mm256_max_epi16(_mm256_adds_epi16(old, update), min)
-                } else {
-                    update
-                };
-                _mm256_storeu_si256(at, new);
-            }
-            if edge {
-                row.copy_from_slice(&whole[..row.len()]);
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx2")]
-    unsafe fn reorder8(staged: *const i8, order: *const u8, out: Out<i8>) {
-        // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the rows of out;
-        // a short one is first written to a buffer.
-        unsafe {
-            let places = |half: usize| _mm256_loadu_si256(order.add(32 * half).cast());
-            let shuffles: [[_; 4]; 2] = from_fn(|half| shuffles(places(half)));
-            for i in 0..out.rows {
-                let staged = staged.add(i * Self::STAGED);
-                let parts = from_fn(|part| {
-                    _mm256_broadcastsi128_si256(_mm_loadu_si128(staged.add(16 * part).cast()))
-                });
-                let mut whole = [0; WINDOW];
-                let row = out.row(i);
-                let edge = row.len() < WINDOW;
-                let at = if edge {
-                    whole.as_mut_ptr()
-                } else {
-                    row.as_mut_ptr()
-                };
-                for (half, shuffles) in shuffles.iter().enumerate() {
-                    _mm256_storeu_si256(at.add(32 * half).cast(), pick(&parts, shuffles));
-                }
-                if edge {
-                    row.copy_from_slice(&whole[..row.len()]);
-                }
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx2")]
-    unsafe fn reorder16(staged: *const i16, order: *const u8, x: Out<i16>) {
-        // SAFETY: as in reorder8.
-        unsafe {
-            // Places of bytes: 2 * place and the next.
-            let shuffles: [[_; 8]; 4] = from_fn(|quarter| {
-                let places = _mm256_cvtepu8_epi16(_mm_loadu_si128(order.add(16 * quarter).cast()));
-                let twice = _mm256_slli_epi16::<1>(places);
-                let both = _mm256_or_si256(twice, _mm256_slli_epi16::<8>(twice));
-                shuffles(_mm256_or_si256(both, _mm256_set1_epi16(1 << 8)))
-            });
-            let min = _mm256_set1_epi16(-i16::MAX);
-            for i in 0..x.rows {
-                let staged = staged.add(i * Self::STAGED);
-                let parts = from_fn(|part| {
-                    _mm256_broadcastsi128_si256(_mm_loadu_si128(staged.add(8 * part).cast()))
-                });
-                let mut whole = [0; WINDOW];
-                let row = x.row(i);
-                let edge = row.len() < WINDOW;
-                if edge {
-                    whole[..row.len()].copy_from_slice(row);
-                }
-                let at = if edge {
-                    whole.as_mut_ptr()
-                } else {
-                    row.as_mut_ptr()
-                };
-                for (quarter, shuffles) in shuffles.iter().enumerate() {
-                    let at = at.add(16 * quarter).cast();
-                    let sum = _mm256_adds_epi16(_mm256_loadu_si256(at), pick(&parts, shuffles));
-                    _mm256_storeu_si256(at, _mm256_max_epi16(sum, min));
-                }
-                if edge {
-                    row.copy_from_slice(&whole[..row.len()]);
-                }
-            }
-        }
+    unsafe fn attention_output(
+        acc: *const i32,
+        means: *const i32,
+        scales: &[RowScale],
+        out: Out<i8>,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { epilogue::attention_output(acc, means, scales, out) }
     }
 
     #[target_feature(enable = "avx2")]
@@ -703,42 +535,7 @@ unsafe impl Isa for Avx2 {
     }
 
     #[target_feature(enable = "avx2")]
-    unsafe fn attention_output(
-        acc: *const i32,
-        means: *const i32,
-        scales: &[RowScale],
-        out: Out<i8>,
-    ) {
-        let (eight, offset) = (_mm256_set1_epi32(8), _mm256_set1_epi16(32));
-        for (i, scale) in scales.iter().enumerate() {
-            let lost = _mm256_set1_epi32(scale.lost);
-            let half = _mm256_set1_epi32(1 << (scale.shift - 1));
-            let shift = _mm_cvtsi32_si128(scale.shift as i32);
-            let mut t = [_mm256_setzero_si256(); 2];
-            for (v, t) in t.iter_mut().enumerate() {
-                // SAFETY: the caller promises PANEL means and accumulators for each row.
-                let (a, mean) = unsafe {
-                    (
-                        _mm256_loadu_si256(acc.add(i * Self::PANEL + 8 * v).cast()),
-                        _mm256_loadu_si256(means.add(8 * v).cast()),
-                    )
-                };
-                let lost = _mm256_add_epi32(_mm256_mullo_epi32(mean, lost), eight);
-                let num = _mm256_add_epi32(_mm256_slli_epi32::<4>(a), _mm256_srai_epi32::<4>(lost));
-                *t = _mm256_sra_epi32(_mm256_add_epi32(num, half), shift);
-            }
-            let z = _mm256_mulhrs_epi16(words(t[0], t[1]), _mm256_set1_epi16(scale.mult));
-            // SAFETY: the caller promises a scale for each row of out.
-            let row = unsafe { out.row(i) };
-            store_codes(
-                row,
-                bytes(_mm256_srai_epi16::<6>(_mm256_adds_epi16(z, offset))),
-            );
-        }
-    }
-
-    #[target_feature(enable = "avx2")]
-    unsafe fn layer_norm(norm: &LayerNorm, x: Rows<i16>, mut out: RowsMut<i8>) {
+    unsafe fn layer_norm(norm: &LayerNorm, x: MatrixView<i16>, mut out: MatrixViewMut<i8>) {
         for i in 0..x.rows() {
             // SAFETY: the caller promises that all lengths agree.
             unsafe { layer_norm_row(norm, x.row(i), out.row_mut(i)) };
@@ -766,7 +563,7 @@ unsafe impl Isa for Avx2 {
     }
 
     #[target_feature(enable = "avx2")]
-    unsafe fn probe_narrow(iterations: u32) -> (u64, i32) {
+    unsafe fn probe_4_bit(iterations: u32) -> (u64, i32) {
         const CHAINS: usize = 12;
         let (mut a, w) = (_mm256_set1_epi8(3), _mm256_set1_epi8(5));
         let mut acc = [_mm256_setzero_si256(); CHAINS];

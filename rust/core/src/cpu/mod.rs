@@ -1,0 +1,307 @@
+//! The executor: runs frames through the network on this CPU, with any number of threads and the
+//! same bits.
+//!
+//! A frame takes a workspace, all memory that it needs, from the idle ones and gives it back after
+//! its last stage. In between a warm frame allocates nothing and takes no lock.
+//!
+//! `workspace` holds the graph's stages, `logits` what becomes of their result. Depends on
+//! [`crate::network`], [`crate::preprocess`] and the kernels.
+
+mod logits;
+mod workspace;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quasar_kernels::Team;
+
+use crate::error::{Error, Result};
+use crate::network::Network;
+use crate::pool::{self, default_threads, for_each, IdlePool, PerProcess};
+use crate::preprocess::ImageView;
+use crate::trace::{Observer, StageTime, Trace};
+use workspace::Workspace;
+
+pub use logits::{softmax, top_k};
+
+/// The flag of frames that are never cancelled.
+pub static NEVER: AtomicBool = AtomicBool::new(false);
+
+/// Images of a batch that each thread takes before the team is claimed again.
+const IMAGES_AT_A_TIME: usize = 8;
+
+/// Runs a network. Works from several threads at once, and in forked processes; each running frame
+/// has its own workspace.
+///
+/// Setting a call's `cancel` ends the call early, between two blocks or attention heads, with
+/// [`Error::Interrupted`]: a small file may hold a network that takes minutes.
+#[derive(Debug)]
+pub struct Executor {
+    network: Arc<Network>,
+    threads: usize,
+    workers: PerProcess<Workers>,
+}
+
+/// The threads and idle memory of one process.
+#[derive(Debug)]
+struct Workers {
+    /// `None` for one thread, the caller's.
+    team: Option<Team>,
+    /// Workspaces with a range of tokens for each thread.
+    parallel: IdlePool<Workspace>,
+    /// Workspaces with one range, for batches.
+    single: IdlePool<Workspace>,
+}
+
+/// Wall time of the two parts of a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrameTime {
+    /// Resize, crop, colour.
+    pub preprocess: Duration,
+    /// Patches to logits.
+    pub network: Duration,
+}
+
+impl Executor {
+    /// Creates an executor with `threads` threads; `None` takes as many as the machine has.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] for 0 or more than [`pool::MAX_THREADS`], [`Error::Threads`] if they
+    /// cannot be started.
+    pub fn new(network: Arc<Network>, threads: Option<usize>) -> Result<Self> {
+        let threads = threads.unwrap_or_else(default_threads);
+        pool::check_threads(threads)?;
+        let executor = Self {
+            network,
+            threads,
+            workers: PerProcess::new(),
+        };
+        executor.workers()?;
+        Ok(executor)
+    }
+
+    fn workers(&self) -> Result<&Workers> {
+        self.workers.get(|| {
+            let most_idle = self.threads.max(default_threads());
+            Ok(Workers {
+                team: match self.threads {
+                    1 => None,
+                    threads => Some(pool::team(threads)?),
+                },
+                parallel: IdlePool::new(most_idle),
+                single: IdlePool::new(most_idle),
+            })
+        })
+    }
+
+    /// Returns the network.
+    pub fn network(&self) -> &Arc<Network> {
+        &self.network
+    }
+
+    /// Returns the number of threads.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Runs one preprocessed image (`[height, width, channels]`) to `logits` (one for each class).
+    ///
+    /// # Errors
+    /// [`Error::InvalidImage`] and [`Error::InvalidValue`] for a wrong number of bytes or logits.
+    pub fn run(&self, image: &[u8], logits: &mut [i32]) -> Result<()> {
+        self.check_image(image)?;
+        self.check_logits(1, logits)?;
+        let workers = self.workers()?;
+        workers.with_workspace(&self.network, self.threads, |workspace| {
+            workers.frame(&self.network, workspace, image, logits, &NEVER)
+        })
+    }
+
+    /// Preprocesses and runs one decoded image.
+    ///
+    /// # Errors
+    /// [`Error::InvalidImage`], [`Error::InvalidValue`] for a wrong number of logits,
+    /// [`Error::Interrupted`].
+    pub fn infer(
+        &self,
+        image: &ImageView,
+        logits: &mut [i32],
+        cancel: &AtomicBool,
+    ) -> Result<FrameTime> {
+        self.check_logits(1, logits)?;
+        let workers = self.workers()?;
+        workers.with_workspace(&self.network, self.threads, |workspace| {
+            workers.decoded_frame(&self.network, workspace, image, logits, cancel)
+        })
+    }
+
+    /// Preprocesses and runs many decoded images, each on one thread; `logits` is `[images,
+    /// classes]`. The results are the same bits as those of [`Self::infer`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidImage`] for the image that cannot be used, [`Error::InvalidValue`] for a
+    /// wrong number of logits, [`Error::Interrupted`].
+    pub fn infer_batch(
+        &self,
+        images: &[ImageView],
+        logits: &mut [i32],
+        cancel: &AtomicBool,
+    ) -> Result<()> {
+        self.check_logits(images.len(), logits)?;
+        let classes = self.network.config.classes.len();
+        let workers = self.workers()?;
+        let mut results: Vec<Result<()>> = images.iter().map(|_| Ok(())).collect();
+        // In parts: an error ends the batch, and a team that another caller used may be free for
+        // the next part.
+        let part = IMAGES_AT_A_TIME * self.threads;
+        for ((images, results), logits) in images
+            .chunks(part)
+            .zip(results.chunks_mut(part))
+            .zip(logits.chunks_mut(part * classes))
+        {
+            let infer = |i: usize, result: &mut Result<()>, logits: &mut [i32]| {
+                *result = check(cancel).and_then(|()| {
+                    workers.with_workspace(&self.network, 1, |workspace| {
+                        workers.decoded_frame(&self.network, workspace, &images[i], logits, cancel)
+                    })?;
+                    Ok(())
+                });
+            };
+            for_each(workers.team.as_ref(), results, logits, classes, infer);
+            results
+                .iter_mut()
+                .try_for_each(|result| std::mem::replace(result, Ok(())))?;
+        }
+        Ok(())
+    }
+
+    /// Measures the time of each stage of one frame, in the order in which they run. The time of a
+    /// stage that runs in ranges of tokens is the mean over ranges, so the sum is close to the
+    /// frame's latency.
+    ///
+    /// # Errors
+    /// [`Error::InvalidImage`], [`Error::Interrupted`].
+    pub fn profile(&self, image: &ImageView, cancel: &AtomicBool) -> Result<Vec<StageTime>> {
+        let workers = self.workers()?;
+        let mut workspace = Workspace::new(&self.network, self.threads);
+        let mut logits = vec![0; self.network.config.classes.len()];
+        // One run warms memory and tables up.
+        workers.decoded_frame(&self.network, &mut workspace, image, &mut logits, cancel)?;
+        workspace.observe(&Observer::clock(&self.network.config));
+        let time =
+            workers.decoded_frame(&self.network, &mut workspace, image, &mut logits, cancel)?;
+        Ok(workspace.stage_times(&self.network.config, time.preprocess))
+    }
+
+    /// Runs one preprocessed image and returns every intermediate.
+    ///
+    /// # Errors
+    /// [`Error::InvalidImage`] for a wrong number of bytes, [`Error::Interrupted`].
+    pub fn trace(&self, image: &[u8], cancel: &AtomicBool) -> Result<Trace> {
+        self.check_image(image)?;
+        let mut workspace = Workspace::new(&self.network, self.threads);
+        workspace.observe(&Observer::trace());
+        let mut logits = vec![0; self.network.config.classes.len()];
+        self.workers()?
+            .frame(&self.network, &mut workspace, image, &mut logits, cancel)?;
+        let observers = workspace
+            .ranges
+            .iter_mut()
+            .map(|range| std::mem::take(&mut range.observer));
+        Ok(Trace::new(&self.network.config, observers))
+    }
+
+    fn check_image(&self, image: &[u8]) -> Result<()> {
+        let size = self.network.config.image;
+        if image.len() != size.bytes() {
+            return Err(Error::InvalidImage(format!(
+                "{} bytes; this subnet takes {} x {} x {}",
+                image.len(),
+                size.height,
+                size.width,
+                size.channels
+            )));
+        }
+        Ok(())
+    }
+
+    fn check_logits(&self, images: usize, logits: &[i32]) -> Result<()> {
+        let classes = self.network.config.classes.len();
+        if logits.len() != images * classes {
+            return Err(Error::InvalidValue(format!(
+                "room for {} logits; {images} images of {classes} classes need {}",
+                logits.len(),
+                images * classes
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Workers {
+    fn with_workspace<T>(
+        &self,
+        network: &Network,
+        ranges: usize,
+        run: impl FnOnce(&mut Workspace) -> T,
+    ) -> T {
+        let pool = if ranges == 1 {
+            &self.single
+        } else {
+            &self.parallel
+        };
+        pool.with(|| Workspace::new(network, ranges), run)
+    }
+
+    /// Preprocesses and runs one decoded image.
+    fn decoded_frame(
+        &self,
+        network: &Network,
+        workspace: &mut Workspace,
+        image: &ImageView,
+        logits: &mut [i32],
+        cancel: &AtomicBool,
+    ) -> Result<FrameTime> {
+        let start = Instant::now();
+        let mut pixels = std::mem::take(&mut workspace.pixels);
+        if let Some(team) = self.team_of(workspace) {
+            team.wake();
+        }
+        let team = self.team_of(workspace);
+        let result = workspace.preprocessor.run_with(team, image, &mut pixels);
+        let preprocess = start.elapsed();
+        let start = Instant::now();
+        let result = result.and_then(|()| self.frame(network, workspace, &pixels, logits, cancel));
+        workspace.pixels = pixels;
+        result.map(|()| FrameTime {
+            preprocess,
+            network: start.elapsed(),
+        })
+    }
+
+    fn frame(
+        &self,
+        network: &Network,
+        workspace: &mut Workspace,
+        image: &[u8],
+        logits: &mut [i32],
+        cancel: &AtomicBool,
+    ) -> Result<()> {
+        workspace.frame(network, image, logits, self.team_of(workspace), cancel)
+    }
+
+    /// Returns the team for a workspace with several ranges.
+    fn team_of(&self, workspace: &Workspace) -> Option<&Team> {
+        self.team.as_ref().filter(|_| workspace.ranges.len() > 1)
+    }
+}
+
+/// Returns an error if the frame is cancelled.
+fn check(cancel: &AtomicBool) -> Result<()> {
+    if cancel.load(Ordering::Relaxed) {
+        Err(Error::Interrupted)
+    } else {
+        Ok(())
+    }
+}

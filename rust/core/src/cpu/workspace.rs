@@ -1,0 +1,370 @@
+//! The integer graph: a frame's working memory, and the stages that run on it.
+//!
+//! All that a block computes belongs to one token, but for the keys and values of attention. So
+//! tokens are cut into ranges, one for each thread. A range goes from one block's attention to the
+//! next block's qkv without waiting; all ranges meet once a block, when all keys and values are
+//! there. Each range packs the keys and values for itself, which costs less than a second meeting.
+
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use quasar_kernels::{Aligned, KvHead, MatrixView, MatrixViewMut, Scratch, Team};
+
+use super::check;
+use crate::error::Result;
+use crate::network::{Block, Network, Qkv};
+use crate::pool::for_each;
+use crate::preprocess::{self, Preprocessor};
+use crate::subnet::config::{Config, Pool};
+use crate::trace::{Observer, Point, StageTime};
+
+/// The working memory of one frame.
+#[derive(Debug)]
+pub(super) struct Workspace {
+    pub preprocessor: Preprocessor,
+    pub pixels: Vec<u8>,
+    pub ranges: Vec<TokenRange>,
+    /// Rows of each range but the last, which may have fewer.
+    range_rows: usize,
+    /// `[tokens, stride]`, twice: q, k and v of one block and of the next; `stride` fits the widest
+    /// block.
+    qkv: [Aligned<i8>; 2],
+    stride: usize,
+    sums: Vec<i32>,
+    mean: Vec<i16>,
+    pooled: Vec<i8>,
+    accumulators: Vec<i32>,
+}
+
+/// The tokens `first..first + rows`, and the memory that belongs to them alone.
+#[derive(Debug)]
+pub(super) struct TokenRange {
+    first: usize,
+    rows: usize,
+    patches: Aligned<i8>,
+    /// `[rows, embed]`, the residual stream.
+    x: Aligned<i16>,
+    /// `[rows, embed]`, the latest norm.
+    norm: Aligned<i8>,
+    /// `[rows, heads * head_dim]`
+    attended: Aligned<i8>,
+    /// `[rows, hidden]`
+    hidden: Aligned<i8>,
+    /// Keys and values of one head, of all tokens.
+    head: KvHead,
+    scratch: Scratch,
+    pub observer: Observer,
+}
+
+impl Workspace {
+    /// Allocates memory for a frame that runs in `ranges` ranges of tokens.
+    pub(super) fn new(network: &Network, ranges: usize) -> Self {
+        let config = &network.config;
+        let tokens = config.tokens();
+        let range_rows = tokens.div_ceil(ranges);
+        let widest = |size: fn(&Block) -> usize| network.blocks.iter().map(size).max().unwrap_or(0);
+        let (inner, hidden) = (widest(Block::inner), widest(|b| b.hidden));
+        let range = |first: usize| {
+            let rows = range_rows.min(tokens - first);
+            TokenRange {
+                first,
+                rows,
+                patches: Aligned::new(rows * config.patch_len()),
+                x: Aligned::new(rows * config.embed),
+                norm: Aligned::new(rows * config.embed),
+                attended: Aligned::new(rows * inner),
+                hidden: Aligned::new(rows * hidden),
+                head: KvHead::new(tokens, widest(|b| b.head_dim).max(1)),
+                scratch: Scratch::new(),
+                observer: Observer::Off,
+            }
+        };
+        Self {
+            preprocessor: Preprocessor::new(config),
+            pixels: Vec::with_capacity(config.image.bytes()),
+            ranges: (0..tokens).step_by(range_rows).map(range).collect(),
+            range_rows,
+            qkv: std::array::from_fn(|_| Aligned::new(tokens * 3 * inner)),
+            stride: 3 * inner,
+            sums: vec![0; config.embed],
+            mean: vec![0; config.embed],
+            pooled: vec![0; config.embed],
+            accumulators: vec![0; config.classes.len()],
+        }
+    }
+
+    /// Makes every range note what `observer` asks for.
+    pub(super) fn observe(&mut self, observer: &Observer) {
+        for range in &mut self.ranges {
+            range.observer = observer.clone();
+        }
+    }
+
+    /// Returns the time of each stage after a frame under an [`Observer::clock`].
+    pub(super) fn stage_times(&self, config: &Config, preprocess: Duration) -> Vec<StageTime> {
+        StageTime::collect(
+            config,
+            preprocess,
+            self.ranges.iter().map(|range| &range.observer),
+        )
+    }
+
+    /// Runs the network on one preprocessed image.
+    pub(super) fn frame(
+        &mut self,
+        network: &Network,
+        image: &[u8],
+        logits: &mut [i32],
+        team: Option<&Team>,
+        cancel: &AtomicBool,
+    ) -> Result<()> {
+        let Self {
+            ranges,
+            qkv: [now, next],
+            stride,
+            range_rows,
+            ..
+        } = self;
+        let (stride, chunk) = (*stride, *range_rows * *stride);
+        let (mut now, mut next) = (now, next);
+        for_each(team, ranges, now, chunk, |_, range, qkv| {
+            range.observer.start();
+            range.embed(network, image);
+            range.qkv(network, 0, qkv, stride);
+        });
+        for i in 0..network.blocks.len() {
+            for_each(team, ranges, next, chunk, |_, range, next| {
+                range.observer.start();
+                range.block(network, i, now, stride, cancel);
+                if i + 1 < network.blocks.len() {
+                    range.qkv(network, i + 1, next, stride);
+                }
+            });
+            check(cancel)?;
+            std::mem::swap(&mut now, &mut next);
+        }
+        self.classify(network, logits);
+        Ok(())
+    }
+
+    /// Computes pooling, the final norm and the head.
+    fn classify(&mut self, network: &Network, logits: &mut [i32]) {
+        let embed = network.config.embed;
+        let kernels = network.kernels;
+        let Self {
+            ranges,
+            sums,
+            mean,
+            pooled,
+            accumulators,
+            ..
+        } = self;
+        ranges[0].observer.start();
+        let norm = |x: &[i16], out: &mut [i8]| {
+            kernels.layer_norm(
+                &network.norm,
+                MatrixView::packed(x, embed),
+                MatrixViewMut::packed(out, embed),
+            );
+        };
+        let prefix = network.config.prefix_tokens;
+        let patches = network.config.patches() as i32;
+        let rounded = |sum: i32| (sum + patches / 2).div_euclid(patches);
+        match network.config.pool {
+            Pool::Token => norm(&ranges[0].x[..embed], pooled),
+            Pool::Mean => {
+                sums.fill(0);
+                for range in ranges.iter() {
+                    add_rows(sums, &range.x[range.rows_before(prefix) * embed..]);
+                }
+                for (mean, &sum) in mean.iter_mut().zip(sums.iter()) {
+                    *mean = rounded(sum) as i16;
+                }
+                norm(mean, pooled);
+            }
+            Pool::MeanAfterNorm => {
+                sums.fill(0);
+                for range in ranges.iter_mut() {
+                    norm(&range.x, &mut range.norm);
+                    add_rows(sums, &range.norm[range.rows_before(prefix) * embed..]);
+                }
+                for (pooled, &sum) in pooled.iter_mut().zip(sums.iter()) {
+                    *pooled = rounded(sum) as i8;
+                }
+            }
+        }
+        ranges[0]
+            .observer
+            .i8(Point::Pooled, MatrixView::packed(pooled, embed));
+        let out = MatrixViewMut::new(accumulators, 1, logits.len(), logits.len());
+        kernels.linear_i32(
+            &network.head,
+            MatrixView::packed(pooled, embed),
+            out,
+            &mut ranges[0].scratch,
+        );
+        for ((logit, &acc), &mult) in logits
+            .iter_mut()
+            .zip(accumulators.iter())
+            .zip(&network.head_mult)
+        {
+            *logit = ((i64::from(acc) * i64::from(mult) + (1 << 14)) >> 15) as i32;
+        }
+        ranges[0].observer.i32(Point::Logits, logits);
+    }
+}
+
+/// Adds each row of `rows` to `sums`.
+fn add_rows<T: Copy + Into<i32>>(sums: &mut [i32], rows: &[T]) {
+    for row in rows.chunks_exact(sums.len()) {
+        for (sum, &value) in sums.iter_mut().zip(row) {
+            *sum += value.into();
+        }
+    }
+}
+
+impl TokenRange {
+    /// Returns how many of its rows are among the first `tokens` tokens.
+    fn rows_before(&self, tokens: usize) -> usize {
+        tokens.saturating_sub(self.first).min(self.rows)
+    }
+
+    /// Computes patches, patch embedding, position and prefix.
+    fn embed(&mut self, network: &Network, image: &[u8]) {
+        let config = &network.config;
+        let embed = config.embed;
+        let prefix = self.rows_before(config.prefix_tokens);
+        let (prefix_x, patches_x) = self.x.split_at_mut(prefix * embed);
+        if prefix > 0 {
+            prefix_x.copy_from_slice(&network.prefix[self.first * embed..][..prefix * embed]);
+        }
+        if prefix < self.rows {
+            let first = self.first + prefix - config.prefix_tokens;
+            let rows = self.rows - prefix;
+            let patches = &mut self.patches[..rows * config.patch_len()];
+            preprocess::patch_pixels(
+                image,
+                config.image,
+                config.patch,
+                config.grid().1,
+                first,
+                patches,
+            );
+            patches_x.copy_from_slice(&network.position[first * embed..][..rows * embed]);
+            network.kernels.linear_residual(
+                &network.embed,
+                MatrixView::packed(patches, config.patch_len()),
+                MatrixViewMut::packed(patches_x, embed),
+                &mut self.scratch,
+            );
+        }
+        self.observer
+            .i16(Point::Embed, MatrixView::packed(&self.x, embed));
+    }
+
+    /// Computes the first norm and qkv of a block, into this range's rows of `qkv`.
+    fn qkv(&mut self, network: &Network, i: usize, qkv: &mut [i8], stride: usize) {
+        let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
+        let (rows, inner) = (self.rows, block.inner());
+        kernels.layer_norm(
+            &block.norm1,
+            MatrixView::packed(&self.x, embed),
+            MatrixViewMut::packed(&mut self.norm, embed),
+        );
+        let norm = MatrixView::packed(&self.norm, embed);
+        self.observer.i8(Point::Norm1(i), norm);
+        let out = MatrixViewMut::new(qkv, rows, 3 * inner, stride);
+        match &block.qkv {
+            Qkv::Whole(layer) => kernels.linear_i8(layer, norm, out, 0, None, &mut self.scratch),
+            Qkv::Split { q, kv } => {
+                let (mut q_out, kv_out) = out.split_at_column(inner);
+                kernels.linear_i8(kv, norm, kv_out, 0, None, &mut self.scratch);
+                // Queries that are not needed are 0, so that traces do not depend on earlier
+                // contents.
+                for row in 0..rows {
+                    q_out.row_mut(row).fill(0);
+                }
+                if self.first == 0 {
+                    let (q_out, _) = q_out.split_at_row(1);
+                    kernels.linear_i8(q, norm.range(0..1), q_out, 0, None, &mut self.scratch);
+                }
+            }
+        }
+        self.observer
+            .i8(Point::Qkv(i), MatrixView::new(qkv, rows, 3 * inner, stride));
+    }
+
+    /// Computes a block from its attention on. `qkv` holds the rows of all ranges. Returns early if
+    /// the frame is cancelled.
+    fn block(
+        &mut self,
+        network: &Network,
+        i: usize,
+        qkv: &[i8],
+        stride: usize,
+        cancel: &AtomicBool,
+    ) {
+        let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
+        let (inner, dim) = (block.inner(), block.head_dim);
+        let rows = match block.qkv {
+            Qkv::Whole(_) => self.rows,
+            Qkv::Split { .. } if self.first == 0 => 1,
+            Qkv::Split { .. } => return,
+        };
+        let x = &mut self.x[..rows * embed];
+        let norm = &mut self.norm[..rows * embed];
+        let attended = &mut self.attended[..rows * inner];
+        let hidden = &mut self.hidden[..rows * block.hidden];
+        let Self {
+            head,
+            scratch,
+            observer,
+            ..
+        } = self;
+
+        let qkv = MatrixView::new(qkv, network.config.tokens(), 3 * inner, stride);
+        let mut rest = MatrixViewMut::packed(attended, inner);
+        for (h, params) in block.attention.iter().enumerate() {
+            if check(cancel).is_err() {
+                return;
+            }
+            let [q, k, v] = [0, inner, 2 * inner]
+                .map(|first| qkv.columns(first + h * dim..first + (h + 1) * dim));
+            let (out, others) = rest.split_at_column(dim);
+            kernels.pack_kv(k, v, head);
+            let q = q.range(self.first..self.first + rows);
+            kernels.attention(q, head, params, out, scratch);
+            rest = others;
+        }
+        let attended = MatrixView::packed(attended, inner);
+        observer.i8(Point::Attention(i), attended);
+        kernels.linear_residual(
+            &block.proj,
+            attended,
+            MatrixViewMut::packed(x, embed),
+            scratch,
+        );
+        observer.i16(Point::Mid(i), MatrixView::packed(x, embed));
+
+        kernels.layer_norm(
+            &block.norm2,
+            MatrixView::packed(x, embed),
+            MatrixViewMut::packed(norm, embed),
+        );
+        let norm = MatrixView::packed(norm, embed);
+        observer.i8(Point::Norm2(i), norm);
+        let out = MatrixViewMut::packed(hidden, block.hidden);
+        kernels.linear_i8(
+            &block.fc1,
+            norm,
+            out,
+            block.fc1_zero_point,
+            Some(&block.gelu),
+            scratch,
+        );
+        let hidden = MatrixView::packed(hidden, block.hidden);
+        observer.i8(Point::Act(i), hidden);
+        kernels.linear_residual(&block.fc2, hidden, MatrixViewMut::packed(x, embed), scratch);
+        observer.i16(Point::X(i), MatrixView::packed(x, embed));
+    }
+}

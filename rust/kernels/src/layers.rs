@@ -1,0 +1,189 @@
+//! Parameters of layers and heads, as callers pass them and as tiers pack them, and working memory.
+
+use crate::buffer::Buffer;
+use crate::tiled;
+use crate::Tier;
+
+/// The parameters of a linear layer, rows in logical order.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearParams<'a> {
+    /// Output rows.
+    pub rows: usize,
+    /// Inputs of each row.
+    pub k: usize,
+    /// Weight codes in [-127, 127], `rows * k`, row-major.
+    pub weights: &'a [i8],
+    /// Accumulator offsets, `rows`.
+    pub bias: &'a [i32],
+    /// Requantization mantissas M, `rows`: 0 or in [2^14, 2^15).
+    pub mult: &'a [i16],
+    /// Requantization shifts p, `rows`: in [1, 30].
+    pub shift: &'a [u8],
+}
+
+/// The form of weights in memory. Results do not depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// The form that the tier multiplies: one byte for each weight, on AVX2 two in 8-bit rows.
+    Unpacked,
+    /// Half a byte for each weight of rows within [-7, 7] (4-bit rows), a byte for others. Each
+    /// call expands them, a panel at a time.
+    Packed,
+}
+
+/// A linear layer packed for one tier.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    pub(crate) tier: Tier,
+    pub(crate) storage: Storage,
+    pub(crate) rows: usize,
+    pub(crate) k: usize,
+    pub(crate) weights: Buffer,
+    pub(crate) bias: Buffer,
+    pub(crate) mult: Buffer,
+    pub(crate) shift: Buffer,
+    // SIMD tiers: the bias with the rounding half of the shift, and the shift as two. All are
+    // indexed by slots.
+    pub(crate) rounded: Buffer,
+    pub(crate) right: Buffer,
+    pub(crate) left: Buffer,
+    // The slots of the windows' rows, one byte each.
+    pub(crate) order: Buffer,
+    pub(crate) windows: Vec<tiled::Window>,
+    pub(crate) panels: Vec<tiled::Panel>,
+}
+
+impl Linear {
+    /// Returns the number of output rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Returns the number of inputs of each row.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Returns the tier that the layer is packed for.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// Returns the form of the weights in memory.
+    pub fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    /// Returns the bytes of the weights in memory, with padding.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+}
+
+/// The parameters of a `LayerNorm`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerNorm {
+    /// G, one for each column.
+    pub gain: Vec<i16>,
+    /// B, one for each column.
+    pub bias: Vec<i16>,
+    /// f, the output shift, in [0, 8].
+    pub frac: u8,
+    /// E, in [1, 2^50).
+    pub epsilon: i64,
+}
+
+/// The largest number of columns of a `LayerNorm`.
+pub const MAX_NORM_COLUMNS: usize = 1024;
+
+/// The parameters of one attention head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadParams {
+    /// Factor from logit differences to exponents of 2 in units of 2^-26; in [1, 2^24].
+    pub mult: i32,
+    /// Mo, in [2^14, 2^15).
+    pub out_mult: i16,
+    /// po, in [11, 29].
+    pub out_shift: u8,
+}
+
+/// The keys and values of one head, packed for one tier. Each frame refills them.
+#[derive(Clone, Debug)]
+pub struct KvHead {
+    pub(crate) tier: Tier,
+    pub(crate) max_tokens: usize,
+    pub(crate) max_head_dim: usize,
+    pub(crate) tokens: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) keys: Buffer,
+    pub(crate) values: Buffer,
+    pub(crate) means: Buffer,
+    // SIMD tiers: biases that undo the offsets of codes and probabilities.
+    pub(crate) key_bias: Buffer,
+    pub(crate) value_bias: Buffer,
+}
+
+impl KvHead {
+    /// Creates an empty head with room for `max_tokens` keys and values of `max_head_dim` codes.
+    ///
+    /// # Panics
+    /// If a size is 0.
+    pub fn new(max_tokens: usize, max_head_dim: usize) -> Self {
+        assert!(
+            max_tokens > 0 && max_head_dim > 0,
+            "a head has at least one token and one dimension"
+        );
+        let buffer = Buffer::default;
+        let mut kv = Self {
+            tier: Tier::Scalar,
+            max_tokens,
+            max_head_dim,
+            tokens: 0,
+            head_dim: 0,
+            keys: buffer(),
+            values: buffer(),
+            means: buffer(),
+            key_bias: buffer(),
+            value_bias: buffer(),
+        };
+        // The size of the largest tier, so that no frame allocates.
+        let padded = |n: usize| n.next_multiple_of(tiled::PAD);
+        kv.keys
+            .grow::<i16>(padded(max_tokens) * padded(max_head_dim));
+        kv.values
+            .grow::<i16>(padded(max_tokens) * padded(max_head_dim));
+        kv.means.grow::<i32>(padded(max_head_dim));
+        kv.key_bias.grow::<i32>(padded(max_tokens));
+        kv.value_bias.grow::<i32>(padded(max_head_dim));
+        kv
+    }
+
+    /// Returns the number of keys.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Returns the number of codes of each key.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+}
+
+/// Working memory of one thread. It grows to what the largest call needs and keeps that size.
+#[derive(Clone, Debug, Default)]
+pub struct Scratch {
+    pub(crate) codes: Buffer,
+    pub(crate) four_bit_codes: Buffer,
+    pub(crate) expanded: Buffer,
+    pub(crate) tile: Buffer,
+    pub(crate) staged: Buffer,
+    pub(crate) logits: Buffer,
+    pub(crate) probs: Buffer,
+}
+
+impl Scratch {
+    /// Creates empty working memory.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}

@@ -1,0 +1,239 @@
+//! A layer's product: every tile of the input rows and each panel, with its epilogue.
+
+use super::epilogue::{Epilogue, FinishedTile, Outputs, Requant, Staged};
+use super::inputs::{whole_rows, Inputs};
+use super::isa::{Isa, Product, WINDOW};
+use crate::buffer::Buffer;
+use crate::{Linear, MatrixView, MatrixViewMut, Scratch};
+
+/// Returns the parameters of the panel that starts at `slot`.
+fn requant<I: Isa>(linear: &Linear, slot: usize) -> Requant {
+    let panel = slot..slot + I::PANEL;
+    let left = &linear.left.as_slice::<i32>()[panel.clone()];
+    Requant {
+        mult: linear.mult.as_slice::<i16>()[panel.clone()].as_ptr(),
+        right: linear.right.as_slice::<i32>()[panel].as_ptr(),
+        left: left.as_ptr(),
+        shifts_left: left.iter().any(|&shift| shift > 0),
+    }
+}
+
+/// A tile whose epilogue has not run yet.
+struct PendingTile<'a> {
+    tile: FinishedTile<'a>,
+    /// Puts the outputs in order, if they are staged and complete their window.
+    reorder: Option<(Staged, Epilogue<'a>)>,
+}
+
+impl PendingTile<'_> {
+    /// Puts the outputs in order once the epilogue has run.
+    ///
+    /// # Safety
+    /// As [`Isa::reorder`].
+    unsafe fn reorder<I: Isa>(&self) {
+        if let Some((staged, to)) = self.reorder {
+            // SAFETY: the caller's promise.
+            unsafe { I::reorder(staged, to) }
+        }
+    }
+}
+
+/// Multiplies `input` by `layer`: every tile, panel by panel.
+///
+/// # Safety
+/// The CPU has the tier's features; the sizes agree.
+#[allow(clippy::too_many_lines)] // one walk over windows, panels and tiles
+#[allow(clippy::inline_always)] // compiled for each kind of outputs
+#[inline(always)]
+unsafe fn linear<I: Isa>(
+    layer: &Linear,
+    bias: &Buffer,
+    input: MatrixView<i8>,
+    scratch: &mut Scratch,
+    mut outputs: Outputs,
+) {
+    let n = input.rows();
+    let form = I::FOUR_BIT.filter(|_| layer.panels.iter().any(|panel| panel.four_bit));
+    let four_bit = form.map(|form| Inputs::four_bit(input, form, &mut scratch.four_bit_codes));
+    let four_bit_k = four_bit.as_ref().map_or(0, |inputs| inputs.k);
+    let k = layer.k.next_multiple_of(I::STEP);
+    // SAFETY: the caller promises the features.
+    let eight_bit = (layer.panels.iter().any(|panel| !panel.four_bit))
+        .then(|| unsafe { Inputs::new::<I>(input, k, &mut scratch.codes) });
+    let (bias, order) = (bias.as_slice::<i32>(), layer.order.as_slice::<u8>());
+    let tile = I::ROWS * I::PANEL;
+    let accumulators = scratch.tile.take::<i32>(2 * tile).as_mut_ptr();
+    let value_bytes = outputs.value_bytes();
+    let sorted = layer.windows.iter().any(|window| window.sorted);
+    let staged = scratch
+        .staged
+        .take::<u8>(if sorted {
+            n * I::STAGED * value_bytes
+        } else {
+            0
+        })
+        .as_mut_ptr();
+    // The tile before, if the tier overlaps it with the next.
+    let mut pending: Option<PendingTile> = None;
+    // SAFETY: the caller promises the features.
+    unsafe { I::enter_thread() };
+    for (window, first) in layer.windows.iter().zip((0..).step_by(WINDOW)) {
+        let cols = WINDOW.min(layer.rows - first);
+        let staged_window = Staged {
+            values: staged,
+            order: order[first..first + WINDOW].as_ptr(),
+        };
+        // A tile that is a whole window is put in order at once, while it is in the cache.
+        let at_once = window.sorted && window.panels.len() == 1;
+        for panel in &layer.panels[window.panels.clone()] {
+            let width = panel.width;
+            let bias = bias[panel.slot..][..width].as_ptr();
+            let requant = requant::<I>(layer, panel.slot);
+            // SAFETY: the caller promises the features.
+            let (w, four_bit_w) =
+                unsafe { panel.weights::<I>(layer, (k, four_bit_k), &mut scratch.expanded) };
+            let mut next_weights = panel.next_weights(layer, n.div_ceil(I::ROWS));
+            for i in (0..n).step_by(I::ROWS) {
+                let rows = I::ROWS.min(n - i);
+                for line in next_weights.next().unwrap_or_default().chunks(64) {
+                    I::prefetch(line.as_ptr());
+                }
+                let epilogue = if window.sorted {
+                    let row = if at_once { 0 } else { i };
+                    let at = (row * I::STAGED + panel.slot - first) * value_bytes;
+                    // SAFETY: there are n rows of STAGED values, and a panel starts inside a
+                    // window.
+                    let to = unsafe { staged.add(at) };
+                    outputs.staged(to, I::STAGED, rows, I::PANEL)
+                } else {
+                    outputs.block(i, rows, panel.slot, width.min(layer.rows - panel.slot))
+                };
+                let other = pending
+                    .as_ref()
+                    .is_some_and(|pending| pending.tile.acc == accumulators);
+                // SAFETY: the slices have the sizes that a tile reads; there is room for two tiles
+                // of ROWS rows of PANEL; the epilogue writes a block of the outputs, or of what is
+                // staged, which has a value for each slot of `order`; the caller promises the
+                // features.
+                unsafe {
+                    let acc = accumulators.add(if other { tile } else { 0 });
+                    let finished = FinishedTile {
+                        acc,
+                        requant,
+                        epilogue,
+                    };
+                    if let (true, Some(four_bit)) = (panel.four_bit, &four_bit) {
+                        let (a, stride) = four_bit.tile(i, rows, rows);
+                        let (w, k) = (four_bit_w.as_ptr(), four_bit_k);
+                        let p = Product {
+                            a,
+                            stride,
+                            rows,
+                            w,
+                            width,
+                            k,
+                            bias,
+                        };
+                        I::tile_4_bit(p, panel.run, acc, I::PANEL);
+                        I::finish(&finished);
+                        if at_once {
+                            I::reorder(staged_window, outputs.block(i, rows, first, cols));
+                        }
+                    } else if let Some(eight_bit) = &eight_bit {
+                        let (a, stride) = eight_bit.tile(i, rows, whole_rows::<I>(rows));
+                        let w = w.as_ptr();
+                        let p = Product {
+                            a,
+                            stride,
+                            rows,
+                            w,
+                            width,
+                            k,
+                            bias,
+                        };
+                        if I::OVERLAPS {
+                            let reorder = at_once
+                                .then(|| (staged_window, outputs.block(i, rows, first, cols)));
+                            let before = pending.replace(PendingTile {
+                                tile: finished,
+                                reorder,
+                            });
+                            I::tile_and_finish(p, acc, before.as_ref().map(|before| &before.tile));
+                            if let Some(before) = before {
+                                before.reorder::<I>();
+                            }
+                        } else {
+                            I::tile_and_finish(p, acc, Some(&finished));
+                            if at_once {
+                                I::reorder(staged_window, outputs.block(i, rows, first, cols));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        if window.sorted && !at_once && n > 0 {
+            // SAFETY: as above; the window is staged.
+            unsafe { I::reorder(staged_window, outputs.block(0, n, first, cols)) };
+        }
+    }
+    // SAFETY: as above.
+    unsafe {
+        if let Some(pending) = pending {
+            I::finish(&pending.tile);
+            pending.reorder::<I>();
+        }
+        I::leave_thread();
+    }
+}
+
+/// Implements `Kernels::linear_i8`.
+///
+/// # Safety
+/// The CPU has the tier's features; the sizes agree.
+pub(crate) unsafe fn linear_i8<I: Isa>(
+    layer: &Linear,
+    input: MatrixView<i8>,
+    out: MatrixViewMut<i8>,
+    zero_point: i8,
+    table: Option<&[i8; 256]>,
+    scratch: &mut Scratch,
+) {
+    let outputs = Outputs::Codes {
+        out,
+        offset: 64 * i16::from(zero_point) + 32,
+        table,
+    };
+    // SAFETY: the caller's promise.
+    unsafe { linear::<I>(layer, &layer.rounded, input, scratch, outputs) }
+}
+
+/// Implements `Kernels::linear_residual`.
+///
+/// # Safety
+/// The CPU has the tier's features; the sizes agree.
+pub(crate) unsafe fn linear_residual<I: Isa>(
+    layer: &Linear,
+    input: MatrixView<i8>,
+    x: MatrixViewMut<i16>,
+    scratch: &mut Scratch,
+) {
+    let outputs = Outputs::Residual { x };
+    // SAFETY: the caller's promise.
+    unsafe { linear::<I>(layer, &layer.rounded, input, scratch, outputs) }
+}
+
+/// Implements `Kernels::linear_i32`.
+///
+/// # Safety
+/// The CPU has the tier's features; the sizes agree.
+pub(crate) unsafe fn linear_i32<I: Isa>(
+    layer: &Linear,
+    input: MatrixView<i8>,
+    out: MatrixViewMut<i32>,
+    scratch: &mut Scratch,
+) {
+    let outputs = Outputs::Accumulators { out };
+    // SAFETY: the caller's promise.
+    unsafe { linear::<I>(layer, &layer.bias, input, scratch, outputs) }
+}

@@ -1,0 +1,51 @@
+//! Packs weights, cuts products into tiles and handles edges for all SIMD tiers. A tier implements
+//! [`Isa`] and nothing else.
+//!
+//! A matrix of weights is cut into *panels* of up to `PANEL` rows; the last panel may be narrower,
+//! a multiple of `LANES`. Inside a panel, `GROUP` consecutive k of one row come first, then those
+//! of the next row, then the next group: `[panel][k / GROUP][row][k % GROUP]`, with zeros where
+//! rows or k run out. A *tile* is `ROWS` input rows times one panel. A tier computes a tile's
+//! accumulators, and an epilogue turns them into outputs. Keys and values are packed as weights
+//! are: logits are queries times keys (one row for each key), outputs are probabilities times
+//! values (one row for each dimension, k = keys).
+//!
+//! A row counts as a *4-bit row* if all its weights are in [-7, 7]; the others are *8-bit rows*. If
+//! 4-bit rows have a form of their own (a faster tile, or nibbles in memory), each *window* of
+//! `WINDOW` rows is sorted: 8-bit rows first, in whole vectors (4-bit rows fill up the last one),
+//! then the other 4-bit rows. A row's place in this order is its *slot*. The outputs of a sorted
+//! window are staged by slots, and put into the order of rows when the window is complete.
+//!
+//! With [`crate::Storage::Packed`] a panel keeps 8-bit rows as bytes and 4-bit rows as nibbles.
+//! Each call expands a panel once into working memory: an expanded panel fits the L1 or L2 cache
+//! and serves every tile of input rows.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `isa` | the interface of a tier |
+//! | `epilogue` | the conversion of accumulators to outputs |
+//! | `pack` | panels, windows and slots |
+//! | `inputs` | input rows as a tier multiplies them |
+//! | `linear` | a layer's product, tile by tile |
+//! | `attention` | one head's attention, block by block |
+//!
+//! Depends on the matrix views, the buffers and the scalar reference.
+
+mod attention;
+mod epilogue;
+mod inputs;
+mod isa;
+mod linear;
+mod pack;
+
+pub(crate) use attention::{attention, pack_kv, RowScale};
+pub(crate) use epilogue::{
+    copy_accumulators, copy_in_order, Epilogue, FinishedTile, Requant, Staged,
+};
+pub(crate) use isa::{FourBitForm, Isa, Out, Product, PAD, WINDOW};
+pub(crate) use linear::{linear_i32, linear_i8, linear_residual};
+pub(crate) use pack::{pack_linear, Panel, Window};
+#[cfg(target_arch = "x86_64")] // NEON has look-ups of its own, and packs and expands portably
+pub(crate) use {
+    epilogue::lookup,
+    pack::{expand, panels},
+};

@@ -1,0 +1,398 @@
+//! Epilogues: rows of 64 accumulators to codes or updates of the residual, and the outputs of
+//! attention.
+
+use std::arch::x86_64::*;
+
+use super::{in_order32, in_order64, in_pack_order, mask16, mask32, put16, put8};
+use crate::tiled::{
+    copy_in_order, lookup, Epilogue, FinishedTile, Isa, Out, Requant, RowScale, Staged,
+};
+
+/// Loads 64 accumulators.
+///
+/// # Safety
+/// They can be read.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) unsafe fn accumulators(acc: *const i32) -> [__m512i; 4] {
+    // SAFETY: the caller's promise.
+    std::array::from_fn(|v| unsafe { _mm512_loadu_si512(acc.add(16 * v).cast()) })
+}
+
+/// Computes t of 64 accumulators (which hold the rounding half), as words in pack order: columns
+/// 0-31, then 32-63.
+///
+/// # Safety
+/// 64 shifts can be read.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn shifted(acc: [__m512i; 4], requant: &Requant) -> [__m512i; 2] {
+    let mut t = acc;
+    for (v, t) in t.iter_mut().enumerate() {
+        // SAFETY: v < 4, the caller promises 64 of each.
+        unsafe {
+            *t = _mm512_srav_epi32(*t, _mm512_loadu_si512(requant.right.add(16 * v).cast()));
+            if requant.shifts_left {
+                *t = _mm512_sllv_epi32(*t, _mm512_loadu_si512(requant.left.add(16 * v).cast()));
+            }
+        }
+    }
+    [
+        _mm512_packs_epi32(t[0], t[1]),
+        _mm512_packs_epi32(t[2], t[3]),
+    ]
+}
+
+/// Requantizes rows of a panel to codes.
+struct Codes {
+    mult: [__m512i; 2],
+    offset: __m512i,
+}
+
+impl Codes {
+    /// Loads the parameters.
+    ///
+    /// # Safety
+    /// 64 parameters can be read.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    unsafe fn new(requant: &Requant, offset: i16) -> Self {
+        // SAFETY: the caller's promise.
+        let mult = |i: usize| unsafe { _mm512_loadu_si512(requant.mult.add(32 * i).cast()) };
+        Self {
+            mult: [in_pack_order(mult(0)), in_pack_order(mult(1))],
+            offset: _mm512_set1_epi16(offset),
+        }
+    }
+
+    /// Requantizes a row.
+    ///
+    /// # Safety
+    /// 64 parameters can be read.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    unsafe fn row(&self, acc: [__m512i; 4], requant: &Requant) -> __m512i {
+        // SAFETY: the caller's promise.
+        let t = unsafe { shifted(acc, requant) };
+        let y = |half: usize| {
+            let z = _mm512_mulhrs_epi16(t[half], self.mult[half]);
+            _mm512_srai_epi16::<6>(_mm512_adds_epi16(z, self.offset))
+        };
+        in_order64(_mm512_packs_epi16(y(0), y(1)))
+    }
+}
+
+/// Stores the codes of row `i`.
+///
+/// # Safety
+/// The row can be written.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn store8(out: Out<i8>, i: usize, codes: __m512i) {
+    // SAFETY: the mask keeps the store inside the row.
+    unsafe { put8(out.ptr.add(i * out.stride), out.cols, codes) }
+}
+
+/// Requantizes a row to updates, and adds them to row `i` of the residual or stores them.
+///
+/// # Safety
+/// 64 parameters can be read; the row is live and nothing else refers to it.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn update<const ADD: bool>(acc: [__m512i; 4], requant: &Requant, x: Out<i16>, i: usize) {
+    // SAFETY: the caller's promise; masks keep x inside its row.
+    unsafe {
+        for (half, t) in shifted(acc, requant).into_iter().enumerate() {
+            let cols = x.cols.saturating_sub(32 * half);
+            let mult = _mm512_loadu_si512(requant.mult.add(32 * half).cast());
+            let at = x.ptr.add(i * x.stride).wrapping_add(32 * half);
+            let update = _mm512_mulhrs_epi16(in_order32(t), mult);
+            let new = if ADD {
+                let old = _mm512_maskz_loadu_epi16(mask32(cols), at);
+                _mm512_max_epi16(_mm512_adds_epi16(old, update), _mm512_set1_epi16(-i16::MAX))
+            } else {
+                update
+            };
+            put16(at, cols, new);
+        }
+    }
+}
+
+/// A table of 256 codes, in registers.
+struct Table([__m512i; 4]);
+
+impl Table {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    fn new(table: &[i8; 256]) -> Self {
+        // SAFETY: the table has 256 entries.
+        Self(std::array::from_fn(|i| unsafe {
+            _mm512_loadu_si512(table.as_ptr().add(64 * i).cast())
+        }))
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
+    #[inline]
+    fn look_up(&self, y: __m512i) -> __m512i {
+        let low = _mm512_permutex2var_epi8(self.0[0], y, self.0[1]);
+        let high = _mm512_permutex2var_epi8(self.0[2], y, self.0[3]);
+        _mm512_mask_blend_epi8(_mm512_movepi8_mask(y), high, low)
+    }
+}
+
+/// Rows of 64 accumulators, in memory or in registers.
+pub(super) trait AccumulatorRows {
+    /// A row: its address, or the accumulators themselves.
+    type Row;
+
+    /// Returns the accumulators of a row.
+    ///
+    /// # Safety
+    /// They are live; the CPU has the tier's features.
+    unsafe fn load(row: Self::Row) -> [__m512i; 4];
+
+    /// Calls `each(i, row)` for each row.
+    ///
+    /// # Safety
+    /// As the tier's tile.
+    unsafe fn for_each(self, each: impl FnMut(usize, Self::Row));
+
+    /// Returns the output, with its number of columns as a constant if the rows' kind implies it.
+    fn constant_cols<T>(out: Out<T>) -> Out<T> {
+        out
+    }
+}
+
+/// Accumulators in memory.
+pub(super) struct InMemory {
+    pub acc: *const i32,
+    pub rows: usize,
+}
+
+impl AccumulatorRows for InMemory {
+    type Row = *const i32;
+
+    #[allow(clippy::inline_always)] // compiled for the features of its caller
+    #[inline(always)]
+    unsafe fn load(row: *const i32) -> [__m512i; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { accumulators(row) }
+    }
+
+    #[allow(clippy::inline_always)] // compiled for the features of its caller
+    #[inline(always)]
+    unsafe fn for_each(self, mut each: impl FnMut(usize, *const i32)) {
+        for i in 0..self.rows {
+            each(i, self.acc.wrapping_add(64 * i));
+        }
+    }
+}
+
+/// Requantizes rows to codes.
+///
+/// # Safety
+/// As [`Isa::finish`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn codes<R: AccumulatorRows>(rows: R, requant: &Requant, offset: i16, out: Out<i8>) {
+    let out = R::constant_cols(out);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let codes = Codes::new(requant, offset);
+        rows.for_each(|i, row| store8(out, i, codes.row(R::load(row), requant)));
+    }
+}
+
+/// Requantizes rows to codes and looks them up.
+///
+/// # Safety
+/// As [`Isa::finish`], and the CPU has VBMI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
+unsafe fn table_codes<R: AccumulatorRows>(
+    rows: R,
+    requant: &Requant,
+    offset: i16,
+    table: &[i8; 256],
+    out: Out<i8>,
+) {
+    let out = R::constant_cols(out);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (codes, table) = (Codes::new(requant, offset), Table::new(table));
+        rows.for_each(|i, row| {
+            let y = codes.row(R::load(row), requant);
+            store8(out, i, table.look_up(y));
+        });
+    }
+}
+
+/// Requantizes rows to updates, and adds them to the residual or stores them.
+///
+/// # Safety
+/// As [`Isa::finish`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn updates<R: AccumulatorRows, const ADD: bool>(rows: R, requant: &Requant, x: Out<i16>) {
+    let x = R::constant_cols(x);
+    // SAFETY: the caller's promise.
+    unsafe { rows.for_each(|i, row| update::<ADD>(R::load(row), requant, x, i)) }
+}
+
+/// Copies rows.
+///
+/// # Safety
+/// As [`Isa::finish`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn copies<R: AccumulatorRows>(rows: R, out: Out<i32>) {
+    // SAFETY: the caller's promise; masks keep stores inside the row.
+    unsafe {
+        rows.for_each(|i, row| {
+            for (v, acc) in R::load(row).into_iter().enumerate() {
+                let mask = mask16(out.cols.saturating_sub(16 * v));
+                let to = out.ptr.add(i * out.stride).wrapping_add(16 * v);
+                _mm512_mask_storeu_epi32(to, mask, acc);
+            }
+        });
+    }
+}
+
+/// Runs an epilogue on rows of accumulators, wherever they come from.
+///
+/// # Safety
+/// As [`Isa::finish`].
+pub(super) unsafe fn run<R: AccumulatorRows>(rows: R, requant: &Requant, epilogue: Epilogue) {
+    // SAFETY: the caller's promise; VBMI is detected.
+    unsafe {
+        match epilogue {
+            Epilogue::Codes { offset, table, out } => match table {
+                Some(table) if is_x86_feature_detected!("avx512vbmi") => {
+                    table_codes(rows, requant, offset, table, out);
+                }
+                Some(table) => {
+                    codes(rows, requant, offset, out);
+                    lookup(table, out);
+                }
+                None => codes(rows, requant, offset, out),
+            },
+            Epilogue::Add { x } => updates::<R, true>(rows, requant, x),
+            Epilogue::Updates { out } => updates::<R, false>(rows, requant, out),
+            Epilogue::Copy { out } => copies(rows, out),
+        }
+    }
+}
+
+/// Computes [`Isa::finish`].
+///
+/// # Safety
+/// As there.
+pub(super) unsafe fn finish(tile: &FinishedTile) {
+    let (acc, rows) = (tile.acc, tile.epilogue.rows());
+    // SAFETY: the caller's promise.
+    unsafe { run(InMemory { acc, rows }, &tile.requant, tile.epilogue) }
+}
+
+/// Computes [`Isa::reorder`].
+///
+/// # Safety
+/// As there.
+pub(super) unsafe fn reorder<I: Isa>(staged: Staged, to: Epilogue) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match to {
+            Epilogue::Codes { out, .. } => reorder8::<I>(staged, out),
+            Epilogue::Add { x } => reorder16::<I>(staged, x),
+            Epilogue::Updates { .. } => unreachable!("updates are staged, never put in order"),
+            Epilogue::Copy { out } => copy_in_order::<I>(staged, out),
+        }
+    }
+}
+
+/// Puts staged codes in order.
+///
+/// # Safety
+/// As [`Isa::reorder`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn reorder8<I: Isa>(staged: Staged, out: Out<i8>) {
+    // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the rows
+    // of out; masks keep stores inside them.
+    unsafe {
+        for half in 0..2 {
+            let places =
+                _mm512_cvtepu8_epi16(_mm256_loadu_si256(staged.order.add(32 * half).cast()));
+            let mask = mask32(out.cols.saturating_sub(32 * half));
+            for i in 0..out.rows {
+                let words = |half: usize| {
+                    let values = staged.values.add(i * I::STAGED + 32 * half);
+                    _mm512_cvtepi8_epi16(_mm256_loadu_si256(values.cast()))
+                };
+                let y = _mm512_permutex2var_epi16(words(0), places, words(1));
+                let at = out.ptr.add(i * out.stride).wrapping_add(32 * half);
+                _mm512_mask_cvtepi16_storeu_epi8(at, mask, y);
+            }
+        }
+    }
+}
+
+/// Puts staged updates in order and adds them to the residual.
+///
+/// # Safety
+/// As [`Isa::reorder`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn reorder16<I: Isa>(staged: Staged, x: Out<i16>) {
+    // SAFETY: as in reorder8.
+    unsafe {
+        let min = _mm512_set1_epi16(-i16::MAX);
+        for half in 0..2 {
+            let places =
+                _mm512_cvtepu8_epi16(_mm256_loadu_si256(staged.order.add(32 * half).cast()));
+            let mask = mask32(x.cols.saturating_sub(32 * half));
+            for i in 0..x.rows {
+                let words = |half: usize| {
+                    _mm512_loadu_si512(staged.values.add(2 * (i * I::STAGED + 32 * half)).cast())
+                };
+                let update = _mm512_permutex2var_epi16(words(0), places, words(1));
+                let at = x.ptr.add(i * x.stride).wrapping_add(32 * half);
+                let old = _mm512_maskz_loadu_epi16(mask, at);
+                let new = _mm512_max_epi16(_mm512_adds_epi16(old, update), min);
+                _mm512_mask_storeu_epi16(at, mask, new);
+            }
+        }
+    }
+}
+
+/// Computes [`Isa::attention_output`].
+///
+/// # Safety
+/// As there.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) unsafe fn attention_output(
+    acc: *const i32,
+    means: *const i32,
+    scales: &[RowScale],
+    out: Out<i8>,
+) {
+    // SAFETY: the caller promises 64 means and accumulators for each row; the mask keeps stores
+    // inside it.
+    unsafe {
+        let (eight, offset) = (_mm512_set1_epi32(8), _mm512_set1_epi16(32));
+        for (i, scale) in scales.iter().enumerate() {
+            let residue = _mm512_set1_epi32(scale.rounding_residue);
+            let half = _mm512_set1_epi32(1 << (scale.shift - 1));
+            let shift = _mm_cvtsi32_si128(scale.shift as i32);
+            let mult = _mm512_set1_epi16(scale.mult);
+            let t = |v: usize| {
+                let a = _mm512_loadu_si512(acc.add(64 * i + 16 * v).cast());
+                let mean = _mm512_loadu_si512(means.add(16 * v).cast());
+                let residue = _mm512_add_epi32(_mm512_mullo_epi32(mean, residue), eight);
+                let num =
+                    _mm512_add_epi32(_mm512_slli_epi32::<4>(a), _mm512_srai_epi32::<4>(residue));
+                _mm512_sra_epi32(_mm512_add_epi32(num, half), shift)
+            };
+            let o = |t: __m512i| {
+                let z = _mm512_mulhrs_epi16(t, mult);
+                _mm512_srai_epi16::<6>(_mm512_adds_epi16(z, offset))
+            };
+            let low = o(_mm512_packs_epi32(t(0), t(1)));
+            let high = o(_mm512_packs_epi32(t(2), t(3)));
+            let y = in_order64(_mm512_packs_epi16(low, high));
+            put8(out.ptr.add(i * out.stride), out.cols, y);
+        }
+    }
+}

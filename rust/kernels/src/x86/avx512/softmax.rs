@@ -1,0 +1,175 @@
+//! The softmax of logits.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+use super::{in_order64, mask16, mask32, numbers, reduced};
+use crate::scalar::{logit_cap, EXP2};
+
+/// `2 * EXP2`, for two-register permutes.
+static EXP2_DOUBLED: [u16; 64] = {
+    let mut table = [0; 64];
+    let mut f = 0;
+    while f < 64 {
+        table[f] = 2 * EXP2[f];
+        f += 1;
+    }
+    table
+};
+
+/// Returns a vector that has the largest logit of a row in one of its lanes.
+///
+/// # Safety
+/// `tokens` logits rounded up to 16 can be read.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn maxima(logits: *const i32, tokens: usize) -> __m512i {
+    // SAFETY: the caller's promise.
+    let load = |j: usize| unsafe { _mm512_loadu_si512(logits.add(j).cast()) };
+    let (whole, rest) = (tokens / 16 * 16, tokens % 16);
+    let mut max = [_mm512_set1_epi32(i32::MIN); 2];
+    for j in (0..whole).step_by(32) {
+        max[0] = _mm512_max_epi32(max[0], load(j));
+        // If there is no second vector, the first once more.
+        max[1] = _mm512_max_epi32(max[1], load(if j + 16 < whole { j + 16 } else { j }));
+    }
+    if rest > 0 {
+        max[0] = _mm512_mask_max_epi32(max[0], mask16(rest), max[0], load(whole));
+    }
+    _mm512_max_epi32(max[0], max[1])
+}
+
+/// Shifts each word right; a count above 15 gives 0. (The intrinsic compiles to two instructions.)
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn shifted_right(x: __m512i, counts: __m512i) -> __m512i {
+    let result;
+    // SAFETY: arithmetic in registers, with the features that the function asks for.
+    unsafe {
+        asm!(
+            "vpsrlvw {0}, {1}, {2}",
+            out(zmm_reg) result,
+            in(zmm_reg) x,
+            in(zmm_reg) counts,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    result
+}
+
+/// Returns the mask of the first `n` columns among 32 words in pack order.
+fn live_words(n: usize) -> u32 {
+    let live = mask32(n);
+    // Bit 8 * l + i is that of column 4 * l + i, and 4 above it that of column 16 + 4 * l + i.
+    (0..4).fold(0, |words, l| {
+        let part = |first: u32| live >> (first + 4 * l) & 15;
+        words | (part(0) | part(16) << 4) << (8 * l)
+    })
+}
+
+/// Computes e8 of a row, with u = (top - max(a, floor) * mult) >> 20. Returns vectors whose lanes
+/// add up to the sums of e12 and e8. `live` masks the tokens among the last 64 columns, in pack
+/// order.
+///
+/// # Safety
+/// `tokens` logits rounded up to 16 can be read, and as many probabilities rounded up to 64
+/// written.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn exponentials(
+    logits: *const i32,
+    probs: *mut u8,
+    tokens: usize,
+    live: [u32; 2],
+    [top, floor, mult]: [__m512i; 3],
+) -> (__m512i, __m512i) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let exponent = |j: usize| {
+            let a = _mm512_loadu_si512(logits.add(j).cast());
+            let product = _mm512_mullo_epi32(_mm512_max_epi32(a, floor), mult);
+            _mm512_srli_epi32::<20>(_mm512_sub_epi32(top, product))
+        };
+        let table = [
+            _mm512_loadu_si512(EXP2_DOUBLED.as_ptr().cast()),
+            _mm512_loadu_si512(EXP2_DOUBLED.as_ptr().add(32).cast()),
+        ];
+        let (zero, ones) = (_mm512_setzero_si512(), _mm512_set1_epi16(1));
+        let (one8, sixteenth) = (_mm512_set1_epi8(1), _mm512_set1_epi16(1 << 11));
+        let e12 = |j: usize, second: usize| {
+            let u = _mm512_packus_epi32(exponent(j), exponent(second));
+            let e = _mm512_permutex2var_epi16(table[0], u, table[1]);
+            let e = shifted_right(e, _mm512_srli_epi16::<6>(u));
+            // (e + 1) >> 1
+            _mm512_avg_epu16(e, zero)
+        };
+        let (mut sum12, mut sum8) = (zero, zero);
+        let mut store = |j: usize, e: [__m512i; 2]| {
+            let both = _mm512_madd_epi16(_mm512_add_epi16(e[0], e[1]), ones);
+            sum12 = _mm512_add_epi32(sum12, both);
+            // (e + 8) >> 4
+            let e = e.map(|e| _mm512_mulhrs_epi16(e, sixteenth));
+            let e8 = in_order64(_mm512_packus_epi16(e[0], e[1]));
+            sum8 = _mm512_dpbusd_epi32(sum8, e8, one8);
+            _mm512_storeu_si512(probs.add(j).cast(), e8);
+        };
+        let blocks = tokens / 64 * 64;
+        for j in (0..blocks).step_by(64) {
+            let low = e12(j, j + 16);
+            let high = e12(j + 32, j + 48);
+            store(j, [low, high]);
+        }
+        if blocks < tokens {
+            let pair = |j: usize, mask: u32| {
+                if j >= tokens {
+                    return zero;
+                }
+                // If there is no second vector, the first once more.
+                let second = if j + 16 < tokens { j + 16 } else { j };
+                let e = e12(j, second);
+                _mm512_maskz_mov_epi16(mask, e)
+            };
+            store(blocks, [pair(blocks, live[0]), pair(blocks + 32, live[1])]);
+        }
+        (sum12, sum8)
+    }
+}
+
+/// Computes [`crate::tiled::Isa::softmax`], and calls `after_row` after each row.
+///
+/// # Safety
+/// As there.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) unsafe fn softmax(
+    logits: *const i32,
+    probs: *mut u8,
+    strides: [usize; 2],
+    tokens: usize,
+    mult: i32,
+    sums: &mut [(i32, i32)],
+    after_row: impl Fn(),
+) {
+    let zero = _mm512_setzero_si512();
+    let mut max = [zero; 16];
+    for (i, max) in max[..sums.len()].iter_mut().enumerate() {
+        // SAFETY: the caller promises a row for each sum.
+        *max = unsafe { maxima(logits.add(i * strides[0]), tokens) };
+    }
+    let max = numbers(reduced::<true>(&max));
+    let cap = logit_cap(mult);
+    let live = [0, 32].map(|first| live_words((tokens % 64).saturating_sub(first)));
+    let (mut sum12, mut sum8) = ([zero; 16], [zero; 16]);
+    for (i, &max) in max[..sums.len()].iter().enumerate() {
+        // d * mult + 2^19 is top - max(a, floor) * mult, whose parts may wrap around.
+        let top = max.wrapping_mul(mult).wrapping_add(1 << 19);
+        let constants = [top, max.saturating_sub(cap), mult].map(|x| _mm512_set1_epi32(x));
+        // SAFETY: as above.
+        unsafe {
+            let (logits, probs) = (logits.add(i * strides[0]), probs.add(i * strides[1]));
+            (sum12[i], sum8[i]) = exponentials(logits, probs, tokens, live, constants);
+            after_row();
+        }
+    }
+    let sum12 = numbers(reduced::<false>(&sum12));
+    let sum8 = numbers(reduced::<false>(&sum8));
+    for (sums, both) in sums.iter_mut().zip(sum12.into_iter().zip(sum8)) {
+        *sums = both;
+    }
+}
