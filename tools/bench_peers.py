@@ -128,7 +128,7 @@ def race(
 
 
 def cpu() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Returns a description of the machine on which the figures were measured."""
     model = platform.processor()
     flags: set[str] = set()
     info = Path("/proc/cpuinfo")

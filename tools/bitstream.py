@@ -31,7 +31,7 @@ OLDEST = (2023, 2)
 
 
 class Target(NamedTuple):
-    """What is built: a configuration on a board."""
+    """Holds what is built: a configuration on a board."""
 
     hardware: Hardware
     part: str
@@ -45,7 +45,7 @@ class Target(NamedTuple):
 
     @property
     def configuration_hash(self) -> str:
-        """What the bitstream reports (rust/accelerator/src/identity.rs): 16 hexadecimal digits."""
+        """Returns the identity that the bitstream reports (rust/accelerator/src/identity.rs): 16 hexadecimal digits."""
         return hashlib.sha256(self.hardware.to_toml().encode()).hexdigest()[:16]
 
 

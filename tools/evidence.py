@@ -50,7 +50,7 @@ SPACE = ROOT / "tools" / "evidence-space.toml"
 
 Log = Callable[[str], None]
 
-#: What a strategy may choose as the 8-bit fraction of a matrix; None: what the space has.
+#: The 8-bit fractions of a matrix among which a strategy may choose; None: those of the space.
 STRATEGIES: dict[str, tuple[float, ...] | None] = {
     "rows": None,
     "layers": (0.0, 1.0),

@@ -97,7 +97,7 @@ def cell(document: Document, name: str, seed: str) -> Result | None:
 
 
 def pick(document: Document, strategy: str, target: float, seed: str) -> Result | None:
-    """What a strategy picked for a target; None where it reached none."""
+    """Returns the pick of a strategy for a target; None where the strategy did not reach the target."""
     found = cell(document, f"search_{strategy}", seed)
     for one in found["picks"] if found else ():
         if one["target"] == target:

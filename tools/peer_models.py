@@ -1,4 +1,4 @@
-"""What `bench_peers.py` races: ViTs in ONNX, their quantization, and the process that runs one contestant.
+"""Holds what `bench_peers.py` compares: ViTs in ONNX, their quantization, and the process that runs one contestant.
 
 Runs in the peers' own environment, which has no quasar_rt; the contestant `quasar_rt` runs in quasar_rt's.
 """

@@ -61,7 +61,7 @@ MODEL = ["fibers", "dram", "fabric", "quasar_sim"]
 
 
 def missed(compiler: str, build: Path, configuration: str) -> int:
-    """How many faults go unnoticed on a configuration."""
+    """Returns the number of faults that go unnoticed on a configuration."""
     here = Path(__file__).parents[1]
     out = build / "mutants" / configuration
     out.mkdir(parents=True, exist_ok=True)

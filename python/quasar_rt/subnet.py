@@ -178,7 +178,7 @@ class Subnet:
 
     @property
     def trained(self) -> bool:
-        """Whether the weights come from training; False for a random subnet, which is for speed tests."""
+        """True if the weights come from training; False for a random subnet, which is for speed tests."""
         return bool(self.config["trained"])
 
     @property

@@ -1,4 +1,4 @@
-"""What each width of rows costs on each tier of this machine, and the ratios that must hold."""
+"""Times each width of rows on each tier of this machine, and checks the ratios that must hold."""
 
 from __future__ import annotations
 

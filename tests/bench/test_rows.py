@@ -19,7 +19,7 @@ BLOCKS = (16, 32, 64, 128, 256)
 
 
 class Tuned:
-    """What can be had from NumPy: memory made beforehand, blocks, every step in place, bytes seen as words."""
+    """Quantizes as fast as NumPy can: memory made beforehand, blocks, every step in place, bytes seen as words."""
 
     def __init__(self, columns: int, block: int) -> None:
         self.block = block

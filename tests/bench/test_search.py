@@ -27,7 +27,7 @@ from quasar_rt.space import Space
 
 POPULATION, GENERATIONS = 200, 100
 SEEDS = range(5)
-#: What the search must reach: a multiple of pymoo's evaluations a second.
+#: The search must reach this multiple of pymoo's evaluations a second.
 RATIO = 50
 
 Points = NDArray[np.float64]

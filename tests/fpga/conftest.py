@@ -1,4 +1,4 @@
-"""What the tests of the hardware share."""
+"""Fixtures of the tests of the hardware."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ class Program:
         return "\n".join(lines) + "\n"
 
     def listing(self, interval: int = 1) -> str:
-        """What `array_cycles`, the example of quasar-accelerator, reads."""
+        """Returns the input of `array_cycles`, the example of quasar-accelerator."""
         shape, lines, loads = self.shape, [], iter(self.loads)
         lines.append(f"{shape.tokens} {shape.pairs} {shape.lanes} {shape.beat} {interval}")
         announce = True
@@ -250,7 +250,7 @@ class Program:
         return "\n".join(lines) + "\n"
 
     def expected(self) -> list[tuple[str, list[int]]]:
-        """What leaves, in order: `sum` of L tokens, or `score` of all."""
+        """Returns the results in order: `sum` of L tokens, or `score` of all."""
         out: list[tuple[str, list[int]]] = []
         total: np.ndarray | int = 0
         for p in self.passes:
@@ -302,7 +302,7 @@ class Cycles:
 
 
 class Weights:
-    """When tiles of row pairs are in the double buffer: reservoir, a beat and a word a cycle at most, queue."""
+    """Models when tiles of row pairs are in the double buffer: reservoir, a beat and a word a cycle at most, queue."""
 
     def __init__(self, program: Program, interval: int, depth: int) -> None:
         self.shape, self.interval, self.depth = program.shape, interval, depth

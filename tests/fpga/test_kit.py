@@ -58,7 +58,7 @@ CONFIG = dict(
 
 
 class Design(NamedTuple):
-    """What the Tcl asked Vivado for."""
+    """Holds what the Tcl asked Vivado for."""
 
     cells: dict[str, str]  # name -> VLNV or module
     properties: dict[str, dict[str, str]]

@@ -82,7 +82,7 @@ class Simulated:
 
 
 def counted(library: Path, program: Program, classes: int, segments: list[str], seed: int) -> dict[str, int]:
-    """What the loops count in a frame of zeros that runs alone, through these segments."""
+    """Returns what the loops count in a frame of zeros that runs alone, through these segments."""
     simulated = Simulated(library, seed)
     try:
         beat = program.beat_bytes

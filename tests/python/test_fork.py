@@ -20,7 +20,7 @@ SECONDS = 30
 
 
 def in_fork(work):
-    """What `work` returns in a forked process."""
+    """Returns what `work` returns in a forked process."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=lambda: sender.send(work()))

@@ -1,4 +1,4 @@
-"""What a subnet makes the engine allocate: in proportion to its largest block, whatever its file says."""
+"""The engine allocates in proportion to a subnet's largest block, whatever the subnet's file says."""
 
 import sys
 

@@ -29,7 +29,7 @@ def exact(height, width, name):
 
 
 def by_pillow(pixels, size, document):
-    """What torchvision's Resize and CenterCrop do with a Pillow image, written with Pillow alone."""
+    """Resizes and crops a Pillow image as torchvision's Resize and CenterCrop do, with Pillow alone."""
     height, width, channels = size
     image = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
     resize = document["resize"]
