@@ -9,15 +9,23 @@ namespace isa {
 constexpr unsigned ABI = 2;
 constexpr unsigned MAGIC = 0x51564954;
 constexpr unsigned HEAD_BITS = 3;
+constexpr unsigned COMMAND_WORDS = 8;
 constexpr unsigned CHECK_WORD = 7;
 constexpr unsigned PORT_BYTES = 16;
 constexpr unsigned MAX_PORTS = 4;
 constexpr unsigned ROW_BYTES = 16;
 constexpr unsigned TRANSFERS_AHEAD = 4;
 
-enum Unit : unsigned { LOAD = 0, ARRAY = 1, DRAIN = 2, NORM = 3, SOFTMAX = 4, };
+// Units.
+namespace unit {
+constexpr unsigned LOAD = 0;
+constexpr unsigned ARRAY = 1;
+constexpr unsigned DRAIN = 2;
+constexpr unsigned NORM = 3;
+constexpr unsigned SOFTMAX = 4;
+} // namespace unit
 
-// Depths of the queues between kernels; 0 is set by the configuration.
+// Depths of the queues between kernels; the configuration sets those that are 0 here.
 namespace depth {
 constexpr unsigned load_commands = 64;
 constexpr unsigned array_commands = 64;
@@ -40,6 +48,7 @@ constexpr unsigned norm_to_array = 2048;
 constexpr unsigned softmax_to_array = 4;
 } // namespace depth
 
+// Offsets of the registers.
 namespace reg {
 constexpr unsigned fetch_CTRL = 0x00000;
 constexpr unsigned fetch_GIE = 0x00004;
@@ -69,232 +78,423 @@ constexpr unsigned load_ARENA3 = 0x20034;
 constexpr unsigned reset = 0x30000;
 } // namespace reg
 
-// Moves beats of memory, and one for the check, to a unit.
+// Receiver of a transfer's beats (`Load`).
+namespace target {
+constexpr unsigned WEIGHTS = 0;
+constexpr unsigned ROWS = 1;
+constexpr unsigned GAINS = 2;
+constexpr unsigned TABLE = 3;
+constexpr unsigned RESIDUAL = 4;
+constexpr unsigned PATCHES = 5;
+} // namespace target
+
+// Memory that a `Gemm` reads its activations from.
+namespace source {
+constexpr unsigned INPUT = 0;
+constexpr unsigned NORMED = 1;
+constexpr unsigned QUERY = 2;
+constexpr unsigned HIDDEN = 3;
+} // namespace source
+
+// Results that the drain makes of a `Gemm`'s sums (`Rows`).
+namespace kind {
+constexpr unsigned CODES = 0;
+constexpr unsigned RESIDUAL = 1;
+constexpr unsigned LOGITS = 2;
+} // namespace kind
+
+// Destination of a row's results, in the row's parameters.
+namespace destination {
+constexpr unsigned QUERY = 0;
+constexpr unsigned KEY = 1;
+constexpr unsigned VALUE = 2;
+constexpr unsigned HIDDEN = 3;
+constexpr unsigned RESIDUAL = 4;
+constexpr unsigned LOGIT = 5;
+} // namespace destination
+
+// Pooling of a `LayerNorm`.
+namespace pooling {
+constexpr unsigned NONE = 0;
+constexpr unsigned BEFORE = 1;
+constexpr unsigned AFTER = 2;
+} // namespace pooling
+
+// Moves beats of memory, and one more for the check, to a unit.
 struct Load {
-  static constexpr unsigned UNIT = 0;
+  static constexpr unsigned UNIT = unit::LOAD;
   static constexpr unsigned CODE = 0;
-  u<3> target; // Where they go: 0 weights, 1 row parameters, 2 gains, 3 GELU table, 4 residual, 5 patches.
-  u<1> input; // 1: `address` counts from the frame's input, 0: from the arena.
-  u<1> wait_array; // 1: take a token of the array first (the memory of patches is free).
-  u<1> post_array; // 1: give the array a token afterwards.
-  u<1> frame; // Frame slot that a failed check is charged to.
-  u<24> beats; // Beats, without the check.
-  u<32> address; // First beat.
-  explicit Load(const command_t& c) {
-    target = u<3>(bits(c, 0, 6, 3));
-    input = u<1>(bits(c, 0, 9, 1));
-    wait_array = u<1>(bits(c, 0, 10, 1));
-    post_array = u<1>(bits(c, 0, 11, 1));
-    frame = u<1>(bits(c, 0, 12, 1));
-    beats = u<24>(bits(c, 1, 0, 24));
-    address = u<32>(bits(c, 2, 0, 32));
+  u<3> target = 0; // Receiver of the beats. See `target`.
+  u<1> input = 0; // `address` counts from the frame's input instead of the arena.
+  u<1> wait_array = 0; // First takes a credit of the array: `input` may be written.
+  u<1> post_array = 0; // At the end gives the array a credit.
+  u<1> frame = 0; // Frame slot that a failed check is charged to.
+  u<24> beats = 0; // Beats, without the check.
+  u<32> address = 0; // First beat.
+  static Load decode(const command_t& command) {
+    Load fields;
+    fields.target = u<3>(bits(command, 0, 6, 3));
+    fields.input = u<1>(bits(command, 0, 9, 1));
+    fields.wait_array = u<1>(bits(command, 0, 10, 1));
+    fields.post_array = u<1>(bits(command, 0, 11, 1));
+    fields.frame = u<1>(bits(command, 0, 12, 1));
+    fields.beats = u<24>(bits(command, 1, 0, 24));
+    fields.address = u<32>(bits(command, 2, 0, 32));
+    return fields;
+  }
+  command_t encode() const {
+    command_t command{};
+    command.word[0] = UNIT | CODE << HEAD_BITS;
+    put_bits(command, 0, 6, 3, uint64_t(int64_t(target)));
+    put_bits(command, 0, 9, 1, uint64_t(int64_t(input)));
+    put_bits(command, 0, 10, 1, uint64_t(int64_t(wait_array)));
+    put_bits(command, 0, 11, 1, uint64_t(int64_t(post_array)));
+    put_bits(command, 0, 12, 1, uint64_t(int64_t(frame)));
+    put_bits(command, 1, 0, 24, uint64_t(int64_t(beats)));
+    put_bits(command, 2, 0, 32, uint64_t(int64_t(address)));
+    return command;
   }
 };
 
-// Ends a frame's transfers: tells the store whether all were sound.
+// Ends a frame's transfers: reports to the store whether all checks were right.
 struct LoadEnd {
-  static constexpr unsigned UNIT = 0;
+  static constexpr unsigned UNIT = unit::LOAD;
   static constexpr unsigned CODE = 1;
-  u<1> frame; // Frame slot.
-  explicit LoadEnd(const command_t& c) {
-    frame = u<1>(bits(c, 0, 6, 1));
+  u<1> frame = 0; // Frame slot.
+  static LoadEnd decode(const command_t& command) {
+    LoadEnd fields;
+    fields.frame = u<1>(bits(command, 0, 6, 1));
+    return fields;
+  }
+  command_t encode() const {
+    command_t command{};
+    command.word[0] = UNIT | CODE << HEAD_BITS;
+    put_bits(command, 0, 6, 1, uint64_t(int64_t(frame)));
+    return command;
   }
 };
 
 // Multiplies activations by weights.
 struct Gemm {
-  static constexpr unsigned UNIT = 1;
+  static constexpr unsigned UNIT = unit::ARRAY;
   static constexpr unsigned CODE = 0;
-  u<2> source; // Activations: 0 `input`, 1 `normed`, 2 `query`, 3 `hidden`.
-  u<1> frame; // Frame slot of `normed`.
-  u<1> wait_load; // 1: take a token of load first.
-  u<1> wait_norm; // 1: take a norm token before each tile of tokens of the first tile of row pairs.
-  u<1> wait_drain_tiles; // 1: the same with the drain's.
-  u<8> wait_drain; // Drain tokens to take first.
-  u<1> post_load; // 1: give load a token at the end.
-  u<11> tokens; // Tokens, from 0 on.
-  u<13> columns; // Columns K; words between two tiles of tokens.
-  u<13> pass; // Columns of a pass.
-  u<16> rows4; // 4-bit rows.
-  u<16> rows8; // 8-bit rows.
-  explicit Gemm(const command_t& c) {
-    source = u<2>(bits(c, 0, 6, 2));
-    frame = u<1>(bits(c, 0, 8, 1));
-    wait_load = u<1>(bits(c, 0, 9, 1));
-    wait_norm = u<1>(bits(c, 0, 10, 1));
-    wait_drain_tiles = u<1>(bits(c, 0, 11, 1));
-    wait_drain = u<8>(bits(c, 0, 12, 8));
-    post_load = u<1>(bits(c, 0, 20, 1));
-    tokens = u<11>(bits(c, 0, 21, 11));
-    columns = u<13>(bits(c, 1, 0, 13));
-    pass = u<13>(bits(c, 1, 13, 13));
-    rows4 = u<16>(bits(c, 2, 0, 16));
-    rows8 = u<16>(bits(c, 2, 16, 16));
+  u<2> source = 0; // Memory of the activations. See `source`.
+  u<1> frame = 0; // Frame slot of `normed`.
+  u<1> wait_load = 0; // First takes a credit of load.
+  u<1> wait_norm = 0; // Takes a credit of the norm before each tile of tokens of the first tile of row pairs.
+  u<1> wait_drain_tiles = 0; // Takes a credit of the drain before each tile of tokens of the first tile of row pairs.
+  u<8> wait_drain = 0; // Credits of the drain that are taken first.
+  u<1> post_load = 0; // At the end gives load a credit: `input` may be written.
+  u<11> tokens = 0; // Tokens, from token 0 on.
+  u<13> columns = 0; // Columns K; words between two tiles of tokens.
+  u<13> pass = 0; // Columns of a pass.
+  u<16> rows4 = 0; // 4-bit rows.
+  u<16> rows8 = 0; // 8-bit rows.
+  static Gemm decode(const command_t& command) {
+    Gemm fields;
+    fields.source = u<2>(bits(command, 0, 6, 2));
+    fields.frame = u<1>(bits(command, 0, 8, 1));
+    fields.wait_load = u<1>(bits(command, 0, 9, 1));
+    fields.wait_norm = u<1>(bits(command, 0, 10, 1));
+    fields.wait_drain_tiles = u<1>(bits(command, 0, 11, 1));
+    fields.wait_drain = u<8>(bits(command, 0, 12, 8));
+    fields.post_load = u<1>(bits(command, 0, 20, 1));
+    fields.tokens = u<11>(bits(command, 0, 21, 11));
+    fields.columns = u<13>(bits(command, 1, 0, 13));
+    fields.pass = u<13>(bits(command, 1, 13, 13));
+    fields.rows4 = u<16>(bits(command, 2, 0, 16));
+    fields.rows8 = u<16>(bits(command, 2, 16, 16));
+    return fields;
+  }
+  command_t encode() const {
+    command_t command{};
+    command.word[0] = UNIT | CODE << HEAD_BITS;
+    put_bits(command, 0, 6, 2, uint64_t(int64_t(source)));
+    put_bits(command, 0, 8, 1, uint64_t(int64_t(frame)));
+    put_bits(command, 0, 9, 1, uint64_t(int64_t(wait_load)));
+    put_bits(command, 0, 10, 1, uint64_t(int64_t(wait_norm)));
+    put_bits(command, 0, 11, 1, uint64_t(int64_t(wait_drain_tiles)));
+    put_bits(command, 0, 12, 8, uint64_t(int64_t(wait_drain)));
+    put_bits(command, 0, 20, 1, uint64_t(int64_t(post_load)));
+    put_bits(command, 0, 21, 11, uint64_t(int64_t(tokens)));
+    put_bits(command, 1, 0, 13, uint64_t(int64_t(columns)));
+    put_bits(command, 1, 13, 13, uint64_t(int64_t(pass)));
+    put_bits(command, 2, 0, 16, uint64_t(int64_t(rows4)));
+    put_bits(command, 2, 16, 16, uint64_t(int64_t(rows8)));
+    return command;
   }
 };
 
-// Scores of a unit: queries by keys.
+// Computes the scores of a unit of attention: queries by keys.
 struct Scores {
-  static constexpr unsigned UNIT = 1;
+  static constexpr unsigned UNIT = unit::ARRAY;
   static constexpr unsigned CODE = 1;
-  u<1> parity; // Score buffer.
-  u<8> wait_drain; // Drain tokens to take first.
-  u<11> tile; // Tile of tokens.
-  u<11> tokens; // Tokens in the tile.
-  u<11> keys; // Keys N.
-  u<8> columns; // Dimensions of the head.
-  u<13> base; // First dimension of the head.
-  u<13> stride; // Dimensions of all heads I.
-  explicit Scores(const command_t& c) {
-    parity = u<1>(bits(c, 0, 6, 1));
-    wait_drain = u<8>(bits(c, 0, 7, 8));
-    tile = u<11>(bits(c, 0, 15, 11));
-    tokens = u<11>(bits(c, 1, 0, 11));
-    keys = u<11>(bits(c, 1, 11, 11));
-    columns = u<8>(bits(c, 1, 22, 8));
-    base = u<13>(bits(c, 2, 0, 13));
-    stride = u<13>(bits(c, 2, 13, 13));
+  u<1> parity = 0; // Score buffer.
+  u<8> wait_drain = 0; // Credits of the drain that are taken first.
+  u<11> tile = 0; // Tile of tokens.
+  u<11> tokens = 0; // Tokens in the tile.
+  u<11> keys = 0; // Keys N.
+  u<8> columns = 0; // Dimensions of the head.
+  u<13> base = 0; // First dimension of the head.
+  u<13> stride = 0; // Dimensions of all heads I.
+  static Scores decode(const command_t& command) {
+    Scores fields;
+    fields.parity = u<1>(bits(command, 0, 6, 1));
+    fields.wait_drain = u<8>(bits(command, 0, 7, 8));
+    fields.tile = u<11>(bits(command, 0, 15, 11));
+    fields.tokens = u<11>(bits(command, 1, 0, 11));
+    fields.keys = u<11>(bits(command, 1, 11, 11));
+    fields.columns = u<8>(bits(command, 1, 22, 8));
+    fields.base = u<13>(bits(command, 2, 0, 13));
+    fields.stride = u<13>(bits(command, 2, 13, 13));
+    return fields;
+  }
+  command_t encode() const {
+    command_t command{};
+    command.word[0] = UNIT | CODE << HEAD_BITS;
+    put_bits(command, 0, 6, 1, uint64_t(int64_t(parity)));
+    put_bits(command, 0, 7, 8, uint64_t(int64_t(wait_drain)));
+    put_bits(command, 0, 15, 11, uint64_t(int64_t(tile)));
+    put_bits(command, 1, 0, 11, uint64_t(int64_t(tokens)));
+    put_bits(command, 1, 11, 11, uint64_t(int64_t(keys)));
+    put_bits(command, 1, 22, 8, uint64_t(int64_t(columns)));
+    put_bits(command, 2, 0, 13, uint64_t(int64_t(base)));
+    put_bits(command, 2, 13, 13, uint64_t(int64_t(stride)));
+    return command;
   }
 };
 
-// Context of a unit: probabilities by values.
+// Computes the context of a unit of attention: probabilities by values.
 struct Context {
-  static constexpr unsigned UNIT = 1;
+  static constexpr unsigned UNIT = unit::ARRAY;
   static constexpr unsigned CODE = 2;
-  u<1> parity; // Probability buffer.
-  u<8> wait_drain; // Drain tokens to take first.
-  u<11> tile; // Tile of tokens.
-  u<11> tokens; // Tokens in the tile.
-  u<11> keys; // Keys N.
-  u<8> rows; // Dimensions of the head.
-  u<13> base; // First dimension of the head.
-  u<11> pass; // Columns of a pass.
-  explicit Context(const command_t& c) {
-    parity = u<1>(bits(c, 0, 6, 1));
-    wait_drain = u<8>(bits(c, 0, 7, 8));
-    tile = u<11>(bits(c, 0, 15, 11));
-    tokens = u<11>(bits(c, 1, 0, 11));
-    keys = u<11>(bits(c, 1, 11, 11));
-    rows = u<8>(bits(c, 1, 22, 8));
-    base = u<13>(bits(c, 2, 0, 13));
-    pass = u<11>(bits(c, 2, 13, 11));
+  u<1> parity = 0; // Probability buffer.
+  u<8> wait_drain = 0; // Credits of the drain that are taken first.
+  u<11> tile = 0; // Tile of tokens.
+  u<11> tokens = 0; // Tokens in the tile.
+  u<11> keys = 0; // Keys N.
+  u<8> rows = 0; // Dimensions of the head.
+  u<13> base = 0; // First dimension of the head.
+  u<11> pass = 0; // Columns of a pass.
+  static Context decode(const command_t& command) {
+    Context fields;
+    fields.parity = u<1>(bits(command, 0, 6, 1));
+    fields.wait_drain = u<8>(bits(command, 0, 7, 8));
+    fields.tile = u<11>(bits(command, 0, 15, 11));
+    fields.tokens = u<11>(bits(command, 1, 0, 11));
+    fields.keys = u<11>(bits(command, 1, 11, 11));
+    fields.rows = u<8>(bits(command, 1, 22, 8));
+    fields.base = u<13>(bits(command, 2, 0, 13));
+    fields.pass = u<11>(bits(command, 2, 13, 11));
+    return fields;
+  }
+  command_t encode() const {
+    command_t command{};
+    command.word[0] = UNIT | CODE << HEAD_BITS;
+    put_bits(command, 0, 6, 1, uint64_t(int64_t(parity)));
+    put_bits(command, 0, 7, 8, uint64_t(int64_t(wait_drain)));
+    put_bits(command, 0, 15, 11, uint64_t(int64_t(tile)));
+    put_bits(command, 1, 0, 11, uint64_t(int64_t(tokens)));
+    put_bits(command, 1, 11, 11, uint64_t(int64_t(keys)));
+    put_bits(command, 1, 22, 8, uint64_t(int64_t(rows)));
+    put_bits(command, 2, 0, 13, uint64_t(int64_t(base)));
+    put_bits(command, 2, 13, 11, uint64_t(int64_t(pass)));
+    return command;
   }
 };
 
-// Stores a `Gemm`'s rows.
+// Requantizes and stores the rows of a `Gemm`.
 struct Rows {
-  static constexpr unsigned UNIT = 2;
+  static constexpr unsigned UNIT = unit::DRAIN;
   static constexpr unsigned CODE = 0;
-  u<2> kind; // 0 codes, 1 residual, 2 logits.
-  u<1> frame; // Frame slot of the residual.
-  u<1> table; // 1: codes go through GELU's table.
-  u<1> moments; // 1: send the moments.
-  u<1> post_tiles; // 1: a token to the array for each tile of tokens of the last tile of row pairs.
-  u<1> post; // 1: a token to the array at the end.
-  u<11> tokens; // Tokens, from 0 on.
-  s<8> zero_point; // Zero point of codes.
-  u<11> skip; // Tokens below it keep their residual.
-  u<13> stride; // Words between two tiles of tokens in the destination.
-  u<16> rows4; // 4-bit rows.
-  u<16> rows8; // 8-bit rows.
-  u<21> reciprocal; // round(2^20/N), for the means of value columns.
-  explicit Rows(const command_t& c) {
-    kind = u<2>(bits(c, 0, 6, 2));
-    frame = u<1>(bits(c, 0, 8, 1));
-    table = u<1>(bits(c, 0, 9, 1));
-    moments = u<1>(bits(c, 0, 10, 1));
-    post_tiles = u<1>(bits(c, 0, 11, 1));
-    post = u<1>(bits(c, 0, 12, 1));
-    tokens = u<11>(bits(c, 0, 13, 11));
-    zero_point = s<8>(bits(c, 0, 24, 8));
-    skip = u<11>(bits(c, 1, 0, 11));
-    stride = u<13>(bits(c, 1, 11, 13));
-    rows4 = u<16>(bits(c, 2, 0, 16));
-    rows8 = u<16>(bits(c, 2, 16, 16));
-    reciprocal = u<21>(bits(c, 3, 0, 21));
+  u<2> kind = 0; // Results that are made of the sums. See `kind`.
+  u<1> frame = 0; // Frame slot of the residual.
+  u<1> table = 0; // Codes go through GELU's table.
+  u<1> moments = 0; // Sends the moments to the norm.
+  u<1> post_tiles = 0; // Gives the array a credit for each tile of tokens of the last tile of row pairs.
+  u<1> post = 0; // At the end gives the array a credit.
+  u<11> tokens = 0; // Tokens, from token 0 on.
+  s<8> zero_point = 0; // Zero point of codes.
+  u<11> skip = 0; // Tokens below this one keep their residual.
+  u<13> stride = 0; // Words between two tiles of tokens in the destination.
+  u<16> rows4 = 0; // 4-bit rows.
+  u<16> rows8 = 0; // 8-bit rows.
+  u<21> reciprocal = 0; // round(2^20/N), for the means of value columns.
+  static Rows decode(const command_t& command) {
+    Rows fields;
+    fields.kind = u<2>(bits(command, 0, 6, 2));
+    fields.frame = u<1>(bits(command, 0, 8, 1));
+    fields.table = u<1>(bits(command, 0, 9, 1));
+    fields.moments = u<1>(bits(command, 0, 10, 1));
+    fields.post_tiles = u<1>(bits(command, 0, 11, 1));
+    fields.post = u<1>(bits(command, 0, 12, 1));
+    fields.tokens = u<11>(bits(command, 0, 13, 11));
+    fields.zero_point = s<8>(bits(command, 0, 24, 8));
+    fields.skip = u<11>(bits(command, 1, 0, 11));
+    fields.stride = u<13>(bits(command, 1, 11, 13));
+    fields.rows4 = u<16>(bits(command, 2, 0, 16));
+    fields.rows8 = u<16>(bits(command, 2, 16, 16));
+    fields.reciprocal = u<21>(bits(command, 3, 0, 21));
+    return fields;
+  }
+  command_t encode() const {
+    command_t command{};
+    command.word[0] = UNIT | CODE << HEAD_BITS;
+    put_bits(command, 0, 6, 2, uint64_t(int64_t(kind)));
+    put_bits(command, 0, 8, 1, uint64_t(int64_t(frame)));
+    put_bits(command, 0, 9, 1, uint64_t(int64_t(table)));
+    put_bits(command, 0, 10, 1, uint64_t(int64_t(moments)));
+    put_bits(command, 0, 11, 1, uint64_t(int64_t(post_tiles)));
+    put_bits(command, 0, 12, 1, uint64_t(int64_t(post)));
+    put_bits(command, 0, 13, 11, uint64_t(int64_t(tokens)));
+    put_bits(command, 0, 24, 8, uint64_t(int64_t(zero_point)));
+    put_bits(command, 1, 0, 11, uint64_t(int64_t(skip)));
+    put_bits(command, 1, 11, 13, uint64_t(int64_t(stride)));
+    put_bits(command, 2, 0, 16, uint64_t(int64_t(rows4)));
+    put_bits(command, 2, 16, 16, uint64_t(int64_t(rows8)));
+    put_bits(command, 3, 0, 21, uint64_t(int64_t(reciprocal)));
+    return command;
   }
 };
 
-// Stores a `Context`'s rows in `query`.
+// Requantizes the rows of a `Context` and stores them in `query`.
 struct Attend {
-  static constexpr unsigned UNIT = 2;
+  static constexpr unsigned UNIT = unit::DRAIN;
   static constexpr unsigned CODE = 1;
-  u<1> post; // 1: a token to the array at the end.
-  u<11> tile; // Tile of tokens.
-  u<11> tokens; // Tokens in the tile.
-  u<8> rows; // Dimensions of the head.
-  u<13> base; // First dimension of the head.
-  u<13> stride; // Dimensions of all heads I.
-  explicit Attend(const command_t& c) {
-    post = u<1>(bits(c, 0, 6, 1));
-    tile = u<11>(bits(c, 0, 7, 11));
-    tokens = u<11>(bits(c, 0, 18, 11));
-    rows = u<8>(bits(c, 1, 0, 8));
-    base = u<13>(bits(c, 1, 8, 13));
-    stride = u<13>(bits(c, 2, 0, 13));
+  u<1> post = 0; // At the end gives the array a credit.
+  u<11> tile = 0; // Tile of tokens.
+  u<11> tokens = 0; // Tokens in the tile.
+  u<8> rows = 0; // Dimensions of the head.
+  u<13> base = 0; // First dimension of the head.
+  u<13> stride = 0; // Dimensions of all heads I.
+  static Attend decode(const command_t& command) {
+    Attend fields;
+    fields.post = u<1>(bits(command, 0, 6, 1));
+    fields.tile = u<11>(bits(command, 0, 7, 11));
+    fields.tokens = u<11>(bits(command, 0, 18, 11));
+    fields.rows = u<8>(bits(command, 1, 0, 8));
+    fields.base = u<13>(bits(command, 1, 8, 13));
+    fields.stride = u<13>(bits(command, 2, 0, 13));
+    return fields;
+  }
+  command_t encode() const {
+    command_t command{};
+    command.word[0] = UNIT | CODE << HEAD_BITS;
+    put_bits(command, 0, 6, 1, uint64_t(int64_t(post)));
+    put_bits(command, 0, 7, 11, uint64_t(int64_t(tile)));
+    put_bits(command, 0, 18, 11, uint64_t(int64_t(tokens)));
+    put_bits(command, 1, 0, 8, uint64_t(int64_t(rows)));
+    put_bits(command, 1, 8, 13, uint64_t(int64_t(base)));
+    put_bits(command, 2, 0, 13, uint64_t(int64_t(stride)));
+    return command;
   }
 };
 
 // Fills the residual from memory.
 struct Fill {
-  static constexpr unsigned UNIT = 2;
+  static constexpr unsigned UNIT = unit::DRAIN;
   static constexpr unsigned CODE = 2;
-  u<1> frame; // Frame slot.
-  u<20> words; // Words.
-  explicit Fill(const command_t& c) {
-    frame = u<1>(bits(c, 0, 6, 1));
-    words = u<20>(bits(c, 0, 7, 20));
+  u<1> frame = 0; // Frame slot.
+  u<20> words = 0; // Words.
+  static Fill decode(const command_t& command) {
+    Fill fields;
+    fields.frame = u<1>(bits(command, 0, 6, 1));
+    fields.words = u<20>(bits(command, 0, 7, 20));
+    return fields;
+  }
+  command_t encode() const {
+    command_t command{};
+    command.word[0] = UNIT | CODE << HEAD_BITS;
+    put_bits(command, 0, 6, 1, uint64_t(int64_t(frame)));
+    put_bits(command, 0, 7, 20, uint64_t(int64_t(words)));
+    return command;
   }
 };
 
 // Takes GELU's table from memory.
 struct Table {
-  static constexpr unsigned UNIT = 2;
+  static constexpr unsigned UNIT = unit::DRAIN;
   static constexpr unsigned CODE = 3;
-  explicit Table(const command_t&) {}
-};
-
-// `LayerNorm`, with pooling for the head.
-struct LayerNorm {
-  static constexpr unsigned UNIT = 3;
-  static constexpr unsigned CODE = 0;
-  u<1> frame; // Frame slot.
-  u<2> pool; // 0 none, 1 mean before, 2 mean after.
-  u<4> frac; // Output shift f.
-  u<11> tokens; // Tokens, from 0 on.
-  u<11> first; // First token of the mean.
-  u<11> embed; // Embedding size D.
-  u<50> epsilon; // E.
-  explicit LayerNorm(const command_t& c) {
-    frame = u<1>(bits(c, 0, 6, 1));
-    pool = u<2>(bits(c, 0, 7, 2));
-    frac = u<4>(bits(c, 0, 9, 4));
-    tokens = u<11>(bits(c, 0, 13, 11));
-    first = u<11>(bits(c, 1, 0, 11));
-    embed = u<11>(bits(c, 1, 11, 11));
-    epsilon = u<50>(bits(c, 2, 0, 50));
+  static Table decode(const command_t&) {
+    Table fields;
+    return fields;
+  }
+  command_t encode() const {
+    command_t command{};
+    command.word[0] = UNIT | CODE << HEAD_BITS;
+    return command;
   }
 };
 
-// Probabilities of a unit.
-struct Softmax {
-  static constexpr unsigned UNIT = 4;
+// Normalises the residual; before the head it also pools.
+struct LayerNorm {
+  static constexpr unsigned UNIT = unit::NORM;
   static constexpr unsigned CODE = 0;
-  u<1> parity; // Score and probability buffer.
-  u<11> tokens; // Tokens.
-  u<11> keys; // Keys N.
-  u<5> out_shift; // po.
-  u<15> out_mult; // Mo.
-  u<25> mult; // Multiplier of logits.
-  u<31> cap; // Largest difference of logits.
-  explicit Softmax(const command_t& c) {
-    parity = u<1>(bits(c, 0, 6, 1));
-    tokens = u<11>(bits(c, 0, 7, 11));
-    keys = u<11>(bits(c, 0, 18, 11));
-    out_shift = u<5>(bits(c, 1, 0, 5));
-    out_mult = u<15>(bits(c, 1, 5, 15));
-    mult = u<25>(bits(c, 2, 0, 25));
-    cap = u<31>(bits(c, 3, 0, 31));
+  u<1> frame = 0; // Frame slot.
+  u<2> pool = 0; // Pooling. See `pooling`.
+  u<4> frac = 0; // Output shift f.
+  u<11> tokens = 0; // Tokens, from token 0 on.
+  u<11> first = 0; // First token of the mean.
+  u<11> embed = 0; // Embedding size D.
+  u<50> epsilon = 0; // E.
+  static LayerNorm decode(const command_t& command) {
+    LayerNorm fields;
+    fields.frame = u<1>(bits(command, 0, 6, 1));
+    fields.pool = u<2>(bits(command, 0, 7, 2));
+    fields.frac = u<4>(bits(command, 0, 9, 4));
+    fields.tokens = u<11>(bits(command, 0, 13, 11));
+    fields.first = u<11>(bits(command, 1, 0, 11));
+    fields.embed = u<11>(bits(command, 1, 11, 11));
+    fields.epsilon = u<50>(bits(command, 2, 0, 50));
+    return fields;
+  }
+  command_t encode() const {
+    command_t command{};
+    command.word[0] = UNIT | CODE << HEAD_BITS;
+    put_bits(command, 0, 6, 1, uint64_t(int64_t(frame)));
+    put_bits(command, 0, 7, 2, uint64_t(int64_t(pool)));
+    put_bits(command, 0, 9, 4, uint64_t(int64_t(frac)));
+    put_bits(command, 0, 13, 11, uint64_t(int64_t(tokens)));
+    put_bits(command, 1, 0, 11, uint64_t(int64_t(first)));
+    put_bits(command, 1, 11, 11, uint64_t(int64_t(embed)));
+    put_bits(command, 2, 0, 50, uint64_t(int64_t(epsilon)));
+    return command;
+  }
+};
+
+// Computes the probabilities of a unit of attention.
+struct Softmax {
+  static constexpr unsigned UNIT = unit::SOFTMAX;
+  static constexpr unsigned CODE = 0;
+  u<1> parity = 0; // Score and probability buffer.
+  u<11> tokens = 0; // Tokens.
+  u<11> keys = 0; // Keys N.
+  u<5> out_shift = 0; // po.
+  u<15> out_mult = 0; // Mo.
+  u<25> mult = 0; // Multiplier of logits.
+  u<31> cap = 0; // Largest difference of logits.
+  static Softmax decode(const command_t& command) {
+    Softmax fields;
+    fields.parity = u<1>(bits(command, 0, 6, 1));
+    fields.tokens = u<11>(bits(command, 0, 7, 11));
+    fields.keys = u<11>(bits(command, 0, 18, 11));
+    fields.out_shift = u<5>(bits(command, 1, 0, 5));
+    fields.out_mult = u<15>(bits(command, 1, 5, 15));
+    fields.mult = u<25>(bits(command, 2, 0, 25));
+    fields.cap = u<31>(bits(command, 3, 0, 31));
+    return fields;
+  }
+  command_t encode() const {
+    command_t command{};
+    command.word[0] = UNIT | CODE << HEAD_BITS;
+    put_bits(command, 0, 6, 1, uint64_t(int64_t(parity)));
+    put_bits(command, 0, 7, 11, uint64_t(int64_t(tokens)));
+    put_bits(command, 0, 18, 11, uint64_t(int64_t(keys)));
+    put_bits(command, 1, 0, 5, uint64_t(int64_t(out_shift)));
+    put_bits(command, 1, 5, 15, uint64_t(int64_t(out_mult)));
+    put_bits(command, 2, 0, 25, uint64_t(int64_t(mult)));
+    put_bits(command, 3, 0, 31, uint64_t(int64_t(cap)));
+    return command;
   }
 };
 

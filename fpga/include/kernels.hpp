@@ -4,7 +4,7 @@
 // enables: bank `frame * GROUPS + group` (`parity * GROUPS + group`), word `tile * D + d`.
 #pragma once
 
-#include "isa.hpp"
+#include "commands.hpp"
 #include "memory.hpp"
 #include "stream.hpp"
 #include "types.hpp"
@@ -31,12 +31,12 @@ using maxima_t = scores_t; // a group at a time
 struct scale_t {
   u<15> mantissa;
   u<5> shift;
-  s<15> lost;
+  s<15> residue;
 };
 
 template <unsigned DEPTH> using Commands = Stream<command_t, DEPTH>;
 template <unsigned DEPTH> using Beats = Stream<beat_t, DEPTH>;
-template <unsigned DEPTH> using Tokens = Stream<token_t, DEPTH>;
+template <unsigned DEPTH> using Credits = Stream<credit_t, DEPTH>;
 using Sums = Stream<sums_t, isa::depth::sums>;
 using Moments = Stream<moments_t, config::MOMENTS_DEPTH>;
 using Maxima = Stream<maxima_t, isa::depth::maxima>;
@@ -69,31 +69,31 @@ void fetch(Bus<command_t> commands, uint32_t count, uint32_t base, uint32_t seed
 void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<port_t> memory3,
           Commands<isa::depth::load_commands>& commands, Beats<isa::depth::weights>& weights,
           Beats<isa::depth::rows>& rows, Beats<isa::depth::gains>& gains,
-          Tokens<isa::depth::array_to_load>& array_to_load, Tokens<isa::depth::load_to_array>& load_to_array,
-          Checks& checks, Write::Input patches);
+          Credits<isa::depth::array_to_load>& array_to_load,
+          Credits<isa::depth::load_to_array>& load_to_array, Checks& checks, Write::Input patches);
 
 // The array; its own name is reserved in VHDL.
 void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::weights>& weights,
-              Tokens<isa::depth::load_to_array>& load_to_array,
-              Tokens<isa::depth::array_to_load>& array_to_load,
-              Tokens<isa::depth::drain_to_array>& drain_to_array,
-              Tokens<isa::depth::norm_to_array>& norm_to_array,
-              Tokens<isa::depth::softmax_to_array>& softmax_to_array, Sums& sums, Maxima& maxima,
+              Credits<isa::depth::load_to_array>& load_to_array,
+              Credits<isa::depth::array_to_load>& array_to_load,
+              Credits<isa::depth::drain_to_array>& drain_to_array,
+              Credits<isa::depth::norm_to_array>& norm_to_array,
+              Credits<isa::depth::softmax_to_array>& softmax_to_array, Sums& sums, Maxima& maxima,
               Read::Input patches, Read::Normed normed, Read::Query query, Read::Key key, Read::Value value,
               Read::Probability probability, Read::Hidden hidden, Write::Score score);
 
 // `residual` is the drain's own copy, which it also writes; `norm_residual` the norm's.
 void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::rows>& rows, Sums& sums,
            Scales& scales, Moments& moments, Logits& logits,
-           Tokens<isa::depth::drain_to_array>& drain_to_array, Read::Residual residual,
+           Credits<isa::depth::drain_to_array>& drain_to_array, Read::Residual residual,
            Write::Residual own_residual, Write::Residual norm_residual, Write::Query query, Write::Key key,
            Write::Value value, Write::Hidden hidden);
 
 void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains>& gains, Moments& moments,
-          Tokens<isa::depth::norm_to_array>& norm_to_array, Read::Residual residual, Write::Normed normed);
+          Credits<isa::depth::norm_to_array>& norm_to_array, Read::Residual residual, Write::Normed normed);
 
 void softmax(Commands<isa::depth::softmax_commands>& commands, Maxima& maxima, Scales& scales,
-             Tokens<isa::depth::softmax_to_array>& softmax_to_array, Read::Score score,
+             Credits<isa::depth::softmax_to_array>& softmax_to_array, Read::Score score,
              Write::Probability probability);
 
 void store(Bus<port_t> memory, uint32_t count, uint32_t tag, Logits& logits, Checks& checks);

@@ -47,8 +47,17 @@ inline uint64_t bits(const command_t& c, unsigned word, unsigned lsb, unsigned c
   return (value >> lsb) & ((uint64_t(1) << count) - 1);
 }
 
-// "Done".
-using token_t = u<1>;
+// Writes the `count` bits from `lsb` of word `word` up, which were 0.
+inline void put_bits(command_t& c, unsigned word, unsigned lsb, unsigned count, uint64_t value) {
+#pragma HLS INLINE
+  const uint64_t bits = (value & ((uint64_t(1) << count) - 1)) << lsb;
+  c.word[word] |= uint32_t(bits);
+  if (count > 32)
+    c.word[word + 1] |= uint32_t(bits >> 32);
+}
+
+// An item of a queue that carries no data: a credit says that something is done.
+using credit_t = u<1>;
 
 // What one AXI port gives in a cycle. Bytes, since a range of a wide ap_uint is slow in simulation.
 struct port_t {

@@ -95,11 +95,11 @@ protected:
   Scales scales_{"scales"};
   Logits logits_{"logits"};
   Checks checks_{"checks"};
-  Tokens<isa::depth::load_to_array> load_to_array_{"load_to_array"};
-  Tokens<isa::depth::array_to_load> array_to_load_{"array_to_load"};
-  Tokens<isa::depth::drain_to_array> drain_to_array_{"drain_to_array"};
-  Tokens<isa::depth::norm_to_array> norm_to_array_{"norm_to_array"};
-  Tokens<isa::depth::softmax_to_array> softmax_to_array_{"softmax_to_array"};
+  Credits<isa::depth::load_to_array> load_to_array_{"load_to_array"};
+  Credits<isa::depth::array_to_load> array_to_load_{"array_to_load"};
+  Credits<isa::depth::drain_to_array> drain_to_array_{"drain_to_array"};
+  Credits<isa::depth::norm_to_array> norm_to_array_{"norm_to_array"};
+  Credits<isa::depth::softmax_to_array> softmax_to_array_{"softmax_to_array"};
 
   Rams::Input input_{"input"};
   Rams::Residual residual_{"residual"};

@@ -1,4 +1,4 @@
-// The array: weights, issue, the systolic array, join ("The array" in docs/accelerator.md).
+// The array: weights, issue, the systolic array, unpack_lanes ("The array" in docs/accelerator.md).
 #include "delay.hpp"
 #include "kernels.hpp"
 
@@ -9,7 +9,8 @@ using config::PAIRS;
 using config::SHIFT;
 using config::TOKENS;
 
-enum Kind : unsigned { GEMM, SCORES, CONTEXT };
+// Kinds of a tile pass.
+constexpr unsigned GEMM = isa::Gemm::CODE, SCORES = isa::Scores::CODE, CONTEXT = isa::Context::CODE;
 
 // Columns and tiles of row pairs of a Gemm: what becomes of its weights.
 struct demand_t {
@@ -19,14 +20,14 @@ struct demand_t {
 
 // A column of a tile of row pairs: a byte for each position.
 using column_t = vec<u<8>, PAIRS>;
-using Halves = Memory<column_t, 2, config::WEIGHT_WORDS>;
+using DoubleBuffer = Memory<column_t, 2, config::WEIGHT_WORDS>;
 
 // A tile pass: columns that add up in the slices before the chain takes the sums.
 struct tile_t {
   u<2> kind;
   u<10> pairs;
-  u<10> narrow; // the first of them: two 4-bit rows each
-  u<1> single;  // the last narrow one is one row
+  u<10> pairs4; // the first of them: two 4-bit rows each
+  u<1> single;  // the last of these is one row
   u<10> groups; // of the tile's tokens
   u<1> first;   // pass of the tile
   u<1> last;
@@ -47,7 +48,7 @@ struct issued_t {
 // A row pair on its way out.
 struct pair_t {
   u<2> kind;
-  u<1> narrow;
+  u<1> four_bit;
   u<1> two; // rows
   u<10> groups;
   u<1> first;
@@ -101,14 +102,6 @@ using Products = Stream<product_t, 2>;
 using Scored = Stream<scored_t, 2>;
 using Largest = Stream<vec<s<24>, TOKENS>, 2>;
 
-unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
-
-unsigned row_pairs(const isa::Gemm& gemm) { return (unsigned(gemm.rows4) + 1) / 2 + unsigned(gemm.rows8); }
-
-unsigned operation(const command_t& command) {
-  return unsigned(bits(command, 0, isa::HEAD_BITS, isa::HEAD_BITS));
-}
-
 // Weights are wanted as soon as the command is known, long before it runs.
 void dispatch(Commands<isa::depth::array_commands>& commands, Stream<command_t, JOBS>& jobs,
               Stream<demand_t, DEMANDS>& demands) {
@@ -116,8 +109,8 @@ void dispatch(Commands<isa::depth::array_commands>& commands, Stream<command_t, 
 #pragma HLS PIPELINE off
     interval("array.dispatch");
     const command_t command = commands.read();
-    if (operation(command) == isa::Gemm::CODE) {
-      const isa::Gemm gemm(command);
+    if (operation(command) == GEMM) {
+      const isa::Gemm gemm = isa::Gemm::decode(command);
       demands.write({gemm.columns, ceil_div(row_pairs(gemm), PAIRS)});
     }
     jobs.write(command);
@@ -125,16 +118,16 @@ void dispatch(Commands<isa::depth::array_commands>& commands, Stream<command_t, 
 }
 
 // Beats to columns, through a reservoir of bytes; at most a beat in and a column out in a cycle.
-void load_weights(Stream<demand_t, DEMANDS>& demands, Beats<isa::depth::weights>& beats, Halves& halves,
-                  Stream<token_t, 2>& filled, Stream<token_t, 2>& freed) {
+void load_weights(Stream<demand_t, DEMANDS>& demands, Beats<isa::depth::weights>& beats, DoubleBuffer& halves,
+                  Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed) {
   constexpr unsigned BEAT = sizeof(beat_t);
   unsigned half = 0;
-  unsigned credits = 2;
+  unsigned free_halves = 2;
   for (volatile bool running = true; running;) {
     const demand_t demand = demands.read();
     for (unsigned tile = 0; tile < unsigned(demand.tiles); ++tile) {
-      if (credits > 0)
-        --credits;
+      if (free_halves > 0)
+        --free_halves;
       else
         freed.read();
       uint8_t reservoir[PAIRS + BEAT];
@@ -207,27 +200,26 @@ struct pass_t {
 
 using Passes = Stream<pass_t, 4>;
 
-// Goes through a command's tile passes: tiles of row pairs, tiles of tokens, passes. Takes tokens before what
-// they guard is sent on, so that no address can be ahead of its token.
-void plan(Stream<command_t, JOBS>& jobs, Stream<token_t, 2>& filled,
-          Tokens<isa::depth::load_to_array>& load_to_array,
-          Tokens<isa::depth::drain_to_array>& drain_to_array,
-          Tokens<isa::depth::norm_to_array>& norm_to_array,
-          Tokens<isa::depth::softmax_to_array>& softmax_to_array, Passes& passes) {
+// Goes through a command's tile passes: tiles of row pairs, tiles of tokens, passes. Takes credits before
+// what they guard is sent on, so that no address can be ahead of its credit.
+void plan(Stream<command_t, JOBS>& jobs, Stream<credit_t, 2>& filled,
+          Credits<isa::depth::load_to_array>& load_to_array,
+          Credits<isa::depth::drain_to_array>& drain_to_array,
+          Credits<isa::depth::norm_to_array>& norm_to_array,
+          Credits<isa::depth::softmax_to_array>& softmax_to_array, Passes& passes) {
   constexpr unsigned KEY_BANKS = config::KEY_BANKS;
   constexpr unsigned VALUE_BANKS = config::VALUE_BANKS;
   unsigned owed = 0; // cycles that the chain takes for the last tile pass
   for (volatile bool running = true; running;) {
     const command_t command = jobs.read();
-    const unsigned code = operation(command);
-    const isa::Gemm gemm(command);
-    const isa::Scores scores(command);
-    const isa::Context context(command);
-    const bool is_gemm = code == isa::Gemm::CODE;
-    const bool is_scores = code == isa::Scores::CODE;
-    unsigned kind, tokens, columns, most, row_count, rows4 = 0, wait_drain, bank, start = 0;
+    const isa::Gemm gemm = isa::Gemm::decode(command);
+    const isa::Scores scores = isa::Scores::decode(command);
+    const isa::Context context = isa::Context::decode(command);
+    const unsigned kind = operation(command);
+    const bool is_gemm = kind == GEMM;
+    const bool is_scores = kind == SCORES;
+    unsigned tokens, columns, most, row_count, rows4 = 0, wait_drain, bank, start = 0;
     if (is_gemm) {
-      kind = GEMM;
       tokens = gemm.tokens;
       columns = gemm.columns;
       most = gemm.pass;
@@ -236,7 +228,6 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<token_t, 2>& filled,
       wait_drain = gemm.wait_drain;
       bank = gemm.frame;
     } else if (is_scores) {
-      kind = SCORES;
       tokens = scores.tokens;
       columns = scores.columns;
       most = scores.columns;
@@ -245,7 +236,6 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<token_t, 2>& filled,
       bank = scores.parity;
       start = unsigned(scores.tile) * unsigned(scores.stride) + unsigned(scores.base);
     } else {
-      kind = CONTEXT;
       tokens = context.tokens;
       columns = context.keys;
       most = context.pass;
@@ -253,10 +243,9 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<token_t, 2>& filled,
       wait_drain = context.wait_drain;
       bank = context.parity;
     }
-    const unsigned narrow_pairs = (rows4 + 1) / 2;
     const unsigned tiles = ceil_div(tokens, TOKENS);
-    const unsigned last_groups = ceil_div(tokens - (tiles - 1) * TOKENS, LANES);
-    bool waits = true; // for the command's tokens
+    const unsigned last_groups = ceil_div(tile_tokens(tokens, tiles - 1), LANES);
+    bool waits = true; // for the command's credits
     unsigned key_bank = 0;
     unsigned key_address = scores.base;
     unsigned value_bank = unsigned(context.base) % VALUE_BANKS;
@@ -265,10 +254,7 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<token_t, 2>& filled,
     unsigned value_address = unsigned(context.base) / VALUE_BANKS * unsigned(context.keys);
 
     for (unsigned pair = 0; pair < row_count; pair += PAIRS) {
-      const unsigned pairs = least(PAIRS, row_count - pair);
-      const unsigned narrow = narrow_pairs > pair ? least(pairs, narrow_pairs - pair) : 0;
-      const bool single = narrow > 0 && pair + narrow == narrow_pairs && (rows4 & 1) == 1;
-      const unsigned rows = pairs + narrow - (single ? 1 : 0);
+      const row_tile_t rows = row_tile(rows4, row_count, pair);
       unsigned address = start;
       for (unsigned tile = 0; tile < tiles; ++tile) {
         const unsigned groups = tile + 1 == tiles ? last_groups : GROUPS;
@@ -319,9 +305,9 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<token_t, 2>& filled,
           pass.post_load =
               is_gemm && gemm.post_load == 1 && last && tile + 1 == tiles && pair + PAIRS >= row_count;
           pass.tile.kind = kind;
-          pass.tile.pairs = pairs;
-          pass.tile.narrow = narrow;
-          pass.tile.single = single;
+          pass.tile.pairs = rows.pairs;
+          pass.tile.pairs4 = rows.pairs4;
+          pass.tile.single = rows.single;
           pass.tile.groups = groups;
           pass.tile.first = column == 0;
           pass.tile.last = last;
@@ -329,7 +315,7 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<token_t, 2>& filled,
           pass.tile.key = pair;
           pass.tile.last_keys = pair + PAIRS >= row_count;
           passes.write(pass);
-          owed = is_scores ? pairs : rows * groups;
+          owed = is_scores ? rows.pairs : rows.rows * groups;
           address += pass_columns;
           rotation += turn;
           if (rotation >= VALUE_BANKS)
@@ -351,8 +337,8 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<token_t, 2>& filled,
 }
 
 // Reads operands, a column a cycle, tile pass after tile pass without a gap.
-void issue(Passes& passes, Halves& halves, Stream<token_t, 2>& freed,
-           Tokens<isa::depth::array_to_load>& array_to_load, Read::Input patches, Read::Normed normed,
+void issue(Passes& passes, DoubleBuffer& halves, Stream<credit_t, 2>& freed,
+           Credits<isa::depth::array_to_load>& array_to_load, Read::Input patches, Read::Normed normed,
            Read::Query query, Read::Key key, Read::Value value, Read::Probability probability,
            Read::Hidden hidden, Issued& issued) {
   constexpr unsigned KEY_BANKS = config::KEY_BANKS;
@@ -384,11 +370,11 @@ void issue(Passes& passes, Halves& halves, Stream<token_t, 2>& freed,
       if (pass.tile.kind == CONTEXT)
         read_activations<Read::Probability, EXP_GROUPS, config::EXP_LANES>(
             probability, unsigned(pass.bank) * EXP_GROUPS, address, item.activation);
-      else if (pass.tile.kind == SCORES || pass.source == 2)
+      else if (pass.tile.kind == SCORES || pass.source == isa::source::QUERY)
         read_activations<Read::Query, GROUPS, LANES>(query, 0, address, item.activation);
-      else if (pass.source == 0)
+      else if (pass.source == isa::source::INPUT)
         read_activations<Read::Input, GROUPS, LANES>(patches, 0, address, item.activation);
-      else if (pass.source == 1)
+      else if (pass.source == isa::source::NORMED)
         read_activations<Read::Normed, NORM_GROUPS, config::NORM_LANES>(
             normed, unsigned(pass.bank) * NORM_GROUPS, address, item.activation);
       else
@@ -441,7 +427,7 @@ void issue(Passes& passes, Halves& halves, Stream<token_t, 2>& freed,
 // The operand of a position, and what it tells the slices of its row pair.
 struct row_t {
   u<8> byte;
-  u<1> narrow;
+  u<1> four_bit;
   u<1> begin;
   u<1> end;
 };
@@ -464,17 +450,17 @@ s<SHIFT + 4> pack(const row_t& row) {
 #pragma HLS INLINE
   const s<4> high = unsigned(row.byte) >> 4;
   const u<4> nibble = unsigned(row.byte) & 15;
-  const s<5> low = int(nibble) - (row.narrow == 1 && nibble >= 8 ? 16 : 0);
+  const s<5> low = int(nibble) - (row.four_bit == 1 && nibble >= 8 ? 16 : 0);
   return s<SHIFT + 4>((int(high) << SHIFT) + int(low));
 }
 
 pair_t pair_of(const tile_t& tile, unsigned index) {
 #pragma HLS INLINE
-  const bool narrow = index < unsigned(tile.narrow);
+  const bool four_bit = index < unsigned(tile.pairs4);
   pair_t pair;
   pair.kind = tile.kind;
-  pair.narrow = narrow;
-  pair.two = narrow && !(tile.single == 1 && index + 1 == unsigned(tile.narrow));
+  pair.four_bit = four_bit;
+  pair.two = four_bit && !(tile.single == 1 && index + 1 == unsigned(tile.pairs4));
   pair.groups = tile.groups;
   pair.first = tile.first;
   pair.last = tile.last;
@@ -553,7 +539,7 @@ void multiply(Issued& issued, Products& products) {
     for (unsigned r = 0; r < PAIRS; ++r) {
 #pragma HLS UNROLL
       rows[r].byte = item.operand[r];
-      rows[r].narrow = PAIRS - 1 - r < unsigned(item.tile.narrow);
+      rows[r].four_bit = PAIRS - 1 - r < unsigned(item.tile.pairs4);
       rows[r].begin = item.begin;
       rows[r].end = item.end;
     }
@@ -625,7 +611,7 @@ void multiply(Issued& issued, Products& products) {
 
 // From slices' sums to rows: splits them, adds passes, and gives the rows group after group; scores all
 // tokens at once.
-void join(Products& products, Sums& sums, Scored& scored) {
+void unpack_lanes(Products& products, Sums& sums, Scored& scored) {
   Memory<vec<s<27>, TOKENS>, 2, PAIRS> partial;
 #pragma HLS ARRAY_PARTITION variable = partial complete dim = 1
 #pragma HLS AGGREGATE variable = partial compact = bit
@@ -641,7 +627,7 @@ void join(Products& products, Sums& sums, Scored& scored) {
 #pragma HLS PIPELINE II = 1
 #pragma HLS DEPENDENCE variable = partial type = inter direction = RAW distance =                            \
     PARTIAL_DISTANCE dependent = true
-    interval("array.join");
+    interval("array.unpack_lanes");
     if (pause > 0) {
       --pause;
     } else if (left == 0) {
@@ -659,7 +645,7 @@ void join(Products& products, Sums& sums, Scored& scored) {
         else
           low = s<SHIFT>(sum);
         const s<48 - SHIFT> high = s<49>(sum - low) >> SHIFT;
-        if (pair.narrow == 1)
+        if (pair.four_bit == 1)
           first[t] = low;
         else
           first[t] = high * 16 + low;
@@ -777,11 +763,11 @@ void send_maxima(Largest& largest, Maxima& maxima) {
 } // namespace
 
 void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::weights>& weights,
-              Tokens<isa::depth::load_to_array>& load_to_array,
-              Tokens<isa::depth::array_to_load>& array_to_load,
-              Tokens<isa::depth::drain_to_array>& drain_to_array,
-              Tokens<isa::depth::norm_to_array>& norm_to_array,
-              Tokens<isa::depth::softmax_to_array>& softmax_to_array, Sums& sums, Maxima& maxima,
+              Credits<isa::depth::load_to_array>& load_to_array,
+              Credits<isa::depth::array_to_load>& array_to_load,
+              Credits<isa::depth::drain_to_array>& drain_to_array,
+              Credits<isa::depth::norm_to_array>& norm_to_array,
+              Credits<isa::depth::softmax_to_array>& softmax_to_array, Sums& sums, Maxima& maxima,
               Read::Input patches, Read::Normed normed, Read::Query query, Read::Key key, Read::Value value,
               Read::Probability probability, Read::Hidden hidden, Write::Score score) {
 #pragma HLS INTERFACE ap_ctrl_hs port = return
@@ -825,15 +811,15 @@ void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::
 #pragma HLS DATAFLOW
   Stream<command_t, JOBS> jobs("array.jobs");
   Stream<demand_t, DEMANDS> demands("array.demands");
-  Stream<token_t, 2> filled("array.filled");
-  Stream<token_t, 2> freed("array.freed");
+  Stream<credit_t, 2> filled("array.filled");
+  Stream<credit_t, 2> freed("array.freed");
   Passes passes("array.passes");
   Issued issued("array.issued");
   Products products("array.products");
   Scored scored("array.scored");
   Largest largest("array.largest");
   // A half belongs to load_weights until `filled`, to issue until `freed`.
-  Halves halves;
+  DoubleBuffer halves;
 #pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
 #pragma HLS AGGREGATE variable = halves compact = bit
 #pragma HLS STREAM variable = halves type = unsync
@@ -843,7 +829,7 @@ void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::
   QUASAR_PROCESS(issue(passes, halves, freed, array_to_load, patches, normed, query, key, value, probability,
                        hidden, issued));
   QUASAR_PROCESS(multiply(issued, products));
-  QUASAR_PROCESS(join(products, sums, scored));
+  QUASAR_PROCESS(unpack_lanes(products, sums, scored));
   QUASAR_PROCESS(store_scores(scored, score, largest));
   QUASAR_PROCESS(send_maxima(largest, maxima));
   QUASAR_JOIN();

@@ -9,9 +9,8 @@ using config::LANES;
 using config::PAIRS;
 using config::TOKENS;
 
-// Kinds of Rows (codes are 0), destinations of rows.
-constexpr unsigned UPDATES = 1, LOGITS = 2;
-constexpr unsigned QUERY = 0, KEY = 1, VALUE = 2, HIDDEN = 3, RESIDUAL = 4, LOGIT = 5;
+namespace destination = isa::destination;
+namespace kind = isa::kind;
 
 constexpr unsigned BEAT = sizeof(beat_t);
 constexpr unsigned JOBS = 64; // commands whose parameters may be on their way
@@ -29,7 +28,7 @@ struct row_t {
   u<8> value_bank;   // column mod VALUE_BANKS
   u<16> value_block; // column div VALUE_BANKS
 };
-using Halves = Memory<row_t, 2, MAX_ROWS>;
+using DoubleBuffer = Memory<row_t, 2, MAX_ROWS>;
 
 // A row of a tile of tokens.
 struct step_t {
@@ -52,7 +51,7 @@ struct step_t {
 
 // What a group of lanes stores, and what is to be announced then.
 struct stored_t {
-  u<3> destination; // LOGIT: nothing is stored
+  u<3> destination; // LOGIT stores nothing
   u<8> bank;        // of the first lane
   u<24> address;
   u<24> wrapped; // address beyond the last bank
@@ -61,14 +60,14 @@ struct stored_t {
   residual_t residual;
   moments_t moments;
   u<1> has_moments;
-  u<2> tokens;
-  u<1> filled; // the end of a Fill
+  u<2> credits; // to the array
+  u<1> filled;  // the end of a Fill
 };
 
 struct notice_t {
   moments_t moments;
   u<1> has_moments;
-  u<2> tokens;
+  u<2> credits; // to the array
 };
 
 using Jobs = Stream<command_t, JOBS>;
@@ -76,12 +75,6 @@ using Steps = Stream<step_t, 4>;
 using ScaleWords = Stream<vec<scale_t, LANES>, 2 * GROUPS>;
 using Stored = Stream<stored_t, 4>;
 using Notices = Stream<notice_t, 4>;
-
-unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
-
-unsigned operation(const command_t& command) {
-  return unsigned(bits(command, 0, isa::HEAD_BITS, isa::HEAD_BITS));
-}
 
 void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs, Jobs& parameter_jobs,
               Jobs& row_jobs, Jobs& scale_jobs) {
@@ -100,24 +93,6 @@ void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs, Jobs& 
   }
 }
 
-// Row pairs of a tile, and its rows.
-struct tile_t {
-  unsigned pairs;
-  unsigned rows;
-};
-
-tile_t tile_at(const isa::Rows& command, unsigned pair) {
-  const unsigned narrow_pairs = (unsigned(command.rows4) + 1) / 2;
-  const unsigned pairs = least(PAIRS, narrow_pairs + unsigned(command.rows8) - pair);
-  const unsigned narrow = narrow_pairs > pair ? least(pairs, narrow_pairs - pair) : 0;
-  const bool single = narrow > 0 && pair + narrow == narrow_pairs && (unsigned(command.rows4) & 1) == 1;
-  return {pairs, pairs + narrow - (single ? 1 : 0)};
-}
-
-unsigned row_pairs(const isa::Rows& command) {
-  return (unsigned(command.rows4) + 1) / 2 + unsigned(command.rows8);
-}
-
 uint32_t little_endian(const uint8_t* bytes, unsigned count) {
 #pragma HLS INLINE
   uint32_t value = 0;
@@ -129,21 +104,21 @@ uint32_t little_endian(const uint8_t* bytes, unsigned count) {
 }
 
 // Row parameters into their double buffer; beats of other kinds go on as they are.
-void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, Halves& halves, Stream<token_t, 2>& filled,
-                     Stream<token_t, 2>& freed, Stream<beat_t, 2>& passed) {
+void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, DoubleBuffer& halves,
+                     Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed, Stream<beat_t, 2>& passed) {
   unsigned half = 0;
-  unsigned credits = 2;
+  unsigned free_halves = 2;
   for (volatile bool running = true; running;) {
     const command_t command = jobs.read();
     if (operation(command) == isa::Rows::CODE) {
-      const isa::Rows rows(command);
+      const isa::Rows rows = isa::Rows::decode(command);
       const unsigned all = row_pairs(rows);
       for (unsigned pair = 0; pair < all; pair += PAIRS) {
-        if (credits > 0)
-          --credits;
+        if (free_halves > 0)
+          --free_halves;
         else
           freed.read();
-        const unsigned count = tile_at(rows, pair).rows;
+        const unsigned count = row_tile(rows.rows4, all, pair).rows;
         beat_t beat{};
 #pragma HLS ARRAY_PARTITION variable = beat.byte complete
         unsigned port = 0;
@@ -169,7 +144,7 @@ void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, Halves& halves,
         half ^= 1;
       }
     } else {
-      const isa::Fill fill(command);
+      const isa::Fill fill = isa::Fill::decode(command);
       const unsigned count = operation(command) == isa::Table::CODE
                                  ? ceil_div(256, BEAT)
                                  : unsigned(fill.words) * ceil_div(2 * TOKENS, BEAT);
@@ -182,18 +157,19 @@ void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, Halves& halves,
   }
 }
 
-// Goes through a command's rows in the order of their sums. Reads parameters only behind the token that says
+// Goes through a command's rows in the order of their sums. Reads parameters only behind the credit that says
 // that they are there.
-void walk(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<token_t, 2>& freed, Steps& steps) {
+void walk(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed,
+          Steps& steps) {
   unsigned half = 0;
   for (volatile bool running = true; running;) {
-    const isa::Rows command(jobs.read());
+    const isa::Rows command = isa::Rows::decode(jobs.read());
     const unsigned tokens = command.tokens;
     const unsigned tiles = ceil_div(tokens, TOKENS);
     const unsigned all = row_pairs(command);
     for (unsigned pair = 0; pair < all; pair += PAIRS) {
       filled.read();
-      const unsigned rows = tile_at(command, pair).rows;
+      const unsigned rows = row_tile(command.rows4, all, pair).rows;
       unsigned address = 0;
       unsigned key_bank = 0;
       unsigned key_address = 0;
@@ -207,7 +183,7 @@ void walk(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<token_t
           step.index = i;
           step.tile = tile;
           step.first = tile * TOKENS;
-          step.tokens = least(TOKENS, tokens - tile * TOKENS);
+          step.tokens = tile_tokens(tokens, tile);
           step.address = address;
           step.key_bank = key_bank;
           step.key_address = key_address;
@@ -236,7 +212,7 @@ void walk(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<token_t
 // A unit's scales, a group of lanes at a time.
 void gather_scales(Jobs& jobs, Scales& scales, ScaleWords& words) {
   for (volatile bool running = true; running;) {
-    const isa::Attend command(jobs.read());
+    const isa::Attend command = isa::Attend::decode(jobs.read());
     const unsigned tokens = command.tokens;
     vec<scale_t, LANES> word{};
     unsigned lane = 0;
@@ -256,7 +232,7 @@ void gather_scales(Jobs& jobs, Scales& scales, ScaleWords& words) {
 stored_t nothing() {
 #pragma HLS INLINE
   stored_t item;
-  item.destination = LOGIT;
+  item.destination = destination::LOGIT;
   item.bank = 0;
   item.address = 0;
   item.wrapped = 0;
@@ -268,7 +244,7 @@ stored_t nothing() {
     item.moments[lane] = {0, 0};
   }
   item.has_moments = 0;
-  item.tokens = 0;
+  item.credits = 0;
   item.filled = 0;
   return item;
 }
@@ -319,7 +295,7 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
     const unsigned address = unsigned(step.address) + column;
 
     residual_t before{};
-    if (command.kind == UPDATES)
+    if (command.kind == kind::RESIDUAL)
       before = residual[bank][address];
     moments_t moments;
     const bool fresh = step.begin == 1 && step.first_rows == 1;
@@ -369,11 +345,11 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
     item.bank = group;
     item.address = address;
     item.wrapped = address;
-    if (row.destination == KEY) {
+    if (row.destination == destination::KEY) {
       item.bank = key_bank;
       item.address = key_address + column;
       item.wrapped = key_address + column + unsigned(command.stride);
-    } else if (row.destination == VALUE) {
+    } else if (row.destination == destination::VALUE) {
       item.bank = value_bank;
       item.address = unsigned(row.value_block) * unsigned(command.tokens) + first;
       item.wrapped = item.address;
@@ -387,7 +363,7 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
       column_sum[step.index] = running;
       if (last_group && first + lanes == unsigned(command.tokens))
         means[0][column] = s<40>(running * command.reciprocal + 32768) >> 16;
-    } else if (row.destination == RESIDUAL) {
+    } else if (row.destination == destination::RESIDUAL) {
       item.bank = bank;
     }
 
@@ -400,12 +376,12 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
         saved[0][unsigned(step.tile) * GROUPS + group] = moments;
       }
     }
-    if (command.kind == LOGITS) {
+    if (command.kind == kind::LOGITS) {
       const s<27> acc = sum[0] + row.bias;
       logits.write(s<32>(s<44>(acc * row.mult + 16384) >> 15));
     }
     more = !(step.last == 1 && last_group);
-    item.tokens =
+    item.credits =
         (last_group && tile_ends && command.post_tiles == 1 ? 1 : 0) + (!more && command.post == 1 ? 1 : 0);
     stored.write(item);
 
@@ -444,12 +420,12 @@ void drain_context(const isa::Attend& command, ScaleWords& words, Sums& sums, Me
     for (unsigned lane = 0; lane < LANES; ++lane) {
 #pragma HLS UNROLL
       const scale_t& factor = scale[group][lane];
-      const s<28> lost = multiply<s<28>>(factor.lost, mean);
-      const s<31> numerator = sum[lane] * 16 + s<25>((lost + 8) >> 4);
+      const s<28> product = multiply<s<28>>(factor.residue, mean);
+      const s<31> numerator = sum[lane] * 16 + s<25>((product + 8) >> 4);
       const s<18> z = product15(shift16(numerator, factor.shift), s<16>(factor.mantissa));
       item.code[lane] = clamp8(s<13>((z + 32) >> 6));
     }
-    item.destination = QUERY;
+    item.destination = destination::QUERY;
     item.bank = group;
     item.address = address + row;
     ++group;
@@ -457,7 +433,7 @@ void drain_context(const isa::Attend& command, ScaleWords& words, Sums& sums, Me
       group = 0;
       ++row;
     }
-    item.tokens = row == unsigned(command.rows) && command.post == 1;
+    item.credits = row == unsigned(command.rows) && command.post == 1;
     stored.write(item);
   }
 }
@@ -492,7 +468,7 @@ void fill(const isa::Fill& command, Stream<beat_t, 2>& beats, Stored& stored) {
 #pragma HLS UNROLL
           item.residual[lane] = leaving[i * LANES + lane];
         }
-        item.destination = RESIDUAL;
+        item.destination = destination::RESIDUAL;
         item.bank = unsigned(command.frame) * GROUPS + i;
         item.address = word - 1;
         item.filled = word == unsigned(command.words) && i + 1 == GROUPS;
@@ -522,7 +498,7 @@ void take_table(Stream<beat_t, 2>& beats, Lookup& lookup) {
 }
 
 void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream<beat_t, 2>& beats,
-                Stream<token_t, 2>& refilled, Logits& logits, Read::Residual residual, Stored& stored) {
+                Stream<credit_t, 2>& refilled, Logits& logits, Read::Residual residual, Stored& stored) {
   Means means;
   Lookup lookup;
 #pragma HLS ARRAY_PARTITION variable = lookup complete dim = 1
@@ -534,11 +510,11 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
     const command_t command = jobs.read();
     const unsigned code = operation(command);
     if (code == isa::Rows::CODE) {
-      drain_rows(isa::Rows(command), steps, sums, logits, residual, means, lookup, saved, stored);
+      drain_rows(isa::Rows::decode(command), steps, sums, logits, residual, means, lookup, saved, stored);
     } else if (code == isa::Attend::CODE) {
-      drain_context(isa::Attend(command), scales, sums, means, stored);
+      drain_context(isa::Attend::decode(command), scales, sums, means, stored);
     } else if (code == isa::Fill::CODE) {
-      const isa::Fill job(command);
+      const isa::Fill job = isa::Fill::decode(command);
       fill(job, beats, stored);
       if (job.words != 0)
         refilled.read(); // the next command reads what was filled
@@ -552,7 +528,7 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
 // its queue.
 void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual norm_residual,
                   Write::Query query, Write::Key key, Write::Value value, Write::Hidden hidden,
-                  Stream<token_t, 2>& refilled, Notices& notices) {
+                  Stream<credit_t, 2>& refilled, Notices& notices) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE II = 1
     interval("drain.store");
@@ -561,15 +537,15 @@ void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual 
       continue;
     const unsigned bank = item.bank;
     const unsigned lanes = item.lanes;
-    if (item.destination == QUERY)
+    if (item.destination == destination::QUERY)
       query[bank][item.address] = item.code;
-    if (item.destination == HIDDEN)
+    if (item.destination == destination::HIDDEN)
       hidden[bank][item.address] = item.code;
-    if (item.destination == RESIDUAL) {
+    if (item.destination == destination::RESIDUAL) {
       own_residual[bank][item.address] = item.residual;
       norm_residual[bank][item.address] = item.residual;
     }
-    if (item.destination == KEY) {
+    if (item.destination == destination::KEY) {
       for (unsigned b = 0; b < KEY_BANKS; ++b) {
 #pragma HLS UNROLL
         const bool wraps = b < bank;
@@ -578,7 +554,7 @@ void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual 
           key[b][wraps ? item.wrapped : item.address] = item.code[lane];
       }
     }
-    if (item.destination == VALUE) {
+    if (item.destination == destination::VALUE) {
       for (unsigned b = 0; b < VALUE_BANKS; ++b) {
 #pragma HLS UNROLL
         const unsigned lane = b < bank ? b + VALUE_BANKS - bank : b - bank;
@@ -588,19 +564,19 @@ void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual 
     }
     if (item.filled == 1)
       refilled.write(1);
-    if (item.has_moments == 1 || item.tokens != 0)
-      notices.write({item.moments, item.has_moments, item.tokens});
+    if (item.has_moments == 1 || item.credits != 0)
+      notices.write({item.moments, item.has_moments, item.credits});
   }
 }
 
-void announce(Notices& notices, Moments& moments, Tokens<isa::depth::drain_to_array>& drain_to_array) {
+void announce(Notices& notices, Moments& moments, Credits<isa::depth::drain_to_array>& drain_to_array) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
     interval("drain.announce");
     const notice_t notice = notices.read();
     if (notice.has_moments == 1)
       moments.write(notice.moments);
-    for (unsigned i = 0; i < unsigned(notice.tokens); ++i)
+    for (unsigned i = 0; i < unsigned(notice.credits); ++i)
       drain_to_array.write(1);
   }
 }
@@ -609,7 +585,7 @@ void announce(Notices& notices, Moments& moments, Tokens<isa::depth::drain_to_ar
 
 void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::rows>& rows, Sums& sums,
            Scales& scales, Moments& moments, Logits& logits,
-           Tokens<isa::depth::drain_to_array>& drain_to_array, Read::Residual residual,
+           Credits<isa::depth::drain_to_array>& drain_to_array, Read::Residual residual,
            Write::Residual own_residual, Write::Residual norm_residual, Write::Query query, Write::Key key,
            Write::Value value, Write::Hidden hidden) {
 #pragma HLS INTERFACE ap_ctrl_hs port = return
@@ -651,16 +627,16 @@ void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::row
   Jobs parameter_jobs("drain.parameter_jobs");
   Jobs row_jobs("drain.row_jobs");
   Jobs scale_jobs("drain.scale_jobs");
-  Stream<token_t, 2> filled("drain.filled");
-  Stream<token_t, 2> freed("drain.freed");
+  Stream<credit_t, 2> filled("drain.filled");
+  Stream<credit_t, 2> freed("drain.freed");
   Stream<beat_t, 2> passed("drain.passed");
   Steps steps("drain.steps");
   ScaleWords scale_words("drain.scale_words");
   Stored stored("drain.stored");
-  Stream<token_t, 2> refilled("drain.refilled");
+  Stream<credit_t, 2> refilled("drain.refilled");
   Notices notices("drain.notices");
   // A half belongs to load_parameters until `filled`, to walk until `freed`.
-  Halves halves;
+  DoubleBuffer halves;
 #pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
 #pragma HLS AGGREGATE variable = halves compact = bit
 #pragma HLS STREAM variable = halves type = unsync

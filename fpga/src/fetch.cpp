@@ -60,9 +60,8 @@ fetch_commands:
     command_t command = receive<command_t>(commands);
     const bool sound = command.word[isa::CHECK_WORD] == check_behind(check, command);
     check = command.word[isa::CHECK_WORD];
-    const unsigned unit = bits(command, 0, 0, isa::HEAD_BITS);
-    const unsigned code = bits(command, 0, isa::HEAD_BITS, isa::HEAD_BITS);
-    if (unit == isa::LOAD && code == isa::Load::CODE && isa::Load(command).input)
+    const unsigned unit = unit_of(command);
+    if (unit == isa::unit::LOAD && operation(command) == isa::Load::CODE && isa::Load::decode(command).input)
       command.word[2] += base;
     // No unit sees a command that is not what was written, nor one behind it. What was handed on before is
     // right; before the host starts another segment, it resets.
@@ -70,19 +69,19 @@ fetch_commands:
       bad = i + 1;
     if (bad == 0) {
       switch (unit) {
-      case isa::LOAD:
+      case isa::unit::LOAD:
         load_commands.write(command);
         break;
-      case isa::ARRAY:
+      case isa::unit::ARRAY:
         array_commands.write(command);
         break;
-      case isa::DRAIN:
+      case isa::unit::DRAIN:
         drain_commands.write(command);
         break;
-      case isa::NORM:
+      case isa::unit::NORM:
         norm_commands.write(command);
         break;
-      case isa::SOFTMAX:
+      case isa::unit::SOFTMAX:
         softmax_commands.write(command);
         break;
       default:

@@ -15,13 +15,6 @@ static_assert(AHEAD + 1 <= 5);
 // Beats of a word of all tokens.
 constexpr unsigned PATCH_BEATS = ceil_div(config::TOKENS, BEAT_BYTES);
 
-enum Target : unsigned { WEIGHTS = 0, ROWS = 1, GAINS = 2, TABLE = 3, RESIDUAL = 4, PATCHES = 5 };
-
-bool transfers(const command_t& command) {
-#pragma HLS INLINE
-  return bits(command, 0, isa::HEAD_BITS, isa::HEAD_BITS) == isa::Load::CODE;
-}
-
 uint32_t word_of(const beat_t& beat, unsigned i) {
 #pragma HLS INLINE
   return beat.byte[4 * i] | beat.byte[4 * i + 1] << 8 | beat.byte[4 * i + 2] << 16 |
@@ -61,9 +54,9 @@ struct Taken {
 Taken take(const command_t& command, Bus<port_t>& memory0, Bus<port_t>& memory1, Bus<port_t>& memory2,
            Bus<port_t>& memory3) {
 #pragma HLS INLINE
-  if (!transfers(command))
-    return {false, 0, uint8_t(isa::LoadEnd(command).frame), false, false, 0};
-  const isa::Load transfer(command);
+  if (operation(command) != isa::Load::CODE)
+    return {false, 0, uint8_t(isa::LoadEnd::decode(command).frame), false, false, 0};
+  const isa::Load transfer = isa::Load::decode(command);
   const uint64_t first = uint32_t(transfer.address);
   const uint32_t beats = uint32_t(transfer.beats);
   memory0.read_request(first, beats + 1);
@@ -86,8 +79,8 @@ Taken take(const command_t& command, Bus<port_t>& memory0, Bus<port_t>& memory1,
 void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<port_t> memory3,
           Commands<isa::depth::load_commands>& commands, Beats<isa::depth::weights>& weights,
           Beats<isa::depth::rows>& rows, Beats<isa::depth::gains>& gains,
-          Tokens<isa::depth::array_to_load>& array_to_load, Tokens<isa::depth::load_to_array>& load_to_array,
-          Checks& checks, Write::Input patches) {
+          Credits<isa::depth::array_to_load>& array_to_load,
+          Credits<isa::depth::load_to_array>& load_to_array, Checks& checks, Write::Input patches) {
 #pragma HLS INTERFACE mode = ap_ctrl_hs port = return
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
   // clang-format off
@@ -169,15 +162,15 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       sum += share(beat, turn);
       turn = turned(turn, BEAT_WORDS);
       switch (command.target) {
-      case WEIGHTS:
+      case isa::target::WEIGHTS:
         weights.write(beat);
         break;
-      case ROWS:
-      case TABLE:
-      case RESIDUAL:
+      case isa::target::ROWS:
+      case isa::target::TABLE:
+      case isa::target::RESIDUAL:
         rows.write(beat);
         break;
-      case GAINS:
+      case isa::target::GAINS:
         gains.write(beat);
         break;
       default: // patches

@@ -11,7 +11,6 @@ using config::LANES;
 using config::NORM_LANES;
 using config::TOKENS;
 
-constexpr unsigned MEAN_BEFORE = 1, MEAN_AFTER = 2; // kinds of pooling
 constexpr unsigned MAX_EMBED = 1024 < config::NORM_WORDS ? 1024 : config::NORM_WORDS;
 constexpr unsigned BEAT = sizeof(beat_t);
 constexpr unsigned SUMS_DISTANCE = 4; // intervals between a column's sum and its next read, at least
@@ -20,7 +19,7 @@ struct gain_t {
   s<16> gain;
   s<16> offset;
 };
-using Halves = Memory<gain_t, 2, MAX_EMBED>;
+using DoubleBuffer = Memory<gain_t, 2, MAX_EMBED>;
 
 // Moments of NORM_LANES tokens.
 using group_t = vec<moment_t, NORM_LANES>;
@@ -44,13 +43,11 @@ struct stored_t {
 
 constexpr unsigned JOBS = 16;
 using Jobs = Stream<command_t, JOBS>;
-using Tiles = Stream<token_t, 2>;
+using Tiles = Stream<credit_t, 2>;
 using Groups = Stream<group_t, 2>;
 using Roots = Stream<roots_t, 2>;
 using Words = Stream<word_t, 16>;
 using Stored = Stream<stored_t, 2>;
-
-unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
 
 void dispatch(Commands<isa::depth::norm_commands>& commands, Jobs& gain_jobs, Jobs& collect_jobs,
               Jobs& read_jobs, Jobs& root_jobs, Jobs& normalise_jobs) {
@@ -66,14 +63,14 @@ void dispatch(Commands<isa::depth::norm_commands>& commands, Jobs& gain_jobs, Jo
   }
 }
 
-void load_gains(Jobs& jobs, Beats<isa::depth::gains>& beats, Halves& halves, Stream<token_t, 2>& filled,
-                Stream<token_t, 2>& freed) {
+void load_gains(Jobs& jobs, Beats<isa::depth::gains>& beats, DoubleBuffer& halves,
+                Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed) {
   unsigned half = 0;
-  unsigned credits = 2;
+  unsigned free_halves = 2;
   for (volatile bool running = true; running;) {
-    const isa::LayerNorm command(jobs.read());
-    if (credits > 0)
-      --credits;
+    const isa::LayerNorm command = isa::LayerNorm::decode(jobs.read());
+    if (free_halves > 0)
+      --free_halves;
     else
       freed.read();
     beat_t beat{};
@@ -97,9 +94,7 @@ void load_gains(Jobs& jobs, Beats<isa::depth::gains>& beats, Halves& halves, Str
 }
 
 // The groups of tokens of a tile.
-unsigned groups_of(unsigned tokens, unsigned tile) {
-  return ceil_div(least(TOKENS, tokens - tile * TOKENS), NORM_LANES);
-}
+unsigned groups_of(unsigned tokens, unsigned tile) { return ceil_div(tile_tokens(tokens, tile), NORM_LANES); }
 
 // The drain's groups of moments to the norm's; `tiles` says that a tile's residual is stored.
 void collect(Jobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) {
@@ -111,10 +106,10 @@ void collect(Jobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) {
     moment = {0, 0};
   }
   for (volatile bool running = true; running;) {
-    const isa::LayerNorm command(jobs.read());
+    const isa::LayerNorm command = isa::LayerNorm::decode(jobs.read());
     const unsigned tokens = command.tokens;
     for (unsigned tile = 0; tile * TOKENS < tokens; ++tile) {
-      const unsigned arriving = ceil_div(least(TOKENS, tokens - tile * TOKENS), LANES);
+      const unsigned arriving = ceil_div(tile_tokens(tokens, tile), LANES);
       for (unsigned group = 0; group < arriving; ++group) {
 #pragma HLS PIPELINE II = 1
         interval("norm.collect");
@@ -125,7 +120,7 @@ void collect(Jobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) {
         }
       }
       tiles.write(1);
-      const unsigned leaving = command.pool == MEAN_BEFORE ? 0 : groups_of(tokens, tile);
+      const unsigned leaving = command.pool == isa::pooling::BEFORE ? 0 : groups_of(tokens, tile);
       for (unsigned group = 0; group < leaving; ++group) {
 #pragma HLS PIPELINE II = 1
         interval("norm.regroup");
@@ -189,11 +184,11 @@ s<17> floor_divide(const s<27>& numerator, const u<11>& divisor) {
 void read(Jobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& pooled, Words& words) {
   Memory<s<16>, 1, MAX_EMBED> means;
   for (volatile bool running = true; running;) {
-    const isa::LayerNorm command(jobs.read());
+    const isa::LayerNorm command = isa::LayerNorm::decode(jobs.read());
     const unsigned tokens = command.tokens;
     const unsigned embed = command.embed;
     const unsigned tiles = ceil_div(tokens, TOKENS);
-    if (command.pool == MEAN_BEFORE) {
+    if (command.pool == isa::pooling::BEFORE) {
       for (unsigned tile = 0; tile < tiles; ++tile)
         stored_tiles.read();
       const unsigned count = tokens - unsigned(command.first);
@@ -252,7 +247,7 @@ void read(Jobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& pool
       }
     } else {
       for (unsigned tile = 0; tile < tiles; ++tile) {
-        // The bound comes with the token, so that no address is ahead of it.
+        // The bound comes with the credit, so that no address is ahead of it.
         const unsigned groups = groups_of(tokens, tile) * unsigned(stored_tiles.read());
         for (unsigned group = 0; group < groups; ++group) {
           for (unsigned d = 0; d < embed; ++d) {
@@ -269,10 +264,10 @@ void read(Jobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& pool
 // (S, b, inv) of NORM_LANES tokens side by side, a bit of each root and of each quotient a cycle.
 void root(Jobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
   for (volatile bool running = true; running;) {
-    const isa::LayerNorm command(jobs.read());
+    const isa::LayerNorm command = isa::LayerNorm::decode(jobs.read());
     const unsigned tokens = command.tokens;
     const unsigned embed = command.embed;
-    const bool pools = command.pool == MEAN_BEFORE;
+    const bool pools = command.pool == isa::pooling::BEFORE;
     const unsigned tiles = pools ? 1 : ceil_div(tokens, TOKENS);
     for (unsigned tile = 0; tile < tiles; ++tile) {
       const unsigned count = pools ? 1 : groups_of(tokens, tile);
@@ -379,20 +374,21 @@ s<8> normalise_one(const s<16>& x, const root_t& root, const gain_t& gain, const
   return clamp8(s<16>(y >> int(frac)));
 }
 
-void normalise(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<token_t, 2>& freed,
+void normalise(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed,
                Roots& roots, Words& words, Stored& stored) {
   Memory<s<18>, 1, MAX_EMBED> sums; // of codes, where the mean comes after
   distance(sums, SUMS_DISTANCE);
   unsigned half = 0;
   for (volatile bool running = true; running;) {
-    const isa::LayerNorm command(jobs.read());
+    const isa::LayerNorm command = isa::LayerNorm::decode(jobs.read());
     const unsigned tokens = command.tokens;
-    const unsigned tiles = command.pool == MEAN_BEFORE ? 1 : ceil_div(tokens, TOKENS);
-    // The bound comes with the token, so that no address is ahead of it.
+    const unsigned tiles = command.pool == isa::pooling::BEFORE ? 1 : ceil_div(tokens, TOKENS);
+    // The bound comes with the credit, so that no address is ahead of it.
     const unsigned embed = unsigned(command.embed) * unsigned(filled.read());
     for (unsigned tile = 0; tile < tiles; ++tile) {
-      const unsigned groups = command.pool == MEAN_BEFORE ? 1 : groups_of(tokens, tile);
-      const unsigned period = command.pool == MEAN_AFTER && embed < SUMS_DISTANCE ? SUMS_DISTANCE : embed;
+      const unsigned groups = command.pool == isa::pooling::BEFORE ? 1 : groups_of(tokens, tile);
+      const unsigned period =
+          command.pool == isa::pooling::AFTER && embed < SUMS_DISTANCE ? SUMS_DISTANCE : embed;
       roots_t root{};
       unsigned group = 0;
       unsigned d = 0;
@@ -426,7 +422,7 @@ void normalise(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<to
         item.bank = unsigned(command.frame) * NORM_GROUPS + group;
         item.address = tile * embed + d;
         item.last = group + 1 == groups && d + 1 == embed;
-        if (command.pool == MEAN_AFTER) {
+        if (command.pool == isa::pooling::AFTER) {
           if (tile != 0 || group != 0) {
             const s<18> before = sums[0][d];
             total += before;
@@ -441,7 +437,7 @@ void normalise(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<to
         }
       }
     }
-    if (command.pool == MEAN_AFTER) {
+    if (command.pool == isa::pooling::AFTER) {
       const unsigned count = tokens - unsigned(command.first);
       for (unsigned d = 0; d < embed; ++d) {
 #pragma HLS PIPELINE II = 1
@@ -464,7 +460,7 @@ void normalise(Jobs& jobs, Halves& halves, Stream<token_t, 2>& filled, Stream<to
   }
 }
 
-void store_codes(Stored& stored, Write::Normed normed, Stream<token_t, 2>& done) {
+void store_codes(Stored& stored, Write::Normed normed, Stream<credit_t, 2>& done) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE II = 1
     interval("norm.store");
@@ -477,8 +473,8 @@ void store_codes(Stored& stored, Write::Normed normed, Stream<token_t, 2>& done)
   }
 }
 
-// A process of its own, so that a tile is stored when its token arrives.
-void announce(Stream<token_t, 2>& done, Tokens<isa::depth::norm_to_array>& norm_to_array) {
+// A process of its own, so that a tile is stored when its credit arrives.
+void announce(Stream<credit_t, 2>& done, Credits<isa::depth::norm_to_array>& norm_to_array) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
     interval("norm.announce");
@@ -489,7 +485,7 @@ void announce(Stream<token_t, 2>& done, Tokens<isa::depth::norm_to_array>& norm_
 } // namespace
 
 void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains>& gains, Moments& moments,
-          Tokens<isa::depth::norm_to_array>& norm_to_array, Read::Residual residual, Write::Normed normed) {
+          Credits<isa::depth::norm_to_array>& norm_to_array, Read::Residual residual, Write::Normed normed) {
 #pragma HLS INTERFACE ap_ctrl_hs port = return
 #pragma HLS INTERFACE axis port = commands
 #pragma HLS INTERFACE axis port = gains
@@ -510,17 +506,17 @@ void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains
   Jobs read_jobs("norm.read_jobs");
   Jobs root_jobs("norm.root_jobs");
   Jobs normalise_jobs("norm.normalise_jobs");
-  Stream<token_t, 2> filled("norm.filled");
-  Stream<token_t, 2> freed("norm.freed");
+  Stream<credit_t, 2> filled("norm.filled");
+  Stream<credit_t, 2> freed("norm.freed");
   Tiles tiles("norm.tiles");
   Groups groups("norm.groups");
   Groups pooled("norm.pooled");
   Roots roots("norm.roots");
   Words words("norm.words");
   Stored stored("norm.stored");
-  Stream<token_t, 2> done("norm.done");
+  Stream<credit_t, 2> done("norm.done");
   // A half belongs to load_gains until `filled`, to normalise until `freed`.
-  Halves halves;
+  DoubleBuffer halves;
 #pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
 #pragma HLS AGGREGATE variable = halves compact = bit
 #pragma HLS STREAM variable = halves type = unsync

@@ -23,9 +23,9 @@ struct stored_t {
 
 // What is left to do for a group of tokens.
 struct total_t {
-  vec<u<22>, EXP_LANES> wide;   // S12
-  vec<u<18>, EXP_LANES> narrow; // sum of e8
-  u<8> tokens;                  // of the group
+  vec<u<22>, EXP_LANES> sum12; // sum of e12
+  vec<u<18>, EXP_LANES> sum8;  // sum of e8
+  u<8> tokens;                 // of the group
   u<15> out_mult;
   u<5> out_shift;
 };
@@ -38,7 +38,7 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
                   Totals& totals, Stored& stored) {
 #pragma HLS BIND_STORAGE variable = POWERS type = rom_np impl = lutram
   for (volatile bool running = true; running;) {
-    const isa::Softmax command(commands.read());
+    const isa::Softmax command = isa::Softmax::decode(commands.read());
     const unsigned groups = ceil_div(unsigned(command.tokens), EXP_LANES);
     for (unsigned group = 0; group < EXP_GROUPS; ++group) {
       interval("softmax.group");
@@ -48,8 +48,8 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
         total_t total;
         for (unsigned lane = 0; lane < EXP_LANES; ++lane) {
 #pragma HLS UNROLL
-          total.wide[lane] = 0;
-          total.narrow[lane] = 0;
+          total.sum12[lane] = 0;
+          total.sum8[lane] = 0;
         }
         const unsigned before = group * EXP_LANES;
         const unsigned left = unsigned(command.tokens) - before;
@@ -69,11 +69,11 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
             const u<12> exponent = u<32>(multiply<u<56>>(difference, command.mult) + 524288) >> 20;
             const unsigned shift = unsigned(exponent) >> 6;
             const unsigned power = 2 * unsigned(POWERS[unsigned(exponent) & 63]);
-            const u<12> wide = ((shift < 16 ? power >> shift : 0) + 1) >> 1;
-            const u<8> narrow = (unsigned(wide) + 8) >> 4;
-            total.wide[lane] += wide;
-            total.narrow[lane] += narrow;
-            item.probability[lane] = narrow;
+            const u<12> e12 = ((shift < 16 ? power >> shift : 0) + 1) >> 1;
+            const u<8> e8 = (unsigned(e12) + 8) >> 4;
+            total.sum12[lane] += e12;
+            total.sum8[lane] += e8;
+            item.probability[lane] = e8;
           }
           item.bank = bank;
           item.key = key;
@@ -86,8 +86,8 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
   }
 }
 
-// (r, p, L) of each token, a token a cycle: r = floor((Mo << b) / S12), with S12 shifted up to 22 bits, a bit
-// of it a stage.
+// Computes (r, p, L) of a token in each cycle: r = floor((Mo << b) / S12). S12 is shifted up to 22 bits; each
+// pipeline stage makes one bit of the quotient.
 void divide(Totals& totals, Scales& scales) {
   total_t total{};
   unsigned left = 0;
@@ -99,16 +99,16 @@ void divide(Totals& totals, Scales& scales) {
         continue;
       left = total.tokens;
     }
-    const u<22> sum = total.wide[0];
-    const u<18> narrow = total.narrow[0];
+    const u<22> sum12 = total.sum12[0];
+    const u<18> sum8 = total.sum8[0];
     for (unsigned lane = 0; lane + 1 < EXP_LANES; ++lane) {
 #pragma HLS UNROLL
-      total.wide[lane] = total.wide[lane + 1];
-      total.narrow[lane] = total.narrow[lane + 1];
+      total.sum12[lane] = total.sum12[lane + 1];
+      total.sum8[lane] = total.sum8[lane + 1];
     }
     --left;
 
-    u<22> divisor = sum;
+    u<22> divisor = sum12;
     unsigned bits = 22;
     for (unsigned step = 16; step > 0; step /= 2) {
 #pragma HLS UNROLL
@@ -133,12 +133,12 @@ void divide(Totals& totals, Scales& scales) {
     scale_t scale;
     scale.mantissa = halve ? unsigned(quotient) / 2 : unsigned(quotient);
     scale.shift = bits - (halve ? 1 : 0) + unsigned(total.out_shift) - 21;
-    scale.lost = int(sum) - 16 * int(narrow);
+    scale.residue = int(sum12) - 16 * int(sum8);
     scales.write(scale);
   }
 }
 
-void store_probabilities(Stored& stored, Write::Probability probability, Stream<token_t, 2>& done) {
+void store_probabilities(Stored& stored, Write::Probability probability, Stream<credit_t, 2>& done) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE II = 1
     interval("softmax.store");
@@ -151,8 +151,8 @@ void store_probabilities(Stored& stored, Write::Probability probability, Stream<
   }
 }
 
-// A process of its own, so that the probabilities are stored when their token arrives.
-void announce(Stream<token_t, 2>& done, Tokens<isa::depth::softmax_to_array>& softmax_to_array) {
+// A process of its own, so that the probabilities are stored when their credit arrives.
+void announce(Stream<credit_t, 2>& done, Credits<isa::depth::softmax_to_array>& softmax_to_array) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
     interval("softmax.announce");
@@ -163,7 +163,7 @@ void announce(Stream<token_t, 2>& done, Tokens<isa::depth::softmax_to_array>& so
 } // namespace
 
 void softmax(Commands<isa::depth::softmax_commands>& commands, Maxima& maxima, Scales& scales,
-             Tokens<isa::depth::softmax_to_array>& softmax_to_array, Read::Score score,
+             Credits<isa::depth::softmax_to_array>& softmax_to_array, Read::Score score,
              Write::Probability probability) {
 #pragma HLS INTERFACE ap_ctrl_hs port = return
 #pragma HLS INTERFACE axis port = commands
@@ -182,7 +182,7 @@ void softmax(Commands<isa::depth::softmax_commands>& commands, Maxima& maxima, S
 #pragma HLS DATAFLOW
   Totals totals("softmax.totals");
   Stored stored("softmax.stored");
-  Stream<token_t, 2> done("softmax.done");
+  Stream<credit_t, 2> done("softmax.done");
   QUASAR_PROCESS(exponentiate(commands, maxima, score, totals, stored));
   QUASAR_PROCESS(divide(totals, scales));
   QUASAR_PROCESS(store_probabilities(stored, probability, done));

@@ -73,11 +73,11 @@ struct Bench {
   int64_t activation(unsigned source, unsigned frame, unsigned token, unsigned word) {
     const unsigned t = token % TOKENS;
     switch (source) {
-    case 0:
+    case isa::source::INPUT:
       return input->at(t / LANES, word)[t % LANES];
-    case 1:
+    case isa::source::NORMED:
       return normed->at(frame * NORM_GROUPS + t / config::NORM_LANES, word)[t % config::NORM_LANES];
-    case 2:
+    case isa::source::QUERY:
       return query->at(t / LANES, word)[t % LANES];
     default:
       return hidden->at(t / LANES, word)[t % LANES];
@@ -108,19 +108,19 @@ struct Bench {
     const bool wait_load = random.between(0, 1), wait_norm = random.between(0, 1),
                wait_tiles = random.between(0, 1), post_load = random.between(0, 1);
     const unsigned wait_drain = unsigned(random.between(0, 3));
-    commands.push_back(assemble(1, 0,
-                                {{0, 6, 2, source},
-                                 {0, 8, 1, frame},
-                                 {0, 9, 1, wait_load},
-                                 {0, 10, 1, wait_norm},
-                                 {0, 11, 1, wait_tiles},
-                                 {0, 12, 8, wait_drain},
-                                 {0, 20, 1, post_load},
-                                 {0, 21, 11, tokens},
-                                 {1, 0, 13, total},
-                                 {1, 13, 13, pass},
-                                 {2, 0, 16, rows4},
-                                 {2, 16, 16, rows8}}));
+    const isa::Gemm gemm{.source = source,
+                         .frame = frame,
+                         .wait_load = wait_load,
+                         .wait_norm = wait_norm,
+                         .wait_drain_tiles = wait_tiles,
+                         .wait_drain = wait_drain,
+                         .post_load = post_load,
+                         .tokens = tokens,
+                         .columns = total,
+                         .pass = pass,
+                         .rows4 = rows4,
+                         .rows8 = rows8};
+    commands.push_back(gemm.encode());
     const unsigned tiles = ceil_div(tokens, TOKENS);
     load_tokens += wait_load;
     norm_tokens += wait_norm ? tiles : 0;
@@ -133,7 +133,7 @@ struct Bench {
         w = r < rows4 ? (worst ? (r % 2 ? -7 : 7) : draw(random, -7, 7))
             : worst   ? 127
                       : draw(random, -127, 127);
-    const unsigned narrow = ceil_div(rows4, 2), pairs = narrow + rows8;
+    const unsigned pairs4 = ceil_div(rows4, 2), pairs = pairs4 + rows8;
     const std::string name = "gemm " + std::to_string(tokens) + "x" + std::to_string(total) + "x" +
                              std::to_string(rows4) + "+" + std::to_string(rows8);
     for (unsigned first = 0; first < pairs; first += PAIRS) {
@@ -142,13 +142,13 @@ struct Bench {
       unsigned rows = 0;
       for (unsigned i = 0; i < here; ++i) {
         const unsigned pair = first + i;
-        rows += pair < narrow && 2 * pair + 1 < rows4 ? 2 : 1;
+        rows += pair < pairs4 && 2 * pair + 1 < rows4 ? 2 : 1;
         for (unsigned k = 0; k < total; ++k) {
           int64_t byte;
-          if (pair < narrow)
+          if (pair < pairs4)
             byte = (weight[2 * pair][k] & 15) | (2 * pair + 1 < rows4 ? weight[2 * pair + 1][k] * 16 : 0);
           else
-            byte = weight[rows4 + pair - narrow][k];
+            byte = weight[rows4 + pair - pairs4][k];
           bytes[size_t(k) * PAIRS + PAIRS - 1 - i] = uint8_t(byte);
         }
       }
@@ -159,8 +159,8 @@ struct Bench {
         for (unsigned i = 0; i < here; ++i) {
           const unsigned pair = first + i;
           for (unsigned half = 0; half < 2; ++half) {
-            const unsigned row = pair < narrow ? 2 * pair + half : rows4 + pair - narrow;
-            if (pair < narrow ? row >= rows4 : half == 1)
+            const unsigned row = pair < pairs4 ? 2 * pair + half : rows4 + pair - pairs4;
+            if (pair < pairs4 ? row >= rows4 : half == 1)
               continue;
             expect_row(name + " row " + std::to_string(row), tile * TOKENS, here_tokens, [&](unsigned token) {
               int64_t sum = 0;
@@ -178,22 +178,22 @@ struct Bench {
                    unsigned base, unsigned stride) {
     const unsigned wait_drain = unsigned(random.between(0, 2));
     drain_tokens += wait_drain;
-    commands.push_back(assemble(1, 1,
-                                {{0, 6, 1, parity},
-                                 {0, 7, 8, wait_drain},
-                                 {0, 15, 11, tile},
-                                 {1, 0, 11, tokens},
-                                 {1, 11, 11, keys},
-                                 {1, 22, 8, total},
-                                 {2, 0, 13, base},
-                                 {2, 13, 13, stride}}));
+    const isa::Scores command{.parity = parity,
+                              .wait_drain = wait_drain,
+                              .tile = tile,
+                              .tokens = tokens,
+                              .keys = keys,
+                              .columns = total,
+                              .base = base,
+                              .stride = stride};
+    commands.push_back(command.encode());
     std::erase_if(scores, [&](const Expected& e) { return e.parity == parity && e.key < keys; });
     std::vector<int64_t> largest(EXP_GROUPS * config::EXP_LANES, INT64_MIN);
     for (unsigned j = 0; j < keys; ++j)
       for (unsigned t = 0; t < tokens; ++t) {
         int64_t sum = 0;
         for (unsigned k = 0; k < total; ++k)
-          sum += activation(2, 0, t, tile * stride + base + k) *
+          sum += activation(isa::source::QUERY, 0, t, tile * stride + base + k) *
                  key->at(j % config::KEY_BANKS, j / config::KEY_BANKS * stride + base + k);
         scores.push_back({parity, j, t, sum});
         largest[t] = std::max(largest[t], sum);
@@ -208,15 +208,15 @@ struct Bench {
     const unsigned wait_drain = unsigned(random.between(0, 2));
     drain_tokens += wait_drain;
     ++softmax_tokens;
-    commands.push_back(assemble(1, 2,
-                                {{0, 6, 1, parity},
-                                 {0, 7, 8, wait_drain},
-                                 {0, 15, 11, tile},
-                                 {1, 0, 11, tokens},
-                                 {1, 11, 11, keys},
-                                 {1, 22, 8, rows},
-                                 {2, 0, 13, base},
-                                 {2, 13, 11, pass}}));
+    const isa::Context command{.parity = parity,
+                               .wait_drain = wait_drain,
+                               .tile = tile,
+                               .tokens = tokens,
+                               .keys = keys,
+                               .rows = rows,
+                               .base = base,
+                               .pass = pass};
+    commands.push_back(command.encode());
     for (unsigned i = 0; i < rows; ++i) {
       if (i % PAIRS == 0)
         passes_of(keys, pass, std::min(PAIRS, rows - i) * ceil_div(tokens, LANES));
@@ -236,11 +236,11 @@ struct Bench {
     sim::Scheduler scheduler(seed);
     Commands<isa::depth::array_commands> command_stream;
     Beats<isa::depth::weights> weight_stream;
-    Tokens<isa::depth::load_to_array> load_to_array;
-    Tokens<isa::depth::array_to_load> array_to_load;
-    Tokens<isa::depth::drain_to_array> drain_to_array;
-    Tokens<isa::depth::norm_to_array> norm_to_array;
-    Tokens<isa::depth::softmax_to_array> softmax_to_array;
+    Credits<isa::depth::load_to_array> load_to_array;
+    Credits<isa::depth::array_to_load> array_to_load;
+    Credits<isa::depth::drain_to_array> drain_to_array;
+    Credits<isa::depth::norm_to_array> norm_to_array;
+    Credits<isa::depth::softmax_to_array> softmax_to_array;
     Sums sum_stream;
     Maxima maxima_stream;
     scheduler.spawn("array", [&] {
@@ -249,9 +249,9 @@ struct Bench {
                Read::Query(*query), Read::Key(*key), Read::Value(*value), Read::Probability(*probability),
                Read::Hidden(*hidden), Write::Score(*score));
     });
-    const std::vector<token_t> loads(load_tokens, 1), drains_done(drain_tokens, 1), norms(norm_tokens, 1),
+    const std::vector<credit_t> loads(load_tokens, 1), drains_done(drain_tokens, 1), norms(norm_tokens, 1),
         softmaxes(softmax_tokens, 1);
-    std::vector<token_t> inputs;
+    std::vector<credit_t> inputs;
     std::vector<sums_t> got;
     std::vector<maxima_t> got_maxima;
     bench::feed(scheduler, command_stream, commands);
@@ -342,11 +342,11 @@ uint64_t shapes(Verdict& verdict, uint64_t seed) {
 // The most products that P bears, with operands that take the low field to its end; one more must show.
 void bounds(Verdict& verdict) {
   const int64_t half = int64_t(1) << (config::SHIFT - 1);
-  const unsigned narrow = unsigned((half - 1) / (7 * 128)), wide = unsigned(half / (15 * 128)),
+  const unsigned two4 = unsigned((half - 1) / (7 * 128)), one8 = unsigned(half / (15 * 128)),
                  context = unsigned((2 * half - 1) / (15 * 255));
   for (const unsigned beyond : {0u, 1u}) {
     for (unsigned kind = 0; kind < 3; ++kind) {
-      const unsigned columns = (kind == 0 ? narrow : kind == 1 ? wide : context) + beyond;
+      const unsigned columns = (kind == 0 ? two4 : kind == 1 ? one8 : context) + beyond;
       if (columns > (kind == 2 ? config::SCORE_WORDS : std::min(config::WEIGHT_WORDS, config::HIDDEN_WORDS)))
         continue;
       Bench bench(verdict, 7);
@@ -355,7 +355,8 @@ void bounds(Verdict& verdict) {
       if (kind == 2)
         bench.unit_context(1, 0, TOKENS, columns, PAIRS, 0, columns);
       else
-        bench.gemm(3, TOKENS, columns, columns, kind == 0 ? 2 * PAIRS : 0, kind == 0 ? 0 : PAIRS, true);
+        bench.gemm(isa::source::HIDDEN, TOKENS, columns, columns, kind == 0 ? 2 * PAIRS : 0,
+                   kind == 0 ? 0 : PAIRS, true);
       bench.run(0);
       if (beyond == 1)
         verdict.expect(bench.differs, "one product beyond the bound goes unnoticed");

@@ -7,8 +7,8 @@
 #include <thread>
 #include <vector>
 
-#include "assemble.hpp"
 #include "kernels.hpp"
+#include "memory_image.hpp"
 #include "quasar_sim.h"
 #include "verdict.hpp"
 
@@ -31,8 +31,6 @@ int64_t clamp(int64_t x, int64_t least, int64_t most) { return x < least ? least
 int64_t sat16(int64_t x) { return clamp(x, -32768, 32767); }
 int64_t requant16(int64_t acc, unsigned p, int64_t m) { return rshift(sat16(rshift(16 * acc, p)) * m, 15); }
 
-constexpr unsigned RESIDUAL = 4, LOGIT = 5; // destinations
-
 // A matrix: 4-bit rows first.
 std::vector<MatrixRow> draw_rows(Random& random, unsigned rows4, unsigned rows8, unsigned columns,
                                  unsigned destination) {
@@ -42,7 +40,7 @@ std::vector<MatrixRow> draw_rows(Random& random, unsigned rows4, unsigned rows8,
                   i >= rows4,
                   int(random.between(-3000, 3000)),
                   int(random.between(1 << 14, (1 << 15) - 1)),
-                  destination == LOGIT ? 0 : unsigned(random.between(5, 9)),
+                  destination == isa::destination::LOGIT ? 0 : unsigned(random.between(5, 9)),
                   destination,
                   i};
     const int most = row.eight_bit ? 127 : 7;
@@ -60,8 +58,8 @@ struct Network {
 
   explicit Network(uint64_t seed) {
     Random random(seed);
-    embed = draw_rows(random, EMBED4, D - EMBED4, K, RESIDUAL);
-    head = draw_rows(random, HEAD4, CLASSES - HEAD4, D, LOGIT);
+    embed = draw_rows(random, EMBED4, D - EMBED4, K, isa::destination::RESIDUAL);
+    head = draw_rows(random, HEAD4, CLASSES - HEAD4, D, isa::destination::LOGIT);
     for (unsigned d = 0; d < D; ++d) {
       gains.push_back(int(random.between(-20000, 20000)));
       offsets.push_back(int(random.between(-2000, 2000)));
@@ -70,7 +68,7 @@ struct Network {
       residual.push_back(int(random.between(-900, 900)));
   }
 
-  // Of a frame in a slot: slot 0 means before the norm, slot 1 after.
+  // Computes a frame's logits. The frame in slot 0 is pooled before the norm, the frame in slot 1 after it.
   std::vector<int32_t> logits(const std::vector<int8_t>& patches, unsigned slot) const { // [N][K]
     std::vector<int64_t> x(N * D);
     for (unsigned t = 0; t < N; ++t)
@@ -143,22 +141,28 @@ void put16(std::vector<uint8_t>& bytes, int value) {
   bytes.push_back(uint8_t(value >> 8));
 }
 
+// Appends a transfer of data that is added to the arena.
+void load_data(Arena& arena, std::vector<command_t>& list, unsigned target, unsigned frame,
+               const std::vector<uint8_t>& data) {
+  const isa::Load load{.target = target,
+                       .frame = frame,
+                       .beats = ceil_div(unsigned(data.size()), BEAT),
+                       .address = arena.add(data)};
+  list.push_back(load.encode());
+}
+
 // Appends both transfers of each tile of row pairs.
 void load_matrix(Arena& arena, std::vector<command_t>& list, const std::vector<MatrixRow>& rows,
                  unsigned frame) {
-  for (const RowTile& tile : row_tiles(rows))
-    for (unsigned target = 0; target < 2; ++target) {
-      const std::vector<uint8_t>& data = target == 0 ? tile.weights : tile.parameters;
-      const uint64_t beats = (data.size() + BEAT - 1) / BEAT;
-      list.push_back(
-          assemble(isa::LOAD, isa::Load::CODE,
-                   {{0, 6, 3, target}, {0, 12, 1, frame}, {1, 0, 24, beats}, {2, 0, 32, arena.add(data)}}));
-    }
+  for (const RowTile& tile : row_tiles(rows)) {
+    load_data(arena, list, isa::target::WEIGHTS, frame, tile.weights);
+    load_data(arena, list, isa::target::ROWS, frame, tile.parameters);
+  }
 }
 
 std::vector<command_t> frame_list(const Network& network, Arena& arena, unsigned frame) {
+  constexpr unsigned ROWS4 = Network::EMBED4, ROWS8 = D - Network::EMBED4;
   std::vector<command_t> list;
-  const auto put = [&](command_t command) { list.push_back(command); };
   std::vector<uint8_t> words(size_t(TILES) * D * RESIDUAL_BEATS * BEAT);
   for (unsigned t = 0; t < N; ++t)
     for (unsigned d = 0; d < D; ++d) {
@@ -166,75 +170,63 @@ std::vector<command_t> frame_list(const Network& network, Arena& arena, unsigned
       at[0] = uint8_t(network.residual[t * D + d]);
       at[1] = uint8_t(network.residual[t * D + d] >> 8);
     }
-  put(assemble(isa::DRAIN, isa::Fill::CODE, {{0, 6, 1, frame}, {0, 7, 20, TILES * D}}));
-  put(assemble(isa::LOAD, isa::Load::CODE,
-               {{0, 6, 3, 4},
-                {0, 12, 1, frame},
-                {1, 0, 24, TILES * D * RESIDUAL_BEATS},
-                {2, 0, 32, arena.add(words)}}));
-  // input, wait_array, post_array
-  put(assemble(isa::LOAD, isa::Load::CODE,
-               {{0, 6, 3, 5}, {0, 9, 3, 7}, {0, 12, 1, frame}, {1, 0, 24, TILES * K * WORD_BEATS}}));
-  // wait_load, post_load
-  put(assemble(isa::ARRAY, isa::Gemm::CODE,
-               {{0, 9, 1, 1},
-                {0, 20, 1, 1},
-                {0, 21, 11, N},
-                {1, 0, 13, K},
-                {1, 13, 13, K},
-                {2, 0, 16, Network::EMBED4},
-                {2, 16, 16, D - Network::EMBED4}}));
-  put(assemble(isa::DRAIN, isa::Rows::CODE,
-               {{0, 6, 2, 1},
-                {0, 8, 1, frame},
-                {0, 10, 1, 1},
-                {0, 13, 11, N},
-                {1, 0, 11, SKIP},
-                {1, 11, 13, D},
-                {2, 0, 16, Network::EMBED4},
-                {2, 16, 16, D - Network::EMBED4}}));
+  list.push_back(isa::Fill{.frame = frame, .words = TILES * D}.encode());
+  load_data(arena, list, isa::target::RESIDUAL, frame, words);
+  const isa::Load patches{.target = isa::target::PATCHES,
+                          .input = 1,
+                          .wait_array = 1,
+                          .post_array = 1,
+                          .frame = frame,
+                          .beats = TILES * K * WORD_BEATS};
+  list.push_back(patches.encode());
+  const isa::Gemm gemm{
+      .wait_load = 1, .post_load = 1, .tokens = N, .columns = K, .pass = K, .rows4 = ROWS4, .rows8 = ROWS8};
+  list.push_back(gemm.encode());
+  const isa::Rows rows{.kind = isa::kind::RESIDUAL,
+                       .frame = frame,
+                       .moments = 1,
+                       .tokens = N,
+                       .skip = SKIP,
+                       .stride = D,
+                       .rows4 = ROWS4,
+                       .rows8 = ROWS8};
+  list.push_back(rows.encode());
   load_matrix(arena, list, network.embed, frame);
-  put(assemble(isa::NORM, isa::LayerNorm::CODE,
-               {{0, 6, 1, frame},
-                {0, 7, 2, 1 + frame},
-                {0, 9, 4, FRAC},
-                {0, 13, 11, N},
-                {1, 0, 11, SKIP},
-                {1, 11, 11, D},
-                {2, 0, 50, EPSILON}}));
+  const isa::LayerNorm norm{.frame = frame,
+                            .pool = frame == 0 ? isa::pooling::BEFORE : isa::pooling::AFTER,
+                            .frac = FRAC,
+                            .tokens = N,
+                            .first = SKIP,
+                            .embed = D,
+                            .epsilon = EPSILON};
+  list.push_back(norm.encode());
   std::vector<uint8_t> gains;
   for (unsigned d = 0; d < D; ++d) {
     put16(gains, network.gains[d]);
     put16(gains, network.offsets[d]);
   }
-  put(assemble(isa::LOAD, isa::Load::CODE,
-               {{0, 6, 3, 2},
-                {0, 12, 1, frame},
-                {1, 0, 24, (gains.size() + BEAT - 1) / BEAT},
-                {2, 0, 32, arena.add(gains)}}));
+  load_data(arena, list, isa::target::GAINS, frame, gains);
   return list;
 }
 
 // The head, for the one token that pooling leaves.
 std::vector<command_t> head_list(const Network& network, Arena& arena, unsigned frame) {
+  constexpr unsigned ROWS4 = Network::HEAD4, ROWS8 = CLASSES - Network::HEAD4;
   std::vector<command_t> list;
-  list.push_back(assemble(isa::ARRAY, isa::Gemm::CODE,
-                          {{0, 6, 2, 1},
-                           {0, 8, 1, frame},
-                           {0, 10, 1, 1},
-                           {0, 21, 11, 1},
-                           {1, 0, 13, D},
-                           {1, 13, 13, D},
-                           {2, 0, 16, Network::HEAD4},
-                           {2, 16, 16, CLASSES - Network::HEAD4}}));
-  list.push_back(assemble(isa::DRAIN, isa::Rows::CODE,
-                          {{0, 6, 2, 2},
-                           {0, 8, 1, frame},
-                           {0, 13, 11, 1},
-                           {2, 0, 16, Network::HEAD4},
-                           {2, 16, 16, CLASSES - Network::HEAD4}}));
+  const isa::Gemm gemm{.source = isa::source::NORMED,
+                       .frame = frame,
+                       .wait_norm = 1,
+                       .tokens = 1,
+                       .columns = D,
+                       .pass = D,
+                       .rows4 = ROWS4,
+                       .rows8 = ROWS8};
+  list.push_back(gemm.encode());
+  const isa::Rows rows{
+      .kind = isa::kind::LOGITS, .frame = frame, .tokens = 1, .rows4 = ROWS4, .rows8 = ROWS8};
+  list.push_back(rows.encode());
   load_matrix(arena, list, network.head, frame);
-  list.push_back(assemble(isa::LOAD, isa::LoadEnd::CODE, {{0, 6, 1, frame}}));
+  list.push_back(isa::LoadEnd{.frame = frame}.encode());
   return list;
 }
 
@@ -555,7 +547,7 @@ void faults_hit_one_frame(Verdict& verdict, Host& host) {
 
 void bad_lists_are_noticed(Verdict& verdict, Host& host) {
   uint32_t count = 0;
-  const uint64_t unitless = host.put({assemble(6, 0, {})}, count);
+  const uint64_t unitless = host.put({raw_command(6, 0)}, count);
   verdict.expect(host.segment(unitless, count, 0), "a command without a unit");
   verdict.equal(host.read(reg::fetch_ERROR), 1u, "is reported");
   host.reset();
@@ -563,8 +555,7 @@ void bad_lists_are_noticed(Verdict& verdict, Host& host) {
   verdict.expect(host.trap().find("null page") != std::string::npos, host.trap());
   host.reset();
   // Products whose weights never come, more of them than the queue holds.
-  const command_t gemm =
-      assemble(isa::ARRAY, isa::Gemm::CODE, {{0, 21, 11, N}, {1, 0, 13, K}, {1, 13, 13, K}, {2, 0, 16, 2}});
+  const command_t gemm = isa::Gemm{.tokens = N, .columns = K, .pass = K, .rows4 = 2}.encode();
   const uint64_t stuck = host.put(std::vector<command_t>(3 * isa::depth::array_commands, gemm), count);
   host.start_store();
   verdict.expect(!host.segment(stuck, count, 0), "a list that cannot end");

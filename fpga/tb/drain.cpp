@@ -12,6 +12,8 @@ using bench::draw;
 using config::LANES;
 using config::PAIRS;
 using config::TOKENS;
+namespace destination = isa::destination;
+namespace kind = isa::kind;
 
 int64_t rshift(int64_t x, int64_t s) { return s == 0 ? x : (x + (int64_t(1) << (s - 1))) >> s; }
 int64_t sat16(int64_t x) { return std::clamp<int64_t>(x, -32768, 32767); }
@@ -44,7 +46,7 @@ struct Bench {
   std::vector<scale_t> scales;
   std::vector<int64_t> logits;
   std::vector<std::array<int64_t, 2>> moments; // LANES a group; squares < 0: no such token
-  unsigned tokens_to_array = 0;
+  unsigned credits = 0;                        // to the array
   std::array<int64_t, 256> table{};
   std::vector<int64_t> means = std::vector<int64_t>(config::QUERY_WORDS);
   // [word][token of the tile], with frames side by side.
@@ -72,7 +74,7 @@ struct Bench {
   }
 
   void take_table() {
-    commands.push_back(assemble(2, 3, {}));
+    commands.push_back(isa::Table{}.encode());
     std::vector<uint8_t> bytes(256);
     for (unsigned i = 0; i < 256; ++i) {
       table[i] = draw(random, -128, 127);
@@ -82,7 +84,7 @@ struct Bench {
   }
 
   void fill(unsigned frame, unsigned words) {
-    commands.push_back(assemble(2, 2, {{0, 6, 1, frame}, {0, 7, 20, words}}));
+    commands.push_back(isa::Fill{.frame = frame, .words = words}.encode());
     for (unsigned word = 0; word < words; ++word) {
       std::vector<uint8_t> bytes(2 * TOKENS);
       for (unsigned t = 0; t < TOKENS; ++t) {
@@ -115,37 +117,20 @@ struct Bench {
     return row;
   }
 
-  struct Task {
-    unsigned kind, frame, table, moments, post_tiles, post, tokens, skip, stride, rows4, rows8;
-    int64_t zero_point;
-  };
-
-  void rows(const Task& task, const std::function<Row(unsigned)>& row_at, bool wild) {
+  void rows(isa::Rows task, const std::function<Row(unsigned)>& row_at, bool wild) {
     const int64_t n = task.tokens, reciprocal = ((int64_t(1) << 20) + n / 2) / n;
-    commands.push_back(assemble(2, 0,
-                                {{0, 6, 2, task.kind},
-                                 {0, 8, 1, task.frame},
-                                 {0, 9, 1, task.table},
-                                 {0, 10, 1, task.moments},
-                                 {0, 11, 1, task.post_tiles},
-                                 {0, 12, 1, task.post},
-                                 {0, 13, 11, task.tokens},
-                                 {0, 24, 8, uint64_t(task.zero_point)},
-                                 {1, 0, 11, task.skip},
-                                 {1, 11, 13, task.stride},
-                                 {2, 0, 16, task.rows4},
-                                 {2, 16, 16, task.rows8},
-                                 {3, 0, 21, uint64_t(reciprocal)}}));
+    task.reciprocal = reciprocal;
+    commands.push_back(task.encode());
     const unsigned tiles = ceil_div(task.tokens, TOKENS);
-    tokens_to_array += (task.post_tiles ? tiles : 0) + task.post;
-    const unsigned narrow = ceil_div(task.rows4, 2), pairs = narrow + task.rows8;
+    credits += (task.post_tiles == 1 ? tiles : 0) + unsigned(task.post);
+    const unsigned rows4 = task.rows4, pairs4 = ceil_div(rows4, 2), pairs = pairs4 + unsigned(task.rows8);
     unsigned next_row = 0;
-    std::vector<int64_t> value_sum(task.rows4 + task.rows8);
-    std::vector<std::array<int64_t, 2>> moment(task.tokens);
+    std::vector<int64_t> value_sum(rows4 + unsigned(task.rows8));
+    std::vector<std::array<int64_t, 2>> moment(static_cast<size_t>(n));
     for (unsigned first = 0; first < pairs; first += PAIRS) {
       std::vector<Row> here;
       for (unsigned pair = first; pair < std::min(pairs, first + PAIRS); ++pair)
-        for (unsigned half = 0; half < (pair < narrow && 2 * pair + 1 < task.rows4 ? 2u : 1u); ++half)
+        for (unsigned half = 0; half < (pair < pairs4 && 2 * pair + 1 < rows4 ? 2u : 1u); ++half)
           here.push_back(row_at(next_row++));
       std::vector<uint8_t> bytes;
       for (const Row& row : here) {
@@ -162,7 +147,7 @@ struct Bench {
       bench::append(beats, bytes);
       const unsigned row_base = next_row - unsigned(here.size());
       for (unsigned tile = 0; tile < tiles; ++tile) {
-        const unsigned tokens = std::min(TOKENS, task.tokens - tile * TOKENS);
+        const unsigned tokens = tile_tokens(task.tokens, tile);
         for (unsigned r = 0; r < here.size(); ++r) {
           const Row& row = here[r];
           for (unsigned group = 0; group < ceil_div(tokens, LANES); ++group) {
@@ -173,15 +158,15 @@ struct Bench {
               item[lane] = sum;
               if (in_tile < tokens)
                 expect(task, row, token, row.bias + sum, value_sum[row_base + r], moment[token]);
-              if (task.kind == 2 && lane == 0)
+              if (task.kind == kind::LOGITS && lane == 0)
                 logits.push_back(((row.bias + sum) * row.mult + (1 << 14)) >> 15);
             }
             sums.push_back(item);
           }
-          if (row.destination == 2 && tile + 1 == tiles)
+          if (row.destination == destination::VALUE && tile + 1 == tiles)
             means[row.column] = (value_sum[row_base + r] * reciprocal + (1 << 15)) >> 16;
         }
-        if (task.moments && first + PAIRS >= pairs)
+        if (task.moments == 1 && first + PAIRS >= pairs)
           for (unsigned group = 0; group < ceil_div(tokens, LANES); ++group)
             for (unsigned lane = 0; lane < LANES; ++lane)
               moments.push_back(group * LANES + lane < tokens ? moment[tile * TOKENS + group * LANES + lane]
@@ -190,43 +175,44 @@ struct Bench {
     }
   }
 
-  void expect(const Task& task, const Row& row, unsigned token, int64_t acc, int64_t& value_sum,
+  void expect(const isa::Rows& task, const Row& row, unsigned token, int64_t acc, int64_t& value_sum,
               std::array<int64_t, 2>& moment) {
-    if (task.kind == 2)
+    if (task.kind == kind::LOGITS)
       return;
     const int64_t z = requant16(acc, row.shift, row.mult);
-    const unsigned tile = token / TOKENS, t = token % TOKENS, c = row.column;
-    if (task.kind == 1) {
-      int64_t& x = expected_residual[size_t(task.frame) * config::RESIDUAL_WORDS + tile * task.stride + c][t];
-      if (token >= task.skip)
+    const unsigned tile = token / TOKENS, t = token % TOKENS, c = row.column, stride = task.stride;
+    if (task.kind == kind::RESIDUAL) {
+      int64_t& x = expected_residual[size_t(task.frame) * config::RESIDUAL_WORDS + tile * stride + c][t];
+      if (token >= unsigned(task.skip))
         x = std::clamp<int64_t>(x + z, -32767, 32767);
       moment[0] += x;
       moment[1] += x * x;
       return;
     }
-    int64_t code = clamp8(rshift(z, 6) + task.zero_point);
-    if (task.table)
+    int64_t code = clamp8(rshift(z, 6) + int64_t(task.zero_point));
+    if (task.table == 1)
       code = table[size_t(code + 128)];
     const std::string name = "destination " + std::to_string(row.destination) + ", token " +
                              std::to_string(token) + ", column " + std::to_string(c);
-    if (row.destination == 0 || row.destination == 3) {
-      const unsigned address = tile * task.stride + c;
+    if (row.destination == destination::QUERY || row.destination == destination::HIDDEN) {
+      const unsigned address = tile * stride + c;
       codes.push_back({name,
                        [this, row, address, t]() -> int64_t {
-                         return row.destination == 0 ? query->at(t / LANES, address)[t % LANES]
-                                                     : hidden->at(t / LANES, address)[t % LANES];
+                         return row.destination == destination::QUERY
+                                    ? query->at(t / LANES, address)[t % LANES]
+                                    : hidden->at(t / LANES, address)[t % LANES];
                        },
                        code});
-    } else if (row.destination == 1) {
+    } else if (row.destination == destination::KEY) {
       codes.push_back({name,
-                       [this, token, stride = task.stride, c]() -> int64_t {
+                       [this, token, stride, c]() -> int64_t {
                          return key->at(token % config::KEY_BANKS, token / config::KEY_BANKS * stride + c);
                        },
                        code});
     } else {
       value_sum += code;
       codes.push_back({name,
-                       [this, token, tokens = task.tokens, c]() -> int64_t {
+                       [this, token, tokens = unsigned(task.tokens), c]() -> int64_t {
                          return value->at((token + c) % config::VALUE_BANKS,
                                           c / config::VALUE_BANKS * tokens + token);
                        },
@@ -236,23 +222,19 @@ struct Bench {
 
   void attend(unsigned tile, unsigned tokens, unsigned rows, unsigned base, unsigned stride) {
     const unsigned post = unsigned(random.between(0, 1));
-    tokens_to_array += post;
-    commands.push_back(assemble(2, 1,
-                                {{0, 6, 1, post},
-                                 {0, 7, 11, tile},
-                                 {0, 18, 11, tokens},
-                                 {1, 0, 8, rows},
-                                 {1, 8, 13, base},
-                                 {2, 0, 13, stride}}));
+    credits += post;
+    const isa::Attend command{
+        .post = post, .tile = tile, .tokens = tokens, .rows = rows, .base = base, .stride = stride};
+    commands.push_back(command.encode());
     std::vector<std::array<int64_t, 3>> scale(tokens);
-    for (auto& [r, p, lost] : scale) {
+    for (auto& [r, p, residue] : scale) {
       r = draw(random, 1 << 14, (1 << 15) - 1);
       p = draw(random, 1, 30);
-      lost = draw(random, -(1 << 13), 1 << 13);
+      residue = draw(random, -(1 << 13), 1 << 13);
       scale_t item;
       item.mantissa = r;
       item.shift = p;
-      item.lost = lost;
+      item.residue = residue;
       scales.push_back(item);
     }
     for (unsigned d = 0; d < rows; ++d)
@@ -260,14 +242,14 @@ struct Bench {
         sums_t item;
         for (unsigned lane = 0; lane < LANES; ++lane) {
           const unsigned t = group * LANES + lane;
-          const auto [r, p, lost] = scale[std::min(t, tokens - 1)];
+          const auto [r, p, residue] = scale[std::min(t, tokens - 1)];
           const int64_t span =
               random.between(0, 1) ? int64_t(1) << 24 : std::min<int64_t>(1 << 24, int64_t(8) << p);
           const int64_t a = draw(random, -span, span);
           item[lane] = a;
           if (t >= tokens)
             continue;
-          const int64_t numerator = 16 * a + ((lost * means[base + d] + 8) >> 4);
+          const int64_t numerator = 16 * a + ((residue * means[base + d] + 8) >> 4);
           const int64_t code = clamp8(rshift(rshift(sat16(rshift(numerator, p)) * r, 15), 6));
           const unsigned address = tile * stride + base + d;
           codes.push_back(
@@ -286,7 +268,7 @@ struct Bench {
     Scales scale_stream;
     Moments moment_stream;
     Logits logit_stream;
-    Tokens<isa::depth::drain_to_array> drain_to_array;
+    Credits<isa::depth::drain_to_array> drain_to_array;
     scheduler.spawn("drain", [&] {
       drain(command_stream, row_stream, sum_stream, scale_stream, moment_stream, logit_stream, drain_to_array,
             Read::Residual(*residual), Write::Residual(*residual), Write::Residual(*norm_residual),
@@ -294,18 +276,18 @@ struct Bench {
     });
     std::vector<moments_t> got_moments;
     std::vector<s<32>> got_logits;
-    std::vector<token_t> got_tokens;
+    std::vector<credit_t> got_credits;
     bench::feed(scheduler, command_stream, commands);
     bench::feed(scheduler, row_stream, beats);
     bench::feed(scheduler, sum_stream, sums);
     bench::feed(scheduler, scale_stream, scales);
     bench::collect(scheduler, moment_stream, got_moments);
     bench::collect(scheduler, logit_stream, got_logits);
-    bench::collect(scheduler, drain_to_array, got_tokens);
+    bench::collect(scheduler, drain_to_array, got_credits);
     scheduler.run();
     verdict.expect(command_stream.empty() && row_stream.empty() && sum_stream.empty() && scale_stream.empty(),
                    "something was not taken\n" + scheduler.dump());
-    verdict.equal(got_tokens.size(), size_t(tokens_to_array), "tokens to the array");
+    verdict.equal(got_credits.size(), size_t(credits), "credits to the array");
     verdict.equal(got_logits.size(), logits.size(), "logits");
     for (size_t i = 0; i < std::min(logits.size(), got_logits.size()); ++i) {
       digest.add(int64_t(got_logits[i]));
@@ -351,15 +333,19 @@ uint64_t attention_inputs(Verdict& verdict, uint64_t seed) {
   const unsigned inner = heads * dimensions;
   // Keys, values and queries in an order of their own, at random widths.
   std::vector<std::array<unsigned, 2>> outputs;
-  for (const unsigned destination : {1u, 2u, 0u})
+  for (const unsigned to : {destination::KEY, destination::VALUE, destination::QUERY})
     for (unsigned c = 0; c < inner; ++c)
-      outputs.push_back({destination, c});
+      outputs.push_back({to, c});
   for (size_t i = outputs.size(); i > 1; --i)
     std::swap(outputs[i - 1], outputs[size_t(random.between(0, int64_t(i) - 1))]);
   const unsigned rows4 = unsigned(random.between(0, 3 * inner));
   bench.rows(
-      {0, 0, 0, 0, unsigned(random.between(0, 1)), unsigned(random.between(0, 1)), tokens, 0, inner, rows4,
-       3 * inner - rows4, 0},
+      {.post_tiles = random.between(0, 1),
+       .post = random.between(0, 1),
+       .tokens = tokens,
+       .stride = inner,
+       .rows4 = rows4,
+       .rows8 = 3 * inner - rows4},
       [&](unsigned r) { return bench.draw_row(outputs[r][0], outputs[r][1]); }, wild);
   bench.run(seed);
   return bench.digest.value();
@@ -375,8 +361,8 @@ uint64_t context(Verdict& verdict, uint64_t seed) {
   const unsigned rows4 = unsigned(random.between(0, inner));
   const bool wild = random.between(0, 1);
   bench.rows(
-      {0, 0, 0, 0, 0, 1, tokens, 0, inner, rows4, inner - rows4, 0},
-      [&](unsigned r) { return bench.draw_row(2, r); }, wild);
+      {.post = 1, .tokens = tokens, .stride = inner, .rows4 = rows4, .rows8 = inner - rows4},
+      [&](unsigned r) { return bench.draw_row(destination::VALUE, r); }, wild);
   for (unsigned head = 0; head < heads; ++head)
     for (unsigned tile = 0; tile < ceil_div(tokens, TOKENS); ++tile)
       bench.attend(tile, std::min(TOKENS, tokens - tile * TOKENS), dimensions, head * dimensions, inner);
@@ -394,8 +380,8 @@ uint64_t full_keys(Verdict& verdict, uint64_t seed) {
     Bench bench(verdict, seed);
     const unsigned stride = config::KEY_WORDS / (tokens / config::KEY_BANKS);
     bench.rows(
-        {0, 0, 0, 0, 0, 1, tokens, 0, stride, 3, 0, 0},
-        [&](unsigned r) { return bench.draw_row(1, stride - 1 - r); }, false);
+        {.post = 1, .tokens = tokens, .stride = stride, .rows4 = 3},
+        [&](unsigned r) { return bench.draw_row(destination::KEY, stride - 1 - r); }, false);
     bench.run(seed);
     digest.add(int64_t(bench.digest.value()));
   }
@@ -411,8 +397,14 @@ uint64_t hidden(Verdict& verdict, uint64_t seed) {
   const bool wild = random.between(0, 1);
   bench.take_table();
   bench.rows(
-      {0, 0, 1, 0, 1, 0, tokens, 0, rows4 + rows8, rows4, rows8, zero_point},
-      [&](unsigned r) { return bench.draw_row(3, rows4 + rows8 - 1 - r); }, wild);
+      {.table = 1,
+       .post_tiles = 1,
+       .tokens = tokens,
+       .zero_point = zero_point,
+       .stride = rows4 + rows8,
+       .rows4 = rows4,
+       .rows8 = rows8},
+      [&](unsigned r) { return bench.draw_row(destination::HIDDEN, rows4 + rows8 - 1 - r); }, wild);
   bench.run(seed);
   return bench.digest.value();
 }
@@ -431,16 +423,23 @@ uint64_t residual(Verdict& verdict, uint64_t seed) {
     const unsigned rows4 = unsigned(random.between(0, embed));
     const bool wild = random.between(0, 1);
     bench.rows(
-        {1, frame, 0, unsigned(random.between(0, 1)), unsigned(random.between(0, 1)),
-         unsigned(random.between(0, 1)), tokens,
-         unsigned(random.between(0, 1) ? random.between(0, tokens) : 0), embed, rows4, embed - rows4, 0},
-        [&](unsigned r) { return bench.draw_row(4, embed - 1 - r); }, wild);
+        {.kind = kind::RESIDUAL,
+         .frame = frame,
+         .moments = random.between(0, 1),
+         .post_tiles = random.between(0, 1),
+         .post = random.between(0, 1),
+         .tokens = tokens,
+         .skip = random.between(0, 1) ? random.between(0, tokens) : 0,
+         .stride = embed,
+         .rows4 = rows4,
+         .rows8 = embed - rows4},
+        [&](unsigned r) { return bench.draw_row(destination::RESIDUAL, embed - 1 - r); }, wild);
   }
   const unsigned classes = unsigned(random.between(1, 40)), rows4 = unsigned(random.between(0, classes));
   bench.rows(
-      {2, 0, 0, 0, 0, 0, 1, 0, 0, rows4, classes - rows4, 0},
+      {.kind = kind::LOGITS, .tokens = 1, .rows4 = rows4, .rows8 = classes - rows4},
       [&](unsigned r) {
-        Row row = bench.draw_row(5, r);
+        Row row = bench.draw_row(destination::LOGIT, r);
         row.mult = draw(random, 0, (1 << 15) - 1);
         row.shift = 0;
         return row;

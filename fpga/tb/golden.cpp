@@ -13,9 +13,9 @@ namespace {
 using config::LANES;
 using config::TOKENS;
 
-enum Source : unsigned { INPUT, NORMED, QUERIES, HIDDEN_CODES };
-enum Kind : unsigned { CODES, UPDATES, LOGIT_SUMS };
-enum Destination : unsigned { QUERY, KEY, VALUE, HIDDEN, RESIDUAL, LOGIT };
+namespace destination = isa::destination;
+namespace kind = isa::kind;
+namespace source = isa::source;
 
 using Tensor = std::vector<int64_t>;
 
@@ -104,30 +104,27 @@ class Network : public sim::Fabric {
   }
 
   // Gemm and Rows: rows are stored where `place` says, by their index.
-  void product(const std::string& layer, Source source, unsigned columns, unsigned rows_tokens, Kind kind,
-               std::vector<Value> rows_fields,
-               const std::function<std::pair<Destination, unsigned>(unsigned)>& place) {
+  void product(const std::string& layer, unsigned from, unsigned columns, isa::Rows fields,
+               const std::function<std::pair<unsigned, unsigned>(unsigned)>& place) {
     std::vector<MatrixRow> rows = vectors.rows(layer, columns);
     for (unsigned r = 0; r < rows.size(); ++r)
       std::tie(rows[r].destination, rows[r].column) = place(r);
     const auto eight =
         std::stable_partition(rows.begin(), rows.end(), [](const MatrixRow& row) { return !row.eight_bit; });
     const uint64_t rows4 = uint64_t(eight - rows.begin()), rows8 = rows.size() - rows4;
-    array_commands_.write(assemble(isa::ARRAY, isa::Gemm::CODE,
-                                   {{0, 6, 2, source},
-                                    {0, 10, 1, source == NORMED},
-                                    {0, 21, 11, rows_tokens},
-                                    {1, 0, 13, columns},
-                                    {1, 13, 13, columns},
-                                    {2, 0, 16, rows4},
-                                    {2, 16, 16, rows8}}));
-    rows_fields.insert(rows_fields.end(), {{0, 6, 2, kind},
-                                           {0, 10, 1, kind == UPDATES},
-                                           {0, 13, 11, rows_tokens},
-                                           {2, 0, 16, rows4},
-                                           {2, 16, 16, rows8},
-                                           {3, 0, 21, ((2 << 20) + tokens) / (2 * tokens)}});
-    drain_commands_.write(assemble(isa::DRAIN, isa::Rows::CODE, rows_fields));
+    const isa::Gemm gemm{.source = from,
+                         .wait_norm = from == source::NORMED,
+                         .tokens = fields.tokens,
+                         .columns = columns,
+                         .pass = columns,
+                         .rows4 = rows4,
+                         .rows8 = rows8};
+    array_commands_.write(gemm.encode());
+    fields.moments = fields.kind == kind::RESIDUAL;
+    fields.rows4 = rows4;
+    fields.rows8 = rows8;
+    fields.reciprocal = ((2 << 20) + tokens) / (2 * tokens);
+    drain_commands_.write(fields.encode());
     std::vector<beat_t> weights, parameters;
     for (const RowTile& tile : row_tiles(rows)) {
       bench::append(weights, tile.weights);
@@ -137,10 +134,10 @@ class Network : public sim::Fabric {
     bench::feed(scheduler(), rows_, parameters);
     run();
   }
-  void update(const std::string& layer, Source source, unsigned columns, unsigned skip,
+  void update(const std::string& layer, unsigned from, unsigned columns, unsigned skip,
               const std::string& stage) {
-    product(layer, source, columns, tokens, UPDATES, {{1, 0, 11, skip}, {1, 11, 13, embed}},
-            [](unsigned r) { return std::pair(RESIDUAL, r); });
+    product(layer, from, columns, {.kind = kind::RESIDUAL, .tokens = tokens, .skip = skip, .stride = embed},
+            [](unsigned r) { return std::pair(destination::RESIDUAL, r); });
     holds(stage, tokens, embed, token_words(residual_, embed));
     holds(stage, tokens, embed, token_words(norm_residual_, embed));
   }
@@ -152,13 +149,13 @@ class Network : public sim::Fabric {
       put16(bytes, vectors[layer + ".bias"][d]);
     }
     const std::vector<beat_t> beats = bench::beats_of(bytes);
-    norm_commands_.write(assemble(isa::NORM, isa::LayerNorm::CODE,
-                                  {{0, 7, 2, pool},
-                                   {0, 9, 4, number(layer + ".frac")},
-                                   {0, 13, 11, tokens},
-                                   {1, 0, 11, pool == 0 ? 0 : prefix},
-                                   {1, 11, 11, embed},
-                                   {2, 0, 50, uint64_t(vectors[layer + ".epsilon"][0])}}));
+    const isa::LayerNorm command{.pool = pool,
+                                 .frac = number(layer + ".frac"),
+                                 .tokens = tokens,
+                                 .first = pool == isa::pooling::NONE ? 0 : prefix,
+                                 .embed = embed,
+                                 .epsilon = vectors[layer + ".epsilon"][0]};
+    norm_commands_.write(command.encode());
     bench::feed(scheduler(), gains_, beats);
     run();
     holds(stage, kept, embed, token_words<config::NORM_LANES>(normed_, embed));
@@ -195,7 +192,7 @@ class Network : public sim::Fabric {
         }
         bench::append(beats, bytes);
       }
-    drain_commands_.write(assemble(isa::DRAIN, isa::Fill::CODE, {{0, 7, 20, tiles * embed}}));
+    drain_commands_.write(isa::Fill{.words = tiles * embed}.encode());
     bench::feed(scheduler(), rows_, beats);
     run();
   }
@@ -207,36 +204,33 @@ class Network : public sim::Fabric {
         const unsigned parity = (head * tiles + tile) % 2, here = std::min(TOKENS, tokens - tile * TOKENS),
                        base = head * dimensions;
         const uint64_t mult = uint64_t(vectors[block + ".attn.mult"][head]);
-        array_commands_.write(assemble(isa::ARRAY, isa::Scores::CODE,
-                                       {{0, 6, 1, parity},
-                                        {0, 15, 11, tile},
-                                        {1, 0, 11, here},
-                                        {1, 11, 11, tokens},
-                                        {1, 22, 8, dimensions},
-                                        {2, 0, 13, base},
-                                        {2, 13, 13, inner}}));
-        softmax_commands_.write(assemble(isa::SOFTMAX, isa::Softmax::CODE,
-                                         {{0, 6, 1, parity},
-                                          {0, 7, 11, here},
-                                          {0, 18, 11, tokens},
-                                          {1, 0, 5, uint64_t(vectors[block + ".attn.out_shift"][head])},
-                                          {1, 5, 15, uint64_t(vectors[block + ".attn.out_mult"][head])},
-                                          {2, 0, 25, mult},
-                                          {3, 0, 31, ((uint64_t(1) << 31) - (1 << 20)) / mult}}));
-        array_commands_.write(assemble(isa::ARRAY, isa::Context::CODE,
-                                       {{0, 6, 1, parity},
-                                        {0, 15, 11, tile},
-                                        {1, 0, 11, here},
-                                        {1, 11, 11, tokens},
-                                        {1, 22, 8, dimensions},
-                                        {2, 0, 13, base},
-                                        {2, 13, 11, tokens}}));
-        drain_commands_.write(assemble(isa::DRAIN, isa::Attend::CODE,
-                                       {{0, 7, 11, tile},
-                                        {0, 18, 11, here},
-                                        {1, 0, 8, dimensions},
-                                        {1, 8, 13, base},
-                                        {2, 0, 13, inner}}));
+        const isa::Scores scores{.parity = parity,
+                                 .tile = tile,
+                                 .tokens = here,
+                                 .keys = tokens,
+                                 .columns = dimensions,
+                                 .base = base,
+                                 .stride = inner};
+        array_commands_.write(scores.encode());
+        const isa::Softmax softmax{.parity = parity,
+                                   .tokens = here,
+                                   .keys = tokens,
+                                   .out_shift = vectors[block + ".attn.out_shift"][head],
+                                   .out_mult = vectors[block + ".attn.out_mult"][head],
+                                   .mult = mult,
+                                   .cap = ((uint64_t(1) << 31) - (1 << 20)) / mult};
+        softmax_commands_.write(softmax.encode());
+        const isa::Context context{.parity = parity,
+                                   .tile = tile,
+                                   .tokens = here,
+                                   .keys = tokens,
+                                   .rows = dimensions,
+                                   .base = base,
+                                   .pass = tokens};
+        array_commands_.write(context.encode());
+        const isa::Attend attend{
+            .tile = tile, .tokens = here, .rows = dimensions, .base = base, .stride = inner};
+        drain_commands_.write(attend.encode());
         run();
       }
     holds(block + ".attn", tokens, inner, token_words(query_, inner));
@@ -247,8 +241,8 @@ class Network : public sim::Fabric {
     const unsigned heads = number(config + ".heads"), dimensions = number(config + ".head_dim"),
                    inner = heads * dimensions, hidden = number(config + ".hidden");
     norm(layer + ".norm1", 0, layer + ".norm1", tokens);
-    product(layer + ".qkv", NORMED, embed, tokens, CODES, {{1, 11, 13, inner}},
-            [inner](unsigned r) { return std::pair(Destination(r / inner), r % inner); });
+    product(layer + ".qkv", source::NORMED, embed, {.tokens = tokens, .stride = inner},
+            [inner](unsigned r) { return std::pair(r / inner, r % inner); }); // query, key, value
     holds(layer + ".qkv", tokens, 3 * inner, [&](unsigned token, unsigned row) {
       const unsigned c = row % inner;
       return row < inner ? token_words(query_, inner)(token, c)
@@ -258,21 +252,23 @@ class Network : public sim::Fabric {
                                      c / config::VALUE_BANKS * tokens + token));
     });
     attention(layer, heads, dimensions);
-    update(layer + ".proj", QUERIES, inner, 0, layer + ".mid");
+    update(layer + ".proj", source::QUERY, inner, 0, layer + ".mid");
     norm(layer + ".norm2", 0, layer + ".norm2", tokens);
     std::vector<uint8_t> table;
     for (const int64_t code : vectors[layer + ".gelu"])
       table.push_back(uint8_t(code));
     const std::vector<beat_t> beats = bench::beats_of(table);
-    drain_commands_.write(assemble(isa::DRAIN, isa::Table::CODE, {}));
+    drain_commands_.write(isa::Table{}.encode());
     bench::feed(scheduler(), rows_, beats);
     run();
-    const uint64_t zero_point = uint64_t(vectors[config + ".fc1_zero_point"][0]);
-    product(layer + ".fc1", NORMED, embed, tokens, CODES,
-            {{0, 9, 1, 1}, {0, 24, 8, zero_point}, {1, 11, 13, hidden}},
-            [](unsigned r) { return std::pair(HIDDEN, r); });
+    product(layer + ".fc1", source::NORMED, embed,
+            {.table = 1,
+             .tokens = tokens,
+             .zero_point = vectors[config + ".fc1_zero_point"][0],
+             .stride = hidden},
+            [](unsigned r) { return std::pair(destination::HIDDEN, r); });
     holds(layer + ".act", tokens, hidden, token_words(hidden_, hidden));
-    update(layer + ".fc2", HIDDEN_CODES, hidden, 0, layer + ".x");
+    update(layer + ".fc2", source::HIDDEN, hidden, 0, layer + ".x");
   }
 
 public:
@@ -283,13 +279,14 @@ public:
   void frame() {
     patches();
     fill();
-    update("embed", INPUT, channels * kernel * kernel, prefix, "embed");
+    update("embed", source::INPUT, channels * kernel * kernel, prefix, "embed");
     unsigned blocks = 0;
     while (vectors.has("config.blocks." + std::to_string(blocks) + ".heads"))
       block(blocks++);
     norm("norm", number("config.pool"), "pooled", 1);
     bench::collect(scheduler(), logits_, logits);
-    product("head", NORMED, embed, 1, LOGIT_SUMS, {}, [](unsigned r) { return std::pair(LOGIT, r); });
+    product("head", source::NORMED, embed, {.kind = kind::LOGITS, .tokens = 1},
+            [](unsigned r) { return std::pair(destination::LOGIT, r); });
     // Sums leave with the 4-bit rows first.
     std::vector<unsigned> order;
     for (const int64_t bits : {4, 8})

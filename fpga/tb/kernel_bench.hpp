@@ -8,8 +8,8 @@
 #include <memory>
 #include <vector>
 
-#include "assemble.hpp"
 #include "kernels.hpp"
+#include "memory_image.hpp"
 #include "verdict.hpp"
 
 namespace bench {

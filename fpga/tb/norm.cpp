@@ -11,6 +11,7 @@ using bench::draw;
 using config::LANES;
 using config::NORM_LANES;
 using config::TOKENS;
+namespace pooling = isa::pooling;
 
 int64_t rshift(int64_t x, int64_t s) { return s == 0 ? x : (x + (int64_t(1) << (s - 1))) >> s; }
 
@@ -64,7 +65,7 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
   std::vector<command_t> commands;
   std::vector<beat_t> gain_beats;
   std::vector<moments_t> moments;
-  size_t tokens_to_array = 0;
+  size_t credits = 0;
   struct Expected {
     unsigned frame, token, address;
     int64_t code;
@@ -76,7 +77,8 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
         for (unsigned lane = 0; lane < LANES; ++lane)
           residual->at(frame * GROUPS + bank, word)[lane] = draw(random, -32767, 32767);
     const unsigned pool = unsigned(seed % 3);
-    const unsigned tokens = seed % 7 == 0 && pool == 0 ? 1 : unsigned(random.between(1, 3 * TOKENS));
+    const unsigned tokens =
+        seed % 7 == 0 && pool == pooling::NONE ? 1 : unsigned(random.between(1, 3 * TOKENS));
     const unsigned tiles = ceil_div(tokens, TOKENS);
     const unsigned most = std::min({1024u, config::RESIDUAL_WORDS / tiles, config::NORM_WORDS / tiles});
     const unsigned embed = unsigned(random.between(1, seed % 5 == 0 ? most : std::min(most, 60u)));
@@ -101,14 +103,14 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
         residual->at(frame * GROUPS + t / LANES, token / TOKENS * embed + d)[t % LANES] = value;
       }
     }
-    commands.push_back(assemble(3, 0,
-                                {{0, 6, 1, frame},
-                                 {0, 7, 2, pool},
-                                 {0, 9, 4, uint64_t(frac)},
-                                 {0, 13, 11, tokens},
-                                 {1, 0, 11, first},
-                                 {1, 11, 11, embed},
-                                 {2, 0, 50, uint64_t(epsilon)}}));
+    const isa::LayerNorm command{.frame = frame,
+                                 .pool = pool,
+                                 .frac = frac,
+                                 .tokens = tokens,
+                                 .first = first,
+                                 .embed = embed,
+                                 .epsilon = epsilon};
+    commands.push_back(command.encode());
     std::vector<std::array<int64_t, 2>> gains(embed);
     std::vector<uint8_t> bytes;
     for (auto& gain : gains) {
@@ -141,7 +143,7 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
     }
 
     const int64_t n = tokens - first;
-    if (pool == 1) {
+    if (pool == pooling::BEFORE) {
       std::vector<int64_t> mean(embed);
       for (unsigned d = 0; d < embed; ++d) {
         int64_t sum = n / 2;
@@ -152,22 +154,22 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
       const std::vector<int64_t> codes = layer_norm(mean, gains, epsilon, frac);
       for (unsigned d = 0; d < embed; ++d)
         expected.push_back({frame, 0, d, codes[d]});
-      ++tokens_to_array;
+      ++credits;
     } else {
       std::vector<int64_t> sums(embed, n / 2);
       for (unsigned token = 0; token < tokens; ++token) {
         const std::vector<int64_t> codes = layer_norm(x[token], gains, epsilon, frac);
         for (unsigned d = 0; d < embed; ++d) {
-          if (pool == 0)
+          if (pool == pooling::NONE)
             expected.push_back({frame, token % TOKENS, token / TOKENS * embed + d, codes[d]});
           else if (token >= first)
             sums[d] += codes[d];
         }
       }
-      if (pool == 2)
+      if (pool == pooling::AFTER)
         for (unsigned d = 0; d < embed; ++d)
           expected.push_back({frame, 0, d, floor_div(sums[d], n)});
-      tokens_to_array += pool == 0 ? tiles : 1;
+      credits += pool == pooling::NONE ? tiles : 1;
     }
   }
 
@@ -175,20 +177,20 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
   Commands<isa::depth::norm_commands> command_stream;
   Beats<isa::depth::gains> gain_stream;
   Moments moment_stream;
-  Tokens<isa::depth::norm_to_array> norm_to_array;
+  Credits<isa::depth::norm_to_array> norm_to_array;
   scheduler.spawn("norm", [&] {
     norm(command_stream, gain_stream, moment_stream, norm_to_array, Read::Residual(*residual),
          Write::Normed(*normed));
   });
-  std::vector<token_t> tokens;
+  std::vector<credit_t> got;
   bench::feed(scheduler, command_stream, commands);
   bench::feed(scheduler, gain_stream, gain_beats);
   bench::feed(scheduler, moment_stream, moments);
-  bench::collect(scheduler, norm_to_array, tokens);
+  bench::collect(scheduler, norm_to_array, got);
   scheduler.run();
   verdict.expect(command_stream.empty() && gain_stream.empty() && moment_stream.empty(),
                  "something was not taken\n" + scheduler.dump());
-  verdict.equal(tokens.size(), tokens_to_array, "tokens to the array");
+  verdict.equal(got.size(), credits, "credits to the array");
   for (const Expected& e : expected) {
     const int64_t code =
         normed->at(e.frame * NORM_GROUPS + e.token / NORM_LANES, e.address)[e.token % NORM_LANES];

@@ -19,7 +19,7 @@ uint64_t units(Verdict& verdict, uint64_t seed) {
   std::vector<command_t> commands;
   std::vector<maxima_t> maxima;
   struct Scale {
-    int64_t r, p, lost;
+    int64_t r, p, residue;
   };
   std::vector<Scale> expected;
   std::vector<std::vector<std::vector<int64_t>>> codes;
@@ -31,14 +31,14 @@ uint64_t units(Verdict& verdict, uint64_t seed) {
                                          : random.between(1000, 200000);
     const int64_t cap = ((int64_t(1) << 31) - (1 << 20)) / mult;
     const int64_t out_mult = draw(random, 1 << 14, (1 << 15) - 1), out_shift = draw(random, 11, 29);
-    commands.push_back(assemble(4, 0,
-                                {{0, 6, 1, parity},
-                                 {0, 7, 11, tokens},
-                                 {0, 18, 11, keys},
-                                 {1, 0, 5, uint64_t(out_shift)},
-                                 {1, 5, 15, uint64_t(out_mult)},
-                                 {2, 0, 25, uint64_t(mult)},
-                                 {3, 0, 31, uint64_t(cap)}}));
+    const isa::Softmax command{.parity = parity,
+                               .tokens = tokens,
+                               .keys = keys,
+                               .out_shift = out_shift,
+                               .out_mult = out_mult,
+                               .mult = mult,
+                               .cap = cap};
+    commands.push_back(command.encode());
     const int64_t span = random.between(0, 2) == 0 ? 1 << 21 : random.between(1, 1 << 14);
     std::vector<int64_t> largest(EXP_GROUPS * EXP_LANES, INT64_MIN);
     for (unsigned key = 0; key < keys; ++key)
@@ -56,7 +56,7 @@ uint64_t units(Verdict& verdict, uint64_t seed) {
     }
     codes.emplace_back(tokens);
     for (unsigned t = 0; t < tokens; ++t) {
-      int64_t wide = 0, narrow = 0;
+      int64_t sum12 = 0, sum8 = 0;
       for (unsigned key = 0; key < keys; ++key) {
         const int64_t a = score->at(parity * EXP_GROUPS + t / EXP_LANES, key)[t % EXP_LANES];
         const int64_t d = std::min(largest[t] - a, cap);
@@ -64,19 +64,19 @@ uint64_t units(Verdict& verdict, uint64_t seed) {
         const int64_t power = int64_t(std::floor(4080 * std::exp2(-double(u & 63) / 64) + 0.5));
         const int64_t e12 = ((2 * power >> (u >> 6)) + 1) >> 1;
         const int64_t e8 = (e12 + 8) >> 4;
-        wide += e12;
-        narrow += e8;
+        sum12 += e12;
+        sum8 += e8;
         codes.back()[t].push_back(e8);
       }
       int64_t b = 0;
-      while (wide >> b != 0)
+      while (sum12 >> b != 0)
         ++b;
-      int64_t r = (out_mult << b) / wide;
+      int64_t r = (out_mult << b) / sum12;
       if (r >= 1 << 15) {
         r >>= 1;
         --b;
       }
-      expected.push_back({r, b + out_shift - 21, wide - 16 * narrow});
+      expected.push_back({r, b + out_shift - 21, sum12 - 16 * sum8});
     }
   }
 
@@ -84,30 +84,30 @@ uint64_t units(Verdict& verdict, uint64_t seed) {
   Commands<isa::depth::softmax_commands> command_stream;
   Maxima maxima_stream;
   Scales scale_stream;
-  Tokens<isa::depth::softmax_to_array> softmax_to_array;
+  Credits<isa::depth::softmax_to_array> softmax_to_array;
   scheduler.spawn("softmax", [&] {
     softmax(command_stream, maxima_stream, scale_stream, softmax_to_array, Read::Score(*score),
             Write::Probability(*probability));
   });
   std::vector<scale_t> got;
-  std::vector<token_t> tokens;
+  std::vector<credit_t> credits;
   bench::feed(scheduler, command_stream, commands);
   bench::feed(scheduler, maxima_stream, maxima);
   bench::collect(scheduler, scale_stream, got);
-  bench::collect(scheduler, softmax_to_array, tokens);
+  bench::collect(scheduler, softmax_to_array, credits);
   scheduler.run();
   verdict.expect(command_stream.empty() && maxima_stream.empty(),
                  "something was not taken\n" + scheduler.dump());
-  verdict.equal(tokens.size(), commands.size(), "tokens to the array");
+  verdict.equal(credits.size(), commands.size(), "credits to the array");
   verdict.equal(got.size(), expected.size(), "scales");
   for (size_t i = 0; i < std::min(got.size(), expected.size()); ++i) {
     const std::string name = "token " + std::to_string(i) + " of seed " + std::to_string(seed);
     verdict.equal(int64_t(got[i].mantissa), expected[i].r, "mantissa of " + name);
     verdict.equal(int64_t(got[i].shift), expected[i].p, "shift of " + name);
-    verdict.equal(int64_t(got[i].lost), expected[i].lost, "lost of " + name);
+    verdict.equal(int64_t(got[i].residue), expected[i].residue, "residue of " + name);
     digest.add(int64_t(got[i].mantissa));
     digest.add(int64_t(got[i].shift));
-    digest.add(int64_t(got[i].lost));
+    digest.add(int64_t(got[i].residue));
   }
   for (unsigned parity = 0; parity < 2; ++parity)
     for (unsigned t = 0; t < codes[parity].size(); ++t)

@@ -2,12 +2,14 @@
 // short, addresses that trap.
 #include <vector>
 
-#include "assemble.hpp"
 #include "dram.hpp"
 #include "kernels.hpp"
+#include "memory_image.hpp"
 #include "verdict.hpp"
 
 namespace {
+
+namespace target = isa::target;
 
 constexpr unsigned BEAT = 16 * config::PORTS;
 
@@ -18,16 +20,10 @@ std::vector<uint8_t> noise(Random& random, size_t bytes) {
   return data;
 }
 
-command_t load_command(unsigned target, uint32_t address, uint32_t beats, unsigned frame = 0,
-                       unsigned flags = 0) {
-  const command_t command = assemble(
-      isa::LOAD, isa::Load::CODE,
-      {{0, 6, 3, target}, {0, 9, 3, flags}, {0, 12, 1, frame}, {1, 0, 24, beats}, {2, 0, 32, address}});
-  return command;
+command_t load_command(unsigned target, uint32_t address, uint32_t beats, unsigned frame = 0) {
+  return isa::Load{.target = target, .frame = frame, .beats = beats, .address = address}.encode();
 }
-command_t load_end(unsigned frame) { return assemble(isa::LOAD, isa::LoadEnd::CODE, {{0, 6, 1, frame}}); }
-
-constexpr unsigned INPUT_FLAG = 1, WAIT_FLAG = 2, POST_FLAG = 4;
+command_t load_end(unsigned frame) { return isa::LoadEnd{.frame = frame}.encode(); }
 
 // load with its queues, on a memory of its own.
 struct LoadBench {
@@ -36,8 +32,8 @@ struct LoadBench {
   Beats<isa::depth::weights> weights{"weights"};
   Beats<isa::depth::rows> rows{"rows"};
   Beats<isa::depth::gains> gains{"gains"};
-  Tokens<isa::depth::array_to_load> array_to_load{"array_to_load"};
-  Tokens<isa::depth::load_to_array> load_to_array{"load_to_array"};
+  Credits<isa::depth::array_to_load> array_to_load{"array_to_load"};
+  Credits<isa::depth::load_to_array> load_to_array{"load_to_array"};
   Checks checks{"checks"};
   using Ram = sim::Ram<codes_t, GROUPS, config::INPUT_WORDS>;
   Ram input{"input"};
@@ -79,7 +75,8 @@ void load_moves_beats_as_they_are(Verdict& verdict, uint64_t seed) {
   const size_t sizes[] = {1, 3, 200, 66, 1, 40};
   std::vector<std::vector<uint8_t>> data;
   std::vector<command_t> list;
-  const unsigned targets[] = {0, 1, 2, 3, 4, 0};
+  const unsigned targets[] = {target::WEIGHTS, target::ROWS,     target::GAINS,
+                              target::TABLE,   target::RESIDUAL, target::WEIGHTS};
   for (unsigned i = 0; i < 6; ++i) {
     data.push_back(noise(random, sizes[i] * BEAT));
     list.push_back(load_command(targets[i], arena.add(data[i]), uint32_t(sizes[i])));
@@ -116,12 +113,18 @@ void load_gathers_patches(Verdict& verdict, uint64_t seed) {
   const std::vector<uint8_t> data = noise(random, WORDS * WORD_BEATS * BEAT);
   const uint32_t first = arena.add(data);
   LoadBench bench(arena, seed);
-  bench.play({load_command(5, first, WORDS * WORD_BEATS, 1, WAIT_FLAG | POST_FLAG), load_end(1)});
+  const isa::Load patches{.target = target::PATCHES,
+                          .wait_array = 1,
+                          .post_array = 1,
+                          .frame = 1,
+                          .beats = WORDS * WORD_BEATS,
+                          .address = first};
+  bench.play({patches.encode(), load_end(1)});
   bench.scheduler.run();
-  verdict.expect(bench.load_to_array.empty() && bench.checks.empty(), "patches wait for the array's token");
+  verdict.expect(bench.load_to_array.empty() && bench.checks.empty(), "patches wait for the array's credit");
   bench.array_to_load.write(1);
   bench.scheduler.run();
-  verdict.expect(bench.load_to_array.size() == 1 && bench.array_to_load.empty(), "a token for a token");
+  verdict.expect(bench.load_to_array.size() == 1 && bench.array_to_load.empty(), "a credit for a credit");
   for (unsigned word = 0; word < WORDS; ++word)
     for (unsigned token = 0; token < config::TOKENS; ++token) {
       const int got = int(bench.input.at(token / config::LANES, word)[token % config::LANES]);
@@ -134,7 +137,7 @@ void load_reports_each_frame_its_own(Verdict& verdict, uint64_t seed) {
   Arena arena;
   std::vector<command_t> list;
   for (unsigned i = 0; i < 4; ++i) // frames 0, 1, 1, 0
-    list.push_back(load_command(0, arena.add(noise(random, 7 * BEAT)), 7, (i + 1) / 2 % 2));
+    list.push_back(load_command(target::WEIGHTS, arena.add(noise(random, 7 * BEAT)), 7, (i + 1) / 2 % 2));
   arena.at((8 + 3) * BEAT + 5) ^= 0x20; // of frame 1's first
   for (const unsigned frame : {0u, 1u, 1u, 0u})
     list.push_back(load_end(frame));
@@ -154,7 +157,7 @@ void load_notices_what_memory_does(Verdict& verdict, uint64_t seed) {
   const auto play = [&](LoadBench& bench) {
     std::vector<uint8_t> weights;
     bench.take(bench.weights, 9, weights);
-    bench.play({load_command(0, first, 9), load_end(0)});
+    bench.play({load_command(target::WEIGHTS, first, 9), load_end(0)});
     bench.scheduler.run();
     return unsigned(bench.checks.read());
   };
@@ -228,9 +231,9 @@ void fetch_hands_each_command_to_its_unit(Verdict& verdict) {
   FetchBench bench;
   std::vector<command_t> list;
   for (unsigned i = 0; i < 15; ++i)
-    list.push_back(assemble(i % 5, 0, {{3, 0, 32, i}}));
-  list.push_back(load_command(5, 100, 4, 0, INPUT_FLAG));
-  list.push_back(load_command(0, 100, 4));
+    list.push_back(raw_command(i % 5, 0, 0, i));
+  list.push_back(isa::Load{.target = target::PATCHES, .input = 1, .beats = 4, .address = 100}.encode());
+  list.push_back(load_command(target::WEIGHTS, 100, 4));
   bench.play(list, 1000);
   verdict.equal(bench.error, 0u, "no bad command");
   verdict.equal(bench.load_commands.size(), 5u, "load's commands");
@@ -251,7 +254,7 @@ void fetch_reports(Verdict& verdict) {
   verdict.expect(bench.magic == isa::MAGIC && bench.abi == isa::ABI && bench.low == config::HASH_LOW &&
                      bench.high == config::HASH_HIGH && bench.error == 0,
                  "a fetch of no commands reports the identity");
-  bench.play({assemble(2, 0, {}), assemble(5, 0, {}), assemble(2, 0, {}), assemble(7, 1, {})}, 0);
+  bench.play({raw_command(2, 0), raw_command(5, 0), raw_command(2, 0), raw_command(7, 1)}, 0);
   verdict.equal(bench.error, 2u, "the first command that has no unit");
   verdict.equal(bench.drain_commands.size(), 1u, "and nothing behind it is handed on");
 }
@@ -260,8 +263,8 @@ void fetch_refuses_what_was_not_written(Verdict& verdict) {
   std::vector<command_t> list;
   Random random(5);
   for (unsigned i = 0; i < 6; ++i)
-    list.push_back(assemble(i % 5, 0, {{1, 0, 32, random.next()}, {3, 0, 32, random.next()}}));
-  list.push_back(load_command(0, 100, 4));
+    list.push_back(raw_command(i % 5, 0, uint32_t(random.next()), uint32_t(random.next())));
+  list.push_back(load_command(target::WEIGHTS, 100, 4));
   std::vector<command_t> other = list;
   other[3].word[3] ^= 0x300;
   seal(list, FetchBench::SEED);

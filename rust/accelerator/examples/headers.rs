@@ -1,4 +1,8 @@
-//! Writes what is generated: `headers isa ROOT` the committed files, `headers config HARDWARE.toml BOARD.toml OUT` a configuration's header.
+//! Writes generated files.
+//!
+//! `headers isa ROOT` writes the committed ones: `fpga/include/isa.hpp` and the tables of
+//! `docs/accelerator.md`. `headers config HARDWARE.toml BOARD.toml OUT` writes the header of a
+//! configuration.
 
 use std::error::Error;
 use std::fs;
@@ -13,10 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             fs::write(format!("{root}/fpga/include/isa.hpp"), header::isa_header())?;
             let page = format!("{root}/docs/accelerator.md");
             let mut text = fs::read_to_string(&page)?;
-            for (name, table) in [
-                ("isa", header::isa_table()),
-                ("registers", header::register_table()),
-            ] {
+            for (name, table) in header::tables() {
                 let (begin, end) = (
                     format!("<!-- {name} begin -->\n"),
                     format!("<!-- {name} end -->"),

@@ -3,7 +3,7 @@
 //!
 //! Depends on [`crate::isa`] only.
 
-use crate::isa::{check, ROW_BYTES};
+use crate::isa::{check, Destination, ROW_BYTES};
 
 /// The place of a transfer in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,18 +12,6 @@ pub(crate) struct Transfer {
     pub(crate) address: u32,
     /// Beats, without the check.
     pub(crate) beats: u32,
-}
-
-/// The memory that receives a row's results.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Destination {
-    Query = 0,
-    Key = 1,
-    Value = 2,
-    Hidden = 3,
-    Residual = 4,
-    Logit = 5,
 }
 
 /// A row as the array and the drain see it.

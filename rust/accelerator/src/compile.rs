@@ -22,44 +22,13 @@ use quasar_hardware::packing::{Activation, Pair};
 use quasar_hardware::workload::{RowWidths, Setting};
 use quasar_hardware::{Hardware, Workload};
 
-use crate::arena_layout::{self, Arena, Cursor, Destination, Row, RowPair, Transfer};
+use crate::arena_layout::{self, Arena, Cursor, Row, RowPair, Transfer};
 use crate::isa::{
-    Attend, Command, Context, Fill, Gemm, LayerNorm, Load, LoadEnd, Rows, Scores, Softmax, Table,
+    Attend, Command, Context, Destination, Fill, Gemm, Kind, LayerNorm, Load, LoadEnd, Pooling,
+    RowsCommand, Scores, Softmax, Source, Table, Target,
 };
 use crate::program::{List, Place, Program, Segment, Sizes};
 use crate::shape::Shape;
-
-/// `Load.target`.
-pub(crate) mod target {
-    pub(crate) const WEIGHTS: u32 = 0;
-    pub(crate) const ROWS: u32 = 1;
-    pub(crate) const GAINS: u32 = 2;
-    pub(crate) const TABLE: u32 = 3;
-    pub(crate) const RESIDUAL: u32 = 4;
-    pub(crate) const PATCHES: u32 = 5;
-}
-
-/// `Gemm.source`.
-pub(crate) mod source {
-    pub(crate) const INPUT: u32 = 0;
-    pub(crate) const NORMED: u32 = 1;
-    pub(crate) const QUERY: u32 = 2;
-    pub(crate) const HIDDEN: u32 = 3;
-}
-
-/// `Rows.kind`.
-pub(crate) mod kind {
-    pub(crate) const CODES: u32 = 0;
-    pub(crate) const RESIDUAL: u32 = 1;
-    pub(crate) const LOGITS: u32 = 2;
-}
-
-/// `LayerNorm.pool`.
-pub(crate) mod pool {
-    pub(crate) const NONE: u32 = 0;
-    pub(crate) const BEFORE: u32 = 1;
-    pub(crate) const AFTER: u32 = 2;
-}
 
 pub(crate) fn compile(subnet: &Subnet, hardware: &Hardware) -> Result<Program> {
     let outline = Outline {
@@ -494,7 +463,7 @@ impl<'a> Phases<'a> {
         self.current.push((command.into(), place));
     }
 
-    fn load(&mut self, target: u32, transfer: Transfer) {
+    fn load(&mut self, target: Target, transfer: Transfer) {
         self.push(Load {
             target,
             frame: self.slot.into(),
@@ -505,7 +474,7 @@ impl<'a> Phases<'a> {
     }
 
     /// A matrix product: `gemm` and `rows` say what is particular about it.
-    fn product(&mut self, stage: &'static str, matrix: &Matrix, gemm: Gemm, rows: Rows) {
+    fn product(&mut self, stage: &'static str, matrix: &Matrix, gemm: Gemm, rows: RowsCommand) {
         self.stage = stage;
         let pair = if matrix.rows8 > 0 {
             Pair::EightBit
@@ -520,8 +489,8 @@ impl<'a> Phases<'a> {
             rows8: matrix.rows8,
             ..gemm
         });
-        self.push(Rows {
-            frame: if rows.kind == kind::RESIDUAL {
+        self.push(RowsCommand {
+            frame: if rows.kind == Kind::Residual {
                 self.slot.into()
             } else {
                 0
@@ -531,8 +500,8 @@ impl<'a> Phases<'a> {
             ..rows
         });
         for &(weights, rows) in &matrix.tiles {
-            self.load(target::WEIGHTS, weights);
-            self.load(target::ROWS, rows);
+            self.load(Target::Weights, weights);
+            self.load(Target::Rows, rows);
         }
     }
 
@@ -543,7 +512,7 @@ impl<'a> Phases<'a> {
     }
 
     /// The norm before the next phase, which ends this one.
-    fn norm(&mut self, tokens: u32, pool: u32) {
+    fn norm(&mut self, tokens: u32, pool: Pooling) {
         self.stage = "norm";
         let phase = self.done.len();
         let (frac, epsilon) = self.numbers.norms[phase];
@@ -552,7 +521,7 @@ impl<'a> Phases<'a> {
             pool,
             frac,
             tokens,
-            first: if pool == pool::NONE {
+            first: if pool == Pooling::None {
                 0
             } else {
                 self.outline.workload.setting.prefix_tokens as u32
@@ -560,7 +529,7 @@ impl<'a> Phases<'a> {
             embed: self.embed(),
             epsilon,
         });
-        self.load(target::GAINS, self.plan.norms[phase]);
+        self.load(Target::Gains, self.plan.norms[phase]);
         self.end();
     }
 
@@ -588,10 +557,10 @@ impl<'a> Phases<'a> {
         let word = self.shape.beats(self.shape.tokens) as u32;
         self.stage = "patches";
         self.push(Load {
-            target: target::PATCHES,
-            input: 1,
-            wait_array: 1,
-            post_array: 1,
+            target: Target::Patches,
+            input: true,
+            wait_array: true,
+            post_array: true,
             frame: self.slot.into(),
             beats: tiles * plan.embed.columns * word,
             address: 0,
@@ -601,43 +570,43 @@ impl<'a> Phases<'a> {
             frame: self.slot.into(),
             words: tiles * embed,
         });
-        self.load(target::RESIDUAL, plan.residual);
+        self.load(Target::Residual, plan.residual);
         self.product(
             "embedding",
             &plan.embed,
             Gemm {
-                source: source::INPUT,
-                wait_load: 1,
-                post_load: 1,
+                source: Source::Input,
+                wait_load: true,
+                post_load: true,
                 ..Gemm::default()
             },
-            Rows {
-                kind: kind::RESIDUAL,
-                moments: 1,
+            RowsCommand {
+                kind: Kind::Residual,
+                moments: true,
                 tokens,
                 skip: self.outline.workload.setting.prefix_tokens as u32,
                 stride: embed,
-                ..Rows::default()
+                ..RowsCommand::default()
             },
         );
-        self.norm(tokens, pool::NONE);
+        self.norm(tokens, Pooling::None);
     }
 
     fn attention_half(&mut self, i: usize, block: &BlockPlan) {
         let tokens = self.tokens();
         let (needed, split) = (self.outline.needed(i), self.outline.split(i));
         let gemm = Gemm {
-            source: source::NORMED,
+            source: Source::Normed,
             frame: self.slot.into(),
             ..Gemm::default()
         };
-        let rows = Rows {
-            kind: kind::CODES,
-            post: 1,
+        let rows = RowsCommand {
+            kind: Kind::Codes,
+            post: true,
             tokens,
             stride: block.proj.columns,
             reciprocal: ((1 << 20) + tokens / 2) / tokens,
-            ..Rows::default()
+            ..RowsCommand::default()
         };
         let [stage, second] = if split {
             ["keys, values", "query"]
@@ -648,7 +617,7 @@ impl<'a> Phases<'a> {
             stage,
             &block.qkv[0],
             Gemm {
-                wait_norm: 1,
+                wait_norm: true,
                 ..gemm
             },
             rows,
@@ -657,7 +626,7 @@ impl<'a> Phases<'a> {
             second,
             &block.qkv[1],
             gemm,
-            Rows {
+            RowsCommand {
                 tokens: if split { needed } else { tokens },
                 ..rows
             },
@@ -667,12 +636,12 @@ impl<'a> Phases<'a> {
             "projection",
             &block.proj,
             Gemm {
-                source: source::QUERY,
+                source: Source::Query,
                 ..Gemm::default()
             },
             needed,
         );
-        self.norm(needed, pool::NONE);
+        self.norm(needed, Pooling::None);
     }
 
     /// Units of (head, tile of tokens). The array makes the scores of the next unit before the context of one, so that softmax has time.
@@ -734,7 +703,7 @@ impl<'a> Phases<'a> {
                     pass: self.pass(keys, Pair::EightBit, Activation::Unsigned),
                 });
                 self.push(Attend {
-                    post: u32::from(i >= last_head),
+                    post: i >= last_head,
                     tile,
                     tokens,
                     rows,
@@ -752,15 +721,15 @@ impl<'a> Phases<'a> {
             stage,
             matrix,
             Gemm {
-                wait_drain_tiles: 1,
+                wait_drain_tiles: true,
                 ..gemm
             },
-            Rows {
-                kind: kind::RESIDUAL,
-                moments: 1,
+            RowsCommand {
+                kind: Kind::Residual,
+                moments: true,
                 tokens,
                 stride,
-                ..Rows::default()
+                ..RowsCommand::default()
             },
         );
     }
@@ -769,24 +738,24 @@ impl<'a> Phases<'a> {
         let tokens = self.outline.needed(i);
         self.stage = "table";
         self.push(Table {});
-        self.load(target::TABLE, block.table);
+        self.load(Target::Table, block.table);
         self.product(
             "fc1",
             &block.fc1,
             Gemm {
-                source: source::NORMED,
+                source: Source::Normed,
                 frame: self.slot.into(),
-                wait_norm: 1,
+                wait_norm: true,
                 ..Gemm::default()
             },
-            Rows {
-                kind: kind::CODES,
-                table: 1,
-                post_tiles: 1,
+            RowsCommand {
+                kind: Kind::Codes,
+                table: true,
+                post_tiles: true,
                 tokens,
                 zero_point: self.numbers.zero_points[i],
                 stride: block.fc2.columns,
-                ..Rows::default()
+                ..RowsCommand::default()
             },
         );
         let last = i + 1 == self.plan.blocks.len();
@@ -794,15 +763,15 @@ impl<'a> Phases<'a> {
             "fc2",
             &block.fc2,
             Gemm {
-                source: source::HIDDEN,
+                source: Source::Hidden,
                 ..Gemm::default()
             },
             tokens,
         );
         let pool = match self.outline.workload.setting.pool {
-            Pool::Mean if last => pool::BEFORE,
-            Pool::MeanAfterNorm if last => pool::AFTER,
-            _ => pool::NONE,
+            Pool::Mean if last => Pooling::Before,
+            Pool::MeanAfterNorm if last => Pooling::After,
+            _ => Pooling::None,
         };
         self.norm(tokens, pool);
     }
@@ -813,15 +782,15 @@ impl<'a> Phases<'a> {
             "head",
             &plan.head,
             Gemm {
-                source: source::NORMED,
+                source: Source::Normed,
                 frame: self.slot.into(),
-                wait_norm: 1,
+                wait_norm: true,
                 ..Gemm::default()
             },
-            Rows {
-                kind: kind::LOGITS,
+            RowsCommand {
+                kind: Kind::Logits,
                 tokens: 1,
-                ..Rows::default()
+                ..RowsCommand::default()
             },
         );
         self.push(LoadEnd {
@@ -884,7 +853,7 @@ mod tests {
                 ..c
             }
             .into(),
-            Command::Rows(c) => Rows { zero_point: 0, ..c }.into(),
+            Command::Rows(c) => RowsCommand { zero_point: 0, ..c }.into(),
             other => other,
         }
     }

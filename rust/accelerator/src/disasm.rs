@@ -2,36 +2,26 @@
 
 use std::fmt::Write;
 
-use crate::isa::Command;
+use crate::isa::{Command, Form};
 use crate::program::{Program, Segment};
 
-/// Values that have names.
-const NAMED: &[(&str, &str, &[&str])] = &[
-    (
-        "Load",
-        "target",
-        &["weights", "rows", "gains", "table", "residual", "patches"],
-    ),
-    ("Gemm", "source", &["input", "normed", "query", "hidden"]),
-    ("Rows", "kind", &["codes", "residual", "logits"]),
-    ("LayerNorm", "pool", &["none", "before", "after"]),
-];
-
-/// A command: its name and the fields that are not 0, flags by their names alone.
+/// Writes a command: its name, named values, flags that are set, and the numbers that are not 0.
+/// The frame and the parity are always there.
 pub fn command(command: Command) -> String {
     let operation = command.operation();
     let mut text = operation.name.to_owned();
-    for (field, value) in operation.fields.iter().zip(command.values()) {
-        let name = NAMED
-            .iter()
-            .find(|(of, what, _)| (*of, *what) == (operation.name, field.name))
-            .and_then(|(.., names)| names.get(value as usize));
-        let flag = field.bits == 1 && !matches!(field.name, "frame" | "parity");
-        let _ = match (name, value) {
-            (Some(name), _) => write!(text, " {}={name}", field.name),
-            (None, 1) if flag => write!(text, " {}", field.name),
-            (None, 0) if !matches!(field.name, "parity" | "frame") => Ok(()),
-            (None, value) => write!(text, " {}={value}", field.name),
+    for (field, code) in operation.fields.iter().zip(command.codes()) {
+        let name = field.name;
+        let _ = match field.form {
+            Form::Named(values) => {
+                let value = values.values[code as usize].name.to_lowercase();
+                write!(text, " {name}={value}")
+            }
+            Form::Flag if code == 1 => write!(text, " {name}"),
+            Form::Unsigned | Form::Signed if code != 0 || matches!(name, "frame" | "parity") => {
+                write!(text, " {name}={code}")
+            }
+            _ => Ok(()),
         };
     }
     text
@@ -73,15 +63,15 @@ pub fn disassemble(program: &Program, segment: Segment) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::isa::{Gemm, Load, LoadEnd};
+    use crate::isa::{Gemm, Load, LoadEnd, Source, Target};
     use crate::testing::{golden, hardware};
 
     #[test]
     fn a_command_shows_what_it_says() {
         let load = Load {
-            target: 5,
-            input: 1,
-            wait_array: 1,
+            target: Target::Patches,
+            input: true,
+            wait_array: true,
             beats: 7,
             ..Load::default()
         };
@@ -90,7 +80,7 @@ mod tests {
             "Load target=patches input wait_array frame=0 beats=7"
         );
         let gemm = Gemm {
-            source: 1,
+            source: Source::Normed,
             frame: 1,
             tokens: 3,
             ..Gemm::default()

@@ -13,8 +13,8 @@ use quasar_hardware::declared::{self, bytes_per_cycle};
 use quasar_hardware::Hardware;
 
 use crate::isa::{
-    moments_depth, Attend, Command, Context, Fill, Gemm, LayerNorm, Rows, Scores, Softmax, Unit,
-    PORT_BYTES, QUEUES, ROW_BYTES,
+    moments_depth, Attend, Command, Context, Fill, Gemm, Kind, LayerNorm, Pooling, RowsCommand,
+    Scores, Softmax, Target, Unit, PORT_BYTES, QUEUES, ROW_BYTES,
 };
 use crate::program::{List, Segment};
 
@@ -730,7 +730,7 @@ enum LoadStep {
     /// Where it begins, in items of a port, and its beats.
     Request(u64, u64),
     TakeInput,
-    Beat(u32),
+    Beat(Target),
     /// The check's.
     Check,
     GiveInput,
@@ -830,10 +830,12 @@ impl Process for Loader {
                 (self.address, self.left) = (address, beats);
                 return true;
             }
-            LoadStep::Beat(0) => Some(&mut wires.weights),
-            LoadStep::Beat(1 | 3 | 4) => Some(&mut wires.rows),
-            LoadStep::Beat(2) => Some(&mut wires.gains),
-            LoadStep::Beat(_) | LoadStep::Check => None,
+            LoadStep::Beat(Target::Weights) => Some(&mut wires.weights),
+            LoadStep::Beat(Target::Rows | Target::Table | Target::Residual) => {
+                Some(&mut wires.rows)
+            }
+            LoadStep::Beat(Target::Gains) => Some(&mut wires.gains),
+            LoadStep::Beat(Target::Patches) | LoadStep::Check => None,
         };
         if self.burst == 0 {
             self.begin_burst();
@@ -1348,10 +1350,10 @@ impl Drain {
         }
     }
 
-    fn rows(rows: Rows, sizes: &Sizes) -> Vec<(DrainStep, u64)> {
+    fn rows(rows: RowsCommand, sizes: &Sizes) -> Vec<(DrainStep, u64)> {
         let mut steps = Vec::new();
         let mut tiles = sizes.row_tiles(rows.rows4, rows.rows8).peekable();
-        let step = if rows.kind == 2 {
+        let step = if rows.kind == Kind::Logits {
             DrainStep::Logit
         } else {
             DrainStep::Sums
@@ -1422,21 +1424,21 @@ impl Process for Norm {
         let mut steps = vec![(NormStep::Gains, 1)];
         for tokens in sizes.tiles(tokens) {
             steps.push((NormStep::Moments, sizes.groups(tokens)));
-            if pool != 1 {
+            if pool != Pooling::Before {
                 steps.push((NormStep::Group { embed }, groups(tokens)));
                 steps.push((NormStep::Gap, 1));
-                steps.push((NormStep::Post, u64::from(pool == 0)));
+                steps.push((NormStep::Post, u64::from(pool == Pooling::None)));
             }
         }
         match pool {
-            1 => steps.extend([
+            Pooling::Before => steps.extend([
                 // A column after the other, a group of tokens a cycle.
                 (NormStep::Mean(embed * (all + declared::LOOP_GAP)), 1),
                 (NormStep::Group { embed }, 1),
                 (NormStep::Post, 1),
             ]),
-            2 => steps.extend([(NormStep::Mean(embed), 1), (NormStep::Post, 1)]),
-            _ => {}
+            Pooling::After => steps.extend([(NormStep::Mean(embed), 1), (NormStep::Post, 1)]),
+            Pooling::None => {}
         }
         steps.push((NormStep::Release, 1));
         steps
@@ -1598,7 +1600,9 @@ impl Device {
         });
         let list: VecDeque<Entry> = list.collect();
         let logits = list.iter().filter_map(|(_, _, command)| match command {
-            Command::Rows(rows) if rows.kind == 2 => Some(u64::from(rows.rows4 + rows.rows8)),
+            Command::Rows(rows) if rows.kind == Kind::Logits => {
+                Some(u64::from(rows.rows4 + rows.rows8))
+            }
             _ => None,
         });
         let units = list.iter().filter_map(|(_, _, command)| match command {
@@ -1796,10 +1800,14 @@ pub fn intervals(hardware: &Hardware, lists: &[&[Command]]) -> BTreeMap<&'static
                 let groups = sizes
                     .tiles(norm.tokens)
                     .map(|tokens| tokens.div_ceil(sizes.norm_lanes));
-                let groups = if norm.pool == 1 { 1 } else { groups.sum() };
+                let groups = if norm.pool == Pooling::Before {
+                    1
+                } else {
+                    groups.sum()
+                };
                 count("norm.gains", norm.embed.into());
                 // A mean's column comes again 4 intervals later, at least.
-                let least = if norm.pool == 2 { 4 } else { 1 };
+                let least = if norm.pool == Pooling::After { 4 } else { 1 };
                 count("norm.normalise", groups * u64::from(norm.embed).max(least));
             }
             Command::Softmax(softmax) => {

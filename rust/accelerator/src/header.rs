@@ -1,4 +1,5 @@
-//! What is generated from the declarations: C++ headers and the tables of `docs/accelerator.md`.
+//! Generates what follows from the declarations: C++ headers and the tables of
+//! `docs/accelerator.md`.
 //!
 //! Depends on [`crate::isa`] and the hardware's configuration.
 
@@ -10,42 +11,76 @@ use quasar_hardware::Hardware;
 
 use crate::identity::configuration_hash;
 use crate::isa::{
-    moments_depth, Operation, Unit, ABI, CHECK_WORD, HEAD_BITS, MAGIC, MAX_PORTS, OPERATIONS,
-    PORT_BYTES, QUEUES, REGISTERS, ROW_BYTES,
+    moments_depth, Field, Form, Operation, Position, Unit, Values, ABI, CHECK_WORD, COMMAND_WORDS,
+    HEAD_BITS, MAGIC, MAX_PORTS, OPERATIONS, PORT_BYTES, QUEUES, REGISTERS, ROW_BYTES, VALUES,
 };
 
 const GENERATED: &str = "// Generated from rust/accelerator/src/isa.rs; do not edit.";
 
-/// `fpga/include/isa.hpp`.
+/// Generates `fpga/include/isa.hpp`.
 pub fn isa_header() -> String {
     let mut text = format!(
-        "{GENERATED}\n// clang-format off\n#pragma once\n\n#include \"types.hpp\"\n\nnamespace isa {{\n\n\
-         constexpr unsigned ABI = {ABI};\nconstexpr unsigned MAGIC = 0x{MAGIC:08x};\nconstexpr unsigned HEAD_BITS = {HEAD_BITS};\n\
-         constexpr unsigned CHECK_WORD = {CHECK_WORD};\n\
-         constexpr unsigned PORT_BYTES = {PORT_BYTES};\nconstexpr unsigned MAX_PORTS = {MAX_PORTS};\nconstexpr unsigned ROW_BYTES = {ROW_BYTES};\n\
-         constexpr unsigned TRANSFERS_AHEAD = {TRANSFERS_AHEAD};\n\n"
+        "{GENERATED}\n// clang-format off\n#pragma once\n\n#include \"types.hpp\"\n\nnamespace isa {{\n\n"
     );
-    text += "enum Unit : unsigned {";
-    for unit in Unit::ALL {
-        let _ = write!(text, " {} = {},", unit.name().to_uppercase(), unit as u32);
+    for (name, value) in [
+        ("ABI", ABI.to_string()),
+        ("MAGIC", format!("0x{MAGIC:08x}")),
+        ("HEAD_BITS", HEAD_BITS.to_string()),
+        ("COMMAND_WORDS", COMMAND_WORDS.to_string()),
+        ("CHECK_WORD", CHECK_WORD.to_string()),
+        ("PORT_BYTES", PORT_BYTES.to_string()),
+        ("MAX_PORTS", MAX_PORTS.to_string()),
+        ("ROW_BYTES", ROW_BYTES.to_string()),
+        ("TRANSFERS_AHEAD", TRANSFERS_AHEAD.to_string()),
+    ] {
+        let _ = writeln!(text, "constexpr unsigned {name} = {value};");
     }
-    text += " };\n\n// Depths of the queues between kernels; 0 is set by the configuration.\nnamespace depth {\n";
-    for queue in QUEUES {
-        let _ = writeln!(text, "constexpr unsigned {} = {};", queue.name, queue.depth);
+    let units = Unit::ALL.map(|unit| (unit.name().to_uppercase(), unit as u32));
+    text += &constants("unit", "Units.", &units);
+    let depths: Vec<_> = QUEUES.iter().map(|q| (q.name, q.depth)).collect();
+    text += &constants(
+        "depth",
+        "Depths of the queues between kernels; the configuration sets those that are 0 here.",
+        &depths,
+    );
+    let offsets = REGISTERS
+        .iter()
+        .map(|r| (r.name, format!("0x{:05x}", r.offset)));
+    text += &constants(
+        "reg",
+        "Offsets of the registers.",
+        &offsets.collect::<Vec<_>>(),
+    );
+    for Values {
+        name,
+        about,
+        values,
+    } in VALUES
+    {
+        let values: Vec<_> = values
+            .iter()
+            .map(|value| (value.name.to_uppercase(), value.code))
+            .collect();
+        text += &constants(&name.to_lowercase(), about.trim(), &values);
     }
-    text += "} // namespace depth\n\nnamespace reg {\n";
-    for register in REGISTERS {
-        let _ = writeln!(
-            text,
-            "constexpr unsigned {} = 0x{:05x};",
-            register.name, register.offset
-        );
-    }
-    text += "} // namespace reg\n\n";
+    text += "\n";
     for operation in OPERATIONS {
         text += &command_struct(operation);
     }
     text + "} // namespace isa\n"
+}
+
+/// Writes a namespace of constants.
+fn constants(
+    name: &str,
+    about: &str,
+    values: &[(impl std::fmt::Display, impl std::fmt::Display)],
+) -> String {
+    let mut text = format!("\n// {about}\nnamespace {name} {{\n");
+    for (name, value) in values {
+        let _ = writeln!(text, "constexpr unsigned {name} = {value};");
+    }
+    text + &format!("}} // namespace {name}\n")
 }
 
 fn command_struct(operation: &Operation) -> String {
@@ -54,32 +89,48 @@ fn command_struct(operation: &Operation) -> String {
         unit,
         code,
         about,
-        fields,
+        ..
     } = operation;
+    let unit_name = unit.name().to_uppercase();
     let mut text = format!(
-        "//{about}\nstruct {name} {{\n  static constexpr unsigned UNIT = {};\n  static constexpr unsigned CODE = {code};\n",
-        *unit as u32
+        "//{about}\nstruct {name} {{\n  static constexpr unsigned UNIT = unit::{unit_name};\n  \
+         static constexpr unsigned CODE = {code};\n"
     );
-    let mut from = String::new();
-    for (field, place) in fields.iter().zip(operation.places()) {
-        let kind = if field.signed { 's' } else { 'u' };
+    let (mut decode, mut encode) = (String::new(), String::new());
+    for (
+        Field {
+            name,
+            bits,
+            form,
+            about,
+        },
+        Position { word, lsb },
+    ) in operation.fields()
+    {
+        let kind = if *form == Form::Signed { 's' } else { 'u' };
+        let about = match form {
+            Form::Named(values) => format!("{about} See `{}`.", values.name.to_lowercase()),
+            _ => (*about).to_owned(),
+        };
+        let _ = writeln!(text, "  {kind}<{bits}> {name} = 0; //{about}");
         let _ = writeln!(
-            text,
-            "  {kind}<{}> {}; //{}",
-            field.bits, field.name, field.about
+            decode,
+            "    fields.{name} = {kind}<{bits}>(bits(command, {word}, {lsb}, {bits}));"
         );
-        let _ = write!(
-            from,
-            "\n    {} = {kind}<{}>(bits(c, {}, {}, {}));",
-            field.name, field.bits, place.word, place.lsb, field.bits
+        let _ = writeln!(
+            encode,
+            "    put_bits(command, {word}, {lsb}, {bits}, uint64_t(int64_t({name})));"
         );
     }
-    let argument = if fields.is_empty() { "" } else { " c" };
-    let end = if from.is_empty() { "}" } else { "\n  }" };
-    text + &format!("  explicit {name}(const command_t&{argument}) {{{from}{end}\n}};\n\n")
+    let argument = if decode.is_empty() { "" } else { " command" };
+    text + &format!(
+        "  static {name} decode(const command_t&{argument}) {{\n    {name} fields;\n{decode}    \
+         return fields;\n  }}\n  command_t encode() const {{\n    command_t command{{}};\n    \
+         command.word[0] = UNIT | CODE << HEAD_BITS;\n{encode}    return command;\n  }}\n}};\n\n"
+    )
 }
 
-/// `config.hpp` of a configuration.
+/// Generates `config.hpp` for a configuration.
 pub fn config_header(hardware: &Hardware) -> String {
     let c = hardware.configuration();
     let hash = configuration_hash(hardware);
@@ -120,7 +171,7 @@ pub fn config_header(hardware: &Hardware) -> String {
     text + "\n} // namespace config\n"
 }
 
-/// The table of commands in Markdown.
+/// Generates the table of commands in Markdown.
 pub fn isa_table() -> String {
     let mut text =
         String::from("| command | unit, code | field | word: bits | |\n|---|---|---|---|---|\n");
@@ -131,19 +182,37 @@ pub fn isa_table() -> String {
             "| `{name}` | {unit} {code} | | |{} |",
             operation.about
         );
-        for (field, place) in operation.fields.iter().zip(operation.places()) {
-            let last = place.lsb + field.bits - 1;
-            let _ = writeln!(
+        for (field, Position { word, lsb }) in operation.fields() {
+            let (name, last) = (field.name, lsb + field.bits - 1);
+            let _ = write!(
                 text,
-                "| | | `{}` | {}: {}..{last} |{} |",
-                field.name, place.word, place.lsb, field.about
+                "| | | `{name}` | {word}: {lsb}..{last} |{}",
+                field.about
             );
+            let _ = match field.form {
+                Form::Flag => writeln!(text, " (flag) |"),
+                Form::Named(values) => writeln!(text, " (`{}`) |", values.name.to_lowercase()),
+                _ => writeln!(text, " |"),
+            };
         }
     }
     text
 }
 
-/// The table of registers in Markdown.
+/// Generates the table of named values in Markdown.
+pub fn value_table() -> String {
+    let mut text = String::from("| values | number | name | |\n|---|---|---|---|\n");
+    for set in VALUES {
+        let _ = writeln!(text, "| `{}` | | |{} |", set.name.to_lowercase(), set.about);
+        for value in set.values {
+            let (code, name) = (value.code, value.name.to_lowercase());
+            let _ = writeln!(text, "| | {code} | `{name}` |{} |", value.about);
+        }
+    }
+    text
+}
+
+/// Generates the table of registers in Markdown.
 pub fn register_table() -> String {
     let mut text = String::from("| offset | register | host | |\n|---|---|---|---|\n");
     for register in REGISTERS {
@@ -155,6 +224,15 @@ pub fn register_table() -> String {
         );
     }
     text
+}
+
+/// Returns the tables of `docs/accelerator.md` with the names of their markers.
+pub fn tables() -> [(&'static str, String); 3] {
+    [
+        ("isa", isa_table()),
+        ("values", value_table()),
+        ("registers", register_table()),
+    ]
 }
 
 #[cfg(test)]
@@ -173,10 +251,12 @@ mod tests {
             "run make isa and commit"
         );
         let page = read("docs/accelerator.md");
-        for table in [isa_table(), register_table()] {
-            assert!(page.contains(&table), "run make isa and commit");
+        for (name, table) in tables() {
+            let marked = format!("<!-- {name} begin -->\n{table}<!-- {name} end -->");
+            assert!(page.contains(&marked), "run make isa and commit");
         }
     }
+
     #[test]
     fn ports_of_load_hold_the_bursts_that_are_declared() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fpga/src/load.cpp");

@@ -12,10 +12,9 @@ use quasar_kernels::scalar::{
 };
 
 use crate::arena_layout::{check_of, words};
-use crate::compile::{kind, pool, source, target};
 use crate::isa::{
-    check, Attend, Command, Context, Fill, Gemm, LayerNorm, Load, Rows, Scores, Softmax, Unit,
-    PORT_BYTES, ROW_BYTES,
+    check, Attend, Command, Context, Destination, Fill, Gemm, Kind, LayerNorm, Load, Pooling,
+    RowsCommand, Scores, Softmax, Source, Target, Unit, PORT_BYTES, ROW_BYTES,
 };
 use crate::program::{Program, Segment};
 use crate::shape::Shape;
@@ -282,11 +281,7 @@ impl<'a> Interpreter<'a> {
 
     fn load(&mut self, c: &Load, input: &[u8]) -> Result<()> {
         let beat = self.shape.beat;
-        let memory = if c.input == 1 {
-            input
-        } else {
-            self.program.arena()
-        };
+        let memory = if c.input { input } else { self.program.arena() };
         let (first, bytes) = (c.address as usize * beat, c.beats as usize * beat);
         let Some(data) = memory.get(first..first + bytes + beat) else {
             return Err(Error::InvalidValue(format!(
@@ -299,9 +294,9 @@ impl<'a> Interpreter<'a> {
         self.queues.array_to_load -= c.wait_array as usize;
         self.queues.load_to_array += c.post_array as usize;
         let queue = match c.target {
-            target::WEIGHTS => &mut self.queues.weights,
-            target::GAINS => &mut self.queues.gains,
-            target::PATCHES => {
+            Target::Weights => &mut self.queues.weights,
+            Target::Gains => &mut self.queues.gains,
+            Target::Patches => {
                 let word = self.shape.beats(self.shape.tokens) * beat;
                 for (address, codes) in data.chunks_exact(word).enumerate() {
                     for (lane, &code) in codes.iter().take(self.shape.tokens).enumerate() {
@@ -318,9 +313,9 @@ impl<'a> Interpreter<'a> {
 
     fn activation(&mut self, c: &Gemm, word: usize, lane: usize) -> Result<i64> {
         let memory = match c.source {
-            source::INPUT => &mut self.input,
-            source::NORMED => &mut self.normed[c.frame as usize],
-            source::QUERY => &mut self.query,
+            Source::Input => &mut self.input,
+            Source::Normed => &mut self.normed[c.frame as usize],
+            Source::Query => &mut self.query,
             _ => &mut self.hidden,
         };
         memory.get(word, lane).map(i64::from)
@@ -371,7 +366,7 @@ impl<'a> Interpreter<'a> {
         Ok(())
     }
 
-    /// Rows of sums, a group of L tokens at a time.
+    /// RowsCommand of sums, a group of L tokens at a time.
     fn send(&mut self, rows: Vec<Vec<i64>>) {
         let lanes = self.shape.lanes;
         for row in rows {
@@ -478,7 +473,7 @@ impl<'a> Interpreter<'a> {
         Ok(())
     }
 
-    fn rows(&mut self, c: &Rows) -> Result<()> {
+    fn rows(&mut self, c: &RowsCommand) -> Result<()> {
         let s = self.shape;
         let tiles: Vec<usize> = s.token_tiles(c.tokens as usize).collect();
         let mut moments = vec![(0i32, 0i64); c.tokens as usize];
@@ -497,7 +492,7 @@ impl<'a> Interpreter<'a> {
                         let acc = row.bias + sum;
                         let word = tile * c.stride as usize + row.column;
                         match c.kind {
-                            kind::RESIDUAL => {
+                            Kind::Residual => {
                                 let memory = &mut self.residual[c.frame as usize];
                                 let mut x = memory.get(word, lane)?;
                                 if token >= c.skip as usize {
@@ -507,7 +502,7 @@ impl<'a> Interpreter<'a> {
                                 moments[token].0 += i32::from(x);
                                 moments[token].1 += i64::from(x) * i64::from(x);
                             }
-                            kind::LOGITS => {
+                            Kind::Logits => {
                                 let logit =
                                     (i64::from(acc) * i64::from(row.mult) + (1 << 14)) >> 15;
                                 self.queues.logits.push_back(logit as i32);
@@ -515,7 +510,7 @@ impl<'a> Interpreter<'a> {
                             _ => {
                                 let zero_point = c.zero_point as i8;
                                 let mut code = requant8(acc, row.shift, row.mult, zero_point);
-                                if c.table == 1 {
+                                if c.table {
                                     code = self.table[(i32::from(code) + 128) as usize];
                                 }
                                 *value_sum += i32::from(code);
@@ -526,13 +521,13 @@ impl<'a> Interpreter<'a> {
                 }
             }
             for (row, sum) in rows.iter().zip(value_sums) {
-                if row.destination == 2 {
+                if row.destination == Some(Destination::Value) {
                     self.means.resize(self.means.len().max(row.column + 1), 0);
                     self.means[row.column] = (sum * c.reciprocal as i32 + (1 << 15)) >> 16;
                 }
             }
         }
-        if c.moments == 1 {
+        if c.moments {
             for tile in moments.chunks(s.tokens) {
                 for group in tile.chunks(s.lanes) {
                     self.queues.moments.push_back(group.to_vec());
@@ -545,24 +540,24 @@ impl<'a> Interpreter<'a> {
 
     fn store(
         &mut self,
-        c: &Rows,
+        c: &RowsCommand,
         row: &Parameters,
         (token, lane, word): (usize, usize, usize),
         code: i8,
     ) -> Result<()> {
         match row.destination {
-            0 => self.query.set(word, lane, code),
-            1 => {
+            Some(Destination::Query) => self.query.set(word, lane, code),
+            Some(Destination::Key) => {
                 let (bank, address) = self.shape.key(token, row.column, c.stride as usize);
                 self.key.set(address, bank, code)
             }
-            2 => {
+            Some(Destination::Value) => {
                 let (bank, address) = self.shape.value(token, row.column, c.tokens as usize);
                 self.value.set(address, bank, code)
             }
-            3 => self.hidden.set(word, lane, code),
+            Some(Destination::Hidden) => self.hidden.set(word, lane, code),
             other => Err(Error::InvalidValue(format!(
-                "a row of codes has destination {other}"
+                "a row of codes has destination {other:?}"
             ))),
         }
     }
@@ -613,7 +608,7 @@ impl<'a> Interpreter<'a> {
             (column.sum::<i32>() + pooled as i32 / 2).div_euclid(pooled as i32)
         };
         let out: Vec<Vec<i8>> = match c.pool {
-            pool::BEFORE => {
+            Pooling::Before => {
                 let row: Vec<i16> = (0..embed)
                     .map(|d| mean(&mut rows[c.first as usize..].iter().map(|r| r[d].into())) as i16)
                     .collect();
@@ -621,7 +616,7 @@ impl<'a> Interpreter<'a> {
                 let squares = row.iter().map(|&x| i64::from(x) * i64::from(x)).sum();
                 vec![normalise(&row, (sum, squares))]
             }
-            pool::AFTER => {
+            Pooling::After => {
                 let codes: Vec<_> = (rows.iter().zip(&moments))
                     .map(|(row, &moments)| normalise(row, moments))
                     .collect();
@@ -655,7 +650,7 @@ struct Parameters {
     bias: i32,
     mult: i16,
     shift: u8,
-    destination: u8,
+    destination: Option<Destination>,
     column: usize,
 }
 
@@ -665,7 +660,7 @@ impl Parameters {
             bias: i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
             mult: i16::from_le_bytes([bytes[4], bytes[5]]),
             shift: bytes[6],
-            destination: bytes[7],
+            destination: Destination::of_code(bytes[7].into()),
             column: u16::from_le_bytes([bytes[8], bytes[9]]).into(),
         }
     }

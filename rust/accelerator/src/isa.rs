@@ -1,26 +1,43 @@
-//! Commands, registers, queues and limits of the accelerator: the one declaration.
+//! Declares the commands, queues, registers and limits of the accelerator: the one declaration.
 //!
-//! The C++ header, the tables of `docs/accelerator.md` and the disassembly come from here. A command is eight 32-bit words: the unit (3 bits),
-//! the operation (3 bits), then its fields in order, each within one word (a field that would cross a word's end starts the
-//! next; a field of more than 32 bits starts a word and takes two); the eighth is its check in memory ([`sealed`]). Depends on
+//! `make isa` generates the C++ header and the tables of `docs/accelerator.md` from here; the
+//! disassembly reads the same declarations. A command is eight 32-bit words: the unit (3 bits), the
+//! operation (3 bits), then the fields in order. A field lies within one word: a field that would
+//! cross a word's end starts the next word, and a field of more than 32 bits starts a word and takes
+//! two. The eighth word is the command's check in memory ([`sealed`]). Depends on
 //! [`quasar_core::error`].
 
-use quasar_core::error::{Error, Result};
+mod queues;
+mod registers;
+mod values;
 
-/// Version of commands, registers and memory formats. A bitstream of another version is refused.
+pub use queues::{moments_depth, Queue, QUEUES};
+pub use registers::{
+    Register, AP_DONE, AP_IDLE, AP_READY, AP_START, BLOCK_BYTES, MAX_PORTS, REGISTERS,
+    REGISTER_BYTES,
+};
+pub use values::{Destination, Form, Kind, Pooling, Source, Target, Value, Values, VALUES};
+
+use quasar_core::error::{Error, Result};
+use values::FieldType;
+
+/// Version of commands, registers and memory formats. The driver refuses a bitstream of another
+/// version.
 pub const ABI: u32 = 2;
 /// 32-bit words of a command.
 pub const COMMAND_WORDS: usize = 8;
 /// Bytes of a command.
 pub const COMMAND_BYTES: usize = 4 * COMMAND_WORDS;
-/// The word of a command that has its check; no field reaches it.
+/// Word of a command that holds its check; no field reaches it.
 pub const CHECK_WORD: usize = COMMAND_WORDS - 1;
-/// What an identity begins with ("QVIT").
+/// First register of an identity ("QVIT").
 pub const MAGIC: u32 = 0x5156_4954;
-/// Bytes that one AXI port gives a beat.
+/// Bytes of one AXI port's beat.
 pub const PORT_BYTES: usize = 16;
 /// Bytes of a row's parameters.
 pub const ROW_BYTES: usize = 16;
+/// Bits of the unit and of the operation, each.
+pub const HEAD_BITS: u32 = 3;
 
 /// A unit of the accelerator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,7 +51,7 @@ pub enum Unit {
     Drain = 2,
     /// Normalises.
     Norm = 3,
-    /// Exponentials.
+    /// Computes exponentials.
     Softmax = 4,
 }
 
@@ -48,7 +65,7 @@ impl Unit {
         Self::Softmax,
     ];
 
-    /// Its name.
+    /// Returns the unit's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Load => "load",
@@ -63,102 +80,106 @@ impl Unit {
 /// A field of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
-    /// Its name.
+    /// Name.
     pub name: &'static str,
-    /// Its bits.
+    /// Width in bits.
     pub bits: u32,
-    /// Whether it is in two's complement.
-    pub signed: bool,
-    /// What it says.
+    /// Reading of the bits.
+    pub form: Form,
+    /// Meaning.
     pub about: &'static str,
 }
 
-/// Where a field stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The first word.
-    pub word: usize,
-    /// The lowest bit.
-    pub lsb: u32,
-}
-
-/// A command's declaration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Operation {
-    /// Its name.
-    pub name: &'static str,
-    /// The unit that runs it.
-    pub unit: Unit,
-    /// Its code among the unit's operations.
-    pub code: u32,
-    /// What it does.
-    pub about: &'static str,
-    /// Its fields, in order.
-    pub fields: &'static [Field],
-}
-
-/// Bits of the unit and of the operation, each.
-pub const HEAD_BITS: u32 = 3;
-
-impl Operation {
-    /// Where each field stands.
-    ///
-    /// # Panics
-    /// Where the fields exceed a command.
-    pub fn places(&self) -> Vec<Place> {
-        let (mut word, mut lsb) = (0, 2 * HEAD_BITS);
-        let places: Vec<Place> = self
-            .fields
-            .iter()
-            .map(|field| {
-                if lsb + field.bits > 32 {
-                    (word, lsb) = (word + usize::from(lsb > 0), 0);
-                }
-                let place = Place { word, lsb };
-                let end = lsb + field.bits;
-                (word, lsb) = (word + (end / 32) as usize, end % 32);
-                place
-            })
-            .collect();
-        assert!(word < CHECK_WORD || (word == CHECK_WORD && lsb == 0));
-        places
+impl Field {
+    /// Returns the least and the largest number that the field holds.
+    const fn range(&self) -> (i64, i64) {
+        match self.form {
+            Form::Signed => (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1),
+            _ => (0, (1 << self.bits) - 1),
+        }
     }
 }
 
-/// Declares the commands: for each a struct with its fields, and the list of their declarations.
+/// Position of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// First word.
+    pub word: usize,
+    /// Lowest bit.
+    pub lsb: u32,
+}
+
+/// Declaration of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Name.
+    pub name: &'static str,
+    /// Unit that runs the command.
+    pub unit: Unit,
+    /// Number among the unit's operations.
+    pub code: u32,
+    /// Meaning.
+    pub about: &'static str,
+    /// Fields, in order.
+    pub fields: &'static [Field],
+}
+
+impl Operation {
+    /// Returns the fields with their positions.
+    ///
+    /// # Panics
+    /// If the fields exceed a command.
+    pub fn fields(&self) -> Vec<(&'static Field, Position)> {
+        let (mut word, mut lsb) = (0, 2 * HEAD_BITS);
+        let fields = self.fields.iter().map(|field| {
+            if lsb + field.bits > 32 {
+                (word, lsb) = (word + usize::from(lsb > 0), 0);
+            }
+            let position = Position { word, lsb };
+            let end = lsb + field.bits;
+            (word, lsb) = (word + (end / 32) as usize, end % 32);
+            (field, position)
+        });
+        let fields = fields.collect();
+        assert!(word < CHECK_WORD || (word == CHECK_WORD && lsb == 0));
+        fields
+    }
+}
+
+/// Declares the commands: a struct with the fields of each, and the list of their declarations.
 macro_rules! commands {
     ($(
         #[doc = $about:literal]
-        $unit:ident $code:literal $name:ident {
+        $unit:ident $code:literal $name:ident($fields:ident) {
             $( #[doc = $doc:literal] $field:ident : $type:ident $bits:literal, )*
         }
     )*) => {
         $(
             #[doc = $about]
             #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-            pub struct $name { $( #[doc = $doc] pub $field: $type, )* }
+            pub struct $fields { $( #[doc = $doc] pub $field: $type, )* }
 
-            #[allow(clippy::unnecessary_cast, clippy::cast_lossless, unused_mut, unused_variables)]
-            impl $name {
-                fn get(self) -> Vec<i64> {
-                    vec![$( self.$field as i64, )*]
+            #[allow(unused_mut, unused_variables)]
+            impl $fields {
+                fn codes(self) -> Vec<i64> {
+                    vec![$( FieldType::code(self.$field), )*]
                 }
-                fn set(values: &[i64]) -> Self {
-                    let mut values = values.iter();
-                    Self { $( $field: values.next().copied().unwrap_or_default() as $type, )* }
+                fn of_codes(codes: &[i64]) -> Option<Self> {
+                    let mut codes = codes.iter();
+                    Some(Self { $( $field: FieldType::from_code(*codes.next()?)?, )* })
                 }
             }
 
-            impl From<$name> for Command {
-                fn from(command: $name) -> Self { Self::$name(command) }
+            impl From<$fields> for Command {
+                fn from(command: $fields) -> Self { Self::$name(command) }
             }
         )*
 
         /// A command.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Command { $( #[doc = $about] $name($name), )* }
+        pub enum Command { $( #[doc = $about] $name($fields), )* }
 
-        /// All commands, declared.
+        /// Declarations of all commands.
         pub const OPERATIONS: &[Operation] = &[$(
             Operation {
                 name: stringify!($name),
@@ -168,7 +189,7 @@ macro_rules! commands {
                 fields: &[$( Field {
                     name: stringify!($field),
                     bits: $bits,
-                    signed: stringify!($type).as_bytes()[0] == b'i',
+                    form: <$type as FieldType>::FORM,
                     about: $doc,
                 }, )*],
             },
@@ -176,26 +197,29 @@ macro_rules! commands {
 
         impl Command {
             fn parts(self) -> (&'static str, Vec<i64>) {
-                match self { $( Self::$name(command) => (stringify!($name), command.get()), )* }
+                match self { $( Self::$name(command) => (stringify!($name), command.codes()), )* }
             }
-            fn build(name: &str, values: &[i64]) -> Option<Self> {
-                match name { $( stringify!($name) => Some(Self::$name($name::set(values))), )* _ => None }
+            fn build(name: &str, codes: &[i64]) -> Option<Self> {
+                match name {
+                    $( stringify!($name) => $fields::of_codes(codes).map(Self::$name), )*
+                    _ => None,
+                }
             }
         }
     };
 }
 
 commands! {
-    /// Moves beats of memory, and one for the check, to a unit.
-    Load 0 Load {
-        /// Where they go: 0 weights, 1 row parameters, 2 gains, 3 GELU table, 4 residual, 5 patches.
-        target: u32 3,
-        /// 1: `address` counts from the frame's input, 0: from the arena.
-        input: u32 1,
-        /// 1: take a token of the array first (the memory of patches is free).
-        wait_array: u32 1,
-        /// 1: give the array a token afterwards.
-        post_array: u32 1,
+    /// Moves beats of memory, and one more for the check, to a unit.
+    Load 0 Load(Load) {
+        /// Receiver of the beats.
+        target: Target 3,
+        /// `address` counts from the frame's input instead of the arena.
+        input: bool 1,
+        /// First takes a credit of the array: `input` may be written.
+        wait_array: bool 1,
+        /// At the end gives the array a credit.
+        post_array: bool 1,
         /// Frame slot that a failed check is charged to.
         frame: u32 1,
         /// Beats, without the check.
@@ -203,28 +227,28 @@ commands! {
         /// First beat.
         address: u32 32,
     }
-    /// Ends a frame's transfers: tells the store whether all were sound.
-    Load 1 LoadEnd {
+    /// Ends a frame's transfers: reports to the store whether all checks were right.
+    Load 1 LoadEnd(LoadEnd) {
         /// Frame slot.
         frame: u32 1,
     }
     /// Multiplies activations by weights.
-    Array 0 Gemm {
-        /// Activations: 0 `input`, 1 `normed`, 2 `query`, 3 `hidden`.
-        source: u32 2,
+    Array 0 Gemm(Gemm) {
+        /// Memory of the activations.
+        source: Source 2,
         /// Frame slot of `normed`.
         frame: u32 1,
-        /// 1: take a token of load first.
-        wait_load: u32 1,
-        /// 1: take a norm token before each tile of tokens of the first tile of row pairs.
-        wait_norm: u32 1,
-        /// 1: the same with the drain's.
-        wait_drain_tiles: u32 1,
-        /// Drain tokens to take first.
+        /// First takes a credit of load.
+        wait_load: bool 1,
+        /// Takes a credit of the norm before each tile of tokens of the first tile of row pairs.
+        wait_norm: bool 1,
+        /// Takes a credit of the drain before each tile of tokens of the first tile of row pairs.
+        wait_drain_tiles: bool 1,
+        /// Credits of the drain that are taken first.
         wait_drain: u32 8,
-        /// 1: give load a token at the end.
-        post_load: u32 1,
-        /// Tokens, from 0 on.
+        /// At the end gives load a credit: `input` may be written.
+        post_load: bool 1,
+        /// Tokens, from token 0 on.
         tokens: u32 11,
         /// Columns K; words between two tiles of tokens.
         columns: u32 13,
@@ -235,11 +259,11 @@ commands! {
         /// 8-bit rows.
         rows8: u32 16,
     }
-    /// Scores of a unit: queries by keys.
-    Array 1 Scores {
+    /// Computes the scores of a unit of attention: queries by keys.
+    Array 1 Scores(Scores) {
         /// Score buffer.
         parity: u32 1,
-        /// Drain tokens to take first.
+        /// Credits of the drain that are taken first.
         wait_drain: u32 8,
         /// Tile of tokens.
         tile: u32 11,
@@ -254,11 +278,11 @@ commands! {
         /// Dimensions of all heads I.
         stride: u32 13,
     }
-    /// Context of a unit: probabilities by values.
-    Array 2 Context {
+    /// Computes the context of a unit of attention: probabilities by values.
+    Array 2 Context(Context) {
         /// Probability buffer.
         parity: u32 1,
-        /// Drain tokens to take first.
+        /// Credits of the drain that are taken first.
         wait_drain: u32 8,
         /// Tile of tokens.
         tile: u32 11,
@@ -273,25 +297,25 @@ commands! {
         /// Columns of a pass.
         pass: u32 11,
     }
-    /// Stores a `Gemm`'s rows.
-    Drain 0 Rows {
-        /// 0 codes, 1 residual, 2 logits.
-        kind: u32 2,
+    /// Requantizes and stores the rows of a `Gemm`.
+    Drain 0 Rows(RowsCommand) {
+        /// Results that are made of the sums.
+        kind: Kind 2,
         /// Frame slot of the residual.
         frame: u32 1,
-        /// 1: codes go through GELU's table.
-        table: u32 1,
-        /// 1: send the moments.
-        moments: u32 1,
-        /// 1: a token to the array for each tile of tokens of the last tile of row pairs.
-        post_tiles: u32 1,
-        /// 1: a token to the array at the end.
-        post: u32 1,
-        /// Tokens, from 0 on.
+        /// Codes go through GELU's table.
+        table: bool 1,
+        /// Sends the moments to the norm.
+        moments: bool 1,
+        /// Gives the array a credit for each tile of tokens of the last tile of row pairs.
+        post_tiles: bool 1,
+        /// At the end gives the array a credit.
+        post: bool 1,
+        /// Tokens, from token 0 on.
         tokens: u32 11,
         /// Zero point of codes.
         zero_point: i32 8,
-        /// Tokens below it keep their residual.
+        /// Tokens below this one keep their residual.
         skip: u32 11,
         /// Words between two tiles of tokens in the destination.
         stride: u32 13,
@@ -302,10 +326,10 @@ commands! {
         /// round(2^20/N), for the means of value columns.
         reciprocal: u32 21,
     }
-    /// Stores a `Context`'s rows in `query`.
-    Drain 1 Attend {
-        /// 1: a token to the array at the end.
-        post: u32 1,
+    /// Requantizes the rows of a `Context` and stores them in `query`.
+    Drain 1 Attend(Attend) {
+        /// At the end gives the array a credit.
+        post: bool 1,
         /// Tile of tokens.
         tile: u32 11,
         /// Tokens in the tile.
@@ -318,24 +342,24 @@ commands! {
         stride: u32 13,
     }
     /// Fills the residual from memory.
-    Drain 2 Fill {
+    Drain 2 Fill(Fill) {
         /// Frame slot.
         frame: u32 1,
         /// Words.
         words: u32 20,
     }
     /// Takes GELU's table from memory.
-    Drain 3 Table {
+    Drain 3 Table(Table) {
     }
-    /// `LayerNorm`, with pooling for the head.
-    Norm 0 LayerNorm {
+    /// Normalises the residual; before the head it also pools.
+    Norm 0 LayerNorm(LayerNorm) {
         /// Frame slot.
         frame: u32 1,
-        /// 0 none, 1 mean before, 2 mean after.
-        pool: u32 2,
+        /// Pooling.
+        pool: Pooling 2,
         /// Output shift f.
         frac: u32 4,
-        /// Tokens, from 0 on.
+        /// Tokens, from token 0 on.
         tokens: u32 11,
         /// First token of the mean.
         first: u32 11,
@@ -344,8 +368,8 @@ commands! {
         /// E.
         epsilon: u64 50,
     }
-    /// Probabilities of a unit.
-    Softmax 0 Softmax {
+    /// Computes the probabilities of a unit of attention.
+    Softmax 0 Softmax(Softmax) {
         /// Score and probability buffer.
         parity: u32 1,
         /// Tokens.
@@ -364,10 +388,10 @@ commands! {
 }
 
 impl Command {
-    /// Its declaration.
+    /// Returns the declaration.
     ///
     /// # Panics
-    /// Never: each has one.
+    /// Never: each command is declared.
     pub fn operation(self) -> &'static Operation {
         let (name, _) = self.parts();
         OPERATIONS
@@ -376,55 +400,47 @@ impl Command {
             .expect("each command is declared")
     }
 
-    /// The unit that runs it.
+    /// Returns the unit that runs the command.
     pub fn unit(self) -> Unit {
         self.operation().unit
     }
 
-    /// Its fields' values, in order.
-    pub fn values(self) -> Vec<i64> {
+    /// Returns the numbers in the fields, in order.
+    pub fn codes(self) -> Vec<i64> {
         self.parts().1
     }
 
-    /// As words, without a check.
+    /// Encodes the command as words, without a check.
     ///
     /// # Errors
     /// [`Error::DoesNotFit`] names a value that its field does not hold.
     pub fn encode(self) -> Result<[u32; COMMAND_WORDS]> {
-        let (operation, values) = (self.operation(), self.values());
+        let (operation, codes) = (self.operation(), self.codes());
         let mut words = [0; COMMAND_WORDS];
         words[0] = operation.unit as u32 | operation.code << HEAD_BITS;
-        for ((field, place), value) in operation.fields.iter().zip(operation.places()).zip(values) {
-            let least = if field.signed {
-                -(1 << (field.bits - 1))
-            } else {
-                0
-            };
-            let most = (1i64 << (field.bits - u32::from(field.signed))) - 1;
-            if !(least..=most).contains(&value) {
+        for ((field, Position { word, lsb }), code) in operation.fields().into_iter().zip(codes) {
+            let (least, most) = field.range();
+            if !(least..=most).contains(&code) {
                 return Err(Error::DoesNotFit {
                     what: format!("command {}: field {}", operation.name, field.name),
-                    needed: value.unsigned_abs(),
+                    needed: code.unsigned_abs(),
                     available: most as u64,
                     unit: "as its largest value",
                 });
             }
-            let bits = (value as u64 & ((1u64 << field.bits) - 1)) << place.lsb;
-            words[place.word] |= bits as u32;
+            let bits = (code as u64 & ((1u64 << field.bits) - 1)) << lsb;
+            words[word] |= bits as u32;
             if field.bits > 32 {
-                words[place.word + 1] |= (bits >> 32) as u32;
+                words[word + 1] |= (bits >> 32) as u32;
             }
         }
         Ok(words)
     }
 
-    /// From words without a check; bits that no field takes must be 0.
+    /// Decodes words without a check. Bits that no field takes must be 0.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] for an operation that does not exist, or stray bits.
-    ///
-    /// # Panics
-    /// Never: every operation of the list can be built.
+    /// [`Error::InvalidValue`] for an operation or a named value that does not exist, or stray bits.
     pub fn decode(words: &[u32; COMMAND_WORDS]) -> Result<Self> {
         let mask = (1 << HEAD_BITS) - 1;
         let (unit, code) = (words[0] & mask, words[0] >> HEAD_BITS & mask);
@@ -437,11 +453,10 @@ impl Command {
                     words[0]
                 ))
             })?;
-        let values: Vec<i64> = operation
-            .fields
-            .iter()
-            .zip(operation.places())
-            .map(|(field, Place { word, lsb })| {
+        let codes: Vec<i64> = operation
+            .fields()
+            .into_iter()
+            .map(|(field, Position { word, lsb })| {
                 let high = if field.bits > 32 {
                     u64::from(words[word + 1]) << 32
                 } else {
@@ -449,242 +464,26 @@ impl Command {
                 };
                 let raw = (high | u64::from(words[word])) >> lsb & ((1 << field.bits) - 1);
                 let unused = 64 - field.bits;
-                if field.signed {
+                if field.form == Form::Signed {
                     (raw << unused) as i64 >> unused
                 } else {
                     raw as i64
                 }
             })
             .collect();
-        let command = Self::build(operation.name, &values).expect("declared above");
+        let invalid =
+            |problem: &str| Error::InvalidValue(format!("command {}: {problem}", operation.name));
+        let command = Self::build(operation.name, &codes)
+            .ok_or_else(|| invalid("a field has a value without a meaning"))?;
         if command.encode()? != *words {
-            return Err(Error::InvalidValue(format!(
-                "command {}: bits are set that no field takes",
-                operation.name
-            )));
+            return Err(invalid("bits are set that no field takes"));
         }
         Ok(command)
     }
 }
 
-/// A queue between two units, or from one to memory's side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Queue {
-    /// Its name in the sources.
-    pub name: &'static str,
-    /// Who writes.
-    pub from: &'static str,
-    /// Who reads.
-    pub to: &'static str,
-    /// Items that it holds; 0: as many as the configuration's largest network has groups of tokens ([`moments_depth`]).
-    pub depth: usize,
-    /// What an item is.
-    pub item: &'static str,
-}
-
-/// All queues. Depths are what the verifier and the simulation hold lists to, and what the block design builds.
-pub const QUEUES: &[Queue] = &[
-    queue("load_commands", "fetch", "load", 64, "command"),
-    queue("array_commands", "fetch", "array", 64, "command"),
-    queue("drain_commands", "fetch", "drain", 64, "command"),
-    queue("norm_commands", "fetch", "norm", 16, "command"),
-    queue("softmax_commands", "fetch", "softmax", 64, "command"),
-    queue("weights", "load", "array", 64, "beat"),
-    queue("rows", "load", "drain", 64, "beat"),
-    queue("gains", "load", "norm", 256, "beat"),
-    queue("sums", "array", "drain", 32, "L s27"),
-    queue("moments", "drain", "norm", 0, "L (s27, u41)"),
-    queue("maxima", "array", "softmax", 512, "E s24"),
-    queue("scales", "softmax", "drain", 1024, "(r, p, lost)"),
-    queue("logits", "drain", "store", 64, "s32"),
-    queue("checks", "load", "store", 4, "bit"),
-    queue("load_to_array", "load", "array", 2, "token"),
-    queue("array_to_load", "array", "load", 2, "token"),
-    queue("drain_to_array", "drain", "array", 1024, "token"),
-    queue("norm_to_array", "norm", "array", 2048, "token"),
-    queue("softmax_to_array", "softmax", "array", 4, "token"),
-];
-
-/// Depth of `moments`: all groups of a frame, so that the drain never waits for a norm. `score` words are the most tokens that a
-/// configuration runs.
-pub const fn moments_depth(tokens: usize, lanes: usize, score: usize) -> usize {
-    (score.div_ceil(tokens) * tokens.div_ceil(lanes)).next_power_of_two()
-}
-
-const fn queue(
-    name: &'static str,
-    from: &'static str,
-    to: &'static str,
-    depth: usize,
-    item: &'static str,
-) -> Queue {
-    Queue {
-        name,
-        from,
-        to,
-        depth,
-        item,
-    }
-}
-
-/// A register of a control interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Register {
-    /// `block_NAME`.
-    pub name: &'static str,
-    /// Offset from the accelerator's base.
-    pub offset: u32,
-    /// Whether the host writes it.
-    pub writable: bool,
-    /// What it holds.
-    pub about: &'static str,
-}
-
-/// Bytes between two blocks of registers: `fetch`, `store`, `load`, `reset`.
-pub const BLOCK_BYTES: u32 = 0x1_0000;
-/// Bytes of all registers.
-pub const REGISTER_BYTES: u32 = 4 * BLOCK_BYTES;
-/// AXI ports of load, at most.
-pub const MAX_PORTS: usize = 4;
-/// `AP_CTRL`: start.
-pub const AP_START: u32 = 1;
-/// `AP_CTRL`: done, cleared by reading.
-pub const AP_DONE: u32 = 2;
-/// `AP_CTRL`: idle.
-pub const AP_IDLE: u32 = 4;
-/// `AP_CTRL`: ready for the next start.
-pub const AP_READY: u32 = 8;
-
-/// All registers. Offsets within a block are those that the HLS pragmas state.
-pub const REGISTERS: &[Register] = &[
-    register(
-        "fetch_CTRL",
-        0x0_0000,
-        true,
-        "AP_CTRL: start 1, done 2, idle 4, ready 8",
-    ),
-    register("fetch_GIE", 0x0_0004, true, "global interrupt enable"),
-    register(
-        "fetch_IER",
-        0x0_0008,
-        true,
-        "interrupt enable: done 1, ready 2",
-    ),
-    register(
-        "fetch_ISR",
-        0x0_000c,
-        true,
-        "interrupt status; writing 1 toggles",
-    ),
-    register(
-        "fetch_COMMANDS",
-        0x0_0010,
-        true,
-        "address of the segment's commands, 64 bits",
-    ),
-    register(
-        "fetch_COUNT",
-        0x0_001c,
-        true,
-        "its commands; 0 only reports the identity",
-    ),
-    register(
-        "fetch_INPUT",
-        0x0_0024,
-        true,
-        "first beat of the frame's patches",
-    ),
-    register(
-        "fetch_SEED",
-        0x0_002c,
-        true,
-        "what the check of the segment's first command goes on from",
-    ),
-    register("fetch_MAGIC", 0x0_0040, false, "\"QVIT\""),
-    register("fetch_ABI", 0x0_0050, false, "version of this table"),
-    register(
-        "fetch_HASH_LOW",
-        0x0_0060,
-        false,
-        "configuration hash, low word",
-    ),
-    register(
-        "fetch_HASH_HIGH",
-        0x0_0070,
-        false,
-        "configuration hash, high word",
-    ),
-    register(
-        "fetch_ERROR",
-        0x0_0080,
-        false,
-        "1 + index of the first command of the segment that fails its check or has no unit; 0: none",
-    ),
-    register(
-        "store_CTRL",
-        0x1_0000,
-        true,
-        "AP_CTRL: start 1, done 2, idle 4, ready 8",
-    ),
-    register("store_GIE", 0x1_0004, true, "global interrupt enable"),
-    register(
-        "store_IER",
-        0x1_0008,
-        true,
-        "interrupt enable: done 1, ready 2",
-    ),
-    register(
-        "store_ISR",
-        0x1_000c,
-        true,
-        "interrupt status; writing 1 toggles",
-    ),
-    register(
-        "store_OUTPUT",
-        0x1_0010,
-        true,
-        "address of the output slot, 64 bits",
-    ),
-    register("store_COUNT", 0x1_001c, true, "logits"),
-    register("store_TAG", 0x1_0024, true, "what the trailer repeats"),
-    register(
-        "load_CTRL",
-        0x2_0000,
-        true,
-        "AP_CTRL: start 1; once after each reset, when the arena's addresses are there",
-    ),
-    register(
-        "load_ARENA0",
-        0x2_0010,
-        true,
-        "address of stripe 0 of the arena, 64 bits",
-    ),
-    register(
-        "load_ARENA1",
-        0x2_001c,
-        true,
-        "stripe 1, where there are two AXI ports or more",
-    ),
-    register("load_ARENA2", 0x2_0028, true, "stripe 2"),
-    register("load_ARENA3", 0x2_0034, true, "stripe 3"),
-    register("reset", 0x3_0000, true, "bit 0: hold all kernels in reset"),
-];
-
-const fn register(
-    name: &'static str,
-    offset: u32,
-    writable: bool,
-    about: &'static str,
-) -> Register {
-    Register {
-        name,
-        offset,
-        writable,
-        about,
-    }
-}
-
-/// The check of a transfer: the sum of its 32-bit words, each rotated left by its index mod 31.
+/// Computes the check of a transfer: the sum of its 32-bit words, each rotated left by its index
+/// mod 31.
 pub fn check(words: impl IntoIterator<Item = u32>) -> u32 {
     words
         .into_iter()
@@ -694,9 +493,11 @@ pub fn check(words: impl IntoIterator<Item = u32>) -> u32 {
         })
 }
 
-/// A segment's commands as they stand in memory. Each has in [`CHECK_WORD`] the [`check`] of the eighth word of the command before it (of
-/// the first command: `seed`) and of its own seven others. So fetch knows before it hands a command on that the command is the one that was
-/// written for this place behind those that it has handed on; a seed of its own tells a segment from every other.
+/// Adds the checks to a segment's commands, as they stand in memory.
+///
+/// [`CHECK_WORD`] of a command is the [`check`] of that word of the command before it (for the first
+/// command: of `seed`) and of the command's seven other words. So fetch knows, before it hands a
+/// command on, that the command was written for this place in this segment.
 pub fn sealed(
     commands: impl IntoIterator<Item = [u32; COMMAND_WORDS]>,
     seed: u32,
@@ -719,18 +520,15 @@ mod tests {
     #[test]
     fn commands_survive_their_words() {
         for operation in OPERATIONS {
-            for extreme in [0, 1] {
-                let values: Vec<i64> = operation
-                    .fields
-                    .iter()
-                    .map(|f| match (f.signed, extreme) {
-                        (true, 0) => -(1 << (f.bits - 1)),
-                        (false, 0) => 0,
-                        (signed, _) => (1 << (f.bits - u32::from(signed))) - 1,
-                    })
-                    .collect();
-                let command = Command::build(operation.name, &values).unwrap();
-                assert_eq!(command.values(), values, "{}", operation.name);
+            for most in [false, true] {
+                let extreme = |f: &Field| match f.form {
+                    Form::Named(named) if most => i64::from(named.values.last().unwrap().code),
+                    _ if most => f.range().1,
+                    _ => f.range().0,
+                };
+                let codes: Vec<i64> = operation.fields.iter().map(extreme).collect();
+                let command = Command::build(operation.name, &codes).unwrap();
+                assert_eq!(command.codes(), codes, "{}", operation.name);
                 let words = command.encode().unwrap();
                 assert_eq!(Command::decode(&words).unwrap(), command);
             }
@@ -738,11 +536,15 @@ mod tests {
     }
 
     #[test]
-    fn what_no_command_says_is_refused() {
+    fn words_that_are_no_command_are_refused() {
         assert!(Command::decode(&[7; COMMAND_WORDS]).is_err());
         let mut words = Command::from(LoadEnd::default()).encode().unwrap();
         words[7] = 1;
         assert!(Command::decode(&words).is_err());
+        let mut words = Command::from(Load::default()).encode().unwrap();
+        words[0] |= 6 << (2 * HEAD_BITS);
+        let error = Command::decode(&words).unwrap_err().to_string();
+        assert!(error.contains("without a meaning"), "{error}");
         let command = Command::from(Fill { frame: 2, words: 1 });
         assert!(command
             .encode()
@@ -777,6 +579,26 @@ mod tests {
             .map(|s| checks(sealed(commands.clone(), s)))
             .into();
         assert!(checks[0].iter().zip(&checks[1]).all(|(a, b)| a != b));
+    }
+
+    #[test]
+    fn named_values_are_numbered_in_order_and_fit_their_fields() {
+        for values in VALUES {
+            let codes: Vec<_> = values.values.iter().map(|v| v.code as usize).collect();
+            assert_eq!(
+                codes,
+                (0..codes.len()).collect::<Vec<_>>(),
+                "{}",
+                values.name
+            );
+        }
+        for field in OPERATIONS.iter().flat_map(|o| o.fields) {
+            match field.form {
+                Form::Named(named) => assert!(named.values.len() <= 1 << field.bits),
+                Form::Flag => assert_eq!(field.bits, 1),
+                _ => {}
+            }
+        }
     }
 
     #[test]

@@ -14,11 +14,10 @@ use quasar_core::error::{Error, Result};
 use quasar_core::subnet::config::Pool;
 use quasar_hardware::packing::{Activation, Pair};
 
-use crate::arena_layout::{check_of, words, Destination};
-use crate::compile::{kind, pool, source, target};
+use crate::arena_layout::{check_of, words};
 use crate::isa::{
-    moments_depth, Attend, Command, Context, Gemm, LayerNorm, Load, LoadEnd, Rows, Scores, Unit,
-    QUEUES, ROW_BYTES,
+    moments_depth, Attend, Command, Context, Destination, Gemm, Kind, LayerNorm, Load, LoadEnd,
+    Pooling, RowsCommand, Scores, Source, Target, Unit, QUEUES, ROW_BYTES,
 };
 use crate::program::{Place, Program, Segment};
 use crate::shape::{RowTile, Shape};
@@ -211,10 +210,10 @@ impl<'a> Checker<'a> {
         ensure(c.frame == slot, "the frame is not the slot's")?;
         ensure(c.beats > 0, "nothing is loaded")?;
         ensure(
-            (c.input == 1) == (c.target == target::PATCHES),
+            c.input == (c.target == Target::Patches),
             "patches alone are the frame's input",
         )?;
-        if c.input == 1 {
+        if c.input {
             let beats = self.program.input_bytes() / self.shape.beat - 1;
             ensure(
                 (c.address, c.beats as usize) == (0, beats),
@@ -244,9 +243,9 @@ impl<'a> Checker<'a> {
             "its columns exceed the weight buffer",
         )?;
         let (words, normed) = match c.source {
-            source::INPUT => (buffers.input, false),
-            source::NORMED => (buffers.norm, true),
-            source::QUERY => (buffers.query, false),
+            Source::Input => (buffers.input, false),
+            Source::Normed => (buffers.norm, true),
+            Source::Query => (buffers.query, false),
             _ => (buffers.hidden, false),
         };
         ensure(
@@ -258,28 +257,24 @@ impl<'a> Checker<'a> {
             "the frame is not the slot's",
         )?;
         ensure(
-            c.source != source::INPUT || c.columns as usize == self.program.sizes.patch_len,
+            c.source != Source::Input || c.columns as usize == self.program.sizes.patch_len,
             "the columns are not a patch",
         )
     }
 
-    fn rows(&self, c: Rows, place: Place) -> Result<(), String> {
+    fn rows(&self, c: RowsCommand, place: Place) -> Result<(), String> {
         let (sizes, slot, first) = (self.program.sizes, u32::from(place.slot), place.phase == 0);
         let tokens = sizes.tokens as u32;
-        let residual = c.kind == kind::RESIDUAL;
-        ensure(c.kind <= kind::LOGITS, "there is no such kind")?;
+        let residual = c.kind == Kind::Residual;
         ensure(c.tokens > 0 && c.rows4 + c.rows8 > 0, "it is empty")?;
         ensure(
             c.frame == if residual { slot } else { 0 },
             "the frame is not the slot's",
         )?;
-        ensure(residual == (c.moments == 1), "moments go with the residual")?;
+        ensure(residual == c.moments, "moments go with the residual")?;
+        ensure(!c.table || c.kind == Kind::Codes, "the table is for codes")?;
         ensure(
-            c.table == 0 || c.kind == kind::CODES,
-            "the table is for codes",
-        )?;
-        ensure(
-            (c.kind == kind::LOGITS) == (c.stride == 0),
+            (c.kind == Kind::Logits) == (c.stride == 0),
             "the stride is wrong",
         )?;
         let skip = if residual && first { sizes.prefix } else { 0 };
@@ -300,13 +295,13 @@ impl<'a> Checker<'a> {
         let buffers = self.program.hardware.configuration().buffers;
         let last = place.phase as usize + 2 == sizes.phases;
         let expected = match sizes.pool {
-            Pool::Mean if last => pool::BEFORE,
-            Pool::MeanAfterNorm if last => pool::AFTER,
-            _ => pool::NONE,
+            Pool::Mean if last => Pooling::Before,
+            Pool::MeanAfterNorm if last => Pooling::After,
+            _ => Pooling::None,
         };
         ensure(c.frame == slot, "the frame is not the slot's")?;
         ensure(c.pool == expected, "the pooling is not the network's")?;
-        let from = if expected == pool::NONE {
+        let from = if expected == Pooling::None {
             0
         } else {
             sizes.prefix
@@ -363,7 +358,7 @@ impl<'a> Checker<'a> {
             for segment in [Segment::Start(slot), Segment::End(slot)] {
                 for command in self.program.commands(segment) {
                     let Command::Load(c) = command else { continue };
-                    if c.input == 1 {
+                    if c.input {
                         continue;
                     }
                     let first = c.address as usize;
@@ -544,7 +539,7 @@ enum Op {
     /// Looks at the parameters of so many rows.
     Parameters(usize),
     /// Stores a tile of tokens of the rows whose parameters were taken last: command, tile, its tokens.
-    Store(Rows, usize, usize, Tag),
+    Store(RowsCommand, usize, usize, Tag),
     /// Takes a unit's maxima; what they are of is what its scores and probabilities must be.
     Unit(usize, Tag),
 }
@@ -927,12 +922,20 @@ impl<'a> Machine<'a> {
     }
 
     /// The drain stores a tile of tokens of the rows whose parameters it took last.
-    fn store_rows(&mut self, c: &Rows, tile: usize, tokens: u32, tag: Tag) -> Result<(), String> {
+    fn store_rows(
+        &mut self,
+        c: &RowsCommand,
+        tile: usize,
+        tokens: u32,
+        tag: Tag,
+    ) -> Result<(), String> {
         let rows = self.agents[DRAIN].rows.clone();
         let buffers = self.program.hardware.configuration().buffers;
         let (stride, s) = (c.stride as usize, self.shape);
         let last = c.tokens as usize - 1;
         for (destination, column) in rows {
+            let destination = Destination::of_code(destination.into())
+                .ok_or("a row has a destination that does not exist")?;
             let column = column as usize;
             let cell = tile * stride + column;
             let within = |words: u64, address: usize| {
@@ -943,25 +946,25 @@ impl<'a> Machine<'a> {
             };
             let layout = |what, layout: u32| tag.of(what, [layout, 0, 0, 0, 0, 0]);
             let expected = match c.kind {
-                kind::RESIDUAL => destination == Destination::Residual as u8,
-                kind::LOGITS => destination == Destination::Logit as u8,
-                _ if c.table == 1 => destination == Destination::Hidden as u8,
-                _ => destination <= Destination::Value as u8,
+                Kind::Residual => destination == Destination::Residual,
+                Kind::Logits => destination == Destination::Logit,
+                Kind::Codes if c.table => destination == Destination::Hidden,
+                Kind::Codes => destination <= Destination::Value,
             };
             ensure(expected, "a row's destination does not go with its command")?;
-            if c.kind != kind::LOGITS {
+            if c.kind != Kind::Logits {
                 ensure(column < stride, "a row's column is beyond the stride")?;
             }
             let (memory, cell, tag) = match destination {
-                0 => {
+                Destination::Query => {
                     within(buffers.query, cell)?;
                     (Memory::Query, cell, layout("queries", c.stride))
                 }
-                1 => {
+                Destination::Key => {
                     within(buffers.key, s.key(last, column, stride).1)?;
                     (Memory::Key, cell, layout("keys", c.stride))
                 }
-                2 => {
+                Destination::Value => {
                     within(buffers.value, s.value(last, column, c.tokens as usize).1)?;
                     ensure(c.reciprocal > 0, "the reciprocal is missing")?;
                     self.write(
@@ -974,11 +977,11 @@ impl<'a> Machine<'a> {
                     let cell = self.value_cell(column, tile, c.tokens as usize);
                     (Memory::Value, cell, layout("values", c.tokens))
                 }
-                3 => {
+                Destination::Hidden => {
                     within(buffers.hidden, cell)?;
                     (Memory::Hidden, cell, layout("hidden", c.stride))
                 }
-                4 => {
+                Destination::Residual => {
                     within(buffers.residual, cell)?;
                     let memory = Memory::Residual(c.frame);
                     let new = layout("residual", c.stride);
@@ -990,7 +993,7 @@ impl<'a> Machine<'a> {
                     self.read(DRAIN, memory, cell..cell + 1, old, tokens)?;
                     (memory, cell, new)
                 }
-                _ => continue,
+                Destination::Logit => continue,
             };
             self.write(DRAIN, memory, cell..cell + 1, tag, tokens)?;
         }
@@ -1020,12 +1023,12 @@ impl<'a> Machine<'a> {
                 let filled = tag.of("filled", [embed, 0, 0, 0, 0, 0]);
                 let tokens = s.tokens as u32;
                 vec![
-                    transfer(ROWS, tag, target::RESIDUAL, words * s.beats(2 * s.tokens)),
+                    transfer(ROWS, tag, Target::Residual, words * s.beats(2 * s.tokens)),
                     Op::Write(Memory::Residual(c.frame), 0, words, filled, tokens),
                 ]
             }
             Command::Table(_) => vec![
-                transfer(ROWS, tag, target::TABLE, s.beats(256)),
+                transfer(ROWS, tag, Target::Table, s.beats(256)),
                 Op::Write(Memory::Table, 0, 1, tag.of("table", [0; 6]), 0),
             ],
             Command::LayerNorm(c) => self.layer_norm(&c, tag),
@@ -1039,18 +1042,18 @@ impl<'a> Machine<'a> {
 
     fn load(&self, c: &Load, tag: Tag) -> Vec<Op> {
         let mut ops = Vec::new();
-        if c.wait_array == 1 {
+        if c.wait_array {
             ops.push(Op::Take(ARRAY_TO_LOAD, 1, FREE));
         }
         let (s, beats) = (self.shape, c.beats as usize);
         let to = match c.target {
-            target::WEIGHTS => WEIGHTS,
-            target::GAINS => GAINS,
-            target::PATCHES => {
+            Target::Weights => WEIGHTS,
+            Target::Gains => GAINS,
+            Target::Patches => {
                 let words = beats / s.beats(s.tokens);
                 let patches = tag.of("patches", [0; 6]);
                 ops.push(Op::Write(Memory::Input, 0, words, patches, s.tokens as u32));
-                if c.post_array == 1 {
+                if c.post_array {
                     ops.push(Op::Give(LOAD_TO_ARRAY, 1, patches, 0));
                 }
                 return ops;
@@ -1063,7 +1066,7 @@ impl<'a> Machine<'a> {
             transferred(tag, c.target, beats),
             c.address,
         ));
-        if c.post_array == 1 {
+        if c.post_array {
             ops.push(Op::Give(LOAD_TO_ARRAY, 1, tag.of("beats", [0; 6]), 0));
         }
         ops
@@ -1072,15 +1075,15 @@ impl<'a> Machine<'a> {
     fn gemm(&self, c: &Gemm, tag: Tag) -> Vec<Op> {
         let (s, columns) = (self.shape, c.columns as usize);
         let mut ops = Vec::new();
-        if c.wait_load == 1 {
+        if c.wait_load {
             ops.push(Op::Take(LOAD_TO_ARRAY, 1, tag.of("patches", [0; 6])));
         }
         wait_drain(&mut ops, c.wait_drain, tag);
         let layout = [c.columns, 0, 0, 0, 0, 0];
         let (memory, expected) = match c.source {
-            source::INPUT => (Memory::Input, tag.of("patches", [0; 6])),
-            source::NORMED => (Memory::Normed(c.frame), tag.before().of("normed", layout)),
-            source::QUERY => (Memory::Query, tag.of("context", layout)),
+            Source::Input => (Memory::Input, tag.of("patches", [0; 6])),
+            Source::Normed => (Memory::Normed(c.frame), tag.before().of("normed", layout)),
+            Source::Query => (Memory::Query, tag.of("context", layout)),
             _ => (Memory::Hidden, tag.of("hidden", layout)),
         };
         let row_tiles = s.row_tiles(c.rows4 as usize, c.rows8 as usize);
@@ -1088,16 +1091,16 @@ impl<'a> Machine<'a> {
             ops.push(transfer(
                 WEIGHTS,
                 tag,
-                target::WEIGHTS,
+                Target::Weights,
                 s.weight_beats(columns),
             ));
             for (tile, tokens) in s.token_tiles(c.tokens as usize).enumerate() {
-                if row_tile == 0 && c.wait_norm == 1 {
+                if row_tile == 0 && c.wait_norm {
                     let normed = tag.before().of("normed", [0; 6]);
                     ops.push(Op::Take(NORM_TO_ARRAY, 1, normed));
                 }
                 if row_tile == 0 {
-                    wait_drain(&mut ops, c.wait_drain_tiles, tag);
+                    wait_drain(&mut ops, c.wait_drain_tiles.into(), tag);
                 }
                 ops.push(Op::Read(
                     memory,
@@ -1110,7 +1113,7 @@ impl<'a> Machine<'a> {
                 ops.push(Op::Give(SUMS, count, sums(tag, rows, tile, tokens), 0));
             }
         }
-        if c.post_load == 1 {
+        if c.post_load {
             ops.push(Op::Give(ARRAY_TO_LOAD, 1, FREE, 0));
         }
         ops
@@ -1168,22 +1171,22 @@ impl<'a> Machine<'a> {
         column * keys.div_ceil(self.shape.tokens) + tile
     }
 
-    fn rows(&self, c: &Rows, tag: Tag) -> Vec<Op> {
+    fn rows(&self, c: &RowsCommand, tag: Tag) -> Vec<Op> {
         let s = self.shape;
         let mut ops = Vec::new();
-        if c.table == 1 {
+        if c.table {
             ops.push(Op::Read(Memory::Table, 0, 1, tag.of("table", [0; 6]), 0));
         }
         let row_tiles = s.row_tiles(c.rows4 as usize, c.rows8 as usize);
         let last = row_tiles.len() - 1;
         for (row_tile, rows) in row_tiles.into_iter().enumerate() {
-            ops.push(transfer(ROWS, tag, target::ROWS, s.row_beats(rows.rows())));
+            ops.push(transfer(ROWS, tag, Target::Rows, s.row_beats(rows.rows())));
             ops.push(Op::Parameters(rows.rows()));
             for (tile, tokens) in s.token_tiles(c.tokens as usize).enumerate() {
                 let count = rows.rows() * s.groups(tokens);
                 ops.push(Op::Take(SUMS, count, sums(tag, rows, tile, tokens)));
                 ops.push(Op::Store(*c, tile, tokens, tag));
-                if c.kind == kind::LOGITS {
+                if c.kind == Kind::Logits {
                     ops.push(Op::Give(
                         LOGITS,
                         rows.rows() * tokens,
@@ -1191,16 +1194,16 @@ impl<'a> Machine<'a> {
                         0,
                     ));
                 }
-                if row_tile == last && c.moments == 1 {
+                if row_tile == last && c.moments {
                     let moments = moments(tag, tile, tokens);
                     ops.push(Op::Give(MOMENTS, s.groups(tokens), moments, 0));
                 }
-                if row_tile == last && c.post_tiles == 1 {
+                if row_tile == last && c.post_tiles {
                     ops.push(Op::Give(DRAIN_TO_ARRAY, 1, tag.of("stored", [0; 6]), 0));
                 }
             }
         }
-        if c.post == 1 {
+        if c.post {
             ops.push(Op::Give(DRAIN_TO_ARRAY, 1, tag.of("stored", [0; 6]), 0));
         }
         ops
@@ -1222,7 +1225,7 @@ impl<'a> Machine<'a> {
             Op::Read(Memory::Mean, c.base as usize, rows, means, keys),
             Op::Write(Memory::Query, first, rows, context, c.tokens),
         ];
-        if c.post == 1 {
+        if c.post {
             ops.push(Op::Give(DRAIN_TO_ARRAY, 1, tag.of("stored", [0; 6]), 0));
         }
         ops
@@ -1230,7 +1233,7 @@ impl<'a> Machine<'a> {
 
     fn layer_norm(&self, c: &LayerNorm, tag: Tag) -> Vec<Op> {
         let (s, embed) = (self.shape, c.embed as usize);
-        let mut ops = vec![transfer(GAINS, tag, target::GAINS, s.beats(4 * embed))];
+        let mut ops = vec![transfer(GAINS, tag, Target::Gains, s.beats(4 * embed))];
         let layout = [c.embed, 0, 0, 0, 0, 0];
         let give = |ops: &mut Vec<Op>, tile: usize, tokens: usize| {
             let normed = tag.of("normed", layout);
@@ -1257,11 +1260,11 @@ impl<'a> Machine<'a> {
                 residual,
                 tokens as u32,
             ));
-            if c.pool == pool::NONE {
+            if c.pool == Pooling::None {
                 give(&mut ops, tile, tokens);
             }
         }
-        if c.pool != pool::NONE {
+        if c.pool != Pooling::None {
             give(&mut ops, 0, 1);
         }
         ops
@@ -1277,12 +1280,12 @@ const FREE: Tag = Tag {
 };
 
 /// What a transfer's beats are.
-fn transferred(tag: Tag, target: u32, beats: usize) -> Tag {
-    tag.of("transfer", [target, beats as u32, 0, 0, 0, 0])
+fn transferred(tag: Tag, target: Target, beats: usize) -> Tag {
+    tag.of("transfer", [target as u32, beats as u32, 0, 0, 0, 0])
 }
 
 /// Takes a transfer.
-fn transfer(queue: usize, tag: Tag, target: u32, beats: usize) -> Op {
+fn transfer(queue: usize, tag: Tag, target: Target, beats: usize) -> Op {
     Op::Take(queue, beats, transferred(tag, target, beats))
 }
 
@@ -1385,13 +1388,13 @@ mod tests {
         let operation = command.operation();
         let words = command.encode().unwrap();
         let mut all = Vec::new();
-        for (field, place) in operation.fields.iter().zip(operation.places()) {
+        for (field, position) in operation.fields() {
             if NUMBERS.contains(&field.name) {
                 continue;
             }
             // Of the field: flip its lowest bit.
             let mut other: [u32; COMMAND_WORDS] = words;
-            other[place.word] ^= 1 << place.lsb;
+            other[position.word] ^= 1 << position.lsb;
             all.extend(Command::decode(&other));
         }
         all
@@ -1492,7 +1495,7 @@ mod tests {
         verify(&program).unwrap();
         let mut late = program.clone();
         for list in &mut late.lists {
-            let rows = |c: &Command| matches!(c, Command::Rows(c) if c.kind == kind::LOGITS);
+            let rows = |c: &Command| matches!(c, Command::Rows(c) if c.kind == Kind::Logits);
             let Some(at) = list.commands.iter().position(rows) else {
                 continue;
             };
@@ -1500,7 +1503,7 @@ mod tests {
                 .iter()
                 .position(|c| matches!(c, Command::LoadEnd(_)))
                 .unwrap();
-            // Rows, then the transfers, becomes the transfers, then rows.
+            // RowsCommand, then the transfers, becomes the transfers, then rows.
             list.commands[at..at + end].rotate_left(1);
             list.places[at..at + end].rotate_left(1);
         }

@@ -1,5 +1,5 @@
-// Commands from their fields, as isa.hpp reads them, matrices and transfers with their checks: written from
-// docs/accelerator.md, apart from the sources under test.
+// The accelerator's memory as a host fills it: sealed commands, matrices, transfers with their checks.
+// Written from docs/accelerator.md, apart from the sources under test.
 #pragma once
 
 #include <cstddef>
@@ -8,21 +8,9 @@
 
 #include "types.hpp"
 
-struct Value {
-  unsigned word, lsb, count;
-  uint64_t value;
-};
-
-inline command_t assemble(unsigned unit, unsigned code, const std::vector<Value>& values) {
-  command_t command{};
-  command.word[0] = unit | code << 3;
-  for (const Value& v : values) {
-    const uint64_t bits = (v.value & ((uint64_t(1) << v.count) - 1)) << v.lsb;
-    command.word[v.word] |= uint32_t(bits);
-    if (v.count > 32)
-      command.word[v.word + 1] |= uint32_t(bits >> 32);
-  }
-  return command;
+// A command of which only the head and two words are set.
+inline command_t raw_command(unsigned unit, unsigned code, uint32_t word1 = 0, uint32_t word3 = 0) {
+  return {{unit | code << 3, word1, 0, word3, 0, 0, 0, 0}};
 }
 
 // The sum of the words, each rotated left by its index mod 31.

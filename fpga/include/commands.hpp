@@ -1,0 +1,50 @@
+// What the kernels ask of a command, and how the array divides its product into tiles. `Tiling` of the Rust
+// sources divides in the same way.
+#pragma once
+
+#include "isa.hpp"
+
+constexpr unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
+
+inline unsigned unit_of(const command_t& command) {
+#pragma HLS INLINE
+  return unsigned(bits(command, 0, 0, isa::HEAD_BITS));
+}
+
+// The number of a command among the operations of its unit.
+inline unsigned operation(const command_t& command) {
+#pragma HLS INLINE
+  return unsigned(bits(command, 0, isa::HEAD_BITS, isa::HEAD_BITS));
+}
+
+// Row pairs of `Gemm` and `Rows`: two 4-bit rows or one 8-bit row each. The last 4-bit row may be alone.
+template <typename Fields> unsigned row_pairs(const Fields& fields) {
+#pragma HLS INLINE
+  return ceil_div(fields.rows4, 2) + unsigned(fields.rows8);
+}
+
+// A tile of row pairs. Pairs of 4-bit rows come first.
+struct row_tile_t {
+  unsigned pairs;
+  unsigned pairs4; // pairs of 4-bit rows
+  bool single;     // the last of these is one row
+  unsigned rows;
+};
+
+// The tile that begins with row pair `first` of `pairs`.
+inline row_tile_t row_tile(unsigned rows4, unsigned pairs, unsigned first) {
+#pragma HLS INLINE
+  const unsigned all4 = ceil_div(rows4, 2);
+  row_tile_t tile;
+  tile.pairs = least(config::PAIRS, pairs - first);
+  tile.pairs4 = all4 > first ? least(tile.pairs, all4 - first) : 0;
+  tile.single = tile.pairs4 > 0 && first + tile.pairs4 == all4 && (rows4 & 1) == 1;
+  tile.rows = tile.pairs + tile.pairs4 - (tile.single ? 1 : 0);
+  return tile;
+}
+
+// Tokens of a tile of tokens.
+inline unsigned tile_tokens(unsigned tokens, unsigned tile) {
+#pragma HLS INLINE
+  return least(config::TOKENS, tokens - tile * config::TOKENS);
+}
