@@ -1,5 +1,5 @@
-// What the kernels ask of a command, and how the array divides its product into tiles. `Tiling` of the Rust
-// sources divides in the same way.
+// What the kernels ask of a command, and how the array divides its product into tiles. `Tiling` of
+// the Rust sources divides in the same way.
 #pragma once
 
 #include "isa.hpp"
@@ -17,7 +17,8 @@ inline unsigned operation(const command_t& command) {
   return unsigned(bits(command, 0, isa::HEAD_BITS, isa::HEAD_BITS));
 }
 
-// Row pairs of `Gemm` and `Rows`: two 4-bit rows or one 8-bit row each. The last 4-bit row may be alone.
+// Row pairs of `Gemm` and `Rows`: two 4-bit rows or one 8-bit row each. The last 4-bit row may be
+// alone.
 template <typename Fields> unsigned row_pairs(const Fields& fields) {
 #pragma HLS INLINE
   return ceil_div(fields.rows4, 2) + unsigned(fields.rows8);

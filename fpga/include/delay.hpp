@@ -1,5 +1,5 @@
-// Delay lines of the array: shift registers, which with QUASAR_FAST are rings of the same delay (nothing is
-// moved). Depends on types.hpp.
+// Delay lines of the array: shift registers, which with QUASAR_FAST are rings of the same delay
+// (nothing is moved). Depends on types.hpp.
 #pragma once
 
 #include "types.hpp"

@@ -1,7 +1,7 @@
-// Native integers in place of ap_uint and ap_int, for simulation at speed. A value wraps to W bits when it is
-// stored; an expression is evaluated in `int` up to 15 bits (a product of two fits), in `int64_t` up to 63
-// and in __int128 beyond, where ap_int would widen it: the same result as long as no intermediate value
-// exceeds that, which the ap_int form of each test confirms.
+// Native integers in place of ap_uint and ap_int, for simulation at speed. A value wraps to W bits
+// when it is stored; an expression is evaluated in `int` up to 15 bits (a product of two fits), in
+// `int64_t` up to 63 and in __int128 beyond, where ap_int would widen it: the same result as long
+// as no intermediate value exceeds that, which the ap_int form of each test confirms.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +15,12 @@ template <int W, bool SIGNED> class Integer {
 
 public:
   // What takes part in expressions.
-  using Value =
-      std::conditional_t<MAGNITUDE <= 15, int, std::conditional_t<MAGNITUDE <= 63, int64_t, __int128>>;
+  using Value = std::conditional_t<MAGNITUDE <= 15, int,
+                                   std::conditional_t<MAGNITUDE <= 63, int64_t, __int128>>;
 
 private:
-  using Narrow = std::conditional_t<MAGNITUDE <= 31, std::conditional_t<SIGNED, int32_t, uint32_t>, Value>;
+  using Narrow =
+      std::conditional_t<MAGNITUDE <= 31, std::conditional_t<SIGNED, int32_t, uint32_t>, Value>;
   using Byte = std::conditional_t<SIGNED, int8_t, uint8_t>;
   using Half = std::conditional_t<SIGNED, int16_t, uint16_t>;
   using Storage = std::conditional_t<W <= 8, Byte, std::conditional_t<W <= 16, Half, Narrow>>;
@@ -55,8 +56,9 @@ private:
 
 public:
   Integer() = default;
-  template <typename N, typename = std::enable_if_t<std::is_integral_v<N> || std::is_same_v<N, __int128> ||
-                                                    std::is_same_v<N, unsigned __int128>>>
+  template <typename N,
+            typename = std::enable_if_t<std::is_integral_v<N> || std::is_same_v<N, __int128> ||
+                                        std::is_same_v<N, unsigned __int128>>>
   constexpr Integer(N n) : value_(wrap(n)) {}
   template <int V, bool OTHER>
   constexpr Integer(const Integer<V, OTHER>& other)

@@ -1,7 +1,8 @@
-// The seven kernels, and what joins them: the queues' items and the memories' words (docs/accelerator.md).
+// The seven kernels, and what joins them: the queues' items and the memories' words
+// (docs/accelerator.md).
 //
-// A memory of tokens stands in banks of a group of tokens each, so that a group is written without byte
-// enables: bank `frame * GROUPS + group` (`parity * GROUPS + group`), word `tile * D + d`.
+// A memory of tokens stands in banks of a group of tokens each, so that a group is written without
+// byte enables: bank `frame * GROUPS + group` (`parity * GROUPS + group`), word `tile * D + d`.
 #pragma once
 
 #include "commands.hpp"
@@ -79,18 +80,20 @@ void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::
               Credits<isa::depth::drain_to_array>& drain_to_array,
               Credits<isa::depth::norm_to_array>& norm_to_array,
               Credits<isa::depth::softmax_to_array>& softmax_to_array, Sums& sums, Maxima& maxima,
-              Read::Input patches, Read::Normed normed, Read::Query query, Read::Key key, Read::Value value,
-              Read::Probability probability, Read::Hidden hidden, Write::Score score);
+              Read::Input patches, Read::Normed normed, Read::Query query, Read::Key key,
+              Read::Value value, Read::Probability probability, Read::Hidden hidden,
+              Write::Score score);
 
 // `residual` is the drain's own copy, which it also writes; `norm_residual` the norm's.
-void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::rows>& rows, Sums& sums,
-           Scales& scales, Moments& moments, Logits& logits,
+void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::rows>& rows,
+           Sums& sums, Scales& scales, Moments& moments, Logits& logits,
            Credits<isa::depth::drain_to_array>& drain_to_array, Read::Residual residual,
-           Write::Residual own_residual, Write::Residual norm_residual, Write::Query query, Write::Key key,
-           Write::Value value, Write::Hidden hidden);
+           Write::Residual own_residual, Write::Residual norm_residual, Write::Query query,
+           Write::Key key, Write::Value value, Write::Hidden hidden);
 
-void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains>& gains, Moments& moments,
-          Credits<isa::depth::norm_to_array>& norm_to_array, Read::Residual residual, Write::Normed normed);
+void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains>& gains,
+          Moments& moments, Credits<isa::depth::norm_to_array>& norm_to_array,
+          Read::Residual residual, Write::Normed normed);
 
 void softmax(Commands<isa::depth::softmax_commands>& commands, Maxima& maxima, Scales& scales,
              Credits<isa::depth::softmax_to_array>& softmax_to_array, Read::Score score,

@@ -1,7 +1,8 @@
-// On-chip memories and the memory bus. In Vitis HLS a memory is an array, and a port of it an array argument
-// with an ap_memory interface (ARRAY_PARTITION complete in dimension 1: a RAM for each bank); in simulation a
-// port checks addresses and allows one access to a bank in an initiation interval, and a memory that a word
-// is not read sooner behind its write than DEPENDENCE pragmas say. All are used as `port[bank][address]`.
+// On-chip memories and the memory bus. In Vitis HLS a memory is an array, and a port of it an array
+// argument with an ap_memory interface (ARRAY_PARTITION complete in dimension 1: a RAM for each
+// bank); in simulation a port checks addresses and allows one access to a bank in an initiation
+// interval, and a memory that a word is not read sooner behind its write than DEPENDENCE pragmas
+// say. All are used as `port[bank][address]`.
 #pragma once
 
 #ifdef __SYNTHESIS__
@@ -15,7 +16,8 @@ template <typename T, unsigned BANKS, unsigned WORDS> using WritePort = T[BANKS]
 // A process's own dual-port memory: two accesses to a bank in an interval.
 template <typename T, unsigned BANKS, unsigned WORDS> using Memory = T[BANKS][WORDS];
 // What a DEPENDENCE pragma says of a memory; simulation holds its user to it.
-template <typename T, unsigned BANKS, unsigned WORDS> void distance(T (&)[BANKS][WORDS], unsigned) {}
+template <typename T, unsigned BANKS, unsigned WORDS>
+void distance(T (&)[BANKS][WORDS], unsigned) {}
 
 inline void unpack(const ap_uint<256>& raw, command_t& command) {
 #pragma HLS INLINE

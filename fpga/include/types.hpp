@@ -1,6 +1,6 @@
-// Types of the HLS sources. Vitis HLS and C simulation use ap_uint and ap_int; with QUASAR_FAST native
-// integers take their place, which wrap to their width whenever a value is stored. Depends on the generated
-// configuration.
+// Types of the HLS sources. Vitis HLS and C simulation use ap_uint and ap_int; with QUASAR_FAST
+// native integers take their place, which wrap to their width whenever a value is stored. Depends
+// on the generated configuration.
 #pragma once
 
 #include <cstdint>
@@ -37,8 +37,8 @@ struct command_t {
   uint32_t word[8];
 };
 
-// The `count` bits from `lsb` of word `word` up; more than 32 of them begin at bit 0 and go on in the next
-// word.
+// The `count` bits from `lsb` of word `word` up; more than 32 of them begin at bit 0 and go on in
+// the next word.
 inline uint64_t bits(const command_t& c, unsigned word, unsigned lsb, unsigned count) {
 #pragma HLS INLINE
   uint64_t value = c.word[word];

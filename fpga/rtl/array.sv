@@ -1,5 +1,5 @@
-// T x P slices, output-stationary, with issue, weight double buffer, chains and join: what docs/accelerator.md describes, to the cycle of
-// docs/array-timing.md.
+// The array: T x P output-stationary slices with issue, the weights' double buffer, chains and
+// unpack_lanes. docs/accelerator.md describes it, docs/array-timing.md gives its cycles.
 
 `default_nettype none
 
@@ -26,13 +26,14 @@ module array
     input  wire logic                   beat_valid,
     input  wire logic [BEAT*8-1:0]      beat,
     output logic                        beat_ready,
-    // Memories: the operands of a column, a cycle after `read`. `row_operands` serve passes that take no weights.
+    // Memories give the operands of a column a cycle after `read`. `row_operands` serve passes
+    // without weights.
     output logic                        read,
     output logic                        read_first,
     output logic                        read_last,
     input  wire logic [T-1:0][7:0]      activations,
     input  wire logic [P-1:0][7:0]      row_operands,
-    // Results; nothing moves while one is not taken.
+    // Results. Nothing moves while a result is not taken.
     output logic                        sums_valid,
     input  wire logic                   sums_ready,
     output logic [L-1:0][SUM_BITS-1:0]  sums,
@@ -65,13 +66,14 @@ module array
         .read(read && issued.from_buffer), .address(issued.base + column), .word(weight)
     );
 
-    // Beside the memories' outputs.
+    // Registers parallel to the memories' outputs.
     logic valid_read, first_read, last_read;
     tile_t tile_read;
 
     always_ff @(posedge clk)
         if (reset) {valid_read, first_read, last_read} <= '0;
-        else if (enable) {valid_read, first_read, last_read, tile_read} <= {read, read_first, read_last, issued};
+        else if (enable)
+            {valid_read, first_read, last_read, tile_read} <= {read, read_first, read_last, issued};
 
     // Row operands, skewed by row pair, then W; activations, skewed by token.
     logic signed [W_BITS-1:0] w[T+1][P];
@@ -81,28 +83,40 @@ module array
     for (genvar r = 0; r < P; r++) begin : gen_rows
         logic [8:0] operand, skewed;
         // Row pair i is at position P - 1 - i.
-        assign operand = {(COUNT_BITS)'(P - 1 - r) >= tile_read.pairs4, tile_read.from_buffer ? weight[r] : row_operands[r]};
-        delay #(.BITS(9), .CYCLES(r)) skew (.clk, .reset, .enable, .in(operand), .out(skewed));
-        pack #(.S(S)) pack (.clk, .enable, .operands(skewed[7:0]), .low_unsigned(skewed[8]), .w(w[0][r]));
+        assign operand = {
+            (COUNT_BITS)'(P - 1 - r) >= tile_read.pairs4,
+            tile_read.from_buffer ? weight[r] : row_operands[r]
+        };
+        delay #(.BITS(9), .CYCLES(r)) skew (
+            .clk, .reset, .enable, .in(operand), .out(skewed)
+        );
+        pack #(.S(S)) pack (
+            .clk, .enable, .operands(skewed[7:0]), .low_unsigned(skewed[8]), .w(w[0][r])
+        );
     end
 
     for (genvar t = 0; t < T; t++) begin : gen_tokens
         logic signed [8:0] operand;
         // A cycle without a column adds 0.
-        assign operand = valid_read ? {activations[t][7] & ~tile_read.unsigned_a, activations[t]} : '0;
+        assign operand = valid_read
+            ? {activations[t][7] & ~tile_read.unsigned_a, activations[t]} : '0;
         delay #(.BITS(11), .CYCLES(t + ISSUE_DEPTH - 1), .RESET(1)) skew (
-            .clk, .reset, .enable, .in({first_read, last_read, operand}), .out({first[t][0], last[t][0], a[t][0]})
+            .clk, .reset, .enable,
+            .in({first_read, last_read, operand}), .out({first[t][0], last[t][0], a[t][0]})
         );
     end
 
-    // The end of token 0's chain shows row pair 0 this many cycles after the last column was issued.
+    // The end of token 0's chain shows row pair 0 this many cycles after the last column was
+    // issued.
     tile_t arriving;
     logic arrives;
-    delay #(.BITS(1 + $bits(tile_t)), .CYCLES(ISSUE_DEPTH + SLICE_DEPTH + P - 2), .RESET(1)) arrival (
+    delay #(
+        .BITS(1 + $bits(tile_t)), .CYCLES(ISSUE_DEPTH + SLICE_DEPTH + P - 2), .RESET(1)
+    ) arrival (
         .clk, .reset, .enable, .in({read_last, issued}), .out({arrives, arriving})
     );
 
-    leaving_t leaving, joining;
+    leaving_t leaving, aligned;
     logic [P-1:0] shift[T+1];
     sequence_chain #(.P(P)) sequence_chain (
         .clk, .reset, .enable, .start(arrives), .tile(arriving), .leaving, .shift(shift[0])
@@ -116,20 +130,25 @@ module array
         assign chain[t][0] = '0;
         for (genvar r = 0; r < P; r++) begin : gen_pairs
             slice #(.S(S)) slice (
-                .clk, .enable, .w(w[t][r]), .a(a[t][r]), .first(first[t][r]), .last(last[t][r]),
-                .w_next(w[t+1][r]), .a_next(a[t][r+1]), .first_next(first[t][r+1]), .last_next(last[t][r+1]),
+                .clk, .enable,
+                .w(w[t][r]), .a(a[t][r]), .first(first[t][r]), .last(last[t][r]),
+                .w_next(w[t+1][r]), .a_next(a[t][r+1]),
+                .first_next(first[t][r+1]), .last_next(last[t][r+1]),
                 .shift(shift[t][r]), .chain_before(chain[t][r]), .chain(chain[t][r+1])
             );
         end
         delay #(.BITS(P), .RESET(1)) pace (.clk, .reset, .enable, .in(shift[t]), .out(shift[t+1]));
-        delay #(.BITS(48), .CYCLES(T - 1 - t)) deskew (.clk, .reset, .enable, .in(chain[t][P]), .out(packed_sums[t]));
+        delay #(.BITS(48), .CYCLES(T - 1 - t)) deskew (
+            .clk, .reset, .enable, .in(chain[t][P]), .out(packed_sums[t])
+        );
     end
 
     delay #(.BITS($bits(leaving_t)), .CYCLES(T - 1), .RESET(1)) leave (
-        .clk, .reset, .enable, .in(leaving), .out(joining)
+        .clk, .reset, .enable, .in(leaving), .out(aligned)
     );
-    join_rows #(.T(T), .P(P), .L(L), .S(S)) join_rows (
-        .clk, .reset, .enable, .leaving(joining), .packed_sums, .sums_valid, .sums, .scores_valid, .scores
+    unpack_lanes #(.T(T), .P(P), .L(L), .S(S)) unpack_lanes (
+        .clk, .reset, .enable, .leaving(aligned), .packed_sums,
+        .sums_valid, .sums, .scores_valid, .scores
     );
 
 endmodule

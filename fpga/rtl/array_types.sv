@@ -1,11 +1,11 @@
-// What the parts of the array tell one another.
+// Types that the parts of the array exchange.
 
 package array_types;
 
     localparam int COLUMN_BITS = 13;
     localparam int COUNT_BITS = 10;
 
-    // A tile pass: one tile of tokens by one tile of row pairs by the columns of a pass.
+    // A tile pass: one tile of tokens, one tile of row pairs, the columns of one pass.
     typedef struct packed {
         logic [COLUMN_BITS-1:0] columns;
         logic [COLUMN_BITS-1:0] base;         // its first column in the weights' half
@@ -23,7 +23,8 @@ package array_types;
 
     // Rows of a tile pass.
     function automatic logic [COUNT_BITS+1:0] rows(tile_t tile);
-        return 2 * (COUNT_BITS + 2)'(tile.pairs4) - (COUNT_BITS + 2)'(tile.single) + (COUNT_BITS + 2)'(tile.pairs8);
+        return 2 * (COUNT_BITS + 2)'(tile.pairs4) - (COUNT_BITS + 2)'(tile.single)
+            + (COUNT_BITS + 2)'(tile.pairs8);
     endfunction
 
     function automatic logic [COUNT_BITS-1:0] pairs(tile_t tile);
@@ -32,10 +33,11 @@ package array_types;
 
     // Cycles that the chain takes for a tile pass.
     function automatic logic [2*COUNT_BITS+1:0] drain(tile_t tile);
-        return tile.scores ? (2 * COUNT_BITS + 2)'(pairs(tile)) : (2 * COUNT_BITS + 2)'(rows(tile)) * (2 * COUNT_BITS + 2)'(tile.groups);
+        if (tile.scores) return (2 * COUNT_BITS + 2)'(pairs(tile));
+        return (2 * COUNT_BITS + 2)'(rows(tile)) * (2 * COUNT_BITS + 2)'(tile.groups);
     endfunction
 
-    // What leaves the chain in a cycle.
+    // An item that leaves the chain in a cycle.
     typedef struct packed {
         logic                  valid;
         logic [COUNT_BITS-1:0] group;

@@ -1,7 +1,7 @@
-// A bank of an on-chip memory: one kernel writes it, another reads it, each by an ap_memory port of Vitis HLS (latency 1).
-//
-// Reading a word in the cycle that writes it gives the old one or the new one; tokens between the kernels keep that from happening.
-// Verilog, because a block design's module reference must not be SystemVerilog.
+// A bank of an on-chip memory. One kernel writes it and another reads it, each by an ap_memory port
+// of Vitis HLS (latency 1). A read in the cycle of a write to the same word may give the old word
+// or the new one; credits between the kernels prevent that. The language is Verilog, because a
+// block design's module reference must not be SystemVerilog.
 
 `default_nettype none
 

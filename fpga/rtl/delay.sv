@@ -1,11 +1,11 @@
-// A value, CYCLES cycles later.
+// Gives a value CYCLES cycles later.
 
 `default_nettype none
 
 module delay #(
     parameter int BITS = 1,
     parameter int CYCLES = 1,
-    parameter bit RESET = 0  // whether the registers are cleared by reset
+    parameter bit RESET = 0  // reset clears the registers
 ) (
     input  wire logic            clk,
     input  wire logic            reset,

@@ -1,4 +1,5 @@
-// Issues the columns of tile passes, one a cycle, and spaces them so that no chain register is overwritten.
+// Issues the columns of tile passes, one a cycle, and spaces them so that no chain register is
+// overwritten.
 
 `default_nettype none
 
@@ -13,7 +14,7 @@ module issue
     input  wire logic              tile_valid,
     input  wire tile_t             tile,
     output logic                   tile_ready,
-    input  wire logic              loaded,        // the weights of the reader's half are there
+    input  wire logic              loaded,        // the reader's half holds its weights
     output logic                   valid,         // a column is issued
     output logic                   first,
     output logic                   last,
@@ -26,9 +27,9 @@ module issue
     tile_t current;
     logic active;
     logic [COLUMN_BITS-1:0] next;
-    logic [AGE_BITS-1:0] age;       // cycles since the last column of the pass before, at most
+    logic [AGE_BITS-1:0] age;       // cycles since the last pass's last column, saturating
     logic [AGE_BITS-1:0] draining;  // cycles that its drain takes
-    logic changed;                  // it was the last of its weights' half
+    logic changed;                  // the pass before was the last of its weights' half
 
     // The last column comes at least `draining` cycles after that of the pass before.
     wire spaced = (AGE_BITS + 1)'(age) + (AGE_BITS + 1)'(tile.columns) > (AGE_BITS + 1)'(draining);

@@ -1,7 +1,7 @@
 // One slice's arithmetic: P = first ? W*a : P + W*a, in one DSP48E2 or DSP48E1.
 //
-// W holds two 4-bit operands (pack.sv), so W*a is two products. Registers: operands, product, P. The operands
-// of cycle c are in P in cycle c + 3. There is no reset: `first` begins a sum.
+// W holds two 4-bit operands (pack.sv), so W*a is two products. Registers: operands, product, P.
+// The operands of cycle c are in P in cycle c + 3. There is no reset: `first` begins a sum.
 
 `default_nettype none
 

@@ -1,6 +1,6 @@
-// Two 4-bit operands in one: W = (w1 << S) + w0, w1 the high nibble of a row pair's byte (signed), w0 the low one.
-//
-// w0 is signed for two 4-bit rows and unsigned for one 8-bit row (w = 16*w1 + w0). Formed once for a row pair, for all tokens.
+// Packs two 4-bit operands into one: W = (w1 << S) + w0. w1 is the high nibble of a row pair's
+// byte, signed; w0 is the low nibble, signed for two 4-bit rows and unsigned for one 8-bit row (w =
+// 16*w1 + w0). W is formed once for a row pair, for all tokens.
 
 `default_nettype none
 

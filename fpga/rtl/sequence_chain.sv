@@ -1,4 +1,5 @@
-// Paces a chain: says what its end shows in each cycle, and which of its registers take their neighbour's sum.
+// Paces a chain: gives the item at its end in each cycle, and the registers that take their
+// neighbour's sum.
 
 `default_nettype none
 
@@ -37,7 +38,7 @@ module sequence_chain
         leaving.first = pair == '0 && group == '0 && !high;
         leaving.first_pass = current.first_pass;
         leaving.last_pass = current.last_pass;
-        // Registers below hold nothing, or sums of the next tile pass.
+        // Lower registers hold nothing, or sums of the next tile pass.
         for (int r = 0; r < P; r++)
             shift[r] = active && end_pair && !end_tile && r + 32'(pairs(current)) > P + 32'(pair);
     end
@@ -56,7 +57,8 @@ module sequence_chain
                 high <= end_group ? !high && !one_row : high;
                 if (end_pair) pair <= pair + 1'b1;
             end
-            assert (!(start && active && !end_tile)) else $error("a tile pass arrives before the one before has left");
+            assert (!(start && active && !end_tile))
+                else $error("a tile pass arrives before the one before has left");
         end
 
 endmodule

@@ -1,4 +1,5 @@
-// A slice: passes its operands on, adds up its products, and holds a finished sum in its register of the token's chain.
+// A slice: passes its operands on, adds up its products, and holds a finished sum in its register
+// of the token's chain.
 
 `default_nettype none
 

@@ -1,6 +1,6 @@
-// The weights' double buffer: beats of memory into words of P bytes, one half written while the other is read.
-//
-// In a cycle at most one beat is taken and one word written. Halves are used in turn, by the loader and by the reader.
+// The weights' double buffer: turns beats of memory into words of P bytes. One half is written
+// while the other is read. In a cycle at most one beat is taken and one word written. Loader and
+// reader use the halves in turn.
 
 `default_nettype none
 
@@ -12,7 +12,7 @@ module weights #(
 ) (
     input  wire logic                   clk,
     input  wire logic                   reset,
-    // Tiles to load, by their columns, and their beats. A tile is taken with its first beat.
+    // Columns of the tiles to load, and their beats. A tile is taken with its first beat.
     input  wire logic                   tile_valid,
     input  wire logic [COLUMN_BITS-1:0] tile_columns,
     output logic                        tile_ready,
@@ -27,7 +27,7 @@ module weights #(
     output logic [P-1:0][7:0]           word  // a cycle after `read`
 );
 
-    localparam int ROOM = P - 1 + BEAT;  // bytes: enough to take a beat and to write a word in every cycle
+    localparam int ROOM = P - 1 + BEAT;  // bytes: a beat taken, a word written in every cycle
     localparam int NEED_BITS = COLUMN_BITS + $clog2(P + 1);
     localparam int ADDRESS_BITS = $clog2(2 * WORDS);
 

@@ -29,7 +29,8 @@ std::unique_ptr<uint8_t[], void (*)(void*)> zeros(uint64_t bytes) {
 } // namespace
 
 Dram::Dram(uint64_t bytes)
-    : bytes_(round_up(bytes, PAGE)), host_(zeros(bytes_)), device_(zeros(bytes_)), mapped_(bytes_ / PAGE) {}
+    : bytes_(round_up(bytes, PAGE)), host_(zeros(bytes_)), device_(zeros(bytes_)),
+      mapped_(bytes_ / PAGE) {}
 
 uint64_t Dram::allocate(uint64_t bytes) {
   const std::lock_guard lock(mutex_);
@@ -76,7 +77,8 @@ bool Dram::flush(uint64_t physical, uint64_t bytes) {
   const std::lock_guard lock(mutex_);
   if (!inside(physical, bytes))
     return false;
-  const uint64_t from = round_down(physical - BASE, LINE), to = round_up(physical - BASE + bytes, LINE);
+  const uint64_t from = round_down(physical - BASE, LINE),
+                 to = round_up(physical - BASE + bytes, LINE);
   std::memcpy(&device_[from], &host_[from], to - from);
   return true;
 }
@@ -85,25 +87,29 @@ bool Dram::invalidate(uint64_t physical, uint64_t bytes) {
   const std::lock_guard lock(mutex_);
   if (!inside(physical, bytes))
     return false;
-  const uint64_t from = round_down(physical - BASE, LINE), to = round_up(physical - BASE + bytes, LINE);
+  const uint64_t from = round_down(physical - BASE, LINE),
+                 to = round_up(physical - BASE + bytes, LINE);
   std::memcpy(&host_[from], &device_[from], to - from);
   return true;
 }
 
 void Dram::check(uint64_t address, uint64_t bytes, const char* what) const {
-  const bool outside = address < BASE || address - BASE >= bytes_ || bytes > bytes_ - (address - BASE);
+  const bool outside =
+      address < BASE || address - BASE >= bytes_ || bytes > bytes_ - (address - BASE);
   bool trapped = outside;
   if (!outside)
-    for (uint64_t page = (address - BASE) / PAGE; page <= (address - BASE + bytes - 1) / PAGE; ++page)
+    for (uint64_t page = (address - BASE) / PAGE; page <= (address - BASE + bytes - 1) / PAGE;
+         ++page)
       trapped = trapped || !mapped_[page];
   if (trapped)
-    throw Trap("memory: " + std::string(what) + " of " + std::to_string(bytes) + " bytes at " + hex(address) +
+    throw Trap("memory: " + std::string(what) + " of " + std::to_string(bytes) + " bytes at " +
+               hex(address) +
                (address < PAGE ? ": null page"
                 : outside      ? ": outside memory"
                                : ": page is not allocated"));
   if (address % bytes != 0)
-    throw Trap("memory: " + std::string(what) + " of " + std::to_string(bytes) + " bytes at " + hex(address) +
-               ": not aligned");
+    throw Trap("memory: " + std::string(what) + " of " + std::to_string(bytes) + " bytes at " +
+               hex(address) + ": not aligned");
 }
 
 void Dram::request(uint64_t address, uint64_t bytes, uint64_t beat) {

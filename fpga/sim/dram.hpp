@@ -1,5 +1,5 @@
-// The board's memory as the device and the host see it: two copies, which only cache maintenance makes equal,
-// and pages that trap where nothing is allocated.
+// The board's memory as the device and the host see it: two copies, which only cache maintenance
+// makes equal, and pages that trap where nothing is allocated.
 #pragma once
 
 #include <atomic>
@@ -38,7 +38,8 @@ public:
   // Turns a bit of the device's copy over, where there is one.
   void flip(uint64_t address, unsigned bit);
 
-  // Faults of the next burst of reads of at least two beats: an error response; its second half lost.
+  // Faults of the next burst of reads of at least two beats: an error response; its second half
+  // lost.
   std::atomic<bool> bus_error = false;
   std::atomic<bool> short_dma = false;
 

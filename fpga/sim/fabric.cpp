@@ -6,9 +6,11 @@ namespace sim {
 
 namespace {
 
-template <typename T, unsigned DEPTH> void queue(std::string& text, const Stream<T, DEPTH>& stream) {
+template <typename T, unsigned DEPTH>
+void queue(std::string& text, const Stream<T, DEPTH>& stream) {
   if (!stream.empty())
-    text += "  " + stream.name() + ": " + std::to_string(stream.size()) + "/" + std::to_string(DEPTH) + "\n";
+    text += "  " + stream.name() + ": " + std::to_string(stream.size()) + "/" +
+            std::to_string(DEPTH) + "\n";
 }
 
 template <unsigned DEPTH> void command(std::string& text, const Commands<DEPTH>& stream) {

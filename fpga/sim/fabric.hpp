@@ -1,5 +1,5 @@
-// The block design: the seven kernels with their queues and memories, as they are after a reset. Lives in the
-// thread that runs it.
+// The block design: the seven kernels with their queues and memories, as they are after a reset.
+// Lives in the thread that runs it.
 #pragma once
 
 #include <cstdint>
@@ -22,10 +22,10 @@ class Fabric {
 public:
   Fabric(Dram& dram, uint64_t seed) : dram_(dram), scheduler_(seed) {
     scheduler_.spawn("array", [this] {
-      systolic(array_commands_, weights_, load_to_array_, array_to_load_, drain_to_array_, norm_to_array_,
-               softmax_to_array_, sums_, maxima_, Read::Input(input_), Read::Normed(normed_),
-               Read::Query(query_), Read::Key(key_), Read::Value(value_), Read::Probability(probability_),
-               Read::Hidden(hidden_), Write::Score(score_));
+      systolic(array_commands_, weights_, load_to_array_, array_to_load_, drain_to_array_,
+               norm_to_array_, softmax_to_array_, sums_, maxima_, Read::Input(input_),
+               Read::Normed(normed_), Read::Query(query_), Read::Key(key_), Read::Value(value_),
+               Read::Probability(probability_), Read::Hidden(hidden_), Write::Score(score_));
     });
     scheduler_.spawn("drain", [this] {
       drain(drain_commands_, rows_, sums_, scales_, moments_, logits_, drain_to_array_,
@@ -46,18 +46,18 @@ public:
   void start_load(const uint64_t (&arena)[isa::MAX_PORTS]) {
     load_started_ = true;
     scheduler_.spawn("load", [this, a = arena[0], b = arena[1], c = arena[2], d = arena[3]] {
-      load(Bus<port_t>(dram_, a), Bus<port_t>(dram_, b), Bus<port_t>(dram_, c), Bus<port_t>(dram_, d),
-           load_commands_, weights_, rows_, gains_, array_to_load_, load_to_array_, checks_,
-           Write::Input(input_));
+      load(Bus<port_t>(dram_, a), Bus<port_t>(dram_, b), Bus<port_t>(dram_, c),
+           Bus<port_t>(dram_, d), load_commands_, weights_, rows_, gains_, array_to_load_,
+           load_to_array_, checks_, Write::Input(input_));
     });
   }
   void start_fetch(uint64_t commands, uint32_t count, uint32_t input, uint32_t seed,
                    std::function<void(Identity)> done) {
     scheduler_.spawn("fetch", [this, commands, count, input, seed, done = std::move(done)] {
       Identity identity;
-      fetch(Bus<command_t>(dram_, commands, false), count, input, seed, load_commands_, array_commands_,
-            drain_commands_, norm_commands_, softmax_commands_, &identity.magic, &identity.abi,
-            &identity.hash_low, &identity.hash_high, &identity.error);
+      fetch(Bus<command_t>(dram_, commands, false), count, input, seed, load_commands_,
+            array_commands_, drain_commands_, norm_commands_, softmax_commands_, &identity.magic,
+            &identity.abi, &identity.hash_low, &identity.hash_high, &identity.error);
       done(identity);
     });
   }

@@ -5,7 +5,8 @@
 
 #include <utility>
 
-// Fibers switch by themselves on x86-64 and through ucontext, which adds two system calls, elsewhere.
+// Fibers switch by themselves on x86-64 and through ucontext, which adds two system calls,
+// elsewhere.
 #if !defined(__x86_64__)
 #define QUASAR_UCONTEXT
 #endif
@@ -54,8 +55,8 @@ struct Context {
   void allocate() {
     const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
     bytes = STACK + page;
-    void* memory =
-        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED)
       throw std::bad_alloc();
     mapping = static_cast<uint8_t*>(memory);
@@ -118,7 +119,8 @@ Fiber::Fiber(std::string process_name, std::function<void()> body)
       context_(std::make_unique<Context>()) {}
 Fiber::~Fiber() = default;
 
-Scheduler::Scheduler(uint64_t seed) : seed_(seed), main_(std::make_unique<Context>()), outer_(active) {
+Scheduler::Scheduler(uint64_t seed)
+    : seed_(seed), main_(std::make_unique<Context>()), outer_(active) {
   active = this;
 }
 
@@ -182,8 +184,8 @@ void Scheduler::resume(Fiber* fiber) {
     context.state.uc_link = nullptr;
     makecontext(&context.state, &Scheduler::enter, 0);
 #else
-    // The six registers, the entry as the address to return to, and a caller's frame that the ABI aligns to
-    // 16 bytes.
+    // The six registers, the entry as the address to return to, and a caller's frame that the ABI
+    // aligns to 16 bytes.
     void** top = reinterpret_cast<void**>(context.mapping + context.bytes) - 1;
     *--top = reinterpret_cast<void*>(&Scheduler::enter);
     for (int i = 0; i < 6; ++i)

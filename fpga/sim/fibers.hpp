@@ -1,5 +1,6 @@
-// Cooperative fibers: the kernels' processes as a Kahn network on one thread. A fiber gives way when a queue
-// is empty or full, so a run is deterministic for a seed. Depends on nothing else of the simulation.
+// Cooperative fibers: the kernels' processes as a Kahn network on one thread. A fiber gives way
+// when a queue is empty or full, so a run is deterministic for a seed. Depends on nothing else of
+// the simulation.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +36,8 @@ public:
   Fiber& operator=(const Fiber&) = delete;
 
   std::string name;
-  uint64_t interval; // the initiation interval that it is in; all that ever were have numbers of their own
+  uint64_t interval; // the initiation interval that it is in; all that ever were have numbers of
+                     // their own
   const char* loop = nullptr;  // the loop of the last one
   uint64_t* counter = nullptr; // and its counter
   const char* verb = nullptr;  // what it waits for: "reads" or "writes" a queue,
@@ -52,8 +54,8 @@ private:
   bool ready_ = false;
 };
 
-// Runs fibers in turn; seed 0: in the order in which they became ready, any other: as drawn, and now and then
-// before they block.
+// Runs fibers in turn; seed 0: in the order in which they became ready, any other: as drawn, and
+// now and then before they block.
 class Scheduler {
 public:
   explicit Scheduler(uint64_t seed);
@@ -65,8 +67,8 @@ public:
   static Scheduler& get();
 
   Fiber* spawn(std::string name, std::function<void()> body);
-  // Runs until no fiber is ready or `interrupt` (asked between fibers) says so. A fiber's exception other
-  // than Stopped is thrown here.
+  // Runs until no fiber is ready or `interrupt` (asked between fibers) says so. A fiber's exception
+  // other than Stopped is thrown here.
   template <typename Interrupt> void run(Interrupt interrupt) {
     while (step())
       if (interrupt())

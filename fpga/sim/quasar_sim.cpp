@@ -48,7 +48,8 @@ struct Fault {
 } // namespace
 
 struct qsim {
-  qsim(uint64_t seed, uint64_t bytes) : dram_(bytes), bits_(seed), seed_(seed), thread_([this] { run(); }) {}
+  qsim(uint64_t seed, uint64_t bytes)
+      : dram_(bytes), bits_(seed), seed_(seed), thread_([this] { run(); }) {}
   ~qsim() {
     {
       const std::lock_guard lock(mutex_);
@@ -223,8 +224,8 @@ private:
     const auto half = [offset](uint32_t base, uint32_t (&words)[2]) -> uint32_t* {
       return offset == base ? &words[0] : offset == base + 4 ? &words[1] : nullptr;
     };
-    constexpr uint32_t ARENAS[] = {isa::reg::load_ARENA0, isa::reg::load_ARENA1, isa::reg::load_ARENA2,
-                                   isa::reg::load_ARENA3};
+    constexpr uint32_t ARENAS[] = {isa::reg::load_ARENA0, isa::reg::load_ARENA1,
+                                   isa::reg::load_ARENA2, isa::reg::load_ARENA3};
     for (unsigned i = 0; i < isa::MAX_PORTS; ++i)
       if (uint32_t* found = half(ARENAS[i], arena_[i]))
         return found;
@@ -315,14 +316,16 @@ private:
     const uint64_t generation = generation_;
     if (load_.start && !load_.running) {
       load_.running = true;
-      const uint64_t arena[] = {whole(arena_[0]), whole(arena_[1]), whole(arena_[2]), whole(arena_[3])};
+      const uint64_t arena[] = {whole(arena_[0]), whole(arena_[1]), whole(arena_[2]),
+                                whole(arena_[3])};
       fabric.start_load(arena);
     }
     if (store_.start && !store_.running) {
       store_.running = true;
       begin_frame();
-      fabric.start_store(whole(output_), logits_count_, tag_,
-                         [this, generation, output = whole(output_)] { frame_done(generation, output); });
+      fabric.start_store(
+          whole(output_), logits_count_, tag_,
+          [this, generation, output = whole(output_)] { frame_done(generation, output); });
     }
     if (fetch_.start && !fetch_.running) {
       fetch_.running = true;
@@ -429,7 +432,8 @@ private:
   uint32_t commands_count_ = 0, input_ = 0, fetch_seed_ = 0, logits_count_ = 0, tag_ = 0;
   bool edge_ = false;
   std::vector<Fault> faults_;
-  bool lost_ = false, hang_ = false, corrupt_ = false, late_ = false, stranger_ = false, flip_ = false;
+  bool lost_ = false, hang_ = false, corrupt_ = false, late_ = false, stranger_ = false,
+       flip_ = false;
   std::mt19937_64 bits_; // which bit of a segment is flipped
   std::string trap_, trap_out_, dump_, counters_out_;
   std::map<std::string, uint64_t> counters_;
@@ -447,7 +451,8 @@ qsim* qsim_open(uint64_t seed, uint64_t memory_bytes, char* error, uint64_t erro
     return new qsim(seed, memory_bytes);
   } catch (const std::exception& failure) {
     if (error != nullptr && error_bytes > 0)
-      std::snprintf(error, error_bytes, "the simulated device cannot be opened with %llu bytes of memory: %s",
+      std::snprintf(error, error_bytes,
+                    "the simulated device cannot be opened with %llu bytes of memory: %s",
                     static_cast<unsigned long long>(memory_bytes), failure.what());
     return nullptr;
   }

@@ -13,8 +13,8 @@
 
 namespace sim {
 
-// The accesses of one side of a memory: at most ACCESSES to each bank in an initiation interval of the
-// process that makes them.
+// The accesses of one side of a memory: at most ACCESSES to each bank in an initiation interval of
+// the process that makes them.
 template <unsigned BANKS, unsigned ACCESSES> class PortUse {
   uint64_t interval_[BANKS];
   unsigned count_[BANKS];
@@ -42,14 +42,15 @@ public:
 // The words, which a read port and a write port share.
 template <typename T, unsigned BANKS, unsigned WORDS> class Ram {
 public:
-  explicit Ram(const char* name) : name_(name), words_(std::make_unique<T[]>(size_t(BANKS) * WORDS)) {}
+  explicit Ram(const char* name)
+      : name_(name), words_(std::make_unique<T[]>(size_t(BANKS) * WORDS)) {}
   Ram(const Ram&) = delete;
   Ram& operator=(const Ram&) = delete;
 
   T& at(size_t bank, size_t address) {
     if (bank >= BANKS || address >= WORDS)
-      throw Trap(name_ + ": word " + std::to_string(address) + " of " + std::to_string(WORDS) + " in bank " +
-                 std::to_string(bank) + " of " + std::to_string(BANKS));
+      throw Trap(name_ + ": word " + std::to_string(address) + " of " + std::to_string(WORDS) +
+                 " in bank " + std::to_string(bank) + " of " + std::to_string(BANKS));
     return words_[bank * WORDS + address];
   }
 
@@ -120,15 +121,18 @@ template <typename T, unsigned BANKS, unsigned WORDS> class Memory {
     size_t address_;
 
   public:
-    Word(Memory* memory, size_t bank, size_t address) : memory_(memory), bank_(bank), address_(address) {}
+    Word(Memory* memory, size_t bank, size_t address)
+        : memory_(memory), bank_(bank), address_(address) {}
     operator const T&() const {
       const size_t at = memory_->access(bank_, address_);
       // A loop that ends has written all.
-      if (memory_->distance_ != 0 && memory_->written_[at] != 0 && sim::running->loop == memory_->loop_) {
+      if (memory_->distance_ != 0 && memory_->written_[at] != 0 &&
+          sim::running->loop == memory_->loop_) {
         const uint64_t behind = *sim::running->counter - memory_->written_[at];
         if (behind < memory_->distance_)
           throw sim::Trap("memory: a word is read " + std::to_string(behind) +
-                          " intervals behind its write, declared are " + std::to_string(memory_->distance_));
+                          " intervals behind its write, declared are " +
+                          std::to_string(memory_->distance_));
       }
       return memory_->words_[at];
     }
@@ -177,7 +181,8 @@ template <typename T> class Bus {
 
 public:
   // Injected faults of transfers hit a bus only where `faults` says so.
-  Bus(sim::Dram& dram, uint64_t base, bool faults = true) : dram_(&dram), base_(base), faults_(faults) {}
+  Bus(sim::Dram& dram, uint64_t base, bool faults = true)
+      : dram_(&dram), base_(base), faults_(faults) {}
 
   void read_request(size_t offset, size_t items) {
     reads_.push_back({base_ + offset * sizeof(T), items});

@@ -1,5 +1,5 @@
-// Bounded queues between fibers: a read from an empty one and a write to a full one block. One reader and one
-// writer each.
+// Bounded queues between fibers: a read from an empty one and a write to a full one block. One
+// reader and one writer each.
 #pragma once
 
 #include <memory>
@@ -59,8 +59,8 @@ public:
   void read(T& item) { item = read(); }
 
   bool read_nb(T& item) {
-    // A process that polls gives way before it finds nothing: else it would never see what its writer is
-    // about to give.
+    // A process that polls gives way before it finds nothing: else it would never see what its
+    // writer is about to give.
     if (count_ == 0)
       sim::Scheduler::get().yield();
     if (count_ == 0)

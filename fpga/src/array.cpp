@@ -118,8 +118,8 @@ void dispatch(Commands<isa::depth::array_commands>& commands, Stream<command_t, 
 }
 
 // Beats to columns, through a reservoir of bytes; at most a beat in and a column out in a cycle.
-void load_weights(Stream<demand_t, DEMANDS>& demands, Beats<isa::depth::weights>& beats, DoubleBuffer& halves,
-                  Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed) {
+void load_weights(Stream<demand_t, DEMANDS>& demands, Beats<isa::depth::weights>& beats,
+                  DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed) {
   constexpr unsigned BEAT = sizeof(beat_t);
   unsigned half = 0;
   unsigned free_halves = 2;
@@ -200,8 +200,8 @@ struct pass_t {
 
 using Passes = Stream<pass_t, 4>;
 
-// Goes through a command's tile passes: tiles of row pairs, tiles of tokens, passes. Takes credits before
-// what they guard is sent on, so that no address can be ahead of its credit.
+// Goes through a command's tile passes: tiles of row pairs, tiles of tokens, passes. Takes credits
+// before what they guard is sent on, so that no address can be ahead of its credit.
 void plan(Stream<command_t, JOBS>& jobs, Stream<credit_t, 2>& filled,
           Credits<isa::depth::load_to_array>& load_to_array,
           Credits<isa::depth::drain_to_array>& drain_to_array,
@@ -302,8 +302,8 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<credit_t, 2>& filled,
           pass.rotation = rotation;
           pass.keys = context.keys;
           pass.frees = is_gemm && last && tile + 1 == tiles;
-          pass.post_load =
-              is_gemm && gemm.post_load == 1 && last && tile + 1 == tiles && pair + PAIRS >= row_count;
+          pass.post_load = is_gemm && gemm.post_load == 1 && last && tile + 1 == tiles &&
+                           pair + PAIRS >= row_count;
           pass.tile.kind = kind;
           pass.tile.pairs = rows.pairs;
           pass.tile.pairs4 = rows.pairs4;
@@ -338,9 +338,9 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<credit_t, 2>& filled,
 
 // Reads operands, a column a cycle, tile pass after tile pass without a gap.
 void issue(Passes& passes, DoubleBuffer& halves, Stream<credit_t, 2>& freed,
-           Credits<isa::depth::array_to_load>& array_to_load, Read::Input patches, Read::Normed normed,
-           Read::Query query, Read::Key key, Read::Value value, Read::Probability probability,
-           Read::Hidden hidden, Issued& issued) {
+           Credits<isa::depth::array_to_load>& array_to_load, Read::Input patches,
+           Read::Normed normed, Read::Query query, Read::Key key, Read::Value value,
+           Read::Probability probability, Read::Hidden hidden, Issued& issued) {
   constexpr unsigned KEY_BANKS = config::KEY_BANKS;
   constexpr unsigned VALUE_BANKS = config::VALUE_BANKS;
   array_to_load.write(1); // `input` is free at first
@@ -437,15 +437,15 @@ struct control_t {
   u<1> end;
 };
 
-// One step of a token's chain: registers from `from` on take their lower neighbour's sum. Those below hold
-// nothing of this tile pass, but already sums of later ones.
+// One step of a token's chain: registers from `from` on take their lower neighbour's sum. Those
+// below hold nothing of this tile pass, but already sums of later ones.
 struct shift_t {
   u<1> valid;
   u<8> from;
 };
 
-// Two weights for the wide port of a slice: the high nibble signed, the low one signed where it is a row of
-// its own.
+// Two weights for the wide port of a slice: the high nibble signed, the low one signed where it is
+// a row of its own.
 s<SHIFT + 4> pack(const row_t& row) {
 #pragma HLS INLINE
   const s<4> high = unsigned(row.byte) >> 4;
@@ -472,8 +472,9 @@ pair_t pair_of(const tile_t& tile, unsigned index) {
   return pair;
 }
 
-// The systolic array. It goes on without operands where there are none: they add nothing. What registers hold
-// before the first operands arrive is never used, so only those that say "valid" are cleared.
+// The systolic array. It goes on without operands where there are none: they add nothing. What
+// registers hold before the first operands arrive is never used, so only those that say "valid" are
+// cleared.
 void multiply(Issued& issued, Products& products) {
   s<SHIFT + 4> weight[PAIRS][TOKENS];
   s<9> activation[PAIRS][TOKENS];
@@ -515,7 +516,8 @@ void multiply(Issued& issued, Products& products) {
     if (!poll(issued, item, outstanding > 0))
       item = bubble();
 
-    // The chain of token t, t steps behind token 0's, gives the row pair at its end and moves the others up.
+    // The chain of token t, t steps behind token 0's, gives the row pair at its end and moves the
+    // others up.
     vec<s<48>, TOKENS> end_of_chain;
     for (unsigned t = 0; t < TOKENS; ++t) {
 #pragma HLS UNROLL
@@ -560,7 +562,8 @@ void multiply(Issued& issued, Products& products) {
       }
       for (unsigned t = 0; t < TOKENS; ++t) {
 #pragma HLS UNROLL
-        // The sum that goes on is chosen before the addition: product and addition then are one slice.
+        // The sum that goes on is chosen before the addition: product and addition then are one
+        // slice.
         s<48> before = sum[r][t];
         if (control[r][t].begin == 1)
           before = 0;
@@ -609,8 +612,8 @@ void multiply(Issued& issued, Products& products) {
   }
 }
 
-// From slices' sums to rows: splits them, adds passes, and gives the rows group after group; scores all
-// tokens at once.
+// From slices' sums to rows: splits them, adds passes, and gives the rows group after group; scores
+// all tokens at once.
 void unpack_lanes(Products& products, Sums& sums, Scored& scored) {
   Memory<vec<s<27>, TOKENS>, 2, PAIRS> partial;
 #pragma HLS ARRAY_PARTITION variable = partial complete dim = 1
@@ -625,7 +628,7 @@ void unpack_lanes(Products& products, Sums& sums, Scored& scored) {
   unsigned pause = 0; // until the last pass's sums can be read
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE II = 1
-#pragma HLS DEPENDENCE variable = partial type = inter direction = RAW distance =                            \
+#pragma HLS DEPENDENCE variable = partial type = inter direction = RAW distance =                  \
     PARTIAL_DISTANCE dependent = true
     interval("array.unpack_lanes");
     if (pause > 0) {
@@ -768,8 +771,9 @@ void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::
               Credits<isa::depth::drain_to_array>& drain_to_array,
               Credits<isa::depth::norm_to_array>& norm_to_array,
               Credits<isa::depth::softmax_to_array>& softmax_to_array, Sums& sums, Maxima& maxima,
-              Read::Input patches, Read::Normed normed, Read::Query query, Read::Key key, Read::Value value,
-              Read::Probability probability, Read::Hidden hidden, Write::Score score) {
+              Read::Input patches, Read::Normed normed, Read::Query query, Read::Key key,
+              Read::Value value, Read::Probability probability, Read::Hidden hidden,
+              Write::Score score) {
 #pragma HLS INTERFACE ap_ctrl_hs port = return
 #pragma HLS INTERFACE axis port = commands
 #pragma HLS INTERFACE axis port = weights
@@ -825,9 +829,10 @@ void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::
 #pragma HLS STREAM variable = halves type = unsync
   QUASAR_PROCESS(dispatch(commands, jobs, demands));
   QUASAR_PROCESS(load_weights(demands, weights, halves, filled, freed));
-  QUASAR_PROCESS(plan(jobs, filled, load_to_array, drain_to_array, norm_to_array, softmax_to_array, passes));
-  QUASAR_PROCESS(issue(passes, halves, freed, array_to_load, patches, normed, query, key, value, probability,
-                       hidden, issued));
+  QUASAR_PROCESS(
+      plan(jobs, filled, load_to_array, drain_to_array, norm_to_array, softmax_to_array, passes));
+  QUASAR_PROCESS(issue(passes, halves, freed, array_to_load, patches, normed, query, key, value,
+                       probability, hidden, issued));
   QUASAR_PROCESS(multiply(issued, products));
   QUASAR_PROCESS(unpack_lanes(products, sums, scored));
   QUASAR_PROCESS(store_scores(scored, score, largest));

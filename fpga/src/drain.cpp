@@ -105,7 +105,8 @@ uint32_t little_endian(const uint8_t* bytes, unsigned count) {
 
 // Row parameters into their double buffer; beats of other kinds go on as they are.
 void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, DoubleBuffer& halves,
-                     Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed, Stream<beat_t, 2>& passed) {
+                     Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed,
+                     Stream<beat_t, 2>& passed) {
   unsigned half = 0;
   unsigned free_halves = 2;
   for (volatile bool running = true; running;) {
@@ -157,8 +158,8 @@ void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, DoubleBuffer& h
   }
 }
 
-// Goes through a command's rows in the order of their sums. Reads parameters only behind the credit that says
-// that they are there.
+// Goes through a command's rows in the order of their sums. Reads parameters only behind the credit
+// that says that they are there.
 void walk(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed,
           Steps& steps) {
   unsigned half = 0;
@@ -198,7 +199,8 @@ void walk(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<
         }
         address += command.stride;
         const unsigned next = key_bank + TOKENS % KEY_BANKS;
-        key_address += (TOKENS / KEY_BANKS + (next >= KEY_BANKS ? 1 : 0)) * unsigned(command.stride);
+        key_address +=
+            (TOKENS / KEY_BANKS + (next >= KEY_BANKS ? 1 : 0)) * unsigned(command.stride);
         key_bank = next >= KEY_BANKS ? next - KEY_BANKS : next;
         const unsigned next_value = value_bank + TOKENS % VALUE_BANKS;
         value_bank = next_value >= VALUE_BANKS ? next_value - VALUE_BANKS : next_value;
@@ -253,13 +255,14 @@ stored_t nothing() {
 using Means = Memory<s<13>, 1, config::QUERY_WORDS>;
 using Lookup = Memory<code_t, LANES, 256>; // GELU's table, a copy a lane
 using Saved = Memory<moments_t, 1, config::MOMENTS_DEPTH>;
-// Intervals between the write of a tile's moments and their next read, at least: the rows of the other tiles
-// of tokens stand between. For the last tile these are those of the next tile of row pairs, which may be one
-// row of one whole tile.
+// Intervals between the write of a tile's moments and their next read, at least: the rows of the
+// other tiles of tokens stand between. For the last tile these are those of the next tile of row
+// pairs, which may be one row of one whole tile.
 constexpr unsigned SAVED_DISTANCE = GROUPS + 1;
 
-void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logits, Read::Residual residual,
-                Means& means, Lookup& lookup, Saved& saved, Stored& stored) {
+void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logits,
+                Read::Residual residual, Means& means, Lookup& lookup, Saved& saved,
+                Stored& stored) {
   moment_t now[GROUPS][LANES]; // of the tile
 #pragma HLS ARRAY_PARTITION variable = now complete dim = 0
   s<19> column_sum[MAX_ROWS]; // of values, over the tiles of tokens before this one
@@ -273,8 +276,8 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
   bool more = true;
   while (more) {
 #pragma HLS PIPELINE II = 1
-#pragma HLS DEPENDENCE variable = saved type = inter direction = RAW distance = SAVED_DISTANCE dependent =   \
-    true
+#pragma HLS DEPENDENCE variable = saved type = inter direction = RAW distance =                    \
+    SAVED_DISTANCE dependent = true
     interval("drain.rows");
     if (group == 0) {
       step = steps.read();
@@ -381,8 +384,8 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
       logits.write(s<32>(s<44>(acc * row.mult + 16384) >> 15));
     }
     more = !(step.last == 1 && last_group);
-    item.credits =
-        (last_group && tile_ends && command.post_tiles == 1 ? 1 : 0) + (!more && command.post == 1 ? 1 : 0);
+    item.credits = (last_group && tile_ends && command.post_tiles == 1 ? 1 : 0) +
+                   (!more && command.post == 1 ? 1 : 0);
     stored.write(item);
 
     group = last_group ? 0 : group + 1;
@@ -397,11 +400,13 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
   }
 }
 
-void drain_context(const isa::Attend& command, ScaleWords& words, Sums& sums, Means& means, Stored& stored) {
+void drain_context(const isa::Attend& command, ScaleWords& words, Sums& sums, Means& means,
+                   Stored& stored) {
   scale_t scale[GROUPS][LANES];
 #pragma HLS ARRAY_PARTITION variable = scale complete dim = 0
   const unsigned groups = ceil_div(unsigned(command.tokens), LANES);
-  const unsigned address = unsigned(command.tile) * unsigned(command.stride) + unsigned(command.base);
+  const unsigned address =
+      unsigned(command.tile) * unsigned(command.stride) + unsigned(command.base);
   unsigned row = 0;
   unsigned group = 0;
   while (row < unsigned(command.rows)) {
@@ -498,7 +503,8 @@ void take_table(Stream<beat_t, 2>& beats, Lookup& lookup) {
 }
 
 void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream<beat_t, 2>& beats,
-                Stream<credit_t, 2>& refilled, Logits& logits, Read::Residual residual, Stored& stored) {
+                Stream<credit_t, 2>& refilled, Logits& logits, Read::Residual residual,
+                Stored& stored) {
   Means means;
   Lookup lookup;
 #pragma HLS ARRAY_PARTITION variable = lookup complete dim = 1
@@ -510,7 +516,8 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
     const command_t command = jobs.read();
     const unsigned code = operation(command);
     if (code == isa::Rows::CODE) {
-      drain_rows(isa::Rows::decode(command), steps, sums, logits, residual, means, lookup, saved, stored);
+      drain_rows(isa::Rows::decode(command), steps, sums, logits, residual, means, lookup, saved,
+                 stored);
     } else if (code == isa::Attend::CODE) {
       drain_context(isa::Attend::decode(command), scales, sums, means, stored);
     } else if (code == isa::Fill::CODE) {
@@ -524,8 +531,8 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
   }
 }
 
-// The one writer of the memories. What it announces has been stored: the notice takes a further process to
-// its queue.
+// The one writer of the memories. What it announces has been stored: the notice takes a further
+// process to its queue.
 void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual norm_residual,
                   Write::Query query, Write::Key key, Write::Value value, Write::Hidden hidden,
                   Stream<credit_t, 2>& refilled, Notices& notices) {
@@ -569,7 +576,8 @@ void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual 
   }
 }
 
-void announce(Notices& notices, Moments& moments, Credits<isa::depth::drain_to_array>& drain_to_array) {
+void announce(Notices& notices, Moments& moments,
+              Credits<isa::depth::drain_to_array>& drain_to_array) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
     interval("drain.announce");
@@ -583,11 +591,11 @@ void announce(Notices& notices, Moments& moments, Credits<isa::depth::drain_to_a
 
 } // namespace
 
-void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::rows>& rows, Sums& sums,
-           Scales& scales, Moments& moments, Logits& logits,
+void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::rows>& rows,
+           Sums& sums, Scales& scales, Moments& moments, Logits& logits,
            Credits<isa::depth::drain_to_array>& drain_to_array, Read::Residual residual,
-           Write::Residual own_residual, Write::Residual norm_residual, Write::Query query, Write::Key key,
-           Write::Value value, Write::Hidden hidden) {
+           Write::Residual own_residual, Write::Residual norm_residual, Write::Query query,
+           Write::Key key, Write::Value value, Write::Hidden hidden) {
 #pragma HLS INTERFACE ap_ctrl_hs port = return
 #pragma HLS INTERFACE axis port = commands
 #pragma HLS INTERFACE axis port = rows
@@ -644,9 +652,10 @@ void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::row
   QUASAR_PROCESS(load_parameters(parameter_jobs, rows, halves, filled, freed, passed));
   QUASAR_PROCESS(walk(row_jobs, halves, filled, freed, steps));
   QUASAR_PROCESS(gather_scales(scale_jobs, scales, scale_words));
-  QUASAR_PROCESS(requantize(jobs, steps, sums, scale_words, passed, refilled, logits, residual, stored));
   QUASAR_PROCESS(
-      store_groups(stored, own_residual, norm_residual, query, key, value, hidden, refilled, notices));
+      requantize(jobs, steps, sums, scale_words, passed, refilled, logits, residual, stored));
+  QUASAR_PROCESS(store_groups(stored, own_residual, norm_residual, query, key, value, hidden,
+                              refilled, notices));
   QUASAR_PROCESS(announce(notices, moments, drain_to_array));
   QUASAR_JOIN();
 }

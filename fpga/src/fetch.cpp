@@ -1,5 +1,5 @@
-// Reads a segment of commands from memory and hands each to its unit's queue. The host starts it once for
-// each segment.
+// Reads a segment of commands from memory and hands each to its unit's queue. The host starts it
+// once for each segment.
 #include "check.hpp"
 #include "kernels.hpp"
 
@@ -61,10 +61,11 @@ fetch_commands:
     const bool sound = command.word[isa::CHECK_WORD] == check_behind(check, command);
     check = command.word[isa::CHECK_WORD];
     const unsigned unit = unit_of(command);
-    if (unit == isa::unit::LOAD && operation(command) == isa::Load::CODE && isa::Load::decode(command).input)
+    if (unit == isa::unit::LOAD && operation(command) == isa::Load::CODE &&
+        isa::Load::decode(command).input)
       command.word[2] += base;
-    // No unit sees a command that is not what was written, nor one behind it. What was handed on before is
-    // right; before the host starts another segment, it resets.
+    // No unit sees a command that is not what was written, nor one behind it. What was handed on
+    // before is right; before the host starts another segment, it resets.
     if (bad == 0 && !sound)
       bad = i + 1;
     if (bad == 0) {

@@ -1,6 +1,6 @@
-// Reads weights, row parameters, tables and patches from memory. A transfer's beats go to their unit as they
-// are; patches are gathered into words of all tokens. The host starts it once after a reset, when the arena's
-// addresses are written; it never ends.
+// Reads weights, row parameters, tables and patches from memory. A transfer's beats go to their
+// unit as they are; patches are gathered into words of all tokens. The host starts it once after a
+// reset, when the arena's addresses are written; it never ends.
 #include "check.hpp"
 #include "kernels.hpp"
 
@@ -8,8 +8,8 @@ namespace {
 
 constexpr unsigned BEAT_BYTES = isa::PORT_BYTES * config::PORTS;
 constexpr unsigned BEAT_WORDS = BEAT_BYTES / 4;
-// Transfers that are requested ahead of the one that is read. The adapter of a master of latency 0 takes five
-// requests; one more would wait for ever for beats that only load itself can read.
+// Transfers that are requested ahead of the one that is read. The adapter of a master of latency 0
+// takes five requests; one more would wait for ever for beats that only load itself can read.
 constexpr unsigned AHEAD = isa::TRANSFERS_AHEAD;
 static_assert(AHEAD + 1 <= 5);
 // Beats of a word of all tokens.
@@ -50,9 +50,10 @@ struct Taken {
   uint32_t beats;
 };
 
-// Takes a command and requests its beats and their check. Ports beyond the configuration's stay idle.
-Taken take(const command_t& command, Bus<port_t>& memory0, Bus<port_t>& memory1, Bus<port_t>& memory2,
-           Bus<port_t>& memory3) {
+// Takes a command and requests its beats and their check. Ports beyond the configuration's stay
+// idle.
+Taken take(const command_t& command, Bus<port_t>& memory0, Bus<port_t>& memory1,
+           Bus<port_t>& memory2, Bus<port_t>& memory3) {
 #pragma HLS INLINE
   if (operation(command) != isa::Load::CODE)
     return {false, 0, uint8_t(isa::LoadEnd::decode(command).frame), false, false, 0};

@@ -1,7 +1,7 @@
 // LayerNorm and pooling ("LayerNorm" and "Head" in docs/integer-model.md).
 //
-// `collect` takes moments, `read` the residual, `root` makes a group's reciprocal standard deviations while
-// the group before is normalised.
+// `collect` takes moments, `read` the residual, `root` makes a group's reciprocal standard
+// deviations while the group before is normalised.
 #include "arithmetic.hpp"
 #include "kernels.hpp"
 
@@ -13,7 +13,8 @@ using config::TOKENS;
 
 constexpr unsigned MAX_EMBED = 1024 < config::NORM_WORDS ? 1024 : config::NORM_WORDS;
 constexpr unsigned BEAT = sizeof(beat_t);
-constexpr unsigned SUMS_DISTANCE = 4; // intervals between a column's sum and its next read, at least
+constexpr unsigned SUMS_DISTANCE =
+    4; // intervals between a column's sum and its next read, at least
 
 struct gain_t {
   s<16> gain;
@@ -94,12 +95,14 @@ void load_gains(Jobs& jobs, Beats<isa::depth::gains>& beats, DoubleBuffer& halve
 }
 
 // The groups of tokens of a tile.
-unsigned groups_of(unsigned tokens, unsigned tile) { return ceil_div(tile_tokens(tokens, tile), NORM_LANES); }
+unsigned groups_of(unsigned tokens, unsigned tile) {
+  return ceil_div(tile_tokens(tokens, tile), NORM_LANES);
+}
 
 // The drain's groups of moments to the norm's; `tiles` says that a tile's residual is stored.
 void collect(Jobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) {
-  moment_t
-      tile_moments[GROUPS * LANES > NORM_GROUPS * NORM_LANES ? GROUPS * LANES : NORM_GROUPS * NORM_LANES];
+  moment_t tile_moments[GROUPS * LANES > NORM_GROUPS * NORM_LANES ? GROUPS * LANES
+                                                                  : NORM_GROUPS * NORM_LANES];
 #pragma HLS ARRAY_PARTITION variable = tile_moments complete
   for (auto& moment : tile_moments) {
 #pragma HLS UNROLL
@@ -348,7 +351,8 @@ void root(Jobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
         }
         for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
 #pragma HLS UNROLL
-          result[lane].inverse = unsigned(quotient[lane]) > 32767 ? 32767 : unsigned(quotient[lane]);
+          result[lane].inverse =
+              unsigned(quotient[lane]) > 32767 ? 32767 : unsigned(quotient[lane]);
         }
         roots.write(result);
       }
@@ -374,8 +378,8 @@ s<8> normalise_one(const s<16>& x, const root_t& root, const gain_t& gain, const
   return clamp8(s<16>(y >> int(frac)));
 }
 
-void normalise(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed,
-               Roots& roots, Words& words, Stored& stored) {
+void normalise(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
+               Stream<credit_t, 2>& freed, Roots& roots, Words& words, Stored& stored) {
   Memory<s<18>, 1, MAX_EMBED> sums; // of codes, where the mean comes after
   distance(sums, SUMS_DISTANCE);
   unsigned half = 0;
@@ -395,7 +399,8 @@ void normalise(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, St
       while (group < groups) {
 #pragma HLS PIPELINE II = 1
         // A column's sum is read again a group later, a period.
-#pragma HLS DEPENDENCE variable = sums type = inter direction = RAW distance = SUMS_DISTANCE dependent = true
+#pragma HLS DEPENDENCE variable = sums type = inter direction = RAW distance =                     \
+    SUMS_DISTANCE dependent = true
         interval("norm.normalise");
         if (d >= embed) {
           if (++d == period) {
@@ -414,7 +419,8 @@ void normalise(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, St
 #pragma HLS UNROLL
           const unsigned t = group * NORM_LANES + lane;
           const unsigned token = tile * TOKENS + t;
-          const s<8> code = normalise_one(word[lane], root[lane], gain, command.embed, command.frac);
+          const s<8> code =
+              normalise_one(word[lane], root[lane], gain, command.embed, command.frac);
           item.code[lane] = code;
           if (t < TOKENS && token >= unsigned(command.first) && token < tokens)
             total += code;
@@ -484,8 +490,9 @@ void announce(Stream<credit_t, 2>& done, Credits<isa::depth::norm_to_array>& nor
 
 } // namespace
 
-void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains>& gains, Moments& moments,
-          Credits<isa::depth::norm_to_array>& norm_to_array, Read::Residual residual, Write::Normed normed) {
+void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains>& gains,
+          Moments& moments, Credits<isa::depth::norm_to_array>& norm_to_array,
+          Read::Residual residual, Write::Normed normed) {
 #pragma HLS INTERFACE ap_ctrl_hs port = return
 #pragma HLS INTERFACE axis port = commands
 #pragma HLS INTERFACE axis port = gains

@@ -7,11 +7,11 @@ namespace {
 using config::EXP_LANES;
 
 // T[f] = round(4080 * 2^(-f/64)).
-constexpr uint16_t POWERS[64] = {4080, 4036, 3993, 3950, 3907, 3865, 3823, 3782, 3741, 3701, 3661, 3622, 3583,
-                                 3544, 3506, 3468, 3431, 3394, 3357, 3321, 3285, 3250, 3215, 3180, 3146, 3112,
-                                 3079, 3046, 3013, 2980, 2948, 2916, 2885, 2854, 2823, 2793, 2763, 2733, 2703,
-                                 2674, 2646, 2617, 2589, 2561, 2533, 2506, 2479, 2452, 2426, 2400, 2374, 2348,
-                                 2323, 2298, 2273, 2249, 2225, 2201, 2177, 2154, 2130, 2107, 2085, 2062};
+constexpr uint16_t POWERS[64] = {
+    4080, 4036, 3993, 3950, 3907, 3865, 3823, 3782, 3741, 3701, 3661, 3622, 3583, 3544, 3506, 3468,
+    3431, 3394, 3357, 3321, 3285, 3250, 3215, 3180, 3146, 3112, 3079, 3046, 3013, 2980, 2948, 2916,
+    2885, 2854, 2823, 2793, 2763, 2733, 2703, 2674, 2646, 2617, 2589, 2561, 2533, 2506, 2479, 2452,
+    2426, 2400, 2374, 2348, 2323, 2298, 2273, 2249, 2225, 2201, 2177, 2154, 2130, 2107, 2085, 2062};
 
 // A group's probabilities of a key, and whether they are a unit's last.
 struct stored_t {
@@ -34,8 +34,8 @@ using Stored = Stream<stored_t, 2>;
 using Totals = Stream<total_t, 2>;
 
 // EXP_LANES tokens at a time, a key a cycle.
-void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxima, Read::Score score,
-                  Totals& totals, Stored& stored) {
+void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxima,
+                  Read::Score score, Totals& totals, Stored& stored) {
 #pragma HLS BIND_STORAGE variable = POWERS type = rom_np impl = lutram
   for (volatile bool running = true; running;) {
     const isa::Softmax command = isa::Softmax::decode(commands.read());
@@ -86,8 +86,8 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
   }
 }
 
-// Computes (r, p, L) of a token in each cycle: r = floor((Mo << b) / S12). S12 is shifted up to 22 bits; each
-// pipeline stage makes one bit of the quotient.
+// Computes (r, p, L) of a token in each cycle: r = floor((Mo << b) / S12). S12 is shifted up to 22
+// bits; each pipeline stage makes one bit of the quotient.
 void divide(Totals& totals, Scales& scales) {
   total_t total{};
   unsigned left = 0;
@@ -138,7 +138,8 @@ void divide(Totals& totals, Scales& scales) {
   }
 }
 
-void store_probabilities(Stored& stored, Write::Probability probability, Stream<credit_t, 2>& done) {
+void store_probabilities(Stored& stored, Write::Probability probability,
+                         Stream<credit_t, 2>& done) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE II = 1
     interval("softmax.store");

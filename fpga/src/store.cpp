@@ -1,4 +1,5 @@
-// Logits to memory, then a trailer; its end is the frame's interrupt. The host starts it once for each frame.
+// Logits to memory, then a trailer; its end is the frame's interrupt. The host starts it once for
+// each frame.
 #include "check.hpp"
 #include "kernels.hpp"
 

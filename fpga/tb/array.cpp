@@ -1,5 +1,5 @@
-// The array alone, against sums in int64: every command, both widths, ragged shapes, passes, the packing's
-// bounds and one beyond them.
+// The array alone, against sums in int64: every command, both widths, ragged shapes, passes, the
+// packing's bounds and one beyond them.
 #include <algorithm>
 #include <string>
 
@@ -102,8 +102,8 @@ struct Bench {
     }
   }
 
-  void gemm(unsigned source, unsigned tokens, unsigned total, unsigned pass, unsigned rows4, unsigned rows8,
-            bool worst) {
+  void gemm(unsigned source, unsigned tokens, unsigned total, unsigned pass, unsigned rows4,
+            unsigned rows8, bool worst) {
     const unsigned frame = unsigned(random.between(0, config::FRAMES - 1));
     const bool wait_load = random.between(0, 1), wait_norm = random.between(0, 1),
                wait_tiles = random.between(0, 1), post_load = random.between(0, 1);
@@ -146,7 +146,8 @@ struct Bench {
         for (unsigned k = 0; k < total; ++k) {
           int64_t byte;
           if (pair < pairs4)
-            byte = (weight[2 * pair][k] & 15) | (2 * pair + 1 < rows4 ? weight[2 * pair + 1][k] * 16 : 0);
+            byte = (weight[2 * pair][k] & 15) |
+                   (2 * pair + 1 < rows4 ? weight[2 * pair + 1][k] * 16 : 0);
           else
             byte = weight[rows4 + pair - pairs4][k];
           bytes[size_t(k) * PAIRS + PAIRS - 1 - i] = uint8_t(byte);
@@ -162,12 +163,14 @@ struct Bench {
             const unsigned row = pair < pairs4 ? 2 * pair + half : rows4 + pair - pairs4;
             if (pair < pairs4 ? row >= rows4 : half == 1)
               continue;
-            expect_row(name + " row " + std::to_string(row), tile * TOKENS, here_tokens, [&](unsigned token) {
-              int64_t sum = 0;
-              for (unsigned k = 0; k < total; ++k)
-                sum += weight[row][k] * activation(source, frame, token, tile * total + k);
-              return sum;
-            });
+            expect_row(name + " row " + std::to_string(row), tile * TOKENS, here_tokens,
+                       [&](unsigned token) {
+                         int64_t sum = 0;
+                         for (unsigned k = 0; k < total; ++k)
+                           sum +=
+                               weight[row][k] * activation(source, frame, token, tile * total + k);
+                         return sum;
+                       });
           }
         }
       }
@@ -224,8 +227,8 @@ struct Bench {
       expect_row("context row " + std::to_string(i), 0, tokens, [&](unsigned t) {
         int64_t sum = 0;
         for (unsigned j = 0; j < keys; ++j)
-          sum += int64_t(
-                     probability->at(parity * EXP_GROUPS + t / config::EXP_LANES, j)[t % config::EXP_LANES]) *
+          sum += int64_t(probability->at(parity * EXP_GROUPS + t / config::EXP_LANES,
+                                         j)[t % config::EXP_LANES]) *
                  value->at((j + c) % config::VALUE_BANKS, c / config::VALUE_BANKS * keys + j);
         return sum;
       });
@@ -244,13 +247,13 @@ struct Bench {
     Sums sum_stream;
     Maxima maxima_stream;
     scheduler.spawn("array", [&] {
-      systolic(command_stream, weight_stream, load_to_array, array_to_load, drain_to_array, norm_to_array,
-               softmax_to_array, sum_stream, maxima_stream, Read::Input(*input), Read::Normed(*normed),
-               Read::Query(*query), Read::Key(*key), Read::Value(*value), Read::Probability(*probability),
-               Read::Hidden(*hidden), Write::Score(*score));
+      systolic(command_stream, weight_stream, load_to_array, array_to_load, drain_to_array,
+               norm_to_array, softmax_to_array, sum_stream, maxima_stream, Read::Input(*input),
+               Read::Normed(*normed), Read::Query(*query), Read::Key(*key), Read::Value(*value),
+               Read::Probability(*probability), Read::Hidden(*hidden), Write::Score(*score));
     });
-    const std::vector<credit_t> loads(load_tokens, 1), drains_done(drain_tokens, 1), norms(norm_tokens, 1),
-        softmaxes(softmax_tokens, 1);
+    const std::vector<credit_t> loads(load_tokens, 1), drains_done(drain_tokens, 1),
+        norms(norm_tokens, 1), softmaxes(softmax_tokens, 1);
     std::vector<credit_t> inputs;
     std::vector<sums_t> got;
     std::vector<maxima_t> got_maxima;
@@ -289,7 +292,8 @@ struct Bench {
     for (const Expected& e : scores)
       verdict.equal(int64_t(score->at(e.parity * EXP_GROUPS + e.token / config::EXP_LANES,
                                       e.key)[e.token % config::EXP_LANES]),
-                    e.score, "score of key " + std::to_string(e.key) + ", token " + std::to_string(e.token));
+                    e.score,
+                    "score of key " + std::to_string(e.key) + ", token " + std::to_string(e.token));
 
     uint64_t intervals = 0, owed = 0;
     for (size_t i = 0; i < columns.size(); ++i) {
@@ -297,7 +301,8 @@ struct Bench {
       owed = drains[i];
     }
     // One more: the process waits in an interval that it has begun.
-    verdict.equal(scheduler.counters().at("array.issue"), intervals + 1, "intervals of array.issue");
+    verdict.equal(scheduler.counters().at("array.issue"), intervals + 1,
+                  "intervals of array.issue");
     scheduler.stop();
   }
 };
@@ -318,17 +323,21 @@ uint64_t shapes(Verdict& verdict, uint64_t seed) {
       break;
     }
     case 1: {
-      const unsigned heads = unsigned(random.between(1, 3)), dimensions = unsigned(random.between(1, 12));
+      const unsigned heads = unsigned(random.between(1, 3)),
+                     dimensions = unsigned(random.between(1, 12));
       const unsigned parity = unsigned(random.between(0, 1)), tile = unsigned(random.between(0, 2)),
                      tokens = unsigned(random.between(1, TOKENS)),
                      keys = unsigned(random.between(1, 5 * PAIRS)),
                      head = unsigned(random.between(0, heads - 1));
-      bench.unit_scores(parity, tile, tokens, keys, dimensions, head * dimensions, heads * dimensions);
+      bench.unit_scores(parity, tile, tokens, keys, dimensions, head * dimensions,
+                        heads * dimensions);
       break;
     }
     default: {
-      const unsigned parity = unsigned(random.between(0, 1)), tokens = unsigned(random.between(1, TOKENS)),
-                     keys = unsigned(random.between(1, 40)), pass = unsigned(random.between(1, keys)),
+      const unsigned parity = unsigned(random.between(0, 1)),
+                     tokens = unsigned(random.between(1, TOKENS)),
+                     keys = unsigned(random.between(1, 40)),
+                     pass = unsigned(random.between(1, keys)),
                      dimensions = unsigned(random.between(1, 3 * PAIRS)),
                      head = unsigned(random.between(0, 2));
       bench.unit_context(parity, 0, tokens, keys, dimensions, head * dimensions, pass);
@@ -339,7 +348,8 @@ uint64_t shapes(Verdict& verdict, uint64_t seed) {
   return bench.digest.value();
 }
 
-// The most products that P bears, with operands that take the low field to its end; one more must show.
+// The most products that P bears, with operands that take the low field to its end; one more must
+// show.
 void bounds(Verdict& verdict) {
   const int64_t half = int64_t(1) << (config::SHIFT - 1);
   const unsigned two4 = unsigned((half - 1) / (7 * 128)), one8 = unsigned(half / (15 * 128)),
@@ -347,7 +357,8 @@ void bounds(Verdict& verdict) {
   for (const unsigned beyond : {0u, 1u}) {
     for (unsigned kind = 0; kind < 3; ++kind) {
       const unsigned columns = (kind == 0 ? two4 : kind == 1 ? one8 : context) + beyond;
-      if (columns > (kind == 2 ? config::SCORE_WORDS : std::min(config::WEIGHT_WORDS, config::HIDDEN_WORDS)))
+      if (columns >
+          (kind == 2 ? config::SCORE_WORDS : std::min(config::WEIGHT_WORDS, config::HIDDEN_WORDS)))
         continue;
       Bench bench(verdict, 7);
       bench.must_match = beyond == 0;

@@ -1,6 +1,6 @@
-// The simulated device as a host sees it: a hand-made network (embedding, LayerNorm, head; both widths,
-// ragged tiles, two frames in flight) against plain loops; registers, interrupt, caches; every fault, a trap
-// and a deadlock, and the frame after each.
+// The simulated device as a host sees it: a hand-made network (embedding, LayerNorm, head; both
+// widths, ragged tiles, two frames in flight) against plain loops; registers, interrupt, caches;
+// every fault, a trap and a deadlock, and the frame after each.
 #include <chrono>
 #include <cstring>
 #include <string>
@@ -21,15 +21,20 @@ constexpr unsigned T = config::TOKENS, P = config::PAIRS;
 constexpr unsigned AP_START = 1, AP_DONE = 2, AP_IDLE = 4;
 
 // Sizes: three tiles of tokens, ragged tiles of rows; the first token has its residual from memory.
-constexpr unsigned N = 2 * T + (T + 1) / 2, K = 9, D = 2 * P + 5, CLASSES = P + 3, SKIP = 1, FRAC = 5;
+constexpr unsigned N = 2 * T + (T + 1) / 2, K = 9, D = 2 * P + 5, CLASSES = P + 3, SKIP = 1,
+                   FRAC = 5;
 constexpr unsigned TILES = (N + T - 1) / T;
 constexpr unsigned WORD_BEATS = (T + BEAT - 1) / BEAT, RESIDUAL_BEATS = (2 * T + BEAT - 1) / BEAT;
 constexpr uint64_t EPSILON = 12345;
 
 int64_t rshift(int64_t x, unsigned s) { return s == 0 ? x : (x + (int64_t(1) << (s - 1))) >> s; }
-int64_t clamp(int64_t x, int64_t least, int64_t most) { return x < least ? least : x > most ? most : x; }
+int64_t clamp(int64_t x, int64_t least, int64_t most) {
+  return x < least ? least : x > most ? most : x;
+}
 int64_t sat16(int64_t x) { return clamp(x, -32768, 32767); }
-int64_t requant16(int64_t acc, unsigned p, int64_t m) { return rshift(sat16(rshift(16 * acc, p)) * m, 15); }
+int64_t requant16(int64_t acc, unsigned p, int64_t m) {
+  return rshift(sat16(rshift(16 * acc, p)) * m, 15);
+}
 
 // A matrix: 4-bit rows first.
 std::vector<MatrixRow> draw_rows(Random& random, unsigned rows4, unsigned rows8, unsigned columns,
@@ -68,7 +73,8 @@ struct Network {
       residual.push_back(int(random.between(-900, 900)));
   }
 
-  // Computes a frame's logits. The frame in slot 0 is pooled before the norm, the frame in slot 1 after it.
+  // Computes a frame's logits. The frame in slot 0 is pooled before the norm, the frame in slot 1
+  // after it.
   std::vector<int32_t> logits(const std::vector<int8_t>& patches, unsigned slot) const { // [N][K]
     std::vector<int64_t> x(N * D);
     for (unsigned t = 0; t < N; ++t)
@@ -78,7 +84,8 @@ struct Network {
           acc += embed[r].weights[k] * patches[t * K + k];
         x[t * D + r] = residual[t * D + r];
         if (t >= SKIP)
-          x[t * D + r] = clamp(x[t * D + r] + requant16(acc, embed[r].shift, embed[r].mult), -32767, 32767);
+          x[t * D + r] =
+              clamp(x[t * D + r] + requant16(acc, embed[r].shift, embed[r].mult), -32767, 32767);
       }
     const auto mean = [](const std::vector<int64_t>& values) {
       std::vector<int64_t> means(D);
@@ -179,8 +186,13 @@ std::vector<command_t> frame_list(const Network& network, Arena& arena, unsigned
                           .frame = frame,
                           .beats = TILES * K * WORD_BEATS};
   list.push_back(patches.encode());
-  const isa::Gemm gemm{
-      .wait_load = 1, .post_load = 1, .tokens = N, .columns = K, .pass = K, .rows4 = ROWS4, .rows8 = ROWS8};
+  const isa::Gemm gemm{.wait_load = 1,
+                       .post_load = 1,
+                       .tokens = N,
+                       .columns = K,
+                       .pass = K,
+                       .rows4 = ROWS4,
+                       .rows8 = ROWS8};
   list.push_back(gemm.encode());
   const isa::Rows rows{.kind = isa::kind::RESIDUAL,
                        .frame = frame,
@@ -298,7 +310,8 @@ public:
   }
 
   void arm() {
-    constexpr uint32_t ARENAS[] = {reg::load_ARENA0, reg::load_ARENA1, reg::load_ARENA2, reg::load_ARENA3};
+    constexpr uint32_t ARENAS[] = {reg::load_ARENA0, reg::load_ARENA1, reg::load_ARENA2,
+                                   reg::load_ARENA3};
     for (unsigned port = 0; port < config::PORTS; ++port)
       write_address(ARENAS[port], stripes_[port]);
     write(reg::load_CTRL, AP_START);
@@ -398,7 +411,8 @@ public:
 
 void frames_are_right(Verdict& verdict, Host& host) {
   for (unsigned i = 0; i < 6; ++i)
-    verdict.expect(host.frame(i % config::FRAMES), "frame " + std::to_string(i) + ": " + host.trap());
+    verdict.expect(host.frame(i % config::FRAMES),
+                   "frame " + std::to_string(i) + ": " + host.trap());
   verdict.expect(host.trap().empty(), host.trap());
   if (config::FRAMES == 1)
     return;
@@ -406,8 +420,10 @@ void frames_are_right(Verdict& verdict, Host& host) {
   for (unsigned i = 0; i < 3; ++i) {
     const auto first = host.prepare(0), second = host.prepare(1);
     host.start_store();
-    verdict.expect(host.segment(0u) && host.segment(1u) && host.segment(2u), "both begin, the first ends");
-    verdict.expect(host.interrupted() && host.sound() && host.holds(first), "the first of two in flight");
+    verdict.expect(host.segment(0u) && host.segment(1u) && host.segment(2u),
+                   "both begin, the first ends");
+    verdict.expect(host.interrupted() && host.sound() && host.holds(first),
+                   "the first of two in flight");
     host.start_store();
     verdict.expect(host.segment(3u) && host.interrupted() && host.sound() && host.holds(second),
                    "the second of two in flight");
@@ -415,21 +431,25 @@ void frames_are_right(Verdict& verdict, Host& host) {
 }
 
 void counts(Verdict& verdict, Host& host) {
-  verdict.equal(qsim_counter(host.device(), "store.logits"), uint64_t((CLASSES + 3) / 4 * 4), "logits");
-  verdict.equal(qsim_counter(host.device(), "fetch.commands"), uint64_t(host.count(0) + host.count(2)),
-                "commands");
+  verdict.equal(qsim_counter(host.device(), "store.logits"), uint64_t((CLASSES + 3) / 4 * 4),
+                "logits");
+  verdict.equal(qsim_counter(host.device(), "fetch.commands"),
+                uint64_t(host.count(0) + host.count(2)), "commands");
   verdict.equal(qsim_counter(host.device(), "no.loop"), uint64_t(0), "what does not exist");
 }
 
 void registers_behave(Verdict& verdict, Host& host) {
   host.segment(0, 0, 0);
-  verdict.expect(host.read(reg::fetch_MAGIC) == isa::MAGIC && host.read(reg::fetch_ABI) == isa::ABI &&
-                     host.read(reg::fetch_HASH_LOW) == config::HASH_LOW &&
-                     host.read(reg::fetch_HASH_HIGH) == config::HASH_HIGH && host.read(reg::fetch_ERROR) == 0,
-                 "the identity");
+  verdict.expect(
+      host.read(reg::fetch_MAGIC) == isa::MAGIC && host.read(reg::fetch_ABI) == isa::ABI &&
+          host.read(reg::fetch_HASH_LOW) == config::HASH_LOW &&
+          host.read(reg::fetch_HASH_HIGH) == config::HASH_HIGH && host.read(reg::fetch_ERROR) == 0,
+      "the identity");
   host.frame();
-  verdict.equal(host.read(reg::store_CTRL) & (AP_DONE | AP_IDLE), AP_DONE | AP_IDLE, "done and idle");
-  verdict.equal(host.read(reg::store_CTRL) & (AP_DONE | AP_IDLE), AP_IDLE, "done is cleared by reading");
+  verdict.equal(host.read(reg::store_CTRL) & (AP_DONE | AP_IDLE), AP_DONE | AP_IDLE,
+                "done and idle");
+  verdict.equal(host.read(reg::store_CTRL) & (AP_DONE | AP_IDLE), AP_IDLE,
+                "done is cleared by reading");
   verdict.equal(host.read(reg::load_CTRL) & (AP_START | AP_IDLE), AP_START, "load runs");
   verdict.equal(host.read(reg::store_ISR), 0u, "its interrupt was cleared by writing 1");
   host.write(reg::store_ISR, 1);
@@ -465,7 +485,8 @@ void caches_are_two_copies(Verdict& verdict, Host& host) {
   host.segment(2u);
   host.interrupted();
   verdict.expect(!host.holds(before), "without an invalidate the host sees what was there");
-  verdict.expect(host.sound() && host.holds(before), "without a flush the device sees what was there");
+  verdict.expect(host.sound() && host.holds(before),
+                 "without a flush the device sees what was there");
   verdict.equal(qsim_flush(host.device(), host.output(), Host::OUTPUT + 1), -1,
                 "a range beyond its allocation");
   verdict.equal(qsim_invalidate(host.device(), 0, 64), -1, "a range of nothing");
@@ -495,9 +516,10 @@ void faults_hit_one_frame(Verdict& verdict, Host& host) {
       inject(kind, after);
       sound_before();
       verdict.expect(!run().first, std::string(kind) + ": no interrupt");
-      verdict.equal((host.read(reg::store_CTRL) & AP_DONE) != 0, std::strcmp(kind, "lost_interrupt") == 0,
-                    std::string(kind) + ": done");
-      verdict.equal(host.trap().empty(), std::strcmp(kind, "bus_error") != 0, std::string(kind) + ": a trap");
+      verdict.equal((host.read(reg::store_CTRL) & AP_DONE) != 0,
+                    std::strcmp(kind, "lost_interrupt") == 0, std::string(kind) + ": done");
+      verdict.equal(host.trap().empty(), std::strcmp(kind, "bus_error") != 0,
+                    std::string(kind) + ": a trap");
       host.reset();
       verdict.expect(run(20000).second, std::string(kind) + ": the frame after it");
     }
@@ -514,7 +536,8 @@ void faults_hit_one_frame(Verdict& verdict, Host& host) {
     host.start_store();
     for (unsigned i = 0; i < 2; ++i) {
       verdict.expect(host.segment(0u), "flipped_command: fetch ends");
-      verdict.expect(host.read(reg::fetch_ERROR) != 0, "flipped_command is reported, and stays in memory");
+      verdict.expect(host.read(reg::fetch_ERROR) != 0,
+                     "flipped_command is reported, and stays in memory");
       verdict.expect(!host.interrupted(100), "flipped_command: no interrupt");
       host.reset();
     }
@@ -533,11 +556,13 @@ void faults_hit_one_frame(Verdict& verdict, Host& host) {
                    "an interrupt before the end");
     host.segment(0u);
     host.segment(2u);
-    verdict.expect(host.interrupted() && host.sound() && host.holds(wanted), "then the frame's own");
+    verdict.expect(host.interrupted() && host.sound() && host.holds(wanted),
+                   "then the frame's own");
     inject("wrong_identity", after);
     sound_before();
     host.segment(0, 0, 0);
-    verdict.expect(host.read(reg::fetch_HASH_LOW) != config::HASH_LOW, "another bitstream's identity");
+    verdict.expect(host.read(reg::fetch_HASH_LOW) != config::HASH_LOW,
+                   "another bitstream's identity");
     host.reset();
     host.segment(0, 0, 0);
     verdict.expect(host.read(reg::fetch_HASH_LOW) == config::HASH_LOW, "until the reset");
@@ -556,16 +581,20 @@ void bad_lists_are_noticed(Verdict& verdict, Host& host) {
   host.reset();
   // Products whose weights never come, more of them than the queue holds.
   const command_t gemm = isa::Gemm{.tokens = N, .columns = K, .pass = K, .rows4 = 2}.encode();
-  const uint64_t stuck = host.put(std::vector<command_t>(3 * isa::depth::array_commands, gemm), count);
+  const uint64_t stuck =
+      host.put(std::vector<command_t>(3 * isa::depth::array_commands, gemm), count);
   host.start_store();
   verdict.expect(!host.segment(stuck, count, 0), "a list that cannot end");
-  for (const char* words : {"deadlock", "reads weights", "fetch: writes array_commands", "last taken"})
-    verdict.expect(host.trap().find(words) != std::string::npos, std::string(words) + " in: " + host.trap());
+  for (const char* words :
+       {"deadlock", "reads weights", "fetch: writes array_commands", "last taken"})
+    verdict.expect(host.trap().find(words) != std::string::npos,
+                   std::string(words) + " in: " + host.trap());
   host.reset();
   // The same where fetch ends: a wait tells.
   const uint64_t waits = host.put({gemm}, count);
   host.start_store();
-  verdict.expect(host.segment(waits, count, 0) && !host.interrupted(250), "a frame that cannot end");
+  verdict.expect(host.segment(waits, count, 0) && !host.interrupted(250),
+                 "a frame that cannot end");
   verdict.expect(host.trap().find("reads weights") != std::string::npos, host.trap());
   host.reset();
   verdict.expect(host.frame(), "a frame after all that");
@@ -586,7 +615,8 @@ int main() {
     std::string now = qsim_counters(host.device());
     if (const size_t line = now.find("array.multiply"); line != std::string::npos)
       now.erase(line, now.find('\n', line) - line);
-    verdict.expect(counters.empty() || now == counters, "intervals depend on the order of processes: " + now);
+    verdict.expect(counters.empty() || now == counters,
+                   "intervals depend on the order of processes: " + now);
     counters = now;
     frames_are_right(verdict, host);
     registers_behave(verdict, host);

@@ -1,5 +1,5 @@
-// The drain alone, against docs/integer-model.md in int64: every command, both widths, every destination,
-// ragged shapes, clamps at both ends, dead rows, the largest shifts.
+// The drain alone, against docs/integer-model.md in int64: every command, both widths, every
+// destination, ragged shapes, clamps at both ends, dead rows, the largest shifts.
 #include <algorithm>
 #include <array>
 #include <string>
@@ -18,7 +18,9 @@ namespace kind = isa::kind;
 int64_t rshift(int64_t x, int64_t s) { return s == 0 ? x : (x + (int64_t(1) << (s - 1))) >> s; }
 int64_t sat16(int64_t x) { return std::clamp<int64_t>(x, -32768, 32767); }
 int64_t clamp8(int64_t x) { return std::clamp<int64_t>(x, -128, 127); }
-int64_t requant16(int64_t acc, int64_t p, int64_t m) { return rshift(sat16(rshift(16 * acc, p)) * m, 15); }
+int64_t requant16(int64_t acc, int64_t p, int64_t m) {
+  return rshift(sat16(rshift(16 * acc, p)) * m, 15);
+}
 
 struct Row {
   int64_t bias, mult, shift;
@@ -32,7 +34,8 @@ struct Bench {
   bench::Digest digest;
   static constexpr unsigned MOST_TOKENS = 3 * TOKENS;
 
-  std::unique_ptr<bench::Rams::Residual> residual = std::make_unique<bench::Rams::Residual>("residual");
+  std::unique_ptr<bench::Rams::Residual> residual =
+      std::make_unique<bench::Rams::Residual>("residual");
   std::unique_ptr<bench::Rams::Residual> norm_residual =
       std::make_unique<bench::Rams::Residual>("norm residual");
   std::unique_ptr<bench::Rams::Query> query = std::make_unique<bench::Rams::Query>("query");
@@ -60,7 +63,8 @@ struct Bench {
   std::vector<Code> codes;
 
   Bench(Verdict& v, uint64_t seed) : verdict(v), random(seed) {
-    expected_residual.assign(size_t(config::FRAMES) * config::RESIDUAL_WORDS, std::vector<int64_t>(TOKENS));
+    expected_residual.assign(size_t(config::FRAMES) * config::RESIDUAL_WORDS,
+                             std::vector<int64_t>(TOKENS));
     for (unsigned frame = 0; frame < config::FRAMES; ++frame)
       for (unsigned word = 0; word < config::RESIDUAL_WORDS; ++word)
         for (unsigned g = 0; g < GROUPS; ++g)
@@ -69,7 +73,8 @@ struct Bench {
             residual->at(frame * GROUPS + g, word)[lane] = x;
             norm_residual->at(frame * GROUPS + g, word)[lane] = x;
             if (g * LANES + lane < TOKENS)
-              expected_residual[size_t(frame) * config::RESIDUAL_WORDS + word][g * LANES + lane] = x;
+              expected_residual[size_t(frame) * config::RESIDUAL_WORDS + word][g * LANES + lane] =
+                  x;
           }
   }
 
@@ -123,7 +128,8 @@ struct Bench {
     commands.push_back(task.encode());
     const unsigned tiles = ceil_div(task.tokens, TOKENS);
     credits += (task.post_tiles == 1 ? tiles : 0) + unsigned(task.post);
-    const unsigned rows4 = task.rows4, pairs4 = ceil_div(rows4, 2), pairs = pairs4 + unsigned(task.rows8);
+    const unsigned rows4 = task.rows4, pairs4 = ceil_div(rows4, 2),
+                   pairs = pairs4 + unsigned(task.rows8);
     unsigned next_row = 0;
     std::vector<int64_t> value_sum(rows4 + unsigned(task.rows8));
     std::vector<std::array<int64_t, 2>> moment(static_cast<size_t>(n));
@@ -169,20 +175,22 @@ struct Bench {
         if (task.moments == 1 && first + PAIRS >= pairs)
           for (unsigned group = 0; group < ceil_div(tokens, LANES); ++group)
             for (unsigned lane = 0; lane < LANES; ++lane)
-              moments.push_back(group * LANES + lane < tokens ? moment[tile * TOKENS + group * LANES + lane]
-                                                              : std::array<int64_t, 2>{0, -1});
+              moments.push_back(group * LANES + lane < tokens
+                                    ? moment[tile * TOKENS + group * LANES + lane]
+                                    : std::array<int64_t, 2>{0, -1});
       }
     }
   }
 
-  void expect(const isa::Rows& task, const Row& row, unsigned token, int64_t acc, int64_t& value_sum,
-              std::array<int64_t, 2>& moment) {
+  void expect(const isa::Rows& task, const Row& row, unsigned token, int64_t acc,
+              int64_t& value_sum, std::array<int64_t, 2>& moment) {
     if (task.kind == kind::LOGITS)
       return;
     const int64_t z = requant16(acc, row.shift, row.mult);
     const unsigned tile = token / TOKENS, t = token % TOKENS, c = row.column, stride = task.stride;
     if (task.kind == kind::RESIDUAL) {
-      int64_t& x = expected_residual[size_t(task.frame) * config::RESIDUAL_WORDS + tile * stride + c][t];
+      int64_t& x =
+          expected_residual[size_t(task.frame) * config::RESIDUAL_WORDS + tile * stride + c][t];
       if (token >= unsigned(task.skip))
         x = std::clamp<int64_t>(x + z, -32767, 32767);
       moment[0] += x;
@@ -206,7 +214,8 @@ struct Bench {
     } else if (row.destination == destination::KEY) {
       codes.push_back({name,
                        [this, token, stride, c]() -> int64_t {
-                         return key->at(token % config::KEY_BANKS, token / config::KEY_BANKS * stride + c);
+                         return key->at(token % config::KEY_BANKS,
+                                        token / config::KEY_BANKS * stride + c);
                        },
                        code});
     } else {
@@ -254,7 +263,8 @@ struct Bench {
           const unsigned address = tile * stride + base + d;
           codes.push_back(
               {"context of token " + std::to_string(t) + ", dimension " + std::to_string(d),
-               [this, address, t]() -> int64_t { return query->at(t / LANES, address)[t % LANES]; }, code});
+               [this, address, t]() -> int64_t { return query->at(t / LANES, address)[t % LANES]; },
+               code});
         }
         sums.push_back(item);
       }
@@ -270,9 +280,10 @@ struct Bench {
     Logits logit_stream;
     Credits<isa::depth::drain_to_array> drain_to_array;
     scheduler.spawn("drain", [&] {
-      drain(command_stream, row_stream, sum_stream, scale_stream, moment_stream, logit_stream, drain_to_array,
-            Read::Residual(*residual), Write::Residual(*residual), Write::Residual(*norm_residual),
-            Write::Query(*query), Write::Key(*key), Write::Value(*value), Write::Hidden(*hidden));
+      drain(command_stream, row_stream, sum_stream, scale_stream, moment_stream, logit_stream,
+            drain_to_array, Read::Residual(*residual), Write::Residual(*residual),
+            Write::Residual(*norm_residual), Write::Query(*query), Write::Key(*key),
+            Write::Value(*value), Write::Hidden(*hidden));
     });
     std::vector<moments_t> got_moments;
     std::vector<s<32>> got_logits;
@@ -285,7 +296,8 @@ struct Bench {
     bench::collect(scheduler, logit_stream, got_logits);
     bench::collect(scheduler, drain_to_array, got_credits);
     scheduler.run();
-    verdict.expect(command_stream.empty() && row_stream.empty() && sum_stream.empty() && scale_stream.empty(),
+    verdict.expect(command_stream.empty() && row_stream.empty() && sum_stream.empty() &&
+                       scale_stream.empty(),
                    "something was not taken\n" + scheduler.dump());
     verdict.equal(got_credits.size(), size_t(credits), "credits to the array");
     verdict.equal(got_logits.size(), logits.size(), "logits");
@@ -300,7 +312,8 @@ struct Bench {
         digest.add(int64_t(moment.sum));
         digest.add(int64_t(moment.squares));
         verdict.equal(int64_t(moment.sum), moments[i][0], "sum of token " + std::to_string(i));
-        verdict.equal(int64_t(moment.squares), moments[i][1], "squares of token " + std::to_string(i));
+        verdict.equal(int64_t(moment.squares), moments[i][1],
+                      "squares of token " + std::to_string(i));
       }
     for (const Code& code : codes) {
       digest.add(code.stored());
@@ -314,7 +327,8 @@ struct Bench {
         const int64_t wanted = expected_residual[i][t];
         if (defined(i, t)) {
           verdict.equal(int64_t(residual->at(bank, word)[t % LANES]), wanted, "residual");
-          verdict.equal(int64_t(norm_residual->at(bank, word)[t % LANES]), wanted, "norm's residual");
+          verdict.equal(int64_t(norm_residual->at(bank, word)[t % LANES]), wanted,
+                        "norm's residual");
         }
       }
     scheduler.stop();
@@ -329,7 +343,8 @@ uint64_t attention_inputs(Verdict& verdict, uint64_t seed) {
   Random& random = bench.random;
   const bool wild = random.between(0, 1);
   const unsigned tokens = unsigned(random.between(1, Bench::MOST_TOKENS));
-  const unsigned heads = unsigned(random.between(1, 3)), dimensions = unsigned(random.between(1, 9));
+  const unsigned heads = unsigned(random.between(1, 3)),
+                 dimensions = unsigned(random.between(1, 9));
   const unsigned inner = heads * dimensions;
   // Keys, values and queries in an order of their own, at random widths.
   std::vector<std::array<unsigned, 2>> outputs;
@@ -356,7 +371,8 @@ uint64_t context(Verdict& verdict, uint64_t seed) {
   Bench bench(verdict, seed);
   Random& random = bench.random;
   const unsigned tokens = unsigned(random.between(1, Bench::MOST_TOKENS));
-  const unsigned heads = unsigned(random.between(1, 3)), dimensions = unsigned(random.between(1, 9));
+  const unsigned heads = unsigned(random.between(1, 3)),
+                 dimensions = unsigned(random.between(1, 9));
   const unsigned inner = heads * dimensions;
   const unsigned rows4 = unsigned(random.between(0, inner));
   const bool wild = random.between(0, 1);
@@ -365,16 +381,18 @@ uint64_t context(Verdict& verdict, uint64_t seed) {
       [&](unsigned r) { return bench.draw_row(destination::VALUE, r); }, wild);
   for (unsigned head = 0; head < heads; ++head)
     for (unsigned tile = 0; tile < ceil_div(tokens, TOKENS); ++tile)
-      bench.attend(tile, std::min(TOKENS, tokens - tile * TOKENS), dimensions, head * dimensions, inner);
+      bench.attend(tile, std::min(TOKENS, tokens - tile * TOKENS), dimensions, head * dimensions,
+                   inner);
   bench.run(seed);
   return bench.digest.value();
 }
 
-// Keys up to the last word of their memory. The lanes that the last group leaves without a token would write
-// beyond it.
+// Keys up to the last word of their memory. The lanes that the last group leaves without a token
+// would write beyond it.
 uint64_t full_keys(Verdict& verdict, uint64_t seed) {
   bench::Digest digest;
-  for (unsigned tokens = config::KEY_BANKS; tokens <= Bench::MOST_TOKENS; tokens += config::KEY_BANKS) {
+  for (unsigned tokens = config::KEY_BANKS; tokens <= Bench::MOST_TOKENS;
+       tokens += config::KEY_BANKS) {
     if (tokens % TOKENS % LANES == 0)
       continue;
     Bench bench(verdict, seed);
@@ -392,7 +410,8 @@ uint64_t hidden(Verdict& verdict, uint64_t seed) {
   Bench bench(verdict, seed);
   Random& random = bench.random;
   const unsigned tokens = unsigned(random.between(1, Bench::MOST_TOKENS));
-  const unsigned rows4 = unsigned(random.between(0, 30)), rows8 = unsigned(random.between(rows4 == 0, 30));
+  const unsigned rows4 = unsigned(random.between(0, 30)),
+                 rows8 = unsigned(random.between(rows4 == 0, 30));
   const int64_t zero_point = draw(random, -128, 127);
   const bool wild = random.between(0, 1);
   bench.take_table();
@@ -435,7 +454,8 @@ uint64_t residual(Verdict& verdict, uint64_t seed) {
          .rows8 = embed - rows4},
         [&](unsigned r) { return bench.draw_row(destination::RESIDUAL, embed - 1 - r); }, wild);
   }
-  const unsigned classes = unsigned(random.between(1, 40)), rows4 = unsigned(random.between(0, classes));
+  const unsigned classes = unsigned(random.between(1, 40)),
+                 rows4 = unsigned(random.between(0, classes));
   bench.rows(
       {.kind = kind::LOGITS, .tokens = 1, .rows4 = rows4, .rows8 = classes - rows4},
       [&](unsigned r) {

@@ -1,5 +1,6 @@
-// The kernels that compute, joined as in the block design, against the oracle itself: each golden vector's
-// network, stage by stage. The program's argument is the file that scripts/golden.py writes.
+// The kernels that compute, joined as in the block design, against the oracle itself: each golden
+// vector's network, stage by stage. The program's argument is the file that scripts/golden.py
+// writes.
 #include <algorithm>
 #include <fstream>
 #include <map>
@@ -84,22 +85,25 @@ class Network : public sim::Fabric {
       const int64_t value = stored(row, column);
       digest.add(value);
       verdict.equal(value, golden[i],
-                    subnet + ": " + stage + "[" + std::to_string(row) + "][" + std::to_string(column) + "]");
+                    subnet + ": " + stage + "[" + std::to_string(row) + "][" +
+                        std::to_string(column) + "]");
     }
   }
   // Of a memory whose words hold a tile's tokens.
-  template <unsigned BANK_LANES = LANES, typename Ram> static auto token_words(Ram& ram, unsigned columns) {
+  template <unsigned BANK_LANES = LANES, typename Ram>
+  static auto token_words(Ram& ram, unsigned columns) {
     return [&ram, columns](unsigned token, unsigned column) {
       const unsigned lane = token % TOKENS;
-      return int64_t(ram.at(lane / BANK_LANES, token / TOKENS * columns + column)[lane % BANK_LANES]);
+      return int64_t(
+          ram.at(lane / BANK_LANES, token / TOKENS * columns + column)[lane % BANK_LANES]);
     };
   }
 
   void run() {
     scheduler().run();
     verdict.expect(array_commands_.empty() && drain_commands_.empty() && norm_commands_.empty() &&
-                       softmax_commands_.empty() && weights_.empty() && rows_.empty() && gains_.empty() &&
-                       sums_.empty() && maxima_.empty() && scales_.empty(),
+                       softmax_commands_.empty() && weights_.empty() && rows_.empty() &&
+                       gains_.empty() && sums_.empty() && maxima_.empty() && scales_.empty(),
                    subnet + ": something was not taken\n" + dump());
   }
 
@@ -109,8 +113,8 @@ class Network : public sim::Fabric {
     std::vector<MatrixRow> rows = vectors.rows(layer, columns);
     for (unsigned r = 0; r < rows.size(); ++r)
       std::tie(rows[r].destination, rows[r].column) = place(r);
-    const auto eight =
-        std::stable_partition(rows.begin(), rows.end(), [](const MatrixRow& row) { return !row.eight_bit; });
+    const auto eight = std::stable_partition(rows.begin(), rows.end(),
+                                             [](const MatrixRow& row) { return !row.eight_bit; });
     const uint64_t rows4 = uint64_t(eight - rows.begin()), rows8 = rows.size() - rows4;
     const isa::Gemm gemm{.source = from,
                          .wait_norm = from == source::NORMED,
@@ -136,7 +140,8 @@ class Network : public sim::Fabric {
   }
   void update(const std::string& layer, unsigned from, unsigned columns, unsigned skip,
               const std::string& stage) {
-    product(layer, from, columns, {.kind = kind::RESIDUAL, .tokens = tokens, .skip = skip, .stride = embed},
+    product(layer, from, columns,
+            {.kind = kind::RESIDUAL, .tokens = tokens, .skip = skip, .stride = embed},
             [](unsigned r) { return std::pair(destination::RESIDUAL, r); });
     holds(stage, tokens, embed, token_words(residual_, embed));
     holds(stage, tokens, embed, token_words(norm_residual_, embed));
@@ -163,7 +168,8 @@ class Network : public sim::Fabric {
 
   void patches() {
     const Tensor& image = vectors["golden.image"];
-    const int height = int(number("config.image.height")), width = int(number("config.image.width")),
+    const int height = int(number("config.image.height")),
+              width = int(number("config.image.width")),
               stride = int(number("config.patch.stride")), pad = int(number("config.patch.pad"));
     const int columns = (width + 2 * pad - int(kernel)) / stride + 1;
     const unsigned length = channels * kernel * kernel;
@@ -172,8 +178,9 @@ class Network : public sim::Fabric {
         const int y = int(p) / columns * stride - pad + int(k / kernel % kernel),
                   x = int(p) % columns * stride - pad + int(k % kernel);
         const bool inside = y >= 0 && y < height && x >= 0 && x < width;
-        const int64_t pixel = inside ? image[size_t(y * width + x) * channels + k / (kernel * kernel)]
-                                     : number("config.patch.pad_value");
+        const int64_t pixel = inside
+                                  ? image[size_t(y * width + x) * channels + k / (kernel * kernel)]
+                                  : number("config.patch.pad_value");
         const unsigned token = prefix + p, lane = token % TOKENS;
         input_.at(lane / LANES, token / TOKENS * length + k)[lane % LANES] = pixel - 128;
       }
@@ -201,8 +208,8 @@ class Network : public sim::Fabric {
     const unsigned inner = heads * dimensions;
     for (unsigned head = 0; head < heads; ++head)
       for (unsigned tile = 0; tile < tiles; ++tile) {
-        const unsigned parity = (head * tiles + tile) % 2, here = std::min(TOKENS, tokens - tile * TOKENS),
-                       base = head * dimensions;
+        const unsigned parity = (head * tiles + tile) % 2,
+                       here = std::min(TOKENS, tokens - tile * TOKENS), base = head * dimensions;
         const uint64_t mult = uint64_t(vectors[block + ".attn.mult"][head]);
         const isa::Scores scores{.parity = parity,
                                  .tile = tile,
@@ -245,11 +252,11 @@ class Network : public sim::Fabric {
             [inner](unsigned r) { return std::pair(r / inner, r % inner); }); // query, key, value
     holds(layer + ".qkv", tokens, 3 * inner, [&](unsigned token, unsigned row) {
       const unsigned c = row % inner;
-      return row < inner ? token_words(query_, inner)(token, c)
-             : row < 2 * inner
-                 ? int64_t(key_.at(token % config::KEY_BANKS, token / config::KEY_BANKS * inner + c))
-                 : int64_t(value_.at((token + c) % config::VALUE_BANKS,
-                                     c / config::VALUE_BANKS * tokens + token));
+      return row < inner       ? token_words(query_, inner)(token, c)
+             : row < 2 * inner ? int64_t(key_.at(token % config::KEY_BANKS,
+                                                 token / config::KEY_BANKS * inner + c))
+                               : int64_t(value_.at((token + c) % config::VALUE_BANKS,
+                                                   c / config::VALUE_BANKS * tokens + token));
     });
     attention(layer, heads, dimensions);
     update(layer + ".proj", source::QUERY, inner, 0, layer + ".mid");

@@ -1,6 +1,6 @@
-// What the testbenches of single kernels share: a kernel's processes with feeders and collectors at its
-// queues, and a digest of what came out, which must be the same in both forms of the sources. Depends on the
-// kernels' declarations and the simulation.
+// What the testbenches of single kernels share: a kernel's processes with feeders and collectors at
+// its queues, and a digest of what came out, which must be the same in both forms of the sources.
+// Depends on the kernels' declarations and the simulation.
 #pragma once
 
 #include <deque>
@@ -39,7 +39,8 @@ void feed(sim::Scheduler& scheduler, S& stream, const std::vector<T>& items) {
 }
 
 // A fiber that reads what comes, without end.
-template <typename S, typename T> void collect(sim::Scheduler& scheduler, S& stream, std::vector<T>& items) {
+template <typename S, typename T>
+void collect(sim::Scheduler& scheduler, S& stream, std::vector<T>& items) {
   scheduler.spawn("collect", [&stream, &items] {
     while (alive())
       items.push_back(stream.read());

@@ -1,5 +1,5 @@
-// The accelerator's memory as a host fills it: sealed commands, matrices, transfers with their checks.
-// Written from docs/accelerator.md, apart from the sources under test.
+// The accelerator's memory as a host fills it: sealed commands, matrices, transfers with their
+// checks. Written from docs/accelerator.md, apart from the sources under test.
 #pragma once
 
 #include <cstddef>
@@ -26,8 +26,8 @@ inline uint32_t check_of(const std::vector<uint8_t>& bytes) {
   return sum;
 }
 
-// The eighth word of each: the sum of the eighth word before it, or of the segment's seed, and of its own
-// seven others, each rotated left by its place from 1 on.
+// The eighth word of each: the sum of the eighth word before it, or of the segment's seed, and of
+// its own seven others, each rotated left by its place from 1 on.
 inline void seal(std::vector<command_t>& list, uint32_t seed) {
   for (command_t& command : list) {
     for (unsigned i = 0; i < 7; ++i) {

@@ -80,7 +80,8 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
     const unsigned tokens =
         seed % 7 == 0 && pool == pooling::NONE ? 1 : unsigned(random.between(1, 3 * TOKENS));
     const unsigned tiles = ceil_div(tokens, TOKENS);
-    const unsigned most = std::min({1024u, config::RESIDUAL_WORDS / tiles, config::NORM_WORDS / tiles});
+    const unsigned most =
+        std::min({1024u, config::RESIDUAL_WORDS / tiles, config::NORM_WORDS / tiles});
     const unsigned embed = unsigned(random.between(1, seed % 5 == 0 ? most : std::min(most, 60u)));
     const unsigned first = unsigned(random.between(0, std::min(tokens - 1, 3u)));
     const int64_t frac = draw(random, 0, 8);
@@ -196,8 +197,8 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
         normed->at(e.frame * NORM_GROUPS + e.token / NORM_LANES, e.address)[e.token % NORM_LANES];
     digest.add(code);
     verdict.equal(code, e.code,
-                  "seed " + std::to_string(seed) + ", token " + std::to_string(e.token) + ", word " +
-                      std::to_string(e.address));
+                  "seed " + std::to_string(seed) + ", token " + std::to_string(e.token) +
+                      ", word " + std::to_string(e.address));
   }
   scheduler.stop();
   return digest.value();

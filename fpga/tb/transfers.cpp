@@ -1,5 +1,5 @@
-// load, fetch and store, each alone: every target, stripes, checks, tokens; bad commands, transfers cut
-// short, addresses that trap.
+// load, fetch and store, each alone: every target, stripes, checks, tokens; bad commands, transfers
+// cut short, addresses that trap.
 #include <vector>
 
 #include "dram.hpp"
@@ -47,9 +47,9 @@ struct LoadBench {
       dram.flush(stripes[port], arena.stripe_bytes());
     }
     scheduler.spawn("load", [this] {
-      load(Bus<port_t>(dram, stripes[0]), Bus<port_t>(dram, stripes[1]), Bus<port_t>(dram, stripes[2]),
-           Bus<port_t>(dram, stripes[3]), commands, weights, rows, gains, array_to_load, load_to_array,
-           checks, Write::Input(input));
+      load(Bus<port_t>(dram, stripes[0]), Bus<port_t>(dram, stripes[1]),
+           Bus<port_t>(dram, stripes[2]), Bus<port_t>(dram, stripes[3]), commands, weights, rows,
+           gains, array_to_load, load_to_array, checks, Write::Input(input));
     });
   }
   void play(const std::vector<command_t>& list) {
@@ -59,7 +59,8 @@ struct LoadBench {
     });
   }
   // The next `count` beats of a queue, as bytes.
-  template <unsigned DEPTH> void take(Beats<DEPTH>& queue, size_t count, std::vector<uint8_t>& out) {
+  template <unsigned DEPTH>
+  void take(Beats<DEPTH>& queue, size_t count, std::vector<uint8_t>& out) {
     scheduler.spawn("taker", [&queue, count, &out] {
       for (size_t i = 0; i < count; ++i) {
         const beat_t beat = queue.read();
@@ -100,7 +101,8 @@ void load_moves_beats_as_they_are(Verdict& verdict, uint64_t seed) {
   verdict.expect(bench.checks.size() == 1 && bench.weights.empty() && bench.rows.empty(),
                  "one check, and no beat of checks, leaves");
   verdict.expect(bench.checks.read() == 1, "sound transfers are reported sound");
-  verdict.equal(bench.scheduler.counters().at("load.beats"), uint64_t(1 + 3 + 200 + 66 + 1 + 40 + 6),
+  verdict.equal(bench.scheduler.counters().at("load.beats"),
+                uint64_t(1 + 3 + 200 + 66 + 1 + 40 + 6),
                 "an interval a beat, and one for each check");
 }
 
@@ -121,10 +123,12 @@ void load_gathers_patches(Verdict& verdict, uint64_t seed) {
                           .address = first};
   bench.play({patches.encode(), load_end(1)});
   bench.scheduler.run();
-  verdict.expect(bench.load_to_array.empty() && bench.checks.empty(), "patches wait for the array's credit");
+  verdict.expect(bench.load_to_array.empty() && bench.checks.empty(),
+                 "patches wait for the array's credit");
   bench.array_to_load.write(1);
   bench.scheduler.run();
-  verdict.expect(bench.load_to_array.size() == 1 && bench.array_to_load.empty(), "a credit for a credit");
+  verdict.expect(bench.load_to_array.size() == 1 && bench.array_to_load.empty(),
+                 "a credit for a credit");
   for (unsigned word = 0; word < WORDS; ++word)
     for (unsigned token = 0; token < config::TOKENS; ++token) {
       const int got = int(bench.input.at(token / config::LANES, word)[token % config::LANES]);
@@ -137,7 +141,8 @@ void load_reports_each_frame_its_own(Verdict& verdict, uint64_t seed) {
   Arena arena;
   std::vector<command_t> list;
   for (unsigned i = 0; i < 4; ++i) // frames 0, 1, 1, 0
-    list.push_back(load_command(target::WEIGHTS, arena.add(noise(random, 7 * BEAT)), 7, (i + 1) / 2 % 2));
+    list.push_back(
+        load_command(target::WEIGHTS, arena.add(noise(random, 7 * BEAT)), 7, (i + 1) / 2 % 2));
   arena.at((8 + 3) * BEAT + 5) ^= 0x20; // of frame 1's first
   for (const unsigned frame : {0u, 1u, 1u, 0u})
     list.push_back(load_end(frame));
@@ -147,7 +152,8 @@ void load_reports_each_frame_its_own(Verdict& verdict, uint64_t seed) {
   bench.play(list);
   bench.scheduler.run();
   for (const unsigned wanted : {1u, 0u, 1u, 1u})
-    verdict.equal(unsigned(bench.checks.read()), wanted, "a frame's check, which its report clears");
+    verdict.equal(unsigned(bench.checks.read()), wanted,
+                  "a frame's check, which its report clears");
 }
 
 void load_notices_what_memory_does(Verdict& verdict, uint64_t seed) {
@@ -203,8 +209,8 @@ struct FetchBench {
   static constexpr uint32_t SEED = 0x9e3779b9;
 
   size_t handed_on() const {
-    return load_commands.size() + array_commands.size() + drain_commands.size() + norm_commands.size() +
-           softmax_commands.size();
+    return load_commands.size() + array_commands.size() + drain_commands.size() +
+           norm_commands.size() + softmax_commands.size();
   }
   void play(std::vector<command_t> list, uint32_t input) {
     seal(list, SEED);
@@ -218,8 +224,8 @@ struct FetchBench {
       dram.flush(address, list.size() * sizeof(command_t));
     }
     scheduler.spawn("fetch", [=, this, count = uint32_t(list.size())] {
-      fetch(Bus<command_t>(dram, address), count, input, seed, load_commands, array_commands, drain_commands,
-            norm_commands, softmax_commands, &magic, &abi, &low, &high, &error);
+      fetch(Bus<command_t>(dram, address), count, input, seed, load_commands, array_commands,
+            drain_commands, norm_commands, softmax_commands, &magic, &abi, &low, &high, &error);
     });
     scheduler.run();
     if (address != 0)
@@ -232,7 +238,8 @@ void fetch_hands_each_command_to_its_unit(Verdict& verdict) {
   std::vector<command_t> list;
   for (unsigned i = 0; i < 15; ++i)
     list.push_back(raw_command(i % 5, 0, 0, i));
-  list.push_back(isa::Load{.target = target::PATCHES, .input = 1, .beats = 4, .address = 100}.encode());
+  list.push_back(
+      isa::Load{.target = target::PATCHES, .input = 1, .beats = 4, .address = 100}.encode());
   list.push_back(load_command(target::WEIGHTS, 100, 4));
   bench.play(list, 1000);
   verdict.equal(bench.error, 0u, "no bad command");
@@ -251,8 +258,9 @@ void fetch_hands_each_command_to_its_unit(Verdict& verdict) {
 void fetch_reports(Verdict& verdict) {
   FetchBench bench;
   bench.play({}, 0);
-  verdict.expect(bench.magic == isa::MAGIC && bench.abi == isa::ABI && bench.low == config::HASH_LOW &&
-                     bench.high == config::HASH_HIGH && bench.error == 0,
+  verdict.expect(bench.magic == isa::MAGIC && bench.abi == isa::ABI &&
+                     bench.low == config::HASH_LOW && bench.high == config::HASH_HIGH &&
+                     bench.error == 0,
                  "a fetch of no commands reports the identity");
   bench.play({raw_command(2, 0), raw_command(5, 0), raw_command(2, 0), raw_command(7, 1)}, 0);
   verdict.equal(bench.error, 2u, "the first command that has no unit");
@@ -269,8 +277,8 @@ void fetch_refuses_what_was_not_written(Verdict& verdict) {
   other[3].word[3] ^= 0x300;
   seal(list, FetchBench::SEED);
   seal(other, FetchBench::SEED + 1);
-  const auto refused = [&](const std::vector<command_t>& memory, size_t from, const std::string& what,
-                           uint32_t seed = FetchBench::SEED) {
+  const auto refused = [&](const std::vector<command_t>& memory, size_t from,
+                           const std::string& what, uint32_t seed = FetchBench::SEED) {
     FetchBench bench;
     bench.play_as_is(memory, 0, seed);
     verdict.equal(size_t(bench.error), from + 1, what + ": the command that is refused");
@@ -351,7 +359,8 @@ void memories_check_their_ports(Verdict& verdict) {
   };
   const auto write = [&](size_t bank, size_t address) {
     verdict.traps([&] { in_fiber([&] { WritePort<int, 2, 8>{ram}[bank][address] = 1; }); },
-                  "word " + std::to_string(address) + " of 8 in bank " + std::to_string(bank) + " of 2");
+                  "word " + std::to_string(address) + " of 8 in bank " + std::to_string(bank) +
+                      " of 2");
   };
   for (const size_t bank : {0u, 2u})
     write(bank, 8 - 4 * bank);

@@ -22,8 +22,10 @@ public:
     if (!holds && ++failures_ <= 20)
       std::fprintf(stderr, "%s: FAILED: %s\n", name_, what.c_str());
   }
-  template <typename A, typename B> void equal(const A& got, const B& wanted, const std::string& what) {
-    expect(got == wanted, what + ": " + std::to_string(got) + " instead of " + std::to_string(wanted));
+  template <typename A, typename B>
+  void equal(const A& got, const B& wanted, const std::string& what) {
+    expect(got == wanted,
+           what + ": " + std::to_string(got) + " instead of " + std::to_string(wanted));
   }
   // That it traps, and says so in these words.
   void traps(const std::function<void()>& body, const std::string& words) {
@@ -33,7 +35,8 @@ public:
     } catch (const sim::Trap& trap) {
       message = trap.what();
     }
-    expect(message.find(words) != std::string::npos, "expected \"" + words + "\", got \"" + message + "\"");
+    expect(message.find(words) != std::string::npos,
+           "expected \"" + words + "\", got \"" + message + "\"");
   }
   // What main returns.
   int end() const {

@@ -1,11 +1,11 @@
-// Runs fpga/rtl/array.sv on the tile passes of a file and prints, cycle by cycle, what it issues and what
-// leaves it.
+// Runs fpga/rtl/array.sv on the tile passes of a file and prints, cycle by cycle, what it issues
+// and what leaves it.
 //
-// Lines of the file: `options SEED STALL_PERCENT BEAT_INTERVAL QUEUE_DEPTH`; `load COLUMNS BYTES`; `pass
-// FIELDS... ACTIVATIONS ROW_OPERANDS` (fields as in array_types.sv; bytes in hexadecimal, - for none). A
-// queue of QUEUE_DEPTH takes a beat every BEAT_INTERVAL cycles; without one (0) a beat comes that many cycles
-// after the one before was taken, the first as many after cycle 0. In a cycle one of STALL_PERCENT in 100
-// draws refuses results. Cycle 0 is the first after reset.
+// Lines of the file: `options SEED STALL_PERCENT BEAT_INTERVAL QUEUE_DEPTH`; `load COLUMNS BYTES`;
+// `pass FIELDS... ACTIVATIONS ROW_OPERANDS` (fields as in array_types.sv; bytes in hexadecimal, -
+// for none). A queue of QUEUE_DEPTH takes a beat every BEAT_INTERVAL cycles; without one (0) a beat
+// comes that many cycles after the one before was taken, the first as many after cycle 0. In a
+// cycle one of STALL_PERCENT in 100 draws refuses results. Cycle 0 is the first after reset.
 
 #include <cstdint>
 #include <cstdio>

@@ -1,10 +1,15 @@
-// What AMD's UG579 says of a DSP48E2 in the one form that fpga/rtl/mac_dsp48e2.v and Yosys use: A and B registered or not, product, P.
+// What AMD's UG579 says of a DSP48E2 in the one form that fpga/rtl/mac_dsp48e2.v and Yosys use: A
+// and B registered or not, product, P.
 
 module DSP48E2 #(
-    parameter integer AREG = 1, ACASCREG = 1, BREG = 1, BCASCREG = 1, CREG = 1, DREG = 1, ADREG = 1, MREG = 1, PREG = 1,
-    parameter integer INMODEREG = 1, OPMODEREG = 1, ALUMODEREG = 1, CARRYINREG = 1, CARRYINSELREG = 1,
-    parameter AMULTSEL = "A", BMULTSEL = "B", A_INPUT = "DIRECT", B_INPUT = "DIRECT", PREADDINSEL = "A",
-    parameter USE_MULT = "MULTIPLY", USE_SIMD = "ONE48", USE_PATTERN_DETECT = "NO_PATDET", USE_WIDEXOR = "FALSE",
+    parameter integer AREG = 1, ACASCREG = 1, BREG = 1, BCASCREG = 1, CREG = 1, DREG = 1, ADREG = 1,
+    parameter integer MREG = 1, PREG = 1,
+    parameter integer INMODEREG = 1, OPMODEREG = 1, ALUMODEREG = 1,
+    parameter integer CARRYINREG = 1, CARRYINSELREG = 1,
+    parameter AMULTSEL = "A", BMULTSEL = "B", A_INPUT = "DIRECT", B_INPUT = "DIRECT",
+    parameter PREADDINSEL = "A",
+    parameter USE_MULT = "MULTIPLY", USE_SIMD = "ONE48", USE_PATTERN_DETECT = "NO_PATDET",
+    parameter USE_WIDEXOR = "FALSE",
     parameter [8:0] IS_OPMODE_INVERTED = 0
 ) (
     input CLK,
@@ -23,7 +28,8 @@ module DSP48E2 #(
 );
 
     initial
-        if (AREG > 1 || BREG > 1 || AMULTSEL != "A" || BMULTSEL != "B" || A_INPUT != "DIRECT" || B_INPUT != "DIRECT"
+        if (AREG > 1 || BREG > 1 || AMULTSEL != "A" || BMULTSEL != "B" || A_INPUT != "DIRECT"
+            || B_INPUT != "DIRECT"
             || USE_MULT != "MULTIPLY" || USE_SIMD != "ONE48") begin
             $display("this form of a DSP48E2 is not modelled");
             $fatal;
@@ -39,7 +45,8 @@ module DSP48E2 #(
     wire [8:0] opmode = (OPMODEREG == 0 ? OPMODE : opmode_register) ^ IS_OPMODE_INVERTED;
     wire signed [47:0] z = opmode[6:4] == 3'b010 ? P : 0;
     wire signed [47:0] sum = z + m;
-    wire known = opmode[8:7] == 0 && opmode[3:0] == 4'b0101 && (opmode[6:4] == 0 || opmode[6:4] == 3'b010) && ALUMODE == 0 && INMODE == 0;
+    wire known = opmode[8:7] == 0 && opmode[3:0] == 4'b0101
+        && (opmode[6:4] == 0 || opmode[6:4] == 3'b010) && ALUMODE == 0 && INMODE == 0;
 
     always @(posedge CLK) begin
         if (CEA2) a_register <= A[26:0];

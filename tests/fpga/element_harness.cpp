@@ -1,5 +1,5 @@
-// The packed element against int64: sums of two 4-bit rows or of one 8-bit row, at random and with extreme
-// operands; 1 where one is wrong.
+// The packed element against int64: sums of two 4-bit rows or of one 8-bit row, at random and with
+// extreme operands; 1 where one is wrong.
 
 #include <cstdint>
 #include <cstdio>
@@ -21,8 +21,9 @@ struct Rows {
 // The rows of P: low field signed, except of an 8-bit row of unsigned activations.
 Rows split(int64_t p, Mode mode) {
   const uint64_t field = static_cast<uint64_t>(p) & ((1ULL << S) - 1);
-  const int64_t low = mode == Mode::UNSIGNED_EIGHT ? static_cast<int64_t>(field)
-                                                   : static_cast<int64_t>(field << (64 - S)) >> (64 - S);
+  const int64_t low = mode == Mode::UNSIGNED_EIGHT
+                          ? static_cast<int64_t>(field)
+                          : static_cast<int64_t>(field << (64 - S)) >> (64 - S);
   return {low, (p - low) >> S};
 }
 
@@ -50,8 +51,8 @@ int main() {
     const Mode mode = static_cast<Mode>(sum % 3);
     const int products = sum < 12 ? longest[sum % 3] : draw(1, 60);
     Rows exact{};
-    // A sum's last operands are in P four clocks later; the next sum's would overwrite it, so one sum at a
-    // time.
+    // A sum's last operands are in P four clocks later; the next sum's would overwrite it, so one
+    // sum at a time.
     for (int k = 0, a = 0; k < products + 4; k++) {
       // W is a cycle behind its operands: the activation of the product before.
       top.a = k >= 1 && k <= products ? a & 0x1ff : 0;
@@ -82,7 +83,8 @@ int main() {
     }
     const Rows got = split(static_cast<int64_t>(top.p << 16) >> 16, mode);
     if (got.low != exact.low || got.high != exact.high) {
-      std::printf("sum %d: %ld %ld, exact %ld %ld\n", sum, got.low, got.high, exact.low, exact.high);
+      std::printf("sum %d: %ld %ld, exact %ld %ld\n", sum, got.low, got.high, exact.low,
+                  exact.high);
       wrong++;
     }
   }

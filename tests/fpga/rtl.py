@@ -27,7 +27,7 @@ SOURCES = [
         "weights.sv",
         "issue.sv",
         "sequence_chain.sv",
-        "join_rows.sv",
+        "unpack_lanes.sv",
         "array.sv",
     )
 ]

@@ -1,4 +1,4 @@
-"""The event-driven model of the array (rust/accelerator/src/events.rs) against the RTL, cycle for cycle."""
+"""The event-driven model of the array (rust/accelerator/src/events/) against the RTL, cycle for cycle."""
 
 from __future__ import annotations
 

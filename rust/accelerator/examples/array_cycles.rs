@@ -6,7 +6,7 @@
 
 use std::io::Read;
 
-use quasar_accelerator::events::{array_cycles, joined, Work};
+use quasar_accelerator::events::{aligned, array_cycles, Work};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut text = String::new();
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let issued = array_cycles(pairs, beat_bytes, beat_interval, &work)?;
     for (pass, drain) in issued.iter().zip(drains) {
-        let last_sum = joined(pass.end, tokens, pairs) + drain;
+        let last_sum = aligned(pass.end, tokens, pairs) + drain;
         let (stalls, waits) = (pass.drain_stall, pass.weight_stall);
         println!("{} {} {stalls} {waits} {last_sum}", pass.start, pass.end);
     }

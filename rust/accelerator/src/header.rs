@@ -112,7 +112,7 @@ fn command_struct(operation: &Operation) -> String {
             Form::Named(values) => format!("{about} See `{}`.", values.name.to_lowercase()),
             _ => (*about).to_owned(),
         };
-        let _ = writeln!(text, "  {kind}<{bits}> {name} = 0; //{about}");
+        let _ = writeln!(text, "  //{about}\n  {kind}<{bits}> {name} = 0;");
         let _ = writeln!(
             decode,
             "    fields.{name} = {kind}<{bits}>(bits(command, {word}, {lsb}, {bits}));"

@@ -85,6 +85,8 @@ struct Queues {
 pub struct Interpreter<'a> {
     program: &'a Program,
     shape: Shape,
+    /// S, the bits of a slice's low field.
+    shift: u32,
     queues: Queues,
     /// Of the transfers of each slot's frame.
     sound: [bool; 2],
@@ -115,6 +117,7 @@ impl<'a> Interpreter<'a> {
         Self {
             program,
             shape,
+            shift: program.hardware().board().dsp_kind.shift(),
             queues: Queues {
                 array_to_load: 1,
                 ..Queues::default()
@@ -212,17 +215,14 @@ impl<'a> Interpreter<'a> {
     fn ready(&self, command: Command) -> bool {
         let (q, s) = (&self.queues, &self.shape);
         let tiles = |tokens: u32| tokens.div_ceil(s.tokens as u32) as usize;
-        let groups = |tokens: u32| -> usize {
-            s.token_tiles(tokens as usize)
-                .map(|tile| s.groups(tile))
-                .sum()
-        };
+        let groups =
+            |tokens: u32| -> usize { s.token_tiles(tokens).map(|tile| s.groups(tile)).sum() };
         match command {
             Command::Load(c) => q.array_to_load >= c.wait_array as usize,
             Command::LoadEnd(_) => true,
             Command::Gemm(c) => {
                 let tiles = tiles(c.tokens);
-                let rows = s.row_tiles(c.rows4 as usize, c.rows8 as usize).len();
+                let rows = s.row_tiles(c.rows4, c.rows8).count();
                 q.load_to_array >= c.wait_load as usize
                     && q.norm_to_array >= c.wait_norm as usize * tiles
                     && q.drain_to_array
@@ -234,8 +234,8 @@ impl<'a> Interpreter<'a> {
                 q.drain_to_array >= c.wait_drain as usize && q.softmax_to_array > 0
             }
             Command::Rows(c) => {
-                let rows = s.row_tiles(c.rows4 as usize, c.rows8 as usize);
-                let beats: usize = rows.iter().map(|tile| s.row_beats(tile.rows())).sum();
+                let rows = s.row_tiles(c.rows4, c.rows8);
+                let beats: usize = rows.map(|tile| s.row_beats(tile.rows() as usize)).sum();
                 q.sums.len() >= (c.rows4 + c.rows8) as usize * groups(c.tokens)
                     && q.rows.len() >= beats
             }
@@ -324,21 +324,21 @@ impl<'a> Interpreter<'a> {
     fn gemm(&mut self, c: &Gemm) -> Result<()> {
         let s = self.shape;
         let columns = c.columns as usize;
-        let tiles: Vec<usize> = s.token_tiles(c.tokens as usize).collect();
+        let tiles: Vec<usize> = s.token_tiles(c.tokens).collect();
         self.queues.load_to_array -= c.wait_load as usize;
         self.queues.norm_to_array -= c.wait_norm as usize * tiles.len();
         self.queues.drain_to_array -=
             c.wait_drain as usize + c.wait_drain_tiles as usize * tiles.len();
-        for rows in s.row_tiles(c.rows4 as usize, c.rows8 as usize) {
+        for rows in s.row_tiles(c.rows4, c.rows8) {
             let weights = take(&mut self.queues.weights, s.weight_beats(columns));
             for (tile, &tokens) in tiles.iter().enumerate() {
                 let mut accumulators = Vec::new();
-                for pair in 0..rows.pairs() {
-                    let wide = pair >= rows.rows4.div_ceil(2);
+                for pair in 0..rows.pairs() as usize {
+                    let eight_bit = pair >= rows.rows4.div_ceil(2) as usize;
                     let position = s.pairs - 1 - pair;
                     let mut sums = vec![(0, 0); tokens];
                     for (lane, sum) in sums.iter_mut().enumerate() {
-                        let mut slice = Slice::new(s.shift, wide, false);
+                        let mut slice = Slice::new(self.shift, eight_bit, false);
                         for k in 0..columns {
                             let a = self.activation(c, tile * columns + k, lane)?;
                             slice.add(weights[k * s.pairs + position], a);
@@ -349,12 +349,12 @@ impl<'a> Interpreter<'a> {
                         *sum = slice.finish();
                     }
                     let (low, high): (Vec<i64>, Vec<i64>) = sums.into_iter().unzip();
-                    if wide {
-                        let joined = low.iter().zip(&high).map(|(lo, hi)| 16 * hi + lo);
-                        accumulators.push(joined.collect());
+                    if eight_bit {
+                        let rows = low.iter().zip(&high).map(|(lo, hi)| 16 * hi + lo);
+                        accumulators.push(rows.collect());
                     } else {
                         accumulators.push(low);
-                        if 2 * pair + 1 < rows.rows4 {
+                        if 2 * pair + 1 < rows.rows4 as usize {
                             accumulators.push(high);
                         }
                     }
@@ -393,7 +393,7 @@ impl<'a> Interpreter<'a> {
         let mut maxima = vec![i32::MIN; s.tokens];
         for key in 0..c.keys as usize {
             for (lane, most) in maxima.iter_mut().enumerate().take(c.tokens as usize) {
-                let mut slice = Slice::new(s.shift, true, false);
+                let mut slice = Slice::new(self.shift, true, false);
                 for k in 0..c.columns as usize {
                     let (bank, address) = s.key(key, base + k, stride);
                     let weight = self.key.get(address, bank)?;
@@ -437,7 +437,7 @@ impl<'a> Interpreter<'a> {
         for row in 0..c.rows as usize {
             let mut sums = Vec::new();
             for lane in 0..c.tokens as usize {
-                let mut slice = Slice::new(s.shift, true, true);
+                let mut slice = Slice::new(self.shift, true, true);
                 for key in 0..c.keys as usize {
                     let (bank, address) = s.value(key, c.base as usize + row, c.keys as usize);
                     let weight = self.value.get(address, bank)?;
@@ -475,13 +475,14 @@ impl<'a> Interpreter<'a> {
 
     fn rows(&mut self, c: &RowsCommand) -> Result<()> {
         let s = self.shape;
-        let tiles: Vec<usize> = s.token_tiles(c.tokens as usize).collect();
+        let tiles: Vec<usize> = s.token_tiles(c.tokens).collect();
         let mut moments = vec![(0i32, 0i64); c.tokens as usize];
-        for rows in s.row_tiles(c.rows4 as usize, c.rows8 as usize) {
-            let parameters = take(&mut self.queues.rows, s.row_beats(rows.rows()));
+        for rows in s.row_tiles(c.rows4, c.rows8) {
+            let count = rows.rows() as usize;
+            let parameters = take(&mut self.queues.rows, s.row_beats(count));
             let rows: Vec<_> = parameters
                 .chunks_exact(ROW_BYTES)
-                .take(rows.rows())
+                .take(count)
                 .map(Parameters::of)
                 .collect();
             let mut value_sums = vec![0; rows.len()];
@@ -581,7 +582,7 @@ impl<'a> Interpreter<'a> {
             .map(|&[a, b, c, d]| (i16::from_le_bytes([a, b]), i16::from_le_bytes([c, d])))
             .collect();
         let mut moments = Vec::new();
-        for tile in s.token_tiles(tokens) {
+        for tile in s.token_tiles(c.tokens) {
             let groups = self.queues.moments.drain(..s.groups(tile));
             moments.extend(groups.flatten());
         }

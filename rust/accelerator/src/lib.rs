@@ -7,11 +7,10 @@
 //! | [`header`] | generates C++ headers and tables | `fpga/include/isa.hpp`, `config.hpp` |
 //! | [`program`] | holds a compiled subnet | command lists, arena, layouts of input and output |
 //! | [`compile`] | compiles a subnet | [`Program`] |
-//! | [`disasm`] | shows command lists to people | text |
+//! | [`disasm`] | lists commands for people | text |
 //! | [`events`] | replays command lists on the units, their queues and depths | cycles, stalls, intervals: modelled |
-//! | [`shape`] | divides products into tiles and groups | [`shape::Shape`] |
-//! | [`verify`] | proves that no schedule of the units stops or races | [`verify::Report`] |
-//! | [`interpret`] | runs command lists on plain arrays, untimed | logits |
+//! | [`shape`] | holds the sizes of the array and its memories | [`shape::Shape`] |
+//! | [`schedule_check`] | proves that no order of the units stops or races | [`schedule_check::Report`] |
 //! | [`transport`] | declares access to registers, memory and interrupt | [`transport::Transport`] |
 //! | [`sim`] | implements it for the simulated device | [`sim::Sim`] |
 //! | [`uio`] | implements it for this machine's FPGA | [`uio::Uio`] |
@@ -31,11 +30,13 @@ pub mod events;
 pub mod header;
 mod host_memory;
 pub mod identity;
-pub mod interpret;
+#[cfg(test)]
+mod interpret;
 pub mod isa;
 #[cfg(test)]
 mod mock;
 pub mod program;
+pub mod schedule_check;
 pub mod shape;
 pub mod sim;
 #[cfg(test)]
@@ -43,6 +44,5 @@ mod testing;
 pub mod transport;
 #[cfg(target_os = "linux")]
 pub mod uio;
-pub mod verify;
 
 pub use program::{Program, Segment};

@@ -1,31 +1,33 @@
-//! A compiled subnet: command lists, the arena's image, and the layout of a frame's input and output.
+//! Holds a compiled subnet: command lists, the arena's image, and the layouts of a frame's input and
+//! output.
 //!
-//! [`Program::compile`] makes it ([`crate::compile`]); it is immutable. Depends on [`crate::isa`] and the hardware's configuration.
+//! A program is immutable; the compiler makes it. Depends on [`crate::isa`] and the hardware's
+//! configuration.
 
 use std::fmt;
 
 use quasar_core::error::{Error, Result};
 use quasar_core::subnet::config::Pool;
-use quasar_core::Subnet;
 use quasar_hardware::Hardware;
 
 use crate::arena_layout;
 use crate::isa::{check, sealed, Command, PORT_BYTES};
 
-/// A part of the frames' work that the host starts at once. The number is a frame's slot; with one frame in flight it is 0 and there
-/// are no steps.
+/// A part of the frames' work, which the host starts at once. The number is a frame's slot. With one
+/// frame in flight the slot is 0 and there are no steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Segment {
     /// The first half of the phases of the frame in this slot.
     Start(u8),
-    /// The second half of the frame in this slot, interleaved with the first half of the one in the other.
+    /// The second half of the frame in this slot, interleaved with the first half of the frame in the
+    /// other slot.
     Step(u8),
     /// The second half of the frame in this slot.
     End(u8),
 }
 
 impl Segment {
-    /// All segments of a configuration with that many frames in flight, 1 or 2.
+    /// Returns all segments of a configuration with 1 or 2 frames in flight.
     pub fn all(frames: usize) -> &'static [Self] {
         const ALL: [Segment; 6] = [
             Segment::Start(0),
@@ -53,29 +55,30 @@ impl fmt::Display for Segment {
     }
 }
 
-/// What a command is part of.
+/// The part of the network that a command belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The frame's slot.
     pub slot: u8,
-    /// The frame's phase: 0 the patch embedding, then attention and MLP of each block, then the head.
+    /// Phase of the frame: 0 is the patch embedding, then attention and MLP of each block, then the
+    /// head.
     pub phase: u16,
     /// The layer or stage.
     pub stage: &'static str,
 }
 
-/// One segment's commands.
+/// The commands of one segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List {
     /// The segment.
     pub segment: Segment,
-    /// Its commands, as fetch reads them.
+    /// Commands, as fetch reads them.
     pub commands: Vec<Command>,
-    /// What each is part of.
+    /// Place of each command in the network.
     pub places: Vec<Place>,
 }
 
-/// Sizes of the network that the program's memory formats and its verification need.
+/// Sizes of the network that the memory formats and the schedule check need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sizes {
     pub(crate) tokens: usize,
@@ -94,43 +97,34 @@ pub struct Program {
     pub(crate) sizes: Sizes,
     pub(crate) lists: Vec<List>,
     pub(crate) arena: Vec<u8>,
-    /// The class of each logit that leaves, in order.
+    /// Class of each logit, in the order in which logits leave.
     pub(crate) logits: Vec<u16>,
 }
 
 impl Program {
-    /// Compiles a subnet. The same subnet and configuration always give the same program.
-    ///
-    /// # Errors
-    /// [`Error::InvalidValue`] for a mode that is modelled only, [`Error::InvalidSettings`] for a configuration that the HLS sources
-    /// cannot be built for, [`Error::DoesNotFit`] where a buffer or a field of a command cannot hold what the subnet needs.
-    pub fn compile(subnet: &Subnet, hardware: &Hardware) -> Result<Self> {
-        crate::compile::compile(subnet, hardware)
-    }
-
-    /// The configuration that it is compiled for.
+    /// Returns the configuration of the program.
     pub fn hardware(&self) -> &Hardware {
         &self.hardware
     }
 
-    /// The subnet's name.
+    /// Returns the subnet's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Phases of a frame.
+    /// Returns the number of phases of a frame.
     pub fn phases(&self) -> usize {
         self.sizes.phases
     }
 
-    /// All segments with their commands.
+    /// Returns all segments with their commands.
     pub fn segments(&self) -> impl Iterator<Item = (Segment, &[Command])> {
         self.lists
             .iter()
             .map(|list| (list.segment, &list.commands[..]))
     }
 
-    /// One segment's commands.
+    /// Returns the commands of a segment.
     ///
     /// # Panics
     /// For a segment that a configuration with one frame in flight does not have.
@@ -138,7 +132,8 @@ impl Program {
         &self.list(segment).commands
     }
 
-    /// One segment as it stands in memory: its commands with their checks, which go on from a seed that the host then gives fetch.
+    /// Returns a segment as it stands in memory: its commands with their checks. The host gives fetch
+    /// the same seed.
     ///
     /// # Panics
     /// As [`Self::commands`].
@@ -151,10 +146,10 @@ impl Program {
             .collect()
     }
 
-    /// A segment by its name.
+    /// Returns the segment that has this name.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] lists those that there are.
+    /// [`Error::InvalidValue`] lists the names of all segments.
     pub fn segment(&self, name: &str) -> Result<Segment> {
         let names = || self.segments().map(|(segment, _)| segment);
         names()
@@ -168,7 +163,7 @@ impl Program {
             })
     }
 
-    /// What each command of a segment is part of.
+    /// Returns the place of each command of a segment.
     ///
     /// # Panics
     /// As [`Self::commands`].
@@ -183,22 +178,24 @@ impl Program {
             .expect("one frame in flight has neither steps nor a slot 1")
     }
 
-    /// The arena: weights, row parameters, gains, tables and the residual's first values, checks included, in whole logical beats.
+    /// Returns the arena: weights, row parameters, gains, tables and the first values of the residual,
+    /// with checks, in whole logical beats.
     pub fn arena(&self) -> &[u8] {
         &self.arena
     }
 
-    /// Bytes of a logical beat: 16 from each AXI port.
+    /// Returns the bytes of a logical beat: 16 from each AXI port.
     pub fn beat_bytes(&self) -> usize {
         PORT_BYTES * self.hardware.configuration().axi_ports as usize
     }
 
-    /// Tokens of the array.
+    /// Returns the tokens of the array.
     fn array_tokens(&self) -> usize {
         self.hardware.configuration().array.tokens as usize
     }
 
-    /// Bytes of a frame's patches in `input`'s layout, with their check: whole logical beats.
+    /// Returns the bytes of a frame's patches in `input`'s layout, with their check: whole logical
+    /// beats.
     pub fn input_bytes(&self) -> usize {
         let Sizes {
             tokens, patch_len, ..
@@ -208,15 +205,16 @@ impl Program {
             * self.beat_bytes()
     }
 
-    /// Patch codes of a frame.
+    /// Returns the number of a frame's patch codes.
     pub fn patch_codes(&self) -> usize {
         (self.sizes.tokens - self.sizes.prefix) * self.sizes.patch_len
     }
 
-    /// Lays a frame's patch codes out as `input` has them, and adds the check. `patches` is `[grid, patch_len]`.
+    /// Writes a frame's patch codes in `input`'s layout, and adds the check. `patches` is
+    /// `[grid, patch_len]`.
     ///
     /// # Panics
-    /// Where `patches` has not [`Self::patch_codes`] or `out` not [`Self::input_bytes`] elements.
+    /// If `patches` does not have [`Self::patch_codes`] elements, or `out` not [`Self::input_bytes`].
     pub fn pack_input(&self, patches: &[i8], out: &mut [u8]) {
         assert_eq!(patches.len(), self.patch_codes(), "codes of all patches");
         assert_eq!(out.len(), self.input_bytes(), "one frame's input");
@@ -238,10 +236,10 @@ impl Program {
         last[..4].copy_from_slice(&arena_layout::check_of(data).to_le_bytes());
     }
 
-    /// Divides whole logical beats among the AXI ports: stripe i has what port i reads, 16 bytes a beat.
+    /// Divides whole logical beats among the AXI ports. Port i reads stripe i, 16 bytes a beat.
     ///
     /// # Panics
-    /// Where `logical` does not end with a beat.
+    /// If `logical` does not end with a beat.
     pub fn stripes(&self, logical: &[u8]) -> Vec<Vec<u8>> {
         let beat = self.beat_bytes();
         assert_eq!(logical.len() % beat, 0, "whole beats");
@@ -254,21 +252,21 @@ impl Program {
             .collect()
     }
 
-    /// Logits of a frame.
+    /// Returns the number of a frame's logits.
     pub fn classes(&self) -> usize {
         self.logits.len()
     }
 
-    /// Bytes of a frame's output: logits, padding, trailer.
+    /// Returns the bytes of a frame's output: logits, padding, trailer.
     pub fn output_bytes(&self) -> usize {
         (4 * self.classes()).next_multiple_of(PORT_BYTES) + PORT_BYTES
     }
 
-    /// Reads a frame's output: trailer first, then the logits, in the order of the classes.
+    /// Reads a frame's output into logits in the order of the classes, after checking the trailer.
     ///
     /// # Errors
-    /// [`Error::CorruptOutput`] where the tag, the number of logits, their check or a transfer's check is wrong;
-    /// [`Error::InvalidValue`] for a wrong size.
+    /// [`Error::CorruptOutput`] if the tag, the number of logits, their check or a transfer's check is
+    /// wrong; [`Error::InvalidValue`] for a wrong size.
     pub fn read_output(&self, bytes: &[u8], tag: u32, logits: &mut [i32]) -> Result<()> {
         let classes = self.classes();
         if bytes.len() != self.output_bytes() || logits.len() != classes {

@@ -8,6 +8,7 @@
 //! | [`configuration`] | describes array, lanes, buffers and clock |
 //! | [`workload`] | holds a network's sizes and row widths |
 //! | [`packing`] | packs two products into one DSP slice |
+//! | [`tiling`] | divides a product into the tiles that the array works on |
 //! | [`declared`] | declares intervals, depths and sizes of the accelerator's loops |
 
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ pub mod configuration;
 pub mod declared;
 pub mod packing;
 pub mod settings;
+pub mod tiling;
 pub mod workload;
 
 pub use boards::Board;

@@ -8,7 +8,7 @@ use pyo3::types::PyBytes;
 use quasar_accelerator::compile::schedule;
 use quasar_accelerator::disasm::disassemble;
 use quasar_accelerator::events::{frame_alone, intervals, steady, Cause};
-use quasar_accelerator::verify::verify;
+use quasar_accelerator::schedule_check::check_schedule;
 
 use crate::errors::to_py;
 use crate::hardware::{Hardware, Workload};
@@ -80,7 +80,7 @@ impl Program {
     }
 
     fn verify(&self, py: Python<'_>) -> PyResult<Report> {
-        let report = py.detach(|| verify(&self.program)).map_err(to_py)?;
+        let report = py.detach(|| check_schedule(&self.program)).map_err(to_py)?;
         Ok((report.queues, report.beats))
     }
 }

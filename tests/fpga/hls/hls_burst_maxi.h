@@ -1,4 +1,5 @@
-// Stands for the header of Vitis HLS: what the kernels take of it, and of ap_uint what memory.hpp does.
+// Stands for the header of Vitis HLS: what the kernels take of it, and of ap_uint what memory.hpp
+// does.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +25,9 @@ template <int W> class ap_uint {
 
 public:
   // Within a word.
-  Range range(int high, int low) { return {&word_[low / 32], low % 32, ~uint32_t(0) >> (31 - (high - low))}; }
+  Range range(int high, int low) {
+    return {&word_[low / 32], low % 32, ~uint32_t(0) >> (31 - (high - low))};
+  }
   uint32_t range(int high, int low) const { return const_cast<ap_uint*>(this)->range(high, low); }
 };
 

@@ -1,5 +1,5 @@
-// Stands for the header of Vitis HLS: what the kernels take of it. What a stream does is unknown to the
-// compiler.
+// Stands for the header of Vitis HLS: what the kernels take of it. What a stream does is unknown to
+// the compiler.
 #pragma once
 
 extern "C" {

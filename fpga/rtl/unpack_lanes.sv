@@ -1,8 +1,9 @@
-// Splits packed sums into rows, L tokens a cycle (scores: all), and adds up the passes of a tile.
+// Splits packed sums into rows, L tokens a cycle (all tokens for scores), and adds up the passes of
+// a tile.
 
 `default_nettype none
 
-module join_rows
+module unpack_lanes
     import array_types::*;
 #(
     parameter int T = 5,
@@ -42,7 +43,8 @@ module join_rows
     always_comb
         for (int l = 0; l < L; l++) begin
             automatic int t = 32'(leaving.group) * L + l;
-            total[l] = (leaving.first_pass ? '0 : earlier[l]) + (t < T ? row(packed_sums[t], leaving) : '0);
+            total[l] = (leaving.first_pass ? '0 : earlier[l])
+                + (t < T ? row(packed_sums[t], leaving) : '0);
         end
 
     always_ff @(posedge clk) begin

@@ -1,0 +1,122 @@
+//! Fills the arena.
+
+use quasar_core::subnet::schema::{self, LinearSpec};
+use quasar_core::subnet::LinearTensors;
+use quasar_core::Subnet;
+
+use super::plan::{Matrix, Outline, Plan};
+use crate::arena_layout::{self, Arena, Row, RowPair};
+use crate::isa::Destination;
+use crate::shape::Shape;
+
+/// Makes the arena's image. Returns also the class of each logit, in the order in which logits leave.
+pub(super) fn write(
+    subnet: &Subnet,
+    outline: &Outline,
+    plan: &Plan,
+    shape: &Shape,
+) -> (Vec<u8>, Vec<u16>) {
+    let config = subnet.config();
+    let mut arena = Arena::new(plan.beats, shape.beat);
+    let layers = schema::linears(config);
+    let mut layers = layers.iter();
+    let mut next = || {
+        let spec = layers.next().expect("the schema lists every layer");
+        (spec, subnet.linear(spec))
+    };
+    let i16s = |name: &str| -> Vec<i16> {
+        let tensor = subnet.tensor(name);
+        tensor.map_or(Vec::new(), |t| t.values().map(|v| v as i16).collect())
+    };
+    let norm = |arena: &mut Arena, at: usize, name: &str| {
+        let [gains, offsets] = ["gain", "bias"].map(|part| i16s(&format!("{name}.{part}")));
+        arena.put(plan.norms[at], &arena_layout::gains(&gains, &offsets));
+    };
+    let whole = |arena: &mut Arena,
+                 matrix: &Matrix,
+                 (spec, tensors): &(&LinearSpec, LinearTensors),
+                 to: Destination| {
+        let rows = (0..spec.rows).map(|row| (row, to, row as u16));
+        write_matrix(arena, matrix, tensors, rows, shape.pairs)
+    };
+
+    let mut residual = i16s("prefix");
+    residual.extend(i16s("position"));
+    let residual = arena_layout::residual(&residual, config.embed, shape.tokens, shape.beat);
+    arena.put(plan.residual, &residual);
+    whole(&mut arena, &plan.embed, &next(), Destination::Residual);
+    for (i, (block, sizes)) in plan.blocks.iter().zip(&config.blocks).enumerate() {
+        let name = |part: &str| format!("blocks.{i}.{part}");
+        norm(&mut arena, 2 * i, &name("norm1"));
+        let (_, qkv) = next();
+        let inner = sizes.inner();
+        // Keys first: then scores may begin while values are made.
+        let parts = if outline.split(i) {
+            [
+                vec![Destination::Key, Destination::Value],
+                vec![Destination::Query],
+            ]
+        } else {
+            [
+                vec![Destination::Key, Destination::Query],
+                vec![Destination::Value],
+            ]
+        };
+        for (matrix, part) in block.qkv.iter().zip(parts) {
+            let rows = part.into_iter().flat_map(|to| {
+                (0..inner).map(move |column| (to as usize * inner + column, to, column as u16))
+            });
+            write_matrix(&mut arena, matrix, &qkv, rows, shape.pairs);
+        }
+        whole(&mut arena, &block.proj, &next(), Destination::Residual);
+        norm(&mut arena, 2 * i + 1, &name("norm2"));
+        let table = subnet.tensor(&name("gelu")).map_or(&[][..], |t| t.data());
+        arena.put(block.table, table);
+        whole(&mut arena, &block.fc1, &next(), Destination::Hidden);
+        whole(&mut arena, &block.fc2, &next(), Destination::Residual);
+    }
+    norm(&mut arena, 2 * plan.blocks.len(), "norm");
+    let logits = whole(&mut arena, &plan.head, &next(), Destination::Logit);
+    (arena.into_bytes(), logits)
+}
+
+/// Writes some rows of a layer. `rows`: row of the layer, destination of the results, column there.
+/// Returns these columns in the order of the sums.
+fn write_matrix(
+    arena: &mut Arena,
+    matrix: &Matrix,
+    tensors: &LinearTensors,
+    rows: impl Iterator<Item = (usize, Destination, u16)>,
+    positions: usize,
+) -> Vec<u16> {
+    let columns = matrix.columns as usize;
+    let (mut four_bit, mut eight_bit) = (Vec::new(), Vec::new());
+    for (row, destination, column) in rows {
+        let bits = tensors.bits[row];
+        (if bits == 4 {
+            &mut four_bit
+        } else {
+            &mut eight_bit
+        })
+        .push(Row {
+            codes: &tensors.codes[row * columns..(row + 1) * columns],
+            bias: tensors.bias[row],
+            mult: tensors.mult[row],
+            // The head has mantissas alone.
+            shift: tensors.shift.get(row).copied().unwrap_or_default(),
+            destination,
+            column,
+        });
+    }
+    let pairs: Vec<RowPair> = four_bit
+        .chunks(2)
+        .map(|pair| RowPair::FourBit(pair[0], pair.get(1).copied()))
+        .chain(eight_bit.iter().map(|&row| RowPair::EightBit(row)))
+        .collect();
+    for (tile, &(weights, rows)) in pairs.chunks(positions).zip(&matrix.tiles) {
+        arena.put(weights, &arena_layout::weights(tile, columns, positions));
+        arena.put(rows, &arena_layout::rows(tile));
+    }
+    let all = four_bit.iter().chain(&eight_bit);
+    all.map(|row| row.column).collect()
+}

@@ -1,0 +1,441 @@
+//! Makes the commands of each phase of a frame, and interleaves the phases of two frames.
+
+use quasar_core::subnet::config::Pool;
+use quasar_hardware::packing::{Activation, Pair};
+use quasar_hardware::Hardware;
+
+use super::numbers::{Head, Numbers};
+use super::plan::{BlockPlan, Matrix, Outline, Plan};
+use crate::arena_layout::Transfer;
+use crate::isa::{
+    Attend, Command, Context, Fill, Gemm, Kind, LayerNorm, Load, LoadEnd, Pooling, RowsCommand,
+    Scores, Softmax, Source, Table, Target,
+};
+use crate::program::{List, Place, Segment};
+use crate::shape::Shape;
+
+/// The phases of a frame in one slot, in the making.
+struct Phases<'a> {
+    outline: &'a Outline,
+    hardware: &'a Hardware,
+    shape: Shape,
+    plan: &'a Plan,
+    numbers: &'a Numbers,
+    slot: u8,
+    done: Vec<Vec<(Command, Place)>>,
+    current: Vec<(Command, Place)>,
+    stage: &'static str,
+}
+
+impl<'a> Phases<'a> {
+    /// Makes the commands of each phase.
+    fn of(
+        outline: &'a Outline,
+        hardware: &'a Hardware,
+        plan: &'a Plan,
+        numbers: &'a Numbers,
+        slot: u8,
+    ) -> Vec<Vec<(Command, Place)>> {
+        let mut phases = Self {
+            outline,
+            hardware,
+            shape: Shape::of(hardware),
+            plan,
+            numbers,
+            slot,
+            done: Vec::new(),
+            current: Vec::new(),
+            stage: "",
+        };
+        phases.embedding();
+        for (i, block) in plan.blocks.iter().enumerate() {
+            phases.attention_half(i, block);
+            phases.mlp_half(i, block);
+        }
+        phases.head();
+        phases.done
+    }
+
+    fn push(&mut self, command: impl Into<Command>) {
+        let place = Place {
+            slot: self.slot,
+            phase: self.done.len() as u16,
+            stage: self.stage,
+        };
+        self.current.push((command.into(), place));
+    }
+
+    fn load(&mut self, target: Target, transfer: Transfer) {
+        self.push(Load {
+            target,
+            frame: self.slot.into(),
+            beats: transfer.beats,
+            address: transfer.address,
+            ..Load::default()
+        });
+    }
+
+    /// Adds a matrix product. `gemm` and `rows` hold the fields that differ from product to product.
+    fn product(&mut self, stage: &'static str, matrix: &Matrix, gemm: Gemm, rows: RowsCommand) {
+        self.stage = stage;
+        let pair = if matrix.rows8 > 0 {
+            Pair::EightBit
+        } else {
+            Pair::FourBit
+        };
+        self.push(Gemm {
+            tokens: rows.tokens,
+            columns: matrix.columns,
+            pass: self.pass(matrix.columns, pair, Activation::Signed),
+            rows4: matrix.rows4,
+            rows8: matrix.rows8,
+            ..gemm
+        });
+        self.push(RowsCommand {
+            frame: if rows.kind == Kind::Residual {
+                self.slot.into()
+            } else {
+                0
+            },
+            rows4: matrix.rows4,
+            rows8: matrix.rows8,
+            ..rows
+        });
+        for &(weights, rows) in &matrix.tiles {
+            self.load(Target::Weights, weights);
+            self.load(Target::Rows, rows);
+        }
+    }
+
+    /// Returns the columns of a pass. Passes are equal, and as few as the fields of a product allow.
+    fn pass(&self, columns: u32, pair: Pair, activation: Activation) -> u32 {
+        let bound = self.hardware.board().dsp_kind.products(pair, activation);
+        columns.div_ceil(columns.div_ceil(bound as u32))
+    }
+
+    /// Adds the norm before the next phase, and ends this phase.
+    fn norm(&mut self, tokens: u32, pool: Pooling) {
+        self.stage = "norm";
+        let phase = self.done.len();
+        let (frac, epsilon) = self.numbers.norms[phase];
+        self.push(LayerNorm {
+            frame: self.slot.into(),
+            pool,
+            frac,
+            tokens,
+            first: if pool == Pooling::None {
+                0
+            } else {
+                self.outline.workload.setting.prefix_tokens as u32
+            },
+            embed: self.embed(),
+            epsilon,
+        });
+        self.load(Target::Gains, self.plan.norms[phase]);
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.done.push(std::mem::take(&mut self.current));
+    }
+
+    fn tokens(&self) -> u32 {
+        self.outline.workload.setting.tokens() as u32
+    }
+
+    fn embed(&self) -> u32 {
+        self.outline.workload.embed as u32
+    }
+
+    /// Returns the tokens of the array.
+    fn lanes(&self) -> u32 {
+        self.shape.tokens as u32
+    }
+
+    fn embedding(&mut self) {
+        let plan = self.plan;
+        let (tokens, embed) = (self.tokens(), self.embed());
+        let tiles = tokens.div_ceil(self.lanes());
+        let word = self.shape.beats(self.shape.tokens) as u32;
+        self.stage = "patches";
+        self.push(Load {
+            target: Target::Patches,
+            input: true,
+            wait_array: true,
+            post_array: true,
+            frame: self.slot.into(),
+            beats: tiles * plan.embed.columns * word,
+            address: 0,
+        });
+        self.stage = "position";
+        self.push(Fill {
+            frame: self.slot.into(),
+            words: tiles * embed,
+        });
+        self.load(Target::Residual, plan.residual);
+        self.product(
+            "embedding",
+            &plan.embed,
+            Gemm {
+                source: Source::Input,
+                wait_load: true,
+                post_load: true,
+                ..Gemm::default()
+            },
+            RowsCommand {
+                kind: Kind::Residual,
+                moments: true,
+                tokens,
+                skip: self.outline.workload.setting.prefix_tokens as u32,
+                stride: embed,
+                ..RowsCommand::default()
+            },
+        );
+        self.norm(tokens, Pooling::None);
+    }
+
+    fn attention_half(&mut self, i: usize, block: &BlockPlan) {
+        let tokens = self.tokens();
+        let (needed, split) = (self.outline.needed(i), self.outline.split(i));
+        let gemm = Gemm {
+            source: Source::Normed,
+            frame: self.slot.into(),
+            ..Gemm::default()
+        };
+        let rows = RowsCommand {
+            kind: Kind::Codes,
+            post: true,
+            tokens,
+            stride: block.proj.columns,
+            reciprocal: ((1 << 20) + tokens / 2) / tokens,
+            ..RowsCommand::default()
+        };
+        let [stage, second] = if split {
+            ["keys, values", "query"]
+        } else {
+            ["keys, queries", "values"]
+        };
+        self.product(
+            stage,
+            &block.qkv[0],
+            Gemm {
+                wait_norm: true,
+                ..gemm
+            },
+            rows,
+        );
+        self.product(
+            second,
+            &block.qkv[1],
+            gemm,
+            RowsCommand {
+                tokens: if split { needed } else { tokens },
+                ..rows
+            },
+        );
+        self.attention(i);
+        self.residual(
+            "projection",
+            &block.proj,
+            Gemm {
+                source: Source::Query,
+                ..Gemm::default()
+            },
+            needed,
+        );
+        self.norm(needed, Pooling::None);
+    }
+
+    /// Adds the units of attention: (head, tile of tokens). The array makes the scores of the next
+    /// unit before the context of a unit, so that softmax has time.
+    fn attention(&mut self, block: usize) {
+        self.stage = "attention";
+        let (needed, lanes) = (self.outline.needed(block), self.lanes());
+        let (keys, heads) = (self.tokens(), &self.numbers.heads[block]);
+        let rows = self.outline.workload.blocks[block].head_dim as u32;
+        let stride = heads.len() as u32 * rows;
+        let tiles = needed.div_ceil(lanes);
+        let units = heads.len() as u32 * tiles;
+        // If the query comes last, keys and values are stored before it. Else values may come while
+        // scores are made.
+        let (scores_wait, context_wait) = if self.outline.split(block) {
+            (2, 0)
+        } else {
+            (1, 1)
+        };
+        let last_head = units - tiles;
+        for i in 0..=units {
+            if i < units {
+                let (head, tile) = (i / tiles, i % tiles);
+                let tokens = lanes.min(needed - tile * lanes);
+                let Head {
+                    mult,
+                    out_mult,
+                    out_shift,
+                } = heads[head as usize];
+                self.push(Scores {
+                    parity: i % 2,
+                    wait_drain: if i == 0 { scores_wait } else { 0 },
+                    tile,
+                    tokens,
+                    keys,
+                    columns: rows,
+                    base: head * rows,
+                    stride,
+                });
+                self.push(Softmax {
+                    parity: i % 2,
+                    tokens,
+                    keys,
+                    out_shift,
+                    out_mult,
+                    mult,
+                    cap: ((1u32 << 31) - (1 << 20)).checked_div(mult).unwrap_or(0),
+                });
+            }
+            if let Some(i) = i.checked_sub(1) {
+                let (head, tile) = (i / tiles, i % tiles);
+                let (tokens, base) = (lanes.min(needed - tile * lanes), head * rows);
+                self.push(Context {
+                    parity: i % 2,
+                    wait_drain: if i == 0 { context_wait } else { 0 },
+                    tile,
+                    tokens,
+                    keys,
+                    rows,
+                    base,
+                    pass: self.pass(keys, Pair::EightBit, Activation::Unsigned),
+                });
+                self.push(Attend {
+                    post: i >= last_head,
+                    tile,
+                    tokens,
+                    rows,
+                    base,
+                    stride,
+                });
+            }
+        }
+    }
+
+    /// Adds a product of what the drain stored tile by tile; its result is added to the residual.
+    fn residual(&mut self, stage: &'static str, matrix: &Matrix, gemm: Gemm, tokens: u32) {
+        let stride = self.embed();
+        self.product(
+            stage,
+            matrix,
+            Gemm {
+                wait_drain_tiles: true,
+                ..gemm
+            },
+            RowsCommand {
+                kind: Kind::Residual,
+                moments: true,
+                tokens,
+                stride,
+                ..RowsCommand::default()
+            },
+        );
+    }
+
+    fn mlp_half(&mut self, i: usize, block: &BlockPlan) {
+        let tokens = self.outline.needed(i);
+        self.stage = "table";
+        self.push(Table {});
+        self.load(Target::Table, block.table);
+        self.product(
+            "fc1",
+            &block.fc1,
+            Gemm {
+                source: Source::Normed,
+                frame: self.slot.into(),
+                wait_norm: true,
+                ..Gemm::default()
+            },
+            RowsCommand {
+                kind: Kind::Codes,
+                table: true,
+                post_tiles: true,
+                tokens,
+                zero_point: self.numbers.zero_points[i],
+                stride: block.fc2.columns,
+                ..RowsCommand::default()
+            },
+        );
+        let last = i + 1 == self.plan.blocks.len();
+        self.residual(
+            "fc2",
+            &block.fc2,
+            Gemm {
+                source: Source::Hidden,
+                ..Gemm::default()
+            },
+            tokens,
+        );
+        let pool = match self.outline.workload.setting.pool {
+            Pool::Mean if last => Pooling::Before,
+            Pool::MeanAfterNorm if last => Pooling::After,
+            _ => Pooling::None,
+        };
+        self.norm(tokens, pool);
+    }
+
+    fn head(&mut self) {
+        let plan = self.plan;
+        self.product(
+            "head",
+            &plan.head,
+            Gemm {
+                source: Source::Normed,
+                frame: self.slot.into(),
+                wait_norm: true,
+                ..Gemm::default()
+            },
+            RowsCommand {
+                kind: Kind::Logits,
+                tokens: 1,
+                ..RowsCommand::default()
+            },
+        );
+        self.push(LoadEnd {
+            frame: self.slot.into(),
+        });
+        self.end();
+    }
+}
+
+/// Makes all command lists. In a step the frame that begins goes first: its embedding needs no norm,
+/// so that the other frame's norm has time, as in every later phase. A residual is filled after the
+/// head of the frame that had it before.
+pub(super) fn segments(
+    outline: &Outline,
+    hardware: &Hardware,
+    plan: &Plan,
+    numbers: &Numbers,
+) -> Vec<List> {
+    let frames = hardware.configuration().frames as usize;
+    let phases: Vec<_> = (0..frames as u8)
+        .map(|slot| Phases::of(outline, hardware, plan, numbers, slot))
+        .collect();
+    let halves = |slot: u8| {
+        let phases = &phases[slot as usize];
+        phases.split_at(phases.len() / 2)
+    };
+    let list = |&segment: &Segment| {
+        let parts: Vec<&Vec<_>> = match segment {
+            Segment::Start(slot) => halves(slot).0.iter().collect(),
+            Segment::End(slot) => halves(slot).1.iter().collect(),
+            Segment::Step(slot) => (halves(1 - slot).0.iter())
+                .zip(halves(slot).1)
+                .flat_map(|(first, second)| [first, second])
+                .collect(),
+        };
+        let (commands, places) = parts.into_iter().flatten().copied().unzip();
+        List {
+            segment,
+            commands,
+            places,
+        }
+    };
+    Segment::all(frames).iter().map(list).collect()
+}

@@ -1,0 +1,144 @@
+//! Gives each transfer its place in the arena, from sizes and row widths alone.
+
+use quasar_core::subnet::config::Pool;
+use quasar_hardware::workload::{RowWidths, Setting};
+use quasar_hardware::Workload;
+
+use crate::arena_layout::{Cursor, Transfer};
+use crate::program::Sizes;
+use crate::shape::Shape;
+
+/// Sizes and row widths of a network.
+pub(super) struct Outline {
+    pub(super) workload: Workload,
+}
+
+impl Outline {
+    pub(super) fn sizes(&self) -> Sizes {
+        let Setting {
+            prefix_tokens,
+            patch_len,
+            pool,
+            ..
+        } = self.workload.setting;
+        Sizes {
+            tokens: self.workload.setting.tokens() as usize,
+            prefix: prefix_tokens as usize,
+            patch_len: patch_len as usize,
+            embed: self.workload.embed as usize,
+            pool,
+            phases: 2 * self.workload.blocks.len() + 2,
+        }
+    }
+
+    /// Returns the tokens that need a block's attention output and MLP.
+    pub(super) fn needed(&self, block: usize) -> u32 {
+        let setting = self.workload.setting;
+        if setting.pool == Pool::Token && block + 1 == self.workload.blocks.len() {
+            1
+        } else {
+            setting.tokens() as u32
+        }
+    }
+
+    /// Returns true if a block makes the query of token 0 alone, after keys and values.
+    pub(super) fn split(&self, block: usize) -> bool {
+        u64::from(self.needed(block)) < self.workload.setting.tokens()
+    }
+}
+
+/// A matrix in the arena.
+pub(super) struct Matrix {
+    pub(super) rows4: u32,
+    pub(super) rows8: u32,
+    pub(super) columns: u32,
+    /// Weights and row parameters of each tile of row pairs.
+    pub(super) tiles: Vec<(Transfer, Transfer)>,
+}
+
+impl Matrix {
+    pub(super) fn new(cursor: &mut Cursor, shape: &Shape, rows: RowWidths, columns: u64) -> Self {
+        let tiles = shape.tiling().row_tiles(rows.four_bit, rows.eight_bit);
+        let tiles = tiles.map(|tile| {
+            let weights = cursor.take(shape.weight_beats(columns as usize));
+            (weights, cursor.take(shape.row_beats(tile.rows() as usize)))
+        });
+        Self {
+            tiles: tiles.collect(),
+            rows4: rows.four_bit as u32,
+            rows8: rows.eight_bit as u32,
+            columns: columns as u32,
+        }
+    }
+}
+
+/// Places of a block's transfers.
+pub(super) struct BlockPlan {
+    /// Keys and queries, then values; or keys and values, then the query of token 0.
+    pub(super) qkv: [Matrix; 2],
+    pub(super) proj: Matrix,
+    pub(super) table: Transfer,
+    pub(super) fc1: Matrix,
+    pub(super) fc2: Matrix,
+}
+
+/// Places of a frame's transfers in the arena, in the order in which the frame reads them.
+pub(super) struct Plan {
+    pub(super) residual: Transfer,
+    pub(super) embed: Matrix,
+    pub(super) blocks: Vec<BlockPlan>,
+    /// Gains of the norm before each phase except the first.
+    pub(super) norms: Vec<Transfer>,
+    pub(super) head: Matrix,
+    pub(super) beats: usize,
+}
+
+impl Plan {
+    pub(super) fn new(outline: &Outline, shape: &Shape) -> Self {
+        let Workload {
+            setting,
+            embed,
+            patch_rows,
+            head_rows,
+            ref blocks,
+            ..
+        } = outline.workload;
+        let mut cursor = Cursor::default();
+        let cursor = &mut cursor;
+        let gains = shape.beats(4 * embed as usize);
+        let words = (setting.tokens() as usize).div_ceil(shape.tokens) * embed as usize;
+        let residual = cursor.take(words * shape.beats(2 * shape.tokens));
+        let first = Matrix::new(cursor, shape, patch_rows, setting.patch_len);
+        let mut norms = vec![cursor.take(gains)];
+        let blocks = blocks.iter().enumerate().map(|(i, block)| {
+            let parts = if outline.split(i) {
+                [block.key.plus(block.value), block.query]
+            } else {
+                [block.key.plus(block.query), block.value]
+            };
+            let qkv = parts.map(|rows| Matrix::new(cursor, shape, rows, embed));
+            let proj = Matrix::new(cursor, shape, block.proj, block.inner());
+            norms.push(cursor.take(gains));
+            let table = cursor.take(shape.beats(256));
+            let fc1 = Matrix::new(cursor, shape, block.fc1, embed);
+            let fc2 = Matrix::new(cursor, shape, block.fc2, block.hidden);
+            norms.push(cursor.take(gains));
+            BlockPlan {
+                qkv,
+                proj,
+                table,
+                fc1,
+                fc2,
+            }
+        });
+        let blocks = blocks.collect();
+        Self {
+            residual,
+            embed: first,
+            blocks,
+            norms,
+            head: Matrix::new(cursor, shape, head_rows, embed),
+            beats: cursor.beats(),
+        }
+    }
+}

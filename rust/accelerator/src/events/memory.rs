@@ -1,0 +1,232 @@
+//! Models the kernels that access memory: fetch, load and store.
+
+use std::collections::VecDeque;
+
+use quasar_hardware::declared;
+
+use super::buffer::BufferLoader;
+use super::process::{Entry, Process, Sizes, Worker, TICKS};
+use super::queues::Queues;
+use super::trace::{Cause, Trace};
+use crate::isa::{Command, Target, Unit};
+
+/// The kernel `fetch`: reads commands and hands them out.
+pub(super) struct Fetch {
+    pub(super) list: VecDeque<Entry>,
+    pub(super) now: u64,
+}
+
+impl Fetch {
+    /// Hands out one command. The loaders of the double buffers see the command before its unit
+    /// runs it.
+    pub(super) fn advance(
+        &mut self,
+        sizes: &Sizes,
+        queues: &mut Queues,
+        loaders: [&mut BufferLoader; 3],
+    ) -> bool {
+        let Some(&entry) = self.list.front() else {
+            return false;
+        };
+        let command = entry.2;
+        let Some(at) = queues.commands[command.unit() as usize].put(self.now, entry) else {
+            return false;
+        };
+        for loader in loaders {
+            loader.expect(at, command, sizes);
+        }
+        self.list.pop_front();
+        self.now = at + declared::FETCH_INTERVAL;
+        true
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum LoadStep {
+    /// Requests a transfer: its first beat, and its beats with the check's.
+    Request(u64, u64),
+    /// Takes the array's credit for `input`.
+    TakeInput,
+    /// Moves a beat.
+    Beat(Target),
+    /// Takes the check's beat.
+    Check,
+    /// Gives the array a credit.
+    GiveInput,
+    /// Reports a frame's checks.
+    Sound,
+}
+
+/// The kernel `load`: reads memory.
+///
+/// When a transfer begins, load requests the next [`declared::TRANSFERS_AHEAD`] transfers whose
+/// commands have arrived, and the ports hold [`declared::OPEN_BURSTS`] bursts. So memory goes on
+/// while a command ends or a queue is full.
+pub(super) struct Loader {
+    pub(super) worker: Worker<LoadStep>,
+    /// Time at which memory gave its last beat, in [`TICKS`] of a cycle.
+    pub(super) ticks: u64,
+    /// Cycle in which this transfer was requested.
+    pub(super) requested: u64,
+    /// Cycles in which the commands began that could request this transfer.
+    pub(super) began: VecDeque<u64>,
+    /// First beat of the next burst, and the beats that are left from there on.
+    pub(super) address: u64,
+    pub(super) left: u64,
+    /// Beats of the present burst that are not read, the cycle in which the burst was issued, and
+    /// the cycles in which the last beats of earlier bursts were taken.
+    pub(super) burst: u64,
+    pub(super) issued: u64,
+    pub(super) read: VecDeque<u64>,
+}
+
+impl Loader {
+    pub(super) const fn new() -> Self {
+        Self {
+            worker: Worker::new(),
+            ticks: 0,
+            requested: 0,
+            began: VecDeque::new(),
+            address: 0,
+            left: 0,
+            burst: 0,
+            issued: 0,
+            read: VecDeque::new(),
+        }
+    }
+
+    /// Begins the next burst. A burst is issued when its transfer is requested and fewer than
+    /// [`declared::OPEN_BURSTS`] bursts are open.
+    pub(super) fn begin_burst(&mut self) {
+        let section = declared::SECTION_BEATS - self.address % declared::SECTION_BEATS;
+        self.burst = self.left.min(section).min(declared::BURST_BEATS);
+        self.address += self.burst;
+        self.left -= self.burst;
+        let room = match self.read.len() as u64 {
+            declared::OPEN_BURSTS.. => self.read.pop_front(),
+            _ => None,
+        };
+        self.issued = self.requested.max(room.unwrap_or_default());
+    }
+}
+
+impl Process for Loader {
+    type Step = LoadStep;
+    const UNIT: Unit = Unit::Load;
+
+    fn worker(&mut self) -> &mut Worker<LoadStep> {
+        &mut self.worker
+    }
+
+    fn expand(command: Command, _: &Sizes) -> Vec<(LoadStep, u64)> {
+        match command {
+            Command::Load(load) => vec![
+                (
+                    LoadStep::Request(load.address.into(), u64::from(load.beats) + 1),
+                    1,
+                ),
+                (LoadStep::TakeInput, load.wait_array.into()),
+                (LoadStep::Beat(load.target), load.beats.into()),
+                (LoadStep::Check, 1),
+                (LoadStep::GiveInput, load.post_array.into()),
+            ],
+            _ => vec![(LoadStep::Request(0, 0), 1), (LoadStep::Sound, 1)],
+        }
+    }
+
+    fn once(&mut self, step: LoadStep, sizes: &Sizes, queues: &mut Queues) -> bool {
+        let worker = &mut self.worker;
+        let queue = match step {
+            LoadStep::TakeInput => return worker.take(&mut queues.array_to_load, Cause::Patches),
+            LoadStep::GiveInput => return worker.put(&mut queues.load_to_array, 1),
+            LoadStep::Sound => return worker.put(&mut queues.checks, 1),
+            LoadStep::Request(address, beats) => {
+                let (came, now) = (worker.came, worker.clock.now);
+                self.requested = self
+                    .began
+                    .iter()
+                    .copied()
+                    .find(|&at| at >= came)
+                    .unwrap_or(now);
+                if self.began.len() as u64 == declared::TRANSFERS_AHEAD {
+                    self.began.pop_front();
+                }
+                self.began.push_back(now);
+                (self.address, self.left) = (address, beats);
+                return true;
+            }
+            LoadStep::Beat(Target::Weights) => Some(&mut queues.weights),
+            LoadStep::Beat(Target::Rows | Target::Table | Target::Residual) => {
+                Some(&mut queues.rows)
+            }
+            LoadStep::Beat(Target::Gains) => Some(&mut queues.gains),
+            LoadStep::Beat(Target::Patches) | LoadStep::Check => None,
+        };
+        if self.burst == 0 {
+            self.begin_burst();
+        }
+        let arrives = (self.issued + declared::MEMORY_LATENCY) * TICKS;
+        let comes = (self.ticks + sizes.beat_ticks).max(arrives);
+        let worker = &mut self.worker;
+        let natural = comes.div_ceil(TICKS).max(worker.clock.now + 1);
+        let at = match queue {
+            Some(queue) => queue.put(natural, ()),
+            None => Some(natural),
+        };
+        let Some(at) = at else {
+            return false;
+        };
+        self.ticks = comes;
+        self.burst -= 1;
+        if self.burst == 0 {
+            self.read.push_back(at);
+        }
+        worker.clock.work(1);
+        worker.clock.wait(Cause::Memory, natural);
+        worker.clock.wait(Cause::Full, at);
+        true
+    }
+}
+
+/// The kernel `store`: writes logits to memory.
+pub(super) struct Store {
+    pub(super) now: u64,
+    /// Logits of each frame.
+    pub(super) frames: VecDeque<u64>,
+    /// Logits of the present frame that were taken.
+    pub(super) taken: u64,
+}
+
+impl Store {
+    pub(super) const fn new(frames: VecDeque<u64>) -> Self {
+        Self {
+            now: 0,
+            frames,
+            taken: 0,
+        }
+    }
+
+    /// Takes the next logit, or the check of the frame. Returns false if that is not possible yet.
+    pub(super) fn advance(&mut self, queues: &mut Queues, trace: &mut Trace) -> bool {
+        let Some(&logits) = self.frames.front() else {
+            return false;
+        };
+        if self.taken == logits {
+            let Some((at, ())) = queues.checks.take(self.now) else {
+                return false;
+            };
+            // The trailer's beat.
+            self.now = at + 1;
+            trace.frames.push(self.now);
+            self.frames.pop_front();
+            self.taken = 0;
+            return true;
+        }
+        let Some((at, ())) = queues.logits.take(self.now) else {
+            return false;
+        };
+        self.now = at + 1;
+        self.taken += 1;
+        true
+    }
+}

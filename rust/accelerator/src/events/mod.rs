@@ -1,0 +1,209 @@
+//! The event model: replays command lists on the units with their queues, in declared cycles.
+//!
+//! Each process of the kernels is a state machine with a clock of its own ([`process`]). Queues carry
+//! the times at which their items can be taken, and remember when slots became free ([`queues`]). So
+//! the result does not depend on the order in which the processes run: they form a Kahn network. The
+//! array follows the rules of `docs/array-timing.md` ([`issue`]). Trip counts are those of the loops
+//! in `fpga/src/`; [`quasar_hardware::declared`] holds depths and gaps. All results are modelled.
+//! Depends on [`crate::isa`] and [`crate::program`].
+
+mod array;
+mod buffer;
+mod drain;
+mod intervals;
+mod issue;
+mod memory;
+mod norm;
+mod process;
+mod queues;
+mod softmax;
+mod trace;
+
+use std::collections::VecDeque;
+
+use quasar_core::error::{Error, Result};
+use quasar_hardware::Hardware;
+
+use self::array::Array;
+use self::drain::Drain;
+pub use self::intervals::intervals;
+pub use self::issue::{aligned, array_cycles, Issue, Issued, Pass, Work};
+use self::memory::{Fetch, Loader, Store};
+use self::norm::Norm;
+use self::process::{Entry, Process, Sizes};
+use self::queues::Queues;
+use self::softmax::Exponential;
+pub use self::trace::{Cause, Span, Stalls, Trace};
+use crate::isa::{Command, Kind};
+use crate::program::{List, Segment};
+
+/// The accelerator: queues, units and the kernels that access memory.
+struct Device {
+    sizes: Sizes,
+    queues: Queues,
+    trace: Trace,
+    fetch: Fetch,
+    loader: Loader,
+    array: Array,
+    drain: Drain,
+    norm: Norm,
+    exponential: Exponential,
+    store: Store,
+}
+
+impl Device {
+    fn new(hardware: &Hardware, lists: &[&[Command]]) -> Self {
+        let sizes = Sizes::of(hardware);
+        let list = lists.iter().enumerate().flat_map(|(segment, commands)| {
+            let commands = commands.iter().enumerate();
+            commands.map(move |(index, &command)| (segment, index, command))
+        });
+        let list: VecDeque<Entry> = list.collect();
+        let logits = list.iter().filter_map(|(_, _, command)| match command {
+            Command::Rows(rows) if rows.kind == Kind::Logits => {
+                Some(u64::from(rows.rows4 + rows.rows8))
+            }
+            _ => None,
+        });
+        let units = list.iter().filter_map(|(_, _, command)| match command {
+            Command::Attend(attend) => Some(u64::from(attend.tokens)),
+            _ => None,
+        });
+        Self {
+            sizes,
+            queues: Queues::new(&sizes),
+            trace: Trace::default(),
+            store: Store::new(logits.collect()),
+            drain: Drain::new(&sizes, units.collect()),
+            fetch: Fetch { list, now: 0 },
+            loader: Loader::new(),
+            array: Array::new(),
+            norm: Norm::new(),
+            exponential: Exponential::new(),
+        }
+    }
+
+    /// Runs each process as far as it can go. Returns false if none could go on.
+    fn advance(&mut self) -> bool {
+        let Self {
+            sizes,
+            queues,
+            trace,
+            fetch,
+            loader,
+            array,
+            drain,
+            norm,
+            exponential,
+            store,
+        } = self;
+        let mut moved = 0;
+        let mut run = |step: &mut dyn FnMut() -> bool| {
+            while step() {
+                moved += 1;
+            }
+        };
+        run(&mut || {
+            let loaders = [&mut array.weights, &mut drain.rows, &mut norm.gains];
+            fetch.advance(sizes, queues, loaders)
+        });
+        run(&mut || loader.advance(sizes, queues, trace));
+        run(&mut || array.weights.advance(sizes.beat_bytes, &mut queues.weights));
+        run(&mut || array.advance(sizes, queues, trace));
+        // While issue waits, sums leave the array.
+        array.let_leave(queues, |_, _| true);
+        run(&mut || drain.rows.advance(sizes.beat_bytes, &mut queues.rows));
+        run(&mut || drain.scales.advance(sizes.lanes, &mut queues.scales));
+        run(&mut || drain.advance(sizes, queues, trace));
+        run(&mut || norm.gains.advance(sizes.beat_bytes, &mut queues.gains));
+        run(&mut || norm.advance(sizes, queues, trace));
+        run(&mut || exponential.advance(sizes, queues, trace));
+        run(&mut || store.advance(queues, trace));
+        moved > 0
+    }
+}
+
+/// Replays command lists, one after another, on an accelerator that starts in cycle 0.
+///
+/// # Errors
+/// [`Error::InvalidValue`] if the lists leave a unit waiting for ever.
+pub fn replay(hardware: &Hardware, lists: &[&[Command]]) -> Result<Trace> {
+    let commands: usize = lists.iter().map(|list| list.len()).sum();
+    let mut device = Device::new(hardware, lists);
+    while device.advance() {}
+    let ended = device.trace.spans.len();
+    if ended < commands {
+        return Err(Error::InvalidValue(format!(
+            "{} of {commands} commands never end: a credit is missing, or a queue is too short",
+            commands - ended
+        )));
+    }
+    Ok(device.trace)
+}
+
+/// The steady state: nothing changes any more from frame to frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Steady {
+    /// Cycles between two frames.
+    pub period: u64,
+    /// The replay.
+    pub trace: Trace,
+    /// Segments that were replayed; [`Span::segment`] is an index into them.
+    pub segments: Vec<Segment>,
+    /// Segments of the steady state.
+    pub window: std::ops::Range<usize>,
+    /// Frames in the window.
+    pub frames: u64,
+}
+
+fn commands(lists: &[List], segment: Segment) -> Result<&[Command]> {
+    let list = lists.iter().find(|list| list.segment == segment);
+    list.map(|list| &list.commands[..])
+        .ok_or_else(|| Error::InvalidValue(format!("the lists have no segment {segment}")))
+}
+
+/// Replays segments of a program's lists.
+///
+/// # Errors
+/// As [`replay`]; [`Error::InvalidValue`] for a segment that the lists lack.
+pub fn replay_segments(hardware: &Hardware, lists: &[List], segments: &[Segment]) -> Result<Trace> {
+    let lists: Result<Vec<_>> = segments.iter().map(|&s| commands(lists, s)).collect();
+    replay(hardware, &lists?)
+}
+
+/// Replays one frame alone.
+///
+/// # Errors
+/// As [`replay`].
+pub fn frame_alone(hardware: &Hardware, lists: &[List]) -> Result<Trace> {
+    replay_segments(hardware, lists, &[Segment::Start(0), Segment::End(0)])
+}
+
+/// Replays frame after frame, with as many in flight as the configuration has.
+///
+/// # Errors
+/// As [`replay`].
+pub fn steady(hardware: &Hardware, lists: &[List]) -> Result<Steady> {
+    let two = hardware.configuration().frames == 2;
+    let (segments, window, frames) = if two {
+        let steps = [Segment::Step(0), Segment::Step(1)].repeat(2);
+        let ends = ([Segment::Start(0)], [Segment::End(0)]);
+        ([&ends.0[..], &steps, &ends.1].concat(), 2..4, 2)
+    } else {
+        ([Segment::Start(0), Segment::End(0)].repeat(4), 4..6, 1)
+    };
+    let trace = replay_segments(hardware, lists, &segments)?;
+    let ends = &trace.frames;
+    let period = if two {
+        (ends[3] - ends[1]) / 2
+    } else {
+        ends[3] - ends[2]
+    };
+    Ok(Steady {
+        period,
+        trace,
+        segments,
+        window,
+        frames,
+    })
+}

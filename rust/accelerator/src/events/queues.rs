@@ -1,0 +1,123 @@
+//! Models the queues between the kernels: bounded, with times in place of data.
+
+use std::collections::VecDeque;
+
+use super::process::{Entry, Sizes};
+use super::trace::Cause;
+use crate::isa::{Unit, QUEUES};
+
+/// A bounded queue that holds the times at which its items can be taken.
+///
+/// The queue also remembers when slots became free. So the result does not depend on the order in
+/// which the processes run.
+#[derive(Debug)]
+pub(super) struct Fifo<V = ()> {
+    pub(super) depth: usize,
+    /// Items that are not taken yet, with the times from which on they can be.
+    pub(super) items: VecDeque<(u64, V)>,
+    /// Times at which slots became free that are not written again yet.
+    pub(super) taken: VecDeque<u64>,
+    pub(super) written: usize,
+}
+
+impl<V> Fifo<V> {
+    pub(super) fn new(depth: usize) -> Self {
+        Self {
+            depth,
+            items: VecDeque::new(),
+            taken: VecDeque::new(),
+            written: 0,
+        }
+    }
+
+    /// Writes an item at `at`, or later when there is room. Returns the time, if it is known yet.
+    pub(super) fn put(&mut self, at: u64, value: V) -> Option<u64> {
+        if self.items.len() == self.depth {
+            return None;
+        }
+        let room = if self.written >= self.depth {
+            self.taken.pop_front().expect("read before it is reused") + 1
+        } else {
+            0
+        };
+        self.written += 1;
+        let at = at.max(room);
+        self.items.push_back((at, value));
+        Some(at)
+    }
+
+    /// Returns the time from which on the next item can be taken.
+    pub(super) fn next(&self) -> Option<u64> {
+        self.items.front().map(|&(at, _)| at)
+    }
+
+    /// Takes an item at `at`, or later when it arrives.
+    pub(super) fn take(&mut self, at: u64) -> Option<(u64, V)> {
+        let (arrives, value) = self.items.pop_front()?;
+        let at = at.max(arrives);
+        self.taken.push_back(at);
+        Some((at, value))
+    }
+}
+
+/// All queues between the kernels.
+pub(super) struct Queues {
+    pub(super) commands: [Fifo<Entry>; Unit::ALL.len()],
+    pub(super) weights: Fifo,
+    pub(super) rows: Fifo,
+    pub(super) gains: Fifo,
+    pub(super) sums: Fifo,
+    pub(super) moments: Fifo,
+    pub(super) maxima: Fifo,
+    pub(super) scales: Fifo,
+    pub(super) logits: Fifo,
+    pub(super) checks: Fifo,
+    pub(super) load_to_array: Fifo,
+    pub(super) array_to_load: Fifo,
+    pub(super) drain_to_array: Fifo,
+    pub(super) norm_to_array: Fifo,
+    pub(super) softmax_to_array: Fifo,
+}
+
+impl Queues {
+    pub(super) fn new(sizes: &Sizes) -> Self {
+        let depth = |name: &str| {
+            let queue = QUEUES.iter().find(|queue| queue.name == name);
+            match queue.expect("isa.rs declares it").depth {
+                0 => sizes.moments_depth,
+                depth => depth,
+            }
+        };
+        let queue = |name: &str| Fifo::new(depth(name));
+        let mut queues = Self {
+            commands: Unit::ALL.map(|unit| Fifo::new(depth(&format!("{}_commands", unit.name())))),
+            weights: queue("weights"),
+            rows: queue("rows"),
+            gains: queue("gains"),
+            sums: queue("sums"),
+            moments: queue("moments"),
+            maxima: queue("maxima"),
+            scales: queue("scales"),
+            logits: queue("logits"),
+            checks: queue("checks"),
+            load_to_array: queue("load_to_array"),
+            array_to_load: queue("array_to_load"),
+            drain_to_array: queue("drain_to_array"),
+            norm_to_array: queue("norm_to_array"),
+            softmax_to_array: queue("softmax_to_array"),
+        };
+        // When the array starts, it gives load a credit: `input` is free.
+        queues.array_to_load.put(0, ());
+        queues
+    }
+
+    /// Returns the queue of the credits that the array waits for.
+    pub(super) fn credits(&mut self, cause: Cause) -> &mut Fifo {
+        match cause {
+            Cause::Patches => &mut self.load_to_array,
+            Cause::Norm => &mut self.norm_to_array,
+            Cause::Softmax => &mut self.softmax_to_array,
+            _ => &mut self.drain_to_array,
+        }
+    }
+}

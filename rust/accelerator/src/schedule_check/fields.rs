@@ -1,0 +1,199 @@
+//! Checks each command on its own.
+
+use quasar_core::subnet::config::Pool;
+use quasar_hardware::packing::{Activation, Pair};
+
+use super::ensure;
+use crate::isa::{Command, Gemm, Kind, LayerNorm, Load, Pooling, RowsCommand, Source, Target};
+use crate::program::{Place, Program};
+use crate::shape::Shape;
+
+/// Checks the fields that follow from the network and the configuration.
+pub(super) struct Checker<'a> {
+    pub(super) program: &'a Program,
+    pub(super) shape: Shape,
+}
+
+impl<'a> Checker<'a> {
+    pub(super) fn new(program: &'a Program) -> Self {
+        Self {
+            program,
+            shape: Shape::of(&program.hardware),
+        }
+    }
+
+    /// Returns the columns of equal passes, as few as a slice's fields allow.
+    pub(super) fn pass(&self, columns: u32, pair: Pair, activation: Activation) -> u32 {
+        let kind = self.program.hardware.board().dsp_kind;
+        let passes = columns.div_ceil(kind.products(pair, activation) as u32);
+        columns.div_ceil(passes.max(1))
+    }
+
+    /// Returns the number of tiles of tokens.
+    pub(super) fn tiles(&self, tokens: u32) -> u64 {
+        self.shape.tiling().token_tiles(tokens.into())
+    }
+
+    /// Checks a command.
+    pub(super) fn command(&self, command: Command, place: Place) -> Result<(), String> {
+        let sizes = self.program.sizes;
+        let buffers = self.program.hardware.configuration().buffers;
+        let tokens = sizes.tokens as u32;
+        let slot = u32::from(place.slot);
+        command.encode().map_err(|e| e.to_string())?;
+        match command {
+            Command::Load(c) => self.load(c, slot),
+            Command::LoadEnd(c) => ensure(c.frame == slot, "the frame is not the slot's"),
+            Command::Gemm(c) => self.gemm(c, slot),
+            Command::Scores(c) => {
+                ensure(
+                    u64::from(c.keys) <= buffers.score && c.keys == tokens,
+                    "the keys are not the tokens",
+                )?;
+                ensure(
+                    c.columns > 0 && c.base + c.columns <= c.stride,
+                    "the head is beyond all heads",
+                )
+            }
+            Command::Context(c) => {
+                ensure(c.keys == tokens, "the keys are not the tokens")?;
+                ensure(
+                    c.pass == self.pass(c.keys, Pair::EightBit, Activation::Unsigned),
+                    "the pass is wrong",
+                )
+            }
+            Command::Rows(c) => self.rows(c, place),
+            Command::Attend(c) => {
+                ensure(c.base + c.rows <= c.stride, "the head is beyond all heads")
+            }
+            Command::Fill(c) => {
+                let words = self.tiles(tokens) * sizes.embed as u64;
+                ensure(
+                    u64::from(c.words) == words && words <= buffers.residual,
+                    "the residual is not filled",
+                )?;
+                ensure(c.frame == slot, "the frame is not the slot's")
+            }
+            Command::Table(_) => Ok(()),
+            Command::LayerNorm(c) => self.layer_norm(c, place),
+            Command::Softmax(c) => {
+                let cap = ((1u32 << 31) - (1 << 20)).checked_div(c.mult);
+                ensure(cap == Some(c.cap), "cap is not that of mult")
+            }
+        }
+    }
+
+    pub(super) fn load(&self, c: Load, slot: u32) -> Result<(), String> {
+        ensure(c.frame == slot, "the frame is not the slot's")?;
+        ensure(c.beats > 0, "nothing is loaded")?;
+        ensure(
+            c.input == (c.target == Target::Patches),
+            "patches alone are the frame's input",
+        )?;
+        if c.input {
+            let beats = self.program.input_bytes() / self.shape.beat - 1;
+            ensure(
+                (c.address, c.beats as usize) == (0, beats),
+                "the patches are not all",
+            )?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn gemm(&self, c: Gemm, slot: u32) -> Result<(), String> {
+        let buffers = self.program.hardware.configuration().buffers;
+        let pair = if c.rows8 > 0 {
+            Pair::EightBit
+        } else {
+            Pair::FourBit
+        };
+        ensure(
+            c.tokens > 0 && c.columns > 0 && c.rows4 + c.rows8 > 0,
+            "it is empty",
+        )?;
+        ensure(
+            c.pass == self.pass(c.columns, pair, Activation::Signed),
+            "the pass is wrong",
+        )?;
+        ensure(
+            u64::from(c.columns) <= buffers.weight,
+            "its columns exceed the weight buffer",
+        )?;
+        let (words, normed) = match c.source {
+            Source::Input => (buffers.input, false),
+            Source::Normed => (buffers.norm, true),
+            Source::Query => (buffers.query, false),
+            _ => (buffers.hidden, false),
+        };
+        ensure(
+            self.tiles(c.tokens) * u64::from(c.columns) <= words,
+            "it reads beyond its source",
+        )?;
+        ensure(
+            c.frame == if normed { slot } else { 0 },
+            "the frame is not the slot's",
+        )?;
+        ensure(
+            c.source != Source::Input || c.columns as usize == self.program.sizes.patch_len,
+            "the columns are not a patch",
+        )
+    }
+
+    pub(super) fn rows(&self, c: RowsCommand, place: Place) -> Result<(), String> {
+        let (sizes, slot, first) = (self.program.sizes, u32::from(place.slot), place.phase == 0);
+        let tokens = sizes.tokens as u32;
+        let residual = c.kind == Kind::Residual;
+        ensure(c.tokens > 0 && c.rows4 + c.rows8 > 0, "it is empty")?;
+        ensure(
+            c.frame == if residual { slot } else { 0 },
+            "the frame is not the slot's",
+        )?;
+        ensure(residual == c.moments, "moments go with the residual")?;
+        ensure(!c.table || c.kind == Kind::Codes, "the table is for codes")?;
+        ensure(
+            (c.kind == Kind::Logits) == (c.stride == 0),
+            "the stride is wrong",
+        )?;
+        let skip = if residual && first { sizes.prefix } else { 0 };
+        ensure(c.skip as usize == skip, "skip is not the prefix")?;
+        ensure(
+            !residual || c.stride as usize == sizes.embed,
+            "the stride is not the embedding's",
+        )?;
+        ensure(!first || c.tokens == tokens, "the embedding has all tokens")?;
+        ensure(
+            [0, ((1 << 20) + tokens / 2) / tokens].contains(&c.reciprocal),
+            "the reciprocal is wrong",
+        )
+    }
+
+    pub(super) fn layer_norm(&self, c: LayerNorm, place: Place) -> Result<(), String> {
+        let (sizes, slot) = (self.program.sizes, u32::from(place.slot));
+        let buffers = self.program.hardware.configuration().buffers;
+        let last = place.phase as usize + 2 == sizes.phases;
+        let expected = match sizes.pool {
+            Pool::Mean if last => Pooling::Before,
+            Pool::MeanAfterNorm if last => Pooling::After,
+            _ => Pooling::None,
+        };
+        ensure(c.frame == slot, "the frame is not the slot's")?;
+        ensure(c.pool == expected, "the pooling is not the network's")?;
+        let from = if expected == Pooling::None {
+            0
+        } else {
+            sizes.prefix
+        };
+        ensure(
+            c.first as usize == from,
+            "the mean is not that of the patches",
+        )?;
+        ensure(
+            c.embed as usize == sizes.embed,
+            "the size is not the embedding's",
+        )?;
+        ensure(
+            self.tiles(c.tokens) * u64::from(c.embed) <= buffers.norm,
+            "it writes beyond its memory",
+        )
+    }
+}

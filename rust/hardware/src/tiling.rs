@@ -1,0 +1,94 @@
+//! Divides a product into the tiles that the array works on.
+//!
+//! The compiler, the schedule check, the event model and the closed form divide by this one rule;
+//! `fpga/include/commands.hpp` has the same for the kernels. Depends on [`crate::configuration`].
+
+use crate::configuration::Hardware;
+
+/// Sizes of the array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiling {
+    /// Tokens T of a tile of tokens.
+    pub tokens: u64,
+    /// Row pairs P of a tile of row pairs.
+    pub pairs: u64,
+}
+
+/// A tile of row pairs: 4-bit rows, then 8-bit rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowTile {
+    /// 4-bit rows, two to a pair. The last row of an odd number is alone in its pair.
+    pub rows4: u64,
+    /// 8-bit rows, one to a pair.
+    pub rows8: u64,
+}
+
+impl RowTile {
+    /// Returns the number of rows.
+    pub const fn rows(self) -> u64 {
+        self.rows4 + self.rows8
+    }
+
+    /// Returns the number of row pairs.
+    pub const fn pairs(self) -> u64 {
+        self.rows4.div_ceil(2) + self.rows8
+    }
+}
+
+impl Tiling {
+    /// Returns the sizes of a configuration's array.
+    pub const fn of(hardware: &Hardware) -> Self {
+        let array = hardware.configuration().array;
+        Self {
+            tokens: array.tokens,
+            pairs: array.pairs,
+        }
+    }
+
+    /// Divides the rows of a matrix into tiles of row pairs.
+    pub fn row_tiles(self, rows4: u64, rows8: u64) -> impl Iterator<Item = RowTile> + Clone {
+        let mut left = RowTile { rows4, rows8 };
+        std::iter::from_fn(move || {
+            let rows4 = left.rows4.min(2 * self.pairs);
+            let rows8 = left.rows8.min(self.pairs - rows4.div_ceil(2));
+            left.rows4 -= rows4;
+            left.rows8 -= rows8;
+            Some(RowTile { rows4, rows8 }).filter(|tile| tile.rows() > 0)
+        })
+    }
+
+    /// Returns the number of tiles of tokens.
+    pub const fn token_tiles(self, tokens: u64) -> u64 {
+        tokens.div_ceil(self.tokens)
+    }
+
+    /// Returns the tokens of one tile of tokens.
+    pub fn tile_tokens(self, tokens: u64, tile: u64) -> u64 {
+        self.tokens.min(tokens - tile * self.tokens)
+    }
+
+    /// Returns the tokens of each tile of tokens.
+    pub fn token_sizes(self, tokens: u64) -> impl Iterator<Item = u64> + Clone {
+        (0..self.token_tiles(tokens)).map(move |tile| self.tile_tokens(tokens, tile))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_divide_into_tiles_with_four_bit_pairs_first() {
+        let tiling = Tiling {
+            tokens: 5,
+            pairs: 3,
+        };
+        let rows: Vec<_> = tiling
+            .row_tiles(7, 3)
+            .map(|t| (t.rows4, t.rows8, t.pairs()))
+            .collect();
+        assert_eq!(rows, [(6, 0, 3), (1, 2, 3), (0, 1, 1)]);
+        assert_eq!(tiling.row_tiles(0, 0).count(), 0);
+        assert_eq!(tiling.token_sizes(11).collect::<Vec<_>>(), [5, 5, 1]);
+    }
+}
