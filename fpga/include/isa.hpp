@@ -124,13 +124,20 @@ constexpr unsigned AFTER = 2;
 struct Load {
   static constexpr unsigned UNIT = unit::LOAD;
   static constexpr unsigned CODE = 0;
-  u<3> target = 0; // Receiver of the beats. See `target`.
-  u<1> input = 0; // `address` counts from the frame's input instead of the arena.
-  u<1> wait_array = 0; // First takes a credit of the array: `input` may be written.
-  u<1> post_array = 0; // At the end gives the array a credit.
-  u<1> frame = 0; // Frame slot that a failed check is charged to.
-  u<24> beats = 0; // Beats, without the check.
-  u<32> address = 0; // First beat.
+  // Receiver of the beats. See `target`.
+  u<3> target = 0;
+  // `address` counts from the frame's input instead of the arena.
+  u<1> input = 0;
+  // First takes a credit of the array: `input` may be written.
+  u<1> wait_array = 0;
+  // At the end gives the array a credit.
+  u<1> post_array = 0;
+  // Frame slot that a failed check is charged to.
+  u<1> frame = 0;
+  // Beats, without the check.
+  u<24> beats = 0;
+  // First beat.
+  u<32> address = 0;
   static Load decode(const command_t& command) {
     Load fields;
     fields.target = u<3>(bits(command, 0, 6, 3));
@@ -160,7 +167,8 @@ struct Load {
 struct LoadEnd {
   static constexpr unsigned UNIT = unit::LOAD;
   static constexpr unsigned CODE = 1;
-  u<1> frame = 0; // Frame slot.
+  // Frame slot.
+  u<1> frame = 0;
   static LoadEnd decode(const command_t& command) {
     LoadEnd fields;
     fields.frame = u<1>(bits(command, 0, 6, 1));
@@ -178,18 +186,30 @@ struct LoadEnd {
 struct Gemm {
   static constexpr unsigned UNIT = unit::ARRAY;
   static constexpr unsigned CODE = 0;
-  u<2> source = 0; // Memory of the activations. See `source`.
-  u<1> frame = 0; // Frame slot of `normed`.
-  u<1> wait_load = 0; // First takes a credit of load.
-  u<1> wait_norm = 0; // Takes a credit of the norm before each tile of tokens of the first tile of row pairs.
-  u<1> wait_drain_tiles = 0; // Takes a credit of the drain before each tile of tokens of the first tile of row pairs.
-  u<8> wait_drain = 0; // Credits of the drain that are taken first.
-  u<1> post_load = 0; // At the end gives load a credit: `input` may be written.
-  u<11> tokens = 0; // Tokens, from token 0 on.
-  u<13> columns = 0; // Columns K; words between two tiles of tokens.
-  u<13> pass = 0; // Columns of a pass.
-  u<16> rows4 = 0; // 4-bit rows.
-  u<16> rows8 = 0; // 8-bit rows.
+  // Memory of the activations. See `source`.
+  u<2> source = 0;
+  // Frame slot of `normed`.
+  u<1> frame = 0;
+  // First takes a credit of load.
+  u<1> wait_load = 0;
+  // Takes a credit of the norm before each tile of tokens of the first tile of row pairs.
+  u<1> wait_norm = 0;
+  // Takes a credit of the drain before each tile of tokens of the first tile of row pairs.
+  u<1> wait_drain_tiles = 0;
+  // Credits of the drain that are taken first.
+  u<8> wait_drain = 0;
+  // At the end gives load a credit: `input` may be written.
+  u<1> post_load = 0;
+  // Tokens, from token 0 on.
+  u<11> tokens = 0;
+  // Columns K; words between two tiles of tokens.
+  u<13> columns = 0;
+  // Columns of a pass.
+  u<13> pass = 0;
+  // 4-bit rows.
+  u<16> rows4 = 0;
+  // 8-bit rows.
+  u<16> rows8 = 0;
   static Gemm decode(const command_t& command) {
     Gemm fields;
     fields.source = u<2>(bits(command, 0, 6, 2));
@@ -229,14 +249,22 @@ struct Gemm {
 struct Scores {
   static constexpr unsigned UNIT = unit::ARRAY;
   static constexpr unsigned CODE = 1;
-  u<1> parity = 0; // Score buffer.
-  u<8> wait_drain = 0; // Credits of the drain that are taken first.
-  u<11> tile = 0; // Tile of tokens.
-  u<11> tokens = 0; // Tokens in the tile.
-  u<11> keys = 0; // Keys N.
-  u<8> columns = 0; // Dimensions of the head.
-  u<13> base = 0; // First dimension of the head.
-  u<13> stride = 0; // Dimensions of all heads I.
+  // Score buffer.
+  u<1> parity = 0;
+  // Credits of the drain that are taken first.
+  u<8> wait_drain = 0;
+  // Tile of tokens.
+  u<11> tile = 0;
+  // Tokens in the tile.
+  u<11> tokens = 0;
+  // Keys N.
+  u<11> keys = 0;
+  // Dimensions of the head.
+  u<8> columns = 0;
+  // First dimension of the head.
+  u<13> base = 0;
+  // Dimensions of all heads I.
+  u<13> stride = 0;
   static Scores decode(const command_t& command) {
     Scores fields;
     fields.parity = u<1>(bits(command, 0, 6, 1));
@@ -268,14 +296,22 @@ struct Scores {
 struct Context {
   static constexpr unsigned UNIT = unit::ARRAY;
   static constexpr unsigned CODE = 2;
-  u<1> parity = 0; // Probability buffer.
-  u<8> wait_drain = 0; // Credits of the drain that are taken first.
-  u<11> tile = 0; // Tile of tokens.
-  u<11> tokens = 0; // Tokens in the tile.
-  u<11> keys = 0; // Keys N.
-  u<8> rows = 0; // Dimensions of the head.
-  u<13> base = 0; // First dimension of the head.
-  u<11> pass = 0; // Columns of a pass.
+  // Probability buffer.
+  u<1> parity = 0;
+  // Credits of the drain that are taken first.
+  u<8> wait_drain = 0;
+  // Tile of tokens.
+  u<11> tile = 0;
+  // Tokens in the tile.
+  u<11> tokens = 0;
+  // Keys N.
+  u<11> keys = 0;
+  // Dimensions of the head.
+  u<8> rows = 0;
+  // First dimension of the head.
+  u<13> base = 0;
+  // Columns of a pass.
+  u<11> pass = 0;
   static Context decode(const command_t& command) {
     Context fields;
     fields.parity = u<1>(bits(command, 0, 6, 1));
@@ -307,19 +343,32 @@ struct Context {
 struct Rows {
   static constexpr unsigned UNIT = unit::DRAIN;
   static constexpr unsigned CODE = 0;
-  u<2> kind = 0; // Results that are made of the sums. See `kind`.
-  u<1> frame = 0; // Frame slot of the residual.
-  u<1> table = 0; // Codes go through GELU's table.
-  u<1> moments = 0; // Sends the moments to the norm.
-  u<1> post_tiles = 0; // Gives the array a credit for each tile of tokens of the last tile of row pairs.
-  u<1> post = 0; // At the end gives the array a credit.
-  u<11> tokens = 0; // Tokens, from token 0 on.
-  s<8> zero_point = 0; // Zero point of codes.
-  u<11> skip = 0; // Tokens below this one keep their residual.
-  u<13> stride = 0; // Words between two tiles of tokens in the destination.
-  u<16> rows4 = 0; // 4-bit rows.
-  u<16> rows8 = 0; // 8-bit rows.
-  u<21> reciprocal = 0; // round(2^20/N), for the means of value columns.
+  // Results that are made of the sums. See `kind`.
+  u<2> kind = 0;
+  // Frame slot of the residual.
+  u<1> frame = 0;
+  // Codes go through GELU's table.
+  u<1> table = 0;
+  // Sends the moments to the norm.
+  u<1> moments = 0;
+  // Gives the array a credit for each tile of tokens of the last tile of row pairs.
+  u<1> post_tiles = 0;
+  // At the end gives the array a credit.
+  u<1> post = 0;
+  // Tokens, from token 0 on.
+  u<11> tokens = 0;
+  // Zero point of codes.
+  s<8> zero_point = 0;
+  // Tokens below this one keep their residual.
+  u<11> skip = 0;
+  // Words between two tiles of tokens in the destination.
+  u<13> stride = 0;
+  // 4-bit rows.
+  u<16> rows4 = 0;
+  // 8-bit rows.
+  u<16> rows8 = 0;
+  // round(2^20/N), for the means of value columns.
+  u<21> reciprocal = 0;
   static Rows decode(const command_t& command) {
     Rows fields;
     fields.kind = u<2>(bits(command, 0, 6, 2));
@@ -361,12 +410,18 @@ struct Rows {
 struct Attend {
   static constexpr unsigned UNIT = unit::DRAIN;
   static constexpr unsigned CODE = 1;
-  u<1> post = 0; // At the end gives the array a credit.
-  u<11> tile = 0; // Tile of tokens.
-  u<11> tokens = 0; // Tokens in the tile.
-  u<8> rows = 0; // Dimensions of the head.
-  u<13> base = 0; // First dimension of the head.
-  u<13> stride = 0; // Dimensions of all heads I.
+  // At the end gives the array a credit.
+  u<1> post = 0;
+  // Tile of tokens.
+  u<11> tile = 0;
+  // Tokens in the tile.
+  u<11> tokens = 0;
+  // Dimensions of the head.
+  u<8> rows = 0;
+  // First dimension of the head.
+  u<13> base = 0;
+  // Dimensions of all heads I.
+  u<13> stride = 0;
   static Attend decode(const command_t& command) {
     Attend fields;
     fields.post = u<1>(bits(command, 0, 6, 1));
@@ -394,8 +449,10 @@ struct Attend {
 struct Fill {
   static constexpr unsigned UNIT = unit::DRAIN;
   static constexpr unsigned CODE = 2;
-  u<1> frame = 0; // Frame slot.
-  u<20> words = 0; // Words.
+  // Frame slot.
+  u<1> frame = 0;
+  // Words.
+  u<20> words = 0;
   static Fill decode(const command_t& command) {
     Fill fields;
     fields.frame = u<1>(bits(command, 0, 6, 1));
@@ -430,13 +487,20 @@ struct Table {
 struct LayerNorm {
   static constexpr unsigned UNIT = unit::NORM;
   static constexpr unsigned CODE = 0;
-  u<1> frame = 0; // Frame slot.
-  u<2> pool = 0; // Pooling. See `pooling`.
-  u<4> frac = 0; // Output shift f.
-  u<11> tokens = 0; // Tokens, from token 0 on.
-  u<11> first = 0; // First token of the mean.
-  u<11> embed = 0; // Embedding size D.
-  u<50> epsilon = 0; // E.
+  // Frame slot.
+  u<1> frame = 0;
+  // Pooling. See `pooling`.
+  u<2> pool = 0;
+  // Output shift f.
+  u<4> frac = 0;
+  // Tokens, from token 0 on.
+  u<11> tokens = 0;
+  // First token of the mean.
+  u<11> first = 0;
+  // Embedding size D.
+  u<11> embed = 0;
+  // E.
+  u<50> epsilon = 0;
   static LayerNorm decode(const command_t& command) {
     LayerNorm fields;
     fields.frame = u<1>(bits(command, 0, 6, 1));
@@ -466,13 +530,20 @@ struct LayerNorm {
 struct Softmax {
   static constexpr unsigned UNIT = unit::SOFTMAX;
   static constexpr unsigned CODE = 0;
-  u<1> parity = 0; // Score and probability buffer.
-  u<11> tokens = 0; // Tokens.
-  u<11> keys = 0; // Keys N.
-  u<5> out_shift = 0; // po.
-  u<15> out_mult = 0; // Mo.
-  u<25> mult = 0; // Multiplier of logits.
-  u<31> cap = 0; // Largest difference of logits.
+  // Score and probability buffer.
+  u<1> parity = 0;
+  // Tokens.
+  u<11> tokens = 0;
+  // Keys N.
+  u<11> keys = 0;
+  // po.
+  u<5> out_shift = 0;
+  // Mo.
+  u<15> out_mult = 0;
+  // Multiplier of logits.
+  u<25> mult = 0;
+  // Largest difference of logits.
+  u<31> cap = 0;
   static Softmax decode(const command_t& command) {
     Softmax fields;
     fields.parity = u<1>(bits(command, 0, 6, 1));

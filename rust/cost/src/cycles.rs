@@ -17,6 +17,7 @@ use quasar_hardware::declared::{
     TRANSFERS_AHEAD,
 };
 use quasar_hardware::packing::{Activation, Pair};
+use quasar_hardware::tiling::Tiling;
 use quasar_hardware::workload::{BlockWork, RowWidths, Setting};
 
 /// The destination of a tile's sums.
@@ -105,14 +106,6 @@ struct Gemm {
     streamed: bool,
 }
 
-/// One tile of row pairs.
-struct RowTile {
-    slots: u64,
-    /// Rows.
-    outputs: u64,
-    pair: Pair,
-}
-
 /// A stage and the figures that the next stage needs.
 #[derive(Clone, Copy, Default)]
 struct Product {
@@ -176,6 +169,7 @@ impl From<Reserve> for Lead {
 /// The formulas, for one configuration and one setting.
 pub struct Model<'a> {
     hardware: &'a Hardware,
+    tiling: Tiling,
     setting: Setting,
     bytes_per_cycle: f64,
     beat_bytes: u64,
@@ -362,6 +356,7 @@ impl<'a> Model<'a> {
     pub fn new(hardware: &'a Hardware, setting: Setting) -> Self {
         Self {
             hardware,
+            tiling: Tiling::of(hardware),
             setting,
             bytes_per_cycle: bytes_per_cycle(hardware),
             beat_bytes: hardware.configuration().axi_ports * hardware.board().axi.bits / 8,
@@ -434,7 +429,7 @@ impl<'a> Model<'a> {
         self.hand_over(&mut proj, embed);
         let mut qkv = first.stage;
         qkv.add(&second.stage);
-        let units = work.heads * needed.div_ceil(self.tokens());
+        let units = work.heads * self.tiling.token_tiles(needed);
         AttentionHalf {
             qkv,
             scores,
@@ -483,7 +478,7 @@ impl<'a> Model<'a> {
     /// Models the patch embedding of all tokens; prefix tokens are rows of zeros.
     pub fn embedding(&self, embed: u64, rows: RowWidths) -> End {
         let tokens = self.setting.tokens();
-        let tiles = tokens.div_ceil(self.tokens());
+        let tiles = self.tiling.token_tiles(tokens);
         let mut product = self.linear(tokens, rows, self.setting.patch_len);
         product.stage.macs = self.setting.patches * rows.total() * self.setting.patch_len;
         product.stage.slot_macs = product.stage.slot_macs / tokens * self.setting.patches;
@@ -492,11 +487,11 @@ impl<'a> Model<'a> {
         self.hand_over(&mut product, embed);
         // Each word of all tokens of a tile starts on a beat: patches, then the first values of the
         // residual, which the drain stores a group of tokens at a time.
-        let word = |bytes: u64| self.padded(bytes * self.tokens());
+        let word = |bytes: u64| self.padded(bytes * self.tiling.tokens);
         let mut side = self.side(tiles * self.setting.patch_len * word(1));
         let words = tiles * embed;
         let fill = self.side(words * word(2));
-        let stored = words * self.tokens().div_ceil(self.lanes().requantize);
+        let stored = words * self.tiling.tokens.div_ceil(self.lanes().requantize);
         side.add(Side {
             taken: fill.taken.max(stored),
             ..fill
@@ -582,17 +577,9 @@ impl<'a> Model<'a> {
         totals
     }
 
-    fn tokens(&self) -> u64 {
-        self.hardware.configuration().array.tokens
-    }
-
-    fn pairs(&self) -> u64 {
-        self.hardware.configuration().array.pairs
-    }
-
     /// Returns the bytes of a column of a tile's weights.
     fn weight_bytes(&self) -> u64 {
-        self.pairs()
+        self.tiling.pairs
     }
 
     fn lanes(&self) -> Lanes {
@@ -609,12 +596,12 @@ impl<'a> Model<'a> {
     /// Models the `LayerNorm` of some tokens after a product: each tile of tokens starts as soon as
     /// its residual is stored. The next product takes one tile after another, `embed` columns each.
     fn norm(&self, before: &Product, tokens: u64, embed: u64) -> Norm {
-        let last = tokens.div_ceil(self.tokens()) - 1;
+        let last = self.tiling.token_tiles(tokens) - 1;
         let (spacing, next) = (before.last_spacing(), embed.max(before.first_drain));
         let stored = self.ready(before);
         let (mut free, mut norm) = (0, Norm::default());
         for tile in 0..=last {
-            let size = self.tokens().min(tokens - tile * self.tokens());
+            let size = self.tiling.tile_tokens(tokens, tile);
             let cycles = size.div_ceil(self.lanes().norm) * embed.max(NORM_ROOT) + LOOP_GAP;
             // Counted from the first tile's residual.
             free = (tile * spacing).max(free) + cycles;
@@ -634,16 +621,16 @@ impl<'a> Model<'a> {
             Pool::MeanAfterNorm => {
                 let mut norm = self.norm(before, tokens, embed);
                 // The mean follows the last code; no product runs meanwhile.
-                let others = tokens.div_ceil(self.tokens()) - 1;
+                let others = self.tiling.token_tiles(tokens) - 1;
                 norm.cycles += embed;
                 norm.ready += others * embed + embed;
                 return norm;
             }
             Pool::Mean => {
-                let (full, ragged) = (tokens / self.tokens(), tokens % self.tokens());
+                let (full, ragged) = (tokens / self.tiling.tokens, tokens % self.tiling.tokens);
                 let groups = |tokens: u64| tokens.div_ceil(self.lanes().norm);
                 // One column after another, a group of tokens a cycle.
-                embed * (full * groups(self.tokens()) + groups(ragged) + LOOP_GAP)
+                embed * (full * groups(self.tiling.tokens) + groups(ragged) + LOOP_GAP)
             }
         };
         let cycles = after + embed.max(NORM_ROOT);
@@ -702,7 +689,7 @@ impl<'a> Model<'a> {
 
     /// Returns the cycles from a stage's last product to its last stored result.
     fn ready(&self, product: &Product) -> u64 {
-        self.tokens() + self.pairs() + SLICE_DEPTH + product.last_drain + REQUANTIZE_DEPTH
+        self.tiling.tokens + self.tiling.pairs + SLICE_DEPTH + product.last_drain + REQUANTIZE_DEPTH
     }
 
     /// Returns the array's wait between a stage and the next one on the same tokens: the first and
@@ -711,31 +698,6 @@ impl<'a> Model<'a> {
         let others = after.stage.token_tiles - 1;
         self.ready(before)
             .saturating_sub(others * before.last_spacing().min(after.first_spacing()))
-    }
-
-    /// Divides rows into tiles of row pairs.
-    fn row_tiles(&self, rows: RowWidths) -> Vec<RowTile> {
-        let pairs = self.pairs();
-        let tiles = rows.slots().div_ceil(pairs);
-        let (mut four_left, mut eight_left) = (rows.four_bit, rows.eight_bit);
-        (0..tiles)
-            .map(|_| {
-                // 4-bit pairs first, then 8-bit ones.
-                let fours = four_left.min(2 * pairs);
-                let eights = eight_left.min(pairs - fours.div_ceil(2));
-                four_left -= fours;
-                eight_left -= eights;
-                RowTile {
-                    slots: fours.div_ceil(2) + eights,
-                    outputs: fours + eights,
-                    pair: if eights > 0 {
-                        Pair::EightBit
-                    } else {
-                        Pair::FourBit
-                    },
-                }
-            })
-            .collect()
     }
 
     /// Returns the number of accumulations into which `columns` are divided.
@@ -759,9 +721,12 @@ impl<'a> Model<'a> {
         let lanes = match gemm.drain {
             Drain::Requantize => self.lanes().requantize,
             Drain::Gelu => self.lanes().gelu,
-            Drain::Score => self.tokens(),
+            Drain::Score => self.tiling.tokens,
         };
-        let (full, ragged) = (gemm.tokens / self.tokens(), gemm.tokens % self.tokens());
+        let (full, ragged) = (
+            gemm.tokens / self.tiling.tokens,
+            gemm.tokens % self.tiling.tokens,
+        );
         let token_tiles = full + u64::from(ragged > 0);
         let mut stage = Stage {
             token_tiles,
@@ -769,12 +734,13 @@ impl<'a> Model<'a> {
             ..Stage::default()
         };
         let (mut first_drain, mut last_drain, mut last_stall, mut all_passes) = (0, 0, 0, 0);
-        for tile in self.row_tiles(gemm.rows) {
-            let RowTile {
-                slots,
-                outputs,
-                pair,
-            } = tile;
+        for tile in (self.tiling).row_tiles(gemm.rows.four_bit, gemm.rows.eight_bit) {
+            let (slots, outputs) = (tile.pairs(), tile.rows());
+            let pair = if tile.rows8 > 0 {
+                Pair::EightBit
+            } else {
+                Pair::FourBit
+            };
             let passes = self.passes(pair, gemm.activation, gemm.columns);
             let drain = |tokens: u64| outputs * tokens.div_ceil(lanes);
             let stall = |tokens: u64| (passes * drain(tokens)).saturating_sub(gemm.columns);
@@ -782,9 +748,10 @@ impl<'a> Model<'a> {
             last_stall = (if ragged > 0 {
                 stall(ragged)
             } else {
-                stall(self.tokens())
+                stall(self.tiling.tokens)
             }) / passes;
-            let stalls = full * stall(self.tokens()) + if ragged > 0 { stall(ragged) } else { 0 };
+            let stalls =
+                full * stall(self.tiling.tokens) + if ragged > 0 { stall(ragged) } else { 0 };
             let busy = token_tiles * gemm.columns + stalls;
             all_passes += token_tiles * passes;
             stage.accumulate += token_tiles * gemm.columns;
@@ -793,9 +760,13 @@ impl<'a> Model<'a> {
             stage.passes = stage.passes.max(passes);
             stage.row_tiles += 1;
             if stage.row_tiles == 1 {
-                first_drain = drain(gemm.tokens.min(self.tokens()));
+                first_drain = drain(gemm.tokens.min(self.tiling.tokens));
             }
-            last_drain = drain(if ragged > 0 { ragged } else { self.tokens() });
+            last_drain = drain(if ragged > 0 {
+                ragged
+            } else {
+                self.tiling.tokens
+            });
             if gemm.streamed {
                 // One byte of each column for every row pair of the array, also for those that the
                 // tile does not have.
@@ -836,8 +807,8 @@ impl<'a> Model<'a> {
     ) -> (Stage, u64, Product) {
         let keys = self.setting.tokens();
         let size = |unit: u64| {
-            let tile = unit % queries.div_ceil(self.tokens());
-            self.tokens().min(queries - tile * self.tokens())
+            let tile = unit % self.tiling.token_tiles(queries);
+            self.tiling.tile_tokens(queries, tile)
         };
         let unit = |tokens: u64| {
             let scores = self.gemm(Gemm {
@@ -860,7 +831,7 @@ impl<'a> Model<'a> {
             let exponentials = groups * (keys + LOOP_GAP);
             (scores, exponentials, context)
         };
-        let token_tiles = queries.div_ceil(self.tokens());
+        let token_tiles = self.tiling.token_tiles(queries);
         let (whole, last) = (unit(size(0)), unit(size(token_tiles - 1)));
         let of = |i: u64| {
             if i % token_tiles == token_tiles - 1 {
@@ -892,8 +863,8 @@ impl<'a> Model<'a> {
                 let needed = if i == 0 { queries_ready } else { 0 };
                 let end = product(&mut scores_stage, scores, work.head_dim, needed);
                 let stored = end
-                    + self.tokens()
-                    + self.pairs()
+                    + self.tiling.tokens
+                    + self.tiling.pairs
                     + SLICE_DEPTH
                     + scores.last_drain
                     + SCORE_DEPTH;

@@ -84,7 +84,7 @@ impl Machine<'_> {
                         DRAIN,
                         Memory::Mean,
                         column..column + 1,
-                        layout("means", c.tokens),
+                        tag.of("means", [c.tokens, c.stride, 0, 0, 0, 0]),
                         c.tokens,
                     )?;
                     let cell = self.value_cell(column, tile, c.tokens as usize);
@@ -343,7 +343,7 @@ impl Machine<'_> {
         );
         let scales = tag.of("scales", [c.tokens, keys, c.tile, c.base, c.rows, 0]);
         let sums = tag.of("context", [c.tokens, c.tile, c.base, c.rows, 0, 0]);
-        let means = tag.of("means", [keys, 0, 0, 0, 0, 0]);
+        let means = tag.of("means", [keys, c.stride, 0, 0, 0, 0]);
         let context = tag.of("context", [c.stride, 0, 0, 0, 0, 0]);
         let mut steps = vec![
             Step::Take(SCALES, c.tokens as usize, scales),

@@ -136,6 +136,28 @@ fn every_dropped_duplicated_or_altered_command_is_noticed() {
 }
 
 #[test]
+fn an_altered_stride_of_values_alone_is_noticed() {
+    let subnet = Design {
+        side: 1,
+        kernel: 1,
+        channels: 3,
+        embed: 21,
+        prefix: 0,
+        blocks: vec![(2, 4, 8), (3, 6, 10)],
+        pool: "token",
+        classes: 1,
+        eight_bit: 5,
+        seed: 0,
+    }
+    .subnet();
+    let hardware = hardware(&subnet, "zcu102", [1, 8, 1, 1, 1, 1, 2]);
+    let program = Program::compile(&subnet, &hardware).unwrap();
+    for (what, mutant) in mutants(&program) {
+        assert!(check_schedule(&mutant).is_err(), "{what}");
+    }
+}
+
+#[test]
 fn two_commands_of_a_unit_that_change_places_are_noticed() {
     let subnet = golden("token");
     let program = Program::compile(&subnet, &hardware(&subnet, "zcu102", SHAPES[0].1)).unwrap();
