@@ -1,5 +1,5 @@
-// What the kernels ask of a command, and how the array divides its product into tiles. `Tiling` of
-// the Rust sources divides in the same way.
+// Answers the kernels' questions about a command, and divides the array's product into tiles as
+// `Tiling` of the Rust sources does.
 #pragma once
 
 #include "isa.hpp"

@@ -4,7 +4,7 @@
 
 #include "types.hpp"
 
-// What goes in comes out STEPS steps later.
+// Returns each input STEPS steps later.
 template <typename T, unsigned STEPS> class Delay {
   T stage_[STEPS == 0 ? 1 : STEPS];
 #ifdef QUASAR_FAST

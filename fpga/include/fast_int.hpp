@@ -14,7 +14,7 @@ template <int W, bool SIGNED> class Integer {
   static constexpr int MAGNITUDE = SIGNED ? W - 1 : W;
 
 public:
-  // What takes part in expressions.
+  // The type in expressions.
   using Value = std::conditional_t<MAGNITUDE <= 15, int,
                                    std::conditional_t<MAGNITUDE <= 63, int64_t, __int128>>;
 

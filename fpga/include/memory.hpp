@@ -15,7 +15,7 @@ template <typename T, unsigned BANKS, unsigned WORDS> using ReadPort = const T[B
 template <typename T, unsigned BANKS, unsigned WORDS> using WritePort = T[BANKS][WORDS];
 // A process's own dual-port memory: two accesses to a bank in an interval.
 template <typename T, unsigned BANKS, unsigned WORDS> using Memory = T[BANKS][WORDS];
-// What a DEPENDENCE pragma says of a memory; simulation holds its user to it.
+// Stands for a DEPENDENCE pragma on a memory; simulation checks that the kernel keeps its promise.
 template <typename T, unsigned BANKS, unsigned WORDS>
 void distance(T (&)[BANKS][WORDS], unsigned) {}
 

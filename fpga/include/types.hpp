@@ -59,7 +59,8 @@ inline void put_bits(command_t& c, unsigned word, unsigned lsb, unsigned count, 
 // An item of a queue that carries no data: a credit says that something is done.
 using credit_t = u<1>;
 
-// What one AXI port gives in a cycle. Bytes, since a range of a wide ap_uint is slow in simulation.
+// The data of one AXI port in a cycle. Bytes, since a range of a wide ap_uint is slow in
+// simulation.
 struct port_t {
   uint8_t byte[16];
 };

@@ -69,7 +69,7 @@ public:
   }
 
   Scheduler& scheduler() { return scheduler_; }
-  // Whether something would go on if the host started load or store.
+  // Returns whether something would go on if the host started load or store.
   bool waits_for_host(bool store_runs) const {
     return !load_started_ || (!store_runs && (logits_.full() || checks_.full()));
   }

@@ -18,7 +18,8 @@ namespace sim {
 // Thrown within fibers when the simulation ends.
 struct Stopped {};
 
-// What the hardware would not survive: an address outside a memory, too many accesses to a bank.
+// Reports what the hardware would not survive: an address outside a memory, too many accesses to a
+// bank.
 struct Trap : std::runtime_error {
   using std::runtime_error::runtime_error;
 };

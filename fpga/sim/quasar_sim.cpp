@@ -267,7 +267,7 @@ private:
     work_.notify_all();
   }
 
-  // What a reset leaves: everything but memory.
+  // Clears all state but memory, as a reset does.
   void clear() {
     ++generation_;
     fetch_ = store_ = load_ = {};

@@ -76,7 +76,7 @@ public:
     sim::Scheduler::get().point();
   }
 
-  // Where there is room for certain: never gives way.
+  // Puts an item where there is room for certain, and never gives way.
   void put(const T& item) {
     const unsigned tail = head_ + count_;
     ring_->item[tail >= PLACES ? tail - PLACES : tail] = item;

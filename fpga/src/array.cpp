@@ -36,7 +36,7 @@ struct tile_t {
   u<1> last_keys;
 };
 
-// What enters the array in a cycle.
+// The input of the array in a cycle.
 struct issued_t {
   vec<s<9>, TOKENS> activation;
   column_t operand;

@@ -49,7 +49,7 @@ struct step_t {
   u<1> last; // step of the command
 };
 
-// What a group of lanes stores, and what is to be announced then.
+// The results that a group of lanes stores and announces.
 struct stored_t {
   u<3> destination; // LOGIT stores nothing
   u<8> bank;        // of the first lane
@@ -251,7 +251,7 @@ stored_t nothing() {
   return item;
 }
 
-// What the lanes keep from one command to the next.
+// The lanes' memory from one command to the next.
 using Means = Memory<s<13>, 1, config::QUERY_WORDS>;
 using Lookup = Memory<code_t, LANES, 256>; // GELU's table, a copy a lane
 using Saved = Memory<moments_t, 1, config::MOMENTS_DEPTH>;

@@ -25,7 +25,7 @@ using DoubleBuffer = Memory<gain_t, 2, MAX_EMBED>;
 // Moments of NORM_LANES tokens.
 using group_t = vec<moment_t, NORM_LANES>;
 
-// What normalises a token.
+// The factors that normalise a token.
 struct root_t {
   s<27> sum;
   u<5> bits;

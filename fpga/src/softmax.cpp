@@ -21,7 +21,7 @@ struct stored_t {
   u<1> last;
 };
 
-// What is left to do for a group of tokens.
+// The work that is left for a group of tokens.
 struct total_t {
   vec<u<22>, EXP_LANES> sum12; // sum of e12
   vec<u<18>, EXP_LANES> sum8;  // sum of e8

@@ -330,7 +330,7 @@ public:
         qsim_flush(device_, lists_[i], counts_[i] * sizeof(command_t));
   }
 
-  // Whether fetch became idle again.
+  // Returns whether fetch became idle again.
   bool segment(uint64_t list, uint32_t count, uint32_t input) {
     write_address(reg::fetch_COMMANDS, list);
     write(reg::fetch_COUNT, count);
@@ -374,7 +374,7 @@ public:
     write(reg::store_CTRL, AP_START);
   }
 
-  // Whether the interrupt came; cleared.
+  // Returns whether the interrupt came, and clears it.
   bool interrupted(uint32_t timeout_ms = 20000) {
     if (qsim_wait(device_, timeout_ms) == 0)
       return false;

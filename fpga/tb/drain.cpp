@@ -27,7 +27,7 @@ struct Row {
   unsigned destination, column;
 };
 
-// What the memories and queues should hold, and the inputs that lead there.
+// Holds the expected contents of memories and queues, and the inputs that lead there.
 struct Bench {
   Verdict& verdict;
   Random random;
@@ -54,7 +54,7 @@ struct Bench {
   std::vector<int64_t> means = std::vector<int64_t>(config::QUERY_WORDS);
   // [word][token of the tile], with frames side by side.
   std::vector<std::vector<int64_t>> expected_residual;
-  // What tokens and columns hold; a query's, a hidden one's: [word][token of the tile].
+  // The codes of tokens and columns; a query's, a hidden one's: [word][token of the tile].
   struct Code {
     std::string name;
     std::function<int64_t()> stored;

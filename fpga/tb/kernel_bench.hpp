@@ -1,4 +1,4 @@
-// What the testbenches of single kernels share: a kernel's processes with feeders and collectors at
+// Runs the testbenches of single kernels: a kernel's processes with feeders and collectors at
 // its queues, and a digest of what came out, which must be the same in both forms of the sources.
 // Depends on the kernels' declarations and the simulation.
 #pragma once

@@ -38,7 +38,7 @@ public:
     expect(message.find(words) != std::string::npos,
            "expected \"" + words + "\", got \"" + message + "\"");
   }
-  // What main returns.
+  // Returns the exit status of main.
   int end() const {
     std::printf("%s: %u checks, %u failures\n", name_, checks_, failures_);
     return failures_ == 0 && checks_ > 0 ? 0 : 1;

@@ -1,5 +1,5 @@
-// What AMD's UG579 says of a DSP48E2 in the one form that fpga/rtl/mac_dsp48e2.v and Yosys use: A
-// and B registered or not, product, P.
+// Models a DSP48E2 as AMD's UG579 describes it, in the one form that fpga/rtl/mac_dsp48e2.v and
+// Yosys use: A and B registered or not, product, P.
 
 module DSP48E2 #(
     parameter integer AREG = 1, ACASCREG = 1, BREG = 1, BCASCREG = 1, CREG = 1, DREG = 1, ADREG = 1,

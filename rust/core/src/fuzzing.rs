@@ -15,7 +15,8 @@ use crate::rows::{pack_rows, quantize_rows, row_bytes, unpack_rows, Method, Pair
 use crate::subnet::config::Config;
 use crate::{Error, Executor, Network, Subnet, Tier};
 
-/// Frames of subnets with more multiply-accumulates than this are not run, so that a target stays fast.
+/// Frames of subnets with more multiply-accumulates than this are not run, so that a target stays
+/// fast.
 const MAX_MACS: u64 = 5_000_000;
 
 /// A subnet file, honest or not. What is accepted must write, read back and run.
@@ -55,7 +56,8 @@ pub fn subnet_bytes(bytes: &[u8]) {
     assert_eq!(logits(Tier::Scalar), logits(Tier::best()));
 }
 
-/// An image and how to resize it: sizes, mode and filter from the first bytes, pixels from the others.
+/// An image and how to resize it: sizes, mode and filter from the first bytes, pixels from the
+/// others.
 ///
 /// # Panics
 /// On a bug.

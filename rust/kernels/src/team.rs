@@ -1,11 +1,11 @@
 //! A team of threads for work that forks and joins a hundred times a frame.
 //!
-//! A general thread pool needs microseconds to join: queues, locks, sleeping threads. Here the caller
-//! writes one job and opens it. Members that have just worked still watch for a job; each takes the
-//! share of its own number, and then the shares that nobody has begun. The caller waits only for
-//! members that entered the job, so a member that sleeps or was preempted delays nobody. Nothing is
-//! allocated and no lock is taken. A member without work sleeps after a while until it is woken: an
-//! idle team costs no CPU time.
+//! A general thread pool needs microseconds to join: queues, locks, sleeping threads. Here the
+//! caller writes one job and opens it. Members that have just worked still watch for a job; each
+//! takes the share of its own number, and then the shares that nobody has begun. The caller waits
+//! only for members that entered the job, so a member that sleeps or was preempted delays nobody.
+//! Nothing is allocated and no lock is taken. A member without work sleeps after a while until it
+//! is woken: an idle team costs no CPU time.
 //!
 //! The module is in this crate because a job is borrowed from its caller, which safe Rust cannot
 //! lend to a thread that outlives the call.
@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-/// Time for which a waiting thread watches before it sleeps: longer than the parts of a frame between
-/// two joins, and than a caller's work between two frames.
+/// Time for which a waiting thread watches before it sleeps: longer than the parts of a frame
+/// between two joins, and than a caller's work between two frames.
 const WATCH: Duration = Duration::from_micros(50);
 
 /// The largest number of threads of a team.
@@ -157,8 +157,8 @@ impl fmt::Debug for Team {
 }
 
 impl Team {
-    /// Starts a team of `threads` threads: the caller and `threads - 1` new ones, named `quasar-1` and
-    /// so on.
+    /// Starts a team of `threads` threads: the caller and `threads - 1` new ones, named `quasar-1`
+    /// and so on.
     ///
     /// # Errors
     /// The system's error if a thread cannot be started.
@@ -207,8 +207,8 @@ impl Team {
         }
     }
 
-    /// Calls `work(0)` here, and `work(member)` in every member that enters before `work(0)` ends. While
-    /// another caller uses the team, only `work(0)` is called.
+    /// Calls `work(0)` here, and `work(member)` in every member that enters before `work(0)` ends.
+    /// While another caller uses the team, only `work(0)` is called.
     fn fork(&self, work: &(dyn Fn(usize) + Sync)) {
         if self.members.is_empty() || self.busy.swap(true, Ordering::Acquire) {
             return work(0);
@@ -236,10 +236,10 @@ impl Team {
         assert!(!panicked.get(), "a thread of the team panicked");
     }
 
-    /// Calls `work(i, &mut items[i], rows)` for every item, with the item's `chunk` of `rows` (the last
-    /// chunk may be shorter; it is empty once rows have run out). Each thread begins with the item of
-    /// its number, so that an item stays in one core's cache from call to call. Threads that are done
-    /// take items that nobody has begun.
+    /// Calls `work(i, &mut items[i], rows)` for every item, with the item's `chunk` of `rows` (the
+    /// last chunk may be shorter; it is empty once rows have run out). Each thread begins with the
+    /// item of its number, so that an item stays in one core's cache from call to call. Threads
+    /// that are done take items that nobody has begun.
     ///
     /// # Panics
     /// If `work` does, after all threads have ended, or if `chunk` is 0.

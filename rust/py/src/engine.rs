@@ -47,7 +47,7 @@ pub struct Engine {
     /// The same device if it is the CPU.
     cpu: Option<Arc<Executor>>,
     subnet: Arc<quasar_core::Subnet>,
-    /// Whether a frame may take so long that Ctrl-C should end it.
+    /// True if a frame may take so long that Ctrl-C should end it.
     slow: bool,
     /// Idle preprocessors of [`Engine::prepare`].
     preparing: PerProcess<IdlePool<Preprocessor>>,

@@ -1,4 +1,5 @@
-//! `_native.Board`, `Hardware`, `Workload`, `CostTable`, `estimate`: the hardware model. `python/quasar_rt/hardware` is the public face.
+//! `_native.Board`, `Hardware`, `Workload`, `CostTable`, `estimate`: the hardware model.
+//! `python/quasar_rt/hardware` is the public face.
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;

@@ -1,5 +1,5 @@
-//! The search and what goes with it: `python/quasar_rt/nas/nsga2.py`, `predictor.py`, `knapsack.py` and `stats.py` are the public faces
-//! and have checked dtypes, dimensions and contiguity.
+//! The search and what goes with it: `python/quasar_rt/nas/nsga2.py`, `predictor.py`, `knapsack.py`
+//! and `stats.py` are the public faces and have checked dtypes, dimensions and contiguity.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::errors::{invalid_value, to_py};
 use crate::hardware::CostTable;
 use crate::space::Space;
 
-/// How often a search that runs in Rust lets Python look for signals such as Ctrl-C.
+/// The interval at which a search in Rust lets Python look for signals such as Ctrl-C.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Genomes [n, genes], scores, FPS, violations.

@@ -1,4 +1,5 @@
-//! `_native.Space`: search spaces and their genomes. `python/quasar_rt/space.py` is the public face.
+//! `_native.Space`: search spaces and their genomes. `python/quasar_rt/space.py` is the public
+//! face.
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;

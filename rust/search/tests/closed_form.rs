@@ -203,7 +203,8 @@ fn what_does_not_fit_names_the_buffer_and_by_how_much() {
     );
 }
 
-/// One block by hand: 17 tokens on 6 x 5, all 4-bit, embed 16, 2 heads of 8, hidden 32, lanes enough that nothing stalls.
+/// One block by hand: 17 tokens on 6 x 5, all 4-bit, embed 16, 2 heads of 8, hidden 32, lanes
+/// enough that nothing stalls.
 #[test]
 fn a_small_layer_takes_the_cycles_counted_by_hand() {
     let space = space("digits");
@@ -231,7 +232,8 @@ fn a_small_layer_takes_the_cycles_counted_by_hand() {
     let estimate = estimate(&workload, &hardware).unwrap();
     let layer = |name: &str| estimate.layers.iter().find(|l| l.name == name).unwrap();
     assert_eq!(workload.setting.tokens(), 17);
-    // (tiles of tokens) * (tiles of row pairs) * columns, heads and tiles of tokens being units of attention.
+    // (tiles of tokens) * (tiles of row pairs) * columns, heads and tiles of tokens being units of
+    // attention.
     for (name, cycles) in [
         ("embed", 3 * 4 * 4),
         // 32 rows of keys and queries, then 16 of values.
@@ -250,7 +252,8 @@ fn a_small_layer_takes_the_cycles_counted_by_hand() {
     ] {
         assert_eq!(layer(name).accumulate, cycles, "{name}");
     }
-    // Each row of a tile leaves in a cycle: only the patch embedding's 5 rows take longer than its 4 columns, in 3 x 3 whole tiles.
+    // Each row of a tile leaves in a cycle: only the patch embedding's 5 rows take longer than its
+    // 4 columns, in 3 x 3 whole tiles.
     for layer in &estimate.layers {
         assert_eq!(
             layer.drain_stall,
@@ -259,8 +262,8 @@ fn a_small_layer_takes_the_cycles_counted_by_hand() {
             layer.name
         );
     }
-    // fc1's last tile has one pair. Until its 2 rows are stored: 6 + 5 hops, 4 of the slice, 2 of the drain, 16 of the lanes; fc2 has
-    // 2 tiles of tokens of 16 columns before it needs them.
+    // fc1's last tile has one pair. Until its 2 rows are stored: 6 + 5 hops, 4 of the slice, 2 of
+    // the drain, 16 of the lanes; fc2 has 2 tiles of tokens of 16 columns before it needs them.
     assert_eq!(layer("blocks.0.fc2").wait, (6 + 5 + 4 + 2 + 16) - 2 * 16);
     let alone: u64 = estimate.layers.iter().map(|l| l.cycles).sum();
     assert!(estimate.period_cycles >= alone && estimate.latency_cycles > estimate.period_cycles);
@@ -288,7 +291,8 @@ fn draining_stalls_the_array_when_lanes_are_too_few() {
             .unwrap()
             .drain_stall
     };
-    // 48 outputs of 99 tokens in 192 columns: 4 cycles a row for 25 lanes fit exactly, 5 for 20 lanes take 48 more in each of 4 x 2 tiles.
+    // 48 outputs of 99 tokens in 192 columns: 4 cycles a row for 25 lanes fit exactly, 5 for 20
+    // lanes take 48 more in each of 4 x 2 tiles.
     assert_eq!(stalls(25), 0);
     assert_eq!(stalls(20), 4 * 2 * 48);
 }
@@ -606,7 +610,8 @@ fn a_board_that_is_too_small_says_what_it_lacks() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// The largest sizes on the smallest array, and anything between: no overflow, and time only ever passes.
+    /// The largest sizes on the smallest array, and anything between: no overflow, and time only
+    /// ever passes.
     #[test]
     fn any_sound_sizes_are_estimated(
         embed in 1usize..1025, heads in 1usize..129, head_dim in 1usize..129, hidden in 1usize..4097, depth in 1usize..4,

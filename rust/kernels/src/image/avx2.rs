@@ -275,8 +275,8 @@ fn channel(luma: [__m256i; 2], chroma: __m256i, [low, high]: &[__m256i; 2]) -> _
     )
 }
 
-/// Returns the sources of 16 bytes of interleaved RGB, from byte 16 * `part` on: for each channel the
-/// index of its byte, or -1.
+/// Returns the sources of 16 bytes of interleaved RGB, from byte 16 * `part` on: for each channel
+/// the index of its byte, or -1.
 const fn interleaving(part: usize) -> [[i8; 16]; 3] {
     let mut picks = [[-1; 16]; 3];
     let mut i = 0;
