@@ -152,14 +152,6 @@ def restricted(space: Space, fractions: tuple[float, ...] | None) -> Space:
     return Space.from_toml("\n".join(lines) + "\n")
 
 
-def engine_images(images: Any) -> list[NDArray[np.uint8]]:
-    """Converts images uint8 [n, channels, height, width] to what `Engine` takes."""
-    return [
-        image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
-        for image in images.numpy()
-    ]
-
-
 def integer_logits(
     subnet: Subnet, images: Sequence[NDArray[np.uint8]], threads: int | None
 ) -> NDArray[np.float32]:
@@ -269,12 +261,16 @@ class Seed:
     @cached_property
     def search(self) -> tuple[list[NDArray[np.uint8]], NDArray[np.int64]]:
         """Returns the first half of the validation images, for choosing, and its labels."""
+        from quasar_rt.train.data import engine_images
+
         images, labels = self.data.validation.first((len(self.data.validation) + 1) // 2)
         return engine_images(images), labels.numpy()
 
     @cached_property
     def held(self) -> tuple[Any, list[NDArray[np.uint8]], NDArray[np.int64]]:
         """Returns the other half as a tensor and as the engine takes it, and its labels."""
+        from quasar_rt.train.data import engine_images
+
         half = (len(self.data.validation) + 1) // 2
         images, labels = self.data.validation.first(len(self.data.validation) - half, half)
         return images, engine_images(images), labels.numpy()

@@ -90,36 +90,20 @@ def seeds_of(document: Document) -> list[str]:
     return [str(seed) for seed in document["seeds"]]
 
 
-def cell(document: Document, name: str, seed: str) -> Result | None:
-    """A result, or None where that seed has none."""
-    found: Result | None = document["cells"].get(name, {}).get(seed)
-    return found
+def by_seed(document: Document, cell: str, get: Callable[[Result], float | None]) -> dict[str, float]:
+    """Returns ``get(result)`` of a cell by seed, of those seeds that have it."""
+    results = document["cells"].get(cell, {})
+    found = {seed: get(results[seed]) for seed in seeds_of(document) if seed in results}
+    return {seed: float(value) for seed, value in found.items() if value is not None}
 
 
-def pick(document: Document, strategy: str, target: float, seed: str) -> Result | None:
-    """Returns the pick of a strategy for a target; None where the strategy did not reach the target."""
-    found = cell(document, f"search_{strategy}", seed)
-    for one in found["picks"] if found else ():
-        if one["target"] == target:
-            result: Result = one
-            return result if one["reached"] else None
-    return None
+def selected(document: Document, strategy: str, target: float, key: str) -> dict[str, float]:
+    """Returns a figure of the networks that a strategy selected for a target, by seed; none where it reached none."""
 
+    def get(result: Result) -> float | None:
+        return next((one.get(key) for one in result["picks"] if one["target"] == target), None)
 
-def each(document: Document, get: Callable[[str], float | None]) -> dict[str, float]:
-    """``get(seed)`` by seed, of those seeds that have it."""
-    values = {seed: get(seed) for seed in seeds_of(document)}
-    return {seed: value for seed, value in values.items() if value is not None}
-
-
-def picked(document: Document, strategy: str, target: float, key: str) -> dict[str, float]:
-    """A figure of a strategy's picks by seed."""
-
-    def get(seed: str) -> float | None:
-        found = pick(document, strategy, target, seed)
-        return None if found is None else float(found[key])
-
-    return each(document, get)
+    return by_seed(document, f"search_{strategy}", get)
 
 
 def paired(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
@@ -149,42 +133,24 @@ def averaged(results: Result | Sequence[Result], key: str) -> float:
 
 def scaled(document: Document, network: str, on: bool, key: str) -> dict[str, float]:
     """Returns a figure of a network of the supernets with layer scaling or without, by seed."""
-
-    def get(seed: str) -> float | None:
-        found = cell(document, "scaling_on" if on else "scaling_off", seed)
-        return None if found is None else averaged(found[network], key)
-
-    return each(document, get)
+    return by_seed(
+        document, "scaling_on" if on else "scaling_off", lambda result: averaged(result[network], key)
+    )
 
 
 def ranked(document: Document, name: str, key: str) -> dict[str, float]:
     """Returns a figure of the narrow network without tuning, by seed."""
-
-    def get(seed: str) -> float | None:
-        found = cell(document, "rows", seed)
-        return None if found is None else averaged(found[name], key)
-
-    return each(document, get)
+    return by_seed(document, "rows", lambda result: averaged(result[name], key))
 
 
 def tuned(document: Document, criterion: str, key: str) -> dict[str, float]:
     """Returns a figure of the narrow network after tuning, by seed."""
-
-    def get(seed: str) -> float | None:
-        found = cell(document, f"rows_trained_{criterion}", seed)
-        return None if found is None else float(found[key])
-
-    return each(document, get)
+    return by_seed(document, f"rows_trained_{criterion}", lambda result: result[key])
 
 
 def retrained(document: Document, target: float, how: str, key: str = "top1") -> dict[str, float]:
     """Returns a figure of the row-wise selection for a target: ``inherited``, ``tuned`` or from ``scratch``."""
-
-    def get(seed: str) -> float | None:
-        found = cell(document, f"inherited_{target:g}", seed)
-        return None if found is None else float(found[how][key])
-
-    return each(document, get)
+    return by_seed(document, f"inherited_{target:g}", lambda result: result[how][key])
 
 
 def values(found: Mapping[str, float]) -> list[float]:
@@ -220,21 +186,21 @@ def fronts_table(document: Document) -> str:
     rows, every = [], len(document["seeds"])
     for target in document["settings"]["targets"]:
         for strategy, label in STRATEGIES.items():
-            fps = values(picked(document, strategy, target, "fps"))
+            fps = values(selected(document, strategy, target, "fps"))
             if not fps:
                 rows.append([f"{target:,.0f}", label, "not reached", "–", "–", "–"])
                 continue
             if len(fps) < every:
                 label += f" ({len(fps)} of {every} seeds reach it)"
-            share = values(picked(document, strategy, target, "eight_bit_share"))
+            share = values(selected(document, strategy, target, "eight_bit_share"))
             rows.append(
                 [
                     f"{target:,.0f}",
                     label,
                     f"{statistics.fmean(fps):,.0f}",
                     f"{100 * statistics.fmean(share):.0f}",
-                    shown(values(picked(document, strategy, target, "top1"))),
-                    shown(values(picked(document, strategy, target, "logit_error")), digits=1),
+                    shown(values(selected(document, strategy, target, "top1"))),
+                    shown(values(selected(document, strategy, target, "logit_error")), digits=1),
                 ]
             )
     return markdown(header, rows, 2)
@@ -256,7 +222,7 @@ def differences_table(document: Document) -> str:
             by_key = {
                 key: over(
                     [
-                        paired(picked(document, "rows", t, key), picked(document, strategy, t, key))
+                        paired(selected(document, "rows", t, key), selected(document, strategy, t, key))
                         for t in group
                     ]
                 )
@@ -449,7 +415,8 @@ def fronts_picture(document: Document) -> bytes:
     left, middle, right = axes[0]
     targets = document["settings"]["targets"]
     for number, (strategy, label) in enumerate(STRATEGIES.items()):
-        fronts = [r["front"] for s in seeds_of(document) if (r := cell(document, f"search_{strategy}", s))]
+        results = document["cells"].get(f"search_{strategy}", {})
+        fronts = [results[seed]["front"] for seed in seeds_of(document) if seed in results]
         colour = COLOURS[strategy]
         if fronts:
             quickest = min(max(fps for fps, _ in front) for front in fronts)
@@ -462,8 +429,8 @@ def fronts_picture(document: Document) -> bytes:
             )
         for i, target in enumerate(targets):
             at = i + 0.14 * (number - 2)
-            points(middle, at, picked(document, strategy, target, "top1"), colour, None if i else label)
-            points(right, at, picked(document, strategy, target, "logit_error"), colour)
+            points(middle, at, selected(document, strategy, target, "top1"), colour, None if i else label)
+            points(right, at, selected(document, strategy, target, "logit_error"), colour)
     left.set_xlabel("modelled FPS, at least")
     left.set_ylabel("best top-1 in the search, %")
     left.set_title("Search images: mean and range over seeds", fontsize=10, loc="left")

@@ -29,8 +29,9 @@ from quasar_rt import Engine, FileError, ImageError, InvalidValueError, Settings
 from quasar_rt.datasets import DatasetError  # noqa: E402
 from quasar_rt.space import Space  # noqa: E402
 from quasar_rt.train import Trained, checkpoint, data, train, train_architecture  # noqa: E402
+from quasar_rt.train.batches import Batches, augment  # noqa: E402
 from quasar_rt.train.checkpoint import CheckpointError  # noqa: E402
-from quasar_rt.train.data import Batches, FileSplit, Split, augment  # noqa: E402
+from quasar_rt.train.data import FileSplit, Split  # noqa: E402
 from quasar_rt.train.distributed import DistributedError, init_process_group  # noqa: E402
 from quasar_rt.train.evaluation import evaluate, logits_of  # noqa: E402
 from quasar_rt.train.loop import DivergedError, Stopped  # noqa: E402

@@ -262,5 +262,4 @@ class Supernet:
 
 def _labelled(images: datasets.AnySplit) -> Iterator[tuple[Any, int]]:
     for batch, labels in images.batches(BATCH):
-        for image, label in zip(batch.numpy(), labels.tolist(), strict=True):
-            yield (image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))), label
+        yield from zip(datasets.engine_images(batch), labels.tolist(), strict=True)

@@ -1,17 +1,9 @@
-"""Images for training: splits by seed, batches whose order and augmentation depend on the seed and the step alone.
-
-Nothing here keeps the state of a random generator: the order of an epoch is keyed by (seed, stage, epoch), the
-augmentation of an image by (seed, stage, step, its position in the joint batch). So a run resumes at any step, and
-several processes see what one would. Depends on: torch, `quasar_rt.datasets`, `quasar_rt.images`; torchvision and timm
-for folders.
-"""
+"""Data sets for training, and their splits by the seed. Depends on: torch, `quasar_rt.datasets`, `quasar_rt.images`."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import random
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..datasets import (
@@ -31,13 +22,22 @@ from ..datasets import (
     load_fashion_mnist,
     read_image_folder,
 )
-from ..errors import ImageError
-from ..images import preprocess, to_pixels
+from ..images import preprocess
 from ..space import Space
-from .recipe import Data as DataRecipe
 from .recipe import Recipe
 
-__all__ = ["Batches", "Data", "FileSplit", "Shape", "Split", "augment", "key_of", "load"]
+__all__ = [
+    "AnySplit",
+    "Data",
+    "FileSplit",
+    "Shape",
+    "Split",
+    "engine_images",
+    "generator_of",
+    "key_of",
+    "load",
+    "planes",
+]
 
 _ENVIRONMENT = "QUASAR_RT_IMAGENET"
 #: Side of the crop as a share of the shorter side that an image is brought to, for evaluation (timm's `crop_pct`).
@@ -70,11 +70,9 @@ class Shape:
         return cls(**settings["image"], classes=settings["classes"])
 
 
-@dataclass
-class Split:
-    """Images in memory, uint8 [n, channels, height, width], and labels int64 [n]."""
+class _Labelled:
+    """The common part of the two kinds of splits."""
 
-    images: Tensor
     labels: Tensor
 
     def __len__(self) -> int:
@@ -82,7 +80,7 @@ class Split:
 
     def first(self, count: int, start: int = 0) -> tuple[Tensor, Tensor]:
         """Returns `count` images uint8 [n, channels, height, width] from `start` on, or fewer, and their labels."""
-        return self.images[start : start + count], self.labels[start : start + count]
+        raise NotImplementedError
 
     def batches(
         self, size: int = 500, start: int = 0, stop: int | None = None
@@ -91,6 +89,18 @@ class Split:
         stop = len(self) if stop is None else stop
         for at in range(start, stop, size):
             yield self.first(min(size, stop - at), at)
+
+
+@dataclass
+class Split(_Labelled):
+    """Images in memory, uint8 [n, channels, height, width], and labels int64 [n]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def first(self, count: int, start: int = 0) -> tuple[Tensor, Tensor]:
+        """Returns `count` images uint8 [n, channels, height, width] from `start` on, or fewer, and their labels."""
+        return self.images[start : start + count], self.labels[start : start + count]
 
     def for_engine(self, count: int, start: int = 0) -> list[Any]:
         """Returns those images as `Engine` takes them."""
@@ -102,7 +112,7 @@ class Split:
 
 
 @dataclass
-class FileSplit:
+class FileSplit(_Labelled):
     """Images in files, decoded when they are wanted; labels int64 [n].
 
     Out of training an image becomes pixels exactly as the engine makes them: `document` is the subnet's preprocessing.
@@ -113,24 +123,13 @@ class FileSplit:
     shape: Shape
     document: dict[str, Any]
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def first(self, count: int, start: int = 0) -> tuple[Tensor, Tensor]:
         """Returns `count` images uint8 [n, channels, height, width] from `start` on, or fewer, and their labels."""
         size = (self.shape.height, self.shape.width, self.shape.channels)
         chosen = self.paths[start : start + count]
-        pixels = [torch.from_numpy(_planes(preprocess(path, size, self.document))) for path in chosen]
+        pixels = [torch.from_numpy(planes(preprocess(path, size, self.document))) for path in chosen]
         images = torch.stack(pixels) if pixels else torch.empty((0, size[2], *size[:2]), dtype=torch.uint8)
         return images, self.labels[start : start + count]
-
-    def batches(
-        self, size: int = 100, start: int = 0, stop: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields images and labels in order, `size` at a time, not augmented."""
-        stop = len(self) if stop is None else stop
-        for at in range(start, stop, size):
-            yield self.first(min(size, stop - at), at)
 
     def for_engine(self, count: int, start: int = 0) -> list[Any]:
         """Returns those files, which `Engine` resizes and crops by itself."""
@@ -285,174 +284,14 @@ def _with_channels(images: Any, channels: int) -> Tensor:
     return torch.from_numpy(images.copy()).unsqueeze(1).repeat(1, channels, 1, 1)
 
 
-def _planes(pixels: Any) -> Any:
+def planes(pixels: Any) -> Any:
     """Converts [height, width] or [height, width, channels] to [channels, height, width]."""
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
-@dataclass
-class Batches:
-    """The training batches of one stage, of one process among `world`.
-
-    Step s takes the s-th part of its epoch's order; what is left over at an epoch's end waits for another epoch.
-    """
-
-    split: AnySplit
-    recipe: DataRecipe
-    seed: int
-    stage: str
-    batch: int
-    rank: int = 0
-    world: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    @property
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return len(self.split) // self.batch
-
-    @property
-    def part(self) -> slice:
-        """This process's positions in the joint batch."""
-        edge = [self.batch * r // self.world for r in (self.rank, self.rank + 1)]
-        return slice(*edge)
-
-    def indices(self, step: int) -> Tensor:
-        """Returns the joint batch's indices of that step of the stage."""
-        epoch, i = divmod(step, self.steps)
-        if getattr(self, "_epoch", None) != epoch:
-            generator = generator_of(self.seed, self.stage, "order", epoch)
-            self._order, self._epoch = torch.randperm(len(self.split), generator=generator), epoch
-        return self._order[i * self.batch : (i + 1) * self.batch]
-
-    def between(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields this process's images (uint8, on the device) and labels of the steps from `start` to before `stop`."""
-        if isinstance(self.split, Split):
-            yield from self._from_memory(self.split, start, stop)
-        else:
-            yield from self._from_files(self.split, start, stop)
-
-    def _from_memory(self, split: Split, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for step in range(start, stop):
-            index = self.indices(step)[self.part].to(split.images.device)
-            generator = generator_of(self.seed, self.stage, "augment", step)
-            images = augment(split.images[index], self.recipe, generator, self.batch, self.part)
-            yield images.to(self.device), split.labels[index].to(self.device)
-
-    def _from_files(self, split: FileSplit, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        keys = []
-        for step in range(start, stop):
-            positions = range(self.batch)[self.part]
-            chosen = self.indices(step)[self.part].tolist()
-            keys.append(
-                [
-                    (index, key_of(self.seed, self.stage, "augment", step, position))
-                    for index, position in zip(chosen, positions, strict=True)
-                ]
-            )
-        workers = self.recipe.workers
-        loader = torch.utils.data.DataLoader(
-            _Augmented(split, self.recipe),
-            batch_sampler=keys,
-            num_workers=workers,
-            worker_init_fn=_leave_signals_to_the_parent if workers else None,
-            generator=torch.Generator(),
-            pin_memory=self.device.type == "cuda",
-        )
-        try:
-            for images, labels in loader:
-                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-        except ImageError as error:
-            # A worker's error says where it was raised, with the message last.
-            line = str(error).strip().splitlines()[-1]
-            raise ImageError(line.rpartition("ImageError: ")[2]) from error
-
-
-def _leave_signals_to_the_parent(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-class _Augmented(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Training images by (index, seed of the augmentation)."""
-
-    def __init__(self, split: FileSplit, recipe: DataRecipe) -> None:
-        from timm.data.auto_augment import rand_augment_transform
-        from torchvision.transforms import v2 as transforms
-
-        shape = split.shape
-        size = (shape.height, shape.width)
-        bicubic = transforms.InterpolationMode.BICUBIC
-        steps: list[Any] = [
-            transforms.RandomResizedCrop(
-                size, scale=tuple(recipe.crop), interpolation=bicubic, antialias=True
-            )
-        ]
-        if recipe.flip:
-            steps.append(transforms.RandomHorizontalFlip())
-        if recipe.randaugment:
-            if shape.channels != 3:
-                raise DatasetError("data.randaugment is for RGB images, the space's are gray")
-            fill = tuple(round(255 * m) for m in (recipe.mean * 3)[:3])
-            steps.append(rand_augment_transform(recipe.randaugment, {"img_mean": fill}))
-        if recipe.shift:
-            steps += [transforms.Pad(recipe.shift), transforms.RandomCrop(size)]
-        self._transform = transforms.Compose(steps)
-        self._split = split
-
-    def __len__(self) -> int:
-        return len(self._split)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        index, seed = key
-        pixels = to_pixels(self._split.paths[index])
-        image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-        image = image.convert("L" if self._split.shape.channels == 1 else "RGB")
-        # torchvision draws from torch's global generator, timm from those of random and NumPy.
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        torch.default_generator.manual_seed(seed)
-        try:
-            image = self._transform(image)
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
-            torch.set_rng_state(states[2])
-        return torch.from_numpy(_planes(np.array(image))), int(self._split.labels[index])
-
-
-def augment(
-    images: Tensor,
-    recipe: DataRecipe,
-    generator: torch.Generator,
-    batch: int | None = None,
-    part: slice | None = None,
-) -> Tensor:
-    """Mirrors and shifts each image at random, as `recipe` says.
-
-    Args:
-        images: uint8 [n, channels, height, width].
-        recipe: says what is done.
-        generator: on the CPU; it gives the draws of the whole joint batch.
-        batch: images of the joint batch, where `images` are only its `part`.
-        part: see `batch`.
-    """
-    n, _, height, width = images.shape
-    batch, part = batch or n, part or slice(None)
-    if recipe.flip:
-        mirrored = (torch.rand(batch, generator=generator) < 0.5)[part].to(images.device)
-        images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
-    if recipe.shift:
-        draws = torch.randint(0, 2 * recipe.shift + 1, (2, batch, 1), generator=generator)
-        dy, dx = draws[:, part].to(images.device)
-        padded = F.pad(images, (recipe.shift,) * 4)
-        rows = dy + torch.arange(height, device=images.device)
-        columns = dx + torch.arange(width, device=images.device)
-        images = padded[
-            torch.arange(n, device=images.device).view(-1, 1, 1, 1),
-            torch.arange(images.shape[1], device=images.device).view(1, -1, 1, 1),
-            rows[:, None, :, None],
-            columns[:, None, None, :],
-        ]
-    return images
+def engine_images(images: Tensor) -> list[NDArray[np.uint8]]:
+    """Converts images uint8 [n, channels, height, width] to what `Engine` takes fastest."""
+    return [
+        image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
+        for image in images.numpy()
+    ]

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import QuasarError
 from ..space import Architecture, Space
 from . import checkpoint
-from .data import Batches
+from .batches import Batches
 from .evaluation import evaluate
 from .job import Job, Row
 from .model import ViT
