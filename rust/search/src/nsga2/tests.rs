@@ -1,0 +1,400 @@
+//! Tests of the search on a cost model that stands for the hardware.
+
+use super::variation::{mutated, none_below, spread};
+use super::*;
+use crate::genome::tests::toy;
+use crate::random::SplitMix64;
+use proptest::prelude::*;
+
+/// A cost model for tests: 1e6 over a sum of what each gene's choice costs.
+#[derive(Clone, Debug)]
+struct Double {
+    genotype: Genotype,
+    /// Networks whose sum exceeds it do not fit.
+    capacity: f64,
+}
+
+impl Double {
+    fn sum(&self, genome: &[u8]) -> f64 {
+        let used = self.genotype.used(genome);
+        let blocks: f64 = genome[2..used]
+            .iter()
+            .enumerate()
+            .map(|(i, &gene)| 2.0 + f64::from(gene) * (1.0 + (i % 3) as f64))
+            .sum();
+        blocks * (8.0 + f64::from(genome[0])) + 50.0
+    }
+}
+
+impl CostModel for Double {
+    fn cost(&self, genome: &[u8]) -> Cost {
+        let sum = self.sum(genome);
+        Cost {
+            fps: 1e6 / sum,
+            violation: (sum - self.capacity).max(0.0),
+        }
+    }
+
+    fn fastest(&self) -> Result<(Vec<u8>, f64)> {
+        let smallest = vec![0; self.genotype.genes()];
+        if self.sum(&smallest) > self.capacity {
+            return Err(Error::Infeasible("nothing fits".into()));
+        }
+        let fps = 1e6 / self.sum(&smallest);
+        Ok((smallest, fps))
+    }
+}
+
+/// A score with diminishing returns and an interaction, so that fronts are curved.
+fn score(genotype: &Genotype, genome: &[u8]) -> f64 {
+    let used = genotype.used(genome);
+    let sum: f64 = genome[2..used]
+        .iter()
+        .enumerate()
+        .map(|(i, &gene)| (1.0 + f64::from(gene)).sqrt() / (1.0 + (i * 7 % 5) as f64))
+        .sum();
+    sum * (1.0 + 0.2 * f64::from(genome[0]))
+}
+
+fn settings(population: usize, generations: usize, seed: u64) -> Settings {
+    Settings {
+        population,
+        generations,
+        targets: vec![],
+        seed,
+        oversample: 1,
+    }
+}
+
+fn deep() -> Genotype {
+    toy(3, &[6, 7, 8], &[2, 2, 5])
+}
+
+fn search(genotype: &Genotype, settings: Settings, capacity: f64) -> Nsga2<Double> {
+    let costs = Double {
+        genotype: genotype.clone(),
+        capacity,
+    };
+    Nsga2::new(genotype.clone(), costs, settings).unwrap()
+}
+
+fn run(search: &mut Nsga2<Double>) {
+    let genotype = search.genotype.clone();
+    search
+        .run_with(|genomes, scores| {
+            for (genome, value) in genomes.rows().zip(scores) {
+                *value = score(&genotype, genome);
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn no_genome_is_asked_for_twice_and_all_are_canonical() {
+    let genotype = deep();
+    let mut search = search(&genotype, settings(40, 30, 1), f64::INFINITY);
+    let mut seen = GenomeSet::new(genotype.genes());
+    search
+        .run_with(|genomes, scores| {
+            assert!(genomes.len() <= 40);
+            for (genome, value) in genomes.rows().zip(scores) {
+                genotype.check(genome).unwrap();
+                assert!(seen.insert(genome).1, "{genome:?} was asked for twice");
+                *value = score(&genotype, genome);
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(seen.len(), 40 * 30);
+    assert_eq!(search.evaluated().len(), 40 * 30);
+    assert_eq!(search.population().len(), 40);
+    assert!(search.done() && search.ask(None).is_empty());
+    assert_eq!(search.history().len(), 30);
+    assert!(search
+        .history()
+        .windows(2)
+        .all(|h| h[0].hypervolume <= h[1].hypervolume));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_search_and_another_seed_another() {
+    let genotype = deep();
+    let run_seed = |seed| {
+        let mut search = search(&genotype, settings(30, 15, seed), f64::INFINITY);
+        run(&mut search);
+        search
+    };
+    let (first, again, other) = (run_seed(7), run_seed(7), run_seed(8));
+    assert_eq!(first.evaluated(), again.evaluated());
+    assert_eq!(first.front(), again.front());
+    assert_ne!(first.front(), other.front());
+}
+
+#[test]
+fn the_last_generation_is_ranked() {
+    // The score is 0 until the last generation; only its children can then be on the front.
+    let genotype = deep();
+    let mut search = search(&genotype, settings(20, 5, 3), f64::INFINITY);
+    let mut generation = 0;
+    search
+        .run_with(|_, scores| {
+            generation += 1;
+            scores.fill(f64::from(u8::from(generation == 5)));
+            Ok(())
+        })
+        .unwrap();
+    let front = search.front();
+    assert!(front.iter().any(|c| c.score == 1.0));
+    let members = search.population();
+    assert!(members.iter().any(|c| c.score == 1.0));
+}
+
+#[test]
+fn a_small_space_is_evaluated_one_and_all() {
+    let genotype = toy(2, &[1, 2], &[2, 3]);
+    for (population, generations) in [(200, 100), (10, 9), (4, 21)] {
+        let mut search = search(
+            &genotype,
+            settings(population, generations, 0),
+            f64::INFINITY,
+        );
+        run(&mut search);
+        let evaluated = search.evaluated();
+        assert_eq!(evaluated.len(), 84);
+        let points: Vec<Point> = evaluated
+            .iter()
+            .map(|c| Point {
+                fps: c.fps,
+                score: c.score,
+                violation: 0.0,
+            })
+            .collect();
+        for candidate in search.front() {
+            let point = Point {
+                fps: candidate.fps,
+                score: candidate.score,
+                violation: 0.0,
+            };
+            assert!(!points.iter().any(|p| p.dominates(&point)));
+        }
+    }
+}
+
+#[test]
+fn a_space_barely_larger_than_the_budget_ends() {
+    let genotype = toy(2, &[1, 2], &[2, 3]);
+    let mut search = search(&genotype, settings(83, 1, 0), f64::INFINITY);
+    run(&mut search);
+    assert!(search.evaluated().len() >= 60);
+    // One generation of few genomes, with a budget that is not reached because nearly all of them
+    // were bred.
+    let mut search = self::search(&genotype, settings(7, 11, 0), f64::INFINITY);
+    run(&mut search);
+    assert_eq!(search.history().len(), 11);
+}
+
+#[test]
+fn the_front_comes_close_to_the_exact_one() {
+    let genotype = toy(3, &[3, 4], &[2, 5]);
+    let budget = genotype.size() as usize;
+    let mut exact = search(&genotype, settings(budget, 1, 0), f64::INFINITY);
+    run(&mut exact);
+    let reference = exact.reference;
+    let full = exact.front.hypervolume(reference);
+    for seed in 0..5 {
+        let mut search = search(&genotype, settings(50, 40, seed), f64::INFINITY);
+        run(&mut search);
+        assert!(search.evaluated.len() * 10 < budget, "{budget}");
+        let found = search.front.hypervolume(reference);
+        assert!(found > 0.995 * full, "seed {seed}: {}", found / full);
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_neither_on_the_front_nor_best() {
+    let genotype = deep();
+    let capacity = 1000.0;
+    let mut search = search(&genotype, settings(40, 20, 1), capacity);
+    run(&mut search);
+    assert!(search.evaluated().iter().any(|c| c.violation > 0.0));
+    assert!(search.front().iter().all(|c| c.violation == 0.0));
+    assert!(search.population().iter().all(|c| c.violation == 0.0));
+    assert_eq!(search.best(1.0).unwrap().violation, 0.0);
+    let slowest = search.front()[0].fps;
+    assert!(
+        slowest >= 1e6 / capacity && slowest < 1.2e6 / capacity,
+        "{slowest}"
+    );
+}
+
+#[test]
+fn targets_beyond_the_fastest_network_name_it() {
+    let genotype = deep();
+    let costs = |capacity| Double {
+        genotype: genotype.clone(),
+        capacity,
+    };
+    let (_, fastest) = costs(f64::INFINITY).fastest().unwrap();
+    let mut wanted = settings(10, 1, 0);
+    wanted.targets = vec![1.0, fastest];
+    assert!(Nsga2::new(genotype.clone(), costs(f64::INFINITY), wanted.clone()).is_ok());
+    wanted.targets = vec![1.0, fastest * 1.01];
+    let error = Nsga2::new(genotype.clone(), costs(f64::INFINITY), wanted.clone()).unwrap_err();
+    assert_eq!(error.kind(), "Infeasible");
+    assert!(error.to_string().contains(&format!("{fastest:.1} FPS")));
+    let error = Nsga2::new(genotype.clone(), costs(10.0), wanted).unwrap_err();
+    assert_eq!(error.kind(), "Infeasible");
+}
+
+#[test]
+fn each_target_gets_the_best_network_at_its_rate() {
+    let genotype = deep();
+    let mut wanted = settings(50, 40, 2);
+    wanted.targets = vec![500.0, 1000.0, 2000.0];
+    let mut search = search(&genotype, wanted.clone(), f64::INFINITY);
+    run(&mut search);
+    for (target, best) in wanted.targets.iter().zip(&search.history()[39].best) {
+        let found = search.best(*target).unwrap();
+        assert!(found.fps >= *target);
+        assert_eq!(Some(found.score), *best);
+        let evaluated = search.evaluated();
+        let fast_enough = evaluated.iter().filter(|c| c.fps >= *target);
+        assert_eq!(
+            fast_enough.map(|c| c.score).fold(f64::MIN, f64::max),
+            found.score
+        );
+    }
+    assert!(search.best(1e9).is_none());
+}
+
+#[test]
+fn scores_that_cannot_be_are_refused_and_nothing_is_taken() {
+    let genotype = deep();
+    let mut search = search(&genotype, settings(10, 2, 0), f64::INFINITY);
+    assert!(search.tell(&[]).is_err());
+    let asked = search.ask(None);
+    assert_eq!(asked.len(), 10 * genotype.genes());
+    for scores in [
+        vec![1.0; 9],
+        vec![1.0; 11],
+        vec![f64::NAN; 10],
+        vec![f64::INFINITY; 10],
+    ] {
+        assert_eq!(search.tell(&scores).unwrap_err().kind(), "InvalidValue");
+        assert_eq!(search.ask(None), asked);
+    }
+    search.tell(&[1.0; 10]).unwrap();
+    assert!(search.tell(&[1.0; 10]).is_err());
+    assert_ne!(search.ask(None), asked);
+}
+
+#[test]
+fn settings_out_of_range_are_refused() {
+    let genotype = deep();
+    let bad: [fn(&mut Settings); 7] = [
+        |s| s.population = 3,
+        |s| s.population = MAX_POPULATION + 1,
+        |s| s.generations = 0,
+        |s| s.generations = usize::MAX,
+        |s| s.oversample = 0,
+        |s| s.targets = vec![f64::NAN],
+        |s| s.targets = vec![1.0; MAX_TARGETS + 1],
+    ];
+    for change in bad {
+        let mut wanted = settings(10, 10, 0);
+        change(&mut wanted);
+        let costs = Double {
+            genotype: genotype.clone(),
+            capacity: f64::INFINITY,
+        };
+        let error = Nsga2::new(genotype.clone(), costs, wanted).unwrap_err();
+        assert_eq!(error.kind(), "InvalidValue");
+    }
+}
+
+#[test]
+fn a_predictor_that_chooses_candidates_finds_more_with_few_evaluations() {
+    let genotype = deep();
+    let covered = |oversample, seed| {
+        let mut wanted = settings(20, 10, seed);
+        wanted.oversample = oversample;
+        let mut search = search(&genotype, wanted, f64::INFINITY);
+        run(&mut search);
+        assert_eq!(search.evaluated.len(), 200);
+        search.front.hypervolume((400.0, 0.0))
+    };
+    let better = (0..9).filter(|&s| covered(8, s) > covered(1, s)).count();
+    assert!(better >= 8, "{better} of 9 seeds");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn any_chunks_give_the_same_search(
+        limits in proptest::collection::vec(1usize..30, 1..20),
+        seed: u64,
+    ) {
+        let genotype = deep();
+        let mut whole = search(&genotype, settings(20, 6, seed), f64::INFINITY);
+        run(&mut whole);
+        let mut chunked = search(&genotype, settings(20, 6, seed), f64::INFINITY);
+        for limit in limits.iter().cycle() {
+            let flat = chunked.ask(Some(*limit));
+            if flat.is_empty() {
+                break;
+            }
+            prop_assert!(flat.len() <= limit * genotype.genes());
+            let genomes = flat.chunks_exact(genotype.genes());
+            let scores: Vec<f64> = genomes.map(|genome| score(&genotype, genome)).collect();
+            chunked.tell(&scores).unwrap();
+        }
+        prop_assert_eq!(whole.evaluated(), chunked.evaluated());
+        prop_assert_eq!(whole.front(), chunked.front());
+        prop_assert_eq!(whole.history(), chunked.history());
+    }
+
+    #[test]
+    fn children_are_canonical_whatever_their_parents(seed: u64) {
+        let genotype = toy(3, &[1, 3, 5], &[1, 2, 9]);
+        let mut search = search(&genotype, settings(30, 3, seed), f64::INFINITY);
+        run(&mut search);
+        let mut random = SplitMix64::new(seed, 99);
+        let mut child = vec![0; genotype.genes()];
+        for _ in 0..200 {
+            search.offspring(&mut random, &mut child);
+            prop_assert!(genotype.check(&child).is_ok(), "{child:?}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn four_genes_at_once_are_kept_apart(
+        chances in any::<u64>(),
+        rate in 0u64..65536,
+        bits in any::<u64>(),
+    ) {
+        let lanes: Vec<u64> = (0..4).map(|k| chances >> (16 * k) & 0xffff).collect();
+        prop_assert_eq!(none_below(chances, rate), lanes.iter().all(|&lane| lane >= rate));
+        let bytes: Vec<u8> = (0..4).map(|k| if bits >> k & 1 == 1 { 255 } else { 0 }).collect();
+        prop_assert_eq!(spread(bits).to_le_bytes().to_vec(), bytes);
+    }
+}
+
+#[test]
+fn a_mutated_gene_is_another_choice() {
+    let mut random = SplitMix64::new(0, 0);
+    assert_eq!(mutated(0, 1, &mut random), 0);
+    for choices in 2..7u8 {
+        for value in 0..choices {
+            let mut reached = vec![false; choices as usize];
+            for _ in 0..300 {
+                reached[mutated(value, choices, &mut random) as usize] = true;
+            }
+            let expected: Vec<bool> = (0..choices).map(|other| other != value).collect();
+            assert_eq!(reached, expected);
+        }
+    }
+}
