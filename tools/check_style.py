@@ -33,7 +33,7 @@ def is_noun(text: str) -> bool:
     """
     opening = QUESTION.match(text)
     sentence = re.split(r"(?<=[.:?])\s", text)[0]
-    return bool(opening) and not (
+    return opening is not None and not (
         sentence.endswith("?") or (opening[0] in ("Where", "When", "How") and "," in sentence)
     )
 

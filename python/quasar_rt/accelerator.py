@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from ._native import Program as NativeProgram
 from .hardware import Hardware
+from .settings import NativeObject
 from .subnet import Subnet
 
 __all__ = ["Program", "QueueUse", "Verification"]
@@ -47,13 +48,10 @@ class Verification:
     beats: int
 
 
-class Program:
+class Program(NativeObject[NativeProgram]):
     """A subnet compiled for a configuration, immutable. The same two always give the same bytes."""
 
-    _inner: NativeProgram
-
-    def __init__(self) -> None:
-        raise TypeError("use Program.compile")
+    _made_by = "Program.compile"
 
     @classmethod
     def compile(cls, subnet: Subnet, hardware: Hardware) -> Program:
@@ -63,9 +61,7 @@ class Program:
             quasar_rt.SettingsError: a configuration that the HLS sources cannot be built for; names the key.
             quasar_rt.DoesNotFitError: a buffer cannot hold the subnet; says which and by how much.
         """
-        program = object.__new__(cls)
-        program._inner = NativeProgram.compile(subnet._inner, hardware._inner)
-        return program
+        return cls._wrap(NativeProgram.compile(subnet._inner, hardware._inner))
 
     @property
     def segments(self) -> dict[str, int]:

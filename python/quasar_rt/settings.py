@@ -31,6 +31,8 @@ File = TypeVar("File", bound="SettingsFile[Any]")
 class NativeObject(Generic[Inner]):
     """Wraps an immutable object of the native module. Class methods make instances; the constructor refuses."""
 
+    __slots__ = ("_inner",)
+
     _inner: Inner
     _made_by: ClassVar[str]
 

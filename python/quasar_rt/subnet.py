@@ -17,6 +17,7 @@ import numpy as np
 from ._native import Subnet as NativeSubnet
 from .errors import ConfigError, FileError, SubnetError, TensorError
 from .packaged import subnet_names, subnet_path
+from .settings import NativeObject
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -67,7 +68,7 @@ class Summary(NamedTuple):
     """In the order of a frame's path."""
 
 
-class Subnet:
+class Subnet(NativeObject[NativeSubnet]):
     """One trained and quantized network, immutable; share it freely between engines and threads.
 
     `load`, `from_bytes` and `from_parts` make one; each checks everything.
@@ -80,20 +81,9 @@ class Subnet:
         dtype('int32')
     """
 
-    __slots__ = ("_inner",)
+    __slots__ = ()
 
-    _inner: NativeSubnet
-
-    def __init__(self) -> None:
-        raise TypeError(
-            "use Subnet.load(path), Subnet.from_bytes(data) or Subnet.from_parts(config, tensors)"
-        )
-
-    @classmethod
-    def _wrap(cls, native: NativeSubnet) -> Subnet:
-        self = object.__new__(cls)
-        self._inner = native
-        return self
+    _made_by = "Subnet.load(path), Subnet.from_bytes(data) or Subnet.from_parts(config, tensors)"
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> Subnet:
