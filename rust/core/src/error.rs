@@ -187,62 +187,50 @@ pub enum Error {
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-impl Error {
-    /// The names of all variants, in order of declaration. Python checks its exceptions against
-    /// this list.
-    pub const KINDS: &'static [&'static str] = &[
-        "Io",
-        "Truncated",
-        "TooLarge",
-        "NotASubnet",
-        "UnsupportedVersion",
-        "ChecksumMismatch",
-        "InvalidConfig",
-        "InvalidSettings",
-        "DoesNotFit",
-        "InvalidTensor",
-        "AccumulatorOverflow",
-        "InvalidImage",
-        "InvalidValue",
-        "Infeasible",
-        "UnsupportedTier",
-        "Threads",
-        "DeviceUnavailable",
-        "DeviceTimeout",
-        "DeviceFault",
-        "CorruptOutput",
-        "WrongBitstream",
-        "Interrupted",
-    ];
+/// Declares the names of all variants.
+macro_rules! kinds {
+    ($($variant:ident)*) => {
+        impl Error {
+            /// The names of all variants, in order of declaration. Python checks its exceptions
+            /// against this list.
+            pub const KINDS: &'static [&'static str] = &[$(stringify!($variant)),*];
 
-    /// The variant's name, one of [`Self::KINDS`].
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Io { .. } => "Io",
-            Self::Truncated { .. } => "Truncated",
-            Self::TooLarge { .. } => "TooLarge",
-            Self::NotASubnet(_) => "NotASubnet",
-            Self::UnsupportedVersion { .. } => "UnsupportedVersion",
-            Self::ChecksumMismatch { .. } => "ChecksumMismatch",
-            Self::InvalidConfig { .. } => "InvalidConfig",
-            Self::InvalidSettings { .. } => "InvalidSettings",
-            Self::DoesNotFit { .. } => "DoesNotFit",
-            Self::InvalidTensor { .. } => "InvalidTensor",
-            Self::AccumulatorOverflow { .. } => "AccumulatorOverflow",
-            Self::InvalidImage(_) => "InvalidImage",
-            Self::InvalidValue(_) => "InvalidValue",
-            Self::Infeasible(_) => "Infeasible",
-            Self::UnsupportedTier { .. } => "UnsupportedTier",
-            Self::Threads { .. } => "Threads",
-            Self::DeviceUnavailable { .. } => "DeviceUnavailable",
-            Self::DeviceTimeout { .. } => "DeviceTimeout",
-            Self::DeviceFault { .. } => "DeviceFault",
-            Self::CorruptOutput(_) => "CorruptOutput",
-            Self::WrongBitstream { .. } => "WrongBitstream",
-            Self::Interrupted => "Interrupted",
+            /// Returns the variant's name, one of [`Self::KINDS`].
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    $(Self::$variant { .. } => stringify!($variant),)*
+                }
+            }
         }
-    }
+    };
+}
 
+kinds! {
+    Io
+    Truncated
+    TooLarge
+    NotASubnet
+    UnsupportedVersion
+    ChecksumMismatch
+    InvalidConfig
+    InvalidSettings
+    DoesNotFit
+    InvalidTensor
+    AccumulatorOverflow
+    InvalidImage
+    InvalidValue
+    Infeasible
+    UnsupportedTier
+    Threads
+    DeviceUnavailable
+    DeviceTimeout
+    DeviceFault
+    CorruptOutput
+    WrongBitstream
+    Interrupted
+}
+
+impl Error {
     // Arguments may hold text from a file.
 
     pub(crate) fn not_a_subnet(problem: impl AsRef<str>) -> Self {

@@ -1,5 +1,5 @@
 //! `_native.Program`: a subnet compiled for an accelerator. `python/quasar_rt/accelerator.py` is
-//! the public face.
+//! the public API.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ impl Program {
             .map_err(to_py)
     }
 
-    /// Names of the segments and their commands.
+    /// Returns the segments' names and numbers of commands.
     fn segments(&self) -> Vec<(String, usize)> {
         self.program
             .segments()
@@ -46,7 +46,7 @@ impl Program {
         Ok(disassemble(&self.program, segment))
     }
 
-    /// A segment's commands as fetch reads them.
+    /// Returns a segment's commands in memory's format.
     fn commands<'py>(
         &self,
         py: Python<'py>,
@@ -65,7 +65,7 @@ impl Program {
         self.program.beat_bytes()
     }
 
-    /// Initiation intervals of the kernels' loops in a run of these segments.
+    /// Returns the initiation intervals of the kernels' loops in a run of these segments.
     fn intervals(&self, segments: Vec<String>) -> PyResult<BTreeMap<&'static str, u64>> {
         let lists = segments
             .iter()
@@ -87,8 +87,8 @@ impl Program {
 
 /// Unit, frame slot, phase, stage, first cycle, end, cycles of work, stalled cycles by cause.
 type Span = (&'static str, u8, u16, &'static str, u64, u64, u64, Vec<u64>);
-/// Cycles between two frames, of one frame alone; causes; the commands of the steady state and how
-/// many frames they are.
+/// Cycles between two frames, cycles of one frame alone, causes, the commands of the steady state,
+/// the number of their frames.
 type Replay = (u64, u64, Vec<&'static str>, Vec<Span>, u64);
 
 /// Replays the command lists of a network on the event-driven model.

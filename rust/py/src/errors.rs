@@ -1,13 +1,13 @@
-//! The one place where the core's errors become Python exceptions.
+//! Converts the core's errors to Python exceptions; no other file does.
 //!
-//! The classes themselves are Python's (`quasar_rt/errors.py`), where they have their documentation
-//! and can share bases such as `ValueError`. May depend on the core's `Error` only.
+//! `quasar_rt/errors.py` defines the classes, so that they have their documentation there and can
+//! share bases such as `ValueError`. May depend on the core's `Error` only.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 use quasar_core::Error;
 
-/// Each kind of [`Error`] and its class in `quasar_rt.errors`.
+/// The kinds of [`Error`] and their classes in `quasar_rt.errors`.
 const CLASSES: &[(&str, &str)] = &[
     ("Io", "FileError"),
     ("Truncated", "TruncatedError"),
@@ -34,7 +34,7 @@ const CLASSES: &[(&str, &str)] = &[
 ];
 
 fn class<'py>(py: Python<'py>, kind: &str) -> PyResult<Bound<'py, PyType>> {
-    // A kind that the table lacks still is a QuasarError; the test over all kinds then fails.
+    // A kind that is not in the table becomes a QuasarError, and the test over all kinds fails.
     let name = CLASSES
         .iter()
         .find(|(k, _)| *k == kind)
@@ -45,7 +45,7 @@ fn class<'py>(py: Python<'py>, kind: &str) -> PyResult<Bound<'py, PyType>> {
         .cast_into::<PyType>()?)
 }
 
-/// The exception for `error`. Takes the GIL, so it is called after work that ran without it.
+/// Returns the exception for `error`. Takes the GIL, so callers use it after work without the GIL.
 pub fn to_py(error: Error) -> PyErr {
     Python::attach(|py| match class(py, error.kind()) {
         Ok(class) => PyErr::from_type(class, error.to_string()),
@@ -53,12 +53,12 @@ pub fn to_py(error: Error) -> PyErr {
     })
 }
 
-/// The exception for an argument that the binding itself refuses.
+/// Returns the exception for an argument that the binding itself refuses.
 pub fn invalid_value(message: String) -> PyErr {
     to_py(Error::InvalidValue(message))
 }
 
-/// Each kind of error of the core and the exception class that stands for it.
+/// Returns the exception class of each kind of error.
 #[pyfunction]
 pub fn error_classes(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let classes = PyDict::new(py);

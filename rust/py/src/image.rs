@@ -1,4 +1,4 @@
-//! Images as Python hands them over, and preprocessing without an engine.
+//! Images that come from Python, and preprocessing without an engine.
 
 use std::time::Duration;
 

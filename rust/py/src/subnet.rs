@@ -9,7 +9,7 @@ use quasar_core::subnet::container::Dtype;
 
 use crate::errors::{invalid_value, to_py};
 
-/// A tensor as it crosses the binding: name, safetensors dtype, shape, little-endian bytes.
+/// A tensor in the binding: name, safetensors dtype, shape, little-endian bytes.
 type Tensor<'py> = (String, String, Vec<usize>, Bound<'py, PyBytes>);
 /// A linear layer: name, rows, columns, 4-bit rows, 8-bit rows, bytes, multiply-accumulates.
 type Layer = (String, usize, usize, usize, usize, usize, u64);
