@@ -7,7 +7,7 @@ r"""Measure on Fashion-MNIST what row-wise widths, layer scaling, row criteria a
 
 Every figure is a cell: a small JSON file below OUT/cells, named after what it depends on. A cell that is there is not
 computed again, trainings go on from their checkpoints, so the same command finishes what was stopped. Frame rates are
-modelled, accuracies measured. docs/evidence.md says what is compared and how.
+modelled, accuracies measured. docs/evidence.md describes the comparisons.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Settings:
     `search_images` images, then of those that reach a target the best `rescored` on all search-validation images.
     `calibration` training images set the ranges of a slice. `sample` random networks stand for the space. `narrow`
     (embed, depth, heads, hidden) is the network of the row criteria, with the 8-bit `fractions`; `trained_fraction` is
-    the one that is tuned, for `trained_epochs`. `draws` random rankings stand for random ones.
+    the one that is tuned, for `trained_epochs`. `draws` is the number of random rankings.
     """
 
     recipe: str = "fashion-mnist-coarse"

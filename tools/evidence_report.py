@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The tables and pictures of docs/evidence.md from docs/evidence/results.json, which tools/evidence.py writes.
 
-    python tools/evidence_report.py         writes them anew
+    python tools/evidence_report.py         writes them again
 
 Spreads are sample standard deviations over seeds; differences are paired by seed. Depends on matplotlib for the
 pictures, else on the standard library and `quasar_rt.nas.report`.
@@ -82,7 +82,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
 
 
-# What the cells say.
+# Figures of the cells.
 
 
 def seeds_of(document: Document) -> list[str]:

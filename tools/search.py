@@ -118,12 +118,12 @@ def bars(show: bool) -> Iterator[Any]:
     with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
         tasks: dict[str, Any] = {}
 
-        def told(what: str, done: int, total: int) -> None:
+        def report(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = progress.add_task(printable(what), total=total)
             progress.update(tasks[what], completed=done, total=total)
 
-        yield told
+        yield report
 
 
 def show(result: Any, out: Path) -> None:

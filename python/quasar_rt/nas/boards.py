@@ -1,4 +1,4 @@
-"""What a space's subnets cost on a board: the hardware model, asked for what a search and its page need.
+"""Models the costs of a space's subnets on a board, for a search and its page.
 
 Depends on `quasar_rt.hardware` and `quasar_rt.space`.
 """

@@ -38,7 +38,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found, and how."""
+    """The findings of a search, and their origin."""
 
     settings: Settings
     scoring: Scoring

@@ -1,8 +1,8 @@
-"""The folder of a search: what it is a search of, and the scores that it has so far.
+"""The folder of a search: its identity, and its scores so far.
 
-A search is deterministic, so its scores are all that a killed one has to leave behind: the next start goes through the
-same steps and finds them here. `search.json` says what the search depends on, and refuses another one; `scores.jsonl`
-has a line for each scored genome. Depends on the standard library.
+A search is deterministic, so its scores are its only state: after a kill, the next start goes through the same steps
+and finds the scores here. `search.json` has everything that the search depends on, so that another search is refused;
+`scores.jsonl` has a line for each scored genome. Depends on the standard library.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Folder:
         write: False for a process that only reads (all but the first of several).
 
     Raises:
-        SearchFolderError: the folder is another search's; the message says in what they differ.
+        SearchFolderError: the folder is another search's; the message names the differences.
         quasar_rt.FileError: it cannot be made or read.
     """
 

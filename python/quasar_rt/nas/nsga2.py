@@ -1,7 +1,7 @@
 """The search itself: NSGA-II over (modelled FPS, score) of a space's networks on one hardware configuration.
 
 All of it runs in Rust (``rust/search/src/``); this module checks arguments and names things.
-``docs/search-core.md`` says what it does and what it guarantees. Depends on `space`, `hardware` and the native module.
+``docs/search-core.md`` describes the algorithm and its guarantees. Depends on `space`, `hardware`, the native module.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Candidate:
     genome: NDArray[np.uint8]
     """Its canonical genome, uint8 [genes]."""
     score: float
-    """What the source of scores gave it: an accuracy, a predicted one, or a proxy score."""
+    """Its score: an accuracy, a predicted one, or a proxy score."""
     fps: float
     """Modelled frames a second."""
     fits: bool
-    """Whether the hardware's buffers hold it."""
+    """True if the hardware's buffers hold it."""
     space: Space
 
     @property
@@ -113,7 +113,7 @@ class Search:
         population: genomes of a generation.
         generations: generations, the first included; the budget is `population` times `generations` evaluations.
         targets: frame rates for which the network of highest score is wanted, in FPS.
-        seed: of everything that is drawn; 0 to 2^64 - 1.
+        seed: of everything random; 0 to 2^64 - 1.
         oversample: above 1, that many candidates for each place of a generation are bred, and a predictor fitted on
             all networks evaluated so far chooses among them. For scores that are expensive.
 
@@ -157,7 +157,7 @@ class Search:
 
     @property
     def space(self) -> Space:
-        """What is searched."""
+        """The searched space."""
         return self._space
 
     @property
@@ -167,7 +167,7 @@ class Search:
 
     @property
     def done(self) -> bool:
-        """Whether all generations are finished."""
+        """True if all generations are finished."""
         return self._inner.done
 
     def ask(self, limit: int | None = None) -> NDArray[np.uint8]:

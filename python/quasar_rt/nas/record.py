@@ -17,7 +17,7 @@ class Round:
     """One round of scoring."""
 
     score: str
-    """What the scores are, in words."""
+    """The kind of the scores, in words."""
     subnets: int
 
 
@@ -66,7 +66,7 @@ class Correlation:
     interval: str
     subnets: int
     finalists: int
-    """How many of the subnets are finalists; the others are random."""
+    """Number of finalists among the subnets; the others are random."""
     pairs: list[Pair]
 
 

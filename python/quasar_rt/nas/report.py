@@ -1,6 +1,6 @@
-"""What a search leaves for people: front.json, front.csv, front.png and index.html.
+"""Writes the results of a search: front.json, front.csv, front.png and index.html.
 
-All four are drawn from one document, the contents of front.json (`docs/searching.md`), so that they cannot disagree.
+All four come from one document, the contents of front.json (`docs/searching.md`), so that they cannot disagree.
 Depends on the standard library; on matplotlib for the picture alone.
 """
 

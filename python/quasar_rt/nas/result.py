@@ -1,4 +1,4 @@
-"""What a search finds: the front's points, the subnets for the targets, and the document that states both.
+"""The result of a search: the front's points, the subnets for the targets, and the document with both.
 
 Depends on `quasar_rt.space`, `quasar_rt.nas.layers` and `quasar_rt.nas.report`.
 """
@@ -37,7 +37,7 @@ class Scoring(NamedTuple):
     column: str
     """The score's column in front.csv."""
     accuracy: bool
-    """Whether it is a share of images classified rightly."""
+    """True if the score is a share of images classified rightly."""
     images: int | None = None
 
 
@@ -58,7 +58,7 @@ class Integer(NamedTuple):
     top1: float
     images: int
     split: str
-    """Which images, in words."""
+    """The images, in words."""
 
     @property
     def standard_error(self) -> float:
@@ -77,7 +77,7 @@ class Point:
     modelled: Mapping[str, OnBoard]
     """By board."""
     integer: Integer | None = None
-    """Where it was exported and run."""
+    """Its top-1 on the integer engine, if it was exported and run."""
 
     def to_dict(self, space: Space, scoring: Scoring) -> dict[str, Any]:
         """Returns the point as front.json has it."""

@@ -37,16 +37,16 @@ def kendall_tau(
 ) -> KendallTau:
     """Returns Kendall's tau-b with a percentile bootstrap interval and a p-value.
 
-    The interval comes from `resamples` draws of the networks with replacement, from `seed`: how much tau would move
-    with other networks of the same kind. Below about ten networks it is rough. The p-value is exact up to 50 networks
+    The interval comes from `resamples` samples of the networks with replacement: it shows how much tau would move with
+    other networks of the same kind. Below about ten networks it is rough. The p-value is exact up to 50 networks
     without ties, and otherwise from the normal approximation with the variance that ties leave.
 
     Args:
         x: one score for each network.
         y: the other, in the same order.
         confidence: of the interval.
-        resamples: bootstrap draws.
-        seed: of the draws.
+        resamples: bootstrap samples.
+        seed: of the samples.
 
     Raises:
         quasar_rt.InvalidValueError: lists of different lengths, of fewer than two values, or with a value that is not

@@ -1,4 +1,4 @@
-"""Scores from a supernet: each candidate's slice, its activation ranges set anew, on images that training never saw.
+"""Scores from a supernet: each candidate's slice, with its own activation ranges, on images that training never saw.
 
 Without a GPU the slice is exported and runs on the integer engine, which is several times faster than PyTorch there and
 is what will be deployed; on a GPU the slice runs in PyTorch.
@@ -51,7 +51,7 @@ class Supernet:
 
     `model` is the supernet with its `recipe` and `space`; `data` the images that it was trained with, of which
     `calibration_images` (uint8 [n, channels, height, width]) set activation ranges and `finalist_images` are what
-    finalists are scored on. `on_engine` says whether candidates are scored on the integer engine, not in PyTorch.
+    finalists are scored on. `on_engine` is true if candidates are scored on the integer engine, not in PyTorch.
 
     Args:
         path: the checkpoint, ``supernet.pt`` of a run.
@@ -107,7 +107,7 @@ class Supernet:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes files."""
+        """True in the process that writes files."""
         return self.group.first
 
     @property
@@ -211,7 +211,7 @@ class Supernet:
         return [Integer(right / count, count, self.held_out) for right in found.tolist()]
 
     def subnet(self, architecture: Architecture, name: str, provenance: Mapping[str, Any]) -> Subnet:
-        """Exports the slice as an integer subnet, its activation ranges set anew."""
+        """Exports the slice as an integer subnet, with its own activation ranges."""
         network = self.model.extract(architecture).eval()
         network.calibrate(self.calibration_images.to(self.group.device), self.recipe.quantization.percentile)
         return self._export(network, name, provenance)

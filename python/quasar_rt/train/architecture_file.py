@@ -35,7 +35,7 @@ def load_architecture(path: str | os.PathLike[str]) -> LoadedArchitecture:
 
     Args:
         path: a subnet that a search wrote (``.qvit``); a JSON file of its ``provenance.search``, that is an object
-            whose key ``architecture`` stands beside the others; or a JSON file of the architecture alone
+            with the key ``architecture`` among others; or a JSON file of the architecture alone
             (`Architecture.to_dict`).
 
     Raises:

@@ -101,7 +101,7 @@ class Batches:
             for images, labels in loader:
                 yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         except ImageError as error:
-            # A worker's error says where it was raised, with the message last.
+            # A worker's error has the place where it was raised, and the message last.
             line = str(error).strip().splitlines()[-1]
             raise ImageError(line.rpartition("ImageError: ")[2]) from error
 
@@ -167,11 +167,11 @@ def augment(
     batch: int | None = None,
     part: slice | None = None,
 ) -> Tensor:
-    """Mirrors and shifts each image at random, as `recipe` says.
+    """Mirrors and shifts each image at random.
 
     Args:
         images: uint8 [n, channels, height, width].
-        recipe: says what is done.
+        recipe: its `flip` and `shift` apply.
         generator: on the CPU; it is sampled for the whole joint batch.
         batch: images of the joint batch, where `images` are only its `part`.
         part: see `batch`.

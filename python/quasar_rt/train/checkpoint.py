@@ -26,7 +26,7 @@ _FORMAT = "quasar-rt checkpoint 1"
 
 
 class CheckpointError(QuasarError, ValueError):
-    """A checkpoint is damaged, is none of this package's, or belongs to another run; the message says what to do."""
+    """A checkpoint is damaged, is not of this package, or belongs to another run; the message has the remedy."""
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:

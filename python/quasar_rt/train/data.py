@@ -174,7 +174,7 @@ def load(recipe: Recipe, root: str | os.PathLike[str] | None = None, space: Spac
         space: without it the one that the recipe names.
 
     Raises:
-        DatasetError: the data set is missing (the message says how to get it), damaged, or does not fit the space.
+        DatasetError: the data set is missing (the message has its source), damaged, or does not fit the space.
     """
     d, shape = recipe.data, Shape.of(space or Space.load(recipe.space))
     for key, values in (("mean", d.mean), ("std", d.std)):

@@ -39,7 +39,7 @@ class Group:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """True in the process that writes files and logs."""
         return self.rank == 0
 
     @torch.no_grad()

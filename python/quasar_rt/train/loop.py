@@ -136,7 +136,7 @@ class _Loop:
         self.logits: Callable[[Tensor], Tensor] = self._compiled()
 
     def _compiled(self) -> Any:
-        # Another shape for each sampled network would be compiled anew.
+        # Each sampled network has another shape, and each shape would be compiled.
         if not self.settings.compile or self.plan.sampled is not None:
             return self.model
         if self.job.group.device.type == "cpu" and not can_compile():

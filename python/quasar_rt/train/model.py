@@ -228,7 +228,7 @@ class ViT(nn.Module):
             nn.init.trunc_normal_(table, std=0.02)
         self.active = config.architecture
         self.activate(None)
-        # The ranks that a state brings say anew which rows are 8-bit.
+        # Loaded ranks choose other 8-bit rows.
         self.register_load_state_dict_post_hook(_reactivate)
 
     def activate(self, architecture: Architecture | None) -> None:
@@ -405,7 +405,7 @@ class ViT(nn.Module):
         """Sets the active part's activation scales and zero points and the residual's scale.
 
         They come from the float pass over `images`, uint8 [n, channels, height, width]. Without a `percentile` the
-        activations keep what they have (learned scales, say), and only the residual's scale is set.
+        activations keep their scales (learned ones, for example), and only the residual's scale is set.
         """
         largest: list[Tensor] = []
 
@@ -494,7 +494,7 @@ def _check_part(part: Architecture, whole: Architecture) -> None:
 
 
 def _reactivate(model: ViT, _keys: Any) -> None:
-    """Chooses the 8-bit rows anew by loaded ranks."""
+    """Chooses the 8-bit rows again, by the ranks that were loaded."""
     model.activate(model.active)
 
 

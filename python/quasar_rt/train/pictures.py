@@ -24,7 +24,7 @@ FEW_CLASSES = 20
 def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
     """Draws the confusion matrix [true, predicted]."""
     figure, axes = plt.subplots(figsize=(7, 6.2), layout="constrained")
-    # The square root keeps the few errors visible beside the many hits.
+    # The square root keeps the few errors visible next to the many hits.
     axes.imshow(np.sqrt(confusion), cmap="Blues")
     axes.set_xlabel("predicted by the integer engine")
     axes.set_ylabel("true class")
@@ -50,7 +50,7 @@ def draw_curves(history: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, 
     for stage, rows in history.items():
         if not rows:
             continue
-        # The float baseline is trained beside the quantized stage, not after it.
+        # The float baseline is trained over the same epochs as the quantized stage, not after it.
         if stage == "baseline":
             first -= len(rows)
         epochs = [first + i for i in range(len(rows))]

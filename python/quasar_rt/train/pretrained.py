@@ -156,7 +156,7 @@ def _read(source: str | os.PathLike[str], pretrained: bool) -> tuple[dict[str, T
     if path.exists():
         try:
             state = timm.models.load_state_dict(str(path), weights_only=True)
-        # Whatever the unpickler or safetensors say of a broken file; torch advises to run the code in it.
+        # Any error of the unpickler or of safetensors; torch's own message advises to run the code in the file.
         except Exception as error:
             raise FileError(f"'{source}' is no checkpoint of tensors, or a damaged one") from error
         if not isinstance(state, Mapping) or not all(isinstance(x, Tensor) for x in state.values()):
@@ -178,7 +178,7 @@ def _read(source: str | os.PathLike[str], pretrained: bool) -> tuple[dict[str, T
 
 @torch.no_grad()
 def _fill(model: ViT, architecture: Architecture, values: Mapping[str, Tensor]) -> None:
-    """Puts `values` into the part of the parameters that `architecture` uses, and make what is new beside it small."""
+    """Puts `values` into the part of the parameters that `architecture` uses, and makes the new rest small."""
     active = model.active
     model.activate(architecture)
     for i, block in enumerate(model.blocks):

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a line now and then elsewhere. Depends on: rich."""
+"""Shows the progress of a run: a bar on a terminal, a line each minute elsewhere. Depends on: rich."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Fake quantizers of the integer model (``docs/integer-model.md``), with straight-through gradients.
 
-Everything returns *codes* in float, which are exact integers, beside their scale. May depend on: torch,
+Each quantizer returns *codes* in float, which are exact integers, and their scale. May depend on: torch,
 `quasar_rt.oracle` (the table of powers), `quasar_rt.space` (how many rows are 8-bit).
 """
 

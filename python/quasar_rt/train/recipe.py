@@ -76,7 +76,7 @@ class Data:
 
     @property
     def folder(self) -> bool:
-        """Whether the images are decoded from files, one by one."""
+        """True if the images are decoded from files, one by one."""
         return self.name not in ("fashion-mnist", "digits")
 
 
@@ -117,8 +117,8 @@ class Sandwich:
     soft cross-entropy to the largest's logits at `temperature`.
 
     `alike` is the share of the random networks whose blocks are all alike, with one fraction of 8-bit rows throughout.
-    Of many genes drawn one by one the mean hardly varies: all 4-bit, say, would never be trained at full size, and a
-    search looks at just such corners.
+    If many genes are sampled one by one, their mean hardly varies. A large network of 4-bit rows would then never be
+    trained, but a search looks at just such corners.
     """
 
     random: int = 2
@@ -149,7 +149,7 @@ class Recipe:
     path of a checkpoint that timm reads. `layer_scale` is the initial value of a learned factor on each channel of both
     residual branches (0: no such factors). `baseline` also trains one network's last epochs in float, to compare with.
     `supernet_stage` is for spaces of several networks, `quantized_stage` for one network. `checkpoint_every` (steps, 0:
-    none) and `checkpoint_minutes` say how often a checkpoint is written, besides the end of each epoch.
+    none) and `checkpoint_minutes` are the intervals of checkpoints within an epoch; each epoch ends with one.
     """
 
     name: str

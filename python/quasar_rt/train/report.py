@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Figures", "export", "finish", "measure"]
 
-#: Sample images beside the first of each class.
+#: Sample images in addition to the first of each class.
 EXTRA_SAMPLES = 2
 
 
@@ -169,7 +169,7 @@ def finish(
 
 
 def write_samples(test: AnySplit, classes: Sequence[str], folder: Path) -> None:
-    """Writes the first test image of each class and the next `EXTRA_SAMPLES`, whatever the network says of them."""
+    """Writes the first test image of each class and the next `EXTRA_SAMPLES`, whether the network is right or not."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()

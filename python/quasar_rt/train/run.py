@@ -71,7 +71,7 @@ def train(
     Raises:
         Stopped: SIGTERM, SIGINT or `stop_after_steps`; the next start with the same arguments goes on.
         CheckpointError: the folder holds a run of another recipe or of other data, or a damaged file.
-        quasar_rt.datasets.DatasetError: the data is missing; the message says how to get it.
+        quasar_rt.datasets.DatasetError: the data is missing; the message has its source.
         quasar_rt.SettingsError: the recipe lacks the stage that its space needs.
     """
     space = Space.load(recipe.space)
@@ -192,7 +192,7 @@ def _one_network(job: Job, start: ViT, key: str) -> Trained:
 
 
 def _recalibrated(job: Job, network: ViT) -> ViT:
-    """Puts the averaged network in evaluation and set its residual's range anew, which training has moved."""
+    """Puts the averaged network in evaluation and sets the range of its residual, which training has moved."""
     network.eval().calibrate(job.data.train.first(job.recipe.quantization.calibration)[0], None)
     job.group.broadcast(network)
     return network

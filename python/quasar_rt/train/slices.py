@@ -1,4 +1,4 @@
-"""Which part of a parameter a subnet uses: leading rows and columns, or single rows.
+"""The part of a parameter that a subnet uses: leading rows and columns, or single rows.
 
 May depend on: torch.
 """
@@ -28,7 +28,7 @@ class Region:
 
     @property
     def whole(self) -> bool:
-        """Whether it is all of the parameter."""
+        """True if it is all of the parameter."""
         return self.boxes == (self.shape[1:],)
 
     def views(self, x: Tensor) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Which rows are 8-bit and which channels come first: statistics of the float pass, and the orders that follow.
+"""Orders rows for 8 bits, and channels for small networks, by statistics of the float pass.
 
 Depends on: torch, `quasar_rt.rows.bits`, `quasar_rt.train.model`.
 """
@@ -73,7 +73,7 @@ def rank_rows(
     seed: int = 0,
     start_steps: bool = True,
 ) -> None:
-    """Ranks the rows of every matrix by `criterion`, and start the 4-bit steps of all rows (unless told not to).
+    """Ranks the rows of every matrix by `criterion`, and starts the 4-bit steps of all rows (if `start_steps`).
 
     Raises:
         quasar_rt.InvalidValueError: no such criterion.
