@@ -87,7 +87,7 @@ struct List {
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     segment: Segment,
-    /// Whether it finishes the youngest frame of [`Driver::finishing`].
+    /// True if it finishes the youngest frame of [`Driver::finishing`].
     finishes: bool,
     started: Instant,
 }
@@ -111,7 +111,7 @@ pub struct Driver<T> {
     arena_bytes: usize,
     /// Bytes of a stripe's input, in whole cache lines.
     input_bytes: usize,
-    /// Whether the accelerator is in a state that a frame can be started in.
+    /// True if a frame can be started without a reset.
     ready: bool,
     tag: u32,
     /// Inputs that no frame has.
@@ -124,7 +124,7 @@ pub struct Driver<T> {
     finishing: VecDeque<InFlight>,
     reading: Option<Reading>,
     store_started: Instant,
-    /// Whether the last wait ended by an interrupt that no completion has explained yet.
+    /// True if the last wait ended by an interrupt that no completion has explained yet.
     interrupted: bool,
 }
 

@@ -195,7 +195,7 @@ pub fn rows(bytes: &[u8]) {
 /// Returns the names and bytes of a target's corpus.
 ///
 /// # Panics
-/// Where the corpus cannot be read.
+/// If the corpus cannot be read.
 pub fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../fuzz/corpus")
@@ -209,7 +209,7 @@ pub fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
 /// Runs a target on its whole corpus.
 ///
 /// # Panics
-/// Where the corpus is missing, or an input fails or hangs.
+/// If the corpus is missing, or an input fails or hangs.
 pub fn replay(target: &str, run: fn(&[u8])) {
     let corpus = corpus(target);
     assert!(corpus.len() > 5, "the corpus of {target} is missing");
