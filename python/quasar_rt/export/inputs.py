@@ -26,11 +26,13 @@ def preprocessing_of(
         pretrained_cfg=getattr(model, "pretrained_cfg", {}) or {}, model=model
     )
     if resize is None:
-        filters = {"bicubic": "bicubic", "bilinear": "bilinear", "nearest": "nearest"}
         interpolation = data["interpolation"]
-        require(interpolation in filters, f"its preprocessing resizes by '{interpolation}': pass `resize`")
+        require(
+            interpolation in ("bicubic", "bilinear", "nearest"),
+            f"its preprocessing resizes by '{interpolation}': pass `resize`",
+        )
         if data.get("crop_mode") == "squash":
-            resize = {"mode": "exact", "size": [net.height, net.width], "filter": filters[interpolation]}
+            resize = {"mode": "exact", "size": [net.height, net.width], "filter": interpolation}
         else:
             require(
                 data.get("crop_mode", "center") == "center" and net.height == net.width,
@@ -42,7 +44,7 @@ def preprocessing_of(
             resize = {
                 "mode": "shorter",
                 "size": [math.floor(net.height / crop)],
-                "filter": filters[interpolation],
+                "filter": interpolation,
             }
 
     def channels(values: Any, fallback: Sequence[float]) -> list[float]:
