@@ -82,7 +82,11 @@ pub fn preprocess(bytes: &[u8]) {
     let filter = ["nearest", "box", "bilinear", "hamming", "bicubic"][usize::from(filter % 5)];
     let config = json!({
         "name": "fuzz",
-        "image": {"height": crop_h, "width": crop_w, "channels": if flags & 16 == 0 { 1 } else { 3 }},
+        "image": {
+            "height": crop_h,
+            "width": crop_w,
+            "channels": if flags & 16 == 0 { 1 } else { 3 },
+        },
         "patch": {"kernel": 1, "stride": 4096, "pad": 0, "pad_value": 0},
         "embed": 1, "prefix_tokens": 0,
         "blocks": [{"heads": 1, "head_dim": 1, "hidden": 1, "fc1_zero_point": 0}],

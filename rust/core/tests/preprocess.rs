@@ -175,14 +175,17 @@ fn an_extreme_aspect_ratio_computes_no_more_than_the_crop() {
 proptest! {
     #[test]
     fn a_flat_image_stays_flat(
-        h in 1usize..70, w in 1usize..70, rgb in any::<bool>(), value in any::<u8>(), edge in 1usize..50,
+        h in 1usize..70, w in 1usize..70, rgb in any::<bool>(), value in any::<u8>(),
+        edge in 1usize..50,
         filter in prop::sample::select(&["nearest", "box", "bilinear", "hamming", "bicubic"][..]),
     ) {
         let c = if rgb { 3 } else { 1 };
-        let config = config(edge, edge, c, &json!({"mode": "shorter", "size": [edge], "filter": filter}));
+        let resize = json!({"mode": "shorter", "size": [edge], "filter": filter});
+        let config = config(edge, edge, c, &resize);
         let pixels = vec![value; h * w * c];
         let mut out = Vec::new();
-        Preprocessor::new(&config).run(&ImageView::packed(&pixels, h, w, c).unwrap(), &mut out).unwrap();
+        let image = ImageView::packed(&pixels, h, w, c).unwrap();
+        Preprocessor::new(&config).run(&image, &mut out).unwrap();
         prop_assert_eq!(out, vec![value; edge * edge * c]);
     }
 }

@@ -23,12 +23,20 @@ fn weight() -> impl Strategy<Value = f32> {
         8 => -3f32..3.0,
         1 => Just(0.0),
         1 => Just(-0.0),
-        1 => prop_oneof![Just(f32::MAX), Just(f32::MIN), Just(f32::MIN_POSITIVE), Just(1e-45f32), Just(-3e-42f32)],
+        1 => prop_oneof![
+            Just(f32::MAX),
+            Just(f32::MIN),
+            Just(f32::MIN_POSITIVE),
+            Just(1e-45f32),
+            Just(-3e-42f32),
+        ],
     ]
 }
 
 prop_compose! {
-    fn float_rows()((k, bits) in shape())(weights in vec(weight(), k * bits.len()), k in Just(k), bits in Just(bits))
+    fn float_rows()((k, bits) in shape())(
+        weights in vec(weight(), k * bits.len()), k in Just(k), bits in Just(bits),
+    )
         -> (usize, Vec<u8>, Vec<f32>) { (k, bits, weights) }
 }
 
@@ -40,7 +48,11 @@ prop_compose! {
             let limit = code_limit(bits[i / k]);
             c.clamp(-127, 127) % (limit as i16 + 1) as i8
         };
-        let codes = if k == 0 { Vec::new() } else { raw.into_iter().enumerate().map(narrow).collect() };
+        let codes = if k == 0 {
+            Vec::new()
+        } else {
+            raw.into_iter().enumerate().map(narrow).collect()
+        };
         (k, bits, codes)
     }
 }
@@ -72,19 +84,26 @@ proptest! {
             let codes = codes_of(&q, k, &bits);
             (0..bits.len()).map(|row| {
                 let scale = f64::from(q.scales[row]);
-                (row * k..(row + 1) * k).map(|i| (f64::from(weights[i]) / scale.max(1e-300) - f64::from(codes[i])).powi(2)
-                    * scale * scale).sum::<f64>()
+                let loss = |i| {
+                    let exact = f64::from(weights[i]) / scale.max(1e-300);
+                    (exact - f64::from(codes[i])).powi(2) * scale * scale
+                };
+                (row * k..(row + 1) * k).map(loss).sum::<f64>()
             }).collect::<Vec<_>>()
         };
-        for (row, (mse, min_max)) in error(Method::Mse).into_iter().zip(error(Method::MinMax)).enumerate() {
+        let errors = error(Method::Mse).into_iter().zip(error(Method::MinMax));
+        for (row, (mse, min_max)) in errors.enumerate() {
             prop_assert!(mse <= min_max * 1.0001, "row {}: {} > {}", row, mse, min_max);
         }
     }
 
     #[test]
-    fn given_scales_are_used_and_round_half_to_even((k, bits, weights) in float_rows(), scale in 1e-3f32..1e3) {
+    fn given_scales_are_used_and_round_half_to_even(
+        (k, bits, weights) in float_rows(), scale in 1e-3f32..1e3,
+    ) {
         let scales = vec![scale; bits.len()];
-        let q = quantize_rows(&weights, bits.len(), k, &bits, Some(&scales), Method::MinMax).unwrap();
+        let q = quantize_rows(&weights, bits.len(), k, &bits, Some(&scales), Method::MinMax);
+        let q = q.unwrap();
         prop_assert_eq!(&q.scales, &scales);
         for (i, (&code, &w)) in codes_of(&q, k, &bits).iter().zip(&weights).enumerate() {
             let limit = f32::from(code_limit(bits[i / k]));
@@ -95,13 +114,15 @@ proptest! {
     #[test]
     fn not_a_number_and_infinity_are_errors_that_name_the_place(
         (k, bits, mut weights) in float_rows().prop_filter("not empty", |(_, _, w)| !w.is_empty()),
-        at in any::<prop::sample::Index>(), bad in prop_oneof![Just(f32::NAN), Just(f32::INFINITY), Just(f32::NEG_INFINITY)],
+        at in any::<prop::sample::Index>(),
+        bad in prop_oneof![Just(f32::NAN), Just(f32::INFINITY), Just(f32::NEG_INFINITY)],
         given in any::<bool>(),
     ) {
         let at = at.index(weights.len());
         weights[at] = bad;
         let scales = vec![1.0; bits.len()];
-        let error = quantize_rows(&weights, bits.len(), k, &bits, given.then_some(&scales[..]), Method::Mse).unwrap_err();
+        let given = given.then_some(&scales[..]);
+        let error = quantize_rows(&weights, bits.len(), k, &bits, given, Method::Mse).unwrap_err();
         prop_assert_eq!(error.kind(), "InvalidValue");
         let place = format!("row {}, column {}", at / k, at % k);
         prop_assert!(error.to_string().contains(&place), "{}", error);
@@ -115,7 +136,9 @@ proptest! {
     }
 
     #[test]
-    fn unpacking_any_bytes_gives_what_packs_to_them_or_an_error((k, bits) in shape(), bytes in vec(any::<u8>(), 0..200)) {
+    fn unpacking_any_bytes_gives_what_packs_to_them_or_an_error(
+        (k, bits) in shape(), bytes in vec(any::<u8>(), 0..200),
+    ) {
         if let Ok(codes) = unpack_rows(&bytes, bits.len(), k, &bits) {
             prop_assert_eq!(pack_rows(&codes, bits.len(), k, &bits).unwrap(), bytes);
         }
@@ -147,14 +170,16 @@ proptest! {
 
     #[test]
     fn a_product_through_pairs_of_nibbles_is_the_product(
-        (k, bits, codes) in code_rows(), seed in vec(any::<i8>(), 40), bias in vec(-1000i32..1000, 12),
+        (k, bits, codes) in code_rows(), seed in vec(any::<i8>(), 40),
+        bias in vec(-1000i32..1000, 12),
     ) {
         let (input, bias) = (&seed[..k], &bias[..bits.len()]);
         let matrix = PairedMatrix::new(&codes, bits.len(), k, &bits).unwrap();
         let mut acc = vec![0; bits.len()];
         matrix.matvec(input, bias, &mut acc);
         for (row, &acc) in acc.iter().enumerate() {
-            let plain: i32 = (0..k).map(|i| i32::from(codes[row * k + i]) * i32::from(input[i])).sum();
+            let product = |i| i32::from(codes[row * k + i]) * i32::from(input[i]);
+            let plain: i32 = (0..k).map(product).sum();
             prop_assert_eq!(acc, bias[row] + plain);
         }
     }

@@ -26,7 +26,8 @@
 //! ```
 //! use quasar_kernels::{Kernels, LinearParams, MatrixView, MatrixViewMut, Scratch, Storage};
 //!
-//! // Two rows of three weights; M = 2^14 and p = 1 are 16384 * 2^(-1-11-6) = 1/16 of a code for each unit.
+//! // Two rows of three weights; M = 2^14 and p = 1 are 16384 * 2^(-1-11-6) = 1/16 of a code for
+//! // each unit.
 //! let params = LinearParams {
 //!     rows: 2,
 //!     k: 3,

@@ -21,7 +21,13 @@ fn weight() -> impl Strategy<Value = f32> {
 }
 
 fn scale() -> impl Strategy<Value = f32> {
-    prop_oneof![4 => 0.01f32..3.0, 2 => Just(1.0), 1 => Just(f32::MIN_POSITIVE), 1 => Just(1e-45f32), 1 => Just(f32::MAX)]
+    prop_oneof![
+        4 => 0.01f32..3.0,
+        2 => Just(1.0),
+        1 => Just(f32::MIN_POSITIVE),
+        1 => Just(1e-45f32),
+        1 => Just(f32::MAX),
+    ]
 }
 
 proptest! {
@@ -48,7 +54,9 @@ proptest! {
     }
 
     #[test]
-    fn what_is_not_finite_is_seen(mut weights in vec(weight(), 1..200), at: prop::sample::Index, what in 0..4usize) {
+    fn what_is_not_finite_is_seen(
+        mut weights in vec(weight(), 1..200), at: prop::sample::Index, what in 0..4usize,
+    ) {
         let wrong = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY][what];
         *at.get_mut(&mut weights) = wrong;
         for kernels in tiers().chain(Kernels::new(Tier::Scalar)) {

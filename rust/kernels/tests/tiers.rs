@@ -25,7 +25,13 @@ enum Fill {
 }
 
 fn fill() -> impl Strategy<Value = Fill> {
-    prop_oneof![6 => Just(Fill::Random), 2 => Just(Ends), 1 => Just(Min), 1 => Just(Max), 1 => Just(Fill::Zero)]
+    prop_oneof![
+        6 => Just(Fill::Random),
+        2 => Just(Ends),
+        1 => Just(Min),
+        1 => Just(Max),
+        1 => Just(Fill::Zero),
+    ]
 }
 
 /// xorshift64*, so that a shape and a seed make a case.

@@ -20,7 +20,12 @@ head_dim = 4
 eight_bit_per = 'block'
 image = {height = 8, width = 8, channels = 1}
 patch = {kernel = 4, stride = 4, pad = 0, pad_value = 0}
-choices = {embed = [8, 12], depth = [1, 2, 3], heads = [1, 2], mlp_ratio = [1.0, 2.0], eight_bit = [0.0, 0.5, 1.0]}
+[choices]
+embed = [8, 12]
+depth = [1, 2, 3]
+heads = [1, 2]
+mlp_ratio = [1.0, 2.0]
+eight_bit = [0.0, 0.5, 1.0]
 ";
 
 fn small_space() -> Space {

@@ -307,7 +307,9 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn a_set_numbers_genomes_in_order(genomes in proptest::collection::vec(proptest::collection::vec(0u8..3, 5), 0..400)) {
+        fn a_set_numbers_genomes_in_order(
+            genomes in proptest::collection::vec(proptest::collection::vec(0u8..3, 5), 0..400),
+        ) {
             let mut set = GenomeSet::new(5);
             let mut expected: HashMap<Vec<u8>, u32> = HashMap::new();
             for genome in &genomes {

@@ -34,7 +34,8 @@ fn kept(eight_bit: f64) -> f64 {
 ///
 /// ```text
 /// sum over blocks i of 0.9^i ( sqrt(4 D I / 2^16) (k(f_qkv) + k(f_proj)) / 2
-///                            + sqrt(2 D H / 2^16) (k(f_fc1) + k(f_fc2)) / 2 ),   k(f) = 1 - 0.3 (1 - f)^2
+///                            + sqrt(2 D H / 2^16) (k(f_fc1) + k(f_fc2)) / 2 )
+/// k(f) = 1 - 0.3 (1 - f)^2
 /// ```
 ///
 /// with D the embedding size, I = heads * head dimension, H the rows of fc1, f the fractions of

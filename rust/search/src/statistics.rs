@@ -286,8 +286,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tau_is_that_of_the_definition(pairs in proptest::collection::vec((0u8..9, 0u8..9), 2..40)) {
-            let (x, y): (Vec<f64>, Vec<f64>) = pairs.into_iter().map(|(a, b)| (f64::from(a), f64::from(b))).unzip();
+        fn tau_is_that_of_the_definition(
+            pairs in proptest::collection::vec((0u8..9, 0u8..9), 2..40),
+        ) {
+            let pairs = pairs.into_iter().map(|(a, b)| (f64::from(a), f64::from(b)));
+            let (x, y): (Vec<f64>, Vec<f64>) = pairs.unzip();
             let (tau, expected) = (kendall_tau(&x, &y).unwrap(), by_definition(&x, &y));
             prop_assert!((tau - expected).abs() < 1e-12 || tau.is_nan() && expected.is_nan());
         }

@@ -334,7 +334,12 @@ pub(crate) fn serialize(config: &str, tensors: &Tensors) -> Result<Vec<u8>> {
     let mut header = serde_json::Map::new();
     header.insert(
         "__metadata__".into(),
-        serde_json::json!({"format": FORMAT, "version": VERSION, "config": config, "sha256": digest(config, tensors)}),
+        serde_json::json!({
+            "format": FORMAT,
+            "version": VERSION,
+            "config": config,
+            "sha256": digest(config, tensors),
+        }),
     );
     let mut end = 0;
     for (name, tensor) in &order {
@@ -342,7 +347,11 @@ pub(crate) fn serialize(config: &str, tensors: &Tensors) -> Result<Vec<u8>> {
         end += tensor.data.len();
         header.insert(
             (*name).clone(),
-            serde_json::json!({"dtype": tensor.dtype.name(), "shape": tensor.shape, "data_offsets": [start, end]}),
+            serde_json::json!({
+                "dtype": tensor.dtype.name(),
+                "shape": tensor.shape,
+                "data_offsets": [start, end],
+            }),
         );
     }
     let mut header = serde_json::Value::Object(header).to_string().into_bytes();

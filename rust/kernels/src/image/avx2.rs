@@ -112,8 +112,10 @@ pub(crate) unsafe fn colour_columns(
     let pick = |a: i8| {
         let (b, none) = (a + 3, -1);
         _mm256_setr_epi8(
-            a, none, b, none, a + 1, none, b + 1, none, a + 2, none, b + 2, none, none, none, none, none,
-            a, none, b, none, a + 1, none, b + 1, none, a + 2, none, b + 2, none, none, none, none, none,
+            a, none, b, none, a + 1, none, b + 1, none,
+            a + 2, none, b + 2, none, none, none, none, none,
+            a, none, b, none, a + 1, none, b + 1, none,
+            a + 2, none, b + 2, none, none, none, none, none,
         )
     };
     // Of 16 bytes, 12 are used: the first ones, or at the row's end the last ones.
