@@ -1,6 +1,6 @@
 //! Tests of the search on a cost model that stands for the hardware.
 
-use super::variation::{mutated, none_below, spread};
+use super::variation::mutated;
 use super::*;
 use crate::genome::tests::toy;
 use crate::random::SplitMix64;
@@ -366,20 +366,6 @@ proptest! {
             search.offspring(&mut random, &mut child);
             prop_assert!(genotype.check(&child).is_ok(), "{child:?}");
         }
-    }
-}
-
-proptest! {
-    #[test]
-    fn four_genes_at_once_are_kept_apart(
-        chances in any::<u64>(),
-        rate in 0u64..65536,
-        bits in any::<u64>(),
-    ) {
-        let lanes: Vec<u64> = (0..4).map(|k| chances >> (16 * k) & 0xffff).collect();
-        prop_assert_eq!(none_below(chances, rate), lanes.iter().all(|&lane| lane >= rate));
-        let bytes: Vec<u8> = (0..4).map(|k| if bits >> k & 1 == 1 { 255 } else { 0 }).collect();
-        prop_assert_eq!(spread(bits).to_le_bytes().to_vec(), bytes);
     }
 }
 

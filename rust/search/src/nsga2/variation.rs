@@ -188,7 +188,6 @@ impl<C: CostModel> Nsga2<C> {
         };
         let choices = self.genotype.choices();
         let (used_a, used_b) = (self.genotype.used(a), self.genotype.used(b));
-        let shared = used_a.min(used_b);
         let rate = (MUTATIONS / used_a as f64 * 65536.0) as u64;
         // Sixteen random bits of each gene decide on its mutation, one bit on its parent.
         let (mut chances, mut sides) = (0, 0);
@@ -200,23 +199,6 @@ impl<C: CostModel> Nsga2<C> {
             }
             if gene % 64 == 0 {
                 sides = random.bits();
-            }
-            // The usual case, four genes at once: both parents use them and none mutates.
-            if gene % 4 == 0 && gene + 4 <= shared.min(used) && none_below(chances, rate) {
-                let four = |genome: &[u8]| {
-                    u32::from_le_bytes([
-                        genome[gene],
-                        genome[gene + 1],
-                        genome[gene + 2],
-                        genome[gene + 3],
-                    ])
-                };
-                let (from_a, from_b) = (four(a), four(b));
-                let genes = from_b ^ ((from_a ^ from_b) & spread(sides));
-                child[gene..gene + 4].copy_from_slice(&genes.to_le_bytes());
-                sides >>= 4;
-                gene += 4;
-                continue;
             }
             let from_a = (sides & 1 == 1 || gene >= used_b) && gene < used_a;
             let value = if from_a {
@@ -263,17 +245,6 @@ fn mix(
 /// spread evenly (van der Corput).
 fn radical_inverse(n: u64) -> f64 {
     (n.reverse_bits() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
-}
-
-/// Returns whether none of the four 16-bit numbers in `chances` is below `rate`.
-pub(super) fn none_below(chances: u64, rate: u64) -> bool {
-    [0, 16, 32, 48].map(|shift| (chances >> shift) & 0xffff >= rate) == [true; 4]
-}
-
-/// Returns the four lowest bits as bytes of all ones or zeros, the lowest bit first.
-pub(super) fn spread(bits: u64) -> u32 {
-    // The products of the four bits do not overlap: bit i moves to bit 8 i.
-    (((bits as u32 & 15) * 0x0020_4081) & 0x0101_0101) * 0xff
 }
 
 /// Returns another choice than `value`, if there is one.
