@@ -23,7 +23,7 @@ template <typename T> s<8> clamp8(const T& x) {
   return s<8>(x);
 }
 
-// rshift(x, p) for x below 2^30 and p up to 30, clamped to 16 bits.
+// Computes rshift(x, p) for x below 2^30 and p up to 30, clamped to 16 bits.
 inline s<16> shift16(const s<31>& x, const u<5>& p) {
 #pragma HLS INLINE
   u<30> half = 0;
@@ -33,19 +33,20 @@ inline s<16> shift16(const s<31>& x, const u<5>& p) {
   return sat16(s<32>(sum >> int(p)));
 }
 
-// rshift(product, 15).
+// Computes rshift(product, 15).
 template <int W> s<W - 14> rshift15(const s<W>& product) {
 #pragma HLS INLINE
   return s<W - 14>((product + 16384) >> 15);
 }
 
-// rshift(a * b, 15).
+// Computes rshift(a * b, 15).
 template <int A, int B> s<A + B - 14> product15(const s<A>& a, const s<B>& b) {
 #pragma HLS INLINE
   return rshift15(s<A + B>(a * b));
 }
 
-// a * b, whose width T holds. In LUTs where the configuration leaves the DSP slices to the array.
+// Computes a * b, whose width T holds; in LUTs if the configuration leaves the DSP slices to the
+// array.
 template <typename T, typename A, typename B> T multiply(const A& a, const B& b) {
 #pragma HLS INLINE
   if constexpr (config::FABRIC_MULTIPLIERS != 0) {

@@ -10,7 +10,7 @@ inline uint32_t rotate_left(uint32_t word, unsigned turn) {
   return turn == 0 ? word : (word << turn) | (word >> (32 - turn));
 }
 
-// Returns the turn after `words` words.
+// Returns the turn after `words` more words.
 inline unsigned turned(unsigned turn, unsigned words) {
 #pragma HLS INLINE
   const unsigned next = turn + words % CHECK_TURNS;

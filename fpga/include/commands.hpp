@@ -1,5 +1,4 @@
-// Answers the kernels' questions about a command, and divides the array's product into tiles as
-// `Tiling` of the Rust sources does.
+// Reads commands, and divides their products into tiles as `Tiling` of rust/hardware does.
 #pragma once
 
 #include "isa.hpp"
@@ -11,14 +10,14 @@ inline unsigned unit_of(const command_t& command) {
   return unsigned(bits(command, 0, 0, isa::HEAD_BITS));
 }
 
-// The number of a command among the operations of its unit.
+// Returns the number of a command among the operations of its unit.
 inline unsigned operation(const command_t& command) {
 #pragma HLS INLINE
   return unsigned(bits(command, 0, isa::HEAD_BITS, isa::HEAD_BITS));
 }
 
-// Row pairs of `Gemm` and `Rows`: two 4-bit rows or one 8-bit row each. The last 4-bit row may be
-// alone.
+// Returns the row pairs of `Gemm` or `Rows`: two 4-bit rows or one 8-bit row each. The last 4-bit
+// row may be alone.
 template <typename Fields> unsigned row_pairs(const Fields& fields) {
 #pragma HLS INLINE
   return ceil_div(fields.rows4, 2) + unsigned(fields.rows8);
@@ -32,7 +31,7 @@ struct row_tile_t {
   unsigned rows;
 };
 
-// The tile that begins with row pair `first` of `pairs`.
+// Returns the tile that begins with row pair `first` of `pairs`.
 inline row_tile_t row_tile(unsigned rows4, unsigned pairs, unsigned first) {
 #pragma HLS INLINE
   const unsigned all4 = ceil_div(rows4, 2);
@@ -44,7 +43,7 @@ inline row_tile_t row_tile(unsigned rows4, unsigned pairs, unsigned first) {
   return tile;
 }
 
-// Tokens of a tile of tokens.
+// Returns the tokens of a tile of tokens.
 inline unsigned tile_tokens(unsigned tokens, unsigned tile) {
 #pragma HLS INLINE
   return least(config::TOKENS, tokens - tile * config::TOKENS);

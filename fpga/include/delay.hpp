@@ -1,10 +1,10 @@
-// Delay lines of the array: shift registers, which with QUASAR_FAST are rings of the same delay
-// (nothing is moved). Depends on types.hpp.
+// Delay lines of the array: shift registers. With QUASAR_FAST they are rings of the same delay,
+// which move nothing. Depends on types.hpp.
 #pragma once
 
 #include "types.hpp"
 
-// Returns each input STEPS steps later.
+// Gives each value STEPS steps later.
 template <typename T, unsigned STEPS> class Delay {
   T stage_[STEPS == 0 ? 1 : STEPS];
 #ifdef QUASAR_FAST
@@ -41,7 +41,7 @@ public:
   }
 };
 
-// Lane i of what goes in comes out i steps later; reversed: N - 1 - i steps.
+// Gives lane i of each value i steps later; if reversed, N - 1 - i steps.
 template <typename T, unsigned N, bool REVERSED> class Skew {
   static constexpr unsigned steps(unsigned lane) { return REVERSED ? N - 1 - lane : lane; }
 
@@ -49,7 +49,7 @@ template <typename T, unsigned N, bool REVERSED> class Skew {
   vec<T, N> line_[N];
   unsigned at_ = 0;
 #else
-  T stage_[N][N]; // of lane i the first steps(i)
+  T stage_[N][N]; // lane i uses the first steps(i)
 #endif
 
 public:

@@ -1,7 +1,7 @@
-// Native integers in place of ap_uint and ap_int, for simulation at speed. A value wraps to W bits
-// when it is stored; an expression is evaluated in `int` up to 15 bits (a product of two fits), in
-// `int64_t` up to 63 and in __int128 beyond, where ap_int would widen it: the same result as long
-// as no intermediate value exceeds that, which the ap_int form of each test confirms.
+// Native integers in place of ap_uint and ap_int, for fast simulation. A value wraps to W bits when
+// it is stored. An expression is evaluated in `int` up to 15 bits (a product of two fits), in
+// `int64_t` up to 63 bits and in __int128 beyond; ap_int would widen it. The results are equal as
+// long as no intermediate value exceeds these types, which the ap_int form of each test confirms.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ template <int W, bool SIGNED> class Integer {
   static constexpr int MAGNITUDE = SIGNED ? W - 1 : W;
 
 public:
-  // The type in expressions.
+  // The type that takes part in expressions.
   using Value = std::conditional_t<MAGNITUDE <= 15, int,
                                    std::conditional_t<MAGNITUDE <= 63, int64_t, __int128>>;
 

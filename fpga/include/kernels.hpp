@@ -1,8 +1,7 @@
-// The seven kernels, and what joins them: the queues' items and the memories' words
-// (docs/accelerator.md).
+// Declares the seven kernels, the queues' items and the memories' words (docs/accelerator.md).
 //
-// A memory of tokens stands in banks of a group of tokens each, so that a group is written without
-// byte enables: bank `frame * GROUPS + group` (`parity * GROUPS + group`), word `tile * D + d`.
+// A memory of tokens has a bank for each group of tokens, so that a group is written without byte
+// enables: bank `frame * GROUPS + group` (`parity * GROUPS + group`), word `tile * D + d`.
 #pragma once
 
 #include "commands.hpp"
@@ -10,7 +9,7 @@
 #include "stream.hpp"
 #include "types.hpp"
 
-// Groups of a tile's tokens: as the drain, the norm and the softmax take them.
+// Groups of a tile's tokens, as the drain, the norm and the softmax take them.
 constexpr unsigned GROUPS = ceil_div(config::TOKENS, config::LANES);
 constexpr unsigned NORM_GROUPS = ceil_div(config::TOKENS, config::NORM_LANES);
 constexpr unsigned EXP_GROUPS = ceil_div(config::TOKENS, config::EXP_LANES);
@@ -84,7 +83,8 @@ void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::
               Read::Value value, Read::Probability probability, Read::Hidden hidden,
               Write::Score score);
 
-// `residual` is the drain's own copy, which it also writes; `norm_residual` the norm's.
+// The drain reads `residual` and writes `own_residual`, which are its own copy; `norm_residual` is
+// the norm's copy.
 void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::rows>& rows,
            Sums& sums, Scales& scales, Moments& moments, Logits& logits,
            Credits<isa::depth::drain_to_array>& drain_to_array, Read::Residual residual,

@@ -1,8 +1,8 @@
-// On-chip memories and the memory bus. In Vitis HLS a memory is an array, and a port of it an array
-// argument with an ap_memory interface (ARRAY_PARTITION complete in dimension 1: a RAM for each
-// bank); in simulation a port checks addresses and allows one access to a bank in an initiation
-// interval, and a memory that a word is not read sooner behind its write than DEPENDENCE pragmas
-// say. All are used as `port[bank][address]`.
+// On-chip memories and the memory bus. In Vitis HLS a memory is an array, and a port of it is an
+// array argument with an ap_memory interface (ARRAY_PARTITION complete in dimension 1: a RAM for
+// each bank). In simulation a port checks addresses and allows one access to a bank in an
+// initiation interval, and a memory checks the distances that DEPENDENCE pragmas promise. Both are
+// used as `port[bank][address]`.
 #pragma once
 
 #ifdef __SYNTHESIS__
@@ -15,7 +15,7 @@ template <typename T, unsigned BANKS, unsigned WORDS> using ReadPort = const T[B
 template <typename T, unsigned BANKS, unsigned WORDS> using WritePort = T[BANKS][WORDS];
 // A process's own dual-port memory: two accesses to a bank in an interval.
 template <typename T, unsigned BANKS, unsigned WORDS> using Memory = T[BANKS][WORDS];
-// Stands for a DEPENDENCE pragma on a memory; simulation checks that the kernel keeps its promise.
+// States a DEPENDENCE pragma's distance; simulation checks it.
 template <typename T, unsigned BANKS, unsigned WORDS>
 void distance(T (&)[BANKS][WORDS], unsigned) {}
 
@@ -40,7 +40,7 @@ inline void pack(const port_t& port, ap_uint<128>& raw) {
 // An AXI master, addressed in units of T. hls::burst_maxi takes no structs.
 template <typename T> using Bus = hls::burst_maxi<ap_uint<8 * sizeof(T)>>;
 
-// The next item of the bursts that were requested.
+// Returns the next item of the requested bursts.
 template <typename T> T receive(Bus<T>& bus) {
 #pragma HLS INLINE
   const ap_uint<8 * sizeof(T)> raw = bus.read();

@@ -1,12 +1,12 @@
-// Queues, and the processes that they join. In Vitis HLS a stream is an hls::stream and a process a
-// call within a DATAFLOW region; in simulation a stream blocks the fiber that finds it full or
-// empty, and a process is a fiber.
+// Queues, and the processes between them. In Vitis HLS a stream is an hls::stream and a process a
+// call within a DATAFLOW region. In simulation a process is a fiber, and a stream blocks the fiber
+// that finds it full or empty.
 //
-// A process's endless loop is `for (volatile bool running = true; running;)`. Volatile, or the
-// compiler proves that the process never returns and drops the calls that follow it in the region;
-// stored only before the loop, or the condition of an iteration would be known a cycle after it
-// begins, and no interval be 1. (hls::task, meant for such processes, is documented for streams,
-// stable scalars and AXI masters, not for memory ports.)
+// A process's endless loop is `for (volatile bool running = true; running;)`. Without volatile the
+// compiler proves that the process never returns, and drops the calls that follow it in the region.
+// `running` is stored only before the loop: else the condition of an iteration would be known a
+// cycle after it begins, and no interval could be 1. (hls::task is meant for such processes, but
+// documented for streams, stable scalars and AXI masters, not for memory ports.)
 #pragma once
 
 #ifdef __SYNTHESIS__
@@ -15,17 +15,17 @@
 
 template <typename T, unsigned DEPTH> using Stream = hls::stream<T, DEPTH>;
 
-// The next item; false where there is none yet. A pipelined endless loop asks for its items and
-// does nothing in an interval without one: if it waited at its head, what is in the pipeline would
-// stay there until more comes, which may need what stays. In simulation it waits, unless something
-// is in flight.
+// Takes the next item; returns false if there is none yet. A pipelined endless loop polls and does
+// nothing in an interval without an item. If it waited, items in the pipeline would stay there
+// until more arrive, which may depend on them. In simulation it waits, unless something is in
+// flight.
 template <typename S, typename T> bool poll(S& stream, T& item, bool = false) {
 #pragma HLS INLINE
   return stream.read_nb(item);
 }
 
-// Stands at the beginning of each initiation interval of a loop: simulation counts them and holds
-// memory ports to one access in each.
+// Marks the beginning of an initiation interval of a loop. Simulation counts the intervals and
+// holds memory ports to one access in each.
 inline void interval(const char*) {}
 
 #define QUASAR_PROCESS(call) call
@@ -43,8 +43,8 @@ bool poll(Stream<T, DEPTH>& stream, T& item, bool in_flight = false) {
   return true;
 }
 
-// A call within a DATAFLOW region, and the region's end. Macros, since Vitis HLS has to see plain
-// calls there.
+// A call within a DATAFLOW region, and the region's end. They are macros, since Vitis HLS has to
+// see plain calls there.
 #define QUASAR_PROCESS(call) ::sim::process(#call, [&] { call; })
 #define QUASAR_JOIN() ::sim::join()
 

@@ -1,6 +1,6 @@
-// Types of the HLS sources. Vitis HLS and C simulation use ap_uint and ap_int; with QUASAR_FAST
-// native integers take their place, which wrap to their width whenever a value is stored. Depends
-// on the generated configuration.
+// Types of the HLS sources. Vitis HLS and C simulation use ap_uint and ap_int. With QUASAR_FAST
+// native integers replace them, which wrap to their width when a value is stored. Depends on the
+// generated configuration.
 #pragma once
 
 #include <cstdint>
@@ -37,8 +37,8 @@ struct command_t {
   uint32_t word[8];
 };
 
-// The `count` bits from `lsb` of word `word` up; more than 32 of them begin at bit 0 and go on in
-// the next word.
+// Returns the `count` bits from `lsb` of word `word` up. More than 32 bits begin at bit 0 and go on
+// in the next word.
 inline uint64_t bits(const command_t& c, unsigned word, unsigned lsb, unsigned count) {
 #pragma HLS INLINE
   uint64_t value = c.word[word];
@@ -47,7 +47,7 @@ inline uint64_t bits(const command_t& c, unsigned word, unsigned lsb, unsigned c
   return (value >> lsb) & ((uint64_t(1) << count) - 1);
 }
 
-// Writes the `count` bits from `lsb` of word `word` up, which were 0.
+// Sets the `count` bits from `lsb` of word `word` up, which were 0.
 inline void put_bits(command_t& c, unsigned word, unsigned lsb, unsigned count, uint64_t value) {
 #pragma HLS INLINE
   const uint64_t bits = (value & ((uint64_t(1) << count) - 1)) << lsb;
@@ -56,7 +56,7 @@ inline void put_bits(command_t& c, unsigned word, unsigned lsb, unsigned count, 
     c.word[word + 1] |= uint32_t(bits >> 32);
 }
 
-// An item of a queue that carries no data: a credit says that something is done.
+// A queue's item without data. A credit says that something is done.
 using credit_t = u<1>;
 
 // The data of one AXI port in a cycle. Bytes, since a range of a wide ap_uint is slow in
@@ -65,7 +65,7 @@ struct port_t {
   uint8_t byte[16];
 };
 
-// The same of all ports side by side.
+// The data of all ports in a cycle, side by side.
 struct beat_t {
   uint8_t byte[16 * config::PORTS];
 };

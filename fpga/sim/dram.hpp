@@ -1,5 +1,5 @@
-// The board's memory as the device and the host see it: two copies, which only cache maintenance
-// makes equal, and pages that trap where nothing is allocated.
+// The board's memory. The device and the host see two copies, which only cache maintenance makes
+// equal. Pages without an allocation trap.
 #pragma once
 
 #include <atomic>
@@ -22,24 +22,24 @@ public:
 
   explicit Dram(uint64_t bytes);
 
-  // Host: 0 where there is no room.
+  // For the host. Returns 0 if there is no room.
   uint64_t allocate(uint64_t bytes);
   void release(uint64_t physical);
-  // Its host copy.
+  // Returns the host's copy.
   uint8_t* host(uint64_t physical) { return &host_[physical - BASE]; }
   bool flush(uint64_t physical, uint64_t bytes);
   bool invalidate(uint64_t physical, uint64_t bytes);
 
-  // Device. Traps outside what is allocated.
+  // For the device. Traps outside allocations.
   void request(uint64_t address, uint64_t bytes, uint64_t beat);
   void read(uint64_t address, void* out, uint64_t bytes);
   void write(uint64_t address, const void* in, uint64_t bytes);
 
-  // Turns a bit of the device's copy over, where there is one.
+  // Flips a bit of the device's copy, if the address is allocated.
   void flip(uint64_t address, unsigned bit);
 
-  // Faults of the next burst of reads of at least two beats: an error response; its second half
-  // lost.
+  // Faults of the next burst of reads of at least two beats: an error response, or a lost second
+  // half.
   std::atomic<bool> bus_error = false;
   std::atomic<bool> short_dma = false;
 

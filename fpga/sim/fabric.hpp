@@ -1,5 +1,5 @@
-// The block design: the seven kernels with their queues and memories, as they are after a reset.
-// Lives in the thread that runs it.
+// The block design after a reset: the seven kernels with their queues and memories. It lives in the
+// thread that runs it.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +42,7 @@ public:
     });
   }
 
-  // Each calls `done` when the kernel returns; load does not.
+  // Each calls `done` when the kernel returns. load does not return.
   void start_load(const uint64_t (&arena)[isa::MAX_PORTS]) {
     load_started_ = true;
     scheduler_.spawn("load", [this, a = arena[0], b = arena[1], c = arena[2], d = arena[3]] {
@@ -69,14 +69,14 @@ public:
   }
 
   Scheduler& scheduler() { return scheduler_; }
-  // Returns whether something would go on if the host started load or store.
+  // Returns true if something would go on once the host started load or store.
   bool waits_for_host(bool store_runs) const {
     return !load_started_ || (!store_runs && (logits_.full() || checks_.full()));
   }
-  // Who waits for what, the queues that hold something, and each unit's last command.
+  // Describes the waiting processes, the queues that hold items, and each unit's last command.
   std::string dump() const;
 
-  // A testbench that derives from it stands for fetch and load.
+  // A testbench that derives from this class plays fetch and load.
 protected:
   Dram& dram_;
   bool load_started_ = false;

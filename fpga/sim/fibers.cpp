@@ -5,8 +5,8 @@
 
 #include <utility>
 
-// Fibers switch by themselves on x86-64 and through ucontext, which adds two system calls,
-// elsewhere.
+// Fibers switch in assembly on x86-64. Elsewhere they switch through ucontext, which adds two
+// system calls.
 #if !defined(__x86_64__)
 #define QUASAR_UCONTEXT
 #endif
@@ -32,7 +32,7 @@ constexpr size_t STACK = 1 << 20;
 thread_local Scheduler* active = nullptr;
 } // namespace
 
-// A stack and where on it to go on.
+// A stack and the place on it to go on at.
 struct Context {
   uint8_t* mapping = nullptr;
   size_t bytes = 0;
@@ -69,7 +69,7 @@ struct Context {
 };
 
 #ifndef QUASAR_UCONTEXT
-// Saves what a callee must keep on the stack, exchanges stacks and restores.
+// Saves the callee-saved registers on the stack, exchanges stacks and restores.
 extern "C" void quasar_switch(void** save, void* load);
 asm(R"(
 .text
@@ -234,7 +234,7 @@ void Scheduler::yield() {
 
 void Scheduler::join() {
   Fiber* fiber = current_;
-  // Not interrupted: the children use what the caller's frame holds.
+  // The children use the caller's frame, so nothing may interrupt the wait.
   while (fiber->children_ > 0) {
     suspend();
   }
@@ -244,7 +244,7 @@ void Scheduler::join() {
 
 void Scheduler::stop() {
   stopping_ = true;
-  // Children after their parents: so they unwind first.
+  // Children come after their parents, so they unwind first.
   for (size_t i = fibers_.size(); i-- > 0;) {
     Fiber* fiber = fibers_[i].get();
     while (fiber->started_ && !fiber->finished_)

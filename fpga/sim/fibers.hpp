@@ -1,5 +1,5 @@
 // Cooperative fibers: the kernels' processes as a Kahn network on one thread. A fiber gives way
-// when a queue is empty or full, so a run is deterministic for a seed. Depends on nothing else of
+// when a queue is empty or full, so a run is deterministic for a seed. Depends on no other part of
 // the simulation.
 #pragma once
 
@@ -18,8 +18,8 @@ namespace sim {
 // Thrown within fibers when the simulation ends.
 struct Stopped {};
 
-// Reports what the hardware would not survive: an address outside a memory, too many accesses to a
-// bank.
+// A fault that the hardware would not survive: an address outside a memory, or too many accesses to
+// a bank.
 struct Trap : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -55,8 +55,8 @@ private:
   bool ready_ = false;
 };
 
-// Runs fibers in turn; seed 0: in the order in which they became ready, any other: as drawn, and
-// now and then before they block.
+// Runs fibers in turn. With seed 0 they run in the order in which they became ready. With another
+// seed the order is random, and fibers sometimes give way before they block.
 class Scheduler {
 public:
   explicit Scheduler(uint64_t seed);
@@ -68,8 +68,8 @@ public:
   static Scheduler& get();
 
   Fiber* spawn(std::string name, std::function<void()> body);
-  // Runs until no fiber is ready or `interrupt` (asked between fibers) says so. A fiber's exception
-  // other than Stopped is thrown here.
+  // Runs until no fiber is ready or `interrupt`, which is called between fibers, returns true.
+  // Rethrows a fiber's exception unless it is Stopped.
   template <typename Interrupt> void run(Interrupt interrupt) {
     while (step())
       if (interrupt())
@@ -82,15 +82,16 @@ public:
   void stop();
 
   bool idle() const { return ready_.empty(); }
-  // Each fiber that has not finished: its loop and what it waits for.
+  // Describes each fiber that has not finished: its loop and what it waits for.
   std::string dump() const;
 
-  // For queues: the running fiber; give way until woken; give way and stay ready; make ready.
+  // For queues: returns the running fiber; gives way until woken; gives way and stays ready; makes
+  // a fiber ready.
   Fiber* current() { return current_; }
   void block();
   void yield();
   void wake(Fiber* fiber);
-  // A seeded schedule switches here now and then.
+  // A seeded schedule sometimes switches here.
   void point() {
     if (seed_ != 0 && current_ != nullptr && random() % 64 == 0)
       yield();

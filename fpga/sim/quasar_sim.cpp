@@ -156,7 +156,7 @@ struct qsim {
     const auto over = [this] { return edge_ || (dead_ && !trap_.empty()); };
     interrupt_.wait_for(lock, std::chrono::milliseconds(timeout_ms), over);
     const bool came = std::exchange(edge_, false);
-    // The host did nothing else meanwhile, and nothing can go on: what it waits for cannot come.
+    // The host waits and nothing can go on: the interrupt cannot come.
     if (!came && timeout_ms >= STUCK_MS && store_.running && parked_ && !attention_ && !dead_ &&
         accesses == accesses_ && trap_.empty())
       trap_ = "no interrupt: no process can go on\n" + dump_;
@@ -251,7 +251,7 @@ private:
 
   static uint64_t whole(const uint32_t (&words)[2]) { return words[0] | uint64_t(words[1]) << 32; }
 
-  // All below with the mutex held, unless they say otherwise.
+  // All functions below need the mutex, unless they say otherwise.
 
   void trap(std::string text) { trap_ = std::move(text); }
 
@@ -267,7 +267,7 @@ private:
     work_.notify_all();
   }
 
-  // Clears all state but memory, as a reset does.
+  // Resets everything except memory.
   void clear() {
     ++generation_;
     fetch_ = store_ = load_ = {};
@@ -283,7 +283,7 @@ private:
     dram_.bus_error = dram_.short_dma = false;
   }
 
-  // A frame begins: which faults are its own.
+  // Begins a frame and picks its faults.
   void begin_frame() {
     for (size_t i = 0; i < faults_.size();) {
       Fault& fault = faults_[i];
@@ -311,7 +311,7 @@ private:
     }
   }
 
-  // Starts what the host has started.
+  // Starts the kernels that the host has started.
   void start(sim::Fabric& fabric) {
     const uint64_t generation = generation_;
     if (load_.start && !load_.running) {
@@ -346,7 +346,7 @@ private:
     }
   }
 
-  // In the device's thread, without the mutex.
+  // Runs in the device's thread, without the mutex.
   void frame_done(uint64_t generation, uint64_t output) {
     std::unique_lock lock(mutex_);
     const auto gone = [&] { return quit_ || generation != generation_; };
@@ -407,7 +407,7 @@ private:
       counters_ = fabric->scheduler().counters();
       if (failure.empty() && fabric->scheduler().idle()) {
         dump_ = fabric->dump();
-        // Host events that came meanwhile may be what it waits for.
+        // A host event may have arrived meanwhile that the fabric waits for.
         if (!attention_ && fetch_.running && !fabric->waits_for_host(store_.running))
           failure = "deadlock: no process can go on";
       }

@@ -13,8 +13,8 @@
 
 namespace sim {
 
-// The accesses of one side of a memory: at most ACCESSES to each bank in an initiation interval of
-// the process that makes them.
+// Counts the accesses of one side of a memory: at most ACCESSES to each bank in an initiation
+// interval of the process that makes them.
 template <unsigned BANKS, unsigned ACCESSES> class PortUse {
   uint64_t interval_[BANKS];
   unsigned count_[BANKS];
@@ -39,7 +39,7 @@ public:
   }
 };
 
-// The words, which a read port and a write port share.
+// Words that a read port and a write port share.
 template <typename T, unsigned BANKS, unsigned WORDS> class Ram {
 public:
   explicit Ram(const char* name)
@@ -125,7 +125,7 @@ template <typename T, unsigned BANKS, unsigned WORDS> class Memory {
         : memory_(memory), bank_(bank), address_(address) {}
     operator const T&() const {
       const size_t at = memory_->access(bank_, address_);
-      // A loop that ends has written all.
+      // A loop that has ended has written all its words.
       if (memory_->distance_ != 0 && memory_->written_[at] != 0 &&
           sim::running->loop == memory_->loop_) {
         const uint64_t behind = *sim::running->counter - memory_->written_[at];
@@ -161,13 +161,14 @@ public:
   }
 };
 
-// A word is read at least so many intervals behind its last write.
+// Requires this number of intervals between a word's write and its next read.
 template <typename T, unsigned BANKS, unsigned WORDS>
 void distance(Memory<T, BANKS, WORDS>& memory, unsigned intervals) {
   memory.declare(intervals);
 }
 
-// As hls::burst_maxi: bursts of T, requested before they are read; writes answered at their end.
+// Replaces hls::burst_maxi: bursts of T are requested before they are read; writes are answered at
+// their end.
 template <typename T> class Bus {
   sim::Dram* dram_;
   uint64_t base_;
@@ -180,7 +181,7 @@ template <typename T> class Bus {
   Burst write_{0, 0};
 
 public:
-  // Injected faults of transfers hit a bus only where `faults` says so.
+  // Injected faults of transfers hit a bus only if `faults` is set.
   Bus(sim::Dram& dram, uint64_t base, bool faults = true)
       : dram_(&dram), base_(base), faults_(faults) {}
 

@@ -1,5 +1,5 @@
-// Bounded queues between fibers: a read from an empty one and a write to a full one block. One
-// reader and one writer each.
+// Bounded queues between fibers, with one reader and one writer each. Reads from an empty queue and
+// writes to a full one block.
 #pragma once
 
 #include <memory>
@@ -7,10 +7,10 @@
 
 #include "fibers.hpp"
 
-// As hls::stream.
+// Replaces hls::stream.
 template <typename T, unsigned DEPTH> class Stream {
   static_assert(DEPTH > 0, "a queue holds something");
-  // One more than it holds: what was read last stays for a dump.
+  // One more than the depth: the item read last stays for a dump.
   static constexpr unsigned PLACES = DEPTH + 1;
   struct Ring {
     T item[PLACES];
@@ -40,7 +40,7 @@ public:
   bool full() const { return count_ == DEPTH; }
   unsigned size() const { return count_; }
   const std::string& name() const { return name_; }
-  // The item that was read last; nullptr where none was.
+  // Returns the item that was read last, or nullptr.
   const T* last() const { return taken_ ? &ring_->item[head_ == 0 ? DEPTH : head_ - 1] : nullptr; }
 
   T read() {
@@ -59,8 +59,8 @@ public:
   void read(T& item) { item = read(); }
 
   bool read_nb(T& item) {
-    // A process that polls gives way before it finds nothing: else it would never see what its
-    // writer is about to give.
+    // A polling process gives way before it finds nothing; else it would never see what its writer
+    // is about to give.
     if (count_ == 0)
       sim::Scheduler::get().yield();
     if (count_ == 0)
@@ -76,7 +76,7 @@ public:
     sim::Scheduler::get().point();
   }
 
-  // Puts an item where there is room for certain, and never gives way.
+  // Writes an item when there is certainly room; never gives way.
   void put(const T& item) {
     const unsigned tail = head_ + count_;
     ring_->item[tail >= PLACES ? tail - PLACES : tail] = item;

@@ -12,7 +12,7 @@ using config::TOKENS;
 // Kinds of a tile pass.
 constexpr unsigned GEMM = isa::Gemm::CODE, SCORES = isa::Scores::CODE, CONTEXT = isa::Context::CODE;
 
-// Columns and tiles of row pairs of a Gemm: what becomes of its weights.
+// The weights of a Gemm: columns, and tiles of row pairs.
 struct demand_t {
   u<13> columns;
   u<16> tiles;
@@ -36,7 +36,7 @@ struct tile_t {
   u<1> last_keys;
 };
 
-// The input of the array in a cycle.
+// The operands that enter the array in a cycle.
 struct issued_t {
   vec<s<9>, TOKENS> activation;
   column_t operand;
@@ -45,7 +45,7 @@ struct issued_t {
   tile_t tile;
 };
 
-// A row pair on its way out.
+// A row pair whose sums leave the array.
 struct pair_t {
   u<2> kind;
   u<1> four_bit;
@@ -65,7 +65,7 @@ struct product_t {
   pair_t pair;
 };
 
-// Adds nothing to any sum.
+// Returns operands that add nothing to any sum.
 issued_t bubble() {
 #pragma HLS INLINE
   issued_t item;
@@ -102,7 +102,7 @@ using Products = Stream<product_t, 2>;
 using Scored = Stream<scored_t, 2>;
 using Largest = Stream<vec<s<24>, TOKENS>, 2>;
 
-// Weights are wanted as soon as the command is known, long before it runs.
+// Hands commands on. The loader of the weights sees a Gemm long before it runs.
 void dispatch(Commands<isa::depth::array_commands>& commands, Stream<command_t, JOBS>& jobs,
               Stream<demand_t, DEMANDS>& demands) {
   for (volatile bool running = true; running;) {
@@ -117,7 +117,8 @@ void dispatch(Commands<isa::depth::array_commands>& commands, Stream<command_t, 
   }
 }
 
-// Beats to columns, through a reservoir of bytes; at most a beat in and a column out in a cycle.
+// Loads weights: turns beats into columns through a reservoir of bytes. In a cycle at most one beat
+// enters and one column leaves.
 void load_weights(Stream<demand_t, DEMANDS>& demands, Beats<isa::depth::weights>& beats,
                   DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed) {
   constexpr unsigned BEAT = sizeof(beat_t);
@@ -166,7 +167,7 @@ void load_weights(Stream<demand_t, DEMANDS>& demands, Beats<isa::depth::weights>
   }
 }
 
-// The activations of a column, from a memory of LANES_ tokens a bank.
+// Reads the activations of a column from a memory of LANES_ tokens a bank.
 template <typename Port, unsigned BANKS, unsigned LANES_>
 void read_activations(Port port, unsigned bank, unsigned address, vec<s<9>, TOKENS>& activation) {
 #pragma HLS INLINE
@@ -181,7 +182,7 @@ void read_activations(Port port, unsigned bank, unsigned address, vec<s<9>, TOKE
   }
 }
 
-// A tile pass for issue; or, with `idle`, columns of nothing.
+// A tile pass for issue. With `idle` its columns add nothing.
 struct pass_t {
   u<1> idle;
   u<17> columns;
@@ -189,7 +190,7 @@ struct pass_t {
   u<2> source;
   u<1> bank;         // frame slot of `normed`
   u<24> address;     // of the first column's activations
-  u<24> row_address; // of its keys, of its values
+  u<24> row_address; // of the keys or values
   u<8> row_bank;     // of the first key; of the first value in column 0
   u<8> rotation;     // bank of the first value in the first column
   u<11> keys;
@@ -200,8 +201,8 @@ struct pass_t {
 
 using Passes = Stream<pass_t, 4>;
 
-// Goes through a command's tile passes: tiles of row pairs, tiles of tokens, passes. Takes credits
-// before what they guard is sent on, so that no address can be ahead of its credit.
+// Goes through a command's tile passes: tiles of row pairs, tiles of tokens, passes. Takes a credit
+// before it sends on what the credit guards, so that no address can be ahead of its credit.
 void plan(Stream<command_t, JOBS>& jobs, Stream<credit_t, 2>& filled,
           Credits<isa::depth::load_to_array>& load_to_array,
           Credits<isa::depth::drain_to_array>& drain_to_array,
@@ -249,7 +250,7 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<credit_t, 2>& filled,
     unsigned key_bank = 0;
     unsigned key_address = scores.base;
     unsigned value_bank = unsigned(context.base) % VALUE_BANKS;
-    // Of the rotation, by a pass; behind the last one it is not used.
+    // The rotation of a pass. It is not used after the last pass.
     const unsigned turn = most % VALUE_BANKS;
     unsigned value_address = unsigned(context.base) / VALUE_BANKS * unsigned(context.keys);
 
@@ -336,7 +337,7 @@ void plan(Stream<command_t, JOBS>& jobs, Stream<credit_t, 2>& filled,
   }
 }
 
-// Reads operands, a column a cycle, tile pass after tile pass without a gap.
+// Reads the operands of a column a cycle, tile pass after tile pass without a gap.
 void issue(Passes& passes, DoubleBuffer& halves, Stream<credit_t, 2>& freed,
            Credits<isa::depth::array_to_load>& array_to_load, Read::Input patches,
            Read::Normed normed, Read::Query query, Read::Key key, Read::Value value,
@@ -366,7 +367,7 @@ void issue(Passes& passes, DoubleBuffer& halves, Stream<credit_t, 2>& freed,
       item.tile = pass.tile;
       const unsigned address = unsigned(pass.address) + column;
       const unsigned row_address = unsigned(pass.row_address) + column;
-      // Each memory is read in one place: it has one port.
+      // Each memory is read in one place, since it has one port.
       if (pass.tile.kind == CONTEXT)
         read_activations<Read::Probability, EXP_GROUPS, config::EXP_LANES>(
             probability, unsigned(pass.bank) * EXP_GROUPS, address, item.activation);
@@ -424,7 +425,7 @@ void issue(Passes& passes, DoubleBuffer& halves, Stream<credit_t, 2>& freed,
   }
 }
 
-// The operand of a position, and what it tells the slices of its row pair.
+// The operand of a position, with marks for the slices of its row pair.
 struct row_t {
   u<8> byte;
   u<1> four_bit;
@@ -437,15 +438,15 @@ struct control_t {
   u<1> end;
 };
 
-// One step of a token's chain: registers from `from` on take their lower neighbour's sum. Those
-// below hold nothing of this tile pass, but already sums of later ones.
+// A step of a token's chain. Registers from `from` on take their lower neighbour's sum; the others
+// may already hold sums of later tile passes.
 struct shift_t {
   u<1> valid;
   u<8> from;
 };
 
-// Two weights for the wide port of a slice: the high nibble signed, the low one signed where it is
-// a row of its own.
+// Packs two weights for a slice's 27-bit port. The high nibble is signed; the low nibble is signed
+// if it is a row of its own.
 s<SHIFT + 4> pack(const row_t& row) {
 #pragma HLS INLINE
   const s<4> high = unsigned(row.byte) >> 4;
@@ -472,9 +473,8 @@ pair_t pair_of(const tile_t& tile, unsigned index) {
   return pair;
 }
 
-// The systolic array. It goes on without operands where there are none: they add nothing. What
-// registers hold before the first operands arrive is never used, so only those that say "valid" are
-// cleared.
+// The systolic array. Without operands it goes on with bubbles. Registers hold nothing that is used
+// before the first operands arrive, so only the valid bits are cleared.
 void multiply(Issued& issued, Products& products) {
   s<SHIFT + 4> weight[PAIRS][TOKENS];
   s<9> activation[PAIRS][TOKENS];
@@ -504,10 +504,10 @@ void multiply(Issued& issued, Products& products) {
   Delay<tile_t, PAIRS - 1> arriving_tile;
   Delay<pair_t, TOKENS - 1> leaving_pair;
   unsigned outstanding = 0;       // row pairs that have yet to leave
-  tile_t leaving = bubble().tile; // what the chain shifts out
+  tile_t leaving = bubble().tile; // tile pass that the chain shifts out
   unsigned index = 0;             // its next row pair
   unsigned pause = 0;
-  pair_t pair = pair_of(leaving, 0); // that leaves token 0's chain
+  pair_t pair = pair_of(leaving, 0); // leaves token 0's chain
 
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE II = 1
@@ -516,8 +516,8 @@ void multiply(Issued& issued, Products& products) {
     if (!poll(issued, item, outstanding > 0))
       item = bubble();
 
-    // The chain of token t, t steps behind token 0's, gives the row pair at its end and moves the
-    // others up.
+    // The chain of token t is t steps behind token 0's. It gives the row pair at its end and moves
+    // the others up.
     vec<s<48>, TOKENS> end_of_chain;
     for (unsigned t = 0; t < TOKENS; ++t) {
 #pragma HLS UNROLL
@@ -562,8 +562,7 @@ void multiply(Issued& issued, Products& products) {
       }
       for (unsigned t = 0; t < TOKENS; ++t) {
 #pragma HLS UNROLL
-        // The sum that goes on is chosen before the addition: product and addition then are one
-        // slice.
+        // The choice comes before the addition, so that product and addition fit one slice.
         s<48> before = sum[r][t];
         if (control[r][t].begin == 1)
           before = 0;
@@ -574,7 +573,7 @@ void multiply(Issued& issued, Products& products) {
       }
     }
 
-    // A tile pass begins to leave when its last row pair's sum of token 0 is in the chain.
+    // A tile pass begins to leave when the chain holds its last row pair's sum of token 0.
     const tile_t arrived = arriving_tile.step(item.tile);
     const bool arrives = (PAIRS == 1 ? item.end : arriving[PAIRS == 1 ? 0 : PAIRS - 2]) == 1;
     for (unsigned r = PAIRS - 1; r > 0; --r) {
@@ -612,15 +611,15 @@ void multiply(Issued& issued, Products& products) {
   }
 }
 
-// From slices' sums to rows: splits them, adds passes, and gives the rows group after group; scores
-// all tokens at once.
+// Unpacks the slices' sums into rows, adds passes, and gives a row group after group; scores leave
+// for all tokens at once.
 void unpack_lanes(Products& products, Sums& sums, Scored& scored) {
   Memory<vec<s<27>, TOKENS>, 2, PAIRS> partial;
 #pragma HLS ARRAY_PARTITION variable = partial complete dim = 1
 #pragma HLS AGGREGATE variable = partial compact = bit
 #pragma HLS BIND_STORAGE variable = partial type = ram_2p impl = lutram
   distance(partial, PARTIAL_DISTANCE);
-  vec<s<27>, GROUPS * LANES> row{}; // what is left of the row that leaves
+  vec<s<27>, GROUPS * LANES> row{}; // rest of the row that leaves
   vec<s<27>, TOKENS> second{};
   unsigned groups = 0; // of a row
   unsigned group = 0;
@@ -712,7 +711,7 @@ void unpack_lanes(Products& products, Sums& sums, Scored& scored) {
   }
 }
 
-// Stores scores, and keeps each token's largest.
+// Stores scores, and keeps each token's largest score.
 void store_scores(Scored& scored, Write::Score score, Largest& largest) {
   vec<s<24>, TOKENS> most;
   for (volatile bool running = true; running;) {
@@ -743,7 +742,7 @@ void store_scores(Scored& scored, Write::Score score, Largest& largest) {
   }
 }
 
-// A process of its own, so that the scores are stored when their maxima arrive.
+// Sends maxima. A process of its own, so that the scores are stored when their maxima arrive.
 void send_maxima(Largest& largest, Maxima& maxima) {
   for (volatile bool running = true; running;) {
     const vec<s<24>, TOKENS> most = largest.read();
@@ -822,7 +821,7 @@ void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::
   Products products("array.products");
   Scored scored("array.scored");
   Largest largest("array.largest");
-  // A half belongs to load_weights until `filled`, to issue until `freed`.
+  // `load_weights` owns a half until `filled`, `issue` until `freed`.
   DoubleBuffer halves;
 #pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
 #pragma HLS AGGREGATE variable = halves compact = bit

@@ -49,7 +49,7 @@ struct step_t {
   u<1> last; // step of the command
 };
 
-// The results that a group of lanes stores and announces.
+// Results of a group of lanes, and the notices that follow their storing.
 struct stored_t {
   u<3> destination; // LOGIT stores nothing
   u<8> bank;        // of the first lane
@@ -103,7 +103,7 @@ uint32_t little_endian(const uint8_t* bytes, unsigned count) {
   return value;
 }
 
-// Row parameters into their double buffer; beats of other kinds go on as they are.
+// Loads row parameters into their double buffer; passes other beats on.
 void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, DoubleBuffer& halves,
                      Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed,
                      Stream<beat_t, 2>& passed) {
@@ -158,8 +158,8 @@ void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, DoubleBuffer& h
   }
 }
 
-// Goes through a command's rows in the order of their sums. Reads parameters only behind the credit
-// that says that they are there.
+// Goes through a command's rows in the order of their sums. Reads parameters only after the credit
+// that they are there.
 void walk(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed,
           Steps& steps) {
   unsigned half = 0;
@@ -211,7 +211,7 @@ void walk(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<
   }
 }
 
-// A unit's scales, a group of lanes at a time.
+// Gathers a unit's scales, a group of lanes at a time.
 void gather_scales(Jobs& jobs, Scales& scales, ScaleWords& words) {
   for (volatile bool running = true; running;) {
     const isa::Attend command = isa::Attend::decode(jobs.read());
@@ -251,13 +251,13 @@ stored_t nothing() {
   return item;
 }
 
-// The lanes' memory from one command to the next.
+// State of the lanes between commands.
 using Means = Memory<s<13>, 1, config::QUERY_WORDS>;
 using Lookup = Memory<code_t, LANES, 256>; // GELU's table, a copy a lane
 using Saved = Memory<moments_t, 1, config::MOMENTS_DEPTH>;
-// Intervals between the write of a tile's moments and their next read, at least: the rows of the
-// other tiles of tokens stand between. For the last tile these are those of the next tile of row
-// pairs, which may be one row of one whole tile.
+// Least intervals between the write of a tile's moments and their next read. Between them are the
+// rows of the other tiles of tokens; for the last tile, the rows of the next tile of row pairs,
+// which may be one row of one whole tile.
 constexpr unsigned SAVED_DISTANCE = GROUPS + 1;
 
 void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logits,
@@ -443,7 +443,7 @@ void drain_context(const isa::Attend& command, ScaleWords& words, Sums& sums, Me
   }
 }
 
-// Words of the residual from memory: one arrives while the one before is stored.
+// Fills the residual from memory: a word arrives while the word before is stored.
 void fill(const isa::Fill& command, Stream<beat_t, 2>& beats, Stored& stored) {
   constexpr unsigned WORD_BEATS = ceil_div(2 * TOKENS, BEAT);
   constexpr unsigned STEPS = WORD_BEATS > GROUPS ? WORD_BEATS : GROUPS;
@@ -531,8 +531,8 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
   }
 }
 
-// The one writer of the memories. What it announces has been stored: the notice takes a further
-// process to its queue.
+// Stores results; no other process writes these memories. A notice passes through one more process,
+// so that its results are stored when it arrives.
 void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual norm_residual,
                   Write::Query query, Write::Key key, Write::Value value, Write::Hidden hidden,
                   Stream<credit_t, 2>& refilled, Notices& notices) {
@@ -643,7 +643,7 @@ void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::row
   Stored stored("drain.stored");
   Stream<credit_t, 2> refilled("drain.refilled");
   Notices notices("drain.notices");
-  // A half belongs to load_parameters until `filled`, to walk until `freed`.
+  // `load_parameters` owns a half until `filled`, `walk` until `freed`.
   DoubleBuffer halves;
 #pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
 #pragma HLS AGGREGATE variable = halves compact = bit

@@ -1,11 +1,11 @@
-// Reads a segment of commands from memory and hands each to its unit's queue. The host starts it
-// once for each segment.
+// fetch: reads a segment of commands from memory and hands each to its unit's queue. The host
+// starts it once for each segment.
 #include "check.hpp"
 #include "kernels.hpp"
 
 namespace {
 
-// The check of a command that stands behind one with the check `before`. Its rotations are wires.
+// Returns the check of a command after a command with the check `before`. The rotations are wires.
 uint32_t check_behind(uint32_t before, const command_t& command) {
 #pragma HLS INLINE
   uint32_t sum = before;
@@ -64,8 +64,8 @@ fetch_commands:
     if (unit == isa::unit::LOAD && operation(command) == isa::Load::CODE &&
         isa::Load::decode(command).input)
       command.word[2] += base;
-    // No unit sees a command that is not what was written, nor one behind it. What was handed on
-    // before is right; before the host starts another segment, it resets.
+    // No unit sees a wrong command or a command after it. All earlier commands were right, and the
+    // host resets before it starts another segment.
     if (bad == 0 && !sound)
       bad = i + 1;
     if (bad == 0) {

@@ -1,6 +1,6 @@
-// Reads weights, row parameters, tables and patches from memory. A transfer's beats go to their
-// unit as they are; patches are gathered into words of all tokens. The host starts it once after a
-// reset, when the arena's addresses are written; it never ends.
+// load: reads weights, row parameters, tables and patches from memory. A transfer's beats go to
+// their unit as they are; patches are gathered into words of all tokens. The host starts load once
+// after a reset, when the arena's addresses are written; load never ends.
 #include "check.hpp"
 #include "kernels.hpp"
 
@@ -8,8 +8,8 @@ namespace {
 
 constexpr unsigned BEAT_BYTES = isa::PORT_BYTES * config::PORTS;
 constexpr unsigned BEAT_WORDS = BEAT_BYTES / 4;
-// Transfers that are requested ahead of the one that is read. The adapter of a master of latency 0
-// takes five requests; one more would wait for ever for beats that only load itself can read.
+// Transfers that are requested ahead of the present one. The adapter of a master of latency 0 takes
+// five requests; a sixth would wait for ever for beats that only load can read.
 constexpr unsigned AHEAD = isa::TRANSFERS_AHEAD;
 static_assert(AHEAD + 1 <= 5);
 // Beats of a word of all tokens.
@@ -21,7 +21,7 @@ uint32_t word_of(const beat_t& beat, unsigned i) {
          uint32_t(beat.byte[4 * i + 3]) << 24;
 }
 
-// A beat's share of the check, whose first word is turned by `turn`.
+// Returns a beat's share of the check; `turn` rotates its first word.
 uint32_t share(const beat_t& beat, unsigned turn) {
 #pragma HLS INLINE
   uint32_t sum = 0;
@@ -40,7 +40,7 @@ void place(const port_t& stripe, unsigned port, beat_t& beat) {
   }
 }
 
-// A command, as far as it is needed once its beats are requested.
+// The part of a command that is needed once its beats are requested.
 struct Taken {
   bool transfer;
   uint8_t target;
@@ -50,7 +50,7 @@ struct Taken {
   uint32_t beats;
 };
 
-// Takes a command and requests its beats and their check. Ports beyond the configuration's stay
+// Takes a command and requests its beats and their check. Ports that the configuration lacks stay
 // idle.
 Taken take(const command_t& command, Bus<port_t>& memory0, Bus<port_t>& memory1,
            Bus<port_t>& memory2, Bus<port_t>& memory3) {
@@ -115,7 +115,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       pending[0] = take(commands.read(), memory0, memory1, memory2, memory3);
       held = 1;
     }
-    // The next transfers are requested before this one is read: memory's latency passes under them.
+    // Requests the next transfers before reading this one, to hide memory's latency.
   requests:
     for (; held <= AHEAD; ++held) {
       command_t next;

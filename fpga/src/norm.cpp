@@ -1,6 +1,6 @@
-// LayerNorm and pooling ("LayerNorm" and "Head" in docs/integer-model.md).
+// The norm: LayerNorm and pooling ("LayerNorm" and "Head" in docs/integer-model.md).
 //
-// `collect` takes moments, `read` the residual, `root` makes a group's reciprocal standard
+// `collect` takes moments, `read` reads the residual, `root` computes a group's reciprocal standard
 // deviations while the group before is normalised.
 #include "arithmetic.hpp"
 #include "kernels.hpp"
@@ -25,7 +25,7 @@ using DoubleBuffer = Memory<gain_t, 2, MAX_EMBED>;
 // Moments of NORM_LANES tokens.
 using group_t = vec<moment_t, NORM_LANES>;
 
-// The factors that normalise a token.
+// Numbers that normalise a token.
 struct root_t {
   s<27> sum;
   u<5> bits;
@@ -94,12 +94,13 @@ void load_gains(Jobs& jobs, Beats<isa::depth::gains>& beats, DoubleBuffer& halve
   }
 }
 
-// The groups of tokens of a tile.
+// Returns the number of groups of a tile's tokens.
 unsigned groups_of(unsigned tokens, unsigned tile) {
   return ceil_div(tile_tokens(tokens, tile), NORM_LANES);
 }
 
-// The drain's groups of moments to the norm's; `tiles` says that a tile's residual is stored.
+// Regroups the drain's moments for the norm's lanes. An item of `tiles` says that a tile's residual
+// is stored.
 void collect(Jobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) {
   moment_t tile_moments[GROUPS * LANES > NORM_GROUPS * NORM_LANES ? GROUPS * LANES
                                                                   : NORM_GROUPS * NORM_LANES];
@@ -138,7 +139,7 @@ void collect(Jobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) {
   }
 }
 
-// The residuals of a group's tokens.
+// Reads the residuals of a group's tokens.
 word_t read_group(Read::Residual residual, unsigned frame, unsigned address, unsigned group) {
 #pragma HLS INLINE
   s<16> x[NORM_GROUPS * NORM_LANES];
@@ -164,7 +165,7 @@ word_t read_group(Read::Residual residual, unsigned frame, unsigned address, uns
   return word;
 }
 
-// floor(numerator / divisor), a bit a stage; the quotient fits 17 bits with its sign.
+// Computes floor(numerator / divisor), a bit a stage. The quotient fits 17 bits with its sign.
 s<17> floor_divide(const s<27>& numerator, const u<11>& divisor) {
 #pragma HLS INLINE
   const bool negative = numerator < 0;
@@ -183,7 +184,7 @@ s<17> floor_divide(const s<27>& numerator, const u<11>& divisor) {
   return negative ? -int(quotient) : int(quotient);
 }
 
-// The residual, group after group; or the means of its columns and their moments.
+// Reads the residual, group after group; or computes the means of its columns and their moments.
 void read(Jobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& pooled, Words& words) {
   Memory<s<16>, 1, MAX_EMBED> means;
   for (volatile bool running = true; running;) {
@@ -264,7 +265,8 @@ void read(Jobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& pool
   }
 }
 
-// (S, b, inv) of NORM_LANES tokens side by side, a bit of each root and of each quotient a cycle.
+// Computes (S, b, inv) of NORM_LANES tokens in parallel, a bit of each root and of each quotient a
+// cycle.
 void root(Jobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
   for (volatile bool running = true; running;) {
     const isa::LayerNorm command = isa::LayerNorm::decode(jobs.read());
@@ -298,7 +300,7 @@ void root(Jobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
           const u<52> scaled = multiply<u<52>>(moments[lane].squares, u<11>(embed));
           const u<52> square = multiply<s<54>>(sum, sum);
           const u<52> variance = scaled - square + command.epsilon;
-          // Shifted up by pairs of bits until the highest pair is not 0.
+          // Shifts up by pairs of bits until the highest pair is not 0.
           u<52> high = variance;
           unsigned pairs = 26;
           for (unsigned step = 16; step > 0; step /= 2) {
@@ -360,7 +362,7 @@ void root(Jobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
   }
 }
 
-// The output code of x.
+// Returns the output code of x.
 s<8> normalise_one(const s<16>& x, const root_t& root, const gain_t& gain, const u<11>& embed,
                    const u<4>& frac) {
 #pragma HLS INLINE
@@ -398,7 +400,7 @@ void normalise(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
       unsigned d = 0;
       while (group < groups) {
 #pragma HLS PIPELINE II = 1
-        // A column's sum is read again a group later, a period.
+        // A column's sum is read again after a period, in the next group.
 #pragma HLS DEPENDENCE variable = sums type = inter direction = RAW distance =                     \
     SUMS_DISTANCE dependent = true
         interval("norm.normalise");
@@ -479,7 +481,7 @@ void store_codes(Stored& stored, Write::Normed normed, Stream<credit_t, 2>& done
   }
 }
 
-// A process of its own, so that a tile is stored when its credit arrives.
+// Gives credits. A process of its own, so that a tile is stored when its credit arrives.
 void announce(Stream<credit_t, 2>& done, Credits<isa::depth::norm_to_array>& norm_to_array) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
@@ -522,7 +524,7 @@ void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains
   Words words("norm.words");
   Stored stored("norm.stored");
   Stream<credit_t, 2> done("norm.done");
-  // A half belongs to load_gains until `filled`, to normalise until `freed`.
+  // `load_gains` owns a half until `filled`, `normalise` until `freed`.
   DoubleBuffer halves;
 #pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
 #pragma HLS AGGREGATE variable = halves compact = bit

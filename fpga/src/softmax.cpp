@@ -1,4 +1,4 @@
-// Exponentials, their sums and reciprocals ("Attention" in docs/integer-model.md).
+// The softmax: exponentials, their sums and reciprocals ("Attention" in docs/integer-model.md).
 #include "arithmetic.hpp"
 #include "kernels.hpp"
 
@@ -13,7 +13,7 @@ constexpr uint16_t POWERS[64] = {
     2885, 2854, 2823, 2793, 2763, 2733, 2703, 2674, 2646, 2617, 2589, 2561, 2533, 2506, 2479, 2452,
     2426, 2400, 2374, 2348, 2323, 2298, 2273, 2249, 2225, 2201, 2177, 2154, 2130, 2107, 2085, 2062};
 
-// A group's probabilities of a key, and whether they are a unit's last.
+// A group's probabilities of a key; `last` marks the last ones of a unit.
 struct stored_t {
   probabilities_t probability;
   u<8> bank;
@@ -21,7 +21,7 @@ struct stored_t {
   u<1> last;
 };
 
-// The work that is left for a group of tokens.
+// Sums of a group of tokens, from which `divide` computes the scales.
 struct total_t {
   vec<u<22>, EXP_LANES> sum12; // sum of e12
   vec<u<18>, EXP_LANES> sum8;  // sum of e8
@@ -33,7 +33,7 @@ struct total_t {
 using Stored = Stream<stored_t, 2>;
 using Totals = Stream<total_t, 2>;
 
-// EXP_LANES tokens at a time, a key a cycle.
+// Computes the exponentials of EXP_LANES tokens, a key a cycle.
 void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxima,
                   Read::Score score, Totals& totals, Stored& stored) {
 #pragma HLS BIND_STORAGE variable = POWERS type = rom_np impl = lutram
@@ -152,7 +152,8 @@ void store_probabilities(Stored& stored, Write::Probability probability,
   }
 }
 
-// A process of its own, so that the probabilities are stored when their credit arrives.
+// Gives credits. A process of its own, so that the probabilities are stored when their credit
+// arrives.
 void announce(Stream<credit_t, 2>& done, Credits<isa::depth::softmax_to_array>& softmax_to_array) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off

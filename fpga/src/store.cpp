@@ -1,5 +1,5 @@
-// Logits to memory, then a trailer; its end is the frame's interrupt. The host starts it once for
-// each frame.
+// store: writes logits to memory, then a trailer. Its end is the frame's interrupt. The host starts
+// store once for each frame.
 #include "check.hpp"
 #include "kernels.hpp"
 
@@ -51,6 +51,6 @@ store_logits:
   place(sum, 2, port);
   place(sound ? 0 : 1, 3, port);
   send<port_t>(memory, port);
-  // The interrupt follows the response: the host then finds all of it.
+  // The interrupt follows the response, so that the host finds all of the output.
   memory.write_response();
 }

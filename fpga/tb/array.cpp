@@ -1,5 +1,5 @@
-// The array alone, against sums in int64: every command, both widths, ragged shapes, passes, the
-// packing's bounds and one beyond them.
+// Tests the array alone against sums in int64: every command, 4-bit and 8-bit rows, ragged shapes,
+// passes, the packing's bounds and one product beyond them.
 #include <algorithm>
 #include <string>
 
@@ -7,7 +7,7 @@
 
 namespace {
 
-using bench::draw;
+using bench::sample;
 using config::LANES;
 using config::PAIRS;
 using config::TOKENS;
@@ -52,7 +52,7 @@ struct Bench {
       for (unsigned b = 0; b < banks; ++b)
         for (unsigned w = 0; w < words; ++w)
           for (unsigned l = 0; l < lanes; ++l)
-            ram.at(b, w)[l] = fill == Fill::WORST ? -128 : draw(random, -128, 127);
+            ram.at(b, w)[l] = fill == Fill::WORST ? -128 : sample(random, -128, 127);
     };
     codes(*input, GROUPS, config::INPUT_WORDS, LANES);
     codes(*normed, config::FRAMES * NORM_GROUPS, config::NORM_WORDS, config::NORM_LANES);
@@ -60,14 +60,14 @@ struct Bench {
     codes(*hidden, GROUPS, config::HIDDEN_WORDS, LANES);
     for (unsigned b = 0; b < config::KEY_BANKS; ++b)
       for (unsigned w = 0; w < config::KEY_WORDS; ++w)
-        key->at(b, w) = fill == Fill::WORST ? -128 : draw(random, -128, 127);
+        key->at(b, w) = fill == Fill::WORST ? -128 : sample(random, -128, 127);
     for (unsigned b = 0; b < config::VALUE_BANKS; ++b)
       for (unsigned w = 0; w < config::VALUE_WORDS; ++w)
-        value->at(b, w) = fill == Fill::WORST ? -1 : draw(random, -128, 127);
+        value->at(b, w) = fill == Fill::WORST ? -1 : sample(random, -128, 127);
     for (unsigned b = 0; b < 2 * EXP_GROUPS; ++b)
       for (unsigned w = 0; w < config::SCORE_WORDS; ++w)
         for (unsigned l = 0; l < config::EXP_LANES; ++l)
-          probability->at(b, w)[l] = fill == Fill::WORST ? 255 : draw(random, 0, 255);
+          probability->at(b, w)[l] = fill == Fill::WORST ? 255 : sample(random, 0, 255);
   }
 
   int64_t activation(unsigned source, unsigned frame, unsigned token, unsigned word) {
@@ -130,9 +130,9 @@ struct Bench {
     std::vector<std::vector<int64_t>> weight(rows4 + rows8, std::vector<int64_t>(total));
     for (unsigned r = 0; r < rows4 + rows8; ++r)
       for (int64_t& w : weight[r])
-        w = r < rows4 ? (worst ? (r % 2 ? -7 : 7) : draw(random, -7, 7))
+        w = r < rows4 ? (worst ? (r % 2 ? -7 : 7) : sample(random, -7, 7))
             : worst   ? 127
-                      : draw(random, -127, 127);
+                      : sample(random, -127, 127);
     const unsigned pairs4 = ceil_div(rows4, 2), pairs = pairs4 + rows8;
     const std::string name = "gemm " + std::to_string(tokens) + "x" + std::to_string(total) + "x" +
                              std::to_string(rows4) + "+" + std::to_string(rows8);
@@ -300,7 +300,7 @@ struct Bench {
       intervals += std::max(columns[i], owed);
       owed = drains[i];
     }
-    // One more: the process waits in an interval that it has begun.
+    // The process waits in one more interval, which it has begun.
     verdict.equal(scheduler.counters().at("array.issue"), intervals + 1,
                   "intervals of array.issue");
     scheduler.stop();
@@ -348,8 +348,8 @@ uint64_t shapes(Verdict& verdict, uint64_t seed) {
   return bench.digest.value();
 }
 
-// The most products that P bears, with operands that take the low field to its end; one more must
-// show.
+// Tests the most products that P holds, with operands that take the low field to its end. One more
+// product must show.
 void bounds(Verdict& verdict) {
   const int64_t half = int64_t(1) << (config::SHIFT - 1);
   const unsigned two4 = unsigned((half - 1) / (7 * 128)), one8 = unsigned(half / (15 * 128)),

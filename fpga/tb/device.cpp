@@ -1,6 +1,7 @@
-// The simulated device as a host sees it: a hand-made network (embedding, LayerNorm, head; both
-// widths, ragged tiles, two frames in flight) against plain loops; registers, interrupt, caches;
-// every fault, a trap and a deadlock, and the frame after each.
+// Tests the simulated device as a host sees it. A hand-made network (embedding, LayerNorm, head;
+// 4-bit and 8-bit rows, ragged tiles, two frames in flight) is compared with plain loops.
+// Registers, interrupt, caches, every fault, a trap and a deadlock are tested, and the frame after
+// each.
 #include <chrono>
 #include <cstring>
 #include <string>
@@ -36,9 +37,9 @@ int64_t requant16(int64_t acc, unsigned p, int64_t m) {
   return rshift(sat16(rshift(16 * acc, p)) * m, 15);
 }
 
-// A matrix: 4-bit rows first.
-std::vector<MatrixRow> draw_rows(Random& random, unsigned rows4, unsigned rows8, unsigned columns,
-                                 unsigned destination) {
+// Samples a matrix with 4-bit rows first.
+std::vector<MatrixRow> sample_rows(Random& random, unsigned rows4, unsigned rows8, unsigned columns,
+                                   unsigned destination) {
   std::vector<MatrixRow> rows;
   for (unsigned i = 0; i < rows4 + rows8; ++i) {
     MatrixRow row{{},
@@ -63,8 +64,8 @@ struct Network {
 
   explicit Network(uint64_t seed) {
     Random random(seed);
-    embed = draw_rows(random, EMBED4, D - EMBED4, K, isa::destination::RESIDUAL);
-    head = draw_rows(random, HEAD4, CLASSES - HEAD4, D, isa::destination::LOGIT);
+    embed = sample_rows(random, EMBED4, D - EMBED4, K, isa::destination::RESIDUAL);
+    head = sample_rows(random, HEAD4, CLASSES - HEAD4, D, isa::destination::LOGIT);
     for (unsigned d = 0; d < D; ++d) {
       gains.push_back(int(random.between(-20000, 20000)));
       offsets.push_back(int(random.between(-2000, 2000)));
@@ -242,7 +243,7 @@ std::vector<command_t> head_list(const Network& network, Arena& arena, unsigned 
   return list;
 }
 
-// A host: the network's image in memory, frames through registers.
+// A host: holds the network's image in memory and runs frames through registers.
 class Host {
   qsim* device_;
   uint64_t stripes_[4] = {}, lists_[4] = {}, output_ = 0;
@@ -280,7 +281,7 @@ public:
     for (unsigned i = 0; i < 4; ++i)
       lists_[i] = put(lists[i], counts_[i]);
     output_host_ = qsim_alloc(device_, OUTPUT, &output_);
-    arm();
+    start_load();
   }
   ~Host() { qsim_close(device_); }
   Host(const Host&) = delete;
@@ -309,7 +310,7 @@ public:
     write(offset + 4, uint32_t(address >> 32));
   }
 
-  void arm() {
+  void start_load() {
     constexpr uint32_t ARENAS[] = {reg::load_ARENA0, reg::load_ARENA1, reg::load_ARENA2,
                                    reg::load_ARENA3};
     for (unsigned port = 0; port < config::PORTS; ++port)
@@ -321,7 +322,7 @@ public:
   void reset() {
     write(reg::reset, 1);
     write(reg::reset, 0);
-    arm();
+    start_load();
   }
   // Writes the lists to memory again.
   void restore() {
@@ -330,7 +331,7 @@ public:
         qsim_flush(device_, lists_[i], counts_[i] * sizeof(command_t));
   }
 
-  // Returns whether fetch became idle again.
+  // Runs a segment. Returns true if fetch became idle again.
   bool segment(uint64_t list, uint32_t count, uint32_t input) {
     write_address(reg::fetch_COMMANDS, list);
     write(reg::fetch_COUNT, count);
@@ -346,7 +347,7 @@ public:
   }
   bool segment(unsigned list) { return segment(lists_[list], counts_[list], slots_[list % 2]); }
 
-  // Patches of a new frame into a slot; their logits.
+  // Writes patches of a new frame into a slot; returns their logits.
   std::vector<int32_t> prepare(unsigned slot, bool flush = true) {
     std::vector<int8_t> patches(N * K);
     for (auto& code : patches)
@@ -374,7 +375,7 @@ public:
     write(reg::store_CTRL, AP_START);
   }
 
-  // Returns whether the interrupt came, and clears it.
+  // Returns true if the interrupt came, and clears it.
   bool interrupted(uint32_t timeout_ms = 20000) {
     if (qsim_wait(device_, timeout_ms) == 0)
       return false;
@@ -382,7 +383,8 @@ public:
     return true;
   }
 
-  // Of the output slot: whether it is of the last frame, its check holds and its status is 0.
+  // Returns true if the output slot belongs to the last frame, its check is right and its status is
+  // 0.
   bool sound() {
     qsim_invalidate(device_, output_, OUTPUT);
     const uint8_t* bytes = output_host_;
@@ -400,7 +402,7 @@ public:
     return std::memcmp(output_host_, logits.data(), 4 * logits.size()) == 0;
   }
 
-  // A frame from its patches to its logits.
+  // Runs a frame from its patches to its logits. Returns true if they are right.
   bool frame(unsigned slot = 0) {
     const std::vector<int32_t> wanted = prepare(slot);
     start_store();
@@ -590,7 +592,7 @@ void bad_lists_are_noticed(Verdict& verdict, Host& host) {
     verdict.expect(host.trap().find(words) != std::string::npos,
                    std::string(words) + " in: " + host.trap());
   host.reset();
-  // The same where fetch ends: a wait tells.
+  // The same for a list that fetch can end: a wait for the interrupt notices it.
   const uint64_t waits = host.put({gemm}, count);
   host.start_store();
   verdict.expect(host.segment(waits, count, 0) && !host.interrupted(250),

@@ -1,5 +1,5 @@
-// The drain alone, against docs/integer-model.md in int64: every command, both widths, every
-// destination, ragged shapes, clamps at both ends, dead rows, the largest shifts.
+// Tests the drain alone against docs/integer-model.md in int64: every command, 4-bit and 8-bit
+// rows, every destination, ragged shapes, clamps at both ends, dead rows, the largest shifts.
 #include <algorithm>
 #include <array>
 #include <string>
@@ -8,7 +8,7 @@
 
 namespace {
 
-using bench::draw;
+using bench::sample;
 using config::LANES;
 using config::PAIRS;
 using config::TOKENS;
@@ -27,7 +27,7 @@ struct Row {
   unsigned destination, column;
 };
 
-// Holds the expected contents of memories and queues, and the inputs that lead there.
+// The inputs, and the expected contents of memories and queues.
 struct Bench {
   Verdict& verdict;
   Random random;
@@ -54,7 +54,7 @@ struct Bench {
   std::vector<int64_t> means = std::vector<int64_t>(config::QUERY_WORDS);
   // [word][token of the tile], with frames side by side.
   std::vector<std::vector<int64_t>> expected_residual;
-  // The codes of tokens and columns; a query's, a hidden one's: [word][token of the tile].
+  // Expected codes, each with a function that reads the stored one.
   struct Code {
     std::string name;
     std::function<int64_t()> stored;
@@ -69,7 +69,7 @@ struct Bench {
       for (unsigned word = 0; word < config::RESIDUAL_WORDS; ++word)
         for (unsigned g = 0; g < GROUPS; ++g)
           for (unsigned lane = 0; lane < LANES; ++lane) {
-            const int64_t x = draw(random, -32767, 32767);
+            const int64_t x = sample(random, -32767, 32767);
             residual->at(frame * GROUPS + g, word)[lane] = x;
             norm_residual->at(frame * GROUPS + g, word)[lane] = x;
             if (g * LANES + lane < TOKENS)
@@ -82,7 +82,7 @@ struct Bench {
     commands.push_back(isa::Table{}.encode());
     std::vector<uint8_t> bytes(256);
     for (unsigned i = 0; i < 256; ++i) {
-      table[i] = draw(random, -128, 127);
+      table[i] = sample(random, -128, 127);
       bytes[i] = uint8_t(table[i]);
     }
     bench::append(beats, bytes);
@@ -93,7 +93,7 @@ struct Bench {
     for (unsigned word = 0; word < words; ++word) {
       std::vector<uint8_t> bytes(2 * TOKENS);
       for (unsigned t = 0; t < TOKENS; ++t) {
-        const int64_t x = draw(random, -32767, 32767);
+        const int64_t x = sample(random, -32767, 32767);
         expected_residual[size_t(frame) * config::RESIDUAL_WORDS + word][t] = x;
         bytes[2 * t] = uint8_t(x);
         bytes[2 * t + 1] = uint8_t(x >> 8);
@@ -102,21 +102,21 @@ struct Bench {
     }
   }
 
-  int64_t draw_sum(const Row& row, bool wild) {
-    // Up to the bound of the integer model, or where the result is near the clamps.
+  int64_t sample_sum(const Row& row, bool wild) {
+    // Up to the integer model's bound, or close to the result's clamps.
     const int64_t bound = (int64_t(1) << 26) - 1 - std::abs(row.bias);
     if (wild || row.mult == 0)
-      return draw(random, -bound, bound);
+      return sample(random, -bound, bound);
     const int64_t span = std::min(bound, (int64_t(1) << row.shift) * 64);
-    return draw(random, -span, span);
+    return sample(random, -span, span);
   }
 
-  Row draw_row(unsigned destination, unsigned column) {
+  Row sample_row(unsigned destination, unsigned column) {
     const int64_t kind = random.between(0, 9);
     Row row;
-    row.bias = draw(random, -(1 << 20), 1 << 20);
-    row.mult = kind == 0 ? 0 : draw(random, 1 << 14, (1 << 15) - 1);
-    row.shift = draw(random, kind < 5 ? 1 : 8, kind < 5 ? 30 : 16);
+    row.bias = sample(random, -(1 << 20), 1 << 20);
+    row.mult = kind == 0 ? 0 : sample(random, 1 << 14, (1 << 15) - 1);
+    row.shift = sample(random, kind < 5 ? 1 : 8, kind < 5 ? 30 : 16);
     row.destination = destination;
     row.column = column;
     return row;
@@ -160,7 +160,7 @@ struct Bench {
             sums_t item;
             for (unsigned lane = 0; lane < LANES; ++lane) {
               const unsigned in_tile = group * LANES + lane, token = tile * TOKENS + in_tile;
-              const int64_t sum = draw_sum(row, wild);
+              const int64_t sum = sample_sum(row, wild);
               item[lane] = sum;
               if (in_tile < tokens)
                 expect(task, row, token, row.bias + sum, value_sum[row_base + r], moment[token]);
@@ -237,9 +237,9 @@ struct Bench {
     commands.push_back(command.encode());
     std::vector<std::array<int64_t, 3>> scale(tokens);
     for (auto& [r, p, residue] : scale) {
-      r = draw(random, 1 << 14, (1 << 15) - 1);
-      p = draw(random, 1, 30);
-      residue = draw(random, -(1 << 13), 1 << 13);
+      r = sample(random, 1 << 14, (1 << 15) - 1);
+      p = sample(random, 1, 30);
+      residue = sample(random, -(1 << 13), 1 << 13);
       scale_t item;
       item.mantissa = r;
       item.shift = p;
@@ -254,7 +254,7 @@ struct Bench {
           const auto [r, p, residue] = scale[std::min(t, tokens - 1)];
           const int64_t span =
               random.between(0, 1) ? int64_t(1) << 24 : std::min<int64_t>(1 << 24, int64_t(8) << p);
-          const int64_t a = draw(random, -span, span);
+          const int64_t a = sample(random, -span, span);
           item[lane] = a;
           if (t >= tokens)
             continue;
@@ -334,7 +334,7 @@ struct Bench {
     scheduler.stop();
   }
 
-  // Residuals of tokens that a ragged tile lacks may be anything.
+  // Returns true if a residual is defined: those of tokens that a ragged tile lacks are not.
   std::function<bool(size_t, unsigned)> defined = [](size_t, unsigned) { return true; };
 };
 
@@ -346,7 +346,7 @@ uint64_t attention_inputs(Verdict& verdict, uint64_t seed) {
   const unsigned heads = unsigned(random.between(1, 3)),
                  dimensions = unsigned(random.between(1, 9));
   const unsigned inner = heads * dimensions;
-  // Keys, values and queries in an order of their own, at random widths.
+  // Keys, values and queries in random order, at random widths.
   std::vector<std::array<unsigned, 2>> outputs;
   for (const unsigned to : {destination::KEY, destination::VALUE, destination::QUERY})
     for (unsigned c = 0; c < inner; ++c)
@@ -361,12 +361,12 @@ uint64_t attention_inputs(Verdict& verdict, uint64_t seed) {
        .stride = inner,
        .rows4 = rows4,
        .rows8 = 3 * inner - rows4},
-      [&](unsigned r) { return bench.draw_row(outputs[r][0], outputs[r][1]); }, wild);
+      [&](unsigned r) { return bench.sample_row(outputs[r][0], outputs[r][1]); }, wild);
   bench.run(seed);
   return bench.digest.value();
 }
 
-// Values, then units of attention that use their means.
+// Tests units of attention, which use the means of values.
 uint64_t context(Verdict& verdict, uint64_t seed) {
   Bench bench(verdict, seed);
   Random& random = bench.random;
@@ -378,7 +378,7 @@ uint64_t context(Verdict& verdict, uint64_t seed) {
   const bool wild = random.between(0, 1);
   bench.rows(
       {.post = 1, .tokens = tokens, .stride = inner, .rows4 = rows4, .rows8 = inner - rows4},
-      [&](unsigned r) { return bench.draw_row(destination::VALUE, r); }, wild);
+      [&](unsigned r) { return bench.sample_row(destination::VALUE, r); }, wild);
   for (unsigned head = 0; head < heads; ++head)
     for (unsigned tile = 0; tile < ceil_div(tokens, TOKENS); ++tile)
       bench.attend(tile, std::min(TOKENS, tokens - tile * TOKENS), dimensions, head * dimensions,
@@ -387,8 +387,8 @@ uint64_t context(Verdict& verdict, uint64_t seed) {
   return bench.digest.value();
 }
 
-// Keys up to the last word of their memory. The lanes that the last group leaves without a token
-// would write beyond it.
+// Tests keys up to the last word of their memory. The lanes that the last group leaves without a
+// token would write beyond it.
 uint64_t full_keys(Verdict& verdict, uint64_t seed) {
   bench::Digest digest;
   for (unsigned tokens = config::KEY_BANKS; tokens <= Bench::MOST_TOKENS;
@@ -399,7 +399,7 @@ uint64_t full_keys(Verdict& verdict, uint64_t seed) {
     const unsigned stride = config::KEY_WORDS / (tokens / config::KEY_BANKS);
     bench.rows(
         {.post = 1, .tokens = tokens, .stride = stride, .rows4 = 3},
-        [&](unsigned r) { return bench.draw_row(destination::KEY, stride - 1 - r); }, false);
+        [&](unsigned r) { return bench.sample_row(destination::KEY, stride - 1 - r); }, false);
     bench.run(seed);
     digest.add(int64_t(bench.digest.value()));
   }
@@ -412,7 +412,7 @@ uint64_t hidden(Verdict& verdict, uint64_t seed) {
   const unsigned tokens = unsigned(random.between(1, Bench::MOST_TOKENS));
   const unsigned rows4 = unsigned(random.between(0, 30)),
                  rows8 = unsigned(random.between(rows4 == 0, 30));
-  const int64_t zero_point = draw(random, -128, 127);
+  const int64_t zero_point = sample(random, -128, 127);
   const bool wild = random.between(0, 1);
   bench.take_table();
   bench.rows(
@@ -423,12 +423,13 @@ uint64_t hidden(Verdict& verdict, uint64_t seed) {
        .stride = rows4 + rows8,
        .rows4 = rows4,
        .rows8 = rows8},
-      [&](unsigned r) { return bench.draw_row(destination::HIDDEN, rows4 + rows8 - 1 - r); }, wild);
+      [&](unsigned r) { return bench.sample_row(destination::HIDDEN, rows4 + rows8 - 1 - r); },
+      wild);
   bench.run(seed);
   return bench.digest.value();
 }
 
-// Fills, updates twice, then makes logits.
+// Tests a fill, two updates, then logits.
 uint64_t residual(Verdict& verdict, uint64_t seed) {
   Bench bench(verdict, seed);
   Random& random = bench.random;
@@ -452,15 +453,15 @@ uint64_t residual(Verdict& verdict, uint64_t seed) {
          .stride = embed,
          .rows4 = rows4,
          .rows8 = embed - rows4},
-        [&](unsigned r) { return bench.draw_row(destination::RESIDUAL, embed - 1 - r); }, wild);
+        [&](unsigned r) { return bench.sample_row(destination::RESIDUAL, embed - 1 - r); }, wild);
   }
   const unsigned classes = unsigned(random.between(1, 40)),
                  rows4 = unsigned(random.between(0, classes));
   bench.rows(
       {.kind = kind::LOGITS, .tokens = 1, .rows4 = rows4, .rows8 = classes - rows4},
       [&](unsigned r) {
-        Row row = bench.draw_row(destination::LOGIT, r);
-        row.mult = draw(random, 0, (1 << 15) - 1);
+        Row row = bench.sample_row(destination::LOGIT, r);
+        row.mult = sample(random, 0, (1 << 15) - 1);
         row.shift = 0;
         return row;
       },

@@ -1,5 +1,5 @@
-// The kernels that compute, joined as in the block design, against the oracle itself: each golden
-// vector's network, stage by stage. The program's argument is the file that scripts/golden.py
+// Tests the computing kernels together, connected as in the block design, against the oracle: the
+// network of each golden vector, stage by stage. The argument is the file that scripts/golden.py
 // writes.
 #include <algorithm>
 #include <fstream>
@@ -34,7 +34,7 @@ public:
   }
   unsigned number(const std::string& name) const { return unsigned((*this)[name].at(0)); }
 
-  // The rows of a layer, unpacked (docs/subnet-file.md); to where each goes is not set.
+  // Returns the rows of a layer, unpacked (docs/subnet-file.md), without their destinations.
   std::vector<MatrixRow> rows(const std::string& layer, unsigned columns) const {
     const Tensor &bits = (*this)[layer + ".bits"], &weight = (*this)[layer + ".weight"];
     std::vector<MatrixRow> rows;
@@ -75,7 +75,7 @@ class Network : public sim::Fabric {
 
   unsigned number(const std::string& field) const { return vectors.number(field); }
 
-  // Values that the oracle has after a stage, [rows][columns].
+  // Compares stored values with the oracle's after a stage, [rows][columns].
   template <typename Stored>
   void holds(const std::string& stage, unsigned rows, unsigned columns, const Stored& stored) {
     const Tensor& golden = vectors["golden." + stage];
@@ -89,7 +89,7 @@ class Network : public sim::Fabric {
                         std::to_string(column) + "]");
     }
   }
-  // Of a memory whose words hold a tile's tokens.
+  // Reads a memory whose words hold a tile's tokens.
   template <unsigned BANK_LANES = LANES, typename Ram>
   static auto token_words(Ram& ram, unsigned columns) {
     return [&ram, columns](unsigned token, unsigned column) {
@@ -107,7 +107,7 @@ class Network : public sim::Fabric {
                    subnet + ": something was not taken\n" + dump());
   }
 
-  // Gemm and Rows: rows are stored where `place` says, by their index.
+  // Runs Gemm and Rows. `place` gives the destination and column of a row by its index.
   void product(const std::string& layer, unsigned from, unsigned columns, isa::Rows fields,
                const std::function<std::pair<unsigned, unsigned>(unsigned)>& place) {
     std::vector<MatrixRow> rows = vectors.rows(layer, columns);

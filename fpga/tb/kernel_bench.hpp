@@ -1,6 +1,6 @@
-// Runs the testbenches of single kernels: a kernel's processes with feeders and collectors at
-// its queues, and a digest of what came out, which must be the same in both forms of the sources.
-// Depends on the kernels' declarations and the simulation.
+// Shared by the testbenches of single kernels: feeders and collectors at a kernel's queues, and a
+// digest of the results, which must be the same in both forms of the sources. Depends on the
+// kernels' declarations and the simulation.
 #pragma once
 
 #include <deque>
@@ -29,7 +29,7 @@ public:
 template <typename T, unsigned BANKS, unsigned WORDS> using Ram = sim::Ram<T, BANKS, WORDS>;
 using Rams = Memories<Ram>;
 
-// A fiber that writes all items to a queue, then ends.
+// Starts a fiber that writes all items to a queue.
 template <typename S, typename T>
 void feed(sim::Scheduler& scheduler, S& stream, const std::vector<T>& items) {
   scheduler.spawn("feed", [&stream, &items] {
@@ -38,7 +38,7 @@ void feed(sim::Scheduler& scheduler, S& stream, const std::vector<T>& items) {
   });
 }
 
-// A fiber that reads what comes, without end.
+// Starts a fiber that reads a queue for ever.
 template <typename S, typename T>
 void collect(sim::Scheduler& scheduler, S& stream, std::vector<T>& items) {
   scheduler.spawn("collect", [&stream, &items] {
@@ -47,7 +47,7 @@ void collect(sim::Scheduler& scheduler, S& stream, std::vector<T>& items) {
   });
 }
 
-// Bytes as beats.
+// Converts bytes to beats.
 inline std::vector<beat_t> beats_of(std::vector<uint8_t> bytes) {
   constexpr size_t BEAT = sizeof(beat_t);
   bytes.resize((bytes.size() + BEAT - 1) / BEAT * BEAT);
@@ -62,8 +62,8 @@ inline void append(std::vector<beat_t>& beats, const std::vector<uint8_t>& bytes
   beats.insert(beats.end(), more.begin(), more.end());
 }
 
-// Numbers at the ends of a range now and then.
-inline int64_t draw(Random& random, int64_t least, int64_t most) {
+// Samples a number of a range, sometimes one of its ends.
+inline int64_t sample(Random& random, int64_t least, int64_t most) {
   const int64_t kind = random.between(0, 9);
   return kind == 0 ? least : kind == 1 ? most : random.between(least, most);
 }

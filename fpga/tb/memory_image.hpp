@@ -8,12 +8,12 @@
 
 #include "types.hpp"
 
-// A command of which only the head and two words are set.
+// Returns a command of which only the head and two words are set.
 inline command_t raw_command(unsigned unit, unsigned code, uint32_t word1 = 0, uint32_t word3 = 0) {
   return {{unit | code << 3, word1, 0, word3, 0, 0, 0, 0}};
 }
 
-// The sum of the words, each rotated left by its index mod 31.
+// Returns the sum of the words, each rotated left by its index mod 31.
 inline uint32_t check_of(const std::vector<uint8_t>& bytes) {
   uint32_t sum = 0;
   for (size_t i = 0; i < bytes.size() / 4; ++i) {
@@ -26,8 +26,8 @@ inline uint32_t check_of(const std::vector<uint8_t>& bytes) {
   return sum;
 }
 
-// The eighth word of each: the sum of the eighth word before it, or of the segment's seed, and of
-// its own seven others, each rotated left by its place from 1 on.
+// Sets the eighth word of each command: the sum of the eighth word of the command before (or of the
+// segment's seed) and of its own seven others, each rotated left by its place from 1 on.
 inline void seal(std::vector<command_t>& list, uint32_t seed) {
   for (command_t& command : list) {
     for (unsigned i = 0; i < 7; ++i) {
@@ -38,7 +38,7 @@ inline void seal(std::vector<command_t>& list, uint32_t seed) {
   }
 }
 
-// A row of a matrix: its weights and what the drain does with its sums.
+// A row of a matrix: its weights and its parameters.
 struct MatrixRow {
   std::vector<int> weights;
   bool eight_bit;
@@ -51,7 +51,7 @@ struct RowTile {
   std::vector<uint8_t> weights, parameters;
 };
 
-// A matrix, 4-bit rows first: two of them make a pair.
+// Divides a matrix into tiles; 4-bit rows come first, two to a pair.
 inline std::vector<RowTile> row_tiles(const std::vector<MatrixRow>& rows) {
   const auto put = [](std::vector<uint8_t>& bytes, uint64_t value, unsigned count) {
     for (unsigned i = 0; i < count; ++i)
@@ -90,7 +90,7 @@ class Arena {
   std::vector<uint8_t> bytes_;
 
 public:
-  // Appends a transfer and its check; its first beat.
+  // Appends a transfer and its check. Returns the first beat.
   uint32_t add(std::vector<uint8_t> data) {
     const uint32_t first = uint32_t(bytes_.size() / BEAT);
     data.resize((data.size() + BEAT - 1) / BEAT * BEAT);

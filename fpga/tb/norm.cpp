@@ -1,4 +1,5 @@
-// The norm alone, against docs/integer-model.md in int64: plain, and with both kinds of pooling.
+// Tests the norm alone against docs/integer-model.md in int64: without pooling, and with both kinds
+// of it.
 #include <algorithm>
 #include <array>
 #include <string>
@@ -7,7 +8,7 @@
 
 namespace {
 
-using bench::draw;
+using bench::sample;
 using config::LANES;
 using config::NORM_LANES;
 using config::TOKENS;
@@ -15,7 +16,7 @@ namespace pooling = isa::pooling;
 
 int64_t rshift(int64_t x, int64_t s) { return s == 0 ? x : (x + (int64_t(1) << (s - 1))) >> s; }
 
-// floor(n / d) for d > 0.
+// Computes floor(n / d) for d > 0.
 int64_t floor_div(int64_t n, int64_t d) { return n >= 0 ? n / d : -((-n + d - 1) / d); }
 
 int64_t floor_root(uint64_t x) {
@@ -75,7 +76,7 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
     for (unsigned bank = 0; bank < GROUPS; ++bank)
       for (unsigned word = 0; word < config::RESIDUAL_WORDS; ++word)
         for (unsigned lane = 0; lane < LANES; ++lane)
-          residual->at(frame * GROUPS + bank, word)[lane] = draw(random, -32767, 32767);
+          residual->at(frame * GROUPS + bank, word)[lane] = sample(random, -32767, 32767);
     const unsigned pool = unsigned(seed % 3);
     const unsigned tokens =
         seed % 7 == 0 && pool == pooling::NONE ? 1 : unsigned(random.between(1, 3 * TOKENS));
@@ -84,20 +85,20 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
         std::min({1024u, config::RESIDUAL_WORDS / tiles, config::NORM_WORDS / tiles});
     const unsigned embed = unsigned(random.between(1, seed % 5 == 0 ? most : std::min(most, 60u)));
     const unsigned first = unsigned(random.between(0, std::min(tokens - 1, 3u)));
-    const int64_t frac = draw(random, 0, 8);
-    const int64_t epsilon =
-        random.between(0, 3) == 0 ? draw(random, 1, (int64_t(1) << 50) - 1) : draw(random, 1, 4096);
+    const int64_t frac = sample(random, 0, 8);
+    const int64_t epsilon = random.between(0, 3) == 0 ? sample(random, 1, (int64_t(1) << 50) - 1)
+                                                      : sample(random, 1, 4096);
     // All alike, at both ends, small, anything.
     const int64_t kind = random.between(0, 3);
     std::vector<std::vector<int64_t>> x(tokens, std::vector<int64_t>(embed));
     for (unsigned token = 0; token < tokens; ++token) {
-      const int64_t level = draw(random, -32767, 32767);
+      const int64_t level = sample(random, -32767, 32767);
       for (unsigned d = 0; d < embed; ++d) {
         int64_t& value = x[token][d];
         value = kind == 0   ? level
                 : kind == 1 ? (random.between(0, 1) ? 32767 : -32767)
                 : kind == 2 ? random.between(-20, 20)
-                            : draw(random, -32767, 32767);
+                            : sample(random, -32767, 32767);
         if (kind == 1 && seed % 2 == 0 && embed > 1)
           value = d == 0 ? 32767 : -32767;
         const unsigned t = token % TOKENS;
@@ -115,7 +116,7 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
     std::vector<std::array<int64_t, 2>> gains(embed);
     std::vector<uint8_t> bytes;
     for (auto& gain : gains) {
-      gain = {draw(random, -32768, 32767), draw(random, -32768, 32767)};
+      gain = {sample(random, -32768, 32767), sample(random, -32768, 32767)};
       for (const int64_t part : gain) {
         bytes.push_back(uint8_t(part));
         bytes.push_back(uint8_t(part >> 8));

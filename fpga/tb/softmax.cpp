@@ -1,4 +1,4 @@
-// Softmax alone, against docs/integer-model.md in int64.
+// Tests the softmax alone against docs/integer-model.md in int64.
 #include <algorithm>
 #include <cmath>
 #include <string>
@@ -7,7 +7,7 @@
 
 namespace {
 
-using bench::draw;
+using bench::sample;
 using config::EXP_LANES;
 using config::TOKENS;
 
@@ -24,13 +24,14 @@ uint64_t units(Verdict& verdict, uint64_t seed) {
   std::vector<Scale> expected;
   std::vector<std::vector<std::vector<int64_t>>> codes;
   for (unsigned parity = 0; parity < 2; ++parity) {
-    const unsigned tokens = unsigned(draw(random, 1, TOKENS));
-    const unsigned keys = unsigned(draw(random, 1, seed % 5 == 0 ? config::SCORE_WORDS : 40));
-    const int64_t mult = seed % 4 == 0   ? draw(random, 1, 1 << 24)
-                         : seed % 4 == 1 ? draw(random, 1, 64)
+    const unsigned tokens = unsigned(sample(random, 1, TOKENS));
+    const unsigned keys = unsigned(sample(random, 1, seed % 5 == 0 ? config::SCORE_WORDS : 40));
+    const int64_t mult = seed % 4 == 0   ? sample(random, 1, 1 << 24)
+                         : seed % 4 == 1 ? sample(random, 1, 64)
                                          : random.between(1000, 200000);
     const int64_t cap = ((int64_t(1) << 31) - (1 << 20)) / mult;
-    const int64_t out_mult = draw(random, 1 << 14, (1 << 15) - 1), out_shift = draw(random, 11, 29);
+    const int64_t out_mult = sample(random, 1 << 14, (1 << 15) - 1),
+                  out_shift = sample(random, 11, 29);
     const isa::Softmax command{.parity = parity,
                                .tokens = tokens,
                                .keys = keys,
@@ -43,8 +44,8 @@ uint64_t units(Verdict& verdict, uint64_t seed) {
     std::vector<int64_t> largest(EXP_GROUPS * EXP_LANES, INT64_MIN);
     for (unsigned key = 0; key < keys; ++key)
       for (unsigned t = 0; t < EXP_GROUPS * EXP_LANES; ++t) {
-        // A head without contrast now and then: all keys alike.
-        const int64_t a = seed % 7 == 3 ? 5 : draw(random, -span, span);
+        // Now and then all keys of a head are alike.
+        const int64_t a = seed % 7 == 3 ? 5 : sample(random, -span, span);
         score->at(parity * EXP_GROUPS + t / EXP_LANES, key)[t % EXP_LANES] = a;
         largest[t] = std::max(largest[t], a);
       }

@@ -1,5 +1,5 @@
-// load, fetch and store, each alone: every target, stripes, checks, tokens; bad commands, transfers
-// cut short, addresses that trap.
+// Tests load, fetch and store alone: every target, stripes, checks, credits, bad commands,
+// transfers cut short, addresses that trap.
 #include <vector>
 
 #include "dram.hpp"
@@ -25,7 +25,7 @@ command_t load_command(unsigned target, uint32_t address, uint32_t beats, unsign
 }
 command_t load_end(unsigned frame) { return isa::LoadEnd{.frame = frame}.encode(); }
 
-// load with its queues, on a memory of its own.
+// load with its queues and a memory of its own.
 struct LoadBench {
   sim::Dram dram{8 << 20};
   Commands<isa::depth::load_commands> commands{"load_commands"};
@@ -58,7 +58,7 @@ struct LoadBench {
         commands.write(command);
     });
   }
-  // The next `count` beats of a queue, as bytes.
+  // Takes the next `count` beats of a queue as bytes.
   template <unsigned DEPTH>
   void take(Beats<DEPTH>& queue, size_t count, std::vector<uint8_t>& out) {
     scheduler.spawn("taker", [&queue, count, &out] {
@@ -349,7 +349,7 @@ void store_writes(Verdict& verdict, uint32_t count, bool sound) {
                  std::to_string(count) + " logits and their trailer");
 }
 
-// That the simulation itself holds the sources to what it promises.
+// Tests that the simulation checks memory ports as it promises.
 void memories_check_their_ports(Verdict& verdict) {
   sim::Ram<int, 2, 8> ram("ram");
   const auto in_fiber = [](const std::function<void()>& body) {

@@ -1,4 +1,4 @@
-// A testbench's verdict: what failed, and the status that its program returns.
+// A testbench's verdict: prints failures, and gives the status that the program returns.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ public:
     expect(got == wanted,
            what + ": " + std::to_string(got) + " instead of " + std::to_string(wanted));
   }
-  // That it traps, and says so in these words.
+  // Expects a trap with these words in its message.
   void traps(const std::function<void()>& body, const std::string& words) {
     std::string message = "no trap";
     try {
@@ -38,14 +38,14 @@ public:
     expect(message.find(words) != std::string::npos,
            "expected \"" + words + "\", got \"" + message + "\"");
   }
-  // Returns the exit status of main.
+  // Returns the status for main.
   int end() const {
     std::printf("%s: %u checks, %u failures\n", name_, checks_, failures_);
     return failures_ == 0 && checks_ > 0 ? 0 : 1;
   }
 };
 
-// Numbers that are the same everywhere: the standard's distributions are not.
+// Random numbers that are the same everywhere; those of the standard's distributions are not.
 class Random {
   std::mt19937_64 engine_;
 

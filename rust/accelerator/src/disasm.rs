@@ -1,4 +1,4 @@
-//! Command lists for people. Depends on [`crate::isa`] and [`crate::program`].
+//! Lists commands for people. Depends on [`crate::isa`] and [`crate::program`].
 
 use std::fmt::Write;
 
@@ -27,7 +27,7 @@ pub fn command(command: Command) -> String {
     text
 }
 
-/// A segment's commands, a line each: index, unit, slot.phase, stage, command.
+/// Lists a segment's commands, a line each: index, unit, slot.phase, stage, command.
 ///
 /// # Panics
 /// For a segment that a configuration with one frame in flight does not have.
@@ -89,7 +89,8 @@ mod tests {
         assert_eq!(command(LoadEnd { frame: 1 }.into()), "LoadEnd frame=1");
     }
 
-    /// What the compiler makes of a small network, for people to read: `UPDATE=1 cargo test disassembly` writes it anew.
+    /// Compares the listing of a small network with the committed one, which people can read.
+    /// `UPDATE=1 cargo test disassembly` writes it anew.
     #[test]
     fn the_disassembly_is_the_committed_one() {
         let subnet = golden("overlap");

@@ -1,11 +1,12 @@
-//! What a bitstream says of itself, and what it is compared with.
+//! Computes the identity of a bitstream.
 //!
 //! Depends on the hardware's configuration.
 
 use quasar_hardware::Hardware;
 use sha2::{Digest, Sha256};
 
-/// The first 64 bits of the SHA-256 of a configuration's TOML form: what the bitstream of that configuration reports.
+/// Returns the hash that the bitstream of a configuration reports: the first 64 bits of the SHA-256
+/// of the configuration's TOML form.
 ///
 /// # Panics
 /// Never: a digest has 32 bytes.

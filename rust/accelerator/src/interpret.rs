@@ -1,7 +1,8 @@
-//! Runs command lists on plain arrays: the functional meaning of `docs/accelerator.md`, untimed.
+//! Runs command lists on plain arrays, untimed: an oracle for the compiler's tests.
 //!
-//! A command runs at once, as soon as all that it takes is there; queues have no bounds. What is kept of the hardware is what the compiler
-//! must get right: memory formats, addresses, orders of sums and tokens, and two products in one slice's 48-bit accumulator. Depends on
+//! A command runs at once when its inputs have arrived; queues have no bounds. The interpreter
+//! models what the compiler must get right: memory formats, addresses, orders of sums and tokens,
+//! and two products in one slice's 48-bit accumulator. Depends on
 //! [`crate::program`], [`crate::shape`] and the arithmetic of `quasar_kernels::scalar`.
 
 use std::collections::VecDeque;
@@ -19,7 +20,8 @@ use crate::isa::{
 use crate::program::{Program, Segment};
 use crate::shape::Shape;
 
-/// An on-chip memory whose words hold one value for each token of a tile, or one bank of keys or values.
+/// An on-chip memory whose words hold one value for each token of a tile, or one bank of keys or
+/// values.
 #[derive(Clone, Debug)]
 struct Memory<T> {
     name: &'static str,
@@ -57,7 +59,7 @@ impl<T: Copy> Memory<T> {
     }
 }
 
-/// What a token's output is scaled with: mantissa, shift, lost weight.
+/// Scale of a token's output: mantissa, shift, rounding residue.
 type Scale = (i16, u32, i32);
 
 #[derive(Clone, Debug, Default)]
@@ -66,7 +68,7 @@ struct Queues {
     weights: VecDeque<Vec<u8>>,
     rows: VecDeque<Vec<u8>>,
     gains: VecDeque<Vec<u8>>,
-    /// L accumulators; lanes without a token hold garbage.
+    /// L sums; lanes without a token hold garbage.
     sums: VecDeque<Vec<i32>>,
     moments: VecDeque<Vec<(i32, i64)>>,
     maxima: VecDeque<Vec<i32>>,
@@ -88,7 +90,7 @@ pub struct Interpreter<'a> {
     /// S, the bits of a slice's low field.
     shift: u32,
     queues: Queues,
-    /// Of the transfers of each slot's frame.
+    /// All transfers of each slot's frame were sound.
     sound: [bool; 2],
     input: Memory<i8>,
     residual: [Memory<i16>; 2],
@@ -99,16 +101,16 @@ pub struct Interpreter<'a> {
     score: [Memory<i32>; 2],
     probability: [Memory<u8>; 2],
     hidden: Memory<i8>,
-    /// The drain's own: GELU's table, 16 times the mean of each value column.
+    /// GELU's table, and 16 times the mean of each value column, in the drain.
     table: [i8; 256],
     means: Vec<i32>,
 }
 
-/// What memories hold before anything is written.
+/// Contents of memories before the first write.
 const GARBAGE: i8 = 85;
 
 impl<'a> Interpreter<'a> {
-    /// The accelerator after a reset.
+    /// Returns the accelerator after a reset.
     pub fn new(program: &'a Program) -> Self {
         let shape = Shape::of(program.hardware());
         let buffers = program.hardware().configuration().buffers;
@@ -137,10 +139,10 @@ impl<'a> Interpreter<'a> {
         }
     }
 
-    /// Runs a segment. `input` is the new frame's, where one begins.
+    /// Runs a segment. `input`: patches of the frame that begins.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] where a command waits for what never comes, or leaves its memory.
+    /// [`Error::InvalidValue`] if a command waits for ever, or leaves its memory.
     pub fn run(&mut self, segment: Segment, input: &[u8]) -> Result<()> {
         for &command in self.program.commands(segment) {
             // As the hardware sees them.
@@ -172,10 +174,10 @@ impl<'a> Interpreter<'a> {
         }
     }
 
-    /// A frame's output as `store` writes it, where its head has run.
+    /// Returns the output of a frame whose head has run, as `store` writes it.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] where logits and the frame's check do not come together.
+    /// [`Error::InvalidValue`] if logits or the frame's check are missing.
     pub fn output(&mut self, tag: u32) -> Result<Vec<u8>> {
         let classes = self.program.classes();
         let Some(sound) = self.queues.checks.pop_front() else {
@@ -195,7 +197,7 @@ impl<'a> Interpreter<'a> {
         Ok(bytes)
     }
 
-    /// Whether no queue holds anything but the token that `input` is free.
+    /// Returns true if the queues hold nothing except the credit for `input`.
     pub fn idle(&self) -> bool {
         let q = &self.queues;
         q.weights.is_empty()
@@ -211,7 +213,7 @@ impl<'a> Interpreter<'a> {
             && (q.softmax_to_array, q.array_to_load) == (0, 1)
     }
 
-    /// Whether all that a command takes is there.
+    /// Returns true if all inputs of a command have arrived.
     fn ready(&self, command: Command) -> bool {
         let (q, s) = (&self.queues, &self.shape);
         let tiles = |tokens: u32| tokens.div_ceil(s.tokens as u32) as usize;
@@ -366,7 +368,7 @@ impl<'a> Interpreter<'a> {
         Ok(())
     }
 
-    /// RowsCommand of sums, a group of L tokens at a time.
+    /// Sends rows of sums, a group of L tokens at a time.
     fn send(&mut self, rows: Vec<Vec<i64>>) {
         let lanes = self.shape.lanes;
         for row in rows {
@@ -378,7 +380,7 @@ impl<'a> Interpreter<'a> {
         }
     }
 
-    /// The sums of a row of a tile of tokens.
+    /// Receives the sums of a row of a tile of tokens.
     fn receive(&mut self, tokens: usize) -> Vec<i32> {
         let groups = self.shape.groups(tokens);
         let mut row: Vec<i32> = self.queues.sums.drain(..groups).flatten().collect();
@@ -463,8 +465,8 @@ impl<'a> Interpreter<'a> {
             let column = c.base as usize + row;
             let mean = self.means.get(column).copied().unwrap_or_default();
             let sums = self.receive(tokens);
-            for (lane, (&sum, &(r, p, lost))) in sums.iter().zip(&scales).enumerate() {
-                let code = attention_output(sum, lost, mean, r, p);
+            for (lane, (&sum, &(r, p, residue))) in sums.iter().zip(&scales).enumerate() {
+                let code = attention_output(sum, residue, mean, r, p);
                 let word = c.tile as usize * c.stride as usize + column;
                 self.query.set(word, lane, code)?;
             }
@@ -640,7 +642,7 @@ impl<'a> Interpreter<'a> {
     }
 }
 
-/// Takes so many beats as bytes.
+/// Takes beats as bytes.
 fn take(queue: &mut VecDeque<Vec<u8>>, beats: usize) -> Vec<u8> {
     queue.drain(..beats).flatten().collect()
 }
@@ -671,19 +673,19 @@ impl Parameters {
 struct Slice {
     shift: u32,
     /// One 8-bit row: the low nibble is unsigned.
-    wide: bool,
-    /// Whether the low field is read unsigned.
+    eight_bit: bool,
+    /// The low field is read unsigned.
     unsigned: bool,
     p: i64,
     sums: (i64, i64),
 }
 
 impl Slice {
-    fn new(shift: u32, wide: bool, probabilities: bool) -> Self {
+    fn new(shift: u32, eight_bit: bool, probabilities: bool) -> Self {
         Self {
             shift,
-            wide,
-            unsigned: wide && probabilities,
+            eight_bit,
+            unsigned: eight_bit && probabilities,
             p: 0,
             sums: (0, 0),
         }
@@ -692,7 +694,11 @@ impl Slice {
     fn add(&mut self, weight: u8, activation: i64) {
         let high = i64::from(weight as i8 >> 4);
         let low = i64::from(weight & 15);
-        let low = if self.wide || low < 8 { low } else { low - 16 };
+        let low = if self.eight_bit || low < 8 {
+            low
+        } else {
+            low - 16
+        };
         let p = self.p + ((high << self.shift) + low) * activation;
         // 48 bits.
         self.p = p << 16 >> 16;
@@ -727,7 +733,7 @@ mod tests {
     use super::*;
     use crate::testing::{design, golden, hardware, shape, Random, GOLDEN};
 
-    /// Images, their patch codes and the executor's logits.
+    /// Returns patch codes and the executor's logits of random images.
     fn frames(subnet: &Subnet, count: usize) -> Vec<(Vec<i8>, Vec<i32>)> {
         let config = subnet.config();
         let network = Arc::new(Network::new(subnet, Tier::Scalar).unwrap());
@@ -748,7 +754,7 @@ mod tests {
             .collect()
     }
 
-    /// The segments of so many frames in a row.
+    /// Returns the segments of successive frames.
     fn segments(frames: usize, in_flight: usize) -> Vec<Segment> {
         if in_flight == 1 {
             return [Segment::Start(0), Segment::End(0)].repeat(frames);

@@ -3,8 +3,8 @@
 //! `make isa` generates the C++ header and the tables of `docs/accelerator.md` from here; the
 //! disassembly reads the same declarations. A command is eight 32-bit words: the unit (3 bits), the
 //! operation (3 bits), then the fields in order. A field lies within one word: a field that would
-//! cross a word's end starts the next word, and a field of more than 32 bits starts a word and takes
-//! two. The eighth word is the command's check in memory ([`sealed`]). Depends on
+//! cross a word's end starts the next word, and a field of more than 32 bits starts a word and
+//! takes two. The eighth word is the command's check in memory ([`sealed`]). Depends on
 //! [`quasar_core::error`].
 
 mod queues;
@@ -440,7 +440,8 @@ impl Command {
     /// Decodes words without a check. Bits that no field takes must be 0.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] for an operation or a named value that does not exist, or stray bits.
+    /// [`Error::InvalidValue`] for an operation or a named value that does not exist, or stray
+    /// bits.
     pub fn decode(words: &[u32; COMMAND_WORDS]) -> Result<Self> {
         let mask = (1 << HEAD_BITS) - 1;
         let (unit, code) = (words[0] & mask, words[0] >> HEAD_BITS & mask);
@@ -495,9 +496,9 @@ pub fn check(words: impl IntoIterator<Item = u32>) -> u32 {
 
 /// Adds the checks to a segment's commands, as they stand in memory.
 ///
-/// [`CHECK_WORD`] of a command is the [`check`] of that word of the command before it (for the first
-/// command: of `seed`) and of the command's seven other words. So fetch knows, before it hands a
-/// command on, that the command was written for this place in this segment.
+/// [`CHECK_WORD`] of a command is the [`check`] of that word of the command before it (for the
+/// first command: of `seed`) and of the command's seven other words. So fetch knows, before it
+/// hands a command on, that the command was written for this place in this segment.
 pub fn sealed(
     commands: impl IntoIterator<Item = [u32; COMMAND_WORDS]>,
     seed: u32,

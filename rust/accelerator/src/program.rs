@@ -1,5 +1,5 @@
-//! Holds a compiled subnet: command lists, the arena's image, and the layouts of a frame's input and
-//! output.
+//! Holds a compiled subnet: command lists, the arena's image, and the layouts of a frame's input
+//! and output.
 //!
 //! A program is immutable; the compiler makes it. Depends on [`crate::isa`] and the hardware's
 //! configuration.
@@ -13,14 +13,14 @@ use quasar_hardware::Hardware;
 use crate::arena_layout;
 use crate::isa::{check, sealed, Command, PORT_BYTES};
 
-/// A part of the frames' work, which the host starts at once. The number is a frame's slot. With one
-/// frame in flight the slot is 0 and there are no steps.
+/// A part of the frames' work, which the host starts at once. The number is a frame's slot. With
+/// one frame in flight the slot is 0 and there are no steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Segment {
     /// The first half of the phases of the frame in this slot.
     Start(u8),
-    /// The second half of the frame in this slot, interleaved with the first half of the frame in the
-    /// other slot.
+    /// The second half of the frame in this slot, interleaved with the first half of the frame in
+    /// the other slot.
     Step(u8),
     /// The second half of the frame in this slot.
     End(u8),
@@ -132,8 +132,8 @@ impl Program {
         &self.list(segment).commands
     }
 
-    /// Returns a segment as it stands in memory: its commands with their checks. The host gives fetch
-    /// the same seed.
+    /// Returns a segment as it stands in memory: its commands with their checks. The host gives
+    /// fetch the same seed.
     ///
     /// # Panics
     /// As [`Self::commands`].
@@ -178,8 +178,8 @@ impl Program {
             .expect("one frame in flight has neither steps nor a slot 1")
     }
 
-    /// Returns the arena: weights, row parameters, gains, tables and the first values of the residual,
-    /// with checks, in whole logical beats.
+    /// Returns the arena: weights, row parameters, gains, tables and the first values of the
+    /// residual, with checks, in whole logical beats.
     pub fn arena(&self) -> &[u8] {
         &self.arena
     }
@@ -214,7 +214,8 @@ impl Program {
     /// `[grid, patch_len]`.
     ///
     /// # Panics
-    /// If `patches` does not have [`Self::patch_codes`] elements, or `out` not [`Self::input_bytes`].
+    /// If `patches` does not have [`Self::patch_codes`] elements, or `out` not
+    /// [`Self::input_bytes`].
     pub fn pack_input(&self, patches: &[i8], out: &mut [u8]) {
         assert_eq!(patches.len(), self.patch_codes(), "codes of all patches");
         assert_eq!(out.len(), self.input_bytes(), "one frame's input");
@@ -265,8 +266,8 @@ impl Program {
     /// Reads a frame's output into logits in the order of the classes, after checking the trailer.
     ///
     /// # Errors
-    /// [`Error::CorruptOutput`] if the tag, the number of logits, their check or a transfer's check is
-    /// wrong; [`Error::InvalidValue`] for a wrong size.
+    /// [`Error::CorruptOutput`] if the tag, the number of logits, their check or a transfer's check
+    /// is wrong; [`Error::InvalidValue`] for a wrong size.
     pub fn read_output(&self, bytes: &[u8], tag: u32, logits: &mut [i32]) -> Result<()> {
         let classes = self.classes();
         if bytes.len() != self.output_bytes() || logits.len() != classes {

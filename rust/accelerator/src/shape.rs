@@ -1,4 +1,5 @@
-//! Holds the sizes of the array and of its memories, as the compiler and the schedule check use them.
+//! Holds the sizes of the array and of its memories, as the compiler and the schedule check use
+//! them.
 //!
 //! Depends on the hardware's configuration.
 

@@ -1,4 +1,4 @@
-//! The event-driven model's own rules, and the closed form beside it.
+//! Tests the event model's rules, and compares the closed form with it.
 
 use quasar_accelerator::compile::schedule;
 use quasar_accelerator::events::{array_cycles, frame_alone, intervals, steady, Work};
@@ -19,10 +19,10 @@ fn zcu102() -> Board {
     Board::from_toml(&text).unwrap()
 }
 
-/// `SplitMix64`: the same draws every time.
-struct Draw(u64);
+/// Samples by `SplitMix64`: the same on every run.
+struct Sample(u64);
 
-impl Draw {
+impl Sample {
     fn of(&mut self, least: u64, most: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -35,7 +35,7 @@ impl Draw {
         choices[self.of(0, choices.len() as u64 - 1) as usize]
     }
 
-    /// Four bits, eight bits or a mix.
+    /// Samples rows of four bits, eight bits or a mix.
     fn rows(&mut self, rows: u64) -> RowWidths {
         let mix = self.of(0, rows);
         let eight_bit = self.from(&[0, rows, mix, mix]);
@@ -83,7 +83,7 @@ impl Draw {
             }
         });
         Workload {
-            name: "drawn".into(),
+            name: "sampled".into(),
             setting,
             embed,
             blocks: blocks.collect(),
@@ -92,7 +92,8 @@ impl Draw {
         }
     }
 
-    /// Any array that the HLS can be built for; lanes for a tile's tokens in one to six turns.
+    /// Samples an array that the HLS can be built for, with lanes for a tile's tokens in one to six
+    /// turns.
     fn hardware(&mut self, workload: &Workload, board: &Board) -> Hardware {
         let all = workload.setting.tokens();
         let tokens = all.div_ceil(self.of(1, 8));
@@ -122,16 +123,16 @@ impl Draw {
     }
 }
 
-/// Of 300 networks and configurations, most of which no design-space search would pick: the closed form's period and latency against
-/// the event-driven model's.
+/// Compares period and latency of the closed form and the event model for 300 networks and
+/// configurations, most of which no design-space search would pick.
 #[test]
 fn the_closed_form_follows_the_events() {
     let board = zcu102();
     let (mut periods, mut latencies) = (Vec::new(), Vec::new());
     for seed in 0..300 {
-        let mut draw = Draw(seed);
-        let workload = draw.workload();
-        let hardware = draw.hardware(&workload, &board);
+        let mut sample = Sample(seed);
+        let workload = sample.workload();
+        let hardware = sample.hardware(&workload, &board);
         let closed = estimate(&workload, &hardware).unwrap();
         let lists = schedule(&workload, &hardware).unwrap();
         let error = |closed: u64, events: u64| (closed as f64 / events as f64 - 1.0).abs();
@@ -154,7 +155,7 @@ fn the_closed_form_follows_the_events() {
     }
 }
 
-/// `DeiT`-tiny's shape.
+/// Returns `DeiT`-tiny's shape.
 fn deit_tiny(eight_bit: f64) -> Workload {
     let text = std::fs::read_to_string(format!("{FOLDER}/spaces/tiny.toml")).unwrap();
     let block = BlockShape {
@@ -192,7 +193,8 @@ fn deit_tiny_on_zcu102_reaches_its_targets_event_by_event() {
     }
 }
 
-/// By hand: two tiles of row pairs of 8 columns, 4 pairs, beats of 8 bytes; then one without weights.
+/// Compares with cycles computed by hand: two tiles of row pairs of 8 columns, 4 pairs, beats of 8
+/// bytes; then a pass without weights.
 #[test]
 fn the_array_issues_by_its_rules() {
     let pass = |columns, drain, uses_weights, releases| Work::Pass {
@@ -214,7 +216,8 @@ fn the_array_issues_by_its_rules() {
         .iter()
         .map(|i| (i.start, i.end, i.drain_stall, i.weight_stall))
         .collect();
-    // 32 bytes are 4 beats, but 8 words: taken from cycle 1, readable in 10. The second tile's halves are filled from 8 on.
+    // 32 bytes are 4 beats, but 8 words: taken from cycle 1, readable in 10. The second tile's
+    // halves are filled from 8 on.
     assert_eq!(
         seen,
         [
@@ -230,7 +233,7 @@ fn the_array_issues_by_its_rules() {
     assert!(array_cycles(4, 8, 1, &kept).is_err());
 }
 
-/// Units work one cycle for each interval of their main loop.
+/// Checks that units work one cycle for each interval of their main loop.
 #[test]
 fn work_is_what_the_loops_count() {
     let workload = deit_tiny(0.25);

@@ -9,7 +9,8 @@ use crate::arena_layout::{self, Arena, Row, RowPair};
 use crate::isa::Destination;
 use crate::shape::Shape;
 
-/// Makes the arena's image. Returns also the class of each logit, in the order in which logits leave.
+/// Makes the arena's image. Returns also the class of each logit, in the order in which logits
+/// leave.
 pub(super) fn write(
     subnet: &Subnet,
     outline: &Outline,

@@ -32,9 +32,8 @@ impl Program {
     /// Compiles a subnet. The same subnet and configuration always give the same program.
     ///
     /// # Errors
-    /// [`Error::InvalidSettings`] for a
-    /// configuration that the HLS sources cannot be built for, [`Error::DoesNotFit`] if a buffer or a
-    /// command's field cannot hold what the subnet needs.
+    /// [`Error::InvalidSettings`] for a configuration that the HLS sources cannot be built for,
+    /// [`Error::DoesNotFit`] if a buffer or a command's field cannot hold what the subnet needs.
     pub fn compile(subnet: &Subnet, hardware: &Hardware) -> Result<Self> {
         let outline = Outline {
             workload: Workload::of_subnet(subnet),
@@ -57,8 +56,8 @@ impl Program {
     }
 }
 
-/// Makes the command lists of a network of which only sizes and row widths are known. Numbers that do
-/// not matter for time are 0: those of norms and attention, and zero points.
+/// Makes the command lists of a network of which only sizes and row widths are known. Numbers that
+/// do not matter for time are 0: those of norms and attention, and zero points.
 ///
 /// # Errors
 /// As [`Program::compile`].

@@ -75,7 +75,8 @@ impl<'a> Phases<'a> {
         });
     }
 
-    /// Adds a matrix product. `gemm` and `rows` hold the fields that differ from product to product.
+    /// Adds a matrix product. `gemm` and `rows` hold the fields that differ from product to
+    /// product.
     fn product(&mut self, stage: &'static str, matrix: &Matrix, gemm: Gemm, rows: RowsCommand) {
         self.stage = stage;
         let pair = if matrix.rows8 > 0 {
@@ -107,7 +108,8 @@ impl<'a> Phases<'a> {
         }
     }
 
-    /// Returns the columns of a pass. Passes are equal, and as few as the fields of a product allow.
+    /// Returns the columns of a pass. Passes are equal, and as few as the fields of a product
+    /// allow.
     fn pass(&self, columns: u32, pair: Pair, activation: Activation) -> u32 {
         let bound = self.hardware.board().dsp_kind.products(pair, activation);
         columns.div_ceil(columns.div_ceil(bound as u32))
@@ -404,9 +406,9 @@ impl<'a> Phases<'a> {
     }
 }
 
-/// Makes all command lists. In a step the frame that begins goes first: its embedding needs no norm,
-/// so that the other frame's norm has time, as in every later phase. A residual is filled after the
-/// head of the frame that had it before.
+/// Makes all command lists. In a step the frame that begins goes first: its embedding needs no
+/// norm, so that the other frame's norm has time, as in every later phase. A residual is filled
+/// after the head of the frame that had it before.
 pub(super) fn segments(
     outline: &Outline,
     hardware: &Hardware,

@@ -87,8 +87,8 @@ pub(super) struct Array {
     pub(super) issue: Issue,
     pub(super) weights: BufferLoader,
     pub(super) leaving: VecDeque<Leaving>,
-    /// The array's cycles from which on it is later than the clock, since it stood still, and by how
-    /// much.
+    /// The array's cycles from which on it is later than the clock, since it stood still, and by
+    /// how much.
     pub(super) late: Vec<(u64, u64)>,
 }
 

@@ -84,8 +84,8 @@ pub enum Work {
 /// `beat_bytes` bytes and arrive every `beat_interval` cycles.
 ///
 /// # Errors
-/// [`Error::InvalidValue`] if a pass waits for weights that never arrive, or for a half that is never
-/// given back.
+/// [`Error::InvalidValue`] if a pass waits for weights that never arrive, or for a half that is
+/// never given back.
 pub fn array_cycles(
     pairs: u64,
     beat_bytes: u64,

@@ -48,7 +48,8 @@ const NUMBERS: [&str; 7] = [
     "zero_point",
 ];
 
-/// Applies a change to every list, as a compiler's mistake would: lists stay interleavings of each other.
+/// Applies a change to every list, as a compiler's mistake would: lists stay interleavings of each
+/// other.
 fn change_alike(
     program: &mut Program,
     which: Command,
@@ -216,7 +217,7 @@ fn a_matrix_of_more_transfers_than_the_load_queue_holds_needs_its_commands_first
             .iter()
             .position(|c| matches!(c, Command::LoadEnd(_)))
             .unwrap();
-        // RowsCommand, then the transfers, becomes the transfers, then rows.
+        // `Rows` moves behind its transfers.
         list.commands[at..at + end].rotate_left(1);
         list.places[at..at + end].rotate_left(1);
     }
