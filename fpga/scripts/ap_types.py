@@ -1,6 +1,6 @@
-"""Finds ap_types, the open ap_int.h that the hls4ml wheel carries, and copies it to a folder.
+"""Copies ap_types, the open ap_int.h of the hls4ml wheel, to a folder.
 
-From an installed hls4ml (which is not imported), else from the wheel, fetched by pip. A dependency of tests only.
+The source is an installed hls4ml (which is not imported), else the wheel, fetched by pip. Only tests depend on it.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ FOLDER = "templates/vivado/ap_types"
 
 
 def main(out: Path) -> None:
-    """Copies it to `out`."""
+    """Copies the headers to `out`."""
     spec = importlib.util.find_spec("hls4ml")
     for place in (spec.submodule_search_locations or []) if spec else []:
         if (Path(place) / FOLDER / "ap_int.h").is_file():

@@ -1,8 +1,8 @@
 """Writes the golden vectors as text for the testbench `golden`.
 
-Those of tests/vectors: subnets, an image for each and what the oracle makes of it. Usage: golden.py VECTORS OUT.
-A line for each tensor: the subnet's name, the tensor's, the number of its values, the values. What the oracle made
-is called `golden.` and its name in NAME.safetensors; numbers of the config are tensors, too (`config.blocks.0.heads`).
+Usage: golden.py VECTORS OUT. VECTORS is tests/vectors: subnets, and for each an image with the oracle's results.
+OUT gets a line for each tensor: name of the subnet, name of the tensor, number of values, values. The oracle's
+results are called `golden.NAME`; numbers of the config are tensors, too (`config.blocks.0.heads`).
 """
 
 import json
@@ -17,7 +17,7 @@ POOLS = {"token": 0, "mean": 1, "mean_after_norm": 2}
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """A safetensors file: its metadata, its tensors flattened."""
+    """Reads a safetensors file: its metadata, and its tensors flattened."""
     data = path.read_bytes()
     (length,) = struct.unpack_from("<Q", data)
     header = json.loads(data[8 : 8 + length])
@@ -31,7 +31,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
 
 
 def numbers(name: str, value: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The integers of a config, by name."""
+    """Yields the integers of a config, by name."""
     if isinstance(value, dict):
         for key, part in value.items():
             yield from numbers(f"{name}.{key}", part)

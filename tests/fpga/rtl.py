@@ -34,7 +34,7 @@ SOURCES = [
 
 
 def tool(name: str) -> str:
-    """The tool's path; the test is skipped where there is none."""
+    """Returns the tool's path; skips the test if there is none."""
     path = shutil.which(name)
     if path is None:
         pytest.skip(f"{name} is absent (make eda installs it where it can)")
@@ -169,7 +169,7 @@ class Program:
     loads: list[np.ndarray] = field(default_factory=list)  # [K, P] bytes each
 
     def gemm(self, activations: np.ndarray, rows: np.ndarray, rows4: int, pass_columns: int) -> None:
-        """A product by weights, in the order of docs/accelerator.md; activations [tokens, K]."""
+        """Adds a product by weights, in the order of docs/accelerator.md; activations [tokens, K]."""
         shape, (tokens, columns) = self.shape, activations.shape
         pairs = [list(range(i, min(i + 2, rows4))) for i in range(0, rows4, 2)]
         pairs += [[i] for i in range(rows4, len(rows))]
@@ -198,7 +198,7 @@ class Program:
                     )
 
     def attend(self, activations: np.ndarray, rows: np.ndarray, *, scores: bool, pass_columns: int) -> None:
-        """A product by keys or values: one tile of tokens [tokens, K], 8-bit rows."""
+        """Adds a product by keys or values: one tile of tokens [tokens, K], 8-bit rows."""
         shape, (tokens, columns) = self.shape, activations.shape
         padded = np.zeros((shape.tokens, columns), activations.dtype)
         padded[:tokens] = activations
@@ -219,7 +219,7 @@ class Program:
                 )
 
     def stimulus(self, seed: int = 0, stall_percent: int = 0, interval: int = 0, depth: int = 0) -> str:
-        """The harness's file."""
+        """Returns the harness's file."""
         beat = self.shape.beat
         lines = [f"options {seed} {stall_percent} {interval} {depth}"]
         for load in self.loads:
@@ -313,7 +313,7 @@ class Weights:
         self.released: list[int] = []
 
     def there(self) -> int:
-        """The first cycle in which the next beat can be taken, by its queue."""
+        """Returns the first cycle in which the queue gives the next beat."""
         n = len(self.taken)
         if self.depth == 0:
             return (self.taken[-1] if self.taken else 0) + self.interval

@@ -1,4 +1,4 @@
-"""The array in SystemVerilog: bit-exact against int64, cycle-exact against docs/array-timing.md."""
+"""Tests the array in SystemVerilog: bit-exact against int64, cycle-exact against docs/array-timing.md."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def weights(rng: np.random.Generator, rows4: int, rows8: int, columns: int) -> n
 
 
 def add_random(program: Program, rng: np.random.Generator) -> None:
-    """A product of any kind and size."""
+    """Adds a product of any kind and size."""
     shape = program.shape
     choice = rng.integers(4)
     if choice < 2:

@@ -1,4 +1,4 @@
-"""The event-driven model of the array (rust/accelerator/src/events/) against the RTL, cycle for cycle."""
+"""Compares the event model of the array (rust/accelerator/src/events/) with the RTL, cycle for cycle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from test_array import SHAPES, add_random, events
 
 @pytest.fixture(scope="module")
 def array_cycles() -> Callable[[str], list[list[int]]]:
-    """The model: for each pass start, end, drain stall, weight stall, last sum."""
+    """Runs the model. For each pass: start, end, drain stall, weight stall, last sum."""
     command = [tool("cargo"), "build", "--package", "quasar-accelerator", "--example", "array_cycles"]
     built = run(*command, "--quiet", "--message-format=json", cwd=ROOT)
     messages = [json.loads(line) for line in built.splitlines()]

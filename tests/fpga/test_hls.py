@@ -1,6 +1,6 @@
-"""The kernels as Vitis HLS sees them (`__SYNTHESIS__`), by another compiler with headers that stand for Vitis HLS's.
+"""Compiles the kernels as Vitis HLS sees them (`__SYNTHESIS__`), with headers that replace Vitis HLS's.
 
-Pragmas are not looked at, and integers are the native ones.
+The compiler ignores pragmas, and integers are the native ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ENDLESS = "for (volatile bool running = true; running;)"
 
 
 def optimised(text: str, folder: Path) -> str:
-    """The compiler's intermediate form of a kernel. Functions stay apart."""
+    """Returns the compiler's intermediate form of a kernel, without inlining."""
     constants = "".join(f"constexpr unsigned {name} = {value}u;\n" for name, value in CONFIG.items())
     (folder / "config.hpp").write_text(f"#pragma once\nnamespace config {{\n{constants}}}\n")
     source = folder / "kernel.cpp"

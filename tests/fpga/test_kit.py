@@ -1,4 +1,4 @@
-"""The synthesis kit without AMD's tools: block design recorded, settings as written, packaging on made-up files."""
+"""Tests the synthesis kit without AMD's tools: block design recorded, settings read, packaging of made-up files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packed element after synthesis by Yosys: one DSP slice, and its netlist adds up as int64 does."""
+"""Tests the packed element after synthesis by Yosys: one DSP slice, and a netlist that adds up as int64 does."""
 
 from __future__ import annotations
 
