@@ -29,25 +29,22 @@ class Folder:
     Args:
         path: the folder; made where it is missing. None keeps everything in memory.
         identity: everything that the search's result depends on, as JSON.
-        write: False for a process that only reads (all but the first of several).
 
     Raises:
         SearchFolderError: the folder is another search's; the message names the differences.
         quasar_rt.FileError: it cannot be made or read.
     """
 
-    def __init__(self, path: Path | None, identity: Mapping[str, Any], write: bool = True) -> None:
+    def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
         self.path = path
         self._scores: dict[tuple[str, bytes], int] = {}
         self._file: IO[str] | None = None
-        self._write = write
         if path is None:
             return
         try:
-            if write:
-                path.mkdir(parents=True, exist_ok=True)
-                self._claim(path, json.loads(json.dumps(identity)))
-            self._read(path / "scores.jsonl", write)
+            path.mkdir(parents=True, exist_ok=True)
+            self._claim(path, json.loads(json.dumps(identity)))
+            self._read(path / "scores.jsonl")
         except OSError as error:
             raise FileError(f"the search's folder '{path}' cannot be used: {error}") from error
 
@@ -77,13 +74,13 @@ class Folder:
                 f"'{path}' holds another search ({differ}); give another folder, or remove that one"
             )
 
-    def _read(self, file: Path, repair: bool) -> None:
+    def _read(self, file: Path) -> None:
         if not file.exists():
             return
         data = file.read_bytes()
         # A kill can leave the last line incomplete.
         whole = data[: data.rfind(b"\n") + 1]
-        if repair and whole != data:
+        if whole != data:
             os.truncate(file, len(whole))
         for number, line in enumerate(whole.splitlines(), 1):
             try:
@@ -114,7 +111,7 @@ class Folder:
         """Keeps scores; they are on disk when this returns."""
         for genome, correct in scores.items():
             self._scores[kind, genome] = correct
-        if self.path is None or not self._write:
+        if self.path is None:
             return
         if self._file is None:
             self._file = (self.path / "scores.jsonl").open("a", encoding="ascii")

@@ -1,42 +1,29 @@
 """The trainable Vision Transformer: one set of parameters, a float forward pass and one that mirrors the integer model.
 
 A network is a supernet: `ViT.activate` chooses the leading channels, heads, hidden units and blocks that it computes
-with. One that never is activated is an ordinary network. May depend on: torch, numpy, `quasar_rt.build`,
-`quasar_rt.space`, `quasar_rt.train.quantizers`, `quasar_rt.train.slices`.
+with. A network that is never activated is an ordinary one. May depend on: torch, `quasar_rt.build`, `quasar_rt.space`,
+`quasar_rt.train.block`, `quasar_rt.train.quantizers`, `quasar_rt.train.slices`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..build import Affine, BlockSpec, LinearSpec, NetworkSpec, NormSpec, norm_out_range, norm_tensors
+from ..build import NetworkSpec
 from ..errors import InvalidValueError
-from ..space import Architecture, BlockShape, Space
-from .quantizers import (
-    MULTIPLIER_LIMIT,
-    ActQuantizer,
-    RowLinear,
-    attention,
-    layer_norm,
-    leading,
-    round_half_up,
-)
+from ..space import Architecture, Space
+from .block import Block, affine, float_norm, linear_spec, norm_codes, norm_spec, on_grid, to_numpy
+from .quantizers import ActQuantizer, RowLinear, leading
 from .slices import Region
 
 __all__ = ["ViT", "ViTConfig"]
-
-#: Below this GELU is flat to 0.005, so fc1's range need not reach further down.
-GELU_FLOOR = -3.0
 
 
 @dataclass(frozen=True)
@@ -89,109 +76,6 @@ class ViTConfig:
         return rows, columns
 
 
-class Block(nn.Module):
-    """LayerNorm, attention, residual; LayerNorm, MLP, residual (Dosovitskiy et al. 2021)."""
-
-    def __init__(self, config: ViTConfig, shape: BlockShape) -> None:
-        super().__init__()
-        embed = config.architecture.embed
-        self.embed, self.heads, self.head_dim = embed, shape.heads, shape.head_dim
-        self.norm1 = nn.LayerNorm(embed, eps=config.eps)
-        self.qkv = RowLinear(embed, 3 * shape.inner, parts=3)
-        self.proj = RowLinear(shape.inner, embed)
-        self.norm2 = nn.LayerNorm(embed, eps=config.eps)
-        self.fc1 = RowLinear(embed, shape.hidden)
-        self.fc2 = RowLinear(shape.hidden, embed)
-        self.gamma1: nn.Parameter | None
-        self.gamma2: nn.Parameter | None
-        for name in ("gamma1", "gamma2"):
-            scale = None if config.layer_scale is None else torch.full((embed,), config.layer_scale)
-            self.register_parameter(name, None if scale is None else nn.Parameter(scale))
-        self.norm1_out = ActQuantizer()
-        self.qkv_out = ActQuantizer(groups=3 * shape.heads, parts=3, symmetric=True)
-        self.attn_out = ActQuantizer(symmetric=True)
-        self.norm2_out = ActQuantizer()
-        self.fc1_out = ActQuantizer(floor=GELU_FLOOR)
-        self.act_out = ActQuantizer()
-
-    def activate(self, embed: int, shape: BlockShape) -> None:
-        """Works on the leading `embed` channels and on `shape`."""
-        self.embed, self.heads = embed, shape.heads
-        layers = (self.qkv, self.proj, self.fc1, self.fc2)
-        columns = (embed, shape.inner, embed, shape.hidden)
-        for layer, rows, n, fraction in zip(layers, shape.rows(embed), columns, shape.eight_bit, strict=True):
-            layer.activate(rows, n, fraction)
-        self.qkv_out.activate(3 * shape.heads)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Computes the float block; x [batch, tokens, embed]."""
-        y = _norm(self.norm1, x)
-        self.norm1_out.observe(y)
-        qkv = self.qkv(y).unflatten(-1, (3 * self.heads, self.head_dim))
-        self.qkv_out.observe(qkv)
-        q, k, v = qkv.transpose(1, 2).chunk(3, dim=1)
-        # Explicit products: the fused attention of PyTorch is slow in bfloat16 on a CPU.
-        weights = (q @ k.transpose(-1, -2) * self.head_dim**-0.5).softmax(dim=-1)
-        out = (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
-        self.attn_out.observe(out)
-        x = x + self.proj(out, self._gamma(self.gamma1))
-        y = _norm(self.norm2, x)
-        self.norm2_out.observe(y)
-        y = self.fc1(y)
-        self.fc1_out.observe(y)
-        y = F.gelu(y)
-        self.act_out.observe(y)
-        return x + self.fc2(y, self._gamma(self.gamma2))
-
-    def quantized(self, x: Tensor, residual_scale: Tensor) -> Tensor:
-        """Computes the block as the integer model does; x [batch, tokens, embed] is the residual stream."""
-        y, scale = _norm_codes(self.norm1, self.norm1_out, x, residual_scale)
-        qkv, step = self.qkv.integer(y, scale)
-        qkv = qkv.unflatten(-1, (3 * self.heads, self.head_dim))
-        codes, scale = self.qkv_out(qkv, _finest(step, 3 * self.heads))
-        scale = scale.squeeze(-1)
-        q_scale, k_scale, v_scale = scale.chunk(3)
-        q, k, v = codes.transpose(1, 2).chunk(3, dim=1)
-        mult = q_scale * k_scale * (2**20 * 64 * math.log2(math.e) * self.head_dim**-0.5)
-        out = attention(q, k, v, mult) * v_scale.view(-1, 1, 1)
-        y, scale = self.attn_out(out.transpose(1, 2).flatten(2))
-        x = self._add(x, self.proj.integer(y, scale, self._gamma(self.gamma1))[0], residual_scale)
-
-        y, scale = _norm_codes(self.norm2, self.norm2_out, x, residual_scale)
-        y, step = self.fc1.integer(y, scale)
-        y, scale = self.fc1_out(y, _finest(step, 1))
-        y, scale = self.act_out(F.gelu(y * scale))
-        return self._add(x, self.fc2.integer(y, scale, self._gamma(self.gamma2))[0], residual_scale)
-
-    def _gamma(self, gamma: Tensor | None) -> Tensor | None:
-        return None if gamma is None else leading(gamma, self.embed)
-
-    def _add(self, x: Tensor, update: Tensor, residual_scale: Tensor) -> Tensor:
-        return _on_grid(x + update, residual_scale, self.training)
-
-    def spec(self) -> BlockSpec:
-        """Returns the block for `quasar_rt.build`, the layer scale folded into proj and fc2."""
-        scales = _numpy(self.qkv_out.scale).reshape(3, self.heads)
-        return BlockSpec(
-            heads=self.heads,
-            head_dim=self.head_dim,
-            norm1=_norm_spec(self.norm1, self.embed),
-            qkv=_linear_spec(self.qkv),
-            proj=_linear_spec(self.proj, self._gamma(self.gamma1)),
-            norm2=_norm_spec(self.norm2, self.embed),
-            fc1=_linear_spec(self.fc1),
-            fc2=_linear_spec(self.fc2, self._gamma(self.gamma2)),
-            norm1_out=_affine(self.norm1_out),
-            q_scale=scales[0],
-            k_scale=scales[1],
-            v_scale=scales[2],
-            attn_out=_affine(self.attn_out).scale,
-            norm2_out=_affine(self.norm2_out),
-            fc1_out=_affine(self.fc1_out),
-            act_out=_affine(self.act_out),
-        )
-
-
 class ViT(nn.Module):
     """A pre-norm ViT with a class token and learned positions.
 
@@ -212,7 +96,9 @@ class ViT(nn.Module):
         self.embed = RowLinear(config.channels * config.kernel**2, embed)
         self.position = nn.Parameter(torch.empty(rows * columns, embed))
         self.prefix = nn.Parameter(torch.empty(1, embed))
-        self.blocks = nn.ModuleList(Block(config, shape) for shape in config.architecture.blocks)
+        self.blocks = nn.ModuleList(
+            Block(embed, shape, config.eps, config.layer_scale) for shape in config.architecture.blocks
+        )
         self.norm = nn.LayerNorm(embed, eps=config.eps)
         self.norm_out = ActQuantizer()
         self.head = RowLinear(embed, config.classes)
@@ -274,7 +160,7 @@ class ViT(nn.Module):
         x = self._tokens(self.embed(self.patches(images) / self.pixel_std))
         for block in self.blocks[: self.active.depth]:
             x = block(x)
-        y = _norm(self.norm, x[:, 0])
+        y = float_norm(self.norm, x[:, 0])
         self.norm_out.observe(y)
         return self.head(y)
 
@@ -283,10 +169,10 @@ class ViT(nn.Module):
         # Centred pixels are no whole numbers, so bfloat16 does not hold them: this one product stays in float32.
         with torch.autocast(images.device.type, enabled=False):
             x = self.embed.integer(self.patches(images), fold=self.pixel_std)[0]
-        x = _on_grid(self._tokens(x), self.residual_scale, self.training)
+        x = on_grid(self._tokens(x), self.residual_scale, self.training)
         for block in self.blocks[: self.active.depth]:
             x = block.quantized(x, self.residual_scale)
-        y, scale = _norm_codes(self.norm, self.norm_out, x[:, 0], self.residual_scale)
+        y, scale = norm_codes(self.norm, self.norm_out, x[:, 0], self.residual_scale)
         return self.head.integer(y, scale)[0]
 
     def _tokens(self, x: Tensor) -> Tensor:
@@ -444,41 +330,20 @@ class ViT(nn.Module):
             stride=c.stride,
             pad=c.pad,
             pad_value=c.pad_value,
-            embed=_linear_spec(self.embed, fold=self.pixel_std),
-            position=_numpy(self.position[:, :d]),
-            prefix=_numpy(self.prefix[:, :d]),
+            embed=linear_spec(self.embed, fold=self.pixel_std),
+            position=to_numpy(self.position[:, :d]),
+            prefix=to_numpy(self.prefix[:, :d]),
             residual_scale=float(self.residual_scale),
             blocks=[block.spec() for block in self.blocks[: self.active.depth]],
             pool="token",
-            norm=_norm_spec(self.norm, d),
-            norm_out=_affine(self.norm_out),
-            head=_linear_spec(self.head),
+            norm=norm_spec(self.norm, d),
+            norm_out=affine(self.norm_out),
+            head=linear_spec(self.head),
             classes=classes,
             preprocess=preprocess,
             trained=True,
             provenance=provenance,
         )
-
-
-def _norm_codes(
-    norm: nn.LayerNorm, out: ActQuantizer, x: Tensor, residual_scale: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Returns LayerNorm's output as codes without zero point, and their scale; in integers outside training."""
-    if out.training:
-        codes, scale = out(_norm(norm, x))
-        return codes, scale
-    spec = _norm_spec(norm, x.shape[-1])
-    affine = norm_out_range(spec, _affine(out))
-    tensors = norm_tensors("norm", spec, affine, float(residual_scale))
-    gain, bias = (torch.from_numpy(tensors[f"norm.{k}"]).int().to(x.device) for k in ("gain", "bias"))
-    frac, epsilon = int(tensors["norm.frac"][0]), int(tensors["norm.epsilon"][0])
-    codes = layer_norm(torch.round(x.detach() / residual_scale).int(), gain, bias, frac, epsilon).to(x.dtype)
-    codes = codes - out.zero_point
-    scale = torch.full_like(residual_scale, affine.scale)
-    if torch.is_grad_enabled():
-        smooth = out(_norm(norm, x))[0]
-        codes = smooth + (codes - smooth).detach()
-    return codes, scale
 
 
 def _check_part(part: Architecture, whole: Architecture) -> None:
@@ -496,45 +361,3 @@ def _check_part(part: Architecture, whole: Architecture) -> None:
 def _reactivate(model: ViT, _keys: Any) -> None:
     """Chooses the 8-bit rows again, by the ranks that were loaded."""
     model.activate(model.active)
-
-
-def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """Applies LayerNorm over as many channels as `x` has."""
-    d = x.shape[-1]
-    return F.layer_norm(x, (d,), leading(norm.weight, d), leading(norm.bias, d), norm.eps)
-
-
-def _finest(step: Tensor, groups: int) -> Tensor:
-    """Returns the finest output scale [groups] whose multiplier the integer model holds, for rows of these steps."""
-    return step.detach().view(groups, -1).amax(dim=1) / MULTIPLIER_LIMIT
-
-
-def _on_grid(x: Tensor, scale: Tensor, training: bool) -> Tensor:
-    """Rounds the residual stream to int16. The rounding is far below every other one, so training leaves it out."""
-    return x if training else (round_half_up(x / scale)).clamp(-32767, 32767) * scale
-
-
-def _numpy(x: Tensor) -> NDArray[np.float64]:
-    array: NDArray[np.float64] = x.detach().double().cpu().numpy()
-    return array
-
-
-def _linear_spec(layer: RowLinear, gain: Tensor | None = None, fold: Tensor | None = None) -> LinearSpec:
-    """Returns the active part, each row multiplied by `gain`; `fold` as in `RowLinear.quantized`.
-
-    The weights are given as their codes stand for them, so that they quantize to the same codes again.
-    """
-    codes, scales = layer.quantized(fold)
-    factor = 1.0 if gain is None else _numpy(gain)
-    steps, bias = _numpy(scales) * factor, _numpy(layer.active_bias()) * factor
-    weight = _numpy(codes) * steps[:, None] * (1.0 if fold is None else _numpy(fold))
-    # A row of gain 0 is dead whatever its step is, but a step must be positive.
-    return LinearSpec(weight, bias, layer.bits.cpu().numpy(), np.maximum(np.abs(steps), 1e-30))
-
-
-def _norm_spec(norm: nn.LayerNorm, embed: int) -> NormSpec:
-    return NormSpec(_numpy(norm.weight[:embed]), _numpy(norm.bias[:embed]), norm.eps)
-
-
-def _affine(quantizer: ActQuantizer) -> Affine:
-    return Affine(quantizer.scale.item(), int(quantizer.zero_point))

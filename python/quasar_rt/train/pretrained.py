@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..errors import FileError, InvalidValueError
 from ..space import Architecture, BlockShape
-from .model import Block, ViT
+from .block import Block
+from .model import ViT
 
 __all__ = ["load_timm"]
 

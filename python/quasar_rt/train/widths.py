@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..rows import bits
 from ..rows.bits import Criterion, scores_by
-from .model import Block, ViT
+from .block import Block
+from .model import ViT
 
 __all__ = ["MatrixStatistics", "gather_statistics", "order_by_importance", "rank_rows"]
 
