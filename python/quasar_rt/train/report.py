@@ -275,18 +275,18 @@ Top-1 on all {figures.images:,} test images, one seed. ± is the binomial standa
 {base}| fake-quantized, PyTorch | {percent(figures.fake_quant_top1)} |
 | integer, `quasar_rt.Engine` | {percent(figures.integer_top1)} |
 
-The fake-quantized model and the engine name the same class for {figures.agreement:.2%} of the images; their logits
+The fake-quantized model and the engine give the same class for {figures.agreement:.2%} of the images; their logits
 differ by {figures.logit_error:.2%} of the engine's (root mean square).
 On the validation images the stages ended with {ends}.
-Every choice was made on validation images; the test set gave the figures above and nothing else.
+Every choice was made on validation images; the test set was read for the figures above only.
 
 ![Confusion matrix](confusion.png)
 
-The weakest class is {trained.data.classes[weakest]} ({right[weakest]:.1%} of its images are named rightly).
+The weakest class is {trained.data.classes[weakest]} ({right[weakest]:.1%} of its images are classified correctly).
 
 ## Samples
 
 `samples/` holds the first test image of each class (of at most {FEW_CLASSES}) and the next {EXTRA_SAMPLES} images of
-the test set: chosen by position alone, not by
+the test set. They are chosen by position alone, not by
 whether the network is right about them. The number in a file's name is the image's index.
 """
