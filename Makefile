@@ -210,11 +210,15 @@ bitstream: develop ## Build and package BOARD's bitstream (HARDWARE=FILE: its co
 ##@ Checks
 
 .PHONY: lint
-lint: lint-commits lint-rust lint-crates lint-python lint-fpga docs ## All linters and the strict documentation build
+lint: lint-commits lint-style lint-rust lint-crates lint-python lint-fpga docs ## All linters and the strict documentation build
 
 .PHONY: lint-commits
 lint-commits: ## Subjects of commits: imperative, within 72 columns, no full stop
 	@$(PYTHON) tools/check_commits.py
+
+.PHONY: lint-style
+lint-style: ## Line lengths, and how comments open
+	@$(PYTHON) tools/check_style.py
 
 .PHONY: lint-rust
 lint-rust: $(STAMPS)/venv toolchain ## rustfmt and clippy

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Checks the source files for what formatters and linters on stable toolchains leave alone.
 
-A line of Rust, C++ or SystemVerilog has at most 100 columns; pragmas, long string literals and tables in comments cannot
-be broken. A comment or docstring does not open with a question word that stands for a noun ("What is sent"): it starts
-with a verb or names its subject.
+A line of Rust, C++ or SystemVerilog has at most 100 columns; pragmas, long string literals and tables in
+comments cannot be broken. A comment or docstring does not open with a question word that stands for a noun
+("What is sent"): it starts with a verb or names its subject.
 
 `python tools/check_style.py [FILE ...]` checks the given files, or all files of the repository.
 """

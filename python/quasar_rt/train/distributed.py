@@ -121,7 +121,7 @@ class Group:
             dist.destroy_process_group()
 
 
-#: What torchrun sets beside WORLD_SIZE and LOCAL_RANK.
+#: The variables that torchrun sets in addition to WORLD_SIZE and LOCAL_RANK.
 _RENDEZVOUS = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 
 

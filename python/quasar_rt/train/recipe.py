@@ -42,10 +42,10 @@ __all__ = [
 
 #: Data sets known by name; any other name is the path of a folder of images by class.
 DATA_SETS = ("fashion-mnist", "digits", "imagenet")
-#: What `is_name` asks for.
+#: The rule that `is_name` checks.
 NAME_RULE = "at most 100 letters, digits, '-', '_' and '.', beginning with neither '-' nor '.'"
 
-#: What timm reads of a RandAugment's description; it passes over the rest, or stops.
+#: The part of a RandAugment's description that timm reads; timm ignores the rest, or stops.
 _RANDAUGMENT = r"rand(-(m|n|mmax)\d{1,2}|-mstd\d+(\.\d+)?|-p[01](\.\d+)?|-inc[01]|-t(weights|3aw?))*"
 
 
