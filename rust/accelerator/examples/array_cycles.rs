@@ -1,9 +1,9 @@
 //! Prints the array's timing by the event model: `docs/array-timing.md`.
 //!
-//! Standard input lists tile passes. The first line is `T P L beat_bytes`, then optionally the cycles
-//! between two beats (1). A line `weights K pairs rows` announces the weights of a tile of row pairs;
-//! a line `pass K rows groups scores uses_weights releases pairs` is a pass (flags are 0 or 1). The
-//! output has a line for each pass: `start end drain_stall weight_stall last_sum`.
+//! Standard input lists tile passes. The first line is `T P L beat_bytes`, then optionally the
+//! cycles between two beats (1). A line `weights K pairs rows` announces the weights of a tile of
+//! row pairs; a line `pass K rows groups scores uses_weights releases pairs` is a pass (flags are 0
+//! or 1). The output has a line for each pass: `start end drain_stall weight_stall last_sum`.
 
 use std::io::Read;
 

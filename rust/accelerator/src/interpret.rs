@@ -848,7 +848,9 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn any_subnet_on_any_shape_gives_the_executors_logits(design in design(), (board, shape) in shape()) {
+        fn any_subnet_on_any_shape_gives_the_executors_logits(
+            design in design(), (board, shape) in shape(),
+        ) {
             agrees(&design.subnet(), board, shape);
         }
     }

@@ -183,10 +183,13 @@ prop_compose! {
         (grid, kernel, channels) in (1usize..5, 1usize..4, prop_oneof![Just(1usize), Just(3)]),
         (embed, prefix) in (1usize..24, 0usize..3),
         blocks in prop::collection::vec((1usize..4, 1usize..8, 1usize..40), 1..4),
-        (pool, classes) in (prop_oneof![Just("token"), Just("mean"), Just("mean_after_norm")], 1usize..12),
+        (pool, classes) in (
+            prop_oneof![Just("token"), Just("mean"), Just("mean_after_norm")], 1usize..12,
+        ),
         (eight_bit, seed) in (0i64..=8, any::<u64>()),
     ) -> Design {
-        Design { side: grid * kernel, kernel, channels, embed, prefix, blocks, pool, classes, eight_bit, seed }
+        let side = grid * kernel;
+        Design { side, kernel, channels, embed, prefix, blocks, pool, classes, eight_bit, seed }
     }
 }
 

@@ -255,7 +255,9 @@ proptest! {
     }
 
     #[test]
-    fn any_mutant_is_noticed(design in design(), (board, shape) in shape(), pick in any::<prop::sample::Index>()) {
+    fn any_mutant_is_noticed(
+        design in design(), (board, shape) in shape(), pick in any::<prop::sample::Index>(),
+    ) {
         let subnet = design.subnet();
         let program = Program::compile(&subnet, &hardware(&subnet, board, shape)).unwrap();
         let all = mutants(&program);
