@@ -5,7 +5,7 @@ use std::arch::aarch64::*;
 
 use super::{saturate, store_codes, Neon};
 use crate::tiled::{
-    copy_accumulators, copy_in_order, Epilogue, FinishedTile, Isa, Out, Requant, RowScale, Staged,
+    copy_accumulators, copy_in_order, Accumulators, Epilogue, Isa, Out, Requant, RowScale, Staged,
     WINDOW,
 };
 
@@ -213,7 +213,7 @@ pub(super) unsafe fn attention_output(
 /// # Safety
 /// As there.
 #[inline]
-pub(super) unsafe fn finish(tile: &FinishedTile) {
+pub(super) unsafe fn finish(tile: &Accumulators) {
     let (acc, requant) = (tile.acc, &tile.requant);
     // SAFETY: the caller's promise.
     unsafe {

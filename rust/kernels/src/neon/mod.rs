@@ -14,7 +14,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use crate::scalar::{logit_cap, Moments, EXP2};
-use crate::tiled::{Epilogue, FinishedTile, FourBitForm, Isa, Out, Product, RowScale, Staged};
+use crate::tiled::{Accumulators, Epilogue, FourBitForm, Isa, Out, Product, RowScale, Staged};
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
 /// The tiers without and with the dot product. Their functions need NEON, which every 64-bit Arm
@@ -219,7 +219,11 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     fn prefetch(line: *const u8) {
         // SAFETY: a prefetch reads nothing.
         unsafe {
-            asm!("prfm pldl2keep, [{0}]", in(reg) line, options(readonly, nostack, preserves_flags));
+            asm!(
+                "prfm pldl2keep, [{0}]",
+                in(reg) line,
+                options(readonly, nostack, preserves_flags)
+            );
         }
     }
 
@@ -279,7 +283,7 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     }
 
     #[inline]
-    unsafe fn finish(tile: &FinishedTile) {
+    unsafe fn finish(tile: &Accumulators) {
         // SAFETY: the caller's promise.
         unsafe { epilogue::finish(tile) }
     }

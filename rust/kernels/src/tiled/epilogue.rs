@@ -57,9 +57,9 @@ impl Epilogue<'_> {
     }
 }
 
-/// A tile whose accumulators are computed (or about to be), with its epilogue.
+/// The accumulators of a tile, and the epilogue that takes them.
 #[derive(Clone, Copy)]
-pub(crate) struct FinishedTile<'a> {
+pub(crate) struct Accumulators<'a> {
     pub acc: *const i32,
     pub requant: Requant,
     pub epilogue: Epilogue<'a>,

@@ -1,7 +1,7 @@
 //! The interface of an instruction-set tier, and the rules that its constants keep.
 
 use super::attention::{RowScale, MAX_QUERIES};
-use super::epilogue::{Epilogue, FinishedTile, Staged};
+use super::epilogue::{Accumulators, Epilogue, Staged};
 use super::pack::{expand, pack_columns, pack_rows, sum};
 use crate::buffer::Plain;
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
@@ -172,11 +172,11 @@ pub(crate) unsafe trait Isa: Sized {
     }
 
     /// Runs a tile's epilogue.
-    unsafe fn finish(tile: &FinishedTile);
+    unsafe fn finish(tile: &Accumulators);
 
     /// Computes [`Isa::tile`] into `acc`, which has room for a tile, and finishes one tile: this
     /// one, or with [`Isa::OVERLAPS`] the one before, if there is one.
-    unsafe fn tile_and_finish(p: ProductOf<Self>, acc: *mut i32, tile: Option<&FinishedTile>) {
+    unsafe fn tile_and_finish(p: ProductOf<Self>, acc: *mut i32, tile: Option<&Accumulators>) {
         // SAFETY: the same contracts.
         unsafe {
             Self::tile(p, acc, Self::PANEL);

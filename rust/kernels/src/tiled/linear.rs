@@ -1,6 +1,6 @@
 //! A layer's product: every tile of the input rows and each panel, with its epilogue.
 
-use super::epilogue::{Epilogue, FinishedTile, Outputs, Requant, Staged};
+use super::epilogue::{Accumulators, Epilogue, Outputs, Requant, Staged};
 use super::inputs::{whole_rows, Inputs};
 use super::isa::{Isa, Product, WINDOW};
 use crate::buffer::Buffer;
@@ -20,7 +20,7 @@ fn requant<I: Isa>(linear: &Linear, slot: usize) -> Requant {
 
 /// A tile whose epilogue has not run yet.
 struct PendingTile<'a> {
-    tile: FinishedTile<'a>,
+    tile: Accumulators<'a>,
     /// Puts the outputs in order, if they are staged and complete their window.
     reorder: Option<(Staged, Epilogue<'a>)>,
 }
@@ -117,7 +117,7 @@ unsafe fn linear<I: Isa>(
                 // features.
                 unsafe {
                     let acc = accumulators.add(if other { tile } else { 0 });
-                    let finished = FinishedTile {
+                    let sums = Accumulators {
                         acc,
                         requant,
                         epilogue,
@@ -135,7 +135,7 @@ unsafe fn linear<I: Isa>(
                             bias,
                         };
                         I::tile_4_bit(p, panel.run, acc, I::PANEL);
-                        I::finish(&finished);
+                        I::finish(&sums);
                         if at_once {
                             I::reorder(staged_window, outputs.block(i, rows, first, cols));
                         }
@@ -155,7 +155,7 @@ unsafe fn linear<I: Isa>(
                             let reorder = at_once
                                 .then(|| (staged_window, outputs.block(i, rows, first, cols)));
                             let before = pending.replace(PendingTile {
-                                tile: finished,
+                                tile: sums,
                                 reorder,
                             });
                             I::tile_and_finish(p, acc, before.as_ref().map(|before| &before.tile));
@@ -163,7 +163,7 @@ unsafe fn linear<I: Isa>(
                                 before.reorder::<I>();
                             }
                         } else {
-                            I::tile_and_finish(p, acc, Some(&finished));
+                            I::tile_and_finish(p, acc, Some(&sums));
                             if at_once {
                                 I::reorder(staged_window, outputs.block(i, rows, first, cols));
                             }

@@ -39,7 +39,7 @@ mod pack;
 
 pub(crate) use attention::{attention, pack_kv, RowScale};
 pub(crate) use epilogue::{
-    copy_accumulators, copy_in_order, Epilogue, FinishedTile, Requant, Staged,
+    copy_accumulators, copy_in_order, Accumulators, Epilogue, Requant, Staged,
 };
 pub(crate) use isa::{FourBitForm, Isa, Out, Product, PAD, WINDOW};
 pub(crate) use linear::{linear_i32, linear_i8, linear_residual};

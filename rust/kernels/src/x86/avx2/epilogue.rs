@@ -6,7 +6,7 @@ use std::array::from_fn;
 
 use super::{bytes, store_codes, words, Avx2};
 use crate::tiled::{
-    copy_accumulators, copy_in_order, Epilogue, FinishedTile, Isa, Out, Requant, RowScale, Staged,
+    copy_accumulators, copy_in_order, Accumulators, Epilogue, Isa, Out, Requant, RowScale, Staged,
     WINDOW,
 };
 
@@ -268,7 +268,7 @@ pub(super) unsafe fn attention_output(
 /// # Safety
 /// As there.
 #[inline]
-pub(super) unsafe fn finish(tile: &FinishedTile) {
+pub(super) unsafe fn finish(tile: &Accumulators) {
     let (acc, requant) = (tile.acc, &tile.requant);
     // SAFETY: the caller's promise.
     unsafe {

@@ -10,7 +10,7 @@ use std::array::from_fn;
 use super::{bases, read4};
 use crate::scalar::{logit_cap, Moments, EXP2};
 use crate::tiled::{
-    expand, panels, Epilogue, FinishedTile, FourBitForm, Isa, Out, Product, RowScale, Staged,
+    expand, panels, Accumulators, Epilogue, FourBitForm, Isa, Out, Product, RowScale, Staged,
 };
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
@@ -492,7 +492,7 @@ unsafe impl Isa for Avx2 {
     }
 
     #[inline]
-    unsafe fn finish(tile: &FinishedTile) {
+    unsafe fn finish(tile: &Accumulators) {
         // SAFETY: the caller's promise.
         unsafe { epilogue::finish(tile) }
     }

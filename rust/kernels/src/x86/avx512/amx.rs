@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use super::epilogue::{self, accumulators, AccumulatorRows};
 use super::{norm, pack, softmax};
-use crate::tiled::{Epilogue, FinishedTile, Isa, Out, Product, RowScale, Staged};
+use crate::tiled::{Accumulators, Epilogue, Isa, Out, Product, RowScale, Staged};
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
 /// The tier. Its functions need what [`super::Vnni`] needs, and AMX's tiles of 8-bit numbers.
@@ -120,7 +120,12 @@ unsafe fn release() {
 unsafe fn load<const TO: u8, T>(rows: *const T, stride: usize) {
     // SAFETY: the caller's promise.
     unsafe {
-        tile_asm!("tileloadd tmm{to}, [{rows} + {stride}]", to = const TO, rows = in(reg) rows, stride = in(reg) stride);
+        tile_asm!(
+            "tileloadd tmm{to}, [{rows} + {stride}]",
+            to = const TO,
+            rows = in(reg) rows,
+            stride = in(reg) stride
+        );
     }
 }
 
@@ -132,7 +137,12 @@ unsafe fn load<const TO: u8, T>(rows: *const T, stride: usize) {
 unsafe fn store<const FROM: u8>(rows: *mut i32, stride: usize) {
     // SAFETY: the caller's promise.
     unsafe {
-        tile_asm!("tilestored [{rows} + {stride}], tmm{from}", from = const FROM, rows = in(reg) rows, stride = in(reg) stride);
+        tile_asm!(
+            "tilestored [{rows} + {stride}], tmm{from}",
+            from = const FROM,
+            rows = in(reg) rows,
+            stride = in(reg) stride
+        );
     }
 }
 
@@ -145,9 +155,19 @@ unsafe fn dot<const SIGNED: bool, const SUMS: u8, const CODES: u8, const WEIGHTS
     // SAFETY: the caller's promise.
     unsafe {
         if SIGNED {
-            tile_asm!("tdpbssd tmm{s}, tmm{c}, tmm{w}", s = const SUMS, c = const CODES, w = const WEIGHTS);
+            tile_asm!(
+                "tdpbssd tmm{s}, tmm{c}, tmm{w}",
+                s = const SUMS,
+                c = const CODES,
+                w = const WEIGHTS
+            );
         } else {
-            tile_asm!("tdpbusd tmm{s}, tmm{c}, tmm{w}", s = const SUMS, c = const CODES, w = const WEIGHTS);
+            tile_asm!(
+                "tdpbusd tmm{s}, tmm{c}, tmm{w}",
+                s = const SUMS,
+                c = const CODES,
+                w = const WEIGHTS
+            );
         }
     }
 }
@@ -380,7 +400,7 @@ unsafe impl Isa for Amx {
         unsafe { tile_of::<false>(p, out, out_stride) }
     }
 
-    unsafe fn tile_and_finish(p: Product<u8, i8>, acc: *mut i32, before: Option<&FinishedTile>) {
+    unsafe fn tile_and_finish(p: Product<u8, i8>, acc: *mut i32, before: Option<&Accumulators>) {
         // SAFETY: the caller's promise.
         unsafe {
             if let Some(before) = before {

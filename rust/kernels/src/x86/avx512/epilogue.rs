@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use super::{in_order32, in_order64, in_pack_order, mask16, mask32, put16, put8};
 use crate::tiled::{
-    copy_in_order, lookup, Epilogue, FinishedTile, Isa, Out, Requant, RowScale, Staged,
+    copy_in_order, lookup, Accumulators, Epilogue, Isa, Out, Requant, RowScale, Staged,
 };
 
 /// Loads 64 accumulators.
@@ -282,7 +282,7 @@ pub(super) unsafe fn run<R: AccumulatorRows>(rows: R, requant: &Requant, epilogu
 ///
 /// # Safety
 /// As there.
-pub(super) unsafe fn finish(tile: &FinishedTile) {
+pub(super) unsafe fn finish(tile: &Accumulators) {
     let (acc, rows) = (tile.acc, tile.epilogue.rows());
     // SAFETY: the caller's promise.
     unsafe { run(InMemory { acc, rows }, &tile.requant, tile.epilogue) }
