@@ -149,7 +149,7 @@ def test_no_pin_or_interface_is_driven_or_used_twice(design: Design) -> None:
 
 def test_queues_join_the_units_that_are_declared_and_are_deep_enough(design: Design) -> None:
     depths = constants(ROOT / "fpga" / "include" / "isa.hpp", "depth")
-    source = (ROOT / "rust" / "accelerator" / "src" / "isa.rs").read_text()
+    source = (ROOT / "rust" / "accelerator" / "src" / "isa" / "queues.rs").read_text()
     declared = {q: ends for q, *ends in re.findall(r'queue\(\s*"(\w+)",\s*"(\w+)",\s*"(\w+)"', source)}
     assert declared.keys() == depths.keys()
     fifos = {name for name, source in design.cells.items() if ":axis_data_fifo:" in source}
