@@ -312,19 +312,6 @@ def test_a_predictor_learns_reports_and_scores_a_search():
         predictor.predict([[0, 0]])
 
 
-def test_choosing_candidates_by_predictor_finds_more_for_few_scores():
-    def covered(oversample: int, seed: int) -> float:
-        search = new(population=20, generations=10, oversample=oversample, seed=seed)
-        search.run(scores)
-        assert len(search.evaluated()) == 200
-        reference = (costs().slowest()[1], float(scores(space().smallest[np.newaxis])[0]))
-        front = np.column_stack([search.front().fps, search.front().scores])
-        return hypervolume(front, reference)
-
-    gains = [covered(8, seed) - covered(1, seed) for seed in range(9)]
-    assert np.median(gains) > 0
-
-
 # The knapsack against all combinations.
 
 items = st.lists(
