@@ -318,7 +318,7 @@ impl<'a> Interpreter<'a> {
             Source::Input => &mut self.input,
             Source::Normed => &mut self.normed[c.frame as usize],
             Source::Query => &mut self.query,
-            _ => &mut self.hidden,
+            Source::Hidden => &mut self.hidden,
         };
         memory.get(word, lane).map(i64::from)
     }
@@ -510,7 +510,7 @@ impl<'a> Interpreter<'a> {
                                     (i64::from(acc) * i64::from(row.mult) + (1 << 14)) >> 15;
                                 self.queues.logits.push_back(logit as i32);
                             }
-                            _ => {
+                            Kind::Codes => {
                                 let zero_point = c.zero_point as i8;
                                 let mut code = requant8(acc, row.shift, row.mult, zero_point);
                                 if c.table {
@@ -627,7 +627,7 @@ impl<'a> Interpreter<'a> {
                     .map(|d| mean(&mut codes[c.first as usize..].iter().map(|r| r[d].into())) as i8)
                     .collect()]
             }
-            _ => (rows.iter().zip(&moments))
+            Pooling::None => (rows.iter().zip(&moments))
                 .map(|(row, &moments)| normalise(row, moments))
                 .collect(),
         };

@@ -134,7 +134,7 @@ values! {
         Weights = 0,
         /// Parameters of a tile's rows, to the drain.
         Rows = 1,
-        /// Gains and offsets of a LayerNorm, to the norm.
+        /// Gains and offsets of a `LayerNorm`, to the norm.
         Gains = 2,
         /// GELU's table, to the drain.
         Table = 3,
@@ -147,7 +147,7 @@ values! {
     Source {
         /// Patches.
         Input = 0,
-        /// Output of a LayerNorm.
+        /// Output of a `LayerNorm`.
         Normed = 1,
         /// Queries, which the context of attention replaces.
         Query = 2,

@@ -123,7 +123,7 @@ impl<'a> Checker<'a> {
             Source::Input => (buffers.input, false),
             Source::Normed => (buffers.norm, true),
             Source::Query => (buffers.query, false),
-            _ => (buffers.hidden, false),
+            Source::Hidden => (buffers.hidden, false),
         };
         ensure(
             self.tiles(c.tokens) * u64::from(c.columns) <= words,

@@ -204,7 +204,7 @@ impl Machine<'_> {
             Source::Input => (Memory::Input, tag.of("patches", [0; 6])),
             Source::Normed => (Memory::Normed(c.frame), tag.before().of("normed", layout)),
             Source::Query => (Memory::Query, tag.of("context", layout)),
-            _ => (Memory::Hidden, tag.of("hidden", layout)),
+            Source::Hidden => (Memory::Hidden, tag.of("hidden", layout)),
         };
         let row_tiles = s.row_tiles(c.rows4, c.rows8);
         for (row_tile, rows) in row_tiles.enumerate() {
