@@ -13,7 +13,7 @@ use crate::pool::{self, PerProcess};
 const PARALLEL_SEARCHED: usize = 1 << 14;
 /// The smallest number of weights that is worth several threads otherwise.
 const PARALLEL_WEIGHTS: usize = 1 << 20;
-/// Rows that a thread takes at a time.
+/// Rows that a thread takes at a time, at most.
 const ROWS_AT_A_TIME: usize = 8;
 
 /// The threads that quantize, started when they are first needed.
@@ -130,13 +130,16 @@ pub fn quantize_rows(
         } else {
             None
         };
+        // Several shares for each thread, so that a late thread's work is taken over.
+        let threads = team.map_or(1, Team::threads);
+        let at_a_time = rows.div_ceil(4 * threads).clamp(1, ROWS_AT_A_TIME);
         let mut results: Vec<Result<()>> = Vec::new();
-        results.resize_with(rows.div_ceil(ROWS_AT_A_TIME), || Ok(()));
+        results.resize_with(rows.div_ceil(at_a_time), || Ok(()));
         pool::for_each(
             team,
             &mut results,
             &mut outs,
-            ROWS_AT_A_TIME,
+            at_a_time,
             |_, result, outs| {
                 *result = outs
                     .iter_mut()

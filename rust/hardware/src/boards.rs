@@ -203,6 +203,9 @@ impl Board {
 pub const MAX_CLOCK_MHZ: f64 = 1000.0;
 
 /// Refuses a number outside its range; NaN is outside.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] names `key` and the limits.
 pub fn number(key: &str, value: f64, least: f64, most: f64) -> Result<()> {
     if (least..=most).contains(&value) {
         Ok(())

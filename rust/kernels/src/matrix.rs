@@ -238,6 +238,7 @@ impl<'a, T> MatrixViewMut<'a, T> {
     }
 
     /// Returns the raw rows and columns of a block, for a kernel to write.
+    #[inline]
     pub(crate) fn block(&mut self, row: usize, rows: usize, col: usize, cols: usize) -> Out<T> {
         assert!(
             row + rows <= self.rows && col + cols <= self.cols && rows > 0,

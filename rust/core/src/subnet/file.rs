@@ -11,7 +11,7 @@ const MAX_LINKS: usize = 40;
 /// Writes a file atomically: writes and syncs a temporary file in the same directory, then renames
 /// it. Follows symbolic links, keeps an existing file's mode and replaces only regular files. On
 /// failure an existing file is unchanged and no temporary file remains.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let path = follow_links(path)?;
     if path.file_name().is_none() {
         return Err(io::Error::other("the path names no file"));

@@ -5,7 +5,7 @@
 
 pub mod config;
 pub mod container;
-pub mod file;
+mod file;
 mod json;
 pub mod schema;
 

@@ -13,6 +13,7 @@ use crate::tiled::{
 /// # Safety
 /// They can be read.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
 pub(super) unsafe fn accumulators(acc: *const i32) -> [__m512i; 4] {
     // SAFETY: the caller's promise.
     std::array::from_fn(|v| unsafe { _mm512_loadu_si512(acc.add(16 * v).cast()) })

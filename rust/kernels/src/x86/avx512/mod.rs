@@ -80,6 +80,7 @@ pub(crate) use amx::Amx;
 pub(crate) use vnni::Vnni;
 
 /// Returns the mask of the first `n` of 64 lanes.
+#[inline]
 fn mask64(n: usize) -> u64 {
     if n >= 64 {
         u64::MAX
@@ -89,17 +90,20 @@ fn mask64(n: usize) -> u64 {
 }
 
 /// Returns the mask of the first `n` of 32 lanes.
+#[inline]
 fn mask32(n: usize) -> u32 {
     mask64(n.min(32)) as u32
 }
 
 /// Returns the mask of the first `n` of 16 lanes.
+#[inline]
 fn mask16(n: usize) -> u16 {
     mask64(n.min(16)) as u16
 }
 
 /// Undoes the lane order of two levels of packing, 4 x 16 numbers to 64 bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
 fn in_order64(x: __m512i) -> __m512i {
     _mm512_permutexvar_epi32(
         _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
@@ -109,12 +113,14 @@ fn in_order64(x: __m512i) -> __m512i {
 
 /// Undoes the lane order of one level of packing, 2 x 16 numbers to 32 words.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
 fn in_order32(x: __m512i) -> __m512i {
     _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), x)
 }
 
 /// Puts 32 words in the lane order that one level of packing produces.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
 fn in_pack_order(x: __m512i) -> __m512i {
     _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), x)
 }
@@ -155,6 +161,7 @@ unsafe fn put16(to: *mut i16, n: usize, x: __m512i) {
 
 /// Stores the numbers of a vector in an array.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
 fn numbers(x: __m512i) -> [i32; 16] {
     let mut numbers = [0; 16];
     // SAFETY: 16 numbers.
