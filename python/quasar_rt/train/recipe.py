@@ -84,8 +84,9 @@ class Data:
 class Optimizer:
     """AdamW: decay on matrices alone; `ema` is the averaged model's decay for each step.
 
-    `batch` is the joint batch of all processes. `bfloat16` computes the float network's products in bfloat16; `compile`
-    uses torch.compile where the network's shape is fixed.
+    `batch` is the joint batch of all processes. `bfloat16` runs training steps under ``torch.autocast``: those of the
+    float network on every device, those of the quantized network on a GPU only. `compile` uses torch.compile where the
+    network's shape is fixed.
     """
 
     batch: int
