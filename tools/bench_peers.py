@@ -61,7 +61,7 @@ class Process:
         return json.loads(line)
 
     def run(self, seconds: float) -> list[tuple[float, float]]:
-        """Milliseconds of each run, of wall and of CPU time."""
+        """Returns the milliseconds of each run, of wall and of CPU time."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{seconds}\n")
         self._process.stdin.flush()
@@ -86,7 +86,7 @@ def race(
     peers: Path,
     isa: str | None,
 ) -> list[dict[str, Any]]:
-    """Every contestant's times for one shape, number of threads and batch."""
+    """Measures every contestant's times for one shape, number of threads and batch."""
     processes: list[Process] = []
     times: dict[str, list[float]] = {name: [] for name in names}
     cpu_times: dict[str, list[float]] = {name: [] for name in names}

@@ -40,7 +40,7 @@ class Target(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The board's, which the files carry."""
+        """The board's name, which the files carry."""
         return self.hardware.board.name
 
     @property
@@ -50,7 +50,7 @@ class Target(NamedTuple):
 
 
 def read_target(board: str, hardware: Path | None) -> Target:
-    """The configuration, checked against the board, and what Vivado calls the board."""
+    """Reads the configuration, checks it against the board, and reads Vivado's names for the board."""
     script = ROOT / "fpga" / "boards" / f"{board}.tcl"
     if not script.is_file():
         known = ", ".join(sorted(path.stem for path in script.parent.glob("*.tcl")))
@@ -70,7 +70,7 @@ def read_target(board: str, hardware: Path | None) -> Target:
 
 
 def prepare(target: Target, work: Path) -> None:
-    """Write what the tools read: the configuration and its header, each kernel's cfg file, Vivado's settings."""
+    """Writes what the tools read: the configuration and its header, each kernel's cfg file, Vivado's settings."""
     work.mkdir(parents=True, exist_ok=True)
     hardware = work / "hardware.toml"
     hardware.write_text(target.hardware.to_toml())
@@ -94,7 +94,7 @@ def prepare(target: Target, work: Path) -> None:
 
 
 def call(command: list[str], folder: Path) -> str:
-    """Run a command; its output where it fails."""
+    """Runs a command and returns its output; the error of a failed command shows it."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise click.ClickException(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
@@ -102,7 +102,7 @@ def call(command: list[str], folder: Path) -> str:
 
 
 def check_tools() -> None:
-    """Refuse tools that are missing or too old, naming all of them at once."""
+    """Refuses tools that are missing or too old, naming all of them at once."""
     wrong = []
     for tool, package in (("v++", "Vitis"), ("vitis-run", "Vitis"), ("vivado", "Vivado")):
         if shutil.which(tool) is None:
@@ -122,7 +122,7 @@ def check_tools() -> None:
 
 
 def build(target: Target, work: Path) -> None:
-    """Run Vitis HLS for each kernel, then Vivado. Hours."""
+    """Runs Vitis HLS for each kernel, then Vivado. It takes hours."""
     for kernel in KERNELS:
         click.echo(f"{kernel}: Vitis HLS")
         options = ["--mode", "hls", "--config", f"{kernel}.cfg", "--work_dir", f"kernels/{kernel}"]
@@ -142,7 +142,7 @@ class Bit(NamedTuple):
 
 
 def read_bit(path: Path) -> Bit:
-    """Read a .bit file."""
+    """Reads a .bit file."""
     content = path.read_bytes()
     fields: dict[bytes, bytes] = {}
     try:
@@ -166,7 +166,7 @@ def read_bit(path: Path) -> Bit:
 
 
 def package(target: Target, work: Path) -> Path:
-    """Check the bitstream and its hardware handoff; write NAME.bin (for fpga_manager) and NAME.json (for the driver).
+    """Checks the bitstream and its hardware handoff; writes NAME.bin (for fpga_manager) and NAME.json (for the driver).
 
     PYNQ finds NAME.hwh by the name of NAME.bit.
     """

@@ -25,7 +25,7 @@ LIMIT_BYTES = 4_000_000
 
 
 def problems(wheel: Path) -> list[str]:
-    """Return the faults of `wheel`, a line each."""
+    """Returns the faults of `wheel`, a line each."""
     found = []
     if "-cp310-abi3-" not in wheel.name:
         found.append(f"the file name should have the tag cp310-abi3: {wheel.name}")
@@ -39,7 +39,7 @@ def problems(wheel: Path) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Check each wheel; the exit code is 1 if any has a problem."""
+    """Checks each wheel; the exit code is 1 if any has a problem."""
     if not arguments:
         print("usage: python tools/check_wheel.py WHEEL...", file=sys.stderr)
         return 2

@@ -26,7 +26,7 @@ from quasar_rt.space import Space
 
 
 def network(name: str, eight_bit: float | None) -> Workload:
-    """Return DeiT's shape of that name, or a subnet."""
+    """Returns DeiT's shape of that name, or a subnet."""
     if name in DEIT_HEADS:
         return Workload.deit(name, eight_bit or 0.0)
     if eight_bit is not None:
@@ -39,7 +39,7 @@ def network(name: str, eight_bit: float | None) -> Workload:
 def configuration(
     workload: Workload, board: Board, file: Path | None, clock: float | None, space: str | None
 ) -> Hardware:
-    """Return the file's configuration, or the one that the design-space search picks."""
+    """Returns the file's configuration, or the one that the design-space search picks."""
     if file is None:
         return Hardware.for_board(board, Space.load(space) if space else workload, clock)
     hardware = Hardware.load(file, board)
@@ -47,7 +47,7 @@ def configuration(
 
 
 def show_paper(as_json: bool) -> None:
-    """Print DeiT's shapes and the paper's spaces next to published figures."""
+    """Prints DeiT's shapes and the paper's spaces next to published figures."""
     comparison = Comparison.make()
     if as_json:
         print_json(comparison.to_dict())
@@ -62,7 +62,7 @@ def show_paper(as_json: bool) -> None:
 
 
 def show(table: Table) -> None:
-    """Print a table."""
+    """Prints a table."""
     print_table(table.columns, table.rows, table.title)
 
 

@@ -47,7 +47,7 @@ class Loop(NamedTuple):
 
 
 def compile_stage(kernels: Path, folder: Path) -> Path:
-    """Compile the example `stage` of the crate in `kernels`, which depends on nothing, as a release build does."""
+    """Compiles the example `stage` of the crate in `kernels`, which depends on nothing, as a release build does."""
     library, program = folder / "libquasar_kernels.rlib", folder / "stage"
     release = ("rustc", "--edition=2021", "-Copt-level=3", "-Ccodegen-units=4", "--cap-lints=allow")
     subprocess.run(
@@ -62,7 +62,7 @@ def compile_stage(kernels: Path, folder: Path) -> Path:
 
 
 def count_instructions(program: Path, stage: str) -> int:
-    """Return the instructions of one run of `stage`: the difference between two runs and one."""
+    """Returns the instructions of one run of `stage`: the difference between two runs and one."""
 
     def total(times: int) -> int:
         run = subprocess.run(
@@ -87,7 +87,7 @@ def count_instructions(program: Path, stage: str) -> int:
 
 
 def dot_product_loops(program: Path) -> list[Loop]:
-    """Find every innermost loop of dot products in the program."""
+    """Finds every innermost loop of dot products in the program."""
     text = subprocess.run(
         ["objdump", "--disassemble", "--no-show-raw-insn", "-M", "intel", "--demangle", program],
         check=True,
@@ -129,7 +129,7 @@ def _loops(function: str, code: list[tuple[int, str]]) -> Iterator[Loop]:
 
 
 def slower(measured: dict[str, int], recorded: dict[str, int]) -> list[str]:
-    """Return a line for each stage that takes more than it may."""
+    """Returns a line for each stage that takes more than it may."""
     return [
         f"{stage}: {measured[stage]:,} instructions, recorded {count:,}"
         for stage, count in recorded.items()
@@ -138,7 +138,7 @@ def slower(measured: dict[str, int], recorded: dict[str, int]) -> list[str]:
 
 
 def spilled(loops: list[Loop]) -> list[str]:
-    """Return a line for each loop that uses the stack, and one if the full tile's loop is missing."""
+    """Returns a line for each loop that uses the stack, and one if the full tile's loop is missing."""
     problems = [
         f"{loop.function}: {loop.stack} accesses to the stack in a loop of {loop.dot_products} dot products"
         for loop in loops
@@ -150,7 +150,7 @@ def spilled(loops: list[Loop]) -> list[str]:
 
 
 def recorded() -> dict[str, int]:
-    """Read the recorded instructions by stage."""
+    """Reads the recorded instructions by stage."""
     instructions: dict[str, int] = json.loads(RECORD.read_text())["instructions"]
     return instructions
 

@@ -41,7 +41,7 @@ class Shape(NamedTuple):
 
 
 def vit(shape: Shape, seed: int = 0) -> onnx.ModelProto:
-    """The shape in ONNX with random weights and any batch."""
+    """Builds the shape in ONNX with random weights and any batch."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
     rng = np.random.default_rng(seed)
@@ -118,13 +118,13 @@ def vit(shape: Shape, seed: int = 0) -> onnx.ModelProto:
 
 
 def picture(shape: Shape, batch: int) -> np.ndarray:
-    """Normalized pixels, `float32 [batch, 3, image, image]`."""
+    """Returns random normalized pixels, `float32 [batch, 3, image, image]`."""
     rng = np.random.default_rng(1)
     return rng.standard_normal((batch, 3, shape.image, shape.image)).astype(np.float32)
 
 
 def prepare(shape: Shape, folder: Path) -> None:
-    """Write `vit.onnx`, ONNX Runtime's `dynamic.onnx` and NNCF's `int8.xml` into `folder`."""
+    """Writes `vit.onnx`, ONNX Runtime's `dynamic.onnx` and NNCF's `int8.xml` into `folder`."""
     import nncf
     import onnx
     import openvino
@@ -155,7 +155,7 @@ Contestant = tuple[Callable[[], object], dict[str, Any]]
 
 
 def quasar(shape: Shape, folder: Path, threads: int, batch: int) -> Contestant:
-    """`quasar_rt.Engine`, from uint8 pixels to a prediction; a quarter of the rows 8-bit."""
+    """Runs `quasar_rt.Engine`, from uint8 pixels to a prediction; a quarter of the rows 8-bit."""
     import warnings
 
     import quasar_rt
@@ -194,7 +194,7 @@ def openvino_request(model: str) -> Callable[[Shape, Path, int, int], Contestant
 
 
 def openvino_streams(shape: Shape, folder: Path, threads: int, batch: int) -> Contestant:
-    """OpenVINO's throughput hint: as many requests at once as it asks for, one frame each."""
+    """Runs OpenVINO with its throughput hint: as many requests at once as it asks for, one frame each."""
     import openvino
 
     compiled = compile_openvino(shape, folder / "int8.xml", threads, 1, "THROUGHPUT")
@@ -237,7 +237,7 @@ def about_openvino(compiled: Any) -> dict[str, Any]:
 
 
 def onnxruntime_session(shape: Shape, folder: Path, threads: int, batch: int) -> Contestant:
-    """ONNX Runtime's int8 with activations quantized as they come."""
+    """Runs ONNX Runtime in int8 with activations quantized as they come."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -260,7 +260,7 @@ CONTESTANTS: dict[str, Callable[[Shape, Path, int, int], Contestant]] = {
 
 
 def serve(contestant: Contestant, requests: Iterator[str], answer: Callable[[Any], None]) -> None:
-    """Answer each request, a number of seconds, with milliseconds of wall and of CPU time of three runs or more."""
+    """Answers each request, a number of seconds, with milliseconds of wall and of CPU time of three runs or more."""
     run, about = contestant
     for _ in range(3):
         run()

@@ -33,7 +33,7 @@ SHAPES = [
 
 
 def main() -> None:
-    """Write the file."""
+    """Writes the file."""
     rng = np.random.default_rng(0)
     tensors: dict[str, NDArray[np.uint8]] = {}
     cases: list[dict[str, object]] = []

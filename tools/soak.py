@@ -34,7 +34,7 @@ machine has and with 1, 2 and 3 threads.
 
 
 def compare(seed: int, tiers: list[str]) -> tuple[int, list[str]]:
-    """Run the subnet of `seed` on every tier; return the number of comparisons and a line for each difference."""
+    """Runs the subnet of `seed` on every tier; returns the number of comparisons and a line for each difference."""
     subnet, image = random_case(seed, scrambled=seed % 3 != 0)
     expected = oracle.run(subnet.config, subnet.tensors(), image)
     runs = [(tier, threads) for tier in tiers for threads in (1, 2, 3)]

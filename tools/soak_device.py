@@ -49,14 +49,14 @@ TIMEOUT = 0.25
 
 
 def tiny_subnet() -> Subnet:
-    """Return a network whose frames are simulated in milliseconds."""
+    """Returns a network whose frames are simulated in milliseconds."""
     return random_subnet(
         embed=8, depth=1, heads=1, head_dim=4, hidden=8, image_size=8, channels=1, kernel=4, classes=3, seed=1
     )
 
 
 def soak(device: str, frames: int, seed: int, rate: float, timeout: float) -> tuple[int, Counter[str], int]:
-    """Run the frames; return the number of faults injected, the errors by class, and the number of differences."""
+    """Runs the frames; returns the number of faults injected, the errors by class, and the number of differences."""
     random = Random(seed)
     subnet = tiny_subnet()
     size = subnet.config["image"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def append(log: Path, head: str, *cells: object) -> None:
-    """Append a line with date, commit and `cells`; a new file starts with `head`."""
+    """Appends a line with date, commit and `cells`; a new file starts with `head`."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
     ).stdout.strip()

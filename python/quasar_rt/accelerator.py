@@ -55,7 +55,7 @@ class Program(NativeObject[NativeProgram]):
 
     @classmethod
     def compile(cls, subnet: Subnet, hardware: Hardware) -> Program:
-        """Compile `subnet` for the accelerator of `hardware`.
+        """Compiles `subnet` for the accelerator of `hardware`.
 
         Raises:
             quasar_rt.SettingsError: a configuration that the HLS sources cannot be built for; names the key.
@@ -69,7 +69,7 @@ class Program(NativeObject[NativeProgram]):
         return dict(self._inner.segments())
 
     def disassemble(self, segment: str) -> str:
-        """Return a segment's commands, one a line: index, unit, slot.phase, stage, command.
+        """Returns a segment's commands, one a line: index, unit, slot.phase, stage, command.
 
         Raises:
             quasar_rt.InvalidValueError: the program has no such segment.
@@ -77,7 +77,7 @@ class Program(NativeObject[NativeProgram]):
         return self._inner.disassemble(segment)
 
     def commands(self, segment: str, seed: int = 0) -> bytes:
-        """Return a segment's commands in the accelerator's format, 32 bytes each, with their checks.
+        """Returns a segment's commands in the accelerator's format, 32 bytes each, with their checks.
 
         Args:
             segment: its name.
@@ -99,7 +99,7 @@ class Program(NativeObject[NativeProgram]):
         return self._inner.beat_bytes()
 
     def intervals(self, *segments: str) -> dict[str, int]:
-        """Return initiation intervals of the kernels' loops when these segments run one after another: **modelled**.
+        """Returns initiation intervals of the kernels' loops when these segments run one after another: **modelled**.
 
         The kernels count theirs under the same names in simulation. Loops whose counts depend on the order in which
         units run are left out.
@@ -110,7 +110,7 @@ class Program(NativeObject[NativeProgram]):
         return self._inner.intervals(list(segments))
 
     def verify(self) -> Verification:
-        """Prove that no schedule of the units stops, races, or reads data that was not written for it.
+        """Proves that no schedule of the units stops, races, or reads data that was not written for it.
 
         Raises:
             quasar_rt.InvalidValueError: the program is wrong, so the compiler has an error; names the place.

@@ -59,7 +59,7 @@ class Device:
 
 
 def devices() -> list[Device]:
-    """Return the devices of this machine; the first is the one that ``"auto"`` tries first.
+    """Returns the devices of this machine; the first is the one that ``"auto"`` tries first.
 
     >>> [device.name for device in devices() if not device.name.startswith("sim:")]
     ['cpu']
@@ -72,13 +72,13 @@ def devices() -> list[Device]:
 
 
 def automatic() -> tuple[str, str]:
-    """Return the device that ``"auto"`` tries first, and why; `Engine.device_reason` has the outcome for a subnet."""
+    """Returns the device that ``"auto"`` tries first, and why; `Engine.device_reason` has the outcome for a subnet."""
     first = devices()[0]
     return first.name, first.about or NO_FPGA
 
 
 def cpu() -> Device:
-    """Return the CPU with its tiers."""
+    """Returns the CPU with its tiers."""
     tiers = tuple(Tier(name, supported) for name, supported in native_tiers())
     return Device("cpu", default_threads(), tiers)
 
@@ -98,12 +98,12 @@ def _pynq_bitstream() -> str | None:
 
 
 def sim_folder() -> Path:
-    """Return the folder of simulated accelerators: ``QUASAR_SIM_DIR``, or ``build/sim`` of a checkout."""
+    """Returns the folder of simulated accelerators: ``QUASAR_SIM_DIR``, or ``build/sim`` of a checkout."""
     return Path(os.environ.get("QUASAR_SIM_DIR") or Path(__file__).resolve().parents[2] / "build" / "sim")
 
 
 def sim_libraries() -> list[Path]:
-    """Return the libraries in `sim_folder`, by name."""
+    """Returns the libraries in `sim_folder`, by name."""
     return sorted(sim_folder().glob("*.so"))
 
 
@@ -115,7 +115,7 @@ def open_device(
     timeout: float | None,
     weights: str | None,
 ) -> tuple[NativeEngine, str, str]:
-    """Open the device `name`; return the engine, the device's own name and the reason for the choice.
+    """Opens the device `name`; returns the engine, the device's own name and the reason for the choice.
 
     Raises:
         DeviceError: this machine has no such device, or it cannot be used.
@@ -218,7 +218,7 @@ def _simulated(subnet: Subnet, name: str, timeout: float | None) -> tuple[Native
 
 
 def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
-    """Read the description of a packaged bitstream.
+    """Reads the description of a packaged bitstream.
 
     Return the configuration and the file to load; None as the file if `path` is the description itself.
 

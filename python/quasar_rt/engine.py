@@ -130,7 +130,7 @@ class Engine:
     # One image.
 
     def infer(self, image: ImageLike, *, format: str | None = None, top_k: int = 5) -> Prediction:
-        """Classify one picture.
+        """Classifies one picture.
 
         Args:
             image: a path, a Pillow image, a ``uint8`` NumPy array (HxW, HxWx1, HxWx3), a ``uint8`` PyTorch tensor
@@ -153,7 +153,7 @@ class Engine:
     def infer_batch(
         self, images: Iterable[ImageLike], *, format: str | None = None, top_k: int = 5
     ) -> list[Prediction]:
-        """Classify many pictures, several at a time: each thread works on a picture of its own, an accelerator on two.
+        """Classifies many pictures, several at a time: one on each thread, or two on an accelerator.
 
         Args:
             images: any iterable of what `infer` takes. It is read a piece at a time, so it may be long.
@@ -200,7 +200,7 @@ class Engine:
         top_k: int = 5,
         ahead: int = 4,
     ) -> Iterator[Prediction]:
-        """Classify pictures as they come, such as a camera's, while the next ones are fetched, decoded and resized.
+        """Classifies pictures as they come, such as a camera's, while the next ones are fetched, decoded and resized.
 
         Args:
             images: any iterable of what `infer` takes, even an endless one. The stream's own thread iterates over it,
@@ -281,7 +281,7 @@ class Engine:
     # The engine itself.
 
     def profile(self, image: ImageLike, *, format: str | None = None, repeat: int = 10) -> Profile:
-        """Measure where the time of a frame goes: a table by stage (``print`` it).
+        """Measures where the time of a frame goes: a table by stage (``print`` it).
 
         Args:
             image: as for `infer`.
@@ -325,7 +325,7 @@ class Engine:
         return f"{self.device} ({self.tier}, {self.threads} thread{'' if self.threads == 1 else 's'})"
 
     def close(self) -> None:
-        """Free the device and the memory. Calls in progress end normally; later ones raise `ClosedError`."""
+        """Frees the device and the memory. Calls in progress end normally; later ones raise `ClosedError`."""
         self._engine = None
 
     def __enter__(self) -> Engine:
@@ -405,7 +405,7 @@ _Item = TypeVar("_Item")
 def _ahead(
     prepare: Callable[[ImageLike], _Item], images: Iterable[ImageLike], ahead: int
 ) -> Generator[_Item, None, None]:
-    """Prepare `images` in a thread, at most `ahead` before the consumer; errors are raised at their place."""
+    """Prepares `images` in a thread, at most `ahead` before the consumer; errors are raised at their place."""
     ready: SimpleQueue[_Item | _Failure | None] = SimpleQueue()
     room = threading.Semaphore(ahead)
     stop = threading.Event()

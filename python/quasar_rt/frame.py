@@ -89,7 +89,7 @@ class Frame:
 
     @classmethod
     def from_array(cls, array: npt.NDArray[np.uint8], format: str, *, matrix: str = "bt601") -> Frame:
-        """A frame in an array of OpenCV's shapes; its rows may be apart, as those of a crop are.
+        """Makes a frame of an array of OpenCV's shapes; its rows may be apart, as those of a crop are.
 
         Args:
             array: uint8; (height, width) for ``"gray"``, (height, width, 3) for ``"rgb"`` and ``"bgr"``,

@@ -34,10 +34,10 @@ class Tensor(Protocol):
     """The methods of a ``torch.Tensor`` that are used."""
 
     def detach(self) -> Any:
-        """Return the tensor without its graph."""
+        """Returns the tensor without its graph."""
 
     def cpu(self) -> Any:
-        """Return the tensor in host memory."""
+        """Returns the tensor in host memory."""
 
 
 ImageLike = Union[str, "os.PathLike[str]", "Image.Image", "npt.NDArray[np.uint8]", Tensor, Frame]
@@ -48,7 +48,7 @@ _WIDE_MODES = ("I", "F")
 
 
 def to_pixels(image: ImageLike) -> Pixels:
-    """Decode `image` to ``uint8`` pixels, gray or RGB as it is; the engine converts them to its subnet's channels.
+    """Decodes `image` to ``uint8`` pixels, gray or RGB as it is; the engine converts them to its subnet's channels.
 
     Accepted:
 
@@ -80,7 +80,7 @@ def to_pixels(image: ImageLike) -> Pixels:
 
 
 def to_input(image: ImageLike, format: str | None = None) -> Pixels | Frame:
-    """Return the native engine's input: the pixels of `image`, or a camera's frame unchanged.
+    """Returns the native engine's input: the pixels of `image`, or a camera's frame unchanged.
 
     Args:
         image: as for `to_pixels`, or a `Frame`.
@@ -99,7 +99,7 @@ def to_input(image: ImageLike, format: str | None = None) -> Pixels | Frame:
 
 
 def preprocess(image: ImageLike, size: tuple[int, int, int], document: Mapping[str, Any]) -> Pixels:
-    """Decode, resize and crop an image to what a network sees; the engine does the same by itself.
+    """Decodes, resizes and crops an image to what a network sees; the engine does the same by itself.
 
     Args:
         image: as for `to_pixels`, or a `Frame`.
@@ -204,7 +204,7 @@ def _from_array(array: npt.NDArray[Any], what: str = "array") -> Pixels:
 
 
 def _is_of(library: str, value: object) -> bool:
-    """Return whether the value's class, or a base of it, is of `library`; imports nothing."""
+    """Returns whether the value's class, or a base of it, is of `library`; imports nothing."""
     return any(kind.__module__.partition(".")[0] == library for kind in type(value).__mro__)
 
 

@@ -26,17 +26,17 @@ def _data() -> Path:
 
 
 def subnet_names() -> list[str]:
-    """Return the names that ``Subnet.load`` and ``Engine`` accept instead of a path, sorted."""
+    """Returns the names that ``Subnet.load`` and ``Engine`` accept instead of a path, sorted."""
     return sorted(path.stem for path in _data().glob("*.qvit"))
 
 
 def subnet_path(name: str) -> Path | None:
-    """Return the file of the packaged subnet `name`, or None."""
+    """Returns the file of the packaged subnet `name`, or None."""
     return _data() / f"{name}.qvit" if name in subnet_names() else None
 
 
 def sample_images(name: str) -> list[Sample]:
-    """Return the sample images of the packaged subnet `name`, by file name; empty if it has none."""
+    """Returns the sample images of the packaged subnet `name`, by file name; empty if it has none."""
     folder = _data() / name / "samples"
     listing = folder / "labels.json"
     labels: dict[str, str] = json.loads(listing.read_text(encoding="utf-8")) if listing.is_file() else {}

@@ -35,7 +35,7 @@ class Profile:
     def measure(
         cls, engine: NativeEngine, subnet: Subnet, pixels: Pixels | Frame, decode_ms: float, repeat: int
     ) -> Profile:
-        """Run a frame `repeat` times; the public way is `Engine.profile`."""
+        """Runs a frame `repeat` times; the public way is `Engine.profile`."""
         from statistics import median
 
         seconds: dict[str, list[float]] = defaultdict(list)
@@ -69,5 +69,5 @@ class Profile:
 
 
 def _stage(name: str) -> str:
-    """Return the stage of a layer: ``blocks.3.qkv`` is part of ``qkv``."""
+    """Returns the stage of a layer: ``blocks.3.qkv`` is part of ``qkv``."""
     return name.rpartition(".")[2]

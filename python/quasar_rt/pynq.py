@@ -65,7 +65,7 @@ class Transport:
 
     @classmethod
     def load(cls, bitstream: Path, download: bool = True) -> Transport:
-        """Load a bitstream, unless `download` is false because it is loaded already, and open its accelerator.
+        """Loads a bitstream, unless `download` is false because it is loaded already, and opens its accelerator.
 
         Raises:
             DeviceUnavailableError: PYNQ cannot load it; has the reason.
@@ -77,38 +77,38 @@ class Transport:
         return cls(overlay)
 
     def read(self, register: int) -> int:
-        """Return a register's value."""
+        """Returns a register's value."""
         block, offset = divmod(register, BLOCK_BYTES)
         return int(self._blocks[block].read(offset))
 
     def write(self, register: int, value: int) -> None:
-        """Set a register."""
+        """Sets a register."""
         block, offset = divmod(register, BLOCK_BYTES)
         self._blocks[block].write(offset, value)
 
     def allocate(self, size: int) -> int:
-        """Allocate DMA memory as the next buffer; return its address for the device."""
+        """Allocates DMA memory as the next buffer; returns its address for the device."""
         buffer = pynq.allocate((size,), dtype="u1", target=self._overlay.device, **self._allocation)
         self._buffers.append(buffer)
         return int(buffer.device_address)
 
     def copy_in(self, buffer: int, offset: int, data: bytes) -> None:
-        """Write to a buffer."""
+        """Writes to a buffer."""
         self._buffers[buffer][offset : offset + len(data)] = np.frombuffer(data, np.uint8)
 
     def copy_out(self, buffer: int, offset: int, size: int) -> bytes:
-        """Read a buffer."""
+        """Reads a buffer."""
         return bytes(self._buffers[buffer][offset : offset + size])
 
     def flush(self, buffer: int, offset: int, size: int) -> None:
-        """Make the host's writes visible to the device."""
+        """Makes the host's writes visible to the device."""
         self._buffers[buffer].flush()
 
     def invalidate(self, buffer: int, offset: int, size: int) -> None:
-        """Make the device's writes visible to the host."""
+        """Makes the device's writes visible to the host."""
         self._buffers[buffer].invalidate()
 
     def wait(self, seconds: float) -> bool:
-        """Wait a little; there is no interrupt to wait for."""
+        """Waits a little; there is no interrupt to wait for."""
         time.sleep(min(seconds, POLL_SECONDS))
         return False

@@ -87,7 +87,7 @@ class Subnet(NativeObject[NativeSubnet]):
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> Subnet:
-        """Read a ``.qvit`` file, or a packaged subnet by its name (such as ``"fashion-mnist"``).
+        """Reads a ``.qvit`` file, or a packaged subnet by its name (such as ``"fashion-mnist"``).
 
         Raises:
             quasar_rt.FileError: the file cannot be read.
@@ -109,12 +109,12 @@ class Subnet(NativeObject[NativeSubnet]):
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> Subnet:
-        """Read a subnet from the bytes of a ``.qvit`` file. Raises like `load`."""
+        """Reads a subnet from the bytes of a ``.qvit`` file. Raises like `load`."""
         return cls._wrap(NativeSubnet.from_bytes(bytes(data)))
 
     @classmethod
     def from_parts(cls, config: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> Subnet:
-        """Build a subnet from its configuration and tensors, named as in ``docs/subnet-file.md``.
+        """Builds a subnet from its configuration and tensors, named as in ``docs/subnet-file.md``.
 
         The arrays must have the dtypes and shapes that the document gives; nothing is converted.
 
@@ -130,11 +130,11 @@ class Subnet(NativeObject[NativeSubnet]):
         )
 
     def to_bytes(self) -> bytes:
-        """Return the bytes of the ``.qvit`` file. Equal subnets give equal bytes."""
+        """Returns the bytes of the ``.qvit`` file. Equal subnets give equal bytes."""
         return self._inner.to_bytes()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a ``.qvit`` file atomically: to a temporary file in the same folder, which is then renamed.
+        """Writes a ``.qvit`` file atomically: to a temporary file in the same folder, which is then renamed.
 
         Symbolic links are followed, and an existing file's mode is kept.
 
@@ -150,7 +150,7 @@ class Subnet(NativeObject[NativeSubnet]):
         return config
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
-        """Return copies of all tensors by name, with the dtypes and shapes of ``docs/subnet-file.md``."""
+        """Returns copies of all tensors by name, with the dtypes and shapes of ``docs/subnet-file.md``."""
         return {
             name: np.frombuffer(data, _DTYPES[dtype]).reshape(shape).copy()
             for name, dtype, shape, data in self._inner.tensors()
@@ -177,7 +177,7 @@ class Subnet(NativeObject[NativeSubnet]):
         return self._inner.sha256()
 
     def summary(self) -> Summary:
-        """Return sizes and work, in total and by layer."""
+        """Returns sizes and work, in total and by layer."""
         parameters, weight_bytes, tensor_bytes, nominal, macs, layers = self._inner.summary()
         return Summary(
             parameters, weight_bytes, tensor_bytes, nominal, macs, [Layer(*layer) for layer in layers]

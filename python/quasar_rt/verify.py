@@ -36,7 +36,7 @@ class Check(NamedTuple):
 
 
 def golden_inputs(subnet: Subnet, images: int = 4, seed: int = 0) -> list[ImageLike]:
-    """Return the inputs of `verify`: black, white, `images` random ones and the samples packaged with the subnet.
+    """Returns the inputs of `verify`: black, white, `images` random ones and the samples packaged with the subnet.
 
     All but the samples have the size that the network sees. The seed makes them the same on every machine.
     """
@@ -51,7 +51,7 @@ def golden_inputs(subnet: Subnet, images: int = 4, seed: int = 0) -> list[ImageL
 def verify(
     subnet: Subnet, *, images: int = 4, seed: int = 0, accelerators: Iterable[str] = ()
 ) -> list[Check]:
-    """Compare the logits of `golden_inputs` by every backend, tier and number of threads with the oracle's.
+    """Compares the logits of `golden_inputs` by every backend, tier and number of threads with the oracle's.
 
     The oracle is the integer model in int64 NumPy, slow and plain. Each tier runs with one and two threads. ``atoms``
     runs every linear layer again by the accelerator's 4-bit atoms, row pairs and address table. `accelerators` are
@@ -96,7 +96,7 @@ def _check_accelerator(
 
 
 def _difference(engine: Engine, inputs: list[ImageLike], expected: list[npt.NDArray[np.int64]]) -> str:
-    """Describe the first difference of an engine's logits, image by image and in a batch; empty if there is none."""
+    """Describes the first difference of an engine's logits, image by image and in a batch; empty if there is none."""
     for way in ("infer", "infer_batch"):
         predictions = (
             engine.infer_batch(inputs) if way == "infer_batch" else [engine.infer(image) for image in inputs]
@@ -109,7 +109,7 @@ def _difference(engine: Engine, inputs: list[ImageLike], expected: list[npt.NDAr
 
 
 def _check_atoms(subnet: Subnet, images: list[Pixels]) -> Check:
-    """Compare the layers' outputs by nibbles with the scalar tier's, which `_check_tier` compares with the oracle."""
+    """Compares the layers' outputs by nibbles with the scalar tier's, which `_check_tier` compares with the oracle."""
     engine = NativeEngine(subnet._inner, 1, "scalar", None)
     compared = 0
     for place, image in enumerate(images):

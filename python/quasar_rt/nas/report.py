@@ -44,12 +44,12 @@ def file_name(text: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file through a temporary neighbour and a rename, so that no reader sees half of it."""
+    """Writes a file through a temporary file in its folder and a rename, so that no reader sees half of it."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """As `write_text`."""
+    """Writes bytes as `write_text` writes a text."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -120,7 +120,7 @@ def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str]) -
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder, where it is missing, and see that files can be written there.
+    """Makes a folder if it is missing, and checks that files can be written there.
 
     Raises:
         quasar_rt.FileError: they cannot.

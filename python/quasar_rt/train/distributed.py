@@ -136,7 +136,7 @@ def _number(name: str, default: int, least: int) -> int:
 
 
 def init_process_group(device: str | None = None, timeout: dt.timedelta = TIMEOUT) -> Group:
-    """Joins the processes that ``torchrun`` started, or be the only one.
+    """Joins the processes that ``torchrun`` started; without torchrun the group has one process.
 
     Args:
         device: ``cpu``, ``cuda`` or ``cuda:N``; without it CUDA where there is any, and one GPU for each process.

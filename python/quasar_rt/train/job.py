@@ -83,7 +83,7 @@ class Job:
         steps: int | None,
         tensorboard: bool,
     ) -> Job:
-        """Loads the data and make the folder. The arguments are those of `quasar_rt.train.train`.
+        """Loads the data and makes the folder. The arguments are those of `quasar_rt.train.train`.
 
         Raises:
             DatasetError: the data is missing, or differs between the processes.

@@ -223,7 +223,7 @@ class _Loop:
             raise self._stopped(title)
 
     def _end_epoch(self, epoch: int) -> Row:
-        """Evaluates the average; add the epoch's row and returns it."""
+        """Evaluates the average, adds the epoch's row and returns the row."""
         steps = self.batches.steps
         row: Row = {"stage": self.name, "epoch": epoch + 1, "steps": steps}
         row |= {key: total / steps for key, total in self.sums.items()}

@@ -347,7 +347,7 @@ class ViT(nn.Module):
 
 
 def _check_part(part: Architecture, whole: Architecture) -> None:
-    """Refuses a `part` that is no leading part of `whole`, and name what is not."""
+    """Refuses a `part` that is no leading part of `whole`, and names what is not."""
     sizes = [("embed", part.embed, whole.embed), ("depth", part.depth, whole.depth)]
     for i, (a, b) in enumerate(zip(part.blocks, whole.blocks, strict=False)):
         sizes += [(f"heads of block {i}", a.heads, b.heads), (f"hidden of block {i}", a.hidden, b.hidden)]

@@ -52,7 +52,7 @@ def prepare(
     log: Callable[[str], object] = lambda _: None,
     order: bool = False,
 ) -> None:
-    """Ranks the rows, set the activations' ranges and turn the quantizers on.
+    """Ranks the rows, sets the activations' ranges and turns the quantizers on.
 
     Args:
         model: trained in float.
