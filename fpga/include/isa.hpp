@@ -245,7 +245,7 @@ struct Gemm {
   }
 };
 
-// Computes the scores of a unit of attention: queries by keys.
+// Computes the scores of an attention tile: queries by keys.
 struct Scores {
   static constexpr unsigned UNIT = unit::ARRAY;
   static constexpr unsigned CODE = 1;
@@ -292,7 +292,7 @@ struct Scores {
   }
 };
 
-// Computes the context of a unit of attention: probabilities by values.
+// Computes the context of an attention tile: probabilities by values.
 struct Context {
   static constexpr unsigned UNIT = unit::ARRAY;
   static constexpr unsigned CODE = 2;
@@ -526,7 +526,7 @@ struct LayerNorm {
   }
 };
 
-// Computes the probabilities of a unit of attention.
+// Computes the probabilities of an attention tile.
 struct Softmax {
   static constexpr unsigned UNIT = unit::SOFTMAX;
   static constexpr unsigned CODE = 0;

@@ -14,50 +14,52 @@ extern "C" {
 
 typedef struct qsim qsim;
 
-/* isa::ABI of the sources. */
+/* Returns isa::ABI of the sources. */
 QSIM_API uint32_t qsim_abi(void);
-/* The hardware configuration (TOML) that the library was built from, verbatim. */
+/* Returns the hardware configuration (TOML) that the library was built from, verbatim. */
 QSIM_API const char* qsim_configuration(void);
 
-/* A device with `memory_bytes` of memory. The order in which its processes run is drawn by `seed`;
- * 0: in turn. NULL on failure, which `error` then tells. */
+/* Opens a device with `memory_bytes` of memory. `seed` determines the random order in which its
+ * processes run; 0: in turn. Returns NULL on failure, and describes the failure in `error`. */
 QSIM_API qsim* qsim_open(uint64_t seed, uint64_t memory_bytes, char* error, uint64_t error_bytes);
 QSIM_API void qsim_close(qsim*);
 
-/* Registers, as isa.hpp declares them. An offset that is not a register's: all ones, and a message
- * in qsim_trap. */
+/* Read and write a register, as isa.hpp declares it. An offset that no register has reads as all
+ * ones and leaves a message in qsim_trap. */
 QSIM_API uint32_t qsim_read(qsim*, uint32_t offset);
 QSIM_API void qsim_write(qsim*, uint32_t offset, uint32_t value);
 
-/* The host's copy of `bytes` of memory, and where the device has its own; NULL where there is no
- * room. */
+/* Allocates `bytes` of memory. Returns the host's copy, and writes the address of the device's copy
+ * to `physical`. Returns NULL where there is no room. */
 QSIM_API uint8_t* qsim_alloc(qsim*, uint64_t bytes, uint64_t* physical);
 QSIM_API void qsim_free(qsim*, uint64_t physical);
-/* Whole cache lines from the host's copy to the device's, and back. -1: not within one allocation.
- */
+/* Copy whole cache lines from the host's copy to the device's, and back. Return -1 if the range is
+ * not within one allocation. */
 QSIM_API int qsim_flush(qsim*, uint64_t physical, uint64_t bytes);
 QSIM_API int qsim_invalidate(qsim*, uint64_t physical, uint64_t bytes);
 
-/* Waits for a rising edge of `store`'s interrupt since the last wait. 1: it came, 0: time is over,
- * or the device has trapped. */
+/* Waits for a rising edge of `store`'s interrupt since the last wait. Returns 1 if the edge came,
+ * and 0 if time is over or the device has trapped. */
 QSIM_API int qsim_wait(qsim*, uint32_t timeout_ms);
 
 /* Injects a fault once, into the frame after `after_frames` more (0: the next one; a frame begins
  * when `store` is started): lost_interrupt, hang, bus_error and short_dma (of the next transfer
- * that load requests), flipped_command (a bit, drawn by the device's seed, of the commands of the
- * segment that `fetch` is started for next; it stays so in memory), corrupt_output, late (by 300
- * ms), spurious_interrupt; and wrong_identity, which lasts from then until reset. -1: no such
- * fault. */
+ * that load requests), flipped_command (a bit, chosen by the device's seed, of the commands of the
+ * segment that `fetch` is started for next; the bit stays flipped in memory), corrupt_output, late
+ * (by 300 ms), spurious_interrupt; and wrong_identity, which lasts from then until reset. Returns
+ * -1 if there is no such fault. */
 QSIM_API int qsim_fault(qsim*, const char* kind, uint64_t after_frames);
 
-/* Initiation intervals that a loop has begun since reset; all loops as lines "name intervals".
- * Those of array.multiply, which polls while sums leave the array, depend on the seed. */
+/* qsim_counter returns the initiation intervals that a loop has begun since reset. qsim_counters
+ * returns those of all loops, as lines "name intervals". Those of array.multiply, which polls while
+ * sums leave the array, depend on the seed. */
 QSIM_API uint64_t qsim_counter(qsim*, const char* loop);
 QSIM_API const char* qsim_counters(qsim*);
 
-/* The last trap, or the dump of a deadlock; "" if there was none since reset. The device then does
- * nothing until `reset` is written 1 and 0. Also, where a wait of at least 200 ms timed out and no
- * process can go on, what each waits for. Valid until the next call. */
+/* Returns the last trap, or the dump of a deadlock; "" if there was none since reset. After a trap
+ * the device does nothing until `reset` is written 1 and 0. If a wait of at least 200 ms timed out
+ * and no process can go on, the text names what each process waits for. The text is valid until the
+ * next call. */
 QSIM_API const char* qsim_trap(qsim*);
 
 #ifdef __cplusplus

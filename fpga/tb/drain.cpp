@@ -366,7 +366,7 @@ uint64_t attention_inputs(Verdict& verdict, uint64_t seed) {
   return bench.digest.value();
 }
 
-// Tests units of attention, which use the means of values.
+// Tests attention tiles, which use the means of values.
 uint64_t context(Verdict& verdict, uint64_t seed) {
   Bench bench(verdict, seed);
   Random& random = bench.random;

@@ -11,7 +11,7 @@ using bench::sample;
 using config::EXP_LANES;
 using config::TOKENS;
 
-uint64_t units(Verdict& verdict, uint64_t seed) {
+uint64_t attention_tiles(Verdict& verdict, uint64_t seed) {
   Random random(seed);
   bench::Digest digest;
   auto score = std::make_unique<bench::Rams::Score>("score");
@@ -129,7 +129,7 @@ int main() {
   Verdict verdict("softmax");
   bench::Digest digest;
   for (uint64_t seed = 0; seed < 40; ++seed)
-    digest.add(int64_t(units(verdict, seed)));
+    digest.add(int64_t(attention_tiles(verdict, seed)));
   std::printf("softmax digest %016llx\n", static_cast<unsigned long long>(digest.value()));
   return verdict.end();
 }

@@ -20,7 +20,7 @@ pub(crate) struct Row<'a> {
     /// One code for each column.
     pub(crate) codes: &'a [i8],
     pub(crate) bias: i32,
-    /// Mantissa M.
+    /// Mantissa m.
     pub(crate) mult: i16,
     pub(crate) shift: u8,
     pub(crate) destination: Destination,

@@ -1,7 +1,7 @@
 //! The devices that an engine runs frames on: the CPU's executor, or an accelerator behind a
 //! transport.
 //!
-//! Depends on [`crate::driver`], [`crate::program`] and the executor.
+//! Depends on [`crate::driver`], [`crate::program`], [`crate::transport`] and the executor.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;

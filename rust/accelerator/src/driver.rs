@@ -22,7 +22,7 @@
 //! | `driver.rs` | decides which segment starts next and which frame a fault concerns |
 //! | `protocol.rs` | reads and writes registers and memory |
 //!
-//! Depends on [`crate::transport`], [`crate::program`] and [`crate::isa`].
+//! Depends on [`crate::transport`], [`crate::program`], [`crate::identity`] and [`crate::isa`].
 
 mod protocol;
 mod queue;
@@ -47,9 +47,9 @@ pub use self::queue::{Counters, FrameQueue, Ticket};
 /// Limits of the driver's waits, in wall-clock time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
-    /// For a segment.
+    /// Limit for fetch to read a segment, and for store to write an output.
     pub segment: Duration,
-    /// For the identity, which takes the accelerator some cycles.
+    /// Limit for fetch to report the identity.
     pub identity: Duration,
 }
 

@@ -1,7 +1,7 @@
 //! Generates what follows from the declarations: C++ headers and the tables of
 //! `docs/accelerator.md`.
 //!
-//! Depends on [`crate::isa`] and the hardware's configuration.
+//! Depends on [`crate::isa`], [`crate::identity`] and the hardware's configuration.
 
 use std::fmt::Write;
 

@@ -44,7 +44,7 @@ impl HostMemory {
     }
 
     /// Copies a part of a buffer to `out`. Bytes that the device is writing meanwhile may be old or
-    /// new: the output's check tells.
+    /// new: the output's check detects that.
     pub(crate) fn copy_out(&self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<()> {
         let from = self.part(buffer, offset, out.len())?;
         // SAFETY: as in `copy_in`.

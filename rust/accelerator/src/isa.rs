@@ -13,8 +13,7 @@ mod values;
 
 pub use queues::{moments_depth, Queue, QUEUES};
 pub use registers::{
-    Register, AP_DONE, AP_IDLE, AP_READY, AP_START, BLOCK_BYTES, MAX_PORTS, REGISTERS,
-    REGISTER_BYTES,
+    Register, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES, MAX_PORTS, REGISTERS, REGISTER_BYTES,
 };
 pub use values::{Destination, Form, Kind, Pooling, Source, Target, Value, Values, VALUES};
 
@@ -30,7 +29,7 @@ pub const COMMAND_WORDS: usize = 8;
 pub const COMMAND_BYTES: usize = 4 * COMMAND_WORDS;
 /// Word of a command that holds its check; no field reaches it.
 pub const CHECK_WORD: usize = COMMAND_WORDS - 1;
-/// First register of an identity ("QVIT").
+/// Magic number of the identity ("QVIT").
 pub const MAGIC: u32 = 0x5156_4954;
 /// Bytes of one AXI port's beat.
 pub const PORT_BYTES: usize = 16;
@@ -259,7 +258,7 @@ commands! {
         /// 8-bit rows.
         rows8: u32 16,
     }
-    /// Computes the scores of a unit of attention: queries by keys.
+    /// Computes the scores of an attention tile: queries by keys.
     Array 1 Scores(Scores) {
         /// Score buffer.
         parity: u32 1,
@@ -278,7 +277,7 @@ commands! {
         /// Dimensions of all heads I.
         stride: u32 13,
     }
-    /// Computes the context of a unit of attention: probabilities by values.
+    /// Computes the context of an attention tile: probabilities by values.
     Array 2 Context(Context) {
         /// Probability buffer.
         parity: u32 1,
@@ -368,7 +367,7 @@ commands! {
         /// E.
         epsilon: u64 50,
     }
-    /// Computes the probabilities of a unit of attention.
+    /// Computes the probabilities of an attention tile.
     Softmax 0 Softmax(Softmax) {
         /// Score and probability buffer.
         parity: u32 1,

@@ -3,7 +3,7 @@
 //! | module | what it does | what comes out |
 //! |---|---|---|
 //! | [`isa`] | declares commands, queues, registers | the generated header, [`isa::Command`] |
-//! | [`identity`] | hashes a configuration | what a bitstream must report |
+//! | [`identity`] | hashes a configuration | the hash that a bitstream must report |
 //! | [`header`] | generates C++ headers and tables | `fpga/include/isa.hpp`, `config.hpp` |
 //! | [`program`] | holds a compiled subnet | command lists, arena, layouts of input and output |
 //! | [`compile`] | compiles a subnet | [`Program`] |
@@ -17,7 +17,7 @@
 //! | [`driver`] | runs frames, two at a time | logits, or each frame's error |
 //! | [`device`] | declares what an engine runs frames on: CPU or accelerator | [`device::Device`] |
 //!
-//! `docs/accelerator.md` describes what the commands tell the hardware to do.
+//! `docs/accelerator.md` describes the commands.
 
 #![deny(unsafe_code)]
 

@@ -1,8 +1,8 @@
 //! Holds a compiled subnet: command lists, the arena's image, and the layouts of a frame's input
 //! and output.
 //!
-//! A program is immutable; the compiler makes it. Depends on [`crate::isa`] and the hardware's
-//! configuration.
+//! A program is immutable; the compiler makes it. Depends on [`crate::isa`], `arena_layout` and the
+//! hardware's configuration.
 
 use std::fmt;
 
@@ -13,8 +13,8 @@ use quasar_hardware::Hardware;
 use crate::arena_layout;
 use crate::isa::{check, sealed, Command, PORT_BYTES};
 
-/// A part of the frames' work, which the host starts at once. The number is a frame's slot. With
-/// one frame in flight the slot is 0 and there are no steps.
+/// A list of commands that the host starts in one go. The number is the frame's slot. With one
+/// frame in flight the slot is 0 and there are no steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Segment {
     /// The first half of the phases of the frame in this slot.

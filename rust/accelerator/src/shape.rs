@@ -1,7 +1,7 @@
 //! Holds the sizes of the array and of its memories, as the compiler and the schedule check use
 //! them.
 //!
-//! Depends on the hardware's configuration.
+//! Depends on [`crate::isa`] and the hardware's configuration.
 
 use quasar_hardware::configuration::{key_banks, value_banks};
 use quasar_hardware::tiling::{RowTile, Tiling};

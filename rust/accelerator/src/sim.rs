@@ -1,7 +1,8 @@
 //! The simulated device: a shared library made of the HLS sources. `fpga/sim/quasar_sim.h` declares
 //! its functions.
 //!
-//! All `unsafe` here is calls of that library. Depends on [`crate::transport`].
+//! All `unsafe` here is calls of that library. Depends on [`crate::transport`], `host_memory` and
+//! [`crate::isa`].
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_int, CStr, CString};

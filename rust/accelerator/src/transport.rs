@@ -1,4 +1,4 @@
-//! The driver's way to an accelerator: registers, DMA memory, the interrupt.
+//! Declares the driver's access to an accelerator: registers, DMA memory, the interrupt.
 //!
 //! Depends on [`crate::isa`] and [`quasar_core::error`].
 
@@ -43,7 +43,7 @@ pub mod register {
     pub const FETCH_INPUT: u32 = offset("fetch_INPUT");
     /// The seed of the commands' checks.
     pub const FETCH_SEED: u32 = offset("fetch_SEED");
-    /// The mark that an identity begins with.
+    /// Magic number of the identity.
     pub const FETCH_MAGIC: u32 = offset("fetch_MAGIC");
     /// Version of commands, registers and memory formats.
     pub const FETCH_ABI: u32 = offset("fetch_ABI");
@@ -89,11 +89,11 @@ const RESET_RECOVERY: Duration = Duration::from_micros(100);
 /// allocated it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buffer {
-    /// Its number among the transport's buffers.
+    /// Index among the transport's buffers.
     pub index: usize,
-    /// Its address for the device.
+    /// Address in the device's view.
     pub physical: u64,
-    /// Its size.
+    /// Size in bytes.
     pub bytes: usize,
 }
 
@@ -113,11 +113,11 @@ impl Buffer {
     }
 }
 
-/// A way to an accelerator. The host sees DMA memory through its cache: [`Self::flush`] makes the
+/// Access to an accelerator. The host sees DMA memory through its cache: [`Self::flush`] makes the
 /// host's writes visible to the device, [`Self::invalidate`] makes the device's writes visible to
 /// the host. The caller aligns both to [`CACHE_LINE`].
 ///
-/// Every method fails with [`Error::DeviceFault`] if the way itself is broken.
+/// Every method fails with [`Error::DeviceFault`] if the access itself fails.
 pub trait Transport: Send {
     /// Returns the device's name for messages.
     fn name(&self) -> String;

@@ -2,7 +2,8 @@
 //! reserved region, the bitstream through the FPGA manager.
 //!
 //! Every path has a root (`/dev`, `/sys`), so that tests use ordinary files for the device nodes.
-//! All `unsafe` here is access to mapped memory. Depends on [`crate::transport`].
+//! All `unsafe` here is access to mapped memory. Depends on [`crate::transport`], `host_memory` and
+//! [`crate::isa`].
 #![allow(unsafe_code)]
 
 use std::fmt::Display;
@@ -29,7 +30,7 @@ pub const NODE: &str = "quasar";
 /// The interval at which completion is polled if there is no interrupt.
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
-/// Roots of the kernel's files.
+/// Roots of Linux's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roots {
     /// `/dev`
@@ -73,7 +74,7 @@ pub enum Registers {
 pub enum Memory {
     /// `/dev/NAME` of u-dma-buf, and the folder with its attributes.
     UDmaBuf(String, PathBuf),
-    /// A region that the kernel does not use, through `/dev/mem`, uncached.
+    /// A region that Linux does not use, through `/dev/mem`, uncached.
     Reserved(Region),
 }
 
@@ -402,7 +403,7 @@ impl Transport for Uio {
             thread::sleep(timeout.min(POLL_INTERVAL));
             return Ok(false);
         };
-        // The kernel masks the interrupt when it comes; writing 1 unmasks it.
+        // Linux masks the interrupt when it comes; writing 1 unmasks it.
         rustix::io::write(interrupt, &1_u32.to_ne_bytes()).map_err(|e| self.fault(e))?;
         let timeout = Timespec {
             tv_sec: timeout.as_secs() as i64,

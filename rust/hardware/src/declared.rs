@@ -6,7 +6,7 @@
 
 use crate::configuration::Hardware;
 
-/// Operand registers, multiplier and P of a slice.
+/// Registers of a slice: operands, multiplier, product register, chain.
 pub const SLICE_DEPTH: u64 = 4;
 /// From the chain's end to a stored code: unpack and correct the fields, shift, multiply, round,
 /// clamp, table, write.

@@ -248,7 +248,7 @@ impl<'a> Phases<'a> {
         self.norm(needed, Pooling::None);
     }
 
-    /// Adds the units of attention: (head, tile of tokens). The array makes the scores of the next
+    /// Adds the attention tiles: (head, tile of tokens). The array makes the scores of the next
     /// unit before the context of a unit, so that softmax has time.
     fn attention(&mut self, block: usize) {
         self.stage = "attention";

@@ -75,7 +75,11 @@ impl<T: Transport> Driver<T> {
         let mut read = |register| self.transport.read(register).map(u64::from);
         let hash = read(register::FETCH_HASH_HIGH)? << 32 | read(register::FETCH_HASH_LOW)?;
         let found = [
-            ("mark", read(register::FETCH_MAGIC)?, u64::from(MAGIC)),
+            (
+                "magic number",
+                read(register::FETCH_MAGIC)?,
+                u64::from(MAGIC),
+            ),
             ("interface version", read(register::FETCH_ABI)?, ABI.into()),
             ("configuration hash", hash, self.configuration_hash),
         ];

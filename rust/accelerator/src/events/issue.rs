@@ -11,7 +11,7 @@ use super::queues::Fifo;
 pub struct Pass {
     /// Columns.
     pub columns: u64,
-    /// Cycles in which the sums leave the chain.
+    /// Cycles that the sums take to leave the chain.
     pub drain: u64,
     /// First cycle in which a column can be issued.
     pub ready: u64,
@@ -30,12 +30,12 @@ pub struct Issued {
     pub weight_stall: u64,
 }
 
-/// The issue stage. Its cycles are those in which the array does not stand still.
+/// The issue stage. It counts only the cycles in which the array runs, not those of a stall.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Issue {
     /// First cycle in which a column can be issued.
     pub now: u64,
-    /// First cycle in which a last column can be issued.
+    /// First cycle in which the last column of a pass can be issued.
     pub chain: u64,
 }
 
@@ -56,10 +56,15 @@ impl Issue {
     }
 }
 
+/// Registers between issue and the operand registers of slice (0, 0), as `fpga/rtl/array.sv` has
+/// them.
+const ISSUE_DEPTH: u64 = 2;
+
 /// Returns the cycle in which the first row pair of a pass has left the chain for all tokens.
-/// `end`: cycle of the pass's last column.
+/// `end`: cycle of the pass's last column. The operands reach the last slice after
+/// `(tokens - 1) + (pairs - 1)` steps.
 pub const fn aligned(end: u64, tokens: u64, pairs: u64) -> u64 {
-    end + tokens + pairs + declared::SLICE_DEPTH
+    end + ISSUE_DEPTH + declared::SLICE_DEPTH + tokens + pairs - 2
 }
 
 /// An item of work for [`array_cycles`].
@@ -71,9 +76,9 @@ pub enum Work {
     Pass {
         /// Columns.
         columns: u64,
-        /// Cycles in which the sums leave the chain.
+        /// Cycles that the sums take to leave the chain.
         drain: u64,
-        /// The pass uses the weights that were announced last.
+        /// The pass uses the weights of the last [`Work::Weights`].
         uses_weights: bool,
         /// The pass is the last one that uses them.
         releases: bool,

@@ -3,7 +3,7 @@
 //! Each process of the kernels is a state machine with a clock of its own ([`process`]). Queues
 //! carry the times at which their items can be taken, and remember when slots became free
 //! ([`queues`]). So the result does not depend on the order in which the processes run: they form a
-//! Kahn network. The array follows the rules of `docs/array-timing.md` ([`issue`]). Trip counts are
+//! Kahn process network. The array follows the rules of `docs/array-timing.md` ([`issue`]). Trip counts are
 //! those of the loops in `fpga/src/`; [`quasar_hardware::declared`] holds depths and gaps. All
 //! results are modelled. Depends on [`crate::isa`] and [`crate::program`].
 

@@ -25,8 +25,6 @@ pub const AP_START: u32 = 1;
 pub const AP_DONE: u32 = 2;
 /// Bit of `AP_CTRL`: idle.
 pub const AP_IDLE: u32 = 4;
-/// Bit of `AP_CTRL`: ready for the next start.
-pub const AP_READY: u32 = 8;
 
 /// All registers. The HLS pragmas state the same offsets within a block.
 pub const REGISTERS: &[Register] = &[
@@ -74,7 +72,12 @@ pub const REGISTERS: &[Register] = &[
         "seed of the check of the segment's first command",
     ),
     register("fetch_MAGIC", 0x0_0040, false, "\"QVIT\""),
-    register("fetch_ABI", 0x0_0050, false, "version of this table"),
+    register(
+        "fetch_ABI",
+        0x0_0050,
+        false,
+        "version of commands, registers and memory formats",
+    ),
     register(
         "fetch_HASH_LOW",
         0x0_0060,
@@ -116,7 +119,7 @@ pub const REGISTERS: &[Register] = &[
         "store_OUTPUT",
         0x1_0010,
         true,
-        "address of the output slot, 64 bits",
+        "address of the output, 64 bits",
     ),
     register("store_COUNT", 0x1_001c, true, "logits"),
     register("store_TAG", 0x1_0024, true, "number that the trailer repeats"),

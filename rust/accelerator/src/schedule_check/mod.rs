@@ -9,14 +9,14 @@
 //! | `machine` | runs segments abstractly |
 //! | `steps` | expands commands into the steps of the abstract run |
 //!
-//! The units take from and give to bounded queues, and wait where they cannot. So they form a Kahn
-//! network: whether it stops does not depend on which unit runs first, and one run decides. The run
-//! is abstract. Commands take and give counted items that carry tags, and access memory cells,
+//! The units take from and give to bounded queues, and wait where they cannot. So they form a
+//! Kahn process network: a deadlock does not depend on which unit runs first, and one run decides.
+//! The run is abstract. Commands take and give counted items that carry tags, and access memory cells,
 //! where a cell is a column of a tile of tokens. Units have no room within them; the hardware's
 //! double buffers only add room. If two accesses to a cell include a write, credits, sums, moments
 //! or maxima must order them: the hardware sends these after its memory accesses. Vector clocks
 //! decide that. Each read must find what was written for it: frame, phase, layout, and as many
-//! tokens. Depends on [`crate::program`] and [`crate::shape`].
+//! tokens. Depends on [`crate::program`], [`crate::shape`], [`crate::isa`] and `arena_layout`.
 
 mod fields;
 mod items;
