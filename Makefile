@@ -108,7 +108,8 @@ $(STAMPS)/venv:
 
 .PHONY: test-rust
 test-rust: $(STAMPS)/venv toolchain ## The crates' tests (the binding crate is tested through Python)
-	cargo test --workspace --exclude quasar-py
+	@# Documentation tests cannot reach make's job server and would warn.
+	env -u MAKEFLAGS cargo test --workspace --exclude quasar-py
 
 .PHONY: test-python
 test-python: ## The Python tests, with what is installed now
