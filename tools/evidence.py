@@ -6,7 +6,7 @@ r"""Measure on Fashion-MNIST what row-wise widths, layer scaling, row criteria a
   python tools/evidence.py --seeds 0 --out runs/evidence --no-report
 
 Every figure is a cell: a small JSON file below OUT/cells, named after what it depends on. A cell that is there is not
-computed again, trainings go on from their checkpoints, so the same command finishes what was stopped. Frame rates are
+computed again, trainings resume from their checkpoints, so the same command finishes what was stopped. Frame rates are
 modelled, accuracies measured. docs/evidence.md describes the comparisons.
 """
 
@@ -64,7 +64,7 @@ RANDOM_STREAM, SAMPLE_STREAM = 0x72616E64, 0x73616D70
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that all seeds share, besides the hardware.
+    """The settings that all seeds share, apart from the hardware.
 
     `changes` are made to the recipe. A strategy's search scores `population` times `generations` networks on
     `search_images` images, then of those that reach a target the best `rescored` on all search-validation images.
@@ -373,7 +373,7 @@ class Seed:
         budget, done = s.population * s.generations, 0
 
         def here(genomes: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-            """As genomes of the supernet's space."""
+            """Encodes the genomes in the supernet's space."""
             return np.stack([self.space.encode(space.decode(genome)) for genome in genomes])
 
         try:
@@ -598,7 +598,7 @@ def main(out: Path, seeds: list[int], threads: int | None, data: Path | None, re
         click.echo(str(stopped), err=True)
         return
     except KeyboardInterrupt:
-        click.echo(f"Stopped. The same command goes on from {out}.", err=True)
+        click.echo(f"Stopped. The same command continues from {out}.", err=True)
         sys.exit(130)
     except (QuasarError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error

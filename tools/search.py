@@ -2,8 +2,8 @@
 r"""Search a space of networks for the ones that are best at each frame rate of a board.
 
 Writes a folder: the Pareto front (front.json, front.csv, front.png), a page to explore it (index.html, which needs
-no network) and, for each target, a subnet file with the record of its search. A search that was stopped goes on when
-the same command is given again.
+no network) and, for each target, a subnet file with the record of its search. A search that was stopped continues
+when the same command is given again.
 
 \b
   python tools/search.py                                      a quick search on a proxy, to look around
@@ -92,7 +92,7 @@ def main(out: Path | None, **options: Any) -> None:
     except (QuasarError, ImportError, OSError, ValueError) as error:
         raise click.ClickException(printable(str(error))) from error
     except KeyboardInterrupt:
-        echo(f"Stopped. The same command goes on from {out}.", err=True)
+        echo(f"Stopped. The same command continues from {out}.", err=True)
         sys.exit(130)
     if first:
         show(result, out)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Train by a recipe: a supernet, or one network with quantizers, which ends as a subnet file with its model card.
+"""Train by a recipe: a supernet, or one quantized network, which becomes a subnet file with its model card.
 
     python tools/train.py --config digits
     python tools/train.py --config fashion-mnist-supernet --run runs/one
     python tools/train.py --config digits --architecture found.qvit --inherit runs/digits/supernet.pt --name mine
     torchrun --nproc-per-node 2 tools/train.py --config tiny --data /data/imagenet
 
-The same command goes on where an earlier one was stopped. Needs the [host] extra: pip install 'quasar-rt[host]'.
+The same command continues where an earlier one was stopped. Needs the [host] extra: pip install 'quasar-rt[host]'.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ from quasar_rt.cli.output import printable
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of each process [all cores].")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files too, into the run's folder.")
 @click.option(
-    "--stop-after-steps", type=click.IntRange(1), help="Stop after so many steps; start again to go on."
+    "--stop-after-steps", type=click.IntRange(1), help="Stop after so many steps; start again to continue."
 )
-@click.option("--machine", help="What the model card says of the machine [cores and architecture].")
+@click.option("--machine", help="The machine as the model card names it [cores and architecture].")
 def main(
     config: str,
     run: Path | None,

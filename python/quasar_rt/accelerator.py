@@ -59,7 +59,7 @@ class Program(NativeObject[NativeProgram]):
 
         Raises:
             quasar_rt.SettingsError: a configuration that the HLS sources cannot be built for; names the key.
-            quasar_rt.DoesNotFitError: a buffer cannot hold the subnet; says which and by how much.
+            quasar_rt.DoesNotFitError: a buffer cannot hold the subnet; the message names the buffer and the excess.
         """
         return cls._wrap(NativeProgram.compile(subnet._inner, hardware._inner))
 

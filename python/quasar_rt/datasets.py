@@ -34,7 +34,7 @@ __all__ = [
 
 
 class DatasetError(QuasarError, OSError):
-    """A data set is missing, damaged or has another layout; the message says what to do."""
+    """A data set is missing, damaged or has another layout; the message names the remedy."""
 
 
 #: Class names in label order, as the data set's authors give them (https://github.com/zalandoresearch/fashion-mnist).
@@ -119,7 +119,7 @@ def fashion_mnist_root(root: str | os.PathLike[str] | None = None) -> Path:
             places.
 
     Raises:
-        DatasetError: no such folder; the message says how to get the data.
+        DatasetError: no such folder; the message names the source of the data.
     """
     given = root if root is not None else os.environ.get(_ENVIRONMENT)
     candidates = [Path(given)] if given else [Path(place).expanduser() for place in _PLACES]
@@ -155,7 +155,7 @@ def load_fashion_mnist(
         images uint8 [n, 28, 28] and labels int64 [n].
 
     Raises:
-        DatasetError: the data is missing (the message says how to get it) or damaged.
+        DatasetError: the data is missing (the message names its source) or damaged.
         ValueError: an unknown split.
     """
     if split not in _PREFIX:
@@ -272,7 +272,7 @@ def _files_by_class(root: Path) -> dict[str, list[Path]]:
 
 
 def image_files(root: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields every image file under `root`, at any depth, sorted. The suffix tells images from other files."""
+    """Yields every image file under `root`, at any depth, sorted. An image file is known by its suffix."""
     for path in sorted(Path(root).rglob("*")):
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
             yield path

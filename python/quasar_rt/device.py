@@ -1,6 +1,6 @@
 """Devices of this machine: the CPU, an FPGA, simulated accelerators. `open_device` opens one for an engine.
 
-Depends on `hardware` and the native module.
+Depends on the native module, `errors` and `hardware`; on `pynq` for an FPGA alone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Tier:
     name: str
     """The value for ``Engine(tier=...)`` and ``QUASAR_TIER``."""
     supported: bool
-    """Whether this CPU has it."""
+    """True if this CPU has it."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
 
     Return the configuration and the file to load; None as the file if `path` is the description itself.
 
-    ``tools/bitstream.py`` writes NAME.json beside NAME.bit and NAME.bin: the configuration, and the files' digests.
+    ``tools/bitstream.py`` writes NAME.json next to NAME.bit and NAME.bin: the configuration, and the files' digests.
 
     Raises:
         DeviceUnavailableError: there is no valid description, or it describes another bitstream.
@@ -247,7 +247,7 @@ def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
         ) from error
     if found != digest:
         raise DeviceUnavailableError(
-            f"bitstream {path} has the sha256 {found}, not {digest} as {description.name} says: "
+            f"bitstream {path} has the sha256 {found}, not {digest} as {description.name} states: "
             "they are of different builds"
         )
     return hardware, path

@@ -62,7 +62,7 @@ class Engine:
         device: what to run on; `quasar_rt.devices` lists what there is.
 
             - ``"auto"``: an accelerator in the FPGA where there is one that can run the subnet, or else the CPU;
-              `device_reason` says why.
+              `device_reason` names the reason.
             - ``"cpu"``.
             - ``"sim"``, ``"sim:NAME"`` or the path of a library: an accelerator simulated from its HLS sources
               (``make sim``), slow and exact. ``QUASAR_SIM_SEED`` seeds the order in which its parts run.
@@ -81,7 +81,8 @@ class Engine:
     Raises:
         quasar_rt.SubnetError, quasar_rt.FileError: the subnet cannot be loaded.
         quasar_rt.DeviceError: there is no such device or tier, or this machine lacks it.
-        quasar_rt.DoesNotFitError: the subnet does not fit the accelerator's buffers; says which, and by how much.
+        quasar_rt.DoesNotFitError: the subnet does not fit the accelerator's buffers; the message names the buffer and
+            the excess.
         quasar_rt.InvalidValueError: `threads` is below 1 or above 256, or `timeout` is not above 0.
 
     Warns:
@@ -217,7 +218,7 @@ class Engine:
             quasar_rt.ImageError: at the place of an image that cannot be used, after all predictions before it. An
                 error of the iterable itself is raised at its place too. Either ends the stream.
             quasar_rt.DeviceError: at the place of a frame in which an accelerator failed. This ends the stream too;
-                another one over the same iterator goes on.
+                another one over the same iterator continues.
             quasar_rt.ClosedError: the engine was closed.
 
         Closing the iterator stops the thread as soon as the iterable gives its next image. No image is read once it is

@@ -113,7 +113,7 @@ class ThreadsError(DeviceError):
 
 
 class DeviceUnavailableError(DeviceError):
-    """A device is missing or in use; the message says what to do."""
+    """A device is missing or in use; the message names the remedy."""
 
 
 class DeviceTimeoutError(DeviceError):

@@ -57,7 +57,7 @@ def open_dataset(name: str, classes: Sequence[str]) -> Sequence[tuple[ImageLike,
         classes: the subnet's class names.
 
     Raises:
-        OSError: the data set is missing; the message says how to get it.
+        OSError: the data set is missing; the message names its source.
         ValueError: the data set does not fit the classes.
     """
     if name in _KNOWN:

@@ -61,7 +61,7 @@ def to_pixels(image: ImageLike) -> Pixels:
     An EXIF orientation is applied. Alpha is dropped, not blended: that is what the loaders of torchvision and timm do.
 
     Raises:
-        ImageError: the file cannot be read, or the value is none of the above. The message says what to do.
+        ImageError: the file cannot be read, or the value is none of the above. The message names the remedy.
     """
     if isinstance(image, (str, os.PathLike)):
         return _from_file(Path(image))

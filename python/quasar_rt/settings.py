@@ -69,7 +69,7 @@ class SettingsFile(NativeObject[InnerSettings]):
     @staticmethod
     @contextmanager
     def _naming(source: str | os.PathLike[str]) -> Iterator[None]:
-        """Puts `source` in front of what an error says."""
+        """Puts `source` in front of an error's message."""
         try:
             yield
         except (SettingsError, TooLargeError) as error:

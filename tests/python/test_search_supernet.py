@@ -241,7 +241,7 @@ def test_a_search_that_was_stopped_and_killed_goes_on_to_the_same_files(digits_s
         assert not (out / "front.json").exists()
         if how == signal.SIGINT:
             assert process.returncode == 130
-            assert f"goes on from {out}" in errors
+            assert f"continues from {out}" in errors
     subprocess.run([sys.executable, *arguments(digits_supernet, out)], capture_output=True, check=True)
     assert scores.read_bytes().count(b"\n") > known
     same_files(whole, out)

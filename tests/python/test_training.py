@@ -1,4 +1,4 @@
-"""Training runs: data, stages, checkpoints that a killed run goes on from, several processes."""
+"""Training runs: data, stages, checkpoints that a killed run resumes from, several processes."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def test_a_run_that_was_terminated_and_killed_ends_as_if_it_had_not_been(
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, said
     assert "stopped (SIGTERM)" in said
-    assert "goes on from there" in said
+    assert "continues from there" in said
     stopped = checkpoint.load(part)["step"]
     # SIGKILL: what was done since the last checkpoint is done again.
     process = start(tool(tmp_path / "run", "--set", "checkpoint_every=1"))
@@ -278,7 +278,7 @@ def test_a_run_that_was_terminated_and_killed_ends_as_if_it_had_not_been(
     assert state["sampler_position"] == 32 * (state["step"] % steps)
     lines: list[str] = []
     trained = train(short(), tmp_path / "run", log=lines.append)
-    assert any(line.startswith("supernet: goes on at step") for line in lines)
+    assert any(line.startswith("supernet: continues at step") for line in lines)
     same(checkpoint.load(whole / "supernet.pt")["model"], trained.model.state_dict())
     assert not list(tmp_path.glob("run/*.part.pt"))
     assert not list(tmp_path.glob("run/.*"))
@@ -429,9 +429,9 @@ def test_only_the_first_of_several_machines_sees_the_folder(tmp_path: Path, star
 
 def test_another_recipes_run_is_refused(whole: Path) -> None:
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
-    with pytest.raises(CheckpointError, match=r"float.pt' belongs to another recipe: choose another folder"):
+    with pytest.raises(CheckpointError, match=r"float.pt' is of another run .*: choose another folder"):
         train(short("seed=1"), whole, log=quiet)
-    with pytest.raises(CheckpointError, match=r"supernet.pt' belongs to another recipe"):
+    with pytest.raises(CheckpointError, match=r"supernet.pt' is of another run"):
         train(short("sandwich.temperature=2.0"), whole, log=quiet)
     assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
 

@@ -18,7 +18,7 @@ class UnsupportedModelError(ValueError):
 
 
 def require(condition: bool, what: str) -> None:
-    """Raises an `UnsupportedModelError` that says `what` unless the condition holds."""
+    """Raises an `UnsupportedModelError` that names `what` unless the condition holds."""
     if not condition:
         raise UnsupportedModelError(f"this model cannot be exported: {what}")
 

@@ -89,7 +89,7 @@ class Hardware(SettingsFile[NativeHardware]):
             clock_mhz: the clock; None takes the board's default.
 
         Raises:
-            quasar_rt.DoesNotFitError: the board is too small, whatever the array; the message says what it lacks.
+            quasar_rt.DoesNotFitError: the board is too small, whatever the array; the message names what it lacks.
             quasar_rt.InvalidValueError: no network.
             quasar_rt.SettingsError: the clock is out of range.
         """

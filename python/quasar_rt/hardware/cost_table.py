@@ -44,10 +44,11 @@ class CostTable:
         """Returns the costs of genomes, uint8 [n, genes]. The GIL is released.
 
         Returns:
-            [n] records: ``fps`` and ``latency_s`` float64 (accelerator alone), ``fits`` bool (the buffers hold it).
+            [n] records: ``fps`` and ``latency_s`` float64 (accelerator alone), ``fits`` bool (true if the
+            buffers hold the network).
 
         Raises:
-            quasar_rt.InvalidValueError: another shape or type, or an index that its gene lacks.
+            quasar_rt.InvalidValueError: a wrong shape or type, or an index that its gene lacks.
         """
         array = np.asarray(genomes)
         genes = len(self.space.genes)

@@ -87,7 +87,7 @@ def paper_estimates(
     clocks_mhz: Iterable[float] = (150.0, 200.0),
     eight_bit: Iterable[float] = (0.0, 0.25, 1.0),
 ) -> list[tuple[float, Estimate]]:
-    """Models DeiT's shapes on a board, each on the array that the design-space search picks for it at that clock.
+    """Models DeiT's shapes on a board, each on the array that the design-space search selects for it at that clock.
 
     Returns:
         (fraction of 8-bit rows, estimate), by shape, clock and fraction.
@@ -195,7 +195,7 @@ class SpaceRange:
 
     @classmethod
     def of(cls, name: str, board: str, clock_mhz: float) -> SpaceRange:
-        """Models a space on the design that the search picks for it."""
+        """Models a space on the design that the search selects for it."""
         space = Space.load(name)
         hardware = Hardware.for_board(board, space, clock_mhz)
         table = CostTable(space, hardware)

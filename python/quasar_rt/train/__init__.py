@@ -4,10 +4,15 @@
 ``tools/train.py`` is the command line. The modules:
 
 - inputs: `recipe` reads the TOML file, `architecture_file` a network that a search found, `data` the images;
-- the network: `model`, its fake `quantizers`, and `networks`, which makes it from a recipe;
-- a run: `run` has its stages in order, `job` its folder and processes, `loop` trains one stage by a `schedule`;
-- a step: `slices` and `optimizer` update a part of the network, `distributed` sums gradients over processes;
-- `widths` ranks rows and units, `checkpoint` reads and writes files, `report` exports and writes the model card.
+  `batches` shuffles and augments the images;
+- the network: `model` consists of a `block` for each layer and its fake `quantizers`; `networks` makes the model from
+  a recipe, `pretrained` starts it from a timm model, and `widths` ranks its rows and units;
+- a run: `run` has the stages in order, `job` the folder and the processes; `loop` trains one stage by a `schedule`,
+  `evaluation` measures accuracy, and `progress` shows how far the stage is;
+- a step: `slices` and `optimizer` update a part of the network; `distributed` sums gradients over processes;
+- files: `checkpoint` reads and writes checkpoints, `report` exports the network and writes the model card, and
+  `pictures` draws curves and the confusion matrix;
+- the process: `runtime` sets what makes training fast.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One block of the trainable Vision Transformer, in float and as the integer model computes it.
 
-`ViT` (`quasar_rt.train.model`) shares its LayerNorms, roundings and descriptions. May depend on: torch, numpy,
+`ViT` (`quasar_rt.train.model`) shares its LayerNorms, roundings and descriptions. Depends on: torch, numpy,
 `quasar_rt.build`, `quasar_rt.space`, `quasar_rt.train.quantizers`.
 """
 
@@ -180,7 +180,7 @@ def to_numpy(x: Tensor) -> NDArray[np.float64]:
 def linear_spec(layer: RowLinear, gain: Tensor | None = None, fold: Tensor | None = None) -> LinearSpec:
     """Returns the active part, each row multiplied by `gain`; `fold` as in `RowLinear.quantized`.
 
-    The weights are given as their codes stand for them, so that they quantize to the same codes again.
+    The weights are the values of their codes, so that they quantize to the same codes again.
     """
     codes, scales = layer.quantized(fold)
     factor = 1.0 if gain is None else to_numpy(gain)

@@ -55,7 +55,7 @@ COLUMNS = (
 class Job:
     """One start of a run. As a context manager it catches SIGTERM and SIGINT.
 
-    `steps_left` counts down; `stopping` names the signal that came. `seconds` and `history` have the finished stages.
+    `steps_left` counts down; `stopping` names the received signal. `seconds` and `history` have the finished stages.
     """
 
     recipe: Recipe
@@ -80,7 +80,7 @@ class Job:
         root: str | os.PathLike[str] | None,
         log: Log,
         group: Group | None,
-        steps: int | None,
+        stop_after_steps: int | None,
         tensorboard: bool,
     ) -> Job:
         """Loads the data and makes the folder. The arguments are those of `quasar_rt.train.train`.
@@ -94,7 +94,7 @@ class Job:
         keep_freed_memory()
         first_log: Log = log if group.first else lambda _: None
         job = cls(recipe, space, folder, datasets.load(recipe, root, space), group, first_log)
-        job.steps_left = math.inf if steps is None else steps
+        job.steps_left = math.inf if stop_after_steps is None else stop_after_steps
         identity = job.data.identity
         if group.sum(torch.tensor([float(identity != group.share(identity))])).item():
             raise DatasetError("the processes do not have the same data: give all machines the same images")
@@ -155,17 +155,17 @@ class Job:
         # A second one ends the process at once.
         signal.signal(number, self._handlers[number])
 
-    def digest(self, stage: str, key: str) -> str:
-        """Returns the digest of what the stage depends on: the float stage is the same whatever follows it."""
+    def digest(self, stage: str, identity: str) -> str:
+        """Returns the digest of what the stage depends on; the float stage does not depend on later stages."""
         later = ("supernet_stage", "quantized_stage", "quantization", "sandwich", "baseline")
         without = later if stage == "float" else ("baseline",)
-        return self.recipe.digest(self.space.to_toml(), stage, key, without=without)
+        return self.recipe.digest(self.space.to_toml(), stage, identity, without=without)
 
     def read(self, path: Path, digest: str) -> dict[str, Any]:
         """Reads a checkpoint of this run in the first process and gives it to all of them.
 
         Raises:
-            CheckpointError: it is of another run.
+            CheckpointError: the checkpoint is of another run.
         """
         return self.group.from_first(lambda: self._read(path, digest))
 
@@ -173,22 +173,23 @@ class Job:
         state = checkpoint.load(path)
         if state.get("digest") != digest:
             raise CheckpointError(
-                f"'{path}' belongs to another recipe: choose another folder (--run), or remove this one"
+                f"'{path}' is of another run (recipe, space, architecture or supernet): choose another folder "
+                "(--run), or remove this one"
             )
         if state.get("data") != self.data.identity:
             raise CheckpointError(f"'{path}' was trained on other data: choose another folder (--run)")
         return state
 
-    def check(self, **keys: str) -> None:
-        """Refuses a folder that has other runs' checkpoints of these stages, before anything is trained.
+    def check(self, **identities: str) -> None:
+        """Refuses a folder with checkpoints of another run for these stages, before any training.
 
         Raises:
-            CheckpointError: it has one.
+            CheckpointError: the folder has one.
         """
-        for name, key in keys.items():
+        for name, identity in identities.items():
             for path in (self.finished(name), self.part(name)):
                 if self.exists(path):
-                    self.read(path, self.digest(name, key))
+                    self.read(path, self.digest(name, identity))
 
     def write_log(self, stage: str = "", rows: Sequence[Row] = ()) -> None:
         """Rewrites ``log.csv``: the finished stages' rows and those of the one in progress."""

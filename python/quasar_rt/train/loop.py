@@ -38,7 +38,7 @@ Network = tuple[str, Architecture | None]
 
 
 class Stopped(QuasarError):
-    """Training was asked to stop (a signal, or a limit of steps) and wrote a checkpoint to go on from."""
+    """Training was asked to stop (a signal, or a limit of steps) and wrote a checkpoint to resume from."""
 
 
 class DivergedError(QuasarError, ArithmeticError):
@@ -49,20 +49,20 @@ class DivergedError(QuasarError, ArithmeticError):
 class StagePlan:
     """The networks and the schedule of one stage.
 
-    Each step trains `networks` and, where `sampled` is a space, random networks of it. `key` is a part of the
-    checkpoints' digest, and `also` goes into the finished stage's file.
+    Each step trains `networks` and, where `sampled` is a space, random networks of it. `identity` is a part of the
+    checkpoints' digest, and `extra` goes into the finished stage's file.
     """
 
     name: str
     schedule: Stage | None
     networks: tuple[Network, ...] = (("largest", None),)
     sampled: Space | None = None
-    key: str = ""
-    also: Mapping[str, Any] = field(default_factory=dict)
+    identity: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_stage(job: Job, model: ViT, plan: StagePlan) -> ViT:
-    """Trains a stage, goes on with it, or reads it where it is finished; returns the averaged network.
+    """Trains a stage, resumes it, or reads it if it is finished; returns the averaged network.
 
     Raises:
         Stopped: a signal or the limit of steps.
@@ -70,7 +70,7 @@ def run_stage(job: Job, model: ViT, plan: StagePlan) -> ViT:
         CheckpointError: the stage's checkpoint is another run's or damaged.
     """
     name = plan.name
-    path, digest = job.finished(name), job.digest(name, plan.key)
+    path, digest = job.finished(name), job.digest(name, plan.identity)
     if job.exists(path):
         saved = job.read(path, digest)
         average = copy.deepcopy(model)
@@ -84,7 +84,7 @@ def run_stage(job: Job, model: ViT, plan: StagePlan) -> ViT:
     average = loop.run()
     job.seconds[name], job.history[name] = sum(row["seconds"] for row in loop.rows), loop.rows
     saved = {
-        **plan.also,
+        **plan.extra,
         "digest": digest,
         "data": job.data.identity,
         "model": average.state_dict(),
@@ -128,7 +128,7 @@ class _Loop:
             group.device,
         )
         self.total = self.batches.steps * self.schedule.epochs
-        self.began = self.saved = time.monotonic()
+        self.resumed_at = self.last_save = time.monotonic()
         self.step = 0
         self.rows: list[Row] = []
         self.sums: dict[str, float] = {}
@@ -172,7 +172,7 @@ class _Loop:
                 raise ValueError(f"step {self.step} of {self.total}")
         self.job.write_log("", self.rows)
         at = f"step {self.step % self.batches.steps} of epoch {self.step // self.batches.steps + 1}"
-        self.job.log(f"{self.name}: goes on at {at}, read from {part}")
+        self.job.log(f"{self.name}: continues at {at}, read from {part}")
 
     def _save(self) -> None:
         if self.job.group.first:
@@ -190,17 +190,17 @@ class _Loop:
                 "optimizer": self.optimizer.state_dict(),
                 "history": self.rows,
                 "sums": self.sums,
-                "elapsed": self.elapsed + time.monotonic() - self.began,
+                "elapsed": self.elapsed + time.monotonic() - self.resumed_at,
             }
             checkpoint.save(state, self.job.part(self.name))
-        self.saved = time.monotonic()
+        self.last_save = time.monotonic()
 
     def _epoch(self) -> None:
         job, recipe, steps = self.job, self.job.recipe, self.batches.steps
         epoch = self.step // steps
         first, last = self.step, (epoch + 1) * steps
         title, stop = f"{self.name} {epoch + 1:3d}/{self.schedule.epochs}", False
-        self.began = self.saved = time.monotonic()
+        self.resumed_at = self.last_save = time.monotonic()
         if epoch * steps == first:
             self.sums, self.elapsed = {}, 0.0
         with EpochProgress(title, first % steps, steps, job.log, quiet=not job.group.first) as progress:
@@ -210,7 +210,7 @@ class _Loop:
                 if self.step == last:
                     break
                 due = recipe.checkpoint_every and self.step % recipe.checkpoint_every == 0
-                if stop or due or time.monotonic() - self.saved > 60 * recipe.checkpoint_minutes:
+                if stop or due or time.monotonic() - self.last_save > 60 * recipe.checkpoint_minutes:
                     self._save()
                 if stop:
                     raise self._stopped(f"{title}, step {self.step - epoch * steps} of {steps}")
@@ -231,15 +231,17 @@ class _Loop:
         for kind, architecture in self.plan.networks:
             self.average.activate(architecture)
             row[f"top1_{kind}"] = evaluate(self.average, self.job.data.validation, self.job.group)
-        row["seconds"] = self.elapsed + time.monotonic() - self.began
+        row["seconds"] = self.elapsed + time.monotonic() - self.resumed_at
         self.rows.append(row)
         self.sums, self.elapsed = {}, 0.0
-        self.began = time.monotonic()
+        self.resumed_at = time.monotonic()
         return row
 
     def _stopped(self, where: str) -> Stopped:
         why = self.job.stopping or "limit of steps"
-        return Stopped(f"stopped ({why}) at {where}; checkpoint written: the same command goes on from there")
+        return Stopped(
+            f"stopped ({why}) at {where}; checkpoint written: the same command continues from there"
+        )
 
     def _mean_loss(self) -> str:
         done = self.step % self.batches.steps or self.batches.steps
@@ -279,13 +281,15 @@ class _Loop:
             losses.append(loss.detach() * share)
             touched.append(self.model.touched())
         stop = self.job.stopping != "" or self.job.steps_left <= 1
-        extra = torch.stack([*losses, torch.tensor(float(stop), device=losses[0].device)])
-        *found, stops = group.sum_gradients(self.model.parameters(), extra).tolist()
+        summed = torch.stack([*losses, torch.tensor(float(stop), device=losses[0].device)])
+        *step_losses, stops = group.sum_gradients(self.model.parameters(), summed).tolist()
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), o.clip))
-        if not math.isfinite(sum(found) + norm):
+        if not math.isfinite(sum(step_losses) + norm):
+            # The baseline has no stage of its own in the recipe.
+            key = "quantized" if self.name == "baseline" else self.name
             raise DivergedError(
-                f"{self.name}: loss {found} and gradient norm {norm} at step {self.step}: lower "
-                f"{self.name}_stage.learning_rate or optimizer.clip"
+                f"{self.name}: loss {step_losses} and gradient norm {norm} at step {self.step}: lower "
+                f"{key}_stage.learning_rate or optimizer.clip"
             )
         self.optimizer.step(union(touched))
         self.optimizer.zero_grad(set_to_none=True)
@@ -295,7 +299,7 @@ class _Loop:
             # The average of few steps forgets faster.
             weight = max(1 - o.ema, 1 / (self.step + 1))
             torch._foreach_lerp_([a for _, a in self.pairs], [p for p, _ in self.pairs], weight)
-        self._add_to_sums([kind for kind, _ in networks], found, norm)
+        self._add_to_sums([kind for kind, _ in networks], step_losses, norm)
         return bool(stops > 0)
 
     def _add_to_sums(self, kinds: list[str], losses: list[float], norm: float) -> None:

@@ -113,7 +113,7 @@ def read_supernet(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def check_split(state: dict[str, Any], path: str | os.PathLike[str], data: Data) -> None:
-    """Refuses data with other validation images than those that the supernet was not trained on.
+    """Refuses data whose split differs from the data that the supernet was trained on.
 
     Args:
         state: what `read_supernet` returned for `path`.

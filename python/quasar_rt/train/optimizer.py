@@ -48,7 +48,7 @@ class SliceAdamW(torch.optim.Optimizer):
             {"params": [p for p in self._names if p.ndim >= 2], "weight_decay": weight_decay},
             {"params": [p for p in self._names if p.ndim < 2], "weight_decay": 0.0},
         ]
-        # `fused` also tells load_state_dict to bring the step counts to the parameters' device.
+        # `fused` also makes load_state_dict bring the step counts to the parameters' device.
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "fused": True})
 
     @torch.no_grad()
@@ -57,7 +57,7 @@ class SliceAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             whole = _Lists()
             parts = _Lists()
-            picked: list[tuple[Tensor, tuple[Tensor, ...]]] = []
+            selected: list[tuple[Tensor, tuple[Tensor, ...]]] = []
             for parameter in group["params"]:
                 region = None if touched is None else touched.get(self._names[parameter])
                 if parameter.grad is None or (touched is not None and region is None):
@@ -84,7 +84,7 @@ class SliceAdamW(torch.optim.Optimizer):
                 if region is None:
                     parts.extend(*([tensor] for tensor in tensors))
                 elif region.rows is not None:
-                    picked.append((region.rows.nonzero().squeeze(1), tensors))
+                    selected.append((region.rows.nonzero().squeeze(1), tensors))
                 else:
                     parts.extend(*(list(region.views(tensor)) for tensor in tensors))
             if whole.parameters:
@@ -104,16 +104,16 @@ class SliceAdamW(torch.optim.Optimizer):
                     eps=group["eps"],
                     maximize=False,
                 )
-            if picked:
+            if selected:
                 # Many short vectors: gathered into one, updated, and put back.
-                gathered = [torch.cat([t[i][rows] for rows, t in picked]) for i in range(5)]
+                gathered = [torch.cat([t[i][rows] for rows, t in selected]) for i in range(5)]
                 parts.extend(*([tensor] for tensor in gathered))
             if parts.parameters:
                 _update(parts, group)
-            if picked:
-                lengths = [len(rows) for rows, _ in picked]
+            if selected:
+                lengths = [len(rows) for rows, _ in selected]
                 for i in (0, 2, 3, 4):
-                    for (rows, t), values in zip(picked, gathered[i].split(lengths), strict=True):
+                    for (rows, t), values in zip(selected, gathered[i].split(lengths), strict=True):
                         t[i][rows] = values
 
 

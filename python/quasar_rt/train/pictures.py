@@ -1,4 +1,4 @@
-"""Pictures of a training run: the curves of its stages, the confusion matrix."""
+"""Draws the pictures of a training run: the curves of its stages and the confusion matrix. Depends on: matplotlib."""
 
 from __future__ import annotations
 

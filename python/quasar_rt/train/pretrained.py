@@ -1,6 +1,6 @@
-"""Start a (super)net from a timm Vision Transformer: a model's name or a checkpoint.
+"""Starts a supernet or a network from a timm Vision Transformer: a model's name or a checkpoint.
 
-May depend on: torch, timm, `quasar_rt.space`, `quasar_rt.train.model`.
+Depends on: torch, timm, `quasar_rt.space`, `quasar_rt.train.model`.
 """
 
 from __future__ import annotations

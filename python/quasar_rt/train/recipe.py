@@ -238,7 +238,7 @@ def load_recipe(path: str | os.PathLike[str], changes: Iterable[str] = ()) -> Re
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise FileError(f"the recipe '{path}' cannot be read: {error}") from error
-    # Besides TOMLDecodeError: no UTF-8, a number of too many digits, nesting without end.
+    # Errors other than TOMLDecodeError: no UTF-8, a number of too many digits, nesting without end.
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path} is not TOML: {error}") from error
     changes = list(changes)

@@ -55,7 +55,7 @@ class Figures:
 
     @property
     def standard_error(self) -> float:
-        """Of the integer engine's top-1, binomial."""
+        """The binomial standard error of the integer engine's top-1."""
         return math.sqrt(self.integer_top1 * (1 - self.integer_top1) / self.images)
 
     def as_dict(self) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def train(
     stop_after_steps: int | None = None,
     tensorboard: bool = False,
 ) -> Trained:
-    """Trains the recipe in the folder `run`, or finishes what an earlier start left there.
+    """Trains the recipe in the folder `run`, or resumes the run that an earlier start left there.
 
     A space of several networks ends with ``supernet.pt`` in the folder, which `load_supernet` reads; a space of one
     network with that network, quantized (``quantized.pt``).
@@ -69,8 +69,9 @@ def train(
         tensorboard: write TensorBoard's event files too.
 
     Raises:
-        Stopped: SIGTERM, SIGINT or `stop_after_steps`; the next start with the same arguments goes on.
-        CheckpointError: the folder holds a run of another recipe or of other data, or a damaged file.
+        Stopped: SIGTERM, SIGINT or `stop_after_steps`; the next start with the same arguments resumes.
+        CheckpointError: the folder holds another run (recipe, space, architecture, supernet or data) or a damaged
+            file.
         quasar_rt.datasets.DatasetError: the data is missing; the message has its source.
         quasar_rt.SettingsError: the recipe lacks the stage that its space needs.
     """
@@ -82,7 +83,7 @@ def train(
             "name the network: --architecture FILE (docs/training.md, 'Train one network of a space')"
         )
     if not several:
-        _need_quantized_stage(recipe, recipe.space)
+        _need_quantized_stage(recipe, f"the space '{recipe.space}'")
     with Job.start(recipe, space, Path(run), root, log, group, stop_after_steps, tensorboard) as job:
         if several:
             job.check(float="", supernet="")
@@ -112,11 +113,11 @@ def train_architecture(
 
     Args:
         architecture: the network, of the recipe's space.
-        recipe: it needs a `quantized_stage`.
+        recipe: must have a `quantized_stage`.
         run: folder of this network's checkpoints.
         root: as for `train`.
         log: as for `train`.
-        inherit: a ``supernet.pt`` whose slice it starts from; there is no float stage then. Without it the network
+        inherit: a ``supernet.pt``; the network starts from its slice, without a float stage. If None, the network
             starts from the recipe's `init`.
         group: as for `train`.
         stop_after_steps: as for `train`.
@@ -129,17 +130,17 @@ def train_architecture(
     space = Space.load(recipe.space)
     _need_quantized_stage(recipe, "one network")
     space.encode(architecture)
-    key = json.dumps(architecture.to_dict(), sort_keys=True)
+    identity = json.dumps(architecture.to_dict(), sort_keys=True)
     with Job.start(recipe, space, Path(run), root, log, group, stop_after_steps, tensorboard) as job:
         if inherit is None:
-            job.check(float=key, quantized=key, baseline=key)
+            job.check(float=identity, quantized=identity, baseline=identity)
             model = make_model(recipe, space, architecture)
             if recipe.init != "random":
                 whole = make_model(recipe, space)
                 job.initialize(whole)
                 model = whole.extract(architecture)
-            start = run_stage(job, model, StagePlan("float", recipe.float_stage, key=key))
-            return _one_network(job, start, key)
+            start = run_stage(job, model, StagePlan("float", recipe.float_stage, identity=identity))
+            return _one_network(job, start, identity)
         state = job.group.from_first(lambda: read_supernet(inherit))
         supernet, _, parent = supernet_of(state, inherit)
         if parent != space:
@@ -147,12 +148,12 @@ def train_architecture(
                 f"'{inherit}' is a supernet of the space '{parent.name}', not of '{space.name}'"
             )
         check_split(state, inherit, job.data)
-        key += state["sha256"]
-        job.check(quantized=key)
+        identity += state["sha256"]
+        job.check(quantized=identity)
         model = supernet.extract(architecture).to(job.group.device)
         q = recipe.quantization
         model.calibrate(job.data.train.first(q.calibration)[0], q.percentile)
-        network = run_stage(job, model, StagePlan("quantized", recipe.quantized_stage, key=key))
+        network = run_stage(job, model, StagePlan("quantized", recipe.quantized_stage, identity=identity))
         return _result(job, _recalibrated(job, network))
 
 
@@ -168,7 +169,7 @@ def _supernet(job: Job, start: ViT) -> Trained:
         recipe.supernet_stage,
         networks=(("largest", None), ("smallest", space.decode(space.smallest))),
         sampled=space,
-        also={"kind": "supernet", "recipe": json.dumps(recipe.as_dict()), "space": space.to_toml()},
+        extra={"kind": "supernet", "recipe": json.dumps(recipe.as_dict()), "space": space.to_toml()},
     )
     network = run_stage(job, network, plan).eval()
     path = job.finished("supernet")
@@ -176,23 +177,23 @@ def _supernet(job: Job, start: ViT) -> Trained:
     return _result(job, network, None, path)
 
 
-def _one_network(job: Job, start: ViT, key: str) -> Trained:
+def _one_network(job: Job, start: ViT, identity: str) -> Trained:
     """Trains the one network with its quantizers, and its float baseline where the recipe asks for it."""
     recipe = job.recipe
     quantized = copy.deepcopy(start)
     if job.fresh("quantized"):
         prepare(quantized, recipe, job.data.train, job.group, job.log)
     quantized.quantized = True
-    quantized = run_stage(job, quantized, StagePlan("quantized", recipe.quantized_stage, key=key))
+    quantized = run_stage(job, quantized, StagePlan("quantized", recipe.quantized_stage, identity=identity))
     baseline = None
     if recipe.baseline:
-        plan = StagePlan("baseline", recipe.quantized_stage, key=key)
+        plan = StagePlan("baseline", recipe.quantized_stage, identity=identity)
         baseline = run_stage(job, copy.deepcopy(start), plan).eval()
     return _result(job, _recalibrated(job, quantized), baseline)
 
 
 def _recalibrated(job: Job, network: ViT) -> ViT:
-    """Puts the averaged network in evaluation and sets the range of its residual, which training has moved."""
+    """Switches the averaged network to evaluation and sets the range of its residual anew after training."""
     network.eval().calibrate(job.data.train.first(job.recipe.quantization.calibration)[0], None)
     job.group.broadcast(network)
     return network
@@ -209,6 +210,4 @@ def _result(job: Job, model: ViT, baseline: ViT | None = None, path: Path | None
 
 def _need_quantized_stage(recipe: Recipe, what: str) -> None:
     if recipe.quantized_stage is None:
-        raise SettingsError(
-            f"recipe '{recipe.name}': [quantized_stage] is missing, which training '{what}' needs"
-        )
+        raise SettingsError(f"recipe '{recipe.name}': [quantized_stage] is missing; training {what} needs it")

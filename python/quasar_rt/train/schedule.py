@@ -1,4 +1,7 @@
-"""The learning rate and the sampled networks of a step. Depends on `quasar_rt.space`, `quasar_rt.train.recipe`."""
+"""The learning rate and the sampled networks of a step.
+
+Depends on `quasar_rt.space`, `quasar_rt.train.data` and `quasar_rt.train.recipe`.
+"""
 
 from __future__ import annotations
 

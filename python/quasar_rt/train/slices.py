@@ -28,11 +28,11 @@ class Region:
 
     @property
     def whole(self) -> bool:
-        """True if it is all of the parameter."""
+        """True if the region is the whole parameter."""
         return self.boxes == (self.shape[1:],)
 
     def views(self, x: Tensor) -> Iterator[Tensor]:
-        """Yields views of `x` (a tensor of the parameter's shape) that cover the boxes, none of them twice."""
+        """Yields views of `x` (a tensor of the parameter's shape) that cover the boxes without overlap."""
         cube, done = x.view(self.shape), 0
         for rows, columns in self.boxes:
             yield cube[:, :rows, done:columns]
