@@ -30,12 +30,15 @@ import click
 
 from quasar_rt import QuasarError
 from quasar_rt.cli.output import echo, print_table, printable
+from quasar_rt.nas.settings import DEFAULT_BOARD, DEFAULT_SPACE, EFFORT
 
 
 @click.command(
     help=__doc__, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
-@click.option("--board", metavar="NAME", help="Board to search for. [the one in --hardware, or zcu102]")
+@click.option(
+    "--board", metavar="NAME", help=f"Board to search for. [the one in --hardware, or {DEFAULT_BOARD}]"
+)
 @click.option(
     "--fps",
     multiple=True,
@@ -43,13 +46,15 @@ from quasar_rt.cli.output import echo, print_table, printable
     metavar="N",
     help="Modelled frame rate that a subnet must reach; repeatable. By default three within reach.",
 )
-@click.option("--space", metavar="NAME|FILE", help="Search space. [the supernet's, or tiny]")
+@click.option("--space", metavar="NAME|FILE", help=f"Search space. [the supernet's, or {DEFAULT_SPACE}]")
 @click.option(
     "--supernet",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Checkpoint of tools/train.py. Without it: a proxy, not an accuracy.",
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of everything random.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all random choices."
+)
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -58,14 +63,18 @@ from quasar_rt.cli.output import echo, print_table, printable
 @click.option(
     "--hardware",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Hardware configuration, a TOML file. [picked for the space on the board]",
+    help="Hardware configuration, a TOML file. [searched for the space on the board]",
 )
 @click.option(
     "--population",
     type=click.IntRange(4),
-    help="Subnets of a generation. [200; with a supernet 32]",
+    help=f"Subnets of a generation. [{EFFORT['proxy'].population}; with a supernet {EFFORT['supernet'].population}]",
 )
-@click.option("--generations", type=click.IntRange(1), help="Generations. [100; with a supernet 20]")
+@click.option(
+    "--generations",
+    type=click.IntRange(1),
+    help=f"Generations. [{EFFORT['proxy'].generations}; with a supernet {EFFORT['supernet'].generations}]",
+)
 @click.option("--predictor", is_flag=True, help="Let a predictor choose what the supernet scores next.")
 @click.option(
     "--retrain",
@@ -99,10 +108,12 @@ def main(out: Path | None, **options: Any) -> None:
 
 
 def default_folder(options: dict[str, Any]) -> Path:
-    """Returns a folder for just these settings: the same command finds it again, another one does not."""
+    """Returns the folder of these settings: the same command finds it again, and another command has another folder."""
     key = json.dumps({key: str(value) for key, value in options.items() if key != "threads"}, sort_keys=True)
-    space = Path(options["supernet"].parent.name if options["supernet"] else options["space"] or "tiny").stem
-    board = Path(options["board"] or options["hardware"] or "zcu102").stem
+    space = Path(
+        options["supernet"].parent.name if options["supernet"] else options["space"] or DEFAULT_SPACE
+    ).stem
+    board = Path(options["board"] or options["hardware"] or DEFAULT_BOARD).stem
     return Path("runs/search") / f"{space}-{board}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
@@ -127,7 +138,7 @@ def bars(show: bool) -> Iterator[Any]:
 
 
 def show(result: Any, out: Path) -> None:
-    """Prints a table of the targets, what the scores are, and where the files are."""
+    """Prints a table of the targets, the notes on the scores, and the path of the page."""
     board = result.board
     has_integer = any(target.point.integer for target in result.targets)
     columns = [">target FPS", ">modelled FPS", ">latency, ms", f">{result.scoring.short}"]

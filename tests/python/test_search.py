@@ -112,7 +112,9 @@ def test_more_right_answers_than_images_are_refused(tmp_path):
     folder.put("supernet 20", {b"\x01": 20, b"\x02": 21})
     assert folder.get("supernet 20", b"\x01", 20) == 20
     folder.close()
-    with pytest.raises(SearchFolderError, match=r"scores.jsonl' says of the subnet 02 that it got 21 of 20"):
+    with pytest.raises(
+        SearchFolderError, match=r"scores.jsonl' records 21 of 20 images as right for the subnet 02"
+    ):
         Folder(tmp_path, IDENTITY).get("supernet 20", b"\x02", 20)
 
 

@@ -131,7 +131,7 @@ def test_scores_do_not_depend_on_what_was_scored_before(digits_supernet):
 
 
 def test_survivors_are_scored_on_more_images(digits_supernet, monkeypatch):
-    monkeypatch.setattr(supernet, "HALVING", (40, 120))
+    monkeypatch.setattr(supernet, "ROUND_IMAGES", (40, 120))
     monkeypatch.setattr(check, "SAMPLE", 2)
     said = {}
     result = search(

@@ -1,7 +1,14 @@
 """Hardware-aware search of a space for a board: which subnets are worth running, and what they cost there.
 
-`run` has the search, `supernet` the scores of a trained supernet, `boards` the modelled boards, `result` what is found
-and `report` its files, `folder` the state. ``quasar_rt.search`` and ``tools/search.py`` are the ways in.
+``quasar_rt.search`` and ``tools/search.py`` start a search. The modules:
+
+- the search: `run` has the steps in order, `settings` the arguments and their defaults, and `nsga2` the algorithm;
+- the scores: `scorer` is the interface and has the proxy, `supernet` scores a trained supernet's slices, `scores`
+  predicts scores, `folder` stores them, and `check` compares them with the integer engine's;
+- the costs: `boards` models the boards, and `layers` counts a network's weights and operations;
+- the results: `document` assembles the results, `result` has their types, `record` and `notes` describe the search,
+  and `report` writes the files;
+- methods: `stats` has rank correlation and hypervolume; `knapsack` solves the fixed-architecture case exactly.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Models the costs of a space's subnets on a board, for a search and its page.
 
-Depends on `quasar_rt.hardware` and `quasar_rt.space`.
+Depends on `quasar_rt.hardware`, `quasar_rt.space`, and `result` and `settings` of `quasar_rt.nas`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from ..errors import DoesNotFitError, InvalidValueError
 from ..hardware import Board, CostTable, Estimate, Hardware, Workload, board_names, estimate
 from ..space import Architecture, Space
 from .result import OnBoard
+from .settings import DEFAULT_BOARD
 
 __all__ = ["Modelled", "Parts", "other_boards"]
 
-#: Resources as people know them.
+#: Names of the resources, for display.
 _RESOURCES = {"dsp": "DSP", "lut": "LUT", "ff": "FF", "bram36": "BRAM (36 kbit)", "uram": "URAM"}
 
 
@@ -38,14 +39,14 @@ class Modelled:
 
     @classmethod
     def of(cls, space: Space, board: str | None, file: str | os.PathLike[str] | None = None) -> Modelled:
-        """Reads the configuration in `file`, or else picks one for the space on the board by design-space search.
+        """Reads the configuration in `file`; without a file, searches one for the space on the board.
 
         Raises:
             quasar_rt.QuasarError: an unknown board, a board that is too small, a file that cannot be used, or one for
                 another board.
         """
         if file is None:
-            hardware = Hardware.for_board(Board.load(board or "zcu102"), space)
+            hardware = Hardware.for_board(Board.load(board or DEFAULT_BOARD), space)
         else:
             hardware = Hardware.load(file, None if board is None else _named(board, Path(file)))
         return cls(space, hardware, CostTable(space, hardware))
@@ -57,12 +58,12 @@ class Modelled:
 
     @property
     def label(self) -> str:
-        """Board and clock."""
+        """The board and its clock, in words."""
         return f"{self.board}, {self.hardware.clock_mhz:g} MHz"
 
     @property
     def sha256(self) -> str:
-        """Digest (hex) of board and configuration."""
+        """The digest (hex) of board and configuration."""
         return hashlib.sha256(
             f"{self.hardware.board.to_toml()}\n{self.hardware.to_toml()}".encode()
         ).hexdigest()
@@ -108,7 +109,7 @@ def other_boards(space: Space, board: str) -> tuple[dict[str, Modelled], dict[st
         if name != board:
             try:
                 one = Modelled.of(space, name)
-                # A small board's configuration may be for the smaller networks alone.
+                # A small board's configuration may fit the smaller networks only.
                 one.estimate(largest)
                 fits[name] = one
             except DoesNotFitError as error:
@@ -127,7 +128,7 @@ def _named(board: str, file: Path) -> Board:
 
 
 class Parts:
-    """Collects the parts of networks (patch embedding, blocks, head) and their layers. Networks share most parts.
+    """Collects the parts of networks (patch embedding, blocks, head) and their layers; equal parts are stored once.
 
     `networks` has by id the (prefix, number) of each part of a network, in order; `parts` holds each part once: its
     `layers` (name without the prefix, kind, rows, columns, rows4, rows8) and for each board the layers' `cycles`, their
@@ -166,7 +167,10 @@ _Row = tuple[dict[str, Any], int, float | None, str]
 
 
 def _by_part(found: Estimate) -> dict[str, list[_Row]]:
-    """Returns the stages on the array in order, each reader's LayerNorm before it with the cycles spent waiting."""
+    """Returns the array's stages by part, in order.
+
+    A layer that reads a LayerNorm follows a row of the LayerNorm, with the cycles that the array waits for it.
+    """
     norms = {"qkv": "norm1", "fc1": "norm2", "head": "norm"}
     exposed = {stage.name: stage.exposed for stage in found.vector}
     parts: dict[str, list[_Row]] = {}

@@ -38,7 +38,7 @@ def check_finalists(
         settings: of the search.
         front: the points, by their ids.
         folder: of the search; networks that are trained on their own have their checkpoints in it.
-        progress: gets how far the work is.
+        progress: gets the progress of the work.
 
     Returns:
         the front, its finalists with their top-1 on the integer engine, and the correlations.

@@ -1,8 +1,8 @@
 """The folder of a search: its identity, and its scores so far.
 
 A search is deterministic, so its scores are its only state: after a kill, the next start goes through the same steps
-and finds the scores here. `search.json` has everything that the search depends on, so that another search is refused;
-`scores.jsonl` has a line for each scored genome. Depends on the standard library.
+and finds the scores here. `search.json` has everything that the search depends on; the folder refuses another
+search. `scores.jsonl` has a line for each scored genome. Depends on `quasar_rt.errors` and `quasar_rt.nas.report`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Folder:
     """Holds the scores of one search, in memory and, where there is a path, on disk.
 
     Args:
-        path: the folder; made where it is missing. None keeps everything in memory.
+        path: the folder, which is made if it is missing. None keeps everything in memory.
         identity: everything that the search's result depends on, as JSON.
 
     Raises:
-        SearchFolderError: the folder is another search's; the message names the differences.
-        quasar_rt.FileError: it cannot be made or read.
+        SearchFolderError: the folder belongs to another search; the message names the differences.
+        quasar_rt.FileError: the folder cannot be made or read.
     """
 
     def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
@@ -52,7 +52,7 @@ class Folder:
     def _claim(path: Path, identity: dict[str, Any]) -> None:
         file = path / "search.json"
         if not file.exists():
-            # Anything else that lies here would be mixed with this search's results.
+            # Other files would be mixed with the results of this search.
             if any(path.iterdir()):
                 raise SearchFolderError(
                     f"'{path}' holds other files and no search; give a new or an empty folder"
@@ -94,16 +94,16 @@ class Folder:
                 ) from None
 
     def get(self, kind: str, genome: bytes, images: int) -> int | None:
-        """Returns the number of `images` that this subnet got right in the scoring `kind`; None where it is not known.
+        """Returns the number of `images` that this subnet classified rightly in the scoring `kind`; None if unknown.
 
         Raises:
-            SearchFolderError: the record's number is above `images`.
+            SearchFolderError: the recorded number is above `images`.
         """
         correct = self._scores.get((kind, genome))
         if correct is not None and correct > images:
             raise SearchFolderError(
-                f"'{self.path}/scores.jsonl' says of the subnet {genome.hex()} that it got {correct:,} of {images:,} "
-                f"images right ({kind!r}); remove that line or the folder"
+                f"'{self.path}/scores.jsonl' records {correct:,} of {images:,} images as right for the subnet "
+                f"{genome.hex()} ({kind!r}); remove that line or the folder"
             )
         return correct
 

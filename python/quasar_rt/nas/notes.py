@@ -50,7 +50,7 @@ def _predictor(fit: PredictorFit) -> str:
     tau = "not defined" if fit.tau_b is None else f"{fit.tau_b:.2f}"
     return (
         f"A predictor fitted to the scores chose among candidates: Kendall's tau-b {tau} on scores left out "
-        f"of the fit (5-fold, {fit.samples} samples)."
+        f"of the fit ({fit.validation}, {fit.samples} samples)."
     )
 
 

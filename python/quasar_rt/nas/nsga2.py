@@ -19,6 +19,7 @@ from ..errors import InvalidValueError
 from ..hardware import CostTable
 from ..space import Architecture, Space
 from .scores import Predictor, as_genomes, as_numbers
+from .settings import EFFORT
 
 __all__ = ["Candidate", "Candidates", "Generation", "Search"]
 
@@ -95,7 +96,7 @@ class Search:
     """Searches for high modelled FPS and high scores, several frame-rate targets at once (NSGA-II, Deb et al. 2002).
 
     The same arguments and scores give the same search, bit for bit, whatever the machine's threads. No genome is scored
-    twice. A space of no more networks than the budget is evaluated one and all.
+    twice. If a space has no more networks than the budget, all of them are evaluated.
 
     >>> from quasar_rt.hardware import Hardware, CostTable
     >>> space = Space.load("tiny")
@@ -108,18 +109,18 @@ class Search:
     100
 
     Args:
-        space: what is searched.
+        space: the space to search.
         costs: modelled costs of that space's networks on one hardware configuration.
         population: genomes of a generation.
         generations: generations, the first included; the budget is `population` times `generations` evaluations.
         targets: frame rates for which the network of highest score is wanted, in FPS.
-        seed: of everything random; 0 to 2^64 - 1.
+        seed: the seed of all random choices; 0 to 2^64 - 1.
         oversample: above 1, that many candidates for each place of a generation are bred, and a predictor fitted on
             all networks evaluated so far chooses among them. For scores that are expensive.
 
     Raises:
-        quasar_rt.InfeasibleError: a target is beyond the fastest network, which the message names. No score was asked
-            for by then.
+        quasar_rt.InfeasibleError: a target is beyond the fastest network, which the message names. It is raised before
+            any score is requested.
         quasar_rt.InvalidValueError: an argument is out of its range.
     """
 
@@ -128,8 +129,8 @@ class Search:
         space: Space,
         costs: CostTable,
         *,
-        population: int = 200,
-        generations: int = 100,
+        population: int = EFFORT["proxy"].population,
+        generations: int = EFFORT["proxy"].generations,
         targets: Sequence[float] = (),
         seed: int = 0,
         oversample: int = 1,
@@ -173,30 +174,30 @@ class Search:
     def ask(self, limit: int | None = None) -> NDArray[np.uint8]:
         """Returns the canonical genomes whose scores are needed next, uint8 [n, genes].
 
-        They are what is left of the current generation, at most `limit` of it.
-        Empty when the search is done. Asking again without telling gives the same.
+        They are the unscored genomes of the current generation, at most `limit`; none when the search is done. A second
+        `ask` without a `tell` in between returns the same genomes.
         """
         if limit is not None and limit < 1:
             raise InvalidValueError(f"limit is {limit}; it must be at least 1")
         return self._inner.ask(limit)
 
     def tell(self, scores: ArrayLike) -> None:
-        """Takes the scores of the genomes that `ask` returned last, in their order.
+        """Takes the scores of the genomes that the last `ask` returned, in their order.
 
         Raises:
-            quasar_rt.InvalidValueError: nothing was asked, their number differs, or one is not finite. Nothing is
-                taken.
+            quasar_rt.InvalidValueError: no genomes are pending, the number of scores differs, or a score is not
+                finite. No score is taken.
         """
         self._inner.tell(as_numbers(scores))
 
     def add_known_scores(self, genomes: ArrayLike, scores: ArrayLike) -> None:
-        """Takes scores that the same source gave elsewhere, so that they are not asked for again.
+        """Takes known scores of the same source, so that `ask` leaves these genomes out.
 
-        The search goes the way that it would have gone without them.
+        The result of the search is the same as without them.
 
         Raises:
             quasar_rt.InvalidValueError: lists of different lengths, a genome that is not canonical or not of the space,
-                a score that is not finite, or another one than the search has. Nothing is taken.
+                a score that is not finite, or a score that differs from the known one. No score is taken.
         """
         self._inner.add_known_scores(as_genomes(genomes, self._space), as_numbers(scores))
 
@@ -207,16 +208,16 @@ class Search:
         limit: int | None = None,
         progress: Callable[[Search], object] | None = None,
     ) -> None:
-        """Runs to the end.
+        """Runs the search to its end.
 
         Args:
             score: gives the scores of genomes; a `Predictor`; or None for the proxy score. With the latter two the
                 whole search runs in Rust.
-            limit: genomes in a portion, at most; None for a generation.
+            limit: the largest number of genomes in a portion; None for a generation.
             progress: called after each portion.
 
         Raises:
-            quasar_rt.InvalidValueError: as `tell`. What `score` raises is passed on; the search can be run again.
+            quasar_rt.InvalidValueError: as `tell`. Errors of `score` are passed on; `run` can then be called again.
         """
         if progress is None:
             if score is None:

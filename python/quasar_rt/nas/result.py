@@ -32,7 +32,7 @@ class Scoring(NamedTuple):
     kind: str
     """``supernet`` or ``proxy``."""
     label: str
-    """In a few words, with the images that it was taken on."""
+    """A short name of the score and of the images that it was measured on."""
     short: str
     column: str
     """The score's column in front.csv."""
@@ -47,9 +47,9 @@ class OnBoard(NamedTuple):
     fps: float
     """Frames a second of the accelerator."""
     latency_ms: float
-    """Of one frame alone on the accelerator."""
+    """The latency of one frame alone on the accelerator."""
     fps_with_host: float
-    """Frames a second where the board's processor decodes and resizes pictures: never more than `fps`."""
+    """Frames a second where the board's processor decodes and resizes pictures: at most `fps`."""
 
 
 class Integer(NamedTuple):
@@ -62,7 +62,7 @@ class Integer(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """Binomial."""
+        """The binomial standard error of `top1`."""
         return math.sqrt(self.top1 * (1 - self.top1) / self.images)
 
 
@@ -75,7 +75,7 @@ class Point:
     architecture: Architecture
     score: float
     modelled: Mapping[str, OnBoard]
-    """By board."""
+    """The modelled figures by the board's name."""
     integer: Integer | None = None
     """Its top-1 on the integer engine, if it was exported and run."""
 
@@ -109,7 +109,7 @@ def reaching(points: Sequence[Point], board: str, fps: float) -> list[Point]:
 
 
 class Target(NamedTuple):
-    """A wished rate and the subnet chosen for it: of those that reach it, the one with the best score."""
+    """A target frame rate and its subnet: the one with the best score among those that reach the rate."""
 
     fps: float
     point: Point
@@ -174,7 +174,7 @@ class SearchResult:
                 report.write_bytes(path / "front.png", report.draw(self.document, self.cloud))
             page = report.page(self.document, self.cloud, self.layers, self.notes)
             report.write_text(path / "index.html", page)
-            # Last: where front.json is, the rest is.
+            # Last: if front.json exists, all other files exist.
             report.write_text(path / "front.json", report.to_json(self.document))
         except OSError as error:
             raise FileError(f"the results cannot be written to '{path}': {error}") from error

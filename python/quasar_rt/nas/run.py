@@ -1,4 +1,4 @@
-"""The search, from a space and a board to the subnets for the wished frame rates.
+"""The search, from a space and a board to the subnets for the target frame rates.
 
 The order of a run: `search` reads the space, the board and the supernet; `boards` models the hardware; NSGA-II (in
 Rust) asks for scores and a scorer gives them (`supernet`, or the proxy); the front is chosen by the scores on all
@@ -27,7 +27,7 @@ from ..errors import InvalidValueError
 from ..space import Space
 from .boards import Modelled, other_boards
 from .check import check_finalists
-from .document import FORMAT, Found, build_result
+from .document import FORMAT, SearchOutcome, build_result
 from .folder import Folder
 from .nsga2 import Candidates, Search
 from .record import PredictorFit, Record, Round
@@ -35,14 +35,14 @@ from .report import nondominated
 from .result import Point, SearchResult
 from .scorer import Progress, Proxy, Scorer, Scores, scores_of
 from .scores import Predictor
-from .settings import EFFORT, Settings, frame_rates
+from .settings import DEFAULT_SPACE, EFFORT, Settings, frame_rates
 
 if TYPE_CHECKING:
     from .supernet import Supernet
 
 __all__ = ["Progress", "search"]
 
-#: With a predictor, candidates for each place of a generation.
+#: Candidates for each genome of a generation, where a predictor selects among them.
 OVERSAMPLE = 8
 
 
@@ -72,17 +72,17 @@ def search(
         fps: one or several targets, modelled frames a second; where None, three within the space's reach.
         supernet: a checkpoint of ``tools/train.py``, whose slices are scored. Without it the score is a proxy, not an
             accuracy, and the subnets have random weights.
-        seed: of everything random. The same call gives the same result.
-        out: a folder for the results and the state: a search that was stopped goes on there. None writes nothing.
-        hardware: a hardware configuration, a TOML file; where None, the one that the design-space search picks for the
-            space on the board.
+        seed: the seed of all random choices. The same call gives the same result.
+        out: a folder for the results and the state: a search that was stopped continues there. None writes nothing.
+        hardware: a hardware configuration, a TOML file; where None, the one that the design-space search selects for
+            the space on the board.
         population, generations: of NSGA-II.
         data: folder of the data set's files, where it is in no known place (with a supernet).
         predictor: let a predictor, fitted to the supernet's scores, choose what the supernet scores next.
         retrain: epochs for which the subnets behind Kendall's tau are trained on their own as well; 0 leaves that out.
         test: score the finalists on the test images, not on held-out validation images.
         threads: CPU threads of scoring; all cores where None.
-        progress: gets what is being done, how much of it is done and how much there is.
+        progress: gets the name of the work, the amount that is done and the total.
 
     Returns:
         the front and, for each target, a `Subnet` that `Engine` takes.
@@ -117,15 +117,15 @@ def search(
             "data, predictor, retrain and test mean something with a supernet only: give one"
         )
     try:
-        space = space or Space.load("tiny")
+        space = space or Space.load(DEFAULT_SPACE)
         effort = EFFORT["proxy" if source is None else "supernet"]
         modelled = Modelled.of(space, board, hardware)
         settings = Settings(
             board=modelled.board,
             fps=frame_rates(fps, modelled),
             seed=seed,
-            population=effort[0] if population is None else population,
-            generations=effort[1] if generations is None else generations,
+            population=effort.population if population is None else population,
+            generations=effort.generations if generations is None else generations,
             predictor=predictor,
             retrain=retrain,
         )
@@ -159,7 +159,7 @@ class _Run:
             "hardware_sha256": self.modelled.sha256,
             **scorer.identity(),
         }
-        # Raises for a target that no network reaches, so it comes before the folder.
+        # Raises for a target that no network reaches, so it precedes the folder.
         loop = self.nsga2()
         folder = Folder(out if writes else None, identity)
         try:
@@ -181,8 +181,10 @@ class _Run:
                 front, record.correlations = check_finalists(
                     self.supernet, self.settings, front, out, self.progress
                 )
-            found = Found(self.settings, scoring, identity, record, boards, scored, front, self.supernet)
-            result = build_result(found, self.progress)
+            outcome = SearchOutcome(
+                self.settings, scoring, identity, record, boards, scored, front, self.supernet
+            )
+            result = build_result(outcome, self.progress)
             return result.save(out) if out is not None and writes else result
         finally:
             folder.close()
@@ -211,23 +213,22 @@ class _Run:
         )
 
     def survivors(self, scorer: Scorer, scored: Candidates) -> tuple[NDArray[np.int64], Scores]:
-        """Returns the places of the networks that the last round scores, and those scores.
+        """Returns the indices of the networks that the last round scores, and those scores.
 
         All networks survive where there is one round.
         """
-        places, scores = np.arange(len(scored)), scored.scores
-        for stage in range(1, scorer.stages):
-            points = list(zip(scored.fps.tolist(), scores.tolist(), strict=True))
-            kept: list[int] = []
-            left = list(range(len(places)))
-            # The first fronts, whole, until they hold as many as a generation.
-            while left and len(kept) < self.settings.population:
-                front = [left[i] for i in nondominated([points[j] for j in left])]
-                kept += front
-                left = sorted(set(left) - set(front))
-            places = places[sorted(kept)]
-            scores = scores_of(scorer, scored.genomes[places], stage, self.progress)
-        return places, scores
+        if scorer.stages == 1:
+            return np.arange(len(scored)), scored.scores
+        points = list(zip(scored.fps.tolist(), scored.scores.tolist(), strict=True))
+        kept: list[int] = []
+        left = list(range(len(points)))
+        # Whole fronts, the best first, until they hold as many networks as a generation.
+        while left and len(kept) < self.settings.population:
+            front = [left[i] for i in nondominated([points[j] for j in left])]
+            kept += front
+            left = sorted(set(left) - set(front))
+        indices = np.array(sorted(kept), np.int64)
+        return indices, scores_of(scorer, scored.genomes[indices], 1, self.progress)
 
     def predictor_fit(self, scored: Candidates) -> PredictorFit:
         """Fits the predictor to all scores and returns how well it does on scores that it has not seen."""
@@ -238,11 +239,11 @@ class _Run:
         return PredictorFit(tau, fitted.rmse, fitted.samples, "5-fold")
 
     def front(
-        self, scored: Candidates, places: NDArray[np.int64], scores: Scores, boards: dict[str, Modelled]
+        self, scored: Candidates, indices: NDArray[np.int64], scores: Scores, boards: dict[str, Modelled]
     ) -> list[Point]:
         """Returns the networks that no other one beats, by falling modelled FPS."""
-        order = nondominated(list(zip(scored.fps[places].tolist(), scores.tolist(), strict=True)))
-        genomes = np.ascontiguousarray(scored.genomes[places[order]])
+        order = nondominated(list(zip(scored.fps[indices].tolist(), scores.tolist(), strict=True)))
+        genomes = np.ascontiguousarray(scored.genomes[indices[order]])
         on = {name: board.on(genomes) for name, board in boards.items()}
         return [
             Point(

@@ -1,4 +1,4 @@
-"""Sources of scores: the interface, and the proxy. `quasar_rt.nas.supernet` has the other source.
+"""The interface of a source of scores, and the proxy. `quasar_rt.nas.supernet` has the other source.
 
 Depends on `quasar_rt.nas.scores` and `quasar_rt.nas.result`.
 """
@@ -21,7 +21,7 @@ __all__ = ["Genomes", "Progress", "Proxy", "Scorer", "Scores", "report_genomes",
 Genomes = NDArray[np.uint8]
 #: float64 [n].
 Scores = NDArray[np.float64]
-#: Takes what is being done (in words for people), how much of it is done and how much there is.
+#: Takes the name of the work, the amount that is done and the total.
 Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class Proxy:
 
 
 def report_genomes(progress: Progress, what: str, genomes: Genomes, work: Callable[[Progress], T]) -> T:
-    """Returns what `work` does, whose progress over the genomes is reported in the words `what`, and so is its end."""
+    """Runs `work` over the genomes, reports its progress and its end under the name `what`, and returns its result."""
     result = work(lambda _, done, total: progress(what, done, total))
     progress(what, len(genomes), len(genomes))
     return result

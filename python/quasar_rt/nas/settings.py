@@ -1,6 +1,6 @@
 """The settings of a search: what the caller asked for, with the defaults filled in.
 
-Depends on `quasar_rt.nas.boards`.
+Depends on `quasar_rt.errors`; other modules of `quasar_rt.nas` take their defaults from here.
 """
 
 from __future__ import annotations
@@ -8,17 +8,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
 from ..errors import InvalidValueError
-from .boards import Modelled
 
-__all__ = ["Settings", "frame_rates"]
+if TYPE_CHECKING:
+    from .boards import Modelled
 
-#: NSGA-II's population and generations by the kind of score: a proxy costs microseconds, a supernet's score seconds.
-EFFORT = {"proxy": (200, 100), "supernet": (32, 20)}
+__all__ = ["DEFAULT_BOARD", "DEFAULT_SPACE", "EFFORT", "Effort", "Settings", "frame_rates"]
+
+
+class Effort(NamedTuple):
+    """The size of an NSGA-II search."""
+
+    population: int
+    generations: int
+
+
+#: The board and the space of a search that names none.
+DEFAULT_BOARD, DEFAULT_SPACE = "zcu102", "tiny"
+
+#: The default effort by the kind of score: a proxy score takes microseconds, a supernet's score seconds.
+EFFORT = {"proxy": Effort(200, 100), "supernet": Effort(32, 20)}
 #: Targets where none are given: at these shares of the way from the slowest subnet to the fastest.
 DEFAULT_TARGETS = (0.25, 0.5, 0.75)
 
@@ -29,7 +42,7 @@ class Settings:
 
     board: str
     fps: list[float]
-    """Targets, modelled frames a second, rising."""
+    """Targets in modelled frames a second, rising."""
     seed: int
     population: int
     generations: int
@@ -39,7 +52,7 @@ class Settings:
 
     @property
     def budget(self) -> int:
-        """Networks that are scored, at most."""
+        """The largest number of scored networks."""
         return self.population * self.generations
 
 

@@ -36,10 +36,11 @@ from .record import Images
 from .result import Integer, Scoring
 from .scorer import Genomes, Progress
 
-__all__ = ["HALVING", "Supernet"]
+__all__ = ["ROUND_IMAGES", "Supernet"]
 
-#: Search-validation images of the rounds of scoring, at most: for all candidates, and for the survivors.
-HALVING = (2_000, 10_000)
+#: The largest number of search-validation images in each round of scoring. The first round scores all candidates, the
+#: second round scores the survivors again on more images.
+ROUND_IMAGES = (2_000, 10_000)
 #: Training images that set a candidate's activation ranges, at most.
 CALIBRATION = 256
 #: Images that are decoded at once.
@@ -56,7 +57,7 @@ class Supernet:
     Args:
         path: the checkpoint, ``supernet.pt`` of a run.
         root: folder of the data set's files, where it is in no known place.
-        space: refused unless it is the supernet's; None takes that.
+        space: must be the supernet's space; None takes that one.
         test: finalists are scored on the test images, not on held-out validation images.
         threads: of the CPU; None for all cores.
 
@@ -96,7 +97,7 @@ class Supernet:
             raise InvalidValueError(
                 f"the supernet has {half} validation image; the search needs two, one of them to hold out"
             )
-        self._images = [min(half, most) for most in HALVING]
+        self._images = [min(half, most) for most in ROUND_IMAGES]
         self._search = datasets.Split(*data.validation.first(self._images[-1]))
         self.finalist_images = (
             data.test() if test else data.validation.subset(torch.arange(half, len(data.validation)))
@@ -112,7 +113,7 @@ class Supernet:
 
     @property
     def stages(self) -> int:
-        """One round where the first one sees all search images already."""
+        """The number of rounds of scoring; one if the first round uses all search images."""
         return len(set(self._images))
 
     @property
@@ -121,7 +122,7 @@ class Supernet:
         return "test images" if self._test else "held-out validation images"
 
     def close(self) -> None:
-        """Leaves the group of processes (``torchrun``), at the end; the supernet is of no use then."""
+        """Leaves the group of processes (``torchrun``), at the end; the supernet cannot be used afterwards."""
         self.group.leave()
 
     def identity(self) -> dict[str, Any]:
@@ -137,7 +138,7 @@ class Supernet:
         }
 
     def images_used(self) -> Images:
-        """Describes which images had which part, for the record."""
+        """Describes the use of the images, for the record."""
         return Images(
             data=self.data.describe,
             calibration=f"the first {len(self.calibration_images):,} training images",
@@ -158,27 +159,27 @@ class Supernet:
         count = self._images[stage]
         images = datasets.Split(*self._search.first(count))
 
-        def on_engine(architecture: Architecture) -> int:
+        def correct_on_engine(architecture: Architecture) -> int:
             return self.correct(self.subnet(architecture, "candidate", {}), images)
 
-        def in_pytorch(architecture: Architecture) -> int:
+        def correct_in_pytorch(architecture: Architecture) -> int:
             self.model.activate(architecture)
             self.model.calibrate(
                 self.calibration_images.to(self.group.device), self.recipe.quantization.percentile
             )
             return int((logits_of(self.model, images.images, BATCH).argmax(dim=1) == images.labels).sum())
 
-        correct = on_engine if self.on_engine else in_pytorch
-        return self._counts(f"supernet {count}", count, genomes, correct, progress) / count
+        count_correct = correct_on_engine if self.on_engine else correct_in_pytorch
+        return self._counts(f"supernet {count}", count, genomes, count_correct, progress) / count
 
     def integer(self, genomes: Genomes, progress: Progress) -> list[Integer]:
         """Returns the top-1 of each exported subnet on the integer engine, on held-out images."""
 
-        def correct(architecture: Architecture) -> int:
+        def count_correct(architecture: Architecture) -> int:
             return self.correct(self.subnet(architecture, "finalist", {}), self.finalist_images)
 
         count = len(self.finalist_images)
-        found = self._counts(f"integer {count} {self.held_out}", count, genomes, correct, progress)
+        found = self._counts(f"integer {count} {self.held_out}", count, genomes, count_correct, progress)
         return [Integer(right / count, count, self.held_out) for right in found.tolist()]
 
     def retrained(
@@ -198,7 +199,7 @@ class Supernet:
             baseline=False,
         )
 
-        def correct(architecture: Architecture) -> int:
+        def count_correct(architecture: Architecture) -> int:
             name = self.space.encode(architecture).tobytes().hex()
             with tempfile.TemporaryDirectory() as temporary:
                 run = Path(temporary) if folder is None else folder / name
@@ -207,7 +208,7 @@ class Supernet:
 
         count = len(self.finalist_images)
         what = f"retrained {epochs} {count} {self.held_out}"
-        found = self._counts(what, count, genomes, correct, progress)
+        found = self._counts(what, count, genomes, count_correct, progress)
         return [Integer(right / count, count, self.held_out) for right in found.tolist()]
 
     def subnet(self, architecture: Architecture, name: str, provenance: Mapping[str, Any]) -> Subnet:
@@ -231,12 +232,12 @@ class Supernet:
         what: str,
         images: int,
         genomes: Genomes,
-        correct: Callable[[Architecture], int],
+        count_correct: Callable[[Architecture], int],
         progress: Progress,
     ) -> NDArray[np.float64]:
-        """Returns ``correct(architecture)`` of each genome, a count of `images`.
+        """Returns ``count_correct(architecture)`` of each genome, out of `images`.
 
-        It is in the folder, or computed by the process whose share the genome is.
+        Known counts are read from the folder. The processes share the others and compute them.
         """
         keys = [genome.tobytes() for genome in genomes]
         known = self.group.from_first(lambda: [self.folder.get(what, key, images) for key in keys])
@@ -249,7 +250,7 @@ class Supernet:
             part = missing[start : start + step]
             found = np.zeros(len(part), np.int64)
             for at in range(self.group.rank, len(part), self.group.world):
-                found[at] = correct(self.space.decode(genomes[part[at]]))
+                found[at] = count_correct(self.space.decode(genomes[part[at]]))
             counts[part] = self._sum(found)
             if self.first:
                 self.folder.put(what, {keys[i]: int(counts[i]) for i in part})
