@@ -75,14 +75,14 @@ fn main() {
     }
     let kernels = Kernels::new(tier).expect("a tier that this machine runs");
     let duration = Duration::from_millis(200);
-    let (wide, narrow) = (
+    let (peak, peak_4_bit) = (
         kernels.peak_probe(duration),
         kernels.peak_probe_4_bit(duration),
     );
     println!(
         "{tier}: peak {:.1} GMAC/s, of 4-bit rows {:.1}",
-        wide / 1e9,
-        narrow / 1e9
+        peak / 1e9,
+        peak_4_bit / 1e9
     );
     let scratch = &mut Scratch::new();
     // `percent` of the rows at the peak of 8-bit rows, the others at that of 4-bit ones, are the
@@ -91,7 +91,7 @@ fn main() {
         print!("{what:32} {:8.1} us", t * 1e6);
         if macs > 0 {
             let share = percent as f64 / 100.0;
-            let roof = 1.0 / (share / wide + (1.0 - share) / narrow);
+            let roof = 1.0 / (share / peak + (1.0 - share) / peak_4_bit);
             let rate = macs as f64 / t;
             print!("  {:6.1} GMAC/s  {:3.0} %", rate / 1e9, 100.0 * rate / roof);
         }

@@ -1,8 +1,15 @@
 //! Parameters of layers and heads, as callers pass them and as tiers pack them, and working memory.
 
+use std::ops::Range;
+
 use crate::buffer::Buffer;
-use crate::tiled;
 use crate::Tier;
+
+/// Values that every row of logits or probabilities is padded to a multiple of.
+pub(crate) const PAD: usize = 64;
+
+/// Rows whose outputs are put in order together.
+pub(crate) const WINDOW: usize = 64;
 
 /// The parameters of a linear layer, rows in logical order.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +38,30 @@ pub enum Storage {
     Packed,
 }
 
+/// Rows of a layer whose outputs are put in order together.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    pub panels: Range<usize>,
+    /// Slots are in another order than rows.
+    pub sorted: bool,
+}
+
+/// A panel of a layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Panel {
+    /// First slot.
+    pub slot: usize,
+    pub width: usize,
+    /// Number of rows, from the first one on, that are kept as bytes.
+    pub byte_rows: usize,
+    /// Its rows have the tier's form of 4-bit rows.
+    pub four_bit: bool,
+    /// Position of its weights, in bytes.
+    pub weights: Range<usize>,
+    /// The longest run of a 4-bit tile.
+    pub run: usize,
+}
+
 /// A linear layer packed for one tier.
 #[derive(Clone, Debug)]
 pub struct Linear {
@@ -49,8 +80,8 @@ pub struct Linear {
     pub(crate) left: Buffer,
     // The slots of the windows' rows, one byte each.
     pub(crate) order: Buffer,
-    pub(crate) windows: Vec<tiled::Window>,
-    pub(crate) panels: Vec<tiled::Panel>,
+    pub(crate) windows: Vec<Window>,
+    pub(crate) panels: Vec<Panel>,
 }
 
 impl Linear {
@@ -147,7 +178,7 @@ impl KvHead {
             value_bias: buffer(),
         };
         // The size of the largest tier, so that no frame allocates.
-        let padded = |n: usize| n.next_multiple_of(tiled::PAD);
+        let padded = |n: usize| n.next_multiple_of(PAD);
         kv.keys
             .grow::<i16>(padded(max_tokens) * padded(max_head_dim));
         kv.values

@@ -3,8 +3,6 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::tiled::Out;
-
 /// A shared view of `rows` x `cols` values; row `i` starts at `i * stride`.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_field_names)] // `rows` is the only name for the number of rows
@@ -143,6 +141,27 @@ impl<'a, T> MatrixView<'a, T> {
             cols: self.cols,
             stride: self.stride,
         }
+    }
+}
+
+/// A block of values to write: row `i` is the `cols` values from `ptr + i * stride` on.
+#[derive(Clone, Copy)]
+pub(crate) struct Out<T> {
+    pub ptr: *mut T,
+    pub stride: usize,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+impl<T> Out<T> {
+    /// Returns row `i`.
+    ///
+    /// # Safety
+    /// `i < rows`, the row is live and nothing else refers to it.
+    pub unsafe fn row<'a>(self, i: usize) -> &'a mut [T] {
+        debug_assert!(i < self.rows);
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(i * self.stride), self.cols) }
     }
 }
 

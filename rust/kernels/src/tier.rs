@@ -29,11 +29,8 @@ pub struct UnknownTier(String);
 
 impl fmt::Display for UnknownTier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "unknown tier {:?}: use one of scalar, avx2, avx512vnni, amx, neon, neondot",
-            self.0
-        )
+        let names = Tier::ALL.map(Tier::name).join(", ");
+        write!(f, "unknown tier {:?}: use one of {names}", self.0)
     }
 }
 

@@ -115,8 +115,8 @@ struct LinearCase {
     rows: usize,
     gap: usize,
     weights: Fill,
-    /// Rows, in percent, whose weights are in [-7, 7].
-    narrow: u64,
+    /// Percentage of rows whose weights are in [-7, 7].
+    four_bit_share: u64,
     input: Fill,
     zero_point: i8,
     seed: u64,
@@ -139,16 +139,18 @@ fn linear_case() -> impl Strategy<Value = LinearCase> {
         any::<u64>(),
     )
         .prop_map(
-            |(tokens, k, rows, gap, (weights, narrow), input, zero_point, seed)| LinearCase {
-                tokens,
-                k,
-                rows,
-                gap,
-                weights,
-                narrow,
-                input,
-                zero_point,
-                seed,
+            |(tokens, k, rows, gap, (weights, four_bit_share), input, zero_point, seed)| {
+                LinearCase {
+                    tokens,
+                    k,
+                    rows,
+                    gap,
+                    weights,
+                    four_bit_share,
+                    input,
+                    zero_point,
+                    seed,
+                }
             },
         )
 }
@@ -157,7 +159,7 @@ fn linear_case() -> impl Strategy<Value = LinearCase> {
 fn layer(case: &LinearCase, random: &mut Random) -> (Vec<i8>, Vec<i32>, Vec<i16>, Vec<u8>) {
     let mut weights: Vec<i8> = Vec::new();
     for _ in 0..case.rows {
-        let largest = if random.next() % 100 < case.narrow {
+        let largest = if random.next() % 100 < case.four_bit_share {
             7
         } else {
             127
@@ -447,7 +449,7 @@ fn run<C: Clone + Debug>(
 }
 
 fn linear(scalar: Kernels, tier: Kernels) -> Result<(), String> {
-    let case = |tokens, k, rows, weights, narrow, input| {
+    let case = |tokens, k, rows, weights, four_bit_share, input| {
         let (gap, zero_point, seed) = (1, -128, 5);
         LinearCase {
             tokens,
@@ -455,7 +457,7 @@ fn linear(scalar: Kernels, tier: Kernels) -> Result<(), String> {
             rows,
             gap,
             weights,
-            narrow,
+            four_bit_share,
             input,
             zero_point,
             seed,
@@ -467,7 +469,7 @@ fn linear(scalar: Kernels, tier: Kernels) -> Result<(), String> {
         case(7, 4095, 64, Ends, 0, Ends),
         case(1, 1, 1, Min, 0, Min),
         case(197, 192, 192, Fill::Random, 0, Fill::Random),
-        // The largest sums of narrow rows, of either sign.
+        // The largest sums of 4-bit rows, of either sign.
         case(13, 4096, 65, Max, 100, Min),
         case(13, 4096, 65, Max, 100, Max),
         case(13, 4096, 65, Min, 100, Max),

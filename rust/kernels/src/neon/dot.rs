@@ -10,8 +10,8 @@ use crate::tiled::Product;
 /// Rows of weights in two vectors of sums.
 pub(super) const LANES: usize = 8;
 
-/// Adds to each 32-bit lane the products of its four weights and of four codes, those from `4 *
-/// LANE` on.
+/// Adds to each 32-bit lane the products of its four weights and of the four codes from
+/// `4 * LANE` on.
 #[target_feature(enable = "neon,dotprod")]
 fn dot<const LANE: usize>(mut acc: int32x4_t, weights: int8x16_t, codes: int8x16_t) -> int32x4_t {
     // SAFETY: arithmetic in registers, with the feature that the function asks for.

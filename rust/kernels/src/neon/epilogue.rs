@@ -4,9 +4,10 @@
 use std::arch::aarch64::*;
 
 use super::{saturate, store_codes, Neon};
+use crate::layers::WINDOW;
+use crate::matrix::Out;
 use crate::tiled::{
-    copy_accumulators, copy_in_order, Accumulators, Epilogue, Isa, Out, Requant, RowScale, Staged,
-    WINDOW,
+    copy_accumulators, copy_in_order, Epilogue, Isa, Requant, RowScale, Staged, UnfinishedTile,
 };
 
 /// Accumulators of a row, for both tiers.
@@ -213,7 +214,7 @@ pub(super) unsafe fn attention_output(
 /// # Safety
 /// As there.
 #[inline]
-pub(super) unsafe fn finish(tile: &Accumulators) {
+pub(super) unsafe fn finish(tile: &UnfinishedTile) {
     let (acc, requant) = (tile.acc, &tile.requant);
     // SAFETY: the caller's promise.
     unsafe {
@@ -226,7 +227,7 @@ pub(super) unsafe fn finish(tile: &Accumulators) {
             }
             Epilogue::Add { x } => requant16::<true>(acc, requant, x),
             Epilogue::Updates { out } => requant16::<false>(acc, requant, out),
-            Epilogue::Copy { out } => copy_accumulators::<Neon<false>>(acc, out),
+            Epilogue::Copy { out } => copy_accumulators(acc, Neon::<false>::PANEL, out),
         }
     }
 }
@@ -242,7 +243,7 @@ pub(super) unsafe fn reorder(staged: Staged, to: Epilogue) {
             Epilogue::Codes { out, .. } => reorder8(staged, out),
             Epilogue::Add { x } => reorder16(staged, x),
             Epilogue::Updates { .. } => unreachable!("updates are staged, never put in order"),
-            Epilogue::Copy { out } => copy_in_order::<Neon<false>>(staged, out),
+            Epilogue::Copy { out } => copy_in_order(staged, Neon::<false>::STAGED, out),
         }
     }
 }

@@ -13,8 +13,12 @@ mod epilogue;
 use std::arch::aarch64::*;
 use std::arch::asm;
 
+use crate::matrix::Out;
 use crate::scalar::{logit_cap, Moments, EXP2};
-use crate::tiled::{Accumulators, Epilogue, FourBitForm, Isa, Out, Product, RowScale, Staged};
+use crate::tiled::{
+    expand, pack_keys, pack_values, Epilogue, FourBitForm, Isa, Product, RowScale, Staged,
+    UnfinishedTile,
+};
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
 /// The tiers without and with the dot product. Their functions need NEON, which every 64-bit Arm
@@ -216,6 +220,22 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
         a
     }
 
+    unsafe fn pack_keys(keys: MatrixView<i8>, packed: &mut [i8], bias: &mut [i32]) {
+        pack_keys::<Self>(keys, packed, bias);
+    }
+
+    unsafe fn pack_values(values: MatrixView<i8>, packed: &mut [i8], sums: &mut [i32]) {
+        pack_values::<Self>(values, packed, sums);
+    }
+
+    unsafe fn expand_8_bit(stored: &[u8], bytes: usize, nibbles: usize, panel: &mut [i8]) {
+        expand(stored, bytes, nibbles, panel);
+    }
+
+    unsafe fn expand_4_bit(stored: &[u8], panel: &mut [i8]) {
+        expand(stored, 0, panel.len(), panel);
+    }
+
     fn prefetch(line: *const u8) {
         // SAFETY: a prefetch reads nothing.
         unsafe {
@@ -283,7 +303,7 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     }
 
     #[inline]
-    unsafe fn finish(tile: &Accumulators) {
+    unsafe fn finish(tile: &UnfinishedTile) {
         // SAFETY: the caller's promise.
         unsafe { epilogue::finish(tile) }
     }

@@ -2,25 +2,13 @@
 
 use std::ops::Range;
 
+use super::epilogue::RowScale;
 use super::inputs::{whole_rows, Inputs};
-use super::isa::{Isa, Product, PAD};
+use super::isa::{Isa, Product, MAX_QUERIES};
 use super::pack::{padded_rows, panels};
+use crate::layers::PAD;
 use crate::scalar::{attention_scale, value_mean};
 use crate::{HeadParams, KvHead, MatrixView, MatrixViewMut, Scratch};
-
-/// Query rows of the largest tier's block.
-pub(super) const MAX_QUERIES: usize = 16;
-
-/// Scale of one query row's outputs.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct RowScale {
-    /// L.
-    pub rounding_residue: i32,
-    /// r.
-    pub mult: i16,
-    /// p, at least 1.
-    pub shift: u32,
-}
 
 /// Implements `Kernels::pack_kv`. `kv.tokens` and `kv.head_dim` are set.
 ///

@@ -1,6 +1,6 @@
 //! Epilogues: convert a tile's accumulators to outputs and write them.
 
-use super::isa::{Isa, Out};
+use crate::matrix::Out;
 use crate::MatrixViewMut;
 
 /// Requantization parameters of one panel, `PANEL` entries each.
@@ -57,21 +57,32 @@ impl Epilogue<'_> {
     }
 }
 
-/// The accumulators of a tile, and the epilogue that takes them.
+/// A tile whose epilogue has not run: its accumulators, and how to convert them.
 #[derive(Clone, Copy)]
-pub(crate) struct Accumulators<'a> {
+pub(crate) struct UnfinishedTile<'a> {
     pub acc: *const i32,
     pub requant: Requant,
     pub epilogue: Epilogue<'a>,
 }
 
-/// Outputs in the order of slots: rows of `WINDOW` values, [`Isa::STAGED`] apart, of the epilogue's
-/// type.
+/// Outputs in the order of slots: rows of `WINDOW` values of the epilogue's type, `Isa::STAGED`
+/// apart.
 #[derive(Clone, Copy)]
 pub(crate) struct Staged {
     pub values: *const u8,
     /// The slots of a window's rows: `WINDOW` entries, each below `WINDOW`.
     pub order: *const u8,
+}
+
+/// Scale of one query row's outputs.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct RowScale {
+    /// L.
+    pub rounding_residue: i32,
+    /// r.
+    pub mult: i16,
+    /// p, at least 1.
+    pub shift: u32,
 }
 
 /// All outputs of a layer.
@@ -160,30 +171,33 @@ pub(crate) unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
     }
 }
 
-/// Copies a tile's accumulators to the output.
+/// Copies a tile's accumulators to the output. Rows of accumulators are `stride` apart.
 ///
 /// # Safety
-/// As [`Isa::finish`].
-pub(crate) unsafe fn copy_accumulators<I: Isa>(acc: *const i32, out: Out<i32>) {
+/// Each row has an accumulator for each column of the output. The output's rows are live and
+/// nothing else refers to them.
+pub(crate) unsafe fn copy_accumulators(acc: *const i32, stride: usize, out: Out<i32>) {
     for m in 0..out.rows {
-        // SAFETY: the caller promises PANEL accumulators for each row of out.
+        // SAFETY: the caller's promise.
         unsafe {
-            let acc = std::slice::from_raw_parts(acc.add(m * I::PANEL), out.cols);
+            let acc = std::slice::from_raw_parts(acc.add(m * stride), out.cols);
             out.row(m).copy_from_slice(acc);
         }
     }
 }
 
-/// Copies staged accumulators to the output, in the order of rows.
+/// Copies staged accumulators to the output, in the order of rows. Rows of staged accumulators are
+/// `stride` apart.
 ///
 /// # Safety
-/// As [`Isa::reorder`].
+/// Each row of the output has `WINDOW` staged accumulators, and there are `WINDOW` slots. The
+/// output's rows are live and nothing else refers to them.
 #[allow(clippy::cast_ptr_alignment)] // buffers are aligned to 64 bytes
-pub(crate) unsafe fn copy_in_order<I: Isa>(staged: Staged, out: Out<i32>) {
+pub(crate) unsafe fn copy_in_order(staged: Staged, stride: usize, out: Out<i32>) {
     for i in 0..out.rows {
         // SAFETY: the caller's promise.
         unsafe {
-            let values = staged.values.cast::<i32>().add(i * I::STAGED);
+            let values = staged.values.cast::<i32>().add(i * stride);
             for (j, sum) in out.row(i).iter_mut().enumerate() {
                 *sum = *values.add(usize::from(*staged.order.add(j)));
             }

@@ -1,37 +1,13 @@
 //! The interface of an instruction-set tier, and the rules that its constants keep.
 
-use super::attention::{RowScale, MAX_QUERIES};
-use super::epilogue::{Accumulators, Epilogue, Staged};
-use super::pack::{expand, pack_columns, pack_rows, sum};
+use super::epilogue::{Epilogue, RowScale, Staged, UnfinishedTile};
 use crate::buffer::Plain;
+use crate::layers::{PAD, WINDOW};
+use crate::matrix::Out;
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
-/// Values that every row of logits or probabilities is padded to a multiple of.
-pub(crate) const PAD: usize = 64;
-
-/// Rows whose outputs are put in order together.
-pub(crate) const WINDOW: usize = 64;
-
-/// A block of values to write: row `i` is the `cols` values from `ptr + i * stride` on.
-#[derive(Clone, Copy)]
-pub(crate) struct Out<T> {
-    pub ptr: *mut T,
-    pub stride: usize,
-    pub rows: usize,
-    pub cols: usize,
-}
-
-impl<T> Out<T> {
-    /// Returns row `i`.
-    ///
-    /// # Safety
-    /// `i < rows`, the row is live and nothing else refers to it.
-    pub unsafe fn row<'a>(self, i: usize) -> &'a mut [T] {
-        debug_assert!(i < self.rows);
-        // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(i * self.stride), self.cols) }
-    }
-}
+/// Query rows of the largest tier's block.
+pub(super) const MAX_QUERIES: usize = 16;
 
 /// The operands of a tile: `out[m][n] = bias[n] + sum_k a[m][k] * w[n][k]`.
 #[derive(Clone, Copy)]
@@ -172,11 +148,11 @@ pub(crate) unsafe trait Isa: Sized {
     }
 
     /// Runs a tile's epilogue.
-    unsafe fn finish(tile: &Accumulators);
+    unsafe fn finish(tile: &UnfinishedTile);
 
     /// Computes [`Isa::tile`] into `acc`, which has room for a tile, and finishes one tile: this
     /// one, or with [`Isa::OVERLAPS`] the one before, if there is one.
-    unsafe fn tile_and_finish(p: ProductOf<Self>, acc: *mut i32, tile: Option<&Accumulators>) {
+    unsafe fn tile_and_finish(p: ProductOf<Self>, acc: *mut i32, tile: Option<&UnfinishedTile>) {
         // SAFETY: the same contracts.
         unsafe {
             Self::tile(p, acc, Self::PANEL);
@@ -202,26 +178,11 @@ pub(crate) unsafe trait Isa: Sized {
 
     /// Packs keys into [`super::panels`], and writes the biases that undo the offset of codes (0
     /// for padding rows).
-    unsafe fn pack_keys(keys: MatrixView<i8>, packed: &mut [Self::Weight], bias: &mut [i32]) {
-        pack_rows::<Self>(keys, packed);
-        let (live, padding) = bias.split_at_mut(keys.rows());
-        for (j, bias) in live.iter_mut().enumerate() {
-            *bias = -Self::CODE_OFFSET * sum(keys.row(j));
-        }
-        padding.fill(0);
-    }
+    unsafe fn pack_keys(keys: MatrixView<i8>, packed: &mut [Self::Weight], bias: &mut [i32]);
 
     /// Packs the transpose of values into [`super::panels`], and writes the sums of their columns
     /// (0 for padding columns).
-    unsafe fn pack_values(values: MatrixView<i8>, packed: &mut [Self::Weight], sums: &mut [i32]) {
-        pack_columns::<Self>(values, packed);
-        sums.fill(0);
-        for j in 0..values.rows() {
-            for (sum, &v) in sums.iter_mut().zip(values.row(j)) {
-                *sum += i32::from(v);
-            }
-        }
-    }
+    unsafe fn pack_values(values: MatrixView<i8>, packed: &mut [Self::Weight], sums: &mut [i32]);
 
     /// Prefetches the cache line at an address, which need not be valid.
     fn prefetch(_line: *const u8) {}
@@ -232,19 +193,12 @@ pub(crate) unsafe trait Isa: Sized {
     /// Undoes [`Isa::enter_thread`].
     unsafe fn leave_thread() {}
 
-    /// Expands packed weights as [`expand`] does.
-    unsafe fn expand_8_bit(
-        stored: &[u8],
-        bytes: usize,
-        nibbles: usize,
-        panel: &mut [Self::Weight],
-    ) {
-        expand(stored, bytes, nibbles, panel);
-    }
+    /// Expands packed weights as [`super::pack::expand`] does.
+    unsafe fn expand_8_bit(stored: &[u8], bytes: usize, nibbles: usize, panel: &mut [Self::Weight]);
 
-    /// Expands nibbles as [`expand`] does.
-    unsafe fn expand_4_bit(stored: &[u8], panel: &mut [i8]) {
-        expand(stored, 0, panel.len(), panel);
+    /// Expands nibbles as [`super::pack::expand`] does.
+    unsafe fn expand_4_bit(_stored: &[u8], _panel: &mut [i8]) {
+        unreachable!("the tier has no form for 4-bit rows")
     }
 
     /// Computes the probabilities of as many query rows as there are sums, at most `QUERIES`.

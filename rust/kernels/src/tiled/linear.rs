@@ -1,9 +1,11 @@
-//! A layer's product: every tile of the input rows and each panel, with its epilogue.
+//! Computes a layer's product: for each panel, multiplies every tile of input rows and runs its
+//! epilogue.
 
-use super::epilogue::{Accumulators, Epilogue, Outputs, Requant, Staged};
+use super::epilogue::{Epilogue, Outputs, Requant, Staged, UnfinishedTile};
 use super::inputs::{whole_rows, Inputs};
-use super::isa::{Isa, Product, WINDOW};
+use super::isa::{Isa, Product};
 use crate::buffer::Buffer;
+use crate::layers::WINDOW;
 use crate::{Linear, MatrixView, MatrixViewMut, Scratch};
 
 /// Returns the parameters of the panel that starts at `slot`.
@@ -18,9 +20,9 @@ fn requant<I: Isa>(linear: &Linear, slot: usize) -> Requant {
     }
 }
 
-/// A tile whose epilogue has not run yet.
+/// A tile whose epilogue runs during the next multiplication.
 struct PendingTile<'a> {
-    tile: Accumulators<'a>,
+    tile: UnfinishedTile<'a>,
     /// Puts the outputs in order, if they are staged and complete their window.
     reorder: Option<(Staged, Epilogue<'a>)>,
 }
@@ -43,7 +45,7 @@ impl PendingTile<'_> {
 /// # Safety
 /// The CPU has the tier's features; the sizes agree.
 #[allow(clippy::too_many_lines)] // one walk over windows, panels and tiles
-#[allow(clippy::inline_always)] // compiled for each kind of outputs
+#[allow(clippy::inline_always)] // the kind of outputs is constant in each caller
 #[inline(always)]
 unsafe fn linear<I: Isa>(
     layer: &Linear,
@@ -61,8 +63,8 @@ unsafe fn linear<I: Isa>(
     let eight_bit = (layer.panels.iter().any(|panel| !panel.four_bit))
         .then(|| unsafe { Inputs::new::<I>(input, k, &mut scratch.codes) });
     let (bias, order) = (bias.as_slice::<i32>(), layer.order.as_slice::<u8>());
-    let tile = I::ROWS * I::PANEL;
-    let accumulators = scratch.tile.take::<i32>(2 * tile).as_mut_ptr();
+    let tile_size = I::ROWS * I::PANEL;
+    let accumulators = scratch.tile.take::<i32>(2 * tile_size).as_mut_ptr();
     let value_bytes = outputs.value_bytes();
     let sorted = layer.windows.iter().any(|window| window.sorted);
     let staged = scratch
@@ -73,7 +75,7 @@ unsafe fn linear<I: Isa>(
             0
         })
         .as_mut_ptr();
-    // The tile before, if the tier overlaps it with the next.
+    // The previous tile, if the tier runs a tile's epilogue during the next multiplication.
     let mut pending: Option<PendingTile> = None;
     // SAFETY: the caller promises the features.
     unsafe { I::enter_thread() };
@@ -108,16 +110,16 @@ unsafe fn linear<I: Isa>(
                 } else {
                     outputs.block(i, rows, panel.slot, width.min(layer.rows - panel.slot))
                 };
-                let other = pending
+                let first_in_use = pending
                     .as_ref()
                     .is_some_and(|pending| pending.tile.acc == accumulators);
-                // SAFETY: the slices have the sizes that a tile reads; there is room for two tiles
-                // of ROWS rows of PANEL; the epilogue writes a block of the outputs, or of what is
-                // staged, which has a value for each slot of `order`; the caller promises the
-                // features.
+                // SAFETY: the slices have the sizes that a tile reads. There is room for two tiles
+                // of ROWS rows of PANEL. The epilogue writes a block of the outputs, or of the
+                // staged ones, which have a value for each slot of `order`. The caller promises
+                // the features.
                 unsafe {
-                    let acc = accumulators.add(if other { tile } else { 0 });
-                    let sums = Accumulators {
+                    let acc = accumulators.add(if first_in_use { tile_size } else { 0 });
+                    let tile = UnfinishedTile {
                         acc,
                         requant,
                         epilogue,
@@ -135,7 +137,7 @@ unsafe fn linear<I: Isa>(
                             bias,
                         };
                         I::tile_4_bit(p, panel.run, acc, I::PANEL);
-                        I::finish(&sums);
+                        I::finish(&tile);
                         if at_once {
                             I::reorder(staged_window, outputs.block(i, rows, first, cols));
                         }
@@ -154,16 +156,13 @@ unsafe fn linear<I: Isa>(
                         if I::OVERLAPS {
                             let reorder = at_once
                                 .then(|| (staged_window, outputs.block(i, rows, first, cols)));
-                            let before = pending.replace(PendingTile {
-                                tile: sums,
-                                reorder,
-                            });
+                            let before = pending.replace(PendingTile { tile, reorder });
                             I::tile_and_finish(p, acc, before.as_ref().map(|before| &before.tile));
                             if let Some(before) = before {
                                 before.reorder::<I>();
                             }
                         } else {
-                            I::tile_and_finish(p, acc, Some(&sums));
+                            I::tile_and_finish(p, acc, Some(&tile));
                             if at_once {
                                 I::reorder(staged_window, outputs.block(i, rows, first, cols));
                             }

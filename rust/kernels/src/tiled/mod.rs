@@ -28,7 +28,7 @@
 //! | `linear` | a layer's product, tile by tile |
 //! | `attention` | one head's attention, block by block |
 //!
-//! Depends on the matrix views, the buffers and the scalar reference.
+//! Depends on the matrix views, the layers, the buffers and the scalar reference.
 
 mod attention;
 mod epilogue;
@@ -37,15 +37,14 @@ mod isa;
 mod linear;
 mod pack;
 
-pub(crate) use attention::{attention, pack_kv, RowScale};
+pub(crate) use attention::{attention, pack_kv};
 pub(crate) use epilogue::{
-    copy_accumulators, copy_in_order, Accumulators, Epilogue, Requant, Staged,
+    copy_accumulators, copy_in_order, Epilogue, Requant, RowScale, Staged, UnfinishedTile,
 };
-pub(crate) use isa::{FourBitForm, Isa, Out, Product, PAD, WINDOW};
+pub(crate) use isa::{FourBitForm, Isa, Product};
 pub(crate) use linear::{linear_i32, linear_i8, linear_residual};
-pub(crate) use pack::{pack_linear, Panel, Window};
-#[cfg(target_arch = "x86_64")] // NEON has look-ups of its own, and packs and expands portably
-pub(crate) use {
-    epilogue::lookup,
-    pack::{expand, panels},
-};
+pub(crate) use pack::{expand, pack_linear};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use pack::{pack_keys, pack_values};
+#[cfg(target_arch = "x86_64")] // NEON has look-ups of its own, and packs portably
+pub(crate) use {epilogue::lookup, pack::panels};

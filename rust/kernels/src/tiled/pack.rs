@@ -1,9 +1,8 @@
 //! Packs weights, keys and values into panels, and a layer's rows into sorted windows.
 
-use std::ops::Range;
-
-use super::isa::{CheckSizes, Isa, WINDOW};
+use super::isa::{CheckSizes, Isa};
 use crate::buffer::{cast, Buffer, Plain};
+use crate::layers::{Panel, Window, WINDOW};
 use crate::{Linear, MatrixView, Storage};
 
 /// Expands each group of weights from its packed form: `bytes` bytes, then `nibbles` nibbles, low
@@ -84,38 +83,44 @@ fn pack_panel<'a, W: Plain + From<i8>>(
     }
 }
 
-/// Packs row-major `source` into `weights`.
-pub(super) fn pack_rows<I: Isa>(source: MatrixView<i8>, weights: &mut [I::Weight]) {
-    let (rows, k) = (source.rows(), source.cols().next_multiple_of(I::STEP));
+/// Packs keys as [`Isa::pack_keys`] does: the portable form.
+#[cfg(target_arch = "aarch64")] // the x86 tiers have their own
+pub(crate) fn pack_keys<I: Isa>(keys: MatrixView<i8>, packed: &mut [I::Weight], bias: &mut [i32]) {
+    let (rows, k) = (keys.rows(), keys.cols().next_multiple_of(I::STEP));
     for (first, width) in panels::<I>(padded_rows::<I>(rows)) {
-        let panel = &mut weights[first * k..][..width * k];
+        let panel = &mut packed[first * k..][..width * k];
         pack_panel(panel, width, I::GROUP, |r| {
             if first + r < rows {
-                source.row(first + r)
+                keys.row(first + r)
             } else {
                 &[]
             }
         });
     }
+    let (live, padding) = bias.split_at_mut(rows);
+    for (j, bias) in live.iter_mut().enumerate() {
+        *bias = -I::CODE_OFFSET * sum(keys.row(j));
+    }
+    padding.fill(0);
 }
 
-/// Returns the sum of a row's weights.
-pub(super) fn sum(row: &[i8]) -> i32 {
-    row.iter().map(|&w| i32::from(w)).sum()
-}
-
-/// Packs the transpose of row-major `source` into `weights`.
-pub(super) fn pack_columns<I: Isa>(source: MatrixView<i8>, weights: &mut [I::Weight]) {
-    let (rows, tokens) = (source.cols(), source.rows());
+/// Packs values as [`Isa::pack_values`] does: the portable form.
+#[cfg(target_arch = "aarch64")] // the x86 tiers have their own
+pub(crate) fn pack_values<I: Isa>(
+    values: MatrixView<i8>,
+    packed: &mut [I::Weight],
+    sums: &mut [i32],
+) {
+    let (rows, tokens) = (values.cols(), values.rows());
     let k = tokens.next_multiple_of(I::STEP);
     for (first, width) in panels::<I>(padded_rows::<I>(rows)) {
         let live = width.min(rows - first);
-        let panel = &mut weights[first * k..][..width * k];
+        let panel = &mut packed[first * k..][..width * k];
         for (g, group) in panel.chunks_exact_mut(width * I::GROUP).enumerate() {
             for j in 0..I::GROUP {
                 let token = g * I::GROUP + j;
                 if token < tokens {
-                    let row = &source.row(token)[first..first + live];
+                    let row = &values.row(token)[first..first + live];
                     for (w, &code) in group.chunks_exact_mut(I::GROUP).zip(row) {
                         w[j] = code.into();
                     }
@@ -127,30 +132,17 @@ pub(super) fn pack_columns<I: Isa>(source: MatrixView<i8>, weights: &mut [I::Wei
             }
         }
     }
+    sums.fill(0);
+    for j in 0..tokens {
+        for (sum, &v) in sums.iter_mut().zip(values.row(j)) {
+            *sum += i32::from(v);
+        }
+    }
 }
 
-/// Rows of a layer whose outputs are put in order together.
-#[derive(Clone, Debug)]
-pub(crate) struct Window {
-    pub(super) panels: Range<usize>,
-    /// Slots are in another order than rows.
-    pub(super) sorted: bool,
-}
-
-/// A panel of a layer.
-#[derive(Clone, Debug)]
-pub(crate) struct Panel {
-    /// First slot.
-    pub(super) slot: usize,
-    pub(super) width: usize,
-    /// Number of rows, from the first one on, that are kept as bytes.
-    byte_rows: usize,
-    /// Its rows have the form of [`Isa::FOUR_BIT`].
-    pub(super) four_bit: bool,
-    /// Position of its weights, in bytes.
-    weights: Range<usize>,
-    /// The longest run of a 4-bit tile.
-    pub(super) run: usize,
+/// Returns the sum of a row's weights.
+fn sum(row: &[i8]) -> i32 {
+    row.iter().map(|&w| i32::from(w)).sum()
 }
 
 impl Panel {

@@ -5,9 +5,10 @@ use std::arch::x86_64::*;
 use std::array::from_fn;
 
 use super::{bytes, store_codes, words, Avx2};
+use crate::layers::WINDOW;
+use crate::matrix::Out;
 use crate::tiled::{
-    copy_accumulators, copy_in_order, Accumulators, Epilogue, Isa, Out, Requant, RowScale, Staged,
-    WINDOW,
+    copy_accumulators, copy_in_order, Epilogue, Isa, Requant, RowScale, Staged, UnfinishedTile,
 };
 
 /// Returns, for each of N parts of 16 bytes, the shuffle that picks the bytes at these places if
@@ -268,7 +269,7 @@ pub(super) unsafe fn attention_output(
 /// # Safety
 /// As there.
 #[inline]
-pub(super) unsafe fn finish(tile: &Accumulators) {
+pub(super) unsafe fn finish(tile: &UnfinishedTile) {
     let (acc, requant) = (tile.acc, &tile.requant);
     // SAFETY: the caller's promise.
     unsafe {
@@ -281,7 +282,7 @@ pub(super) unsafe fn finish(tile: &Accumulators) {
             }
             Epilogue::Add { x } => requant16::<true>(acc, requant, x),
             Epilogue::Updates { out } => requant16::<false>(acc, requant, out),
-            Epilogue::Copy { out } => copy_accumulators::<Avx2>(acc, out),
+            Epilogue::Copy { out } => copy_accumulators(acc, Avx2::PANEL, out),
         }
     }
 }
@@ -297,7 +298,7 @@ pub(super) unsafe fn reorder(staged: Staged, to: Epilogue) {
             Epilogue::Codes { out, .. } => reorder8(staged, out),
             Epilogue::Add { x } => reorder16(staged, x),
             Epilogue::Updates { .. } => unreachable!("updates are staged, never put in order"),
-            Epilogue::Copy { out } => copy_in_order::<Avx2>(staged, out),
+            Epilogue::Copy { out } => copy_in_order(staged, Avx2::STAGED, out),
         }
     }
 }

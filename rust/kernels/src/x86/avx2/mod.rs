@@ -8,9 +8,10 @@ use std::arch::x86_64::*;
 use std::array::from_fn;
 
 use super::{bases, read4};
+use crate::matrix::Out;
 use crate::scalar::{logit_cap, Moments, EXP2};
 use crate::tiled::{
-    expand, panels, Accumulators, Epilogue, FourBitForm, Isa, Out, Product, RowScale, Staged,
+    expand, panels, Epilogue, FourBitForm, Isa, Product, RowScale, Staged, UnfinishedTile,
 };
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
@@ -492,7 +493,7 @@ unsafe impl Isa for Avx2 {
     }
 
     #[inline]
-    unsafe fn finish(tile: &Accumulators) {
+    unsafe fn finish(tile: &UnfinishedTile) {
         // SAFETY: the caller's promise.
         unsafe { epilogue::finish(tile) }
     }

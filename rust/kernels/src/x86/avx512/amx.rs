@@ -11,7 +11,8 @@ use std::sync::OnceLock;
 
 use super::epilogue::{self, accumulators, AccumulatorRows};
 use super::{norm, pack, softmax};
-use crate::tiled::{Accumulators, Epilogue, Isa, Out, Product, RowScale, Staged};
+use crate::matrix::Out;
+use crate::tiled::{Epilogue, Isa, Product, RowScale, Staged, UnfinishedTile};
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
 /// The tier. Its functions need what [`super::Vnni`] needs, and AMX's tiles of 8-bit numbers.
@@ -400,7 +401,7 @@ unsafe impl Isa for Amx {
         unsafe { tile_of::<false>(p, out, out_stride) }
     }
 
-    unsafe fn tile_and_finish(p: Product<u8, i8>, acc: *mut i32, before: Option<&Accumulators>) {
+    unsafe fn tile_and_finish(p: Product<u8, i8>, acc: *mut i32, before: Option<&UnfinishedTile>) {
         // SAFETY: the caller's promise.
         unsafe {
             if let Some(before) = before {

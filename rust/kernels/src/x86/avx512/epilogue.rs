@@ -4,8 +4,9 @@
 use std::arch::x86_64::*;
 
 use super::{in_order32, in_order64, in_pack_order, mask16, mask32, put16, put8};
+use crate::matrix::Out;
 use crate::tiled::{
-    copy_in_order, lookup, Accumulators, Epilogue, Isa, Out, Requant, RowScale, Staged,
+    copy_in_order, lookup, Epilogue, Isa, Requant, RowScale, Staged, UnfinishedTile,
 };
 
 /// Loads 64 accumulators.
@@ -191,7 +192,7 @@ impl AccumulatorRows for InMemory {
 /// Requantizes rows to codes.
 ///
 /// # Safety
-/// As [`Isa::finish`].
+/// As [`Isa::finish`] and [`AccumulatorRows::for_each`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn codes<R: AccumulatorRows>(rows: R, requant: &Requant, offset: i16, out: Out<i8>) {
     let out = R::constant_cols(out);
@@ -205,7 +206,7 @@ unsafe fn codes<R: AccumulatorRows>(rows: R, requant: &Requant, offset: i16, out
 /// Requantizes rows to codes and looks them up.
 ///
 /// # Safety
-/// As [`Isa::finish`], and the CPU has VBMI.
+/// As [`Isa::finish`] and [`AccumulatorRows::for_each`]; the CPU has VBMI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
 unsafe fn table_codes<R: AccumulatorRows>(
     rows: R,
@@ -228,7 +229,7 @@ unsafe fn table_codes<R: AccumulatorRows>(
 /// Requantizes rows to updates, and adds them to the residual or stores them.
 ///
 /// # Safety
-/// As [`Isa::finish`].
+/// As [`Isa::finish`] and [`AccumulatorRows::for_each`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn updates<R: AccumulatorRows, const ADD: bool>(rows: R, requant: &Requant, x: Out<i16>) {
     let x = R::constant_cols(x);
@@ -239,7 +240,7 @@ unsafe fn updates<R: AccumulatorRows, const ADD: bool>(rows: R, requant: &Requan
 /// Copies rows.
 ///
 /// # Safety
-/// As [`Isa::finish`].
+/// As [`Isa::finish`] and [`AccumulatorRows::for_each`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn copies<R: AccumulatorRows>(rows: R, out: Out<i32>) {
     // SAFETY: the caller's promise; masks keep stores inside the row.
@@ -257,7 +258,7 @@ unsafe fn copies<R: AccumulatorRows>(rows: R, out: Out<i32>) {
 /// Runs an epilogue on rows of accumulators, wherever they come from.
 ///
 /// # Safety
-/// As [`Isa::finish`].
+/// As [`Isa::finish`] and [`AccumulatorRows::for_each`].
 pub(super) unsafe fn run<R: AccumulatorRows>(rows: R, requant: &Requant, epilogue: Epilogue) {
     // SAFETY: the caller's promise; VBMI is detected.
     unsafe {
@@ -283,7 +284,7 @@ pub(super) unsafe fn run<R: AccumulatorRows>(rows: R, requant: &Requant, epilogu
 ///
 /// # Safety
 /// As there.
-pub(super) unsafe fn finish(tile: &Accumulators) {
+pub(super) unsafe fn finish(tile: &UnfinishedTile) {
     let (acc, rows) = (tile.acc, tile.epilogue.rows());
     // SAFETY: the caller's promise.
     unsafe { run(InMemory { acc, rows }, &tile.requant, tile.epilogue) }
@@ -300,7 +301,7 @@ pub(super) unsafe fn reorder<I: Isa>(staged: Staged, to: Epilogue) {
             Epilogue::Codes { out, .. } => reorder8::<I>(staged, out),
             Epilogue::Add { x } => reorder16::<I>(staged, x),
             Epilogue::Updates { .. } => unreachable!("updates are staged, never put in order"),
-            Epilogue::Copy { out } => copy_in_order::<I>(staged, out),
+            Epilogue::Copy { out } => copy_in_order(staged, I::STAGED, out),
         }
     }
 }

@@ -18,7 +18,7 @@ macro_rules! shared {
         const LOGITS: usize = 16;
         const PROB_OFFSET: i32 = 0;
 
-        unsafe fn finish(tile: &Accumulators) {
+        unsafe fn finish(tile: &UnfinishedTile) {
             // SAFETY: the caller's promise.
             unsafe { epilogue::finish(tile) }
         }

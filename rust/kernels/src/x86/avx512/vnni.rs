@@ -5,7 +5,8 @@ use std::arch::x86_64::*;
 use super::super::{bases, read4};
 use super::epilogue::{self, AccumulatorRows};
 use super::{norm, pack, softmax};
-use crate::tiled::{Accumulators, Epilogue, Isa, Out, Product, RowScale, Staged};
+use crate::matrix::Out;
+use crate::tiled::{Epilogue, Isa, Product, RowScale, Staged, UnfinishedTile};
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
 /// The tier. Its functions need AVX-512 F, BW, VL, DQ and VNNI; table look-ups use VBMI if the CPU
@@ -181,7 +182,7 @@ unsafe impl Isa for Vnni {
         unsafe { tile_of(p, out, out_stride) }
     }
 
-    unsafe fn tile_and_finish(p: Product<u8, i8>, acc: *mut i32, tile: Option<&Accumulators>) {
+    unsafe fn tile_and_finish(p: Product<u8, i8>, acc: *mut i32, tile: Option<&UnfinishedTile>) {
         // SAFETY: the caller's promise.
         unsafe {
             match tile {
