@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use quasar_core::cpu::{FrameTime, NEVER};
 use quasar_core::error::{Error, Result};
 use quasar_core::pool::{IdlePool, PerProcess};
-use quasar_core::preprocess::{patch_codes, ImageView, Preprocessor};
+use quasar_core::preprocess::{patches_channels_first, ImageView, Preprocessor};
 use quasar_core::{Executor, Subnet};
 
 use crate::driver::{Counters, Deadlines, Driver, FrameQueue, Ticket, IN_FLIGHT};
@@ -209,7 +209,7 @@ impl<T: Transport + 'static> Accelerator<T> {
             } = workspace;
             preprocessor.run(image, pixels)?;
             let mut input = vec![0; self.program.input_bytes()];
-            patch_codes(
+            patches_channels_first(
                 pixels,
                 config.image,
                 config.patch,

@@ -727,7 +727,7 @@ mod tests {
     use std::sync::Arc;
 
     use proptest::prelude::*;
-    use quasar_core::preprocess::patch_codes;
+    use quasar_core::preprocess::patches_channels_first;
     use quasar_core::{Executor, Network, Subnet, Tier};
 
     use super::*;
@@ -746,7 +746,7 @@ mod tests {
                     .collect();
                 let mut codes = vec![0; config.patches() * config.patch_len()];
                 let (_, columns) = config.grid();
-                patch_codes(&image, config.image, config.patch, columns, 0, &mut codes);
+                patches_channels_first(&image, config.image, config.patch, columns, 0, &mut codes);
                 let mut logits = vec![0; config.classes.len()];
                 executor.run(&image, &mut logits).unwrap();
                 (codes, logits)

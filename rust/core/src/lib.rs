@@ -9,6 +9,7 @@
 //! | [`network`] | packs the weights for one SIMD tier | [`Network`] |
 //! | [`preprocess`] | converts colour, resizes, crops, cuts patches | `u8` image, patch codes |
 //! | [`cpu`] | runs the graph on any number of threads | `i32` logits |
+//! | [`logits`] | computes softmax and top k, for every device | classes, `f64` probabilities |
 //! | [`trace`] | records intermediates or times on the way | [`trace::Trace`] |
 //! | [`nibble_check`] | runs the linear layers again as an accelerator does, in nibbles | differences |
 //!
@@ -22,6 +23,7 @@ pub mod cpu;
 pub mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod logits;
 pub mod network;
 pub mod nibble_check;
 pub mod pool;

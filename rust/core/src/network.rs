@@ -1,12 +1,13 @@
 //! Packs a subnet for one SIMD tier, once, when an engine is created.
 //!
-//! Depends on [`crate::subnet`], [`crate::cache`] and the kernels.
+//! Depends on [`crate::subnet`], [`crate::preprocess`], [`crate::cache`], [`crate::error`] and the
+//! kernels.
 
 use quasar_kernels::{HeadParams, Kernels, LayerNorm, Linear, LinearParams, Storage, Tier};
 
 use crate::cache;
 use crate::error::{Error, Result};
-use crate::preprocess::by_pixels;
+use crate::preprocess::weights_channels_last;
 use crate::subnet::config::{Config, Pool};
 use crate::subnet::container::Tensor;
 use crate::subnet::schema::{self, LinearSpec};
@@ -93,7 +94,7 @@ impl Network {
         };
 
         let (spec, mut tensors) = next();
-        tensors.codes = by_pixels(&tensors.codes, config.image, config.patch);
+        tensors.codes = weights_channels_last(&tensors.codes, config.image, config.patch);
         let embed = pack((spec, tensors));
         let mut blocks = Vec::with_capacity(config.blocks.len());
         for (i, block) in config.blocks.iter().enumerate() {

@@ -1,8 +1,8 @@
 //! Runs the linear layers again as an accelerator does (nibbles, row pairs, output address table)
 //! and compares their outputs.
 //!
-//! Slow: for tests and the `verify` command. Depends on [`crate::rows`], [`crate::subnet`] and
-//! [`crate::trace`].
+//! Slow: for tests and the `verify` command. Depends on [`crate::rows`], [`crate::subnet`],
+//! [`crate::preprocess`], [`crate::trace`], [`crate::error`] and the kernels.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -49,7 +49,7 @@ pub fn check(
         )));
     }
     let mut patches = vec![0; config.patches() * config.patch_len()];
-    preprocess::patch_codes(
+    preprocess::patches_channels_first(
         image,
         config.image,
         config.patch,

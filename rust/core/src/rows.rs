@@ -1,7 +1,7 @@
 //! Row-wise mixed precision: each row of a matrix is 4- or 8-bit with its own scale.
 //!
 //! Quantizes and packs rows (for the host), and lays them out as pairs of nibbles (as devices run
-//! them). Depends on [`crate::error`] and `pool`'s threads. The layouts are defined in
+//! them). Depends on [`crate::error`], `pool`'s threads and the kernels. The layouts are defined in
 //! `docs/integer-model.md`.
 
 use quasar_kernels::{Kernels, Team};

@@ -1,6 +1,7 @@
 //! Records a frame's intermediates, or the time between them, while the executor runs it.
 //!
-//! A frame without an observer pays one branch a stage. Depends on the subnet's config.
+//! A frame without an observer pays one branch a stage. Depends on the subnet's config and the
+//! kernels.
 
 use std::time::{Duration, Instant};
 

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-use quasar_core::cpu::{softmax, top_k, NEVER};
+use quasar_core::cpu::NEVER;
+use quasar_core::logits::{softmax, top_k};
 use quasar_core::network::supported_tiers;
 use quasar_core::pool::MAX_THREADS;
 use quasar_core::preprocess::ImageView;

@@ -1,7 +1,7 @@
 //! The accelerator's configuration: array, lanes, buffers, clock, mode. One TOML file; the board is
 //! named in it.
 //!
-//! Depends on [`crate::boards`] and [`crate::workload`].
+//! Depends on [`crate::boards`], [`crate::settings`] and [`crate::workload`].
 
 use quasar_core::error::{Error, Result};
 use quasar_core::subnet::config::{within, MAX_COLUMNS, MAX_TOKENS};

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray3};
 use pyo3::prelude::*;
 use quasar_accelerator::device::{Device, PendingFrame};
-use quasar_core::cpu::{softmax, top_k, FrameTime, NEVER};
+use quasar_core::cpu::{FrameTime, NEVER};
+use quasar_core::logits::{softmax, top_k};
 use quasar_core::pool::{IdlePool, PerProcess};
 use quasar_core::preprocess::{ImageView, Preprocessor};
 use quasar_core::{nibble_check, Error, Executor, Network, Tier};
@@ -22,8 +23,8 @@ use crate::interrupt::interruptible;
 use crate::subnet::Subnet;
 use crate::tiers::{parse_storage, parse_tier, storage_name};
 
-/// Multiply-accumulates of a frame beyond which Ctrl-C can end it, which costs the start of a
-/// thread. Such a frame takes at least 50 ms on any core; the scalar tier is some 32 times slower.
+/// Limit in multiply-accumulates. Ctrl-C can end a larger frame, at the cost of starting a thread.
+/// Such a frame takes at least 50 ms on any core; the scalar tier is some 32 times slower.
 const SLOW_MACS: u64 = 8 << 30;
 
 /// Integer logits, float logits, the most likely classes and their probabilities.
@@ -384,7 +385,7 @@ impl Engine {
         (logits.into_pyarray(py), float.into_pyarray(py), best)
     }
 
-    /// Runs one frame's work; if the frame may take long, so that signals end it.
+    /// Runs the work of one frame. Signals can end it if the frame may be slow.
     fn frame<T: Send>(
         &self,
         py: Python<'_>,

@@ -1,5 +1,6 @@
-//! The search and what goes with it: `python/quasar_rt/nas/nsga2.py`, `predictor.py`, `knapsack.py`
-//! and `stats.py` are the public faces and have checked dtypes, dimensions and contiguity.
+//! Binds the search, the predictor, the knapsack and the statistics; `nsga2.py`, `scores.py`,
+//! `knapsack.py` and `stats.py` of `python/quasar_rt/nas` are the public faces and have checked
+//! dtypes, dimensions and contiguity.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use crate::errors::{invalid_value, to_py};
 use crate::hardware::CostTable;
 use crate::space::Space;
 
-/// The interval at which a search in Rust lets Python look for signals such as Ctrl-C.
+/// The interval at which a search in Rust lets Python check for signals such as Ctrl-C.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Genomes [n, genes], scores, FPS, violations.

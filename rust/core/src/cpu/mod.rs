@@ -4,10 +4,9 @@
 //! A frame takes a workspace, all memory that it needs, from the idle ones and gives it back after
 //! its last stage. In between a warm frame allocates nothing and takes no lock.
 //!
-//! `workspace` holds the graph's stages, `logits` what becomes of their result. Depends on
-//! [`crate::network`], [`crate::preprocess`] and the kernels.
+//! `workspace` holds the graph's stages. Depends on [`crate::network`], [`crate::preprocess`],
+//! [`crate::pool`], [`crate::trace`], [`crate::error`] and the kernels.
 
-mod logits;
 mod workspace;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,8 +21,6 @@ use crate::pool::{self, default_threads, for_each, IdlePool, PerProcess};
 use crate::preprocess::ImageView;
 use crate::trace::{Observer, StageTime, Trace};
 use workspace::Workspace;
-
-pub use logits::{softmax, top_k};
 
 /// The flag of frames that are never cancelled.
 pub static NEVER: AtomicBool = AtomicBool::new(false);

@@ -242,7 +242,7 @@ impl TokenRange {
             let first = self.first + prefix - config.prefix_tokens;
             let rows = self.rows - prefix;
             let patches = &mut self.patches[..rows * config.patch_len()];
-            preprocess::patch_pixels(
+            preprocess::patches_channels_last(
                 image,
                 config.image,
                 config.patch,

@@ -6,7 +6,7 @@
 //! do. Only what the crop keeps is computed.
 //!
 //! `frame` holds the views of images, `resize` the plan of resizing one size, `patches` the
-//! cutting. Depends on [`crate::error`], the subnet's config and the kernels.
+//! cutting. Depends on [`crate::pool`], [`crate::error`], the subnet's config and the kernels.
 
 mod frame;
 mod patches;
@@ -17,8 +17,8 @@ use std::ops::Range;
 use quasar_kernels::{Kernels, MatrixView, MatrixViewMut, Team};
 
 pub use frame::{ImageView, PixelFormat, MAX_INPUT_SIDE};
-pub use patches::patch_codes;
-pub(crate) use patches::{by_pixels, patch_pixels};
+pub use patches::patches_channels_first;
+pub(crate) use patches::{patches_channels_last, weights_channels_last};
 pub use quasar_kernels::image::YuvMatrix;
 
 use crate::error::{Error, Result};

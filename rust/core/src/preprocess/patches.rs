@@ -1,4 +1,4 @@
-//! Cuts an image into patch vectors.
+//! Cuts an image into patches.
 
 use crate::subnet::config::{Image, Patch};
 
@@ -52,10 +52,10 @@ impl PatchRow {
     }
 }
 
-/// Writes the patch vectors of an image, from patch `first` (row-major in the grid) on, as many as
-/// `out` holds: codes `pixel - 128`, ordered (channel, ky, kx), `channels * kernel^2` for each
-/// patch.
-pub fn patch_codes(
+/// Writes the patches of an image as codes `pixel - 128`, ordered (channel, ky, kx):
+/// `channels * kernel^2` for each patch. Starts at patch `first`, row-major in the grid, and writes
+/// as many patches as `out` holds.
+pub fn patches_channels_first(
     image: &[u8],
     size: Image,
     patch: Patch,
@@ -74,9 +74,9 @@ pub fn patch_codes(
     }
 }
 
-/// Writes patch vectors ordered (ky, kx, channel), as pixels are. The weights of [`by_pixels`]
-/// match this order.
-pub(crate) fn patch_pixels(
+/// Writes the same codes as [`patches_channels_first`] ordered (ky, kx, channel), as pixels are. The
+/// weights of [`weights_channels_last`] match this order.
+pub(crate) fn patches_channels_last(
     image: &[u8],
     size: Image,
     patch: Patch,
@@ -94,8 +94,8 @@ pub(crate) fn patch_pixels(
     }
 }
 
-/// Reorders weights of patch vectors from (channel, ky, kx) to (ky, kx, channel).
-pub(crate) fn by_pixels(weights: &[i8], size: Image, patch: Patch) -> Vec<i8> {
+/// Reorders the weights of patches from (channel, ky, kx) to (ky, kx, channel).
+pub(crate) fn weights_channels_last(weights: &[i8], size: Image, patch: Patch) -> Vec<i8> {
     let (channels, pixels) = (size.channels, patch.kernel * patch.kernel);
     let rows = weights.chunks_exact(channels * pixels);
     let row = |row: &[i8]| -> Vec<i8> {
