@@ -201,7 +201,10 @@ def show(title: str, results: list[dict[str, Any]]) -> None:
 )
 @click.option("--seconds", type=float, default=0.4, show_default=True, help="Length of a turn.")
 @click.option(
-    "--only", multiple=True, type=click.Choice(list(CONTESTANTS)), help="These contestants beside quasar_rt."
+    "--only",
+    multiple=True,
+    type=click.Choice(list(CONTESTANTS)),
+    help="These contestants in addition to quasar_rt.",
 )
 @click.option(
     "--onednn-isa",

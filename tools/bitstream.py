@@ -54,7 +54,7 @@ def read_target(board: str, hardware: Path | None) -> Target:
     script = ROOT / "fpga" / "boards" / f"{board}.tcl"
     if not script.is_file():
         known = ", ".join(sorted(path.stem for path in script.parent.glob("*.tcl")))
-        raise click.ClickException(f"no fpga/boards/{board}.tcl: write one beside those of {known}")
+        raise click.ClickException(f"no fpga/boards/{board}.tcl: write one like those of {known}")
     path = hardware or ROOT / "fpga" / "configs" / f"{board}.toml"
     if not path.is_file():
         raise click.ClickException(
@@ -108,10 +108,10 @@ def check_tools() -> None:
         if shutil.which(tool) is None:
             wrong.append(f"{tool} ({package}) is not on PATH")
             continue
-        said = call([tool, "-version" if tool == "vivado" else "--version"], Path.cwd())
-        found = re.search(r"v(\d{4})\.(\d)", said)
+        printed = call([tool, "-version" if tool == "vivado" else "--version"], Path.cwd())
+        found = re.search(r"v(\d{4})\.(\d)", printed)
         if found is None:
-            wrong.append(f"{tool} does not say its version")
+            wrong.append(f"{tool} does not print its version")
         elif (int(found[1]), int(found[2])) < OLDEST:
             wrong.append(f"{tool} is of {found[1]}.{found[2]}")
     if wrong:

@@ -39,7 +39,7 @@ def network(name: str, eight_bit: float | None) -> Workload:
 def configuration(
     workload: Workload, board: Board, file: Path | None, clock: float | None, space: str | None
 ) -> Hardware:
-    """Returns the file's configuration, or the one that the design-space search picks."""
+    """Returns the file's configuration, or the one that the design-space search selects."""
     if file is None:
         return Hardware.for_board(board, Space.load(space) if space else workload, clock)
     hardware = Hardware.load(file, board)
@@ -56,7 +56,7 @@ def show_paper(as_json: bool) -> None:
         show(table)
     click.echo(
         "The shapes and widths of Quasar-ViT's searched networks are not in its abstract: its frame rates stand\n"
-        "beside our spaces' largest networks at the same rate, not beside the same network. The others use other\n"
+        "next to our spaces' largest networks at the same rate, not next to the same network. The others use other\n"
         "widths, devices and clocks: read the columns before the figures."
     )
 
@@ -74,7 +74,7 @@ def show(table: Table) -> None:
 @click.option(
     "--hardware",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A configuration of the accelerator (TOML) [the design-space search picks one].",
+    help="A configuration of the accelerator (TOML) [the design-space search selects one].",
 )
 @click.option(
     "--space", help="Search the design for this space (its name or file) rather than for SUBNET alone."
@@ -91,7 +91,7 @@ def show(table: Table) -> None:
     "--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the configuration (TOML)."
 )
 @click.option("--every", is_flag=True, help="Every stage of the vector unit by its name.")
-@click.option("--paper", is_flag=True, help="DeiT's shapes and the paper's spaces beside published figures.")
+@click.option("--paper", is_flag=True, help="DeiT's shapes and the paper's spaces next to published figures.")
 @click.option(
     "--timeline",
     type=click.Path(dir_okay=False, path_type=Path),

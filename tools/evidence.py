@@ -58,7 +58,7 @@ STRATEGIES: dict[str, tuple[float, ...] | None] = {
     "uniform8": (1.0,),
     "random": None,
 }
-#: Keep the samples of random networks apart from all others of a seed.
+#: Keeps the samples of random networks apart from all others of a seed.
 RANDOM_STREAM, SAMPLE_STREAM = 0x72616E64, 0x73616D70
 
 

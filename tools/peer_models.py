@@ -149,7 +149,7 @@ def prepare(shape: Shape, folder: Path) -> None:
     (folder / "done").touch()
 
 
-# Contestants: each gives what runs one batch, and what its report says of it.
+# Contestants: each returns the function that runs one batch, and its entry in the report.
 
 Contestant = tuple[Callable[[], object], dict[str, Any]]
 

@@ -48,7 +48,7 @@ class Device:
     threads: int
     """The default number of an engine's threads."""
     tiers: tuple[Tier, ...] = ()
-    """From the plainest to the fastest; none but the CPU's."""
+    """The tiers of the CPU from the plainest to the fastest; empty for other devices."""
     about: str = ""
     """A description, with the place where it was found."""
 

@@ -65,7 +65,7 @@ class Summary(NamedTuple):
     """Multiply-accumulates that an output depends on. With ``token`` pooling the last block needs queries, projection
     and MLP for one token only, and the engine leaves out the rest."""
     layers: list[Layer]
-    """In the order of a frame's path."""
+    """The layers in the order of a frame's path."""
 
 
 class Subnet(NativeObject[NativeSubnet]):

@@ -54,8 +54,8 @@ def verify(
     """Compares the logits of `golden_inputs` by every backend, tier and number of threads with the oracle's.
 
     The oracle is the integer model in int64 NumPy, slow and plain. Each tier runs with one and two threads. ``atoms``
-    runs every linear layer again by the accelerator's 4-bit atoms, row pairs and address table. `accelerators` are
-    further devices to run, such as ``"sim"``; one that the subnet does not fit counts as skipped.
+    computes every linear layer again as the accelerator does, by nibbles, row pairs and address table. `accelerators`
+    are further devices to run, such as ``"sim"``; a device that the subnet does not fit counts as skipped.
     """
     config, tensors = subnet.config, subnet.tensors()
     size = (config["image"]["height"], config["image"]["width"], config["image"]["channels"])

@@ -18,7 +18,7 @@ def test_packaged_recipes_are_sound_and_have_the_stage_that_their_space_needs(na
     recipe = load_recipe(name)
     assert recipe.name == name
     space = Space.load(recipe.space)
-    # A recipe for one network of a space stands beside the record of that network.
+    # A recipe for one network of a space stands next to the record of that network.
     one = space.size == 1 or find_recipe(name).with_suffix(".json").is_file()
     assert (recipe.supernet_stage is None) == one
     assert recipe.quantized_stage is not None
@@ -149,7 +149,7 @@ def test_a_fault_of_the_file_is_not_put_on_a_change(tmp_path: Path) -> None:
     assert load_recipe(path, ["optimizer.batch=8"]).optimizer.batch == 8
 
 
-def test_a_space_is_looked_for_beside_its_recipe(tmp_path: Path) -> None:
+def test_a_space_is_looked_for_next_to_its_recipe(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     text = DIGITS.read_text(encoding="utf-8").replace('space = "digits"', 'space = "space.toml"')
     path.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""From the description of a float network to a subnet."""
+"""Builds a subnet from the description of a float network."""
 
 from __future__ import annotations
 

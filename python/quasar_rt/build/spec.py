@@ -32,7 +32,7 @@ class Affine:
 class LinearSpec:
     """A linear layer: weight float [rows, columns], bias float [rows], bits uint8 [rows] (4 or 8).
 
-    `scales`, float [rows], are the row scales that training has learned; with None, ``quantize_rows`` chooses them.
+    `scales`, float [rows], are the row scales that training has learned. If None, ``quantize_rows`` computes them.
     """
 
     weight: NDArray[Any]
@@ -58,7 +58,7 @@ def gelu(x: Float) -> Float:
 
 @dataclass
 class BlockSpec:
-    """One transformer block. A layer scale of the network is already multiplied into proj and fc2."""
+    """One transformer block. The weights of proj and fc2 contain the network's layer scale, if there is one."""
 
     heads: int
     head_dim: int
@@ -83,10 +83,10 @@ class BlockSpec:
 class NetworkSpec:
     """A float Vision Transformer with everything that quantizing it needs.
 
-    `embed` acts on normalised pixels ``(pixel/255 - mean) / std``, its columns ordered (channel, ky, kx). Its `scales`,
-    where given, are its row scales divided by ``255 * std``: they act on the pixel itself. `position` is float
-    [grid, embed]. `prefix` is float [prefix tokens, embed], any position already added. `residual_scale` is the step
-    of the int16 residual stream.
+    `embed` acts on normalised pixels ``(pixel/255 - mean) / std``; its columns are ordered (channel, ky, kx). The
+    `scales` of `embed`, if given, are the row scales divided by ``255 * std``, because they act on raw pixels.
+    `position` is float [grid, embed]. `prefix` is float [prefix tokens, embed] and includes the positions.
+    `residual_scale` is the step of the int16 residual stream.
     """
 
     name: str

@@ -44,7 +44,7 @@ def command(
 
     SUBNET is a .qvit file, a packaged subnet's name, or one of deit-tiny, deit-small and deit-base: networks of those
     shapes with random weights. Median and p90 are the latency of one frame, pixels to logits; images/s is the rate
-    of batches through Engine.infer_batch, Python included. A table for each measurement tells where a frame's time
+    of batches through Engine.infer_batch, Python included. A table for each measurement shows where a frame's time
     goes; roof is the least time that this machine's peak, or its caches' bandwidth, allows a stage, as a share of the
     time that it takes.
     """

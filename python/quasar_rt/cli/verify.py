@@ -35,10 +35,10 @@ def command(
 ) -> None:
     """Run SUBNET on the same inputs by every way there is and compare the bits of every logit.
 
-    The ways: the oracle (the integer model in int64 NumPy), the accelerator's 4-bit atoms, every instruction-set
-    tier with one and two threads, and each --device. The inputs: seeded random images, black, white, and the
-    packaged samples. A tier that this CPU lacks is reported as skipped, and a device that SUBNET does not fit. The
-    exit code is 1 if any bit differs.
+    The ways: the oracle (the integer model in int64 NumPy), the accelerator's arithmetic by nibbles (atoms), every
+    instruction-set tier with one and two threads, and each --device. The inputs: seeded random images, black, white,
+    and the packaged samples. A tier that this CPU lacks is reported as skipped, and so is a device that SUBNET does
+    not fit. The exit code is 1 if any bit differs.
     """
     from ..subnet import Subnet
     from ..verify import verify

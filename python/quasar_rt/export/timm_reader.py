@@ -1,4 +1,4 @@
-"""From a timm ``VisionTransformer`` to a `ViT` of plain matrices; what the integer model lacks is refused by name."""
+"""Reads a timm ``VisionTransformer`` into a `ViT` of plain matrices; refuses, by name, what the integer model lacks."""
 
 from __future__ import annotations
 
