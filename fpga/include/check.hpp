@@ -1,9 +1,10 @@
-// The check of a transfer: the sum of its 32-bit words, each rotated left by its index mod 31.
+// The check of a transfer: the sum of its 32-bit words, each rotated left by its index mod
+// CHECK_TURNS.
 #pragma once
 
-#include <cstdint>
+#include "isa.hpp"
 
-constexpr unsigned CHECK_TURNS = 31;
+#include <cstdint>
 
 inline uint32_t rotate_left(uint32_t word, unsigned turn) {
 #pragma HLS INLINE
@@ -13,6 +14,6 @@ inline uint32_t rotate_left(uint32_t word, unsigned turn) {
 // Returns the turn after `words` more words.
 inline unsigned turned(unsigned turn, unsigned words) {
 #pragma HLS INLINE
-  const unsigned next = turn + words % CHECK_TURNS;
-  return next >= CHECK_TURNS ? next - CHECK_TURNS : next;
+  const unsigned next = turn + words % isa::CHECK_TURNS;
+  return next >= isa::CHECK_TURNS ? next - isa::CHECK_TURNS : next;
 }

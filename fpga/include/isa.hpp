@@ -11,6 +11,7 @@ constexpr unsigned MAGIC = 0x51564954;
 constexpr unsigned HEAD_BITS = 3;
 constexpr unsigned COMMAND_WORDS = 8;
 constexpr unsigned CHECK_WORD = 7;
+constexpr unsigned CHECK_TURNS = 31;
 constexpr unsigned PORT_BYTES = 16;
 constexpr unsigned MAX_PORTS = 4;
 constexpr unsigned ROW_BYTES = 16;
@@ -47,6 +48,14 @@ constexpr unsigned drain_to_array = 1024;
 constexpr unsigned norm_to_array = 2048;
 constexpr unsigned softmax_to_array = 4;
 } // namespace depth
+
+// Words of an output's trailer.
+namespace trailer {
+constexpr unsigned TAG = 0;
+constexpr unsigned COUNT = 1;
+constexpr unsigned CHECK = 2;
+constexpr unsigned STATUS = 3;
+} // namespace trailer
 
 // Offsets of the registers.
 namespace reg {

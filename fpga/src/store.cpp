@@ -46,10 +46,10 @@ store_logits:
       send<port_t>(memory, port);
   }
   const bool sound = checks.read();
-  place(tag, 0, port);
-  place(count, 1, port);
-  place(sum, 2, port);
-  place(sound ? 0 : 1, 3, port);
+  place(tag, isa::trailer::TAG, port);
+  place(count, isa::trailer::COUNT, port);
+  place(sum, isa::trailer::CHECK, port);
+  place(sound ? 0 : 1, isa::trailer::STATUS, port);
   send<port_t>(memory, port);
   // The interrupt follows the response, so that the host finds all of the output.
   memory.write_response();

@@ -27,8 +27,8 @@ pub trait Device: Send + Sync {
     /// [`Error::InvalidImage`]; the device's own error if it cannot be reached.
     fn begin(&self, image: &ImageView) -> Result<PendingFrame>;
 
-    /// Returns how many frames keep the device busy. A caller with many images begins so many
-    /// before it waits for the first.
+    /// Returns the number of frames that keep the device busy. A caller with many images begins
+    /// that number before it waits for the first.
     fn in_flight(&self) -> usize;
 
     /// Preprocesses and runs one image to `logits` (one for each class).

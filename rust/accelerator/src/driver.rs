@@ -22,6 +22,14 @@
 //! | `driver.rs` | decides which segment starts next and which frame a fault concerns |
 //! | `protocol.rs` | reads and writes registers and memory |
 //!
+//! A frame has three types on its way:
+//!
+//! | type | where the frame is |
+//! |---|---|
+//! | `Job` | in the queue, on its way to the driver's thread |
+//! | [`Ticket`] | with the caller, who waits for the answer |
+//! | `InFlight` | in the accelerator's memory |
+//!
 //! Depends on [`crate::transport`], [`crate::program`], [`crate::identity`] and [`crate::isa`].
 
 mod protocol;
@@ -58,7 +66,7 @@ const FINISHING: usize = 2;
 /// Frames in flight, at most: those that await their output, one that is half done, and one in
 /// memory.
 pub const IN_FLIGHT: usize = FINISHING + 2;
-/// A lost interrupt costs this much: completion is then polled.
+/// Longest wait for an interrupt; after it, completion is polled. A lost interrupt costs this time.
 const INTERRUPT_SLICE: Duration = Duration::from_millis(10);
 /// Shortest and longest pause between two polls of fetch, which has no interrupt; each pause is
 /// twice the last.
@@ -68,15 +76,15 @@ const FETCH_PAUSES: (Duration, Duration) = (Duration::from_micros(20), Duration:
 #[derive(Debug)]
 struct InFlight {
     job: Job,
-    /// Index of its input, below [`IN_FLIGHT`].
+    /// Index of the frame's input, below [`IN_FLIGHT`].
     input: usize,
-    /// The slot that it runs in, once it is started.
+    /// Slot that the frame runs in, once the frame is started.
     slot: u8,
 }
 
 /// The place of a segment's commands in memory.
 #[derive(Clone, Copy, Debug)]
-struct List {
+struct StoredSegment {
     segment: Segment,
     offset: usize,
     count: u32,
@@ -87,7 +95,7 @@ struct List {
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     segment: Segment,
-    /// True if it finishes the youngest frame of [`Driver::finishing`].
+    /// True if the segment finishes the youngest frame of [`Driver::finishing`].
     finishes: bool,
     started: Instant,
 }
@@ -102,7 +110,7 @@ pub struct Driver<T> {
     slots: usize,
     deadlines: Deadlines,
     counters: SharedCounters,
-    lists: Vec<List>,
+    stored: Vec<StoredSegment>,
     commands: Buffer,
     /// One for each AXI port: its stripe of the arena, then of each input.
     stripes: Vec<Buffer>,
@@ -128,6 +136,17 @@ pub struct Driver<T> {
     interrupted: bool,
 }
 
+impl FrameQueue {
+    /// Starts the driver's thread.
+    ///
+    /// # Errors
+    /// [`Error::Threads`] if the thread cannot be started.
+    pub fn start<T: Transport + 'static>(driver: Driver<T>) -> Result<Self> {
+        let counters = driver.counters.clone();
+        Self::spawn(counters, move |jobs, injected| driver.serve(jobs, injected))
+    }
+}
+
 impl<T: Transport> Driver<T> {
     /// Checks that the FPGA holds the bitstream that the program is for, and writes the program to
     /// memory.
@@ -145,11 +164,11 @@ impl<T: Transport> Driver<T> {
         // seeds.
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let own = now.map_or(1, |now| now.as_nanos() as u32);
-        let mut lists = Vec::new();
+        let mut stored = Vec::new();
         let mut offset = 0;
         for (number, &segment) in (0..).zip(Segment::all(slots)) {
             let count = program.commands(segment).len();
-            lists.push(List {
+            stored.push(StoredSegment {
                 segment,
                 offset,
                 count: count as u32,
@@ -170,7 +189,7 @@ impl<T: Transport> Driver<T> {
             slots,
             deadlines,
             counters: SharedCounters::default(),
-            lists,
+            stored,
             commands,
             stripes,
             output,
@@ -254,7 +273,7 @@ impl<T: Transport> Driver<T> {
         let starts = !self.staged.is_empty() && (!finishes || self.slots > 1);
         if !finishes {
             // Segments that only start a frame run on an empty accelerator.
-            self.wait_until_finishing(0)?;
+            self.wait_for_outputs(0)?;
         }
         if !self.ready && starts {
             self.reset_and_load()?;
@@ -265,7 +284,7 @@ impl<T: Transport> Driver<T> {
             (Some(slot), true) => (Segment::Step(slot), 1 - slot),
             (None, false) => return Ok(()),
         };
-        self.wait_until_finishing(FINISHING - 1)?;
+        self.wait_for_outputs(FINISHING - 1)?;
         if let Some(frame) = self.half.take() {
             self.finishing.push_back(frame);
             if self.finishing.len() == 1 {
@@ -283,13 +302,13 @@ impl<T: Transport> Driver<T> {
             // The next frame's input is written while the accelerator works.
             self.stage(jobs.try_recv().ok());
         }
-        self.wait_until_finishing(FINISHING)
+        self.wait_for_outputs(FINISHING)
     }
 
-    /// Waits until fetch has read its segment and at most `most` frames await their output.
-    fn wait_until_finishing(&mut self, most: usize) -> Result<()> {
+    /// Waits until fetch has read its segment and at most `at_most` frames await their output.
+    fn wait_for_outputs(&mut self, at_most: usize) -> Result<()> {
         let mut pause = FETCH_PAUSES.0;
-        while self.reading.is_some() || self.finishing.len() > most {
+        while self.reading.is_some() || self.finishing.len() > at_most {
             // Taken before the polls: a thread that slept past a deadline still sees what was done
             // in time.
             let now = self.transport.now();
@@ -343,7 +362,8 @@ impl<T: Transport> Driver<T> {
     /// Returns whether the oldest frame has just got its answer.
     fn poll_store(&mut self, now: Instant) -> Result<bool> {
         // A frame is not answered before its last segment is known to be read as it was written.
-        let read = self.finishing.len() > usize::from(self.reading.is_some_and(|r| r.finishes));
+        let commands_read =
+            self.finishing.len() > usize::from(self.reading.is_some_and(|r| r.finishes));
         if self.finishing.is_empty() || !self.is_idle(register::STORE_CTRL)? {
             if std::mem::take(&mut self.interrupted) {
                 self.counters
@@ -354,7 +374,7 @@ impl<T: Transport> Driver<T> {
             }
             return Ok(false);
         }
-        if !read {
+        if !commands_read {
             return Ok(false);
         }
         // The interrupt may have come since the last wait.
@@ -378,6 +398,7 @@ impl<T: Transport> Driver<T> {
         Ok(true)
     }
 
+    /// Sends a frame's answer to its ticket, and frees the frame's input.
     fn answer(&mut self, frame: InFlight, answer: Result<Vec<i32>>) {
         self.counters.count(|counters| match answer {
             Ok(_) => &mut counters.frames,

@@ -11,8 +11,9 @@ use quasar_hardware::Hardware;
 
 use crate::identity::configuration_hash;
 use crate::isa::{
-    moments_depth, Field, Form, Operation, Position, Unit, Values, ABI, CHECK_WORD, COMMAND_WORDS,
-    HEAD_BITS, MAGIC, MAX_PORTS, OPERATIONS, PORT_BYTES, QUEUES, REGISTERS, ROW_BYTES, VALUES,
+    moments_depth, trailer, Field, Form, Operation, Position, Unit, Values, ABI, CHECK_TURNS,
+    CHECK_WORD, COMMAND_WORDS, HEAD_BITS, MAGIC, MAX_PORTS, OPERATIONS, PORT_BYTES, QUEUES,
+    REGISTERS, ROW_BYTES, VALUES,
 };
 
 const GENERATED: &str = "// Generated from rust/accelerator/src/isa.rs; do not edit.";
@@ -28,6 +29,7 @@ pub fn isa_header() -> String {
         ("HEAD_BITS", HEAD_BITS.to_string()),
         ("COMMAND_WORDS", COMMAND_WORDS.to_string()),
         ("CHECK_WORD", CHECK_WORD.to_string()),
+        ("CHECK_TURNS", CHECK_TURNS.to_string()),
         ("PORT_BYTES", PORT_BYTES.to_string()),
         ("MAX_PORTS", MAX_PORTS.to_string()),
         ("ROW_BYTES", ROW_BYTES.to_string()),
@@ -42,6 +44,16 @@ pub fn isa_header() -> String {
         "depth",
         "Depths of the queues between kernels; the configuration sets those that are 0 here.",
         &depths,
+    );
+    text += &constants(
+        "trailer",
+        "Words of an output's trailer.",
+        &[
+            ("TAG", trailer::TAG),
+            ("COUNT", trailer::COUNT),
+            ("CHECK", trailer::CHECK),
+            ("STATUS", trailer::STATUS),
+        ],
     );
     let offsets = REGISTERS
         .iter()
@@ -160,14 +172,7 @@ pub fn config_header(hardware: &Hardware) -> String {
     for (name, words) in c.buffers.entries() {
         put(&format!("{}_WORDS", name.to_uppercase()), words);
     }
-    put(
-        "MOMENTS_DEPTH",
-        moments_depth(
-            c.array.tokens as usize,
-            c.lanes.requantize as usize,
-            c.buffers.score as usize,
-        ) as u64,
-    );
+    put("MOMENTS_DEPTH", moments_depth(hardware) as u64);
     text + "\n} // namespace config\n"
 }
 

@@ -12,7 +12,7 @@ use quasar_kernels::scalar::{
     add_residual, attention_output, attention_scale, exp12, exp8, requant16, requant8, Moments,
 };
 
-use crate::arena_layout::{check_of, words};
+use crate::arena_layout::{check_of, words, RowParameters};
 use crate::isa::{
     check, Attend, Command, Context, Destination, Fill, Gemm, Kind, LayerNorm, Load, Pooling,
     RowsCommand, Scores, Softmax, Source, Target, Unit, PORT_BYTES, ROW_BYTES,
@@ -485,7 +485,7 @@ impl<'a> Interpreter<'a> {
             let rows: Vec<_> = parameters
                 .chunks_exact(ROW_BYTES)
                 .take(count)
-                .map(Parameters::of)
+                .map(RowParameters::of)
                 .collect();
             let mut value_sums = vec![0; rows.len()];
             for (tile, &tokens) in tiles.iter().enumerate() {
@@ -493,7 +493,7 @@ impl<'a> Interpreter<'a> {
                     for (lane, sum) in self.receive(tokens).into_iter().enumerate() {
                         let token = tile * s.tokens + lane;
                         let acc = row.bias + sum;
-                        let word = tile * c.stride as usize + row.column;
+                        let word = tile * c.stride as usize + usize::from(row.column);
                         match c.kind {
                             Kind::Residual => {
                                 let memory = &mut self.residual[c.frame as usize];
@@ -524,9 +524,10 @@ impl<'a> Interpreter<'a> {
                 }
             }
             for (row, sum) in rows.iter().zip(value_sums) {
-                if row.destination == Some(Destination::Value) {
-                    self.means.resize(self.means.len().max(row.column + 1), 0);
-                    self.means[row.column] = (sum * c.reciprocal as i32 + (1 << 15)) >> 16;
+                if row.destination == Destination::Value as u8 {
+                    let column = usize::from(row.column);
+                    self.means.resize(self.means.len().max(column + 1), 0);
+                    self.means[column] = (sum * c.reciprocal as i32 + (1 << 15)) >> 16;
                 }
             }
         }
@@ -544,18 +545,19 @@ impl<'a> Interpreter<'a> {
     fn store(
         &mut self,
         c: &RowsCommand,
-        row: &Parameters,
+        row: &RowParameters,
         (token, lane, word): (usize, usize, usize),
         code: i8,
     ) -> Result<()> {
-        match row.destination {
+        let column = usize::from(row.column);
+        match Destination::of_code(row.destination.into()) {
             Some(Destination::Query) => self.query.set(word, lane, code),
             Some(Destination::Key) => {
-                let (bank, address) = self.shape.key(token, row.column, c.stride as usize);
+                let (bank, address) = self.shape.key(token, column, c.stride as usize);
                 self.key.set(address, bank, code)
             }
             Some(Destination::Value) => {
-                let (bank, address) = self.shape.value(token, row.column, c.tokens as usize);
+                let (bank, address) = self.shape.value(token, column, c.tokens as usize);
                 self.value.set(address, bank, code)
             }
             Some(Destination::Hidden) => self.hidden.set(word, lane, code),
@@ -645,28 +647,6 @@ impl<'a> Interpreter<'a> {
 /// Takes beats as bytes.
 fn take(queue: &mut VecDeque<Vec<u8>>, beats: usize) -> Vec<u8> {
     queue.drain(..beats).flatten().collect()
-}
-
-/// A row's parameters.
-#[derive(Clone, Copy, Debug)]
-struct Parameters {
-    bias: i32,
-    mult: i16,
-    shift: u8,
-    destination: Option<Destination>,
-    column: usize,
-}
-
-impl Parameters {
-    fn of(bytes: &[u8]) -> Self {
-        Self {
-            bias: i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
-            mult: i16::from_le_bytes([bytes[4], bytes[5]]),
-            shift: bytes[6],
-            destination: Destination::of_code(bytes[7].into()),
-            column: u16::from_le_bytes([bytes[8], bytes[9]]).into(),
-        }
-    }
 }
 
 /// A DSP slice: two products share its accumulator.

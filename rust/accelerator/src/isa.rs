@@ -5,7 +5,7 @@
 //! operation (3 bits), then the fields in order. A field lies within one word: a field that would
 //! cross a word's end starts the next word, and a field of more than 32 bits starts a word and
 //! takes two. The eighth word is the command's check in memory ([`sealed`]). Depends on
-//! [`quasar_core::error`].
+//! [`quasar_core::error`] and [`quasar_hardware`].
 
 mod queues;
 mod registers;
@@ -18,15 +18,16 @@ pub use registers::{
 pub use values::{Destination, Form, Kind, Pooling, Source, Target, Value, Values, VALUES};
 
 use quasar_core::error::{Error, Result};
+use quasar_hardware::declared;
 use values::FieldType;
 
 /// Version of commands, registers and memory formats. The driver refuses a bitstream of another
 /// version.
 pub const ABI: u32 = 2;
-/// 32-bit words of a command.
-pub const COMMAND_WORDS: usize = 8;
 /// Bytes of a command.
-pub const COMMAND_BYTES: usize = 4 * COMMAND_WORDS;
+pub const COMMAND_BYTES: usize = declared::COMMAND_BYTES as usize;
+/// 32-bit words of a command.
+pub const COMMAND_WORDS: usize = COMMAND_BYTES / 4;
 /// Word of a command that holds its check; no field reaches it.
 pub const CHECK_WORD: usize = COMMAND_WORDS - 1;
 /// Magic number of the identity ("QVIT").
@@ -34,9 +35,33 @@ pub const MAGIC: u32 = 0x5156_4954;
 /// Bytes of one AXI port's beat.
 pub const PORT_BYTES: usize = 16;
 /// Bytes of a row's parameters.
-pub const ROW_BYTES: usize = 16;
+pub const ROW_BYTES: usize = declared::ROW_BYTES as usize;
 /// Bits of the unit and of the operation, each.
 pub const HEAD_BITS: u32 = 3;
+/// Number of different rotations in a [`check`].
+pub const CHECK_TURNS: u32 = 31;
+
+/// Indices of the 32-bit words of an output's trailer, its last [`PORT_BYTES`].
+pub mod trailer {
+    /// Number that the host gave store for this frame.
+    pub const TAG: usize = 0;
+    /// Number of logits.
+    pub const COUNT: usize = 1;
+    /// Check of the logits.
+    pub const CHECK: usize = 2;
+    /// Bit 0: a transfer's check failed.
+    pub const STATUS: usize = 3;
+}
+
+/// Compares two names at compile time.
+pub(crate) const fn same_name(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut at = 0;
+    while at < a.len() && at < b.len() && a[at] == b[at] {
+        at += 1;
+    }
+    at == a.len() && at == b.len()
+}
 
 /// A unit of the accelerator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -483,11 +508,11 @@ impl Command {
 }
 
 /// Computes the check of a transfer: the sum of its 32-bit words, each rotated left by its index
-/// mod 31.
+/// mod [`CHECK_TURNS`].
 pub fn check(words: impl IntoIterator<Item = u32>) -> u32 {
     words
         .into_iter()
-        .zip((0..31).cycle())
+        .zip((0..CHECK_TURNS).cycle())
         .fold(0, |sum: u32, (word, turn)| {
             sum.wrapping_add(word.rotate_left(turn))
         })

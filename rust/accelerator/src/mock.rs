@@ -17,7 +17,7 @@ use crate::isa::{
     check, Load, LoadEnd, ABI, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES, CHECK_WORD, COMMAND_BYTES,
     COMMAND_WORDS, MAGIC, PORT_BYTES,
 };
-use crate::program::{List, Place, Program, Segment, Sizes};
+use crate::program::{List, NetworkSizes, Place, Program, Segment};
 use crate::testing::{golden, hardware};
 use crate::transport::{register, Buffer, Transport, CACHE_LINE};
 
@@ -123,7 +123,7 @@ pub(crate) fn program(frames: u64, ports: u64) -> Arc<Program> {
     Arc::new(Program {
         hardware,
         name: "mock".into(),
-        sizes: Sizes {
+        sizes: NetworkSizes {
             tokens: 8,
             prefix: 0,
             patch_len: 2,
@@ -135,7 +135,7 @@ pub(crate) fn program(frames: u64, ports: u64) -> Arc<Program> {
         arena: (0..5 * ports as usize * PORT_BYTES)
             .map(|i| (i * 37) as u8)
             .collect(),
-        logits: (0..CLASSES as u16).collect(),
+        class_of_logit: (0..CLASSES as u16).collect(),
     })
 }
 

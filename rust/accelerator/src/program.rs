@@ -1,8 +1,8 @@
 //! Holds a compiled subnet: command lists, the arena's image, and the layouts of a frame's input
 //! and output.
 //!
-//! A program is immutable; the compiler makes it. Depends on [`crate::isa`], `arena_layout` and the
-//! hardware's configuration.
+//! A program is immutable; the compiler makes it. Depends on [`crate::isa`],
+//! [`crate::shape`], `arena_layout` and the hardware's configuration.
 
 use std::fmt;
 
@@ -11,7 +11,8 @@ use quasar_core::subnet::config::Pool;
 use quasar_hardware::Hardware;
 
 use crate::arena_layout;
-use crate::isa::{check, sealed, Command, PORT_BYTES};
+use crate::isa::{check, sealed, trailer, Command, PORT_BYTES};
+use crate::shape::Shape;
 
 /// A list of commands that the host starts in one go. The number is the frame's slot. With one
 /// frame in flight the slot is 0 and there are no steps.
@@ -80,7 +81,7 @@ pub struct List {
 
 /// Sizes of the network that the memory formats and the schedule check need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sizes {
+pub(crate) struct NetworkSizes {
     pub(crate) tokens: usize,
     pub(crate) prefix: usize,
     pub(crate) patch_len: usize,
@@ -94,11 +95,11 @@ pub(crate) struct Sizes {
 pub struct Program {
     pub(crate) hardware: Hardware,
     pub(crate) name: String,
-    pub(crate) sizes: Sizes,
+    pub(crate) sizes: NetworkSizes,
     pub(crate) lists: Vec<List>,
     pub(crate) arena: Vec<u8>,
     /// Class of each logit, in the order in which logits leave.
-    pub(crate) logits: Vec<u16>,
+    pub(crate) class_of_logit: Vec<u16>,
 }
 
 impl Program {
@@ -186,18 +187,18 @@ impl Program {
 
     /// Returns the bytes of a logical beat: 16 from each AXI port.
     pub fn beat_bytes(&self) -> usize {
-        PORT_BYTES * self.hardware.configuration().axi_ports as usize
+        Shape::of(&self.hardware).beat
     }
 
     /// Returns the tokens of the array.
     fn array_tokens(&self) -> usize {
-        self.hardware.configuration().array.tokens as usize
+        Shape::of(&self.hardware).tokens
     }
 
     /// Returns the bytes of a frame's patches in `input`'s layout, with their check: whole logical
     /// beats.
     pub fn input_bytes(&self) -> usize {
-        let Sizes {
+        let NetworkSizes {
             tokens, patch_len, ..
         } = self.sizes;
         let words = tokens.div_ceil(self.array_tokens()) * patch_len;
@@ -220,7 +221,7 @@ impl Program {
         assert_eq!(patches.len(), self.patch_codes(), "codes of all patches");
         assert_eq!(out.len(), self.input_bytes(), "one frame's input");
         let (lanes, beat) = (self.array_tokens(), self.beat_bytes());
-        let Sizes {
+        let NetworkSizes {
             prefix, patch_len, ..
         } = self.sizes;
         let word_bytes = arena_layout::word_beats(lanes, beat) * beat;
@@ -237,25 +238,9 @@ impl Program {
         last[..4].copy_from_slice(&arena_layout::check_of(data).to_le_bytes());
     }
 
-    /// Divides whole logical beats among the AXI ports. Port i reads stripe i, 16 bytes a beat.
-    ///
-    /// # Panics
-    /// If `logical` does not end with a beat.
-    pub fn stripes(&self, logical: &[u8]) -> Vec<Vec<u8>> {
-        let beat = self.beat_bytes();
-        assert_eq!(logical.len() % beat, 0, "whole beats");
-        let port = |i: usize| {
-            let beats = logical.chunks_exact(beat);
-            beats.flat_map(move |b| &b[PORT_BYTES * i..PORT_BYTES * (i + 1)])
-        };
-        (0..beat / PORT_BYTES)
-            .map(|i| port(i).copied().collect())
-            .collect()
-    }
-
     /// Returns the number of a frame's logits.
     pub fn classes(&self) -> usize {
-        self.logits.len()
+        self.class_of_logit.len()
     }
 
     /// Returns the bytes of a frame's output: logits, padding, trailer.
@@ -279,8 +264,9 @@ impl Program {
             )));
         }
         let words: Vec<u32> = arena_layout::words(bytes).collect();
-        let trailer = &words[words.len() - 4..];
-        let (found, count, stated, status) = (trailer[0], trailer[1], trailer[2], trailer[3]);
+        let last = &words[words.len() - PORT_BYTES / 4..];
+        let (found, count) = (last[trailer::TAG], last[trailer::COUNT]);
+        let (stated, status) = (last[trailer::CHECK], last[trailer::STATUS]);
         let wrong = |what: String| Err(Error::CorruptOutput(what));
         if found != tag {
             return wrong(format!(
@@ -302,7 +288,7 @@ impl Program {
                 "the logits' check is stated as {stated:#010x} but is {computed:#010x}"
             ));
         }
-        for (&class, &word) in self.logits.iter().zip(&words) {
+        for (&class, &word) in self.class_of_logit.iter().zip(&words) {
             logits[class as usize] = word as i32;
         }
         Ok(())

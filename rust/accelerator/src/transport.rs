@@ -8,22 +8,16 @@ use std::time::{Duration, Instant};
 
 use quasar_core::error::{Error, Result};
 
-use crate::isa::REGISTERS;
+use crate::isa::{same_name, REGISTERS};
 
 /// Returns the offset of a register at compile time. A name that is not declared does not compile.
 const fn offset(name: &str) -> u32 {
-    let name = name.as_bytes();
-    let mut register = 0;
-    while register < REGISTERS.len() {
-        let candidate = REGISTERS[register].name.as_bytes();
-        let mut at = 0;
-        while at < name.len() && at < candidate.len() && name[at] == candidate[at] {
-            at += 1;
+    let mut at = 0;
+    while at < REGISTERS.len() {
+        if same_name(REGISTERS[at].name, name) {
+            return REGISTERS[at].offset;
         }
-        if at == name.len() && at == candidate.len() {
-            return REGISTERS[register].offset;
-        }
-        register += 1;
+        at += 1;
     }
     panic!("no such register")
 }

@@ -30,6 +30,9 @@ pub const NODE: &str = "quasar";
 /// The interval at which completion is polled if there is no interrupt.
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
+/// Name of the FPGA manager.
+const FPGA_MANAGER: &str = "fpga0";
+
 /// Roots of Linux's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roots {
@@ -78,30 +81,32 @@ pub enum Memory {
     Reserved(Region),
 }
 
-fn unavailable(problem: impl Display) -> Error {
-    Error::DeviceUnavailable {
-        device: "uio".into(),
-        problem: problem.to_string(),
+/// Returns a function that makes [`Error::DeviceUnavailable`] of a problem.
+fn unavailable(device: &str) -> impl Fn(String) -> Error + '_ {
+    |problem| Error::DeviceUnavailable {
+        device: device.into(),
+        problem,
     }
 }
 
-fn io(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
-    |source| unavailable(format!("{}: {source}", path.display()))
+/// Returns a function that describes a failed access to a file.
+fn io(path: &Path) -> impl Fn(std::io::Error) -> String + '_ {
+    |source| format!("{}: {source}", path.display())
 }
 
 /// Reads an attribute.
-fn attribute(path: &Path) -> Result<String> {
+fn attribute(path: &Path) -> Result<String, String> {
     let text = fs::read_to_string(path).map_err(io(path))?;
     Ok(text.trim().to_owned())
 }
 
-fn number(path: &Path) -> Result<u64> {
+fn number(path: &Path) -> Result<u64, String> {
     let text = attribute(path)?;
     let parsed = match text.strip_prefix("0x") {
         Some(hex) => u64::from_str_radix(hex, 16),
         None => text.parse(),
     };
-    parsed.map_err(|_| unavailable(format!("{}: {text:?} is no number", path.display())))
+    parsed.map_err(|_| format!("{}: {text:?} is no number", path.display()))
 }
 
 /// Lists a folder's names, sorted; none if there is no such folder.
@@ -151,15 +156,19 @@ impl Memory {
 /// [`Error::DeviceUnavailable`] if a file cannot be read or written, or the FPGA does not reach the
 /// state `operating`.
 pub fn load_bitstream(roots: &Roots, bitstream: &Path) -> Result<()> {
+    load(roots, bitstream).map_err(unavailable(FPGA_MANAGER))
+}
+
+fn load(roots: &Roots, bitstream: &Path) -> Result<(), String> {
     let name = bitstream
         .file_name()
-        .ok_or_else(|| unavailable(format!("{} is no bitstream", bitstream.display())))?;
+        .ok_or_else(|| format!("{} is no bitstream", bitstream.display()))?;
     let firmware = roots.firmware.join(name);
     let data = fs::read(bitstream).map_err(io(bitstream))?;
     if !fs::read(&firmware).is_ok_and(|present| present == data) {
         fs::write(&firmware, &data).map_err(io(&firmware))?;
     }
-    let manager = roots.sys.join("class/fpga_manager/fpga0");
+    let manager = roots.sys.join("class/fpga_manager").join(FPGA_MANAGER);
     let set = |attribute: &str, value: &str| {
         let path = manager.join(attribute);
         fs::write(&path, value).map_err(io(&path))
@@ -169,10 +178,10 @@ pub fn load_bitstream(roots: &Roots, bitstream: &Path) -> Result<()> {
     set("firmware", &name.to_string_lossy())?;
     match attribute(&manager.join("state"))?.as_str() {
         "operating" => Ok(()),
-        state => Err(unavailable(format!(
+        state => Err(format!(
             "the FPGA is in state {state:?} after {} was loaded; is it a .bin of this FPGA?",
             bitstream.display()
-        ))),
+        )),
     }
 }
 
@@ -199,7 +208,7 @@ pub struct Uio {
     _lock: File,
 }
 
-fn open(path: &Path, uncached: bool) -> Result<File> {
+fn open(path: &Path, uncached: bool) -> Result<File, String> {
     let flags = if uncached {
         OFlags::SYNC
     } else {
@@ -213,7 +222,7 @@ fn open(path: &Path, uncached: bool) -> Result<File> {
         .map_err(io(path))
 }
 
-fn map(file: &File, path: &Path, offset: u64, bytes: usize) -> Result<MmapRaw> {
+fn map(file: &File, path: &Path, offset: u64, bytes: usize) -> Result<MmapRaw, String> {
     MmapOptions::new()
         .offset(offset)
         .len(bytes)
@@ -228,32 +237,38 @@ impl Uio {
     /// [`Error::DeviceUnavailable`] if something is missing, or another process has the
     /// accelerator.
     pub fn open(roots: &Roots, registers: &Registers, memory: &Memory) -> Result<Self> {
-        let (path, offset, name) = match registers {
-            Registers::Uio(name) => (roots.dev.join(name), 0, format!("uio:{name}")),
-            Registers::DevMem(base) => (roots.dev.join("mem"), *base, format!("devmem:{base:#x}")),
+        let name = match registers {
+            Registers::Uio(name) => format!("uio:{name}"),
+            Registers::DevMem(base) => format!("devmem:{base:#x}"),
+        };
+        Self::named(&name, roots, registers, memory).map_err(unavailable(&name))
+    }
+
+    fn named(
+        name: &str,
+        roots: &Roots,
+        registers: &Registers,
+        memory: &Memory,
+    ) -> Result<Self, String> {
+        let (path, offset) = match registers {
+            Registers::Uio(node) => (roots.dev.join(node), 0),
+            Registers::DevMem(base) => (roots.dev.join("mem"), *base),
         };
         let file = open(&path, true)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| unavailable(format!("{} is in use by another process", path.display())))?;
+            .map_err(|_| format!("{} is in use by another process", path.display()))?;
         let interrupt = match registers {
             Registers::Uio(_) => Some(file.try_clone().map_err(io(&path))?.into()),
             Registers::DevMem(_) => None,
         };
         Ok(Self {
-            name,
+            name: name.to_owned(),
             registers: map(&file, &path, offset, REGISTER_BYTES as usize)?,
             interrupt,
             pool: Pool::open(roots, memory)?,
             memory: HostMemory::default(),
             _lock: file,
         })
-    }
-
-    /// Replaces the source of the interrupt.
-    #[must_use]
-    pub fn with_interrupt(mut self, interrupt: OwnedFd) -> Self {
-        self.interrupt = Some(interrupt);
-        self
     }
 
     fn fault(&self, problem: impl Display) -> Error {
@@ -298,7 +313,7 @@ impl Uio {
 }
 
 impl Pool {
-    fn open(roots: &Roots, memory: &Memory) -> Result<Self> {
+    fn open(roots: &Roots, memory: &Memory) -> Result<Self, String> {
         match memory {
             Memory::UDmaBuf(name, attributes) => {
                 let path = roots.dev.join(name);

@@ -77,8 +77,8 @@ pub(super) fn write(
         whole(&mut arena, &block.fc2, &next(), Destination::Residual);
     }
     norm(&mut arena, 2 * plan.blocks.len(), "norm");
-    let logits = whole(&mut arena, &plan.head, &next(), Destination::Logit);
-    (arena.into_bytes(), logits)
+    let class_of_logit = whole(&mut arena, &plan.head, &next(), Destination::Logit);
+    (arena.into_bytes(), class_of_logit)
 }
 
 /// Writes some rows of a layer. `rows`: row of the layer, destination of the results, column there.

@@ -44,14 +44,14 @@ impl Program {
         let numbers = Numbers::of(subnet);
         let lists = segments(&outline, hardware, &plan, &numbers);
         encodable(&lists)?;
-        let (arena, logits) = arena::write(subnet, &outline, &plan, &shape);
+        let (arena, class_of_logit) = arena::write(subnet, &outline, &plan, &shape);
         Ok(Self {
             hardware: hardware.clone(),
             name: outline.workload.name.clone(),
             sizes: outline.sizes(),
             lists,
             arena,
-            logits,
+            class_of_logit,
         })
     }
 }

@@ -249,7 +249,7 @@ impl<'a> Phases<'a> {
     }
 
     /// Adds the attention tiles: (head, tile of tokens). The array makes the scores of the next
-    /// unit before the context of a unit, so that softmax has time.
+    /// attention tile before the context of this one, so that softmax has time.
     fn attention(&mut self, block: usize) {
         self.stage = "attention";
         let (needed, lanes) = (self.outline.needed(block), self.lanes());
@@ -257,7 +257,7 @@ impl<'a> Phases<'a> {
         let rows = self.outline.workload.blocks[block].head_dim as u32;
         let stride = heads.len() as u32 * rows;
         let tiles = needed.div_ceil(lanes);
-        let units = heads.len() as u32 * tiles;
+        let attention_tiles = heads.len() as u32 * tiles;
         // If the query comes last, keys and values are stored before it. Else values may come while
         // scores are made.
         let (scores_wait, context_wait) = if self.outline.split(block) {
@@ -265,9 +265,9 @@ impl<'a> Phases<'a> {
         } else {
             (1, 1)
         };
-        let last_head = units - tiles;
-        for i in 0..=units {
-            if i < units {
+        let last_head = attention_tiles - tiles;
+        for i in 0..=attention_tiles {
+            if i < attention_tiles {
                 let (head, tile) = (i / tiles, i % tiles);
                 let tokens = lanes.min(needed - tile * lanes);
                 let Head {

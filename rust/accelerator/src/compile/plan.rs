@@ -5,7 +5,7 @@ use quasar_hardware::workload::{RowWidths, Setting};
 use quasar_hardware::Workload;
 
 use crate::arena_layout::{Cursor, Transfer};
-use crate::program::Sizes;
+use crate::program::NetworkSizes;
 use crate::shape::Shape;
 
 /// Sizes and row widths of a network.
@@ -14,14 +14,14 @@ pub(super) struct Outline {
 }
 
 impl Outline {
-    pub(super) fn sizes(&self) -> Sizes {
+    pub(super) fn sizes(&self) -> NetworkSizes {
         let Setting {
             prefix_tokens,
             patch_len,
             pool,
             ..
         } = self.workload.setting;
-        Sizes {
+        NetworkSizes {
             tokens: self.workload.setting.tokens() as usize,
             prefix: prefix_tokens as usize,
             patch_len: patch_len as usize,

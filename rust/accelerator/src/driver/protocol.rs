@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use quasar_core::error::{Error, Result};
 
-use super::{Driver, InFlight, List, Reading, FETCH_PAUSES};
+use super::{Driver, InFlight, Reading, StoredSegment, FETCH_PAUSES};
 use crate::isa::{ABI, AP_IDLE, AP_START, MAGIC, PORT_BYTES};
 use crate::program::Segment;
 use crate::transport::{register, Transport};
@@ -32,10 +32,10 @@ impl<T: Transport> Driver<T> {
         }
         // Load runs until the next reset.
         self.transport.write(register::LOAD_CTRL, AP_START)?;
-        for list in &self.lists {
-            let commands = self.program.command_bytes(list.segment, list.seed);
+        for stored in &self.stored {
+            let commands = self.program.command_bytes(stored.segment, stored.seed);
             self.transport
-                .copy_in(&self.commands, list.offset, &commands)?;
+                .copy_in(&self.commands, stored.offset, &commands)?;
         }
         self.transport
             .flush(&self.commands, 0, self.commands.bytes)?;
@@ -135,14 +135,14 @@ impl<T: Transport> Driver<T> {
     /// Starts fetch for a segment; `finishes`: whether the segment finishes a frame.
     pub(super) fn start_fetch(&mut self, segment: Segment, finishes: bool) -> Result<()> {
         self.expect_idle("fetch", register::FETCH_CTRL)?;
-        let Some(&List {
+        let Some(&StoredSegment {
             offset,
             count,
             seed,
             ..
-        }) = self.lists.iter().find(|l| l.segment == segment)
+        }) = self.stored.iter().find(|stored| stored.segment == segment)
         else {
-            unreachable!("there is a list for each segment")
+            unreachable!("each segment is stored")
         };
         self.write_address(
             register::FETCH_COMMANDS,
@@ -192,6 +192,7 @@ impl<T: Transport> Driver<T> {
         }
     }
 
+    /// Returns a device fault with the transport's diagnosis.
     pub(super) fn fault(&mut self, problem: String) -> Error {
         let details = self.transport.diagnosis();
         Error::DeviceFault {
@@ -204,6 +205,7 @@ impl<T: Transport> Driver<T> {
         }
     }
 
+    /// Returns a timeout with the transport's diagnosis. `started`: begin of the wait.
     pub(super) fn timeout(&mut self, what: &'static str, started: Instant) -> Error {
         let details = self.transport.diagnosis();
         Error::DeviceTimeout {

@@ -9,9 +9,6 @@ use std::time::Duration;
 
 use quasar_core::error::{Error, Result};
 
-use super::Driver;
-use crate::transport::Transport;
-
 /// The interval at which a waiting caller checks whether it is cancelled.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -55,14 +52,14 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Returns whether nobody waits for the frame any more.
+    /// Returns true if the ticket was dropped: nobody waits for the frame.
     pub(super) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Relaxed)
     }
 }
 
-/// The caller's end of a frame in the queue. A frame whose ticket is dropped before its start is
-/// not run.
+/// The caller's handle to a frame. The driver skips a frame whose ticket is dropped before the
+/// frame starts.
 #[derive(Debug)]
 pub struct Ticket {
     answer: Receiver<Result<Vec<i32>>>,
@@ -99,7 +96,8 @@ impl Drop for Ticket {
     }
 }
 
-/// A fault for [`Transport::inject`] and the number of frames before it.
+/// A fault for [`Transport::inject`](crate::transport::Transport::inject) and the number of frames
+/// before it.
 pub(super) type InjectedFault = (String, u64);
 
 /// A queue of frames, which the driver runs in order in a thread of its own. Dropping the queue
@@ -114,17 +112,16 @@ pub struct FrameQueue {
 }
 
 impl FrameQueue {
-    /// Starts the driver's thread.
-    ///
-    /// # Errors
-    /// [`Error::Threads`] if the thread cannot be started.
-    pub fn start<T: Transport + 'static>(driver: Driver<T>) -> Result<Self> {
+    /// Runs `serve` in a thread of its own, with the receivers of frames and of injected faults.
+    pub(super) fn spawn(
+        counters: SharedCounters,
+        serve: impl FnOnce(&Receiver<Job>, &Receiver<InjectedFault>) + Send + 'static,
+    ) -> Result<Self> {
         let (jobs, source) = mpsc::channel();
         let (faults, injected) = mpsc::channel();
-        let counters = driver.counters.clone();
         let worker = thread::Builder::new()
             .name("quasar-driver".into())
-            .spawn(move || driver.serve(&source, &injected))
+            .spawn(move || serve(&source, &injected))
             .map_err(|error| Error::Threads {
                 threads: 1,
                 problem: error.to_string(),
@@ -163,7 +160,7 @@ impl FrameQueue {
     }
 
     /// Injects a fault into a simulated device before the next frame starts: see
-    /// [`Transport::inject`].
+    /// [`Transport::inject`](crate::transport::Transport::inject).
     pub fn inject(&self, fault: &str, after_frames: u64) {
         let _ = self.faults.send((fault.to_owned(), after_frames));
     }

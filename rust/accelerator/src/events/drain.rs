@@ -32,11 +32,11 @@ pub(super) enum DrainStep {
     Post,
 }
 
-/// The process `gather_scales`: gathers the scales of a unit's tokens, one a cycle, into groups of
-/// lanes.
+/// The process `gather_scales`: gathers the scales of an attention tile's tokens, one a cycle, into
+/// groups of lanes.
 pub(super) struct Gather {
     pub(super) now: u64,
-    pub(super) units: VecDeque<u64>,
+    pub(super) attention_tiles: VecDeque<u64>,
     pub(super) gathered: u64,
     pub(super) words: Fifo,
 }
@@ -44,7 +44,7 @@ pub(super) struct Gather {
 impl Gather {
     /// Takes the next scale. Returns false if that is not possible yet.
     pub(super) fn advance(&mut self, lanes: u64, scales: &mut Fifo) -> bool {
-        let Some(&tokens) = self.units.front() else {
+        let Some(&tokens) = self.attention_tiles.front() else {
             return false;
         };
         if self.words.items.len() == self.words.depth {
@@ -60,7 +60,7 @@ impl Gather {
             self.words.put(self.now, ());
         }
         if last {
-            self.units.pop_front();
+            self.attention_tiles.pop_front();
             self.gathered = 0;
         }
         true
@@ -154,12 +154,12 @@ impl Process for Drain {
 }
 
 impl Drain {
-    pub(super) fn new(sizes: &Sizes, units: VecDeque<u64>) -> Self {
+    pub(super) fn new(sizes: &Sizes, attention_tiles: VecDeque<u64>) -> Self {
         Self {
             worker: Worker::new(),
             scales: Gather {
                 now: 0,
-                units,
+                attention_tiles,
                 gathered: 0,
                 words: Fifo::new(2 * sizes.groups(sizes.tiling.tokens) as usize),
             },

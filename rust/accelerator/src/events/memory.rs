@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use quasar_hardware::declared;
 
 use super::buffer::BufferLoader;
-use super::process::{Entry, Process, Sizes, Worker, TICKS};
-use super::queues::Queues;
+use super::process::{Process, Sizes, Worker, TICKS};
+use super::queues::{Entry, Queues};
 use super::trace::{Cause, Trace};
 use crate::isa::{Command, Target, Unit};
 

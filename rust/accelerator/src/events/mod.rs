@@ -3,9 +3,10 @@
 //! Each process of the kernels is a state machine with a clock of its own ([`process`]). Queues
 //! carry the times at which their items can be taken, and remember when slots became free
 //! ([`queues`]). So the result does not depend on the order in which the processes run: they form a
-//! Kahn process network. The array follows the rules of `docs/array-timing.md` ([`issue`]). Trip counts are
-//! those of the loops in `fpga/src/`; [`quasar_hardware::declared`] holds depths and gaps. All
-//! results are modelled. Depends on [`crate::isa`] and [`crate::program`].
+//! Kahn process network. The array follows the rules of `docs/array-timing.md` ([`issue`]). Trip
+//! counts are those of the loops in `fpga/src/`; [`quasar_hardware::declared`] holds depths and
+//! gaps. All results are modelled. Depends on [`crate::isa`], [`crate::program`] and
+//! [`crate::shape`].
 
 mod array;
 mod buffer;
@@ -30,15 +31,15 @@ pub use self::intervals::intervals;
 pub use self::issue::{aligned, array_cycles, Issue, Issued, Pass, Work};
 use self::memory::{Fetch, Loader, Store};
 use self::norm::Norm;
-use self::process::{Entry, Process, Sizes};
-use self::queues::Queues;
+use self::process::{Process, Sizes};
+use self::queues::{Entry, Queues};
 use self::softmax::Exponential;
 pub use self::trace::{Cause, Span, Stalls, Trace};
 use crate::isa::{Command, Kind};
 use crate::program::{List, Segment};
 
 /// The accelerator: queues, units and the kernels that access memory.
-struct Device {
+struct Model {
     sizes: Sizes,
     queues: Queues,
     trace: Trace,
@@ -51,7 +52,7 @@ struct Device {
     store: Store,
 }
 
-impl Device {
+impl Model {
     fn new(hardware: &Hardware, lists: &[&[Command]]) -> Self {
         let sizes = Sizes::of(hardware);
         let list = lists.iter().enumerate().flat_map(|(segment, commands)| {
@@ -65,16 +66,16 @@ impl Device {
             }
             _ => None,
         });
-        let units = list.iter().filter_map(|(_, _, command)| match command {
+        let attention_tiles = list.iter().filter_map(|(_, _, command)| match command {
             Command::Attend(attend) => Some(u64::from(attend.tokens)),
             _ => None,
         });
         Self {
             sizes,
-            queues: Queues::new(&sizes),
+            queues: Queues::new(hardware),
             trace: Trace::default(),
             store: Store::new(logits.collect()),
-            drain: Drain::new(&sizes, units.collect()),
+            drain: Drain::new(&sizes, attention_tiles.collect()),
             fetch: Fetch { list, now: 0 },
             loader: Loader::new(),
             array: Array::new(),
@@ -129,16 +130,16 @@ impl Device {
 /// [`Error::InvalidValue`] if the lists leave a unit waiting for ever.
 pub fn replay(hardware: &Hardware, lists: &[&[Command]]) -> Result<Trace> {
     let commands: usize = lists.iter().map(|list| list.len()).sum();
-    let mut device = Device::new(hardware, lists);
-    while device.advance() {}
-    let ended = device.trace.spans.len();
+    let mut model = Model::new(hardware, lists);
+    while model.advance() {}
+    let ended = model.trace.spans.len();
     if ended < commands {
         return Err(Error::InvalidValue(format!(
             "{} of {commands} commands never end: a credit is missing, or a queue is too short",
             commands - ended
         )));
     }
-    Ok(device.trace)
+    Ok(model.trace)
 }
 
 /// The steady state: nothing changes any more from frame to frame.

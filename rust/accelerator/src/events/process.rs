@@ -6,9 +6,10 @@ use quasar_hardware::declared::{self, bytes_per_cycle};
 use quasar_hardware::tiling::{RowTile, Tiling};
 use quasar_hardware::Hardware;
 
-use super::queues::{Fifo, Queues};
+use super::queues::{Entry, Fifo, Queues};
 use super::trace::{Cause, Span, Stalls, Trace};
-use crate::isa::{moments_depth, Command, Unit, PORT_BYTES};
+use crate::isa::{Command, Unit};
+use crate::shape::Shape;
 
 /// Sizes of a configuration that the loops depend on.
 #[derive(Clone, Copy, Debug)]
@@ -20,16 +21,15 @@ pub(super) struct Sizes {
     pub(super) beat_bytes: u64,
     /// [`TICKS`] between two beats from memory.
     pub(super) beat_ticks: u64,
-    pub(super) moments_depth: usize,
 }
 
-/// Parts of a cycle, in which the times of beats add up.
+/// Ticks of a cycle: the unit in which the times of beats are summed.
 pub(super) const TICKS: u64 = 1 << 14;
 
 impl Sizes {
     pub(super) fn of(hardware: &Hardware) -> Self {
         let c = hardware.configuration();
-        let beat_bytes = c.axi_ports * PORT_BYTES as u64;
+        let beat_bytes = Shape::of(hardware).beat as u64;
         let beat_cycles = beat_bytes as f64 / bytes_per_cycle(hardware);
         Self {
             tiling: Tiling::of(hardware),
@@ -38,11 +38,6 @@ impl Sizes {
             exponential_lanes: c.lanes.exponential,
             beat_bytes,
             beat_ticks: (beat_cycles * TICKS as f64).ceil() as u64,
-            moments_depth: moments_depth(
-                c.array.tokens as usize,
-                c.lanes.requantize as usize,
-                c.buffers.score as usize,
-            ),
         }
     }
 
@@ -86,16 +81,13 @@ impl Clock {
     }
 }
 
-/// A command behind its segment and its index there.
-pub(super) type Entry = (usize, usize, Command);
-
 /// State of a unit: its clock, its command, and the steps that are left of the command.
 pub(super) struct Worker<S> {
     pub(super) clock: Clock,
     pub(super) running: Option<(Entry, u64)>,
     /// Time at which the command arrived.
     pub(super) came: u64,
-    /// Steps, and how often each is still to be done.
+    /// Steps, and the number of times that each is still to be done.
     pub(super) steps: VecDeque<(S, u64)>,
     /// The clock at the end of the last command.
     pub(super) reported: Clock,
@@ -120,7 +112,7 @@ impl<S> Worker<S> {
         }
     }
 
-    /// Takes an item. Returns false if none is known yet.
+    /// Takes an item. Returns false if the time of the next item is not known yet.
     pub(super) fn take(&mut self, queue: &mut Fifo, cause: Cause) -> bool {
         queue.take(self.clock.now).is_some_and(|(at, ())| {
             self.clock.wait(cause, at);
@@ -128,8 +120,8 @@ impl<S> Worker<S> {
         })
     }
 
-    /// Writes an item that is visible `depth` cycles from now. Returns false if it is not known yet
-    /// when there is room.
+    /// Writes an item that is visible `depth` cycles from now. Returns false if the time at which
+    /// the queue has room is not known yet.
     pub(super) fn put(&mut self, queue: &mut Fifo, depth: u64) -> bool {
         queue.put(self.clock.now + depth, ()).is_some_and(|at| {
             self.clock.wait(Cause::Full, at - depth);
@@ -137,6 +129,7 @@ impl<S> Worker<S> {
         })
     }
 
+    /// Ends the command and adds its span to the trace.
     pub(super) fn report(&mut self, trace: &mut Trace) {
         let ((segment, index, command), start) = self.running.take().expect("a command ends once");
         let mut stalls = self.clock.stalls;
@@ -168,7 +161,7 @@ pub(super) trait Process {
     /// Returns the unit's state.
     fn worker(&mut self) -> &mut Worker<Self::Step>;
 
-    /// Expands a command into steps, and how often each is done.
+    /// Expands a command into steps and the number of times that each is done.
     fn expand(command: Command, sizes: &Sizes) -> Vec<(Self::Step, u64)>;
 
     /// Does a step once. Returns false if something that the step needs is not known yet.

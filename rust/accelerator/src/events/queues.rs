@@ -2,9 +2,13 @@
 
 use std::collections::VecDeque;
 
-use super::process::{Entry, Sizes};
+use quasar_hardware::Hardware;
+
 use super::trace::Cause;
-use crate::isa::{Unit, QUEUES};
+use crate::isa::{Command, Unit, QUEUES};
+
+/// A command, after the index of its segment and its index in the segment.
+pub(super) type Entry = (usize, usize, Command);
 
 /// A bounded queue that holds the times at which its items can be taken.
 ///
@@ -15,7 +19,7 @@ pub(super) struct Fifo<V = ()> {
     pub(super) depth: usize,
     /// Items that are not taken yet, with the times from which on they can be.
     pub(super) items: VecDeque<(u64, V)>,
-    /// Times at which slots became free that are not written again yet.
+    /// Times at which slots became free, of the slots that are not written again yet.
     pub(super) taken: VecDeque<u64>,
     pub(super) written: usize,
 }
@@ -30,7 +34,8 @@ impl<V> Fifo<V> {
         }
     }
 
-    /// Writes an item at `at`, or later when there is room. Returns the time, if it is known yet.
+    /// Writes an item at `at`, or later, as soon as the queue has room. Returns the time of the
+    /// write, or none if it is not known yet.
     pub(super) fn put(&mut self, at: u64, value: V) -> Option<u64> {
         if self.items.len() == self.depth {
             return None;
@@ -80,17 +85,22 @@ pub(super) struct Queues {
 }
 
 impl Queues {
-    pub(super) fn new(sizes: &Sizes) -> Self {
-        let depth = |name: &str| {
+    pub(super) fn new(hardware: &Hardware) -> Self {
+        let declared = |name: &str| {
             let queue = QUEUES.iter().find(|queue| queue.name == name);
-            match queue.expect("isa.rs declares it").depth {
-                0 => sizes.moments_depth,
-                depth => depth,
-            }
+            queue.expect("isa.rs declares it")
         };
-        let queue = |name: &str| Fifo::new(depth(name));
-        let mut queues = Self {
-            commands: Unit::ALL.map(|unit| Fifo::new(depth(&format!("{}_commands", unit.name())))),
+        let queue = |name: &str| {
+            let declared = declared(name);
+            let mut fifo = Fifo::new(declared.depth_in(hardware));
+            for _ in 0..declared.initial {
+                fifo.put(0, ());
+            }
+            fifo
+        };
+        let commands = |unit: Unit| declared(&format!("{}_commands", unit.name()));
+        Self {
+            commands: Unit::ALL.map(|unit| Fifo::new(commands(unit).depth_in(hardware))),
             weights: queue("weights"),
             rows: queue("rows"),
             gains: queue("gains"),
@@ -105,10 +115,7 @@ impl Queues {
             drain_to_array: queue("drain_to_array"),
             norm_to_array: queue("norm_to_array"),
             softmax_to_array: queue("softmax_to_array"),
-        };
-        // When the array starts, it gives load a credit: `input` is free.
-        queues.array_to_load.put(0, ());
-        queues
+        }
     }
 
     /// Returns the queue of the credits that the array waits for.

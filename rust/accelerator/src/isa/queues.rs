@@ -1,5 +1,7 @@
 //! Declares the queues between the kernels.
 
+use quasar_hardware::Hardware;
+
 /// A queue between two units, or between a unit and memory's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Queue {
@@ -13,6 +15,18 @@ pub struct Queue {
     pub depth: usize,
     /// Contents of an item.
     pub item: &'static str,
+    /// Items that the queue holds after a reset.
+    pub initial: usize,
+}
+
+impl Queue {
+    /// Returns the number of items that the queue holds in a configuration.
+    pub fn depth_in(&self, hardware: &Hardware) -> usize {
+        match self.depth {
+            0 => moments_depth(hardware),
+            depth => depth,
+        }
+    }
 }
 
 /// All queues. The schedule check and the simulation hold command lists to these depths, and the
@@ -33,16 +47,23 @@ pub const QUEUES: &[Queue] = &[
     queue("logits", "drain", "store", 64, "s32"),
     queue("checks", "load", "store", 4, "bit"),
     queue("load_to_array", "load", "array", 2, "credit"),
-    queue("array_to_load", "array", "load", 2, "credit"),
+    // After a reset `input` is free.
+    Queue {
+        initial: 1,
+        ..queue("array_to_load", "array", "load", 2, "credit")
+    },
     queue("drain_to_array", "drain", "array", 1024, "credit"),
     queue("norm_to_array", "norm", "array", 2048, "credit"),
     queue("softmax_to_array", "softmax", "array", 4, "credit"),
 ];
 
 /// Returns the depth of `moments`: room for all groups of a frame, so that the drain never waits
-/// for a norm. `score`: words of a score bank, which bound the tokens of a network.
-pub const fn moments_depth(tokens: usize, lanes: usize, score: usize) -> usize {
-    (score.div_ceil(tokens) * tokens.div_ceil(lanes)).next_power_of_two()
+/// for a norm. The words of a score bank bound the tokens of a network.
+pub fn moments_depth(hardware: &Hardware) -> usize {
+    let c = hardware.configuration();
+    let tiles = c.buffers.score.div_ceil(c.array.tokens);
+    let groups = c.array.tokens.div_ceil(c.lanes.requantize);
+    (tiles * groups).next_power_of_two() as usize
 }
 
 const fn queue(
@@ -58,5 +79,6 @@ const fn queue(
         to,
         depth,
         item,
+        initial: 0,
     }
 }

@@ -1,10 +1,10 @@
-//! Declares what queues and memories hold in the abstract run.
+//! Declares the steps of the abstract run, and what queues and memories hold in it.
 
 use std::collections::VecDeque;
 
 use quasar_hardware::tiling::RowTile;
 
-use crate::isa::{Target, Unit, QUEUES};
+use crate::isa::{same_name, RowsCommand, Target, Unit, QUEUES};
 
 /// Numbers of the agents: the units, and the store.
 pub(super) const DRAIN: usize = Unit::Drain as usize;
@@ -73,14 +73,7 @@ pub(super) struct Queue {
 pub(super) const fn queue(name: &str) -> usize {
     let mut at = 0;
     while at < QUEUES.len() {
-        let (a, b) = (QUEUES[at].name.as_bytes(), name.as_bytes());
-        let mut same = a.len() == b.len();
-        let mut i = 0;
-        while same && i < a.len() {
-            same = a[i] == b[i];
-            i += 1;
-        }
-        if same {
+        if same_name(QUEUES[at].name, name) {
             return at;
         }
         at += 1;
@@ -163,6 +156,26 @@ pub(super) const FREE: Tag = Tag {
     what: "input is free",
     sizes: [0; 6],
 };
+
+/// A step of a command.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step {
+    /// Takes items: queue, count, tag.
+    Take(usize, usize, Tag),
+    /// Gives items: queue, count, tag, first beat of a transfer.
+    Give(usize, usize, Tag, u32),
+    /// Reads cells: memory, first cell, count, tag, tokens.
+    Read(Memory, usize, usize, Tag, u32),
+    /// Writes cells: memory, first cell, count, tag, tokens.
+    Write(Memory, usize, usize, Tag, u32),
+    /// Reads the parameters of this number of rows.
+    Parameters(usize),
+    /// Stores the rows whose parameters were taken last: command, tile of tokens, its tokens, tag.
+    Store(RowsCommand, usize, usize, Tag),
+    /// Takes the maxima of an attention tile: count, tag. The tag of the maxima states what the
+    /// scores must be.
+    AttentionTile(usize, Tag),
+}
 
 /// Returns the tag of a transfer's beats.
 pub(super) fn transferred(tag: Tag, target: Target, beats: usize) -> Tag {

@@ -6,17 +6,40 @@ use std::fmt::Write;
 use quasar_core::error::Result;
 
 use super::items::{
-    Batch, Cell, Clock, Memory, Queue, Tag, AGENTS, ARRAY_TO_LOAD, COMMANDS, FREE, MAXIMA,
-    MEMORIES, NAMES, SCALES, SOFTMAX, SOFTMAX_TO_ARRAY, STORE,
+    Batch, Cell, Clock, Memory, Queue, Step, Tag, AGENTS, COMMANDS, FREE, MAXIMA, MEMORIES, NAMES,
+    SCALES, SOFTMAX, SOFTMAX_TO_ARRAY, STORE,
 };
-use super::steps::Step;
 use super::wrong;
-use crate::isa::{moments_depth, Command, LoadEnd, QUEUES, ROW_BYTES};
+use crate::arena_layout::RowParameters;
+use crate::isa::{Command, LoadEnd, QUEUES, ROW_BYTES};
 use crate::program::{Program, Segment};
 use crate::shape::Shape;
 
+/// What a step could do.
+enum Progress {
+    /// Nothing: the agent waits.
+    Blocked,
+    /// A part; this step is left.
+    Partly(Step),
+    /// All.
+    Done,
+}
+
+impl Progress {
+    /// Returns the progress of a step that moved `moved` of `count` items.
+    fn of(moved: usize, count: usize, rest: impl FnOnce(usize) -> Step) -> Self {
+        match moved {
+            0 => Self::Blocked,
+            _ if moved == count => Self::Done,
+            _ => Self::Partly(rest(count - moved)),
+        }
+    }
+}
+
+/// A unit, or the store.
 pub(super) struct Agent {
-    pub(super) current: Option<(Command, VecDeque<Step>)>,
+    /// The command that the agent runs, and its steps that are left.
+    pub(super) running: Option<(Command, VecDeque<Step>)>,
     pub(super) commands: VecDeque<(Command, Tag)>,
     pub(super) clock: Clock,
     /// First beat of the transfer taken last.
@@ -25,6 +48,7 @@ pub(super) struct Agent {
     pub(super) rows: Vec<(u8, u16)>,
 }
 
+/// The state of the abstract run.
 pub(super) struct Machine<'a> {
     pub(super) program: &'a Program,
     pub(super) shape: Shape,
@@ -33,8 +57,10 @@ pub(super) struct Machine<'a> {
     pub(super) queues: Vec<Queue>,
     pub(super) agents: Vec<Agent>,
     pub(super) cells: Vec<Vec<Cell>>,
-    pub(super) frames: u32,
-    pub(super) current: [u32; 2],
+    /// Number of frames that have begun.
+    pub(super) begun: u32,
+    /// Number of the frame in each slot.
+    pub(super) frame_in_slot: [u32; 2],
 }
 
 impl<'a> Machine<'a> {
@@ -42,25 +68,29 @@ impl<'a> Machine<'a> {
         let shape = Shape::of(&program.hardware);
         let c = program.hardware.configuration();
         let queues = QUEUES.iter().map(|declared| Queue {
-            depth: if declared.depth == 0 {
-                moments_depth(shape.tokens, shape.lanes, c.buffers.score as usize)
-            } else {
-                declared.depth
-            },
-            held: 0,
-            most: 0,
+            depth: declared.depth_in(&program.hardware),
+            held: declared.initial,
+            most: declared.initial,
             orders: matches!(declared.name, "sums" | "moments" | "maxima")
                 || declared.name.contains("_to_"),
-            batches: VecDeque::new(),
+            batches: (declared.initial > 0)
+                .then_some(Batch {
+                    count: declared.initial,
+                    tag: FREE,
+                    clock: [0; AGENTS],
+                    address: 0,
+                })
+                .into_iter()
+                .collect(),
         });
-        let mut machine = Self {
+        Self {
             program,
             shape,
             exponential_groups: shape.tokens.div_ceil(c.lanes.exponential as usize),
             queues: queues.collect(),
             agents: (0..AGENTS)
                 .map(|agent| Agent {
-                    current: None,
+                    running: None,
                     commands: VecDeque::new(),
                     clock: std::array::from_fn(|i| u32::from(i == agent)),
                     address: 0,
@@ -68,22 +98,13 @@ impl<'a> Machine<'a> {
                 })
                 .collect(),
             cells: vec![Vec::new(); MEMORIES],
-            frames: 0,
-            current: [0; 2],
-        };
-        let free = &mut machine.queues[ARRAY_TO_LOAD];
-        (free.held, free.most) = (1, 1);
-        free.batches.push_back(Batch {
-            count: 1,
-            tag: FREE,
-            clock: [0; AGENTS],
-            address: 0,
-        });
-        machine
+            begun: 0,
+            frame_in_slot: [0; 2],
+        }
     }
 
     /// Returns the number of frames in flight.
-    pub(super) const fn frames(&self) -> usize {
+    pub(super) const fn frames_in_flight(&self) -> usize {
         self.shape.frames
     }
 
@@ -100,13 +121,14 @@ impl<'a> Machine<'a> {
             Segment::End(_) => None,
         };
         if let Some(slot) = begins {
-            self.frames += 1;
-            self.current[slot as usize] = self.frames;
+            self.begun += 1;
+            self.frame_in_slot[slot as usize] = self.begun;
         }
-        // The host starts the store for each frame that ends, whatever the units do.
+        // The host starts the store for each frame that ends. `LoadEnd` only stands for the store's
+        // command, which has no form of its own.
         if let Segment::Step(slot) | Segment::End(slot) = segment {
             let tag = Tag {
-                frame: self.current[slot as usize],
+                frame: self.frame_in_slot[slot as usize],
                 phase: self.program.sizes.phases as u16 - 1,
                 ..Tag::default()
             };
@@ -118,7 +140,7 @@ impl<'a> Machine<'a> {
         let mut list: VecDeque<_> = (program.commands(segment).iter().zip(places))
             .map(|(&command, place)| {
                 let tag = Tag {
-                    frame: self.current[place.slot as usize],
+                    frame: self.frame_in_slot[place.slot as usize],
                     phase: place.phase,
                     ..Tag::default()
                 };
@@ -151,7 +173,7 @@ impl<'a> Machine<'a> {
                 break;
             }
         }
-        let busy = |agent: &Agent| agent.current.is_some() || !agent.commands.is_empty();
+        let busy = |agent: &Agent| agent.running.is_some() || !agent.commands.is_empty();
         if !list.is_empty() || self.agents.iter().any(busy) {
             return Err(fail(self, "deadlock: nothing can proceed".into()));
         }
@@ -162,7 +184,7 @@ impl<'a> Machine<'a> {
     pub(super) fn dump(&self) -> String {
         let mut text = String::new();
         for (agent, name) in self.agents.iter().zip(NAMES) {
-            if let Some((command, steps)) = &agent.current {
+            if let Some((command, steps)) = &agent.running {
                 let _ = writeln!(text, "  {name}: {command:?} at {:?}", steps.front());
             }
         }
@@ -180,7 +202,7 @@ impl<'a> Machine<'a> {
 
     /// Does a step of an agent. Returns false if the agent must wait.
     pub(super) fn advance(&mut self, agent: usize) -> Result<bool, String> {
-        if self.agents[agent].current.is_none() {
+        if self.agents[agent].running.is_none() {
             let Some((command, tag)) = self.agents[agent].commands.pop_front() else {
                 return Ok(false);
             };
@@ -190,85 +212,87 @@ impl<'a> Machine<'a> {
                 self.queues[COMMANDS[agent]].held -= 1;
                 self.steps(command, tag)
             };
-            self.agents[agent].current = Some((command, steps));
+            self.agents[agent].running = Some((command, steps));
         }
-        let Some((command, steps)) = &self.agents[agent].current else {
+        let Some((command, steps)) = &self.agents[agent].running else {
             return Ok(false);
         };
         let command = *command;
         let Some(&op) = steps.front() else {
-            self.agents[agent].current = None;
+            self.agents[agent].running = None;
             return Ok(true);
         };
-        let next = match op {
-            Step::Take(queue, count, tag) => match self.take(agent, queue, count, tag)? {
-                0 => None,
-                taken if taken == count => Some(None),
-                taken => Some(Some(Step::Take(queue, count - taken, tag))),
-            },
+        let progress = match op {
+            Step::Take(queue, count, tag) => {
+                let taken = self.take(agent, queue, count, tag)?;
+                Progress::of(taken, count, |left| Step::Take(queue, left, tag))
+            }
             Step::Give(queue, count, tag, address) => {
-                match self.give(agent, queue, count, tag, address) {
-                    0 => None,
-                    given if given == count => Some(None),
-                    given => Some(Some(Step::Give(queue, count - given, tag, address))),
-                }
+                let given = self.give(agent, queue, count, tag, address);
+                Progress::of(given, count, |left| Step::Give(queue, left, tag, address))
             }
             Step::Read(memory, first, count, tag, tokens) => {
                 self.read(agent, memory, first..first + count, tag, tokens)?;
-                Some(None)
+                Progress::Done
             }
             Step::Write(memory, first, count, tag, tokens) => {
                 self.write(agent, memory, first..first + count, tag, tokens)?;
-                Some(None)
+                Progress::Done
             }
             Step::Parameters(rows) => {
                 self.agents[agent].rows = self.parameters(self.agents[agent].address, rows);
-                Some(None)
+                Progress::Done
             }
             Step::Store(rows, tile, tokens, tag) => {
                 self.store_rows(&rows, tile, tokens as u32, tag)?;
-                Some(None)
+                Progress::Done
             }
-            Step::Unit(count, tag) => {
+            Step::AttentionTile(count, tag) => {
                 let Some(front) = self.queues[MAXIMA].batches.front().copied() else {
                     return Ok(false);
                 };
                 let [tokens, keys, ..] = tag.sizes;
-                let unit = front.tag;
-                if (unit.frame, unit.phase, unit.sizes[0], unit.sizes[1])
+                let found = front.tag;
+                if (found.frame, found.phase, found.sizes[0], found.sizes[1])
                     != (tag.frame, tag.phase, tokens, keys)
                 {
-                    return Err(format!("{command:?} meets {unit:?}"));
+                    return Err(format!("{command:?} meets {found:?}"));
                 }
-                let taken = self.take(agent, MAXIMA, count, unit)?;
+                let taken = self.take(agent, MAXIMA, count, found)?;
                 if taken == count {
-                    self.unit(command, unit);
+                    self.plan_softmax(command, found);
                     return Ok(true);
                 }
-                (taken > 0).then_some(Some(Step::Unit(count - taken, tag)))
+                Progress::of(taken, count, |left| Step::AttentionTile(left, tag))
             }
         };
-        let Some(rest) = next else { return Ok(false) };
-        if let Some((_, steps)) = &mut self.agents[agent].current {
-            steps.pop_front();
-            if let Some(rest) = rest {
-                steps.push_front(rest);
-            }
+        let Some((_, steps)) = &mut self.agents[agent].running else {
+            return Ok(false);
+        };
+        match progress {
+            Progress::Blocked => return Ok(false),
+            Progress::Partly(rest) => steps[0] = rest,
+            Progress::Done => drop(steps.pop_front()),
         }
         Ok(true)
     }
 
-    /// Plans the steps of a softmax, once the tag of the maxima tells the unit of attention.
-    pub(super) fn unit(&mut self, command: Command, unit: Tag) {
+    /// Plans the steps of a softmax, once the maxima's tag gives the attention tile.
+    pub(super) fn plan_softmax(&mut self, command: Command, maxima: Tag) {
         let Command::Softmax(c) = command else { return };
-        let scores = unit.of("scores", unit.sizes);
-        let probabilities = unit.of("probabilities", unit.sizes);
-        self.agents[SOFTMAX].current = Some((
+        let scores = maxima.of("scores", maxima.sizes);
+        let probabilities = maxima.of("probabilities", maxima.sizes);
+        self.agents[SOFTMAX].running = Some((
             command,
             VecDeque::from([
                 Step::Read(Memory::Score(c.parity), 0, 1, scores, c.tokens),
                 Step::Write(Memory::Probability(c.parity), 0, 1, probabilities, c.tokens),
-                Step::Give(SCALES, c.tokens as usize, unit.of("scales", unit.sizes), 0),
+                Step::Give(
+                    SCALES,
+                    c.tokens as usize,
+                    maxima.of("scales", maxima.sizes),
+                    0,
+                ),
                 Step::Give(SOFTMAX_TO_ARRAY, 1, probabilities, 0),
             ]),
         ));
@@ -312,10 +336,12 @@ impl<'a> Machine<'a> {
         Ok(taken)
     }
 
+    /// Returns destination and column of each row of a transfer of row parameters.
     pub(super) fn parameters(&self, address: u32, rows: usize) -> Vec<(u8, u16)> {
         let bytes = &self.program.arena[address as usize * self.shape.beat..];
         (bytes.chunks_exact(ROW_BYTES).take(rows))
-            .map(|row| (row[7], u16::from_le_bytes([row[8], row[9]])))
+            .map(RowParameters::of)
+            .map(|row| (row.destination, row.column))
             .collect()
     }
 
@@ -346,6 +372,7 @@ impl<'a> Machine<'a> {
         some
     }
 
+    /// Returns a range of a memory's cells; cells that nothing has written yet are empty.
     pub(super) fn cells(&mut self, memory: Memory, range: &std::ops::Range<usize>) -> &mut [Cell] {
         let cells = &mut self.cells[memory.index()];
         if cells.len() < range.end {
@@ -354,6 +381,8 @@ impl<'a> Machine<'a> {
         &mut cells[range.clone()]
     }
 
+    /// Reads cells. Each must hold `tag` for `tokens` tokens or more, and be ordered after its
+    /// write.
     pub(super) fn read(
         &mut self,
         agent: usize,
@@ -381,6 +410,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
+    /// Writes cells. Each write must be ordered after all earlier accesses to the cell.
     pub(super) fn write(
         &mut self,
         agent: usize,

@@ -4,34 +4,15 @@ use std::collections::VecDeque;
 
 use super::ensure;
 use super::items::{
-    moments, sums, transferred, Memory, Tag, ARRAY_TO_LOAD, CHECKS, DRAIN, DRAIN_TO_ARRAY, FREE,
-    GAINS, LOAD_TO_ARRAY, LOGITS, MAXIMA, MOMENTS, NORM_TO_ARRAY, ROWS, SCALES, SOFTMAX_TO_ARRAY,
-    SUMS, WEIGHTS,
+    moments, sums, transferred, Memory, Step, Tag, ARRAY_TO_LOAD, CHECKS, DRAIN, DRAIN_TO_ARRAY,
+    FREE, GAINS, LOAD_TO_ARRAY, LOGITS, MAXIMA, MOMENTS, NORM_TO_ARRAY, ROWS, SCALES,
+    SOFTMAX_TO_ARRAY, SUMS, WEIGHTS,
 };
 use super::machine::Machine;
 use crate::isa::{
     Attend, Command, Context, Destination, Gemm, Kind, LayerNorm, Load, Pooling, RowsCommand,
     Scores, Source, Target,
 };
-
-/// A step of a command.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Step {
-    /// Takes items: queue, count, tag.
-    Take(usize, usize, Tag),
-    /// Gives items: queue, count, tag, first beat of a transfer.
-    Give(usize, usize, Tag, u32),
-    /// Reads cells: memory, first cell, count, tag, tokens.
-    Read(Memory, usize, usize, Tag, u32),
-    /// Writes cells: memory, first cell, count, tag, tokens.
-    Write(Memory, usize, usize, Tag, u32),
-    /// Reads the parameters of this number of rows.
-    Parameters(usize),
-    /// Stores the rows whose parameters were taken last: command, tile of tokens, its tokens, tag.
-    Store(RowsCommand, usize, usize, Tag),
-    /// Takes the maxima of a unit of attention; their tag tells what its scores must be.
-    Unit(usize, Tag),
-}
 
 impl Machine<'_> {
     /// Stores a tile of tokens of the rows whose parameters the drain took last.
@@ -147,8 +128,8 @@ impl Machine<'_> {
             ],
             Command::LayerNorm(c) => self.layer_norm(&c, tag),
             Command::Softmax(c) => {
-                let unit = tag.of("softmax", [c.tokens, c.keys, 0, 0, 0, 0]);
-                vec![Step::Unit(self.exponential_groups, unit)]
+                let layout = tag.of("softmax", [c.tokens, c.keys, 0, 0, 0, 0]);
+                vec![Step::AttentionTile(self.exponential_groups, layout)]
             }
         };
         steps.into()
@@ -251,10 +232,10 @@ impl Machine<'_> {
             let (first, keys) = (tile * stride + base, tag.of("keys", layout));
             steps.push(Step::Read(Memory::Key, first, columns, keys, tokens as u32));
         }
-        let unit = [c.tokens, c.keys, c.tile, c.base, c.columns, 0];
-        let scores = tag.of("scores", unit);
+        let layout = [c.tokens, c.keys, c.tile, c.base, c.columns, 0];
+        let scores = tag.of("scores", layout);
         steps.push(Step::Write(Memory::Score(c.parity), 0, 1, scores, c.tokens));
-        let maxima = tag.of("maxima", unit);
+        let maxima = tag.of("maxima", layout);
         steps.push(Step::Give(MAXIMA, self.exponential_groups, maxima, 0));
         steps
     }
@@ -262,8 +243,8 @@ impl Machine<'_> {
     pub(super) fn context(&self, c: &Context, tag: Tag) -> Vec<Step> {
         let mut steps = Vec::new();
         wait_drain(&mut steps, c.wait_drain, tag);
-        let unit = [c.tokens, c.keys, c.tile, c.base, c.rows, 0];
-        let probabilities = tag.of("probabilities", unit);
+        let layout = [c.tokens, c.keys, c.tile, c.base, c.rows, 0];
+        let probabilities = tag.of("probabilities", layout);
         steps.push(Step::Take(SOFTMAX_TO_ARRAY, 1, probabilities));
         steps.push(Step::Read(
             Memory::Probability(c.parity),

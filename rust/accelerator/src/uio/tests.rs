@@ -42,7 +42,11 @@ fn files(folder: &Path) -> Roots {
 /// A UIO device with a socket for its interrupt; returns the socket's other end.
 fn with_interrupt(roots: &Roots) -> (Uio, UnixStream) {
     let (host, device) = UnixStream::pair().unwrap();
-    (uio(roots).with_interrupt(host.into()), device)
+    let uio = Uio {
+        interrupt: Some(host.into()),
+        ..uio(roots)
+    };
+    (uio, device)
 }
 
 #[test]
