@@ -54,7 +54,7 @@ MUTANTS = [
     ("softmax", "bits - (halve ? 1 : 0)", "bits", "softmax golden"),
     ("softmax", "(unsigned(e12) + 8) >> 4", "unsigned(e12) >> 4", "softmax golden"),
     ("store", "turn = turned(turn, 1);", "", "transfers"),
-    ("store", "place(sound ? 0 : 1, isa::trailer::STATUS, port);", "place(0, isa::trailer::STATUS, port);", "transfers"),
+    ("store", "place(sound ? 0 : 1, isa::trailer", "place(0, isa::trailer", "transfers"),
 ]
 KERNELS = ["fetch", "load", "array", "drain", "norm", "softmax", "store"]
 MODEL = ["fibers", "dram", "fabric", "quasar_sim"]

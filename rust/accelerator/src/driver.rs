@@ -119,10 +119,10 @@ pub struct Driver<T> {
     arena_bytes: usize,
     /// Bytes of a stripe's input, in whole cache lines.
     input_bytes: usize,
-    /// True if a frame can be started without a reset.
+    /// True if a frame can start without a reset.
     ready: bool,
     tag: u32,
-    /// Inputs that no frame has.
+    /// Indices of the inputs that no frame occupies.
     free: Vec<usize>,
     /// Frames in memory, not started.
     staged: VecDeque<InFlight>,

@@ -41,7 +41,10 @@ impl<V> Fifo<V> {
             return None;
         }
         let room = if self.written >= self.depth {
-            self.taken.pop_front().expect("read before it is reused") + 1
+            self.taken
+                .pop_front()
+                .expect("an item is taken before its slot is written again")
+                + 1
         } else {
             0
         };
