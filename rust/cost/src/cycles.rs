@@ -40,15 +40,15 @@ pub struct Stage {
     pub drain_stall: u64,
     /// The array waits for weights.
     pub weight_stall: u64,
-    /// Part of `weights`: a half is refilled although all beats are there.
+    /// Part of `weights`: the refill of a half whose beats have all arrived.
     turn_stall: u64,
-    /// Part of `weights`: cycles that a frame alone does not wait.
+    /// Part of `weights`: waits that one frame alone does not have.
     hidden: u64,
     /// The array waits for a result of the previous stage (or for softmax).
     pub wait: u64,
     /// Between commands.
     pub gap: u64,
-    /// Row-pair products that the network needs, of `slices` possible ones a cycle.
+    /// Row-pair products that the network needs; the array can make `slices` a cycle.
     pub slot_macs: u64,
     /// Multiply-accumulates of whole weights.
     pub macs: u64,
@@ -112,18 +112,18 @@ struct Product {
     stage: Stage,
     /// Cycles that the lanes take for its last tile.
     last_drain: u64,
-    /// And for its first.
+    /// Cycles that the lanes take for its first tile.
     first_drain: u64,
     columns: u64,
 }
 
 impl Product {
-    /// Between two tiles of tokens of the first tile of row pairs.
+    /// Returns the cycles between two tiles of tokens of the first tile of row pairs.
     fn first_spacing(&self) -> u64 {
         self.columns.max(self.first_drain)
     }
 
-    /// And of the last one.
+    /// Returns the cycles between two tiles of tokens of the last tile of row pairs.
     fn last_spacing(&self) -> u64 {
         self.columns.max(self.last_drain)
     }
@@ -132,25 +132,25 @@ impl Product {
 /// Weights that arrived before they were needed.
 #[derive(Clone, Copy)]
 struct Reserve {
-    /// Cycles' worth of them.
+    /// Load cycles done before the array needs the weights.
     cycles: u64,
-    /// Halves that can hold them, besides the ports.
+    /// Halves that can hold them, in addition to the ports.
     halves: u64,
 }
 
 impl Reserve {
-    /// While both halves are free.
+    /// Creates a reserve while both halves are free.
     const fn idle(cycles: u64) -> Self {
         Self { cycles, halves: 2 }
     }
 
-    /// While one half is in use.
+    /// Creates a reserve while one half is in use.
     const fn busy(cycles: u64) -> Self {
         Self { cycles, halves: 1 }
     }
 }
 
-/// A figure with the configured frames in flight, and with one.
+/// The reserve with the configured frames in flight, and with one.
 #[derive(Clone, Copy)]
 struct Lead {
     all: Reserve,
@@ -180,9 +180,9 @@ pub struct Model<'a> {
 pub struct Side {
     /// Bytes, in whole beats, checks included.
     pub bytes: u64,
-    /// Cycles in which memory gives them.
+    /// Cycles that memory takes to deliver them.
     pub given: u64,
-    /// Cycles in which load takes them.
+    /// Cycles that the load kernel takes to receive them.
     pub taken: u64,
 }
 
@@ -193,8 +193,8 @@ impl Side {
         self.taken += other.taken;
     }
 
-    /// Returns the cycles of the transfers: the ports hold memory's data while load ends a command
-    /// and takes the next.
+    /// Returns the cycles of the transfers. The two counts overlap: the ports hold memory's data
+    /// while the load kernel ends a command and takes the next.
     pub const fn cycles(&self) -> u64 {
         if self.given > self.taken {
             self.given
@@ -211,7 +211,7 @@ pub struct AttentionHalf {
     pub qkv: Stage,
     /// Queries times keys.
     pub scores: Stage,
-    /// Exponential lanes' cycles.
+    /// Cycles of the exponential lanes.
     pub softmax: u64,
     /// Probabilities times values; `wait` is the time of softmax that is not hidden.
     pub context: Stage,
@@ -245,7 +245,7 @@ pub struct MlpHalf {
 pub struct Norm {
     /// Cycles of its lanes.
     pub cycles: u64,
-    /// From the last product before it to when the next one's array no longer waits for it.
+    /// Cycles from the last product before the norm until the array no longer waits for the norm.
     pub ready: u64,
 }
 
@@ -256,7 +256,8 @@ pub struct Phase {
     pub array: u64,
     /// The norm of its result.
     pub norm: Norm,
-    /// Waits for weights that one frame alone does not have: they come while its norm works.
+    /// Waits for weights that one frame alone does not have, because its weights arrive while its
+    /// norm works.
     pub hidden: u64,
 }
 
@@ -279,7 +280,7 @@ impl Totals {
         self.transfer += other.transfer;
     }
 
-    /// Cycles of one frame alone.
+    /// Returns the cycles of one frame alone.
     pub const fn alone(&self) -> u64 {
         if self.latency > self.transfer {
             self.latency
@@ -288,7 +289,7 @@ impl Totals {
         }
     }
 
-    /// Cycles between two frames.
+    /// Returns the cycles between two frames.
     pub const fn period(&self) -> u64 {
         if self.interval > self.transfer {
             self.interval
@@ -299,7 +300,7 @@ impl Totals {
 }
 
 impl AttentionHalf {
-    /// Returns it as a phase.
+    /// Returns this half of a block as a phase.
     pub const fn phase(&self) -> Phase {
         Phase {
             array: self.qkv.cycles()
@@ -313,7 +314,7 @@ impl AttentionHalf {
 }
 
 impl MlpHalf {
-    /// Returns it as a phase.
+    /// Returns this half of a block as a phase.
     pub const fn phase(&self) -> Phase {
         Phase {
             array: self.fc1.cycles() + self.fc2.cycles(),
@@ -336,12 +337,12 @@ pub struct End {
     pub commands: u64,
     /// Cycles in which the array waits for patches and for the residual's first values.
     pub exposed: u64,
-    /// From the last product to the last logit in memory.
+    /// Cycles from the last product to the last logit in memory.
     pub tail: u64,
 }
 
 impl End {
-    /// Returns it as a phase.
+    /// Returns this end of a frame as a phase.
     pub const fn phase(&self) -> Phase {
         Phase {
             array: self.stage.cycles(),
@@ -640,9 +641,9 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Returns a stage's waits for its weights. `lead` is that of the weights that arrived early;
-    /// on return, of those of the next stage. The other half of the weights and the capacity of the
-    /// ports bound it.
+    /// Adds a stage's waits for its weights. On entry `lead` describes this stage's weights that
+    /// arrived early; on return, the next stage's. The other half of the weights and the capacity
+    /// of the ports bound it.
     fn supply(lead: &mut Lead, stage: &mut Stage) {
         let tiles = stage.row_tiles.max(1);
         let (load, busy) = (
@@ -666,10 +667,10 @@ impl<'a> Model<'a> {
         stage.hidden = stall.saturating_sub(alone);
     }
 
-    /// Returns the lead with which a phase begins: its first weights are there, unless its weights
-    /// take longer than its products. With one frame in flight they arrive while the norm works
-    /// and, for the MLP, while attention works. With two, every other phase follows another phase's
-    /// attention.
+    /// Returns the lead with which a phase begins. Its first weights have arrived, unless its
+    /// weights take longer than its products. With one frame in flight they arrive while the norm
+    /// works and, for the MLP, while attention works. With two, every other phase follows another
+    /// phase's attention.
     fn lead(&self, stages: &[&Stage], side: Side, norm: Norm, mlp: bool) -> Lead {
         let first = stages[0].load / stages[0].row_tiles.max(1);
         let busy: u64 = stages.iter().map(|stage| stage.unhindered()).sum();

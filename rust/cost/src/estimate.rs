@@ -1,4 +1,4 @@
-//! One frame of a network on a configuration, layer by layer. Everything here is modelled.
+//! Models one frame of a network on a configuration, layer by layer.
 //!
 //! Depends on [`crate::cycles`] and [`crate::resources`].
 
@@ -332,7 +332,7 @@ impl Builder<'_> {
         });
     }
 
-    /// Adds all stages of a block; returns the bytes of its transfers without the weights.
+    /// Adds all stages of a block. Returns the bytes of its transfers without the weights.
     fn block(&mut self, model: &Model<'_>, d: u64, i: usize, work: &BlockWork, last: bool) -> u64 {
         let n = model.needed(false);
         let needed = model.needed(last);

@@ -22,7 +22,7 @@ use crate::resources::Resources;
 
 /// Throughput that a smaller number of lanes or ports may cost, as a share.
 const TOLERANCE: f64 = 5e-4;
-/// Latency that all smaller numbers of lanes together may cost although more would fit, as a share.
+/// Latency that all reductions of lanes together may cost, although more would fit, as a share.
 const LATENCY_TOLERANCE: f64 = 0.05;
 /// Latency that one larger number of lanes must save to be taken, as a share.
 const LATENCY_GAIN: f64 = 0.01;
@@ -127,8 +127,8 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Lists the array's shapes that the usable slices allow; of those with equally many tiles of
-    /// tokens only the smallest.
+    /// Lists the array's shapes that the usable slices allow. Of the shapes with equally many tiles
+    /// of tokens it lists only the smallest.
     fn shapes(&self) -> Vec<Array> {
         let tokens = (self.workloads.iter().map(|w| w.setting.tokens()))
             .max()
@@ -279,8 +279,8 @@ impl Search<'_> {
             }
             (ports, current) = (ports - 1, fewer);
         }
-        // If the design does not fit, the step that costs least is taken; if it does, only one that
-        // costs nothing.
+        // Until the design fits, takes the step that costs least; then only steps that cost almost
+        // nothing.
         loop {
             let fits = current.resources.fits(usable);
             let allowed = (current.cycles as f64 * (1.0 + TOLERANCE)) as u64;

@@ -11,8 +11,8 @@ use crate::boards::{number, Board, MAX_CLOCK_MHZ};
 use crate::settings;
 use crate::workload::{Setting, Workload};
 
-/// The packing of weights into the array: a slice holds two 4-bit rows or one 8-bit row. Files name
-/// it.
+/// The packing of weights into the array: a slice holds two 4-bit rows or one 8-bit row. The
+/// configuration file names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
@@ -58,7 +58,7 @@ pub struct Lanes {
     pub multipliers: Multipliers,
 }
 
-/// On-chip buffers, each in words for one of the lanes that read it side by side.
+/// On-chip buffers, each in words for one of the lanes that read it in parallel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Buffers {
@@ -236,8 +236,7 @@ impl Hardware {
         Ok(settings::parse::<Configuration>(DOCUMENT, text)?.board)
     }
 
-    /// Checks a configuration. That it fits the board is checked apart
-    /// ([`super::resources::Resources::check`]).
+    /// Checks a configuration. `Resources::check` of `quasar-cost` checks that it fits the board.
     ///
     /// # Errors
     /// [`Error::InvalidSettings`] names the key.

@@ -6,7 +6,7 @@ use super::nsga2::{Cost, CostModel};
 use crate::CostTable;
 
 impl CostModel for CostTable {
-    /// The violation is the number of blocks that the buffers do not hold.
+    /// Returns the FPS and the violation: the number of blocks that the buffers do not hold.
     fn cost(&self, genome: &[u8]) -> Cost {
         let cost = CostTable::cost(self, genome);
         let violation = if cost.fits {

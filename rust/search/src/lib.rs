@@ -7,13 +7,13 @@
 //! | [`workload`] | computes the accelerator's workload of a space's networks |
 //! | [`explore`] | chooses the accelerator's configuration for a space |
 //! | [`tables`] | looks up costs for millions of genomes a second |
-//! | [`nsga2`] | the search itself, as ask and tell; scores come from the caller, FPS from a [`CostModel`] |
-//! | [`pareto`] | fronts, crowding, hypervolume of two objectives |
-//! | [`genome`] | genomes and sets of them |
-//! | [`predictor`] | accuracy from genes, by ridge regression |
-//! | [`proxy`] | a score without a checkpoint |
-//! | [`knapsack`] | 8-bit fractions of a fixed architecture, exactly |
-//! | [`statistics`] | Kendall's tau, its interval and p-value |
+//! | [`nsga2`] | runs NSGA-II as ask and tell: the caller scores, a [`CostModel`] gives FPS |
+//! | [`pareto`] | computes fronts, crowding and hypervolume of two objectives |
+//! | [`genome`] | holds genomes and sets of them |
+//! | [`predictor`] | predicts accuracy from genes, by ridge regression |
+//! | [`proxy`] | computes a score without a checkpoint |
+//! | [`knapsack`] | chooses 8-bit fractions of a fixed architecture, exactly |
+//! | [`statistics`] | computes Kendall's tau, its interval and p-value |
 
 #![forbid(unsafe_code)]
 // Ranks, fronts and ties need exact comparisons of floats.

@@ -71,13 +71,13 @@ pub fn kendall(
         });
     }
     let mut random = SplitMix64::new(seed, all.len() as u64);
-    let mut drawn = all.clone();
+    let mut resample = all.clone();
     let mut taus: Vec<f64> = (0..resamples)
         .map(|_| {
-            for pair in &mut drawn {
+            for pair in &mut resample {
                 *pair = all[random.below(all.len())];
             }
-            Pairs::count(&mut drawn).tau()
+            Pairs::count(&mut resample).tau()
         })
         // A resample that is constant in one list has no tau.
         .filter(|tau| !tau.is_nan())
@@ -125,7 +125,7 @@ struct Pairs {
     ties: [Ties; 2],
 }
 
-/// Over the groups of t equal values of one list.
+/// Sums over the groups of t equal values of one list.
 #[derive(Clone, Copy, Default)]
 struct Ties {
     /// Sum of t(t-1)/2.

@@ -56,8 +56,8 @@ impl Space {
 }
 
 impl BlockShape {
-    /// Returns the work of this block in a network of this embedding size. A shape does not say
-    /// which rows of qkv have 8 bits: queries, keys and values get proportional parts.
+    /// Returns the work of this block in a network of this embedding size. A shape does not
+    /// define which rows of qkv have 8 bits: queries, keys and values get proportional parts.
     pub fn work(&self, embed: usize) -> BlockWork {
         let inner = (self.heads * self.head_dim) as u64;
         let [qkv, proj, fc1, fc2] = self.eight_bit;

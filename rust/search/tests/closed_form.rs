@@ -163,7 +163,7 @@ proptest! {
         let (fastest, slowest) = (table.fastest().unwrap(), table.slowest().unwrap());
         for seed in seeds {
             let genome = space.sample(seed, &[]);
-            let workload = space.workload("drawn", &space.decode(&genome).unwrap()).unwrap();
+            let workload = space.workload("sample", &space.decode(&genome).unwrap()).unwrap();
             let estimate = estimate(&workload, &hardware).unwrap();
             let cost = table.cost(&genome);
             prop_assert_eq!(
