@@ -15,7 +15,7 @@ use crate::isa::{Command, LoadEnd, QUEUES, ROW_BYTES};
 use crate::program::{Program, Segment};
 use crate::shape::Shape;
 
-/// What a step could do.
+/// The outcome of a step.
 enum Progress {
     /// Nothing: the agent waits.
     Blocked,

@@ -74,8 +74,8 @@ pub fn patches_channels_first(
     }
 }
 
-/// Writes the same codes as [`patches_channels_first`] ordered (ky, kx, channel), as pixels are. The
-/// weights of [`weights_channels_last`] match this order.
+/// Writes the codes of [`patches_channels_first`] in the order (ky, kx, channel), as pixels are.
+/// The weights of [`weights_channels_last`] match this order.
 pub(crate) fn patches_channels_last(
     image: &[u8],
     size: Image,
