@@ -30,7 +30,8 @@ import click
 
 from quasar_rt import QuasarError
 from quasar_rt.cli.output import echo, print_table, printable
-from quasar_rt.nas.settings import DEFAULT_BOARD, DEFAULT_SPACE, EFFORT
+from quasar_rt.nas.boards import DEFAULT_BOARD
+from quasar_rt.nas.settings import DEFAULT_SPACE, EFFORT
 
 
 @click.command(

@@ -1,6 +1,6 @@
 """Models the costs of a space's subnets on a board, for a search and its page.
 
-Depends on `quasar_rt.hardware`, `quasar_rt.space`, and `result` and `settings` of `quasar_rt.nas`.
+Depends on `quasar_rt.hardware`, `quasar_rt.space`, and `quasar_rt.nas.result`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from ..errors import DoesNotFitError, InvalidValueError
 from ..hardware import Board, CostTable, Estimate, Hardware, Workload, board_names, estimate
 from ..space import Architecture, Space
 from .result import OnBoard
-from .settings import DEFAULT_BOARD
 
-__all__ = ["Modelled", "Parts", "other_boards"]
+__all__ = ["DEFAULT_BOARD", "Modelled", "Parts", "other_boards"]
+
+#: The board of a search that names none.
+DEFAULT_BOARD = "zcu102"
 
 #: Names of the resources, for display.
 _RESOURCES = {"dsp": "DSP", "lut": "LUT", "ff": "FF", "bram36": "BRAM (36 kbit)", "uram": "URAM"}

@@ -17,7 +17,7 @@ from ..errors import InvalidValueError
 if TYPE_CHECKING:
     from .boards import Modelled
 
-__all__ = ["DEFAULT_BOARD", "DEFAULT_SPACE", "EFFORT", "Effort", "Settings", "frame_rates"]
+__all__ = ["DEFAULT_SPACE", "EFFORT", "Effort", "Settings", "frame_rates"]
 
 
 class Effort(NamedTuple):
@@ -27,8 +27,8 @@ class Effort(NamedTuple):
     generations: int
 
 
-#: The board and the space of a search that names none.
-DEFAULT_BOARD, DEFAULT_SPACE = "zcu102", "tiny"
+#: The space of a search that names none.
+DEFAULT_SPACE = "tiny"
 
 #: The default effort by the kind of score: a proxy score takes microseconds, a supernet's score seconds.
 EFFORT = {"proxy": Effort(200, 100), "supernet": Effort(32, 20)}

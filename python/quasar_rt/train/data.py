@@ -261,7 +261,7 @@ def _split(recipe: Recipe, whole: Any) -> tuple[Any, Any]:
     kept, aside = order[d.validation :], order[: d.validation]
     if d.subset > len(kept):
         raise DatasetError(
-            f"data.subset is {d.subset}, but without validation images '{d.name}' has {len(kept)} training images"
+            f"data.subset is {d.subset}, but '{d.name}' has {len(kept)} training images without the validation images"
         )
     if d.subset:
         kept = kept[: d.subset]
