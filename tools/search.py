@@ -35,7 +35,9 @@ from quasar_rt.nas.settings import DEFAULT_SPACE, EFFORT
 
 
 @click.command(
-    help=__doc__, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+    # Click reads a backspace as "do not wrap"; the docstring spells it.
+    help=(__doc__ or "").replace(r"\b", "\b"),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.option(
     "--board", metavar="NAME", help=f"Board to search for. [the one in --hardware, or {DEFAULT_BOARD}]"
