@@ -177,7 +177,7 @@ soak: develop ## Compare random subnets on every tier with the oracle for SOAK_S
 # Both in one make: they share headers and objects.
 .PHONY: hls
 hls: toolchain
-	@$(MAKE) -C fpga --silent sim csim AP_CONFIGS=tiny
+	@$(MAKE) -C fpga --silent sim csim AP_CONFIGS=tiny OTHER_FAST=
 
 .PHONY: sim
 sim: toolchain ## Build the simulated device of each fpga/configs/NAME.toml: build/sim/NAME.so
