@@ -110,12 +110,22 @@ fn costs(fired: &[Fault]) -> BTreeMap<&'static str, usize> {
 
 #[test]
 fn frames_take_turns_in_two_slots() {
-    let bench = Bench::new(2, 2, |_| None);
-    let answers = bench.run(40, 4);
+    // The first segment starts once all frames are in the queue.
+    let (submitted, all) = mpsc::channel();
+    let bench = Bench::new(2, 2, move |segment| {
+        if segment == 0 {
+            all.recv().unwrap();
+        }
+        None
+    });
+    let tickets: Vec<_> = (0..40).map(|frame| bench.submit(frame)).collect();
+    submitted.send(()).unwrap();
+    let answers: Vec<_> = tickets.into_iter().map(|t| t.wait(&NEVER)).collect();
     assert_eq!(bench.errors(&answers), BTreeMap::new());
-    let segments = bench.finish("").segments;
-    let steps = segments.iter().filter(|s| matches!(s, Segment::Step(_)));
-    assert!(steps.count() > 20, "{segments:?}");
+    let mut expected = vec![Segment::Start(0)];
+    expected.extend((0..39).map(|frame| Segment::Step(frame % 2)));
+    expected.push(Segment::End(1));
+    assert_eq!(bench.finish("").segments, expected);
 }
 
 #[test]
