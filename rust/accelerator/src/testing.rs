@@ -157,7 +157,12 @@ pub(crate) fn hardware(
     board_name: &str,
     [tokens, pairs, lanes, norm, exponential, ports, frames]: [u64; 7],
 ) -> Hardware {
-    let array = Array { tokens, pairs };
+    let array = Array {
+        tokens,
+        pairs,
+        cascade: 1,
+        clock_ratio: 1,
+    };
     let lanes = Lanes {
         requantize: lanes,
         gelu: lanes,

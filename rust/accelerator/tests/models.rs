@@ -100,6 +100,8 @@ impl Sample {
         let array = Array {
             tokens,
             pairs: self.of(4, 60),
+            cascade: 1,
+            clock_ratio: 1,
         };
         let requantize = tokens.div_ceil(self.of(1, 6)).min(60);
         let lanes = Lanes {

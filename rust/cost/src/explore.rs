@@ -139,7 +139,12 @@ impl Search<'_> {
         let mut shapes = Vec::new();
         for tokens in sizes.into_iter().filter(|&t| t <= hls::TOKENS) {
             for pairs in 1..=(slices / tokens).min(hls::PAIRS) {
-                shapes.push(Array { tokens, pairs });
+                shapes.push(Array {
+                    tokens,
+                    pairs,
+                    cascade: 1,
+                    clock_ratio: 1,
+                });
             }
         }
         shapes
@@ -332,7 +337,12 @@ impl Search<'_> {
     }
 
     fn smallest(&self, tokens: u64) -> Result<Hardware> {
-        let array = Array { tokens, pairs: 1 };
+        let array = Array {
+            tokens,
+            pairs: 1,
+            cascade: 1,
+            clock_ratio: 1,
+        };
         self.hardware(array, lanes_of(1, 1, 1, Multipliers::Dsp), 1, 1)
     }
 

@@ -35,10 +35,32 @@ pub enum Multipliers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Array {
-    /// Tokens at a time.
+    /// Tokens T at a time.
     pub tokens: u64,
-    /// Row pairs at a time; `tokens * pairs` slices.
+    /// Row pairs P at a time.
     pub pairs: u64,
+    /// Slices C in the cascade of a token and row pair: columns at a time. A power of two.
+    #[serde(default = "one")]
+    pub cascade: u64,
+    /// Cycles R of the array in a cycle of the other kernels, 1 or 2.
+    #[serde(default = "one")]
+    pub clock_ratio: u64,
+}
+
+const fn one() -> u64 {
+    1
+}
+
+impl Array {
+    /// Returns the columns of a memory that hold `columns` columns: whole words of C.
+    pub const fn padded(self, columns: u64) -> u64 {
+        columns.div_ceil(self.cascade) * self.cascade
+    }
+
+    /// Returns the slices that multiply.
+    pub const fn slices(self) -> u64 {
+        self.tokens * self.pairs * self.cascade
+    }
 }
 
 /// Lanes after the array and of the vector unit: values (or tokens) at a time.
@@ -126,7 +148,7 @@ impl Buffers {
                 Self::of_sizes(
                     &workload.setting,
                     workload.embed,
-                    block.inner(),
+                    block.heads * array.padded(block.head_dim),
                     block.hidden,
                     (array, lanes),
                 )
@@ -134,7 +156,8 @@ impl Buffers {
             .fold(Self::default(), |all, one| all.max(&one))
     }
 
-    /// Returns the buffers for a network whose blocks have these sizes.
+    /// Returns the buffers for a network whose blocks have these sizes. `inner` is the sum of the
+    /// heads' dimensions, each padded.
     pub fn of_sizes(
         setting: &Setting,
         embed: u64,
@@ -144,16 +167,17 @@ impl Buffers {
     ) -> Self {
         let tokens = setting.tokens();
         let tiles = tokens.div_ceil(array.tokens);
+        let padded = |columns| array.padded(columns);
         Self {
-            input: tiles * setting.patch_len,
+            input: tiles * padded(setting.patch_len),
             residual: tiles * embed,
-            norm: tiles * embed,
+            norm: tiles * padded(embed),
             query: tiles * inner,
             key: tokens.div_ceil(key_banks(array, lanes)) * inner,
-            value: inner.div_ceil(value_banks(array, lanes)) * tokens,
+            value: inner.div_ceil(value_banks(array, lanes)) * padded(tokens),
             score: tokens,
-            hidden: tiles * hidden,
-            weight: embed.max(inner).max(hidden).max(setting.patch_len),
+            hidden: tiles * padded(hidden),
+            weight: padded(embed.max(inner).max(hidden).max(setting.patch_len)),
         }
     }
 }
@@ -164,6 +188,8 @@ pub mod hls {
     pub const TOKENS: u64 = 256;
     /// Row pairs of the array.
     pub const PAIRS: u64 = 128;
+    /// Slices in a cascade.
+    pub const CASCADE: u64 = 16;
     /// Requantizing lanes: their moments are one item of a stream, of at most 4,096 bits.
     pub const REQUANTIZE: u64 = 60;
     /// Exponential lanes: their maxima are one item of a stream.
@@ -178,12 +204,15 @@ pub const fn key_banks(array: Array, lanes: Lanes) -> u64 {
     lanes.requantize.div_ceil(array.pairs) * array.pairs
 }
 
-/// Returns the banks of the value buffer. Element (token t, dimension d) is in bank (t + d) mod
-/// banks. So the lanes, which write one dimension of neighbouring tokens, and the row pairs, which
-/// read neighbouring dimensions of one token, both access each bank once.
+/// Returns the banks of the value buffer; a bank's word holds C neighbouring tokens.
+///
+/// Element (token t, dimension d) is in bank (t div C + d) mod banks. So the lanes, which write one
+/// dimension of neighbouring tokens, and the row pairs, which read neighbouring dimensions of one
+/// word of tokens, both access each bank once.
 pub const fn value_banks(array: Array, lanes: Lanes) -> u64 {
-    if lanes.requantize > array.pairs {
-        lanes.requantize
+    let words = (lanes.requantize + array.cascade - 1).div_ceil(array.cascade);
+    if words > array.pairs {
+        words
     } else {
         array.pairs
     }
@@ -283,9 +312,14 @@ impl Hardware {
         self.configuration.clock_mhz * 1e6
     }
 
-    /// Returns the slices of the array.
+    /// Returns the array's clock in Hz.
+    pub fn array_clock_hz(&self) -> f64 {
+        self.clock_hz() * self.configuration.array.clock_ratio as f64
+    }
+
+    /// Returns the slices of the array that multiply.
     pub const fn slices(&self) -> u64 {
-        self.configuration.array.tokens * self.configuration.array.pairs
+        self.configuration.array.slices()
     }
 
     /// Refuses a network that does not fit the buffers.
@@ -325,7 +359,12 @@ impl Configuration {
             ));
         }
         number("clock_mhz", self.clock_mhz, 1.0, MAX_CLOCK_MHZ)?;
-        let Array { tokens, pairs } = self.array;
+        let Array {
+            tokens,
+            pairs,
+            cascade,
+            clock_ratio,
+        } = self.array;
         let Lanes {
             requantize,
             gelu,
@@ -338,6 +377,8 @@ impl Configuration {
             ("axi_ports", self.axi_ports, 1, board.axi.ports),
             ("array.tokens", tokens, 1, MAX_TOKENS as u64),
             ("array.pairs", pairs, 1, MAX_COLUMNS as u64),
+            ("array.cascade", cascade, 1, hls::CASCADE),
+            ("array.clock_ratio", clock_ratio, 1, 2),
             // A lane serves one token of a tile at a time.
             ("lanes.requantize", requantize, 1, tokens),
             ("lanes.gelu", gelu, 1, requantize),
@@ -346,6 +387,12 @@ impl Configuration {
         ] {
             let clipped = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
             within(key, clipped(value), clipped(least), clipped(most))?;
+        }
+        if !cascade.is_power_of_two() {
+            return Err(Error::config(
+                "array.cascade",
+                format!("{cascade} is not a power of two"),
+            ));
         }
         for (key, words) in self.buffers.entries() {
             within(

@@ -85,7 +85,12 @@ fn reference_points_of_the_design_note_are_reproduced() {
         (66, 33, 446.0, 373.0),
         (100, 24, 490.0, 417.0),
     ] {
-        let array = Array { tokens, pairs };
+        let array = Array {
+            tokens,
+            pairs,
+            cascade: 1,
+            clock_ratio: 1,
+        };
         for (eight_bit, expected) in [(0.0, four_bit), (0.25, quarter)] {
             let fps: f64 = 150e6 / accumulated(&deit(3, eight_bit), array) as f64;
             assert!(
@@ -148,7 +153,7 @@ proptest! {
         let names = ["tiny", "small", "base", "digits", "fashion-mnist", "fashion-mnist-coarse"];
         let space = space(names[which]);
         let board = board("zcu102");
-        let array = Array { tokens, pairs };
+        let array = Array { tokens, pairs, cascade: 1, clock_ratio: 1 };
         let few = lane.min(tokens);
         let lanes = lanes(few, tokens.div_ceil(few), few.div_ceil(2));
         let largest = space.workload("largest", &space.decode(&space.largest()).unwrap()).unwrap();
@@ -184,6 +189,8 @@ fn what_does_not_fit_names_the_buffer_and_by_how_much() {
     let array = Array {
         tokens: 66,
         pairs: 33,
+        cascade: 1,
+        clock_ratio: 1,
     };
     let hardware = Hardware::new(
         configuration(&board, &deit(3, 0.0), array, lanes(22, 8, 22)),
@@ -227,6 +234,8 @@ fn a_small_layer_takes_the_cycles_counted_by_hand() {
     let array = Array {
         tokens: 6,
         pairs: 5,
+        cascade: 1,
+        clock_ratio: 1,
     };
     let hardware = Hardware::new(
         configuration(&board, &workload, array, lanes(6, 6, 6)),
@@ -280,6 +289,8 @@ fn draining_stalls_the_array_when_lanes_are_too_few() {
     let array = Array {
         tokens: 99,
         pairs: 24,
+        cascade: 1,
+        clock_ratio: 1,
     };
     let stalls = |requantize| {
         let hardware = Hardware::new(
@@ -309,6 +320,8 @@ fn columns_beyond_the_bound_are_drained_more_than_once() {
         let array = Array {
             tokens: 10,
             pairs: 20,
+            cascade: 1,
+            clock_ratio: 1,
         };
         let mut configuration = configuration(&board, &workload, array, lanes(10, 5, 10));
         configuration.clock_mhz = 100.0;
@@ -334,6 +347,8 @@ fn more_work_is_never_faster_and_more_hardware_never_slower() {
         let array = Array {
             tokens: 66,
             pairs: 33,
+            cascade: 1,
+            clock_ratio: 1,
         };
         let mut configuration = configuration(&board, &deit(12, 1.0), array, l);
         configuration.buffers = Buffers::needed(&deit(12, 1.0), array, l);
@@ -352,6 +367,8 @@ fn more_work_is_never_faster_and_more_hardware_never_slower() {
         let array = Array {
             tokens: 66,
             pairs: 33,
+            cascade: 1,
+            clock_ratio: 1,
         };
         let now = (
             accumulated(&workload, array),
@@ -507,6 +524,8 @@ fn hostile_configurations_name_the_key() {
     let array = Array {
         tokens: 66,
         pairs: 33,
+        cascade: 1,
+        clock_ratio: 1,
     };
     let hardware = Hardware::new(
         configuration(&good, &deit(3, 0.0), array, lanes(22, 8, 22)),
@@ -627,7 +646,7 @@ proptest! {
         let architecture = Architecture { embed, blocks: vec![block; depth] };
         let workload = space("tiny").workload("any", &architecture).unwrap();
         let board = board("zcu102");
-        let array = Array { tokens, pairs };
+        let array = Array { tokens, pairs, cascade: 1, clock_ratio: 1 };
         let lanes = lanes(lane.min(tokens), lane.min(tokens), lane.min(tokens));
         let mut configuration = configuration(&board, &workload, array, lanes);
         configuration.frames = frames;
