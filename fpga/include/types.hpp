@@ -69,5 +69,3 @@ struct port_t {
 struct beat_t {
   uint8_t byte[16 * config::PORTS];
 };
-
-constexpr unsigned ceil_div(unsigned a, unsigned b) { return (a + b - 1) / b; }

@@ -24,7 +24,9 @@ ENDLESS = "for (volatile bool running = true; running;)"
 def optimised(text: str, folder: Path) -> str:
     """Returns the compiler's intermediate form of a kernel, without inlining."""
     constants = "".join(f"constexpr unsigned {name} = {value}u;\n" for name, value in CONFIG.items())
-    (folder / "config.hpp").write_text(f"#pragma once\nnamespace config {{\n{constants}}}\n")
+    (folder / "config.hpp").write_text(
+        f'#pragma once\nnamespace config {{\n{constants}}}\n#include "tiling.hpp"\n'
+    )
     source = folder / "kernel.cpp"
     source.write_text(text)
     flags = ["-std=c++17", "-O2", "-fno-inline", "-S", "-emit-llvm", "-D__SYNTHESIS__", "-DQUASAR_FAST"]

@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 use quasar_hardware::configuration::{key_banks, value_banks, Multipliers};
 use quasar_hardware::declared::TRANSFERS_AHEAD;
+use quasar_hardware::tiling::{RowTile, Tiling};
 use quasar_hardware::Hardware;
 
 use crate::identity::configuration_hash;
@@ -173,7 +174,62 @@ pub fn config_header(hardware: &Hardware) -> String {
         put(&format!("{}_WORDS", name.to_uppercase()), words);
     }
     put("MOMENTS_DEPTH", moments_depth(hardware) as u64);
-    text + "\n} // namespace config\n"
+    text + "\n} // namespace config\n\n" + &tiling_assertions(Tiling::of(hardware))
+}
+
+/// Writes what [`Tiling`] gives for ragged numbers of rows and tokens: `tiling.hpp` must give the
+/// same.
+fn tiling_assertions(tiling: Tiling) -> String {
+    let mut text = String::from(
+        "#include \"tiling.hpp\"\n\n// `Tiling` of rust/hardware divides rows and tokens so:\n",
+    );
+    let Tiling {
+        tokens: t,
+        pairs: p,
+    } = tiling;
+    for (rows4, rows8) in [
+        (0, 1),
+        (1, 0),
+        (1, p),
+        (2 * p - 1, 1),
+        (2 * p, p + 1),
+        (2 * p + 1, 0),
+        (2 * p + 1, 2 * p),
+        (6 * p - 2, 1),
+    ] {
+        let tiles = tiling.row_tiles(rows4, rows8);
+        let pairs: u64 = tiles.clone().map(RowTile::pairs).sum();
+        let _ = writeln!(
+            text,
+            "static_assert(row_pairs({rows4}, {rows8}) == {pairs});"
+        );
+        let mut first = 0;
+        for tile in tiles {
+            let _ = writeln!(
+                text,
+                "static_assert(row_tile({rows4}, {pairs}, {first}) == row_tile_t{{{}, {}, {}, {}}});",
+                tile.pairs(),
+                tile.rows4.div_ceil(2),
+                tile.rows4 % 2 == 1,
+                tile.rows()
+            );
+            first += tile.pairs();
+        }
+    }
+    for tokens in [1, t, t + 1, 3 * t - 1] {
+        let tiles = tiling.token_tiles(tokens);
+        let _ = writeln!(
+            text,
+            "static_assert(ceil_div({tokens}, config::TOKENS) == {tiles});"
+        );
+        for (tile, size) in tiling.token_sizes(tokens).enumerate() {
+            let _ = writeln!(
+                text,
+                "static_assert(tile_tokens({tokens}, {tile}) == {size});"
+            );
+        }
+    }
+    text
 }
 
 /// Generates the table of commands in Markdown.

@@ -1,7 +1,8 @@
 //! Divides a product into the tiles that the array works on.
 //!
-//! The compiler, the schedule check, the event model and the closed form divide by this one rule;
-//! `fpga/include/commands.hpp` has the same for the kernels. Depends on [`crate::configuration`].
+//! The compiler, the schedule check, the event model and the closed form divide by this one rule.
+//! The kernels' form of it is `fpga/include/tiling.hpp`, which does not compile where it differs
+//! from the tiles that `config.hpp` states. Depends on [`crate::configuration`].
 
 use crate::configuration::Hardware;
 
