@@ -7,6 +7,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `tier` | the tiers, and which of them this CPU runs |
+//! | `detect` | AMX, which the standard library does not detect |
 //! | `matrix` | checked views of matrices |
 //! | `layers` | parameters of layers and heads, and working memory |
 //! | `kernels` | the entry points: check sizes, then run a tier |
@@ -44,6 +45,8 @@
 //! ```
 
 mod buffer;
+#[cfg(target_arch = "x86_64")]
+mod detect;
 mod kernels;
 mod layers;
 mod matrix;

@@ -9,7 +9,7 @@ mod avx512;
 use std::arch::asm;
 
 pub(crate) use avx2::Avx2;
-pub(crate) use avx512::{amx, Amx, Vnni};
+pub(crate) use avx512::{Amx, Vnni};
 
 /// Returns two pointers to the rows of a tile of up to six: row m is `m % 3 * stride` after pointer
 /// `m / 3`.

@@ -6,8 +6,7 @@
 //! always read and written by 16.
 
 use std::arch::asm;
-use std::arch::x86_64::{__cpuid, __cpuid_count, __m512i, _mm_prefetch, _MM_HINT_T1};
-use std::sync::OnceLock;
+use std::arch::x86_64::{__m512i, _mm_prefetch, _MM_HINT_T1};
 
 use super::epilogue::{self, accumulators, AccumulatorRows};
 use super::{norm, pack, softmax};
@@ -43,44 +42,6 @@ static CONFIGURATION: Configuration = Configuration {
     row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
-
-/// Returns whether the CPU has AMX for 8-bit numbers and the system lets this process use it. (The
-/// registers are large, so a process has to request them from Linux, once.)
-pub(crate) fn is_usable() -> bool {
-    static USABLE: OnceLock<bool> = OnceLock::new();
-    *USABLE.get_or_init(|| {
-        const TILES_AND_INT8: u32 = 1 << 24 | 1 << 25;
-        let has = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & TILES_AND_INT8 == TILES_AND_INT8;
-        has && request()
-    })
-}
-
-/// Requests the tile registers for this process, its threads and its children.
-#[cfg(target_os = "linux")]
-fn request() -> bool {
-    const ARCH_PRCTL: isize = 158;
-    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
-    const XFEATURE_XTILEDATA: usize = 18;
-    let mut result = ARCH_PRCTL;
-    // SAFETY: a system call that touches no memory of this process; it clobbers rcx and r11.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") result,
-            in("rdi") ARCH_REQ_XCOMP_PERM,
-            in("rsi") XFEATURE_XTILEDATA,
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nostack)
-        );
-    }
-    result == 0
-}
-
-#[cfg(not(target_os = "linux"))]
-fn request() -> bool {
-    false
-}
 
 /// Assembly that may change any tile register. The compiler uses none of them, so they keep their
 /// values from one use to the next.

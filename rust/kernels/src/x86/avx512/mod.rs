@@ -71,7 +71,7 @@ macro_rules! shared {
 }
 
 // After the macro, which they use.
-pub(crate) mod amx;
+mod amx;
 mod vnni;
 
 use std::arch::x86_64::*;
