@@ -7,7 +7,7 @@ use quasar_kernels::{HeadParams, Kernels, LayerNorm, Linear, LinearParams, Stora
 
 use crate::cache;
 use crate::error::{Error, Result};
-use crate::preprocess::weights_channels_last;
+use crate::preprocess::{weights_channels_last, Preprocessor};
 use crate::subnet::config::{Config, Pool};
 use crate::subnet::container::Tensor;
 use crate::subnet::schema::{self, LinearSpec};
@@ -164,6 +164,11 @@ impl Network {
     /// Returns the tier that the subnet is packed for.
     pub fn tier(&self) -> Tier {
         self.kernels.tier()
+    }
+
+    /// Creates a preprocessor of the network's images, with the kernels of its tier.
+    pub fn preprocessor(&self) -> Preprocessor {
+        Preprocessor::new(&self.config).with_kernels(self.kernels)
     }
 
     /// Returns the form of the weights in memory.

@@ -190,7 +190,10 @@ impl Engine {
             let pool = self.preparing.get(|| Ok(IdlePool::new(MOST_PREPARING)))?;
             let mut pixels = Vec::new();
             let result = pool.with(
-                || Preprocessor::new(self.subnet.config()),
+                || match &self.cpu {
+                    Some(cpu) => cpu.network().preprocessor(),
+                    None => Preprocessor::new(self.subnet.config()),
+                },
                 |preprocessor| preprocessor.run(&view, &mut pixels),
             );
             result.map(|()| Prepared {

@@ -80,7 +80,7 @@ impl Workspace {
             }
         };
         Self {
-            preprocessor: Preprocessor::new(config),
+            preprocessor: network.preprocessor(),
             pixels: Vec::with_capacity(config.image.bytes()),
             ranges: (0..tokens).step_by(range_rows).map(range).collect(),
             range_rows,
@@ -366,5 +366,25 @@ impl TokenRange {
         observer.i8(Point::Act(i), hidden);
         kernels.linear_residual(&block.fc2, hidden, MatrixViewMut::packed(x, embed), scratch);
         observer.i16(Point::X(i), MatrixView::packed(x, embed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::supported_tiers;
+    use crate::Subnet;
+
+    #[test]
+    fn a_frame_is_preprocessed_by_the_networks_tier() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/vectors/token.qvit"
+        );
+        let subnet = Subnet::load(path).unwrap();
+        for tier in supported_tiers() {
+            let network = Network::new(&subnet, tier).unwrap();
+            assert_eq!(Workspace::new(&network, 1).preprocessor.tier(), tier);
+        }
     }
 }

@@ -14,7 +14,7 @@ mod resize;
 
 use std::ops::Range;
 
-use quasar_kernels::{Kernels, MatrixView, MatrixViewMut, Team};
+use quasar_kernels::{Kernels, MatrixView, MatrixViewMut, Team, Tier};
 
 pub use frame::{ImageView, PixelFormat, MAX_INPUT_SIDE};
 pub use patches::patches_channels_first;
@@ -78,6 +78,11 @@ impl Preprocessor {
     #[must_use]
     pub fn with_kernels(self, kernels: Kernels) -> Self {
         Self { kernels, ..self }
+    }
+
+    /// Returns the tier of the kernels.
+    pub fn tier(&self) -> Tier {
+        self.kernels.tier()
     }
 
     /// Writes the network's input, `height * width * channels` bytes, to `out`. Before resizing,
