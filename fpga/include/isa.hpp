@@ -578,4 +578,118 @@ struct Softmax {
   }
 };
 
+// Memories of a pass's activations.
+namespace activations {
+constexpr unsigned INPUT = 0;
+constexpr unsigned NORMED = 1;
+constexpr unsigned QUERY = 2;
+constexpr unsigned HIDDEN = 3;
+constexpr unsigned PROBABILITY = 4;
+} // namespace activations
+
+// Memories of a pass's row operands.
+namespace operand {
+constexpr unsigned WEIGHTS = 0;
+constexpr unsigned KEY = 1;
+constexpr unsigned VALUE = 2;
+} // namespace operand
+
+// A pass as an item of the queue `passes`, least significant word first.
+struct packed_pass_t {
+  uint64_t word[2];
+};
+
+// A pass of the array.
+struct Pass {
+  // Memory of the activations.
+  u<3> source = 0;
+  // Memory of the row operands.
+  u<2> operand = 0;
+  // Frame slot of `normed`, or parity of `probability`.
+  u<1> bank = 0;
+  // Words of C columns.
+  u<13> words = 0;
+  // Columns in the last word, 1 to C.
+  u<5> tail = 0;
+  // Word of the first columns' activations.
+  u<22> address = 0;
+  // Word of the first columns' row operands; `value`: of the first dimension's block.
+  u<22> row_address = 0;
+  // `key`: bank of the first key, a multiple of P; `value`: first dimension mod banks.
+  u<8> row_bank = 0;
+  // `value`: bank of the first dimension in the first word.
+  u<8> rotation = 0;
+  // `value`: words between the blocks of dimensions, ceil(N/C).
+  u<11> next_block = 0;
+  // Row pairs.
+  u<8> pairs = 0;
+  // 4-bit pairs among them; they come first.
+  u<8> pairs4 = 0;
+  // The last 4-bit pair has one row.
+  u<1> single = 0;
+  // Groups of L tokens.
+  u<8> groups = 0;
+  // Activations are unsigned.
+  u<1> unsigned_a = 0;
+  // The sums are scores: all tokens of a pair leave at once.
+  u<1> scores = 0;
+  // First pass of its tile.
+  u<1> first = 0;
+  // Last pass of its tile.
+  u<1> last = 0;
+  // At its end the half of the weights is free.
+  u<1> frees = 0;
+  // At its end load gets a credit: `input` may be written.
+  u<1> post_load = 0;
+  static Pass decode(const packed_pass_t& packed) {
+    Pass pass;
+    pass.source = u<3>(packed.word[0] >> 0 & 0x7);
+    pass.operand = u<2>(packed.word[0] >> 3 & 0x3);
+    pass.bank = u<1>(packed.word[0] >> 5 & 0x1);
+    pass.words = u<13>(packed.word[0] >> 6 & 0x1fff);
+    pass.tail = u<5>(packed.word[0] >> 19 & 0x1f);
+    pass.address = u<22>(packed.word[0] >> 24 & 0x3fffff);
+    pass.row_address = u<22>((packed.word[0] >> 46 & 0x3ffff) | (packed.word[1] & 0xf) << 18);
+    pass.row_bank = u<8>(packed.word[1] >> 4 & 0xff);
+    pass.rotation = u<8>(packed.word[1] >> 12 & 0xff);
+    pass.next_block = u<11>(packed.word[1] >> 20 & 0x7ff);
+    pass.pairs = u<8>(packed.word[1] >> 31 & 0xff);
+    pass.pairs4 = u<8>(packed.word[1] >> 39 & 0xff);
+    pass.single = u<1>(packed.word[1] >> 47 & 0x1);
+    pass.groups = u<8>(packed.word[1] >> 48 & 0xff);
+    pass.unsigned_a = u<1>(packed.word[1] >> 56 & 0x1);
+    pass.scores = u<1>(packed.word[1] >> 57 & 0x1);
+    pass.first = u<1>(packed.word[1] >> 58 & 0x1);
+    pass.last = u<1>(packed.word[1] >> 59 & 0x1);
+    pass.frees = u<1>(packed.word[1] >> 60 & 0x1);
+    pass.post_load = u<1>(packed.word[1] >> 61 & 0x1);
+    return pass;
+  }
+  packed_pass_t encode() const {
+    packed_pass_t packed{};
+    packed.word[0] |= uint64_t(source) << 0;
+    packed.word[0] |= uint64_t(operand) << 3;
+    packed.word[0] |= uint64_t(bank) << 5;
+    packed.word[0] |= uint64_t(words) << 6;
+    packed.word[0] |= uint64_t(tail) << 19;
+    packed.word[0] |= uint64_t(address) << 24;
+    packed.word[0] |= uint64_t(row_address) << 46;
+    packed.word[1] |= uint64_t(row_address) >> 18;
+    packed.word[1] |= uint64_t(row_bank) << 4;
+    packed.word[1] |= uint64_t(rotation) << 12;
+    packed.word[1] |= uint64_t(next_block) << 20;
+    packed.word[1] |= uint64_t(pairs) << 31;
+    packed.word[1] |= uint64_t(pairs4) << 39;
+    packed.word[1] |= uint64_t(single) << 47;
+    packed.word[1] |= uint64_t(groups) << 48;
+    packed.word[1] |= uint64_t(unsigned_a) << 56;
+    packed.word[1] |= uint64_t(scores) << 57;
+    packed.word[1] |= uint64_t(first) << 58;
+    packed.word[1] |= uint64_t(last) << 59;
+    packed.word[1] |= uint64_t(frees) << 60;
+    packed.word[1] |= uint64_t(post_load) << 61;
+    return packed;
+  }
+};
+
 } // namespace isa

@@ -1,8 +1,8 @@
 //! Writes generated files.
 //!
-//! `headers isa ROOT` writes the committed ones: `fpga/include/isa.hpp` and the tables of
-//! `docs/accelerator.md`. `headers config HARDWARE.toml BOARD.toml OUT` writes the header of a
-//! configuration.
+//! `headers isa ROOT` writes the committed ones: `fpga/include/isa.hpp`, `fpga/rtl/pass_types.sv`
+//! and the tables of `docs/accelerator.md`. `headers config HARDWARE.toml BOARD.toml OUT` writes the
+//! header of a configuration.
 
 use std::error::Error;
 use std::fs;
@@ -15,6 +15,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["isa", root] => {
             fs::write(format!("{root}/fpga/include/isa.hpp"), header::isa_header())?;
+            let package = format!("{root}/fpga/rtl/pass_types.sv");
+            fs::write(package, header::pass_package())?;
             let page = format!("{root}/docs/accelerator.md");
             let mut text = fs::read_to_string(&page)?;
             for (name, table) in header::tables() {

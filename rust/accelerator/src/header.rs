@@ -1,5 +1,5 @@
-//! Generates what follows from the declarations: C++ headers and the tables of
-//! `docs/accelerator.md`.
+//! Generates what follows from the declarations: C++ headers, the package of the array's pass, and
+//! the tables of `docs/accelerator.md`.
 //!
 //! Depends on [`crate::isa`], [`crate::identity`] and the hardware's configuration.
 
@@ -12,9 +12,9 @@ use quasar_hardware::Hardware;
 
 use crate::identity::configuration_hash;
 use crate::isa::{
-    moments_depth, trailer, Field, Form, Operation, Position, Unit, Values, ABI, CHECK_TURNS,
-    CHECK_WORD, COMMAND_WORDS, HEAD_BITS, MAGIC, MAX_PORTS, OPERATIONS, PORT_BYTES, QUEUES,
-    REGISTERS, ROW_BYTES, VALUES,
+    moments_depth, pass_lsb, trailer, Field, Form, Operation, Position, Unit, Values, ABI,
+    ACTIVATIONS, CHECK_TURNS, CHECK_WORD, COMMAND_WORDS, HEAD_BITS, MAGIC, MAX_PORTS, OPERANDS,
+    OPERATIONS, PASS_BITS, PASS_FIELDS, PORT_BYTES, QUEUES, REGISTERS, ROW_BYTES, VALUES,
 };
 
 const GENERATED: &str = "// Generated from rust/accelerator/src/isa.rs; do not edit.";
@@ -80,7 +80,123 @@ pub fn isa_header() -> String {
     for operation in OPERATIONS {
         text += &command_struct(operation);
     }
-    text + "} // namespace isa\n"
+    text.pop();
+    text + &pass_struct() + "} // namespace isa\n"
+}
+
+/// Returns a table of names as constants that number them.
+fn numbered<const N: usize>(names: [&str; N]) -> Vec<(String, usize)> {
+    let upper = names.iter().map(|name| name.to_uppercase());
+    upper.zip(0..).collect()
+}
+
+fn pass_struct() -> String {
+    let mut text = constants(
+        "activations",
+        "Memories of a pass's activations.",
+        &numbered(ACTIVATIONS),
+    );
+    text += &constants(
+        "operand",
+        "Memories of a pass's row operands.",
+        &numbered(OPERANDS),
+    );
+    let words = PASS_BITS / 64;
+    let _ = write!(
+        text,
+        "\n// A pass as an item of the queue `passes`, least significant word first.\n\
+         struct packed_pass_t {{\n  uint64_t word[{words}];\n}};\n\n\
+         // A pass of the array.\nstruct Pass {{\n"
+    );
+    let (mut decode, mut encode) = (String::new(), String::new());
+    for field in PASS_FIELDS {
+        let (name, bits, lsb) = (field.name, field.bits, pass_lsb(field.name));
+        let _ = writeln!(
+            text,
+            "  // {}\n  u<{bits}> {name} = 0;",
+            sentence(field.about)
+        );
+        let (word, low) = (lsb / 64, lsb % 64);
+        let within = bits.min(64 - low);
+        let mask = |bits: u32| (1u64 << bits) - 1;
+        let mut value = format!("packed.word[{word}] >> {low} & 0x{:x}", mask(within));
+        let _ = writeln!(
+            encode,
+            "    packed.word[{word}] |= uint64_t({name}) << {low};"
+        );
+        if within < bits {
+            value = format!(
+                "({value}) | (packed.word[{}] & 0x{:x}) << {within}",
+                word + 1,
+                mask(bits - within)
+            );
+            let _ = writeln!(
+                encode,
+                "    packed.word[{}] |= uint64_t({name}) >> {within};",
+                word + 1
+            );
+        }
+        let _ = writeln!(decode, "    pass.{name} = u<{bits}>({value});");
+    }
+    text + &format!(
+        "  static Pass decode(const packed_pass_t& packed) {{\n    Pass pass;\n{decode}    \
+         return pass;\n  }}\n  packed_pass_t encode() const {{\n    packed_pass_t packed{{}};\n\
+         {encode}    return packed;\n  }}\n}};\n\n"
+    )
+}
+
+/// Returns a text with a capital letter and a full stop.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_uppercase());
+    first
+        .into_iter()
+        .flatten()
+        .chain(letters)
+        .chain(['.'])
+        .collect()
+}
+
+/// Generates `fpga/rtl/pass_types.sv`.
+pub fn pass_package() -> String {
+    let mut text = format!(
+        "{GENERATED}\n\npackage pass_types;\n\n    localparam int PASS_BITS = {PASS_BITS};\n\n    \
+         // Memories of a pass's activations.\n"
+    );
+    let mut put = |comment: &str, prefix: &str, bits: u32, values: Vec<(String, usize)>| {
+        text += comment;
+        for (name, value) in values {
+            let _ = writeln!(
+                text,
+                "    localparam logic [{}:0] {prefix}_{name} = {value};",
+                bits - 1
+            );
+        }
+    };
+    put("", "SOURCE", PASS_FIELDS[0].bits, numbered(ACTIVATIONS));
+    put(
+        "\n    // Memories of a pass's row operands.\n",
+        "OPERAND",
+        PASS_FIELDS[1].bits,
+        numbered(OPERANDS),
+    );
+    text += "\n    // A pass of the array.\n    typedef struct packed {\n";
+    let used: u32 = PASS_FIELDS.iter().map(|field| field.bits).sum();
+    let mut put = |name: &str, bits: u32, about: &str| {
+        let range = match bits {
+            1 => String::new(),
+            _ => format!("[{}:0] ", bits - 1),
+        };
+        let _ = writeln!(text, "        // {about}\n        logic {range}{name};");
+    };
+    // A packed struct's first member has the most significant bits.
+    if used < PASS_BITS {
+        put("unused", PASS_BITS - used, "Zero.");
+    }
+    for field in PASS_FIELDS.iter().rev() {
+        put(field.name, field.bits, &sentence(field.about));
+    }
+    text + "    } pass_t;\n\nendpackage\n"
 }
 
 /// Writes a namespace of constants.
@@ -309,6 +425,11 @@ mod tests {
         assert_eq!(
             read("fpga/include/isa.hpp"),
             isa_header(),
+            "run make isa and commit"
+        );
+        assert_eq!(
+            read("fpga/rtl/pass_types.sv"),
+            pass_package(),
             "run make isa and commit"
         );
         let page = read("docs/accelerator.md");

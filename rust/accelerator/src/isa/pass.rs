@@ -1,0 +1,102 @@
+//! Declares the descriptor of a pass: one item of the queue `passes`, from the kernel `plan` to the
+//! array.
+//!
+//! The first field takes the least significant bits; unused bits above the last field are 0.
+
+/// A field of the descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassField {
+    /// Name in C++ and in SystemVerilog.
+    pub name: &'static str,
+    /// Width in bits.
+    pub bits: u32,
+    /// Meaning.
+    pub about: &'static str,
+}
+
+/// Bits of a descriptor.
+pub const PASS_BITS: u32 = 128;
+
+const fn field(name: &'static str, bits: u32, about: &'static str) -> PassField {
+    PassField { name, bits, about }
+}
+
+/// Memories of activations, as the field `source` numbers them.
+pub const ACTIVATIONS: [&str; 5] = ["input", "normed", "query", "hidden", "probability"];
+/// Memories of row operands, as the field `operand` numbers them.
+pub const OPERANDS: [&str; 3] = ["weights", "key", "value"];
+
+/// The fields of a descriptor.
+pub const PASS_FIELDS: &[PassField] = &[
+    field("source", 3, "memory of the activations"),
+    field("operand", 2, "memory of the row operands"),
+    field(
+        "bank",
+        1,
+        "frame slot of `normed`, or parity of `probability`",
+    ),
+    field("words", 13, "words of C columns"),
+    field("tail", 5, "columns in the last word, 1 to C"),
+    field("address", 22, "word of the first columns' activations"),
+    field(
+        "row_address",
+        22,
+        "word of the first columns' row operands; `value`: of the first dimension's block",
+    ),
+    field(
+        "row_bank",
+        8,
+        "`key`: bank of the first key, a multiple of P; `value`: first dimension mod banks",
+    ),
+    field(
+        "rotation",
+        8,
+        "`value`: bank of the first dimension in the first word",
+    ),
+    field(
+        "next_block",
+        11,
+        "`value`: words between the blocks of dimensions, ceil(N/C)",
+    ),
+    field("pairs", 8, "row pairs"),
+    field("pairs4", 8, "4-bit pairs among them; they come first"),
+    field("single", 1, "the last 4-bit pair has one row"),
+    field("groups", 8, "groups of L tokens"),
+    field("unsigned_a", 1, "activations are unsigned"),
+    field(
+        "scores",
+        1,
+        "the sums are scores: all tokens of a pair leave at once",
+    ),
+    field("first", 1, "first pass of its tile"),
+    field("last", 1, "last pass of its tile"),
+    field("frees", 1, "at its end the half of the weights is free"),
+    field(
+        "post_load",
+        1,
+        "at its end load gets a credit: `input` may be written",
+    ),
+];
+
+/// Returns the lowest bit of a field.
+///
+/// # Panics
+/// If there is no such field.
+pub fn pass_lsb(name: &str) -> u32 {
+    let at = PASS_FIELDS.iter().position(|field| field.name == name);
+    let before = &PASS_FIELDS[..at.expect("the field is declared")];
+    before.iter().map(|field| field.bits).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fields_fit_the_descriptor() {
+        let used: u32 = PASS_FIELDS.iter().map(|field| field.bits).sum();
+        assert!(used <= PASS_BITS, "{used} bits");
+        assert!(ACTIVATIONS.len() <= 1 << PASS_FIELDS[0].bits);
+        assert!(OPERANDS.len() <= 1 << PASS_FIELDS[1].bits);
+    }
+}
