@@ -55,3 +55,47 @@ pub fn bytes_per_cycle(hardware: &Hardware) -> f64 {
     let ports = (configuration.axi_ports * board.axi.bits) as f64 / 8.0 * AXI_EFFICIENCY;
     ports.min(board.ddr.peak_gb_s * 1e9 * board.ddr.efficiency / hardware.clock_hz())
 }
+
+/// Constants of the array in RTL (`fpga/rtl`); `docs/array-timing.md` has its events. Fast cycles are
+/// those of the array's clock, slow cycles those of the kernels; slow cycle s begins with fast
+/// cycle R*s, and R*s is what "of slow cycle s" means below.
+pub mod array {
+    /// Tokens that share a register of the row operands: token t is t div 2 fast cycles behind
+    /// token 0.
+    pub const TOKENS_A_STAGE: u64 = 2;
+    /// Descriptors that the array holds ahead of issue. It takes pass n in a later slow cycle than
+    /// the one that pass n - 8 starts in.
+    pub const DESCRIPTORS: u64 = 8;
+    /// Slow cycles in which a descriptor is prepared.
+    pub const PREPARE: u64 = 3;
+    /// From a prepared descriptor (its slow cycle's first fast cycle) to the pass's first word.
+    pub const DESCRIPTOR_TO_START: u64 = 5;
+    /// From the slow cycle after a pair's last item left its FIFO (first fast cycle) to the first
+    /// word that may start by its room.
+    pub const ROOM_TO_START: u64 = 4;
+    /// From the slow cycle after the one that writes a half's last word (first fast cycle) to the
+    /// first word that may start by it.
+    pub const FILLED_TO_START: u64 = 4;
+    /// Fast cycles between two passes' first words, at least.
+    pub const ISSUE_INTERVAL: u64 = 2;
+    /// From a word's issue to its operands at slice (0, 0).
+    pub const OPERAND_DEPTH: u64 = 7;
+    /// From lane C - 1's operands at token 0 to its sum in the token's FIFO: the slice's five
+    /// registers (operand, W, product, P, chain) and the FIFO's pointer.
+    pub const SLICE_TO_FIFO: u64 = 6;
+    /// One more register where the cascade of a DSP48E1 (C > 1) adds up in a slice of its own.
+    pub const DSP48E1_SUM: u64 = 1;
+    /// Slow cycles from the one in which a pair shows in the last token's FIFO to its first item.
+    pub const FIFO_TO_ITEM: u64 = 2;
+    /// Slow cycles from an item to `sums`.
+    pub const ITEM_TO_SUMS: u64 = 7;
+    /// Slow cycles from an item to `scores`.
+    pub const ITEM_TO_SCORES: u64 = 5;
+    /// Items of `sums`, and of `scores`, that may be under way or wait to be taken.
+    pub const OUTPUTS: u64 = 16;
+    /// Packed sums that a token's FIFO holds.
+    pub const FIFO_DEPTH: u64 = 64;
+    /// Fast cycles from a pass's last word to the register that frees its half of the weights, or
+    /// gives `load` its credit; a slow register takes it then.
+    pub const END_TO_FREED: u64 = 5;
+}
