@@ -20,11 +20,11 @@ from functools import partial
 from itertools import islice, repeat
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from ._native import MAX_THREADS, FrameHandle
+from ._native import MAX_THREADS, FrameHandle, shut_down_devices
 from ._native import Engine as NativeEngine
 from ._native import Prepared as NativePrepared
 from .device import open_device
@@ -40,14 +40,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine"]
 
-_accelerators: weakref.WeakSet[Engine] = weakref.WeakSet()
-
 
 @atexit.register
-def _close_accelerators() -> None:
-    # At exit, while Python still runs: a driver may need it to leave the hardware in order.
-    for engine in list(_accelerators):
-        engine.close()
+def _at_exit() -> None:
+    """Ends the threads of streams and of drivers while Python still runs, which both need."""
+    for stream in list(_Lookahead.running):
+        stream.stop()
+    shut_down_devices()
 
 
 class Engine:
@@ -111,6 +110,10 @@ class Engine:
             raise InvalidValueError(
                 f"threads is {threads!r}; it must be within [1, {MAX_THREADS}] (or None for all cores)"
             )
+        if not isinstance(device, str):
+            raise InvalidValueError(
+                f"device is {device!r}; it must be a name, such as 'cpu' (see quasar_rt.devices)"
+            )
         self.subnet = subnet if isinstance(subnet, Subnet) else Subnet.load(subnet)
         """The subnet that runs."""
         self._engine: NativeEngine | None
@@ -118,8 +121,7 @@ class Engine:
             self.subnet, device, threads, tier, timeout, weights
         )
         self._accelerated = self.device != "cpu"
-        if self._accelerated:
-            _accelerators.add(self)
+        self._arguments = (self.subnet, device, threads, tier, timeout, weights)
         self._classes = self.subnet.classes
         if not self.subnet.trained:
             warnings.warn(
@@ -337,6 +339,10 @@ class Engine:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[type[Engine], tuple[object, ...]]:
+        # Another process opens the device anew.
+        return type(self), self._arguments
+
     def __repr__(self) -> str:
         state = "closed" if self._engine is None else f"on {self.about}"
         return f"<Engine {self.subnet.name!r} {state}>"
@@ -403,26 +409,48 @@ _END = object()
 _Item = TypeVar("_Item")
 
 
+class _Lookahead:
+    """Ends the thread of a stream."""
+
+    #: Streams that have not ended, for `_at_exit`.
+    running: ClassVar[weakref.WeakSet[_Lookahead]] = weakref.WeakSet()
+
+    def __init__(self, ahead: int) -> None:
+        self.room = threading.Semaphore(ahead)
+        self.stopped = threading.Event()
+        # Held while an image's memory is read. The garbage collector may end the stream in the thread itself.
+        self.reading = threading.RLock()
+        self._process = os.getpid()
+        self.running.add(self)
+
+    def stop(self) -> None:
+        """Stops the thread, and waits until the current image, if any, has been read."""
+        self.running.discard(self)
+        if os.getpid() != self._process:
+            return  # the thread is not in this process, and may hold the lock for ever
+        self.stopped.set()
+        self.room.release()
+        with self.reading:
+            pass
+
+
 def _ahead(
     prepare: Callable[[ImageLike], _Item], images: Iterable[ImageLike], ahead: int
 ) -> Generator[_Item, None, None]:
     """Prepares `images` in a thread, at most `ahead` before the consumer; errors are raised at their place."""
     ready: SimpleQueue[_Item | _Failure | None] = SimpleQueue()
-    room = threading.Semaphore(ahead)
-    stop = threading.Event()
-    # Held while an image's memory is read. The garbage collector may close the generator in the thread itself.
-    reading = threading.RLock()
+    state = _Lookahead(ahead)
 
     def work() -> None:
         try:
             source = iter(images)
-            while room.acquire() and not stop.is_set():
+            while state.room.acquire() and not state.stopped.is_set():
                 image = next(source, _END)
                 if image is _END:
                     ready.put(None)
                     return
-                with reading:
-                    if stop.is_set():
+                with state.reading:
+                    if state.stopped.is_set():
                         return
                     item = prepare(cast("ImageLike", image))
                 del image  # its memory is its owner's again
@@ -436,12 +464,9 @@ def _ahead(
     thread.start()
     try:
         while (item := ready.get()) is not None:
-            room.release()
+            state.room.release()
             if isinstance(item, _Failure):
                 raise item.error
             yield item
     finally:
-        stop.set()
-        room.release()
-        with reading:
-            pass  # waits until the current image, if any, has been read
+        state.stop()

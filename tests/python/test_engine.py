@@ -456,3 +456,17 @@ def test_a_tensor_is_a_picture(engine):
     pixels = photographs(3)[2]
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
     np.testing.assert_array_equal(engine.infer(tensor).integer_logits, engine.infer(pixels).integer_logits)
+
+
+@pytest.mark.parametrize("arguments", [(None,), (3,), ("fashion-mnist", None), ("fashion-mnist", 1)])
+def test_arguments_of_other_types_are_named(arguments):
+    with pytest.raises(quasar_rt.InvalidValueError, match=r"(subnet|device) is (None|\d)"):
+        Engine(*arguments)
+
+
+def test_an_engine_is_pickled_as_its_arguments(gray_subnet):
+    engine = Engine(gray_subnet, "cpu", threads=1, tier="scalar")
+    copy = pickle.loads(pickle.dumps(engine))
+    image = np.arange(28 * 28, dtype=np.uint8).reshape(28, 28)
+    assert (copy.device, copy.threads, copy.tier) == ("cpu", 1, "scalar")
+    np.testing.assert_array_equal(copy.infer(image).integer_logits, engine.infer(image).integer_logits)

@@ -46,6 +46,10 @@ pub trait Device: Send + Sync {
         Ok(time)
     }
 
+    /// Ends the driver, for the end of the process. Frames without an answer get an error, as do
+    /// later ones.
+    fn shut_down(&self) {}
+
     /// Makes a simulated device fail once: see [`Transport::inject`].
     ///
     /// # Errors
@@ -238,6 +242,12 @@ impl<T: Transport + 'static> Device for Accelerator<T> {
 
     fn in_flight(&self) -> usize {
         IN_FLIGHT
+    }
+
+    fn shut_down(&self) {
+        if let Some(process) = self.process.existing() {
+            process.queue.close();
+        }
     }
 
     fn inject(&self, fault: &str, after_frames: u64) -> Result<()> {

@@ -38,6 +38,7 @@ mod queue;
 mod tests;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -110,6 +111,8 @@ pub struct Driver<T> {
     slots: usize,
     deadlines: Deadlines,
     counters: SharedCounters,
+    /// Set when the driver is to end without finishing its frames.
+    closing: Arc<AtomicBool>,
     stored: Vec<StoredSegment>,
     commands: Buffer,
     /// One for each AXI port: its stripe of the arena, then of each input.
@@ -142,8 +145,10 @@ impl FrameQueue {
     /// # Errors
     /// [`Error::Threads`] if the thread cannot be started.
     pub fn start<T: Transport + 'static>(driver: Driver<T>) -> Result<Self> {
-        let counters = driver.counters.clone();
-        Self::spawn(counters, move |jobs, injected| driver.serve(jobs, injected))
+        let (counters, closing) = (driver.counters.clone(), Arc::clone(&driver.closing));
+        Self::spawn(counters, closing, move |jobs, injected| {
+            driver.serve(jobs, injected);
+        })
     }
 }
 
@@ -189,6 +194,7 @@ impl<T: Transport> Driver<T> {
             slots,
             deadlines,
             counters: SharedCounters::default(),
+            closing: Arc::default(),
             stored,
             commands,
             stripes,
@@ -209,9 +215,9 @@ impl<T: Transport> Driver<T> {
         Ok(driver)
     }
 
-    /// Runs frames until the queue is dropped.
+    /// Runs frames until the queue is dropped or closed.
     fn serve(mut self, jobs: &Receiver<Job>, injected: &Receiver<InjectedFault>) {
-        loop {
+        while !self.closing.load(Ordering::Relaxed) {
             if self.staged.is_empty() {
                 let busy = self.half.is_some() || !self.finishing.is_empty();
                 let job = if busy {
@@ -233,6 +239,38 @@ impl<T: Transport> Driver<T> {
                 self.fail(error);
             }
         }
+        self.abandon(jobs);
+    }
+
+    /// Gives all frames an error. Kernels that run are reset, so that they write to no memory that
+    /// the process no longer has.
+    fn abandon(&mut self, jobs: &Receiver<Job>) {
+        if self.reading.is_some() || self.half.is_some() || !self.finishing.is_empty() {
+            // Nobody is left to hear of an error; the next driver resets, too.
+            let _ = self.transport.reset();
+        }
+        let started = self.finishing.drain(..).chain(self.half.take());
+        let frames: Vec<InFlight> = started.chain(self.staged.drain(..)).collect();
+        for frame in frames {
+            let closed = self.closed();
+            self.answer(frame, Err(closed));
+        }
+        for job in jobs.try_iter() {
+            let closed = self.closed();
+            let _ = job.answer.send(Err(closed));
+        }
+    }
+
+    fn closed(&mut self) -> Error {
+        self.fault("the driver was closed before the frame was answered".into())
+    }
+
+    /// Fails once the driver is to end.
+    fn check_open(&mut self) -> Result<()> {
+        if self.closing.load(Ordering::Relaxed) {
+            return Err(self.closed());
+        }
+        Ok(())
     }
 
     /// Gives the oldest frame the error; the others will be started anew.
@@ -309,6 +347,7 @@ impl<T: Transport> Driver<T> {
     fn wait_for_outputs(&mut self, at_most: usize) -> Result<()> {
         let mut pause = FETCH_PAUSES.0;
         while self.reading.is_some() || self.finishing.len() > at_most {
+            self.check_open()?;
             // Taken before the polls: a thread that slept past a deadline still sees what was done
             // in time.
             let now = self.transport.now();

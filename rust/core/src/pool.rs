@@ -99,6 +99,11 @@ impl<T> PerProcess<T> {
         }
     }
 
+    /// Returns this process's value if it was made.
+    pub fn existing(&self) -> Option<&T> {
+        self.find(process::id()).ok()
+    }
+
     /// Returns the process's value, or the cell for it.
     fn find(&self, process: u32) -> Result<&T, &Self> {
         let mut end = self;

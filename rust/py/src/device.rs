@@ -1,7 +1,7 @@
 //! Opens accelerators: simulated, through Linux devices, through a Python object.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -110,7 +110,7 @@ pub fn uio(
 pub fn attached(
     subnet: &Arc<Subnet>,
     hardware: &Hardware,
-    object: Py<PyAny>,
+    object: Arc<Py<PyAny>>,
     timeout: Option<f64>,
 ) -> Result<Arc<dyn Device>> {
     let process = std::process::id();
@@ -125,13 +125,14 @@ pub fn attached(
 
 /// A transport that calls a Python object.
 struct Callback {
-    object: Py<PyAny>,
+    /// The one reference that Rust holds, which the engine shows to the garbage collector.
+    object: Arc<Py<PyAny>>,
     name: String,
     buffers: usize,
 }
 
 impl Callback {
-    fn new(object: &Py<PyAny>, process: u32) -> Result<Self> {
+    fn new(object: &Arc<Py<PyAny>>, process: u32) -> Result<Self> {
         let unavailable = |problem: String| Error::DeviceUnavailable {
             device: "pynq".into(),
             problem,
@@ -145,7 +146,7 @@ impl Callback {
             let name = object.getattr(py, "name").and_then(|n| n.extract(py));
             Ok(Self {
                 name: name.map_err(|e| unavailable(e.to_string()))?,
-                object: object.clone_ref(py),
+                object: Arc::clone(object),
                 buffers: 0,
             })
         })
@@ -223,6 +224,32 @@ impl Transport for Callback {
     fn wait(&mut self, timeout: Duration) -> Result<bool> {
         self.call("wait", (timeout.as_secs_f64(),), |value| value.extract())
     }
+}
+
+/// Accelerators that engines have opened.
+static OPENED: Mutex<Vec<Weak<dyn Device>>> = Mutex::new(Vec::new());
+
+/// Remembers an accelerator for [`shut_down_devices`].
+pub fn remember(device: &Arc<dyn Device>) {
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    opened.retain(|device| device.strong_count() > 0);
+    opened.push(Arc::downgrade(device));
+}
+
+/// Ends the drivers of all accelerators, for the end of the process: a driver's thread must not
+/// call Python once Python has ended.
+#[pyfunction]
+pub fn shut_down_devices(py: Python<'_>) {
+    py.detach(|| {
+        // A forked process may find the lock held by a thread that it does not have.
+        let opened: Vec<_> = match OPENED.try_lock() {
+            Ok(opened) => opened.iter().filter_map(Weak::upgrade).collect(),
+            Err(_) => Vec::new(),
+        };
+        for device in opened {
+            device.shut_down();
+        }
+    });
 }
 
 /// Counts of what happened since the driver was opened.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray3};
 use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit};
 use quasar_accelerator::device::{Device, PendingFrame};
 use quasar_core::cpu::{FrameTime, NEVER};
 use quasar_core::logits::{softmax, top_k};
@@ -43,8 +44,10 @@ const MOST_PREPARING: usize = 4;
 /// A device with a subnet.
 #[pyclass(frozen, module = "quasar_rt._native")]
 pub struct Engine {
-    /// `None` only during drop.
-    device: Option<Arc<dyn Device>>,
+    /// `None` once the engine is dropped.
+    device: Mutex<Option<Arc<dyn Device>>>,
+    /// The Python object behind the device, for the garbage collector.
+    transport: Option<Arc<Py<PyAny>>>,
     /// The same device if it is the CPU.
     cpu: Option<Arc<Executor>>,
     subnet: Arc<quasar_core::Subnet>,
@@ -84,7 +87,8 @@ impl Engine {
             _ => SLOW_MACS,
         };
         Ok(Self {
-            device: Some(Arc::<Executor>::clone(&executor)),
+            device: Mutex::new(Some(Arc::<Executor>::clone(&executor))),
+            transport: None,
             cpu: Some(executor),
             subnet,
             slow: macs > limit,
@@ -141,8 +145,22 @@ impl Engine {
         timeout: Option<f64>,
     ) -> PyResult<Self> {
         let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
-        let device = py.detach(|| device::attached(&subnet, hardware, transport, timeout));
-        Self::accelerated(subnet, device)
+        let transport = Arc::new(transport);
+        let object = Arc::clone(&transport);
+        let device = py.detach(|| device::attached(&subnet, hardware, object, timeout));
+        let mut engine = Self::accelerated(subnet, device)?;
+        engine.transport = Some(transport);
+        Ok(engine)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.transport
+            .as_ref()
+            .map_or(Ok(()), |transport| visit.call(transport.as_ref()))
+    }
+
+    fn __clear__(&self) {
+        self.release();
     }
 
     /// Returns the number of threads: 1 on an accelerator.
@@ -294,9 +312,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        let device = self.device.take();
-        // The driver's thread ends here, and may need the GIL to do so.
-        Python::attach(|py| py.detach(|| drop(device)));
+        self.release();
     }
 }
 
@@ -330,8 +346,11 @@ impl Engine {
         subnet: Arc<quasar_core::Subnet>,
         device: quasar_core::Result<Arc<dyn Device>>,
     ) -> PyResult<Self> {
+        let device = device.map_err(to_py)?;
+        device::remember(&device);
         Ok(Self {
-            device: Some(device.map_err(to_py)?),
+            device: Mutex::new(Some(device)),
+            transport: None,
             cpu: None,
             subnet,
             slow: true,
@@ -339,10 +358,18 @@ impl Engine {
         })
     }
 
-    fn device(&self) -> quasar_core::Result<&dyn Device> {
-        self.device
-            .as_deref()
+    fn device(&self) -> quasar_core::Result<Arc<dyn Device>> {
+        let device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
+        device
+            .clone()
             .ok_or_else(|| Error::InvalidValue("the engine was dropped".into()))
+    }
+
+    fn release(&self) {
+        let mut device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
+        let device = device.take();
+        // The driver's thread ends here, and may need the GIL to do so.
+        Python::attach(|py| py.detach(|| drop(device)));
     }
 
     fn cpu(&self, what: &str) -> PyResult<&Executor> {

@@ -66,6 +66,7 @@ impl<T: Transport> Driver<T> {
             if late {
                 return Err(self.timeout("the accelerator's identity", started));
             }
+            self.check_open()?;
             self.transport.sleep(FETCH_PAUSES.0);
         }
     }

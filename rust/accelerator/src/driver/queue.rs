@@ -3,14 +3,20 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quasar_core::error::{Error, Result};
 
 /// The interval at which a waiting caller checks whether it is cancelled.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Longest wait for the driver's thread to end when the queue is closed. A transport in Python may
+/// hang.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+/// The interval at which a closed queue checks whether the thread has ended.
+const CLOSE_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Counts of what happened since the driver was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,17 +110,25 @@ pub(super) type InjectedFault = (String, u64);
 /// ends the thread after the frames that are in it.
 #[derive(Debug)]
 pub struct FrameQueue {
-    /// `None` only during drop.
-    jobs: Option<Sender<Job>>,
-    worker: Option<JoinHandle<()>>,
+    /// `None` once the queue is closed.
+    jobs: Mutex<Option<Sender<Job>>>,
+    worker: Mutex<Option<JoinHandle<()>>>,
+    closing: Arc<AtomicBool>,
     counters: SharedCounters,
     faults: Sender<InjectedFault>,
 }
 
+/// Locks a value that no panic leaves half written.
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl FrameQueue {
     /// Runs `serve` in a thread of its own, with the receivers of frames and of injected faults.
+    /// `serve` ends soon once `closing` is set.
     pub(super) fn spawn(
         counters: SharedCounters,
+        closing: Arc<AtomicBool>,
         serve: impl FnOnce(&Receiver<Job>, &Receiver<InjectedFault>) + Send + 'static,
     ) -> Result<Self> {
         let (jobs, source) = mpsc::channel();
@@ -127,8 +141,9 @@ impl FrameQueue {
                 problem: error.to_string(),
             })?;
         Ok(Self {
-            jobs: Some(jobs),
-            worker: Some(worker),
+            jobs: Mutex::new(Some(jobs)),
+            worker: Mutex::new(Some(worker)),
+            closing,
             counters,
             faults,
         })
@@ -143,7 +158,7 @@ impl FrameQueue {
             answer,
             abandoned: Arc::clone(&abandoned),
         };
-        if let Some(jobs) = &self.jobs {
+        if let Some(jobs) = lock(&self.jobs).as_ref() {
             // If the thread has ended, the ticket loses its sender here, and its wait returns the
             // error.
             let _ = jobs.send(job);
@@ -164,12 +179,30 @@ impl FrameQueue {
     pub fn inject(&self, fault: &str, after_frames: u64) {
         let _ = self.faults.send((fault.to_owned(), after_frames));
     }
+
+    /// Ends the thread without finishing the frames: they get an error, as do later ones.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        drop(lock(&self.jobs).take());
+        let Some(worker) = self.worker() else { return };
+        let limit = Instant::now() + CLOSE_LIMIT;
+        while !worker.is_finished() && Instant::now() < limit {
+            thread::sleep(CLOSE_INTERVAL);
+        }
+    }
+
+    /// Takes the thread's handle, but not in the thread itself, which cannot wait for its own end.
+    /// (The garbage collector may drop an engine while the driver calls Python.)
+    fn worker(&self) -> Option<JoinHandle<()>> {
+        let worker = lock(&self.worker).take()?;
+        (worker.thread().id() != thread::current().id()).then_some(worker)
+    }
 }
 
 impl Drop for FrameQueue {
     fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(worker) = self.worker.take() {
+        drop(lock(&self.jobs).take());
+        if let Some(worker) = self.worker() {
             // A panic of the thread has already reached the callers as an error.
             let _ = worker.join();
         }
