@@ -97,14 +97,18 @@ def _pynq_bitstream() -> str | None:
     return path if path.endswith((".bit", ".json")) else None
 
 
-def sim_folder() -> Path:
-    """Returns the folder of simulated accelerators: ``QUASAR_SIM_DIR``, or ``build/sim`` of a checkout."""
-    return Path(os.environ.get("QUASAR_SIM_DIR") or Path(__file__).resolve().parents[2] / "build" / "sim")
+def sim_folder() -> Path | None:
+    """Returns the folder of simulated accelerators: ``QUASAR_SIM_DIR``, or ``build/sim`` of a checkout, or None."""
+    if named := os.environ.get("QUASAR_SIM_DIR"):
+        return Path(named)
+    checkout = Path(__file__).resolve().parents[2]
+    return checkout / "build" / "sim" if (checkout / "fpga" / "Makefile").exists() else None
 
 
 def sim_libraries() -> list[Path]:
     """Returns the libraries in `sim_folder`, by name."""
-    return sorted(sim_folder().glob("*.so"))
+    folder = sim_folder()
+    return [] if folder is None else sorted(folder.glob("*.so"))
 
 
 def open_device(
@@ -163,6 +167,10 @@ def _automatic(
         why = f"tier {tier!r} was asked for"
     elif weights is not None:
         why = f"weights {weights!r} were asked for"
+    elif (path := os.environ.get("QUASAR_BITSTREAM")) and not Path(path).exists():
+        raise DeviceUnavailableError(
+            f"QUASAR_BITSTREAM names {path}, which does not exist; correct or unset it, or ask for device 'cpu'"
+        )
     else:
         for device in _fpgas():
             try:
@@ -194,7 +202,8 @@ def _simulated(subnet: Subnet, name: str, timeout: float | None) -> tuple[Native
     if not found:
         others = ", ".join(library.stem for library in sim_libraries())
         raise DeviceUnavailableError(
-            f"there is no simulated accelerator{f' {name!r}' if name else ''} in {sim_folder()}"
+            f"there is no simulated accelerator{f' {name!r}' if name else ''}"
+            + (f" in {sim_folder()}" if sim_folder() else "")
             + (f" (there are: {others})" if others else "")
             + "; build it with `make sim` (needs a checkout and a C++20 compiler such as g++), or set QUASAR_SIM_DIR"
         )

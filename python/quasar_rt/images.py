@@ -152,9 +152,14 @@ def _from_pillow(image: Image.Image, what: str) -> Pixels:
         raise ImageError(f"cannot use {_type_name(image)} as an image; give the Pillow image itself")
     mode = image.mode
     if mode in _WIDE_MODES or mode.startswith("I;16"):
+        values, range_ = (
+            ("(255 * numpy.asarray(image)).round()", "values in [0, 1]")
+            if mode == "F"
+            else ("(numpy.asarray(image) >> 8)", "full-range 16-bit values")
+        )
         raise ImageError(
             f"{what} has mode {mode!r}, whose range is not known; scale it to 8 bits first, "
-            "e.g. Image.fromarray((numpy.asarray(image) >> 8).astype('uint8')) for full-range 16-bit values"
+            f"e.g. Image.fromarray({values}.astype('uint8')) for {range_}"
         )
     if image.width == 0 or image.height == 0:
         raise ImageError(f"{what} is empty ({image.width} x {image.height})")
@@ -223,6 +228,8 @@ def _cast_hint(dtype: np.dtype[Any], cast: str) -> str:
         return f"For values in [0, 1]: (image * 255).round().{cast}; undo any mean and deviation first."
     if dtype == np.bool_:
         return f"For a mask: image.{cast} * 255."
+    if dtype == np.uint16:
+        return f"For full-range values: (image >> 8).{cast}; if all are in [0, 255]: image.{cast}."
     if dtype.kind in "iu":
         return f"If all values are in [0, 255]: image.{cast}."
     return f"Convert it with {cast}."

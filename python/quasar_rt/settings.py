@@ -110,4 +110,5 @@ def read_text(path: Path, what: str, hint: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise FileError(f"{what} cannot be read ({error}); {hint}") from None
+        problem = getattr(error, "strerror", None) or error
+        raise FileError(f"{what} cannot be read ({problem}); {hint}") from None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ._native import Subnet as NativeSubnet
-from .errors import ConfigError, FileError, SubnetError, TensorError
+from .errors import ConfigError, FileError, InvalidValueError, SubnetError, TensorError
 from .packaged import subnet_names, subnet_path
 from .settings import NativeObject
 
@@ -93,6 +93,10 @@ class Subnet(NativeObject[NativeSubnet]):
             quasar_rt.FileError: the file cannot be read.
             quasar_rt.SubnetError: it is not a valid subnet; the subclass has the kind of error.
         """
+        if not isinstance(source, (str, os.PathLike)):
+            raise InvalidValueError(
+                f"subnet is {source!r}; it must be a Subnet, the path of a .qvit file or a packaged subnet's name"
+            )
         path = subnet_path(source) if isinstance(source, str) else None
         if path is None:
             path = Path(source)

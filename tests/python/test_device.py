@@ -321,3 +321,17 @@ def test_the_command_lists_devices(simulated):
     assert document["auto"] == {"device": "cpu", "reason": "no accelerator was found in an FPGA"}
     (entry,) = [entry for entry in found if entry["name"] == simulated]
     assert entry["about"].startswith("simulated accelerator")
+
+
+def test_a_bitstream_that_is_not_there_is_no_reason_for_the_cpu(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("QUASAR_BITSTREAM", str(tmp_path / "none.bit"))
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match=r"QUASAR_BITSTREAM names .*none\.bit"):
+        Engine(tiny)
+    assert Engine(tiny, "cpu").device == "cpu"
+
+
+def test_an_installed_wheel_has_no_folder_of_simulated_accelerators(monkeypatch, tmp_path):
+    monkeypatch.delenv("QUASAR_SIM_DIR", raising=False)
+    monkeypatch.setattr(device, "__file__", str(tmp_path / "site-packages" / "quasar_rt" / "device.py"))
+    assert device.sim_folder() is None
+    assert device.sim_libraries() == []

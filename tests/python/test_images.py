@@ -293,3 +293,14 @@ def test_other_tensors_are_errors_that_say_what_to_do(torch):
         to_pixels(torch.zeros(4, 4, dtype=torch.bfloat16))
     with pytest.raises(ImageError, match="2x3x4x4"):
         to_pixels(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
+
+
+def test_advice_for_wide_values_can_be_followed():
+    wide = np.full((4, 4), 0x8000, np.uint16)
+    with pytest.raises(ImageError, match=r"\(image >> 8\)\.astype\('uint8'\)"):
+        to_pixels(wide)
+    image = Image.fromarray(np.full((4, 4), 0.5, np.float32))
+    with pytest.raises(ImageError, match=r"255 \* numpy\.asarray\(image\)") as raised:
+        to_pixels(image)
+    advice = str(raised.value).split("e.g. ")[1].split(" for ")[0]
+    assert to_pixels(eval(advice, {"numpy": np, "image": image, "Image": Image}))[0, 0, 0] == 128
