@@ -271,7 +271,7 @@ isa: toolchain ## Regenerate the accelerator's C++ header and its tables in docs
 
 .PHONY: train-fashion-mnist
 train-fashion-mnist: install-test dataset ## Train, quantize and export the packaged subnet
-	python tools/train.py --config fashion-mnist --architecture python/quasar_rt/train/recipes/fashion-mnist.json --name fashion-mnist
+	quasar-rt train --config fashion-mnist --architecture python/quasar_rt/train/recipes/fashion-mnist.json --name fashion-mnist
 
 .PHONY: evidence
 evidence: install-test dataset ## Measure docs/evidence.md anew on Fashion-MNIST, 3 seeds of 15 to 35 minutes; goes on where it stopped

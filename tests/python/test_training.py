@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import csv
 import dataclasses
-import importlib.util
 import json
 import os
 import pickle
@@ -26,6 +25,7 @@ torch = pytest.importorskip("torch", reason="needs the [host] extra")
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
 from quasar_rt import Engine, FileError, ImageError, InvalidValueError, SettingsError, Subnet, search  # noqa: E402
+from quasar_rt.cli.train import command as train_command
 from quasar_rt.datasets import DatasetError  # noqa: E402
 from quasar_rt.space import Space  # noqa: E402
 from quasar_rt.train import Trained, checkpoint, data, train, train_architecture  # noqa: E402
@@ -878,13 +878,8 @@ def test_the_tool_trains_what_a_search_found(whole: Path, tmp_path: Path) -> Non
 
 
 def by_hand(*arguments: str) -> Result:
-    """Runs the tool in this process: a process of its own would load torch anew."""
-    spec = importlib.util.spec_from_file_location("train_tool", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return CliRunner().invoke(module.main, arguments)
+    """Runs the command in this process: a process of its own would load torch anew."""
+    return CliRunner().invoke(train_command, arguments)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../a", ".a", "-a", "a b", "a\n", "a" * 101])

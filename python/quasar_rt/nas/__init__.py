@@ -1,6 +1,6 @@
 """Hardware-aware search of a space for a board: which subnets are worth running, and what they cost there.
 
-``quasar_rt.search`` and ``tools/search.py`` start a search. The modules:
+``quasar_rt.search`` and ``quasar-rt search`` start a search. The modules:
 
 - the search: `run` has the steps in order, `settings` the arguments and their defaults, and `nsga2` the algorithm;
 - the scores: `scorer` is the interface and has the proxy, `supernet` scores a trained supernet's slices, `scores`

@@ -11,7 +11,7 @@ __all__ = ["notes"]
 
 
 def notes(settings: Settings, modelled: Modelled, scoring: Scoring, record: Record) -> tuple[str, ...]:
-    """Returns the notes of the page and of ``tools/search.py``, a sentence or a few each."""
+    """Returns the notes of the page and of ``quasar-rt search``, a sentence or a few each."""
     s, host = settings, modelled.table.host
     lines = [
         f"NSGA-II, population {s.population}, {s.generations} generations, seed {s.seed}: "

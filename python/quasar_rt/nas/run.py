@@ -70,7 +70,7 @@ def search(
         space: a search space, its name or its TOML file; the supernet's, or ``"tiny"``, where None.
         board: a board's name; the one that `hardware` names, or ``"zcu102"``, where None.
         fps: one or several targets, modelled frames a second; where None, three within the space's reach.
-        supernet: a checkpoint of ``tools/train.py``, whose slices are scored. Without it the score is a proxy, not an
+        supernet: a checkpoint of ``quasar-rt train``, whose slices are scored. Without it the score is a proxy, not an
             accuracy, and the subnets have random weights.
         seed: the seed of all random choices. The same call gives the same result.
         out: a folder for the results and the state: a search that was stopped continues there. None writes nothing.

@@ -1,7 +1,7 @@
 """Training on the host: supernets and single networks, quantization-aware, and export (needs the ``[host]`` extra).
 
 `train` runs a recipe, `train_architecture` trains one network of its space, `load_supernet` reads the result of a run.
-``tools/train.py`` is the command line. The modules:
+``quasar-rt train`` is the command line. The modules:
 
 - inputs: `recipe` reads the TOML file, `architecture_file` a network that a search found, `data` the images;
   `batches` shuffles and augments the images;

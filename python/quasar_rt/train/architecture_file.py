@@ -48,7 +48,7 @@ def load_architecture(path: str | os.PathLike[str]) -> LoadedArchitecture:
         record = Subnet.load(path).config["provenance"].get("search")
         if record is None:
             raise InvalidValueError(
-                f"'{path}' has no record of a search: give a subnet of tools/search.py, or the architecture as JSON"
+                f"'{path}' has no record of a search: give a subnet of `quasar-rt search`, or the architecture as JSON"
             )
     else:
         try:

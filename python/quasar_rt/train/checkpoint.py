@@ -59,7 +59,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileError(f"'{path}' cannot be read: {error}") from error
     # torch raises nearly anything on files that are not its own, and advises to run the code in them.
     except Exception as error:
-        raise CheckpointError(f"'{path}' is damaged, or no checkpoint of tools/train.py") from error
+        raise CheckpointError(f"'{path}' is damaged, or no checkpoint of `quasar-rt train`") from error
     if not known:
         raise CheckpointError(f"'{path}' is not a checkpoint of this version of quasar_rt")
     if stated != found:

@@ -1,0 +1,182 @@
+"""Turn a timm Vision Transformer into a subnet file by post-training quantization.
+
+    quasar-rt export --model deit_tiny_patch16_224 --checkpoint deit_tiny.pth \
+        --calibration images/ --classes classes.txt --eight-bit 0.25 --out deit-tiny.qvit
+
+Needs the [host] extra: pip install 'quasar-rt[host]'.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..datasets import image_files
+from ..errors import QuasarError
+
+
+def _model_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--model-arg")
+        try:
+            arguments[key] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            arguments[key] = value
+    return arguments
+
+
+def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
+    try:
+        return None if value is None else [float(number) for number in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a number, or numbers with commas between them") from None
+
+
+def _resize(ctx: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    try:
+        document = None if value is None else json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not JSON: {error}") from None
+    if document is not None and not isinstance(document, dict):
+        raise click.BadParameter(f"{value!r} is not a JSON object")
+    return document
+
+
+@click.command("export", help=__doc__.split("\n\n")[0] if __doc__ else None)
+@click.option(
+    "--model", required=True, help="A timm architecture: vit_*, deit_* or deit3_* without distillation head."
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A timm state dict (.pth, .safetensors).",
+)
+@click.option("--pretrained", is_flag=True, help="Let timm download its own weights instead.")
+@click.option(
+    "--model-arg",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="For timm.create_model, e.g. num_classes=10, img_size=32. Repeatable.",
+)
+@click.option(
+    "--calibration",
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="A folder of images (searched in depth).",
+)
+@click.option(
+    "--images",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many calibration images to use at most.",
+)
+@click.option(
+    "--classes",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A text file, one class name a line.",
+)
+@click.option(
+    "--eight-bit",
+    default=0.25,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of 8-bit rows; the others are 4-bit.",
+)
+@click.option(
+    "--mean",
+    callback=_numbers,
+    metavar="M[,M,M]",
+    help="Mean of pixel/255 by channel; timm's configuration by default.",
+)
+@click.option(
+    "--std",
+    callback=_numbers,
+    metavar="S[,S,S]",
+    help="Standard deviation of pixel/255 by channel; timm's configuration by default.",
+)
+@click.option(
+    "--resize",
+    callback=_resize,
+    metavar="JSON",
+    help='How images come to the model\'s size, e.g. \'{"mode": "exact", "size": [48, 96], "filter": "bicubic"}\' '
+    "(docs/subnet-file.md); timm's configuration by default.",
+)
+@click.option("--name", help="The subnet's name; the architecture by default.")
+@click.option(
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The .qvit file to write."
+)
+def command(
+    model: str,
+    checkpoint: Path | None,
+    pretrained: bool,
+    model_arg: tuple[str, ...],
+    calibration: Path,
+    images: int,
+    classes: Path | None,
+    eight_bit: float,
+    mean: list[float] | None,
+    std: list[float] | None,
+    resize: dict[str, Any] | None,
+    name: str | None,
+    out: Path,
+) -> None:
+    """Quantizes a network, and writes its subnet."""
+    try:
+        import timm
+
+        from ..engine import Engine
+        from ..export import export_timm
+    except ImportError as error:
+        raise click.ClickException(
+            f"{error}; install the host extra: pip install 'quasar-rt[host]'"
+        ) from error
+    if checkpoint is None and not pretrained:
+        raise click.UsageError("give the weights: --checkpoint FILE or --pretrained")
+    files = sorted(image_files(calibration))[:images]
+    if not files:
+        raise click.ClickException(f"no image in {calibration}: give a folder with PNG or JPEG files")
+    try:
+        network = timm.create_model(model, pretrained=pretrained, **_model_arguments(model_arg))
+    except (RuntimeError, TypeError, ValueError, OSError) as error:
+        raise click.ClickException(f"timm could not make {model}: {error}") from error
+    if checkpoint is not None:
+        try:
+            timm.models.load_checkpoint(network, str(checkpoint))
+        # A file of another kind makes torch's unpickler raise nearly anything (KeyError, EOFError, ...).
+        except Exception as error:
+            raise click.ClickException(
+                f"{checkpoint} does not hold the weights of this {model}: {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:400]}\nIt must be a state dict, as "
+                "torch.save(model.state_dict(), FILE) writes it, of just this architecture; "
+                "--model-arg gives a shape of its own."
+            ) from error
+    names = classes.read_text(encoding="utf-8").splitlines() if classes else None
+    try:
+        subnet = export_timm(
+            network,
+            files,
+            eight_bit_fraction=eight_bit,
+            classes=names,
+            name=name or model,
+            mean=mean,
+            std=std,
+            resize=resize,
+        )
+        subnet.save(out)
+        with Engine(subnet) as engine:
+            prediction = engine.infer(files[0])
+    except (QuasarError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB, {len(files)} calibration images")
+    resizing = " ".join(str(value) for value in subnet.config["preprocess"]["resize"].values())
+    recorded = subnet.config["provenance"]
+    click.echo(f"preprocessing: resize {resizing}, mean {recorded['mean']}, std {recorded['std']}")
+    click.echo(f"{files[0]}: {prediction.label} ({prediction.probability:.1%})")

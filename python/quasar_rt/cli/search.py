@@ -1,0 +1,177 @@
+r"""Search a space of networks for the ones that are best at each frame rate of a board.
+
+Writes a folder: the Pareto front (front.json, front.csv, front.png), a page to explore it (index.html, which needs
+no network) and, for each target, a subnet file with the record of its search. A search that was stopped continues
+when the same command is given again.
+
+\b
+  quasar-rt search                                      a quick search on a proxy, to look around
+  quasar-rt search --board zcu102 --fps 100 --fps 250 --space tiny
+  quasar-rt search --supernet runs/x/supernet.pt --fps 2000      with a trained supernet ([host] extra)
+  torchrun --nproc-per-node 4 -m quasar_rt search --supernet ...     candidates shared out over processes
+
+Frame rates are modelled, not measured. Without --supernet the score is a proxy and no accuracy, and the subnets have
+random weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import QuasarError
+from ..nas.boards import DEFAULT_BOARD
+from ..nas.settings import DEFAULT_SPACE, EFFORT
+from .output import echo, print_table, printable
+
+
+@click.command(
+    "search",
+    # Click reads a backspace as "do not wrap"; the docstring spells it.
+    help=(__doc__ or "").replace(r"\b", "\b"),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.option(
+    "--board", metavar="NAME", help=f"Board to search for. [the one in --hardware, or {DEFAULT_BOARD}]"
+)
+@click.option(
+    "--fps",
+    multiple=True,
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    help="Modelled frame rate that a subnet must reach; repeatable. By default three within reach.",
+)
+@click.option("--space", metavar="NAME|FILE", help=f"Search space. [the supernet's, or {DEFAULT_SPACE}]")
+@click.option(
+    "--supernet",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Checkpoint of `quasar-rt train`. Without it: a proxy, not an accuracy.",
+)
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all random choices."
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the results. [runs/search/..., named after the settings]",
+)
+@click.option(
+    "--hardware",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Hardware configuration, a TOML file. [searched for the space on the board]",
+)
+@click.option(
+    "--population",
+    type=click.IntRange(4),
+    help=f"Subnets of a generation. [{EFFORT['proxy'].population}; with a supernet {EFFORT['supernet'].population}]",
+)
+@click.option(
+    "--generations",
+    type=click.IntRange(1),
+    help=f"Generations. [{EFFORT['proxy'].generations}; with a supernet {EFFORT['supernet'].generations}]",
+)
+@click.option("--predictor", is_flag=True, help="Let a predictor choose what the supernet scores next.")
+@click.option(
+    "--retrain",
+    default=0,
+    metavar="EPOCHS",
+    type=click.IntRange(0),
+    help="Train the subnets behind Kendall's tau on their own too, for so many epochs.",
+)
+@click.option("--data", metavar="DIR", help="Folder of the data set's files, where it is in no known place.")
+@click.option(
+    "--test", is_flag=True, help="Score the finalists on the test images, not on held-out validation images."
+)
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads. [all cores]")
+def command(out: Path | None, **options: Any) -> None:
+    """Searches, and prints the targets."""
+    given = {**options, "fps": list(options["fps"]) or None}
+    first = os.environ.get("RANK", "0") == "0"
+    if out is None:
+        out = default_folder(given)
+    try:
+        from ..nas import search
+
+        with bars(first) as progress:
+            result = search(out=out, progress=progress, **given)
+    except (QuasarError, ImportError, OSError, ValueError) as error:
+        raise click.ClickException(printable(str(error))) from error
+    except KeyboardInterrupt:
+        echo(f"Stopped. The same command continues from {out}.", err=True)
+        sys.exit(130)
+    if first:
+        show(result, out)
+
+
+def default_folder(options: dict[str, Any]) -> Path:
+    """Returns the folder of these settings: the same command finds it again, and another command has another folder."""
+    key = json.dumps({key: str(value) for key, value in options.items() if key != "threads"}, sort_keys=True)
+    space = Path(
+        options["supernet"].parent.name if options["supernet"] else options["space"] or DEFAULT_SPACE
+    ).stem
+    board = Path(options["board"] or options["hardware"] or DEFAULT_BOARD).stem
+    return Path("runs/search") / f"{space}-{board}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+
+
+@contextmanager
+def bars(show: bool) -> Iterator[Any]:
+    """Shows progress on stderr where that is a terminal: a bar for each kind of work."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    quiet = not (show and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(printable(what), total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+def show(result: Any, out: Path) -> None:
+    """Prints a table of the targets, the notes on the scores, and the path of the page."""
+    board = result.board
+    has_integer = any(target.point.integer for target in result.targets)
+    columns = [">target FPS", ">modelled FPS", ">latency, ms", f">{result.scoring.short}"]
+    columns += [">integer top-1"] * has_integer + [
+        ">embed",
+        ">depth",
+        ">8-bit rows",
+        ">weights, kB",
+        "subnet",
+    ]
+    facts = {point["id"]: point for point in result.document["front"]}
+    rows = []
+    for target in result.targets:
+        point, on = target.point, target.point.modelled[board]
+        score = f"{point.score:.2%}" if result.scoring.accuracy else f"{point.score:.4f}"
+        integer = f"{point.integer.top1:.2%} ± {point.integer.standard_error:.2%}" if point.integer else "-"
+        fact = facts[point.id]
+        rows.append(
+            [f"{target.fps:,g}", f"{on.fps:,.1f}", f"{on.latency_ms:.3g}", score]
+            + [integer] * has_integer
+            + [str(fact["embed"]), str(fact["depth"]), f"{fact['eight_bit_share']:.0%}"]
+            + [f"{fact['weight_bytes'] / 1000:,.1f}", target.file]
+        )
+    label = result.document["boards"][board]["label"]
+    print_table(columns, rows, f"Space {result.space.name}, modelled on {label}")
+    for line in result.notes:
+        echo(line)
+    if not result.scoring.accuracy:
+        echo(f"Warning: the score is a {result.scoring.label}; give --supernet for accuracies.", err=True)
+    if not (out / "front.png").exists():
+        echo("Note: front.png was left out; it needs matplotlib (pip install 'quasar-rt[host]').", err=True)
+    echo(f"{len(result.front)} subnets on the front: {out / 'index.html'}")
