@@ -25,7 +25,7 @@ torch = pytest.importorskip("torch", reason="needs the [host] extra")
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
 from quasar_rt import Engine, FileError, ImageError, InvalidValueError, SettingsError, Subnet, search  # noqa: E402
-from quasar_rt.cli.train import command as train_command
+from quasar_rt.cli.train import command as train_command  # noqa: E402
 from quasar_rt.datasets import DatasetError  # noqa: E402
 from quasar_rt.space import Space  # noqa: E402
 from quasar_rt.train import Trained, checkpoint, data, train, train_architecture  # noqa: E402
