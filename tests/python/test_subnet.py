@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +106,32 @@ def test_saving_is_atomic_and_failing_leaves_nothing(tmp_path, gray_subnet, tiny
     with pytest.raises(quasar_rt.FileError):
         gray_subnet.save(tmp_path / "folder")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "subnet.qvit"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX files")
+def test_loading_never_waits_for_a_fifo_that_takes_the_files_place(tmp_path, tiny_subnet):
+    tiny_subnet.save(tmp_path / "file")
+    os.mkfifo(tmp_path / "fifo")
+    code = (
+        "import os, sys, threading, time, quasar_rt\n"
+        "folder = sys.argv[1]\n"
+        "def swap():\n"
+        "    while True:\n"
+        "        for name in ('file', 'fifo'):\n"
+        "            os.link(f'{folder}/{name}', f'{folder}/next')\n"
+        "            os.rename(f'{folder}/next', f'{folder}/subnet.qvit')\n"
+        "threading.Thread(target=swap, daemon=True).start()\n"
+        "outcomes, end = set(), time.monotonic() + 1\n"
+        "while time.monotonic() < end:\n"
+        "    try:\n"
+        "        outcomes.add(quasar_rt.Subnet.load(f'{folder}/subnet.qvit').name)\n"
+        "    except quasar_rt.FileError as error:\n"
+        "        outcomes.add('regular' if 'not a regular file' in str(error) else 'missing')\n"
+        "print(*sorted(outcomes - {'missing'}))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert done.stdout.split() == sorted(["regular", tiny_subnet.name]), done.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX files")

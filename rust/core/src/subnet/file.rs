@@ -1,12 +1,24 @@
-//! Atomic writing of files. Depends on the standard library only.
+//! Opening and atomic writing of files. Depends on nothing of the crate.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Symbolic links that are followed, at most (Linux's limit).
 const MAX_LINKS: usize = 40;
+
+/// Opens a file for reading. Does not wait for a writer if the path names a FIFO.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
+    }
+    options.open(path)
+}
 
 /// Writes a file atomically: writes and syncs a temporary file in the same directory, then renames
 /// it. Follows symbolic links, keeps an existing file's mode and replaces only regular files. On

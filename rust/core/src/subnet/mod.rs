@@ -9,7 +9,6 @@ mod file;
 mod json;
 pub mod schema;
 
-use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::Path;
 
@@ -138,13 +137,14 @@ impl Subnet {
             path: path.to_owned(),
             source,
         };
-        let metadata = fs::metadata(path).map_err(io)?;
+        // The file that was opened is asked, not the path, which may name another one by now.
+        let file = file::open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
         if !metadata.is_file() {
             return Err(io(std::io::Error::other(
                 "not a regular file; give the path of a .qvit file",
             )));
         }
-        let file = File::open(path).map_err(io)?;
         let contents = container::parse(BufReader::new(file), metadata.len(), io)?;
         contents.verify()?;
         Self::checked(contents.config, contents.tensors)
