@@ -70,7 +70,7 @@ def read_target(board: str, hardware: Path | None) -> Target:
 
 
 def prepare(target: Target, work: Path) -> None:
-    """Writes what the tools read: the configuration and its header, each kernel's cfg file, Vivado's settings."""
+    """Writes what the tools read: the configuration, its header and its lists, each kernel's cfg file, Vivado's settings."""
     work.mkdir(parents=True, exist_ok=True)
     hardware = work / "hardware.toml"
     hardware.write_text(target.hardware.to_toml())
@@ -79,6 +79,7 @@ def prepare(target: Target, work: Path) -> None:
     header = work / "config.hpp"
     headers = ["cargo", "run", "--quiet", "--package", "quasar-accelerator", "--example", "headers", "--"]
     call([*headers, "config", str(hardware), str(board), str(header)], ROOT)
+    call([*headers, "design", str(hardware), str(board), str(work / "design.txt")], ROOT)
     for kernel in KERNELS:
         template = (ROOT / "fpga" / "scripts" / f"{kernel}.cfg").read_text()
         settings = template[template.index("[hls]\n") + 6 :].replace("syn.file=", f"syn.file={ROOT}/")
@@ -86,10 +87,9 @@ def prepare(target: Target, work: Path) -> None:
             f"part={target.part}\n\n[hls]\nclock={1000 / target.hardware.clock_mhz:.3f}\n"
             f"syn.cflags=-std=c++17 -I{ROOT}/fpga/include -I{work}\n{settings}"
         )
-    uram = int(target.hardware.board.resources.uram > 0)
     (work / "settings.tcl").write_text(
         f"set name {target.name}\nset root {{{ROOT}}}\nset part {target.part}\nset board_part {target.board_part}\n"
-        f"set board [dict create processor {target.processor} clock_mhz {target.hardware.clock_mhz:g} uram {uram}]\n"
+        f"set board [dict create processor {target.processor} clock_mhz {target.hardware.clock_mhz:g}]\n"
     )
 
 

@@ -1,6 +1,6 @@
 # vivado -mode batch -source fpga/scripts/bitstream.tcl -tclargs WORK
 #
-# WORK/settings.tcl (tools/bitstream.py writes it) sets name, root, board (dictionary), part, board_part; WORK/kernels holds the seven kernels' IP.
+# WORK/settings.tcl (tools/bitstream.py writes it) sets name, root, board (dictionary), part, board_part; WORK/kernels holds the kernels' IP.
 # Leaves WORK/NAME.bit, WORK/NAME.hwh and reports.
 
 set work [file normalize [lindex $argv 0]]
@@ -19,7 +19,7 @@ update_ip_catalog -rebuild
 add_files -norecurse [file join $root fpga rtl bank.v]
 add_files -fileset constrs_1 -norecurse [file join $root fpga boards accelerator.xdc]
 
-accelerator_design [header_constants [file join $root fpga include isa.hpp]] [header_constants [file join $work config.hpp]] $board
+accelerator_design [header_constants [file join $root fpga include isa.hpp]] [design_lists [file join $work design.txt]] $board
 set design [get_files accelerator.bd]
 add_files -norecurse [make_wrapper -files $design -top]
 set_property top accelerator_wrapper [current_fileset]

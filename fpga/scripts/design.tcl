@@ -1,34 +1,9 @@
-# The block design: seven kernels, the queues and memories between them, the processing system, registers and reset.
+# The block design: kernels, the queues and memories between them, the processing system, registers and reset.
 #
-#   accelerator_design ISA CONFIG BOARD   ISA, CONFIG: constants of isa.hpp and config.hpp (headers.tcl)
-#                                         BOARD: dictionary with processor, clock_mhz, uram (0 or 1)
+#   accelerator_design ISA LISTS BOARD   ISA: constants of isa.hpp (headers.tcl)
+#                                        LISTS: kernels, queues and memories (headers.tcl; from rust/hardware/src/design)
+#                                        BOARD: dictionary with processor and clock_mhz
 # Vivado 2023.2 and later. tests/fpga/test_kit.py runs it on commands that only record.
-
-# Kernel -> its top function, which is the IP's name.
-set KERNELS {fetch fetch load load array systolic drain drain norm norm softmax softmax store store}
-
-# Queue -> writer and reader, as kernel/port. Depths are those of isa.hpp.
-set QUEUES {
-  load_commands    {fetch/load_commands load/commands}
-  array_commands   {fetch/array_commands array/commands}
-  drain_commands   {fetch/drain_commands drain/commands}
-  norm_commands    {fetch/norm_commands norm/commands}
-  softmax_commands {fetch/softmax_commands softmax/commands}
-  weights          {load/weights array/weights}
-  rows             {load/rows drain/rows}
-  gains            {load/gains norm/gains}
-  sums             {array/sums drain/sums}
-  moments          {drain/moments norm/moments}
-  maxima           {array/maxima softmax/maxima}
-  scales           {softmax/scales drain/scales}
-  logits           {drain/logits store/logits}
-  checks           {load/checks store/checks}
-  load_to_array    {load/load_to_array array/load_to_array}
-  array_to_load    {array/array_to_load load/array_to_load}
-  drain_to_array   {drain/drain_to_array array/drain_to_array}
-  norm_to_array    {norm/norm_to_array array/norm_to_array}
-  softmax_to_array {softmax/softmax_to_array array/softmax_to_array}
-}
 
 # Register blocks: a register of isa.hpp in the block -> the interface that answers there.
 set BLOCKS {
@@ -38,38 +13,6 @@ set BLOCKS {
   reg::reset      {reset_register/S_AXI}
 }
 set BLOCK_BYTES 0x10000
-
-# Memory -> writer, reader, banks, bits of a word, words. As in kernels.hpp.
-proc accelerator_memories {config} {
-  dict with config {
-    set groups [expr {($TOKENS + $LANES - 1) / $LANES}]
-    set norm_groups [expr {($TOKENS + $NORM_LANES - 1) / $NORM_LANES}]
-    set exp_groups [expr {($TOKENS + $EXP_LANES - 1) / $EXP_LANES}]
-    return [list \
-      patches       [list load/patches array/patches $groups [expr {8 * $LANES}] $INPUT_WORDS] \
-      residual      [list drain/own_residual drain/residual [expr {$FRAMES * $groups}] [expr {16 * $LANES}] $RESIDUAL_WORDS] \
-      norm_residual [list drain/norm_residual norm/residual [expr {$FRAMES * $groups}] [expr {16 * $LANES}] $RESIDUAL_WORDS] \
-      normed        [list norm/normed array/normed [expr {$FRAMES * $norm_groups}] [expr {8 * $NORM_LANES}] $NORM_WORDS] \
-      query         [list drain/query array/query $groups [expr {8 * $LANES}] $QUERY_WORDS] \
-      key           [list drain/key array/key $KEY_BANKS 8 $KEY_WORDS] \
-      value         [list drain/value array/value $VALUE_BANKS 8 $VALUE_WORDS] \
-      score         [list array/score softmax/score [expr {2 * $exp_groups}] [expr {24 * $EXP_LANES}] $SCORE_WORDS] \
-      probability   [list softmax/probability array/probability [expr {2 * $exp_groups}] [expr {8 * $EXP_LANES}] $SCORE_WORDS] \
-      hidden        [list drain/hidden array/hidden $groups [expr {8 * $LANES}] $HIDDEN_WORDS]]
-  }
-}
-
-# An UltraRAM is 4096 words of 72 bits: worth it where much of that is used.
-proc memory_style {words bits uram} {
-  if {$words <= 64} { return distributed }
-  if {$uram && $words > 2048 && $bits >= 36} { return ultra }
-  return block
-}
-
-proc address_bits {words} {
-  for {set bits 1} {(1 << $bits) < $words} {incr bits} {}
-  return $bits
-}
 
 # The newest version of an IP.
 proc ip {vln name {properties {}}} {
@@ -140,15 +83,16 @@ proc processing_system {board ports} {
     registers {ps/M_AXI_GP0 ps/M_AXI_GP0_ACLK} memory $memory space ps/Data]
 }
 
-proc accelerator_design {isa config board} {
-  global KERNELS QUEUES BLOCKS BLOCK_BYTES
-  set ports [dict get $config PORTS]
+proc accelerator_design {isa lists board} {
+  global BLOCKS BLOCK_BYTES
+  set kernels [dict get $lists kernels]
+  set ports [dict get $lists ports]
   create_bd_design accelerator
   set ps [processing_system $board $ports]
   set clock [dict get $ps clock]
 
   # Kernels. Those without registers start after a reset and never end.
-  dict for {kernel top} $KERNELS {
+  dict for {kernel top} $kernels {
     ip xilinx.com:hls:$top $kernel
     wire $clock $kernel/ap_clk
   }
@@ -165,34 +109,34 @@ proc accelerator_design {isa config board} {
   ip xilinx.com:ip:proc_sys_reset kernel_reset {CONFIG.C_AUX_RESET_HIGH 1}
   wire $clock kernel_reset/slowest_sync_clk
   wire [dict get $ps reset] kernel_reset/ext_reset_in
-  foreach kernel [dict keys $KERNELS] { wire kernel_reset/peripheral_aresetn $kernel/ap_rst_n }
+  foreach kernel [dict keys $kernels] { wire kernel_reset/peripheral_aresetn $kernel/ap_rst_n }
 
-  # Queues. The smallest axis_data_fifo holds 16.
-  dict for {queue ends} $QUEUES {
-    set depth [dict get $isa depth::$queue]
-    if {$depth == 0} { set depth [dict get $config [string toupper $queue]_DEPTH] }
-    ip xilinx.com:ip:axis_data_fifo ${queue}_queue [list CONFIG.FIFO_DEPTH [expr {max($depth, 16)}]]
+  # Queues.
+  dict for {queue shape} [dict get $lists queues] {
+    ip xilinx.com:ip:axis_data_fifo ${queue}_queue [list CONFIG.FIFO_DEPTH [dict get $shape depth] \
+      CONFIG.FIFO_MEMORY_TYPE [dict get $shape ram]]
     wire $clock ${queue}_queue/s_axis_aclk
     wire kernel_reset/peripheral_aresetn ${queue}_queue/s_axis_aresetn
-    bus [lindex $ends 0] ${queue}_queue/S_AXIS
-    bus ${queue}_queue/M_AXIS [lindex $ends 1]
+    bus [dict get $shape writer] ${queue}_queue/S_AXIS
+    bus ${queue}_queue/M_AXIS [dict get $shape reader]
   }
 
   # Memories: a dual-port RAM for each bank.
-  dict for {memory shape} [accelerator_memories $config] {
-    lassign $shape writer reader banks bits words
-    for {set i 0} {$i < $banks} {incr i} {
-      set cell [create_bd_cell -type module -reference bank ${memory}_$i]
-      set_property -dict [list CONFIG.WIDTH $bits CONFIG.WORDS $words CONFIG.ADDRESS_BITS [address_bits $words] \
-        CONFIG.STYLE [memory_style $words $bits [dict get $board uram]]] $cell
-      wire $clock ${memory}_$i/clk
-      wire [memory_pin $writer $i address0] ${memory}_$i/write_address
-      wire [memory_pin $writer $i ce0] ${memory}_$i/write_ce
-      wire [memory_pin $writer $i we0] ${memory}_$i/write_we
-      wire [memory_pin $writer $i d0] ${memory}_$i/write_d
-      wire [memory_pin $reader $i address0] ${memory}_$i/read_address
-      wire [memory_pin $reader $i ce0] ${memory}_$i/read_ce
-      wire ${memory}_$i/read_q [memory_pin $reader $i q0]
+  dict for {memory shape} [dict get $lists memories] {
+    dict with shape {
+      for {set i 0} {$i < $banks} {incr i} {
+        set cell [create_bd_cell -type module -reference bank ${memory}_$i]
+        set_property -dict [list CONFIG.WIDTH $bits CONFIG.WORDS $words CONFIG.ADDRESS_BITS $address_bits \
+          CONFIG.STYLE $ram] $cell
+        wire $clock ${memory}_$i/clk
+        wire [memory_pin $writer $i address0] ${memory}_$i/write_address
+        wire [memory_pin $writer $i ce0] ${memory}_$i/write_ce
+        wire [memory_pin $writer $i we0] ${memory}_$i/write_we
+        wire [memory_pin $writer $i d0] ${memory}_$i/write_d
+        wire [memory_pin $reader $i address0] ${memory}_$i/read_address
+        wire [memory_pin $reader $i ce0] ${memory}_$i/read_ce
+        wire ${memory}_$i/read_q [memory_pin $reader $i q0]
+      }
     }
   }
 

@@ -1,4 +1,6 @@
-# The constants of a generated C++ header (isa.hpp, config.hpp) as a dictionary: NAME or namespace::NAME -> value.
+# Reads generated files.
+
+# Returns the constants of a C++ header (isa.hpp) as a dictionary: NAME or namespace::NAME -> value.
 
 proc header_constants {path} {
   set file [open $path]
@@ -17,4 +19,12 @@ proc header_constants {path} {
     }
   }
   return $constants
+}
+
+# Returns the lists of the design as a dictionary.
+proc design_lists {path} {
+  set file [open $path]
+  set lists [read $file]
+  close $file
+  return $lists
 }

@@ -1,4 +1,4 @@
-# Vivado's commands, as far as fpga/scripts/design.tcl uses them: they print what they are told. tclsh record.tcl SCRIPTS ISA CONFIG BOARD
+# Vivado's commands, as far as fpga/scripts/design.tcl uses them: they print what they are told. tclsh record.tcl SCRIPTS ISA LISTS BOARD
 
 proc names {arguments} { return [lindex $arguments end] }
 foreach command {get_bd_pins get_bd_intf_pins get_bd_cells get_bd_addr_spaces get_bd_addr_segs} {
@@ -18,7 +18,7 @@ proc assign_bd_address args {
 proc validate_bd_design {} { puts validate }
 proc save_bd_design {} { puts save }
 
-lassign $argv scripts isa config board
+lassign $argv scripts isa lists board
 source $scripts/headers.tcl
 source $scripts/design.tcl
-accelerator_design [header_constants $isa] [header_constants $config] $board
+accelerator_design [header_constants $isa] [design_lists $lists] $board

@@ -57,6 +57,14 @@ CONFIG = dict(
 )  # fmt: skip
 
 
+#: Two configurations that the kit has not shipped, one for each processing system.
+DESIGNS = {
+    "unseen on zcu102": HARDWARE.format(board="zcu102"),
+    "unseen on pynq-z2": HARDWARE.format(board="pynq-z2"),
+    **{path.stem: path.read_text() for path in sorted((ROOT / "fpga" / "configs").glob("*.toml"))},
+}
+
+
 class Design(NamedTuple):
     """Holds what the Tcl asked Vivado for."""
 
@@ -77,14 +85,20 @@ def constants(path: Path, scope: str) -> dict[str, int]:
     return {name: int(value, 0) for name, value in re.findall(r"constexpr unsigned (\w+) = (\w+?)u?;", text)}
 
 
-@pytest.fixture(scope="module", params=["zynq_ultra_ps_e", "processing_system7"])
-def design(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Design:
-    config = tmp_path_factory.mktemp("kit") / "config.hpp"
-    lines = "\n".join(f"constexpr unsigned {name} = {value}u;" for name, value in CONFIG.items())
-    config.write_text(f"namespace config {{\n{lines}\n}} // namespace config\n")
-    board = f"processor {request.param} clock_mhz 150 uram 1"
+def record(hardware: str, folder: Path) -> Design:
+    """Runs the block design of a configuration on commands that only record."""
+    board = Hardware.from_toml(hardware).board
+    (folder / "hardware.toml").write_text(hardware)
+    (folder / "board.toml").write_text(board.to_toml())
+    run(
+        tool("cargo"), "run", "--quiet", "--package", "quasar-accelerator", "--example", "headers", "--",
+        "design", folder / "hardware.toml", folder / "board.toml", folder / "design.txt", cwd=ROOT,
+    )  # fmt: skip
+    zynqmp = board.settings["dsp_kind"] == "DSP48E2"
+    processor = f"processor {'zynq_ultra_ps_e' if zynqmp else 'processing_system7'} clock_mhz 150"
     isa = ROOT / "fpga" / "include" / "isa.hpp"
-    out = run(tool("tclsh"), ROOT / "tests" / "fpga" / "record.tcl", SCRIPTS, isa, config, board)
+    script = ROOT / "tests" / "fpga" / "record.tcl"
+    out = run(tool("tclsh"), script, SCRIPTS, isa, folder / "design.txt", processor)
     recorded = Design({}, {}, [], [], {}, out.splitlines())
     for line in recorded.lines:
         kind, *rest = line.split()
@@ -101,6 +115,11 @@ def design(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             assert rest[1] == "64K"
             recorded.addresses[rest[2]] = int(rest[0], 16)
     return recorded
+
+
+@pytest.fixture(scope="module", params=["zcu102", "pynq-z2"])
+def design(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Design:
+    return record(DESIGNS[f"unseen on {request.param}"], tmp_path_factory.mktemp("kit"))
 
 
 def kernel_arguments() -> dict[str, dict[str, str]]:
@@ -149,7 +168,7 @@ def test_no_pin_or_interface_is_driven_or_used_twice(design: Design) -> None:
 
 def test_queues_join_the_units_that_are_declared_and_are_deep_enough(design: Design) -> None:
     depths = constants(ROOT / "fpga" / "include" / "isa.hpp", "depth")
-    source = (ROOT / "rust" / "accelerator" / "src" / "isa" / "queues.rs").read_text()
+    source = (ROOT / "rust" / "hardware" / "src" / "design" / "queues.rs").read_text()
     declared = {q: ends for q, *ends in re.findall(r'queue\(\s*"(\w+)",\s*"(\w+)",\s*"(\w+)"', source)}
     assert declared.keys() == depths.keys()
     fifos = {name for name, source in design.cells.items() if ":axis_data_fifo:" in source}
@@ -369,4 +388,7 @@ def test_prepared_settings_name_this_configuration(hardware: Path, tmp_path: Pat
         )
         assert Path(source) == ROOT / "fpga" / "src" / f"{kernel}.cpp"
     settings = (tmp_path / "work" / "settings.tcl").read_text()
-    assert "set board [dict create processor zynq_ultra_ps_e clock_mhz 150 uram 0]" in settings
+    assert "set board [dict create processor zynq_ultra_ps_e clock_mhz 150]" in settings
+    assert (
+        f"ports {target.hardware.settings['axi_ports']}\n" in (tmp_path / "work" / "design.txt").read_text()
+    )

@@ -2,13 +2,14 @@
 //!
 //! `headers isa ROOT` writes the committed ones: `fpga/include/isa.hpp`, `fpga/rtl/pass_types.sv`
 //! and the tables of `docs/accelerator.md`. `headers config HARDWARE.toml BOARD.toml OUT` writes the
-//! header of a configuration.
+//! header of a configuration, `headers design HARDWARE.toml BOARD.toml OUT` the lists of its block
+//! design.
 
 use std::error::Error;
 use std::fs;
 
 use quasar_accelerator::header;
-use quasar_hardware::{Board, Hardware};
+use quasar_hardware::{design, Board, Hardware};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -31,15 +32,22 @@ fn main() -> Result<(), Box<dyn Error>> {
             fs::write(page, text)?;
         }
         ["config", hardware, board, out] => {
-            let board = Board::from_toml(&fs::read_to_string(board)?)?;
-            let hardware = Hardware::from_toml(&fs::read_to_string(hardware)?, board)?;
-            fs::write(out, header::config_header(&hardware))?;
+            fs::write(out, header::config_header(&read(hardware, board)?))?;
+        }
+        ["design", hardware, board, out] => {
+            fs::write(out, design::block_design(&read(hardware, board)?))?;
         }
         _ => {
             return Err(
-                "usage: headers isa ROOT | headers config HARDWARE.toml BOARD.toml OUT".into(),
+                "usage: headers isa ROOT | headers config|design HARDWARE.toml BOARD.toml OUT"
+                    .into(),
             )
         }
     }
     Ok(())
+}
+
+fn read(hardware: &str, board: &str) -> Result<Hardware, Box<dyn Error>> {
+    let board = Board::from_toml(&fs::read_to_string(board)?)?;
+    Ok(Hardware::from_toml(&fs::read_to_string(hardware)?, board)?)
 }

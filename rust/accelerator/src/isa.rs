@@ -8,12 +8,11 @@
 //! [`quasar_core::error`] and [`quasar_hardware`].
 
 mod pass;
-mod queues;
 mod registers;
 mod values;
 
 pub use pass::{pass_lsb, PassField, ACTIVATIONS, OPERANDS, PASS_BITS, PASS_FIELDS};
-pub use queues::{moments_depth, Queue, QUEUES};
+pub use quasar_hardware::design::{moments_depth, Queue, QUEUES};
 pub use registers::{
     Register, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES, MAX_PORTS, REGISTERS, REGISTER_BYTES,
 };

@@ -9,6 +9,7 @@
 //! | [`workload`] | holds a network's sizes and row widths |
 //! | [`packing`] | packs two products into one DSP slice |
 //! | [`tiling`] | divides a product into the tiles that the array works on |
+//! | [`design`] | lists memories and queues, as they are built and counted |
 //! | [`declared`] | declares intervals, depths and sizes of the accelerator's loops |
 
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@
 pub mod boards;
 pub mod configuration;
 pub mod declared;
+pub mod design;
 pub mod packing;
 pub mod settings;
 pub mod tiling;

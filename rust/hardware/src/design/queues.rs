@@ -1,0 +1,170 @@
+//! Declares the queues between the kernels.
+
+use crate::configuration::Hardware;
+
+use super::Ram;
+
+/// Bits of an AXI port's beat.
+const PORT_BITS: u64 = 128;
+/// Items that the smallest queue of the block design (`axis_data_fifo`) holds.
+const SMALLEST: usize = 16;
+/// Items, at most, of a queue in LUT RAM; deeper queues take block RAM.
+const LUT_RAM_ITEMS: usize = 64;
+
+/// The contents of an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A command.
+    Command,
+    /// The descriptor of a pass of the array: 128 bits.
+    Pass,
+    /// Words and tiles of a matrix's weights: 29 bits.
+    Demand,
+    /// The data of all AXI ports in a cycle.
+    Beat,
+    /// Sums of L tokens, 27 bits each.
+    Sums,
+    /// Scores of all T tokens, 24 bits each.
+    Scores,
+    /// Sum (27 bits) and sum of squares (41 bits) of L tokens.
+    Moments,
+    /// The largest scores of E tokens, 24 bits each.
+    Maxima,
+    /// Mantissa, shift and rounding residue of a token: 35 bits.
+    Scale,
+    /// A logit: 32 bits.
+    Logit,
+    /// A bit with a meaning.
+    Bit,
+    /// An item without data: one bit.
+    Credit,
+}
+
+impl Item {
+    /// Returns the bits of an item.
+    pub const fn bits(self, hardware: &Hardware) -> u64 {
+        let c = hardware.configuration();
+        match self {
+            Self::Command => 256,
+            Self::Pass => 128,
+            Self::Demand => 29,
+            Self::Beat => PORT_BITS * c.axi_ports,
+            Self::Sums => 27 * c.lanes.requantize,
+            Self::Scores => 24 * c.array.tokens,
+            Self::Moments => (27 + 41) * c.lanes.requantize,
+            Self::Maxima => 24 * c.lanes.exponential,
+            Self::Scale => 35,
+            Self::Logit => 32,
+            Self::Bit | Self::Credit => 1,
+        }
+    }
+}
+
+/// A queue between two units, or between a unit and memory's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Name in the sources, and of the writer's port.
+    pub name: &'static str,
+    /// Kernel that writes.
+    pub from: &'static str,
+    /// Kernel that reads.
+    pub to: &'static str,
+    /// Items that the queue holds; 0 where the configuration sets it ([`moments_depth`]).
+    pub depth: usize,
+    /// Contents of an item.
+    pub item: Item,
+    /// Items that the queue holds after a reset.
+    pub initial: usize,
+}
+
+impl Queue {
+    /// Returns the number of items that the queue holds in a configuration.
+    pub fn depth_in(&self, hardware: &Hardware) -> usize {
+        match self.depth {
+            0 => moments_depth(hardware),
+            depth => depth,
+        }
+    }
+
+    /// Returns the reader's port: a kernel's commands come in at `commands`.
+    pub fn reader_port(&self) -> &'static str {
+        if self.item == Item::Command {
+            "commands"
+        } else {
+            self.name
+        }
+    }
+
+    /// Returns the number of items that the queue holds as it is built.
+    pub fn built_depth(&self, hardware: &Hardware) -> usize {
+        self.depth_in(hardware).max(SMALLEST)
+    }
+
+    /// Returns the bits of an item as the queue is built: whole bytes.
+    pub fn built_bits(&self, hardware: &Hardware) -> u64 {
+        self.item.bits(hardware).next_multiple_of(8)
+    }
+
+    /// Returns the kind of RAM that holds the items.
+    pub fn ram(&self, hardware: &Hardware) -> Ram {
+        if self.built_depth(hardware) <= LUT_RAM_ITEMS {
+            Ram::Lut
+        } else {
+            Ram::Block
+        }
+    }
+}
+
+/// All queues. The schedule check and the simulation hold command lists to these depths, and the
+/// block design builds them.
+pub const QUEUES: &[Queue] = &[
+    queue("load_commands", "fetch", "load", 64, Item::Command),
+    queue("array_commands", "fetch", "array", 64, Item::Command),
+    queue("drain_commands", "fetch", "drain", 64, Item::Command),
+    queue("norm_commands", "fetch", "norm", 16, Item::Command),
+    queue("softmax_commands", "fetch", "softmax", 64, Item::Command),
+    queue("weights", "load", "array", 64, Item::Beat),
+    queue("rows", "load", "drain", 64, Item::Beat),
+    queue("gains", "load", "norm", 256, Item::Beat),
+    queue("sums", "array", "drain", 32, Item::Sums),
+    queue("moments", "drain", "norm", 0, Item::Moments),
+    queue("maxima", "array", "softmax", 512, Item::Maxima),
+    queue("scales", "softmax", "drain", 1024, Item::Scale),
+    queue("logits", "drain", "store", 64, Item::Logit),
+    queue("checks", "load", "store", 4, Item::Bit),
+    queue("load_to_array", "load", "array", 2, Item::Credit),
+    // After a reset `input` is free.
+    Queue {
+        initial: 1,
+        ..queue("array_to_load", "array", "load", 2, Item::Credit)
+    },
+    queue("drain_to_array", "drain", "array", 1024, Item::Credit),
+    queue("norm_to_array", "norm", "array", 2048, Item::Credit),
+    queue("softmax_to_array", "softmax", "array", 4, Item::Credit),
+];
+
+/// Returns the depth of `moments`: room for all groups of a frame, so that the drain never waits
+/// for a norm. The words of a score bank bound the tokens of a network.
+pub fn moments_depth(hardware: &Hardware) -> usize {
+    let c = hardware.configuration();
+    let tiles = c.buffers.score.div_ceil(c.array.tokens);
+    let groups = c.array.tokens.div_ceil(c.lanes.requantize);
+    (tiles * groups).next_power_of_two() as usize
+}
+
+const fn queue(
+    name: &'static str,
+    from: &'static str,
+    to: &'static str,
+    depth: usize,
+    item: Item,
+) -> Queue {
+    Queue {
+        name,
+        from,
+        to,
+        depth,
+        item,
+        initial: 0,
+    }
+}
