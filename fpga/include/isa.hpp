@@ -578,6 +578,30 @@ struct Softmax {
   }
 };
 
+// The parameters of a row.
+struct RowParameters {
+  // Bias.
+  s<32> bias = 0;
+  // Mantissa m.
+  s<16> mult = 0;
+  // Shift.
+  u<8> shift = 0;
+  // Code of the `destination`.
+  u<8> destination = 0;
+  // Column c in the destination.
+  u<16> column = 0;
+  static RowParameters decode(const uint8_t* bytes) {
+#pragma HLS INLINE
+    RowParameters row;
+    row.bias = s<32>(little_endian(bytes + 0, 4));
+    row.mult = s<16>(little_endian(bytes + 4, 2));
+    row.shift = u<8>(little_endian(bytes + 6, 1));
+    row.destination = u<8>(little_endian(bytes + 7, 1));
+    row.column = u<16>(little_endian(bytes + 8, 2));
+    return row;
+  }
+};
+
 // Memories of a pass's activations.
 namespace activations {
 constexpr unsigned INPUT = 0;

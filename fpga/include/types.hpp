@@ -69,3 +69,14 @@ struct port_t {
 struct beat_t {
   uint8_t byte[16 * config::PORTS];
 };
+
+// Returns the number in `count` bytes, the lowest first.
+inline uint32_t little_endian(const uint8_t* bytes, unsigned count) {
+#pragma HLS INLINE
+  uint32_t value = 0;
+  for (unsigned i = 0; i < count; ++i) {
+#pragma HLS UNROLL
+    value |= uint32_t(bytes[i]) << (8 * i);
+  }
+  return value;
+}

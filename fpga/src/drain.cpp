@@ -93,16 +93,6 @@ void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs, Jobs& 
   }
 }
 
-uint32_t little_endian(const uint8_t* bytes, unsigned count) {
-#pragma HLS INLINE
-  uint32_t value = 0;
-  for (unsigned i = 0; i < count; ++i) {
-#pragma HLS UNROLL
-    value |= uint32_t(bytes[i]) << (8 * i);
-  }
-  return value;
-}
-
 // Loads row parameters into their double buffer; passes other beats on.
 void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, DoubleBuffer& halves,
                      Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed,
@@ -128,13 +118,13 @@ void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, DoubleBuffer& h
           interval("drain.parameters");
           if (port == 0)
             beat = beats.read();
-          const uint8_t* bytes = &beat.byte[port * isa::ROW_BYTES];
+          const auto given = isa::RowParameters::decode(&beat.byte[port * isa::ROW_BYTES]);
           row_t row;
-          row.bias = int32_t(little_endian(bytes, 4));
-          row.mult = int32_t(little_endian(bytes + 4, 2));
-          row.shift = bytes[6];
-          row.destination = bytes[7];
-          const unsigned column = little_endian(bytes + 8, 2);
+          row.bias = given.bias;
+          row.mult = given.mult;
+          row.shift = given.shift;
+          row.destination = given.destination;
+          const unsigned column = given.column;
           row.column = column;
           row.value_bank = column % VALUE_BANKS;
           row.value_block = column / VALUE_BANKS;

@@ -3,7 +3,7 @@
 //!
 //! Depends on [`crate::isa`] only.
 
-use crate::isa::{check, Destination, ROW_BYTES};
+use crate::isa::{check, Destination, RowParameters};
 
 /// The place of a transfer in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,42 +161,6 @@ pub(crate) fn rows(tile: &[RowPair]) -> Vec<u8> {
         data.extend(parameters.bytes());
     }
     data
-}
-
-/// The parameters of a row, as they stand in memory.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RowParameters {
-    pub(crate) bias: i32,
-    /// Mantissa m.
-    pub(crate) mult: i16,
-    pub(crate) shift: u8,
-    /// Code of the [`Destination`].
-    pub(crate) destination: u8,
-    pub(crate) column: u16,
-}
-
-impl RowParameters {
-    /// Reads the parameters from a row's [`ROW_BYTES`].
-    pub(crate) fn of(bytes: &[u8]) -> Self {
-        Self {
-            bias: i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
-            mult: i16::from_le_bytes([bytes[4], bytes[5]]),
-            shift: bytes[6],
-            destination: bytes[7],
-            column: u16::from_le_bytes([bytes[8], bytes[9]]),
-        }
-    }
-
-    /// Returns the bytes that [`Self::of`] reads; the rest is spare.
-    fn bytes(self) -> [u8; ROW_BYTES] {
-        let mut bytes = [0; ROW_BYTES];
-        bytes[..4].copy_from_slice(&self.bias.to_le_bytes());
-        bytes[4..6].copy_from_slice(&self.mult.to_le_bytes());
-        bytes[6] = self.shift;
-        bytes[7] = self.destination;
-        bytes[8..10].copy_from_slice(&self.column.to_le_bytes());
-        bytes
-    }
 }
 
 /// Lays out `LayerNorm`'s gains and offsets.

@@ -12,9 +12,10 @@ use quasar_hardware::Hardware;
 
 use crate::identity::configuration_hash;
 use crate::isa::{
-    moments_depth, pass_lsb, trailer, Field, Form, Operation, Position, Unit, Values, ABI,
-    ACTIVATIONS, CHECK_TURNS, CHECK_WORD, COMMAND_WORDS, HEAD_BITS, MAGIC, MAX_PORTS, OPERANDS,
-    OPERATIONS, PASS_BITS, PASS_FIELDS, PORT_BYTES, QUEUES, REGISTERS, ROW_BYTES, VALUES,
+    moments_depth, pass_lsb, trailer, Field, Form, Operation, Position, RowField, Unit, Values,
+    ABI, ACTIVATIONS, CHECK_TURNS, CHECK_WORD, COMMAND_WORDS, HEAD_BITS, MAGIC, MAX_PORTS,
+    OPERANDS, OPERATIONS, PASS_BITS, PASS_FIELDS, PORT_BYTES, QUEUES, REGISTERS, ROW_BYTES,
+    ROW_FIELDS, VALUES,
 };
 
 const GENERATED: &str = "// Generated from rust/accelerator/src/isa.rs; do not edit.";
@@ -80,6 +81,7 @@ pub fn isa_header() -> String {
     for operation in OPERATIONS {
         text += &command_struct(operation);
     }
+    text += &row_struct();
     text.pop();
     text + &pass_struct() + "} // namespace isa\n"
 }
@@ -259,6 +261,30 @@ fn command_struct(operation: &Operation) -> String {
     )
 }
 
+fn row_struct() -> String {
+    let (mut fields, mut decode, mut at) = (String::new(), String::new(), 0);
+    for RowField {
+        name,
+        bytes,
+        signed,
+        about,
+    } in ROW_FIELDS
+    {
+        let kind = format!("{}<{}>", if *signed { 's' } else { 'u' }, 8 * bytes);
+        let _ = writeln!(fields, "  //{about}\n  {kind} {name} = 0;");
+        let _ = writeln!(
+            decode,
+            "    row.{name} = {kind}(little_endian(bytes + {at}, {bytes}));"
+        );
+        at += bytes;
+    }
+    format!(
+        "// The parameters of a row.\nstruct RowParameters {{\n{fields}  \
+         static RowParameters decode(const uint8_t* bytes) {{\n#pragma HLS INLINE\n    \
+         RowParameters row;\n{decode}    return row;\n  }}\n}};\n\n"
+    )
+}
+
 /// Generates `config.hpp` for a configuration.
 pub fn config_header(hardware: &Hardware) -> String {
     let c = hardware.configuration();
@@ -389,6 +415,26 @@ pub fn value_table() -> String {
     text
 }
 
+/// Generates the table of a row's parameters in Markdown.
+pub fn row_table() -> String {
+    let mut text = String::from("| bytes | parameter | |\n|---|---|---|\n");
+    let mut at = 0;
+    for field in ROW_FIELDS {
+        let (name, end) = (field.name, at + field.bytes);
+        let kind = if field.signed { 's' } else { 'u' };
+        let bits = 8 * field.bytes;
+        let _ = writeln!(
+            text,
+            "| {at}..{} | `{name}` {kind}{bits} |{} |",
+            end - 1,
+            field.about
+        );
+        at = end;
+    }
+    let _ = writeln!(text, "| {at}..{} | | spare |", ROW_BYTES - 1);
+    text
+}
+
 /// Generates the table of registers in Markdown.
 pub fn register_table() -> String {
     let mut text = String::from("| offset | register | host | |\n|---|---|---|---|\n");
@@ -404,10 +450,11 @@ pub fn register_table() -> String {
 }
 
 /// Returns the tables of `docs/accelerator.md` with the names of their markers.
-pub fn tables() -> [(&'static str, String); 3] {
+pub fn tables() -> [(&'static str, String); 4] {
     [
         ("isa", isa_table()),
         ("values", value_table()),
+        ("rows", row_table()),
         ("registers", register_table()),
     ]
 }

@@ -12,10 +12,10 @@ use quasar_kernels::scalar::{
     add_residual, attention_output, attention_scale, exp12, exp8, requant16, requant8, Moments,
 };
 
-use crate::arena_layout::{check_of, words, RowParameters};
+use crate::arena_layout::{check_of, words};
 use crate::isa::{
     check, Attend, Command, Context, Destination, Fill, Gemm, Kind, LayerNorm, Load, Pooling,
-    RowsCommand, Scores, Softmax, Source, Target, Unit, PORT_BYTES, ROW_BYTES,
+    RowParameters, RowsCommand, Scores, Softmax, Source, Target, Unit, PORT_BYTES, ROW_BYTES,
 };
 use crate::program::{Program, Segment};
 use crate::shape::Shape;

@@ -9,6 +9,7 @@
 
 mod pass;
 mod registers;
+mod rows;
 mod values;
 
 pub use pass::{pass_lsb, PassField, ACTIVATIONS, OPERANDS, PASS_BITS, PASS_FIELDS};
@@ -16,6 +17,7 @@ pub use quasar_hardware::design::{moments_depth, Queue, QUEUES};
 pub use registers::{
     Register, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES, MAX_PORTS, REGISTERS, REGISTER_BYTES,
 };
+pub use rows::{RowField, RowParameters, ROW_FIELDS};
 pub use values::{Destination, Form, Kind, Pooling, Source, Target, Value, Values, VALUES};
 
 use quasar_core::error::{Error, Result};

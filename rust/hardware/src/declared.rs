@@ -33,8 +33,7 @@ pub const LOOP_GAP: u64 = 32;
 pub const FETCH_INTERVAL: u64 = 2;
 /// Bytes of a command.
 pub const COMMAND_BYTES: u64 = 32;
-/// Bytes of a row besides its weights: bias 4, mantissa 2, shift 1, destination 1, column 2, spare
-/// 6.
+/// Bytes of a row besides its weights: its parameters, some spare.
 pub const ROW_BYTES: u64 = 16;
 /// From a request to memory's first beat.
 pub const MEMORY_LATENCY: u64 = 64;

@@ -10,8 +10,7 @@ use super::items::{
     SCALES, SOFTMAX, SOFTMAX_TO_ARRAY, STORE,
 };
 use super::wrong;
-use crate::arena_layout::RowParameters;
-use crate::isa::{Command, LoadEnd, QUEUES, ROW_BYTES};
+use crate::isa::{Command, LoadEnd, RowParameters, QUEUES, ROW_BYTES};
 use crate::program::{Program, Segment};
 use crate::shape::Shape;
 
