@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,7 @@ class NativeObject(Generic[Inner]):
         return wrapper
 
 
-class SettingsFile(NativeObject[InnerSettings]):
+class SettingsFile(NativeObject[InnerSettings], ABC):
     """Wraps settings that have a TOML file. Some files ship with the package and are loaded by their names."""
 
     _kind: ClassVar[str]
@@ -76,9 +77,9 @@ class SettingsFile(NativeObject[InnerSettings]):
             raise type(error)(f"'{source}': {error}") from None
 
     @classmethod
+    @abstractmethod
     def from_toml(cls: type[File], text: str) -> File:
         """Reads the text of a file. Raises like `load`."""
-        raise NotImplementedError
 
     def to_toml(self) -> str:
         """Returns the settings as TOML without comments, which `from_toml` reads."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +71,7 @@ class Shape:
         return cls(**settings["image"], classes=settings["classes"])
 
 
-class _Labelled:
+class _Labelled(ABC):
     """The common part of the two kinds of splits."""
 
     labels: Tensor
@@ -78,9 +79,9 @@ class _Labelled:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @abstractmethod
     def first(self, count: int, start: int = 0) -> tuple[Tensor, Tensor]:
         """Returns `count` images uint8 [n, channels, height, width] from `start` on, or fewer, and their labels."""
-        raise NotImplementedError
 
     def batches(
         self, size: int = 500, start: int = 0, stop: int | None = None
