@@ -22,6 +22,7 @@ _Layer = tuple[str, int, int, int, int, int, int]
 
 __all__ = [
     "MAX_THREADS",
+    "UIO_NODE",
     "Board",
     "CostTable",
     "Counters",
@@ -57,6 +58,7 @@ __all__ = [
 ]
 
 MAX_THREADS: Final[int]
+UIO_NODE: Final[str]
 
 @final
 class Subnet:

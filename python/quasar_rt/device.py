@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ._native import UIO_NODE, default_threads, sim_configuration
 from ._native import Engine as NativeEngine
-from ._native import default_threads, sim_configuration
 from ._native import tiers as native_tiers
 from .errors import DeviceError, DeviceUnavailableError, DoesNotFitError, InvalidValueError, QuasarError
 
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Device", "Tier", "automatic", "cpu", "devices", "open_device"]
 
-#: Where the kernel lists UIO devices, and the name of the accelerator's node in the device tree.
+#: The folder in which the kernel lists UIO devices.
 UIO_CLASS = Path("/sys/class/uio")
-UIO_NODE = "quasar"
 NO_FPGA = "no accelerator was found in an FPGA"
 
 

@@ -2,8 +2,8 @@
 //! reserved region, the bitstream through the FPGA manager.
 //!
 //! Every path has a root (`/dev`, `/sys`), so that tests use ordinary files for the device nodes.
-//! All `unsafe` here is access to mapped memory. Depends on [`crate::transport`], `host_memory` and
-//! [`crate::isa`].
+//! All `unsafe` here is access to mapped memory. Depends on [`crate::transport`], `host_memory`,
+//! [`crate::identity`] and [`crate::isa`].
 #![allow(unsafe_code)]
 
 use std::fmt::Display;
@@ -21,11 +21,9 @@ use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::{flock, FlockOperation, OFlags};
 
 use crate::host_memory::HostMemory;
+use crate::identity::NODE;
 use crate::isa::REGISTER_BYTES;
 use crate::transport::{Buffer, Transport, CACHE_LINE};
-
-/// The accelerator's name in the device tree: `/sys/class/uio/uioN/name`.
-pub const NODE: &str = "quasar";
 
 /// The interval at which completion is polled if there is no interrupt.
 const POLL_INTERVAL: Duration = Duration::from_micros(200);

@@ -69,7 +69,8 @@ pub fn uio(
     roots: Option<(PathBuf, PathBuf, PathBuf)>,
     timeout: Option<f64>,
 ) -> Result<Arc<dyn Device>> {
-    use quasar_accelerator::uio::{load_bitstream, Memory, Region, Registers, Roots, Uio, NODE};
+    use quasar_accelerator::identity::NODE;
+    use quasar_accelerator::uio::{load_bitstream, Memory, Region, Registers, Roots, Uio};
 
     let roots = roots.map_or_else(Roots::default, |(dev, sys, firmware)| Roots {
         dev,

@@ -31,6 +31,10 @@ mod _native {
     #[pymodule_export]
     const MAX_THREADS: usize = quasar_core::pool::MAX_THREADS;
 
+    /// The accelerator's name in the device tree.
+    #[pymodule_export]
+    const UIO_NODE: &str = quasar_accelerator::identity::NODE;
+
     #[pymodule_export]
     use crate::accelerator::{replay, Program};
     #[pymodule_export]
