@@ -17,6 +17,18 @@ def test_every_public_name_can_be_imported(name):
     assert name in dir(quasar_rt)
 
 
+def test_type_checkers_and_the_import_on_first_use_know_the_same_names():
+    (checked,) = (
+        node.body
+        for node in ast.parse(Path(quasar_rt.__file__).read_text("utf-8")).body
+        if isinstance(node, ast.If)
+    )
+    names = {
+        a.asname: line.module for line in checked if isinstance(line, ast.ImportFrom) for a in line.names
+    }
+    assert names == quasar_rt._HOME
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nonsense"):
         quasar_rt.nonsense  # noqa: B018
