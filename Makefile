@@ -145,7 +145,7 @@ bench: install-test ## Latency, GMAC/s and the share of the measured int8 peak (
 	python -m pytest tests/bench --benchmark-enable --benchmark-only -p no:cacheprovider $(PYTEST_ARGS)
 
 .PHONY: bench-search
-bench-search: install-test $(STAMPS)/pymoo ## The search beside pymoo's NSGA2: evaluations a second, hypervolume (installs pymoo)
+bench-search: install-test $(STAMPS)/pymoo ## The search compared with pymoo's NSGA2: evaluations a second, hypervolume (installs pymoo)
 	python -m pytest tests/bench/test_search.py --benchmark-enable --benchmark-only -p no:cacheprovider $(PYTEST_ARGS)
 
 $(STAMPS)/pymoo: $(STAMPS)/venv
@@ -153,11 +153,11 @@ $(STAMPS)/pymoo: $(STAMPS)/venv
 	@touch $@
 
 .PHONY: kernel-cost
-kernel-cost: develop instruments ## Instructions by stage beside the recorded ones, and the inner loops (KERNEL_COST_ARGS=--record to record anew)
+kernel-cost: develop instruments ## Instructions by stage next to the recorded ones, and the inner loops (KERNEL_COST_ARGS=--record to record anew)
 	@python tools/kernel_cost.py $(KERNEL_COST_ARGS)
 
 .PHONY: bench-peers
-bench-peers: develop .venv-peers/stamp ## Latency and throughput beside OpenVINO and ONNX Runtime int8 (installs them in .venv-peers); PEERS_ARGS=--help
+bench-peers: develop .venv-peers/stamp ## Latency and throughput compared with OpenVINO and ONNX Runtime int8 (installs them in .venv-peers); PEERS_ARGS=--help
 	@python tools/bench_peers.py --json build/peers/measured.json $(PEERS_ARGS)
 
 .venv-peers/stamp: $(STAMPS)/venv
@@ -274,7 +274,7 @@ train-fashion-mnist: install-test dataset ## Train, quantize and export the pack
 	quasar-rt train --config fashion-mnist --architecture python/quasar_rt/train/recipes/fashion-mnist.json --name fashion-mnist
 
 .PHONY: evidence
-evidence: install-test dataset ## Measure docs/evidence.md anew on Fashion-MNIST, 3 seeds of 15 to 35 minutes; goes on where it stopped
+evidence: install-test dataset ## Measure docs/evidence.md anew on Fashion-MNIST, 3 seeds of 15 to 35 minutes; resumes where it stopped
 	python tools/evidence.py $(EVIDENCE_ARGS)
 
 .PHONY: clean
