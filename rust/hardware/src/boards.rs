@@ -150,7 +150,7 @@ impl Board {
         }
         within("clocks_mhz (their number)", self.clocks_mhz.len(), 1, 16)?;
         for &clock in &self.clocks_mhz {
-            number("clocks_mhz", clock, 1.0, MAX_CLOCK_MHZ)?;
+            within("clocks_mhz", clock, 1.0, MAX_CLOCK_MHZ)?;
         }
         let Amounts {
             dsp,
@@ -176,9 +176,9 @@ impl Board {
             ("usable.uram", self.usable.uram),
             ("ddr.efficiency", self.ddr.efficiency),
         ] {
-            number(key, share, 0.01, 1.0)?;
+            within(key, share, 0.01, 1.0)?;
         }
-        number("ddr.peak_gb_s", self.ddr.peak_gb_s, 0.01, 10_000.0)?;
+        within("ddr.peak_gb_s", self.ddr.peak_gb_s, 0.01, 10_000.0)?;
         within("axi.ports", self.axi.ports as usize, 1, 64)?;
         if ![32, 64, 128, 256, 512].contains(&self.axi.bits) {
             return Err(Error::config(
@@ -193,7 +193,7 @@ impl Board {
             ("host.patch_ns_per_value", self.host.patch_ns_per_value),
             ("host.frame_us", self.host.frame_us),
         ] {
-            number(key, cost, 0.0, 1e9)?;
+            within(key, cost, 0.0, 1e9)?;
         }
         Ok(())
     }
@@ -201,18 +201,3 @@ impl Board {
 
 /// Clocks, at most: beyond any device's.
 pub const MAX_CLOCK_MHZ: f64 = 1000.0;
-
-/// Refuses a number outside its range; NaN is outside.
-///
-/// # Errors
-/// [`Error::InvalidConfig`] names `key` and the limits.
-pub fn number(key: &str, value: f64, least: f64, most: f64) -> Result<()> {
-    if (least..=most).contains(&value) {
-        Ok(())
-    } else {
-        Err(Error::config(
-            key,
-            format!("{value} is outside [{least}, {most}]"),
-        ))
-    }
-}

@@ -7,7 +7,7 @@ use quasar_core::error::{Error, Result};
 use quasar_core::subnet::config::{within, MAX_COLUMNS, MAX_TOKENS};
 use serde::{Deserialize, Serialize};
 
-use crate::boards::{number, Board, MAX_CLOCK_MHZ};
+use crate::boards::{Board, MAX_CLOCK_MHZ};
 use crate::settings;
 use crate::workload::{Setting, Workload};
 
@@ -358,7 +358,7 @@ impl Configuration {
                 format!("{:?} is not the given board {:?}", self.board, board.name),
             ));
         }
-        number("clock_mhz", self.clock_mhz, 1.0, MAX_CLOCK_MHZ)?;
+        within("clock_mhz", self.clock_mhz, 1.0, MAX_CLOCK_MHZ)?;
         let Array {
             tokens,
             pairs,
@@ -385,8 +385,7 @@ impl Configuration {
             ("lanes.norm", norm, 1, tokens),
             ("lanes.exponential", exponential, 1, tokens),
         ] {
-            let clipped = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-            within(key, clipped(value), clipped(least), clipped(most))?;
+            within(key, value, least, most)?;
         }
         if !cascade.is_power_of_two() {
             return Err(Error::config(

@@ -6,7 +6,6 @@ use quasar_core::error::{Error, Result};
 use quasar_core::subnet::config::{
     within, Pool, MAX_COLUMNS, MAX_DEPTH, MAX_EMBED, MAX_HEADS, MAX_HEAD_DIM,
 };
-use quasar_hardware::boards::number;
 use quasar_hardware::workload::{
     source_pixels, BlockWork, RowWidths, Setting, Workload, SMALLEST_RESIZED,
 };
@@ -109,7 +108,7 @@ fn check(architecture: &Architecture) -> Result<()> {
         within(&key("heads * head_dim"), inner, 1, MAX_COLUMNS)?;
         within(&key("hidden"), block.hidden, 1, MAX_COLUMNS)?;
         for fraction in block.eight_bit {
-            number(&key("eight_bit"), fraction, 0.0, 1.0)?;
+            within(&key("eight_bit"), fraction, 0.0, 1.0)?;
         }
     }
     Ok(())

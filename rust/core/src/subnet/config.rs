@@ -3,6 +3,8 @@
 //! Depends on [`crate::error`] only. `docs/subnet-file.md` describes the keys,
 //! `docs/integer-model.md` the limits.
 
+use std::fmt::Display;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{in_words, Error, Result};
@@ -383,11 +385,16 @@ fn check_text(key: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a value outside `[least, most]`.
+/// Refuses a value outside `[least, most]`; NaN is outside.
 ///
 /// # Errors
 /// [`Error::InvalidConfig`] names `key` and the limits.
-pub fn within(key: &str, value: usize, least: usize, most: usize) -> Result<()> {
+pub fn within<T: Copy + PartialOrd + Display>(
+    key: &str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<()> {
     if (least..=most).contains(&value) {
         Ok(())
     } else {
