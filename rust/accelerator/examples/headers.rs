@@ -1,9 +1,9 @@
 //! Writes generated files.
 //!
 //! `headers isa ROOT` writes the committed ones: `fpga/include/isa.hpp`, `fpga/rtl/pass_types.sv`
-//! and the tables of `docs/accelerator.md`. `headers config HARDWARE.toml BOARD.toml OUT` writes the
-//! header of a configuration, `headers design HARDWARE.toml BOARD.toml OUT` the lists of its block
-//! design.
+//! and the tables of `docs/accelerator.md`. `headers config HARDWARE.toml BOARD.toml OUT` writes
+//! the header of a configuration, `headers design HARDWARE.toml BOARD.toml OUT` the lists of its
+//! block design.
 
 use std::error::Error;
 use std::fs;

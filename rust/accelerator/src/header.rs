@@ -150,7 +150,7 @@ fn pass_struct() -> String {
 /// Returns a text with a capital letter and a full stop.
 fn sentence(text: &str) -> String {
     let mut letters = text.chars();
-    let first = letters.next().map(|first| first.to_uppercase());
+    let first = letters.next().map(char::to_uppercase);
     first
         .into_iter()
         .flatten()

@@ -55,8 +55,8 @@ pub fn bytes_per_cycle(hardware: &Hardware) -> f64 {
     ports.min(board.ddr.peak_gb_s * 1e9 * board.ddr.efficiency / hardware.clock_hz())
 }
 
-/// Constants of the array in RTL (`fpga/rtl`); `docs/array-timing.md` has its events. Fast cycles are
-/// those of the array's clock, slow cycles those of the kernels; slow cycle s begins with fast
+/// Constants of the array in RTL (`fpga/rtl`); `docs/array-timing.md` has its events. Fast cycles
+/// are those of the array's clock, slow cycles those of the kernels; slow cycle s begins with fast
 /// cycle R*s, and R*s is what "of slow cycle s" means below.
 pub mod array {
     /// Tokens that share a register of the row operands: token t is t div 2 fast cycles behind

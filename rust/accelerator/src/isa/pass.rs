@@ -6,7 +6,7 @@
 /// A field of the descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PassField {
-    /// Name in C++ and in SystemVerilog.
+    /// Name in C++ and in `SystemVerilog`.
     pub name: &'static str,
     /// Width in bits.
     pub bits: u32,
