@@ -98,8 +98,8 @@ impl RamCount {
 }
 
 /// Returns the blocks of 18 kbit: 36 bits of 512 words, 18 of 1,024, 9 of 2,048, 4 of 4,096 and so
-/// on. The words are rounded up to a power of two; above 4,096 words, pairs of blocks hold 9 bits of
-/// 4,096 words each.
+/// on. The words are rounded up to a power of two; above 4,096 words, pairs of blocks hold 9 bits
+/// of 4,096 words each.
 const fn block_ram(words: u64, bits: u64) -> u64 {
     let mut depth = 512;
     let mut width = 36;
@@ -114,8 +114,9 @@ const fn block_ram(words: u64, bits: u64) -> u64 {
     }
 }
 
-/// Returns the LUTs: of an `UltraScale+` device 8 hold 14 bits of 32 words or 7 bits of 64 words, of
-/// the 7 series 4 hold 6 or 3 bits. Deeper RAMs take a multiplexer for each bit, two inputs a LUT.
+/// Returns the LUTs: of an `UltraScale+` device 8 hold 14 bits of 32 words or 7 bits of 64 words,
+/// of the 7 series 4 hold 6 or 3 bits. Deeper RAMs take a multiplexer for each bit, two inputs a
+/// LUT.
 const fn lut_ram(family: Family, words: u64, bits: u64) -> u64 {
     let (narrow, luts) = match family {
         Family::UltraScalePlus => (7, 8),
