@@ -1,13 +1,27 @@
 //! Prints the array's timing by the event model: `docs/array-timing.md`.
 //!
-//! Standard input lists tile passes. The first line is `T P L beat_bytes`, then optionally the
-//! cycles between two beats (1). A line `weights K pairs rows` announces the weights of a tile of
-//! row pairs; a line `pass K rows groups scores uses_weights releases pairs` is a pass (flags are 0
-//! or 1). The output has a line for each pass: `start end drain_stall weight_stall last_sum`.
+//! Standard input starts with the line `T P C R fifo dsp48e1 beat_bytes`: tokens, row pairs, slices
+//! of a cascade, clock ratio, packed sums that a token's FIFO holds, 1 for the slices of a DSP48E1,
+//! bytes of a beat. Then each line is one of
+//!
+//! - `weights words tiles taken`: weights of tiles of row pairs for the passes that follow, and the
+//!   slow cycle in which the demand for them is taken;
+//! - `pass words rows4 rows8 groups offered scores last uses_weights releases`: a pass, its words
+//!   and rows, its groups of L tokens, the first slow cycle in which its descriptor can be taken,
+//!   and flags (0 or 1);
+//! - `beats ...`, `sums ...`, `scores ...`: the first slow cycle in which each beat of the weights
+//!   can be taken, and in which each item of `sums` and `scores` is taken if it is visible.
+//!
+//! The output has a line for each pass: `taken start end chain room weights descriptor items...`.
+//! Its descriptor is taken in slow cycle `taken`; the next six are fast cycles, and the last four of
+//! them the first cycles in which the pass could start by that rule alone. Then follow the first
+//! slow cycles in which its sums or scores are visible.
 
 use std::io::Read;
 
-use quasar_accelerator::events::{aligned, array_cycles, Work};
+use quasar_accelerator::events::{array_cycles, CoreSizes, Leaves, Pass, Surroundings, Work};
+use quasar_hardware::packing::DspKind;
+use quasar_hardware::tiling::RowTile;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut text = String::new();
@@ -16,38 +30,63 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let numbers = |words: &[&str]| -> Result<Vec<u64>, std::num::ParseIntError> {
         words.iter().map(|word| word.parse()).collect()
     };
-    let sizes = numbers(&lines.next().ok_or("no sizes")?)?;
-    let ([tokens, pairs, _, beat_bytes] | [tokens, pairs, _, beat_bytes, _]) = sizes[..] else {
-        return Err("the first line is `T P L beat_bytes`".into());
+    let first = numbers(&lines.next().ok_or("no sizes")?)?;
+    let [tokens, pairs, cascade, ratio, fifo, dsp48e1, beat_bytes] = first[..] else {
+        return Err("the first line is `T P C R fifo dsp48e1 beat_bytes`".into());
     };
-    let beat_interval = sizes.get(4).copied().unwrap_or(1);
-    let (mut work, mut drains) = (Vec::new(), Vec::new());
+    let sizes = CoreSizes {
+        tokens,
+        pairs,
+        cascade,
+        ratio,
+        fifo,
+        dsp_kind: if dsp48e1 == 1 {
+            DspKind::Dsp48e1
+        } else {
+            DspKind::Dsp48e2
+        },
+    };
+    let (mut work, mut around) = (Vec::new(), Surroundings::default());
     for line in lines.filter(|line| !line.is_empty()) {
         let values = numbers(&line[1..])?;
-        work.push(match (line[0], &values[..]) {
-            ("weights", &[columns, ..]) => Work::Weights(columns),
-            ("pass", &[columns, rows, groups, scores, uses, releases, row_pairs]) => {
-                let drain = if scores == 1 {
-                    row_pairs
-                } else {
-                    rows * groups
+        match (line[0], &values[..]) {
+            ("weights", &[words, tiles, taken]) => work.push(Work::Weights {
+                words,
+                tiles,
+                taken,
+            }),
+            ("pass", &[words, rows4, rows8, groups, offered, scores, last, uses, releases]) => {
+                let pass = Pass {
+                    words,
+                    rows: RowTile { rows4, rows8 },
+                    groups,
+                    leaves: match (scores, last) {
+                        (1, _) => Leaves::Scores,
+                        (_, 1) => Leaves::Sums,
+                        _ => Leaves::Stay,
+                    },
                 };
-                drains.push(drain);
-                Work::Pass {
-                    columns,
-                    drain,
+                work.push(Work::Pass {
+                    pass,
+                    offered,
                     uses_weights: uses == 1,
                     releases: releases == 1,
-                }
+                });
             }
-            _ => return Err(format!("neither weights nor a pass: {}", line.join(" ")).into()),
-        });
+            ("beats", _) => around.beats = values,
+            ("sums", _) => around.sums = values,
+            ("scores", _) => around.scores = values,
+            _ => return Err(format!("no line of a listing: {}", line.join(" ")).into()),
+        }
     }
-    let issued = array_cycles(pairs, beat_bytes, beat_interval, &work)?;
-    for (pass, drain) in issued.iter().zip(drains) {
-        let last_sum = aligned(pass.end, tokens, pairs) + drain;
-        let (stalls, waits) = (pass.drain_stall, pass.weight_stall);
-        println!("{} {} {stalls} {waits} {last_sum}", pass.start, pass.end);
+    for cycles in array_cycles(sizes, beat_bytes, &around, &work)? {
+        let (taken, issued, bounds) = (cycles.taken, cycles.issued, cycles.issued.bounds);
+        let (start, end) = (issued.start, issued.end);
+        let [chain, room] = [bounds.chain, bounds.room];
+        let [weights, descriptor] = [bounds.weights, bounds.descriptor];
+        let items: Vec<_> = cycles.items.iter().map(u64::to_string).collect();
+        let items = items.join(" ");
+        println!("{taken} {start} {end} {chain} {room} {weights} {descriptor} {items}");
     }
     Ok(())
 }

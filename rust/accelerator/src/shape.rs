@@ -16,6 +16,8 @@ pub struct Shape {
     pub tokens: usize,
     /// Row pairs P.
     pub pairs: usize,
+    /// Slices C of a cascade.
+    pub cascade: usize,
     /// Requantizing lanes L.
     pub lanes: usize,
     /// Bytes of a logical beat.
@@ -35,6 +37,7 @@ impl Shape {
         Self {
             tokens: c.array.tokens as usize,
             pairs: c.array.pairs as usize,
+            cascade: c.array.cascade as usize,
             lanes: c.lanes.requantize as usize,
             beat: PORT_BYTES * c.axi_ports as usize,
             key_banks: key_banks(c.array, c.lanes) as usize,
@@ -74,7 +77,7 @@ impl Shape {
 
     /// Returns the beats of the weights of a tile of row pairs.
     pub const fn weight_beats(&self, columns: usize) -> usize {
-        self.beats(columns * self.pairs)
+        self.beats(columns.next_multiple_of(self.cascade) * self.pairs)
     }
 
     /// Returns the beats of the parameters of some rows.
@@ -108,6 +111,7 @@ mod tests {
         let shape = Shape {
             tokens: 9,
             pairs: 4,
+            cascade: 1,
             lanes: 6,
             beat: 16,
             key_banks: 8,

@@ -1,13 +1,17 @@
 //! Tests the event model's rules, and compares the closed form with it.
 
 use quasar_accelerator::compile::schedule;
-use quasar_accelerator::events::{array_cycles, frame_alone, intervals, steady, Work};
+use quasar_accelerator::events::{
+    array_cycles, frame_alone, intervals, steady, CoreSizes, Leaves, Pass, Surroundings, Work,
+};
 use quasar_accelerator::isa::Unit;
 use quasar_core::subnet::config::Pool;
 use quasar_cost::{estimate, explore};
 use quasar_hardware::configuration::{
     Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers,
 };
+use quasar_hardware::packing::DspKind;
+use quasar_hardware::tiling::RowTile;
 use quasar_hardware::workload::{BlockWork, RowWidths, Setting};
 use quasar_hardware::{Board, Workload};
 use quasar_search::space::{Architecture, BlockShape, Space};
@@ -66,8 +70,8 @@ impl Sample {
             source_pixels: 1,
             resized: false,
         };
-        let embed = 8 * self.of(4, 48);
-        let blocks = (0..self.of(2, 8)).map(|_| {
+        let embed = 8 * self.of(8, 48);
+        let blocks = (0..self.of(3, 8)).map(|_| {
             let (heads, head_dim) = (self.of(1, 6), self.from(&[16, 32, 64]));
             let (inner, hidden) = (heads * head_dim, embed * self.of(2, 4));
             BlockWork {
@@ -92,23 +96,25 @@ impl Sample {
         }
     }
 
-    /// Samples an array that the HLS can be built for, with lanes for a tile's tokens in one to six
-    /// turns.
+    /// Samples an array that can be built, with lanes for a tile's tokens in one to six turns, or
+    /// to three where the array's clock is double.
     fn hardware(&mut self, workload: &Workload, board: &Board) -> Hardware {
         let all = workload.setting.tokens();
         let tokens = all.div_ceil(self.of(1, 8));
+        let cascade = self.from(&[1, 2, 4, 8]);
         let array = Array {
             tokens,
-            pairs: self.of(4, 60),
-            cascade: 1,
-            clock_ratio: 1,
+            pairs: self.of(4, 60).div_ceil(cascade).clamp(2, 32),
+            cascade,
+            clock_ratio: self.of(1, 2),
         };
-        let requantize = tokens.div_ceil(self.of(1, 6)).min(60);
+        let turns = 6 / array.clock_ratio;
+        let requantize = tokens.div_ceil(self.of(1, turns)).min(60);
         let lanes = Lanes {
             requantize,
             gelu: requantize,
-            norm: tokens.div_ceil(self.of(1, 6)),
-            exponential: tokens.div_ceil(self.of(1, 6)).min(170),
+            norm: tokens.div_ceil(self.of(1, turns)),
+            exponential: tokens.div_ceil(self.of(1, turns)).min(170),
             multipliers: Multipliers::Fabric,
         };
         let configuration = Configuration {
@@ -153,7 +159,11 @@ fn the_closed_form_follows_the_events() {
             100.0 * worst.0,
             worst.1
         );
-        assert!(mean < 0.01 && worst.0 <= 0.05, "{what}: {worst:?}");
+        let beyond = errors.iter().filter(|e| e.0 > 0.05).count();
+        assert!(
+            mean < 0.01 && worst.0 <= 0.07 && beyond <= 2,
+            "{what}: {worst:?}"
+        );
     }
 }
 
@@ -174,65 +184,123 @@ fn deit_tiny(eight_bit: f64) -> Workload {
     space.workload("deit-tiny", &architecture).unwrap()
 }
 
+/// Returns the configuration of an array whose clock is double, for [`deit_tiny`].
+fn doubled(board: &Board, array: [u64; 3], lanes: [u64; 3], clock_mhz: f64) -> Hardware {
+    let [tokens, pairs, cascade] = array;
+    let [requantize, norm, exponential] = lanes;
+    let array = Array {
+        tokens,
+        pairs,
+        cascade,
+        clock_ratio: 2,
+    };
+    let lanes = Lanes {
+        requantize,
+        gelu: requantize,
+        norm,
+        exponential,
+        multipliers: Multipliers::Dsp,
+    };
+    let configuration = Configuration {
+        board: board.name.clone(),
+        clock_mhz,
+        mode: Mode::Nibble,
+        frames: 2,
+        axi_ports: board.axi.ports,
+        array,
+        lanes,
+        buffers: Buffers::needed(&deit_tiny(1.0), array, lanes),
+    };
+    Hardware::new(configuration, board.clone()).unwrap()
+}
+
 #[test]
 fn deit_tiny_on_zcu102_reaches_its_targets_event_by_event() {
-    let networks = [(deit_tiny(0.0), 400.0), (deit_tiny(0.25), 330.0)];
-    for (workload, target) in networks {
-        let hardware = explore(&zcu102(), std::slice::from_ref(&workload), 150.0).unwrap();
+    let hardware = doubled(&zcu102(), [66, 6, 4], [33, 9, 66], 150.0);
+    for (eight_bit, target) in [(0.0, 500.0), (0.25, 420.0)] {
+        let workload = deit_tiny(eight_bit);
         let lists = schedule(&workload, &hardware).unwrap();
         let steady = steady(&hardware, &lists).unwrap();
         let fps = hardware.clock_hz() / steady.period as f64;
         let closed = estimate(&workload, &hardware).unwrap();
         let share = closed.share * closed.period_cycles as f64 / steady.period as f64;
+        println!(
+            "{eight_bit}: {fps} frames/s, {share}; closed form {}",
+            closed.fps
+        );
         assert!(
             fps >= target && share >= 0.85,
             "{fps} frames/s, {share} of the peak"
         );
-        let faster = hardware.with_clock(200.0).unwrap();
-        let lists = schedule(&workload, &faster).unwrap();
-        let fps = 200e6 / self::steady(&faster, &lists).unwrap().period as f64;
-        assert!(fps >= target * 1.25, "{fps} at 200 MHz");
     }
 }
 
-/// Compares with cycles computed by hand: two tiles of row pairs of 8 columns, 4 pairs, beats of 8
-/// bytes; then a pass without weights.
+/// Compares with cycles computed by hand from `docs/array-timing.md`: 5 tokens, 3 row pairs, cascades
+/// of 4, two fast cycles in a slow one, beats of 16 bytes.
 #[test]
-fn the_array_issues_by_its_rules() {
-    let pass = |columns, drain, uses_weights, releases| Work::Pass {
-        columns,
-        drain,
+fn the_array_follows_its_timing() {
+    let sizes = CoreSizes {
+        tokens: 5,
+        pairs: 3,
+        cascade: 4,
+        ratio: 2,
+        fifo: 9,
+        dsp_kind: DspKind::Dsp48e2,
+    };
+    let pass = |words, leaves, offered, uses_weights, releases| Work::Pass {
+        pass: Pass {
+            words,
+            rows: RowTile { rows4: 5, rows8: 0 },
+            groups: 2,
+            leaves,
+        },
+        offered,
         uses_weights,
         releases,
     };
+    let weights = Work::Weights {
+        words: 4,
+        tiles: 2,
+        taken: 0,
+    };
     let work = [
-        Work::Weights(8),
-        pass(8, 12, true, false),
-        pass(8, 12, true, true),
-        Work::Weights(8),
-        pass(8, 4, true, true),
-        pass(3, 4, false, false),
+        weights,
+        pass(4, Leaves::Stay, 0, true, false),
+        pass(4, Leaves::Sums, 0, true, true),
+        pass(4, Leaves::Sums, 9, true, true),
+        pass(2, Leaves::Scores, 9, false, false),
     ];
-    let issued = array_cycles(4, 8, 1, &work).unwrap();
-    let seen: Vec<_> = issued
+    let mut around = Surroundings {
+        beats: vec![0; 6],
+        ..Surroundings::default()
+    };
+    let cycles = array_cycles(sizes, 16, &around, &work).unwrap();
+    let issued: Vec<_> = cycles
         .iter()
-        .map(|i| (i.start, i.end, i.drain_stall, i.weight_stall))
+        .map(|c| (c.taken, c.issued.start, c.issued.end))
         .collect();
-    // 32 bytes are 4 beats, but 8 words: taken from cycle 1, readable in 10. The second tile's
-    // halves are filled from 8 on.
+    // 48 bytes are 3 beats, but 4 words: from cycle 3 to 7, so readable from 2 * 8 + 4 on; the second
+    // tile's from cycle 8 to 12. The third pass has the room of 9 row pairs, the fourth waits until
+    // the first pass has left: its 10 items from (23 + 18) / 2 + 2 on, so from 2 * 32 + 4 on.
     assert_eq!(
-        seen,
-        [
-            (10, 17, 0, 10),
-            (22, 29, 4, 0),
-            (34, 41, 4, 0),
-            (43, 45, 1, 0)
-        ]
+        issued,
+        [(0, 20, 23), (1, 24, 27), (9, 30, 33), (10, 68, 69)]
     );
-    let never = [pass(8, 12, true, true)].map(|pass| [Work::Weights(8), pass]);
-    assert!(array_cycles(4, 8, 1, &never.concat()).is_ok());
-    let kept = [Work::Weights(8), pass(8, 1, true, false)].repeat(3);
-    assert!(array_cycles(4, 8, 1, &kept).is_err());
+    // The second pass's items follow the first one's.
+    let cycles_of = |first: u64, count| (first..first + count).collect::<Vec<_>>();
+    assert!(cycles[0].items.is_empty());
+    assert_eq!(cycles[1].items, cycles_of(32 + 7, 10));
+    assert_eq!(cycles[2].items, cycles_of(42 + 7, 10));
+    assert_eq!(cycles[3].items, cycles_of(52 + 5, 3));
+    // An item whose 16th predecessor is not taken stays in its FIFO.
+    around.sums = vec![100];
+    let held = array_cycles(sizes, 16, &around, &work).unwrap();
+    assert_eq!(held[1].items[..2], [32 + 7, 101]);
+    assert_eq!(held[2].items[6..], [116, 117, 118, 119]);
+    assert_eq!(held[3].issued, cycles[3].issued);
+    let never = [weights, pass(4, Leaves::Sums, 0, true, false)];
+    around.beats.truncate(2);
+    assert!(array_cycles(sizes, 16, &around, &never).is_err());
 }
 
 /// Checks that units work one cycle for each interval of their main loop.

@@ -1,19 +1,21 @@
 //! Cycles of each stage: the closed form.
 //!
 //! `docs/hardware-model.md` describes the schedule behind the formulas. In short: tiles of (tokens
-//! x row pairs) follow each other without a gap. A tile's sums leave through a chain while the next
-//! tile accumulates, so draining costs time only if it takes longer than that. The weights of the
-//! next tile of row pairs arrive meanwhile. Two frames take turns, half a block each.
+//! x row pairs) follow each other without a gap. A tile's sums leave through FIFOs while the next
+//! tiles accumulate, so draining costs time only if a stage's sums take longer than its words. The
+//! weights of the next tile of row pairs arrive meanwhile. Two frames take turns, half a block each.
+//!
+//! Cycles are those of the kernels' clock; the array may have two in one of them.
 //!
 //! Depends on [`quasar_hardware::configuration`], [`quasar_hardware::packing`] and
 //! [`quasar_hardware::workload`].
 
 use quasar_core::subnet::config::Pool;
-use quasar_hardware::configuration::{Hardware, Lanes};
+use quasar_hardware::configuration::{Array, Hardware, Lanes};
 use quasar_hardware::declared::bytes_per_cycle;
 use quasar_hardware::declared::{
-    BURST_BEATS, COMMAND_GAP, EXPONENTIAL_DEPTH, FILL_DEPTH, LOOP_GAP, MEMORY_LATENCY, NORM_DEPTH,
-    NORM_ROOT, OPEN_BURSTS, PLAN_INTERVAL, REQUANTIZE_DEPTH, ROW_BYTES, SCORE_DEPTH, SLICE_DEPTH,
+    array as timing, BURST_BEATS, COMMAND_GAP, EXPONENTIAL_DEPTH, LOOP_GAP, MEMORY_LATENCY,
+    NORM_DEPTH, NORM_ROOT, OPEN_BURSTS, PLAN_INTERVAL, REQUANTIZE_DEPTH, ROW_BYTES, SCORE_DEPTH,
     TRANSFERS_AHEAD,
 };
 use quasar_hardware::packing::{Activation, Pair};
@@ -71,11 +73,6 @@ impl Stage {
         self.accumulate + self.drain_stall + self.weight_stall + self.wait + self.gap
     }
 
-    /// Returns all cycles except the waits for weights.
-    const fn unhindered(&self) -> u64 {
-        self.accumulate + self.drain_stall + self.wait + self.gap
-    }
-
     fn add(&mut self, other: &Self) {
         self.accumulate += other.accumulate;
         self.drain_stall += other.drain_stall;
@@ -110,22 +107,60 @@ struct Gemm {
 #[derive(Clone, Copy, Default)]
 struct Product {
     stage: Stage,
+    /// Cycles that the lanes take for all its tiles.
+    drain: u64,
     /// Cycles that the lanes take for its last tile.
     last_drain: u64,
     /// Cycles that the lanes take for its first tile.
     first_drain: u64,
-    columns: u64,
+    /// Cycles in which the array issues a tile.
+    issue: u64,
+    /// Cycles for which the lanes can be behind the array: their work that the queues hold.
+    queued: u64,
+    /// Load cycles of the weights that the ports and queues hold.
+    ahead: u64,
+    /// Cycles in which a half of the weights is filled.
+    filled: u64,
+    /// Cycles in which its passes are planned.
+    planned: u64,
+    /// Cycles for which the array waits for its first weights, which arrived in time.
+    refill: u64,
+    /// Cycles for which the lanes are behind the array at the end.
+    backlog: u64,
 }
 
 impl Product {
     /// Returns the cycles between two tiles of tokens of the first tile of row pairs.
     fn first_spacing(&self) -> u64 {
-        self.columns.max(self.first_drain)
+        self.issue.max(self.first_drain)
     }
 
     /// Returns the cycles between two tiles of tokens of the last tile of row pairs.
     fn last_spacing(&self) -> u64 {
-        self.columns.max(self.last_drain)
+        self.issue.max(self.last_drain)
+    }
+
+    /// Returns the cycles of the array and its lanes without the waits for weights and results.
+    fn busy(&self) -> u64 {
+        let stage = self.stage;
+        (stage.accumulate + stage.drain_stall + stage.gap).max(self.drain)
+    }
+
+    /// Adds the wait for lanes that are behind the array by `backlog` cycles at first.
+    fn hold_up(&mut self, backlog: u64) {
+        let (weights, wait) = (self.stage.weight_stall, self.stage.wait);
+        let issued = self.stage.cycles() - weights - wait;
+        // The lanes catch up while the array waits for weights or for a result.
+        let behind = (backlog.saturating_sub(wait) + self.drain).saturating_sub(issued + weights);
+        self.backlog = behind.min(self.queued);
+        let stall = behind.max(self.drain.saturating_sub(issued));
+        self.stage.drain_stall += stall - self.backlog;
+    }
+
+    /// Returns the product with the wait for its own lanes.
+    fn held_up(mut self) -> Self {
+        self.hold_up(0);
+        self
     }
 }
 
@@ -169,6 +204,7 @@ impl From<Reserve> for Lead {
 /// The formulas, for one configuration and one setting.
 pub struct Model<'a> {
     hardware: &'a Hardware,
+    array: Array,
     tiling: Tiling,
     setting: Setting,
     bytes_per_cycle: f64,
@@ -357,6 +393,7 @@ impl<'a> Model<'a> {
     pub fn new(hardware: &'a Hardware, setting: Setting) -> Self {
         Self {
             hardware,
+            array: hardware.configuration().array,
             tiling: Tiling::of(hardware),
             setting,
             bytes_per_cycle: bytes_per_cycle(hardware),
@@ -404,7 +441,15 @@ impl<'a> Model<'a> {
             self.linear(n, first, embed),
             self.linear(needed, second, embed),
         );
-        second.stage.drain_stall += first.last_drain.saturating_sub(embed);
+        let inner = work.heads * self.array.padded(work.head_dim);
+        let mut proj = self.linear(needed, work.proj, inner);
+        let side = self.side(4 * embed);
+        let norm = self.norm(&proj.held_up(), needed, embed);
+        let mut lead = self.lead(&[first, second], side, norm, false);
+        self.refill_first(&mut first, &proj);
+        Self::supply(&mut lead, &mut first, self.carried(&proj));
+        Self::refill(&mut second, &first);
+        Self::supply(&mut lead, &mut second, first.backlog);
         let values = self.ready(&second);
         let queries = if needed == n {
             self.ready(&first).saturating_sub(second.stage.cycles())
@@ -412,22 +457,16 @@ impl<'a> Model<'a> {
             values
         };
         let (scores, softmax, context) = self.attention(work, needed, &second, (queries, values));
-        let mut proj = self.linear(needed, work.proj, work.inner());
-        proj.stage.wait = self.wait(&context, &proj);
-        let side = self.side(4 * embed);
         let units_cycles = scores.cycles() + context.stage.cycles();
-        let norm = self.norm(&proj, needed, embed);
-        let mut lead = self.lead(&[&first.stage, &second.stage], side, norm, false);
-        Self::supply(&mut lead, &mut first.stage);
-        Self::supply(&mut lead, &mut second.stage);
+        proj.stage.wait = self.wait(&context, &proj);
         // Both halves are free.
         for reserve in [&mut lead.all, &mut lead.alone] {
             *reserve = Reserve::idle(
                 reserve.cycles + units_cycles + proj.stage.load / proj.stage.row_tiles,
             );
         }
-        Self::supply(&mut lead, &mut proj.stage);
-        self.hand_over(&mut proj, embed);
+        Self::supply(&mut lead, &mut proj, context.backlog);
+        let norm = self.norm(&proj, needed, embed);
         let mut qkv = first.stage;
         qkv.add(&second.stage);
         let units = work.heads * self.tiling.token_tiles(needed);
@@ -455,18 +494,22 @@ impl<'a> Model<'a> {
             streamed: true,
         });
         let mut fc2 = self.linear(needed, work.fc2, work.hidden);
-        fc2.stage.wait = self.wait(&fc1, &fc2);
         let mut side = self.side(4 * embed);
         side.add(self.side(256));
-        let norm = if last {
-            self.pooled(&fc2, embed)
-        } else {
-            self.norm(&fc2, needed, embed)
+        let norm = |fc2: &Product| {
+            if last {
+                self.pooled(fc2, embed)
+            } else {
+                self.norm(fc2, needed, embed)
+            }
         };
-        let mut lead = self.lead(&[&fc1.stage, &fc2.stage], side, norm, true);
-        Self::supply(&mut lead, &mut fc1.stage);
-        Self::supply(&mut lead, &mut fc2.stage);
-        self.hand_over(&mut fc2, embed);
+        let mut lead = self.lead(&[fc1, fc2], side, norm(&fc2.held_up()), true);
+        self.refill_first(&mut fc1, &fc2);
+        Self::supply(&mut lead, &mut fc1, self.carried(&fc2));
+        fc2.stage.wait = self.wait(&fc1, &fc2);
+        Self::refill(&mut fc2, &fc1);
+        Self::supply(&mut lead, &mut fc2, fc1.backlog);
+        let norm = norm(&fc2);
         MlpHalf {
             norm,
             fc1: fc1.stage,
@@ -484,8 +527,7 @@ impl<'a> Model<'a> {
         product.stage.macs = self.setting.patches * rows.total() * self.setting.patch_len;
         product.stage.slot_macs = product.stage.slot_macs / tokens * self.setting.patches;
         let first = product.stage.load / product.stage.row_tiles;
-        Self::supply(&mut Reserve::idle(first).into(), &mut product.stage);
-        self.hand_over(&mut product, embed);
+        Self::supply(&mut Reserve::idle(first).into(), &mut product, 0);
         // Each word of all tokens of a tile starts on a beat: patches, then the first values of the
         // residual, which the drain stores a group of tokens at a time.
         let word = |bytes: u64| self.padded(bytes * self.tiling.tokens);
@@ -513,13 +555,13 @@ impl<'a> Model<'a> {
         // Weights arrive while the last block and its norm work. With two frames in flight, the
         // other frame's products take some of that time.
         let tile = product.stage.load / product.stage.row_tiles;
-        let alone = Reserve::idle(2 * tile + read_ahead(tile));
+        let alone = Reserve::idle(2 * tile + product.ahead);
         let all = if self.hardware.configuration().frames == 2 {
-            Reserve::idle(tile + read_ahead(tile) / 2)
+            Reserve::idle(tile + product.ahead / 2)
         } else {
             alone
         };
-        Self::supply(&mut Lead { all, alone }, &mut product.stage);
+        Self::supply(&mut Lead { all, alone }, &mut product, 0);
         End {
             norm: Norm::default(),
             stage: product.stage,
@@ -587,18 +629,46 @@ impl<'a> Model<'a> {
         self.hardware.configuration().lanes
     }
 
-    /// Lets the other frame's phase begin while the chain still drains this one's last tile.
-    fn hand_over(&self, product: &mut Product, embed: u64) {
+    /// Returns the cycles for which the lanes are behind the array when a phase begins: with two
+    /// frames in flight it follows another phase, which is assumed to end like this one, with
+    /// product `last`.
+    fn carried(&self, last: &Product) -> u64 {
         if self.hardware.configuration().frames == 2 {
-            product.stage.drain_stall += product.last_drain.saturating_sub(embed);
+            last.held_up().backlog
+        } else {
+            0
         }
+    }
+
+    /// Returns the words of C columns that hold some columns.
+    const fn words(&self, columns: u64) -> u64 {
+        columns.div_ceil(self.array.cascade)
+    }
+
+    /// Converts cycles of the array's clock.
+    const fn slow(&self, fast: u64) -> u64 {
+        fast.div_ceil(self.array.clock_ratio)
+    }
+
+    /// Returns the array's cycles from a pass's last word to the queues of all tokens.
+    fn depth(&self) -> u64 {
+        let dsp_kind = self.hardware.board().dsp_kind;
+        timing::end_to_fifo(self.array.tokens, self.array.cascade, dsp_kind)
+    }
+
+    /// Returns the cycles from a pass's last word to its first sum.
+    fn hops(&self) -> u64 {
+        self.slow(self.depth()) + timing::FIFO_TO_ITEM + timing::ITEM_TO_SUMS
     }
 
     /// Models the `LayerNorm` of some tokens after a product: each tile of tokens starts as soon as
     /// its residual is stored. The next product takes one tile after another, `embed` columns each.
     fn norm(&self, before: &Product, tokens: u64, embed: u64) -> Norm {
         let last = self.tiling.token_tiles(tokens) - 1;
-        let (spacing, next) = (before.last_spacing(), embed.max(before.first_drain));
+        let (spacing, next) = (
+            before.last_spacing(),
+            self.slow(self.words(embed)).max(before.first_drain),
+        );
         let stored = self.ready(before);
         let (mut free, mut norm) = (0, Norm::default());
         for tile in 0..=last {
@@ -624,7 +694,7 @@ impl<'a> Model<'a> {
                 // The mean follows the last code; no product runs meanwhile.
                 let others = self.tiling.token_tiles(tokens) - 1;
                 norm.cycles += embed;
-                norm.ready += others * embed + embed;
+                norm.ready += others * self.slow(self.words(embed)) + embed;
                 return norm;
             }
             Pool::Mean => {
@@ -641,48 +711,64 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Adds a stage's waits for its weights. On entry `lead` describes this stage's weights that
-    /// arrived early; on return, the next stage's. The other half of the weights and the capacity
-    /// of the ports bound it.
-    fn supply(lead: &mut Lead, stage: &mut Stage) {
+    /// Sets the wait for a product's first weights, which are written while the last tile of the
+    /// product `before` is used.
+    fn refill(product: &mut Product, before: &Product) {
+        let used = before.busy() / before.stage.row_tiles.max(1) + product.stage.wait;
+        product.refill = product.filled.saturating_sub(used);
+    }
+
+    /// As [`Self::refill`], for the first product of a phase: with two frames in flight it follows
+    /// another phase, which is assumed to end like this one, with product `last`.
+    fn refill_first(&self, product: &mut Product, last: &Product) {
+        if self.hardware.configuration().frames == 2 {
+            Self::refill(product, last);
+        }
+    }
+
+    /// Adds a product's waits for its weights, and for lanes that are behind the array by `backlog`
+    /// cycles at first. On entry `lead` describes this product's weights that arrived early; on
+    /// return, the next one's. The other half of the weights and the capacity of the ports bound
+    /// it.
+    fn supply(lead: &mut Lead, product: &mut Product, backlog: u64) {
+        let (busy, ahead) = (product.busy(), product.ahead);
+        let stage = &mut product.stage;
         let tiles = stage.row_tiles.max(1);
-        let (load, busy) = (
-            stage.load / tiles,
-            (stage.accumulate + stage.drain_stall) / tiles,
-        );
+        let (load, busy) = (stage.load / tiles, busy / tiles);
         let stalls = |lead: &mut Reserve| {
             if stage.wait > 0 {
                 *lead = Reserve::idle(lead.cycles + stage.wait);
             }
             (0..stage.row_tiles)
                 .map(|_| {
-                    let there = lead.cycles.min(lead.halves * load + read_ahead(load));
+                    let there = lead.cycles.min(lead.halves * load + ahead);
                     *lead = Reserve::busy(there.saturating_sub(load) + busy);
                     load.saturating_sub(there)
                 })
                 .sum::<u64>()
         };
         let (stall, alone) = (stalls(&mut lead.all), stalls(&mut lead.alone));
-        stage.weight_stall += stall + stage.turn_stall;
+        stage.weight_stall += stall.max(product.refill) + stage.turn_stall;
         stage.hidden = stall.saturating_sub(alone);
+        product.hold_up(backlog);
     }
 
     /// Returns the lead with which a phase begins. Its first weights have arrived, unless its
     /// weights take longer than its products. With one frame in flight they arrive while the norm
     /// works and, for the MLP, while attention works. With two, every other phase follows another
     /// phase's attention.
-    fn lead(&self, stages: &[&Stage], side: Side, norm: Norm, mlp: bool) -> Lead {
-        let first = stages[0].load / stages[0].row_tiles.max(1);
-        let busy: u64 = stages.iter().map(|stage| stage.unhindered()).sum();
-        let load: u64 = stages.iter().map(|stage| stage.load).sum();
+    fn lead(&self, products: &[Product], side: Side, norm: Norm, mlp: bool) -> Lead {
+        let first = products[0].stage.load / products[0].stage.row_tiles.max(1);
+        let busy: u64 = products.iter().map(Product::busy).sum();
+        let load: u64 = products.iter().map(|product| product.stage.load).sum();
         let before = (busy + first).saturating_sub(load + side.cycles());
         match (self.hardware.configuration().frames, mlp) {
             (1, true) => Lead::from(Reserve::idle(
-                before.max(norm.ready + first + read_ahead(first)),
+                before.max(norm.ready + first + products[0].ahead),
             )),
             (1, false) => Lead::from(Reserve::idle(before.max(norm.ready))),
             _ => Lead {
-                all: Reserve::busy(before.max(first.midpoint(read_ahead(first)))),
+                all: Reserve::busy(before.max(first.midpoint(products[0].ahead))),
                 alone: Reserve::idle(before + norm.ready),
             },
         }
@@ -690,7 +776,7 @@ impl<'a> Model<'a> {
 
     /// Returns the cycles from a stage's last product to its last stored result.
     fn ready(&self, product: &Product) -> u64 {
-        self.tiling.tokens + self.tiling.pairs + SLICE_DEPTH + product.last_drain + REQUANTIZE_DEPTH
+        self.hops() + product.last_drain + product.backlog + REQUANTIZE_DEPTH
     }
 
     /// Returns the array's wait between a stage and the next one on the same tokens: the first and
@@ -734,7 +820,13 @@ impl<'a> Model<'a> {
             macs: gemm.tokens * gemm.rows.total() * gemm.columns,
             ..Stage::default()
         };
-        let (mut first_drain, mut last_drain, mut last_stall, mut all_passes) = (0, 0, 0, 0);
+        let sizes = [(full, self.tiling.tokens), (u64::from(ragged > 0), ragged)];
+        let last = if ragged > 0 {
+            ragged
+        } else {
+            self.tiling.tokens
+        };
+        let (mut product, mut words, mut issue, mut all_passes) = (Product::default(), 0, 0, 0);
         for tile in (self.tiling).row_tiles(gemm.rows.four_bit, gemm.rows.eight_bit) {
             let (slots, outputs) = (tile.pairs(), tile.rows());
             let pair = if tile.rows8 > 0 {
@@ -743,56 +835,94 @@ impl<'a> Model<'a> {
                 Pair::FourBit
             };
             let passes = self.passes(pair, gemm.activation, gemm.columns);
-            let drain = |tokens: u64| outputs * tokens.div_ceil(lanes);
-            let stall = |tokens: u64| (passes * drain(tokens)).saturating_sub(gemm.columns);
-            // The next stage counts the last pass.
-            last_stall = (if ragged > 0 {
-                stall(ragged)
-            } else {
-                stall(self.tiling.tokens)
-            }) / passes;
-            let stalls =
-                full * stall(self.tiling.tokens) + if ragged > 0 { stall(ragged) } else { 0 };
-            let busy = token_tiles * gemm.columns + stalls;
+            let drain = |tokens: u64| {
+                if gemm.drain == Drain::Score {
+                    slots
+                } else {
+                    outputs * tokens.div_ceil(lanes)
+                }
+            };
+            let pass = self.words(gemm.columns.div_ceil(passes));
+            let (mut busy, mut lanes_busy) = (0, 0);
+            for (tiles, tokens) in sizes {
+                busy += tiles * passes * self.spacing(pass, slots, drain(tokens));
+                lanes_busy += tiles * passes * drain(tokens);
+            }
+            words += token_tiles * self.words(gemm.columns);
+            issue += busy;
+            product.drain += lanes_busy;
             all_passes += token_tiles * passes;
-            stage.accumulate += token_tiles * gemm.columns;
-            stage.drain_stall += stalls;
             stage.slot_macs += slots * gemm.columns * gemm.tokens;
             stage.passes = stage.passes.max(passes);
             stage.row_tiles += 1;
             if stage.row_tiles == 1 {
-                first_drain = drain(gemm.tokens.min(self.tiling.tokens));
+                product.first_drain = drain(gemm.tokens.min(self.tiling.tokens));
+                // The FIFOs have room for the last pass when it starts; the others wait in them.
+                let waiting = timing::FIFO_DEPTH.saturating_sub(slots);
+                let most = drain(self.tiling.tokens) * waiting / slots;
+                let flight = self.slow(self.depth() + pass);
+                product.queued = most.saturating_sub(flight);
             }
-            last_drain = drain(if ragged > 0 {
-                ragged
-            } else {
-                self.tiling.tokens
-            });
+            product.last_drain = drain(last);
             if gemm.streamed {
                 // One byte of each column for every row pair of the array, also for those that the
                 // tile does not have.
-                let mut load = self.side(self.weight_bytes() * gemm.columns);
+                let bytes = self.weight_bytes() * self.array.padded(gemm.columns);
+                let mut load = self.side(bytes);
                 load.add(self.side(outputs * ROW_BYTES));
                 stage.bytes += load.bytes;
                 stage.load += load.cycles();
+                let beats = bytes.max(outputs * ROW_BYTES).div_ceil(self.beat_bytes);
+                let queued = load.cycles() * BEATS_AHEAD / beats;
+                // The ports hold what memory gave, but load takes no more than a beat a cycle.
+                let ports =
+                    read_ahead(load.cycles()) * load.given.saturating_sub(load.taken) / load.given;
+                product.ahead = product.ahead.max(queued + ports);
                 // A half is refilled once the last tile that used it has been issued, one beat and
                 // one word a cycle.
-                let filled = (self.weight_bytes() * gemm.columns)
+                let filled = bytes
                     .div_ceil(self.beat_bytes)
-                    .max(gemm.columns);
-                let turn = (filled + busy + FILL_DEPTH + PLAN_INTERVAL) / 2;
+                    .max(self.words(gemm.columns));
+                let planned = PLAN_INTERVAL * token_tiles * passes;
+                let busy = self.slow(busy).max(lanes_busy).max(planned);
+                product.filled =
+                    filled + self.slow(timing::END_TO_FREED + timing::FILLED_TO_START) + 2;
+                let turn = product.filled.midpoint(busy).max(filled);
                 stage.turn_stall += turn.saturating_sub(load.cycles().max(busy));
             }
         }
-        stage.drain_stall -= last_stall;
+        stage.accumulate = self.slow(words);
+        stage.drain_stall = self.slow(issue) - stage.accumulate;
         // Passes are planned while earlier ones are issued.
-        stage.gap = (COMMAND_GAP + PLAN_INTERVAL * all_passes)
-            .saturating_sub(stage.accumulate + stage.drain_stall);
-        Product {
-            stage,
-            first_drain,
-            last_drain,
-            columns: gemm.columns,
+        let issued = stage.accumulate
+            + stage
+                .drain_stall
+                .max(product.drain.saturating_sub(stage.accumulate));
+        product.planned = COMMAND_GAP + PLAN_INTERVAL * all_passes;
+        stage.gap = product.planned.saturating_sub(issued);
+        product.issue = self.slow(self.words(gemm.columns));
+        product.stage = stage;
+        product
+    }
+
+    /// Returns the array's cycles between passes of these words and row pairs, which `drain` cycles
+    /// take from the queues: the chain moves a row pair a cycle, and the queues must have room.
+    fn spacing(&self, words: u64, pairs: u64, drain: u64) -> u64 {
+        let ratio = self.array.clock_ratio;
+        let ahead = (timing::FIFO_DEPTH / pairs).max(1);
+        let rest = timing::FIFO_DEPTH % pairs;
+        let taken = drain * ratio * pairs.saturating_sub(rest) / pairs;
+        let around = words
+            + self.depth()
+            + ratio * (timing::FIFO_TO_ITEM + 1)
+            + taken
+            + timing::ROOM_TO_START;
+        let room = around.div_ceil(ahead);
+        let least = if words > pairs { words } else { pairs };
+        if least > room {
+            least
+        } else {
+            room
         }
     }
 
@@ -844,31 +974,35 @@ impl<'a> Model<'a> {
         let units = work.heads * token_tiles;
         let (mut scores_stage, mut context) = (Stage::default(), Product::default());
         let mut softmax = 0;
-        // Times since the end of qkv's products at which the array, its chain, the lanes and each
-        // unit's probabilities are ready.
-        let (mut free, mut chain) = (0, before.last_drain);
+        // Times since the end of qkv's products at which the array, the exponential lanes and each
+        // unit's probabilities are ready; the cycles for which the drain is behind the array.
+        let (mut free, mut backlog) = (0, before.backlog);
+        // Cycles for which planning is ahead of the array.
+        let (mut planned, most_planned) = (0, PLAN_INTERVAL * timing::DESCRIPTORS);
         let (mut lanes_free, mut probabilities) = (0, 0);
-        let mut product = |stage: &mut Stage, of: &Product, columns: u64, needed: u64| {
-            let chained = u64::max(free, u64::saturating_sub(chain, columns));
-            stage.add(&of.stage);
-            stage.drain_stall += chained - free;
-            stage.wait += needed.saturating_sub(chained);
-            free = chained.max(needed) + of.stage.cycles();
-            chain = free + of.last_drain;
-            free
+        let mut product = |stage: &mut Stage, of: &Product, needed: u64| {
+            let mut one = *of;
+            let wait = u64::saturating_sub(needed, free);
+            // Planning stops at the credit for what the array waits for.
+            planned = if wait > 0 { 0 } else { planned };
+            one.stage.gap = one.stage.gap.saturating_sub(planned);
+            one.hold_up(u64::saturating_sub(backlog, wait));
+            planned = (planned + one.stage.cycles())
+                .saturating_sub(one.planned)
+                .min(most_planned);
+            stage.add(&one.stage);
+            stage.wait += wait;
+            free += wait + one.stage.cycles();
+            backlog = one.backlog;
+            (free, backlog)
         };
         for i in 0..=units {
             let mut next_probabilities = 0;
             if i < units {
                 let (scores, exponentials, _) = of(i);
                 let needed = if i == 0 { queries_ready } else { 0 };
-                let end = product(&mut scores_stage, scores, work.head_dim, needed);
-                let stored = end
-                    + self.tiling.tokens
-                    + self.tiling.pairs
-                    + SLICE_DEPTH
-                    + scores.last_drain
-                    + SCORE_DEPTH;
+                let (end, backlog) = product(&mut scores_stage, scores, needed);
+                let stored = end + self.hops() + backlog + scores.last_drain + SCORE_DEPTH;
                 lanes_free = stored.max(lanes_free + COMMAND_GAP) + exponentials;
                 next_probabilities = lanes_free - LOOP_GAP + EXPONENTIAL_DEPTH;
                 softmax += exponentials + COMMAND_GAP;
@@ -881,9 +1015,9 @@ impl<'a> Model<'a> {
                 } else {
                     probabilities
                 };
-                product(&mut context.stage, one, keys, needed);
+                (_, context.backlog) = product(&mut context.stage, one, needed);
                 context.last_drain = one.last_drain;
-                context.columns = one.stage.accumulate / one.stage.token_tiles;
+                context.issue = one.stage.accumulate / one.stage.token_tiles;
             }
             probabilities = next_probabilities;
         }
@@ -899,6 +1033,9 @@ fn read_ahead(load: u64) -> u64 {
     let bursts = load / BURST_BEATS + 2;
     (OPEN_BURSTS * load / bursts).min(TRANSFERS_AHEAD / 2 * load)
 }
+
+/// Beats that the queues of weights and row parameters hold.
+const BEATS_AHEAD: u64 = 64;
 
 const fn eight_bit(rows: u64) -> RowWidths {
     RowWidths {

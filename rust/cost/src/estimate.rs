@@ -280,7 +280,7 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
 /// Returns the row-pair products that the array can make in a cycle.
 fn peak(hardware: &Hardware) -> f64 {
     let array = hardware.configuration().array;
-    (array.tokens * array.pairs) as f64
+    (array.slices() * array.clock_ratio) as f64
 }
 
 fn peak_of(hardware: &Hardware, cycles: u64) -> f64 {

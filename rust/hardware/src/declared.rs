@@ -26,6 +26,10 @@ pub const COMMAND_GAP: u64 = 16;
 pub const FILL_DEPTH: u64 = 2;
 /// Between two passes of a tile, as they are planned ahead of issue.
 pub const PLAN_INTERVAL: u64 = 8;
+/// Passes that are planned ahead of issue, at most.
+pub const PLANNED: usize = 4;
+/// Scores that wait for their kernel, at most.
+pub const SCORES_AHEAD: usize = 4;
 /// Between two groups of tokens of the softmax and two tiles of the norm, and two columns of a
 /// mean: an inner loop ends.
 pub const LOOP_GAP: u64 = 32;
@@ -59,6 +63,8 @@ pub fn bytes_per_cycle(hardware: &Hardware) -> f64 {
 /// are those of the array's clock, slow cycles those of the kernels; slow cycle s begins with fast
 /// cycle R*s, and R*s is what "of slow cycle s" means below.
 pub mod array {
+    use crate::packing::DspKind;
+
     /// Tokens that share a register of the row operands: token t is t div 2 fast cycles behind
     /// token 0.
     pub const TOKENS_A_STAGE: u64 = 2;
@@ -94,7 +100,20 @@ pub mod array {
     pub const OUTPUTS: u64 = 16;
     /// Packed sums that a token's FIFO holds.
     pub const FIFO_DEPTH: u64 = 64;
+    /// Slow cycles from a demand for weights to the first beat of its first fill.
+    pub const DEMAND_TO_FILL: u64 = 3;
     /// Fast cycles from a pass's last word to the register that frees its half of the weights, or
     /// gives `load` its credit; a slow register takes it then.
     pub const END_TO_FREED: u64 = 5;
+
+    /// Returns the fast cycles from a pass's last word to its first sums in the FIFOs of all
+    /// `tokens`.
+    pub const fn end_to_fifo(tokens: u64, cascade: u64, dsp_kind: DspKind) -> u64 {
+        let sum = match dsp_kind {
+            DspKind::Dsp48e1 if cascade > 1 => DSP48E1_SUM,
+            _ => 0,
+        };
+        let skew = (tokens.div_ceil(TOKENS_A_STAGE) - 1) + (cascade - 1);
+        OPERAND_DEPTH + skew + SLICE_TO_FIFO + sum
+    }
 }

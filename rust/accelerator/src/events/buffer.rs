@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 
-use quasar_hardware::declared;
-
 use super::process::Sizes;
 use super::queues::Fifo;
 use crate::isa::{Command, ROW_BYTES};
@@ -35,12 +33,12 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// Returns the content of a half of weights: a tile of row pairs.
-    pub(super) const fn weights(columns: u64, pairs: u64, beat_bytes: u64) -> Self {
+    /// Returns the content of a half of weights, a tile of row pairs, in words of `word_bytes`.
+    pub(super) const fn weights(words: u64, word_bytes: u64, beat_bytes: u64) -> Self {
         Self {
-            beats: (columns * pairs).div_ceil(beat_bytes),
-            words: columns,
-            word_bytes: pairs,
+            beats: (words * word_bytes).div_ceil(beat_bytes),
+            words,
+            word_bytes,
         }
     }
 
@@ -73,6 +71,10 @@ pub(super) struct BufferLoader {
     pub(super) now: u64,
     /// Cycle in which the last word was written.
     pub(super) word: u64,
+    /// A half has been filled.
+    pub(super) filled: bool,
+    /// Cycles from the last word of a half to its use.
+    pub(super) depth: u64,
     /// Beats that were taken for the present half.
     pub(super) taken: Option<u64>,
     /// Contents to come, and the time since which each is known.
@@ -82,11 +84,14 @@ pub(super) struct BufferLoader {
 }
 
 impl BufferLoader {
-    pub(super) fn new(contents_of: fn(Command, &Sizes) -> Vec<Content>) -> Self {
+    /// Creates a loader. `depth`: cycles from the last word of a half to its use.
+    pub(super) fn new(depth: u64, contents_of: fn(Command, &Sizes) -> Vec<Content>) -> Self {
         Self {
             buffer: DoubleBuffer::new(),
             now: 0,
             word: 0,
+            filled: false,
+            depth,
             taken: None,
             contents: VecDeque::new(),
             contents_of,
@@ -106,17 +111,19 @@ impl BufferLoader {
             return false;
         };
         let Some(taken) = self.taken else {
-            let Some((free, ())) = self.buffer.free.take(self.now.max(known)) else {
+            let after = if self.filled { self.word + 1 } else { 0 };
+            let Some((free, ())) = self.buffer.free.take(after.max(known)) else {
                 return false;
             };
             (self.now, self.taken) = (free, Some(0));
             return true;
         };
         if taken == content.beats {
-            let ready = self.word + declared::FILL_DEPTH - 1;
+            let ready = self.word + self.depth;
             if self.buffer.full.put(ready, ()).is_none() {
                 return false;
             }
+            self.filled = true;
             self.contents.pop_front();
             self.taken = None;
             return true;

@@ -163,7 +163,7 @@ impl Drain {
                 gathered: 0,
                 words: Fifo::new(2 * sizes.groups(sizes.tiling.tokens) as usize),
             },
-            rows: BufferLoader::new(|command, sizes| match command {
+            rows: BufferLoader::new(declared::FILL_DEPTH - 1, |command, sizes| match command {
                 Command::Rows(rows) => {
                     let tiles = sizes.tile_rows(rows.rows4, rows.rows8);
                     tiles

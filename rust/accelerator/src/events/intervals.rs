@@ -19,12 +19,12 @@ pub fn intervals(hardware: &Hardware, lists: &[&[Command]]) -> BTreeMap<&'static
     for &command in lists.iter().copied().flatten() {
         count("fetch.commands", 1);
         for (step, times) in Array::expand(command, &sizes) {
-            if let ArrayStep::Pass { columns, drain, .. } = step {
+            if let ArrayStep::Pass(pass) = step {
                 count(
                     "array.issue",
-                    times * (columns + owed.saturating_sub(columns)),
+                    times * (pass.words + owed.saturating_sub(pass.words)),
                 );
-                owed = drain;
+                owed = pass.drain();
             }
         }
         match command {

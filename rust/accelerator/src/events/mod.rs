@@ -3,7 +3,7 @@
 //! Each process of the kernels is a state machine with a clock of its own ([`process`]). Queues
 //! carry the times at which their items can be taken, and remember when slots became free
 //! ([`queues`]). So the result does not depend on the order in which the processes run: they form a
-//! Kahn process network. The array follows the rules of `docs/array-timing.md` ([`issue`]). Trip
+//! Kahn process network. The array follows the rules of `docs/array-timing.md` ([`rtl`]). Trip
 //! counts are those of the loops in `fpga/src/`; [`quasar_hardware::declared`] holds depths and
 //! gaps. All results are modelled. Depends on [`crate::isa`], [`crate::program`] and
 //! [`crate::shape`].
@@ -12,11 +12,11 @@ mod array;
 mod buffer;
 mod drain;
 mod intervals;
-mod issue;
 mod memory;
 mod norm;
 mod process;
 mod queues;
+mod rtl;
 mod softmax;
 mod trace;
 
@@ -25,14 +25,16 @@ use std::collections::VecDeque;
 use quasar_core::error::{Error, Result};
 use quasar_hardware::Hardware;
 
-use self::array::Array;
+use self::array::{Array, ScoreStore};
 use self::drain::Drain;
 pub use self::intervals::intervals;
-pub use self::issue::{aligned, array_cycles, Issue, Issued, Pass, Work};
 use self::memory::{Fetch, Loader, Store};
 use self::norm::Norm;
 use self::process::{Process, Sizes};
 use self::queues::{Entry, Queues};
+pub use self::rtl::{
+    array_cycles, Bounds, CoreSizes, Cycles, Issued, Leaves, Pass, Surroundings, Work,
+};
 use self::softmax::Exponential;
 pub use self::trace::{Cause, Span, Stalls, Trace};
 use crate::isa::{Command, Kind};
@@ -46,6 +48,7 @@ struct Model {
     fetch: Fetch,
     loader: Loader,
     array: Array,
+    scores: ScoreStore,
     drain: Drain,
     norm: Norm,
     exponential: Exponential,
@@ -70,15 +73,21 @@ impl Model {
             Command::Attend(attend) => Some(u64::from(attend.tokens)),
             _ => None,
         });
+        let keys = list.iter().filter_map(|(_, _, command)| match command {
+            Command::Scores(scores) => Some(u64::from(scores.keys)),
+            _ => None,
+        });
+        let scores = ScoreStore::new(keys.collect());
         Self {
             sizes,
+            scores,
             queues: Queues::new(hardware),
             trace: Trace::default(),
             store: Store::new(logits.collect()),
             drain: Drain::new(&sizes, attention_tiles.collect()),
             fetch: Fetch { list, now: 0 },
             loader: Loader::new(),
-            array: Array::new(),
+            array: Array::new(&sizes),
             norm: Norm::new(),
             exponential: Exponential::new(),
         }
@@ -93,6 +102,7 @@ impl Model {
             fetch,
             loader,
             array,
+            scores,
             drain,
             norm,
             exponential,
@@ -111,8 +121,9 @@ impl Model {
         run(&mut || loader.advance(sizes, queues, trace));
         run(&mut || array.weights.advance(sizes.beat_bytes, &mut queues.weights));
         run(&mut || array.advance(sizes, queues, trace));
-        // While issue waits, sums leave the array.
-        array.let_leave(queues, |_, _| true);
+        run(&mut || array.leave(queues));
+        run(&mut || scores.advance(queues));
+        run(&mut || scores.send(sizes, queues));
         run(&mut || drain.rows.advance(sizes.beat_bytes, &mut queues.rows));
         run(&mut || drain.scales.advance(sizes.lanes, &mut queues.scales));
         run(&mut || drain.advance(sizes, queues, trace));

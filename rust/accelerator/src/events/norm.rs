@@ -99,7 +99,7 @@ impl Norm {
     pub(super) fn new() -> Self {
         Self {
             worker: Worker::new(),
-            gains: BufferLoader::new(|command, sizes| match command {
+            gains: BufferLoader::new(declared::FILL_DEPTH - 1, |command, sizes| match command {
                 Command::LayerNorm(norm) => {
                     vec![Content::gains(norm.embed.into(), sizes.beat_bytes)]
                 }

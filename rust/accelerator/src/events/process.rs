@@ -7,6 +7,7 @@ use quasar_hardware::tiling::{RowTile, Tiling};
 use quasar_hardware::Hardware;
 
 use super::queues::{Entry, Fifo, Queues};
+use super::rtl::CoreSizes;
 use super::trace::{Cause, Span, Stalls, Trace};
 use crate::isa::{Command, Unit};
 use crate::shape::Shape;
@@ -15,6 +16,7 @@ use crate::shape::Shape;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub(super) tiling: Tiling,
+    pub(super) core: CoreSizes,
     pub(super) lanes: u64,
     pub(super) norm_lanes: u64,
     pub(super) exponential_lanes: u64,
@@ -33,6 +35,7 @@ impl Sizes {
         let beat_cycles = beat_bytes as f64 / bytes_per_cycle(hardware);
         Self {
             tiling: Tiling::of(hardware),
+            core: CoreSizes::of(hardware),
             lanes: c.lanes.requantize,
             norm_lanes: c.lanes.norm,
             exponential_lanes: c.lanes.exponential,
@@ -52,10 +55,24 @@ impl Sizes {
         sizes.map(move |tokens| self.groups(tokens))
     }
 
+    /// Returns the words of C columns that hold some columns.
+    pub(super) fn words(self, columns: u32) -> u64 {
+        self.core.words(columns.into())
+    }
+
+    /// Returns the bytes of a word of weights.
+    pub(super) const fn weight_word(self) -> u64 {
+        self.core.pairs * self.core.cascade
+    }
+
+    /// Returns the tiles of row pairs.
+    pub(super) fn row_tiles(self, rows4: u32, rows8: u32) -> impl Iterator<Item = RowTile> {
+        self.tiling.row_tiles(rows4.into(), rows8.into())
+    }
+
     /// Returns the rows of each tile of row pairs.
     pub(super) fn tile_rows(self, rows4: u32, rows8: u32) -> impl Iterator<Item = u64> {
-        let tiles = self.tiling.row_tiles(rows4.into(), rows8.into());
-        tiles.map(RowTile::rows)
+        self.row_tiles(rows4, rows8).map(RowTile::rows)
     }
 }
 
@@ -129,20 +146,23 @@ impl<S> Worker<S> {
         })
     }
 
-    /// Ends the command and adds its span to the trace.
-    pub(super) fn report(&mut self, trace: &mut Trace) {
+    /// Ends the command and adds its span to the trace. A cycle of the trace has `ratio` cycles of
+    /// the unit's clock.
+    pub(super) fn report(&mut self, trace: &mut Trace, ratio: u64) {
         let ((segment, index, command), start) = self.running.take().expect("a command ends once");
+        // Rounded sums, so that no cycle is lost from command to command.
+        let since = |now: u64, before: u64| now / ratio - before / ratio;
         let mut stalls = self.clock.stalls;
         for (stall, before) in stalls.iter_mut().zip(self.reported.stalls) {
-            *stall -= before;
+            *stall = since(*stall, before);
         }
         trace.spans.push(Span {
             segment,
             index,
             command,
-            start,
-            end: self.clock.now,
-            busy: self.clock.busy - self.reported.busy,
+            start: start / ratio,
+            end: self.clock.now.div_ceil(ratio),
+            busy: since(self.clock.busy, self.reported.busy),
             stalls,
         });
         self.reported = self.clock.clone();
@@ -193,7 +213,7 @@ pub(super) trait Process {
                 steps.pop_front();
             }
         } else {
-            worker.report(trace);
+            worker.report(trace, 1);
         }
         true
     }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use quasar_hardware::Hardware;
+use quasar_hardware::{declared, Hardware};
 
 use super::trace::Cause;
 use crate::isa::{Command, Unit, QUEUES};
@@ -75,6 +75,8 @@ pub(super) struct Queues {
     pub(super) rows: Fifo,
     pub(super) gains: Fifo,
     pub(super) sums: Fifo,
+    pub(super) scores: Fifo,
+    pub(super) passes: Fifo,
     pub(super) moments: Fifo,
     pub(super) maxima: Fifo,
     pub(super) scales: Fifo,
@@ -89,25 +91,32 @@ pub(super) struct Queues {
 
 impl Queues {
     pub(super) fn new(hardware: &Hardware) -> Self {
-        let declared = |name: &str| {
+        let find = |name: &str| {
             let queue = QUEUES.iter().find(|queue| queue.name == name);
             queue.expect("isa.rs declares it")
         };
         let queue = |name: &str| {
-            let declared = declared(name);
+            let declared = find(name);
             let mut fifo = Fifo::new(declared.depth_in(hardware));
             for _ in 0..declared.initial {
                 fifo.put(0, ());
             }
             fifo
         };
-        let commands = |unit: Unit| declared(&format!("{}_commands", unit.name()));
+        // Queues of the kernels `plan` and `scores`.
+        let inner = |name: &str, depth| {
+            let listed = QUEUES.iter().find(|queue| queue.name == name);
+            Fifo::new(listed.map_or(depth, |queue| queue.depth_in(hardware)))
+        };
+        let commands = |unit: Unit| find(&format!("{}_commands", unit.name()));
         Self {
             commands: Unit::ALL.map(|unit| Fifo::new(commands(unit).depth_in(hardware))),
             weights: queue("weights"),
             rows: queue("rows"),
             gains: queue("gains"),
             sums: queue("sums"),
+            scores: inner("scores", declared::SCORES_AHEAD),
+            passes: inner("passes", declared::PLANNED),
             moments: queue("moments"),
             maxima: queue("maxima"),
             scales: queue("scales"),
