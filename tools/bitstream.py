@@ -70,7 +70,7 @@ def read_target(board: str, hardware: Path | None) -> Target:
 
 
 def prepare(target: Target, work: Path) -> None:
-    """Writes what the tools read: the configuration, its header and its lists, each kernel's cfg file, Vivado's settings."""
+    """Writes what the tools read: the configuration, header and lists, each kernel's cfg file, Vivado's settings."""
     work.mkdir(parents=True, exist_ok=True)
     hardware = work / "hardware.toml"
     hardware.write_text(target.hardware.to_toml())

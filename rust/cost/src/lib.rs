@@ -6,6 +6,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`circuits`] | has the counts of circuits that stand for the HLS kernels |
 //! | [`cycles`] | counts the cycles of each stage in closed form |
 //! | [`resources`] | counts the resources of each part |
 //! | [`estimate`] | models a frame, layer by layer |
@@ -13,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod circuits;
 pub mod cycles;
 pub mod estimate;
 pub mod explore;

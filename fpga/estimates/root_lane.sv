@@ -1,0 +1,68 @@
+// A lane of `root` (fpga/src/norm.cpp): variance, normalizing shift, square root and reciprocal, a bit a cycle.
+`default_nettype none
+module root_lane (
+    input  wire logic               clk,
+    input  wire logic signed [26:0] sum,
+    input  wire logic        [40:0] squares,
+    input  wire logic        [10:0] embed,
+    input  wire logic        [51:0] epsilon,
+    input  wire logic               start,
+    input  wire logic               rooting,
+    input  wire logic               turn,
+    input  wire logic               dividing,
+    input  wire logic        [3:0]  bit_index,
+    output logic             [14:0] inverse,
+    output logic             [4:0]  bits,
+    output logic signed      [26:0] sum_out
+);
+    logic signed [26:0] sum_in;
+    logic [40:0] squares_in;
+    logic [51:0] scaled, square, variance, high, high_in;
+    logic [4:0] pairs;
+    always_comb begin
+        high = variance;
+        pairs = 5'd26;
+        for (int step = 16; step > 0; step /= 2)
+            if (pairs > step && (high >> (52 - 2 * step)) == 0) begin
+                high = high << (2 * step);
+                pairs = pairs - 5'(step);
+            end
+    end
+    logic [51:0] radicand;
+    logic [53:0] remainder;
+    logic [25:0] value;
+    logic [42:0] rest;
+    logic [15:0] quotient;
+    wire logic [53:0] next = {remainder[51:0], radicand[51:50]};
+    wire logic [53:0] trial = {26'd0, value, 2'b01};
+    wire logic [54:0] left = next - trial;
+    wire logic [42:0] part = 43'(value) << bit_index;
+    wire logic [43:0] over = rest - part;
+    always_ff @(posedge clk) begin
+        sum_in <= sum;
+        squares_in <= squares;
+        scaled <= squares_in * embed;
+        square <= 52'(54'(sum_in * sum_in));
+        variance <= scaled - square + epsilon;
+        if (start) begin
+            radicand <= high;
+            remainder <= '0;
+            value <= '0;
+            bits <= pairs;
+            sum_out <= sum_in;
+        end else if (rooting) begin
+            radicand <= radicand << 2;
+            remainder <= left[54] ? next : left[53:0];
+            value <= {value[24:0], !left[54]};
+        end
+        if (turn) begin
+            rest <= 43'd1 << 40;
+            quotient <= '0;
+        end else if (dividing) begin
+            if (!over[43]) rest <= over[42:0];
+            quotient <= {quotient[14:0], !over[43]};
+        end
+        inverse <= quotient > 16'd32767 ? 15'h7fff : quotient[14:0];
+    end
+endmodule
+`default_nettype wire

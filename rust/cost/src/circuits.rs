@@ -1,0 +1,89 @@
+//! Counts of equivalent circuits, on which the resource model of the HLS kernels rests.
+//!
+//! `fpga/estimates/` has the circuits. `tests/fpga/test_estimates.py` counts them with Yosys
+//! (`synth_xilinx -family xcup`, two outputs of a LUT not shared) and compares.
+
+/// LUTs and flip-flops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Logic {
+    /// Look-up tables.
+    pub lut: u64,
+    /// Flip-flops.
+    pub ff: u64,
+}
+
+impl Logic {
+    /// Returns a number of such circuits.
+    #[must_use]
+    pub const fn times(self, count: u64) -> Self {
+        Self {
+            lut: self.lut * count,
+            ff: self.ff * count,
+        }
+    }
+
+    /// Adds another circuit.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            lut: self.lut + other.lut,
+            ff: self.ff + other.ff,
+        }
+    }
+}
+
+macro_rules! circuits {
+    ($($(#[$about:meta])* $constant:ident: $name:literal $parameters:literal $lut:literal $ff:literal;)*) => {
+        $($(#[$about])* pub const $constant: Logic = Logic { lut: $lut, ff: $ff };)*
+        /// Name, parameters and count of each circuit.
+        pub const CIRCUITS: &[(&str, &str, Logic)] = &[$(($name, $parameters, $constant),)*];
+    };
+}
+
+circuits! {
+    /// A requantizing lane for rows, one group of tokens; its multipliers are DSP slices.
+    REQUANTIZE: "requantize_lane" "G=1" 386 436;
+    /// The same for two groups.
+    REQUANTIZE_2: "requantize_lane" "G=2" 418 504;
+    /// A requantizing lane for the context, one group.
+    CONTEXT: "context_lane" "G=1" 261 327;
+    /// The same for two groups.
+    CONTEXT_2: "context_lane" "G=2" 270 362;
+    /// Lanes rotated to the banks of keys and values: 33 lanes, 36 and 9 banks, C = 4.
+    STORE: "drain_store" "L=33 B=36 BV=9 C=4 CB=2" 3662 1521;
+    /// The same for 17 lanes, 18 and 6 banks.
+    STORE_17: "drain_store" "L=17 B=18 BV=6 C=4 CB=2" 1996 840;
+    /// A `LayerNorm` lane's root and reciprocal.
+    ROOT: "root_lane" "" 821 460;
+    /// A `LayerNorm` lane's elements, with the choice of one of eight groups.
+    NORMALISE: "normalise_lane" "GN=8" 379 320;
+    /// An exponential lane.
+    EXPONENTIAL: "exponential_lane" "" 147 199;
+    /// The softmax's divider.
+    QUOTIENT: "quotient" "" 957 850;
+    /// A divider of a mean, or of an address by a number of banks.
+    FLOOR_DIVIDE: "floor_divide" "" 607 535;
+    /// The check of one word of a beat.
+    CHECK_WORD: "check_beats" "BYTES=4 PARTS=1" 362 101;
+    /// The check of a command and its way to a unit.
+    CHECK_COMMAND: "check_command" "" 787 550;
+    /// A token's running maximum.
+    MAXIMUM: "score_lane" "" 17 72;
+    /// The control of a process: a command's loops and addresses.
+    PROCESS: "process" "" 306 190;
+    /// The read adapter of a port of 128 bits.
+    ADAPTER: "axi_read" "BITS=128 OPEN=8" 304 853;
+    /// The read adapter of a port of 256 bits.
+    ADAPTER_256: "axi_read" "BITS=256 OPEN=4" 291 1098;
+    /// The control of a process that only counts.
+    SMALL_PROCESS: "small_process" "" 22 12;
+    /// A register slice of 256 bits at an AXI stream or channel; two bits of its multiplexer share a
+    /// LUT, since they share the select.
+    SLICE: "hls_port" "BITS=256" 131 514;
+    /// A signed multiplier of 16x16 bits in LUTs.
+    FABRIC_16: "fabric_multiplier" "A=16 B=16" 399 309;
+    /// A signed multiplier of 25x24 bits in LUTs.
+    FABRIC_25: "fabric_multiplier" "A=25 B=24" 934 713;
+    /// Pointers of a queue, without the RAM and the output register of 8 bits.
+    QUEUE: "axis_fifo" "BITS=8 DEPTH=16" 34 23;
+}
