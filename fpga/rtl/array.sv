@@ -1,154 +1,273 @@
-// The array: T x P output-stationary slices with issue, the weights' double buffer, chains and
-// unpack_lanes. docs/accelerator.md describes it, docs/array-timing.md gives its cycles.
+// The array: T x P cascades of C slices, on a clock of R = 1 or 2 cycles to a cycle of the kernels,
+// in phase. docs/accelerator.md describes it, docs/array-timing.md gives its cycles.
+//
+// Slow ports (clk): streams. Fast ports (clk_array): banks of memories, which give a word two
+// cycles after its address, and 0 after a cycle without `enable`.
 
 `default_nettype none
 
-module array
-    import array_types::*;
-#(
+module array #(
     parameter int T = 5,
     parameter int P = 3,
+    parameter int C = 4,
     parameter int L = 2,
+    parameter int M = 2,
+    parameter int E = 2,
     parameter int S = 23,
-    parameter int BEAT = 16,   // bytes
-    parameter int WORDS = 64,  // columns of half the weight buffer
-    parameter int TILE_GAP = 0,
-    localparam int SUM_BITS = 27
+    parameter int FRAMES = 2,
+    parameter int KEY_BANKS = 3,
+    parameter int VALUE_BANKS = 3,
+    parameter int BEAT = 16,         // bytes
+    parameter int WORDS = 64,        // of half the weight buffer
+    parameter int ADDRESS_BITS = 8,  // of activations
+    parameter int ROW_BITS = 8,      // of weights (both halves), keys and values
+    parameter int FIFO_DEPTH = 64,   // packed sums of a token, a power of two, at least P
+    parameter bit DSP48E1 = 0,
+    parameter bit PRIMITIVES = 0,    // slices and some registers by their name
+    localparam int G = (T + L - 1) / L,
+    localparam int GN = (T + M - 1) / M,
+    localparam int GE = (T + E - 1) / E,
+    localparam int BLOCKS = KEY_BANKS / P,
+    localparam int SUM_BITS = 27,
+    localparam int SCORE_BITS = 24
 ) (
-    input  wire logic                   clk,
-    input  wire logic                   reset,
-    input  wire logic                   tile_valid,
-    input  wire tile_t                  tile,
-    output logic                        tile_ready,
-    input  wire logic                   load_valid,
-    input  wire logic [COLUMN_BITS-1:0] load_columns,
-    output logic                        load_ready,
-    input  wire logic                   beat_valid,
-    input  wire logic [BEAT*8-1:0]      beat,
-    output logic                        beat_ready,
-    // Memories give the operands of a column a cycle after `read`. `row_operands` serve passes
-    // without weights.
-    output logic                        read,
-    output logic                        read_first,
-    output logic                        read_last,
-    input  wire logic [T-1:0][7:0]      activations,
-    input  wire logic [P-1:0][7:0]      row_operands,
-    // Results. Nothing moves while a result is not taken.
-    output logic                        sums_valid,
-    input  wire logic                   sums_ready,
-    output logic [L-1:0][SUM_BITS-1:0]  sums,
-    output logic                        scores_valid,
-    input  wire logic                   scores_ready,
-    output logic [T-1:0][SUM_BITS-1:0]  scores
+    input  wire logic                        clk,
+    input  wire logic                        clk_array,
+    input  wire logic                        reset,
+    // Slow.
+    input  wire logic                        passes_valid,
+    output logic                             passes_ready,
+    input  wire logic [127:0]                passes,
+    input  wire logic                        demands_valid,
+    output logic                             demands_ready,
+    input  wire logic [31:0]                 demands,
+    input  wire logic                        weights_valid,
+    output logic                             weights_ready,
+    input  wire logic [BEAT*8-1:0]           weights_beat,
+    output logic                             array_to_load_valid,
+    input  wire logic                        array_to_load_ready,
+    output logic                             sums_valid,
+    input  wire logic                        sums_ready,
+    output logic [L*SUM_BITS-1:0]            sums,
+    output logic                             scores_valid,
+    input  wire logic                        scores_ready,
+    output logic [T*SCORE_BITS-1:0]          scores,
+    // Fast.
+    output logic [G*C-1:0]                   input_enable,
+    output logic [G*ADDRESS_BITS-1:0]        input_address,
+    input  wire logic [G*C*L*8-1:0]          input_word,
+    output logic [FRAMES*GN*C-1:0]           normed_enable,
+    output logic [GN*ADDRESS_BITS-1:0]       normed_address,
+    input  wire logic [FRAMES*GN*C*M*8-1:0]  normed_word,
+    output logic [G*C-1:0]                   query_enable,
+    output logic [G*ADDRESS_BITS-1:0]        query_address,
+    input  wire logic [G*C*L*8-1:0]          query_word,
+    output logic [G*C-1:0]                   hidden_enable,
+    output logic [G*ADDRESS_BITS-1:0]        hidden_address,
+    input  wire logic [G*C*L*8-1:0]          hidden_word,
+    output logic [2*GE*C-1:0]                probability_enable,
+    output logic [2*GE*C*ADDRESS_BITS-1:0]   probability_address,
+    input  wire logic [2*GE*C*E*8-1:0]       probability_word,
+    output logic [VALUE_BANKS-1:0]           value_enable,
+    output logic [VALUE_BANKS*ROW_BITS-1:0]  value_address,
+    input  wire logic [VALUE_BANKS*C*8-1:0]  value_word,
+    output logic [KEY_BANKS-1:0]             key_enable,
+    output logic [BLOCKS*ROW_BITS-1:0]       key_address,  // of P banks
+    input  wire logic [KEY_BANKS*C*8-1:0]    key_word
 );
 
-    localparam int W_BITS = S + 4;
-    localparam int ISSUE_DEPTH = 2;
-    localparam int SLICE_DEPTH = 4;
+    localparam int TOKENS_A_STAGE = 2;
+    localparam int STAGES = (T + TOKENS_A_STAGE - 1) / TOKENS_A_STAGE;
+    localparam int OPERAND_DEPTH = 7;
+    localparam int EXTRA = DSP48E1 && C > 1 ? 1 : 0;  // the slice that adds up
+    localparam int SLOT_BITS = $clog2(FIFO_DEPTH);
+    localparam int POINTER_BITS = SLOT_BITS + 1;
+    localparam int TURN_BITS = VALUE_BANKS > 1 ? $clog2(VALUE_BANKS) : 1;
+    localparam int SOURCES = FRAMES + 5;
+    localparam int INFO_BITS = 29;
+    localparam int PAIR_BITS = 15;
+    localparam int PACKED_BITS = 2 * S + 1;
+    localparam int CLUSTERS = (T + 7) / 8;
 
-    wire enable = !(sums_valid && !sums_ready) && !(scores_valid && !scores_ready);
+    // The fast side is reset within the reset of the slow side, so that neither sees old pointers.
+    logic [3:0] resets;
+    logic reset_slow, reset_fast;
+    logic [2:0] reset_array;
+    always_ff @(posedge clk) begin
+        resets <= {resets[2:0], reset};
+        reset_slow <= reset || resets != '0;
+    end
+    always_ff @(posedge clk_array) reset_fast <= resets[1:0] != '0;
+    registers #(.BITS(3), .PRIMITIVES(PRIMITIVES)) reset_copies (
+        .clk(clk_array), .d({3{reset_fast}}), .q(reset_array)
+    );
 
     // Issue.
-    tile_t issued;
-    logic [COLUMN_BITS-1:0] column;
-    logic loaded;
-    logic [P-1:0][7:0] weight;
+    logic [1:0] filled, freed, posted;
+    logic [POINTER_BITS-1:0] popped;
+    logic valid, first, last, on_weights, on_value;
+    logic [SOURCES-1:0] source;
+    logic [C-1:0] tail;
+    logic [ADDRESS_BITS-1:0] address;
+    logic [BLOCKS-1:0] on_key;
+    logic [ROW_BITS-1:0] row_address, next_address;
+    logic [VALUE_BANKS-1:0] next_block;
+    logic [TURN_BITS-1:0] rotation;
+    logic [7:0] pairs4;
+    logic [INFO_BITS-1:0] info;
 
-    issue #(.TILE_GAP(TILE_GAP)) issue (
-        .clk, .reset, .enable, .tile_valid, .tile, .tile_ready, .loaded,
-        .valid(read), .first(read_first), .last(read_last), .issued, .column
+    issue #(
+        .P(P), .C(C), .FRAMES(FRAMES), .KEY_BANKS(KEY_BANKS), .VALUE_BANKS(VALUE_BANKS),
+        .WORDS(WORDS), .ADDRESS_BITS(ADDRESS_BITS), .ROW_BITS(ROW_BITS), .TURN_BITS(TURN_BITS),
+        .POINTER_BITS(POINTER_BITS), .PRIMITIVES(PRIMITIVES)
+    ) issue (
+        .clk, .clk_array, .reset(reset_slow), .reset_array(reset_array[0]),
+        .passes_valid, .passes_ready, .passes, .filled, .popped, .freed, .posted,
+        .valid, .first, .last, .source, .tail, .address, .weights(on_weights), .value(on_value),
+        .key(on_key), .row_address, .next_address, .next_block, .rotation, .pairs4, .info
     );
 
-    weights #(.P(P), .BEAT(BEAT), .WORDS(WORDS)) weights (
-        .clk, .reset, .tile_valid(load_valid), .tile_columns(load_columns), .tile_ready(load_ready),
-        .beat_valid, .beat, .beat_ready, .loaded,
-        .release_half(read_last && issued.from_buffer && issued.release_half),
-        .read(read && issued.from_buffer), .address(issued.base + column), .word(weight)
-    );
-
-    // Registers parallel to the memories' outputs.
-    logic valid_read, first_read, last_read;
-    tile_t tile_read;
-
+    // Credits for load; one at first.
+    logic [1:0] posted_slow, given;
     always_ff @(posedge clk)
-        if (reset) {valid_read, first_read, last_read} <= '0;
-        else if (enable)
-            {valid_read, first_read, last_read, tile_read} <= {read, read_first, read_last, issued};
+        if (reset_slow) begin
+            posted_slow <= '0;
+            given <= '0;
+        end else begin
+            posted_slow <= posted;
+            if (array_to_load_valid && array_to_load_ready) given <= given + 1'b1;
+        end
+    assign array_to_load_valid = posted_slow != given;
 
-    // Row operands, skewed by row pair, then W; activations, skewed by token.
-    logic signed [W_BITS-1:0] w[T+1][P];
-    logic signed [8:0] a[T][P+1];
-    logic first[T][P+1], last[T][P+1];
+    // Operands.
+    logic weights_enable;
+    logic [ROW_BITS-1:0] weights_address;
+    logic [P*C*8-1:0] weights_word;
+    logic [T*C*9-1:0] activations;
+    logic [P*C*9-1:0] rows;
 
-    for (genvar r = 0; r < P; r++) begin : gen_rows
-        logic [8:0] operand, skewed;
-        // Row pair i is at position P - 1 - i.
-        assign operand = {
-            (COUNT_BITS)'(P - 1 - r) >= tile_read.pairs4,
-            tile_read.from_buffer ? weight[r] : row_operands[r]
-        };
-        delay #(.BITS(9), .CYCLES(r)) skew (
-            .clk, .reset, .enable, .in(operand), .out(skewed)
-        );
-        pack #(.S(S)) pack (
-            .clk, .enable, .operands(skewed[7:0]), .low_unsigned(skewed[8]), .w(w[0][r])
-        );
-    end
-
-    for (genvar t = 0; t < T; t++) begin : gen_tokens
-        logic signed [8:0] operand;
-        // A cycle without a column adds 0.
-        assign operand = valid_read
-            ? {activations[t][7] & ~tile_read.unsigned_a, activations[t]} : '0;
-        delay #(.BITS(11), .CYCLES(t + ISSUE_DEPTH - 1), .RESET(1)) skew (
-            .clk, .reset, .enable,
-            .in({first_read, last_read, operand}), .out({first[t][0], last[t][0], a[t][0]})
-        );
-    end
-
-    // The end of token 0's chain shows row pair 0 this many cycles after the last column was
-    // issued.
-    tile_t arriving;
-    logic arrives;
-    delay #(
-        .BITS(1 + $bits(tile_t)), .CYCLES(ISSUE_DEPTH + SLICE_DEPTH + P - 2), .RESET(1)
-    ) arrival (
-        .clk, .reset, .enable, .in({read_last, issued}), .out({arrives, arriving})
+    addresses #(
+        .P(P), .C(C), .G(G), .GN(GN), .GE(GE), .FRAMES(FRAMES), .BLOCKS(BLOCKS),
+        .VALUE_BANKS(VALUE_BANKS), .ADDRESS_BITS(ADDRESS_BITS), .ROW_BITS(ROW_BITS),
+        .PRIMITIVES(PRIMITIVES)
+    ) addresses (
+        .clk(clk_array), .valid, .last, .source, .tail, .address, .weights(on_weights),
+        .value(on_value), .key(on_key), .row_address, .next_address, .next_block,
+        .input_enable, .input_address, .normed_enable, .normed_address, .query_enable,
+        .query_address, .hidden_enable, .hidden_address, .probability_enable,
+        .probability_address, .value_enable, .value_address, .key_enable, .key_address,
+        .weights_enable, .weights_address
     );
 
-    leaving_t leaving, aligned;
-    logic [P-1:0] shift[T+1];
-    sequence_chain #(.P(P)) sequence_chain (
-        .clk, .reset, .enable, .start(arrives), .tile(arriving), .leaving, .shift(shift[0])
+    weights #(.P(P), .C(C), .BEAT(BEAT), .WORDS(WORDS), .ROW_BITS(ROW_BITS)) weights (
+        .clk, .clk_array, .reset(reset_slow), .demands_valid, .demands_ready, .demands,
+        .beats_valid(weights_valid), .beats_ready(weights_ready), .beats(weights_beat), .filled,
+        .freed, .enable(weights_enable), .address(weights_address), .word(weights_word)
     );
 
-    // Slices and chains.
-    logic [47:0] chain[T][P+1];
-    logic [T-1:0][47:0] packed_sums;
+    operands #(
+        .T(T), .P(P), .C(C), .L(L), .M(M), .E(E), .FRAMES(FRAMES), .KEY_BANKS(KEY_BANKS),
+        .VALUE_BANKS(VALUE_BANKS), .TURN_BITS(TURN_BITS), .PRIMITIVES(PRIMITIVES)
+    ) operands (
+        .clk(clk_array), .pairs4, .rotation, .input_word, .normed_word, .query_word, .hidden_word,
+        .probability_word, .value_word, .key_word, .weights_word, .activations, .rows
+    );
 
-    for (genvar t = 0; t < T; t++) begin : gen_slices
-        assign chain[t][0] = '0;
-        for (genvar r = 0; r < P; r++) begin : gen_pairs
-            slice #(.S(S)) slice (
-                .clk, .enable,
-                .w(w[t][r]), .a(a[t][r]), .first(first[t][r]), .last(last[t][r]),
-                .w_next(w[t+1][r]), .a_next(a[t][r+1]),
-                .first_next(first[t][r+1]), .last_next(last[t][r+1]),
-                .shift(shift[t][r]), .chain_before(chain[t][r]), .chain(chain[t][r+1])
+    // Lane c is c cycles behind.
+    logic [P*C*9-1:0] rows_skewed;
+    for (genvar c = 0; c < C; c++) begin : gen_lanes
+        for (genvar r = 0; r < P; r++) begin : gen_positions
+            delay #(.BITS(9), .CYCLES(c), .PRIMITIVES(PRIMITIVES)) skew (
+                .clk(clk_array), .reset(1'b0), .in(rows[(r*C+c)*9+:9]),
+                .out(rows_skewed[(r*C+c)*9+:9])
             );
         end
-        delay #(.BITS(P), .RESET(1)) pace (.clk, .reset, .enable, .in(shift[t]), .out(shift[t+1]));
-        delay #(.BITS(48), .CYCLES(T - 1 - t)) deskew (
-            .clk, .reset, .enable, .in(chain[t][P]), .out(packed_sums[t])
-        );
     end
 
-    delay #(.BITS($bits(leaving_t)), .CYCLES(T - 1), .RESET(1)) leave (
-        .clk, .reset, .enable, .in(leaving), .out(aligned)
+    // Marks that go along with the operands of the first tokens.
+    logic first_sum, capture, arrives, push;
+    logic [INFO_BITS-1:0] arriving;
+    logic [SLOT_BITS-1:0] slot;
+    logic [PAIR_BITS-1:0] description;
+    delay #(.CYCLES(OPERAND_DEPTH + C + 1 + EXTRA), .PRIMITIVES(PRIMITIVES)) first_delay (
+        .clk(clk_array), .reset(1'b0), .in(first), .out(first_sum)
     );
-    unpack_lanes #(.T(T), .P(P), .L(L), .S(S)) unpack_lanes (
-        .clk, .reset, .enable, .leaving(aligned), .packed_sums,
-        .sums_valid, .sums, .scores_valid, .scores
+    delay #(.CYCLES(OPERAND_DEPTH + C + 2 + EXTRA), .RESET(1)) capture_delay (
+        .clk(clk_array), .reset(reset_array[1]), .in(last), .out(capture)
+    );
+    delay #(.CYCLES(1), .RESET(1)) arrives_delay (
+        .clk(clk_array), .reset(reset_array[1]), .in(capture), .out(arrives)
+    );
+    delay #(
+        .BITS(INFO_BITS), .CYCLES(OPERAND_DEPTH + C + 3 + EXTRA), .PRIMITIVES(PRIMITIVES)
+    ) info_delay (
+        .clk(clk_array), .reset(1'b0), .in(info), .out(arriving)
+    );
+    sequence_pairs #(.SLOT_BITS(SLOT_BITS)) sequence_pairs (
+        .clk(clk_array), .reset(reset_array[1]), .arrives, .info(arriving), .push, .slot,
+        .description
+    );
+
+    // Stages of tokens.
+    logic [CLUSTERS*SLOT_BITS-1:0] pop_slot;
+    logic [T-1:0] skip;
+    logic [T*PACKED_BITS-1:0] packed_sums;
+
+    for (genvar j = 0; j < STAGES; j++) begin : gen_stages
+        logic [P*C*9-1:0] w;
+        logic stage_first, stage_capture, stage_push;
+        logic [SLOT_BITS-1:0] stage_slot;
+
+        if (j == 0) begin : gen_head
+            assign w = rows_skewed;
+            assign stage_first = first_sum;
+            assign stage_capture = capture;
+            assign stage_push = push;
+            assign stage_slot = slot;
+        end else begin : gen_next
+            always_ff @(posedge clk_array) begin
+                w <= gen_stages[j-1].w;
+                stage_first <= gen_stages[j-1].stage_first;
+                stage_capture <= gen_stages[j-1].stage_capture;
+                stage_push <= !reset_array[2] && gen_stages[j-1].stage_push;
+                stage_slot <= gen_stages[j-1].stage_slot;
+            end
+        end
+
+        for (genvar t = j * TOKENS_A_STAGE; t < T && t < (j + 1) * TOKENS_A_STAGE; t++)
+        begin : gen_tokens
+            logic [C*9-1:0] activation;
+            for (genvar c = 0; c < C; c++) begin : gen_skew
+                delay #(.BITS(9), .CYCLES(1 + j + c), .PRIMITIVES(PRIMITIVES)) skew (
+                    .clk(clk_array), .reset(1'b0), .in(activations[(t*C+c)*9+:9]),
+                    .out(activation[c*9+:9])
+                );
+            end
+            token #(
+                .P(P), .C(C), .S(S), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES),
+                .DEPTH(FIFO_DEPTH)
+            ) token (
+                .clk, .clk_array, .activation, .w,
+                .first(stage_first), .capture(stage_capture), .push(stage_push),
+                .push_slot(stage_slot), .skip(skip[t]),
+                .pop_slot(pop_slot[t/8*SLOT_BITS+:SLOT_BITS]),
+                .packed_sum(packed_sums[t*PACKED_BITS+:PACKED_BITS])
+            );
+        end
+    end
+
+    // Pairs in the last tokens' FIFOs.
+    logic [POINTER_BITS-1:0] pushed;
+    always_ff @(posedge clk_array)
+        if (reset_array[2]) pushed <= '0;
+        else if (gen_stages[STAGES-1].stage_push) pushed <= pushed + 1'b1;
+
+    unpack_lanes #(
+        .T(T), .P(P), .L(L), .S(S), .DEPTH(FIFO_DEPTH), .PRIMITIVES(PRIMITIVES)
+    ) unpack_lanes (
+        .clk, .clk_array, .reset(reset_slow), .pushed, .describe(push), .describe_slot(slot),
+        .description, .popped, .pop_slot, .skip, .packed_sums,
+        .sums_valid, .sums_ready, .sums, .scores_valid, .scores_ready, .scores
     );
 
 endmodule

@@ -1,27 +1,37 @@
-// Gives a value CYCLES cycles later.
+// Gives a value CYCLES cycles later. The last register is one of its own.
 
 `default_nettype none
 
 module delay #(
     parameter int BITS = 1,
     parameter int CYCLES = 1,
-    parameter bit RESET = 0  // reset clears the registers
+    parameter bit RESET = 0,  // reset clears the registers
+    parameter bit PRIMITIVES = 0
 ) (
     input  wire logic            clk,
     input  wire logic            reset,
-    input  wire logic            enable,
     input  wire logic [BITS-1:0] in,
     output logic      [BITS-1:0] out
 );
 
+    localparam int STAGES = CYCLES > 0 ? CYCLES : 1;
+
     if (CYCLES == 0) begin : gen_wire
         assign out = in;
-    end else begin : gen_registers
-        logic [CYCLES-1:0][BITS-1:0] stage;
+    end else if (RESET) begin : gen_reset
+        logic [STAGES*BITS-1:0] stage;
         always_ff @(posedge clk)
-            if (RESET && reset) stage <= '0;
-            else if (enable) stage <= (CYCLES * BITS)'({stage, in});
-        assign out = stage[CYCLES-1];
+            if (reset) stage <= '0;
+            else stage <= (STAGES * BITS)'({stage, in});
+        assign out = stage[STAGES*BITS-1-:BITS];
+    end else if (CYCLES == 1) begin : gen_one
+        registers #(.BITS(BITS), .PRIMITIVES(PRIMITIVES)) last (.clk(clk), .d(in), .q(out));
+    end else begin : gen_shift
+        logic [(STAGES-1)*BITS-1:0] stage;
+        always_ff @(posedge clk) stage <= ((STAGES - 1) * BITS)'({stage, in});
+        registers #(.BITS(BITS), .PRIMITIVES(PRIMITIVES)) last (
+            .clk(clk), .d(stage[(STAGES-1)*BITS-1-:BITS]), .q(out)
+        );
     end
 
 endmodule

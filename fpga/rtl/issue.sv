@@ -1,69 +1,255 @@
-// Issues the columns of tile passes, one a cycle, and spaces them so that no chain register is
-// overwritten.
+// Takes the descriptors of passes and issues their words, one a cycle of the array.
+//
+// Slow side: all arithmetic on a descriptor. Fast side: starts a pass when the one before has left
+// the slices, its weights are there and the tokens' FIFOs have room for all its sums. Each of
+// these conditions is a register; once true for a pass it stays true.
 
 `default_nettype none
 
-module issue
-    import array_types::*;
-#(
-    parameter int TILE_GAP = 0  // cycles without a column where the weights' half changes
+module issue #(
+    parameter int P = 3,
+    parameter int C = 4,
+    parameter int FRAMES = 2,
+    parameter int KEY_BANKS = 3,
+    parameter int VALUE_BANKS = 3,
+    parameter int WORDS = 64,        // of half the weight buffer
+    parameter int ADDRESS_BITS = 8,  // of activations
+    parameter int ROW_BITS = 8,      // of row operands
+    parameter int TURN_BITS = 2,     // of a value bank
+    parameter int POINTER_BITS = 7,  // of a pair in the FIFOs, and one more
+    parameter bit PRIMITIVES = 0,
+    localparam int BLOCKS = KEY_BANKS / P,
+    localparam int SOURCES = FRAMES + 5,
+    localparam int INFO_BITS = 29
 ) (
-    input  wire logic              clk,
-    input  wire logic              reset,
-    input  wire logic              enable,
-    input  wire logic              tile_valid,
-    input  wire tile_t             tile,
-    output logic                   tile_ready,
-    input  wire logic              loaded,        // the reader's half holds its weights
-    output logic                   valid,         // a column is issued
-    output logic                   first,
-    output logic                   last,
-    output tile_t                  issued,        // its tile pass
-    output logic [COLUMN_BITS-1:0] column
+    input  wire logic                    clk,
+    input  wire logic                    clk_array,
+    input  wire logic                    reset,
+    input  wire logic                    reset_array,
+    // Slow.
+    input  wire logic                    passes_valid,
+    output logic                         passes_ready,
+    input  wire logic [127:0]            passes,
+    input  wire logic [1:0]              filled,  // halves of the weights, counted
+    input  wire logic [POINTER_BITS-1:0] popped,  // pairs that have left the FIFOs
+    // Fast: counts of halves that are free, of credits for load.
+    output logic [1:0]                   freed,
+    output logic [1:0]                   posted,
+    // Fast: a word.
+    output logic                         valid,
+    output logic                         first,
+    output logic                         last,
+    output logic [SOURCES-1:0]           source,  // input, query, hidden, normed, probability
+    output logic [C-1:0]                 tail,    // lanes of the last word
+    output logic [ADDRESS_BITS-1:0]      address,
+    output logic                         weights,
+    output logic                         value,
+    output logic [BLOCKS-1:0]            key,          // block of banks
+    output logic [ROW_BITS-1:0]          row_address,
+    output logic [ROW_BITS-1:0]          next_address, // of values in the next block of dimensions
+    output logic [VALUE_BANKS-1:0]       next_block,   // banks that use it
+    output logic [TURN_BITS-1:0]         rotation,
+    output logic [7:0]                   pairs4,
+    output logic [INFO_BITS-1:0]         info  // for the sums, see below
 );
 
-    localparam int AGE_BITS = 2 * COUNT_BITS + 2;
+    localparam int SLOTS = 8;  // descriptors ahead
+    localparam int CONTROL_BITS = 1 + 2 + POINTER_BITS + 8 + 1 + 13;
+    localparam int DATA_BITS = INFO_BITS + 2 + SOURCES + C + ADDRESS_BITS + 2 + BLOCKS
+        + 2 * ROW_BITS + VALUE_BANKS + TURN_BITS;
 
-    tile_t current;
-    logic active;
-    logic [COLUMN_BITS-1:0] next;
-    logic [AGE_BITS-1:0] age;       // cycles since the last pass's last column, saturating
-    logic [AGE_BITS-1:0] draining;  // cycles that its drain takes
-    logic changed;                  // the pass before was the last of its weights' half
+    // Slow: a register for the descriptor, one for what is computed from it.
+    logic [3:0] accepted, written, released;
+    logic [3:0] data_read;
+    pass_types::pass_t pass;
+    logic pass_valid, prepared_valid;
+    logic [CONTROL_BITS-1:0] prepared_control;
+    logic [DATA_BITS-1:0] prepared_data;
+    logic [7:0] pairs_before;
+    logic [POINTER_BITS-1:0] target;  // pairs of all passes
+    logic [1:0] half;                 // halves freed by all passes
 
-    // The last column comes at least `draining` cycles after that of the pass before.
-    wire spaced = (AGE_BITS + 1)'(age) + (AGE_BITS + 1)'(tile.columns) > (AGE_BITS + 1)'(draining);
-    wire rested = !changed || 32'(age) > TILE_GAP;
-    wire start = !active && tile_valid && spaced && rested && (loaded || !tile.from_buffer);
+    assign passes_ready = !reset && (accepted ^ released) != 4'(SLOTS);
 
-    assign issued = active ? current : tile;
-    assign column = active ? next : '0;
-    assign valid = enable && (active || start);
-    assign first = valid && !active;
-    assign last = valid && column + 1'b1 == issued.columns;
-    assign tile_ready = enable && start;
+    logic [7:0] gap;
+    logic [SOURCES-1:0] pass_source;
+    logic [C-1:0] pass_tail;
+    logic [BLOCKS-1:0] pass_key;
+    logic [VALUE_BANKS-1:0] later, pass_next;
+    logic [ROW_BITS-1:0] pass_row;
+    logic pass_weights, pass_value;
+    logic [POINTER_BITS-1:0] pass_target;
+
+    always_comb begin
+        gap = 13'(pairs_before) > pass.words ? pairs_before - pass.words[7:0] : '0;
+        pass_weights = pass.operand == pass_types::OPERAND_WEIGHTS;
+        pass_value = pass.operand == pass_types::OPERAND_VALUE;
+        pass_target = target + POINTER_BITS'(pass.pairs);
+        pass_source = '0;
+        pass_source[0] = pass.source == pass_types::SOURCE_INPUT;
+        pass_source[1] = pass.source == pass_types::SOURCE_QUERY;
+        pass_source[2] = pass.source == pass_types::SOURCE_HIDDEN;
+        for (int i = 0; i < FRAMES; i++)
+            pass_source[3+i] = pass.source == pass_types::SOURCE_NORMED
+                && (FRAMES == 1 || 32'(pass.bank) == i);
+        for (int i = 0; i < 2; i++)
+            pass_source[3+FRAMES+i] =
+                pass.source == pass_types::SOURCE_PROBABILITY && 32'(pass.bank) == i;
+        for (int c = 0; c < C; c++) pass_tail[c] = c < 32'(pass.tail);
+        for (int i = 0; i < BLOCKS; i++)
+            pass_key[i] = pass.operand == pass_types::OPERAND_KEY && 32'(pass.row_bank) == i * P;
+        // Dimension i of the pass, then by banks.
+        for (int i = 0; i < VALUE_BANKS; i++) later[i] = 32'(pass.row_bank) + i >= VALUE_BANKS;
+        pass_next = VALUE_BANKS'(({later, later} << pass.rotation) >> VALUE_BANKS);
+        pass_row = ROW_BITS'(pass.row_address)
+            + (pass_weights && half[0] ? ROW_BITS'(WORDS) : '0);
+    end
+
+    (* ram_style = "distributed" *) logic [CONTROL_BITS-1:0] control_ram[SLOTS];
+    (* ram_style = "distributed" *) logic [DATA_BITS-1:0] data_ram[SLOTS];
 
     always_ff @(posedge clk) begin
-        if (valid) begin
-            next <= column + 1'b1;
-            current <= issued;
+        released <= data_read;
+        pass <= passes;
+        prepared_control <= {
+            pass_weights, half, pass_target, gap, pass.words == 13'd1, pass.words
+        };
+        prepared_data <= {
+            pass.last, pass.first, pass.scores, pass.unsigned_a, pass.groups, pass.single,
+            pass.pairs4, pass.pairs,
+            pass.post_load, pass.frees, pass_source, pass_tail, ADDRESS_BITS'(pass.address),
+            pass_weights, pass_value, pass_key, pass_row, pass_row + ROW_BITS'(pass.next_block),
+            pass_next, TURN_BITS'(pass.rotation)
+        };
+        if (prepared_valid) begin
+            control_ram[written[2:0]] <= prepared_control;
+            data_ram[written[2:0]] <= prepared_data;
         end
         if (reset) begin
-            active <= 1'b0;
-            age <= '1;
-            draining <= '0;
-            changed <= 1'b0;
-        end else if (enable) begin
-            if (valid) active <= !last;
-            if (last) begin
-                age <= AGE_BITS'(1);
-                draining <= drain(issued);
-                changed <= issued.from_buffer && issued.release_half;
-            end else if (age != '1) begin
-                age <= age + 1'b1;
+            {accepted, written, released} <= '0;
+            {pass_valid, prepared_valid} <= '0;
+            pairs_before <= '0;
+            target <= '0;
+            half <= '0;
+        end else begin
+            pass_valid <= passes_valid && passes_ready;
+            prepared_valid <= pass_valid;
+            if (passes_valid && passes_ready) accepted <= accepted + 1'b1;
+            if (prepared_valid) written <= written + 1'b1;
+            if (pass_valid) begin
+                pairs_before <= pass.pairs;
+                target <= pass_target;
+                if (pass.frees) half <= half + 1'b1;
             end
         end
     end
+
+    // Fast: the next pass, and the conditions of its start.
+    logic [3:0] written_array, control_read;
+    logic [1:0] filled_array;
+    logic [POINTER_BITS-1:0] popped_array;
+    logic next_valid, checked, spaced, has_weights, has_room;
+    logic next_weights, next_one;
+    logic [1:0] next_half;
+    logic [POINTER_BITS-1:0] next_target, room;
+    logic [7:0] next_gap, since;
+    logic [12:0] next_words, left;
+    logic running, last_word;
+
+    wire start = checked && spaced && has_weights && has_room && (!running || last_word);
+    wire take = written_array != control_read && (start || !next_valid);
+    wire last_next = start ? next_one : running && left == 13'd2;
+
+    // Room for FIFO_DEPTH - (pairs that are in flight once the pass has ended).
+    assign room = {~popped_array[POINTER_BITS-1], popped_array[POINTER_BITS-2:0]} - next_target;
+
+    always_ff @(posedge clk_array) begin
+        written_array <= written;
+        filled_array <= filled;
+        popped_array <= popped;
+        if (take)
+            {next_weights, next_half, next_target, next_gap, next_one, next_words} <=
+                control_ram[control_read[2:0]];
+        spaced <= since >= next_gap;
+        has_weights <= !next_weights || filled_array != next_half;
+        has_room <= !room[POINTER_BITS-1];
+        left <= start ? next_words : left - 1'b1;
+        if (reset_array) begin
+            {next_valid, checked, running, last_word} <= '0;
+            control_read <= '0;
+            written_array <= '0;
+            since <= '1;
+        end else begin
+            next_valid <= take || (next_valid && !start);
+            checked <= next_valid && !start;
+            running <= start || (running && !last_word);
+            last_word <= last_next;
+            if (take) control_read <= control_read + 1'b1;
+            // Cycles from the last word on.
+            if (last_next) since <= 8'd1;
+            else if (start || (running && !last_word)) since <= '0;
+            else if (since != '1) since <= since + 1'b1;
+        end
+    end
+
+    // A cycle later: the rest of the descriptor.
+    logic [1:0] begins;
+    logic frees, posts;
+    wire [DATA_BITS-1:0] data = data_ram[data_read[2:0]];
+    localparam int COUNT_BITS = ADDRESS_BITS + 2 + BLOCKS + 2 * ROW_BITS + VALUE_BANKS + TURN_BITS;
+    logic [ADDRESS_BITS-1:0] data_address;
+    logic [ROW_BITS-1:0] data_row, data_next;
+    logic [VALUE_BANKS-1:0] data_block;
+    logic [TURN_BITS-1:0] data_rotation;
+    logic data_weights, data_value;
+    logic [BLOCKS-1:0] data_key;
+
+    registers #(.BITS(2), .PRIMITIVES(PRIMITIVES)) begin_copies (
+        .clk(clk_array), .d({2{start}}), .q(begins)
+    );
+
+    assign {data_address, data_weights, data_value, data_key, data_row, data_next, data_block,
+            data_rotation} = data[COUNT_BITS-1:0];
+
+    always_ff @(posedge clk_array) begin
+        valid <= running;
+        first <= begins[0];
+        last <= last_word;
+        if (begins[1]) begin
+            {info, posts, frees, source, tail} <= data[DATA_BITS-1:COUNT_BITS];
+            {weights, value, key} <= {data_weights, data_value, data_key};
+        end
+        address <= begins[0] ? data_address : address + 1'b1;
+        row_address <= begins[0] ? data_row : row_address + 1'b1;
+        next_address <= begins[0] ? data_next : next_address + 1'b1;
+        next_block <= begins[0] ? data_block
+            : VALUE_BANKS'({next_block, next_block[VALUE_BANKS-1]});
+        rotation <= begins[0] ? data_rotation
+            : 32'(rotation) == VALUE_BANKS - 1 ? '0 : rotation + 1'b1;
+        if (reset_array) begin
+            data_read <= '0;
+            {valid, last} <= '0;
+        end else if (begins[1]) begin
+            data_read <= data_read + 1'b1;
+        end
+    end
+
+    assign pairs4 = info[15:8];
+
+    // Ends.
+    logic [1:0] ends, ended;
+    assign ends = {2{last}} & {posts, frees};
+    delay #(.BITS(2), .CYCLES(4), .RESET(1)) ended_delay (
+        .clk(clk_array), .reset(reset_array), .in(ends), .out(ended)
+    );
+    always_ff @(posedge clk_array)
+        if (reset_array) begin
+            freed <= '0;
+            posted <= 2'd1;
+        end else begin
+            if (ended[0]) freed <= freed + 1'b1;
+            if (ended[1]) posted <= posted + 1'b1;
+        end
 
 endmodule
 

@@ -1,68 +1,210 @@
-// Splits packed sums into rows, L tokens a cycle (all tokens for scores), and adds up the passes of
-// a tile.
+// Takes pairs from the tokens' FIFOs, splits packed sums into rows, L tokens a cycle (all tokens
+// for scores), and adds up the passes of a tile. Nothing in it is stopped: an item goes only if
+// there is room for it at the end.
 
 `default_nettype none
 
-module unpack_lanes
-    import array_types::*;
-#(
+module unpack_lanes #(
     parameter int T = 5,
     parameter int P = 3,
     parameter int L = 2,
     parameter int S = 23,
-    localparam int SUM_BITS = 27
+    parameter int DEPTH = 64,
+    parameter int OUTPUTS = 16,  // items that are under way or wait to be taken
+    parameter bit PRIMITIVES = 0,
+    localparam int PACKED_BITS = 2 * S + 1,
+    localparam int SUM_BITS = 27,
+    localparam int SCORE_BITS = 24,
+    localparam int SLOT_BITS = $clog2(DEPTH),
+    localparam int CLUSTERS = (T + 7) / 8,
+    localparam int PAIR_BITS = 15
 ) (
-    input  wire logic                  clk,
-    input  wire logic                  reset,
-    input  wire logic                  enable,
-    input  wire leaving_t              leaving,
-    input  wire logic [T-1:0][47:0]    packed_sums,
-    output logic                       sums_valid,
-    output logic [L-1:0][SUM_BITS-1:0] sums,
-    output logic                       scores_valid,
-    output logic [T-1:0][SUM_BITS-1:0] scores
+    input  wire logic                          clk,
+    input  wire logic                          clk_array,
+    input  wire logic                          reset,
+    // Fast: the last tokens' FIFO, its pairs counted; the pairs' description, ahead of it.
+    input  wire logic [SLOT_BITS:0]            pushed,
+    input  wire logic                          describe,
+    input  wire logic [SLOT_BITS-1:0]          describe_slot,
+    input  wire logic [PAIR_BITS-1:0]          description,
+    // Slow.
+    output logic      [SLOT_BITS:0]            popped,
+    output logic      [CLUSTERS*SLOT_BITS-1:0] pop_slot,
+    output logic      [T-1:0]                  skip,    // tokens
+    input  wire logic [T*PACKED_BITS-1:0]      packed_sums,  // a cycle after `skip`
+    output logic                               sums_valid,
+    input  wire logic                          sums_ready,
+    output logic      [L*SUM_BITS-1:0]         sums,
+    output logic                               scores_valid,
+    input  wire logic                          scores_ready,
+    output logic      [T*SCORE_BITS-1:0]       scores
 );
 
     localparam int GROUPS = (T + L - 1) / L;
     localparam int ITEMS = 2 * P * GROUPS;  // of a tile
+    localparam int ITEM_BITS = ITEMS > 1 ? $clog2(ITEMS) : 1;
+    localparam int HIGH_BITS = S + 1;
+    localparam int USED_BITS = $clog2(OUTPUTS + 1);
 
-    function automatic logic [SUM_BITS-1:0] row(logic [47:0] p, leaving_t of);
-        logic signed [47:0] low, high;
-        low = of.unsigned_low ? 48'(p[S-1:0]) : {{48 - S{p[S-1]}}, p[S-1:0]};
-        high = $signed(p - low) >>> S;
-        return SUM_BITS'(of.eight ? (high <<< 4) + low : of.high ? high : low);
-    endfunction
+    // The pair whose items go.
+    (* ram_style = "distributed" *) logic [PAIR_BITS-1:0] descriptions[DEPTH];
+    always_ff @(posedge clk_array) if (describe) descriptions[describe_slot] <= description;
 
-    logic [$clog2(ITEMS)-1:0] item, next_item;
-    logic [L-1:0][SUM_BITS-1:0] earlier, total;
-    logic [L-1:0][SUM_BITS-1:0] partial[ITEMS];
+    logic [SLOT_BITS:0] pushed_slow, next_slot;
+    logic [SLOT_BITS-1:0] slot;
+    logic here, high, four_bit, two, unsigned_a, is_score, starts, first, last;
+    logic [7:0] groups, group;
+    logic sums_full, scores_full;
 
-    assign item = leaving.first ? '0 : next_item;
-    assign earlier = partial[item];
-
-    always_comb
-        for (int l = 0; l < L; l++) begin
-            automatic int t = 32'(leaving.group) * L + l;
-            total[l] = (leaving.first_pass ? '0 : earlier[l])
-                + (t < T ? row(packed_sums[t], leaving) : '0);
-        end
+    wire fire = here && !(is_score ? scores_full : last && sums_full);
+    wire end_group = is_score || group + 1'b1 == groups;
+    wire end_pair = fire && end_group && (is_score || high || !two);
+    wire fetch = pushed_slow != next_slot && (!here || end_pair);
 
     always_ff @(posedge clk) begin
-        if (enable) begin
-            sums <= total;
-            for (int t = 0; t < T; t++) scores[t] <= row(packed_sums[t], leaving);
-            if (leaving.valid) begin
-                partial[item] <= total;
-                next_item <= item + 1'b1;
-            end
+        pushed_slow <= pushed;
+        if (fetch) begin
+            {four_bit, two, unsigned_a, is_score, starts, first, last, groups} <=
+                descriptions[next_slot[SLOT_BITS-1:0]];
+            slot <= next_slot[SLOT_BITS-1:0];
+            high <= 1'b0;
+            group <= '0;
+        end else if (fire) begin
+            high <= high || end_group;
+            group <= end_group ? '0 : group + 1'b1;
+            starts <= 1'b0;
         end
         if (reset) begin
-            {sums_valid, scores_valid} <= '0;
-        end else if (enable) begin
-            sums_valid <= leaving.valid && leaving.last_pass && !leaving.scores;
-            scores_valid <= leaving.valid && leaving.scores;
+            {pushed_slow, next_slot, popped} <= '0;
+            here <= 1'b0;
+        end else begin
+            here <= fetch || (here && !end_pair);
+            if (fetch) next_slot <= next_slot + 1'b1;
+            if (end_pair) popped <= popped + 1'b1;
         end
     end
+
+    // Room at the ends.
+    logic [USED_BITS-1:0] sums_used, scores_used, sums_next, scores_next;
+    always_comb begin
+        sums_next = sums_used + USED_BITS'(fire && last && !is_score)
+            - USED_BITS'(sums_valid && sums_ready);
+        scores_next = scores_used + USED_BITS'(fire && is_score)
+            - USED_BITS'(scores_valid && scores_ready);
+    end
+    always_ff @(posedge clk)
+        if (reset) begin
+            {sums_used, scores_used} <= '0;
+            {sums_full, scores_full} <= '0;
+        end else begin
+            {sums_used, scores_used} <= {sums_next, scores_next};
+            sums_full <= 32'(sums_next) == OUTPUTS;
+            scores_full <= 32'(scores_next) == OUTPUTS;
+        end
+
+    // A cycle after the item: addresses and groups. Two: packed sums.
+    logic [T-1:0] others;
+    always_comb
+        for (int t = 0; t < T; t++) others[t] = !is_score && 32'(group) != t / L;
+    registers #(.BITS(T), .PRIMITIVES(PRIMITIVES)) skip_copies (.clk, .d(others), .q(skip));
+    registers #(.BITS(CLUSTERS * SLOT_BITS), .PRIMITIVES(PRIMITIVES)) slot_copies (
+        .clk, .d({CLUSTERS{slot}}), .q(pop_slot)
+    );
+
+    logic [4:1] valid, leaves;
+    logic [3:1] row_high, row_eight, row_unsigned;
+    logic [2:1] score_valid;
+    logic [3:1] item_starts, adds_nothing;
+    logic adds_nothing_4;
+    always_ff @(posedge clk) begin
+        row_high <= {row_high[2:1], high};
+        row_eight <= {row_eight[2:1], !four_bit};
+        row_unsigned <= {row_unsigned[2:1], !four_bit && unsigned_a};
+        item_starts <= {item_starts[2:1], starts};
+        adds_nothing <= {adds_nothing[2:1], first};
+        adds_nothing_4 <= adds_nothing[3];
+        leaves <= {leaves[3:1], last};
+        if (reset) begin
+            valid <= '0;
+            score_valid <= '0;
+        end else begin
+            valid <= {valid[3:1], fire && !is_score};
+            score_valid <= {score_valid[1], fire && is_score};
+        end
+    end
+
+    // Three: scores, which are 8-bit rows; the lanes' packed sums.
+    logic [T*SCORE_BITS-1:0] score;
+    logic score_write;
+    for (genvar t = 0; t < T; t++) begin : gen_scores
+        logic [PACKED_BITS-1:0] p;
+        logic [SCORE_BITS-4:0] upper;
+        assign p = packed_sums[t*PACKED_BITS+:PACKED_BITS];
+        // 16 * high + low, with high = (p >> S) + 1 where low is negative.
+        assign upper = {p[S+SCORE_BITS-5:S], 1'b1}
+            + {{SCORE_BITS - S{p[S-1]}}, p[S-1:4], p[S-1]};
+        always_ff @(posedge clk)
+            score[t*SCORE_BITS+:SCORE_BITS] <= {upper[SCORE_BITS-4:1], p[3:0]};
+    end
+    always_ff @(posedge clk) score_write <= !reset && score_valid[2];
+
+    logic [L*PACKED_BITS-1:0] lanes, lanes_next;
+    always_comb begin
+        lanes_next = '0;
+        for (int t = 0; t < T; t++)
+            lanes_next[t%L*PACKED_BITS+:PACKED_BITS] =
+                lanes_next[t%L*PACKED_BITS+:PACKED_BITS] | packed_sums[t*PACKED_BITS+:PACKED_BITS];
+    end
+    always_ff @(posedge clk) lanes <= lanes_next;
+
+    // Four: rows. Five: with the passes before.
+    logic [ITEM_BITS-1:0] item;
+    logic [L*SUM_BITS-1:0] total;
+    logic [L*SUM_BITS-1:0] total_next, earlier;
+    (* ram_style = "distributed" *) logic [L*SUM_BITS-1:0] partial[ITEMS];
+    logic sum_write;
+    assign earlier = partial[item];
+
+    for (genvar l = 0; l < L; l++) begin : gen_lanes
+        logic [PACKED_BITS-1:0] p;
+        logic [HIGH_BITS-1:0] above, below;
+        logic negative, is_high;
+        logic [HIGH_BITS:0] sum;
+        logic [HIGH_BITS-1:0] upper;
+        logic [3:0] lower;
+        logic [SUM_BITS-1:0] row;
+        assign p = lanes[l*PACKED_BITS+:PACKED_BITS];
+        assign negative = p[S-1] && !row_unsigned[3];
+        // 8-bit: above + (low >> 4) + carry; first 4-bit row: low >> 4; second: above + carry.
+        assign above = row_eight[3] || row_high[3] ? p[2*S:S] : '0;
+        assign below = row_high[3] ? '0 : {{HIGH_BITS - S + 4{negative}}, p[S-1:4]};
+        assign sum = {above, 1'b1} + {below, negative && (row_eight[3] || row_high[3])};
+        always_ff @(posedge clk) begin
+            upper <= sum[HIGH_BITS:1];
+            lower <= p[3:0];
+            is_high <= row_high[3];
+        end
+        assign row = is_high ? {{SUM_BITS - HIGH_BITS{upper[HIGH_BITS-1]}}, upper}
+            : SUM_BITS'({{4{upper[HIGH_BITS-1]}}, upper, lower});
+        assign total_next[l*SUM_BITS+:SUM_BITS] = row
+            + (adds_nothing_4 ? '0 : earlier[l*SUM_BITS+:SUM_BITS]);
+    end
+
+    always_ff @(posedge clk) begin
+        if (valid[3]) item <= item_starts[3] ? '0 : item + 1'b1;
+        if (valid[4]) partial[item] <= total_next;
+        total <= total_next;
+        sum_write <= !reset && valid[4] && leaves[4];
+    end
+
+    queue #(.BITS(L * SUM_BITS), .DEPTH(OUTPUTS)) sums_queue (
+        .clk, .reset, .write(sum_write), .in(total),
+        .valid(sums_valid), .ready(sums_ready), .out(sums)
+    );
+    queue #(.BITS(T * SCORE_BITS), .DEPTH(OUTPUTS)) scores_queue (
+        .clk, .reset, .write(score_write), .in(score),
+        .valid(scores_valid), .ready(scores_ready), .out(scores)
+    );
 
 endmodule
 

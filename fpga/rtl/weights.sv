@@ -1,96 +1,126 @@
-// The weights' double buffer: turns beats of memory into words of P bytes. One half is written
-// while the other is read. In a cycle at most one beat is taken and one word written. Loader and
-// reader use the halves in turn.
+// The weights' double buffer: turns beats of memory into words of P*C bytes, a word a slow cycle,
+// and reads them on the array's clock. Loader and reader use the halves in turn.
 
 `default_nettype none
 
 module weights #(
     parameter int P = 3,
+    parameter int C = 4,
     parameter int BEAT = 16,   // bytes
     parameter int WORDS = 64,  // of a half
-    localparam int COLUMN_BITS = array_types::COLUMN_BITS
+    parameter int ROW_BITS = 8
 ) (
-    input  wire logic                   clk,
-    input  wire logic                   reset,
-    // Columns of the tiles to load, and their beats. A tile is taken with its first beat.
-    input  wire logic                   tile_valid,
-    input  wire logic [COLUMN_BITS-1:0] tile_columns,
-    output logic                        tile_ready,
-    input  wire logic                   beat_valid,
-    input  wire logic [BEAT*8-1:0]      beat,
-    output logic                        beat_ready,
-    // The reader's half.
-    output logic                        loaded,
-    input  wire logic                   release_half,
-    input  wire logic                   read,
-    input  wire logic [COLUMN_BITS-1:0] address,
-    output logic [P-1:0][7:0]           word  // a cycle after `read`
+    input  wire logic                clk,
+    input  wire logic                clk_array,
+    input  wire logic                reset,
+    // Slow: words of a tile of row pairs and such tiles; their beats.
+    input  wire logic                demands_valid,
+    output logic                     demands_ready,
+    input  wire logic [31:0]         demands,  // words, 13 bits; tiles, 16 bits
+    input  wire logic                beats_valid,
+    output logic                     beats_ready,
+    input  wire logic [BEAT*8-1:0]   beats,
+    output logic [1:0]               filled,   // halves, counted
+    // Fast.
+    input  wire logic [1:0]          freed,
+    input  wire logic                enable,
+    input  wire logic [ROW_BITS-1:0] address,
+    output logic [P*C*8-1:0]         word      // two cycles later
 );
 
-    localparam int ROOM = P - 1 + BEAT;  // bytes: a beat taken, a word written in every cycle
-    localparam int NEED_BITS = COLUMN_BITS + $clog2(P + 1);
-    localparam int ADDRESS_BITS = $clog2(2 * WORDS);
-
-    (* ram_style = "block" *) logic [P*8-1:0] memory[2*WORDS];
-
-    logic [1:0] full;
-    logic load_half, read_half;
-    logic active;
-    logic [ROOM*8-1:0] bytes;
-    logic [$clog2(ROOM+1)-1:0] count, rest;
-    logic [NEED_BITS-1:0] need;  // bytes of the tile that are yet to be taken
-    logic [COLUMN_BITS-1:0] column, columns;
-
-    wire write = active && 32'(count) >= P;
-    wire finish = write && column + 1'b1 == columns;
-    wire begin_tile = (!active || finish) && tile_valid && beat_valid && !full[load_half^finish];
-    wire take = active && !finish && need != '0 && 32'(rest) < P && beat_valid;
-    wire [NEED_BITS-1:0] tile_bytes = NEED_BITS'(tile_columns) * NEED_BITS'(P);
-    wire [ROOM*8-1:0] kept = write ? bytes >> (P * 8) : bytes;
-
-    assign rest = write ? count - ($bits(count))'(P) : count;
-    assign tile_ready = begin_tile;
-    assign beat_ready = begin_tile || take;
-    assign loaded = full[read_half];
-
-    function automatic logic [NEED_BITS-1:0] less_beat(logic [NEED_BITS-1:0] n);
-        return 32'(n) > BEAT ? n - NEED_BITS'(BEAT) : '0;
+    // The greatest common divisor, by enough of Euclid's steps.
+    function integer divisor(input integer a, input integer b);
+        integer i, rest, next;
+        begin
+            divisor = a;
+            rest = b;
+            for (i = 0; i < 32; i = i + 1)
+                if (rest != 0) begin
+                    next = divisor % rest;
+                    divisor = rest;
+                    rest = next;
+                end
+        end
     endfunction
 
-    function automatic logic [ADDRESS_BITS-1:0] place(logic half, logic [COLUMN_BITS-1:0] at);
-        return ADDRESS_BITS'(half ? WORDS : 0) + ADDRESS_BITS'(at);
-    endfunction
+    // All counts are in pieces of the greatest size that divides words and beats.
+    localparam int BYTES = P * C;
+    localparam int PIECE = divisor(BYTES, BEAT);
+    localparam int WORD = BYTES / PIECE;
+    localparam int TAKEN = BEAT / PIECE;
+    localparam int ROOM = WORD - 1 + TAKEN;
+    localparam int BITS = PIECE * 8;
+    localparam int COUNT_BITS = $clog2(ROOM + 1);
+
+    logic demand_valid, active, half;
+    logic [12:0] demand_words, tile_words, words, column;
+    logic [15:0] demand_tiles, tiles;
+    logic [1:0] freed_slow;
+    logic [ROOM*BITS-1:0] bytes;
+    logic [COUNT_BITS-1:0] count;
+
+    wire write = active && 32'(count) >= WORD;
+    wire finish = write && column + 1'b1 == words;
+    wire [COUNT_BITS-1:0] rest = write ? count - COUNT_BITS'(WORD) : count;
+    wire take = active && !finish && 32'(rest) < WORD;
+    wire free = finish ? filled == freed_slow : filled != freed_slow + 2'd2;
+    wire begin_tile = (!active || finish) && tiles != '0 && free;
+    // Between tiles nothing is held.
+    wire [ROOM*BITS-1:0] kept = finish ? '0 : write ? bytes >> (WORD * BITS) : bytes;
+
+    assign demands_ready = !reset && !demand_valid;
+    assign beats_ready = take;
+
+    logic [ROOM*BITS-1:0] placed;
+    always_comb begin
+        placed = '0;
+        for (int i = 0; i < WORD; i++)
+            if (32'(rest) == i) placed = (ROOM * BITS)'(beats) << (i * BITS);
+    end
+
+    (* ram_style = "block" *) logic [P*C*8-1:0] memory[2*WORDS];
+    logic write_enable;
+    logic [ROW_BITS-1:0] write_address;
+    logic [P*C*8-1:0] write_word;
 
     always_ff @(posedge clk) begin
-        if (write) memory[place(load_half, column)] <= bytes[P*8-1:0];
-        if (read) word <= memory[place(read_half, address)];
-        if (begin_tile) begin
-            bytes <= (ROOM * 8)'(beat);
-            count <= ($bits(count))'(BEAT);
-            need <= less_beat(tile_bytes);
-            column <= '0;
-            columns <= tile_columns;
-        end else begin
-            bytes <= take ? kept | ((ROOM * 8)'(beat) << (32'(rest) * 8)) : kept;
-            count <= take ? rest + ($bits(count))'(BEAT) : rest;
-            if (take) need <= less_beat(need);
-            if (write) column <= column + 1'b1;
-        end
+        freed_slow <= freed;
+        write_enable <= write;
+        write_word <= bytes[P*C*8-1:0];
+        write_address <= ROW_BITS'(column) + (half ? ROW_BITS'(WORDS) : '0);
+        if (write_enable) memory[write_address] <= write_word;
+        bytes <= take && beats_valid ? kept | placed : kept;
+        column <= begin_tile ? '0 : column + 13'(write);
+        if (begin_tile) words <= tile_words;
         if (reset) begin
-            active <= 1'b0;
-            full <= '0;
-            {load_half, read_half} <= '0;
+            {demand_valid, active, half, tiles, filled, freed_slow, write_enable, count} <= '0;
+            bytes <= '0;
         end else begin
-            active <= begin_tile || (active && !finish);
-            if (finish) begin
-                full[load_half] <= 1'b1;
-                load_half <= !load_half;
+            if (!demand_valid) begin
+                demand_valid <= demands_valid;
+            end else if (tiles == '0) begin
+                demand_valid <= 1'b0;
+                tiles <= demand_tiles;
             end
-            if (release_half) begin
-                full[read_half] <= 1'b0;
-                read_half <= !read_half;
+            if (begin_tile) tiles <= tiles - 1'b1;
+            active <= begin_tile || (active && !finish);
+            count <= begin_tile || finish ? '0
+                : take && beats_valid ? rest + COUNT_BITS'(TAKEN) : rest;
+            if (finish) begin
+                filled <= filled + 1'b1;
+                half <= !half;
             end
         end
+        if (!demand_valid) {demand_tiles, demand_words} <= demands[28:0];
+        if (demand_valid && tiles == '0) tile_words <= demand_words;
+    end
+
+    logic [P*C*8-1:0] latch;
+    logic idle;
+    always_ff @(posedge clk_array) begin
+        if (enable) latch <= memory[address];
+        idle <= !enable;
+        word <= idle ? '0 : latch;
     end
 
 endmodule

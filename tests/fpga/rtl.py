@@ -1,4 +1,4 @@
-"""Builds what is simulated, and the array's model for comparison: cycles by docs/array-timing.md, sums by int64."""
+"""Builds what is simulated, and models the array: sums by int64, cycles by docs/array-timing.md."""
 
 from __future__ import annotations
 
@@ -11,24 +11,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Runs a program on the RTL, with options of the harness; its lines, in words.
-Simulate = Callable[..., list[list[str]]]
+# Runs a program on the RTL, with options of the harness.
+Simulate = Callable[..., "Observed"]
 
 ROOT = Path(__file__).parents[2]
 RTL = ROOT / "fpga" / "rtl"
+TESTS = ROOT / "tests" / "fpga"
 SOURCES = [
     RTL / name
     for name in (
-        "array_types.sv",
+        "pass_types.sv",
+        "registers.sv",
         "delay.sv",
-        "mac.v",
-        "pack.sv",
-        "slice.sv",
-        "weights.sv",
+        "unit.sv",
+        "unit_dsp48e1.sv",
+        "unit_dsp48e2.sv",
+        "token.sv",
         "issue.sv",
-        "sequence_chain.sv",
+        "addresses.sv",
+        "operands.sv",
+        "weights.sv",
+        "queue.sv",
+        "sequence_pairs.sv",
         "unpack_lanes.sv",
         "array.sv",
+        "operand_bank.v",
+        "array_top.sv",
     )
 ]
 
@@ -42,7 +50,7 @@ def tool(name: str) -> str:
 
 
 def run(*command: object, cwd: Path | None = None) -> str:
-    """Runs a command; its standard output. A failure shows what it said."""
+    """Runs a command and returns its standard output. A failure shows both outputs."""
     done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command[0]} failed:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout
@@ -57,8 +65,9 @@ def verilate(
 ) -> Path:
     """Compiles a simulation and returns its path. Verilator's own library is compiled once."""
     run(
-        tool("verilator"), "--cc", "--exe", "-O3", "--assert", "-Wno-fatal", "--top-module", top,
-        "-CFLAGS", f"-std=c++20 -O1 {defines}", "--Mdir", out, "-o", "simulate", *options, *sources, harness,
+        tool("verilator"), "--cc", "--exe", "-O3", "--assert", "-Wno-fatal", "--x-initial", "unique",
+        "--top-module", top, "-CFLAGS", f"-std=c++20 -O1 {defines}", "--Mdir", out, "-o", "simulate",
+        *options, *sources, harness,
     )  # fmt: skip
     library = _libraries.setdefault("--timing" in options, out)
     if library != out:
@@ -68,288 +77,479 @@ def verilate(
     return out / "simulate"
 
 
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+#: Constants of rust/hardware/src/declared.rs, module array.
+TOKENS_A_STAGE = 2
+DESCRIPTORS = 8
+PREPARE = 3
+DESCRIPTOR_TO_START = 5
+ROOM_TO_START = 4
+FILLED_TO_START = 4
+ISSUE_INTERVAL = 2
+OPERAND_DEPTH = 7
+SLICE_TO_FIFO = 6
+FIFO_TO_ITEM = 2
+ITEM_TO_SUMS = 7
+ITEM_TO_SCORES = 5
+OUTPUTS = 16
+END_TO_FREED = 5
+
+
 @dataclass(frozen=True)
 class Shape:
-    """The array's parameters; `beat` in bytes, `words` of half the weight buffer, `gap` where the half changes."""
+    """The array's parameters; `beat` in bytes, `words` of half the weight buffer and of a bank of codes."""
 
     tokens: int
     pairs: int
-    lanes: int
-    shift: int = 23
+    cascade: int
+    ratio: int = 1
+    lanes: int = 2
+    norm: int = 2
+    exponential: int = 2
+    frames: int = 2
     beat: int = 16
-    words: int = 256
-    gap: int = 0
+    words: int = 48
+    keys: int = 23  # tokens whose keys and values are stored
+    dims: int = 24  # of all heads
+    dsp48e1: bool = False
+    depth: int = 64
+    primitives: bool = False  # slices by their name, on models of theirs
+
+    @property
+    def shift(self) -> int:
+        return 21 if self.dsp48e1 else 23
+
+    @property
+    def key_banks(self) -> int:
+        return ceil_div(self.lanes, self.pairs) * self.pairs
+
+    @property
+    def value_banks(self) -> int:
+        return max(self.pairs, ceil_div(self.lanes + self.cascade - 1, self.cascade))
+
+    @property
+    def key_words(self) -> int:
+        return ceil_div(self.keys, self.key_banks) * ceil_div(self.dims, self.cascade)
+
+    @property
+    def value_words(self) -> int:
+        return ceil_div(self.dims, self.value_banks) * ceil_div(self.keys, self.cascade)
+
+    @property
+    def score_words(self) -> int:
+        return ceil_div(self.keys, self.cascade)
 
     @property
     def parameters(self) -> dict[str, int]:
+        rows = max(2 * self.words, self.key_words, self.value_words)
         return dict(
-            T=self.tokens,
-            P=self.pairs,
-            L=self.lanes,
-            S=self.shift,
-            BEAT=self.beat,
-            WORDS=self.words,
-            TILE_GAP=self.gap,
-        )
+            T=self.tokens, P=self.pairs, C=self.cascade, L=self.lanes, M=self.norm, E=self.exponential,
+            S=self.shift, FRAMES=self.frames, KEY_BANKS=self.key_banks, VALUE_BANKS=self.value_banks,
+            BEAT=self.beat, INPUT_WORDS=self.words, NORM_WORDS=self.words, QUERY_WORDS=self.words,
+            HIDDEN_WORDS=self.words, SCORE_WORDS=self.score_words, KEY_WORDS=self.key_words,
+            VALUE_WORDS=self.value_words, WEIGHT_WORDS=self.words,
+            ADDRESS_BITS=max(1, (max(self.words, self.score_words) - 1).bit_length()),
+            ROW_BITS=max(1, (rows - 1).bit_length()), FIFO_DEPTH=self.depth,
+            SCORE_RAM=0, VALUE_RAM=2, DSP48E1=int(self.dsp48e1), PRIMITIVES=int(self.primitives),
+        )  # fmt: skip
 
-    def build(self, out: Path) -> Path:
+    def build(self, out: Path, *options: str) -> Path:
         given = self.parameters
+        named = ("T", "C", "L", "M", "E", "BEAT", "ADDRESS_BITS", "ROW_BITS")
+        defines = " ".join(f"-DARRAY_{name}={given[name]}" for name in named)
         return verilate(
             out,
-            "array",
-            ROOT / "tests" / "fpga" / "array_harness.cpp",
-            SOURCES,
+            "array_top",
+            TESTS / "array_harness.cpp",
+            [*SOURCES, TESTS / "probe.sv", *([TESTS / "dsp48.sv"] if self.primitives else [])],
             *(f"-G{name}={value}" for name, value in given.items()),
-            defines=" ".join(f"-DARRAY_{name}={given[name]}" for name in ("T", "P", "L", "BEAT")),
+            *options,
+            defines=f"{defines} -DARRAY_R={self.ratio}",
         )
+
+
+#: Fields of a pass's descriptor and their bits, the first one lowest (fpga/rtl/pass_types.sv).
+FIELDS = dict(
+    source=3, operand=2, bank=1, words=13, tail=5, address=22, row_address=22, row_bank=8, rotation=8,
+    next_block=11, pairs=8, pairs4=8, single=1, groups=8, unsigned_a=1, scores=1, first=1, last=1, frees=1,
+    post_load=1,
+)  # fmt: skip
+SOURCE = dict(input=0, normed=1, query=2, hidden=3, probability=4)
 
 
 @dataclass
 class Pass:
-    """One tile pass: activations [T, K], rows [rows, K] in order, 4-bit ones first."""
+    """A pass: its descriptor, and its operands as they are stored."""
 
-    activations: np.ndarray
-    rows: np.ndarray
-    rows4: int
-    tokens: int
-    base: int = 0
-    unsigned: bool = False
-    scores: bool = False
-    from_buffer: bool = False
-    release: bool = False
-    first: bool = True
-    last: bool = True
+    fields: dict[str, int]
+    activations: np.ndarray  # [T, columns]
+    rows: np.ndarray  # [rows, columns], 4-bit ones first
+    fill: int | None = None  # of the weights
 
     @property
-    def columns(self) -> int:
-        return self.activations.shape[1]
-
-    @property
-    def pairs4(self) -> int:
-        return (self.rows4 + 1) // 2
-
-    @property
-    def pairs8(self) -> int:
-        return len(self.rows) - self.rows4
+    def words(self) -> int:
+        return self.fields["words"]
 
     @property
     def pairs(self) -> int:
-        return self.pairs4 + self.pairs8
+        return self.fields["pairs"]
 
-    def groups(self, shape: Shape) -> int:
-        return -(-self.tokens // shape.lanes)
+    def items(self, pair: int) -> int:
+        """Returns the slow cycles that a pair takes to leave."""
+        if self.fields["scores"]:
+            return 1
+        two = pair < self.fields["pairs4"] - self.fields["single"]
+        return (1 + two) * self.fields["groups"]
 
-    def drain(self, shape: Shape) -> int:
-        return self.pairs if self.scores else len(self.rows) * self.groups(shape)
+    def encode(self) -> bytes:
+        bits = at = 0
+        for name, width in FIELDS.items():
+            assert 0 <= self.fields[name] < 1 << width, name
+            bits |= self.fields[name] << at
+            at += width
+        return bits.to_bytes(16, "little")
 
-    def operands(self, shape: Shape) -> np.ndarray:
-        """Bytes [K, P] by position."""
-        out = np.zeros((self.columns, shape.pairs), np.uint8)
-        for pair in range(self.pairs):
-            if pair < self.pairs4:
-                low = self.rows[2 * pair]
-                high = self.rows[2 * pair + 1] if 2 * pair + 1 < self.rows4 else np.zeros_like(low)
-                byte = (high & 15) << 4 | low & 15
-            else:
-                byte = self.rows[self.rows4 + pair - self.pairs4]
-            out[:, shape.pairs - 1 - pair] = byte & 0xFF
+
+class Program:
+    """Memories, passes, and the weights of those that take some."""
+
+    def __init__(self, shape: Shape, rng: np.random.Generator) -> None:
+        self.shape, self.rng = shape, rng
+        self.passes: list[Pass] = []
+        self.fills: list[np.ndarray] = []  # [words * C, P] bytes by position, each
+        self.demands: list[tuple[int, int]] = []  # words, tiles
+        codes = dict(
+            input=(1, shape.lanes, shape.words),
+            query=(1, shape.lanes, shape.words),
+            hidden=(1, shape.lanes, shape.words),
+            normed=(shape.frames, shape.norm, shape.words),
+            probability=(2, shape.exponential, shape.score_words),
+        )
+        self.codes = {
+            name: rng.integers(
+                -128, 128, (sets, ceil_div(shape.tokens, lanes) * lanes, words * shape.cascade)
+            )
+            for name, (sets, lanes, words) in codes.items()
+        }
+        self.lanes = {name: lanes for name, (_, lanes, _) in codes.items()}
+        self.keys = rng.integers(-128, 128, (shape.keys, shape.dims))
+        self.values = rng.integers(-128, 128, (shape.keys, shape.dims))
+
+    def banks(self) -> list[tuple[str, int, bytes]]:
+        """Returns each bank's words, by docs/accelerator.md."""
+        shape, c = self.shape, self.shape.cascade
+        out = []
+        for name, codes in self.codes.items():
+            sets, tokens, columns = codes.shape
+            lanes = self.lanes[name]
+            # set, group, lane, word, column in the word -> a bank's words
+            split = codes.reshape(sets, tokens // lanes, lanes, columns // c, c).transpose(0, 1, 4, 3, 2)
+            for index, words in enumerate(split.reshape(-1, columns // c, lanes)):
+                out.append((name, index, (words & 0xFF).astype(np.uint8).tobytes()))
+        keys = np.zeros((shape.key_banks, shape.key_words, c), np.uint8)
+        values = np.zeros((shape.value_banks, shape.value_words, c), np.uint8)
+        stride, tokens = ceil_div(shape.dims, c), ceil_div(shape.keys, c)
+        for t in range(shape.keys):
+            for d in range(shape.dims):
+                word = t // shape.key_banks * stride + d // c
+                keys[t % shape.key_banks, word, d % c] = self.keys[t, d] & 0xFF
+                word = d // shape.value_banks * tokens + t // c
+                values[(t // c + d) % shape.value_banks, word, t % c] = self.values[t, d] & 0xFF
+        out += [("key", i, bank.tobytes()) for i, bank in enumerate(keys)]
+        out += [("value", i, bank.tobytes()) for i, bank in enumerate(values)]
         return out
 
-    def sums(self) -> np.ndarray:
-        """[rows, T], exact."""
-        return self.rows.astype(np.int64) @ self.activations.astype(np.int64).T
+    def add(
+        self, source: str, operand: int, begin: int, columns: int, rows: np.ndarray, **fields: int
+    ) -> Pass:
+        """Adds a pass over `columns` activations from column `begin` of a memory on."""
+        c, bank = self.shape.cascade, fields.get("bank", 0)
+        rows8 = len(rows) - fields.get("rows4", 0)
+        rows4 = fields.pop("rows4", 0)
+        groups = fields.pop("groups", ceil_div(self.shape.tokens, self.shape.lanes))
+        codes = self.codes[source][
+            bank % len(self.codes[source]), : self.shape.tokens, begin : begin + columns
+        ]
+        given = dict.fromkeys(FIELDS, 0) | dict(first=1, last=1) | fields
+        given |= dict(
+            source=SOURCE[source], operand=operand, words=ceil_div(columns, c), tail=(columns - 1) % c + 1,
+            address=begin // c, pairs=(rows4 + 1) // 2 + rows8, pairs4=(rows4 + 1) // 2, single=rows4 % 2,
+            groups=groups, unsigned_a=int(source == "probability"),
+        )  # fmt: skip
+        done = Pass(given, codes & 0xFF if source == "probability" else codes, rows)
+        self.passes.append(done)
+        return done
 
+    def gemm(self, columns: int, rows4: int, rows8: int, token_tiles: int, pass_words: int) -> None:
+        """Adds a product by weights: tiles of row pairs, tiles of tokens, passes."""
+        rows = [self.rng.integers(-7, 8, (rows4, columns)), self.rng.integers(-127, 128, (rows8, columns))]
+        self.gemm_of(np.concatenate(rows), rows4, token_tiles, pass_words)
 
-@dataclass
-class Program:
-    """Tile passes, and the loads of those that take weights."""
-
-    shape: Shape
-    passes: list[Pass] = field(default_factory=list)
-    loads: list[np.ndarray] = field(default_factory=list)  # [K, P] bytes each
-
-    def gemm(self, activations: np.ndarray, rows: np.ndarray, rows4: int, pass_columns: int) -> None:
-        """Adds a product by weights, in the order of docs/accelerator.md; activations [tokens, K]."""
-        shape, (tokens, columns) = self.shape, activations.shape
+    def gemm_of(self, rows: np.ndarray, rows4: int, token_tiles: int, pass_words: int) -> None:
+        """Adds a product by these weights."""
+        shape, rng, c = self.shape, self.rng, self.shape.cascade
+        columns = rows.shape[1]
         pairs = [list(range(i, min(i + 2, rows4))) for i in range(0, rows4, 2)]
         pairs += [[i] for i in range(rows4, len(rows))]
-        padded = np.zeros((-(-tokens // shape.tokens) * shape.tokens, columns), activations.dtype)
-        padded[:tokens] = activations
-        cuts = [(k, min(k + pass_columns, columns)) for k in range(0, columns, pass_columns)]
-        for tile in (pairs[i : i + shape.pairs] for i in range(0, len(pairs), shape.pairs)):
+        tiles = [pairs[i : i + shape.pairs] for i in range(0, len(pairs), shape.pairs)]
+        words = ceil_div(columns, c)
+        self.demands.append((words, len(tiles)))
+        source = str(rng.choice(["input", "normed", "query", "hidden"]))
+        bank = int(rng.integers(shape.frames)) if source == "normed" else 0
+        groups = int(rng.integers(1, ceil_div(shape.tokens, shape.lanes) + 1))
+        for number, tile in enumerate(tiles):
             members = [row for pair in tile for row in pair]
             tile_rows, tile_rows4 = rows[members], sum(row < rows4 for row in members)
-            whole = Pass(padded[: shape.tokens], tile_rows, tile_rows4, 1)
-            self.loads.append(whole.operands(shape))
-            for token in range(0, tokens, shape.tokens):
-                for begin, end in cuts:
-                    self.passes.append(
-                        Pass(
-                            padded[token : token + shape.tokens, begin:end],
-                            tile_rows[:, begin:end],
-                            tile_rows4,
-                            min(shape.tokens, tokens - token),
-                            base=begin,
-                            from_buffer=True,
-                            release=token + shape.tokens >= tokens and end == columns,
-                            first=begin == 0,
-                            last=end == columns,
-                        )
-                    )
+            fill = np.zeros((words * c, shape.pairs), np.uint8)
+            for i, pair in enumerate(tile):
+                if pair[0] < rows4:
+                    high = rows[pair[1]] if len(pair) == 2 else np.zeros(columns, np.int64)
+                    byte = (high & 15) << 4 | rows[pair[0]] & 15
+                else:
+                    byte = rows[pair[0]] & 0xFF
+                fill[:columns, shape.pairs - 1 - i] = byte
+            self.fills.append(fill)
+            for token_tile in range(token_tiles):
+                address = int(rng.integers(shape.words - words + 1)) * c
+                closes = token_tile + 1 == token_tiles
+                for word in range(0, words, pass_words):
+                    count = min(pass_words * c, columns - word * c)
+                    last = word + pass_words >= words
+                    done = self.add(
+                        source, 0, address + word * c, count, tile_rows[:, word * c : word * c + count],
+                        rows4=tile_rows4, bank=bank, row_address=word, first=int(word == 0), last=int(last),
+                        frees=int(closes and last), groups=groups,
+                        post_load=int(closes and last and number + 1 == len(tiles) and source == "input"),
+                    )  # fmt: skip
+                    done.fill = len(self.fills) - 1
 
-    def attend(self, activations: np.ndarray, rows: np.ndarray, *, scores: bool, pass_columns: int) -> None:
-        """Adds a product by keys or values: one tile of tokens [tokens, K], 8-bit rows."""
-        shape, (tokens, columns) = self.shape, activations.shape
-        padded = np.zeros((shape.tokens, columns), activations.dtype)
-        padded[:tokens] = activations
-        for row in range(0, len(rows), shape.pairs):
-            for begin in range(0, columns, pass_columns):
-                end = min(begin + pass_columns, columns)
-                self.passes.append(
-                    Pass(
-                        padded[:, begin:end],
-                        rows[row : row + shape.pairs, begin:end],
-                        0,
-                        tokens,
-                        unsigned=not scores,
-                        scores=scores,
-                        first=begin == 0,
-                        last=end == columns,
-                    )
-                )
-
-    def stimulus(self, seed: int = 0, stall_percent: int = 0, interval: int = 0, depth: int = 0) -> str:
-        """Returns the harness's file."""
-        beat = self.shape.beat
-        lines = [f"options {seed} {stall_percent} {interval} {depth}"]
-        for load in self.loads:
-            data = load.tobytes()
-            lines.append(f"load {len(load)} {(data + bytes(-len(data) % beat)).hex()}")
-        for p in self.passes:
-            fields = (
-                p.columns, p.base, p.pairs4, p.rows4 % 2, p.pairs8, p.groups(self.shape), int(p.unsigned),
-                int(p.scores), int(p.from_buffer), int(p.release), int(p.first), int(p.last),
+    def score(self, columns: int) -> None:
+        """Adds queries times keys: all keys, some dimensions."""
+        shape, c = self.shape, self.shape.cascade
+        base = int(self.rng.integers(ceil_div(shape.dims - columns + 1, c))) * c
+        stride = ceil_div(shape.dims, c)
+        begin = int(self.rng.integers(shape.words - ceil_div(columns, c) + 1)) * c
+        for key in range(0, shape.keys, shape.pairs):
+            self.add(
+                "query", 1, begin, columns, self.keys[key : key + shape.pairs, base : base + columns], scores=1,
+                row_bank=key % shape.key_banks, row_address=key // shape.key_banks * stride + base // c,
             )  # fmt: skip
-            rows = "-" if p.from_buffer else p.operands(self.shape).tobytes().hex()
-            acts = np.ascontiguousarray(p.activations.T & 0xFF).astype(np.uint8).tobytes().hex()
-            lines.append(" ".join(["pass", *map(str, fields), acts, rows]))
-        return "\n".join(lines) + "\n"
 
-    def listing(self, interval: int = 1) -> str:
-        """Returns the input of `array_cycles`, the example of quasar-accelerator."""
-        shape, lines, loads = self.shape, [], iter(self.loads)
-        lines.append(f"{shape.tokens} {shape.pairs} {shape.lanes} {shape.beat} {interval}")
-        announce = True
-        for p in self.passes:
-            if p.from_buffer and announce:
-                lines.append(f"weights {len(next(loads))} {p.pairs} {len(p.rows)}")
-            announce = p.release if p.from_buffer else announce
-            flags = int(p.scores), int(p.from_buffer), int(p.release)
-            numbers = (p.columns, len(p.rows), p.groups(shape), *flags, p.pairs)
-            lines.append(" ".join(["pass", *map(str, numbers)]))
-        return "\n".join(lines) + "\n"
+    def context(self, dims: int, pass_words: int) -> None:
+        """Adds probabilities times values: some dimensions, all tokens."""
+        shape, c, banks = self.shape, self.shape.cascade, self.shape.value_banks
+        first = int(self.rng.integers(shape.dims - dims + 1))
+        parity, tokens = int(self.rng.integers(2)), ceil_div(shape.keys, c)
+        for d in range(first, first + dims, shape.pairs):
+            rows = self.values[:, d : min(d + shape.pairs, first + dims)].T
+            for word in range(0, tokens, pass_words):
+                count = min(pass_words * c, shape.keys - word * c)
+                self.add(
+                    "probability", 2, word * c, count, rows[:, word * c : word * c + count], bank=parity,
+                    row_bank=d % banks, row_address=d // banks * tokens + word, rotation=(d + word) % banks,
+                    next_block=tokens, first=int(word == 0), last=int(word + pass_words >= tokens),
+                )  # fmt: skip
 
-    def expected(self) -> list[tuple[str, list[int]]]:
-        """Returns the results in order: `sum` of L tokens, or `score` of all."""
-        out: list[tuple[str, list[int]]] = []
-        total: np.ndarray | int = 0
-        for p in self.passes:
-            total = p.sums() + (0 if p.first else total)
-            if not p.last:
-                continue
-            for row in total:
-                if p.scores:
-                    out.append(("score", row.tolist()))
-                    continue
-                wide = np.zeros(p.groups(self.shape) * self.shape.lanes, np.int64)
-                wide[: min(len(wide), len(row))] = row[: len(wide)]
-                out.extend(("sum", group.tolist()) for group in wide.reshape(-1, self.shape.lanes))
+    def add_random(self) -> None:
+        """Adds a product of any kind and size."""
+        shape, rng = self.shape, self.rng
+        choice = rng.integers(4)
+        if choice < 2:
+            columns = int(rng.integers(1, min(70, shape.words * shape.cascade) + 1))
+            rows4, rows8 = (int(n) for n in rng.integers(0, 3 * shape.pairs + 2, 2))
+            words = ceil_div(columns, shape.cascade)
+            part = int(rng.choice([words, max(1, words // 2), max(1, words // 3)]))
+            self.gemm(columns, rows4, max(rows8, int(rows4 == 0)), int(rng.integers(1, 4)), part)
+        elif choice == 2:
+            self.score(int(rng.integers(1, shape.dims + 1)))
+        else:
+            tokens = ceil_div(shape.keys, shape.cascade)
+            self.context(int(rng.integers(1, shape.dims + 1)), int(rng.choice([tokens, max(1, tokens // 2)])))
+
+    def beats(self) -> list[bytes]:
+        out, beat = [], self.shape.beat
+        for fill in self.fills:
+            data = fill.tobytes()
+            data += bytes(-len(data) % beat)
+            out += [data[i : i + beat] for i in range(0, len(data), beat)]
         return out
 
-    def cycles(self, interval: int = 0, depth: int = 0) -> Cycles:
-        """Cycles of every event, by docs/array-timing.md."""
-        shape, weights = self.shape, Weights(self, interval, depth)
-        out = Cycles()
-        end, drain, tile, gap = -1, 0, 0, 0
+    def stimulus(
+        self, seed: int = 0, stall: int = 0, passes: int = 100, beats: int = 100, reset: int = 0
+    ) -> str:
+        """Returns the harness's file."""
+        lines = [
+            f"options {seed} {stall} {passes} {beats} {reset}",
+            f"expect {sum(map(len, self.expected().values()))}",
+        ]
+        lines += [f"memory {name} {index} {words.hex()}" for name, index, words in self.banks()]
+        lines += [f"pass {p.encode().hex()}" for p in self.passes]
+        lines += [
+            f"demand {(words | tiles << 13).to_bytes(4, 'little').hex()}" for words, tiles in self.demands
+        ]
+        lines += [f"beat {beat.hex()}" for beat in self.beats()]
+        return "\n".join(lines) + "\n"
+
+    def expected(self) -> dict[str, list[list[int]]]:
+        """Returns the results in order: `sum` of L tokens, `score` of all."""
+        out: dict[str, list[list[int]]] = dict(sum=[], score=[])
+        total: np.ndarray | int = 0
         for p in self.passes:
-            columns = p.columns
-            free = max(end + 1 + gap, end + drain - columns + 1)
-            ready = weights.ready(tile) if p.from_buffer else 0
-            start = max(free, ready)
-            out.drain_stalls.append(max(0, drain - columns))
-            out.weight_stalls.append(start - free)
-            end, drain, gap = start + columns - 1, p.drain(shape), shape.gap if p.release else 0
-            out.starts.append(start)
-            out.ends.append(end)
-            if p.release:
-                weights.release(tile, end)
-                tile += 1
-            if p.last:
-                first = end + shape.tokens + shape.pairs + 4 + 1
-                out.results.extend(range(first, first + drain))
+            sums = p.rows.astype(np.int64) @ p.activations.astype(np.int64).T
+            if p.fields["scores"]:
+                out["score"] += sums.tolist()
+                continue
+            total = sums + (0 if p.fields["first"] else total)
+            if p.fields["last"]:
+                lanes, groups = self.shape.lanes, p.fields["groups"]
+                for row in total:
+                    padded = np.zeros(ceil_div(len(row), lanes) * lanes, np.int64)
+                    padded[: len(row)] = row
+                    out["sum"] += padded.reshape(-1, lanes)[:groups].tolist()
         return out
 
 
 @dataclass
-class Cycles:
-    """Cycles of issue and of results, and stalls, a tile pass each."""
+class Observed:
+    """Cycles of the RTL, from the harness's lines."""
 
+    lines: list[list[str]]
+
+    def __post_init__(self) -> None:
+        resets = [i for i, line in enumerate(self.lines) if line == ["reset"]]
+        self.lines = self.lines[resets[-1] + 1 :] if resets else self.lines
+
+    def numbers(self, *kinds: str, column: int = 1) -> list[int]:
+        return [int(line[column]) for line in self.lines if line[0] in kinds]
+
+    def results(self, kind: str) -> list[list[int]]:
+        return [[int(value) for value in line[3:]] for line in self.lines if line[0] == kind]
+
+
+@dataclass
+class Model:
+    """Computes the cycles of docs/array-timing.md from those in which passes, demands and beats are offered and
+    results are taken."""
+
+    program: Program
+    observed: Observed
     starts: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
-    drain_stalls: list[int] = field(default_factory=list)
-    weight_stalls: list[int] = field(default_factory=list)
-    results: list[int] = field(default_factory=list)
+    taken: list[int] = field(default_factory=list)  # passes
+    beats: list[int] = field(default_factory=list)  # taken
+    credits: list[int] = field(default_factory=list)
+    waits: dict[str, int] = field(default_factory=dict)  # fast cycles, by cause
 
+    def __post_init__(self) -> None:
+        shape = self.program.shape
+        self.shape, r = shape, shape.ratio
+        self.offered = self.observed.numbers("pass")
+        self.beat_offered = self.observed.numbers("beat")
+        self.demand_taken = self.observed.numbers("demand", column=2)
+        self.out_taken = {kind: self.observed.numbers(kind, column=2) for kind in ("sum", "score")}
+        self.shown: dict[str, list[int]] = {"sum": [], "score": []}
+        self.finished: list[int] = []  # fills
+        self.freed: list[int] = []
+        self.popped: list[int] = []  # pairs
+        self.item = -1
+        self.credits.append(0)
+        extra = int(shape.dsp48e1 and shape.cascade > 1)
+        self.latency = OPERAND_DEPTH + ceil_div(shape.tokens, TOKENS_A_STAGE) - 1
+        self.latency += shape.cascade - 1 + SLICE_TO_FIFO + extra
+        before: Pass | None = None
+        pairs = 0
+        for n, p in enumerate(self.program.passes):
+            taken = self.offered[n]
+            if n:
+                taken = max(taken, self.taken[-1] + 1)
+            if n >= DESCRIPTORS:
+                taken = max(taken, self.starts[n - DESCRIPTORS] // r + 1)
+            self.taken.append(taken)
+            terms = dict(descriptor=r * (taken + PREPARE) + DESCRIPTOR_TO_START)
+            pairs += p.pairs
+            if before is not None:
+                terms["issue"] = max(self.ends[-1] + 1, self.starts[-1] + ISSUE_INTERVAL)
+                terms["chain"] = self.ends[-1] + 1 + max(0, before.pairs - p.words)
+            if p.fill is not None:
+                terms["weights"] = r * (self.finish(p.fill) + 1) + FILLED_TO_START
+            if pairs > shape.depth:
+                terms["room"] = r * (self.popped[pairs - shape.depth - 1] + 1) + ROOM_TO_START
+            start = max(terms.values())
+            for cause, value in terms.items():
+                if value == start:
+                    self.waits[cause] = self.waits.get(cause, 0) + 1
+            end = start + p.words - 1
+            self.starts.append(start)
+            self.ends.append(end)
+            if p.fields["frees"]:
+                self.freed.append((end + END_TO_FREED) // r + 1)
+            if p.fields["post_load"]:
+                self.credits.append((end + END_TO_FREED) // r + 1)
+            self.leave(p, end)
+            before = p
 
-class Weights:
-    """Models when tiles of row pairs are in the double buffer: reservoir, a beat and a word a cycle at most, queue."""
+    def leave(self, p: Pass, end: int) -> None:
+        """Adds the items of a pass's pairs."""
+        kind = "score" if p.fields["scores"] else "sum"
+        for pair in range(p.pairs):
+            arrived = end + self.latency + pair
+            cycle = arrived // self.shape.ratio + FIFO_TO_ITEM
+            for _ in range(p.items(pair)):
+                cycle = max(cycle, self.item + 1)
+                if kind == "score" or p.fields["last"]:
+                    shown = self.shown[kind]
+                    if len(shown) >= OUTPUTS:
+                        cycle = max(cycle, self.out_taken[kind][len(shown) - OUTPUTS] + 1)
+                    at = cycle + (ITEM_TO_SUMS if kind == "sum" else ITEM_TO_SCORES)
+                    if shown:
+                        at = max(at, self.out_taken[kind][len(shown) - 1] + 1)
+                    shown.append(at)
+                self.item = cycle
+            self.popped.append(self.item)
 
-    def __init__(self, program: Program, interval: int, depth: int) -> None:
-        self.shape, self.interval, self.depth = program.shape, interval, depth
-        self.columns = [len(load) for load in program.loads]
-        self.taken: list[int] = []  # cycle in which each beat was taken
-        self.queued: list[int] = []  # cycle in which each beat entered the queue
-        self.finished: list[int] = []  # cycle that wrote each tile's last word
-        self.released: list[int] = []
+    def finish(self, fill: int) -> int:
+        """Returns the slow cycle that writes a fill's last word."""
+        while len(self.finished) <= fill:
+            self.load()
+        return self.finished[fill]
 
-    def there(self) -> int:
-        """Returns the first cycle in which the queue gives the next beat."""
-        n = len(self.taken)
-        if self.depth == 0:
-            return (self.taken[-1] if self.taken else 0) + self.interval
-        # A full queue takes a beat in the cycle in which it gives one.
-        free = self.taken[n - self.depth] if n >= self.depth else 0
-        self.queued.append(max(self.queued[-1] + self.interval if self.queued else 0, free))
-        return self.queued[-1] + 1
-
-    def load(self, tile: int) -> None:
-        shape, columns = self.shape, self.columns[tile]
-        need = columns * shape.pairs
-        earliest = self.finished[tile - 1] if tile else 0
-        if tile >= 2:
-            earliest = max(earliest, self.released[tile - 2] + 1)
-        cycle = max(earliest, self.there())
-        self.taken.append(cycle)
-        count, need, words = shape.beat, need - shape.beat, 0
-        beat: int | None = None
+    def load(self) -> None:
+        """Loads the next fill."""
+        number, program, shape = len(self.finished), self.program, self.shape
+        demand, tiles = 0, program.demands[0][1]
+        while number >= tiles:
+            demand += 1
+            tiles += program.demands[demand][1]
+        words, size = program.demands[demand][0], shape.pairs * shape.cascade
+        cycle = self.demand_taken[demand] + 3
+        if number:
+            cycle = max(cycle, self.finished[-1] + 1)
+        if number >= 2:
+            cycle = max(cycle, self.freed[number - 2] + 1)
+        held = written = 0
         while True:
+            if held >= size:
+                held, written = held - size, written + 1
+                if written == words:
+                    break
+            if held < size and self.beat_offered[len(self.beats)] <= cycle:
+                self.beats.append(cycle)
+                held += shape.beat
             cycle += 1
-            if count >= shape.pairs:
-                count, words = count - shape.pairs, words + 1
-            if words == columns:
-                break
-            if need > 0 and beat is None:
-                beat = self.there()
-            if beat is not None and beat <= cycle and count < shape.pairs:
-                self.taken.append(cycle)
-                count, need, beat = count + shape.beat, need - shape.beat, None
         self.finished.append(cycle)
 
-    def ready(self, tile: int) -> int:
-        while len(self.finished) <= tile:
-            self.load(len(self.finished))
-        return self.finished[tile] + 1
-
-    def release(self, tile: int, cycle: int) -> None:
-        assert tile == len(self.released)
-        self.released.append(cycle)
+    def check(self) -> None:
+        """Compares all results and cycles with those of the RTL."""
+        seen = self.observed
+        for kind, results in self.program.expected().items():
+            assert seen.results(kind) == results
+        assert seen.numbers("pass", column=2) == self.taken
+        assert seen.numbers("start") == self.starts
+        assert seen.numbers("end") == self.ends
+        assert seen.numbers("beat", column=2) == self.beats
+        assert seen.numbers("credit") == self.credits
+        assert seen.numbers("sum") == self.shown["sum"]
+        assert seen.numbers("score") == self.shown["score"]

@@ -2,125 +2,150 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from rtl import Cycles, Program, Shape, Simulate
+from rtl import RTL, TESTS, Model, Program, Shape, Simulate, run, verilate
 
 SHAPES = {
-    "ragged": Shape(5, 3, 2),
-    "wide": Shape(4, 20, 3, beat=16),  # a column is more than a beat
-    "dsp48e1": Shape(3, 4, 3, shift=21, beat=32),
-    "one": Shape(1, 1, 1),
-    "gap": Shape(3, 2, 3, gap=8),
+    "3x2x4-R2": Shape(3, 2, 4, ratio=2),
+    # More banks of keys than row pairs; the FIFOs hold few pairs.
+    "5x3x2": Shape(5, 3, 2, lanes=4, norm=3, exponential=5, frames=1, depth=8),
+    "7x6x4-R2": Shape(7, 6, 4, ratio=2, lanes=4, norm=3, beat=32, depth=32),
+    # A word of weights is more than a beat; activations in two copies of their registers.
+    "4x20x1": Shape(4, 20, 1, lanes=3, keys=45, dims=50),
+    "2x4x8": Shape(2, 4, 8, lanes=2),
+    "3x2x1-DSP48E1": Shape(3, 2, 1, lanes=3, beat=32, depth=16, dsp48e1=True),
+    # Slices and flip-flops by their name; the slice that adds up.
+    "2x2x4-R2-DSP48E1": Shape(2, 2, 4, ratio=2, dsp48e1=True, primitives=True),
+    "2x2x2-DSP48E2": Shape(2, 2, 2, depth=16, primitives=True),
+}
+BOARDS = {
+    "zcu102": Shape(
+        66, 6, 4, ratio=2, lanes=33, norm=9, exponential=33, beat=32, words=192 * 3, keys=197, dims=192
+    ),
+    "kv260": Shape(
+        33, 6, 4, ratio=2, lanes=17, norm=6, exponential=17, beat=32, words=192 * 6, keys=197, dims=192
+    ),
 }
 
 
-def results(lines: list[list[str]]) -> list[tuple[str, list[int]]]:
-    return [(kind, [int(v) for v in values]) for kind, _, *values in lines if kind in ("sum", "score")]
-
-
-def events(lines: list[list[str]], *kinds: str) -> list[int]:
-    return [int(cycle) for kind, cycle, *_ in lines if kind in kinds]
-
-
-def check_cycles(lines: list[list[str]], cycles: Cycles) -> None:
-    assert events(lines, "start") == cycles.starts
-    assert events(lines, "end") == cycles.ends
-    assert events(lines, "sum", "score") == cycles.results
-
-
-def weights(rng: np.random.Generator, rows4: int, rows8: int, columns: int) -> np.ndarray:
-    return np.concatenate([rng.integers(-7, 8, (rows4, columns)), rng.integers(-127, 128, (rows8, columns))])
-
-
-def add_random(program: Program, rng: np.random.Generator) -> None:
-    """Adds a product of any kind and size."""
-    shape = program.shape
-    choice = rng.integers(4)
-    if choice < 2:
-        columns = int(rng.integers(1, 70))
-        rows4, rows8 = (int(n) for n in rng.integers(0, 3 * shape.pairs + 2, 2))
-        program.gemm(
-            rng.integers(-128, 128, (int(rng.integers(1, 3 * shape.tokens + 1)), columns)),
-            weights(rng, rows4, max(rows8, int(rows4 == 0)), columns),
-            rows4,
-            int(rng.choice([columns, max(1, columns // 2), max(1, columns // 3)])),
-        )
-        return
-    tokens, columns = int(rng.integers(1, shape.tokens + 1)), int(rng.integers(1, 40))
-    rows = rng.integers(-128, 128, (int(rng.integers(1, 4 * shape.pairs + 1)), columns))
-    if choice == 2:
-        program.attend(rng.integers(-128, 128, (tokens, columns)), rows, scores=True, pass_columns=columns)
-    else:
-        probabilities = rng.integers(0, 256, (tokens, columns))
-        program.attend(probabilities, rows, scores=False, pass_columns=int(rng.choice([columns, 7])))
+def check(program: Program, simulate: Simulate, **options: int) -> Model:
+    """Runs a program and compares results and cycles."""
+    model = Model(program, simulate(program, **options))
+    model.check()
+    return model
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_random_products_are_exact_in_value_and_cycle(name: str, simulate: Simulate) -> None:
-    stalled = [0, 0]
-    for seed in range(12):
-        rng = np.random.default_rng(seed)
-        program = Program(SHAPES[name])
+def test_random_passes_are_exact_in_value_and_cycle(name: str, simulate: Simulate) -> None:
+    waits: dict[str, int] = {}
+    for seed in range(24):
+        program = Program(SHAPES[name], np.random.default_rng(seed))
         for _ in range(6):
-            add_random(program, rng)
-        interval, depth = ((0, 0), (1, 64), (2, 4), (5, 0))[seed % 4]
-        lines = simulate(program, interval=interval, depth=depth)
-        cycles = program.cycles(interval, depth)
-        assert results(lines) == program.expected()
-        check_cycles(lines, cycles)
-        stalled[0] += sum(cycles.drain_stalls)
-        stalled[1] += sum(cycles.weight_stalls)
-    assert min(stalled) > 0, "the programs must make the array wait for both"
+            program.add_random()
+        options = (
+            dict(),
+            dict(stall=50),
+            dict(passes=30, beats=40),
+            dict(stall=80, passes=60, beats=70),
+        )[seed % 4]
+        model = check(program, simulate, seed=seed, **options)
+        for cause, count in model.waits.items():
+            waits[cause] = waits.get(cause, 0) + count
+    assert set(waits) == {"descriptor", "issue", "chain", "weights", "room"}, (
+        "passes must wait for all causes"
+    )
 
 
-@pytest.mark.parametrize("name", ["ragged", "wide", "dsp48e1"])
-def test_results_that_are_not_taken_change_no_value(name: str, simulate: Simulate) -> None:
-    rng = np.random.default_rng(1)
-    program = Program(SHAPES[name])
-    for _ in range(12):
-        add_random(program, rng)
-    assert results(simulate(program, seed=3, stall_percent=60, interval=2, depth=4)) == program.expected()
+def test_a_reset_in_any_phase_leaves_nothing_behind(simulate: Simulate) -> None:
+    rng = np.random.default_rng(7)
+    for seed in range(40):
+        program = Program(SHAPES["3x2x4-R2"], np.random.default_rng(seed))
+        for _ in range(3):
+            program.add_random()
+        options = dict(stall=50, passes=60, beats=70) if seed % 2 else dict()
+        check(program, simulate, seed=seed, reset=int(rng.integers(1, 400)), **options)
 
 
-@pytest.mark.parametrize("low", [-1, 1])
-@pytest.mark.parametrize("high", [-1, 1])
-def test_the_longest_passes_of_extreme_operands_are_exact(low: int, high: int, simulate: Simulate) -> None:
+def test_results_come_in_any_order_of_ready(simulate: Simulate) -> None:
+    """No result is taken for long, then all at once: what is under way must find room."""
+    for stall in (95, 99):
+        program = Program(SHAPES["5x3x2"], np.random.default_rng(stall))
+        for _ in range(3):
+            program.add_random()
+        model = check(program, simulate, seed=stall, stall=stall)
+        assert model.waits["room"] > 0
+
+
+def test_the_longest_passes_of_extreme_operands_are_exact(simulate: Simulate) -> None:
     """At the bounds of docs/hardware-model.md: the low field is full when P is read."""
-    shape = Shape(2, 4, 2, words=4800)
-    for kind, columns in (("w4s8", 4681), ("w8s8", 2184), ("w8u8", 2193)):
-        program = Program(shape)
-        if kind == "w4s8":
-            rows = np.full((4, columns), 7) * np.array([[low], [high], [high], [low]])
-        else:  # the low nibble is 15
-            rows = np.full((3, columns), 15) + np.array([[-16 * (low < 0)], [16 * 6], [-128]])
-        if kind == "w8u8":
-            program.attend(np.full((2, columns), 255), rows, scores=False, pass_columns=columns)
-        else:
-            acts = np.full((2, columns), -128)
-            acts[1] = 127
-            program.gemm(acts, rows, 4 if kind == "w4s8" else 0, columns)
-        lines = simulate(program)
-        assert results(lines) == program.expected()
-        check_cycles(lines, program.cycles())
+    shape = Shape(1, 4, 4, lanes=1, norm=1, exponential=1, frames=1, words=1171, keys=2193, dims=8)
+    for low in (-1, 1):
+        for high in (-1, 1):
+            for columns, four_bit in ((4681, True), (2184, False)):
+                program = Program(shape, np.random.default_rng(0))
+                for code in ("input", "query", "hidden", "normed"):
+                    program.codes[code][:] = -128 if low < 0 else 127
+                rows = np.full((4, columns), 7) * np.array([[low], [high], [high], [low]])
+                if not four_bit:  # the low nibble is 15
+                    rows = np.full((4, columns), 15) + np.array([[-16 * (low < 0)], [16 * 6], [-128], [-16]])
+                program.gemm_of(rows, 4 if four_bit else 0, 1, 1171)
+                check(program, simulate)
+    program = Program(shape, np.random.default_rng(0))
+    program.codes["probability"][:] = 255
+    program.values[:] = 15 + np.tile([-16, 16 * 6, -128, 0], 2)
+    program.context(8, 549)
+    check(program, simulate)
 
 
-def test_stalls_by_hand(simulate: Simulate) -> None:
-    """T 5, P 3, L 2: six 4-bit rows of 5 tokens drain for 18 cycles, a tile of 8 columns waits for 10 of them."""
-    rng = np.random.default_rng(0)
-    program = Program(SHAPES["ragged"])
-    program.gemm(rng.integers(-128, 128, (15, 8)), weights(rng, 12, 0, 8), 12, 8)
-    lines = simulate(program)
-    ends = events(lines, "end")
-    # The first tile's 8 columns are there in cycle 9: two beats of 16 bytes, but a word a cycle.
-    assert ends == [9 + 7 + 18 * i for i in range(6)]
-    assert events(lines, "sum") == [ends[0] + 5 + 3 + 4 + 1 + i for i in range(6 * 18)]
+def test_a_pass_by_hand(simulate: Simulate) -> None:
+    """T 3, P 2, C 4, R 2: one pass of 8 columns, four 4-bit rows; all numbers counted by hand."""
+    program = Program(SHAPES["3x2x4-R2"], np.random.default_rng(0))
+    program.gemm_of(np.arange(32).reshape(4, 8) % 15 - 7, 4, 1, 2)
+    program.passes[0].fields["groups"] = 1
+    seen = simulate(program)
+    assert seen.numbers("pass", column=2) == [0]
+    # Taken in cycle 0, the demand lets the fill begin in cycle 3 with its one beat of 16 bytes; words of 8 bytes
+    # in cycles 4 and 5. The pass starts 4 fast cycles after slow cycle 6 begins.
+    assert seen.numbers("beat", column=2) == [3]
+    assert (seen.numbers("start"), seen.numbers("end")) == ([16], [17])
+    # Operands 7, the second stage of tokens 1, the fourth lane 3, slice and FIFO 6: pairs in fast cycles 34 and 35.
+    # Their first item is in slow cycle 19, visible in 26; two rows each.
+    assert seen.numbers("sum") == [26, 27, 28, 29]
 
 
-def test_a_wrong_cycle_is_noticed(simulate: Simulate) -> None:
-    program = Program(SHAPES["one"])
-    add_random(program, np.random.default_rng(0))
-    lines = simulate(program)
-    lines[-1][1] = str(int(lines[-1][1]) + 1)
-    with pytest.raises(AssertionError):
-        check_cycles(lines, program.cycles())
+def test_a_wrong_cycle_or_value_is_noticed(simulate: Simulate) -> None:
+    program = Program(SHAPES["3x2x4-R2"], np.random.default_rng(0))
+    program.gemm(16, 3, 1, 2, 4)
+    seen = simulate(program)
+    Model(program, seen).check()
+    for column in (1, 3):
+        line = next(line for line in seen.lines if line[0] == "sum")
+        line[column] = str(int(line[column]) + 1)
+        with pytest.raises(AssertionError):
+            Model(program, seen).check()
+        line[column] = str(int(line[column]) - 1)
+
+
+def test_the_model_of_a_cascade_is_its_dsp_slices(tmp_path: Path) -> None:
+    """C = 1, 2, 4, 8, DSP48E2 and DSP48E1, every cycle."""
+    names = ("unit.sv", "unit_dsp48e1.sv", "unit_dsp48e2.sv")
+    sources = [*(RTL / name for name in names), TESTS / "dsp48.sv", TESTS / "units.sv"]
+    said = run(verilate(tmp_path, "units", TESTS / "units_harness.cpp", sources))
+    assert said.startswith("0 of 20000")
+    assert int(said.split()[-2]) > 10000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_board_s_array_is_exact_in_value_and_cycle(name: str, simulate: Simulate) -> None:
+    """DeiT-tiny's shapes at full size: qkv, scores, context, fc2 in two passes."""
+    for seed, options in enumerate((dict(), dict(stall=60, passes=70, beats=70))):
+        program = Program(BOARDS[name], np.random.default_rng(seed))
+        program.gemm(192, 40, 10, 3, 48)
+        program.score(64)
+        program.context(64, 50)
+        program.gemm(768, 13, 4, 2, 96)
+        check(program, simulate, seed=seed, **options)

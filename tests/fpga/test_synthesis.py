@@ -1,61 +1,20 @@
-"""Tests the packed element after synthesis by Yosys: one DSP slice, and a netlist that adds up as int64 does."""
+"""Tests what Yosys makes of the array: memories of the kind they are told, slices, short paths, small fan-outs."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
-from rtl import ROOT, RTL, run, tool, verilate
+from rtl import ROOT, RTL, run, tool
 
-TESTS = ROOT / "tests" / "fpga"
-PARTS = [RTL / "pack.sv", RTL / "mac.v", RTL / "mac_dsp48e2.v", TESTS / "element.sv"]
-QUIET = ("-Wno-lint", "-Wno-INITIALDLY", "-Wno-COMBDLY", "--timing")
+sys.path.insert(0, str(ROOT / "tools"))
+import array_netlist
+from array_netlist import Size
 
-
-def simulate(out: Path, shift: int, sources: list[Path], *options: str) -> str:
-    return run(
-        verilate(
-            out, "element", TESTS / "element_harness.cpp", sources, *options, defines=f"-DELEMENT_S={shift}"
-        )
-    )
-
-
-@pytest.mark.parametrize(
-    ("family", "cell", "shift", "named", "fabric_adder"),
-    [
-        ("xcup", "DSP48E2", 23, 1, False),
-        (
-            "xcup",
-            "DSP48E2",
-            23,
-            0,
-            True,
-        ),  # Yosys 0.23 puts the accumulation of a DSP48E1 alone into the slice
-        ("xc7", "DSP48E1", 21, 0, False),
-    ],
-    ids=["dsp48e2-named", "dsp48e2-inferred", "dsp48e1-inferred"],
-)
-def test_an_element_is_one_slice_and_its_netlist_is_exact(
-    family: str, cell: str, shift: int, named: int, fabric_adder: bool, tmp_path: Path
-) -> None:
-    netlist, report = tmp_path / "element.v", tmp_path / "stat.txt"
-    commands = [
-        f"read_verilog -sv {' '.join(map(str, PARTS))}",
-        f"chparam -set S {shift} -set NAMED {named} element",
-        f"synth_xilinx -family {family} -top element -flatten -noiopad -noclkbuf",
-        f"tee -o {report} stat",
-        f"write_verilog -noexpr -noattr {netlist}",
-    ]
-    run(tool("yosys"), "-q", "-p", "; ".join(commands))
-    cells = {
-        name: int(count) for name, count in re.findall(r"^ +([A-Z]\w+) +(\d+)$", report.read_text(), re.M)
-    }
-    assert {name: count for name, count in cells.items() if name.startswith("DSP")} == {cell: 1}
-    assert (cells.get("CARRY4", 0) > 1) == fabric_adder  # one forms W
-    cells_sim = Path(tool("yosys")).resolve().parents[1] / "share" / "yosys" / "xilinx" / "cells_sim.v"
-    models = [netlist, "-v", cells_sim, *([TESTS / "dsp48e2.v"] if family == "xcup" else [])]
-    assert simulate(tmp_path / "simulation", shift, models, *QUIET).startswith("0 of")
+#: LUT levels between two registers, and cells that a register drives, in the array's domain.
+LEVELS, FAN_OUT = 4, 128
 
 
 @pytest.mark.parametrize(
@@ -70,14 +29,58 @@ def test_an_element_is_one_slice_and_its_netlist_is_exact(
 def test_a_bank_is_the_kind_of_memory_that_it_is_told(
     family: str, style: str, bits: int, words: int, cells: dict[str, int], tmp_path: Path
 ) -> None:
-    report = tmp_path / "stat.txt"
+    assert memories("bank", "bank.v", family, style, bits, words, tmp_path) == cells
+
+
+@pytest.mark.parametrize(
+    ("family", "style", "bits", "words", "enables", "cells"),
+    [
+        ("xcup", "block", 32, 1600, 4, {"RAMB36E2": 2}),
+        ("xcup", "ultra", 72, 4096, 1, {"URAM288": 1}),
+        ("xc7", "block", 40, 400, 1, {"RAMB36E1": 1}),
+    ],
+)
+def test_a_bank_with_two_clocks_is_the_kind_of_memory_that_it_is_told(
+    family: str, style: str, bits: int, words: int, enables: int, cells: dict[str, int], tmp_path: Path
+) -> None:
+    found = memories("operand_bank", "operand_bank.v", family, style, bits, words, tmp_path, enables)
+    assert found == cells
+
+
+def memories(
+    top: str, source: str, family: str, style: str, bits: int, words: int, folder: Path, enables: int = 0
+) -> dict[str, int]:
+    """Returns the RAMs of a bank."""
+    report = folder / "stat.txt"
     shape = f"-set WIDTH {bits} -set WORDS {words} -set ADDRESS_BITS {(words - 1).bit_length()}"
+    shape += f" -set ENABLES {enables}" if enables else ""
     commands = [
-        f"read_verilog {RTL / 'bank.v'}",
-        f'chparam {shape} -set STYLE "{style}" bank',
-        f"synth_xilinx -family {family} {'-uram' if style == 'ultra' else ''} -top bank -flatten -noiopad -noclkbuf",
+        f"read_verilog {RTL / source}",
+        f'chparam {shape} -set STYLE "{style}" {top}',
+        f"synth_xilinx -family {family} {'-uram' if style == 'ultra' else ''} -top {top} -flatten -noiopad -noclkbuf",
         f"tee -o {report} stat",
     ]
     run(tool("yosys"), "-q", "-p", "; ".join(commands))
     counts = re.findall(r"^ +((?:RAM|URAM)\w+) +(\d+)$", report.read_text(), re.MULTILINE)
-    assert {name: int(count) for name, count in counts} == cells
+    return {name: int(count) for name, count in counts}
+
+
+@pytest.mark.parametrize(
+    ("size", "slices"),
+    [
+        (Size("xcup", 4, 3, 2, 2, 2, 2, hidden=64, embed=32, patch=64, keys=20, depth=16), 4 * 3 * 2),
+        (Size("xc7", 4, 3, 2, 2, 2, 2, hidden=64, embed=32, patch=64, keys=20, depth=16), 4 * 3 * 3),
+    ],
+    ids=["dsp48e2", "dsp48e1"],
+)
+def test_an_array_has_its_slices_and_short_paths(size: Size, slices: int, tmp_path: Path) -> None:
+    tool("yosys")
+    found = array_netlist.analyse(array_netlist.read(array_netlist.synthesise(size, tmp_path)))
+    assert found["dsp"] == slices
+    check_bounds(found)
+
+
+def check_bounds(found: dict[str, object]) -> None:
+    paths, fan_out = found["paths"], found["fan_out"]
+    assert 0 < paths["array"]["levels"] <= LEVELS
+    assert 0 < fan_out["array"]["cells"] <= FAN_OUT

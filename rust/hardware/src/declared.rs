@@ -59,9 +59,10 @@ pub fn bytes_per_cycle(hardware: &Hardware) -> f64 {
     ports.min(board.ddr.peak_gb_s * 1e9 * board.ddr.efficiency / hardware.clock_hz())
 }
 
-/// Constants of the array in RTL (`fpga/rtl`); `docs/array-timing.md` has its events. Fast cycles
-/// are those of the array's clock, slow cycles those of the kernels; slow cycle s begins with fast
-/// cycle R*s, and R*s is what "of slow cycle s" means below.
+/// Constants of the array in RTL (`fpga/rtl`); `docs/array-timing.md` has its events.
+///
+/// Fast cycles are those of the array's clock, slow cycles those of the kernels. Slow cycle s
+/// begins with fast cycle R*s: that is its first fast cycle below.
 pub mod array {
     use crate::packing::DspKind;
 

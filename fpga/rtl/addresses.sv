@@ -1,0 +1,134 @@
+// Carries addresses from issue to the banks: a register for each memory, then one for each group of
+// banks. The banks of a lane without a column are not read and give 0, so that idle lanes and idle
+// memories add nothing. Keys are read one cycle later than activations and values, weights two.
+
+`default_nettype none
+
+module addresses #(
+    parameter int P = 3,
+    parameter int C = 4,
+    parameter int G = 2,   // groups of banks of input, query, hidden
+    parameter int GN = 2,  // of normed
+    parameter int GE = 2,  // of probability
+    parameter int FRAMES = 2,
+    parameter int BLOCKS = 1,
+    parameter int VALUE_BANKS = 3,
+    parameter int ADDRESS_BITS = 8,
+    parameter int ROW_BITS = 8,
+    parameter bit PRIMITIVES = 0,
+    localparam int SOURCES = FRAMES + 5
+) (
+    input  wire logic                         clk,
+    // A word, from issue.
+    input  wire logic                         valid,
+    input  wire logic                         last,
+    input  wire logic [SOURCES-1:0]           source,
+    input  wire logic [C-1:0]                 tail,
+    input  wire logic [ADDRESS_BITS-1:0]      address,
+    input  wire logic                         weights,
+    input  wire logic                         value,
+    input  wire logic [BLOCKS-1:0]            key,
+    input  wire logic [ROW_BITS-1:0]          row_address,
+    input  wire logic [ROW_BITS-1:0]          next_address,
+    input  wire logic [VALUE_BANKS-1:0]       next_block,
+    // Two cycles later: banks (group, lane), of normed (frame, group, lane), of probability (parity,
+    // group, lane).
+    output logic [G*C-1:0]                    input_enable,
+    output logic [G*ADDRESS_BITS-1:0]         input_address,
+    output logic [FRAMES*GN*C-1:0]            normed_enable,
+    output logic [GN*ADDRESS_BITS-1:0]        normed_address,
+    output logic [G*C-1:0]                    query_enable,
+    output logic [G*ADDRESS_BITS-1:0]         query_address,
+    output logic [G*C-1:0]                    hidden_enable,
+    output logic [G*ADDRESS_BITS-1:0]         hidden_address,
+    output logic [2*GE*C-1:0]                 probability_enable,
+    output logic [2*GE*C*ADDRESS_BITS-1:0]    probability_address,
+    output logic [VALUE_BANKS-1:0]            value_enable,
+    output logic [VALUE_BANKS*ROW_BITS-1:0]   value_address,
+    // Three.
+    output logic [BLOCKS*P-1:0]               key_enable,
+    output logic [BLOCKS*ROW_BITS-1:0]        key_address,
+    // Four.
+    output logic                              weights_enable,
+    output logic [ROW_BITS-1:0]               weights_address
+);
+
+    // A register for each memory.
+    logic [5*ADDRESS_BITS-1:0] own;  // input, query, hidden, normed, probability
+    logic [SOURCES*C-1:0] lanes, lanes_next;
+    logic [ROW_BITS-1:0] row_value, row_next, row_other, row_weights;
+    logic [VALUE_BANKS-1:0] use_next;
+    logic value_on, weights_on, weights_later, weights_late;
+    logic [BLOCKS-1:0] key_on, key_later;
+    logic [ROW_BITS-1:0] row_key;
+
+    registers #(.BITS(5 * ADDRESS_BITS), .PRIMITIVES(PRIMITIVES)) own_copies (
+        .clk, .d({5{address}}), .q(own)
+    );
+    registers #(.BITS(3 * ROW_BITS), .PRIMITIVES(PRIMITIVES)) row_copies (
+        .clk, .d({next_address, {2{row_address}}}), .q({row_next, row_other, row_value})
+    );
+    always_comb
+        for (int i = 0; i < SOURCES; i++)
+            lanes_next[i*C+:C] = {C{valid && source[i]}} & (tail | {C{!last}});
+
+    always_ff @(posedge clk) begin
+        lanes <= lanes_next;
+        use_next <= next_block;
+        value_on <= valid && value;
+        key_on <= {BLOCKS{valid}} & key;
+        weights_on <= valid && weights;
+        key_later <= key_on;
+        weights_later <= weights_on;
+        weights_late <= weights_later;
+        row_key <= row_other;
+        row_weights <= row_key;
+    end
+
+    // A register for each group of banks.
+    for (genvar g = 0; g < G; g++) begin : gen_groups
+        registers #(.BITS(3 * (C + ADDRESS_BITS)), .PRIMITIVES(PRIMITIVES)) leaf (
+            .clk, .d({lanes[0+:3*C], own[0+:3*ADDRESS_BITS]}),
+            .q({hidden_enable[g*C+:C], query_enable[g*C+:C], input_enable[g*C+:C],
+                hidden_address[g*ADDRESS_BITS+:ADDRESS_BITS],
+                query_address[g*ADDRESS_BITS+:ADDRESS_BITS],
+                input_address[g*ADDRESS_BITS+:ADDRESS_BITS]})
+        );
+    end
+    for (genvar g = 0; g < GN; g++) begin : gen_norm_groups
+        registers #(.BITS(ADDRESS_BITS), .PRIMITIVES(PRIMITIVES)) leaf (
+            .clk, .d(own[3*ADDRESS_BITS+:ADDRESS_BITS]),
+            .q(normed_address[g*ADDRESS_BITS+:ADDRESS_BITS])
+        );
+        for (genvar f = 0; f < FRAMES; f++) begin : gen_frames
+            registers #(.BITS(C), .PRIMITIVES(PRIMITIVES)) enables (
+                .clk, .d(lanes[(3+f)*C+:C]), .q(normed_enable[(f*GN+g)*C+:C])
+            );
+        end
+    end
+    // LUT RAM has many address pins, so each bank of probability has a register of its own.
+    for (genvar i = 0; i < 2 * GE * C; i++) begin : gen_probabilities
+        registers #(.BITS(1 + ADDRESS_BITS), .PRIMITIVES(PRIMITIVES)) leaf (
+            .clk, .d({lanes[(3+FRAMES+i/(GE*C))*C+i%C], own[4*ADDRESS_BITS+:ADDRESS_BITS]}),
+            .q({probability_enable[i], probability_address[i*ADDRESS_BITS+:ADDRESS_BITS]})
+        );
+    end
+    for (genvar b = 0; b < VALUE_BANKS; b++) begin : gen_values
+        registers #(.BITS(1 + ROW_BITS), .PRIMITIVES(PRIMITIVES)) leaf (
+            .clk, .d({value_on, use_next[b] ? row_next : row_value}),
+            .q({value_enable[b], value_address[b*ROW_BITS+:ROW_BITS]})
+        );
+    end
+    for (genvar b = 0; b < BLOCKS; b++) begin : gen_keys
+        registers #(.BITS(P + ROW_BITS), .PRIMITIVES(PRIMITIVES)) leaf (
+            .clk, .d({{P{key_later[b]}}, row_key}),
+            .q({key_enable[b*P+:P], key_address[b*ROW_BITS+:ROW_BITS]})
+        );
+    end
+    registers #(.BITS(1 + ROW_BITS), .PRIMITIVES(PRIMITIVES)) weights_leaf (
+        .clk, .d({weights_late, row_weights}), .q({weights_enable, weights_address})
+    );
+
+endmodule
+
+`default_nettype wire

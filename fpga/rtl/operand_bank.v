@@ -1,0 +1,66 @@
+// A bank of a memory that a kernel writes and the array reads. The write port is that of Vitis HLS's
+// ap_memory, with an enable for each part of a word. A word is read two cycles of the array after
+// its address (the RAM's output register); after a cycle without `enable` it is 0. Credits between
+// the kernels prevent a read of a word that is being written.
+//
+// UltraRAM has one clock. There a write takes place a slow cycle later, in each fast cycle of it,
+// which does no harm.
+
+`default_nettype none
+
+module operand_bank #(
+    parameter WIDTH = 32,
+    parameter WORDS = 64,
+    parameter ADDRESS_BITS = 6,
+    parameter ENABLES = 1,       // parts of a word
+    parameter STYLE = "block"    // distributed, block or ultra
+) (
+    input  wire                    clk,
+    input  wire [ENABLES-1:0]      write_enable,
+    input  wire [ADDRESS_BITS-1:0] write_address,
+    input  wire [WIDTH-1:0]        write_d,
+    input  wire                    clk_array,
+    input  wire                    enable,
+    input  wire [ADDRESS_BITS-1:0] address,
+    output reg  [WIDTH-1:0]        word
+);
+
+    localparam PART = WIDTH / ENABLES;
+
+    (* ram_style = STYLE *) reg [WIDTH-1:0] words[0:WORDS-1];
+    reg [WIDTH-1:0]        latch;
+    reg                    idle;
+
+    always @(posedge clk_array) begin
+        if (enable) latch <= words[address];
+        idle <= !enable;
+        word <= idle ? {WIDTH{1'b0}} : latch;
+    end
+
+    genvar i;
+    generate
+        if (STYLE == "ultra") begin : gen_ultra
+            reg [ENABLES-1:0]      enable_in;
+            reg [ADDRESS_BITS-1:0] address_in;
+            reg [WIDTH-1:0]        d_in;
+            always @(posedge clk) begin
+                enable_in <= write_enable;
+                address_in <= write_address;
+                d_in <= write_d;
+            end
+            for (i = 0; i < ENABLES; i = i + 1) begin : gen_parts
+                always @(posedge clk_array)
+                    if (enable_in[i]) words[address_in][i*PART +: PART] <= d_in[i*PART +: PART];
+            end
+        end else begin : gen_two_clocks
+            for (i = 0; i < ENABLES; i = i + 1) begin : gen_parts
+                always @(posedge clk)
+                    if (write_enable[i])
+                        words[write_address][i*PART +: PART] <= write_d[i*PART +: PART];
+            end
+        end
+    endgenerate
+
+endmodule
+
+`default_nettype wire

@@ -1,0 +1,135 @@
+// Puts the operands of a word together from all memories. A memory that was not read gives 0, so
+// activations, and the blocks of keys, are ORed. Values are turned to their row pairs.
+
+`default_nettype none
+
+module operands #(
+    parameter int T = 5,
+    parameter int P = 3,
+    parameter int C = 4,
+    parameter int L = 2,
+    parameter int M = 2,
+    parameter int E = 2,
+    parameter int FRAMES = 2,
+    parameter int KEY_BANKS = 3,
+    parameter int VALUE_BANKS = 3,
+    parameter int TURN_BITS = 2,
+    parameter bit PRIMITIVES = 0,
+    localparam int G = (T + L - 1) / L,
+    localparam int GN = (T + M - 1) / M,
+    localparam int GE = (T + E - 1) / E
+) (
+    input  wire logic                         clk,
+    // With a word's issue.
+    input  wire logic [7:0]                   pairs4,
+    input  wire logic [TURN_BITS-1:0]         rotation,
+    // Four cycles later, as the memories give them; keys five, weights six.
+    input  wire logic [G*C*L*8-1:0]           input_word,
+    input  wire logic [FRAMES*GN*C*M*8-1:0]   normed_word,
+    input  wire logic [G*C*L*8-1:0]           query_word,
+    input  wire logic [G*C*L*8-1:0]           hidden_word,
+    input  wire logic [2*GE*C*E*8-1:0]        probability_word,
+    input  wire logic [VALUE_BANKS*C*8-1:0]   value_word,
+    input  wire logic [KEY_BANKS*C*8-1:0]     key_word,
+    input  wire logic [P*C*8-1:0]             weights_word,
+    // Five.
+    output logic [T*C*9-1:0]                  activations,
+    // Seven: by position, lanes of {w1, sign of w0, w0}. Row pair i is at position P - 1 - i.
+    output logic [P*C*9-1:0]                  rows
+);
+
+    localparam int BLOCKS = KEY_BANKS / P;
+    localparam int WORD = C * 8;
+
+    // Activations.
+    for (genvar t = 0; t < T; t++) begin : gen_tokens
+        for (genvar c = 0; c < C; c++) begin : gen_lanes
+            logic [7:0] signed_code, unsigned_code;
+            always_comb begin
+                signed_code = input_word[((t/L*C+c)*L+t%L)*8+:8]
+                    | query_word[((t/L*C+c)*L+t%L)*8+:8]
+                    | hidden_word[((t/L*C+c)*L+t%L)*8+:8];
+                for (int f = 0; f < FRAMES; f++)
+                    signed_code = signed_code | normed_word[(((f*GN+t/M)*C+c)*M+t%M)*8+:8];
+                unsigned_code = '0;
+                for (int i = 0; i < 2; i++)
+                    unsigned_code = unsigned_code
+                        | probability_word[(((i*GE+t/E)*C+c)*E+t%E)*8+:8];
+            end
+            always_ff @(posedge clk)
+                activations[(t*C+c)*9+:9] <= {signed_code[7], signed_code | unsigned_code};
+        end
+    end
+
+    // Values: dimension i of the pass is in bank (rotation + i) mod VALUE_BANKS. First a turn by the
+    // rotation mod 4, then by the rest.
+    localparam int QUARTERS = (VALUE_BANKS + 3) / 4;
+    localparam int HIGH_BITS = TURN_BITS > 2 ? TURN_BITS - 2 : 1;
+    logic [1:0] turn_low;
+    logic [HIGH_BITS-1:0] turn_high;
+    logic [VALUE_BANKS*2-1:0] turns_low;
+    logic [P*HIGH_BITS-1:0] turns_high;
+    logic [VALUE_BANKS*WORD-1:0] turned;
+    logic [P*WORD-1:0] values;
+
+    delay #(.BITS(2), .CYCLES(3), .PRIMITIVES(PRIMITIVES)) low_delay (
+        .clk, .reset(1'b0), .in(2'(rotation)), .out(turn_low)
+    );
+    registers #(.BITS(VALUE_BANKS * 2), .PRIMITIVES(PRIMITIVES)) low_copies (
+        .clk, .d({VALUE_BANKS{turn_low}}), .q(turns_low)
+    );
+    delay #(.BITS(HIGH_BITS), .CYCLES(4), .PRIMITIVES(PRIMITIVES)) high_delay (
+        .clk, .reset(1'b0), .in(HIGH_BITS'(rotation >> 2)), .out(turn_high)
+    );
+    registers #(.BITS(P * HIGH_BITS), .PRIMITIVES(PRIMITIVES)) high_copies (
+        .clk, .d({P{turn_high}}), .q(turns_high)
+    );
+
+    for (genvar b = 0; b < VALUE_BANKS; b++) begin : gen_turn_low
+        logic [WORD-1:0] chosen;
+        always_comb begin
+            chosen = '0;
+            for (int i = 0; i < 4; i++)
+                if (32'(turns_low[b*2+:2]) == i)
+                    chosen = value_word[(b+i)%VALUE_BANKS*WORD+:WORD];
+        end
+        always_ff @(posedge clk) turned[b*WORD+:WORD] <= chosen;
+    end
+    for (genvar i = 0; i < P; i++) begin : gen_turn_high
+        logic [WORD-1:0] chosen;
+        always_comb begin
+            chosen = '0;
+            for (int q = 0; q < QUARTERS; q++)
+                if (32'(turns_high[i*HIGH_BITS+:HIGH_BITS]) == q)
+                    chosen = turned[(i+4*q)%VALUE_BANKS*WORD+:WORD];
+        end
+        always_ff @(posedge clk) values[i*WORD+:WORD] <= chosen;
+    end
+
+    // Keys.
+    logic [P*WORD-1:0] key_next, keys;
+    always_comb begin
+        key_next = '0;
+        for (int b = 0; b < BLOCKS; b++) key_next = key_next | key_word[b*P*WORD+:P*WORD];
+    end
+    always_ff @(posedge clk) keys <= key_next;
+
+    // Row operands. The low nibble is signed for two 4-bit rows.
+    logic [P-1:0] four, four_bit;
+    always_ff @(posedge clk) for (int r = 0; r < P; r++) four[r] <= P - 1 - r < 32'(pairs4);
+    delay #(.BITS(P), .CYCLES(5), .PRIMITIVES(PRIMITIVES)) four_delay (
+        .clk, .reset(1'b0), .in(four), .out(four_bit)
+    );
+    for (genvar r = 0; r < P; r++) begin : gen_positions
+        for (genvar c = 0; c < C; c++) begin : gen_lanes
+            logic [7:0] code;
+            assign code = weights_word[(c*P+r)*8+:8] | keys[((P-1-r)*C+c)*8+:8]
+                | values[((P-1-r)*C+c)*8+:8];
+            always_ff @(posedge clk)
+                rows[(r*C+c)*9+:9] <= {code[7:4], code[3] & four_bit[r], code[3:0]};
+        end
+    end
+
+endmodule
+
+`default_nettype wire

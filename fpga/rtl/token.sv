@@ -1,0 +1,66 @@
+// A token: P cascades, the chain through which their sums leave, and a FIFO of packed sums that
+// crosses to the slow side. The chain moves in each cycle; `capture` loads it with a pass's sums.
+
+`default_nettype none
+
+module token #(
+    parameter int P = 3,
+    parameter int C = 4,
+    parameter int S = 23,
+    parameter bit DSP48E1 = 0,
+    parameter bit PRIMITIVES = 0,
+    parameter int DEPTH = 64,  // of the FIFO
+    localparam int SUM_BITS = 2 * S + 1,
+    localparam int SLOT_BITS = $clog2(DEPTH)
+) (
+    input  wire logic                 clk,
+    input  wire logic                 clk_array,
+    // Fast.
+    input  wire logic [C*9-1:0]       activation,  // a cycle before w
+    input  wire logic [P*C*9-1:0]     w,
+    input  wire logic                 first,
+    input  wire logic                 capture,  // in the cycle before the chain is loaded
+    input  wire logic                 push,
+    input  wire logic [SLOT_BITS-1:0] push_slot,
+    // Slow.
+    input  wire logic                 skip,
+    input  wire logic [SLOT_BITS-1:0] pop_slot,
+    output logic [SUM_BITS-1:0]       packed_sum  // 0 where skipped
+);
+
+    /*verilator no_inline_module*/
+
+    // No register serves more than 8 cascades.
+    localparam int COPIES = (P + 7) / 8;
+    logic [COPIES*C*9-1:0] a;
+
+    registers #(.BITS(COPIES * C * 9), .PRIMITIVES(PRIMITIVES)) copies (
+        .clk(clk_array), .d({COPIES{activation}}), .q(a)
+    );
+
+    logic [P-1:0] load;
+    registers #(.BITS(P), .PRIMITIVES(PRIMITIVES)) load_copies (
+        .clk(clk_array), .d({P{capture}}), .q(load)
+    );
+
+    logic [(P+1)*SUM_BITS-1:0] chain;
+    assign chain[SUM_BITS-1:0] = '0;
+
+    for (genvar r = 0; r < P; r++) begin : gen_pairs
+        logic [SUM_BITS-1:0] p, register;
+        unit #(.C(C), .S(S), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)) cascade (
+            .clk(clk_array), .w(w[r*C*9+:C*9]), .a(a[r/8*C*9+:C*9]), .first, .p
+        );
+        // What follows the first position's sum is not used.
+        always_ff @(posedge clk_array)
+            register <= r == 0 || load[r] ? p : chain[r*SUM_BITS+:SUM_BITS];
+        assign chain[(r+1)*SUM_BITS+:SUM_BITS] = register;
+    end
+
+    (* ram_style = "distributed" *) logic [SUM_BITS-1:0] fifo[DEPTH];
+    always_ff @(posedge clk_array) if (push) fifo[push_slot] <= chain[P*SUM_BITS+:SUM_BITS];
+    always_ff @(posedge clk) packed_sum <= skip ? '0 : fifo[pop_slot];
+
+endmodule
+
+`default_nettype wire

@@ -1,0 +1,85 @@
+// A token and a row pair: a cascade of C slices over k. Lane c multiplies W = (w1 << S) + w0 by the
+// activation of k = C*i + c and adds the lanes before; the last one also adds up. Lane c's operands
+// come c cycles after lane 0's. P shows the sum of a column C + 3 cycles after lane 0's operands (of
+// a DSP48E1 with C > 1 a cycle later), `first` comes two cycles before that.
+//
+// An operand is {w1, sign of w0, w0}. W is never formed of w1 = -8 and a negative w0.
+
+`default_nettype none
+
+module unit #(
+    parameter int C = 4,
+    parameter int S = 23,
+    parameter bit DSP48E1 = 0,
+    parameter bit PRIMITIVES = 0  // slices by their name
+) (
+    input  wire logic           clk,
+    input  wire logic [C*9-1:0] w,
+    input  wire logic [C*9-1:0] a,
+    input  wire logic           first,  // the sum starts
+    output logic      [2*S:0]   p
+);
+
+    if (!PRIMITIVES) begin : gen_model
+        unit_model #(.C(C), .S(S), .DSP48E1(DSP48E1)) slices (.clk, .w, .a, .first, .p);
+    end else if (DSP48E1) begin : gen_dsp48e1
+        unit_dsp48e1 #(.C(C), .S(S)) slices (.clk, .w, .a, .first, .p);
+    end else begin : gen_dsp48e2
+        unit_dsp48e2 #(.C(C), .S(S)) slices (.clk, .w, .a, .first, .p);
+    end
+
+endmodule
+
+// Models both cascades, cycle for cycle.
+module unit_model #(
+    parameter int C = 4,
+    parameter int S = 23,
+    parameter bit DSP48E1 = 0
+) (
+    input  wire logic           clk,
+    input  wire logic [C*9-1:0] w,
+    input  wire logic [C*9-1:0] a,
+    input  wire logic           first,
+    output logic      [2*S:0]   p
+);
+
+    logic signed [47:0] lane[C+1];
+    logic start;
+
+    assign lane[0] = '0;
+    always_ff @(posedge clk) start <= first;
+
+    for (genvar c = 0; c < C; c++) begin : gen_lanes
+        logic signed [3:0] high;
+        logic signed [4:0] low;
+        logic signed [8:0] activation, activation_added;
+        logic signed [S+3:0] operand;
+        logic signed [S+12:0] product;
+
+        always_ff @(posedge clk) begin
+            {high, low} <= w[c*9+:9];
+            activation <= a[c*9+:9];
+            operand <= ((S + 4)'(high) <<< S) + (S + 4)'(low);
+            activation_added <= activation;
+            product <= (S + 13)'(operand) * (S + 13)'(activation_added);
+        end
+
+        if (c == C - 1 && (C == 1 || !DSP48E1)) begin : gen_last
+            always_ff @(posedge clk)
+                lane[c+1] <= 48'(product) + lane[c] + (start ? '0 : lane[c+1]);
+        end else begin : gen_inner
+            always_ff @(posedge clk) lane[c+1] <= 48'(product) + lane[c];
+        end
+    end
+
+    if (DSP48E1 && C > 1) begin : gen_sum
+        logic signed [47:0] total;
+        always_ff @(posedge clk) total <= lane[C] + (start ? '0 : total);
+        assign p = total[2*S:0];
+    end else begin : gen_end
+        assign p = lane[C][2*S:0];
+    end
+
+endmodule
+
+`default_nettype wire

@@ -1,0 +1,397 @@
+#!/usr/bin/env python3
+"""Count the array as Yosys builds it: cells, longest path and largest fan-out.
+
+    python tools/array_netlist.py                    # all configurations, to docs/evidence/array-netlists.json
+    python tools/array_netlist.py zcu102-66x6x4      # some of them; those in the file are replaced
+
+Synthesises `fpga/rtl/array_top.sv` (the array with the memories that it reads) with Yosys's `synth_xilinx`. Two
+outputs of a LUT are not shared, so LUTs are an upper bound. A level is a LUT, or a read of LUT RAM; a carry chain
+counts in `carry`. Paths and fan-outs of the array's domain are those that begin or end in a register on its clock.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import click
+
+ROOT = Path(__file__).resolve().parent.parent
+RTL = ROOT / "fpga/rtl"
+RECORD = ROOT / "docs/evidence/array-netlists.json"
+#: Modules of the block design that are no part of the array.
+OTHERS = {"bank.v"}
+
+
+class Size(NamedTuple):
+    """A configuration: the array, its lanes and the device's family. Buffers are those of DeiT-tiny."""
+
+    family: str  # xcup, xc7
+    tokens: int
+    pairs: int
+    cascade: int
+    lanes: int
+    norm: int
+    exponential: int
+    frames: int = 2
+    beat: int = 32  # bytes
+    uram: bool = False
+    hidden: int = 768
+    embed: int = 192
+    patch: int = 768
+    keys: int = 197
+    depth: int = 64
+
+    def kind(self, words: int, bits: int) -> int:
+        """Returns a bank's kind: 0 LUT RAM, 1 block RAM, 2 UltraRAM."""
+        if words <= 32:
+            return 0
+        return 2 if self.uram and words > 512 and bits >= 36 else 1
+
+    def parameters(self) -> dict[str, int]:
+        """Returns the parameters of `array_top`."""
+
+        def words(count: int) -> int:
+            return -(-count // self.cascade)
+
+        tiles = -(-self.keys // self.tokens)
+        key_banks = -(-self.lanes // self.pairs) * self.pairs
+        value_banks = max(self.pairs, -(-(self.lanes + self.cascade - 1) // self.cascade))
+        sizes = dict(
+            INPUT_WORDS=tiles * words(self.patch),
+            NORM_WORDS=tiles * words(self.embed),
+            QUERY_WORDS=tiles * words(self.embed),
+            HIDDEN_WORDS=tiles * words(self.hidden),
+            SCORE_WORDS=words(self.keys),
+            KEY_WORDS=-(-self.keys // key_banks) * words(self.embed),
+            VALUE_WORDS=-(-self.embed // value_banks) * words(self.keys),
+            WEIGHT_WORDS=words(max(self.hidden, self.patch)),
+        )
+        rows = max(2 * sizes["WEIGHT_WORDS"], sizes["KEY_WORDS"], sizes["VALUE_WORDS"])
+        columns = max(
+            sizes[name] for name in sizes if name.startswith(("INPUT", "NORM", "QUERY", "HIDDEN", "SCORE"))
+        )
+        dsp48e1 = self.family == "xc7"
+        bits = dict.fromkeys(("INPUT", "QUERY", "HIDDEN"), 8 * self.lanes)
+        bits |= dict(NORM=8 * self.norm, SCORE=8 * self.exponential)
+        bits |= dict.fromkeys(("KEY", "VALUE"), 8 * self.cascade)
+        kinds = {f"{name}_RAM": self.kind(sizes[f"{name}_WORDS"], width) for name, width in bits.items()}
+        return sizes | kinds | dict(
+            T=self.tokens, P=self.pairs, C=self.cascade, L=self.lanes, M=self.norm, E=self.exponential,
+            S=21 if dsp48e1 else 23, FRAMES=self.frames, KEY_BANKS=key_banks, VALUE_BANKS=value_banks,
+            BEAT=self.beat, ADDRESS_BITS=(columns - 1).bit_length(), ROW_BITS=(rows - 1).bit_length(),
+            FIFO_DEPTH=self.depth, DSP48E1=int(dsp48e1), PRIMITIVES=1,
+        )  # fmt: skip
+
+
+SIZES = {
+    "zcu102-66x6x4": Size("xcup", 66, 6, 4, 33, 9, 33),
+    "zcu102-50x6x4": Size("xcup", 50, 6, 4, 25, 9, 25),
+    "zcu102-50x10x4": Size("xcup", 50, 10, 4, 25, 9, 25),
+    "kv260-33x6x4": Size("xcup", 33, 6, 4, 17, 6, 17, uram=True),
+    "kv260-40x4x8": Size("xcup", 40, 4, 8, 20, 5, 10, uram=True),
+    "xcup-25x12x2": Size("xcup", 25, 12, 2, 13, 5, 7),
+    "xcup-20x9x1": Size("xcup", 20, 9, 1, 10, 3, 5, frames=1, beat=16),
+    "pynq-z2-25x6x1": Size("xc7", 25, 6, 1, 5, 2, 3, frames=1, beat=16, hidden=384, embed=96),
+    "xc7-10x4x4": Size("xc7", 10, 4, 4, 5, 2, 3, frames=1, beat=16, hidden=384, embed=96),
+}
+
+
+# Cells of Yosys's netlist: clock pin -> pins that a register takes, for each kind.
+LUT = re.compile(r"LUT\d$|INV$")
+FLIP_FLOP = re.compile(r"FD[RSCP]E$")
+SHIFT = re.compile(r"SRL")
+LUT_RAM = re.compile(r"RAM(32|64|128|256)")
+BLOCK_RAM = re.compile(r"RAMB|URAM")
+MULTIPLEXER = re.compile(r"MUXF\d$")
+#: LUTs of a distributed RAM.
+RAM_LUTS = {
+    "RAM32M": 4,
+    "RAM64M": 4,
+    "RAM32M16": 8,
+    "RAM64M8": 8,
+    "RAM64X1D": 2,
+    "RAM32X1D": 2,
+    "RAM128X1D": 4,
+}
+
+
+class Cell(NamedTuple):
+    """A cell: its kind, and the net of each pin."""
+
+    kind: str
+    pins: dict[str, str]
+
+    def outputs(self) -> Iterator[str]:
+        """Yields the nets that it drives."""
+        for pin, net in self.pins.items():
+            if is_output(self.kind, pin):
+                yield net
+
+
+def is_output(kind: str, pin: str) -> bool:
+    if LUT_RAM.match(kind):
+        return pin.startswith(("DO", "DPO", "SPO"))
+    if BLOCK_RAM.match(kind):
+        return pin.startswith(("DO", "CAS", "DBITERR", "SBITERR"))
+    if kind.startswith("DSP"):
+        return pin.startswith(("P[", "PCOUT"))
+    if kind == "CARRY4":
+        return pin.startswith(("O[", "CO["))
+    return pin.startswith(("O", "Q"))
+
+
+def read(netlist: Path) -> list[Cell]:
+    """Reads the cells of a BLIF file."""
+    cells, line = [], ""
+    constants = {"$false", "$true", "$undef"}
+    with netlist.open() as lines:
+        for part in lines:
+            if part.endswith("\\\n"):
+                line += part[:-2]
+                continue
+            words, line = (line + part).split(), ""
+            if words and words[0] in (".subckt", ".gate"):
+                pins = (word.split("=", 1) for word in words[2:])
+                cells.append(
+                    Cell(words[1], {sys.intern(pin): net for pin, net in pins if net not in constants})
+                )
+    return cells
+
+
+class Domains:
+    """The clock of each sequential pin: "fast", "slow" or "" (none)."""
+
+    def __init__(self) -> None:
+        self.names = {"clk_array": "fast", "clk": "slow"}
+
+    def of(self, cell: Cell, pin: str) -> str:
+        """Returns a pin's domain."""
+        kind, pins = cell.kind, cell.pins
+        if FLIP_FLOP.match(kind):
+            clock = pins.get("C")
+        elif SHIFT.match(kind):
+            clock = None if re.match(r"A", pin) else pins.get("CLK")
+        elif LUT_RAM.match(kind):
+            # The read address goes through; the write port is registered.
+            write = pin.startswith(("D", "WE")) or self.is_write_address(kind, pin)
+            clock = pins.get("WCLK") if write else None
+        elif BLOCK_RAM.match(kind):
+            clock = pins.get(self.block_clock(kind, pin))
+        elif kind.startswith("DSP"):
+            clock = pins.get("CLK")
+        else:
+            clock = None
+        return self.names.get(clock or "", "")
+
+    @staticmethod
+    def is_write_address(kind: str, pin: str) -> bool:
+        """Returns whether a pin of a LUT RAM is a bit of the address of its write port."""
+        if kind in ("RAM32M", "RAM64M"):
+            return pin.startswith("ADDRD")
+        if kind in ("RAM32M16", "RAM64M8"):
+            return pin.startswith("ADDRH")
+        return pin.startswith("A")
+
+    @staticmethod
+    def block_clock(kind: str, pin: str) -> str:
+        """Returns the clock pin of a block RAM's pin."""
+        if kind.startswith("URAM"):
+            return "CLK"
+        first = re.search(
+            r"(ARDADDR|ARDEN|ADOUT|ADIN|PADIN|CLKARD|REGCEA|RSTRAMA|RSTREGA|WEA|ENARD|DOUTA|DOUTPA|DOADO|DOPADOP)",
+            pin,
+        )
+        return "CLKARDCLK" if first else "CLKBWRCLK"
+
+
+def analyse(cells: list[Cell]) -> dict[str, object]:
+    """Returns counts, longest paths and largest fan-outs."""
+    domains = Domains()
+    kinds = Counter(cell.kind for cell in cells)
+    driver = {net: index for index, cell in enumerate(cells) for net in cell.outputs()}
+    # Output registers of block RAM, which Yosys leaves outside, are a part of their RAM.
+    home = list(range(len(cells)))
+    absorbed = 0
+    for index, cell in enumerate(cells):
+        ram = driver.get(cell.pins.get("D", ""))
+        if FLIP_FLOP.match(cell.kind) and ram is not None and BLOCK_RAM.match(cells[ram].kind):
+            home[index] = ram
+            absorbed += 1
+    loads: dict[str, int] = defaultdict(int)
+    sinks: dict[str, set[int]] = defaultdict(set)
+    for index, cell in enumerate(cells):
+        for pin, net in cell.pins.items():
+            if not is_output(cell.kind, pin):
+                loads[net] += 1
+                sinks[net].add(home[index])
+
+    def sequential(cell: Cell) -> bool:
+        return bool(
+            FLIP_FLOP.match(cell.kind) or SHIFT.match(cell.kind) or BLOCK_RAM.match(cell.kind)
+            or cell.kind.startswith("DSP")
+        )  # fmt: skip
+
+    # For each net the most levels (then carry cells) on the way to it, by the domain where the way begins.
+    Level = tuple[int, int]
+    arrival: dict[str, dict[str, Level]] = {}
+    before: dict[tuple[str, str], str] = {}
+
+    def inputs(cell: Cell, net: str) -> Iterator[str]:
+        for pin, source in cell.pins.items():
+            if is_output(cell.kind, pin):
+                continue
+            if LUT_RAM.match(cell.kind):
+                if pin.startswith(("D", "WE", "WCLK")) or Domains.is_write_address(cell.kind, pin):
+                    continue
+                output = next(name for name, value in cell.pins.items() if value == net)
+                port = re.match(r"DO([A-H])", output)
+                if port and not pin.startswith("ADDR" + port[1]):
+                    continue
+            yield source
+
+    def settle(root: str) -> None:
+        stack = [root]
+        while stack:
+            net = stack[-1]
+            if net in arrival:
+                stack.pop()
+                continue
+            index = driver.get(net)
+            if index is None:
+                arrival[net] = {}
+                stack.pop()
+                continue
+            cell = cells[index]
+            if sequential(cell):
+                pin = next(name for name, value in cell.pins.items() if value == net)
+                domain = domains.of(cell, pin)
+                arrival[net] = {domain: (0, 0)} if domain else {}
+                stack.pop()
+                continue
+            sources = list(inputs(cell, net))
+            missing = [source for source in sources if source not in arrival]
+            if missing:
+                stack.extend(missing)
+                continue
+            levels: dict[str, Level] = {}
+            step = (
+                (1, 0) if LUT.match(cell.kind) or LUT_RAM.match(cell.kind)
+                else (0, 1) if cell.kind == "CARRY4" else (0, 0)
+            )  # fmt: skip
+            for source in sources:
+                for domain, (deep, carry) in arrival[source].items():
+                    reached = (deep + step[0], carry + step[1])
+                    if reached > levels.get(domain, (-1, -1)):
+                        levels[domain] = reached
+                        before[net, domain] = source
+            arrival[net] = levels
+            stack.pop()
+
+    longest: dict[str, tuple[Level, str, str, str]] = {}
+    for cell in cells:
+        for pin, net in cell.pins.items():
+            if is_output(cell.kind, pin) or pin in ("C", "CLK", "WCLK") or pin.startswith("CLK"):
+                continue
+            end = domains.of(cell, pin)
+            if not end:
+                continue
+            settle(net)
+            for begin, level in arrival[net].items():
+                where = "slow" if begin == end == "slow" else "array"
+                if level > longest.get(where, ((-1, -1), "", "", ""))[0]:
+                    longest[where] = (level, net, begin, f"{cell.kind}.{pin}")
+
+    def trace(net: str, begin: str) -> list[str]:
+        names = [net]
+        while (net, begin) in before:
+            net = before[net, begin]
+            names.append(net)
+        return names[::-1]
+
+    fan_out: dict[str, tuple[int, int, str]] = {}
+    for net, count in loads.items():
+        if net not in driver:
+            continue
+        settle(net)
+        ends = arrival.get(net, {})
+        if ends:
+            where = "array" if "fast" in ends else "slow"
+            fan_out[where] = max(fan_out.get(where, (0, 0, "")), (len(sinks[net]), count, net))
+
+    logic = sum(count for kind, count in kinds.items() if re.match(r"LUT\d$", kind))
+    ram = sum(RAM_LUTS[kind] * count for kind, count in kinds.items() if LUT_RAM.match(kind))
+    shift = sum(count for kind, count in kinds.items() if SHIFT.match(kind))
+    flip_flops = sum(count for kind, count in kinds.items() if FLIP_FLOP.match(kind))
+    return dict(
+        lut=logic + ram + shift,
+        lut_logic=logic,
+        lut_ram=ram,
+        lut_shift=shift,
+        inverters=kinds["INV"],
+        ff=flip_flops - absorbed,
+        ff_ram_outputs=absorbed,
+        carry4=kinds["CARRY4"],
+        dsp=sum(count for kind, count in kinds.items() if kind.startswith("DSP")),
+        bram36=sum(
+            count * (0.5 if "18" in kind else 1) for kind, count in kinds.items() if kind.startswith("RAMB")
+        ),
+        uram=kinds["URAM288"],
+        paths={
+            where: dict(levels=level[0], carry=level[1], end=end, nets=trace(net, begin))
+            for where, (level, net, begin, end) in sorted(longest.items())
+        },
+        fan_out={where: dict(cells=a, pins=b, net=net) for where, (a, b, net) in sorted(fan_out.items())},
+    )
+
+
+def synthesise(size: Size, folder: Path) -> Path:
+    """Runs Yosys and returns the netlist."""
+    netlist = folder / "array.blif"
+    sources = sorted(path for path in RTL.iterdir() if path.name not in OTHERS)
+    sources.sort(key=lambda path: path.name != "pass_types.sv")
+    settings = " ".join(f"-set {name} {value}" for name, value in size.parameters().items())
+    uram = "-uram" if size.uram else ""
+    script = "; ".join(
+        [
+            f"read_verilog -sv {' '.join(map(str, sources))}",
+            f"chparam {settings} array_top",
+            f"synth_xilinx -family {size.family} {uram} -top array_top -flatten -noiopad -noclkbuf",
+            f"write_blif {netlist}",
+        ]
+    )
+    subprocess.run(["yosys", "-q", "-p", script], check=True, capture_output=True, text=True)
+    return netlist
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--output", type=click.Path(path_type=Path), default=RECORD)
+def main(names: tuple[str, ...], output: Path) -> None:
+    """Count the array as Yosys builds it."""
+    record = json.loads(output.read_text()) if output.exists() else {}
+    for name in names or SIZES:
+        size, begun = SIZES[name], time.time()
+        with TemporaryDirectory() as folder:
+            found = analyse(read(synthesise(size, Path(folder))))
+        record[name] = dict(size=size._asdict(), parameters=size.parameters()) | found
+        seconds, peak = time.time() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+        paths, fan_out = found["paths"], found["fan_out"]
+        click.echo(f"{name}: {json.dumps({k: v for k, v in found.items() if k not in ('paths', 'fan_out')})}")
+        click.echo(f"  paths {json.dumps(paths)}")
+        click.echo(f"  fan-out {json.dumps(fan_out)} ({seconds:.0f} s, {peak:.1f} GB)")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps({key: record[key] for key in SIZES if key in record}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
