@@ -1,5 +1,5 @@
-// A read adapter of an AXI master port as Vitis HLS makes it: requests, bursts of at most 64 beats that keep within 4 KiB,
-// outstanding bursts, the data's FIFO in block RAM and register slices.
+// A read adapter of an AXI master port as Vitis HLS makes it: requests, bursts of at most 64 beats
+// that keep within 4 KiB, outstanding bursts, the data's FIFO in block RAM and register slices.
 `default_nettype none
 module axi_read #(parameter int BITS = 128, parameter int OPEN = 8) (
     input  wire logic            clk,
@@ -66,7 +66,8 @@ module axi_read #(parameter int BITS = 128, parameter int OPEN = 8) (
         if (pop) out <= fifo[head];
         if (!valid || ready) data <= out;
         if (reset) begin
-            {count, busy, arvalid, open, head, tail, filled, kept_valid, entering_valid, out_valid, valid} <= 0;
+            {count, busy, arvalid, open, head, tail, filled, kept_valid, entering_valid,
+                out_valid, valid} <= 0;
             room <= DEPTH;
         end else begin
             count <= count + accept - start;

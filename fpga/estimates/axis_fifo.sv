@@ -1,6 +1,7 @@
 // A queue of the block design (axis_data_fifo): pointers, a RAM and an output register.
 `default_nettype none
-module axis_fifo #(parameter int BITS = 256, parameter int DEPTH = 64, parameter STYLE = "distributed") (
+module axis_fifo #(parameter int BITS = 256, parameter int DEPTH = 64,
+    parameter STYLE = "distributed") (
     input  wire logic            clk,
     input  wire logic            reset,
     input  wire logic            in_valid,

@@ -27,7 +27,8 @@ module check_command (
             bad <= start ? 1'b0 : bad || total != held[255:224];
             out <= held;
             if (held[2:0] == 0 && held[6]) out[95:64] <= held[95:64] + base;
-            for (int u = 0; u < 5; u++) write[u] <= held[2:0] == u && !bad && total == held[255:224];
+            for (int u = 0; u < 5; u++) write[u] <= held[2:0] == u && !bad &&
+                total == held[255:224];
         end
 endmodule
 `default_nettype wire

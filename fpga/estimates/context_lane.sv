@@ -1,4 +1,5 @@
-// A lane of `drain_context` (fpga/src/drain.cpp): scale of its tokens, rounding residue, quotient. Uses requantize_lane.sv.
+// A lane of `drain_context` (fpga/src/drain.cpp): scale of its tokens, rounding residue, quotient.
+// Uses requantize_lane.sv.
 `default_nettype none
 module context_lane #(parameter int G = 2) (
     input  wire logic               clk,

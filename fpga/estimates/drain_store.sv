@@ -1,4 +1,5 @@
-// The writes of `store_groups` (fpga/src/drain.cpp) to `key` and `value`: lanes rotated to banks, with byte enables.
+// The writes of `store_groups` (fpga/src/drain.cpp) to `key` and `value`: lanes rotated to banks,
+// with byte enables.
 `default_nettype none
 
 // Rotates N items up by `by` places: item i goes to (i + by) mod N.
@@ -11,7 +12,8 @@ module rotate #(parameter int N = 8, parameter int BITS = 9, parameter int BY = 
     assign stage[0] = in;
     for (genvar s = 0; s < $clog2(N); s++) begin : gen_stage
         localparam int STEP = (1 << s) * BITS;
-        assign stage[s+1] = by[s] ? {stage[s][N*BITS-STEP-1:0], stage[s][N*BITS-1:N*BITS-STEP]} : stage[s];
+        assign stage[s+1] = by[s] ? {stage[s][N*BITS-STEP-1:0], stage[s][N*BITS-1:N*BITS-STEP]} :
+            stage[s];
     end
     assign out = stage[$clog2(N)];
 endmodule

@@ -12,7 +12,8 @@ module fabric_multiplier #(parameter int A = 16, parameter int B = 16) (
     for (genvar i = 0; i < LEAVES; i++) begin : gen_leaf
         wire logic signed [A+1:0] low = b[2*i] ? a : 0;
         wire logic signed [A+1:0] high = 2 * i + 1 < B && b[2*i+1] ? (a <<< 1) : 0;
-        wire logic signed [A+2:0] both = 2 * i + 2 == B ? low - high : 2 * i + 1 == B ? -low : low + high;
+        wire logic signed [A+2:0] both = 2 * i + 2 == B ? low - high : 2 * i + 1 == B ? -low :
+            low + high;
         always_ff @(posedge clk) node[LEAVES-1+i] <= both <<< (2 * i);
     end
     for (genvar i = 0; i < LEAVES - 1; i++) begin : gen_node

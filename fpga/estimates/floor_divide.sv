@@ -23,7 +23,8 @@ module floor_divide (
     end
     always_ff @(posedge clk)
         if (enable) begin
-            rest[0] <= numerator < 0 ? {17'd0, divisor} - 28'd1 - {{1{numerator[26]}}, numerator} : {1'b0, numerator};
+            rest[0] <= numerator < 0 ? {17'd0, divisor} - 28'd1 - {{1{numerator[26]}},
+                numerator} : {1'b0, numerator};
             q[0] <= '0;
             d[0] <= divisor;
             negative[0] <= numerator < 0;

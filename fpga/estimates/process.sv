@@ -1,4 +1,5 @@
-// Control of a process: `walk` of fpga/src/drain.cpp, a command's loops over tiles and rows with the addresses that follow.
+// Control of a process: `walk` of fpga/src/drain.cpp, a command's loops over tiles and rows with
+// the addresses that follow.
 `default_nettype none
 module process #(parameter int T = 33, parameter int KB = 36, parameter int VB = 9) (
     input  wire logic         clk,
@@ -44,7 +45,8 @@ module process #(parameter int T = 33, parameter int KB = 36, parameter int VB =
     assign ready = state == IDLE;
     assign take_credit = state == CREDIT && credit;
     assign here = end_tile ? left : T;
-    assign flags = {end_row, index == 0, pair == 0, end_pair, end_tile, end_row && end_tile && end_pair};
+    assign flags = {end_row, index == 0, pair == 0, end_pair, end_tile, end_row && end_tile &&
+        end_pair};
     always_ff @(posedge clk)
         if (reset) state <= IDLE;
         else case (state)

@@ -1,4 +1,5 @@
-// `divide` (fpga/src/softmax.cpp): the scale of a token a cycle; a stage makes a bit of the quotient.
+// `divide` (fpga/src/softmax.cpp): the scale of a token a cycle; a stage makes a bit of the
+// quotient.
 `default_nettype none
 module quotient (
     input  wire logic        clk,
@@ -45,7 +46,8 @@ module quotient (
             rest[0] <= {1'b0, out_mult, 22'd0};
             q[0] <= '0;
             residue[0] <= sum12 - {sum8, 4'b0};
-            scale <= {residue[16], bits[16] - {4'd0, q[16][15]} + shift[16] - 5'd21, q[16][15] ? q[16][15:1] : q[16][14:0]};
+            scale <= {residue[16], bits[16] - {4'd0, q[16][15]} + shift[16] - 5'd21, q[16][15] ?
+                q[16][15:1] : q[16][14:0]};
         end
 endmodule
 `default_nettype wire

@@ -1,4 +1,5 @@
-// A lane of `drain_rows` (fpga/src/drain.cpp): bias, shift, mantissa, GELU's index, residual, moments.
+// A lane of `drain_rows` (fpga/src/drain.cpp): bias, shift, mantissa, GELU's index, residual,
+// moments.
 `default_nettype none
 
 // Clamps to B bits, in [-(2^(B-1)) + LOW, 2^(B-1) - 1].

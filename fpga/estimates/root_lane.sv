@@ -1,4 +1,5 @@
-// A lane of `root` (fpga/src/norm.cpp): variance, normalizing shift, square root and reciprocal, a bit a cycle.
+// A lane of `root` (fpga/src/norm.cpp): variance, normalizing shift, square root and reciprocal, a
+// bit a cycle.
 `default_nettype none
 module root_lane (
     input  wire logic               clk,

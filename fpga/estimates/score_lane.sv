@@ -1,4 +1,5 @@
-// A token of the kernel `scores` (fpga/src/scores.cpp): the running maximum, and its way to the lane that sends it.
+// A token of the kernel `scores` (fpga/src/scores.cpp): the running maximum, and its way to the
+// lane that sends it.
 `default_nettype none
 module score_lane (
     input  wire logic               clk,

@@ -33,7 +33,10 @@ impl Logic {
 }
 
 macro_rules! circuits {
-    ($($(#[$about:meta])* $constant:ident: $name:literal $parameters:literal $lut:literal $ff:literal;)*) => {
+    ($(
+        $(#[$about:meta])*
+        $constant:ident: $name:literal $parameters:literal $lut:literal $ff:literal;
+    )*) => {
         $($(#[$about])* pub const $constant: Logic = Logic { lut: $lut, ff: $ff };)*
         /// Name, parameters and count of each circuit.
         pub const CIRCUITS: &[(&str, &str, Logic)] = &[$(($name, $parameters, $constant),)*];
@@ -77,8 +80,8 @@ circuits! {
     ADAPTER_256: "axi_read" "BITS=256 OPEN=4" 291 1098;
     /// The control of a process that only counts.
     SMALL_PROCESS: "small_process" "" 22 12;
-    /// A register slice of 256 bits at an AXI stream or channel; two bits of its multiplexer share a
-    /// LUT, since they share the select.
+    /// A register slice of 256 bits at an AXI stream or channel; two bits of its multiplexer share
+    /// a LUT, since they share the select.
     SLICE: "hls_port" "BITS=256" 131 514;
     /// A signed multiplier of 16x16 bits in LUTs.
     FABRIC_16: "fabric_multiplier" "A=16 B=16" 399 309;
