@@ -1,7 +1,7 @@
 //! Prints the array's timing by the event model: `docs/array-timing.md`.
 //!
 //! Standard input starts with the line `T P C R fifo dsp48e1 beat_bytes`: tokens, row pairs, slices
-//! of a cascade, clock ratio, packed sums that a token's FIFO holds, 1 for the slices of a DSP48E1,
+//! of a cascade, clock ratio, packed sums that a token's FIFO holds, 1 for slices of a DSP48E1,
 //! bytes of a beat. Then each line is one of
 //!
 //! - `weights words tiles taken`: weights of tiles of row pairs for the passes that follow, and the
@@ -13,7 +13,7 @@
 //!   can be taken, and in which each item of `sums` and `scores` is taken if it is visible.
 //!
 //! The output has a line for each pass: `taken start end chain room weights descriptor items...`.
-//! Its descriptor is taken in slow cycle `taken`; the next six are fast cycles, and the last four of
+//! Its descriptor is taken in slow cycle `taken`; the next six are fast cycles, the last four of
 //! them the first cycles in which the pass could start by that rule alone. Then follow the first
 //! slow cycles in which its sums or scores are visible.
 

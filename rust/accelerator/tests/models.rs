@@ -235,8 +235,8 @@ fn deit_tiny_on_zcu102_reaches_its_targets_event_by_event() {
     }
 }
 
-/// Compares with cycles computed by hand from `docs/array-timing.md`: 5 tokens, 3 row pairs, cascades
-/// of 4, two fast cycles in a slow one, beats of 16 bytes.
+/// Compares with cycles computed by hand from `docs/array-timing.md`: 5 tokens, 3 row pairs,
+/// cascades of 4, two fast cycles in a slow one, beats of 16 bytes.
 #[test]
 fn the_array_follows_its_timing() {
     let sizes = CoreSizes {
@@ -279,9 +279,10 @@ fn the_array_follows_its_timing() {
         .iter()
         .map(|c| (c.taken, c.issued.start, c.issued.end))
         .collect();
-    // 48 bytes are 3 beats, but 4 words: from cycle 3 to 7, so readable from 2 * 8 + 4 on; the second
-    // tile's from cycle 8 to 12. The third pass has the room of 9 row pairs, the fourth waits until
-    // the first pass has left: its 10 items from (23 + 18) / 2 + 2 on, so from 2 * 32 + 4 on.
+    // 48 bytes are 3 beats, but 4 words: from cycle 3 to 7, so readable from 2 * 8 + 4 on; the
+    // second tile's from cycle 8 to 12. The third pass has the room of 9 row pairs, the fourth
+    // waits until the first pass has left: its 10 items from (23 + 18) / 2 + 2 on, so from
+    // 2 * 32 + 4 on.
     assert_eq!(
         issued,
         [(0, 20, 23), (1, 24, 27), (9, 30, 33), (10, 68, 69)]

@@ -3,7 +3,8 @@
 //! `docs/hardware-model.md` describes the schedule behind the formulas. In short: tiles of (tokens
 //! x row pairs) follow each other without a gap. A tile's sums leave through FIFOs while the next
 //! tiles accumulate, so draining costs time only if a stage's sums take longer than its words. The
-//! weights of the next tile of row pairs arrive meanwhile. Two frames take turns, half a block each.
+//! weights of the next tile of row pairs arrive meanwhile. Two frames take turns, half a block
+//! each.
 //!
 //! Cycles are those of the kernels' clock; the array may have two in one of them.
 //!
