@@ -33,10 +33,14 @@ constexpr unsigned array_commands = 64;
 constexpr unsigned drain_commands = 64;
 constexpr unsigned norm_commands = 16;
 constexpr unsigned softmax_commands = 64;
+constexpr unsigned score_commands = 16;
+constexpr unsigned passes = 16;
+constexpr unsigned demands = 16;
 constexpr unsigned weights = 64;
 constexpr unsigned rows = 64;
 constexpr unsigned gains = 256;
 constexpr unsigned sums = 32;
+constexpr unsigned scores = 16;
 constexpr unsigned moments = 0;
 constexpr unsigned maxima = 512;
 constexpr unsigned scales = 1024;
@@ -56,6 +60,27 @@ constexpr unsigned COUNT = 1;
 constexpr unsigned CHECK = 2;
 constexpr unsigned STATUS = 3;
 } // namespace trailer
+
+// Constants of the array's timing (docs/array-timing.md).
+namespace timing {
+constexpr unsigned TOKENS_A_STAGE = 2;
+constexpr unsigned DESCRIPTORS = 8;
+constexpr unsigned PREPARE = 3;
+constexpr unsigned DESCRIPTOR_TO_START = 5;
+constexpr unsigned ROOM_TO_START = 4;
+constexpr unsigned FILLED_TO_START = 4;
+constexpr unsigned ISSUE_INTERVAL = 2;
+constexpr unsigned OPERAND_DEPTH = 7;
+constexpr unsigned SLICE_TO_FIFO = 6;
+constexpr unsigned DSP48E1_SUM = 1;
+constexpr unsigned FIFO_TO_ITEM = 2;
+constexpr unsigned ITEM_TO_SUMS = 7;
+constexpr unsigned ITEM_TO_SCORES = 5;
+constexpr unsigned OUTPUTS = 16;
+constexpr unsigned FIFO_DEPTH = 64;
+constexpr unsigned DEMAND_TO_FILL = 3;
+constexpr unsigned END_TO_FREED = 5;
+} // namespace timing
 
 // Offsets of the registers.
 namespace reg {
@@ -211,9 +236,9 @@ struct Gemm {
   u<1> post_load = 0;
   // Tokens, from token 0 on.
   u<11> tokens = 0;
-  // Columns K; words between two tiles of tokens.
+  // Columns K; tiles of tokens are ceil(K/C) words apart.
   u<13> columns = 0;
-  // Columns of a pass.
+  // Columns of a pass; more than one pass: a multiple of C.
   u<13> pass = 0;
   // 4-bit rows.
   u<16> rows4 = 0;
@@ -270,9 +295,9 @@ struct Scores {
   u<11> keys = 0;
   // Dimensions of the head.
   u<8> columns = 0;
-  // First dimension of the head.
+  // First dimension of the head, a multiple of C.
   u<13> base = 0;
-  // Dimensions of all heads I.
+  // Dimensions of all heads, each padded to a multiple of C.
   u<13> stride = 0;
   static Scores decode(const command_t& command) {
     Scores fields;
@@ -317,9 +342,9 @@ struct Context {
   u<11> keys = 0;
   // Dimensions of the head.
   u<8> rows = 0;
-  // First dimension of the head.
+  // First dimension of the head, a multiple of C.
   u<13> base = 0;
-  // Columns of a pass.
+  // Columns of a pass; more than one pass: a multiple of C.
   u<11> pass = 0;
   static Context decode(const command_t& command) {
     Context fields;
@@ -370,7 +395,7 @@ struct Rows {
   s<8> zero_point = 0;
   // Tokens below this one keep their residual.
   u<11> skip = 0;
-  // Words between two tiles of tokens in the destination.
+  // Columns between two tiles of tokens in the destination.
   u<13> stride = 0;
   // 4-bit rows.
   u<16> rows4 = 0;
@@ -427,9 +452,9 @@ struct Attend {
   u<11> tokens = 0;
   // Dimensions of the head.
   u<8> rows = 0;
-  // First dimension of the head.
+  // First dimension of the head, a multiple of C.
   u<13> base = 0;
-  // Dimensions of all heads I.
+  // Dimensions of all heads, each padded to a multiple of C.
   u<13> stride = 0;
   static Attend decode(const command_t& command) {
     Attend fields;

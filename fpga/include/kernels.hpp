@@ -14,12 +14,18 @@ constexpr unsigned GROUPS = ceil_div(config::TOKENS, config::LANES);
 constexpr unsigned NORM_GROUPS = ceil_div(config::TOKENS, config::NORM_LANES);
 constexpr unsigned EXP_GROUPS = ceil_div(config::TOKENS, config::EXP_LANES);
 
+// Slices in a cascade. Column k of a memory is in bank k mod CASCADE of its group, at word k div
+// CASCADE.
+constexpr unsigned CASCADE = config::CASCADE;
+constexpr unsigned bank_words(unsigned columns) { return ceil_div(columns, CASCADE); }
+
 using code_t = s<8>;
 using codes_t = vec<code_t, config::LANES>;
 using normed_t = vec<code_t, config::NORM_LANES>;
 using residual_t = vec<s<16>, config::LANES>;
 using scores_t = vec<s<24>, config::EXP_LANES>;
 using probabilities_t = vec<u<8>, config::EXP_LANES>;
+using cascade_t = vec<code_t, CASCADE>; // dimensions of a key, or tokens of a value's dimension
 
 using sums_t = vec<s<27>, config::LANES>;
 struct moment_t {
@@ -27,7 +33,14 @@ struct moment_t {
   u<41> squares;
 };
 using moments_t = vec<moment_t, config::LANES>;
-using maxima_t = scores_t; // a group at a time
+using maxima_t = scores_t;                      // a group at a time
+using score_row_t = vec<s<24>, config::TOKENS>; // of a key
+// The weights of a Gemm: words of C columns, and tiles of row pairs.
+struct demand_t {
+  u<13> words;
+  u<16> tiles;
+};
+using isa::packed_pass_t;
 struct scale_t {
   u<15> mantissa;
   u<5> shift;
@@ -37,26 +50,35 @@ struct scale_t {
 template <unsigned DEPTH> using Commands = Stream<command_t, DEPTH>;
 template <unsigned DEPTH> using Beats = Stream<beat_t, DEPTH>;
 template <unsigned DEPTH> using Credits = Stream<credit_t, DEPTH>;
+using ScoreCommands = Commands<isa::depth::score_commands>;
+using Passes = Stream<packed_pass_t, isa::depth::passes>;
+using Demands = Stream<demand_t, isa::depth::demands>;
 using Sums = Stream<sums_t, isa::depth::sums>;
+using ScoreRows = Stream<score_row_t, isa::depth::scores>;
 using Moments = Stream<moments_t, config::MOMENTS_DEPTH>;
 using Maxima = Stream<maxima_t, isa::depth::maxima>;
 using Scales = Stream<scale_t, isa::depth::scales>;
 using Logits = Stream<s<32>, isa::depth::logits>;
 using Checks = Stream<u<1>, isa::depth::checks>;
 
-template <template <typename, unsigned, unsigned> class Port> struct Memories {
-  using Input = Port<codes_t, GROUPS, config::INPUT_WORDS>;
+// `Masked` is the port of a memory whose words are written byte by byte.
+template <template <typename, unsigned, unsigned> class Port,
+          template <typename, unsigned, unsigned> class Masked>
+struct Memories {
+  using Input = Port<codes_t, GROUPS * CASCADE, bank_words(config::INPUT_WORDS)>;
   using Residual = Port<residual_t, config::FRAMES * GROUPS, config::RESIDUAL_WORDS>;
-  using Normed = Port<normed_t, config::FRAMES * NORM_GROUPS, config::NORM_WORDS>;
-  using Query = Port<codes_t, GROUPS, config::QUERY_WORDS>;
-  using Key = Port<code_t, config::KEY_BANKS, config::KEY_WORDS>;
-  using Value = Port<code_t, config::VALUE_BANKS, config::VALUE_WORDS>;
+  using Normed =
+      Port<normed_t, config::FRAMES * NORM_GROUPS * CASCADE, bank_words(config::NORM_WORDS)>;
+  using Query = Port<codes_t, GROUPS * CASCADE, bank_words(config::QUERY_WORDS)>;
+  using Key = Masked<cascade_t, config::KEY_BANKS, bank_words(config::KEY_WORDS)>;
+  using Value = Masked<cascade_t, config::VALUE_BANKS, bank_words(config::VALUE_WORDS)>;
   using Score = Port<scores_t, 2 * EXP_GROUPS, config::SCORE_WORDS>;
-  using Probability = Port<probabilities_t, 2 * EXP_GROUPS, config::SCORE_WORDS>;
-  using Hidden = Port<codes_t, GROUPS, config::HIDDEN_WORDS>;
+  using Probability =
+      Port<probabilities_t, 2 * EXP_GROUPS * CASCADE, bank_words(config::SCORE_WORDS)>;
+  using Hidden = Port<codes_t, GROUPS * CASCADE, bank_words(config::HIDDEN_WORDS)>;
 };
-using Read = Memories<ReadPort>;
-using Write = Memories<WritePort>;
+using Read = Memories<ReadPort, ReadPort>;
+using Write = Memories<WritePort, MaskedPort>;
 
 void fetch(Bus<command_t> commands, uint32_t count, uint32_t base, uint32_t seed,
            Commands<isa::depth::load_commands>& load_commands,
@@ -72,16 +94,14 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
           Credits<isa::depth::array_to_load>& array_to_load,
           Credits<isa::depth::load_to_array>& load_to_array, Checks& checks, Write::Input patches);
 
-// The array; its own name is reserved in VHDL.
-void systolic(Commands<isa::depth::array_commands>& commands, Beats<isa::depth::weights>& weights,
-              Credits<isa::depth::load_to_array>& load_to_array,
-              Credits<isa::depth::array_to_load>& array_to_load,
-              Credits<isa::depth::drain_to_array>& drain_to_array,
-              Credits<isa::depth::norm_to_array>& norm_to_array,
-              Credits<isa::depth::softmax_to_array>& softmax_to_array, Sums& sums, Maxima& maxima,
-              Read::Input patches, Read::Normed normed, Read::Query query, Read::Key key,
-              Read::Value value, Read::Probability probability, Read::Hidden hidden,
-              Write::Score score);
+void plan(Commands<isa::depth::array_commands>& commands,
+          Credits<isa::depth::load_to_array>& load_to_array,
+          Credits<isa::depth::drain_to_array>& drain_to_array,
+          Credits<isa::depth::norm_to_array>& norm_to_array,
+          Credits<isa::depth::softmax_to_array>& softmax_to_array, Passes& passes, Demands& demands,
+          ScoreCommands& score_commands);
+
+void scores(ScoreCommands& commands, ScoreRows& scores, Maxima& maxima, Write::Score score);
 
 // The drain reads `residual` and writes `own_residual`, which are its own copy; `norm_residual` is
 // the norm's copy.

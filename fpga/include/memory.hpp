@@ -2,17 +2,24 @@
 // array argument with an ap_memory interface (ARRAY_PARTITION complete in dimension 1: a RAM for
 // each bank). In simulation a port checks addresses and allows one access to a bank in an
 // initiation interval, and a memory checks the distances that DEPENDENCE pragmas promise. Both are
-// used as `port[bank][address]`.
+// used as `port[bank][address]`. A masked port writes some bytes of a word.
 #pragma once
+
+#include "types.hpp"
+
+// A word of C bytes, of which those with their bit of `enable` are written.
+template <typename T> struct masked_t {
+  T code;
+  u<config::CASCADE> enable;
+};
 
 #ifdef __SYNTHESIS__
 
 #include <hls_burst_maxi.h>
 
-#include "types.hpp"
-
 template <typename T, unsigned BANKS, unsigned WORDS> using ReadPort = const T[BANKS][WORDS];
 template <typename T, unsigned BANKS, unsigned WORDS> using WritePort = T[BANKS][WORDS];
+template <typename T, unsigned BANKS, unsigned WORDS> using MaskedPort = masked_t<T>[BANKS][WORDS];
 // A process's own dual-port memory: two accesses to a bank in an interval.
 template <typename T, unsigned BANKS, unsigned WORDS> using Memory = T[BANKS][WORDS];
 // States a DEPENDENCE pragma's distance; simulation checks it.

@@ -1,6 +1,7 @@
 """Shows that the testbenches can fail.
 
-Plants one fault at a time in a copy of a kernel and expects testbenches to return non-zero. Native integers.
+Plants one fault at a time in a copy of a kernel or of the array's model and expects testbenches to return non-zero.
+Native integers.
 Usage: mutants.py COMPILER BUILD CONFIGURATION..., after these and golden.txt were generated in BUILD.
 """
 
@@ -8,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# (kernel, what stands there, what stands there instead, the testbenches each of which must notice)
+# (source, what stands there, what stands there instead, the testbenches each of which must notice)
 MUTANTS = [
     ("load", "word_of(beat, 0) == sum", "true", "transfers"),
     ("load", "sound[command.frame] = true;", "", "transfers"),
@@ -23,10 +24,15 @@ MUTANTS = [
     ("fetch", "i < isa::CHECK_WORD; ++i", "i < 4; ++i", "transfers"),
     ("fetch", "uint32_t check = seed;", "uint32_t check = 0;", "transfers"),
     ("fetch", "command.word[2] += base;", ";", "transfers"),
-    ("array", "row.four_bit == 1 && nibble >= 8", "nibble >= 8", "array golden"),
-    ("array", "if (pair.first == 0) {", "if (false) {", "array"),
-    ("array", "if (r >= unsigned(shift[t].from))", "if (true)", "array"),
-    ("array", "pause = PARTIAL_DISTANCE - 1;", ";", "array"),
+    ("plan", "key_address += key_stride;", ";", "array"),
+    ("plan", "value_address += words;", ";", "array"),
+    ("plan", "rotation += turn;", ";", "array"),
+    ("plan", "last_tile ? last_groups : GROUPS", "GROUPS", "array"),
+    ("scores", "key == 0 || row[t]", "row[t]", "array"),
+    ("scores", "parity * EXP_GROUPS + group", "group", "array"),
+    ("array_model", "low < 8 ? low : low - 16", "low", "array golden"),
+    ("array_model", "if (pass.first == 0)", "if (false)", "array"),
+    ("array_model", "pass.unsigned_a == 1 ? field", "false ? field", "array golden"),
     ("drain", "else if (resume)", "else if (false)", "drain"),
     ("drain", "SAVED_DISTANCE = GROUPS + 1", "SAVED_DISTANCE = 4 * GROUPS", "drain"),
     ("drain", "((z + 32) >> 6) + command.zero_point", "(z >> 6) + command.zero_point", "drain golden"),
@@ -37,12 +43,7 @@ MUTANTS = [
         "if (lane < LANES)\n          key[b]",
         "drain",
     ),
-    (
-        "drain",
-        "if (lane < lanes)\n          value[b]",
-        "if (lane < LANES)\n          value[b]",
-        "drain golden",
-    ),
+    ("drain", "if (lane < unsigned(item.lanes))", "if (true)", "drain golden"),
     (
         "norm",
         "sat16(s<19>(rshift15(multiply<s<32>>(n, gain.gain)) + gain.offset))",
@@ -56,8 +57,8 @@ MUTANTS = [
     ("store", "turn = turned(turn, 1);", "", "transfers"),
     ("store", "place(sound ? 0 : 1, isa::trailer", "place(0, isa::trailer", "transfers"),
 ]
-KERNELS = ["fetch", "load", "array", "drain", "norm", "softmax", "store"]
-MODEL = ["fibers", "dram", "fabric", "quasar_sim"]
+KERNELS = ["fetch", "load", "plan", "scores", "drain", "norm", "softmax", "store"]
+MODEL = ["fibers", "dram", "fabric", "array_model", "quasar_sim"]
 
 
 def missed(compiler: str, build: Path, configuration: str) -> int:
@@ -83,28 +84,30 @@ def missed(compiler: str, build: Path, configuration: str) -> int:
             return False
         return run.returncode == 0
 
-    kernels = {name: compile_to(here / f"src/{name}.cpp", name, "c++17") for name in KERNELS}
-    model = [compile_to(here / f"sim/{name}.cpp", name, "c++20") for name in MODEL]
+    sources = {name: here / f"src/{name}.cpp" for name in KERNELS}
+    sources |= {name: here / f"sim/{name}.cpp" for name in MODEL}
+    standard = {name: "c++17" if name in KERNELS else "c++20" for name in sources}
+    parts = {name: compile_to(source, name, standard[name]) for name, source in sources.items()}
     benches = {
         name: compile_to(here / f"tb/{name}.cpp", f"tb_{name}", "c++20")
         for name in sorted({bench for *_, names in MUTANTS for bench in names.split()})
     }
     for bench in benches:
-        if not passes(bench, [*kernels.values(), *model]):
+        if not passes(bench, list(parts.values())):
             sys.exit(f"mutants: {bench} fails without a fault")
     count = 0
-    for number, (kernel, old, new, names) in enumerate(MUTANTS):
-        text = (here / f"src/{kernel}.cpp").read_text()
+    for number, (part, old, new, names) in enumerate(MUTANTS):
+        text = sources[part].read_text()
         if text.count(old) != 1:
-            sys.exit(f"mutants: {kernel}.cpp does not have {old!r} once")
+            sys.exit(f"mutants: {sources[part].name} does not have {old!r} once")
         source = out / f"mutant{number}.cpp"
         source.write_text(text.replace(old, new, 1))
-        mutant = compile_to(source, f"mutant{number}", "c++17")
-        objects = [mutant if name == kernel else kernels[name] for name in KERNELS] + model
+        mutant = compile_to(source, f"mutant{number}", standard[part])
+        objects = [mutant if name == part else parts[name] for name in parts]
         for bench in names.split():
             noticed = not passes(bench, objects)
             print(
-                f"{'noticed' if noticed else 'MISSED '}  {configuration}, {bench}: {kernel}: {old!r} -> {new!r}",
+                f"{'noticed' if noticed else 'MISSED '}  {configuration}, {bench}: {part}: {old!r} -> {new!r}",
                 flush=True,
             )
             count += not noticed

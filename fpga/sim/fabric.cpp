@@ -35,10 +35,14 @@ std::string Fabric::dump() const {
   queue(text, drain_commands_);
   queue(text, norm_commands_);
   queue(text, softmax_commands_);
+  queue(text, score_commands_);
+  queue(text, passes_);
+  queue(text, demands_);
   queue(text, weights_);
   queue(text, rows_);
   queue(text, gains_);
   queue(text, sums_);
+  queue(text, score_rows_);
   queue(text, moments_);
   queue(text, maxima_);
   queue(text, scales_);

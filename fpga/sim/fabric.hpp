@@ -1,11 +1,12 @@
-// The block design after a reset: the seven kernels with their queues and memories. It lives in the
-// thread that runs it.
+// The block design after a reset: the kernels and the array with their queues and memories. It
+// lives in the thread that runs it.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <string>
 
+#include "array_core.hpp"
 #include "dram.hpp"
 #include "kernels.hpp"
 
@@ -16,17 +17,17 @@ struct Identity {
 };
 
 class Fabric {
-  template <typename T, unsigned BANKS, unsigned WORDS> using Port = Ram<T, BANKS, WORDS>;
-  using Rams = Memories<Port>;
-
 public:
   Fabric(Dram& dram, uint64_t seed) : dram_(dram), scheduler_(seed) {
-    scheduler_.spawn("array", [this] {
-      systolic(array_commands_, weights_, load_to_array_, array_to_load_, drain_to_array_,
-               norm_to_array_, softmax_to_array_, sums_, maxima_, Read::Input(input_),
-               Read::Normed(normed_), Read::Query(query_), Read::Key(key_), Read::Value(value_),
-               Read::Probability(probability_), Read::Hidden(hidden_), Write::Score(score_));
+    scheduler_.spawn("plan", [this] {
+      plan(array_commands_, load_to_array_, drain_to_array_, norm_to_array_, softmax_to_array_,
+           passes_, demands_, score_commands_);
     });
+    scheduler_.spawn("array", [this] {
+      drive_array(*array_, passes_, demands_, weights_, array_to_load_, sums_, score_rows_);
+    });
+    scheduler_.spawn(
+        "scores", [this] { scores(score_commands_, score_rows_, maxima_, Write::Score(score_)); });
     scheduler_.spawn("drain", [this] {
       drain(drain_commands_, rows_, sums_, scales_, moments_, logits_, drain_to_array_,
             Read::Residual(residual_), Write::Residual(residual_), Write::Residual(norm_residual_),
@@ -86,10 +87,14 @@ protected:
   Commands<isa::depth::drain_commands> drain_commands_{"drain_commands"};
   Commands<isa::depth::norm_commands> norm_commands_{"norm_commands"};
   Commands<isa::depth::softmax_commands> softmax_commands_{"softmax_commands"};
+  ScoreCommands score_commands_{"score_commands"};
+  Passes passes_{"passes"};
+  Demands demands_{"demands"};
   Beats<isa::depth::weights> weights_{"weights"};
   Beats<isa::depth::rows> rows_{"rows"};
   Beats<isa::depth::gains> gains_{"gains"};
   Sums sums_{"sums"};
+  ScoreRows score_rows_{"scores"};
   Moments moments_{"moments"};
   Maxima maxima_{"maxima"};
   Scales scales_{"scales"};
@@ -112,6 +117,8 @@ protected:
   Rams::Probability probability_{"probability"};
   Rams::Hidden hidden_{"hidden"};
 
+  std::unique_ptr<ArrayCore> array_ =
+      make_array({input_, normed_, query_, hidden_, probability_, key_, value_});
   Scheduler scheduler_; // last: its end unwinds what uses the others
 };
 

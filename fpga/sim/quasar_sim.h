@@ -51,8 +51,8 @@ QSIM_API int qsim_wait(qsim*, uint32_t timeout_ms);
 QSIM_API int qsim_fault(qsim*, const char* kind, uint64_t after_frames);
 
 /* qsim_counter returns the initiation intervals that a loop has begun since reset. qsim_counters
- * returns those of all loops, as lines "name intervals". Those of array.multiply, which polls while
- * sums leave the array, depend on the seed. */
+ * returns those of all loops, as lines "name intervals". array.issue counts the words of all passes
+ * that the array took. */
 QSIM_API uint64_t qsim_counter(qsim*, const char* loop);
 QSIM_API const char* qsim_counters(qsim*);
 

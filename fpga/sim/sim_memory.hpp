@@ -47,6 +47,7 @@ public:
   Ram(const Ram&) = delete;
   Ram& operator=(const Ram&) = delete;
 
+  static constexpr size_t words() { return WORDS; }
   T& at(size_t bank, size_t address) {
     if (bank >= BANKS || address >= WORDS)
       throw Trap(name_ + ": word " + std::to_string(address) + " of " + std::to_string(WORDS) +
@@ -97,6 +98,33 @@ template <typename T, unsigned BANKS, unsigned WORDS> class WritePort {
 
 public:
   explicit WritePort(sim::Ram<T, BANKS, WORDS>& ram) : ram_(&ram) {}
+  Bank operator[](size_t bank) const { return {ram_, bank}; }
+};
+
+template <typename T, unsigned BANKS, unsigned WORDS> class MaskedPort {
+  sim::Ram<T, BANKS, WORDS>* ram_;
+
+  struct Word {
+    T* word;
+    void operator=(const masked_t<T>& written) const {
+      for (unsigned i = 0; i < config::CASCADE; ++i)
+        if ((unsigned(written.enable) >> i & 1) == 1)
+          (*word)[i] = written.code[i];
+    }
+  };
+
+  struct Bank {
+    sim::Ram<T, BANKS, WORDS>* ram;
+    size_t bank;
+    Word operator[](size_t address) const {
+      T& word = ram->at(bank, address);
+      ram->writes_.access(ram->name_, bank);
+      return {&word};
+    }
+  };
+
+public:
+  explicit MaskedPort(sim::Ram<T, BANKS, WORDS>& ram) : ram_(&ram) {}
   Bank operator[](size_t bank) const { return {ram_, bank}; }
 };
 

@@ -43,6 +43,12 @@ public:
   // Returns the item that was read last, or nullptr.
   const T* last() const { return taken_ ? &ring_->item[head_ == 0 ? DEPTH : head_ - 1] : nullptr; }
 
+  // Returns the item that a read would give, or nullptr.
+  const T* peek() const { return count_ == 0 ? nullptr : &ring_->item[head_]; }
+  // Makes a fiber ready at the next write or read of the other side.
+  void wake_when_written(sim::Fiber* fiber) { reader_ = fiber; }
+  void wake_when_read(sim::Fiber* fiber) { writer_ = fiber; }
+
   T read() {
     while (count_ == 0)
       wait(reader_, "reads");

@@ -17,6 +17,9 @@ constexpr unsigned JOBS = 64; // commands whose parameters may be on their way
 constexpr unsigned MAX_ROWS = 2 * PAIRS;
 constexpr unsigned KEY_BANKS = config::KEY_BANKS;
 constexpr unsigned VALUE_BANKS = config::VALUE_BANKS;
+// Words of a value's dimension that a group of lanes may touch.
+constexpr unsigned VALUE_SPAN = ceil_div(LANES + CASCADE - 1, CASCADE);
+static_assert(VALUE_SPAN <= VALUE_BANKS);
 
 // A row's parameters.
 struct row_t {
@@ -52,7 +55,8 @@ struct step_t {
 // Results of a group of lanes, and the notices that follow their storing.
 struct stored_t {
   u<3> destination; // LOGIT stores nothing
-  u<8> bank;        // of the first lane
+  u<13> bank;       // of the first lane
+  u<4> byte;        // of the first lane, in a word of `value`; of all lanes, in words of `key`
   u<24> address;
   u<24> wrapped; // address beyond the last bank
   u<8> lanes;
@@ -148,6 +152,14 @@ void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, DoubleBuffer& h
   }
 }
 
+// Returns the bank of the word of values COUNT tokens after the one at `byte` of a word in `bank`.
+template <unsigned COUNT> unsigned value_bank_after(unsigned bank, unsigned byte) {
+#pragma HLS INLINE
+  const unsigned next =
+      bank + COUNT / CASCADE % VALUE_BANKS + (byte + COUNT % CASCADE >= CASCADE ? 1 : 0);
+  return next >= VALUE_BANKS ? next - VALUE_BANKS : next;
+}
+
 // Goes through a command's rows in the order of their sums. Reads parameters only after the credit
 // that they are there.
 void walk(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed,
@@ -192,8 +204,7 @@ void walk(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<
         key_address +=
             (TOKENS / KEY_BANKS + (next >= KEY_BANKS ? 1 : 0)) * unsigned(command.stride);
         key_bank = next >= KEY_BANKS ? next - KEY_BANKS : next;
-        const unsigned next_value = value_bank + TOKENS % VALUE_BANKS;
-        value_bank = next_value >= VALUE_BANKS ? next_value - VALUE_BANKS : next_value;
+        value_bank = value_bank_after<TOKENS>(value_bank, tile * TOKENS % CASCADE);
       }
       freed.write(1);
       half ^= 1;
@@ -226,6 +237,7 @@ stored_t nothing() {
   stored_t item;
   item.destination = destination::LOGIT;
   item.bank = 0;
+  item.byte = 0;
   item.address = 0;
   item.wrapped = 0;
   item.lanes = LANES;
@@ -263,6 +275,8 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
   unsigned key_bank = 0;
   unsigned key_address = 0;
   unsigned value_bank = 0;
+  const unsigned value_words = bank_words(command.tokens);
+  const unsigned key_stride = bank_words(command.stride);
   bool more = true;
   while (more) {
 #pragma HLS PIPELINE II = 1
@@ -335,17 +349,18 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
 
     item.destination = row.destination;
     item.lanes = lanes;
-    item.bank = group;
-    item.address = address;
-    item.wrapped = address;
+    item.bank = group * CASCADE + column % CASCADE;
+    item.byte = column % CASCADE;
+    item.address = address / CASCADE;
+    item.wrapped = item.address;
     if (row.destination == destination::KEY) {
       item.bank = key_bank;
-      item.address = key_address + column;
-      item.wrapped = key_address + column + unsigned(command.stride);
+      item.address = (key_address + column) / CASCADE;
+      item.wrapped = item.address + key_stride;
     } else if (row.destination == destination::VALUE) {
       item.bank = value_bank;
-      item.address = unsigned(row.value_block) * unsigned(command.tokens) + first;
-      item.wrapped = item.address;
+      item.byte = first % CASCADE;
+      item.address = unsigned(row.value_block) * value_words + first / CASCADE;
       s<19> sum_before = running;
       if (group == 0) {
         sum_before = 0;
@@ -358,6 +373,7 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
         means[0][column] = s<40>(running * command.reciprocal + 32768) >> 16;
     } else if (row.destination == destination::RESIDUAL) {
       item.bank = bank;
+      item.address = address;
     }
 
     const bool tile_ends = step.end == 1 && step.last_rows == 1;
@@ -384,9 +400,7 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
       key_bank -= KEY_BANKS;
       key_address += unsigned(command.stride);
     }
-    value_bank += LANES;
-    if (value_bank >= VALUE_BANKS)
-      value_bank -= VALUE_BANKS;
+    value_bank = value_bank_after<LANES>(value_bank, first % CASCADE);
   }
 }
 
@@ -421,8 +435,8 @@ void drain_context(const isa::Attend& command, ScaleWords& words, Sums& sums, Me
       item.code[lane] = clamp8(s<13>((z + 32) >> 6));
     }
     item.destination = destination::QUERY;
-    item.bank = group;
-    item.address = address + row;
+    item.bank = group * CASCADE + row % CASCADE;
+    item.address = (address + row) / CASCADE;
     ++group;
     if (group == groups) {
       group = 0;
@@ -521,6 +535,45 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
   }
 }
 
+// Returns a word of `key` that writes one byte.
+masked_t<cascade_t> key_word(const code_t& code, unsigned byte) {
+#pragma HLS INLINE
+  masked_t<cascade_t> word;
+  word.enable = 1u << byte;
+  for (unsigned c = 0; c < CASCADE; ++c) {
+#pragma HLS UNROLL
+    word.code[c] = code;
+  }
+  return word;
+}
+
+// Returns the words of `value` that a group's lanes make.
+vec<masked_t<cascade_t>, VALUE_SPAN> value_words(const stored_t& item) {
+#pragma HLS INLINE
+  vec<masked_t<cascade_t>, VALUE_SPAN> words;
+  for (unsigned i = 0; i < VALUE_SPAN; ++i) {
+#pragma HLS UNROLL
+    unsigned enable = 0;
+    for (unsigned c = 0; c < CASCADE; ++c) {
+#pragma HLS UNROLL
+      code_t code = 0;
+      for (unsigned byte = 0; byte < CASCADE; ++byte) {
+#pragma HLS UNROLL
+        // The lane of this byte if the first lane is at `byte`.
+        const unsigned lane = i * CASCADE + c - byte;
+        if (unsigned(item.byte) == byte && i * CASCADE + c >= byte && lane < LANES) {
+          code = item.code[lane];
+          if (lane < unsigned(item.lanes))
+            enable |= 1u << c;
+        }
+      }
+      words[i].code[c] = code;
+    }
+    words[i].enable = enable;
+  }
+  return words;
+}
+
 // Stores results; no other process writes these memories. A notice passes through one more process,
 // so that its results are stored when it arrives.
 void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual norm_residual,
@@ -548,15 +601,16 @@ void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual 
         const bool wraps = b < bank;
         const unsigned lane = wraps ? b + KEY_BANKS - bank : b - bank;
         if (lane < lanes)
-          key[b][wraps ? item.wrapped : item.address] = item.code[lane];
+          key[b][wraps ? item.wrapped : item.address] = key_word(item.code[lane], item.byte);
       }
     }
     if (item.destination == destination::VALUE) {
+      const vec<masked_t<cascade_t>, VALUE_SPAN> words = value_words(item);
       for (unsigned b = 0; b < VALUE_BANKS; ++b) {
 #pragma HLS UNROLL
-        const unsigned lane = b < bank ? b + VALUE_BANKS - bank : b - bank;
-        if (lane < lanes)
-          value[b][unsigned(item.address) + lane] = item.code[lane];
+        const unsigned i = b < bank ? b + VALUE_BANKS - bank : b - bank;
+        if (i < VALUE_SPAN && words[i].enable != 0)
+          value[b][unsigned(item.address) + i] = words[i];
       }
     }
     if (item.filled == 1)

@@ -190,7 +190,11 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
             const unsigned token = group * config::LANES + lane;
             codes[lane] = token < config::TOKENS ? code_t(gathered[token]) : code_t(0);
           }
-          patches[group][word] = codes;
+          for (unsigned c = 0; c < CASCADE; ++c) {
+#pragma HLS UNROLL
+            if (word % CASCADE == c)
+              patches[group * CASCADE + c][word / CASCADE] = codes;
+          }
         }
         part = 0;
         ++word;

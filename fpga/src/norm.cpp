@@ -37,7 +37,7 @@ using word_t = vec<s<16>, NORM_LANES>;
 
 struct stored_t {
   normed_t code;
-  u<8> bank;
+  u<13> bank;
   u<24> address;
   u<1> last; // of a tile
 };
@@ -380,6 +380,12 @@ s<8> normalise_one(const s<16>& x, const root_t& root, const gain_t& gain, const
   return clamp8(s<16>(y >> int(frac)));
 }
 
+// Returns the bank of `normed` that holds a column of a group.
+unsigned bank_of(unsigned frame, unsigned group, unsigned column) {
+#pragma HLS INLINE
+  return (frame * NORM_GROUPS + group) * CASCADE + column % CASCADE;
+}
+
 void normalise(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
                Stream<credit_t, 2>& freed, Roots& roots, Words& words, Stored& stored) {
   Memory<s<18>, 1, MAX_EMBED> sums; // of codes, where the mean comes after
@@ -427,8 +433,8 @@ void normalise(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
           if (t < TOKENS && token >= unsigned(command.first) && token < tokens)
             total += code;
         }
-        item.bank = unsigned(command.frame) * NORM_GROUPS + group;
-        item.address = tile * embed + d;
+        item.bank = bank_of(unsigned(command.frame), group, d);
+        item.address = tile * bank_words(embed) + d / CASCADE;
         item.last = group + 1 == groups && d + 1 == embed;
         if (command.pool == isa::pooling::AFTER) {
           if (tile != 0 || group != 0) {
@@ -457,8 +463,8 @@ void normalise(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
         }
         const s<18> sum = sums[0][d];
         item.code[0] = floor_divide(s<27>(sum + int(count / 2)), count);
-        item.bank = unsigned(command.frame) * NORM_GROUPS;
-        item.address = d;
+        item.bank = bank_of(unsigned(command.frame), 0, d);
+        item.address = d / CASCADE;
         item.last = d + 1 == embed;
         stored.write(item);
       }

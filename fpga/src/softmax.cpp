@@ -16,8 +16,8 @@ constexpr uint16_t POWERS[64] = {
 // A group's probabilities of a key; `last` marks the last ones of a unit.
 struct stored_t {
   probabilities_t probability;
-  u<8> bank;
-  u<11> key;
+  u<13> bank;
+  u<11> word;
   u<1> last;
 };
 
@@ -75,8 +75,8 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
             total.sum8[lane] += e8;
             item.probability[lane] = e8;
           }
-          item.bank = bank;
-          item.key = key;
+          item.bank = bank * CASCADE + key % CASCADE;
+          item.word = key / CASCADE;
           item.last = group + 1 == groups && key + 1 == unsigned(command.keys);
           stored.write(item);
         }
@@ -146,7 +146,7 @@ void store_probabilities(Stored& stored, Write::Probability probability,
     stored_t item;
     if (!poll(stored, item))
       continue;
-    probability[item.bank][item.key] = item.probability;
+    probability[item.bank][item.word] = item.probability;
     if (item.last == 1)
       done.write(1);
   }

@@ -206,24 +206,24 @@ struct Bench {
       const unsigned address = tile * stride + c;
       codes.push_back({name,
                        [this, row, address, t]() -> int64_t {
-                         return row.destination == destination::QUERY
-                                    ? query->at(t / LANES, address)[t % LANES]
-                                    : hidden->at(t / LANES, address)[t % LANES];
+                         const codes_t& word =
+                             row.destination == destination::QUERY
+                                 ? bench::column_word(*query, t / LANES, address)
+                                 : bench::column_word(*hidden, t / LANES, address);
+                         return word[t % LANES];
                        },
                        code});
     } else if (row.destination == destination::KEY) {
       codes.push_back({name,
                        [this, token, stride, c]() -> int64_t {
-                         return key->at(token % config::KEY_BANKS,
-                                        token / config::KEY_BANKS * stride + c);
+                         return bench::key_code(*key, token, c, stride);
                        },
                        code});
     } else {
       value_sum += code;
       codes.push_back({name,
                        [this, token, tokens = unsigned(task.tokens), c]() -> int64_t {
-                         return value->at((token + c) % config::VALUE_BANKS,
-                                          c / config::VALUE_BANKS * tokens + token);
+                         return bench::value_code(*value, token, c, tokens);
                        },
                        code});
     }
@@ -263,7 +263,9 @@ struct Bench {
           const unsigned address = tile * stride + base + d;
           codes.push_back(
               {"context of token " + std::to_string(t) + ", dimension " + std::to_string(d),
-               [this, address, t]() -> int64_t { return query->at(t / LANES, address)[t % LANES]; },
+               [this, address, t]() -> int64_t {
+                 return bench::column_word(*query, t / LANES, address)[t % LANES];
+               },
                code});
         }
         sums.push_back(item);
@@ -358,7 +360,7 @@ uint64_t attention_inputs(Verdict& verdict, uint64_t seed) {
       {.post_tiles = random.between(0, 1),
        .post = random.between(0, 1),
        .tokens = tokens,
-       .stride = inner,
+       .stride = bench::padded(inner),
        .rows4 = rows4,
        .rows8 = 3 * inner - rows4},
       [&](unsigned r) { return bench.sample_row(outputs[r][0], outputs[r][1]); }, wild);
@@ -373,16 +375,20 @@ uint64_t context(Verdict& verdict, uint64_t seed) {
   const unsigned tokens = unsigned(random.between(1, Bench::MOST_TOKENS));
   const unsigned heads = unsigned(random.between(1, 3)),
                  dimensions = unsigned(random.between(1, 9));
-  const unsigned inner = heads * dimensions;
+  const unsigned inner = heads * dimensions, stride = heads * bench::padded(dimensions);
   const unsigned rows4 = unsigned(random.between(0, inner));
   const bool wild = random.between(0, 1);
   bench.rows(
-      {.post = 1, .tokens = tokens, .stride = inner, .rows4 = rows4, .rows8 = inner - rows4},
-      [&](unsigned r) { return bench.sample_row(destination::VALUE, r); }, wild);
+      {.post = 1, .tokens = tokens, .stride = stride, .rows4 = rows4, .rows8 = inner - rows4},
+      [&](unsigned r) {
+        const unsigned column = r / dimensions * bench::padded(dimensions) + r % dimensions;
+        return bench.sample_row(destination::VALUE, column);
+      },
+      wild);
   for (unsigned head = 0; head < heads; ++head)
     for (unsigned tile = 0; tile < ceil_div(tokens, TOKENS); ++tile)
-      bench.attend(tile, std::min(TOKENS, tokens - tile * TOKENS), dimensions, head * dimensions,
-                   inner);
+      bench.attend(tile, std::min(TOKENS, tokens - tile * TOKENS), dimensions,
+                   head * bench::padded(dimensions), stride);
   bench.run(seed);
   return bench.digest.value();
 }
@@ -396,7 +402,7 @@ uint64_t full_keys(Verdict& verdict, uint64_t seed) {
     if (tokens % TOKENS % LANES == 0)
       continue;
     Bench bench(verdict, seed);
-    const unsigned stride = config::KEY_WORDS / (tokens / config::KEY_BANKS);
+    const unsigned stride = config::KEY_WORDS / (tokens / config::KEY_BANKS) / CASCADE * CASCADE;
     bench.rows(
         {.post = 1, .tokens = tokens, .stride = stride, .rows4 = 3},
         [&](unsigned r) { return bench.sample_row(destination::KEY, stride - 1 - r); }, false);
@@ -420,7 +426,7 @@ uint64_t hidden(Verdict& verdict, uint64_t seed) {
        .post_tiles = 1,
        .tokens = tokens,
        .zero_point = zero_point,
-       .stride = rows4 + rows8,
+       .stride = bench::padded(rows4 + rows8),
        .rows4 = rows4,
        .rows8 = rows8},
       [&](unsigned r) { return bench.sample_row(destination::HIDDEN, rows4 + rows8 - 1 - r); },

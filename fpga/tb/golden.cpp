@@ -89,13 +89,19 @@ class Network : public sim::Fabric {
                         std::to_string(column) + "]");
     }
   }
-  // Reads a memory whose words hold a tile's tokens.
+  // Reads a memory of codes whose words hold a tile's tokens.
   template <unsigned BANK_LANES = LANES, typename Ram>
   static auto token_words(Ram& ram, unsigned columns) {
     return [&ram, columns](unsigned token, unsigned column) {
+      const unsigned lane = token % TOKENS,
+                     address = token / TOKENS * bench::padded(columns) + column;
+      return int64_t(bench::column_word(ram, lane / BANK_LANES, address)[lane % BANK_LANES]);
+    };
+  }
+  static auto residual_words(bench::Rams::Residual& ram, unsigned columns) {
+    return [&ram, columns](unsigned token, unsigned column) {
       const unsigned lane = token % TOKENS;
-      return int64_t(
-          ram.at(lane / BANK_LANES, token / TOKENS * columns + column)[lane % BANK_LANES]);
+      return int64_t(ram.at(lane / LANES, token / TOKENS * columns + column)[lane % LANES]);
     };
   }
 
@@ -107,12 +113,24 @@ class Network : public sim::Fabric {
                    subnet + ": something was not taken\n" + dump());
   }
 
-  // Runs Gemm and Rows. `place` gives the destination and column of a row by its index.
+  // Runs Gemm and Rows. `place` gives the destination and column of a row by its index. Each `part`
+  // of the columns begins with a word of CASCADE; 0: all of them are one part.
   void product(const std::string& layer, unsigned from, unsigned columns, isa::Rows fields,
-               const std::function<std::pair<unsigned, unsigned>(unsigned)>& place) {
+               const std::function<std::pair<unsigned, unsigned>(unsigned)>& place,
+               unsigned part = 0) {
     std::vector<MatrixRow> rows = vectors.rows(layer, columns);
     for (unsigned r = 0; r < rows.size(); ++r)
       std::tie(rows[r].destination, rows[r].column) = place(r);
+    if (part != 0) {
+      const unsigned all = columns / part * bench::padded(part);
+      for (MatrixRow& row : rows) {
+        std::vector<int> weights(all);
+        for (unsigned k = 0; k < columns; ++k)
+          weights[k / part * bench::padded(part) + k % part] = row.weights[k];
+        row.weights = std::move(weights);
+      }
+      columns = all;
+    }
     const auto eight = std::stable_partition(rows.begin(), rows.end(),
                                              [](const MatrixRow& row) { return !row.eight_bit; });
     const uint64_t rows4 = uint64_t(eight - rows.begin()), rows8 = rows.size() - rows4;
@@ -139,12 +157,13 @@ class Network : public sim::Fabric {
     run();
   }
   void update(const std::string& layer, unsigned from, unsigned columns, unsigned skip,
-              const std::string& stage) {
-    product(layer, from, columns,
-            {.kind = kind::RESIDUAL, .tokens = tokens, .skip = skip, .stride = embed},
-            [](unsigned r) { return std::pair(destination::RESIDUAL, r); });
-    holds(stage, tokens, embed, token_words(residual_, embed));
-    holds(stage, tokens, embed, token_words(norm_residual_, embed));
+              const std::string& stage, unsigned part = 0) {
+    product(
+        layer, from, columns,
+        {.kind = kind::RESIDUAL, .tokens = tokens, .skip = skip, .stride = embed},
+        [](unsigned r) { return std::pair(destination::RESIDUAL, r); }, part);
+    holds(stage, tokens, embed, residual_words(residual_, embed));
+    holds(stage, tokens, embed, residual_words(norm_residual_, embed));
   }
 
   void norm(const std::string& layer, unsigned pool, const std::string& stage, unsigned kept) {
@@ -182,7 +201,8 @@ class Network : public sim::Fabric {
                                   ? image[size_t(y * width + x) * channels + k / (kernel * kernel)]
                                   : number("config.patch.pad_value");
         const unsigned token = prefix + p, lane = token % TOKENS;
-        input_.at(lane / LANES, token / TOKENS * length + k)[lane % LANES] = pixel - 128;
+        const unsigned address = token / TOKENS * bench::padded(length) + k;
+        bench::column_word(input_, lane / LANES, address)[lane % LANES] = pixel - 128;
       }
   }
 
@@ -204,12 +224,18 @@ class Network : public sim::Fabric {
     run();
   }
 
+  // Returns the column of a dimension in query, key and value, where heads are padded.
+  static unsigned of_head(unsigned column, unsigned dimensions) {
+    return column / dimensions * bench::padded(dimensions) + column % dimensions;
+  }
+
   void attention(const std::string& block, unsigned heads, unsigned dimensions) {
-    const unsigned inner = heads * dimensions;
+    const unsigned inner = heads * bench::padded(dimensions);
     for (unsigned head = 0; head < heads; ++head)
       for (unsigned tile = 0; tile < tiles; ++tile) {
         const unsigned parity = (head * tiles + tile) % 2,
-                       here = std::min(TOKENS, tokens - tile * TOKENS), base = head * dimensions;
+                       here = std::min(TOKENS, tokens - tile * TOKENS),
+                       base = head * bench::padded(dimensions);
         const uint64_t mult = uint64_t(vectors[block + ".attn.mult"][head]);
         const isa::Scores scores{.parity = parity,
                                  .tile = tile,
@@ -240,26 +266,29 @@ class Network : public sim::Fabric {
         drain_commands_.write(attend.encode());
         run();
       }
-    holds(block + ".attn", tokens, inner, token_words(query_, inner));
+    holds(block + ".attn", tokens, heads * dimensions, [&](unsigned token, unsigned c) {
+      return token_words(query_, inner)(token, of_head(c, dimensions));
+    });
   }
 
   void block(unsigned index) {
     const std::string layer = "blocks." + std::to_string(index), config = "config." + layer;
     const unsigned heads = number(config + ".heads"), dimensions = number(config + ".head_dim"),
-                   inner = heads * dimensions, hidden = number(config + ".hidden");
+                   inner = heads * dimensions, stride = heads * bench::padded(dimensions),
+                   hidden = number(config + ".hidden");
     norm(layer + ".norm1", 0, layer + ".norm1", tokens);
-    product(layer + ".qkv", source::NORMED, embed, {.tokens = tokens, .stride = inner},
-            [inner](unsigned r) { return std::pair(r / inner, r % inner); }); // query, key, value
+    product(layer + ".qkv", source::NORMED, embed, {.tokens = tokens, .stride = stride},
+            [=](unsigned r) { // query, key, value
+              return std::pair(r / inner, of_head(r % inner, dimensions));
+            });
     holds(layer + ".qkv", tokens, 3 * inner, [&](unsigned token, unsigned row) {
-      const unsigned c = row % inner;
-      return row < inner       ? token_words(query_, inner)(token, c)
-             : row < 2 * inner ? int64_t(key_.at(token % config::KEY_BANKS,
-                                                 token / config::KEY_BANKS * inner + c))
-                               : int64_t(value_.at((token + c) % config::VALUE_BANKS,
-                                                   c / config::VALUE_BANKS * tokens + token));
+      const unsigned c = of_head(row % inner, dimensions);
+      return row < inner       ? token_words(query_, stride)(token, c)
+             : row < 2 * inner ? int64_t(bench::key_code(key_, token, c, stride))
+                               : int64_t(bench::value_code(value_, token, c, tokens));
     });
     attention(layer, heads, dimensions);
-    update(layer + ".proj", source::QUERY, inner, 0, layer + ".mid");
+    update(layer + ".proj", source::QUERY, inner, 0, layer + ".mid", dimensions);
     norm(layer + ".norm2", 0, layer + ".norm2", tokens);
     std::vector<uint8_t> table;
     for (const int64_t code : vectors[layer + ".gelu"])
@@ -272,7 +301,7 @@ class Network : public sim::Fabric {
             {.table = 1,
              .tokens = tokens,
              .zero_point = vectors[config + ".fc1_zero_point"][0],
-             .stride = hidden},
+             .stride = bench::padded(hidden)},
             [](unsigned r) { return std::pair(destination::HIDDEN, r); });
     holds(layer + ".act", tokens, hidden, token_words(hidden_, hidden));
     update(layer + ".fc2", source::HIDDEN, hidden, 0, layer + ".x");

@@ -27,7 +27,30 @@ public:
 };
 
 template <typename T, unsigned BANKS, unsigned WORDS> using Ram = sim::Ram<T, BANKS, WORDS>;
-using Rams = Memories<Ram>;
+using Rams = Memories<Ram, Ram>;
+
+// Returns the columns of a memory that hold `columns` columns: whole words of CASCADE.
+inline unsigned padded(unsigned columns) { return ceil_div(columns, CASCADE) * CASCADE; }
+
+// Returns the word of a group of tokens for a column: `column` counts from the memory's first word,
+// and `group` from its first bank.
+template <typename T, unsigned BANKS, unsigned WORDS>
+T& column_word(Ram<T, BANKS, WORDS>& ram, unsigned group, unsigned column) {
+  return ram.at(group * CASCADE + column % CASCADE, column / CASCADE);
+}
+
+// Returns a dimension of a key. `stride`: dimensions of all heads, padded.
+inline code_t& key_code(Rams::Key& key, unsigned token, unsigned dimension, unsigned stride) {
+  const unsigned word = token / config::KEY_BANKS * (stride / CASCADE) + dimension / CASCADE;
+  return key.at(token % config::KEY_BANKS, word)[dimension % CASCADE];
+}
+
+// Returns a dimension of a value. `tokens`: tokens of the network.
+inline code_t& value_code(Rams::Value& value, unsigned token, unsigned dimension, unsigned tokens) {
+  const unsigned in_row = token / CASCADE, block = dimension / config::VALUE_BANKS;
+  return value.at((in_row + dimension) % config::VALUE_BANKS,
+                  block * ceil_div(tokens, CASCADE) + in_row)[token % CASCADE];
+}
 
 // Starts a fiber that writes all items to a queue.
 template <typename S, typename T>

@@ -51,7 +51,8 @@ struct RowTile {
   std::vector<uint8_t> weights, parameters;
 };
 
-// Divides a matrix into tiles; 4-bit rows come first, two to a pair.
+// Divides a matrix into tiles; 4-bit rows come first, two to a pair. The weights end with a whole
+// word of CASCADE columns.
 inline std::vector<RowTile> row_tiles(const std::vector<MatrixRow>& rows) {
   const auto put = [](std::vector<uint8_t>& bytes, uint64_t value, unsigned count) {
     for (unsigned i = 0; i < count; ++i)
@@ -61,7 +62,9 @@ inline std::vector<RowTile> row_tiles(const std::vector<MatrixRow>& rows) {
   unsigned pairs = 0; // in the last tile
   for (size_t i = 0; i < rows.size(); ++pairs) {
     if (pairs % config::PAIRS == 0) {
-      tiles.push_back({std::vector<uint8_t>(rows[i].weights.size() * config::PAIRS), {}});
+      const size_t cascade = config::CASCADE;
+      const size_t words = (rows[i].weights.size() + cascade - 1) / cascade;
+      tiles.push_back({std::vector<uint8_t>(words * cascade * config::PAIRS), {}});
       pairs = 0;
     }
     const MatrixRow& first = rows[i];

@@ -113,8 +113,8 @@ uint64_t attention_tiles(Verdict& verdict, uint64_t seed) {
   for (unsigned parity = 0; parity < 2; ++parity)
     for (unsigned t = 0; t < codes[parity].size(); ++t)
       for (unsigned key = 0; key < codes[parity][t].size(); ++key) {
-        const int64_t code =
-            probability->at(parity * EXP_GROUPS + t / EXP_LANES, key)[t % EXP_LANES];
+        const unsigned group = parity * EXP_GROUPS + t / EXP_LANES;
+        const int64_t code = bench::column_word(*probability, group, key)[t % EXP_LANES];
         digest.add(code);
         verdict.equal(code, codes[parity][t][key],
                       "probability of token " + std::to_string(t) + ", key " + std::to_string(key));

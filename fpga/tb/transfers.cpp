@@ -35,8 +35,7 @@ struct LoadBench {
   Credits<isa::depth::array_to_load> array_to_load{"array_to_load"};
   Credits<isa::depth::load_to_array> load_to_array{"load_to_array"};
   Checks checks{"checks"};
-  using Ram = sim::Ram<codes_t, GROUPS, config::INPUT_WORDS>;
-  Ram input{"input"};
+  Memories<sim::Ram, sim::Ram>::Input input{"input"};
   uint64_t stripes[4] = {};
   sim::Scheduler scheduler;
 
@@ -131,7 +130,8 @@ void load_gathers_patches(Verdict& verdict, uint64_t seed) {
                  "a credit for a credit");
   for (unsigned word = 0; word < WORDS; ++word)
     for (unsigned token = 0; token < config::TOKENS; ++token) {
-      const int got = int(bench.input.at(token / config::LANES, word)[token % config::LANES]);
+      const unsigned bank = token / config::LANES * CASCADE + word % CASCADE;
+      const int got = int(bench.input.at(bank, word / CASCADE)[token % config::LANES]);
       verdict.equal(got, int(int8_t(data[word * WORD_BEATS * BEAT + token])), "a patch's code");
     }
 }
@@ -383,6 +383,16 @@ void memories_check_their_ports(Verdict& verdict) {
       writes[1][i] = reads[0][i]; // as a write port and a read port may
     }
   });
+  sim::Ram<cascade_t, 1, 2> words("words");
+  words.at(0, 1)[0] = 5;
+  in_fiber([&] {
+    masked_t<cascade_t> word{};
+    word.code[CASCADE - 1] = 7;
+    word.enable = 1u << (CASCADE - 1);
+    MaskedPort<cascade_t, 1, 2>{words}[0][1] = word;
+  });
+  verdict.equal(int(words.at(0, 1)[0]), CASCADE == 1 ? 7 : 5, "a byte that is not enabled");
+  verdict.equal(int(words.at(0, 1)[CASCADE - 1]), 7, "a byte that is enabled");
   Memory<int, 1, 4> memory;
   verdict.traps([&] { in_fiber([&] { memory[0][0] = memory[0][1] + memory[0][2]; }); },
                 "more than 2 accesses");

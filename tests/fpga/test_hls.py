@@ -54,8 +54,7 @@ def test_kernels_compile_without_a_warning_and_keep_their_processes(source: Path
     form = optimised(text, tmp_path)
     wanted = processes(text)
     if wanted:
-        top = {"array": "systolic"}.get(source.stem, source.stem)
-        assert called(form, top) == wanted
+        assert called(form, source.stem) == wanted
 
 
 def test_a_loop_that_never_ends_would_take_the_processes_behind_it(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 FPGA = Path(__file__).parents[2] / "fpga"
-KERNELS = ["fetch", "load", "array", "drain", "norm", "softmax", "store"]
+KERNELS = ["fetch", "load", "plan", "scores", "drain", "norm", "softmax", "store"]
 #: Arguments whose registers have another name.
 REGISTERS = {
     "fetch": {"base": "INPUT"},
@@ -29,8 +29,7 @@ def pragmas(kernel: str) -> list[str]:
 
 def arguments(kernel: str) -> list[tuple[str, str]]:
     """Type and name of each argument of the top function, as `kernels.hpp` declares it."""
-    function = {"array": "systolic"}.get(kernel, kernel)
-    declared = re.search(rf"void {function}\((.*?)\);", (FPGA / "include/kernels.hpp").read_text(), re.S)
+    declared = re.search(rf"void {kernel}\((.*?)\);", (FPGA / "include/kernels.hpp").read_text(), re.S)
     assert declared
     return [re.fullmatch(r"(.*?)([a-z]\w*)", a.strip(), re.S).groups() for a in declared[1].split(",")]  # type: ignore[union-attr]
 

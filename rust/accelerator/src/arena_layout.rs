@@ -46,6 +46,12 @@ impl<'a> RowPair<'a> {
         std::iter::once(first).chain(second)
     }
 
+    /// Returns the number of columns.
+    fn columns(self) -> usize {
+        let (Self::FourBit(row, _) | Self::EightBit(row)) = self;
+        row.codes.len()
+    }
+
     /// Returns the row operand of column k: two 4-bit codes, the first row's in the low nibble, or
     /// one 8-bit code.
     fn byte(self, k: usize) -> u8 {
@@ -134,13 +140,13 @@ impl Arena {
     }
 }
 
-/// Lays out the weights of a tile of row pairs: for each column one byte for each position; row
-/// pair i is at `positions - 1 - i`.
-pub(crate) fn weights(tile: &[RowPair], columns: usize, positions: usize) -> Vec<u8> {
-    let mut data = vec![0; columns * positions];
+/// Lays out the weights of a tile of row pairs: for each of `padded` columns one byte for each
+/// position; row pair i is at `positions - 1 - i`. Columns that the rows lack are 0.
+pub(crate) fn weights(tile: &[RowPair], padded: usize, positions: usize) -> Vec<u8> {
+    let mut data = vec![0; padded * positions];
     for (i, pair) in tile.iter().enumerate() {
         let bytes = data[positions - 1 - i..].iter_mut().step_by(positions);
-        for (k, byte) in bytes.enumerate() {
+        for (byte, k) in bytes.zip(0..pair.columns()) {
             *byte = pair.byte(k);
         }
     }

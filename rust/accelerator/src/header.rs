@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use quasar_hardware::configuration::{key_banks, value_banks, Multipliers};
-use quasar_hardware::declared::TRANSFERS_AHEAD;
+use quasar_hardware::declared::{array, TRANSFERS_AHEAD};
 use quasar_hardware::tiling::{RowTile, Tiling};
 use quasar_hardware::Hardware;
 
@@ -16,6 +16,17 @@ use crate::isa::{
     ABI, ACTIVATIONS, CHECK_TURNS, CHECK_WORD, COMMAND_WORDS, HEAD_BITS, MAGIC, MAX_PORTS,
     OPERANDS, OPERATIONS, PASS_BITS, PASS_FIELDS, PORT_BYTES, QUEUES, REGISTERS, ROW_BYTES,
     ROW_FIELDS, VALUES,
+};
+
+/// Names constants of the array's timing.
+macro_rules! timing {
+    ($($name:ident)*) => { &[$( (stringify!($name), array::$name), )*] };
+}
+
+const TIMING: &[(&str, u64)] = timing! {
+    TOKENS_A_STAGE DESCRIPTORS PREPARE DESCRIPTOR_TO_START ROOM_TO_START FILLED_TO_START
+    ISSUE_INTERVAL OPERAND_DEPTH SLICE_TO_FIFO DSP48E1_SUM FIFO_TO_ITEM ITEM_TO_SUMS
+    ITEM_TO_SCORES OUTPUTS FIFO_DEPTH DEMAND_TO_FILL END_TO_FREED
 };
 
 const GENERATED: &str = "// Generated from rust/accelerator/src/isa.rs; do not edit.";
@@ -56,6 +67,11 @@ pub fn isa_header() -> String {
             ("CHECK", trailer::CHECK),
             ("STATUS", trailer::STATUS),
         ],
+    );
+    text += &constants(
+        "timing",
+        "Constants of the array's timing (docs/array-timing.md).",
+        TIMING,
     );
     let offsets = REGISTERS
         .iter()
@@ -302,6 +318,8 @@ pub fn config_header(hardware: &Hardware) -> String {
     put("FRAMES", c.frames);
     put("TOKENS", c.array.tokens);
     put("PAIRS", c.array.pairs);
+    put("CASCADE", c.array.cascade);
+    put("CLOCK_RATIO", c.array.clock_ratio);
     put("LANES", c.lanes.requantize);
     put("NORM_LANES", c.lanes.norm);
     put("EXP_LANES", c.lanes.exponential);

@@ -18,7 +18,7 @@ use crate::isa::{
     RowParameters, RowsCommand, Scores, Softmax, Source, Target, Unit, PORT_BYTES, ROW_BYTES,
 };
 use crate::program::{Program, Segment};
-use crate::shape::Shape;
+use crate::shape::{Place, Shape};
 
 /// An on-chip memory whose words hold one value for each token of a tile, or one bank of keys or
 /// values.
@@ -106,6 +106,13 @@ pub struct Interpreter<'a> {
     means: Vec<i32>,
 }
 
+impl Shape {
+    /// Returns the lane of a place in a [`Memory`] of all banks.
+    fn lane(&self, at: Place) -> usize {
+        at.bank * self.cascade + at.byte
+    }
+}
+
 /// Contents of memories before the first write.
 const GARBAGE: i8 = 85;
 
@@ -116,6 +123,8 @@ impl<'a> Interpreter<'a> {
         let buffers = program.hardware().configuration().buffers;
         let lanes = shape.tokens;
         let codes = |name, words, lanes| Memory::new(name, words, lanes, GARBAGE);
+        let cascade = shape.cascade;
+        let words = |name, words, banks| codes(name, words / cascade as u64, banks * cascade);
         Self {
             program,
             shape,
@@ -129,8 +138,8 @@ impl<'a> Interpreter<'a> {
             residual: [0, 1].map(|_| Memory::new("residual", buffers.residual, lanes, 85)),
             normed: [0, 1].map(|_| codes("normed", buffers.norm, lanes)),
             query: codes("query", buffers.query, lanes),
-            key: codes("key", buffers.key, shape.key_banks),
-            value: codes("value", buffers.value, shape.value_banks),
+            key: words("key", buffers.key, shape.key_banks),
+            value: words("value", buffers.value, shape.value_banks),
             score: [0, 1].map(|_| Memory::new("score", buffers.score, lanes, 85)),
             probability: [0, 1].map(|_| Memory::new("probability", buffers.score, lanes, 85)),
             hidden: codes("hidden", buffers.hidden, lanes),
@@ -342,7 +351,7 @@ impl<'a> Interpreter<'a> {
                     for (lane, sum) in sums.iter_mut().enumerate() {
                         let mut slice = Slice::new(self.shift, eight_bit, false);
                         for k in 0..columns {
-                            let a = self.activation(c, tile * columns + k, lane)?;
+                            let a = self.activation(c, tile * s.padded(columns) + k, lane)?;
                             slice.add(weights[k * s.pairs + position], a);
                             if (k + 1) % c.pass as usize == 0 {
                                 slice.end_pass();
@@ -397,8 +406,8 @@ impl<'a> Interpreter<'a> {
             for (lane, most) in maxima.iter_mut().enumerate().take(c.tokens as usize) {
                 let mut slice = Slice::new(self.shift, true, false);
                 for k in 0..c.columns as usize {
-                    let (bank, address) = s.key(key, base + k, stride);
-                    let weight = self.key.get(address, bank)?;
+                    let at = s.key(key, base + k, stride);
+                    let weight = self.key.get(at.word, s.lane(at))?;
                     let word = c.tile as usize * stride + base + k;
                     slice.add(weight as u8, self.query.get(word, lane)?.into());
                 }
@@ -441,8 +450,8 @@ impl<'a> Interpreter<'a> {
             for lane in 0..c.tokens as usize {
                 let mut slice = Slice::new(self.shift, true, true);
                 for key in 0..c.keys as usize {
-                    let (bank, address) = s.value(key, c.base as usize + row, c.keys as usize);
-                    let weight = self.value.get(address, bank)?;
+                    let at = s.value(key, c.base as usize + row, c.keys as usize);
+                    let weight = self.value.get(at.word, s.lane(at))?;
                     let e8 = self.probability[c.parity as usize].get(key, lane)?;
                     slice.add(weight as u8, e8.into());
                     if (key + 1) % c.pass as usize == 0 {
@@ -553,12 +562,12 @@ impl<'a> Interpreter<'a> {
         match Destination::of_code(row.destination.into()) {
             Some(Destination::Query) => self.query.set(word, lane, code),
             Some(Destination::Key) => {
-                let (bank, address) = self.shape.key(token, column, c.stride as usize);
-                self.key.set(address, bank, code)
+                let at = self.shape.key(token, column, c.stride as usize);
+                self.key.set(at.word, self.shape.lane(at), code)
             }
             Some(Destination::Value) => {
-                let (bank, address) = self.shape.value(token, column, c.tokens as usize);
-                self.value.set(address, bank, code)
+                let at = self.shape.value(token, column, c.tokens as usize);
+                self.value.set(at.word, self.shape.lane(at), code)
             }
             Some(Destination::Hidden) => self.hidden.set(word, lane, code),
             other => Err(Error::InvalidValue(format!(
@@ -636,7 +645,7 @@ impl<'a> Interpreter<'a> {
         for (token, codes) in out.iter().enumerate() {
             let (tile, lane) = (token / s.tokens, token % s.tokens);
             for (d, &code) in codes.iter().enumerate() {
-                self.normed[frame].set(tile * embed + d, lane, code)?;
+                self.normed[frame].set(tile * s.padded(embed) + d, lane, code)?;
             }
         }
         self.queues.norm_to_array += out.len().div_ceil(s.tokens);
@@ -711,7 +720,7 @@ mod tests {
     use quasar_core::{Executor, Network, Subnet, Tier};
 
     use super::*;
-    use crate::testing::{design, golden, hardware, shape, Random, GOLDEN};
+    use crate::testing::{cascade, cascaded, design, golden, hardware, shape, Random, GOLDEN};
 
     /// Returns patch codes and the executor's logits of random images.
     fn frames(subnet: &Subnet, count: usize) -> Vec<(Vec<i8>, Vec<i32>)> {
@@ -747,7 +756,11 @@ mod tests {
     }
 
     fn agrees(subnet: &Subnet, board: &str, shape: [u64; 7]) {
-        let hardware = hardware(subnet, board, shape);
+        cascades_agree(subnet, board, shape, (1, 1));
+    }
+
+    fn cascades_agree(subnet: &Subnet, board: &str, shape: [u64; 7], cascade: (u64, u64)) {
+        let hardware = cascaded(subnet, board, shape, cascade);
         let program = Program::compile(subnet, &hardware).unwrap();
         let frames = frames(subnet, 3);
         let mut interpreter = Interpreter::new(&program);
@@ -781,6 +794,8 @@ mod tests {
                 agrees(&subnet, "zcu102", [5, 3, 2, 2, 2, 1, frames]);
                 agrees(&subnet, "pynq-z2", [7, 4, 3, 3, 5, 2, frames]);
                 agrees(&subnet, "zcu102", [32, 128, 32, 8, 8, 4, frames]);
+                cascades_agree(&subnet, "zcu102", [7, 4, 3, 3, 5, 2, frames], (4, 2));
+                cascades_agree(&subnet, "pynq-z2", [5, 3, 5, 2, 2, 1, frames], (16, 1));
             }
         }
     }
@@ -802,6 +817,12 @@ mod tests {
         for (eight_bit, frames) in [(8, 1), (4, 2), (0, 2)] {
             design.eight_bit = eight_bit;
             agrees(&design.subnet(), "pynq-z2", [2, 3, 2, 1, 1, 3, frames]);
+            cascades_agree(
+                &design.subnet(),
+                "pynq-z2",
+                [2, 3, 2, 1, 1, 3, frames],
+                (8, 2),
+            );
         }
     }
 
@@ -829,9 +850,9 @@ mod tests {
 
         #[test]
         fn any_subnet_on_any_shape_gives_the_executors_logits(
-            design in design(), (board, shape) in shape(),
+            design in design(), (board, shape) in shape(), cascade in cascade(),
         ) {
-            agrees(&design.subnet(), board, shape);
+            cascades_agree(&design.subnet(), board, shape, cascade);
         }
     }
 }

@@ -277,9 +277,9 @@ commands! {
         post_load: bool 1,
         /// Tokens, from token 0 on.
         tokens: u32 11,
-        /// Columns K; words between two tiles of tokens.
+        /// Columns K; tiles of tokens are ceil(K/C) words apart.
         columns: u32 13,
-        /// Columns of a pass.
+        /// Columns of a pass; more than one pass: a multiple of C.
         pass: u32 13,
         /// 4-bit rows.
         rows4: u32 16,
@@ -300,9 +300,9 @@ commands! {
         keys: u32 11,
         /// Dimensions of the head.
         columns: u32 8,
-        /// First dimension of the head.
+        /// First dimension of the head, a multiple of C.
         base: u32 13,
-        /// Dimensions of all heads I.
+        /// Dimensions of all heads, each padded to a multiple of C.
         stride: u32 13,
     }
     /// Computes the context of an attention tile: probabilities by values.
@@ -319,9 +319,9 @@ commands! {
         keys: u32 11,
         /// Dimensions of the head.
         rows: u32 8,
-        /// First dimension of the head.
+        /// First dimension of the head, a multiple of C.
         base: u32 13,
-        /// Columns of a pass.
+        /// Columns of a pass; more than one pass: a multiple of C.
         pass: u32 11,
     }
     /// Requantizes and stores the rows of a `Gemm`.
@@ -344,7 +344,7 @@ commands! {
         zero_point: i32 8,
         /// Tokens below this one keep their residual.
         skip: u32 11,
-        /// Words between two tiles of tokens in the destination.
+        /// Columns between two tiles of tokens in the destination.
         stride: u32 13,
         /// 4-bit rows.
         rows4: u32 16,
@@ -363,9 +363,9 @@ commands! {
         tokens: u32 11,
         /// Dimensions of the head.
         rows: u32 8,
-        /// First dimension of the head.
+        /// First dimension of the head, a multiple of C.
         base: u32 13,
-        /// Dimensions of all heads I.
+        /// Dimensions of all heads, each padded to a multiple of C.
         stride: u32 13,
     }
     /// Fills the residual from memory.

@@ -201,7 +201,8 @@ impl Program {
         let NetworkSizes {
             tokens, patch_len, ..
         } = self.sizes;
-        let words = tokens.div_ceil(self.array_tokens()) * patch_len;
+        let columns = Shape::of(&self.hardware).padded(patch_len);
+        let words = tokens.div_ceil(self.array_tokens()) * columns;
         (words * arena_layout::word_beats(self.array_tokens(), self.beat_bytes()) + 1)
             * self.beat_bytes()
     }
@@ -225,11 +226,12 @@ impl Program {
             prefix, patch_len, ..
         } = self.sizes;
         let word_bytes = arena_layout::word_beats(lanes, beat) * beat;
+        let columns = Shape::of(&self.hardware).padded(patch_len);
         out.fill(0);
         for (patch, codes) in patches.chunks_exact(patch_len).enumerate() {
             let token = prefix + patch;
             let (tile, lane) = (token / lanes, token % lanes);
-            let first = tile * patch_len * word_bytes + lane;
+            let first = tile * columns * word_bytes + lane;
             for (word, &code) in out[first..].iter_mut().step_by(word_bytes).zip(codes) {
                 *word = code as u8;
             }

@@ -30,6 +30,17 @@ pub struct Shape {
     pub frames: usize,
 }
 
+/// Place of a code in a memory whose words have C bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Bank.
+    pub bank: usize,
+    /// Word of the bank.
+    pub word: usize,
+    /// Byte of the word.
+    pub byte: usize,
+}
+
 impl Shape {
     /// Returns the sizes of a configuration.
     pub fn of(hardware: &Hardware) -> Self {
@@ -65,6 +76,11 @@ impl Shape {
         sizes.map(|tokens| tokens as usize)
     }
 
+    /// Returns the columns of a memory that hold `columns` columns: whole words of C.
+    pub const fn padded(&self, columns: usize) -> usize {
+        columns.next_multiple_of(self.cascade)
+    }
+
     /// Returns the groups of L tokens.
     pub const fn groups(&self, tokens: usize) -> usize {
         tokens.div_ceil(self.lanes)
@@ -77,7 +93,7 @@ impl Shape {
 
     /// Returns the beats of the weights of a tile of row pairs.
     pub const fn weight_beats(&self, columns: usize) -> usize {
-        self.beats(columns.next_multiple_of(self.cascade) * self.pairs)
+        self.beats(self.padded(columns) * self.pairs)
     }
 
     /// Returns the beats of the parameters of some rows.
@@ -85,20 +101,25 @@ impl Shape {
         self.beats(rows * ROW_BYTES)
     }
 
-    /// Returns bank and address of a key's dimension. `stride`: dimensions of all heads.
-    pub const fn key(&self, token: usize, column: usize, stride: usize) -> (usize, usize) {
-        (
-            token % self.key_banks,
-            token / self.key_banks * stride + column,
-        )
+    /// Returns the place of a key's dimension: a word holds C dimensions of a token. `stride`:
+    /// dimensions of all heads, padded.
+    pub const fn key(&self, token: usize, column: usize, stride: usize) -> Place {
+        Place {
+            bank: token % self.key_banks,
+            word: (token / self.key_banks * stride + column) / self.cascade,
+            byte: column % self.cascade,
+        }
     }
 
-    /// Returns bank and address of a value's dimension. `tokens`: tokens of the network.
-    pub const fn value(&self, token: usize, column: usize, tokens: usize) -> (usize, usize) {
-        (
-            (token + column) % self.value_banks,
-            column / self.value_banks * tokens + token,
-        )
+    /// Returns the place of a value's dimension: a word holds one dimension of C tokens. `tokens`:
+    /// tokens of the network.
+    pub const fn value(&self, token: usize, column: usize, tokens: usize) -> Place {
+        let word = token / self.cascade;
+        Place {
+            bank: (word + column) % self.value_banks,
+            word: column / self.value_banks * tokens.div_ceil(self.cascade) + word,
+            byte: token % self.cascade,
+        }
     }
 }
 
@@ -106,39 +127,72 @@ impl Shape {
 mod tests {
     use super::*;
 
+    /// Returns true if no two of these places share a bank, unless they share a word of it.
+    fn meet_each_bank_once(places: impl Iterator<Item = Place>) -> bool {
+        let places: Vec<_> = places.collect();
+        let clash = |a: &Place, b: &Place| a.bank == b.bank && a.word != b.word;
+        !places.iter().any(|a| places.iter().any(|b| clash(a, b)))
+    }
+
     #[test]
     fn a_lane_group_and_an_array_column_meet_every_bank_once() {
+        for (cascade, value_banks) in [(1, 6), (2, 4), (4, 4)] {
+            let shape = Shape {
+                tokens: 9,
+                pairs: 4,
+                cascade,
+                lanes: 6,
+                beat: 16,
+                key_banks: 8,
+                value_banks,
+                frames: 2,
+            };
+            for first in 0..30 {
+                let lanes = first..first + 6;
+                let keys = lanes.clone().map(|token| shape.key(token, 3, 8));
+                assert!(meet_each_bank_once(keys));
+                let values = lanes.map(|token| shape.value(token, 3, 40));
+                assert!(meet_each_bank_once(values));
+                let rows = (first..first + 4).map(|column| shape.value(7, column, 40));
+                let mut banks: Vec<_> = rows.map(|place| place.bank).collect();
+                banks.sort_unstable();
+                banks.dedup();
+                assert_eq!(banks.len(), 4);
+            }
+            for first in (0..32).step_by(4) {
+                let keys = (first..first + 4).map(|token| shape.key(token, 3, 8));
+                assert!(meet_each_bank_once(keys));
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_codes_share_a_byte() {
         let shape = Shape {
             tokens: 9,
             pairs: 4,
-            cascade: 1,
+            cascade: 4,
             lanes: 6,
             beat: 16,
             key_banks: 8,
-            value_banks: 6,
+            value_banks: 5,
             frames: 2,
         };
-        let distinct = |banks: Vec<usize>| {
-            let mut sorted = banks.clone();
-            sorted.sort_unstable();
-            sorted.dedup();
-            sorted.len() == banks.len()
-        };
-        for first in 0..30 {
-            assert!(distinct(
-                (0..6).map(|i| shape.key(first + i, 3, 8).0).collect()
-            ));
-            assert!(distinct(
-                (0..6).map(|i| shape.value(first + i, 3, 40).0).collect()
-            ));
-            assert!(distinct(
-                (0..4).map(|i| shape.value(7, first + i, 40).0).collect()
-            ));
-        }
-        for first in (0..32).step_by(4) {
-            assert!(distinct(
-                (0..4).map(|i| shape.key(first + i, 3, 8).0).collect()
-            ));
+        let codes = (0..21).flat_map(|token| (0..16).map(move |column| (token, column)));
+        type At<'a> = &'a dyn Fn(usize, usize) -> Place;
+        let places: [At; 2] = [
+            &|token, column| shape.key(token, column, 16),
+            &|token, column| shape.value(token, column, 21),
+        ];
+        for place in places {
+            let mut all: Vec<_> = codes
+                .clone()
+                .map(|(token, column)| place(token, column))
+                .map(|at| (at.bank, at.word, at.byte))
+                .collect();
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), 21 * 16);
         }
     }
 }

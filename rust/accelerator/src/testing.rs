@@ -152,16 +152,22 @@ pub(crate) fn board(name: &str) -> Board {
 
 /// Returns a configuration that holds a subnet. The numbers are tokens, row pairs, requantizing,
 /// norm and exponential lanes, AXI ports, frames.
-pub(crate) fn hardware(
+pub(crate) fn hardware(subnet: &Subnet, board_name: &str, shape: [u64; 7]) -> Hardware {
+    cascaded(subnet, board_name, shape, (1, 1))
+}
+
+/// Returns a configuration that holds a subnet, with this cascade and clock ratio.
+pub(crate) fn cascaded(
     subnet: &Subnet,
     board_name: &str,
     [tokens, pairs, lanes, norm, exponential, ports, frames]: [u64; 7],
+    (cascade, clock_ratio): (u64, u64),
 ) -> Hardware {
     let array = Array {
         tokens,
         pairs,
-        cascade: 1,
-        clock_ratio: 1,
+        cascade,
+        clock_ratio,
     };
     let lanes = Lanes {
         requantize: lanes,
@@ -208,6 +214,13 @@ prop_compose! {
     ) -> (&'static str, [u64; 7]) {
         let some = |lane: u64| 1 + lane % tokens;
         (board, [tokens, pairs, some(lanes), some(norm), some(exponential), ports, frames])
+    }
+}
+
+prop_compose! {
+    /// Samples a cascade and a clock ratio for [`cascaded`].
+    pub(crate) fn cascade()(log in 0u32..=4, ratio in 1u64..=2) -> (u64, u64) {
+        (1 << log, ratio)
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) fn write(
                  (spec, tensors): &(&LinearSpec, LinearTensors),
                  to: Destination| {
         let rows = (0..spec.rows).map(|row| (row, to, row as u16));
-        write_matrix(arena, matrix, tensors, rows, shape.pairs)
+        write_matrix(arena, matrix, tensors, rows, shape)
     };
 
     let mut residual = i16s("prefix");
@@ -50,7 +50,9 @@ pub(super) fn write(
         let name = |part: &str| format!("blocks.{i}.{part}");
         norm(&mut arena, 2 * i, &name("norm1"));
         let (_, qkv) = next();
-        let inner = sizes.inner();
+        let (inner, head_dim) = (sizes.inner(), sizes.head_dim);
+        let padded = shape.padded(head_dim);
+        let place = |column: usize| column / head_dim * padded + column % head_dim;
         // Keys first: then scores may begin while values are made.
         let parts = if outline.split(i) {
             [
@@ -65,11 +67,22 @@ pub(super) fn write(
         };
         for (matrix, part) in block.qkv.iter().zip(parts) {
             let rows = part.into_iter().flat_map(|to| {
-                (0..inner).map(move |column| (to as usize * inner + column, to, column as u16))
+                (0..inner)
+                    .map(move |column| (to as usize * inner + column, to, place(column) as u16))
             });
-            write_matrix(&mut arena, matrix, &qkv, rows, shape.pairs);
+            write_matrix(&mut arena, matrix, &qkv, rows, shape);
         }
-        whole(&mut arena, &block.proj, &next(), Destination::Residual);
+        let (spec, proj) = next();
+        let proj = LinearTensors {
+            codes: spread(&proj.codes, head_dim, padded),
+            ..proj
+        };
+        whole(
+            &mut arena,
+            &block.proj,
+            &(spec, proj),
+            Destination::Residual,
+        );
         norm(&mut arena, 2 * i + 1, &name("norm2"));
         let table = subnet.tensor(&name("gelu")).map_or(&[][..], |t| t.data());
         arena.put(block.table, table);
@@ -81,6 +94,15 @@ pub(super) fn write(
     (arena.into_bytes(), class_of_logit)
 }
 
+/// Pads each part of `length` codes with zeros to `padded` codes.
+fn spread(codes: &[i8], length: usize, padded: usize) -> Vec<i8> {
+    let parts = codes.chunks_exact(length);
+    let zeros = std::iter::repeat_n(0, padded - length);
+    parts
+        .flat_map(|part| part.iter().copied().chain(zeros.clone()))
+        .collect()
+}
+
 /// Writes some rows of a layer. `rows`: row of the layer, destination of the results, column there.
 /// Returns these columns in the order of the sums.
 fn write_matrix(
@@ -88,7 +110,7 @@ fn write_matrix(
     matrix: &Matrix,
     tensors: &LinearTensors,
     rows: impl Iterator<Item = (usize, Destination, u16)>,
-    positions: usize,
+    shape: &Shape,
 ) -> Vec<u16> {
     let columns = matrix.columns as usize;
     let (mut four_bit, mut eight_bit) = (Vec::new(), Vec::new());
@@ -114,8 +136,9 @@ fn write_matrix(
         .map(|pair| RowPair::FourBit(pair[0], pair.get(1).copied()))
         .chain(eight_bit.iter().map(|&row| RowPair::EightBit(row)))
         .collect();
-    for (tile, &(weights, rows)) in pairs.chunks(positions).zip(&matrix.tiles) {
-        arena.put(weights, &arena_layout::weights(tile, columns, positions));
+    let padded = shape.padded(columns);
+    for (tile, &(weights, rows)) in pairs.chunks(shape.pairs).zip(&matrix.tiles) {
+        arena.put(weights, &arena_layout::weights(tile, padded, shape.pairs));
         arena.put(rows, &arena_layout::rows(tile));
     }
     let all = four_bit.iter().chain(&eight_bit);

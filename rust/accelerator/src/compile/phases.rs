@@ -109,10 +109,20 @@ impl<'a> Phases<'a> {
     }
 
     /// Returns the columns of a pass. Passes are equal, and as few as the fields of a product
-    /// allow.
+    /// allow; each begins with a word of C columns.
     fn pass(&self, columns: u32, pair: Pair, activation: Activation) -> u32 {
-        let bound = self.hardware.board().dsp_kind.products(pair, activation);
-        columns.div_ceil(columns.div_ceil(bound as u32))
+        let (bound, cascade) = (
+            self.hardware.board().dsp_kind.products(pair, activation) as u32,
+            self.shape.cascade as u32,
+        );
+        let passes = columns.div_ceil(bound / cascade * cascade);
+        let pass = columns.div_ceil(passes).next_multiple_of(cascade);
+        pass.min(columns)
+    }
+
+    /// Returns the columns of a memory that hold `columns` columns.
+    fn padded(&self, columns: u32) -> u32 {
+        self.shape.padded(columns as usize) as u32
     }
 
     /// Adds the norm before the next phase, and ends this phase.
@@ -166,7 +176,7 @@ impl<'a> Phases<'a> {
             wait_array: true,
             post_array: true,
             frame: self.slot.into(),
-            beats: tiles * plan.embed.columns * word,
+            beats: tiles * self.padded(plan.embed.columns) * word,
             address: 0,
         });
         self.stage = "position";
@@ -208,7 +218,7 @@ impl<'a> Phases<'a> {
             kind: Kind::Codes,
             post: true,
             tokens,
-            stride: block.proj.columns,
+            stride: self.padded(block.proj.columns),
             reciprocal: ((1 << 20) + tokens / 2) / tokens,
             ..RowsCommand::default()
         };
@@ -255,7 +265,8 @@ impl<'a> Phases<'a> {
         let (needed, lanes) = (self.outline.needed(block), self.lanes());
         let (keys, heads) = (self.tokens(), &self.numbers.heads[block]);
         let rows = self.outline.workload.blocks[block].head_dim as u32;
-        let stride = heads.len() as u32 * rows;
+        let head_stride = self.padded(rows);
+        let stride = heads.len() as u32 * head_stride;
         let tiles = needed.div_ceil(lanes);
         let attention_tiles = heads.len() as u32 * tiles;
         // If the query comes last, keys and values are stored before it. Else values may come while
@@ -282,7 +293,7 @@ impl<'a> Phases<'a> {
                     tokens,
                     keys,
                     columns: rows,
-                    base: head * rows,
+                    base: head * head_stride,
                     stride,
                 });
                 self.push(Softmax {
@@ -297,7 +308,7 @@ impl<'a> Phases<'a> {
             }
             if let Some(i) = i.checked_sub(1) {
                 let (head, tile) = (i / tiles, i % tiles);
-                let (tokens, base) = (lanes.min(needed - tile * lanes), head * rows);
+                let (tokens, base) = (lanes.min(needed - tile * lanes), head * head_stride);
                 self.push(Context {
                     parity: i % 2,
                     wait_drain: if i == 0 { context_wait } else { 0 },
@@ -360,7 +371,7 @@ impl<'a> Phases<'a> {
                 post_tiles: true,
                 tokens,
                 zero_point: self.numbers.zero_points[i],
-                stride: block.fc2.columns,
+                stride: self.padded(block.fc2.columns),
                 ..RowsCommand::default()
             },
         );

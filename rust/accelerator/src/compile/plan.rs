@@ -51,6 +51,7 @@ impl Outline {
 pub(super) struct Matrix {
     pub(super) rows4: u32,
     pub(super) rows8: u32,
+    /// Columns; those of a projection include the padding of each head.
     pub(super) columns: u32,
     /// Weights and row parameters of each tile of row pairs.
     pub(super) tiles: Vec<(Transfer, Transfer)>,
@@ -117,7 +118,8 @@ impl Plan {
                 [block.key.plus(block.query), block.value]
             };
             let qkv = parts.map(|rows| Matrix::new(cursor, shape, rows, embed));
-            let proj = Matrix::new(cursor, shape, block.proj, block.inner());
+            let inner = block.heads * shape.padded(block.head_dim as usize) as u64;
+            let proj = Matrix::new(cursor, shape, block.proj, inner);
             norms.push(cursor.take(gains));
             let table = cursor.take(shape.beats(256));
             let fc1 = Matrix::new(cursor, shape, block.fc1, embed);

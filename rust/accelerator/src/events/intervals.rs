@@ -9,22 +9,17 @@ use super::process::{Process, Sizes};
 use crate::isa::{Command, Pooling};
 
 /// Returns the initiation intervals of the kernels' loops under the names that the kernels count
-/// them by. Loops whose intervals depend on the timing are left out. The kernel counts one more
-/// interval of `array.issue` while it waits for the next pass.
+/// them by. Loops whose intervals depend on the timing are left out. `array.issue` counts the words
+/// that the array issues.
 pub fn intervals(hardware: &Hardware, lists: &[&[Command]]) -> BTreeMap<&'static str, u64> {
     let sizes = Sizes::of(hardware);
     let mut counts = BTreeMap::new();
     let mut count = |name, times: u64| *counts.entry(name).or_insert(0) += times;
-    let mut owed: u64 = 0;
     for &command in lists.iter().copied().flatten() {
         count("fetch.commands", 1);
         for (step, times) in Array::expand(command, &sizes) {
             if let ArrayStep::Pass(pass) = step {
-                count(
-                    "array.issue",
-                    times * (pass.words + owed.saturating_sub(pass.words)),
-                );
-                owed = pass.drain();
+                count("array.issue", times * pass.words);
             }
         }
         match command {

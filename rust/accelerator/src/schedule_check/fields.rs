@@ -25,8 +25,25 @@ impl<'a> Checker<'a> {
     /// Returns the columns of equal passes, as few as a slice's fields allow.
     pub(super) fn pass(&self, columns: u32, pair: Pair, activation: Activation) -> u32 {
         let kind = self.program.hardware.board().dsp_kind;
-        let passes = columns.div_ceil(kind.products(pair, activation) as u32);
-        columns.div_ceil(passes.max(1))
+        let cascade = self.shape.cascade as u32;
+        let words = columns.div_ceil(cascade);
+        let passes = words.div_ceil(kind.products(pair, activation) as u32 / cascade);
+        let fewest = columns.div_ceil(passes.max(1)).div_ceil(cascade);
+        columns.min(fewest * cascade)
+    }
+
+    /// Returns the columns of a memory that hold `columns` columns.
+    fn padded(&self, columns: u32) -> u64 {
+        self.shape.padded(columns as usize) as u64
+    }
+
+    /// Refuses columns of a memory that do not begin with a word.
+    fn whole_words(&self, columns: &[u32]) -> Result<(), String> {
+        let cascade = self.shape.cascade as u32;
+        ensure(
+            columns.iter().all(|columns| columns % cascade == 0),
+            "a head or a tile does not begin with a word",
+        )
     }
 
     /// Returns the number of tiles of tokens.
@@ -50,12 +67,14 @@ impl<'a> Checker<'a> {
                     u64::from(c.keys) <= buffers.score && c.keys == tokens,
                     "the keys are not the tokens",
                 )?;
+                self.whole_words(&[c.base, c.stride])?;
                 ensure(
                     c.columns > 0 && c.base + c.columns <= c.stride,
                     "the head is beyond all heads",
                 )
             }
             Command::Context(c) => {
+                self.whole_words(&[c.base])?;
                 ensure(c.keys == tokens, "the keys are not the tokens")?;
                 ensure(
                     c.pass == self.pass(c.keys, Pair::EightBit, Activation::Unsigned),
@@ -64,6 +83,7 @@ impl<'a> Checker<'a> {
             }
             Command::Rows(c) => self.rows(c, place),
             Command::Attend(c) => {
+                self.whole_words(&[c.base, c.stride])?;
                 ensure(c.base + c.rows <= c.stride, "the head is beyond all heads")
             }
             Command::Fill(c) => {
@@ -116,7 +136,7 @@ impl<'a> Checker<'a> {
             "the pass is wrong",
         )?;
         ensure(
-            u64::from(c.columns) <= buffers.weight,
+            self.padded(c.columns) <= buffers.weight,
             "its columns exceed the weight buffer",
         )?;
         let (words, normed) = match c.source {
@@ -126,7 +146,7 @@ impl<'a> Checker<'a> {
             Source::Hidden => (buffers.hidden, false),
         };
         ensure(
-            self.tiles(c.tokens) * u64::from(c.columns) <= words,
+            self.tiles(c.tokens) * self.padded(c.columns) <= words,
             "it reads beyond its source",
         )?;
         ensure(
@@ -155,6 +175,9 @@ impl<'a> Checker<'a> {
             "the stride is wrong",
         )?;
         let skip = if residual && first { sizes.prefix } else { 0 };
+        if c.kind == Kind::Codes {
+            self.whole_words(&[c.stride])?;
+        }
         ensure(c.skip as usize == skip, "skip is not the prefix")?;
         ensure(
             !residual || c.stride as usize == sizes.embed,
@@ -192,7 +215,7 @@ impl<'a> Checker<'a> {
             "the size is not the embedding's",
         )?;
         ensure(
-            self.tiles(c.tokens) * u64::from(c.embed) <= buffers.norm,
+            self.tiles(c.tokens) * self.padded(c.embed) <= buffers.norm,
             "it writes beyond its memory",
         )
     }

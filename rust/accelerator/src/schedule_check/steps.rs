@@ -32,6 +32,7 @@ impl Machine<'_> {
                 .ok_or("a row has a destination that does not exist")?;
             let column = column as usize;
             let cell = tile * stride + column;
+            let cascade = s.cascade as u64;
             let within = |words: u64, address: usize| {
                 ensure(
                     (address as u64) < words,
@@ -55,11 +56,12 @@ impl Machine<'_> {
                     (Memory::Query, cell, layout("queries", c.stride))
                 }
                 Destination::Key => {
-                    within(buffers.key, s.key(last, column, stride).1)?;
+                    within(buffers.key / cascade, s.key(last, column, stride).word)?;
                     (Memory::Key, cell, layout("keys", c.stride))
                 }
                 Destination::Value => {
-                    within(buffers.value, s.value(last, column, c.tokens as usize).1)?;
+                    let place = s.value(last, column, c.tokens as usize);
+                    within(buffers.value / cascade, place.word)?;
                     ensure(c.reciprocal > 0, "the reciprocal is missing")?;
                     self.write(
                         DRAIN,
@@ -175,12 +177,13 @@ impl Machine<'_> {
 
     pub(super) fn gemm(&self, c: &Gemm, tag: Tag) -> Vec<Step> {
         let (s, columns) = (self.shape, c.columns as usize);
+        let padded = s.padded(columns);
         let mut steps = Vec::new();
         if c.wait_load {
             steps.push(Step::Take(LOAD_TO_ARRAY, 1, tag.of("patches", [0; 6])));
         }
         wait_drain(&mut steps, c.wait_drain, tag);
-        let layout = [c.columns, 0, 0, 0, 0, 0];
+        let layout = [padded as u32, 0, 0, 0, 0, 0];
         let (memory, expected) = match c.source {
             Source::Input => (Memory::Input, tag.of("patches", [0; 6])),
             Source::Normed => (Memory::Normed(c.frame), tag.before().of("normed", layout)),
@@ -205,7 +208,7 @@ impl Machine<'_> {
                 }
                 steps.push(Step::Read(
                     memory,
-                    tile * columns,
+                    tile * padded,
                     columns,
                     expected,
                     tokens as u32,
@@ -330,7 +333,14 @@ impl Machine<'_> {
             Step::Take(SCALES, c.tokens as usize, scales),
             Step::Take(SUMS, rows * self.shape.groups(c.tokens as usize), sums),
             Step::Read(Memory::Mean, c.base as usize, rows, means, keys),
-            Step::Write(Memory::Query, first, rows, context, c.tokens),
+            // The weights are 0 where a head has only padding, so it may hold anything.
+            Step::Write(
+                Memory::Query,
+                first,
+                self.shape.padded(rows),
+                context,
+                c.tokens,
+            ),
         ];
         if c.post {
             steps.push(Step::Give(DRAIN_TO_ARRAY, 1, tag.of("stored", [0; 6]), 0));
@@ -341,12 +351,13 @@ impl Machine<'_> {
     pub(super) fn layer_norm(&self, c: &LayerNorm, tag: Tag) -> Vec<Step> {
         let (s, embed) = (self.shape, c.embed as usize);
         let mut steps = vec![transfer(GAINS, tag, Target::Gains, s.beats(4 * embed))];
-        let layout = [c.embed, 0, 0, 0, 0, 0];
+        let layout = |stride: usize| [stride as u32, 0, 0, 0, 0, 0];
+        let padded = s.padded(embed);
         let give = |steps: &mut Vec<Step>, tile: usize, tokens: usize| {
-            let normed = tag.of("normed", layout);
+            let normed = tag.of("normed", layout(padded));
             steps.push(Step::Write(
                 Memory::Normed(c.frame),
-                tile * embed,
+                tile * padded,
                 embed,
                 normed,
                 tokens as u32,
@@ -359,7 +370,7 @@ impl Machine<'_> {
                 s.groups(tokens),
                 moments(tag, tile, tokens),
             ));
-            let residual = tag.of("residual", layout);
+            let residual = tag.of("residual", layout(embed));
             steps.push(Step::Read(
                 Memory::Residual(c.frame),
                 tile * embed,

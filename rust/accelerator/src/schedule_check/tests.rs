@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::check_schedule;
 use crate::isa::{Command, Kind, Unit, COMMAND_WORDS};
 use crate::program::{Program, Segment};
-use crate::testing::{design, golden, hardware, shape, Design, Random, GOLDEN};
+use crate::testing::{cascade, cascaded, design, golden, hardware, shape, Design, Random, GOLDEN};
 
 const SHAPES: [(&str, [u64; 7]); 4] = [
     ("zcu102", [5, 3, 2, 2, 2, 1, 2]),
@@ -248,18 +248,23 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn any_program_verifies(design in design(), (board, shape) in shape()) {
+    fn any_program_verifies(
+        design in design(), (board, shape) in shape(), cascade in cascade(),
+    ) {
         let subnet = design.subnet();
-        let program = Program::compile(&subnet, &hardware(&subnet, board, shape)).unwrap();
+        let hardware = cascaded(&subnet, board, shape, cascade);
+        let program = Program::compile(&subnet, &hardware).unwrap();
         check_schedule(&program).unwrap();
     }
 
     #[test]
     fn any_mutant_is_noticed(
-        design in design(), (board, shape) in shape(), pick in any::<prop::sample::Index>(),
+        design in design(), (board, shape) in shape(), cascade in cascade(),
+        pick in any::<prop::sample::Index>(),
     ) {
         let subnet = design.subnet();
-        let program = Program::compile(&subnet, &hardware(&subnet, board, shape)).unwrap();
+        let hardware = cascaded(&subnet, board, shape, cascade);
+        let program = Program::compile(&subnet, &hardware).unwrap();
         let all = mutants(&program);
         let (what, mutant) = &all[pick.index(all.len())];
         prop_assert!(check_schedule(mutant).is_err(), "{}", what);

@@ -119,28 +119,32 @@ impl Queue {
 /// block design builds them.
 pub const QUEUES: &[Queue] = &[
     queue("load_commands", "fetch", "load", 64, Item::Command),
-    queue("array_commands", "fetch", "array", 64, Item::Command),
+    queue("array_commands", "fetch", "plan", 64, Item::Command),
     queue("drain_commands", "fetch", "drain", 64, Item::Command),
     queue("norm_commands", "fetch", "norm", 16, Item::Command),
     queue("softmax_commands", "fetch", "softmax", 64, Item::Command),
+    queue("score_commands", "plan", "scores", 16, Item::Command),
+    queue("passes", "plan", "array", 16, Item::Pass),
+    queue("demands", "plan", "array", 16, Item::Demand),
     queue("weights", "load", "array", 64, Item::Beat),
     queue("rows", "load", "drain", 64, Item::Beat),
     queue("gains", "load", "norm", 256, Item::Beat),
     queue("sums", "array", "drain", 32, Item::Sums),
+    queue("scores", "array", "scores", 16, Item::Scores),
     queue("moments", "drain", "norm", 0, Item::Moments),
-    queue("maxima", "array", "softmax", 512, Item::Maxima),
+    queue("maxima", "scores", "softmax", 512, Item::Maxima),
     queue("scales", "softmax", "drain", 1024, Item::Scale),
     queue("logits", "drain", "store", 64, Item::Logit),
     queue("checks", "load", "store", 4, Item::Bit),
-    queue("load_to_array", "load", "array", 2, Item::Credit),
+    queue("load_to_array", "load", "plan", 2, Item::Credit),
     // After a reset `input` is free.
     Queue {
         initial: 1,
         ..queue("array_to_load", "array", "load", 2, Item::Credit)
     },
-    queue("drain_to_array", "drain", "array", 1024, Item::Credit),
-    queue("norm_to_array", "norm", "array", 2048, Item::Credit),
-    queue("softmax_to_array", "softmax", "array", 4, Item::Credit),
+    queue("drain_to_array", "drain", "plan", 1024, Item::Credit),
+    queue("norm_to_array", "norm", "plan", 2048, Item::Credit),
+    queue("softmax_to_array", "softmax", "plan", 4, Item::Credit),
 ];
 
 /// Returns the depth of `moments`: room for all groups of a frame, so that the drain never waits

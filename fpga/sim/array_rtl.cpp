@@ -1,0 +1,220 @@
+// The array in SystemVerilog (fpga/rtl/array.sv), verilated, between the same queues and memories
+// as the model.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "Varray.h"
+#include "verilated.h"
+
+#include "array_core.hpp"
+
+namespace sim {
+
+namespace {
+
+// Ports are little-endian bits, whatever type Verilator gives them.
+template <typename Port> void put(Port& port, size_t offset, unsigned bits, uint64_t value) {
+  auto* bytes = reinterpret_cast<uint8_t*>(&port);
+  for (unsigned i = 0; i < bits; ++i) {
+    const size_t at = offset + i;
+    const auto mask = uint8_t(1u << at % 8);
+    bytes[at / 8] = uint8_t((value >> i & 1) != 0 ? bytes[at / 8] | mask : bytes[at / 8] & ~mask);
+  }
+}
+
+template <typename Port> uint64_t get(const Port& port, size_t offset, unsigned bits) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(&port);
+  uint64_t value = 0;
+  for (unsigned i = 0; i < bits; ++i)
+    value |= uint64_t(bytes[(offset + i) / 8] >> (offset + i) % 8 & 1) << i;
+  return value;
+}
+
+template <typename Port> int64_t get_signed(const Port& port, size_t offset, unsigned bits) {
+  return int64_t(get(port, offset, bits) << (64 - bits)) >> (64 - bits);
+}
+
+// A memory's read side: a word two cycles after its address, 0 after a cycle without `enable`.
+class Banks {
+  struct Bank {
+    std::vector<uint8_t> latch, word;
+  };
+  std::vector<Bank> banks_;
+  size_t bytes_;
+
+public:
+  Banks(size_t banks, size_t bytes) : banks_(banks), bytes_(bytes) {
+    for (Bank& bank : banks_) {
+      bank.latch.resize(bytes);
+      bank.word.resize(bytes);
+    }
+  }
+
+  // Before an edge: `read` gives the word at an address.
+  template <typename Enable, typename Address, typename Read>
+  void edge(const Enable& enable, unsigned enable_each, const Address& address,
+            unsigned address_each, unsigned address_bits, size_t addresses, Read read) {
+    for (size_t bank = 0; bank < banks_.size(); ++bank) {
+      std::swap(banks_[bank].word, banks_[bank].latch);
+      std::fill(banks_[bank].latch.begin(), banks_[bank].latch.end(), uint8_t(0));
+      if (get(enable, bank / enable_each, 1) == 1) {
+        const size_t at = bank / address_each % addresses;
+        read(bank, get(address, at * address_bits, address_bits), banks_[bank].latch.data());
+      }
+    }
+  }
+  // After it.
+  template <typename Word> void show(Word& port) const {
+    auto* bytes = reinterpret_cast<uint8_t*>(&port);
+    for (size_t bank = 0; bank < banks_.size(); ++bank)
+      std::memcpy(bytes + bank * bytes_, banks_[bank].word.data(), bytes_);
+  }
+};
+
+// Reads a word of a memory. An address beyond it gives 0: where a pass has fewer row pairs than the
+// array, the other banks are read, too.
+template <typename Ram> auto reader(Ram& ram, unsigned lanes) {
+  return [&ram, lanes](size_t bank, uint64_t address, uint8_t* out) {
+    if (address >= ram.words())
+      return;
+    const auto& word = ram.at(bank, address);
+    for (unsigned i = 0; i < lanes; ++i)
+      out[i] = uint8_t(int(word[i]));
+  };
+}
+
+class ArrayRtl : public ArrayCore {
+public:
+  explicit ArrayRtl(const ArrayMemories& memories) : memories_(memories) {
+    top_.clk = top_.clk_array = 0;
+    top_.reset = 1;
+    inputs({});
+    slow_cycle();
+    top_.reset = 0;
+    for (unsigned i = 0; i < RESET_CYCLES; ++i)
+      slow_cycle();
+  }
+  ~ArrayRtl() override { top_.final(); }
+
+  ArrayOutputs step(const ArrayInputs& in) override {
+    inputs(in);
+    top_.eval();
+    ArrayOutputs out;
+    out.takes_pass = top_.passes_ready != 0;
+    out.takes_demand = top_.demands_ready != 0;
+    out.takes_beat = top_.weights_ready != 0;
+    out.credit = top_.array_to_load_valid != 0;
+    if (top_.sums_valid != 0) {
+      for (unsigned lane = 0; lane < config::LANES; ++lane)
+        sums_[lane] = get_signed(top_.sums, size_t(lane) * 27, 27);
+      out.sums = &sums_;
+    }
+    if (top_.scores_valid != 0) {
+      for (unsigned t = 0; t < config::TOKENS; ++t)
+        scores_[t] = get_signed(top_.scores, size_t(t) * 24, 24);
+      out.scores = &scores_;
+    }
+    const bool moved =
+        (out.takes_pass && in.pass != nullptr) || (out.takes_demand && in.demand != nullptr) ||
+        (out.takes_beat && in.beat != nullptr) || (out.credit && in.takes_credit) ||
+        (out.sums != nullptr && in.takes_sums) || (out.scores != nullptr && in.takes_scores);
+    quiet_ = moved ? 0 : quiet_ + 1;
+    slow_cycle();
+    return out;
+  }
+  // The longest pass, then the longest way to `sums`.
+  bool settled() const override { return quiet_ > QUIET; }
+
+private:
+  static constexpr unsigned RESET_CYCLES = 5;
+  static constexpr unsigned QUIET =
+      bank_words(config::WEIGHT_WORDS > config::SCORE_WORDS ? config::WEIGHT_WORDS
+                                                            : config::SCORE_WORDS) +
+      2 * config::PAIRS * GROUPS + config::TOKENS + 200;
+
+  void inputs(const ArrayInputs& in) {
+    top_.passes_valid = in.pass != nullptr;
+    if (in.pass != nullptr) {
+      put(top_.passes, 0, 64, in.pass->word[0]);
+      put(top_.passes, 64, 64, in.pass->word[1]);
+    }
+    top_.demands_valid = in.demand != nullptr;
+    if (in.demand != nullptr)
+      top_.demands = unsigned(in.demand->words) | unsigned(in.demand->tiles) << 13;
+    top_.weights_valid = in.beat != nullptr;
+    if (in.beat != nullptr)
+      std::memcpy(&top_.weights_beat, in.beat->byte, sizeof(beat_t));
+    top_.array_to_load_ready = in.takes_credit;
+    top_.sums_ready = in.takes_sums;
+    top_.scores_ready = in.takes_scores;
+  }
+
+  void slow_cycle() {
+    for (unsigned i = 0; i < config::CLOCK_RATIO; ++i) {
+      top_.eval();
+      read();
+      top_.clk_array = 1;
+      top_.clk = i + 1 == config::CLOCK_RATIO;
+      top_.eval();
+      show();
+      top_.clk_array = top_.clk = 0;
+      top_.eval();
+    }
+  }
+
+  void read() {
+    constexpr unsigned A = ARRAY_ADDRESS_BITS, B = ARRAY_ROW_BITS;
+    input_.edge(top_.input_enable, 1, top_.input_address, CASCADE, A, GROUPS,
+                reader(memories_.input, config::LANES));
+    query_.edge(top_.query_enable, 1, top_.query_address, CASCADE, A, GROUPS,
+                reader(memories_.query, config::LANES));
+    hidden_.edge(top_.hidden_enable, 1, top_.hidden_address, CASCADE, A, GROUPS,
+                 reader(memories_.hidden, config::LANES));
+    normed_.edge(top_.normed_enable, 1, top_.normed_address, CASCADE, A, NORM_GROUPS,
+                 reader(memories_.normed, config::NORM_LANES));
+    probability_.edge(top_.probability_enable, 1, top_.probability_address, CASCADE, A, EXP_GROUPS,
+                      reader(memories_.probability, config::EXP_LANES));
+    key_.edge(top_.key_enable, config::PAIRS, top_.key_address, config::PAIRS, B,
+              config::KEY_BANKS / config::PAIRS, reader(memories_.key, CASCADE));
+    value_.edge(top_.value_enable, 1, top_.value_address, 1, B, config::VALUE_BANKS,
+                reader(memories_.value, CASCADE));
+  }
+  void show() {
+    input_.show(top_.input_word);
+    query_.show(top_.query_word);
+    hidden_.show(top_.hidden_word);
+    normed_.show(top_.normed_word);
+    probability_.show(top_.probability_word);
+    key_.show(top_.key_word);
+    value_.show(top_.value_word);
+  }
+
+  ArrayMemories memories_;
+  VerilatedContext context_;
+  Varray top_{&context_};
+  sums_t sums_;
+  score_row_t scores_;
+  unsigned quiet_ = 0;
+  Banks input_{GROUPS * CASCADE, config::LANES};
+  Banks query_{GROUPS * CASCADE, config::LANES};
+  Banks hidden_{GROUPS * CASCADE, config::LANES};
+  Banks normed_{size_t(config::FRAMES) * NORM_GROUPS * CASCADE, config::NORM_LANES};
+  Banks probability_{2 * size_t(EXP_GROUPS) * CASCADE, config::EXP_LANES};
+  Banks key_{config::KEY_BANKS, CASCADE};
+  Banks value_{config::VALUE_BANKS, CASCADE};
+};
+
+} // namespace
+
+std::unique_ptr<ArrayCore> make_array_rtl(const ArrayMemories& memories) {
+  return std::make_unique<ArrayRtl>(memories);
+}
+
+#ifdef QUASAR_RTL
+std::unique_ptr<ArrayCore> make_array(const ArrayMemories& memories) {
+  return make_array_rtl(memories);
+}
+#endif
+
+} // namespace sim

@@ -1,0 +1,191 @@
+// plan: goes through the array's commands pass after pass ("The array" in docs/accelerator.md).
+// Takes a credit before it sends on what the credit guards, so that no address is ahead of its
+// credit. The array spaces the passes and waits for the weights.
+#include "commands.hpp"
+#include "kernels.hpp"
+
+namespace {
+
+using config::LANES;
+using config::PAIRS;
+using config::TOKENS;
+
+constexpr unsigned GEMM = isa::Gemm::CODE, SCORES = isa::Scores::CODE, CONTEXT = isa::Context::CODE;
+constexpr unsigned KEY_BANKS = config::KEY_BANKS;
+constexpr unsigned VALUE_BANKS = config::VALUE_BANKS;
+
+constexpr unsigned JOBS = 64; // commands that wait while a later Gemm's weights load
+using Jobs = Stream<command_t, JOBS>;
+
+// Hands commands on. The array's loader of weights sees a Gemm long before it runs.
+void dispatch(Commands<isa::depth::array_commands>& commands, Jobs& jobs, Demands& demands) {
+  for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE off
+    interval("plan.dispatch");
+    const command_t command = commands.read();
+    if (operation(command) == GEMM) {
+      const isa::Gemm gemm = isa::Gemm::decode(command);
+      demands.write({bank_words(gemm.columns), ceil_div(row_pairs(gemm), PAIRS)});
+    }
+    jobs.write(command);
+  }
+}
+
+// Goes through tiles of row pairs, tiles of tokens, passes.
+void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
+               Credits<isa::depth::drain_to_array>& drain_to_array,
+               Credits<isa::depth::norm_to_array>& norm_to_array,
+               Credits<isa::depth::softmax_to_array>& softmax_to_array, Passes& passes,
+               ScoreCommands& score_commands) {
+  for (volatile bool running = true; running;) {
+    const command_t command = jobs.read();
+    const isa::Gemm gemm = isa::Gemm::decode(command);
+    const isa::Scores scores = isa::Scores::decode(command);
+    const isa::Context context = isa::Context::decode(command);
+    const unsigned kind = operation(command);
+    const bool is_gemm = kind == GEMM;
+    const bool is_scores = kind == SCORES;
+    const bool is_context = kind == CONTEXT;
+    unsigned tokens, columns, most, row_count, rows4 = 0, wait_drain, bank, start = 0;
+    if (is_gemm) {
+      tokens = gemm.tokens;
+      columns = gemm.columns;
+      most = gemm.pass;
+      row_count = row_pairs(gemm);
+      rows4 = gemm.rows4;
+      wait_drain = gemm.wait_drain;
+      bank = gemm.frame;
+    } else if (is_scores) {
+      tokens = scores.tokens;
+      columns = scores.columns;
+      most = scores.columns;
+      row_count = scores.keys;
+      wait_drain = scores.wait_drain;
+      bank = 0;
+      start = (unsigned(scores.tile) * unsigned(scores.stride) + unsigned(scores.base)) / CASCADE;
+      score_commands.write(command);
+    } else {
+      tokens = context.tokens;
+      columns = context.keys;
+      most = context.pass;
+      row_count = context.rows;
+      wait_drain = context.wait_drain;
+      bank = context.parity;
+    }
+    const unsigned tiles = ceil_div(tokens, TOKENS);
+    const unsigned last_groups = ceil_div(tile_tokens(tokens, tiles - 1), LANES);
+    const unsigned words = bank_words(columns);
+    const unsigned most_words = bank_words(most);
+    const unsigned turn = most_words % VALUE_BANKS; // of a pass; not used after the last one
+    const unsigned key_stride = bank_words(scores.stride);
+    bool waits = true; // for the command's credits
+    unsigned key_bank = 0;
+    unsigned key_address = unsigned(scores.base) / CASCADE;
+    unsigned value_bank = unsigned(context.base) % VALUE_BANKS;
+    unsigned value_address = unsigned(context.base) / VALUE_BANKS * words;
+
+    for (unsigned pair = 0; pair < row_count; pair += PAIRS) {
+      const row_tile_t rows = row_tile(rows4, row_count, pair);
+      unsigned address = start;
+      for (unsigned tile = 0; tile < tiles; ++tile) {
+        const bool last_tile = tile + 1 == tiles;
+        unsigned rotation = value_bank;
+        unsigned pass_words;
+        for (unsigned word = 0; word < words; word += pass_words) {
+          interval("plan.pass");
+          pass_words = least(most_words, words - word);
+          if (waits) {
+            if (is_gemm && gemm.wait_load == 1)
+              load_to_array.read();
+            if (is_context)
+              softmax_to_array.read();
+            for (unsigned i = 0; i < wait_drain; ++i) {
+              interval("plan.wait");
+              drain_to_array.read();
+            }
+            waits = false;
+          }
+          if (is_gemm && word == 0 && pair == 0) {
+            if (gemm.wait_norm == 1)
+              norm_to_array.read();
+            if (gemm.wait_drain_tiles == 1)
+              drain_to_array.read();
+          }
+
+          const bool last = word + pass_words == words;
+          isa::Pass pass;
+          if (is_gemm)
+            pass.source = gemm.source; // numbered alike
+          else
+            pass.source = is_scores ? isa::activations::QUERY : isa::activations::PROBABILITY;
+          pass.operand = is_gemm     ? isa::operand::WEIGHTS
+                         : is_scores ? isa::operand::KEY
+                                     : isa::operand::VALUE;
+          pass.bank = bank;
+          pass.words = pass_words;
+          pass.tail = last ? columns - (words - 1) * CASCADE : CASCADE;
+          pass.address = address;
+          pass.row_address = word + (is_gemm ? 0 : is_scores ? key_address : value_address);
+          pass.row_bank = is_gemm ? 0 : is_scores ? key_bank : value_bank;
+          pass.rotation = is_context ? rotation : 0;
+          pass.next_block = is_context ? words : 0;
+          pass.pairs = rows.pairs;
+          pass.pairs4 = rows.pairs4;
+          pass.single = rows.single;
+          pass.groups = last_tile ? last_groups : GROUPS;
+          pass.unsigned_a = is_context;
+          pass.scores = is_scores;
+          pass.first = word == 0;
+          pass.last = last;
+          pass.frees = is_gemm && last && last_tile;
+          pass.post_load =
+              is_gemm && gemm.post_load == 1 && last && last_tile && pair + PAIRS >= row_count;
+          passes.write(pass.encode());
+          address += pass_words;
+          rotation += turn;
+          if (rotation >= VALUE_BANKS)
+            rotation -= VALUE_BANKS;
+        }
+      }
+      key_bank += PAIRS;
+      if (key_bank == KEY_BANKS) {
+        key_bank = 0;
+        key_address += key_stride;
+      }
+      value_bank += PAIRS;
+      if (value_bank >= VALUE_BANKS) {
+        value_bank -= VALUE_BANKS;
+        value_address += words;
+      }
+    }
+  }
+}
+
+} // namespace
+
+void plan(Commands<isa::depth::array_commands>& commands,
+          Credits<isa::depth::load_to_array>& load_to_array,
+          Credits<isa::depth::drain_to_array>& drain_to_array,
+          Credits<isa::depth::norm_to_array>& norm_to_array,
+          Credits<isa::depth::softmax_to_array>& softmax_to_array, Passes& passes, Demands& demands,
+          ScoreCommands& score_commands) {
+#pragma HLS INTERFACE ap_ctrl_hs port = return
+#pragma HLS INTERFACE axis port = commands
+#pragma HLS INTERFACE axis port = load_to_array
+#pragma HLS INTERFACE axis port = drain_to_array
+#pragma HLS INTERFACE axis port = norm_to_array
+#pragma HLS INTERFACE axis port = softmax_to_array
+#pragma HLS INTERFACE axis port = passes
+#pragma HLS INTERFACE axis port = demands
+#pragma HLS INTERFACE axis port = score_commands
+#pragma HLS AGGREGATE variable = commands compact = bit
+#pragma HLS AGGREGATE variable = passes compact = bit
+#pragma HLS AGGREGATE variable = demands compact = bit
+#pragma HLS AGGREGATE variable = score_commands compact = bit
+#pragma HLS DATAFLOW
+  Jobs jobs("plan.jobs");
+  QUASAR_PROCESS(dispatch(commands, jobs, demands));
+  QUASAR_PROCESS(passes_of(jobs, load_to_array, drain_to_array, norm_to_array, softmax_to_array,
+                           passes, score_commands));
+  QUASAR_JOIN();
+}

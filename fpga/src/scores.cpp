@@ -1,0 +1,92 @@
+// scores: stores the array's scores for the softmax, and sends each token's largest score.
+#include "commands.hpp"
+#include "kernels.hpp"
+
+namespace {
+
+using config::EXP_LANES;
+using config::TOKENS;
+
+using Largest = Stream<score_row_t, 2>;
+
+// Returns the scores of a group of tokens.
+scores_t group_of(const score_row_t& row, unsigned group) {
+#pragma HLS INLINE
+  scores_t word;
+  for (unsigned lane = 0; lane < EXP_LANES; ++lane) {
+#pragma HLS UNROLL
+    const unsigned t = group * EXP_LANES + lane;
+    word[lane] = 0;
+    if (t < TOKENS)
+      word[lane] = row[t];
+  }
+  return word;
+}
+
+// Stores scores, a key a cycle, and keeps each token's largest score.
+void store_scores(ScoreCommands& commands, ScoreRows& rows, Write::Score score, Largest& largest) {
+  score_row_t most;
+  unsigned key = 0;
+  unsigned keys = 0; // of the command
+  unsigned parity = 0;
+  for (volatile bool running = true; running;) {
+#pragma HLS PIPELINE II = 1
+    interval("scores.store");
+    if (key == keys) {
+      command_t command;
+      if (!poll(commands, command))
+        continue;
+      const isa::Scores fields = isa::Scores::decode(command);
+      key = 0;
+      keys = fields.keys;
+      parity = fields.parity;
+    }
+    score_row_t row;
+    if (!poll(rows, row))
+      continue;
+    for (unsigned group = 0; group < EXP_GROUPS; ++group) {
+#pragma HLS UNROLL
+      score[parity * EXP_GROUPS + group][key] = group_of(row, group);
+    }
+    for (unsigned t = 0; t < TOKENS; ++t) {
+#pragma HLS UNROLL
+      if (key == 0 || row[t] > most[t])
+        most[t] = row[t];
+    }
+    ++key;
+    if (key == keys)
+      largest.write(most);
+  }
+}
+
+// Sends maxima. A process of its own, so that the scores are stored when their maxima arrive.
+void send_maxima(Largest& largest, Maxima& maxima) {
+  for (volatile bool running = true; running;) {
+    const score_row_t most = largest.read();
+    for (unsigned group = 0; group < EXP_GROUPS; ++group) {
+#pragma HLS PIPELINE II = 1
+      interval("scores.maxima");
+      maxima.write(group_of(most, group));
+    }
+  }
+}
+
+} // namespace
+
+void scores(ScoreCommands& commands, ScoreRows& scores, Maxima& maxima, Write::Score score) {
+#pragma HLS INTERFACE ap_ctrl_hs port = return
+#pragma HLS INTERFACE axis port = commands
+#pragma HLS INTERFACE axis port = scores
+#pragma HLS INTERFACE axis port = maxima
+#pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = score
+#pragma HLS ARRAY_PARTITION variable = score complete dim = 1
+#pragma HLS AGGREGATE variable = commands compact = bit
+#pragma HLS AGGREGATE variable = scores compact = bit
+#pragma HLS AGGREGATE variable = maxima compact = bit
+#pragma HLS AGGREGATE variable = score compact = bit
+#pragma HLS DATAFLOW
+  Largest largest("scores.largest");
+  QUASAR_PROCESS(store_scores(commands, scores, score, largest));
+  QUASAR_PROCESS(send_maxima(largest, maxima));
+  QUASAR_JOIN();
+}
