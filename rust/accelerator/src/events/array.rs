@@ -147,7 +147,7 @@ impl Process for Array {
             }
             ArrayStep::Release => {
                 let freed = core.freed(end);
-                return self.weights.buffer.free.put(freed, ()).is_some();
+                return self.weights.buffer.free.put(freed + 1, ()).is_some();
             }
             ArrayStep::GiveInput => {
                 let free = core.freed(end);

@@ -64,8 +64,9 @@ impl CoreSizes {
         self.ratio * (finish + 1) + timing::FILLED_TO_START
     }
 
-    /// Returns the slow cycle from which on the half that a pass frees can be filled, or load's
-    /// credit be taken. `end`: fast cycle of the pass's last word.
+    /// Returns the slow cycle in which the loader sees that a pass has freed its half, and fills it
+    /// from the next one on, or in which load's credit can be taken. `end`: fast cycle of the pass's
+    /// last word.
     pub(super) const fn freed(&self, end: u64) -> u64 {
         (end + timing::END_TO_FREED) / self.ratio + 1
     }
@@ -476,7 +477,7 @@ pub fn array_cycles(
             .issue(pass, ready, taken)
             .ok_or_else(|| forever("it has more row pairs than the FIFOs have room for"))?;
         if releases {
-            weights.buffer.free.put(sizes.freed(issued.end), ());
+            weights.buffer.free.put(sizes.freed(issued.end) + 1, ());
             filled = None;
         }
         passes.push((issued, taken, pass));
