@@ -31,8 +31,8 @@ module addresses #(
     input  wire logic [ROW_BITS-1:0]          row_address,
     input  wire logic [ROW_BITS-1:0]          next_address,
     input  wire logic [VALUE_BANKS-1:0]       next_block,
-    // Two cycles later: banks (group, lane), of normed (frame, group, lane), of probability (parity,
-    // group, lane).
+    // Two cycles later: banks (group, lane), of normed (frame, group, lane), of probability
+    // (parity, group, lane).
     output logic [G*C-1:0]                    input_enable,
     output logic [G*ADDRESS_BITS-1:0]         input_address,
     output logic [FRAMES*GN*C-1:0]            normed_enable,

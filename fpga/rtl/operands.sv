@@ -61,8 +61,8 @@ module operands #(
         end
     end
 
-    // Values: dimension i of the pass is in bank (rotation + i) mod VALUE_BANKS. First a turn by the
-    // rotation mod 4, then by the rest.
+    // Values: dimension i of the pass is in bank (rotation + i) mod VALUE_BANKS. First a turn by
+    // the rotation mod 4, then by the rest.
     localparam int QUARTERS = (VALUE_BANKS + 3) / 4;
     localparam int HIGH_BITS = TURN_BITS > 2 ? TURN_BITS - 2 : 1;
     logic [1:0] turn_low;

@@ -51,7 +51,7 @@ module token #(
         unit #(.C(C), .S(S), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)) cascade (
             .clk(clk_array), .w(w[r*C*9+:C*9]), .a(a[r/8*C*9+:C*9]), .first, .p
         );
-        // What follows the first position's sum is not used.
+        // Nothing uses what follows the first position's sum.
         always_ff @(posedge clk_array)
             register <= r == 0 || load[r] ? p : chain[r*SUM_BITS+:SUM_BITS];
         assign chain[(r+1)*SUM_BITS+:SUM_BITS] = register;

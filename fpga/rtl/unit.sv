@@ -1,7 +1,7 @@
 // A token and a row pair: a cascade of C slices over k. Lane c multiplies W = (w1 << S) + w0 by the
 // activation of k = C*i + c and adds the lanes before; the last one also adds up. Lane c's operands
-// come c cycles after lane 0's. P shows the sum of a column C + 3 cycles after lane 0's operands (of
-// a DSP48E1 with C > 1 a cycle later), `first` comes two cycles before that.
+// come c cycles after lane 0's. P shows the sum of a column C + 3 cycles after lane 0's operands
+// (of a DSP48E1 with C > 1 a cycle later), `first` comes two cycles before that.
 //
 // An operand is {w1, sign of w0, w0}. W is never formed of w1 = -8 and a negative w0.
 

@@ -65,8 +65,8 @@ impl CoreSizes {
     }
 
     /// Returns the slow cycle in which the loader sees that a pass has freed its half, and fills it
-    /// from the next one on, or in which load's credit can be taken. `end`: fast cycle of the pass's
-    /// last word.
+    /// from the next one on, or in which load's credit can be taken. `end`: fast cycle of the
+    /// pass's last word.
     pub(super) const fn freed(&self, end: u64) -> u64 {
         (end + timing::END_TO_FREED) / self.ratio + 1
     }
