@@ -1,4 +1,4 @@
-// Declares the seven kernels, the queues' items and the memories' words (docs/accelerator.md).
+// Declares the kernels, the queues' items and the memories' words (docs/accelerator.md).
 //
 // A memory of tokens has a bank for each group of tokens, so that a group is written without byte
 // enables: bank `frame * GROUPS + group` (`parity * GROUPS + group`), word `tile * D + d`.
