@@ -180,7 +180,7 @@ hls: toolchain
 	@$(MAKE) -C fpga --silent sim csim AP_CONFIGS=tiny OTHER_FAST=
 
 .PHONY: sim
-sim: toolchain ## Build the simulated device of each fpga/configs/NAME.toml: build/sim/NAME.so
+sim: toolchain ## Build the simulated device of each fpga/configs/NAME.toml: build/sim/NAME.so; RTL=1 with the array in SystemVerilog: build/sim-rtl
 	@echo 'Building the simulated accelerators; the first time this takes a few minutes.'
 	@$(MAKE) -C fpga -j$(JOBS) --silent sim
 

@@ -51,14 +51,14 @@ public:
     }
   }
 
-  // Before an edge: `read` gives the word at an address.
+  // Before an edge: `read` gives the word at an address. `address_each` banks share an address.
   template <typename Enable, typename Address, typename Read>
-  void edge(const Enable& enable, unsigned enable_each, const Address& address,
-            unsigned address_each, unsigned address_bits, size_t addresses, Read read) {
+  void edge(const Enable& enable, const Address& address, unsigned address_each,
+            unsigned address_bits, size_t addresses, Read read) {
     for (size_t bank = 0; bank < banks_.size(); ++bank) {
       std::swap(banks_[bank].word, banks_[bank].latch);
       std::fill(banks_[bank].latch.begin(), banks_[bank].latch.end(), uint8_t(0));
-      if (get(enable, bank / enable_each, 1) == 1) {
+      if (get(enable, bank, 1) == 1) {
         const size_t at = bank / address_each % addresses;
         read(bank, get(address, at * address_bits, address_bits), banks_[bank].latch.data());
       }
@@ -165,19 +165,20 @@ private:
 
   void read() {
     constexpr unsigned A = ARRAY_ADDRESS_BITS, B = ARRAY_ROW_BITS;
-    input_.edge(top_.input_enable, 1, top_.input_address, CASCADE, A, GROUPS,
+    input_.edge(top_.input_enable, top_.input_address, CASCADE, A, GROUPS,
                 reader(memories_.input, config::LANES));
-    query_.edge(top_.query_enable, 1, top_.query_address, CASCADE, A, GROUPS,
+    query_.edge(top_.query_enable, top_.query_address, CASCADE, A, GROUPS,
                 reader(memories_.query, config::LANES));
-    hidden_.edge(top_.hidden_enable, 1, top_.hidden_address, CASCADE, A, GROUPS,
+    hidden_.edge(top_.hidden_enable, top_.hidden_address, CASCADE, A, GROUPS,
                  reader(memories_.hidden, config::LANES));
-    normed_.edge(top_.normed_enable, 1, top_.normed_address, CASCADE, A, NORM_GROUPS,
+    normed_.edge(top_.normed_enable, top_.normed_address, CASCADE, A, NORM_GROUPS,
                  reader(memories_.normed, config::NORM_LANES));
-    probability_.edge(top_.probability_enable, 1, top_.probability_address, CASCADE, A, EXP_GROUPS,
+    probability_.edge(top_.probability_enable, top_.probability_address, 1, A,
+                      2 * size_t(EXP_GROUPS) * CASCADE,
                       reader(memories_.probability, config::EXP_LANES));
-    key_.edge(top_.key_enable, config::PAIRS, top_.key_address, config::PAIRS, B,
+    key_.edge(top_.key_enable, top_.key_address, config::PAIRS, B,
               config::KEY_BANKS / config::PAIRS, reader(memories_.key, CASCADE));
-    value_.edge(top_.value_enable, 1, top_.value_address, 1, B, config::VALUE_BANKS,
+    value_.edge(top_.value_enable, top_.value_address, 1, B, config::VALUE_BANKS,
                 reader(memories_.value, CASCADE));
   }
   void show() {

@@ -134,7 +134,8 @@ struct Bench {
         pass.bank = pass.source == isa::activations::NORMED ? between(0, config::FRAMES - 1) : 0;
         pass.address = 0;
         pass.groups = between(1, GROUPS);
-        tile(pass, columns, most, t + 1 == tiles, between(0, 3) == 0);
+        const bool last = t + 1 == tiles;
+        tile(pass, columns, most, last, last && i + 1 == row_tiles && between(0, 1) != 0);
       }
     }
   }
@@ -219,7 +220,7 @@ int run(uint64_t seed, unsigned commands, unsigned offered, unsigned taken) {
       in.demand = &bench.demands.front();
     if (offers(offers_beat, !bench.beats.empty()))
       in.beat = &bench.beats.front();
-    in.takes_credit = bench.between(0, 99) < taken;
+    in.takes_credit = bench.between(0, 99) < std::max(taken, 50u); // load has room for few
     in.takes_sums = bench.between(0, 99) < taken;
     in.takes_scores = bench.between(0, 99) < taken;
     const sim::ArrayOutputs a = model.step(in), b = rtl->step(in);
