@@ -887,7 +887,7 @@ impl<'a> Model<'a> {
                 let planned = PLAN_INTERVAL * token_tiles * passes;
                 let busy = self.slow(busy).max(lanes_busy).max(planned);
                 product.filled =
-                    filled + self.slow(timing::END_TO_FREED + timing::FILLED_TO_START) + 2;
+                    filled + self.slow(timing::END_TO_FREED + timing::FILLED_TO_START) + 3;
                 let turn = product.filled.midpoint(busy).max(filled);
                 stage.turn_stall += turn.saturating_sub(load.cycles().max(busy));
             }
