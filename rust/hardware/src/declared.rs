@@ -6,8 +6,6 @@
 
 use crate::configuration::Hardware;
 
-/// Registers of a slice: operands, multiplier, product register, chain.
-pub const SLICE_DEPTH: u64 = 4;
 /// From the chain's end to a stored code: unpack and correct the fields, shift, multiply, round,
 /// clamp, table, write.
 pub const REQUANTIZE_DEPTH: u64 = 16;
@@ -26,10 +24,6 @@ pub const COMMAND_GAP: u64 = 16;
 pub const FILL_DEPTH: u64 = 2;
 /// Between two passes of a tile, as they are planned ahead of issue.
 pub const PLAN_INTERVAL: u64 = 8;
-/// Passes that are planned ahead of issue, at most.
-pub const PLANNED: usize = 4;
-/// Scores that wait for their kernel, at most.
-pub const SCORES_AHEAD: usize = 4;
 /// Between two groups of tokens of the softmax and two tiles of the norm, and two columns of a
 /// mean: an inner loop ends.
 pub const LOOP_GAP: u64 = 32;

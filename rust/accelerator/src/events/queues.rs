@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use quasar_hardware::{declared, Hardware};
+use quasar_hardware::Hardware;
 
 use super::trace::Cause;
 use crate::isa::{Command, Unit, QUEUES};
@@ -91,32 +91,27 @@ pub(super) struct Queues {
 
 impl Queues {
     pub(super) fn new(hardware: &Hardware) -> Self {
-        let find = |name: &str| {
+        let declared = |name: &str| {
             let queue = QUEUES.iter().find(|queue| queue.name == name);
             queue.expect("isa.rs declares it")
         };
         let queue = |name: &str| {
-            let declared = find(name);
+            let declared = declared(name);
             let mut fifo = Fifo::new(declared.depth_in(hardware));
             for _ in 0..declared.initial {
                 fifo.put(0, ());
             }
             fifo
         };
-        // Queues of the kernels `plan` and `scores`.
-        let inner = |name: &str, depth| {
-            let listed = QUEUES.iter().find(|queue| queue.name == name);
-            Fifo::new(listed.map_or(depth, |queue| queue.depth_in(hardware)))
-        };
-        let commands = |unit: Unit| find(&format!("{}_commands", unit.name()));
+        let commands = |unit: Unit| declared(&format!("{}_commands", unit.name()));
         Self {
             commands: Unit::ALL.map(|unit| Fifo::new(commands(unit).depth_in(hardware))),
             weights: queue("weights"),
             rows: queue("rows"),
             gains: queue("gains"),
             sums: queue("sums"),
-            scores: inner("scores", declared::SCORES_AHEAD),
-            passes: inner("passes", declared::PLANNED),
+            scores: queue("scores"),
+            passes: queue("passes"),
             moments: queue("moments"),
             maxima: queue("maxima"),
             scales: queue("scales"),
