@@ -32,7 +32,6 @@ MUTANTS = [
     ("scores", "parity * EXP_GROUPS + group", "group", "array"),
     ("array_model", "low < 8 ? low : low - 16", "low", "array golden"),
     ("array_model", "if (pass.first == 0)", "if (false)", "array"),
-    ("array_model", "pass.unsigned_a == 1 ? field", "false ? field", "array golden"),
     ("drain", "else if (resume)", "else if (false)", "drain"),
     ("drain", "SAVED_DISTANCE = GROUPS + 1", "SAVED_DISTANCE = 4 * GROUPS", "drain"),
     ("drain", "((z + 32) >> 6) + command.zero_point", "(z >> 6) + command.zero_point", "drain golden"),
