@@ -168,6 +168,7 @@ mod tests {
 
     #[test]
     fn no_two_codes_share_a_byte() {
+        type At<'a> = &'a dyn Fn(usize, usize) -> Place;
         let shape = Shape {
             tokens: 9,
             pairs: 4,
@@ -179,7 +180,6 @@ mod tests {
             frames: 2,
         };
         let codes = (0..21).flat_map(|token| (0..16).map(move |column| (token, column)));
-        type At<'a> = &'a dyn Fn(usize, usize) -> Place;
         let places: [At; 2] = [
             &|token, column| shape.key(token, column, 16),
             &|token, column| shape.value(token, column, 21),
