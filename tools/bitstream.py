@@ -26,7 +26,7 @@ from quasar_rt.errors import QuasarError
 from quasar_rt.hardware import Board, Hardware
 
 ROOT = Path(__file__).resolve().parents[1]
-KERNELS = ("fetch", "load", "array", "drain", "norm", "softmax", "store")
+KERNELS = ("fetch", "load", "plan", "scores", "drain", "norm", "softmax", "store")
 OLDEST = (2023, 2)
 
 
@@ -79,7 +79,7 @@ def prepare(target: Target, work: Path) -> None:
     header = work / "config.hpp"
     headers = ["cargo", "run", "--quiet", "--package", "quasar-accelerator", "--example", "headers", "--"]
     call([*headers, "config", str(hardware), str(board), str(header)], ROOT)
-    call([*headers, "design", str(hardware), str(board), str(work / "design.txt")], ROOT)
+    call([*headers, "design", str(hardware), str(board), str(work)], ROOT)
     for kernel in KERNELS:
         template = (ROOT / "fpga" / "scripts" / f"{kernel}.cfg").read_text()
         settings = template[template.index("[hls]\n") + 6 :].replace("syn.file=", f"syn.file={ROOT}/")
@@ -186,7 +186,7 @@ def package(target: Target, work: Path) -> Path:
         modules = {module.get("INSTANCE", "") for module in ET.parse(handoff).iter("MODULE")}
     except ET.ParseError as error:
         raise click.ClickException(f"{handoff} is no hardware handoff: {error}") from None
-    missing = sorted({*KERNELS, "reset_register"} - modules)
+    missing = sorted({*KERNELS, "array", "reset_register"} - modules)
     if missing:
         raise click.ClickException(f"{handoff} is of another design: it has no {', '.join(missing)}")
     # fpga_manager takes the data alone, the bytes of each word swapped.

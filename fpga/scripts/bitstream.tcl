@@ -16,7 +16,8 @@ if {[llength $board_parts] == 0} {
 set_property board_part [lindex [lsort -dictionary $board_parts] end] [current_project]
 set_property ip_repo_paths [file join $work kernels] [current_project]
 update_ip_catalog -rebuild
-add_files -norecurse [file join $root fpga rtl bank.v]
+add_files -norecurse [glob [file join $root fpga rtl *.v] [file join $root fpga rtl *.sv]]
+add_files -norecurse [file join $work array_cell.v]
 add_files -fileset constrs_1 -norecurse [file join $root fpga boards accelerator.xdc]
 
 accelerator_design [header_constants [file join $root fpga include isa.hpp]] [design_lists [file join $work design.txt]] $board

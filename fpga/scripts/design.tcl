@@ -90,13 +90,29 @@ proc accelerator_design {isa lists board} {
   create_bd_design accelerator
   set ps [processing_system $board $ports]
   set clock [dict get $ps clock]
+  set array_clock $clock
+
+  # The array's clock, where it is twice the kernels': both leave one MMCM, in phase.
+  if {[dict get $lists clock_ratio] == 2} {
+    set mhz [dict get $board clock_mhz]
+    ip xilinx.com:ip:clk_wiz clocks [list CONFIG.PRIM_SOURCE No_buffer CONFIG.PRIM_IN_FREQ $mhz \
+      CONFIG.CLKOUT1_REQUESTED_OUT_FREQ $mhz CONFIG.CLKOUT2_USED true CONFIG.CLKOUT2_REQUESTED_OUT_FREQ [expr {2 * $mhz}] \
+      CONFIG.RESET_TYPE ACTIVE_LOW]
+    wire $clock clocks/clk_in1
+    wire [dict get $ps reset] clocks/resetn
+    set clock clocks/clk_out1
+    set array_clock clocks/clk_out2
+  }
 
   # Kernels. Those without registers start after a reset and never end.
-  dict for {kernel top} $kernels {
-    ip xilinx.com:hls:$top $kernel
+  foreach kernel $kernels {
+    ip xilinx.com:hls:$kernel $kernel
     wire $clock $kernel/ap_clk
   }
-  constant start {array/ap_start drain/ap_start norm/ap_start softmax/ap_start}
+  constant start {plan/ap_start scores/ap_start drain/ap_start norm/ap_start softmax/ap_start}
+  create_bd_cell -type module -reference array_cell array
+  wire $clock array/clk
+  wire $array_clock array/clk_array
 
   # Reset: the processing system's for the interconnect; the kernels' and their queues' also by the register, once their ports are at rest.
   ip xilinx.com:ip:proc_sys_reset main_reset
@@ -109,7 +125,9 @@ proc accelerator_design {isa lists board} {
   ip xilinx.com:ip:proc_sys_reset kernel_reset {CONFIG.C_AUX_RESET_HIGH 1}
   wire $clock kernel_reset/slowest_sync_clk
   wire [dict get $ps reset] kernel_reset/ext_reset_in
-  foreach kernel [dict keys $kernels] { wire kernel_reset/peripheral_aresetn $kernel/ap_rst_n }
+  foreach kernel $kernels { wire kernel_reset/peripheral_aresetn $kernel/ap_rst_n }
+  wire kernel_reset/peripheral_aresetn array/resetn
+  if {[dict get $lists clock_ratio] == 2} { wire clocks/locked main_reset/dcm_locked kernel_reset/dcm_locked }
 
   # Queues.
   dict for {queue shape} [dict get $lists queues] {
@@ -136,6 +154,15 @@ proc accelerator_design {isa lists board} {
         wire [memory_pin $reader $i address0] ${memory}_$i/read_address
         wire [memory_pin $reader $i ce0] ${memory}_$i/read_ce
         wire ${memory}_$i/read_q [memory_pin $reader $i q0]
+      }
+    }
+  }
+
+  # Memories within the array: it has a port for each bank.
+  dict for {memory shape} [dict get $lists array_memories] {
+    for {set i 0} {$i < [dict get $shape banks]} {incr i} {
+      foreach signal {address0 ce0 we0 d0} {
+        wire [memory_pin [dict get $shape writer] $i $signal] array/${memory}_${i}_$signal
       }
     }
   }

@@ -31,6 +31,8 @@ axi_ports = 2
 [array]
 tokens = 7
 pairs = 4
+cascade = 2
+clock_ratio = 2
 
 [lanes]
 requantize = 3
@@ -51,7 +53,7 @@ hidden = 1536
 weight = 768
 """
 CONFIG = dict(
-    PORTS=2, FRAMES=2, TOKENS=7, PAIRS=4, LANES=3, NORM_LANES=2, EXP_LANES=4, KEY_BANKS=4, VALUE_BANKS=4,
+    PORTS=2, FRAMES=2, TOKENS=7, PAIRS=4, CASCADE=2, LANES=3, NORM_LANES=2, EXP_LANES=4, KEY_BANKS=4, VALUE_BANKS=4,
     INPUT_WORDS=512, RESIDUAL_WORDS=384, NORM_WORDS=384, QUERY_WORDS=384, KEY_WORDS=960, VALUE_WORDS=1576,
     SCORE_WORDS=50, HIDDEN_WORDS=1536, MOMENTS_DEPTH=32,
 )  # fmt: skip
@@ -92,7 +94,7 @@ def record(hardware: str, folder: Path) -> Design:
     (folder / "board.toml").write_text(board.to_toml())
     run(
         tool("cargo"), "run", "--quiet", "--package", "quasar-accelerator", "--example", "headers", "--",
-        "design", folder / "hardware.toml", folder / "board.toml", folder / "design.txt", cwd=ROOT,
+        "design", folder / "hardware.toml", folder / "board.toml", folder, cwd=ROOT,
     )  # fmt: skip
     zynqmp = board.settings["dsp_kind"] == "DSP48E2"
     processor = f"processor {'zynq_ultra_ps_e' if zynqmp else 'processing_system7'} clock_mhz 150"
@@ -127,7 +129,7 @@ def kernel_arguments() -> dict[str, dict[str, str]]:
     text = re.sub(r"//.*", "", (ROOT / "fpga" / "include" / "kernels.hpp").read_text())
     functions = re.findall(r"^void (\w+)\((.*?)\);", text, re.MULTILINE | re.DOTALL)
     return {
-        {"systolic": "array"}.get(name, name): {
+        name: {
             argument.split()[-1].lstrip("*&"): " ".join(argument.split()[:-1])
             for argument in arguments.split(",")
         }
@@ -144,17 +146,19 @@ def test_all_tcl_is_complete(tmp_path: Path) -> None:
 
 
 def test_every_kernel_is_there_with_clock_and_reset(design: Design) -> None:
-    tops = {kernel: design.cells[kernel].split(":")[2] for kernel in bitstream.KERNELS}
-    assert tops == {kernel: {"array": "systolic"}.get(kernel, kernel) for kernel in bitstream.KERNELS}
+    assert design.cells["array"] == "array_cell"
+    assert design.to("array/clk") == design.to("fetch/ap_clk")
+    assert design.to("array/resetn") == "kernel_reset/peripheral_aresetn"
     for kernel in bitstream.KERNELS:
-        assert design.to(f"{kernel}/ap_clk") in ("ps/pl_clk0", "ps/FCLK_CLK0")
+        assert design.cells[kernel].split(":")[2] == kernel
+        assert design.to(f"{kernel}/ap_clk") in ("ps/pl_clk0", "ps/FCLK_CLK0", "clocks/clk_out1")
         assert design.to(f"{kernel}/ap_rst_n") == "kernel_reset/peripheral_aresetn"
-        if kernel in ("array", "drain", "norm", "softmax"):  # the host starts the others
+        if kernel in ("plan", "scores", "drain", "norm", "softmax"):  # the host starts the others
             assert design.to(f"{kernel}/ap_start") == "start/dout"
         cfg = (SCRIPTS / f"{kernel}.cfg").read_text()
-        assert f"syn.top={tops[kernel]}\n" in cfg
+        assert f"syn.top={kernel}\n" in cfg
         assert f"syn.file=fpga/src/{kernel}.cpp\n" in cfg
-        assert f"package.ip.name={tops[kernel]}\n" in cfg
+        assert f"package.ip.name={kernel}\n" in cfg
 
 
 def test_no_pin_or_interface_is_driven_or_used_twice(design: Design) -> None:
@@ -225,30 +229,118 @@ def test_sources_give_their_arguments_the_interfaces_that_are_connected(source: 
 
 def test_memories_have_the_banks_that_the_kernels_address(design: Design) -> None:
     banks = Counter(re.sub(r"_\d+$", "", name) for name, source in design.cells.items() if source == "bank")
-    # 3 groups of 3 tokens, 4 of 2 for the norm, 2 of 4 for the exponentials; two frames.
-    assert banks == dict(
-        patches=3,
-        residual=6,
-        norm_residual=6,
-        normed=8,
-        query=3,
-        key=4,
-        value=4,
-        score=4,
-        probability=4,
-        hidden=3,
-    )
+    # 3 groups of 3 tokens, 2 of 4 for the exponentials; two frames.
+    assert banks == dict(residual=6, norm_residual=6, score=4)
     assert design.properties["residual_5"] == {
         "CONFIG.WIDTH": "48", "CONFIG.WORDS": "384", "CONFIG.ADDRESS_BITS": "9", "CONFIG.STYLE": "block"
     }  # fmt: skip
     assert design.properties["score_0"]["CONFIG.STYLE"] == "distributed"
-    assert design.properties["hidden_0"]["CONFIG.ADDRESS_BITS"] == "11"
+    written = Counter(
+        re.sub(r"_\d+_we0$", "", pin) for _, pin in design.nets if pin.startswith("array/") and "_we0" in pin
+    )
+    # Of C = 2 columns a word, 4 groups of 2 tokens for the norm.
+    expected = dict(input=6, normed=16, query=6, hidden=6, probability=8, key=4, value=4)
+    assert written == {f"array/{name}": count for name, count in expected.items()}
+
+
+def block_rams(words: int, bits: int) -> int:
+    """Blocks of 18 kbit in the best of their shapes (AMD UG573, UG473)."""
+    shapes = {512: 36, 1024: 18, 2048: 9, 4096: 4, 8192: 2, 16384: 1}
+    return min(-(-words // deep) * -(-bits // wide) for deep, wide in shapes.items())
+
+
+def primitives(style: str, words: int, bits: int, zynqmp: bool) -> tuple[int, int, int]:
+    """LUTs, blocks of 18 kbit and UltraRAMs of a RAM with a port to write and one to read."""
+    if style == "ultra":
+        return 0, 0, -(-bits // 72) * -(-words // 4096)
+    if style == "block":
+        return 0, block_rams(words, bits), 0
+    narrow, luts = (7, 8) if zynqmp else (3, 4)
+    if words <= 32:
+        return -(-bits // (2 * narrow)) * luts, 0, 0
+    deep = -(-words // 64)
+    return deep * -(-bits // narrow) * luts + bits * (-(-(deep - 1) // 3)), 0, 0
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_what_the_tcl_builds_is_what_the_model_counts(name: str, tmp_path: Path) -> None:
+    recorded, hardware = record(DESIGNS[name], tmp_path), Hardware.from_toml(DESIGNS[name])
+    zynqmp = hardware.board.settings["dsp_kind"] == "DSP48E2"
+    counted = {part.name: (part.lut, part.bram18, part.uram) for part in hardware.counted_parts}
+
+    built: dict[str, list[tuple[int, int, int]]] = {}
+    for cell, source in recorded.cells.items():
+        if source == "bank":
+            shape = {key.removeprefix("CONFIG."): value for key, value in recorded.properties[cell].items()}
+            one = primitives(shape["STYLE"], int(shape["WORDS"]), int(shape["WIDTH"]), zynqmp)
+            built.setdefault(re.sub(r"_\d+$", "", cell), []).append(one)
+    # The array's own memories: banks are the ports that the Tcl connects, sizes the cell's parameters.
+    module = (tmp_path / "array_cell.v").read_text()
+    value = {key: int(number) for key, number in re.findall(r"\.(\w+)\((\d+)\)", module)}
+    cascade, groups = value["C"], -(-value["T"] // value["L"])
+    for memory, key, bits in (
+        ("input", "INPUT", 8 * value["L"]),
+        ("query", "QUERY", 8 * value["L"]),
+        ("hidden", "HIDDEN", 8 * value["L"]),
+        ("normed", "NORM", 8 * value["M"]),
+        ("probability", "SCORE", 8 * value["E"]),
+        ("key", "KEY", 8 * cascade),
+        ("value", "VALUE", 8 * cascade),
+    ):
+        banks = len([pin for _, pin in recorded.nets if re.fullmatch(rf"array/{memory}_\d+_we0", pin)])
+        style = ("distributed", "block", "ultra")[value[f"{key}_RAM"]]
+        # A 9-bit byte of a block holds 8 bits where each has an enable.
+        wide = (
+            bits * 9 // 8 if memory in ("key", "value") and cascade > 1 and style != "distributed" else bits
+        )
+        built[memory] = [primitives(style, value[f"{key}_WORDS"], wide, zynqmp)] * banks
+    weights = 8 * value["P"] * cascade
+    built["weights"] = [primitives("block", 2 * value["WEIGHT_WORDS"], weights, zynqmp)]
+    built["sums of tokens"] = [
+        primitives("distributed", value["FIFO_DEPTH"], 2 * value["S"] + 1, zynqmp)
+    ] * value["T"]
+    built["partial sums"] = [primitives("distributed", 2 * value["P"] * groups, 27 * value["L"], zynqmp)]
+    for memory, rams in built.items():
+        assert tuple(map(sum, zip(*rams, strict=True))) == counted[memory], memory
+
+    width = {
+        queue: bits for queue, bits in queue_bits(hardware).items() if f"{queue}_queue" in recorded.cells
+    }
+    fifos = {name for name, source in recorded.cells.items() if ":axis_data_fifo:" in source}
+    assert fifos == {f"{queue}_queue" for queue in width}
+    blocks = 0
+    for queue, bits in width.items():
+        shape = recorded.properties[f"{queue}_queue"]
+        style, depth = shape["CONFIG.FIFO_MEMORY_TYPE"], int(shape["CONFIG.FIFO_DEPTH"])
+        blocks += primitives(style, depth, -(-bits // 8) * 8, zynqmp)[1]
+    assert blocks == counted["queues"][1]
+
+
+def queue_bits(hardware: Hardware) -> dict[str, int]:
+    """Bits of an item of each queue, as fpga/include/kernels.hpp declares its type."""
+    lanes, array = hardware.settings["lanes"], hardware.settings["array"]
+    beat = 128 * hardware.settings["axi_ports"]
+    commands = ("load", "array", "drain", "norm", "softmax", "score")
+    credit_queues = ("load_to_array", "array_to_load", "drain_to_array", "norm_to_array", "softmax_to_array")
+    return {
+        **{f"{unit}_commands": 256 for unit in commands},
+        **dict.fromkeys(("weights", "rows", "gains"), beat),
+        **dict.fromkeys((*credit_queues, "checks"), 1),
+        "passes": 128,
+        "demands": 13 + 16,
+        "sums": 27 * lanes["requantize"],
+        "scores": 24 * array["tokens"],
+        "moments": (27 + 41) * lanes["requantize"],
+        "maxima": 24 * lanes["exponential"],
+        "scales": 15 + 5 + 15,
+        "logits": 32,
+    }
 
 
 def test_the_address_map_is_that_of_the_registers(design: Design) -> None:
     registers = constants(ROOT / "fpga" / "include" / "isa.hpp", "reg")
     base = min(design.addresses.values())
-    assert base == (0x4000_0000 if "ps/FCLK_CLK0" in design.to("fetch/ap_clk") else 0xA000_0000)
+    assert base == (0x4000_0000 if design.to("clocks/clk_in1") == "ps/FCLK_CLK0" else 0xA000_0000)
     blocks = {name.split("/")[0]: address - base for name, address in design.addresses.items()}
     blocks["reset"] = blocks.pop("reset_register")
     assert set(blocks) == {name.split("_")[0] for name in registers}
@@ -305,7 +397,7 @@ def test_device_tree_overlays_name_the_registers_and_compile(
     run(tool("dtc"), "-@", "-q", "-I", "dts", "-O", "dtb", "-o", tmp_path / "overlay.dtbo", source)
 
 
-ALL = (*bitstream.KERNELS, "reset_register", "ps")
+ALL = (*bitstream.KERNELS, "array", "reset_register", "ps")
 
 
 def test_packaging_writes_what_the_driver_compares(hardware: Path, tmp_path: Path) -> None:
@@ -380,7 +472,7 @@ def test_prepared_settings_name_this_configuration(hardware: Path, tmp_path: Pat
     header = constants(tmp_path / "work" / "config.hpp", "config")
     assert f"{header['HASH_HIGH']:08x}{header['HASH_LOW']:08x}" == target.configuration_hash
     assert {name: header[name] for name in CONFIG} == CONFIG
-    cfg = (tmp_path / "work" / "array.cfg").read_text()
+    cfg = (tmp_path / "work" / "plan.cfg").read_text()
     assert cfg.startswith("part=xczu9eg-ffvb1156-2-e\n\n[hls]\nclock=6.667\n")
     for kernel in bitstream.KERNELS:
         (source,) = re.findall(

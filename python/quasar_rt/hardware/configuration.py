@@ -20,7 +20,7 @@ from ..subnet import Subnet
 from .board import Amounts, Board
 from .workload import Workload
 
-__all__ = ["Hardware", "Part"]
+__all__ = ["CountedPart", "Hardware", "Part"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,14 @@ class Part:
     ff: int
     bram18: int
     uram: int
+
+
+@dataclass(frozen=True)
+class CountedPart(Part):
+    """Resources of one part of the design, with the source of its logic."""
+
+    basis: str
+    """``netlist`` (RTL, compared with Yosys), ``circuit`` (equivalent circuits, and a margin) or ``list``."""
 
 
 class Hardware(SettingsFile[NativeHardware]):
@@ -136,6 +144,16 @@ class Hardware(SettingsFile[NativeHardware]):
     def parts(self) -> list[Part]:
         """Resources of each part of the design (modelled)."""
         return [Part(**part) for part in json.loads(self._inner.resources())["parts"]]
+
+    @property
+    def counted(self) -> Amounts:
+        """Resources that the design takes, counted from what is built (modelled)."""
+        return Amounts(**json.loads(self._inner.count())["total"])
+
+    @property
+    def counted_parts(self) -> list[CountedPart]:
+        """Resources of each part of the design, counted from what is built (modelled)."""
+        return [CountedPart(**part) for part in json.loads(self._inner.count())["parts"]]
 
     def check_board(self) -> None:
         """Refuses a design that needs more than its board has.

@@ -35,7 +35,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             fs::write(out, header::config_header(&read(hardware, board)?))?;
         }
         ["design", hardware, board, out] => {
-            fs::write(out, design::block_design(&read(hardware, board)?))?;
+            let hardware = read(hardware, board)?;
+            fs::write(format!("{out}/design.txt"), design::block_design(&hardware))?;
+            fs::write(format!("{out}/array_cell.v"), design::array_cell(&hardware))?;
         }
         _ => {
             return Err(

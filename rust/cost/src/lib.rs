@@ -15,9 +15,11 @@
 #![forbid(unsafe_code)]
 
 pub mod circuits;
+pub mod count;
 pub mod cycles;
 pub mod estimate;
 pub mod explore;
+mod kernels;
 pub mod resources;
 
 pub use estimate::{estimate, Cost, Estimate};

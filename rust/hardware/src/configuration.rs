@@ -325,7 +325,8 @@ impl Hardware {
     /// Refuses a network that does not fit the buffers.
     ///
     /// # Errors
-    /// [`Error::DoesNotFit`] names the first such buffer, the words it needs and those it has.
+    /// [`Error::DoesNotFit`] names the first such buffer, the words it needs and those it has, and
+    /// the largest size that it holds.
     pub fn check_fit(&self, workload: &Workload) -> Result<()> {
         let Configuration {
             array,
@@ -336,8 +337,31 @@ impl Hardware {
         let needed = Buffers::needed(workload, *array, *lanes);
         for ((key, needed), (_, available)) in needed.entries().into_iter().zip(buffers.entries()) {
             if needed > available {
+                let tokens = workload.setting.tokens();
+                let tiles = tokens.div_ceil(array.tokens);
+                let whole = |columns: u64| columns / array.cascade * array.cascade;
+                let (size, most) = match key {
+                    "input" => ("values of a patch", whole(available / tiles)),
+                    "residual" => ("embed", available / tiles),
+                    "norm" => ("embed", whole(available / tiles)),
+                    "hidden" => ("hidden size", whole(available / tiles)),
+                    "query" => ("heads * head_dim", whole(available / tiles)),
+                    "key" => (
+                        "heads * head_dim",
+                        whole(available / tokens.div_ceil(key_banks(*array, *lanes))),
+                    ),
+                    "value" => (
+                        "heads * head_dim",
+                        available / array.padded(tokens) * value_banks(*array, *lanes),
+                    ),
+                    "score" => ("number of tokens", available),
+                    _ => ("number of columns", whole(available)),
+                };
                 return Err(Error::DoesNotFit {
-                    what: format!("network {:?}: the {key} buffer", workload.name),
+                    what: format!(
+                        "network {:?} (the largest {size} that fits is {most}): the {key} buffer",
+                        workload.name
+                    ),
                     needed,
                     available,
                     unit: "words a lane",

@@ -3,6 +3,7 @@
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use quasar_cost::count::Count;
 use quasar_cost::{explore, Resources};
 use quasar_search::space::{Architecture, BlockShape};
 
@@ -168,6 +169,11 @@ impl Hardware {
     /// The modelled resources, as JSON.
     fn resources(&self) -> PyResult<String> {
         json(&Resources::of(&self.hardware))
+    }
+
+    /// The resources counted from what is built, as JSON.
+    fn count(&self) -> PyResult<String> {
+        json(&Count::of(&self.hardware))
     }
 
     /// Refuses a design that needs more than its board has.

@@ -2,9 +2,10 @@
 
 use crate::boards::Board;
 use crate::configuration::{key_banks, value_banks, Hardware};
+use crate::declared::array;
 
-use super::queues::moments_depth;
-use super::ram::{Family, Ram, RamCount};
+use super::queues::{moments_depth, QUEUES};
+use super::ram::{block_ram_parts, Family, Ram, RamCount};
 
 /// The place where a memory is instantiated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +17,13 @@ pub enum Place {
         /// Port that reads.
         reader: &'static str,
     },
-    /// A kernel's own memory.
-    Kernel(&'static str),
+    /// The array's cell, which reads it on its own clock; a kernel's port writes it.
+    Array {
+        /// Port that writes.
+        writer: &'static str,
+    },
+    /// Inside a kernel, or inside the array.
+    Inside(&'static str),
 }
 
 /// A memory. Its banks are alike.
@@ -57,221 +63,238 @@ impl Memory {
         RamCount::of(ram, family, self.words, self.bits, self.byte_enables).times(self.banks)
     }
 
+    /// Returns the LUTs that choose between the block RAMs of a bank whose words several hold one
+    /// after the other.
+    pub const fn deep_select(&self) -> u64 {
+        if matches!(self.ram, Ram::Block) {
+            block_ram_parts(self.words, self.bits)
+                .saturating_sub(1)
+                .div_ceil(3)
+                * self.bits
+        } else {
+            0
+        }
+    }
+
     /// Returns the primitives that hold it.
     pub const fn count(&self, family: Family) -> RamCount {
         self.count_as(self.ram, family)
     }
 }
 
-/// Words, at most, of a memory that is in LUT RAM unless block RAM is left over.
+/// Words, at most, of a memory that is in LUT RAM.
 const SHALLOW: u64 = 64;
-/// Blocks of 18 kbit that one `UltraRAM` must replace to be used.
-const URAM_WORTH: u64 = 3;
-
-/// Lists the memories of a configuration, each with its kind of RAM.
-pub fn memories(hardware: &Hardware) -> Vec<Memory> {
-    let mut all = between_kernels(hardware);
-    all.extend(inside_kernels(hardware));
-    assign(&mut all, hardware.board());
-    all
-}
-
-fn between_kernels(hardware: &Hardware) -> Vec<Memory> {
-    let c = hardware.configuration();
-    let (lanes, words) = (c.lanes, c.buffers);
-    let groups = c.array.tokens.div_ceil(lanes.requantize);
-    let norm_groups = c.array.tokens.div_ceil(lanes.norm);
-    let exp_groups = c.array.tokens.div_ceil(lanes.exponential);
-    let bank = |name, writer, reader, banks, bits, words| Memory {
-        name,
-        place: Place::Bank { writer, reader },
-        banks,
-        bits,
-        words,
-        byte_enables: false,
-        ram: Ram::Block,
-        fixed: false,
-    };
-    let codes = 8 * lanes.requantize;
-    let (residuals, exponential) = (16 * lanes.requantize, lanes.exponential);
-    vec![
-        bank(
-            "patches",
-            "load/patches",
-            "array/patches",
-            groups,
-            codes,
-            words.input,
-        ),
-        bank(
-            "residual",
-            "drain/own_residual",
-            "drain/residual",
-            c.frames * groups,
-            residuals,
-            words.residual,
-        ),
-        bank(
-            "norm_residual",
-            "drain/norm_residual",
-            "norm/residual",
-            c.frames * groups,
-            residuals,
-            words.residual,
-        ),
-        bank(
-            "normed",
-            "norm/normed",
-            "array/normed",
-            c.frames * norm_groups,
-            8 * lanes.norm,
-            words.norm,
-        ),
-        bank(
-            "query",
-            "drain/query",
-            "array/query",
-            groups,
-            codes,
-            words.query,
-        ),
-        bank(
-            "key",
-            "drain/key",
-            "array/key",
-            key_banks(c.array, lanes),
-            8,
-            words.key,
-        ),
-        bank(
-            "value",
-            "drain/value",
-            "array/value",
-            value_banks(c.array, lanes),
-            8,
-            words.value,
-        ),
-        bank(
-            "score",
-            "array/score",
-            "softmax/score",
-            2 * exp_groups,
-            24 * exponential,
-            words.score,
-        ),
-        bank(
-            "probability",
-            "softmax/probability",
-            "array/probability",
-            2 * exp_groups,
-            8 * exponential,
-            words.score,
-        ),
-        bank(
-            "hidden",
-            "drain/hidden",
-            "array/hidden",
-            groups,
-            codes,
-            words.hidden,
-        ),
-    ]
-}
+/// Words, at most, of a memory that moves to LUT RAM where block RAM runs out.
+const MODERATE: u64 = 128;
 
 /// Columns of the largest `LayerNorm` of a configuration.
 pub fn max_embed(hardware: &Hardware) -> u64 {
     hardware.configuration().buffers.norm.min(1024)
 }
 
-fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
-    let c = hardware.configuration();
-    let own = |kernel, name, banks, bits, words, ram| Memory {
+/// Lists the memories of a configuration, each with its kind of RAM.
+///
+/// An `UltraRAM` has one clock for both ports. Memories between kernels have the kernels' clock.
+/// Those that the array reads would be on the array's: written from registers of the kernels'
+/// clock, they take each write in every cycle of the array, which does no harm.
+pub fn memories(hardware: &Hardware) -> Vec<Memory> {
+    let mut all = read_by_the_array(hardware);
+    all.extend(between_kernels(hardware));
+    all.extend(inside_the_array(hardware));
+    all.extend(inside_kernels(hardware));
+    let queues: u64 = (QUEUES.iter())
+        .map(|queue| queue.count(hardware).bram18)
+        .sum();
+    let ports = PORT_BRAM18 * (hardware.configuration().axi_ports + PORTS_OF_COMMANDS);
+    assign(&mut all, hardware.board(), queues + ports);
+    all
+}
+
+const fn memory(name: &'static str, place: Place, banks: u64, bits: u64, words: u64) -> Memory {
+    Memory {
         name,
-        place: Place::Kernel(kernel),
+        place,
         banks,
         bits,
         words,
         byte_enables: false,
+        ram: Ram::Block,
+        fixed: false,
+    }
+}
+
+const fn inside(
+    unit: &'static str,
+    name: &'static str,
+    (banks, bits, words): (u64, u64, u64),
+    ram: Ram,
+) -> Memory {
+    Memory {
         ram,
         fixed: true,
+        ..memory(name, Place::Inside(unit), banks, bits, words)
+    }
+}
+
+fn read_by_the_array(hardware: &Hardware) -> Vec<Memory> {
+    let c = hardware.configuration();
+    let (shape, lanes, words) = (c.array, c.lanes, c.buffers);
+    let groups = shape.tokens.div_ceil(lanes.requantize);
+    let norm_groups = shape.tokens.div_ceil(lanes.norm);
+    let exp_groups = shape.tokens.div_ceil(lanes.exponential);
+    let cascade = shape.cascade;
+    // Column k is in bank k mod C of its group.
+    let read = |name, writer, groups, lanes, words: u64| {
+        let place = Place::Array { writer };
+        memory(
+            name,
+            place,
+            groups * cascade,
+            8 * lanes,
+            words.div_ceil(cascade),
+        )
     };
-    let embed = max_embed(hardware);
+    let masked = |name, writer, banks, words: u64| Memory {
+        byte_enables: cascade > 1,
+        ..memory(
+            name,
+            Place::Array { writer },
+            banks,
+            8 * cascade,
+            words.div_ceil(cascade),
+        )
+    };
+    let (l, m, e) = (lanes.requantize, lanes.norm, lanes.exponential);
+    let probability = "softmax/probability";
     vec![
-        own(
-            "array",
-            "weights",
-            2,
-            8 * c.array.pairs,
-            c.buffers.weight,
-            Ram::Block,
+        read("input", "load/patches", groups, l, words.input),
+        read(
+            "normed",
+            "norm/normed",
+            c.frames * norm_groups,
+            m,
+            words.norm,
         ),
-        own(
-            "array",
-            "partial sums",
-            2,
-            27 * c.array.tokens,
-            c.array.pairs,
-            Ram::Lut,
+        read("query", "drain/query", groups, l, words.query),
+        read("hidden", "drain/hidden", groups, l, words.hidden),
+        read("probability", probability, 2 * exp_groups, e, words.score),
+        masked("key", "drain/key", key_banks(shape, lanes), words.key),
+        masked(
+            "value",
+            "drain/value",
+            value_banks(shape, lanes),
+            words.value,
         ),
-        // bias 27, mantissa 16, shift 5, destination 3, column 16, value bank 8 and block 16 bits
-        own(
-            "drain",
-            "row parameters",
-            2,
-            91,
-            2 * c.array.pairs,
-            Ram::Lut,
-        ),
-        own("drain", "GELU tables", c.lanes.requantize, 8, 256, Ram::Lut),
-        own(
-            "drain",
-            "means of values",
-            1,
-            13,
-            c.buffers.query,
-            Ram::Block,
-        ),
-        own(
-            "drain",
-            "moments of tiles",
-            1,
-            68 * c.lanes.requantize,
-            moments_depth(hardware) as u64,
-            Ram::Lut,
-        ),
-        own("norm", "gains", 2, 32, embed, Ram::Block),
-        own("norm", "means of columns", 1, 16, embed, Ram::Block),
-        own("norm", "sums of codes", 1, 18, embed, Ram::Block),
     ]
 }
 
-/// Assigns the kinds of RAM. Memories that save most block RAM by it take the board's `UltraRAMs`;
-/// shallow ones take LUT RAM, and so do further ones, those of fewest LUTs for a block first, until
-/// the block RAM suffices.
-fn assign(memories: &mut [Memory], board: &Board) {
+fn between_kernels(hardware: &Hardware) -> Vec<Memory> {
+    let c = hardware.configuration();
+    let (l, e) = (c.lanes.requantize, c.lanes.exponential);
+    let groups = c.frames * c.array.tokens.div_ceil(l);
+    let exp_groups = c.array.tokens.div_ceil(e);
+    let residual = |name, writer, reader| {
+        let place = Place::Bank { writer, reader };
+        memory(name, place, groups, 16 * l, c.buffers.residual)
+    };
+    let place = Place::Bank {
+        writer: "scores/score",
+        reader: "softmax/score",
+    };
+    vec![
+        residual("residual", "drain/own_residual", "drain/residual"),
+        residual("norm_residual", "drain/norm_residual", "norm/residual"),
+        memory("score", place, 2 * exp_groups, 24 * e, c.buffers.score),
+    ]
+}
+
+fn inside_the_array(hardware: &Hardware) -> Vec<Memory> {
+    let c = hardware.configuration();
+    let (shape, l) = (c.array, c.lanes.requantize);
+    let packed = 2 * u64::from(hardware.board().dsp_kind.shift()) + 1;
+    let items = 2 * shape.pairs * shape.tokens.div_ceil(l);
+    let word = 8 * shape.pairs * shape.cascade;
+    let half = c.buffers.weight.div_ceil(shape.cascade);
+    let lut = |name, size| inside("array", name, size, Ram::Lut);
+    vec![
+        inside("array", "weights", (1, word, 2 * half), Ram::Block),
+        lut("sums of tokens", (shape.tokens, packed, array::FIFO_DEPTH)),
+        lut("partial sums", (1, 27 * l, items)),
+        lut("sums to send", (1, 27 * l, array::OUTPUTS)),
+        lut("scores to send", (1, 24 * shape.tokens, array::OUTPUTS)),
+    ]
+}
+
+fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
+    let c = hardware.configuration();
+    let (pairs, l) = (c.array.pairs, c.lanes.requantize);
+    let embed = max_embed(hardware);
+    let tiles = moments_depth(hardware) as u64;
+    vec![
+        // bias 27, mantissa 16, shift 5, destination 3, column 16, value bank 8 and block 16 bits
+        inside("drain", "row parameters", (2, 91, 2 * pairs), Ram::Lut),
+        inside("drain", "GELU tables", (l, 8, 256), Ram::Lut),
+        inside(
+            "drain",
+            "means of values",
+            (1, 13, c.buffers.query),
+            Ram::Block,
+        ),
+        inside("drain", "moments of tiles", (1, 68 * l, tiles), Ram::Lut),
+        inside("norm", "gains", (2, 32, embed), Ram::Block),
+        inside("norm", "means of columns", (1, 16, embed), Ram::Block),
+        inside("norm", "sums of codes", (1, 18, embed), Ram::Block),
+        // Commands that wait inside a kernel.
+        inside("plan", "commands in plan", (1, 256, 64), Ram::Lut),
+        inside("drain", "commands in drain", (4, 256, 64), Ram::Lut),
+        inside("norm", "commands in norm", (5, 256, 16), Ram::Lut),
+    ]
+}
+
+/// Assigns the kinds of RAM to the memories that are not fixed: LUT RAM to shallow ones, block RAM
+/// to the others. Where the block RAM does not suffice beside `taken` blocks, first those that save
+/// most block RAM for an `UltraRAM` move to these, then moderate ones of fewest LUTs for a block
+/// move to LUT RAM.
+fn assign(memories: &mut [Memory], board: &Board, taken: u64) {
     let family = Family::of(board.dsp_kind);
     let usable = board.usable();
-    let blocks = |memory: &Memory| memory.count_as(Ram::Block, family).bram18;
-    let urams = |memory: &Memory| memory.count_as(Ram::Ultra, family).uram;
+    let as_kind = |memory: &Memory, ram| memory.count_as(ram, family);
     for memory in memories.iter_mut().filter(|memory| !memory.fixed) {
-        memory.ram = if memory.words <= SHALLOW {
-            Ram::Lut
-        } else {
-            Ram::Block
-        };
+        if memory.words <= SHALLOW {
+            memory.ram = Ram::Lut;
+        }
     }
-    let mut left = usable.uram;
-    let mut order: Vec<usize> = (0..memories.len()).collect();
-    order.sort_by_key(|&i| std::cmp::Reverse(blocks(&memories[i])));
-    for i in order {
-        let memory = &mut memories[i];
-        if !memory.fixed
-            && memory.ram == Ram::Block
-            && urams(memory) <= left
-            && blocks(memory) >= URAM_WORTH * urams(memory)
-        {
-            left -= urams(memory);
-            memory.ram = Ram::Ultra;
+    let blocks = |memories: &[Memory]| {
+        let own = memories.iter().map(|memory| memory.count(family).bram18);
+        taken + own.sum::<u64>()
+    };
+    let limit = 2 * usable.bram36;
+    let mut urams = usable.uram;
+    for ram in [Ram::Ultra, Ram::Lut] {
+        while blocks(memories) > limit {
+            let best = (0..memories.len())
+                .filter(|&i| {
+                    let memory = &memories[i];
+                    let allowed = match ram {
+                        Ram::Ultra => as_kind(memory, ram).uram <= urams,
+                        _ => memory.words <= MODERATE,
+                    };
+                    !memory.fixed && memory.ram == Ram::Block && allowed
+                })
+                .max_by_key(|&i| {
+                    let memory = &memories[i];
+                    let cost = as_kind(memory, ram);
+                    let saved = as_kind(memory, Ram::Block).bram18;
+                    (saved << 20) / (cost.uram + cost.lut).max(1)
+                });
+            let Some(best) = best else { break };
+            urams -= as_kind(&memories[best], ram).uram;
+            memories[best].ram = ram;
         }
     }
 }
+
+/// Blocks of 18 kbit of the adapter of a memory port of 128 bits.
+pub const PORT_BRAM18: u64 = 4;
+/// Adapters besides those of load's ports, in such ports: commands (256 bits) count twice.
+pub const PORTS_OF_COMMANDS: u64 = 3;

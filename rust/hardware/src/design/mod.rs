@@ -4,11 +4,15 @@
 //!
 //! Depends on [`crate::configuration`].
 
+mod array_cell;
 mod memories;
+mod multipliers;
 mod queues;
 mod ram;
 
-pub use memories::{memories, Memory, Place};
+pub use array_cell::{array_cell, array_parameters};
+pub use memories::{max_embed, memories, Memory, Place, PORTS_OF_COMMANDS, PORT_BRAM18};
+pub use multipliers::{multipliers, Multiplier};
 pub use queues::{moments_depth, Item, Queue, QUEUES};
 pub use ram::{Family, Ram, RamCount};
 
@@ -16,24 +20,14 @@ use std::fmt::Write;
 
 use crate::configuration::Hardware;
 
-/// The kernels: name in the block design, and the top function that its IP is named after.
-pub const KERNELS: [(&str, &str); 7] = [
-    ("fetch", "fetch"),
-    ("load", "load"),
-    ("array", "systolic"),
-    ("drain", "drain"),
-    ("norm", "norm"),
-    ("softmax", "softmax"),
-    ("store", "store"),
+/// The kernels of Vitis HLS: name in the block design, and of the top function.
+pub const KERNELS: [&str; 8] = [
+    "fetch", "load", "plan", "scores", "drain", "norm", "softmax", "store",
 ];
 
 /// Writes the lists that `fpga/scripts/design.tcl` reads, as a Tcl dictionary.
 pub fn block_design(hardware: &Hardware) -> String {
-    let mut text = String::from("kernels {\n");
-    for (name, top) in KERNELS {
-        let _ = writeln!(text, "  {name} {top}");
-    }
-    text += "}\n\nqueues {\n";
+    let mut text = format!("kernels {{{}}}\n\nqueues {{\n", KERNELS.join(" "));
     for queue in QUEUES {
         let _ = writeln!(
             text,
@@ -48,7 +42,8 @@ pub fn block_design(hardware: &Hardware) -> String {
         );
     }
     text += "}\n\nmemories {\n";
-    for memory in memories(hardware) {
+    let all = memories(hardware);
+    for memory in &all {
         if let Place::Bank { writer, reader } = memory.place {
             let _ = writeln!(
                 text,
@@ -62,7 +57,22 @@ pub fn block_design(hardware: &Hardware) -> String {
             );
         }
     }
-    let _ = writeln!(text, "}}\n\nports {}", hardware.configuration().axi_ports);
+    text += "}\n\narray_memories {\n";
+    for memory in &all {
+        if let Place::Array { writer } = memory.place {
+            let _ = writeln!(
+                text,
+                "  {} {{writer {writer} banks {}}}",
+                memory.name, memory.banks
+            );
+        }
+    }
+    let c = hardware.configuration();
+    let _ = writeln!(
+        text,
+        "}}\n\nports {}\nclock_ratio {}",
+        c.axi_ports, c.array.clock_ratio
+    );
     text
 }
 

@@ -2,7 +2,7 @@
 
 use crate::configuration::Hardware;
 
-use super::Ram;
+use super::ram::{Family, Ram, RamCount};
 
 /// Bits of an AXI port's beat.
 const PORT_BITS: u64 = 128;
@@ -103,6 +103,17 @@ impl Queue {
     /// Returns the bits of an item as the queue is built: whole bytes.
     pub fn built_bits(&self, hardware: &Hardware) -> u64 {
         self.item.bits(hardware).next_multiple_of(8)
+    }
+
+    /// Returns the primitives that hold the items.
+    pub fn count(&self, hardware: &Hardware) -> RamCount {
+        RamCount::of(
+            self.ram(hardware),
+            Family::of(hardware.board().dsp_kind),
+            self.built_depth(hardware) as u64,
+            self.built_bits(hardware),
+            false,
+        )
     }
 
     /// Returns the kind of RAM that holds the items.

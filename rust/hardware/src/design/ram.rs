@@ -97,21 +97,37 @@ impl RamCount {
     }
 }
 
-/// Returns the blocks of 18 kbit: 36 bits of 512 words, 18 of 1,024, 9 of 2,048, 4 of 4,096 and so
-/// on. The words are rounded up to a power of two; above 4,096 words, pairs of blocks hold 9 bits
-/// of 4,096 words each.
+/// Returns the blocks of 18 kbit in the best of their shapes: 36 bits of 512 words, 18 of 1,024, 9
+/// of 2,048, 4 of 4,096 and so on, as many as words and bits take.
 const fn block_ram(words: u64, bits: u64) -> u64 {
-    let mut depth = 512;
-    let mut width = 36;
-    while depth < words && depth < 2048 {
-        depth *= 2;
-        width /= 2;
+    best_shape(words, bits).1
+}
+
+/// Returns the number of blocks that hold a bit of the words one after the other.
+pub const fn block_ram_parts(words: u64, bits: u64) -> u64 {
+    words.div_ceil(best_shape(words, bits).0)
+}
+
+/// Returns the words of the best shape and the blocks that it takes; of equal ones the deepest.
+const fn best_shape(words: u64, bits: u64) -> (u64, u64) {
+    const SHAPES: [(u64, u64); 6] = [
+        (512, 36),
+        (1024, 18),
+        (2048, 9),
+        (4096, 4),
+        (8192, 2),
+        (16384, 1),
+    ];
+    let mut least = (0, u64::MAX);
+    let mut i = 0;
+    while i < SHAPES.len() {
+        let count = words.div_ceil(SHAPES[i].0) * bits.div_ceil(SHAPES[i].1);
+        if count <= least.1 {
+            least = (SHAPES[i].0, count);
+        }
+        i += 1;
     }
-    if words <= depth {
-        bits.div_ceil(width)
-    } else {
-        2 * words.div_ceil(4096) * bits.div_ceil(9)
-    }
+    least
 }
 
 /// Returns the LUTs: of an `UltraScale+` device 8 hold 14 bits of 32 words or 7 bits of 64 words,

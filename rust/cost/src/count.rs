@@ -1,0 +1,228 @@
+//! Counts a design's resources, part by part, from what is built: formulas, not synthesis.
+//!
+//! RAM and multipliers are those of the design's lists ([`quasar_hardware::design`]). The array's
+//! logic follows the RTL register by register, and is compared with Yosys's netlists of it. The HLS
+//! kernels' logic rests on equivalent circuits ([`crate::circuits`]), with a margin.
+//!
+//! The explorer and the search do not use it yet: they go by [`crate::resources`].
+//!
+//! Depends on [`quasar_hardware::design`].
+
+use quasar_hardware::boards::Amounts;
+use quasar_hardware::configuration::{key_banks, value_banks, Hardware};
+use quasar_hardware::declared::array::FIFO_DEPTH;
+use quasar_hardware::design::{
+    memories, multipliers, Family, Memory, Place, RamCount, PORTS_OF_COMMANDS, PORT_BRAM18, QUEUES,
+};
+use quasar_hardware::packing::DspKind;
+use serde::Serialize;
+
+use crate::circuits::Logic;
+use crate::kernels::{interconnect, queues, Kernels};
+
+/// Share that is added to the logic of HLS kernels, queues and interconnect, in percent.
+pub const MARGIN_PERCENT: u64 = 15;
+
+/// Resources of one part of the design.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct Part {
+    pub name: &'static str,
+    pub dsp: u64,
+    pub lut: u64,
+    pub ff: u64,
+    pub bram18: u64,
+    pub uram: u64,
+    /// The source of its logic.
+    pub basis: Basis,
+}
+
+/// The source of a part's figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// The RTL, compared with Yosys's netlists at full size.
+    #[default]
+    Netlist,
+    /// Equivalent circuits counted with Yosys, and the margin.
+    Circuit,
+    /// The list of memories and multipliers.
+    List,
+}
+
+/// Resources of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// By part: logic first, then buffers.
+    pub parts: Vec<Part>,
+    /// All parts; BRAM in units of 36 kbit, rounded up.
+    pub total: Amounts,
+}
+
+impl Count {
+    /// Counts the resources of a configuration.
+    pub fn of(hardware: &Hardware) -> Self {
+        let family = Family::of(hardware.board().dsp_kind);
+        let (all, sites) = (memories(hardware), multipliers(hardware));
+        let mut parts = vec![Part {
+            name: "array",
+            dsp: array_dsps(hardware),
+            ..logic("array", Basis::Netlist, array_logic(hardware, &all))
+        }];
+        for (name, logic_of) in Kernels::of(hardware).logic() {
+            let dsp = sites.iter().filter(|site| site.kernel == name);
+            parts.push(Part {
+                dsp: dsp.map(|site| site.dsps(family)).sum(),
+                ..logic(name, Basis::Circuit, with_margin(logic_of))
+            });
+        }
+        let queue = |count: RamCount| Part {
+            bram18: count.bram18,
+            ..logic("queues", Basis::Circuit, with_margin(queues(hardware)))
+        };
+        parts.push(queue(RamCount {
+            bram18: QUEUES.iter().map(|q| q.count(hardware).bram18).sum(),
+            ..RamCount::default()
+        }));
+        let ports = hardware.configuration().axi_ports;
+        parts.push(Part {
+            bram18: PORT_BRAM18 * (ports + PORTS_OF_COMMANDS),
+            ..logic(
+                "ports and interconnect",
+                Basis::Circuit,
+                with_margin(interconnect(ports)),
+            )
+        });
+        parts.extend(all.iter().map(|memory| {
+            let RamCount { lut, bram18, uram } = memory.count(family);
+            Part {
+                name: memory.name,
+                lut,
+                bram18,
+                uram,
+                basis: Basis::List,
+                ..Part::default()
+            }
+        }));
+        let sum = |of: fn(&Part) -> u64| parts.iter().map(of).sum();
+        let bram18: u64 = sum(|p| p.bram18);
+        let total = Amounts {
+            dsp: sum(|p| p.dsp),
+            lut: sum(|p| p.lut),
+            ff: sum(|p| p.ff),
+            bram36: bram18.div_ceil(2),
+            uram: sum(|p| p.uram),
+        };
+        Self { parts, total }
+    }
+}
+
+/// Returns a part that has logic alone.
+fn logic(name: &'static str, basis: Basis, Logic { lut, ff }: Logic) -> Part {
+    Part {
+        name,
+        lut,
+        ff,
+        basis,
+        ..Part::default()
+    }
+}
+
+fn with_margin(Logic { lut, ff }: Logic) -> Logic {
+    let more = |count: u64| (count * (100 + MARGIN_PERCENT)).div_ceil(100);
+    Logic {
+        lut: more(lut),
+        ff: more(ff),
+    }
+}
+
+/// Returns the array's DSP slices. A DSP48E1 cannot add product, cascade and sum at once: a cascade
+/// has one more.
+fn array_dsps(hardware: &Hardware) -> u64 {
+    let array = hardware.configuration().array;
+    let sums = hardware.board().dsp_kind == DspKind::Dsp48e1 && array.cascade > 1;
+    array.slices() + if sums { array.tokens * array.pairs } else { 0 }
+}
+
+/// Counts the logic of the array and of its memories' ports, without RAM.
+fn array_logic(hardware: &Hardware, memories: &[Memory]) -> Logic {
+    let c = hardware.configuration();
+    let (t, p, cascade) = (c.array.tokens, c.array.pairs, c.array.cascade);
+    let l = c.lanes.requantize;
+    let packed = 2 * u64::from(hardware.board().dsp_kind.shift()) + 1;
+    let (blocks, values) = (
+        key_banks(c.array, c.lanes) / p,
+        value_banks(c.array, c.lanes),
+    );
+    let groups = t.div_ceil(l);
+    let operand = 9 * cascade;
+    // Each token: its chain and FIFO's output; its activations' last register and skew.
+    let tokens = Logic {
+        lut: t * ((p - 1) * packed + operand),
+        ff: t * ((p + 1) * packed + (p.div_ceil(8) + 1) * operand + p),
+    };
+    // Row operands and marks go from two tokens to the next two; lanes are skewed.
+    let stages = Logic {
+        lut: p * 9 * cascade.saturating_sub(2),
+        ff: (t.div_ceil(2) - 1) * (p * operand + 3 + bits_of(FIFO_DEPTH))
+            + p * 9 * (cascade - 1).min(1) * cascade.div_ceil(2),
+    };
+    // Sources of activations, seven for two frames: one LUT for each of 9 bits, since the tools put
+    // the resets of the memories' registers to use. Keys, values and weights.
+    let word = 8 * cascade;
+    let quarters = values.div_ceil(4);
+    let operands = Logic {
+        lut: t * operand
+            + p * operand
+            + if blocks > 1 { p * word } else { 0 }
+            + values * word
+            + if quarters > 1 {
+                p * word * quarters.div_ceil(3)
+            } else {
+                0
+            },
+        ff: (t + p) * operand + (values + 2 * p) * word + 2 * values + p * bits_of(quarters),
+    };
+    // Rows from packed sums, passes added up.
+    let unpack = Logic {
+        lut: 21 * t + l * (packed * (groups - 1).div_ceil(5).max(1) + 107),
+        ff: 24 * t + l * (packed + 56) + 62 + t + 6 * t.div_ceil(8) + 27 * l + 24 * t,
+    };
+    let beat = 16 * c.axi_ports;
+    let bytes = p * cascade;
+    let piece = divisor(bytes, beat);
+    let room = (bytes / piece - 1 + beat / piece) * piece * 8;
+    let weights = Logic {
+        lut: room * if bytes > piece { 3 } else { 2 } + 8 * bytes,
+        ff: room + 16 * bytes + 90,
+    };
+    let mut ports = Logic::default();
+    for memory in memories {
+        if let Place::Array { .. } = memory.place {
+            let lut_ram = memory.ram == quasar_hardware::design::Ram::Lut;
+            let enables = if memory.byte_enables { cascade } else { 1 };
+            ports.lut += memory.banks * (5 + memory.deep_select());
+            ports.ff += memory.banks
+                * (memory.bits * if lut_ram { 3 } else { 1 } + memory.address_bits() + enables + 1);
+            // The copy of the address that a bank or a group of banks has.
+            ports.ff += memory.address_bits() * memory.banks.div_ceil(cascade) + memory.banks;
+        }
+    }
+    let control = Logic { lut: 420, ff: 640 };
+    [tokens, stages, operands, unpack, weights, ports, control]
+        .into_iter()
+        .fold(Logic::default(), Logic::plus)
+}
+
+/// Returns the bits of a number below `count`.
+const fn bits_of(count: u64) -> u64 {
+    count.next_power_of_two().trailing_zeros() as u64
+}
+
+const fn divisor(a: u64, b: u64) -> u64 {
+    if b == 0 {
+        a
+    } else {
+        divisor(b, a % b)
+    }
+}

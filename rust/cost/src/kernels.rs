@@ -1,0 +1,369 @@
+//! Counts the logic of the HLS kernels, of their queues and of the interconnect, from the circuits.
+//!
+//! Depends on [`crate::circuits`] and [`quasar_hardware::design`].
+
+use quasar_hardware::configuration::{key_banks, value_banks, Hardware, Multipliers};
+use quasar_hardware::design::{Queue, QUEUES};
+
+use crate::circuits::{
+    Logic, ADAPTER, ADAPTER_256, CHECK_COMMAND, CHECK_WORD, CONTEXT, CONTEXT_2, EXPONENTIAL,
+    FABRIC_16, FABRIC_25, FLOOR_DIVIDE, MAXIMUM, NORMALISE, PROCESS, QUEUE, QUOTIENT, REQUANTIZE,
+    REQUANTIZE_2, ROOT, SMALL_PROCESS,
+};
+
+/// A register slice at an AXI stream or channel of `bits`, as [`circuits::SLICE`] has it.
+const fn port(bits: u64) -> Logic {
+    Logic {
+        lut: bits.div_ceil(2) + 3,
+        ff: 2 * bits + 2,
+    }
+}
+
+/// A stream inside a kernel: a shift register and its counter. A LUT holds two bits of 16 items or
+/// one of 32 (UG574).
+const fn stream(bits: u64, depth: u64) -> Logic {
+    let luts = if depth <= 16 {
+        bits.div_ceil(2)
+    } else {
+        bits * depth.div_ceil(32)
+    };
+    Logic {
+        lut: luts + 14,
+        ff: 8,
+    }
+}
+
+/// Interpolates a lane's count between one group of tokens and two, and beyond.
+const fn grouped(one: Logic, two: Logic, groups: u64) -> Logic {
+    Logic {
+        lut: one.lut + (two.lut - one.lut) * (groups - 1),
+        ff: one.ff + (two.ff - one.ff) * (groups - 1),
+    }
+}
+
+fn sum(parts: &[Logic]) -> Logic {
+    parts.iter().fold(Logic::default(), |a, &b| a.plus(b))
+}
+
+/// A block of registers on AXI-Lite: Vitis HLS's own reports of small kernels have 232 LUTs and 144
+/// flip-flops; then its registers.
+const fn registers(count: u64) -> Logic {
+    Logic {
+        lut: 232 + 16 * count,
+        ff: 144 + 32 * count,
+    }
+}
+
+/// Sizes that the kernels depend on.
+pub struct Kernels {
+    t: u64,
+    p: u64,
+    l: u64,
+    m: u64,
+    e: u64,
+    groups: u64,
+    norm_groups: u64,
+    exp_groups: u64,
+    /// Bits of a beat.
+    beat: u64,
+    cascade: u64,
+    key_banks: u64,
+    value_banks: u64,
+    fabric: bool,
+}
+
+impl Kernels {
+    /// Returns the sizes of a configuration.
+    pub fn of(hardware: &Hardware) -> Self {
+        let c = hardware.configuration();
+        let (t, l, m, e) = (
+            c.array.tokens,
+            c.lanes.requantize,
+            c.lanes.norm,
+            c.lanes.exponential,
+        );
+        Self {
+            t,
+            p: c.array.pairs,
+            l,
+            m,
+            e,
+            groups: t.div_ceil(l),
+            norm_groups: t.div_ceil(m),
+            exp_groups: t.div_ceil(e),
+            beat: 128 * c.axi_ports,
+            cascade: c.array.cascade,
+            key_banks: key_banks(c.array, c.lanes),
+            value_banks: value_banks(c.array, c.lanes),
+            fabric: c.lanes.multipliers == Multipliers::Fabric,
+        }
+    }
+
+    /// Returns each kernel's logic.
+    pub fn logic(&self) -> [(&'static str, Logic); 8] {
+        [
+            ("fetch", Self::fetch()),
+            ("load", self.load()),
+            ("plan", Self::plan()),
+            ("scores", self.scores()),
+            ("drain", self.drain()),
+            ("norm", self.norm()),
+            ("softmax", self.softmax()),
+            ("store", Self::store()),
+        ]
+    }
+
+    const fn in_luts(&self, multiplier: Logic, count: u64) -> Logic {
+        multiplier.times(if self.fabric { count } else { 0 })
+    }
+
+    fn fetch() -> Logic {
+        sum(&[CHECK_COMMAND, PROCESS, port(256).times(5), registers(9)])
+    }
+
+    fn load(&self) -> Logic {
+        sum(&[
+            CHECK_WORD.times(self.beat / 32),
+            PROCESS.times(2),
+            port(256),
+            port(self.beat).times(3),
+            port(1).times(3),
+            registers(8),
+            Logic {
+                lut: 0,
+                ff: 8 * self.t.next_multiple_of(self.beat / 8) + 450,
+            },
+        ])
+    }
+
+    fn plan() -> Logic {
+        sum(&[
+            PROCESS.times(2),
+            SMALL_PROCESS,
+            FLOOR_DIVIDE.times(3),
+            port(256).times(2),
+            port(128),
+            port(29),
+            port(1).times(4),
+        ])
+    }
+
+    fn scores(&self) -> Logic {
+        sum(&[
+            MAXIMUM.times(self.t),
+            PROCESS,
+            SMALL_PROCESS.times(2),
+            port(256),
+            port(24 * self.t),
+            port(24 * self.e),
+            stream(24 * self.t + 13, 2),
+            stream(24 * self.t, 2),
+            Logic {
+                lut: 24 * self.e * (self.exp_groups.div_ceil(4)),
+                ff: 24 * self.t,
+            },
+        ])
+    }
+
+    /// Codes, residuals and moments of a lane go through two streams; three functions write them.
+    fn drain(&self) -> Logic {
+        sum(&[
+            grouped(REQUANTIZE, REQUANTIZE_2, self.groups).times(self.l),
+            grouped(CONTEXT, CONTEXT_2, self.groups).times(self.l),
+            self.in_luts(FABRIC_16, 2 * self.l),
+            self.write_banks(),
+            stream(92 * self.l + 71, 4),
+            stream(68 * self.l + 3, 4),
+            stream(35 * self.l, 2 * self.groups),
+            stream(204, 4),
+            stream(self.beat, 2),
+            port(27 * self.l),
+            port(68 * self.l),
+            port(self.beat),
+            port(256),
+            port(35),
+            port(32),
+            port(1),
+            PROCESS.times(5),
+            SMALL_PROCESS.times(4),
+            FLOOR_DIVIDE.times(2),
+            // What `fill` gathers, the choice of a group of it, and the choice between the
+            // functions; the sum of the lanes' codes, and the running sums of a tile's rows.
+            Logic {
+                lut: 16 * self.l * self.groups.div_ceil(4)
+                    + 58 * self.l
+                    + 9 * self.l
+                    + 19 * (2 * self.p).div_ceil(4),
+                ff: 32 * self.t + 10 * self.l + 38 * self.p,
+            },
+        ])
+    }
+
+    fn norm(&self) -> Logic {
+        sum(&[
+            ROOT.times(self.m),
+            NORMALISE.times(self.m),
+            self.in_luts(FABRIC_16, 3 * self.m),
+            self.in_luts(FABRIC_25, 2 * self.m),
+            port(256),
+            port(self.beat),
+            port(68 * self.l),
+            port(1),
+            stream(68 * self.m, 2).times(2),
+            stream(47 * self.m, 2),
+            stream(16 * self.m, 16),
+            stream(8 * self.m + 33, 2),
+            PROCESS.times(4),
+            SMALL_PROCESS.times(4),
+            FLOOR_DIVIDE.times(2),
+            // The moments of a tile, and the choice of a group of them; more than eight groups of
+            // residuals.
+            Logic {
+                lut: 68 * self.m * self.norm_groups.div_ceil(4)
+                    + 16 * self.m * self.norm_groups.saturating_sub(8) / 3
+                    + 18 * self.m,
+                ff: 68 * self.t.max(self.m * self.norm_groups),
+            },
+        ])
+    }
+
+    fn softmax(&self) -> Logic {
+        sum(&[
+            EXPONENTIAL.times(self.e),
+            self.in_luts(FABRIC_25, self.e),
+            QUOTIENT,
+            port(256),
+            port(24 * self.e),
+            port(35),
+            port(1),
+            stream(40 * self.e + 28, 2),
+            stream(8 * self.e + 20, 2),
+            PROCESS,
+            SMALL_PROCESS.times(3),
+            // The largest scores of a group; sums on their way to the divider.
+            Logic {
+                lut: 40 * self.e,
+                ff: 64 * self.e,
+            },
+        ])
+    }
+
+    fn store() -> Logic {
+        sum(&[
+            CHECK_WORD,
+            PROCESS,
+            port(32),
+            port(1),
+            registers(4),
+            Logic { lut: 60, ff: 128 },
+        ])
+    }
+
+    /// Rotates the drain's lanes to the banks of keys and values: a multiplexer of four inputs for
+    /// each bit and two bits of the rotation, then the words' registers and addresses. The factor
+    /// is that of the circuit `drain_store`.
+    const fn write_banks(&self) -> Logic {
+        let (keys, values, cascade) = (self.key_banks, self.value_banks, self.cascade);
+        let rotators =
+            9 * keys * steps(keys) + 9 * cascade * values * (steps(values) + steps(cascade));
+        let addresses = 22 * keys + 26 * values;
+        Logic {
+            lut: (rotators + addresses + cascade * keys) * 117 / 100,
+            ff: keys * (8 + cascade + 17) + values * (9 * cascade + 17),
+        }
+    }
+}
+
+/// Returns the multiplexers of four inputs, one after the other, that choose among `count`.
+const fn steps(count: u64) -> u64 {
+    (count.next_power_of_two().trailing_zeros() as u64).div_ceil(2)
+}
+
+/// Counts the logic of the queues: LUT RAM, pointers, output registers.
+pub fn queues(hardware: &Hardware) -> Logic {
+    let one = |queue: &Queue| {
+        Logic {
+            lut: queue.count(hardware).lut,
+            ff: queue.built_bits(hardware),
+        }
+        .plus(QUEUE)
+    };
+    QUEUES.iter().map(one).fold(Logic::default(), Logic::plus)
+}
+
+/// Bits of an AXI channel besides data: address, length and marks; a master that only reads has an
+/// address channel and data, one that writes also a response.
+const ADDRESS: u64 = 77;
+
+/// Counts the adapters and what is between them and memory. Each goes through a shutdown manager,
+/// which has a register slice at both ends of each channel. The ports' interconnects have the same
+/// and a FIFO of 32 beats; commands and logits share the first port's. Then the registers' one, of
+/// five ways of 32 bits, and resets.
+pub fn interconnect(ports: u64) -> Logic {
+    let reads = |bits: u64| port(ADDRESS).plus(port(bits + 3)).times(2);
+    let writes = port(ADDRESS)
+        .plus(port(128 * 9 / 8 + 1))
+        .plus(port(2))
+        .times(2);
+    let fifo = |bits: u64| Logic {
+        lut: (bits + 3).div_ceil(14) * 8 + 20,
+        ff: 16,
+    };
+    let load = ADAPTER
+        .plus(reads(128).times(2))
+        .plus(fifo(128))
+        .plus(SMALL_PROCESS.times(2))
+        .times(ports);
+    let commands = ADAPTER_256
+        .plus(reads(256).times(2))
+        .plus(fifo(256))
+        .plus(reads(128));
+    let logits = ADAPTER.plus(writes.times(2)).plus(fifo(145));
+    // The first port's choice between three masters.
+    let choice = Logic {
+        lut: 131 + 145 + 2 * ADDRESS,
+        ff: 60,
+    };
+    let registers = reads(32).plus(writes).times(5);
+    let resets = Logic { lut: 150, ff: 220 };
+    [load, commands, logits, choice, registers, resets]
+        .into_iter()
+        .fold(Logic::default(), Logic::plus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::circuits::{SLICE, STORE, STORE_17};
+
+    #[test]
+    fn formulas_give_the_counts_of_the_circuits() {
+        assert_eq!((port(256).lut, port(256).ff), (SLICE.lut, SLICE.ff));
+        for (l, key_banks, value_banks, circuit) in [(33, 36, 9, STORE), (17, 18, 6, STORE_17)] {
+            let kernels = Kernels {
+                t: 66,
+                p: 6,
+                l,
+                m: 9,
+                e: 33,
+                groups: 2,
+                norm_groups: 8,
+                exp_groups: 2,
+                beat: 512,
+                cascade: 4,
+                key_banks,
+                value_banks,
+                fabric: false,
+            };
+            let Logic { lut, ff } = kernels.write_banks();
+            assert!(
+                lut.abs_diff(circuit.lut) * 20 <= circuit.lut,
+                "{lut} {circuit:?}"
+            );
+            assert!(
+                ff.abs_diff(circuit.ff) * 10 <= circuit.ff,
+                "{ff} {circuit:?}"
+            );
+        }
+    }
+}

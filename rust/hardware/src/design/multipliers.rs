@@ -1,0 +1,74 @@
+//! Lists the multiplier sites of the kernels: each place in the sources where a pipelined function
+//! multiplies has a multiplier of its own.
+
+use crate::configuration::{Hardware, Multipliers};
+
+use super::ram::Family;
+
+/// A multiplier site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Multiplier {
+    /// Kernel.
+    pub kernel: &'static str,
+    /// The product.
+    pub name: &'static str,
+    /// Bits of both factors, as signed numbers.
+    pub bits: (u64, u64),
+    /// Number of them.
+    pub count: u64,
+    /// True if DSP slices make it.
+    pub dsp: bool,
+}
+
+impl Multiplier {
+    /// Returns the DSP slices of all of them: a product of 27x18 bits (25x18 on the 7 series) a
+    /// slice, and wider factors in parts of 26 and 17 (24 and 17) bits.
+    pub const fn dsps(&self, family: Family) -> u64 {
+        let wide = match family {
+            Family::UltraScalePlus => 26,
+            Family::Series7 => 24,
+        };
+        let (a, b) = (self.bits.0 - 1, self.bits.1 - 1);
+        let one = a.div_ceil(wide) * b.div_ceil(17);
+        let other = b.div_ceil(wide) * a.div_ceil(17);
+        if !self.dsp {
+            0
+        } else if one < other {
+            one * self.count
+        } else {
+            other * self.count
+        }
+    }
+}
+
+/// Lists the multipliers of a configuration.
+pub fn multipliers(hardware: &Hardware) -> Vec<Multiplier> {
+    let c = hardware.configuration();
+    let lanes = c.lanes;
+    let configured = lanes.multipliers == Multipliers::Dsp;
+    let site = |kernel, name, bits, count, dsp| Multiplier {
+        kernel,
+        name,
+        bits,
+        count,
+        dsp,
+    };
+    let (l, m, e) = (lanes.requantize, lanes.norm, lanes.exponential);
+    vec![
+        // The mantissa stands in two pipelined functions.
+        site("drain", "mantissa of rows", (16, 16), l, true),
+        site("drain", "mantissa of the context", (16, 16), l, true),
+        site("drain", "square", (16, 16), l, configured),
+        site("drain", "residue", (15, 13), l, configured),
+        site("drain", "logit", (27, 16), 1, true),
+        site("drain", "mean of values", (19, 22), 1, true),
+        site("norm", "squares by D", (42, 12), m, configured),
+        site("norm", "square of the sum", (27, 27), m, configured),
+        site("norm", "element by D", (16, 12), m, configured),
+        site("norm", "reciprocal", (16, 16), m, configured),
+        site("norm", "gain", (16, 16), m, configured),
+        site("norm", "square of a mean", (16, 16), 1, true),
+        site("softmax", "difference", (26, 25), e, configured),
+        site("plan", "addresses", (14, 12), 3, true),
+    ]
+}
