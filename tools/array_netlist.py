@@ -311,12 +311,13 @@ def analyse(cells: list[Cell]) -> dict[str, object]:
                 if level > longest.get(where, ((-1, -1), "", "", ""))[0]:
                     longest[where] = (level, net, begin, f"{cell.kind}.{pin}")
 
-    def trace(net: str, begin: str) -> list[str]:
-        names = [net]
+    def source(net: str, begin: str) -> str:
         while (net, begin) in before:
             net = before[net, begin]
-            names.append(net)
-        return names[::-1]
+        return named(net)
+
+    def named(net: str) -> str:
+        return "unnamed" if net.startswith("$") else net
 
     fan_out: dict[str, tuple[int, int, str]] = {}
     for net, count in loads.items():
@@ -347,10 +348,12 @@ def analyse(cells: list[Cell]) -> dict[str, object]:
         ),
         uram=kinds["URAM288"],
         paths={
-            where: dict(levels=level[0], carry=level[1], end=end, nets=trace(net, begin))
+            where: dict(levels=level[0], carry=level[1], begin=source(net, begin), end=end)
             for where, (level, net, begin, end) in sorted(longest.items())
         },
-        fan_out={where: dict(cells=a, pins=b, net=net) for where, (a, b, net) in sorted(fan_out.items())},
+        fan_out={
+            where: dict(cells=a, pins=b, net=named(net)) for where, (a, b, net) in sorted(fan_out.items())
+        },
     )
 
 
