@@ -96,7 +96,6 @@ class Size(NamedTuple):
 SIZES = {
     "zcu102-66x6x4": Size("xcup", 66, 6, 4, 33, 9, 33),
     "zcu102-50x6x4": Size("xcup", 50, 6, 4, 25, 9, 25),
-    "zcu102-50x10x4": Size("xcup", 50, 10, 4, 25, 9, 25),
     "kv260-33x6x4": Size("xcup", 33, 6, 4, 17, 6, 17, uram=True),
     "kv260-40x4x8": Size("xcup", 40, 4, 8, 20, 5, 10, uram=True),
     "xcup-25x12x2": Size("xcup", 25, 12, 2, 13, 5, 7),

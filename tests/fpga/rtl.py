@@ -364,7 +364,7 @@ class Program:
             part = int(rng.choice([words, max(1, words // 2), max(1, words // 3)]))
             self.gemm(columns, rows4, max(rows8, int(rows4 == 0)), int(rng.integers(1, 4)), part)
         elif choice == 2:
-            self.score(int(rng.integers(1, shape.dims + 1)))
+            self.score(int(rng.integers(1, min(shape.dims, shape.words * shape.cascade) + 1)))
         else:
             tokens = ceil_div(shape.keys, shape.cascade)
             self.context(int(rng.integers(1, shape.dims + 1)), int(rng.choice([tokens, max(1, tokens // 2)])))

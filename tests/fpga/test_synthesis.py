@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from rtl import ROOT, RTL, run, tool
 
 sys.path.insert(0, str(ROOT / "tools"))
 import array_netlist
-from array_netlist import Size
+from array_netlist import SIZES, Size
 
 #: LUT levels between two registers, and cells that a register drives, in the array's domain.
 LEVELS, FAN_OUT = 4, 128
@@ -77,6 +78,16 @@ def test_an_array_has_its_slices_and_short_paths(size: Size, slices: int, tmp_pa
     tool("yosys")
     found = array_netlist.analyse(array_netlist.read(array_netlist.synthesise(size, tmp_path)))
     assert found["dsp"] == slices
+    check_bounds(found)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_record_of_full_sizes_is_of_these_parameters_and_within_bounds(name: str) -> None:
+    found = json.loads(array_netlist.RECORD.read_text())[name]
+    size = SIZES[name]
+    assert found["parameters"] == size.parameters()
+    adds_up = size.family == "xc7" and size.cascade > 1
+    assert found["dsp"] == size.tokens * size.pairs * (size.cascade + adds_up)
     check_bounds(found)
 
 
