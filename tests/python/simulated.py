@@ -1,11 +1,21 @@
-"""A transport written in Python, as PYNQ's is, to a simulated accelerator."""
+"""Simulated accelerators for tests: their libraries, and a transport written in Python, as PYNQ's is."""
 
 import ctypes
 
-from quasar_rt import _native, engine
+from quasar_rt import _native, device, engine
 from quasar_rt.hardware import Hardware
 
 MEMORY = 1 << 28
+
+
+def library(name):
+    """Returns the library of a simulated accelerator; skips the test where it is not built."""
+    import pytest
+
+    found = [path for path in device.sim_libraries() if path.stem == name]
+    if not found:
+        pytest.skip(f"no simulated accelerator {name!r}: make sim (or name its folder in QUASAR_SIM_DIR)")
+    return found[0]
 
 
 class Transport:

@@ -17,6 +17,7 @@ from quasar_rt import Engine, Frame, device
 from quasar_rt.hardware import Hardware, Workload
 from quasar_rt.testing import random_case
 from quasar_rt.verify import verify
+from simulated import library
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 
@@ -230,8 +231,7 @@ def test_a_batch_and_a_stream_say_where_the_device_failed(tiny, simulated):
 @pytest.mark.parametrize("subnets", [4, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["tiny", "odd", "wide", "pynq-z2", "zcu102", "kv260"])
 def test_random_subnets_have_the_cpus_bits(name, subnets):
-    if device.sim_folder() / f"{name}.so" not in device.sim_libraries():
-        pytest.skip(f"no simulated accelerator {name} in {device.sim_folder()}: make sim")
+    library(name)
     equal = 0
     for seed in range(50 * subnets):
         subnet, image = random_case(seed)

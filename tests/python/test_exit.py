@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 import quasar_rt
-from quasar_rt import _native, device
+from quasar_rt import _native
 from quasar_rt.hardware import Hardware
-from simulated import Transport
+from simulated import Transport, library
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 
@@ -77,9 +77,7 @@ def files(tmp_path_factory):
 
 
 def run(files, kind, flight, end):
-    library = device.sim_folder() / "tiny.so"
-    if kind != "cpu" and not library.exists():
-        pytest.skip(f"{library} is not built: make sim")
+    tiny = None if kind == "cpu" else library("tiny")
     statement, status = END[end]
     code = f"""
 import itertools, os, signal, sys, threading, time, warnings
@@ -89,7 +87,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import quasar_rt
 if {kind!r} == "python":
     import simulated
-    simulated.attach({str(library)!r})
+    simulated.attach({str(tiny)!r})
 engine = quasar_rt.Engine({str(files / "tiny.qvit")!r}, {kind!r})
 picture = {str(files / "big.jpg")!r}
 small = np.zeros((8, 8, 1), np.uint8)
@@ -118,21 +116,19 @@ def test_a_process_ends_whatever_is_in_flight(files, kind, flight, end):
 @pytest.fixture
 def attached(files):
     """Makes engines on a transport of Python, which may fail or hold on to things."""
-    library = device.sim_folder() / "tiny.so"
-    if not library.exists():
-        pytest.skip(f"{library} is not built: make sim")
+    tiny = library("tiny")
     subnet = quasar_rt.Subnet.load(files / "tiny.qvit")
-    hardware = Hardware.from_toml(_native.sim_configuration(str(library)))
+    hardware = Hardware.from_toml(_native.sim_configuration(str(tiny)))
 
     def attach(transport):
         return _native.Engine.attached(subnet._inner, hardware._inner, transport, 60.0)
 
-    return library, attach
+    return tiny, attach
 
 
 def test_an_engine_in_a_cycle_with_its_transport_is_collected(attached):
-    library, attach = attached
-    transport = Transport(library)
+    tiny, attach = attached
+    transport = Transport(tiny)
     transport.engine = attach(transport)
     freed = weakref.ref(transport)
     del transport
@@ -141,7 +137,7 @@ def test_an_engine_in_a_cycle_with_its_transport_is_collected(attached):
 
 
 def test_the_collector_may_free_an_engine_inside_its_driver(attached):
-    library, attach = attached
+    tiny, attach = attached
 
     class Collecting(Transport):
         holder = None
@@ -152,7 +148,7 @@ def test_the_collector_may_free_an_engine_inside_its_driver(attached):
                 gc.collect()
             return super().wait(seconds)
 
-    transport = Collecting(library)
+    transport = Collecting(tiny)
     holder = [attach(transport)]
     frame = holder[0].begin(np.zeros((8, 8, 1), np.uint8))
     transport.holder = holder
