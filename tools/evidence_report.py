@@ -4,7 +4,7 @@
     python tools/evidence_report.py         writes them again
 
 Spreads are sample standard deviations over seeds; differences are paired by seed. Depends on matplotlib for the
-pictures, else on the standard library and `quasar_rt.nas.report`.
+pictures, else on the standard library and `quasar_rt`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from typing import Any
 
 import click
 
+from quasar_rt.hardware import CostTable, Hardware
 from quasar_rt.nas.report import write_bytes, write_text
+from quasar_rt.space import Architecture, Space
 
 __all__ = ["draw", "mean_spread", "shown", "splice", "tables", "write"]
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+TOOLS = Path(__file__).resolve().parent
+DOCS = TOOLS.parent / "docs"
+SPACE, HARDWARE = TOOLS / "evidence-space.toml", TOOLS / "evidence-hardware.toml"
 
 Document = Mapping[str, Any]
 Result = Mapping[str, Any]
@@ -165,6 +169,7 @@ def tables(document: Document) -> dict[str, str]:
     """Returns every generated table by name."""
     return {
         "fronts": fronts_table(document),
+        "remodelled": remodelled_table(document),
         "differences": differences_table(document),
         "scaling": scaling_table(document),
         "rows": rows_table(document),
@@ -204,6 +209,41 @@ def fronts_table(document: Document) -> str:
                 ]
             )
     return markdown(header, rows, 2)
+
+
+def remodelled_table(document: Document) -> str:
+    """Formats the recorded frame rates next to those that today's hardware model gives the same subnets."""
+    table, space = CostTable(Space.load(SPACE), Hardware.load(HARDWARE)), Space.load(SPACE)
+
+    def now(pick: Result) -> float:
+        genome = space.encode(Architecture.from_dict(pick["architecture"]))
+        return float(table.evaluate(genome[None])["fps"][0])
+
+    rows = []
+    for target in document["settings"]["targets"]:
+        for strategy, label in STRATEGIES.items():
+            cells = document["cells"].get(f"search_{strategy}", {})
+            picks = [
+                pick
+                for seed in seeds_of(document)
+                for pick in cells.get(seed, {"picks": []})["picks"]
+                if pick["target"] == target and "architecture" in pick
+            ]
+            if not picks:
+                continue
+            rates = [now(pick) for pick in picks]
+            rows.append(
+                [
+                    f"{target:,.0f}",
+                    label,
+                    f"{statistics.fmean(pick['fps'] for pick in picks):,.0f}",
+                    f"{statistics.fmean(rates):,.0f}",
+                    f"{min(rates):,.0f} to {max(rates):,.0f}",
+                ]
+            )
+    return markdown(
+        ["at least, FPS", "strategy", "FPS (recorded)", "FPS (today)", "range over seeds"], rows, 2
+    )
 
 
 def differences_table(document: Document) -> str:
