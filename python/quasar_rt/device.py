@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -208,7 +209,9 @@ def _simulated(subnet: Subnet, name: str, timeout: float | None) -> tuple[Native
         )
     opened = [(library, _configuration(library)) for library in found]
     # The smallest array first.
-    opened.sort(key=lambda pair: pair[1].settings["array"]["tokens"] * pair[1].settings["array"]["pairs"])
+    opened.sort(
+        key=lambda pair: prod(pair[1].settings["array"][size] for size in ("tokens", "pairs", "cascade"))
+    )
     misfit: DoesNotFitError | None = None
     for library, hardware in opened:
         try:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import quasar_rt
-from quasar_rt import device
 from quasar_rt.accelerator import Program
 from quasar_rt.hardware import Hardware
+from simulated import library
 
 ROOT = Path(__file__).parents[2]
 REGISTERS = dict(
@@ -114,16 +114,14 @@ def counted(library: Path, program: Program, classes: int, segments: list[str], 
 @pytest.mark.parametrize("pool", ["token", "mean", "mean_after_norm"])
 @pytest.mark.parametrize("name", ["tiny", "odd", "wide"])
 def test_the_model_counts_what_the_loops_count(name: str, pool: str, seed: int) -> None:
-    libraries = {library.stem: library for library in device.sim_libraries()}
-    if name not in libraries:
-        pytest.skip(f"no simulated accelerator '{name}' in {device.sim_folder()}: make sim")
+    built = library(name)
     subnet = quasar_rt.random_subnet(
         embed=12, depth=2, heads=2, head_dim=4, hidden=20, image_size=12, channels=1, kernel=4, classes=7,
         pool=pool, seed=5,
     )  # fmt: skip
     program = Program.compile(subnet, Hardware.load(ROOT / "fpga" / "configs" / f"{name}.toml"))
     segments = ["start0", "end0"]
-    loops = counted(libraries[name], program, 7, segments, seed)
+    loops = counted(built, program, 7, segments, seed)
     modelled = program.intervals(*segments)
     assert {"array.issue", "drain.rows", "norm.normalise", "softmax.exponential", "load.beats"} <= set(
         modelled

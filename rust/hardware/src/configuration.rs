@@ -186,8 +186,8 @@ impl Buffers {
 pub mod hls {
     /// Tokens of the array.
     pub const TOKENS: u64 = 256;
-    /// Row pairs of the array.
-    pub const PAIRS: u64 = 128;
+    /// Row pairs of the array: a token's FIFO holds those of a pass.
+    pub const PAIRS: u64 = crate::declared::array::FIFO_DEPTH;
     /// Slices in a cascade.
     pub const CASCADE: u64 = 16;
     /// Requantizing lanes: their moments are one item of a stream, of at most 4,096 bits.
@@ -310,11 +310,6 @@ impl Hardware {
     /// Returns the clock in Hz.
     pub fn clock_hz(&self) -> f64 {
         self.configuration.clock_mhz * 1e6
-    }
-
-    /// Returns the array's clock in Hz.
-    pub fn array_clock_hz(&self) -> f64 {
-        self.clock_hz() * self.configuration.array.clock_ratio as f64
     }
 
     /// Returns the slices of the array that multiply.
