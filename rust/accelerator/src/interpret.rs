@@ -793,7 +793,7 @@ mod tests {
             for frames in [1, 2] {
                 agrees(&subnet, "zcu102", [5, 3, 2, 2, 2, 1, frames]);
                 agrees(&subnet, "pynq-z2", [7, 4, 3, 3, 5, 2, frames]);
-                agrees(&subnet, "zcu102", [32, 128, 32, 8, 8, 4, frames]);
+                agrees(&subnet, "zcu102", [32, 64, 32, 8, 8, 4, frames]);
                 cascades_agree(&subnet, "zcu102", [7, 4, 3, 3, 5, 2, frames], (4, 2));
                 cascades_agree(&subnet, "pynq-z2", [5, 3, 5, 2, 2, 1, frames], (16, 1));
             }
