@@ -1,34 +1,33 @@
-// `floor_divide` (fpga/src/norm.cpp): a stage makes a bit of the quotient.
+// `mean_of_codes` (fpga/src/norm.cpp): a stage makes a bit of the quotient's magnitude.
 `default_nettype none
 module floor_divide (
     input  wire logic               clk,
     input  wire logic               enable,
-    input  wire logic signed [26:0] numerator,
+    input  wire logic signed [18:0] numerator,
     input  wire logic        [10:0] divisor,
-    output logic signed      [16:0] result
+    output logic signed      [8:0]  result
 );
-    logic [27:0] rest[18];
-    logic [16:0] q[18];
-    logic [10:0] d[18];
-    logic [17:0] negative;
-    for (genvar i = 0; i < 17; i++) begin : gen_bit
-        wire logic [28:0] left = {1'b0, rest[i]} - ({18'd0, d[i]} << (16 - i));
+    logic [18:0] rest[9];
+    logic [7:0] q[9];
+    logic [10:0] d[9];
+    logic [8:0] negative;
+    for (genvar i = 0; i < 8; i++) begin : gen_bit
+        wire logic [19:0] left = {1'b0, rest[i]} - ({9'd0, d[i]} << (7 - i));
         always_ff @(posedge clk)
             if (enable) begin
-                rest[i+1] <= left[28] ? rest[i] : left[27:0];
-                q[i+1] <= {q[i][15:0], !left[28]};
+                rest[i+1] <= left[19] ? rest[i] : left[18:0];
+                q[i+1] <= {q[i][6:0], !left[19]};
                 d[i+1] <= d[i];
                 negative[i+1] <= negative[i];
             end
     end
     always_ff @(posedge clk)
         if (enable) begin
-            rest[0] <= numerator < 0 ? {17'd0, divisor} - 28'd1 - {{1{numerator[26]}},
-                numerator} : {1'b0, numerator};
+            rest[0] <= numerator < 0 ? {8'd0, divisor} - 19'd1 - numerator : numerator;
             q[0] <= '0;
             d[0] <= divisor;
             negative[0] <= numerator < 0;
-            result <= negative[17] ? -q[17] : q[17];
+            result <= negative[8] ? -{1'b0, q[8]} : {1'b0, q[8]};
         end
 endmodule
 `default_nettype wire

@@ -244,6 +244,8 @@ struct Gemm {
   u<16> rows4 = 0;
   // 8-bit rows.
   u<16> rows8 = 0;
+  // Tiles of row pairs.
+  u<16> row_tiles = 0;
   static Gemm decode(const command_t& command) {
     Gemm fields;
     fields.source = u<2>(bits(command, 0, 6, 2));
@@ -258,6 +260,7 @@ struct Gemm {
     fields.pass = u<13>(bits(command, 1, 13, 13));
     fields.rows4 = u<16>(bits(command, 2, 0, 16));
     fields.rows8 = u<16>(bits(command, 2, 16, 16));
+    fields.row_tiles = u<16>(bits(command, 3, 0, 16));
     return fields;
   }
   command_t encode() const {
@@ -275,6 +278,7 @@ struct Gemm {
     put_bits(command, 1, 13, 13, uint64_t(int64_t(pass)));
     put_bits(command, 2, 0, 16, uint64_t(int64_t(rows4)));
     put_bits(command, 2, 16, 16, uint64_t(int64_t(rows8)));
+    put_bits(command, 3, 0, 16, uint64_t(int64_t(row_tiles)));
     return command;
   }
 };
@@ -342,10 +346,14 @@ struct Context {
   u<11> keys = 0;
   // Dimensions of the head.
   u<8> rows = 0;
-  // First dimension of the head, a multiple of C.
-  u<13> base = 0;
+  // First dimension of the head div B'; it is a multiple of C.
+  u<13> block = 0;
+  // The same mod B'.
+  u<8> bank = 0;
   // Columns of a pass; more than one pass: a multiple of C.
   u<11> pass = 0;
+  // Words of a pass mod B'.
+  u<8> turn = 0;
   static Context decode(const command_t& command) {
     Context fields;
     fields.parity = u<1>(bits(command, 0, 6, 1));
@@ -354,8 +362,10 @@ struct Context {
     fields.tokens = u<11>(bits(command, 1, 0, 11));
     fields.keys = u<11>(bits(command, 1, 11, 11));
     fields.rows = u<8>(bits(command, 1, 22, 8));
-    fields.base = u<13>(bits(command, 2, 0, 13));
-    fields.pass = u<11>(bits(command, 2, 13, 11));
+    fields.block = u<13>(bits(command, 2, 0, 13));
+    fields.bank = u<8>(bits(command, 2, 13, 8));
+    fields.pass = u<11>(bits(command, 2, 21, 11));
+    fields.turn = u<8>(bits(command, 3, 0, 8));
     return fields;
   }
   command_t encode() const {
@@ -367,8 +377,10 @@ struct Context {
     put_bits(command, 1, 0, 11, uint64_t(int64_t(tokens)));
     put_bits(command, 1, 11, 11, uint64_t(int64_t(keys)));
     put_bits(command, 1, 22, 8, uint64_t(int64_t(rows)));
-    put_bits(command, 2, 0, 13, uint64_t(int64_t(base)));
-    put_bits(command, 2, 13, 11, uint64_t(int64_t(pass)));
+    put_bits(command, 2, 0, 13, uint64_t(int64_t(block)));
+    put_bits(command, 2, 13, 8, uint64_t(int64_t(bank)));
+    put_bits(command, 2, 21, 11, uint64_t(int64_t(pass)));
+    put_bits(command, 3, 0, 8, uint64_t(int64_t(turn)));
     return command;
   }
 };
@@ -615,6 +627,10 @@ struct RowParameters {
   u<8> destination = 0;
   // Column c in the destination.
   u<16> column = 0;
+  // c div B', for a value.
+  u<16> value_block = 0;
+  // c mod B', for a value.
+  u<8> value_bank = 0;
   static RowParameters decode(const uint8_t* bytes) {
 #pragma HLS INLINE
     RowParameters row;
@@ -623,6 +639,8 @@ struct RowParameters {
     row.shift = u<8>(little_endian(bytes + 6, 1));
     row.destination = u<8>(little_endian(bytes + 7, 1));
     row.column = u<16>(little_endian(bytes + 8, 2));
+    row.value_block = u<16>(little_endian(bytes + 10, 2));
+    row.value_bank = u<8>(little_endian(bytes + 12, 1));
     return row;
   }
 };

@@ -4,6 +4,17 @@
 
 constexpr unsigned ceil_div(unsigned a, unsigned b) { return (a + b - 1) / b; }
 
+// Returns ceil(count / OF) of a count of at most MOST * OF, by comparisons.
+template <unsigned OF, unsigned MOST> constexpr unsigned parts_of(unsigned count) {
+#pragma HLS INLINE
+  unsigned parts = 0;
+  for (unsigned i = 0; i < MOST; ++i) {
+#pragma HLS UNROLL
+    parts += count > i * OF ? 1 : 0;
+  }
+  return parts;
+}
+
 constexpr unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
 
 // Returns the row pairs of a matrix: two 4-bit rows or one 8-bit row each. The last 4-bit row may

@@ -28,8 +28,8 @@ struct row_t {
   u<5> shift;
   u<3> destination;
   u<16> column;
-  u<8> value_bank;   // column mod VALUE_BANKS
-  u<16> value_block; // column div VALUE_BANKS
+  u<8> value_bank; // of the column, and its block of words: for a value
+  u<16> value_block;
 };
 using DoubleBuffer = Memory<row_t, 2, MAX_ROWS>;
 
@@ -128,10 +128,9 @@ void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, DoubleBuffer& h
           row.mult = given.mult;
           row.shift = given.shift;
           row.destination = given.destination;
-          const unsigned column = given.column;
-          row.column = column;
-          row.value_bank = column % VALUE_BANKS;
-          row.value_block = column / VALUE_BANKS;
+          row.column = given.column;
+          row.value_bank = given.value_bank;
+          row.value_block = given.value_block;
           halves[half][i] = row;
           port = port + 1 == config::PORTS ? 0 : port + 1;
         }
@@ -168,7 +167,6 @@ void walk(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<
   for (volatile bool running = true; running;) {
     const isa::Rows command = isa::Rows::decode(jobs.read());
     const unsigned tokens = command.tokens;
-    const unsigned tiles = ceil_div(tokens, TOKENS);
     const unsigned all = row_pairs(command);
     for (unsigned pair = 0; pair < all; pair += PAIRS) {
       filled.read();
@@ -177,7 +175,9 @@ void walk(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<
       unsigned key_bank = 0;
       unsigned key_address = 0;
       unsigned value_bank = 0;
-      for (unsigned tile = 0; tile < tiles; ++tile) {
+      unsigned tile = 0;
+      for (unsigned first = 0; first < tokens; first += TOKENS) {
+        const bool last_tile = tokens - first <= TOKENS;
         for (unsigned i = 0; i < rows; ++i) {
 #pragma HLS PIPELINE II = 1
           interval("drain.walk");
@@ -185,18 +185,18 @@ void walk(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<
           step.row = halves[half][i];
           step.index = i;
           step.tile = tile;
-          step.first = tile * TOKENS;
-          step.tokens = tile_tokens(tokens, tile);
+          step.first = first;
+          step.tokens = least(TOKENS, tokens - first);
           step.address = address;
           step.key_bank = key_bank;
           step.key_address = key_address;
           step.value_bank = value_bank;
-          step.one_tile = tiles == 1;
+          step.one_tile = tokens <= TOKENS;
           step.begin = i == 0;
           step.end = i + 1 == rows;
           step.first_rows = pair == 0;
           step.last_rows = pair + PAIRS >= all;
-          step.last = pair + PAIRS >= all && tile + 1 == tiles && i + 1 == rows;
+          step.last = pair + PAIRS >= all && last_tile && i + 1 == rows;
           steps.write(step);
         }
         address += command.stride;
@@ -204,7 +204,8 @@ void walk(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<
         key_address +=
             (TOKENS / KEY_BANKS + (next >= KEY_BANKS ? 1 : 0)) * unsigned(command.stride);
         key_bank = next >= KEY_BANKS ? next - KEY_BANKS : next;
-        value_bank = value_bank_after<TOKENS>(value_bank, tile * TOKENS % CASCADE);
+        value_bank = value_bank_after<TOKENS>(value_bank, first % CASCADE);
+        ++tile;
       }
       freed.write(1);
       half ^= 1;
@@ -408,7 +409,7 @@ void drain_context(const isa::Attend& command, ScaleWords& words, Sums& sums, Me
                    Stored& stored) {
   scale_t scale[GROUPS][LANES];
 #pragma HLS ARRAY_PARTITION variable = scale complete dim = 0
-  const unsigned groups = ceil_div(unsigned(command.tokens), LANES);
+  const unsigned groups = parts_of<LANES, GROUPS>(command.tokens);
   const unsigned address =
       unsigned(command.tile) * unsigned(command.stride) + unsigned(command.base);
   unsigned row = 0;

@@ -96,7 +96,7 @@ void load_gains(Jobs& jobs, Beats<isa::depth::gains>& beats, DoubleBuffer& halve
 
 // Returns the number of groups of a tile's tokens.
 unsigned groups_of(unsigned tokens, unsigned tile) {
-  return ceil_div(tile_tokens(tokens, tile), NORM_LANES);
+  return parts_of<NORM_LANES, NORM_GROUPS>(tile_tokens(tokens, tile));
 }
 
 // Regroups the drain's moments for the norm's lanes. An item of `tiles` says that a tile's residual
@@ -113,7 +113,7 @@ void collect(Jobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) {
     const isa::LayerNorm command = isa::LayerNorm::decode(jobs.read());
     const unsigned tokens = command.tokens;
     for (unsigned tile = 0; tile * TOKENS < tokens; ++tile) {
-      const unsigned arriving = ceil_div(tile_tokens(tokens, tile), LANES);
+      const unsigned arriving = parts_of<LANES, GROUPS>(tile_tokens(tokens, tile));
       for (unsigned group = 0; group < arriving; ++group) {
 #pragma HLS PIPELINE II = 1
         interval("norm.collect");
@@ -165,21 +165,41 @@ word_t read_group(Read::Residual residual, unsigned frame, unsigned address, uns
   return word;
 }
 
-// Computes floor(numerator / divisor), a bit a stage. The quotient fits 17 bits with its sign.
-s<17> floor_divide(const s<27>& numerator, const u<11>& divisor) {
+// Computes floor(numerator / divisor) of a mean of codes, a bit of its magnitude a stage.
+s<9> mean_of_codes(const s<19>& numerator, const u<11>& divisor) {
 #pragma HLS INLINE
   const bool negative = numerator < 0;
   // floor(-n/d) = -ceil(n/d) = -floor((n + d - 1)/d).
-  u<28> rest = negative ? int(divisor) - 1 - int(numerator) : int(numerator);
-  u<17> quotient = 0;
-  for (unsigned i = 17; i-- > 0;) {
+  u<19> rest = negative ? int(divisor) - 1 - int(numerator) : int(numerator);
+  u<8> quotient = 0;
+  for (unsigned i = 8; i-- > 0;) {
 #pragma HLS UNROLL
-    const u<28> part = unsigned(divisor) << i;
+    const u<19> part = unsigned(divisor) << i;
     quotient = unsigned(quotient) * 2;
     if (rest >= part) {
       rest = rest - part;
       quotient = unsigned(quotient) + 1;
     }
+  }
+  return negative ? -int(quotient) : int(quotient);
+}
+
+// The same for a mean of residuals, a bit of its magnitude a cycle.
+s<17> mean_of_residuals(const s<27>& numerator, const u<11>& divisor) {
+#pragma HLS INLINE
+  const bool negative = numerator < 0;
+  u<27> rest = negative ? int(divisor) - 1 - int(numerator) : int(numerator);
+  u<27> part = unsigned(divisor) << 15;
+  u<16> quotient = 0;
+  for (unsigned i = 0; i < 16; ++i) {
+#pragma HLS PIPELINE II = 1
+    interval("norm.divide");
+    quotient = unsigned(quotient) * 2;
+    if (rest >= part) {
+      rest = rest - part;
+      quotient = unsigned(quotient) + 1;
+    }
+    part = unsigned(part) >> 1;
   }
   return negative ? -int(quotient) : int(quotient);
 }
@@ -191,9 +211,8 @@ void read(Jobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& pool
     const isa::LayerNorm command = isa::LayerNorm::decode(jobs.read());
     const unsigned tokens = command.tokens;
     const unsigned embed = command.embed;
-    const unsigned tiles = ceil_div(tokens, TOKENS);
     if (command.pool == isa::pooling::BEFORE) {
-      for (unsigned tile = 0; tile < tiles; ++tile)
+      for (unsigned first = 0; first < tokens; first += TOKENS)
         stored_tiles.read();
       const unsigned count = tokens - unsigned(command.first);
       s<27> mean_sum = 0;
@@ -225,7 +244,7 @@ void read(Jobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& pool
             address += embed;
           }
         }
-        const s<16> mean = floor_divide(sum, count);
+        const s<16> mean = mean_of_residuals(sum, count);
         means[0][d] = mean;
         mean_sum += mean;
         mean_squares += u<31>(mean * mean);
@@ -250,7 +269,7 @@ void read(Jobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& pool
         words.write(word);
       }
     } else {
-      for (unsigned tile = 0; tile < tiles; ++tile) {
+      for (unsigned tile = 0; tile * TOKENS < tokens; ++tile) {
         // The bound comes with the credit, so that no address is ahead of it.
         const unsigned groups = groups_of(tokens, tile) * unsigned(stored_tiles.read());
         for (unsigned group = 0; group < groups; ++group) {
@@ -270,12 +289,11 @@ void read(Jobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& pool
 void root(Jobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
   for (volatile bool running = true; running;) {
     const isa::LayerNorm command = isa::LayerNorm::decode(jobs.read());
-    const unsigned tokens = command.tokens;
     const unsigned embed = command.embed;
     const bool pools = command.pool == isa::pooling::BEFORE;
-    const unsigned tiles = pools ? 1 : ceil_div(tokens, TOKENS);
-    for (unsigned tile = 0; tile < tiles; ++tile) {
-      const unsigned count = pools ? 1 : groups_of(tokens, tile);
+    const unsigned tokens = pools ? 1 : unsigned(command.tokens);
+    for (unsigned tile = 0; tile * TOKENS < tokens; ++tile) {
+      const unsigned count = groups_of(tokens, tile);
       for (unsigned group = 0; group < count; ++group) {
         interval("norm.group");
         group_t moments;
@@ -394,11 +412,11 @@ void normalise(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
   for (volatile bool running = true; running;) {
     const isa::LayerNorm command = isa::LayerNorm::decode(jobs.read());
     const unsigned tokens = command.tokens;
-    const unsigned tiles = command.pool == isa::pooling::BEFORE ? 1 : ceil_div(tokens, TOKENS);
+    const unsigned normalised = command.pool == isa::pooling::BEFORE ? 1 : tokens;
     // The bound comes with the credit, so that no address is ahead of it.
     const unsigned embed = unsigned(command.embed) * unsigned(filled.read());
-    for (unsigned tile = 0; tile < tiles; ++tile) {
-      const unsigned groups = command.pool == isa::pooling::BEFORE ? 1 : groups_of(tokens, tile);
+    for (unsigned tile = 0; tile * TOKENS < normalised; ++tile) {
+      const unsigned groups = groups_of(normalised, tile);
       const unsigned period =
           command.pool == isa::pooling::AFTER && embed < SUMS_DISTANCE ? SUMS_DISTANCE : embed;
       roots_t root{};
@@ -462,7 +480,7 @@ void normalise(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
           item.code[lane] = 0;
         }
         const s<18> sum = sums[0][d];
-        item.code[0] = floor_divide(s<27>(sum + int(count / 2)), count);
+        item.code[0] = mean_of_codes(s<19>(sum + int(count / 2)), count);
         item.bank = bank_of(unsigned(command.frame), 0, d);
         item.address = d / CASCADE;
         item.last = d + 1 == embed;

@@ -25,7 +25,7 @@ void dispatch(Commands<isa::depth::array_commands>& commands, Jobs& jobs, Demand
     const command_t command = commands.read();
     if (operation(command) == GEMM) {
       const isa::Gemm gemm = isa::Gemm::decode(command);
-      demands.write({bank_words(gemm.columns), ceil_div(row_pairs(gemm), PAIRS)});
+      demands.write({bank_words(gemm.columns), gemm.row_tiles});
     }
     jobs.write(command);
   }
@@ -72,23 +72,22 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
       wait_drain = context.wait_drain;
       bank = context.parity;
     }
-    const unsigned tiles = ceil_div(tokens, TOKENS);
-    const unsigned last_groups = ceil_div(tile_tokens(tokens, tiles - 1), LANES);
     const unsigned words = bank_words(columns);
     const unsigned most_words = bank_words(most);
-    const unsigned turn = most_words % VALUE_BANKS; // of a pass; not used after the last one
+    const unsigned turn = context.turn; // of a pass; not used after the last one
     const unsigned key_stride = bank_words(scores.stride);
     bool waits = true; // for the command's credits
     unsigned key_bank = 0;
     unsigned key_address = unsigned(scores.base) / CASCADE;
-    unsigned value_bank = unsigned(context.base) % VALUE_BANKS;
-    unsigned value_address = unsigned(context.base) / VALUE_BANKS * words;
+    unsigned value_bank = context.bank;
+    unsigned value_address = unsigned(context.block) * words;
 
     for (unsigned pair = 0; pair < row_count; pair += PAIRS) {
       const row_tile_t rows = row_tile(rows4, row_count, pair);
       unsigned address = start;
-      for (unsigned tile = 0; tile < tiles; ++tile) {
-        const bool last_tile = tile + 1 == tiles;
+      for (unsigned first = 0; first < tokens; first += TOKENS) {
+        const bool last_tile = tokens - first <= TOKENS;
+        const unsigned groups = parts_of<LANES, GROUPS>(least(TOKENS, tokens - first));
         unsigned rotation = value_bank;
         unsigned pass_words;
         for (unsigned word = 0; word < words; word += pass_words) {
@@ -132,7 +131,7 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
           pass.pairs = rows.pairs;
           pass.pairs4 = rows.pairs4;
           pass.single = rows.single;
-          pass.groups = last_tile ? last_groups : GROUPS;
+          pass.groups = groups;
           pass.unsigned_a = is_context;
           pass.scores = is_scores;
           pass.first = word == 0;

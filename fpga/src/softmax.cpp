@@ -39,7 +39,7 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
 #pragma HLS BIND_STORAGE variable = POWERS type = rom_np impl = lutram
   for (volatile bool running = true; running;) {
     const isa::Softmax command = isa::Softmax::decode(commands.read());
-    const unsigned groups = ceil_div(unsigned(command.tokens), EXP_LANES);
+    const unsigned groups = parts_of<EXP_LANES, EXP_GROUPS>(command.tokens);
     for (unsigned group = 0; group < EXP_GROUPS; ++group) {
       interval("softmax.group");
       const maxima_t largest = maxima.read();

@@ -114,7 +114,8 @@ struct Bench {
                          .columns = total,
                          .pass = pass,
                          .rows4 = rows4,
-                         .rows8 = rows8};
+                         .rows8 = rows8,
+                         .row_tiles = ceil_div(row_pairs(rows4, rows8), PAIRS)};
     commands.push_back(gemm.encode());
     const unsigned tiles = ceil_div(tokens, TOKENS);
     load_tokens += wait_load;
@@ -211,8 +212,10 @@ struct Bench {
                                .tokens = tokens,
                                .keys = keys,
                                .rows = rows,
-                               .base = base,
-                               .pass = pass};
+                               .block = base / config::VALUE_BANKS,
+                               .bank = base % config::VALUE_BANKS,
+                               .pass = pass,
+                               .turn = ceil_div(pass, CASCADE) % config::VALUE_BANKS};
     commands.push_back(command.encode());
     words += ceil_div(rows, PAIRS) * ceil_div(keys, CASCADE);
     for (unsigned i = 0; i < rows; ++i) {

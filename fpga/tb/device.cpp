@@ -194,7 +194,8 @@ std::vector<command_t> frame_list(const Network& network, Arena& arena, unsigned
                        .columns = K,
                        .pass = K,
                        .rows4 = ROWS4,
-                       .rows8 = ROWS8};
+                       .rows8 = ROWS8,
+                       .row_tiles = ceil_div(row_pairs(ROWS4, ROWS8), config::PAIRS)};
   list.push_back(gemm.encode());
   const isa::Rows rows{.kind = isa::kind::RESIDUAL,
                        .frame = frame,
@@ -234,7 +235,8 @@ std::vector<command_t> head_list(const Network& network, Arena& arena, unsigned 
                        .columns = D,
                        .pass = D,
                        .rows4 = ROWS4,
-                       .rows8 = ROWS8};
+                       .rows8 = ROWS8,
+                       .row_tiles = ceil_div(row_pairs(ROWS4, ROWS8), config::PAIRS)};
   list.push_back(gemm.encode());
   const isa::Rows rows{
       .kind = isa::kind::LOGITS, .frame = frame, .tokens = 1, .rows4 = ROWS4, .rows8 = ROWS8};
@@ -584,7 +586,8 @@ void bad_lists_are_noticed(Verdict& verdict, Host& host) {
   verdict.expect(host.trap().find("null page") != std::string::npos, host.trap());
   host.reset();
   // Products whose weights never come, more of them than the queue holds.
-  const command_t gemm = isa::Gemm{.tokens = N, .columns = K, .pass = K, .rows4 = 2}.encode();
+  const command_t gemm =
+      isa::Gemm{.tokens = N, .columns = K, .pass = K, .rows4 = 2, .row_tiles = 1}.encode();
   const uint64_t stuck =
       host.put(std::vector<command_t>(3 * isa::depth::array_commands, gemm), count);
   host.start_store();

@@ -148,7 +148,10 @@ struct Bench {
         bytes.push_back(uint8_t(row.destination));
         bytes.push_back(uint8_t(row.column));
         bytes.push_back(uint8_t(row.column >> 8));
-        bytes.resize(bytes.size() + 6);
+        bytes.push_back(uint8_t(row.column / config::VALUE_BANKS));
+        bytes.push_back(uint8_t(row.column / config::VALUE_BANKS >> 8));
+        bytes.push_back(uint8_t(row.column % config::VALUE_BANKS));
+        bytes.resize(bytes.size() + 3);
       }
       bench::append(beats, bytes);
       const unsigned row_base = next_row - unsigned(here.size());

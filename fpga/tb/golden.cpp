@@ -140,7 +140,9 @@ class Network : public sim::Fabric {
                          .columns = columns,
                          .pass = columns,
                          .rows4 = rows4,
-                         .rows8 = rows8};
+                         .rows8 = rows8,
+                         .row_tiles = ceil_div(row_pairs(unsigned(rows4), unsigned(rows8)),
+                                               config::PAIRS)};
     array_commands_.write(gemm.encode());
     fields.moments = fields.kind == kind::RESIDUAL;
     fields.rows4 = rows4;
@@ -258,8 +260,10 @@ class Network : public sim::Fabric {
                                    .tokens = here,
                                    .keys = tokens,
                                    .rows = dimensions,
-                                   .base = base,
-                                   .pass = tokens};
+                                   .block = base / config::VALUE_BANKS,
+                                   .bank = base % config::VALUE_BANKS,
+                                   .pass = tokens,
+                                   .turn = ceil_div(tokens, CASCADE) % config::VALUE_BANKS};
         array_commands_.write(context.encode());
         const isa::Attend attend{
             .tile = tile, .tokens = here, .rows = dimensions, .base = base, .stride = inner};

@@ -81,7 +81,9 @@ inline std::vector<RowTile> row_tiles(const std::vector<MatrixRow>& rows) {
       put(bytes, rows[i].shift, 1);
       put(bytes, rows[i].destination, 1);
       put(bytes, rows[i].column, 2);
-      put(bytes, 0, 6);
+      put(bytes, rows[i].column / config::VALUE_BANKS, 2);
+      put(bytes, rows[i].column % config::VALUE_BANKS, 1);
+      put(bytes, 0, 3);
     }
   }
   return tiles;

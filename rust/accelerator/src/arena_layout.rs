@@ -153,8 +153,8 @@ pub(crate) fn weights(tile: &[RowPair], padded: usize, positions: usize) -> Vec<
     data
 }
 
-/// Lays out the row parameters of a tile of row pairs.
-pub(crate) fn rows(tile: &[RowPair]) -> Vec<u8> {
+/// Lays out the row parameters of a tile of row pairs. Values have `banks` banks.
+pub(crate) fn rows(tile: &[RowPair], banks: usize) -> Vec<u8> {
     let mut data = Vec::new();
     for row in tile.iter().flat_map(|pair| pair.rows()) {
         let parameters = RowParameters {
@@ -163,6 +163,8 @@ pub(crate) fn rows(tile: &[RowPair]) -> Vec<u8> {
             shift: row.shift,
             destination: row.destination as u8,
             column: row.column,
+            value_block: (usize::from(row.column) / banks) as u16,
+            value_bank: (usize::from(row.column) % banks) as u8,
         };
         data.extend(parameters.bytes());
     }

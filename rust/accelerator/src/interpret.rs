@@ -444,13 +444,14 @@ impl<'a> Interpreter<'a> {
         let s = self.shape;
         self.queues.drain_to_array -= c.wait_drain as usize;
         self.queues.softmax_to_array -= 1;
+        let base = s.context_base(c) as usize;
         let mut rows = Vec::new();
         for row in 0..c.rows as usize {
             let mut sums = Vec::new();
             for lane in 0..c.tokens as usize {
                 let mut slice = Slice::new(self.shift, true, true);
                 for key in 0..c.keys as usize {
-                    let at = s.value(key, c.base as usize + row, c.keys as usize);
+                    let at = s.value(key, base + row, c.keys as usize);
                     let weight = self.value.get(at.word, s.lane(at))?;
                     let e8 = self.probability[c.parity as usize].get(key, lane)?;
                     slice.add(weight as u8, e8.into());

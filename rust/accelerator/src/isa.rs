@@ -285,6 +285,8 @@ commands! {
         rows4: u32 16,
         /// 8-bit rows.
         rows8: u32 16,
+        /// Tiles of row pairs.
+        row_tiles: u32 16,
     }
     /// Computes the scores of an attention tile: queries by keys.
     Array 1 Scores(Scores) {
@@ -319,10 +321,14 @@ commands! {
         keys: u32 11,
         /// Dimensions of the head.
         rows: u32 8,
-        /// First dimension of the head, a multiple of C.
-        base: u32 13,
+        /// First dimension of the head div B'; it is a multiple of C.
+        block: u32 13,
+        /// The same mod B'.
+        bank: u32 8,
         /// Columns of a pass; more than one pass: a multiple of C.
         pass: u32 11,
+        /// Words of a pass mod B'.
+        turn: u32 8,
     }
     /// Requantizes and stores the rows of a `Gemm`.
     Drain 0 Rows(RowsCommand) {

@@ -7,7 +7,7 @@ use quasar_hardware::configuration::{key_banks, value_banks};
 use quasar_hardware::tiling::{RowTile, Tiling};
 use quasar_hardware::Hardware;
 
-use crate::isa::{PORT_BYTES, ROW_BYTES};
+use crate::isa::{Context, PORT_BYTES, ROW_BYTES};
 
 /// Sizes of the array and of its memories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +109,11 @@ impl Shape {
             word: (token / self.key_banks * stride + column) / self.cascade,
             byte: column % self.cascade,
         }
+    }
+
+    /// Returns the first dimension of a `Context`'s head.
+    pub const fn context_base(&self, context: &Context) -> u32 {
+        context.block * self.value_banks as u32 + context.bank
     }
 
     /// Returns the place of a value's dimension: a word holds one dimension of C tokens. `tokens`:

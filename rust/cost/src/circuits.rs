@@ -64,8 +64,10 @@ circuits! {
     EXPONENTIAL: "exponential_lane" "" 147 199;
     /// The softmax's divider.
     QUOTIENT: "quotient" "" 957 850;
-    /// A divider of a mean, or of an address by a number of banks.
-    FLOOR_DIVIDE: "floor_divide" "" 607 535;
+    /// A divider of a mean of codes, a bit a stage.
+    FLOOR_DIVIDE: "floor_divide" "" 256 219;
+    /// A divider of a mean of residuals, a bit a cycle.
+    SERIAL_DIVIDE: "serial_divide" "" 116 93;
     /// The check of one word of a beat.
     CHECK_WORD: "check_beats" "BYTES=4 PARTS=1" 362 101;
     /// The check of a command and its way to a unit.

@@ -8,7 +8,7 @@ use quasar_hardware::design::{Queue, QUEUES};
 use crate::circuits::{
     Logic, ADAPTER, ADAPTER_256, CHECK_COMMAND, CHECK_WORD, CONTEXT, CONTEXT_2, EXPONENTIAL,
     FABRIC_16, FABRIC_25, FLOOR_DIVIDE, MAXIMUM, NORMALISE, PROCESS, QUEUE, QUOTIENT, REQUANTIZE,
-    REQUANTIZE_2, ROOT, SMALL_PROCESS,
+    REQUANTIZE_2, ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
 };
 
 /// A register slice at an AXI stream or channel of `bits`, as [`circuits::SLICE`] has it.
@@ -140,7 +140,6 @@ impl Kernels {
         sum(&[
             PROCESS.times(2),
             SMALL_PROCESS,
-            FLOOR_DIVIDE.times(3),
             port(256).times(2),
             port(128),
             port(29),
@@ -186,7 +185,6 @@ impl Kernels {
             port(1),
             PROCESS.times(5),
             SMALL_PROCESS.times(4),
-            FLOOR_DIVIDE.times(2),
             // What `fill` gathers, the choice of a group of it, and the choice between the
             // functions; the sum of the lanes' codes, and the running sums of a tile's rows.
             Logic {
@@ -215,7 +213,8 @@ impl Kernels {
             stream(8 * self.m + 33, 2),
             PROCESS.times(4),
             SMALL_PROCESS.times(4),
-            FLOOR_DIVIDE.times(2),
+            FLOOR_DIVIDE,
+            SERIAL_DIVIDE,
             // The moments of a tile, and the choice of a group of them; more than eight groups of
             // residuals.
             Logic {

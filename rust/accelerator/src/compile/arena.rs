@@ -139,7 +139,7 @@ fn write_matrix(
     let padded = shape.padded(columns);
     for (tile, &(weights, rows)) in pairs.chunks(shape.pairs).zip(&matrix.tiles) {
         arena.put(weights, &arena_layout::weights(tile, padded, shape.pairs));
-        arena.put(rows, &arena_layout::rows(tile));
+        arena.put(rows, &arena_layout::rows(tile, shape.value_banks));
     }
     let all = four_bit.iter().chain(&eight_bit);
     all.map(|row| row.column).collect()

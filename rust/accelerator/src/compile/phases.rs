@@ -90,6 +90,7 @@ impl<'a> Phases<'a> {
             pass: self.pass(matrix.columns, pair, Activation::Signed),
             rows4: matrix.rows4,
             rows8: matrix.rows8,
+            row_tiles: matrix.tiles.len() as u32,
             ..gemm
         });
         self.push(RowsCommand {
@@ -277,6 +278,8 @@ impl<'a> Phases<'a> {
             (1, 1)
         };
         let last_head = attention_tiles - tiles;
+        let banks = self.shape.value_banks as u32;
+        let pass = self.pass(keys, Pair::EightBit, Activation::Unsigned);
         for i in 0..=attention_tiles {
             if i < attention_tiles {
                 let (head, tile) = (i / tiles, i % tiles);
@@ -316,8 +319,10 @@ impl<'a> Phases<'a> {
                     tokens,
                     keys,
                     rows,
-                    base,
-                    pass: self.pass(keys, Pair::EightBit, Activation::Unsigned),
+                    block: base / banks,
+                    bank: base % banks,
+                    pass,
+                    turn: pass.div_ceil(self.shape.cascade as u32) % banks,
                 });
                 self.push(Attend {
                     post: i >= last_head,

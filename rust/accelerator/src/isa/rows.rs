@@ -72,4 +72,8 @@ row_parameters! {
     destination: u8,
     /// Column c in the destination.
     column: u16,
+    /// c div B', for a value.
+    value_block: u16,
+    /// c mod B', for a value.
+    value_bank: u8,
 }

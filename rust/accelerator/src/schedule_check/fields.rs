@@ -74,7 +74,13 @@ impl<'a> Checker<'a> {
                 )
             }
             Command::Context(c) => {
-                self.whole_words(&[c.base])?;
+                self.whole_words(&[self.shape.context_base(&c)])?;
+                let banks = self.shape.value_banks as u32;
+                let words = c.pass.div_ceil(self.shape.cascade as u32);
+                ensure(
+                    c.bank < banks && c.turn == words % banks,
+                    "a bank of values is wrong",
+                )?;
                 ensure(c.keys == tokens, "the keys are not the tokens")?;
                 ensure(
                     c.pass == self.pass(c.keys, Pair::EightBit, Activation::Unsigned),
@@ -148,6 +154,11 @@ impl<'a> Checker<'a> {
         ensure(
             self.tiles(c.tokens) * self.padded(c.columns) <= words,
             "it reads beyond its source",
+        )?;
+        let row_tiles = self.shape.row_tiles(c.rows4, c.rows8).count();
+        ensure(
+            c.row_tiles as usize == row_tiles,
+            "the tiles of row pairs are miscounted",
         )?;
         ensure(
             c.frame == if normed { slot } else { 0 },

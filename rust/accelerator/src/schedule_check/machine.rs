@@ -43,8 +43,8 @@ pub(super) struct Agent {
     pub(super) clock: Clock,
     /// First beat of the transfer taken last.
     pub(super) address: u32,
-    /// Destinations and columns of the row parameters taken last.
-    pub(super) rows: Vec<(u8, u16)>,
+    /// The row parameters taken last.
+    pub(super) rows: Vec<RowParameters>,
 }
 
 /// The state of the abstract run.
@@ -335,12 +335,11 @@ impl<'a> Machine<'a> {
         Ok(taken)
     }
 
-    /// Returns destination and column of each row of a transfer of row parameters.
-    pub(super) fn parameters(&self, address: u32, rows: usize) -> Vec<(u8, u16)> {
+    /// Returns the rows of a transfer of row parameters.
+    pub(super) fn parameters(&self, address: u32, rows: usize) -> Vec<RowParameters> {
         let bytes = &self.program.arena[address as usize * self.shape.beat..];
         (bytes.chunks_exact(ROW_BYTES).take(rows))
             .map(RowParameters::of)
-            .map(|row| (row.destination, row.column))
             .collect()
     }
 

@@ -27,10 +27,15 @@ impl Machine<'_> {
         let buffers = self.program.hardware.configuration().buffers;
         let (stride, s) = (c.stride as usize, self.shape);
         let last = c.tokens as usize - 1;
-        for (destination, column) in rows {
-            let destination = Destination::of_code(destination.into())
+        for row in rows {
+            let destination = Destination::of_code(row.destination.into())
                 .ok_or("a row has a destination that does not exist")?;
-            let column = column as usize;
+            let column = usize::from(row.column);
+            let place = usize::from(row.value_block) * s.value_banks + usize::from(row.value_bank);
+            ensure(
+                place == column && usize::from(row.value_bank) < s.value_banks,
+                "a row's block and bank are not its column's",
+            )?;
             let cell = tile * stride + column;
             let cascade = s.cascade as u64;
             let within = |words: u64, address: usize| {
@@ -246,7 +251,8 @@ impl Machine<'_> {
     pub(super) fn context(&self, c: &Context, tag: Tag) -> Vec<Step> {
         let mut steps = Vec::new();
         wait_drain(&mut steps, c.wait_drain, tag);
-        let layout = [c.tokens, c.keys, c.tile, c.base, c.rows, 0];
+        let base = self.shape.context_base(c);
+        let layout = [c.tokens, c.keys, c.tile, base, c.rows, 0];
         let probabilities = tag.of("probabilities", layout);
         steps.push(Step::Take(SOFTMAX_TO_ARRAY, 1, probabilities));
         steps.push(Step::Read(
@@ -258,13 +264,13 @@ impl Machine<'_> {
         ));
         let values = tag.of("values", [c.keys, 0, 0, 0, 0, 0]);
         let tiles = self.shape.token_tiles(c.keys);
-        for column in c.base..c.base + c.rows {
+        for column in base..base + c.rows {
             for (tile, tokens) in tiles.clone().enumerate() {
                 let cell = self.value_cell(column as usize, tile, c.keys as usize);
                 steps.push(Step::Read(Memory::Value, cell, 1, values, tokens as u32));
             }
         }
-        let sums = tag.of("context", [c.tokens, c.tile, c.base, c.rows, 0, 0]);
+        let sums = tag.of("context", [c.tokens, c.tile, base, c.rows, 0, 0]);
         let count = c.rows as usize * self.shape.groups(c.tokens as usize);
         steps.push(Step::Give(SUMS, count, sums, 0));
         steps
