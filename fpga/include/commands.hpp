@@ -3,13 +3,13 @@
 
 #include "isa.hpp"
 
-inline unsigned unit_of(const command_t& command) {
+inline unsigned unit_of(const fields_t& command) {
 #pragma HLS INLINE
   return unsigned(bits(command, 0, 0, isa::HEAD_BITS));
 }
 
 // Returns the number of a command among the operations of its unit.
-inline unsigned operation(const command_t& command) {
+inline unsigned operation(const fields_t& command) {
 #pragma HLS INLINE
   return unsigned(bits(command, 0, isa::HEAD_BITS, isa::HEAD_BITS));
 }

@@ -10,6 +10,7 @@ constexpr unsigned ABI = 2;
 constexpr unsigned MAGIC = 0x51564954;
 constexpr unsigned HEAD_BITS = 3;
 constexpr unsigned COMMAND_WORDS = 8;
+constexpr unsigned FIELD_WORDS = 4;
 constexpr unsigned CHECK_WORD = 7;
 constexpr unsigned CHECK_TURNS = 31;
 constexpr unsigned PORT_BYTES = 16;
@@ -172,7 +173,7 @@ struct Load {
   u<24> beats = 0;
   // First beat.
   u<32> address = 0;
-  static Load decode(const command_t& command) {
+  static Load decode(const fields_t& command) {
     Load fields;
     fields.target = u<3>(bits(command, 0, 6, 3));
     fields.input = u<1>(bits(command, 0, 9, 1));
@@ -203,7 +204,7 @@ struct LoadEnd {
   static constexpr unsigned CODE = 1;
   // Frame slot.
   u<1> frame = 0;
-  static LoadEnd decode(const command_t& command) {
+  static LoadEnd decode(const fields_t& command) {
     LoadEnd fields;
     fields.frame = u<1>(bits(command, 0, 6, 1));
     return fields;
@@ -246,7 +247,7 @@ struct Gemm {
   u<16> rows8 = 0;
   // Tiles of row pairs.
   u<16> row_tiles = 0;
-  static Gemm decode(const command_t& command) {
+  static Gemm decode(const fields_t& command) {
     Gemm fields;
     fields.source = u<2>(bits(command, 0, 6, 2));
     fields.frame = u<1>(bits(command, 0, 8, 1));
@@ -303,7 +304,7 @@ struct Scores {
   u<13> base = 0;
   // Dimensions of all heads, each padded to a multiple of C.
   u<13> stride = 0;
-  static Scores decode(const command_t& command) {
+  static Scores decode(const fields_t& command) {
     Scores fields;
     fields.parity = u<1>(bits(command, 0, 6, 1));
     fields.wait_drain = u<8>(bits(command, 0, 7, 8));
@@ -354,7 +355,7 @@ struct Context {
   u<11> pass = 0;
   // Words of a pass mod B'.
   u<8> turn = 0;
-  static Context decode(const command_t& command) {
+  static Context decode(const fields_t& command) {
     Context fields;
     fields.parity = u<1>(bits(command, 0, 6, 1));
     fields.wait_drain = u<8>(bits(command, 0, 7, 8));
@@ -415,7 +416,7 @@ struct Rows {
   u<16> rows8 = 0;
   // round(2^20/N), for the means of value columns.
   u<21> reciprocal = 0;
-  static Rows decode(const command_t& command) {
+  static Rows decode(const fields_t& command) {
     Rows fields;
     fields.kind = u<2>(bits(command, 0, 6, 2));
     fields.frame = u<1>(bits(command, 0, 8, 1));
@@ -468,7 +469,7 @@ struct Attend {
   u<13> base = 0;
   // Dimensions of all heads, each padded to a multiple of C.
   u<13> stride = 0;
-  static Attend decode(const command_t& command) {
+  static Attend decode(const fields_t& command) {
     Attend fields;
     fields.post = u<1>(bits(command, 0, 6, 1));
     fields.tile = u<11>(bits(command, 0, 7, 11));
@@ -499,7 +500,7 @@ struct Fill {
   u<1> frame = 0;
   // Words.
   u<20> words = 0;
-  static Fill decode(const command_t& command) {
+  static Fill decode(const fields_t& command) {
     Fill fields;
     fields.frame = u<1>(bits(command, 0, 6, 1));
     fields.words = u<20>(bits(command, 0, 7, 20));
@@ -518,7 +519,7 @@ struct Fill {
 struct Table {
   static constexpr unsigned UNIT = unit::DRAIN;
   static constexpr unsigned CODE = 3;
-  static Table decode(const command_t&) {
+  static Table decode(const fields_t&) {
     Table fields;
     return fields;
   }
@@ -547,7 +548,7 @@ struct LayerNorm {
   u<11> embed = 0;
   // E.
   u<50> epsilon = 0;
-  static LayerNorm decode(const command_t& command) {
+  static LayerNorm decode(const fields_t& command) {
     LayerNorm fields;
     fields.frame = u<1>(bits(command, 0, 6, 1));
     fields.pool = u<2>(bits(command, 0, 7, 2));
@@ -590,7 +591,7 @@ struct Softmax {
   u<25> mult = 0;
   // Largest difference of logits.
   u<31> cap = 0;
-  static Softmax decode(const command_t& command) {
+  static Softmax decode(const fields_t& command) {
     Softmax fields;
     fields.parity = u<1>(bits(command, 0, 6, 1));
     fields.tokens = u<11>(bits(command, 0, 7, 11));

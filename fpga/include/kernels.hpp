@@ -47,7 +47,7 @@ struct scale_t {
   s<15> residue;
 };
 
-template <unsigned DEPTH> using Commands = Stream<command_t, DEPTH>;
+template <unsigned DEPTH> using Commands = Stream<fields_t, DEPTH>;
 template <unsigned DEPTH> using Beats = Stream<beat_t, DEPTH>;
 template <unsigned DEPTH> using Credits = Stream<credit_t, DEPTH>;
 using ScoreCommands = Commands<isa::depth::score_commands>;

@@ -32,14 +32,23 @@ template <typename T, unsigned N> struct vec {
   }
 };
 
-// Eight words, as they are in memory.
+// The words of a command that hold its fields, as its unit gets them.
+struct fields_t {
+  uint32_t word[4];
+};
+
+// A command as it is in memory.
 struct command_t {
   uint32_t word[8];
+  operator fields_t() const {
+#pragma HLS INLINE
+    return {{word[0], word[1], word[2], word[3]}};
+  }
 };
 
 // Returns the `count` bits from `lsb` of word `word` up. More than 32 bits begin at bit 0 and go on
 // in the next word.
-inline uint64_t bits(const command_t& c, unsigned word, unsigned lsb, unsigned count) {
+inline uint64_t bits(const fields_t& c, unsigned word, unsigned lsb, unsigned count) {
 #pragma HLS INLINE
   uint64_t value = c.word[word];
   if (count > 32)

@@ -14,7 +14,7 @@ void queue(std::string& text, const Stream<T, DEPTH>& stream) {
 }
 
 template <unsigned DEPTH> void command(std::string& text, const Commands<DEPTH>& stream) {
-  const command_t* last = stream.last();
+  const fields_t* last = stream.last();
   if (last == nullptr)
     return;
   text += "  " + stream.name() + ", last taken:";

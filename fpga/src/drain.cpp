@@ -74,46 +74,63 @@ struct notice_t {
   u<2> credits; // to the array
 };
 
-using Jobs = Stream<command_t, JOBS>;
+// Parts of a command, for each process those that it needs.
+struct parameter_job_t {
+  u<isa::HEAD_BITS> code;
+  u<16> rows4;
+  u<16> rows8;
+  u<20> words;
+};
+struct row_job_t {
+  u<11> tokens;
+  u<13> stride;
+  u<16> rows4;
+  u<16> rows8;
+};
+
+using Jobs = Stream<fields_t, JOBS>;
+using ParameterJobs = Stream<parameter_job_t, JOBS>;
+using RowJobs = Stream<row_job_t, JOBS>;
+using ScaleJobs = Stream<u<11>, JOBS>; // tokens
 using Steps = Stream<step_t, 4>;
 using ScaleWords = Stream<vec<scale_t, LANES>, 2 * GROUPS>;
 using Stored = Stream<stored_t, 4>;
 using Notices = Stream<notice_t, 4>;
 
-void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs, Jobs& parameter_jobs,
-              Jobs& row_jobs, Jobs& scale_jobs) {
+void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs,
+              ParameterJobs& parameter_jobs, RowJobs& row_jobs, ScaleJobs& scale_jobs) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
     interval("drain.dispatch");
-    const command_t command = commands.read();
+    const fields_t command = commands.read();
     const unsigned code = operation(command);
+    const isa::Rows rows = isa::Rows::decode(command);
     if (code == isa::Attend::CODE)
-      scale_jobs.write(command);
+      scale_jobs.write(isa::Attend::decode(command).tokens);
     else
-      parameter_jobs.write(command);
+      parameter_jobs.write({code, rows.rows4, rows.rows8, isa::Fill::decode(command).words});
     if (code == isa::Rows::CODE)
-      row_jobs.write(command);
+      row_jobs.write({rows.tokens, rows.stride, rows.rows4, rows.rows8});
     jobs.write(command);
   }
 }
 
 // Loads row parameters into their double buffer; passes other beats on.
-void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, DoubleBuffer& halves,
+void load_parameters(ParameterJobs& jobs, Beats<isa::depth::rows>& beats, DoubleBuffer& halves,
                      Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed,
                      Stream<beat_t, 2>& passed) {
   unsigned half = 0;
   unsigned free_halves = 2;
   for (volatile bool running = true; running;) {
-    const command_t command = jobs.read();
-    if (operation(command) == isa::Rows::CODE) {
-      const isa::Rows rows = isa::Rows::decode(command);
-      const unsigned all = row_pairs(rows);
+    const parameter_job_t job = jobs.read();
+    if (job.code == isa::Rows::CODE) {
+      const unsigned all = row_pairs(job);
       for (unsigned pair = 0; pair < all; pair += PAIRS) {
         if (free_halves > 0)
           --free_halves;
         else
           freed.read();
-        const unsigned count = row_tile(rows.rows4, all, pair).rows;
+        const unsigned count = row_tile(job.rows4, all, pair).rows;
         beat_t beat{};
 #pragma HLS ARRAY_PARTITION variable = beat.byte complete
         unsigned port = 0;
@@ -138,10 +155,9 @@ void load_parameters(Jobs& jobs, Beats<isa::depth::rows>& beats, DoubleBuffer& h
         half ^= 1;
       }
     } else {
-      const isa::Fill fill = isa::Fill::decode(command);
-      const unsigned count = operation(command) == isa::Table::CODE
+      const unsigned count = job.code == isa::Table::CODE
                                  ? ceil_div(256, BEAT)
-                                 : unsigned(fill.words) * ceil_div(2 * TOKENS, BEAT);
+                                 : unsigned(job.words) * ceil_div(2 * TOKENS, BEAT);
       for (unsigned i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II = 1
         interval("drain.pass");
@@ -161,11 +177,11 @@ template <unsigned COUNT> unsigned value_bank_after(unsigned bank, unsigned byte
 
 // Goes through a command's rows in the order of their sums. Reads parameters only after the credit
 // that they are there.
-void walk(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed,
-          Steps& steps) {
+void walk(RowJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
+          Stream<credit_t, 2>& freed, Steps& steps) {
   unsigned half = 0;
   for (volatile bool running = true; running;) {
-    const isa::Rows command = isa::Rows::decode(jobs.read());
+    const row_job_t command = jobs.read();
     const unsigned tokens = command.tokens;
     const unsigned all = row_pairs(command);
     for (unsigned pair = 0; pair < all; pair += PAIRS) {
@@ -214,10 +230,9 @@ void walk(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled, Stream<
 }
 
 // Gathers a unit's scales, a group of lanes at a time.
-void gather_scales(Jobs& jobs, Scales& scales, ScaleWords& words) {
+void gather_scales(ScaleJobs& jobs, Scales& scales, ScaleWords& words) {
   for (volatile bool running = true; running;) {
-    const isa::Attend command = isa::Attend::decode(jobs.read());
-    const unsigned tokens = command.tokens;
+    const unsigned tokens = jobs.read();
     vec<scale_t, LANES> word{};
     unsigned lane = 0;
     for (unsigned token = 0; token < tokens; ++token) {
@@ -518,7 +533,7 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
 #pragma HLS AGGREGATE variable = saved compact = bit
   distance(saved, SAVED_DISTANCE);
   for (volatile bool running = true; running;) {
-    const command_t command = jobs.read();
+    const fields_t command = jobs.read();
     const unsigned code = operation(command);
     if (code == isa::Rows::CODE) {
       drain_rows(isa::Rows::decode(command), steps, sums, logits, residual, means, lookup, saved,
@@ -677,9 +692,9 @@ void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::row
 #pragma HLS AGGREGATE variable = moments compact = bit
 #pragma HLS DATAFLOW
   Jobs jobs("drain.jobs");
-  Jobs parameter_jobs("drain.parameter_jobs");
-  Jobs row_jobs("drain.row_jobs");
-  Jobs scale_jobs("drain.scale_jobs");
+  ParameterJobs parameter_jobs("drain.parameter_jobs");
+  RowJobs row_jobs("drain.row_jobs");
+  ScaleJobs scale_jobs("drain.scale_jobs");
   Stream<credit_t, 2> filled("drain.filled");
   Stream<credit_t, 2> freed("drain.freed");
   Stream<beat_t, 2> passed("drain.passed");

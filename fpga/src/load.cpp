@@ -52,7 +52,7 @@ struct Taken {
 
 // Takes a command and requests its beats and their check. Ports that the configuration lacks stay
 // idle.
-Taken take(const command_t& command, Bus<port_t>& memory0, Bus<port_t>& memory1,
+Taken take(const fields_t& command, Bus<port_t>& memory0, Bus<port_t>& memory1,
            Bus<port_t>& memory2, Bus<port_t>& memory3) {
 #pragma HLS INLINE
   if (operation(command) != isa::Load::CODE)
@@ -118,7 +118,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
     // Requests the next transfers before reading this one, to hide memory's latency.
   requests:
     for (; held <= AHEAD; ++held) {
-      command_t next;
+      fields_t next;
       if (!commands.read_nb(next))
         break;
       pending[held] = take(next, memory0, memory1, memory2, memory3);

@@ -43,33 +43,68 @@ struct stored_t {
 };
 
 constexpr unsigned JOBS = 16;
-using Jobs = Stream<command_t, JOBS>;
+
+// Parts of a command, for each process those that it needs. `pools`: the mean comes before.
+struct collect_job_t {
+  u<11> tokens;
+  u<1> pools;
+};
+struct read_job_t {
+  u<1> frame;
+  u<1> pools;
+  u<11> tokens;
+  u<11> first;
+  u<11> embed;
+};
+struct root_job_t {
+  u<11> tokens;
+  u<1> pools;
+  u<11> embed;
+  u<50> epsilon;
+};
+struct normalise_job_t {
+  u<1> frame;
+  u<2> pool;
+  u<4> frac;
+  u<11> tokens;
+  u<11> first;
+  u<11> embed;
+};
+using GainJobs = Stream<u<11>, JOBS>; // columns
+using CollectJobs = Stream<collect_job_t, JOBS>;
+using ReadJobs = Stream<read_job_t, JOBS>;
+using RootJobs = Stream<root_job_t, JOBS>;
+using NormaliseJobs = Stream<normalise_job_t, JOBS>;
+
 using Tiles = Stream<credit_t, 2>;
 using Groups = Stream<group_t, 2>;
 using Roots = Stream<roots_t, 2>;
 using Words = Stream<word_t, 16>;
 using Stored = Stream<stored_t, 2>;
 
-void dispatch(Commands<isa::depth::norm_commands>& commands, Jobs& gain_jobs, Jobs& collect_jobs,
-              Jobs& read_jobs, Jobs& root_jobs, Jobs& normalise_jobs) {
+void dispatch(Commands<isa::depth::norm_commands>& commands, GainJobs& gain_jobs,
+              CollectJobs& collect_jobs, ReadJobs& read_jobs, RootJobs& root_jobs,
+              NormaliseJobs& normalise_jobs) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
     interval("norm.dispatch");
-    const command_t command = commands.read();
-    gain_jobs.write(command);
-    collect_jobs.write(command);
-    read_jobs.write(command);
-    root_jobs.write(command);
-    normalise_jobs.write(command);
+    const isa::LayerNorm command = isa::LayerNorm::decode(commands.read());
+    const u<1> pools = command.pool == isa::pooling::BEFORE;
+    gain_jobs.write(command.embed);
+    collect_jobs.write({command.tokens, pools});
+    read_jobs.write({command.frame, pools, command.tokens, command.first, command.embed});
+    root_jobs.write({command.tokens, pools, command.embed, command.epsilon});
+    normalise_jobs.write(
+        {command.frame, command.pool, command.frac, command.tokens, command.first, command.embed});
   }
 }
 
-void load_gains(Jobs& jobs, Beats<isa::depth::gains>& beats, DoubleBuffer& halves,
+void load_gains(GainJobs& jobs, Beats<isa::depth::gains>& beats, DoubleBuffer& halves,
                 Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed) {
   unsigned half = 0;
   unsigned free_halves = 2;
   for (volatile bool running = true; running;) {
-    const isa::LayerNorm command = isa::LayerNorm::decode(jobs.read());
+    const unsigned embed = jobs.read();
     if (free_halves > 0)
       --free_halves;
     else
@@ -77,7 +112,7 @@ void load_gains(Jobs& jobs, Beats<isa::depth::gains>& beats, DoubleBuffer& halve
     beat_t beat{};
 #pragma HLS ARRAY_PARTITION variable = beat.byte complete
     unsigned place = 0;
-    for (unsigned d = 0; d < unsigned(command.embed); ++d) {
+    for (unsigned d = 0; d < embed; ++d) {
 #pragma HLS PIPELINE II = 1
       interval("norm.gains");
       if (place == 0)
@@ -101,7 +136,7 @@ unsigned groups_of(unsigned tokens, unsigned tile) {
 
 // Regroups the drain's moments for the norm's lanes. An item of `tiles` says that a tile's residual
 // is stored.
-void collect(Jobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) {
+void collect(CollectJobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) {
   moment_t tile_moments[GROUPS * LANES > NORM_GROUPS * NORM_LANES ? GROUPS * LANES
                                                                   : NORM_GROUPS * NORM_LANES];
 #pragma HLS ARRAY_PARTITION variable = tile_moments complete
@@ -110,7 +145,7 @@ void collect(Jobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) {
     moment = {0, 0};
   }
   for (volatile bool running = true; running;) {
-    const isa::LayerNorm command = isa::LayerNorm::decode(jobs.read());
+    const collect_job_t command = jobs.read();
     const unsigned tokens = command.tokens;
     for (unsigned tile = 0; tile * TOKENS < tokens; ++tile) {
       const unsigned arriving = parts_of<LANES, GROUPS>(tile_tokens(tokens, tile));
@@ -124,7 +159,7 @@ void collect(Jobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) {
         }
       }
       tiles.write(1);
-      const unsigned leaving = command.pool == isa::pooling::BEFORE ? 0 : groups_of(tokens, tile);
+      const unsigned leaving = command.pools == 1 ? 0 : groups_of(tokens, tile);
       for (unsigned group = 0; group < leaving; ++group) {
 #pragma HLS PIPELINE II = 1
         interval("norm.regroup");
@@ -205,13 +240,14 @@ s<17> mean_of_residuals(const s<27>& numerator, const u<11>& divisor) {
 }
 
 // Reads the residual, group after group; or computes the means of its columns and their moments.
-void read(Jobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& pooled, Words& words) {
+void read(ReadJobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& pooled,
+          Words& words) {
   Memory<s<16>, 1, MAX_EMBED> means;
   for (volatile bool running = true; running;) {
-    const isa::LayerNorm command = isa::LayerNorm::decode(jobs.read());
+    const read_job_t command = jobs.read();
     const unsigned tokens = command.tokens;
     const unsigned embed = command.embed;
-    if (command.pool == isa::pooling::BEFORE) {
+    if (command.pools == 1) {
       for (unsigned first = 0; first < tokens; first += TOKENS)
         stored_tiles.read();
       const unsigned count = tokens - unsigned(command.first);
@@ -286,11 +322,11 @@ void read(Jobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& pool
 
 // Computes (S, b, inv) of NORM_LANES tokens in parallel, a bit of each root and of each quotient a
 // cycle.
-void root(Jobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
+void root(RootJobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
   for (volatile bool running = true; running;) {
-    const isa::LayerNorm command = isa::LayerNorm::decode(jobs.read());
+    const root_job_t command = jobs.read();
     const unsigned embed = command.embed;
-    const bool pools = command.pool == isa::pooling::BEFORE;
+    const bool pools = command.pools == 1;
     const unsigned tokens = pools ? 1 : unsigned(command.tokens);
     for (unsigned tile = 0; tile * TOKENS < tokens; ++tile) {
       const unsigned count = groups_of(tokens, tile);
@@ -404,13 +440,13 @@ unsigned bank_of(unsigned frame, unsigned group, unsigned column) {
   return (frame * NORM_GROUPS + group) * CASCADE + column % CASCADE;
 }
 
-void normalise(Jobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
+void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
                Stream<credit_t, 2>& freed, Roots& roots, Words& words, Stored& stored) {
   Memory<s<18>, 1, MAX_EMBED> sums; // of codes, where the mean comes after
   distance(sums, SUMS_DISTANCE);
   unsigned half = 0;
   for (volatile bool running = true; running;) {
-    const isa::LayerNorm command = isa::LayerNorm::decode(jobs.read());
+    const normalise_job_t command = jobs.read();
     const unsigned tokens = command.tokens;
     const unsigned normalised = command.pool == isa::pooling::BEFORE ? 1 : tokens;
     // The bound comes with the credit, so that no address is ahead of it.
@@ -534,11 +570,11 @@ void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains
 #pragma HLS AGGREGATE variable = residual compact = bit
 #pragma HLS AGGREGATE variable = normed compact = bit
 #pragma HLS DATAFLOW
-  Jobs gain_jobs("norm.gain_jobs");
-  Jobs collect_jobs("norm.collect_jobs");
-  Jobs read_jobs("norm.read_jobs");
-  Jobs root_jobs("norm.root_jobs");
-  Jobs normalise_jobs("norm.normalise_jobs");
+  GainJobs gain_jobs("norm.gain_jobs");
+  CollectJobs collect_jobs("norm.collect_jobs");
+  ReadJobs read_jobs("norm.read_jobs");
+  RootJobs root_jobs("norm.root_jobs");
+  NormaliseJobs normalise_jobs("norm.normalise_jobs");
   Stream<credit_t, 2> filled("norm.filled");
   Stream<credit_t, 2> freed("norm.freed");
   Tiles tiles("norm.tiles");

@@ -15,14 +15,14 @@ constexpr unsigned KEY_BANKS = config::KEY_BANKS;
 constexpr unsigned VALUE_BANKS = config::VALUE_BANKS;
 
 constexpr unsigned JOBS = 64; // commands that wait while a later Gemm's weights load
-using Jobs = Stream<command_t, JOBS>;
+using Jobs = Stream<fields_t, JOBS>;
 
 // Hands commands on. The array's loader of weights sees a Gemm long before it runs.
 void dispatch(Commands<isa::depth::array_commands>& commands, Jobs& jobs, Demands& demands) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
     interval("plan.dispatch");
-    const command_t command = commands.read();
+    const fields_t command = commands.read();
     if (operation(command) == GEMM) {
       const isa::Gemm gemm = isa::Gemm::decode(command);
       demands.write({bank_words(gemm.columns), gemm.row_tiles});
@@ -38,7 +38,7 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
                Credits<isa::depth::softmax_to_array>& softmax_to_array, Passes& passes,
                ScoreCommands& score_commands) {
   for (volatile bool running = true; running;) {
-    const command_t command = jobs.read();
+    const fields_t command = jobs.read();
     const isa::Gemm gemm = isa::Gemm::decode(command);
     const isa::Scores scores = isa::Scores::decode(command);
     const isa::Context context = isa::Context::decode(command);

@@ -33,7 +33,7 @@ void store_scores(ScoreCommands& commands, ScoreRows& rows, Write::Score score, 
 #pragma HLS PIPELINE II = 1
     interval("scores.store");
     if (key == keys) {
-      command_t command;
+      fields_t command;
       if (!poll(commands, command))
         continue;
       const isa::Scores fields = isa::Scores::decode(command);

@@ -141,8 +141,8 @@ class Network : public sim::Fabric {
                          .pass = columns,
                          .rows4 = rows4,
                          .rows8 = rows8,
-                         .row_tiles = ceil_div(row_pairs(unsigned(rows4), unsigned(rows8)),
-                                               config::PAIRS)};
+                         .row_tiles =
+                             ceil_div(row_pairs(unsigned(rows4), unsigned(rows8)), config::PAIRS)};
     array_commands_.write(gemm.encode());
     fields.moments = fields.kind == kind::RESIDUAL;
     fields.rows4 = rows4;

@@ -323,7 +323,7 @@ def queue_bits(hardware: Hardware) -> dict[str, int]:
     commands = ("load", "array", "drain", "norm", "softmax", "score")
     credit_queues = ("load_to_array", "array_to_load", "drain_to_array", "norm_to_array", "softmax_to_array")
     return {
-        **{f"{unit}_commands": 256 for unit in commands},
+        **{f"{unit}_commands": 128 for unit in commands},
         **dict.fromkeys(("weights", "rows", "gains"), beat),
         **dict.fromkeys((*credit_queues, "checks"), 1),
         "passes": 128,

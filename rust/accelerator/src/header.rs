@@ -13,9 +13,9 @@ use quasar_hardware::Hardware;
 use crate::identity::configuration_hash;
 use crate::isa::{
     moments_depth, pass_lsb, trailer, Field, Form, Operation, Position, RowField, Unit, Values,
-    ABI, ACTIVATIONS, CHECK_TURNS, CHECK_WORD, COMMAND_WORDS, HEAD_BITS, MAGIC, MAX_PORTS,
-    OPERANDS, OPERATIONS, PASS_BITS, PASS_FIELDS, PORT_BYTES, QUEUES, REGISTERS, ROW_BYTES,
-    ROW_FIELDS, VALUES,
+    ABI, ACTIVATIONS, CHECK_TURNS, CHECK_WORD, COMMAND_WORDS, FIELD_WORDS, HEAD_BITS, MAGIC,
+    MAX_PORTS, OPERANDS, OPERATIONS, PASS_BITS, PASS_FIELDS, PORT_BYTES, QUEUES, REGISTERS,
+    ROW_BYTES, ROW_FIELDS, VALUES,
 };
 
 /// Names constants of the array's timing.
@@ -41,6 +41,7 @@ pub fn isa_header() -> String {
         ("MAGIC", format!("0x{MAGIC:08x}")),
         ("HEAD_BITS", HEAD_BITS.to_string()),
         ("COMMAND_WORDS", COMMAND_WORDS.to_string()),
+        ("FIELD_WORDS", FIELD_WORDS.to_string()),
         ("CHECK_WORD", CHECK_WORD.to_string()),
         ("CHECK_TURNS", CHECK_TURNS.to_string()),
         ("PORT_BYTES", PORT_BYTES.to_string()),
@@ -271,7 +272,7 @@ fn command_struct(operation: &Operation) -> String {
     }
     let argument = if decode.is_empty() { "" } else { " command" };
     text + &format!(
-        "  static {name} decode(const command_t&{argument}) {{\n    {name} fields;\n{decode}    \
+        "  static {name} decode(const fields_t&{argument}) {{\n    {name} fields;\n{decode}    \
          return fields;\n  }}\n  command_t encode() const {{\n    command_t command{{}};\n    \
          command.word[0] = UNIT | CODE << HEAD_BITS;\n{encode}    return command;\n  }}\n}};\n\n"
     )

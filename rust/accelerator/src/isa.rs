@@ -4,8 +4,8 @@
 //! disassembly reads the same declarations. A command is eight 32-bit words: the unit (3 bits), the
 //! operation (3 bits), then the fields in order. A field lies within one word: a field that would
 //! cross a word's end starts the next word, and a field of more than 32 bits starts a word and
-//! takes two. The eighth word is the command's check in memory ([`sealed`]). Depends on
-//! [`quasar_core::error`] and [`quasar_hardware`].
+//! takes two. Four words hold all fields, and units get no more. The eighth word is the command's
+//! check in memory ([`sealed`]). Depends on [`quasar_core::error`] and [`quasar_hardware`].
 
 mod pass;
 mod registers;
@@ -13,7 +13,7 @@ mod rows;
 mod values;
 
 pub use pass::{pass_lsb, PassField, ACTIVATIONS, OPERANDS, PASS_BITS, PASS_FIELDS};
-pub use quasar_hardware::design::{moments_depth, Queue, QUEUES};
+pub use quasar_hardware::design::{moments_depth, Queue, COMMAND_BITS, QUEUES};
 pub use registers::{
     Register, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES, MAX_PORTS, REGISTERS, REGISTER_BYTES,
 };
@@ -31,7 +31,9 @@ pub const ABI: u32 = 2;
 pub const COMMAND_BYTES: usize = declared::COMMAND_BYTES as usize;
 /// 32-bit words of a command.
 pub const COMMAND_WORDS: usize = COMMAND_BYTES / 4;
-/// Word of a command that holds its check; no field reaches it.
+/// Words of a command that hold fields, and that its unit gets.
+pub const FIELD_WORDS: usize = (COMMAND_BITS / 32) as usize;
+/// Word of a command that holds its check.
 pub const CHECK_WORD: usize = COMMAND_WORDS - 1;
 /// Magic number of the identity ("QVIT").
 pub const MAGIC: u32 = 0x5156_4954;
@@ -168,7 +170,7 @@ impl Operation {
             (field, position)
         });
         let fields = fields.collect();
-        assert!(word < CHECK_WORD || (word == CHECK_WORD && lsb == 0));
+        assert!(word < FIELD_WORDS || (word == FIELD_WORDS && lsb == 0));
         fields
     }
 }

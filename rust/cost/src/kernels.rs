@@ -3,7 +3,7 @@
 //! Depends on [`crate::circuits`] and [`quasar_hardware::design`].
 
 use quasar_hardware::configuration::{key_banks, value_banks, Hardware, Multipliers};
-use quasar_hardware::design::{Queue, QUEUES};
+use quasar_hardware::design::{Queue, COMMAND_BITS, QUEUES};
 
 use crate::circuits::{
     Logic, ADAPTER, ADAPTER_256, CHECK_COMMAND, CHECK_WORD, CONTEXT, CONTEXT_2, EXPONENTIAL,
@@ -118,14 +118,19 @@ impl Kernels {
     }
 
     fn fetch() -> Logic {
-        sum(&[CHECK_COMMAND, PROCESS, port(256).times(5), registers(9)])
+        sum(&[
+            CHECK_COMMAND,
+            PROCESS,
+            port(COMMAND_BITS).times(5),
+            registers(9),
+        ])
     }
 
     fn load(&self) -> Logic {
         sum(&[
             CHECK_WORD.times(self.beat / 32),
             PROCESS.times(2),
-            port(256),
+            port(COMMAND_BITS),
             port(self.beat).times(3),
             port(1).times(3),
             registers(8),
@@ -140,7 +145,7 @@ impl Kernels {
         sum(&[
             PROCESS.times(2),
             SMALL_PROCESS,
-            port(256).times(2),
+            port(COMMAND_BITS).times(2),
             port(128),
             port(29),
             port(1).times(4),
@@ -152,7 +157,7 @@ impl Kernels {
             MAXIMUM.times(self.t),
             PROCESS,
             SMALL_PROCESS.times(2),
-            port(256),
+            port(COMMAND_BITS),
             port(24 * self.t),
             port(24 * self.e),
             stream(24 * self.t + 13, 2),
@@ -179,7 +184,7 @@ impl Kernels {
             port(27 * self.l),
             port(68 * self.l),
             port(self.beat),
-            port(256),
+            port(COMMAND_BITS),
             port(35),
             port(32),
             port(1),
@@ -203,7 +208,7 @@ impl Kernels {
             NORMALISE.times(self.m),
             self.in_luts(FABRIC_16, 3 * self.m),
             self.in_luts(FABRIC_25, 2 * self.m),
-            port(256),
+            port(COMMAND_BITS),
             port(self.beat),
             port(68 * self.l),
             port(1),
@@ -231,7 +236,7 @@ impl Kernels {
             EXPONENTIAL.times(self.e),
             self.in_luts(FABRIC_25, self.e),
             QUOTIENT,
-            port(256),
+            port(COMMAND_BITS),
             port(24 * self.e),
             port(35),
             port(1),

@@ -4,7 +4,7 @@ use crate::boards::Board;
 use crate::configuration::{key_banks, value_banks, Hardware};
 use crate::declared::array;
 
-use super::queues::{moments_depth, QUEUES};
+use super::queues::{moments_depth, COMMAND_BITS, QUEUES};
 use super::ram::{block_ram_parts, Family, Ram, RamCount};
 
 /// The place where a memory is instantiated.
@@ -244,10 +244,21 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
         inside("norm", "gains", (2, 32, embed), Ram::Block),
         inside("norm", "means of columns", (1, 16, embed), Ram::Block),
         inside("norm", "sums of codes", (1, 18, embed), Ram::Block),
-        // Commands that wait inside a kernel.
-        inside("plan", "commands in plan", (1, 256, 64), Ram::Lut),
-        inside("drain", "commands in drain", (4, 256, 64), Ram::Lut),
-        inside("norm", "commands in norm", (5, 256, 16), Ram::Lut),
+        // What processes need of commands that wait inside a kernel. The drain's: all of it, what
+        // loads parameters, rows, tokens; the norm's: gains, moments, residual, roots, codes.
+        inside("plan", "commands in plan", (1, COMMAND_BITS, 64), Ram::Lut),
+        inside(
+            "drain",
+            "commands in drain",
+            (1, COMMAND_BITS + 55 + 56 + 11, 64),
+            Ram::Lut,
+        ),
+        inside(
+            "norm",
+            "commands in norm",
+            (1, 11 + 12 + 35 + 73 + 40, 16),
+            Ram::Lut,
+        ),
     ]
 }
 

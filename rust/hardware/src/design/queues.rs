@@ -6,6 +6,8 @@ use super::ram::{Family, Ram, RamCount};
 
 /// Bits of an AXI port's beat.
 const PORT_BITS: u64 = 128;
+/// Bits of a command that its unit gets: the words of its fields.
+pub const COMMAND_BITS: u64 = 128;
 /// Items that the smallest queue of the block design (`axis_data_fifo`) holds.
 const SMALLEST: usize = 16;
 /// Items, at most, of a queue in LUT RAM; deeper queues take block RAM.
@@ -45,7 +47,7 @@ impl Item {
     pub const fn bits(self, hardware: &Hardware) -> u64 {
         let c = hardware.configuration();
         match self {
-            Self::Command => 256,
+            Self::Command => COMMAND_BITS,
             Self::Pass => 128,
             Self::Demand => 29,
             Self::Beat => PORT_BITS * c.axi_ports,
