@@ -1,45 +1,71 @@
-// The check of a beat and the patches' register of `load` (fpga/src/load.cpp).
+// The check of a beat of `load` and of a word of `store` (fpga/include/check.hpp).
 `default_nettype none
-module check_beats #(parameter int BYTES = 64, parameter int PARTS = 2) (
-    input  wire logic                 clk,
-    input  wire logic                 enable,
-    input  wire logic [BYTES*8-1:0]   beat,
-    input  wire logic                 clear,
-    input  wire logic [$clog2(PARTS > 1 ? PARTS : 2)-1:0] part,
-    output logic [31:0]               sum,
-    output logic [4:0]                turn,
-    output logic [PARTS*BYTES*8-1:0]  gathered
+// Computes what `data` adds to the state when ZEROS bits follow: each bit is the parity of some
+// bits of `data`, a tree of LUTs.
+module check_share #(parameter int BITS = 512, parameter int ZEROS = 0) (
+    input  wire logic [BITS-1:0] data,
+    output      logic [31:0]     share
 );
-    localparam int WORDS = BYTES / 4;
-    logic [31:0] turned[WORDS], total;
-    always_comb begin
-        total = '0;
-        for (int i = 0; i < WORDS; i++) total = total + turned[i];
-    end
-    for (genvar i = 0; i < WORDS; i++) begin : gen_word
-        wire logic [5:0] by = {1'b0, turn} + 6'(i % 31);
-        (* keep *) wire logic [4:0] amount = by >= 31 ? by - 6'd31 : by;
-        (* keep *) wire logic [5:0] back = 6'd32 - amount;
-        // Left and right, as rotate_left has them, a bit of the amount a stage.
-        logic [31:0] left[6], right[7];
-        assign left[0] = beat[32*i+:32];
-        assign right[0] = beat[32*i+:32];
-        for (genvar s = 0; s < 5; s++) begin : gen_left
-            assign left[s+1] = amount[s] ? left[s] << (1 << s) : left[s];
+    localparam int LAST = BITS + ZEROS - 1;
+    for (genvar i = LAST; i >= 0; i--) begin : gen_bit
+        if (i == LAST) begin : gen_column
+            localparam logic [31:0] COLUMN = 32'hedb88320;
+        end else begin : gen_column
+            localparam logic [31:0] NEXT = gen_bit[i+1].gen_column.COLUMN;
+            localparam logic [31:0] COLUMN = {1'b0, NEXT[31:1]} ^ (NEXT[0] ? 32'hedb88320 : 32'd0);
         end
-        for (genvar s = 0; s < 6; s++) begin : gen_right
-            assign right[s+1] = back[s] ? right[s] >> (1 << s) : right[s];
+    end
+    for (genvar row = 0; row < 32; row++) begin : gen_row
+        // The bits that this row takes, side by side.
+        wire logic [BITS:0] taken;
+        for (genvar i = BITS - 1; i >= 0; i--) begin : gen_take
+            localparam logic TAKES = gen_bit[i].gen_column.COLUMN[row];
+            if (i == BITS - 1) begin : gen_count
+                localparam int BEFORE = 0;
+            end else begin : gen_count
+                localparam int BEFORE = gen_take[i+1].AFTER;
+            end
+            localparam int AFTER = gen_count.BEFORE + (TAKES ? 1 : 0);
+            if (TAKES) begin : gen_taken
+                assign taken[gen_count.BEFORE] = data[i];
+            end
         end
-        always_ff @(posedge clk) if (enable) turned[i] <= left[5] | right[6];
+        localparam int COUNT = gen_take[0].AFTER;
+        localparam int PARTS = (COUNT + 5) / 6;
+        localparam int GROUPS = (PARTS + 5) / 6;
+        (* keep *) wire logic [PARTS-1:0] part;
+        (* keep *) wire logic [GROUPS-1:0] group;
+        for (genvar p = 0; p < PARTS; p++) begin : gen_part
+            localparam int N = COUNT - 6 * p < 6 ? COUNT - 6 * p : 6;
+            assign part[p] = ^taken[6*p+:N];
+        end
+        for (genvar g = 0; g < GROUPS; g++) begin : gen_group
+            localparam int N = PARTS - 6 * g < 6 ? PARTS - 6 * g : 6;
+            assign group[g] = ^part[6*g+:N];
+        end
+        assign share[row] = ^group;
     end
-    wire logic [5:0] next = {1'b0, turn} + 6'(WORDS % 31);
-    for (genvar p = 0; p < PARTS; p++) begin : gen_part
-        always_ff @(posedge clk) if (enable && part == p) gathered[p*BYTES*8+:BYTES*8] <= beat;
-    end
+endmodule
+
+module check_beats #(parameter int BYTES = 64) (
+    input  wire logic               clk,
+    input  wire logic               enable,
+    input  wire logic               clear,
+    input  wire logic [BYTES*8-1:0] beat,
+    input  wire logic               last,
+    output logic [31:0]             state,
+    output logic                    sound
+);
+    wire logic [31:0] share, behind;
+    logic [31:0] held, stated;
+    check_share #(.BITS(8 * BYTES)) of_beat(.data(beat), .share(share));
+    check_share #(.BITS(32), .ZEROS(8 * BYTES - 32)) of_state(.data(state), .share(behind));
     always_ff @(posedge clk)
         if (enable) begin
-            sum <= clear ? 32'd0 : sum + total;
-            turn <= clear ? 5'd0 : next >= 31 ? next - 6'd31 : next;
+            held <= share;
+            stated <= beat[31:0];
+            state <= clear ? '1 : behind ^ held;
+            if (last) sound <= stated == ~state;
         end
 endmodule
 `default_nettype wire

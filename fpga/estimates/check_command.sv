@@ -1,4 +1,4 @@
-// The check of a command and its way to a unit (fpga/src/fetch.cpp).
+// The check of a command and its way to a unit (fpga/src/fetch.cpp). Uses check_beats.sv.
 `default_nettype none
 module check_command (
     input  wire logic         clk,
@@ -6,29 +6,27 @@ module check_command (
     input  wire logic [255:0] command,
     input  wire logic [31:0]  base,
     input  wire logic [31:0]  seed,
+    input  wire logic [31:0]  count,
     input  wire logic         start,
     output logic [255:0]      out,
     output logic [4:0]        write,
     output logic              bad
 );
-    logic [31:0] before, total;
-    logic [31:0] sum[7];
-    always_comb begin
-        total = before;
-        for (int i = 0; i < 7; i++) total = total + sum[i];
-    end
+    wire logic [31:0] share, behind;
+    logic [31:0] before, added;
     logic [255:0] held;
+    check_share #(.BITS(224)) of_command(.data(command[223:0]), .share(share));
+    check_share #(.BITS(32), .ZEROS(192)) of_state(.data(before), .share(behind));
+    wire logic sound = (behind ^ added) == held[255:224];
     always_ff @(posedge clk)
         if (enable) begin
             held <= command;
-            for (int i = 0; i < 7; i++)
-                sum[i] <= {command[32*i+:32] << (i + 1)} | (command[32*i+:32] >> (31 - i));
-            before <= start ? seed : held[255:224];
-            bad <= start ? 1'b0 : bad || total != held[255:224];
+            added <= share;
+            before <= start ? seed ^ count : held[255:224];
+            bad <= start ? 1'b0 : bad || !sound;
             out <= held;
             if (held[2:0] == 0 && held[6]) out[95:64] <= held[95:64] + base;
-            for (int u = 0; u < 5; u++) write[u] <= held[2:0] == u && !bad &&
-                total == held[255:224];
+            for (int u = 0; u < 5; u++) write[u] <= held[2:0] == u && !bad && sound;
         end
 endmodule
 `default_nettype wire

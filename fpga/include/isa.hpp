@@ -6,13 +6,13 @@
 
 namespace isa {
 
-constexpr unsigned ABI = 2;
+constexpr unsigned ABI = 3;
 constexpr unsigned MAGIC = 0x51564954;
 constexpr unsigned HEAD_BITS = 3;
 constexpr unsigned COMMAND_WORDS = 8;
 constexpr unsigned FIELD_WORDS = 4;
 constexpr unsigned CHECK_WORD = 7;
-constexpr unsigned CHECK_TURNS = 31;
+constexpr unsigned CHECK_POLYNOMIAL = 0xedb88320;
 constexpr unsigned PORT_BYTES = 16;
 constexpr unsigned MAX_PORTS = 4;
 constexpr unsigned ROW_BYTES = 16;

@@ -11,7 +11,7 @@ from pathlib import Path
 
 # (source, what stands there, what stands there instead, the testbenches each of which must notice)
 MUTANTS = [
-    ("load", "word_of(beat, 0) == sum", "true", "transfers"),
+    ("load", "word_of(beat, 0) == ~state", "true", "transfers"),
     ("load", "sound[command.frame] = true;", "", "transfers"),
     ("load", "array_to_load.read();", ";", "transfers"),
     ("load", "isa::PORT_BYTES * port + i", "isa::PORT_BYTES * port + (i ^ 1)", "transfers"),
@@ -20,9 +20,9 @@ MUTANTS = [
     ("fetch", "default:\n        bad = i + 1;", "default:\n        bad = i;", "transfers"),
     ("fetch", "if (bad == 0) {", "{", "transfers"),
     ("fetch", "bad == 0 && !sound", "false", "transfers"),
-    ("fetch", "uint32_t sum = before;", "uint32_t sum = 0;", "transfers"),
-    ("fetch", "i < isa::CHECK_WORD; ++i", "i < 4; ++i", "transfers"),
-    ("fetch", "uint32_t check = seed;", "uint32_t check = 0;", "transfers"),
+    ("fetch", "(~before, check_share", "(0, check_share", "transfers"),
+    ("fetch", "words[i] = command.word[i];", "words[i] = command.word[i & 3];", "transfers"),
+    ("fetch", "uint32_t check = seed ^ count;", "uint32_t check = seed;", "transfers"),
     ("fetch", "command.word[2] += base;", ";", "transfers"),
     ("plan", "key_address += key_stride;", ";", "array"),
     ("plan", "value_address += words;", ";", "array"),
@@ -54,7 +54,7 @@ MUTANTS = [
     ("norm", "embed < SUMS_DISTANCE", "false", "norm"),
     ("softmax", "bits - (halve ? 1 : 0)", "bits", "softmax golden"),
     ("softmax", "(unsigned(e12) + 8) >> 4", "unsigned(e12) >> 4", "softmax golden"),
-    ("store", "turn = turned(turn, 1);", "", "transfers"),
+    ("store", "check_behind<1>(state, ", "(", "transfers"),
     ("store", "place(sound ? 0 : 1, isa::trailer", "place(0, isa::trailer", "transfers"),
 ]
 KERNELS = ["fetch", "load", "plan", "scores", "drain", "norm", "softmax", "store"]

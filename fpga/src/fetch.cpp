@@ -5,15 +5,16 @@
 
 namespace {
 
-// Returns the check of a command after a command with the check `before`. The rotations are wires.
-uint32_t check_behind(uint32_t before, const command_t& command) {
+// Returns the check of a command behind a command with the check `before`.
+uint32_t check_of(const command_t& command, uint32_t before) {
 #pragma HLS INLINE
-  uint32_t sum = before;
+  uint32_t words[isa::CHECK_WORD];
+#pragma HLS ARRAY_PARTITION variable = words complete
   for (unsigned i = 0; i < isa::CHECK_WORD; ++i) {
 #pragma HLS UNROLL
-    sum += rotate_left(command.word[i], i + 1);
+    words[i] = command.word[i];
   }
-  return sum;
+  return ~check_behind<isa::CHECK_WORD>(~before, check_share(words));
 }
 
 } // namespace
@@ -50,7 +51,7 @@ void fetch(Bus<command_t> commands, uint32_t count, uint32_t base, uint32_t seed
   *hash_high = config::HASH_HIGH;
 
   uint32_t bad = 0;
-  uint32_t check = seed;
+  uint32_t check = seed ^ count;
   if (count > 0)
     commands.read_request(0, count);
 fetch_commands:
@@ -58,7 +59,7 @@ fetch_commands:
 #pragma HLS PIPELINE II = 1
     interval("fetch.commands");
     command_t command = receive<command_t>(commands);
-    const bool sound = command.word[isa::CHECK_WORD] == check_behind(check, command);
+    const bool sound = command.word[isa::CHECK_WORD] == check_of(command, check);
     check = command.word[isa::CHECK_WORD];
     const unsigned unit = unit_of(command);
     if (unit == isa::unit::LOAD && operation(command) == isa::Load::CODE &&

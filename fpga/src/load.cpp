@@ -21,15 +21,16 @@ uint32_t word_of(const beat_t& beat, unsigned i) {
          uint32_t(beat.byte[4 * i + 3]) << 24;
 }
 
-// Returns a beat's share of the check; `turn` rotates its first word.
-uint32_t share(const beat_t& beat, unsigned turn) {
+// Returns what a beat adds to the check.
+uint32_t share(const beat_t& beat) {
 #pragma HLS INLINE
-  uint32_t sum = 0;
+  uint32_t words[BEAT_WORDS];
+#pragma HLS ARRAY_PARTITION variable = words complete
   for (unsigned i = 0; i < BEAT_WORDS; ++i) {
 #pragma HLS UNROLL
-    sum += rotate_left(word_of(beat, i), turned(turn, i));
+    words[i] = word_of(beat, i);
   }
-  return sum;
+  return check_share(words);
 }
 
 void place(const port_t& stripe, unsigned port, beat_t& beat) {
@@ -138,8 +139,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
     if (command.wait_array)
       array_to_load.read();
 
-    uint32_t sum = 0;
-    unsigned turn = 0;
+    uint32_t state = ~uint32_t(0);
     unsigned part = 0;
     unsigned word = 0;
     uint8_t gathered[PATCH_BEATS * BEAT_BYTES];
@@ -157,11 +157,10 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       if constexpr (config::PORTS > 3)
         place(receive<port_t>(memory3), 3, beat);
       if (i == command.beats) {
-        sound[command.frame] = sound[command.frame] && word_of(beat, 0) == sum;
+        sound[command.frame] = sound[command.frame] && word_of(beat, 0) == ~state;
         continue;
       }
-      sum += share(beat, turn);
-      turn = turned(turn, BEAT_WORDS);
+      state = check_behind<BEAT_WORDS>(state, share(beat));
       switch (command.target) {
       case isa::target::WEIGHTS:
         weights.write(beat);

@@ -398,7 +398,7 @@ public:
       return value;
     };
     const size_t end = OUTPUT / 4 - 4;
-    const std::vector<uint8_t> logits(bytes, bytes + 4 * CLASSES);
+    const std::vector<uint8_t> logits(bytes, bytes + OUTPUT - 16);
     return word(end) == tag_ && word(end + 1) == CLASSES && word(end + 2) == check_of(logits) &&
            word(end + 3) == 0;
   }

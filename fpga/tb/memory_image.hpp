@@ -13,27 +13,26 @@ inline command_t raw_command(unsigned unit, unsigned code, uint32_t word1 = 0, u
   return {{unit | code << 3, word1, 0, word3, 0, 0, 0, 0}};
 }
 
-// Returns the sum of the words, each rotated left by its index mod 31.
-inline uint32_t check_of(const std::vector<uint8_t>& bytes) {
-  uint32_t sum = 0;
-  for (size_t i = 0; i < bytes.size() / 4; ++i) {
-    uint64_t word = 0;
-    for (unsigned j = 0; j < 4; ++j)
-      word |= uint64_t(bytes[4 * i + j]) << (8 * j);
-    word <<= i % 31;
-    sum += uint32_t(word) | uint32_t(word >> 32);
-  }
-  return sum;
+// Returns the CRC-32 of bytes behind bytes with the CRC-32 `before`, bit by bit.
+inline uint32_t check_of(const std::vector<uint8_t>& bytes, uint32_t before = 0) {
+  uint32_t state = ~before;
+  for (const uint8_t byte : bytes)
+    for (unsigned bit = 0; bit < 8; ++bit) {
+      const bool odd = ((state ^ byte >> bit) & 1) != 0;
+      state = odd ? state >> 1 ^ 0xedb88320u : state >> 1;
+    }
+  return ~state;
 }
 
-// Sets the eighth word of each command: the sum of the eighth word of the command before (or of the
-// segment's seed) and of its own seven others, each rotated left by its place from 1 on.
+// Sets the eighth word of each command: the CRC-32 of its seven others behind the eighth word of
+// the command before (or behind the segment's seed XOR its number of commands).
 inline void seal(std::vector<command_t>& list, uint32_t seed) {
+  seed ^= uint32_t(list.size());
   for (command_t& command : list) {
-    for (unsigned i = 0; i < 7; ++i) {
-      const uint64_t turned = uint64_t(command.word[i]) << (i + 1);
-      seed += uint32_t(turned) | uint32_t(turned >> 32);
-    }
+    std::vector<uint8_t> bytes;
+    for (unsigned i = 0; i < 28; ++i)
+      bytes.push_back(uint8_t(command.word[i / 4] >> (8 * (i % 4))));
+    seed = check_of(bytes, seed);
     command.word[7] = seed;
   }
 }

@@ -305,6 +305,7 @@ void fetch_refuses_what_was_not_written(Verdict& verdict) {
   }
   refused(other, 0, "another segment");
   refused(list, 0, "another seed", FetchBench::SEED + 1);
+  refused({list.begin(), list.begin() + 3}, 0, "a shorter list");
   refused(std::vector<command_t>(4), 0, "empty memory");
 }
 
@@ -337,8 +338,8 @@ void store_writes(Verdict& verdict, uint32_t count, bool sound) {
   checks.write(sound ? 1 : 0);
   scheduler.run();
   verdict.expect(done, "store ends");
-  const uint32_t check = check_of(wanted);
   wanted.resize(bytes - 16);
+  const uint32_t check = check_of(wanted);
   for (const uint32_t word : {0xabad1deau, count, check, sound ? 0u : 1u})
     for (unsigned j = 0; j < 4; ++j)
       wanted.push_back(uint8_t(word >> (8 * j)));

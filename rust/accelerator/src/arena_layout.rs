@@ -74,11 +74,6 @@ pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
         .map(|word| u32::from_le_bytes(*word))
 }
 
-/// Returns the check of whole beats.
-pub(crate) fn check_of(bytes: &[u8]) -> u32 {
-    check(words(bytes))
-}
-
 /// Returns the beats that a word of `bytes` bytes takes; each word starts on a beat.
 pub(crate) const fn word_beats(bytes: usize, beat: usize) -> usize {
     bytes.div_ceil(beat)
@@ -135,7 +130,7 @@ impl Arena {
         let first = transfer.address as usize * self.beat;
         let end = first + transfer.beats as usize * self.beat;
         self.bytes[first..first + data.len()].copy_from_slice(data);
-        let check = check_of(&self.bytes[first..end]);
+        let check = check(&self.bytes[first..end]);
         self.bytes[end..end + 4].copy_from_slice(&check.to_le_bytes());
     }
 }

@@ -13,7 +13,7 @@ use quasar_hardware::Hardware;
 use crate::identity::configuration_hash;
 use crate::isa::{
     moments_depth, pass_lsb, trailer, Field, Form, Operation, Position, RowField, Unit, Values,
-    ABI, ACTIVATIONS, CHECK_TURNS, CHECK_WORD, COMMAND_WORDS, FIELD_WORDS, HEAD_BITS, MAGIC,
+    ABI, ACTIVATIONS, CHECK_POLYNOMIAL, CHECK_WORD, COMMAND_WORDS, FIELD_WORDS, HEAD_BITS, MAGIC,
     MAX_PORTS, OPERANDS, OPERATIONS, PASS_BITS, PASS_FIELDS, PORT_BYTES, QUEUES, REGISTERS,
     ROW_BYTES, ROW_FIELDS, VALUES,
 };
@@ -43,7 +43,7 @@ pub fn isa_header() -> String {
         ("COMMAND_WORDS", COMMAND_WORDS.to_string()),
         ("FIELD_WORDS", FIELD_WORDS.to_string()),
         ("CHECK_WORD", CHECK_WORD.to_string()),
-        ("CHECK_TURNS", CHECK_TURNS.to_string()),
+        ("CHECK_POLYNOMIAL", format!("0x{CHECK_POLYNOMIAL:08x}")),
         ("PORT_BYTES", PORT_BYTES.to_string()),
         ("MAX_PORTS", MAX_PORTS.to_string()),
         ("ROW_BYTES", ROW_BYTES.to_string()),

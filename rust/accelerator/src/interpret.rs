@@ -12,7 +12,7 @@ use quasar_kernels::scalar::{
     add_residual, attention_output, attention_scale, exp12, exp8, requant16, requant8, Moments,
 };
 
-use crate::arena_layout::{check_of, words};
+use crate::arena_layout::words;
 use crate::isa::{
     check, Attend, Command, Context, Destination, Fill, Gemm, Kind, LayerNorm, Load, Pooling,
     RowParameters, RowsCommand, Scores, Softmax, Source, Target, Unit, PORT_BYTES, ROW_BYTES,
@@ -198,8 +198,8 @@ impl<'a> Interpreter<'a> {
         let mut bytes: Vec<u8> = (self.queues.logits.drain(..classes))
             .flat_map(i32::to_le_bytes)
             .collect();
-        let logits = check(words(&bytes));
         bytes.resize(bytes.len().next_multiple_of(PORT_BYTES), 0);
+        let logits = check(&bytes);
         for word in [tag, classes as u32, logits, u32::from(!sound)] {
             bytes.extend(word.to_le_bytes());
         }
@@ -301,7 +301,7 @@ impl<'a> Interpreter<'a> {
             )));
         };
         let (data, last) = data.split_at(bytes);
-        self.sound[c.frame as usize] &= words(last).next() == Some(check_of(data));
+        self.sound[c.frame as usize] &= words(last).next() == Some(check(data));
         self.queues.array_to_load -= c.wait_array as usize;
         self.queues.load_to_array += c.post_array as usize;
         let queue = match c.target {

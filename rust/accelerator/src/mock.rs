@@ -14,8 +14,8 @@ use quasar_core::subnet::config::Pool;
 use crate::arena_layout::words;
 use crate::identity::configuration_hash;
 use crate::isa::{
-    check, Load, LoadEnd, ABI, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES, CHECK_WORD, COMMAND_BYTES,
-    COMMAND_WORDS, MAGIC, PORT_BYTES,
+    check, check_after, command_check, Load, LoadEnd, ABI, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES,
+    CHECK_WORD, COMMAND_BYTES, COMMAND_WORDS, MAGIC, PORT_BYTES,
 };
 use crate::program::{List, NetworkSizes, Place, Program, Segment};
 use crate::testing::{golden, hardware};
@@ -141,7 +141,7 @@ pub(crate) fn program(frames: u64, ports: u64) -> Arc<Program> {
 
 /// Returns the logits of a packed input.
 pub(crate) fn expected(arena: &[u8], input: &[u8]) -> Vec<i32> {
-    let sum = check(words(input).chain(words(arena)));
+    let sum = check_after(check(input), arena);
     (0..CLASSES as u32)
         .map(|class| sum.wrapping_mul(2 * class + 1) as i32)
         .collect()
@@ -371,13 +371,13 @@ impl Mock {
             Some(memory) => words(memory).collect(),
             None => Vec::new(),
         };
-        let mut before = seed;
-        let sound = |command: &&[u32]| {
-            let expected = [&[before], &command[..CHECK_WORD]].concat();
+        let mut before = seed ^ count as u32;
+        let sound = |command: &&[u32; COMMAND_WORDS]| {
+            let expected = command_check(before, command);
             before = command[CHECK_WORD];
-            check(expected) == before
+            expected == before
         };
-        words.chunks_exact(COMMAND_WORDS).take_while(sound).count()
+        words.as_chunks().0.iter().take_while(sound).count()
     }
 
     fn finish(&mut self, slot: u8, fault: Option<Fault>) {
@@ -409,9 +409,10 @@ impl Mock {
         if self.register(register::STORE_COUNT) as usize != CLASSES {
             self.violation("store writes another number of logits");
         }
-        let sum = check(words.iter().copied());
         let tag = self.register(register::STORE_TAG);
         words.resize(4, 0);
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let sum = check(&bytes);
         words.extend([tag, CLASSES as u32, sum, u32::from(!sound)]);
         self.store.polls = Some(3);
         match fault {

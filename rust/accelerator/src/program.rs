@@ -140,7 +140,8 @@ impl Program {
     /// As [`Self::commands`].
     pub fn command_bytes(&self, segment: Segment, seed: u32) -> Vec<u8> {
         let words = |command: &Command| command.encode().expect("the compiler has encoded it");
-        sealed(self.commands(segment).iter().map(words), seed)
+        let commands: Vec<_> = self.commands(segment).iter().map(words).collect();
+        sealed(&commands, seed)
             .iter()
             .flatten()
             .flat_map(|word| word.to_le_bytes())
@@ -237,7 +238,7 @@ impl Program {
             }
         }
         let (data, last) = out.split_at_mut(self.input_bytes() - beat);
-        last[..4].copy_from_slice(&arena_layout::check_of(data).to_le_bytes());
+        last[..4].copy_from_slice(&check(data).to_le_bytes());
     }
 
     /// Returns the number of a frame's logits.
@@ -284,7 +285,7 @@ impl Program {
         if status != 0 {
             return wrong(format!("unknown status {status:#x}"));
         }
-        let computed = check(words[..classes].iter().copied());
+        let computed = check(&bytes[..bytes.len() - PORT_BYTES]);
         if computed != stated {
             return wrong(format!(
                 "the logits' check is stated as {stated:#010x} but is {computed:#010x}"

@@ -68,10 +68,16 @@ circuits! {
     FLOOR_DIVIDE: "floor_divide" "" 256 219;
     /// A divider of a mean of residuals, a bit a cycle.
     SERIAL_DIVIDE: "serial_divide" "" 116 93;
-    /// The check of one word of a beat.
-    CHECK_WORD: "check_beats" "BYTES=4 PARTS=1" 362 101;
+    /// The check of a word a cycle.
+    CHECK_WORD: "check_beats" "BYTES=4" 292 97;
+    /// The check of a beat of one AXI port.
+    CHECK_BEAT: "check_beats" "BYTES=16" 664 97;
+    /// The same of two ports.
+    CHECK_BEAT_2: "check_beats" "BYTES=32" 1052 97;
+    /// The same of four ports.
+    CHECK_BEAT_4: "check_beats" "BYTES=64" 1872 97;
     /// The check of a command and its way to a unit.
-    CHECK_COMMAND: "check_command" "" 787 550;
+    CHECK_COMMAND: "check_command" "" 1073 582;
     /// A token's running maximum.
     MAXIMUM: "score_lane" "" 17 72;
     /// The control of a process: a command's loops and addresses.

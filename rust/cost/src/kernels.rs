@@ -6,9 +6,9 @@ use quasar_hardware::configuration::{key_banks, value_banks, Hardware, Multiplie
 use quasar_hardware::design::{Queue, COMMAND_BITS, QUEUES};
 
 use crate::circuits::{
-    Logic, ADAPTER, ADAPTER_256, CHECK_COMMAND, CHECK_WORD, CONTEXT, CONTEXT_2, EXPONENTIAL,
-    FABRIC_16, FABRIC_25, FLOOR_DIVIDE, MAXIMUM, NORMALISE, PROCESS, QUEUE, QUOTIENT, REQUANTIZE,
-    REQUANTIZE_2, ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
+    Logic, ADAPTER, ADAPTER_256, CHECK_BEAT, CHECK_BEAT_2, CHECK_BEAT_4, CHECK_COMMAND, CHECK_WORD,
+    CONTEXT, CONTEXT_2, EXPONENTIAL, FABRIC_16, FABRIC_25, FLOOR_DIVIDE, MAXIMUM, NORMALISE,
+    PROCESS, QUEUE, QUOTIENT, REQUANTIZE, REQUANTIZE_2, ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
 };
 
 /// A register slice at an AXI stream or channel of `bits`, as [`circuits::SLICE`] has it.
@@ -38,6 +38,18 @@ const fn grouped(one: Logic, two: Logic, groups: u64) -> Logic {
     Logic {
         lut: one.lut + (two.lut - one.lut) * (groups - 1),
         ff: one.ff + (two.ff - one.ff) * (groups - 1),
+    }
+}
+
+/// The check of a beat of so many AXI ports: counted for one, two and four, and about as much more
+/// for each port beyond two.
+const fn check_beat(ports: u64) -> Logic {
+    match ports {
+        1 => CHECK_BEAT,
+        _ => Logic {
+            lut: CHECK_BEAT_2.lut + (CHECK_BEAT_4.lut - CHECK_BEAT_2.lut) * (ports - 2) / 2,
+            ff: CHECK_BEAT_2.ff,
+        },
     }
 }
 
@@ -128,7 +140,7 @@ impl Kernels {
 
     fn load(&self) -> Logic {
         sum(&[
-            CHECK_WORD.times(self.beat / 32),
+            check_beat(self.beat / 128),
             PROCESS.times(2),
             port(COMMAND_BITS),
             port(self.beat).times(3),

@@ -3,8 +3,8 @@
 use quasar_core::error::Result;
 
 use super::wrong;
-use crate::arena_layout::{check_of, words};
-use crate::isa::Command;
+use crate::arena_layout::words;
+use crate::isa::{check, Command};
 use crate::program::{Program, Segment};
 
 /// Checks that a step is an interleaving of the two halves.
@@ -56,7 +56,7 @@ pub(super) fn transfers(program: &Program) -> Result<usize> {
                     )));
                 }
                 next = end + 1;
-                let check = check_of(&arena[first * beat..end * beat]);
+                let check = check(&arena[first * beat..end * beat]);
                 if words(&arena[end * beat..]).next() != Some(check) {
                     return Err(wrong(format!("{segment}: the check of {c:?} is wrong")));
                 }
