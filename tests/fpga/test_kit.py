@@ -266,7 +266,7 @@ def primitives(style: str, words: int, bits: int, zynqmp: bool) -> tuple[int, in
 def test_what_the_tcl_builds_is_what_the_model_counts(name: str, tmp_path: Path) -> None:
     recorded, hardware = record(DESIGNS[name], tmp_path), Hardware.from_toml(DESIGNS[name])
     zynqmp = hardware.board.settings["dsp_kind"] == "DSP48E2"
-    counted = {part.name: (part.lut, part.bram18, part.uram) for part in hardware.counted_parts}
+    counted = {part.name: (part.lut, part.bram18, part.uram) for part in hardware.parts}
 
     built: dict[str, list[tuple[int, int, int]]] = {}
     for cell, source in recorded.cells.items():

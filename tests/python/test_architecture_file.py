@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from quasar_rt import QuasarError, Subnet, random_subnet, search, train
-from quasar_rt.hardware import Board, CostTable, Hardware
 from quasar_rt.space import Space
 from quasar_rt.train.architecture_file import load_architecture, search_line
 
@@ -125,14 +124,11 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
             load_architecture(tmp_path / name)
 
 
-def test_the_packaged_record_is_of_its_space_and_modelled_as_it_says() -> None:
+def test_the_packaged_record_is_of_its_space_and_reached_its_target_then() -> None:
     found = load_architecture(Path(train.__file__).parent / "recipes" / "fashion-mnist.json")
     assert found.search is not None
     space = Space.load("fashion-mnist")
     assert found.search["settings"]["space_sha256"] == space.sha256
     assert found.search["genome"] == space.encode(found.architecture).tolist()
-    table = CostTable(space, Hardware.for_board(Board.load(found.search["board"]), space))
-    fps = table.evaluate(space.encode(found.architecture)[None])["fps"][0]
-    # The record holds what the model said then; the model has followed the accelerator's schedule since.
-    assert fps == pytest.approx(found.search["modelled"]["fps"], rel=0.1)
+    # The record holds what the model said then; docs/hardware-model.md has what it says now.
     assert found.search["modelled"]["fps"] >= found.search["target_fps"] == 3000

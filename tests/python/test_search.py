@@ -355,11 +355,11 @@ def test_boards_that_are_too_small_are_left_out_and_named():
 
 
 def test_a_board_that_holds_only_the_smaller_networks_is_left_out_and_named():
-    result = search("small", population=8, generations=2)
+    result = search("tiny", population=8, generations=2)
     assert "buffer" in result.document["search"]["boards_left_out"]["ultra96v2"]
     assert "kv260" in result.document["boards"]
     # Searched for, it has the networks that it holds.
-    small = search("small", board="ultra96v2", population=8, generations=2)
+    small = search("tiny", board="ultra96v2", population=8, generations=2)
     assert small.board == "ultra96v2"
     assert all(point.modelled["ultra96v2"].fps > 0 for point in small.front)
 

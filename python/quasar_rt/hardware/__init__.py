@@ -20,7 +20,6 @@ from .closed_form import Host as Host
 from .closed_form import Layer as Layer
 from .closed_form import VectorStage as VectorStage
 from .closed_form import estimate as estimate
-from .configuration import CountedPart as CountedPart
 from .configuration import Hardware as Hardware
 from .configuration import Part as Part
 from .cost_table import CostTable as CostTable

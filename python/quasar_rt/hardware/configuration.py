@@ -20,7 +20,7 @@ from ..subnet import Subnet
 from .board import Amounts, Board
 from .workload import Workload
 
-__all__ = ["CountedPart", "Hardware", "Part"]
+__all__ = ["Hardware", "Part"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,6 @@ class Part:
     ff: int
     bram18: int
     uram: int
-
-
-@dataclass(frozen=True)
-class CountedPart(Part):
-    """Resources of one part of the design, with the source of its logic."""
-
     basis: str
     """``netlist`` (RTL, compared with Yosys), ``circuit`` (equivalent circuits, and a margin) or ``list``."""
 
@@ -137,26 +131,16 @@ class Hardware(SettingsFile[NativeHardware]):
 
     @property
     def resources(self) -> Amounts:
-        """Resources that the design takes (modelled)."""
+        """Resources that the design takes, counted from what is built (modelled)."""
         return Amounts(**json.loads(self._inner.resources())["total"])
 
     @property
     def parts(self) -> list[Part]:
-        """Resources of each part of the design (modelled)."""
+        """Resources of each part of the design, counted from what is built (modelled)."""
         return [Part(**part) for part in json.loads(self._inner.resources())["parts"]]
 
-    @property
-    def counted(self) -> Amounts:
-        """Resources that the design takes, counted from what is built (modelled)."""
-        return Amounts(**json.loads(self._inner.count())["total"])
-
-    @property
-    def counted_parts(self) -> list[CountedPart]:
-        """Resources of each part of the design, counted from what is built (modelled)."""
-        return [CountedPart(**part) for part in json.loads(self._inner.count())["parts"]]
-
     def check_board(self) -> None:
-        """Refuses a design that needs more than its board has.
+        """Refuses a design that needs more than the usable part of its board.
 
         Raises:
             quasar_rt.DoesNotFitError: names the resource.

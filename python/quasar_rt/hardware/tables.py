@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from .board import Amounts
 from .closed_form import Estimate, VectorStage
-from .configuration import Hardware, Part
+from .configuration import Hardware
 from .published import PUBLISHED, Comparison
 from .report import groups, held_back_by
 
@@ -42,7 +42,6 @@ def estimate_tables(result: Estimate, hardware: Hardware, every: bool = False) -
         _array(result),
         _vector_unit(result, every),
         _resources(result),
-        _counted(result, hardware),
     ]
 
 
@@ -58,7 +57,8 @@ def _summary(result: Estimate, hardware: Hardware) -> Table:
     facts = {
         "network": f"{result.network}, {result.macs / 1e9:.3g} GMAC a frame",
         "board": f"{result.board}, {result.clock_mhz:g} MHz",
-        "array": f"{array['tokens']} tokens x {array['pairs']} row pairs, {result.frames} frames in flight",
+        "array": f"{array['tokens']} tokens x {array['pairs']} row pairs x {array['cascade']} slices at "
+        f"{result.clock_mhz * array['clock_ratio']:g} MHz, {result.frames} frames in flight",
         "lanes": f"{lanes['requantize']} requantizing, {lanes['norm']} LayerNorm, {lanes['exponential']} exponential; "
         f"second multipliers in {lanes['multipliers']}; {settings['axi_ports']} AXI ports",
         "throughput": f"{result.fps:,.1f} frames/s, host excluded ({result.period_cycles:,} cycles a frame)",
@@ -117,22 +117,10 @@ def _vector_unit(result: Estimate, every: bool) -> Table:
 
 
 def _resources(result: Estimate) -> Table:
-    return _amounts("Resources (modelled, not from synthesis)", result.parts, result.resources, result)
-
-
-def _counted(result: Estimate, hardware: Hardware) -> Table:
-    title = (
-        "The same, counted from what is built (the array's RTL against Yosys; HLS kernels by equivalent circuits, "
-        "with a margin of 15 %); the design-space search does not go by it yet"
-    )
-    return _amounts(title, hardware.counted_parts, hardware.counted, result)
-
-
-def _amounts(title: str, parts: Iterable[Part], total: Amounts, result: Estimate) -> Table:
-    kinds = ["dsp", "lut", "ff", "bram36", "uram"]
+    total, kinds = result.resources, ["dsp", "lut", "ff", "bram36", "uram"]
     rows = [
         [part.name, f"{part.dsp:,}", f"{part.lut:,}", f"{part.ff:,}", f"{part.bram18 / 2:g}", f"{part.uram}"]
-        for part in parts
+        for part in result.parts
     ]
 
     def amounts(label: str, of: Amounts) -> list[str]:
@@ -149,6 +137,10 @@ def _amounts(title: str, parts: Iterable[Part], total: Amounts, result: Estimate
         ["share of the board", *map(share, kinds)],
     ]
     columns = ["part", ">DSP", ">LUT", ">FF", ">BRAM36", ">URAM"]
+    title = (
+        "Resources (modelled: memories and multipliers from the list that builds the design, the array's logic "
+        "compared with Yosys, the HLS kernels' from equivalent circuits and 15 %)"
+    )
     return Table(title, columns, rows)
 
 

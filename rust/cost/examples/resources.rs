@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fs;
 
-use quasar_cost::count::Count;
+use quasar_cost::Resources;
 use quasar_hardware::{Board, Hardware};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let board = Board::from_toml(&fs::read_to_string(arguments.next().ok_or("no board")?)?)?;
     for path in arguments {
         let hardware = Hardware::from_toml(&fs::read_to_string(&path)?, board.clone())?;
-        let resources = Count::of(&hardware);
+        let resources = Resources::of(&hardware);
         println!("{path}");
         for part in &resources.parts {
             println!(

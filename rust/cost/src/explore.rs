@@ -1,9 +1,10 @@
 //! Design-space search: chooses the array and the lanes for a board and its networks.
 //!
-//! The search over the array's shape is exhaustive. It goes in the order of an upper bound on the
-//! speed (no stalls), so it ends early and never misses the best shape. For each shape the number
-//! of lanes shrinks greedily: from one lane for each token to a number that fits, then to one that
-//! costs almost nothing. It grows again if that shortens the latency. Deterministic.
+//! Tries all shapes of the array, cascades included, in the order of an upper bound on the speed
+//! (no stalls), so it ends early. The array runs at twice the kernels' clock where the board allows
+//! it. For each shape, lanes and ports shrink from one lane for each token to what fits, each step
+//! the one that costs least for the resources that it frees; exchanges of lanes follow, and then
+//! all that costs almost nothing goes. Deterministic.
 //!
 //! Depends on [`crate::cycles`] and [`crate::resources`].
 
@@ -11,7 +12,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use quasar_core::error::{Error, Result};
-use quasar_hardware::boards::Board;
+use quasar_hardware::boards::{Amounts, Board};
 use quasar_hardware::configuration::{
     hls, Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers,
 };
@@ -26,6 +27,8 @@ const TOLERANCE: f64 = 5e-4;
 const LATENCY_TOLERANCE: f64 = 0.05;
 /// Latency that one larger number of lanes must save to be taken, as a share.
 const LATENCY_GAIN: f64 = 0.01;
+/// Cascades that are tried. Longer ones need ever fewer LUTs a slice, but waste more columns.
+const CASCADES: [u64; 4] = [1, 2, 4, 8];
 
 /// Finds the configuration within the board's usable resources with which one frame of each of
 /// `workloads` takes the least time.
@@ -44,6 +47,12 @@ pub fn explore(board: &Board, workloads: &[Workload], clock_mhz: f64) -> Result<
         networks: workloads.iter().map(Distinct::of).collect(),
         workloads,
         clock_mhz,
+        clock_ratio: if 2.0 * clock_mhz <= board.array_clock_mhz() {
+            2
+        } else {
+            1
+        },
+        usable: board.usable(),
     };
     // Checked first, so that the error of a bad clock names it.
     search.smallest(1)?;
@@ -52,7 +61,7 @@ pub fn explore(board: &Board, workloads: &[Workload], clock_mhz: f64) -> Result<
         .into_iter()
         .map(|array| (search.ideal(array), array))
         .collect();
-    shapes.sort_by_key(|&(bound, array)| (bound, array.tokens * array.pairs, array.tokens));
+    shapes.sort_by_key(|&(bound, array)| (bound, array.slices(), array.tokens, array.cascade));
     let mut best: Option<Candidate> = None;
     for (bound, array) in shapes {
         if best.as_ref().is_some_and(|best| bound >= best.cycles) {
@@ -77,6 +86,7 @@ pub fn explore(board: &Board, workloads: &[Workload], clock_mhz: f64) -> Result<
 }
 
 struct Candidate {
+    choice: Choice,
     hardware: Hardware,
     /// Between two frames, summed over the networks.
     cycles: u64,
@@ -124,6 +134,8 @@ struct Search<'a> {
     workloads: &'a [Workload],
     networks: Vec<Distinct>,
     clock_mhz: f64,
+    clock_ratio: u64,
+    usable: Amounts,
 }
 
 impl Search<'_> {
@@ -133,18 +145,20 @@ impl Search<'_> {
         let tokens = (self.workloads.iter().map(|w| w.setting.tokens()))
             .max()
             .unwrap_or(1);
-        let slices = self.board.usable().dsp;
+        let slices = self.usable.dsp;
         let mut sizes: Vec<u64> = (1..=tokens).map(|tiles| tokens.div_ceil(tiles)).collect();
         sizes.dedup();
         let mut shapes = Vec::new();
         for tokens in sizes.into_iter().filter(|&t| t <= hls::TOKENS) {
-            for pairs in 1..=(slices / tokens).min(hls::PAIRS) {
-                shapes.push(Array {
-                    tokens,
-                    pairs,
-                    cascade: 1,
-                    clock_ratio: 1,
-                });
+            for cascade in CASCADES {
+                for pairs in 1..=(slices / tokens / cascade).min(hls::PAIRS) {
+                    shapes.push(Array {
+                        tokens,
+                        pairs,
+                        cascade,
+                        clock_ratio: self.clock_ratio,
+                    });
+                }
             }
         }
         shapes
@@ -155,14 +169,15 @@ impl Search<'_> {
     fn ideal(&self, array: Array) -> u64 {
         let tiles =
             |tokens: u64, slots: u64| tokens.div_ceil(array.tokens) * slots.div_ceil(array.pairs);
+        let words = |columns: u64| columns.div_ceil(array.cascade);
         let slots = RowWidths::slots;
         let attention = |rows: u64| rows.div_ceil(array.pairs);
         let mut sum = 0;
         for (workload, network) in self.workloads.iter().zip(&self.networks) {
             let (n, d) = (workload.setting.tokens(), workload.embed);
             sum += tiles(workload.setting.patches, slots(workload.patch_rows))
-                * workload.setting.patch_len
-                + tiles(1, slots(workload.head_rows)) * d;
+                * words(workload.setting.patch_len)
+                + tiles(1, slots(workload.head_rows)) * words(d);
             for (block, last, count) in &network.blocks {
                 let needed =
                     if *last && workload.setting.pool == quasar_core::subnet::config::Pool::Token {
@@ -176,25 +191,21 @@ impl Search<'_> {
                     tiles(n, slots(block.key.plus(block.value))) + tiles(1, slots(block.query))
                 };
                 sum += count
-                    * (qkv * d
-                        + tiles(needed, slots(block.proj)) * block.inner()
-                        + tiles(needed, slots(block.fc1)) * d
-                        + tiles(needed, slots(block.fc2)) * block.hidden
+                    * (qkv * words(d)
+                        + tiles(needed, slots(block.proj)) * words(block.inner())
+                        + tiles(needed, slots(block.fc1)) * words(d)
+                        + tiles(needed, slots(block.fc2)) * words(block.hidden)
                         + block.heads
                             * needed.div_ceil(array.tokens)
-                            * (attention(n) * block.head_dim + attention(block.head_dim) * n));
+                            * (attention(n) * words(block.head_dim)
+                                + attention(block.head_dim) * words(n)));
             }
         }
-        sum
+        sum / array.clock_ratio
     }
 
-    fn hardware(
-        &self,
-        array: Array,
-        lanes: Lanes,
-        frames: u64,
-        axi_ports: u64,
-    ) -> Result<Hardware> {
+    fn hardware(&self, array: Array, frames: u64, choice: Choice) -> Result<Hardware> {
+        let lanes = choice.lanes();
         let buffers = (self.workloads.iter())
             .map(|workload| Buffers::needed(workload, array, lanes))
             .fold(Buffers::default(), |all, one| all.max(&one));
@@ -204,7 +215,7 @@ impl Search<'_> {
                 clock_mhz: self.clock_mhz,
                 mode: Mode::Nibble,
                 frames,
-                axi_ports,
+                axi_ports: choice.counts[PORTS],
                 array,
                 lanes,
                 buffers,
@@ -236,19 +247,31 @@ impl Search<'_> {
             })
     }
 
-    fn candidate(&self, array: Array, lanes: Lanes, frames: u64, ports: u64) -> Option<Candidate> {
-        let hardware = self.hardware(array, lanes, frames, ports).ok()?;
-        let (cycles, latency) = self.cycles(&hardware);
-        Some(Candidate {
-            cycles,
-            latency,
-            resources: Resources::of(&hardware),
-            hardware,
-        })
+    fn candidate(&self, array: Array, frames: u64, choice: Choice) -> Option<Candidate> {
+        let hardware = self.hardware(array, frames, choice).ok()?;
+        let resources = Resources::of(&hardware);
+        Some(self.timed(choice, hardware, resources))
     }
 
-    /// Finds the fastest lanes that fit together with an array, if they make it faster than
-    /// `limit`.
+    /// Returns a candidate if it fits.
+    fn fitting(&self, array: Array, frames: u64, choice: Choice) -> Option<Candidate> {
+        let hardware = self.hardware(array, frames, choice).ok()?;
+        let resources = Resources::of(&hardware);
+        (resources.fits(self.usable)).then(|| self.timed(choice, hardware, resources))
+    }
+
+    fn timed(&self, choice: Choice, hardware: Hardware, resources: Resources) -> Candidate {
+        let (cycles, latency) = self.cycles(&hardware);
+        Candidate {
+            choice,
+            hardware,
+            cycles,
+            latency,
+            resources,
+        }
+    }
+
+    /// Finds lanes and ports that fit together with an array, if they make it faster than `limit`.
     fn fit_lanes(
         &self,
         array: Array,
@@ -256,94 +279,137 @@ impl Search<'_> {
         multipliers: Multipliers,
         limit: u64,
     ) -> Option<Candidate> {
-        let usable = self.board.usable();
-        // An array that does not fit with one lane of each kind does not fit at all.
-        let least = self.hardware(array, lanes_of(1, 1, 1, multipliers), frames, 1);
-        if !Resources::of(&least.ok()?).fits(usable) {
-            return None;
-        }
+        let of = |choice| self.candidate(array, frames, choice);
         let most = |limit: u64| array.tokens.div_ceil(array.tokens.div_ceil(limit));
-        let all = lanes_of(
+        let ports = self.board.axi.ports.min(hls::PORTS);
+        let counts = [
             most(hls::REQUANTIZE),
             array.tokens,
             most(hls::EXPONENTIAL),
+            ports,
+        ];
+        let all = Choice {
+            counts,
             multipliers,
-        );
-        let mut ports = self.board.axi.ports.min(hls::PORTS);
-        let mut lanes = all;
-        let mut current = self.candidate(array, lanes, frames, ports)?;
+        };
+        if !self.can_fit(array, frames, all) {
+            return None;
+        }
+        let mut current = of(all)?;
         if current.cycles >= limit {
             return None;
         }
+        while !current.resources.fits(self.usable) {
+            let excess = current.resources.excess(self.usable);
+            let price = |smaller: &Candidate| {
+                let freed = excess - smaller.resources.excess(self.usable);
+                smaller.cycles.saturating_sub(current.cycles) as f64 / freed
+            };
+            current = (0..KINDS)
+                .filter_map(|kind| of(current.choice.shrink(kind, array.tokens)?))
+                .filter(|smaller| smaller.resources.excess(self.usable) < excess)
+                .min_by(|a, b| price(a).total_cmp(&price(b)))?;
+            if current.cycles >= limit {
+                return None;
+            }
+        }
+        current = self.exchange(current, array, frames);
+        Some(self.shorten(self.trim(current, array, frames), array, frames))
+    }
+
+    /// Returns whether the steps that free most resources, whatever they cost, end in a design that
+    /// fits. Most arrays are ruled out here, without the model of the cycles.
+    fn can_fit(&self, array: Array, frames: u64, mut choice: Choice) -> bool {
+        let excess = |choice| {
+            let hardware = self.hardware(array, frames, choice).ok()?;
+            Some((Resources::of(&hardware).excess(self.usable), choice))
+        };
+        let Some((mut least, _)) = excess(choice) else {
+            return false;
+        };
+        while least > 0.0 {
+            let step = (0..KINDS)
+                .filter_map(|kind| excess(choice.shrink(kind, array.tokens)?))
+                .min_by(|a, b| a.0.total_cmp(&b.0))
+                .filter(|(smaller, _)| *smaller < least);
+            match step {
+                Some(step) => (least, choice) = step,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Adds lanes of one kind, or takes some of another for them, as long as this saves cycles.
+    fn exchange(&self, mut current: Candidate, array: Array, frames: u64) -> Candidate {
+        loop {
+            let step = (0..KINDS)
+                .filter_map(|kind| Some((kind, current.choice.grow(kind, array.tokens)?)))
+                .flat_map(|(kind, more)| {
+                    let others = (0..KINDS).filter(move |&other| other != kind);
+                    let fewer = others.filter_map(move |other| more.shrink(other, array.tokens));
+                    std::iter::once(more).chain(fewer)
+                })
+                .filter_map(|choice| self.fitting(array, frames, choice))
+                .filter(|candidate| candidate.cycles < current.cycles)
+                .min_by(Candidate::compare);
+            match step {
+                Some(better) => current = better,
+                None => return current,
+            }
+        }
+    }
+
+    /// Takes away what costs almost nothing.
+    fn trim(&self, mut current: Candidate, array: Array, frames: u64) -> Candidate {
         let most = (current.cycles as f64 * (1.0 + TOLERANCE)) as u64;
         let most_latency = (current.latency as f64 * (1.0 + LATENCY_TOLERANCE)) as u64;
-        while ports > 1 {
-            let fewer = self.candidate(array, lanes, frames, ports - 1)?;
-            if fewer.cycles > most {
-                break;
-            }
-            (ports, current) = (ports - 1, fewer);
-        }
-        // Until the design fits, takes the step that costs least; then only steps that cost almost
-        // nothing.
         loop {
-            let fits = current.resources.fits(usable);
-            let allowed = (current.cycles as f64 * (1.0 + TOLERANCE)) as u64;
-            let step = (0..3)
+            let step = (0..KINDS)
                 .filter_map(|kind| {
-                    let fewer = shrink(lanes, kind, array.tokens)?;
-                    Some((fewer, self.candidate(array, fewer, frames, ports)?))
+                    let fewer = current.choice.shrink(kind, array.tokens)?;
+                    self.fitting(array, frames, fewer)
                 })
-                .filter(|(_, candidate)| {
-                    !fits
-                        || candidate.cycles <= allowed.min(most)
-                            && candidate.latency <= most_latency
-                })
-                .min_by(|(_, a), (_, b)| a.compare(b));
+                .filter(|c| c.cycles <= most && c.latency <= most_latency)
+                .min_by(Candidate::compare);
             match step {
-                Some((fewer, candidate)) if candidate.cycles < limit => {
-                    (lanes, current) = (fewer, candidate);
-                }
-                _ if fits => break,
-                _ => return None,
+                Some(smaller) => current = smaller,
+                None => return current,
             }
         }
-        Some(self.shorten(current, lanes, (array, frames, ports)))
     }
 
     /// Adds lanes that fit, slow nothing down and shorten the latency.
-    fn shorten(
-        &self,
-        mut current: Candidate,
-        mut lanes: Lanes,
-        (array, frames, ports): (Array, u64, u64),
-    ) -> Candidate {
-        let usable = self.board.usable();
+    fn shorten(&self, mut current: Candidate, array: Array, frames: u64) -> Candidate {
         loop {
             let enough = (current.latency as f64 * (1.0 - LATENCY_GAIN)) as u64;
-            let step = (0..3)
+            let step = (0..PORTS)
                 .filter_map(|kind| {
-                    let more = grow(lanes, kind, array.tokens)?;
-                    Some((more, self.candidate(array, more, frames, ports)?))
+                    let more = current.choice.grow(kind, array.tokens)?;
+                    self.fitting(array, frames, more)
                 })
-                .filter(|(_, c)| c.resources.fits(usable))
-                .filter(|(_, c)| c.cycles <= current.cycles && c.latency <= enough)
-                .min_by_key(|(_, c)| (c.latency, c.resources.total.lut));
-            let Some((more, candidate)) = step else {
-                return current;
-            };
-            (lanes, current) = (more, candidate);
+                .filter(|c| c.cycles <= current.cycles && c.latency <= enough)
+                .min_by_key(|c| (c.latency, c.resources.total.lut));
+            match step {
+                Some(faster) => current = faster,
+                None => return current,
+            }
         }
     }
 
+    /// Returns the design of one row pair and lanes for all its tokens, whose RAMs are the fewest.
     fn smallest(&self, tokens: u64) -> Result<Hardware> {
         let array = Array {
             tokens,
             pairs: 1,
             cascade: 1,
-            clock_ratio: 1,
+            clock_ratio: self.clock_ratio,
         };
-        self.hardware(array, lanes_of(1, 1, 1, Multipliers::Dsp), 1, 1)
+        let choice = Choice {
+            counts: [tokens, tokens, tokens, 1],
+            multipliers: Multipliers::Dsp,
+        };
+        self.hardware(array, 1, choice)
     }
 
     /// Returns the reason why nothing fits: the shortage of the array whose buffers take the least
@@ -356,7 +422,7 @@ impl Search<'_> {
             .min_by_key(|resources| (resources.total.bram36, resources.total.uram));
         let board = self.board;
         let refused = least.and_then(|resources| {
-            let error = resources.check(board, board.usable()).err()?;
+            let error = resources.check(board).err()?;
             Some((error, resources))
         });
         match refused {
@@ -388,48 +454,59 @@ impl Search<'_> {
     }
 }
 
-const fn lanes_of(requantize: u64, norm: u64, exponential: u64, multipliers: Multipliers) -> Lanes {
-    Lanes {
-        requantize,
-        gelu: requantize,
-        norm,
-        exponential,
-        multipliers,
+/// Kinds of [`Choice::counts`]: requantizing, `LayerNorm` and exponential lanes, then ports.
+const KINDS: usize = 4;
+const PORTS: usize = 3;
+
+/// Lanes and ports around an array.
+#[derive(Clone, Copy)]
+struct Choice {
+    counts: [u64; KINDS],
+    multipliers: Multipliers,
+}
+
+impl Choice {
+    const fn lanes(self) -> Lanes {
+        let [requantize, norm, exponential, _] = self.counts;
+        Lanes {
+            requantize,
+            gelu: requantize,
+            norm,
+            exponential,
+            multipliers: self.multipliers,
+        }
     }
-}
 
-/// Returns the next smaller number of lanes that makes a difference: tokens / (passes + 1), rounded
-/// up.
-fn shrink(lanes: Lanes, kind: usize, tokens: u64) -> Option<Lanes> {
-    change(lanes, kind, |count| {
-        let passes = tokens.div_ceil(count);
-        let next = (passes + 1..=tokens)
-            .map(|passes| tokens.div_ceil(passes))
-            .find(|&next| next < count);
-        (count > 1).then(|| next.unwrap_or(1))
-    })
-}
+    /// Takes away a port, or lanes to the next number that makes a difference:
+    /// tokens / (passes + 1), rounded up.
+    fn shrink(self, kind: usize, tokens: u64) -> Option<Self> {
+        let count = self.counts[kind];
+        let fewer = if kind == PORTS {
+            count.checked_sub(1).filter(|&ports| ports > 0)?
+        } else {
+            let passes = tokens.div_ceil(count);
+            (passes + 1..=tokens)
+                .map(|passes| tokens.div_ceil(passes))
+                .find(|&next| next < count)?
+        };
+        Some(self.with(kind, fewer))
+    }
 
-/// Returns the next larger number of lanes: tokens / (passes - 1), rounded up.
-fn grow(lanes: Lanes, kind: usize, tokens: u64) -> Option<Lanes> {
-    change(lanes, kind, |count| {
-        let passes = tokens.div_ceil(count);
-        (passes > 1).then(|| tokens.div_ceil(passes - 1))
-    })
-    .filter(|more| more.requantize <= hls::REQUANTIZE && more.exponential <= hls::EXPONENTIAL)
-}
+    /// Adds a port, or lanes to the next larger number: tokens / (passes - 1), rounded up.
+    fn grow(self, kind: usize, tokens: u64) -> Option<Self> {
+        let limits = [hls::REQUANTIZE, tokens, hls::EXPONENTIAL, hls::PORTS];
+        let count = self.counts[kind];
+        let more = if kind == PORTS {
+            count + 1
+        } else {
+            let passes = tokens.div_ceil(count);
+            tokens.div_ceil(passes.checked_sub(1).filter(|&passes| passes > 0)?)
+        };
+        (more <= limits[kind]).then(|| self.with(kind, more))
+    }
 
-fn change(lanes: Lanes, kind: usize, to: impl Fn(u64) -> Option<u64>) -> Option<Lanes> {
-    let Lanes {
-        requantize,
-        norm,
-        exponential,
-        multipliers,
-        ..
-    } = lanes;
-    Some(match kind {
-        0 => lanes_of(to(requantize)?, norm, exponential, multipliers),
-        1 => lanes_of(requantize, to(norm)?, exponential, multipliers),
-        _ => lanes_of(requantize, norm, to(exponential)?, multipliers),
-    })
+    const fn with(mut self, kind: usize, count: u64) -> Self {
+        self.counts[kind] = count;
+        self
+    }
 }

@@ -15,7 +15,6 @@
 #![forbid(unsafe_code)]
 
 pub mod circuits;
-pub mod count;
 pub mod cycles;
 pub mod estimate;
 pub mod explore;

@@ -1,76 +1,26 @@
-//! Resources of a configuration, block by block: formulas, not synthesis. Every coefficient is an
-//! assumption, named and explained.
+//! Counts a design's resources, part by part, from what is built: formulas, not synthesis.
 //!
-//! Depends on [`quasar_hardware::configuration`].
+//! RAM and multipliers are those of the design's lists ([`quasar_hardware::design`]). The array's
+//! logic follows the RTL register by register, and is compared with Yosys's netlists of it. The HLS
+//! kernels' logic rests on equivalent circuits ([`crate::circuits`]), with a margin.
+//!
+//! Depends on [`quasar_hardware::design`].
 
 use quasar_core::error::{Error, Result};
 use quasar_hardware::boards::{Amounts, Board};
-use quasar_hardware::configuration::{key_banks, value_banks, Array, Hardware, Multipliers};
+use quasar_hardware::configuration::{key_banks, value_banks, Hardware};
+use quasar_hardware::declared::array::FIFO_DEPTH;
+use quasar_hardware::design::{
+    memories, multipliers, Family, Memory, Place, RamCount, PORTS_OF_COMMANDS, PORT_BRAM18, QUEUES,
+};
+use quasar_hardware::packing::DspKind;
 use serde::Serialize;
 
-/// LUTs and flip-flops of parts of the design: assumed, from counting bits of the registers,
-/// multiplexers and adders that each needs.
-pub mod assumed {
-    /// Chain to the lanes: two 48-bit sources for each slice, two bits a LUT, and control.
-    pub const SLICE_LUT: u64 = 26;
-    /// Activation (8), W (27), chain (48) and control registers of a slice.
-    pub const SLICE_FF: u64 = 86;
-    /// A token's skew of activations, its chain's FIFO, and the score path (unpacking, running
-    /// maximum).
-    pub const TOKEN_LUT: u64 = 220;
-    /// Registers of the same.
-    pub const TOKEN_FF: u64 = 260;
-    /// A row pair's unpacking into W, key and value selection (rotator).
-    pub const PAIR_LUT: u64 = 90;
-    /// Registers of the same.
-    pub const PAIR_FF: u64 = 110;
-    /// A requantizing lane: unpacking of fields, barrel shift, rounding, clamps, residual,
-    /// statistics' adders.
-    pub const REQUANTIZE_LUT: u64 = 620;
-    /// Registers of the same.
-    pub const REQUANTIZE_FF: u64 = 700;
-    /// A lane's two GELU tables of 256 bytes (one is loaded while the other is used) in LUT RAM.
-    pub const GELU_LUT: u64 = 96;
-    /// A `LayerNorm` lane: square root and reciprocal (bit-serial), shift, rounding, clamps.
-    pub const NORM_LUT: u64 = 1300;
-    /// Registers of the same.
-    pub const NORM_FF: u64 = 1100;
-    /// An exponential lane: difference, table, shift, sums, reciprocal (bit-serial).
-    pub const EXPONENTIAL_LUT: u64 = 750;
-    /// Registers of the same.
-    pub const EXPONENTIAL_FF: u64 = 700;
-    /// A 16x16-bit multiplier in LUTs.
-    pub const MULTIPLIER_LUT: u64 = 300;
-    /// A 24x24-bit multiplier in LUTs (an exponential lane's difference times `mult`).
-    pub const WIDE_MULTIPLIER_LUT: u64 = 650;
-    /// DSP slices of a requantizing lane: the mantissa (or the reciprocal).
-    pub const REQUANTIZE_DSP: u64 = 1;
-    /// Second multipliers of a requantizing lane: squares for statistics, `L * m` of attention.
-    pub const REQUANTIZE_MULTIPLIERS: u64 = 2;
-    /// Multipliers of a `LayerNorm` lane: `D * x`, `t * inv`, `n * G`.
-    pub const NORM_MULTIPLIERS: u64 = 3;
-    /// DSP slices of an exponential lane's wide multiplier.
-    pub const EXPONENTIAL_DSP: u64 = 2;
-    /// Command processor, loader, registers.
-    pub const CONTROL_LUT: u64 = 9000;
-    /// Registers of the same.
-    pub const CONTROL_FF: u64 = 12000;
-    /// Block RAMs (18 kbit) of commands, norm parameters, FIFOs.
-    pub const CONTROL_BRAM18: u64 = 12;
-    /// An AXI master port.
-    pub const PORT_LUT: u64 = 2500;
-    /// Registers of the same.
-    pub const PORT_FF: u64 = 4000;
-    /// FIFOs of an AXI master port (18 kbit).
-    pub const PORT_BRAM18: u64 = 4;
-}
+use crate::circuits::Logic;
+use crate::kernels::{interconnect, queues, Kernels};
 
-use assumed::{
-    CONTROL_BRAM18, CONTROL_FF, CONTROL_LUT, EXPONENTIAL_DSP, EXPONENTIAL_FF, EXPONENTIAL_LUT,
-    GELU_LUT, MULTIPLIER_LUT, NORM_FF, NORM_LUT, NORM_MULTIPLIERS, PAIR_FF, PAIR_LUT, PORT_BRAM18,
-    PORT_FF, PORT_LUT, REQUANTIZE_DSP, REQUANTIZE_FF, REQUANTIZE_LUT, REQUANTIZE_MULTIPLIERS,
-    SLICE_FF, SLICE_LUT, TOKEN_FF, TOKEN_LUT, WIDE_MULTIPLIER_LUT,
-};
+/// Share that is added to the logic of HLS kernels, queues and interconnect, in percent.
+pub const MARGIN_PERCENT: u64 = 15;
 
 /// Resources of one part of the design.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -82,6 +32,21 @@ pub struct Part {
     pub ff: u64,
     pub bram18: u64,
     pub uram: u64,
+    /// The source of its logic.
+    pub basis: Basis,
+}
+
+/// The source of a part's figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// The RTL, compared with Yosys's netlists at full size.
+    #[default]
+    Netlist,
+    /// Equivalent circuits counted with Yosys, and the margin.
+    Circuit,
+    /// The list of memories and multipliers.
+    List,
 }
 
 /// Resources of a configuration.
@@ -93,146 +58,51 @@ pub struct Resources {
     pub total: Amounts,
 }
 
-/// A buffer that many lanes read at one address: `lanes` elements of `bits` in a word, `depth`
-/// words.
-struct Buffer {
-    name: &'static str,
-    lanes: u64,
-    bits: u64,
-    depth: u64,
-    /// True if each lane has an address of its own, so that no two share a block.
-    apart: bool,
-    copies: u64,
-}
-
-impl Buffer {
-    /// Returns the blocks of 18 kbit with the best of the block RAM's shapes. Their 9-bit bytes
-    /// hold 8 bits and have write enables of their own.
-    fn bram18(&self) -> u64 {
-        // (bytes a word, depth, blocks of 18 kbit)
-        const SHAPES: [(u64, u64, u64); 8] = [
-            (8, 512, 2),
-            (4, 1024, 2),
-            (2, 2048, 2),
-            (1, 4096, 2),
-            (4, 512, 1),
-            (2, 1024, 1),
-            (1, 2048, 1),
-            (1, 4096, 2),
-        ];
-        let blocks = |(bytes, depth, blocks): &(u64, u64, u64)| {
-            let elements = if self.apart { 1 } else { bytes * 8 / self.bits };
-            let wide = if self.apart {
-                self.lanes * self.bits.div_ceil(bytes * 8)
-            } else if elements == 0 {
-                return u64::MAX;
-            } else {
-                self.lanes.div_ceil(elements)
-            };
-            wide * self.depth.div_ceil(*depth) * blocks * self.copies
-        };
-        SHAPES.iter().map(blocks).min().unwrap_or(u64::MAX)
-    }
-
-    /// Returns the `UltraRAMs`: 4096 words of 8 bytes (the parity bits are unused).
-    fn uram(&self) -> u64 {
-        let elements = if self.apart { 1 } else { 64 / self.bits };
-        self.lanes.div_ceil(elements) * self.depth.div_ceil(4096) * self.copies
-    }
-
-    /// Returns the LUTs if the buffer is so shallow that LUT RAM (64 words of 7 bits in 8 LUTs) is
-    /// better; 0 otherwise.
-    fn lut(&self) -> u64 {
-        if self.depth <= 64 {
-            (self.lanes * self.bits * self.copies * 8).div_ceil(7)
-        } else {
-            0
-        }
-    }
-}
-
-/// Blocks of 18 kbit that one `UltraRAM` must replace to be used.
-const URAM_WORTH: u64 = 4;
-
 impl Resources {
     /// Counts the resources of a configuration.
     pub fn of(hardware: &Hardware) -> Self {
-        let configuration = hardware.configuration();
-        let (array, lanes) = (configuration.array, configuration.lanes);
-        let slices = array.tokens * array.pairs;
-        let fabric = lanes.multipliers == Multipliers::Fabric;
-        let multipliers = |name, count: u64, each_dsp: u64, each_lut: u64| Part {
-            name,
-            dsp: if fabric { 0 } else { count * each_dsp },
-            lut: if fabric { count * each_lut } else { 0 },
-            ..Part::default()
+        let family = Family::of(hardware.board().dsp_kind);
+        let (all, sites) = (memories(hardware), multipliers(hardware));
+        let mut parts = vec![Part {
+            name: "array",
+            dsp: array_dsps(hardware),
+            ..logic("array", Basis::Netlist, array_logic(hardware, &all))
+        }];
+        for (name, logic_of) in Kernels::of(hardware).logic() {
+            let dsp = sites.iter().filter(|site| site.kernel == name);
+            parts.push(Part {
+                dsp: dsp.map(|site| site.dsps(family)).sum(),
+                ..logic(name, Basis::Circuit, with_margin(logic_of))
+            });
+        }
+        let queue = |count: RamCount| Part {
+            bram18: count.bram18,
+            ..logic("queues", Basis::Circuit, with_margin(queues(hardware)))
         };
-        let mut parts = vec![
+        parts.push(queue(RamCount {
+            bram18: QUEUES.iter().map(|q| q.count(hardware).bram18).sum(),
+            ..RamCount::default()
+        }));
+        let ports = hardware.configuration().axi_ports;
+        parts.push(Part {
+            bram18: PORT_BRAM18 * (ports + PORTS_OF_COMMANDS),
+            ..logic(
+                "ports and interconnect",
+                Basis::Circuit,
+                with_margin(interconnect(ports)),
+            )
+        });
+        parts.extend(all.iter().map(|memory| {
+            let RamCount { lut, bram18, uram } = memory.count(family);
             Part {
-                name: "array",
-                dsp: slices,
-                lut: slices * SLICE_LUT,
-                ff: slices * SLICE_FF,
+                name: memory.name,
+                lut,
+                bram18,
+                uram,
+                basis: Basis::List,
                 ..Part::default()
-            },
-            Part {
-                name: "operands and drain",
-                lut: array.tokens * TOKEN_LUT + array.pairs * PAIR_LUT,
-                ff: array.tokens * TOKEN_FF + array.pairs * PAIR_FF,
-                ..Part::default()
-            },
-            Part {
-                name: "partial sums",
-                lut: partial_sums(array),
-                ..Part::default()
-            },
-            Part {
-                name: "requantizing lanes",
-                dsp: lanes.requantize * REQUANTIZE_DSP,
-                lut: lanes.requantize * REQUANTIZE_LUT + lanes.gelu * GELU_LUT,
-                ff: lanes.requantize * REQUANTIZE_FF,
-                ..Part::default()
-            },
-            multipliers(
-                "multipliers of requantizing lanes",
-                lanes.requantize * REQUANTIZE_MULTIPLIERS,
-                1,
-                MULTIPLIER_LUT,
-            ),
-            Part {
-                name: "LayerNorm lanes",
-                lut: lanes.norm * NORM_LUT,
-                ff: lanes.norm * NORM_FF,
-                ..Part::default()
-            },
-            multipliers(
-                "multipliers of LayerNorm lanes",
-                lanes.norm * NORM_MULTIPLIERS,
-                1,
-                MULTIPLIER_LUT,
-            ),
-            Part {
-                name: "exponential lanes",
-                lut: lanes.exponential * EXPONENTIAL_LUT,
-                ff: lanes.exponential * EXPONENTIAL_FF,
-                ..Part::default()
-            },
-            multipliers(
-                "multipliers of exponential lanes",
-                lanes.exponential,
-                EXPONENTIAL_DSP,
-                WIDE_MULTIPLIER_LUT,
-            ),
-            Part {
-                name: "control and memory ports",
-                lut: CONTROL_LUT + configuration.axi_ports * PORT_LUT,
-                ff: CONTROL_FF + configuration.axi_ports * PORT_FF,
-                bram18: CONTROL_BRAM18 + configuration.axi_ports * PORT_BRAM18,
-                ..Part::default()
-            },
-        ];
-        parts.extend(place(&buffers(hardware), hardware.board().usable().uram));
-        parts.retain(|part| part.dsp + part.lut + part.ff + part.bram18 + part.uram > 0);
+            }
+        }));
         let sum = |of: fn(&Part) -> u64| parts.iter().map(of).sum();
         let bram18: u64 = sum(|p| p.bram18);
         let total = Amounts {
@@ -245,28 +115,55 @@ impl Resources {
         Self { parts, total }
     }
 
-    /// Refuses a design that needs more than `limit` of any resource.
+    /// Refuses a design that needs more than the usable part of its board.
     ///
     /// # Errors
-    /// [`Error::DoesNotFit`] names the first such resource.
-    pub fn check(&self, board: &Board, limit: Amounts) -> Result<()> {
-        for (name, needed, available) in [
-            ("DSP slices", self.total.dsp, limit.dsp),
-            ("block RAMs (36 kbit)", self.total.bram36, limit.bram36),
-            ("UltraRAMs", self.total.uram, limit.uram),
-            ("LUTs", self.total.lut, limit.lut),
-            ("flip-flops", self.total.ff, limit.ff),
-        ] {
-            if needed > available {
-                return Err(Error::DoesNotFit {
-                    what: format!("the configuration on board {:?}", board.name),
-                    needed,
-                    available,
-                    unit: name,
-                });
-            }
-        }
-        Ok(())
+    /// [`Error::DoesNotFit`] names the resource of which it needs most beyond that.
+    pub fn check(&self, board: &Board) -> Result<()> {
+        let worst = (self.shares(board.usable()).into_iter())
+            .filter(|share| share.needed > share.available)
+            .max_by(|a, b| a.excess().total_cmp(&b.excess()));
+        worst.map_or(Ok(()), |share| {
+            Err(Error::DoesNotFit {
+                what: format!(
+                    "the configuration (counted, with {MARGIN_PERCENT} % on the HLS kernels' logic) within the usable \
+                     part of board {:?}",
+                    board.name
+                ),
+                needed: share.needed,
+                available: share.available,
+                unit: share.name,
+            })
+        })
+    }
+
+    /// Returns whether the design stays within a limit.
+    pub fn fits(&self, limit: Amounts) -> bool {
+        self.shares(limit)
+            .iter()
+            .all(|share| share.needed <= share.available)
+    }
+
+    /// Returns how far the design exceeds a limit: the excess of each resource as a share of what
+    /// is available, added up. 0 if it fits.
+    pub(super) fn excess(&self, limit: Amounts) -> f64 {
+        self.shares(limit).iter().map(Share::excess).sum()
+    }
+
+    fn shares(&self, limit: Amounts) -> [Share; 5] {
+        let share = |name, needed, available| Share {
+            name,
+            needed,
+            available,
+        };
+        let all = self.total;
+        [
+            share("DSP slices", all.dsp, limit.dsp),
+            share("block RAMs (36 kbit)", all.bram36, limit.bram36),
+            share("UltraRAMs", all.uram, limit.uram),
+            share("LUTs", all.lut, limit.lut),
+            share("flip-flops", all.ff, limit.ff),
+        ]
     }
 
     /// Names the three parts that take the most block RAM: "input buffer 40, hidden buffer 36 and
@@ -279,107 +176,127 @@ impl Resources {
             .collect();
         format!("of its block RAMs {}", words.join(", "))
     }
+}
 
-    /// Returns whether the design stays within the usable share of its board.
-    pub fn fits(&self, limit: Amounts) -> bool {
-        let Amounts {
-            dsp,
-            lut,
-            ff,
-            bram36,
-            uram,
-        } = self.total;
-        dsp <= limit.dsp
-            && lut <= limit.lut
-            && ff <= limit.ff
-            && bram36 <= limit.bram36
-            && uram <= limit.uram
+/// A resource: the amounts that a design needs and that it may take.
+struct Share {
+    name: &'static str,
+    needed: u64,
+    available: u64,
+}
+
+impl Share {
+    fn excess(&self) -> f64 {
+        self.needed.saturating_sub(self.available) as f64 / self.available.max(1) as f64
     }
 }
 
-/// Returns the LUT RAM of the sums to which a tile's later passes add: two rows of 27 bits for each
-/// pair and token, 64 words of 7 bits in 8 LUTs.
-fn partial_sums(array: Array) -> u64 {
-    (2 * 27 * array.tokens * 8).div_ceil(7) * array.pairs.div_ceil(64)
+/// Returns a part that has logic alone.
+fn logic(name: &'static str, basis: Basis, Logic { lut, ff }: Logic) -> Part {
+    Part {
+        name,
+        lut,
+        ff,
+        basis,
+        ..Part::default()
+    }
 }
 
-fn buffers(hardware: &Hardware) -> Vec<Buffer> {
-    let configuration = hardware.configuration();
-    let (array, lanes, words) = (
-        configuration.array,
-        configuration.lanes,
-        configuration.buffers,
+fn with_margin(Logic { lut, ff }: Logic) -> Logic {
+    let more = |count: u64| (count * (100 + MARGIN_PERCENT)).div_ceil(100);
+    Logic {
+        lut: more(lut),
+        ff: more(ff),
+    }
+}
+
+/// Returns the array's DSP slices. A DSP48E1 cannot add product, cascade and sum at once: a cascade
+/// has one more.
+fn array_dsps(hardware: &Hardware) -> u64 {
+    let array = hardware.configuration().array;
+    let sums = hardware.board().dsp_kind == DspKind::Dsp48e1 && array.cascade > 1;
+    array.slices() + if sums { array.tokens * array.pairs } else { 0 }
+}
+
+/// Counts the logic of the array and of its memories' ports, without RAM.
+fn array_logic(hardware: &Hardware, memories: &[Memory]) -> Logic {
+    let c = hardware.configuration();
+    let (t, p, cascade) = (c.array.tokens, c.array.pairs, c.array.cascade);
+    let l = c.lanes.requantize;
+    let packed = 2 * u64::from(hardware.board().dsp_kind.shift()) + 1;
+    let (blocks, values) = (
+        key_banks(c.array, c.lanes) / p,
+        value_banks(c.array, c.lanes),
     );
-    let token = |name, bits, depth, copies| Buffer {
-        name,
-        lanes: array.tokens,
-        bits,
-        depth,
-        apart: false,
-        copies,
+    let groups = t.div_ceil(l);
+    let operand = 9 * cascade;
+    // Each token: its chain and FIFO's output; its activations' last register and skew.
+    let tokens = Logic {
+        lut: t * ((p - 1) * packed + operand),
+        ff: t * ((p + 1) * packed + (p.div_ceil(8) + 1) * operand + p),
     };
-    let bank = |name, lanes, depth| Buffer {
-        name,
-        lanes,
-        bits: 8,
-        depth,
-        apart: true,
-        copies: 1,
+    // Row operands and marks go from two tokens to the next two; lanes are skewed.
+    let stages = Logic {
+        lut: p * 9 * cascade.saturating_sub(2),
+        ff: (t.div_ceil(2) - 1) * (p * operand + 3 + bits_of(FIFO_DEPTH))
+            + p * 9 * (cascade - 1).min(1) * cascade.div_ceil(2),
     };
-    let all = vec![
-        token("input buffer", 8, words.input, 1),
-        token("residual buffer", 16, words.residual, configuration.frames),
-        token("norm buffer", 8, words.norm, configuration.frames),
-        token("query buffer", 8, words.query, 1),
-        bank("key buffer", key_banks(array, lanes), words.key),
-        bank("value buffer", value_banks(array, lanes), words.value),
-        token("score buffer", 24, 2 * words.score, 1),
-        token("probability buffer", 8, 2 * words.score, 1),
-        token("hidden buffer", 8, words.hidden, 1),
-        Buffer {
-            name: "weight buffer",
-            lanes: array.pairs,
-            bits: 8,
-            depth: 2 * words.weight,
-            apart: false,
-            copies: 1,
-        },
-        Buffer {
-            name: "row parameters",
-            lanes: 1,
-            bits: 96,
-            depth: 4 * array.pairs,
-            apart: true,
-            copies: 1,
-        },
-    ];
-    all.into_iter().filter(|buffer| buffer.depth > 0).collect()
-}
-
-/// Assigns memories: LUT RAM to shallow buffers, `UltraRAM` to those that save most by it, block
-/// RAM to the others.
-fn place(buffers: &[Buffer], uram: u64) -> Vec<Part> {
-    let mut left = uram;
-    let mut order: Vec<usize> = (0..buffers.len()).collect();
-    order.sort_by_key(|&i| std::cmp::Reverse(buffers[i].bram18()));
-    let mut parts: Vec<Part> = buffers
-        .iter()
-        .map(|buffer| Part {
-            name: buffer.name,
-            ..Part::default()
-        })
-        .collect();
-    for i in order {
-        let (buffer, part) = (&buffers[i], &mut parts[i]);
-        let (bram18, urams) = (buffer.bram18(), buffer.uram());
-        if buffer.lut() > 0 {
-            part.lut = buffer.lut();
-        } else if urams <= left && bram18 >= URAM_WORTH * urams {
-            part.uram = urams;
-            left -= urams;
-        } else {
-            part.bram18 = bram18;
+    // Sources of activations, seven for two frames: one LUT for each of 9 bits, since the tools put
+    // the resets of the memories' registers to use. Keys, values and weights.
+    let word = 8 * cascade;
+    let quarters = values.div_ceil(4);
+    let operands = Logic {
+        lut: t * operand
+            + p * operand
+            + if blocks > 1 { p * word } else { 0 }
+            + values * word
+            + if quarters > 1 {
+                p * word * quarters.div_ceil(3)
+            } else {
+                0
+            },
+        ff: (t + p) * operand + (values + 2 * p) * word + 2 * values + p * bits_of(quarters),
+    };
+    // Rows from packed sums, passes added up.
+    let unpack = Logic {
+        lut: 21 * t + l * (packed * (groups - 1).div_ceil(5).max(1) + 107),
+        ff: 24 * t + l * (packed + 56) + 62 + t + 6 * t.div_ceil(8) + 27 * l + 24 * t,
+    };
+    let beat = 16 * c.axi_ports;
+    let bytes = p * cascade;
+    let piece = divisor(bytes, beat);
+    let room = (bytes / piece - 1 + beat / piece) * piece * 8;
+    let weights = Logic {
+        lut: room * if bytes > piece { 3 } else { 2 } + 8 * bytes,
+        ff: room + 16 * bytes + 90,
+    };
+    let mut ports = Logic::default();
+    for memory in memories {
+        if let Place::Array { .. } = memory.place {
+            let lut_ram = memory.ram == quasar_hardware::design::Ram::Lut;
+            let enables = if memory.byte_enables { cascade } else { 1 };
+            ports.lut += memory.banks * (5 + memory.deep_select());
+            ports.ff += memory.banks
+                * (memory.bits * if lut_ram { 3 } else { 1 } + memory.address_bits() + enables + 1);
+            // The copy of the address that a bank or a group of banks has.
+            ports.ff += memory.address_bits() * memory.banks.div_ceil(cascade) + memory.banks;
         }
     }
-    parts
+    let control = Logic { lut: 420, ff: 640 };
+    [tokens, stages, operands, unpack, weights, ports, control]
+        .into_iter()
+        .fold(Logic::default(), Logic::plus)
+}
+
+/// Returns the bits of a number below `count`.
+const fn bits_of(count: u64) -> u64 {
+    count.next_power_of_two().trailing_zeros() as u64
+}
+
+const fn divisor(a: u64, b: u64) -> u64 {
+    if b == 0 {
+        a
+    } else {
+        divisor(b, a % b)
+    }
 }

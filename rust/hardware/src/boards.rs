@@ -22,6 +22,10 @@ pub struct Board {
     pub dsp_kind: DspKind,
     /// Clocks of the fabric in MHz, the default first. Targets: no design has been synthesised.
     pub clocks_mhz: Vec<f64>,
+    /// The array's clock in MHz, at most: a target, too. Twice the first of `clocks_mhz` unless
+    /// set.
+    #[serde(default)]
+    pub array_clock_mhz: Option<f64>,
     /// Resources of the device.
     pub resources: Amounts,
     /// The share of each resource that a design may take.
@@ -137,6 +141,11 @@ impl Board {
         }
     }
 
+    /// Returns the array's clock in MHz, at most.
+    pub fn array_clock_mhz(&self) -> f64 {
+        (self.array_clock_mhz).unwrap_or_else(|| 2.0 * self.clocks_mhz[0])
+    }
+
     fn check(&self) -> Result<()> {
         for (key, text) in [
             ("name", &self.name),
@@ -152,6 +161,12 @@ impl Board {
         for &clock in &self.clocks_mhz {
             within("clocks_mhz", clock, 1.0, MAX_CLOCK_MHZ)?;
         }
+        within(
+            "array_clock_mhz",
+            self.array_clock_mhz(),
+            1.0,
+            2.0 * MAX_CLOCK_MHZ,
+        )?;
         let Amounts {
             dsp,
             lut,

@@ -3,7 +3,6 @@
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use quasar_cost::count::Count;
 use quasar_cost::{explore, Resources};
 use quasar_search::space::{Architecture, BlockShape};
 
@@ -171,17 +170,10 @@ impl Hardware {
         json(&Resources::of(&self.hardware))
     }
 
-    /// The resources counted from what is built, as JSON.
-    fn count(&self) -> PyResult<String> {
-        json(&Count::of(&self.hardware))
-    }
-
-    /// Refuses a design that needs more than its board has.
+    /// Refuses a design that needs more than the usable part of its board.
     fn check_board(&self) -> PyResult<()> {
         let board = self.hardware.board();
-        Resources::of(&self.hardware)
-            .check(board, board.resources)
-            .map_err(to_py)
+        Resources::of(&self.hardware).check(board).map_err(to_py)
     }
 }
 

@@ -59,12 +59,12 @@ impl CostTable {
     /// Makes the tables.
     ///
     /// # Errors
-    /// [`Error::DoesNotFit`] where the configuration needs more than its board has;
+    /// [`Error::DoesNotFit`] where the configuration needs more than the usable part of its board;
     /// [`Error::TooLarge`] where a space has more than 262,144 different half-blocks. Single
     /// networks may exceed a buffer: their [`Cost::fits`] is false.
     pub fn new(space: &Space, hardware: &Hardware) -> Result<Self> {
         let board = hardware.board();
-        Resources::of(hardware).check(board, board.resources)?;
+        Resources::of(hardware).check(board)?;
         let choices = &space.choices;
         let fractions = choices.eight_bit.len();
         let mixes = match space.eight_bit_per {
