@@ -11,7 +11,6 @@ module root_lane (
     input  wire logic               rooting,
     input  wire logic               turn,
     input  wire logic               dividing,
-    input  wire logic        [3:0]  bit_index,
     output logic             [14:0] inverse,
     output logic             [4:0]  bits,
     output logic signed      [26:0] sum_out
@@ -32,13 +31,12 @@ module root_lane (
     logic [51:0] radicand;
     logic [53:0] remainder;
     logic [25:0] value;
-    logic [42:0] rest;
+    logic [27:0] rest;
     logic [15:0] quotient;
     wire logic [53:0] next = {remainder[51:0], radicand[51:50]};
     wire logic [53:0] trial = {26'd0, value, 2'b01};
     wire logic [54:0] left = next - trial;
-    wire logic [42:0] part = 43'(value) << bit_index;
-    wire logic [43:0] over = rest - part;
+    wire logic [28:0] over = {rest, 1'b0} - {3'd0, value};
     always_ff @(posedge clk) begin
         sum_in <= sum;
         squares_in <= squares;
@@ -57,11 +55,11 @@ module root_lane (
             value <= {value[24:0], !left[54]};
         end
         if (turn) begin
-            rest <= 43'd1 << 40;
+            rest <= 28'd1 << 24;
             quotient <= '0;
         end else if (dividing) begin
-            if (!over[43]) rest <= over[42:0];
-            quotient <= {quotient[14:0], !over[43]};
+            rest <= over[28] ? {rest[26:0], 1'b0} : over[27:0];
+            quotient <= {quotient[14:0], !over[28]};
         end
         inverse <= quotient > 16'd32767 ? 15'h7fff : quotient[14:0];
     end

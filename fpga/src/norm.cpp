@@ -341,7 +341,7 @@ void root(RootJobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
         u<52> radicand[NORM_LANES];
         u<54> remainder[NORM_LANES];
         u<26> value[NORM_LANES];
-        u<43> rest[NORM_LANES]; // of 2^40 divided by the root
+        u<28> rest[NORM_LANES]; // of 2^40 divided by the root
         u<16> quotient[NORM_LANES];
 #pragma HLS ARRAY_PARTITION variable = radicand complete
 #pragma HLS ARRAY_PARTITION variable = remainder complete
@@ -389,18 +389,19 @@ void root(RootJobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
         }
         for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
 #pragma HLS UNROLL
-          rest[lane] = uint64_t(1) << 40;
+          rest[lane] = 1 << 24; // the root has 26 bits
           quotient[lane] = 0;
         }
-        for (unsigned i = 16; i-- > 0;) {
+        for (unsigned i = 0; i < 16; ++i) {
 #pragma HLS PIPELINE II = 1
           interval("norm.invert");
           for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
 #pragma HLS UNROLL
-            const u<43> part = uint64_t(value[lane]) << i;
+            const u<28> next = unsigned(rest[lane]) << 1;
             quotient[lane] = unsigned(quotient[lane]) << 1;
-            if (rest[lane] >= part) {
-              rest[lane] = rest[lane] - part;
+            rest[lane] = next;
+            if (next >= value[lane]) {
+              rest[lane] = next - value[lane];
               quotient[lane] = unsigned(quotient[lane]) | 1;
             }
           }
