@@ -317,10 +317,12 @@ const ADDRESS: u64 = 77;
 /// five ways of 32 bits, and resets.
 pub fn interconnect(ports: u64) -> Logic {
     let reads = |bits: u64| port(ADDRESS).plus(port(bits + 3)).times(2);
-    let writes = port(ADDRESS)
-        .plus(port(128 * 9 / 8 + 1))
-        .plus(port(2))
-        .times(2);
+    let writes = |bits: u64| {
+        port(ADDRESS)
+            .plus(port(bits * 9 / 8 + 1))
+            .plus(port(2))
+            .times(2)
+    };
     let fifo = |bits: u64| Logic {
         lut: (bits + 3).div_ceil(14) * 8 + 20,
         ff: 16,
@@ -334,13 +336,13 @@ pub fn interconnect(ports: u64) -> Logic {
         .plus(reads(256).times(2))
         .plus(fifo(256))
         .plus(reads(128));
-    let logits = ADAPTER.plus(writes.times(2)).plus(fifo(145));
+    let logits = ADAPTER.plus(writes(128).times(2)).plus(fifo(145));
     // The first port's choice between three masters.
     let choice = Logic {
         lut: 131 + 145 + 2 * ADDRESS,
         ff: 60,
     };
-    let registers = reads(32).plus(writes).times(5);
+    let registers = reads(32).plus(writes(32)).times(5);
     let resets = Logic { lut: 150, ff: 220 };
     [load, commands, logits, choice, registers, resets]
         .into_iter()
