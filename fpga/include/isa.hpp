@@ -29,11 +29,11 @@ constexpr unsigned SOFTMAX = 4;
 
 // Depths of the queues between kernels; the configuration sets those that are 0 here.
 namespace depth {
-constexpr unsigned load_commands = 64;
-constexpr unsigned array_commands = 64;
-constexpr unsigned drain_commands = 64;
+constexpr unsigned load_commands = 32;
+constexpr unsigned array_commands = 32;
+constexpr unsigned drain_commands = 32;
 constexpr unsigned norm_commands = 16;
-constexpr unsigned softmax_commands = 64;
+constexpr unsigned softmax_commands = 32;
 constexpr unsigned score_commands = 16;
 constexpr unsigned passes = 16;
 constexpr unsigned demands = 16;
@@ -43,8 +43,8 @@ constexpr unsigned gains = 256;
 constexpr unsigned sums = 32;
 constexpr unsigned scores = 16;
 constexpr unsigned moments = 0;
-constexpr unsigned maxima = 512;
-constexpr unsigned scales = 1024;
+constexpr unsigned maxima = 0;
+constexpr unsigned scales = 0;
 constexpr unsigned logits = 64;
 constexpr unsigned checks = 4;
 constexpr unsigned load_to_array = 2;

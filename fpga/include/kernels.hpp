@@ -56,8 +56,8 @@ using Demands = Stream<demand_t, isa::depth::demands>;
 using Sums = Stream<sums_t, isa::depth::sums>;
 using ScoreRows = Stream<score_row_t, isa::depth::scores>;
 using Moments = Stream<moments_t, config::MOMENTS_DEPTH>;
-using Maxima = Stream<maxima_t, isa::depth::maxima>;
-using Scales = Stream<scale_t, isa::depth::scales>;
+using Maxima = Stream<maxima_t, config::MAXIMA_DEPTH>;
+using Scales = Stream<scale_t, config::SCALES_DEPTH>;
 using Logits = Stream<s<32>, isa::depth::logits>;
 using Checks = Stream<u<1>, isa::depth::checks>;
 

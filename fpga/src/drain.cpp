@@ -13,7 +13,7 @@ namespace destination = isa::destination;
 namespace kind = isa::kind;
 
 constexpr unsigned BEAT = sizeof(beat_t);
-constexpr unsigned JOBS = 64; // commands whose parameters may be on their way
+constexpr unsigned JOBS = 32; // commands whose parameters may be on their way
 constexpr unsigned MAX_ROWS = 2 * PAIRS;
 constexpr unsigned KEY_BANKS = config::KEY_BANKS;
 constexpr unsigned VALUE_BANKS = config::VALUE_BANKS;
@@ -270,7 +270,8 @@ stored_t nothing() {
 }
 
 // State of the lanes between commands.
-using Means = Memory<s<13>, 1, config::QUERY_WORDS>;
+// A row of the projection's weights has a column for each value.
+using Means = Memory<s<13>, 1, least(config::QUERY_WORDS, config::WEIGHT_WORDS)>;
 using Lookup = Memory<code_t, LANES, 256>; // GELU's table, a copy a lane
 using Saved = Memory<moments_t, 1, config::MOMENTS_DEPTH>;
 // Least intervals between the write of a tile's moments and their next read. Between them are the

@@ -55,7 +55,8 @@ weight = 768
 CONFIG = dict(
     PORTS=2, FRAMES=2, TOKENS=7, PAIRS=4, CASCADE=2, LANES=3, NORM_LANES=2, EXP_LANES=4, KEY_BANKS=4, VALUE_BANKS=4,
     INPUT_WORDS=512, RESIDUAL_WORDS=384, NORM_WORDS=384, QUERY_WORDS=384, KEY_WORDS=960, VALUE_WORDS=1576,
-    SCORE_WORDS=50, HIDDEN_WORDS=1536, MOMENTS_DEPTH=32,
+    SCORE_WORDS=50, HIDDEN_WORDS=1536, MOMENTS_DEPTH=32, MAXIMA_DEPTH=8,
+    SCALES_DEPTH=32,
 )  # fmt: skip
 
 
@@ -179,7 +180,7 @@ def test_queues_join_the_units_that_are_declared_and_are_deep_enough(design: Des
     assert fifos == {f"{queue}_queue" for queue in declared}
     buses = dict(design.buses)
     for queue, (writer, reader) in declared.items():
-        depth = depths[queue] or CONFIG["MOMENTS_DEPTH"]
+        depth = depths[queue] or CONFIG[f"{queue.upper()}_DEPTH"]
         assert int(design.properties[f"{queue}_queue"]["CONFIG.FIFO_DEPTH"]) == max(16, depth)
         (source,) = [a for a, b in design.buses if b == f"{queue}_queue/S_AXIS"]
         assert source.split("/")[0] == writer

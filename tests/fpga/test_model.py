@@ -36,7 +36,7 @@ def configuration(shape: Shape) -> str:
         VALUE_BANKS=shape.value_banks, INPUT_WORDS=columns, RESIDUAL_WORDS=columns, NORM_WORDS=columns,
         QUERY_WORDS=columns, KEY_WORDS=shape.key_words * shape.cascade,
         VALUE_WORDS=shape.value_words * shape.cascade, SCORE_WORDS=shape.keys, HIDDEN_WORDS=columns,
-        WEIGHT_WORDS=columns, MOMENTS_DEPTH=16,
+        WEIGHT_WORDS=columns, MOMENTS_DEPTH=16, MAXIMA_DEPTH=16, SCALES_DEPTH=64,
     )  # fmt: skip
     constants = "\n".join(f"constexpr unsigned {name} = {value}u;" for name, value in values.items())
     return f'#pragma once\nnamespace config {{\n{constants}\n}}\n#include "tiling.hpp"\n'

@@ -12,10 +12,10 @@ use quasar_hardware::Hardware;
 
 use crate::identity::configuration_hash;
 use crate::isa::{
-    moments_depth, pass_lsb, trailer, Field, Form, Operation, Position, RowField, Unit, Values,
-    ABI, ACTIVATIONS, CHECK_POLYNOMIAL, CHECK_WORD, COMMAND_WORDS, FIELD_WORDS, HEAD_BITS, MAGIC,
-    MAX_PORTS, OPERANDS, OPERATIONS, PASS_BITS, PASS_FIELDS, PORT_BYTES, QUEUES, REGISTERS,
-    ROW_BYTES, ROW_FIELDS, VALUES,
+    pass_lsb, trailer, Field, Form, Operation, Position, RowField, Unit, Values, ABI, ACTIVATIONS,
+    CHECK_POLYNOMIAL, CHECK_WORD, COMMAND_WORDS, FIELD_WORDS, HEAD_BITS, MAGIC, MAX_PORTS,
+    OPERANDS, OPERATIONS, PASS_BITS, PASS_FIELDS, PORT_BYTES, QUEUES, REGISTERS, ROW_BYTES,
+    ROW_FIELDS, VALUES,
 };
 
 /// Names constants of the array's timing.
@@ -334,7 +334,10 @@ pub fn config_header(hardware: &Hardware) -> String {
     for (name, words) in c.buffers.entries() {
         put(&format!("{}_WORDS", name.to_uppercase()), words);
     }
-    put("MOMENTS_DEPTH", moments_depth(hardware) as u64);
+    for queue in QUEUES.iter().filter(|queue| queue.depth == 0) {
+        let name = format!("{}_DEPTH", queue.name.to_uppercase());
+        put(&name, queue.depth_in(hardware) as u64);
+    }
     text + "\n} // namespace config\n\n" + &tiling_assertions(Tiling::of(hardware))
 }
 

@@ -13,7 +13,7 @@ mod rows;
 mod values;
 
 pub use pass::{pass_lsb, PassField, ACTIVATIONS, OPERANDS, PASS_BITS, PASS_FIELDS};
-pub use quasar_hardware::design::{moments_depth, Queue, COMMAND_BITS, QUEUES};
+pub use quasar_hardware::design::{Queue, COMMAND_BITS, QUEUES};
 pub use registers::{
     Register, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES, MAX_PORTS, REGISTERS, REGISTER_BYTES,
 };

@@ -237,7 +237,7 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
         inside(
             "drain",
             "means of values",
-            (1, 13, c.buffers.query),
+            (1, 13, c.buffers.query.min(c.buffers.weight)),
             Ram::Block,
         ),
         inside("drain", "moments of tiles", (1, 68 * l, tiles), Ram::Lut),
@@ -246,11 +246,11 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
         inside("norm", "sums of codes", (1, 18, embed), Ram::Block),
         // What processes need of commands that wait inside a kernel. The drain's: all of it, what
         // loads parameters, rows, tokens; the norm's: gains, moments, residual, roots, codes.
-        inside("plan", "commands in plan", (1, COMMAND_BITS, 64), Ram::Lut),
+        inside("plan", "commands in plan", (1, COMMAND_BITS, 32), Ram::Lut),
         inside(
             "drain",
             "commands in drain",
-            (1, COMMAND_BITS + 55 + 56 + 11, 64),
+            (1, COMMAND_BITS + 55 + 56 + 11, 32),
             Ram::Lut,
         ),
         inside(

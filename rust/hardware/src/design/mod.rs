@@ -13,7 +13,7 @@ mod ram;
 pub use array_cell::{array_cell, array_parameters};
 pub use memories::{max_embed, memories, Memory, Place, PORTS_OF_COMMANDS, PORT_BRAM18};
 pub use multipliers::{multipliers, Multiplier};
-pub use queues::{moments_depth, Item, Queue, COMMAND_BITS, QUEUES};
+pub use queues::{Item, Queue, COMMAND_BITS, QUEUES};
 pub use ram::{Family, Ram, RamCount};
 
 use std::fmt::Write;

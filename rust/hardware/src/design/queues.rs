@@ -71,7 +71,7 @@ pub struct Queue {
     pub from: &'static str,
     /// Kernel that reads.
     pub to: &'static str,
-    /// Items that the queue holds; 0 where the configuration sets it ([`moments_depth`]).
+    /// Items that the queue holds; 0 where the configuration sets it ([`Self::depth_in`]).
     pub depth: usize,
     /// Contents of an item.
     pub item: Item,
@@ -82,9 +82,11 @@ pub struct Queue {
 impl Queue {
     /// Returns the number of items that the queue holds in a configuration.
     pub fn depth_in(&self, hardware: &Hardware) -> usize {
-        match self.depth {
-            0 => moments_depth(hardware),
-            depth => depth,
+        match (self.depth, self.item) {
+            (0, Item::Maxima) => maxima_depth(hardware),
+            (0, Item::Scale) => scales_depth(hardware),
+            (0, _) => moments_depth(hardware),
+            (depth, _) => depth,
         }
     }
 
@@ -131,11 +133,11 @@ impl Queue {
 /// All queues. The schedule check and the simulation hold command lists to these depths, and the
 /// block design builds them.
 pub const QUEUES: &[Queue] = &[
-    queue("load_commands", "fetch", "load", 64, Item::Command),
-    queue("array_commands", "fetch", "plan", 64, Item::Command),
-    queue("drain_commands", "fetch", "drain", 64, Item::Command),
+    queue("load_commands", "fetch", "load", 32, Item::Command),
+    queue("array_commands", "fetch", "plan", 32, Item::Command),
+    queue("drain_commands", "fetch", "drain", 32, Item::Command),
     queue("norm_commands", "fetch", "norm", 16, Item::Command),
-    queue("softmax_commands", "fetch", "softmax", 64, Item::Command),
+    queue("softmax_commands", "fetch", "softmax", 32, Item::Command),
     queue("score_commands", "plan", "scores", 16, Item::Command),
     queue("passes", "plan", "array", 16, Item::Pass),
     queue("demands", "plan", "array", 16, Item::Demand),
@@ -145,8 +147,8 @@ pub const QUEUES: &[Queue] = &[
     queue("sums", "array", "drain", 32, Item::Sums),
     queue("scores", "array", "scores", 16, Item::Scores),
     queue("moments", "drain", "norm", 0, Item::Moments),
-    queue("maxima", "scores", "softmax", 512, Item::Maxima),
-    queue("scales", "softmax", "drain", 1024, Item::Scale),
+    queue("maxima", "scores", "softmax", 0, Item::Maxima),
+    queue("scales", "softmax", "drain", 0, Item::Scale),
     queue("logits", "drain", "store", 64, Item::Logit),
     queue("checks", "load", "store", 4, Item::Bit),
     queue("load_to_array", "load", "plan", 2, Item::Credit),
@@ -167,6 +169,23 @@ pub fn moments_depth(hardware: &Hardware) -> usize {
     let tiles = c.buffers.score.div_ceil(c.array.tokens);
     let groups = c.array.tokens.div_ceil(c.lanes.requantize);
     (tiles * groups).next_power_of_two() as usize
+}
+
+/// Attention tiles whose maxima or scales may wait: those of both score buffers, and those that the
+/// reader has begun with and that the writer is about to end.
+const ATTENTION_TILES: u64 = 4;
+
+/// Returns the depth of `maxima`, an item for each group of an attention tile.
+pub fn maxima_depth(hardware: &Hardware) -> usize {
+    let c = hardware.configuration();
+    let groups = c.array.tokens.div_ceil(c.lanes.exponential);
+    (ATTENTION_TILES * groups).next_power_of_two() as usize
+}
+
+/// Returns the depth of `scales`, an item for each token of an attention tile.
+pub fn scales_depth(hardware: &Hardware) -> usize {
+    let tokens = hardware.configuration().array.tokens;
+    (ATTENTION_TILES * tokens).next_power_of_two() as usize
 }
 
 const fn queue(
