@@ -80,7 +80,7 @@ struct Memories {
 using Read = Memories<ReadPort, ReadPort>;
 using Write = Memories<WritePort, MaskedPort>;
 
-void fetch(Bus<command_t> commands, uint32_t count, uint32_t base, uint32_t seed,
+void fetch(Bus<port_t> commands, uint32_t count, uint32_t base, uint32_t seed,
            Commands<isa::depth::load_commands>& load_commands,
            Commands<isa::depth::array_commands>& array_commands,
            Commands<isa::depth::drain_commands>& drain_commands,

@@ -26,12 +26,6 @@ template <typename T, unsigned BANKS, unsigned WORDS> using Memory = T[BANKS][WO
 template <typename T, unsigned BANKS, unsigned WORDS>
 void distance(T (&)[BANKS][WORDS], unsigned) {}
 
-inline void unpack(const ap_uint<256>& raw, command_t& command) {
-#pragma HLS INLINE
-  for (unsigned i = 0; i < 8; ++i)
-    command.word[i] = raw.range(32 * i + 31, 32 * i);
-}
-
 inline void unpack(const ap_uint<128>& raw, port_t& port) {
 #pragma HLS INLINE
   for (unsigned i = 0; i < 16; ++i)

@@ -168,7 +168,7 @@ proc accelerator_design {isa lists board} {
   }
 
   # Memory ports. Each leaves through a shutdown manager; commands and logits share the first port of weights.
-  set masters [list {fetch m_axi_commands 256} {store m_axi_memory 128}]
+  set masters [list {fetch m_axi_commands 128} {store m_axi_memory 128}]
   for {set i 0} {$i < $ports} {incr i} { lappend masters [list load m_axi_memory$i 128] }
   set idle {}
   foreach master $masters {

@@ -56,7 +56,7 @@ public:
                    std::function<void(Identity)> done) {
     scheduler_.spawn("fetch", [this, commands, count, input, seed, done = std::move(done)] {
       Identity identity;
-      fetch(Bus<command_t>(dram_, commands, false), count, input, seed, load_commands_,
+      fetch(Bus<port_t>(dram_, commands, false), count, input, seed, load_commands_,
             array_commands_, drain_commands_, norm_commands_, softmax_commands_, &identity.magic,
             &identity.abi, &identity.hash_low, &identity.hash_high, &identity.error);
       done(identity);

@@ -5,6 +5,9 @@
 
 namespace {
 
+constexpr unsigned PORT_WORDS = isa::PORT_BYTES / 4;
+static_assert(isa::COMMAND_WORDS == 2 * PORT_WORDS);
+
 // Returns the check of a command behind a command with the check `before`.
 uint32_t check_of(const command_t& command, uint32_t before) {
 #pragma HLS INLINE
@@ -17,9 +20,23 @@ uint32_t check_of(const command_t& command, uint32_t before) {
   return ~check_behind<isa::CHECK_WORD>(~before, check_share(words));
 }
 
+// Receives a command: two beats of a port.
+command_t receive_command(Bus<port_t>& memory) {
+#pragma HLS INLINE
+  command_t command;
+  for (unsigned half = 0; half < 2; ++half) {
+    const port_t beat = receive<port_t>(memory);
+    for (unsigned i = 0; i < PORT_WORDS; ++i) {
+#pragma HLS UNROLL
+      command.word[PORT_WORDS * half + i] = little_endian(&beat.byte[4 * i], 4);
+    }
+  }
+  return command;
+}
+
 } // namespace
 
-void fetch(Bus<command_t> commands, uint32_t count, uint32_t base, uint32_t seed,
+void fetch(Bus<port_t> commands, uint32_t count, uint32_t base, uint32_t seed,
            Commands<isa::depth::load_commands>& load_commands,
            Commands<isa::depth::array_commands>& array_commands,
            Commands<isa::depth::drain_commands>& drain_commands,
@@ -29,7 +46,7 @@ void fetch(Bus<command_t> commands, uint32_t count, uint32_t base, uint32_t seed
 #pragma HLS INTERFACE mode = ap_ctrl_hs port = return
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
   // clang-format off
-#pragma HLS INTERFACE mode = m_axi port = commands bundle = commands offset = slave depth = 4096 max_read_burst_length = 64 latency = 0 num_read_outstanding = 4 num_write_outstanding = 1
+#pragma HLS INTERFACE mode = m_axi port = commands bundle = commands offset = slave depth = 8192 max_read_burst_length = 64 latency = 0 num_read_outstanding = 4 num_write_outstanding = 1
 // clang-format on
 #pragma HLS INTERFACE mode = s_axilite port = commands bundle = control offset = 0x10
 #pragma HLS INTERFACE mode = s_axilite port = count bundle = control offset = 0x1c
@@ -53,12 +70,12 @@ void fetch(Bus<command_t> commands, uint32_t count, uint32_t base, uint32_t seed
   uint32_t bad = 0;
   uint32_t check = seed ^ count;
   if (count > 0)
-    commands.read_request(0, count);
+    commands.read_request(0, 2 * count);
 fetch_commands:
   for (uint32_t i = 0; i < count; ++i) {
-#pragma HLS PIPELINE II = 1
+#pragma HLS PIPELINE II = 2
     interval("fetch.commands");
-    command_t command = receive<command_t>(commands);
+    command_t command = receive_command(commands);
     const bool sound = command.word[isa::CHECK_WORD] == check_of(command, check);
     check = command.word[isa::CHECK_WORD];
     const unsigned unit = unit_of(command);

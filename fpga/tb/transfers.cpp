@@ -224,7 +224,7 @@ struct FetchBench {
       dram.flush(address, list.size() * sizeof(command_t));
     }
     scheduler.spawn("fetch", [=, this, count = uint32_t(list.size())] {
-      fetch(Bus<command_t>(dram, address), count, input, seed, load_commands, array_commands,
+      fetch(Bus<port_t>(dram, address), count, input, seed, load_commands, array_commands,
             drain_commands, norm_commands, softmax_commands, &magic, &abi, &low, &high, &error);
     });
     scheduler.run();

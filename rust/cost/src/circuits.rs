@@ -84,8 +84,6 @@ circuits! {
     PROCESS: "process" "" 306 190;
     /// The read adapter of a port of 128 bits.
     ADAPTER: "axi_read" "BITS=128 OPEN=8" 304 853;
-    /// The read adapter of a port of 256 bits.
-    ADAPTER_256: "axi_read" "BITS=256 OPEN=4" 291 1098;
     /// The control of a process that only counts.
     SMALL_PROCESS: "small_process" "" 22 12;
     /// A register slice of 256 bits at an AXI stream or channel; two bits of its multiplexer share

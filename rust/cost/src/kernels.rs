@@ -6,9 +6,9 @@ use quasar_hardware::configuration::{key_banks, value_banks, Hardware, Multiplie
 use quasar_hardware::design::{Queue, COMMAND_BITS, QUEUES};
 
 use crate::circuits::{
-    Logic, ADAPTER, ADAPTER_256, CHECK_BEAT, CHECK_BEAT_2, CHECK_BEAT_4, CHECK_COMMAND, CHECK_WORD,
-    CONTEXT, CONTEXT_2, EXPONENTIAL, FABRIC_16, FABRIC_25, FLOOR_DIVIDE, MAXIMUM, NORMALISE,
-    PROCESS, QUEUE, QUOTIENT, REQUANTIZE, REQUANTIZE_2, ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
+    Logic, ADAPTER, CHECK_BEAT, CHECK_BEAT_2, CHECK_BEAT_4, CHECK_COMMAND, CHECK_WORD, CONTEXT,
+    CONTEXT_2, EXPONENTIAL, FABRIC_16, FABRIC_25, FLOOR_DIVIDE, MAXIMUM, NORMALISE, PROCESS, QUEUE,
+    QUOTIENT, REQUANTIZE, REQUANTIZE_2, ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
 };
 
 /// A register slice at an AXI stream or channel of `bits`, as [`circuits::SLICE`] has it.
@@ -332,10 +332,7 @@ pub fn interconnect(ports: u64) -> Logic {
         .plus(fifo(128))
         .plus(SMALL_PROCESS.times(2))
         .times(ports);
-    let commands = ADAPTER_256
-        .plus(reads(256).times(2))
-        .plus(fifo(256))
-        .plus(reads(128));
+    let commands = ADAPTER.plus(reads(128).times(2)).plus(fifo(128));
     let logits = ADAPTER.plus(writes(128).times(2)).plus(fifo(145));
     // The first port's choice between three masters.
     let choice = Logic {

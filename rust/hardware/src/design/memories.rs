@@ -307,5 +307,5 @@ fn assign(memories: &mut [Memory], board: &Board, taken: u64) {
 
 /// Blocks of 18 kbit of the adapter of a memory port of 128 bits.
 pub const PORT_BRAM18: u64 = 4;
-/// Adapters besides those of load's ports, in such ports: commands (256 bits) count twice.
-pub const PORTS_OF_COMMANDS: u64 = 3;
+/// Adapters besides those of load's ports: of commands and of logits.
+pub const PORTS_OF_COMMANDS: u64 = 2;
