@@ -25,6 +25,8 @@ from typing import NamedTuple
 
 import click
 
+from quasar_rt.hardware import Hardware
+
 ROOT = Path(__file__).resolve().parent.parent
 RTL = ROOT / "fpga/rtl"
 RECORD = ROOT / "docs/evidence/array-netlists.json"
@@ -51,43 +53,73 @@ class Size(NamedTuple):
     keys: int = 197
     depth: int = 64
 
-    def kind(self, words: int, bits: int) -> int:
-        """Returns a bank's kind: 0 LUT RAM, 1 block RAM, 2 UltraRAM."""
-        if words <= 32:
-            return 0
-        return 2 if self.uram and words > 512 and bits >= 36 else 1
+    def hardware(self) -> Hardware:
+        """Returns the configuration, with buffers for the network."""
+        tokens, cascade = self.tokens, self.cascade
+
+        def padded(count: int) -> int:
+            return -(-count // cascade) * cascade
+
+        tiles = -(-self.keys // tokens)
+        key_banks = -(-self.lanes // self.pairs) * self.pairs
+        value_banks = max(self.pairs, -(-(self.lanes + cascade - 1) // cascade))
+        sections = {
+            "array": dict(tokens=tokens, pairs=self.pairs, cascade=cascade, clock_ratio=2),
+            "lanes": dict(
+                requantize=self.lanes, gelu=self.lanes, norm=self.norm, exponential=self.exponential
+            ),
+            "buffers": dict(
+                input=tiles * padded(self.patch),
+                residual=tiles * self.embed,
+                norm=tiles * padded(self.embed),
+                query=tiles * padded(self.embed),
+                key=-(-self.keys // key_banks) * padded(self.embed),
+                value=-(-self.embed // value_banks) * padded(self.keys),
+                score=self.keys,
+                hidden=tiles * padded(self.hidden),
+                weight=padded(max(self.hidden, self.patch)),
+            ),
+        }
+        board = {"xc7": "pynq-z2", "xcup": "kv260" if self.uram else "zcu102"}[self.family]
+        text = f'board = "{board}"\nclock_mhz = 100.0\nmode = "nibble"\nframes = {self.frames}\n'
+        text += f"axi_ports = {self.beat // 16}\n"
+        for title, values in sections.items():
+            text += f"[{title}]\n" + "".join(f"{key} = {value}\n" for key, value in values.items())
+            text += 'multipliers = "dsp"\n' if title == "lanes" else ""
+        return Hardware.from_toml(text)
 
     def parameters(self) -> dict[str, int]:
-        """Returns the parameters of `array_top`."""
+        """Returns the parameters of `array_top`; the kinds of RAM are those of the product's list."""
+        hardware = self.hardware()
+        buffers = hardware.settings["buffers"]
 
-        def words(count: int) -> int:
-            return -(-count // self.cascade)
+        def words(buffer: str) -> int:
+            return -(-int(buffers[buffer]) // self.cascade)
 
-        tiles = -(-self.keys // self.tokens)
-        key_banks = -(-self.lanes // self.pairs) * self.pairs
-        value_banks = max(self.pairs, -(-(self.lanes + self.cascade - 1) // self.cascade))
-        sizes = dict(
-            INPUT_WORDS=tiles * words(self.patch),
-            NORM_WORDS=tiles * words(self.embed),
-            QUERY_WORDS=tiles * words(self.embed),
-            HIDDEN_WORDS=tiles * words(self.hidden),
-            SCORE_WORDS=words(self.keys),
-            KEY_WORDS=-(-self.keys // key_banks) * words(self.embed),
-            VALUE_WORDS=-(-self.embed // value_banks) * words(self.keys),
-            WEIGHT_WORDS=words(max(self.hidden, self.patch)),
-        )
+        names = dict(
+            INPUT="input", NORM="norm", QUERY="query", HIDDEN="hidden", SCORE="score", KEY="key",
+            VALUE="value", WEIGHT="weight",
+        )  # fmt: skip
+        sizes = {f"{name}_WORDS": words(buffer) for name, buffer in names.items()}
         rows = max(2 * sizes["WEIGHT_WORDS"], sizes["KEY_WORDS"], sizes["VALUE_WORDS"])
         columns = max(
             sizes[name] for name in sizes if name.startswith(("INPUT", "NORM", "QUERY", "HIDDEN", "SCORE"))
         )
         dsp48e1 = self.family == "xc7"
-        bits = dict.fromkeys(("INPUT", "QUERY", "HIDDEN"), 8 * self.lanes)
-        bits |= dict(NORM=8 * self.norm, SCORE=8 * self.exponential)
-        bits |= dict.fromkeys(("KEY", "VALUE"), 8 * self.cascade)
-        kinds = {f"{name}_RAM": self.kind(sizes[f"{name}_WORDS"], width) for name, width in bits.items()}
+        parts = {part.name: part for part in hardware.parts}
+        memories = dict(
+            INPUT="input", NORM="normed", QUERY="query", HIDDEN="hidden", SCORE="probability", KEY="key",
+            VALUE="value",
+        )  # fmt: skip
+        kinds = {
+            f"{name}_RAM": 2 if parts[memory].uram else int(parts[memory].bram18 > 0)
+            for name, memory in memories.items()
+        }
         return sizes | kinds | dict(
             T=self.tokens, P=self.pairs, C=self.cascade, L=self.lanes, M=self.norm, E=self.exponential,
-            S=21 if dsp48e1 else 23, FRAMES=self.frames, KEY_BANKS=key_banks, VALUE_BANKS=value_banks,
+            S=21 if dsp48e1 else 23, FRAMES=self.frames,
+            KEY_BANKS=-(-self.lanes // self.pairs) * self.pairs,
+            VALUE_BANKS=max(self.pairs, -(-(self.lanes + self.cascade - 1) // self.cascade)),
             BEAT=self.beat, ADDRESS_BITS=(columns - 1).bit_length(), ROW_BITS=(rows - 1).bit_length(),
             FIFO_DEPTH=self.depth, DSP48E1=int(dsp48e1), PRIMITIVES=1,
         )  # fmt: skip

@@ -95,3 +95,19 @@ def check_bounds(found: dict[str, object]) -> None:
     paths, fan_out = found["paths"], found["fan_out"]
     assert 0 < paths["array"]["levels"] <= LEVELS
     assert 0 < fan_out["array"]["cells"] <= FAN_OUT
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_resource_model_gives_what_yosys_built(name: str) -> None:
+    """The recorded netlists (`tools/array_netlist.py`): LUTs and flip-flops within 10 %, slices equal."""
+    netlist = json.loads(array_netlist.RECORD.read_text("utf-8"))[name]
+    parts = {part.name: part for part in SIZES[name].hardware().parts}
+    array = parts["array"]
+    inside = ["sums of tokens", "partial sums", "sums to send", "scores to send"]
+    read = ["input", "normed", "query", "hidden", "probability", "key", "value"]
+    rams = [parts[part] for part in [*inside, *read, "weights"]]
+    assert array.dsp == netlist["dsp"]
+    assert array.lut + sum(ram.lut for ram in rams) == pytest.approx(netlist["lut"], rel=0.1)
+    assert array.ff == pytest.approx(netlist["ff"] + netlist["ff_ram_outputs"], rel=0.1)
+    assert sum(ram.bram18 for ram in rams) / 2 == pytest.approx(netlist["bram36"], rel=0.1)
+    assert sum(ram.uram for ram in rams) == netlist["uram"]

@@ -67,7 +67,9 @@ impl Memory {
     /// after the other.
     pub const fn deep_select(&self) -> u64 {
         if matches!(self.ram, Ram::Block) {
+            // Both halves of a block of 36 kbit need no choice between them.
             block_ram_parts(self.words, self.bits)
+                .div_ceil(2)
                 .saturating_sub(1)
                 .div_ceil(3)
                 * self.bits
