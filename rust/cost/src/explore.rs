@@ -55,7 +55,7 @@ pub fn explore(board: &Board, workloads: &[Workload], clock_mhz: f64) -> Result<
         usable: board.usable(),
     };
     // Checked first, so that the error of a bad clock names it.
-    search.smallest(1)?;
+    search.smallest(1, SIXTEENTHS)?;
     let mut shapes: Vec<(u64, Array)> = search
         .shapes()
         .into_iter()
@@ -205,10 +205,19 @@ impl Search<'_> {
     }
 
     fn hardware(&self, array: Array, frames: u64, choice: Choice) -> Result<Hardware> {
-        let lanes = choice.lanes();
         let buffers = (self.workloads.iter())
-            .map(|workload| Buffers::needed(workload, array, lanes))
+            .map(|workload| Buffers::needed(workload, array, choice.lanes()))
             .fold(Buffers::default(), |all, one| all.max(&one));
+        self.with_buffers(array, frames, choice, buffers)
+    }
+
+    fn with_buffers(
+        &self,
+        array: Array,
+        frames: u64,
+        choice: Choice,
+        buffers: Buffers,
+    ) -> Result<Hardware> {
         Hardware::new(
             Configuration {
                 board: self.board.name.clone(),
@@ -217,7 +226,7 @@ impl Search<'_> {
                 frames,
                 axi_ports: choice.counts[PORTS],
                 array,
-                lanes,
+                lanes: choice.lanes(),
                 buffers,
             },
             self.board.clone(),
@@ -397,8 +406,9 @@ impl Search<'_> {
         }
     }
 
-    /// Returns the design of one row pair and lanes for all its tokens, whose RAMs are the fewest.
-    fn smallest(&self, tokens: u64) -> Result<Hardware> {
+    /// Returns the design of one row pair and lanes for all its tokens, whose RAMs are the fewest,
+    /// with buffers for this many sixteenths of the networks' sizes.
+    fn smallest(&self, tokens: u64, sixteenths: u64) -> Result<Hardware> {
         let array = Array {
             tokens,
             pairs: 1,
@@ -409,15 +419,41 @@ impl Search<'_> {
             counts: [tokens, tokens, tokens, 1],
             multipliers: Multipliers::Dsp,
         };
-        self.hardware(array, 1, choice)
+        let part = |size: u64| (size * sixteenths).div_ceil(SIXTEENTHS);
+        let buffers = (self.workloads.iter())
+            .flat_map(|workload| workload.blocks.iter().map(move |block| (workload, block)))
+            .map(|(workload, block)| {
+                Buffers::of_sizes(
+                    &workload.setting,
+                    part(workload.embed),
+                    part(block.inner()),
+                    part(block.hidden),
+                    (array, choice.lanes()),
+                )
+            })
+            .fold(Buffers::default(), |all, one| all.max(&one));
+        self.with_buffers(array, 1, choice, buffers)
+    }
+
+    /// Returns the largest embedding that some array holds with the networks' proportions.
+    fn largest_embed(&self) -> Option<u64> {
+        let embed = self.workloads.iter().map(|workload| workload.embed).max()?;
+        let fits = |hardware: Hardware| Resources::of(&hardware).fits(self.usable);
+        (1..SIXTEENTHS)
+            .rev()
+            .find(|&part| {
+                let mut sizes = SMALL_ARRAYS.into_iter();
+                sizes.any(|tokens| self.smallest(tokens, part).is_ok_and(fits))
+            })
+            .map(|part| embed * part / SIXTEENTHS)
     }
 
     /// Returns the reason why nothing fits: the shortage of the array whose buffers take the least
     /// memory, and the largest buffers.
     fn refusal(&self) -> Error {
-        let least = [1, 2, 4, 8, 16]
+        let least = SMALL_ARRAYS
             .into_iter()
-            .filter_map(|tokens| self.smallest(tokens).ok())
+            .filter_map(|tokens| self.smallest(tokens, SIXTEENTHS).ok())
             .map(|hardware| Resources::of(&hardware))
             .min_by_key(|resources| (resources.total.bram36, resources.total.uram));
         let board = self.board;
@@ -436,10 +472,13 @@ impl Search<'_> {
                 resources,
             )) => Error::DoesNotFit {
                 what: format!(
-                    "the smallest array for these networks on board {:?} ({}; they shrink with tokens, patches, embed and \
-                     MLP, or take a larger board)",
+                    "the smallest array for these networks on board {:?} ({}; {}, or take a larger board)",
                     board.name,
-                    resources.largest_memories()
+                    resources.largest_memories(),
+                    self.largest_embed().map_or_else(
+                        || "they shrink with tokens, patches, embed and MLP".into(),
+                        |embed| format!("networks of these proportions fit up to embed {embed}"),
+                    )
                 ),
                 needed,
                 available,
@@ -453,6 +492,11 @@ impl Search<'_> {
         }
     }
 }
+
+/// Parts of a network's sizes in which a smaller one is looked for.
+const SIXTEENTHS: u64 = 16;
+/// Tokens of the arrays that are tried where nothing fits.
+const SMALL_ARRAYS: [u64; 5] = [1, 2, 4, 8, 16];
 
 /// Kinds of [`Choice::counts`]: requantizing, `LayerNorm` and exponential lanes, then ports.
 const KINDS: usize = 4;
