@@ -281,7 +281,7 @@ fn array_logic(hardware: &Hardware, memories: &[Memory]) -> Logic {
             let (copies, written) = match memory.ram {
                 Ram::Lut => (2, 0),
                 Ram::Ultra => (1, memory.bits + address + enables.max(1)),
-                _ => (1, 0),
+                Ram::Block => (1, 0),
             };
             ports.lut += memory.banks * (2 + enables) + memory.banks * memory.deep_select();
             ports.ff += memory.banks * (copies * memory.bits + 2 + written)
