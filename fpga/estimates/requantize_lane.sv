@@ -1,5 +1,5 @@
-// A lane of `drain_rows` (fpga/src/drain.cpp): bias, shift, mantissa, GELU's index, residual,
-// moments.
+// A lane of `drain_rows` (fpga/src/drain.cpp): bias or the share of a value's mean, shift,
+// mantissa, GELU's index, residual, moments.
 `default_nettype none
 
 // Clamps to B bits, in [-(2^(B-1)) + LOW, 2^(B-1) - 1].
@@ -61,6 +61,11 @@ module requantize_lane #(parameter int G = 2) (
     input  wire logic signed [26:0] bias,
     input  wire logic        [4:0]  shift,
     input  wire logic signed [15:0] mult,
+    // Attend: a factor for each token, and the mean of the row's values.
+    input  wire logic               attends,
+    input  wire logic               begin_rows,
+    input  wire logic        [34:0] word,
+    input  wire logic signed [12:0] mean,
     input  wire logic signed [7:0]  zero_point,
     input  wire logic               table_on,
     output logic             [7:0]  table_index,
@@ -75,11 +80,20 @@ module requantize_lane #(parameter int G = 2) (
     output logic signed      [15:0] residual,
     output logic             [67:0] moments
 );
-    logic signed [26:0] acc;
+    (* mem2reg *) logic [34:0] scale[G];
+    logic [34:0] factor, factor_next, factor_last;
+    logic signed [27:0] product;
+    logic signed [14:0] residue;
+    logic signed [12:0] mean_in;
+    logic signed [26:0] sum_in, sum_next;
+    wire logic signed [24:0] small = 25'((product + 28'sd8) >>> 4);
+    logic signed [30:0] numerator;
+    logic [4:0] shift_in;
+    logic signed [15:0] mult_in[4];
     logic signed [15:0] shifted;
     logic signed [17:0] z;
-    shift16 shifter (.clk, .enable, .x({acc, 4'b0}), .p(shift), .y(shifted));
-    product15 mantissa (.clk, .enable, .a(shifted), .b(mult), .z);
+    shift16 shifter (.clk, .enable, .x(numerator), .p(shift_in), .y(shifted));
+    product15 mantissa (.clk, .enable, .a(shifted), .b(mult_in[3]), .z);
 
     wire logic signed [12:0] centred = 13'((z + 18'sd32) >>> 6) + zero_point;
     logic signed [7:0] y, y_in;
@@ -96,7 +110,19 @@ module requantize_lane #(parameter int G = 2) (
 
     always_ff @(posedge clk)
         if (enable) begin
-            acc <= sum + bias;
+            if (attends && begin_rows) scale[group] <= word;
+            factor <= begin_rows ? word : scale[group];
+            residue <= factor[34:20];
+            mean_in <= mean;
+            sum_in <= sum;
+            factor_next <= factor;
+            product <= residue * mean_in;
+            sum_next <= sum_in;
+            factor_last <= factor_next;
+            numerator <= {sum_next, 4'b0} + (attends ? 31'(small) : {bias, 4'b0});
+            shift_in <= attends ? factor_last[19:15] : shift;
+            mult_in[0] <= attends ? {1'b0, factor_last[14:0]} : mult;
+            for (int i = 1; i < 4; i++) mult_in[i] <= mult_in[i-1];
             y_in <= y;
             table_index <= y_in + 8'd128;
             code <= table_on ? table_code : y_in;

@@ -35,7 +35,7 @@ MUTANTS = [
     ("drain", "else if (resume)", "else if (false)", "drain"),
     ("drain", "SAVED_DISTANCE = GROUPS + 1", "SAVED_DISTANCE = 4 * GROUPS", "drain"),
     ("drain", "((z + 32) >> 6) + command.zero_point", "(z >> 6) + command.zero_point", "drain golden"),
-    ("drain", " + s<25>((product + 8) >> 4)", "", "drain golden"),
+    ("drain", "s<25>((product + 8) >> 4)", "0", "drain golden"),
     (
         "drain",
         "if (lane < lanes)\n          key[b]",

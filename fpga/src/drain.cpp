@@ -82,10 +82,12 @@ struct parameter_job_t {
   u<20> words;
 };
 struct row_job_t {
+  u<1> attends;
   u<11> tokens;
   u<13> stride;
-  u<16> rows4;
-  u<16> rows8;
+  u<16> rows4; // Attend: rows
+  u<16> rows8; // Attend: base
+  u<11> tile;  // Attend
 };
 
 using Jobs = Stream<fields_t, JOBS>;
@@ -105,12 +107,15 @@ void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs,
     const fields_t command = commands.read();
     const unsigned code = operation(command);
     const isa::Rows rows = isa::Rows::decode(command);
+    const isa::Attend attend = isa::Attend::decode(command);
     if (code == isa::Attend::CODE)
-      scale_jobs.write(isa::Attend::decode(command).tokens);
+      scale_jobs.write(attend.tokens);
     else
       parameter_jobs.write({code, rows.rows4, rows.rows8, isa::Fill::decode(command).words});
     if (code == isa::Rows::CODE)
-      row_jobs.write({rows.tokens, rows.stride, rows.rows4, rows.rows8});
+      row_jobs.write({0, rows.tokens, rows.stride, rows.rows4, rows.rows8, 0});
+    else if (code == isa::Attend::CODE)
+      row_jobs.write({1, attend.tokens, attend.stride, attend.rows, attend.base, attend.tile});
     jobs.write(command);
   }
 }
@@ -183,6 +188,24 @@ void walk(RowJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
   for (volatile bool running = true; running;) {
     const row_job_t command = jobs.read();
     const unsigned tokens = command.tokens;
+    if (command.attends == 1) {
+      const unsigned rows = command.rows4;
+      const unsigned address = unsigned(command.tile) * unsigned(command.stride);
+      for (unsigned i = 0; i < rows; ++i) {
+#pragma HLS PIPELINE II = 1
+        interval("drain.walk");
+        step_t step{};
+        step.row.destination = destination::QUERY;
+        step.row.column = unsigned(command.rows8) + i;
+        step.tokens = tokens;
+        step.address = address;
+        step.one_tile = 1;
+        step.begin = i == 0;
+        step.last = i + 1 == rows;
+        steps.write(step);
+      }
+      continue;
+    }
     const unsigned all = row_pairs(command);
     for (unsigned pair = 0; pair < all; pair += PAIRS) {
       filled.read();
@@ -279,9 +302,29 @@ using Saved = Memory<moments_t, 1, config::MOMENTS_DEPTH>;
 // which may be one row of one whole tile.
 constexpr unsigned SAVED_DISTANCE = GROUPS + 1;
 
-void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logits,
+// Requantizes the sums of Rows, or of Attend: an Attend is Rows whose lanes each have a factor, and
+// a multiple of the value's mean in place of the bias.
+void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& sums, Logits& logits,
                 Read::Residual residual, Means& means, Lookup& lookup, Saved& saved,
                 Stored& stored) {
+  const bool attends = operation(fields) == isa::Attend::CODE;
+  isa::Rows command;
+  if (attends) {
+    const isa::Attend attend = isa::Attend::decode(fields);
+    command.tokens = attend.tokens;
+    command.post = attend.post;
+  } else {
+    command = isa::Rows::decode(fields);
+  }
+  scale_t scale[GROUPS][LANES];
+#pragma HLS ARRAY_PARTITION variable = scale complete dim = 0
+  for (unsigned group = 0; group < GROUPS; ++group) {
+#pragma HLS UNROLL
+    for (unsigned lane = 0; lane < LANES; ++lane) {
+#pragma HLS UNROLL
+      scale[group][lane] = {0, 0, 0};
+    }
+  }
   moment_t now[GROUPS][LANES]; // of the tile
 #pragma HLS ARRAY_PARTITION variable = now complete dim = 0
   s<19> column_sum[MAX_ROWS]; // of values, over the tiles of tokens before this one
@@ -299,7 +342,9 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
 #pragma HLS PIPELINE II = 1
 #pragma HLS DEPENDENCE variable = saved type = inter direction = RAW distance =                    \
     SAVED_DISTANCE dependent = true
-    interval("drain.rows");
+    // A command writes means or reads them.
+#pragma HLS DEPENDENCE variable = means type = inter dependent = false
+    interval(attends ? "drain.attend" : "drain.rows");
     if (group == 0) {
       step = steps.read();
       key_bank = step.key_bank;
@@ -308,9 +353,19 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
       if (value_bank >= VALUE_BANKS)
         value_bank -= VALUE_BANKS;
     }
+    if (attends && step.begin == 1) {
+      const vec<scale_t, LANES> word = words.read();
+      for (unsigned lane = 0; lane < LANES; ++lane) {
+#pragma HLS UNROLL
+        scale[group][lane] = word[lane];
+      }
+    }
     const sums_t sum = sums.read();
     const row_t& row = step.row;
     const unsigned column = row.column;
+    s<13> mean = 0;
+    if (attends)
+      mean = means[0][column];
     const unsigned done = group * LANES;
     const unsigned lanes = least(LANES, unsigned(step.tokens) - done);
     const unsigned first = unsigned(step.first) + done;
@@ -332,9 +387,15 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
     s<15> total = 0; // of the lanes' codes
     for (unsigned lane = 0; lane < LANES; ++lane) {
 #pragma HLS UNROLL
-      const s<27> acc = sum[lane] + row.bias;
-      const s<31> wide = acc * 16;
-      const s<18> z = product15(shift16(wide, row.shift), row.mult);
+      scale_t factor = scale[group][lane];
+      const s<28> product = multiply<s<28>>(factor.residue, mean);
+      s<31> added = s<25>((product + 8) >> 4);
+      if (!attends) {
+        factor.shift = row.shift;
+        added = row.bias * 16;
+      }
+      const s<16> mult = attends ? s<16>(factor.mantissa) : row.mult;
+      const s<18> z = product15(shift16(s<31>(sum[lane] * 16 + added), factor.shift), mult);
       const s<8> y = clamp8(s<13>(((z + 32) >> 6) + command.zero_point));
       s<8> code = y;
       if (command.table == 1)
@@ -421,49 +482,6 @@ void drain_rows(const isa::Rows& command, Steps& steps, Sums& sums, Logits& logi
   }
 }
 
-void drain_context(const isa::Attend& command, ScaleWords& words, Sums& sums, Means& means,
-                   Stored& stored) {
-  scale_t scale[GROUPS][LANES];
-#pragma HLS ARRAY_PARTITION variable = scale complete dim = 0
-  const unsigned groups = parts_of<LANES, GROUPS>(command.tokens);
-  const unsigned address =
-      unsigned(command.tile) * unsigned(command.stride) + unsigned(command.base);
-  unsigned row = 0;
-  unsigned group = 0;
-  while (row < unsigned(command.rows)) {
-#pragma HLS PIPELINE II = 1
-    interval("drain.attend");
-    if (row == 0) {
-      const vec<scale_t, LANES> word = words.read();
-      for (unsigned lane = 0; lane < LANES; ++lane) {
-#pragma HLS UNROLL
-        scale[group][lane] = word[lane];
-      }
-    }
-    const sums_t sum = sums.read();
-    const s<13> mean = means[0][unsigned(command.base) + row];
-    stored_t item = nothing();
-    for (unsigned lane = 0; lane < LANES; ++lane) {
-#pragma HLS UNROLL
-      const scale_t& factor = scale[group][lane];
-      const s<28> product = multiply<s<28>>(factor.residue, mean);
-      const s<31> numerator = sum[lane] * 16 + s<25>((product + 8) >> 4);
-      const s<18> z = product15(shift16(numerator, factor.shift), s<16>(factor.mantissa));
-      item.code[lane] = clamp8(s<13>((z + 32) >> 6));
-    }
-    item.destination = destination::QUERY;
-    item.bank = group * CASCADE + row % CASCADE;
-    item.address = (address + row) / CASCADE;
-    ++group;
-    if (group == groups) {
-      group = 0;
-      ++row;
-    }
-    item.credits = row == unsigned(command.rows) && command.post == 1;
-    stored.write(item);
-  }
-}
-
 // Fills the residual from memory: a word arrives while the word before is stored.
 void fill(const isa::Fill& command, Stream<beat_t, 2>& beats, Stored& stored) {
   constexpr unsigned WORD_BEATS = ceil_div(2 * TOKENS, BEAT);
@@ -533,14 +551,12 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
 #pragma HLS ARRAY_PARTITION variable = saved complete dim = 1
 #pragma HLS AGGREGATE variable = saved compact = bit
   distance(saved, SAVED_DISTANCE);
+  distance(means, ~0u);
   for (volatile bool running = true; running;) {
     const fields_t command = jobs.read();
     const unsigned code = operation(command);
-    if (code == isa::Rows::CODE) {
-      drain_rows(isa::Rows::decode(command), steps, sums, logits, residual, means, lookup, saved,
-                 stored);
-    } else if (code == isa::Attend::CODE) {
-      drain_context(isa::Attend::decode(command), scales, sums, means, stored);
+    if (code == isa::Rows::CODE || code == isa::Attend::CODE) {
+      drain_rows(command, steps, scales, sums, logits, residual, means, lookup, saved, stored);
     } else if (code == isa::Fill::CODE) {
       const isa::Fill job = isa::Fill::decode(command);
       fill(job, beats, stored);

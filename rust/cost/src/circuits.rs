@@ -44,14 +44,10 @@ macro_rules! circuits {
 }
 
 circuits! {
-    /// A requantizing lane for rows, one group of tokens; its multipliers are DSP slices.
-    REQUANTIZE: "requantize_lane" "G=1" 386 436;
+    /// A requantizing lane, one group of tokens; its multipliers are DSP slices.
+    REQUANTIZE: "requantize_lane" "G=1" 505 587;
     /// The same for two groups.
-    REQUANTIZE_2: "requantize_lane" "G=2" 418 504;
-    /// A requantizing lane for the context, one group.
-    CONTEXT: "context_lane" "G=1" 261 327;
-    /// The same for two groups.
-    CONTEXT_2: "context_lane" "G=2" 270 362;
+    REQUANTIZE_2: "requantize_lane" "G=2" 541 690;
     /// Lanes rotated to the banks of keys and values: 33 lanes, 36 and 9 banks, C = 4.
     STORE: "drain_store" "L=33 B=36 BV=9 C=4 CB=2" 3662 1521;
     /// The same for 17 lanes, 18 and 6 banks.

@@ -6,9 +6,9 @@ use quasar_hardware::configuration::{key_banks, value_banks, Hardware, Multiplie
 use quasar_hardware::design::{Queue, COMMAND_BITS, QUEUES};
 
 use crate::circuits::{
-    Logic, ADAPTER, CHECK_BEAT, CHECK_BEAT_2, CHECK_BEAT_4, CHECK_COMMAND, CHECK_WORD, CONTEXT,
-    CONTEXT_2, EXPONENTIAL, FABRIC_16, FABRIC_25, FLOOR_DIVIDE, MAXIMUM, NORMALISE, PROCESS, QUEUE,
-    QUOTIENT, REQUANTIZE, REQUANTIZE_2, ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
+    Logic, ADAPTER, CHECK_BEAT, CHECK_BEAT_2, CHECK_BEAT_4, CHECK_COMMAND, CHECK_WORD, EXPONENTIAL,
+    FABRIC_16, FABRIC_25, FLOOR_DIVIDE, MAXIMUM, NORMALISE, PROCESS, QUEUE, QUOTIENT, REQUANTIZE,
+    REQUANTIZE_2, ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
 };
 
 /// A register slice at an AXI stream or channel of `bits`, as [`circuits::SLICE`] has it.
@@ -185,7 +185,6 @@ impl Kernels {
     fn drain(&self) -> Logic {
         sum(&[
             grouped(REQUANTIZE, REQUANTIZE_2, self.groups).times(self.l),
-            grouped(CONTEXT, CONTEXT_2, self.groups).times(self.l),
             self.in_luts(FABRIC_16, 2 * self.l),
             self.write_banks(),
             stream(92 * self.l + 71, 4),

@@ -34,6 +34,7 @@ pub fn intervals(hardware: &Hardware, lists: &[&[Command]]) -> BTreeMap<&'static
             Command::Attend(attend) => {
                 let tokens = u64::from(attend.tokens);
                 count("drain.scales", tokens);
+                count("drain.walk", attend.rows.into());
                 count(
                     "drain.attend",
                     u64::from(attend.rows) * sizes.groups(tokens),

@@ -252,7 +252,7 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
         inside(
             "drain",
             "commands in drain",
-            (1, COMMAND_BITS + 55 + 56 + 11, 32),
+            (1, COMMAND_BITS + 55 + 68 + 11, 32),
             Ram::Lut,
         ),
         inside(

@@ -55,9 +55,7 @@ pub fn multipliers(hardware: &Hardware) -> Vec<Multiplier> {
     };
     let (l, m, e) = (lanes.requantize, lanes.norm, lanes.exponential);
     vec![
-        // The mantissa stands in two pipelined functions.
-        site("drain", "mantissa of rows", (16, 16), l, true),
-        site("drain", "mantissa of the context", (16, 16), l, true),
+        site("drain", "mantissa", (16, 16), l, true),
         site("drain", "square", (16, 16), l, configured),
         site("drain", "residue", (15, 13), l, configured),
         site("drain", "logit", (27, 16), 1, true),
