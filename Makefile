@@ -20,6 +20,7 @@ FASHION_MNIST := /usr/share/datasets/fashion-mnist
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
+SOAK_FRAMES ?= 10000
 PYTEST_ARGS ?=
 PEERS_ARGS ?=
 KERNEL_COST_ARGS ?=
@@ -193,8 +194,8 @@ csim-mutants: toolchain ## That the testbenches fail when a kernel is wrong: one
 	@$(MAKE) -C fpga mutants
 
 .PHONY: soak-device
-soak-device: develop sim ## Run 10,000 frames on the simulated accelerator under random faults; appends to docs/logs/soak-device.md
-	python tools/soak_device.py --log docs/logs/soak-device.md
+soak-device: develop sim ## Run SOAK_FRAMES frames on the simulated accelerator under random faults; appends to docs/logs/soak-device.md
+	python tools/soak_device.py --frames $(SOAK_FRAMES) --log docs/logs/soak-device.md
 
 .PHONY: test-pynq
 test-pynq: wheel sim ## The PYNQ transport through the real pynq package, in an environment of its own

@@ -3,7 +3,8 @@
 
     python tools/soak_device.py --frames 10000 --log docs/logs/soak-device.md
 
-A seed gives the faults. The tool checks that every frame has the CPU's logits or an error, in order, that a fault
+A seed gives the faults: those of the device, and those of the host's single accesses to registers, caches and
+interrupt. The tool checks that every frame has the CPU's logits or an error, in order, that a fault
 costs one frame at most, and that nothing is lost. Needs the base package and `make sim`.
 """
 
@@ -32,17 +33,37 @@ random. Each frame has the CPU's logits or an error of its own; a difference is 
 |---|---|---|---|---|---|---|---|---|
 """
 
-#: Faults of the simulated device; True for those that the driver handles without an error.
-FAULTS = {
-    "lost_interrupt": True,
-    "spurious_interrupt": True,
-    "hang": False,
-    "bus_error": False,
-    "short_dma": False,
-    "flipped_command": False,
-    "corrupt_output": False,
-    "wrong_identity": False,
-    "late": False,
+#: Faults of the simulated device. Each hits one of the next three frames.
+DEVICE_FAULTS = (
+    "lost_interrupt",
+    "spurious_interrupt",
+    "hang",
+    "bus_error",
+    "short_dma",
+    "flipped_command",
+    "corrupt_output",
+    "wrong_identity",
+    "late",
+)
+#: Faults of an access of the host; each hits one of so many next accesses of its kind, some two frames' worth.
+ACCESS_FAULTS = {
+    "lost_write": 50,
+    "doubled_write": 50,
+    "repeated_write": 50,
+    "reordered_write": 50,
+    "torn_write": 50,
+    "lost_start": 6,
+    "doubled_start": 6,
+    "lost_flush": 6,
+    "partial_flush": 6,
+    "late_flush": 6,
+    "lost_invalidate": 2,
+    "partial_invalidate": 2,
+    "late_invalidate": 2,
+    "early_interrupt": 2,
+    "late_interrupt": 2,
+    "doubled_interrupt": 2,
+    "stale_interrupt": 2,
 }
 #: Seconds that a segment may take: a frame takes milliseconds, a late answer 0.3 s.
 TIMEOUT = 0.25
@@ -66,6 +87,7 @@ def soak(device: str, frames: int, seed: int, rate: float, timeout: float) -> tu
     ]
     with Engine(subnet, "cpu", threads=1) as cpu:
         expected = [cpu.infer(picture).integer_logits for picture in pictures]
+    faults = [(fault, 3) for fault in DEVICE_FAULTS] + list(ACCESS_FAULTS.items())
     injected = costly = differences = 0
     errors: Counter[str] = Counter()
     with Engine(subnet, device, timeout=timeout) as engine:
@@ -86,10 +108,10 @@ def soak(device: str, frames: int, seed: int, rate: float, timeout: float) -> tu
 
         for place in range(frames):
             if random.random() < rate:
-                fault = random.choice(list(FAULTS))
-                native.inject(fault, random.randrange(3))
+                fault, chances = random.choice(faults)
+                native.inject(fault, random.randrange(chances))
                 injected += 1
-                costly += not FAULTS[fault]
+                costly += not fault.endswith("interrupt")  # completion is read from a register
             in_flight.append((place, native.begin(pictures[place % len(pictures)])))
             if len(in_flight) == native.in_flight:
                 take()

@@ -12,6 +12,7 @@
 //! | [`shape`] | holds the sizes of the array and its memories | [`shape::Shape`] |
 //! | [`schedule_check`] | proves that no order of the units stops or races | [`schedule_check::Report`] |
 //! | [`transport`] | declares access to registers, memory and interrupt | [`transport::Transport`] |
+//! | [`faulty`] | spoils single accesses of a transport, for tests | [`faulty::Faulty`] |
 //! | [`sim`] | implements it for the simulated device | [`sim::Sim`] |
 //! | [`uio`] | implements it for this machine's FPGA | [`uio::Uio`] |
 //! | [`driver`] | runs frames, two at a time | logits, or each frame's error |
@@ -27,6 +28,7 @@ pub mod device;
 pub mod disasm;
 pub mod driver;
 pub mod events;
+pub mod faulty;
 pub mod header;
 mod host_memory;
 pub mod identity;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use quasar_accelerator::device::{Accelerator, Device};
 use quasar_accelerator::driver::{self, Deadlines};
+use quasar_accelerator::faulty::Faulty;
 use quasar_accelerator::sim::{Sim, SimLibrary};
 use quasar_accelerator::transport::{Buffer, Transport};
 use quasar_accelerator::Program;
@@ -49,7 +50,7 @@ pub fn simulated(
         Arc::clone(subnet),
         Arc::new(Program::compile(subnet, hardware)?),
         deadlines(timeout, expected)?,
-        move || Sim::open(Arc::clone(&library), seed, SIM_MEMORY),
+        move || Sim::open(Arc::clone(&library), seed, SIM_MEMORY).map(Faulty::new),
     )?;
     Ok(Arc::new(accelerator))
 }
