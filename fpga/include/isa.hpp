@@ -56,7 +56,7 @@ constexpr unsigned softmax_to_array = 4;
 
 // Words of an output's trailer.
 namespace trailer {
-constexpr unsigned TAG = 0;
+constexpr unsigned NONCE = 0;
 constexpr unsigned COUNT = 1;
 constexpr unsigned CHECK = 2;
 constexpr unsigned STATUS = 3;
@@ -104,12 +104,12 @@ constexpr unsigned store_IER = 0x10008;
 constexpr unsigned store_ISR = 0x1000c;
 constexpr unsigned store_OUTPUT = 0x10010;
 constexpr unsigned store_COUNT = 0x1001c;
-constexpr unsigned store_TAG = 0x10024;
 constexpr unsigned load_CTRL = 0x20000;
 constexpr unsigned load_ARENA0 = 0x20010;
 constexpr unsigned load_ARENA1 = 0x2001c;
 constexpr unsigned load_ARENA2 = 0x20028;
 constexpr unsigned load_ARENA3 = 0x20034;
+constexpr unsigned load_SEED = 0x20040;
 constexpr unsigned reset = 0x30000;
 } // namespace reg
 

@@ -41,6 +41,12 @@ struct demand_t {
   u<16> tiles;
 };
 using isa::packed_pass_t;
+// Reports a frame to store: whether all its transfers from the arena were right, and the nonce of
+// its input (0: no input was read).
+struct frame_check_t {
+  u<1> sound;
+  u<32> nonce;
+};
 struct scale_t {
   u<15> mantissa;
   u<5> shift;
@@ -59,7 +65,7 @@ using Moments = Stream<moments_t, config::MOMENTS_DEPTH>;
 using Maxima = Stream<maxima_t, config::MAXIMA_DEPTH>;
 using Scales = Stream<scale_t, config::SCALES_DEPTH>;
 using Logits = Stream<s<32>, isa::depth::logits>;
-using Checks = Stream<u<1>, isa::depth::checks>;
+using Checks = Stream<frame_check_t, isa::depth::checks>;
 
 // `Masked` is the port of a memory whose words are written byte by byte.
 template <template <typename, unsigned, unsigned> class Port,
@@ -89,9 +95,9 @@ void fetch(Bus<port_t> commands, uint32_t count, uint32_t base, uint32_t seed,
            uint32_t* hash_low, uint32_t* hash_high, uint32_t* error);
 
 void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<port_t> memory3,
-          Commands<isa::depth::load_commands>& commands, Beats<isa::depth::weights>& weights,
-          Beats<isa::depth::rows>& rows, Beats<isa::depth::gains>& gains,
-          Credits<isa::depth::array_to_load>& array_to_load,
+          uint32_t seed, Commands<isa::depth::load_commands>& commands,
+          Beats<isa::depth::weights>& weights, Beats<isa::depth::rows>& rows,
+          Beats<isa::depth::gains>& gains, Credits<isa::depth::array_to_load>& array_to_load,
           Credits<isa::depth::load_to_array>& load_to_array, Checks& checks, Write::Input patches);
 
 void plan(Commands<isa::depth::array_commands>& commands,
@@ -119,4 +125,4 @@ void softmax(Commands<isa::depth::softmax_commands>& commands, Maxima& maxima, S
              Credits<isa::depth::softmax_to_array>& softmax_to_array, Read::Score score,
              Write::Probability probability);
 
-void store(Bus<port_t> memory, uint32_t count, uint32_t tag, Logits& logits, Checks& checks);
+void store(Bus<port_t> memory, uint32_t count, Logits& logits, Checks& checks);

@@ -11,7 +11,8 @@ from pathlib import Path
 
 # (source, what stands there, what stands there instead, the testbenches each of which must notice)
 MUTANTS = [
-    ("load", "word_of(beat, 0) == ~state", "true", "transfers"),
+    ("load", "key == seed", "true", "transfers"),
+    ("load", "nonce[command.frame] = 0;", "", "transfers"),
     ("load", "sound[command.frame] = true;", "", "transfers"),
     ("load", "array_to_load.read();", ";", "transfers"),
     ("load", "isa::PORT_BYTES * port + i", "isa::PORT_BYTES * port + (i ^ 1)", "transfers"),
@@ -55,7 +56,7 @@ MUTANTS = [
     ("softmax", "bits - (halve ? 1 : 0)", "bits", "softmax golden"),
     ("softmax", "(unsigned(e12) + 8) >> 4", "unsigned(e12) >> 4", "softmax golden"),
     ("store", "check_behind<1>(state, ", "(", "transfers"),
-    ("store", "place(sound ? 0 : 1, isa::trailer", "place(0, isa::trailer", "transfers"),
+    ("store", "place(check.sound ? 0 : 1, isa::trailer", "place(0, isa::trailer", "transfers"),
 ]
 KERNELS = ["fetch", "load", "plan", "scores", "drain", "norm", "softmax", "store"]
 MODEL = ["fibers", "dram", "fabric", "array_model", "quasar_sim"]

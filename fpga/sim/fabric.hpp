@@ -44,11 +44,11 @@ public:
   }
 
   // Each calls `done` when the kernel returns. load does not return.
-  void start_load(const uint64_t (&arena)[isa::MAX_PORTS]) {
+  void start_load(const uint64_t (&arena)[isa::MAX_PORTS], uint32_t seed) {
     load_started_ = true;
-    scheduler_.spawn("load", [this, a = arena[0], b = arena[1], c = arena[2], d = arena[3]] {
+    scheduler_.spawn("load", [this, a = arena[0], b = arena[1], c = arena[2], d = arena[3], seed] {
       load(Bus<port_t>(dram_, a), Bus<port_t>(dram_, b), Bus<port_t>(dram_, c),
-           Bus<port_t>(dram_, d), load_commands_, weights_, rows_, gains_, array_to_load_,
+           Bus<port_t>(dram_, d), seed, load_commands_, weights_, rows_, gains_, array_to_load_,
            load_to_array_, checks_, Write::Input(input_));
     });
   }
@@ -62,9 +62,9 @@ public:
       done(identity);
     });
   }
-  void start_store(uint64_t output, uint32_t count, uint32_t tag, std::function<void()> done) {
-    scheduler_.spawn("store", [this, output, count, tag, done = std::move(done)] {
-      store(Bus<port_t>(dram_, output), count, tag, logits_, checks_);
+  void start_store(uint64_t output, uint32_t count, std::function<void()> done) {
+    scheduler_.spawn("store", [this, output, count, done = std::move(done)] {
+      store(Bus<port_t>(dram_, output), count, logits_, checks_);
       done();
     });
   }

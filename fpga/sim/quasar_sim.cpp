@@ -242,8 +242,8 @@ private:
       return &fetch_seed_;
     case isa::reg::store_COUNT:
       return &logits_count_;
-    case isa::reg::store_TAG:
-      return &tag_;
+    case isa::reg::load_SEED:
+      return &load_seed_;
     default:
       return nullptr;
     }
@@ -275,7 +275,7 @@ private:
     for (auto& words : arena_)
       words[0] = words[1] = 0;
     commands_[0] = commands_[1] = output_[0] = output_[1] = 0;
-    commands_count_ = input_ = fetch_seed_ = logits_count_ = tag_ = 0;
+    commands_count_ = input_ = fetch_seed_ = logits_count_ = load_seed_ = 0;
     edge_ = dead_ = stranger_ = lost_ = corrupt_ = late_ = hang_ = flip_ = false;
     trap_.clear();
     dump_.clear();
@@ -318,13 +318,13 @@ private:
       load_.running = true;
       const uint64_t arena[] = {whole(arena_[0]), whole(arena_[1]), whole(arena_[2]),
                                 whole(arena_[3])};
-      fabric.start_load(arena);
+      fabric.start_load(arena, load_seed_);
     }
     if (store_.start && !store_.running) {
       store_.running = true;
       begin_frame();
       fabric.start_store(
-          whole(output_), logits_count_, tag_,
+          whole(output_), logits_count_,
           [this, generation, output = whole(output_)] { frame_done(generation, output); });
     }
     if (fetch_.start && !fetch_.running) {
@@ -429,7 +429,7 @@ private:
   Control fetch_, store_, load_;
   sim::Identity identity_;
   uint32_t arena_[isa::MAX_PORTS][2] = {}, commands_[2] = {}, output_[2] = {};
-  uint32_t commands_count_ = 0, input_ = 0, fetch_seed_ = 0, logits_count_ = 0, tag_ = 0;
+  uint32_t commands_count_ = 0, input_ = 0, fetch_seed_ = 0, logits_count_ = 0, load_seed_ = 0;
   bool edge_ = false;
   std::vector<Fault> faults_;
   bool lost_ = false, hang_ = false, corrupt_ = false, late_ = false, stranger_ = false,

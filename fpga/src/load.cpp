@@ -79,9 +79,9 @@ Taken take(const fields_t& command, Bus<port_t>& memory0, Bus<port_t>& memory1,
 } // namespace
 
 void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<port_t> memory3,
-          Commands<isa::depth::load_commands>& commands, Beats<isa::depth::weights>& weights,
-          Beats<isa::depth::rows>& rows, Beats<isa::depth::gains>& gains,
-          Credits<isa::depth::array_to_load>& array_to_load,
+          uint32_t seed, Commands<isa::depth::load_commands>& commands,
+          Beats<isa::depth::weights>& weights, Beats<isa::depth::rows>& rows,
+          Beats<isa::depth::gains>& gains, Credits<isa::depth::array_to_load>& array_to_load,
           Credits<isa::depth::load_to_array>& load_to_array, Checks& checks, Write::Input patches) {
 #pragma HLS INTERFACE mode = ap_ctrl_hs port = return
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
@@ -95,6 +95,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
 #pragma HLS INTERFACE mode = s_axilite port = memory1 bundle = control offset = 0x1c
 #pragma HLS INTERFACE mode = s_axilite port = memory2 bundle = control offset = 0x28
 #pragma HLS INTERFACE mode = s_axilite port = memory3 bundle = control offset = 0x34
+#pragma HLS INTERFACE mode = s_axilite port = seed bundle = control offset = 0x40
 #pragma HLS INTERFACE mode = axis port = commands
 #pragma HLS INTERFACE mode = axis port = weights
 #pragma HLS INTERFACE mode = axis port = rows
@@ -106,8 +107,10 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
 #pragma HLS ARRAY_PARTITION variable = patches complete dim = 1
 #pragma HLS AGGREGATE variable = patches compact = bit
 
-  bool sound[2] = {true, true}; // all transfers of a slot's frame so far
+  bool sound[2] = {true, true}; // all transfers from the arena of a slot's frame so far
 #pragma HLS ARRAY_PARTITION variable = sound complete
+  uint32_t nonce[2] = {0, 0}; // of the input of a slot's frame
+#pragma HLS ARRAY_PARTITION variable = nonce complete
   Taken pending[AHEAD + 1];
 #pragma HLS ARRAY_PARTITION variable = pending complete
   unsigned held = 0;
@@ -132,8 +135,9 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
     --held;
 
     if (!command.transfer) {
-      checks.write(sound[command.frame]);
+      checks.write({u<1>(sound[command.frame]), u<32>(nonce[command.frame])});
       sound[command.frame] = true;
+      nonce[command.frame] = 0;
       continue;
     }
     if (command.wait_array)
@@ -157,7 +161,12 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       if constexpr (config::PORTS > 3)
         place(receive<port_t>(memory3), 3, beat);
       if (i == command.beats) {
-        sound[command.frame] = sound[command.frame] && word_of(beat, 0) == ~state;
+        // Memory holds the check XOR a key: the frame's nonce or the arena's seed.
+        const uint32_t key = word_of(beat, 0) ^ ~state;
+        if (command.target == isa::target::PATCHES)
+          nonce[command.frame] = key;
+        else
+          sound[command.frame] = sound[command.frame] && key == seed;
         continue;
       }
       state = check_behind<BEAT_WORDS>(state, share(beat));

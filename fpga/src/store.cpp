@@ -17,7 +17,7 @@ void place(uint32_t word, unsigned index, port_t& port) {
 
 } // namespace
 
-void store(Bus<port_t> memory, uint32_t count, uint32_t tag, Logits& logits, Checks& checks) {
+void store(Bus<port_t> memory, uint32_t count, Logits& logits, Checks& checks) {
 #pragma HLS INTERFACE mode = ap_ctrl_hs port = return
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
   // clang-format off
@@ -25,7 +25,6 @@ void store(Bus<port_t> memory, uint32_t count, uint32_t tag, Logits& logits, Che
 // clang-format on
 #pragma HLS INTERFACE mode = s_axilite port = memory bundle = control offset = 0x10
 #pragma HLS INTERFACE mode = s_axilite port = count bundle = control offset = 0x1c
-#pragma HLS INTERFACE mode = s_axilite port = tag bundle = control offset = 0x24
 #pragma HLS INTERFACE mode = axis port = logits
 #pragma HLS INTERFACE mode = axis port = checks
   const uint32_t ports = (count + PORT_WORDS - 1) / PORT_WORDS;
@@ -44,11 +43,11 @@ store_logits:
     if (i % PORT_WORDS == PORT_WORDS - 1)
       send<port_t>(memory, port);
   }
-  const bool sound = checks.read();
-  place(tag, isa::trailer::TAG, port);
+  const frame_check_t check = checks.read();
+  place(uint32_t(check.nonce), isa::trailer::NONCE, port);
   place(count, isa::trailer::COUNT, port);
   place(~state, isa::trailer::CHECK, port);
-  place(sound ? 0 : 1, isa::trailer::STATUS, port);
+  place(check.sound ? 0 : 1, isa::trailer::STATUS, port);
   send<port_t>(memory, port);
   // The interrupt follows the response, so that the host finds all of the output.
   memory.write_response();

@@ -256,7 +256,7 @@ class Host {
   size_t stripe_bytes_ = 0;
   Network network_{7};
   Random random_{11};
-  uint32_t tag_ = 100;
+  uint32_t nonce_ = 100, nonces_[2] = {}; // of the last frame, of each slot
 
 public:
   unsigned patience_ms = 20000; // for a segment
@@ -361,7 +361,7 @@ public:
         data[(size_t(t / T) * K_WORDS + k) * WORD_BEATS * BEAT + t % T] =
             uint8_t(patches[t * K + k]);
     Arena arena;
-    arena.add(data);
+    arena.add(data, nonces_[slot] = ++nonce_);
     std::vector<uint8_t> stripe(arena.stripe_bytes());
     for (unsigned port = 0; port < config::PORTS; ++port) {
       arena.stripe(port, stripe.data());
@@ -375,7 +375,6 @@ public:
   void start_store() {
     write_address(reg::store_OUTPUT, output_);
     write(reg::store_COUNT, CLASSES);
-    write(reg::store_TAG, ++tag_);
     write(reg::store_CTRL, AP_START);
   }
 
@@ -387,9 +386,9 @@ public:
     return true;
   }
 
-  // Returns true if the output slot belongs to the last frame, its check is right and its status is
-  // 0.
-  bool sound() {
+  // Returns true if the output belongs to the last frame of a slot, its check is right and its
+  // status is 0.
+  bool sound(unsigned slot = 0) {
     qsim_invalidate(device_, output_, OUTPUT);
     const uint8_t* bytes = output_host_;
     const auto word = [bytes](size_t i) {
@@ -399,8 +398,8 @@ public:
     };
     const size_t end = OUTPUT / 4 - 4;
     const std::vector<uint8_t> logits(bytes, bytes + OUTPUT - 16);
-    return word(end) == tag_ && word(end + 1) == CLASSES && word(end + 2) == check_of(logits) &&
-           word(end + 3) == 0;
+    return word(end) == nonces_[slot] && word(end + 1) == CLASSES &&
+           word(end + 2) == check_of(logits) && word(end + 3) == 0;
   }
   bool holds(const std::vector<int32_t>& logits) {
     return std::memcmp(output_host_, logits.data(), 4 * logits.size()) == 0;
@@ -410,7 +409,7 @@ public:
   bool frame(unsigned slot = 0) {
     const std::vector<int32_t> wanted = prepare(slot);
     start_store();
-    return segment(slot) && segment(2 + slot) && interrupted() && sound() && holds(wanted);
+    return segment(slot) && segment(2 + slot) && interrupted() && sound(slot) && holds(wanted);
   }
   std::string trap() { return qsim_trap(device_); }
 };
@@ -431,7 +430,7 @@ void frames_are_right(Verdict& verdict, Host& host) {
     verdict.expect(host.interrupted() && host.sound() && host.holds(first),
                    "the first of two in flight");
     host.start_store();
-    verdict.expect(host.segment(3u) && host.interrupted() && host.sound() && host.holds(second),
+    verdict.expect(host.segment(3u) && host.interrupted() && host.sound(1) && host.holds(second),
                    "the second of two in flight");
   }
 }
@@ -491,8 +490,8 @@ void caches_are_two_copies(Verdict& verdict, Host& host) {
   host.segment(2u);
   host.interrupted();
   verdict.expect(!host.holds(before), "without an invalidate the host sees what was there");
-  verdict.expect(host.sound() && host.holds(before),
-                 "without a flush the device sees what was there");
+  verdict.expect(!host.sound() && host.holds(before),
+                 "without a flush the device sees what was there, and its nonce tells");
   verdict.equal(qsim_flush(host.device(), host.output(), Host::OUTPUT + 1), -1,
                 "a range beyond its allocation");
   verdict.equal(qsim_invalidate(host.device(), 0, 64), -1, "a range of nothing");

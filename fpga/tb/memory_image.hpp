@@ -94,11 +94,11 @@ class Arena {
   std::vector<uint8_t> bytes_;
 
 public:
-  // Appends a transfer and its check. Returns the first beat.
-  uint32_t add(std::vector<uint8_t> data) {
+  // Appends a transfer and its check XOR a key. Returns the first beat.
+  uint32_t add(std::vector<uint8_t> data, uint32_t key = 0) {
     const uint32_t first = uint32_t(bytes_.size() / BEAT);
     data.resize((data.size() + BEAT - 1) / BEAT * BEAT);
-    const uint32_t check = check_of(data);
+    const uint32_t check = check_of(data) ^ key;
     for (unsigned j = 0; j < 4; ++j)
       data.push_back(uint8_t(check >> (8 * j)));
     data.resize((data.size() + BEAT - 1) / BEAT * BEAT);

@@ -37,6 +37,7 @@ struct LoadBench {
   Checks checks{"checks"};
   Memories<sim::Ram, sim::Ram>::Input input{"input"};
   uint64_t stripes[4] = {};
+  uint32_t seed = 0;
   sim::Scheduler scheduler;
 
   LoadBench(const Arena& arena, uint64_t seed) : scheduler(seed) {
@@ -47,8 +48,8 @@ struct LoadBench {
     }
     scheduler.spawn("load", [this] {
       load(Bus<port_t>(dram, stripes[0]), Bus<port_t>(dram, stripes[1]),
-           Bus<port_t>(dram, stripes[2]), Bus<port_t>(dram, stripes[3]), commands, weights, rows,
-           gains, array_to_load, load_to_array, checks, Write::Input(input));
+           Bus<port_t>(dram, stripes[2]), Bus<port_t>(dram, stripes[3]), this->seed, commands,
+           weights, rows, gains, array_to_load, load_to_array, checks, Write::Input(input));
     });
   }
   void play(const std::vector<command_t>& list) {
@@ -99,7 +100,7 @@ void load_moves_beats_as_they_are(Verdict& verdict, uint64_t seed) {
   verdict.expect(gains == data[2], "gains arrive");
   verdict.expect(bench.checks.size() == 1 && bench.weights.empty() && bench.rows.empty(),
                  "one check, and no beat of checks, leaves");
-  verdict.expect(bench.checks.read() == 1, "sound transfers are reported sound");
+  verdict.expect(bench.checks.read().sound == 1, "sound transfers are reported sound");
   verdict.equal(bench.scheduler.counters().at("load.beats"),
                 uint64_t(1 + 3 + 200 + 66 + 1 + 40 + 6),
                 "an interval a beat, and one for each check");
@@ -112,7 +113,8 @@ void load_gathers_patches(Verdict& verdict, uint64_t seed) {
   Arena arena;
   arena.add(noise(random, 5 * BEAT));
   const std::vector<uint8_t> data = noise(random, WORDS * WORD_BEATS * BEAT);
-  const uint32_t first = arena.add(data);
+  constexpr uint32_t NONCE = 0xc0ffee11;
+  const uint32_t first = arena.add(data, NONCE);
   LoadBench bench(arena, seed);
   const isa::Load patches{.target = target::PATCHES,
                           .wait_array = 1,
@@ -128,6 +130,8 @@ void load_gathers_patches(Verdict& verdict, uint64_t seed) {
   bench.scheduler.run();
   verdict.expect(bench.load_to_array.size() == 1 && bench.array_to_load.empty(),
                  "a credit for a credit");
+  const frame_check_t check = bench.checks.read();
+  verdict.expect(check.sound == 1 && check.nonce == NONCE, "the input's nonce");
   for (unsigned word = 0; word < WORDS; ++word)
     for (unsigned token = 0; token < config::TOKENS; ++token) {
       const unsigned bank = token / config::LANES * CASCADE + word % CASCADE;
@@ -152,8 +156,42 @@ void load_reports_each_frame_its_own(Verdict& verdict, uint64_t seed) {
   bench.play(list);
   bench.scheduler.run();
   for (const unsigned wanted : {1u, 0u, 1u, 1u})
-    verdict.equal(unsigned(bench.checks.read()), wanted,
+    verdict.equal(unsigned(bench.checks.read().sound), wanted,
                   "a frame's check, which its report clears");
+}
+
+void load_ties_a_frame_to_its_input(Verdict& verdict, uint64_t seed) {
+  Random random(seed + 6);
+  constexpr unsigned WORD_BEATS = (config::TOKENS + BEAT - 1) / BEAT;
+  Arena arena;
+  const auto patches = [&](uint32_t nonce, unsigned frame) {
+    const uint32_t first = arena.add(noise(random, WORD_BEATS * BEAT), nonce);
+    return load_command(target::PATCHES, first, WORD_BEATS, frame);
+  };
+  const command_t first = patches(5, 0), second = patches(6, 1), broken = patches(7, 0);
+  arena.at((2 * (WORD_BEATS + 1)) * BEAT + 3) ^= 4;
+  LoadBench bench(arena, seed);
+  bench.play({first, second, load_end(0), load_end(0), load_end(1), broken, load_end(0)});
+  bench.scheduler.run();
+  verdict.equal(uint32_t(bench.checks.read().nonce), 5u, "the first frame's nonce");
+  verdict.equal(uint32_t(bench.checks.read().nonce), 0u, "no nonce without an input");
+  verdict.equal(uint32_t(bench.checks.read().nonce), 6u, "the second frame's nonce");
+  verdict.expect(uint32_t(bench.checks.read().nonce) != 7, "a broken input loses its nonce");
+}
+
+void load_knows_its_own_arena(Verdict& verdict, uint64_t seed) {
+  Random random(seed + 7);
+  Arena arena;
+  const command_t own = load_command(target::WEIGHTS, arena.add(noise(random, BEAT), 0xfeed), 1);
+  const command_t old = load_command(target::WEIGHTS, arena.add(noise(random, BEAT), 0xfeec), 1);
+  LoadBench bench(arena, seed);
+  bench.seed = 0xfeed;
+  std::vector<uint8_t> weights;
+  bench.take(bench.weights, 3, weights);
+  bench.play({own, load_end(0), own, old, load_end(0)});
+  bench.scheduler.run();
+  verdict.equal(unsigned(bench.checks.read().sound), 1u, "the arena of this seed");
+  verdict.equal(unsigned(bench.checks.read().sound), 0u, "the arena of another seed");
 }
 
 void load_notices_what_memory_does(Verdict& verdict, uint64_t seed) {
@@ -165,7 +203,7 @@ void load_notices_what_memory_does(Verdict& verdict, uint64_t seed) {
     bench.take(bench.weights, 9, weights);
     bench.play({load_command(target::WEIGHTS, first, 9), load_end(0)});
     bench.scheduler.run();
-    return unsigned(bench.checks.read());
+    return unsigned(bench.checks.read().sound);
   };
   {
     LoadBench bench(arena, seed);
@@ -325,7 +363,7 @@ void store_writes(Verdict& verdict, uint32_t count, bool sound) {
   }
   bool done = false;
   scheduler.spawn("store", [&] {
-    store(Bus<port_t>(dram, output), count, 0xabad1dea, logits, checks);
+    store(Bus<port_t>(dram, output), count, logits, checks);
     done = true;
   });
   scheduler.spawn("logits", [&] {
@@ -335,7 +373,7 @@ void store_writes(Verdict& verdict, uint32_t count, bool sound) {
   });
   scheduler.run();
   verdict.expect(!done, "store waits for the check");
-  checks.write(sound ? 1 : 0);
+  checks.write({u<1>(sound ? 1 : 0), u<32>(0xabad1dea)});
   scheduler.run();
   verdict.expect(done, "store ends");
   wanted.resize(bytes - 16);
@@ -407,6 +445,8 @@ int main() {
     load_moves_beats_as_they_are(verdict, seed);
     load_gathers_patches(verdict, seed);
     load_reports_each_frame_its_own(verdict, seed);
+    load_ties_a_frame_to_its_input(verdict, seed);
+    load_knows_its_own_arena(verdict, seed);
     load_notices_what_memory_does(verdict, seed);
   }
   fetch_hands_each_command_to_its_unit(verdict);

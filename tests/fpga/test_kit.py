@@ -326,7 +326,8 @@ def queue_bits(hardware: Hardware) -> dict[str, int]:
     return {
         **{f"{unit}_commands": 128 for unit in commands},
         **dict.fromkeys(("weights", "rows", "gains"), beat),
-        **dict.fromkeys((*credit_queues, "checks"), 1),
+        **dict.fromkeys(credit_queues, 1),
+        "checks": 1 + 32,
         "passes": 128,
         "demands": 13 + 16,
         "sums": 27 * lanes["requantize"],

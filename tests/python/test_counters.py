@@ -86,7 +86,7 @@ def counted(library: Path, program: Program, classes: int, segments: list[str], 
     simulated = Simulated(library, seed)
     try:
         beat = program.beat_bytes
-        # Zeros carry the check 0; no network here has more patches than this has room for.
+        # The frame's input is zeros; no network here has more patches than this has room for.
         arena = program.arena + bytes(beat * (1 << 14))
         beats = np.frombuffer(arena, np.uint8).reshape(-1, beat)
         for port in range(beat // PORT_BYTES):
@@ -95,7 +95,6 @@ def counted(library: Path, program: Program, classes: int, segments: list[str], 
         simulated.run("load")
         simulated.address("store_OUTPUT", simulated.put(bytes(4 * classes + 64)))
         simulated.write("store_COUNT", classes)
-        simulated.write("store_TAG", 1)
         simulated.run("store")
         for segment in segments:
             commands = program.commands(segment)

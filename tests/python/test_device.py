@@ -214,6 +214,37 @@ def test_a_fault_costs_its_frame_and_no_other(tiny, simulated, fault, errors):
             np.testing.assert_array_equal(engine.infer(images[0]).integer_logits, expected[0])
 
 
+@pytest.mark.parametrize(
+    ("fault", "errors"),
+    [
+        ("lost_start", 8),
+        ("doubled_start", 8),
+        ("lost_flush", 2),
+        ("partial_flush", 1),
+        ("late_flush", 1),
+        ("lost_invalidate", 8),
+        ("doubled_interrupt", 0),
+    ],
+)
+def test_a_frame_never_gets_the_answer_to_another_input(tiny, simulated, fault, errors):
+    images = pictures(tiny, 64)
+    expected = cpu_logits(tiny, images)
+    failed = 0
+    with Engine(tiny, simulated, timeout=0.25) as engine:
+        for after in range(8):
+            engine._engine.inject(fault, after)
+            part = range(8 * after, 8 * after + 8)
+            frames = [(i, engine._engine.begin(images[i])) for i in part]
+            failed_before = failed
+            for i, frame in frames:
+                try:
+                    np.testing.assert_array_equal(frame.wait(1)[0][0], expected[i])
+                except quasar_rt.DeviceError:
+                    failed += 1
+            assert failed <= failed_before + 1
+    assert errors <= failed <= 8
+
+
 def test_a_batch_and_a_stream_say_where_the_device_failed(tiny, simulated):
     images = pictures(tiny, 6)
     expected = cpu_logits(tiny, images)

@@ -106,6 +106,8 @@ impl Cursor {
 #[derive(Clone, Debug)]
 pub(crate) struct Arena {
     bytes: Vec<u8>,
+    /// Offset of each check.
+    checks: Vec<usize>,
     beat: usize,
 }
 
@@ -113,12 +115,14 @@ impl Arena {
     pub(crate) fn new(beats: usize, beat: usize) -> Self {
         Self {
             bytes: vec![0; beats * beat],
+            checks: Vec::new(),
             beat,
         }
     }
 
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
-        self.bytes
+    /// Returns the bytes, and the offset of each check.
+    pub(crate) fn into_parts(self) -> (Vec<u8>, Vec<usize>) {
+        (self.bytes, self.checks)
     }
 
     /// Writes a transfer and its check. Zeros fill the last beat where `data` ends within it.
@@ -132,6 +136,7 @@ impl Arena {
         self.bytes[first..first + data.len()].copy_from_slice(data);
         let check = check(&self.bytes[first..end]);
         self.bytes[end..end + 4].copy_from_slice(&check.to_le_bytes());
+        self.checks.push(end);
     }
 }
 

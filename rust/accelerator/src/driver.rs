@@ -9,11 +9,15 @@
 //!
 //! The driver never takes stale or broken data for an answer:
 //! - An interrupt is a hint only. Completion is read from `AP_CTRL`.
-//! - The output is cleared before each attempt, and each attempt has its own tag. A stale cache
-//!   line and a late write from before a reset are recognised by them.
-//! - The output carries a check and says whether all transfers from memory were sound.
+//! - The output is cleared before each attempt. It carries a check, and says whether all transfers
+//!   from the arena were sound.
+//! - Each attempt has its own nonce, in the check of the frame's input. Load finds it there, and it
+//!   ends up in the output. So an answer to another input, a stale cache line and a late write from
+//!   before a reset are recognised.
+//! - The arena's checks have a key that another process's arena lacks.
 //! - Each command carries a check, from a seed that no other segment has. Fetch compares it before
 //!   any unit gets the command.
+//! - After a reset, load must be idle: it never ends otherwise.
 //! - The identity is read with every segment.
 //!
 //! | file | what it does |
@@ -81,6 +85,8 @@ struct InFlight {
     input: usize,
     /// Slot that the frame runs in, once the frame is started.
     slot: u8,
+    /// Key of the input's check; 0 until the input is in memory.
+    nonce: u32,
 }
 
 /// The place of a segment's commands in memory.
@@ -124,7 +130,10 @@ pub struct Driver<T> {
     input_bytes: usize,
     /// True if a frame can start without a reset.
     ready: bool,
-    tag: u32,
+    /// Key of the arena's checks.
+    arena_key: u32,
+    /// Nonce of the last input that was written.
+    nonce: u32,
     /// Indices of the inputs that no frame occupies.
     free: Vec<usize>,
     /// Frames in memory, not started.
@@ -202,7 +211,8 @@ impl<T: Transport> Driver<T> {
             arena_bytes,
             input_bytes,
             ready: false,
-            tag: own,
+            arena_key: own,
+            nonce: own,
             free: (0..IN_FLIGHT).rev().collect(),
             staged: VecDeque::new(),
             half: None,
@@ -293,12 +303,13 @@ impl<T: Transport> Driver<T> {
         let Some(input) = self.free.pop() else {
             unreachable!("at most {IN_FLIGHT} frames are in flight")
         };
-        let frame = InFlight {
+        let mut frame = InFlight {
             job,
             input,
             slot: 0,
+            nonce: 0,
         };
-        match self.write_input(&frame) {
+        match self.write_input(&mut frame) {
             Ok(()) => self.staged.push_back(frame),
             Err(error) => self.answer(frame, Err(error)),
         }
@@ -427,7 +438,8 @@ impl<T: Transport> Driver<T> {
             .invalidate(&self.output, 0, self.output.bytes)?;
         self.transport.copy_out(&self.output, 0, &mut bytes)?;
         let mut logits = vec![0; self.program.classes()];
-        self.program.read_output(&bytes, self.tag, &mut logits)?;
+        let nonce = self.finishing[0].nonce;
+        self.program.read_output(&bytes, nonce, &mut logits)?;
         if let Some(frame) = self.finishing.pop_front() {
             self.answer(frame, Ok(logits));
         }

@@ -63,7 +63,7 @@ pub fn isa_header() -> String {
         "trailer",
         "Words of an output's trailer.",
         &[
-            ("TAG", trailer::TAG),
+            ("NONCE", trailer::NONCE),
             ("COUNT", trailer::COUNT),
             ("CHECK", trailer::CHECK),
             ("STATUS", trailer::STATUS),

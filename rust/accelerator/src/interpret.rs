@@ -14,8 +14,9 @@ use quasar_kernels::scalar::{
 
 use crate::arena_layout::words;
 use crate::isa::{
-    check, Attend, Command, Context, Destination, Fill, Gemm, Kind, LayerNorm, Load, Pooling,
-    RowParameters, RowsCommand, Scores, Softmax, Source, Target, Unit, PORT_BYTES, ROW_BYTES,
+    change_key, check, Attend, Command, Context, Destination, Fill, Gemm, Kind, LayerNorm, Load,
+    Pooling, RowParameters, RowsCommand, Scores, Softmax, Source, Target, Unit, PORT_BYTES,
+    ROW_BYTES,
 };
 use crate::program::{Program, Segment};
 use crate::shape::{Place, Shape};
@@ -74,7 +75,8 @@ struct Queues {
     maxima: VecDeque<Vec<i32>>,
     scales: VecDeque<Scale>,
     logits: VecDeque<i32>,
-    checks: VecDeque<bool>,
+    /// Soundness of a frame's transfers from the arena, and the nonce of its input.
+    checks: VecDeque<(bool, u32)>,
     load_to_array: usize,
     array_to_load: usize,
     drain_to_array: usize,
@@ -90,8 +92,10 @@ pub struct Interpreter<'a> {
     /// S, the bits of a slice's low field.
     shift: u32,
     queues: Queues,
-    /// All transfers of each slot's frame were sound.
+    /// All transfers from the arena of each slot's frame were sound.
     sound: [bool; 2],
+    /// Nonce of the input of each slot's frame.
+    nonce: [u32; 2],
     input: Memory<i8>,
     residual: [Memory<i16>; 2],
     normed: [Memory<i8>; 2],
@@ -134,6 +138,7 @@ impl<'a> Interpreter<'a> {
                 ..Queues::default()
             },
             sound: [true; 2],
+            nonce: [0; 2],
             input: codes("input", buffers.input, lanes),
             residual: [0, 1].map(|_| Memory::new("residual", buffers.residual, lanes, 85)),
             normed: [0, 1].map(|_| codes("normed", buffers.norm, lanes)),
@@ -187,9 +192,9 @@ impl<'a> Interpreter<'a> {
     ///
     /// # Errors
     /// [`Error::InvalidValue`] if logits or the frame's check are missing.
-    pub fn output(&mut self, tag: u32) -> Result<Vec<u8>> {
+    pub fn output(&mut self) -> Result<Vec<u8>> {
         let classes = self.program.classes();
-        let Some(sound) = self.queues.checks.pop_front() else {
+        let Some((sound, nonce)) = self.queues.checks.pop_front() else {
             return Err(Error::InvalidValue("no frame has ended".into()));
         };
         if self.queues.logits.len() < classes {
@@ -200,7 +205,7 @@ impl<'a> Interpreter<'a> {
             .collect();
         bytes.resize(bytes.len().next_multiple_of(PORT_BYTES), 0);
         let logits = check(&bytes);
-        for word in [tag, classes as u32, logits, u32::from(!sound)] {
+        for word in [nonce, classes as u32, logits, u32::from(!sound)] {
             bytes.extend(word.to_le_bytes());
         }
         Ok(bytes)
@@ -269,7 +274,8 @@ impl<'a> Interpreter<'a> {
             Command::Load(c) => self.load(&c, input),
             Command::LoadEnd(c) => {
                 let sound = std::mem::replace(&mut self.sound[c.frame as usize], true);
-                self.queues.checks.push_back(sound);
+                let nonce = std::mem::take(&mut self.nonce[c.frame as usize]);
+                self.queues.checks.push_back((sound, nonce));
                 Ok(())
             }
             Command::Gemm(c) => self.gemm(&c),
@@ -301,7 +307,12 @@ impl<'a> Interpreter<'a> {
             )));
         };
         let (data, last) = data.split_at(bytes);
-        self.sound[c.frame as usize] &= words(last).next() == Some(check(data));
+        let key = words(last).next().map(|stated| stated ^ check(data));
+        if c.target == Target::Patches {
+            self.nonce[c.frame as usize] = key.unwrap_or_default();
+        } else {
+            self.sound[c.frame as usize] &= key == Some(0);
+        }
         self.queues.array_to_load -= c.wait_array as usize;
         self.queues.load_to_array += c.post_array as usize;
         let queue = match c.target {
@@ -771,13 +782,14 @@ mod tests {
             if !matches!(segment, Segment::End(_)) {
                 program.pack_input(&frames[begun].0, &mut input);
                 begun += 1;
+                change_key(program.input_check(&mut input), begun as u32);
             }
             interpreter.run(segment, &input).unwrap();
             if !matches!(segment, Segment::Start(_)) {
-                let output = interpreter.output(ended as u32).unwrap();
+                let output = interpreter.output().unwrap();
                 let mut logits = vec![0; program.classes()];
                 program
-                    .read_output(&output, ended as u32, &mut logits)
+                    .read_output(&output, ended as u32 + 1, &mut logits)
                     .unwrap();
                 assert_eq!(logits, frames[ended].1, "frame {ended}");
                 ended += 1;
@@ -837,10 +849,11 @@ mod tests {
         let mut interpreter = Interpreter::new(&program);
         let mut input = vec![0; program.input_bytes()];
         program.pack_input(&vec![0; program.patch_codes()], &mut input);
+        change_key(program.input_check(&mut input), 7);
         for segment in [Segment::Start(0), Segment::End(0)] {
             interpreter.run(segment, &input).unwrap();
         }
-        let output = interpreter.output(7).unwrap();
+        let output = interpreter.output().unwrap();
         let mut logits = vec![0; program.classes()];
         let error = program.read_output(&output, 7, &mut logits).unwrap_err();
         assert!(error.to_string().contains("failed its check"), "{error}");

@@ -48,8 +48,8 @@ pub const CHECK_POLYNOMIAL: u32 = 0xedb8_8320;
 
 /// Indices of the 32-bit words of an output's trailer, its last [`PORT_BYTES`].
 pub mod trailer {
-    /// Number that the host gave store for this frame.
-    pub const TAG: usize = 0;
+    /// Nonce of the input that load read for this frame.
+    pub const NONCE: usize = 0;
     /// Number of logits.
     pub const COUNT: usize = 1;
     /// Check of the logits.
@@ -524,6 +524,17 @@ impl Command {
 /// of two words, in up to half a gigabyte. Of other changes it misses one in 2^32.
 pub fn check(bytes: &[u8]) -> u32 {
     check_after(0, bytes)
+}
+
+/// Changes the key of a check as it stands in memory: the check XOR the key.
+///
+/// The key of a transfer of the arena is the arena's seed; that of a frame's input is the frame's
+/// nonce, which is never 0. So load knows the arena from an earlier one, and the host knows which
+/// input an answer is of. `by`: the old key XOR the new one; without a key, that is 0.
+pub fn change_key(check: &mut [u8], by: u32) {
+    for (byte, by) in check.iter_mut().zip(by.to_le_bytes()) {
+        *byte ^= by;
+    }
 }
 
 /// Returns the check of `bytes` behind bytes with the check `before`.

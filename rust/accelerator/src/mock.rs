@@ -132,15 +132,34 @@ pub(crate) fn program(frames: u64, ports: u64) -> Arc<Program> {
             phases: 2,
         },
         lists: (0..).zip(segments).map(list).collect(),
-        arena: (0..5 * ports as usize * PORT_BYTES)
-            .map(|i| (i * 37) as u8)
-            .collect(),
+        arena: arena(ports as usize * PORT_BYTES),
+        arena_checks: vec![4 * ports as usize * PORT_BYTES],
         class_of_logit: (0..CLASSES as u16).collect(),
     })
 }
 
+/// Makes an arena of a transfer of four beats and its check.
+fn arena(beat: usize) -> Vec<u8> {
+    let mut arena: Vec<u8> = (0..4 * beat).map(|i| (i * 37) as u8).collect();
+    arena.extend(check(&arena).to_le_bytes());
+    arena.resize(5 * beat, 0);
+    arena
+}
+
+/// Splits a transfer into its data and the key of its check.
+fn key_of(transfer: &[u8], beat: usize) -> (&[u8], u32) {
+    let (data, last) = transfer.split_at(transfer.len().saturating_sub(beat));
+    let stated = words(last).next().unwrap_or_default();
+    (data, stated ^ check(data))
+}
+
 /// Returns the logits of a packed input.
-pub(crate) fn expected(arena: &[u8], input: &[u8]) -> Vec<i32> {
+pub(crate) fn expected(program: &Program, input: &[u8]) -> Vec<i32> {
+    let data = |transfer| key_of(transfer, program.beat_bytes()).0;
+    logits(data(program.arena()), data(input))
+}
+
+fn logits(arena: &[u8], input: &[u8]) -> Vec<i32> {
     let sum = check_after(check(input), arena);
     (0..CLASSES as u32)
         .map(|class| sum.wrapping_mul(2 * class + 1) as i32)
@@ -175,6 +194,7 @@ struct Kernel {
 struct Logits {
     words: Vec<u32>,
     sound: bool,
+    nonce: u32,
     fault: Option<Fault>,
 }
 
@@ -197,6 +217,8 @@ pub(crate) struct Mock {
     deadline: Duration,
     /// Time passes only where the driver waits, so that tests do not depend on the machine's load.
     now: Instant,
+    /// The arena that is in the stripes before the driver writes them.
+    pub(crate) remembers: Vec<u8>,
     host: Vec<Vec<u8>>,
     device: Vec<Vec<u8>>,
     physical: Vec<u64>,
@@ -234,6 +256,7 @@ impl Mock {
             report: Arc::default(),
             deadline,
             now: Instant::now(),
+            remembers: Vec::new(),
             host: Vec::new(),
             device: Vec::new(),
             physical: Vec::new(),
@@ -297,7 +320,7 @@ impl Mock {
         if self.fetch.running {
             self.violation("fetch is started while it runs");
         }
-        if self.error != 0 {
+        if std::mem::take(&mut self.error) != 0 {
             self.violation("fetch is started after an error");
         }
         let count = self.register(register::FETCH_COUNT) as usize;
@@ -318,6 +341,7 @@ impl Mock {
         let program = Arc::clone(&self.program);
         let mut segments = program.segments().map(|(segment, _)| segment);
         let Some(segment) = segments.find(|&s| commands == program.command_bytes(s, seed)) else {
+            self.error = self.sound_commands(at, count, seed) as u32 + 1;
             return self.violation("the device sees other commands");
         };
         if *self.seeds.entry(seed).or_insert(segment) != segment {
@@ -381,14 +405,20 @@ impl Mock {
     }
 
     fn finish(&mut self, slot: u8, fault: Option<Fault>) {
-        let Some((input, sound)) = self.slots[slot as usize].take() else {
-            return self.violation(format!("slot {slot} is empty"));
-        };
+        let started = self.slots[slot as usize].take();
+        if started.is_none() {
+            self.violation(format!("slot {slot} is empty"));
+        }
         let arena = self.beats(0, self.program.arena().len());
-        let logits = expected(&arena, &input);
+        let beat = self.program.beat_bytes();
+        let (arena, key) = key_of(&arena, beat);
+        // Without an input, the kernels multiply what was left.
+        let (input, sound) = started.as_ref().map_or((&[][..], true), |(i, s)| (i, *s));
+        let (data, nonce) = key_of(input, beat);
         self.logits.push_back(Logits {
-            words: logits.into_iter().map(|logit| logit as u32).collect(),
-            sound,
+            words: logits(arena, data).into_iter().map(|l| l as u32).collect(),
+            sound: sound && key == self.register(register::LOAD_SEED),
+            nonce,
             fault,
         });
     }
@@ -401,6 +431,7 @@ impl Mock {
         let Some(Logits {
             mut words,
             sound,
+            nonce,
             fault,
         }) = self.logits.pop_front()
         else {
@@ -409,11 +440,10 @@ impl Mock {
         if self.register(register::STORE_COUNT) as usize != CLASSES {
             self.violation("store writes another number of logits");
         }
-        let tag = self.register(register::STORE_TAG);
         words.resize(4, 0);
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let sum = check(&bytes);
-        words.extend([tag, CLASSES as u32, sum, u32::from(!sound)]);
+        words.extend([nonce, CLASSES as u32, sum, u32::from(!sound)]);
         self.store.polls = Some(3);
         match fault {
             Some(Fault::Hang | Fault::StoreHangs) => self.store.polls = None,
@@ -554,6 +584,8 @@ impl Transport for Mock {
         Ok(match register {
             register::FETCH_CTRL => Self::control(&mut self.fetch),
             register::STORE_CTRL => Self::control(&mut self.store),
+            register::LOAD_CTRL if self.arena.is_some() => AP_START,
+            register::LOAD_CTRL => AP_IDLE,
             register::FETCH_MAGIC => MAGIC,
             register::FETCH_ABI => ABI,
             register::FETCH_HASH_LOW => {
@@ -634,7 +666,15 @@ impl Transport for Mock {
         let index = self.host.len();
         // Old contents, and addresses beyond 32 bits.
         self.host.push(vec![0xa5; bytes]);
-        self.device.push(vec![0x5a; bytes]);
+        let mut device = vec![0x5a; bytes];
+        let beats = self.remembers.chunks_exact(self.program.beat_bytes());
+        if let Some(port) = index.checked_sub(1) {
+            let stripe = beats.filter_map(|beat| beat.chunks_exact(PORT_BYTES).nth(port));
+            for (to, part) in device.chunks_exact_mut(PORT_BYTES).zip(stripe) {
+                to.copy_from_slice(part);
+            }
+        }
+        self.device.push(device);
         self.physical.push(0x1_0000_0000 + ((index as u64) << 24));
         Ok(Buffer {
             index,

@@ -11,7 +11,7 @@ use quasar_core::subnet::config::Pool;
 use quasar_hardware::Hardware;
 
 use crate::arena_layout;
-use crate::isa::{check, sealed, trailer, Command, PORT_BYTES};
+use crate::isa::{change_key, check, sealed, trailer, Command, PORT_BYTES};
 use crate::shape::Shape;
 
 /// A list of commands that the host starts in one go. The number is the frame's slot. With one
@@ -98,6 +98,8 @@ pub struct Program {
     pub(crate) sizes: NetworkSizes,
     pub(crate) lists: Vec<List>,
     pub(crate) arena: Vec<u8>,
+    /// Offset of each transfer's check in the arena.
+    pub(crate) arena_checks: Vec<usize>,
     /// Class of each logit, in the order in which logits leave.
     pub(crate) class_of_logit: Vec<u16>,
 }
@@ -181,9 +183,19 @@ impl Program {
     }
 
     /// Returns the arena: weights, row parameters, gains, tables and the first values of the
-    /// residual, with checks, in whole logical beats.
+    /// residual, with checks without a key, in whole logical beats.
     pub fn arena(&self) -> &[u8] {
         &self.arena
+    }
+
+    /// Returns the arena as it stands in memory: its checks have a key, which the host also gives
+    /// load.
+    pub fn keyed_arena(&self, key: u32) -> Vec<u8> {
+        let mut arena = self.arena.clone();
+        for &check in &self.arena_checks {
+            change_key(&mut arena[check..], key);
+        }
+        arena
     }
 
     /// Returns the bytes of a logical beat: 16 from each AXI port.
@@ -213,8 +225,13 @@ impl Program {
         (self.sizes.tokens - self.sizes.prefix) * self.sizes.patch_len
     }
 
-    /// Writes a frame's patch codes in `input`'s layout, and adds the check. `patches` is
-    /// `[grid, patch_len]`.
+    /// Returns the check in a frame's input.
+    pub(crate) fn input_check<'a>(&self, input: &'a mut [u8]) -> &'a mut [u8] {
+        &mut input[self.input_bytes() - self.beat_bytes()..][..4]
+    }
+
+    /// Writes a frame's patch codes in `input`'s layout, and adds the check, without a key.
+    /// `patches` is `[grid, patch_len]`.
     ///
     /// # Panics
     /// If `patches` does not have [`Self::patch_codes`] elements, or `out` not
@@ -254,9 +271,9 @@ impl Program {
     /// Reads a frame's output into logits in the order of the classes, after checking the trailer.
     ///
     /// # Errors
-    /// [`Error::CorruptOutput`] if the tag, the number of logits, their check or a transfer's check
-    /// is wrong; [`Error::InvalidValue`] for a wrong size.
-    pub fn read_output(&self, bytes: &[u8], tag: u32, logits: &mut [i32]) -> Result<()> {
+    /// [`Error::CorruptOutput`] if the nonce, the number of logits, their check or a transfer's
+    /// check is wrong; [`Error::InvalidValue`] for a wrong size.
+    pub fn read_output(&self, bytes: &[u8], nonce: u32, logits: &mut [i32]) -> Result<()> {
         let classes = self.classes();
         if bytes.len() != self.output_bytes() || logits.len() != classes {
             return Err(Error::InvalidValue(format!(
@@ -268,12 +285,13 @@ impl Program {
         }
         let words: Vec<u32> = arena_layout::words(bytes).collect();
         let last = &words[words.len() - PORT_BYTES / 4..];
-        let (found, count) = (last[trailer::TAG], last[trailer::COUNT]);
+        let (found, count) = (last[trailer::NONCE], last[trailer::COUNT]);
         let (stated, status) = (last[trailer::CHECK], last[trailer::STATUS]);
         let wrong = |what: String| Err(Error::CorruptOutput(what));
-        if found != tag {
+        if found != nonce {
             return wrong(format!(
-                "the trailer has tag {found:#x} instead of {tag:#x}; it is another frame's"
+                "the nonce is {found:#x} instead of {nonce:#x}: the answer is another frame's, or \
+                 the input failed its check"
             ));
         }
         if count as usize != classes {

@@ -59,8 +59,6 @@ pub mod register {
     pub const STORE_OUTPUT: u32 = offset("store_OUTPUT");
     /// Number of logits.
     pub const STORE_COUNT: u32 = offset("store_COUNT");
-    /// The tag that the output's trailer repeats.
-    pub const STORE_TAG: u32 = offset("store_TAG");
     /// `AP_CTRL` of load.
     pub const LOAD_CTRL: u32 = offset("load_CTRL");
     /// Address of each stripe of the arena.
@@ -70,6 +68,8 @@ pub mod register {
         offset("load_ARENA2"),
         offset("load_ARENA3"),
     ];
+    /// The key of the arena's checks.
+    pub const LOAD_SEED: u32 = offset("load_SEED");
     /// Holds all kernels in reset.
     pub const RESET: u32 = offset("reset");
 }
@@ -194,13 +194,14 @@ pub trait Transport: Send {
         String::new()
     }
 
-    /// Makes the simulated device fail once, in the frame after `after_frames` others.
+    /// Makes the simulated device fail once: in the frame after `after` others, or, for an
+    /// [`AccessFault`](crate::faulty::AccessFault), in the access after `after` others of its kind.
     ///
     /// # Errors
     /// [`Error::InvalidValue`] for an unknown fault.
-    fn inject(&mut self, fault: &str, after_frames: u64) -> Result<()> {
+    fn inject(&mut self, fault: &str, after: u64) -> Result<()> {
         Err(Error::InvalidValue(format!(
-            "{}: fault {fault:?} after {after_frames} frames; only a simulated device injects faults",
+            "{}: fault {fault:?} after {after} frames; only a simulated device injects faults",
             self.name()
         )))
     }

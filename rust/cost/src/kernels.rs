@@ -144,11 +144,14 @@ impl Kernels {
             PROCESS.times(2),
             port(COMMAND_BITS),
             port(self.beat).times(3),
-            port(1).times(3),
-            registers(8),
+            port(1).times(2),
+            port(33),
+            registers(9),
+            // The patches of a word; a frame's nonce in each slot and the choice of one, and the
+            // key of a check compared with the arena's.
             Logic {
-                lut: 0,
-                ff: 8 * self.t.next_multiple_of(self.beat / 8) + 450,
+                lut: 64,
+                ff: 8 * self.t.next_multiple_of(self.beat / 8) + 450 + 3 * 32,
             },
         ])
     }
@@ -268,8 +271,8 @@ impl Kernels {
             CHECK_WORD,
             PROCESS,
             port(32),
-            port(1),
-            registers(4),
+            port(33),
+            registers(3),
             Logic { lut: 60, ff: 128 },
         ])
     }

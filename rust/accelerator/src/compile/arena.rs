@@ -9,14 +9,13 @@ use crate::arena_layout::{self, Arena, Row, RowPair};
 use crate::isa::Destination;
 use crate::shape::Shape;
 
-/// Makes the arena's image. Returns also the class of each logit, in the order in which logits
-/// leave.
+/// Makes the arena. Returns also the class of each logit, in the order in which logits leave.
 pub(super) fn write(
     subnet: &Subnet,
     outline: &Outline,
     plan: &Plan,
     shape: &Shape,
-) -> (Vec<u8>, Vec<u16>) {
+) -> (Arena, Vec<u16>) {
     let config = subnet.config();
     let mut arena = Arena::new(plan.beats, shape.beat);
     let layers = schema::linears(config);
@@ -91,7 +90,7 @@ pub(super) fn write(
     }
     norm(&mut arena, 2 * plan.blocks.len(), "norm");
     let class_of_logit = whole(&mut arena, &plan.head, &next(), Destination::Logit);
-    (arena.into_bytes(), class_of_logit)
+    (arena, class_of_logit)
 }
 
 /// Pads each part of `length` codes with zeros to `padded` codes.

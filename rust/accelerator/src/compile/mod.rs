@@ -45,12 +45,14 @@ impl Program {
         let lists = segments(&outline, hardware, &plan, &numbers);
         encodable(&lists)?;
         let (arena, class_of_logit) = arena::write(subnet, &outline, &plan, &shape);
+        let (arena, arena_checks) = arena.into_parts();
         Ok(Self {
             hardware: hardware.clone(),
             name: outline.workload.name.clone(),
             sizes: outline.sizes(),
             lists,
             arena,
+            arena_checks,
             class_of_logit,
         })
     }

@@ -1,12 +1,11 @@
 //! The driver's access to registers and memory: reset, identity, the start of a kernel, its state.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quasar_core::error::{Error, Result};
 
 use super::{Driver, InFlight, Reading, StoredSegment, FETCH_PAUSES};
-use crate::isa::{ABI, AP_IDLE, AP_START, MAGIC, PORT_BYTES};
+use crate::isa::{change_key, ABI, AP_IDLE, AP_START, MAGIC, PORT_BYTES};
 use crate::program::Segment;
 use crate::transport::{register, Transport};
 
@@ -26,11 +25,13 @@ impl<T: Transport> Driver<T> {
         self.interrupted = false;
         self.read_identity()?;
         self.check_identity()?;
+        // Load runs until the next reset; if it still runs, there was none.
+        self.expect_idle("load", register::LOAD_CTRL)?;
         for port in 0..self.stripes.len() {
             let address = self.stripes[port].physical;
             self.write_address(register::LOAD_ARENA[port], address)?;
         }
-        // Load runs until the next reset.
+        self.transport.write(register::LOAD_SEED, self.arena_key)?;
         self.transport.write(register::LOAD_CTRL, AP_START)?;
         for stored in &self.stored {
             let commands = self.program.command_bytes(stored.segment, stored.seed);
@@ -39,10 +40,12 @@ impl<T: Transport> Driver<T> {
         }
         self.transport
             .flush(&self.commands, 0, self.commands.bytes)?;
-        let program = Arc::clone(&self.program);
-        self.write_stripes(program.arena(), 0, self.arena_bytes)?;
-        let staged = std::mem::take(&mut self.staged);
-        let written = staged.iter().try_for_each(|frame| self.write_input(frame));
+        let arena = self.program.keyed_arena(self.arena_key);
+        self.write_stripes(&arena, 0, self.arena_bytes)?;
+        let mut staged = std::mem::take(&mut self.staged);
+        let written = staged
+            .iter_mut()
+            .try_for_each(|frame| self.write_input(frame));
         self.staged = staged;
         written?;
         self.ready = true;
@@ -97,7 +100,14 @@ impl<T: Transport> Driver<T> {
         Ok(())
     }
 
-    pub(super) fn write_input(&mut self, frame: &InFlight) -> Result<()> {
+    /// Writes a frame's input to memory, with a new nonce.
+    pub(super) fn write_input(&mut self, frame: &mut InFlight) -> Result<()> {
+        self.nonce = self.nonce.wrapping_add(1).max(1);
+        let old = std::mem::replace(&mut frame.nonce, self.nonce);
+        change_key(
+            self.program.input_check(&mut frame.job.input),
+            old ^ self.nonce,
+        );
         let offset = self.arena_bytes + frame.input * self.input_bytes;
         self.write_stripes(&frame.job.input, offset, self.input_bytes)
     }
@@ -121,14 +131,12 @@ impl<T: Transport> Driver<T> {
     pub(super) fn start_store(&mut self) -> Result<()> {
         self.expect_idle("store", register::STORE_CTRL)?;
         self.clear_interrupt()?;
-        self.tag = self.tag.wrapping_add(1);
         self.transport
             .copy_in(&self.output, 0, &vec![0; self.output.bytes])?;
         self.transport.flush(&self.output, 0, self.output.bytes)?;
         self.write_address(register::STORE_OUTPUT, self.output.physical)?;
         self.transport
             .write(register::STORE_COUNT, self.program.classes() as u32)?;
-        self.transport.write(register::STORE_TAG, self.tag)?;
         self.store_started = self.transport.now();
         self.transport.write(register::STORE_CTRL, AP_START)
     }

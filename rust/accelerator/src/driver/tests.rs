@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use quasar_core::cpu::NEVER;
 
 use super::*;
+use crate::faulty::{AccessFault, Faulty};
 use crate::mock::{expected, program, Fault, Mock, Report};
 
 const DEADLINES: Deadlines = Deadlines {
@@ -40,8 +41,16 @@ impl Bench {
     }
 
     fn of(mock: Mock) -> Self {
+        Self::with(mock, &[])
+    }
+
+    /// Returns a bench whose accesses are spoiled from the first frame on.
+    fn with(mock: Mock, faults: &[(AccessFault, u64)]) -> Self {
         let (program, report) = (Arc::clone(&mock.program), Arc::clone(&mock.report));
-        let driver = Driver::open(mock, Arc::clone(&program), DEADLINES).unwrap();
+        let mut driver = Driver::open(Faulty::new(mock), Arc::clone(&program), DEADLINES).unwrap();
+        for &(fault, after) in faults {
+            driver.transport.inject(fault.name(), after).unwrap();
+        }
         Self {
             program,
             queue: FrameQueue::start(driver).unwrap(),
@@ -51,9 +60,11 @@ impl Bench {
 
     fn input(&self, frame: u64) -> Vec<u8> {
         let mut sample = random(frame);
-        (0..self.program.input_bytes())
-            .map(|_| sample(256) as u8)
-            .collect()
+        let mut codes = || sample(256) as i8;
+        let codes: Vec<i8> = (0..self.program.patch_codes()).map(|_| codes()).collect();
+        let mut input = vec![0; self.program.input_bytes()];
+        self.program.pack_input(&codes, &mut input);
+        input
     }
 
     fn submit(&self, frame: u64) -> Ticket {
@@ -81,7 +92,7 @@ impl Bench {
             match answer {
                 Ok(logits) => assert_eq!(
                     *logits,
-                    expected(self.program.arena(), &self.input(frame)),
+                    expected(&self.program, &self.input(frame)),
                     "frame {frame}"
                 ),
                 Err(error) => *kinds.entry(error.kind()).or_default() += 1,
@@ -178,7 +189,9 @@ fn frames_behind_a_fault_run_again_in_their_order() {
             let inputs: Vec<_> = (0..12).map(|f| bench.input(f)).collect();
             let answers = bench.run(12, 12);
             let failed = answers.iter().position(Result::is_err);
-            let place = |input| inputs.iter().position(|i| i == input).unwrap();
+            // All but the check, whose key is the attempt's.
+            let data = |input: &Vec<u8>| input[..input.len() - PORT_BYTES].to_vec();
+            let place = |input| inputs.iter().position(|i| data(i) == data(input)).unwrap();
             let mut begins = 0;
             for started in &bench.finish("").started {
                 let places: Vec<_> = started.iter().map(place).collect();
@@ -257,7 +270,7 @@ fn a_frame_that_nobody_waits_for_is_not_started() {
     abandoned.send(()).unwrap();
     let last = bench.submit(2);
     assert_eq!(hangs.wait(&NEVER).unwrap_err().kind(), "DeviceTimeout");
-    let logits = expected(bench.program.arena(), &bench.input(2));
+    let logits = expected(&bench.program, &bench.input(2));
     assert_eq!(last.wait(&NEVER).unwrap(), logits);
     assert_eq!(
         bench.finish("").segments,
@@ -279,7 +292,7 @@ fn a_cancelled_wait_ends() {
 #[test]
 fn a_queue_that_is_dropped_finishes_its_frames() {
     let bench = Bench::new(2, 1, |_| None);
-    let logits = |frame| expected(bench.program.arena(), &bench.input(frame));
+    let logits = |frame| expected(&bench.program, &bench.input(frame));
     let expected: Vec<_> = (0..9).map(logits).collect();
     let tickets: Vec<_> = (0..9).map(|frame| bench.submit(frame)).collect();
     bench.finish("");
@@ -288,6 +301,56 @@ fn a_queue_that_is_dropped_finishes_its_frames() {
         .map(|t| t.wait(&NEVER).unwrap())
         .collect();
     assert_eq!(answers, expected);
+}
+
+#[test]
+fn a_spoiled_access_costs_one_frame_at_most() {
+    let mut errors = BTreeMap::new();
+    for &fault in AccessFault::ALL {
+        for after in 0..60 {
+            for (frames, ahead) in [(1, 1), (1, 3), (2, 1), (2, 5)] {
+                let mock = Mock::new(program(frames, 2), DEADLINES.segment, |_| None);
+                let bench = Bench::with(mock, &[(fault, after)]);
+                let costs: usize = bench.errors(&bench.run(16, ahead)).values().sum();
+                assert!(
+                    costs <= 1,
+                    "{costs} errors of {fault:?} after {after}, {frames} frames, {ahead} ahead"
+                );
+                *errors.entry(fault).or_insert(0) += costs;
+            }
+        }
+    }
+    // What cannot be mended must show.
+    for fault in [
+        AccessFault::LostStart,
+        AccessFault::DoubledStart,
+        AccessFault::LostFlush,
+        AccessFault::LostInvalidate,
+        AccessFault::LostWrite,
+        AccessFault::TornWrite,
+    ] {
+        assert!(errors[&fault] > 0, "{fault:?} cost no frame");
+    }
+}
+
+#[test]
+fn an_arena_of_another_process_is_not_multiplied() {
+    let mut mock = Mock::new(program(2, 2), DEADLINES.segment, |_| None);
+    // Memory has the arena of a process before, and this one's is not flushed.
+    mock.remembers = mock.program.keyed_arena(0x0dd);
+    let (program, report) = (Arc::clone(&mock.program), Arc::clone(&mock.report));
+    let mut faulty = Faulty::new(mock);
+    for after in [1, 1] {
+        faulty.inject(AccessFault::LostFlush.name(), after).unwrap();
+    }
+    let driver = Driver::open(faulty, Arc::clone(&program), DEADLINES).unwrap();
+    let bench = Bench {
+        program,
+        queue: FrameQueue::start(driver).unwrap(),
+        report,
+    };
+    let kinds = bench.errors(&bench.run(3, 1));
+    assert_eq!(kinds, BTreeMap::from([("CorruptOutput", 1)]));
 }
 
 /// Runs frames under random faults and checks every guarantee.

@@ -122,7 +122,6 @@ pub const REGISTERS: &[Register] = &[
         "address of the output, 64 bits",
     ),
     register("store_COUNT", 0x1_001c, true, "logits"),
-    register("store_TAG", 0x1_0024, true, "number that the trailer repeats"),
     register(
         "load_CTRL",
         0x2_0000,
@@ -143,6 +142,12 @@ pub const REGISTERS: &[Register] = &[
     ),
     register("load_ARENA2", 0x2_0028, true, "stripe 2"),
     register("load_ARENA3", 0x2_0034, true, "stripe 3"),
+    register(
+        "load_SEED",
+        0x2_0040,
+        true,
+        "key of the checks of the arena",
+    ),
     register("reset", 0x3_0000, true, "bit 0: hold all kernels in reset"),
 ];
 

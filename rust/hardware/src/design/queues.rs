@@ -36,8 +36,8 @@ pub enum Item {
     Scale,
     /// A logit: 32 bits.
     Logit,
-    /// A bit with a meaning.
-    Bit,
+    /// Report on a frame's transfers: a bit, and a nonce of 32 bits.
+    FrameCheck,
     /// An item without data: one bit.
     Credit,
 }
@@ -57,7 +57,8 @@ impl Item {
             Self::Maxima => 24 * c.lanes.exponential,
             Self::Scale => 35,
             Self::Logit => 32,
-            Self::Bit | Self::Credit => 1,
+            Self::FrameCheck => 33,
+            Self::Credit => 1,
         }
     }
 }
@@ -150,7 +151,7 @@ pub const QUEUES: &[Queue] = &[
     queue("maxima", "scores", "softmax", 0, Item::Maxima),
     queue("scales", "softmax", "drain", 0, Item::Scale),
     queue("logits", "drain", "store", 64, Item::Logit),
-    queue("checks", "load", "store", 4, Item::Bit),
+    queue("checks", "load", "store", 4, Item::FrameCheck),
     queue("load_to_array", "load", "plan", 2, Item::Credit),
     // After a reset `input` is free.
     Queue {
