@@ -191,7 +191,8 @@ def test_the_simulated_accelerator_takes_camera_frames(tiny, simulated, format):
         ("hang", (quasar_rt.DeviceTimeoutError,)),
         ("late", (quasar_rt.DeviceTimeoutError,)),
         ("bus_error", (quasar_rt.DeviceFaultError,)),
-        ("short_dma", (quasar_rt.CorruptOutputError,)),
+        # A cut transfer of row parameters may have an address at which the simulation traps.
+        ("short_dma", (quasar_rt.CorruptOutputError, quasar_rt.DeviceFaultError)),
         ("flipped_command", (quasar_rt.DeviceFaultError,)),
         ("corrupt_output", (quasar_rt.CorruptOutputError,)),
         ("wrong_identity", (quasar_rt.WrongBitstreamError,)),
@@ -210,7 +211,7 @@ def test_a_fault_costs_its_frame_and_no_other(tiny, simulated, fault, errors):
                     np.testing.assert_array_equal(frame.wait(1)[0][0], logits)
                 except errors:
                     failed += 1
-            assert failed == len(errors)
+            assert failed == bool(errors)
             np.testing.assert_array_equal(engine.infer(images[0]).integer_logits, expected[0])
 
 
