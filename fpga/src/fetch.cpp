@@ -8,16 +8,22 @@ namespace {
 constexpr unsigned PORT_WORDS = isa::PORT_BYTES / 4;
 static_assert(isa::COMMAND_WORDS == 2 * PORT_WORDS);
 
-// Returns the check of a command behind a command with the check `before`.
-uint32_t check_of(const command_t& command, uint32_t before) {
+// Returns whether a command has its check, behind a command with the check `before`, and zeros
+// between fields and check.
+bool is_sound(const command_t& command, uint32_t before) {
 #pragma HLS INLINE
-  uint32_t words[isa::CHECK_WORD];
-#pragma HLS ARRAY_PARTITION variable = words complete
+  uint32_t fields[isa::FIELD_WORDS];
+#pragma HLS ARRAY_PARTITION variable = fields complete
+  uint32_t unused = 0;
   for (unsigned i = 0; i < isa::CHECK_WORD; ++i) {
 #pragma HLS UNROLL
-    words[i] = command.word[i];
+    if (i < isa::FIELD_WORDS)
+      fields[i] = command.word[i];
+    else
+      unused |= command.word[i];
   }
-  return ~check_behind<isa::CHECK_WORD>(~before, check_share(words));
+  const uint32_t check = ~check_behind<isa::FIELD_WORDS>(~before, check_share(fields));
+  return command.word[isa::CHECK_WORD] == check && unused == 0;
 }
 
 // Receives a command: two beats of a port.
@@ -76,7 +82,7 @@ fetch_commands:
 #pragma HLS PIPELINE II = 2
     interval("fetch.commands");
     command_t command = receive_command(commands);
-    const bool sound = command.word[isa::CHECK_WORD] == check_of(command, check);
+    const bool sound = is_sound(command, check);
     check = command.word[isa::CHECK_WORD];
     const unsigned unit = unit_of(command);
     if (unit == isa::unit::LOAD && operation(command) == isa::Load::CODE &&

@@ -24,13 +24,13 @@ inline uint32_t check_of(const std::vector<uint8_t>& bytes, uint32_t before = 0)
   return ~state;
 }
 
-// Sets the eighth word of each command: the CRC-32 of its seven others behind the eighth word of
-// the command before (or behind the segment's seed XOR its number of commands).
+// Sets the eighth word of each command: the CRC-32 of its first four behind the eighth word of the
+// command before (or behind the segment's seed XOR its number of commands).
 inline void seal(std::vector<command_t>& list, uint32_t seed) {
   seed ^= uint32_t(list.size());
   for (command_t& command : list) {
     std::vector<uint8_t> bytes;
-    for (unsigned i = 0; i < 28; ++i)
+    for (unsigned i = 0; i < 16; ++i)
       bytes.push_back(uint8_t(command.word[i / 4] >> (8 * (i % 4))));
     seed = check_of(bytes, seed);
     command.word[7] = seed;

@@ -106,7 +106,7 @@ pub struct Faulty<T> {
     overtaken: Option<(u32, u32)>,
     /// `AP_CTRL` of the kernel that will be started again.
     restarted: Option<u32>,
-    /// What was written to each register.
+    /// Last value of each register.
     written: BTreeMap<u32, u32>,
     /// The next wait ends by an interrupt.
     interrupt: bool,

@@ -544,9 +544,9 @@ pub fn check_after(before: u32, bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Returns the check of a command behind one with the check `before`.
+/// Returns the check of a command's fields behind a command with the check `before`.
 pub fn command_check(before: u32, command: &[u32; COMMAND_WORDS]) -> u32 {
-    command[..CHECK_WORD].iter().fold(before, |before, word| {
+    command[..FIELD_WORDS].iter().fold(before, |before, word| {
         check_after(before, &word.to_le_bytes())
     })
 }
@@ -684,7 +684,7 @@ mod tests {
         for (command, found) in commands.iter().zip(&found) {
             assert_eq!(found[..CHECK_WORD], command[..CHECK_WORD]);
             bytes.extend(
-                command[..CHECK_WORD]
+                command[..FIELD_WORDS]
                     .iter()
                     .flat_map(|word| word.to_le_bytes()),
             );

@@ -15,7 +15,7 @@ use crate::arena_layout::words;
 use crate::identity::configuration_hash;
 use crate::isa::{
     check, check_after, command_check, Load, LoadEnd, ABI, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES,
-    CHECK_WORD, COMMAND_BYTES, COMMAND_WORDS, MAGIC, PORT_BYTES,
+    CHECK_WORD, COMMAND_BYTES, COMMAND_WORDS, FIELD_WORDS, MAGIC, PORT_BYTES,
 };
 use crate::program::{List, NetworkSizes, Place, Program, Segment};
 use crate::testing::{golden, hardware};
@@ -399,7 +399,7 @@ impl Mock {
         let sound = |command: &&[u32; COMMAND_WORDS]| {
             let expected = command_check(before, command);
             before = command[CHECK_WORD];
-            expected == before
+            expected == before && command[FIELD_WORDS..CHECK_WORD].iter().all(|&w| w == 0)
         };
         words.as_chunks().0.iter().take_while(sound).count()
     }

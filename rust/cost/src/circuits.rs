@@ -73,7 +73,7 @@ circuits! {
     /// The same of four ports.
     CHECK_BEAT_4: "check_beats" "BYTES=64" 1872 97;
     /// The check of a command and its way to a unit.
-    CHECK_COMMAND: "check_command" "" 1073 582;
+    CHECK_COMMAND: "check_command" "" 916 326;
     /// A token's running maximum.
     MAXIMUM: "score_lane" "" 17 72;
     /// The control of a process: a command's loops and addresses.
