@@ -296,7 +296,7 @@ stored_t nothing() {
 // A row of the projection's weights has a column for each value.
 using Means = Memory<s<13>, 1, least(config::QUERY_WORDS, config::WEIGHT_WORDS)>;
 using Lookup = Memory<code_t, LANES, 256>; // GELU's table, a copy a lane
-using Saved = Memory<moments_t, 1, config::MOMENTS_DEPTH>;
+using Saved = Memory<moments_t, 1, ceil_div(config::SCORE_WORDS, TOKENS) * GROUPS>;
 // Least intervals between the write of a tile's moments and their next read. Between them are the
 // rows of the other tiles of tokens; for the last tile, the rows of the next tile of row pairs,
 // which may be one row of one whole tile.

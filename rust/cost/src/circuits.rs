@@ -56,6 +56,8 @@ circuits! {
     ROOT: "root_lane" "" 587 445;
     /// A `LayerNorm` lane's elements, with the choice of one of eight groups.
     NORMALISE: "normalise_lane" "GN=8" 379 320;
+    /// The same with the choice of one of four.
+    NORMALISE_4: "normalise_lane" "GN=4" 346 320;
     /// An exponential lane.
     EXPONENTIAL: "exponential_lane" "" 147 199;
     /// The softmax's divider.

@@ -7,8 +7,8 @@ use quasar_hardware::design::{Queue, COMMAND_BITS, QUEUES};
 
 use crate::circuits::{
     Logic, ADAPTER, CHECK_BEAT, CHECK_BEAT_2, CHECK_BEAT_4, CHECK_COMMAND, CHECK_WORD, EXPONENTIAL,
-    FABRIC_16, FABRIC_25, FLOOR_DIVIDE, MAXIMUM, NORMALISE, PROCESS, QUEUE, QUOTIENT, REQUANTIZE,
-    REQUANTIZE_2, ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
+    FABRIC_16, FABRIC_25, FLOOR_DIVIDE, MAXIMUM, NORMALISE, NORMALISE_4, PROCESS, QUEUE, QUOTIENT,
+    REQUANTIZE, REQUANTIZE_2, ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
 };
 
 /// A register slice at an AXI stream or channel of `bits`, as [`circuits::SLICE`] has it.
@@ -219,7 +219,12 @@ impl Kernels {
     fn norm(&self) -> Logic {
         sum(&[
             ROOT.times(self.m),
-            NORMALISE.times(self.m),
+            if self.norm_groups > 4 {
+                NORMALISE
+            } else {
+                NORMALISE_4
+            }
+            .times(self.m),
             self.in_luts(FABRIC_16, 3 * self.m),
             self.in_luts(FABRIC_25, 2 * self.m),
             port(COMMAND_BITS),
@@ -313,14 +318,17 @@ pub fn queues(hardware: &Hardware) -> Logic {
 /// address channel and data, one that writes also a response.
 const ADDRESS: u64 = 77;
 
+/// The same of an AXI4-Lite channel: address and protection.
+const LITE_ADDRESS: u64 = 43;
+
 /// Counts the adapters and what is between them and memory. Each goes through a shutdown manager,
 /// which has a register slice at both ends of each channel. The ports' interconnects have the same
 /// and a FIFO of 32 beats; commands and logits share the first port's. Then the registers' one, of
-/// five ways of 32 bits, and resets.
+/// 32 bits: the processor's way and four of AXI4-Lite; and resets.
 pub fn interconnect(ports: u64) -> Logic {
-    let reads = |bits: u64| port(ADDRESS).plus(port(bits + 3)).times(2);
-    let writes = |bits: u64| {
-        port(ADDRESS)
+    let reads = |address: u64, bits: u64| port(address).plus(port(bits + 3)).times(2);
+    let writes = |address: u64, bits: u64| {
+        port(address)
             .plus(port(bits * 9 / 8 + 1))
             .plus(port(2))
             .times(2)
@@ -330,18 +338,19 @@ pub fn interconnect(ports: u64) -> Logic {
         ff: 16,
     };
     let load = ADAPTER
-        .plus(reads(128).times(2))
+        .plus(reads(ADDRESS, 128).times(2))
         .plus(fifo(128))
         .plus(SMALL_PROCESS.times(2))
         .times(ports);
-    let commands = ADAPTER.plus(reads(128).times(2)).plus(fifo(128));
-    let logits = ADAPTER.plus(writes(128).times(2)).plus(fifo(145));
+    let commands = ADAPTER.plus(reads(ADDRESS, 128).times(2)).plus(fifo(128));
+    let logits = ADAPTER.plus(writes(ADDRESS, 128).times(2)).plus(fifo(145));
     // The first port's choice between three masters.
     let choice = Logic {
         lut: 131 + 145 + 2 * ADDRESS,
         ff: 60,
     };
-    let registers = reads(32).plus(writes(32)).times(5);
+    let way = |address: u64| reads(address, 32).plus(writes(address, 32));
+    let registers = way(ADDRESS).plus(way(LITE_ADDRESS).times(4));
     let resets = Logic { lut: 150, ff: 220 };
     [load, commands, logits, choice, registers, resets]
         .into_iter()

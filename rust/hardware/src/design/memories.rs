@@ -4,7 +4,7 @@ use crate::boards::Board;
 use crate::configuration::{key_banks, value_banks, Hardware};
 use crate::declared::array;
 
-use super::queues::{moments_depth, COMMAND_BITS, QUEUES};
+use super::queues::{frame_groups, COMMAND_BITS, QUEUES};
 use super::ram::{block_ram_parts, Family, Ram, RamCount};
 
 /// The place where a memory is instantiated.
@@ -231,7 +231,7 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
     let c = hardware.configuration();
     let (pairs, l) = (c.array.pairs, c.lanes.requantize);
     let embed = max_embed(hardware);
-    let tiles = moments_depth(hardware) as u64;
+    let groups = frame_groups(hardware);
     vec![
         // bias 27, mantissa 16, shift 5, destination 3, column 16, value bank 8 and block 16 bits
         inside("drain", "row parameters", (2, 91, 2 * pairs), Ram::Lut),
@@ -242,7 +242,7 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
             (1, 13, c.buffers.query.min(c.buffers.weight)),
             Ram::Block,
         ),
-        inside("drain", "moments of tiles", (1, 68 * l, tiles), Ram::Lut),
+        inside("drain", "moments of tiles", (1, 68 * l, groups), Ram::Lut),
         inside("norm", "gains", (2, 32, embed), Ram::Block),
         inside("norm", "means of columns", (1, 16, embed), Ram::Block),
         inside("norm", "sums of codes", (1, 18, embed), Ram::Block),

@@ -163,13 +163,24 @@ pub const QUEUES: &[Queue] = &[
     queue("softmax_to_array", "softmax", "plan", 4, Item::Credit),
 ];
 
-/// Returns the depth of `moments`: room for all groups of a frame, so that the drain never waits
-/// for a norm. The words of a score bank bound the tokens of a network.
-pub fn moments_depth(hardware: &Hardware) -> usize {
+/// Returns the groups of a frame, an item of moments each. The words of a score bank bound the
+/// tokens of a network.
+pub fn frame_groups(hardware: &Hardware) -> u64 {
     let c = hardware.configuration();
     let tiles = c.buffers.score.div_ceil(c.array.tokens);
-    let groups = c.array.tokens.div_ceil(c.lanes.requantize);
-    (tiles * groups).next_power_of_two() as usize
+    tiles * c.array.tokens.div_ceil(c.lanes.requantize)
+}
+
+/// Returns the depth of `moments`: room for all groups of a frame, so that the drain never waits
+/// for a norm. With one frame in flight, no more than what a LUT of RAM holds: the norm that takes
+/// them then waits for nothing else, and the next product for this norm.
+pub fn moments_depth(hardware: &Hardware) -> usize {
+    let all = frame_groups(hardware).next_power_of_two() as usize;
+    if hardware.configuration().frames == 1 {
+        all.min(32)
+    } else {
+        all
+    }
 }
 
 /// Attention tiles whose maxima or scales may wait: those of both score buffers, and those that the
