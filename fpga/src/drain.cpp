@@ -62,14 +62,12 @@ struct stored_t {
   u<8> lanes;
   codes_t code;
   residual_t residual;
-  moments_t moments;
-  u<1> has_moments;
-  u<2> credits; // to the array
-  u<1> filled;  // the end of a Fill
+  u<1> has_moments; // they wait in a queue of their own
+  u<2> credits;     // to the array
+  u<1> filled;      // the end of a Fill
 };
 
 struct notice_t {
-  moments_t moments;
   u<1> has_moments;
   u<2> credits; // to the array
 };
@@ -98,6 +96,8 @@ using Steps = Stream<step_t, 4>;
 using ScaleWords = Stream<vec<scale_t, LANES>, 2 * GROUPS>;
 using Stored = Stream<stored_t, 4>;
 using Notices = Stream<notice_t, 4>;
+// Moments until their notice: more than results and notices may be on their way.
+using Waiting = Stream<moments_t, 16>;
 
 void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs,
               ParameterJobs& parameter_jobs, RowJobs& row_jobs, ScaleJobs& scale_jobs) {
@@ -284,7 +284,6 @@ stored_t nothing() {
 #pragma HLS UNROLL
     item.code[lane] = 0;
     item.residual[lane] = 0;
-    item.moments[lane] = {0, 0};
   }
   item.has_moments = 0;
   item.credits = 0;
@@ -306,7 +305,7 @@ constexpr unsigned SAVED_DISTANCE = GROUPS + 1;
 // a multiple of the value's mean in place of the bias.
 void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& sums, Logits& logits,
                 Read::Residual residual, Means& means, Lookup& lookup, Saved& saved,
-                Stored& stored) {
+                Waiting& waiting, Stored& stored) {
   const bool attends = operation(fields) == isa::Attend::CODE;
   isa::Rows command;
   if (attends) {
@@ -457,7 +456,7 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
     const bool tile_ends = step.end == 1 && step.last_rows == 1;
     if (command.moments == 1 && step.end == 1) {
       if (step.last_rows == 1) {
-        item.moments = moments;
+        waiting.write(moments);
         item.has_moments = 1;
       } else if (step.one_tile == 0) {
         saved[0][unsigned(step.tile) * GROUPS + group] = moments;
@@ -543,7 +542,7 @@ void take_table(Stream<beat_t, 2>& beats, Lookup& lookup) {
 
 void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream<beat_t, 2>& beats,
                 Stream<credit_t, 2>& refilled, Logits& logits, Read::Residual residual,
-                Stored& stored) {
+                Waiting& waiting, Stored& stored) {
   Means means;
   Lookup lookup;
 #pragma HLS ARRAY_PARTITION variable = lookup complete dim = 1
@@ -556,7 +555,8 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
     const fields_t command = jobs.read();
     const unsigned code = operation(command);
     if (code == isa::Rows::CODE || code == isa::Attend::CODE) {
-      drain_rows(command, steps, scales, sums, logits, residual, means, lookup, saved, stored);
+      drain_rows(command, steps, scales, sums, logits, residual, means, lookup, saved, waiting,
+                 stored);
     } else if (code == isa::Fill::CODE) {
       const isa::Fill job = isa::Fill::decode(command);
       fill(job, beats, stored);
@@ -649,18 +649,18 @@ void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual 
     if (item.filled == 1)
       refilled.write(1);
     if (item.has_moments == 1 || item.credits != 0)
-      notices.write({item.moments, item.has_moments, item.credits});
+      notices.write({item.has_moments, item.credits});
   }
 }
 
-void announce(Notices& notices, Moments& moments,
+void announce(Notices& notices, Waiting& waiting, Moments& moments,
               Credits<isa::depth::drain_to_array>& drain_to_array) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
     interval("drain.announce");
     const notice_t notice = notices.read();
     if (notice.has_moments == 1)
-      moments.write(notice.moments);
+      moments.write(waiting.read());
     for (unsigned i = 0; i < unsigned(notice.credits); ++i)
       drain_to_array.write(1);
   }
@@ -720,6 +720,7 @@ void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::row
   Stored stored("drain.stored");
   Stream<credit_t, 2> refilled("drain.refilled");
   Notices notices("drain.notices");
+  Waiting waiting("drain.waiting");
   // `load_parameters` owns a half until `filled`, `walk` until `freed`.
   DoubleBuffer halves;
 #pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
@@ -729,10 +730,10 @@ void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::row
   QUASAR_PROCESS(load_parameters(parameter_jobs, rows, halves, filled, freed, passed));
   QUASAR_PROCESS(walk(row_jobs, halves, filled, freed, steps));
   QUASAR_PROCESS(gather_scales(scale_jobs, scales, scale_words));
-  QUASAR_PROCESS(
-      requantize(jobs, steps, sums, scale_words, passed, refilled, logits, residual, stored));
+  QUASAR_PROCESS(requantize(jobs, steps, sums, scale_words, passed, refilled, logits, residual,
+                            waiting, stored));
   QUASAR_PROCESS(store_groups(stored, own_residual, norm_residual, query, key, value, hidden,
                               refilled, notices));
-  QUASAR_PROCESS(announce(notices, moments, drain_to_array));
+  QUASAR_PROCESS(announce(notices, waiting, moments, drain_to_array));
   QUASAR_JOIN();
 }

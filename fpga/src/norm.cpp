@@ -78,6 +78,7 @@ using NormaliseJobs = Stream<normalise_job_t, JOBS>;
 
 using Tiles = Stream<credit_t, 2>;
 using Groups = Stream<group_t, 2>;
+using Pooled = Stream<moment_t, 2>;
 using Roots = Stream<roots_t, 2>;
 using Words = Stream<word_t, 16>;
 using Stored = Stream<stored_t, 2>;
@@ -240,7 +241,7 @@ s<17> mean_of_residuals(const s<27>& numerator, const u<11>& divisor) {
 }
 
 // Reads the residual, group after group; or computes the means of its columns and their moments.
-void read(ReadJobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& pooled,
+void read(ReadJobs& jobs, Tiles& stored_tiles, Read::Residual residual, Pooled& pooled,
           Words& words) {
   Memory<s<16>, 1, MAX_EMBED> means;
   for (volatile bool running = true; running;) {
@@ -285,14 +286,7 @@ void read(ReadJobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& 
         mean_sum += mean;
         mean_squares += u<31>(mean * mean);
       }
-      group_t moments;
-      for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
-#pragma HLS UNROLL
-        moments[lane] = {0, 0};
-      }
-      moments[0].sum = mean_sum;
-      moments[0].squares = mean_squares;
-      pooled.write(moments);
+      pooled.write({mean_sum, mean_squares});
       for (unsigned d = 0; d < embed; ++d) {
 #pragma HLS PIPELINE II = 1
         interval("norm.read");
@@ -322,7 +316,7 @@ void read(ReadJobs& jobs, Tiles& stored_tiles, Read::Residual residual, Groups& 
 
 // Computes (S, b, inv) of NORM_LANES tokens in parallel, a bit of each root and of each quotient a
 // cycle.
-void root(RootJobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
+void root(RootJobs& jobs, Groups& groups, Pooled& pooled, Roots& roots) {
   for (volatile bool running = true; running;) {
     const root_job_t command = jobs.read();
     const unsigned embed = command.embed;
@@ -333,8 +327,12 @@ void root(RootJobs& jobs, Groups& groups, Groups& pooled, Roots& roots) {
       for (unsigned group = 0; group < count; ++group) {
         interval("norm.group");
         group_t moments;
+        for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
+#pragma HLS UNROLL
+          moments[lane] = {0, 0};
+        }
         if (pools)
-          moments = pooled.read();
+          moments[0] = pooled.read();
         else
           moments = groups.read();
         roots_t result;
@@ -580,7 +578,7 @@ void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains
   Stream<credit_t, 2> freed("norm.freed");
   Tiles tiles("norm.tiles");
   Groups groups("norm.groups");
-  Groups pooled("norm.pooled");
+  Pooled pooled("norm.pooled");
   Roots roots("norm.roots");
   Words words("norm.words");
   Stored stored("norm.stored");

@@ -184,14 +184,15 @@ impl Kernels {
         ])
     }
 
-    /// Codes, residuals and moments of a lane go through two streams; three functions write them.
+    /// Codes and residuals of a lane go through a stream, moments through another.
     fn drain(&self) -> Logic {
         sum(&[
             grouped(REQUANTIZE, REQUANTIZE_2, self.groups).times(self.l),
             self.in_luts(FABRIC_16, 2 * self.l),
             self.write_banks(),
-            stream(92 * self.l + 71, 4),
-            stream(68 * self.l + 3, 4),
+            stream(24 * self.l + 71, 4),
+            stream(68 * self.l, 16),
+            stream(3, 4),
             stream(35 * self.l, 2 * self.groups),
             stream(204, 4),
             stream(self.beat, 2),
@@ -231,7 +232,8 @@ impl Kernels {
             port(self.beat),
             port(68 * self.l),
             port(1),
-            stream(68 * self.m, 2).times(2),
+            stream(68 * self.m, 2),
+            stream(68, 2),
             stream(47 * self.m, 2),
             stream(16 * self.m, 16),
             stream(8 * self.m + 33, 2),
