@@ -317,6 +317,11 @@ def test_what_the_tcl_builds_is_what_the_model_counts(name: str, tmp_path: Path)
     assert blocks == counted["queues"][1]
 
 
+@pytest.mark.parametrize("board", ["zcu102", "kv260", "pynq-z2"])
+def test_what_is_shipped_for_a_board_fits_it(board: str) -> None:
+    Hardware.load(ROOT / "fpga" / "configs" / f"{board}.toml").check_board()
+
+
 def queue_bits(hardware: Hardware) -> dict[str, int]:
     """Bits of an item of each queue, as fpga/include/kernels.hpp declares its type."""
     lanes, array = hardware.settings["lanes"], hardware.settings["array"]
