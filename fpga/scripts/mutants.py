@@ -52,7 +52,7 @@ MUTANTS = [
         "norm golden",
     ),
     ("norm", "u<19> rest = negative ? int(divisor) - 1", "u<19> rest = negative ? 0", "norm golden"),
-    ("norm", "u<27> rest = negative ? int(divisor) - 1", "u<27> rest = negative ? 0", "norm golden"),
+    ("norm", "u<27> rest = negative ? int(divisor) - 1", "u<27> rest = negative ? 0", "norm"),
     ("norm", "embed < SUMS_DISTANCE", "false", "norm"),
     ("softmax", "bits - (halve ? 1 : 0)", "bits", "softmax golden"),
     ("softmax", "(unsigned(e12) + 8) >> 4", "unsigned(e12) >> 4", "softmax golden"),
