@@ -84,7 +84,7 @@ PUBLISHED = (
 
 def paper_estimates(
     board: str = "zcu102",
-    clocks_mhz: Iterable[float] = (150.0, 200.0),
+    clocks_mhz: Iterable[float] = (150.0, 100.0),
     eight_bit: Iterable[float] = (0.0, 0.25, 1.0),
 ) -> list[tuple[float, Estimate]]:
     """Models DeiT's shapes on a board, each on the array that the design-space search selects for it at that clock.
@@ -123,7 +123,7 @@ class BothForms:
         return self.closed.share * self.closed.period_cycles / self.events.period_cycles
 
 
-def both_forms(board: str = "zcu102", clocks_mhz: Iterable[float] = (150.0, 200.0)) -> list[BothForms]:
+def both_forms(board: str = "zcu102", clocks_mhz: Iterable[float] = (150.0, 100.0)) -> list[BothForms]:
     """Models DeiT-tiny's shape by both forms of the model, on the configurations of `paper_estimates`."""
     results = []
     for clock in clocks_mhz:
@@ -216,7 +216,7 @@ class Comparison:
         """Models all of it; the operating points are those of Quasar-ViT's frame rates."""
         names = ("tiny", "small", "base")
         asked = [figure.fps for figure in PUBLISHED if figure.system == "Quasar-ViT"]
-        spaces = [SpaceRange.of(name, "zcu102", clock) for name in names for clock in (150.0, 200.0)]
+        spaces = [SpaceRange.of(name, "zcu102", clock) for name in names for clock in (150.0, 100.0)]
         return cls(paper_estimates(), both_forms(), spaces, operating_points(asked, names))
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,39 @@
+"""Tests that the tables of docs/hardware-model.md are those of today's model."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+import hardware_tables
+
+
+def test_every_table_has_its_place() -> None:
+    page = hardware_tables.PAGE.read_text("utf-8")
+    assert sorted(re.findall(r"generated: (\w+)", page)) == sorted(hardware_tables.TABLES)
+
+
+@pytest.mark.parametrize("name", hardware_tables.TABLES)
+def test_the_page_holds_the_table_that_the_model_gives(name: str) -> None:
+    page = hardware_tables.PAGE.read_text("utf-8")
+    shown = page.split(f"<!-- generated: {name} -->")[1].split("<!-- end -->")[0].strip()
+    assert shown == hardware_tables.TABLES[name](), "run python tools/hardware_tables.py"
+
+
+@pytest.mark.parametrize("board", hardware_tables.SHIPPED)
+def test_the_shipped_configurations_stay_within_what_their_boards_allow(board: str) -> None:
+    hardware_tables.shipped(board).check_board()
+
+
+def test_deit_tiny_reaches_its_targets_event_by_event() -> None:
+    for board, (four_bit, quarter) in {"zcu102": (500, 420), "kv260": (300, 250)}.items():
+        found = [
+            hardware_tables.events_fps(network, hardware_tables.shipped(board))
+            for network in hardware_tables.SHIPPED[board][1]
+        ]
+        assert found[0] >= four_bit
+        assert found[1] >= quarter

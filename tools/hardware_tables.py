@@ -1,0 +1,255 @@
+#!/usr/bin/env python3
+"""Write the tables of docs/hardware-model.md: shipped configurations, other assumptions, boards, netlists.
+
+    python tools/hardware_tables.py
+
+Everything is modelled, apart from the counts of Yosys in `docs/evidence/array-netlists.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from evidence_report import markdown, splice
+from quasar_rt import DoesNotFitError, Subnet
+from quasar_rt.hardware import Board, Estimate, Hardware, Workload, estimate, replay
+from quasar_rt.hardware.published import PUBLISHED, operating_points, paper_estimates
+from quasar_rt.nas.report import write_text
+from quasar_rt.space import Architecture, BlockShape, Space
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs/hardware-model.md"
+NETLISTS = ROOT / "docs/evidence/array-netlists.json"
+BOARDS = ("zcu102", "zcu104", "kv260", "pynq-zu", "ultra96v2", "pynq-z2")
+FRACTIONS = (0.0, 0.25)
+KINDS = {"dsp": "DSP", "lut": "LUT", "ff": "FF", "bram36": "BRAM", "uram": "URAM"}
+
+
+def small(eight_bit: float = 0.0) -> Workload:
+    """Returns a network of 224x224 pixels for the smallest board: embed 96, 12 blocks, 3 heads of 32, MLP 384."""
+    block = BlockShape(3, 32, 384, (eight_bit,) * 4)
+    return Workload.of_architecture(Space.load("tiny"), Architecture(96, (block,) * 12))
+
+
+def deit(name: str) -> list[Workload]:
+    """Returns a DeiT shape with all rows of 4 bits, and with a quarter of 8."""
+    return [Workload.deit(name, fraction) for fraction in FRACTIONS]
+
+
+#: Shipped configurations, and what their figures are for.
+SHIPPED = {
+    "zcu102": ("DeiT-tiny", deit("deit-tiny")),
+    "kv260": ("DeiT-tiny", deit("deit-tiny")),
+    "pynq-z2": ("embed 96", [small(fraction) for fraction in FRACTIONS]),
+}
+
+
+def shipped(board: str) -> Hardware:
+    """Reads a shipped configuration."""
+    return Hardware.load(ROOT / f"fpga/configs/{board}.toml")
+
+
+def events_fps(network: Workload, hardware: Hardware) -> float:
+    """Returns frames a second, event by event, host excluded."""
+    return hardware.clock_mhz * 1e6 / replay(network, hardware).period_cycles
+
+
+def pair(values: Iterable[float], form: str = ",.0f") -> str:
+    """Formats the figures of both mixes."""
+    return " / ".join(format(value, form) for value in values)
+
+
+def shipped_table() -> str:
+    """Formats the speed of the shipped configurations."""
+    rows = []
+    for board, (label, networks) in SHIPPED.items():
+        hardware = shipped(board)
+        array, lanes = hardware.settings["array"], hardware.settings["lanes"]
+        closed = [estimate(network, hardware) for network in networks]
+        events = [events_fps(network, hardware) for network in networks]
+        share = [100 * one.share * fps / one.fps for one, fps in zip(closed, events, strict=True)]
+        rows.append(
+            [
+                board,
+                f"{array['tokens']} x {array['pairs']} x {array['cascade']} at "
+                f"{hardware.clock_mhz * array['clock_ratio']:g} MHz",
+                f"{lanes['requantize']}, {lanes['norm']}, {lanes['exponential']}",
+                label,
+                pair(events),
+                pair([one.fps for one in closed]),
+                pair(share, ".1f"),
+                f"{closed[0].host.fps:,.0f}",
+            ]
+        )
+    header = ["board", "array", "lanes L, M, E", "network", "frames/s, events"]
+    return markdown([*header, "closed form", "% of peak, events", "host, at most"], rows, 4)
+
+
+def resources_table() -> str:
+    """Formats the shares of the device that the shipped configurations take, by the margin on HLS kernels."""
+    rows = []
+    for board in SHIPPED:
+        hardware = shipped(board)
+        used, has, may = (
+            vars(x) for x in (hardware.resources, hardware.board.resources, hardware.board.usable)
+        )
+
+        def share(kind: str, more: int = 0, used: dict[str, int] = used, has: dict[str, int] = has) -> str:
+            return f"{100 * (used[kind] + more) / has[kind]:.0f}" if has[kind] else "–"
+
+        rows.append([board, "as counted", *map(share, KINDS)])
+        circuits = [part for part in hardware.parts if part.basis == "circuit"]
+        for margin in (30, 50):
+            factor = (100 + margin) / 115 - 1
+            more = {
+                "lut": round(sum(part.lut for part in circuits) * factor),
+                "ff": round(sum(part.ff for part in circuits) * factor),
+            }
+            cells = [share(kind, more.get(kind, 0)) for kind in KINDS]
+            rows.append([board, f"HLS kernels' logic {margin} % above their circuits", *cells])
+        rows.append([board, "allowed", *(f"{100 * may[k] / has[k]:.0f}" if has[k] else "–" for k in KINDS)])
+    return markdown(["board", "% of the device", *KINDS.values()], rows, 2)
+
+
+def sensitivity_table() -> str:
+    """Formats the frame rates of the shipped configurations with other clocks and memories, event by event."""
+    rows = []
+    boards = {board: shipped(board) for board in ("zcu102", "kv260")}
+
+    def add(label: str, change: dict[str, Hardware]) -> None:
+        cells = [pair(events_fps(n, change[board]) for n in SHIPPED[board][1]) for board in boards]
+        rows.append([label, *cells])
+
+    add("as shipped", boards)
+    for clock in (125, 100):
+        label = f"array at {2 * clock} MHz, kernels at {clock}"
+        add(label, {board: one.with_clock(clock) for board, one in boards.items()})
+    for efficiency in (0.5, 0.35, 0.2):
+        changed = {}
+        for board, one in boards.items():
+            text = one.board.to_toml().replace(
+                f"efficiency = {one.board.settings['ddr']['efficiency']}", f"efficiency = {efficiency}"
+            )
+            changed[board] = Hardware.from_toml(one.to_toml(), Board.from_toml(text))
+        add(f"DDR efficiency {efficiency:g}", changed)
+    return markdown(["frames/s, DeiT-tiny", *boards], rows, 1)
+
+
+def boards_table() -> str:
+    """Formats the frame rates of networks on each board's best configuration, by the closed form."""
+    digits = Space.load("digits")
+    networks = {
+        "digits, largest of the space": Workload.of_architecture(digits, digits.decode(digits.largest)),
+        "`fashion-mnist`, packaged": Workload.of(Subnet.load("fashion-mnist")),
+        "224x224, embed 96, 12 blocks, 3 heads of 32, MLP 384": small(),
+        **{f"DeiT-{size}": Workload.deit(f"deit-{size}") for size in ("tiny", "small", "base")},
+    }
+    rows = []
+    for label, network in networks.items():
+        cells = []
+        for board in BOARDS:
+            try:
+                fps = estimate(network, Hardware.for_board(board, network)).fps
+                cells.append(f"{fps:,.0f}" if fps >= 10 else f"{fps:.1f}")
+            except DoesNotFitError:
+                cells.append("–")
+        rows.append([label, *cells])
+    return markdown(["network", *BOARDS], rows, 1)
+
+
+def netlists_table() -> str:
+    """Formats Yosys's counts of the array next to the model's."""
+    from array_netlist import SIZES
+
+    inside = {"sums of tokens", "partial sums", "sums to send", "scores to send"}
+    read = {"input", "normed", "query", "hidden", "probability", "key", "value"}
+    rows = []
+    for name, found in json.loads(NETLISTS.read_text("utf-8")).items():
+        parts = [part for part in SIZES[name].hardware().parts if part.name in inside | read | {"array"}]
+        lut, ff = sum(part.lut for part in parts), sum(part.ff for part in parts)
+        built = found["ff"] + found["ff_ram_outputs"]
+        rows.append(
+            [
+                name,
+                f"{found['lut']:,}",
+                f"{100 * (lut / found['lut'] - 1):+.0f} %",
+                f"{built:,}",
+                f"{100 * (ff / built - 1):+.0f} %",
+                f"{found['dsp']:,}",
+                f"{found['bram36']:g}",
+                f"{found['uram']}",
+                f"{found['paths']['array']['levels']}",
+                f"{found['fan_out']['array']['pins']}",
+            ]
+        )
+    header = ["array", "LUT", "model", "FF", "model", "DSP", "BRAM36", "URAM", "levels", "fan-out"]
+    return markdown(header, rows, 1)
+
+
+def published_table() -> str:
+    """Formats DeiT's shapes on zcu102 at both clocks, by the closed form."""
+    found: dict[tuple[str, float], list[Estimate]] = {}
+    for fraction, result in paper_estimates():
+        found.setdefault((result.network, fraction), []).append(result)
+    rows = [
+        [
+            network,
+            f"{100 * fraction:.0f} %",
+            f"{fast.fps:.1f}",
+            f"{slow.fps:.1f}",
+            f"{fast.latency_s * 1e3:.2f} ms",
+            f"{100 * fast.share:.1f} %",
+            "modelled",
+        ]
+        for (network, fraction), (fast, slow) in found.items()
+    ]
+    header = ["shape", "8-bit rows", "frames/s, array at 300 MHz", "at 200 MHz", "latency at 300 MHz"]
+    return markdown([*header, "share of peak", "kind"], rows, 2)
+
+
+def points_table() -> str:
+    """Formats the largest networks of the spaces at the paper's frame rates, by the closed form."""
+    asked = [figure.fps for figure in PUBLISHED if figure.system == "Quasar-ViT"]
+    rows = []
+    for point in sorted(operating_points(asked, ("tiny", "small", "base")), key=lambda point: -point.fps):
+        block = point.architecture.blocks[0]
+        sizes = (point.architecture.embed, point.architecture.depth, block.heads, block.hidden)
+        rows.append(
+            [
+                f"{point.fps:g}",
+                point.space,
+                ", ".join(map(str, sizes)),
+                f"{100 * block.eight_bit[0]:.0f} %",
+                f"{point.macs / 1e9:.2f}",
+                f"{point.modelled_fps:.1f}",
+                "modelled",
+            ]
+        )
+    header = ["at least", "space", "embed, depth, heads, hidden", "8-bit rows", "GMAC", "frames/s", "kind"]
+    return markdown(header, rows, 3)
+
+
+#: Tables by their markers in the page. Those with a design-space search take a minute in all.
+TABLES = {
+    "shipped": shipped_table,
+    "resources": resources_table,
+    "sensitivity": sensitivity_table,
+    "boards": boards_table,
+    "published": published_table,
+    "points": points_table,
+    "netlists": netlists_table,
+}
+
+
+@click.command()
+def main() -> None:
+    """Write the tables of docs/hardware-model.md."""
+    write_text(PAGE, splice(PAGE.read_text("utf-8"), {name: table() for name, table in TABLES.items()}))
+
+
+if __name__ == "__main__":
+    main()
