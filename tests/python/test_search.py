@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quasar_rt import Engine, InvalidValueError, QuasarError, Subnet, UntrainedWarning, random_subnet, search
-from quasar_rt.hardware import Hardware
+from quasar_rt.hardware import Hardware, replay
 from quasar_rt.nas.boards import Modelled
 from quasar_rt.nas.folder import Folder, SearchFolderError
 from quasar_rt.nas.layers import eight_bit_share, linear_layers, nominal_macs, untrained_subnet, weight_bytes
@@ -390,3 +390,24 @@ def test_a_seed_or_number_of_epochs_that_is_none_is_named(arguments):
     (name,) = arguments
     with pytest.raises(InvalidValueError, match=f"{name} must be a whole number"):
         search("digits", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("space", "board"),
+    [("tiny", "zcu102"), ("tiny", "kv260"), ("digits", "pynq-z2"), ("fashion-mnist", "ultra96v2")],
+)
+def test_each_target_is_reached_event_by_event_by_the_file_s_own_rows(tmp_path, space, board):
+    result = search(space, board=board, population=24, generations=8, out=tmp_path / "found")
+    hardware = Hardware.for_board(board, Space.load(space))
+    for target, entry in zip(result.targets, result.document["targets"], strict=True):
+        subnet = Subnet.load(tmp_path / "found" / target.file)
+        fps = hardware.clock_mhz * 1e6 / replay(subnet, hardware).period_cycles
+        assert fps == target.replayed_fps == entry["replayed_fps"]
+        assert fps >= target.fps
+        assert subnet.config["provenance"]["search"]["replayed_fps"] == fps
+
+
+def test_a_target_that_only_the_closed_form_reaches_is_refused(monkeypatch):
+    monkeypatch.setattr("quasar_rt.nas.boards.Modelled.replayed_fps", lambda self, network: 90.0)
+    with pytest.raises(InvalidValueError, match=r"100 FPS on zcu102 .*the best has 90\.0"):
+        search("tiny", fps=100, population=8, generations=2)

@@ -145,7 +145,7 @@ def show(result: Any, out: Path) -> None:
     """Prints a table of the targets, the notes on the scores, and the path of the page."""
     board = result.board
     has_integer = any(target.point.integer for target in result.targets)
-    columns = [">target FPS", ">modelled FPS", ">latency, ms", f">{result.scoring.short}"]
+    columns = [">target FPS", ">modelled FPS", ">event by event", ">latency, ms", f">{result.scoring.short}"]
     columns += [">integer top-1"] * has_integer + [
         ">embed",
         ">depth",
@@ -161,7 +161,13 @@ def show(result: Any, out: Path) -> None:
         integer = f"{point.integer.top1:.2%} ± {point.integer.standard_error:.2%}" if point.integer else "-"
         fact = facts[point.id]
         rows.append(
-            [f"{target.fps:,g}", f"{on.fps:,.1f}", f"{on.latency_ms:.3g}", score]
+            [
+                f"{target.fps:,g}",
+                f"{on.fps:,.1f}",
+                f"{target.replayed_fps:,.1f}",
+                f"{on.latency_ms:.3g}",
+                score,
+            ]
             + [integer] * has_integer
             + [str(fact["embed"]), str(fact["depth"]), f"{fact['eight_bit_share']:.0%}"]
             + [f"{fact['weight_bytes'] / 1000:,.1f}", target.file]

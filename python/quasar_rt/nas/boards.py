@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DoesNotFitError, InvalidValueError
-from ..hardware import Board, CostTable, Estimate, Hardware, Workload, board_names, estimate
+from ..hardware import Board, CostTable, Estimate, Hardware, Workload, board_names, estimate, replay
 from ..space import Architecture, Space
+from ..subnet import Subnet
 from .result import OnBoard
 
 __all__ = ["DEFAULT_BOARD", "Modelled", "Parts", "other_boards"]
@@ -81,6 +82,10 @@ class Modelled:
             OnBoard(fps, 1000 * latency, min(fps, host))
             for fps, latency in zip(costs["fps"].tolist(), costs["latency_s"].tolist(), strict=True)
         ]
+
+    def replayed_fps(self, network: Subnet | Workload) -> float:
+        """Returns modelled frames a second, event by event."""
+        return self.hardware.clock_mhz * 1e6 / replay(network, self.hardware).period_cycles
 
     def estimate(self, architecture: Architecture) -> Estimate:
         """Estimates one frame, layer by layer."""

@@ -109,13 +109,18 @@ def reaching(points: Sequence[Point], board: str, fps: float) -> list[Point]:
 
 
 class Target(NamedTuple):
-    """A target frame rate and its subnet: the one with the best score among those that reach the rate."""
+    """A target frame rate and its subnet: the one with the best score among those that reach the rate.
+
+    It reaches the rate in both models: in the closed form, and event by event as its file stands.
+    """
 
     fps: float
     point: Point
     file: str
     """The subnet's file in the search's folder."""
     subnet: Subnet
+    replayed_fps: float
+    """Frames a second of the file's own rows, event by event (`quasar_rt.hardware.replay`)."""
 
 
 @dataclass(frozen=True, repr=False)
