@@ -124,8 +124,8 @@ def _target(outcome: SearchOutcome, fps: float, name: str) -> Target:
                 return Target(fps, point, f"{name}.qvit", _subnet(outcome, point, fps, name, found), found)
         best = max(best, found)
     raise InvalidValueError(
-        f"no subnet that the search found for {fps:g} FPS on {modelled.board} has that rate event by event (the best has "
-        f"{best:,.1f}): ask for less, or search with a larger population"
+        f"no subnet that the search found for {fps:g} FPS on {modelled.board} has that rate event by event "
+        f"(the best has {best:,.1f}): ask for less, or search with a larger population"
     )
 
 
