@@ -11,7 +11,9 @@ from pathlib import Path
 
 # (source, what stands there, what stands there instead, the testbenches each of which must notice)
 MUTANTS = [
-    ("load", "key == seed", "true", "transfers"),
+    ("load", "key == (seed ^ number[command.frame]++)", "true", "transfers"),
+    ("load", "number[command.frame]++", "0", "transfers"),
+    ("load", "number[command.frame] = 0;", "", "transfers"),
     ("load", "nonce[command.frame] = 0;", "", "transfers"),
     ("load", "sound[command.frame] = true;", "", "transfers"),
     ("load", "array_to_load.read();", ";", "transfers"),

@@ -109,6 +109,8 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
 
   bool sound[2] = {true, true}; // all transfers from the arena of a slot's frame so far
 #pragma HLS ARRAY_PARTITION variable = sound complete
+  uint16_t number[2] = {0, 0}; // of the next of these transfers
+#pragma HLS ARRAY_PARTITION variable = number complete
   uint32_t nonce[2] = {0, 0}; // of the input of a slot's frame
 #pragma HLS ARRAY_PARTITION variable = nonce complete
   Taken pending[AHEAD + 1];
@@ -137,6 +139,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
     if (!command.transfer) {
       checks.write({u<1>(sound[command.frame]), u<32>(nonce[command.frame])});
       sound[command.frame] = true;
+      number[command.frame] = 0;
       nonce[command.frame] = 0;
       continue;
     }
@@ -161,12 +164,13 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       if constexpr (config::PORTS > 3)
         place(receive<port_t>(memory3), 3, beat);
       if (i == command.beats) {
-        // Memory holds the check XOR a key: the frame's nonce or the arena's seed.
+        // Memory holds the check XOR a key: the frame's nonce, or the arena's seed XOR the
+        // transfer's number.
         const uint32_t key = word_of(beat, 0) ^ ~state;
         if (command.target == isa::target::PATCHES)
           nonce[command.frame] = key;
         else
-          sound[command.frame] = sound[command.frame] && key == seed;
+          sound[command.frame] = sound[command.frame] && key == (seed ^ number[command.frame]++);
         continue;
       }
       state = check_behind<BEAT_WORDS>(state, share(beat));

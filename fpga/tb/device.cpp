@@ -150,13 +150,15 @@ void put16(std::vector<uint8_t>& bytes, int value) {
   bytes.push_back(uint8_t(value >> 8));
 }
 
+constexpr uint32_t ARENA_SEED = 0xa7e4a5ed;
+
 // Appends a transfer of data that is added to the arena.
 void load_data(Arena& arena, std::vector<command_t>& list, unsigned target, unsigned frame,
                const std::vector<uint8_t>& data) {
   const isa::Load load{.target = target,
                        .frame = frame,
                        .beats = ceil_div(unsigned(data.size()), BEAT),
-                       .address = arena.add(data)};
+                       .address = arena.add(data, ARENA_SEED ^ arena.numbers[frame]++)};
   list.push_back(load.encode());
 }
 
@@ -318,6 +320,7 @@ public:
                                    reg::load_ARENA3};
     for (unsigned port = 0; port < config::PORTS; ++port)
       write_address(ARENAS[port], stripes_[port]);
+    write(reg::load_SEED, ARENA_SEED);
     write(reg::load_CTRL, AP_START);
     write(reg::store_GIE, 1);
     write(reg::store_IER, 1);

@@ -94,6 +94,7 @@ class Arena {
   std::vector<uint8_t> bytes_;
 
 public:
+  uint32_t numbers[2] = {}; // of the next transfer of each slot's frame
   // Appends a transfer and its check XOR a key. Returns the first beat.
   uint32_t add(std::vector<uint8_t> data, uint32_t key = 0) {
     const uint32_t first = uint32_t(bytes_.size() / BEAT);

@@ -80,7 +80,7 @@ void load_moves_beats_as_they_are(Verdict& verdict, uint64_t seed) {
                               target::TABLE,   target::RESIDUAL, target::WEIGHTS};
   for (unsigned i = 0; i < 6; ++i) {
     data.push_back(noise(random, sizes[i] * BEAT));
-    list.push_back(load_command(targets[i], arena.add(data[i]), uint32_t(sizes[i])));
+    list.push_back(load_command(targets[i], arena.add(data[i], i), uint32_t(sizes[i])));
   }
   list.push_back(load_end(0));
   LoadBench bench(arena, seed);
@@ -144,9 +144,10 @@ void load_reports_each_frame_its_own(Verdict& verdict, uint64_t seed) {
   Random random(seed + 3);
   Arena arena;
   std::vector<command_t> list;
-  for (unsigned i = 0; i < 4; ++i) // frames 0, 1, 1, 0
-    list.push_back(
-        load_command(target::WEIGHTS, arena.add(noise(random, 7 * BEAT)), 7, (i + 1) / 2 % 2));
+  for (const unsigned frame : {0u, 1u, 1u, 0u}) {
+    const uint32_t first = arena.add(noise(random, 7 * BEAT), arena.numbers[frame]++);
+    list.push_back(load_command(target::WEIGHTS, first, 7, frame));
+  }
   arena.at((8 + 3) * BEAT + 5) ^= 0x20; // of frame 1's first
   for (const unsigned frame : {0u, 1u, 1u, 0u})
     list.push_back(load_end(frame));
@@ -182,16 +183,32 @@ void load_ties_a_frame_to_its_input(Verdict& verdict, uint64_t seed) {
 void load_knows_its_own_arena(Verdict& verdict, uint64_t seed) {
   Random random(seed + 7);
   Arena arena;
-  const command_t own = load_command(target::WEIGHTS, arena.add(noise(random, BEAT), 0xfeed), 1);
-  const command_t old = load_command(target::WEIGHTS, arena.add(noise(random, BEAT), 0xfeec), 1);
-  LoadBench bench(arena, seed);
-  bench.seed = 0xfeed;
-  std::vector<uint8_t> weights;
-  bench.take(bench.weights, 3, weights);
-  bench.play({own, load_end(0), own, old, load_end(0)});
-  bench.scheduler.run();
-  verdict.equal(unsigned(bench.checks.read().sound), 1u, "the arena of this seed");
-  verdict.equal(unsigned(bench.checks.read().sound), 0u, "the arena of another seed");
+  const auto weights_of = [&](uint32_t key) {
+    return load_command(target::WEIGHTS, arena.add(noise(random, BEAT), key), 1);
+  };
+  const command_t first = weights_of(0xfeed ^ 0), second = weights_of(0xfeed ^ 1);
+  const command_t third = weights_of(0xfeed ^ 2), foreign = weights_of(0xfeec ^ 1);
+  const auto sound = [&](std::vector<command_t> list) {
+    LoadBench bench(arena, seed);
+    bench.seed = 0xfeed;
+    std::vector<uint8_t> weights;
+    bench.take(bench.weights, 2 * list.size(), weights);
+    const size_t count = list.size();
+    list.push_back(load_end(0));
+    for (size_t i = 0; i < count; ++i) // the next frame
+      list.push_back(list[i]);
+    list.push_back(load_end(0));
+    bench.play(list);
+    bench.scheduler.run();
+    const unsigned report = unsigned(bench.checks.read().sound);
+    verdict.equal(unsigned(bench.checks.read().sound), report, "the next frame's report");
+    return report;
+  };
+  verdict.equal(sound({first, second, third}), 1u, "the arena of this seed");
+  verdict.equal(sound({first, foreign, third}), 0u, "the arena of another seed");
+  verdict.equal(sound({first, third, second}), 0u, "two transfers exchanged");
+  verdict.equal(sound({first, third}), 0u, "a transfer is missing");
+  verdict.equal(sound({first, first, second}), 0u, "a transfer comes twice");
 }
 
 void load_notices_what_memory_does(Verdict& verdict, uint64_t seed) {

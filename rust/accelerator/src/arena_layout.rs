@@ -120,8 +120,9 @@ impl Arena {
         }
     }
 
-    /// Returns the bytes, and the offset of each check.
-    pub(crate) fn into_parts(self) -> (Vec<u8>, Vec<usize>) {
+    /// Returns the bytes, and the offset of each check, in order.
+    pub(crate) fn into_parts(mut self) -> (Vec<u8>, Vec<usize>) {
+        self.checks.sort_unstable();
         (self.bytes, self.checks)
     }
 

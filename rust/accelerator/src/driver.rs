@@ -14,7 +14,8 @@
 //! - Each attempt has its own nonce, in the check of the frame's input. Load finds it there, and it
 //!   ends up in the output. So an answer to another input, a stale cache line and a late write from
 //!   before a reset are recognised.
-//! - The arena's checks have a key that another process's arena lacks.
+//! - The checks of the arena have keys that another process's arena lacks, and that tell its
+//!   transfers apart.
 //! - Each command carries a check, from a seed that no other segment has. Fetch compares it before
 //!   any unit gets the command.
 //! - After a reset, load must be idle: it never ends otherwise.
@@ -130,8 +131,8 @@ pub struct Driver<T> {
     input_bytes: usize,
     /// True if a frame can start without a reset.
     ready: bool,
-    /// Key of the arena's checks.
-    arena_key: u32,
+    /// Seed of the keys of the arena's checks.
+    arena_seed: u32,
     /// Nonce of the last input that was written.
     nonce: u32,
     /// Indices of the inputs that no frame occupies.
@@ -211,7 +212,7 @@ impl<T: Transport> Driver<T> {
             arena_bytes,
             input_bytes,
             ready: false,
-            arena_key: own,
+            arena_seed: own,
             nonce: own,
             free: (0..IN_FLIGHT).rev().collect(),
             staged: VecDeque::new(),

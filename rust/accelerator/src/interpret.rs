@@ -94,8 +94,12 @@ pub struct Interpreter<'a> {
     queues: Queues,
     /// All transfers from the arena of each slot's frame were sound.
     sound: [bool; 2],
+    /// Number of these transfers.
+    number: [u32; 2],
     /// Nonce of the input of each slot's frame.
     nonce: [u32; 2],
+    /// The arena with a seed of 0.
+    arena: Vec<u8>,
     input: Memory<i8>,
     residual: [Memory<i16>; 2],
     normed: [Memory<i8>; 2],
@@ -138,7 +142,9 @@ impl<'a> Interpreter<'a> {
                 ..Queues::default()
             },
             sound: [true; 2],
+            number: [0; 2],
             nonce: [0; 2],
+            arena: program.keyed_arena(0),
             input: codes("input", buffers.input, lanes),
             residual: [0, 1].map(|_| Memory::new("residual", buffers.residual, lanes, 85)),
             normed: [0, 1].map(|_| codes("normed", buffers.norm, lanes)),
@@ -274,6 +280,7 @@ impl<'a> Interpreter<'a> {
             Command::Load(c) => self.load(&c, input),
             Command::LoadEnd(c) => {
                 let sound = std::mem::replace(&mut self.sound[c.frame as usize], true);
+                self.number[c.frame as usize] = 0;
                 let nonce = std::mem::take(&mut self.nonce[c.frame as usize]);
                 self.queues.checks.push_back((sound, nonce));
                 Ok(())
@@ -298,7 +305,7 @@ impl<'a> Interpreter<'a> {
 
     fn load(&mut self, c: &Load, input: &[u8]) -> Result<()> {
         let beat = self.shape.beat;
-        let memory = if c.input { input } else { self.program.arena() };
+        let memory = if c.input { input } else { &self.arena };
         let (first, bytes) = (c.address as usize * beat, c.beats as usize * beat);
         let Some(data) = memory.get(first..first + bytes + beat) else {
             return Err(Error::InvalidValue(format!(
@@ -311,7 +318,9 @@ impl<'a> Interpreter<'a> {
         if c.target == Target::Patches {
             self.nonce[c.frame as usize] = key.unwrap_or_default();
         } else {
-            self.sound[c.frame as usize] &= key == Some(0);
+            let number = &mut self.number[c.frame as usize];
+            self.sound[c.frame as usize] &= key == Some(*number);
+            *number += 1;
         }
         self.queues.array_to_load -= c.wait_array as usize;
         self.queues.load_to_array += c.post_array as usize;

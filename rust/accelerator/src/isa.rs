@@ -528,9 +528,11 @@ pub fn check(bytes: &[u8]) -> u32 {
 
 /// Changes the key of a check as it stands in memory: the check XOR the key.
 ///
-/// The key of a transfer of the arena is the arena's seed; that of a frame's input is the frame's
-/// nonce, which is never 0. So load knows the arena from an earlier one, and the host knows which
-/// input an answer is of. `by`: the old key XOR the new one; without a key, that is 0.
+/// The key of a transfer of the arena is the arena's seed XOR the transfer's number in the frame;
+/// that of a frame's input is the frame's nonce, which is never 0. So load knows the arena from an
+/// earlier one and its transfers from each other, and the host knows which input an answer is of.
+///
+/// `by`: the old key (0 where there is none) XOR the new one.
 pub fn change_key(check: &mut [u8], by: u32) {
     for (byte, by) in check.iter_mut().zip(by.to_le_bytes()) {
         *byte ^= by;

@@ -98,7 +98,7 @@ pub struct Program {
     pub(crate) sizes: NetworkSizes,
     pub(crate) lists: Vec<List>,
     pub(crate) arena: Vec<u8>,
-    /// Offset of each transfer's check in the arena.
+    /// Offset of each transfer's check in the arena, in the order in which a frame reads them.
     pub(crate) arena_checks: Vec<usize>,
     /// Class of each logit, in the order in which logits leave.
     pub(crate) class_of_logit: Vec<u16>,
@@ -188,12 +188,12 @@ impl Program {
         &self.arena
     }
 
-    /// Returns the arena as it stands in memory: its checks have a key, which the host also gives
-    /// load.
-    pub fn keyed_arena(&self, key: u32) -> Vec<u8> {
+    /// Returns the arena as it stands in memory: the key of a check is the seed, which the host
+    /// also gives load, XOR the number of the transfer (modulo 2^16).
+    pub fn keyed_arena(&self, seed: u32) -> Vec<u8> {
         let mut arena = self.arena.clone();
-        for &check in &self.arena_checks {
-            change_key(&mut arena[check..], key);
+        for (number, &check) in self.arena_checks.iter().enumerate() {
+            change_key(&mut arena[check..], seed ^ u32::from(number as u16));
         }
         arena
     }

@@ -68,7 +68,7 @@ pub mod register {
         offset("load_ARENA2"),
         offset("load_ARENA3"),
     ];
-    /// The key of the arena's checks.
+    /// The seed of the keys of the arena's checks.
     pub const LOAD_SEED: u32 = offset("load_SEED");
     /// Holds all kernels in reset.
     pub const RESET: u32 = offset("reset");

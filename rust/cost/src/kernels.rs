@@ -147,11 +147,11 @@ impl Kernels {
             port(1).times(2),
             port(33),
             registers(9),
-            // The patches of a word; a frame's nonce in each slot and the choice of one, and the
-            // key of a check compared with the arena's.
+            // The patches of a word; in each slot a frame's nonce and its number of transfers, the
+            // choice of one, and the key of a check compared with the arena's.
             Logic {
-                lut: 64,
-                ff: 8 * self.t.next_multiple_of(self.beat / 8) + 450 + 3 * 32,
+                lut: 64 + 3 * 16,
+                ff: 8 * self.t.next_multiple_of(self.beat / 8) + 450 + 3 * 32 + 2 * 16,
             },
         ])
     }

@@ -31,7 +31,7 @@ impl<T: Transport> Driver<T> {
             let address = self.stripes[port].physical;
             self.write_address(register::LOAD_ARENA[port], address)?;
         }
-        self.transport.write(register::LOAD_SEED, self.arena_key)?;
+        self.transport.write(register::LOAD_SEED, self.arena_seed)?;
         self.transport.write(register::LOAD_CTRL, AP_START)?;
         for stored in &self.stored {
             let commands = self.program.command_bytes(stored.segment, stored.seed);
@@ -40,7 +40,7 @@ impl<T: Transport> Driver<T> {
         }
         self.transport
             .flush(&self.commands, 0, self.commands.bytes)?;
-        let arena = self.program.keyed_arena(self.arena_key);
+        let arena = self.program.keyed_arena(self.arena_seed);
         self.write_stripes(&arena, 0, self.arena_bytes)?;
         let mut staged = std::mem::take(&mut self.staged);
         let written = staged

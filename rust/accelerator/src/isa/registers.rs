@@ -146,7 +146,7 @@ pub const REGISTERS: &[Register] = &[
         "load_SEED",
         0x2_0040,
         true,
-        "key of the checks of the arena",
+        "seed of the keys of the arena's checks",
     ),
     register("reset", 0x3_0000, true, "bit 0: hold all kernels in reset"),
 ];
