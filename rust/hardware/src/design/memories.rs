@@ -58,6 +58,12 @@ impl Memory {
         }
     }
 
+    /// Returns whether its words are narrow enough for LUT RAM: on the array's clock, a register of
+    /// the address and one of the enable drive all bits.
+    const fn may_be_lut_ram(&self) -> bool {
+        !matches!(self.place, Place::Array { .. }) || self.bits <= NARROW
+    }
+
     /// Returns the primitives that hold it if it is of this kind.
     pub const fn count_as(&self, ram: Ram, family: Family) -> RamCount {
         RamCount::of(ram, family, self.words, self.bits, self.byte_enables).times(self.banks)
@@ -88,6 +94,9 @@ impl Memory {
 const SHALLOW: u64 = 64;
 /// Words, at most, of a memory that moves to LUT RAM where block RAM runs out.
 const MODERATE: u64 = 128;
+
+/// Bits of a word, at most, of a LUT RAM that the array reads.
+const NARROW: u64 = 120;
 
 /// Columns of the largest `LayerNorm` of a configuration.
 pub fn max_embed(hardware: &Hardware) -> u64 {
@@ -273,7 +282,7 @@ fn assign(memories: &mut [Memory], board: &Board, taken: u64) {
     let usable = board.usable();
     let as_kind = |memory: &Memory, ram| memory.count_as(ram, family);
     for memory in memories.iter_mut().filter(|memory| !memory.fixed) {
-        if memory.words <= SHALLOW {
+        if memory.words <= SHALLOW && memory.may_be_lut_ram() {
             memory.ram = Ram::Lut;
         }
     }
@@ -290,7 +299,9 @@ fn assign(memories: &mut [Memory], board: &Board, taken: u64) {
                     let memory = &memories[i];
                     let allowed = match ram {
                         Ram::Ultra => as_kind(memory, ram).uram <= urams,
-                        _ => memory.words <= MODERATE,
+                        _ => {
+                            memory.words <= MODERATE && !matches!(memory.place, Place::Array { .. })
+                        }
                     };
                     !memory.fixed && memory.ram == Ram::Block && allowed
                 })
