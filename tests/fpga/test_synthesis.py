@@ -14,8 +14,9 @@ sys.path.insert(0, str(ROOT / "tools"))
 import array_netlist
 from array_netlist import SIZES, Size
 
-#: LUT levels between two registers, and cells that a register drives, in the array's domain.
-LEVELS, FAN_OUT = 4, 128
+#: LUT levels between two registers, and cells that a register drives, in the array's domain. The most have the
+#: registers that zero the words of a bank which several block RAMs hold one after the other: 8 bits for each lane.
+LEVELS, FAN_OUT = 4, 144
 
 
 @pytest.mark.parametrize(
