@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ..errors import DoesNotFitError, InvalidValueError
 from ..hardware import Board, CostTable, Estimate, Hardware, Workload, board_names, estimate, replay
 from ..space import Architecture, Space
 from ..subnet import Subnet
-from .result import OnBoard
+from .result import OnBoard, Point, reaching
 
 __all__ = ["DEFAULT_BOARD", "Modelled", "Parts", "other_boards"]
 
@@ -86,6 +86,12 @@ class Modelled:
     def replayed_fps(self, network: Subnet | Workload) -> float:
         """Returns modelled frames a second, event by event."""
         return self.hardware.clock_mhz * 1e6 / replay(network, self.hardware).period_cycles
+
+    def holding(self, points: Sequence[Point], fps: float) -> Iterator[Point]:
+        """Yields the points that reach a rate in the closed form and event by event, the best score first."""
+        for point in reaching(points, self.board, fps):
+            if self.replayed_fps(Workload.of_architecture(self.space, point.architecture)) >= fps:
+                yield point
 
     def estimate(self, architecture: Architecture) -> Estimate:
         """Estimates one frame, layer by layer."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .boards import Modelled
 from .record import Correlation, Pair
-from .result import Integer, Point, reaching
+from .result import Integer, Point
 from .scorer import Genomes, Progress, Scores, report_genomes, scores_of
 from .settings import Settings
 from .stats import kendall_tau
@@ -29,13 +31,19 @@ _SAMPLE_STREAM = 0x7461755F62
 
 
 def check_finalists(
-    supernet: Supernet, settings: Settings, front: list[Point], folder: Path | None, progress: Progress
+    supernet: Supernet,
+    settings: Settings,
+    modelled: Modelled,
+    front: list[Point],
+    folder: Path | None,
+    progress: Progress,
 ) -> tuple[list[Point], list[Correlation]]:
     """Runs the finalists and a random sample on the integer engine; compares them with the supernet's scores.
 
     Args:
         supernet: where scores and subnets come from.
         settings: of the search.
+        modelled: the searched board.
         front: the points, by their ids.
         folder: of the search; networks that are trained on their own have their checkpoints in it.
         progress: gets the progress of the work.
@@ -44,7 +52,7 @@ def check_finalists(
         the front, its finalists with their top-1 on the integer engine, and the correlations.
     """
     space, front = supernet.space, list(front)
-    ids = sorted({p.id for fps in settings.fps for p in reaching(front, settings.board, fps)[:FINALISTS]})
+    ids = sorted({p.id for fps in settings.fps for p in islice(modelled.holding(front, fps), FINALISTS)})
     finalists = [front[i].genome for i in ids]
     sampled = [space.encode(space.sample(settings.seed, _SAMPLE_STREAM, k)) for k in range(SAMPLE)]
     others = sorted({tuple(genome.tolist()) for genome in sampled} - set(finalists))

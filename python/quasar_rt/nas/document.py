@@ -21,7 +21,7 @@ from .notes import notes
 from .nsga2 import Candidates
 from .record import Record
 from .report import Cloud, file_name
-from .result import Point, Scoring, SearchResult, Target, reaching
+from .result import Point, Scoring, SearchResult, Target
 from .scorer import Progress
 from .settings import Settings
 
@@ -34,8 +34,6 @@ __all__ = ["FORMAT", "SearchOutcome", "build_result"]
 CLOUD_LIMIT = 4000
 #: Subnets of the front that the page shows in addition to the selected ones, at most; front.json has all.
 PAGE_LIMIT = 150
-#: Share of a target from which on a network's sizes are worth an export, whose rows may differ a little.
-PROMISING = 0.97
 #: The version of the formats of search.json and front.json.
 FORMAT = 1
 
@@ -115,17 +113,16 @@ def _target(outcome: SearchOutcome, fps: float, name: str) -> Target:
     Raises:
         quasar_rt.InvalidValueError: no point of the front reaches the rate.
     """
-    modelled, best = outcome.modelled, 0.0
-    for point in reaching(outcome.front, modelled.board, fps):
-        sizes = Workload.of_architecture(modelled.space, point.architecture)
-        if (found := modelled.replayed_fps(sizes)) >= PROMISING * fps:
-            found = modelled.replayed_fps(_subnet(outcome, point, fps, name))
-            if found >= fps:
-                return Target(fps, point, f"{name}.qvit", _subnet(outcome, point, fps, name, found), found)
-        best = max(best, found)
+    modelled = outcome.modelled
+    for point in modelled.holding(outcome.front, fps):
+        # The sizes have proportional parts; the file's rows may differ a little.
+        found = modelled.replayed_fps(_subnet(outcome, point, fps, name))
+        if found >= fps:
+            return Target(fps, point, f"{name}.qvit", _subnet(outcome, point, fps, name, found), found)
+    fastest = Workload.of_architecture(modelled.space, outcome.front[0].architecture)
     raise InvalidValueError(
         f"no subnet that the search found for {fps:g} FPS on {modelled.board} has that rate event by event "
-        f"(the best has {best:,.1f}): ask for less, or search with a larger population"
+        f"(the fastest has {modelled.replayed_fps(fastest):,.1f}): ask for less, or search with a larger population"
     )
 
 

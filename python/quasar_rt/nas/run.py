@@ -179,7 +179,7 @@ class _Run:
             if self.supernet is not None:
                 record.images = self.supernet.images_used()
                 front, record.correlations = check_finalists(
-                    self.supernet, self.settings, front, out, self.progress
+                    self.supernet, self.settings, self.modelled, front, out, self.progress
                 )
             outcome = SearchOutcome(
                 self.settings, scoring, identity, record, boards, scored, front, self.supernet
