@@ -197,6 +197,11 @@ csim-mutants: toolchain ## That the testbenches fail when a kernel is wrong: one
 soak-device: develop sim ## Run SOAK_FRAMES frames on the simulated accelerator under random faults; appends to docs/logs/soak-device.md
 	python tools/soak_device.py --frames $(SOAK_FRAMES) --log docs/logs/soak-device.md
 
+.PHONY: soak-memory
+soak-memory: develop sim ## That memory and open files stay flat over 100,000 frames and 10,000 engines; appends to docs/logs/soak-memory.md
+	python tools/soak_memory.py --log docs/logs/soak-memory.md
+	python tools/soak_memory.py --device sim:tiny --frames 100000 --engines 1000 --log docs/logs/soak-memory.md
+
 .PHONY: test-pynq
 test-pynq: wheel sim ## The PYNQ transport through the real pynq package, in an environment of its own
 	@$(call fresh_venv,.venv-pynq,dist/*.whl 'pynq==4.0.0' pytest pytest-benchmark)
