@@ -25,7 +25,8 @@ mod tiers;
 
 use pyo3::prelude::*;
 
-#[pymodule]
+// Nothing was tested without the GIL: a free-threaded interpreter turns it on, and says so.
+#[pymodule(gil_used = true)]
 mod _native {
     /// Threads of one engine, at most.
     #[pymodule_export]
