@@ -24,6 +24,9 @@ SHAPES = {
     "2x2x2-DSP48E2": Shape(2, 2, 2, depth=16, primitives=True),
 }
 
+#: Boards whose shipped arrays are tested at full size.
+SHIPPED = ("zcu102", "kv260")
+
 
 def shipped(board: str) -> Shape:
     """Returns the array of a shipped configuration."""
@@ -152,7 +155,7 @@ def test_the_model_of_a_cascade_is_its_dsp_slices(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["zcu102", "kv260"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_a_board_s_array_is_exact_in_value_and_cycle(name: str, simulate: Simulate) -> None:
     """DeiT-tiny's shapes at full size: qkv, scores, context, fc2 in two passes."""
     for seed, options in enumerate((dict(), dict(stall=60, passes=70, beats=70))):
