@@ -200,7 +200,7 @@ soak-device: develop sim ## Run SOAK_FRAMES frames on the simulated accelerator 
 .PHONY: soak-memory
 soak-memory: develop sim ## That memory and open files stay flat over 100,000 frames and 10,000 engines; appends to docs/logs/soak-memory.md
 	python tools/soak_memory.py --log docs/logs/soak-memory.md
-	python tools/soak_memory.py --device sim:tiny --frames 100000 --engines 1000 --log docs/logs/soak-memory.md
+	python tools/soak_memory.py --device sim:tiny --log docs/logs/soak-memory.md
 
 .PHONY: test-pynq
 test-pynq: wheel sim ## The PYNQ transport through the real pynq package, in an environment of its own
