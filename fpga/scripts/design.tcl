@@ -14,12 +14,18 @@ set BLOCKS {
 }
 set BLOCK_BYTES 0x10000
 
-# The newest version of an IP.
-proc ip {vln name {properties {}}} {
-  set versions [lsort -dictionary [get_ipdefs -all $vln:*]]
-  if {[llength $versions] == 0} { error "the IP catalogue has no $vln (kernels: those that Vitis HLS packaged)" }
-  set cell [create_bd_cell -type ip -vlnv [lindex $versions end] $name]
-  if {[llength $properties]} { set_property -dict $properties $cell }
+# The newest version of the first of these IPs that the catalogue has. Vivado from 2024.2 on has inline HDL for the utility
+# IPs, with the same properties and pins; a later one may lack the IPs.
+proc ip {vlns name {properties {}}} {
+  foreach vln $vlns {
+    set versions [lsort -dictionary [get_ipdefs -quiet -all $vln:*]]
+    if {[llength $versions] == 0} continue
+    set type [expr {[lindex [split $vln :] 1] eq "inline_hdl" ? "inline_hdl" : "ip"}]
+    set cell [create_bd_cell -type $type -vlnv [lindex $versions end] $name]
+    if {[llength $properties]} { set_property -dict $properties $cell }
+    return
+  }
+  error "the IP catalogue has no [join $vlns { or }] (kernels: those that Vitis HLS packaged)"
 }
 
 proc wire {from args} {
@@ -40,13 +46,13 @@ proc memory_pin {port i signal} {
 
 # A signal that is always 1.
 proc constant {name to} {
-  ip xilinx.com:ip:xlconstant $name {CONFIG.CONST_WIDTH 1 CONFIG.CONST_VAL 1}
+  ip {xilinx.com:ip:xlconstant xilinx.com:inline_hdl:ilconstant} $name {CONFIG.CONST_WIDTH 1 CONFIG.CONST_VAL 1}
   foreach pin $to { wire $name/dout $pin }
 }
 
 # A number of signals side by side.
 proc concatenate {name signals} {
-  ip xilinx.com:ip:xlconcat $name [list CONFIG.NUM_PORTS [llength $signals]]
+  ip {xilinx.com:ip:xlconcat xilinx.com:inline_hdl:ilconcat} $name [list CONFIG.NUM_PORTS [llength $signals]]
   set i 0
   foreach signal $signals { wire $signal $name/In$i; incr i }
 }
@@ -184,7 +190,7 @@ proc accelerator_design {isa lists board} {
   }
   # load has four ports whatever the configuration uses; those without one of the processing system stay open.
   concatenate ports_idle $idle
-  ip xilinx.com:ip:util_reduced_logic all_idle [list CONFIG.C_OPERATION and CONFIG.C_SIZE [llength $idle]]
+  ip {xilinx.com:ip:util_reduced_logic xilinx.com:inline_hdl:ilreduced_logic} all_idle [list CONFIG.C_OPERATION and CONFIG.C_SIZE [llength $idle]]
   wire ports_idle/dout all_idle/Op1
   wire all_idle/Res kernel_reset/aux_reset_in
   for {set i 0} {$i < $ports} {incr i} {

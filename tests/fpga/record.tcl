@@ -1,12 +1,21 @@
-# Vivado's commands, as far as fpga/scripts/design.tcl uses them: they print what they are told. tclsh record.tcl SCRIPTS ISA LISTS BOARD
+# Vivado's commands, as far as fpga/scripts/design.tcl uses them: they print what they are told.
+# tclsh record.tcl SCRIPTS ISA LISTS BOARD [MISSING...]   MISSING: IPs that the catalogue does not have
 
 proc names {arguments} { return [lindex $arguments end] }
 foreach command {get_bd_pins get_bd_intf_pins get_bd_cells get_bd_addr_spaces get_bd_addr_segs} {
   proc $command args { return [names $args] }
 }
-proc get_ipdefs args { return [list [string map {* 1.0} [names $args]]] }
+proc get_ipdefs args {
+  set vln [string map {:* ""} [names $args]]
+  if {$vln in $::missing} return
+  return [list $vln:1.0]
+}
 proc create_bd_design name { puts [list design $name] }
-proc create_bd_cell {- type - source name} { puts [list cell $name $type $source]; return $name }
+proc create_bd_cell {- type - source name} {
+  if {$type eq "inline_hdl" ^ [string match *:inline_hdl:* $source]} { error "$source is no $type" }
+  puts [list cell $name $type $source]
+  return $name
+}
 proc set_property {- properties cell} { puts [list set $cell {*}$properties] }
 proc connect_bd_net {from to} { puts [list net $from $to] }
 proc connect_bd_intf_net {from to} { puts [list bus $from $to] }
@@ -18,7 +27,7 @@ proc assign_bd_address args {
 proc validate_bd_design {} { puts validate }
 proc save_bd_design {} { puts save }
 
-lassign $argv scripts isa lists board
+set missing [lassign $argv scripts isa lists board]
 source $scripts/headers.tcl
 source $scripts/design.tcl
 accelerator_design [header_constants $isa] [design_lists $lists] $board

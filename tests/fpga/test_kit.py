@@ -88,8 +88,8 @@ def constants(path: Path, scope: str) -> dict[str, int]:
     return {name: int(value, 0) for name, value in re.findall(r"constexpr unsigned (\w+) = (\w+?)u?;", text)}
 
 
-def record(hardware: str, folder: Path) -> Design:
-    """Runs the block design of a configuration on commands that only record."""
+def record(hardware: str, folder: Path, missing: tuple[str, ...] = ()) -> Design:
+    """Runs the block design of a configuration on commands that only record, without the ``missing`` IPs."""
     board = Hardware.from_toml(hardware).board
     (folder / "hardware.toml").write_text(hardware)
     (folder / "board.toml").write_text(board.to_toml())
@@ -101,7 +101,7 @@ def record(hardware: str, folder: Path) -> Design:
     processor = f"processor {'zynq_ultra_ps_e' if zynqmp else 'processing_system7'} clock_mhz 150"
     isa = ROOT / "fpga" / "include" / "isa.hpp"
     script = ROOT / "tests" / "fpga" / "record.tcl"
-    out = run(tool("tclsh"), script, SCRIPTS, isa, folder / "design.txt", processor)
+    out = run(tool("tclsh"), script, SCRIPTS, isa, folder / "design.txt", processor, *missing)
     recorded = Design({}, {}, [], [], {}, out.splitlines())
     for line in recorded.lines:
         kind, *rest = line.split()
@@ -123,6 +123,22 @@ def record(hardware: str, folder: Path) -> Design:
 @pytest.fixture(scope="module", params=["zcu102", "pynq-z2"])
 def design(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Design:
     return record(DESIGNS[f"unseen on {request.param}"], tmp_path_factory.mktemp("kit"))
+
+
+UTILITIES = {"xlconstant": "ilconstant", "xlconcat": "ilconcat", "util_reduced_logic": "ilreduced_logic"}
+
+
+def test_inline_hdl_replaces_utility_ips_that_vivado_lacks(design: Design, tmp_path: Path) -> None:
+    names = tuple(f"xilinx.com:ip:{name}" for name in UTILITIES)
+    board = "zcu102" if "ps/pl_clk0" in {source for source, _ in design.nets} else "pynq-z2"
+    newer = record(DESIGNS[f"unseen on {board}"], tmp_path, names)
+    replaced = {cell: vlnv for cell, vlnv in design.cells.items() if vlnv.rpartition(":")[0] in names}
+    assert {vlnv.split(":")[2] for vlnv in replaced.values()} == set(UTILITIES)
+    for cell, vlnv in replaced.items():
+        assert newer.cells[cell] == f"xilinx.com:inline_hdl:{UTILITIES[vlnv.split(':')[2]]}:1.0"
+    others = design.cells.keys() - replaced.keys()
+    assert [newer.cells[cell] for cell in others] == [design.cells[cell] for cell in others]
+    assert (newer.nets, newer.buses, newer.properties) == (design.nets, design.buses, design.properties)
 
 
 def kernel_arguments() -> dict[str, dict[str, str]]:
