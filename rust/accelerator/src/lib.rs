@@ -46,5 +46,6 @@ mod testing;
 pub mod transport;
 #[cfg(target_os = "linux")]
 pub mod uio;
+mod uncached;
 
 pub use program::{Program, Segment};

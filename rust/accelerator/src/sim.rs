@@ -14,7 +14,7 @@ use std::time::Duration;
 use libloading::{Library, Symbol};
 use quasar_core::error::{Error, Result};
 
-use crate::host_memory::HostMemory;
+use crate::host_memory::{Caching, HostMemory};
 use crate::isa::ABI;
 use crate::transport::{Buffer, Transport};
 
@@ -219,7 +219,7 @@ impl Transport for Sim {
         let index = self.memory.next_index();
         // SAFETY: the device's own memory, which lives until the device is closed. The device's
         // thread touches the host's copy only within `flush` and `invalidate`.
-        unsafe { self.memory.add(start, bytes) }
+        unsafe { self.memory.add(start, bytes, Caching::Cached) }
         Ok(Buffer {
             index,
             physical,

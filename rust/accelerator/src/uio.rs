@@ -20,7 +20,7 @@ use quasar_core::error::{Error, Result};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::{flock, FlockOperation, OFlags};
 
-use crate::host_memory::HostMemory;
+use crate::host_memory::{Caching, HostMemory};
 use crate::identity::NODE;
 use crate::isa::REGISTER_BYTES;
 use crate::transport::{Buffer, Transport, CACHE_LINE};
@@ -187,6 +187,7 @@ fn load(roots: &Roots, bitstream: &Path) -> Result<(), String> {
 #[derive(Debug)]
 struct Pool {
     map: MmapRaw,
+    caching: Caching,
     physical: u64,
     /// The folder of its attributes; `None` if the memory needs no synchronisation.
     attributes: Option<PathBuf>,
@@ -206,11 +207,10 @@ pub struct Uio {
     _lock: File,
 }
 
-fn open(path: &Path, uncached: bool) -> Result<File, String> {
-    let flags = if uncached {
-        OFlags::SYNC
-    } else {
-        OFlags::empty()
+fn open(path: &Path, caching: Caching) -> Result<File, String> {
+    let flags = match caching {
+        Caching::Cached => OFlags::empty(),
+        Caching::Uncached => OFlags::SYNC,
     };
     OpenOptions::new()
         .read(true)
@@ -252,7 +252,7 @@ impl Uio {
             Registers::Uio(node) => (roots.dev.join(node), 0),
             Registers::DevMem(base) => (roots.dev.join("mem"), *base),
         };
-        let file = open(&path, true)?;
+        let file = open(&path, Caching::Uncached)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| format!("{} is in use by another process", path.display()))?;
         let interrupt = match registers {
@@ -317,8 +317,14 @@ impl Pool {
                 let path = roots.dev.join(name);
                 let bytes = number(&attributes.join("size"))? as usize;
                 let coherent = number(&attributes.join("dma_coherent")).is_ok_and(|c| c == 1);
+                // From 5 on, u-dma-buf maps without cache also those who do not ask for it.
+                let caching = match number(&attributes.join("sync_mode")) {
+                    Ok(5..) => Caching::Uncached,
+                    _ => Caching::Cached,
+                };
                 Ok(Self {
-                    map: map(&open(&path, false)?, &path, 0, bytes)?,
+                    map: map(&open(&path, Caching::Cached)?, &path, 0, bytes)?,
+                    caching,
                     physical: number(&attributes.join("phys_addr"))?,
                     attributes: (!coherent).then(|| attributes.clone()),
                     used: 0,
@@ -327,7 +333,8 @@ impl Pool {
             Memory::Reserved(Region { base, bytes }) => {
                 let path = roots.dev.join("mem");
                 Ok(Self {
-                    map: map(&open(&path, true)?, &path, *base, *bytes)?,
+                    map: map(&open(&path, Caching::Uncached)?, &path, *base, *bytes)?,
+                    caching: Caching::Uncached,
                     physical: *base,
                     attributes: None,
                     used: 0,
@@ -386,7 +393,7 @@ impl Transport for Uio {
         // SAFETY: the range lies within the mapping, which lives as long as `self`.
         unsafe {
             let first = NonNull::new_unchecked(self.pool.map.as_mut_ptr().add(start));
-            self.memory.add(first, bytes);
+            self.memory.add(first, bytes, self.pool.caching);
         }
         Ok(Buffer {
             index,

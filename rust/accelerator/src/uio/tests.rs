@@ -150,6 +150,7 @@ fn a_reserved_region_needs_no_synchronisation() {
     .unwrap();
     let buffer = uio.allocate(64).unwrap();
     assert_eq!(buffer.physical, 0x8_0000);
+    assert_eq!(uio.pool.caching, Caching::Uncached);
     uio.copy_in(&buffer, 0, b"quasar").unwrap();
     uio.flush(&buffer, 0, 64).unwrap();
     uio.write(0x24, 0x0102_0304).unwrap();
@@ -191,4 +192,21 @@ fn a_bitstream_is_loaded_by_the_fpga_manager() {
     fs::write(manager.join("state"), "write init error\n").unwrap();
     let error = load_bitstream(&roots, &bitstream).unwrap_err();
     assert!(error.to_string().contains("write init error"), "{error}");
+}
+
+#[test]
+fn memory_is_copied_as_it_is_mapped() {
+    let folder = tempfile::tempdir().unwrap();
+    let roots = files(folder.path());
+    let sync_mode = roots.sys.join("class/u-dma-buf/udmabuf-quasar/sync_mode");
+    for (mode, caching) in [("1", Caching::Cached), ("5", Caching::Uncached)] {
+        fs::write(&sync_mode, mode).unwrap();
+        let mut uio = uio(&roots);
+        assert_eq!(uio.pool.caching, caching);
+        let buffer = uio.allocate(64).unwrap();
+        uio.copy_in(&buffer, 3, b"nine bytes").unwrap();
+        let mut out = [0; 10];
+        uio.copy_out(&buffer, 3, &mut out).unwrap();
+        assert_eq!(out, *b"nine bytes");
+    }
 }
