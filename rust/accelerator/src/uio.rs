@@ -23,7 +23,7 @@ use rustix::fs::{flock, FlockOperation, OFlags};
 use crate::host_memory::{Caching, HostMemory};
 use crate::identity::NODE;
 use crate::isa::REGISTER_BYTES;
-use crate::transport::{Buffer, Transport, CACHE_LINE};
+use crate::transport::{register, Buffer, Transport, CACHE_LINE};
 
 /// The interval at which completion is polled if there is no interrupt.
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
@@ -147,26 +147,67 @@ impl Memory {
     }
 }
 
+/// The state of an FPGA that is configured, in the attribute `state`.
+const OPERATING: &str = "operating";
+
+fn manager(roots: &Roots) -> PathBuf {
+    roots.sys.join("class/fpga_manager").join(FPGA_MANAGER)
+}
+
+/// Checks that the FPGA is configured, as far as Linux knows. Where nothing answers in the FPGA, an
+/// access to a register ends in SIGBUS, a kernel panic or a hang, so this comes before the first.
+/// Without an FPGA manager there is nothing to check.
+fn expect_operating(roots: &Roots) -> Result<(), String> {
+    let state = manager(roots).join("state");
+    match attribute(&state) {
+        Ok(found) if found != OPERATING => Err(format!(
+            "{} is {found:?}, so perhaps no register answers: no bitstream is loaded, or one was \
+             loaded past Linux (JTAG); load it by QUASAR_BITSTREAM=NAME.bin or by the boot loader",
+            state.display()
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Loads a bitstream by the FPGA manager. Copies it to the firmware folder first, unless it is
-/// there.
+/// there. The attributes that this takes are AMD's; mainline Linux does not have them.
 ///
 /// # Errors
-/// [`Error::DeviceUnavailable`] if a file cannot be read or written, or the FPGA does not reach the
-/// state `operating`.
+/// [`Error::DeviceUnavailable`] if Linux does not load bitstreams, a file cannot be read or
+/// written, or the FPGA does not reach the state `operating`.
 pub fn load_bitstream(roots: &Roots, bitstream: &Path) -> Result<()> {
     load(roots, bitstream).map_err(unavailable(FPGA_MANAGER))
 }
+
+/// The ways to a bitstream where Linux does not load one.
+const OTHER_WAYS: &str =
+    "let the boot loader load the bitstream and apply the device-tree overlay \
+    (FSBL: BOOT.BIN; U-Boot: `fpga load`, `fdt apply`) and set QUASAR_BITSTREAM to NAME.json, or \
+    boot AMD's kernel, which fpgautil and xmutil need, too";
 
 fn load(roots: &Roots, bitstream: &Path) -> Result<(), String> {
     let name = bitstream
         .file_name()
         .ok_or_else(|| format!("{} is no bitstream", bitstream.display()))?;
+    let manager = manager(roots);
+    if !manager.is_dir() {
+        return Err(format!(
+            "there is no {}: the kernel has no FPGA manager for this FPGA; {OTHER_WAYS}",
+            manager.display()
+        ));
+    }
+    if !manager.join("firmware").exists() {
+        return Err(format!(
+            "{} has no attribute `firmware`: mainline Linux loads no bitstream for a program, AMD's \
+             kernel does; {OTHER_WAYS}",
+            manager.display()
+        ));
+    }
     let firmware = roots.firmware.join(name);
     let data = fs::read(bitstream).map_err(io(bitstream))?;
     if !fs::read(&firmware).is_ok_and(|present| present == data) {
         fs::write(&firmware, &data).map_err(io(&firmware))?;
     }
-    let manager = roots.sys.join("class/fpga_manager").join(FPGA_MANAGER);
     let set = |attribute: &str, value: &str| {
         let path = manager.join(attribute);
         fs::write(&path, value).map_err(io(&path))
@@ -175,7 +216,7 @@ fn load(roots: &Roots, bitstream: &Path) -> Result<(), String> {
     set("flags", "0")?;
     set("firmware", &name.to_string_lossy())?;
     match attribute(&manager.join("state"))?.as_str() {
-        "operating" => Ok(()),
+        OPERATING => Ok(()),
         state => Err(format!(
             "the FPGA is in state {state:?} after {} was loaded; is it a .bin of this FPGA?",
             bitstream.display()
@@ -232,8 +273,8 @@ impl Uio {
     /// Opens an accelerator for this process alone.
     ///
     /// # Errors
-    /// [`Error::DeviceUnavailable`] if something is missing, or another process has the
-    /// accelerator.
+    /// [`Error::DeviceUnavailable`] if something is missing, another process has the accelerator,
+    /// or the FPGA is not configured.
     pub fn open(roots: &Roots, registers: &Registers, memory: &Memory) -> Result<Self> {
         let name = match registers {
             Registers::Uio(name) => format!("uio:{name}"),
@@ -252,6 +293,7 @@ impl Uio {
             Registers::Uio(node) => (roots.dev.join(node), 0),
             Registers::DevMem(base) => (roots.dev.join("mem"), *base),
         };
+        expect_operating(roots)?;
         let file = open(&path, Caching::Uncached)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| format!("{} is in use by another process", path.display()))?;
@@ -259,14 +301,18 @@ impl Uio {
             Registers::Uio(_) => Some(file.try_clone().map_err(io(&path))?.into()),
             Registers::DevMem(_) => None,
         };
-        Ok(Self {
+        let mut uio = Self {
             name: name.to_owned(),
             registers: map(&file, &path, offset, REGISTER_BYTES as usize)?,
             interrupt,
             pool: Pool::open(roots, memory)?,
             memory: HostMemory::default(),
             _lock: file,
-        })
+        };
+        // The first access is a read, of the register that answers even during a reset: the error
+        // of a read ends this process, that of a write comes late and stops an arm64 kernel.
+        uio.read(register::RESET).map_err(|e| e.to_string())?;
+        Ok(uio)
     }
 
     fn fault(&self, problem: impl Display) -> Error {

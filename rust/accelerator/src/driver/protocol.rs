@@ -9,7 +9,9 @@ use crate::isa::{change_key, ABI, AP_IDLE, AP_START, MAGIC, PORT_BYTES};
 use crate::program::Segment;
 use crate::transport::{register, Transport};
 
-/// The value of every register when nothing answers on the bus.
+/// A value that no register of the accelerator holds, but perhaps one of another design, or that a
+/// bus returns where nothing answers. The buses of Zynq do not: there the access ends in SIGBUS, a
+/// kernel panic or a hang, before the driver sees anything (`docs/devices.md`).
 const NO_ANSWER: u32 = u32::MAX;
 
 impl<T: Transport> Driver<T> {
@@ -181,7 +183,10 @@ impl<T: Transport> Driver<T> {
     /// `AP_IDLE`.
     pub(super) fn is_idle(&mut self, control: u32) -> Result<bool> {
         match self.transport.read(control)? {
-            NO_ANSWER => Err(self.fault("nobody answers on the register bus".into())),
+            NO_ANSWER => Err(self.fault(
+                "a control register reads as all ones: what answers there is not the accelerator"
+                    .into(),
+            )),
             value => Ok(value & (AP_START | AP_IDLE) == AP_IDLE),
         }
     }

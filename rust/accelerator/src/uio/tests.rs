@@ -20,7 +20,7 @@ fn files(folder: &Path) -> Roots {
         &roots.firmware,
         &roots.sys.join("class/uio/uio0"),
         &roots.sys.join("class/uio/uio3"),
-        &roots.sys.join("class/fpga_manager/fpga0"),
+        &manager(&roots),
         &attributes,
     ] {
         fs::create_dir_all(folder).unwrap();
@@ -31,11 +31,10 @@ fn files(folder: &Path) -> Roots {
     fs::write(attributes.join("phys_addr"), format!("{PHYSICAL:#x}\n")).unwrap();
     fs::write(roots.dev.join("uio3"), vec![0; REGISTER_BYTES as usize]).unwrap();
     fs::write(roots.dev.join("udmabuf-quasar"), vec![0; MEMORY]).unwrap();
-    fs::write(
-        roots.sys.join("class/fpga_manager/fpga0/state"),
-        "operating\n",
-    )
-    .unwrap();
+    fs::write(manager(&roots).join("state"), "operating\n").unwrap();
+    for attribute in ["flags", "firmware"] {
+        fs::write(manager(&roots).join(attribute), "").unwrap();
+    }
     roots
 }
 
@@ -182,7 +181,7 @@ fn a_bitstream_is_loaded_by_the_fpga_manager() {
     let bitstream = folder.path().join("zcu102.bin");
     fs::write(&bitstream, b"bits").unwrap();
     load_bitstream(&roots, &bitstream).unwrap();
-    let manager = roots.sys.join("class/fpga_manager/fpga0");
+    let manager = manager(&roots);
     assert_eq!(attribute(&manager.join("flags")).unwrap(), "0");
     assert_eq!(attribute(&manager.join("firmware")).unwrap(), "zcu102.bin");
     assert_eq!(
@@ -192,6 +191,44 @@ fn a_bitstream_is_loaded_by_the_fpga_manager() {
     fs::write(manager.join("state"), "write init error\n").unwrap();
     let error = load_bitstream(&roots, &bitstream).unwrap_err();
     assert!(error.to_string().contains("write init error"), "{error}");
+}
+
+#[test]
+fn a_kernel_that_loads_no_bitstreams_is_named_with_the_other_ways() {
+    let folder = tempfile::tempdir().unwrap();
+    let roots = files(folder.path());
+    let bitstream = folder.path().join("zcu102.bin");
+    fs::write(&bitstream, b"bits").unwrap();
+    for attribute in ["flags", "firmware"] {
+        fs::remove_file(manager(&roots).join(attribute)).unwrap();
+    }
+    let error = load_bitstream(&roots, &bitstream).unwrap_err();
+    assert_eq!(error.kind(), "DeviceUnavailable");
+    for part in ["mainline Linux", "AMD's kernel", "boot loader", "NAME.json"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert_eq!(entries(&roots.firmware), [""; 0]);
+    fs::remove_dir_all(manager(&roots)).unwrap();
+    let error = load_bitstream(&roots, &bitstream).unwrap_err();
+    assert!(error.to_string().contains("no FPGA manager"), "{error}");
+    // A boot loader may have loaded it.
+    uio(&roots);
+}
+
+#[test]
+fn an_fpga_without_a_bitstream_is_not_accessed() {
+    let folder = tempfile::tempdir().unwrap();
+    let roots = files(folder.path());
+    // To map and read an empty file's page is a SIGBUS, as on a bus without an answer.
+    fs::write(roots.dev.join("uio3"), "").unwrap();
+    for state in ["unknown", "write init error"] {
+        fs::write(manager(&roots).join("state"), state).unwrap();
+        let memory = Memory::find(&roots).unwrap();
+        let registers = Registers::find(&roots).unwrap();
+        let error = Uio::open(&roots, &registers, &memory).unwrap_err();
+        assert_eq!(error.kind(), "DeviceUnavailable");
+        assert!(error.to_string().contains(state), "{error}");
+    }
 }
 
 #[test]
