@@ -235,6 +235,13 @@ lint-rust: $(STAMPS)/venv toolchain ## rustfmt and clippy
 .PHONY: lint-crates package
 lint-crates: toolchain ## That each crate has what packaging needs
 	@cargo package --workspace --exclude quasar-py --quiet --allow-dirty --no-verify
+.PHONY: audit
+audit: wheel ## Licences, sources and known weaknesses of all that crates and wheel depend on (cargo-deny, pip-audit; needs the network)
+	@command -v cargo-deny >/dev/null || { echo 'error: cargo-deny is not installed: cargo install --locked cargo-deny' >&2; exit 1; }
+	cargo deny check
+	@$(call fresh_venv,.venv-audit,dist/*.whl pip-audit)
+	.venv-audit/bin/pip-audit
+
 package: toolchain ## Package each crate and build it from its package: target/package
 	cargo package --workspace --exclude quasar-py --allow-dirty
 
@@ -285,6 +292,6 @@ evidence: install-test dataset ## Measure docs/evidence.md anew on Fashion-MNIST
 
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs)
-	rm -rf build dist target rust/fuzz/target .venv .venv-wheel .venv-min .venv-peers .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf build dist target rust/fuzz/target .venv .venv-wheel .venv-min .venv-audit .venv-peers .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f python/quasar_rt/*.so
 	find python tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

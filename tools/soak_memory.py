@@ -35,7 +35,7 @@ ALLOWED_KB = 8192
 
 
 class Use(NamedTuple):
-    """What a process holds."""
+    """Memory and open files of a process."""
 
     resident_kb: int
     files: int
