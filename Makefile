@@ -235,6 +235,7 @@ lint-rust: $(STAMPS)/venv toolchain ## rustfmt and clippy
 .PHONY: lint-crates package
 lint-crates: toolchain ## That each crate has what packaging needs
 	@cargo package --workspace --exclude quasar-py --quiet --allow-dirty --no-verify
+
 .PHONY: audit
 audit: wheel ## Licences, sources and known weaknesses of all that crates and wheel depend on (cargo-deny, pip-audit; needs the network)
 	@command -v cargo-deny >/dev/null || { echo 'error: cargo-deny is not installed: cargo install --locked cargo-deny' >&2; exit 1; }

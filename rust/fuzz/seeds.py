@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write the seeds of the fuzz corpus: golden subnets, damaged copies of one, hostile headers, odd images and rows.
 
-Also spaces and boards. Files are named for what they hold; what fuzzing finds is added beside them. Needs
-nothing but Python.
+Also spaces, boards, commands and answers of a device. Files are named for what they hold; what fuzzing finds is
+added beside them. Needs nothing but Python.
 """
 
 from __future__ import annotations
@@ -242,6 +242,31 @@ def hardware() -> dict[str, bytes]:
     return found
 
 
+def commands() -> dict[str, bytes]:
+    """One command of each unit and code with all fields 0, then some with all bits, and a part of one."""
+    found = {f"unit-{unit}": b"" for unit in range(8)}
+    for unit in range(8):
+        for code in range(8):
+            found[f"unit-{unit}"] += struct.pack("<8I", unit | code << 3, *[0] * 7)
+    found["all-bits"] = b"".join(struct.pack("<8I", head, *[0xFFFFFFFF] * 7) for head in range(64))
+    found["half"] = bytes(17)
+    found["empty"] = b""
+    return found
+
+
+def answers() -> dict[str, bytes]:
+    """Outputs of a device, each behind its nonce: too short, too long, zeros, ones."""
+    return {
+        "empty": b"",
+        "nonce-alone": b"\1\0\0\0",
+        "zeros": bytes(68),
+        "ones": b"\xff" * 68,
+        "nonce-none": bytes(4) + bytes(range(64)),
+        "flip-of-the-nonce": bytes(67) + b"\x80",
+        "long": bytes(range(256)) * 8,
+    }
+
+
 def main() -> None:
     """Write every seed."""
     subnets = {path.stem: path.read_bytes() for path in VECTORS.glob("*.qvit")}
@@ -259,6 +284,8 @@ def main() -> None:
         "rows": row_cases(),
         "space_toml": spaces(),
         "hardware_toml": hardware(),
+        "command_words": commands(),
+        "device_output": answers(),
     }
     for target, seeds in corpus.items():
         folder = HERE / "corpus" / target

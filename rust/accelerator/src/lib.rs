@@ -29,6 +29,8 @@ pub mod disasm;
 pub mod driver;
 pub mod events;
 pub mod faulty;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod header;
 mod host_memory;
 pub mod identity;

@@ -1,0 +1,75 @@
+//! The bodies of the fuzz targets in `rust/fuzz` that read commands and a device's answers, so that
+//! an ordinary test can replay their corpus.
+//!
+//! Each accepts any bytes and must return: a panic, a hang or a large allocation is a bug.
+
+use std::sync::OnceLock;
+
+use quasar_core::Subnet;
+use quasar_hardware::{Board, Hardware};
+
+use crate::isa::{check, trailer, Command, COMMAND_WORDS, PORT_BYTES};
+use crate::Program;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// Decodes commands. What is decoded must be encoded to the same words.
+///
+/// # Panics
+/// On a bug.
+pub fn command_words(bytes: &[u8]) {
+    for chunk in bytes.chunks_exact(4 * COMMAND_WORDS) {
+        let words: [u32; COMMAND_WORDS] =
+            std::array::from_fn(|i| word(&chunk[4 * i..]).expect("four bytes"));
+        match Command::decode(&words) {
+            Ok(command) => assert_eq!(command.encode().expect("a decoded command"), words),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+}
+
+/// Reads a device's output: as it is, then with a sound trailer, then with one bit of that flipped.
+///
+/// # Panics
+/// On a bug.
+pub fn device_output(bytes: &[u8]) {
+    let program = program();
+    let (nonce, place) = (word(bytes).unwrap_or(1), bytes.last().copied().unwrap_or(0));
+    let mut output = bytes.get(4..).unwrap_or(&[]).to_vec();
+    let mut logits = vec![0; program.classes()];
+    let _ = program.read_output(&output, nonce, &mut logits);
+    output.resize(program.output_bytes(), 0);
+    let _ = program.read_output(&output, nonce, &mut logits);
+
+    let (data, last) = output.split_at_mut(program.output_bytes() - PORT_BYTES);
+    last.fill(0);
+    for (at, value) in [
+        (trailer::NONCE, nonce),
+        (trailer::COUNT, program.classes() as u32),
+        (trailer::CHECK, check(data)),
+    ] {
+        last[4 * at..4 * at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    program
+        .read_output(&output, nonce, &mut logits)
+        .expect("a sound answer");
+    let bit = usize::from(place) % (8 * output.len());
+    output[bit / 8] ^= 1 << (bit % 8);
+    assert!(program.read_output(&output, nonce, &mut logits).is_err());
+}
+
+fn word(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?))
+}
+
+/// Returns a small network's program, compiled once.
+fn program() -> &'static Program {
+    static PROGRAM: OnceLock<Program> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let read = |path: &str| std::fs::read_to_string(format!("{ROOT}/{path}")).expect("a file");
+        let board = Board::from_toml(&read("python/quasar_rt/boards/pynq-z2.toml")).expect("board");
+        let hardware = Hardware::from_toml(&read("fpga/configs/odd.toml"), board).expect("sizes");
+        let subnet = Subnet::load(format!("{ROOT}/tests/vectors/all-4.qvit")).expect("a subnet");
+        Program::compile(&subnet, &hardware).expect("a program")
+    })
+}
