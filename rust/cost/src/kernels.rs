@@ -11,7 +11,7 @@ use crate::circuits::{
     REQUANTIZE, REQUANTIZE_2, ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
 };
 
-/// A register slice at an AXI stream or channel of `bits`, as [`circuits::SLICE`] has it.
+/// A register slice at an AXI stream or channel of `bits`, as [`crate::circuits::SLICE`] has it.
 const fn port(bits: u64) -> Logic {
     Logic {
         lut: bits.div_ceil(2) + 3,

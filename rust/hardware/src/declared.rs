@@ -1,8 +1,8 @@
 //! Constants of the accelerator's loops that every model assumes. The HLS declares them, and its
 //! counters check them.
 //!
-//! All loops have an initiation interval of 1; depths and gaps are in cycles. Depends on
-//! [`crate::configuration`].
+//! All loops have an initiation interval of 1, but for fetch's ([`FETCH_INTERVAL`]); depths and
+//! gaps are in cycles. Depends on [`crate::configuration`].
 
 use crate::configuration::Hardware;
 

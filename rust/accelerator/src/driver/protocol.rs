@@ -9,9 +9,9 @@ use crate::isa::{change_key, ABI, AP_IDLE, AP_START, MAGIC, PORT_BYTES};
 use crate::program::Segment;
 use crate::transport::{register, Transport};
 
-/// A value that no register of the accelerator holds, but perhaps one of another design, or that a
-/// bus returns where nothing answers. The buses of Zynq do not: there the access ends in SIGBUS, a
-/// kernel panic or a hang, before the driver sees anything (`docs/devices.md`).
+/// A value that no control register of the accelerator holds. Another design's may hold it, and
+/// some buses return it where nothing answers. The buses of Zynq do not: there the access ends in
+/// SIGBUS, a kernel panic or a hang, before the driver sees anything (`docs/devices.md`).
 const NO_ANSWER: u32 = u32::MAX;
 
 impl<T: Transport> Driver<T> {
