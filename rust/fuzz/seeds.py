@@ -262,7 +262,7 @@ def answers() -> dict[str, bytes]:
         "zeros": bytes(68),
         "ones": b"\xff" * 68,
         "nonce-none": bytes(4) + bytes(range(64)),
-        "flip-of-the-nonce": bytes(67) + b"\x80",
+        "flip-of-the-nonce": bytes(66) + b"\x80\1",
         "long": bytes(range(256)) * 8,
     }
 

@@ -187,7 +187,8 @@ impl<T: Transport> Driver<T> {
                 segment,
                 offset,
                 count: count as u32,
-                seed: own.wrapping_add(number),
+                // Above all bits of a count, so that no two segments' checks start alike.
+                seed: own.wrapping_add(number << 24),
             });
             offset = line(offset + COMMAND_BYTES * count);
         }
@@ -212,7 +213,8 @@ impl<T: Transport> Driver<T> {
             arena_bytes,
             input_bytes,
             ready: false,
-            arena_seed: own,
+            // Apart from the nonces, which count up from `own`.
+            arena_seed: !own,
             nonce: own,
             free: (0..IN_FLIGHT).rev().collect(),
             staged: VecDeque::new(),

@@ -28,13 +28,17 @@ pub fn command_words(bytes: &[u8]) {
     }
 }
 
-/// Reads a device's output: as it is, then with a sound trailer, then with one bit of that flipped.
+/// Reads a device's output: as it is, then with a sound trailer, then with one bit flipped, of the
+/// logits or of the trailer.
 ///
 /// # Panics
 /// On a bug.
 pub fn device_output(bytes: &[u8]) {
     let program = program();
-    let (nonce, place) = (word(bytes).unwrap_or(1), bytes.last().copied().unwrap_or(0));
+    let nonce = word(bytes).unwrap_or(1);
+    let place = bytes
+        .last_chunk()
+        .map_or(0, |&last| u16::from_le_bytes(last));
     let mut output = bytes.get(4..).unwrap_or(&[]).to_vec();
     let mut logits = vec![0; program.classes()];
     let _ = program.read_output(&output, nonce, &mut logits);

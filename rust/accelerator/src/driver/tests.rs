@@ -204,6 +204,24 @@ fn frames_behind_a_fault_run_again_in_their_order() {
 }
 
 #[test]
+fn no_two_segments_checks_start_alike() {
+    let mock = Mock::new(program(2, 1), DEADLINES.segment, |_| None);
+    let program = Arc::clone(&mock.program);
+    let driver = Driver::open(mock, program, DEADLINES).unwrap();
+    let starts: Vec<u32> = (driver.stored.iter())
+        .map(|one| one.seed ^ one.count)
+        .collect();
+    for (i, start) in starts.iter().enumerate() {
+        assert!(!starts[..i].contains(start));
+        // Counts differ below the seeds' difference, whatever their values are.
+        assert_eq!(driver.stored[i].count >> 24, 0);
+        let apart = driver.stored[i].seed.wrapping_sub(driver.stored[0].seed);
+        assert_eq!(apart, (i as u32) << 24);
+    }
+    assert!(starts.len() > 2);
+}
+
+#[test]
 fn a_frame_is_not_answered_before_its_segment_is_read() {
     // The output comes long before fetch has read the segment's last command, which has no unit.
     for fault in [Fault::NoUnit, Fault::WrongIdentity] {
