@@ -3,6 +3,7 @@
 //! `quasar_rt/errors.py` defines the classes, so that they have their documentation there and can
 //! share bases such as `ValueError`. May depend on the core's `Error` only.
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 use quasar_core::Error;
@@ -47,10 +48,13 @@ fn class<'py>(py: Python<'py>, kind: &str) -> PyResult<Bound<'py, PyType>> {
 
 /// Returns the exception for `error`. Takes the GIL, so callers use it after work without the GIL.
 pub fn to_py(error: Error) -> PyErr {
-    Python::attach(|py| match class(py, error.kind()) {
+    let found = Python::try_attach(|py| match class(py, error.kind()) {
         Ok(class) => PyErr::from_type(class, error.to_string()),
         Err(failure) => failure,
-    })
+    });
+    // At the interpreter's end a daemon thread still gets its cancelled frame's error; nobody sees
+    // the exception.
+    found.unwrap_or_else(|| PyRuntimeError::new_err(error.to_string()))
 }
 
 /// Returns the exception for an argument that the binding itself refuses.

@@ -38,7 +38,8 @@ pub fn interruptible<T: Send>(
                     Err(panic) => std::panic::resume_unwind(panic),
                 },
                 Err(RecvTimeoutError::Timeout) if signal.is_ok() => {
-                    signal = Python::attach(|py| py.check_signals());
+                    // A daemon thread may wait beyond the interpreter's end.
+                    signal = Python::try_attach(|py| py.check_signals()).unwrap_or(Ok(()));
                     cancel.store(signal.is_err(), Ordering::Relaxed);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
