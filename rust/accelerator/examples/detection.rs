@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use quasar_accelerator::isa::check;
+use quasar_accelerator::isa::{check, FIELD_WORDS};
 
 /// A generator of random numbers (splitmix64).
 struct Random(u64);
@@ -138,7 +138,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .chain([0, 0])
         .flat_map(i32::to_le_bytes)
         .collect();
-    let command: Vec<u8> = (0..28)
+    let command: Vec<u8> = (0..4 * FIELD_WORDS)
         .map(|_| (random.next() & random.next()) as u8)
         .collect();
     println!("| change | of 2 KiB of weights | of 10 logits | of a command |");
