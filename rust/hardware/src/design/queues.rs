@@ -83,11 +83,11 @@ pub struct Queue {
 impl Queue {
     /// Returns the number of items that the queue holds in a configuration.
     pub fn depth_in(&self, hardware: &Hardware) -> usize {
-        match (self.depth, self.item) {
-            (0, Item::Maxima) => maxima_depth(hardware),
-            (0, Item::Scale) => scales_depth(hardware),
-            (0, _) => moments_depth(hardware),
-            (depth, _) => depth,
+        match self.item {
+            Item::Moments => moments_depth(hardware),
+            Item::Maxima => maxima_depth(hardware),
+            Item::Scale => scales_depth(hardware),
+            _ => self.depth,
         }
     }
 
@@ -165,7 +165,7 @@ pub const QUEUES: &[Queue] = &[
 
 /// Returns the groups of a frame, an item of moments each. The words of a score bank bound the
 /// tokens of a network.
-pub fn frame_groups(hardware: &Hardware) -> u64 {
+pub(super) fn frame_groups(hardware: &Hardware) -> u64 {
     let c = hardware.configuration();
     let tiles = c.buffers.score.div_ceil(c.array.tokens);
     tiles * c.array.tokens.div_ceil(c.lanes.requantize)
@@ -174,7 +174,7 @@ pub fn frame_groups(hardware: &Hardware) -> u64 {
 /// Returns the depth of `moments`: room for all groups of a frame, so that the drain never waits
 /// for a norm. With one frame in flight, no more than what a LUT of RAM holds: the norm that takes
 /// them then waits for nothing else, and the next product for this norm.
-pub fn moments_depth(hardware: &Hardware) -> usize {
+fn moments_depth(hardware: &Hardware) -> usize {
     let all = frame_groups(hardware).next_power_of_two() as usize;
     if hardware.configuration().frames == 1 {
         all.min(32)
@@ -188,14 +188,14 @@ pub fn moments_depth(hardware: &Hardware) -> usize {
 const ATTENTION_TILES: u64 = 4;
 
 /// Returns the depth of `maxima`, an item for each group of an attention tile.
-pub fn maxima_depth(hardware: &Hardware) -> usize {
+fn maxima_depth(hardware: &Hardware) -> usize {
     let c = hardware.configuration();
     let groups = c.array.tokens.div_ceil(c.lanes.exponential);
     (ATTENTION_TILES * groups).next_power_of_two() as usize
 }
 
 /// Returns the depth of `scales`, an item for each token of an attention tile.
-pub fn scales_depth(hardware: &Hardware) -> usize {
+fn scales_depth(hardware: &Hardware) -> usize {
     let tokens = hardware.configuration().array.tokens;
     (ATTENTION_TILES * tokens).next_power_of_two() as usize
 }
