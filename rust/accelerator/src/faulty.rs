@@ -3,6 +3,8 @@
 //! Depends on [`crate::transport`].
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quasar_core::error::Result;
@@ -112,6 +114,8 @@ pub struct Faulty<T> {
     interrupt: bool,
     /// Accesses so far.
     accesses: u64,
+    /// Planned faults that took effect.
+    fired: Arc<AtomicU64>,
 }
 
 impl<T: Transport> Faulty<T> {
@@ -126,10 +130,18 @@ impl<T: Transport> Faulty<T> {
             written: BTreeMap::new(),
             interrupt: false,
             accesses: 0,
+            fired: Arc::default(),
         }
     }
 
-    /// Counts an access and returns its fault.
+    /// Returns the count of the planned faults that took effect, which goes on counting.
+    #[cfg(test)]
+    pub(crate) fn fired(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.fired)
+    }
+
+    /// Returns the fault that is due at an access, and takes the access off the counts of the others.
+    /// Of several that are due, the last ones wait for the next access of their kind.
     fn fault(&mut self, access: Access) -> Option<AccessFault> {
         let mut now = None;
         self.planned.retain_mut(|(fault, before)| {
@@ -143,6 +155,8 @@ impl<T: Transport> Faulty<T> {
             *before -= 1;
             true
         });
+        self.fired
+            .fetch_add(u64::from(now.is_some()), Ordering::Relaxed);
         now
     }
 
