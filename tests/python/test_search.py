@@ -414,5 +414,5 @@ def test_each_target_is_reached_event_by_event_by_the_file_s_own_rows(tmp_path, 
 
 def test_a_target_that_only_the_closed_form_reaches_is_refused(monkeypatch):
     monkeypatch.setattr("quasar_rt.nas.boards.Modelled.replayed_fps", lambda self, network: 90.0)
-    with pytest.raises(InvalidValueError, match=r"100 FPS on zcu102 .*the fastest has 90\.0"):
+    with pytest.raises(InvalidValueError, match=r"100 FPS on zcu102 .*the closed form's fastest has 90\.0"):
         search("tiny", fps=100, population=8, generations=2)

@@ -122,7 +122,8 @@ def _target(outcome: SearchOutcome, fps: float, name: str) -> Target:
     fastest = Workload.of_architecture(modelled.space, outcome.front[0].architecture)
     raise InvalidValueError(
         f"no subnet that the search found for {fps:g} FPS on {modelled.board} has that rate event by event "
-        f"(the fastest has {modelled.replayed_fps(fastest):,.1f}): ask for less, or search with a larger population"
+        f"(the closed form's fastest has {modelled.replayed_fps(fastest):,.1f} event by event): ask for less, or "
+        f"search with a larger population"
     )
 
 
