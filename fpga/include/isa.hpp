@@ -6,7 +6,7 @@
 
 namespace isa {
 
-constexpr unsigned ABI = 3;
+constexpr unsigned ABI = 4;
 constexpr unsigned MAGIC = 0x51564954;
 constexpr unsigned HEAD_BITS = 3;
 constexpr unsigned COMMAND_WORDS = 8;
@@ -58,8 +58,8 @@ constexpr unsigned softmax_to_array = 4;
 namespace trailer {
 constexpr unsigned NONCE = 0;
 constexpr unsigned COUNT = 1;
-constexpr unsigned CHECK = 2;
-constexpr unsigned STATUS = 3;
+constexpr unsigned CHECK = 3;
+constexpr unsigned STATUS = 2;
 } // namespace trailer
 
 // Constants of the array's timing (docs/array-timing.md).
@@ -198,21 +198,25 @@ struct Load {
   }
 };
 
-// Ends a frame's transfers: reports to the store whether all checks were right.
+// Ends a frame's transfers: reports whether their number and all their checks were right.
 struct LoadEnd {
   static constexpr unsigned UNIT = unit::LOAD;
   static constexpr unsigned CODE = 1;
   // Frame slot.
   u<1> frame = 0;
+  // Transfers of the arena since the slot's last `LoadEnd`, modulo 2^16.
+  u<16> transfers = 0;
   static LoadEnd decode(const fields_t& command) {
     LoadEnd fields;
     fields.frame = u<1>(bits(command, 0, 6, 1));
+    fields.transfers = u<16>(bits(command, 0, 7, 16));
     return fields;
   }
   command_t encode() const {
     command_t command{};
     command.word[0] = UNIT | CODE << HEAD_BITS;
     put_bits(command, 0, 6, 1, uint64_t(int64_t(frame)));
+    put_bits(command, 0, 7, 16, uint64_t(int64_t(transfers)));
     return command;
   }
 };

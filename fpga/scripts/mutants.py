@@ -11,9 +11,11 @@ from pathlib import Path
 
 # (source, what stands there, what stands there instead, the testbenches each of which must notice)
 MUTANTS = [
-    ("load", "key == (seed ^ number[command.frame]++)", "true", "transfers"),
-    ("load", "number[command.frame]++", "0", "transfers"),
+    ("load", "key != (seed ^ number[command.frame])", "false", "transfers"),
+    ("load", "seed ^ number[command.frame]", "seed", "transfers"),
+    ("load", "++number[command.frame];", "", "transfers"),
     ("load", "number[command.frame] = 0;", "", "transfers"),
+    ("load", "number[command.frame] == command.beats", "true", "transfers"),
     ("load", "nonce[command.frame] = 0;", "", "transfers"),
     ("load", "sound[command.frame] = true;", "", "transfers"),
     ("load", "array_to_load.read();", ";", "transfers"),
@@ -59,7 +61,8 @@ MUTANTS = [
     ("softmax", "bits - (halve ? 1 : 0)", "bits", "softmax golden"),
     ("softmax", "(unsigned(e12) + 8) >> 4", "unsigned(e12) >> 4", "softmax golden"),
     ("store", "check_behind<1>(state, ", "(", "transfers"),
-    ("store", "place(check.sound ? 0 : 1, isa::trailer", "place(0, isa::trailer", "transfers"),
+    ("store", "word = check.sound ? 0 : 1;", "word = 0;", "transfers"),
+    ("store", "part == isa::trailer::CHECK ? ~state", "part == 9 ? ~state", "transfers"),
 ]
 KERNELS = ["fetch", "load", "plan", "scores", "drain", "norm", "softmax", "store"]
 MODEL = ["fibers", "dram", "fabric", "array_model", "quasar_sim"]

@@ -48,7 +48,7 @@ struct Taken {
   uint8_t frame;
   bool wait_array;
   bool post_array;
-  uint32_t beats;
+  uint32_t beats; // of a transfer; of LoadEnd: the frame's transfers
 };
 
 // Takes a command and requests its beats and their check. Ports that the configuration lacks stay
@@ -56,8 +56,10 @@ struct Taken {
 Taken take(const fields_t& command, Bus<port_t>& memory0, Bus<port_t>& memory1,
            Bus<port_t>& memory2, Bus<port_t>& memory3) {
 #pragma HLS INLINE
-  if (operation(command) != isa::Load::CODE)
-    return {false, 0, uint8_t(isa::LoadEnd::decode(command).frame), false, false, 0};
+  if (operation(command) != isa::Load::CODE) {
+    const isa::LoadEnd end = isa::LoadEnd::decode(command);
+    return {false, 0, uint8_t(end.frame), false, false, uint32_t(end.transfers)};
+  }
   const isa::Load transfer = isa::Load::decode(command);
   const uint64_t first = uint32_t(transfer.address);
   const uint32_t beats = uint32_t(transfer.beats);
@@ -109,7 +111,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
 
   bool sound[2] = {true, true}; // all transfers from the arena of a slot's frame so far
 #pragma HLS ARRAY_PARTITION variable = sound complete
-  uint16_t number[2] = {0, 0}; // of the next of these transfers
+  uint16_t number[2] = {0, 0}; // of the next of these transfers, modulo 2^16
 #pragma HLS ARRAY_PARTITION variable = number complete
   uint32_t nonce[2] = {0, 0}; // of the input of a slot's frame
 #pragma HLS ARRAY_PARTITION variable = nonce complete
@@ -137,7 +139,8 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
     --held;
 
     if (!command.transfer) {
-      checks.write({u<1>(sound[command.frame]), u<32>(nonce[command.frame])});
+      const bool all = number[command.frame] == command.beats;
+      checks.write({u<1>(sound[command.frame] && all), u<32>(nonce[command.frame])});
       sound[command.frame] = true;
       number[command.frame] = 0;
       nonce[command.frame] = 0;
@@ -167,10 +170,13 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
         // Memory holds the check XOR a key: the frame's nonce, or the arena's seed XOR the
         // transfer's number.
         const uint32_t key = word_of(beat, 0) ^ ~state;
-        if (command.target == isa::target::PATCHES)
+        if (command.target == isa::target::PATCHES) {
           nonce[command.frame] = key;
-        else
-          sound[command.frame] = sound[command.frame] && key == (seed ^ number[command.frame]++);
+        } else {
+          if (key != (seed ^ number[command.frame]))
+            sound[command.frame] = false;
+          ++number[command.frame];
+        }
         continue;
       }
       state = check_behind<BEAT_WORDS>(state, share(beat));

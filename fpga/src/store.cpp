@@ -1,11 +1,12 @@
-// store: writes logits to memory, then a trailer. Its end is the frame's interrupt. The host starts
-// store once for each frame.
+// store: writes logits to memory, then a trailer with their check. Its end is the frame's
+// interrupt. The host starts store once for each frame.
 #include "check.hpp"
 #include "kernels.hpp"
 
 namespace {
 
 constexpr unsigned PORT_WORDS = isa::PORT_BYTES / 4;
+static_assert(isa::trailer::CHECK == PORT_WORDS - 1);
 
 void place(uint32_t word, unsigned index, port_t& port) {
 #pragma HLS INLINE
@@ -30,25 +31,33 @@ void store(Bus<port_t> memory, uint32_t count, Logits& logits, Checks& checks) {
   const uint32_t ports = (count + PORT_WORDS - 1) / PORT_WORDS;
   memory.write_request(0, ports + 1);
   uint32_t state = ~uint32_t(0);
+  frame_check_t check{0, 0};
   port_t port;
 #pragma HLS ARRAY_PARTITION variable = port.byte complete
-store_logits:
-  for (uint32_t i = 0; i < ports * PORT_WORDS; ++i) {
+store_words:
+  for (uint32_t i = 0; i < (ports + 1) * PORT_WORDS; ++i) {
 #pragma HLS PIPELINE II = 1
-    interval("store.logits");
-    const uint32_t logit = i < count ? uint32_t(int32_t(logits.read())) : 0;
-    const uint32_t words[1] = {logit};
+    interval("store.words");
+    const unsigned part = i % PORT_WORDS;
+    const bool trailer = i >= ports * PORT_WORDS;
+    if (trailer && part == 0)
+      check = checks.read();
+    uint32_t word = 0;
+    if (i < count)
+      word = uint32_t(int32_t(logits.read()));
+    else if (trailer && part == isa::trailer::NONCE)
+      word = uint32_t(check.nonce);
+    else if (trailer && part == isa::trailer::COUNT)
+      word = count;
+    else if (trailer && part == isa::trailer::STATUS)
+      word = check.sound ? 0 : 1;
+    // The check is of all words before it.
+    place(trailer && part == isa::trailer::CHECK ? ~state : word, part, port);
+    const uint32_t words[1] = {word};
     state = check_behind<1>(state, check_share(words));
-    place(logit, i % PORT_WORDS, port);
-    if (i % PORT_WORDS == PORT_WORDS - 1)
+    if (part == PORT_WORDS - 1)
       send<port_t>(memory, port);
   }
-  const frame_check_t check = checks.read();
-  place(uint32_t(check.nonce), isa::trailer::NONCE, port);
-  place(count, isa::trailer::COUNT, port);
-  place(~state, isa::trailer::CHECK, port);
-  place(check.sound ? 0 : 1, isa::trailer::STATUS, port);
-  send<port_t>(memory, port);
   // The interrupt follows the response, so that the host finds all of the output.
   memory.write_response();
 }

@@ -244,7 +244,8 @@ std::vector<command_t> head_list(const Network& network, Arena& arena, unsigned 
       .kind = isa::kind::LOGITS, .frame = frame, .tokens = 1, .rows4 = ROWS4, .rows8 = ROWS8};
   list.push_back(rows.encode());
   load_matrix(arena, list, network.head, frame);
-  list.push_back(isa::LoadEnd{.frame = frame}.encode());
+  const unsigned transfers = arena.numbers[frame];
+  list.push_back(isa::LoadEnd{.frame = frame, .transfers = transfers}.encode());
   return list;
 }
 
@@ -400,9 +401,9 @@ public:
       return value;
     };
     const size_t end = OUTPUT / 4 - 4;
-    const std::vector<uint8_t> logits(bytes, bytes + OUTPUT - 16);
-    return word(end) == nonces_[slot] && word(end + 1) == CLASSES &&
-           word(end + 2) == check_of(logits) && word(end + 3) == 0;
+    const std::vector<uint8_t> checked(bytes, bytes + OUTPUT - 4);
+    return word(end) == nonces_[slot] && word(end + 1) == CLASSES && word(end + 2) == 0 &&
+           word(end + 3) == check_of(checked);
   }
   bool holds(const std::vector<int32_t>& logits) {
     return std::memcmp(output_host_, logits.data(), 4 * logits.size()) == 0;
@@ -439,8 +440,8 @@ void frames_are_right(Verdict& verdict, Host& host) {
 }
 
 void counts(Verdict& verdict, Host& host) {
-  verdict.equal(qsim_counter(host.device(), "store.logits"), uint64_t((CLASSES + 3) / 4 * 4),
-                "logits");
+  verdict.equal(qsim_counter(host.device(), "store.words"), uint64_t((CLASSES + 3) / 4 * 4 + 4),
+                "logits and trailer");
   verdict.equal(qsim_counter(host.device(), "fetch.commands"),
                 uint64_t(host.count(0) + host.count(2)), "commands");
   verdict.equal(qsim_counter(host.device(), "no.loop"), uint64_t(0), "what does not exist");

@@ -23,7 +23,9 @@ std::vector<uint8_t> noise(Random& random, size_t bytes) {
 command_t load_command(unsigned target, uint32_t address, uint32_t beats, unsigned frame = 0) {
   return isa::Load{.target = target, .frame = frame, .beats = beats, .address = address}.encode();
 }
-command_t load_end(unsigned frame) { return isa::LoadEnd{.frame = frame}.encode(); }
+command_t load_end(unsigned frame, unsigned transfers) {
+  return isa::LoadEnd{.frame = frame, .transfers = transfers}.encode();
+}
 
 // load with its queues and a memory of its own.
 struct LoadBench {
@@ -82,7 +84,7 @@ void load_moves_beats_as_they_are(Verdict& verdict, uint64_t seed) {
     data.push_back(noise(random, sizes[i] * BEAT));
     list.push_back(load_command(targets[i], arena.add(data[i], i), uint32_t(sizes[i])));
   }
-  list.push_back(load_end(0));
+  list.push_back(load_end(0, 6));
   LoadBench bench(arena, seed);
   std::vector<uint8_t> weights, rows, gains;
   bench.take(bench.weights, sizes[0] + sizes[5], weights);
@@ -122,7 +124,7 @@ void load_gathers_patches(Verdict& verdict, uint64_t seed) {
                           .frame = 1,
                           .beats = WORDS * WORD_BEATS,
                           .address = first};
-  bench.play({patches.encode(), load_end(1)});
+  bench.play({patches.encode(), load_end(1, 0)});
   bench.scheduler.run();
   verdict.expect(bench.load_to_array.empty() && bench.checks.empty(),
                  "patches wait for the array's credit");
@@ -149,8 +151,8 @@ void load_reports_each_frame_its_own(Verdict& verdict, uint64_t seed) {
     list.push_back(load_command(target::WEIGHTS, first, 7, frame));
   }
   arena.at((8 + 3) * BEAT + 5) ^= 0x20; // of frame 1's first
-  for (const unsigned frame : {0u, 1u, 1u, 0u})
-    list.push_back(load_end(frame));
+  // Two transfers each, and none until the next end.
+  list.insert(list.end(), {load_end(0, 2), load_end(1, 2), load_end(1, 0), load_end(0, 0)});
   LoadBench bench(arena, seed);
   std::vector<uint8_t> weights;
   bench.take(bench.weights, 28, weights);
@@ -172,7 +174,8 @@ void load_ties_a_frame_to_its_input(Verdict& verdict, uint64_t seed) {
   const command_t first = patches(5, 0), second = patches(6, 1), broken = patches(7, 0);
   arena.at((2 * (WORD_BEATS + 1)) * BEAT + 3) ^= 4;
   LoadBench bench(arena, seed);
-  bench.play({first, second, load_end(0), load_end(0), load_end(1), broken, load_end(0)});
+  bench.play(
+      {first, second, load_end(0, 0), load_end(0, 0), load_end(1, 0), broken, load_end(0, 0)});
   bench.scheduler.run();
   verdict.equal(uint32_t(bench.checks.read().nonce), 5u, "the first frame's nonce");
   verdict.equal(uint32_t(bench.checks.read().nonce), 0u, "no nonce without an input");
@@ -188,27 +191,29 @@ void load_knows_its_own_arena(Verdict& verdict, uint64_t seed) {
   };
   const command_t first = weights_of(0xfeed ^ 0), second = weights_of(0xfeed ^ 1);
   const command_t third = weights_of(0xfeed ^ 2), foreign = weights_of(0xfeec ^ 1);
-  const auto sound = [&](std::vector<command_t> list) {
+  const auto sound = [&](std::vector<command_t> list, unsigned transfers) {
     LoadBench bench(arena, seed);
     bench.seed = 0xfeed;
     std::vector<uint8_t> weights;
     bench.take(bench.weights, 2 * list.size(), weights);
     const size_t count = list.size();
-    list.push_back(load_end(0));
-    for (size_t i = 0; i < count; ++i) // the next frame
+    list.push_back(load_end(0, transfers));
+    for (size_t i = 0; i <= count; ++i) // the next frame
       list.push_back(list[i]);
-    list.push_back(load_end(0));
     bench.play(list);
     bench.scheduler.run();
     const unsigned report = unsigned(bench.checks.read().sound);
     verdict.equal(unsigned(bench.checks.read().sound), report, "the next frame's report");
     return report;
   };
-  verdict.equal(sound({first, second, third}), 1u, "the arena of this seed");
-  verdict.equal(sound({first, foreign, third}), 0u, "the arena of another seed");
-  verdict.equal(sound({first, third, second}), 0u, "two transfers exchanged");
-  verdict.equal(sound({first, third}), 0u, "a transfer is missing");
-  verdict.equal(sound({first, first, second}), 0u, "a transfer comes twice");
+  verdict.equal(sound({first, second, third}, 3), 1u, "the arena of this seed");
+  verdict.equal(sound({first, foreign, third}, 3), 0u, "the arena of another seed");
+  verdict.equal(sound({first, third, second}, 3), 0u, "two transfers exchanged");
+  verdict.equal(sound({first, third}, 2), 0u, "a transfer is missing");
+  verdict.equal(sound({first, first, second}, 3), 0u, "a transfer comes twice");
+  verdict.equal(sound({first, second}, 3), 0u, "the last transfer is missing");
+  verdict.equal(sound({first, second, third}, 2), 0u, "a transfer comes behind the last one");
+  verdict.equal(sound({}, 1), 0u, "no transfer comes");
 }
 
 void load_notices_what_memory_does(Verdict& verdict, uint64_t seed) {
@@ -218,7 +223,7 @@ void load_notices_what_memory_does(Verdict& verdict, uint64_t seed) {
   const auto play = [&](LoadBench& bench) {
     std::vector<uint8_t> weights;
     bench.take(bench.weights, 9, weights);
-    bench.play({load_command(target::WEIGHTS, first, 9), load_end(0)});
+    bench.play({load_command(target::WEIGHTS, first, 9), load_end(0, 1)});
     bench.scheduler.run();
     return unsigned(bench.checks.read().sound);
   };
@@ -394,10 +399,13 @@ void store_writes(Verdict& verdict, uint32_t count, bool sound) {
   scheduler.run();
   verdict.expect(done, "store ends");
   wanted.resize(bytes - 16);
-  const uint32_t check = check_of(wanted);
-  for (const uint32_t word : {0xabad1deau, count, check, sound ? 0u : 1u})
+  const auto put = [&](uint32_t word) {
     for (unsigned j = 0; j < 4; ++j)
       wanted.push_back(uint8_t(word >> (8 * j)));
+  };
+  for (const uint32_t word : {0xabad1deau, count, sound ? 0u : 1u})
+    put(word);
+  put(check_of(wanted));
   verdict.expect(!std::equal(wanted.begin(), wanted.end(), dram.host(output)),
                  "the host does not see the device's memory");
   dram.invalidate(output, bytes);

@@ -86,7 +86,16 @@ mod tests {
             ..Gemm::default()
         };
         assert_eq!(command(gemm.into()), "Gemm source=normed frame=1 tokens=3");
-        assert_eq!(command(LoadEnd { frame: 1 }.into()), "LoadEnd frame=1");
+        assert_eq!(
+            command(
+                LoadEnd {
+                    frame: 1,
+                    transfers: 7
+                }
+                .into()
+            ),
+            "LoadEnd frame=1 transfers=7"
+        );
     }
 
     /// Compares the listing of a small network with the committed one, which people can read.

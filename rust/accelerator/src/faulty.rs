@@ -140,7 +140,7 @@ impl<T: Transport> Faulty<T> {
         Arc::clone(&self.fired)
     }
 
-    /// Returns the fault that is due at an access, and takes the access off the counts of the others.
+    /// Returns the fault that is due at an access, and takes the access off the counts of others.
     /// Of several that are due, the last ones wait for the next access of their kind.
     fn fault(&mut self, access: Access) -> Option<AccessFault> {
         let mut now = None;

@@ -75,7 +75,7 @@ struct Queues {
     maxima: VecDeque<Vec<i32>>,
     scales: VecDeque<Scale>,
     logits: VecDeque<i32>,
-    /// Soundness of a frame's transfers from the arena, and the nonce of its input.
+    /// Soundness of a frame's transfers of the arena, and the nonce of its input.
     checks: VecDeque<(bool, u32)>,
     load_to_array: usize,
     array_to_load: usize,
@@ -94,8 +94,8 @@ pub struct Interpreter<'a> {
     queues: Queues,
     /// All transfers from the arena of each slot's frame were sound.
     sound: [bool; 2],
-    /// Number of these transfers.
-    number: [u32; 2],
+    /// Number of these transfers, modulo 2^16.
+    number: [u16; 2],
     /// Nonce of the input of each slot's frame.
     nonce: [u32; 2],
     /// The arena with a seed of 0.
@@ -210,10 +210,10 @@ impl<'a> Interpreter<'a> {
             .flat_map(i32::to_le_bytes)
             .collect();
         bytes.resize(bytes.len().next_multiple_of(PORT_BYTES), 0);
-        let logits = check(&bytes);
-        for word in [nonce, classes as u32, logits, u32::from(!sound)] {
+        for word in [nonce, classes as u32, u32::from(!sound)] {
             bytes.extend(word.to_le_bytes());
         }
+        bytes.extend(check(&bytes).to_le_bytes());
         Ok(bytes)
     }
 
@@ -279,8 +279,9 @@ impl<'a> Interpreter<'a> {
         match command {
             Command::Load(c) => self.load(&c, input),
             Command::LoadEnd(c) => {
-                let sound = std::mem::replace(&mut self.sound[c.frame as usize], true);
-                self.number[c.frame as usize] = 0;
+                let number = std::mem::take(&mut self.number[c.frame as usize]);
+                let sound = std::mem::replace(&mut self.sound[c.frame as usize], true)
+                    && u32::from(number) == c.transfers;
                 let nonce = std::mem::take(&mut self.nonce[c.frame as usize]);
                 self.queues.checks.push_back((sound, nonce));
                 Ok(())
@@ -319,8 +320,8 @@ impl<'a> Interpreter<'a> {
             self.nonce[c.frame as usize] = key.unwrap_or_default();
         } else {
             let number = &mut self.number[c.frame as usize];
-            self.sound[c.frame as usize] &= key == Some(*number);
-            *number += 1;
+            self.sound[c.frame as usize] &= key == Some(u32::from(*number));
+            *number = number.wrapping_add(1);
         }
         self.queues.array_to_load -= c.wait_array as usize;
         self.queues.load_to_array += c.post_array as usize;
@@ -866,6 +867,33 @@ mod tests {
         let mut logits = vec![0; program.classes()];
         let error = program.read_output(&output, 7, &mut logits).unwrap_err();
         assert!(error.to_string().contains("failed its check"), "{error}");
+    }
+
+    #[test]
+    fn a_frame_with_another_number_of_transfers_fails_its_check() {
+        let subnet = golden("token");
+        let hardware = hardware(&subnet, "zcu102", [5, 3, 2, 2, 2, 1, 1]);
+        for by in [-1, 0, 1] {
+            let mut program = Program::compile(&subnet, &hardware).unwrap();
+            for command in program.lists.iter_mut().flat_map(|list| &mut list.commands) {
+                if let Command::LoadEnd(end) = command {
+                    end.transfers = end.transfers.checked_add_signed(by).unwrap();
+                }
+            }
+            let mut interpreter = Interpreter::new(&program);
+            let mut input = vec![0; program.input_bytes()];
+            program.pack_input(&vec![0; program.patch_codes()], &mut input);
+            change_key(program.input_check(&mut input), 7);
+            // The frame after it starts to count anew.
+            for _ in 0..2 {
+                for segment in [Segment::Start(0), Segment::End(0)] {
+                    interpreter.run(segment, &input).unwrap();
+                }
+                let output = interpreter.output().unwrap();
+                let read = program.read_output(&output, 7, &mut vec![0; program.classes()]);
+                assert_eq!(read.is_ok(), by == 0, "{by}");
+            }
+        }
     }
 
     proptest! {

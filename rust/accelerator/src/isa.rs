@@ -26,7 +26,7 @@ use values::FieldType;
 
 /// Version of commands, registers and memory formats. The driver refuses a bitstream of another
 /// version.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 /// Bytes of a command.
 pub const COMMAND_BYTES: usize = declared::COMMAND_BYTES as usize;
 /// 32-bit words of a command.
@@ -52,10 +52,10 @@ pub mod trailer {
     pub const NONCE: usize = 0;
     /// Number of logits.
     pub const COUNT: usize = 1;
-    /// Check of the logits.
-    pub const CHECK: usize = 2;
-    /// Bit 0: a transfer's check failed.
-    pub const STATUS: usize = 3;
+    /// Bit 0: a transfer's check failed, or their number is wrong.
+    pub const STATUS: usize = 2;
+    /// Check of all bytes before it.
+    pub const CHECK: usize = 3;
 }
 
 /// Compares two names at compile time.
@@ -256,10 +256,12 @@ commands! {
         /// First beat.
         address: u32 32,
     }
-    /// Ends a frame's transfers: reports to the store whether all checks were right.
+    /// Ends a frame's transfers: reports whether their number and all their checks were right.
     Load 1 LoadEnd(LoadEnd) {
         /// Frame slot.
         frame: u32 1,
+        /// Transfers of the arena since the slot's last `LoadEnd`, modulo 2^16.
+        transfers: u32 16,
     }
     /// Multiplies activations by weights.
     Array 0 Gemm(Gemm) {

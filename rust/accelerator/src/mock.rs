@@ -441,9 +441,9 @@ impl Mock {
             self.violation("store writes another number of logits");
         }
         words.resize(4, 0);
+        words.extend([nonce, CLASSES as u32, u32::from(!sound)]);
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let sum = check(&bytes);
-        words.extend([nonce, CLASSES as u32, sum, u32::from(!sound)]);
+        words.push(check(&bytes));
         self.store.polls = Some(3);
         match fault {
             Some(Fault::Hang | Fault::StoreHangs) => self.store.polls = None,

@@ -271,8 +271,9 @@ impl Program {
     /// Reads a frame's output into logits in the order of the classes, after checking the trailer.
     ///
     /// # Errors
-    /// [`Error::CorruptOutput`] if the nonce, the number of logits, their check or a transfer's
-    /// check is wrong; [`Error::InvalidValue`] for a wrong size.
+    /// [`Error::CorruptOutput`] if the output's check, the nonce, the number of logits, a
+    /// transfer's check or the number of transfers is wrong; [`Error::InvalidValue`] for a wrong
+    /// size.
     pub fn read_output(&self, bytes: &[u8], nonce: u32, logits: &mut [i32]) -> Result<()> {
         let classes = self.classes();
         if bytes.len() != self.output_bytes() || logits.len() != classes {
@@ -288,6 +289,12 @@ impl Program {
         let (found, count) = (last[trailer::NONCE], last[trailer::COUNT]);
         let (stated, status) = (last[trailer::CHECK], last[trailer::STATUS]);
         let wrong = |what: String| Err(Error::CorruptOutput(what));
+        let computed = check(&bytes[..bytes.len() - PORT_BYTES + 4 * trailer::CHECK]);
+        if computed != stated {
+            return wrong(format!(
+                "the output's check is stated as {stated:#010x} but is {computed:#010x}"
+            ));
+        }
         if found != nonce {
             return wrong(format!(
                 "the nonce is {found:#x} instead of {nonce:#x}: the answer is another frame's, or \
@@ -298,20 +305,68 @@ impl Program {
             return wrong(format!("{count} logits are stated instead of {classes}"));
         }
         if status & 1 != 0 {
-            return wrong("a transfer from memory failed its check".into());
+            return wrong(
+                "a transfer from memory failed its check, or was read twice or not at all".into(),
+            );
         }
         if status != 0 {
             return wrong(format!("unknown status {status:#x}"));
-        }
-        let computed = check(&bytes[..bytes.len() - PORT_BYTES]);
-        if computed != stated {
-            return wrong(format!(
-                "the logits' check is stated as {stated:#010x} but is {computed:#010x}"
-            ));
         }
         for (&class, &word) in self.class_of_logit.iter().zip(&words) {
             logits[class as usize] = word as i32;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mock;
+
+    /// Returns a sound output of three logits.
+    fn output(nonce: u32, status: u32) -> Vec<u8> {
+        let words = [7, -8_i32 as u32, 9, 0, nonce, 3, status];
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.extend(check(&bytes).to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn every_flipped_bit_of_an_output_is_noticed() {
+        let program = mock::program(1, 1);
+        let mut logits = [0; 3];
+        for status in [0, 1] {
+            let sound = output(5, status);
+            let read = program.read_output(&sound, 5, &mut logits);
+            assert_eq!(read.is_ok(), status == 0);
+            for bit in 0..8 * sound.len() {
+                let mut flipped = sound.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                let error = program.read_output(&flipped, 5, &mut logits).unwrap_err();
+                assert!(
+                    error.to_string().contains("output's check"),
+                    "{bit}: {error}"
+                );
+            }
+        }
+        assert_eq!(logits, [7, -8, 9]);
+    }
+
+    #[test]
+    fn a_sound_output_of_something_else_is_refused() {
+        let program = mock::program(1, 1);
+        let refused = |bytes: &[u8], what: &str| {
+            let error = program.read_output(bytes, 5, &mut [0; 3]).unwrap_err();
+            assert!(error.to_string().contains(what), "{error}");
+        };
+        refused(&output(4, 0), "the nonce is 0x4 instead of 0x5");
+        refused(&output(5, 1), "failed its check, or was read twice");
+        refused(&output(5, 2), "unknown status 0x2");
+        let mut shorter = output(5, 0);
+        shorter[20] = 2;
+        let stated = check(&shorter[..28]).to_le_bytes();
+        shorter[28..].copy_from_slice(&stated);
+        refused(&shorter, "2 logits are stated instead of 3");
     }
 }

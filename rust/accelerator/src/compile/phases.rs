@@ -25,6 +25,8 @@ struct Phases<'a> {
     done: Vec<Vec<(Command, Place)>>,
     current: Vec<(Command, Place)>,
     stage: &'static str,
+    /// Transfers of the arena so far, modulo 2^16.
+    transfers: u16,
 }
 
 impl<'a> Phases<'a> {
@@ -46,6 +48,7 @@ impl<'a> Phases<'a> {
             done: Vec::new(),
             current: Vec::new(),
             stage: "",
+            transfers: 0,
         };
         phases.embedding();
         for (i, block) in plan.blocks.iter().enumerate() {
@@ -66,6 +69,7 @@ impl<'a> Phases<'a> {
     }
 
     fn load(&mut self, target: Target, transfer: Transfer) {
+        self.transfers = self.transfers.wrapping_add(1);
         self.push(Load {
             target,
             frame: self.slot.into(),
@@ -417,6 +421,7 @@ impl<'a> Phases<'a> {
         );
         self.push(LoadEnd {
             frame: self.slot.into(),
+            transfers: u32::from(self.transfers),
         });
         self.end();
     }

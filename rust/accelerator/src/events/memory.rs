@@ -8,7 +8,7 @@ use super::buffer::BufferLoader;
 use super::process::{Process, Sizes, Worker, TICKS};
 use super::queues::{Entry, Queues};
 use super::trace::{Cause, Trace};
-use crate::isa::{Command, Target, Unit};
+use crate::isa::{Command, Target, Unit, PORT_BYTES};
 
 /// The kernel `fetch`: reads commands and hands them out.
 pub(super) struct Fetch {
@@ -212,11 +212,13 @@ impl Store {
             return false;
         };
         if self.taken == logits {
-            let Some((at, ())) = queues.checks.take(self.now) else {
+            let words = (PORT_BYTES / 4) as u64;
+            let padding = logits.next_multiple_of(words) - logits;
+            let Some((at, ())) = queues.checks.take(self.now + padding) else {
                 return false;
             };
-            // The trailer's beat.
-            self.now = at + 1;
+            // The trailer's words.
+            self.now = at + words;
             trace.frames.push(self.now);
             self.frames.pop_front();
             self.taken = 0;

@@ -60,7 +60,14 @@ impl<'a> Checker<'a> {
         command.encode().map_err(|e| e.to_string())?;
         match command {
             Command::Load(c) => self.load(c, slot),
-            Command::LoadEnd(c) => ensure(c.frame == slot, "the frame is not the slot's"),
+            Command::LoadEnd(c) => {
+                ensure(c.frame == slot, "the frame is not the slot's")?;
+                let transfers = self.program.arena_checks.len() as u16;
+                ensure(
+                    c.transfers == u32::from(transfers),
+                    "the number of transfers is not a frame's",
+                )
+            }
             Command::Gemm(c) => self.gemm(c, slot),
             Command::Scores(c) => {
                 ensure(

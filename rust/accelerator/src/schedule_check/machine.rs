@@ -131,7 +131,10 @@ impl<'a> Machine<'a> {
                 phase: self.program.sizes.phases as u16 - 1,
                 ..Tag::default()
             };
-            let end = LoadEnd { frame: slot.into() };
+            let end = LoadEnd {
+                frame: slot.into(),
+                ..LoadEnd::default()
+            };
             self.agents[STORE].commands.push_back((end.into(), tag));
         }
         let program = self.program;
