@@ -134,7 +134,7 @@ impl Kernels {
             CHECK_COMMAND,
             PROCESS,
             port(COMMAND_BITS).times(5),
-            registers(9),
+            registers(10),
         ])
     }
 

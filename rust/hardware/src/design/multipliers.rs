@@ -1,5 +1,6 @@
 //! Lists the multiplier sites of the kernels: each place in the sources where a pipelined function
-//! multiplies has a multiplier of its own.
+//! multiplies has a multiplier of its own. A product with a constant, or with a factor of one or
+//! two bits, is none: it is made of adders and choices.
 
 use crate::configuration::{Hardware, Multipliers};
 
@@ -60,13 +61,18 @@ pub fn multipliers(hardware: &Hardware) -> Vec<Multiplier> {
         site("drain", "residue", (15, 13), l, configured),
         site("drain", "logit", (27, 16), 1, true),
         site("drain", "mean of values", (19, 22), 1, true),
+        site("drain", "address of queries", (12, 14), 1, true),
+        site("drain", "address of values", (17, 12), 1, true),
         site("norm", "squares by D", (42, 12), m, configured),
         site("norm", "square of the sum", (27, 27), m, configured),
         site("norm", "element by D", (16, 12), m, configured),
         site("norm", "reciprocal", (16, 16), m, configured),
         site("norm", "gain", (16, 16), m, configured),
         site("norm", "square of a mean", (16, 16), 1, true),
+        site("norm", "address of residuals", (12, 12), 1, true),
+        site("norm", "address of codes", (12, 12), 1, true),
         site("softmax", "difference", (26, 25), e, configured),
-        site("plan", "addresses", (14, 12), 3, true),
+        site("plan", "address of queries", (12, 14), 1, true),
+        site("plan", "address of values", (14, 12), 1, true),
     ]
 }
