@@ -254,8 +254,10 @@ lint-python: develop $(STAMPS)/dev ## ruff, mypy --strict, and the stubs against
 	python -m mypy.stubtest quasar_rt._native
 
 .PHONY: lint-fpga
-lint-fpga: $(STAMPS)/dev ## clang-format
+lint-fpga: $(STAMPS)/dev ## clang-format, and that the kernels' pipelined loops have enough memory ports
 	git ls-files -z 'fpga/*.h' 'fpga/*.hpp' 'fpga/*.cpp' | xargs -0 -r clang-format --dry-run --Werror
+	@if command -v clang++ >/dev/null; then python tools/check_hls_ports.py --quiet; \
+	else echo 'note: clang++ is absent (Debian: clang); memory ports of the kernels are not checked'; fi
 
 .PHONY: docs
 docs: develop $(STAMPS)/dev ## Build the documentation into build/docs; a warning is an error

@@ -186,7 +186,13 @@ word_t read_group(Read::Residual residual, unsigned frame, unsigned address, uns
   }
   for (unsigned bank = 0; bank < GROUPS; ++bank) {
 #pragma HLS UNROLL
-    const residual_t word = residual[frame * GROUPS + bank][address];
+    // Each access names one bank: HLS takes a variable bank for a site in all banks.
+    residual_t word{};
+    for (unsigned f = 0; f < config::FRAMES; ++f) {
+#pragma HLS UNROLL
+      if (f == frame)
+        word = residual[f * GROUPS + bank][address];
+    }
     for (unsigned lane = 0; lane < LANES; ++lane) {
 #pragma HLS UNROLL
       if (bank * LANES + lane < TOKENS)

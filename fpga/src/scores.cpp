@@ -44,9 +44,11 @@ void store_scores(ScoreCommands& commands, ScoreRows& rows, Write::Score score, 
     score_row_t row;
     if (!poll(rows, row))
       continue;
-    for (unsigned group = 0; group < EXP_GROUPS; ++group) {
+    // Each access names one bank: HLS takes a variable bank for a site in all banks.
+    for (unsigned bank = 0; bank < 2 * EXP_GROUPS; ++bank) {
 #pragma HLS UNROLL
-      score[parity * EXP_GROUPS + group][key] = group_of(row, group);
+      if (bank / EXP_GROUPS == parity)
+        score[bank][key] = group_of(row, bank % EXP_GROUPS);
     }
     for (unsigned t = 0; t < TOKENS; ++t) {
 #pragma HLS UNROLL

@@ -12,27 +12,16 @@ import pytest
 from rtl import ROOT, run, tool
 
 SOURCES = sorted((ROOT / "fpga" / "src").glob("*.cpp"))
-CONFIG = dict(
-    HASH_LOW=1, HASH_HIGH=2, PORTS=2, FRAMES=2, TOKENS=7, PAIRS=4, CASCADE=2, CLOCK_RATIO=2, LANES=3,
-    NORM_LANES=2, EXP_LANES=4, SHIFT=23, FABRIC_MULTIPLIERS=1, KEY_BANKS=4, VALUE_BANKS=4,
-    INPUT_WORDS=512, RESIDUAL_WORDS=384, NORM_WORDS=384, QUERY_WORDS=384, KEY_WORDS=960, VALUE_WORDS=1576,
-    SCORE_WORDS=50, HIDDEN_WORDS=1536, WEIGHT_WORDS=768, MOMENTS_DEPTH=32,
-    MAXIMA_DEPTH=8, SCALES_DEPTH=32,
-)  # fmt: skip
 ENDLESS = "for (volatile bool running = true; running;)"
 
 
 def optimised(text: str, folder: Path) -> str:
     """Returns the compiler's intermediate form of a kernel, without inlining."""
-    constants = "".join(f"constexpr unsigned {name} = {value}u;\n" for name, value in CONFIG.items())
-    (folder / "config.hpp").write_text(
-        f'#pragma once\nnamespace config {{\n{constants}}}\n#include "tiling.hpp"\n'
-    )
     source = folder / "kernel.cpp"
     source.write_text(text)
     flags = ["-std=c++17", "-O2", "-fno-inline", "-S", "-emit-llvm", "-D__SYNTHESIS__", "-DQUASAR_FAST"]
     warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-label"]
-    includes = [f"-I{path}" for path in (ROOT / "fpga" / "include", ROOT / "tests" / "fpga" / "hls", folder)]
+    includes = [f"-I{path}" for path in (ROOT / "fpga" / "include", ROOT / "tests" / "fpga" / "hls")]
     out = folder / "kernel.ll"
     run(tool("clang++"), *flags, *warnings, *includes, source, "-o", out)
     return out.read_text()

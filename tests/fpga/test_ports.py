@@ -1,0 +1,156 @@
+"""Plants port conflicts in copies of the kernels, which tools/check_hls_ports.py must find."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rtl import ROOT, tool
+
+# (kernel, what stands there, what stands there instead, what the report must have)
+FAULTS = {
+    "a second store to a bank": (
+        "drain",
+        "hidden[bank][item.address] = item.code;",
+        "query[bank][item.address] = item.code;",
+        "drain.store: query 2 1 conflict",
+    ),
+    "a variable bank in an unrolled loop": (
+        "scores",
+        "if (bank / EXP_GROUPS == parity)\n        score[bank]",
+        "if (bank < EXP_GROUPS)\n        score[parity * EXP_GROUPS + bank]",
+        "scores.store: score 2 1 conflict",
+    ),
+    "a read of a variable bank": (
+        "norm",
+        "if (f == frame)\n        word = residual[f * GROUPS + bank]",
+        "if (f == 0)\n        word = residual[frame * GROUPS + bank]",
+        "norm.pool: residual 3 1 conflict",
+    ),
+    "branches with different banks": (
+        "norm",
+        "    normed[item.bank][item.address] = item.code;\n    if (item.last == 1)\n",
+        "    if (item.last == 0)\n      normed[item.bank][item.address] = item.code;\n    else\n"
+        "      normed[item.bank ^ 1][item.address] = item.code;\n    if (item.last == 1)\n",
+        "norm.store: normed 2 1 conflict",
+    ),
+    "a store behind `continue`": (
+        "softmax",
+        "    if (!poll(stored, item))\n      continue;\n",
+        "    if (!poll(stored, item)) {\n      probability[0][0] = item.probability;\n      continue;\n    }\n",
+        "softmax.store: probability 2 1 conflict",
+    ),
+    "a third access to a process's own memory": (
+        "norm",
+        "sums[0][d] = total;",
+        "sums[0][d] = total + sums[0][0];",
+        "norm.normalise: sums 3 2 conflict",
+    ),
+    "a memory that two processes use too often": (
+        "drain",
+        "step.row = halves[half][i];",
+        "step.row = halves[half][i];\n          step.row.shift = halves[half][0].shift;",
+        "load_parameters and walk: halves 3 2 conflict",
+    ),
+    "an array that is not partitioned": (
+        "norm",
+        "#pragma HLS ARRAY_PARTITION variable = tile_moments complete\n",
+        "",
+        "norm.collect: tile_moments 3 2 conflict",
+    ),
+    "a table in a memory of two ports": (
+        "softmax",
+        "type = rom_np",
+        "type = rom_2p",
+        "softmax.exponential: POWERS 4 2 conflict",
+    ),
+    "two items of a queue in an interval": (
+        "softmax",
+        "    if (item.last == 1)\n      done.write(1);",
+        "    if (item.last == 1)\n      done.write(1);\n    if (item.word == 0)\n      done.write(1);",
+        "softmax.store: done.write() 2 1 conflict",
+    ),
+    "an interval that is too short": (
+        "fetch",
+        "PIPELINE II = 2",
+        "PIPELINE II = 1",
+        "fetch.commands: commands.read() 2 1 conflict",
+    ),
+    "a loop of unknown length in a pipelined loop": (
+        "softmax",
+        "for (unsigned lane = 0; lane < EXP_LANES; ++lane) {\n#pragma HLS UNROLL\n            u<31>",
+        "for (unsigned lane = 0; lane < total.tokens; ++lane) {\n#pragma HLS UNROLL\n            u<31>",
+        "softmax.cpp:64: a loop in a pipelined loop whose number of trips is not a constant",
+    ),
+    "a pipelined loop that is never reached": (
+        "scores",
+        "  QUASAR_PROCESS(send_maxima(largest, maxima));\n",
+        "",
+        "no call from scores reaches this loop",
+    ),
+}  # fmt: skip
+
+# The same for changes that need no further port.
+HARMLESS = {
+    "branches with one bank": (
+        "norm",
+        "    normed[item.bank][item.address] = item.code;\n    if (item.last == 1)\n",
+        "    if (item.last == 0)\n      normed[item.bank][item.address] = item.code;\n    else\n"
+        "      normed[item.bank][item.address / 2] = item.code;\n    if (item.last == 1)\n",
+    ),
+    "constant banks of one memory": (
+        "softmax",
+        "    probability[item.bank][item.word] = item.probability;\n",
+        "    if (item.bank == 0)\n      probability[0][item.word] = item.probability;\n"
+        "    if (item.bank == 1)\n      probability[1][item.word] = item.probability;\n",
+    ),
+    "an array whose every index is constant": (
+        "softmax",
+        "    stored_t item;\n    if (!poll",
+        "    unsigned part[4];\n    for (unsigned i = 0; i < 4; ++i)\n      part[i] = i;\n"
+        "    stored_t item;\n    if (!poll",
+    ),
+}
+
+
+def check(*arguments: object) -> tuple[int, str]:
+    """Runs the checker; returns its status and its report, whose rows are `LOOP: MEMORY SITES PORTS`."""
+    tool("clang++")
+    program = ROOT / "tools" / "check_hls_ports.py"
+    command = [sys.executable, program, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    rows = re.sub(r"^\w+ +(.*?) +\d+  (\S+) +(\d+) +(\d+)", r"\1: \2 \3 \4", done.stdout, flags=re.MULTILINE)
+    return done.returncode, rows + done.stderr
+
+
+def changed(change: tuple[str, ...], folder: Path) -> Path:
+    """Returns a copy of a kernel with a change."""
+    kernel, old, new, *_ = change
+    text = (ROOT / "fpga" / "src" / f"{kernel}.cpp").read_text()
+    assert text.count(old) == 1
+    copy = folder / f"{kernel}.cpp"
+    copy.write_text(text.replace(old, new))
+    return copy
+
+
+def test_no_loop_of_the_kernels_needs_more_ports_than_its_memories_have() -> None:
+    status, report = check()
+    assert status == 0, report
+    for row in ("drain.store: key 1 1", "drain.attend: saved 2 2", "fetch.commands: commands.read() 2 2"):
+        assert f"{row}\n" in report
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_conflict_is_found(fault: str, tmp_path: Path) -> None:
+    status, report = check("--quiet", changed(FAULTS[fault], tmp_path))
+    assert status == 1
+    assert FAULTS[fault][-1] in report
+
+
+@pytest.mark.parametrize("change", HARMLESS)
+def test_a_change_that_needs_no_further_port_passes(change: str, tmp_path: Path) -> None:
+    status, report = check(changed(HARMLESS[change], tmp_path))
+    assert status == 0, report
