@@ -13,11 +13,15 @@ that HLS cannot schedule. This program counts as HLS does:
   whatever their conditions, and those before and behind a `continue`.
 - A loop with an interval of N has N times the ports.
 
+HLS may find more pairs of sites that exclude each other. What passes here does not depend on that.
+
 Ports: those of `storage_type` for an `ap_memory` argument; two for a process's own array, and for one that two
 processes share; one to read and one to write a stream or an AXI master. Registers need none: arrays that are
 partitioned in all dimensions and arrays whose every index is constant. Nor does a constant array as `rom_np`.
 
-A loop in a pipelined loop whose number of trips is not a constant is an error: it cannot be unrolled.
+A loop in a pipelined loop whose number of trips is not a constant is an error: it cannot be unrolled. So is a
+number of type `unsigned` or `int` that a pipelined loop changes for its next interval, unless a constant is its
+bound: the loop's interval waits for it, so its type states its range (`up_to`, a field's type, `uint32_t`).
 
 `python tools/check_hls_ports.py [FILE ...]` checks the given kernels, or all of fpga/src. A file's kernel is the
 function of its name. The configuration is tests/fpga/hls/config.hpp, in which all counts of groups are above 1
@@ -311,6 +315,7 @@ class Kernel:
         self.partitions: dict[tuple[str, int], list[Pragma]] = {}
         self.storage: dict[str, Pragma] = {}
         self.regions: list[Region] = []
+        self.errors: list[str] = []
         self.region: Region | None = None
         self.items: list[Any] = []
         self.process = ""
@@ -691,6 +696,8 @@ class Kernel:
         def once() -> None:
             if condition:
                 self.eval(condition)
+            if pragmas:
+                self.check_widths(node, condition)
             self.run(body)
             if step:
                 self.eval(step)
@@ -701,6 +708,26 @@ class Kernel:
             once()
         self.forget(node)
         return None
+
+    def check_widths(self, loop: Node, condition: Node) -> None:
+        """Reports numbers of no stated width that an interval hands to the next."""
+        inside = {node["id"] for node in below(loop["inner"][-1]) if node.get("kind") == "VarDecl"}
+        if condition.get("opcode") == "<" and isinstance(self.eval(condition["inner"][1]), int):
+            bounded = [node for node in below(condition["inner"][0]) if node.get("kind") == "DeclRefExpr"]
+            inside |= {node["referencedDecl"]["id"] for node in bounded}
+        for node in below(loop):
+            changes = node.get("opcode") in ("=", "++", "--") or node.get("kind") == "CompoundAssignOperator"
+            target = node["inner"][0] if changes else {}
+            named = target.get("referencedDecl", {})
+            written = target.get("type", {}).get("qualType")
+            if target.get("kind") != "DeclRefExpr" or written not in ("unsigned int", "int"):
+                continue
+            if named["id"] not in inside:
+                inside.add(named["id"])
+                self.errors.append(
+                    f"{self.name}.cpp:{node['begin'][1]}: {written} {named['name']} has no stated range; "
+                    "give it a type that has one (up_to, a field's type, uint32_t)"
+                )
 
     def forget(self, loop: Node) -> None:
         """Forgets the values of all variables that a loop may change."""
@@ -1094,10 +1121,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("files", nargs="*", type=Path, help="kernels; default: all of fpga/src")
     parser.add_argument("--config", type=Path, default=HEADERS, help="folder of config.hpp")
-    parser.add_argument("--quiet", action="store_true", help="print conflicts only")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
     arguments = parser.parse_args()
     sys.setrecursionlimit(10000)
-    conflicts = 0
+    errors = 0
     loops = 0
     if not arguments.quiet:
         print(f"{'kernel':8} {'loop':28} {'line':>4}  {'memory':28} {'sites':>5} {'ports':>5}")
@@ -1106,18 +1133,21 @@ def main() -> int:
             kernel = Kernel(path.resolve(), arguments.config.resolve())
         except Unsupported as error:
             print(f"error: {error}", file=sys.stderr)
-            conflicts += 1
+            errors += 1
             continue
         loops += len(kernel.regions)
+        for message in kernel.errors:
+            print(f"error: {message}", file=sys.stderr)
+            errors += 1
         for row in kernel.rows():
             if row.conflict or not arguments.quiet:
                 mark = " conflict" if row.conflict else ""
                 print(
                     f"{row.kernel:8} {row.loop:28} {row.line:4}  {row.memory:28} {row.sites:5} {row.ports:5}{mark}"
                 )
-            conflicts += row.conflict
-    print(f"{loops} pipelined loops: {conflicts or 'no'} conflict{'s' if conflicts != 1 else ''}")
-    return 1 if conflicts else 0
+            errors += row.conflict
+    print(f"{loops} pipelined loops: {errors or 'no'} error{'s' if errors != 1 else ''}")
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":

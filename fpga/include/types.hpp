@@ -17,6 +17,26 @@ template <int W> using u = ap_uint<W>;
 template <int W> using s = ap_int<W>;
 #endif
 
+// Returns the bits of the numbers from 0 to `most`.
+constexpr int bits_up_to(uint64_t most) {
+  int bits = 1;
+  while (bits < 64 && most >> bits != 0)
+    ++bits;
+  return bits;
+}
+static_assert(bits_up_to(0) == 1 && bits_up_to(1) == 1 && bits_up_to(2) == 2);
+static_assert(bits_up_to(2047) == 11 && bits_up_to(2048) == 12);
+
+// A counter that is at most MOST; beyond, it would wrap.
+template <uint64_t MOST> using up_to = u<bits_up_to(MOST)>;
+
+// The largest number of a type, as of a command's field: most<decltype(isa::Rows::tokens)>.
+template <typename T> struct Most;
+template <int W> struct Most<u<W>> {
+  static constexpr uint64_t VALUE = (uint64_t(1) << W) - 1;
+};
+template <typename T> constexpr uint64_t most = Most<T>::VALUE;
+
 // N values side by side: a memory's word, a queue's item.
 template <typename T, unsigned N> struct vec {
   T v[N];

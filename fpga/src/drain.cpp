@@ -17,6 +17,7 @@ constexpr unsigned JOBS = 32; // commands whose parameters may be on their way
 constexpr unsigned MAX_ROWS = 2 * PAIRS;
 constexpr unsigned KEY_BANKS = config::KEY_BANKS;
 constexpr unsigned VALUE_BANKS = config::VALUE_BANKS;
+static_assert(LANES <= KEY_BANKS);
 // Words of a value's dimension that a group of lanes may touch.
 constexpr unsigned VALUE_SPAN = ceil_div(LANES + CASCADE - 1, CASCADE);
 static_assert(VALUE_SPAN <= VALUE_BANKS);
@@ -87,6 +88,12 @@ struct row_job_t {
   u<16> rows8; // Attend: base
   u<11> tile;  // Attend
 };
+// Counters up to these, and beats that are passed on.
+using attend_rows_t = decltype(isa::Attend::rows);
+using attend_tokens_t = decltype(isa::Attend::tokens);
+constexpr unsigned WORD_BEATS = ceil_div(2 * TOKENS, BEAT); // of the residual
+using passed_t = up_to<most<decltype(isa::Fill::words)> * WORD_BEATS>;
+static_assert(ceil_div(256, BEAT) <= most<passed_t>);
 
 using Jobs = Stream<fields_t, JOBS>;
 using ParameterJobs = Stream<parameter_job_t, JOBS>;
@@ -124,7 +131,7 @@ void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs,
 void load_parameters(ParameterJobs& jobs, Beats<isa::depth::rows>& beats, DoubleBuffer& halves,
                      Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed,
                      Stream<beat_t, 2>& passed) {
-  unsigned half = 0;
+  u<1> half = 0;
   unsigned free_halves = 2;
   for (volatile bool running = true; running;) {
     const parameter_job_t job = jobs.read();
@@ -135,16 +142,17 @@ void load_parameters(ParameterJobs& jobs, Beats<isa::depth::rows>& beats, Double
           --free_halves;
         else
           freed.read();
-        const unsigned count = row_tile(job.rows4, all, pair).rows;
+        const up_to<MAX_ROWS> count = row_tile(job.rows4, all, pair).rows;
         beat_t beat{};
 #pragma HLS ARRAY_PARTITION variable = beat.byte complete
-        unsigned port = 0;
-        for (unsigned i = 0; i < count; ++i) {
+        up_to<config::PORTS - 1> port = 0;
+        for (up_to<MAX_ROWS> i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II = 1
           interval("drain.parameters");
           if (port == 0)
             beat = beats.read();
-          const auto given = isa::RowParameters::decode(&beat.byte[port * isa::ROW_BYTES]);
+          const auto given =
+              isa::RowParameters::decode(&beat.byte[unsigned(port) * isa::ROW_BYTES]);
           row_t row;
           row.bias = given.bias;
           row.mult = given.mult;
@@ -154,16 +162,15 @@ void load_parameters(ParameterJobs& jobs, Beats<isa::depth::rows>& beats, Double
           row.value_bank = given.value_bank;
           row.value_block = given.value_block;
           halves[half][i] = row;
-          port = port + 1 == config::PORTS ? 0 : port + 1;
+          port = unsigned(port) + 1 == config::PORTS ? 0 : unsigned(port) + 1;
         }
         filled.write(1);
-        half ^= 1;
+        half = half == 0 ? 1 : 0;
       }
     } else {
-      const unsigned count = job.code == isa::Table::CODE
-                                 ? ceil_div(256, BEAT)
-                                 : unsigned(job.words) * ceil_div(2 * TOKENS, BEAT);
-      for (unsigned i = 0; i < count; ++i) {
+      const passed_t count =
+          job.code == isa::Table::CODE ? ceil_div(256, BEAT) : unsigned(job.words) * WORD_BEATS;
+      for (passed_t i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II = 1
         interval("drain.pass");
         passed.write(beats.read());
@@ -184,19 +191,19 @@ template <unsigned COUNT> unsigned value_bank_after(unsigned bank, unsigned byte
 // that they are there.
 void walk(RowJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
           Stream<credit_t, 2>& freed, Steps& steps) {
-  unsigned half = 0;
+  u<1> half = 0;
   for (volatile bool running = true; running;) {
     const row_job_t command = jobs.read();
     const unsigned tokens = command.tokens;
     if (command.attends == 1) {
-      const unsigned rows = command.rows4;
+      const attend_rows_t rows = command.rows4;
       const unsigned address = unsigned(command.tile) * unsigned(command.stride);
-      for (unsigned i = 0; i < rows; ++i) {
+      for (attend_rows_t i = 0; i < rows; ++i) {
 #pragma HLS PIPELINE II = 1
         interval("drain.walk");
         step_t step{};
         step.row.destination = destination::QUERY;
-        step.row.column = unsigned(command.rows8) + i;
+        step.row.column = unsigned(command.rows8) + unsigned(i);
         step.tokens = tokens;
         step.address = address;
         step.one_tile = 1;
@@ -209,7 +216,7 @@ void walk(RowJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
     const unsigned all = row_pairs(command);
     for (unsigned pair = 0; pair < all; pair += PAIRS) {
       filled.read();
-      const unsigned rows = row_tile(command.rows4, all, pair).rows;
+      const up_to<MAX_ROWS> rows = row_tile(command.rows4, all, pair).rows;
       unsigned address = 0;
       unsigned key_bank = 0;
       unsigned key_address = 0;
@@ -217,7 +224,7 @@ void walk(RowJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
       unsigned tile = 0;
       for (unsigned first = 0; first < tokens; first += TOKENS) {
         const bool last_tile = tokens - first <= TOKENS;
-        for (unsigned i = 0; i < rows; ++i) {
+        for (up_to<MAX_ROWS> i = 0; i < rows; ++i) {
 #pragma HLS PIPELINE II = 1
           interval("drain.walk");
           step_t step;
@@ -247,7 +254,7 @@ void walk(RowJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
         ++tile;
       }
       freed.write(1);
-      half ^= 1;
+      half = half == 0 ? 1 : 0;
     }
   }
 }
@@ -255,15 +262,15 @@ void walk(RowJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
 // Gathers a unit's scales, a group of lanes at a time.
 void gather_scales(ScaleJobs& jobs, Scales& scales, ScaleWords& words) {
   for (volatile bool running = true; running;) {
-    const unsigned tokens = jobs.read();
+    const attend_tokens_t tokens = jobs.read();
     vec<scale_t, LANES> word{};
-    unsigned lane = 0;
-    for (unsigned token = 0; token < tokens; ++token) {
+    up_to<LANES> lane = 0;
+    for (attend_tokens_t token = 0; token < tokens; ++token) {
 #pragma HLS PIPELINE II = 1
       interval("drain.scales");
       word[lane] = scales.read();
       ++lane;
-      if (lane == LANES || token + 1 == tokens) {
+      if (unsigned(lane) == LANES || token + 1 == tokens) {
         words.write(word);
         lane = 0;
       }
@@ -330,10 +337,10 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
 #pragma HLS ARRAY_PARTITION variable = column_sum complete
   s<19> running = 0;
   step_t step{};
-  unsigned group = 0;
-  unsigned key_bank = 0;
-  unsigned key_address = 0;
-  unsigned value_bank = 0;
+  up_to<GROUPS - 1> group = 0;
+  up_to<KEY_BANKS - 1> key_bank = 0;
+  decltype(step_t::key_address) key_address = 0;
+  up_to<VALUE_BANKS - 1> value_bank = 0;
   const unsigned value_words = bank_words(command.tokens);
   const unsigned key_stride = bank_words(command.stride);
   bool more = true;
@@ -348,9 +355,8 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
       step = steps.read();
       key_bank = step.key_bank;
       key_address = step.key_address;
-      value_bank = unsigned(step.value_bank) + unsigned(step.row.value_bank);
-      if (value_bank >= VALUE_BANKS)
-        value_bank -= VALUE_BANKS;
+      const unsigned first_bank = unsigned(step.value_bank) + unsigned(step.row.value_bank);
+      value_bank = first_bank >= VALUE_BANKS ? first_bank - VALUE_BANKS : first_bank;
     }
     if (attends && step.begin == 1) {
       const vec<scale_t, LANES> word = words.read();
@@ -365,11 +371,11 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
     s<13> mean = 0;
     if (attends)
       mean = means[0][column];
-    const unsigned done = group * LANES;
+    const unsigned done = unsigned(group) * LANES;
     const unsigned lanes = least(LANES, unsigned(step.tokens) - done);
     const unsigned first = unsigned(step.first) + done;
     const bool last_group = done + lanes == unsigned(step.tokens);
-    const unsigned bank = unsigned(command.frame) * GROUPS + group;
+    const unsigned bank = unsigned(command.frame) * GROUPS + unsigned(group);
     const unsigned address = unsigned(step.address) + column;
 
     residual_t before{};
@@ -380,7 +386,7 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
     const bool resume = step.begin == 1 && step.first_rows == 0 && step.one_tile == 0;
     moments_t earlier{};
     if (command.moments == 1 && resume)
-      earlier = saved[0][unsigned(step.tile) * GROUPS + group];
+      earlier = saved[0][unsigned(step.tile) * GROUPS + unsigned(group)];
 
     stored_t item = nothing();
     s<15> total = 0; // of the lanes' codes
@@ -426,13 +432,13 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
 
     item.destination = row.destination;
     item.lanes = lanes;
-    item.bank = group * CASCADE + column % CASCADE;
+    item.bank = unsigned(group) * CASCADE + column % CASCADE;
     item.byte = column % CASCADE;
     item.address = address / CASCADE;
     item.wrapped = item.address;
     if (row.destination == destination::KEY) {
       item.bank = key_bank;
-      item.address = (key_address + column) / CASCADE;
+      item.address = (unsigned(key_address) + column) / CASCADE;
       item.wrapped = item.address + key_stride;
     } else if (row.destination == destination::VALUE) {
       item.bank = value_bank;
@@ -459,7 +465,7 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
         waiting.write(moments);
         item.has_moments = 1;
       } else if (step.one_tile == 0) {
-        saved[0][unsigned(step.tile) * GROUPS + group] = moments;
+        saved[0][unsigned(step.tile) * GROUPS + unsigned(group)] = moments;
       }
     }
     if (command.kind == kind::LOGITS) {
@@ -471,19 +477,17 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
                    (!more && command.post == 1 ? 1 : 0);
     stored.write(item);
 
-    group = last_group ? 0 : group + 1;
-    key_bank += LANES;
-    if (key_bank >= KEY_BANKS) {
-      key_bank -= KEY_BANKS;
+    group = last_group ? 0 : unsigned(group) + 1;
+    const unsigned next_bank = unsigned(key_bank) + LANES;
+    key_bank = next_bank >= KEY_BANKS ? next_bank - KEY_BANKS : next_bank;
+    if (next_bank >= KEY_BANKS)
       key_address += unsigned(command.stride);
-    }
     value_bank = value_bank_after<LANES>(value_bank, first % CASCADE);
   }
 }
 
 // Fills the residual from memory: a word arrives while the word before is stored.
 void fill(const isa::Fill& command, Stream<beat_t, 2>& beats, Stored& stored) {
-  constexpr unsigned WORD_BEATS = ceil_div(2 * TOKENS, BEAT);
   constexpr unsigned STEPS = WORD_BEATS > GROUPS ? WORD_BEATS : GROUPS;
   s<16> arriving[WORD_BEATS * BEAT / 2 + GROUPS * LANES];
   s<16> leaving[GROUPS * LANES];
@@ -494,27 +498,27 @@ void fill(const isa::Fill& command, Stream<beat_t, 2>& beats, Stored& stored) {
     leaving[t] = 0;
     arriving[t] = 0;
   }
-  for (unsigned word = 0; word <= unsigned(command.words); ++word) {
-    for (unsigned i = 0; i < STEPS; ++i) {
+  for (up_to<most<decltype(isa::Fill::words)> + 1> word = 0; word <= command.words; ++word) {
+    for (up_to<STEPS> i = 0; unsigned(i) < STEPS; ++i) {
 #pragma HLS PIPELINE II = 1
       interval("drain.fill");
-      if (word < unsigned(command.words) && i < WORD_BEATS) {
+      if (word < command.words && unsigned(i) < WORD_BEATS) {
         const beat_t beat = beats.read();
         for (unsigned j = 0; j < BEAT / 2; ++j) {
 #pragma HLS UNROLL
-          arriving[i * (BEAT / 2) + j] = int32_t(little_endian(&beat.byte[2 * j], 2));
+          arriving[unsigned(i) * (BEAT / 2) + j] = int32_t(little_endian(&beat.byte[2 * j], 2));
         }
       }
-      if (word > 0 && i < GROUPS) {
+      if (word > 0 && unsigned(i) < GROUPS) {
         stored_t item = nothing();
         for (unsigned lane = 0; lane < LANES; ++lane) {
 #pragma HLS UNROLL
-          item.residual[lane] = leaving[i * LANES + lane];
+          item.residual[lane] = leaving[unsigned(i) * LANES + lane];
         }
         item.destination = destination::RESIDUAL;
-        item.bank = unsigned(command.frame) * GROUPS + i;
+        item.bank = unsigned(command.frame) * GROUPS + unsigned(i);
         item.address = word - 1;
-        item.filled = word == unsigned(command.words) && i + 1 == GROUPS;
+        item.filled = word == command.words && unsigned(i) + 1 == GROUPS;
         stored.write(item);
       }
     }
@@ -528,14 +532,14 @@ void fill(const isa::Fill& command, Stream<beat_t, 2>& beats, Stored& stored) {
 void take_table(Stream<beat_t, 2>& beats, Lookup& lookup) {
   beat_t beat{};
 #pragma HLS ARRAY_PARTITION variable = beat.byte complete
-  for (unsigned i = 0; i < 256; ++i) {
+  for (up_to<256> i = 0; i < 256; ++i) {
 #pragma HLS PIPELINE II = 1
     interval("drain.table");
-    if (i % BEAT == 0)
+    if (unsigned(i) % BEAT == 0)
       beat = beats.read();
     for (unsigned lane = 0; lane < LANES; ++lane) {
 #pragma HLS UNROLL
-      lookup[lane][i] = beat.byte[i % BEAT];
+      lookup[lane][i] = beat.byte[unsigned(i) % BEAT];
     }
   }
 }

@@ -48,7 +48,7 @@ struct Taken {
   uint8_t frame;
   bool wait_array;
   bool post_array;
-  uint32_t beats; // of a transfer; of LoadEnd: the frame's transfers
+  decltype(isa::Load::beats) beats; // of a transfer; of LoadEnd: the frame's transfers
 };
 
 // Takes a command and requests its beats and their check. Ports that the configuration lacks stay
@@ -150,12 +150,12 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       array_to_load.read();
 
     uint32_t state = ~uint32_t(0);
-    unsigned part = 0;
-    unsigned word = 0;
+    up_to<PATCH_BEATS - 1> part = 0;
+    up_to<config::INPUT_WORDS> word = 0;
     uint8_t gathered[PATCH_BEATS * BEAT_BYTES];
 #pragma HLS ARRAY_PARTITION variable = gathered complete
   load_beats:
-    for (uint32_t i = 0; i <= command.beats; ++i) {
+    for (up_to<most<decltype(isa::Load::beats)> + 1> i = 0; i <= command.beats; ++i) {
 #pragma HLS PIPELINE II = 1
       interval("load.beats");
       beat_t beat;
@@ -195,9 +195,9 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       default: // patches
         for (unsigned j = 0; j < BEAT_BYTES; ++j) {
 #pragma HLS UNROLL
-          gathered[BEAT_BYTES * part + j] = beat.byte[j];
+          gathered[BEAT_BYTES * unsigned(part) + j] = beat.byte[j];
         }
-        if (part + 1 < PATCH_BEATS) {
+        if (unsigned(part) + 1 < PATCH_BEATS) {
           ++part;
           break;
         }
@@ -210,8 +210,8 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
           }
           for (unsigned c = 0; c < CASCADE; ++c) {
 #pragma HLS UNROLL
-            if (word % CASCADE == c)
-              patches[group * CASCADE + c][word / CASCADE] = codes;
+            if (unsigned(word) % CASCADE == c)
+              patches[group * CASCADE + c][unsigned(word) / CASCADE] = codes;
           }
         }
         part = 0;

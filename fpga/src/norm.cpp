@@ -70,6 +70,13 @@ struct normalise_job_t {
   u<11> first;
   u<11> embed;
 };
+// Counters up to these, and to the number of a command's tiles.
+using embed_t = decltype(isa::LayerNorm::embed);
+using tokens_t = decltype(isa::LayerNorm::tokens);
+using tile_t = up_to<ceil_div(most<tokens_t>, TOKENS)>;
+using groups_t = up_to<NORM_GROUPS>;
+static_assert(SUMS_DISTANCE <= most<embed_t>);
+
 using GainJobs = Stream<u<11>, JOBS>; // columns
 using CollectJobs = Stream<collect_job_t, JOBS>;
 using ReadJobs = Stream<read_job_t, JOBS>;
@@ -102,31 +109,31 @@ void dispatch(Commands<isa::depth::norm_commands>& commands, GainJobs& gain_jobs
 
 void load_gains(GainJobs& jobs, Beats<isa::depth::gains>& beats, DoubleBuffer& halves,
                 Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed) {
-  unsigned half = 0;
+  u<1> half = 0;
   unsigned free_halves = 2;
   for (volatile bool running = true; running;) {
-    const unsigned embed = jobs.read();
+    const embed_t embed = jobs.read();
     if (free_halves > 0)
       --free_halves;
     else
       freed.read();
     beat_t beat{};
 #pragma HLS ARRAY_PARTITION variable = beat.byte complete
-    unsigned place = 0;
-    for (unsigned d = 0; d < embed; ++d) {
+    up_to<BEAT - 4> place = 0;
+    for (embed_t d = 0; d < embed; ++d) {
 #pragma HLS PIPELINE II = 1
       interval("norm.gains");
       if (place == 0)
         beat = beats.read();
-      const uint8_t* bytes = &beat.byte[place];
+      const uint8_t* bytes = &beat.byte[unsigned(place)];
       gain_t gain;
       gain.gain = int(bytes[0]) | int(bytes[1]) << 8;
       gain.offset = int(bytes[2]) | int(bytes[3]) << 8;
       halves[half][d] = gain;
-      place = place + 4 == BEAT ? 0 : place + 4;
+      place = unsigned(place) + 4 == BEAT ? 0 : unsigned(place) + 4;
     }
     filled.write(1);
-    half ^= 1;
+    half = half == 0 ? 1 : 0;
   }
 }
 
@@ -148,26 +155,26 @@ void collect(CollectJobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) 
   for (volatile bool running = true; running;) {
     const collect_job_t command = jobs.read();
     const unsigned tokens = command.tokens;
-    for (unsigned tile = 0; tile * TOKENS < tokens; ++tile) {
-      const unsigned arriving = parts_of<LANES, GROUPS>(tile_tokens(tokens, tile));
-      for (unsigned group = 0; group < arriving; ++group) {
+    for (tile_t tile = 0; unsigned(tile) * TOKENS < tokens; ++tile) {
+      const up_to<GROUPS> arriving = parts_of<LANES, GROUPS>(tile_tokens(tokens, tile));
+      for (up_to<GROUPS> group = 0; group < arriving; ++group) {
 #pragma HLS PIPELINE II = 1
         interval("norm.collect");
         const moments_t word = moments.read();
         for (unsigned lane = 0; lane < LANES; ++lane) {
 #pragma HLS UNROLL
-          tile_moments[group * LANES + lane] = word[lane];
+          tile_moments[unsigned(group) * LANES + lane] = word[lane];
         }
       }
       tiles.write(1);
-      const unsigned leaving = command.pools == 1 ? 0 : groups_of(tokens, tile);
-      for (unsigned group = 0; group < leaving; ++group) {
+      const groups_t leaving = command.pools == 1 ? 0 : groups_of(tokens, tile);
+      for (groups_t group = 0; group < leaving; ++group) {
 #pragma HLS PIPELINE II = 1
         interval("norm.regroup");
         group_t word;
         for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
 #pragma HLS UNROLL
-          word[lane] = tile_moments[group * NORM_LANES + lane];
+          word[lane] = tile_moments[unsigned(group) * NORM_LANES + lane];
         }
         groups.write(word);
       }
@@ -253,34 +260,35 @@ void read(ReadJobs& jobs, Tiles& stored_tiles, Read::Residual residual, Pooled& 
   for (volatile bool running = true; running;) {
     const read_job_t command = jobs.read();
     const unsigned tokens = command.tokens;
-    const unsigned embed = command.embed;
+    const embed_t embed = command.embed;
     if (command.pools == 1) {
       for (unsigned first = 0; first < tokens; first += TOKENS)
         stored_tiles.read();
       const unsigned count = tokens - unsigned(command.first);
       s<27> mean_sum = 0;
       u<41> mean_squares = 0;
-      for (unsigned d = 0; d < embed; ++d) {
+      for (embed_t d = 0; d < embed; ++d) {
         s<27> sum = count / 2;
-        unsigned group = 0;
-        unsigned first = 0; // of the group
-        unsigned tile_first = 0;
-        unsigned address = d;
-        while (first < tokens) {
+        groups_t group = 0;
+        up_to<most<tokens_t> + TOKENS + NORM_LANES> first = 0; // of the group
+        up_to<most<tokens_t> + TOKENS> tile_first = 0;
+        up_to<config::RESIDUAL_WORDS + most<embed_t>> address = unsigned(d);
+        while (unsigned(first) < tokens) {
 #pragma HLS PIPELINE II = 1
           interval("norm.pool");
           const word_t word = read_group(residual, command.frame, address, group);
           s<27> total = 0;
           for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
 #pragma HLS UNROLL
-            const unsigned t = group * NORM_LANES + lane;
-            if (t < TOKENS && first + lane >= unsigned(command.first) && first + lane < tokens)
+            const unsigned t = unsigned(group) * NORM_LANES + lane;
+            const unsigned token = unsigned(first) + lane;
+            if (t < TOKENS && token >= unsigned(command.first) && token < tokens)
               total += word[lane];
           }
           sum += total;
           ++group;
           first += NORM_LANES;
-          if (group == NORM_GROUPS) {
+          if (unsigned(group) == NORM_GROUPS) {
             group = 0;
             tile_first += TOKENS;
             first = tile_first;
@@ -293,7 +301,7 @@ void read(ReadJobs& jobs, Tiles& stored_tiles, Read::Residual residual, Pooled& 
         mean_squares += u<31>(mean * mean);
       }
       pooled.write({mean_sum, mean_squares});
-      for (unsigned d = 0; d < embed; ++d) {
+      for (embed_t d = 0; d < embed; ++d) {
 #pragma HLS PIPELINE II = 1
         interval("norm.read");
         word_t word{};
@@ -305,14 +313,15 @@ void read(ReadJobs& jobs, Tiles& stored_tiles, Read::Residual residual, Pooled& 
         words.write(word);
       }
     } else {
-      for (unsigned tile = 0; tile * TOKENS < tokens; ++tile) {
+      for (tile_t tile = 0; unsigned(tile) * TOKENS < tokens; ++tile) {
         // The bound comes with the credit, so that no address is ahead of it.
-        const unsigned groups = groups_of(tokens, tile) * unsigned(stored_tiles.read());
-        for (unsigned group = 0; group < groups; ++group) {
-          for (unsigned d = 0; d < embed; ++d) {
+        const groups_t groups = groups_of(tokens, tile) * unsigned(stored_tiles.read());
+        const unsigned before = unsigned(tile) * unsigned(embed);
+        for (groups_t group = 0; group < groups; ++group) {
+          for (embed_t d = 0; d < embed; ++d) {
 #pragma HLS PIPELINE II = 1
             interval("norm.read");
-            words.write(read_group(residual, command.frame, tile * embed + d, group));
+            words.write(read_group(residual, command.frame, before + unsigned(d), group));
           }
         }
       }
@@ -449,20 +458,20 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
                Stream<credit_t, 2>& freed, Roots& roots, Words& words, Stored& stored) {
   Memory<s<18>, 1, MAX_EMBED> sums; // of codes, where the mean comes after
   distance(sums, SUMS_DISTANCE);
-  unsigned half = 0;
+  u<1> half = 0;
   for (volatile bool running = true; running;) {
     const normalise_job_t command = jobs.read();
     const unsigned tokens = command.tokens;
     const unsigned normalised = command.pool == isa::pooling::BEFORE ? 1 : tokens;
     // The bound comes with the credit, so that no address is ahead of it.
-    const unsigned embed = unsigned(command.embed) * unsigned(filled.read());
-    for (unsigned tile = 0; tile * TOKENS < normalised; ++tile) {
-      const unsigned groups = groups_of(normalised, tile);
-      const unsigned period =
-          command.pool == isa::pooling::AFTER && embed < SUMS_DISTANCE ? SUMS_DISTANCE : embed;
+    const embed_t embed = unsigned(command.embed) * unsigned(filled.read());
+    for (tile_t tile = 0; unsigned(tile) * TOKENS < normalised; ++tile) {
+      const groups_t groups = groups_of(normalised, tile);
+      const bool pads = command.pool == isa::pooling::AFTER && unsigned(embed) < SUMS_DISTANCE;
+      const embed_t period = pads ? SUMS_DISTANCE : unsigned(embed);
       roots_t root{};
-      unsigned group = 0;
-      unsigned d = 0;
+      groups_t group = 0;
+      embed_t d = 0;
       while (group < groups) {
 #pragma HLS PIPELINE II = 1
         // A column's sum is read again after a period, in the next group.
@@ -484,8 +493,8 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
         s<18> total = 0;
         for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
 #pragma HLS UNROLL
-          const unsigned t = group * NORM_LANES + lane;
-          const unsigned token = tile * TOKENS + t;
+          const unsigned t = unsigned(group) * NORM_LANES + lane;
+          const unsigned token = unsigned(tile) * TOKENS + t;
           const s<8> code =
               normalise_one(word[lane], root[lane], gain, command.embed, command.frac);
           item.code[lane] = code;
@@ -493,7 +502,7 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
             total += code;
         }
         item.bank = bank_of(unsigned(command.frame), group, d);
-        item.address = tile * bank_words(embed) + d / CASCADE;
+        item.address = unsigned(tile) * bank_words(embed) + unsigned(d) / CASCADE;
         item.last = group + 1 == groups && d + 1 == embed;
         if (command.pool == isa::pooling::AFTER) {
           if (tile != 0 || group != 0) {
@@ -512,7 +521,7 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
     }
     if (command.pool == isa::pooling::AFTER) {
       const unsigned count = tokens - unsigned(command.first);
-      for (unsigned d = 0; d < embed; ++d) {
+      for (embed_t d = 0; d < embed; ++d) {
 #pragma HLS PIPELINE II = 1
         interval("norm.mean");
         stored_t item;
@@ -523,13 +532,13 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
         const s<18> sum = sums[0][d];
         item.code[0] = mean_of_codes(s<19>(sum + int(count / 2)), count);
         item.bank = bank_of(unsigned(command.frame), 0, d);
-        item.address = d / CASCADE;
+        item.address = unsigned(d) / CASCADE;
         item.last = d + 1 == embed;
         stored.write(item);
       }
     }
     freed.write(1);
-    half ^= 1;
+    half = half == 0 ? 1 : 0;
   }
 }
 

@@ -26,9 +26,9 @@ scores_t group_of(const score_row_t& row, unsigned group) {
 // Stores scores, a key a cycle, and keeps each token's largest score.
 void store_scores(ScoreCommands& commands, ScoreRows& rows, Write::Score score, Largest& largest) {
   score_row_t most;
-  unsigned key = 0;
-  unsigned keys = 0; // of the command
-  unsigned parity = 0;
+  decltype(isa::Scores::keys) key = 0;
+  decltype(isa::Scores::keys) keys = 0; // of the command
+  u<1> parity = 0;
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE II = 1
     interval("scores.store");
@@ -47,7 +47,7 @@ void store_scores(ScoreCommands& commands, ScoreRows& rows, Write::Score score, 
     // Each access names one bank: HLS takes a variable bank for a site in all banks.
     for (unsigned bank = 0; bank < 2 * EXP_GROUPS; ++bank) {
 #pragma HLS UNROLL
-      if (bank / EXP_GROUPS == parity)
+      if (bank / EXP_GROUPS == unsigned(parity))
         score[bank][key] = group_of(row, bank % EXP_GROUPS);
     }
     for (unsigned t = 0; t < TOKENS; ++t) {

@@ -56,7 +56,7 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
         total.tokens = left < EXP_LANES ? left : EXP_LANES;
         total.out_mult = command.out_mult;
         total.out_shift = command.out_shift;
-        for (unsigned key = 0; key < unsigned(command.keys); ++key) {
+        for (decltype(command.keys) key = 0; key < command.keys; ++key) {
 #pragma HLS PIPELINE II = 1
           interval("softmax.exponential");
           const scores_t word = score[bank][key];
@@ -75,9 +75,9 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
             total.sum8[lane] += e8;
             item.probability[lane] = e8;
           }
-          item.bank = bank * CASCADE + key % CASCADE;
-          item.word = key / CASCADE;
-          item.last = group + 1 == groups && key + 1 == unsigned(command.keys);
+          item.bank = bank * CASCADE + unsigned(key) % CASCADE;
+          item.word = unsigned(key) / CASCADE;
+          item.last = group + 1 == groups && key + 1 == command.keys;
           stored.write(item);
         }
         totals.write(total);
@@ -90,7 +90,7 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
 // bits; each pipeline stage makes one bit of the quotient.
 void divide(Totals& totals, Scales& scales) {
   total_t total{};
-  unsigned left = 0;
+  decltype(total.tokens) left = 0;
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE II = 1
     interval("softmax.divide");

@@ -14,6 +14,10 @@
 
 namespace bench {
 
+// Tokens of the longest sequence that a subnet may have, which the counters must hold.
+constexpr unsigned MAX_TOKENS = 1024;
+static_assert(MAX_TOKENS <= most<decltype(isa::LayerNorm::tokens)>);
+
 // FNV-1a over numbers.
 class Digest {
   uint64_t hash_ = 0xcbf29ce484222325;

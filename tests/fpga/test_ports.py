@@ -1,4 +1,4 @@
-"""Plants port conflicts in copies of the kernels, which tools/check_hls_ports.py must find."""
+"""Plants port conflicts and wide counters in copies of the kernels; tools/check_hls_ports.py must find them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAULTS = {
     ),
     "a variable bank in an unrolled loop": (
         "scores",
-        "if (bank / EXP_GROUPS == parity)\n        score[bank]",
+        "if (bank / EXP_GROUPS == unsigned(parity))\n        score[bank]",
         "if (bank < EXP_GROUPS)\n        score[parity * EXP_GROUPS + bank]",
         "scores.store: score 2 1 conflict",
     ),
@@ -61,6 +61,12 @@ FAULTS = {
         "",
         "norm.collect: tile_moments 3 2 conflict",
     ),
+    "a copy of an array that is not partitioned": (
+        "drain",
+        "#pragma HLS ARRAY_PARTITION variable = beat.byte complete\n  for (up_to<256>",
+        "  for (up_to<256>",
+        "drain.table: beat.byte 35 2 conflict",
+    ),
     "a table in a memory of two ports": (
         "softmax",
         "type = rom_np",
@@ -84,6 +90,18 @@ FAULTS = {
         "for (unsigned lane = 0; lane < EXP_LANES; ++lane) {\n#pragma HLS UNROLL\n            u<31>",
         "for (unsigned lane = 0; lane < total.tokens; ++lane) {\n#pragma HLS UNROLL\n            u<31>",
         "softmax.cpp:64: a loop in a pipelined loop whose number of trips is not a constant",
+    ),
+    "a counter of no stated width": (
+        "softmax",
+        "for (decltype(command.keys) key = 0; key < command.keys; ++key)",
+        "for (unsigned key = 0; key < unsigned(command.keys); ++key)",
+        "softmax.cpp:59: unsigned int key has no stated range",
+    ),
+    "an address of no stated width": (
+        "drain",
+        "decltype(step_t::key_address) key_address = 0;",
+        "unsigned key_address = 0;",
+        "unsigned int key_address has no stated range",
     ),
     "a pipelined loop that is never reached": (
         "scores",
