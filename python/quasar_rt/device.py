@@ -252,7 +252,7 @@ def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise DeviceUnavailableError(f"bitstream {path}: {error}; `make bitstream` writes it") from error
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise DeviceUnavailableError(
             f"{description} does not describe a bitstream ({error}); `make bitstream` writes it"
         ) from error
