@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write the seeds of the fuzz corpus: golden subnets, damaged copies of one, hostile headers, odd images and rows.
 
-Also spaces, boards, commands and answers of a device. Files are named for what they hold; what fuzzing finds is
-added beside them. Needs nothing but Python.
+Also edits of subnets, frames of a camera, spaces, boards, commands and answers of a device. Files are named for what
+they hold; what fuzzing finds is added beside them. Needs nothing but Python.
 """
 
 from __future__ import annotations
@@ -172,6 +172,53 @@ def images() -> dict[str, bytes]:
     return found
 
 
+def frames() -> dict[str, bytes]:
+    """Inputs of the target camera_frame: its ten parameter bytes, then pixels."""
+
+    def frame(number: int, flags: int, height: int, width: int, *rest: int) -> bytes:
+        return bytes([number, flags, height, width, *rest]) + bytes(range(200))
+
+    found = {"empty": b""}
+    # Format, flags, sides, their high parts, what is added to the stride, to the data, to the luma; size, filter.
+    for number, name in enumerate(("gray", "rgb", "bgr", "nv12", "yuyv")):
+        found[name] = frame(number, 0b10000, 18, 34, 0, 0, 0, 0, 12, 2)
+        found[f"{name}-strided"] = frame(number, 0b11000, 18, 34, 0, 13, 0, 0, 50, 4)
+        found[f"{name}-short"] = frame(number, 0b10001, 18, 34, 0, 3, 255, 0, 12, 1)
+        found[f"{name}-narrow"] = frame(number, 0b10010000, 18, 34, 0, 255, 0, 0, 12, 1)
+        found[f"{name}-stride-huge"] = frame(number, 0b11010000, 18, 34, 0, 1, 0, 0, 12, 1)
+        found[f"{name}-planes"] = frame(number, 0b10100, 18, 34, 0, 5, 0, 0, 12, 3)
+        found[f"{name}-large"] = frame(number, 0, 2, 2, 0xFF, 0, 0, 0, 12, 3)
+    found["nv12-planes-off"] = frame(3, 0b10111, 18, 34, 0, 5, 0, 255, 12, 3)
+    return found
+
+
+def edits() -> dict[str, bytes]:
+    """Inputs of the target signed_subnet: a golden subnet, edits of eight bytes, sizes of an accelerator."""
+
+    def edit(kind: int, how: int, place: int, value: int) -> bytes:
+        return struct.pack("<BBHi", kind, how, place, value)
+
+    sizes = bytes([7, 3, 2, 1, 2, 1, 3, 0])
+    fit = edit(8, 0, 0, 0)
+    found = {f"golden-{number}": bytes([number]) + sizes for number in (0, 1, 2, 3, 128, 129, 130, 131)}
+    found["empty"] = b""
+    # Each leaf of the configuration one more, then tensors that fit it.
+    for place in range(20):
+        found[f"more-{place}"] = bytes([128 + place % 4]) + edit(0, 0, place, 0) + fit + sizes
+    # Each kind of edit, with and without tensors that fit.
+    for kind in range(10):
+        for how in (0, 3, 8, 0x41, 0x83):
+            one = edit(kind, how, 1 + how, 5)
+            found[f"edit-{kind}-{how:x}"] = b"\x80" + one + sizes
+            found[f"edit-{kind}-{how:x}-fit"] = b"\x81" + one + fit + sizes
+    # All values of a tensor at an end of what is allowed.
+    for place in range(60):
+        found[f"ends-{place}"] = bytes([128 + place % 4]) + edit(5, 1 + 2 * (place % 5), place, 1) + fit + sizes
+    for place in range(0, 40, 3):
+        found[f"header-{place}"] = b"\x80" + edit(250, place % 12, place, 9) + sizes
+    return found
+
+
 def row_cases() -> dict[str, bytes]:
     """Inputs of the rows target: K, number of rows, mix of bits, then data."""
     floats = struct.pack("<8f", 1.0, -0.5, 0.25, 3.4e38, -3.4e38, 1e-45, 0.0, -0.0)
@@ -282,6 +329,8 @@ def main() -> None:
         },
         "preprocess": images(),
         "rows": row_cases(),
+        "camera_frame": frames(),
+        "signed_subnet": edits(),
         "space_toml": spaces(),
         "hardware_toml": hardware(),
         "command_words": commands(),

@@ -1,17 +1,110 @@
-//! The bodies of the fuzz targets in `rust/fuzz` that read commands and a device's answers, so that
-//! an ordinary test can replay their corpus.
+//! The bodies of the fuzz targets in `rust/fuzz` that compile subnets and read commands and a
+//! device's answers, so that an ordinary test can replay their corpus.
 //!
 //! Each accepts any bytes and must return: a panic, a hang or a large allocation is a bug.
 
 use std::sync::OnceLock;
 
+use quasar_core::fuzzing::{image, scalar_logits};
+use quasar_core::preprocess::patches_channels_first;
 use quasar_core::Subnet;
-use quasar_hardware::{Board, Hardware};
+use quasar_hardware::configuration::{Array, Buffers, Configuration, Lanes, Multipliers};
+use quasar_hardware::{Board, Hardware, Mode, Workload};
 
-use crate::isa::{check, check_after, trailer, Command, COMMAND_WORDS, PORT_BYTES};
-use crate::Program;
+use crate::disasm;
+use crate::interpret::Interpreter;
+use crate::isa::{change_key, check, check_after, trailer, Command, COMMAND_WORDS, PORT_BYTES};
+use crate::schedule_check::check_schedule;
+use crate::{Program, Segment};
 
+/// Programs of networks with more multiply-accumulates than this are not run, so that a target
+/// stays fast.
+const MAX_MACS: u64 = 30_000;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// Edits a golden subnet and signs it: see [`quasar_core::fuzzing::signed_subnet`]. The last eight
+/// bytes are sizes of an accelerator. A subnet that it holds must compile to a sound schedule that
+/// gives the CPU's logits.
+///
+/// # Panics
+/// On a bug.
+pub fn signed_subnet(bytes: &[u8]) {
+    let (edits, sizes) = match bytes.split_last_chunk() {
+        Some((edits, sizes)) => (edits, *sizes),
+        None => (bytes, [0; 8]),
+    };
+    let Some(subnet) = quasar_core::fuzzing::signed_subnet(edits) else {
+        return;
+    };
+    let Ok(hardware) = hardware(&subnet, sizes) else {
+        return;
+    };
+    let program = match Program::compile(&subnet, &hardware) {
+        Ok(program) => program,
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    check_schedule(&program).expect("a sound schedule");
+    for &segment in Segment::all(hardware.configuration().frames as usize) {
+        assert!(!disasm::disassemble(&program, segment).is_empty());
+    }
+    if subnet.summary().macs > MAX_MACS {
+        return;
+    }
+    let config = subnet.config();
+    let mut codes = vec![0; program.patch_codes()];
+    let (_, columns) = config.grid();
+    let image = image(config);
+    patches_channels_first(&image, config.image, config.patch, columns, 0, &mut codes);
+    let mut input = vec![0; program.input_bytes()];
+    program.pack_input(&codes, &mut input);
+    change_key(program.input_check(&mut input), 1);
+    let mut interpreter = Interpreter::new(&program);
+    for segment in [Segment::Start(0), Segment::End(0)] {
+        interpreter.run(segment, &input).expect("it ends");
+    }
+    let output = interpreter.output().expect("a frame has ended");
+    let mut logits = vec![0; program.classes()];
+    (program.read_output(&output, 1, &mut logits)).expect("a sound answer");
+    assert_eq!(logits, scalar_logits(&subnet));
+    assert!(interpreter.idle());
+}
+
+/// Returns a configuration that holds a subnet.
+fn hardware(subnet: &Subnet, sizes: [u8; 8]) -> quasar_core::Result<Hardware> {
+    let [tokens, pairs, requantize, norm, exponential, cascade, ports, board] =
+        sizes.map(u64::from);
+    let array = Array {
+        tokens: 1 + tokens % 12,
+        pairs: 1 + pairs % 10,
+        cascade: 1 << (cascade % 5),
+        clock_ratio: 1 + cascade / 5 % 2,
+    };
+    let some = |lanes: u64| 1 + lanes % array.tokens;
+    let lanes = Lanes {
+        requantize: some(requantize),
+        gelu: some(requantize),
+        norm: some(norm),
+        exponential: some(exponential),
+        multipliers: Multipliers::Dsp,
+    };
+    let name = ["zcu102", "pynq-z2"][(board % 2) as usize];
+    let configuration = Configuration {
+        board: name.into(),
+        clock_mhz: 100.0,
+        mode: Mode::Nibble,
+        frames: 1 + ports / 4 % 2,
+        axi_ports: 1 + ports % 4,
+        array,
+        lanes,
+        buffers: Buffers::needed(&Workload::of_subnet(subnet), array, lanes),
+    };
+    let board = read(&format!("python/quasar_rt/boards/{name}.toml"));
+    Hardware::new(configuration, Board::from_toml(&board).expect("a board"))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(format!("{ROOT}/{path}")).expect("a file")
+}
 
 /// Decodes commands. What is decoded must be encoded to the same words.
 ///
@@ -72,7 +165,6 @@ fn word(bytes: &[u8]) -> Option<u32> {
 fn program() -> &'static Program {
     static PROGRAM: OnceLock<Program> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let read = |path: &str| std::fs::read_to_string(format!("{ROOT}/{path}")).expect("a file");
         let board = Board::from_toml(&read("python/quasar_rt/boards/pynq-z2.toml")).expect("board");
         let hardware = Hardware::from_toml(&read("fpga/configs/odd.toml"), board).expect("sizes");
         let subnet = Subnet::load(format!("{ROOT}/tests/vectors/all-4.qvit")).expect("a subnet");

@@ -14,9 +14,8 @@ use quasar_kernels::scalar::{
 
 use crate::arena_layout::words;
 use crate::isa::{
-    change_key, check, Attend, Command, Context, Destination, Fill, Gemm, Kind, LayerNorm, Load,
-    Pooling, RowParameters, RowsCommand, Scores, Softmax, Source, Target, Unit, PORT_BYTES,
-    ROW_BYTES,
+    check, Attend, Command, Context, Destination, Fill, Gemm, Kind, LayerNorm, Load, Pooling,
+    RowParameters, RowsCommand, Scores, Softmax, Source, Target, Unit, PORT_BYTES, ROW_BYTES,
 };
 use crate::program::{Program, Segment};
 use crate::shape::{Place, Shape};
@@ -742,6 +741,7 @@ mod tests {
     use quasar_core::{Executor, Network, Subnet, Tier};
 
     use super::*;
+    use crate::isa::change_key;
     use crate::testing::{cascade, cascaded, design, golden, hardware, shape, Random, GOLDEN};
 
     /// Returns patch codes and the executor's logits of random images.

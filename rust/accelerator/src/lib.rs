@@ -34,7 +34,7 @@ pub mod fuzzing;
 pub mod header;
 mod host_memory;
 pub mod identity;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod interpret;
 pub mod isa;
 #[cfg(test)]

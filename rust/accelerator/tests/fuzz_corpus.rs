@@ -1,4 +1,4 @@
-//! Replays the fuzz corpus of commands and device answers.
+//! Replays the fuzz corpus of signed subnets, commands and device answers.
 
 use quasar_accelerator::fuzzing;
 use quasar_core::fuzzing::replay;
@@ -11,4 +11,9 @@ fn command_words() {
 #[test]
 fn device_output() {
     replay("device_output", fuzzing::device_output);
+}
+
+#[test]
+fn signed_subnet() {
+    replay("signed_subnet", fuzzing::signed_subnet);
 }

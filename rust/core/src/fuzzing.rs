@@ -2,18 +2,22 @@
 //!
 //! Each takes any bytes and must return: a panic, a hang or a large allocation is a bug.
 
+mod edits;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use quasar_kernels::image::YuvMatrix;
 use quasar_kernels::Kernels;
 use serde_json::json;
 
+use crate::network::supported_tiers;
 use crate::preprocess::PixelFormat::{Bgr, Nv12, Yuyv};
-use crate::preprocess::{ImageView, Preprocessor};
+use crate::preprocess::{ImageView, PixelFormat, Preprocessor};
 use crate::rows::{pack_rows, quantize_rows, row_bytes, unpack_rows, Method, PairedMatrix};
 use crate::subnet::config::Config;
-use crate::{Error, Executor, Network, Subnet, Tier};
+use crate::{Error, Executor, Network, Storage, Subnet, Tier};
 
 /// Frames of subnets with more multiply-accumulates than this are not run, so that a target stays
 /// fast.
@@ -40,20 +44,65 @@ pub fn subnet_bytes(bytes: &[u8]) {
     if subnet.summary().macs > MAX_MACS {
         return;
     }
-    let config = subnet.config();
-    let image: Vec<u8> = (0..config.image.bytes())
-        .map(|i| (i * 37 % 256) as u8)
-        .collect();
-    let logits = |tier| {
-        let network = Network::new(&subnet, tier).expect("this CPU has the tier");
-        let executor = Executor::new(Arc::new(network), Some(1)).expect("one thread");
-        let mut logits = vec![0; config.classes.len()];
-        executor
-            .run(&image, &mut logits)
-            .expect("the image has the subnet's size");
-        logits
+    let best = Network::new(&subnet, Tier::best()).expect("this CPU has the tier");
+    assert_eq!(logits(best), scalar_logits(&subnet));
+}
+
+/// Returns an image of a subnet's size.
+pub fn image(config: &Config) -> Vec<u8> {
+    let bytes = 0..config.image.bytes();
+    bytes.map(|i| (i * 37 % 256) as u8).collect()
+}
+
+/// Returns the logits of [`image`] on the scalar tier.
+///
+/// # Panics
+/// On a bug.
+pub fn scalar_logits(subnet: &Subnet) -> Vec<i32> {
+    logits(Network::new(subnet, Tier::Scalar).expect("every CPU has it"))
+}
+
+fn logits(network: Network) -> Vec<i32> {
+    let image = image(network.config());
+    let mut logits = vec![0; network.config().classes.len()];
+    let executor = Executor::new(Arc::new(network), Some(1)).expect("one thread");
+    executor
+        .run(&image, &mut logits)
+        .expect("the image has the subnet's size");
+    logits
+}
+
+/// A golden subnet, edits of its configuration, tensors and header, and the digest of the result:
+/// see `edits`. Every tier, with weights packed and unpacked, must give the scalar tier's logits.
+/// Returns an accepted subnet that is small enough to run.
+///
+/// # Panics
+/// On a bug.
+pub fn signed_subnet(bytes: &[u8]) -> Option<Subnet> {
+    let (file, covered) = edits::edited_subnet(bytes)?;
+    let subnet = match Subnet::from_bytes(&file) {
+        Ok(subnet) => subnet,
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            assert!(!covered || error.kind() != "ChecksumMismatch", "{error}");
+            return None;
+        }
     };
-    assert_eq!(logits(Tier::Scalar), logits(Tier::best()));
+    assert_eq!(
+        Subnet::from_bytes(&subnet.to_bytes().expect("it was read")).expect("it was written"),
+        subnet
+    );
+    if subnet.summary().macs > MAX_MACS / 10 {
+        return None;
+    }
+    let expected = scalar_logits(&subnet);
+    for tier in supported_tiers() {
+        for storage in [Storage::Packed, Storage::Unpacked] {
+            let network = Network::with_storage(&subnet, tier, storage).expect("a tier it has");
+            assert_eq!(logits(network), expected, "{tier:?}, {storage:?}");
+        }
+    }
+    Some(subnet)
 }
 
 /// An image and how to resize it: sizes, mode and filter from the first bytes, pixels from the
@@ -133,6 +182,104 @@ pub fn preprocess(bytes: &[u8]) {
             .with_kernels(scalar)
             .run(&view, &mut expected);
         assert!(run.is_ok() && out == expected, "tiers differ");
+    }
+}
+
+/// A camera's frame: format, sizes, stride and lengths of both planes from the first bytes, pixels
+/// from the others. An accepted frame must give the scalar tier's image on every tier, as it is and
+/// resized, and read nothing beyond its data, which ends where its memory does.
+///
+/// # Panics
+/// On a bug.
+pub fn camera_frame(bytes: &[u8]) {
+    let Some((&[format, flags, h, w, more, stride, length, split, size, filter], pixels)) =
+        bytes.split_first_chunk()
+    else {
+        return;
+    };
+    let format = PixelFormat::ALL[usize::from(format % 5)];
+    let (bytes, planes) = match format {
+        PixelFormat::Gray => (1, 1),
+        Nv12 => (1, 2),
+        Yuyv => (2, 1),
+        PixelFormat::Rgb | Bgr => (3, 1),
+    };
+    // The larger sizes of `more` are beyond 16 bits.
+    let side = |side: u8, more: u8| usize::from(side) + (usize::from(more) << 13);
+    let (height, width) = (side(h, more & 15), side(w, more >> 4));
+    let around = |value: usize, by: u8| value.saturating_add_signed(isize::from(by as i8));
+    let stride = match flags >> 6 {
+        3 => usize::MAX / (1 + usize::from(stride)),
+        2 => around(width.saturating_mul(bytes), stride),
+        _ => width * bytes + usize::from(stride & 63),
+    };
+    let rows = height + if planes == 2 { height / 2 } else { 0 };
+    let luma = height.saturating_mul(stride);
+    let needed = rows.saturating_mul(stride);
+    let (luma, needed) = match flags & 3 {
+        // As long as can be, or a few bytes off.
+        0 => (luma, needed),
+        1 => (around(luma, split), around(needed, length)),
+        2 => (luma, around(needed, length)),
+        _ => (around(luma, split), needed),
+    };
+    let data: Vec<u8> = (pixels.iter().copied().chain([255]).cycle())
+        .take(needed.min(1 << 17))
+        .collect();
+    let (data, chroma) = if flags & 4 == 0 {
+        (data.into_boxed_slice(), None)
+    } else {
+        let (luma, chroma) = data.split_at(luma.min(data.len()));
+        (luma.into(), Some(Box::<[u8]>::from(chroma)))
+    };
+    let view = match ImageView::frame(&data, chroma.as_deref(), (height, width), format, stride) {
+        Ok(view) => view,
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    let view = if flags & 8 == 0 {
+        view
+    } else {
+        view.with_matrix(YuvMatrix::BT709)
+    };
+    let filter = ["nearest", "box", "bilinear", "hamming", "bicubic"][usize::from(filter % 5)];
+    let size = 1 + usize::from(size % 64);
+    for (image, resize) in [
+        ((height, width), json!({"mode": "none"})),
+        (
+            (size, size),
+            json!({"mode": "exact", "size": [size, size], "filter": filter}),
+        ),
+    ] {
+        let channels = if flags & 16 == 0 { 1 } else { 3 };
+        let config = json!({
+            "name": "fuzz",
+            "image": {"height": image.0, "width": image.1, "channels": channels},
+            "patch": {"kernel": 1, "stride": 4096, "pad": 0, "pad_value": 0},
+            "embed": 1, "prefix_tokens": 0,
+            "blocks": [{"heads": 1, "head_dim": 1, "hidden": 1, "fc1_zero_point": 0}],
+            "pool": "mean", "classes": ["a"], "logit_scale": 1.0, "trained": false,
+            "provenance": {}, "preprocess": {"resize": resize},
+        });
+        let Ok(config) = Config::from_json(&config.to_string()) else {
+            continue;
+        };
+        let run = |tier| {
+            let kernels = Kernels::new(tier).expect("this CPU has the tier");
+            let mut out = Vec::new();
+            let mut preprocessor = Preprocessor::new(&config).with_kernels(kernels);
+            preprocessor.run(&view, &mut out).map(|()| out)
+        };
+        let Ok(expected) = run(Tier::Scalar) else {
+            assert!(supported_tiers().all(|tier| run(tier).is_err()));
+            continue;
+        };
+        assert_eq!(expected.len(), config.image.bytes());
+        for tier in supported_tiers() {
+            assert!(
+                run(tier).is_ok_and(|out| out == expected),
+                "{tier:?} differs"
+            );
+        }
     }
 }
 

@@ -14,6 +14,11 @@ fn preprocess() {
 }
 
 #[test]
+fn camera_frame() {
+    replay("camera_frame", fuzzing::camera_frame);
+}
+
+#[test]
 fn rows() {
     replay("rows", fuzzing::rows);
 }
