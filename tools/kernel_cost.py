@@ -6,7 +6,8 @@
 
 Callgrind (valgrind) counts the instructions that a stage of a DeiT-tiny block takes on the AVX2 tier, the best tier
 that valgrind knows. The AVX-512 VNNI tile is disassembled (objdump) instead: in a loop of dot products an access to
-the stack is an accumulator that found no register, which halves the speed.
+the stack is an accumulator that found no register, which halves the speed. In the code for AMX, nothing but the
+crate's own assembly may use tile registers.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ RECORD = ROOT / "tests/bench/kernel_cost.json"
 STAGES = ("norm", "qkv", "attention", "proj", "fc1", "fc2")
 TIER = "avx2"
 TOLERANCE = 0.02
+TILE_INSTRUCTIONS = {"ldtilecfg", "tilerelease", "tileloadd", "tilestored", "tdpbssd", "tdpbusd"}
+"""Those of the crate's own assembly."""
 DOT_PRODUCTS = 48
 """In the loop of the full AVX-512 tile: two for each of 24 accumulators."""
 
@@ -46,16 +49,25 @@ class Loop(NamedTuple):
     """Accesses to the stack."""
 
 
-def compile_stage(kernels: Path, folder: Path) -> Path:
-    """Compiles the example `stage` of the crate in `kernels`, which depends on nothing, as a release build does."""
-    library, program = folder / "libquasar_kernels.rlib", folder / "stage"
-    release = ("rustc", "--edition=2021", "-Copt-level=3", "-Ccodegen-units=4", "--cap-lints=allow")
+RELEASE = ("rustc", "--edition=2021", "-Copt-level=3", "-Ccodegen-units=4", "--cap-lints=allow")
+"""The compiler, as a release build calls it."""
+
+
+def compile_library(kernels: Path, folder: Path) -> Path:
+    """Compiles the crate in `kernels`, which depends on nothing."""
+    library = folder / "libquasar_kernels.rlib"
     subprocess.run(
-        [*release, "--crate-type=rlib", "--crate-name=quasar_kernels", kernels / "src/lib.rs", "-o", library],
+        [*RELEASE, "--crate-type=rlib", "--crate-name=quasar_kernels", kernels / "src/lib.rs", "-o", library],
         check=True,
     )
+    return library
+
+
+def compile_stage(kernels: Path, folder: Path) -> Path:
+    """Compiles the example `stage` of the crate in `kernels`."""
+    library, program = compile_library(kernels, folder), folder / "stage"
     subprocess.run(
-        [*release, f"--extern=quasar_kernels={library}", kernels / "examples/stage.rs", "-o", program],
+        [*RELEASE, f"--extern=quasar_kernels={library}", kernels / "examples/stage.rs", "-o", program],
         check=True,
     )
     return program
@@ -86,21 +98,50 @@ def count_instructions(program: Path, stage: str) -> int:
     return total(2) - total(1)
 
 
-def dot_product_loops(program: Path) -> list[Loop]:
-    """Finds every innermost loop of dot products in the program."""
-    text = subprocess.run(
+def disassemble(program: Path) -> str:
+    """Disassembles a program or a library."""
+    return subprocess.run(
         ["objdump", "--disassemble", "--no-show-raw-insn", "-M", "intel", "--demangle", program],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    return [loop for function, code in _functions(text) for loop in _loops(function, code)]
 
 
-def _functions(disassembly: str) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+def dot_product_loops(disassembly: str) -> list[Loop]:
+    """Finds every innermost loop of dot products."""
+    functions = _functions(disassembly, "vpdpbusd")
+    return [loop for function, code in functions for loop in _loops(function, code)]
+
+
+def tile_problems(disassembly: str) -> list[str]:
+    """Returns a line for each use of AMX's tile registers that is not the crate's own, and for each call between."""
+    problems = []
+    products = 0
+    for function, code in _functions(disassembly, "tmm"):
+        instructions = [instruction for _, instruction in code]
+        used = [at for at, instruction in enumerate(instructions) if "tmm" in instruction]
+        products += any(instruction.startswith("tdp") for instruction in instructions)
+        for at, instruction in enumerate(instructions):
+            name = instruction.split()[0] if instruction.strip() else ""
+            tile = at in used or "tilecfg" in name
+            if tile and name not in TILE_INSTRUCTIONS:
+                problems.append(f"{function}: {instruction}: not of the crate's assembly")
+            # The compiler would keep a value of its own on the stack, or a configuration.
+            if tile and "[rsp" in instruction:
+                problems.append(f"{function}: {instruction}: a tile register on the stack")
+            # What panics stands behind the function's other code.
+            if name == "call" and used[0] < at < used[-1]:
+                problems.append(f"{function}: {instruction}: a call may change the tile registers")
+    if products < 2:
+        problems.append("no function multiplies tiles: the code for AMX has changed")
+    return problems
+
+
+def _functions(disassembly: str, of: str) -> Iterator[tuple[str, list[tuple[int, str]]]]:
     for part in re.split(r"\n(?=[0-9a-f]+ <.*>:\n)", disassembly):
         name = re.match(r"[0-9a-f]+ <(.*)>:\n", part)
-        if name and "vpdpbusd" in part:
+        if name and of in part:
             lines = re.findall(r"^ *([0-9a-f]+):\t(.*)$", part, re.MULTILINE)
             yield name[1], [(int(address, 16), instruction) for address, instruction in lines]
 
@@ -161,7 +202,8 @@ def main(record: bool) -> None:
     with TemporaryDirectory() as folder:
         program = compile_stage(KERNELS, Path(folder))
         measured = {stage: count_instructions(program, stage) for stage in STAGES}
-        loops = dot_product_loops(program)
+        disassembly = disassemble(program)
+        loops = dot_product_loops(disassembly)
     if record:
         compiler = subprocess.run(["rustc", "--version"], check=True, capture_output=True, text=True).stdout
         document = {"compiler": compiler.strip(), "tier": TIER, "instructions": measured}
@@ -183,7 +225,7 @@ def main(record: bool) -> None:
         ],
         title="Inner loops of vpdpbusd",
     )
-    problems = slower(measured, before) + spilled(loops)
+    problems = slower(measured, before) + spilled(loops) + tile_problems(disassembly)
     for problem in problems:
         click.echo(f"error: {problem}", err=True)
     sys.exit(bool(problems))

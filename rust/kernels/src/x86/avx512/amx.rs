@@ -43,8 +43,21 @@ static CONFIGURATION: Configuration = Configuration {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// Assembly that may change any tile register. The compiler uses none of them, so they keep their
-/// values from one use to the next.
+/// Assembly that may change any tile register.
+///
+/// Values stay in the registers from one use to the next. The Rust reference does not promise that:
+/// a register that is no input of an `asm!` has any value there. They do keep their values, because
+/// nothing else writes them:
+///
+/// - The compiler has no values for them. To Rust they are clobbers, never operands
+///   (rust-lang/rust#97097). LLVM assigns them to values of the type `x86_amx` alone, which only
+///   AMX's intrinsics make, where the feature `amx-tile` is on; nothing here turns it on.
+/// - A function that is called may change them (System V ABI for x86-64: no `tmm` is preserved). So
+///   nothing is called between two uses whose values matter: `meanwhile` is inlined.
+/// - The kernel saves and restores them, with their configuration, when it switches threads or
+///   delivers a signal, as it does the other XSAVE components (Linux's `arch/x86/xstate.rst`).
+///
+/// `tests/python/test_kernel_code.py` disassembles the crate and checks the first two.
 macro_rules! tile_asm {
     ($($arguments:tt)*) => {
         asm!(
