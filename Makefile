@@ -169,6 +169,10 @@ bench-peers: develop .venv-peers/stamp ## Latency and throughput compared with O
 fuzz: toolchain ## Fuzz every target for FUZZ_SECONDS each; appends to docs/logs/fuzz.md
 	@bash tools/fuzz.sh $(FUZZ_SECONDS)
 
+.PHONY: loom
+loom: toolchain ## The protocol of the team of threads under loom, interleaving by interleaving; appends to docs/logs/loom.md
+	@bash tools/loom.sh
+
 .PHONY: soak
 soak: develop ## Compare random subnets on every tier with the oracle for SOAK_SECONDS; appends to docs/logs/soak.md
 	python tools/soak.py --seconds $(SOAK_SECONDS) --log docs/logs/soak.md
@@ -295,6 +299,6 @@ evidence: install-test dataset ## Measure docs/evidence.md anew on Fashion-MNIST
 
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs)
-	rm -rf build dist target rust/fuzz/target .venv .venv-wheel .venv-min .venv-audit .venv-peers .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf build dist target rust/fuzz/target rust/loom/target .venv .venv-wheel .venv-min .venv-audit .venv-peers .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f python/quasar_rt/*.so
 	find python tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

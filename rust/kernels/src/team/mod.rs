@@ -10,22 +10,22 @@
 //! The module is in this crate because a job is borrowed from its caller, which safe Rust cannot
 //! lend to a thread that outlives the call.
 
-use std::cell::{Cell, UnsafeCell};
+#[cfg(all(loom, test))]
+mod model;
+mod sync;
+
+use std::cell::Cell;
 use std::fmt;
-use std::hint;
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::Arc;
-use std::thread::{self, JoinHandle, Thread};
-use std::time::{Duration, Instant};
 
-/// Time for which a waiting thread watches before it sleeps: longer than the parts of a frame
-/// between two joins, and than a caller's work between two frames.
-const WATCH: Duration = Duration::from_micros(50);
+use sync::{
+    thread, wait_for, Arc, AtomicBool, AtomicU64, AtomicUsize, JoinHandle, Ordering, Thread,
+    UnsafeCell,
+};
 
 /// The largest number of threads of a team.
-pub const MAX_TEAM: usize = 256;
+pub const MAX_TEAM: usize = if cfg!(loom) { 4 } else { 256 };
 
 /// The caller's work, called with the number of each member that enters.
 type Work = dyn Fn(usize) + Sync;
@@ -59,26 +59,6 @@ unsafe impl Sync for Shared {}
 // SAFETY: as above.
 unsafe impl Send for Shared {}
 
-/// Waits until `something` returns a value: watches for `WATCH`, then sleeps until this thread is
-/// unparked.
-fn wait_for<T>(something: impl Fn() -> Option<T>) -> T {
-    loop {
-        let mut start = None;
-        loop {
-            for _ in 0..32 {
-                if let Some(something) = something() {
-                    return something;
-                }
-                hint::spin_loop();
-            }
-            if start.get_or_insert_with(Instant::now).elapsed() > WATCH {
-                break;
-            }
-        }
-        thread::park();
-    }
-}
-
 impl Shared {
     /// Returns the turn of the job if it is open and not that of `turn`.
     fn opened_since(&self, turn: u64) -> Option<u64> {
@@ -107,14 +87,13 @@ impl Shared {
                 return;
             }
             // SAFETY: this member is inside, so the caller does not write.
-            let job = unsafe { &*self.job.get() };
-            let Some(Job { work, caller }) = job else {
-                unreachable!("an open job is there")
-            };
-            // The job may be gone once this member has left.
-            let caller = caller.clone();
+            let (work, caller) = self.job.with(|job| match unsafe { &*job } {
+                // A clone: the job may be gone once this member has left.
+                Some(Job { work, caller }) => (*work, caller.clone()),
+                None => unreachable!("an open job is there"),
+            });
             // SAFETY: the closure lives while somebody is inside.
-            let work = AssertUnwindSafe(|| unsafe { (**work)(member) });
+            let work = AssertUnwindSafe(|| unsafe { (*work)(member) });
             if let Err(payload) = catch_unwind(work) {
                 // Not dropped: that could panic, too.
                 std::mem::forget(payload);
@@ -219,13 +198,12 @@ impl Team {
         let lent = unsafe {
             std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(work)
         };
+        let job = Job {
+            work: lent,
+            caller: thread::current(),
+        };
         // SAFETY: this caller has the team to itself, and nobody is inside.
-        unsafe {
-            *shared.job.get() = Some(Job {
-                work: lent,
-                caller: thread::current(),
-            });
-        }
+        shared.job.with_mut(|place| unsafe { *place = Some(job) });
         // The last job is closed and left: this opens the next one.
         shared.state.fetch_add(TURN | OPEN, Ordering::AcqRel);
         let panicked = Cell::new(false);
@@ -252,7 +230,7 @@ impl Team {
     ) {
         assert!(chunk > 0, "a chunk has at least one row");
         let own = self.threads().min(items.len());
-        let begun = [const { AtomicBool::new(false) }; MAX_TEAM];
+        let begun: [AtomicBool; MAX_TEAM] = std::array::from_fn(|_| AtomicBool::new(false));
         let next = AtomicUsize::new(own);
         let (items, rows) = (Shares::new(items), Shares::new(rows));
         self.fork(&|thread| {
