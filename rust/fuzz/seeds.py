@@ -213,7 +213,9 @@ def edits() -> dict[str, bytes]:
             found[f"edit-{kind}-{how:x}-fit"] = b"\x81" + one + fit + sizes
     # All values of a tensor at an end of what is allowed.
     for place in range(60):
-        found[f"ends-{place}"] = bytes([128 + place % 4]) + edit(5, 1 + 2 * (place % 5), place, 1) + fit + sizes
+        found[f"ends-{place}"] = (
+            bytes([128 + place % 4]) + edit(5, 1 + 2 * (place % 5), place, 1) + fit + sizes
+        )
     for place in range(0, 40, 3):
         found[f"header-{place}"] = b"\x80" + edit(250, place % 12, place, 9) + sizes
     return found

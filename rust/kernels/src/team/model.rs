@@ -1,4 +1,4 @@
-//! The team's protocol under loom, which runs every interleaving of a model within its bound, and
+//! The team's protocol under loom, which runs every interleaving of a model within its bound, with
 //! every value that a load may read under the memory model of C11: `make loom`.
 //!
 //! Loom fails a model that deadlocks, leaks what it counts, or touches a cell while another thread

@@ -1,5 +1,5 @@
-//! What the team's protocol is made of: the standard library's atomics and threads, or loom's, which
-//! runs every interleaving (`make loom`).
+//! The parts of the team's protocol: the standard library's atomics and threads, or loom's, which
+//! runs one interleaving after the other (`make loom`).
 
 #[cfg(loom)]
 pub(super) use loom::{
@@ -72,9 +72,9 @@ pub(super) fn wait_for<T>(something: impl Fn() -> Option<T>) -> T {
     }
 }
 
-/// Threads that park and unpark as the standard library's do. Loom's own `unpark` shows a thread what
-/// was written before at once, and not where it returns from `park`, and it ends a `join`. A `park`
-/// may also end once by itself.
+/// Threads that park and unpark as the standard library's do. Loom's own `unpark` shows a thread
+/// what was written before at once, and not where it returns from `park`, and it ends a `join`. A
+/// `park` may also end once by itself.
 #[cfg(loom)]
 pub(super) mod thread {
     use std::cell::RefCell;
