@@ -52,6 +52,7 @@ class Size(NamedTuple):
     patch: int = 768
     keys: int = 197
     depth: int = 64
+    bands: tuple[int, int] = (1, 1)  # of patches and of the MLP
 
     def hardware(self) -> Hardware:
         """Returns the configuration, with buffers for the network."""
@@ -69,14 +70,14 @@ class Size(NamedTuple):
                 requantize=self.lanes, gelu=self.lanes, norm=self.norm, exponential=self.exponential
             ),
             "buffers": dict(
-                input=tiles * padded(self.patch),
+                input=-(-tiles // self.bands[0]) * padded(self.patch),
                 residual=tiles * self.embed,
                 norm=tiles * padded(self.embed),
                 query=tiles * padded(self.embed),
                 key=-(-self.keys // key_banks) * padded(self.embed),
                 value=-(-self.embed // value_banks) * padded(self.keys),
                 score=self.keys,
-                hidden=tiles * padded(self.hidden),
+                hidden=-(-tiles // self.bands[1]) * padded(self.hidden),
                 weight=padded(max(self.hidden, self.patch)),
             ),
         }
@@ -133,6 +134,7 @@ SIZES = {
     "kv260-40x4x8": Size("xcup", 40, 4, 8, 20, 5, 10, uram=True),
     "xcup-25x12x2": Size("xcup", 25, 12, 2, 13, 5, 7),
     "xcup-20x9x1": Size("xcup", 20, 9, 1, 10, 3, 5, frames=1, beat=16),
+    "pynq-z2-4x7x4": Size("xc7", 4, 7, 4, 4, 2, 4, frames=1, beat=16, bands=(5, 4)),
     "pynq-z2-25x6x1": Size("xc7", 25, 6, 1, 5, 2, 3, frames=1, beat=16, hidden=384, embed=96),
     "xc7-10x4x4": Size("xc7", 10, 4, 4, 5, 2, 3, frames=1, beat=16, hidden=384, embed=96),
 }

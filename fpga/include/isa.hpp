@@ -169,6 +169,8 @@ struct Load {
   u<1> post_array = 0;
   // Frame slot that a failed check is charged to.
   u<1> frame = 0;
+  // Begins a frame: its check's key is the nonce, which the frame's other patches share.
+  u<1> begins = 0;
   // Beats, without the check.
   u<24> beats = 0;
   // First beat.
@@ -180,6 +182,7 @@ struct Load {
     fields.wait_array = u<1>(bits(command, 0, 10, 1));
     fields.post_array = u<1>(bits(command, 0, 11, 1));
     fields.frame = u<1>(bits(command, 0, 12, 1));
+    fields.begins = u<1>(bits(command, 0, 13, 1));
     fields.beats = u<24>(bits(command, 1, 0, 24));
     fields.address = u<32>(bits(command, 2, 0, 32));
     return fields;
@@ -192,6 +195,7 @@ struct Load {
     put_bits(command, 0, 10, 1, uint64_t(int64_t(wait_array)));
     put_bits(command, 0, 11, 1, uint64_t(int64_t(post_array)));
     put_bits(command, 0, 12, 1, uint64_t(int64_t(frame)));
+    put_bits(command, 0, 13, 1, uint64_t(int64_t(begins)));
     put_bits(command, 1, 0, 24, uint64_t(int64_t(beats)));
     put_bits(command, 2, 0, 32, uint64_t(int64_t(address)));
     return command;
@@ -239,7 +243,7 @@ struct Gemm {
   u<8> wait_drain = 0;
   // At the end gives load a credit: `input` may be written.
   u<1> post_load = 0;
-  // Tokens, from token 0 on.
+  // Tokens, from the first of `tile` on.
   u<11> tokens = 0;
   // Columns K; tiles of tokens are ceil(K/C) words apart.
   u<13> columns = 0;
@@ -251,6 +255,8 @@ struct Gemm {
   u<16> rows8 = 0;
   // Tiles of row pairs.
   u<16> row_tiles = 0;
+  // First tile of tokens. `input`, `query` and `hidden` begin with it.
+  u<11> tile = 0;
   static Gemm decode(const fields_t& command) {
     Gemm fields;
     fields.source = u<2>(bits(command, 0, 6, 2));
@@ -266,6 +272,7 @@ struct Gemm {
     fields.rows4 = u<16>(bits(command, 2, 0, 16));
     fields.rows8 = u<16>(bits(command, 2, 16, 16));
     fields.row_tiles = u<16>(bits(command, 3, 0, 16));
+    fields.tile = u<11>(bits(command, 3, 16, 11));
     return fields;
   }
   command_t encode() const {
@@ -284,6 +291,7 @@ struct Gemm {
     put_bits(command, 2, 0, 16, uint64_t(int64_t(rows4)));
     put_bits(command, 2, 16, 16, uint64_t(int64_t(rows8)));
     put_bits(command, 3, 0, 16, uint64_t(int64_t(row_tiles)));
+    put_bits(command, 3, 16, 11, uint64_t(int64_t(tile)));
     return command;
   }
 };
@@ -406,11 +414,11 @@ struct Rows {
   u<1> post_tiles = 0;
   // At the end gives the array a credit.
   u<1> post = 0;
-  // Tokens, from token 0 on.
+  // Tokens, from the first of `tile` on.
   u<11> tokens = 0;
   // Zero point of codes.
   s<8> zero_point = 0;
-  // Tokens below this one keep their residual.
+  // Of these tokens, the first that change their residual.
   u<11> skip = 0;
   // Columns between two tiles of tokens in the destination.
   u<13> stride = 0;
@@ -420,6 +428,8 @@ struct Rows {
   u<16> rows8 = 0;
   // round(2^20/N), for the means of value columns.
   u<21> reciprocal = 0;
+  // First tile of tokens. Memories of codes begin with it.
+  u<11> tile = 0;
   static Rows decode(const fields_t& command) {
     Rows fields;
     fields.kind = u<2>(bits(command, 0, 6, 2));
@@ -435,6 +445,7 @@ struct Rows {
     fields.rows4 = u<16>(bits(command, 2, 0, 16));
     fields.rows8 = u<16>(bits(command, 2, 16, 16));
     fields.reciprocal = u<21>(bits(command, 3, 0, 21));
+    fields.tile = u<11>(bits(command, 3, 21, 11));
     return fields;
   }
   command_t encode() const {
@@ -453,6 +464,7 @@ struct Rows {
     put_bits(command, 2, 0, 16, uint64_t(int64_t(rows4)));
     put_bits(command, 2, 16, 16, uint64_t(int64_t(rows8)));
     put_bits(command, 3, 0, 21, uint64_t(int64_t(reciprocal)));
+    put_bits(command, 3, 21, 11, uint64_t(int64_t(tile)));
     return command;
   }
 };

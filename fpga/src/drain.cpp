@@ -86,7 +86,7 @@ struct row_job_t {
   u<13> stride;
   u<16> rows4; // Attend: rows
   u<16> rows8; // Attend: base
-  u<11> tile;  // Attend
+  u<11> tile;  // first one in the destination
 };
 // Counters up to these, and beats that are passed on.
 using attend_rows_t = decltype(isa::Attend::rows);
@@ -120,7 +120,8 @@ void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs,
     else
       parameter_jobs.write({code, rows.rows4, rows.rows8, isa::Fill::decode(command).words});
     if (code == isa::Rows::CODE)
-      row_jobs.write({0, rows.tokens, rows.stride, rows.rows4, rows.rows8, 0});
+      row_jobs.write({0, rows.tokens, rows.stride, rows.rows4, rows.rows8,
+                      rows.kind == kind::RESIDUAL ? rows.tile : u<11>(0)});
     else if (code == isa::Attend::CODE)
       row_jobs.write({1, attend.tokens, attend.stride, attend.rows, attend.base, attend.tile});
     jobs.write(command);
@@ -195,9 +196,9 @@ void walk(RowJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
   for (volatile bool running = true; running;) {
     const row_job_t command = jobs.read();
     const unsigned tokens = command.tokens;
+    const unsigned start = unsigned(command.tile) * unsigned(command.stride);
     if (command.attends == 1) {
       const attend_rows_t rows = command.rows4;
-      const unsigned address = unsigned(command.tile) * unsigned(command.stride);
       for (attend_rows_t i = 0; i < rows; ++i) {
 #pragma HLS PIPELINE II = 1
         interval("drain.walk");
@@ -205,7 +206,7 @@ void walk(RowJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
         step.row.destination = destination::QUERY;
         step.row.column = unsigned(command.rows8) + unsigned(i);
         step.tokens = tokens;
-        step.address = address;
+        step.address = start;
         step.one_tile = 1;
         step.begin = i == 0;
         step.last = i + 1 == rows;
@@ -217,7 +218,7 @@ void walk(RowJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
     for (unsigned pair = 0; pair < all; pair += PAIRS) {
       filled.read();
       const up_to<MAX_ROWS> rows = row_tile(command.rows4, all, pair).rows;
-      unsigned address = 0;
+      unsigned address = start;
       unsigned key_bank = 0;
       unsigned key_address = 0;
       unsigned value_bank = 0;

@@ -46,6 +46,7 @@ struct Taken {
   bool transfer;
   uint8_t target;
   uint8_t frame;
+  bool begins;
   bool wait_array;
   bool post_array;
   decltype(isa::Load::beats) beats; // of a transfer; of LoadEnd: the frame's transfers
@@ -58,7 +59,7 @@ Taken take(const fields_t& command, Bus<port_t>& memory0, Bus<port_t>& memory1,
 #pragma HLS INLINE
   if (operation(command) != isa::Load::CODE) {
     const isa::LoadEnd end = isa::LoadEnd::decode(command);
-    return {false, 0, uint8_t(end.frame), false, false, uint32_t(end.transfers)};
+    return {false, 0, uint8_t(end.frame), false, false, false, uint32_t(end.transfers)};
   }
   const isa::Load transfer = isa::Load::decode(command);
   const uint64_t first = uint32_t(transfer.address);
@@ -73,6 +74,7 @@ Taken take(const fields_t& command, Bus<port_t>& memory0, Bus<port_t>& memory1,
   return {true,
           uint8_t(transfer.target),
           uint8_t(transfer.frame),
+          transfer.begins != 0,
           transfer.wait_array != 0,
           transfer.post_array != 0,
           beats};
@@ -170,8 +172,11 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
         // Memory holds the check XOR a key: the frame's nonce, or the arena's seed XOR the
         // transfer's number.
         const uint32_t key = word_of(beat, 0) ^ ~state;
-        if (command.target == isa::target::PATCHES) {
+        if (command.begins) {
           nonce[command.frame] = key;
+        } else if (command.target == isa::target::PATCHES) {
+          if (key != nonce[command.frame])
+            sound[command.frame] = false;
         } else {
           if (key != (seed ^ number[command.frame]))
             sound[command.frame] = false;

@@ -313,17 +313,18 @@ void read(ReadJobs& jobs, Tiles& stored_tiles, Read::Residual residual, Pooled& 
         words.write(word);
       }
     } else {
+      unsigned first = 0; // word of the tile
       for (tile_t tile = 0; unsigned(tile) * TOKENS < tokens; ++tile) {
         // The bound comes with the credit, so that no address is ahead of it.
         const groups_t groups = groups_of(tokens, tile) * unsigned(stored_tiles.read());
-        const unsigned before = unsigned(tile) * unsigned(embed);
         for (groups_t group = 0; group < groups; ++group) {
           for (embed_t d = 0; d < embed; ++d) {
 #pragma HLS PIPELINE II = 1
             interval("norm.read");
-            words.write(read_group(residual, command.frame, before + unsigned(d), group));
+            words.write(read_group(residual, command.frame, first + unsigned(d), group));
           }
         }
+        first += unsigned(embed);
       }
     }
   }
@@ -465,6 +466,7 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
     const unsigned normalised = command.pool == isa::pooling::BEFORE ? 1 : tokens;
     // The bound comes with the credit, so that no address is ahead of it.
     const embed_t embed = unsigned(command.embed) * unsigned(filled.read());
+    unsigned first = 0; // word of the tile
     for (tile_t tile = 0; unsigned(tile) * TOKENS < normalised; ++tile) {
       const groups_t groups = groups_of(normalised, tile);
       const bool pads = command.pool == isa::pooling::AFTER && unsigned(embed) < SUMS_DISTANCE;
@@ -502,7 +504,7 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
             total += code;
         }
         item.bank = bank_of(unsigned(command.frame), group, d);
-        item.address = unsigned(tile) * bank_words(embed) + unsigned(d) / CASCADE;
+        item.address = first + unsigned(d) / CASCADE;
         item.last = group + 1 == groups && d + 1 == embed;
         if (command.pool == isa::pooling::AFTER) {
           if (tile != 0 || group != 0) {
@@ -518,6 +520,7 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
           ++group;
         }
       }
+      first += bank_words(embed);
     }
     if (command.pool == isa::pooling::AFTER) {
       const unsigned count = tokens - unsigned(command.first);

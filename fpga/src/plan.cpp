@@ -46,7 +46,8 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
     const bool is_gemm = kind == GEMM;
     const bool is_scores = kind == SCORES;
     const bool is_context = kind == CONTEXT;
-    unsigned tokens, columns, most, row_count, rows4 = 0, wait_drain, bank, start = 0;
+    unsigned tokens, columns, most, row_count, rows4 = 0, wait_drain, bank;
+    unsigned part = 0, of = 0; // of a memory, and its size: each command needs one product
     if (is_gemm) {
       tokens = gemm.tokens;
       columns = gemm.columns;
@@ -55,6 +56,8 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
       rows4 = gemm.rows4;
       wait_drain = gemm.wait_drain;
       bank = gemm.frame;
+      part = gemm.source == isa::source::NORMED ? gemm.tile : u<11>(0);
+      of = bank_words(columns);
     } else if (is_scores) {
       tokens = scores.tokens;
       columns = scores.columns;
@@ -62,7 +65,8 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
       row_count = scores.keys;
       wait_drain = scores.wait_drain;
       bank = 0;
-      start = (unsigned(scores.tile) * unsigned(scores.stride) + unsigned(scores.base)) / CASCADE;
+      part = scores.tile;
+      of = bank_words(scores.stride);
       score_commands.write(command);
     } else {
       tokens = context.tokens;
@@ -71,16 +75,21 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
       row_count = context.rows;
       wait_drain = context.wait_drain;
       bank = context.parity;
+      part = context.block;
+      of = bank_words(columns);
     }
+    const unsigned product = part * of;
+    const unsigned key_base = unsigned(scores.base) / CASCADE;
+    const unsigned start = is_gemm ? product : is_scores ? product + key_base : 0;
     const unsigned words = bank_words(columns);
     const unsigned most_words = bank_words(most);
     const unsigned turn = context.turn; // of a pass; not used after the last one
     const unsigned key_stride = bank_words(scores.stride);
     bool waits = true; // for the command's credits
     unsigned key_bank = 0;
-    unsigned key_address = unsigned(scores.base) / CASCADE;
+    unsigned key_address = key_base;
     unsigned value_bank = context.bank;
-    unsigned value_address = unsigned(context.block) * words;
+    unsigned value_address = product;
 
     for (unsigned pair = 0; pair < row_count; pair += PAIRS) {
       const row_tile_t rows = row_tile(rows4, row_count, pair);

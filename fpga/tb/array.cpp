@@ -103,6 +103,12 @@ struct Bench {
     const bool wait_load = random.between(0, 1), wait_norm = random.between(0, 1),
                wait_tiles = random.between(0, 1), post_load = random.between(0, 1);
     const unsigned wait_drain = unsigned(random.between(0, 3));
+    const unsigned tiles = ceil_div(tokens, TOKENS);
+    const bool normed = source == isa::source::NORMED;
+    const unsigned most =
+        normed ? std::min(config::NORM_WORDS / bench::padded(total) - tiles, 2047u) : 9;
+    const unsigned first_tile = unsigned(random.between(0, most));
+    const unsigned start = normed ? first_tile * bench::padded(total) : 0;
     const isa::Gemm gemm{.source = source,
                          .frame = frame,
                          .wait_load = wait_load,
@@ -115,9 +121,9 @@ struct Bench {
                          .pass = pass,
                          .rows4 = rows4,
                          .rows8 = rows8,
-                         .row_tiles = ceil_div(row_pairs(rows4, rows8), PAIRS)};
+                         .row_tiles = ceil_div(row_pairs(rows4, rows8), PAIRS),
+                         .tile = first_tile};
     commands.push_back(gemm.encode());
-    const unsigned tiles = ceil_div(tokens, TOKENS);
     load_tokens += wait_load;
     norm_tokens += wait_norm ? tiles : 0;
     drain_tokens += wait_drain + (wait_tiles ? tiles : 0);
@@ -163,8 +169,9 @@ struct Bench {
                        [&](unsigned token) {
                          int64_t sum = 0;
                          for (unsigned k = 0; k < total; ++k)
-                           sum += weight[row][k] *
-                                  activation(source, frame, token, tile * bench::padded(total) + k);
+                           sum +=
+                               weight[row][k] * activation(source, frame, token,
+                                                           start + tile * bench::padded(total) + k);
                          return sum;
                        });
           }

@@ -188,6 +188,7 @@ std::vector<command_t> frame_list(const Network& network, Arena& arena, unsigned
                           .wait_array = 1,
                           .post_array = 1,
                           .frame = frame,
+                          .begins = 1,
                           .beats = TILES * K_WORDS * WORD_BEATS};
   list.push_back(patches.encode());
   const isa::Gemm gemm{.wait_load = 1,

@@ -192,8 +192,8 @@ struct Bench {
     const int64_t z = requant16(acc, row.shift, row.mult);
     const unsigned tile = token / TOKENS, t = token % TOKENS, c = row.column, stride = task.stride;
     if (task.kind == kind::RESIDUAL) {
-      int64_t& x =
-          expected_residual[size_t(task.frame) * config::RESIDUAL_WORDS + tile * stride + c][t];
+      const size_t address = (size_t(task.tile) + tile) * stride + c;
+      int64_t& x = expected_residual[size_t(task.frame) * config::RESIDUAL_WORDS + address][t];
       if (token >= unsigned(task.skip))
         x = std::clamp<int64_t>(x + z, -32767, 32767);
       moment[0] += x;
@@ -415,17 +415,18 @@ uint64_t full_keys(Verdict& verdict, uint64_t seed) {
   return digest.value();
 }
 
-// Seeds from this one on have the longest sequence.
+// Seeds from this one on have the longest sequence that `hidden` holds.
 constexpr uint64_t LONGEST = 12;
 
 uint64_t hidden(Verdict& verdict, uint64_t seed) {
   Bench bench(verdict, seed);
   Random& random = bench.random;
-  const unsigned tokens =
-      seed >= LONGEST ? bench::MAX_TOKENS : unsigned(random.between(1, Bench::MOST_TOKENS));
   const int64_t most = seed >= LONGEST ? 3 : 30;
   const unsigned rows4 = unsigned(random.between(0, most)),
                  rows8 = unsigned(random.between(rows4 == 0, most));
+  const unsigned held = config::HIDDEN_WORDS / bench::padded(rows4 + rows8) * TOKENS;
+  const unsigned tokens = seed >= LONGEST ? std::min(bench::MAX_TOKENS, held)
+                                          : unsigned(random.between(1, Bench::MOST_TOKENS));
   const int64_t zero_point = sample(random, -128, 127);
   const bool wild = random.between(0, 1);
   bench.take_table();
@@ -436,7 +437,8 @@ uint64_t hidden(Verdict& verdict, uint64_t seed) {
        .zero_point = zero_point,
        .stride = bench::padded(rows4 + rows8),
        .rows4 = rows4,
-       .rows8 = rows8},
+       .rows8 = rows8,
+       .tile = random.between(0, 2047)},
       [&](unsigned r) { return bench.sample_row(destination::HIDDEN, rows4 + rows8 - 1 - r); },
       wild);
   bench.run(seed);
@@ -456,17 +458,20 @@ uint64_t residual(Verdict& verdict, uint64_t seed) {
   for (unsigned n = 0; n < 2; ++n) {
     const unsigned rows4 = unsigned(random.between(0, embed));
     const bool wild = random.between(0, 1);
+    const unsigned tile = n == 0 ? 0 : unsigned(random.between(0, tiles - 1));
+    const unsigned here = tokens - tile * TOKENS;
     bench.rows(
         {.kind = kind::RESIDUAL,
          .frame = frame,
          .moments = random.between(0, 1),
          .post_tiles = random.between(0, 1),
          .post = random.between(0, 1),
-         .tokens = tokens,
-         .skip = random.between(0, 1) ? random.between(0, tokens) : 0,
+         .tokens = here,
+         .skip = random.between(0, 1) ? random.between(0, here) : 0,
          .stride = embed,
          .rows4 = rows4,
-         .rows8 = embed - rows4},
+         .rows8 = embed - rows4,
+         .tile = tile},
         [&](unsigned r) { return bench.sample_row(destination::RESIDUAL, embed - 1 - r); }, wild);
   }
   const unsigned classes = unsigned(random.between(1, 40)),

@@ -122,6 +122,7 @@ void load_gathers_patches(Verdict& verdict, uint64_t seed) {
                           .wait_array = 1,
                           .post_array = 1,
                           .frame = 1,
+                          .begins = 1,
                           .beats = WORDS * WORD_BEATS,
                           .address = first};
   bench.play({patches.encode(), load_end(1, 0)});
@@ -167,12 +168,18 @@ void load_ties_a_frame_to_its_input(Verdict& verdict, uint64_t seed) {
   Random random(seed + 6);
   constexpr unsigned WORD_BEATS = (config::TOKENS + BEAT - 1) / BEAT;
   Arena arena;
-  const auto patches = [&](uint32_t nonce, unsigned frame) {
+  const auto patches = [&](uint32_t nonce, unsigned frame, bool begins = true) {
     const uint32_t first = arena.add(noise(random, WORD_BEATS * BEAT), nonce);
-    return load_command(target::PATCHES, first, WORD_BEATS, frame);
+    return isa::Load{.target = target::PATCHES,
+                     .frame = frame,
+                     .begins = begins,
+                     .beats = WORD_BEATS,
+                     .address = first}
+        .encode();
   };
   const command_t first = patches(5, 0), second = patches(6, 1), broken = patches(7, 0);
   arena.at((2 * (WORD_BEATS + 1)) * BEAT + 3) ^= 4;
+  const command_t more = patches(6, 1, false), foreign = patches(5, 1, false);
   LoadBench bench(arena, seed);
   bench.play(
       {first, second, load_end(0, 0), load_end(0, 0), load_end(1, 0), broken, load_end(0, 0)});
@@ -181,6 +188,13 @@ void load_ties_a_frame_to_its_input(Verdict& verdict, uint64_t seed) {
   verdict.equal(uint32_t(bench.checks.read().nonce), 0u, "no nonce without an input");
   verdict.equal(uint32_t(bench.checks.read().nonce), 6u, "the second frame's nonce");
   verdict.expect(uint32_t(bench.checks.read().nonce) != 7, "a broken input loses its nonce");
+  bench.play({second, more, load_end(1, 0), second, foreign, more, load_end(1, 0)});
+  bench.scheduler.run();
+  for (const bool sound : {true, false}) {
+    const frame_check_t check = bench.checks.read();
+    verdict.equal(uint32_t(check.nonce), 6u, "the nonce of the patches that begin the frame");
+    verdict.equal(bool(check.sound), sound, "later patches share the nonce");
+  }
 }
 
 void load_knows_its_own_arena(Verdict& verdict, uint64_t seed) {

@@ -115,7 +115,7 @@ def counted(library: Path, program: Program, classes: int, segments: list[str], 
 def test_the_model_counts_what_the_loops_count(name: str, pool: str, seed: int) -> None:
     built = library(name)
     subnet = quasar_rt.random_subnet(
-        embed=12, depth=2, heads=2, head_dim=4, hidden=20, image_size=12, channels=1, kernel=4, classes=7,
+        embed=12, depth=2, heads=2, head_dim=4, hidden=[20, 300], image_size=12, channels=1, kernel=4, classes=7,
         pool=pool, seed=5,
     )  # fmt: skip
     program = Program.compile(subnet, Hardware.load(ROOT / "fpga" / "configs" / f"{name}.toml"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -22,6 +23,11 @@ def test_the_page_holds_the_table_that_the_model_gives(name: str) -> None:
     page = hardware_tables.PAGE.read_text("utf-8")
     shown = page.split(f"<!-- generated: {name} -->")[1].split("<!-- end -->")[0].strip()
     assert shown == hardware_tables.TABLES[name](), "run python tools/hardware_tables.py"
+
+
+def test_the_packaged_subnets_record_has_todays_figures() -> None:
+    record = json.loads(hardware_tables.RECORD.read_text("utf-8"))
+    assert record["today"] == hardware_tables.packaged_today(), "run python tools/hardware_tables.py"
 
 
 def test_deit_tiny_reaches_its_targets_event_by_event() -> None:

@@ -13,7 +13,7 @@ use quasar_hardware::{Board, Hardware, Mode, Workload};
 
 use crate::disasm;
 use crate::interpret::Interpreter;
-use crate::isa::{change_key, check, check_after, trailer, Command, COMMAND_WORDS, PORT_BYTES};
+use crate::isa::{check, check_after, trailer, Command, COMMAND_WORDS, PORT_BYTES};
 use crate::schedule_check::check_schedule;
 use crate::{Program, Segment};
 
@@ -57,7 +57,7 @@ pub fn signed_subnet(bytes: &[u8]) {
     patches_channels_first(&image, config.image, config.patch, columns, 0, &mut codes);
     let mut input = vec![0; program.input_bytes()];
     program.pack_input(&codes, &mut input);
-    change_key(program.input_check(&mut input), 1);
+    program.change_input_key(&mut input, 1);
     let mut interpreter = Interpreter::new(&program);
     for segment in [Segment::Start(0), Segment::End(0)] {
         interpreter.run(segment, &input).expect("it ends");

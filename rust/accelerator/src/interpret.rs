@@ -315,8 +315,10 @@ impl<'a> Interpreter<'a> {
         };
         let (data, last) = data.split_at(bytes);
         let key = words(last).next().map(|stated| stated ^ check(data));
-        if c.target == Target::Patches {
+        if c.begins {
             self.nonce[c.frame as usize] = key.unwrap_or_default();
+        } else if c.target == Target::Patches {
+            self.sound[c.frame as usize] &= key == Some(self.nonce[c.frame as usize]);
         } else {
             let number = &mut self.number[c.frame as usize];
             self.sound[c.frame as usize] &= key == Some(u32::from(*number));
@@ -360,6 +362,10 @@ impl<'a> Interpreter<'a> {
         self.queues.norm_to_array -= c.wait_norm as usize * tiles.len();
         self.queues.drain_to_array -=
             c.wait_drain as usize + c.wait_drain_tiles as usize * tiles.len();
+        let first = match c.source {
+            Source::Normed => c.tile as usize * s.padded(columns),
+            _ => 0,
+        };
         for rows in s.row_tiles(c.rows4, c.rows8) {
             let weights = take(&mut self.queues.weights, s.weight_beats(columns));
             for (tile, &tokens) in tiles.iter().enumerate() {
@@ -371,7 +377,8 @@ impl<'a> Interpreter<'a> {
                     for (lane, sum) in sums.iter_mut().enumerate() {
                         let mut slice = Slice::new(self.shift, eight_bit, false);
                         for k in 0..columns {
-                            let a = self.activation(c, tile * s.padded(columns) + k, lane)?;
+                            let word = first + tile * s.padded(columns) + k;
+                            let a = self.activation(c, word, lane)?;
                             slice.add(weights[k * s.pairs + position], a);
                             if (k + 1) % c.pass as usize == 0 {
                                 slice.end_pass();
@@ -523,10 +530,11 @@ impl<'a> Interpreter<'a> {
                     for (lane, sum) in self.receive(tokens).into_iter().enumerate() {
                         let token = tile * s.tokens + lane;
                         let acc = row.bias + sum;
-                        let word = tile * c.stride as usize + usize::from(row.column);
+                        let mut word = tile * c.stride as usize + usize::from(row.column);
                         match c.kind {
                             Kind::Residual => {
                                 let memory = &mut self.residual[c.frame as usize];
+                                word += c.tile as usize * c.stride as usize;
                                 let mut x = memory.get(word, lane)?;
                                 if token >= c.skip as usize {
                                     x = add_residual(x, requant16(acc, row.shift, row.mult));
@@ -741,7 +749,6 @@ mod tests {
     use quasar_core::{Executor, Network, Subnet, Tier};
 
     use super::*;
-    use crate::isa::change_key;
     use crate::testing::{cascade, cascaded, design, golden, hardware, shape, Random, GOLDEN};
 
     /// Returns patch codes and the executor's logits of random images.
@@ -778,10 +785,10 @@ mod tests {
     }
 
     fn agrees(subnet: &Subnet, board: &str, shape: [u64; 7]) {
-        cascades_agree(subnet, board, shape, (1, 1));
+        cascades_agree(subnet, board, shape, [1, 1, 1]);
     }
 
-    fn cascades_agree(subnet: &Subnet, board: &str, shape: [u64; 7], cascade: (u64, u64)) {
+    fn cascades_agree(subnet: &Subnet, board: &str, shape: [u64; 7], cascade: [u64; 3]) {
         let hardware = cascaded(subnet, board, shape, cascade);
         let program = Program::compile(subnet, &hardware).unwrap();
         let frames = frames(subnet, 3);
@@ -792,7 +799,7 @@ mod tests {
             if !matches!(segment, Segment::End(_)) {
                 program.pack_input(&frames[begun].0, &mut input);
                 begun += 1;
-                change_key(program.input_check(&mut input), begun as u32);
+                program.change_input_key(&mut input, begun as u32);
             }
             interpreter.run(segment, &input).unwrap();
             if !matches!(segment, Segment::Start(_)) {
@@ -817,8 +824,8 @@ mod tests {
                 agrees(&subnet, "zcu102", [5, 3, 2, 2, 2, 1, frames]);
                 agrees(&subnet, "pynq-z2", [7, 4, 3, 3, 5, 2, frames]);
                 agrees(&subnet, "zcu102", [32, 64, 32, 8, 8, 4, frames]);
-                cascades_agree(&subnet, "zcu102", [7, 4, 3, 3, 5, 2, frames], (4, 2));
-                cascades_agree(&subnet, "pynq-z2", [5, 3, 5, 2, 2, 1, frames], (16, 1));
+                cascades_agree(&subnet, "zcu102", [7, 4, 3, 3, 5, 2, frames], [4, 2, 2]);
+                cascades_agree(&subnet, "pynq-z2", [5, 3, 5, 2, 2, 1, frames], [16, 1, 3]);
             }
         }
     }
@@ -844,7 +851,7 @@ mod tests {
                 &design.subnet(),
                 "pynq-z2",
                 [2, 3, 2, 1, 1, 3, frames],
-                (8, 2),
+                [8, 2, 1],
             );
         }
     }
@@ -859,7 +866,7 @@ mod tests {
         let mut interpreter = Interpreter::new(&program);
         let mut input = vec![0; program.input_bytes()];
         program.pack_input(&vec![0; program.patch_codes()], &mut input);
-        change_key(program.input_check(&mut input), 7);
+        program.change_input_key(&mut input, 7);
         for segment in [Segment::Start(0), Segment::End(0)] {
             interpreter.run(segment, &input).unwrap();
         }
@@ -883,7 +890,7 @@ mod tests {
             let mut interpreter = Interpreter::new(&program);
             let mut input = vec![0; program.input_bytes()];
             program.pack_input(&vec![0; program.patch_codes()], &mut input);
-            change_key(program.input_check(&mut input), 7);
+            program.change_input_key(&mut input, 7);
             // The frame after it starts to count anew.
             for _ in 0..2 {
                 for segment in [Segment::Start(0), Segment::End(0)] {

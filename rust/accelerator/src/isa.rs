@@ -251,6 +251,8 @@ commands! {
         post_array: bool 1,
         /// Frame slot that a failed check is charged to.
         frame: u32 1,
+        /// Begins a frame: its check's key is the nonce, which the frame's other patches share.
+        begins: bool 1,
         /// Beats, without the check.
         beats: u32 24,
         /// First beat.
@@ -279,7 +281,7 @@ commands! {
         wait_drain: u32 8,
         /// At the end gives load a credit: `input` may be written.
         post_load: bool 1,
-        /// Tokens, from token 0 on.
+        /// Tokens, from the first of `tile` on.
         tokens: u32 11,
         /// Columns K; tiles of tokens are ceil(K/C) words apart.
         columns: u32 13,
@@ -291,6 +293,8 @@ commands! {
         rows8: u32 16,
         /// Tiles of row pairs.
         row_tiles: u32 16,
+        /// First tile of tokens. `input`, `query` and `hidden` begin with it.
+        tile: u32 11,
     }
     /// Computes the scores of an attention tile: queries by keys.
     Array 1 Scores(Scores) {
@@ -348,11 +352,11 @@ commands! {
         post_tiles: bool 1,
         /// At the end gives the array a credit.
         post: bool 1,
-        /// Tokens, from token 0 on.
+        /// Tokens, from the first of `tile` on.
         tokens: u32 11,
         /// Zero point of codes.
         zero_point: i32 8,
-        /// Tokens below this one keep their residual.
+        /// Of these tokens, the first that change their residual.
         skip: u32 11,
         /// Columns between two tiles of tokens in the destination.
         stride: u32 13,
@@ -362,6 +366,8 @@ commands! {
         rows8: u32 16,
         /// round(2^20/N), for the means of value columns.
         reciprocal: u32 21,
+        /// First tile of tokens. Memories of codes begin with it.
+        tile: u32 11,
     }
     /// Requantizes the rows of a `Context` and stores them in `query`.
     Drain 1 Attend(Attend) {

@@ -8,9 +8,10 @@ use std::fmt;
 
 use quasar_core::error::{Error, Result};
 use quasar_core::subnet::config::Pool;
+use quasar_hardware::tiling::Band;
 use quasar_hardware::Hardware;
 
-use crate::arena_layout;
+use crate::arena_layout::{self, Cursor, Transfer};
 use crate::isa::{change_key, check, sealed, trailer, Command, PORT_BYTES};
 use crate::shape::Shape;
 
@@ -88,6 +89,24 @@ pub(crate) struct NetworkSizes {
     pub(crate) embed: usize,
     pub(crate) pool: Pool,
     pub(crate) phases: usize,
+}
+
+/// Returns the transfer of each band of a frame's patches. Addresses count from the frame's input.
+pub(crate) fn input_transfers(
+    hardware: &Hardware,
+    tokens: usize,
+    patch_len: usize,
+) -> Vec<(Band, Transfer)> {
+    let shape = Shape::of(hardware);
+    let word = shape.padded(patch_len) * arena_layout::word_beats(shape.tokens, shape.beat);
+    let mut cursor = Cursor::default();
+    hardware
+        .input_bands(tokens as u64, patch_len as u64)
+        .map(|band| {
+            let tiles = shape.tiling().token_tiles(band.tokens) as usize;
+            (band, cursor.take(tiles * word))
+        })
+        .collect()
 }
 
 /// A subnet, compiled for a configuration. Immutable.
@@ -208,16 +227,16 @@ impl Program {
         Shape::of(&self.hardware).tokens
     }
 
-    /// Returns the bytes of a frame's patches in `input`'s layout, with their check: whole logical
-    /// beats.
+    /// Returns the transfer of each band of a frame's patches, in `input`'s layout.
+    pub(crate) fn input_transfers(&self) -> Vec<(Band, Transfer)> {
+        input_transfers(&self.hardware, self.sizes.tokens, self.sizes.patch_len)
+    }
+
+    /// Returns the bytes of a frame's patches in `input`'s layout, with a check for each band:
+    /// whole logical beats.
     pub fn input_bytes(&self) -> usize {
-        let NetworkSizes {
-            tokens, patch_len, ..
-        } = self.sizes;
-        let columns = Shape::of(&self.hardware).padded(patch_len);
-        let words = tokens.div_ceil(self.array_tokens()) * columns;
-        (words * arena_layout::word_beats(self.array_tokens(), self.beat_bytes()) + 1)
-            * self.beat_bytes()
+        let beats = |(_, transfer): &(_, Transfer)| transfer.beats as usize + 1;
+        self.input_transfers().iter().map(beats).sum::<usize>() * self.beat_bytes()
     }
 
     /// Returns the number of a frame's patch codes.
@@ -225,12 +244,15 @@ impl Program {
         (self.sizes.tokens - self.sizes.prefix) * self.sizes.patch_len
     }
 
-    /// Returns the check in a frame's input.
-    pub(crate) fn input_check<'a>(&self, input: &'a mut [u8]) -> &'a mut [u8] {
-        &mut input[self.input_bytes() - self.beat_bytes()..][..4]
+    /// Changes the key of the checks in a frame's input by this difference.
+    pub(crate) fn change_input_key(&self, input: &mut [u8], difference: u32) {
+        for (_, transfer) in self.input_transfers() {
+            let check = (transfer.address + transfer.beats) as usize * self.beat_bytes();
+            change_key(&mut input[check..], difference);
+        }
     }
 
-    /// Writes a frame's patch codes in `input`'s layout, and adds the check, without a key.
+    /// Writes a frame's patch codes in `input`'s layout, and adds the checks, without a key.
     /// `patches` is `[grid, patch_len]`.
     ///
     /// # Panics
@@ -246,16 +268,21 @@ impl Program {
         let word_bytes = arena_layout::word_beats(lanes, beat) * beat;
         let columns = Shape::of(&self.hardware).padded(patch_len);
         out.fill(0);
-        for (patch, codes) in patches.chunks_exact(patch_len).enumerate() {
-            let token = prefix + patch;
-            let (tile, lane) = (token / lanes, token % lanes);
-            let first = tile * columns * word_bytes + lane;
-            for (word, &code) in out[first..].iter_mut().step_by(word_bytes).zip(codes) {
-                *word = code as u8;
+        let mut patches = patches.chunks_exact(patch_len);
+        for (band, transfer) in self.input_transfers() {
+            let first = band.tile as usize * lanes;
+            let (_, out) = out.split_at_mut(transfer.address as usize * beat);
+            let (data, last) = out.split_at_mut(transfer.beats as usize * beat);
+            let tokens = first.max(prefix)..first + band.tokens as usize;
+            for (token, codes) in tokens.zip(&mut patches) {
+                let (tile, lane) = ((token - first) / lanes, (token - first) % lanes);
+                let at = tile * columns * word_bytes + lane;
+                for (word, &code) in data[at..].iter_mut().step_by(word_bytes).zip(codes) {
+                    *word = code as u8;
+                }
             }
+            last[..4].copy_from_slice(&check(data).to_le_bytes());
         }
-        let (data, last) = out.split_at_mut(self.input_bytes() - beat);
-        last[..4].copy_from_slice(&check(data).to_le_bytes());
     }
 
     /// Returns the number of a frame's logits.

@@ -153,15 +153,16 @@ pub(crate) fn board(name: &str) -> Board {
 /// Returns a configuration that holds a subnet. The numbers are tokens, row pairs, requantizing,
 /// norm and exponential lanes, AXI ports, frames.
 pub(crate) fn hardware(subnet: &Subnet, board_name: &str, shape: [u64; 7]) -> Hardware {
-    cascaded(subnet, board_name, shape, (1, 1))
+    cascaded(subnet, board_name, shape, [1, 1, 1])
 }
 
-/// Returns a configuration that holds a subnet, with this cascade and clock ratio.
+/// Returns a configuration that holds a subnet, with this cascade and clock ratio, and buffers that
+/// divide products into this many bands of tokens, where there are enough tiles.
 pub(crate) fn cascaded(
     subnet: &Subnet,
     board_name: &str,
     [tokens, pairs, lanes, norm, exponential, ports, frames]: [u64; 7],
-    (cascade, clock_ratio): (u64, u64),
+    [cascade, clock_ratio, bands]: [u64; 3],
 ) -> Hardware {
     let array = Array {
         tokens,
@@ -176,6 +177,12 @@ pub(crate) fn cascaded(
         exponential,
         multipliers: Multipliers::Dsp,
     };
+    let workload = Workload::of_subnet(subnet);
+    let mut buffers = Buffers::needed(&workload, array, lanes);
+    let tiles = workload.setting.tokens().div_ceil(tokens);
+    for words in [&mut buffers.input, &mut buffers.hidden] {
+        *words = *words / tiles * tiles.div_ceil(bands);
+    }
     let configuration = Configuration {
         board: board_name.into(),
         clock_mhz: 100.0,
@@ -184,7 +191,7 @@ pub(crate) fn cascaded(
         axi_ports: ports,
         array,
         lanes,
-        buffers: Buffers::needed(&Workload::of_subnet(subnet), array, lanes),
+        buffers,
     };
     Hardware::new(configuration, board(board_name)).unwrap()
 }
@@ -218,9 +225,9 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// Samples a cascade and a clock ratio for [`cascaded`].
-    pub(crate) fn cascade()(log in 0u32..=4, ratio in 1u64..=2) -> (u64, u64) {
-        (1 << log, ratio)
+    /// Samples a cascade, a clock ratio and bands for [`cascaded`].
+    pub(crate) fn cascade()(log in 0u32..=4, ratio in 1u64..=2, bands in 1u64..=4) -> [u64; 3] {
+        [1 << log, ratio, bands]
     }
 }
 

@@ -117,7 +117,7 @@ impl Sample {
             exponential: tokens.div_ceil(self.of(1, turns)).min(170),
             multipliers: Multipliers::Fabric,
         };
-        let configuration = Configuration {
+        let mut configuration = Configuration {
             board: board.name.clone(),
             clock_mhz: self.from(&[100.0, 150.0, 200.0]),
             mode: Mode::Nibble,
@@ -127,6 +127,10 @@ impl Sample {
             lanes,
             buffers: Buffers::needed(workload, array, lanes),
         };
+        let (tiles, buffers) = (all.div_ceil(tokens), &mut configuration.buffers);
+        for words in [&mut buffers.input, &mut buffers.hidden] {
+            *words = *words / tiles * tiles.div_ceil(self.from(&[1, 1, 2, 3]));
+        }
         Hardware::new(configuration, board.clone()).unwrap()
     }
 }

@@ -20,7 +20,7 @@ use quasar_hardware::declared::{
     TRANSFERS_AHEAD,
 };
 use quasar_hardware::packing::{Activation, Pair};
-use quasar_hardware::tiling::Tiling;
+use quasar_hardware::tiling::{Band, Tiling};
 use quasar_hardware::workload::{BlockWork, RowWidths, Setting};
 
 /// The destination of a tile's sums.
@@ -165,6 +165,41 @@ impl Product {
     }
 }
 
+/// A band of tokens, the last product of its residual, and the array's cycles of its products.
+struct Normed {
+    band: Band,
+    product: Product,
+    cycles: u64,
+}
+
+/// The MLP of a band of tokens.
+struct BandOfMlp {
+    band: Band,
+    fc1: Product,
+    fc2: Product,
+}
+
+impl Normed {
+    /// Returns one band of this many tokens.
+    fn whole(product: &Product, tokens: u64) -> Self {
+        Self {
+            band: Band { tile: 0, tokens },
+            product: *product,
+            cycles: product.stage.cycles(),
+        }
+    }
+}
+
+impl BandOfMlp {
+    fn normed(&self) -> Normed {
+        Normed {
+            band: self.band,
+            product: self.fc2,
+            cycles: self.fc1.stage.cycles() + self.fc2.stage.cycles(),
+        }
+    }
+}
+
 /// Weights that arrived before they were needed.
 #[derive(Clone, Copy)]
 struct Reserve {
@@ -271,6 +306,8 @@ pub struct MlpHalf {
     pub fc2: Stage,
     /// The `LayerNorm` of its result, with the mean if the head pools.
     pub norm: Norm,
+    /// Cycles of the wait for the norm before it that its bands hide.
+    pub overlap: u64,
     /// Transfers without weights: the norm's, the table.
     pub side: Side,
     /// Commands, without those of weights.
@@ -296,6 +333,8 @@ pub struct Phase {
     /// Waits for weights that one frame alone does not have, because its weights arrive while its
     /// norm works.
     pub hidden: u64,
+    /// Cycles of the wait for the norm before this phase that its bands of tokens hide.
+    pub overlap: u64,
 }
 
 /// Sums over phases. Two candidates compare by these alone.
@@ -346,6 +385,7 @@ impl AttentionHalf {
                 + self.proj.cycles(),
             norm: self.norm,
             hidden: self.qkv.hidden + self.proj.hidden,
+            overlap: 0,
         }
     }
 }
@@ -357,6 +397,7 @@ impl MlpHalf {
             array: self.fc1.cycles() + self.fc2.cycles(),
             norm: self.norm,
             hidden: self.fc1.hidden + self.fc2.hidden,
+            overlap: self.overlap,
         }
     }
 }
@@ -385,6 +426,7 @@ impl End {
             array: self.stage.cycles(),
             norm: self.norm,
             hidden: 0,
+            overlap: 0,
         }
     }
 }
@@ -486,66 +528,125 @@ impl<'a> Model<'a> {
     /// Models the MLP's half of a block; ignores its other rows.
     pub fn mlp_half(&self, embed: u64, work: &BlockWork, last: bool) -> MlpHalf {
         let needed = self.needed(last);
-        let mut fc1 = self.gemm(Gemm {
-            tokens: needed,
-            rows: work.fc1,
-            columns: embed,
-            activation: Activation::Signed,
-            drain: Drain::Gelu,
-            streamed: true,
-        });
-        let mut fc2 = self.linear(needed, work.fc2, work.hidden);
+        let mut bands: Vec<BandOfMlp> = (self.hardware)
+            .hidden_bands(needed, work.hidden)
+            .map(|band| BandOfMlp {
+                band,
+                fc1: self.gemm(Gemm {
+                    tokens: band.tokens,
+                    rows: work.fc1,
+                    columns: embed,
+                    activation: Activation::Signed,
+                    drain: Drain::Gelu,
+                    streamed: true,
+                }),
+                fc2: self.linear(band.tokens, work.fc2, work.hidden),
+            })
+            .collect();
         let mut side = self.side(4 * embed);
         side.add(self.side(256));
-        let norm = |fc2: &Product| {
+        let norm = |bands: &[Normed]| {
             if last {
-                self.pooled(fc2, embed)
+                self.pooled(bands, embed)
             } else {
-                self.norm(fc2, needed, embed)
+                self.norm_of_bands(bands, embed)
             }
         };
-        let mut lead = self.lead(&[fc1, fc2], side, norm(&fc2.held_up()), true);
-        self.refill_first(&mut fc1, &fc2);
-        Self::supply(&mut lead, &mut fc1, self.carried(&fc2));
-        fc2.stage.wait = self.wait(&fc1, &fc2);
-        Self::refill(&mut fc2, &fc1);
-        Self::supply(&mut lead, &mut fc2, fc1.backlog);
-        let norm = norm(&fc2);
-        MlpHalf {
-            norm,
-            fc1: fc1.stage,
-            fc2: fc2.stage,
-            side,
-            commands: 8,
+        let products: Vec<_> = (bands.iter().flat_map(|band| [band.fc1, band.fc2])).collect();
+        let end = products[products.len() - 1];
+        // The norm before this half, of all tokens, is assumed to be alike.
+        let before = [Normed::whole(&end.held_up(), needed)];
+        let mut lead = self.lead(&products, side, norm(&before), true);
+        let mut previous = None;
+        let (mut first, mut second) = (Stage::default(), Stage::default());
+        for BandOfMlp { fc1, fc2, .. } in &mut bands {
+            let backlog = if let Some(previous) = &previous {
+                Self::refill(fc1, previous);
+                previous.backlog
+            } else {
+                self.refill_first(fc1, &end);
+                self.carried(&end)
+            };
+            Self::supply(&mut lead, fc1, backlog);
+            fc2.stage.wait = self.wait(fc1, fc2);
+            Self::refill(fc2, fc1);
+            Self::supply(&mut lead, fc2, fc1.backlog);
+            first.add(&fc1.stage);
+            second.add(&fc2.stage);
+            previous = Some(*fc2);
         }
+        let after: Vec<_> = bands.iter().map(BandOfMlp::normed).collect();
+        MlpHalf {
+            norm: norm(&after),
+            overlap: self.overlap(&before, &after, embed),
+            fc1: first,
+            fc2: second,
+            side,
+            commands: 4 + 4 * bands.len() as u64,
+        }
+    }
+
+    /// Returns the part of the wait for the norm before bands of tokens that the bands hide: the
+    /// first needs its own tokens alone.
+    fn overlap(&self, before: &[Normed], bands: &[Normed], embed: u64) -> u64 {
+        if bands.len() == 1 {
+            return 0;
+        }
+        let next = self.next_spacing(&before[0].product, embed);
+        let taken = |tile: u64| {
+            let earlier = bands.iter().take_while(|band| band.band.tile <= tile);
+            let starts = earlier.clone().map(|band| band.cycles).sum::<u64>();
+            let own = earlier.last().expect("the first band begins with tile 0");
+            starts - own.cycles + (tile - own.band.tile) * next
+        };
+        let all = self.norm_of_bands(before, embed);
+        all.ready - self.norm_until(before, embed, taken).ready
     }
 
     /// Models the patch embedding of all tokens; prefix tokens are rows of zeros.
     pub fn embedding(&self, embed: u64, rows: RowWidths) -> End {
+        let Setting {
+            patches, patch_len, ..
+        } = self.setting;
         let tokens = self.setting.tokens();
-        let tiles = self.tiling.token_tiles(tokens);
-        let mut product = self.linear(tokens, rows, self.setting.patch_len);
-        product.stage.macs = self.setting.patches * rows.total() * self.setting.patch_len;
-        product.stage.slot_macs = product.stage.slot_macs / tokens * self.setting.patches;
-        let first = product.stage.load / product.stage.row_tiles;
-        Self::supply(&mut Reserve::idle(first).into(), &mut product, 0);
         // Each word of all tokens of a tile starts on a beat: patches, then the first values of the
         // residual, which the drain stores a group of tokens at a time.
         let word = |bytes: u64| self.padded(bytes * self.tiling.tokens);
-        let mut side = self.side(tiles * self.setting.patch_len * word(1));
-        let words = tiles * embed;
+        let words = self.tiling.token_tiles(tokens) * embed;
         let fill = self.side(words * word(2));
         let stored = words * self.tiling.tokens.div_ceil(self.lanes().requantize);
-        side.add(Side {
+        let fill = Side {
             taken: fill.taken.max(stored),
             ..fill
-        });
+        };
+        let (mut stage, mut side, mut exposed) = (Stage::default(), Side::default(), 0);
+        let mut bands = Vec::new();
+        for band in self.hardware.input_bands(tokens, patch_len) {
+            let mut product = self.linear(band.tokens, rows, patch_len);
+            let first = product.stage.load / product.stage.row_tiles;
+            Self::supply(&mut Reserve::idle(first).into(), &mut product, 0);
+            let tiles = self.tiling.token_tiles(band.tokens);
+            let mut transfers = self.side(tiles * patch_len * word(1));
+            if band.tile == 0 {
+                transfers.add(fill);
+            }
+            exposed += MEMORY_LATENCY + transfers.cycles() + first;
+            side.add(transfers);
+            stage.add(&product.stage);
+            bands.push(Normed {
+                band,
+                product,
+                cycles: product.stage.cycles(),
+            });
+        }
+        stage.macs = patches * rows.total() * patch_len;
+        stage.slot_macs = stage.slot_macs / tokens * patches;
         End {
-            norm: self.norm(&product, tokens, embed),
-            stage: product.stage,
+            norm: self.norm_of_bands(&bands, embed),
+            stage,
             side,
-            commands: 6,
-            exposed: MEMORY_LATENCY + side.cycles() + first,
+            commands: 3 + 3 * bands.len() as u64,
+            exposed,
             tail: 0,
         }
     }
@@ -575,7 +676,8 @@ impl<'a> Model<'a> {
 
     /// Returns a phase's part of a frame's totals.
     pub fn totals(&self, phase: &Phase) -> Totals {
-        let alone = phase.array + phase.norm.ready - phase.hidden.min(phase.norm.ready);
+        let waits = phase.norm.ready - phase.hidden.min(phase.norm.ready);
+        let alone = (phase.array + waits).saturating_sub(phase.overlap);
         Totals {
             // The norm overlaps with the other frame's phase, which is assumed to be as long as
             // this one.
@@ -662,36 +764,65 @@ impl<'a> Model<'a> {
         self.slow(self.depth()) + timing::FIFO_TO_ITEM + timing::ITEM_TO_SUMS
     }
 
-    /// Models the `LayerNorm` of some tokens after a product: each tile of tokens starts as soon as
-    /// its residual is stored. The next product takes one tile after another, `embed` columns each.
+    /// Models the `LayerNorm` of some tokens after a product.
     fn norm(&self, before: &Product, tokens: u64, embed: u64) -> Norm {
-        let last = self.tiling.token_tiles(tokens) - 1;
-        let (spacing, next) = (
-            before.last_spacing(),
-            self.slow(self.words(embed)).max(before.first_drain),
-        );
-        let stored = self.ready(before);
-        let (mut free, mut norm) = (0, Norm::default());
-        for tile in 0..=last {
-            let size = self.tiling.tile_tokens(tokens, tile);
-            let cycles = size.div_ceil(self.lanes().norm) * embed.max(NORM_ROOT) + LOOP_GAP;
+        self.norm_of_bands(&[Normed::whole(before, tokens)], embed)
+    }
+
+    /// Models the `LayerNorm` of tokens after products, band by band. The next product takes one
+    /// tile after another, `embed` columns each.
+    fn norm_of_bands(&self, bands: &[Normed], embed: u64) -> Norm {
+        let next = self.next_spacing(&bands[bands.len() - 1].product, embed);
+        self.norm_until(bands, embed, |tile| tile * next)
+    }
+
+    /// Returns the cycles in which a product after a norm takes a tile of tokens. It drains as the
+    /// product `before` does.
+    fn next_spacing(&self, before: &Product, embed: u64) -> u64 {
+        self.slow(self.words(embed)).max(before.first_drain)
+    }
+
+    /// Models the `LayerNorm` of tokens after products, band by band: each tile of tokens starts as
+    /// soon as its residual is stored. The next product takes each tile at `taken`; it waits for
+    /// the last band.
+    fn norm_until(&self, bands: &[Normed], embed: u64, taken: impl Fn(u64) -> u64) -> Norm {
+        let mut norm = Norm::default();
+        // Cycles from the last residual of the band before until the norm is ready for more.
+        let mut behind = 0;
+        for Normed {
+            band,
+            product,
+            cycles,
+        } in bands
+        {
+            let last = self.tiling.token_tiles(band.tokens) - 1;
+            let spacing = product.last_spacing();
+            let stored = self.ready(product);
             // Counted from the first tile's residual.
-            free = (tile * spacing).max(free) + cycles;
-            let ready = (stored + free + NORM_DEPTH + COMMAND_GAP)
-                .saturating_sub(last * spacing + tile * next);
-            norm.cycles += cycles;
-            norm.ready = norm.ready.max(ready);
+            let mut free = u64::saturating_sub(behind, cycles.saturating_sub(last * spacing));
+            norm.ready = 0;
+            for tile in 0..=last {
+                let size = self.tiling.tile_tokens(band.tokens, tile);
+                let cycles = size.div_ceil(self.lanes().norm) * embed.max(NORM_ROOT) + LOOP_GAP;
+                free = (tile * spacing).max(free) + cycles;
+                let ready = (stored + free + NORM_DEPTH + COMMAND_GAP)
+                    .saturating_sub(last * spacing + taken(band.tile + tile));
+                norm.cycles += cycles;
+                norm.ready = norm.ready.max(ready);
+            }
+            behind = free.saturating_sub(last * spacing);
         }
         norm
     }
 
     /// Models the last `LayerNorm`, of the head's input.
-    fn pooled(&self, before: &Product, embed: u64) -> Norm {
+    fn pooled(&self, bands: &[Normed], embed: u64) -> Norm {
         let tokens = self.setting.tokens();
+        let before = &bands[bands.len() - 1].product;
         let after = match self.setting.pool {
             Pool::Token => return self.norm(before, 1, embed),
             Pool::MeanAfterNorm => {
-                let mut norm = self.norm(before, tokens, embed);
+                let mut norm = self.norm_of_bands(bands, embed);
                 // The mean follows the last code; no product runs meanwhile.
                 let others = self.tiling.token_tiles(tokens) - 1;
                 norm.cycles += embed;

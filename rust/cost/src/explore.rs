@@ -2,9 +2,9 @@
 //!
 //! Tries all shapes of the array, cascades included, in the order of an upper bound on the speed
 //! (no stalls), so it ends early. The array runs at twice the kernels' clock where the board allows
-//! it. For each shape, lanes and ports shrink from one lane for each token to what fits, each step
-//! the one that costs least for the resources that it frees; exchanges of lanes follow, and then
-//! all that costs almost nothing goes. Deterministic.
+//! it. For each shape, lanes, ports and buffers shrink from one lane for each token, and buffers
+//! for all of them, to what fits, each step the one that costs least for the resources that it
+//! frees; exchanges follow, and then all lanes that cost almost nothing go. Deterministic.
 //!
 //! Depends on [`crate::cycles`] and [`crate::resources`].
 
@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use quasar_core::error::{Error, Result};
 use quasar_hardware::boards::{Amounts, Board};
 use quasar_hardware::configuration::{
-    hls, Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers,
+    hls, Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers, MAX_BANDS,
 };
 use quasar_hardware::workload::{BlockWork, RowWidths, Workload};
 
@@ -82,7 +82,14 @@ pub fn explore(board: &Board, workloads: &[Workload], clock_mhz: f64) -> Result<
             }
         }
     }
-    best.map_or_else(|| Err(search.refusal()), |best| Ok(best.hardware))
+    if let Some(best) = best {
+        return Ok(best.hardware);
+    }
+    // Steps from the most lanes end where no single one frees anything.
+    let small = search.small_designs(SIXTEENTHS);
+    let fits = |hardware: &Hardware| Resources::of(hardware).fits(search.usable);
+    let fastest = small.filter(fits).min_by_key(|one| search.cycles(one));
+    fastest.ok_or_else(|| search.refusal())
 }
 
 struct Candidate {
@@ -139,12 +146,16 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
+    /// Returns the tokens of the network that has most.
+    fn tokens(&self) -> u64 {
+        let tokens = self.workloads.iter().map(|w| w.setting.tokens());
+        tokens.max().unwrap_or(1)
+    }
+
     /// Lists the array's shapes that the usable slices allow. Of the shapes with equally many tiles
     /// of tokens it lists only the smallest.
     fn shapes(&self) -> Vec<Array> {
-        let tokens = (self.workloads.iter().map(|w| w.setting.tokens()))
-            .max()
-            .unwrap_or(1);
+        let tokens = self.tokens();
         let slices = self.usable.dsp;
         let mut sizes: Vec<u64> = (1..=tokens).map(|tiles| tokens.div_ceil(tiles)).collect();
         sizes.dedup();
@@ -206,7 +217,16 @@ impl Search<'_> {
 
     fn hardware(&self, array: Array, frames: u64, choice: Choice) -> Result<Hardware> {
         let buffers = (self.workloads.iter())
-            .map(|workload| Buffers::needed(workload, array, choice.lanes()))
+            .map(|workload| {
+                let needed = Buffers::needed(workload, array, choice.lanes());
+                let tiles = workload.setting.tokens().div_ceil(array.tokens);
+                let held = |words: u64, kind: usize| words / tiles * tiles.min(choice.counts[kind]);
+                Buffers {
+                    input: held(needed.input, INPUT),
+                    hidden: held(needed.hidden, HIDDEN),
+                    ..needed
+                }
+            })
             .fold(Buffers::default(), |all, one| all.max(&one));
         self.with_buffers(array, frames, choice, buffers)
     }
@@ -291,14 +311,19 @@ impl Search<'_> {
         let of = |choice| self.candidate(array, frames, choice);
         let most = |limit: u64| array.tokens.div_ceil(array.tokens.div_ceil(limit));
         let ports = self.board.axi.ports.min(hls::PORTS);
+        let tiles = self.tokens().div_ceil(array.tokens);
         let counts = [
             most(hls::REQUANTIZE),
             array.tokens,
             most(hls::EXPONENTIAL),
             ports,
+            tiles,
+            tiles,
         ];
         let all = Choice {
             counts,
+            tokens: array.tokens,
+            tiles,
             multipliers,
         };
         if !self.can_fit(array, frames, all) {
@@ -315,7 +340,7 @@ impl Search<'_> {
                 smaller.cycles.saturating_sub(current.cycles) as f64 / freed
             };
             current = (0..KINDS)
-                .filter_map(|kind| of(current.choice.shrink(kind, array.tokens)?))
+                .filter_map(|kind| of(current.choice.shrink(kind)?))
                 .filter(|smaller| smaller.resources.excess(self.usable) < excess)
                 .min_by(|a, b| price(a).total_cmp(&price(b)))?;
             if current.cycles >= limit {
@@ -338,7 +363,7 @@ impl Search<'_> {
         };
         while least > 0.0 {
             let step = (0..KINDS)
-                .filter_map(|kind| excess(choice.shrink(kind, array.tokens)?))
+                .filter_map(|kind| excess(choice.shrink(kind)?))
                 .min_by(|a, b| a.0.total_cmp(&b.0))
                 .filter(|(smaller, _)| *smaller < least);
             match step {
@@ -350,15 +375,22 @@ impl Search<'_> {
     }
 
     /// Adds lanes of one kind, or takes some of another for them, as long as this saves cycles.
+    /// Smaller buffers save cycles where the norm works on a band beside the products of the next.
     fn exchange(&self, mut current: Candidate, array: Array, frames: u64) -> Candidate {
         loop {
             let step = (0..KINDS)
-                .filter_map(|kind| Some((kind, current.choice.grow(kind, array.tokens)?)))
+                .filter_map(|kind| Some((kind, current.choice.grow(kind)?)))
                 .flat_map(|(kind, more)| {
                     let others = (0..KINDS).filter(move |&other| other != kind);
-                    let fewer = others.filter_map(move |other| more.shrink(other, array.tokens));
+                    let fewer = others.filter_map(move |other| more.shrink(other));
                     std::iter::once(more).chain(fewer)
                 })
+                .chain(
+                    [INPUT, HIDDEN]
+                        .map(|kind| current.choice.shrink(kind))
+                        .into_iter()
+                        .flatten(),
+                )
                 .filter_map(|choice| self.fitting(array, frames, choice))
                 .filter(|candidate| candidate.cycles < current.cycles)
                 .min_by(Candidate::compare);
@@ -374,9 +406,9 @@ impl Search<'_> {
         let most = (current.cycles as f64 * (1.0 + TOLERANCE)) as u64;
         let most_latency = (current.latency as f64 * (1.0 + LATENCY_TOLERANCE)) as u64;
         loop {
-            let step = (0..KINDS)
+            let step = (0..=PORTS)
                 .filter_map(|kind| {
-                    let fewer = current.choice.shrink(kind, array.tokens)?;
+                    let fewer = current.choice.shrink(kind)?;
                     self.fitting(array, frames, fewer)
                 })
                 .filter(|c| c.cycles <= most && c.latency <= most_latency)
@@ -394,7 +426,7 @@ impl Search<'_> {
             let enough = (current.latency as f64 * (1.0 - LATENCY_GAIN)) as u64;
             let step = (0..PORTS)
                 .filter_map(|kind| {
-                    let more = current.choice.grow(kind, array.tokens)?;
+                    let more = current.choice.grow(kind)?;
                     self.fitting(array, frames, more)
                 })
                 .filter(|c| c.cycles <= current.cycles && c.latency <= enough)
@@ -416,7 +448,9 @@ impl Search<'_> {
             clock_ratio: self.clock_ratio,
         };
         let choice = Choice {
-            counts: [tokens, tokens, tokens, 1],
+            counts: [tokens, tokens, tokens, 1, 1, 1],
+            tokens,
+            tiles: 1,
             multipliers: Multipliers::Dsp,
         };
         let part = |size: u64| (size * sixteenths).div_ceil(SIXTEENTHS);
@@ -430,9 +464,16 @@ impl Search<'_> {
                     part(block.hidden),
                     (array, choice.lanes()),
                 )
+                .least(workload.setting.tokens(), array)
             })
             .fold(Buffers::default(), |all, one| all.max(&one));
         self.with_buffers(array, 1, choice, buffers)
+    }
+
+    /// Returns the designs of [`Self::smallest`] whose buffers take least memory.
+    fn small_designs(&self, sixteenths: u64) -> impl Iterator<Item = Hardware> + '_ {
+        let sizes = SMALL_ARRAYS.into_iter();
+        sizes.filter_map(move |tokens| self.smallest(tokens, sixteenths).ok())
     }
 
     /// Returns the largest embedding that some array holds with the networks' proportions.
@@ -441,19 +482,15 @@ impl Search<'_> {
         let fits = |hardware: Hardware| Resources::of(&hardware).fits(self.usable);
         (1..SIXTEENTHS)
             .rev()
-            .find(|&part| {
-                let mut sizes = SMALL_ARRAYS.into_iter();
-                sizes.any(|tokens| self.smallest(tokens, part).is_ok_and(fits))
-            })
+            .find(|&part| self.small_designs(part).any(fits))
             .map(|part| embed * part / SIXTEENTHS)
     }
 
     /// Returns the reason why nothing fits: the shortage of the array whose buffers take the least
     /// memory, and the largest buffers.
     fn refusal(&self) -> Error {
-        let least = SMALL_ARRAYS
-            .into_iter()
-            .filter_map(|tokens| self.smallest(tokens, SIXTEENTHS).ok())
+        let least = self
+            .small_designs(SIXTEENTHS)
             .map(|hardware| Resources::of(&hardware))
             .min_by_key(|resources| (resources.total.bram36, resources.total.uram));
         let board = self.board;
@@ -485,10 +522,7 @@ impl Search<'_> {
                 unit,
             },
             Some((other, _)) => other,
-            None => Error::InvalidValue(format!(
-                "no array on board {:?} can hold these networks",
-                board.name
-            )),
+            None => unreachable!("a design that fits is taken"),
         }
     }
 }
@@ -498,20 +532,27 @@ const SIXTEENTHS: u64 = 16;
 /// Tokens of the arrays that are tried where nothing fits.
 const SMALL_ARRAYS: [u64; 5] = [1, 2, 4, 8, 16];
 
-/// Kinds of [`Choice::counts`]: requantizing, `LayerNorm` and exponential lanes, then ports.
-const KINDS: usize = 4;
+/// Kinds of [`Choice::counts`]: requantizing, `LayerNorm` and exponential lanes, then ports, then
+/// the tiles of tokens that `input` and `hidden` hold.
+const KINDS: usize = 6;
 const PORTS: usize = 3;
+const INPUT: usize = 4;
+const HIDDEN: usize = 5;
 
-/// Lanes and ports around an array.
+/// Lanes and ports around an array, and its buffers that may hold less than all tokens.
 #[derive(Clone, Copy)]
 struct Choice {
     counts: [u64; KINDS],
+    /// Tokens of the array.
+    tokens: u64,
+    /// Tiles of tokens of the network that has most.
+    tiles: u64,
     multipliers: Multipliers,
 }
 
 impl Choice {
     const fn lanes(self) -> Lanes {
-        let [requantize, norm, exponential, _] = self.counts;
+        let [requantize, norm, exponential, ..] = self.counts;
         Lanes {
             requantize,
             gelu: requantize,
@@ -521,30 +562,54 @@ impl Choice {
         }
     }
 
-    /// Takes away a port, or lanes to the next number that makes a difference:
-    /// tokens / (passes + 1), rounded up.
-    fn shrink(self, kind: usize, tokens: u64) -> Option<Self> {
+    /// Returns what lanes, or tiles of a buffer, divide into passes.
+    const fn all(self, kind: usize) -> u64 {
+        if kind < PORTS {
+            self.tokens
+        } else {
+            self.tiles
+        }
+    }
+
+    /// Takes away a port, or lanes or tiles to the next number that makes a difference:
+    /// all / (passes + 1), rounded up.
+    fn shrink(self, kind: usize) -> Option<Self> {
         let count = self.counts[kind];
         let fewer = if kind == PORTS {
             count.checked_sub(1).filter(|&ports| ports > 0)?
         } else {
-            let passes = tokens.div_ceil(count);
-            (passes + 1..=tokens)
-                .map(|passes| tokens.div_ceil(passes))
+            let all = self.all(kind);
+            let most = if kind < PORTS {
+                all
+            } else {
+                MAX_BANDS.min(all)
+            };
+            let passes = all.div_ceil(count);
+            (passes + 1..=most)
+                .map(|passes| all.div_ceil(passes))
                 .find(|&next| next < count)?
         };
         Some(self.with(kind, fewer))
     }
 
-    /// Adds a port, or lanes to the next larger number: tokens / (passes - 1), rounded up.
-    fn grow(self, kind: usize, tokens: u64) -> Option<Self> {
-        let limits = [hls::REQUANTIZE, tokens, hls::EXPONENTIAL, hls::PORTS];
+    /// Adds a port, or lanes or tiles to the next larger number: all / (passes - 1), rounded up.
+    fn grow(self, kind: usize) -> Option<Self> {
+        let (tokens, tiles) = (self.tokens, self.tiles);
+        let limits = [
+            hls::REQUANTIZE,
+            tokens,
+            hls::EXPONENTIAL,
+            hls::PORTS,
+            tiles,
+            tiles,
+        ];
         let count = self.counts[kind];
         let more = if kind == PORTS {
             count + 1
         } else {
-            let passes = tokens.div_ceil(count);
-            tokens.div_ceil(passes.checked_sub(1).filter(|&passes| passes > 0)?)
+            let all = self.all(kind);
+            let passes = all.div_ceil(count);
+            all.div_ceil(passes.checked_sub(1).filter(|&passes| passes > 0)?)
         };
         (more <= limits[kind]).then(|| self.with(kind, more))
     }

@@ -84,7 +84,7 @@ pub struct Lanes {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Buffers {
-    /// Patch codes (s8), words a token lane: token tiles * patch length.
+    /// Patch codes (s8), words a token lane: token tiles * patch length, or fewer tiles (a band).
     pub input: u64,
     /// Residual stream (int16), words a token lane: token tiles * embed. One for each frame in
     /// flight.
@@ -102,7 +102,7 @@ pub struct Buffers {
     /// Scores (24 bits) and probabilities (u8) of one token tile of one head, words a token lane:
     /// keys. Two of each.
     pub score: u64,
-    /// fc1's output (s8), words a token lane: token tiles * hidden.
+    /// fc1's output (s8), words a token lane: token tiles * hidden, or fewer tiles (a band).
     pub hidden: u64,
     /// Weights, columns of one tile of row pairs. Two tiles: one is loaded while the other is used.
     pub weight: u64,
@@ -140,7 +140,20 @@ impl Buffers {
         }
     }
 
-    /// Returns the buffers that a network needs.
+    /// Returns the buffers that a network of this many tokens needs at least, where these hold all
+    /// of it: `input` and `hidden` may hold the tiles of a band.
+    #[must_use]
+    pub fn least(&self, tokens: u64, array: Array) -> Self {
+        let tiles = tokens.div_ceil(array.tokens);
+        let band = |words: u64| words / tiles * tiles.div_ceil(MAX_BANDS);
+        Self {
+            input: band(self.input),
+            hidden: band(self.hidden),
+            ..*self
+        }
+    }
+
+    /// Returns the buffers that hold all of a network.
     pub fn needed(workload: &Workload, array: Array, lanes: Lanes) -> Self {
         let blocks = workload.blocks.iter();
         blocks
@@ -181,6 +194,10 @@ impl Buffers {
         }
     }
 }
+
+/// Bands of tokens into which a product may be divided, at most. Each band has its own copy of the
+/// weights in memory.
+pub const MAX_BANDS: u64 = 16;
 
 /// Limits of the accelerator's HLS sources. Larger configurations are modelled only.
 pub mod hls {
@@ -329,17 +346,18 @@ impl Hardware {
             buffers,
             ..
         } = &self.configuration;
-        let needed = Buffers::needed(workload, *array, *lanes);
+        let tokens = workload.setting.tokens();
+        let needed = Buffers::needed(workload, *array, *lanes).least(tokens, *array);
         for ((key, needed), (_, available)) in needed.entries().into_iter().zip(buffers.entries()) {
             if needed > available {
-                let tokens = workload.setting.tokens();
                 let tiles = tokens.div_ceil(array.tokens);
+                let band = tiles.div_ceil(MAX_BANDS);
                 let whole = |columns: u64| columns / array.cascade * array.cascade;
                 let (size, most) = match key {
-                    "input" => ("values of a patch", whole(available / tiles)),
+                    "input" => ("values of a patch", whole(available / band)),
                     "residual" => ("embed", available / tiles),
                     "norm" => ("embed", whole(available / tiles)),
-                    "hidden" => ("hidden size", whole(available / tiles)),
+                    "hidden" => ("hidden size", whole(available / band)),
                     "query" => ("heads * head_dim", whole(available / tiles)),
                     "key" => (
                         "heads * head_dim",

@@ -36,6 +36,15 @@ impl RowTile {
     }
 }
 
+/// Tiles of tokens next to each other, whose activations a buffer holds at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Band {
+    /// First tile of tokens.
+    pub tile: u64,
+    /// Tokens.
+    pub tokens: u64,
+}
+
 impl Tiling {
     /// Returns the sizes of a configuration's array.
     pub const fn of(hardware: &Hardware) -> Self {
@@ -63,6 +72,20 @@ impl Tiling {
         tokens.div_ceil(self.tokens)
     }
 
+    /// Divides tokens into as few bands as a buffer that holds `most` tiles of tokens allows, of
+    /// equally many tiles but for the last.
+    fn bands(self, tokens: u64, most: u64) -> impl Iterator<Item = Band> + Clone {
+        let tiles = self.token_tiles(tokens);
+        let size = tiles.div_ceil(tiles.div_ceil(most.max(1)));
+        (0..tiles.div_ceil(size)).map(move |band| {
+            let tile = band * size;
+            Band {
+                tile,
+                tokens: (tokens - tile * self.tokens).min(size * self.tokens),
+            }
+        })
+    }
+
     /// Returns the tokens of one tile of tokens.
     pub fn tile_tokens(self, tokens: u64, tile: u64) -> u64 {
         self.tokens.min(tokens - tile * self.tokens)
@@ -71,6 +94,23 @@ impl Tiling {
     /// Returns the tokens of each tile of tokens.
     pub fn token_sizes(self, tokens: u64) -> impl Iterator<Item = u64> + Clone {
         (0..self.token_tiles(tokens)).map(move |tile| self.tile_tokens(tokens, tile))
+    }
+}
+
+impl Hardware {
+    /// Divides tokens into bands whose patches, of `columns` values, `input` holds.
+    pub fn input_bands(&self, tokens: u64, columns: u64) -> impl Iterator<Item = Band> + Clone {
+        self.bands(tokens, columns, self.configuration().buffers.input)
+    }
+
+    /// Divides tokens into bands whose hidden layer, of `columns` values, `hidden` holds.
+    pub fn hidden_bands(&self, tokens: u64, columns: u64) -> impl Iterator<Item = Band> + Clone {
+        self.bands(tokens, columns, self.configuration().buffers.hidden)
+    }
+
+    fn bands(&self, tokens: u64, columns: u64, words: u64) -> impl Iterator<Item = Band> + Clone {
+        let columns = self.configuration().array.padded(columns);
+        Tiling::of(self).bands(tokens, words / columns)
     }
 }
 
@@ -91,5 +131,21 @@ mod tests {
         assert_eq!(rows, [(6, 0, 3), (1, 2, 3), (0, 1, 1)]);
         assert_eq!(tiling.row_tiles(0, 0).count(), 0);
         assert_eq!(tiling.token_sizes(11).collect::<Vec<_>>(), [5, 5, 1]);
+    }
+
+    #[test]
+    fn bands_are_few_and_of_equally_many_tiles() {
+        let tiling = Tiling {
+            tokens: 5,
+            pairs: 3,
+        };
+        let bands = |tokens, most| -> Vec<_> {
+            let bands = tiling.bands(tokens, most);
+            bands.map(|band| (band.tile, band.tokens)).collect()
+        };
+        assert_eq!(bands(23, 5), [(0, 23)]);
+        assert_eq!(bands(23, 4), [(0, 15), (3, 8)]);
+        assert_eq!(bands(23, 2), [(0, 10), (2, 10), (4, 3)]);
+        assert_eq!(bands(1, 7), [(0, 1)]);
     }
 }

@@ -401,7 +401,8 @@ impl Builder<'_> {
     fn fits(&self, embed: u64, inner: u64, hidden: u64) -> bool {
         let configuration = self.hardware.configuration();
         let shape = (configuration.array, configuration.lanes);
-        let needed = Buffers::of_sizes(&self.setting, embed, inner, hidden, shape);
+        let needed = Buffers::of_sizes(&self.setting, embed, inner, hidden, shape)
+            .least(self.setting.tokens(), configuration.array);
         let have = configuration.buffers.entries();
         (needed.entries().into_iter().zip(have)).all(|((_, n), (_, h))| n <= h)
     }

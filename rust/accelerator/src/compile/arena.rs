@@ -44,7 +44,10 @@ pub(super) fn write(
     residual.extend(i16s("position"));
     let residual = arena_layout::residual(&residual, config.embed, shape.tokens, shape.beat);
     arena.put(plan.residual, &residual);
-    whole(&mut arena, &plan.embed, &next(), Destination::Residual);
+    let embedding = next();
+    for (_, matrix) in &plan.embed {
+        whole(&mut arena, matrix, &embedding, Destination::Residual);
+    }
     for (i, (block, sizes)) in plan.blocks.iter().zip(&config.blocks).enumerate() {
         let name = |part: &str| format!("blocks.{i}.{part}");
         norm(&mut arena, 2 * i, &name("norm1"));
@@ -85,8 +88,11 @@ pub(super) fn write(
         norm(&mut arena, 2 * i + 1, &name("norm2"));
         let table = subnet.tensor(&name("gelu")).map_or(&[][..], |t| t.data());
         arena.put(block.table, table);
-        whole(&mut arena, &block.fc1, &next(), Destination::Hidden);
-        whole(&mut arena, &block.fc2, &next(), Destination::Residual);
+        let (fc1, fc2) = (next(), next());
+        for (_, mlp) in &block.mlp {
+            whole(&mut arena, &mlp.fc1, &fc1, Destination::Hidden);
+            whole(&mut arena, &mlp.fc2, &fc2, Destination::Residual);
+        }
     }
     norm(&mut arena, 2 * plan.blocks.len(), "norm");
     let class_of_logit = whole(&mut arena, &plan.head, &next(), Destination::Logit);

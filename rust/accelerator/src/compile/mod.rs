@@ -40,7 +40,7 @@ impl Program {
         };
         check(&outline.workload, hardware)?;
         let shape = Shape::of(hardware);
-        let plan = Plan::new(&outline, &shape);
+        let plan = Plan::new(&outline, hardware);
         let numbers = Numbers::of(subnet);
         let lists = segments(&outline, hardware, &plan, &numbers);
         encodable(&lists)?;
@@ -68,7 +68,7 @@ pub fn schedule(workload: &Workload, hardware: &Hardware) -> Result<Vec<List>> {
         workload: workload.clone(),
     };
     check(workload, hardware)?;
-    let plan = Plan::new(&outline, &Shape::of(hardware));
+    let plan = Plan::new(&outline, hardware);
     let lists = segments(&outline, hardware, &plan, &Numbers::unknown(workload));
     encodable(&lists)?;
     Ok(lists)
@@ -201,8 +201,8 @@ mod tests {
                 "lanes.exponential: is 171",
             ),
             (
-                error(|c| c.buffers.input -= 1),
-                "the input buffer needs 64 words a lane, 1 more than the 63",
+                error(|c| c.buffers.input = 15),
+                "the input buffer needs 16 words a lane, 1 more than the 15",
             ),
             (error(|c| c.buffers.hidden = 1), "the hidden buffer needs"),
         ] {

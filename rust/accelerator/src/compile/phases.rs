@@ -2,16 +2,17 @@
 
 use quasar_core::subnet::config::Pool;
 use quasar_hardware::packing::{Activation, Pair};
+use quasar_hardware::tiling::Band;
 use quasar_hardware::Hardware;
 
 use super::numbers::{Head, Numbers};
-use super::plan::{BlockPlan, Matrix, Outline, Plan};
+use super::plan::{BlockPlan, Matrix, MlpPlan, Outline, Plan};
 use crate::arena_layout::Transfer;
 use crate::isa::{
     Attend, Command, Context, Fill, Gemm, Kind, LayerNorm, Load, LoadEnd, Pooling, RowsCommand,
     Scores, Softmax, Source, Table, Target,
 };
-use crate::program::{List, Place, Segment};
+use crate::program::{input_transfers, List, Place, Segment};
 use crate::shape::Shape;
 
 /// The phases of a frame in one slot, in the making.
@@ -130,7 +131,7 @@ impl<'a> Phases<'a> {
         self.shape.padded(columns as usize) as u32
     }
 
-    /// Adds the norm before the next phase, and ends this phase.
+    /// Adds the norm before the next phase.
     fn norm(&mut self, tokens: u32, pool: Pooling) {
         self.stage = "norm";
         let phase = self.done.len();
@@ -149,7 +150,6 @@ impl<'a> Phases<'a> {
             epsilon,
         });
         self.load(Target::Gains, self.plan.norms[phase]);
-        self.end();
     }
 
     fn end(&mut self) {
@@ -172,43 +172,58 @@ impl<'a> Phases<'a> {
     fn embedding(&mut self) {
         let plan = self.plan;
         let (tokens, embed) = (self.tokens(), self.embed());
-        let tiles = tokens.div_ceil(self.lanes());
-        let word = self.shape.beats(self.shape.tokens) as u32;
-        self.stage = "patches";
-        self.push(Load {
-            target: Target::Patches,
-            input: true,
-            wait_array: true,
-            post_array: true,
-            frame: self.slot.into(),
-            beats: tiles * self.padded(plan.embed.columns) * word,
-            address: 0,
-        });
-        self.stage = "position";
-        self.push(Fill {
-            frame: self.slot.into(),
-            words: tiles * embed,
-        });
-        self.load(Target::Residual, plan.residual);
-        self.product(
-            "embedding",
-            &plan.embed,
-            Gemm {
-                source: Source::Input,
-                wait_load: true,
-                post_load: true,
-                ..Gemm::default()
-            },
-            RowsCommand {
-                kind: Kind::Residual,
-                moments: true,
-                tokens,
-                skip: self.outline.workload.setting.prefix_tokens as u32,
-                stride: embed,
-                ..RowsCommand::default()
-            },
+        let setting = self.outline.workload.setting;
+        let transfers = input_transfers(
+            self.hardware,
+            setting.tokens() as usize,
+            setting.patch_len as usize,
         );
-        self.norm(tokens, Pooling::None);
+        for ((band, matrix), (_, patches)) in plan.embed.iter().zip(transfers) {
+            self.stage = "patches";
+            self.push(Load {
+                target: Target::Patches,
+                input: true,
+                wait_array: true,
+                post_array: true,
+                begins: band.tile == 0,
+                frame: self.slot.into(),
+                beats: patches.beats,
+                address: patches.address,
+            });
+            if band.tile == 0 {
+                self.stage = "position";
+                self.push(Fill {
+                    frame: self.slot.into(),
+                    words: tokens.div_ceil(self.lanes()) * embed,
+                });
+                self.load(Target::Residual, plan.residual);
+            }
+            let first = band.tile as u32 * self.lanes();
+            self.product(
+                "embedding",
+                matrix,
+                Gemm {
+                    source: Source::Input,
+                    wait_load: true,
+                    post_load: true,
+                    tile: band.tile as u32,
+                    ..Gemm::default()
+                },
+                RowsCommand {
+                    kind: Kind::Residual,
+                    moments: true,
+                    tokens: band.tokens as u32,
+                    tile: band.tile as u32,
+                    skip: (setting.prefix_tokens as u32).saturating_sub(first),
+                    stride: embed,
+                    ..RowsCommand::default()
+                },
+            );
+            if band.tile == 0 {
+                self.norm(tokens, Pooling::None);
+            }
+        }
+        self.end();
     }
 
     fn attention_half(&mut self, i: usize, block: &BlockPlan) {
@@ -258,9 +273,13 @@ impl<'a> Phases<'a> {
                 source: Source::Query,
                 ..Gemm::default()
             },
-            needed,
+            Band {
+                tile: 0,
+                tokens: needed.into(),
+            },
         );
         self.norm(needed, Pooling::None);
+        self.end();
     }
 
     /// Adds the attention tiles: (head, tile of tokens). The array makes the scores of the next
@@ -341,19 +360,21 @@ impl<'a> Phases<'a> {
     }
 
     /// Adds a product of what the drain stored tile by tile; its result is added to the residual.
-    fn residual(&mut self, stage: &'static str, matrix: &Matrix, gemm: Gemm, tokens: u32) {
+    fn residual(&mut self, stage: &'static str, matrix: &Matrix, gemm: Gemm, band: Band) {
         let stride = self.embed();
         self.product(
             stage,
             matrix,
             Gemm {
                 wait_drain_tiles: true,
+                tile: band.tile as u32,
                 ..gemm
             },
             RowsCommand {
                 kind: Kind::Residual,
                 moments: true,
-                tokens,
+                tokens: band.tokens as u32,
+                tile: band.tile as u32,
                 stride,
                 ..RowsCommand::default()
             },
@@ -361,45 +382,51 @@ impl<'a> Phases<'a> {
     }
 
     fn mlp_half(&mut self, i: usize, block: &BlockPlan) {
-        let tokens = self.outline.needed(i);
-        self.stage = "table";
-        self.push(Table {});
-        self.load(Target::Table, block.table);
-        self.product(
-            "fc1",
-            &block.fc1,
-            Gemm {
-                source: Source::Normed,
-                frame: self.slot.into(),
-                wait_norm: true,
-                ..Gemm::default()
-            },
-            RowsCommand {
-                kind: Kind::Codes,
-                table: true,
-                post_tiles: true,
-                tokens,
-                zero_point: self.numbers.zero_points[i],
-                stride: self.padded(block.fc2.columns),
-                ..RowsCommand::default()
-            },
-        );
         let last = i + 1 == self.plan.blocks.len();
-        self.residual(
-            "fc2",
-            &block.fc2,
-            Gemm {
-                source: Source::Hidden,
-                ..Gemm::default()
-            },
-            tokens,
-        );
         let pool = match self.outline.workload.setting.pool {
             Pool::Mean if last => Pooling::Before,
             Pool::MeanAfterNorm if last => Pooling::After,
             _ => Pooling::None,
         };
-        self.norm(tokens, pool);
+        self.stage = "table";
+        self.push(Table {});
+        self.load(Target::Table, block.table);
+        for (band, MlpPlan { fc1, fc2 }) in &block.mlp {
+            self.product(
+                "fc1",
+                fc1,
+                Gemm {
+                    source: Source::Normed,
+                    frame: self.slot.into(),
+                    wait_norm: true,
+                    tile: band.tile as u32,
+                    ..Gemm::default()
+                },
+                RowsCommand {
+                    kind: Kind::Codes,
+                    table: true,
+                    post_tiles: true,
+                    tokens: band.tokens as u32,
+                    tile: band.tile as u32,
+                    zero_point: self.numbers.zero_points[i],
+                    stride: self.padded(fc2.columns),
+                    ..RowsCommand::default()
+                },
+            );
+            self.residual(
+                "fc2",
+                fc2,
+                Gemm {
+                    source: Source::Hidden,
+                    ..Gemm::default()
+                },
+                *band,
+            );
+            if band.tile == 0 {
+                self.norm(self.outline.needed(i), pool);
+            }
+        }
+        self.end();
     }
 
     fn head(&mut self) {

@@ -1,8 +1,9 @@
 //! Gives each transfer its place in the arena, from sizes and row widths alone.
 
 use quasar_core::subnet::config::Pool;
+use quasar_hardware::tiling::Band;
 use quasar_hardware::workload::{RowWidths, Setting};
-use quasar_hardware::Workload;
+use quasar_hardware::{Hardware, Workload};
 
 use crate::arena_layout::{Cursor, Transfer};
 use crate::program::NetworkSizes;
@@ -79,6 +80,12 @@ pub(super) struct BlockPlan {
     pub(super) qkv: [Matrix; 2],
     pub(super) proj: Matrix,
     pub(super) table: Transfer,
+    /// The MLP of each band of tokens.
+    pub(super) mlp: Vec<(Band, MlpPlan)>,
+}
+
+/// Places of the transfers of a band's MLP.
+pub(super) struct MlpPlan {
     pub(super) fc1: Matrix,
     pub(super) fc2: Matrix,
 }
@@ -86,16 +93,19 @@ pub(super) struct BlockPlan {
 /// Places of a frame's transfers in the arena, in the order in which the frame reads them.
 pub(super) struct Plan {
     pub(super) residual: Transfer,
-    pub(super) embed: Matrix,
+    /// The patch embedding of each band of tokens.
+    pub(super) embed: Vec<(Band, Matrix)>,
     pub(super) blocks: Vec<BlockPlan>,
-    /// Gains of the norm before each phase except the first.
+    /// Gains of the norm before each phase except the first. They come after the transfers of the
+    /// first band before it, so that the norm need not wait for the others.
     pub(super) norms: Vec<Transfer>,
     pub(super) head: Matrix,
     pub(super) beats: usize,
 }
 
 impl Plan {
-    pub(super) fn new(outline: &Outline, shape: &Shape) -> Self {
+    pub(super) fn new(outline: &Outline, hardware: &Hardware) -> Self {
+        let shape = &Shape::of(hardware);
         let Workload {
             setting,
             embed,
@@ -109,8 +119,14 @@ impl Plan {
         let gains = shape.beats(4 * embed as usize);
         let words = (setting.tokens() as usize).div_ceil(shape.tokens) * embed as usize;
         let residual = cursor.take(words * shape.beats(2 * shape.tokens));
-        let first = Matrix::new(cursor, shape, patch_rows, setting.patch_len);
-        let mut norms = vec![cursor.take(gains)];
+        let (mut embedding, mut norms) = (Vec::new(), Vec::new());
+        for band in hardware.input_bands(setting.tokens(), setting.patch_len) {
+            let matrix = Matrix::new(cursor, shape, patch_rows, setting.patch_len);
+            embedding.push((band, matrix));
+            if band.tile == 0 {
+                norms.push(cursor.take(gains));
+            }
+        }
         let blocks = blocks.iter().enumerate().map(|(i, block)| {
             let parts = if outline.split(i) {
                 [block.key.plus(block.value), block.query]
@@ -122,21 +138,27 @@ impl Plan {
             let proj = Matrix::new(cursor, shape, block.proj, inner);
             norms.push(cursor.take(gains));
             let table = cursor.take(shape.beats(256));
-            let fc1 = Matrix::new(cursor, shape, block.fc1, embed);
-            let fc2 = Matrix::new(cursor, shape, block.fc2, block.hidden);
-            norms.push(cursor.take(gains));
+            let needed = u64::from(outline.needed(i));
+            let bands = hardware.hidden_bands(needed, block.hidden).map(|band| {
+                let fc1 = Matrix::new(cursor, shape, block.fc1, embed);
+                let fc2 = Matrix::new(cursor, shape, block.fc2, block.hidden);
+                if band.tile == 0 {
+                    norms.push(cursor.take(gains));
+                }
+                (band, MlpPlan { fc1, fc2 })
+            });
+            let mlp = bands.collect();
             BlockPlan {
                 qkv,
                 proj,
                 table,
-                fc1,
-                fc2,
+                mlp,
             }
         });
         let blocks = blocks.collect();
         Self {
             residual,
-            embed: first,
+            embed: embedding,
             blocks,
             norms,
             head: Matrix::new(cursor, shape, head_rows, embed),

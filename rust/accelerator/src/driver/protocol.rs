@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use quasar_core::error::{Error, Result};
 
 use super::{Driver, InFlight, Reading, StoredSegment, FETCH_PAUSES};
-use crate::isa::{change_key, ABI, AP_IDLE, AP_START, MAGIC, PORT_BYTES};
+use crate::isa::{ABI, AP_IDLE, AP_START, MAGIC, PORT_BYTES};
 use crate::program::Segment;
 use crate::transport::{register, Transport};
 
@@ -106,10 +106,8 @@ impl<T: Transport> Driver<T> {
     pub(super) fn write_input(&mut self, frame: &mut InFlight) -> Result<()> {
         self.nonce = self.nonce.wrapping_add(1).max(1);
         let old = std::mem::replace(&mut frame.nonce, self.nonce);
-        change_key(
-            self.program.input_check(&mut frame.job.input),
-            old ^ self.nonce,
-        );
+        self.program
+            .change_input_key(&mut frame.job.input, old ^ self.nonce);
         let offset = self.arena_bytes + frame.input * self.input_bytes;
         self.write_stripes(&frame.job.input, offset, self.input_bytes)
     }

@@ -124,13 +124,18 @@ impl<'a> Checker<'a> {
             "patches alone are the frame's input",
         )?;
         if c.input {
-            let beats = self.program.input_bytes() / self.shape.beat - 1;
+            let transfers = self.program.input_transfers();
             ensure(
-                (c.address, c.beats as usize) == (0, beats),
-                "the patches are not all",
+                transfers.iter().any(|(_, transfer)| {
+                    (c.address, c.beats) == (transfer.address, transfer.beats)
+                }),
+                "the patches are not those of a band",
             )?;
         }
-        Ok(())
+        ensure(
+            c.begins == (c.input && c.address == 0),
+            "the first patches begin a frame",
+        )
     }
 
     pub(super) fn gemm(&self, c: Gemm, slot: u32) -> Result<(), String> {
@@ -158,8 +163,9 @@ impl<'a> Checker<'a> {
             Source::Query => (buffers.query, false),
             Source::Hidden => (buffers.hidden, false),
         };
+        let before = if normed { u64::from(c.tile) } else { 0 };
         ensure(
-            self.tiles(c.tokens) * self.padded(c.columns) <= words,
+            (before + self.tiles(c.tokens)) * self.padded(c.columns) <= words,
             "it reads beyond its source",
         )?;
         let row_tiles = self.shape.row_tiles(c.rows4, c.rows8).count();
@@ -192,7 +198,11 @@ impl<'a> Checker<'a> {
             (c.kind == Kind::Logits) == (c.stride == 0),
             "the stride is wrong",
         )?;
-        let skip = if residual && first { sizes.prefix } else { 0 };
+        let skip = if residual && first {
+            (sizes.prefix).saturating_sub(c.tile as usize * self.shape.tokens)
+        } else {
+            0
+        };
         if c.kind == Kind::Codes {
             self.whole_words(&[c.stride])?;
         }
@@ -201,7 +211,10 @@ impl<'a> Checker<'a> {
             !residual || c.stride as usize == sizes.embed,
             "the stride is not the embedding's",
         )?;
-        ensure(!first || c.tokens == tokens, "the embedding has all tokens")?;
+        ensure(
+            !first || c.tile as usize * self.shape.tokens + c.tokens as usize <= sizes.tokens,
+            "the embedding has more tokens than the network",
+        )?;
         ensure(
             [0, ((1 << 20) + tokens / 2) / tokens].contains(&c.reciprocal),
             "the reciprocal is wrong",

@@ -36,7 +36,11 @@ impl Machine<'_> {
                 place == column && usize::from(row.value_bank) < s.value_banks,
                 "a row's block and bank are not its column's",
             )?;
-            let cell = tile * stride + column;
+            let cell = if c.kind == Kind::Residual {
+                (c.tile as usize + tile) * stride + column
+            } else {
+                tile * stride + column
+            };
             let cascade = s.cascade as u64;
             let within = |words: u64, address: usize| {
                 ensure(
@@ -80,7 +84,8 @@ impl Machine<'_> {
                 }
                 Destination::Hidden => {
                     within(buffers.hidden, cell)?;
-                    (Memory::Hidden, cell, layout("hidden", c.stride))
+                    let sizes = [c.stride, c.tile, 0, 0, 0, 0];
+                    (Memory::Hidden, cell, tag.of("hidden", sizes))
                 }
                 Destination::Residual => {
                     within(buffers.residual, cell)?;
@@ -153,7 +158,10 @@ impl Machine<'_> {
             Target::Gains => GAINS,
             Target::Patches => {
                 let words = beats / s.beats(s.tokens);
-                let patches = tag.of("patches", [0; 6]);
+                let bands = self.program.input_transfers();
+                let band = bands.iter().find(|(_, band)| band.address == c.address);
+                let tile = band.map_or(u32::MAX, |(band, _)| band.tile as u32);
+                let patches = tag.of("patches", [tile, 0, 0, 0, 0, 0]);
                 steps.push(Step::Write(
                     Memory::Input,
                     0,
@@ -184,16 +192,22 @@ impl Machine<'_> {
         let (s, columns) = (self.shape, c.columns as usize);
         let padded = s.padded(columns);
         let mut steps = Vec::new();
+        let patches = tag.of("patches", [c.tile, 0, 0, 0, 0, 0]);
         if c.wait_load {
-            steps.push(Step::Take(LOAD_TO_ARRAY, 1, tag.of("patches", [0; 6])));
+            steps.push(Step::Take(LOAD_TO_ARRAY, 1, patches));
         }
         wait_drain(&mut steps, c.wait_drain, tag);
         let layout = [padded as u32, 0, 0, 0, 0, 0];
-        let (memory, expected) = match c.source {
-            Source::Input => (Memory::Input, tag.of("patches", [0; 6])),
-            Source::Normed => (Memory::Normed(c.frame), tag.before().of("normed", layout)),
-            Source::Query => (Memory::Query, tag.of("context", layout)),
-            Source::Hidden => (Memory::Hidden, tag.of("hidden", layout)),
+        let of_band = [padded as u32, c.tile, 0, 0, 0, 0];
+        let (memory, first, expected) = match c.source {
+            Source::Input => (Memory::Input, 0, patches),
+            Source::Normed => (
+                Memory::Normed(c.frame),
+                c.tile as usize,
+                tag.before().of("normed", layout),
+            ),
+            Source::Query => (Memory::Query, 0, tag.of("context", layout)),
+            Source::Hidden => (Memory::Hidden, 0, tag.of("hidden", of_band)),
         };
         let row_tiles = s.row_tiles(c.rows4, c.rows8);
         for (row_tile, rows) in row_tiles.enumerate() {
@@ -213,12 +227,13 @@ impl Machine<'_> {
                 }
                 steps.push(Step::Read(
                     memory,
-                    tile * padded,
+                    (first + tile) * padded,
                     columns,
                     expected,
                     tokens as u32,
                 ));
                 let count = rows.rows() as usize * s.groups(tokens);
+                let tile = c.tile as usize + tile;
                 steps.push(Step::Give(SUMS, count, sums(tag, rows, tile, tokens), 0));
             }
         }
@@ -300,7 +315,8 @@ impl Machine<'_> {
             steps.push(Step::Parameters(rows.rows() as usize));
             for (tile, tokens) in s.token_tiles(c.tokens).enumerate() {
                 let count = rows.rows() as usize * s.groups(tokens);
-                steps.push(Step::Take(SUMS, count, sums(tag, rows, tile, tokens)));
+                let whole = c.tile as usize + tile;
+                steps.push(Step::Take(SUMS, count, sums(tag, rows, whole, tokens)));
                 steps.push(Step::Store(*c, tile, tokens, tag));
                 if c.kind == Kind::Logits {
                     steps.push(Step::Give(
@@ -311,7 +327,7 @@ impl Machine<'_> {
                     ));
                 }
                 if row_tile == last && c.moments {
-                    let moments = moments(tag, tile, tokens);
+                    let moments = moments(tag, whole, tokens);
                     steps.push(Step::Give(MOMENTS, s.groups(tokens), moments, 0));
                 }
                 if row_tile == last && c.post_tiles {

@@ -69,10 +69,7 @@ pub fn multipliers(hardware: &Hardware) -> Vec<Multiplier> {
         site("norm", "reciprocal", (16, 16), m, configured),
         site("norm", "gain", (16, 16), m, configured),
         site("norm", "square of a mean", (16, 16), 1, true),
-        site("norm", "address of residuals", (12, 12), 1, true),
-        site("norm", "address of codes", (12, 12), 1, true),
         site("softmax", "difference", (26, 25), e, configured),
-        site("plan", "address of queries", (12, 14), 1, true),
-        site("plan", "address of values", (14, 12), 1, true),
+        site("plan", "address of a command", (14, 14), 1, true),
     ]
 }
