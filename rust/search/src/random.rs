@@ -5,9 +5,11 @@
 #[derive(Clone, Debug)]
 pub struct SplitMix64(u64);
 
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+/// The increment: 2^64 over the golden ratio.
+pub(crate) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-fn mix(x: u64) -> u64 {
+/// Finalizes a state.
+pub(crate) const fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)

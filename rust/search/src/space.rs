@@ -18,6 +18,8 @@ use quasar_hardware::settings;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::random::{self, GOLDEN};
+
 /// The matrices of a block whose 8-bit fractions are chosen, in the order of a frame's path.
 pub const MATRICES: [&str; 4] = ["qkv", "proj", "fc1", "fc2"];
 /// Choices of a gene, at most.
@@ -462,15 +464,9 @@ impl Space {
     }
 }
 
-/// 2^64 over the golden ratio: the increment of `SplitMix64` (Steele, Lea and Flood 2014).
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// The finalizer of `SplitMix64`, after one increment.
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(GOLDEN);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+/// Returns the first output of `SplitMix64` from this state.
+fn mix(state: u64) -> u64 {
+    random::mix(state.wrapping_add(GOLDEN))
 }
 
 fn position<T: PartialEq>(choices: &[T], value: &T) -> Option<u8> {
