@@ -16,6 +16,7 @@ constexpr unsigned CHECK_POLYNOMIAL = 0xedb88320;
 constexpr unsigned PORT_BYTES = 16;
 constexpr unsigned MAX_PORTS = 4;
 constexpr unsigned ROW_BYTES = 16;
+constexpr unsigned MAX_TOKENS = 1024;
 constexpr unsigned TRANSFERS_AHEAD = 4;
 
 // Units.
@@ -112,6 +113,13 @@ constexpr unsigned load_ARENA3 = 0x20034;
 constexpr unsigned load_SEED = 0x20040;
 constexpr unsigned reset = 0x30000;
 } // namespace reg
+
+// Bits of a kernel's register AP_CTRL.
+namespace ap_ctrl {
+constexpr unsigned START = 1;
+constexpr unsigned DONE = 2;
+constexpr unsigned IDLE = 4;
+} // namespace ap_ctrl
 
 // Receiver of a transfer's beats (`Load`).
 namespace target {

@@ -15,11 +15,11 @@
 
 namespace {
 
+namespace ap_ctrl = isa::ap_ctrl;
 namespace reg = isa::reg;
 
-constexpr unsigned BEAT = 16 * config::PORTS;
+constexpr unsigned BEAT = sizeof(beat_t);
 constexpr unsigned T = config::TOKENS, P = config::PAIRS;
-constexpr unsigned AP_START = 1, AP_DONE = 2, AP_IDLE = 4;
 
 // Sizes: three tiles of tokens, ragged tiles of rows; the first token has its residual from memory.
 constexpr unsigned N = 2 * T + (T + 1) / 2, K = 9, D = 2 * P + 5, CLASSES = P + 3, SKIP = 1,
@@ -323,7 +323,7 @@ public:
     for (unsigned port = 0; port < config::PORTS; ++port)
       write_address(ARENAS[port], stripes_[port]);
     write(reg::load_SEED, ARENA_SEED);
-    write(reg::load_CTRL, AP_START);
+    write(reg::load_CTRL, ap_ctrl::START);
     write(reg::store_GIE, 1);
     write(reg::store_IER, 1);
   }
@@ -345,9 +345,9 @@ public:
     write(reg::fetch_COUNT, count);
     write(reg::fetch_INPUT, input);
     write(reg::fetch_SEED, SEED);
-    write(reg::fetch_CTRL, AP_START);
+    write(reg::fetch_CTRL, ap_ctrl::START);
     const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(patience_ms);
-    while ((read(reg::fetch_CTRL) & AP_IDLE) == 0) {
+    while ((read(reg::fetch_CTRL) & ap_ctrl::IDLE) == 0) {
       if (*qsim_trap(device_) != 0 || std::chrono::steady_clock::now() > end)
         return false;
     }
@@ -380,7 +380,7 @@ public:
   void start_store() {
     write_address(reg::store_OUTPUT, output_);
     write(reg::store_COUNT, CLASSES);
-    write(reg::store_CTRL, AP_START);
+    write(reg::store_CTRL, ap_ctrl::START);
   }
 
   // Returns true if the interrupt came, and clears it.
@@ -456,11 +456,12 @@ void registers_behave(Verdict& verdict, Host& host) {
           host.read(reg::fetch_HASH_HIGH) == config::HASH_HIGH && host.read(reg::fetch_ERROR) == 0,
       "the identity");
   host.frame();
-  verdict.equal(host.read(reg::store_CTRL) & (AP_DONE | AP_IDLE), AP_DONE | AP_IDLE,
-                "done and idle");
-  verdict.equal(host.read(reg::store_CTRL) & (AP_DONE | AP_IDLE), AP_IDLE,
+  verdict.equal(host.read(reg::store_CTRL) & (ap_ctrl::DONE | ap_ctrl::IDLE),
+                ap_ctrl::DONE | ap_ctrl::IDLE, "done and idle");
+  verdict.equal(host.read(reg::store_CTRL) & (ap_ctrl::DONE | ap_ctrl::IDLE), ap_ctrl::IDLE,
                 "done is cleared by reading");
-  verdict.equal(host.read(reg::load_CTRL) & (AP_START | AP_IDLE), AP_START, "load runs");
+  verdict.equal(host.read(reg::load_CTRL) & (ap_ctrl::START | ap_ctrl::IDLE), ap_ctrl::START,
+                "load runs");
   verdict.equal(host.read(reg::store_ISR), 0u, "its interrupt was cleared by writing 1");
   host.write(reg::store_ISR, 1);
   verdict.equal(host.read(reg::store_ISR), 1u, "and is set by writing 1: it toggles");
@@ -470,7 +471,7 @@ void registers_behave(Verdict& verdict, Host& host) {
   host.start_store();
   host.segment(0u);
   host.segment(2u);
-  for (unsigned i = 0; i < 2000 && (host.read(reg::store_CTRL) & AP_IDLE) == 0; ++i)
+  for (unsigned i = 0; i < 2000 && (host.read(reg::store_CTRL) & ap_ctrl::IDLE) == 0; ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   verdict.expect(!host.interrupted(0), "no interrupt where it is not enabled");
   verdict.equal(host.read(reg::store_ISR), 1u, "though its status is set");
@@ -496,7 +497,7 @@ void caches_are_two_copies(Verdict& verdict, Host& host) {
   host.interrupted();
   verdict.expect(!host.holds(before), "without an invalidate the host sees what was there");
   verdict.expect(!host.sound() && host.holds(before),
-                 "without a flush the device sees what was there, and its nonce tells");
+                 "without a flush the device sees what was there, as its nonce shows");
   verdict.equal(qsim_flush(host.device(), host.output(), Host::OUTPUT + 1), -1,
                 "a range beyond its allocation");
   verdict.equal(qsim_invalidate(host.device(), 0, 64), -1, "a range of nothing");
@@ -526,7 +527,7 @@ void faults_hit_one_frame(Verdict& verdict, Host& host) {
       inject(kind, after);
       sound_before();
       verdict.expect(!run().first, std::string(kind) + ": no interrupt");
-      verdict.equal((host.read(reg::store_CTRL) & AP_DONE) != 0,
+      verdict.equal((host.read(reg::store_CTRL) & ap_ctrl::DONE) != 0,
                     std::strcmp(kind, "lost_interrupt") == 0, std::string(kind) + ": done");
       verdict.equal(host.trap().empty(), std::strcmp(kind, "bus_error") != 0,
                     std::string(kind) + ": a trap");
@@ -562,7 +563,7 @@ void faults_hit_one_frame(Verdict& verdict, Host& host) {
     const auto wanted = host.prepare(0);
     host.read(reg::store_CTRL);
     host.start_store();
-    verdict.expect(host.interrupted() && (host.read(reg::store_CTRL) & AP_DONE) == 0,
+    verdict.expect(host.interrupted() && (host.read(reg::store_CTRL) & ap_ctrl::DONE) == 0,
                    "an interrupt before the end");
     host.segment(0u);
     host.segment(2u);

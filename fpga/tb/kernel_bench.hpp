@@ -14,8 +14,8 @@
 
 namespace bench {
 
-// Tokens of the longest sequence that a subnet may have, which the counters must hold.
-constexpr unsigned MAX_TOKENS = 1024;
+// The counters must hold the tokens of the longest sequence that a subnet may have.
+using isa::MAX_TOKENS;
 static_assert(MAX_TOKENS <= most<decltype(isa::LayerNorm::tokens)>);
 
 // FNV-1a over numbers.

@@ -90,7 +90,7 @@ inline std::vector<RowTile> row_tiles(const std::vector<MatrixRow>& rows) {
 
 // The arena in logical order, and its stripes.
 class Arena {
-  static constexpr size_t BEAT = 16 * config::PORTS;
+  static constexpr size_t BEAT = sizeof(beat_t);
   std::vector<uint8_t> bytes_;
 
 public:

@@ -11,7 +11,7 @@ namespace {
 
 namespace target = isa::target;
 
-constexpr unsigned BEAT = 16 * config::PORTS;
+constexpr unsigned BEAT = sizeof(beat_t);
 
 std::vector<uint8_t> noise(Random& random, size_t bytes) {
   std::vector<uint8_t> data(bytes);

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use quasar_core::subnet::config::MAX_TOKENS;
 use quasar_hardware::configuration::{key_banks, value_banks, Multipliers};
 use quasar_hardware::declared::{array, TRANSFERS_AHEAD};
 use quasar_hardware::tiling::{RowTile, Tiling};
@@ -13,9 +14,9 @@ use quasar_hardware::Hardware;
 use crate::identity::configuration_hash;
 use crate::isa::{
     pass_lsb, trailer, Field, Form, Operation, Position, RowField, Unit, Values, ABI, ACTIVATIONS,
-    CHECK_POLYNOMIAL, CHECK_WORD, COMMAND_WORDS, FIELD_WORDS, HEAD_BITS, MAGIC, MAX_PORTS,
-    OPERANDS, OPERATIONS, PASS_BITS, PASS_FIELDS, PORT_BYTES, QUEUES, REGISTERS, ROW_BYTES,
-    ROW_FIELDS, VALUES,
+    AP_DONE, AP_IDLE, AP_START, CHECK_POLYNOMIAL, CHECK_WORD, COMMAND_WORDS, FIELD_WORDS,
+    HEAD_BITS, MAGIC, MAX_PORTS, OPERANDS, OPERATIONS, PASS_BITS, PASS_FIELDS, PORT_BYTES, QUEUES,
+    REGISTERS, ROW_BYTES, ROW_FIELDS, VALUES,
 };
 
 /// Names constants of the array's timing.
@@ -47,6 +48,7 @@ pub fn isa_header() -> String {
         ("PORT_BYTES", PORT_BYTES.to_string()),
         ("MAX_PORTS", MAX_PORTS.to_string()),
         ("ROW_BYTES", ROW_BYTES.to_string()),
+        ("MAX_TOKENS", MAX_TOKENS.to_string()),
         ("TRANSFERS_AHEAD", TRANSFERS_AHEAD.to_string()),
     ] {
         let _ = writeln!(text, "constexpr unsigned {name} = {value};");
@@ -81,6 +83,11 @@ pub fn isa_header() -> String {
         "reg",
         "Offsets of the registers.",
         &offsets.collect::<Vec<_>>(),
+    );
+    text += &constants(
+        "ap_ctrl",
+        "Bits of a kernel's register AP_CTRL.",
+        &[("START", AP_START), ("DONE", AP_DONE), ("IDLE", AP_IDLE)],
     );
     for Values {
         name,

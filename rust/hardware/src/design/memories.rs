@@ -1,5 +1,7 @@
 //! Lists the on-chip memories: between kernels, and inside them.
 
+use quasar_core::subnet::config::MAX_EMBED;
+
 use crate::boards::Board;
 use crate::configuration::{key_banks, value_banks, Hardware};
 use crate::declared::array;
@@ -100,7 +102,7 @@ const NARROW: u64 = 120;
 
 /// Columns of the largest `LayerNorm` of a configuration.
 pub fn max_embed(hardware: &Hardware) -> u64 {
-    hardware.configuration().buffers.norm.min(1024)
+    hardware.configuration().buffers.norm.min(MAX_EMBED as u64)
 }
 
 /// Lists the memories of a configuration, each with its kind of RAM.
@@ -274,9 +276,9 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
 }
 
 /// Assigns the kinds of RAM to the memories that are not fixed: LUT RAM to shallow ones, block RAM
-/// to the others. Where the block RAM does not suffice beside `taken` blocks, first those that save
-/// most block RAM for an `UltraRAM` move to these, then moderate ones of fewest LUTs for a block
-/// move to LUT RAM.
+/// to the others. Where these and the `taken` blocks together exceed the block RAM, memories move
+/// away: first to `UltraRAM` those that save most block RAM for each, then to LUT RAM moderate ones
+/// that take fewest LUTs for each block.
 fn assign(memories: &mut [Memory], board: &Board, taken: u64) {
     let family = Family::of(board.dsp_kind);
     let usable = board.usable();
