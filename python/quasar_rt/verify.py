@@ -65,7 +65,7 @@ def verify(
     checks = [Check("oracle", None, "equal", len(inputs), "the reference")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UntrainedWarning)
-        checks.append(_check_atoms(subnet, seen))
+        checks.append(_check_nibbles(subnet, seen))
         for tier in cpu().tiers:
             for threads in (1, 2):
                 if tier.supported:
@@ -108,12 +108,12 @@ def _difference(engine: Engine, inputs: list[ImageLike], expected: list[npt.NDAr
     return ""
 
 
-def _check_atoms(subnet: Subnet, images: list[Pixels]) -> Check:
+def _check_nibbles(subnet: Subnet, images: list[Pixels]) -> Check:
     """Compares the layers' outputs by nibbles with the scalar tier's, which `_check_tier` compares with the oracle."""
     engine = NativeEngine(subnet._inner, 1, "scalar", None)
     compared = 0
     for place, image in enumerate(images):
-        for layer, values, wrong in engine.check_atoms(subnet._inner, image):
+        for layer, values, wrong in engine.check_nibbles(subnet._inner, image):
             compared += values
             if wrong:
                 return Check(

@@ -309,7 +309,7 @@ for name, call in {
     "infer": lambda: engine.infer(image),
     "batch": lambda: engine.infer_batch([image]),
     "profile": lambda: engine.profile(image),
-    "atoms": lambda: engine._engine.check_atoms(subnet._inner, image),
+    "nibbles": lambda: engine._engine.check_nibbles(subnet._inner, image),
 }.items():
     print(name, flush=True)
     try:
@@ -327,7 +327,7 @@ def test_ctrl_c_ends_a_frame_that_would_take_minutes(threads):
         watchdog = threading.Timer(60, process.kill)
         watchdog.start()
         try:
-            for call in ("infer", "batch", "profile", "atoms"):
+            for call in ("infer", "batch", "profile", "nibbles"):
                 assert process.stdout.readline() == f"{call}\n"
                 threading.Event().wait(0.2)
                 process.send_signal(signal.SIGINT)

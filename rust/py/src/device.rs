@@ -231,8 +231,8 @@ impl Transport for Callback {
 /// Accelerators that engines have opened.
 static OPENED: Mutex<Vec<Weak<dyn Device>>> = Mutex::new(Vec::new());
 
-/// Remembers an accelerator for [`shut_down_devices`].
-pub fn remember(device: &Arc<dyn Device>) {
+/// Registers an accelerator for [`shut_down_devices`].
+pub fn register(device: &Arc<dyn Device>) {
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     opened.retain(|device| device.strong_count() > 0);
     opened.push(Arc::downgrade(device));

@@ -38,7 +38,7 @@ type Output<'py> = (
 /// An output, then the nanoseconds of preprocessing and of the network.
 type Timed<'py> = (Output<'py>, u64, u64);
 
-/// Idle preprocessors, at most.
+/// Largest number of preprocessors that are kept idle.
 const MOST_PREPARING: usize = 4;
 
 /// A device with a subnet.
@@ -279,14 +279,14 @@ impl Engine {
     /// Compares every linear layer's outputs, computed from the accelerator's 4-bit nibbles, with
     /// this engine's, for one preprocessed image. Returns for each layer its name, the outputs
     /// compared and those that differ.
-    fn check_atoms(
+    fn check_nibbles(
         &self,
         py: Python<'_>,
         subnet: &Subnet,
         image: PyReadonlyArray3<'_, u8>,
     ) -> PyResult<Vec<(String, usize, usize)>> {
         let (subnet, image) = (&subnet.subnet, image.as_slice()?);
-        let cpu = self.cpu("4-bit atoms are compared")?;
+        let cpu = self.cpu("nibbles are compared")?;
         let checks = py.detach(|| {
             interruptible(|cancel| {
                 nibble_check::check(subnet, image, &cpu.trace(image, cancel)?, cancel)
@@ -347,7 +347,7 @@ impl Engine {
         device: quasar_core::Result<Arc<dyn Device>>,
     ) -> PyResult<Self> {
         let device = device.map_err(to_py)?;
-        device::remember(&device);
+        device::register(&device);
         Ok(Self {
             device: Mutex::new(Some(device)),
             transport: None,
