@@ -156,7 +156,7 @@ class Engine:
     def infer_batch(
         self, images: Iterable[ImageLike], *, format: str | None = None, top_k: int = 5
     ) -> list[Prediction]:
-        """Classifies many pictures, several at a time: one on each thread, or two on an accelerator.
+        """Classifies many pictures, several at a time: one on each thread, or as many as keep an accelerator busy.
 
         Args:
             images: any iterable of what `infer` takes. It is read a piece at a time, so it may be long.
@@ -236,7 +236,7 @@ class Engine:
         self, images: Iterable[ImageLike], format: str | None, top_k: int, ahead: int
     ) -> Generator[Prediction, None, None]:
         if self._accelerated:
-            # Each frame begins as soon as it is decoded, so that the accelerator has two frames whenever there are two.
+            # Each frame begins as soon as it is decoded, so that the accelerator is busy whenever images wait.
             with closing(_ahead(partial(self._begin, format=format), images, ahead)) as frames:
                 for frame, decode_ms in frames:
                     self._open(top_k)

@@ -34,10 +34,15 @@ class Layer:
     cycles: int
     """Sum of the five cycle counts that follow."""
     accumulate: int
+    """Cycles in which the array multiplies."""
     drain_stall: int
+    """Cycles in which the array waits for requantizing lanes."""
     weight_stall: int
+    """Cycles in which the array waits for weights."""
     wait: int
+    """Cycles in which the array waits for the result of another stage."""
     gap: int
+    """Cycles between commands."""
     bytes: int
     """Weights and row parameters from memory."""
     share: float
@@ -82,7 +87,7 @@ class Estimate:
     board: str
     clock_mhz: float
     frames: int
-    """Frames in flight."""
+    """Frames that take turns on the array: the configuration's `frames`."""
     layers: tuple[Layer, ...]
     """Stages on the array, in the order of a frame's path."""
     vector: tuple[VectorStage, ...]

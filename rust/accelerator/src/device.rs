@@ -28,7 +28,8 @@ pub trait Device: Send + Sync {
     fn begin(&self, image: &ImageView) -> Result<PendingFrame>;
 
     /// Returns the number of frames that keep the device busy. A caller with many images begins
-    /// that number before it waits for the first.
+    /// that number before it waits for the first. The number is that of the host; the hardware
+    /// configuration's `frames` counts those that take turns on the array.
     fn in_flight(&self) -> usize;
 
     /// Preprocesses and runs one image to `logits` (one for each class).
@@ -133,7 +134,7 @@ impl Device for Executor {
     }
 }
 
-/// Idle workspaces, at most.
+/// Largest number of workspaces that are kept idle.
 const MOST_IDLE: usize = 4;
 
 /// Memory for the preprocessing of one image.

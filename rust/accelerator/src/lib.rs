@@ -12,9 +12,9 @@
 //! | [`shape`] | holds the sizes of the array and its memories | [`shape::Shape`] |
 //! | [`schedule_check`] | proves that no order of the units stops or races | [`schedule_check::Report`] |
 //! | [`transport`] | declares access to registers, memory and interrupt | [`transport::Transport`] |
+//! | [`sim`] | implements [`transport::Transport`] for the simulated device | [`sim::Sim`] |
+//! | [`uio`] | implements [`transport::Transport`] for this machine's FPGA | [`uio::Uio`] |
 //! | [`faulty`] | spoils single accesses of a transport, for tests | [`faulty::Faulty`] |
-//! | [`sim`] | implements it for the simulated device | [`sim::Sim`] |
-//! | [`uio`] | implements it for this machine's FPGA | [`uio::Uio`] |
 //! | [`driver`] | runs frames, two at a time | logits, or each frame's error |
 //! | [`device`] | declares what an engine runs frames on: CPU or accelerator | [`device::Device`] |
 //!
