@@ -354,7 +354,7 @@ def rows_trained_table(document: Document) -> str:
 def inherited_table(document: Document) -> str:
     """Formats the row-wise selections: inherited, tuned, and trained on their own."""
     header = [
-        "picked for, FPS",
+        "selected for, FPS",
         "inherited, top-1 %",
         "tuned from it, top-1 %",
         "from scratch, top-1 %",
@@ -527,7 +527,7 @@ def inherited_picture(document: Document) -> bytes:
             axis.plot(range(3), [100 * v for v in line], marker="o", lw=1, color=colour, label=f"seed {seed}")
         axis.set_xticks(range(3), ways.values())
         axis.set_xlim(-0.3, 2.3)
-        axis.set_title(f"picked for {target:,.0f} FPS (modelled)", fontsize=10, loc="left")
+        axis.set_title(f"selected for {target:,.0f} FPS (modelled)", fontsize=10, loc="left")
     axes[0][0].set_ylabel("held-out top-1, % (integer engine)")
     axes[0][0].legend(fontsize=8)
     limits = [axis.get_ylim() for axis in axes[0]]
