@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Write the seeds of the fuzz corpus: golden subnets, damaged copies of one, hostile headers, odd images and rows.
+"""Writes the seeds of the fuzz corpus: golden subnets, damaged copies of one, hostile headers, odd images and rows.
 
 Also edits of subnets, frames of a camera, spaces, boards, commands and answers of a device. Files are named for what
-they hold; what fuzzing finds is added beside them. Needs nothing but Python.
+they hold; what fuzzing finds is added next to them. Needs nothing but Python.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ buffers = {input = 64, residual = 64, norm = 64, query = 64, key = 64, value = 6
 
 
 def container(header: bytes | str, data: bytes = b"") -> bytes:
-    """A safetensors container with this header, whatever it says."""
+    """Returns a safetensors container with this header, valid or not."""
     if isinstance(header, str):
         header = header.encode()
     return struct.pack("<Q", len(header)) + header + data
 
 
 def split(subnet: bytes) -> tuple[dict[str, dict[str, object]], bytes]:
-    """Header and data of a container."""
+    """Returns the header and the data of a container."""
     (length,) = struct.unpack("<Q", subnet[:8])
     return json.loads(subnet[8 : 8 + length]), subnet[8 + length :]
 
@@ -87,7 +87,7 @@ def hostile_headers() -> dict[str, bytes]:
 
 
 def hostile_configs(subnet: bytes) -> dict[str, bytes]:
-    """The subnet with other configs; the digest no longer matches."""
+    """Returns the subnet with other configs; the digest no longer matches."""
     header, data = split(subnet)
 
     def with_config(config: str) -> bytes:
@@ -127,7 +127,7 @@ def hostile_configs(subnet: bytes) -> dict[str, bytes]:
 
 
 def damaged(subnet: bytes) -> dict[str, bytes]:
-    """The subnet cut, lengthened and overwritten."""
+    """Returns the subnet cut, lengthened and overwritten."""
     length = 8 + struct.unpack("<Q", subnet[:8])[0]
     return {
         "cut-in-header": subnet[: length // 2],
@@ -240,7 +240,7 @@ def row_cases() -> dict[str, bytes]:
 
 
 def spaces() -> dict[str, bytes]:
-    """Space files, a zero byte and numbers."""
+    """Returns seeds of a space file, a zero byte and numbers each."""
     found = {path.stem: path.read_bytes() + bytes(range(12)) for path in PACKAGE.glob("spaces/*.toml")}
     text = found["digits"][:-12].decode()
     changes = {
@@ -262,7 +262,7 @@ def spaces() -> dict[str, bytes]:
 
 
 def hardware() -> dict[str, bytes]:
-    """A board, a zero byte and a configuration."""
+    """Returns seeds of a board, a zero byte and a configuration each."""
     boards = {path.stem: path.read_bytes() for path in PACKAGE.glob("boards/*.toml")}
     found = {name: board + b"\0" + CONFIGURATION for name, board in boards.items()}
     board = boards["pynq-z2"]
@@ -292,7 +292,7 @@ def hardware() -> dict[str, bytes]:
 
 
 def commands() -> dict[str, bytes]:
-    """One command of each unit and code with all fields 0, then some with all bits, and a part of one."""
+    """Returns a command of each unit and code with all fields 0, some with all bits set, and a part of one."""
     found = {f"unit-{unit}": b"" for unit in range(8)}
     for unit in range(8):
         for code in range(8):
@@ -317,7 +317,7 @@ def answers() -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Write every seed."""
+    """Writes every seed."""
     subnets = {path.stem: path.read_bytes() for path in VECTORS.glob("*.qvit")}
     small = subnets["mean-after-norm"]
     corpus = {
