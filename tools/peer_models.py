@@ -180,7 +180,7 @@ def quasar(shape: Shape, folder: Path, threads: int, batch: int) -> Contestant:
 
 
 def openvino_request(model: str) -> Callable[[Shape, Path, int, int], Contestant]:
-    """OpenVINO's latency hint: one request with the whole batch."""
+    """Returns a contestant under OpenVINO's latency hint: one request with the whole batch."""
 
     def contestant(shape: Shape, folder: Path, threads: int, batch: int) -> Contestant:
         import openvino

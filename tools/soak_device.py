@@ -45,7 +45,7 @@ DEVICE_FAULTS = (
     "wrong_identity",
     "late",
 )
-#: Faults of an access of the host; each hits one of so many next accesses of its kind, some two frames' worth.
+#: Faults of the host's accesses. Each spoils one of the next N accesses of its kind; N is about two frames' worth.
 ACCESS_FAULTS = {
     "lost_write": 50,
     "doubled_write": 50,

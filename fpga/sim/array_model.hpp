@@ -27,7 +27,7 @@ private:
       isa::timing::SLICE_TO_FIFO + (DSP48E1 && C > 1 ? isa::timing::DSP48E1_SUM : 0);
   // No event comes later than this after the one that leads to it.
   static constexpr uint64_t LATENCY = TO_FIFO + P + 64;
-  // Departures of pairs that are remembered.
+  // Departures of pairs that are kept.
   static constexpr unsigned DEPARTURES = 2 * isa::timing::FIFO_DEPTH;
   static_assert(P <= isa::timing::FIFO_DEPTH, "a pass's sums fit the FIFOs");
 

@@ -22,16 +22,23 @@ public:
 
   explicit Dram(uint64_t bytes);
 
-  // For the host. Returns 0 if there is no room.
+  // The host's functions.
+
+  // Returns a physical address, or 0 if there is no room.
   uint64_t allocate(uint64_t bytes);
   void release(uint64_t physical);
   // Returns the host's copy.
   uint8_t* host(uint64_t physical) { return &host_[physical - BASE]; }
+  // Copy whole cache lines to the device's copy, or from it. Return false for a range that is not
+  // inside an allocation.
   bool flush(uint64_t physical, uint64_t bytes);
   bool invalidate(uint64_t physical, uint64_t bytes);
 
-  // For the device. Traps outside allocations.
+  // The device's functions.
+
+  // Applies a planned fault to a burst of reads that begins here.
   void request(uint64_t address, uint64_t bytes, uint64_t beat);
+  // Trap outside allocations.
   void read(uint64_t address, void* out, uint64_t bytes);
   void write(uint64_t address, const void* in, uint64_t bytes);
 
@@ -53,7 +60,7 @@ private:
   std::unique_ptr<uint8_t[], void (*)(void*)> device_;
   std::vector<bool> mapped_;               // pages
   std::map<uint64_t, uint64_t> allocated_; // address, bytes
-  uint64_t lost_from_ = 0;                 // a shortened transfer
+  uint64_t lost_from_ = 0;                 // the part that a shortened transfer lacks
   uint64_t lost_to_ = 0;
 };
 

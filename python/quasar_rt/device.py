@@ -231,7 +231,7 @@ def _simulated(subnet: Subnet, name: str, timeout: float | None) -> tuple[Native
 def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
     """Reads the description of a packaged bitstream.
 
-    Return the configuration and the file to load; None as the file if `path` is the description itself.
+    Returns the configuration and the file to load; the file is None if `path` is the description itself.
 
     ``tools/bitstream.py`` writes NAME.json next to NAME.bit and NAME.bin: the configuration, and the files' digests.
 

@@ -1,7 +1,7 @@
 """After pytest-benchmark's own table: what its figures mean.
 
-Modelled costs and searches as evaluations a second, searches beside pymoo's, rows quantized beside NumPy, streams of
-camera frames, latencies in multiply-accumulates and of the machine's peak, kernels as ratios.
+Modelled costs and searches as evaluations a second, searches compared with pymoo's, rows quantized compared with NumPy,
+streams of camera frames, latencies in multiply-accumulates and of the machine's peak, kernels as ratios.
 """
 
 from __future__ import annotations

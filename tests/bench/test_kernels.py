@@ -32,14 +32,14 @@ def binary() -> str:
 
 
 def microseconds(tier: str) -> dict[str, float]:
-    """Time of each line that the benchmark prints."""
+    """Returns the time of each line that the benchmark prints."""
     output = subprocess.run([binary(), tier], check=True, capture_output=True, text=True).stdout
     return {what: float(time) for what, time in re.findall(r"^(\S.*?) +([\d.]+) us", output, re.MULTILINE)}
 
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_row_widths(benchmark: BenchmarkFixture, tier: str) -> None:
-    # Each time is the best of three runs, so that other load does not tell.
+    # Each time is the best of three runs, so that other load does not count.
     runs = [microseconds(tier) for _ in range(2)]
     runs.append(benchmark.pedantic(microseconds, (tier,), rounds=1))
     best = {what: min(run[what] for run in runs) for what in runs[0]}

@@ -19,7 +19,7 @@ subnet_of = cache(open_subnet)
 
 @cache
 def peak_gmacs(tier: str) -> float:
-    """One core's measured int8 peak."""
+    """Returns one core's measured int8 peak."""
     return peak_macs_per_second(tier, 0.5) / 1e9
 
 

@@ -1,4 +1,4 @@
-"""Quantizing and packing 4-bit rows beside NumPy: one core, CPU time."""
+"""Compares quantizing and packing of 4-bit rows with NumPy: one core, CPU time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Tuned:
     def pack(
         self, weights: npt.NDArray[np.float32], scales: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.uint8]:
-        """The packed codes for given scales, uint8 [rows, columns / 2]."""
+        """Returns the packed codes for given scales, uint8 [rows, columns / 2]."""
         out = np.empty((len(weights), weights.shape[1] // 2), np.uint8)
         # A product is faster than a quotient, and may differ from it by a code half-way between two.
         factors = (1 / scales)[:, np.newaxis]
@@ -60,7 +60,7 @@ class Tuned:
 
 
 def least(work: Callable[[], object], repeat: int = 40) -> float:
-    """CPU seconds of the fastest of some runs."""
+    """Returns the CPU seconds of the fastest of some runs."""
     times = []
     for _ in range(repeat):
         start = time.process_time_ns()

@@ -46,7 +46,7 @@ def costs() -> CostTable:
 
 @cache
 def predictor() -> Predictor:
-    """A fixed predictor, of made-up accuracies: noise makes some larger choices score lower, as in practice."""
+    """Returns a fixed predictor of made-up accuracies: noise makes some larger choices score lower, as in practice."""
     genomes = [space().encode(space().sample(0, k)) for k in range(1000)]
     noise = np.random.default_rng(0).normal(0, 2, len(genomes))
     return Predictor.fit(space(), genomes, proxy_scores(space(), genomes) + noise)
@@ -72,7 +72,7 @@ def search(source: Predictor | None, seed: int) -> tuple[Search, float]:
 
 
 def checked(found: Search, score: Scores, seconds: float) -> Run:
-    """The search as a `Run`: every network was evaluated once, to what the table and the score say."""
+    """Checks that each network was evaluated once, with the table's and the score's values; returns a `Run`."""
     networks, last = found.evaluated(), found.population()
     assert len(np.unique(networks.genomes, axis=0)) == len(networks)
     assert np.array_equal(networks.fps, costs().evaluate(networks.genomes)["fps"])
@@ -83,13 +83,13 @@ def checked(found: Search, score: Scores, seconds: float) -> Run:
 
 
 def predicted(genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Of canonical forms: a predictor takes nothing else, and pymoo does not know of them."""
+    """Predicts the scores of the canonical forms: a predictor takes no others, and pymoo does not make them."""
     used = 2 + 3 * (12 + genomes[:, 1:2])
     return predictor().predict(np.where(np.arange(genomes.shape[1]) < used, genomes, 0))
 
 
 def pymoo(score: Scores, seed: int, first: NDArray[np.int64] | None = None) -> Run:
-    """pymoo's NSGA2; `first` is its first generation, by default one drawn at random."""
+    """Runs pymoo's NSGA2; `first` is its first generation, by default a random one."""
     from pymoo.algorithms.moo.nsga2 import NSGA2
     from pymoo.core.problem import Problem
     from pymoo.operators.crossover.sbx import SBX
@@ -124,7 +124,7 @@ def pymoo(score: Scores, seed: int, first: NDArray[np.int64] | None = None) -> R
 
 
 def spread(values: list[float]) -> tuple[float, float]:
-    """Mean and standard deviation."""
+    """Returns mean and standard deviation."""
     return float(np.mean(values)), float(np.std(values, ddof=1))
 
 

@@ -1,4 +1,4 @@
-# Vivado's commands, as far as fpga/scripts/design.tcl uses them: they print what they are told.
+# Vivado's commands, as far as fpga/scripts/design.tcl uses them: they print their arguments.
 # tclsh record.tcl SCRIPTS ISA LISTS BOARD [MISSING...]   MISSING: IPs that the catalogue does not have
 
 proc names {arguments} { return [lindex $arguments end] }

@@ -86,7 +86,7 @@ def test_a_reset_in_any_phase_leaves_nothing_behind(simulate: Simulate) -> None:
 
 
 def test_results_come_in_any_order_of_ready(simulate: Simulate) -> None:
-    """No result is taken for long, then all at once: what is under way must find room."""
+    """Takes no result for long, then all at once: results under way must find room."""
     for stall in (95, 99):
         program = Program(SHAPES["5x3x2"], np.random.default_rng(stall))
         for _ in range(3):
@@ -96,7 +96,7 @@ def test_results_come_in_any_order_of_ready(simulate: Simulate) -> None:
 
 
 def test_the_longest_passes_of_extreme_operands_are_exact(simulate: Simulate) -> None:
-    """At the bounds of docs/hardware-model.md: the low field is full when P is read."""
+    """Runs products at the bounds of docs/hardware-model.md: the low field is full when P is read."""
     shape = Shape(1, 4, 4, lanes=1, norm=1, exponential=1, frames=1, words=1171, keys=2193, dims=8)
     for low in (-1, 1):
         for high in (-1, 1):
@@ -117,7 +117,7 @@ def test_the_longest_passes_of_extreme_operands_are_exact(simulate: Simulate) ->
 
 
 def test_a_pass_by_hand(simulate: Simulate) -> None:
-    """T 3, P 2, C 4, R 2: one pass of 8 columns, four 4-bit rows; all numbers counted by hand."""
+    """Runs one pass of 8 columns and four 4-bit rows on T 3, P 2, C 4, R 2; all numbers are counted by hand."""
     program = Program(SHAPES["3x2x4-R2"], np.random.default_rng(0))
     program.gemm_of(np.arange(32).reshape(4, 8) % 15 - 7, 4, 1, 2)
     program.passes[0].fields["groups"] = 1
@@ -146,7 +146,7 @@ def test_a_wrong_cycle_or_value_is_noticed(simulate: Simulate) -> None:
 
 
 def test_the_model_of_a_cascade_is_its_dsp_slices(tmp_path: Path) -> None:
-    """C = 1, 2, 4, 8, DSP48E2 and DSP48E1, every cycle."""
+    """Compares every cycle for C = 1, 2, 4, 8, DSP48E2 and DSP48E1."""
     names = ("unit.sv", "unit_dsp48e1.sv", "unit_dsp48e2.sv")
     sources = [*(RTL / name for name in names), TESTS / "dsp48.sv", TESTS / "units.sv"]
     said = run(verilate(tmp_path, "units", TESTS / "units_harness.cpp", sources))
@@ -157,7 +157,7 @@ def test_the_model_of_a_cascade_is_its_dsp_slices(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_board_s_array_is_exact_in_value_and_cycle(name: str, simulate: Simulate) -> None:
-    """DeiT-tiny's shapes at full size: qkv, scores, context, fc2 in two passes."""
+    """Runs DeiT-tiny's shapes at full size: qkv, scores, context, fc2 in two passes."""
     for seed, options in enumerate((dict(), dict(stall=60, passes=70, beats=70))):
         program = Program(shipped(name), np.random.default_rng(seed))
         program.gemm(192, 40, 10, 3, 48)

@@ -142,7 +142,7 @@ def test_inline_hdl_replaces_utility_ips_that_vivado_lacks(design: Design, tmp_p
 
 
 def kernel_arguments() -> dict[str, dict[str, str]]:
-    """Kernel -> argument -> type, of fpga/include/kernels.hpp."""
+    """Returns the types of fpga/include/kernels.hpp, by kernel and argument."""
     text = re.sub(r"//.*", "", (ROOT / "fpga" / "include" / "kernels.hpp").read_text())
     functions = re.findall(r"^void (\w+)\((.*?)\);", text, re.MULTILINE | re.DOTALL)
     return {
@@ -267,7 +267,7 @@ def block_rams(words: int, bits: int) -> int:
 
 
 def primitives(style: str, words: int, bits: int, zynqmp: bool) -> tuple[int, int, int]:
-    """LUTs, blocks of 18 kbit and UltraRAMs of a RAM with a port to write and one to read."""
+    """Returns LUTs, blocks of 18 kbit and UltraRAMs of a RAM with a port to write and one to read."""
     if style == "ultra":
         return 0, 0, -(-bits // 72) * -(-words // 4096)
     if style == "block":

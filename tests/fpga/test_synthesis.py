@@ -1,4 +1,4 @@
-"""Tests what Yosys makes of the array: memories of the kind they are told, slices, short paths, small fan-outs."""
+"""Tests the array that Yosys builds: memories of the kind that is asked for, slices, short paths, small fan-outs."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def check_bounds(found: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_the_resource_model_gives_what_yosys_built(name: str) -> None:
-    """The recorded netlists (`tools/array_netlist.py`): LUTs and flip-flops within 10 %, slices equal."""
+    """Compares with the recorded netlists (`tools/array_netlist.py`): LUTs and flip-flops within 10 %, slices equal."""
     netlist = json.loads(array_netlist.RECORD.read_text("utf-8"))[name]
     parts = {part.name: part for part in SIZES[name].hardware().parts}
     array = parts["array"]

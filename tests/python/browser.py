@@ -117,7 +117,7 @@ class Browser:
             self.requests.append(parameters["request"]["url"])
 
     def open(self, url: str) -> None:
-        """Load a page and wait until it says that it is ready."""
+        """Loads a page and waits until it is ready."""
         self._call(
             "Page.navigate", url="about:blank"
         )  # an address that differs in its hash alone would not load
@@ -126,14 +126,14 @@ class Browser:
         self.wait("document.documentElement?.dataset.ready === 'yes'")
 
     def run(self, expression: str) -> Any:
-        """The value of a JavaScript expression."""
+        """Returns the value of a JavaScript expression."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
         if "exceptionDetails" in answer:
             raise RuntimeError(json.dumps(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
     def wait(self, expression: str) -> None:
-        """Until a JavaScript expression is true."""
+        """Waits until a JavaScript expression is true."""
         deadline = time.monotonic() + _DEADLINE
         while not self.run(expression):
             if time.monotonic() > deadline:
@@ -141,7 +141,7 @@ class Browser:
             time.sleep(0.02)
 
     def middle(self, selector: str) -> tuple[float, float]:
-        """Where an element is in the window, scrolled to if need be."""
+        """Returns the middle of an element in the window, after scrolling to it."""
         x, y = self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             " e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect();"
@@ -150,12 +150,12 @@ class Browser:
         return x, y
 
     def hover(self, selector: str) -> None:
-        """Move the mouse over an element."""
+        """Moves the mouse over an element."""
         x, y = self.middle(selector)
         self._call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def click(self, selector: str) -> None:
-        """Click an element with the mouse."""
+        """Clicks an element with the mouse."""
         x, y = self.middle(selector)
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
@@ -169,14 +169,14 @@ class Browser:
         self._call("Input.dispatchKeyEvent", type="keyUp", **common)
 
     def choose(self, selector: str, value: str) -> None:
-        """Pick an option of a select element."""
+        """Picks an option of a select element."""
         self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.value = {json.dumps(value)};"
             " e.dispatchEvent(new Event('change', {bubbles: true})); })()"
         )
 
     def look(self, width: int, height: int, dark: bool = False) -> bytes:
-        """A PNG of the page in a window of this size."""
+        """Returns a PNG of the page in a window of this size."""
         self._call(
             "Emulation.setDeviceMetricsOverride",
             width=width,

@@ -33,7 +33,7 @@ def shared(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def gray_subnet():
-    """28x28 gray, ten classes: Fashion-MNIST's shape; resizes the shorter side."""
+    """Returns a subnet of Fashion-MNIST's shape: 28x28 gray, ten classes; resizes the shorter side."""
     return random_subnet(
         embed=32, depth=2, heads=2, image_size=28, channels=1, kernel=7, classes=10, seed=1, name="gray"
     )
@@ -41,7 +41,7 @@ def gray_subnet():
 
 @pytest.fixture(scope="session")
 def colour_subnet():
-    """48x32 RGB, mean pooling, mixed widths."""
+    """Returns a subnet of 48x32 RGB images with mean pooling and mixed widths."""
     return random_subnet(
         embed=24,
         depth=2,
@@ -68,7 +68,7 @@ def tiny_subnet():
 
 @pytest.fixture(scope="session")
 def digits_recipe():
-    """The packaged recipe `digits` with fewer epochs: a quarter of a minute on one core."""
+    """Returns the packaged recipe `digits` with fewer epochs: a quarter of a minute on one core."""
     pytest.importorskip("torch", reason="needs the [host] extra")
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     from quasar_rt.train.recipe import load_recipe
@@ -80,7 +80,7 @@ def digits_recipe():
 
 @pytest.fixture(scope="session")
 def digits_supernet(digits_recipe, shared):
-    """The path of a trained ``supernet.pt`` of scikit-learn's digits, in its run's folder."""
+    """Returns the path of a trained ``supernet.pt`` of scikit-learn's digits, in its run's folder."""
     import torch
 
     from quasar_rt.train import train

@@ -15,7 +15,7 @@ from quasar_rt.train.architecture_file import load_architecture, search_line
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small search on a proxy."""
+    """Runs a small search on a proxy; returns its folder."""
     out = tmp_path_factory.mktemp("search") / "out"
     search("digits", fps=[60000, 110000], population=8, generations=2, out=out)
     return out

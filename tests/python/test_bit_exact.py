@@ -1,4 +1,4 @@
-"""Every backend gives the int64 oracle's bits: golden vectors, and shapes drawn at random."""
+"""Every backend gives the int64 oracle's bits: golden vectors, and random shapes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 
 
 def engine_on(subnet: Subnet, tier: str, threads: int) -> Engine:
-    """An engine on that tier; the test is skipped, not passed, where this CPU lacks it."""
+    """Returns an engine on that tier; skips the test, instead of passing it, where this CPU lacks the tier."""
     try:
         return Engine(subnet, tier=tier, threads=threads)
     except UnsupportedTierError:

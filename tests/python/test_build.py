@@ -119,7 +119,7 @@ def test_random_subnets_are_reproducible_and_seeded() -> None:
 
 
 def test_random_subnet_uses_its_range() -> None:
-    """A random network neither saturates nor dies: a benchmark on it is one of a real network."""
+    """Checks that a random network neither saturates nor dies, so that it benchmarks like a real one."""
     subnet = random_subnet(depth=3, image_size=96)
     image = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     trace: oracle.Trace = {}

@@ -50,7 +50,7 @@ def picture(tmp_path_factory):
 
 
 def script(*arguments, **options):
-    """The installed command in a process of its own."""
+    """Runs the installed command in a process of its own."""
     command = [sys.executable, "-c", "from quasar_rt.cli import main; main()", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
@@ -272,7 +272,7 @@ def hostile_signs(text):
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory, gray_subnet):
-    """A folder of images by class, sorted by what the random subnet itself says: it scores 1 there."""
+    """Makes a folder of images by class, sorted by the random subnet's own labels: it scores 1 there."""
     root = tmp_path_factory.mktemp("folders")
     rng = np.random.default_rng(9)
     with pytest.warns(quasar_rt.UntrainedWarning):

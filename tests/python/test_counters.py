@@ -49,7 +49,7 @@ class Simulated:
         assert self.device, error.value
 
     def put(self, data: bytes) -> int:
-        """Memory that holds `data`; its physical address."""
+        """Allocates memory that holds `data`; returns its physical address."""
         address = ctypes.c_uint64()
         host = self.c.qsim_alloc(self.device, len(data), ctypes.byref(address))
         ctypes.memmove(host, data, len(data))

@@ -53,7 +53,7 @@ VALUES: list[Any] = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small search on a proxy."""
+    """Runs a small search on a proxy; returns its folder."""
     out = tmp_path_factory.mktemp("search") / "out"
     search("digits", fps=[60000], population=8, generations=2, out=out)
     return out

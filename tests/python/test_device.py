@@ -31,7 +31,7 @@ def tiny():
 
 @pytest.fixture
 def simulated():
-    """The name of a simulated accelerator."""
+    """Returns the name of a simulated accelerator."""
     names = [library.stem for library in device.sim_libraries()]
     if not names:
         pytest.skip(f"no simulated accelerator in {device.sim_folder()}: make sim")
@@ -88,7 +88,7 @@ def test_only_the_cpu_has_tiers(tiny):
 
 @pytest.fixture
 def bitstream(tiny, tmp_path):
-    """A packaged bitstream, as tools/bitstream.py leaves it."""
+    """Makes a packaged bitstream, as tools/bitstream.py leaves it."""
     hardware = Hardware.for_board("ultra96v2", Workload.of_subnet(tiny))
     path = tmp_path / "ultra96v2.bin"
     path.write_bytes(b"bits")

@@ -19,7 +19,7 @@ DOCS = ROOT / "docs"
 
 
 def tool(name):
-    """A module of tools/."""
+    """Imports a module of tools/."""
     sys.path.insert(0, str(ROOT / "tools"))
     try:
         return importlib.import_module(name)
@@ -98,7 +98,7 @@ def pick(target, top1, error=0.1, fps=None):
 
 @pytest.fixture
 def small():
-    """Three seeds, two targets, two of the strategies."""
+    """Returns results of three seeds, two targets and two of the strategies."""
     rows = {s: {"picks": [pick(10.0, 0.80 + 0.01 * s), pick(20.0, 0.70)]} for s in range(3)}
     layers = {s: {"picks": [pick(10.0, 0.79), pick(20.0, None if s else 0.60)]} for s in range(3)}
     cells = {"search_rows": rows, "search_layers": layers}
@@ -189,8 +189,8 @@ def test_a_strategy_searches_its_own_fractions():
         evidence.restricted(space, (0.3,))
 
 
-def test_the_hardware_tells_widths_apart():
-    """Each further quarter of 8-bit rows costs frames at every size of the space."""
+def test_the_hardware_distinguishes_widths():
+    """Checks that each further quarter of 8-bit rows costs frames at every size of the space."""
     space = Space.load(evidence.SPACE)
     table = CostTable(space, Hardware.load(evidence.HARDWARE))
     for genome in (space.smallest, space.largest):

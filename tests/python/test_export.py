@@ -42,7 +42,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "export.py"
 
 
 def small_model(seed: int = 0, **change: Any) -> VisionTransformer:
-    """A model whose weights are large enough that its logits depend on the image."""
+    """Returns a model whose weights are large enough that its logits depend on the image."""
     torch.manual_seed(seed)
     model = VisionTransformer(**{**SMALL, **change}).eval()
     with torch.no_grad():
@@ -238,7 +238,7 @@ def test_bad_arguments_are_refused(options: dict[str, Any], error: type[Exceptio
 
 
 def test_all_eight_bit_loses_at_most_a_point_on_fashion_mnist() -> None:
-    """A timm ViT trained here for a few epochs, quantized from 64 unlabelled images, on all 10,000 test images."""
+    """Trains a timm ViT for a few epochs, quantizes it from 64 unlabelled images, scores all 10,000 test images."""
     try:
         images, labels = datasets.load_fashion_mnist("train")
         test_images, test_labels = datasets.load_fashion_mnist("test")

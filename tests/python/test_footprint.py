@@ -32,7 +32,7 @@ def deit_tiny(tmp_path_factory):
 
 
 def numbers(code):
-    """The numbers that a fresh interpreter prints."""
+    """Returns the numbers that a fresh interpreter prints."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
     )

@@ -28,7 +28,7 @@ def pragmas(kernel: str) -> list[str]:
 
 
 def arguments(kernel: str) -> list[tuple[str, str]]:
-    """Type and name of each argument of the top function, as `kernels.hpp` declares it."""
+    """Returns type and name of each argument of the top function, as `kernels.hpp` declares it."""
     declared = re.search(rf"void {kernel}\((.*?)\);", (FPGA / "include/kernels.hpp").read_text(), re.S)
     assert declared
     return [re.fullmatch(r"(.*?)([a-z]\w*)", a.strip(), re.S).groups() for a in declared[1].split(",")]  # type: ignore[union-attr]

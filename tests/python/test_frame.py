@@ -116,7 +116,7 @@ def _args(rng, width, height, format):
 
 
 def _array(frame):
-    """OpenCV's array of a frame without gaps."""
+    """Returns OpenCV's array of a frame without gaps."""
     tail = {"gray": (), "nv12": (), "yuyv": (2,)}.get(frame.format, (3,))
     rows = frame.height * 3 // 2 if frame.format == "nv12" else frame.height
     return frame.data.reshape(rows, frame.width, *tail)

@@ -40,7 +40,7 @@ def new(name: str = "digits", **arguments: object) -> Search:
 
 
 def scores(genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Not the proxy: with an interaction, and some noise that is a function of the genome."""
+    """Scores unlike the proxy: with an interaction, and some noise that is a function of the genome."""
     noise = (genomes.astype(np.int64) * np.arange(1, genomes.shape[1] + 1)).sum(1) % 17
     return proxy_scores(space(), genomes) * (1 + 0.1 * genomes[:, 2]) + 0.01 * noise
 
@@ -213,7 +213,7 @@ def test_targets_gain_from_the_budget_spent_around_them():
 
 
 def narrowed(*keys: str) -> Space:
-    """The digits space with only the first choice of some keys."""
+    """Returns the digits space with only the first choice of some keys."""
     lines = space().to_toml().splitlines()
     for i, line in enumerate(lines):
         if (key := line.split(" =")[0]) in keys:

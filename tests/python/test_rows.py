@@ -23,7 +23,7 @@ def limits(bits):
 
 
 def plain_pack(codes, bits):
-    """The document's layout, a row and a byte at a time."""
+    """Packs in the document's layout, a row and a byte at a time."""
     data = bytearray()
     for row, width in zip(codes.tolist(), bits, strict=True):
         if width == 8:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def found():
-    """A quick search of the digits space on the proxy."""
+    """Runs a quick search of the digits space on the proxy."""
     return search("digits", fps=None, population=24, generations=12)
 
 
@@ -40,7 +40,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def without_problems(browser):
-    """Nothing may be thrown, logged as an error or fetched from anywhere."""
+    """Fails if the page throws, logs an error or fetches anything."""
     browser.problems.clear()
     browser.requests.clear()
     yield
@@ -53,19 +53,19 @@ def text(browser, selector):
 
 
 def rows(browser, column):
-    """A column of the front's table, in its order."""
+    """Returns a column of the front's table, in its order."""
     return browser.run(
         f"[...document.querySelectorAll('#front tbody tr')].map((row) => row.cells[{column}].innerText)"
     )
 
 
 def shown(browser):
-    """The state that the address holds."""
+    """Returns the state that the address holds."""
     return dict(part.split("=") for part in browser.run("location.hash")[1:].split("&"))
 
 
 def other_point(found):
-    """A point that no target chose."""
+    """Returns a point that no target chose."""
     chosen = {target.point.id for target in found.targets}
     return next(point for point in found.front if point.id not in chosen)
 

@@ -37,7 +37,7 @@ def nothing(what: str, done: int, total: int) -> None:
 
 @pytest.fixture(scope="module")
 def found(digits_supernet, tmp_path_factory):
-    """A small search, during which the test images cannot be read."""
+    """Runs a small search, during which the test images cannot be read."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.Data, "test", lambda self: pytest.fail("the test images were read"))
         patch.setattr(check, "SAMPLE", 8)
@@ -48,7 +48,7 @@ def found(digits_supernet, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def halves(digits_supernet):
-    """Search images and held-out images with their labels, and the training images, straight from the data set."""
+    """Returns search and held-out images with their labels, and training images, straight from the data set."""
     _, recipe, space = load_supernet(digits_supernet)
     data = datasets.load(recipe, None, space)
     images, labels = data.validation.first(len(data.validation))
@@ -211,7 +211,7 @@ def same_files(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(digits_supernet, tmp_path_factory):
-    """The folder of the same search by the command, never stopped."""
+    """Runs the same search by the command, without a stop; returns its folder."""
     out = tmp_path_factory.mktemp("whole") / "out"
     done = subprocess.run(
         [sys.executable, *arguments(digits_supernet, out)], capture_output=True, text=True, check=True

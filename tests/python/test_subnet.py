@@ -16,7 +16,7 @@ from quasar_rt import QuasarError, Subnet, SubnetError
 
 
 def parts(data):
-    """The header (parsed) and the tensors' bytes of a safetensors container."""
+    """Returns the header (parsed) and the tensors' bytes of a safetensors container."""
     (length,) = struct.unpack_from("<Q", data)
     return json.loads(data[8 : 8 + length]), data[8 + length :]
 

@@ -49,7 +49,7 @@ ENDS = [SPACE.decode(SPACE.smallest), SPACE.decode(SPACE.largest)]
 
 
 def supernet(seed: int = 0, layer_scale: float | None = 0.5) -> ViT:
-    """A supernet whose logits depend on the image, with layer scales of both signs."""
+    """Returns a supernet whose logits depend on the image, with layer scales of both signs."""
     torch.manual_seed(seed)
     model = ViT(ViTConfig.of(SPACE, mean=(0.4,), std=(0.3,), layer_scale=layer_scale))
     with torch.no_grad():
@@ -273,7 +273,7 @@ def test_every_criterion_ranks_all_rows(criterion: Any) -> None:
         assert best == int(weight.var(dim=1).argmax())
     rank_rows(model, statistics, criterion, seed=4)
     same = [torch.equal(layer.rank, first[name]) for name, layer in model.matrices().items()]
-    # Matrices of one size are not drawn alike either.
+    # Nor are matrices of one size ranked alike.
     assert not any(same) if criterion == "random" else all(same)
     assert criterion != "random" or not torch.equal(first["blocks.0.fc1"], first["blocks.1.fc1"])
 
@@ -288,7 +288,7 @@ def test_an_unknown_criterion_is_named() -> None:
 
 
 def step(model: ViT, optimizer: Any, architectures: list[Architecture], seed: int) -> dict[str, Region]:
-    """One step on the sum of the sampled subnets' losses; returns what it touched."""
+    """Takes one step on the sum of the sampled subnets' losses; returns the regions that it touched."""
     images, labels = pictures(8, seed), torch.arange(8) % 5
     optimizer.zero_grad()
     touched = []
@@ -305,7 +305,7 @@ def step(model: ViT, optimizer: Any, architectures: list[Architecture], seed: in
 
 
 def everything(model: ViT, optimizer: Any) -> dict[str, list[Any]]:
-    """Each parameter with its moments and step counts, copied, the counts spread over its elements."""
+    """Copies each parameter with its moments and step counts; the counts are spread over its elements."""
     out = {}
     for name, parameter in model.named_parameters():
         state = optimizer.state.get(parameter, {})
@@ -378,7 +378,7 @@ def test_where_all_is_touched_it_is_adamw() -> None:
 
 
 def test_each_element_has_its_own_bias_correction() -> None:
-    """A slice that is first touched late moves as if it began then."""
+    """Checks that a slice that is first touched late moves as if training began then."""
     layer = torch.nn.Linear(6, 4)
     fresh = copy.deepcopy(layer)
     whole = {"weight": Region((1, 4, 6), ((4, 6),)), "bias": Region((1, 4, 1), ((4, 1),))}

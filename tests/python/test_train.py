@@ -24,7 +24,7 @@ CLASSES = [f"class {i}" for i in range(5)]
 
 
 def small_model(seed: int = 0, **change: Any) -> ViT:
-    """A network whose logits depend on the image: 12x12 pixels, 3x3 overlapping patches, 2 blocks."""
+    """Returns a network whose logits depend on the image: 12x12 pixels, 3x3 overlapping patches, 2 blocks."""
     torch.manual_seed(seed)
     shape: dict[str, Any] = {
         "height": 12,
@@ -82,7 +82,7 @@ def test_fake_quantized_logits_are_the_engines(seed: int, channels: int) -> None
     integer = np.stack([p.logits for p in found])
     direct = oracle.run(subnet.config, subnet.tensors(), pixels[0]) * subnet.config["logit_scale"]
     np.testing.assert_allclose(direct, integer[0], rtol=1e-6)
-    # Quantizing costs `loss`; what tells the fake quantizers from the integers must be far below it.
+    # Quantizing costs `loss`; the fake quantizers must differ from the integers by far less.
     loss = np.sqrt(np.square(fake_logits - float_logits).mean())
     difference = np.sqrt(np.square(fake_logits - integer).mean())
     assert 0 < difference < 0.4 * loss

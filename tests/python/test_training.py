@@ -144,7 +144,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a short run that nothing disturbed."""
+    """Trains a short run without a disturbance; returns its folder."""
     folder = tmp_path_factory.mktemp("whole")
     train(short(), folder, log=quiet)
     return folder
@@ -339,7 +339,7 @@ def test_two_processes_take_the_steps_that_one_takes(tmp_path: Path, start: Star
         train(short(*changes), tmp_path / "one", log=quiet, stop_after_steps=7)
 
     def distance(one: dict[str, Any], other: dict[str, Any], begin: dict[str, Any] | None = None) -> float:
-        """Between two sets of tensors, as a share of how far the first is from `begin` (or of its size)."""
+        """Returns the distance of two sets of tensors over that of the first from `begin` (or over its size)."""
         names = [name for name, value in one.items() if value.is_floating_point()]
         apart = sum(float((one[name] - other[name]).square().sum()) for name in names)
         moved = sum(float((one[name] - (begin[name] if begin else 0)).square().sum()) for name in names)
@@ -570,7 +570,7 @@ def test_a_recipe_without_the_stage_that_its_space_needs_is_refused(tmp_path: Pa
 
 
 def folder_of_images(root: Path, split: bool, classes: int = 3, each: int = 8, size: int = 40) -> Path:
-    """JPEGs whose colour tells the class, of several sizes and modes."""
+    """Writes JPEGs of several sizes and modes, whose colour depends on the class."""
     rng = np.random.default_rng(0)
     for part in ("train", "val") if split else ("",):
         for label in range(classes):

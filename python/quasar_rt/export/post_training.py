@@ -54,7 +54,7 @@ def export_timm(
             model, whose ``crop_pct`` counts only where the model has the configuration's image size: for a model made
             with another ``img_size``, the shorter side is resized to that size. Rectangular models need `resize`.
         percentile: the share of an activation's distribution that its 8-bit range covers on each side.
-        equalize: True brings the channels' ranges together behind each LayerNorm first.
+        equalize: True first evens out the ranges of the channels that each LayerNorm gives.
         batch_size: calibration images at a time.
 
     Returns:
@@ -188,7 +188,7 @@ def _check_same_function(model: nn.Module, net: ViT, batch: Tensor) -> None:
             found = forward(net, batch, lambda _, value: value)
     finally:
         model.train(training)
-    # Half-precision models round on their own; everything else agrees to float32's accuracy.
+    # Half-precision models round differently; all others agree to float32's accuracy.
     tolerance = 1e-3 if parameter.dtype == torch.float32 else 5e-2
     error = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
     require(

@@ -14,8 +14,8 @@
 //! - Each attempt has its own nonce, in the check of the frame's input. Load finds it there, and it
 //!   ends up in the output. So an answer to another input, a stale cache line and a late write from
 //!   before a reset are recognised.
-//! - The checks of the arena have keys that another process's arena lacks, and that tell its
-//!   transfers apart.
+//! - The checks of the arena have keys that another process's arena lacks, and that distinguish its
+//!   transfers.
 //! - Each command carries a check, from a seed that no other segment has. Fetch compares it before
 //!   any unit gets the command.
 //! - After a reset, load must be idle: it never ends otherwise.

@@ -218,7 +218,7 @@ pub(crate) struct Mock {
     /// Time passes only where the driver waits, so that tests do not depend on the machine's load.
     now: Instant,
     /// The arena that is in the stripes before the driver writes them.
-    pub(crate) remembers: Vec<u8>,
+    pub(crate) earlier_arena: Vec<u8>,
     host: Vec<Vec<u8>>,
     device: Vec<Vec<u8>>,
     physical: Vec<u64>,
@@ -256,7 +256,7 @@ impl Mock {
             report: Arc::default(),
             deadline,
             now: Instant::now(),
-            remembers: Vec::new(),
+            earlier_arena: Vec::new(),
             host: Vec::new(),
             device: Vec::new(),
             physical: Vec::new(),
@@ -290,7 +290,7 @@ impl Mock {
         u64::from(self.register(low + 4)) << 32 | u64::from(self.register(low))
     }
 
-    /// The device's copy of memory.
+    /// Returns a part of the device's copy of memory.
     fn memory(&mut self, physical: u64, bytes: usize) -> Option<&mut [u8]> {
         let index = self.physical.iter().rposition(|&base| base <= physical)?;
         let offset = (physical - self.physical[index]) as usize;
@@ -667,7 +667,7 @@ impl Transport for Mock {
         // Old contents, and addresses beyond 32 bits.
         self.host.push(vec![0xa5; bytes]);
         let mut device = vec![0x5a; bytes];
-        let beats = self.remembers.chunks_exact(self.program.beat_bytes());
+        let beats = self.earlier_arena.chunks_exact(self.program.beat_bytes());
         if let Some(port) = index.checked_sub(1) {
             let stripe = beats.filter_map(|beat| beat.chunks_exact(PORT_BYTES).nth(port));
             for (to, part) in device.chunks_exact_mut(PORT_BYTES).zip(stripe) {

@@ -122,7 +122,7 @@ impl Design {
 }
 
 impl Random {
-    /// A value with which layers of a few dozen columns neither saturate nor vanish.
+    /// Samples a value with which layers of a few dozen columns neither saturate nor vanish.
     fn value(&mut self, name: &str, rule: Rule) -> i64 {
         let part = name.rsplit('.').next().unwrap_or(name);
         match (part, rule) {

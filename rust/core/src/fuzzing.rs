@@ -23,7 +23,7 @@ use crate::{Error, Executor, Network, Storage, Subnet, Tier};
 /// fast.
 const MAX_MACS: u64 = 5_000_000;
 
-/// A subnet file, honest or not. What is accepted must write, read back and run.
+/// Reads a subnet file, sound or not. An accepted subnet must write, read back and run.
 ///
 /// # Panics
 /// On a bug.
@@ -72,7 +72,7 @@ fn logits(network: Network) -> Vec<i32> {
     logits
 }
 
-/// A golden subnet, edits of its configuration, tensors and header, and the digest of the result:
+/// Edits a golden subnet's configuration, tensors and header, and signs the result with its digest:
 /// see `edits`. Every tier, with weights packed and unpacked, must give the scalar tier's logits.
 /// Returns an accepted subnet that is small enough to run.
 ///
@@ -105,8 +105,7 @@ pub fn signed_subnet(bytes: &[u8]) -> Option<Subnet> {
     Some(subnet)
 }
 
-/// An image and how to resize it: sizes, mode and filter from the first bytes, pixels from the
-/// others.
+/// Resizes an image: sizes, mode and filter are the first bytes, pixels the others.
 ///
 /// # Panics
 /// On a bug.
@@ -185,9 +184,9 @@ pub fn preprocess(bytes: &[u8]) {
     }
 }
 
-/// A camera's frame: format, sizes, stride and lengths of both planes from the first bytes, pixels
-/// from the others. An accepted frame must give the scalar tier's image on every tier, as it is and
-/// resized, and read nothing beyond its data, which ends where its memory does.
+/// Makes a camera's frame: format, sizes, stride and lengths of both planes from the first bytes,
+/// pixels from the others. An accepted frame must give the scalar tier's image on every tier, as it
+/// is and resized, and read nothing beyond its data, which ends where its memory does.
 ///
 /// # Panics
 /// On a bug.

@@ -84,7 +84,7 @@ fn check_layer(
         "embed" => {
             let position = subnet.expect("position").i16s();
             let embedded = i16s(trace, "embed")?;
-            layer.residual(
+            layer.compare_residual(
                 patches,
                 &position,
                 embedded
@@ -93,13 +93,14 @@ fn check_layer(
             )
         }
         "qkv" => {
+            // Token pooling reads one token: the last block computes no other queries.
             let last = number + 1 == config.blocks.len() && config.pool == Pool::Token;
             let unused = if last {
                 config.blocks[number].inner()
             } else {
                 0
             };
-            layer.codes(
+            layer.compare_codes(
                 i8s(trace, &of_block("norm1"))?,
                 i8s(trace, &of_block("qkv"))?,
                 unused,
@@ -112,7 +113,7 @@ fn check_layer(
             } else {
                 format!("blocks.{}.x", number - 1)
             };
-            layer.residual(
+            layer.compare_residual(
                 i8s(trace, &of_block("attn"))?,
                 i16s(trace, &before)?,
                 i16s(trace, &of_block("mid"))?,
@@ -121,7 +122,7 @@ fn check_layer(
         "fc1" => {
             let table = subnet.expect(&of_block("gelu")).data();
             let zero_point = config.blocks[number].fc1_zero_point;
-            layer.codes(
+            layer.compare_codes(
                 i8s(trace, &of_block("norm2"))?,
                 i8s(trace, &of_block("act"))?,
                 0,
@@ -131,14 +132,14 @@ fn check_layer(
                 },
             )
         }
-        "fc2" => layer.residual(
+        "fc2" => layer.compare_residual(
             i8s(trace, &of_block("act"))?,
             i16s(trace, &of_block("mid"))?,
             i16s(trace, &of_block("x"))?,
         ),
         _ => {
             let TraceData::I32(logits) = values(trace, "logits")? else {
-                return Err(foreign("logits"));
+                return Err(mismatch("logits"));
             };
             layer.compare(i8s(trace, "pooled")?, logits, |_, row, acc| {
                 Some(
@@ -170,7 +171,7 @@ impl<'a> Layer<'a> {
         })
     }
 
-    /// Compares `output` with `expect(token, row, accumulator)`, and skips outputs where it is
+    /// Compares `output` with `expect(token, row, accumulator)`; skips an output where that is
     /// `None`.
     fn compare<T: Copy + PartialEq>(
         &self,
@@ -182,7 +183,7 @@ impl<'a> Layer<'a> {
         // With `token` pooling the last block has fewer outputs than inputs.
         let tokens = output.len() / rows;
         if input.len() < tokens * k || output.len() != tokens * rows || tokens == 0 {
-            return Err(foreign(name));
+            return Err(mismatch(name));
         }
         let mut check = LayerCheck {
             layer: name.clone(),
@@ -212,7 +213,7 @@ impl<'a> Layer<'a> {
 
     /// Compares a layer that produces codes. After the first token, rows before `unused` are
     /// skipped.
-    fn codes(
+    fn compare_codes(
         &self,
         input: &[i8],
         output: &[i8],
@@ -225,9 +226,9 @@ impl<'a> Layer<'a> {
     }
 
     /// Compares a layer that adds to the residual.
-    fn residual(&self, input: &[i8], before: &[i16], after: &[i16]) -> Result<LayerCheck> {
+    fn compare_residual(&self, input: &[i8], before: &[i16], after: &[i16]) -> Result<LayerCheck> {
         if before.len() < after.len() {
-            return Err(foreign(&self.spec.name));
+            return Err(mismatch(&self.spec.name));
         }
         let LinearTensors { shift, mult, .. } = &self.parameters;
         self.compare(input, after, |token, row, acc| {
@@ -240,7 +241,7 @@ impl<'a> Layer<'a> {
     }
 }
 
-fn foreign(what: &str) -> Error {
+fn mismatch(what: &str) -> Error {
     Error::InvalidValue(format!("the trace does not fit this subnet at {what}"))
 }
 
@@ -248,19 +249,19 @@ fn values<'a>(trace: &'a Trace, name: &str) -> Result<&'a TraceData> {
     trace
         .tensor(name)
         .map(|tensor| &tensor.data)
-        .ok_or_else(|| foreign(name))
+        .ok_or_else(|| mismatch(name))
 }
 
 fn i8s<'a>(trace: &'a Trace, name: &str) -> Result<&'a [i8]> {
     match values(trace, name)? {
         TraceData::I8(data) => Ok(data),
-        _ => Err(foreign(name)),
+        _ => Err(mismatch(name)),
     }
 }
 
 fn i16s<'a>(trace: &'a Trace, name: &str) -> Result<&'a [i16]> {
     match values(trace, name)? {
         TraceData::I16(data) => Ok(data),
-        _ => Err(foreign(name)),
+        _ => Err(mismatch(name)),
     }
 }

@@ -28,7 +28,7 @@ fn vectors() -> Vec<(PathBuf, PathBuf)> {
     subnets
 }
 
-/// The values that the oracle expects of an intermediate, cut to the rows that an executor
+/// Returns the values that the oracle expects of an intermediate, cut to the rows that an executor
 /// computes.
 fn expected(config: &Config, name: &str, view: &TensorView) -> TraceTensor {
     let mut shape = view.shape().to_vec();

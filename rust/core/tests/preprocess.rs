@@ -9,7 +9,7 @@ use quasar_core::subnet::config::Config;
 use safetensors::SafeTensors;
 use serde_json::{json, Value};
 
-/// A config that takes images of this size.
+/// Returns a config that takes images of this size.
 fn config(height: usize, width: usize, channels: usize, resize: &Value) -> Config {
     let config = json!({
         "name": "preprocess",

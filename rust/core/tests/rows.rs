@@ -10,7 +10,7 @@ use quasar_core::rows::{
     QuantizedRows, RowPairs,
 };
 
-/// Rows, K and the bits of each row: all-4, all-8, and every mix.
+/// Samples K and the bits of each row: all 4, all 8, or any mix.
 fn shape() -> impl Strategy<Value = (usize, Vec<u8>)> {
     let bits = prop_oneof![Just(4u8), Just(8u8)];
     let mixed = vec(bits.clone(), 0..12);
@@ -57,7 +57,7 @@ prop_compose! {
     }
 }
 
-/// The codes of what was quantized.
+/// Returns the codes of quantized rows.
 fn codes_of(q: &QuantizedRows, k: usize, bits: &[u8]) -> Vec<i8> {
     unpack_rows(&q.packed, bits.len(), k, bits).unwrap()
 }

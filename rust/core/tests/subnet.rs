@@ -35,7 +35,7 @@ fn parts(subnet: &Subnet) -> (Value, Parts) {
     )
 }
 
-/// The error of a subnet whose config or tensors were changed.
+/// Returns the error of a subnet whose config or tensors were changed.
 fn error_with(change: impl FnOnce(&mut Value, &mut Parts)) -> Error {
     let (mut config, mut tensors) = parts(&sample());
     change(&mut config, &mut tensors);
@@ -46,7 +46,7 @@ fn data<'a>(tensors: &'a mut Parts, name: &str) -> &'a mut Vec<u8> {
     &mut tensors.iter_mut().find(|t| t.0 == name).unwrap().3
 }
 
-/// A container with a header of our choice.
+/// Returns a container with any header.
 fn container(header: &[u8], data: &[u8]) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header);
@@ -119,7 +119,7 @@ fn a_failed_save_leaves_nothing_behind() {
     assert_eq!(sample().save("").unwrap_err().kind(), "Io");
 }
 
-/// The names in a directory, sorted.
+/// Returns the names in a directory, sorted.
 fn listing(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(directory)
         .unwrap()
@@ -551,7 +551,7 @@ fn values_out_of_range_are_named() {
     }
 }
 
-/// The layer `embed` of 32 rows with all bits and weights replaced.
+/// Replaces all bits and weights of the layer `embed`, which has 32 rows.
 fn with_embed(tensors: &mut Parts, bits: u8, row: &[u8]) {
     data(tensors, "embed.bits").fill(bits);
     let weight = tensors.iter_mut().find(|t| t.0 == "embed.weight").unwrap();

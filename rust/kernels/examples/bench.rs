@@ -35,7 +35,7 @@ fn codes(n: usize) -> Aligned<i8> {
     codes
 }
 
-/// A layer of which `percent` of the rows are 8-bit ones, at random places.
+/// Returns a layer in which `percent` of the rows, at random places, are 8-bit.
 fn layer(kernels: Kernels, (rows, k): (usize, usize), percent: u64, storage: Storage) -> Linear {
     let mut weights = codes(rows * k);
     let mut state = 0x9e37_79b9_7f4a_7c15u64;

@@ -20,7 +20,7 @@ fn codes(n: usize) -> Vec<i8> {
         .collect()
 }
 
-/// The stage as a closure that runs it once.
+/// Returns a closure that runs the stage once.
 fn stage(kernels: Kernels, name: &str) -> Box<dyn FnMut()> {
     let mut scratch = Scratch::new();
     let linear = |rows: usize, k: usize| {

@@ -60,7 +60,7 @@ fn exponential_table_is_rounded_exactly() {
     );
 }
 
-/// The formulas of the document in integers.
+/// Computes the document's formulas in integers.
 fn moments(sum: i32, squares: i64, d: usize, epsilon: i64) -> Moments {
     let v = (d as i64 * squares - i64::from(sum) * i64::from(sum) + epsilon) as u64;
     let bits = (u64::BITS - v.leading_zeros()).div_ceil(2);

@@ -49,7 +49,7 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
     }
 
-    /// In `low..=high`.
+    /// Returns a number of `low..=high`.
     fn range(&mut self, low: i64, high: i64) -> i64 {
         low + (self.next() % (high - low + 1) as u64) as i64
     }
@@ -155,7 +155,8 @@ fn linear_case() -> impl Strategy<Value = LinearCase> {
         )
 }
 
-/// A layer whose accumulators reach from nothing to the bound, with every shift and some dead rows.
+/// Samples a layer whose accumulators reach from 0 to the bound, with every shift and some rows
+/// whose factor is 0.
 fn layer(case: &LinearCase, random: &mut Random) -> (Vec<i8>, Vec<i32>, Vec<i16>, Vec<u8>) {
     let mut weights: Vec<i8> = Vec::new();
     for _ in 0..case.rows {

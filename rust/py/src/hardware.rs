@@ -165,7 +165,7 @@ impl Hardware {
         json(self.hardware.configuration())
     }
 
-    /// The modelled resources, as JSON.
+    /// Returns the modelled resources, as JSON.
     fn resources(&self) -> PyResult<String> {
         json(&Resources::of(&self.hardware))
     }
@@ -177,7 +177,7 @@ impl Hardware {
     }
 }
 
-/// One frame, as JSON.
+/// Models one frame; returns it as JSON.
 #[pyfunction]
 pub fn estimate(py: Python<'_>, workload: &Workload, hardware: &Hardware) -> PyResult<String> {
     let (workload, hardware) = (&workload.workload, &hardware.hardware);
@@ -246,7 +246,7 @@ impl CostTable {
         Ok((genome.into_pyarray(py), cost.fps, cost.latency_s))
     }
 
-    /// The processor's share of a frame, as JSON.
+    /// Returns the processor's share of a frame, as JSON.
     fn host(&self) -> PyResult<String> {
         json(self.table.host())
     }

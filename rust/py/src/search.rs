@@ -143,7 +143,7 @@ impl Search {
         self.arrays(py, &candidates)
     }
 
-    /// At most one row.
+    /// Returns the best network that reaches `fps`, if any: at most one row.
     fn best<'py>(&self, py: Python<'py>, fps: f64) -> PyResult<Candidates<'py>> {
         let candidates: Vec<Candidate> = self.lock().best(fps).into_iter().collect();
         self.arrays(py, &candidates)
@@ -208,7 +208,7 @@ impl Search {
     }
 }
 
-/// The rows of a C-contiguous array.
+/// Borrows the rows of a C-contiguous array.
 fn view<'a>(genomes: &'a PyReadonlyArray2<'_, u8>) -> PyResult<Genomes<'a>> {
     Genomes::new(genomes.as_slice()?, genomes.shape()[1]).map_err(to_py)
 }
@@ -262,7 +262,7 @@ impl Predictor {
         Ok(predicted.into_pyarray(py))
     }
 
-    /// Cross-validated tau and root mean squared error, the ridge's strength, samples.
+    /// Returns cross-validated tau and root mean squared error, the ridge's strength, samples.
     fn report(&self) -> (f64, f64, f64, usize) {
         let CrossValidation {
             tau,
@@ -274,7 +274,7 @@ impl Predictor {
     }
 }
 
-/// The proxy score of each genome.
+/// Returns the proxy score of each genome.
 #[pyfunction]
 pub fn proxy_scores<'py>(
     py: Python<'py>,
@@ -292,7 +292,7 @@ pub fn proxy_scores<'py>(
     Ok(scores.into_pyarray(py))
 }
 
-/// The best choices within the budget.
+/// Returns the best choices within the budget.
 #[pyfunction]
 pub fn knapsack(
     py: Python<'_>,
@@ -306,7 +306,7 @@ pub fn knapsack(
     Ok((solution.choices, solution.value, solution.cost))
 }
 
-/// All non-dominated sums up to the budget.
+/// Returns all non-dominated sums up to the budget.
 #[pyfunction]
 pub fn knapsack_front(
     py: Python<'_>,
@@ -323,7 +323,7 @@ pub fn knapsack_front(
         .collect())
 }
 
-/// Kendall's tau-b, ends of its interval, p-value.
+/// Returns Kendall's tau-b, the ends of its interval and the p-value.
 #[pyfunction]
 pub fn kendall_tau(
     py: Python<'_>,
@@ -340,7 +340,7 @@ pub fn kendall_tau(
     Ok((result.tau, result.low, result.high, result.p_value))
 }
 
-/// The area that points [n, 2] dominate above the reference.
+/// Returns the area that points [n, 2] dominate above the reference.
 #[pyfunction]
 pub fn hypervolume(points: PyReadonlyArray2<'_, f64>, reference: (f64, f64)) -> PyResult<f64> {
     let points: Vec<(f64, f64)> = points

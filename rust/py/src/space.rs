@@ -37,7 +37,7 @@ impl Space {
         self.space.sha256()
     }
 
-    /// Name and number of choices of each gene.
+    /// Returns the name and the number of choices of each gene.
     fn genes(&self) -> Vec<(String, usize)> {
         (0..self.space.genes())
             .map(|i| (self.space.gene_name(i), self.space.choices_of(i)))
@@ -107,7 +107,7 @@ impl Space {
     }
 }
 
-/// 8-bit rows of a matrix of `rows` rows.
+/// Returns the number of 8-bit rows of a matrix of `rows` rows.
 #[pyfunction]
 pub fn eight_bit_rows(rows: usize, fraction: f64) -> usize {
     space::eight_bit_rows(rows, fraction)

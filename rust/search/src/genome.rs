@@ -289,8 +289,8 @@ pub(super) mod tests {
     use proptest::prelude::*;
     use std::collections::HashMap;
 
-    /// A genotype of embeddings, depths and blocks of equal genes, the last of each a width, for
-    /// tests.
+    /// Returns a genotype for tests: embeddings, depths, and blocks of equal genes, the last of
+    /// which is a width.
     pub fn toy(embed: u8, depths: &[usize], block: &[u8]) -> Genotype {
         let mut choices = vec![embed, depths.len() as u8];
         let mut widths = vec![false; 2];

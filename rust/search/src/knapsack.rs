@@ -231,7 +231,7 @@ struct Relaxation {
 }
 
 impl Relaxation {
-    /// One for all items, one for all but the first, ..., one for none.
+    /// Returns a relaxation for all items, one for all but the first, ..., one for none.
     fn of_suffixes(items: &[Vec<(u64, f64)>]) -> Vec<Self> {
         let (mut least, mut value) = (0, 0.0);
         let mut slopes: Vec<(u64, f64)> = Vec::new();
@@ -312,7 +312,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// All combinations, by rising cost.
+    /// Returns all combinations, by rising cost.
     fn all(values: &[Vec<f64>], costs: &[Vec<u64>]) -> Vec<(u64, f64)> {
         let mut sums = vec![(0, 0.0)];
         for (values, costs) in values.iter().zip(costs) {

@@ -170,7 +170,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// `None` for an empty or infeasible front.
+    /// Returns the scale of a front; `None` if the front is empty or infeasible.
     fn of(points: &[Point], front: &[usize]) -> Option<Self> {
         let (first, last) = (&points[*front.first()?], &points[*front.last()?]);
         if first.violation > 0.0 {

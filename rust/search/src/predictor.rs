@@ -341,7 +341,7 @@ mod tests {
         flat
     }
 
-    /// Additive in genes, with an interaction of embed and depth.
+    /// Returns a score that is additive in the genes, with an interaction of embed and depth.
     fn truth(toy: &Genotype, genome: &[u8]) -> f64 {
         let genes = &genome[..toy.used(genome)];
         let sum: f64 = genes

@@ -121,8 +121,8 @@ impl ProxyTable {
         }
     }
 
-    /// `genes` separates a block's genes: heads and the fractions of qkv and proj, MLP ratio and
-    /// those of fc1 and fc2.
+    /// Sums the score over a genome; `genes` separates a block's genes: heads and the fractions of
+    /// qkv and proj, MLP ratio and those of fc1 and fc2.
     fn sum<const GENES: usize>(
         &self,
         genome: &[u8],

@@ -270,7 +270,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// tau-b by the definition, over all pairs.
+    /// Computes tau-b by its definition, over all pairs.
     fn by_definition(x: &[f64], y: &[f64]) -> f64 {
         let (mut difference, mut untied_x, mut untied_y) = (0.0, 0.0, 0.0);
         for i in 0..x.len() {

@@ -33,7 +33,7 @@ const BOARDS: [&str; 6] = [
     "zcu104",
 ];
 
-/// `DeiT`'s shapes: heads of 64, hidden 4 * embed, 12 blocks.
+/// Returns a network of `DeiT`'s shapes: heads of 64, hidden 4 * embed, 12 blocks.
 fn deit(heads: usize, eight_bit: f64) -> Workload {
     let block = BlockShape {
         heads,
@@ -214,8 +214,8 @@ fn what_does_not_fit_names_the_buffer_and_by_how_much() {
     );
 }
 
-/// One block by hand: 17 tokens on 6 x 5, all 4-bit, embed 16, 2 heads of 8, hidden 32, lanes
-/// enough that nothing stalls.
+/// Compares with a block counted by hand: 17 tokens on 6 x 5, all 4-bit, embed 16, 2 heads of 8,
+/// hidden 32, lanes enough that nothing stalls.
 #[test]
 fn a_small_layer_takes_the_cycles_counted_by_hand() {
     let space = space("digits");
@@ -639,8 +639,8 @@ fn a_board_that_is_too_small_says_what_it_lacks() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// The largest sizes on the smallest array, and anything between: no overflow, and time only
-    /// ever passes.
+    /// Estimates any sizes up to the largest on the smallest array: nothing overflows, and each
+    /// total is at least its parts.
     #[test]
     fn any_sound_sizes_are_estimated(
         embed in 1usize..1025, heads in 1usize..129, head_dim in 1usize..129,

@@ -368,7 +368,7 @@ fn a_spoiled_access_costs_one_frame_at_most() {
 fn an_arena_of_another_process_is_not_multiplied() {
     let mut mock = Mock::new(program(2, 2), DEADLINES.segment, |_| None);
     // Memory has the arena of a process before, and this one's is not flushed.
-    mock.remembers = mock.program.keyed_arena(0x0dd);
+    mock.earlier_arena = mock.program.keyed_arena(0x0dd);
     let (program, report) = (Arc::clone(&mock.program), Arc::clone(&mock.report));
     let mut faulty = Faulty::new(mock);
     for after in [1, 1] {

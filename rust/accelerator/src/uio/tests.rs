@@ -38,7 +38,7 @@ fn files(folder: &Path) -> Roots {
     roots
 }
 
-/// A UIO device with a socket for its interrupt; returns the socket's other end.
+/// Opens a UIO device with a socket for its interrupt; also returns the socket's other end.
 fn with_interrupt(roots: &Roots) -> (Uio, UnixStream) {
     let (host, device) = UnixStream::pair().unwrap();
     let uio = Uio {

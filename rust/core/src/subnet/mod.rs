@@ -137,7 +137,7 @@ impl Subnet {
             path: path.to_owned(),
             source,
         };
-        // The file that was opened is asked, not the path, which may name another one by now.
+        // Checks the opened file, not the path: the path may name another file by now.
         let file = file::open(path).map_err(io)?;
         let metadata = file.metadata().map_err(io)?;
         if !metadata.is_file() {
@@ -208,6 +208,8 @@ impl Subnet {
             let rows4 = bits.iter().map(|&b| usize::from(b == 4)).sum();
             let bytes = bits.iter().map(|&b| rows::row_bytes(k, b)).sum();
             let last = last_block.as_ref().and_then(|b| name.strip_prefix(b));
+            // Of the last block, token pooling needs keys and values of all tokens, and all else of
+            // one.
             let needed = match last {
                 Some("qkv") => (tokens * 2 + 1) * rows / 3,
                 Some(_) => rows,

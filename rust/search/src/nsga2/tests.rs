@@ -45,7 +45,7 @@ impl CostModel for Double {
     }
 }
 
-/// A score with diminishing returns and an interaction, so that fronts are curved.
+/// Returns a score with diminishing returns and an interaction, so that fronts are curved.
 fn score(genotype: &Genotype, genome: &[u8]) -> f64 {
     let used = genotype.used(genome);
     let sum: f64 = genome[2..used]

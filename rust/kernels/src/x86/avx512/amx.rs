@@ -1,9 +1,10 @@
 //! The tier with AMX: `tdpbssd` and `tdpbusd` multiply 16 rows of 64 codes by 16 rows of 64 weights
 //! in one instruction. (The intrinsics are not stable yet in Rust, hence the assembly.)
 //!
-//! A tile register holds 16 rows of 64 bytes. It takes 16 rows of a panel's weights, 64 consecutive
-//! k of each, as they are packed: a row of the register is one group of 4 k. Rows of a tile are
-//! always read and written by 16.
+//! A tile register holds 16 rows of 64 bytes. A register of codes holds 64 k of 16 input rows. A
+//! register of weights holds 64 k of 16 rows of a panel, as they are packed: each row of the
+//! register is a group of 4 k. Rows are read and written 16 at a time, so a tile's rows are rounded
+//! up.
 
 use std::arch::asm;
 use std::arch::x86_64::{__m512i, _mm_prefetch, _MM_HINT_T1};
@@ -147,8 +148,8 @@ unsafe fn dot<const SIGNED: bool, const SUMS: u8, const CODES: u8, const WEIGHTS
     }
 }
 
-/// Multiplies anything, so that the unit stays awake. Measured: the unit sleeps after 1,600 to
-/// 3,200 cycles without work, and the next product then takes 1,500 cycles more.
+/// Multiplies any contents, so that the tile multiplier stays awake. Measured: it sleeps after
+/// 1,600 to 3,200 cycles without work, and the next product then takes 1,500 cycles more.
 ///
 /// # Safety
 /// The registers are configured; their contents do not matter.
