@@ -25,7 +25,7 @@ SHAPES = {
 }
 
 #: Boards whose shipped arrays are tested at full size.
-SHIPPED = ("zcu102", "kv260")
+SHIPPED = ("zcu102", "kv260", "pynq-z2")
 
 
 def shipped(board: str) -> Shape:
