@@ -1,0 +1,81 @@
+//! Models the first and the last phase of a frame: patch embedding and head.
+
+use quasar_hardware::declared::MEMORY_LATENCY;
+use quasar_hardware::workload::{RowWidths, Setting};
+
+use super::norm::Normed;
+use super::weights::{Lead, Reserve};
+use super::{End, Model, Norm, Side, Stage};
+
+impl Model<'_> {
+    /// Models the patch embedding of all tokens; prefix tokens are rows of zeros.
+    pub fn embedding(&self, embed: u64, rows: RowWidths) -> End {
+        let Setting {
+            patches, patch_len, ..
+        } = self.setting;
+        let tokens = self.setting.tokens();
+        // Each word of all tokens of a tile starts on a beat: patches, then the first values of the
+        // residual, which the drain stores a group of tokens at a time.
+        let word = |bytes: u64| self.padded(bytes * self.tiling.tokens);
+        let words = self.tiling.token_tiles(tokens) * embed;
+        let fill = self.side(words * word(2));
+        let stored = words * self.tiling.tokens.div_ceil(self.lanes().requantize);
+        let fill = Side {
+            taken: fill.taken.max(stored),
+            ..fill
+        };
+        let (mut stage, mut side, mut exposed) = (Stage::default(), Side::default(), 0);
+        let mut bands = Vec::new();
+        for band in self.hardware.input_bands(tokens, patch_len) {
+            let mut product = self.linear(band.tokens, rows, patch_len);
+            let first = product.stage.load / product.stage.row_tiles;
+            Self::supply(&mut Reserve::idle(first).into(), &mut product, 0);
+            let tiles = self.tiling.token_tiles(band.tokens);
+            let mut transfers = self.side(tiles * patch_len * word(1));
+            if band.tile == 0 {
+                transfers.add(fill);
+            }
+            exposed += MEMORY_LATENCY + transfers.cycles() + first;
+            side.add(transfers);
+            stage.add(&product.stage);
+            bands.push(Normed {
+                band,
+                product,
+                cycles: product.stage.cycles(),
+            });
+        }
+        stage.macs = patches * rows.total() * patch_len;
+        stage.slot_macs = stage.slot_macs / tokens * patches;
+        End {
+            norm: self.norm_of_bands(&bands, embed),
+            stage,
+            side,
+            commands: 3 + 3 * bands.len() as u64,
+            exposed,
+            tail: 0,
+        }
+    }
+
+    /// Models the head.
+    pub fn head(&self, embed: u64, rows: RowWidths) -> End {
+        let mut product = self.linear(1, rows, embed);
+        // Weights arrive while the last block and its norm work. With two frames in flight, the
+        // other frame's products take some of that time.
+        let tile = product.stage.load / product.stage.row_tiles;
+        let alone = Reserve::idle(2 * tile + product.ahead);
+        let all = if self.hardware.configuration().frames == 2 {
+            Reserve::idle(tile + product.ahead / 2)
+        } else {
+            alone
+        };
+        Self::supply(&mut Lead { all, alone }, &mut product, 0);
+        End {
+            norm: Norm::default(),
+            stage: product.stage,
+            side: self.side(4 * embed),
+            commands: 5,
+            exposed: 0,
+            tail: self.ready(&product),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Adds the phases of a frame up.
+
+use quasar_hardware::workload::BlockWork;
+
+use super::{AttentionHalf, End, MlpHalf, Model, Norm};
+
+/// A phase of a frame: the array's part, then `LayerNorm`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phase {
+    /// Cycles of the array.
+    pub array: u64,
+    /// The norm of its result.
+    pub norm: Norm,
+    /// Waits for weights that one frame alone does not have, because its weights arrive while its
+    /// norm works.
+    pub hidden: u64,
+    /// Cycles of the wait for the norm before this phase that its bands of tokens hide.
+    pub overlap: u64,
+}
+
+/// Sums over phases. Two candidates compare by these alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Cycles between two frames, by array and vector unit.
+    pub interval: u64,
+    /// Cycles of one frame alone, by array and vector unit.
+    pub latency: u64,
+    /// Cycles that all transfers of a frame take.
+    pub transfer: u64,
+}
+
+impl Totals {
+    /// Adds another part of the frame.
+    pub fn add(&mut self, other: &Self) {
+        self.interval += other.interval;
+        self.latency += other.latency;
+        self.transfer += other.transfer;
+    }
+
+    /// Returns the cycles of one frame alone.
+    pub const fn alone(&self) -> u64 {
+        if self.latency > self.transfer {
+            self.latency
+        } else {
+            self.transfer
+        }
+    }
+
+    /// Returns the cycles between two frames.
+    pub const fn period(&self) -> u64 {
+        if self.interval > self.transfer {
+            self.interval
+        } else {
+            self.transfer
+        }
+    }
+}
+
+impl AttentionHalf {
+    /// Returns this half of a block as a phase.
+    pub const fn phase(&self) -> Phase {
+        Phase {
+            array: self.qkv.cycles()
+                + self.scores.cycles()
+                + self.context.cycles()
+                + self.proj.cycles(),
+            norm: self.norm,
+            hidden: self.qkv.hidden + self.proj.hidden,
+            overlap: 0,
+        }
+    }
+}
+
+impl MlpHalf {
+    /// Returns this half of a block as a phase.
+    pub const fn phase(&self) -> Phase {
+        Phase {
+            array: self.fc1.cycles() + self.fc2.cycles(),
+            norm: self.norm,
+            hidden: self.fc1.hidden + self.fc2.hidden,
+            overlap: self.overlap,
+        }
+    }
+}
+
+impl End {
+    /// Returns this end of a frame as a phase.
+    pub const fn phase(&self) -> Phase {
+        Phase {
+            array: self.stage.cycles(),
+            norm: self.norm,
+            hidden: 0,
+            overlap: 0,
+        }
+    }
+}
+
+impl Model<'_> {
+    /// Returns a phase's part of a frame's totals.
+    pub fn totals(&self, phase: &Phase) -> Totals {
+        let waits = phase.norm.ready - phase.hidden.min(phase.norm.ready);
+        let alone = (phase.array + waits).saturating_sub(phase.overlap);
+        Totals {
+            // The norm overlaps with the other frame's phase, which is assumed to be as long as
+            // this one.
+            interval: if self.hardware.configuration().frames == 2 {
+                phase.array.max(phase.norm.ready)
+            } else {
+                alone
+            },
+            latency: alone,
+            transfer: 0,
+        }
+    }
+
+    /// Returns the part of attention's half of a block in a frame's totals.
+    pub fn attention_totals(&self, half: &AttentionHalf) -> Totals {
+        Totals {
+            transfer: half.qkv.load + half.proj.load + half.side.cycles(),
+            ..self.totals(&half.phase())
+        }
+    }
+
+    /// Returns the part of the MLP's half of a block in a frame's totals.
+    pub fn mlp_totals(&self, half: &MlpHalf) -> Totals {
+        Totals {
+            transfer: half.fc1.load + half.fc2.load + half.side.cycles(),
+            ..self.totals(&half.phase())
+        }
+    }
+
+    /// Returns a block's part of a frame's totals.
+    pub fn block_totals(&self, embed: u64, work: &BlockWork, last: bool) -> Totals {
+        let mut totals = self.attention_totals(&self.attention_half(embed, work, last));
+        totals.add(&self.mlp_totals(&self.mlp_half(embed, work, last)));
+        totals
+    }
+
+    /// Returns the part of the first or last phase in a frame's totals.
+    pub fn end_totals(&self, end: &End) -> Totals {
+        let mut totals = self.totals(&end.phase());
+        totals.transfer = end.stage.load + end.side.cycles();
+        totals.latency = totals.latency + end.exposed + end.tail - end.stage.hidden;
+        totals.interval += end.exposed;
+        totals
+    }
+}
