@@ -16,6 +16,7 @@ constexpr unsigned CHECK_POLYNOMIAL = 0xedb88320;
 constexpr unsigned PORT_BYTES = 16;
 constexpr unsigned MAX_PORTS = 4;
 constexpr unsigned ROW_BYTES = 16;
+constexpr unsigned MAX_EMBED = 1024;
 constexpr unsigned MAX_TOKENS = 1024;
 constexpr unsigned TRANSFERS_AHEAD = 4;
 

@@ -11,7 +11,7 @@ using config::LANES;
 using config::NORM_LANES;
 using config::TOKENS;
 
-constexpr unsigned MAX_EMBED = 1024 < config::NORM_WORDS ? 1024 : config::NORM_WORDS;
+constexpr unsigned MAX_EMBED = least(isa::MAX_EMBED, config::NORM_WORDS);
 constexpr unsigned BEAT = sizeof(beat_t);
 constexpr unsigned SUMS_DISTANCE =
     4; // intervals between a column's sum and its next read, at least

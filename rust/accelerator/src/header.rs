@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use quasar_core::subnet::config::MAX_TOKENS;
+use quasar_core::subnet::config::{MAX_EMBED, MAX_TOKENS};
 use quasar_hardware::configuration::{key_banks, value_banks, Multipliers};
 use quasar_hardware::declared::{array, TRANSFERS_AHEAD};
 use quasar_hardware::tiling::{RowTile, Tiling};
@@ -48,6 +48,7 @@ pub fn isa_header() -> String {
         ("PORT_BYTES", PORT_BYTES.to_string()),
         ("MAX_PORTS", MAX_PORTS.to_string()),
         ("ROW_BYTES", ROW_BYTES.to_string()),
+        ("MAX_EMBED", MAX_EMBED.to_string()),
         ("MAX_TOKENS", MAX_TOKENS.to_string()),
         ("TRANSFERS_AHEAD", TRANSFERS_AHEAD.to_string()),
     ] {
