@@ -214,9 +214,10 @@ test-pynq: wheel sim ## The PYNQ transport through the real pynq package, in an 
 ##@ FPGA
 
 .PHONY: bitstream
-bitstream: develop ## Build and package BOARD's bitstream (HARDWARE=FILE: its configuration) with AMD Vitis and Vivado
+bitstream: develop ## Build and package BOARD's bitstream (HARDWARE=FILE: its configuration) with AMD Vitis and Vivado; compare their reports with the model
 	@[ -n '$(BOARD)' ] || { echo 'error: name a board: make bitstream BOARD=zcu102 [HARDWARE=file.toml]' >&2; exit 1; }
 	@python tools/bitstream.py $(BOARD) $(if $(HARDWARE),--hardware $(HARDWARE))
+	@python tools/build_report.py build/bitstream/$(BOARD)
 
 ##@ Checks
 

@@ -16,6 +16,7 @@ import re
 import shutil
 import struct
 import subprocess
+import time
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
@@ -49,12 +50,24 @@ class Target(NamedTuple):
         return hashlib.sha256(self.hardware.to_toml().encode()).hexdigest()[:16]
 
 
-def read_target(board: str, hardware: Path | None) -> Target:
-    """Reads the configuration, checks it against the board, and reads Vivado's names for the board."""
+def board_settings(board: str) -> dict[str, str]:
+    """Reads Vivado's names for a board: part, board_part, processor."""
     script = ROOT / "fpga" / "boards" / f"{board}.tcl"
     if not script.is_file():
         known = ", ".join(sorted(path.stem for path in script.parent.glob("*.tcl")))
         raise click.ClickException(f"no fpga/boards/{board}.tcl: write one like those of {known}")
+    return dict(re.findall(r"^set (\w+) (\S+)$", script.read_text(), re.MULTILINE))
+
+
+def same_part(reported: str, part: str) -> bool:
+    """Returns whether a file's part is `part`; some files leave out 'xc', the speed grade and the hyphens."""
+    plain = [re.sub(r"[^a-z0-9]", "", name.lower()).removeprefix("xc") for name in (reported, part)]
+    return bool(plain[0]) and plain[1].startswith(plain[0])
+
+
+def read_target(board: str, hardware: Path | None) -> Target:
+    """Reads the configuration, checks it against the board, and reads Vivado's names for the board."""
+    settings = board_settings(board)
     path = hardware or ROOT / "fpga" / "configs" / f"{board}.toml"
     if not path.is_file():
         raise click.ClickException(
@@ -65,40 +78,56 @@ def read_target(board: str, hardware: Path | None) -> Target:
     if loaded.board != Board.load(board):
         raise click.ClickException(f"{path} is for the board {loaded.board.name}, not {board}")
     loaded.check_board()
-    settings = dict(re.findall(r"^set (\w+) (\S+)$", script.read_text(), re.MULTILINE))
     return Target(loaded, settings["part"], settings["board_part"], settings["processor"])
 
 
 def prepare(target: Target, work: Path) -> None:
     """Writes what the tools read: the configuration, header and lists, each kernel's cfg file, Vivado's settings."""
     work.mkdir(parents=True, exist_ok=True)
-    hardware = work / "hardware.toml"
-    hardware.write_text(target.hardware.to_toml())
-    board = work / "board.toml"
-    board.write_text(target.hardware.board.to_toml())
-    header = work / "config.hpp"
-    headers = ["cargo", "run", "--quiet", "--package", "quasar-accelerator", "--example", "headers", "--"]
-    call([*headers, "config", str(hardware), str(board), str(header)], ROOT)
-    call([*headers, "design", str(hardware), str(board), str(work)], ROOT)
+    texts = {"hardware.toml": target.hardware.to_toml(), "board.toml": target.hardware.board.to_toml()}
+    for name, text in {**texts, **target.hardware.build_files}.items():
+        write(work / name, text)
     for kernel in KERNELS:
         template = (ROOT / "fpga" / "scripts" / f"{kernel}.cfg").read_text()
         settings = template[template.index("[hls]\n") + 6 :].replace("syn.file=", f"syn.file={ROOT}/")
-        (work / f"{kernel}.cfg").write_text(
+        write(
+            work / f"{kernel}.cfg",
             f"part={target.part}\n\n[hls]\nclock={1000 / target.hardware.clock_mhz:.3f}\n"
-            f"syn.cflags=-std=c++17 -I{ROOT}/fpga/include -I{work}\n{settings}"
+            f"syn.cflags=-std=c++17 -I{ROOT}/fpga/include -I{work}\n{settings}",
         )
-    (work / "settings.tcl").write_text(
+    write(
+        work / "settings.tcl",
         f"set name {target.name}\nset root {{{ROOT}}}\nset part {target.part}\nset board_part {target.board_part}\n"
-        f"set board [dict create processor {target.processor} clock_mhz {target.hardware.clock_mhz:g}]\n"
+        f"set board [dict create processor {target.processor} clock_mhz {target.hardware.clock_mhz:g}]\n",
     )
 
 
-def call(command: list[str], folder: Path) -> str:
-    """Runs a command and returns its output; the error of a failed command shows it."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+def write(path: Path, text: str) -> None:
+    """Writes a file that the tools read, and shows its name."""
+    path.write_text(text)
+    click.echo(f"wrote {path}")
+
+
+def version(command: list[str]) -> str:
+    """Returns what a tool prints of its version."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else ""
+
+
+def call(step: str, command: list[str], work: Path) -> None:
+    """Runs a step of the build in `work`; its output goes to a log, and the error of a failed step shows the end."""
+    log = work / "logs" / f"{step}.log"
+    log.parent.mkdir(exist_ok=True)
+    click.echo(f"{step} ... (log: {log})")
+    began = time.monotonic()
+    with log.open("w") as out:
+        done = subprocess.run(command, cwd=work, stdout=out, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
-        raise click.ClickException(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
-    return done.stdout
+        end = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
+        raise click.ClickException(
+            f"{step} failed: {' '.join(command)}\n{end}\nAll of it is in {log}; docs/building.md says what to change"
+        )
+    click.echo(f"{step}: {time.monotonic() - began:.0f} s")
 
 
 def check_tools() -> None:
@@ -108,7 +137,7 @@ def check_tools() -> None:
         if shutil.which(tool) is None:
             wrong.append(f"{tool} ({package}) is not on PATH")
             continue
-        printed = call([tool, "-version" if tool == "vivado" else "--version"], Path.cwd())
+        printed = version([tool, "-version" if tool == "vivado" else "--version"])
         found = re.search(r"v(\d{4})\.(\d)", printed)
         if found is None:
             wrong.append(f"{tool} does not print its version")
@@ -122,15 +151,17 @@ def check_tools() -> None:
 
 
 def build(target: Target, work: Path) -> None:
-    """Runs Vitis HLS for each kernel, then Vivado. It takes hours."""
+    """Runs Vitis HLS for each kernel, then Vivado. It takes minutes to hours."""
     for kernel in KERNELS:
-        click.echo(f"{kernel}: Vitis HLS")
         options = ["--mode", "hls", "--config", f"{kernel}.cfg", "--work_dir", f"kernels/{kernel}"]
-        call(["v++", "-c", *options], work)
-        call(["vitis-run", *options, "--package"], work)
-    click.echo("Vivado")
+        call(f"{kernel}-synthesis", ["v++", "-c", *options], work)
+        call(f"{kernel}-package", ["vitis-run", *options, "--package"], work)
     script = ROOT / "fpga" / "scripts" / "bitstream.tcl"
-    call(["vivado", "-mode", "batch", "-nojournal", "-source", str(script), "-tclargs", str(work)], work)
+    call(
+        "vivado",
+        ["vivado", "-mode", "batch", "-nojournal", "-source", str(script), "-tclargs", str(work)],
+        work,
+    )
 
 
 class Bit(NamedTuple):
@@ -177,8 +208,7 @@ def package(target: Target, work: Path) -> Path:
                 f"{path} is missing or empty; PYNQ wants the .bit and the .hwh by one name"
             )
     bit = read_bit(bitstream)
-    plain = [re.sub(r"[^a-z0-9]", "", part.lower()).removeprefix("xc") for part in (bit.part, target.part)]
-    if not (plain[0] and plain[1].startswith(plain[0])):
+    if not same_part(bit.part, target.part):
         raise click.ClickException(
             f"{bitstream} is for the part {bit.part}, the board {target.name} has {target.part}"
         )

@@ -7,6 +7,7 @@ import json
 import re
 import struct
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -90,14 +91,10 @@ def constants(path: Path, scope: str) -> dict[str, int]:
 
 def record(hardware: str, folder: Path, missing: tuple[str, ...] = ()) -> Design:
     """Runs the block design of a configuration on commands that only record, without the ``missing`` IPs."""
-    board = Hardware.from_toml(hardware).board
-    (folder / "hardware.toml").write_text(hardware)
-    (folder / "board.toml").write_text(board.to_toml())
-    run(
-        tool("cargo"), "run", "--quiet", "--package", "quasar-accelerator", "--example", "headers", "--",
-        "design", folder / "hardware.toml", folder / "board.toml", folder, cwd=ROOT,
-    )  # fmt: skip
-    zynqmp = board.settings["dsp_kind"] == "DSP48E2"
+    loaded = Hardware.from_toml(hardware)
+    for name, text in loaded.build_files.items():
+        (folder / name).write_text(text)
+    zynqmp = loaded.board.settings["dsp_kind"] == "DSP48E2"
     processor = f"processor {'zynq_ultra_ps_e' if zynqmp else 'processing_system7'} clock_mhz 150"
     isa = ROOT / "fpga" / "include" / "isa.hpp"
     script = ROOT / "tests" / "fpga" / "record.tcl"
@@ -489,7 +486,6 @@ def test_missing_tools_boards_and_configurations_are_named(
 
 
 def test_prepared_settings_name_this_configuration(hardware: Path, tmp_path: Path) -> None:
-    tool("cargo")
     target = bitstream.read_target("zcu102", hardware)
     bitstream.prepare(target, tmp_path / "work")
     header = constants(tmp_path / "work" / "config.hpp", "config")
@@ -507,3 +503,45 @@ def test_prepared_settings_name_this_configuration(hardware: Path, tmp_path: Pat
     assert (
         f"ports {target.hardware.settings['axi_ports']}\n" in (tmp_path / "work" / "design.txt").read_text()
     )
+
+
+TOOL = """#!/bin/sh
+echo "$(basename "$0") $*"
+case "$*" in {fails}) echo 'ERROR: [HLS 200-70] made up'; exit 1;; esac
+"""
+
+
+def test_preparing_takes_seconds_and_shows_what_it_writes(
+    hardware: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no tool, not even cargo
+    began = time.monotonic()
+    bitstream.prepare(bitstream.read_target("zcu102", hardware), tmp_path / "work")
+    assert time.monotonic() - began < 5
+    shown = [line.removeprefix("wrote ") for line in capsys.readouterr().out.splitlines()]
+    assert sorted(shown) == sorted(str(path) for path in (tmp_path / "work").iterdir())
+
+
+def test_a_build_shows_its_steps_and_the_end_of_a_failed_one(
+    hardware: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def place(fails: str) -> None:
+        for name in ("v++", "vitis-run", "vivado"):
+            (tmp_path / name).write_text(TOOL.format(fails=fails))
+            (tmp_path / name).chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    target = bitstream.read_target("zcu102", hardware)
+    place("nothing")
+    bitstream.build(target, tmp_path)
+    shown = capsys.readouterr().out
+    steps = [f"{kernel}-{step}" for kernel in bitstream.KERNELS for step in ("synthesis", "package")]
+    assert re.findall(r"^(\S+) \.\.\.", shown, re.MULTILINE) == [*steps, "vivado"]
+    assert re.findall(r"^(\S+): \d+ s$", shown, re.MULTILINE) == [*steps, "vivado"]
+    log = (tmp_path / "logs" / "drain-synthesis.log").read_text()
+    assert log == "v++ -c --mode hls --config drain.cfg --work_dir kernels/drain\n"
+    place("*norm.cfg*")
+    with pytest.raises(
+        click.ClickException, match=r"(?s)norm-synthesis failed: v\+\+.*made up.*norm-synthesis\.log"
+    ):
+        bitstream.build(target, tmp_path)

@@ -139,6 +139,11 @@ class Hardware(SettingsFile[NativeHardware]):
         """Resources of each part of the design, counted from what is built (modelled)."""
         return [Part(**part) for part in json.loads(self._inner.resources())["parts"]]
 
+    @property
+    def build_files(self) -> dict[str, str]:
+        """Texts of the generated files that a build of the bitstream reads, by name (``docs/building.md``)."""
+        return self._inner.build_files()
+
     def check_board(self) -> None:
         """Refuses a design that needs more than the usable part of its board.
 

@@ -1,9 +1,13 @@
 //! `_native.Board`, `Hardware`, `Workload`, `CostTable`, `estimate`: the hardware model.
 //! `python/quasar_rt/hardware` is the public face.
 
+use std::collections::BTreeMap;
+
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use quasar_accelerator::header;
 use quasar_cost::{explore, Resources};
+use quasar_hardware::design;
 use quasar_search::space::{Architecture, BlockShape};
 
 use crate::errors::{invalid_value, to_py};
@@ -168,6 +172,15 @@ impl Hardware {
     /// Returns the modelled resources, as JSON.
     fn resources(&self) -> PyResult<String> {
         json(&Resources::of(&self.hardware))
+    }
+
+    /// The files that a build of the bitstream reads, by name.
+    fn build_files(&self) -> BTreeMap<&'static str, String> {
+        BTreeMap::from([
+            ("config.hpp", header::config_header(&self.hardware)),
+            ("design.txt", design::block_design(&self.hardware)),
+            ("array_cell.v", design::array_cell(&self.hardware)),
+        ])
     }
 
     /// Refuses a design that needs more than the usable part of its board.
