@@ -137,7 +137,7 @@ class Row(NamedTuple):
 
     @property
     def faults(self) -> list[str]:
-        """What is worse than promised, a sentence each."""
+        """Sentences that say what is worse than promised."""
         where = f"{self.unit}, {self.item}" if self.item else self.unit
         if self.absent:
             return [f"{where}: the report has no such loop; was its process optimised away?"]
