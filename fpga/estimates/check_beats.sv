@@ -1,4 +1,4 @@
-// The check of a beat of `load` and of a word of `store` (fpga/include/check.hpp).
+// The check of a beat of `load` and of a word of `store` (fpga/include/crc.hpp).
 `default_nettype none
 // Computes what `data` adds to the state when ZEROS bits follow: each bit is the parity of some
 // bits of `data`, a tree of LUTs.

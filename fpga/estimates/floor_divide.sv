@@ -1,4 +1,4 @@
-// `mean_of_codes` (fpga/src/norm.cpp): a stage makes a bit of the quotient's magnitude.
+// `mean_of_codes` (fpga/include/leaves.hpp): a stage makes a bit of the quotient's magnitude.
 `default_nettype none
 module floor_divide (
     input  wire logic               clk,

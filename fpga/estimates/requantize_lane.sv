@@ -12,7 +12,7 @@ module clamp #(parameter int IN = 32, parameter int OUT = 16, parameter int LOW 
     assign y = x > MOST ? MOST[OUT-1:0] : x < LEAST ? LEAST[OUT-1:0] : x[OUT-1:0];
 endmodule
 
-// shift16 of fpga/include/arithmetic.hpp: rounding shift, clamped to 16 bits; three stages.
+// shift16 of fpga/include/leaves.hpp: rounding shift, clamped to 16 bits; three stages.
 module shift16 (
     input  wire logic               clk,
     input  wire logic               enable,
@@ -34,7 +34,7 @@ module shift16 (
         end
 endmodule
 
-// a * b in two stages and its rounding to 18 bits in a third (product15).
+// a * b in two stages and its rounding to 18 bits in a third (requantize).
 module product15 (
     input  wire logic               clk,
     input  wire logic               enable,

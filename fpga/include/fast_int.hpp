@@ -2,6 +2,7 @@
 // it is stored. An expression is evaluated in `int` up to 15 bits (a product of two fits), in
 // `int64_t` up to 63 bits and in __int128 beyond; ap_int would widen it. The results are equal as
 // long as no intermediate value exceeds these types, which the ap_int form of each test confirms.
+// With QUASAR_CHECKED a value that would wrap ends the program.
 #pragma once
 
 #include <cstdint>
@@ -59,7 +60,12 @@ public:
   template <typename N,
             typename = std::enable_if_t<std::is_integral_v<N> || std::is_same_v<N, __int128> ||
                                         std::is_same_v<N, unsigned __int128>>>
-  constexpr Integer(N n) : value_(wrap(n)) {}
+  constexpr Integer(N n) : value_(wrap(n)) {
+#ifdef QUASAR_CHECKED
+    if (static_cast<__int128>(value_) != static_cast<__int128>(n))
+      __builtin_trap();
+#endif
+  }
   template <int V, bool OTHER>
   constexpr Integer(const Integer<V, OTHER>& other)
       : value_(wrap(static_cast<typename Integer<V, OTHER>::Value>(other))) {}

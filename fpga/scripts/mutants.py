@@ -5,11 +5,13 @@ Native integers.
 Usage: mutants.py COMPILER BUILD CONFIGURATION..., after these and golden.txt were generated in BUILD.
 """
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-# (source, what stands there, what stands there instead, the testbenches each of which must notice)
+# (source, or header/source for a header that it includes; what stands there; what stands there instead; the
+# testbenches each of which must notice)
 MUTANTS = [
     ("load", "key != (seed ^ number[command.frame])", "false", "transfers"),
     ("load", "seed ^ number[command.frame]", "seed", "transfers"),
@@ -41,7 +43,7 @@ MUTANTS = [
     ("array_model", "if (pass.first == 0)", "if (false)", "array"),
     ("drain", "else if (resume)", "else if (false)", "drain"),
     ("drain", "SAVED_DISTANCE = GROUPS + 1", "SAVED_DISTANCE = 4 * GROUPS", "drain"),
-    ("drain", "((z + 32) >> 6) + command.zero_point", "(z >> 6) + command.zero_point", "drain golden"),
+    ("leaves/drain", "((z + 32) >> 6) + zero_point", "(z >> 6) + zero_point", "drain golden"),
     ("drain", "s<25>((product + 8) >> 4)", "0", "drain golden"),
     (
         "drain",
@@ -52,17 +54,16 @@ MUTANTS = [
     ("drain", "up_to<KEY_BANKS - 1> key_bank", "u<1> key_bank", "drain"),
     ("drain", "if (lane < unsigned(item.lanes))", "if (true)", "drain golden"),
     (
-        "norm",
-        "sat16(s<19>(rshift15(multiply<s<32>>(n, gain.gain)) + gain.offset))",
-        "rshift15(multiply<s<32>>(n, gain.gain)) + gain.offset",
+        "leaves/norm",
+        "sat16(s<19>(rshift15<32>(multiply<s<32>>(n, gain)) + offset))",
+        "rshift15<32>(multiply<s<32>>(n, gain)) + offset",
         "norm golden",
     ),
-    ("norm", "u<19> rest = negative ? int(divisor) - 1", "u<19> rest = negative ? 0", "norm golden"),
-    ("norm", "u<27> rest = negative ? int(divisor) - 1", "u<27> rest = negative ? 0", "norm"),
+    ("leaves/norm", "numerator < 0 ? int(divisor) - 1", "numerator < 0 ? 0", "norm golden"),
     ("norm", "unsigned(embed) < SUMS_DISTANCE", "false", "norm"),
     ("norm", "up_to<ceil_div(most<tokens_t>, TOKENS)>", "u<4>", "norm"),
-    ("softmax", "bits - (halve ? 1 : 0)", "bits", "softmax golden"),
-    ("softmax", "(unsigned(e12) + 8) >> 4", "unsigned(e12) >> 4", "softmax golden"),
+    ("leaves/softmax", "bits - (halve ? 1 : 0)", "bits", "softmax golden"),
+    ("leaves/softmax", "(unsigned(e12) + 8) >> 4", "unsigned(e12) >> 4", "softmax golden"),
     ("store", "check_behind<1>(state, ", "(", "transfers"),
     ("store", "word = check.sound ? 0 : 1;", "word = 0;", "transfers"),
     ("store", "part == isa::trailer::CHECK ? ~state", "part == 9 ? ~state", "transfers"),
@@ -79,9 +80,10 @@ def missed(compiler: str, build: Path, configuration: str) -> int:
     include = [f"-I{here}/include", f"-I{here}/sim", f"-I{build}/config/{configuration}"]
     flags = ["-O1", "-w", "-DQUASAR_FAST", *include]
 
-    def compile_to(source: Path, name: str, standard: str) -> Path:
+    def compile_to(source: Path, name: str, standard: str, headers: Path | None = None) -> Path:
         target = out / f"{name}.o"
-        subprocess.run([compiler, f"-std={standard}", *flags, "-c", source, "-o", target], check=True)
+        first = [f"-I{headers}"] if headers else []
+        subprocess.run([compiler, f"-std={standard}", *first, *flags, "-c", source, "-o", target], check=True)
         return target
 
     def passes(bench: str, objects: list[Path]) -> bool:
@@ -107,12 +109,21 @@ def missed(compiler: str, build: Path, configuration: str) -> int:
             sys.exit(f"mutants: {bench} fails without a fault")
     count = 0
     for number, (part, old, new, names) in enumerate(MUTANTS):
-        text = sources[part].read_text()
+        header, _, part = part.rpartition("/")
+        changed = here / f"include/{header}.hpp" if header else sources[part]
+        text = changed.read_text()
         if text.count(old) != 1:
-            sys.exit(f"mutants: {sources[part].name} does not have {old!r} once")
+            sys.exit(f"mutants: {changed.name} does not have {old!r} once")
+        text = text.replace(old, new, 1)
         source = out / f"mutant{number}.cpp"
-        source.write_text(text.replace(old, new, 1))
-        mutant = compile_to(source, f"mutant{number}", standard[part])
+        if header:
+            # A header is looked up next to the one that includes it: all of them are copied.
+            folder = out / f"mutant{number}"
+            shutil.copytree(here / "include", folder, dirs_exist_ok=True)
+            (folder / changed.name).write_text(text)
+            text = sources[part].read_text()
+        source.write_text(text)
+        mutant = compile_to(source, f"mutant{number}", standard[part], folder if header else None)
         objects = [mutant if name == part else parts[name] for name in parts]
         for bench in names.split():
             noticed = not passes(bench, objects)

@@ -401,8 +401,8 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
         added = row.bias * 16;
       }
       const s<16> mult = attends ? s<16>(factor.mantissa) : row.mult;
-      const s<18> z = product15(shift16(s<31>(sum[lane] * 16 + added), factor.shift), mult);
-      const s<8> y = clamp8(s<13>(((z + 32) >> 6) + command.zero_point));
+      const s<18> z = requantize(s<31>(sum[lane] * 16 + added), factor.shift, mult);
+      const s<8> y = code_of(z, command.zero_point);
       s<8> code = y;
       if (command.table == 1)
         code = lookup[lane][unsigned(int(y) + 128)];

@@ -214,43 +214,19 @@ word_t read_group(Read::Residual residual, unsigned frame, unsigned address, uns
   return word;
 }
 
-// Computes floor(numerator / divisor) of a mean of codes, a bit of its magnitude a stage.
-s<9> mean_of_codes(const s<19>& numerator, const u<11>& divisor) {
-#pragma HLS INLINE
-  const bool negative = numerator < 0;
-  // floor(-n/d) = -ceil(n/d) = -floor((n + d - 1)/d).
-  u<19> rest = negative ? int(divisor) - 1 - int(numerator) : int(numerator);
-  u<8> quotient = 0;
-  for (unsigned i = 8; i-- > 0;) {
-#pragma HLS UNROLL
-    const u<19> part = unsigned(divisor) << i;
-    quotient = unsigned(quotient) * 2;
-    if (rest >= part) {
-      rest = rest - part;
-      quotient = unsigned(quotient) + 1;
-    }
-  }
-  return negative ? -int(quotient) : int(quotient);
-}
-
-// The same for a mean of residuals, a bit of its magnitude a cycle.
+// Computes floor(numerator / divisor) of a mean of residuals, a bit of its magnitude a cycle.
 s<17> mean_of_residuals(const s<27>& numerator, const u<11>& divisor) {
 #pragma HLS INLINE
-  const bool negative = numerator < 0;
-  u<27> rest = negative ? int(divisor) - 1 - int(numerator) : int(numerator);
+  u<27> rest = magnitude(numerator, divisor);
   u<27> part = unsigned(divisor) << 15;
   u<16> quotient = 0;
   for (unsigned i = 0; i < 16; ++i) {
 #pragma HLS PIPELINE II = 1
     interval("norm.divide");
-    quotient = unsigned(quotient) * 2;
-    if (rest >= part) {
-      rest = rest - part;
-      quotient = unsigned(quotient) + 1;
-    }
+    divide_step(rest, quotient, part);
     part = unsigned(part) >> 1;
   }
-  return negative ? -int(quotient) : int(quotient);
+  return numerator < 0 ? -int(quotient) : int(quotient);
 }
 
 // Reads the residual, group after group; or computes the means of its columns and their moments.
@@ -368,42 +344,24 @@ void root(RootJobs& jobs, Groups& groups, Pooled& pooled, Roots& roots) {
           const u<52> scaled = multiply<u<52>>(moments[lane].squares, u<11>(embed));
           const u<52> square = multiply<s<54>>(sum, sum);
           const u<52> variance = scaled - square + command.epsilon;
-          // Shifts up by pairs of bits until the highest pair is not 0.
-          u<52> high = variance;
-          unsigned pairs = 26;
-          for (unsigned step = 16; step > 0; step /= 2) {
-#pragma HLS UNROLL
-            if (pairs > step && uint64_t(high) >> (52 - 2 * step) == 0) {
-              high = uint64_t(high) << (2 * step);
-              pairs -= step;
-            }
-          }
-          radicand[lane] = high;
+          const radicand_t high = radicand_of(variance);
+          radicand[lane] = high.bits;
           remainder[lane] = 0;
           value[lane] = 0;
           result[lane].sum = sum;
-          result[lane].bits = pairs;
+          result[lane].bits = high.pairs;
         }
         for (unsigned i = 0; i < 26; ++i) {
 #pragma HLS PIPELINE II = 1
           interval("norm.root");
           for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
 #pragma HLS UNROLL
-            const u<54> next = uint64_t(remainder[lane]) << 2 | uint64_t(radicand[lane]) >> 50;
-            const u<54> trial = uint64_t(value[lane]) << 2 | 1;
-            radicand[lane] = uint64_t(radicand[lane]) << 2;
-            if (next >= trial) {
-              remainder[lane] = next - trial;
-              value[lane] = uint64_t(value[lane]) << 1 | 1;
-            } else {
-              remainder[lane] = next;
-              value[lane] = uint64_t(value[lane]) << 1;
-            }
+            root_step(radicand[lane], remainder[lane], value[lane]);
           }
         }
         for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
 #pragma HLS UNROLL
-          rest[lane] = 1 << 24; // the root has 26 bits
+          rest[lane] = INVERT_REST;
           quotient[lane] = 0;
         }
         for (unsigned i = 0; i < 16; ++i) {
@@ -411,13 +369,7 @@ void root(RootJobs& jobs, Groups& groups, Pooled& pooled, Roots& roots) {
           interval("norm.invert");
           for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
 #pragma HLS UNROLL
-            const u<28> next = unsigned(rest[lane]) << 1;
-            quotient[lane] = unsigned(quotient[lane]) << 1;
-            rest[lane] = next;
-            if (next >= value[lane]) {
-              rest[lane] = next - value[lane];
-              quotient[lane] = unsigned(quotient[lane]) | 1;
-            }
+            invert_step(rest[lane], quotient[lane], value[lane]);
           }
         }
         for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
@@ -429,24 +381,6 @@ void root(RootJobs& jobs, Groups& groups, Pooled& pooled, Roots& roots) {
       }
     }
   }
-}
-
-// Returns the output code of x.
-s<8> normalise_one(const s<16>& x, const root_t& root, const gain_t& gain, const u<11>& embed,
-                   const u<4>& frac) {
-#pragma HLS INLINE
-  const s<28> centred = multiply<s<28>>(x, s<12>(embed)) - root.sum;
-  s<16> t;
-  if (root.bits >= 10) {
-    const unsigned down = unsigned(root.bits) - 10;
-    const s<29> half = down == 0 ? 0 : 1 << (down - 1);
-    t = s<29>(centred + half) >> int(down);
-  } else {
-    t = s<38>(centred) << (10 - int(root.bits));
-  }
-  const s<16> n = rshift15(multiply<s<32>>(t, s<16>(root.inverse)));
-  const s<16> y = sat16(s<19>(rshift15(multiply<s<32>>(n, gain.gain)) + gain.offset));
-  return clamp8(s<16>(y >> int(frac)));
 }
 
 // Returns the bank of `normed` that holds a column of a group.
@@ -498,7 +432,8 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
           const unsigned t = unsigned(group) * NORM_LANES + lane;
           const unsigned token = unsigned(tile) * TOKENS + t;
           const s<8> code =
-              normalise_one(word[lane], root[lane], gain, command.embed, command.frac);
+              normalise_value(word[lane], root[lane].sum, root[lane].bits, root[lane].inverse,
+                              gain.gain, gain.offset, command.embed, command.frac);
           item.code[lane] = code;
           if (t < TOKENS && token >= unsigned(command.first) && token < tokens)
             total += code;

@@ -6,13 +6,6 @@ namespace {
 
 using config::EXP_LANES;
 
-// T[f] = round(4080 * 2^(-f/64)).
-constexpr uint16_t POWERS[64] = {
-    4080, 4036, 3993, 3950, 3907, 3865, 3823, 3782, 3741, 3701, 3661, 3622, 3583, 3544, 3506, 3468,
-    3431, 3394, 3357, 3321, 3285, 3250, 3215, 3180, 3146, 3112, 3079, 3046, 3013, 2980, 2948, 2916,
-    2885, 2854, 2823, 2793, 2763, 2733, 2703, 2674, 2646, 2617, 2589, 2561, 2533, 2506, 2479, 2452,
-    2426, 2400, 2374, 2348, 2323, 2298, 2273, 2249, 2225, 2201, 2177, 2154, 2130, 2107, 2085, 2062};
-
 // A group's probabilities of a key; `last` marks the last ones of a unit.
 struct stored_t {
   probabilities_t probability;
@@ -63,14 +56,9 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
           stored_t item;
           for (unsigned lane = 0; lane < EXP_LANES; ++lane) {
 #pragma HLS UNROLL
-            u<31> difference = u<24>(largest[lane] - word[lane]);
-            if (difference > command.cap)
-              difference = command.cap;
-            const u<12> exponent = u<32>(multiply<u<56>>(difference, command.mult) + 524288) >> 20;
-            const unsigned shift = unsigned(exponent) >> 6;
-            const unsigned power = 2 * unsigned(POWERS[unsigned(exponent) & 63]);
-            const u<12> e12 = ((shift < 16 ? power >> shift : 0) + 1) >> 1;
-            const u<8> e8 = (unsigned(e12) + 8) >> 4;
+            const u<12> e12 =
+                exponential(u<24>(largest[lane] - word[lane]), command.cap, command.mult);
+            const u<8> e8 = rounded8(e12);
             total.sum12[lane] += e12;
             total.sum8[lane] += e8;
             item.probability[lane] = e8;
@@ -86,8 +74,7 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
   }
 }
 
-// Computes (r, p, L) of a token in each cycle: r = floor((Mo << b) / S12). S12 is shifted up to 22
-// bits; each pipeline stage makes one bit of the quotient.
+// Computes (r, p, L) of a token in each cycle.
 void divide(Totals& totals, Scales& scales) {
   total_t total{};
   decltype(total.tokens) left = 0;
@@ -108,31 +95,10 @@ void divide(Totals& totals, Scales& scales) {
     }
     --left;
 
-    u<22> divisor = sum12;
-    unsigned bits = 22;
-    for (unsigned step = 16; step > 0; step /= 2) {
-#pragma HLS UNROLL
-      if (bits > step && (unsigned(divisor) >> (22 - step)) == 0) {
-        divisor = unsigned(divisor) << step;
-        bits -= step;
-      }
-    }
-    // The quotient has 16 bits: Mo < 2^15 and the divisor is at least 2^21.
-    u<38> rest = uint64_t(unsigned(total.out_mult)) << 22;
-    u<16> quotient = 0;
-    for (unsigned i = 16; i-- > 0;) {
-#pragma HLS UNROLL
-      const u<38> part = uint64_t(unsigned(divisor)) << i;
-      quotient = unsigned(quotient) * 2;
-      if (rest >= part) {
-        rest = rest - part;
-        quotient = unsigned(quotient) + 1;
-      }
-    }
-    const bool halve = unsigned(quotient) >= 32768;
+    const reciprocal_t inverse = reciprocal(sum12, total.out_mult, total.out_shift);
     scale_t scale;
-    scale.mantissa = halve ? unsigned(quotient) / 2 : unsigned(quotient);
-    scale.shift = bits - (halve ? 1 : 0) + unsigned(total.out_shift) - 21;
+    scale.mantissa = inverse.mantissa;
+    scale.shift = inverse.shift;
     scale.residue = int(sum12) - 16 * int(sum8);
     scales.write(scale);
   }

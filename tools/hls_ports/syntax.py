@@ -27,7 +27,7 @@ class Unsupported(Exception):
 
 @dataclass
 class Pragma:
-    """A `#pragma HLS`: its directive, words, and values by name."""
+    """A `#pragma HLS` or `QUASAR_HLS`: its directive, words, and values by name."""
 
     line: int
     directive: str
@@ -38,7 +38,8 @@ class Pragma:
 def pragmas_in(text: str) -> Iterator[Pragma]:
     """Returns the pragmas of a source file."""
     lines = text.splitlines()
-    for number, first in enumerate(lines, 1):
+    for number, given in enumerate(lines, 1):
+        first = re.sub(r"^\s*QUASAR_HLS\((.*)\)$", r"#pragma HLS \1", given)  # fpga/include/hls_pragma.hpp
         if not first.startswith("#pragma HLS "):
             continue
         whole, next_line = first, number

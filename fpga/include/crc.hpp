@@ -1,0 +1,46 @@
+// CRC by whole words, lowest bit first, for a reflected polynomial. The state is the complement of
+// the CRC so far. Plain C++ that stands alone: any front end compiles it.
+#pragma once
+
+#include <stdint.h>
+
+#include "hls_pragma.hpp"
+
+// Holds what each bit of WORDS words adds to the state behind the last of them. The next state is a
+// sum of such columns (XOR): each of its bits is the parity of a fixed choice of bits.
+template <unsigned WORDS> struct CrcColumns {
+  uint32_t of[32 * WORDS];
+};
+
+template <uint32_t POLYNOMIAL, unsigned WORDS> constexpr CrcColumns<WORDS> crc_columns() {
+  CrcColumns<WORDS> columns{};
+  uint32_t column = 1;
+  for (unsigned i = 32 * WORDS; i-- > 0;) {
+    column = column >> 1 ^ (column % 2 == 1 ? POLYNOMIAL : 0);
+    columns.of[i] = column;
+  }
+  return columns;
+}
+
+// Returns what `words` add to the state. It needs no state, so it can be computed ahead.
+template <uint32_t POLYNOMIAL, unsigned WORDS> uint32_t crc_share(const uint32_t (&words)[WORDS]) {
+  QUASAR_HLS(INLINE)
+  constexpr CrcColumns<WORDS> COLUMNS = crc_columns<POLYNOMIAL, WORDS>();
+  uint32_t share = 0;
+  for (unsigned i = 0; i < WORDS; ++i) {
+    QUASAR_HLS(UNROLL)
+    for (unsigned bit = 0; bit < 32; ++bit) {
+      QUASAR_HLS(UNROLL)
+      share ^= (words[i] >> bit & 1) * COLUMNS.of[32 * i + bit];
+    }
+  }
+  return share;
+}
+
+// Returns the state behind WORDS words that add `share`.
+template <uint32_t POLYNOMIAL, unsigned WORDS> uint32_t crc_behind(uint32_t state, uint32_t share) {
+  QUASAR_HLS(INLINE)
+  uint32_t words[WORDS] = {state};
+  QUASAR_HLS(ARRAY_PARTITION variable = words complete)
+  return crc_share<POLYNOMIAL>(words) ^ share;
+}

@@ -1,0 +1,10 @@
+// Pragmas of Vitis HLS in sources that other front ends read: QUASAR_HLS(UNROLL) is `#pragma HLS
+// UNROLL` in Vitis HLS and nothing elsewhere. tools/check_hls_ports.py reads both forms.
+#pragma once
+
+#ifdef __SYNTHESIS__
+#define QUASAR_PRAGMA(text) _Pragma(#text)
+#define QUASAR_HLS(...) QUASAR_PRAGMA(HLS __VA_ARGS__)
+#else
+#define QUASAR_HLS(...)
+#endif

@@ -1,0 +1,218 @@
+// Functions of docs/integer-model.md that stand alone: roundings and clamps, requantization, a
+// divide, a root step, an exponential, the normalising of a value. Plain C++17: no header, type or
+// pragma that only one tool knows. Comes after the types u<W>, s<W> and multiply: those of
+// arithmetic.hpp for Vitis HLS, those of plain_int.hpp elsewhere. tests/fpga/leaves.cpp has the
+// worst case of each.
+#pragma once
+
+#include "hls_pragma.hpp"
+
+// Clamps to [-32768, 32767].
+template <typename T> s<16> sat16(const T& x) {
+  QUASAR_HLS(INLINE)
+  if (x > 32767)
+    return 32767;
+  if (x < -32768)
+    return -32768;
+  return s<16>(x);
+}
+
+// Clamps to [-128, 127].
+template <typename T> s<8> clamp8(const T& x) {
+  QUASAR_HLS(INLINE)
+  if (x > 127)
+    return 127;
+  if (x < -128)
+    return -128;
+  return s<8>(x);
+}
+
+// Computes rshift(x, p) for x below 2^30 and p up to 30, clamped to 16 bits.
+inline s<16> shift16(const s<31>& x, const u<5>& p) {
+  QUASAR_HLS(INLINE)
+  u<30> half = 0;
+  if (p != 0)
+    half = uint32_t(1) << (unsigned(p) - 1);
+  const s<32> sum = x + half;
+  return sat16(s<32>(sum >> int(p)));
+}
+
+// Computes rshift(product, 15) of a product of W bits.
+template <int W> s<W - 14> rshift15(const s<W>& product) {
+  QUASAR_HLS(INLINE)
+  return s<W - 14>((product + 16384) >> 15);
+}
+
+// Requantizes x, below 2^30: the result has 6 bits behind the point of a code.
+inline s<18> requantize(const s<31>& x, const u<5>& shift, const s<16>& mult) {
+  QUASAR_HLS(INLINE)
+  return rshift15<32>(s<32>(shift16(x, shift) * mult));
+}
+
+// Returns the code of a requantized value.
+inline s<8> code_of(const s<18>& z, const s<8>& zero_point) {
+  QUASAR_HLS(INLINE)
+  return clamp8(s<13>(((z + 32) >> 6) + zero_point));
+}
+
+// Makes one more bit of a quotient: `part` is the divisor at the place of that bit.
+template <typename Rest, typename Quotient, typename Part>
+void divide_step(Rest& rest, Quotient& quotient, const Part& part) {
+  QUASAR_HLS(INLINE)
+  quotient = unsigned(quotient) * 2;
+  if (rest >= part) {
+    rest = rest - part;
+    quotient = unsigned(quotient) + 1;
+  }
+}
+
+// A mean's magnitude, of which floor(magnitude / divisor) is the quotient's: floor(-n/d) =
+// -ceil(n/d) = -floor((n + d - 1)/d).
+template <typename Numerator> u<27> magnitude(const Numerator& numerator, const u<11>& divisor) {
+  QUASAR_HLS(INLINE)
+  return numerator < 0 ? int(divisor) - 1 - int(numerator) : int(numerator);
+}
+
+// Computes floor(numerator / divisor) of a mean of codes, a bit of its magnitude a stage.
+inline s<9> mean_of_codes(const s<19>& numerator, const u<11>& divisor) {
+  QUASAR_HLS(INLINE)
+  u<19> rest = magnitude(numerator, divisor);
+  u<8> quotient = 0;
+  for (unsigned i = 8; i-- > 0;) {
+    QUASAR_HLS(UNROLL)
+    const u<19> part = unsigned(divisor) << i;
+    divide_step(rest, quotient, part);
+  }
+  return numerator < 0 ? -int(quotient) : int(quotient);
+}
+
+// A variance, shifted up by pairs of bits until the highest pair is not 0.
+struct radicand_t {
+  u<52> bits;
+  u<5> pairs; // below the shift
+};
+
+inline radicand_t radicand_of(const u<52>& variance) {
+  QUASAR_HLS(INLINE)
+  u<52> high = variance;
+  unsigned pairs = 26;
+  for (unsigned step = 16; step > 0; step /= 2) {
+    QUASAR_HLS(UNROLL)
+    if (pairs > step && uint64_t(high) >> (52 - 2 * step) == 0) {
+      high = uint64_t(high) << (2 * step);
+      pairs -= step;
+    }
+  }
+  radicand_t result;
+  result.bits = high;
+  result.pairs = pairs;
+  return result;
+}
+
+// Makes one more bit of a square root: takes the two highest of 52 bits from the radicand.
+inline void root_step(u<52>& radicand, u<54>& remainder, u<26>& value) {
+  QUASAR_HLS(INLINE)
+  const u<54> next = uint64_t(remainder) << 2 | uint64_t(radicand) >> 50;
+  const u<54> trial = uint64_t(value) << 2 | 1;
+  radicand = uint64_t(radicand) << 2 & ((uint64_t(1) << 52) - 1);
+  if (next >= trial) {
+    remainder = next - trial;
+    value = uint64_t(value) << 1 | 1;
+  } else {
+    remainder = next;
+    value = uint64_t(value) << 1;
+  }
+}
+
+// The rest with which the quotient of 2^40 and a root of 26 bits begins.
+constexpr unsigned INVERT_REST = 1u << 24;
+
+// Makes one more bit of the quotient of 2^40 and a root.
+inline void invert_step(u<28>& rest, u<16>& quotient, const u<26>& value) {
+  QUASAR_HLS(INLINE)
+  const u<28> next = unsigned(rest) << 1;
+  quotient = unsigned(quotient) << 1;
+  rest = next;
+  if (next >= value) {
+    rest = next - value;
+    quotient = unsigned(quotient) | 1;
+  }
+}
+
+// Returns the output code of x. `sum`, `bits` and `inverse` are those of its token.
+inline s<8> normalise_value(const s<16>& x, const s<27>& sum, const u<5>& bits,
+                            const u<15>& inverse, const s<16>& gain, const s<16>& offset,
+                            const u<11>& embed, const u<4>& frac) {
+  QUASAR_HLS(INLINE)
+  const s<28> centred = multiply<s<28>>(x, s<12>(embed)) - sum;
+  s<16> t;
+  if (bits >= 10) {
+    const unsigned down = unsigned(bits) - 10;
+    const s<29> half = down == 0 ? 0 : 1 << (down - 1);
+    t = s<29>(centred + half) >> int(down);
+  } else {
+    t = s<38>(centred) << (10 - int(bits));
+  }
+  const s<16> n = rshift15<32>(multiply<s<32>>(t, s<16>(inverse)));
+  const s<16> y = sat16(s<19>(rshift15<32>(multiply<s<32>>(n, gain)) + offset));
+  return clamp8(s<16>(y >> int(frac)));
+}
+
+// T[f] = round(4080 * 2^(-f/64)).
+constexpr uint16_t POWERS[64] = {
+    4080, 4036, 3993, 3950, 3907, 3865, 3823, 3782, 3741, 3701, 3661, 3622, 3583, 3544, 3506, 3468,
+    3431, 3394, 3357, 3321, 3285, 3250, 3215, 3180, 3146, 3112, 3079, 3046, 3013, 2980, 2948, 2916,
+    2885, 2854, 2823, 2793, 2763, 2733, 2703, 2674, 2646, 2617, 2589, 2561, 2533, 2506, 2479, 2452,
+    2426, 2400, 2374, 2348, 2323, 2298, 2273, 2249, 2225, 2201, 2177, 2154, 2130, 2107, 2085, 2062};
+
+// Returns e12 of a score below the largest by `below`.
+inline u<12> exponential(const u<24>& below, const u<31>& cap, const u<25>& mult) {
+  QUASAR_HLS(INLINE)
+  u<31> difference = below;
+  if (difference > cap)
+    difference = cap;
+  const u<12> exponent = u<32>(multiply<u<56>>(difference, mult) + 524288) >> 20;
+  const unsigned shift = unsigned(exponent) >> 6;
+  const unsigned power = 2 * unsigned(POWERS[unsigned(exponent) & 63]);
+  return ((shift < 16 ? power >> shift : 0) + 1) >> 1;
+}
+
+// Returns e8 of e12.
+inline u<8> rounded8(const u<12>& e12) {
+  QUASAR_HLS(INLINE)
+  return (unsigned(e12) + 8) >> 4;
+}
+
+// r and p of a token's scale.
+struct reciprocal_t {
+  u<15> mantissa;
+  u<5> shift;
+};
+
+// Computes (r, p): r = floor((Mo << b) / S12). S12 is shifted up to 22 bits; each stage makes one
+// bit of the quotient.
+inline reciprocal_t reciprocal(const u<22>& sum12, const u<15>& out_mult, const u<5>& out_shift) {
+  QUASAR_HLS(INLINE)
+  u<22> divisor = sum12;
+  unsigned bits = 22;
+  for (unsigned step = 16; step > 0; step /= 2) {
+    QUASAR_HLS(UNROLL)
+    if (bits > step && (unsigned(divisor) >> (22 - step)) == 0) {
+      divisor = unsigned(divisor) << step;
+      bits -= step;
+    }
+  }
+  // The quotient has 16 bits: Mo < 2^15 and the divisor is at least 2^21.
+  u<38> rest = uint64_t(unsigned(out_mult)) << 22;
+  u<16> quotient = 0;
+  for (unsigned i = 16; i-- > 0;) {
+    QUASAR_HLS(UNROLL)
+    const u<38> part = uint64_t(unsigned(divisor)) << i;
+    divide_step(rest, quotient, part);
+  }
+  const bool halve = unsigned(quotient) >= 32768;
+  reciprocal_t result;
+  result.mantissa = halve ? unsigned(quotient) / 2 : unsigned(quotient);
+  result.shift = bits - (halve ? 1 : 0) + unsigned(out_shift) - 21;
+  return result;
+}
