@@ -228,7 +228,7 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
         workload.setting.patch_len,
         &embedding.stage,
     );
-    builder.norm("blocks.0.norm1", &embedding.phase());
+    builder.norm("blocks.0.norm1", &embedding.phase(), 0);
     for (i, work) in workload.blocks.iter().enumerate() {
         let last = i + 1 == workload.blocks.len();
         side_bytes += builder.block(&model, d, i, work, last);
@@ -370,7 +370,7 @@ impl Builder<'_> {
             work.inner(),
             &attention.proj,
         );
-        self.norm(&name("norm2"), &attention.phase());
+        self.norm(&name("norm2"), &attention.phase(), mlp.overlap);
         self.layer(&name("fc1"), needed, work.fc1, d, &mlp.fc1);
         self.layer(&name("fc2"), needed, work.fc2, work.hidden, &mlp.fc2);
         let next = if last {
@@ -378,16 +378,18 @@ impl Builder<'_> {
         } else {
             format!("blocks.{}.norm1", i + 1)
         };
-        self.norm(&next, &mlp.phase());
+        self.norm(&next, &mlp.phase(), 0);
         attention.side.bytes + mlp.side.bytes + COMMAND_BYTES * (attention.commands + mlp.commands)
     }
 
-    fn norm(&mut self, name: &str, phase: &Phase) {
+    /// Adds the norm of a phase. `overlap`: cycles of the wait for it that the next phase's bands of
+    /// tokens hide.
+    fn norm(&mut self, name: &str, phase: &Phase, overlap: u64) {
         let ready = phase.norm.ready;
         let exposed = if self.hardware.configuration().frames == 2 {
             ready.saturating_sub(phase.array)
         } else {
-            ready
+            ready.saturating_sub(overlap)
         };
         self.vector.push(VectorStage {
             name: name.into(),
