@@ -18,6 +18,7 @@ _Block = tuple[int, int, int, tuple[float, float, float, float]]
 _Floats = npt.NDArray[np.float64]
 _Candidates = tuple[npt.NDArray[np.uint8], _Floats, _Floats, _Floats]
 _Solution = tuple[list[int], float, int]
+_Difference = tuple[str, int, int]
 _Layer = tuple[str, int, int, int, int, int, int]
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Search",
     "Space",
     "Subnet",
+    "Trials",
     "Workload",
     "default_threads",
     "eight_bit_rows",
@@ -145,6 +147,27 @@ class Counters:
     def lost_interrupts(self) -> int: ...
     @property
     def spurious_interrupts(self) -> int: ...
+
+@final
+class Trials:
+    @staticmethod
+    def simulated(hardware: Hardware, library: str | PathLike[str], seed: int, limit: float) -> Trials: ...
+    @staticmethod
+    def uio(
+        hardware: Hardware,
+        addresses: tuple[int, int, int] | None,
+        bitstream: str | PathLike[str] | None,
+        roots: tuple[str, str, str] | None,
+        limit: float,
+    ) -> Trials: ...
+    @staticmethod
+    def attached(hardware: Hardware, transport: object, limit: float) -> Trials: ...
+    def identity(self) -> list[tuple[str, int, int]]: ...
+    def registers(self) -> list[_Difference]: ...
+    def memory(self) -> list[_Difference]: ...
+    def transfers(self) -> tuple[int, int, list[tuple[str, str]]]: ...
+    def inject(self, fault: str, after: int) -> None: ...
+    def close(self) -> None: ...
 
 @final
 class Prepared: ...

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._native import UIO_NODE, default_threads, sim_configuration
+from ._native import UIO_NODE, Trials, default_threads, sim_configuration
 from ._native import Engine as NativeEngine
 from ._native import tiers as native_tiers
 from .errors import DeviceError, DeviceUnavailableError, DoesNotFitError, InvalidValueError, QuasarError
@@ -191,13 +191,18 @@ def _configuration(library: Path) -> Hardware:
 
 
 def _open_library(subnet: Subnet, library: Path, hardware: Hardware, timeout: float | None) -> NativeEngine:
+    return NativeEngine.simulated(subnet._inner, hardware._inner, library, _sim_seed(), timeout)
+
+
+def _sim_seed() -> int:
     text = os.environ.get("QUASAR_SIM_SEED", "0")
     if not text.isdigit():
         raise InvalidValueError(f"QUASAR_SIM_SEED is {text!r}; it must be a number from 0 on")
-    return NativeEngine.simulated(subnet._inner, hardware._inner, library, int(text), timeout)
+    return int(text)
 
 
-def _simulated(subnet: Subnet, name: str, timeout: float | None) -> tuple[NativeEngine, str, str]:
+def _simulators(name: str) -> list[tuple[Path, Hardware]]:
+    """Returns the simulated accelerators of that name, or all for an empty one, the smallest array first."""
     found = [library for library in sim_libraries() if name in ("", library.stem)]
     if not found:
         others = ", ".join(library.stem for library in sim_libraries())
@@ -208,12 +213,15 @@ def _simulated(subnet: Subnet, name: str, timeout: float | None) -> tuple[Native
             + "; build it with `make sim` (needs a checkout and a C++20 compiler such as g++), or set QUASAR_SIM_DIR"
         )
     opened = [(library, _configuration(library)) for library in found]
-    # The smallest array first.
     opened.sort(
         key=lambda pair: prod(pair[1].settings["array"][size] for size in ("tokens", "pairs", "cascade"))
     )
+    return opened
+
+
+def _simulated(subnet: Subnet, name: str, timeout: float | None) -> tuple[NativeEngine, str, str]:
     misfit: DoesNotFitError | None = None
-    for library, hardware in opened:
+    for library, hardware in _simulators(name):
         try:
             engine = _open_library(subnet, library, hardware, timeout)
         except DoesNotFitError as error:
@@ -264,7 +272,38 @@ def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
     return hardware, path
 
 
-def _fpga(subnet: Subnet, kind: str, rest: str, timeout: float | None) -> NativeEngine:
+@dataclass(frozen=True)
+class _Fpga:
+    """A way to the FPGA, and what its bitstream holds."""
+
+    kind: str
+    hardware: Hardware
+    path: Path
+    """The packaged bitstream, or its description."""
+    bitstream: Path | None
+    """The file to load; None if it is loaded already."""
+    addresses: tuple[int, int, int] | None
+    """Those of ``devmem``."""
+
+    def pynq_transport(self) -> object:
+        from .pynq import Transport
+
+        return Transport.load(self.path.with_suffix(".bit"), download=self.bitstream is not None)
+
+    def engine(self, subnet: Subnet, timeout: float | None) -> NativeEngine:
+        if self.kind == "pynq":
+            return NativeEngine.attached(subnet._inner, self.hardware._inner, self.pynq_transport(), timeout)
+        return NativeEngine.uio(
+            subnet._inner, self.hardware._inner, self.addresses, self.bitstream, None, timeout
+        )
+
+    def trials(self, limit: float) -> Trials:
+        if self.kind == "pynq":
+            return Trials.attached(self.hardware._inner, self.pynq_transport(), limit)
+        return Trials.uio(self.hardware._inner, self.addresses, self.bitstream, None, limit)
+
+
+def _find_fpga(kind: str, rest: str) -> _Fpga:
     path = rest if kind == "pynq" and rest else os.environ.get("QUASAR_BITSTREAM", "")
     if not path:
         raise DeviceUnavailableError(
@@ -272,11 +311,6 @@ def _fpga(subnet: Subnet, kind: str, rest: str, timeout: float | None) -> Native
             "NAME.json, if it is loaded already)"
         )
     hardware, bitstream = read_bitstream(Path(path))
-    if kind == "pynq":
-        from .pynq import Transport
-
-        transport = Transport.load(Path(path).with_suffix(".bit"), download=bitstream is not None)
-        return NativeEngine.attached(subnet._inner, hardware._inner, transport, timeout)
     addresses = None
     if kind == "devmem":
         try:
@@ -287,6 +321,60 @@ def _fpga(subnet: Subnet, kind: str, rest: str, timeout: float | None) -> Native
                 "devmem:0xa0000000:0x70000000:0x4000000"
             ) from None
         addresses = (registers, base, size)
-    if not hasattr(NativeEngine, "uio"):
+    if kind != "pynq" and not hasattr(NativeEngine, "uio"):
         raise DeviceUnavailableError(f"device '{kind}' needs Linux")
-    return NativeEngine.uio(subnet._inner, hardware._inner, addresses, bitstream, None, timeout)
+    return _Fpga(kind, hardware, Path(path), bitstream, addresses)
+
+
+def _fpga(subnet: Subnet, kind: str, rest: str, timeout: float | None) -> NativeEngine:
+    return _find_fpga(kind, rest).engine(subnet, timeout)
+
+
+# Accelerators without a subnet yet, for `bringup`.
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """An accelerator that is not open yet. Only one of `trials` and `engine` may be open at a time."""
+
+    name: str
+    hardware: Hardware
+    polled: bool
+    """True if the host cannot wait for the accelerator's interrupt."""
+    trials: Callable[[float], Trials]
+    """Opens the device for trials below the level of frames; takes the limit of a wait in seconds. Loads the bitstream
+    where it is not loaded yet, so it comes first."""
+    engine: Callable[[Subnet, float | None], NativeEngine]
+    """Opens the device for a subnet; takes the deadline in seconds."""
+
+
+def find_accelerator(name: str) -> Accelerator:
+    """Finds an accelerator by a device's name, without access to it.
+
+    Raises:
+        DeviceError: this machine has no such device, or the device is no accelerator.
+    """
+    kind, _, rest = name.partition(":")
+    if name in ("auto", "fpga"):
+        found = next(_fpgas(), None)
+        if found is None:
+            raise DeviceUnavailableError(f"device '{name}': {NO_FPGA}; name one, such as sim or uio")
+        kind, rest = found.name, ""
+    if kind in ("uio", "devmem", "pynq"):
+        fpga = _find_fpga(kind, rest)
+        loaded = replace(fpga, bitstream=None)
+        return Accelerator(kind, fpga.hardware, kind != "uio", fpga.trials, loaded.engine)
+    if kind == "sim":
+        library, hardware = _simulators(rest)[0]
+    elif name.endswith(".so"):
+        library = Path(name)
+        hardware = _configuration(library)
+    else:
+        raise DeviceError(f"device '{name}' is no accelerator; give sim, uio, devmem:..., pynq or fpga")
+    return Accelerator(
+        f"sim:{library.stem}",
+        hardware,
+        False,
+        lambda limit: Trials.simulated(hardware._inner, library, _sim_seed(), limit),
+        lambda subnet, timeout: _open_library(subnet, library, hardware, timeout),
+    )

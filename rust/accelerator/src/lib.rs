@@ -17,12 +17,14 @@
 //! | [`faulty`] | spoils single accesses of a transport, for tests | [`faulty::Faulty`] |
 //! | [`driver`] | runs frames, two at a time | logits, or each frame's error |
 //! | [`device`] | declares what an engine runs frames on: CPU or accelerator | [`device::Device`] |
+//! | [`bringup`] | tries identity, registers, memory and transfers of a new board | what differs |
 //!
 //! `docs/accelerator.md` describes the commands.
 
 #![deny(unsafe_code)]
 
 mod arena_layout;
+pub mod bringup;
 pub mod compile;
 pub mod device;
 pub mod disasm;

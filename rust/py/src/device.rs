@@ -1,10 +1,13 @@
-//! Opens accelerators: simulated, through Linux devices, through a Python object.
+//! Opens accelerators: simulated, through Linux devices, through a Python object. `_native.Trials`
+//! is for a board seen for the first time; `python/quasar_rt/bringup.py` uses it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit};
+use quasar_accelerator::bringup;
 use quasar_accelerator::device::{Accelerator, Device};
 use quasar_accelerator::driver::{self, Deadlines};
 use quasar_accelerator::faulty::Faulty;
@@ -58,18 +61,20 @@ pub fn simulated(
 /// Seconds that an FPGA gets for a segment: a thousand times a segment's duration.
 const FPGA_SECONDS: f64 = 2.0;
 
-/// Opens an accelerator on this machine's FPGA, without PYNQ. `addresses` are those of the
-/// registers and of reserved memory in `/dev/mem`, then the memory's size; with `None`, the
-/// registers are the UIO device of the accelerator's name and the memory is u-dma-buf's.
+/// The addresses of registers and of reserved memory in `/dev/mem`, then the memory's size.
+type Addresses = (u64, u64, usize);
+/// Folders that stand for `/dev`, `/sys` and the firmware's, in tests.
+type Folders = (PathBuf, PathBuf, PathBuf);
+
+/// Loads a bitstream, if one is named, and returns a function that opens this machine's FPGA
+/// without PYNQ. With no `addresses`, the registers are the UIO device of the accelerator's name
+/// and the memory is u-dma-buf's.
 #[cfg(target_os = "linux")]
-pub fn uio(
-    subnet: &Arc<Subnet>,
-    hardware: &Hardware,
-    addresses: Option<(u64, u64, usize)>,
+fn uio_transport(
+    addresses: Option<Addresses>,
     bitstream: Option<&Path>,
-    roots: Option<(PathBuf, PathBuf, PathBuf)>,
-    timeout: Option<f64>,
-) -> Result<Arc<dyn Device>> {
+    roots: Option<Folders>,
+) -> Result<impl Fn() -> Result<quasar_accelerator::uio::Uio> + Send + Sync> {
     use quasar_accelerator::identity::NODE;
     use quasar_accelerator::uio::{load_bitstream, Memory, Region, Registers, Roots, Uio};
 
@@ -99,11 +104,25 @@ pub fn uio(
         })?;
         (registers, memory)
     };
+    Ok(move || Uio::open(&roots, &registers, &memory))
+}
+
+/// Opens an accelerator on this machine's FPGA: see [`uio_transport`].
+#[cfg(target_os = "linux")]
+pub fn uio(
+    subnet: &Arc<Subnet>,
+    hardware: &Hardware,
+    addresses: Option<Addresses>,
+    bitstream: Option<&Path>,
+    roots: Option<Folders>,
+    timeout: Option<f64>,
+) -> Result<Arc<dyn Device>> {
+    let connect = uio_transport(addresses, bitstream, roots)?;
     let accelerator = Accelerator::new(
         Arc::clone(subnet),
         Arc::new(Program::compile(subnet, hardware)?),
         deadlines(timeout, FPGA_SECONDS)?,
-        move || Uio::open(&roots, &registers, &memory),
+        connect,
     )?;
     Ok(Arc::new(accelerator))
 }
@@ -288,4 +307,168 @@ impl From<driver::Counters> for Counters {
 pub fn sim_configuration(py: Python<'_>, library: PathBuf) -> PyResult<String> {
     py.detach(|| SimLibrary::load(&library).map(|library| library.configuration().to_owned()))
         .map_err(to_py)
+}
+
+/// The trials of a board's identity, registers, memory and transfers, without a subnet.
+#[pyclass(frozen, module = "quasar_rt._native")]
+pub struct Trials {
+    /// `None` once closed.
+    trials: Mutex<Option<bringup::Trials>>,
+    /// The Python object behind the device, for the garbage collector.
+    object: Option<Arc<Py<PyAny>>>,
+}
+
+impl Trials {
+    fn new(
+        py: Python<'_>,
+        hardware: &crate::hardware::Hardware,
+        limit: f64,
+        connect: impl FnOnce() -> Result<Box<dyn Transport>> + Send,
+    ) -> PyResult<Self> {
+        let hardware = hardware.hardware.clone();
+        let trials = py.detach(|| {
+            let limit = deadlines(Some(limit), limit)?.segment;
+            Ok(bringup::Trials::new(connect()?, hardware, limit))
+        });
+        Ok(Self {
+            trials: Mutex::new(Some(trials.map_err(to_py)?)),
+            object: None,
+        })
+    }
+
+    /// Makes one trial, without the GIL.
+    fn make<T: Send>(
+        &self,
+        py: Python<'_>,
+        trial: impl FnOnce(&mut bringup::Trials) -> Result<T> + Send,
+    ) -> PyResult<T> {
+        py.detach(|| {
+            let mut trials = self.trials.lock().unwrap_or_else(PoisonError::into_inner);
+            let closed = || Error::InvalidValue("the trials are closed".into());
+            trial(trials.as_mut().ok_or_else(closed)?)
+        })
+        .map_err(to_py)
+    }
+}
+
+/// Place, value written, value read.
+type Difference = (String, u32, u32);
+
+/// Transfers, interrupts, and the suspected kernel and the problem of each failure.
+type TransferReport = (usize, usize, Vec<(&'static str, String)>);
+
+fn listed(differences: Vec<bringup::Difference>) -> Vec<Difference> {
+    let parts = |difference: bringup::Difference| {
+        let bringup::Difference {
+            place,
+            written,
+            read,
+        } = difference;
+        (place, written, read)
+    };
+    differences.into_iter().map(parts).collect()
+}
+
+#[pymethods]
+impl Trials {
+    /// Opens a simulated device, from the library of its configuration.
+    #[staticmethod]
+    #[pyo3(signature = (hardware, library, seed, limit))]
+    fn simulated(
+        py: Python<'_>,
+        hardware: &crate::hardware::Hardware,
+        library: PathBuf,
+        seed: u64,
+        limit: f64,
+    ) -> PyResult<Self> {
+        Self::new(py, hardware, limit, || {
+            let sim = Sim::open(Arc::new(SimLibrary::load(&library)?), seed, SIM_MEMORY)?;
+            Ok(Box::new(Faulty::new(sim)))
+        })
+    }
+
+    /// Opens this machine's FPGA without PYNQ.
+    #[cfg(target_os = "linux")]
+    #[staticmethod]
+    #[pyo3(signature = (hardware, addresses, bitstream, roots, limit))]
+    fn uio(
+        py: Python<'_>,
+        hardware: &crate::hardware::Hardware,
+        addresses: Option<Addresses>,
+        bitstream: Option<PathBuf>,
+        roots: Option<Folders>,
+        limit: f64,
+    ) -> PyResult<Self> {
+        Self::new(py, hardware, limit, || {
+            Ok(Box::new(uio_transport(
+                addresses,
+                bitstream.as_deref(),
+                roots,
+            )?()?))
+        })
+    }
+
+    /// Opens an accelerator through a Python object.
+    #[staticmethod]
+    #[pyo3(signature = (hardware, transport, limit))]
+    fn attached(
+        py: Python<'_>,
+        hardware: &crate::hardware::Hardware,
+        transport: Py<PyAny>,
+        limit: f64,
+    ) -> PyResult<Self> {
+        let transport = Arc::new(transport);
+        let mut trials = Self::new(py, hardware, limit, || {
+            Ok(Box::new(Callback::new(&transport, std::process::id())?))
+        })?;
+        trials.object = Some(transport);
+        Ok(trials)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> std::result::Result<(), PyTraverseError> {
+        self.object
+            .as_ref()
+            .map_or(Ok(()), |object| visit.call(object.as_ref()))
+    }
+
+    fn __clear__(&self) {
+        self.close();
+    }
+
+    /// Returns name, found and expected value of each part of the identity.
+    fn identity(&self, py: Python<'_>) -> PyResult<Vec<(&'static str, u64, u64)>> {
+        let parts = self.make(py, bringup::Trials::identity)?;
+        let parts = parts.into_iter();
+        Ok(parts
+            .map(|part| (part.what, part.found, part.expected))
+            .collect())
+    }
+
+    /// Returns the registers that did not keep what was written.
+    fn registers(&self, py: Python<'_>) -> PyResult<Vec<Difference>> {
+        self.make(py, bringup::Trials::registers).map(listed)
+    }
+
+    /// Returns the places of memory that did not keep what was written.
+    fn memory(&self, py: Python<'_>) -> PyResult<Vec<Difference>> {
+        self.make(py, bringup::Trials::memory).map(listed)
+    }
+
+    /// Returns the number of transfers, the number of interrupts, and the suspected kernel and the
+    /// problem of each failure.
+    fn transfers(&self, py: Python<'_>) -> PyResult<TransferReport> {
+        let found = self.make(py, bringup::Trials::transfers)?;
+        Ok((found.runs, found.interrupts, found.problems))
+    }
+
+    /// Makes a simulated device fail once.
+    fn inject(&self, py: Python<'_>, fault: &str, after: u64) -> PyResult<()> {
+        self.make(py, |trials| trials.inject(fault, after))
+    }
+
+    /// Closes the device.
+    fn close(&self) {
+        let mut trials = self.trials.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(trials.take());
+    }
 }

@@ -39,7 +39,7 @@ mod _native {
     #[pymodule_export]
     use crate::accelerator::{replay, Program};
     #[pymodule_export]
-    use crate::device::{shut_down_devices, sim_configuration, Counters};
+    use crate::device::{shut_down_devices, sim_configuration, Counters, Trials};
     #[pymodule_export]
     use crate::engine::{Engine, FrameHandle};
     #[pymodule_export]

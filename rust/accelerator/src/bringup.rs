@@ -1,0 +1,634 @@
+//! Tries a board seen for the first time below the level of frames: identity, registers, memory,
+//! transfers.
+//!
+//! Each trial stands on the ones before it. A trial returns what it found; an error is an access
+//! that failed. No trial starts a unit that computes: fetch reads commands, load reads patches, and
+//! store writes a trailer without logits.
+//!
+//! Depends on [`crate::transport`], [`crate::isa`], [`crate::identity`] and [`crate::shape`].
+
+use std::time::{Duration, Instant};
+
+use quasar_core::error::{Error, Result};
+use quasar_hardware::Hardware;
+
+use crate::arena_layout;
+use crate::identity::configuration_hash;
+use crate::isa::{
+    change_key, check, sealed, trailer, Command, Load, LoadEnd, Target, ABI, AP_IDLE, AP_START,
+    CHECK_WORD, COMMAND_WORDS, MAGIC, PORT_BYTES, REGISTERS,
+};
+use crate::shape::Shape;
+use crate::transport::{register, Buffer, Transport, CACHE_LINE};
+
+/// Bytes of each buffer that memory is tried on.
+const MEMORY_BYTES: usize = 1 << 18;
+/// Transfers, each from another place of the memory.
+const TRANSFERS: usize = 16;
+/// Seed of the keys of the arena's checks.
+const ARENA_SEED: u32 = 0x5eed_a12e;
+/// Most differences that a trial lists.
+const MOST_LISTED: usize = 8;
+/// Time in which a command that fetch should not hand on would have had its effect.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(50);
+/// Longest wait for an interrupt before the register is polled.
+const INTERRUPT_SLICE: Duration = Duration::from_millis(10);
+
+/// A value of the identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdentityPart {
+    /// Name of the value.
+    pub what: &'static str,
+    /// Value that the device reports.
+    pub found: u64,
+    /// Value of the configuration.
+    pub expected: u64,
+}
+
+/// A place that did not keep what was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Register, or buffer and offset.
+    pub place: String,
+    /// Value that was written.
+    pub written: u32,
+    /// Value that was read.
+    pub read: u32,
+}
+
+/// Outcome of the transfers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transfers {
+    /// Transfers that were tried.
+    pub runs: usize,
+    /// Interrupts that came for them.
+    pub interrupts: usize,
+    /// The suspected kernel and the problem of each transfer that failed.
+    pub problems: Vec<(&'static str, String)>,
+}
+
+/// Values that an output's trailer should have.
+#[derive(Clone, Copy, Debug)]
+struct Trailer {
+    nonce: u32,
+    status: u32,
+}
+
+/// Memory of the trials.
+#[derive(Clone, Debug)]
+struct Memory {
+    commands: Buffer,
+    output: Buffer,
+    /// One for each AXI port.
+    stripes: Vec<Buffer>,
+}
+
+/// Makes the trials on a device.
+pub struct Trials {
+    transport: Box<dyn Transport>,
+    hardware: Hardware,
+    /// Limit of each wait.
+    limit: Duration,
+    memory: Option<Memory>,
+}
+
+impl Trials {
+    /// Returns the trials of a device that is expected to have this configuration.
+    pub fn new(transport: Box<dyn Transport>, hardware: Hardware, limit: Duration) -> Self {
+        Self {
+            transport,
+            hardware,
+            limit,
+            memory: None,
+        }
+    }
+
+    /// Makes a simulated device fail once: see [`Transport::inject`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] for a device that is not simulated.
+    pub fn inject(&mut self, fault: &str, after: u64) -> Result<()> {
+        self.transport.inject(fault, after)
+    }
+
+    /// Resets the device and reads its identity.
+    ///
+    /// # Errors
+    /// [`Error::DeviceTimeout`] if fetch does not report it; [`Error::DeviceFault`].
+    pub fn identity(&mut self) -> Result<Vec<IdentityPart>> {
+        self.transport.reset()?;
+        for (kernel, control) in [
+            ("fetch", register::FETCH_CTRL),
+            ("store", register::STORE_CTRL),
+            ("load", register::LOAD_CTRL),
+        ] {
+            let value = self.transport.read(control)?;
+            if value & (AP_START | AP_IDLE) != AP_IDLE || value == u32::MAX {
+                return Err(self.fault(format!(
+                    "AP_CTRL of {kernel} is {value:#x} after a reset; an idle kernel has {AP_IDLE}"
+                )));
+            }
+        }
+        self.transport.write(register::FETCH_COUNT, 0)?;
+        self.transport.write(register::FETCH_CTRL, AP_START)?;
+        if !self.wait_until_idle(register::FETCH_CTRL)?.0 {
+            return Err(Error::DeviceTimeout {
+                device: self.transport.name(),
+                what: "the accelerator's identity",
+                waited: self.limit,
+                details: String::new(),
+            });
+        }
+        let mut read = |register| self.transport.read(register).map(u64::from);
+        let hash = read(register::FETCH_HASH_HIGH)? << 32 | read(register::FETCH_HASH_LOW)?;
+        let part = |what, found, expected| IdentityPart {
+            what,
+            found,
+            expected,
+        };
+        Ok(vec![
+            part("magic number", read(register::FETCH_MAGIC)?, MAGIC.into()),
+            part("interface version", read(register::FETCH_ABI)?, ABI.into()),
+            part(
+                "configuration hash",
+                hash,
+                configuration_hash(&self.hardware),
+            ),
+        ])
+    }
+
+    /// Writes patterns to all registers that only hold a value, reads them back and resets the
+    /// device. No kernel is started.
+    ///
+    /// # Errors
+    /// [`Error::DeviceFault`].
+    pub fn registers(&mut self) -> Result<Vec<Difference>> {
+        self.transport.reset()?;
+        let places = self.value_registers();
+        let mut differences = Vec::new();
+        // All are written before the first is read, so that two registers at one place are noticed.
+        for pattern in 0..2 {
+            let value = |number: usize| scramble(number as u32) ^ [0, u32::MAX][pattern];
+            for (number, &(_, offset)) in places.iter().enumerate() {
+                self.transport.write(offset, value(number))?;
+            }
+            for (number, (name, offset)) in places.iter().enumerate() {
+                let read = self.transport.read(*offset)?;
+                note(&mut differences, name, value(number), read);
+            }
+        }
+        for (name, offset) in &places {
+            for bit in 0..u32::BITS {
+                self.transport.write(*offset, 1 << bit)?;
+                let read = self.transport.read(*offset)?;
+                note(&mut differences, name, 1 << bit, read);
+            }
+        }
+        self.transport.reset()?;
+        for (name, offset) in &places {
+            // After a reset they hold 0, so nothing of the patterns is left behind.
+            let read = self.transport.read(*offset)?;
+            note(&mut differences, &format!("{name} after a reset"), 0, read);
+        }
+        Ok(differences)
+    }
+
+    /// Returns name and offset of the registers that hold an address, a count or a seed.
+    fn value_registers(&self) -> Vec<(String, u32)> {
+        let ports = self.hardware.configuration().axi_ports as usize;
+        let unused = &register::LOAD_ARENA[ports..];
+        let controls = ["_CTRL", "_GIE", "_IER", "_ISR"];
+        let mut places = Vec::new();
+        for declared in REGISTERS {
+            let (name, offset) = (declared.name, declared.offset);
+            let control = controls.iter().any(|control| name.ends_with(control));
+            if !declared.writable
+                || control
+                || offset == register::RESET
+                || unused.contains(&offset)
+            {
+                continue;
+            }
+            places.push((name.to_owned(), offset));
+            if declared.about.contains("address of") || register::LOAD_ARENA.contains(&offset) {
+                places.push((format!("{name} (high word)"), offset + 4));
+            }
+        }
+        places
+    }
+
+    /// Writes patterns to DMA memory, makes them visible to the device and reads them back.
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`] for too little memory; [`Error::DeviceFault`].
+    pub fn memory(&mut self) -> Result<Vec<Difference>> {
+        let memory = self.allocated()?;
+        let mut differences = Vec::new();
+        for (port, buffer) in memory.stripes.iter().enumerate() {
+            for pattern in [0, u32::MAX] {
+                let value = |word: usize| scramble((buffer.physical as usize + word) as u32);
+                let words = (0..buffer.bytes / 4).map(|word| value(word) ^ pattern);
+                let bytes: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+                self.transport.copy_in(buffer, 0, &bytes)?;
+                self.transport.flush(buffer, 0, buffer.bytes)?;
+                self.transport.invalidate(buffer, 0, buffer.bytes)?;
+                let mut read = vec![0; buffer.bytes];
+                self.transport.copy_out(buffer, 0, &mut read)?;
+                let pairs = arena_layout::words(&bytes).zip(arena_layout::words(&read));
+                for (word, (written, read)) in pairs.enumerate() {
+                    if written != read {
+                        let place = format!("buffer {port}, byte {}", 4 * word);
+                        note(&mut differences, &place, written, read);
+                    }
+                }
+            }
+        }
+        Ok(differences)
+    }
+
+    /// Lets the device read patches of known check from several places, and report the check's key
+    /// in an output without logits. Then gives it commands and transfers that it must refuse.
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`] for too little memory; [`Error::DeviceFault`].
+    pub fn transfers(&mut self) -> Result<Transfers> {
+        let memory = self.allocated()?;
+        let mut found = Transfers::default();
+        self.reset_and_start_load(&memory)?;
+        for run in 0..TRANSFERS {
+            found.runs += 1;
+            let nonce = scramble(0x1000 + run as u32) | 1;
+            let (first, beats) = self.write_patches(&memory, run, nonce)?;
+            // Every second address counts from the frame's input.
+            let base = if run % 2 == 0 { 0 } else { first / 3 };
+            let patches = Load {
+                target: Target::Patches,
+                input: run % 2 != 0,
+                begins: true,
+                frame: (run % self.hardware.configuration().frames as usize) as u32,
+                beats,
+                address: first - base,
+                ..Load::default()
+            };
+            let end = LoadEnd {
+                frame: patches.frame,
+                transfers: 0,
+            };
+            let commands = [patches.into(), end.into()];
+            let expected = Trailer { nonce, status: 0 };
+            let (problem, interrupted) = self.transfer(&memory, &commands, base, expected)?;
+            found.interrupts += usize::from(interrupted);
+            if let Some((kernel, problem)) = problem {
+                // Fetch adds the frame's first beat; without it the same transfers were right.
+                let added = kernel == "load" && patches.input && found.problems.is_empty();
+                let kernel = if added { "fetch" } else { kernel };
+                let place = format!("transfer {run}, from beat {first}: {problem}");
+                found.problems.push((kernel, place));
+                self.reset_and_start_load(&memory)?;
+            }
+            if found.problems.len() == MOST_LISTED {
+                return Ok(found);
+            }
+        }
+        self.arena_transfers(&memory, &mut found.problems)?;
+        // A count of transfers that none were made for must be reported.
+        let end = LoadEnd {
+            frame: 0,
+            transfers: 1,
+        };
+        let (problem, _) = self.transfer(
+            &memory,
+            &[end.into()],
+            0,
+            Trailer {
+                nonce: 0,
+                status: 1,
+            },
+        )?;
+        let counted =
+            problem.map(|(kernel, problem)| (kernel, format!("a wrong count: {problem}")));
+        found.problems.extend(counted);
+        self.refusals(&memory, &mut found.problems)?;
+        self.transport.reset()?;
+        Ok(found)
+    }
+
+    /// Lets load read transfers of the arena, as those of weights, in several frames. Their beats
+    /// stay in the queue, for the array has no command.
+    fn arena_transfers(
+        &mut self,
+        memory: &Memory,
+        problems: &mut Vec<(&'static str, String)>,
+    ) -> Result<()> {
+        for (frame, [first, second], status) in [
+            ("a frame of two transfers", [0, 1], 0),
+            ("a frame with another transfer's key", [0, 2], 1),
+            ("a frame after a wrong one", [0, 1], 0),
+        ] {
+            let mut commands = Vec::new();
+            for (place, number) in [first, second].into_iter().enumerate() {
+                let key = ARENA_SEED ^ number;
+                let address = 2 * place;
+                self.write_transfer(memory, address, 1, place as u32, key)?;
+                let weights = Load {
+                    target: Target::Weights,
+                    beats: 1,
+                    address: address as u32,
+                    ..Load::default()
+                };
+                commands.push(weights.into());
+            }
+            let end = LoadEnd {
+                frame: 0,
+                transfers: 2,
+            };
+            commands.push(end.into());
+            let (problem, _) = self.transfer(memory, &commands, 0, Trailer { nonce: 0, status })?;
+            if let Some((kernel, problem)) = problem {
+                problems.push((kernel, format!("{frame}: {problem}")));
+                self.reset_and_start_load(memory)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives fetch commands that it must refuse.
+    fn refusals(
+        &mut self,
+        memory: &Memory,
+        problems: &mut Vec<(&'static str, String)>,
+    ) -> Result<()> {
+        let end = Command::from(LoadEnd::default()).encode()?;
+        let mut unknown = end;
+        unknown[0] |= 7; // no unit has this number
+        let seed = scramble(9);
+        let mut cases = vec![("a command without a unit", sealed(&[end, unknown], seed), 2)];
+        for word in 0..COMMAND_WORDS {
+            let mut commands = sealed(&[end, end], seed);
+            commands[1][word] ^= 1 << (3 * word + 6);
+            let what = if word == CHECK_WORD {
+                "a command with a wrong check"
+            } else {
+                "a command with a wrong word"
+            };
+            cases.push((what, commands, 2));
+        }
+        cases.push(("a segment of another seed", sealed(&[end], !seed), 1));
+        for (what, commands, expected) in cases {
+            self.reset_and_start_load(memory)?;
+            self.write_commands(memory, &commands)?;
+            self.start_fetch(memory, commands.len(), 0, seed)?;
+            if !self.wait_until_idle(register::FETCH_CTRL)?.0 {
+                problems.push(("fetch", format!("{what}: fetch does not end")));
+                continue;
+            }
+            let error = self.transport.read(register::FETCH_ERROR)?;
+            if error != expected {
+                problems.push((
+                    "fetch",
+                    format!("{what}: fetch_ERROR is {error} instead of {expected}"),
+                ));
+            }
+        }
+        // Behind a wrong command none is handed on: load reports no frame, so store waits.
+        self.reset_and_start_load(memory)?;
+        let mut commands = sealed(&[end, end], seed);
+        commands[0][1] ^= 1;
+        self.write_commands(memory, &commands)?;
+        self.write_address(register::STORE_OUTPUT, memory.output.physical)?;
+        self.transport.write(register::STORE_COUNT, 0)?;
+        self.transport.write(register::STORE_CTRL, AP_START)?;
+        self.start_fetch(memory, commands.len(), 0, seed)?;
+        let ended = self.wait_until_idle(register::FETCH_CTRL)?.0;
+        self.transport.sleep(REFUSAL_PAUSE);
+        if !ended || self.is_idle(register::STORE_CTRL)? {
+            let problem = "a command behind a wrong one reaches its unit";
+            problems.push(("fetch", problem.into()));
+        }
+        Ok(())
+    }
+
+    /// Runs commands whose last ends a frame; `base` is the first beat of the frame's input.
+    /// Returns the suspected kernel with the problem, and whether the interrupt came.
+    fn transfer(
+        &mut self,
+        memory: &Memory,
+        commands: &[Command],
+        base: u32,
+        expected: Trailer,
+    ) -> Result<(Option<(&'static str, String)>, bool)> {
+        let Trailer { nonce, status } = expected;
+        let seed = scramble(nonce);
+        let words = commands
+            .iter()
+            .map(|command| command.encode())
+            .collect::<Result<Vec<_>>>()?;
+        self.write_commands(memory, &sealed(&words, seed))?;
+        let output = &memory.output;
+        self.transport
+            .copy_in(output, 0, &vec![0xa5; output.bytes])?;
+        self.transport.flush(output, 0, output.bytes)?;
+        match self.transport.read(register::STORE_ISR)? {
+            0 => {}
+            pending => self.transport.write(register::STORE_ISR, pending)?,
+        }
+        self.transport.wait(Duration::ZERO)?;
+        self.write_address(register::STORE_OUTPUT, output.physical)?;
+        self.transport.write(register::STORE_COUNT, 0)?;
+        self.transport.write(register::STORE_CTRL, AP_START)?;
+        self.start_fetch(memory, commands.len(), base, seed)?;
+        let fault = |kernel, problem: String| Ok((Some((kernel, problem)), false));
+        if !self.wait_until_idle(register::FETCH_CTRL)?.0 {
+            return fault("fetch", "fetch does not end".into());
+        }
+        match self.transport.read(register::FETCH_ERROR)? {
+            0 => {}
+            error => {
+                let problem = format!("fetch refuses command {} as wrong", error.wrapping_sub(1));
+                return fault("fetch", problem);
+            }
+        }
+        let (ended, mut interrupted) = self.wait_until_idle(register::STORE_CTRL)?;
+        if !ended {
+            let details = self.transport.diagnosis();
+            let problem = "store waits for load's report of the transfer";
+            return fault("load", format!("{problem} {details}").trim_end().to_owned());
+        }
+        interrupted |= self.transport.wait(Duration::ZERO)?;
+        let mut bytes = [0; PORT_BYTES];
+        self.transport.invalidate(output, 0, output.bytes)?;
+        self.transport.copy_out(output, 0, &mut bytes)?;
+        let words: Vec<u32> = arena_layout::words(&bytes).collect();
+        let computed = check(&bytes[..4 * trailer::CHECK]);
+        let problem = if words.iter().all(|&word| word == 0xa5a5_a5a5) {
+            Some((
+                "store",
+                "store ended, but its output is not there".to_owned(),
+            ))
+        } else if words[trailer::CHECK] != computed || words[trailer::COUNT] != 0 {
+            Some(("store", format!("the output's trailer is {words:x?}")))
+        } else if words[trailer::NONCE] != nonce {
+            let found = words[trailer::NONCE];
+            Some((
+                "load",
+                format!(
+                    "load computes {found:#x} from check and data instead of the nonce {nonce:#x}"
+                ),
+            ))
+        } else if words[trailer::STATUS] != status {
+            let found = words[trailer::STATUS];
+            Some(("load", format!("the status is {found} instead of {status}")))
+        } else {
+            None
+        };
+        Ok((problem, interrupted))
+    }
+
+    /// Writes patches with their check, keyed with `nonce`, at the run's place in memory. Returns
+    /// the first beat and the number of beats without the check.
+    fn write_patches(&mut self, memory: &Memory, run: usize, nonce: u32) -> Result<(u32, u32)> {
+        let shape = Shape::of(&self.hardware);
+        let word = arena_layout::word_beats(shape.tokens, shape.beat);
+        let words = self.hardware.configuration().buffers.input as usize;
+        let beats = word * (1 + run).min(words);
+        let last = MEMORY_BYTES / PORT_BYTES - 1 - beats;
+        // The first place, the last one, and places in between that cross pages.
+        let first = last * run / (TRANSFERS - 1);
+        self.write_transfer(memory, first, beats, run as u32, nonce)?;
+        Ok((first as u32, beats as u32))
+    }
+
+    /// Writes a transfer to memory: `beats` beats of a pattern, from beat `first` on, and their
+    /// check with its key.
+    fn write_transfer(
+        &mut self,
+        memory: &Memory,
+        first: usize,
+        beats: usize,
+        pattern: u32,
+        key: u32,
+    ) -> Result<()> {
+        let shape = Shape::of(&self.hardware);
+        let mut data: Vec<u8> = (0..beats * shape.beat / 4)
+            .flat_map(|i| scramble(pattern << 20 | i as u32).to_le_bytes())
+            .collect();
+        let mut last_beat = vec![0; shape.beat];
+        last_beat[..4].copy_from_slice(&check(&data).to_le_bytes());
+        change_key(&mut last_beat[..4], key);
+        data.extend(last_beat);
+        for (port, buffer) in memory.stripes.iter().enumerate() {
+            let stripe: Vec<u8> = data
+                .chunks_exact(shape.beat)
+                .flat_map(|beat| &beat[PORT_BYTES * port..][..PORT_BYTES])
+                .copied()
+                .collect();
+            self.transport
+                .copy_in(buffer, first * PORT_BYTES, &stripe)?;
+            self.transport.flush(buffer, 0, buffer.bytes)?;
+        }
+        Ok(())
+    }
+
+    fn write_commands(&mut self, memory: &Memory, commands: &[[u32; COMMAND_WORDS]]) -> Result<()> {
+        let bytes: Vec<u8> = commands
+            .iter()
+            .flatten()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
+        let buffer = &memory.commands;
+        self.transport.copy_in(buffer, 0, &bytes)?;
+        self.transport.flush(buffer, 0, buffer.bytes)
+    }
+
+    fn start_fetch(&mut self, memory: &Memory, count: usize, base: u32, seed: u32) -> Result<()> {
+        self.write_address(register::FETCH_COMMANDS, memory.commands.physical)?;
+        self.transport.write(register::FETCH_COUNT, count as u32)?;
+        self.transport.write(register::FETCH_INPUT, base)?;
+        self.transport.write(register::FETCH_SEED, seed)?;
+        self.transport.write(register::FETCH_CTRL, AP_START)
+    }
+
+    fn reset_and_start_load(&mut self, memory: &Memory) -> Result<()> {
+        self.transport.reset()?;
+        self.transport.write(register::STORE_GIE, 1)?;
+        self.transport.write(register::STORE_IER, 1)?;
+        for (port, buffer) in memory.stripes.iter().enumerate() {
+            self.write_address(register::LOAD_ARENA[port], buffer.physical)?;
+        }
+        self.transport.write(register::LOAD_SEED, ARENA_SEED)?;
+        self.transport.write(register::LOAD_CTRL, AP_START)
+    }
+
+    fn write_address(&mut self, low: u32, address: u64) -> Result<()> {
+        self.transport.write(low, address as u32)?;
+        self.transport.write(low + 4, (address >> 32) as u32)
+    }
+
+    /// Returns the memory of the trials, allocated once.
+    fn allocated(&mut self) -> Result<Memory> {
+        if let Some(memory) = &self.memory {
+            return Ok(memory.clone());
+        }
+        let ports = self.hardware.configuration().axi_ports;
+        let memory = Memory {
+            commands: self.transport.allocate(4 * CACHE_LINE)?,
+            output: self.transport.allocate(CACHE_LINE)?,
+            stripes: (0..ports)
+                .map(|_| self.transport.allocate(MEMORY_BYTES))
+                .collect::<Result<_>>()?,
+        };
+        Ok(self.memory.insert(memory).clone())
+    }
+
+    /// Waits until a kernel is idle, up to the limit. Returns whether it is, and whether an
+    /// interrupt came.
+    fn wait_until_idle(&mut self, control: u32) -> Result<(bool, bool)> {
+        let started: Instant = self.transport.now();
+        let mut interrupted = false;
+        loop {
+            // Taken before the register is read: a thread that slept past the limit still sees what
+            // was done in time.
+            let late = self.transport.now() >= started + self.limit;
+            if self.is_idle(control)? {
+                return Ok((true, interrupted));
+            }
+            if late {
+                return Ok((false, interrupted));
+            }
+            if control == register::STORE_CTRL {
+                interrupted |= self.transport.wait(INTERRUPT_SLICE)?;
+            } else {
+                self.transport.sleep(Duration::from_micros(50));
+            }
+        }
+    }
+
+    fn is_idle(&mut self, control: u32) -> Result<bool> {
+        Ok(self.transport.read(control)? & (AP_START | AP_IDLE) == AP_IDLE)
+    }
+
+    fn fault(&self, problem: String) -> Error {
+        Error::DeviceFault {
+            device: self.transport.name(),
+            problem,
+        }
+    }
+}
+
+/// Adds a difference if there is one and the list is not long.
+fn note(differences: &mut Vec<Difference>, place: &str, written: u32, read: u32) {
+    if written != read && differences.len() < MOST_LISTED {
+        differences.push(Difference {
+            place: place.to_owned(),
+            written,
+            read,
+        });
+    }
+}
+
+/// Returns a pattern: another for each number, with both values of each bit about as often.
+fn scramble(number: u32) -> u32 {
+    let mixed = (number ^ number >> 16).wrapping_mul(0x7feb_352d);
+    let mixed = (mixed ^ mixed >> 15).wrapping_mul(0x846c_a68b);
+    mixed ^ mixed >> 16
+}

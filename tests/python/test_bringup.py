@@ -1,0 +1,227 @@
+"""Bring-up: it passes on a sound device, and its first failure names what is broken."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+import simulated
+from quasar_rt import bringup, random_subnet
+from quasar_rt.cli import cli
+from quasar_rt.errors import DeviceError, InvalidValueError
+
+FIRST = ("identity", "registers", "memory", "transfers", "interrupt")
+
+
+def tiny():
+    return str(simulated.library("tiny"))
+
+
+def statuses(outcomes):
+    return {outcome.step: outcome.status for outcome in outcomes}
+
+
+def first_failure(outcomes):
+    return next(outcome for outcome in outcomes if outcome.status == "fail")
+
+
+@pytest.fixture
+def faulty(monkeypatch):
+    """Returns a function that makes bring-up's device fail once: in the trials or in the first engine."""
+    find = bringup.find_accelerator
+
+    def inject(fault, after=0, engine=False):
+        def found(name):
+            accelerator = find(name)
+            faults = [(fault, after)]
+
+            def opened(device):
+                while faults:
+                    device.inject(*faults.pop())
+                return device
+
+            if engine:
+                return replace(
+                    accelerator, engine=lambda subnet, timeout: opened(accelerator.engine(subnet, timeout))
+                )
+            return replace(accelerator, trials=lambda limit: opened(accelerator.trials(limit)))
+
+        monkeypatch.setattr(bringup, "find_accelerator", found)
+
+    return inject
+
+
+def test_every_step_passes_on_a_sound_device(monkeypatch):
+    monkeypatch.setattr(bringup, "NETWORKS", 2)
+    monkeypatch.setattr(bringup, "MOST_RAGGED", 5)
+    subnet = random_subnet(embed=16, depth=2, heads=2, image_size=16, kernel=8, hidden=24, classes=5)
+    outcomes = list(bringup.bringup(tiny(), subnet, frames=3))
+    assert [outcome.step for outcome in outcomes] == [step.name for step in bringup.STEPS]
+    assert set(statuses(outcomes).values()) == {"pass"}, outcomes
+    assert "16 of 16" in outcomes[4].detail
+    assert "3 frames" in outcomes[-1].detail
+    assert "event model" in outcomes[-1].detail
+
+
+@pytest.mark.parametrize(
+    ("fault", "after", "step", "words"),
+    [
+        ("lost_write", 10, "registers", "instead of"),
+        ("torn_write", 40, "registers", "instead of"),
+        ("lost_flush", 1, "memory", "buffer 0, byte 0"),
+        ("corrupt_output", 0, "transfers", "trailer"),
+        ("lost_interrupt", 0, "interrupt", "15 of 16 interrupts came"),
+    ],
+)
+def test_a_fault_below_frames_fails_its_own_step(faulty, fault, after, step, words):
+    library = tiny()
+    faulty(fault, after)
+    outcomes = list(bringup.bringup(library, only=FIRST, timeout=5))
+    failure = first_failure(outcomes)
+    assert failure.step == step
+    assert words in failure.detail
+    assert failure.look_at
+    lacking = {step}
+    for known in bringup.STEPS[: len(FIRST)]:
+        if lacking & set(known.needs):
+            lacking.add(known.name)
+            assert statuses(outcomes)[known.name] == "skipped"
+        elif known.name != step:
+            assert statuses(outcomes)[known.name] == "pass"
+
+
+def test_another_bitstream_fails_the_identity(monkeypatch):
+    accelerator = bringup.find_accelerator(tiny())
+    other = accelerator.hardware.with_clock(90)
+    trials = lambda limit: bringup.Trials.simulated(other._inner, tiny(), 0, limit)  # noqa: E731
+    monkeypatch.setattr(bringup, "find_accelerator", lambda name: replace(accelerator, trials=trials))
+    outcomes = list(bringup.bringup("sim:tiny"))
+    failure = first_failure(outcomes)
+    assert failure.step == "identity"
+    assert "configuration hash" in failure.detail
+    assert "of another build" in failure.look_at[0]
+    assert {outcome.status for outcome in outcomes[1:]} == {"skipped"}
+
+
+@pytest.mark.parametrize("fault", ["corrupt_output", "bus_error", "hang"])
+def test_a_fault_in_a_frame_fails_the_network_and_skips_what_needs_it(faulty, fault):
+    library = tiny()
+    faulty(fault, engine=True)
+    outcomes = list(bringup.bringup(library, only=("bias", "product"), timeout=3))
+    found = statuses(outcomes)
+    assert found["bias"] == "fail"
+    assert found["product"] == "skipped"
+    failure = first_failure(outcomes)
+    expected = {"corrupt_output": "load", "bus_error": "load", "hang": "plan"}
+    assert fault == "bus_error" or failure.suspects[0] == expected[fault]
+
+
+def test_a_step_that_is_asked_for_runs_alone():
+    outcomes = list(bringup.bringup(tiny(), only=["registers"]))
+    assert [outcome.step for outcome in outcomes if outcome.status != "skipped"] == ["registers"]
+    with pytest.raises(InvalidValueError, match="the steps are identity, registers"):
+        bringup.bringup(tiny(), only=["register"])
+
+
+def test_the_steps_of_a_caller_run_too():
+    def counters(board):
+        return f"{board.accelerator.name} counts"
+
+    step = bringup.Step("counters", "reads counters", ("identity",), counters)
+    outcomes = list(bringup.bringup(tiny(), only=["counters"], steps=(*bringup.STEPS, step)))
+    assert outcomes[-1].status == "pass"
+    assert outcomes[-1].detail == "sim:tiny counts"
+
+
+def test_a_subnet_that_does_not_fit_is_skipped():
+    large = random_subnet(embed=960, depth=1, heads=8, image_size=64, classes=5)
+    outcomes = list(bringup.bringup(tiny(), large, only=["frame"]))
+    assert statuses(outcomes)["frame"] == "skipped"
+    assert "does not fit" in next(o for o in outcomes if o.step == "frame").detail
+
+
+def test_only_accelerators_are_brought_up(monkeypatch):
+    with pytest.raises(DeviceError, match="no accelerator"):
+        bringup.bringup("cpu")
+
+
+def test_the_silenced_parts_do_not_change_the_logits():
+    """Each network's logits depend on the part that its step is for, and on no later part."""
+    board = bringup._Board(bringup.find_accelerator(tiny()), None, 1, None)
+
+    def logits(change):
+        from quasar_rt._native import Engine
+
+        for name, _, subnet in board.networks(change):
+            if name == "network 0":
+                engine = Engine(subnet._inner, 1, None, None)
+                return [engine.infer(image, 1)[0][0].tolist() for image in bringup._images(subnet)]
+        raise AssertionError("no network")
+
+    for change in (bringup._only_bias, bringup._only_head, bringup._only_norm):
+        first, second = logits(change)
+        assert first == second, "these networks see no image"
+    parts = [
+        bringup._only_bias,
+        bringup._only_head,
+        bringup._only_norm,
+        bringup._only_embedding,
+        bringup._only_mlp(None),
+        bringup._only_attention(1),
+        bringup._only_attention(1 << 24),
+        bringup._only_attention(None),
+        bringup._everything,
+    ]
+    results = [logits(change) for change in parts]
+    assert all(results.count(result) == 1 for result in results)
+
+
+@pytest.fixture
+def run():
+    return lambda *arguments: CliRunner().invoke(cli, ["bringup", *arguments])
+
+
+def test_the_command_prints_json(run):
+    library = tiny()
+    result = run("--device", library, "--only", "identity", "--only", "memory", "--json")
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    assert report["passed"]
+    assert [step["step"] for step in report["steps"]] == [step.name for step in bringup.STEPS]
+    assert {step["step"] for step in report["steps"] if step["status"] == "pass"} == {"identity", "memory"}
+
+
+def test_the_command_ends_with_1_and_says_where_to_look(run, faulty):
+    library = tiny()
+    faulty("lost_flush", 1)
+    result = run("--device", library, "--only", "memory", "--only", "transfers")
+    assert result.exit_code == 1
+    assert "memory     fail" in result.stdout
+    assert "look at: cache coherency" in result.stdout
+    assert "transfers  skipped  needs memory" in result.stdout
+    assert "failed: memory" in result.stdout
+
+
+# (kernel, what stands there, what stands there instead)
+BROKEN = [
+    ("fetch", "command.word[2] += base;", ";"),
+    ("load", "group * config::LANES + lane", "group * config::LANES + lane / 2"),
+    ("plan", "value_address += words;", ";"),
+    ("array_model", "low < 8 ? low : low - 16", "low"),
+    ("scores", "key == 0 || row[t]", "row[t]"),
+    ("drain", "((z + 32) >> 6) + command.zero_point", "(z >> 6) + command.zero_point"),
+    ("norm", "if (f == frame)", "if (f != frame)"),
+    ("softmax", "bits - (halve ? 1 : 0)", "bits"),
+    ("store", "check_behind<1>(state, ", "(state, "),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kernel", "old", "new"), BROKEN, ids=[kernel for kernel, *_ in BROKEN])
+def test_a_broken_unit_is_the_first_suspect(tmp_path, kernel, old, new):
+    library = simulated.broken("tiny", tmp_path, kernel, old, new)
+    failure = first_failure(bringup.bringup(str(library), timeout=5))
+    unit = {"array_model": "array"}.get(kernel, kernel)
+    assert failure.suspects[0] == unit, failure
+    assert bringup.LOOK_AT[unit] in failure.look_at
