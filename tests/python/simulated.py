@@ -84,7 +84,8 @@ def attach(library, transport=None):
 def broken(name, folder, kernel, old, new):
     """Builds a simulated accelerator with a fault in one kernel: `new` stands where its source has `old`.
 
-    Returns the library. Takes the other kernels' objects from the build of the sound library.
+    `kernel` may be HEADER/KERNEL for a header that the kernel includes. Returns the library. Takes the other
+    kernels' objects from the build of the sound library.
     """
     import os
     import shutil
@@ -93,6 +94,7 @@ def broken(name, folder, kernel, old, new):
 
     import pytest
 
+    header, _, kernel = kernel.rpartition("/")
     sound = library(name)
     objects = {path.stem: path for path in sorted((sound.parent / name).glob("*/*.o"))}
     compiler = os.environ.get("CXX_SIM") or shutil.which("g++") or shutil.which("clang++")
@@ -101,16 +103,18 @@ def broken(name, folder, kernel, old, new):
     fpga = Path(__file__).parents[2] / "fpga"
     model = (fpga / f"sim/{kernel}.cpp").exists()
     source = fpga / ("sim" if model else "src") / f"{kernel}.cpp"
-    text = source.read_text(encoding="utf-8")
-    assert text.count(old) == 1, f"{source.name} does not have {old!r} once"
-    folder.mkdir(parents=True, exist_ok=True)
-    changed = folder / f"{kernel}.cpp"
+    shutil.copytree(fpga / "include", folder / "include")
+    compiled = folder / f"{kernel}.cpp"
+    shutil.copy(source, compiled)
+    changed = folder / "include" / f"{header}.hpp" if header else compiled
+    text = changed.read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{changed.name} does not have {old!r} once"
     changed.write_text(text.replace(old, new), encoding="utf-8")
-    include = [fpga / "include", fpga / "sim", sound.parents[1] / "config" / name]
+    include = [folder / "include", fpga / "sim", sound.parents[1] / "config" / name]
     flags = ["-O1", "-w", "-fPIC", "-DQUASAR_FAST", "-fvisibility=hidden", *(f"-I{path}" for path in include)]
     standard = "-std=c++20" if model else "-std=c++17"
     objects[kernel] = folder / f"{kernel}.o"
-    subprocess.run([compiler, standard, *flags, "-c", changed, "-o", objects[kernel]], check=True)
+    subprocess.run([compiler, standard, *flags, "-c", compiled, "-o", objects[kernel]], check=True)
     made = folder / f"{name}.so"
     subprocess.run([compiler, "-shared", "-pthread", *objects.values(), "-o", made], check=True)
     return made

@@ -203,16 +203,16 @@ def test_the_command_ends_with_1_and_says_where_to_look(run, faulty):
     assert "failed: memory" in result.stdout
 
 
-# (kernel, what stands there, what stands there instead)
+# (kernel, or HEADER/KERNEL; what stands there, what stands there instead)
 BROKEN = [
     ("fetch", "command.word[2] += base;", ";"),
     ("load", "group * config::LANES + lane", "group * config::LANES + lane / 2"),
     ("plan", "value_address += words;", ";"),
     ("array_model", "low < 8 ? low : low - 16", "low"),
     ("scores", "key == 0 || row[t]", "row[t]"),
-    ("drain", "((z + 32) >> 6) + command.zero_point", "(z >> 6) + command.zero_point"),
+    ("leaves/drain", "((z + 32) >> 6) + zero_point", "(z >> 6) + zero_point"),
     ("norm", "if (f == frame)", "if (f != frame)"),
-    ("softmax", "bits - (halve ? 1 : 0)", "bits"),
+    ("leaves/softmax", "bits - (halve ? 1 : 0)", "bits"),
     ("store", "check_behind<1>(state, ", "(state, "),
 ]
 
@@ -222,6 +222,6 @@ BROKEN = [
 def test_a_broken_unit_is_the_first_suspect(tmp_path, kernel, old, new):
     library = simulated.broken("tiny", tmp_path, kernel, old, new)
     failure = first_failure(bringup.bringup(str(library), timeout=5))
-    unit = {"array_model": "array"}.get(kernel, kernel)
+    unit = kernel.rpartition("/")[2].removesuffix("_model")
     assert failure.suspects[0] == unit, failure
     assert bringup.LOOK_AT[unit] in failure.look_at
