@@ -9,7 +9,7 @@
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::thread;
@@ -26,7 +26,7 @@ use crate::isa::REGISTER_BYTES;
 use crate::transport::{register, Buffer, Transport, CACHE_LINE};
 
 /// The interval at which completion is polled if there is no interrupt.
-const POLL_INTERVAL: Duration = Duration::from_micros(200);
+const POLL_INTERVAL: Duration = Duration::from_micros(100);
 
 /// Name of the FPGA manager.
 const FPGA_MANAGER: &str = "fpga0";
@@ -230,9 +230,103 @@ struct Pool {
     map: MmapRaw,
     caching: Caching,
     physical: u64,
-    /// The folder of its attributes; `None` if the memory needs no synchronisation.
-    attributes: Option<PathBuf>,
+    /// `None` if the memory needs no synchronisation.
+    caches: Option<Caches>,
     used: usize,
+}
+
+/// A side that a range of memory is made visible to.
+#[derive(Clone, Copy, Debug)]
+enum Side {
+    Device,
+    Cpu,
+}
+
+/// An attribute that stays open, so that writing it is one system call.
+#[derive(Debug)]
+struct Attribute {
+    name: &'static str,
+    file: File,
+    /// Its last value; `None` if not known.
+    value: Option<u64>,
+}
+
+impl Attribute {
+    fn open(folder: &Path, name: &'static str) -> Result<Self, String> {
+        let path = folder.join(name);
+        let file = OpenOptions::new().write(true).open(&path);
+        Ok(Self {
+            name,
+            file: file.map_err(io(&path))?,
+            value: None,
+        })
+    }
+
+    fn write(&self, text: &str) -> std::io::Result<()> {
+        count_call();
+        self.file.write_all_at(text.as_bytes(), 0)
+    }
+}
+
+/// The attributes of a u-dma-buf that write back and invalidate a range of the processor's caches.
+#[derive(Debug)]
+struct Caches {
+    for_device: Attribute,
+    for_cpu: Attribute,
+    /// `sync_offset`, `sync_size` and `sync_direction`.
+    range: [Attribute; 3],
+    /// True unless u-dma-buf has refused a command, which has the range in the same write.
+    commands: bool,
+}
+
+impl Caches {
+    fn open(folder: &Path) -> Result<Self, String> {
+        let open = |name| Attribute::open(folder, name);
+        Ok(Self {
+            for_device: open("sync_for_device")?,
+            for_cpu: open("sync_for_cpu")?,
+            range: [
+                open("sync_offset")?,
+                open("sync_size")?,
+                open("sync_direction")?,
+            ],
+            commands: true,
+        })
+    }
+
+    /// Makes a range visible to a side.
+    fn sync(&mut self, side: Side, offset: u64, bytes: u64) -> Result<(), String> {
+        let (owner, direction) = match side {
+            Side::Device => (&self.for_device, 1),
+            Side::Cpu => (&self.for_cpu, 2),
+        };
+        let failed = |name: &str, error| format!("{name}: {error}");
+        // A command: the offset above, then size, direction and a bit to begin.
+        let fits = offset.max(bytes) <= u32::MAX.into() && bytes.is_multiple_of(16);
+        if self.commands && fits {
+            let command = offset << 32 | bytes | direction << 2 | 1;
+            match owner.write(&format!("{command:#018x}\n")) {
+                // Those before u-dma-buf 2 take only 0 and 1.
+                Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => self.commands = false,
+                result => return result.map_err(|e| failed(owner.name, e)),
+            }
+        }
+        for (attribute, value) in self.range.iter_mut().zip([offset, bytes, direction]) {
+            if attribute.value == Some(value) {
+                continue;
+            }
+            let written = attribute.write(&format!("{value}\n"));
+            attribute.value = written.is_ok().then_some(value);
+            written.map_err(|e| failed(attribute.name, e))?;
+        }
+        owner.write("1\n").map_err(|e| failed(owner.name, e))
+    }
+}
+
+/// Counts a system call of this thread, for tests.
+fn count_call() {
+    #[cfg(test)]
+    tests::CALLS.set(tests::CALLS.get() + 1);
 }
 
 /// An accelerator on this machine's FPGA.
@@ -241,6 +335,8 @@ pub struct Uio {
     name: String,
     registers: MmapRaw,
     interrupt: Option<OwnedFd>,
+    /// True if Linux may have masked the interrupt, which it does whenever it comes.
+    masked: bool,
     pool: Pool,
     /// Views of the buffers in `pool`.
     memory: HostMemory,
@@ -305,6 +401,7 @@ impl Uio {
             name: name.to_owned(),
             registers: map(&file, &path, offset, REGISTER_BYTES as usize)?,
             interrupt,
+            masked: true,
             pool: Pool::open(roots, memory)?,
             memory: HostMemory::default(),
             _lock: file,
@@ -330,29 +427,15 @@ impl Uio {
         Ok(unsafe { self.registers.as_mut_ptr().add(offset as usize) }.cast())
     }
 
-    fn sync(
-        &self,
-        buffer: &Buffer,
-        offset: usize,
-        bytes: usize,
-        direction: &str,
-        owner: &str,
-    ) -> Result<()> {
+    fn sync(&mut self, buffer: &Buffer, offset: usize, bytes: usize, side: Side) -> Result<()> {
         let range = buffer.range(offset, bytes)?;
         barrier();
-        if let Some(attributes) = &self.pool.attributes {
-            let start = buffer.physical - self.pool.physical + range.start as u64;
-            for (attribute, value) in [
-                ("sync_offset", start.to_string()),
-                ("sync_size", bytes.to_string()),
-                ("sync_direction", direction.to_owned()),
-                (owner, "1".to_owned()),
-            ] {
-                fs::write(attributes.join(attribute), value)
-                    .map_err(|error| self.fault(format!("{attribute}: {error}")))?;
-            }
-        }
-        Ok(())
+        let start = buffer.physical - self.pool.physical + range.start as u64;
+        let synced = match &mut self.pool.caches {
+            Some(caches) => caches.sync(side, start, bytes as u64),
+            None => Ok(()),
+        };
+        synced.map_err(|problem| self.fault(problem))
     }
 }
 
@@ -372,7 +455,11 @@ impl Pool {
                     map: map(&open(&path, Caching::Cached)?, &path, 0, bytes)?,
                     caching,
                     physical: number(&attributes.join("phys_addr"))?,
-                    attributes: (!coherent).then(|| attributes.clone()),
+                    caches: if coherent {
+                        None
+                    } else {
+                        Some(Caches::open(attributes)?)
+                    },
                     used: 0,
                 })
             }
@@ -382,7 +469,7 @@ impl Pool {
                     map: map(&open(&path, Caching::Uncached)?, &path, *base, *bytes)?,
                     caching: Caching::Uncached,
                     physical: *base,
-                    attributes: None,
+                    caches: None,
                     used: 0,
                 })
             }
@@ -457,11 +544,11 @@ impl Transport for Uio {
     }
 
     fn flush(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
-        self.sync(buffer, offset, bytes, "1", "sync_for_device")
+        self.sync(buffer, offset, bytes, Side::Device)
     }
 
     fn invalidate(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
-        self.sync(buffer, offset, bytes, "2", "sync_for_cpu")
+        self.sync(buffer, offset, bytes, Side::Cpu)
     }
 
     fn wait(&mut self, timeout: Duration) -> Result<bool> {
@@ -469,17 +556,24 @@ impl Transport for Uio {
             thread::sleep(timeout.min(POLL_INTERVAL));
             return Ok(false);
         };
-        // Linux masks the interrupt when it comes; writing 1 unmasks it.
-        rustix::io::write(interrupt, &1_u32.to_ne_bytes()).map_err(|e| self.fault(e))?;
+        if self.masked {
+            count_call();
+            // Writing 1 unmasks it.
+            rustix::io::write(interrupt, &1_u32.to_ne_bytes()).map_err(|e| self.fault(e))?;
+            self.masked = false;
+        }
         let timeout = Timespec {
             tv_sec: timeout.as_secs() as i64,
             tv_nsec: i64::from(timeout.subsec_nanos()),
         };
         let mut polled = [PollFd::new(interrupt, PollFlags::IN)];
+        count_call();
         match poll(&mut polled, Some(&timeout)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => Ok(false),
             Ok(_) => {
+                self.masked = true;
                 let mut count = [0; 4];
+                count_call();
                 rustix::io::read(interrupt, &mut count).map_err(|e| self.fault(e))?;
                 Ok(true)
             }

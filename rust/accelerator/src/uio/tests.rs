@@ -2,8 +2,26 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use quasar_core::cpu::NEVER;
 
 use super::*;
+use crate::driver::{Deadlines, Driver, FrameQueue};
+use crate::mock::{program, Mock};
+
+thread_local! {
+    /// System calls of this thread, by [`count_call`].
+    pub(super) static CALLS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// Returns the system calls of this thread that read or write a file, as Linux counts them.
+fn counted_by_linux() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/io").unwrap();
+    let calls = text.lines().filter(|line| line.starts_with("sysc"));
+    calls.map(|line| line[7..].parse::<u64>().unwrap()).sum()
+}
 
 const MEMORY: usize = 1 << 16;
 const PHYSICAL: u64 = 0x7_0000_0000;
@@ -34,6 +52,15 @@ fn files(folder: &Path) -> Roots {
     fs::write(manager(&roots).join("state"), "operating\n").unwrap();
     for attribute in ["flags", "firmware"] {
         fs::write(manager(&roots).join(attribute), "").unwrap();
+    }
+    for attribute in [
+        "sync_for_device",
+        "sync_for_cpu",
+        "sync_offset",
+        "sync_size",
+        "sync_direction",
+    ] {
+        fs::write(attributes.join(attribute), "").unwrap();
     }
     roots
 }
@@ -69,23 +96,30 @@ fn one_process_has_the_accelerator() {
 }
 
 #[test]
-fn each_wait_unmasks_the_interrupt() {
+fn the_interrupt_is_unmasked_before_the_wait_that_follows_it() {
     let folder = tempfile::tempdir().unwrap();
     let (mut uio, mut device) = with_interrupt(&files(folder.path()));
+    device.set_nonblocking(true).unwrap();
+    let unmasked = |device: &mut UnixStream| {
+        let mut word = [0; 4];
+        let result = device.read_exact(&mut word);
+        result.is_ok_and(|()| u32::from_ne_bytes(word) == 1)
+    };
     for count in 1..=3_u32 {
+        assert!(!uio.wait(Duration::ZERO).unwrap());
+        assert!(unmasked(&mut device), "before wait {count}");
         assert!(!uio.wait(Duration::ZERO).unwrap());
         device.write_all(&count.to_ne_bytes()).unwrap();
         assert!(uio.wait(Duration::from_secs(10)).unwrap());
-        for _ in 0..2 {
-            let mut word = [0; 4];
-            device.read_exact(&mut word).unwrap();
-            assert_eq!(u32::from_ne_bytes(word), 1);
-        }
+        assert!(!unmasked(&mut device), "it was not masked");
     }
 }
 
+/// Returns what was last written to an attribute: the file's first line.
 fn attribute_of(roots: &Roots, name: &str) -> String {
-    attribute(&roots.sys.join("class/u-dma-buf/udmabuf-quasar").join(name)).unwrap()
+    let path = roots.sys.join("class/u-dma-buf/udmabuf-quasar").join(name);
+    let text = attribute(&path).unwrap();
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 fn uio(roots: &Roots) -> Uio {
@@ -103,25 +137,14 @@ fn a_part_of_memory_is_synchronised_where_it_is() {
     assert_eq!(buffer.physical, PHYSICAL + 128);
     uio.copy_in(&buffer, 64, &[7; 64]).unwrap();
     uio.flush(&buffer, 64, 128).unwrap();
-    let sync = [
-        "sync_offset",
-        "sync_size",
-        "sync_direction",
-        "sync_for_device",
-    ];
-    assert_eq!(
-        sync.map(|name| attribute_of(&roots, name)),
-        ["192", "128", "1", "1"]
-    );
+    let for_device = "0x000000c000000085";
+    assert_eq!(attribute_of(&roots, "sync_for_device"), for_device);
     let memory = fs::read(roots.dev.join("udmabuf-quasar")).unwrap();
     assert_eq!(memory[192..256], [7; 64]);
     assert_eq!(memory[256], 0);
     uio.invalidate(&buffer, 0, 64).unwrap();
-    let sync = ["sync_offset", "sync_size", "sync_direction", "sync_for_cpu"];
-    assert_eq!(
-        sync.map(|name| attribute_of(&roots, name)),
-        ["128", "64", "2", "1"]
-    );
+    assert_eq!(attribute_of(&roots, "sync_for_cpu"), "0x0000008000000049");
+    assert_eq!(attribute_of(&roots, "sync_offset"), "");
     let mut out = [0; 64];
     uio.copy_out(&buffer, 64, &mut out).unwrap();
     assert_eq!(out, [7; 64]);
@@ -130,6 +153,68 @@ fn a_part_of_memory_is_synchronised_where_it_is() {
     assert_eq!(error.kind(), "DoesNotFit");
     assert!(uio.read(REGISTER_BYTES).is_err());
     assert!(uio.write(2, 0).is_err());
+}
+
+#[test]
+fn a_u_dma_buf_without_commands_gets_what_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let roots = files(folder.path());
+    let mut uio = uio(&roots);
+    let buffer = uio.allocate(1024).unwrap();
+    uio.pool.caches.as_mut().unwrap().commands = false;
+    let sync = [
+        "sync_offset",
+        "sync_size",
+        "sync_direction",
+        "sync_for_device",
+        "sync_for_cpu",
+    ];
+    let calls = || {
+        let before = CALLS.get();
+        move || CALLS.get() - before
+    };
+    let first = calls();
+    uio.flush(&buffer, 64, 128).unwrap();
+    assert_eq!(first(), 4);
+    let written = sync.map(|name| attribute_of(&roots, name));
+    assert_eq!(written, ["64", "128", "1", "1", ""]);
+    let again = calls();
+    uio.flush(&buffer, 64, 128).unwrap();
+    assert_eq!(again(), 1);
+    let back = calls();
+    uio.invalidate(&buffer, 64, 128).unwrap();
+    assert_eq!(back(), 2);
+    let written = sync.map(|name| attribute_of(&roots, name));
+    assert_eq!(written, ["64", "128", "2", "1", "1"]);
+}
+
+#[test]
+fn a_synchronised_range_is_one_system_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut uio, mut device) = with_interrupt(&files(folder.path()));
+    let buffer = uio.allocate(1024).unwrap();
+    let reading = {
+        let before = counted_by_linux();
+        counted_by_linux() - before
+    };
+    let (calls, before) = (CALLS.get(), counted_by_linux());
+    for _ in 0..10 {
+        uio.flush(&buffer, 0, 128).unwrap();
+        uio.invalidate(&buffer, 64, 128).unwrap();
+    }
+    assert_eq!(counted_by_linux() - before - reading, 20);
+    assert_eq!(CALLS.get() - calls, 20);
+    // Poll is no read or write. A wait in vain is a poll alone, unless the interrupt was masked.
+    device.write_all(&1_u32.to_ne_bytes()).unwrap();
+    let (calls, before) = (CALLS.get(), counted_by_linux());
+    assert!(uio.wait(Duration::ZERO).unwrap());
+    assert_eq!(counted_by_linux() - before - reading, 2);
+    assert_eq!(CALLS.get() - calls, 3);
+    let calls = CALLS.get();
+    for _ in 0..5 {
+        assert!(!uio.wait(Duration::ZERO).unwrap());
+    }
+    assert_eq!(CALLS.get() - calls, 6);
 }
 
 #[test]
@@ -245,5 +330,134 @@ fn memory_is_copied_as_it_is_mapped() {
         let mut out = [0; 10];
         uio.copy_out(&buffer, 3, &mut out).unwrap();
         assert_eq!(out, *b"nine bytes");
+    }
+}
+
+/// System calls of the driver's thread, by what they are for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Calls {
+    syncs: u64,
+    waits: u64,
+}
+
+/// A mock whose cache maintenance and waits Linux does, too.
+struct Mirror {
+    mock: Mock,
+    uio: Uio,
+    device: UnixStream,
+    buffers: Vec<Buffer>,
+    calls: Arc<Mutex<Calls>>,
+}
+
+impl Mirror {
+    fn count(&mut self, of: fn(&mut Calls) -> &mut u64, before: u64) {
+        *of(&mut self.calls.lock().unwrap()) += CALLS.get() - before;
+    }
+}
+
+impl Transport for Mirror {
+    fn name(&self) -> String {
+        self.mock.name()
+    }
+
+    fn read(&mut self, register: u32) -> Result<u32> {
+        self.mock.read(register)
+    }
+
+    fn write(&mut self, register: u32, value: u32) -> Result<()> {
+        self.mock.write(register, value)
+    }
+
+    fn allocate(&mut self, bytes: usize) -> Result<Buffer> {
+        self.buffers.push(self.uio.allocate(bytes)?);
+        self.mock.allocate(bytes)
+    }
+
+    fn copy_in(&mut self, buffer: &Buffer, offset: usize, data: &[u8]) -> Result<()> {
+        self.mock.copy_in(buffer, offset, data)
+    }
+
+    fn copy_out(&mut self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<()> {
+        self.mock.copy_out(buffer, offset, out)
+    }
+
+    fn flush(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
+        let before = CALLS.get();
+        self.uio.flush(&self.buffers[buffer.index], offset, bytes)?;
+        self.count(|calls| &mut calls.syncs, before);
+        self.mock.flush(buffer, offset, bytes)
+    }
+
+    fn invalidate(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
+        let before = CALLS.get();
+        self.uio
+            .invalidate(&self.buffers[buffer.index], offset, bytes)?;
+        self.count(|calls| &mut calls.syncs, before);
+        self.mock.invalidate(buffer, offset, bytes)
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<bool> {
+        let came = self.mock.wait(timeout)?;
+        if came {
+            self.device.write_all(&1_u32.to_ne_bytes()).unwrap();
+        }
+        let before = CALLS.get();
+        assert_eq!(self.uio.wait(Duration::ZERO)?, came);
+        self.count(|calls| &mut calls.waits, before);
+        // What unmasks the interrupt does not stay in the socket until that is full.
+        while self.device.read(&mut [0; 4]).is_ok_and(|bytes| bytes > 0) {}
+        Ok(came)
+    }
+
+    fn now(&self) -> Instant {
+        self.mock.now()
+    }
+
+    fn sleep(&mut self, time: Duration) {
+        self.mock.sleep(time);
+    }
+}
+
+#[test]
+fn a_frame_takes_few_system_calls() {
+    let deadlines = Deadlines {
+        segment: Duration::from_secs(1),
+        identity: Duration::from_secs(1),
+    };
+    for (slots, ports) in [(1, 1), (2, 2), (2, 4)] {
+        let folder = tempfile::tempdir().unwrap();
+        let (uio, device) = with_interrupt(&files(folder.path()));
+        device.set_nonblocking(true).unwrap();
+        let calls = Arc::<Mutex<Calls>>::default();
+        let program = program(slots, ports);
+        let mirror = Mirror {
+            mock: Mock::new(Arc::clone(&program), deadlines.segment, |_| None),
+            uio,
+            device,
+            buffers: Vec::new(),
+            calls: Arc::clone(&calls),
+        };
+        let driver = Driver::open(mirror, Arc::clone(&program), deadlines).unwrap();
+        *calls.lock().unwrap() = Calls::default();
+        let queue = FrameQueue::start(driver).unwrap();
+        let mut input = vec![0; program.input_bytes()];
+        program.pack_input(&vec![1; program.patch_codes()], &mut input);
+        let frames = 200;
+        let tickets: Vec<_> = (0..frames).map(|_| queue.submit(input.clone())).collect();
+        for ticket in tickets {
+            ticket.wait(&NEVER).unwrap();
+        }
+        drop(queue);
+        let Calls { syncs, waits } = *calls.lock().unwrap();
+        println!("{slots} slots, {ports} ports: {syncs} syncs, {waits} waits of {frames} frames");
+        // The input's stripes, the output before and after.
+        assert_eq!(syncs, frames * (ports + 2));
+        // An interrupt takes three calls, a wait in vain one. A frame has an output's interrupt and
+        // one for each of its segments.
+        let segments = 2 / slots;
+        assert!(
+            waits <= frames * (4 * (segments + 1) + 2),
+            "{waits} of {frames} frames"
+        );
     }
 }
