@@ -223,9 +223,11 @@ proc accelerator_design {isa lists board} {
   }
   assign_bd_address
 
-  # Interrupts: 0 store, 1 fetch.
+  # One interrupt of store and fetch: a UIO device has one. The host asks both.
   concatenate interrupts {store/interrupt fetch/interrupt}
-  wire interrupts/dout [dict get $ps interrupts]
+  ip {xilinx.com:ip:util_reduced_logic xilinx.com:inline_hdl:ilreduced_logic} interrupt {CONFIG.C_OPERATION or CONFIG.C_SIZE 2}
+  wire interrupts/dout interrupt/Op1
+  wire interrupt/Res [dict get $ps interrupts]
 
   validate_bd_design
   save_bd_design

@@ -120,7 +120,7 @@ struct qsim {
     }
     uint32_t in_block = 0;
     if (Control* control = block(offset, in_block)) {
-      const bool before = store_.line();
+      const unsigned before = lines();
       bool known = true;
       switch (in_block) {
       case isa::reg::fetch_CTRL:
@@ -255,8 +255,13 @@ private:
 
   void trap(std::string text) { trap_ = std::move(text); }
 
-  void edge(bool before) {
-    if (!before && store_.line()) {
+  // The lines of the kernels' interrupts.
+  unsigned lines() const { return fetch_.line() | store_.line() << 1; }
+
+  // The accelerator's line is the OR of both. It is level-triggered: while one kernel's interrupt
+  // is set, another's shows too.
+  void edge(unsigned before) {
+    if ((lines() & ~before) != 0) {
       edge_ = true;
       interrupt_.notify_all();
     }
@@ -341,7 +346,9 @@ private:
                            identity_ = identity;
                            if (stranger_)
                              identity_.hash_low ^= 1;
+                           const unsigned before = lines();
                            fetch_.finish(true);
+                           edge(before);
                          });
     }
   }
@@ -360,7 +367,7 @@ private:
       byte[0] ^= 0x10;
       dram_.write(output, byte, sizeof(byte));
     }
-    const bool before = store_.line();
+    const unsigned before = lines();
     store_.finish(!std::exchange(lost_, false));
     edge(before);
   }

@@ -38,8 +38,8 @@ QSIM_API void qsim_free(qsim*, uint64_t physical);
 QSIM_API int qsim_flush(qsim*, uint64_t physical, uint64_t bytes);
 QSIM_API int qsim_invalidate(qsim*, uint64_t physical, uint64_t bytes);
 
-/* Waits for a rising edge of `store`'s interrupt since the last wait. Returns 1 if the edge came,
- * and 0 if time is over or the device has trapped. */
+/* Waits for a rising edge of the interrupt of `store` or `fetch` since the last wait. Returns 1 if
+ * one came, and 0 if time is over or the device has trapped. */
 QSIM_API int qsim_wait(qsim*, uint32_t timeout_ms);
 
 /* Injects a fault once, into the frame after `after_frames` more (0: the next one; a frame begins

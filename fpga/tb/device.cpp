@@ -466,6 +466,16 @@ void registers_behave(Verdict& verdict, Host& host) {
   host.write(reg::store_ISR, 1);
   verdict.equal(host.read(reg::store_ISR), 1u, "and is set by writing 1: it toggles");
   verdict.expect(host.interrupted(0), "which is an edge");
+  host.segment(0, 0, 0);
+  verdict.expect(qsim_wait(host.device(), 0) == 0, "fetch is not enabled");
+  host.write(reg::fetch_GIE, 1);
+  host.write(reg::fetch_IER, 1);
+  host.segment(0, 0, 0);
+  verdict.expect(qsim_wait(host.device(), 20000) == 1, "the end of a segment is an edge, too");
+  verdict.equal(host.read(reg::fetch_ISR), 1u, "of fetch");
+  host.write(reg::fetch_ISR, 1);
+  verdict.equal(host.read(reg::fetch_ISR), 0u, "which is cleared by writing 1");
+  host.write(reg::fetch_GIE, 0);
   host.write(reg::store_GIE, 0);
   host.prepare(0);
   host.start_store();

@@ -20,7 +20,7 @@ __all__ = ["Kernel", "Transport"]
 BLOCK_BYTES = 0x1_0000
 BLOCKS = ("fetch", "store", "load", "reset_register")
 #: Seconds between two polls: PYNQ cannot wait for the design's interrupt, which goes to the processor directly.
-POLL_SECONDS = 2e-4
+POLL_SECONDS = 1e-4
 
 
 class Kernel(pynq.DefaultIP):  # type: ignore[misc]

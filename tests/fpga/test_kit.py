@@ -375,7 +375,9 @@ def test_the_kernels_are_reset_only_when_all_memory_ports_are_idle(design: Desig
     assert len(gates) == 4  # fetch, store, two ports of load
     assert {design.to(f"ports_idle/In{i}") for i in range(4)} == {f"{gate}/in_shutdown" for gate in gates}
     assert {design.to(f"{gate}/request_shutdown") for gate in gates} == {"reset_register/gpio_io_o"}
-    assert design.to("interrupts/In0") == "store/interrupt"
+    assert {design.to(f"interrupts/In{i}") for i in range(2)} == {"store/interrupt", "fetch/interrupt"}
+    assert design.to("interrupt/Op1") == "interrupts/dout"
+    assert {"ps/pl_ps_irq0", "ps/IRQ_F2P"} & {to for source, to in design.nets if source == "interrupt/Res"}
     assert design.lines[-2:] == ["validate", "save"]
 
 

@@ -8,7 +8,7 @@
 //! memory again and runs the other frames anew.
 //!
 //! The driver never takes stale or broken data for an answer:
-//! - An interrupt is a hint only. Completion is read from `AP_CTRL`.
+//! - An interrupt is a hint only, of fetch or of store. Completion is read from `AP_CTRL`.
 //! - The output is cleared before each attempt. It carries a check, and says whether all transfers
 //!   from the arena were sound.
 //! - Each attempt has its own nonce, in the check of the frame's input. Load finds it there, and it
@@ -68,15 +68,16 @@ pub struct Deadlines {
 }
 
 /// Frames whose last segment is started and that await their output, at most.
-const FINISHING: usize = 2;
+pub(crate) const FINISHING: usize = 2;
 /// Frames in flight, at most: those that await their output, one that is half done, and one in
 /// memory.
 pub const IN_FLIGHT: usize = FINISHING + 2;
-/// Longest wait for an interrupt; after it, completion is polled. A lost interrupt costs this time.
+/// Longest wait for an interrupt; after it, completion is polled. A lost interrupt of store costs
+/// this time.
 const INTERRUPT_SLICE: Duration = Duration::from_millis(10);
-/// Shortest and longest pause between two polls of fetch, which has no interrupt; each pause is
-/// twice the last.
-const FETCH_PAUSES: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
+/// Longest wait for an interrupt once fetch may end its segment: units stand still soon after. A
+/// lost interrupt of fetch costs this time, as does a segment where there are no interrupts.
+const FETCH_SLICE: Duration = Duration::from_micros(100);
 
 /// A frame whose input is in the accelerator's memory.
 #[derive(Debug)]
@@ -97,6 +98,8 @@ struct StoredSegment {
     offset: usize,
     count: u32,
     seed: u32,
+    /// The time that fetch took to read it last; 0 if not known.
+    took: Duration,
 }
 
 /// A segment that fetch reads.
@@ -106,6 +109,19 @@ struct Reading {
     /// True if the segment finishes the youngest frame of [`Driver::finishing`].
     finishes: bool,
     started: Instant,
+    /// Before this time fetch hardly ends.
+    busy_until: Instant,
+}
+
+/// State of the oldest frame's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Poll {
+    /// The output is not there.
+    Running,
+    /// The output is there, but not all commands of the frame are known to be right.
+    Held,
+    /// The frame has just got its answer.
+    Done,
 }
 
 /// An accelerator with a program in its memory.
@@ -189,6 +205,7 @@ impl<T: Transport> Driver<T> {
                 count: count as u32,
                 // Above all bits of a count, so that no two segments' checks start alike.
                 seed: own.wrapping_add(number << 24),
+                took: Duration::ZERO,
             });
             offset = line(offset + COMMAND_BYTES * count);
         }
@@ -321,11 +338,18 @@ impl<T: Transport> Driver<T> {
     /// Starts one segment, which finishes the frame that is half done and starts the one that is
     /// staged. If there is neither, waits for the frames that await their output.
     fn advance(&mut self, jobs: &Receiver<Job>) -> Result<()> {
+        // After a fault, frames wait in memory whose tickets may be gone by now.
+        let free = &mut self.free;
+        self.staged.retain(|frame| {
+            let abandoned = frame.job.is_abandoned();
+            free.extend(abandoned.then_some(frame.input));
+            !abandoned
+        });
         let finishes = self.half.is_some();
         let starts = !self.staged.is_empty() && (!finishes || self.slots > 1);
         if !finishes {
             // Segments that only start a frame run on an empty accelerator.
-            self.wait_for_outputs(0)?;
+            self.wait_for_outputs(0, jobs)?;
         }
         if !self.ready && starts {
             self.reset_and_load()?;
@@ -336,7 +360,7 @@ impl<T: Transport> Driver<T> {
             (Some(slot), true) => (Segment::Step(slot), 1 - slot),
             (None, false) => return Ok(()),
         };
-        self.wait_for_outputs(FINISHING - 1)?;
+        self.wait_for_outputs(FINISHING - 1, jobs)?;
         if let Some(frame) = self.half.take() {
             self.finishing.push_back(frame);
             if self.finishing.len() == 1 {
@@ -350,35 +374,39 @@ impl<T: Transport> Driver<T> {
             frame.slot = slot;
         }
         self.start_fetch(segment, finishes)?;
-        if self.staged.is_empty() {
-            // The next frame's input is written while the accelerator works.
-            self.stage(jobs.try_recv().ok());
-        }
-        self.wait_for_outputs(FINISHING)
+        self.wait_for_outputs(FINISHING, jobs)
     }
 
     /// Waits until fetch has read its segment and at most `at_most` frames await their output.
-    fn wait_for_outputs(&mut self, at_most: usize) -> Result<()> {
-        let mut pause = FETCH_PAUSES.0;
+    fn wait_for_outputs(&mut self, at_most: usize, jobs: &Receiver<Job>) -> Result<()> {
         while self.reading.is_some() || self.finishing.len() > at_most {
             self.check_open()?;
+            if self.reading.is_some() && self.staged.is_empty() {
+                // The next frame's input is written while the accelerator works, so that the next
+                // segment can start at once.
+                self.stage(jobs.try_recv().ok());
+            }
             // Taken before the polls: a thread that slept past a deadline still sees what was done
             // in time.
             let now = self.transport.now();
-            if self.poll_fetch(now)? | self.poll_store(now)? {
+            let read = self.poll_fetch(now)?;
+            let store = self.poll_store(now)?;
+            if read || store == Poll::Done {
+                // One interrupt may announce both.
+                self.interrupted = false;
                 continue;
             }
-            if self.finishing.is_empty() {
-                self.transport.sleep(pause);
-            } else {
-                let longest = if self.reading.is_some() {
-                    pause
-                } else {
-                    INTERRUPT_SLICE
-                };
-                self.interrupted = self.transport.wait(longest)?;
+            if store == Poll::Running && std::mem::take(&mut self.interrupted) {
+                self.counters
+                    .count(|counters| &mut counters.spurious_interrupts);
             }
-            pause = (2 * pause).min(FETCH_PAUSES.1);
+            let longest = match self.reading {
+                Some(Reading { busy_until, .. }) => busy_until
+                    .saturating_duration_since(now)
+                    .clamp(FETCH_SLICE, INTERRUPT_SLICE),
+                None => INTERRUPT_SLICE,
+            };
+            self.interrupted |= self.transport.wait(longest)?;
         }
         Ok(())
     }
@@ -398,6 +426,11 @@ impl<T: Transport> Driver<T> {
             return Ok(false);
         }
         self.reading = None;
+        self.take_interrupt(register::FETCH_ISR)?;
+        let took = now.saturating_duration_since(started);
+        for stored in self.stored.iter_mut().filter(|s| s.segment == segment) {
+            stored.took = took;
+        }
         // Fetch passes on neither a broken command nor any behind it.
         match self.transport.read(register::FETCH_ERROR)? {
             0 => self.check_identity()?,
@@ -412,30 +445,21 @@ impl<T: Transport> Driver<T> {
         Ok(true)
     }
 
-    /// Returns whether the oldest frame has just got its answer.
-    fn poll_store(&mut self, now: Instant) -> Result<bool> {
+    /// Answers the oldest frame if its output is there.
+    fn poll_store(&mut self, now: Instant) -> Result<Poll> {
         // A frame is not answered before its last segment is known to be read as it was written.
         let commands_read =
             self.finishing.len() > usize::from(self.reading.is_some_and(|r| r.finishes));
         if self.finishing.is_empty() || !self.is_idle(register::STORE_CTRL)? {
-            if std::mem::take(&mut self.interrupted) {
-                self.counters
-                    .count(|counters| &mut counters.spurious_interrupts);
-            }
             if !self.finishing.is_empty() && now >= self.store_started + self.deadlines.segment {
                 return Err(self.timeout("a frame's output", self.store_started));
             }
-            return Ok(false);
+            return Ok(Poll::Running);
         }
         if !commands_read {
-            return Ok(false);
+            return Ok(Poll::Held);
         }
-        // The interrupt may have come since the last wait.
-        if !std::mem::take(&mut self.interrupted) && !self.transport.wait(Duration::ZERO)? {
-            self.counters
-                .count(|counters| &mut counters.lost_interrupts);
-        }
-        self.clear_interrupt()?;
+        self.take_interrupt(register::STORE_ISR)?;
         let mut bytes = vec![0; self.program.output_bytes()];
         self.transport
             .invalidate(&self.output, 0, self.output.bytes)?;
@@ -449,7 +473,18 @@ impl<T: Transport> Driver<T> {
         if !self.finishing.is_empty() {
             self.start_store()?;
         }
-        Ok(true)
+        Ok(Poll::Done)
+    }
+
+    /// Takes and clears the interrupt of a kernel that is done: the one that ended the last wait,
+    /// or one that came since.
+    fn take_interrupt(&mut self, status: u32) -> Result<()> {
+        self.interrupted = self.interrupted || self.transport.wait(Duration::ZERO)?;
+        if !self.interrupted {
+            self.counters
+                .count(|counters| &mut counters.lost_interrupts);
+        }
+        self.clear_interrupt(status)
     }
 
     /// Sends a frame's answer to its ticket, and frees the frame's input.

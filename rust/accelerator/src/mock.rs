@@ -227,6 +227,8 @@ pub(crate) struct Mock {
     /// Polls until a segment is read.
     pub(crate) fetch_polls: u32,
     store: Kernel,
+    /// Polls until an output is written.
+    pub(crate) store_polls: u32,
     slots: [Option<(Vec<u8>, bool)>; 2],
     logits: VecDeque<Logits>,
     output: Option<Output>,
@@ -264,6 +266,7 @@ impl Mock {
             fetch: Kernel::default(),
             fetch_polls: 2,
             store: Kernel::default(),
+            store_polls: 3,
             slots: [None, None],
             logits: VecDeque::new(),
             output: None,
@@ -444,7 +447,7 @@ impl Mock {
         words.extend([nonce, CLASSES as u32, u32::from(!sound)]);
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         words.push(check(&bytes));
-        self.store.polls = Some(3);
+        self.store.polls = Some(self.store_polls);
         match fault {
             Some(Fault::Hang | Fault::StoreHangs) => self.store.polls = None,
             Some(Fault::Late) => {
@@ -500,7 +503,9 @@ impl Mock {
             }
             None => false,
         };
-        step(&mut self.fetch);
+        if step(&mut self.fetch) {
+            self.raise(register::FETCH_ISR);
+        }
         self.take_logits();
         if self.store.late.is_some_and(|at| self.now >= at) {
             self.store.late = None;
@@ -511,12 +516,22 @@ impl Mock {
             if !self.active.remove(&Fault::NoOutput) {
                 self.write_output(output);
             }
-            // The line rises only if the last interrupt was cleared.
-            let cleared = self.registers.insert(register::STORE_ISR, 1) != Some(1);
-            let enabled = self.register(register::STORE_GIE) & self.register(register::STORE_IER);
-            let lost = self.active.remove(&Fault::LostInterrupt);
-            self.interrupt = enabled & 1 == 1 && cleared && !lost;
+            if self.active.remove(&Fault::LostInterrupt) {
+                self.registers.insert(register::STORE_ISR, 1);
+            } else {
+                self.raise(register::STORE_ISR);
+            }
         }
+    }
+
+    /// Raises the interrupt of a kernel that is done, if it is enabled; `status`: its ISR.
+    fn raise(&mut self, status: u32) {
+        // GIE and IER stand before ISR.
+        if self.register(status - 8) & self.register(status - 4) & 1 == 0 {
+            return;
+        }
+        // The line rises only if the last interrupt was cleared.
+        self.interrupt |= self.registers.insert(status, 1) != Some(1);
     }
 
     fn write_output(&mut self, output: Option<Output>) {
@@ -593,7 +608,7 @@ impl Transport for Mock {
             }
             register::FETCH_HASH_HIGH => (self.hash >> 32) as u32,
             register::FETCH_ERROR => self.error,
-            register::STORE_ISR => self.register(register),
+            register::STORE_ISR | register::FETCH_ISR => self.register(register),
             _ => {
                 self.violation(format!("register {register:#x} is read"));
                 0
@@ -618,7 +633,7 @@ impl Transport for Mock {
             self.violation(format!("register {register:#x} is written in reset"));
         }
         let block = register / BLOCK_BYTES;
-        if (block == 0 && self.fetch.running)
+        if (block == 0 && self.fetch.running && register != register::FETCH_ISR)
             || (block == 1 && self.store.running && register != register::STORE_ISR)
         {
             self.violation(format!(
@@ -643,7 +658,7 @@ impl Transport for Mock {
                 let overdue = self.overdue.take();
                 self.write_output(overdue);
             }
-            register::STORE_ISR => {
+            register::STORE_ISR | register::FETCH_ISR => {
                 let toggled = self.register(register) ^ value;
                 self.registers.insert(register, toggled);
             }

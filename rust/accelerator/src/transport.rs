@@ -29,6 +29,12 @@ pub mod register {
 
     /// `AP_CTRL` of fetch.
     pub const FETCH_CTRL: u32 = offset("fetch_CTRL");
+    /// Global interrupt enable of fetch.
+    pub const FETCH_GIE: u32 = offset("fetch_GIE");
+    /// Interrupt enable of fetch.
+    pub const FETCH_IER: u32 = offset("fetch_IER");
+    /// Interrupt status of fetch.
+    pub const FETCH_ISR: u32 = offset("fetch_ISR");
     /// Address of a segment's commands.
     pub const FETCH_COMMANDS: u32 = offset("fetch_COMMANDS");
     /// Number of commands.
@@ -158,8 +164,8 @@ pub trait Transport: Send {
     /// [`Error::InvalidValue`] if the range leaves the buffer; see [`Transport`].
     fn invalidate(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()>;
 
-    /// Waits for the interrupt; returns whether it came in that time. An interrupt is only a hint:
-    /// it may come without a reason, or be lost.
+    /// Waits for an interrupt of fetch or store; returns whether one came in that time. An
+    /// interrupt is only a hint: it may come without a reason, or be lost.
     ///
     /// # Errors
     /// See [`Transport`].

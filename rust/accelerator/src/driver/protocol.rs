@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use quasar_core::error::{Error, Result};
 
-use super::{Driver, InFlight, Reading, StoredSegment, FETCH_PAUSES};
+use super::{Driver, InFlight, Reading, StoredSegment};
 use crate::isa::{ABI, AP_IDLE, AP_START, MAGIC, PORT_BYTES};
 use crate::program::Segment;
 use crate::transport::{register, Transport};
@@ -14,18 +14,34 @@ use crate::transport::{register, Transport};
 /// SIGBUS, a kernel panic or a hang, before the driver sees anything (`docs/devices.md`).
 const NO_ANSWER: u32 = u32::MAX;
 
+/// Pause between two polls for the identity, before interrupts are enabled.
+const IDENTITY_PAUSE: Duration = Duration::from_micros(20);
+
 impl<T: Transport> Driver<T> {
     /// Resets the accelerator, checks its identity and writes everything in memory anew.
     pub(super) fn reset_and_load(&mut self) -> Result<()> {
         self.counters.count(|counters| &mut counters.resets);
         self.transport.reset()?;
-        self.transport.write(register::STORE_GIE, 1)?;
-        self.transport.write(register::STORE_IER, 1)?;
-        self.clear_interrupt()?;
+        self.read_identity()?;
+        for (enable, which, status) in [
+            (
+                register::STORE_GIE,
+                register::STORE_IER,
+                register::STORE_ISR,
+            ),
+            (
+                register::FETCH_GIE,
+                register::FETCH_IER,
+                register::FETCH_ISR,
+            ),
+        ] {
+            self.transport.write(enable, 1)?;
+            self.transport.write(which, 1)?;
+            self.clear_interrupt(status)?;
+        }
         // An interrupt from before the reset announces nothing.
         self.transport.wait(Duration::ZERO)?;
         self.interrupted = false;
-        self.read_identity()?;
         self.check_identity()?;
         // Load runs until the next reset; if it still runs, there was none.
         self.expect_idle("load", register::LOAD_CTRL)?;
@@ -72,7 +88,7 @@ impl<T: Transport> Driver<T> {
                 return Err(self.timeout("the accelerator's identity", started));
             }
             self.check_open()?;
-            self.transport.sleep(FETCH_PAUSES.0);
+            self.transport.sleep(IDENTITY_PAUSE);
         }
     }
 
@@ -130,7 +146,7 @@ impl<T: Transport> Driver<T> {
     /// Starts store for the oldest frame.
     pub(super) fn start_store(&mut self) -> Result<()> {
         self.expect_idle("store", register::STORE_CTRL)?;
-        self.clear_interrupt()?;
+        self.clear_interrupt(register::STORE_ISR)?;
         self.transport
             .copy_in(&self.output, 0, &vec![0; self.output.bytes])?;
         self.transport.flush(&self.output, 0, self.output.bytes)?;
@@ -148,6 +164,7 @@ impl<T: Transport> Driver<T> {
             offset,
             count,
             seed,
+            took,
             ..
         }) = self.stored.iter().find(|stored| stored.segment == segment)
         else {
@@ -164,10 +181,12 @@ impl<T: Transport> Driver<T> {
             self.transport
                 .write(register::FETCH_INPUT, (first / PORT_BYTES) as u32)?;
         }
+        let started = self.transport.now();
         self.reading = Some(Reading {
             segment,
             finishes,
-            started: self.transport.now(),
+            started,
+            busy_until: started + took * 3 / 4,
         });
         self.transport.write(register::FETCH_CTRL, AP_START)
     }
@@ -197,10 +216,11 @@ impl<T: Transport> Driver<T> {
         }
     }
 
-    pub(super) fn clear_interrupt(&mut self) -> Result<()> {
-        match self.transport.read(register::STORE_ISR)? {
+    /// Clears a kernel's interrupt; `status`: its ISR.
+    pub(super) fn clear_interrupt(&mut self, status: u32) -> Result<()> {
+        match self.transport.read(status)? {
             0 => Ok(()),
-            status => self.transport.write(register::STORE_ISR, status),
+            set => self.transport.write(status, set),
         }
     }
 

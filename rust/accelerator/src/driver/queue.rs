@@ -27,7 +27,7 @@ pub struct Counters {
     pub faults: u64,
     /// Resets, the first one included.
     pub resets: u64,
-    /// Completions without an interrupt.
+    /// Segments and outputs that were done without an interrupt. One interrupt may announce both.
     pub lost_interrupts: u64,
     /// Interrupts without a completion.
     pub spurious_interrupts: u64,

@@ -241,17 +241,153 @@ fn a_frame_is_not_answered_before_its_segment_is_read() {
 
 #[test]
 fn lost_and_spurious_interrupts_are_counted() {
-    let bench = Bench::new(2, 1, |segment| match segment {
+    let mut mock = Mock::new(program(2, 1), DEADLINES.segment, |segment| match segment {
         3 => Some(Fault::LostInterrupt),
         5 => Some(Fault::SpuriousInterrupts),
         _ => None,
     });
+    // An output comes so long after its segment's end that no interrupt announces both.
+    mock.store_polls = 30;
+    let bench = Bench::of(mock);
     let answers = bench.run(8, 1);
     assert_eq!(bench.errors(&answers), BTreeMap::new());
     let counters = bench.queue.counters();
     assert_eq!((counters.frames, counters.resets), (8, 1));
     assert_eq!(counters.lost_interrupts, 1);
     assert!(counters.spurious_interrupts >= 1);
+}
+
+/// Waits of a transport: the longest, and those that an interrupt ended.
+#[derive(Debug, Default)]
+struct Waits {
+    longest: Duration,
+    interrupts: u64,
+}
+
+/// A mock whose segments take a time, with a record of the waits while fetch reads.
+struct Slow {
+    mock: Mock,
+    /// The time of a segment.
+    segment: Duration,
+    /// The time at which fetch ends.
+    ends: Option<Instant>,
+    /// From fetch's end to the start of the next segment.
+    gaps: Arc<Mutex<Vec<Duration>>>,
+    ended: Option<Instant>,
+    /// Lets fetch's interrupt through.
+    interrupts: bool,
+    waits: Arc<Mutex<Waits>>,
+}
+
+impl Transport for Slow {
+    fn name(&self) -> String {
+        self.mock.name()
+    }
+
+    fn read(&mut self, register: u32) -> Result<u32> {
+        match self.ends {
+            Some(ends) if register == register::FETCH_CTRL && self.mock.now() < ends => {
+                return Ok(crate::isa::AP_START)
+            }
+            Some(ends) if register == register::FETCH_CTRL => self.ended = Some(ends),
+            _ => {}
+        }
+        self.mock.read(register)
+    }
+
+    fn write(&mut self, register: u32, value: u32) -> Result<()> {
+        if register == register::FETCH_CTRL {
+            if let Some(ended) = self.ended.take() {
+                let gap = self.mock.now() - ended;
+                self.gaps.lock().unwrap().push(gap);
+            }
+            self.ends = Some(self.mock.now() + self.segment);
+        }
+        self.mock.write(register, value)
+    }
+
+    fn allocate(&mut self, bytes: usize) -> Result<Buffer> {
+        self.mock.allocate(bytes)
+    }
+
+    fn copy_in(&mut self, buffer: &Buffer, offset: usize, data: &[u8]) -> Result<()> {
+        self.mock.copy_in(buffer, offset, data)
+    }
+
+    fn copy_out(&mut self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<()> {
+        self.mock.copy_out(buffer, offset, out)
+    }
+
+    fn flush(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
+        self.mock.flush(buffer, offset, bytes)
+    }
+
+    fn invalidate(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
+        self.mock.invalidate(buffer, offset, bytes)
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<bool> {
+        let now = self.mock.now();
+        let mut waits = self.waits.lock().unwrap();
+        match self.ends.filter(|&ends| ends > now) {
+            Some(ends) => {
+                let left = ends - now;
+                let came = self.interrupts && left <= timeout;
+                self.mock.sleep(if came { left } else { timeout });
+                waits.interrupts += u64::from(came);
+                if left <= self.segment / 4 {
+                    waits.longest = waits.longest.max(timeout);
+                }
+                Ok(came)
+            }
+            None => self.mock.wait(timeout),
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.mock.now()
+    }
+
+    fn sleep(&mut self, time: Duration) {
+        self.mock.sleep(time);
+    }
+}
+
+#[test]
+fn the_next_segment_starts_when_fetch_ends_or_a_tenth_of_a_millisecond_later() {
+    for interrupts in [true, false] {
+        let segment = Duration::from_micros(5230);
+        let (waits, gaps) = (Arc::default(), Arc::default());
+        let slow = Slow {
+            mock: Mock::new(program(2, 1), DEADLINES.segment, |_| None),
+            segment,
+            ends: None,
+            gaps: Arc::clone(&gaps),
+            ended: None,
+            interrupts,
+            waits: Arc::clone(&waits),
+        };
+        let program = Arc::clone(&slow.mock.program);
+        let driver = Driver::open(slow, Arc::clone(&program), DEADLINES).unwrap();
+        let queue = FrameQueue::start(driver).unwrap();
+        let mut input = vec![0; program.input_bytes()];
+        program.pack_input(&vec![1; program.patch_codes()], &mut input);
+        let tickets: Vec<_> = (0..24).map(|_| queue.submit(input.clone())).collect();
+        for ticket in tickets {
+            ticket.wait(&NEVER).unwrap();
+        }
+        drop(queue);
+        let waits = waits.lock().unwrap();
+        assert!(waits.longest <= FETCH_SLICE, "{waits:?}");
+        // The first of each kind of segment, whose time is not known, and what came late.
+        let gaps = gaps.lock().unwrap();
+        let longest = *gaps[4..].iter().max().unwrap();
+        assert!(longest <= FETCH_SLICE, "{gaps:?}");
+        if interrupts {
+            assert_eq!(longest, Duration::ZERO, "{gaps:?}");
+            assert!(waits.interrupts >= 20, "{waits:?}");
+        }
+    }
 }
 
 #[test]
@@ -385,6 +521,109 @@ fn an_arena_of_another_process_is_not_multiplied() {
     let kinds = bench.errors(&bench.run(3, 1));
     assert_eq!(kinds, BTreeMap::from([("CorruptOutput", 1)]));
     assert_eq!(bench.spoiled.load(Ordering::Relaxed), 2);
+}
+
+/// A transport that counts the time between its calls, copies to and from its memory included.
+struct Timed {
+    mock: Mock,
+    /// The end of the last call.
+    left: Instant,
+    between: Arc<Mutex<Duration>>,
+}
+
+macro_rules! timed {
+    ($self:ident, $call:expr) => {{
+        *$self.between.lock().unwrap() += $self.left.elapsed();
+        let result = $call;
+        $self.left = Instant::now();
+        result
+    }};
+}
+
+impl Transport for Timed {
+    fn name(&self) -> String {
+        self.mock.name()
+    }
+    fn read(&mut self, register: u32) -> Result<u32> {
+        timed!(self, self.mock.read(register))
+    }
+    fn write(&mut self, register: u32, value: u32) -> Result<()> {
+        timed!(self, self.mock.write(register, value))
+    }
+    fn allocate(&mut self, bytes: usize) -> Result<Buffer> {
+        self.mock.allocate(bytes)
+    }
+    fn copy_in(&mut self, buffer: &Buffer, offset: usize, data: &[u8]) -> Result<()> {
+        // The driver's own: the copy to DMA memory.
+        self.mock.copy_in(buffer, offset, data)
+    }
+    fn copy_out(&mut self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<()> {
+        self.mock.copy_out(buffer, offset, out)
+    }
+    fn flush(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
+        timed!(self, self.mock.flush(buffer, offset, bytes))
+    }
+    fn invalidate(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
+        timed!(self, self.mock.invalidate(buffer, offset, bytes))
+    }
+    fn wait(&mut self, timeout: Duration) -> Result<bool> {
+        timed!(self, self.mock.wait(timeout))
+    }
+    fn now(&self) -> Instant {
+        self.mock.now()
+    }
+    fn sleep(&mut self, time: Duration) {
+        self.mock.sleep(time);
+    }
+}
+
+#[test]
+#[ignore = "a measurement: cargo test -p quasar-accelerator --lib driver_costs -- --ignored --nocapture"]
+fn what_a_frame_of_the_driver_costs() {
+    // Inputs of few bytes, and of as many as 224x224 pixels have.
+    for (tokens, patch_len) in [(8, 2), (8, 224 * 224 * 3 / 8)] {
+        let batch = |_| {
+            let mut shared = program(2, 2);
+            let program = Arc::get_mut(&mut shared).unwrap();
+            (program.sizes.tokens, program.sizes.patch_len) = (tokens, patch_len);
+            let between = Arc::default();
+            let timed = Timed {
+                mock: Mock::new(Arc::clone(&shared), DEADLINES.segment, |_| None),
+                left: Instant::now(),
+                between: Arc::clone(&between),
+            };
+            let driver = Driver::open(timed, Arc::clone(&shared), DEADLINES).unwrap();
+            let (counters, closing) = (driver.counters.clone(), Arc::clone(&driver.closing));
+            let (begin, begun) = mpsc::channel();
+            let mut driver = driver;
+            let queue = FrameQueue::spawn(counters, closing, move |jobs, injected| {
+                // All frames are in the queue, so the driver waits for none.
+                begun.recv().unwrap();
+                driver.transport.left = Instant::now();
+                driver.serve(jobs, injected);
+            })
+            .unwrap();
+            let mut input = vec![0; shared.input_bytes()];
+            shared.pack_input(&vec![1; shared.patch_codes()], &mut input);
+            let frames = 100;
+            let tickets: Vec<_> = (0..frames).map(|_| queue.submit(input.clone())).collect();
+            *between.lock().unwrap() = Duration::ZERO;
+            begin.send(()).unwrap();
+            for ticket in tickets {
+                ticket.wait(&NEVER).unwrap();
+            }
+            let own = between.lock().unwrap().as_secs_f64();
+            1e6 * own / f64::from(frames)
+        };
+        let mut costs: Vec<f64> = (0..15).map(batch).collect();
+        costs.sort_by(f64::total_cmp);
+        println!(
+            "input of {} bytes: {:.1} us a frame, median {:.1}",
+            tokens * patch_len,
+            costs[0],
+            costs[7]
+        );
+    }
 }
 
 /// Runs frames under random faults and checks every guarantee.
