@@ -113,7 +113,10 @@ def test_an_estimate_adds_up(zcu102: Hardware) -> None:
     assert sum(group.count * group.layer.cycles for group in groups(result)) == result.array_cycles
     for kind in ("dsp", "lut", "ff", "uram"):
         assert sum(getattr(part, kind) for part in result.parts) == getattr(result.resources, kind)
-    assert result.fps_with_host == min(result.fps, result.host.fps)
+    with_gaps = 1 / (1 / result.fps + result.host.gap_s)
+    assert with_gaps < result.fps
+    assert result.fps_with_host == pytest.approx(min(with_gaps, result.host.fps))
+    assert result.host.gap_s == pytest.approx(zcu102.board.settings["host"]["segment_us"] * 1e-6)
     assert result.host.seconds == pytest.approx(
         result.host.decode_s + result.host.resize_s + result.host.submit_s
     )

@@ -75,8 +75,14 @@ class Host:
     """Patches and submission."""
     fps: float
     """Frames a second of all cores together."""
+    gap_s: float
+    """Seconds of a frame between the end of a segment's reading and the start of the next one, all of them counted."""
     source_pixels: int
     """Pixels of the encoded picture."""
+
+    def limit(self, fps: float) -> float:
+        """Returns the frames a second of an accelerator that this host serves, given those of the accelerator alone."""
+        return min(fps / (1.0 + fps * self.gap_s), self.fps)
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ class Estimate:
     gmac_s: float
     host: Host
     fps_with_host: float
-    """The lower of the accelerator's and the processor's frames a second."""
+    """Frames a second of the accelerator with the gaps between segments, or of the processor if those are fewer."""
     latency_with_host_s: float
     host_bound: bool
     """True where the processor is slower than the accelerator."""

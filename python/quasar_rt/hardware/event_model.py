@@ -36,12 +36,21 @@ class Replay:
     """A replay of command lists by the event-driven model, frame after frame: **modelled**."""
 
     period_cycles: int
-    """Cycles between two frames."""
+    """Cycles between two frames, if segments follow each other without a gap."""
+    period_with_gaps_cycles: int
+    """Cycles between two frames if the host starts each segment `host.segment_us` after it may."""
+    gap_cycles: int
+    """Cycles of these gaps for a frame, whether units stand still or not."""
     latency_cycles: int
     """Cycles of one frame alone."""
     spans: tuple[Span, ...]
     """All commands of `frames` frames, taken where no frame differs from the one before it."""
     frames: int
+
+    @property
+    def hidden_gap_cycles(self) -> int:
+        """Cycles of a frame's gaps in which the units work off commands that fetch read ahead."""
+        return max(0, self.gap_cycles - (self.period_with_gaps_cycles - self.period_cycles))
 
     def stalls(self, unit: str = "array") -> dict[str, float]:
         """Returns the cycles a frame in which a unit stands still, by cause."""
@@ -67,9 +76,13 @@ def replay(network: Subnet | Workload, hardware: Hardware) -> Replay:
         quasar_rt.SettingsError: a configuration that the HLS sources cannot be built for.
         quasar_rt.DoesNotFitError: the network exceeds a buffer; the message names it and the excess.
     """
-    period, alone, causes, spans, frames = native_replay(Workload.of(network)._inner, hardware._inner)
+    period, with_gaps, gaps, alone, causes, spans, frames = native_replay(
+        Workload.of(network)._inner, hardware._inner
+    )
     return Replay(
         period,
+        with_gaps,
+        gaps,
         alone,
         tuple(
             Span(*span[:-1], {cause: n for cause, n in zip(causes, span[-1], strict=True) if n})

@@ -64,7 +64,8 @@ def _summary(result: Estimate, hardware: Hardware) -> Table:
         "throughput": f"{result.fps:,.1f} frames/s, host excluded ({result.period_cycles:,} cycles a frame)",
         "with the host": f"{result.fps_with_host:,.1f} frames/s: {bound} ({host.fps:,.1f} frames/s on all cores; a "
         f"frame takes {host.decode_s * 1e3:.2f} ms to decode, {host.resize_s * 1e3:.2f} to resize, "
-        f"{host.submit_s * 1e3:.2f} to submit, {host.source_pixels:,} pixels)",
+        f"{host.submit_s * 1e3:.2f} to submit, {host.source_pixels:,} pixels; "
+        f"{host.gap_s * 1e6:.0f} us a frame between segments)",
         "latency": f"{result.latency_s * 1e3:.3g} ms for one frame alone, "
         f"{result.latency_with_host_s * 1e3:.3g} ms with the host",
         "array's share": f"{100 * result.share:.1f} % of its peak, {result.gmac_s:,.0f} GMAC/s; {losses}",

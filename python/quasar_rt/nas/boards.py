@@ -77,9 +77,9 @@ class Modelled:
 
     def on(self, genomes: NDArray[np.uint8]) -> list[OnBoard]:
         """Returns modelled frame rates and latencies, and the rates that the board's processor leaves."""
-        costs, host = self.table.evaluate(genomes), self.table.host.fps
+        costs, host = self.table.evaluate(genomes), self.table.host
         return [
-            OnBoard(fps, 1000 * latency, min(fps, host))
+            OnBoard(fps, 1000 * latency, host.limit(fps))
             for fps, latency in zip(costs["fps"].tolist(), costs["latency_s"].tolist(), strict=True)
         ]
 

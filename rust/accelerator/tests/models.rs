@@ -148,7 +148,7 @@ fn the_closed_form_follows_the_events() {
         let closed = estimate(&workload, &hardware).unwrap();
         let lists = schedule(&workload, &hardware).unwrap();
         let error = |closed: u64, events: u64| (closed as f64 / events as f64 - 1.0).abs();
-        let period = steady(&hardware, &lists).unwrap().period;
+        let period = steady(&hardware, &lists, None).unwrap().period;
         let alone = frame_alone(&hardware, &lists).unwrap().frames[0];
         periods.push((error(closed.period_cycles, period), seed));
         latencies.push((error(closed.latency_cycles, alone), seed));
@@ -224,7 +224,7 @@ fn deit_tiny_on_zcu102_reaches_its_targets_event_by_event() {
     for (eight_bit, target) in [(0.0, 500.0), (0.25, 420.0)] {
         let workload = deit_tiny(eight_bit);
         let lists = schedule(&workload, &hardware).unwrap();
-        let steady = steady(&hardware, &lists).unwrap();
+        let steady = steady(&hardware, &lists, None).unwrap();
         let fps = hardware.clock_hz() / steady.period as f64;
         let closed = estimate(&workload, &hardware).unwrap();
         let share = closed.share * closed.period_cycles as f64 / steady.period as f64;
@@ -237,6 +237,25 @@ fn deit_tiny_on_zcu102_reaches_its_targets_event_by_event() {
             "{fps} frames/s, {share} of the peak"
         );
     }
+}
+
+#[test]
+fn queues_hide_a_part_of_the_gap_between_segments() {
+    let hardware = doubled(&zcu102(), [66, 6, 4], [33, 9, 66], 150.0);
+    let lists = schedule(&deit_tiny(0.0), &hardware).unwrap();
+    let cycles = |us: f64| (us * 1e-6 * hardware.clock_hz()) as u64;
+    let lost = |us: f64| {
+        let period = |gap| steady(&hardware, &lists, gap).unwrap().period;
+        period(Some(cycles(us))) - period(None)
+    };
+    let lost = [5.0, 100.0, 1000.0].map(lost);
+    println!("{lost:?} cycles are lost of 5, 100 and 1000 us");
+    // Units still work off what fetch has read ahead.
+    assert!(lost[0] < cycles(5.0) / 2);
+    assert!(lost[1] > 0 && lost[1] < cycles(100.0) - cycles(4.0));
+    // What comes on top is lost whole.
+    let (more, top) = (lost[2] - lost[1], cycles(1000.0) - cycles(100.0));
+    assert!(more.abs_diff(top) < top / 20, "{more} of {top}");
 }
 
 /// Compares with cycles computed by hand from `docs/array-timing.md`: 5 tokens, 3 row pairs,

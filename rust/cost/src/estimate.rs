@@ -3,7 +3,7 @@
 //! Depends on [`crate::cycles`] and [`crate::resources`].
 
 use quasar_core::error::Result;
-use quasar_hardware::boards::{Amounts, Board};
+use quasar_hardware::boards::Amounts;
 use quasar_hardware::configuration::Hardware;
 use quasar_hardware::declared::COMMAND_BYTES;
 use quasar_hardware::workload::{BlockWork, RowWidths, Setting, Workload};
@@ -84,6 +84,10 @@ pub struct HostEstimate {
     pub submit_s: f64,
     /// Frames a second on all cores.
     pub fps: f64,
+    /// Seconds of a frame between the end of a segment's reading and the start of the next one. The
+    /// units stand still for a part of that time, which only the event-driven model knows: here all
+    /// of it counts.
+    pub gap_s: f64,
     /// Pixels of the picture that is decoded.
     pub source_pixels: u64,
 }
@@ -129,7 +133,8 @@ pub struct Estimate {
     pub gmac_s: f64,
     /// The processor.
     pub host: HostEstimate,
-    /// The lower of the accelerator's and the processor's frames a second.
+    /// Frames a second of the accelerator with the gaps between segments, or of the processor if
+    /// those are fewer.
     pub fps_with_host: f64,
     /// Latency with decoding, resizing and submission.
     pub latency_with_host_s: f64,
@@ -173,9 +178,17 @@ impl Cost {
     }
 }
 
+impl HostEstimate {
+    /// Returns the frames a second of an accelerator that this host serves, given those of the
+    /// accelerator alone.
+    pub fn limit(&self, fps: f64) -> f64 {
+        (fps / (1.0 + fps * self.gap_s)).min(self.fps)
+    }
+}
+
 /// The processor's share of a frame.
-pub fn host_estimate(board: &Board, setting: &Setting) -> HostEstimate {
-    let (host, pixels) = (&board.host, setting.source_pixels as f64);
+pub fn host_estimate(hardware: &Hardware, setting: &Setting) -> HostEstimate {
+    let (host, pixels) = (&hardware.board().host, setting.source_pixels as f64);
     let decode_s = pixels * host.decode_ns_per_pixel * 1e-9;
     let resize_s = if setting.resized {
         pixels * host.resize_ns_per_pixel * 1e-9
@@ -191,6 +204,8 @@ pub fn host_estimate(board: &Board, setting: &Setting) -> HostEstimate {
         resize_s,
         submit_s,
         fps: host.cores as f64 / seconds,
+        // A frame has two segments, each of them shared by two frames if so many are in flight.
+        gap_s: 2.0 / hardware.configuration().frames as f64 * host.segment_us * 1e-6,
         source_pixels: setting.source_pixels,
     }
 }
@@ -240,7 +255,7 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
 
     let totals = totals(workload, &model);
     let cost = Cost::new(&totals, hardware.clock_hz(), true);
-    let host = host_estimate(hardware.board(), &workload.setting);
+    let host = host_estimate(hardware, &workload.setting);
     let (configuration, macs) = (hardware.configuration(), workload.macs());
     let peak = peak(hardware) * totals.period() as f64;
     let slot_macs = layers
@@ -264,9 +279,9 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
         share: slot_macs / peak,
         macs,
         gmac_s: macs as f64 * cost.fps / 1e9,
-        fps_with_host: cost.fps.min(host.fps),
+        fps_with_host: host.limit(cost.fps),
         latency_with_host_s: cost.latency_s + host.seconds,
-        host_bound: host.fps < cost.fps,
+        host_bound: host.fps <= host.limit(cost.fps),
         host,
         board_resources: hardware.board().resources,
         board_usable: hardware.board().usable(),

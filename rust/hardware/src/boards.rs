@@ -102,9 +102,18 @@ pub struct Host {
     /// Cutting patches into the accelerator's buffer, nanoseconds for each of their values, on one
     /// core.
     pub patch_ns_per_value: f64,
-    /// Submitting a frame and taking its logits (cache maintenance, registers, interrupt),
+    /// Submitting a frame and taking its logits (system calls, cache maintenance, registers),
     /// microseconds of one core.
     pub frame_us: f64,
+    /// Microseconds from the end of a segment's reading to the start of the next segment: the
+    /// interrupt, the driver's thread wakes up, registers.
+    #[serde(default = "default_segment_us")]
+    pub segment_us: f64,
+}
+
+/// The longest pause between two of the driver's polls, for a board that does not state its own.
+const fn default_segment_us() -> f64 {
+    100.0
 }
 
 impl Board {
@@ -207,6 +216,7 @@ impl Board {
             ("host.resize_ns_per_pixel", self.host.resize_ns_per_pixel),
             ("host.patch_ns_per_value", self.host.patch_ns_per_value),
             ("host.frame_us", self.host.frame_us),
+            ("host.segment_us", self.host.segment_us),
         ] {
             within(key, cost, 0.0, 1e9)?;
         }

@@ -53,6 +53,13 @@ pub fn bytes_per_cycle(hardware: &Hardware) -> f64 {
     ports.min(board.ddr.peak_gb_s * 1e9 * board.ddr.efficiency / hardware.clock_hz())
 }
 
+/// Returns the cycles from the end of a segment's reading to the start of the next segment, which
+/// the host decides: [`Host::segment_us`](crate::boards::Host::segment_us), which boards assume.
+pub fn segment_gap(hardware: &Hardware) -> u64 {
+    let seconds = hardware.board().host.segment_us * 1e-6;
+    (seconds * hardware.clock_hz()).ceil() as u64
+}
+
 /// Constants of the array in RTL (`fpga/rtl`); `docs/array-timing.md` has its events.
 ///
 /// Fast cycles are those of the array's clock, slow cycles those of the kernels. Slow cycle s

@@ -9,6 +9,7 @@ use quasar_accelerator::compile::schedule;
 use quasar_accelerator::disasm::disassemble;
 use quasar_accelerator::events::{frame_alone, intervals, steady, Cause};
 use quasar_accelerator::schedule_check::check_schedule;
+use quasar_hardware::declared::segment_gap;
 
 use crate::errors::to_py;
 use crate::hardware::{Hardware, Workload};
@@ -87,9 +88,10 @@ impl Program {
 
 /// Unit, frame slot, phase, stage, first cycle, end, cycles of work, stalled cycles by cause.
 type Span = (&'static str, u8, u16, &'static str, u64, u64, u64, Vec<u64>);
-/// Cycles between two frames, cycles of one frame alone, causes, the commands of the steady state,
-/// the number of their frames.
-type Replay = (u64, u64, Vec<&'static str>, Vec<Span>, u64);
+/// Cycles between two frames, without and with the host's gaps between segments; the gaps of a
+/// frame; cycles of one frame alone, causes, the commands of the steady state, the number of their
+/// frames.
+type Replay = (u64, u64, u64, u64, Vec<&'static str>, Vec<Span>, u64);
 
 /// Replays the command lists of a network on the event-driven model.
 #[pyfunction]
@@ -98,7 +100,9 @@ pub fn replay(py: Python<'_>, workload: &Workload, hardware: &Hardware) -> PyRes
     py.detach(|| {
         let lists = schedule(workload, hardware)?;
         let alone = frame_alone(hardware, &lists)?;
-        let steady = steady(hardware, &lists)?;
+        let gap = segment_gap(hardware);
+        let with_gaps = steady(hardware, &lists, Some(gap))?;
+        let steady = steady(hardware, &lists, None)?;
         let spans = steady.trace.spans.iter();
         let spans = spans.filter(|span| steady.window.contains(&span.segment));
         let spans = spans.filter_map(|span| {
@@ -114,6 +118,8 @@ pub fn replay(py: Python<'_>, workload: &Workload, hardware: &Hardware) -> PyRes
         let causes = Cause::ALL.map(Cause::name).to_vec();
         Ok((
             steady.period,
+            with_gaps.period,
+            gap * steady.window.len() as u64 / steady.frames,
             alone.end(),
             causes,
             spans.collect(),

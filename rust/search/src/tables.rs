@@ -99,7 +99,7 @@ impl CostTable {
             choices: (0..space.genes())
                 .map(|gene| space.choices_of(gene) as u8)
                 .collect(),
-            host: host_estimate(board, &setting),
+            host: host_estimate(hardware, &setting),
         })
     }
 

@@ -10,10 +10,23 @@ use super::queues::{Entry, Queues};
 use super::trace::{Cause, Trace};
 use crate::isa::{Command, Target, Unit, PORT_BYTES};
 
+/// The host between two segments.
+#[derive(Clone, Debug)]
+pub(super) struct Host {
+    /// Cycles from the event that the host waits for to the start of the next segment.
+    pub(super) gap: u64,
+    /// For each segment, the frames whose outputs the host takes before it starts the segment.
+    pub(super) answered: Vec<usize>,
+}
+
 /// The kernel `fetch`: reads commands and hands them out.
 pub(super) struct Fetch {
     pub(super) list: VecDeque<Entry>,
     pub(super) now: u64,
+    /// Segment that is read.
+    pub(super) segment: usize,
+    /// `None`: segments follow each other without a gap.
+    pub(super) host: Option<Host>,
 }
 
 impl Fetch {
@@ -23,11 +36,15 @@ impl Fetch {
         &mut self,
         sizes: &Sizes,
         queues: &mut Queues,
+        trace: &Trace,
         loaders: [&mut BufferLoader; 3],
     ) -> bool {
         let Some(&entry) = self.list.front() else {
             return false;
         };
+        if entry.0 != self.segment && !self.start(entry.0, trace) {
+            return false;
+        }
         let command = entry.2;
         let Some(at) = queues.commands[command.unit() as usize].put(self.now, entry) else {
             return false;
@@ -37,6 +54,20 @@ impl Fetch {
         }
         self.list.pop_front();
         self.now = at + declared::FETCH_INTERVAL;
+        true
+    }
+
+    /// Lets the host start the next segment. Returns false if it is not known yet when.
+    fn start(&mut self, segment: usize, trace: &Trace) -> bool {
+        if let Some(host) = &self.host {
+            let answered = match host.answered[segment] {
+                0 => 0,
+                frames if frames > trace.frames.len() => return false,
+                frames => trace.frames[frames - 1],
+            };
+            self.now = self.now.max(answered) + host.gap + declared::MEMORY_LATENCY;
+        }
+        self.segment = segment;
         true
     }
 }

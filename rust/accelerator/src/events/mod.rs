@@ -5,8 +5,8 @@
 //! ([`queues`]). So the result does not depend on the order in which the processes run: they form a
 //! Kahn process network. The array follows the rules of `docs/array-timing.md` ([`rtl`]). Trip
 //! counts are those of the loops in `fpga/src/`; [`quasar_hardware::declared`] holds depths and
-//! gaps. All results are modelled. Depends on [`crate::isa`], [`crate::program`] and
-//! [`crate::shape`].
+//! gaps. All results are modelled. Depends on [`crate::isa`], [`crate::program`],
+//! [`crate::shape`] and the rules of [`crate::driver`].
 
 mod array;
 mod buffer;
@@ -28,7 +28,7 @@ use quasar_hardware::Hardware;
 use self::array::{Array, ScoreStore};
 use self::drain::Drain;
 pub use self::intervals::intervals;
-use self::memory::{Fetch, Loader, Store};
+use self::memory::{Fetch, Host, Loader, Store};
 use self::norm::Norm;
 use self::process::{Process, Sizes};
 use self::queues::{Entry, Queues};
@@ -37,6 +37,7 @@ pub use self::rtl::{
 };
 use self::softmax::Exponential;
 pub use self::trace::{Cause, Span, Stalls, Trace};
+use crate::driver::FINISHING;
 use crate::isa::{Command, Kind};
 use crate::program::{List, Segment};
 
@@ -56,7 +57,7 @@ struct Model {
 }
 
 impl Model {
-    fn new(hardware: &Hardware, lists: &[&[Command]]) -> Self {
+    fn new(hardware: &Hardware, lists: &[&[Command]], host: Option<Host>) -> Self {
         let sizes = Sizes::of(hardware);
         let list = lists.iter().enumerate().flat_map(|(segment, commands)| {
             let commands = commands.iter().enumerate();
@@ -85,7 +86,12 @@ impl Model {
             trace: Trace::default(),
             store: Store::new(logits.collect()),
             drain: Drain::new(&sizes, attention_tiles.collect()),
-            fetch: Fetch { list, now: 0 },
+            fetch: Fetch {
+                list,
+                now: 0,
+                segment: 0,
+                host,
+            },
             loader: Loader::new(),
             array: Array::new(&sizes),
             norm: Norm::new(),
@@ -116,7 +122,7 @@ impl Model {
         };
         run(&mut || {
             let loaders = [&mut array.weights, &mut drain.rows, &mut norm.gains];
-            fetch.advance(sizes, queues, loaders)
+            fetch.advance(sizes, queues, trace, loaders)
         });
         run(&mut || loader.advance(sizes, queues, trace));
         run(&mut || array.weights.advance(sizes.beat_bytes, &mut queues.weights));
@@ -140,8 +146,12 @@ impl Model {
 /// # Errors
 /// [`Error::InvalidValue`] if the lists leave a unit waiting for ever.
 pub fn replay(hardware: &Hardware, lists: &[&[Command]]) -> Result<Trace> {
+    run(hardware, lists, None)
+}
+
+fn run(hardware: &Hardware, lists: &[&[Command]], host: Option<Host>) -> Result<Trace> {
     let commands: usize = lists.iter().map(|list| list.len()).sum();
-    let mut model = Model::new(hardware, lists);
+    let mut model = Model::new(hardware, lists, host);
     while model.advance() {}
     let ended = model.trace.spans.len();
     if ended < commands {
@@ -174,13 +184,31 @@ fn commands(lists: &[List], segment: Segment) -> Result<&[Command]> {
         .ok_or_else(|| Error::InvalidValue(format!("the lists have no segment {segment}")))
 }
 
-/// Replays segments of a program's lists.
+/// Replays segments of a program's lists. `gap`: cycles that the host takes to start a segment
+/// once it may, by the rules of [the driver](crate::driver); `None`: segments follow each other
+/// without a gap.
 ///
 /// # Errors
 /// As [`replay`]; [`Error::InvalidValue`] for a segment that the lists lack.
-pub fn replay_segments(hardware: &Hardware, lists: &[List], segments: &[Segment]) -> Result<Trace> {
+pub fn replay_segments(
+    hardware: &Hardware,
+    lists: &[List],
+    segments: &[Segment],
+    gap: Option<u64>,
+) -> Result<Trace> {
     let lists: Result<Vec<_>> = segments.iter().map(|&s| commands(lists, s)).collect();
-    replay(hardware, &lists?)
+    let mut finished = 0_usize;
+    let answered = |segment: &Segment| {
+        let before = finished;
+        finished += usize::from(!matches!(segment, Segment::Start(_)));
+        match segment {
+            // It runs on an empty accelerator.
+            Segment::Start(_) => before,
+            _ => before.saturating_sub(FINISHING - 1),
+        }
+    };
+    let answered = segments.iter().map(answered).collect();
+    run(hardware, &lists?, gap.map(|gap| Host { gap, answered }))
 }
 
 /// Replays one frame alone.
@@ -188,14 +216,15 @@ pub fn replay_segments(hardware: &Hardware, lists: &[List], segments: &[Segment]
 /// # Errors
 /// As [`replay`].
 pub fn frame_alone(hardware: &Hardware, lists: &[List]) -> Result<Trace> {
-    replay_segments(hardware, lists, &[Segment::Start(0), Segment::End(0)])
+    replay_segments(hardware, lists, &[Segment::Start(0), Segment::End(0)], None)
 }
 
-/// Replays frame after frame, with as many in flight as the configuration has.
+/// Replays frame after frame, with as many in flight as the configuration has; `gap` as in
+/// [`replay_segments`].
 ///
 /// # Errors
 /// As [`replay`].
-pub fn steady(hardware: &Hardware, lists: &[List]) -> Result<Steady> {
+pub fn steady(hardware: &Hardware, lists: &[List], gap: Option<u64>) -> Result<Steady> {
     let two = hardware.configuration().frames == 2;
     let (segments, window, frames) = if two {
         let steps = [Segment::Step(0), Segment::Step(1)].repeat(2);
@@ -204,7 +233,7 @@ pub fn steady(hardware: &Hardware, lists: &[List]) -> Result<Steady> {
     } else {
         ([Segment::Start(0), Segment::End(0)].repeat(4), 4..6, 1)
     };
-    let trace = replay_segments(hardware, lists, &segments)?;
+    let trace = replay_segments(hardware, lists, &segments, gap)?;
     let ends = &trace.frames;
     let period = if two {
         (ends[3] - ends[1]) / 2
