@@ -397,8 +397,8 @@ impl Builder<'_> {
         attention.side.bytes + mlp.side.bytes + COMMAND_BYTES * (attention.commands + mlp.commands)
     }
 
-    /// Adds the norm of a phase. `overlap`: cycles of the wait for it that the next phase's bands of
-    /// tokens hide.
+    /// Adds the norm of a phase. `overlap`: cycles of the wait for it that the next phase's bands
+    /// of tokens hide.
     fn norm(&mut self, name: &str, phase: &Phase, overlap: u64) {
         let ready = phase.norm.ready;
         let exposed = if self.hardware.configuration().frames == 2 {

@@ -134,9 +134,10 @@ impl<T: Transport> Driver<T> {
         let beat = PORT_BYTES * self.stripes.len();
         let mut stripe = Vec::with_capacity(beats.len() / self.stripes.len());
         for (port, buffer) in self.stripes.iter().enumerate() {
-            let parts = beats.chunks_exact(beat);
             stripe.clear();
-            stripe.extend(parts.flat_map(|b| &b[PORT_BYTES * port..][..PORT_BYTES]));
+            for beat in beats.chunks_exact(beat) {
+                stripe.extend_from_slice(&beat[PORT_BYTES * port..][..PORT_BYTES]);
+            }
             self.transport.copy_in(buffer, offset, &stripe)?;
             self.transport.flush(buffer, offset, bytes)?;
         }
