@@ -25,9 +25,9 @@ def test_the_page_holds_the_table_that_the_model_gives(name: str) -> None:
     assert shown == hardware_tables.TABLES[name](), "run python tools/hardware_tables.py"
 
 
-def test_the_packaged_subnets_record_has_todays_figures() -> None:
-    record = json.loads(hardware_tables.RECORD.read_text("utf-8"))
-    assert record["today"] == hardware_tables.packaged_today(), "run python tools/hardware_tables.py"
+def test_the_packaged_subnets_figures_are_todays() -> None:
+    written = json.loads(hardware_tables.TODAY.read_text("utf-8"))
+    assert written == hardware_tables.packaged_today(), "run python tools/hardware_tables.py"
 
 
 def test_deit_tiny_reaches_its_targets_event_by_event() -> None:
