@@ -87,15 +87,15 @@ FAULTS = {
     ),
     "a loop of unknown length in a pipelined loop": (
         "softmax",
-        "for (unsigned lane = 0; lane < EXP_LANES; ++lane) {\n#pragma HLS UNROLL\n            u<31>",
-        "for (unsigned lane = 0; lane < total.tokens; ++lane) {\n#pragma HLS UNROLL\n            u<31>",
-        "softmax.cpp:64: a loop in a pipelined loop whose number of trips is not a constant",
+        "for (unsigned lane = 0; lane < EXP_LANES; ++lane) {\n#pragma HLS UNROLL\n            const u<12>",
+        "for (unsigned lane = 0; lane < total.tokens; ++lane) {\n#pragma HLS UNROLL\n            const u<12>",
+        "a loop in a pipelined loop whose number of trips is not a constant",
     ),
     "a counter of no stated width": (
         "softmax",
         "for (decltype(command.keys) key = 0; key < command.keys; ++key)",
         "for (unsigned key = 0; key < unsigned(command.keys); ++key)",
-        "softmax.cpp:59: unsigned int key has no stated range",
+        "unsigned int key has no stated range",
     ),
     "an address of no stated width": (
         "drain",
@@ -112,6 +112,13 @@ FAULTS = {
 }  # fmt: skip
 
 # The same for changes that need no further port.
+#: Faults of the ordinary run, one of each kind; the others are slow tests.
+KINDS = (
+    "a second store to a bank",
+    "a variable bank in an unrolled loop",
+    "a loop of unknown length in a pipelined loop",
+    "a counter of no stated width",
+)
 HARMLESS = {
     "branches with one bank": (
         "norm",
@@ -161,7 +168,9 @@ def test_no_loop_of_the_kernels_needs_more_ports_than_its_memories_have() -> Non
         assert f"{row}\n" in report
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in FAULTS]
+)
 def test_a_planted_conflict_is_found(fault: str, tmp_path: Path) -> None:
     status, report = check("--quiet", changed(FAULTS[fault], tmp_path))
     assert status == 1
