@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,16 +43,16 @@ def depth(value: Value) -> int:
     return 1 + sum(map(depth, value[1:])) if isinstance(value, tuple) and value[0] in OPERATIONS else 0
 
 
-class Expressions(Storage):
+class Expressions(Storage, ABC):
     """Evaluates expressions; a subclass runs functions and statements."""
 
+    @abstractmethod
     def call(self, function: Node | None, arguments: list[Value], nodes: list[Node], this: Value) -> Value:
         """Calls a function."""
-        raise NotImplementedError
 
+    @abstractmethod
     def choose(self, arms: Iterable[Any]) -> str | None:
         """Runs arms of which one is taken."""
-        raise NotImplementedError
 
     def eval(self, node: Node) -> Value:
         """Returns an expression's value: a Place if it is an lvalue, an object or a pointer."""

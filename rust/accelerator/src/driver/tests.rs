@@ -578,7 +578,7 @@ impl Transport for Timed {
 }
 
 #[test]
-#[ignore = "a measurement: cargo test -p quasar-accelerator --lib driver_costs -- --ignored --nocapture"]
+#[ignore = "a measurement, not a test; docs/devices.md has the command and the result"]
 fn what_a_frame_of_the_driver_costs() {
     // Inputs of few bytes, and of as many as 224x224 pixels have.
     for (tokens, patch_len) in [(8, 2), (8, 224 * 224 * 3 / 8)] {
