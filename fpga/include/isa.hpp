@@ -6,7 +6,7 @@
 
 namespace isa {
 
-constexpr unsigned ABI = 4;
+constexpr unsigned ABI = 5;
 constexpr unsigned MAGIC = 0x51564954;
 constexpr unsigned HEAD_BITS = 3;
 constexpr unsigned COMMAND_WORDS = 8;
@@ -113,7 +113,39 @@ constexpr unsigned load_ARENA2 = 0x20028;
 constexpr unsigned load_ARENA3 = 0x20034;
 constexpr unsigned load_SEED = 0x20040;
 constexpr unsigned reset = 0x30000;
+constexpr unsigned counters_IDENTITY = 0x40000;
+constexpr unsigned counters_CONTROL = 0x40004;
+constexpr unsigned counters_CYCLES = 0x40008;
 } // namespace reg
+
+// The block of counters: its identity, the bit that lets them run, the first unit's counters.
+namespace counters {
+constexpr unsigned IDENTITY = 0x51434e54;
+constexpr unsigned RUN = 1;
+constexpr unsigned FIRST = 0x40010;
+constexpr unsigned UNIT_BYTES = 16;
+} // namespace counters
+
+// Units whose work is counted.
+namespace counted {
+constexpr unsigned FETCH = 0;
+constexpr unsigned LOAD = 1;
+constexpr unsigned PLAN = 2;
+constexpr unsigned ARRAY = 3;
+constexpr unsigned SCORES = 4;
+constexpr unsigned DRAIN = 5;
+constexpr unsigned NORM = 6;
+constexpr unsigned SOFTMAX = 7;
+constexpr unsigned STORE = 8;
+} // namespace counted
+
+// Counters of a unit.
+namespace counter {
+constexpr unsigned COMMANDS = 0;
+constexpr unsigned BUSY = 1;
+constexpr unsigned BLOCKED = 2;
+constexpr unsigned STARVED = 3;
+} // namespace counter
 
 // Bits of a kernel's register AP_CTRL.
 namespace ap_ctrl {

@@ -197,7 +197,7 @@ impl Trials {
     fn value_registers(&self) -> Vec<(String, u32)> {
         let ports = self.hardware.configuration().axi_ports as usize;
         let unused = &register::LOAD_ARENA[ports..];
-        let controls = ["_CTRL", "_GIE", "_IER", "_ISR"];
+        let controls = ["_CTRL", "_GIE", "_IER", "_ISR", "_CONTROL"];
         let mut places = Vec::new();
         for declared in REGISTERS {
             let (name, offset) = (declared.name, declared.offset);

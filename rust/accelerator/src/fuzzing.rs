@@ -94,6 +94,7 @@ fn hardware(subnet: &Subnet, sizes: [u8; 8]) -> quasar_core::Result<Hardware> {
         mode: Mode::Nibble,
         frames: 1 + ports / 4 % 2,
         axi_ports: 1 + ports % 4,
+        counters: true,
         array,
         lanes,
         buffers: Buffers::needed(&Workload::of_subnet(subnet), array, lanes),

@@ -8,15 +8,17 @@ use std::fmt::Write;
 use quasar_core::subnet::config::{MAX_EMBED, MAX_TOKENS};
 use quasar_hardware::configuration::{key_banks, value_banks, Multipliers};
 use quasar_hardware::declared::{array, TRANSFERS_AHEAD};
+use quasar_hardware::design::MainInput;
 use quasar_hardware::tiling::{RowTile, Tiling};
 use quasar_hardware::Hardware;
 
 use crate::identity::configuration_hash;
 use crate::isa::{
-    pass_lsb, trailer, Field, Form, Operation, Position, RowField, Unit, Values, ABI, ACTIVATIONS,
-    AP_DONE, AP_IDLE, AP_START, CHECK_POLYNOMIAL, CHECK_WORD, COMMAND_WORDS, FIELD_WORDS,
+    counter_offset, pass_lsb, trailer, CountedUnit, Counter, Field, Form, Operation, Position,
+    RowField, Unit, Values, ABI, ACTIVATIONS, AP_DONE, AP_IDLE, AP_START, CHECK_POLYNOMIAL,
+    CHECK_WORD, COMMAND_WORDS, COUNTERS_IDENTITY, COUNTERS_RUN, FIELD_WORDS, FIRST_COUNTER,
     HEAD_BITS, MAGIC, MAX_PORTS, OPERANDS, OPERATIONS, PASS_BITS, PASS_FIELDS, PORT_BYTES, QUEUES,
-    REGISTERS, ROW_BYTES, ROW_FIELDS, VALUES,
+    REGISTERS, ROW_BYTES, ROW_FIELDS, UNIT_COUNTERS_BYTES, VALUES,
 };
 
 /// Names constants of the array's timing.
@@ -84,6 +86,26 @@ pub fn isa_header() -> String {
         "reg",
         "Offsets of the registers.",
         &offsets.collect::<Vec<_>>(),
+    );
+    text += &constants(
+        "counters",
+        "The block of counters: its identity, the bit that lets them run, the first unit's counters.",
+        &[
+            ("IDENTITY", format!("0x{COUNTERS_IDENTITY:08x}")),
+            ("RUN", COUNTERS_RUN.to_string()),
+            ("FIRST", format!("0x{FIRST_COUNTER:05x}")),
+            ("UNIT_BYTES", UNIT_COUNTERS_BYTES.to_string()),
+        ],
+    );
+    text += &constants(
+        "counted",
+        "Units whose work is counted.",
+        &numbered(CountedUnit::ALL.map(CountedUnit::name)),
+    );
+    text += &constants(
+        "counter",
+        "Counters of a unit.",
+        &numbered(Counter::ALL.map(Counter::name)),
     );
     text += &constants(
         "ap_ctrl",
@@ -324,6 +346,7 @@ pub fn config_header(hardware: &Hardware) -> String {
     put("HASH_LOW", hash & 0xffff_ffff);
     put("HASH_HIGH", hash >> 32);
     put("PORTS", c.axi_ports);
+    put("COUNTERS", c.counters.into());
     put("FRAMES", c.frames);
     put("TOKENS", c.array.tokens);
     put("PAIRS", c.array.pairs);
@@ -479,13 +502,37 @@ pub fn register_table() -> String {
     text
 }
 
+/// Generates the table of the units' counters in Markdown.
+pub fn counter_table() -> String {
+    let names = Counter::ALL.map(|counter| format!("`{}`", counter.name().to_uppercase()));
+    let mut text = format!(
+        "| unit | {} | starved of |\n|---|---|---|---|---|---|\n",
+        names.join(" | ")
+    );
+    for unit in CountedUnit::ALL {
+        let offsets = Counter::ALL.map(|c| format!("0x{:05x}", counter_offset(unit, c)));
+        let input = match unit.main_input() {
+            Some(MainInput::Queue(name)) => format!("`{name}`: the queue is empty"),
+            Some(MainInput::Memory) => "beats: a read is open and none comes".to_owned(),
+            Some(MainInput::Array) => {
+                "a pass or its weights: nothing else keeps the next pass back".to_owned()
+            }
+            None => "nothing that shows: stays 0".to_owned(),
+        };
+        let (name, offsets) = (unit.name(), offsets.join(" | "));
+        let _ = writeln!(text, "| {name} | {offsets} | {input} |");
+    }
+    text
+}
+
 /// Returns the tables of `docs/accelerator.md` with the names of their markers.
-pub fn tables() -> [(&'static str, String); 4] {
+pub fn tables() -> [(&'static str, String); 5] {
     [
         ("isa", isa_table()),
         ("values", value_table()),
         ("rows", row_table()),
         ("registers", register_table()),
+        ("counters", counter_table()),
     ]
 }
 

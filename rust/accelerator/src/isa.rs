@@ -13,9 +13,10 @@ mod rows;
 mod values;
 
 pub use pass::{pass_lsb, PassField, ACTIVATIONS, OPERANDS, PASS_BITS, PASS_FIELDS};
-pub use quasar_hardware::design::{Queue, COMMAND_BITS, QUEUES};
+pub use quasar_hardware::design::{CountedUnit, Counter, Queue, COMMAND_BITS, QUEUES};
 pub use registers::{
-    Register, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES, MAX_PORTS, REGISTERS, REGISTER_BYTES,
+    counter_offset, Register, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES, COUNTERS_IDENTITY,
+    COUNTERS_RUN, FIRST_COUNTER, MAX_PORTS, REGISTERS, REGISTER_BYTES, UNIT_COUNTERS_BYTES,
 };
 pub use rows::{RowField, RowParameters, ROW_FIELDS};
 pub use values::{Destination, Form, Kind, Pooling, Source, Target, Value, Values, VALUES};
@@ -26,7 +27,7 @@ use values::FieldType;
 
 /// Version of commands, registers and memory formats. The driver refuses a bitstream of another
 /// version.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;
 /// Bytes of a command.
 pub const COMMAND_BYTES: usize = declared::COMMAND_BYTES as usize;
 /// 32-bit words of a command.
@@ -736,5 +737,17 @@ mod tests {
         let mut offsets: Vec<_> = REGISTERS.iter().map(|r| r.offset).collect();
         offsets.dedup();
         assert_eq!(offsets.len(), REGISTERS.len());
+    }
+
+    #[test]
+    fn counters_follow_one_another_behind_the_block_s_registers() {
+        let counters = CountedUnit::ALL
+            .into_iter()
+            .flat_map(|unit| Counter::ALL.map(|counter| counter_offset(unit, counter)));
+        assert!(REGISTERS.iter().all(|r| r.offset < FIRST_COUNTER));
+        let offsets: Vec<_> = counters.collect();
+        let expected = (FIRST_COUNTER..).step_by(4);
+        assert_eq!(offsets, expected.take(36).collect::<Vec<_>>());
+        assert!(offsets[35] < REGISTER_BYTES);
     }
 }

@@ -189,6 +189,7 @@ pub(crate) fn cascaded(
         mode: Mode::Nibble,
         frames,
         axi_ports: ports,
+        counters: true,
         array,
         lanes,
         buffers,

@@ -245,6 +245,7 @@ impl Search<'_> {
                 mode: Mode::Nibble,
                 frames,
                 axi_ports: choice.counts[PORTS],
+                counters: true,
                 array,
                 lanes: choice.lanes(),
                 buffers,

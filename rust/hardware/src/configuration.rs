@@ -51,6 +51,10 @@ const fn one() -> u64 {
     1
 }
 
+const fn yes() -> bool {
+    true
+}
+
 impl Array {
     /// Returns the columns of a memory that hold `columns` columns: whole words of C.
     pub const fn padded(self, columns: u64) -> u64 {
@@ -250,6 +254,9 @@ pub struct Configuration {
     pub frames: u64,
     /// AXI ports in use.
     pub axi_ports: u64,
+    /// Whether the units' work is counted on the chip.
+    #[serde(default = "yes")]
+    pub counters: bool,
     /// The GEMM array.
     pub array: Array,
     /// Lanes after the array.

@@ -55,6 +55,7 @@ fn configuration(board: &Board, workload: &Workload, array: Array, lanes: Lanes)
         mode: Mode::Nibble,
         frames: 2,
         axi_ports: 4,
+        counters: true,
         array,
         lanes,
         buffers: Buffers::needed(workload, array, lanes),

@@ -1,5 +1,7 @@
 //! Declares the registers that the host reads and writes.
 
+use quasar_hardware::design::{CountedUnit, Counter};
+
 /// A register of a control interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Register {
@@ -13,10 +15,11 @@ pub struct Register {
     pub about: &'static str,
 }
 
-/// Bytes between two blocks of registers. The blocks are `fetch`, `store`, `load` and `reset`.
+/// Bytes between two blocks of registers. The blocks are `fetch`, `store`, `load`, `reset` and
+/// `counters`; a configuration without counters lacks the last one.
 pub const BLOCK_BYTES: u32 = 0x1_0000;
 /// Bytes of all registers.
-pub const REGISTER_BYTES: u32 = 4 * BLOCK_BYTES;
+pub const REGISTER_BYTES: u32 = 5 * BLOCK_BYTES;
 /// Most AXI ports that load reads by.
 pub const MAX_PORTS: usize = 4;
 /// Bit of `AP_CTRL`: start.
@@ -26,7 +29,22 @@ pub const AP_DONE: u32 = 2;
 /// Bit of `AP_CTRL`: idle.
 pub const AP_IDLE: u32 = 4;
 
-/// All registers. The HLS pragmas state the same offsets within a block.
+/// Contents of `counters_IDENTITY` ("QCNT").
+pub const COUNTERS_IDENTITY: u32 = 0x5143_4e54;
+/// Bit of `counters_CONTROL`: the counters run. Writing 1 also clears them; writing 0 holds them.
+pub const COUNTERS_RUN: u32 = 1;
+/// Offset of the first unit's counters.
+pub const FIRST_COUNTER: u32 = 0x4_0010;
+/// Bytes of a unit's counters.
+pub const UNIT_COUNTERS_BYTES: u32 = 4 * Counter::ALL.len() as u32;
+
+/// Returns the offset of a unit's counter: 32 bits that the host reads, and that stop at 2^32 - 1.
+pub const fn counter_offset(unit: CountedUnit, counter: Counter) -> u32 {
+    FIRST_COUNTER + UNIT_COUNTERS_BYTES * unit as u32 + 4 * counter as u32
+}
+
+/// All registers but the units' counters ([`counter_offset`]). The HLS pragmas state the same
+/// offsets within a block.
 pub const REGISTERS: &[Register] = &[
     register(
         "fetch_CTRL",
@@ -149,6 +167,24 @@ pub const REGISTERS: &[Register] = &[
         "seed of the keys of the arena's checks",
     ),
     register("reset", 0x3_0000, true, "bit 0: hold all kernels in reset"),
+    register(
+        "counters_IDENTITY",
+        0x4_0000,
+        false,
+        "\"QCNT\": the configuration has counters",
+    ),
+    register(
+        "counters_CONTROL",
+        0x4_0004,
+        true,
+        "1: clear all counters and run; 0: hold them",
+    ),
+    register(
+        "counters_CYCLES",
+        0x4_0008,
+        false,
+        "cycles of the kernels' clock while the counters ran",
+    ),
 ];
 
 const fn register(

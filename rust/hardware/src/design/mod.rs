@@ -5,12 +5,14 @@
 //! Depends on [`crate::configuration`].
 
 mod array_cell;
+mod counters;
 mod memories;
 mod multipliers;
 mod queues;
 mod ram;
 
 pub use array_cell::{array_cell, array_parameters};
+pub use counters::{CountedUnit, Counter, MainInput};
 pub use memories::{max_embed, memories, Memory, Place, PORTS_OF_COMMANDS, PORT_BRAM18};
 pub use multipliers::{multipliers, Multiplier};
 pub use queues::{Item, Queue, COMMAND_BITS, QUEUES};
