@@ -50,7 +50,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use quasar_core::error::{Error, Result};
 
-use self::queue::{InjectedFault, Job, SharedCounters};
+use self::queue::{InjectedFault, Job, Request, SharedCounters};
 use crate::identity::configuration_hash;
 use crate::isa::{COMMAND_BYTES, PORT_BYTES};
 use crate::program::{Program, Segment};
@@ -172,8 +172,8 @@ impl FrameQueue {
     /// [`Error::Threads`] if the thread cannot be started.
     pub fn start<T: Transport + 'static>(driver: Driver<T>) -> Result<Self> {
         let (counters, closing) = (driver.counters.clone(), Arc::clone(&driver.closing));
-        Self::spawn(counters, closing, move |jobs, injected| {
-            driver.serve(jobs, injected);
+        Self::spawn(counters, closing, move |requests, injected| {
+            driver.serve(requests, injected);
         })
     }
 }
@@ -246,35 +246,35 @@ impl<T: Transport> Driver<T> {
     }
 
     /// Runs frames until the queue is dropped or closed.
-    fn serve(mut self, jobs: &Receiver<Job>, injected: &Receiver<InjectedFault>) {
+    fn serve(mut self, requests: &Receiver<Request>, injected: &Receiver<InjectedFault>) {
         while !self.closing.load(Ordering::Relaxed) {
             if self.staged.is_empty() {
                 let busy = self.half.is_some() || !self.finishing.is_empty();
-                let job = if busy {
-                    jobs.try_recv().ok()
+                let request = if busy {
+                    requests.try_recv().ok()
                 } else {
-                    match jobs.recv() {
-                        Ok(job) => Some(job),
+                    match requests.recv() {
+                        Ok(request) => Some(request),
                         Err(_) => return,
                     }
                 };
-                self.stage(job);
+                self.serve_request(request);
             }
             for (fault, after_frames) in injected.try_iter() {
                 if let Err(error) = self.transport.inject(&fault, after_frames) {
                     self.fail(error);
                 }
             }
-            if let Err(error) = self.advance(jobs) {
+            if let Err(error) = self.advance(requests) {
                 self.fail(error);
             }
         }
-        self.abandon(jobs);
+        self.abandon(requests);
     }
 
     /// Gives all frames an error. Kernels that run are reset, so that they write to no memory that
     /// the process no longer has.
-    fn abandon(&mut self, jobs: &Receiver<Job>) {
+    fn abandon(&mut self, requests: &Receiver<Request>) {
         if self.reading.is_some() || self.half.is_some() || !self.finishing.is_empty() {
             // Nobody is left to hear of an error; the next driver resets, too.
             let _ = self.transport.reset();
@@ -285,9 +285,12 @@ impl<T: Transport> Driver<T> {
             let closed = self.closed();
             self.answer(frame, Err(closed));
         }
-        for job in jobs.try_iter() {
-            let closed = self.closed();
-            let _ = job.answer.send(Err(closed));
+        for request in requests.try_iter() {
+            // Dropping an access lets its caller know.
+            if let Request::Frame(job) = request {
+                let closed = self.closed();
+                let _ = job.answer.send(Err(closed));
+            }
         }
     }
 
@@ -315,11 +318,20 @@ impl<T: Transport> Driver<T> {
         self.staged = frames;
     }
 
+    /// Stages a frame, or makes an access.
+    fn serve_request(&mut self, request: Option<Request>) {
+        match request {
+            Some(Request::Frame(job)) => self.stage(job),
+            Some(Request::Access(access)) => access(&mut self.transport),
+            None => {}
+        }
+    }
+
     /// Writes a frame's input to memory, unless nobody waits for the frame any more.
-    fn stage(&mut self, job: Option<Job>) {
-        let Some(job) = job.filter(|job| !job.is_abandoned()) else {
+    fn stage(&mut self, job: Job) {
+        if job.is_abandoned() {
             return;
-        };
+        }
         let Some(input) = self.free.pop() else {
             unreachable!("at most {IN_FLIGHT} frames are in flight")
         };
@@ -337,7 +349,7 @@ impl<T: Transport> Driver<T> {
 
     /// Starts one segment, which finishes the frame that is half done and starts the one that is
     /// staged. If there is neither, waits for the frames that await their output.
-    fn advance(&mut self, jobs: &Receiver<Job>) -> Result<()> {
+    fn advance(&mut self, requests: &Receiver<Request>) -> Result<()> {
         // After a fault, frames wait in memory whose tickets may be gone by now.
         let free = &mut self.free;
         self.staged.retain(|frame| {
@@ -349,7 +361,7 @@ impl<T: Transport> Driver<T> {
         let starts = !self.staged.is_empty() && (!finishes || self.slots > 1);
         if !finishes {
             // Segments that only start a frame run on an empty accelerator.
-            self.wait_for_outputs(0, jobs)?;
+            self.wait_for_outputs(0, requests)?;
         }
         if !self.ready && starts {
             self.reset_and_load()?;
@@ -360,7 +372,7 @@ impl<T: Transport> Driver<T> {
             (Some(slot), true) => (Segment::Step(slot), 1 - slot),
             (None, false) => return Ok(()),
         };
-        self.wait_for_outputs(FINISHING - 1, jobs)?;
+        self.wait_for_outputs(FINISHING - 1, requests)?;
         if let Some(frame) = self.half.take() {
             self.finishing.push_back(frame);
             if self.finishing.len() == 1 {
@@ -374,17 +386,17 @@ impl<T: Transport> Driver<T> {
             frame.slot = slot;
         }
         self.start_fetch(segment, finishes)?;
-        self.wait_for_outputs(FINISHING, jobs)
+        self.wait_for_outputs(FINISHING, requests)
     }
 
     /// Waits until fetch has read its segment and at most `at_most` frames await their output.
-    fn wait_for_outputs(&mut self, at_most: usize, jobs: &Receiver<Job>) -> Result<()> {
+    fn wait_for_outputs(&mut self, at_most: usize, requests: &Receiver<Request>) -> Result<()> {
         while self.reading.is_some() || self.finishing.len() > at_most {
             self.check_open()?;
             if self.reading.is_some() && self.staged.is_empty() {
                 // The next frame's input is written while the accelerator works, so that the next
                 // segment can start at once.
-                self.stage(jobs.try_recv().ok());
+                self.serve_request(requests.try_recv().ok());
             }
             // Taken before the polls: a thread that slept past a deadline still sees what was done
             // in time.

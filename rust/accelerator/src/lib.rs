@@ -16,6 +16,7 @@
 //! | [`uio`] | implements [`transport::Transport`] for this machine's FPGA | [`uio::Uio`] |
 //! | [`faulty`] | spoils single accesses of a transport, for tests | [`faulty::Faulty`] |
 //! | [`driver`] | runs frames, two at a time | logits, or each frame's error |
+//! | [`counters`] | reads the counters on the chip | each unit's counts |
 //! | [`device`] | declares what an engine runs frames on: CPU or accelerator | [`device::Device`] |
 //! | [`bringup`] | tries identity, registers, memory and transfers of a new board | what differs |
 //!
@@ -26,6 +27,7 @@
 mod arena_layout;
 pub mod bringup;
 pub mod compile;
+pub mod counters;
 pub mod device;
 pub mod disasm;
 pub mod driver;

@@ -15,7 +15,8 @@ use crate::arena_layout::words;
 use crate::identity::configuration_hash;
 use crate::isa::{
     check, check_after, command_check, Load, LoadEnd, ABI, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES,
-    CHECK_WORD, COMMAND_BYTES, COMMAND_WORDS, FIELD_WORDS, MAGIC, PORT_BYTES,
+    CHECK_WORD, COMMAND_BYTES, COMMAND_WORDS, COUNTERS_IDENTITY, COUNTERS_RUN, FIELD_WORDS, MAGIC,
+    PORT_BYTES,
 };
 use crate::program::{List, NetworkSizes, Place, Program, Segment};
 use crate::testing::{golden, hardware};
@@ -241,6 +242,10 @@ pub(crate) struct Mock {
     interrupt: bool,
     spurious: u32,
     error: u32,
+    /// Counts that a frame adds to the counters, by register.
+    pub(crate) counts: BTreeMap<u32, u32>,
+    /// Outputs since the counters were cleared.
+    counted: u32,
     /// Faults that have begun and neither ended nor been reset.
     active: BTreeSet<Fault>,
 }
@@ -277,7 +282,24 @@ impl Mock {
             interrupt: false,
             spurious: 0,
             error: 0,
+            counts: BTreeMap::new(),
+            counted: 0,
             active: BTreeSet::new(),
+        }
+    }
+
+    /// Returns a register of the counters.
+    fn counter(&self, register: u32) -> u32 {
+        match register {
+            register::COUNTERS_IDENTITY => COUNTERS_IDENTITY,
+            register::COUNTERS_CONTROL => self.register(register),
+            _ => {
+                if self.register(register::COUNTERS_CONTROL) & COUNTERS_RUN != 0 {
+                    self.violation(format!("counter {register:#x} is read while it runs"));
+                }
+                let count = self.counts.get(&register).copied().unwrap_or_default();
+                count.saturating_mul(self.counted)
+            }
         }
     }
 
@@ -513,6 +535,7 @@ impl Mock {
         }
         if self.output.is_some() && step(&mut self.store) {
             let output = self.output.take();
+            self.counted += 1;
             if !self.active.remove(&Fault::NoOutput) {
                 self.write_output(output);
             }
@@ -609,6 +632,7 @@ impl Transport for Mock {
             register::FETCH_HASH_HIGH => (self.hash >> 32) as u32,
             register::FETCH_ERROR => self.error,
             register::STORE_ISR | register::FETCH_ISR => self.register(register),
+            register::COUNTERS_IDENTITY.. => self.counter(register),
             _ => {
                 self.violation(format!("register {register:#x} is read"));
                 0
@@ -657,6 +681,12 @@ impl Transport for Mock {
                 };
                 let overdue = self.overdue.take();
                 self.write_output(overdue);
+            }
+            register::COUNTERS_CONTROL => {
+                if value & COUNTERS_RUN != 0 {
+                    self.counted = 0;
+                }
+                self.registers.insert(register, value);
             }
             register::STORE_ISR | register::FETCH_ISR => {
                 let toggled = self.register(register) ^ value;

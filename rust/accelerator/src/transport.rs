@@ -78,6 +78,12 @@ pub mod register {
     pub const LOAD_SEED: u32 = offset("load_SEED");
     /// Holds all kernels in reset.
     pub const RESET: u32 = offset("reset");
+    /// Identity of the counters.
+    pub const COUNTERS_IDENTITY: u32 = offset("counters_IDENTITY");
+    /// Clears the counters and lets them run, or holds them.
+    pub const COUNTERS_CONTROL: u32 = offset("counters_CONTROL");
+    /// Cycles while the counters ran.
+    pub const COUNTERS_CYCLES: u32 = offset("counters_CYCLES");
 }
 
 /// The length of a reset: the AXI ports are drained first, which takes a millisecond at most.

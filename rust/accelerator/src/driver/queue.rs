@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use quasar_core::error::{Error, Result};
 
+use crate::counters::{self, Counts};
+use crate::transport::Transport;
+
 /// The interval at which a waiting caller checks whether it is cancelled.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -64,6 +67,17 @@ impl Job {
     }
 }
 
+/// An access to the device in the driver's thread.
+pub(super) type Access = Box<dyn FnOnce(&mut dyn Transport) + Send>;
+
+/// A caller's request to the driver.
+pub(super) enum Request {
+    /// Runs a frame.
+    Frame(Job),
+    /// Accesses the device at once, between other accesses.
+    Access(Access),
+}
+
 /// The caller's handle to a frame. The driver skips a frame whose ticket is dropped before the
 /// frame starts.
 #[derive(Debug)]
@@ -85,12 +99,7 @@ impl Ticket {
                     return Err(Error::Interrupted)
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Error::DeviceFault {
-                        device: "accelerator".into(),
-                        problem: "the driver's thread has ended".into(),
-                    })
-                }
+                Err(RecvTimeoutError::Disconnected) => return Err(ended()),
             }
         }
     }
@@ -111,11 +120,18 @@ pub(super) type InjectedFault = (String, u64);
 #[derive(Debug)]
 pub struct FrameQueue {
     /// `None` once the queue is closed.
-    jobs: Mutex<Option<Sender<Job>>>,
+    requests: Mutex<Option<Sender<Request>>>,
     worker: Mutex<Option<JoinHandle<()>>>,
     closing: Arc<AtomicBool>,
     counters: SharedCounters,
     faults: Sender<InjectedFault>,
+}
+
+fn ended() -> Error {
+    Error::DeviceFault {
+        device: "accelerator".into(),
+        problem: "the driver's thread has ended".into(),
+    }
 }
 
 /// Locks a value that no panic leaves half written.
@@ -129,9 +145,9 @@ impl FrameQueue {
     pub(super) fn spawn(
         counters: SharedCounters,
         closing: Arc<AtomicBool>,
-        serve: impl FnOnce(&Receiver<Job>, &Receiver<InjectedFault>) + Send + 'static,
+        serve: impl FnOnce(&Receiver<Request>, &Receiver<InjectedFault>) + Send + 'static,
     ) -> Result<Self> {
-        let (jobs, source) = mpsc::channel();
+        let (requests, source) = mpsc::channel();
         let (faults, injected) = mpsc::channel();
         let worker = thread::Builder::new()
             .name("quasar-driver".into())
@@ -141,7 +157,7 @@ impl FrameQueue {
                 problem: error.to_string(),
             })?;
         Ok(Self {
-            jobs: Mutex::new(Some(jobs)),
+            requests: Mutex::new(Some(requests)),
             worker: Mutex::new(Some(worker)),
             closing,
             counters,
@@ -158,15 +174,48 @@ impl FrameQueue {
             answer,
             abandoned: Arc::clone(&abandoned),
         };
-        if let Some(jobs) = lock(&self.jobs).as_ref() {
-            // If the thread has ended, the ticket loses its sender here, and its wait returns the
-            // error.
-            let _ = jobs.send(job);
-        }
+        // If the thread has ended, the ticket loses its sender here, and its wait returns the
+        // error.
+        self.send(Request::Frame(job));
         Ticket {
             answer: ticket,
             abandoned,
         }
+    }
+
+    fn send(&self, request: Request) {
+        if let Some(requests) = lock(&self.requests).as_ref() {
+            let _ = requests.send(request);
+        }
+    }
+
+    /// Clears the counters on the chip and lets them run. The driver does so between two accesses
+    /// of its own, so frames in flight are counted from there on.
+    ///
+    /// # Errors
+    /// As [`counters::start`].
+    pub fn start_counters(&self) -> Result<()> {
+        self.access(|transport| counters::start(transport))
+    }
+
+    /// Holds the counters on the chip and reads them.
+    ///
+    /// # Errors
+    /// As [`counters::stop`].
+    pub fn stop_counters(&self) -> Result<Counts> {
+        self.access(|transport| counters::stop(transport))
+    }
+
+    /// Accesses the device in the driver's thread.
+    fn access<T: Send + 'static>(
+        &self,
+        access: impl FnOnce(&mut dyn Transport) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, result) = mpsc::channel();
+        self.send(Request::Access(Box::new(move |transport| {
+            let _ = answer.send(access(transport));
+        })));
+        result.recv().unwrap_or_else(|_| Err(ended()))
     }
 
     /// Returns the counts so far.
@@ -183,7 +232,7 @@ impl FrameQueue {
     /// Ends the thread without finishing the frames: they get an error, as do later ones.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
-        drop(lock(&self.jobs).take());
+        drop(lock(&self.requests).take());
         let Some(worker) = self.worker() else { return };
         let limit = Instant::now() + CLOSE_LIMIT;
         while !worker.is_finished() && Instant::now() < limit {
@@ -201,7 +250,7 @@ impl FrameQueue {
 
 impl Drop for FrameQueue {
     fn drop(&mut self) {
-        drop(lock(&self.jobs).take());
+        drop(lock(&self.requests).take());
         if let Some(worker) = self.worker() {
             // A panic of the thread has already reached the callers as an error.
             let _ = worker.join();

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use quasar_core::cpu::NEVER;
 
 use super::*;
+use crate::counters::UnitCounts;
 use crate::faulty::{AccessFault, Faulty};
+use crate::isa::{counter_offset, CountedUnit, Counter};
 use crate::mock::{expected, program, Fault, Mock, Report};
 
 const DEADLINES: Deadlines = Deadlines {
@@ -596,11 +598,11 @@ fn what_a_frame_of_the_driver_costs() {
             let (counters, closing) = (driver.counters.clone(), Arc::clone(&driver.closing));
             let (begin, begun) = mpsc::channel();
             let mut driver = driver;
-            let queue = FrameQueue::spawn(counters, closing, move |jobs, injected| {
+            let queue = FrameQueue::spawn(counters, closing, move |requests, injected| {
                 // All frames are in the queue, so the driver waits for none.
                 begun.recv().unwrap();
                 driver.transport.left = Instant::now();
-                driver.serve(jobs, injected);
+                driver.serve(requests, injected);
             })
             .unwrap();
             let mut input = vec![0; shared.input_bytes()];
@@ -659,4 +661,98 @@ proptest! {
 #[test]
 fn thousands_of_frames_survive_random_faults() {
     check_random_faults(1, 4000, 2, 2, 5, 120);
+}
+
+/// Returns what a frame adds to the counters: of each unit 4 commands, 100 busy cycles, 10 blocked
+/// and 20 starved ones, in 1000 cycles.
+fn frame_counts() -> BTreeMap<u32, u32> {
+    let counts = CountedUnit::ALL.into_iter().flat_map(|unit| {
+        let count = move |(counter, count)| (counter_offset(unit, counter), count);
+        Counter::ALL.into_iter().zip([4, 100, 10, 20]).map(count)
+    });
+    let cycles = (register::COUNTERS_CYCLES, 1000);
+    counts.chain([cycles]).collect()
+}
+
+fn counting(counts: BTreeMap<u32, u32>) -> Bench {
+    let mut mock = Mock::new(program(2, 2), DEADLINES.segment, |_| None);
+    mock.counts = counts;
+    Bench::of(mock)
+}
+
+#[test]
+fn counters_are_cleared_before_frames_and_held_after_them() {
+    let bench = counting(frame_counts());
+    assert_eq!(bench.errors(&bench.run(3, 1)), BTreeMap::new());
+    for frames in [2, 5] {
+        bench.queue.start_counters().unwrap();
+        assert_eq!(bench.errors(&bench.run(frames, 1)), BTreeMap::new());
+        let counts = bench.queue.stop_counters().unwrap();
+        assert_eq!(counts.cycles, 1000 * frames);
+        let expected = UnitCounts {
+            commands: 4 * frames,
+            busy: 100 * frames,
+            blocked: 10 * frames,
+            starved: 20 * frames,
+        };
+        assert!(counts.units.iter().all(|&unit| unit == expected));
+    }
+    bench.finish("counters");
+}
+
+#[test]
+fn counts_that_no_counters_have_are_refused() {
+    let count = |unit, counter, count| (counter_offset(unit, counter), count);
+    let cases = [
+        (
+            count(CountedUnit::Drain, Counter::Busy, 1001),
+            "drain has 1001 busy of 1000 cycles",
+        ),
+        (
+            count(CountedUnit::Norm, Counter::Blocked, 101),
+            "norm has 101 blocked of 100 busy ones",
+        ),
+        (
+            count(CountedUnit::Store, Counter::Starved, u32::MAX),
+            "store has 4294967295 starved of 100 busy ones",
+        ),
+        (
+            count(CountedUnit::Fetch, Counter::Commands, 1 << 20),
+            "fetch has 1048576 commands of 1000 cycles",
+        ),
+        (
+            (register::COUNTERS_CYCLES, u32::MAX),
+            "profile fewer frames at a time",
+        ),
+    ];
+    for ((register, value), words) in cases {
+        let mut counts = frame_counts();
+        counts.insert(register, value);
+        let bench = counting(counts);
+        bench.queue.start_counters().unwrap();
+        assert_eq!(bench.errors(&bench.run(1, 1)), BTreeMap::new());
+        let error = bench.queue.stop_counters().unwrap_err();
+        assert_eq!(error.kind(), "DeviceFault");
+        assert!(error.to_string().contains(words), "{error}");
+        // The driver goes on.
+        assert_eq!(bench.errors(&bench.run(1, 1)), BTreeMap::new());
+    }
+}
+
+#[test]
+fn a_lost_write_to_the_counters_is_noticed() {
+    let mock = Mock::new(program(2, 2), DEADLINES.segment, |_| None);
+    let bench = Bench::with(mock, &[(AccessFault::LostWrite, 0)]);
+    let error = bench.queue.start_counters().unwrap_err();
+    assert!(error
+        .to_string()
+        .contains("counters_CONTROL is 0x0 after 1"));
+}
+
+#[test]
+fn a_closed_driver_has_no_counters() {
+    let bench = counting(frame_counts());
+    bench.queue.close();
+    let error = bench.queue.stop_counters().unwrap_err();
+    assert!(error.to_string().contains("thread has ended"));
 }

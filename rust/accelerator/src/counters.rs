@@ -1,0 +1,154 @@
+//! Reads the counters on the chip, as `docs/accelerator.md` describes them.
+//!
+//! The values are a device's answers: they are checked before anybody computes with them. Depends
+//! on [`crate::transport`] and [`crate::isa`].
+
+use quasar_core::error::{Error, Result};
+use quasar_hardware::Hardware;
+
+use crate::isa::{counter_offset, CountedUnit, Counter, COUNTERS_IDENTITY, COUNTERS_RUN};
+use crate::transport::{register, Transport};
+
+/// Number of units with counters.
+pub const UNITS: usize = CountedUnit::ALL.len();
+
+/// Counts of a unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnitCounts {
+    /// Commands that ended.
+    pub commands: u64,
+    /// Cycles with a command that was taken and had not ended.
+    pub busy: u64,
+    /// Of these, cycles in which an output queue refused an item.
+    pub blocked: u64,
+    /// Of these, cycles in which the main input had nothing; 0 for a unit whose input does not
+    /// show.
+    pub starved: u64,
+}
+
+/// Counts of all units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Cycles of the kernels' clock.
+    pub cycles: u64,
+    /// In the order of [`CountedUnit::ALL`].
+    pub units: [UnitCounts; UNITS],
+}
+
+impl Counts {
+    /// Returns the counts of a unit.
+    pub const fn unit(&self, unit: CountedUnit) -> UnitCounts {
+        self.units[unit as usize]
+    }
+}
+
+/// Checks that a configuration has counters. Nothing may answer at the registers of one without.
+///
+/// # Errors
+/// [`Error::DeviceUnavailable`] for a configuration without counters.
+pub fn expect_counters(hardware: &Hardware, device: &str) -> Result<()> {
+    if hardware.configuration().counters {
+        return Ok(());
+    }
+    Err(Error::DeviceUnavailable {
+        device: device.to_owned(),
+        problem: "the configuration has no counters (counters = false); build one with \
+            counters = true"
+            .into(),
+    })
+}
+
+/// Clears the counters and lets them run.
+///
+/// # Errors
+/// [`Error::DeviceFault`] if what answers is not the counters.
+pub fn start<T: Transport + ?Sized>(transport: &mut T) -> Result<()> {
+    let identity = transport.read(register::COUNTERS_IDENTITY)?;
+    if identity != COUNTERS_IDENTITY {
+        return Err(fault(
+            transport,
+            &format!("their identity is {identity:#x} instead of {COUNTERS_IDENTITY:#x}"),
+        ));
+    }
+    control(transport, COUNTERS_RUN)
+}
+
+/// Holds the counters and reads them.
+///
+/// # Errors
+/// [`Error::DeviceFault`] for values that no counters have, or counters at their end.
+pub fn stop<T: Transport + ?Sized>(transport: &mut T) -> Result<Counts> {
+    control(transport, 0)?;
+    let mut counts = Counts {
+        cycles: transport.read(register::COUNTERS_CYCLES)?.into(),
+        ..Counts::default()
+    };
+    for unit in CountedUnit::ALL {
+        let mut read = |counter| transport.read(counter_offset(unit, counter)).map(u64::from);
+        counts.units[unit as usize] = UnitCounts {
+            commands: read(Counter::Commands)?,
+            busy: read(Counter::Busy)?,
+            blocked: read(Counter::Blocked)?,
+            starved: read(Counter::Starved)?,
+        };
+    }
+    let again = transport.read(register::COUNTERS_CYCLES)?;
+    match check(&counts, again.into()) {
+        Ok(()) => Ok(counts),
+        Err(problem) => Err(fault(transport, &problem)),
+    }
+}
+
+fn control<T: Transport + ?Sized>(transport: &mut T, value: u32) -> Result<()> {
+    transport.write(register::COUNTERS_CONTROL, value)?;
+    let read = transport.read(register::COUNTERS_CONTROL)?;
+    if read == value {
+        return Ok(());
+    }
+    Err(fault(
+        transport,
+        &format!("counters_CONTROL is {read:#x} after {value} was written"),
+    ))
+}
+
+/// Checks that held counters can have these values. `again`: cycles, read after all others.
+fn check(counts: &Counts, again: u64) -> Result<(), String> {
+    let cycles = counts.cycles;
+    if again != cycles {
+        return Err(format!(
+            "{cycles} cycles become {again} while they are held"
+        ));
+    }
+    if cycles == u64::from(u32::MAX) {
+        return Err(format!(
+            "{cycles} cycles are all that they count; profile fewer frames at a time"
+        ));
+    }
+    for unit in CountedUnit::ALL {
+        let UnitCounts {
+            commands,
+            busy,
+            blocked,
+            starved,
+        } = counts.unit(unit);
+        for (what, count, whole, most) in [
+            ("commands", commands, "cycles", cycles),
+            ("busy", busy, "cycles", cycles),
+            ("blocked", blocked, "busy ones", busy),
+            ("starved", starved, "busy ones", busy),
+        ] {
+            if count > most {
+                let unit = unit.name();
+                return Err(format!("{unit} has {count} {what} of {most} {whole}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn fault<T: Transport + ?Sized>(transport: &T, problem: &str) -> Error {
+    Error::DeviceFault {
+        device: transport.name(),
+        problem: format!("the counters: {problem}"),
+    }
+}
