@@ -2,9 +2,10 @@
 
 use quasar_accelerator::compile::schedule;
 use quasar_accelerator::events::{
-    array_cycles, frame_alone, intervals, steady, CoreSizes, Leaves, Pass, Surroundings, Work,
+    array_cycles, frame_alone, frame_counts, intervals, steady, CoreSizes, Leaves, Pass,
+    Surroundings, Work,
 };
-use quasar_accelerator::isa::Unit;
+use quasar_accelerator::isa::{Command, CountedUnit, Unit};
 use quasar_core::subnet::config::Pool;
 use quasar_cost::{estimate, explore};
 use quasar_hardware::configuration::{
@@ -351,4 +352,51 @@ fn work_is_what_the_loops_count() {
     assert!(counts["array.issue"] >= busy(Unit::Array));
     let sums = counts["drain.rows"] + counts["drain.attend"];
     assert!(sums < busy(Unit::Drain) && sums > busy(Unit::Drain) * 9 / 10);
+}
+
+/// Checks the units' counts of a frame against its commands and the work in them.
+#[test]
+fn counts_are_those_of_the_commands_and_of_their_work() {
+    let workload = deit_tiny(0.25);
+    let hardware = explore(&zcu102(), std::slice::from_ref(&workload), 150.0).unwrap();
+    let lists = schedule(&workload, &hardware).unwrap();
+    let counts = frame_counts(&hardware, &lists).unwrap();
+    let trace = frame_alone(&hardware, &lists).unwrap();
+    let of = |unit| trace.unit(unit).count() as u64;
+    let scores = trace.unit(Unit::Array).map(|span| span.command);
+    let scores = scores.filter(|command| matches!(command, Command::Scores(_)));
+    let commands = |unit| counts.unit(unit).commands;
+    assert_eq!(commands(CountedUnit::Fetch), 2);
+    assert_eq!(commands(CountedUnit::Load), of(Unit::Load));
+    assert_eq!(commands(CountedUnit::Plan), of(Unit::Array));
+    assert!(commands(CountedUnit::Array) > of(Unit::Array));
+    assert_eq!(commands(CountedUnit::Scores), scores.count() as u64);
+    assert_eq!(commands(CountedUnit::Drain), of(Unit::Drain));
+    assert_eq!(commands(CountedUnit::Norm), of(Unit::Norm));
+    assert_eq!(commands(CountedUnit::Softmax), of(Unit::Softmax));
+    assert_eq!(commands(CountedUnit::Store), 1);
+    for (unit, counted) in [
+        (Unit::Load, CountedUnit::Load),
+        (Unit::Drain, CountedUnit::Drain),
+        (Unit::Norm, CountedUnit::Norm),
+        (Unit::Softmax, CountedUnit::Softmax),
+    ] {
+        let worked: u64 = trace.unit(unit).map(|span| span.busy).sum();
+        let unit = counts.unit(counted);
+        assert!(
+            unit.busy >= worked && unit.busy <= counts.cycles,
+            "{unit:?}"
+        );
+        assert!(unit.blocked <= unit.busy && unit.starved <= unit.busy);
+        assert!(unit.busy - unit.blocked >= worked);
+    }
+    // In a cycle in which the drain takes sums, their queue has some.
+    let segments = ["start0", "end0"].map(|name| {
+        let list = lists.iter().find(|list| list.segment.to_string() == name);
+        &list.unwrap().commands[..]
+    });
+    let loops = intervals(&hardware, &segments);
+    let drain = counts.unit(CountedUnit::Drain);
+    assert!(drain.busy - drain.starved >= loops["drain.rows"] + loops["drain.attend"]);
+    assert!(drain.starved > 0);
 }

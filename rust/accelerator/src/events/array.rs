@@ -7,9 +7,10 @@ use quasar_hardware::declared;
 use quasar_hardware::tiling::RowTile;
 
 use super::buffer::{BufferLoader, Content};
+use super::counts::{Activity, CycleSet};
 use super::process::{Process, Sizes, Worker};
 use super::queues::{Fifo, Queues};
-use super::rtl::{Core, Issued, Leaves, Pass};
+use super::rtl::{Bounds, Core, Issued, Leaves, Pass};
 use super::trace::{Cause, Trace};
 use crate::isa::{Command, Context, Gemm, Scores, Unit};
 
@@ -38,6 +39,7 @@ pub(super) struct Plan {
     pub(super) now: u64,
     /// Reason of the last wait.
     pub(super) cause: Option<Cause>,
+    pub(super) activity: Activity,
 }
 
 impl Plan {
@@ -56,6 +58,8 @@ pub(super) struct Array {
     pub(super) weights: BufferLoader,
     /// Fast cycle in which the present half of the weights was full.
     pub(super) filled: u64,
+    /// Slow cycles in which a pass could start, but for its weights.
+    pub(super) waiting: CycleSet,
 }
 
 impl Process for Array {
@@ -99,6 +103,8 @@ impl Process for Array {
                 steps.pop_front();
             }
         } else {
+            let (came, planned) = (self.worker.came, self.plan.now);
+            self.plan.activity.command(came, planned);
             self.worker.report(trace, sizes.core.ratio);
         }
         true
@@ -113,6 +119,10 @@ impl Process for Array {
                 self.plan.wait(Cause::Command, self.worker.came);
                 let begun = self.plan.now + declared::COMMAND_GAP;
                 self.plan.wait(Cause::Gap, begun);
+                let running = self.worker.running.map(|(entry, _)| entry.2);
+                if matches!(running, Some(Command::Scores(_))) {
+                    queues.score_commands.push_back(begun);
+                }
             }
             ArrayStep::Wait(cause) => {
                 let Some((at, ())) = queues.credits(cause).take(self.plan.now) else {
@@ -131,6 +141,7 @@ impl Process for Array {
                 let Some(at) = queues.passes.put(planned, ()) else {
                     return false;
                 };
+                self.plan.activity.blocked.add(planned, at);
                 self.plan.now = at;
             }
             ArrayStep::Pass(pass) => {
@@ -142,6 +153,7 @@ impl Process for Array {
                     return false;
                 };
                 queues.passes.take(taken);
+                self.record(issued, taken, core.ratio);
                 self.account(issued, pass.words);
                 self.plan.cause = None;
             }
@@ -165,6 +177,7 @@ impl Array {
             plan: Plan::default(),
             core: Core::new(sizes.core),
             filled: 0,
+            waiting: CycleSet::default(),
             weights: BufferLoader::new(0, |command, sizes| match command {
                 Command::Gemm(gemm) => {
                     let (words, word) = (sizes.words(gemm.columns), sizes.weight_word());
@@ -174,6 +187,21 @@ impl Array {
                 _ => Vec::new(),
             }),
         }
+    }
+
+    /// Records a pass for the counters, whose cycles are slow ones.
+    fn record(&mut self, issued: Issued, taken: u64, ratio: u64) {
+        let Bounds {
+            issued: free,
+            chain,
+            room,
+            descriptor,
+            ..
+        } = issued.bounds;
+        let could = free.max(chain).max(room).max(descriptor);
+        self.waiting
+            .add(could.div_ceil(ratio), issued.start / ratio);
+        self.worker.activity.command(taken, issued.end / ratio + 1);
     }
 
     /// Accounts for the cycles of a pass and those in which it was held up, by cause.
@@ -241,9 +269,15 @@ impl Array {
 
     /// Lets the next sums or scores leave. Returns false if that is not possible yet.
     pub(super) fn leave(&mut self, queues: &mut Queues) -> bool {
+        let blocked = &mut self.worker.activity.blocked;
+        let mut put = |queue: &mut Fifo, offered: u64| {
+            let at = queue.put(offered, ())?;
+            blocked.add(offered, at);
+            Some(at)
+        };
         self.core.leave()
-            | self.core.take_sum(|at| queues.sums.put(at, ()))
-            | self.core.take_score(|at| queues.scores.put(at, ()))
+            | self.core.take_sum(|at| put(&mut queues.sums, at))
+            | self.core.take_score(|at| put(&mut queues.scores, at))
     }
 }
 
@@ -285,6 +319,9 @@ pub(super) struct ScoreStore {
     /// First cycle in which maxima can be sent, and their groups that have yet to be.
     pub(super) sending: u64,
     pub(super) left: u64,
+    /// Cycles in which the commands were taken that have not ended.
+    pub(super) commands: VecDeque<u64>,
+    pub(super) activity: Activity,
 }
 
 impl ScoreStore {
@@ -296,6 +333,8 @@ impl ScoreStore {
             largest: Fifo::new(2),
             sending: 0,
             left: 0,
+            commands: VecDeque::new(),
+            activity: Activity::default(),
         }
     }
 
@@ -317,6 +356,10 @@ impl ScoreStore {
         let Some((at, ())) = queues.scores.take(self.now) else {
             return false;
         };
+        if self.stored == 0 {
+            let came = queues.score_commands.pop_front().unwrap_or(at);
+            self.commands.push_back(came.max(self.now).min(at));
+        }
         self.now = at + 1;
         self.stored += 1;
         true
@@ -334,7 +377,12 @@ impl ScoreStore {
         let Some(at) = queues.maxima.put(self.sending, ()) else {
             return false;
         };
+        self.activity.blocked.add(self.sending, at);
         (self.sending, self.left) = (at + 1, self.left - 1);
+        if self.left == 0 {
+            let taken = self.commands.pop_front().unwrap_or(at);
+            self.activity.command(taken, at + 1);
+        }
         true
     }
 }

@@ -77,9 +77,14 @@ pub(super) struct Drain {
 impl Process for Drain {
     type Step = DrainStep;
     const UNIT: Unit = Unit::Drain;
+    const DEPTH: u64 = declared::REQUANTIZE_DEPTH;
 
     fn worker(&mut self) -> &mut Worker<DrainStep> {
         &mut self.worker
+    }
+
+    fn taken(&mut self) -> u64 {
+        self.worker.came
     }
 
     fn expand(command: Command, sizes: &Sizes) -> Vec<(DrainStep, u64)> {

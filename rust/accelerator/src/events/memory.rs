@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use quasar_hardware::declared;
 
 use super::buffer::BufferLoader;
+use super::counts::{Activity, CycleSet};
 use super::process::{Process, Sizes, Worker, TICKS};
 use super::queues::{Entry, Queues};
 use super::trace::{Cause, Trace};
@@ -23,10 +24,15 @@ pub(super) struct Host {
 pub(super) struct Fetch {
     pub(super) list: VecDeque<Entry>,
     pub(super) now: u64,
-    /// Segment that is read.
-    pub(super) segment: usize,
+    /// Segment that is read, once the first is started.
+    pub(super) segment: Option<usize>,
     /// `None`: segments follow each other without a gap.
     pub(super) host: Option<Host>,
+    /// Cycles in which the segments were started.
+    pub(super) started: Vec<u64>,
+    pub(super) activity: Activity,
+    /// Cycles from a request to memory's first beat.
+    pub(super) waiting: CycleSet,
 }
 
 impl Fetch {
@@ -42,7 +48,7 @@ impl Fetch {
         let Some(&entry) = self.list.front() else {
             return false;
         };
-        if entry.0 != self.segment && !self.start(entry.0, trace) {
+        if self.segment != Some(entry.0) && !self.start(entry.0, trace) {
             return false;
         }
         let command = entry.2;
@@ -52,8 +58,13 @@ impl Fetch {
         for loader in loaders {
             loader.expect(at, command, sizes);
         }
+        self.activity.blocked.add(self.now, at);
         self.list.pop_front();
         self.now = at + declared::FETCH_INTERVAL;
+        if self.list.front().map(|entry| entry.0) != self.segment {
+            let started = self.started.last().copied().unwrap_or_default();
+            self.activity.command(started, self.now);
+        }
         true
     }
 
@@ -65,9 +76,17 @@ impl Fetch {
                 frames if frames > trace.frames.len() => return false,
                 frames => trace.frames[frames - 1],
             };
-            self.now = self.now.max(answered) + host.gap + declared::MEMORY_LATENCY;
+            if self.segment.is_some() {
+                self.now = self.now.max(answered) + host.gap;
+            }
+            self.started.push(self.now);
+            self.now += declared::MEMORY_LATENCY;
+            self.waiting
+                .add(self.now - declared::MEMORY_LATENCY, self.now);
+        } else {
+            self.started.push(self.now);
         }
-        self.segment = segment;
+        self.segment = Some(segment);
         true
     }
 }
@@ -109,10 +128,13 @@ pub(super) struct Loader {
     pub(super) burst: u64,
     pub(super) issued: u64,
     pub(super) read: VecDeque<u64>,
+    /// Cycles with a burst that is not read from memory to its end, and cycles with a beat.
+    pub(super) reading: CycleSet,
+    pub(super) beats: CycleSet,
 }
 
 impl Loader {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             worker: Worker::new(),
             ticks: 0,
@@ -123,6 +145,8 @@ impl Loader {
             burst: 0,
             issued: 0,
             read: VecDeque::new(),
+            reading: CycleSet::default(),
+            beats: CycleSet::default(),
         }
     }
 
@@ -144,9 +168,15 @@ impl Loader {
 impl Process for Loader {
     type Step = LoadStep;
     const UNIT: Unit = Unit::Load;
+    const DEPTH: u64 = 1;
 
     fn worker(&mut self) -> &mut Worker<LoadStep> {
         &mut self.worker
+    }
+
+    fn taken(&mut self) -> u64 {
+        let began = self.worker.running.map_or(0, |(_, start)| start);
+        self.requested.min(began)
     }
 
     fn expand(command: Command, _: &Sizes) -> Vec<(LoadStep, u64)> {
@@ -209,11 +239,15 @@ impl Process for Loader {
         };
         self.ticks = comes;
         self.burst -= 1;
+        let beat = comes / TICKS;
+        self.beats.add(beat, beat + 1);
         if self.burst == 0 {
+            self.reading.add(self.issued, beat + 1);
             self.read.push_back(at);
         }
         worker.clock.work(1);
         worker.clock.wait(Cause::Memory, natural);
+        worker.activity.blocked.add(natural, at);
         worker.clock.wait(Cause::Full, at);
         true
     }
@@ -226,14 +260,16 @@ pub(super) struct Store {
     pub(super) frames: VecDeque<u64>,
     /// Logits of the present frame that were taken.
     pub(super) taken: u64,
+    pub(super) activity: Activity,
 }
 
 impl Store {
-    pub(super) const fn new(frames: VecDeque<u64>) -> Self {
+    pub(super) fn new(frames: VecDeque<u64>) -> Self {
         Self {
             now: 0,
             frames,
             taken: 0,
+            activity: Activity::default(),
         }
     }
 

@@ -10,6 +10,7 @@
 
 mod array;
 mod buffer;
+mod counts;
 mod drain;
 mod intervals;
 mod memory;
@@ -23,20 +24,23 @@ mod trace;
 use std::collections::VecDeque;
 
 use quasar_core::error::{Error, Result};
+use quasar_hardware::declared::segment_gap;
 use quasar_hardware::Hardware;
 
 use self::array::{Array, ScoreStore};
+use self::counts::{Activity, CycleSet, Lacking};
 use self::drain::Drain;
 pub use self::intervals::intervals;
 use self::memory::{Fetch, Host, Loader, Store};
 use self::norm::Norm;
 use self::process::{Process, Sizes};
-use self::queues::{Entry, Queues};
+use self::queues::{Entry, Fifo, Queues};
 pub use self::rtl::{
     array_cycles, Bounds, CoreSizes, Cycles, Issued, Leaves, Pass, Surroundings, Work,
 };
 use self::softmax::Exponential;
 pub use self::trace::{Cause, Span, Stalls, Trace};
+use crate::counters::Counts;
 use crate::driver::FINISHING;
 use crate::isa::{Command, Kind};
 use crate::program::{List, Segment};
@@ -54,6 +58,8 @@ struct Model {
     norm: Norm,
     exponential: Exponential,
     store: Store,
+    /// For each frame, the segment that finishes it.
+    finishing: Vec<usize>,
 }
 
 impl Model {
@@ -64,12 +70,15 @@ impl Model {
             commands.map(move |(index, &command)| (segment, index, command))
         });
         let list: VecDeque<Entry> = list.collect();
-        let logits = list.iter().filter_map(|(_, _, command)| match command {
-            Command::Rows(rows) if rows.kind == Kind::Logits => {
-                Some(u64::from(rows.rows4 + rows.rows8))
-            }
-            _ => None,
-        });
+        let logits = list
+            .iter()
+            .filter_map(|(segment, _, command)| match command {
+                Command::Rows(rows) if rows.kind == Kind::Logits => {
+                    Some((*segment, u64::from(rows.rows4 + rows.rows8)))
+                }
+                _ => None,
+            });
+        let (finishing, logits): (Vec<_>, _) = logits.unzip();
         let attention_tiles = list.iter().filter_map(|(_, _, command)| match command {
             Command::Attend(attend) => Some(u64::from(attend.tokens)),
             _ => None,
@@ -84,13 +93,17 @@ impl Model {
             scores,
             queues: Queues::new(hardware),
             trace: Trace::default(),
-            store: Store::new(logits.collect()),
+            store: Store::new(logits),
+            finishing,
             drain: Drain::new(&sizes, attention_tiles.collect()),
             fetch: Fetch {
                 list,
                 now: 0,
-                segment: 0,
+                segment: None,
                 host,
+                started: Vec::new(),
+                activity: Activity::default(),
+                waiting: CycleSet::default(),
             },
             loader: Loader::new(),
             array: Array::new(&sizes),
@@ -113,6 +126,7 @@ impl Model {
             norm,
             exponential,
             store,
+            finishing: _,
         } = self;
         let mut moved = 0;
         let mut run = |step: &mut dyn FnMut() -> bool| {
@@ -139,6 +153,37 @@ impl Model {
         run(&mut || store.advance(queues, trace));
         moved > 0
     }
+
+    /// Returns the trace, with the counts of all units.
+    fn ended(self) -> Trace {
+        let mut store = self.store.activity;
+        let mut before = 0;
+        for (&segment, &ended) in self.finishing.iter().zip(&self.trace.frames) {
+            // The host starts store before the segment that finishes the frame.
+            store.command(self.fetch.started[segment].max(before), ended);
+            before = ended;
+        }
+        let fed = |queue: Fifo| Lacking::Without(queue.fed.unwrap_or_default());
+        let within = |cycles| Lacking::Within(cycles, CycleSet::default());
+        let units = [
+            (self.fetch.activity, within(self.fetch.waiting)),
+            (
+                self.loader.worker.activity,
+                Lacking::Within(self.loader.reading, self.loader.beats),
+            ),
+            (self.array.plan.activity, Lacking::Unknown),
+            (self.array.worker.activity, within(self.array.waiting)),
+            (self.scores.activity, fed(self.queues.scores)),
+            (self.drain.worker.activity, fed(self.queues.sums)),
+            (self.norm.worker.activity, fed(self.queues.moments)),
+            (self.exponential.worker.activity, fed(self.queues.maxima)),
+            (store, fed(self.queues.logits)),
+        ];
+        Trace {
+            units: units.map(|(activity, lacking)| activity.counts(&lacking)),
+            ..self.trace
+        }
+    }
 }
 
 /// Replays command lists, one after another, on an accelerator that starts in cycle 0.
@@ -160,7 +205,7 @@ fn run(hardware: &Hardware, lists: &[&[Command]], host: Option<Host>) -> Result<
             commands - ended
         )));
     }
-    Ok(model.trace)
+    Ok(model.ended())
 }
 
 /// The steady state: nothing changes any more from frame to frame.
@@ -217,6 +262,20 @@ pub fn replay_segments(
 /// As [`replay`].
 pub fn frame_alone(hardware: &Hardware, lists: &[List]) -> Result<Trace> {
     replay_segments(hardware, lists, &[Segment::Start(0), Segment::End(0)], None)
+}
+
+/// Returns what the counters on the chip count for a frame alone. The host starts the frame's
+/// second segment [`segment_gap`] cycles after the first one is read.
+///
+/// # Errors
+/// As [`replay`].
+pub fn frame_counts(hardware: &Hardware, lists: &[List]) -> Result<Counts> {
+    let segments = [Segment::Start(0), Segment::End(0)];
+    let trace = replay_segments(hardware, lists, &segments, Some(segment_gap(hardware)))?;
+    Ok(Counts {
+        cycles: trace.frames.first().copied().unwrap_or_else(|| trace.end()),
+        units: trace.units,
+    })
 }
 
 /// Replays frame after frame, with as many in flight as the configuration has; `gap` as in

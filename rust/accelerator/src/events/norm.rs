@@ -35,9 +35,14 @@ pub(super) struct Norm {
 impl Process for Norm {
     type Step = NormStep;
     const UNIT: Unit = Unit::Norm;
+    const DEPTH: u64 = declared::NORM_DEPTH;
 
     fn worker(&mut self) -> &mut Worker<NormStep> {
         &mut self.worker
+    }
+
+    fn taken(&mut self) -> u64 {
+        self.worker.came
     }
 
     fn expand(command: Command, sizes: &Sizes) -> Vec<(NormStep, u64)> {

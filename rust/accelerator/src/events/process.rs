@@ -6,6 +6,7 @@ use quasar_hardware::declared::{self, bytes_per_cycle};
 use quasar_hardware::tiling::{RowTile, Tiling};
 use quasar_hardware::Hardware;
 
+use super::counts::Activity;
 use super::queues::{Entry, Fifo, Queues};
 use super::rtl::CoreSizes;
 use super::trace::{Cause, Span, Stalls, Trace};
@@ -108,24 +109,18 @@ pub(super) struct Worker<S> {
     pub(super) steps: VecDeque<(S, u64)>,
     /// The clock at the end of the last command.
     pub(super) reported: Clock,
+    pub(super) activity: Activity,
 }
 
 impl<S> Worker<S> {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            clock: Clock {
-                now: 0,
-                busy: 0,
-                stalls: [0; Cause::ALL.len()],
-            },
+            clock: Clock::default(),
             running: None,
             came: 0,
             steps: VecDeque::new(),
-            reported: Clock {
-                now: 0,
-                busy: 0,
-                stalls: [0; Cause::ALL.len()],
-            },
+            reported: Clock::default(),
+            activity: Activity::default(),
         }
     }
 
@@ -140,7 +135,9 @@ impl<S> Worker<S> {
     /// Writes an item that is visible `depth` cycles from now. Returns false if the time at which
     /// the queue has room is not known yet.
     pub(super) fn put(&mut self, queue: &mut Fifo, depth: u64) -> bool {
-        queue.put(self.clock.now + depth, ()).is_some_and(|at| {
+        let offered = self.clock.now + depth;
+        queue.put(offered, ()).is_some_and(|at| {
+            self.activity.blocked.add(offered, at);
             self.clock.wait(Cause::Full, at - depth);
             true
         })
@@ -177,9 +174,17 @@ pub(super) trait Process {
     const UNIT: Unit;
     /// Cycles between a command's arrival and its first step.
     const GAP: u64 = declared::COMMAND_GAP;
+    /// Cycles from a command's last interval to its end.
+    const DEPTH: u64 = 0;
 
     /// Returns the unit's state.
     fn worker(&mut self) -> &mut Worker<Self::Step>;
+
+    /// Returns the cycle in which the unit took the present command: its first process may take it
+    /// before the last one begins with it.
+    fn taken(&mut self) -> u64 {
+        self.worker().running.map_or(0, |(_, start)| start)
+    }
 
     /// Expands a command into steps and the number of times that each is done.
     fn expand(command: Command, sizes: &Sizes) -> Vec<(Self::Step, u64)>;
@@ -213,6 +218,11 @@ pub(super) trait Process {
                 steps.pop_front();
             }
         } else {
+            let taken = self.taken();
+            let worker = self.worker();
+            worker
+                .activity
+                .command(taken, worker.clock.now + Self::DEPTH);
             worker.report(trace, 1);
         }
         true

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use quasar_hardware::Hardware;
 
+use super::counts::CycleSet;
 use super::trace::Cause;
 use crate::isa::{Command, Unit, QUEUES};
 
@@ -22,6 +23,8 @@ pub(super) struct Fifo<V = ()> {
     /// Times at which slots became free, of the slots that are not written again yet.
     pub(super) taken: VecDeque<u64>,
     pub(super) written: usize,
+    /// Cycles in which there was an item, if they are recorded.
+    pub(super) fed: Option<CycleSet>,
 }
 
 impl<V> Fifo<V> {
@@ -31,7 +34,14 @@ impl<V> Fifo<V> {
             items: VecDeque::new(),
             taken: VecDeque::new(),
             written: 0,
+            fed: None,
         }
+    }
+
+    /// Records the cycles in which there is an item.
+    pub(super) fn recorded(mut self) -> Self {
+        self.fed = Some(CycleSet::default());
+        self
     }
 
     /// Writes an item at `at`, or later, as soon as the queue has room. Returns the time of the
@@ -63,6 +73,9 @@ impl<V> Fifo<V> {
     pub(super) fn take(&mut self, at: u64) -> Option<(u64, V)> {
         let (arrives, value) = self.items.pop_front()?;
         let at = at.max(arrives);
+        if let Some(fed) = &mut self.fed {
+            fed.add(arrives, at + 1);
+        }
         self.taken.push_back(at);
         Some((at, value))
     }
@@ -77,6 +90,8 @@ pub(super) struct Queues {
     pub(super) sums: Fifo,
     pub(super) scores: Fifo,
     pub(super) passes: Fifo,
+    /// Cycles in which the commands come that `plan` sends to `scores`.
+    pub(super) score_commands: VecDeque<u64>,
     pub(super) moments: Fifo,
     pub(super) maxima: Fifo,
     pub(super) scales: Fifo,
@@ -109,13 +124,14 @@ impl Queues {
             weights: queue("weights"),
             rows: queue("rows"),
             gains: queue("gains"),
-            sums: queue("sums"),
-            scores: queue("scores"),
+            sums: queue("sums").recorded(),
+            scores: queue("scores").recorded(),
             passes: queue("passes"),
-            moments: queue("moments"),
-            maxima: queue("maxima"),
+            score_commands: VecDeque::new(),
+            moments: queue("moments").recorded(),
+            maxima: queue("maxima").recorded(),
             scales: queue("scales"),
-            logits: queue("logits"),
+            logits: queue("logits").recorded(),
             checks: queue("checks"),
             load_to_array: queue("load_to_array"),
             array_to_load: queue("array_to_load"),

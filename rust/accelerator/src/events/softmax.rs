@@ -29,6 +29,7 @@ pub(super) struct Exponential {
 impl Process for Exponential {
     type Step = SoftmaxStep;
     const UNIT: Unit = Unit::Softmax;
+    const DEPTH: u64 = declared::EXPONENTIAL_DEPTH;
 
     fn worker(&mut self) -> &mut Worker<SoftmaxStep> {
         &mut self.worker
@@ -76,7 +77,7 @@ impl Process for Exponential {
 }
 
 impl Exponential {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             worker: Worker::new(),
         }

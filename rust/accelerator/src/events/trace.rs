@@ -1,5 +1,6 @@
 //! Records what the units did: commands, their cycles, and why the units stood still.
 
+use crate::counters::{UnitCounts, UNITS};
 use crate::isa::{Command, Unit};
 
 /// Reason why a unit stands still.
@@ -91,6 +92,9 @@ pub struct Trace {
     pub spans: Vec<Span>,
     /// Cycle in which each frame's logits and trailer are in memory.
     pub frames: Vec<u64>,
+    /// Counts of the units, as the counters on the chip count them, in the order of
+    /// [`CountedUnit::ALL`](crate::isa::CountedUnit::ALL).
+    pub units: [UnitCounts; UNITS],
 }
 
 impl Trace {
