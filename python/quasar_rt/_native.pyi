@@ -12,6 +12,7 @@ from .frame import Frame as _CameraFrame
 _Tensor = tuple[str, str, list[int], bytes]
 _Output = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], list[tuple[int, float]]]
 _Timed = tuple[_Output, int, int]
+_Counts = tuple[int, int, int, int | None]
 _Pixels = npt.NDArray[np.uint8]
 _Image: TypeAlias = _Pixels | Prepared | _CameraFrame
 _Block = tuple[int, int, int, tuple[float, float, float, float]]
@@ -134,6 +135,11 @@ class Engine:
     def infer_batch(self, images: Sequence[_Image], top: int) -> tuple[list[_Output], int]: ...
     def check_nibbles(self, subnet: Subnet, image: _Pixels) -> list[tuple[str, int, int]]: ...
     def profile(self, image: _Image) -> list[tuple[str, float]]: ...
+    @property
+    def has_counters(self) -> bool: ...
+    def unit_counts(
+        self, image: _Image, frames: int
+    ) -> tuple[int, int, list[tuple[str, _Counts, _Counts]]]: ...
 
 @final
 class Counters:

@@ -13,7 +13,9 @@ use quasar_core::pool::{IdlePool, PerProcess};
 use quasar_core::preprocess::{patches_channels_first, ImageView, Preprocessor};
 use quasar_core::{Executor, Subnet};
 
+use crate::counters::{expect_counters, Counts};
 use crate::driver::{Counters, Deadlines, Driver, FrameQueue, Ticket, IN_FLIGHT};
+use crate::events::frame_counts;
 use crate::program::Program;
 use crate::transport::Transport;
 
@@ -57,11 +59,35 @@ pub trait Device: Send + Sync {
     /// [`Error::InvalidValue`] for a device that is not simulated.
     fn inject(&self, fault: &str, after_frames: u64) -> Result<()>;
 
+    /// Returns true if the device has counters of its units.
+    fn has_counters(&self) -> bool {
+        false
+    }
+
+    /// Runs an image `frames` times, one frame after the other, and returns what the counters on
+    /// the chip counted. No other frame may run at the same time.
+    ///
+    /// # Errors
+    /// Those of [`Self::infer`] and of the counters; [`Error::InvalidValue`] for the CPU, for 0
+    /// frames, or if other frames ran.
+    fn profile(&self, image: &ImageView, frames: u64, cancel: &AtomicBool) -> Result<Profile>;
+
     /// Returns the counts of an accelerator's driver; `None` for the CPU.
     ///
     /// # Errors
     /// The device's own error if it cannot be reached.
     fn counters(&self) -> Result<Option<Counters>>;
+}
+
+/// Counts of frames that ran one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// Frames.
+    pub frames: u64,
+    /// Counts of all frames, by the device.
+    pub counted: Counts,
+    /// Counts of one frame, by the event model.
+    pub modelled: Counts,
 }
 
 /// A frame that was begun.
@@ -127,6 +153,12 @@ impl Device for Executor {
             "the CPU has no fault {fault:?} after {after_frames} frames; \
              only a simulated device injects faults"
         )))
+    }
+
+    fn profile(&self, _: &ImageView, _: u64, _: &AtomicBool) -> Result<Profile> {
+        Err(Error::InvalidValue(
+            "the CPU has no counters; only an accelerator does".into(),
+        ))
     }
 
     fn counters(&self) -> Result<Option<Counters>> {
@@ -254,6 +286,37 @@ impl<T: Transport + 'static> Device for Accelerator<T> {
     fn inject(&self, fault: &str, after_frames: u64) -> Result<()> {
         self.process()?.queue.inject(fault, after_frames);
         Ok(())
+    }
+
+    fn has_counters(&self) -> bool {
+        self.program.hardware().configuration().counters
+    }
+
+    fn profile(&self, image: &ImageView, frames: u64, cancel: &AtomicBool) -> Result<Profile> {
+        if frames == 0 {
+            return Err(Error::InvalidValue("0 frames have no profile".into()));
+        }
+        let hardware = self.program.hardware();
+        expect_counters(hardware, "the accelerator")?;
+        let queue = &self.process()?.queue;
+        let before = queue.counters();
+        queue.start_counters()?;
+        for _ in 0..frames {
+            self.begin(image)?.wait(cancel)?;
+        }
+        let counted = queue.stop_counters()?;
+        let after = queue.counters();
+        if (after.frames - before.frames, after.resets) != (frames, before.resets) {
+            return Err(Error::InvalidValue(
+                "other frames ran while the counters did; profile a device that nobody else uses"
+                    .into(),
+            ));
+        }
+        Ok(Profile {
+            frames,
+            counted,
+            modelled: frame_counts(hardware, &self.program.lists)?,
+        })
     }
 
     fn counters(&self) -> Result<Option<Counters>> {

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray3};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
-use quasar_accelerator::device::{Device, PendingFrame};
+use quasar_accelerator::counters;
+use quasar_accelerator::device::{Device, PendingFrame, Profile};
+use quasar_accelerator::isa::CountedUnit;
 use quasar_core::cpu::{FrameTime, NEVER};
 use quasar_core::logits::{softmax, top_k};
 use quasar_core::pool::{IdlePool, PerProcess};
@@ -37,6 +39,33 @@ type Output<'py> = (
 
 /// An output, then the nanoseconds of preprocessing and of the network.
 type Timed<'py> = (Output<'py>, u64, u64);
+
+/// Commands, busy, blocked and starved cycles; `None` where a unit's lack of input does not show.
+type Counts = (u64, u64, u64, Option<u64>);
+/// Cycles of all frames by the device and of one by the event model; then each unit's name and
+/// counts, likewise.
+type UnitCounts = (u64, u64, Vec<(&'static str, Counts, Counts)>);
+
+fn unit_counts(profile: &Profile) -> UnitCounts {
+    let units = CountedUnit::ALL.map(|unit| {
+        let counts = |counts: &counters::Counts| {
+            let counts = counts.unit(unit);
+            let starved = unit.main_input().map(|_| counts.starved);
+            (counts.commands, counts.busy, counts.blocked, starved)
+        };
+        (
+            unit.name(),
+            counts(&profile.counted),
+            counts(&profile.modelled),
+        )
+    });
+    let cycles = |counts: &counters::Counts| counts.cycles;
+    (
+        cycles(&profile.counted),
+        cycles(&profile.modelled),
+        units.into(),
+    )
+}
 
 /// Largest number of preprocessors that are kept idle.
 const MOST_PREPARING: usize = 4;
@@ -250,6 +279,20 @@ impl Engine {
     fn counters(&self) -> PyResult<Option<device::Counters>> {
         let counters = self.device().and_then(|device| device.counters());
         Ok(counters.map_err(to_py)?.map(device::Counters::from))
+    }
+
+    /// Returns true if the device has counters of its units.
+    #[getter]
+    fn has_counters(&self) -> PyResult<bool> {
+        Ok(self.device().map_err(to_py)?.has_counters())
+    }
+
+    /// Runs an image `frames` times, one frame after the other, and returns what an accelerator's
+    /// units did, as its counters count it and as the event model has it.
+    fn unit_counts(&self, py: Python<'_>, image: Input<'_>, frames: u64) -> PyResult<UnitCounts> {
+        let view = self.view(&image)?;
+        let profile = self.frame(py, |cancel| self.device()?.profile(&view, frames, cancel))?;
+        Ok(unit_counts(&profile))
     }
 
     /// Runs many images on the CPU, one thread an image; also returns the nanoseconds of all.
