@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .prediction import Prediction as Prediction
     from .prediction import Score as Score
     from .prediction import Timings as Timings
+    from .profile import AcceleratorProfile as AcceleratorProfile
     from .profile import Profile as Profile
     from .rows import PackedRows as PackedRows
     from .rows import RowPairs as RowPairs
@@ -52,7 +53,7 @@ _HOME = {
         "frame": ["Frame"],
         "nas": ["SearchResult", "search"],
         "prediction": ["Prediction", "Score", "Timings"],
-        "profile": ["Profile"],
+        "profile": ["AcceleratorProfile", "Profile"],
         "rows": ["PackedRows", "RowPairs", "pack_rows", "quantize_rows", "row_pairs", "unpack_rows"],
         "subnet": ["Subnet"],
     }.items()

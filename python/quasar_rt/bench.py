@@ -13,6 +13,7 @@ from ._native import peak_macs_per_second
 from .build import random_subnet
 from .engine import Engine
 from .images import Pixels
+from .profile import Profile
 from .subnet import Subnet
 
 __all__ = ["RANDOM_SHAPES", "Speed", "StageSpeed", "measure", "open_subnet"]
@@ -125,6 +126,8 @@ def measure(engine: Engine, seconds: float = 2.0, seed: int = 0) -> Speed:
 
 
 def _stages(engine: Engine, picture: Pixels, repeat: int, peak: float) -> list[StageSpeed]:
+    profile = engine.profile(picture, repeat=repeat)
+    assert isinstance(profile, Profile)
     moved = _bytes_by_stage(engine.subnet, engine.weight_bytes)
     bandwidth = engine.threads * _cache_bandwidth()
     return [
@@ -135,7 +138,7 @@ def _stages(engine: Engine, picture: Pixels, repeat: int, peak: float) -> list[S
             moved.get(stage.name, 0),
             1e3 * max(stage.macs / peak, moved.get(stage.name, 0) / bandwidth),
         )
-        for stage in engine.profile(picture, repeat=repeat).stages
+        for stage in profile.stages
         if stage.name != "decode"  # there is nothing to decode
     ]
 

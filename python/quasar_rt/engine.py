@@ -32,7 +32,7 @@ from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, Unt
 from .frame import Frame
 from .images import ImageLike, Pixels, to_input
 from .prediction import Prediction, Score, Timings
-from .profile import Profile
+from .profile import AcceleratorProfile, Profile
 from .subnet import Subnet
 
 if TYPE_CHECKING:
@@ -283,13 +283,25 @@ class Engine:
 
     # The engine itself.
 
-    def profile(self, image: ImageLike, *, format: str | None = None, repeat: int = 10) -> Profile:
-        """Measures where the time of a frame goes: a table by stage (``print`` it).
+    def profile(
+        self, image: ImageLike, *, format: str | None = None, repeat: int = 10
+    ) -> Profile | AcceleratorProfile:
+        """Measures where the time of a frame goes: a table (``print`` it).
 
         Args:
             image: as for `infer`.
             format: as for `infer`.
-            repeat: how many times to run it; each stage's figure is its median.
+            repeat: how many times to run it.
+
+        Returns:
+            On the CPU, a `Profile`: the time of each stage, the median of the repetitions. On an accelerator, an
+            `AcceleratorProfile`: what the counters of each unit count in a frame, next to the event model. The frames
+            run one at a time; no other frame may run meanwhile.
+
+        Raises:
+            quasar_rt.DeviceError: the accelerator's configuration has no counters, or their answer is none that
+                counters give; likewise as for `infer`.
+            quasar_rt.InvalidValueError: `repeat` is below 1, or other frames ran at the same time.
         """
         from statistics import median
 
@@ -297,6 +309,8 @@ class Engine:
             raise InvalidValueError(f"repeat is {repeat}; it must be at least 1")
         engine = self._open(1)
         pixels, first_ms = self._decode(image, format)
+        if self._accelerated:
+            return AcceleratorProfile.measure(engine, pixels, repeat, self.device.startswith("sim:"))
         decode_ms = median([first_ms, *(self._decode(image, format)[1] for _ in range(repeat - 1))])
         return Profile.measure(engine, self.subnet, pixels, decode_ms, repeat)
 
@@ -319,6 +333,11 @@ class Engine:
     def weight_bytes(self) -> int | None:
         """Bytes of memory that all weights take, without biases and scales; None on an accelerator."""
         return self._open(1).weight_bytes
+
+    @property
+    def has_counters(self) -> bool:
+        """True on an accelerator whose configuration has counters of its units, which `profile` reads."""
+        return self._open(1).has_counters
 
     @property
     def about(self) -> str:

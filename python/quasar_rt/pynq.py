@@ -19,6 +19,8 @@ __all__ = ["Kernel", "Transport"]
 #: Bytes between two blocks of registers, and the IP of each block in the block design.
 BLOCK_BYTES = 0x1_0000
 BLOCKS = ("fetch", "store", "load", "reset_register")
+#: The block that follows them where the configuration has counters.
+COUNTERS = "counters"
 #: Seconds between two polls: PYNQ cannot wait for the design's interrupt, which goes to the processor directly.
 POLL_SECONDS = 1e-4
 
@@ -59,9 +61,11 @@ class Transport:
             if not isinstance(kernel, Kernel):
                 raise DeviceUnavailableError(f"overlay {overlay.bitfile_name}: {name} is no kernel of ours")
         # The reset is a GPIO block, whose data register is its first.
-        reset = overlay.ip_dict[BLOCKS[-1]]
-        registers = pynq.MMIO(reset["phys_addr"], reset["addr_range"], device=overlay.device)
-        self._blocks = [kernel.mmio for kernel in kernels] + [registers]
+        others = [BLOCKS[-1], *(name for name in (COUNTERS,) if name in overlay.ip_dict)]
+        windows = [overlay.ip_dict[name] for name in others]
+        self._blocks = [kernel.mmio for kernel in kernels] + [
+            pynq.MMIO(window["phys_addr"], window["addr_range"], device=overlay.device) for window in windows
+        ]
 
     @classmethod
     def load(cls, bitstream: Path, download: bool = True) -> Transport:
@@ -78,13 +82,19 @@ class Transport:
 
     def read(self, register: int) -> int:
         """Returns a register's value."""
-        block, offset = divmod(register, BLOCK_BYTES)
-        return int(self._blocks[block].read(offset))
+        block, offset = self._place(register)
+        return int(block.read(offset))
 
     def write(self, register: int, value: int) -> None:
         """Sets a register."""
+        block, offset = self._place(register)
+        block.write(offset, value)
+
+    def _place(self, register: int) -> tuple[Any, int]:
         block, offset = divmod(register, BLOCK_BYTES)
-        self._blocks[block].write(offset, value)
+        if block >= len(self._blocks):
+            raise DeviceUnavailableError(f"{self.name}: the overlay has no block '{COUNTERS}'")
+        return self._blocks[block], offset
 
     def allocate(self, size: int) -> int:
         """Allocates DMA memory as the next buffer; returns its address for the device."""

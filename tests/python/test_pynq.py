@@ -31,6 +31,7 @@ IPS = {
     "store": "xilinx.com:hls:store:1.0",
     "load": "xilinx.com:hls:load:1.0",
     "reset_register": "xilinx.com:ip:axi_gpio:2.0",
+    "counters": "xilinx.com:module_ref:counters:1.0",
 }
 
 
