@@ -57,13 +57,30 @@ impl Tiling {
 
     /// Divides the rows of a matrix into tiles of row pairs.
     pub fn row_tiles(self, rows4: u64, rows8: u64) -> impl Iterator<Item = RowTile> + Clone {
+        self.row_tile_runs(rows4, rows8)
+            .flat_map(|(tile, count)| (0..count).map(move |_| tile))
+    }
+
+    /// Divides the rows of a matrix into tiles of row pairs. Lists equal tiles that follow each
+    /// other once, with their number.
+    pub fn row_tile_runs(
+        self,
+        rows4: u64,
+        rows8: u64,
+    ) -> impl Iterator<Item = (RowTile, u64)> + Clone {
         let mut left = RowTile { rows4, rows8 };
         std::iter::from_fn(move || {
             let rows4 = left.rows4.min(2 * self.pairs);
             let rows8 = left.rows8.min(self.pairs - rows4.div_ceil(2));
-            left.rows4 -= rows4;
-            left.rows8 -= rows8;
-            Some(RowTile { rows4, rows8 }).filter(|tile| tile.rows() > 0)
+            let count = match (rows4, rows8) {
+                (0, 0) => return None,
+                (_, 0) => left.rows4 / rows4,
+                (0, _) => left.rows8 / rows8,
+                _ => 1,
+            };
+            left.rows4 -= count * rows4;
+            left.rows8 -= count * rows8;
+            Some((RowTile { rows4, rows8 }, count))
         })
     }
 
@@ -129,6 +146,12 @@ mod tests {
             .map(|t| (t.rows4, t.rows8, t.pairs()))
             .collect();
         assert_eq!(rows, [(6, 0, 3), (1, 2, 3), (0, 1, 1)]);
+        let runs = |rows4, rows8| -> Vec<_> {
+            let runs = tiling.row_tile_runs(rows4, rows8);
+            runs.map(|(t, count)| (t.rows4, t.rows8, count)).collect()
+        };
+        assert_eq!(runs(19, 8), [(6, 0, 3), (1, 2, 1), (0, 3, 2)]);
+        assert_eq!(runs(5, 7), [(5, 0, 1), (0, 3, 2), (0, 1, 1)]);
         assert_eq!(tiling.row_tiles(0, 0).count(), 0);
         assert_eq!(tiling.token_sizes(11).collect::<Vec<_>>(), [5, 5, 1]);
     }

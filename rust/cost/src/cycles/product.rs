@@ -147,7 +147,8 @@ impl Model<'_> {
             self.tiling.tokens
         };
         let (mut product, mut words, mut issue, mut all_passes) = (Product::default(), 0, 0, 0);
-        for tile in (self.tiling).row_tiles(gemm.rows.four_bit, gemm.rows.eight_bit) {
+        let runs = (self.tiling).row_tile_runs(gemm.rows.four_bit, gemm.rows.eight_bit);
+        for (tile, count) in runs {
             let (slots, outputs) = (tile.pairs(), tile.rows());
             let pair = if tile.rows8 > 0 {
                 Pair::EightBit
@@ -168,14 +169,13 @@ impl Model<'_> {
                 busy += tiles * passes * self.spacing(pass, slots, drain(tokens));
                 lanes_busy += tiles * passes * drain(tokens);
             }
-            words += token_tiles * self.words(gemm.columns);
-            issue += busy;
-            product.drain += lanes_busy;
-            all_passes += token_tiles * passes;
-            stage.slot_macs += slots * gemm.columns * gemm.tokens;
+            words += count * token_tiles * self.words(gemm.columns);
+            issue += count * busy;
+            product.drain += count * lanes_busy;
+            all_passes += count * token_tiles * passes;
+            stage.slot_macs += count * slots * gemm.columns * gemm.tokens;
             stage.passes = stage.passes.max(passes);
-            stage.row_tiles += 1;
-            if stage.row_tiles == 1 {
+            if stage.row_tiles == 0 {
                 product.first_drain = drain(gemm.tokens.min(self.tiling.tokens));
                 // The FIFOs have room for the last pass when it starts; the others wait in them.
                 let waiting = timing::FIFO_DEPTH.saturating_sub(slots);
@@ -183,6 +183,7 @@ impl Model<'_> {
                 let flight = self.slow(self.depth() + pass);
                 product.queued = most.saturating_sub(flight);
             }
+            stage.row_tiles += count;
             product.last_drain = drain(last);
             if gemm.streamed {
                 // One byte of each column for every row pair of the array, also for those that the
@@ -190,8 +191,8 @@ impl Model<'_> {
                 let bytes = self.weight_bytes() * self.array.padded(gemm.columns);
                 let mut load = self.side(bytes);
                 load.add(self.side(outputs * ROW_BYTES));
-                stage.bytes += load.bytes;
-                stage.load += load.cycles();
+                stage.bytes += count * load.bytes;
+                stage.load += count * load.cycles();
                 let beats = bytes.max(outputs * ROW_BYTES).div_ceil(self.beat_bytes);
                 let queued = load.cycles() * BEATS_AHEAD / beats;
                 // The ports hold what memory gave, but load takes no more than a beat a cycle.
@@ -208,7 +209,7 @@ impl Model<'_> {
                 product.filled =
                     filled + self.slow(timing::END_TO_FREED + timing::FILLED_TO_START) + 3;
                 let turn = product.filled.midpoint(busy).max(filled);
-                stage.turn_stall += turn.saturating_sub(load.cycles().max(busy));
+                stage.turn_stall += count * turn.saturating_sub(load.cycles().max(busy));
             }
         }
         stage.accumulate = self.slow(words);
