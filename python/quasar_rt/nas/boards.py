@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ DEFAULT_BOARD = "zcu102"
 _RESOURCES = {"dsp": "DSP", "lut": "LUT", "ff": "FF", "bram36": "BRAM (36 kbit)", "uram": "URAM"}
 
 
+@lru_cache(maxsize=64)
+def _design(board: str, space: str) -> Hardware:
+    """Searches a configuration for a space on a board, both as TOML, once in a process: it takes seconds."""
+    return Hardware.for_board(Board.from_toml(board), Space.from_toml(space))
+
+
 @dataclass(frozen=True)
 class Modelled:
     """A space on one hardware configuration."""
@@ -49,7 +56,7 @@ class Modelled:
                 another board.
         """
         if file is None:
-            hardware = Hardware.for_board(Board.load(board or DEFAULT_BOARD), space)
+            hardware = _design(Board.load(board or DEFAULT_BOARD).to_toml(), space.to_toml())
         else:
             hardware = Hardware.load(file, None if board is None else _named(board, Path(file)))
         return cls(space, hardware, CostTable(space, hardware))
