@@ -238,7 +238,7 @@ def test_bad_arguments_are_refused(options: dict[str, Any], error: type[Exceptio
 
 
 def test_all_eight_bit_loses_at_most_a_point_on_fashion_mnist() -> None:
-    """Trains a timm ViT for a few epochs, quantizes it from 64 unlabelled images, scores all 10,000 test images."""
+    """Trains a timm ViT for an epoch, quantizes it from 64 unlabelled images, scores all 10,000 test images."""
     try:
         images, labels = datasets.load_fashion_mnist("train")
         test_images, test_labels = datasets.load_fashion_mnist("test")
@@ -249,22 +249,20 @@ def test_all_eight_bit_loses_at_most_a_point_on_fashion_mnist() -> None:
         img_size=28, patch_size=7, in_chans=1, num_classes=10, embed_dim=64, depth=3, num_heads=4, mlp_ratio=2
     )
     x, y = normalised(list(images), 0.286, 0.353), torch.from_numpy(labels.astype(np.int64))
-    epochs, batch = 3, 256
+    batch = 256
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 3e-3, total_steps=epochs * (len(x) // batch), pct_start=0.1
-    )
-    for _ in range(epochs):
-        for index in torch.randperm(len(x)).split(batch)[: len(x) // batch]:
-            nn.functional.cross_entropy(model(x[index]), y[index], label_smoothing=0.1).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
+    steps = len(x) // batch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
+    for index in torch.randperm(len(x)).split(batch)[:steps]:
+        nn.functional.cross_entropy(model(x[index]), y[index], label_smoothing=0.1).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
     model.eval()
     tests = normalised(list(test_images), 0.286, 0.353)
     predicted = np.concatenate([float_logits(model, part) for part in tests.split(1000)]).argmax(axis=1)
     float_top1 = float((predicted == test_labels).mean())
-    assert float_top1 > 0.8
+    assert float_top1 > 0.78
     subnet = export_timm(
         model, list(images[:64]), eight_bit_fraction=1.0, mean=[0.286], std=[0.353], resize=AS_IT_IS
     )
