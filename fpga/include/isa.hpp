@@ -85,6 +85,25 @@ constexpr unsigned DEMAND_TO_FILL = 3;
 constexpr unsigned END_TO_FREED = 5;
 } // namespace timing
 
+// Cycles of the kernels' loops and of memory that every model assumes.
+namespace declared {
+constexpr unsigned REQUANTIZE_DEPTH = 16;
+constexpr unsigned SCORE_DEPTH = 8;
+constexpr unsigned EXPONENTIAL_DEPTH = 56;
+constexpr unsigned NORM_DEPTH = 96;
+constexpr unsigned NORM_ROOT = 64;
+constexpr unsigned COMMAND_GAP = 16;
+constexpr unsigned FILL_DEPTH = 2;
+constexpr unsigned PLAN_INTERVAL = 8;
+constexpr unsigned LOOP_GAP = 32;
+constexpr unsigned FETCH_INTERVAL = 2;
+constexpr unsigned MEMORY_LATENCY = 64;
+constexpr unsigned BURST_BEATS = 64;
+constexpr unsigned SECTION_BEATS = 256;
+constexpr unsigned OPEN_BURSTS = 8;
+constexpr unsigned TICKS = 16384;
+} // namespace declared
+
 // Offsets of the registers.
 namespace reg {
 constexpr unsigned fetch_CTRL = 0x00000;

@@ -28,6 +28,10 @@ template <typename S, typename T> bool poll(S& stream, T& item, bool = false) {
 // holds memory ports to one access in each.
 inline void interval(const char*) {}
 
+// Marks a place between two loops, or two commands, where one pipeline runs empty and the next one
+// takes its bounds. Simulation lets the declared cycles pass.
+inline void gap(unsigned) {}
+
 #define QUASAR_PROCESS(call) call
 #define QUASAR_JOIN()
 

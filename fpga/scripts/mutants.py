@@ -69,7 +69,7 @@ MUTANTS = [
     ("store", "part == isa::trailer::CHECK ? ~state", "part == 9 ? ~state", "transfers"),
 ]
 KERNELS = ["fetch", "load", "plan", "scores", "drain", "norm", "softmax", "store"]
-MODEL = ["fibers", "dram", "fabric", "array_model", "quasar_sim"]
+MODEL = ["fibers", "timing", "counters", "dram", "fabric", "array_model", "quasar_sim"]
 
 
 def missed(compiler: str, build: Path, configuration: str) -> int:

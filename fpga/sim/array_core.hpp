@@ -3,6 +3,8 @@
 // same interface.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <memory>
 
 #include "kernels.hpp"
@@ -40,6 +42,8 @@ struct ArrayOutputs {
   bool credit = false;
   const sums_t* sums = nullptr;
   const score_row_t* scores = nullptr;
+  unsigned retired = 0; // passes whose last word went
+  bool starved = false; // only weights keep the next pass back
 };
 
 class ArrayCore {
@@ -49,29 +53,37 @@ public:
   virtual ArrayOutputs step(const ArrayInputs& inputs) = 0;
   // Returns true if further steps change nothing while the inputs stay as they are.
   virtual bool settled() const = 0;
+  // Lets cycles pass without a step, once it is settled.
+  virtual void skip(uint64_t) {}
 };
 
 std::unique_ptr<ArrayCore> make_array(const ArrayMemories& memories);
 
-// Steps an array between queues, in a fiber of its own.
+// Steps an array between queues, in a fiber of its own. Its clock is the array's: everything that
+// its neighbours do up to a cycle is done before the array's step in that cycle.
 template <typename P, typename D, typename B, typename C, typename S, typename R>
 void drive_array(ArrayCore& array, P& passes, D& demands, B& weights, C& array_to_load, S& sums,
-                 R& scores) {
+                 R& scores, Counters* counters = nullptr) {
   Scheduler& scheduler = Scheduler::get();
-  uint64_t* issued = scheduler.counter("array.issue"); // words
-  uint64_t owed = 0;                                   // beats of the demands that it has taken
+  Fiber* fiber = scheduler.current();
+  uint64_t* issued = &scheduler.loop("array.issue").count; // words
+  uint64_t owed = 0;                                       // beats of the demands that it has taken
   while (alive()) {
+    scheduler.await();
+    const uint64_t now = fiber->now;
     ArrayInputs in;
-    in.pass = passes.peek();
-    in.demand = demands.peek();
-    in.beat = weights.peek();
-    in.takes_credit = !array_to_load.full();
-    in.takes_sums = !sums.full();
-    in.takes_scores = !scores.full();
+    in.pass = passes.peek(now);
+    in.demand = demands.peek(now);
+    in.beat = weights.peek(now);
+    in.takes_credit = array_to_load.has_room(now);
+    in.takes_sums = sums.has_room(now);
+    in.takes_scores = scores.has_room(now);
     const ArrayOutputs out = array.step(in);
     bool moved = false;
     if (out.takes_pass && in.pass != nullptr) {
       *issued += unsigned(isa::Pass::decode(passes.read()).words);
+      if (counters != nullptr)
+        counters->taken(isa::counted::ARRAY, now);
       moved = true;
     }
     if (out.takes_demand && in.demand != nullptr) {
@@ -97,28 +109,59 @@ void drive_array(ArrayCore& array, P& passes, D& demands, B& weights, C& array_t
       scores.put(*out.scores);
       moved = true;
     }
-    if (moved) {
-      scheduler.point();
-    } else if (!array.settled()) {
-      scheduler.yield();
-    } else {
-      Fiber* fiber = scheduler.current();
+    const bool blocked = (out.credit && !in.takes_credit) ||
+                         (out.sums != nullptr && !in.takes_sums) ||
+                         (out.scores != nullptr && !in.takes_scores);
+    const auto count = [&](uint64_t end) {
+      if (blocked && counters != nullptr)
+        counters->blocked(isa::counted::ARRAY, now, end);
+      if (out.starved && counters != nullptr)
+        counters->starved(isa::counted::ARRAY, now, end);
+    };
+    for (unsigned i = 0; i < out.retired && counters != nullptr; ++i)
+      counters->ended(isa::counted::ARRAY, now);
+    if (moved || !array.settled()) {
+      count(now + 1);
+      ++fiber->now;
+      continue;
+    }
+    // Nothing happens before an input changes. One that was there and is not taken stays as it is.
+    const auto changes = [&] {
+      return std::array{passes.next_item(),        demands.next_item(), weights.next_item(),
+                        array_to_load.next_room(), sums.next_room(),    scores.next_room()};
+    };
+    const auto before = changes();
+    const bool full = sums.full() || scores.full();
+    const std::string* waits_for = sums.full()     ? &sums.name()
+                                   : scores.full() ? &scores.name()
+                                   : owed > 0      ? &weights.name()
+                                                   : &passes.name();
+    while (true) {
+      const auto after = changes();
+      uint64_t next = NEVER;
+      for (size_t i = 0; i < after.size(); ++i)
+        if (after[i] > now || after[i] != before[i])
+          next = std::min(next, std::max(after[i], now + 1));
+      if (next == fiber->now && scheduler.quiet()) {
+        count(next);
+        array.skip(next - now - 1);
+        break;
+      }
       passes.wake_when_written(fiber);
       demands.wake_when_written(fiber);
       weights.wake_when_written(fiber);
-      if (array_to_load.full())
-        array_to_load.wake_when_read(fiber);
-      if (sums.full())
-        sums.wake_when_read(fiber);
-      if (scores.full())
-        scores.wake_when_read(fiber);
-      const bool full = sums.full() || scores.full();
-      fiber->verb = full ? "writes" : "reads";
-      fiber->queue = sums.full()     ? &sums.name()
-                     : scores.full() ? &scores.name()
-                     : owed > 0      ? &weights.name()
-                                     : &passes.name();
-      scheduler.block();
+      array_to_load.wake_when_read(fiber);
+      sums.wake_when_read(fiber);
+      scores.wake_when_read(fiber);
+      if (next != NEVER) {
+        fiber->now = next;
+        scheduler.suspend_once();
+      } else {
+        fiber->now = now;
+        fiber->verb = full ? "writes" : "reads";
+        fiber->queue = waits_for;
+        scheduler.block();
+      }
     }
   }
 }

@@ -9,8 +9,6 @@ namespace timing = isa::timing;
 
 namespace {
 
-constexpr uint64_t NEVER = ~uint64_t(0);
-
 int64_t sign_extend(int64_t value, unsigned bits) {
   return int64_t(uint64_t(value) << (64 - bits)) >> (64 - bits);
 }
@@ -64,6 +62,11 @@ ArrayOutputs ArrayModel::step(const ArrayInputs& in) {
   if (out.takes_pass && in.pass != nullptr)
     take_pass(*in.pass);
   start_passes();
+  for (; !ends_.empty() && ends_.front() <= now_; ends_.pop_front())
+    ++out.retired;
+  // The pass has not started, and would have but for its weights.
+  out.starved = !waiting_.empty() && waiting_.front().fill > 0 && other_bounds() <= R * now_ &&
+                weights_bound() > other_bounds();
 
   took_sums_ = out.sums != nullptr && in.takes_sums;
   took_scores_ = out.scores != nullptr && in.takes_scores;
@@ -89,18 +92,20 @@ void ArrayModel::take_pass(const packed_pass_t& packed) {
   event();
 }
 
-uint64_t ArrayModel::next_start() const {
+uint64_t ArrayModel::weights_bound() const {
+  const Waiting& next = waiting_.front();
+  if (next.fill == 0)
+    return 0;
+  return fills_ < next.fill ? NEVER : R * (finished_[next.fill % 2] + 1) + timing::FILLED_TO_START;
+}
+
+uint64_t ArrayModel::other_bounds() const {
   const Waiting& next = waiting_.front();
   uint64_t start = R * next.prepared + timing::DESCRIPTOR_TO_START;
   if (started_ > 0) {
     const unsigned words = unsigned(next.pass.words);
     const uint64_t gap = last_pairs_ > words ? last_pairs_ - words : 0;
     start = std::max({start, last_end_ + 1 + gap, last_start_ + timing::ISSUE_INTERVAL});
-  }
-  if (next.fill > 0) {
-    if (fills_ < next.fill)
-      return NEVER;
-    start = std::max(start, R * (finished_[next.fill % 2] + 1) + timing::FILLED_TO_START);
   }
   if (next.pairs > timing::FIFO_DEPTH) {
     const uint64_t leaves = next.pairs - timing::FIFO_DEPTH - 1; // makes room
@@ -113,7 +118,7 @@ uint64_t ArrayModel::next_start() const {
 
 void ArrayModel::start_passes() {
   while (!waiting_.empty()) {
-    const uint64_t start = next_start();
+    const uint64_t start = std::max(weights_bound(), other_bounds());
     if (start > R * now_ + R - 1)
       return;
     const isa::Pass pass = waiting_.front().pass;
@@ -125,6 +130,7 @@ void ArrayModel::start_passes() {
     last_start_ = start;
     last_end_ = end;
     last_pairs_ = unsigned(pass.pairs);
+    ends_.push_back(end / R + 1);
     multiply(pass, half_in_use, end);
     const uint64_t ended = (end + timing::END_TO_FREED) / R + 1;
     if (pass.frees == 1)

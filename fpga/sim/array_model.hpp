@@ -15,6 +15,7 @@ public:
   explicit ArrayModel(const ArrayMemories& memories);
   ArrayOutputs step(const ArrayInputs& inputs) override;
   bool settled() const override { return now_ > last_event_ + LATENCY; }
+  void skip(uint64_t cycles) override { now_ += cycles; }
 
 private:
   static constexpr uint64_t R = config::CLOCK_RATIO;
@@ -54,8 +55,10 @@ private:
 
   void take_pass(const packed_pass_t& packed);
   void start_passes();
-  // Returns the fast cycle in which the next pass starts, as far as it is known.
-  uint64_t next_start() const;
+  // Return the fast cycle in which the next pass starts as far as its weights matter, and as far
+  // as everything else does. NEVER: not known yet.
+  uint64_t weights_bound() const;
+  uint64_t other_bounds() const;
   void multiply(const isa::Pass& pass, unsigned half_in_use, uint64_t end);
   template <unsigned LANES_, typename Memory>
   void read_group(Memory& memory, unsigned first_group, unsigned address, unsigned lane);
@@ -78,8 +81,9 @@ private:
   uint64_t starts_[isa::timing::DESCRIPTORS] = {}; // fast cycles of the last passes' starts
   uint64_t last_start_ = 0, last_end_ = 0;
   unsigned last_pairs_ = 0;
-  uint64_t pairs_ = 0; // of the passes taken
-  uint64_t fill_ = 1;  // that the next pass with weights uses, counted from 1
+  uint64_t pairs_ = 0;        // of the passes taken
+  std::deque<uint64_t> ends_; // slow cycles behind the last words of the passes started
+  uint64_t fill_ = 1;         // that the next pass with weights uses, counted from 1
 
   // Weights.
   std::vector<uint8_t> halves_[2];

@@ -28,6 +28,36 @@ template <unsigned DEPTH> void command(std::string& text, const Commands<DEPTH>&
 
 } // namespace
 
+void Fabric::watch() {
+  namespace counted = isa::counted;
+  const auto output = [this](unsigned unit, auto&... streams) {
+    (streams.watch({.counters = counters_, .output = unit}), ...);
+  };
+  output(counted::LOAD, weights_, rows_, gains_, load_to_array_, checks_);
+  output(counted::PLAN, passes_, demands_);
+  output(counted::DRAIN, drain_to_array_);
+  output(counted::NORM, norm_to_array_);
+  output(counted::SOFTMAX, scales_, softmax_to_array_);
+  const auto commands = [this](unsigned reader, unsigned writer, auto& stream) {
+    stream.watch({.counters = counters_, .commands = reader, .output = writer});
+  };
+  commands(counted::LOAD, counted::FETCH, load_commands_);
+  commands(counted::PLAN, counted::FETCH, array_commands_);
+  commands(counted::DRAIN, counted::FETCH, drain_commands_);
+  commands(counted::NORM, counted::FETCH, norm_commands_);
+  commands(counted::SOFTMAX, counted::FETCH, softmax_commands_);
+  commands(counted::SCORES, counted::PLAN, score_commands_);
+  const auto input = [this](unsigned reader, unsigned writer, auto& stream) {
+    stream.watch({.counters = counters_, .input = reader, .output = writer});
+  };
+  // drive_array counts what the array offers.
+  input(counted::SCORES, Counters::NONE, score_rows_);
+  input(counted::DRAIN, Counters::NONE, sums_);
+  input(counted::NORM, counted::DRAIN, moments_);
+  input(counted::SOFTMAX, counted::SCORES, maxima_);
+  input(counted::STORE, counted::DRAIN, logits_);
+}
+
 std::string Fabric::dump() const {
   std::string text = "processes:\n" + scheduler_.dump() + "queues that hold something:\n";
   queue(text, load_commands_);

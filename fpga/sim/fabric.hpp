@@ -18,13 +18,17 @@ struct Identity {
 
 class Fabric {
 public:
-  Fabric(Dram& dram, uint64_t seed) : dram_(dram), scheduler_(seed) {
+  Fabric(Dram& dram, uint64_t seed, Counters* counters = nullptr)
+      : dram_(dram), counters_(counters), scheduler_(seed) {
+    if (counters != nullptr)
+      watch();
     scheduler_.spawn("plan", [this] {
       plan(array_commands_, load_to_array_, drain_to_array_, norm_to_array_, softmax_to_array_,
            passes_, demands_, score_commands_);
     });
     scheduler_.spawn("array", [this] {
-      drive_array(*array_, passes_, demands_, weights_, array_to_load_, sums_, score_rows_);
+      drive_array(*array_, passes_, demands_, weights_, array_to_load_, sums_, score_rows_,
+                  counters_);
     });
     scheduler_.spawn(
         "scores", [this] { scores(score_commands_, score_rows_, maxima_, Write::Score(score_)); });
@@ -43,30 +47,41 @@ public:
     });
   }
 
-  // Each calls `done` when the kernel returns. load does not return.
-  void start_load(const uint64_t (&arena)[isa::MAX_PORTS], uint32_t seed) {
+  // Each starts a kernel in cycle `at`, or later, and calls `done` with the cycle in which the
+  // kernel returns. load does not return.
+  void start_load(const uint64_t (&arena)[isa::MAX_PORTS], uint32_t seed, uint64_t at = 0) {
     load_started_ = true;
-    scheduler_.spawn("load", [this, a = arena[0], b = arena[1], c = arena[2], d = arena[3], seed] {
+    const auto run = [this, a = arena[0], b = arena[1], c = arena[2], d = arena[3], seed] {
       load(Bus<port_t>(dram_, a), Bus<port_t>(dram_, b), Bus<port_t>(dram_, c),
            Bus<port_t>(dram_, d), seed, load_commands_, weights_, rows_, gains_, array_to_load_,
            load_to_array_, checks_, Write::Input(input_));
-    });
+    };
+    scheduler_.spawn("load", run, at);
   }
   void start_fetch(uint64_t commands, uint32_t count, uint32_t input, uint32_t seed,
-                   std::function<void(Identity)> done) {
-    scheduler_.spawn("fetch", [this, commands, count, input, seed, done = std::move(done)] {
+                   std::function<void(Identity, uint64_t)> done, uint64_t at = 0) {
+    const auto run = [this, commands, count, input, seed, done = std::move(done)] {
       Identity identity;
-      fetch(Bus<port_t>(dram_, commands, false), count, input, seed, load_commands_,
-            array_commands_, drain_commands_, norm_commands_, softmax_commands_, &identity.magic,
-            &identity.abi, &identity.hash_low, &identity.hash_high, &identity.error);
-      done(identity);
-    });
+      took(isa::counted::FETCH);
+      // Its beats are few: as many as it can take.
+      fetch(Bus<port_t>(dram_, commands, false, isa::declared::TICKS), count, input, seed,
+            load_commands_, array_commands_, drain_commands_, norm_commands_, softmax_commands_,
+            &identity.magic, &identity.abi, &identity.hash_low, &identity.hash_high,
+            &identity.error);
+      ended(isa::counted::FETCH);
+      done(identity, scheduler_.current()->now);
+    };
+    scheduler_.spawn("fetch", run, at);
   }
-  void start_store(uint64_t output, uint32_t count, std::function<void()> done) {
-    scheduler_.spawn("store", [this, output, count, done = std::move(done)] {
+  void start_store(uint64_t output, uint32_t count, std::function<void(uint64_t)> done,
+                   uint64_t at = 0) {
+    const auto run = [this, output, count, done = std::move(done)] {
+      took(isa::counted::STORE);
       store(Bus<port_t>(dram_, output), count, logits_, checks_);
-      done();
-    });
+      ended(isa::counted::STORE);
+      done(scheduler_.current()->now);
+    };
+    scheduler_.spawn("store", run, at);
   }
 
   Scheduler& scheduler() { return scheduler_; }
@@ -79,7 +94,20 @@ public:
 
   // A testbench that derives from this class plays fetch and load.
 protected:
+  // Lets the counters see the queues.
+  void watch();
+  void took(unsigned unit) {
+    if (counters_ != nullptr)
+      counters_->taken(unit, scheduler_.current()->now);
+  }
+  void ended(unsigned unit) {
+    scheduler_.current()->pass(0);
+    if (counters_ != nullptr)
+      counters_->ended(unit, scheduler_.current()->now);
+  }
+
   Dram& dram_;
+  Counters* counters_;
   bool load_started_ = false;
 
   Commands<isa::depth::load_commands> load_commands_{"load_commands"};

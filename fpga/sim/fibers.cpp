@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 // Fibers switch in assembly on x86-64. Elsewhere they switch through ucontext, which adds two
@@ -131,16 +132,19 @@ Scheduler::~Scheduler() {
 
 Scheduler& Scheduler::get() { return *active; }
 
-Fiber* Scheduler::spawn(std::string name, std::function<void()> body) {
+Fiber* Scheduler::spawn(std::string name, std::function<void()> body, uint64_t now) {
   name = name.substr(0, name.find('('));
   std::erase_if(fibers_, [](const auto& fiber) { return fiber->finished_; });
   fibers_.push_back(std::make_unique<Fiber>(std::move(name), std::move(body)));
   Fiber* fiber = fibers_.back().get();
   fiber->parent_ = current_;
-  if (current_ != nullptr)
+  fiber->number_ = ++spawned_;
+  fiber->now = now;
+  if (current_ != nullptr) {
     fiber->name = current_->name + "." + fiber->name;
-  if (current_ != nullptr)
+    fiber->until(current_->now);
     ++current_->children_;
+  }
   wake(fiber);
   return fiber;
 }
@@ -158,9 +162,23 @@ uint64_t Scheduler::random() { // xorshift64
   return seed_ ^= seed_ << 17;
 }
 
+void Scheduler::suspend_once() {
+  Fiber* fiber = current_;
+  awaiting_.push_back(fiber);
+  block();
+  std::erase(awaiting_, fiber); // if a queue woke it
+}
+
 bool Scheduler::step() {
-  if (ready_.empty())
-    return false;
+  if (ready_.empty()) {
+    if (awaiting_.empty())
+      return false;
+    const auto first = std::min_element(awaiting_.begin(), awaiting_.end(), before);
+    if ((*first)->now >= horizon_)
+      return false;
+    wake(*first);
+    awaiting_.erase(first);
+  }
   if (seed_ != 0)
     std::swap(ready_.front(), ready_[random() % ready_.size()]);
   Fiber* fiber = ready_.front();
@@ -255,6 +273,7 @@ void Scheduler::stop() {
   }
   failure_ = nullptr;
   ready_.clear();
+  awaiting_.clear();
   fibers_.clear();
   stopping_ = false;
 }
@@ -270,7 +289,7 @@ std::string Scheduler::dump() const {
     else if (fiber->verb != nullptr)
       text += std::string(fiber->verb) + " " + *fiber->queue;
     else
-      text += "ready";
+      text += "ready in cycle " + std::to_string(fiber->now);
     if (fiber->loop != nullptr)
       text += ", in " + std::string(fiber->loop);
     text += "\n";

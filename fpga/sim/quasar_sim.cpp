@@ -1,5 +1,6 @@
 #include "quasar_sim.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -7,6 +8,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <string>
 #include <thread>
@@ -19,20 +21,26 @@
 namespace {
 
 constexpr uint32_t NOTHING = 0xffffffff;
-constexpr uint32_t STUCK_MS = 200; // a wait that may be judged hopeless
+constexpr uint32_t BLOCK = 0x10000; // bytes between two blocks of registers
+constexpr uint32_t STUCK_MS = 200;  // a wait that may be judged hopeless
+// The device waits this long for a host that may start something, before it goes on.
+constexpr std::chrono::milliseconds HOST_PAUSE{20};
 
 // The AP_CTRL registers of a block, as Vitis HLS makes them.
 struct Control {
   bool start = false, done = false, ready = false, running = false;
   uint32_t gie = 0, ier = 0, isr = 0;
+  uint64_t ended = 0; // cycle in which the kernel ended last
 
+  bool idle() const { return !(start || running); }
   uint32_t read() {
-    const uint32_t value = start | done << 1 | !(start || running) << 2 | ready << 3;
+    const uint32_t value = start | done << 1 | idle() << 2 | ready << 3;
     done = ready = false; // cleared by reading
     return value;
   }
   bool line() const { return (gie & 1) != 0 && isr != 0; }
-  void finish(bool interrupts) {
+  void finish(bool interrupts, uint64_t cycle) {
+    ended = cycle;
     start = running = false;
     done = ready = true;
     if (interrupts)
@@ -61,7 +69,7 @@ struct qsim {
   }
 
   uint32_t read(uint32_t offset) {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     ++accesses_;
     if (offset == isa::reg::reset)
       return reset_;
@@ -73,6 +81,8 @@ struct qsim {
     if (Control* control = block(offset, in_block)) {
       switch (in_block) {
       case isa::reg::fetch_CTRL:
+        if (control->idle())
+          host_sees(control->ended);
         return control->read();
       case isa::reg::fetch_GIE:
         return control->gie;
@@ -100,12 +110,15 @@ struct qsim {
     }
     if (uint32_t* argument = argument_of(offset))
       return *argument;
+    if (config::COUNTERS && offset / BLOCK == isa::reg::counters_IDENTITY / BLOCK)
+      if (const auto value = counter(offset, lock))
+        return *value;
     trap("there is no register " + name(offset));
     return NOTHING;
   }
 
   void write(uint32_t offset, uint32_t value) {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     ++accesses_;
     if (offset == isa::reg::reset) {
       if ((value & 1) != 0 && !reset_)
@@ -144,17 +157,27 @@ struct qsim {
       if (known)
         return;
     }
-    if (uint32_t* argument = argument_of(offset))
+    if (uint32_t* argument = argument_of(offset)) {
       *argument = value;
-    else
+    } else if (config::COUNTERS && offset == isa::reg::counters_CONTROL) {
+      settle(lock);
+      if ((value & isa::counters::RUN) != 0)
+        counted_->run(host_now_);
+      else
+        counted_->hold(host_now_);
+    } else {
       trap("there is no register " + name(offset) + " to write");
+    }
   }
 
   bool wait(uint32_t timeout_ms) {
     std::unique_lock lock(mutex_);
     const uint64_t accesses = accesses_;
     const auto over = [this] { return edge_ || (dead_ && !trap_.empty()); };
+    host_waits_ = true;
+    work_.notify_all();
     interrupt_.wait_for(lock, std::chrono::milliseconds(timeout_ms), over);
+    host_waits_ = false;
     const bool came = std::exchange(edge_, false);
     // The host waits and nothing can go on: the interrupt cannot come.
     if (!came && timeout_ms >= STUCK_MS && store_.running && parked_ && !attention_ && !dead_ &&
@@ -180,7 +203,7 @@ struct qsim {
   // Waits until nothing can go on, so that all of a frame is counted.
   std::map<std::string, uint64_t> counters() {
     std::unique_lock lock(mutex_);
-    quiet_.wait(lock, [this] { return parked_; });
+    settle(lock);
     return counters_;
   }
 
@@ -249,6 +272,33 @@ private:
     }
   }
 
+  // Returns what a register of the counters holds at the host's time.
+  std::optional<uint32_t> counter(uint32_t offset, std::unique_lock<std::mutex>& lock) {
+    switch (offset) {
+    case isa::reg::counters_IDENTITY:
+      return isa::counters::IDENTITY;
+    case isa::reg::counters_CONTROL:
+      return counted_->running() ? isa::counters::RUN : 0;
+    default:
+      settle(lock);
+    }
+    if (offset == isa::reg::counters_CYCLES)
+      return counted_->cycles(host_now_);
+    const uint32_t index = (offset - isa::counters::FIRST) / 4;
+    constexpr uint32_t EACH = isa::counters::UNIT_BYTES / 4;
+    if (offset < isa::counters::FIRST || offset % 4 != 0 || index >= EACH * sim::Counters::UNITS)
+      return std::nullopt;
+    return counted_->read(index / EACH, index % EACH, host_now_);
+  }
+
+  // Waits until nothing can go on, so that the counters have seen all that they count.
+  void settle(std::unique_lock<std::mutex>& lock) {
+    host_waits_ = true;
+    work_.notify_all();
+    quiet_.wait(lock, [this] { return parked_ && !attention_; });
+    host_waits_ = false;
+  }
+
   static uint64_t whole(const uint32_t (&words)[2]) { return words[0] | uint64_t(words[1]) << 32; }
 
   // All functions below need the mutex, unless they say otherwise.
@@ -272,6 +322,17 @@ private:
     work_.notify_all();
   }
 
+  // The host's time is that of the last thing that it has seen.
+  void host_sees(uint64_t cycle) { host_now_ = std::max(host_now_, cycle); }
+  // The cycle in which a kernel starts that the host starts now.
+  uint64_t start_cycle() const { return host_now_ + config::SEGMENT_GAP; }
+
+  // A kernel has ended: the host may start something, a while later.
+  void await_host(uint64_t cycle) {
+    horizon_ = std::min(horizon_, cycle + config::SEGMENT_GAP);
+    sim::Scheduler::get().set_horizon(horizon_);
+  }
+
   // Resets everything except memory.
   void clear() {
     ++generation_;
@@ -282,9 +343,12 @@ private:
     commands_[0] = commands_[1] = output_[0] = output_[1] = 0;
     commands_count_ = input_ = fetch_seed_ = logits_count_ = load_seed_ = 0;
     edge_ = dead_ = stranger_ = lost_ = corrupt_ = late_ = hang_ = flip_ = false;
+    host_now_ = 0;
+    horizon_ = sim::NEVER;
     trap_.clear();
     dump_.clear();
     counters_.clear();
+    counted_ = std::make_shared<sim::Counters>();
     dram_.bus_error = dram_.short_dma = false;
   }
 
@@ -323,14 +387,17 @@ private:
       load_.running = true;
       const uint64_t arena[] = {whole(arena_[0]), whole(arena_[1]), whole(arena_[2]),
                                 whole(arena_[3])};
-      fabric.start_load(arena, load_seed_);
+      fabric.start_load(arena, load_seed_, host_now_);
     }
     if (store_.start && !store_.running) {
       store_.running = true;
       begin_frame();
       fabric.start_store(
           whole(output_), logits_count_,
-          [this, generation, output = whole(output_)] { frame_done(generation, output); });
+          [this, generation, output = whole(output_)](uint64_t cycle) {
+            frame_done(generation, output, cycle);
+          },
+          start_cycle());
     }
     if (fetch_.start && !fetch_.running) {
       fetch_.running = true;
@@ -338,23 +405,26 @@ private:
         const uint64_t bit = bits_() % (uint64_t(commands_count_) * sizeof(command_t) * 8);
         dram_.flip(whole(commands_) + bit / 8, bit % 8);
       }
-      fabric.start_fetch(whole(commands_), commands_count_, input_, fetch_seed_,
-                         [this, generation](sim::Identity identity) {
-                           const std::lock_guard lock(mutex_);
-                           if (generation != generation_)
-                             return;
-                           identity_ = identity;
-                           if (stranger_)
-                             identity_.hash_low ^= 1;
-                           const unsigned before = lines();
-                           fetch_.finish(true);
-                           edge(before);
-                         });
+      fabric.start_fetch(
+          whole(commands_), commands_count_, input_, fetch_seed_,
+          [this, generation](sim::Identity identity, uint64_t cycle) {
+            const std::lock_guard lock(mutex_);
+            if (generation != generation_)
+              return;
+            identity_ = identity;
+            if (stranger_)
+              identity_.hash_low ^= 1;
+            const unsigned before = lines();
+            fetch_.finish(true, cycle);
+            await_host(cycle);
+            edge(before);
+          },
+          start_cycle());
     }
   }
 
   // Runs in the device's thread, without the mutex.
-  void frame_done(uint64_t generation, uint64_t output) {
+  void frame_done(uint64_t generation, uint64_t output, uint64_t cycle) {
     std::unique_lock lock(mutex_);
     const auto gone = [&] { return quit_ || generation != generation_; };
     if (std::exchange(late_, false))
@@ -368,18 +438,22 @@ private:
       dram_.write(output, byte, sizeof(byte));
     }
     const unsigned before = lines();
-    store_.finish(!std::exchange(lost_, false));
+    store_.finish(!std::exchange(lost_, false), cycle);
+    await_host(cycle);
     edge(before);
   }
 
   // The device's thread.
   void run() {
+    std::shared_ptr<sim::Counters> counted;
     std::unique_ptr<sim::Fabric> fabric;
     uint64_t built = 0;
+    bool held = false; // at the horizon
     while (true) {
       {
         std::unique_lock lock(mutex_);
-        parked_ = !attention_;
+        parked_ = !attention_ && !held;
+        held = false;
         if (parked_) {
           quiet_.notify_all();
           work_.wait(lock, [this] { return attention_.load(); });
@@ -393,10 +467,12 @@ private:
         if (reset_ || dead_)
           continue;
         if (fabric == nullptr) {
-          fabric = std::make_unique<sim::Fabric>(dram_, seed_);
+          counted = counted_;
+          fabric = std::make_unique<sim::Fabric>(dram_, seed_, counted.get());
           built = generation_;
         }
         start(*fabric);
+        fabric->scheduler().set_horizon(horizon_);
         if (hang_) {
           dead_ = true;
           continue;
@@ -408,10 +484,11 @@ private:
       } catch (const std::exception& error) {
         failure = error.what();
       }
-      const std::lock_guard lock(mutex_);
+      std::unique_lock lock(mutex_);
       if (built != generation_)
         continue;
-      counters_ = fabric->scheduler().counters();
+      for (const auto& [name, loop] : fabric->scheduler().loops())
+        counters_[name] = loop.count;
       if (failure.empty() && fabric->scheduler().idle()) {
         dump_ = fabric->dump();
         // A host event may have arrived meanwhile that the fabric waits for.
@@ -422,6 +499,12 @@ private:
         trap(failure + "\n" + fabric->dump());
         dead_ = true;
         interrupt_.notify_all();
+      } else if (!attention_ && !fabric->scheduler().idle()) {
+        // A host that waits has started what it starts before the horizon.
+        work_.wait_for(lock, HOST_PAUSE, [this] { return attention_ || (host_waits_ && !edge_); });
+        if (!attention_)
+          horizon_ = sim::NEVER;
+        held = true;
       }
     }
   }
@@ -432,6 +515,11 @@ private:
   bool quit_ = false, parked_ = false, reset_ = false;
   bool dead_ = false; // until reset: after a trap, a deadlock, a hang
   uint64_t generation_ = 1;
+  // Those of the present generation. The device's thread changes them while it is not parked.
+  std::shared_ptr<sim::Counters> counted_ = std::make_shared<sim::Counters>();
+  uint64_t host_now_ = 0;         // cycle
+  uint64_t horizon_ = sim::NEVER; // cycle until which the host may start something
+  bool host_waits_ = false;       // for an interrupt
   uint64_t accesses_ = 0;
   Control fetch_, store_, load_;
   sim::Identity identity_;

@@ -1,6 +1,11 @@
 /* The simulated device: the HLS sources of one configuration behind registers, memory, caches and
  * an interrupt. It runs in a thread of its own. Every function may be called from any thread; one
- * device serves one caller at a time. */
+ * device serves one caller at a time.
+ *
+ * Its processes have clocks, which declared intervals, gaps and depths move on
+ * (docs/hardware-model.md): the cycles that the counters' registers hold are simulated, intervals
+ * declared. They do not depend on the seed. The host's time is that of the last end of a kernel
+ * that it has seen in AP_CTRL; what it starts begins config::SEGMENT_GAP cycles later. */
 #ifndef QUASAR_SIM_H
 #define QUASAR_SIM_H
 

@@ -1,6 +1,7 @@
 // On-chip memories with ports that check, and the bus to the simulated DRAM.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -10,6 +11,7 @@
 
 #include "dram.hpp"
 #include "fibers.hpp"
+#include "isa.hpp"
 
 namespace sim {
 
@@ -197,31 +199,68 @@ void distance(Memory<T, BANKS, WORDS>& memory, unsigned intervals) {
 
 // Replaces hls::burst_maxi: bursts of T are requested before they are read; writes are answered at
 // their end.
+//
+// The adapter divides a request into bursts and holds a number of them. Memory answers a burst
+// after its latency, and gives a beat every so many ticks. Writes take no time of their own.
 template <typename T> class Bus {
   sim::Dram* dram_;
   uint64_t base_;
+  uint64_t beat_ticks_; // between two beats
   bool faults_;
   struct Burst {
     uint64_t address;
     uint64_t items;
+    uint64_t requested; // cycle
+    uint64_t arrives;   // cycle in which its first beat does; 0: not issued yet
   };
   std::deque<Burst> reads_;
-  Burst write_{0, 0};
+  std::deque<uint64_t> read_; // cycles in which the last bursts were read to their ends
+  uint64_t ticks_ = 0;        // of the last beat
+  Burst write_{};
+
+  // Holds the process up until the next beat has come.
+  void arrive(Burst& burst) {
+    namespace declared = isa::declared;
+    sim::Fiber* fiber = sim::running;
+    if (burst.arrives == 0) {
+      uint64_t issued = burst.requested;
+      if (read_.size() == declared::OPEN_BURSTS) {
+        issued = std::max(issued, read_.front());
+        read_.pop_front();
+      }
+      burst.arrives = issued + declared::MEMORY_LATENCY;
+    }
+    ticks_ = std::max(ticks_ + beat_ticks_, burst.arrives * declared::TICKS);
+    fiber->until((ticks_ + declared::TICKS - 1) / declared::TICKS);
+    if (burst.items == 1)
+      read_.push_back(fiber->now);
+  }
 
 public:
   // Injected faults of transfers hit a bus only if `faults` is set.
-  Bus(sim::Dram& dram, uint64_t base, bool faults = true)
-      : dram_(&dram), base_(base), faults_(faults) {}
+  Bus(sim::Dram& dram, uint64_t base, bool faults = true,
+      uint64_t beat_ticks = config::BEAT_TICKS)
+      : dram_(&dram), base_(base), beat_ticks_(beat_ticks), faults_(faults) {}
 
   void read_request(size_t offset, size_t items) {
-    reads_.push_back({base_ + offset * sizeof(T), items});
+    constexpr uint64_t SECTION = isa::declared::SECTION_BEATS * sizeof(T);
+    const uint64_t now = sim::running == nullptr ? 0 : sim::running->now;
+    uint64_t address = base_ + offset * sizeof(T);
     if (faults_)
-      dram_->request(reads_.back().address, items * sizeof(T), sizeof(T));
+      dram_->request(address, items * sizeof(T), sizeof(T));
+    while (items > 0) {
+      const uint64_t beats = std::min<uint64_t>(
+          {items, isa::declared::BURST_BEATS, (SECTION - address % SECTION) / sizeof(T)});
+      reads_.push_back({address, beats, now, 0});
+      address += beats * sizeof(T);
+      items -= beats;
+    }
   }
   T read() {
     if (reads_.empty())
       throw sim::Trap("bus: read without a request");
     Burst& burst = reads_.front();
+    arrive(burst);
     T item;
     dram_->read(burst.address, &item, sizeof(T));
     burst.address += sizeof(T);
@@ -232,7 +271,7 @@ public:
   void write_request(size_t offset, size_t items) {
     if (write_.items != 0)
       throw sim::Trap("bus: a burst of writes is not complete");
-    write_ = {base_ + offset * sizeof(T), items};
+    write_ = {base_ + offset * sizeof(T), items, 0, 0};
   }
   void write(const T& item) {
     if (write_.items == 0)

@@ -558,6 +558,7 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
   distance(means, ~0u);
   for (volatile bool running = true; running;) {
     const fields_t command = jobs.read();
+    gap(isa::declared::COMMAND_GAP);
     const unsigned code = operation(command);
     if (code == isa::Rows::CODE || code == isa::Attend::CODE) {
       drain_rows(command, steps, scales, sums, logits, residual, means, lookup, saved, waiting,

@@ -125,6 +125,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       pending[0] = take(commands.read(), memory0, memory1, memory2, memory3);
       held = 1;
     }
+    gap(isa::declared::COMMAND_GAP);
     // Requests the next transfers before reading this one, to hide memory's latency.
   requests:
     for (; held <= AHEAD; ++held) {

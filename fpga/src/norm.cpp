@@ -271,6 +271,7 @@ void read(ReadJobs& jobs, Tiles& stored_tiles, Read::Residual residual, Pooled& 
             address += embed;
           }
         }
+        gap(isa::declared::LOOP_GAP);
         const s<16> mean = mean_of_residuals(sum, count);
         means[0][d] = mean;
         mean_sum += mean;
@@ -396,6 +397,7 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
   u<1> half = 0;
   for (volatile bool running = true; running;) {
     const normalise_job_t command = jobs.read();
+    gap(isa::declared::COMMAND_GAP);
     const unsigned tokens = command.tokens;
     const unsigned normalised = command.pool == isa::pooling::BEFORE ? 1 : tokens;
     // The bound comes with the credit, so that no address is ahead of it.
@@ -456,6 +458,7 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
         }
       }
       first += bank_words(embed);
+      gap(isa::declared::LOOP_GAP);
     }
     if (command.pool == isa::pooling::AFTER) {
       const unsigned count = tokens - unsigned(command.first);

@@ -39,6 +39,7 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
                ScoreCommands& score_commands) {
   for (volatile bool running = true; running;) {
     const fields_t command = jobs.read();
+    gap(isa::declared::COMMAND_GAP);
     const isa::Gemm gemm = isa::Gemm::decode(command);
     const isa::Scores scores = isa::Scores::decode(command);
     const isa::Context context = isa::Context::decode(command);

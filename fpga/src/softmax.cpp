@@ -32,6 +32,7 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
 #pragma HLS BIND_STORAGE variable = POWERS type = rom_np impl = lutram
   for (volatile bool running = true; running;) {
     const isa::Softmax command = isa::Softmax::decode(commands.read());
+    gap(isa::declared::COMMAND_GAP);
     const unsigned groups = parts_of<EXP_LANES, EXP_GROUPS>(command.tokens);
     for (unsigned group = 0; group < EXP_GROUPS; ++group) {
       interval("softmax.group");
@@ -69,6 +70,7 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
           stored.write(item);
         }
         totals.write(total);
+        gap(isa::declared::LOOP_GAP);
       }
     }
   }

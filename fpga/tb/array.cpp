@@ -310,7 +310,7 @@ struct Bench {
                     e.score,
                     "score of key " + std::to_string(e.key) + ", token " + std::to_string(e.token));
 
-    verdict.equal(scheduler.counters().at("array.issue"), words, "words of all passes");
+    verdict.equal(scheduler.loops().at("array.issue").count, words, "words of all passes");
     scheduler.stop();
   }
 };

@@ -103,7 +103,7 @@ void load_moves_beats_as_they_are(Verdict& verdict, uint64_t seed) {
   verdict.expect(bench.checks.size() == 1 && bench.weights.empty() && bench.rows.empty(),
                  "one check, and no beat of checks, leaves");
   verdict.expect(bench.checks.read().sound == 1, "sound transfers are reported sound");
-  verdict.equal(bench.scheduler.counters().at("load.beats"),
+  verdict.equal(bench.scheduler.loops().at("load.beats").count,
                 uint64_t(1 + 3 + 200 + 66 + 1 + 40 + 6),
                 "an interval a beat, and one for each check");
 }

@@ -50,7 +50,9 @@ def side_by_side(shape: Shape, folder: Path) -> Path:
     fpga = ROOT / "fpga"
     includes = " ".join(f"-I{path}" for path in (folder, fpga / "include", fpga / "sim", fpga / "tb"))
     defines = " ".join(f"-DARRAY_{name}={given[name]}" for name in ("ADDRESS_BITS", "ROW_BITS"))
-    models = [fpga / "sim" / f"{name}.cpp" for name in ("array_model", "array_rtl", "fibers")]
+    models = [
+        fpga / "sim" / f"{name}.cpp" for name in ("array_model", "array_rtl", "counters", "fibers", "timing")
+    ]
     return verilate(
         folder / "model",
         "array",

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use quasar_core::subnet::config::{MAX_EMBED, MAX_TOKENS};
 use quasar_hardware::configuration::{key_banks, value_banks, Multipliers};
-use quasar_hardware::declared::{array, TRANSFERS_AHEAD};
+use quasar_hardware::declared::{self, array, beat_ticks, segment_gap, TRANSFERS_AHEAD};
 use quasar_hardware::design::MainInput;
 use quasar_hardware::tiling::{RowTile, Tiling};
 use quasar_hardware::Hardware;
@@ -21,15 +21,21 @@ use crate::isa::{
     REGISTERS, ROW_BYTES, ROW_FIELDS, UNIT_COUNTERS_BYTES, VALUES,
 };
 
-/// Names constants of the array's timing.
-macro_rules! timing {
-    ($($name:ident)*) => { &[$( (stringify!($name), array::$name), )*] };
+/// Names constants of a module.
+macro_rules! named {
+    ($module:ident: $($name:ident)*) => { &[$( (stringify!($name), $module::$name), )*] };
 }
 
-const TIMING: &[(&str, u64)] = timing! {
+const TIMING: &[(&str, u64)] = named! { array:
     TOKENS_A_STAGE DESCRIPTORS PREPARE DESCRIPTOR_TO_START ROOM_TO_START FILLED_TO_START
     ISSUE_INTERVAL OPERAND_DEPTH SLICE_TO_FIFO DSP48E1_SUM FIFO_TO_ITEM ITEM_TO_SUMS
     ITEM_TO_SCORES OUTPUTS FIFO_DEPTH DEMAND_TO_FILL END_TO_FREED
+};
+
+/// Names constants that move the simulated device's clocks on.
+const DECLARED: &[(&str, u64)] = named! { declared:
+    REQUANTIZE_DEPTH SCORE_DEPTH EXPONENTIAL_DEPTH NORM_DEPTH NORM_ROOT COMMAND_GAP FILL_DEPTH
+    PLAN_INTERVAL LOOP_GAP FETCH_INTERVAL MEMORY_LATENCY BURST_BEATS SECTION_BEATS OPEN_BURSTS TICKS
 };
 
 const GENERATED: &str = "// Generated from rust/accelerator/src/isa.rs; do not edit.";
@@ -78,6 +84,11 @@ pub fn isa_header() -> String {
         "timing",
         "Constants of the array's timing (docs/array-timing.md).",
         TIMING,
+    );
+    text += &constants(
+        "declared",
+        "Cycles of the kernels' loops and of memory that every model assumes.",
+        DECLARED,
     );
     let offsets = REGISTERS
         .iter()
@@ -369,6 +380,10 @@ pub fn config_header(hardware: &Hardware) -> String {
         let name = format!("{}_DEPTH", queue.name.to_uppercase());
         put(&name, queue.depth_in(hardware) as u64);
     }
+    // Of the simulated device's clocks.
+    let beat = c.axi_ports * PORT_BYTES as u64;
+    put("BEAT_TICKS", beat_ticks(hardware, beat));
+    put("SEGMENT_GAP", segment_gap(hardware));
     text + "\n} // namespace config\n\n" + &tiling_assertions(Tiling::of(hardware))
 }
 

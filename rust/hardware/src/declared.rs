@@ -53,6 +53,15 @@ pub fn bytes_per_cycle(hardware: &Hardware) -> f64 {
     ports.min(board.ddr.peak_gb_s * 1e9 * board.ddr.efficiency / hardware.clock_hz())
 }
 
+/// Ticks of a cycle: the unit in which the times of beats are summed.
+pub const TICKS: u64 = 1 << 14;
+
+/// Returns the [`TICKS`] between two beats of `bytes` bytes from memory.
+pub fn beat_ticks(hardware: &Hardware, bytes: u64) -> u64 {
+    let cycles = bytes as f64 / bytes_per_cycle(hardware);
+    (cycles * TICKS as f64).ceil() as u64
+}
+
 /// Returns the cycles from the end of a segment's reading to the start of the next segment, which
 /// the host decides: [`Host::segment_us`](crate::boards::Host::segment_us), which boards assume.
 pub fn segment_gap(hardware: &Hardware) -> u64 {

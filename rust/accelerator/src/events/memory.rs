@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
-use quasar_hardware::declared;
+use quasar_hardware::declared::{self, TICKS};
 
 use super::buffer::BufferLoader;
 use super::counts::{Activity, CycleSet};
-use super::process::{Process, Sizes, Worker, TICKS};
+use super::process::{Process, Sizes, Worker};
 use super::queues::{Entry, Queues};
 use super::trace::{Cause, Trace};
 use crate::isa::{Command, Target, Unit, PORT_BYTES};

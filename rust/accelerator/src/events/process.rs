@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use quasar_hardware::declared::{self, bytes_per_cycle};
+use quasar_hardware::declared::{self, beat_ticks};
 use quasar_hardware::tiling::{RowTile, Tiling};
 use quasar_hardware::Hardware;
 
@@ -22,18 +22,14 @@ pub(super) struct Sizes {
     pub(super) norm_lanes: u64,
     pub(super) exponential_lanes: u64,
     pub(super) beat_bytes: u64,
-    /// [`TICKS`] between two beats from memory.
+    /// [`declared::TICKS`] between two beats from memory.
     pub(super) beat_ticks: u64,
 }
-
-/// Ticks of a cycle: the unit in which the times of beats are summed.
-pub(super) const TICKS: u64 = 1 << 14;
 
 impl Sizes {
     pub(super) fn of(hardware: &Hardware) -> Self {
         let c = hardware.configuration();
         let beat_bytes = Shape::of(hardware).beat as u64;
-        let beat_cycles = beat_bytes as f64 / bytes_per_cycle(hardware);
         Self {
             tiling: Tiling::of(hardware),
             core: CoreSizes::of(hardware),
@@ -41,7 +37,7 @@ impl Sizes {
             norm_lanes: c.lanes.norm,
             exponential_lanes: c.lanes.exponential,
             beat_bytes,
-            beat_ticks: (beat_cycles * TICKS as f64).ceil() as u64,
+            beat_ticks: beat_ticks(hardware, beat_bytes),
         }
     }
 
