@@ -152,3 +152,25 @@ fn fault<T: Transport + ?Sized>(transport: &T, problem: &str) -> Error {
         problem: format!("the counters: {problem}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quasar_hardware::configuration::Configuration;
+
+    use super::*;
+    use crate::testing::{golden, hardware};
+
+    #[test]
+    fn a_configuration_without_counters_is_not_accessed() {
+        let with = hardware(&golden("token"), "zcu102", [8, 8, 1, 1, 1, 1, 1]);
+        expect_counters(&with, "uio:uio0").unwrap();
+        let configuration = Configuration {
+            counters: false,
+            ..with.configuration().clone()
+        };
+        let without = Hardware::new(configuration, with.board().clone()).unwrap();
+        let error = expect_counters(&without, "uio:uio0").unwrap_err();
+        assert_eq!(error.kind(), "DeviceUnavailable");
+        assert!(error.to_string().contains("build one with counters = true"));
+    }
+}

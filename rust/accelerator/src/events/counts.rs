@@ -217,6 +217,21 @@ mod tests {
         assert_eq!(idle.count(), 6);
     }
 
+    #[test]
+    fn fetch_waits_for_each_burst_beyond_the_open_ones() {
+        let starved = |commands| {
+            let patches = Load {
+                target: Target::Patches,
+                beats: 1,
+                ..Load::default()
+            };
+            traced(vec![patches.into(); commands], 0).units[CountedUnit::Fetch as usize].starved
+        };
+        // A burst has 32 commands, and 8 are open from the start.
+        assert_eq!([starved(1), starved(256)], [64, 64]);
+        assert_eq!([starved(257), starved(288), starved(289)], [128, 128, 192]);
+    }
+
     /// Load fills the queue of the drain's beats, which no command of the drain takes.
     #[test]
     fn a_full_queue_blocks_its_writer() {

@@ -9,7 +9,7 @@ use super::counts::{Activity, CycleSet};
 use super::process::{Process, Sizes, Worker};
 use super::queues::{Entry, Queues};
 use super::trace::{Cause, Trace};
-use crate::isa::{Command, Target, Unit, PORT_BYTES};
+use crate::isa::{Command, Target, Unit, COMMAND_BYTES, PORT_BYTES};
 
 /// The host between two segments.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub(super) struct Fetch {
     pub(super) activity: Activity,
     /// Cycles from a request to memory's first beat.
     pub(super) waiting: CycleSet,
+    /// Cycles in which the segment's bursts were read to their ends.
+    pub(super) read: Vec<u64>,
 }
 
 impl Fetch {
@@ -59,6 +61,7 @@ impl Fetch {
             loader.expect(at, command, sizes);
         }
         self.activity.blocked.add(self.now, at);
+        self.read_burst(entry.1, at);
         self.list.pop_front();
         self.now = at + declared::FETCH_INTERVAL;
         if self.list.front().map(|entry| entry.0) != self.segment {
@@ -66,6 +69,21 @@ impl Fetch {
             self.activity.command(started, self.now);
         }
         true
+    }
+
+    /// Records when a burst is read, by the index of a command that is handed out in cycle `at`. A
+    /// burst that follows is requested then, [`declared::OPEN_BURSTS`] later in the list: memory
+    /// answers it long before it is read.
+    fn read_burst(&mut self, command: usize, at: u64) {
+        let burst_commands = (declared::BURST_BEATS as usize * PORT_BYTES) / COMMAND_BYTES;
+        let (burst, place) = (command / burst_commands, command % burst_commands);
+        if place + 1 == burst_commands {
+            self.read.push(at);
+        }
+        let before = burst.checked_sub(declared::OPEN_BURSTS as usize);
+        if let Some(&issued) = before.filter(|_| place == 0).and_then(|b| self.read.get(b)) {
+            self.waiting.add(issued, issued + declared::MEMORY_LATENCY);
+        }
     }
 
     /// Lets the host start the next segment. Returns false if it is not known yet when.
@@ -87,6 +105,7 @@ impl Fetch {
             self.started.push(self.now);
         }
         self.segment = Some(segment);
+        self.read.clear();
         true
     }
 }

@@ -104,6 +104,7 @@ impl Model {
                 started: Vec::new(),
                 activity: Activity::default(),
                 waiting: CycleSet::default(),
+                read: Vec::new(),
             },
             loader: Loader::new(),
             array: Array::new(&sizes),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use quasar_hardware::Hardware;
+use quasar_hardware::{declared, Hardware};
 
 use super::counts::CycleSet;
 use super::trace::Cause;
@@ -81,6 +81,17 @@ impl<V> Fifo<V> {
     }
 }
 
+/// Returns the commands that a unit takes before the one that it begins with.
+const fn taken_ahead(unit: Unit) -> usize {
+    match unit {
+        Unit::Load => declared::TRANSFERS_AHEAD as usize,
+        // A process hands them on within the kernel, with one in its hands: `JOBS` of `fpga/src/`.
+        Unit::Array | Unit::Drain => 32 + 1,
+        Unit::Norm => 16 + 1,
+        Unit::Softmax => 0,
+    }
+}
+
 /// All queues between the kernels.
 pub(super) struct Queues {
     pub(super) commands: [Fifo<Entry>; Unit::ALL.len()],
@@ -120,7 +131,10 @@ impl Queues {
         };
         let commands = |unit: Unit| declared(&format!("{}_commands", unit.name()));
         Self {
-            commands: Unit::ALL.map(|unit| Fifo::new(commands(unit).depth_in(hardware))),
+            commands: Unit::ALL.map(|unit| {
+                let depth = commands(unit).depth_in(hardware);
+                Fifo::new(depth + taken_ahead(unit))
+            }),
             weights: queue("weights"),
             rows: queue("rows"),
             gains: queue("gains"),
@@ -148,6 +162,25 @@ impl Queues {
             Cause::Norm => &mut self.norm_to_array,
             Cause::Softmax => &mut self.softmax_to_array,
             _ => &mut self.drain_to_array,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_take_the_commands_ahead_that_the_model_lets_them() {
+        for (kernel, unit) in [
+            ("plan", Unit::Array),
+            ("drain", Unit::Drain),
+            ("norm", Unit::Norm),
+        ] {
+            let path = format!("{}/../../fpga/src/{kernel}.cpp", env!("CARGO_MANIFEST_DIR"));
+            let source = std::fs::read_to_string(path).unwrap();
+            let declared = format!("constexpr unsigned JOBS = {};", taken_ahead(unit) - 1);
+            assert!(source.contains(&declared), "{kernel}: {declared}");
         }
     }
 }
