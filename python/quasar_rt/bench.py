@@ -1,4 +1,4 @@
-"""Speed of a subnet on this machine: latency, throughput, and the time of each stage next to the roofline."""
+"""Speed of a subnet on this machine: latency, throughput, stages next to the roofline, units next to the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._native import peak_macs_per_second
 from .build import random_subnet
 from .engine import Engine
 from .images import Pixels
-from .profile import Profile
+from .profile import AcceleratorProfile, Profile
 from .subnet import Subnet
 
 __all__ = ["RANDOM_SHAPES", "Speed", "StageSpeed", "measure", "open_subnet"]
@@ -68,6 +68,8 @@ class Speed(NamedTuple):
     """Memory of all weights (`Engine.weight_bytes`); None for an accelerator."""
     stages: list[StageSpeed]
     """Stages on the CPU; empty for an accelerator."""
+    units: AcceleratorProfile | None
+    """What the units of an accelerator with counters do; None for the CPU and without counters."""
 
 
 def open_subnet(name: str | os.PathLike[str]) -> Subnet:
@@ -107,10 +109,15 @@ def measure(engine: Engine, seconds: float = 2.0, seed: int = 0) -> Speed:
     gmacs = engine.subnet.summary().macs / median / 1e6
     peak_share: float | None = None
     stages: list[StageSpeed] = []
+    units: AcceleratorProfile | None = None
     if engine.tier is not None:
         peak = engine.threads * peak_macs_per_second(engine.tier, 0.2)
         peak_share = 1e9 * gmacs / peak
         stages = _stages(engine, picture, max(3, int(100 * seconds / median)), peak)
+    elif engine.has_counters:
+        profile = engine.profile(picture, repeat=max(1, min(10, int(250 * seconds / median))))
+        assert isinstance(profile, AcceleratorProfile)
+        units = profile
     return Speed(
         tier=engine.tier or engine.device,
         threads=engine.threads,
@@ -122,6 +129,7 @@ def measure(engine: Engine, seconds: float = 2.0, seed: int = 0) -> Speed:
         peak_share=peak_share,
         weight_bytes=engine.weight_bytes,
         stages=stages,
+        units=units,
     )
 
 

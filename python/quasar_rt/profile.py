@@ -15,7 +15,7 @@ __all__ = ["AcceleratorProfile", "Difference", "Profile", "Stage", "UnitCounts",
 
 #: Shares beyond which a count's difference from the event model is marked: of the model's count, and of the cycles that
 #: the model has for a frame. Both must be exceeded, so that a few cycles of a small count are not.
-COUNT_BOUND = 0.05
+COUNT_BOUND = 0.1
 FRAME_BOUND = 0.01
 
 
@@ -103,7 +103,7 @@ class Difference(NamedTuple):
     counted: float
     modelled: float
     marked: bool
-    """True if the number of commands differs at all, or cycles by more than 5 % of the model's count and 1 % of a
+    """True if the number of commands differs at all, or cycles by more than 10 % of the model's count and 1 % of a
     frame's cycles."""
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .info import work
 from .options import as_json
-from .output import print_json, print_records
+from .output import echo, print_json, print_records
 
 if TYPE_CHECKING:
     from ..bench import Speed
+    from ..profile import AcceleratorProfile
 
 
 @click.command("bench", short_help="Measure latency and throughput.")
@@ -46,7 +47,8 @@ def command(
     shapes with random weights. Median and p90 are the latency of one frame, pixels to logits; images/s is the rate
     of batches through Engine.infer_batch, Python included. A table for each measurement shows where a frame's time
     goes; roof is the least time that this machine's peak, or its caches' bandwidth, allows a stage, as a share of the
-    time that it takes.
+    time that it takes. On an accelerator with counters the table is by unit: cycles busy, blocked by a full queue and
+    starved of input, next to the event model's.
     """
     from ..bench import measure, open_subnet
     from ..device import devices
@@ -65,7 +67,12 @@ def command(
     summary = loaded.summary()
     if as_json:
         measured = [
-            {**speed._asdict(), "stages": [stage._asdict() for stage in speed.stages]} for speed in speeds
+            {
+                **speed._asdict(),
+                "stages": [stage._asdict() for stage in speed.stages],
+                "units": _units_as_json(speed.units),
+            }
+            for speed in speeds
         ]
         counts_of = {"macs": summary.macs, "nominal_macs": summary.nominal_macs}
         print_json({"subnet": loaded.name, **counts_of, "measured": measured})
@@ -89,6 +96,24 @@ def command(
     for speed in speeds:
         if speed.stages:
             _print_stages(speed)
+        if speed.units is not None:
+            for line in str(speed.units).splitlines():
+                echo(line)
+
+
+def _units_as_json(units: AcceleratorProfile | None) -> dict[str, Any] | None:
+    if units is None:
+        return None
+    return {
+        "kind": units.kind,
+        "frames": units.frames,
+        "cycles": units.cycles,
+        "modelled_cycles": units.modelled_cycles,
+        "units": [
+            {"unit": name, "counted": counted._asdict(), "modelled": modelled._asdict()}
+            for name, counted, modelled in units.units
+        ],
+    }
 
 
 def _print_stages(speed: Speed) -> None:
