@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -305,9 +306,16 @@ def test_the_tool_exports_a_rectangular_gray_checkpoint(tmp_path: Path) -> None:
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 1
     assert "pass `resize`" in refused.stderr
-    done = subprocess.run([*command, "--resize", '{"mode": "none"}'], capture_output=True, text=True)
+    command += ["--resize", '{"mode": "none"}', "--report"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     subnet = Subnet.load(tmp_path / "model.qvit")
+    report = json.loads((tmp_path / "model.report.json").read_text())
+    assert report["sha256"] == subnet.sha256
+    layers = {layer.pop("name"): layer for layer in report["layers"]}
+    assert list(layers) == ["embed", *(f"blocks.0.{part}" for part in ("qkv", "proj", "fc1", "fc2")), "head"]
+    assert layers["blocks.0.qkv"]["eight_bit_rows"] == layers["blocks.0.qkv"]["rows"] == 144
+    assert f"{layers['blocks.0.qkv']['error_after']:.2%}" in done.stdout
     assert subnet.config["preprocess"] == {"resize": AS_IT_IS}
     expected = float_logits(model, normalised(pictures, 0.4, 0.3))
     assert np.corrcoef(engine_logits(subnet, pictures).ravel(), expected.ravel())[0, 1] > 0.98

@@ -11,12 +11,13 @@ from __future__ import annotations
 import ast
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from ..datasets import image_files
 from ..errors import QuasarError
+from .output import bars, echo, print_table
 
 
 def _model_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -91,6 +92,18 @@ def _resize(ctx: click.Context, parameter: click.Parameter, value: str | None) -
     help="Share of 8-bit rows; the others are 4-bit.",
 )
 @click.option(
+    "--method",
+    type=click.Choice(["gptq", "nearest"]),
+    default="gptq",
+    show_default=True,
+    help="How weights are rounded: for the least error of each row's outputs, or each to the nearest code.",
+)
+@click.option(
+    "--report",
+    is_flag=True,
+    help="Write each layer's widths and errors as JSON next to the subnet: NAME.report.json.",
+)
+@click.option(
     "--mean",
     callback=_numbers,
     metavar="M[,M,M]",
@@ -122,6 +135,8 @@ def command(
     images: int,
     classes: Path | None,
     eight_bit: float,
+    method: Literal["gptq", "nearest"],
+    report: bool,
     mean: list[float] | None,
     std: list[float] | None,
     resize: dict[str, Any] | None,
@@ -159,22 +174,52 @@ def command(
                 "--model-arg gives a shape of its own."
             ) from error
     names = classes.read_text(encoding="utf-8").splitlines() if classes else None
+    layers: list[Any] = []
     try:
-        subnet = export_timm(
-            network,
-            files,
-            eight_bit_fraction=eight_bit,
-            classes=names,
-            name=name or model,
-            mean=mean,
-            std=std,
-            resize=resize,
-        )
+        with bars() as bar:
+            subnet = export_timm(
+                network,
+                files,
+                eight_bit_fraction=eight_bit,
+                classes=names,
+                name=name or model,
+                mean=mean,
+                std=std,
+                resize=resize,
+                method=method,
+                report=layers.append,
+                progress=lambda _, done, total: bar("quantize", done, total),
+            )
         subnet.save(out)
         with Engine(subnet) as engine:
             prediction = engine.infer(files[0])
     except (QuasarError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+    print_table(
+        ["layer", ">rows", ">columns", ">8-bit rows", ">error, nearest codes", f">error, {method}"],
+        [
+            [
+                layer.name,
+                str(layer.rows),
+                str(layer.columns),
+                str(layer.eight_bit_rows),
+                f"{layer.error_before:.2%}",
+                f"{layer.error_after:.2%}",
+            ]
+            for layer in layers
+        ],
+    )
+    echo("Error: root mean square, of the outputs' standard deviation, on the calibration images.")
+    if report:
+        document = {
+            "subnet": subnet.name,
+            "sha256": subnet.sha256,
+            "provenance": subnet.config["provenance"],
+            "layers": [layer.as_dict() for layer in layers],
+        }
+        path = out.with_suffix(".report.json")
+        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        echo(f"{path}: the report")
     click.echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB, {len(files)} calibration images")
     resizing = " ".join(str(value) for value in subnet.config["preprocess"]["resize"].values())
     recorded = subnet.config["provenance"]

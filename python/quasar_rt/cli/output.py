@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["Failure", "echo", "print_json", "print_records", "print_table", "printable", "progress"]
+__all__ = ["Failure", "bars", "echo", "print_json", "print_records", "print_table", "printable", "progress"]
 
 
 Record = TypeVar("Record")
@@ -94,3 +95,23 @@ def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
         for item in items:
             yield item
             bar.advance(task)
+
+
+@contextmanager
+def bars(show: bool = True) -> Iterator[Any]:
+    """Shows progress on stderr where that is a terminal: a bar for each kind of work."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    quiet = not (show and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(printable(what), total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield report

@@ -20,8 +20,6 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ import click
 from ..errors import QuasarError
 from ..nas.boards import DEFAULT_BOARD
 from ..nas.settings import DEFAULT_SPACE, EFFORT
-from .output import echo, print_table, printable
+from .output import bars, echo, print_table, printable
 
 
 @click.command(
@@ -119,26 +117,6 @@ def default_folder(options: dict[str, Any]) -> Path:
     ).stem
     board = Path(options["board"] or options["hardware"] or DEFAULT_BOARD).stem
     return Path("runs/search") / f"{space}-{board}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-
-
-@contextmanager
-def bars(show: bool) -> Iterator[Any]:
-    """Shows progress on stderr where that is a terminal: a bar for each kind of work."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    quiet = not (show and console.is_terminal)
-    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
-        tasks: dict[str, Any] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(printable(what), total=total)
-            progress.update(tasks[what], completed=done, total=total)
-
-        yield report
 
 
 def show(result: Any, out: Path) -> None:

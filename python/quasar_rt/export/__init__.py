@@ -2,9 +2,11 @@
 
 `export_timm` quantizes a timm ``VisionTransformer`` after training. The model is read into plain matrices, which run
 in float on a few calibration images. That run must reproduce the model's own logits: a model that computes anything
-else is refused rather than exported wrongly. The run also yields what quantization needs: the range of every
-activation and, from the gradients, the worth of 8 bits for every weight row.
+else is refused rather than exported wrongly. The run also yields the range of every activation and the gradients that
+say how much an error of each row costs. Then the matrices are quantized one after the other (`layerwise`), each on the
+inputs that the quantized part before it gives, with GPTQ (`gptq`).
 """
 
+from .layerwise import LayerReport as LayerReport
 from .post_training import export_timm as export_timm
 from .timm_reader import UnsupportedModelError as UnsupportedModelError

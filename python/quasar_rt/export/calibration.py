@@ -1,4 +1,4 @@
-"""Calibration of a float ViT: activation ranges, the worth of 8 bits for each row, equalized channels."""
+"""Calibration of a float ViT: activation ranges, the loss's gradients, balanced channels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..build import Affine
-from ..rows.bits import row_scores
-from .float_vit import Linear, Norm, ViT, forward
+from .float_vit import ViT, forward
 
-__all__ = ["Moments", "Ranges", "equalize"]
+__all__ = ["Ranges", "balance", "largest_channels", "squared_gradients"]
 
 
 class Ranges:
@@ -27,7 +26,6 @@ class Ranges:
         self.percentile = percentile
         self.low: dict[str, Tensor] = {}
         self.high: dict[str, Tensor] = {}
-        self.channel_max: dict[str, Tensor] = {}
         with torch.no_grad():
             for batch in batches:
                 forward(net, batch, self._probe)
@@ -36,15 +34,11 @@ class Ranges:
         per_head = name.rsplit(".", 1)[-1] in ("q", "k", "v")
         flat = value.transpose(0, 1).flatten(1) if per_head else value.reshape(1, -1)
         exact = name == "residual" or self.percentile >= 1
-        count = flat.shape[1]
-        tail = 1 if exact else max(1, round((1 - self.percentile) * count))
-        low = flat.kthvalue(tail, dim=1).values
-        high = flat.kthvalue(count + 1 - tail, dim=1).values
+        tail = 1 if exact else max(1, round((1 - self.percentile) * flat.shape[1]))
+        low = flat.topk(tail, dim=1, largest=False).values[:, -1]
+        high = flat.topk(tail, dim=1).values[:, -1]
         self.low[name] = torch.minimum(self.low.get(name, low), low)
         self.high[name] = torch.maximum(self.high.get(name, high), high)
-        if name.endswith((".out", ".in")):
-            channels = value.abs().flatten(0, -2).amax(dim=0)
-            self.channel_max[name] = torch.maximum(self.channel_max.get(name, channels), channels)
         return value
 
     def affine(self, name: str, floor: float = -math.inf) -> Affine:
@@ -58,45 +52,70 @@ class Ranges:
         return scale
 
 
-class Moments:
-    """Sums x^2 at every matrix's input and the squared loss gradient at its output over the calibration batches.
+def squared_gradients(net: ViT, batches: list[Tensor]) -> dict[str, Tensor]:
+    """Returns the sum of the squared loss gradient at the outputs of each matrix, by name: [rows].
 
     The model's own prediction is the label.
     """
+    sums: dict[str, Tensor] = {}
 
-    def __init__(self, net: ViT, batches: list[Tensor]) -> None:
-        self.inputs: dict[str, Tensor] = {}
-        self.gradients: dict[str, Tensor] = {}
-        for batch in batches:
-            logits = forward(net, batch, self._probe)
-            F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="sum").backward()
+    def probe(name: str, value: Tensor) -> Tensor:
+        def add(gradient: Tensor) -> None:
+            squares = gradient.square().flatten(0, -2).sum(dim=0)
+            sums[name[:-4]] = sums.get(name[:-4], torch.zeros(())) + squares
 
-    def _probe(self, name: str, value: Tensor) -> Tensor:
-        def add(sums: dict[str, Tensor], key: str, x: Tensor) -> None:
-            sums[key] = sums.get(key, torch.zeros(())) + x.square().flatten(0, -2).sum(dim=0)
-
-        if name.endswith(".in"):
-            add(self.inputs, name[:-3], value.detach())
-        elif name.endswith(".out") and not name.split(".")[-2].startswith("norm"):
+        if name.endswith(".out") and not name.split(".")[-2].startswith("norm"):
             value = value if value.requires_grad else value.clone().requires_grad_()
-            value.register_hook(lambda gradient: add(self.gradients, name[:-4], gradient))
+            value.register_hook(add)
         return value
 
-    def scores(self, name: str, layer: Linear) -> NDArray[np.float64]:
-        """Returns the worth of 8 bits for each row of a matrix, float64 [rows] (`quasar_rt.rows.bits.row_scores`)."""
-        return row_scores(layer.weight.numpy(), self.inputs[name].numpy(), self.gradients[name].numpy())
+    for batch in batches:
+        logits = forward(net, batch, probe)
+        F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="sum").backward()
+    return sums
 
 
-def equalize(norm: Norm, layer: Linear, channel_max: Tensor) -> None:
-    """Moves half of each channel's excess (in the geometric sense) from the LayerNorm into the matrix behind it.
+def largest_channels(net: ViT, batches: list[Tensor]) -> dict[str, Tensor]:
+    """Returns the largest magnitude of each channel that a matrix reads, by the matrix's name: [columns]."""
+    largest: dict[str, Tensor] = {}
 
-    One scale serves all channels of a stored activation. This step brings their ranges together; the float function
-    stays the same (SmoothQuant, arXiv 2211.10438, equation 4, alpha = 1/2).
+    def probe(name: str, value: Tensor) -> Tensor:
+        if name.endswith(".in"):
+            channels = value.abs().flatten(0, -2).amax(dim=0)
+            largest[name[:-3]] = torch.maximum(largest.get(name[:-3], channels), channels)
+        return value
+
+    with torch.no_grad():
+        for batch in batches:
+            forward(net, batch, probe)
+    return largest
+
+
+def balance(net: ViT, largest: dict[str, Tensor]) -> None:
+    """Evens out the channels of each LayerNorm and of v; the matrix behind them takes up the difference.
+
+    One scale serves all channels of a stored activation. The float function stays the same, because a factor moves
+    from a LayerNorm's gain and offset into the columns of qkv or fc1, and from v's rows into proj's columns (attention
+    only averages v). `largest` is that of `largest_channels`.
     """
-    weight_max = layer.weight.abs().amax(dim=0)
-    alive = (channel_max > 0) & (weight_max > 0)
-    factor = torch.where(alive, (channel_max / weight_max.clamp(min=1e-12)).sqrt(), torch.ones(()))
+    for i, block in enumerate(net.blocks):
+        for norm, layer, name in ((block.norm1, block.qkv, "qkv"), (block.norm2, block.fc1, "fc1")):
+            factor = _factors(layer.weight, largest[f"blocks.{i}.{name}"])
+            norm.gamma, norm.beta = norm.gamma / factor, norm.beta / factor
+            layer.weight = layer.weight * factor
+        factor = _factors(block.proj.weight, largest[f"blocks.{i}.proj"])
+        rows = torch.cat([torch.ones(2 * len(factor)), factor])
+        block.qkv.weight, block.qkv.bias = block.qkv.weight / rows[:, None], block.qkv.bias / rows
+        block.proj.weight = block.proj.weight * factor
+
+
+def _factors(weight: Tensor, largest: Tensor) -> Tensor:
+    """Returns what to divide each channel by, so that half of its excess (in the geometric sense) moves into `weight`.
+
+    SmoothQuant, arXiv 2211.10438, equation 4, with alpha = 1/2.
+    """
+    weight_max = weight.abs().amax(dim=0)
+    alive = (largest > 0) & (weight_max > 0)
+    factor = torch.where(alive, (largest / weight_max.clamp(min=1e-12)).sqrt(), torch.ones(()))
     factor = factor / factor[alive].log().mean().exp() if alive.any() else factor
-    factor = torch.where(alive, factor.clamp(1e-2, 1e2), torch.ones(()))
-    norm.gamma, norm.beta = norm.gamma / factor, norm.beta / factor
-    layer.weight = layer.weight * factor
+    return torch.where(alive, factor.clamp(1e-2, 1e2), torch.ones(()))

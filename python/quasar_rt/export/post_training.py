@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, get_args
 
-import numpy as np
 import timm
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..build import BlockSpec, LinearSpec, NetworkSpec, NormSpec, build_subnet
+from ..build import NetworkSpec, build_subnet
 from ..images import ImageLike
-from ..rows.bits import choose_bits
 from ..subnet import Subnet
-from .calibration import Moments, Ranges, equalize
-from .float_vit import Block, Linear, Norm, ViT, forward
+from .calibration import Ranges, balance, largest_channels, squared_gradients
+from .float_vit import ViT, forward
 from .inputs import calibration_batches, preprocessing_of
+from .layerwise import LayerReport, Method, norm_spec, quantize_layers
 from .timm_reader import read, require
 
 __all__ = ["export_timm"]
@@ -36,7 +33,10 @@ def export_timm(
     resize: dict[str, Any] | None = None,
     percentile: float = 0.9999,
     equalize: bool = True,
+    method: Method = "gptq",
     batch_size: int = 16,
+    report: Callable[[LayerReport], object] | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
 ) -> Subnet:
     """Quantizes a timm ``VisionTransformer`` after training.
 
@@ -45,8 +45,9 @@ def export_timm(
             ratio, class token (and register tokens) or mean pooling, layer scale, RGB or gray. It is not changed.
         calibration: images as :meth:`Engine.infer` takes them, or one float tensor [images, channels, height, width]
             normalised as the model expects it. A few dozen suffice; labels are not needed.
-        eight_bit_fraction: the share of 8-bit rows in each block's matrices. `quasar_rt.rows.bits.row_scores` chooses
-            the rows, with the model's own prediction as the label. The patch embedding and the head are all 8-bit.
+        eight_bit_fraction: the share of 8-bit rows in each block's matrices. The rows are those whose error, after
+            `method`, costs the loss most at 4 bits; the model's own prediction is the label. The patch embedding and
+            the head are all 8-bit.
         classes: class names; ``class 0``, ... by default.
         name: the subnet's name; the model's architecture name by default.
         mean, std: of pixel/255 for each channel; timm's configuration of the model by default.
@@ -54,8 +55,12 @@ def export_timm(
             model, whose ``crop_pct`` counts only where the model has the configuration's image size: for a model made
             with another ``img_size``, the shorter side is resized to that size. Rectangular models need `resize`.
         percentile: the share of an activation's distribution that its 8-bit range covers on each side.
-        equalize: True first evens out the ranges of the channels that each LayerNorm gives.
+        equalize: True first evens out the ranges of the channels that each LayerNorm gives, and of v's.
+        method: ``"gptq"`` rounds each row for the least error of its outputs (`quasar_rt.export.gptq`) and corrects
+            the biases; ``"nearest"`` rounds each weight to the nearest code.
         batch_size: calibration images at a time.
+        report: gets the error of each matrix before and after.
+        progress: gets, after each stage, its name, the number of stages done and their total.
 
     Returns:
         A subnet marked as trained, its recipe in ``provenance``.
@@ -70,6 +75,8 @@ def export_timm(
         raise ValueError(f"eight_bit_fraction must be in [0, 1], not {eight_bit_fraction}")
     if not 0.9 <= percentile <= 1:
         raise ValueError(f"percentile must be in [0.9, 1], not {percentile}")
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {method!r}")
     net = read(model)
     preprocessing, mean_of, std_of = preprocessing_of(model, net, mean, std, resize)
     batches = calibration_batches(calibration, net, preprocessing, mean_of, std_of, batch_size)
@@ -77,42 +84,39 @@ def export_timm(
     if len(names) != len(net.head.weight):
         raise ValueError(f"the model has {len(net.head.weight)} classes, but {len(names)} names were given")
 
+    stages = 5 + 4 * len(net.blocks)
+    done = 0
+
+    def step(what: str) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(what, done, stages)
+
+    def on_layer(layer: LayerReport) -> None:
+        if report is not None:
+            report(layer)
+        step(layer.name)
+
     net.cast(torch.float32)
     _check_same_function(model, net, batches[0])
     if equalize:
-        _equalize_blocks(net, Ranges(net, batches, percentile))
+        balance(net, largest_channels(net, batches))
+    step("channels")
     ranges = Ranges(net, batches, percentile)
-    moments = Moments(net, batches) if 0 < eight_bit_fraction < 1 else None
-
-    def chosen(key: str, layer: Linear) -> LinearSpec:
-        if moments is None:
-            return _linear_spec(layer, 8 if eight_bit_fraction else 4)
-        return _linear_spec(layer, choose_bits(moments.scores(key, layer), eight_bit_fraction))
-
-    def block_spec(key: str, block: Block) -> BlockSpec:
-        return BlockSpec(
-            heads=block.heads,
-            head_dim=block.head_dim,
-            norm1=_norm_spec(block.norm1),
-            qkv=chosen(f"{key}.qkv", block.qkv),
-            proj=chosen(f"{key}.proj", block.proj),
-            norm2=_norm_spec(block.norm2),
-            fc1=chosen(f"{key}.fc1", block.fc1),
-            fc2=chosen(f"{key}.fc2", block.fc2),
-            norm1_out=ranges.affine(f"{key}.norm1.out"),
-            q_scale=ranges.symmetric(f"{key}.q"),
-            k_scale=ranges.symmetric(f"{key}.k"),
-            v_scale=ranges.symmetric(f"{key}.v"),
-            attn_out=float(ranges.symmetric(f"{key}.proj.in").max()),
-            norm2_out=ranges.affine(f"{key}.norm2.out"),
-            # Below about -4 the usual activations are flat: no codes are spent there.
-            fc1_out=ranges.affine(
-                f"{key}.fc1.out", floor=-4.0 if _is_flat_below(block.activation, -4.0) else -math.inf
-            ),
-            act_out=ranges.affine(f"{key}.fc2.in"),
-            activation=lambda x: _apply(block.activation, x),
-        )
-
+    step("ranges")
+    gradients = squared_gradients(net, batches) if 0 < eight_bit_fraction < 1 else {}
+    step("gradients")
+    parts = quantize_layers(
+        net,
+        batches,
+        ranges,
+        gradients,
+        std=std_of,
+        fraction=eight_bit_fraction,
+        method=method,
+        on_layer=on_layer,
+    )
     spec = NetworkSpec(
         name=name or getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__,
         height=net.height,
@@ -124,15 +128,15 @@ def export_timm(
         stride=net.kernel,
         pad=0,
         pad_value=0,
-        embed=_linear_spec(net.embed, 8),
+        embed=parts.embed,
         position=net.position.double().numpy(),
         prefix=net.prefix.double().numpy(),
-        residual_scale=float(1.5 * ranges.symmetric("residual").max() * 127 / 32767),
-        blocks=[block_spec(f"blocks.{i}", block) for i, block in enumerate(net.blocks)],
+        residual_scale=parts.residual_scale,
+        blocks=parts.blocks,
         pool=net.pool,
-        norm=_norm_spec(net.norm),
-        norm_out=ranges.affine("norm.out"),
-        head=_linear_spec(net.head, 8),
+        norm=norm_spec(net.norm),
+        norm_out=parts.norm_out,
+        head=parts.head,
         classes=names,
         preprocess=preprocessing,
         trained=True,
@@ -143,38 +147,12 @@ def export_timm(
             "calibration_images": sum(len(batch) for batch in batches),
             "percentile": percentile,
             "equalize": equalize,
+            "method": method,
             "mean": mean_of,
             "std": std_of,
         },
     )
     return build_subnet(spec)
-
-
-def _linear_spec(layer: Linear, bits: int | NDArray[np.uint8]) -> LinearSpec:
-    widths = np.broadcast_to(np.asarray(bits, np.uint8), len(layer.weight))
-    return LinearSpec(layer.weight.double().numpy(), layer.bias.double().numpy(), widths)
-
-
-def _norm_spec(part: Norm) -> NormSpec:
-    return NormSpec(part.gamma.double().numpy(), part.beta.double().numpy(), part.eps)
-
-
-def _apply(activation: nn.Module, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    with torch.no_grad():
-        values: NDArray[np.float64] = activation(torch.from_numpy(x)).numpy()
-    return values
-
-
-def _is_flat_below(activation: nn.Module, edge: float) -> bool:
-    with torch.no_grad():
-        values = activation(torch.linspace(edge - 8, edge, 64))
-    return float(values.abs().max()) < 2e-3
-
-
-def _equalize_blocks(net: ViT, ranges: Ranges) -> None:
-    for i, block in enumerate(net.blocks):
-        equalize(block.norm1, block.qkv, ranges.channel_max[f"blocks.{i}.norm1.out"])
-        equalize(block.norm2, block.fc1, ranges.channel_max[f"blocks.{i}.norm2.out"])
 
 
 def _check_same_function(model: nn.Module, net: ViT, batch: Tensor) -> None:

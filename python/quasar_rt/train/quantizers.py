@@ -18,9 +18,11 @@ from ..oracle import EXP_TABLE, rshift
 from ..space import eight_bit_rows
 
 __all__ = [
+    "LIMITS",
     "ActQuantizer",
     "RowLinear",
     "attention",
+    "best_step",
     "layer_norm",
     "leading",
     "round_half_up",
@@ -166,15 +168,15 @@ class RowLinear(nn.Module):
 
 
 @torch.no_grad()
-def best_step(weight: Tensor, importance: Tensor, limit: int) -> Tensor:
+def best_step(weight: Tensor, importance: Tensor, limit: int, fractions: int = 64) -> Tensor:
     """Returns the step [rows] with the least ``sum_j importance_j (w_j - step*code_j)^2``.
 
-    It is searched among 64 fractions of the one that just covers the largest magnitude.
+    It is searched among so many fractions of the one that just covers the largest magnitude.
     """
     largest = (weight.abs().amax(dim=1) / limit).clamp_min(1e-12)
     best = largest.clone()
     least = torch.full_like(largest, math.inf)
-    for fraction in torch.linspace(0.35, 1.0, 64).tolist():
+    for fraction in torch.linspace(0.35, 1.0, fractions).tolist():
         step = largest * fraction
         error = ((fake(weight, step, limit) - weight).square() * importance).sum(dim=1)
         best = torch.where(error < least, step, best)

@@ -1,0 +1,179 @@
+"""Quantizes the rows of a matrix for the least error of its outputs: GPTQ on each row's own width.
+
+The error of row r is ``e_r H e_r^T``: e_r is what rounding changed, H the second moment of the matrix's inputs around
+their mean (the bias takes up what the mean costs). Three steps make it small:
+
+1. The starting scale has the least squared error, weighted by the diagonal of H.
+2. GPTQ (Frantar et al., arXiv 2210.17323) rounds one column after the other and lets the later columns make up for the
+   error. Columns of large inputs come first (the paper's "act-order").
+3. A 4-bit row is then refined: the best scale for its codes, in closed form; then each code in turn becomes the best
+   one given all others (coordinate descent, as in QuantEase, arXiv 2309.01885).
+
+Rows do not influence each other, so each has its error at 4 and at 8 bits before a width is chosen. Depends on: torch,
+`quasar_rt.rows`, `quasar_rt.train.quantizers` (the search of a scale).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..rows import quantize_rows
+from ..train.quantizers import LIMITS, best_step
+from .float_vit import Linear
+
+__all__ = ["Observed", "Rows", "gptq_rows", "nearest_rows"]
+
+#: Added to the diagonal of H, as a share of its mean (the paper's damping).
+DAMPING = 0.01
+#: Ridge of the shift of the weights towards the float outputs, as a share of the mean of H's diagonal.
+RIDGE = 0.1
+#: Rounds of refinement, by width: 8-bit rows gain nothing that shows in the logits.
+REFINEMENTS = {4: 2, 8: 0}
+#: Columns between two updates of all later columns.
+BLOCK = 64
+
+
+class Rows:
+    """Quantized rows: codes float64 [rows, columns], scales float64 [rows] (float32's values)."""
+
+    def __init__(self, codes: Tensor, scales: Tensor) -> None:
+        self.codes, self.scales = codes.double(), scales.float().double()
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights that the codes stand for, float64 [rows, columns]."""
+        return self.codes * self.scales[:, None]
+
+    def where(self, first: Tensor, other: Rows) -> Rows:
+        """Returns these rows where `first` (bool [rows]) holds, those of `other` elsewhere."""
+        return Rows(
+            torch.where(first[:, None], self.codes, other.codes),
+            torch.where(first, self.scales, other.scales),
+        )
+
+
+class Observed:
+    """Second moments of a matrix's inputs x and of what its float outputs lack on them, ``r = y - W x - b``.
+
+    y is what the float network has at this place, x what the quantized network gives.
+    """
+
+    def __init__(self, layer: Linear) -> None:
+        rows, columns = layer.weight.shape
+        self.layer = layer
+        self._weight, self._bias = layer.weight.double(), layer.bias.double()
+        self._count = 0
+        self._x, self._r, self._y = (torch.zeros(n, dtype=torch.float64) for n in (columns, rows, rows))
+        self._xx = torch.zeros(columns, columns, dtype=torch.float64)
+        self._rx = torch.zeros(rows, columns, dtype=torch.float64)
+        self._rr, self._yy = (torch.zeros(rows, dtype=torch.float64) for _ in range(2))
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Adds a batch: inputs [..., columns] and the float network's outputs [..., rows]."""
+        x, y = x.flatten(0, -2), y.flatten(0, -2)
+        r = y - F.linear(x, self.layer.weight, self.layer.bias)
+        self._count += len(x)
+        self._xx += (x.T @ x).double()
+        self._rx += (r.T @ x).double()
+        for sums, values in ((self._x, x), (self._r, r), (self._y, y)):
+            sums += values.sum(dim=0, dtype=torch.float64)
+        for sums, values in ((self._rr, r), (self._yy, y)):
+            sums += values.square().sum(dim=0, dtype=torch.float64)
+
+    def covariance(self) -> Tensor:
+        """Returns H: the covariance of the inputs, float64 [columns, columns]."""
+        mean = self._x / self._count
+        return self._xx / self._count - torch.outer(mean, mean)
+
+    def target(self, covariance: Tensor) -> Tensor:
+        """Returns the float weights that come closest to y on the inputs x, with a ridge towards W: [rows, columns]."""
+        cross = self._rx / self._count - torch.outer(self._r, self._x) / self._count**2
+        ridge = RIDGE * float(covariance.diagonal().mean()) + 1e-12
+        return self._weight + torch.linalg.solve(covariance + _eye(covariance, ridge), cross.T).T
+
+    def bias(self, weight: Tensor) -> Tensor:
+        """Returns the bias [rows] with which `weight` has y's mean."""
+        return self._bias + (self._r + (self._weight - weight) @ self._x) / self._count
+
+    def errors(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """Returns the mean of ``(y - weight x - bias)^2``, float64 [rows]."""
+        change, offset = self._weight - weight, self._bias - bias
+        square = self._rr + ((change @ self._xx) * change).sum(dim=1) + 2 * (change * self._rx).sum(dim=1)
+        square = square + 2 * offset * (self._r + change @ self._x)
+        return (square / self._count + offset.square()).clamp_min(0)
+
+    def variance(self) -> float:
+        """Returns the variance of y, summed over its rows."""
+        return float((self._yy / self._count - (self._y / self._count).square()).sum())
+
+
+def nearest_rows(weight: Tensor, bits: int) -> Rows:
+    """Rounds each weight to the nearest code; the scale of a 4-bit row has the least squared error."""
+    packed = quantize_rows(weight.double().numpy(), np.full(len(weight), bits, np.uint8))
+    return Rows(torch.from_numpy(packed.unpack()), torch.from_numpy(packed.scales))
+
+
+def gptq_rows(weight: Tensor, covariance: Tensor, bits: int) -> Rows:
+    """Quantizes the rows [rows, columns] for the least ``e H e^T``, H being `covariance` [columns, columns]."""
+    limit = LIMITS[bits]
+    damped = covariance + _eye(covariance, DAMPING * float(covariance.diagonal().mean()) + 1e-12)
+    order = damped.diagonal().argsort(descending=True, stable=True)
+    damped = damped[order][:, order]
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    factor = torch.linalg.cholesky(inverse, upper=True).float()
+    hessian = damped.float()
+    # A column of the matrix is a contiguous row from here on.
+    columns = weight.float().T[order].contiguous()
+    scales = best_step(columns.T.contiguous(), hessian.diagonal(), limit, 24)
+    codes = _round_in_turn(columns.clone(), scales, factor, limit)
+    for _ in range(REFINEMENTS[bits]):
+        scales = _best_scales(columns, codes, scales, hessian)
+        codes = _descend(columns, codes, scales, hessian, limit)
+    found = torch.empty_like(codes)
+    found[order] = codes
+    return Rows(found.T.contiguous(), scales)
+
+
+def _eye(like: Tensor, value: float) -> Tensor:
+    return value * torch.eye(len(like), dtype=like.dtype)
+
+
+def _round_in_turn(columns: Tensor, scales: Tensor, factor: Tensor, limit: int) -> Tensor:
+    """Computes GPTQ's codes; changes `columns`. `factor` is the upper Cholesky factor of the inverse of H."""
+    codes = torch.empty_like(columns)
+    for start in range(0, len(columns), BLOCK):
+        end = min(start + BLOCK, len(columns))
+        errors = torch.empty_like(columns[start:end])
+        for j in range(start, end):
+            codes[j] = (columns[j] / scales).round_().clamp_(-limit, limit)
+            error = (columns[j] - codes[j] * scales) / factor[j, j]
+            columns[j:end].addr_(factor[j, j:end], error, alpha=-1)
+            errors[j - start] = error
+        columns[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
+    return codes
+
+
+def _best_scales(columns: Tensor, codes: Tensor, scales: Tensor, hessian: Tensor) -> Tensor:
+    """Returns the scale of least error for each row's codes; the old one where the codes do not give any."""
+    product = hessian @ codes
+    along, length = (product * columns).sum(dim=0), (product * codes).sum(dim=0)
+    return torch.where((along > 0) & (length > 0), along / length.clamp_min(1e-30), scales)
+
+
+def _descend(columns: Tensor, codes: Tensor, scales: Tensor, hessian: Tensor, limit: int) -> Tensor:
+    """Sets each code in turn to the best one given all others."""
+    codes = codes.clone()
+    gradient = hessian @ (columns - codes * scales)
+    for start in range(0, len(columns), BLOCK):
+        end = min(start + BLOCK, len(columns))
+        changes = torch.empty_like(columns[start:end])
+        for j in range(start, end):
+            best = (codes[j] + gradient[j] / (hessian[j, j] * scales)).round_().clamp_(-limit, limit)
+            change = (best - codes[j]) * scales
+            gradient[start:end].addr_(hessian[j, start:end], change, alpha=-1)
+            codes[j], changes[j - start] = best, change
+        gradient[end:].addmm_(hessian[start:end, end:].T, changes, alpha=-1)
+    return codes

@@ -1,0 +1,344 @@
+"""Quantizes a network matrix by matrix: each on the inputs that the quantized part before it gives.
+
+The float network and the quantized network run side by side on the calibration images. The quantized one is the integer
+model (LayerNorm, attention's probabilities, tables, the grids of all stored activations) but for the roundings inside a
+requantization, which are at most 1/64 of a code. Depends on: torch, `quasar_rt.build`, `quasar_rt.rows`,
+`quasar_rt.train.quantizers`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..build import Affine, BlockSpec, LinearSpec, NormSpec, activation_table, norm_out_range, norm_tensors
+from ..build.integers import ATTENTION_GAIN_LIMIT, MULTIPLIER_LIMIT, at_least
+from ..rows.bits import choose_bits
+from ..train.quantizers import attention, layer_norm
+from .calibration import Ranges
+from .float_vit import Block, Linear, Norm, ViT
+from .gptq import Observed, Rows, gptq_rows, nearest_rows
+
+__all__ = ["LayerReport", "Method", "Quantized", "norm_spec", "quantize_layers"]
+
+#: ``gptq``: `quasar_rt.export.gptq` with corrected biases; ``nearest``: each weight to the nearest code.
+Method = Literal["gptq", "nearest"]
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """Reports how well one matrix was quantized, measured on the calibration images.
+
+    An error is the root of the mean squared difference from the outputs of the float network, as a share of their
+    standard deviation. It contains what the quantized layers before this one cost.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    eight_bit_rows: int
+    error_before: float
+    """With each weight rounded to the nearest code."""
+    error_after: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields for JSON."""
+        return asdict(self)
+
+
+@dataclass
+class Quantized:
+    """A network's quantized parts."""
+
+    embed: LinearSpec
+    blocks: list[BlockSpec]
+    norm_out: Affine
+    head: LinearSpec
+    residual_scale: float
+
+
+def quantize_layers(
+    net: ViT,
+    batches: list[Tensor],
+    ranges: Ranges,
+    gradients: dict[str, Tensor],
+    *,
+    std: list[float],
+    fraction: float,
+    method: Method,
+    on_layer: Callable[[LayerReport], object],
+) -> Quantized:
+    """Quantizes the matrices from the patch embedding to the head.
+
+    Args:
+        net: the float network.
+        batches: normalised calibration images [images, channels, height, width].
+        ranges: of the float network's activations.
+        gradients: of the loss at the matrices' outputs (`squared_gradients`); may be empty if `fraction` is 0 or 1.
+        std: of pixel/255 by channel; the patch embedding acts on raw pixels.
+        fraction: share of 8-bit rows in the matrices of the blocks. Embedding and head are all 8-bit.
+        method: how weights are rounded.
+        on_layer: gets a report after each matrix.
+    """
+    with torch.no_grad():
+        return _Run(net, ranges, gradients, fraction, method, on_layer).network(batches, std)
+
+
+@dataclass
+class _Run:
+    net: ViT
+    ranges: Ranges
+    gradients: dict[str, Tensor]
+    fraction: float
+    method: Method
+    on_layer: Callable[[LayerReport], object]
+
+    def network(self, batches: list[Tensor], std: list[float]) -> Quantized:
+        net, ranges = self.net, self.ranges
+        self.residual_scale = float(1.5 * ranges.symmetric("residual").max() * 127 / 32767)
+        self.exact: list[Tensor] = []
+        self.stream: list[Tensor] = []
+        embed = self._embedding(batches, std)
+        blocks = [self._block(f"blocks.{i}", block) for i, block in enumerate(net.blocks)]
+        out = norm_out_range(norm_spec(net.norm), ranges.affine("norm.out"))
+        patches = slice(len(net.prefix), None)
+        if net.pool == "token":
+            exact = [_norm(net.norm, x[:, 0]) for x in self.exact]
+            pooled = [self._norm_codes(net.norm, out, x[:, 0]) for x in self.stream]
+        elif net.pool == "mean":
+            exact = [_norm(net.norm, x[:, patches].mean(dim=1)) for x in self.exact]
+            pooled = [
+                self._norm_codes(net.norm, out, self._on_grid(x[:, patches].mean(dim=1))) for x in self.stream
+            ]
+        else:
+            exact = [_norm(net.norm, x[:, patches]).mean(dim=1) for x in self.exact]
+            pooled = [
+                _round(self._norm_codes(net.norm, out, x[:, patches]).mean(dim=1) / out.scale) * out.scale
+                for x in self.stream
+            ]
+        # One input an image is too little to fit the head to.
+        _, head = self._fit("head", net.head, pooled, _each(net.head, exact), "nearest", 1.0)
+        return Quantized(embed, blocks, out, head, self.residual_scale)
+
+    def _embedding(self, batches: list[Tensor], std: list[float]) -> LinearSpec:
+        """Quantizes the patch embedding, whose rows are those of the layer on raw pixels."""
+        net = self.net
+        per_channel = net.kernel * net.kernel
+        deviation = torch.tensor(np.repeat(255 * np.asarray(std), per_channel))
+        patches = [F.unfold(batch, net.kernel, stride=net.kernel).transpose(1, 2) for batch in batches]
+        weight = net.embed.weight.double() / deviation
+        # Around their mean, pixels are the normalised pixels times a factor, and the bias is the same.
+        layer = Linear(weight.float(), net.embed.bias)
+        pixels = [(batch.double() * deviation).float() for batch in patches]
+        exact = _each(net.embed, patches)
+        layer, raw = self._fit("embed", layer, pixels, exact, self.method, 1.0)
+        assert raw.scales is not None
+        for outputs, y in zip(exact, _each(layer, pixels), strict=True):
+            prefix = net.prefix.expand(len(y), -1, -1)
+            self.exact.append(torch.cat([prefix, outputs + net.position], dim=1))
+            self.stream.append(self._on_grid(torch.cat([prefix, y + net.position], dim=1)))
+        return LinearSpec(raw.weight * deviation.numpy(), raw.bias, raw.bits, raw.scales)
+
+    def _block(self, name: str, block: Block) -> BlockSpec:
+        ranges = self.ranges
+        norm1_out = norm_out_range(norm_spec(block.norm1), ranges.affine(f"{name}.norm1.out"))
+        inputs = [self._norm_codes(block.norm1, norm1_out, x) for x in self.stream]
+        exact = _each(block.qkv, [_norm(block.norm1, x) for x in self.exact])
+        layer, qkv = self._fit(f"{name}.qkv", block.qkv, inputs, exact, self.method)
+        steps = (_scales(qkv) * norm1_out.scale).reshape(3, block.heads, -1).max(axis=2)
+        scales = [
+            at_least(
+                np.broadcast_to(ranges.symmetric(f"{name}.{part}"), (block.heads,)),
+                step * 64,
+                MULTIPLIER_LIMIT,
+            )
+            for part, step in zip("qkv", steps, strict=True)
+        ]
+        attn_out = float(
+            at_least(
+                ranges.symmetric(f"{name}.proj.in").max(),
+                scales[2].max(),
+                ATTENTION_GAIN_LIMIT * (1 - 2**-15),
+            )
+        )
+        inputs = [
+            _attention_codes(block, F.linear(x, layer.weight, layer.bias), scales, attn_out) for x in inputs
+        ]
+        exact = _each(block.proj, [_attention(block, y) for y in exact])
+        proj = self._branch(f"{name}.proj", block.proj, inputs, exact)
+
+        norm2_out = norm_out_range(norm_spec(block.norm2), ranges.affine(f"{name}.norm2.out"))
+        inputs = [self._norm_codes(block.norm2, norm2_out, x) for x in self.stream]
+        exact = _each(block.fc1, [_norm(block.norm2, x) for x in self.exact])
+        layer, fc1 = self._fit(f"{name}.fc1", block.fc1, inputs, exact, self.method)
+        # Below about -4 the usual activations are flat: no codes are spent there.
+        floor = -4.0 if _is_flat_below(block.activation, -4.0) else -math.inf
+        out = ranges.affine(f"{name}.fc1.out", floor)
+        finest = _scales(fc1).max() * norm2_out.scale * 64
+        fc1_out = Affine(float(at_least(out.scale, finest, MULTIPLIER_LIMIT)), out.zero_point)
+        act_out = ranges.affine(f"{name}.fc2.in")
+
+        def activation(x: NDArray[np.float64]) -> NDArray[np.float64]:
+            with torch.no_grad():
+                values: NDArray[np.float64] = block.activation(torch.from_numpy(x)).numpy()
+            return values
+
+        codes = activation_table(activation, fc1_out, act_out).astype(np.float32)
+        table = torch.from_numpy((codes - act_out.zero_point) * np.float32(act_out.scale))
+        inputs = [table[_codes(y, fc1_out).long() + 128] for y in _each(layer, inputs)]
+        fc2 = self._branch(f"{name}.fc2", block.fc2, inputs, _each(block.fc2, map(block.activation, exact)))
+        return BlockSpec(
+            heads=block.heads,
+            head_dim=block.head_dim,
+            norm1=norm_spec(block.norm1),
+            qkv=qkv,
+            proj=proj,
+            norm2=norm_spec(block.norm2),
+            fc1=fc1,
+            fc2=fc2,
+            norm1_out=norm1_out,
+            q_scale=scales[0],
+            k_scale=scales[1],
+            v_scale=scales[2],
+            attn_out=attn_out,
+            norm2_out=norm2_out,
+            fc1_out=fc1_out,
+            act_out=act_out,
+            activation=activation,
+        )
+
+    def _branch(self, name: str, layer: Linear, inputs: list[Tensor], exact: list[Tensor]) -> LinearSpec:
+        """Quantizes a layer that adds to the residual stream, and adds its outputs in both networks."""
+        fitted, spec = self._fit(name, layer, inputs, exact, self.method)
+        self.exact = [x + y for x, y in zip(self.exact, exact, strict=True)]
+        self.stream = [self._on_grid(x + y) for x, y in zip(self.stream, _each(fitted, inputs), strict=True)]
+        return spec
+
+    def _fit(
+        self,
+        name: str,
+        layer: Linear,
+        inputs: list[Tensor],
+        exact: list[Tensor],
+        method: Method,
+        fraction: float | None = None,
+    ) -> tuple[Linear, LinearSpec]:
+        """Quantizes a matrix; `inputs` are the quantized network's, `exact` the outputs of the float network."""
+        seen = Observed(layer)
+        for x, y in zip(inputs, exact, strict=True):
+            seen.add(x, y)
+        fraction = self.fraction if fraction is None else fraction
+        bias = layer.bias.double()
+        if method == "gptq":
+            covariance = seen.covariance()
+            target = seen.target(covariance)
+
+        def rounded(bits: int) -> Rows:
+            return (
+                gptq_rows(target, covariance, bits) if method == "gptq" else nearest_rows(layer.weight, bits)
+            )
+
+        def errors(rows: Rows) -> Tensor:
+            return seen.errors(rows.weight, seen.bias(rows.weight) if method == "gptq" else bias)
+
+        if fraction in (0, 1):
+            eight = torch.full((len(layer.weight),), bool(fraction))
+            rows = rounded(8 if fraction else 4)
+        else:
+            four, eights = rounded(4), rounded(8)
+            worth = self.gradients[name].double() * (errors(four) - errors(eights))
+            eight = torch.from_numpy(choose_bits(worth.numpy(), fraction) == 8)
+            rows = eights.where(eight, four)
+        after = errors(rows)
+        before = after
+        if method == "gptq":
+            nearest = nearest_rows(layer.weight, 8).where(eight, nearest_rows(layer.weight, 4))
+            before = seen.errors(nearest.weight, bias)
+            bias = seen.bias(rows.weight)
+        variance = max(seen.variance(), 1e-30)
+        self.on_layer(
+            LayerReport(
+                name,
+                len(layer.weight),
+                layer.weight.shape[1],
+                int(eight.sum()),
+                math.sqrt(float(before.sum()) / variance),
+                math.sqrt(float(after.sum()) / variance),
+            )
+        )
+        widths = np.where(eight.numpy(), 8, 4).astype(np.uint8)
+        spec = LinearSpec(rows.weight.numpy(), bias.numpy(), widths, rows.scales.numpy())
+        return Linear(rows.weight.float(), bias.float()), spec
+
+    def _norm_codes(self, norm: Norm, out: Affine, x: Tensor) -> Tensor:
+        """Computes the integer LayerNorm of the residual stream; returns the values that its codes stand for."""
+        tensors = norm_tensors("norm", norm_spec(norm), out, self.residual_scale)
+        gain, offset = (torch.from_numpy(tensors[f"norm.{part}"]).int() for part in ("gain", "bias"))
+        frac, epsilon = int(tensors["norm.frac"][0]), int(tensors["norm.epsilon"][0])
+        codes = layer_norm(torch.round(x / self.residual_scale).int(), gain, offset, frac, epsilon)
+        return (codes - out.zero_point).float() * out.scale
+
+    def _on_grid(self, x: Tensor) -> Tensor:
+        return _round(x / self.residual_scale).clamp(-32767, 32767) * self.residual_scale
+
+
+def _round(x: Tensor) -> Tensor:
+    return torch.floor(x + 0.5)
+
+
+def _codes(x: Tensor, grid: Affine) -> Tensor:
+    return (_round(x / grid.scale) + grid.zero_point).clamp(-128, 127)
+
+
+def _each(layer: Linear, inputs: Any) -> list[Tensor]:
+    return [F.linear(x, layer.weight, layer.bias) for x in inputs]
+
+
+def _norm(norm: Norm, x: Tensor) -> Tensor:
+    return F.layer_norm(x, (x.shape[-1],), norm.gamma, norm.beta, norm.eps)
+
+
+def norm_spec(part: Norm) -> NormSpec:
+    """Describes a LayerNorm for `quasar_rt.build`."""
+    return NormSpec(part.gamma.double().numpy(), part.beta.double().numpy(), part.eps)
+
+
+def _scales(spec: LinearSpec) -> NDArray[np.float64]:
+    return np.asarray(spec.scales, np.float64)
+
+
+def _heads(block: Block, y: Tensor) -> Tensor:
+    """Splits qkv's outputs [batch, tokens, rows] into q, k and v: [3, batch, heads, tokens, head_dim]."""
+    return y.unflatten(-1, (3, block.heads, block.head_dim)).permute(2, 0, 3, 1, 4)
+
+
+def _attention(block: Block, y: Tensor) -> Tensor:
+    q, k, v = _heads(block, y)
+    out = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(block.head_dim), dim=-1) @ v
+    return out.transpose(1, 2).flatten(2)
+
+
+def _attention_codes(block: Block, y: Tensor, scales: list[NDArray[np.float64]], out: float) -> Tensor:
+    """Computes attention on codes of q, k and v; returns the values that the output's codes stand for."""
+    steps = [torch.from_numpy(scale).float().view(-1, 1, 1) for scale in scales]
+    q, k, v = (
+        _round(part / step).clamp(-128, 127) for part, step in zip(_heads(block, y), steps, strict=True)
+    )
+    mult = torch.from_numpy(
+        2.0**20 * 64 * math.log2(math.e) * scales[0] * scales[1] / math.sqrt(block.head_dim)
+    )
+    attended = attention(q, k, v, mult.float()) * steps[2]
+    return _round(attended.transpose(1, 2).flatten(2) / out).clamp(-128, 127) * out
+
+
+def _is_flat_below(activation: nn.Module, edge: float) -> bool:
+    values = activation(torch.linspace(edge - 8, edge, 64))
+    return float(values.abs().max()) < 2e-3
