@@ -1,4 +1,4 @@
-"""Accuracy of a subnet on a data set."""
+"""Accuracy of a subnet on a data set, alone or against the float network that it came from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .datasets import (
     DIGITS_CLASSES,
@@ -17,9 +20,12 @@ from .datasets import (
 )
 from .engine import Engine
 from .errors import ImageError
-from .images import ImageLike, Pixels, to_pixels
+from .images import ImageLike, Pixels, preprocess, to_pixels
 
-__all__ = ["Accuracy", "evaluate", "open_dataset"]
+__all__ = ["Accuracy", "Comparison", "Estimate", "compare", "evaluate", "open_dataset"]
+
+#: Resamples of the bootstrap.
+_RESAMPLES = 2000
 
 #: Data sets known by name: classes and reader.
 _KNOWN = {
@@ -46,6 +52,36 @@ class Accuracy(NamedTuple):
     def images_per_second(self) -> float:
         """Classified images a second of wall clock."""
         return self.images / self.seconds if self.seconds else 0.0
+
+
+class Estimate(NamedTuple):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Comparison(NamedTuple):
+    """A subnet against a float network on the same images.
+
+    The intervals are percentiles of a bootstrap over the images, with a fixed seed.
+    """
+
+    images: int
+    """Number of classified images."""
+    unreadable: int
+    """Number of images that could not be read; no other figure counts them."""
+    top1: Estimate
+    """Share of images whose most likely class is the true one, by the subnet."""
+    float_top1: Estimate
+    """The same by the float network."""
+    difference: Estimate
+    """``top1 - float_top1``, on the same images."""
+    agreement: Estimate
+    """Share of images for which both networks name the same class."""
+    logit_error: Estimate
+    """``mean |subnet - float|`` of the logits, divided by ``mean |float - its mean over the images|``."""
 
 
 def open_dataset(name: str, classes: Sequence[str]) -> Sequence[tuple[ImageLike, int]]:
@@ -111,6 +147,82 @@ def evaluate(
     return Accuracy(
         images, first / images if images else 0.0, five / images if images else 0.0, unreadable, seconds
     )
+
+
+def compare(
+    engine: Engine,
+    labelled: Iterable[tuple[ImageLike, int]],
+    network: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    *,
+    batch: int = 256,
+    on_unreadable: Callable[[ImageError], None] | None = None,
+) -> Comparison:
+    """Classifies images by an engine and by a float network, which sees the pixels that the engine's network sees.
+
+    Args:
+        engine: the engine.
+        labelled: images (as ``Engine.infer`` takes them) with their class indices; read `batch` at a time.
+        network: from preprocessed images, uint8 [images, height, width, channels], to logits, float32
+            [images, classes]; `quasar_rt.export.reference_logits` makes one of a timm model.
+        batch: number of images that are decoded and classified at once.
+        on_unreadable: called for each image that cannot be read; without it the first one raises.
+
+    Raises:
+        quasar_rt.ImageError: an image cannot be read and `on_unreadable` is None.
+        ValueError: no image could be used, or the network has another number of classes than the subnet.
+    """
+    config = engine.subnet.config
+    shape = config["image"]
+    size = (shape["height"], shape["width"], shape["channels"])
+    unreadable = 0
+    integer: list[NDArray[np.float32]] = []
+    exact: list[NDArray[np.float32]] = []
+    truths: list[int] = []
+    source = iter(labelled)
+    while piece := list(islice(source, batch)):
+        pixels: list[Pixels] = []
+        for image, truth in piece:
+            decoded = _decode(image, on_unreadable)
+            if decoded is None:
+                unreadable += 1
+            else:
+                pixels.append(decoded)
+                truths.append(truth)
+        if not pixels:
+            continue
+        seen = [preprocess(image, size, config["preprocess"]) for image in pixels]
+        exact.append(network(np.stack(seen).reshape(-1, *size)))
+        if exact[-1].shape != (len(pixels), len(engine.subnet.classes)):
+            raise ValueError(
+                f"the float network gives {exact[-1].shape[-1]} logits an image, and the subnet has "
+                f"{len(engine.subnet.classes)} classes: give the network that the subnet came from"
+            )
+        integer.append(np.stack([prediction.logits for prediction in engine.infer_batch(pixels)]))
+    if not truths:
+        raise ValueError("no image could be used")
+    found, expected, labels = np.concatenate(integer), np.concatenate(exact), np.array(truths)
+    right, float_right = (logits.argmax(axis=1) == labels for logits in (found, expected))
+    error = np.abs(found - expected).mean(axis=1, dtype=np.float64)
+    spread = np.abs(expected - expected.mean(axis=0)).mean(axis=1, dtype=np.float64)
+    # The last two rows make the logit error.
+    same = found.argmax(axis=1) == expected.argmax(axis=1)
+    difference = right.astype(float) - float_right
+    columns = np.vstack([right, float_right, difference, same, error, spread]).astype(np.float64)
+    rng = np.random.default_rng(0)
+    drawn = np.stack(
+        [columns[:, rng.integers(0, len(labels), len(labels))].mean(axis=1) for _ in range(_RESAMPLES)]
+    )
+
+    def ratio(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        share = means[..., 4] / np.maximum(means[..., 5], 1e-30)
+        return np.concatenate([means[..., :4], share[..., None]], axis=-1)
+
+    low, high = np.percentile(ratio(drawn), [2.5, 97.5], axis=0)
+    estimates = [
+        Estimate(float(value), float(least), float(most))
+        for value, least, most in zip(ratio(columns.mean(axis=1)), low, high, strict=True)
+    ]
+    return Comparison(len(labels), unreadable, *estimates)
 
 
 def _decode(image: ImageLike, on_unreadable: Callable[[ImageError], None] | None) -> Pixels | None:

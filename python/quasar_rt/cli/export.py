@@ -8,7 +8,6 @@ Needs the [host] extra: pip install 'quasar-rt[host]'.
 
 from __future__ import annotations
 
-import ast
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -18,19 +17,7 @@ import click
 from ..datasets import image_files
 from ..errors import QuasarError
 from .output import bars, echo, print_table
-
-
-def _model_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--model-arg")
-        try:
-            arguments[key] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            arguments[key] = value
-    return arguments
+from .timm_network import load_network, model_arguments
 
 
 def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
@@ -60,12 +47,7 @@ def _resize(ctx: click.Context, parameter: click.Parameter, value: str | None) -
     help="A timm state dict (.pth, .safetensors).",
 )
 @click.option("--pretrained", is_flag=True, help="Let timm download its own weights instead.")
-@click.option(
-    "--model-arg",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="For timm.create_model, e.g. num_classes=10, img_size=32. Repeatable.",
-)
+@model_arguments
 @click.option(
     "--calibration",
     required=True,
@@ -145,8 +127,6 @@ def command(
 ) -> None:
     """Quantizes a network, and writes its subnet."""
     try:
-        import timm
-
         from ..engine import Engine
         from ..export import export_timm
     except ImportError as error:
@@ -158,21 +138,7 @@ def command(
     files = sorted(image_files(calibration))[:images]
     if not files:
         raise click.ClickException(f"no image in {calibration}: give a folder with PNG or JPEG files")
-    try:
-        network = timm.create_model(model, pretrained=pretrained, **_model_arguments(model_arg))
-    except (RuntimeError, TypeError, ValueError, OSError) as error:
-        raise click.ClickException(f"timm could not make {model}: {error}") from error
-    if checkpoint is not None:
-        try:
-            timm.models.load_checkpoint(network, str(checkpoint))
-        # A file of another kind makes torch's unpickler raise nearly anything (KeyError, EOFError, ...).
-        except Exception as error:
-            raise click.ClickException(
-                f"{checkpoint} does not hold the weights of this {model}: {type(error).__name__}: "
-                f"{' '.join(str(error).split())[:400]}\nIt must be a state dict, as "
-                "torch.save(model.state_dict(), FILE) writes it, of just this architecture; "
-                "--model-arg gives a shape of its own."
-            ) from error
+    network = load_network(model, checkpoint, pretrained, model_arg)
     names = classes.read_text(encoding="utf-8").splitlines() if classes else None
     layers: list[Any] = []
     try:

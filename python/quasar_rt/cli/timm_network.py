@@ -1,0 +1,63 @@
+"""timm networks that commands load: by architecture and checkpoint, or with timm's own weights."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["load_network", "model_arguments"]
+
+model_arguments = click.option(
+    "--model-arg",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="For timm.create_model, e.g. num_classes=10, img_size=32. Repeatable.",
+)
+
+
+def load_network(
+    architecture: str, checkpoint: Path | None, pretrained: bool, arguments: tuple[str, ...]
+) -> Any:
+    """Makes a timm network with the weights of a checkpoint, or with those that timm downloads.
+
+    Raises:
+        click.ClickException: timm is not installed, lacks the architecture, or the checkpoint does not fit it.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise click.ClickException(
+            f"{error}; install the host extra: pip install 'quasar-rt[host]'"
+        ) from error
+    try:
+        network = timm.create_model(architecture, pretrained=pretrained, **_parsed(arguments))
+    except (RuntimeError, TypeError, ValueError, OSError) as error:
+        raise click.ClickException(f"timm could not make {architecture}: {error}") from error
+    if checkpoint is not None:
+        try:
+            timm.models.load_checkpoint(network, str(checkpoint))
+        # A file of another kind makes torch's unpickler raise nearly anything (KeyError, EOFError, ...).
+        except Exception as error:
+            raise click.ClickException(
+                f"{checkpoint} does not hold the weights of this {architecture}: {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:400]}\nIt must be a state dict, as "
+                "torch.save(model.state_dict(), FILE) writes it, of just this architecture; "
+                "--model-arg gives a shape of its own."
+            ) from error
+    return network
+
+
+def _parsed(pairs: tuple[str, ...]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--model-arg")
+        try:
+            arguments[key] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            arguments[key] = value
+    return arguments
