@@ -109,18 +109,20 @@ inline radicand_t radicand_of(const u<52>& variance) {
   return result;
 }
 
-// Makes one more bit of a square root: takes the two highest of 52 bits from the radicand.
-inline void root_step(u<52>& radicand, u<54>& remainder, u<26>& value) {
+// Makes one more bit of a square root: takes the two highest of 52 bits from the radicand. The
+// remainder is at most twice the root so far. So the last of 26 steps, which has 25 bits of the
+// root, compares 28 bits.
+inline void root_step(u<52>& radicand, u<28>& remainder, u<26>& value) {
   QUASAR_HLS(INLINE)
-  const u<54> next = uint64_t(remainder) << 2 | uint64_t(radicand) >> 50;
-  const u<54> trial = uint64_t(value) << 2 | 1;
+  const u<28> next = unsigned(remainder) << 2 | unsigned(uint64_t(radicand) >> 50);
+  const u<28> trial = unsigned(value) << 2 | 1;
   radicand = uint64_t(radicand) << 2 & ((uint64_t(1) << 52) - 1);
   if (next >= trial) {
     remainder = next - trial;
-    value = uint64_t(value) << 1 | 1;
+    value = unsigned(value) << 1 | 1;
   } else {
     remainder = next;
-    value = uint64_t(value) << 1;
+    value = unsigned(value) << 1;
   }
 }
 

@@ -330,7 +330,7 @@ void root(RootJobs& jobs, Groups& groups, Pooled& pooled, Roots& roots) {
           moments = groups.read();
         roots_t result;
         u<52> radicand[NORM_LANES];
-        u<54> remainder[NORM_LANES];
+        u<28> remainder[NORM_LANES];
         u<26> value[NORM_LANES];
         u<28> rest[NORM_LANES]; // of 2^40 divided by the root
         u<16> quotient[NORM_LANES];

@@ -20,6 +20,8 @@ template <typename T, typename A, typename B> T multiply(const A& a, const B& b)
 #include "crc.hpp"
 #include "leaves.hpp"
 
+#include "root_of.hpp"
+
 namespace {
 
 unsigned failures = 0;
@@ -107,23 +109,8 @@ void means() {
       }
 }
 
-// Returns (b, inv) of a variance, by the steps that norm.cpp takes.
-struct root_t {
-  int64_t bits, inverse, root;
-};
-root_t root_of(uint64_t variance) {
-  const radicand_t high = radicand_of(u<52>(variance));
-  u<52> radicand = high.bits;
-  u<54> remainder = 0;
-  u<26> value = 0;
-  for (unsigned i = 0; i < 26; ++i)
-    root_step(radicand, remainder, value);
-  u<28> rest = INVERT_REST;
-  u<16> quotient = 0;
-  for (unsigned i = 0; i < 16; ++i)
-    invert_step(rest, quotient, value);
-  return {int64_t(high.pairs), unsigned(quotient) > 32767 ? 32767 : int64_t(quotient),
-          int64_t(value)};
+int64_t inverse_of(const root_t& root) {
+  return unsigned(root.quotient) > 32767 ? 32767 : int64_t(root.quotient);
 }
 
 uint64_t root_floor(uint64_t x) {
@@ -140,10 +127,10 @@ void roots_of(uint64_t variance) {
     ++bits;
   const uint64_t root = root_floor(variance << (52 - 2 * bits));
   const int64_t inverse = int64_t((uint64_t(1) << 40) / root);
-  const root_t got = root_of(variance);
+  const root_t got = root_of(u<52>(variance));
   equal(got.bits, bits, "bits of a root", int64_t(variance));
   equal(got.root, int64_t(root), "root", int64_t(variance));
-  equal(got.inverse, inverse > 32767 ? 32767 : inverse, "inverse", int64_t(variance));
+  equal(inverse_of(got), inverse > 32767 ? 32767 : inverse, "inverse", int64_t(variance));
 }
 
 // Small variances, all powers of two and squares with what is next to them, the largest.
@@ -177,17 +164,18 @@ void normalising() {
           const int64_t variance = squares * embed - sum * sum + epsilon;
           if (variance >= int64_t(1) << 52)
             continue;
-          const root_t root = root_of(uint64_t(variance));
+          const root_t root = root_of(u<52>(variance));
+          const int64_t bits = int64_t(root.bits), inverse = inverse_of(root);
           for (int64_t x : {low, high})
             for (int64_t gain : {-32768, -1, 0, 32767})
               for (int64_t offset : {-32768, 0, 32767})
                 for (int64_t frac : {0, 4, 15}) {
                   const int64_t c = x * embed - sum;
-                  const int64_t t = root.bits >= 10 ? rshift(c, root.bits - 10)
-                                                    : c * (int64_t(1) << (10 - root.bits));
-                  const int64_t n = rshift(t * root.inverse, 15);
+                  const int64_t t =
+                      bits >= 10 ? rshift(c, bits - 10) : c * (int64_t(1) << (10 - bits));
+                  const int64_t n = rshift(t * inverse, 15);
                   const int64_t y = clamp(rshift(n * gain, 15) + offset, -32768, 32767);
-                  equal(normalise_value(s<16>(x), s<27>(sum), u<5>(root.bits), u<15>(root.inverse),
+                  equal(normalise_value(s<16>(x), s<27>(sum), root.bits, u<15>(inverse),
                                         s<16>(gain), s<16>(offset), u<11>(embed), u<4>(frac)),
                         clamp(y >> frac, -128, 127), "normalise_value", x, embed, frac);
                 }

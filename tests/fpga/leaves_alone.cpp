@@ -5,6 +5,8 @@
 #include "crc.hpp"
 #include "leaves.hpp"
 
+#include "root_of.hpp"
+
 extern "C" {
 
 int16_t leaf_requantize(int32_t x, uint8_t shift, int16_t mult, int8_t zero_point) {
@@ -14,18 +16,9 @@ int16_t leaf_requantize(int32_t x, uint8_t shift, int16_t mult, int8_t zero_poin
 int16_t leaf_mean(int32_t numerator, uint16_t divisor) { return mean_of_codes(numerator, divisor); }
 
 uint16_t leaf_inverse_root(uint64_t variance, uint8_t* pairs) {
-  const radicand_t high = radicand_of(variance);
-  u<52> radicand = high.bits;
-  u<54> remainder = 0;
-  u<26> value = 0;
-  for (unsigned i = 0; i < 26; ++i)
-    root_step(radicand, remainder, value);
-  u<28> rest = INVERT_REST;
-  u<16> quotient = 0;
-  for (unsigned i = 0; i < 16; ++i)
-    invert_step(rest, quotient, value);
-  *pairs = high.pairs;
-  return quotient;
+  const root_t root = root_of(variance);
+  *pairs = root.bits;
+  return root.quotient;
 }
 
 int8_t leaf_normalise(int16_t x, int32_t sum, uint8_t bits, uint16_t inverse, int16_t gain,
