@@ -19,6 +19,9 @@ constexpr unsigned ROW_BYTES = 16;
 constexpr unsigned MAX_EMBED = 1024;
 constexpr unsigned MAX_TOKENS = 1024;
 constexpr unsigned TRANSFERS_AHEAD = 4;
+constexpr unsigned PLAN_JOBS = 32;
+constexpr unsigned DRAIN_JOBS = 32;
+constexpr unsigned NORM_JOBS = 16;
 
 // Units.
 namespace unit {

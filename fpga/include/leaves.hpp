@@ -6,6 +6,7 @@
 #pragma once
 
 #include "hls_pragma.hpp"
+#include "powers.hpp"
 
 // Clamps to [-32768, 32767].
 template <typename T> s<16> sat16(const T& x) {
@@ -159,13 +160,6 @@ inline s<8> normalise_value(const s<16>& x, const s<27>& sum, const u<5>& bits,
   const s<16> y = sat16(s<19>(rshift15<32>(multiply<s<32>>(n, gain)) + offset));
   return clamp8(s<16>(y >> int(frac)));
 }
-
-// T[f] = round(4080 * 2^(-f/64)).
-constexpr uint16_t POWERS[64] = {
-    4080, 4036, 3993, 3950, 3907, 3865, 3823, 3782, 3741, 3701, 3661, 3622, 3583, 3544, 3506, 3468,
-    3431, 3394, 3357, 3321, 3285, 3250, 3215, 3180, 3146, 3112, 3079, 3046, 3013, 2980, 2948, 2916,
-    2885, 2854, 2823, 2793, 2763, 2733, 2703, 2674, 2646, 2617, 2589, 2561, 2533, 2506, 2479, 2452,
-    2426, 2400, 2374, 2348, 2323, 2298, 2273, 2249, 2225, 2201, 2177, 2154, 2130, 2107, 2085, 2062};
 
 // Returns e12 of a score below the largest by `below`.
 inline u<12> exponential(const u<24>& below, const u<31>& cap, const u<25>& mult) {

@@ -5,7 +5,19 @@
 // used as `port[bank][address]`. A masked port writes some bytes of a word.
 #pragma once
 
+#include "isa.hpp"
 #include "types.hpp"
+
+// The data of one AXI port in a cycle. Bytes, since a range of a wide ap_uint is slow in
+// simulation.
+struct port_t {
+  uint8_t byte[isa::PORT_BYTES];
+};
+
+// The data of all ports in a cycle, side by side.
+struct beat_t {
+  uint8_t byte[isa::PORT_BYTES * config::PORTS];
+};
 
 // A word of C bytes, of which those with their bit of `enable` are written.
 template <typename T> struct masked_t {
@@ -26,15 +38,15 @@ template <typename T, unsigned BANKS, unsigned WORDS> using Memory = T[BANKS][WO
 template <typename T, unsigned BANKS, unsigned WORDS>
 void distance(T (&)[BANKS][WORDS], unsigned) {}
 
-inline void unpack(const ap_uint<128>& raw, port_t& port) {
+inline void unpack(const ap_uint<8 * isa::PORT_BYTES>& raw, port_t& port) {
 #pragma HLS INLINE
-  for (unsigned i = 0; i < 16; ++i)
+  for (unsigned i = 0; i < isa::PORT_BYTES; ++i)
     port.byte[i] = raw.range(8 * i + 7, 8 * i);
 }
 
-inline void pack(const port_t& port, ap_uint<128>& raw) {
+inline void pack(const port_t& port, ap_uint<8 * isa::PORT_BYTES>& raw) {
 #pragma HLS INLINE
-  for (unsigned i = 0; i < 16; ++i)
+  for (unsigned i = 0; i < isa::PORT_BYTES; ++i)
     raw.range(8 * i + 7, 8 * i) = port.byte[i];
 }
 

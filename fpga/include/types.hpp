@@ -88,17 +88,6 @@ inline void put_bits(command_t& c, unsigned word, unsigned lsb, unsigned count, 
 // A queue's item without data. A credit says that something is done.
 using credit_t = u<1>;
 
-// The data of one AXI port in a cycle. Bytes, since a range of a wide ap_uint is slow in
-// simulation.
-struct port_t {
-  uint8_t byte[16];
-};
-
-// The data of all ports in a cycle, side by side.
-struct beat_t {
-  uint8_t byte[16 * config::PORTS];
-};
-
 // Returns the number in `count` bytes, the lowest first.
 inline uint32_t little_endian(const uint8_t* bytes, unsigned count) {
 #pragma HLS INLINE

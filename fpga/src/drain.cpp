@@ -13,7 +13,6 @@ namespace destination = isa::destination;
 namespace kind = isa::kind;
 
 constexpr unsigned BEAT = sizeof(beat_t);
-constexpr unsigned JOBS = 32; // commands whose parameters may be on their way
 constexpr unsigned MAX_ROWS = 2 * PAIRS;
 constexpr unsigned KEY_BANKS = config::KEY_BANKS;
 constexpr unsigned VALUE_BANKS = config::VALUE_BANKS;
@@ -95,10 +94,10 @@ constexpr unsigned WORD_BEATS = ceil_div(2 * TOKENS, BEAT); // of the residual
 using passed_t = up_to<most<decltype(isa::Fill::words)> * WORD_BEATS>;
 static_assert(ceil_div(256, BEAT) <= most<passed_t>);
 
-using Jobs = Stream<fields_t, JOBS>;
-using ParameterJobs = Stream<parameter_job_t, JOBS>;
-using RowJobs = Stream<row_job_t, JOBS>;
-using ScaleJobs = Stream<u<11>, JOBS>; // tokens
+using Jobs = Stream<fields_t, isa::DRAIN_JOBS>;
+using ParameterJobs = Stream<parameter_job_t, isa::DRAIN_JOBS>;
+using RowJobs = Stream<row_job_t, isa::DRAIN_JOBS>;
+using ScaleJobs = Stream<u<11>, isa::DRAIN_JOBS>; // tokens
 using Steps = Stream<step_t, 4>;
 using ScaleWords = Stream<vec<scale_t, LANES>, 2 * GROUPS>;
 using Stored = Stream<stored_t, 4>;

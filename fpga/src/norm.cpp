@@ -42,8 +42,6 @@ struct stored_t {
   u<1> last; // of a tile
 };
 
-constexpr unsigned JOBS = 16;
-
 // Parts of a command, for each process those that it needs. `pools`: the mean comes before.
 struct collect_job_t {
   u<11> tokens;
@@ -77,11 +75,11 @@ using tile_t = up_to<ceil_div(most<tokens_t>, TOKENS)>;
 using groups_t = up_to<NORM_GROUPS>;
 static_assert(SUMS_DISTANCE <= most<embed_t>);
 
-using GainJobs = Stream<u<11>, JOBS>; // columns
-using CollectJobs = Stream<collect_job_t, JOBS>;
-using ReadJobs = Stream<read_job_t, JOBS>;
-using RootJobs = Stream<root_job_t, JOBS>;
-using NormaliseJobs = Stream<normalise_job_t, JOBS>;
+using GainJobs = Stream<u<11>, isa::NORM_JOBS>; // columns
+using CollectJobs = Stream<collect_job_t, isa::NORM_JOBS>;
+using ReadJobs = Stream<read_job_t, isa::NORM_JOBS>;
+using RootJobs = Stream<root_job_t, isa::NORM_JOBS>;
+using NormaliseJobs = Stream<normalise_job_t, isa::NORM_JOBS>;
 
 using Tiles = Stream<credit_t, 2>;
 using Groups = Stream<group_t, 2>;

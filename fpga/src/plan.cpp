@@ -14,8 +14,7 @@ constexpr unsigned GEMM = isa::Gemm::CODE, SCORES = isa::Scores::CODE, CONTEXT =
 constexpr unsigned KEY_BANKS = config::KEY_BANKS;
 constexpr unsigned VALUE_BANKS = config::VALUE_BANKS;
 
-constexpr unsigned JOBS = 32; // commands that wait while a later Gemm's weights load
-using Jobs = Stream<fields_t, JOBS>;
+using Jobs = Stream<fields_t, isa::PLAN_JOBS>;
 
 // Hands commands on. The array's loader of weights sees a Gemm long before it runs.
 void dispatch(Commands<isa::depth::array_commands>& commands, Jobs& jobs, Demands& demands) {

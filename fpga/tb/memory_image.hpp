@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "types.hpp"
+#include "memory.hpp"
 
 // Returns a command of which only the head and two words are set.
 inline command_t raw_command(unsigned unit, unsigned code, uint32_t word1 = 0, uint32_t word3 = 0) {

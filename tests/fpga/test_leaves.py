@@ -10,7 +10,7 @@ from rtl import ROOT, run, tool
 
 HERE = Path(__file__).parent
 INCLUDE = ROOT / "fpga" / "include"
-HEADERS = ("leaves.hpp", "crc.hpp", "plain_int.hpp", "hls_pragma.hpp")
+HEADERS = ("leaves.hpp", "powers.hpp", "crc.hpp", "plain_int.hpp", "hls_pragma.hpp")
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 
 

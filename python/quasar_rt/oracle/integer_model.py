@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 Int = NDArray[np.int64]
 Trace = dict[str, NDArray[Any]]
 
-#: ``T[f] = round(4080 * 2^(-f/64))``: 12-bit powers of two, 255 * 16 at 0.
+#: ``T[f] = round(4080 * 2^(-f/64))``: 12-bit powers of two, 255 * 16 at 0. From the formula, not from the core's
+#: table: the oracle shares nothing with what it judges.
 EXP_TABLE: Int = np.floor(4080 * 2.0 ** (-np.arange(64) / 64) + 0.5).astype(np.int64)
 
 

@@ -1,9 +1,9 @@
 //! Writes generated files.
 //!
-//! `headers isa ROOT` writes the committed ones: `fpga/include/isa.hpp`, `fpga/rtl/pass_types.sv`
-//! and the tables of `docs/accelerator.md`. `headers config HARDWARE.toml BOARD.toml OUT` writes
-//! the header of a configuration, `headers design HARDWARE.toml BOARD.toml OUT` the lists of its
-//! block design.
+//! `headers isa ROOT` writes the committed ones: `fpga/include/isa.hpp`, `fpga/rtl/pass_types.sv`,
+//! the softmax's table in `fpga/include/powers.hpp` and `fpga/estimates/powers.hex`, and the tables
+//! of `docs/accelerator.md`. `headers config HARDWARE.toml BOARD.toml OUT` writes the header of a
+//! configuration, `headers design HARDWARE.toml BOARD.toml OUT` the lists of its block design.
 
 use std::error::Error;
 use std::fs;
@@ -18,6 +18,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             fs::write(format!("{root}/fpga/include/isa.hpp"), header::isa_header())?;
             let package = format!("{root}/fpga/rtl/pass_types.sv");
             fs::write(package, header::pass_package())?;
+            let powers = format!("{root}/fpga/include/powers.hpp");
+            fs::write(powers, header::powers_header())?;
+            let memory = format!("{root}/fpga/estimates/powers.hex");
+            fs::write(memory, header::powers_memory())?;
             let page = format!("{root}/docs/accelerator.md");
             let mut text = fs::read_to_string(&page)?;
             for (name, table) in header::tables() {

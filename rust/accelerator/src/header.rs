@@ -6,8 +6,11 @@
 use std::fmt::Write;
 
 use quasar_core::subnet::config::{MAX_EMBED, MAX_TOKENS};
+use quasar_core::EXP2;
 use quasar_hardware::configuration::{key_banks, value_banks, Multipliers};
-use quasar_hardware::declared::{self, array, beat_ticks, segment_gap, TRANSFERS_AHEAD};
+use quasar_hardware::declared::{
+    self, array, beat_ticks, segment_gap, DRAIN_JOBS, NORM_JOBS, PLAN_JOBS, TRANSFERS_AHEAD,
+};
 use quasar_hardware::design::MainInput;
 use quasar_hardware::tiling::{RowTile, Tiling};
 use quasar_hardware::Hardware;
@@ -59,6 +62,9 @@ pub fn isa_header() -> String {
         ("MAX_EMBED", MAX_EMBED.to_string()),
         ("MAX_TOKENS", MAX_TOKENS.to_string()),
         ("TRANSFERS_AHEAD", TRANSFERS_AHEAD.to_string()),
+        ("PLAN_JOBS", PLAN_JOBS.to_string()),
+        ("DRAIN_JOBS", DRAIN_JOBS.to_string()),
+        ("NORM_JOBS", NORM_JOBS.to_string()),
     ] {
         let _ = writeln!(text, "constexpr unsigned {name} = {value};");
     }
@@ -142,6 +148,29 @@ pub fn isa_header() -> String {
     text += &row_struct();
     text.pop();
     text + &pass_struct() + "} // namespace isa\n"
+}
+
+/// Generates `fpga/include/powers.hpp`: the softmax's table. It stands alone, as `leaves.hpp` does.
+pub fn powers_header() -> String {
+    let mut text = String::from(
+        "// Generated from rust/kernels/src/scalar.rs; do not edit.\n// clang-format off\n\
+         #pragma once\n\n#include <stdint.h>\n\n// T[f] = round(4080 * 2^(-f/64)).\n",
+    );
+    let _ = writeln!(text, "constexpr uint16_t POWERS[{}] = {{", EXP2.len());
+    for row in EXP2.chunks(16) {
+        let row: Vec<String> = row.iter().map(u16::to_string).collect();
+        let _ = writeln!(text, "    {},", row.join(", "));
+    }
+    text + "};\n"
+}
+
+/// Generates `fpga/estimates/powers.hex`: the same table for `$readmemh`.
+pub fn powers_memory() -> String {
+    let mut text = String::new();
+    for power in EXP2 {
+        let _ = writeln!(text, "{power:x}");
+    }
+    text
 }
 
 /// Returns a table of names as constants that number them.
@@ -571,6 +600,12 @@ mod tests {
             pass_package(),
             "run make isa and commit"
         );
+        for (path, text) in [
+            ("fpga/include/powers.hpp", powers_header()),
+            ("fpga/estimates/powers.hex", powers_memory()),
+        ] {
+            assert_eq!(read(path), text, "run make isa and commit");
+        }
         let page = read("docs/accelerator.md");
         for (name, table) in tables() {
             let marked = format!("<!-- {name} begin -->\n{table}<!-- {name} end -->");

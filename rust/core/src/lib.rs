@@ -35,5 +35,6 @@ pub mod trace;
 pub use cpu::Executor;
 pub use error::{Error, Result};
 pub use network::Network;
+pub use quasar_kernels::scalar::EXP2;
 pub use quasar_kernels::{Storage, Tier};
 pub use subnet::Subnet;

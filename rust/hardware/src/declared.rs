@@ -37,6 +37,12 @@ pub const ROW_BYTES: u64 = 16;
 pub const MEMORY_LATENCY: u64 = 64;
 /// Transfers that load requests ahead of the one that it reads.
 pub const TRANSFERS_AHEAD: u64 = 4;
+/// Commands that wait inside plan while a later Gemm's weights load.
+pub const PLAN_JOBS: u64 = 32;
+/// Commands inside the drain whose parameters may be on their way.
+pub const DRAIN_JOBS: u64 = 32;
+/// Commands that wait inside the norm.
+pub const NORM_JOBS: u64 = 16;
 /// Beats of a burst, at most.
 pub const BURST_BEATS: u64 = 64;
 /// Beats of 4 KiB on a port, whose borders no burst crosses.

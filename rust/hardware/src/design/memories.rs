@@ -4,7 +4,7 @@ use quasar_core::subnet::config::MAX_EMBED;
 
 use crate::boards::Board;
 use crate::configuration::{key_banks, value_banks, Hardware};
-use crate::declared::array;
+use crate::declared::{array, DRAIN_JOBS, NORM_JOBS, PLAN_JOBS};
 
 use super::queues::{frame_groups, COMMAND_BITS, QUEUES};
 use super::ram::{block_ram_parts, Family, Ram, RamCount};
@@ -259,17 +259,22 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
         inside("norm", "sums of codes", (1, 18, embed), Ram::Block),
         // What processes need of commands that wait inside a kernel. The drain's: all of it, what
         // loads parameters, rows, tokens; the norm's: gains, moments, residual, roots, codes.
-        inside("plan", "commands in plan", (1, COMMAND_BITS, 32), Ram::Lut),
+        inside(
+            "plan",
+            "commands in plan",
+            (1, COMMAND_BITS, PLAN_JOBS),
+            Ram::Lut,
+        ),
         inside(
             "drain",
             "commands in drain",
-            (1, COMMAND_BITS + 55 + 68 + 11, 32),
+            (1, COMMAND_BITS + 55 + 68 + 11, DRAIN_JOBS),
             Ram::Lut,
         ),
         inside(
             "norm",
             "commands in norm",
-            (1, 11 + 12 + 35 + 73 + 40, 16),
+            (1, 11 + 12 + 35 + 73 + 40, NORM_JOBS),
             Ram::Lut,
         ),
     ]
