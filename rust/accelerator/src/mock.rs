@@ -14,9 +14,9 @@ use quasar_core::subnet::config::Pool;
 use crate::arena_layout::words;
 use crate::identity::configuration_hash;
 use crate::isa::{
-    check, check_after, command_check, Load, LoadEnd, ABI, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES,
-    CHECK_WORD, COMMAND_BYTES, COMMAND_WORDS, COUNTERS_IDENTITY, COUNTERS_RUN, FIELD_WORDS, MAGIC,
-    PORT_BYTES,
+    check, check_after, command_check, Command, Fill, Load, LoadEnd, Target, ABI, AP_DONE, AP_IDLE,
+    AP_START, BLOCK_BYTES, CHECK_WORD, COMMAND_BYTES, COMMAND_WORDS, COUNTERS_IDENTITY,
+    COUNTERS_RUN, FIELD_WORDS, MAGIC, PORT_BYTES,
 };
 use crate::program::{List, NetworkSizes, Place, Program, Segment};
 use crate::testing::{golden, hardware};
@@ -51,7 +51,7 @@ pub(crate) enum Fault {
     NoOutput,
     /// The host's cache keeps its old lines.
     StaleCache,
-    /// A command is not recognised.
+    /// The segment's last command is not recognised.
     NoUnit,
     /// A bit of a segment's commands in memory is wrong, until they are written again.
     FlippedCommand,
@@ -94,18 +94,99 @@ impl Fault {
     }
 }
 
-const CLASSES: usize = 3;
+/// Forwards methods of [`Transport`] to the field `mock`, for transports that change the others.
+macro_rules! forward_to_mock {
+    ($($method:ident)*) => { $(crate::mock::forward_to_mock!(@$method);)* };
+    (@name) => {
+        fn name(&self) -> String {
+            self.mock.name()
+        }
+    };
+    (@read) => {
+        fn read(&mut self, register: u32) -> Result<u32> {
+            self.mock.read(register)
+        }
+    };
+    (@write) => {
+        fn write(&mut self, register: u32, value: u32) -> Result<()> {
+            self.mock.write(register, value)
+        }
+    };
+    (@allocate) => {
+        fn allocate(&mut self, bytes: usize) -> Result<Buffer> {
+            self.mock.allocate(bytes)
+        }
+    };
+    (@copy_in) => {
+        fn copy_in(&mut self, buffer: &Buffer, offset: usize, data: &[u8]) -> Result<()> {
+            self.mock.copy_in(buffer, offset, data)
+        }
+    };
+    (@copy_out) => {
+        fn copy_out(&mut self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<()> {
+            self.mock.copy_out(buffer, offset, out)
+        }
+    };
+    (@flush) => {
+        fn flush(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
+            self.mock.flush(buffer, offset, bytes)
+        }
+    };
+    (@invalidate) => {
+        fn invalidate(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
+            self.mock.invalidate(buffer, offset, bytes)
+        }
+    };
+    (@now) => {
+        fn now(&self) -> Instant {
+            self.mock.now()
+        }
+    };
+    (@sleep) => {
+        fn sleep(&mut self, time: Duration) {
+            self.mock.sleep(time);
+        }
+    };
+}
+pub(crate) use forward_to_mock;
 
-/// Makes a program without a network: three commands for each segment, of which the first starts a
-/// frame and the second finishes one, where the segment does so.
+const CLASSES: usize = 3;
+/// Beats of the arena, without its check.
+const ARENA_BEATS: usize = 4;
+
+/// Makes a program without a network: a segment that starts a frame loads its patches; one that
+/// finishes a frame then loads the arena, and ends the frame's transfers. Last comes a command of
+/// another unit.
 pub(crate) fn program(frames: u64, ports: u64) -> Arc<Program> {
     let hardware = hardware(&golden("token"), "zcu102", [8, 8, 1, 1, 1, ports, frames]);
     let segments = Segment::all(frames as usize);
-    let list = |(number, &segment): (u32, &Segment)| {
-        let first = Load {
-            address: number,
-            ..Load::default()
-        };
+    let list = |&segment| {
+        let (finishes, starts) = frames_of(segment);
+        let mut commands: Vec<Command> = Vec::new();
+        if let Some(slot) = starts {
+            let patches = Load {
+                target: Target::Patches,
+                input: true,
+                frame: slot.into(),
+                begins: true,
+                ..Load::default()
+            };
+            commands.push(patches.into());
+        }
+        if let Some(slot) = finishes {
+            let weights = Load {
+                target: Target::Weights,
+                frame: slot.into(),
+                beats: ARENA_BEATS as u32,
+                ..Load::default()
+            };
+            let end = LoadEnd {
+                frame: slot.into(),
+                transfers: 1,
+            };
+            commands.extend([Command::from(weights), end.into()]);
+        }
+        commands.push(Fill::default().into());
         let place = Place {
             slot: 0,
             phase: 0,
@@ -113,12 +194,8 @@ pub(crate) fn program(frames: u64, ports: u64) -> Arc<Program> {
         };
         List {
             segment,
-            commands: vec![
-                first.into(),
-                LoadEnd::default().into(),
-                LoadEnd::default().into(),
-            ],
-            places: vec![place; 3],
+            places: vec![place; commands.len()],
+            commands,
         }
     };
     Arc::new(Program {
@@ -132,18 +209,27 @@ pub(crate) fn program(frames: u64, ports: u64) -> Arc<Program> {
             pool: Pool::Mean,
             phases: 2,
         },
-        lists: (0..).zip(segments).map(list).collect(),
+        lists: segments.iter().map(list).collect(),
         arena: arena(ports as usize * PORT_BYTES),
-        arena_checks: vec![4 * ports as usize * PORT_BYTES],
+        arena_checks: vec![ARENA_BEATS * ports as usize * PORT_BYTES],
         class_of_logit: (0..CLASSES as u16).collect(),
     })
 }
 
-/// Makes an arena of a transfer of four beats and its check.
+/// Returns the slots of the frames that a segment finishes and starts.
+fn frames_of(segment: Segment) -> (Option<u8>, Option<u8>) {
+    match segment {
+        Segment::Start(slot) => (None, Some(slot)),
+        Segment::Step(slot) => (Some(slot), Some(1 - slot)),
+        Segment::End(slot) => (Some(slot), None),
+    }
+}
+
+/// Makes an arena of one transfer and its check.
 fn arena(beat: usize) -> Vec<u8> {
-    let mut arena: Vec<u8> = (0..4 * beat).map(|i| (i * 37) as u8).collect();
+    let mut arena: Vec<u8> = (0..ARENA_BEATS * beat).map(|i| (i * 37) as u8).collect();
     arena.extend(check(&arena).to_le_bytes());
-    arena.resize(5 * beat, 0);
+    arena.resize((ARENA_BEATS + 1) * beat, 0);
     arena
 }
 
@@ -190,6 +276,25 @@ struct Kernel {
     late: Option<Instant>,
 }
 
+/// The arena's transfers since a slot's last `LoadEnd`.
+#[derive(Clone, Debug)]
+struct Transfers {
+    count: u32,
+    /// Each had its own key.
+    sound: bool,
+    data: Vec<u8>,
+}
+
+impl Default for Transfers {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            sound: true,
+            data: Vec::new(),
+        }
+    }
+}
+
 /// The logits of a frame, on their way to the store.
 #[derive(Clone, Debug)]
 struct Logits {
@@ -231,6 +336,7 @@ pub(crate) struct Mock {
     /// Polls until an output is written.
     pub(crate) store_polls: u32,
     slots: [Option<(Vec<u8>, bool)>; 2],
+    transfers: [Transfers; 2],
     logits: VecDeque<Logits>,
     output: Option<Output>,
     /// Addresses of the arena's stripes, since load was started.
@@ -273,6 +379,7 @@ impl Mock {
             store: Kernel::default(),
             store_polls: 3,
             slots: [None, None],
+            transfers: Default::default(),
             logits: VecDeque::new(),
             output: None,
             arena: None,
@@ -373,11 +480,7 @@ impl Mock {
             self.violation(format!("segment {segment} has another's seed"));
         }
         self.report.lock().unwrap().segments.push(segment);
-        let (finishes, starts) = match segment {
-            Segment::Start(slot) => (None, Some(slot)),
-            Segment::Step(slot) => (Some(slot), Some(1 - slot)),
-            Segment::End(slot) => (Some(slot), None),
-        };
+        let (finishes, starts) = frames_of(segment);
         let fault = (self.plan)(self.segment);
         self.segment += 1;
         let shows =
@@ -395,23 +498,41 @@ impl Mock {
         if sound < count {
             self.error = sound as u32 + 1;
         }
-        if let Some(slot) = starts.filter(|_| sound > 0) {
-            if self.slots[slot as usize].is_some() {
-                self.violation(format!("slot {slot} is taken"));
+        for command in &program.commands(segment)[..sound] {
+            match *command {
+                Command::Load(load) if load.begins => self.start(load),
+                Command::Load(load) => self.load_weights(load),
+                Command::LoadEnd(end) => self.finish(end, fault.filter(|_| shows)),
+                _ => {}
             }
-            let first = self.register(register::FETCH_INPUT);
-            let input = self.beats(first, self.program.input_bytes());
-            let sound = !self.active.remove(&Fault::ShortDma);
-            let mut report = self.report.lock().unwrap();
-            if let Some(epoch) = report.started.last_mut() {
-                epoch.push(input.clone());
-            }
-            drop(report);
-            self.slots[slot as usize] = Some((input, sound));
         }
-        if let Some(slot) = finishes.filter(|_| sound > 1) {
-            self.finish(slot, fault.filter(|_| shows));
+    }
+
+    /// Reads a frame's input.
+    fn start(&mut self, load: Load) {
+        let slot = load.frame as usize;
+        if self.slots[slot].is_some() {
+            self.violation(format!("slot {slot} is taken"));
         }
+        let first = self.register(register::FETCH_INPUT);
+        let input = self.beats(first + load.address, self.program.input_bytes());
+        let sound = !self.active.remove(&Fault::ShortDma);
+        if let Some(epoch) = self.report.lock().unwrap().started.last_mut() {
+            epoch.push(input.clone());
+        }
+        self.slots[slot] = Some((input, sound));
+    }
+
+    /// Reads a transfer of the arena, and checks and counts it.
+    fn load_weights(&mut self, load: Load) {
+        let beat = self.program.beat_bytes();
+        let transfer = self.beats(load.address, (load.beats as usize + 1) * beat);
+        let (data, key) = key_of(&transfer, beat);
+        let seed = self.register(register::LOAD_SEED);
+        let arena = &mut self.transfers[load.frame as usize];
+        arena.sound &= key == seed ^ arena.count;
+        arena.count += 1;
+        arena.data.extend_from_slice(data);
     }
 
     /// Returns the number of commands before the first one that fails its check.
@@ -429,20 +550,21 @@ impl Mock {
         words.as_chunks().0.iter().take_while(sound).count()
     }
 
-    fn finish(&mut self, slot: u8, fault: Option<Fault>) {
-        let started = self.slots[slot as usize].take();
+    /// Makes the logits of a frame whose transfers end.
+    fn finish(&mut self, end: LoadEnd, fault: Option<Fault>) {
+        let slot = end.frame as usize;
+        let started = self.slots[slot].take();
         if started.is_none() {
             self.violation(format!("slot {slot} is empty"));
         }
-        let arena = self.beats(0, self.program.arena().len());
-        let beat = self.program.beat_bytes();
-        let (arena, key) = key_of(&arena, beat);
+        let arena = std::mem::take(&mut self.transfers[slot]);
         // Without an input, the kernels multiply what was left.
         let (input, sound) = started.as_ref().map_or((&[][..], true), |(i, s)| (i, *s));
-        let (data, nonce) = key_of(input, beat);
+        let (data, nonce) = key_of(input, self.program.beat_bytes());
+        let words = logits(&arena.data, data).into_iter().map(|l| l as u32);
         self.logits.push_back(Logits {
-            words: logits(arena, data).into_iter().map(|l| l as u32).collect(),
-            sound: sound && key == self.register(register::LOAD_SEED),
+            words: words.collect(),
+            sound: sound && arena.sound && arena.count == end.transfers,
             nonce,
             fault,
         });
@@ -504,7 +626,7 @@ impl Mock {
             | Fault::StaleCache => return finishes,
             Fault::ShortDma if !starts => return false,
             Fault::Hang => self.fetch.polls = None,
-            Fault::NoUnit => self.error = 2,
+            Fault::NoUnit => self.error = self.register(register::FETCH_COUNT),
             _ => {}
         }
         self.active.insert(fault);
@@ -584,6 +706,7 @@ impl Mock {
         self.fetch = Kernel::default();
         self.store = Kernel::default();
         self.slots = [None, None];
+        self.transfers = Default::default();
         self.registers
             .retain(|&register, _| register == register::RESET);
         self.interrupt = false;

@@ -8,7 +8,7 @@ use quasar_core::cpu::NEVER;
 use super::*;
 use crate::counters::UnitCounts;
 use crate::faulty::{AccessFault, Faulty};
-use crate::isa::{counter_offset, CountedUnit, Counter};
+use crate::isa::{counter_offset, Command, CountedUnit, Counter};
 use crate::mock::{expected, program, Fault, Mock, Report};
 
 const DEADLINES: Deadlines = Deadlines {
@@ -242,6 +242,25 @@ fn a_frame_is_not_answered_before_its_segment_is_read() {
 }
 
 #[test]
+fn a_wrong_number_of_transfers_fails_its_frame() {
+    // A transfer that is counted but not made, and one that is made but not counted.
+    for transfers in [0, 2] {
+        let mut shared = program(1, 1);
+        let changed = Arc::get_mut(&mut shared).unwrap();
+        let commands = changed.lists.iter_mut().flat_map(|list| &mut list.commands);
+        for command in commands {
+            if let Command::LoadEnd(end) = command {
+                end.transfers = transfers;
+            }
+        }
+        let bench = Bench::of(Mock::new(shared, DEADLINES.segment, |_| None));
+        let kinds = bench.errors(&bench.run(3, 1));
+        assert_eq!(kinds, BTreeMap::from([("CorruptOutput", 3)]), "{transfers}");
+        bench.finish("");
+    }
+}
+
+#[test]
 fn lost_and_spurious_interrupts_are_counted() {
     let mut mock = Mock::new(program(2, 1), DEADLINES.segment, |segment| match segment {
         3 => Some(Fault::LostInterrupt),
@@ -282,9 +301,7 @@ struct Slow {
 }
 
 impl Transport for Slow {
-    fn name(&self) -> String {
-        self.mock.name()
-    }
+    crate::mock::forward_to_mock! { name allocate copy_in copy_out flush invalidate now sleep }
 
     fn read(&mut self, register: u32) -> Result<u32> {
         match self.ends {
@@ -308,26 +325,6 @@ impl Transport for Slow {
         self.mock.write(register, value)
     }
 
-    fn allocate(&mut self, bytes: usize) -> Result<Buffer> {
-        self.mock.allocate(bytes)
-    }
-
-    fn copy_in(&mut self, buffer: &Buffer, offset: usize, data: &[u8]) -> Result<()> {
-        self.mock.copy_in(buffer, offset, data)
-    }
-
-    fn copy_out(&mut self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<()> {
-        self.mock.copy_out(buffer, offset, out)
-    }
-
-    fn flush(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
-        self.mock.flush(buffer, offset, bytes)
-    }
-
-    fn invalidate(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
-        self.mock.invalidate(buffer, offset, bytes)
-    }
-
     fn wait(&mut self, timeout: Duration) -> Result<bool> {
         let now = self.mock.now();
         let mut waits = self.waits.lock().unwrap();
@@ -344,14 +341,6 @@ impl Transport for Slow {
             }
             None => self.mock.wait(timeout),
         }
-    }
-
-    fn now(&self) -> Instant {
-        self.mock.now()
-    }
-
-    fn sleep(&mut self, time: Duration) {
-        self.mock.sleep(time);
     }
 }
 
@@ -543,24 +532,13 @@ macro_rules! timed {
 }
 
 impl Transport for Timed {
-    fn name(&self) -> String {
-        self.mock.name()
-    }
+    crate::mock::forward_to_mock! { name allocate copy_in copy_out now sleep }
+
     fn read(&mut self, register: u32) -> Result<u32> {
         timed!(self, self.mock.read(register))
     }
     fn write(&mut self, register: u32, value: u32) -> Result<()> {
         timed!(self, self.mock.write(register, value))
-    }
-    fn allocate(&mut self, bytes: usize) -> Result<Buffer> {
-        self.mock.allocate(bytes)
-    }
-    fn copy_in(&mut self, buffer: &Buffer, offset: usize, data: &[u8]) -> Result<()> {
-        // The driver's own: the copy to DMA memory.
-        self.mock.copy_in(buffer, offset, data)
-    }
-    fn copy_out(&mut self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<()> {
-        self.mock.copy_out(buffer, offset, out)
     }
     fn flush(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
         timed!(self, self.mock.flush(buffer, offset, bytes))
@@ -570,12 +548,6 @@ impl Transport for Timed {
     }
     fn wait(&mut self, timeout: Duration) -> Result<bool> {
         timed!(self, self.mock.wait(timeout))
-    }
-    fn now(&self) -> Instant {
-        self.mock.now()
-    }
-    fn sleep(&mut self, time: Duration) {
-        self.mock.sleep(time);
     }
 }
 

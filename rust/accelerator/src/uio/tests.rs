@@ -356,29 +356,11 @@ impl Mirror {
 }
 
 impl Transport for Mirror {
-    fn name(&self) -> String {
-        self.mock.name()
-    }
-
-    fn read(&mut self, register: u32) -> Result<u32> {
-        self.mock.read(register)
-    }
-
-    fn write(&mut self, register: u32, value: u32) -> Result<()> {
-        self.mock.write(register, value)
-    }
+    crate::mock::forward_to_mock! { name read write copy_in copy_out now sleep }
 
     fn allocate(&mut self, bytes: usize) -> Result<Buffer> {
         self.buffers.push(self.uio.allocate(bytes)?);
         self.mock.allocate(bytes)
-    }
-
-    fn copy_in(&mut self, buffer: &Buffer, offset: usize, data: &[u8]) -> Result<()> {
-        self.mock.copy_in(buffer, offset, data)
-    }
-
-    fn copy_out(&mut self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<()> {
-        self.mock.copy_out(buffer, offset, out)
     }
 
     fn flush(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()> {
@@ -407,14 +389,6 @@ impl Transport for Mirror {
         // What unmasks the interrupt does not stay in the socket until that is full.
         while self.device.read(&mut [0; 4]).is_ok_and(|bytes| bytes > 0) {}
         Ok(came)
-    }
-
-    fn now(&self) -> Instant {
-        self.mock.now()
-    }
-
-    fn sleep(&mut self, time: Duration) {
-        self.mock.sleep(time);
     }
 }
 
