@@ -10,10 +10,11 @@ Depends on the native module, `device`, `build`, `testing` and `hardware`.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from math import ceil, isqrt
 from statistics import median
 from typing import Any, Literal
@@ -26,7 +27,14 @@ from ._native import FrameHandle, Trials, pack_rows
 from .accelerator import Program
 from .build import random_subnet
 from .device import Accelerator, find_accelerator
-from .errors import CorruptOutputError, DeviceError, DeviceTimeoutError, DoesNotFitError, InvalidValueError
+from .errors import (
+    CorruptOutputError,
+    DeviceError,
+    DeviceFaultError,
+    DeviceTimeoutError,
+    DoesNotFitError,
+    InvalidValueError,
+)
 from .hardware import replay
 from .images import Pixels
 from .subnet import Subnet
@@ -42,6 +50,12 @@ NETWORKS = 8
 #: Shapes that the step `networks` tries: multiples of a size, and ragged ones.
 MOST_TIMES = 8
 MOST_RAGGED = 40
+#: Tiles of tokens of the longest network of the step `limits`.
+TILES = 17
+#: Most columns and keys that the step `passes` tries, and the sizes of a head with which keys may fill their memory.
+MOST_HIDDEN = 4096
+MOST_TOKENS = 1024
+FULL_HEADS = range(8, 129, 4)
 #: Share by which a frame may be slower than the event model before the step `speed` remarks on it.
 SLOWER = 1.2
 #: Kernels to suspect if frames fail that are right one by one: they keep apart what belongs to two frames.
@@ -49,7 +63,7 @@ IN_FLIGHT = ("load", "norm", "plan")
 
 #: Places to look at when a kernel is suspected: its streams and memories in the block design.
 LOOK_AT = {
-    "fetch": "kernel fetch: its AXI port to memory, the five streams of commands, s_axi_control",
+    "fetch": "kernel fetch: its AXI port to memory, the five streams of commands, s_axi_control, the interrupt",
     "load": "kernel load: memory0 to memory3 (one for each AXI port, in order), streams weights, rows, gains "
     "and checks, memory input",
     "store": "kernel store: its AXI port, streams logits and checks, the interrupt",
@@ -177,12 +191,14 @@ class _Board:
     ) -> Iterator[tuple[str, int, Subnet]]:
         """Yields names, tiers and subnets of a step: random ones, each second with hard numbers, changed by `change`.
 
-        Tier 0 has one head and at most as many tokens as the array, so one tile of attention. Tier 1 has two heads, so
-        both score buffers. Tier 2 has more tokens.
+        Tier 0 has one head and at most as many tokens as the array has row pairs, so one pass for all keys. Tier 1 has
+        as many as the array has tokens, so one tile of attention. Tier 2 has two heads, so both score buffers. Tier 3
+        has more tokens.
         """
-        array_tokens = self.accelerator.hardware.settings["array"]["tokens"]
-        one_tile = {"image_size": 4 * max(1, isqrt(array_tokens - 1))}
-        tiers: tuple[dict[str, int], ...] = ({"heads": 1} | one_tile, one_tile, {})
+        array = self.accelerator.hardware.settings["array"]
+        one_pass = {"image_size": (4, 4 * max(1, min(array["pairs"], array["tokens"]) - 1))}
+        one_tile = {"image_size": 4 * max(1, isqrt(array["tokens"] - 1))}
+        tiers: tuple[dict[str, Any], ...] = ({"heads": 1} | one_pass, {"heads": 1} | one_tile, one_tile, {})
         # Without attention a class token sees no patch, so most networks have means.
         pools: tuple[tuple[str, int], ...]
         pools = (("mean", 0), ("mean", 1), ("mean_after_norm", 0), ("token", 1))
@@ -269,7 +285,7 @@ def _refuse_differences(differences: list[tuple[str, int, int]]) -> None:
 
 def _transfers(board: _Board) -> str:
     runs, interrupts, problems = board.trials.transfers()
-    board.interrupts = interrupts, runs
+    board.interrupts = runs, interrupts
     if problems:
         kernels = list(dict.fromkeys(kernel for kernel, _ in problems))
         rest = [kernel for kernel in ("load", "store", "fetch") if kernel not in kernels]
@@ -284,10 +300,11 @@ def _interrupt(board: _Board) -> str:
     if board.interrupts is None:
         runs, came, _ = board.trials.transfers()
     else:
-        came, runs = board.interrupts
-    if came < runs:
-        raise _Failed(f"{came} of {runs} interrupts came")
-    return f"{came} of {runs} came"
+        runs, came = board.interrupts
+    for kernel, of, number in (("store", runs, came), ("fetch", *board.trials.fetch_interrupts())):
+        if number < of:
+            raise _Failed(f"{number} of {of} interrupts of {kernel} came")
+    return f"all came: {runs} of store, {of} of fetch"
 
 
 # Networks of which all but a part is silenced.
@@ -387,7 +404,7 @@ def _images(subnet: Subnet) -> list[Pixels]:
 def _compare(
     change: Callable[[dict[str, Any]], None],
     images: Callable[[Subnet], list[Pixels]],
-    likelier: tuple[tuple[str, ...], ...] = ((), (), ()),
+    likelier: tuple[tuple[str, ...], ...] = ((), (), (), ()),
     prefix_tokens: bool = True,
     hard: tuple[str, ...] = (),
 ) -> Callable[[_Board], str]:
@@ -399,17 +416,130 @@ def _compare(
 
     def run(board: _Board) -> str:
         count = 0
+        pools = set()
         for name, tier, subnet in board.networks(change, prefix_tokens):
+            pool = subnet.config["pool"]
             try:
                 board.compare(name, subnet, images(subnet))
             except _Failed as failed:
                 first = hard if tier == 0 and count > 0 else likelier[tier]
+                if pool == "mean_after_norm" and tier == 0 and "mean" in pools - {pool}:
+                    first = ("norm",)  # It alone makes this mean.
                 failed.likelier = (*failed.likelier, *first)
                 raise
             count += 1
+            pools.add(pool)
         return f"{count} networks have the CPU's bits"
 
     return run
+
+
+def _limits(board: _Board) -> str:
+    """Runs the step's networks, then some of so few columns that the norm adds up the same ones again at once.
+
+    The last one has many tiles of tokens.
+    """
+    found = _compare(_only_hard_norm, _flat_images)(board)
+    for embed in (1, 2, 3):
+        narrow = random_subnet(**(board.shape | {"embed": embed, "pool": "mean_after_norm"}), seed=embed)
+        tensors = dict(narrow.tensors())
+        _only_hard_norm(tensors)
+        subnet = Subnet.from_parts(narrow.config, tensors)
+        board.compare(f"network of {embed} columns", subnet, _flat_images(subnet))
+    tokens = TILES * board.accelerator.hardware.settings["array"]["tokens"]
+    long = random_subnet(**(board.shape | {"image_size": (4, 4 * tokens)}), pool="mean", prefix_tokens=0)
+    if board.fits(long):
+        tensors = dict(long.tensors())
+        _only_norm(tensors)
+        subnet = Subnet.from_parts(long.config, tensors)
+        board.compare(f"network of {TILES} tiles", subnet, _flat_images(subnet))
+    return found
+
+
+def _passes(subnet: Subnet, board: _Board) -> dict[str, int]:
+    """Returns the most passes of a product of weights, and of a context, that a subnet's commands have."""
+    program = Program.compile(subnet, board.accelerator.hardware)
+    text = "".join(program.disassemble(segment) for segment in program.segments)
+    most = {}
+    for kind, length in (("Gemm", "columns"), ("Context", "keys")):
+        found = re.findall(rf"{kind} .*\b{length}=(\d+) .*\bpass=(\d+)", text)
+        most[kind] = max(ceil(int(all_of) / int(one)) for all_of, one in found)
+    return most
+
+
+def _smallest(fits: Callable[[int], bool], most: int) -> int | None:
+    """Returns the smallest number up to `most` for which `fits`, as for all larger ones, or None."""
+    if not fits(most):
+        return None
+    least = 1
+    while least < most:
+        middle = (least + most) // 2
+        least, most = (least, middle) if fits(middle) else (middle + 1, most)
+    return least
+
+
+def _long_networks(board: _Board) -> str:
+    """Runs networks of the fewest columns, and of the fewest keys, that take two passes of the array.
+
+    Then one of as many keys as the memory holds: what is written behind the last one is then written elsewhere.
+    """
+    tokens = board.accelerator.hardware.settings["array"]["tokens"]
+    lanes = board.accelerator.hardware.settings["lanes"]["requantize"]
+    small = board.shape | {"heads": 1, "image_size": (4, 4), "eight_bit_fraction": 1.0}
+
+    def wide(hidden: int) -> Subnet:
+        return random_subnet(**(small | {"hidden": hidden}), seed=hidden)
+
+    def long(patches: int, head_dim: int = 4) -> Subnet:
+        size = {"image_size": (4, 4 * patches), "head_dim": head_dim, "embed": 8, "hidden": 4}
+        return random_subnet(**(small | size), pool="mean", prefix_tokens=0, seed=patches)
+
+    def largest(make: Callable[[int], Subnet], most: int) -> int:
+        return (_smallest(lambda number: not board.fits(make(number)), most) or most + 1) - 1
+
+    def run(name: str, subnet: Subnet, change: Callable[[dict[str, Any]], None], *suspects: str) -> None:
+        tensors = dict(subnet.tensors())
+        change(tensors)
+        subnet = Subnet.from_parts(subnet.config, tensors)
+        try:
+            board.compare(name, subnet, _images(subnet))
+        except _Failed as failed:
+            failed.likelier = (*failed.likelier, *suspects)
+            raise
+        except DeviceFaultError as error:
+            raise _Failed(f"{name}: {error}", likelier=suspects) from error
+
+    def several(kind: str, make: Callable[[int], Subnet], most: int) -> int | None:
+        return _smallest(lambda number: _passes(make(number), board)[kind] > 1, largest(make, most))
+
+    ran = []
+    columns = several("Gemm", wide, MOST_HIDDEN)
+    if columns is not None:
+        run(f"network of {columns} columns", wide(columns), _only_mlp(None), "array", "plan")
+        ran.append(f"{columns} columns")
+    keys = several("Context", long, MOST_TOKENS)
+    if keys is not None:
+        run(f"network of {keys} keys", long(keys), _only_attention(1), "plan", "array")
+        ran.append(f"{keys} keys")
+    for head_dim in FULL_HEADS:
+        of_heads = partial(long, head_dim=head_dim)
+        number = largest(of_heads, MOST_TOKENS)
+        # The last group of lanes has fewer tokens, and more keys would exceed the memory of keys.
+        if (number % tokens or tokens) % lanes and "the key buffer" in _lacks(of_heads(number + 1), board):
+            name = f"{number} keys of {head_dim}"
+            run(f"network of {name}", of_heads(number), _only_attention(1 << 24), "drain")
+            ran.append(name)
+            break
+    return f"networks of {', '.join(ran)} have the CPU's bits" if ran else "no such network fits the buffers"
+
+
+def _lacks(subnet: Subnet, board: _Board) -> str:
+    """Returns why the configuration cannot hold a subnet."""
+    try:
+        Program.compile(subnet, board.accelerator.hardware)
+    except DoesNotFitError as error:
+        return str(error)
+    return ""
 
 
 def _odd_networks(board: _Board) -> str:
@@ -538,12 +668,13 @@ STEPS = (
     ),
     Step(
         "interrupt",
-        "the interrupt at the end of an output",
+        "the interrupts at the end of an output (store) and of a list of commands (fetch)",
         ("transfers",),
         _interrupt,
         (),
         (
-            "the interrupt line: interrupt 0 of the design, the device tree's `interrupts`, uio_pdrv_genirq.of_id",
+            "the interrupt line: interrupt 0 of the design (fetch's OR store's), the device tree's `interrupts`, "
+            "uio_pdrv_genirq.of_id",
         ),
     ),
     Step(
@@ -564,14 +695,15 @@ STEPS = (
         "norm",
         "the last norm, of a residual that comes from memory",
         ("product",),
-        _compare(_only_norm, _flat_images),
+        # The drain keeps moments between tiles of tokens.
+        _compare(_only_norm, _flat_images, ((), (), (), ("drain",))),
         ("norm", "drain"),
     ),
     Step(
         "limits",
         "the last norm with extreme numbers",
         ("norm",),
-        _compare(_only_hard_norm, _flat_images),
+        _limits,
         ("norm", "drain"),
     ),
     Step(
@@ -607,14 +739,14 @@ STEPS = (
         "values",
         "attention with even probabilities",
         ("patches",),
-        _compare(_only_attention(1), _images, ((), ("scores", "softmax"), ("plan",)), hard=("softmax",)),
+        _compare(_only_attention(1), _images, ((), (), ("scores", "softmax"), ("plan",)), hard=("softmax",)),
         ("plan", "softmax", "drain", "array", "scores"),
     ),
     Step(
         "scores",
         "attention whose probabilities are 0 or 1",
         ("values",),
-        _compare(_only_attention(1 << 24), _images, ((), ("scores", "softmax"), ("plan",))),
+        _compare(_only_attention(1 << 24), _images, ((), ("plan",), ("scores", "softmax"), ("plan",))),
         ("scores", "softmax", "plan", "array", "drain"),
     ),
     Step(
@@ -625,9 +757,16 @@ STEPS = (
         ("softmax", "scores", "drain"),
     ),
     Step(
+        "passes",
+        "products of more columns, and of more keys, than one pass of the array takes; a full memory of keys",
+        ("softmax", "gelu"),
+        _long_networks,
+        ("array", "plan", "drain"),
+    ),
+    Step(
         "networks",
         "whole networks, also of odd shapes",
-        ("softmax", "gelu"),
+        ("passes",),
         _odd_networks,
         ("drain", "plan", "norm", "array", "softmax", "scores", "load"),
     ),

@@ -12,6 +12,8 @@ from quasar_rt.cli import cli
 from quasar_rt.errors import DeviceError, InvalidValueError
 
 FIRST = ("identity", "registers", "memory", "transfers", "interrupt")
+#: The register of fetch that enables its interrupts.
+FETCH_IER = 0x8
 
 
 def tiny():
@@ -59,7 +61,7 @@ def test_every_step_passes_on_a_sound_device(monkeypatch):
     outcomes = list(bringup.bringup(tiny(), subnet, frames=3))
     assert [outcome.step for outcome in outcomes] == [step.name for step in bringup.STEPS]
     assert set(statuses(outcomes).values()) == {"pass"}, outcomes
-    assert "16 of 16" in outcomes[4].detail
+    assert outcomes[4].detail == "all came: 16 of store, 16 of fetch"
     assert "3 frames" in outcomes[-1].detail
     assert "event model" in outcomes[-1].detail
 
@@ -71,7 +73,7 @@ def test_every_step_passes_on_a_sound_device(monkeypatch):
         ("torn_write", 40, "registers", "instead of"),
         ("lost_flush", 1, "memory", "buffer 0, byte 0"),
         ("corrupt_output", 0, "transfers", "trailer"),
-        ("lost_interrupt", 0, "interrupt", "15 of 16 interrupts came"),
+        ("lost_interrupt", 0, "interrupt", "15 of 16 interrupts of store came"),
     ],
 )
 def test_a_fault_below_frames_fails_its_own_step(faulty, fault, after, step, words):
@@ -89,6 +91,21 @@ def test_a_fault_below_frames_fails_its_own_step(faulty, fault, after, step, wor
             assert statuses(outcomes)[known.name] == "skipped"
         elif known.name != step:
             assert statuses(outcomes)[known.name] == "pass"
+
+
+def test_a_lost_interrupt_of_fetch_fails_its_own_step(monkeypatch):
+    class Deaf(simulated.Transport):
+        def write(self, register, value):
+            if register != FETCH_IER:
+                super().write(register, value)
+
+    accelerator = bringup.find_accelerator(tiny())
+    trials = lambda limit: bringup.Trials.attached(accelerator.hardware._inner, Deaf(tiny()), limit)  # noqa: E731
+    monkeypatch.setattr(bringup, "find_accelerator", lambda name: replace(accelerator, trials=trials))
+    outcomes = list(bringup.bringup("sim:tiny", only=["interrupt"]))
+    failure = first_failure(outcomes)
+    assert failure.step == "interrupt"
+    assert failure.detail == "0 of 16 interrupts of fetch came"
 
 
 def test_another_bitstream_fails_the_identity(monkeypatch):
@@ -218,6 +235,14 @@ BROKEN = [
     ("norm", "if (f == frame)", "if (f != frame)"),
     ("leaves/softmax", "bits - (halve ? 1 : 0)", "bits"),
     ("store", "check_behind<1>(state, ", "(state, "),
+    ("store", "word = check.sound ? 0 : 1;", "word = 0;"),
+    ("plan", "key_address += key_stride;", ";"),
+    # Products of more than one pass, keys that fill their memory, few columns, many tiles.
+    ("plan", "rotation += turn;", ";"),
+    ("array_model", "if (pass.first == 0)", "if (false)"),
+    ("drain", "if (lane < lanes)\n          key[b]", "if (lane < LANES)\n          key[b]"),
+    ("norm", "unsigned(embed) < SUMS_DISTANCE", "false"),
+    ("norm", "up_to<ceil_div(most<tokens_t>, TOKENS)>", "u<4>"),
 ]
 
 

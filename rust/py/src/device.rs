@@ -454,11 +454,16 @@ impl Trials {
         self.make(py, bringup::Trials::memory).map(listed)
     }
 
-    /// Returns the number of transfers, the number of interrupts, and the suspected kernel and the
+    /// Returns the number of transfers, of store's interrupts, and the suspected kernel and the
     /// problem of each failure.
     fn transfers(&self, py: Python<'_>) -> PyResult<TransferReport> {
         let found = self.make(py, bringup::Trials::transfers)?;
         Ok((found.runs, found.interrupts, found.problems))
+    }
+
+    /// Returns the number of runs of fetch alone, and of the interrupts that came for them.
+    fn fetch_interrupts(&self, py: Python<'_>) -> PyResult<(usize, usize)> {
+        self.make(py, bringup::Trials::fetch_interrupts)
     }
 
     /// Makes a simulated device fail once.
