@@ -129,7 +129,7 @@ class Size(NamedTuple):
 SIZES = {
     "zcu102-66x6x4": Size("xcup", 66, 6, 4, 33, 9, 33),
     "zcu102-50x9x4": Size("xcup", 50, 9, 4, 50, 10, 50, beat=64),
-    "kv260-18x12x4": Size("xcup", 18, 12, 4, 18, 6, 18, uram=True),
+    "kv260-20x11x4": Size("xcup", 20, 11, 4, 20, 4, 20, uram=True),
     "kv260-33x6x4": Size("xcup", 33, 6, 4, 17, 6, 17, uram=True),
     "kv260-40x4x8": Size("xcup", 40, 4, 8, 20, 5, 10, uram=True),
     "xcup-25x12x2": Size("xcup", 25, 12, 2, 13, 5, 7),

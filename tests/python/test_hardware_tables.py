@@ -38,3 +38,11 @@ def test_deit_tiny_reaches_its_targets_event_by_event() -> None:
         ]
         assert found[0] >= four_bit
         assert found[1] >= quarter
+
+
+@pytest.mark.parametrize("board", hardware_tables.SHIPPED)
+def test_a_shipped_drain_has_slack(board: str) -> None:
+    hardware = hardware_tables.shipped(board)
+    assert hardware.drain_slack(hardware_tables.EMBED) >= 0.04
+    slower = re.sub(r"(requantize|gelu) = \d+", r"\1 = 1", hardware.to_toml())
+    assert hardware.from_toml(slower, hardware.board).drain_slack(hardware_tables.EMBED) < 0

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,17 @@ class Hardware(SettingsFile[NativeHardware]):
         networks = [target] if isinstance(target, Subnet | Workload) else target
         workloads = [Workload.of(network)._inner for network in networks]
         return cls._wrap(NativeHardware.explore(board._inner, workloads, clock))
+
+    def drain_slack(self, columns: int) -> float:
+        """Returns the share of the array's cycles in which the drain would have time left.
+
+        A tile of row pairs of 4 bits and of tokens takes the array a cycle of its clock for each word of `columns`, and
+        the drain one of the kernels' for each row and group of lanes. Below 0 the array waits for the drain.
+        """
+        array, lanes = self.settings["array"], self.settings["lanes"]
+        array_cycles = ceil(columns / array["cascade"]) / array["clock_ratio"]
+        drain_cycles = 2 * array["pairs"] * ceil(array["tokens"] / lanes["requantize"])
+        return float(1 - drain_cycles / array_cycles)
 
     def with_clock(self, clock_mhz: float) -> Hardware:
         """Returns the same configuration at another clock."""
