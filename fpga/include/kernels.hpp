@@ -66,6 +66,9 @@ using Maxima = Stream<maxima_t, config::MAXIMA_DEPTH>;
 using Scales = Stream<scale_t, config::SCALES_DEPTH>;
 using Logits = Stream<s<32>, isa::depth::logits>;
 using Checks = Stream<frame_check_t, isa::depth::checks>;
+// A kernel writes 1 when a command has ended, for the counters. fetch and store, which no command
+// of a queue starts, also write 0 when they begin.
+using Retired = UnqueuedStream<u<1>>;
 
 // `Masked` is the port of a memory whose words are written byte by byte.
 template <template <typename, unsigned, unsigned> class Port,
@@ -91,38 +94,41 @@ void fetch(Bus<port_t> commands, uint32_t count, uint32_t base, uint32_t seed,
            Commands<isa::depth::array_commands>& array_commands,
            Commands<isa::depth::drain_commands>& drain_commands,
            Commands<isa::depth::norm_commands>& norm_commands,
-           Commands<isa::depth::softmax_commands>& softmax_commands, uint32_t* magic, uint32_t* abi,
-           uint32_t* hash_low, uint32_t* hash_high, uint32_t* error);
+           Commands<isa::depth::softmax_commands>& softmax_commands, Retired& retired,
+           uint32_t* magic, uint32_t* abi, uint32_t* hash_low, uint32_t* hash_high,
+           uint32_t* error);
 
 void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<port_t> memory3,
           uint32_t seed, Commands<isa::depth::load_commands>& commands,
           Beats<isa::depth::weights>& weights, Beats<isa::depth::rows>& rows,
           Beats<isa::depth::gains>& gains, Credits<isa::depth::array_to_load>& array_to_load,
-          Credits<isa::depth::load_to_array>& load_to_array, Checks& checks, Write::Input patches);
+          Credits<isa::depth::load_to_array>& load_to_array, Checks& checks, Retired& retired,
+          Write::Input patches);
 
 void plan(Commands<isa::depth::array_commands>& commands,
           Credits<isa::depth::load_to_array>& load_to_array,
           Credits<isa::depth::drain_to_array>& drain_to_array,
           Credits<isa::depth::norm_to_array>& norm_to_array,
           Credits<isa::depth::softmax_to_array>& softmax_to_array, Passes& passes, Demands& demands,
-          ScoreCommands& score_commands);
+          ScoreCommands& score_commands, Retired& retired);
 
-void scores(ScoreCommands& commands, ScoreRows& scores, Maxima& maxima, Write::Score score);
+void scores(ScoreCommands& commands, ScoreRows& scores, Maxima& maxima, Retired& retired,
+            Write::Score score);
 
 // The drain reads `residual` and writes `own_residual`, which are its own copy; `norm_residual` is
 // the norm's copy.
 void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::rows>& rows,
            Sums& sums, Scales& scales, Moments& moments, Logits& logits,
-           Credits<isa::depth::drain_to_array>& drain_to_array, Read::Residual residual,
-           Write::Residual own_residual, Write::Residual norm_residual, Write::Query query,
-           Write::Key key, Write::Value value, Write::Hidden hidden);
+           Credits<isa::depth::drain_to_array>& drain_to_array, Retired& retired,
+           Read::Residual residual, Write::Residual own_residual, Write::Residual norm_residual,
+           Write::Query query, Write::Key key, Write::Value value, Write::Hidden hidden);
 
 void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains>& gains,
-          Moments& moments, Credits<isa::depth::norm_to_array>& norm_to_array,
+          Moments& moments, Credits<isa::depth::norm_to_array>& norm_to_array, Retired& retired,
           Read::Residual residual, Write::Normed normed);
 
 void softmax(Commands<isa::depth::softmax_commands>& commands, Maxima& maxima, Scales& scales,
-             Credits<isa::depth::softmax_to_array>& softmax_to_array, Read::Score score,
-             Write::Probability probability);
+             Credits<isa::depth::softmax_to_array>& softmax_to_array, Retired& retired,
+             Read::Score score, Write::Probability probability);
 
-void store(Bus<port_t> memory, uint32_t count, Logits& logits, Checks& checks);
+void store(Bus<port_t> memory, uint32_t count, Logits& logits, Checks& checks, Retired& retired);

@@ -14,6 +14,8 @@
 #include <hls_stream.h>
 
 template <typename T, unsigned DEPTH> using Stream = hls::stream<T, DEPTH>;
+// A stream without a queue, whose reader takes each item at once.
+template <typename T> using UnqueuedStream = hls::stream<T>;
 
 // Takes the next item; returns false if there is none yet. A pipelined endless loop polls and does
 // nothing in an interval without an item. If it waited, items in the pipeline would stay there

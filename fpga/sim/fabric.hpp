@@ -24,26 +24,28 @@ public:
       watch();
     scheduler_.spawn("plan", [this] {
       plan(array_commands_, load_to_array_, drain_to_array_, norm_to_array_, softmax_to_array_,
-           passes_, demands_, score_commands_);
+           passes_, demands_, score_commands_, plan_retired_);
     });
     scheduler_.spawn("array", [this] {
       drive_array(*array_, passes_, demands_, weights_, array_to_load_, sums_, score_rows_,
                   counters_);
     });
-    scheduler_.spawn(
-        "scores", [this] { scores(score_commands_, score_rows_, maxima_, Write::Score(score_)); });
+    scheduler_.spawn("scores", [this] {
+      scores(score_commands_, score_rows_, maxima_, scores_retired_, Write::Score(score_));
+    });
     scheduler_.spawn("drain", [this] {
       drain(drain_commands_, rows_, sums_, scales_, moments_, logits_, drain_to_array_,
-            Read::Residual(residual_), Write::Residual(residual_), Write::Residual(norm_residual_),
-            Write::Query(query_), Write::Key(key_), Write::Value(value_), Write::Hidden(hidden_));
+            drain_retired_, Read::Residual(residual_), Write::Residual(residual_),
+            Write::Residual(norm_residual_), Write::Query(query_), Write::Key(key_),
+            Write::Value(value_), Write::Hidden(hidden_));
     });
     scheduler_.spawn("norm", [this] {
-      norm(norm_commands_, gains_, moments_, norm_to_array_, Read::Residual(norm_residual_),
-           Write::Normed(normed_));
+      norm(norm_commands_, gains_, moments_, norm_to_array_, norm_retired_,
+           Read::Residual(norm_residual_), Write::Normed(normed_));
     });
     scheduler_.spawn("softmax", [this] {
-      softmax(softmax_commands_, maxima_, scales_, softmax_to_array_, Read::Score(score_),
-              Write::Probability(probability_));
+      softmax(softmax_commands_, maxima_, scales_, softmax_to_array_, softmax_retired_,
+              Read::Score(score_), Write::Probability(probability_));
     });
   }
 
@@ -54,7 +56,7 @@ public:
     const auto run = [this, a = arena[0], b = arena[1], c = arena[2], d = arena[3], seed] {
       load(Bus<port_t>(dram_, a), Bus<port_t>(dram_, b), Bus<port_t>(dram_, c),
            Bus<port_t>(dram_, d), seed, load_commands_, weights_, rows_, gains_, array_to_load_,
-           load_to_array_, checks_, Write::Input(input_));
+           load_to_array_, checks_, load_retired_, Write::Input(input_));
     };
     scheduler_.spawn("load", run, at);
   }
@@ -66,7 +68,7 @@ public:
       // Its beats are few: as many as it can take.
       fetch(Bus<port_t>(dram_, commands, false, isa::declared::TICKS), count, input, seed,
             load_commands_, array_commands_, drain_commands_, norm_commands_, softmax_commands_,
-            &identity.magic, &identity.abi, &identity.hash_low, &identity.hash_high,
+            fetch_retired_, &identity.magic, &identity.abi, &identity.hash_low, &identity.hash_high,
             &identity.error);
       ended(isa::counted::FETCH);
       done(identity, scheduler_.current()->now);
@@ -77,7 +79,7 @@ public:
                    uint64_t at = 0) {
     const auto run = [this, output, count, done = std::move(done)] {
       took(isa::counted::STORE);
-      store(Bus<port_t>(dram_, output), count, logits_, checks_);
+      store(Bus<port_t>(dram_, output), count, logits_, checks_, store_retired_);
       ended(isa::counted::STORE);
       done(scheduler_.current()->now);
     };
@@ -133,6 +135,8 @@ protected:
   Credits<isa::depth::drain_to_array> drain_to_array_{"drain_to_array"};
   Credits<isa::depth::norm_to_array> norm_to_array_{"norm_to_array"};
   Credits<isa::depth::softmax_to_array> softmax_to_array_{"softmax_to_array"};
+  Retired fetch_retired_, load_retired_, plan_retired_, scores_retired_, drain_retired_,
+      norm_retired_, softmax_retired_, store_retired_;
 
   Rams::Input input_{"input"};
   Rams::Residual residual_{"residual"};

@@ -4,8 +4,11 @@
 // time finds out when.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "counters.hpp"
 #include "fibers.hpp"
@@ -146,4 +149,24 @@ private:
   }
   // The place of the item that the next one follows by DEPTH.
   uint64_t room() const { return ring_->free[after(head_, count_ + 1)]; }
+};
+
+// A stream without a queue: its reader takes each item as it is written.
+template <typename T> class UnqueuedStream {
+  std::function<void(const T&)> take_;
+  uint64_t written_ = 0;
+
+public:
+  UnqueuedStream() = default;
+  UnqueuedStream(const UnqueuedStream&) = delete;
+  UnqueuedStream& operator=(const UnqueuedStream&) = delete;
+
+  void write(const T& item) {
+    ++written_;
+    if (take_)
+      take_(item);
+  }
+  // Sets what takes the items.
+  void on_write(std::function<void(const T&)> take) { take_ = std::move(take); }
+  uint64_t written() const { return written_; }
 };

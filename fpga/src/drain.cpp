@@ -65,11 +65,13 @@ struct stored_t {
   u<1> has_moments; // they wait in a queue of their own
   u<2> credits;     // to the array
   u<1> filled;      // the end of a Fill
+  u<1> ends;        // the command
 };
 
 struct notice_t {
   u<1> has_moments;
   u<2> credits; // to the array
+  u<1> ends;    // the command
 };
 
 // Parts of a command, for each process those that it needs.
@@ -295,6 +297,15 @@ stored_t nothing() {
   item.has_moments = 0;
   item.credits = 0;
   item.filled = 0;
+  item.ends = 0;
+  return item;
+}
+
+// Ends a command that has stored nothing.
+stored_t end_alone() {
+#pragma HLS INLINE
+  stored_t item = nothing();
+  item.ends = 1;
   return item;
 }
 
@@ -475,6 +486,7 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
     more = !(step.last == 1 && last_group);
     item.credits = (last_group && tile_ends && command.post_tiles == 1 ? 1 : 0) +
                    (!more && command.post == 1 ? 1 : 0);
+    item.ends = !more;
     stored.write(item);
 
     group = last_group ? 0 : unsigned(group) + 1;
@@ -519,6 +531,7 @@ void fill(const isa::Fill& command, Stream<beat_t, 2>& beats, Stored& stored) {
         item.bank = unsigned(command.frame) * GROUPS + unsigned(i);
         item.address = word - 1;
         item.filled = word == command.words && unsigned(i) + 1 == GROUPS;
+        item.ends = item.filled;
         stored.write(item);
       }
     }
@@ -567,8 +580,11 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
       fill(job, beats, stored);
       if (job.words != 0)
         refilled.read(); // the next command reads what was filled
+      else
+        stored.write(end_alone());
     } else {
       take_table(beats, lookup);
+      stored.write(end_alone());
     }
   }
 }
@@ -653,13 +669,13 @@ void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual 
     }
     if (item.filled == 1)
       refilled.write(1);
-    if (item.has_moments == 1 || item.credits != 0)
-      notices.write({item.has_moments, item.credits});
+    if (item.has_moments == 1 || item.credits != 0 || item.ends == 1)
+      notices.write({item.has_moments, item.credits, item.ends});
   }
 }
 
 void announce(Notices& notices, Waiting& waiting, Moments& moments,
-              Credits<isa::depth::drain_to_array>& drain_to_array) {
+              Credits<isa::depth::drain_to_array>& drain_to_array, Retired& retired) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
     interval("drain.announce");
@@ -668,6 +684,8 @@ void announce(Notices& notices, Waiting& waiting, Moments& moments,
       moments.write(waiting.read());
     for (unsigned i = 0; i < unsigned(notice.credits); ++i)
       drain_to_array.write(1);
+    if (notice.ends == 1)
+      retired.write(1);
   }
 }
 
@@ -675,9 +693,9 @@ void announce(Notices& notices, Waiting& waiting, Moments& moments,
 
 void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::rows>& rows,
            Sums& sums, Scales& scales, Moments& moments, Logits& logits,
-           Credits<isa::depth::drain_to_array>& drain_to_array, Read::Residual residual,
-           Write::Residual own_residual, Write::Residual norm_residual, Write::Query query,
-           Write::Key key, Write::Value value, Write::Hidden hidden) {
+           Credits<isa::depth::drain_to_array>& drain_to_array, Retired& retired,
+           Read::Residual residual, Write::Residual own_residual, Write::Residual norm_residual,
+           Write::Query query, Write::Key key, Write::Value value, Write::Hidden hidden) {
 #pragma HLS INTERFACE ap_ctrl_hs port = return
 #pragma HLS INTERFACE axis port = commands
 #pragma HLS INTERFACE axis port = rows
@@ -686,6 +704,7 @@ void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::row
 #pragma HLS INTERFACE axis port = moments
 #pragma HLS INTERFACE axis port = logits
 #pragma HLS INTERFACE axis port = drain_to_array
+#pragma HLS INTERFACE axis port = retired
 #pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = residual
 #pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = own_residual
 #pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = norm_residual
@@ -739,6 +758,6 @@ void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::row
                             waiting, stored));
   QUASAR_PROCESS(store_groups(stored, own_residual, norm_residual, query, key, value, hidden,
                               refilled, notices));
-  QUASAR_PROCESS(announce(notices, waiting, moments, drain_to_array));
+  QUASAR_PROCESS(announce(notices, waiting, moments, drain_to_array, retired));
   QUASAR_JOIN();
 }

@@ -47,8 +47,9 @@ void fetch(Bus<port_t> commands, uint32_t count, uint32_t base, uint32_t seed,
            Commands<isa::depth::array_commands>& array_commands,
            Commands<isa::depth::drain_commands>& drain_commands,
            Commands<isa::depth::norm_commands>& norm_commands,
-           Commands<isa::depth::softmax_commands>& softmax_commands, uint32_t* magic, uint32_t* abi,
-           uint32_t* hash_low, uint32_t* hash_high, uint32_t* error) {
+           Commands<isa::depth::softmax_commands>& softmax_commands, Retired& retired,
+           uint32_t* magic, uint32_t* abi, uint32_t* hash_low, uint32_t* hash_high,
+           uint32_t* error) {
 #pragma HLS INTERFACE mode = ap_ctrl_hs port = return
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
   // clang-format off
@@ -68,6 +69,8 @@ void fetch(Bus<port_t> commands, uint32_t count, uint32_t base, uint32_t seed,
 #pragma HLS INTERFACE mode = axis port = drain_commands
 #pragma HLS INTERFACE mode = axis port = norm_commands
 #pragma HLS INTERFACE mode = axis port = softmax_commands
+#pragma HLS INTERFACE mode = axis port = retired
+  retired.write(0);
   *magic = isa::MAGIC;
   *abi = isa::ABI;
   *hash_low = config::HASH_LOW;
@@ -115,4 +118,5 @@ fetch_commands:
     }
   }
   *error = bad;
+  retired.write(1);
 }

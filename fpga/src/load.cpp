@@ -86,7 +86,8 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
           uint32_t seed, Commands<isa::depth::load_commands>& commands,
           Beats<isa::depth::weights>& weights, Beats<isa::depth::rows>& rows,
           Beats<isa::depth::gains>& gains, Credits<isa::depth::array_to_load>& array_to_load,
-          Credits<isa::depth::load_to_array>& load_to_array, Checks& checks, Write::Input patches) {
+          Credits<isa::depth::load_to_array>& load_to_array, Checks& checks, Retired& retired,
+          Write::Input patches) {
 #pragma HLS INTERFACE mode = ap_ctrl_hs port = return
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
   // clang-format off
@@ -107,6 +108,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
 #pragma HLS INTERFACE mode = axis port = array_to_load
 #pragma HLS INTERFACE mode = axis port = load_to_array
 #pragma HLS INTERFACE mode = axis port = checks
+#pragma HLS INTERFACE mode = axis port = retired
 #pragma HLS INTERFACE mode = ap_memory port = patches storage_type = ram_1p latency = 1
 #pragma HLS ARRAY_PARTITION variable = patches complete dim = 1
 #pragma HLS AGGREGATE variable = patches compact = bit
@@ -147,6 +149,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       sound[command.frame] = true;
       number[command.frame] = 0;
       nonce[command.frame] = 0;
+      retired.write(1);
       continue;
     }
     if (command.wait_array)
@@ -226,5 +229,6 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
     }
     if (command.post_array)
       load_to_array.write(1);
+    retired.write(1);
   }
 }

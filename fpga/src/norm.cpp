@@ -40,6 +40,7 @@ struct stored_t {
   u<13> bank;
   u<24> address;
   u<1> last; // of a tile
+  u<1> ends; // the command
 };
 
 // Parts of a command, for each process those that it needs. `pools`: the mean comes before.
@@ -87,6 +88,7 @@ using Pooled = Stream<moment_t, 2>;
 using Roots = Stream<roots_t, 2>;
 using Words = Stream<word_t, 16>;
 using Stored = Stream<stored_t, 2>;
+using Done = Stream<u<1>, 2>; // tiles; 1: the last one of a command
 
 void dispatch(Commands<isa::depth::norm_commands>& commands, GainJobs& gain_jobs,
               CollectJobs& collect_jobs, ReadJobs& read_jobs, RootJobs& root_jobs,
@@ -403,6 +405,7 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
     unsigned first = 0; // word of the tile
     for (tile_t tile = 0; unsigned(tile) * TOKENS < normalised; ++tile) {
       const groups_t groups = groups_of(normalised, tile);
+      const bool last_tile = normalised - unsigned(tile) * TOKENS <= TOKENS;
       const bool pads = command.pool == isa::pooling::AFTER && unsigned(embed) < SUMS_DISTANCE;
       const embed_t period = pads ? SUMS_DISTANCE : unsigned(embed);
       roots_t root{};
@@ -441,6 +444,7 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
         item.bank = bank_of(unsigned(command.frame), group, d);
         item.address = first + unsigned(d) / CASCADE;
         item.last = group + 1 == groups && d + 1 == embed;
+        item.ends = item.last == 1 && last_tile;
         if (command.pool == isa::pooling::AFTER) {
           if (tile != 0 || group != 0) {
             const s<18> before = sums[0][d];
@@ -473,6 +477,7 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
         item.bank = bank_of(unsigned(command.frame), 0, d);
         item.address = unsigned(d) / CASCADE;
         item.last = d + 1 == embed;
+        item.ends = item.last;
         stored.write(item);
       }
     }
@@ -481,7 +486,7 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
   }
 }
 
-void store_codes(Stored& stored, Write::Normed normed, Stream<credit_t, 2>& done) {
+void store_codes(Stored& stored, Write::Normed normed, Done& done) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE II = 1
     interval("norm.store");
@@ -490,29 +495,33 @@ void store_codes(Stored& stored, Write::Normed normed, Stream<credit_t, 2>& done
       continue;
     normed[item.bank][item.address] = item.code;
     if (item.last == 1)
-      done.write(1);
+      done.write(item.ends);
   }
 }
 
 // Gives credits. A process of its own, so that a tile is stored when its credit arrives.
-void announce(Stream<credit_t, 2>& done, Credits<isa::depth::norm_to_array>& norm_to_array) {
+void announce(Done& done, Credits<isa::depth::norm_to_array>& norm_to_array, Retired& retired) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
     interval("norm.announce");
-    norm_to_array.write(done.read());
+    const u<1> ends = done.read();
+    norm_to_array.write(1);
+    if (ends == 1)
+      retired.write(1);
   }
 }
 
 } // namespace
 
 void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains>& gains,
-          Moments& moments, Credits<isa::depth::norm_to_array>& norm_to_array,
+          Moments& moments, Credits<isa::depth::norm_to_array>& norm_to_array, Retired& retired,
           Read::Residual residual, Write::Normed normed) {
 #pragma HLS INTERFACE ap_ctrl_hs port = return
 #pragma HLS INTERFACE axis port = commands
 #pragma HLS INTERFACE axis port = gains
 #pragma HLS INTERFACE axis port = moments
 #pragma HLS INTERFACE axis port = norm_to_array
+#pragma HLS INTERFACE axis port = retired
 #pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = residual
 #pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = normed
 #pragma HLS ARRAY_PARTITION variable = residual complete dim = 1
@@ -536,7 +545,7 @@ void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains
   Roots roots("norm.roots");
   Words words("norm.words");
   Stored stored("norm.stored");
-  Stream<credit_t, 2> done("norm.done");
+  Done done("norm.done");
   // `load_gains` owns a half until `filled`, `normalise` until `freed`.
   DoubleBuffer halves;
 #pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
@@ -549,6 +558,6 @@ void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains
   QUASAR_PROCESS(root(root_jobs, groups, pooled, roots));
   QUASAR_PROCESS(normalise(normalise_jobs, halves, filled, freed, roots, words, stored));
   QUASAR_PROCESS(store_codes(stored, normed, done));
-  QUASAR_PROCESS(announce(done, norm_to_array));
+  QUASAR_PROCESS(announce(done, norm_to_array, retired));
   QUASAR_JOIN();
 }

@@ -35,7 +35,7 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
                Credits<isa::depth::drain_to_array>& drain_to_array,
                Credits<isa::depth::norm_to_array>& norm_to_array,
                Credits<isa::depth::softmax_to_array>& softmax_to_array, Passes& passes,
-               ScoreCommands& score_commands) {
+               ScoreCommands& score_commands, Retired& retired) {
   for (volatile bool running = true; running;) {
     const fields_t command = jobs.read();
     gap(isa::declared::COMMAND_GAP);
@@ -166,6 +166,7 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
         value_address += words;
       }
     }
+    retired.write(1);
   }
 }
 
@@ -176,7 +177,7 @@ void plan(Commands<isa::depth::array_commands>& commands,
           Credits<isa::depth::drain_to_array>& drain_to_array,
           Credits<isa::depth::norm_to_array>& norm_to_array,
           Credits<isa::depth::softmax_to_array>& softmax_to_array, Passes& passes, Demands& demands,
-          ScoreCommands& score_commands) {
+          ScoreCommands& score_commands, Retired& retired) {
 #pragma HLS INTERFACE ap_ctrl_hs port = return
 #pragma HLS INTERFACE axis port = commands
 #pragma HLS INTERFACE axis port = load_to_array
@@ -186,6 +187,7 @@ void plan(Commands<isa::depth::array_commands>& commands,
 #pragma HLS INTERFACE axis port = passes
 #pragma HLS INTERFACE axis port = demands
 #pragma HLS INTERFACE axis port = score_commands
+#pragma HLS INTERFACE axis port = retired
 #pragma HLS AGGREGATE variable = commands compact = bit
 #pragma HLS AGGREGATE variable = passes compact = bit
 #pragma HLS AGGREGATE variable = demands compact = bit
@@ -194,6 +196,6 @@ void plan(Commands<isa::depth::array_commands>& commands,
   Jobs jobs("plan.jobs");
   QUASAR_PROCESS(dispatch(commands, jobs, demands));
   QUASAR_PROCESS(passes_of(jobs, load_to_array, drain_to_array, norm_to_array, softmax_to_array,
-                           passes, score_commands));
+                           passes, score_commands, retired));
   QUASAR_JOIN();
 }

@@ -62,7 +62,7 @@ void store_scores(ScoreCommands& commands, ScoreRows& rows, Write::Score score, 
 }
 
 // Sends maxima. A process of its own, so that the scores are stored when their maxima arrive.
-void send_maxima(Largest& largest, Maxima& maxima) {
+void send_maxima(Largest& largest, Maxima& maxima, Retired& retired) {
   for (volatile bool running = true; running;) {
     const score_row_t most = largest.read();
     for (unsigned group = 0; group < EXP_GROUPS; ++group) {
@@ -70,16 +70,19 @@ void send_maxima(Largest& largest, Maxima& maxima) {
       interval("scores.maxima");
       maxima.write(group_of(most, group));
     }
+    retired.write(1);
   }
 }
 
 } // namespace
 
-void scores(ScoreCommands& commands, ScoreRows& scores, Maxima& maxima, Write::Score score) {
+void scores(ScoreCommands& commands, ScoreRows& scores, Maxima& maxima, Retired& retired,
+            Write::Score score) {
 #pragma HLS INTERFACE ap_ctrl_hs port = return
 #pragma HLS INTERFACE axis port = commands
 #pragma HLS INTERFACE axis port = scores
 #pragma HLS INTERFACE axis port = maxima
+#pragma HLS INTERFACE axis port = retired
 #pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = score
 #pragma HLS ARRAY_PARTITION variable = score complete dim = 1
 #pragma HLS AGGREGATE variable = commands compact = bit
@@ -89,6 +92,6 @@ void scores(ScoreCommands& commands, ScoreRows& scores, Maxima& maxima, Write::S
 #pragma HLS DATAFLOW
   Largest largest("scores.largest");
   QUASAR_PROCESS(store_scores(commands, scores, score, largest));
-  QUASAR_PROCESS(send_maxima(largest, maxima));
+  QUASAR_PROCESS(send_maxima(largest, maxima, retired));
   QUASAR_JOIN();
 }

@@ -122,24 +122,27 @@ void store_probabilities(Stored& stored, Write::Probability probability,
 
 // Gives credits. A process of its own, so that the probabilities are stored when their credit
 // arrives.
-void announce(Stream<credit_t, 2>& done, Credits<isa::depth::softmax_to_array>& softmax_to_array) {
+void announce(Stream<credit_t, 2>& done, Credits<isa::depth::softmax_to_array>& softmax_to_array,
+              Retired& retired) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
     interval("softmax.announce");
     softmax_to_array.write(done.read());
+    retired.write(1);
   }
 }
 
 } // namespace
 
 void softmax(Commands<isa::depth::softmax_commands>& commands, Maxima& maxima, Scales& scales,
-             Credits<isa::depth::softmax_to_array>& softmax_to_array, Read::Score score,
-             Write::Probability probability) {
+             Credits<isa::depth::softmax_to_array>& softmax_to_array, Retired& retired,
+             Read::Score score, Write::Probability probability) {
 #pragma HLS INTERFACE ap_ctrl_hs port = return
 #pragma HLS INTERFACE axis port = commands
 #pragma HLS INTERFACE axis port = maxima
 #pragma HLS INTERFACE axis port = scales
 #pragma HLS INTERFACE axis port = softmax_to_array
+#pragma HLS INTERFACE axis port = retired
 #pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = score
 #pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = probability
 #pragma HLS ARRAY_PARTITION variable = score complete dim = 1
@@ -156,6 +159,6 @@ void softmax(Commands<isa::depth::softmax_commands>& commands, Maxima& maxima, S
   QUASAR_PROCESS(exponentiate(commands, maxima, score, totals, stored));
   QUASAR_PROCESS(divide(totals, scales));
   QUASAR_PROCESS(store_probabilities(stored, probability, done));
-  QUASAR_PROCESS(announce(done, softmax_to_array));
+  QUASAR_PROCESS(announce(done, softmax_to_array, retired));
   QUASAR_JOIN();
 }

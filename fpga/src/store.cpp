@@ -18,7 +18,7 @@ void place(uint32_t word, unsigned index, port_t& port) {
 
 } // namespace
 
-void store(Bus<port_t> memory, uint32_t count, Logits& logits, Checks& checks) {
+void store(Bus<port_t> memory, uint32_t count, Logits& logits, Checks& checks, Retired& retired) {
 #pragma HLS INTERFACE mode = ap_ctrl_hs port = return
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
   // clang-format off
@@ -28,6 +28,8 @@ void store(Bus<port_t> memory, uint32_t count, Logits& logits, Checks& checks) {
 #pragma HLS INTERFACE mode = s_axilite port = count bundle = control offset = 0x1c
 #pragma HLS INTERFACE mode = axis port = logits
 #pragma HLS INTERFACE mode = axis port = checks
+#pragma HLS INTERFACE mode = axis port = retired
+  retired.write(0);
   const uint32_t ports = (count + PORT_WORDS - 1) / PORT_WORDS;
   memory.write_request(0, ports + 1);
   uint32_t state = ~uint32_t(0);
@@ -60,4 +62,5 @@ store_words:
   }
   // The interrupt follows the response, so that the host finds all of the output.
   memory.write_response();
+  retired.write(1);
 }

@@ -254,18 +254,19 @@ struct Bench {
     Sums sum_stream;
     ScoreRows score_rows;
     Maxima maxima_stream;
+    Retired plan_retired, scores_retired;
     const std::unique_ptr<sim::ArrayCore> array =
         sim::make_array({*input, *normed, *query, *hidden, *probability, *key, *value});
     scheduler.spawn("plan", [&] {
       plan(command_stream, load_to_array, drain_to_array, norm_to_array, softmax_to_array, passes,
-           demands, score_commands);
+           demands, score_commands, plan_retired);
     });
     scheduler.spawn("array", [&] {
       sim::drive_array(*array, passes, demands, weight_stream, array_to_load, sum_stream,
                        score_rows);
     });
     scheduler.spawn("scores", [&] {
-      ::scores(score_commands, score_rows, maxima_stream, Write::Score(*score));
+      ::scores(score_commands, score_rows, maxima_stream, scores_retired, Write::Score(*score));
     });
     const std::vector<credit_t> loads(load_tokens, 1), drains_done(drain_tokens, 1),
         norms(norm_tokens, 1), softmaxes(softmax_tokens, 1);
@@ -287,6 +288,13 @@ struct Bench {
                        drain_to_array.empty() && norm_to_array.empty() && softmax_to_array.empty(),
                    "something was not taken\n" + scheduler.dump());
     verdict.equal(inputs.size(), size_t(input_tokens), "tokens to load");
+    verdict.equal(plan_retired.written(), uint64_t(commands.size()), "commands that plan ended");
+    const auto is_scores = [](const command_t& command) {
+      return operation(command) == isa::Scores::CODE;
+    };
+    verdict.equal(scores_retired.written(),
+                  uint64_t(std::count_if(commands.begin(), commands.end(), is_scores)),
+                  "commands that scores ended");
     verdict.equal(got.size(), valid.size(), "items of sums");
     for (size_t i = 0; i < std::min(got.size(), valid.size()); ++i)
       for (unsigned lane = 0; lane < valid[i]; ++lane) {

@@ -284,9 +284,10 @@ struct Bench {
     Moments moment_stream;
     Logits logit_stream;
     Credits<isa::depth::drain_to_array> drain_to_array;
+    Retired retired;
     scheduler.spawn("drain", [&] {
       drain(command_stream, row_stream, sum_stream, scale_stream, moment_stream, logit_stream,
-            drain_to_array, Read::Residual(*residual), Write::Residual(*residual),
+            drain_to_array, retired, Read::Residual(*residual), Write::Residual(*residual),
             Write::Residual(*norm_residual), Write::Query(*query), Write::Key(*key),
             Write::Value(*value), Write::Hidden(*hidden));
     });
@@ -305,6 +306,7 @@ struct Bench {
                        scale_stream.empty(),
                    "something was not taken\n" + scheduler.dump());
     verdict.equal(got_credits.size(), size_t(credits), "credits to the array");
+    verdict.equal(retired.written(), uint64_t(commands.size()), "commands ended");
     verdict.equal(got_logits.size(), logits.size(), "logits");
     for (size_t i = 0; i < std::min(logits.size(), got_logits.size()); ++i) {
       digest.add(int64_t(got_logits[i]));

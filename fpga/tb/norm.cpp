@@ -186,9 +186,10 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
   Beats<isa::depth::gains> gain_stream;
   Moments moment_stream;
   Credits<isa::depth::norm_to_array> norm_to_array;
+  Retired retired;
   scheduler.spawn("norm", [&] {
-    norm(command_stream, gain_stream, moment_stream, norm_to_array, Read::Residual(*residual),
-         Write::Normed(*normed));
+    norm(command_stream, gain_stream, moment_stream, norm_to_array, retired,
+         Read::Residual(*residual), Write::Normed(*normed));
   });
   std::vector<credit_t> got;
   bench::feed(scheduler, command_stream, commands);
@@ -199,6 +200,7 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
   verdict.expect(command_stream.empty() && gain_stream.empty() && moment_stream.empty(),
                  "something was not taken\n" + scheduler.dump());
   verdict.equal(got.size(), credits, "credits to the array");
+  verdict.equal(retired.written(), uint64_t(commands.size()), "commands ended");
   for (const Expected& e : expected) {
     const unsigned group = e.frame * NORM_GROUPS + e.token / NORM_LANES;
     const int64_t code = bench::column_word(*normed, group, e.address)[e.token % NORM_LANES];

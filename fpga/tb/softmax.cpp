@@ -86,9 +86,10 @@ uint64_t attention_tiles(Verdict& verdict, uint64_t seed) {
   Maxima maxima_stream;
   Scales scale_stream;
   Credits<isa::depth::softmax_to_array> softmax_to_array;
+  Retired retired;
   scheduler.spawn("softmax", [&] {
-    softmax(command_stream, maxima_stream, scale_stream, softmax_to_array, Read::Score(*score),
-            Write::Probability(*probability));
+    softmax(command_stream, maxima_stream, scale_stream, softmax_to_array, retired,
+            Read::Score(*score), Write::Probability(*probability));
   });
   std::vector<scale_t> got;
   std::vector<credit_t> credits;
@@ -100,6 +101,7 @@ uint64_t attention_tiles(Verdict& verdict, uint64_t seed) {
   verdict.expect(command_stream.empty() && maxima_stream.empty(),
                  "something was not taken\n" + scheduler.dump());
   verdict.equal(credits.size(), commands.size(), "credits to the array");
+  verdict.equal(retired.written(), uint64_t(commands.size()), "commands ended");
   verdict.equal(got.size(), expected.size(), "scales");
   for (size_t i = 0; i < std::min(got.size(), expected.size()); ++i) {
     const std::string name = "token " + std::to_string(i) + " of seed " + std::to_string(seed);

@@ -37,6 +37,7 @@ struct LoadBench {
   Credits<isa::depth::array_to_load> array_to_load{"array_to_load"};
   Credits<isa::depth::load_to_array> load_to_array{"load_to_array"};
   Checks checks{"checks"};
+  Retired retired;
   Memories<sim::Ram, sim::Ram>::Input input{"input"};
   uint64_t stripes[4] = {};
   uint32_t seed = 0;
@@ -51,7 +52,8 @@ struct LoadBench {
     scheduler.spawn("load", [this] {
       load(Bus<port_t>(dram, stripes[0]), Bus<port_t>(dram, stripes[1]),
            Bus<port_t>(dram, stripes[2]), Bus<port_t>(dram, stripes[3]), this->seed, commands,
-           weights, rows, gains, array_to_load, load_to_array, checks, Write::Input(input));
+           weights, rows, gains, array_to_load, load_to_array, checks, retired,
+           Write::Input(input));
     });
   }
   void play(const std::vector<command_t>& list) {
@@ -106,6 +108,7 @@ void load_moves_beats_as_they_are(Verdict& verdict, uint64_t seed) {
   verdict.equal(bench.scheduler.loops().at("load.beats").count,
                 uint64_t(1 + 3 + 200 + 66 + 1 + 40 + 6),
                 "an interval a beat, and one for each check");
+  verdict.equal(bench.retired.written(), uint64_t(list.size()), "commands ended");
 }
 
 void load_gathers_patches(Verdict& verdict, uint64_t seed) {
@@ -278,6 +281,7 @@ struct FetchBench {
   Commands<isa::depth::drain_commands> drain_commands{"drain_commands"};
   Commands<isa::depth::norm_commands> norm_commands{"norm_commands"};
   Commands<isa::depth::softmax_commands> softmax_commands{"softmax_commands"};
+  Retired retired;
   uint32_t magic = 0, abi = 0, low = 0, high = 0, error = 99;
   sim::Scheduler scheduler{0};
   static constexpr uint32_t SEED = 0x9e3779b9;
@@ -299,7 +303,8 @@ struct FetchBench {
     }
     scheduler.spawn("fetch", [=, this, count = uint32_t(list.size())] {
       fetch(Bus<port_t>(dram, address), count, input, seed, load_commands, array_commands,
-            drain_commands, norm_commands, softmax_commands, &magic, &abi, &low, &high, &error);
+            drain_commands, norm_commands, softmax_commands, retired, &magic, &abi, &low, &high,
+            &error);
     });
     scheduler.run();
     if (address != 0)
@@ -317,6 +322,7 @@ void fetch_hands_each_command_to_its_unit(Verdict& verdict) {
   list.push_back(load_command(target::WEIGHTS, 100, 4));
   bench.play(list, 1000);
   verdict.equal(bench.error, 0u, "no bad command");
+  verdict.equal(bench.retired.written(), uint64_t(2), "fetch's beginning and its end");
   verdict.equal(bench.load_commands.size(), 5u, "load's commands");
   for (unsigned i = 0; i < 3; ++i) {
     verdict.equal(bench.load_commands.read().word[3], 5 * i, "load's in order");
@@ -398,8 +404,9 @@ void store_writes(Verdict& verdict, uint32_t count, bool sound) {
       wanted.push_back(uint8_t(logit >> (8 * j)));
   }
   bool done = false;
+  Retired retired;
   scheduler.spawn("store", [&] {
-    store(Bus<port_t>(dram, output), count, logits, checks);
+    store(Bus<port_t>(dram, output), count, logits, checks, retired);
     done = true;
   });
   scheduler.spawn("logits", [&] {
@@ -409,9 +416,11 @@ void store_writes(Verdict& verdict, uint32_t count, bool sound) {
   });
   scheduler.run();
   verdict.expect(!done, "store waits for the check");
+  verdict.equal(retired.written(), uint64_t(1), "store has begun");
   checks.write({u<1>(sound ? 1 : 0), u<32>(0xabad1dea)});
   scheduler.run();
   verdict.expect(done, "store ends");
+  verdict.equal(retired.written(), uint64_t(2), "store has ended");
   wanted.resize(bytes - 16);
   const auto put = [&](uint32_t word) {
     for (unsigned j = 0; j < 4; ++j)
