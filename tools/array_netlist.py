@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RTL = ROOT / "fpga/rtl"
 RECORD = ROOT / "docs/evidence/array-netlists.json"
 #: Modules of the block design that are no part of the array.
-OTHERS = {"bank.v"}
+OTHERS = {"bank.v", "counters.sv"}
 
 
 class Size(NamedTuple):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare the reports of Vitis HLS and Vivado with what the sources declare and the hardware model counts.
 
-    python tools/build_report.py build/bitstream/pynq-z2      # what tools/bitstream.py left there
+    python tools/build_report.py build/bitstream/pynq-z2/pynq-z2 # what tools/bitstream.py left there
     python tools/build_report.py DIR --hardware mine.toml     # of another configuration than DIR/hardware.toml
 
 Reads DIR/kernels/NAME/**/syn/report/csynth.xml of each kernel and, once Vivado has run, DIR/utilization.rpt and
@@ -40,7 +40,7 @@ WITHIN = {
     "norm": ("gains", "means of columns", "sums of codes", "commands in norm"),
     "memories": ("residual", "norm_residual", "score"),
 }  # fmt: skip
-UNITS = (*KERNELS, "array", "queues", "memories", "ports and interconnect")
+UNITS = (*KERNELS, "array", "counters", "queues", "memories", "ports and interconnect")
 #: Declared depths (rust/hardware/src/declared.rs) and the loops that a result passes on that way: their depth, or the
 #: latency of all their turns. Queues between the loops come on top.
 DEPTHS = {
@@ -355,7 +355,8 @@ def read_utilization(path: Path, hardware: Hardware) -> dict[str, dict[str, int]
         raise refuse(path, len(lines), "the table has no end")
     for cells_of in children.values():
         if cells_of.keys() >= {*KERNELS, "array"}:
-            return cells_of
+            # Logic analyzers are no part of the model.
+            return {name: cells for name, cells in cells_of.items() if not name.startswith("ila_")}
     raise Failure(f"{path}:{top + 1}: the report is of another design: no instance holds all kernels")
 
 

@@ -52,6 +52,8 @@ module array #(
     output logic                             scores_valid,
     input  wire logic                        scores_ready,
     output logic [T*SCORE_BITS-1:0]          scores,
+    output logic                             retired,  // a pass
+    output logic                             starved,  // of weights
     // Fast.
     output logic [G*C-1:0]                   input_enable,
     output logic [G*ADDRESS_BITS-1:0]        input_address,
@@ -122,7 +124,8 @@ module array #(
         .POINTER_BITS(POINTER_BITS), .PRIMITIVES(PRIMITIVES)
     ) issue (
         .clk, .clk_array, .reset(reset_slow), .reset_array(reset_array[0]),
-        .passes_valid, .passes_ready, .passes, .filled, .popped, .freed, .posted,
+        .passes_valid, .passes_ready, .passes, .filled, .popped, .retired, .starved, .freed,
+        .posted,
         .valid, .first, .last, .source, .tail, .address, .weights(on_weights), .value(on_value),
         .key(on_key), .row_address, .next_address, .next_block, .rotation, .pairs4, .info
     );

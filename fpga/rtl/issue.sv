@@ -32,6 +32,9 @@ module issue #(
     input  wire logic [127:0]            passes,
     input  wire logic [1:0]              filled,  // halves of the weights, counted
     input  wire logic [POINTER_BITS-1:0] popped,  // pairs that have left the FIFOs
+    // Slow, for the counters: a pass's last word went; only weights keep the next pass back.
+    output logic                         retired,
+    output logic                         starved,
     // Fast: counts of halves that are free, of credits for load.
     output logic [1:0]                   freed,
     output logic [1:0]                   posted,
@@ -250,6 +253,22 @@ module issue #(
             if (ended[0]) freed <= freed + 1'b1;
             if (ended[1]) posted <= posted + 1'b1;
         end
+
+    // Passes that have gone, counted: two may end within a slow cycle, but not in each.
+    logic [1:0] gone, gone_slow, retired_count;
+    logic lacks_weights;
+    assign retired = gone_slow != retired_count;
+    always_ff @(posedge clk_array) begin
+        lacks_weights <= checked && spaced && has_room && !has_weights && (!running || last_word);
+        if (reset_array) gone <= '0;
+        else if (last) gone <= gone + 1'b1;
+    end
+    always_ff @(posedge clk) begin
+        starved <= lacks_weights;
+        gone_slow <= gone;
+        if (reset) {gone_slow, retired_count} <= '0;
+        else if (retired) retired_count <= retired_count + 1'b1;
+    end
 
 endmodule
 

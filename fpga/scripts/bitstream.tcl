@@ -17,7 +17,7 @@ set_property board_part [lindex [lsort -dictionary $board_parts] end] [current_p
 set_property ip_repo_paths [file join $work kernels] [current_project]
 update_ip_catalog -rebuild
 add_files -norecurse [glob [file join $root fpga rtl *.v] [file join $root fpga rtl *.sv]]
-add_files -norecurse [file join $work array_cell.v]
+add_files -norecurse [glob [file join $work *_cell.v]]
 add_files -fileset constrs_1 -norecurse [file join $root fpga boards accelerator.xdc]
 
 accelerator_design [header_constants [file join $root fpga include isa.hpp]] [design_lists [file join $work design.txt]] $board
@@ -42,6 +42,9 @@ foreach check {setup hold} {
 }
 
 file copy -force [file join [get_property DIRECTORY [get_runs impl_1]] accelerator_wrapper.bit] [file join $work $name.bit]
+foreach probes [glob -nocomplain -directory [get_property DIRECTORY [get_runs impl_1]] *.ltx] {
+  file copy -force $probes [file join $work $name.ltx] ;# of the ILAs
+}
 set handoff [glob [file join $work project accelerator.gen sources_1 bd accelerator hw_handoff accelerator.hwh]]
 file copy -force [lindex $handoff 0] [file join $work $name.hwh]
 write_hw_platform -fixed -force -include_bit -file [file join $work $name.xsa]

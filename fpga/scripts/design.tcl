@@ -2,17 +2,24 @@
 #
 #   accelerator_design ISA LISTS BOARD   ISA: constants of isa.hpp (headers.tcl)
 #                                        LISTS: kernels, queues and memories (headers.tcl; from rust/hardware/src/design)
-#                                        BOARD: dictionary with processor and clock_mhz
+#                                        BOARD: dictionary with processor and clock_mhz, and ila: 1 adds System ILAs
 # Vivado 2023.2 and later. tests/fpga/test_kit.py runs it on commands that only record.
 
-# Register blocks: a register of isa.hpp in the block -> the interface that answers there.
+# Register blocks: a register of isa.hpp in the block -> the interface that answers there, and its address segment.
 set BLOCKS {
-  reg::fetch_CTRL {fetch/s_axi_control}
-  reg::store_CTRL {store/s_axi_control}
-  reg::load_ARENA0 {load/s_axi_control}
-  reg::reset      {reset_register/S_AXI}
+  reg::fetch_CTRL {fetch/s_axi_control Reg}
+  reg::store_CTRL {store/s_axi_control Reg}
+  reg::load_ARENA0 {load/s_axi_control Reg}
+  reg::reset      {reset_register/S_AXI Reg}
+  reg::counters_IDENTITY {counters/s_axi reg0}
 }
 set BLOCK_BYTES 0x10000
+
+# Queues that an ILA watches at their writer's side: commands, sums, credits.
+set ILA_STREAMS {
+  load_commands array_commands drain_commands norm_commands softmax_commands score_commands passes sums
+  load_to_array array_to_load drain_to_array norm_to_array softmax_to_array
+}
 
 # The newest version of the first of these IPs that the catalogue has. Vivado from 2024.2 on has inline HDL for the utility
 # IPs, with the same properties and pins; a later one may lack the IPs.
@@ -32,6 +39,7 @@ proc wire {from args} {
   foreach to $args { connect_bd_net [get_bd_pins $from] [get_bd_pins $to] }
 }
 
+# A watcher's interface is a monitor: it joins the bus of another two without driving any of it.
 proc bus {from to} {
   connect_bd_intf_net [get_bd_intf_pins $from] [get_bd_intf_pins $to]
 }
@@ -92,6 +100,9 @@ proc processing_system {board ports} {
 proc accelerator_design {isa lists board} {
   global BLOCKS BLOCK_BYTES
   set kernels [dict get $lists kernels]
+  set counted [dict get $lists counters]
+  set blocks $BLOCKS
+  if {[dict size $counted] == 0} { dict unset blocks reg::counters_IDENTITY }
   set ports [dict get $lists ports]
   create_bd_design accelerator
   set ps [processing_system $board $ports]
@@ -143,6 +154,24 @@ proc accelerator_design {isa lists board} {
     wire kernel_reset/peripheral_aresetn ${queue}_queue/s_axis_aresetn
     bus [dict get $shape writer] ${queue}_queue/S_AXIS
     bus ${queue}_queue/M_AXIS [dict get $shape reader]
+  }
+
+  # Counters watch the queues and two ports of memory. Without them, what the kernels write for them is taken all the same.
+  if {[dict size $counted]} {
+    create_bd_cell -type module -reference counters_cell counters
+    wire $clock counters/clk
+    wire $resetn counters/resetn
+    wire kernel_reset/peripheral_aresetn counters/kernels_resetn
+    foreach event {retired starved} { wire array/$event counters/array_$event }
+    foreach kernel $kernels { bus $kernel/retired counters/${kernel}_retired }
+    foreach queue [dict get $counted written] {
+      bus [dict get $lists queues $queue writer] counters/${queue}_written
+    }
+    foreach queue [dict get $counted read] { bus ${queue}_queue/M_AXIS counters/${queue}_read }
+    dict for {unit port} [dict get $counted memories] { bus $port counters/${unit}_memory }
+  } else {
+    foreach kernel $kernels { lappend ready $kernel/retired_TREADY }
+    constant taken $ready
   }
 
   # Memories: a dual-port RAM for each bank.
@@ -207,19 +236,19 @@ proc accelerator_design {isa lists board} {
 
   # Registers.
   lassign [dict get $ps registers] master master_clock
-  ip xilinx.com:ip:smartconnect registers [list CONFIG.NUM_SI 1 CONFIG.NUM_MI [dict size $BLOCKS]]
+  ip xilinx.com:ip:smartconnect registers [list CONFIG.NUM_SI 1 CONFIG.NUM_MI [dict size $blocks]]
   wire $clock registers/aclk $master_clock
   wire $resetn registers/aresetn
   bus $master registers/S00_AXI
   set i 0
-  dict for {constant slave} $BLOCKS {
-    bus registers/M0${i}_AXI $slave
+  dict for {constant slave} $blocks {
+    bus registers/M0${i}_AXI [lindex $slave 0]
     incr i
   }
-  dict for {constant slave} $BLOCKS {
+  dict for {constant slave} $blocks {
     set offset [expr {[dict get $ps base] + [dict get $isa $constant] / $BLOCK_BYTES * $BLOCK_BYTES}]
     assign_bd_address -offset [format 0x%08X $offset] -range 64K \
-      -target_address_space [get_bd_addr_spaces [dict get $ps space]] [get_bd_addr_segs $slave/Reg] -force
+      -target_address_space [get_bd_addr_spaces [dict get $ps space]] [get_bd_addr_segs [join $slave /]] -force
   }
   assign_bd_address
 
@@ -229,6 +258,27 @@ proc accelerator_design {isa lists board} {
   wire interrupts/dout interrupt/Op1
   wire interrupt/Res [dict get $ps interrupts]
 
+  if {[dict exists $board ila] && [dict get $board ila]} { add_ilas $lists $clock $masters }
+
   validate_bd_design
   save_bd_design
+}
+
+# System ILAs for Vivado's hardware manager: one on streams between units, one on the memory ports. docs/building.md lists
+# the slots in this order.
+proc add_ilas {lists clock masters} {
+  global ILA_STREAMS
+  foreach queue $ILA_STREAMS { lappend streams [dict get $lists queues $queue writer] }
+  foreach master $masters { lappend memories [join [lrange $master 0 1] /] }
+  foreach {name kind suffix watched} [list ila_streams axis AXIS $streams ila_memory aximm AXI $memories] {
+    set properties [list CONFIG.C_MON_TYPE INTERFACE CONFIG.C_NUM_MONITOR_SLOTS [llength $watched] CONFIG.C_DATA_DEPTH 1024]
+    for {set i 0} {$i < [llength $watched]} {incr i} {
+      lappend properties CONFIG.C_SLOT_${i}_INTF_TYPE xilinx.com:interface:${kind}_rtl:1.0 CONFIG.C_SLOT_${i}_APC_EN 0
+    }
+    ip xilinx.com:ip:system_ila $name $properties
+    wire $clock $name/clk
+    wire kernel_reset/peripheral_aresetn $name/resetn
+    set i 0
+    foreach port $watched { bus $port $name/SLOT_${i}_$suffix; incr i }
+  }
 }

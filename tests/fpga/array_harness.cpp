@@ -216,6 +216,10 @@ struct Bench {
       }
       if (top.array_to_load_tvalid)
         std::printf("credit %lu\n", cycle);
+      if (top.retired)
+        std::printf("retired %lu\n", cycle);
+      if (top.starved)
+        std::printf("starved %lu\n", cycle);
       if (top.sums_tvalid && !sum_waits) {
         sum_waits = true;
         sum_shown = cycle;

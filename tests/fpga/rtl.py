@@ -441,7 +441,9 @@ class Model:
     taken: list[int] = field(default_factory=list)  # passes
     beats: list[int] = field(default_factory=list)  # taken
     credits: list[int] = field(default_factory=list)
-    waits: dict[str, int] = field(default_factory=dict)  # fast cycles, by cause
+    waits: dict[str, int] = field(default_factory=dict)  # passes, by cause
+    retired: list[int] = field(default_factory=list)
+    starved: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         shape = self.program.shape
@@ -481,7 +483,11 @@ class Model:
             for cause, value in terms.items():
                 if value == start:
                     self.waits[cause] = self.waits.get(cause, 0) + 1
+            ready = max(value for cause, value in terms.items() if cause != "weights")
+            self.starved += range(ceil_div(ready, r), ceil_div(start, r))
             end = start + p.words - 1
+            retired = (end + 1) // r + 1
+            self.retired.append(max(retired, self.retired[-1] + 1) if n else retired)
             self.starts.append(start)
             self.ends.append(end)
             if p.fields["frees"]:
@@ -551,5 +557,7 @@ class Model:
         assert seen.numbers("end") == self.ends
         assert seen.numbers("beat", column=2) == self.beats
         assert seen.numbers("credit") == self.credits
+        assert seen.numbers("retired") == self.retired
+        assert seen.numbers("starved") == self.starved
         assert seen.numbers("sum") == self.shown["sum"]
         assert seen.numbers("score") == self.shown["score"]

@@ -56,7 +56,7 @@ weight = 768
 CONFIG = dict(
     PORTS=2, FRAMES=2, TOKENS=7, PAIRS=4, CASCADE=2, LANES=3, NORM_LANES=2, EXP_LANES=4, KEY_BANKS=4, VALUE_BANKS=4,
     INPUT_WORDS=512, RESIDUAL_WORDS=384, NORM_WORDS=384, QUERY_WORDS=384, KEY_WORDS=960, VALUE_WORDS=1576,
-    SCORE_WORDS=50, HIDDEN_WORDS=1536, MOMENTS_DEPTH=32, MAXIMA_DEPTH=8,
+    SCORE_WORDS=50, HIDDEN_WORDS=1536, COUNTERS=1, MOMENTS_DEPTH=32, MAXIMA_DEPTH=8,
     SCALES_DEPTH=32,
 )  # fmt: skip
 
@@ -89,13 +89,13 @@ def constants(path: Path, scope: str) -> dict[str, int]:
     return {name: int(value, 0) for name, value in re.findall(r"constexpr unsigned (\w+) = (\w+?)u?;", text)}
 
 
-def record(hardware: str, folder: Path, missing: tuple[str, ...] = ()) -> Design:
+def record(hardware: str, folder: Path, missing: tuple[str, ...] = (), ila: int = 0) -> Design:
     """Runs the block design of a configuration on commands that only record, without the ``missing`` IPs."""
     loaded = Hardware.from_toml(hardware)
     for name, text in loaded.build_files.items():
         (folder / name).write_text(text)
     zynqmp = loaded.board.settings["dsp_kind"] == "DSP48E2"
-    processor = f"processor {'zynq_ultra_ps_e' if zynqmp else 'processing_system7'} clock_mhz 150"
+    processor = f"processor {'zynq_ultra_ps_e' if zynqmp else 'processing_system7'} clock_mhz 150 ila {ila}"
     isa = ROOT / "fpga" / "include" / "isa.hpp"
     script = ROOT / "tests" / "fpga" / "record.tcl"
     out = run(tool("tclsh"), script, SCRIPTS, isa, folder / "design.txt", processor, *missing)
@@ -175,10 +175,20 @@ def test_every_kernel_is_there_with_clock_and_reset(design: Design) -> None:
         assert f"package.ip.name={kernel}\n" in cfg
 
 
+#: Buses of the counters that are its own; all others watch.
+OWN = re.compile(r"counters/(s_axi|\w+_retired)$")
+
+
+def watches(bus: tuple[str, str]) -> bool:
+    """Returns whether a connection adds a watcher to a bus."""
+    return bus[1].startswith("ila_") or (bus[1].startswith("counters/") and not OWN.match(bus[1]))
+
+
 def test_no_pin_or_interface_is_driven_or_used_twice(design: Design) -> None:
     sinks = Counter(to for _, to in design.nets)
     assert [pin for pin, count in sinks.items() if count > 1] == []
-    ends = Counter(end for pair in design.buses for end in pair)
+    buses = [pair for pair in design.buses if not watches(pair)]
+    ends = Counter(end for pair in buses for end in pair)
     assert [end for end, count in ends.items() if count > 1] == []
     for pin in {pin for pair in [*design.nets, *design.buses] for pin in pair}:
         assert pin.split("/")[0] in design.cells, pin
@@ -191,7 +201,7 @@ def test_queues_join_the_units_that_are_declared_and_are_deep_enough(design: Des
     assert declared.keys() == depths.keys()
     fifos = {name for name, source in design.cells.items() if ":axis_data_fifo:" in source}
     assert fifos == {f"{queue}_queue" for queue in declared}
-    buses = dict(design.buses)
+    buses = dict(pair for pair in design.buses if not watches(pair))
     for queue, (writer, reader) in declared.items():
         depth = depths[queue] or CONFIG[f"{queue.upper()}_DEPTH"]
         assert int(design.properties[f"{queue}_queue"]["CONFIG.FIFO_DEPTH"]) == max(16, depth)
@@ -257,6 +267,73 @@ def test_memories_have_the_banks_that_the_kernels_address(design: Design) -> Non
     assert written == {f"array/{name}": count for name, count in expected.items()}
 
 
+def test_counters_watch_each_unit_s_queues_and_take_what_the_kernels_write(design: Design) -> None:
+    text = (ROOT / "rust/hardware/src/design/queues.rs").read_text()
+    ends = {q: pair for q, *pair in re.findall(r'queue\(\s*"(\w+)",\s*"(\w+)",\s*"(\w+)"', text)}
+    sources = {to: source for source, to in design.buses if to.startswith("counters/")}
+    assert design.cells["counters"] == "counters_cell"
+    for kernel in bitstream.KERNELS:
+        assert sources[f"counters/{kernel}_retired"] == f"{kernel}/retired"
+    for queue, (writer, _) in ends.items():
+        assert sources[f"counters/{queue}_written"] == f"{writer}/{queue}"
+    read = {to.removesuffix("_read").removeprefix("counters/") for to in sources if to.endswith("_read")}
+    inputs = {"sums", "scores", "moments", "maxima", "logits"}
+    assert read == {"passes", *inputs, *(queue for queue in ends if queue.endswith("_commands"))}
+    for queue in read:
+        assert sources[f"counters/{queue}_read"] == f"{queue}_queue/M_AXIS"
+    assert sources["counters/fetch_memory"] == "fetch/m_axi_commands"
+    assert sources["counters/load_memory"] == "load/m_axi_memory0"
+    assert design.to("counters/kernels_resetn") == "kernel_reset/peripheral_aresetn"
+    assert design.to("counters/resetn") == "main_reset/peripheral_aresetn"
+    assert design.to("counters/array_retired") == "array/retired"
+    assert design.to("counters/array_starved") == "array/starved"
+
+
+def test_the_counters_cell_has_what_is_connected(design: Design, tmp_path: Path) -> None:
+    board = "zcu102" if "ps/pl_clk0" in {source for source, _ in design.nets} else "pynq-z2"
+    cell = Hardware.from_toml(DESIGNS[f"unseen on {board}"]).build_files["counters_cell.v"]
+    names = re.findall(r"^ {4}(?:in|out)put +wire (?:\[\d+:0\] )?(\w+)", cell, re.MULTILINE)
+    buses = set(re.findall(r":1\.0 (\w+) [A-Z]+\"", cell)) - {"clk"}
+    buses |= {name.removesuffix("_tvalid") for name in names if name.endswith("_retired_tvalid")}
+    plain = {name for name in names if not any(name.startswith(f"{bus}_") for bus in buses)}
+    connected = {to for _, to in [*design.nets, *design.buses] if to.startswith("counters/")}
+    assert connected == {f"counters/{name}" for name in buses | plain}
+    watched = {to for _, to in design.buses if watches(("", to)) and to.startswith("counters/")}
+    assert cell.count('X_INTERFACE_MODE = "monitor"') == len(watched)
+
+
+def test_without_counters_the_kernels_still_write(tmp_path: Path) -> None:
+    text = DESIGNS["unseen on zcu102"].replace("frames = 2", "frames = 2\ncounters = false")
+    without = record(text, tmp_path)
+    assert "counters" not in without.cells
+    for kernel in bitstream.KERNELS:
+        assert without.to(f"{kernel}/retired_TREADY") == "taken/dout"
+    assert without.properties["registers"]["CONFIG.NUM_MI"] == "4"
+    assert len(without.addresses) == 4
+
+
+def test_an_ila_watches_commands_sums_credits_and_memory(tmp_path: Path) -> None:
+    plain_folder, watched_folder = tmp_path / "plain", tmp_path / "watched"
+    plain_folder.mkdir()
+    watched_folder.mkdir()
+    plain = record(DESIGNS["zcu102"], plain_folder)
+    watched = record(DESIGNS["zcu102"], watched_folder, ila=1)
+    assert watched.cells.keys() - plain.cells.keys() == {"ila_streams", "ila_memory"}
+    added = [bus for bus in watched.buses if bus not in plain.buses]
+    assert [bus for bus in watched.buses if bus not in added] == plain.buses
+    documented = (ROOT / "docs" / "building.md").read_text()
+    for name, suffix in (("ila_streams", "AXIS"), ("ila_memory", "AXI")):
+        slots = [source for source, to in added if to.startswith(f"{name}/")]
+        ends = [to for _, to in added if to.startswith(f"{name}/")]
+        assert ends == [f"{name}/SLOT_{i}_{suffix}" for i in range(len(slots))]
+        assert watched.properties[name]["CONFIG.C_NUM_MONITOR_SLOTS"] == str(len(slots))
+        assert len(slots) <= 16  # the most that the IP has
+        assert watched.to(f"{name}/clk") == watched.to("fetch/ap_clk")
+        for i, source in enumerate(slots):
+            assert f"| `{name}` | {i} | `{source}` |" in documented
+    assert watched.lines[-2:] == ["validate", "save"]
+
+
 def block_rams(words: int, bits: int) -> int:
     """Blocks of 18 kbit in the best of their shapes (AMD UG573, UG473)."""
     shapes = {512: 36, 1024: 18, 2048: 9, 4096: 4, 8192: 2, 16384: 1}
@@ -317,6 +394,10 @@ def test_what_the_tcl_builds_is_what_the_model_counts(name: str, tmp_path: Path)
     for memory, rams in built.items():
         assert tuple(map(sum, zip(*rams, strict=True))) == counted[memory], memory
 
+    assert ("counters" in recorded.cells) == ("counters" in counted)
+    blocks_of_registers = int(recorded.properties["registers"]["CONFIG.NUM_MI"])
+    assert blocks_of_registers == len(recorded.addresses) == (5 if "counters" in counted else 4)
+
     width = {
         queue: bits for queue, bits in queue_bits(hardware).items() if f"{queue}_queue" in recorded.cells
     }
@@ -363,10 +444,8 @@ def test_the_address_map_is_that_of_the_registers(design: Design) -> None:
     assert base == (0x4000_0000 if design.to("clocks/clk_in1") == "ps/FCLK_CLK0" else 0xA000_0000)
     blocks = {name.split("/")[0]: address - base for name, address in design.addresses.items()}
     blocks["reset"] = blocks.pop("reset_register")
-    assert {*blocks, "counters"} == {name.split("_")[0] for name in registers}
+    assert set(blocks) == {name.split("_")[0] for name in registers}
     for name, offset in registers.items():
-        if name.startswith("counters_"):
-            continue
         assert blocks[name.split("_")[0]] == offset & ~0xFFFF
     assert registers["reset"] & 0xFFFF == 0  # GPIO_DATA
 
@@ -421,7 +500,7 @@ def test_device_tree_overlays_name_the_registers_and_compile(
     run(tool("dtc"), "-@", "-q", "-I", "dts", "-O", "dtb", "-o", tmp_path / "overlay.dtbo", source)
 
 
-ALL = (*bitstream.KERNELS, "array", "reset_register", "ps")
+ALL = (*bitstream.KERNELS, "array", "reset_register", "counters", "ps")
 
 
 def test_packaging_writes_what_the_driver_compares(hardware: Path, tmp_path: Path) -> None:
@@ -503,10 +582,32 @@ def test_prepared_settings_name_this_configuration(hardware: Path, tmp_path: Pat
         )
         assert Path(source) == ROOT / "fpga" / "src" / f"{kernel}.cpp"
     settings = (tmp_path / "work" / "settings.tcl").read_text()
-    assert "set board [dict create processor zynq_ultra_ps_e clock_mhz 150]" in settings
+    assert "set board [dict create processor zynq_ultra_ps_e clock_mhz 150 ila 0]" in settings
     assert (
         f"ports {target.hardware.settings['axi_ports']}\n" in (tmp_path / "work" / "design.txt").read_text()
     )
+
+
+def test_each_configuration_builds_in_a_folder_of_its_own(hardware: Path) -> None:
+    tiny = ROOT / "fpga" / "configs" / "tiny.toml"
+    folders = {
+        bitstream.read_target("pynq-z2", None).folder: "BOARD=pynq-z2",
+        bitstream.read_target("pynq-z2", tiny).folder: f"BOARD=pynq-z2 HARDWARE={tiny}",
+        bitstream.read_target("pynq-z2", tiny, ila=True).folder: f"BOARD=pynq-z2 HARDWARE={tiny} ILA=1",
+        bitstream.read_target("zcu102", hardware).folder: f"BOARD=zcu102 HARDWARE={hardware}",
+    }
+    assert len(folders) == 4
+    for folder, arguments in folders.items():
+        # The makefile names the folder for the report that follows the build.
+        shown = run("make", "-C", ROOT, "-n", "--no-print-directory", "bitstream", *arguments.split())
+        name = str(folder.relative_to(ROOT))
+        assert re.findall(r"--out (\S+)$", shown, re.MULTILINE) == [name]
+        assert re.findall(r"build_report\.py (\S+)$", shown, re.MULTILINE) == [name]
+
+
+def test_an_ila_is_asked_for_in_the_settings(hardware: Path, tmp_path: Path) -> None:
+    bitstream.prepare(bitstream.read_target("zcu102", hardware, ila=True), tmp_path / "work")
+    assert " clock_mhz 150 ila 1]\n" in (tmp_path / "work" / "settings.tcl").read_text()
 
 
 TOOL = """#!/bin/sh

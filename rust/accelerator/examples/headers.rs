@@ -42,6 +42,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             let hardware = read(hardware, board)?;
             fs::write(format!("{out}/design.txt"), design::block_design(&hardware))?;
             fs::write(format!("{out}/array_cell.v"), design::array_cell(&hardware))?;
+            let counters = design::counters_cell(&hardware);
+            fs::write(format!("{out}/counters_cell.v"), counters)?;
         }
         _ => {
             return Err(

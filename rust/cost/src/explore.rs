@@ -31,7 +31,7 @@ const LATENCY_GAIN: f64 = 0.01;
 const CASCADES: [u64; 4] = [1, 2, 4, 8];
 
 /// Finds the configuration within the board's usable resources with which one frame of each of
-/// `workloads` takes the least time.
+/// `workloads` takes the least time. It has counters if they fit in what is left.
 ///
 /// # Errors
 /// [`Error::InvalidValue`] without workloads; [`Error::DoesNotFit`] if no array is small enough for
@@ -83,13 +83,13 @@ pub fn explore(board: &Board, workloads: &[Workload], clock_mhz: f64) -> Result<
         }
     }
     if let Some(best) = best {
-        return Ok(best.hardware);
+        return search.with_counters(best.hardware);
     }
     // Steps from the most lanes end where no single one frees anything.
     let small = search.small_designs(SIXTEENTHS);
     let fits = |hardware: &Hardware| Resources::of(hardware).fits(search.usable);
     let fastest = small.filter(fits).min_by_key(|one| search.cycles(one));
-    fastest.ok_or_else(|| search.refusal())
+    search.with_counters(fastest.ok_or_else(|| search.refusal())?)
 }
 
 struct Candidate {
@@ -231,6 +231,16 @@ impl Search<'_> {
         self.with_buffers(array, frames, choice, buffers)
     }
 
+    /// Returns the configuration with counters if it still fits, else as it is: no lane makes room
+    /// for them.
+    fn with_counters(&self, hardware: Hardware) -> Result<Hardware> {
+        let mut configuration = hardware.configuration().clone();
+        configuration.counters = true;
+        let counted = Hardware::new(configuration, self.board.clone())?;
+        let fits = Resources::of(&counted).fits(self.usable);
+        Ok(if fits { counted } else { hardware })
+    }
+
     fn with_buffers(
         &self,
         array: Array,
@@ -245,7 +255,7 @@ impl Search<'_> {
                 mode: Mode::Nibble,
                 frames,
                 axi_ports: choice.counts[PORTS],
-                counters: true,
+                counters: false,
                 array,
                 lanes: choice.lanes(),
                 buffers,

@@ -134,6 +134,7 @@ impl Kernels {
             CHECK_COMMAND,
             PROCESS,
             port(COMMAND_BITS).times(5),
+            port(1),
             registers(10),
         ])
     }
@@ -144,7 +145,7 @@ impl Kernels {
             PROCESS.times(2),
             port(COMMAND_BITS),
             port(self.beat).times(3),
-            port(1).times(2),
+            port(1).times(3),
             port(33),
             registers(9),
             // The patches of a word; in each slot a frame's nonce and its number of transfers, the
@@ -163,7 +164,7 @@ impl Kernels {
             port(COMMAND_BITS).times(2),
             port(128),
             port(29),
-            port(1).times(4),
+            port(1).times(5),
         ])
     }
 
@@ -175,6 +176,7 @@ impl Kernels {
             port(COMMAND_BITS),
             port(24 * self.t),
             port(24 * self.e),
+            port(1),
             stream(24 * self.t + 13, 2),
             stream(24 * self.t, 2),
             Logic {
@@ -190,9 +192,9 @@ impl Kernels {
             grouped(REQUANTIZE, REQUANTIZE_2, self.groups).times(self.l),
             self.in_luts(FABRIC_16, 2 * self.l),
             self.write_banks(),
-            stream(24 * self.l + 71, 4),
+            stream(24 * self.l + 72, 4),
             stream(68 * self.l, 16),
-            stream(3, 4),
+            stream(4, 4),
             stream(35 * self.l, 2 * self.groups),
             stream(204, 4),
             stream(self.beat, 2),
@@ -202,7 +204,7 @@ impl Kernels {
             port(COMMAND_BITS),
             port(35),
             port(32),
-            port(1),
+            port(1).times(2),
             PROCESS.times(5),
             SMALL_PROCESS.times(4),
             // What `fill` gathers, the choice of a group of it, and the choice between the
@@ -231,12 +233,12 @@ impl Kernels {
             port(COMMAND_BITS),
             port(self.beat),
             port(68 * self.l),
-            port(1),
+            port(1).times(2),
             stream(68 * self.m, 2),
             stream(68, 2),
             stream(47 * self.m, 2),
             stream(16 * self.m, 16),
-            stream(8 * self.m + 33, 2),
+            stream(8 * self.m + 34, 2),
             PROCESS.times(4),
             SMALL_PROCESS.times(4),
             FLOOR_DIVIDE,
@@ -260,7 +262,7 @@ impl Kernels {
             port(COMMAND_BITS),
             port(24 * self.e),
             port(35),
-            port(1),
+            port(1).times(2),
             stream(40 * self.e + 28, 2),
             stream(8 * self.e + 20, 2),
             PROCESS,
@@ -279,6 +281,7 @@ impl Kernels {
             PROCESS,
             port(32),
             port(33),
+            port(1),
             registers(3),
             Logic { lut: 60, ff: 128 },
         ])
@@ -326,8 +329,8 @@ const LITE_ADDRESS: u64 = 43;
 /// Counts the adapters and what is between them and memory. Each goes through a shutdown manager,
 /// which has a register slice at both ends of each channel. The ports' interconnects have the same
 /// and a FIFO of 32 beats; commands and logits share the first port's. Then the registers' one, of
-/// 32 bits: the processor's way and four of AXI4-Lite; and resets.
-pub fn interconnect(ports: u64) -> Logic {
+/// 32 bits: the processor's way and one of AXI4-Lite to each of these `blocks`; and resets.
+pub fn interconnect(ports: u64, blocks: u64) -> Logic {
     let reads = |address: u64, bits: u64| port(address).plus(port(bits + 3)).times(2);
     let writes = |address: u64, bits: u64| {
         port(address)
@@ -352,7 +355,7 @@ pub fn interconnect(ports: u64) -> Logic {
         ff: 60,
     };
     let way = |address: u64| reads(address, 32).plus(writes(address, 32));
-    let registers = way(ADDRESS).plus(way(LITE_ADDRESS).times(4));
+    let registers = way(ADDRESS).plus(way(LITE_ADDRESS).times(blocks));
     let resets = Logic { lut: 150, ff: 220 };
     [load, commands, logits, choice, registers, resets]
         .into_iter()

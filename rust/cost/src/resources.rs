@@ -23,6 +23,11 @@ use crate::kernels::{interconnect, queues, Kernels};
 /// Share that is added to the logic of HLS kernels, queues and interconnect, in percent.
 pub const MARGIN_PERCENT: u64 = 15;
 
+/// Blocks of registers with the counters' one.
+const BLOCKS: u64 = 5;
+/// The counters' cell, as Yosys builds it.
+const COUNTERS: Logic = Logic { lut: 413, ff: 444 };
+
 /// Resources of one part of the design.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[allow(missing_docs)]
@@ -85,14 +90,19 @@ impl Resources {
             ..RamCount::default()
         }));
         let ports = hardware.configuration().axi_ports;
+        let counters = hardware.configuration().counters;
+        let blocks = BLOCKS - u64::from(!counters);
         parts.push(Part {
             bram18: PORT_BRAM18 * (ports + PORTS_OF_COMMANDS),
             ..logic(
                 "ports and interconnect",
                 Basis::Circuit,
-                with_margin(interconnect(ports)),
+                with_margin(interconnect(ports, blocks)),
             )
         });
+        if counters {
+            parts.push(logic("counters", Basis::Netlist, COUNTERS));
+        }
         parts.extend(all.iter().map(|memory| {
             let RamCount { lut, bram18, uram } = memory.count(family);
             Part {

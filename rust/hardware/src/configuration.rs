@@ -254,7 +254,7 @@ pub struct Configuration {
     pub frames: u64,
     /// AXI ports in use.
     pub axi_ports: u64,
-    /// Whether the units' work is counted on the chip.
+    /// True if the units' work is counted on the chip.
     #[serde(default = "yes")]
     pub counters: bool,
     /// The GEMM array.

@@ -176,11 +176,14 @@ impl Hardware {
 
     /// The files that a build of the bitstream reads, by name.
     fn build_files(&self) -> BTreeMap<&'static str, String> {
-        BTreeMap::from([
+        let mut files = BTreeMap::from([
             ("config.hpp", header::config_header(&self.hardware)),
             ("design.txt", design::block_design(&self.hardware)),
             ("array_cell.v", design::array_cell(&self.hardware)),
-        ])
+            ("counters_cell.v", design::counters_cell(&self.hardware)),
+        ]);
+        files.retain(|_, text| !text.is_empty());
+        files
     }
 
     /// Refuses a design that needs more than the usable part of its board.

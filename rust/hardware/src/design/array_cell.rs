@@ -86,6 +86,10 @@ pub fn array_cell(hardware: &Hardware) -> String {
         ".clk_array(clk_array)".to_owned(),
         ".reset(!resetn)".to_owned(),
     ];
+    for event in ["retired", "starved"] {
+        ports.push(format!("    output wire {event}"));
+        pins.push(format!(".{event}({event})"));
+    }
     for queue in queues {
         let (name, last) = (queue.name, queue.built_bits(hardware) - 1);
         let (forward, back) = if queue.to == "array" {

@@ -6,6 +6,7 @@
 
 mod array_cell;
 mod counters;
+mod counters_cell;
 mod memories;
 mod multipliers;
 mod queues;
@@ -13,6 +14,7 @@ mod ram;
 
 pub use array_cell::{array_cell, array_parameters};
 pub use counters::{CountedUnit, Counter, MainInput};
+pub use counters_cell::counters_cell;
 pub use memories::{max_embed, memories, Memory, Place, PORTS_OF_COMMANDS, PORT_BRAM18};
 pub use multipliers::{multipliers, Multiplier};
 pub use queues::{Item, Queue, COMMAND_BITS, QUEUES};
@@ -75,7 +77,7 @@ pub fn block_design(hardware: &Hardware) -> String {
         "}}\n\nports {}\nclock_ratio {}",
         c.axi_ports, c.array.clock_ratio
     );
-    text
+    text + "\n" + &counters_cell::counters_list(hardware)
 }
 
 #[cfg(test)]

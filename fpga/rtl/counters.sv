@@ -1,0 +1,205 @@
+// Counts what each unit does, behind AXI-Lite ("Counters" in docs/accelerator.md).
+//
+// An event is counted in a few bits of its own, by a feedback shift register: a LUT counts. A walk
+// visits these counts one after the other and adds each to its total in LUT RAM, so one adder
+// serves all. A read waits for the walk to come by and includes all that was counted. Clearing
+// takes a round of the walk; then the counters run.
+
+`default_nettype none
+
+module counters #(
+    parameter int UNITS = 9,
+    parameter logic [31:0] IDENTITY = 32'h51434e54,
+    parameter int HELD_BITS = 6,  // commands that a unit holds
+    parameter int BITS = 32       // of a total, which stops at its largest number
+) (
+    input  wire logic             clk,
+    input  wire logic             resetn,          // of the interconnect
+    input  wire logic             kernels_resetn,
+    // Of each unit: a command taken, one ended, an output refused, the main input empty.
+    input  wire logic [UNITS-1:0] taken,
+    input  wire logic [UNITS-1:0] ended,
+    input  wire logic [UNITS-1:0] blocked,
+    input  wire logic [UNITS-1:0] starved,
+    input  wire logic             s_axi_awvalid,
+    output logic                  s_axi_awready,
+    input  wire logic [7:0]       s_axi_awaddr,
+    input  wire logic             s_axi_wvalid,
+    output logic                  s_axi_wready,
+    input  wire logic [31:0]      s_axi_wdata,
+    input  wire logic [3:0]       s_axi_wstrb,
+    output logic                  s_axi_bvalid,
+    input  wire logic             s_axi_bready,
+    output logic [1:0]            s_axi_bresp,
+    input  wire logic             s_axi_arvalid,
+    output logic                  s_axi_arready,
+    input  wire logic [7:0]       s_axi_araddr,
+    output logic                  s_axi_rvalid,
+    input  wire logic             s_axi_rready,
+    output logic [31:0]           s_axi_rdata,
+    output logic [1:0]            s_axi_rresp
+);
+
+    // Words of the window: the block's own, then four for each unit.
+    localparam int WORDS = 4 + 4 * UNITS;
+    localparam int WORD_BITS = 6;
+    localparam logic [WORD_BITS-1:0] AT_IDENTITY = 0, AT_CONTROL = 1, AT_CYCLES = 2;
+    // An event happens at most once a cycle, and a round of the walk takes WORDS cycles. A shift
+    // register counts up to 62.
+    localparam int PART_BITS = 6;
+    if (WORDS > 62) begin : gen_refused
+        $error("too many words for a round of the walk");
+    end
+
+    function automatic logic [PART_BITS-1:0] after(input logic [PART_BITS-1:0] state);
+        after = {state[PART_BITS-2:0], ~(state[PART_BITS-1] ^ state[PART_BITS-2])};
+    endfunction
+
+    // Writes. Only CONTROL takes them.
+    logic run, clear;
+    wire write = s_axi_awvalid && s_axi_wvalid && !s_axi_bvalid;
+    wire control = write && s_axi_awaddr[7:2] == AT_CONTROL && s_axi_wstrb[0];
+    assign s_axi_awready = write;
+    assign s_axi_wready = write;
+    assign s_axi_bresp = '0;
+    assign s_axi_rresp = '0;
+    assign clear = control && s_axi_wdata[0];
+
+    always_ff @(posedge clk)
+        if (!resetn) begin
+            run <= 1'b0;
+            s_axi_bvalid <= 1'b0;
+        end else begin
+            if (control) run <= s_axi_wdata[0];
+            s_axi_bvalid <= write || (s_axi_bvalid && !s_axi_bready);
+        end
+
+    // Commands that a unit has taken and not ended.
+    logic [UNITS-1:0] takes, ends, blocks, starves, busy;
+    logic [HELD_BITS-1:0] held[UNITS];
+    always_ff @(posedge clk) begin
+        {takes, ends, blocks, starves} <= {taken, ended, blocked, starved};
+        if (!kernels_resetn) {takes, ends} <= '0;
+    end
+    for (genvar u = 0; u < UNITS; u++) begin : gen_held
+        assign busy[u] = held[u] != '0;
+        always_ff @(posedge clk)
+            if (!kernels_resetn) held[u] <= '0;
+            else if (takes[u] != ends[u]) held[u] <= takes[u] ? held[u] + 1'b1 : held[u] - 1'b1;
+    end
+
+    logic [WORDS-1:0] events;
+    always_comb begin
+        events = '0;
+        events[AT_CYCLES] = 1'b1;
+        for (int u = 0; u < UNITS; u++)
+            events[4+4*u+:4] = {busy[u] && starves[u], busy[u] && blocks[u], busy[u], ends[u]};
+    end
+
+    // The walk. First the word's events, then the sum.
+    logic [WORD_BITS-1:0] word, word_added;
+    logic [WORDS-1:0] visit;      // the same word
+    logic [WORD_BITS-1:0] fresh;  // steps until all that was counted before is gone
+    wire counts = run && fresh == '0;
+    logic [PART_BITS-1:0] parts[WORDS];
+    logic [PART_BITS-1:0] part, state, count;
+    always_comb begin
+        count = '0;
+        state = '0;
+        for (int n = 0; n <= WORDS; n++) begin
+            if (part == state) count = PART_BITS'(n);
+            state = after(state);
+        end
+    end
+    for (genvar i = 0; i < WORDS; i++) begin : gen_parts
+        if (i == AT_CYCLES || i >= 4) begin : gen_counted
+            // As the flip-flops' enable and reset can do it.
+            logic [PART_BITS-1:0] own, next;
+            wire go = counts && events[i];
+            assign next = after(own);
+            assign parts[i] = own;
+            always_ff @(posedge clk) begin
+                if (visit[i]) own[PART_BITS-1:1] <= '0;
+                else if (go) own[PART_BITS-1:1] <= next[PART_BITS-1:1];
+                own[0] <= visit[i] ? go : go ? next[0] : own[0];
+            end
+        end else begin : gen_none
+            assign parts[i] = '0;
+        end
+    end
+
+    (* ram_style = "distributed" *) logic [BITS-1:0] totals[1<<WORD_BITS];
+    logic [BITS-1:0] total, sum;
+    logic over;
+    assign {over, sum} = {1'b0, total} + (BITS + 1)'(count);
+    wire [BITS-1:0] capped = fresh != '0 ? '0 : over ? '1 : sum;
+
+    always_ff @(posedge clk) begin
+        word_added <= word;
+        total <= totals[word];
+        part <= parts[word];
+        totals[word_added] <= capped;
+        if (!resetn) begin
+            word <= '0;
+            visit <= WORDS'(1);
+            fresh <= WORD_BITS'(WORDS + 1);
+        end else begin
+            word <= 32'(word) == WORDS - 1 ? '0 : word + 1'b1;
+            visit <= {visit[WORDS-2:0], visit[WORDS-1]};
+            if (clear) fresh <= WORD_BITS'(WORDS + 1);
+            else if (fresh != '0) fresh <= fresh - 1'b1;
+        end
+    end
+
+    // Reads. A word that is none is answered with 0 as the walk begins anew.
+    logic reading;
+    logic [WORD_BITS-1:0] wanted;
+    wire none = 32'(wanted) >= WORDS;
+    wire found = reading && word_added == (none ? AT_IDENTITY : wanted);
+    assign s_axi_arready = !reading && !s_axi_rvalid;
+
+    always_ff @(posedge clk) begin
+        if (s_axi_arready) wanted <= s_axi_araddr[7:2];
+        if (found)
+            case (wanted)
+                AT_IDENTITY: s_axi_rdata <= IDENTITY;
+                AT_CONTROL: s_axi_rdata <= 32'(run);
+                default: s_axi_rdata <= none ? '0 : 32'(capped);
+            endcase
+        if (!resetn) begin
+            reading <= 1'b0;
+            s_axi_rvalid <= 1'b0;
+        end else begin
+            reading <= s_axi_arready ? s_axi_arvalid : reading && !found;
+            s_axi_rvalid <= found || (s_axi_rvalid && !s_axi_rready);
+        end
+    end
+
+endmodule
+
+// Tells when a port of memory waits: a burst is requested, and no beat is there.
+module open_reads #(
+    parameter int BITS = 4  // bursts that are open
+) (
+    input  wire logic clk,
+    input  wire logic resetn,
+    input  wire logic arvalid,
+    input  wire logic arready,
+    input  wire logic rvalid,
+    input  wire logic rready,
+    input  wire logic rlast,
+    output logic      waits
+);
+
+    logic [BITS-1:0] open;
+    wire opens = arvalid && arready;
+    wire closes = rvalid && rready && rlast;
+    assign waits = open != '0 && !rvalid;
+
+    always_ff @(posedge clk)
+        if (!resetn) open <= '0;
+        else if (opens != closes) open <= opens ? open + 1'b1 : open - 1'b1;
+
+endmodule
+
+`default_nettype wire
