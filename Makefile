@@ -213,11 +213,14 @@ test-pynq: wheel sim ## The PYNQ transport through the real pynq package, in an 
 
 ##@ FPGA
 
+# The folder that tools/bitstream.py takes by itself, too.
+BITSTREAM = build/bitstream/$(BOARD)/$(or $(basename $(notdir $(HARDWARE))),$(BOARD))$(if $(ILA),-ila)
+
 .PHONY: bitstream
-bitstream: develop ## Build and package BOARD's bitstream (HARDWARE=FILE: its configuration) with AMD Vitis and Vivado; compare their reports with the model
-	@[ -n '$(BOARD)' ] || { echo 'error: name a board: make bitstream BOARD=zcu102 [HARDWARE=file.toml]' >&2; exit 1; }
-	@python tools/bitstream.py $(BOARD) $(if $(HARDWARE),--hardware $(HARDWARE))
-	@python tools/build_report.py build/bitstream/$(BOARD)
+bitstream: develop ## Build and package BOARD's bitstream (HARDWARE=FILE: its configuration; ILA=1: with logic analyzers) with AMD Vitis and Vivado; compare their reports with the model
+	@[ -n '$(BOARD)' ] || { echo 'error: name a board: make bitstream BOARD=zcu102 [HARDWARE=file.toml] [ILA=1]' >&2; exit 1; }
+	@python tools/bitstream.py $(BOARD) $(if $(HARDWARE),--hardware $(HARDWARE)) $(if $(ILA),--ila) --out $(BITSTREAM)
+	@python tools/build_report.py $(BITSTREAM)
 
 ##@ Checks
 

@@ -3,6 +3,7 @@
 
     python tools/bitstream.py zcu102                               # fpga/configs/zcu102.toml
     python tools/bitstream.py kv260 --hardware mine.toml --prepare # what the tools would be given, without them
+    python tools/bitstream.py pynq-z2 --hardware tiny.toml --ila   # with logic analyzers on streams and memory ports
     python tools/bitstream.py zcu102 --package DIR                 # only package DIR/zcu102.bit and .hwh
 
 Vitis HLS makes an IP of each kernel, Vivado the block design and the bitstream. No run of this project has had either.
@@ -38,6 +39,16 @@ class Target(NamedTuple):
     part: str
     board_part: str
     processor: str
+    #: The configuration's name: that of its file.
+    configuration: str
+    #: With logic analyzers (AMD's System ILA).
+    ila: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The folder that it is built in by default: its own, so that no build finds another's files."""
+        name = f"{self.configuration}-ila" if self.ila else self.configuration
+        return ROOT / "build" / "bitstream" / self.name / name
 
     @property
     def name(self) -> str:
@@ -65,7 +76,7 @@ def same_part(reported: str, part: str) -> bool:
     return bool(plain[0]) and plain[1].startswith(plain[0])
 
 
-def read_target(board: str, hardware: Path | None) -> Target:
+def read_target(board: str, hardware: Path | None, ila: bool = False) -> Target:
     """Reads the configuration, checks it against the board, and reads Vivado's names for the board."""
     settings = board_settings(board)
     path = hardware or ROOT / "fpga" / "configs" / f"{board}.toml"
@@ -78,7 +89,7 @@ def read_target(board: str, hardware: Path | None) -> Target:
     if loaded.board != Board.load(board):
         raise click.ClickException(f"{path} is for the board {loaded.board.name}, not {board}")
     loaded.check_board()
-    return Target(loaded, settings["part"], settings["board_part"], settings["processor"])
+    return Target(loaded, settings["part"], settings["board_part"], settings["processor"], path.stem, ila)
 
 
 def prepare(target: Target, work: Path) -> None:
@@ -98,7 +109,8 @@ def prepare(target: Target, work: Path) -> None:
     write(
         work / "settings.tcl",
         f"set name {target.name}\nset root {{{ROOT}}}\nset part {target.part}\nset board_part {target.board_part}\n"
-        f"set board [dict create processor {target.processor} clock_mhz {target.hardware.clock_mhz:g}]\n",
+        f"set board [dict create processor {target.processor} clock_mhz {target.hardware.clock_mhz:g} "
+        f"ila {int(target.ila)}]\n",
     )
 
 
@@ -216,7 +228,8 @@ def package(target: Target, work: Path) -> Path:
         modules = {module.get("INSTANCE", "") for module in ET.parse(handoff).iter("MODULE")}
     except ET.ParseError as error:
         raise click.ClickException(f"{handoff} is no hardware handoff: {error}") from None
-    missing = sorted({*KERNELS, "array", "reset_register"} - modules)
+    counters = {"counters"} if target.hardware.settings["counters"] else set()
+    missing = sorted({*KERNELS, "array", "reset_register", *counters} - modules)
     if missing:
         raise click.ClickException(f"{handoff} is of another design: it has no {', '.join(missing)}")
     # fpga_manager takes the data alone, the bytes of each word swapped.
@@ -246,7 +259,8 @@ def package(target: Target, work: Path) -> Path:
 @click.option(
     "--hardware", type=click.Path(path_type=Path), help="The configuration [fpga/configs/BOARD.toml]."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Where to build [build/bitstream/BOARD].")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to build [build/bitstream/BOARD/NAME].")
+@click.option("--ila", is_flag=True, help="Add logic analyzers on streams and memory ports.")
 @click.option("--prepare", "only_prepare", is_flag=True, help="Only write what the tools would be given.")
 @click.option(
     "--package",
@@ -255,14 +269,19 @@ def package(target: Target, work: Path) -> Path:
     help="Only package this folder's .bit and .hwh.",
 )
 def main(
-    board: str, hardware: Path | None, out: Path | None, only_prepare: bool, only_package: Path | None
+    board: str,
+    hardware: Path | None,
+    out: Path | None,
+    ila: bool,
+    only_prepare: bool,
+    only_package: Path | None,
 ) -> None:
     try:
-        target = read_target(board, hardware)
+        target = read_target(board, hardware, ila)
     except QuasarError as error:
         raise click.ClickException(str(error)) from None
     if only_package is None:
-        work = (out or ROOT / "build" / "bitstream" / board).resolve()
+        work = (out or target.folder).resolve()
         if not only_prepare:
             check_tools()
         prepare(target, work)
