@@ -452,7 +452,11 @@ def _limits(board: _Board) -> str:
         tensors = dict(long.tensors())
         _only_norm(tensors)
         subnet = Subnet.from_parts(long.config, tensors)
-        board.compare(f"network of {TILES} tiles", subnet, _flat_images(subnet))
+        try:
+            board.compare(f"network of {TILES} tiles", subnet, _flat_images(subnet))
+        except DeviceTimeoutError as error:
+            # The same commands have run on fewer tiles.
+            raise _Failed(f"network of {TILES} tiles: {error}") from error
     return found
 
 
