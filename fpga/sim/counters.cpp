@@ -10,9 +10,7 @@ namespace {
 constexpr uint64_t BITS = 64;
 
 // The counters stop where they would wrap.
-uint32_t saturated(uint64_t value) {
-  return uint32_t(std::min<uint64_t>(value, ~uint32_t(0)));
-}
+uint32_t saturated(uint64_t value) { return uint32_t(std::min<uint64_t>(value, ~uint32_t(0))); }
 
 } // namespace
 

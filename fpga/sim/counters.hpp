@@ -39,9 +39,7 @@ public:
   uint32_t read(unsigned unit, unsigned counter, uint64_t now) const;
 
   // A unit takes a command, or ends the oldest one.
-  void taken(unsigned unit, uint64_t cycle) {
-    units_[unit].open.push_back(cycle);
-  }
+  void taken(unsigned unit, uint64_t cycle) { units_[unit].open.push_back(cycle); }
   void ended(unsigned unit, uint64_t cycle);
   // In these cycles an output queue of the unit refuses an item; the unit's main input has nothing.
   void blocked(unsigned unit, uint64_t from, uint64_t to) { add(units_[unit].blocked, from, to); }
@@ -74,7 +72,6 @@ struct Watch {
   unsigned commands = Counters::NONE; // the unit that takes its commands here
   unsigned input = Counters::NONE;    // the unit whose main input this is
   unsigned output = Counters::NONE;   // the unit that writes here
-  unsigned retired = Counters::NONE;  // the unit that writes here when a command has ended
 };
 
 } // namespace sim

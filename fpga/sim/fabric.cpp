@@ -56,6 +56,24 @@ void Fabric::watch() {
   input(counted::NORM, counted::DRAIN, moments_);
   input(counted::SOFTMAX, counted::SCORES, maxima_);
   input(counted::STORE, counted::DRAIN, logits_);
+  // fetch and store, which the host starts, also say when they begin: a 0.
+  const auto retired = [this](unsigned unit, auto& stream) {
+    stream.on_write([this, unit](const auto& ends) {
+      const uint64_t cycle = scheduler_.current()->end();
+      if (ends == 1)
+        counters_->ended(unit, cycle);
+      else
+        counters_->taken(unit, cycle);
+    });
+  };
+  retired(counted::FETCH, fetch_retired_);
+  retired(counted::LOAD, load_retired_);
+  retired(counted::PLAN, plan_retired_);
+  retired(counted::SCORES, scores_retired_);
+  retired(counted::DRAIN, drain_retired_);
+  retired(counted::NORM, norm_retired_);
+  retired(counted::SOFTMAX, softmax_retired_);
+  retired(counted::STORE, store_retired_);
 }
 
 std::string Fabric::dump() const {

@@ -54,9 +54,9 @@ public:
   void start_load(const uint64_t (&arena)[isa::MAX_PORTS], uint32_t seed, uint64_t at = 0) {
     load_started_ = true;
     const auto run = [this, a = arena[0], b = arena[1], c = arena[2], d = arena[3], seed] {
-      load(Bus<port_t>(dram_, a), Bus<port_t>(dram_, b), Bus<port_t>(dram_, c),
-           Bus<port_t>(dram_, d), seed, load_commands_, weights_, rows_, gains_, array_to_load_,
-           load_to_array_, checks_, load_retired_, Write::Input(input_));
+      load(Bus<port_t>(dram_, a).watched(counters_, isa::counted::LOAD), Bus<port_t>(dram_, b),
+           Bus<port_t>(dram_, c), Bus<port_t>(dram_, d), seed, load_commands_, weights_, rows_,
+           gains_, array_to_load_, load_to_array_, checks_, load_retired_, Write::Input(input_));
     };
     scheduler_.spawn("load", run, at);
   }
@@ -64,24 +64,21 @@ public:
                    std::function<void(Identity, uint64_t)> done, uint64_t at = 0) {
     const auto run = [this, commands, count, input, seed, done = std::move(done)] {
       Identity identity;
-      took(isa::counted::FETCH);
       // Its beats are few: as many as it can take.
-      fetch(Bus<port_t>(dram_, commands, false, isa::declared::TICKS), count, input, seed,
-            load_commands_, array_commands_, drain_commands_, norm_commands_, softmax_commands_,
-            fetch_retired_, &identity.magic, &identity.abi, &identity.hash_low, &identity.hash_high,
-            &identity.error);
-      ended(isa::counted::FETCH);
-      done(identity, scheduler_.current()->now);
+      const auto bus = Bus<port_t>(dram_, commands, false, isa::declared::TICKS)
+                           .watched(counters_, isa::counted::FETCH);
+      fetch(bus, count, input, seed, load_commands_, array_commands_, drain_commands_,
+            norm_commands_, softmax_commands_, fetch_retired_, &identity.magic, &identity.abi,
+            &identity.hash_low, &identity.hash_high, &identity.error);
+      done(identity, scheduler_.current()->end());
     };
     scheduler_.spawn("fetch", run, at);
   }
   void start_store(uint64_t output, uint32_t count, std::function<void(uint64_t)> done,
                    uint64_t at = 0) {
     const auto run = [this, output, count, done = std::move(done)] {
-      took(isa::counted::STORE);
       store(Bus<port_t>(dram_, output), count, logits_, checks_, store_retired_);
-      ended(isa::counted::STORE);
-      done(scheduler_.current()->now);
+      done(scheduler_.current()->end());
     };
     scheduler_.spawn("store", run, at);
   }
@@ -98,15 +95,6 @@ public:
 protected:
   // Lets the counters see the queues.
   void watch();
-  void took(unsigned unit) {
-    if (counters_ != nullptr)
-      counters_->taken(unit, scheduler_.current()->now);
-  }
-  void ended(unsigned unit) {
-    scheduler_.current()->pass(0);
-    if (counters_ != nullptr)
-      counters_->ended(unit, scheduler_.current()->now);
-  }
 
   Dram& dram_;
   Counters* counters_;

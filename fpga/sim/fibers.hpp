@@ -65,6 +65,8 @@ public:
 
   // Holds the fiber up.
   void until(uint64_t cycle) { now = cycle > now ? cycle : now; }
+  // Returns the cycle behind the interval that begins now.
+  uint64_t end() const { return now + step; }
   // Lets time pass behind the interval that begins now.
   void pass(uint64_t cycles) {
     now += step + cycles;

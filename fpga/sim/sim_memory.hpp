@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "counters.hpp"
 #include "dram.hpp"
 #include "fibers.hpp"
 #include "isa.hpp"
@@ -216,31 +217,44 @@ template <typename T> class Bus {
   std::deque<Burst> reads_;
   std::deque<uint64_t> read_; // cycles in which the last bursts were read to their ends
   uint64_t ticks_ = 0;        // of the last beat
+  sim::Counters* counters_ = nullptr;
+  unsigned unit_ = sim::Counters::NONE;
   Burst write_{};
 
   // Holds the process up until the next beat has come.
   void arrive(Burst& burst) {
     namespace declared = isa::declared;
     sim::Fiber* fiber = sim::running;
+    uint64_t waits = ticks_ / declared::TICKS + 1; // since then, if a burst was open
     if (burst.arrives == 0) {
       uint64_t issued = burst.requested;
       if (read_.size() == declared::OPEN_BURSTS) {
         issued = std::max(issued, read_.front());
         read_.pop_front();
       }
+      waits = std::max(waits, issued);
       burst.arrives = issued + declared::MEMORY_LATENCY;
     }
     ticks_ = std::max(ticks_ + beat_ticks_, burst.arrives * declared::TICKS);
     fiber->until((ticks_ + declared::TICKS - 1) / declared::TICKS);
+    if (counters_ != nullptr)
+      counters_->starved(unit_, waits, ticks_ / declared::TICKS);
     if (burst.items == 1)
       read_.push_back(fiber->now);
   }
 
 public:
   // Injected faults of transfers hit a bus only if `faults` is set.
-  Bus(sim::Dram& dram, uint64_t base, bool faults = true,
-      uint64_t beat_ticks = config::BEAT_TICKS)
+  Bus(sim::Dram& dram, uint64_t base, bool faults = true, uint64_t beat_ticks = config::BEAT_TICKS)
       : dram_(&dram), base_(base), beat_ticks_(beat_ticks), faults_(faults) {}
+
+  // Lets counters see when the unit waits for beats.
+  Bus watched(sim::Counters* counters, unsigned unit) const {
+    Bus bus = *this;
+    bus.counters_ = counters;
+    bus.unit_ = unit;
+    return bus;
+  }
 
   void read_request(size_t offset, size_t items) {
     constexpr uint64_t SECTION = isa::declared::SECTION_BEATS * sizeof(T);

@@ -74,9 +74,8 @@ public:
   void watch(const sim::Watch& watch) {
     watch_ = watch;
     if (watch.input != sim::Counters::NONE)
-      watch.counters->add_input(watch.input, [this] {
-        return std::pair{ring_->free[after(head_, DEPTH)], next_item()};
-      });
+      watch.counters->add_input(
+          watch.input, [this] { return std::pair{ring_->free[after(head_, DEPTH)], next_item()}; });
   }
 
   T read() {

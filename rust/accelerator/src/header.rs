@@ -86,16 +86,7 @@ pub fn isa_header() -> String {
             ("STATUS", trailer::STATUS),
         ],
     );
-    text += &constants(
-        "timing",
-        "Constants of the array's timing (docs/array-timing.md).",
-        TIMING,
-    );
-    text += &constants(
-        "declared",
-        "Cycles of the kernels' loops and of memory that every model assumes.",
-        DECLARED,
-    );
+    text += &cycles();
     let offsets = REGISTERS
         .iter()
         .map(|r| (r.name, format!("0x{:05x}", r.offset)));
@@ -171,6 +162,21 @@ pub fn powers_memory() -> String {
         let _ = writeln!(text, "{power:x}");
     }
     text
+}
+
+/// Writes the constants that count cycles.
+fn cycles() -> String {
+    let array = constants(
+        "timing",
+        "Constants of the array's timing (docs/array-timing.md).",
+        TIMING,
+    );
+    let kernels = constants(
+        "declared",
+        "Cycles of the kernels' loops and of memory that every model assumes.",
+        DECLARED,
+    );
+    array + &kernels
 }
 
 /// Returns a table of names as constants that number them.

@@ -26,16 +26,28 @@ pub(super) enum NormStep {
     Post,
 }
 
+/// Cycles from a column's interval to its codes in memory: `NORM_DEPTH` is from a tile's moments.
+const STORE_DEPTH: u64 = declared::NORM_DEPTH - declared::NORM_ROOT;
+
 /// The norm.
 pub(super) struct Norm {
     pub(super) worker: Worker<NormStep>,
     pub(super) gains: BufferLoader,
+    /// First cycle in which the process `collect` can take moments.
+    collect: u64,
+    /// First cycle in which the process `root` can begin with a group.
+    root: u64,
+    /// Cycles in which `root` and `normalise` took the last groups: as many wait in the queue
+    /// between two processes.
+    rooted: [u64; 2],
+    normalised: [u64; 2],
+    groups: usize,
 }
 
 impl Process for Norm {
     type Step = NormStep;
     const UNIT: Unit = Unit::Norm;
-    const DEPTH: u64 = declared::NORM_DEPTH;
+    const DEPTH: u64 = STORE_DEPTH;
 
     fn worker(&mut self) -> &mut Worker<NormStep> {
         &mut self.worker
@@ -64,8 +76,8 @@ impl Process for Norm {
             steps.push((NormStep::Moments, sizes.groups(tokens)));
             if pool != Pooling::Before {
                 steps.push((NormStep::Group { embed }, groups(tokens)));
-                steps.push((NormStep::Gap, 1));
                 steps.push((NormStep::Post, u64::from(pool == Pooling::None)));
+                steps.push((NormStep::Gap, 1));
             }
         }
         match pool {
@@ -87,14 +99,35 @@ impl Process for Norm {
         match step {
             NormStep::Gains => return worker.take(&mut self.gains.buffer.full, Cause::Memory),
             NormStep::Release => return worker.put(&mut self.gains.buffer.free, 0),
-            NormStep::Moments => return worker.take(&mut queues.moments, Cause::Result),
-            NormStep::Post => return worker.put(&mut queues.norm_to_array, declared::NORM_DEPTH),
-            NormStep::Mean(cycles) => worker.clock.work(cycles),
+            NormStep::Moments => {
+                let Some((at, ())) = queues.moments.take(self.collect) else {
+                    return false;
+                };
+                self.collect = at + 1;
+            }
+            NormStep::Post => return worker.put(&mut queues.norm_to_array, STORE_DEPTH),
+            NormStep::Mean(cycles) => {
+                worker.clock.wait(Cause::Result, self.collect);
+                worker.clock.work(cycles);
+                self.collect = worker.clock.now;
+            }
             NormStep::Gap => {
                 let now = worker.clock.now;
                 worker.clock.wait(Cause::Gap, now + declared::LOOP_GAP);
             }
-            NormStep::Group { embed } => worker.clock.work(embed.max(declared::NORM_ROOT)),
+            NormStep::Group { embed } => {
+                let place = self.groups % 2;
+                self.groups += 1;
+                let handed = self.collect.max(self.rooted[place] + 1);
+                self.collect = handed + 1;
+                let begun = handed.max(self.root);
+                self.rooted[place] = begun;
+                let ready = begun + declared::NORM_ROOT;
+                self.root = ready.max(self.normalised[place] + 1);
+                worker.clock.wait(Cause::Result, ready);
+                self.normalised[place] = worker.clock.now;
+                worker.clock.work(embed);
+            }
         }
         true
     }
@@ -104,6 +137,11 @@ impl Norm {
     pub(super) fn new() -> Self {
         Self {
             worker: Worker::new(),
+            collect: 0,
+            root: 0,
+            rooted: [0; 2],
+            normalised: [0; 2],
+            groups: 0,
             gains: BufferLoader::new(declared::FILL_DEPTH - 1, |command, sizes| match command {
                 Command::LayerNorm(norm) => {
                     vec![Content::gains(norm.embed.into(), sizes.beat_bytes)]
