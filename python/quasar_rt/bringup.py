@@ -5,7 +5,7 @@ broken. The steps below frames (`Trials` of the native module) need no subnet. T
 but a part is silenced: the compiler's commands stay the same, and only the part that a step is for can change the
 logits. Every network also runs on the CPU, and the logits must be the same bits.
 
-Depends on the native module, `device`, `build`, `testing` and `hardware`.
+Depends on the native module, `device`, `build`, `testing`, `profile` and `hardware`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from .errors import (
 )
 from .hardware import replay
 from .images import Pixels
+from .profile import COUNT_BOUND, FRAME_BOUND, AcceleratorProfile
 from .subnet import Subnet
 from .testing import random_image, random_shape, scramble
 
@@ -58,6 +59,8 @@ MOST_TOKENS = 1024
 FULL_HEADS = range(8, 129, 4)
 #: Share by which a frame may be slower than the event model before the step `speed` remarks on it.
 SLOWER = 1.2
+#: Frames whose counts are compared with the event model's.
+COUNTED_FRAMES = 3
 #: Kernels to suspect if frames fail that are right one by one: they keep apart what belongs to two frames.
 IN_FLIGHT = ("load", "norm", "plan")
 
@@ -416,7 +419,7 @@ def _compare(
 
     def run(board: _Board) -> str:
         count = 0
-        pools = set()
+        pools: set[str] = set()
         for name, tier, subnet in board.networks(change, prefix_tokens):
             pool = subnet.config["pool"]
             try:
@@ -593,6 +596,44 @@ def _one_frame(board: _Board) -> str:
         reference.infer(image, 1)[0][0],
     )
     return f"'{subnet.name}': {len(subnet.classes)} logits have the CPU's bits"
+
+
+#: Places to look at when a unit's count differs from the event model's.
+COUNTS_LOOK_AT = {
+    "commands": "the unit's stream `retired` to the block `counters`; if it is right, commands are lost or doubled",
+    "busy": "the unit's loops: initiation intervals and latencies of its HLS report, next to "
+    "rust/hardware/src/declared.rs (tools/bitstream.py prints both)",
+    "blocked": "the unit's output queues: their depths in the block design, and the units that read them",
+    "starved": "the unit that gives the input; for fetch and load the memory: the ports' width, other masters",
+}
+
+
+def _counters(board: _Board) -> str:
+    subnet = _user_subnet(board)
+    engine = board.engine(subnet, board.timeout)
+    if not engine.has_counters:
+        raise _Skipped("the configuration has no counters (counters = false)")
+    simulated = board.accelerator.name.startswith("sim:")
+    profile = AcceleratorProfile.measure(engine, random_image(subnet, 2), COUNTED_FRAMES, simulated)
+    differences = profile.differences()
+    within = f"within {COUNT_BOUND:.0%} of the event model's, or {FRAME_BOUND:.0%} of a frame's cycles"
+    if not differences:
+        return f"{COUNTED_FRAMES} frames: all counts are the event model's ({profile.kind})"
+    unit, count, counted, modelled, marked = differences[0]
+    largest = f"{unit} has {counted:,.0f} {_WORDS[count]} a frame; the event model has {modelled:,.0f}"
+    if not marked:
+        return f"{COUNTED_FRAMES} frames: all counts are {within} ({profile.kind}); most of all, {largest}"
+    others = len({difference.unit for difference in differences if difference.marked} - {unit})
+    several = f" ({others} more unit{'s' if others > 1 else ''} beyond it)" if others else ""
+    raise _Failed(f"{largest}; counts should be {within}{several}", [unit], [COUNTS_LOOK_AT[count]])
+
+
+_WORDS = {
+    "commands": "commands",
+    "busy": "busy cycles",
+    "blocked": "cycles blocked by a full queue",
+    "starved": "cycles without input",
+}
 
 
 def _speed(board: _Board) -> str:
@@ -776,6 +817,14 @@ STEPS = (
     ),
     Step(
         "frame", "a frame of the given subnet", ("networks",), _one_frame, ("drain", "norm", "array", "plan")
+    ),
+    Step(
+        "counters",
+        "what each unit counts in a frame, next to the event model",
+        ("frame",),
+        _counters,
+        (),
+        ("the block `counters`: its window behind `reset` in the address map, its clock and reset",),
     ),
     Step(
         "speed",

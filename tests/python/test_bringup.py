@@ -146,11 +146,11 @@ def test_an_unknown_step_is_refused():
 
 
 def test_the_steps_of_a_caller_run_too():
-    def counters(board):
+    def clocks(board):
         return f"{board.accelerator.name} counts"
 
-    step = bringup.Step("counters", "reads counters", ("identity",), counters)
-    outcomes = list(bringup.bringup(tiny(), only=["counters"], steps=(*bringup.STEPS, step)))
+    step = bringup.Step("clocks", "reads clocks", ("identity",), clocks)
+    outcomes = list(bringup.bringup(tiny(), only=["clocks"], steps=(*bringup.STEPS, step)))
     assert outcomes[-1].status == "pass"
     assert outcomes[-1].detail == "sim:tiny counts"
 
@@ -196,6 +196,78 @@ def test_the_silenced_parts_do_not_change_the_logits():
     ]
     results = [logits(change) for change in parts]
     assert all(results.count(result) == 1 for result in results)
+
+
+class Altered:
+    """An engine of which one count of a unit differs from what its device counts."""
+
+    def __init__(self, engine, unit, place, factor):
+        self._engine = engine
+        self._change = unit, place, factor
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def unit_counts(self, image, frames):
+        unit, place, factor = self._change
+        cycles, modelled_cycles, units = self._engine.unit_counts(image, frames)
+        changed = []
+        for name, counted, modelled in units:
+            counts = list(counted)
+            if name == unit:
+                counts[place] = round(factor * counts[place])
+            changed.append((name, tuple(counts), modelled))
+        return cycles, modelled_cycles, changed
+
+
+@pytest.mark.parametrize(
+    ("unit", "place", "factor", "words", "look_at"),
+    [
+        ("norm", 1, 1.5, "busy cycles a frame", "initiation intervals"),
+        ("array", 0, 0.5, "commands a frame", "stream `retired`"),
+        ("drain", 3, 0.5, "cycles without input", "the unit that gives the input"),
+    ],
+)
+def test_a_count_that_differs_names_its_unit(monkeypatch, unit, place, factor, words, look_at):
+    find = bringup.find_accelerator
+
+    def found(name):
+        accelerator = find(name)
+        return replace(
+            accelerator,
+            engine=lambda subnet, timeout: Altered(accelerator.engine(subnet, timeout), unit, place, factor),
+        )
+
+    monkeypatch.setattr(bringup, "find_accelerator", found)
+    outcomes = list(bringup.bringup(tiny(), counted(), only=["counters"]))
+    failure = first_failure(outcomes)
+    assert failure.step == "counters"
+    assert failure.detail.startswith(f"{unit} has ")
+    assert words in failure.detail
+    assert failure.suspects == (unit,)
+    assert look_at in failure.look_at[0]
+    assert bringup.LOOK_AT[unit] in failure.look_at
+
+
+def counted():
+    """Returns a subnet whose frame takes each unit a while."""
+    return random_subnet(embed=32, depth=2, heads=2, image_size=32, kernel=8, hidden=64, classes=5)
+
+
+def test_counts_are_the_event_model_s_within_the_bounds():
+    outcomes = list(bringup.bringup(tiny(), counted(), only=["counters"]))
+    outcome = next(outcome for outcome in outcomes if outcome.step == "counters")
+    assert outcome.status == "pass", outcome
+    assert "simulated, intervals declared" in outcome.detail
+
+
+@pytest.mark.slow
+def test_a_slower_unit_is_the_first_suspect(tmp_path):
+    interval = 'interval("softmax.exponential");'
+    library = simulated.broken("tiny", tmp_path, "softmax", interval, interval + interval)
+    outcomes = list(bringup.bringup(str(library), counted(), only=["frame", "counters"]))
+    assert statuses(outcomes)["frame"] == "pass"
+    assert first_failure(outcomes).suspects[0] == "softmax", outcomes
 
 
 @pytest.fixture
