@@ -37,7 +37,7 @@ from .errors import (
 )
 from .hardware import replay
 from .images import Pixels
-from .profile import COUNT_BOUND, FRAME_BOUND, AcceleratorProfile
+from .profile import COUNT_BOUND, FRAME_BOUND, AcceleratorProfile, UnitCounts
 from .subnet import Subnet
 from .testing import random_image, random_shape, scramble
 
@@ -625,7 +625,21 @@ def _counters(board: _Board) -> str:
         return f"{COUNTED_FRAMES} frames: all counts are {within} ({profile.kind}); most of all, {largest}"
     others = len({difference.unit for difference in differences if difference.marked} - {unit})
     several = f" ({others} more unit{'s' if others > 1 else ''} beyond it)" if others else ""
-    raise _Failed(f"{largest}; counts should be {within}{several}", [unit], [COUNTS_LOOK_AT[count]])
+    # Units that wait for a slower one are busy longer, too, but starved or blocked meanwhile.
+    slower = max(
+        (_working(u.counted) - _working(u.modelled), u.name)
+        for u in profile.units
+        if u.counted.starved is not None
+    )
+    suspects = [unit]
+    if count != "commands" and slower[0] > FRAME_BOUND * profile.modelled_cycles:
+        suspects = list(dict.fromkeys([slower[1], unit]))
+        largest += f"; {slower[1]} works {slower[0]:,.0f} cycles more, neither blocked nor starved"
+    raise _Failed(f"{largest}; counts should be {within}{several}", suspects, [COUNTS_LOOK_AT[count]])
+
+
+def _working(counts: UnitCounts) -> float:
+    return counts.busy - counts.blocked - (counts.starved or 0)
 
 
 _WORDS = {
