@@ -55,8 +55,10 @@ def test_the_page_shows_every_picture(results):
 def test_the_results_are_those_of_the_tool(results):
     settings = json.loads(json.dumps(evidence.dataclasses.asdict(evidence.Settings())))
     assert results["settings"] == settings
-    # The array was modelled on pynq-z2, on which today's count does not let it.
-    assert results["hardware"] == Hardware.load(evidence.HARDWARE).settings | {"board": "pynq-z2"}
+    # The array was modelled on pynq-z2, on which today's count does not let it, when no design had counters.
+    hardware = Hardware.load(evidence.HARDWARE).settings | {"board": "pynq-z2"}
+    del hardware["counters"]
+    assert results["hardware"] == hardware
     assert len(results["seeds"]) >= 3
     for name, by_seed in results["cells"].items():
         assert sorted(by_seed) == sorted(map(str, results["seeds"])), name
