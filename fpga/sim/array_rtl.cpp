@@ -105,6 +105,8 @@ public:
     out.takes_demand = top_.demands_ready != 0;
     out.takes_beat = top_.weights_ready != 0;
     out.credit = top_.array_to_load_valid != 0;
+    out.retired = top_.retired;
+    out.starved = top_.starved != 0;
     if (top_.sums_valid != 0) {
       for (unsigned lane = 0; lane < config::LANES; ++lane)
         sums_[lane] = get_signed(top_.sums, size_t(lane) * 27, 27);

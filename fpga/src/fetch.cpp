@@ -53,7 +53,7 @@ void fetch(Bus<port_t> commands, uint32_t count, uint32_t base, uint32_t seed,
 #pragma HLS INTERFACE mode = ap_ctrl_hs port = return
 #pragma HLS INTERFACE mode = s_axilite port = return bundle = control
   // clang-format off
-#pragma HLS INTERFACE mode = m_axi port = commands bundle = commands offset = slave depth = 8192 max_read_burst_length = 64 latency = 0 num_read_outstanding = 4 num_write_outstanding = 1
+#pragma HLS INTERFACE mode = m_axi port = commands bundle = commands offset = slave depth = 8192 max_read_burst_length = 64 latency = 0 num_read_outstanding = 8 num_write_outstanding = 1
 // clang-format on
 #pragma HLS INTERFACE mode = s_axilite port = commands bundle = control offset = 0x10
 #pragma HLS INTERFACE mode = s_axilite port = count bundle = control offset = 0x1c

@@ -23,6 +23,8 @@ SHAPES = {
     "9x5x2-R2-DSP48E1": Shape(9, 5, 2, ratio=2, lanes=7, norm=4, exponential=3, dsp48e1=True),
     "1x1x1-DSP48E1": Shape(1, 1, 1, lanes=1, norm=1, exponential=1, dsp48e1=True),
 }
+#: Shapes that take longest to compile.
+LARGE = ("7x6x4-R2", "4x20x1-R2", "2x4x8")
 MIXES = ((100, 100), (100, 40), (35, 100), (60, 50), (20, 15))
 
 
@@ -36,7 +38,7 @@ def configuration(shape: Shape) -> str:
         VALUE_BANKS=shape.value_banks, INPUT_WORDS=columns, RESIDUAL_WORDS=columns, NORM_WORDS=columns,
         QUERY_WORDS=columns, KEY_WORDS=shape.key_words * shape.cascade,
         VALUE_WORDS=shape.value_words * shape.cascade, SCORE_WORDS=shape.keys, HIDDEN_WORDS=columns,
-        WEIGHT_WORDS=columns, MOMENTS_DEPTH=16, MAXIMA_DEPTH=16, SCALES_DEPTH=64,
+        WEIGHT_WORDS=columns, MOMENTS_DEPTH=16, MAXIMA_DEPTH=16, SCALES_DEPTH=64, BEAT_TICKS=1,
     )  # fmt: skip
     constants = "\n".join(f"constexpr unsigned {name} = {value}u;" for name, value in values.items())
     return f'#pragma once\nnamespace config {{\n{constants}\n}}\n#include "tiling.hpp"\n'
@@ -63,7 +65,9 @@ def side_by_side(shape: Shape, folder: Path) -> Path:
     )
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in SHAPES]
+)
 def test_model_and_rtl_have_the_same_signals_in_every_cycle(name: str, tmp_path: Path) -> None:
     program = side_by_side(SHAPES[name], tmp_path)
     for seed in range(20):
@@ -81,18 +85,19 @@ def test_model_and_rtl_are_the_same_at_a_boards_size(board: str, tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["tiny", "odd"])
 def test_frames_through_the_rtl_have_the_cpus_bits(name: str) -> None:
-    """Builds the simulated device with the SystemVerilog in it, and runs the device's own tests of frames."""
+    """Builds the simulated device with the SystemVerilog in it, and runs its tests of frames and of the counters."""
     tool("verilator")
     tool("cargo")
     run(
         "make", "-C", ROOT / "fpga", "--silent", "sim", "RTL=1", f"CONFIGS={name}", f"PYTHON={sys.executable}"
     )
     environment = {**os.environ, "QUASAR_SIM_DIR": str(ROOT / "build" / "sim-rtl")}
-    tests = ROOT / "tests" / "python" / "test_device.py"
-    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests)
-    wanted = f"test_random_subnets_have_the_cpus_bits and {name}"
+    tests = ROOT / "tests" / "python"
+    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    files = (tests / "test_device.py", tests / "test_simulated_time.py")
+    wanted = f"test_random_subnets_have_the_cpus_bits and {name} or test_each_unit and {name}-token"
     done = subprocess.run(
-        [*command, "-k", wanted], env=environment, capture_output=True, text=True, check=False
+        [*command, *files, "-k", wanted], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-4000:]
     assert " passed" in done.stdout

@@ -620,12 +620,14 @@ mod tests {
     }
 
     #[test]
-    fn ports_of_load_hold_the_bursts_that_are_declared() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fpga/src/load.cpp");
-        let source = std::fs::read_to_string(path).unwrap();
+    fn ports_that_read_hold_the_bursts_that_are_declared() {
         let declared = format!(
             "max_read_burst_length = {BURST_BEATS} latency = 0 num_read_outstanding = {OPEN_BURSTS} "
         );
-        assert_eq!(source.matches(&declared).count(), MAX_PORTS);
+        for (kernel, ports) in [("fetch", 1), ("load", MAX_PORTS)] {
+            let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fpga/src");
+            let source = std::fs::read_to_string(format!("{folder}/{kernel}.cpp")).unwrap();
+            assert_eq!(source.matches(&declared).count(), ports, "{kernel}");
+        }
     }
 }
