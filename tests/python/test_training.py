@@ -287,6 +287,19 @@ def test_a_run_that_was_terminated_and_killed_ends_as_if_it_had_not_been(
     assert not list(tmp_path.glob("run/.*"))
 
 
+def test_what_killed_processes_left_unfinished_is_removed(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    path = tmp_path / "weights.pt"
+    running = tmp_path / f".weights.pt.{os.getppid()}.tmp"
+    other = tmp_path / f".other.pt.{ended.pid}.tmp"
+    for left in (tmp_path / f".weights.pt.{ended.pid}.tmp", running, other):
+        left.write_bytes(b"a part")
+    with checkpoint.write_atomically(path) as temporary:
+        temporary.write_bytes(b"the whole")
+    assert sorted(tmp_path.iterdir()) == sorted([path, running, other])
+
+
 def test_the_residuals_range_is_set_anew_after_training(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "space.toml").write_text(POINT, encoding="utf-8")
     scratch = short(f"space='{tmp_path / 'space.toml'}'", "quantized_stage.learning_rate=0.02")
@@ -410,6 +423,7 @@ group.leave()
 """
 
 
+@pytest.mark.slow
 def test_only_the_first_of_several_machines_sees_the_folder(tmp_path: Path, start: Start) -> None:
     (tmp_path / "machine.py").write_text(MACHINE, encoding="utf-8")
     process = start([*LAUNCHER, str(tmp_path / "machine.py"), str(tmp_path), *SHORT])

@@ -133,7 +133,10 @@ def make_folder(path: Path) -> None:
 
 
 class write_atomically:
-    """Syncs and renames `temporary` to `path` at the end of ``with write_atomically(path) as temporary:``."""
+    """Syncs and renames `temporary` to `path` at the end of ``with write_atomically(path) as temporary:``.
+
+    Also removes what processes that have ended left unfinished of the same file.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -149,11 +152,32 @@ class write_atomically:
         with self._temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(self._temporary, self._path)
+        self._remove_leftovers()
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+    def _remove_leftovers(self) -> None:
+        """Removes what processes that were killed had written of the file."""
+        for left in self._path.parent.glob(f".{self._path.name}.*.tmp"):
+            process = left.name.split(".")[-2]
+            if process.isdecimal() and not _runs(int(process)):
+                left.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Returns whether a process of this machine runs, or that this cannot be told."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
 
 
 def _digest(state: Any) -> str:
