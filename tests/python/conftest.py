@@ -12,6 +12,9 @@ from quasar_rt import random_subnet
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Tests run beside each other: commands that train, started by them, have one core each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):

@@ -17,11 +17,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the [host] extra")
 timm = pytest.importorskip("timm", reason="needs the [host] extra")
 
+from click.testing import CliRunner  # noqa: E402
 from PIL import Image  # noqa: E402
 from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, VisionTransformer  # noqa: E402
 from torch import nn  # noqa: E402
 
 from quasar_rt import Engine, ImageError, Subnet, datasets  # noqa: E402
+from quasar_rt.cli.export import command as export_command  # noqa: E402
 from quasar_rt.export import UnsupportedModelError, export_timm  # noqa: E402
 from quasar_rt.images import preprocess  # noqa: E402
 
@@ -299,23 +301,23 @@ def test_the_tool_exports_a_rectangular_gray_checkpoint(tmp_path: Path) -> None:
     pictures = pictures_for(model, 4)
     for i, picture in enumerate(pictures):
         Image.fromarray(picture).save(tmp_path / "images" / f"{i}.png")
-    command = [sys.executable, str(TOOL), "--model", "vit_tiny_patch16_224", "--eight-bit", "1"]
+    command = ["--model", "vit_tiny_patch16_224", "--eight-bit", "1"]
     command += ["--checkpoint", str(tmp_path / "model.pth"), "--calibration", str(tmp_path / "images")]
     command += [f"--model-arg={key}={value}" for key, value in options.items()]
     command += ["--out", str(tmp_path / "model.qvit"), "--mean", "0.4", "--std", "0.3"]
-    refused = subprocess.run(command, capture_output=True, text=True)
-    assert refused.returncode == 1
-    assert "pass `resize`" in refused.stderr
+    refused = CliRunner().invoke(export_command, command)
+    assert refused.exit_code == 1
+    assert "pass `resize`" in refused.output
     command += ["--resize", '{"mode": "none"}', "--report"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(export_command, command)
+    assert done.exit_code == 0, done.output
     subnet = Subnet.load(tmp_path / "model.qvit")
     report = json.loads((tmp_path / "model.report.json").read_text())
     assert report["sha256"] == subnet.sha256
     layers = {layer.pop("name"): layer for layer in report["layers"]}
     assert list(layers) == ["embed", *(f"blocks.0.{part}" for part in ("qkv", "proj", "fc1", "fc2")), "head"]
     assert layers["blocks.0.qkv"]["eight_bit_rows"] == layers["blocks.0.qkv"]["rows"] == 144
-    assert f"{layers['blocks.0.qkv']['error_after']:.2%}" in done.stdout
+    assert f"{layers['blocks.0.qkv']['error_after']:.2%}" in done.output
     assert subnet.config["preprocess"] == {"resize": AS_IT_IS}
     expected = float_logits(model, normalised(pictures, 0.4, 0.3))
     assert np.corrcoef(engine_logits(subnet, pictures).ravel(), expected.ravel())[0, 1] > 0.98

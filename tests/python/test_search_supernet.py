@@ -247,6 +247,7 @@ def test_a_search_that_was_stopped_and_killed_goes_on_to_the_same_files(digits_s
     same_files(whole, out)
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(digits_supernet, whole, tmp_path):
     out = tmp_path / "out"
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
