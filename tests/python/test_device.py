@@ -220,7 +220,8 @@ def test_a_fault_costs_its_frame_and_no_other(tiny, simulated, fault, errors):
         ("doubled_start", 8),
         ("lost_flush", 2),
         ("partial_flush", 1),
-        ("late_flush", 1),
+        # The device may read the range before or after a late flush.
+        ("late_flush", 0),
         ("lost_invalidate", 8),
         ("doubled_interrupt", 0),
     ],
