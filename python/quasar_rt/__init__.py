@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .nas import SearchResult as SearchResult
     from .nas import search as search
     from .prediction import Prediction as Prediction
+    from .prediction import Predictions as Predictions
     from .prediction import Score as Score
     from .prediction import Timings as Timings
     from .profile import AcceleratorProfile as AcceleratorProfile
@@ -52,7 +53,7 @@ _HOME = {
         "engine": ["Engine"],
         "frame": ["Frame"],
         "nas": ["SearchResult", "search"],
-        "prediction": ["Prediction", "Score", "Timings"],
+        "prediction": ["Prediction", "Predictions", "Score", "Timings"],
         "profile": ["AcceleratorProfile", "Profile"],
         "rows": ["PackedRows", "RowPairs", "pack_rows", "quantize_rows", "row_pairs", "unpack_rows"],
         "subnet": ["Subnet"],

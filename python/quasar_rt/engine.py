@@ -31,7 +31,7 @@ from .device import open_device
 from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
 from .frame import Frame
 from .images import ImageLike, Pixels, to_input
-from .prediction import Prediction, Score, Timings
+from .prediction import Prediction, Predictions, Score, Timings
 from .profile import AcceleratorProfile, Profile
 from .subnet import Subnet
 
@@ -155,7 +155,7 @@ class Engine:
 
     def infer_batch(
         self, images: Iterable[ImageLike], *, format: str | None = None, top_k: int = 5
-    ) -> list[Prediction]:
+    ) -> Predictions:
         """Classifies many pictures, several at a time: one on each thread, or as many as keep an accelerator busy.
 
         Args:
@@ -164,8 +164,9 @@ class Engine:
             top_k: as for `infer`.
 
         Returns:
-            The predictions in the order of the images. In `timings`, ``compute_ms`` is an image's share of the wall
-            clock, preprocessing included.
+            The predictions in the order of the images: a list, whose attributes ``logits``, ``labels``, ... are NumPy
+            arrays of the batch. In `timings`, ``compute_ms`` is an image's share of the wall clock, preprocessing
+            included.
 
         Raises:
             quasar_rt.ImageError: an image cannot be used; the message has its place in the batch, counted from 0. No
@@ -179,7 +180,7 @@ class Engine:
             return self._batch_in_flight(engine, images, format, top_k)
         from concurrent.futures import ThreadPoolExecutor
 
-        predictions: list[Prediction] = []
+        predictions = Predictions(classes=len(self._classes))
         source = iter(images)
         with ThreadPoolExecutor(engine.threads, "quasar-decode") as pool:
             while piece := list(islice(source, 8 * engine.threads)):
@@ -256,7 +257,7 @@ class Engine:
 
     def _batch_in_flight(
         self, engine: NativeEngine, images: Iterable[ImageLike], format: str | None, top_k: int
-    ) -> list[Prediction]:
+    ) -> Predictions:
         start = time.perf_counter_ns()
         outputs: list[tuple[NativeOutput, float]] = []
         pending: deque[tuple[FrameHandle, float]] = deque()
@@ -279,7 +280,10 @@ class Engine:
         while pending:
             take()
         share = (time.perf_counter_ns() - start) // max(len(outputs), 1)
-        return [self._prediction((output, 0, share), decode_ms) for output, decode_ms in outputs]
+        return Predictions(
+            (self._prediction((output, 0, share), decode_ms) for output, decode_ms in outputs),
+            classes=len(self._classes),
+        )
 
     # The engine itself.
 

@@ -114,11 +114,10 @@ def test_infer_prints_json(run, subnet_file, picture):
     (entry,) = document["images"]
     with pytest.warns(quasar_rt.UntrainedWarning):
         expected = quasar_rt.Engine(subnet_file).infer(picture)
-    assert entry["image"] == str(picture)
-    assert entry["label"] == expected.label
-    assert entry["probability"] == expected.probability
-    assert [score["index"] for score in entry["top_k"]] == [score.index for score in expected.top_k[:4]]
-    assert set(entry["timings"]) == {"decode_ms", "preprocess_ms", "compute_ms"}
+    assert entry.pop("image") == str(picture)
+    assert set(entry.pop("timings")) == {"decode_ms", "preprocess_ms", "compute_ms"}
+    document = expected.to_dict()
+    assert entry == {key: document[key] for key in entry} | {"top_k": document["top_k"][:4]}
 
 
 def test_infer_goes_on_after_a_bad_image(run, subnet_file, picture, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -51,16 +50,7 @@ def command(
                 echo(f"Error: {error}", err=True)
                 results.append({"image": image, "error": str(error)})
                 continue
-            results.append(
-                {
-                    "image": image,
-                    "label": prediction.label,
-                    "index": prediction.index,
-                    "probability": prediction.probability,
-                    "top_k": [asdict(score) for score in prediction.top_k],
-                    "timings": prediction.timings._asdict(),
-                }
-            )
+            results.append({"image": image, **prediction.to_dict()})
         about = described(engine)
     if as_json:
         print_json({**about, "images": results})
