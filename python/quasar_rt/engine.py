@@ -30,7 +30,7 @@ from ._native import Prepared as NativePrepared
 from .device import open_device
 from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
 from .frame import Frame
-from .images import ImageLike, Pixels, to_input
+from .images import ImageLike, Pixels, in_memory, is_one_image, to_input
 from .prediction import Prediction, Predictions, Score, Timings
 from .profile import AcceleratorProfile, Profile
 from .subnet import Subnet
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from ._native import _Output as NativeOutput
 
 __all__ = ["Engine"]
+
+_Item = TypeVar("_Item")
 
 
 @atexit.register
@@ -136,8 +138,9 @@ class Engine:
         """Classifies one picture.
 
         Args:
-            image: a path, a Pillow image, a ``uint8`` NumPy array (HxW, HxWx1, HxWx3), a ``uint8`` PyTorch tensor
-                (`quasar_rt.images.to_pixels` has the details), or a camera's `Frame`.
+            image: a path, the bytes of an image file, a binary file object, a Pillow image, a ``uint8`` NumPy array
+                (HxW, HxWx1, HxWx3), a ``uint8`` PyTorch tensor (`quasar_rt.images.to_pixels` has the details), or a
+                camera's `Frame`.
             format: what an array holds, where that is not gray or RGB: ``"bgr"``, ``"nv12"`` or ``"yuyv"``, in OpenCV's
                 shapes (`Frame.from_array`).
             top_k: how many classes to list (all of them, where there are fewer).
@@ -159,7 +162,8 @@ class Engine:
         """Classifies many pictures, several at a time: one on each thread, or as many as keep an accelerator busy.
 
         Args:
-            images: any iterable of what `infer` takes. It is read a piece at a time, so it may be long.
+            images: any iterable of what `infer` takes. It is read a piece at a time, so it may be long. A file object
+                is read when the iterable gives it, so the iterable may then close it.
             format: as for `infer`; where given, all images are arrays of this format, or frames of it.
             top_k: as for `infer`.
 
@@ -183,7 +187,10 @@ class Engine:
         predictions = Predictions(classes=len(self._classes))
         source = iter(images)
         with ThreadPoolExecutor(engine.threads, "quasar-decode") as pool:
-            while piece := list(islice(source, 8 * engine.threads)):
+            while piece := [
+                self._at(place, in_memory, image)
+                for place, image in enumerate(islice(source, 8 * engine.threads), len(predictions))
+            ]:
                 places = range(len(predictions), len(predictions) + len(piece))
                 # An array needs no decoding, so no thread either.
                 ready = all(isinstance(image, (np.ndarray, Frame)) for image in piece)
@@ -387,10 +394,15 @@ class Engine:
         return pixels, (time.perf_counter_ns() - start) / 1e6
 
     def _decode_at(self, place: int, image: ImageLike, format: str | None) -> tuple[Pixels | Frame, float]:
+        return self._at(place, partial(self._decode, format=format), image)
+
+    @staticmethod
+    def _at(place: int, call: Callable[[ImageLike], _Item], image: ImageLike) -> _Item:
+        """Returns ``call(image)``; an error of the image names its place in the batch."""
         try:
-            return self._decode(image, format)
+            return call(image)
         except ImageError as error:
-            raise ImageError(f"image {place} of the batch: {error}") from error
+            raise ImageError(f"image {place} of the batch: {error}") from error.__cause__
 
     def _run_batch(
         self, places: Iterable[int], pixels: list[Pixels | Frame], top_k: int
@@ -418,8 +430,9 @@ class Engine:
 
 
 def _check_several(images: object) -> None:
-    if isinstance(images, (str, bytes, os.PathLike)):
-        raise InvalidValueError(f"{images!r} is one image; give a list of images, or use infer")
+    if is_one_image(images):
+        what = repr(images) if isinstance(images, (str, os.PathLike, Frame)) else f"a {type(images).__name__}"
+        raise InvalidValueError(f"{what} is one image; give a list of images, or use infer")
 
 
 class _Failure(NamedTuple):
@@ -427,9 +440,6 @@ class _Failure(NamedTuple):
 
 
 _END = object()
-
-
-_Item = TypeVar("_Item")
 
 
 class _Lookahead:

@@ -1,17 +1,19 @@
 """Stage 2 of a frame: decodes anything that holds a picture to ``uint8`` pixels.
 
 Python only decodes, with Pillow; Rust does the rest. Depends on NumPy and the native module. Pillow is imported only
-for files and its own images, because its import is slower than all of this package's. PyTorch tensors are accepted
+for encoded images and its own, because its import is slower than all of this package's. PyTorch tensors are accepted
 without an import of PyTorch.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, Union, cast, runtime_checkable
 
 import numpy as np
 
@@ -23,7 +25,17 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL import Image
 
-__all__ = ["ImageLike", "Pixels", "Tensor", "preprocess", "to_input", "to_pixels"]
+__all__ = [
+    "BinaryFile",
+    "ImageLike",
+    "Pixels",
+    "Tensor",
+    "in_memory",
+    "is_one_image",
+    "preprocess",
+    "to_input",
+    "to_pixels",
+]
 
 Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 """C-contiguous ``uint8`` of shape (height, width), one channel (gray) or three (RGB)."""
@@ -40,8 +52,29 @@ class Tensor(Protocol):
         """Returns the tensor in host memory."""
 
 
-ImageLike = Union[str, "os.PathLike[str]", "Image.Image", "npt.NDArray[np.uint8]", Tensor, Frame]
+class BinaryFile(Protocol):
+    """The method of a binary file object that is used, such as of ``open(path, "rb")`` or ``io.BytesIO``."""
+
+    def read(self, size: int, /) -> bytes:
+        """Returns at most `size` bytes."""
+
+
+ImageLike = Union[
+    str,
+    "os.PathLike[str]",
+    bytes,
+    bytearray,
+    memoryview,
+    BinaryFile,
+    "Image.Image",
+    "npt.NDArray[np.uint8]",
+    Tensor,
+    Frame,
+]
 """An image in any form that the engine accepts; `to_pixels` accepts all but a `Frame`."""
+
+#: Largest encoded image that is read from a file object. A file of Pillow's largest picture without compression fits.
+MOST_ENCODED_BYTES = 1 << 29
 
 # Modes whose values have no agreed meaning in 8 bits: guessing a range would classify another picture.
 _WIDE_MODES = ("I", "F")
@@ -53,6 +86,8 @@ def to_pixels(image: ImageLike) -> Pixels:
     Accepted:
 
     - a path (``str`` or ``Path``) of a file that Pillow can read; of an animation, the first frame;
+    - the bytes of such a file, as ``bytes``, ``bytearray`` or ``memoryview``, or a binary file object, which is read
+      from its start if it can seek, and stays open;
     - a Pillow image of any 8-bit mode (gray, palette, RGB, CMYK, with or without alpha);
     - a NumPy array, ``uint8``, of shape (H, W), (H, W, 1) or (H, W, 3);
     - a PyTorch tensor, ``uint8``, of shape (H, W), (H, W, 1), (H, W, 3), (1, H, W) or (3, H, W); where both
@@ -65,6 +100,8 @@ def to_pixels(image: ImageLike) -> Pixels:
     """
     if isinstance(image, (str, os.PathLike)):
         return _from_file(Path(image))
+    if isinstance(image, _BUFFERS):
+        return _from_bytes(image)
     if _is_of("PIL", image):
         return _from_pillow(cast("Image.Image", image), "the image")
     if isinstance(image, np.ndarray):
@@ -73,10 +110,31 @@ def to_pixels(image: ImageLike) -> Pixels:
         return _from_tensor(image)
     if isinstance(image, Frame):
         raise ImageError("a Frame is no decoded image; give it to an Engine or to preprocess")
+    if _is_file(image):
+        return _from_bytes(*_read(image))
     raise ImageError(
-        f"cannot use {_type_name(image)} as an image; give a path, a Pillow image, "
-        "a uint8 NumPy array (HxW or HxWx3) or a uint8 PyTorch tensor"
+        f"cannot use {_type_name(image)} as an image; give a path, an encoded image (bytes or a binary file object), "
+        "a Pillow image, a uint8 NumPy array (HxW or HxWx3) or a uint8 PyTorch tensor"
     )
+
+
+def is_one_image(value: object) -> bool:
+    """Returns whether the value is an image in a form that could be mistaken for an iterable of images."""
+    # Not all that can be read: an iterable camera may have a method `read`.
+    return isinstance(value, (str, os.PathLike, io.IOBase, Frame, *_BUFFERS))
+
+
+def in_memory(image: ImageLike) -> ImageLike:
+    """Reads a file object and returns its bytes; returns any other image unchanged.
+
+    Two threads may not read one file object, and a file object may be closed soon.
+
+    Raises:
+        ImageError: the file object cannot be read.
+    """
+    if not _is_file(image) or isinstance(image, (np.ndarray, Frame)):
+        return image
+    return _read(image)[0]
 
 
 def to_input(image: ImageLike, format: str | None = None) -> Pixels | Frame:
@@ -115,23 +173,16 @@ def preprocess(image: ImageLike, size: tuple[int, int, int], document: Mapping[s
     return native_preprocess(to_input(image), size, json.dumps(document))
 
 
+_BUFFERS = (bytes, bytearray, memoryview)
+
+
 def _from_file(path: Path) -> Pixels:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     if os.path.exists(path) and not (path.is_file() or path.is_dir()):
         raise ImageError(f"'{path}' is not a regular file")  # a pipe would be waited for
     try:
-        with Image.open(path) as image:
-            if image.format == "EPS":
-                raise ImageError(f"'{path}' is PostScript, a program; convert it to PNG or JPEG")
-            # Pillow warns of such a picture, and refuses one of twice the size.
-            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise ImageError(
-                    f"'{path}' has {image.width} x {image.height} pixels, which may be an attack; "
-                    "if it is not, raise PIL.Image.MAX_IMAGE_PIXELS"
-                )
-            image.load()
-            return _from_pillow(image, f"'{path}'")
+        return _decode(path, f"'{path}'")
     except ImageError:
         raise
     except FileNotFoundError:
@@ -143,6 +194,80 @@ def _from_file(path: Path) -> Pixels:
     # A damaged file makes Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error, ...).
     except Exception as error:
         raise ImageError(f"cannot read the image '{path}': {error}") from error
+
+
+def _from_bytes(data: bytes | bytearray | memoryview, name: str = "") -> Pixels:
+    from PIL import UnidentifiedImageError
+
+    size = data.nbytes if isinstance(data, memoryview) else len(data)
+    what = f"the encoded image{name} ({size:,} bytes)"
+    if size == 0:
+        raise ImageError(f"{what} is empty")
+    try:
+        strided = isinstance(data, memoryview) and not data.c_contiguous
+        return _decode(io.BytesIO(bytes(data) if strided else data), what)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"{what} is not an image in a format that Pillow knows; "
+            "give an image file's bytes, and raw pixels as an array or a Frame"
+        ) from None
+    except Exception as error:
+        # Pillow quotes the file in some messages: the bytes may be private or long, so such a message is left out.
+        found = str(error)
+        reason = found if re.fullmatch(r"[\w ,.()-]+", found, re.ASCII) else type(error).__name__
+        raise ImageError(f"cannot read {what}: {reason}") from None
+
+
+def _decode(source: Path | io.BytesIO, what: str) -> Pixels:
+    from PIL import Image
+
+    with Image.open(source) as image:
+        if image.format == "EPS":
+            raise ImageError(f"{what} is PostScript, a program; convert it to PNG or JPEG")
+        # Pillow warns of such a picture, and refuses one of twice the size.
+        if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise ImageError(
+                f"{what} has {image.width} x {image.height} pixels, which may be an attack; "
+                "if it is not, raise PIL.Image.MAX_IMAGE_PIXELS"
+            )
+        image.load()
+        return _from_pillow(image, what)
+
+
+def _is_file(value: object) -> TypeGuard[BinaryFile]:
+    return callable(getattr(value, "read", None))
+
+
+def _read(file: BinaryFile) -> tuple[bytes, str]:
+    """Returns the bytes of a file object, and its name for messages."""
+    path = getattr(file, "name", None)
+    name = f" in '{path}'" if isinstance(path, str) else ""
+    try:
+        if getattr(file, "seekable", lambda: hasattr(file, "seek"))():
+            cast("io.BufferedIOBase", file).seek(0)
+        pieces: list[bytes] = []
+        left = MOST_ENCODED_BYTES + 1
+        while left > 0:  # a raw or network stream may give less than what was asked for
+            piece: object = file.read(left)
+            if isinstance(piece, str):
+                raise ImageError(f"the file object{name} is open as text; open it with mode 'rb'")
+            if not isinstance(piece, bytes):
+                raise ImageError(
+                    f"{_type_name(file)} is no binary file object: its read() gives {_type_name(piece)}, not bytes"
+                )
+            if not piece:
+                return b"".join(pieces), name
+            pieces.append(piece)
+            left -= len(piece)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"cannot read the file object{name} ({_type_name(file)}): {error}") from error
+    raise ImageError(
+        f"the file object{name} holds more than {MOST_ENCODED_BYTES:,} bytes, the limit of an image"
+    )
 
 
 def _from_pillow(image: Image.Image, what: str) -> Pixels:
@@ -195,6 +320,7 @@ def _from_array(array: npt.NDArray[Any], what: str = "array") -> Pixels:
         raise ImageError(
             f"the {what} has shape {shape}; one image is HxW, HxWx1 or HxWx3"
             + (" (give several with infer_batch(list(images)))" if array.ndim == 4 else "")
+            + ("; if it is an encoded image, give its bytes: array.tobytes()" if array.ndim == 1 else "")
         )
     if array.shape[2] not in (1, 3):
         hint = ""

@@ -120,6 +120,21 @@ def test_infer_prints_json(run, subnet_file, picture):
     assert entry == {key: document[key] for key in entry} | {"top_k": document["top_k"][:4]}
 
 
+def test_infer_reads_a_picture_from_stdin(subnet_file, picture):
+    arguments = ["infer", "--json", "--subnet", subnet_file]
+    code = "from quasar_rt.cli import main; main()"
+    command = [sys.executable, "-c", code, *map(str, arguments), "-"]
+    done = subprocess.run(command, input=picture.read_bytes(), capture_output=True, check=True)
+    (entry,) = json.loads(done.stdout)["images"]
+    with pytest.warns(quasar_rt.UntrainedWarning):
+        expected = quasar_rt.Engine(subnet_file).infer(picture).to_dict()
+    assert (entry["image"], entry["top_k"]) == ("-", expected["top_k"][:3])
+    done = subprocess.run(command, input=b"secret", capture_output=True, check=False)
+    assert done.returncode == 1
+    assert b"6 bytes" in done.stderr
+    assert b"secret" not in done.stderr
+
+
 def test_infer_goes_on_after_a_bad_image(run, subnet_file, picture, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_text("no picture")

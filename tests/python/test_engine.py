@@ -1,6 +1,7 @@
 """Engine: what it takes, what it gives, and how it behaves with several threads."""
 
 import gc
+import io
 import os
 import pickle
 import signal
@@ -17,6 +18,7 @@ from PIL import Image
 
 import quasar_rt
 from quasar_rt import Engine, ImageError, Prediction, device, oracle
+from quasar_rt.evaluate import evaluate
 from quasar_rt.images import preprocess
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
@@ -84,7 +86,9 @@ def test_every_kind_of_image_is_the_same_picture(engine, tmp_path):
     Image.fromarray(pixels).save(path)
     expected = engine.infer(pixels).integer_logits
     with Image.open(path) as opened:
-        for source in (path, str(path), opened, Image.fromarray(pixels), np.asfortranarray(pixels)):
+        encoded = path.read_bytes()
+        binary = (encoded, bytearray(encoded), memoryview(encoded), io.BytesIO(encoded))
+        for source in (*binary, path, str(path), opened, Image.fromarray(pixels), np.asfortranarray(pixels)):
             np.testing.assert_array_equal(engine.infer(source).integer_logits, expected)
 
 
@@ -185,11 +189,54 @@ def test_a_batch_is_its_images_in_order(engine, tmp_path):
     assert engine.infer_batch([]) == []
 
 
-@pytest.mark.parametrize("image", ["picture.png", Path("picture.png")])
-def test_one_path_is_no_batch(engine, image):
+def encoded(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels.squeeze()).save(file, "png")
+    return file.getvalue()
+
+
+def test_batches_and_streams_take_bytes_and_files_that_close_soon(engine, tmp_path):
+    images = photographs(40)
+    expected = engine.infer_batch(images)
+
+    def files():
+        for place, image in enumerate(images):
+            path = tmp_path / f"{place}.png"
+            path.write_bytes(encoded(image))
+            with path.open("rb") as file:
+                yield file
+
+    shared = io.BytesIO(encoded(images[2]))
+    assert engine.infer_batch(map(encoded, images)) == expected
+    assert engine.infer_batch(files()) == expected
+    assert list(engine.stream(files())) == expected
+    assert engine.infer_batch([shared] * 30) == [expected[2]] * 30
+
+
+def test_evaluate_takes_bytes_and_counts_those_that_are_no_images(engine):
+    labelled = [(encoded(image), engine.infer(image).index) for image in photographs(4)]
+    seen = []
+    accuracy = evaluate(
+        engine, [*labelled, (b"none", 0), (io.BytesIO(labelled[0][0]), -1)], on_unreadable=seen.append
+    )
+    assert (accuracy.images, accuracy.unreadable) == (5, 1)
+    assert accuracy.top1 == pytest.approx(0.8)
+    assert "not an image" in str(seen[0])
+
+
+def test_the_place_of_a_bad_file_object_in_a_batch_is_named(engine):
+    with pytest.raises(ImageError, match=r"^image 1 of the batch: .*mode 'rb'"):
+        engine.infer_batch([photographs(1)[0], io.StringIO("text")])
+
+
+@pytest.mark.parametrize(
+    "image", ["picture.png", Path("picture.png"), b"secret", bytearray(b"secret"), io.BytesIO(b"secret")]
+)
+def test_one_image_is_no_batch(engine, image):
     for call in (engine.infer_batch, engine.stream):
-        with pytest.raises(quasar_rt.InvalidValueError, match="give a list"):
+        with pytest.raises(quasar_rt.InvalidValueError, match="give a list") as raised:
             call(image)
+        assert "secret" not in str(raised.value)
 
 
 def test_predictions_pickle(engine):

@@ -1,15 +1,19 @@
 """Everything that holds a picture becomes uint8 pixels, or an error that says what to do."""
 
 import io
+import mmap
 import os
+import re
+import tempfile
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from quasar_rt import ImageError
+from quasar_rt import ImageError, images
 from quasar_rt.images import to_pixels
 
 RNG = np.random.default_rng(0)
@@ -53,7 +57,7 @@ def test_swapped_channels_are_taken_as_they_are():
         (np.zeros((1, 8, 8), np.uint8), r"transpose\(1, 2, 0\)"),
         (np.zeros((8, 8, 8), np.uint8), r"8x8x8"),
         (np.zeros((2, 8, 8, 3), np.uint8), r"infer_batch"),
-        (np.zeros(8, np.uint8), r"shape 8;"),
+        (np.zeros(8, np.uint8), r"shape 8;.*tobytes"),
         (np.zeros((), np.uint8), r"scalar"),
         (np.zeros((0, 8), np.uint8), r"empty"),
         (np.zeros((8, 0, 3), np.uint8), r"empty"),
@@ -64,7 +68,7 @@ def test_other_arrays_are_errors_that_say_what_to_do(array, message):
         to_pixels(array)
 
 
-@pytest.mark.parametrize("value", [None, 3, b"bytes", [1, 2], {"a": 1}, object(), io.BytesIO(b"x"), [[0, 1]]])
+@pytest.mark.parametrize("value", [None, 3, [1, 2], {"a": 1}, object(), [[0, 1]]])
 def test_other_values_are_errors_that_say_what_to_give(value):
     with pytest.raises(ImageError, match="give a path"):
         to_pixels(value)
@@ -243,14 +247,122 @@ def test_damaged_files_are_image_errors(tmp_path, suffix):
             pixels = to_pixels(damaged)
         except ImageError as error:
             assert "damaged" in str(error)  # noqa: PT017
+            with pytest.raises(ImageError, match="encoded image") as raised:
+                to_pixels(content)
+            # Nothing of the bytes is printed, not even by the error that Pillow raised.
+            assert not re.search(r"b['\"]|\\x", str(raised.value))
+            assert raised.value.__cause__ is None
+            assert raised.value.__suppress_context__ or not content
         else:
             assert pixels.dtype == np.uint8
             assert pixels.ndim == 3
+            np.testing.assert_array_equal(to_pixels(content), pixels)
 
     for length in range(0, len(data), max(1, len(data) // 200)):
         check(data[:length])
     for place in range(0, len(data), max(1, len(data) // 400)):
         check(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+
+
+@pytest.fixture(scope="module")
+def encoded():
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, "png")
+    return file.getvalue()
+
+
+def test_the_bytes_of_a_file_are_its_picture(encoded):
+    strided = memoryview(bytes(byte for pair in zip(encoded, encoded, strict=True) for byte in pair))[::2]
+    for data in (encoded, bytearray(encoded), memoryview(encoded), strided):
+        np.testing.assert_array_equal(to_pixels(data), RGB)
+
+
+def test_a_file_object_is_read_from_its_start_and_stays_open(encoded, tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded)
+    with (
+        path.open("rb") as buffered,
+        path.open("rb", buffering=0) as raw,
+        tempfile.TemporaryFile() as temporary,
+    ):
+        temporary.write(encoded)
+        mapped = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
+        for file in (buffered, raw, temporary, io.BytesIO(encoded), mapped):
+            for _ in range(2):
+                np.testing.assert_array_equal(to_pixels(file), RGB)
+            assert not file.closed
+        mapped.close()
+
+
+def test_a_stream_that_cannot_seek_is_read_to_its_end(encoded, tmp_path):
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        archive.writestr("picture.png", encoded)
+    with zipfile.ZipFile(tmp_path / "pictures.zip") as archive, archive.open("picture.png") as member:
+        np.testing.assert_array_equal(to_pixels(member), RGB)
+
+    class Trickle:  # a socket gives a few bytes at a time
+        left = encoded
+
+        def read(self, size):
+            piece, self.left = self.left[: min(size, 7)], self.left[min(size, 7) :]
+            return piece
+
+    np.testing.assert_array_equal(to_pixels(Trickle()), RGB)
+
+
+class Reads:
+    def __init__(self, result):
+        self.result = result
+
+    def read(self, size):
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (b"", r"encoded image \(0 bytes\) is empty"),
+        (memoryview(b""), "empty"),
+        (b"secret bytes", r"\(12 bytes\) is not an image.*raw pixels"),
+        (np.zeros(784, np.uint8).tobytes(), r"\(784 bytes\) is not an image.*Frame"),
+        (memoryview(np.zeros((28, 28), np.float32)), r"3,136 bytes"),
+        (io.BytesIO(b"secret bytes"), "not an image"),
+        (io.StringIO("text"), "mode 'rb'"),
+        (Reads((True, None)), r"Reads is no binary file object: its read\(\) gives a tuple"),
+        (Reads(OSError("unplugged")), "unplugged"),
+    ],
+)
+def test_bytes_and_file_objects_that_are_no_images(value, message):
+    with pytest.raises(ImageError, match=message) as raised:
+        to_pixels(value)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_closed_file_object_is_an_image_error(tmp_path):
+    with (tmp_path / "picture.png").open("wb+") as file:
+        pass
+    with pytest.raises(ImageError, match=r"picture\.png'.*closed"):
+        to_pixels(file)
+
+
+def test_an_endless_file_object_is_refused(monkeypatch):
+    monkeypatch.setattr(images, "MOST_ENCODED_BYTES", 1000)
+    with pytest.raises(ImageError, match="more than 1,000 bytes"):
+        to_pixels(Reads(bytes(100)))
+
+
+def test_bombs_and_programs_are_refused_as_bytes_too(encoded, monkeypatch):
+    program = io.BytesIO()
+    Image.fromarray(RGB).save(program, "eps")
+    with pytest.raises(ImageError, match="PostScript"):
+        to_pixels(program)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", RGB.shape[0] * RGB.shape[1] - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with pytest.raises(ImageError, match="9 x 6 pixels, which may be an attack"):
+            to_pixels(encoded)
 
 
 @pytest.fixture

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import as_json, described, engine_options, open_engine
 from .output import echo, print_json, print_records
+
+if TYPE_CHECKING:
+    from ..images import ImageLike
 
 
 @click.command("infer", short_help="Classify image files.")
@@ -33,7 +37,7 @@ from .output import echo, print_json, print_records
 def command(
     ctx: click.Context, /, images: tuple[str, ...], subnet: str, top_k: int, as_json: bool, **options: Any
 ) -> None:
-    """Classify image files.
+    """Classify image files; a file named - is read from stdin.
 
     An image that cannot be read is reported on stderr; the others are classified all the same, and the exit code is 1.
     """
@@ -44,7 +48,8 @@ def command(
     with open_engine(subnet, **options) as engine:
         for image in images:
             try:
-                prediction = engine.infer(image, top_k=top_k)
+                source: ImageLike = sys.stdin.buffer if image == "-" else image
+                prediction = engine.infer(source, top_k=top_k)
             except ImageError as error:
                 failures += 1
                 echo(f"Error: {error}", err=True)
