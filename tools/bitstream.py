@@ -82,7 +82,7 @@ def read_target(board: str, hardware: Path | None, ila: bool = False) -> Target:
     path = hardware or ROOT / "fpga" / "configs" / f"{board}.toml"
     if not path.is_file():
         raise click.ClickException(
-            f"no configuration {path}: tools/estimate.py NETWORK --board {board} --save FILE writes one; "
+            f"no configuration {path}: quasar-rt estimate NETWORK --board {board} --save FILE writes one; "
             "name it by --hardware (make bitstream: HARDWARE=FILE)"
         )
     loaded = Hardware.load(path)

@@ -29,11 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quasar_rt import QuasarError
+from quasar_rt.files import write_text
 from quasar_rt.hardware import CostTable, Hardware
 from quasar_rt.nas.folder import Folder
 from quasar_rt.nas.layers import eight_bit_share
 from quasar_rt.nas.nsga2 import Search
-from quasar_rt.nas.report import nondominated, write_text
+from quasar_rt.nas.report import nondominated
 from quasar_rt.rows.bits import CRITERIA, Criterion
 from quasar_rt.space import Architecture, BlockShape, Space
 from quasar_rt.subnet import Subnet

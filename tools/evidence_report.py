@@ -20,8 +20,8 @@ from typing import Any
 
 import click
 
+from quasar_rt.files import write_bytes, write_text
 from quasar_rt.hardware import CostTable, Hardware
-from quasar_rt.nas.report import write_bytes, write_text
 from quasar_rt.space import Architecture, Space
 
 __all__ = ["draw", "mean_spread", "shown", "splice", "tables", "write"]

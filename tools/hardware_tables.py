@@ -17,9 +17,9 @@ import click
 
 from evidence_report import markdown, splice
 from quasar_rt import DoesNotFitError, Subnet
+from quasar_rt.files import write_text
 from quasar_rt.hardware import Board, Estimate, Hardware, Workload, estimate, replay
 from quasar_rt.hardware.published import PUBLISHED, operating_points, paper_estimates
-from quasar_rt.nas.report import write_text
 from quasar_rt.space import Architecture, BlockShape, Space
 
 ROOT = Path(__file__).resolve().parent.parent

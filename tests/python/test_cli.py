@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -401,6 +402,71 @@ def test_unusable_input_is_one_line_on_stderr_and_2(run, subnet_file, picture, t
     lines = [line for line in result.stderr.splitlines() if not line.startswith("Warning: ")]
     assert len(lines) == 1
     assert lines[0].startswith("Error: ")
+
+
+# completion
+
+
+def completed(*words):
+    """Returns what bash completes for the last word, through the script that the command prints."""
+    source = CliRunner().invoke(cli, ["completion", "bash"]).stdout
+    lines = [
+        "import sys; sys.argv[0] = 'quasar-rt'; from quasar_rt.cli import main; main()",
+        'quasar-rt() { "$PYTHON" -c "$MAIN" "$@"; }',
+        source,
+        f"COMP_WORDS=({' '.join(words)!s}); COMP_CWORD={len(words) - 1}",
+        # The script runs its first word as a command.
+        '_quasar_rt_completion quasar-rt 2>/dev/null; printf "%s\\n" "${COMPREPLY[@]}"',
+    ]
+    environment = {**os.environ, "PYTHON": sys.executable, "MAIN": lines[0]}
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(["export -f quasar-rt 2>/dev/null", *lines[1:]])],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["quasar-rt", "est"], {"estimate"}),
+        (["quasar-rt", "estimate", "deit-t"], {"deit-tiny"}),
+        (["quasar-rt", "estimate", "x", "--board", "zcu"], {"zcu102", "zcu104"}),
+        (["quasar-rt", "train", "--config", "dig"], {"digits"}),
+        (["quasar-rt", "info", "fash"], {"fashion-mnist"}),
+        (["quasar-rt", "completion", "f"], {"fish"}),
+    ],
+)
+def test_bash_completes_commands_and_names(words, expected):
+    assert set(completed(*words)) == expected
+
+
+@pytest.mark.parametrize(("shell", "part"), [("zsh", "compdef"), ("fish", "complete --no-files")])
+def test_other_shells_have_a_script_too(run, shell, part):
+    result = run("completion", shell)
+    assert result.exit_code == 0
+    assert part in result.stdout
+    assert "quasar-rt" in result.stdout
+
+
+def test_completing_a_command_imports_no_command():
+    code = (
+        "import sys; sys.argv[0] = 'quasar-rt'; from quasar_rt.cli import main\n"
+        "try: main()\nfinally: print(sys.modules.keys())"
+    )
+    environment = {
+        **os.environ,
+        "_QUASAR_RT_COMPLETE": "bash_complete",
+        "COMP_WORDS": "quasar-rt ",
+        "COMP_CWORD": "1",
+    }
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "plain,estimate" in done.stdout
+    assert "quasar_rt.cli.search" not in done.stdout
 
 
 # demo

@@ -1,4 +1,4 @@
-"""The hardware model from Python: boards, configurations, estimates, cost tables, tools/estimate.py."""
+"""The hardware model from Python: boards, configurations, estimates, cost tables, `quasar-rt estimate`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from quasar_rt import DoesNotFitError, FileError, InvalidValueError, SettingsError, Subnet
+from quasar_rt.cli import cli
 from quasar_rt.hardware import (
     Amounts,
     Board,
@@ -34,9 +36,10 @@ def zcu102() -> Hardware:
     return Hardware.for_board("zcu102", [Workload.deit("deit-tiny"), Workload.deit("deit-tiny", 0.25)])
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path, tool: bool = False) -> subprocess.CompletedProcess[str]:
+    start = [str(TOOL)] if tool else ["-m", "quasar_rt", "estimate"]
     return subprocess.run(
-        [sys.executable, str(TOOL), *arguments], capture_output=True, text=True, cwd=cwd, check=False
+        [sys.executable, *start, *arguments], capture_output=True, text=True, cwd=cwd, check=False
     )
 
 
@@ -230,7 +233,7 @@ def test_pictures_are_drawn(zcu102: Hardware, tmp_path: Path) -> None:
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > len(CAUSES)
 
 
-def test_the_tool_prints_tables_and_writes_files(tmp_path: Path) -> None:
+def test_the_command_prints_tables_and_writes_files(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     result = run("fashion-mnist", "--board", "kv260", "--save", "hardware.toml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -250,6 +253,9 @@ def test_the_tool_prints_tables_and_writes_files(tmp_path: Path) -> None:
     [
         ([], "name a SUBNET"),
         (["no-such.qvit"], "no file"),
+        (["no-such.qvit"], "the search spaces base, digits"),
+        (["deit-tiny", "--png", "no-such/x.png"], "there is no folder no-such"),
+        (["deit-tiny", "--save", "no-such/x.toml"], "there is no folder no-such"),
         (["deit-tiny", "--board", "zcu999"], "shipped boards"),
         (["deit-tiny", "--clock", "nan"], "clock_mhz: NaN"),
         (["deit-tiny", "--clock", "0"], "clock_mhz: 0 is outside"),
@@ -257,11 +263,44 @@ def test_the_tool_prints_tables_and_writes_files(tmp_path: Path) -> None:
         (["fashion-mnist", "--eight-bit", "0.5"], "--eight-bit goes with"),
     ],
 )
-def test_the_tool_names_what_is_wrong(arguments: list[str], part: str, tmp_path: Path) -> None:
+def test_the_command_names_what_is_wrong(arguments: list[str], part: str, tmp_path: Path) -> None:
     result = run(*arguments, cwd=tmp_path)
-    assert result.returncode != 0
+    assert result.returncode == 2
     assert part in result.stderr
     assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_tool_is_the_command(tmp_path: Path) -> None:
+    arguments = ("deit-tiny", "--no-png", "--json")
+    assert run(*arguments, cwd=tmp_path, tool=True).stdout == run(*arguments, cwd=tmp_path).stdout != ""
+
+
+def test_a_space_is_estimated_by_its_largest_network_that_fits(tmp_path: Path) -> None:
+    result = run("tiny", "--save", "tiny.toml", "--no-png", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    space = Space.load("tiny")
+    network = Workload.of_architecture(space, space.decode(space.largest))
+    design = Hardware.load(tmp_path / "tiny.toml")
+    assert design == Hardware.for_board("zcu102", space)
+    assert json.loads(result.stdout)["fps"] == estimate(network, design).fps
+    small = run("tiny", "--board", "pynq-z2", "--no-png", "--json", cwd=tmp_path)
+    assert json.loads(small.stdout)["network"] == "smallest network of tiny"
+    assert "does not hold the space's largest network" in small.stderr
+
+
+def test_without_matplotlib_only_a_picture_that_is_asked_for_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, ["estimate", "deit-tiny"])
+    assert result.exit_code == 0
+    assert "no picture: matplotlib is not installed (pip install 'quasar-rt[host]')" in result.output
+    for option in ("--png", "--timeline"):
+        result = CliRunner().invoke(cli, ["estimate", "deit-tiny", option, "x.png"])
+        assert result.exit_code == 2
+        assert result.output == "Error: x.png: pictures need matplotlib: pip install 'quasar-rt[host]'\n"
 
 
 def test_paper_figures_have_their_kind(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_one_network_ends_as_a_subnet_with_its_card(tmp_path: Path) -> None:
     assert trained.baseline is not None
     assert not trained.baseline.quantized
     said: list[str] = []
-    figures = finish(trained, tmp_path / "out", "a machine", "tools/train.py", said.append)
+    figures = finish(trained, tmp_path / "out", "a machine", "quasar-rt train", said.append)
     assert "top-1 on 360 test images: float" in said[0]
     subnet = Subnet.load(tmp_path / "out" / "digits.qvit")
     assert subnet.classes == list("0123456789")

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from ..errors import QuasarError
 from .output import Failure
@@ -27,8 +28,10 @@ _COMMANDS = {
     "bringup": "Bring up an accelerator seen for the first time, step by step.",
     "train": "Train a supernet, or one quantized network, by a recipe. Needs the [host] extra.",
     "search": "Search a space of networks for the best ones at each frame rate of a board.",
+    "estimate": "Model a network on a board: frame rate, latency, limits, resources.",
     "export": "Turn a timm Vision Transformer into a subnet file. Needs the [host] extra.",
     "verify": "Run every backend and tier on the same inputs and compare the bits.",
+    "completion": "Print the script that lets bash, zsh or fish complete commands and names.",
 }
 
 
@@ -48,6 +51,12 @@ class _Commands(click.Group):
         # The table above has the texts, so that no command's module is imported.
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        commands = [
+            CompletionItem(name, help=text) for name, text in _COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return commands + click.Command.shell_complete(self, ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> object:
         try:

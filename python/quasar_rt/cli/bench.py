@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import complete
 from .info import work
 from .options import as_json
 from .output import echo, print_json, print_records
@@ -17,8 +18,15 @@ if TYPE_CHECKING:
 
 
 @click.command("bench", short_help="Measure latency and throughput.")
-@click.argument("subnet")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="Device to run on.")
+@click.argument("subnet", shell_complete=complete.subnets)
+@click.option(
+    "--device",
+    shell_complete=complete.devices,
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Device to run on.",
+)
 @click.option(
     "--threads",
     type=click.IntRange(1),
@@ -27,7 +35,11 @@ if TYPE_CHECKING:
     help="Threads; may be repeated. By default one, then all cores.",
 )
 @click.option(
-    "--tier", multiple=True, metavar="NAME", help="Instruction set; may be repeated. By default the best one."
+    "--tier",
+    shell_complete=complete.tiers,
+    multiple=True,
+    metavar="NAME",
+    help="Instruction set; may be repeated. By default the best one.",
 )
 @click.option(
     "--seconds",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from . import complete
 from .options import as_json
 from .output import echo, print_json
 
@@ -15,8 +16,15 @@ if TYPE_CHECKING:
 
 
 @click.command("bringup", short_help="Bring up an accelerator seen for the first time, step by step.")
-@click.argument("subnet", required=False)
-@click.option("--device", default="fpga", show_default=True, metavar="NAME", help="The accelerator.")
+@click.argument("subnet", required=False, shell_complete=complete.subnets)
+@click.option(
+    "--device",
+    shell_complete=complete.devices,
+    default="fpga",
+    show_default=True,
+    metavar="NAME",
+    help="The accelerator.",
+)
 @click.option(
     "--only",
     multiple=True,

@@ -6,14 +6,20 @@ from dataclasses import asdict
 
 import click
 
+from . import complete
 from .options import as_json
 from .output import echo, print_json, print_records
 
 
 @click.command("disasm", short_help="Show the accelerator's commands for a subnet.")
-@click.argument("subnet")
+@click.argument("subnet", shell_complete=complete.subnets)
 @click.option("--hardware", metavar="FILE", help="The accelerator's configuration, a TOML file.")
-@click.option("--board", metavar="NAME", help="Or a board: the configuration that suits it and SUBNET best.")
+@click.option(
+    "--board",
+    shell_complete=complete.boards,
+    metavar="NAME",
+    help="Or a board: the configuration that suits it and SUBNET best.",
+)
 @click.option("--segment", metavar="NAME", help="One segment (start0, end0, step0, ...); all by default.")
 @click.option("--verify", is_flag=True, help="Verify the program first, and show how full its queues get.")
 @as_json

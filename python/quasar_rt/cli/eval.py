@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import complete
 from .options import as_json, described, engine_options, open_engine
 from .output import Failure, echo, print_json, print_table, progress
 from .timm_network import load_network, model_arguments
@@ -20,7 +21,7 @@ _CHECKPOINTS = (".pth", ".pt", ".bin", ".safetensors", ".tar", ".npz")
 
 
 @click.command("eval", short_help="Measure a subnet's accuracy on a data set.")
-@click.argument("subnet")
+@click.argument("subnet", shell_complete=complete.subnets)
 @click.option(
     "--data",
     required=True,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import complete
 from .options import as_json, described, engine_options, open_engine
 from .output import echo, print_json, print_records
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 @click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
 @click.option(
     "--subnet",
+    shell_complete=complete.subnets,
     default="fashion-mnist",
     show_default=True,
     metavar="SUBNET",

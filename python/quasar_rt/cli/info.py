@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from . import complete
 from .options import as_json
 from .output import print_json, print_records, print_table
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("info", short_help="Show what a subnet holds.")
-@click.argument("subnet")
+@click.argument("subnet", shell_complete=complete.subnets)
 @as_json
 def command(subnet: str, as_json: bool) -> None:
     """Show what SUBNET (a .qvit file or a packaged subnet's name) holds: architecture, layers, widths, provenance."""

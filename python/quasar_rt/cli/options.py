@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from . import complete
 from .output import echo
 
 if TYPE_CHECKING:
@@ -25,11 +26,19 @@ def engine_options(function: Function) -> Function:
     for option in (
         click.option(
             "--tier",
+            shell_complete=complete.tiers,
             metavar="NAME",
             help="Instruction set (see `quasar-rt devices`); the best one by default. QUASAR_TIER does the same.",
         ),
         click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads; all cores by default."),
-        click.option("--device", default="auto", show_default=True, metavar="NAME", help="Device to run on."),
+        click.option(
+            "--device",
+            shell_complete=complete.devices,
+            default="auto",
+            show_default=True,
+            metavar="NAME",
+            help="Device to run on.",
+        ),
     ):
         function = option(function)
     return function

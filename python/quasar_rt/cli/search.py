@@ -28,6 +28,7 @@ import click
 from ..errors import QuasarError
 from ..nas.boards import DEFAULT_BOARD
 from ..nas.settings import DEFAULT_SPACE, EFFORT
+from . import complete
 from .output import bars, echo, print_table, printable
 
 
@@ -38,7 +39,10 @@ from .output import bars, echo, print_table, printable
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.option(
-    "--board", metavar="NAME", help=f"Board to search for. [the one in --hardware, or {DEFAULT_BOARD}]"
+    "--board",
+    shell_complete=complete.boards,
+    metavar="NAME",
+    help=f"Board to search for. [the one in --hardware, or {DEFAULT_BOARD}]",
 )
 @click.option(
     "--fps",
@@ -47,7 +51,12 @@ from .output import bars, echo, print_table, printable
     metavar="N",
     help="Modelled frame rate that a subnet must reach; repeatable. By default three within reach.",
 )
-@click.option("--space", metavar="NAME|FILE", help=f"Search space. [the supernet's, or {DEFAULT_SPACE}]")
+@click.option(
+    "--space",
+    shell_complete=complete.spaces,
+    metavar="NAME|FILE",
+    help=f"Search space. [the supernet's, or {DEFAULT_SPACE}]",
+)
 @click.option(
     "--supernet",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -21,11 +21,17 @@ from typing import Any
 import click
 
 from ..errors import QuasarError
+from . import complete
 from .output import printable
 
 
 @click.command("train", help=__doc__.split("\n\n")[0] if __doc__ else None)
-@click.option("--config", required=True, help="The recipe: a TOML file, or the name of a packaged one.")
+@click.option(
+    "--config",
+    shell_complete=complete.recipes,
+    required=True,
+    help="The recipe: a TOML file, or the name of a packaged one.",
+)
 @click.option(
     "--run",
     "--folder",

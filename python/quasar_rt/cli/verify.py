@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from . import complete
 from .options import as_json
 from .output import echo, print_json, print_records
 
 
 @click.command("verify", short_help="Compare the bits of every backend and tier.")
-@click.argument("subnet")
+@click.argument("subnet", shell_complete=complete.subnets)
 @click.option(
     "--images",
     type=click.IntRange(1),
@@ -24,6 +25,7 @@ from .output import echo, print_json, print_records
 @click.option(
     "--device",
     "devices",
+    shell_complete=complete.devices,
     multiple=True,
     metavar="NAME",
     help="An accelerator to run as well, such as sim or sim:tiny; may be given several times.",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InvalidValueError
+from ..files import file_name
 from ..hardware import Workload
 from ..subnet import Subnet
 from .boards import Modelled, Parts
@@ -20,7 +21,7 @@ from .layers import untrained_subnet
 from .notes import notes
 from .nsga2 import Candidates
 from .record import Record
-from .report import Cloud, file_name
+from .report import Cloud
 from .result import Point, Scoring, SearchResult, Target
 from .scorer import Progress
 from .settings import Settings

@@ -2,7 +2,7 @@
 
 A search is deterministic, so its scores are its only state: after a kill, the next start goes through the same steps
 and finds the scores here. `search.json` has everything that the search depends on; the folder refuses another
-search. `scores.jsonl` has a line for each scored genome. Depends on `quasar_rt.errors` and `quasar_rt.nas.report`.
+search. `scores.jsonl` has a line for each scored genome. Depends on `quasar_rt.errors` and `quasar_rt.files`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import FileError, QuasarError
-from .report import write_text
+from ..files import write_text
 
 __all__ = ["Folder", "SearchFolderError"]
 

@@ -10,9 +10,6 @@ import csv
 import html
 import io
 import json
-import os
-import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -21,44 +18,14 @@ from typing import Any
 __all__ = [
     "Cloud",
     "draw",
-    "file_name",
     "nondominated",
     "page",
     "table",
     "to_json",
-    "write_bytes",
-    "write_text",
 ]
 
 #: The scored subnets' scores and, for each board, their modelled FPS: ``{"score": [...], "fps": {board: [...]}}``.
 Cloud = Mapping[str, Any]
-
-
-def file_name(text: str) -> str:
-    """Turns the name of a space or a board into a part of a file's name: no folder, and at most 100 bytes.
-
-    >>> file_name("../../my space")
-    '.._.._my_space'
-    """
-    return re.sub(r"[^\w.-]", "_", text).encode()[:100].decode(errors="ignore")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file through a temporary file in its folder and a rename, so that no reader sees half of it."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes bytes as `write_text` writes a text."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def to_json(document: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FileError
+from ..files import write_bytes, write_text
 from ..space import Architecture, Space
 from ..subnet import Subnet
 from . import report
@@ -174,13 +175,13 @@ class SearchResult:
             path.mkdir(parents=True, exist_ok=True)
             for target in self.targets:
                 target.subnet.save(path / target.file)
-            report.write_text(path / "front.csv", report.table(self.document))
+            write_text(path / "front.csv", report.table(self.document))
             if find_spec("matplotlib") is not None:
-                report.write_bytes(path / "front.png", report.draw(self.document, self.cloud))
+                write_bytes(path / "front.png", report.draw(self.document, self.cloud))
             page = report.page(self.document, self.cloud, self.layers, self.notes)
-            report.write_text(path / "index.html", page)
+            write_text(path / "index.html", page)
             # Last: if front.json exists, all other files exist.
-            report.write_text(path / "front.json", report.to_json(self.document))
+            write_text(path / "front.json", report.to_json(self.document))
         except OSError as error:
             raise FileError(f"the results cannot be written to '{path}': {error}") from error
         return dataclasses.replace(self, folder=path)

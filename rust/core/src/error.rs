@@ -41,7 +41,7 @@ pub enum Error {
         unit: &'static str,
     },
     /// The bytes are not a safetensors container, or one of another format.
-    #[error("not a subnet file: {0}; a .qvit file written by Subnet.save or tools/export.py is expected")]
+    #[error("not a subnet file: {0}; a .qvit file written by Subnet.save or `quasar-rt export` is expected")]
     NotASubnet(String),
     /// A subnet file of a version that this build cannot read.
     #[error("subnet file version \"{found}\" is not supported (this build reads version \"1\"); export the subnet again or update quasar-rt")]

@@ -1,0 +1,241 @@
+r"""Model a network on a board: throughput, latency, what limits each layer, resources; tables and a picture.
+
+SUBNET is a .qvit file, a packaged subnet's name, one of deit-tiny, deit-small and deit-base, or a search space (its
+name or TOML file), which stands for its largest network.
+
+\b
+  quasar-rt estimate fashion-mnist --board zcu102
+  quasar-rt estimate deit-tiny --eight-bit 0.25 --board kv260 --png deit-tiny.png
+  quasar-rt estimate tiny --board zcu102 --save zcu102.toml     a design that holds a space
+  quasar-rt estimate --paper
+
+Every figure is modelled: none comes from synthesis or from a board. Pictures need the [host] extra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import DoesNotFitError, FileError, QuasarError
+from . import complete
+from .options import as_json
+from .output import Failure, echo, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..hardware import Board, Estimate, Hardware, Workload
+    from ..hardware.tables import Table
+    from ..space import Space
+
+
+@click.command(
+    "estimate",
+    # Click reads a backspace as "do not wrap"; the docstring spells it.
+    help=(__doc__ or "").replace(r"\b", "\b"),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.argument("subnet", required=False, shell_complete=complete.networks)
+@click.option(
+    "--board",
+    default="zcu102",
+    show_default=True,
+    metavar="NAME|FILE",
+    shell_complete=complete.boards,
+    help="A shipped board, or a TOML file of your own.",
+)
+@click.option(
+    "--hardware",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A configuration of the accelerator (TOML). [the design-space search selects one]",
+)
+@click.option(
+    "--space",
+    shell_complete=complete.spaces,
+    metavar="NAME|FILE",
+    help="Search the design for this space rather than for SUBNET alone.",
+)
+@click.option("--clock", type=float, metavar="MHZ", help="The fabric's clock. [the board's default]")
+@click.option(
+    "--eight-bit",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Share of 8-bit rows of a DeiT shape. [0]",
+)
+@click.option(
+    "--png",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The picture. [estimate-SUBNET-BOARD.png; none with --json]",
+)
+@click.option("--no-png", is_flag=True, help="Draw nothing.")
+@click.option(
+    "--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the configuration (TOML)."
+)
+@click.option("--every", is_flag=True, help="Every stage of the vector unit by its name.")
+@click.option("--paper", is_flag=True, help="DeiT's shapes and the paper's spaces next to published figures.")
+@click.option(
+    "--timeline",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A picture of the units' commands, frame after frame, by the event-driven model.",
+)
+@as_json
+def command(
+    subnet: str | None,
+    board: str,
+    hardware: Path | None,
+    space: str | None,
+    clock: float | None,
+    eight_bit: float | None,
+    png: Path | None,
+    no_png: bool,
+    save: Path | None,
+    every: bool,
+    paper: bool,
+    timeline: Path | None,
+    as_json: bool,
+) -> None:
+    """Estimates, prints tables or JSON, and draws."""
+    from ..files import check_writable, file_name, write_text
+    from ..hardware import DEIT_HEADS, Board, replay
+    from ..hardware.tables import estimate_tables
+
+    if subnet is None and not paper:
+        raise click.UsageError(
+            f"name a SUBNET: a .qvit file, a packaged subnet, one of {', '.join(DEIT_HEADS)}, or a search space"
+        )
+    try:
+        pictures = _can_draw()
+        for path in (png, timeline):
+            if path is not None and not pictures:
+                raise Failure(f"{path}: pictures need matplotlib: pip install 'quasar-rt[host]'")
+        for path in (png, timeline, save):
+            if path is not None:
+                check_writable(path)
+        if paper:
+            _show_paper(as_json)
+        if subnet is None:
+            return
+        chosen = Board.load(board)
+        result, design, workload = _estimate(subnet, eight_bit, chosen, hardware, clock, space)
+        if save is not None:
+            write_text(save, design.to_toml())
+            echo(f"wrote {save}", err=True)
+        if as_json:
+            print_json({**result.to_dict(), "hardware": design.settings, "losses": result.losses()})
+        else:
+            for table in estimate_tables(result, design, every):
+                _show(table)
+        if timeline is not None:
+            from ..hardware.pictures import draw_timeline
+
+            draw_timeline(replay(workload, design), timeline, f"{result.network} on {result.board}")
+            echo(f"wrote {timeline}", err=True)
+        if no_png or (as_json and png is None):
+            return
+        if not pictures:
+            echo("no picture: matplotlib is not installed (pip install 'quasar-rt[host]')", err=True)
+            return
+        from ..hardware.pictures import draw
+
+        picture = png or Path(f"estimate-{Path(subnet).stem}-{file_name(result.board)}.png")
+        draw(result, picture)
+        echo(f"wrote {picture}", err=True)
+    except (QuasarError, OSError, ValueError) as error:
+        raise Failure(str(error)) from error
+
+
+def _can_draw() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("matplotlib") is not None
+
+
+def _estimate(
+    name: str,
+    eight_bit: float | None,
+    board: Board,
+    file: Path | None,
+    clock: float | None,
+    space: str | None,
+) -> tuple[Estimate, Hardware, Workload]:
+    """Returns the estimate, the configuration and the network that the name stands for."""
+    from ..hardware import DEIT_HEADS, Workload, estimate
+    from ..packaged import subnet_path
+    from ..space import Space, space_names
+    from ..subnet import Subnet
+
+    def design(target: Workload | Space) -> Hardware:
+        return _configuration(target, board, file, clock, space)
+
+    if name in DEIT_HEADS:
+        workload = Workload.deit(name, eight_bit or 0.0)
+    elif eight_bit is not None:
+        raise click.UsageError(
+            f"--eight-bit goes with {', '.join(DEIT_HEADS)}; a subnet has widths of its own"
+        )
+    elif subnet_path(name) is None and (name in space_names() or Path(name).suffix == ".toml"):
+        return _estimate_space(Space.load(name), design)
+    else:
+        try:
+            workload = Workload.of_subnet(Subnet.load(name))
+        except FileError as error:
+            raise FileError(
+                f"{error}. Other names: the shapes {', '.join(DEIT_HEADS)}; the search spaces "
+                f"{', '.join(space_names())}"
+            ) from None
+    hardware = design(workload)
+    return estimate(workload, hardware), hardware, workload
+
+
+def _estimate_space(space: Space, design: Callable[[Space], Hardware]) -> tuple[Estimate, Hardware, Workload]:
+    """Estimates the largest network of a space that the design holds: its largest, or else its smallest one."""
+    from ..hardware import Workload, estimate
+
+    hardware = design(space)
+    for genome, which in ((space.largest, "largest"), (space.smallest, "smallest")):
+        network = space.decode(genome)
+        workload = Workload.of_architecture(space, network, f"{which} network of {space.name}")
+        try:
+            return estimate(workload, hardware), hardware, workload
+        except DoesNotFitError as error:
+            if which == "smallest":
+                raise
+            echo(f"Note: the design does not hold the space's largest network ({error}).", err=True)
+    raise AssertionError("the loop returns or raises")
+
+
+def _configuration(
+    target: Workload | Space, board: Board, file: Path | None, clock: float | None, space: str | None
+) -> Hardware:
+    """Returns the file's configuration, or the one that the design-space search selects."""
+    from ..hardware import Hardware
+    from ..space import Space
+
+    if file is None:
+        return Hardware.for_board(board, Space.load(space) if space else target, clock)
+    hardware = Hardware.load(file, board)
+    return hardware if clock is None else hardware.with_clock(clock)
+
+
+def _show_paper(as_json: bool) -> None:
+    """Prints DeiT's shapes and the paper's spaces next to published figures."""
+    from ..hardware.published import Comparison
+    from ..hardware.tables import comparison_tables
+
+    comparison = Comparison.make()
+    if as_json:
+        print_json(comparison.to_dict())
+        return
+    for table in comparison_tables(comparison):
+        _show(table)
+    click.echo(
+        "The shapes and widths of Quasar-ViT's searched networks are not in its abstract: its frame rates stand\n"
+        "next to our spaces' largest networks at the same rate, not next to the same network. The others use other\n"
+        "widths, devices and clocks: read the columns before the figures."
+    )
+
+
+def _show(table: Table) -> None:
+    print_table(table.columns, table.rows, table.title)
