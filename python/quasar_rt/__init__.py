@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .device import devices as devices
     from .engine import Engine as Engine
     from .frame import Frame as Frame
+    from .metrics import Metrics as Metrics
+    from .metrics import Percentiles as Percentiles
     from .nas import SearchResult as SearchResult
     from .nas import search as search
     from .prediction import Prediction as Prediction
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from .rows import quantize_rows as quantize_rows
     from .rows import row_pairs as row_pairs
     from .rows import unpack_rows as unpack_rows
+    from .streaming import Stream as Stream
     from .subnet import Subnet as Subnet
 
 #: The module of each name above.
@@ -52,10 +55,12 @@ _HOME = {
         "device": ["Device", "Tier", "devices"],
         "engine": ["Engine"],
         "frame": ["Frame"],
+        "metrics": ["Metrics", "Percentiles"],
         "nas": ["SearchResult", "search"],
         "prediction": ["Prediction", "Predictions", "Score", "Timings"],
         "profile": ["AcceleratorProfile", "Profile"],
         "rows": ["PackedRows", "RowPairs", "pack_rows", "quantize_rows", "row_pairs", "unpack_rows"],
+        "streaming": ["Stream"],
         "subnet": ["Subnet"],
     }.items()
     for name in names

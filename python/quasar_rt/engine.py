@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import atexit
 import os
-import threading
 import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from functools import partial
 from itertools import islice, repeat
-from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -33,10 +31,16 @@ from .frame import Frame
 from .images import ImageLike, Pixels, in_memory, is_one_image, to_input
 from .prediction import Prediction, Predictions, Score, Timings
 from .profile import AcceleratorProfile, Profile
+from .streaming import Lookahead, Stream, lookahead
 from .subnet import Subnet
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from ._native import _Output as NativeOutput
+    from ._native import _Timed as NativeTimed
+    from .metrics import Metrics
+    from .submissions import Submissions
 
 __all__ = ["Engine"]
 
@@ -46,8 +50,7 @@ _Item = TypeVar("_Item")
 @atexit.register
 def _at_exit() -> None:
     """Ends the threads of streams and of drivers while Python still runs, which both need."""
-    for stream in list(_Lookahead.running):
-        stream.stop()
+    Lookahead.stop_all()
     shut_down_devices()
 
 
@@ -78,13 +81,15 @@ class Engine:
             would not fit this CPU's largest cache.
         timeout: seconds that an accelerator may take for half a frame before it counts as hung; if None, a limit that
             suits its kind. The CPU has no time-out.
+        queue: how many images of `submit` may be unfinished at a time, from 1 on.
+        metrics: true to count frames, errors and latencies for `metrics`.
 
     Raises:
         quasar_rt.SubnetError, quasar_rt.FileError: the subnet cannot be loaded.
         quasar_rt.DeviceError: there is no such device or tier, or this machine lacks it.
         quasar_rt.DoesNotFitError: the subnet does not fit the accelerator's buffers; the message names the buffer and
             the excess.
-        quasar_rt.InvalidValueError: `threads` is below 1 or above 256, or `timeout` is not above 0.
+        quasar_rt.InvalidValueError: `threads` is below 1 or above 256, `timeout` is not above 0, or `queue` is below 1.
 
     Warns:
         quasar_rt.UntrainedWarning: the subnet's weights are random, so its labels mean nothing.
@@ -107,6 +112,8 @@ class Engine:
         tier: str | None = None,
         timeout: float | None = None,
         weights: str | None = None,
+        queue: int = 32,
+        metrics: bool = False,
     ) -> None:
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
             raise InvalidValueError(
@@ -116,6 +123,8 @@ class Engine:
             raise InvalidValueError(
                 f"device is {device!r}; it must be a name, such as 'cpu' (see quasar_rt.devices)"
             )
+        if not (isinstance(queue, int) and queue >= 1):
+            raise InvalidValueError(f"queue is {queue!r}; it must be a number from 1 on")
         self.subnet = subnet if isinstance(subnet, Subnet) else Subnet.load(subnet)
         """The subnet that runs."""
         self._engine: NativeEngine | None
@@ -123,8 +132,15 @@ class Engine:
             self.subnet, device, threads, tier, timeout, weights
         )
         self._accelerated = self.device != "cpu"
-        self._arguments = (self.subnet, device, threads, tier, timeout, weights)
+        self._arguments = (self.subnet, device, threads, tier, timeout, weights, queue, metrics)
         self._classes = self.subnet.classes
+        self._queue = queue
+        self._submissions: dict[int, Submissions] = {}  # by process: a fork has no threads
+        self._recorder = None
+        if metrics:
+            from .metrics import Recorder
+
+            self._recorder = Recorder()
         if not self.subnet.trained:
             warnings.warn(
                 f"the subnet '{self.subnet.name}' is not trained: its labels mean nothing",
@@ -151,8 +167,92 @@ class Engine:
             quasar_rt.ClosedError: the engine was closed.
         """
         engine = self._open(top_k)
-        pixels, decode_ms = self._decode(image, format)
-        return self._prediction(engine.infer(pixels, self._listed(top_k)), decode_ms)
+        try:
+            pixels, decode_ms = self._decode(image, format)
+            return self._prediction(engine.infer(pixels, self._listed(top_k)), decode_ms)
+        except Exception:
+            self._count_error()
+            raise
+
+    def submit(
+        self, image: ImageLike, *, format: str | None = None, top_k: int = 5, timeout: float | None = None
+    ) -> Future[Prediction]:
+        """Queues one picture and returns at once: the prediction comes as the result of a future.
+
+        Images run in the order in which they were submitted, one after the other, and each is decoded and resized
+        while the one before it runs. Their futures end in that order. At most `queue` images (an argument of the
+        engine) are unfinished; `submit` waits for room. The image's memory must not change before its future ends,
+        but a file object is read at once.
+
+        - ``future.cancel()`` succeeds until the image's turn comes. A cancelled image is not classified.
+        - ``future.result()`` raises what `infer` would raise. The images behind it are not concerned.
+        - A callback (``add_done_callback``) runs in the engine's thread, which it delays; it may submit, if there is
+          room.
+        - `close`, and the end of the process, wait until all submitted images have ended.
+        - In a forked process, futures of the parent do not end; new submissions work.
+
+        Args:
+            image: as for `infer`.
+            format: as for `infer`.
+            top_k: as for `infer`.
+            timeout: seconds to wait for room; without a limit if None. With 0, it never waits, as event loops need:
+                ``await asyncio.wrap_future(engine.submit(image, timeout=0))``.
+
+        Raises:
+            quasar_rt.ImageError: a file object cannot be read. Other errors of an image are its future's.
+            quasar_rt.BusyError: there was no room in time, or at once in a callback.
+            quasar_rt.ClosedError: the engine was closed.
+            quasar_rt.InvalidValueError: `top_k` is below 1, or `timeout` is negative.
+
+        Example:
+            >>> from quasar_rt.packaged import sample_images
+            >>> with Engine("fashion-mnist") as engine:
+            ...     futures = [engine.submit(sample.path) for sample in sample_images("fashion-mnist")[:3]]
+            >>> [future.result().label for future in futures]
+            ['Ankle boot', 'Pullover', 'Trouser']
+        """
+        from .submissions import Job, Submissions
+
+        engine = self._open(top_k)
+        if timeout is not None and not timeout >= 0:
+            raise InvalidValueError(f"timeout is {timeout!r}; it must be a number of seconds from 0 on")
+        submissions = self._submissions.get(os.getpid())
+        if submissions is None:
+            # Of several threads that make one, the first one's is kept.
+            submissions = self._submissions.setdefault(os.getpid(), Submissions(self._queue))
+            # An engine that is dropped, not closed, has no job left.
+            weakref.finalize(self, submissions.close, wait=False).atexit = False
+        try:
+            image = in_memory(image)
+        except ImageError:
+            self._count_error()
+            raise
+        job = Job(partial(self._begin_submitted, engine, image, format, top_k))
+        submissions.submit(job, timeout)
+        return job.future
+
+    def _begin_submitted(
+        self, engine: NativeEngine, image: ImageLike, format: str | None, top_k: int
+    ) -> Callable[[], Prediction]:
+        try:
+            item: tuple[NativePrepared | FrameHandle, float] = (
+                self._begin(image, format, engine)
+                if self._accelerated
+                else self._prepare(image, format, engine)
+            )
+        except Exception:
+            self._count_error()
+            raise
+        return partial(self._finish_submitted, engine, item, top_k)
+
+    def _finish_submitted(
+        self, engine: NativeEngine, item: tuple[NativePrepared | FrameHandle, float], top_k: int
+    ) -> Prediction:
+        try:
+            return self._finish(engine, item, top_k)
+        except Exception:
+            self._count_error()
+            raise
 
     # Many images.
 
@@ -180,8 +280,16 @@ class Engine:
         """
         engine = self._open(top_k)
         _check_several(images)
-        if self._accelerated:
-            return self._batch_in_flight(engine, images, format, top_k)
+        try:
+            batch = self._batch_in_flight if self._accelerated else self._batch_on_cpu
+            return batch(engine, images, format, top_k)
+        except Exception:
+            self._count_error()
+            raise
+
+    def _batch_on_cpu(
+        self, engine: NativeEngine, images: Iterable[ImageLike], format: str | None, top_k: int
+    ) -> Predictions:
         from concurrent.futures import ThreadPoolExecutor
 
         predictions = Predictions(classes=len(self._classes))
@@ -209,8 +317,10 @@ class Engine:
         *,
         format: str | None = None,
         top_k: int = 5,
-        ahead: int = 4,
-    ) -> Iterator[Prediction]:
+        ahead: int | None = None,
+        drop: str | None = None,
+        keep_images: bool = False,
+    ) -> Stream:
         """Classifies pictures as they come, such as a camera's, while the next ones are fetched, decoded and resized.
 
         Args:
@@ -219,10 +329,18 @@ class Engine:
                 asks for the next image, it no longer needs the last one, which may be a camera's own memory.
             format: as for `infer`; where given, all images are arrays of this format, or frames of it.
             top_k: as for `infer`.
-            ahead: how many images, resized to what the network sees, may wait; at least 1.
+            ahead: how many images, resized to what the network sees, may wait; at least 1. If None, 4, or 1 with
+                `drop`.
+            drop: what to do when `ahead` images wait and the iterable could give another one. With None, the thread
+                waits, and no image is lost. With ``"oldest"``, the thread goes on, and each new image displaces the
+                oldest one that waits: a consumer that is slower than the camera gets the newest image. Images run one
+                at a time then, also on an accelerator.
+            keep_images: true to keep each image until its prediction's successor is asked for, as `Stream.image`; its
+                memory must stay as it is for so long.
 
-        Yields:
-            One prediction for each image, in order.
+        Returns:
+            An iterator that yields one prediction for each image, in order; with `drop`, for each one that was not
+            displaced. It has the place of the last one (``position``) and the number of displaced images (``dropped``).
 
         Raises:
             quasar_rt.ImageError: at the place of an image that cannot be used, after all predictions before it. An
@@ -234,33 +352,49 @@ class Engine:
         Closing the iterator stops the thread as soon as the iterable gives its next image. No image is read once it is
         closed.
         """
-        if ahead < 1:
-            raise InvalidValueError(f"ahead is {ahead}; it must be at least 1")
+        on_drop = None if self._recorder is None else self._recorder.drop
+        state = Lookahead(ahead, drop, keep_images, on_drop)
         self._open(top_k)
         _check_several(images)
-        return self._stream(images, format, top_k, ahead)
+        return Stream(self._stream(state, images, format, top_k), state)
 
     def _stream(
-        self, images: Iterable[ImageLike], format: str | None, top_k: int, ahead: int
+        self, state: Lookahead, images: Iterable[ImageLike], format: str | None, top_k: int
     ) -> Generator[Prediction, None, None]:
-        if self._accelerated:
-            # Each frame begins as soon as it is decoded, so that the accelerator is busy whenever images wait.
-            with closing(_ahead(partial(self._begin, format=format), images, ahead)) as frames:
-                for frame, decode_ms in frames:
-                    self._open(top_k)
-                    yield self._prediction(frame.wait(self._listed(top_k)), decode_ms)
-            return
-        with closing(_ahead(partial(self._prepare, format=format), images, ahead)) as prepared:
-            for image, decode_ms in prepared:
-                yield self._prediction(self._open(top_k).infer(image, self._listed(top_k)), decode_ms)
+        # Each frame begins as soon as it is decoded, so that an accelerator is busy whenever images wait. One that may
+        # be displaced begins when its turn has come.
+        begins = self._accelerated and not state.drops
 
-    def _prepare(self, image: ImageLike, format: str | None) -> tuple[NativePrepared, float]:
-        pixels, decode_ms = self._decode(image, format)
-        return self._open(1).prepare(pixels), decode_ms
+        def prepare(image: ImageLike) -> tuple[NativePrepared | FrameHandle, float]:
+            return self._begin(image, format) if begins else self._prepare(image, format)
 
-    def _begin(self, image: ImageLike, format: str | None) -> tuple[FrameHandle, float]:
+        try:
+            with closing(lookahead(state, prepare, images)) as items:
+                for item in items:
+                    yield self._finish(self._open(top_k), item, top_k)
+        except Exception:
+            self._count_error()
+            raise
+
+    def _prepare(
+        self, image: ImageLike, format: str | None, engine: NativeEngine | None = None
+    ) -> tuple[NativePrepared, float]:
         pixels, decode_ms = self._decode(image, format)
-        return self._open(1).begin(pixels), decode_ms
+        return (engine or self._open(1)).prepare(pixels), decode_ms
+
+    def _begin(
+        self, image: ImageLike, format: str | None, engine: NativeEngine | None = None
+    ) -> tuple[FrameHandle, float]:
+        pixels, decode_ms = self._decode(image, format)
+        return (engine or self._open(1)).begin(pixels), decode_ms
+
+    def _finish(
+        self, engine: NativeEngine, item: tuple[NativePrepared | FrameHandle, float], top_k: int
+    ) -> Prediction:
+        image, decode_ms = item
+        listed = self._listed(top_k)
+        timed = image.wait(listed) if isinstance(image, FrameHandle) else engine.infer(image, listed)
+        return self._prediction(timed, decode_ms)
 
     def _batch_in_flight(
         self, engine: NativeEngine, images: Iterable[ImageLike], format: str | None, top_k: int
@@ -357,9 +491,35 @@ class Engine:
             return self.device
         return f"{self.device} ({self.tier}, {self.threads} thread{'' if self.threads == 1 else 's'})"
 
-    def close(self) -> None:
-        """Frees the device and the memory. Calls in progress end normally; later ones raise `ClosedError`."""
+    def metrics(self) -> Metrics:
+        """Returns the counters of an engine that was made with ``metrics=True``, in any thread and after `close` too.
+
+        Counting takes less than a microsecond a frame; without ``metrics=True`` nothing is counted.
+
+        Raises:
+            quasar_rt.InvalidValueError: the engine does not count.
+        """
+        if self._recorder is None:
+            raise InvalidValueError("this engine does not count; make it with Engine(..., metrics=True)")
+        engine = self._engine
+        counters = None if engine is None else engine.counters()
+        names = ("frames", "faults", "resets", "lost_interrupts", "spurious_interrupts")
+        return self._recorder.read(
+            None if counters is None else {name: getattr(counters, name) for name in names}
+        )
+
+    def close(self, *, cancel: bool = False) -> None:
+        """Waits for the images of `submit`, then frees the device and the memory.
+
+        Other calls in progress end normally; later ones raise `ClosedError`. The end of a ``with`` block closes the
+        engine, and cancels if an exception ends it.
+
+        Args:
+            cancel: true to cancel the submitted images whose turn has not come.
+        """
         self._engine = None
+        if (submissions := self._submissions.get(os.getpid())) is not None:
+            submissions.close(cancel=cancel)
 
     def __enter__(self) -> Engine:
         return self
@@ -367,7 +527,7 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(cancel=error is not None)
 
     def __reduce__(self) -> tuple[type[Engine], tuple[object, ...]]:
         # Another process opens the device anew.
@@ -419,87 +579,24 @@ class Engine:
                     raise ImageError(f"image {place} of the batch: {error}") from error
             raise
 
-    def _prediction(self, result: tuple[NativeOutput, int, int], decode_ms: float) -> Prediction:
+    def _prediction(self, result: NativeTimed, decode_ms: float) -> Prediction:
         (integer_logits, logits, top), preprocess_ns, compute_ns = result
+        timings = Timings(decode_ms, preprocess_ns / 1e6, compute_ns / 1e6)
+        if self._recorder is not None:
+            self._recorder.frame(timings.total_ms)
         return Prediction(
             top_k=[Score(self._classes[index], index, probability) for index, probability in top],
             logits=logits,
             integer_logits=integer_logits,
-            timings=Timings(decode_ms, preprocess_ns / 1e6, compute_ns / 1e6),
+            timings=timings,
         )
+
+    def _count_error(self) -> None:
+        if self._recorder is not None:
+            self._recorder.error()
 
 
 def _check_several(images: object) -> None:
     if is_one_image(images):
         what = repr(images) if isinstance(images, (str, os.PathLike, Frame)) else f"a {type(images).__name__}"
         raise InvalidValueError(f"{what} is one image; give a list of images, or use infer")
-
-
-class _Failure(NamedTuple):
-    error: BaseException
-
-
-_END = object()
-
-
-class _Lookahead:
-    """Ends the thread of a stream."""
-
-    #: Streams that have not ended, for `_at_exit`.
-    running: ClassVar[weakref.WeakSet[_Lookahead]] = weakref.WeakSet()
-
-    def __init__(self, ahead: int) -> None:
-        self.room = threading.Semaphore(ahead)
-        self.stopped = threading.Event()
-        # Held while an image's memory is read. The garbage collector may end the stream in the thread itself.
-        self.reading = threading.RLock()
-        self._process = os.getpid()
-        self.running.add(self)
-
-    def stop(self) -> None:
-        """Stops the thread, and waits until the current image, if any, has been read."""
-        self.running.discard(self)
-        if os.getpid() != self._process:
-            return  # the thread is not in this process, and may hold the lock for ever
-        self.stopped.set()
-        self.room.release()
-        with self.reading:
-            pass
-
-
-def _ahead(
-    prepare: Callable[[ImageLike], _Item], images: Iterable[ImageLike], ahead: int
-) -> Generator[_Item, None, None]:
-    """Prepares `images` in a thread, at most `ahead` before the consumer; errors are raised at their place."""
-    ready: SimpleQueue[_Item | _Failure | None] = SimpleQueue()
-    state = _Lookahead(ahead)
-
-    def work() -> None:
-        try:
-            source = iter(images)
-            while state.room.acquire() and not state.stopped.is_set():
-                image = next(source, _END)
-                if image is _END:
-                    ready.put(None)
-                    return
-                with state.reading:
-                    if state.stopped.is_set():
-                        return
-                    item = prepare(cast("ImageLike", image))
-                del image  # its memory is its owner's again
-                ready.put(item)
-                del item
-        except BaseException as error:  # handed to the consumer, which raises it
-            ready.put(_Failure(error))
-
-    # A daemon, so that an unfinished stream does not keep the interpreter from ending.
-    thread = threading.Thread(target=work, name="quasar-stream", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            state.room.release()
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item
-    finally:
-        state.stop()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = [
     "AccumulatorOverflowError",
+    "BusyError",
     "CancelledError",
     "ChecksumError",
     "ClosedError",
@@ -134,6 +135,10 @@ class WrongBitstreamError(DeviceError):
 
 class CancelledError(QuasarError):
     """A call was stopped before its end."""
+
+
+class BusyError(QuasarError):
+    """Too many submitted images are unfinished, and none ended in time."""
 
 
 class ClosedError(QuasarError):

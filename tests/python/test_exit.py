@@ -43,6 +43,13 @@ time.sleep(0.2)
 native = engine._engine
 handles = [native.begin(small) for _ in range(6)]
 """,
+    # Submissions, whose callbacks submit more.
+    "submitted": """
+def again(future):
+    engine.submit(small).add_done_callback(again)
+for _ in range(8):
+    engine.submit(small).add_done_callback(again)
+""",
     "nothing": """
 engine.infer(small)
 """,
@@ -63,6 +70,13 @@ assert os.waitpid(child, 0)[1] == 0
         0,
     ),
 }
+
+
+SUBMITTED = [
+    ("cpu", "submitted", "interrupt"),
+    ("sim:tiny", "submitted", "return"),
+    ("python", "submitted", "fork"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +121,8 @@ small = np.zeros((8, 8, 1), np.uint8)
         for case in itertools.product(("cpu", "sim:tiny", "python"), WORK, END)
         # An engine on the CPU begins no frames.
         if case[:2] != ("cpu", "begun")
+        # Submissions end before the device does: these cases suffice.
+        and (case[1] != "submitted" or case in SUBMITTED)
     ],
 )
 def test_a_process_ends_whatever_is_in_flight(files, kind, flight, end):

@@ -10,6 +10,7 @@ import pytest
 
 import quasar_rt
 from quasar_rt import Engine, ImageError
+from simulated import library
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 
@@ -132,7 +133,167 @@ def test_leaving_a_loop_stops_the_thread(engine):
         break
 
 
+def numbered(place):
+    """Returns a picture, different for each place."""
+    return np.full((28, 28), place, np.uint8)
+
+
+class Camera:
+    """Gives numbered pictures, as many as the test lets it."""
+
+    def __init__(self):
+        self.allowed = threading.Semaphore(0)
+        self.promised = self.given = 0
+
+    def __iter__(self):
+        while True:
+            self.allowed.acquire()
+            yield numbered(self.given)
+            self.given += 1  # the stream asks for the next one: it holds this one ready
+
+    def give(self, count, wait=True):
+        """Gives so many pictures; waits until the stream holds them ready."""
+        self.promised += count
+        self.allowed.release(count)
+        deadline = time.monotonic() + 10
+        while wait and self.given < self.promised and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert self.given == self.promised or not wait
+
+
+@pytest.fixture
+def camera():
+    camera = Camera()
+    yield camera
+    camera.give(1, wait=False)  # the stream's thread, if it waits
+
+
+@pytest.fixture(params=["cpu", "sim:tiny"])
+def small_engine(request):
+    if request.param != "cpu":
+        library("tiny")
+    subnet = quasar_rt.random_subnet(
+        embed=8,
+        depth=1,
+        heads=2,
+        head_dim=4,
+        hidden=8,
+        image_size=28,
+        channels=1,
+        kernel=7,
+        classes=5,
+        seed=1,
+    )
+    with Engine(subnet, request.param, metrics=True) as engine:
+        yield engine
+
+
+def test_a_slow_consumer_gets_the_newest_picture(small_engine, camera):
+    engine = small_engine
+    expected = [engine.infer(numbered(place)) for place in range(16)]
+    with engine.stream(camera, drop="oldest", keep_images=True) as stream:
+        assert (stream.position, stream.dropped, stream.image) == (None, 0, None)
+        camera.give(1, wait=False)
+        assert next(stream) == expected[0]
+        assert (stream.position, stream.dropped) == (0, 0)
+        for newest in (9, 15):
+            camera.give(newest - stream.position)
+            assert next(stream) == expected[newest]
+            assert stream.position == newest
+            np.testing.assert_array_equal(stream.image, numbered(newest))
+        assert stream.dropped == 16 - 3
+    assert engine.metrics().dropped == 13
+    assert engine.metrics().frames == 16 + 3
+
+
+def test_a_consumer_that_keeps_up_loses_nothing(small_engine, camera):
+    with small_engine.stream(camera, drop="oldest") as stream:
+        for place in range(10):
+            camera.give(1, wait=False)
+            assert next(stream) == small_engine.infer(numbered(place))
+        assert (stream.dropped, stream.position) == (0, 9)
+        assert stream.image is None
+
+
+def test_more_pictures_may_wait_before_one_is_dropped(small_engine, camera):
+    with small_engine.stream(camera, drop="oldest", ahead=3) as stream:
+        camera.give(1, wait=False)
+        next(stream)
+        camera.give(9)
+        positions = [stream.position for _, _ in zip(range(3), stream, strict=False)]
+        assert (positions, stream.dropped) == ([7, 8, 9], 6)
+
+
+@pytest.mark.parametrize("bad", ["source", "image"])
+def test_an_error_is_never_dropped(small_engine, bad):
+    raised = threading.Event()
+
+    def source():
+        yield from map(numbered, range(5))
+        raised.set()
+        if bad == "source":
+            raise KeyError("unplugged")
+        yield np.zeros((28, 28))
+        yield from map(numbered, range(5))
+
+    stream = small_engine.stream(source(), drop="oldest")
+    positions = []
+
+    def consume():
+        for _ in stream:
+            positions.append(stream.position)
+            assert raised.wait(10)
+
+    with pytest.raises((KeyError, ImageError), match=r"unplugged|float64"):
+        consume()
+    assert positions[-1] == 4
+    assert stream.dropped + len(positions) == 5
+    assert small_engine.metrics().errors == 1
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+def test_the_end_is_never_dropped(small_engine):
+    with small_engine.stream(map(numbered, range(5)), drop="oldest") as stream:
+        assert sum(1 for _ in stream) + stream.dropped == 5
+
+
+def test_a_devices_fault_ends_a_stream_that_drops(gray_subnet):
+    library("tiny")
+    subnet = quasar_rt.random_subnet(
+        embed=8,
+        depth=1,
+        heads=2,
+        head_dim=4,
+        hidden=8,
+        image_size=28,
+        channels=1,
+        kernel=7,
+        classes=5,
+        seed=1,
+    )
+    with Engine(subnet, "sim:tiny") as engine:
+        engine._engine.inject("corrupt_output", 0)
+        stream = engine.stream(map(numbered, range(5)), drop="oldest")
+        with pytest.raises(quasar_rt.DeviceError):
+            next(stream)
+        with pytest.raises(StopIteration):
+            next(stream)
+        assert engine.infer(numbered(1)).top_k
+
+
+def test_positions_and_images_without_drops(engine):
+    images = pictures(6)
+    stream = engine.stream(images, keep_images=True)
+    for place, _ in enumerate(stream):
+        assert stream.position == place
+        assert stream.image is images[place]
+    assert stream.dropped == 0
+
+
 def test_arguments_are_checked_when_stream_is_called(engine):
+    with pytest.raises(quasar_rt.InvalidValueError, match="drop is 'newest'"):
+        engine.stream([], drop="newest")
     with pytest.raises(quasar_rt.InvalidValueError, match="ahead"):
         engine.stream([], ahead=0)
     with pytest.raises(quasar_rt.InvalidValueError, match="top_k"):

@@ -1,0 +1,189 @@
+"""The thread of `Engine.stream`, which prepares images before the consumer asks for them.
+
+Depends on `errors`, `images` and `prediction`; the engine gives the work as functions.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import ClassVar, Generic, NamedTuple, TypeVar, cast
+
+from .errors import InvalidValueError
+from .images import ImageLike
+from .prediction import Prediction
+
+__all__ = ["Lookahead", "Stream", "lookahead"]
+
+_Item = TypeVar("_Item")
+_END = object()
+
+#: Values of `Engine.stream`'s argument `drop`.
+_DROPS = (None, "oldest")
+
+
+class Stream(Iterator[Prediction]):
+    """The predictions of `Engine.stream`: an iterator that knows where it is.
+
+    `close` ends it, as do the end of a ``with`` block and the garbage collector.
+    """
+
+    def __init__(self, predictions: Generator[Prediction, None, None], state: Lookahead) -> None:
+        self._predictions = predictions
+        self._state = state
+
+    @property
+    def position(self) -> int | None:
+        """The place, counted from 0, of the last prediction's image in the iterable; None before the first one."""
+        return self._state.position
+
+    @property
+    def image(self) -> ImageLike | None:
+        """The image of the last prediction as the iterable gave it; None unless ``keep_images`` was asked for."""
+        return self._state.image
+
+    @property
+    def dropped(self) -> int:
+        """Number of images that newer ones have displaced so far."""
+        return self._state.dropped
+
+    def close(self) -> None:
+        """Stops the stream's thread as soon as the iterable gives its next image. No image is read once it returns."""
+        self._predictions.close()
+
+    def __next__(self) -> Prediction:
+        return next(self._predictions)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Lookahead:
+    """The state of one stream, which its thread and its consumer share.
+
+    Raises:
+        InvalidValueError: `ahead` is below 1, or there is no such `drop`.
+    """
+
+    #: Streams that have not ended.
+    running: ClassVar[weakref.WeakSet[Lookahead]] = weakref.WeakSet()
+
+    def __init__(
+        self,
+        ahead: int | None,
+        drop: str | None,
+        keep_images: bool,
+        on_drop: Callable[[], None] | None,
+    ) -> None:
+        if drop not in _DROPS:
+            raise InvalidValueError(f"drop is {drop!r}; it must be 'oldest', or None to keep all images")
+        self.ahead = ahead if ahead is not None else 1 if drop else 4
+        if self.ahead < 1:
+            raise InvalidValueError(f"ahead is {ahead}; it must be at least 1")
+        self.drops = drop is not None
+        self.keep_images = keep_images
+        self.dropped = 0
+        self.position: int | None = None
+        self.image: ImageLike | None = None
+        self._on_drop = on_drop
+        self.room = threading.Semaphore(self.ahead)
+        self.stopped = threading.Event()
+        # Held while an image's memory is read. The garbage collector may end the stream in the thread itself.
+        self.reading = threading.RLock()
+        self._process = os.getpid()
+
+    @classmethod
+    def stop_all(cls) -> None:
+        """Stops the threads of all streams, for the end of the process."""
+        for state in list(cls.running):
+            state.stop()
+
+    def count_dropped(self) -> None:
+        """Counts an image that a newer one has displaced."""
+        self.dropped += 1
+        if self._on_drop is not None:
+            self._on_drop()
+
+    def stop(self) -> None:
+        """Stops the thread, and waits until the current image, if any, has been read."""
+        self.running.discard(self)
+        if os.getpid() != self._process:
+            return  # the thread is not in this process, and may hold the lock for ever
+        self.stopped.set()
+        self.room.release()
+        with self.reading:
+            pass
+
+
+class _Failure(NamedTuple):
+    error: BaseException
+
+
+class _Ready(NamedTuple, Generic[_Item]):
+    position: int
+    image: ImageLike | None
+    item: _Item
+
+
+def lookahead(
+    state: Lookahead, prepare: Callable[[ImageLike], _Item], images: Iterable[ImageLike]
+) -> Generator[_Item, None, None]:
+    """Prepares `images` in a thread, at most `ahead` before the consumer; errors are raised at their place.
+
+    Where the stream drops images, the thread does not wait for the consumer: a prepared image displaces the oldest one
+    that waits. An error and the end are never displaced, since nothing comes after them.
+    """
+    ready: SimpleQueue[_Ready[_Item] | _Failure | None] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            position = 0
+            source = iter(images)
+            while (state.drops or state.room.acquire()) and not state.stopped.is_set():
+                image = next(source, _END)
+                if image is _END:
+                    ready.put(None)
+                    return
+                with state.reading:
+                    if state.stopped.is_set():
+                        return
+                    item = prepare(cast("ImageLike", image))
+                kept = cast("ImageLike", image) if state.keep_images else None
+                del image  # its memory is its owner's again
+                # The consumer may take one meanwhile, which makes room as well.
+                while state.drops and ready.qsize() >= state.ahead:
+                    try:
+                        ready.get_nowait()
+                    except Empty:
+                        break
+                    state.count_dropped()
+                ready.put(_Ready(position, kept, item))
+                position += 1
+                del item, kept
+        except BaseException as error:  # handed to the consumer, which raises it
+            ready.put(_Failure(error))
+
+    # A daemon, so that an unfinished stream does not keep the interpreter from ending.
+    thread = threading.Thread(target=work, name="quasar-stream", daemon=True)
+    state.running.add(state)
+    thread.start()
+    try:
+        while (got := ready.get()) is not None:
+            state.room.release()
+            if isinstance(got, _Failure):
+                raise got.error
+            state.position, state.image, item = got
+            del got
+            yield item
+            del item
+    finally:
+        state.stop()
