@@ -16,11 +16,14 @@ import numpy as np
 
 from ._native import Subnet as NativeSubnet
 from .errors import ConfigError, FileError, InvalidValueError, SubnetError, TensorError
+from .files import write_bytes
 from .packaged import subnet_names, subnet_path
 from .settings import NativeObject
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from .onnx_model import Form
 
 __all__ = ["Layer", "Subnet", "Summary"]
 
@@ -146,6 +149,29 @@ class Subnet(NativeObject[NativeSubnet]):
             quasar_rt.FileError: it cannot be written, or `path` is something other than a regular file.
         """
         self._inner.save(Path(path))
+
+    def to_onnx(self, path: str | os.PathLike[str], form: Form = "exact") -> None:
+        """Writes the subnet as an ONNX model of standard operators, atomically (``docs/onnx.md``).
+
+        Args:
+            path: the file.
+            form: ``"exact"`` computes the integer model bit for bit. ``"qdq"`` has float operators between quantized
+                values, which other runtimes turn into integer kernels of their own; its logits differ a little.
+
+        Raises:
+            ImportError: the onnx package is missing; the message names the extra.
+            quasar_rt.FileError: the file cannot be written.
+            quasar_rt.InvalidValueError: another form.
+        """
+        try:
+            from .onnx_model import build
+        except ImportError as error:
+            raise ImportError(f"{error}; install the onnx extra: pip install 'quasar-rt[onnx]'") from error
+        data = build(self, form).SerializeToString(deterministic=True)
+        try:
+            write_bytes(Path(path), data)
+        except OSError as error:
+            raise FileError(f"'{os.fspath(path)}' cannot be written: {error.strerror}") from error
 
     @property
     def config(self) -> dict[str, Any]:

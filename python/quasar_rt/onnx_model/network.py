@@ -1,0 +1,183 @@
+"""A subnet's nodes in the order of a frame. The forms fill in the arithmetic."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from importlib.metadata import version
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from ..rows import unpack_rows
+from ..subnet import Subnet
+from .graph import Graph
+
+__all__ = ["INPUT", "INTEGER_OUTPUT", "OPSET", "OUTPUT", "Network"]
+
+#: Version of ONNX's operators: the first one whose QuantizeLinear gives int16, the residual stream's type.
+OPSET = 21
+_IR_VERSION = 10  # the first one that has OPSET
+#: Name of the input, uint8 [batch, height, width, channels].
+INPUT = "pixels"
+#: Name of the output, float32 [batch, classes].
+OUTPUT = "logits"
+#: Name of the form `exact`'s second output, int32 [batch, classes].
+INTEGER_OUTPUT = "integer_logits"
+
+
+class Network(ABC):
+    """The network's flow. All values between its steps are float32 with whole numbers: codes, or residual units."""
+
+    def __init__(self, subnet: Subnet) -> None:
+        self.config = subnet.config
+        self.tensors = subnet.tensors()
+        self.graph = Graph()
+        self._sha256 = subnet.sha256
+        image, patch = self.config["image"], self.config["patch"]
+        kernel, stride, pad = patch["kernel"], patch["stride"], patch["pad"]
+        grid = [(image[side] + 2 * pad - kernel) // stride + 1 for side in ("height", "width")]
+        self.patch_tokens = grid[0] * grid[1]
+        self.tokens = self.patch_tokens + self.config["prefix_tokens"]
+
+    def model(self) -> onnx.ModelProto:
+        """Returns the model; ONNX's checker has passed it."""
+        config, graph = self.config, self.graph
+        x = self._tokens()
+        for index in range(len(config["blocks"])):
+            x = self._block(index, x)
+        outputs = self.logits(self._pooled(x))
+        image, classes = config["image"], len(config["classes"])
+        shape = ["batch", image["height"], image["width"], image["channels"]]
+        model = helper.make_model(
+            helper.make_graph(
+                graph.nodes,
+                config["name"],
+                [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, shape)],
+                [
+                    helper.make_tensor_value_info(name, dtype, ["batch", classes])
+                    for name, dtype in outputs.items()
+                ],
+                list(graph.constants.values()),
+            ),
+            producer_name="quasar_rt",
+            producer_version=version("quasar-rt"),
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=_IR_VERSION,
+        )
+        about = {
+            key: json.dumps(config[key], ensure_ascii=False) for key in ("classes", "preprocess", "trained")
+        }
+        helper.set_model_props(model, {**about, "sha256": self._sha256})
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    def _tokens(self) -> str:
+        config, graph = self.config, self.graph
+        pad, border = config["patch"]["pad"], config["patch"]["pad_value"]
+        image = graph.add("image", "Transpose", INPUT, perm=[0, 3, 1, 2])
+        if pad:
+            pads = graph.integers("image.pads", [0, 0, pad, pad] * 2)
+            value = graph.constant("image.border", np.uint8(border))
+            image = graph.add("image.padded", "Pad", image, pads, value)
+        x = self.patches(graph.floats(image, np.uint8(128)))
+        if not config["prefix_tokens"]:
+            return x
+        batch = graph.add("batch", "Shape", INPUT, start=0, end=1)
+        ones = graph.integers("prefix.ones", [1, 1])
+        shape = graph.add("prefix.shape", "Concat", batch, ones, axis=0)
+        prefix = graph.constant("prefix", self.tensors["prefix"][None].astype(np.float32))
+        return graph.add("tokens", "Concat", graph.add("prefix.batch", "Expand", prefix, shape), x, axis=1)
+
+    def _block(self, index: int, x: str) -> str:
+        name, block, embed = f"blocks.{index}", self.config["blocks"][index], self.config["embed"]
+        inner = block["heads"] * block["head_dim"]
+        y = self.norm(f"{name}.norm1", x)
+        qkv = self.graph.floats(self.codes(f"{name}.qkv", y, embed, 0), np.int8(0))
+        o = self._attention(f"{name}.attn", qkv, block["heads"], block["head_dim"])
+        x = self.updated(f"{name}.mid", x, self.update(f"{name}.proj", o, inner))
+        z = self.norm(f"{name}.norm2", x)
+        act = self._activation(name, self.codes(f"{name}.fc1", z, embed, block["fc1_zero_point"]))
+        return self.updated(f"{name}.x", x, self.update(f"{name}.fc2", act, block["hidden"]))
+
+    def _attention(self, name: str, qkv: str, heads: int, head_dim: int) -> str:
+        graph = self.graph
+        parts = graph.add_split("Split", [f"{name}.{part}" for part in "qkv"], qkv, axis=2, num_outputs=3)
+        shape = graph.integers(f"{name}.heads", [0, 0, heads, head_dim])
+        q, k, v = (
+            graph.add(
+                f"{part}.heads", "Transpose", graph.add(f"{part}.split", "Reshape", part, shape), perm=perm
+            )
+            for part, perm in zip(parts, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True)
+        )
+        out = self.weighted(name, graph.add(f"{name}.products", "MatMul", q, k), v, heads)
+        out = graph.add(f"{name}.tokens", "Transpose", out, perm=[0, 2, 1, 3])
+        inner = graph.integers(f"{name}.inner", [0, 0, heads * head_dim])
+        return graph.quantized(f"{name}.out", graph.add(f"{name}.joined", "Reshape", out, inner), np.int8(0))
+
+    def _activation(self, block: str, codes: str) -> str:
+        """Looks codes up in the block's table, which any activation function may have made."""
+        graph, name = self.graph, f"{block}.gelu"
+        signed = graph.add(f"{name}.signed", "Cast", codes, to=TensorProto.INT32)
+        index = graph.add(f"{name}.index", "Add", signed, graph.constant("gelu.first", np.int32(128)))
+        found = graph.add(f"{name}.codes", "Gather", graph.constant(name, self.tensors[name]), index, axis=0)
+        return graph.floats(found, np.int8(0))
+
+    def _pooled(self, x: str) -> str:
+        graph, pool, prefix = self.graph, self.config["pool"], self.config["prefix_tokens"]
+        if pool == "token":
+            token = graph.constant("pool.token", np.int64(0))
+            return self.norm("norm", graph.add("pool", "Gather", x, token, axis=1))
+        if prefix:
+            bounds = {"start": prefix, "end": np.iinfo(np.int64).max, "axis": 1}
+            x = graph.add(
+                "patches", "Slice", x, *(graph.integers(f"patches.{k}", [n]) for k, n in bounds.items())
+            )
+        return self.norm("norm", self.mean(x)) if pool == "mean" else self.mean(self.norm("norm", x))
+
+    def rows(self, name: str, columns: int) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+        """Returns a layer's codes, int8 [rows, columns], and its bias [rows]."""
+        tensors = self.tensors
+        codes = unpack_rows(tensors[f"{name}.weight"], tensors[f"{name}.bits"], columns)
+        return codes, tensors[f"{name}.bias"]
+
+    def grid(self, name: str, image: str, weights: str) -> str:
+        """Multiplies the patches: float32 [batch, patches, embed]."""
+        graph, stride = self.graph, self.config["patch"]["stride"]
+        grid = graph.add(f"{name}.grid", "Conv", image, weights, strides=[stride, stride])
+        flat = graph.add(f"{name}.flat", "Reshape", grid, graph.integers("embed.flat_shape", [0, 0, -1]))
+        return graph.add(f"{name}.patches", "Transpose", flat, perm=[0, 2, 1])
+
+    @abstractmethod
+    def patches(self, image: str) -> str:
+        """Returns the patch tokens, [batch, patches, embed], of pixel codes [batch, channels, height, width]."""
+
+    @abstractmethod
+    def update(self, name: str, a: str, columns: int) -> str:
+        """Returns a layer's results in units of the residual stream."""
+
+    @abstractmethod
+    def codes(self, name: str, a: str, columns: int, zero_point: int) -> str:
+        """Returns a layer's results as int8 codes."""
+
+    @abstractmethod
+    def updated(self, name: str, x: str, update: str) -> str:
+        """Adds an update to the residual stream."""
+
+    @abstractmethod
+    def norm(self, name: str, x: str) -> str:
+        """Normalises tokens to codes."""
+
+    @abstractmethod
+    def weighted(self, name: str, products: str, v: str, heads: int) -> str:
+        """Returns the attention's output codes, unrounded or not, from the products of q and k."""
+
+    @abstractmethod
+    def mean(self, x: str) -> str:
+        """Returns the tokens' rounded mean."""
+
+    @abstractmethod
+    def logits(self, pooled: str) -> dict[str, int]:
+        """Appends the head; returns the outputs' names with their ONNX types."""
