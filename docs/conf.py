@@ -1,20 +1,75 @@
-"""Sphinx configuration: Markdown pages (MyST) and the API reference from docstrings."""
+"""Sphinx configuration: Markdown pages (MyST), the API from docstrings, the command line from click."""
+
+from __future__ import annotations
 
 from importlib.metadata import version as installed_version
+from typing import Any
 
 project = "quasar_rt"
 copyright = "The quasar_rt authors, Apache-2.0"
 release = version = installed_version("quasar-rt")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_click",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
 source_suffix = {".md": "markdown"}
+
 html_theme = "furo"
 html_title = f"quasar_rt {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_theme_options = {"navigation_with_keys": True}
+html_copy_source = False
 
-myst_heading_anchors = 3
+# Quotes become typographic; `--option` in the command line's help keeps its hyphens.
+smartquotes_action = "q"
+
+myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "deflist"]
 
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
+autodoc_typehints_format = "short"
+autodoc_type_aliases = {"ImageLike": "ImageLike"}
+python_use_unqualified_type_names = True
+
+# `Name` in a docstring is a link where the site has the name, and code where it has not.
+default_role = "py:obj"
+
+# The button copies commands without the prompt and without their output.
+copybutton_prompt_text = r"\$ |# |>>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+copybutton_line_continuation_character = "\\"
+
+
+def resolve_by_name(app: Any, env: Any, node: Any, content: Any) -> Any:
+    """Links a name that is documented under another module than the one that defines it.
+
+    The package re-exports most names, so `quasar_rt.subnet.Subnet`, `subnet.Subnet` and `Subnet` all mean the page's
+    `quasar_rt.Subnet`. A name that several objects share is left alone.
+    """
+    if node.get("refdomain") != "py":
+        return None
+    wanted = node.get("reftarget", "").removeprefix("quasar_rt.").split(".")
+    objects = env.get_domain("py").objects
+    for parts in [wanted] if len(wanted) < 2 else [wanted, wanted[1:]]:
+        ending = "." + ".".join(parts)
+        found = [name for name, entry in objects.items() if name.endswith(ending) and not entry.aliased]
+        if len(found) == 1:
+            entry = objects[found[0]]
+            from sphinx.util.nodes import make_refnode
+
+            return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, found[0])
+    return None
+
+
+def setup(app: Any) -> None:
+    app.connect("missing-reference", resolve_by_name)
