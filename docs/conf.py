@@ -71,5 +71,19 @@ def resolve_by_name(app: Any, env: Any, node: Any, content: Any) -> Any:
     return None
 
 
+def keep_shapes_plain(app: Any, doctree: Any) -> None:
+    """Keeps the names of axes in a described type, as in ``float64 [images, classes]``, from being links.
+
+    Sphinx would search all modules for the last part of such a name. Types begin with a capital letter.
+    """
+    from sphinx.addnodes import pending_xref
+
+    for node in doctree.findall(pending_xref):
+        target = node.get("reftarget", "")
+        if node.get("refspecific") and "." not in target and target.islower():
+            del node["refspecific"]
+
+
 def setup(app: Any) -> None:
+    app.connect("doctree-read", keep_shapes_plain)
     app.connect("missing-reference", resolve_by_name)
