@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Final, TypeAlias, final
 
 import numpy as np
@@ -23,7 +24,9 @@ _Difference = tuple[str, int, int]
 _Layer = tuple[str, int, int, int, int, int, int]
 
 __all__ = [
+    "ABI",
     "MAX_THREADS",
+    "REGISTER_BYTES",
     "UIO_NODE",
     "Board",
     "CostTable",
@@ -37,6 +40,7 @@ __all__ = [
     "Search",
     "Space",
     "Subnet",
+    "Survey",
     "Trials",
     "Workload",
     "default_threads",
@@ -60,7 +64,9 @@ __all__ = [
     "unpack_rows",
 ]
 
+ABI: Final[int]
 MAX_THREADS: Final[int]
+REGISTER_BYTES: Final[int]
 UIO_NODE: Final[str]
 
 @final
@@ -153,6 +159,32 @@ class Counters:
     def lost_interrupts(self) -> int: ...
     @property
     def spurious_interrupts(self) -> int: ...
+
+@final
+class Survey:
+    def __new__(
+        cls, dev: str | PathLike[str], sys: str | PathLike[str], firmware: str | PathLike[str]
+    ) -> Survey: ...
+    @property
+    def uio(self) -> str | None: ...
+    @property
+    def uio_bytes(self) -> int | None: ...
+    @property
+    def memory(self) -> str | None: ...
+    @property
+    def memory_bytes(self) -> int | None: ...
+    @property
+    def nodes(self) -> list[Path]: ...
+    @property
+    def attributes(self) -> list[Path]: ...
+    @property
+    def state(self) -> str | None: ...
+    @property
+    def not_operating(self) -> str | None: ...
+    @property
+    def not_loading(self) -> str | None: ...
+    @property
+    def loading(self) -> list[Path]: ...
 
 @final
 class Trials:

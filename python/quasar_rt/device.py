@@ -303,6 +303,22 @@ class _Fpga:
         return Trials.uio(self.hardware._inner, self.addresses, self.bitstream, None, limit)
 
 
+def devmem_addresses(rest: str) -> tuple[int, int, int]:
+    """Reads what follows ``devmem:``: the addresses of registers and of memory, and the memory's bytes.
+
+    Raises:
+        InvalidValueError: these are not three numbers.
+    """
+    try:
+        registers, base, size = (int(number, 0) for number in rest.split(":"))
+    except ValueError:
+        raise InvalidValueError(
+            f"device 'devmem:{rest}': give addresses, devmem:REGISTERS:MEMORY:BYTES, such as "
+            "devmem:0xa0000000:0x70000000:0x4000000"
+        ) from None
+    return registers, base, size
+
+
 def _find_fpga(kind: str, rest: str) -> _Fpga:
     path = rest if kind == "pynq" and rest else os.environ.get("QUASAR_BITSTREAM", "")
     if not path:
@@ -311,16 +327,7 @@ def _find_fpga(kind: str, rest: str) -> _Fpga:
             "NAME.json, if it is loaded already)"
         )
     hardware, bitstream = read_bitstream(Path(path))
-    addresses = None
-    if kind == "devmem":
-        try:
-            registers, base, size = (int(number, 0) for number in rest.split(":"))
-        except ValueError:
-            raise InvalidValueError(
-                f"device 'devmem:{rest}': give addresses, devmem:REGISTERS:MEMORY:BYTES, such as "
-                "devmem:0xa0000000:0x70000000:0x4000000"
-            ) from None
-        addresses = (registers, base, size)
+    addresses = devmem_addresses(rest) if kind == "devmem" else None
     if kind != "pynq" and not hasattr(NativeEngine, "uio"):
         raise DeviceUnavailableError(f"device '{kind}' needs Linux")
     return _Fpga(kind, hardware, Path(path), bitstream, addresses)

@@ -25,6 +25,7 @@ _COMMANDS = {
     "info": "Show what a subnet holds.",
     "disasm": "Show the accelerator's commands for a subnet.",
     "devices": "Show what this machine offers to run on.",
+    "doctor": "Examine this machine: what is wrong, and what to do.",
     "bringup": "Bring up an accelerator seen for the first time, step by step.",
     "train": "Train a supernet, or one quantized network, by a recipe. Needs the [host] extra.",
     "search": "Search a space of networks for the best ones at each frame rate of a board.",

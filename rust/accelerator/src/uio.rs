@@ -150,6 +150,9 @@ impl Memory {
 /// The state of an FPGA that is configured, in the attribute `state`.
 const OPERATING: &str = "operating";
 
+/// The attributes of the FPGA manager that load a bitstream: how, and which file.
+const LOADING: [&str; 2] = ["flags", "firmware"];
+
 fn manager(roots: &Roots) -> PathBuf {
     roots.sys.join("class/fpga_manager").join(FPGA_MANAGER)
 }
@@ -185,10 +188,8 @@ const OTHER_WAYS: &str =
     (FSBL: BOOT.BIN; U-Boot: `fpga load`, `fdt apply`) and set QUASAR_BITSTREAM to NAME.json, or \
     boot AMD's kernel, which fpgautil and xmutil need, too";
 
-fn load(roots: &Roots, bitstream: &Path) -> Result<(), String> {
-    let name = bitstream
-        .file_name()
-        .ok_or_else(|| format!("{} is no bitstream", bitstream.display()))?;
+/// Checks that Linux loads bitstreams for a program.
+fn expect_loads(roots: &Roots) -> Result<(), String> {
     let manager = manager(roots);
     if !manager.is_dir() {
         return Err(format!(
@@ -196,13 +197,22 @@ fn load(roots: &Roots, bitstream: &Path) -> Result<(), String> {
             manager.display()
         ));
     }
-    if !manager.join("firmware").exists() {
+    if !manager.join(LOADING[1]).exists() {
         return Err(format!(
             "{} has no attribute `firmware`: mainline Linux loads no bitstream for a program, AMD's \
              kernel does; {OTHER_WAYS}",
             manager.display()
         ));
     }
+    Ok(())
+}
+
+fn load(roots: &Roots, bitstream: &Path) -> Result<(), String> {
+    let name = bitstream
+        .file_name()
+        .ok_or_else(|| format!("{} is no bitstream", bitstream.display()))?;
+    expect_loads(roots)?;
+    let manager = manager(roots);
     let firmware = roots.firmware.join(name);
     let data = fs::read(bitstream).map_err(io(bitstream))?;
     if !fs::read(&firmware).is_ok_and(|present| present == data) {
@@ -212,15 +222,74 @@ fn load(roots: &Roots, bitstream: &Path) -> Result<(), String> {
         let path = manager.join(attribute);
         fs::write(&path, value).map_err(io(&path))
     };
+    let [flags, image] = LOADING;
     // 0: the whole FPGA, no partial bitstream.
-    set("flags", "0")?;
-    set("firmware", &name.to_string_lossy())?;
+    set(flags, "0")?;
+    set(image, &name.to_string_lossy())?;
     match attribute(&manager.join("state"))?.as_str() {
         OPERATING => Ok(()),
         state => Err(format!(
             "the FPGA is in state {state:?} after {} was loaded; is it a .bin of this FPGA?",
             bitstream.display()
         )),
+    }
+}
+
+/// Holds what Linux shows of an accelerator. Nothing is opened that belongs to the accelerator, and
+/// no register is accessed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// The UIO device of the accelerator, as in `/dev`.
+    pub uio: Option<String>,
+    /// Bytes of registers that the UIO device has; `None` if it does not state them.
+    pub uio_bytes: Option<u64>,
+    /// The u-dma-buf that the driver takes, as in `/dev`.
+    pub memory: Option<String>,
+    /// Bytes of the u-dma-buf; `None` if it does not state them.
+    pub memory_bytes: Option<u64>,
+    /// Files that the driver opens to read and write.
+    pub nodes: Vec<PathBuf>,
+    /// Files that the driver writes.
+    pub attributes: Vec<PathBuf>,
+    /// State of the FPGA manager; `None` without one.
+    pub state: Option<String>,
+    /// The reason why no register may be accessed.
+    pub not_operating: Option<String>,
+    /// The reason why Linux loads no bitstream.
+    pub not_loading: Option<String>,
+    /// Files and the folder that are written to load a bitstream.
+    pub loading: Vec<PathBuf>,
+}
+
+impl Survey {
+    /// Looks for everything that [`Uio::open`] and [`load_bitstream`] need.
+    pub fn new(roots: &Roots) -> Self {
+        let mut survey = Self {
+            state: attribute(&manager(roots).join("state")).ok(),
+            not_operating: expect_operating(roots).err(),
+            not_loading: expect_loads(roots).err(),
+            ..Self::default()
+        };
+        if let Some(Registers::Uio(name)) = Registers::find(roots) {
+            let map = roots.sys.join("class/uio").join(&name).join("maps/map0");
+            survey.uio_bytes = number(&map.join("size")).ok();
+            survey.nodes.push(roots.dev.join(&name));
+            survey.uio = Some(name);
+        }
+        if let Some(Memory::UDmaBuf(name, attributes)) = Memory::find(roots) {
+            survey.memory_bytes = number(&attributes.join("size")).ok();
+            survey.nodes.push(roots.dev.join(&name));
+            if !coherent(&attributes) {
+                let names = [FOR_DEVICE, FOR_CPU].into_iter().chain(RANGE);
+                survey.attributes = names.map(|name| attributes.join(name)).collect();
+            }
+            survey.memory = Some(name);
+        }
+        if survey.not_loading.is_none() {
+            let files = LOADING.map(|name| manager(roots).join(name));
+            survey.loading = files.into_iter().chain([roots.firmware.clone()]).collect();
+        }
+        survey
     }
 }
 
@@ -273,23 +342,30 @@ impl Attribute {
 struct Caches {
     for_device: Attribute,
     for_cpu: Attribute,
-    /// `sync_offset`, `sync_size` and `sync_direction`.
+    /// The attributes of [`RANGE`].
     range: [Attribute; 3],
     /// True unless u-dma-buf has refused a command, which has the range in the same write.
     commands: bool,
 }
 
+/// The attributes of [`Caches`].
+const FOR_DEVICE: &str = "sync_for_device";
+const FOR_CPU: &str = "sync_for_cpu";
+const RANGE: [&str; 3] = ["sync_offset", "sync_size", "sync_direction"];
+
+/// Returns true if a u-dma-buf needs no synchronisation.
+fn coherent(attributes: &Path) -> bool {
+    number(&attributes.join("dma_coherent")).is_ok_and(|coherent| coherent == 1)
+}
+
 impl Caches {
     fn open(folder: &Path) -> Result<Self, String> {
         let open = |name| Attribute::open(folder, name);
+        let [offset, size, direction] = RANGE;
         Ok(Self {
-            for_device: open("sync_for_device")?,
-            for_cpu: open("sync_for_cpu")?,
-            range: [
-                open("sync_offset")?,
-                open("sync_size")?,
-                open("sync_direction")?,
-            ],
+            for_device: open(FOR_DEVICE)?,
+            for_cpu: open(FOR_CPU)?,
+            range: [open(offset)?, open(size)?, open(direction)?],
             commands: true,
         })
     }
@@ -445,7 +521,6 @@ impl Pool {
             Memory::UDmaBuf(name, attributes) => {
                 let path = roots.dev.join(name);
                 let bytes = number(&attributes.join("size"))? as usize;
-                let coherent = number(&attributes.join("dma_coherent")).is_ok_and(|c| c == 1);
                 // From 5 on, u-dma-buf maps without cache also those who do not ask for it.
                 let caching = match number(&attributes.join("sync_mode")) {
                     Ok(5..) => Caching::Uncached,
@@ -455,7 +530,7 @@ impl Pool {
                     map: map(&open(&path, Caching::Cached)?, &path, 0, bytes)?,
                     caching,
                     physical: number(&attributes.join("phys_addr"))?,
-                    caches: if coherent {
+                    caches: if coherent(attributes) {
                         None
                     } else {
                         Some(Caches::open(attributes)?)

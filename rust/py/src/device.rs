@@ -66,6 +66,53 @@ type Addresses = (u64, u64, usize);
 /// Folders that stand for `/dev`, `/sys` and the firmware's, in tests.
 type Folders = (PathBuf, PathBuf, PathBuf);
 
+/// Holds what Linux shows of an accelerator: `quasar_accelerator::uio::Survey`.
+#[pyclass(frozen, get_all, module = "quasar_rt._native")]
+#[derive(Default)]
+pub struct Survey {
+    uio: Option<String>,
+    uio_bytes: Option<u64>,
+    memory: Option<String>,
+    memory_bytes: Option<u64>,
+    nodes: Vec<PathBuf>,
+    attributes: Vec<PathBuf>,
+    state: Option<String>,
+    not_operating: Option<String>,
+    not_loading: Option<String>,
+    loading: Vec<PathBuf>,
+}
+
+#[pymethods]
+impl Survey {
+    /// Looks at the folders that stand for `/dev`, `/sys` and the firmware's. Accesses no register.
+    #[new]
+    fn new(dev: PathBuf, sys: PathBuf, firmware: PathBuf) -> Self {
+        #[cfg(target_os = "linux")]
+        {
+            use quasar_accelerator::uio;
+
+            let found = uio::Survey::new(&uio::Roots { dev, sys, firmware });
+            Self {
+                uio: found.uio,
+                uio_bytes: found.uio_bytes,
+                memory: found.memory,
+                memory_bytes: found.memory_bytes,
+                nodes: found.nodes,
+                attributes: found.attributes,
+                state: found.state,
+                not_operating: found.not_operating,
+                not_loading: found.not_loading,
+                loading: found.loading,
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            drop((dev, sys, firmware));
+            Self::default()
+        }
+    }
+}
+
 /// Loads a bitstream, if one is named, and returns a function that opens this machine's FPGA
 /// without PYNQ. With no `addresses`, the registers are the UIO device of the accelerator's name
 /// and the memory is u-dma-buf's.

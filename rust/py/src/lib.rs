@@ -36,10 +36,18 @@ mod _native {
     #[pymodule_export]
     const UIO_NODE: &str = quasar_accelerator::identity::NODE;
 
+    /// The version of the interface to the accelerator, which a bitstream reports.
+    #[pymodule_export]
+    const ABI: u32 = quasar_accelerator::isa::ABI;
+
+    /// Bytes of the accelerator's registers.
+    #[pymodule_export]
+    const REGISTER_BYTES: u32 = quasar_accelerator::isa::REGISTER_BYTES;
+
     #[pymodule_export]
     use crate::accelerator::{replay, Program};
     #[pymodule_export]
-    use crate::device::{shut_down_devices, sim_configuration, Counters, Trials};
+    use crate::device::{shut_down_devices, sim_configuration, Counters, Survey, Trials};
     #[pymodule_export]
     use crate::engine::{Engine, FrameHandle};
     #[pymodule_export]

@@ -435,3 +435,34 @@ fn a_frame_takes_few_system_calls() {
         );
     }
 }
+
+#[test]
+fn a_survey_finds_what_opening_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let roots = files(folder.path());
+    let survey = Survey::new(&roots);
+    assert_eq!(survey.uio.as_deref(), Some("uio3"));
+    assert_eq!(survey.memory.as_deref(), Some("udmabuf-quasar"));
+    assert_eq!(survey.memory_bytes, Some(MEMORY as u64));
+    assert_eq!((survey.not_operating, survey.not_loading), (None, None));
+    let mut opened = survey.nodes;
+    opened.extend(survey.attributes);
+    assert_eq!(opened.len(), 2 + 5);
+    // Opening needs every one of them.
+    for path in opened.into_iter().chain(survey.loading) {
+        assert!(path.exists(), "{}", path.display());
+    }
+    fs::write(manager(&roots).join("state"), "unknown\n").unwrap();
+    fs::remove_file(manager(&roots).join("firmware")).unwrap();
+    let survey = Survey::new(&roots);
+    assert!(survey.not_operating.unwrap().contains("unknown"));
+    assert!(survey.not_loading.unwrap().contains("mainline"));
+    assert_eq!(survey.loading, Vec::<PathBuf>::new());
+    let empty = Survey::new(&Roots {
+        dev: folder.path().join("none"),
+        sys: folder.path().join("none"),
+        firmware: folder.path().join("none"),
+    });
+    assert_eq!((empty.uio, empty.memory, empty.state), (None, None, None));
+    assert!(empty.not_loading.unwrap().contains("no FPGA manager"));
+}
