@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
@@ -22,16 +24,136 @@ from .engine import Engine
 from .errors import ImageError
 from .images import ImageLike, Pixels, preprocess, to_pixels
 
-__all__ = ["Accuracy", "Comparison", "Estimate", "compare", "evaluate", "open_dataset"]
+__all__ = [
+    "Accuracy",
+    "ClassAccuracy",
+    "Comparison",
+    "Confusion",
+    "Estimate",
+    "compare",
+    "evaluate",
+    "open_dataset",
+    "wilson",
+]
 
 #: Resamples of the bootstrap.
 _RESAMPLES = 2000
+
+#: The 0.975 quantile of the normal distribution, for intervals of 95 %.
+_QUANTILE = 1.959963984540054
 
 #: Data sets known by name: classes and reader.
 _KNOWN = {
     "fashion-mnist": (FASHION_MNIST_CLASSES, load_fashion_mnist),
     "digits": (DIGITS_CLASSES, load_digits),
 }
+
+
+class Estimate(NamedTuple):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson(right: int, count: int) -> Estimate:
+    """Returns a share with Wilson's 95 % score interval, which also holds near 0 and 1 and for few images.
+
+    E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927. Without images the
+    share is 0 and the interval is all of [0, 1].
+
+    >>> [round(float(bound), 4) for bound in wilson(9, 10)]
+    [0.9, 0.5958, 0.9821]
+    """
+    if count == 0:
+        return Estimate(0.0, 0.0, 1.0)
+    share, spread = right / count, _QUANTILE**2 / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
+    # At the ends the bound is the share itself, which rounding must not pass.
+    return Estimate(share, min(max(middle - half, 0.0), share), max(min(middle + half, 1.0), share))
+
+
+class ClassAccuracy(NamedTuple):
+    """Answers for the images of one class."""
+
+    name: str
+    """The class."""
+    images: int
+    """Number of images of this class."""
+    top1: Estimate
+    """Share of these images whose most likely class is this one (recall), with Wilson's interval."""
+    top5: Estimate
+    """Share of these images for which this class is among the five most likely, with Wilson's interval."""
+    predicted: int
+    """Number of images of any class whose most likely class is this one."""
+    precision: Estimate
+    """Share of the predicted images that are of this class, with Wilson's interval."""
+    mistaken_for: str | None
+    """The class that most of this class's other images were taken for; None if all were right."""
+    mistakes: int
+    """Number of images that were taken for `mistaken_for`."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts of answers by class."""
+
+    classes: tuple[str, ...]
+    """The classes' names."""
+    matrix: NDArray[np.int64]
+    """Number of images [true class, most likely class]."""
+    five: NDArray[np.int64]
+    """Number of images [true class] for which the true class is among the five most likely."""
+
+    @classmethod
+    def count(
+        cls, classes: Sequence[str], truths: Sequence[int], found: Sequence[int], five: Sequence[bool]
+    ) -> Confusion:
+        """Counts answers: the true and the most likely class of each image, and whether the five have the true one."""
+        size = len(classes)
+        pairs = np.asarray(truths, np.int64) * size + np.asarray(found, np.int64)
+        matrix = np.bincount(pairs, minlength=size**2).reshape(size, size)
+        among = np.bincount(np.asarray(truths, np.int64)[np.asarray(five, bool)], minlength=size)
+        return cls(tuple(classes), matrix.astype(np.int64), among.astype(np.int64))
+
+    @property
+    def images(self) -> int:
+        """Number of classified images."""
+        return int(self.matrix.sum())
+
+    @property
+    def top1(self) -> Estimate:
+        """Share of images whose most likely class is the true one, with Wilson's interval."""
+        return wilson(int(np.trace(self.matrix)), self.images)
+
+    @property
+    def top5(self) -> Estimate:
+        """Share of images whose true class is among the five most likely, with Wilson's interval."""
+        return wilson(int(self.five.sum()), self.images)
+
+    def by_class(self) -> list[ClassAccuracy]:
+        """Returns the answers for each class, in the subnet's order."""
+        right, images, predicted = (np.diag(self.matrix), self.matrix.sum(axis=1), self.matrix.sum(axis=0))
+        others = self.matrix - np.diag(right)
+        rows = []
+        for index, name in enumerate(self.classes):
+            most = int(others[index].argmax())
+            mistakes = int(others[index, most])
+            rows.append(
+                ClassAccuracy(
+                    name,
+                    int(images[index]),
+                    wilson(int(right[index]), int(images[index])),
+                    wilson(int(self.five[index]), int(images[index])),
+                    int(predicted[index]),
+                    wilson(int(right[index]), int(predicted[index])),
+                    self.classes[most] if mistakes else None,
+                    mistakes,
+                )
+            )
+        return rows
 
 
 class Accuracy(NamedTuple):
@@ -47,19 +169,13 @@ class Accuracy(NamedTuple):
     """Number of images that could not be read; no other figure counts them."""
     seconds: float
     """Wall clock from the first image's decoding to the last one's prediction."""
+    confusion: Confusion
+    """The answers by class; has the intervals of `top1` and `top5`."""
 
     @property
     def images_per_second(self) -> float:
         """Classified images a second of wall clock."""
         return self.images / self.seconds if self.seconds else 0.0
-
-
-class Estimate(NamedTuple):
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Comparison(NamedTuple):
@@ -82,6 +198,8 @@ class Comparison(NamedTuple):
     """Share of images for which both networks name the same class."""
     logit_error: Estimate
     """``mean |subnet - float|`` of the logits, divided by ``mean |float - its mean over the images|``."""
+    confusion: Confusion
+    """The subnet's answers by class."""
 
 
 def open_dataset(name: str, classes: Sequence[str]) -> Sequence[tuple[ImageLike, int]]:
@@ -126,7 +244,10 @@ def evaluate(
     Raises:
         quasar_rt.ImageError: an image cannot be read and `on_unreadable` is None.
     """
-    images = first = five = unreadable = 0
+    unreadable = 0
+    known: list[int] = []
+    found: list[int] = []
+    five: list[bool] = []
     source = iter(labelled)
     start = time.perf_counter()
     while piece := list(islice(source, batch)):
@@ -140,13 +261,13 @@ def evaluate(
                 pixels.append(decoded)
                 truths.append(truth)
         for prediction, truth in zip(engine.infer_batch(pixels), truths, strict=True):
-            images += 1
-            first += prediction.index == truth
-            five += any(score.index == truth for score in prediction.top_k)
+            known.append(truth)
+            found.append(prediction.index)
+            five.append(any(score.index == truth for score in prediction.top_k))
     seconds = time.perf_counter() - start
-    return Accuracy(
-        images, first / images if images else 0.0, five / images if images else 0.0, unreadable, seconds
-    )
+    confusion = Confusion.count(engine.subnet.classes, known, found, five)
+    top1, top5 = confusion.top1.value, confusion.top5.value
+    return Accuracy(len(known), top1, top5, unreadable, seconds, confusion)
 
 
 def compare(
@@ -178,6 +299,7 @@ def compare(
     integer: list[NDArray[np.float32]] = []
     exact: list[NDArray[np.float32]] = []
     truths: list[int] = []
+    five: list[bool] = []
     source = iter(labelled)
     while piece := list(islice(source, batch)):
         pixels: list[Pixels] = []
@@ -197,7 +319,12 @@ def compare(
                 f"the float network gives {exact[-1].shape[-1]} logits an image, and the subnet has "
                 f"{len(engine.subnet.classes)} classes: give the network that the subnet came from"
             )
-        integer.append(np.stack([prediction.logits for prediction in engine.infer_batch(pixels)]))
+        predictions = engine.infer_batch(pixels)
+        integer.append(np.stack([prediction.logits for prediction in predictions]))
+        five += [
+            any(score.index == truth for score in prediction.top_k)
+            for prediction, truth in zip(predictions, truths[-len(pixels) :], strict=True)
+        ]
     if not truths:
         raise ValueError("no image could be used")
     found, expected, labels = np.concatenate(integer), np.concatenate(exact), np.array(truths)
@@ -218,11 +345,12 @@ def compare(
         return np.concatenate([means[..., :4], share[..., None]], axis=-1)
 
     low, high = np.percentile(ratio(drawn), [2.5, 97.5], axis=0)
-    estimates = [
+    top1, float_top1, change, agreement, logit_error = (
         Estimate(float(value), float(least), float(most))
         for value, least, most in zip(ratio(columns.mean(axis=1)), low, high, strict=True)
-    ]
-    return Comparison(len(labels), unreadable, *estimates)
+    )
+    confusion = Confusion.count(engine.subnet.classes, truths, found.argmax(axis=1).tolist(), five)
+    return Comparison(len(labels), unreadable, top1, float_top1, change, agreement, logit_error, confusion)
 
 
 def _decode(image: ImageLike, on_unreadable: Callable[[ImageError], None] | None) -> Pixels | None:

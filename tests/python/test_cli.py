@@ -340,6 +340,132 @@ def test_eval_leaves_out_what_cannot_be_read(run, subnet_file, folders, tmp_path
     assert copy.name in result.stderr
 
 
+def test_eval_gives_wilson_intervals(run, subnet_file, folders):
+    from quasar_rt.evaluate import wilson
+
+    document = json.loads(run("eval", subnet_file, "--data", folders, "--json").stdout)
+    expected = wilson(30, 30)
+    assert document["top1_interval"] == {"low": expected.low, "high": 1.0}
+    # Brown, Cai and DasGupta 2001: with all n right, the interval begins at n / (n + z^2).
+    assert expected.low == pytest.approx(30 / (30 + 1.959964**2))
+    table = run("eval", subnet_file, "--data", folders).stdout
+    assert f"{expected.low:.2%} to 100.00%" in table
+    assert "Intervals: Wilson's." in table
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    # Published examples: Newcombe 1998, table I.
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_intervals_are_the_published_ones(right, count, low, high):
+    from quasar_rt.evaluate import wilson
+
+    found = wilson(right, count)
+    assert found.value == right / count
+    assert (round(found.low, 4), round(found.high, 4)) == (low, high)
+    assert wilson(0, 0) == (0.0, 0.0, 1.0)
+
+
+@pytest.fixture(scope="session")
+def turned(gray_subnet, folders, tmp_path_factory):
+    """Makes a subnet that calls the first two classes by each other's name."""
+    names = gray_subnet.classes
+    swapped = quasar_rt.Subnet.from_parts(
+        {**gray_subnet.config, "classes": [names[1], names[0], *names[2:]]}, gray_subnet.tensors()
+    )
+    path = tmp_path_factory.mktemp("turned") / "turned.qvit"
+    swapped.save(path)
+    return path
+
+
+def test_eval_counts_by_class(run, turned, folders, gray_subnet, tmp_path):
+    csv = tmp_path / "confusion.csv"
+    result = run("eval", turned, "--data", folders, "--json", "--per-class", "--confusion", csv)
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    names = quasar_rt.Subnet.load(turned).classes
+    # The truth, counted from the folders; the subnet takes the first two classes for each other.
+    truth = np.zeros((len(names), len(names)), int)
+    other = {names[0]: 1, names[1]: 0}
+    for index, name in enumerate(names):
+        folder = folders / name.replace(" ", "_")
+        truth[index, other.get(name, index)] = len(list(folder.glob("*.png"))) if folder.exists() else 0
+    assert document["confusion"] == truth.tolist()
+    lines = [line.split(",") for line in csv.read_text().splitlines()]
+    assert lines[0] == ["true class", *names]
+    assert [[int(count) for count in line[1:]] for line in lines[1:]] == truth.tolist()
+    for index, row in enumerate(document["classes"]):
+        images, predicted, right = truth[index].sum(), truth[:, index].sum(), truth[index, index]
+        assert (row["name"], row["images"], row["predicted"]) == (names[index], images, predicted)
+        assert row["top1"]["value"] == (right / images if images else 0)
+        assert row["precision"]["value"] == (right / predicted if predicted else 0)
+        wrong = index in (0, 1) and images
+        assert row["mistaken_for"] == (names[1 - index] if wrong else None)
+        assert row["mistakes"] == (images if wrong else 0)
+    assert document["top1"] == np.trace(truth) / truth.sum()
+    table = run("eval", turned, "--data", folders, "--per-class").stdout
+    assert all(name in table for name in names)
+
+
+def test_eval_draws_the_confusion_matrix(run, subnet_file, folders, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "confusion.png"
+    result = run("eval", subnet_file, "--data", folders, "--confusion", path)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, f"wrote {path}")
+    with Image.open(path) as picture:
+        assert picture.width > 400
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
+
+
+def test_eval_refuses_a_confusion_file_before_the_run(run, subnet_file, folders, tmp_path, monkeypatch):
+    from quasar_rt import evaluate
+
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **__: pytest.fail("the run has begun"))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name, message in (
+        ("x.txt", "must end in .png or .csv"),
+        ("x.png", "pictures need matplotlib: pip install 'quasar-rt[host]'"),
+        ("none/x.csv", "there is no folder"),
+    ):
+        result = run("eval", subnet_file, "--data", folders, "--confusion", tmp_path / name)
+        assert result.exit_code == 2
+        assert message in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_eval_leaves_files_as_they_were(run, subnet_file, folders, tmp_path, monkeypatch):
+    path = tmp_path / "confusion.csv"
+    path.write_text("of an earlier run")
+    infer_batch = quasar_rt.Engine.infer_batch
+    calls = []
+
+    def interrupted(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return infer_batch(*arguments, **options)
+
+    monkeypatch.setattr(quasar_rt.Engine, "infer_batch", interrupted)
+    result = run("eval", subnet_file, "--data", folders, "--batch", 4, "--json", "--confusion", path)
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert "Interrupted" in result.stderr
+    assert path.read_text() == "of an earlier run"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_progress_is_lines_where_there_is_no_terminal(run, subnet_file, folders, monkeypatch):
+    from quasar_rt.cli import output
+
+    assert "eval:" not in run("eval", subnet_file, "--data", folders, "--json").stderr
+    monkeypatch.setattr(output, "PROGRESS_SECONDS", 0.0)
+    result = run("eval", subnet_file, "--data", folders, "--json", "--batch", 10)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("eval: ")]
+    assert lines[0].startswith("eval: 1 of 30 after 0 s, about ")
+    assert lines[-1].startswith("eval: 30 of 30 after ")
+    json.loads(result.stdout)
+
+
 def test_eval_on_fashion_mnist(run, subnet_file):
     from quasar_rt import datasets
 

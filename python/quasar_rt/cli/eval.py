@@ -13,7 +13,7 @@ from .output import Failure, echo, print_json, print_table, progress
 from .timm_network import load_network, model_arguments
 
 if TYPE_CHECKING:
-    from ..evaluate import Comparison, Estimate
+    from ..evaluate import Accuracy, ClassAccuracy, Comparison, Confusion, Estimate
     from ..subnet import Subnet
 
 #: Suffixes of timm's checkpoints.
@@ -50,6 +50,15 @@ _CHECKPOINTS = (".pth", ".pt", ".bin", ".safetensors", ".tar", ".npz")
     help="The checkpoint's timm architecture; by default the subnet's name, which quasar-rt export takes from it.",
 )
 @model_arguments
+@click.option(
+    "--per-class", is_flag=True, help="A line for each class: its accuracy, and what it is taken for."
+)
+@click.option(
+    "--confusion",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.png|FILE.csv",
+    help="Write the confusion matrix: a picture (needs the [host] extra), or a table. Columns are predictions.",
+)
 @engine_options
 @as_json
 @click.pass_context
@@ -63,20 +72,26 @@ def command(
     against: str | None,
     model: str | None,
     model_arg: tuple[str, ...],
+    per_class: bool,
+    confusion: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure the accuracy of SUBNET (a .qvit file or a packaged subnet's name) on a data set.
+    """Measure the accuracy of SUBNET (a .qvit file or a packaged subnet's name) on a data set, with 95 % intervals.
 
     An image that cannot be read is reported on stderr and left out; the exit code is then 1.
 
     With --against (which needs the [host] extra), a float network classifies the same pixels. The table has the top-1
-    of both, how often they agree, and the relative logit error, with 95 % intervals.
+    of both, how often they agree, and the relative logit error. The intervals are then of a bootstrap over the images,
+    which keeps the two networks' answers for an image together; those of single shares are Wilson's.
     """
-    from ..evaluate import compare, evaluate, open_dataset
+    from ..evaluate import Accuracy, compare, evaluate, open_dataset
 
     if against is None and (model is not None or model_arg):
         raise click.UsageError("--model and --model-arg belong to --against")
+
+    if confusion is not None:
+        _check_confusion(confusion)
 
     with open_engine(subnet, **options) as engine:
         try:
@@ -100,32 +115,34 @@ def command(
                 raise Failure(str(error)) from error
         about = {"subnet": engine.subnet.name, "data": data, **described(engine)}
         device = engine.about
-    if comparison is not None:
-        assert against is not None
-        _show(comparison, {**about, "against": against}, device, as_json)
-        if comparison.unreadable:
-            ctx.exit(1)
-        return
-    assert result is not None
-    if not result.images:
+    if result is not None and not result.images:
         raise Failure(f"no image of {data} could be used")
+    outcome = result if result is not None else comparison
+    assert outcome is not None
+    answers = outcome.confusion
+    if confusion is not None:
+        _write_confusion(answers, confusion)
+    by_class = {
+        **({"classes": [_as_json(row) for row in answers.by_class()]} if per_class else {}),
+        **({"confusion": answers.matrix.tolist()} if confusion is not None else {}),
+    }
+    if against is not None:
+        about["against"] = against
     if as_json:
-        print_json({**about, **result._asdict(), "images_per_second": result.images_per_second})
+        print_json({**about, **_as_json(outcome), **by_class})
     else:
-        print_table(
-            ["subnet", ">images", ">top-1", ">top-5", ">images/s"],
-            [
-                [
-                    about["subnet"],
-                    f"{result.images:,}",
-                    f"{result.top1:.2%}",
-                    f"{result.top5:.2%}",
-                    f"{result.images_per_second:,.0f}",
-                ]
-            ],
-        )
-        echo(f"Data: {data}. Device: {device}.")
-    if result.unreadable:
+        if isinstance(outcome, Accuracy):
+            _show_accuracy(outcome, about["subnet"])
+            kind = "Wilson's"
+        else:
+            _show_comparison(outcome, about)
+            kind = "bootstrap over the images" + ("; by class Wilson's" if per_class else "")
+        if per_class:
+            _show_classes(answers)
+        echo(f"Data: {data}. Device: {device}. Intervals: {kind}.")
+    if confusion is not None:
+        echo(f"wrote {confusion}", err=True)
+    if outcome.unreadable:
         ctx.exit(1)
 
 
@@ -162,29 +179,118 @@ def _network(subnet: Subnet, against: str, model: str | None, arguments: tuple[s
     return checked
 
 
-def _show(found: Comparison, about: dict[str, Any], device: str, as_json: bool) -> None:
-    from ..evaluate import Estimate
+def _check_confusion(path: Path) -> None:
+    """Refuses a file that could not be written, before the images are classified."""
+    from importlib.util import find_spec
 
-    if as_json:
-        figures = {
-            name: value._asdict() if isinstance(value, Estimate) else value
-            for name, value in found._asdict().items()
-        }
-        print_json({**about, **figures})
+    from ..files import check_writable
+
+    if path.suffix not in (".png", ".csv"):
+        raise click.UsageError(f"--confusion {path}: the name must end in .png or .csv")
+    if path.suffix == ".png" and find_spec("matplotlib") is None:
+        raise Failure(
+            f"--confusion {path}: pictures need matplotlib: pip install 'quasar-rt[host]'; FILE.csv needs nothing"
+        )
+    check_writable(path)
+
+
+def _write_confusion(answers: Confusion, path: Path) -> None:
+    if path.suffix == ".png":
+        from ..pictures import draw_confusion
+
+        draw_confusion(answers.matrix, answers.classes, path)
         return
+    import csv
+    import io
 
-    def row(name: str, estimate: Estimate, format: str) -> list[str]:
-        value, low, high = (f"{number:{format}}" for number in estimate)
-        return [name, value, f"{low} to {high}"]
+    from ..files import write_text
 
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["true class", *answers.classes])
+    for name, counts in zip(answers.classes, answers.matrix.tolist(), strict=True):
+        table.writerow([name, *counts])
+    write_text(path, text.getvalue())
+
+
+def _as_json(found: Accuracy | Comparison | ClassAccuracy) -> dict[str, Any]:
+    from ..evaluate import Accuracy, Confusion, Estimate
+
+    figures = {
+        name: value._asdict() if isinstance(value, Estimate) else value
+        for name, value in found._asdict().items()
+        if not isinstance(value, Confusion)
+    }
+    if isinstance(found, Accuracy):
+        for name, (_, low, high) in (("top1", found.confusion.top1), ("top5", found.confusion.top5)):
+            figures[f"{name}_interval"] = {"low": low, "high": high}
+        figures["images_per_second"] = found.images_per_second
+    return figures
+
+
+def _interval(estimate: Estimate, format: str = ".2%") -> list[str]:
+    """Returns the cells of a figure and of its interval."""
+    value, low, high = (f"{number:{format}}" for number in estimate)
+    return [value, f"{low} to {high}"]
+
+
+def _show_accuracy(found: Accuracy, subnet: str) -> None:
+    print_table(
+        ["subnet", ">images", ">top-1", ">95 % interval", ">top-5", ">95 % interval", ">images/s"],
+        [
+            [
+                subnet,
+                f"{found.images:,}",
+                *_interval(found.confusion.top1),
+                *_interval(found.confusion.top5),
+                f"{found.images_per_second:,.0f}",
+            ]
+        ],
+    )
+
+
+def _show_comparison(found: Comparison, about: dict[str, Any]) -> None:
     print_table(
         [f"{found.images:,} images", ">measured", ">95 % interval"],
         [
-            row(f"top-1, {about['subnet']}", found.top1, ".2%"),
-            row(f"top-1, {about['against']} in float", found.float_top1, ".2%"),
-            row("difference", found.difference, "+.2%"),
-            row("agreement", found.agreement, ".2%"),
-            row("relative logit error", found.logit_error, ".4f"),
+            [f"top-1, {about['subnet']}", *_interval(found.top1)],
+            [f"top-1, {about['against']} in float", *_interval(found.float_top1)],
+            ["difference", *_interval(found.difference, "+.2%")],
+            ["agreement", *_interval(found.agreement)],
+            ["relative logit error", *_interval(found.logit_error, ".4f")],
         ],
     )
-    echo(f"Data: {about['data']}. Device: {device}. Intervals: bootstrap over the images.")
+
+
+def _show_classes(answers: Confusion) -> None:
+    def taken(row: ClassAccuracy) -> str:
+        return f"{row.mistaken_for} ({row.mistakes})" if row.mistaken_for is not None else ""
+
+    def share(count: int, estimate: Estimate) -> list[str]:
+        return _interval(estimate) if count else ["-", "-"]
+
+    print_table(
+        [
+            "class",
+            ">images",
+            ">top-1",
+            ">95 % interval",
+            ">top-5",
+            ">predicted",
+            ">precision",
+            "most mistaken for",
+        ],
+        [
+            [
+                row.name,
+                f"{row.images:,}",
+                *share(row.images, row.top1),
+                share(row.images, row.top5)[0],
+                f"{row.predicted:,}",
+                share(row.predicted, row.precision)[0],
+                taken(row),
+            ]
+            for row in answers.by_class()
+        ],
+        "By class",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -83,35 +84,57 @@ def print_records(
     )
 
 
-def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
-    """Yields the items and shows a progress bar on stderr where stderr is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+#: Seconds between two lines about progress where stderr is no terminal.
+PROGRESS_SECONDS = 10.0
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(printable(label), total=total)
-        for item in items:
+
+def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
+    """Yields the items and shows progress on stderr: see `bars`."""
+    with bars() as report:
+        for done, item in enumerate(items, start=1):
             yield item
-            bar.advance(task)
+            report(label, done, total)
 
 
 @contextmanager
 def bars(show: bool = True) -> Iterator[Any]:
-    """Shows progress on stderr where that is a terminal: a bar for each kind of work."""
+    """Shows progress on stderr: a bar for each kind of work on a terminal, and else a line every 10 seconds."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    quiet = not (show and console.is_terminal)
-    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
-        tasks: dict[str, Any] = {}
+    if not show:
+        yield lambda what, done, total: None
+    elif console.is_terminal:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(printable(what), total=total)
-            progress.update(tasks[what], completed=done, total=total)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as progress:
+            tasks: dict[str, Any] = {}
 
-        yield report
+            def report(what: str, done: int, total: int) -> None:
+                if what not in tasks:
+                    tasks[what] = progress.add_task(printable(what), total=total)
+                progress.update(tasks[what], completed=done, total=total)
+
+            yield report
+    else:
+        yield _lines()
+
+
+def _lines() -> Callable[[str, int, int], None]:
+    """Returns a function that prints a line about progress when it is time for one."""
+    start = last = time.monotonic()
+    begins: dict[str, float] = {}
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        begin = begins.setdefault(what, last if begins else start)
+        if now - last < PROGRESS_SECONDS:
+            return
+        last = now
+        took = now - begin
+        left = f", about {took * (total - done) / done:,.0f} s left" if 0 < done < total else ""
+        echo(f"{what}: {done:,} of {total:,} after {took:,.0f} s{left}", err=True)
+
+    return report

@@ -11,7 +11,7 @@
   `evaluation` measures accuracy, and `progress` shows how far the stage is;
 - a step: `slices` and `optimizer` update a part of the network; `distributed` sums gradients over processes;
 - files: `checkpoint` reads and writes checkpoints, `report` exports the network and writes the model card, and
-  `pictures` draws curves and the confusion matrix;
+  `pictures` draws the curves;
 - the process: `runtime` sets what makes training fast.
 """
 

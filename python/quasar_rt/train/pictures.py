@@ -1,4 +1,4 @@
-"""Draws the pictures of a training run: the curves of its stages and the confusion matrix. Depends on: matplotlib."""
+"""Draws the curves of a training run's stages. Depends on: matplotlib."""
 
 from __future__ import annotations
 
@@ -7,38 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
-from numpy.typing import NDArray
 
 from . import checkpoint
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-__all__ = ["FEW_CLASSES", "draw_confusion", "draw_curves"]
-
-#: With more classes than this the confusion matrix has no numbers in it, and there is one sample for each of the first.
-FEW_CLASSES = 20
-
-
-def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
-    """Draws the confusion matrix [true, predicted]."""
-    figure, axes = plt.subplots(figsize=(7, 6.2), layout="constrained")
-    # The square root keeps the few errors visible next to the many hits.
-    axes.imshow(np.sqrt(confusion), cmap="Blues")
-    axes.set_xlabel("predicted by the integer engine")
-    axes.set_ylabel("true class")
-    if len(classes) <= FEW_CLASSES:
-        places = range(len(classes))
-        slanted = max(map(len, classes)) > 3
-        axes.set_xticks(places, classes, rotation=45 if slanted else 0, ha="right" if slanted else "center")
-        axes.set_yticks(places, classes)
-        for (row, column), count in np.ndenumerate(confusion):
-            if count:
-                color = "white" if count > confusion.max() / 4 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", size=8, color=color)
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
+__all__ = ["draw_curves"]
 
 
 def draw_curves(history: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, title: str) -> None:

@@ -19,12 +19,12 @@ from PIL import Image
 
 from ..build import build_subnet
 from ..engine import Engine
+from ..pictures import FEW_CLASSES, draw_confusion
 from ..subnet import Subnet
 from . import checkpoint
 from .architecture_file import search_line
 from .data import AnySplit
 from .evaluation import logits_of
-from .pictures import FEW_CLASSES, draw_confusion
 
 if TYPE_CHECKING:
     from .job import Log
