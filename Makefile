@@ -70,6 +70,11 @@ wheel: $(STAMPS)/venv toolchain ## Build the abi3 wheel into dist/ and check wha
 	@maturin build --release --quiet --out dist
 	@python tools/check_wheel.py dist/*.whl
 
+.PHONY: c-library
+c-library: toolchain ## Build the C library: shared, static and the header, into build/c
+	cargo build --release --quiet -p quasar-capi
+	@mkdir -p build/c && cp target/release/libquasar_rt.so target/release/libquasar_rt.a rust/capi/include/quasar_rt.h build/c
+
 # $(call debian,TOOLS AND PATHS,PACKAGES,TESTS): installs Debian packages unless all tools and paths are there or apt-get cannot run.
 define debian
 @missing() { for tool in $(1); do [ -e $$tool ] || command -v $$tool >/dev/null || echo $$tool; done; }; \
@@ -292,6 +297,10 @@ vectors: install-test ## Regenerate the golden vectors from the oracle; fails if
 .PHONY: isa
 isa: toolchain ## Regenerate the accelerator's C++ header and its tables in docs/accelerator.md
 	cargo run --quiet -p quasar-accelerator --example headers isa .
+
+.PHONY: c-header
+c-header: toolchain ## Regenerate the C library's header
+	QUASAR_WRITE_HEADER=1 cargo test --quiet -p quasar-capi --test header
 
 .PHONY: train-fashion-mnist
 train-fashion-mnist: install-test dataset ## Train, quantize and export the packaged subnet

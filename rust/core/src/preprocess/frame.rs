@@ -41,6 +41,11 @@ impl PixelFormat {
         }
     }
 
+    /// Returns the bytes of a row of the first plane.
+    pub fn row_bytes(self, width: usize) -> usize {
+        width.saturating_mul(self.bytes())
+    }
+
     /// Returns the bytes of a pixel in the first plane.
     pub(super) const fn bytes(self) -> usize {
         match self {
@@ -152,7 +157,7 @@ impl<'a> ImageView<'a> {
                 "it is {height} x {width}, but pixels of {name} share their colour two by two, so sides are even"
             ));
         }
-        let row = width * format.bytes();
+        let row = format.row_bytes(width);
         let holds = |data: &[u8], rows: usize| {
             let needed = (rows - 1)
                 .checked_mul(stride)
