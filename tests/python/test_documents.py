@@ -1,0 +1,187 @@
+"""Runs the documents' console and Python blocks as a new user would, in a folder that looks like a fresh clone."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+import quasar_rt
+from examples import BadExampleError, Clone, Example, examples
+from quasar_rt.datasets import load_fashion_mnist
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "python/quasar_rt/**/*.md")
+    for path in ROOT.glob(pattern)
+    if path.parent.name != "logs" and path.name != "CHANGELOG.md"
+)
+
+
+def page_examples(path: Path) -> list[Example]:
+    return list(examples(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT))))
+
+
+def present(name: str) -> bool:
+    if name == "sim":
+        return any((ROOT / "build" / "sim").glob("*.so"))
+    if name == "fashion-mnist":
+        try:
+            load_fashion_mnist("test")
+        except OSError:
+            return False
+        return True
+    return importlib.util.find_spec(name) is not None
+
+
+def timm_files(folder: Path) -> None:
+    """A timm checkpoint with random weights, photographs made of noise, and class names."""
+    import numpy as np
+    import timm
+    import torch
+    from PIL import Image
+
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    classes = ["cat", "dog"]
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=2)  # deit_tiny's shape
+    for name in ("vit.pth", "deit_tiny.pth"):
+        torch.save(network.state_dict(), folder / name)
+    (folder / "classes.txt").write_text("\n".join(classes) + "\n")
+    for name in ("photos/train/cat", "photos/train/dog", "photos/val/cat", "photos/val/dog"):
+        (folder / name).mkdir(parents=True)
+        for i in range(2):
+            blocks = random.integers(0, 256, (8, 10, 3), np.uint8)
+            Image.fromarray(blocks).resize((320, 256)).save(folder / name / f"{i}.jpg")
+    (folder / "images").symlink_to("photos/train/cat")
+    (folder / "cat.jpg").symlink_to("photos/val/cat/0.jpg")
+
+
+def subnet_file(folder: Path) -> None:
+    """A subnet of the reader's own."""
+    quasar_rt.Subnet.load("fashion-mnist").save(folder / "mine.qvit")
+
+
+#: Files that the reader of an example has.
+STAND_INS = {"timm": timm_files, "mine": subnet_file}
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    programs, folder = tmp_path / "bin", tmp_path / "clone"
+    programs.mkdir()
+    folder.mkdir()
+    for name, module in {
+        "python": "",
+        "quasar-rt": "-m quasar_rt",
+        "torchrun": "-m torch.distributed.run",
+    }.items():
+        program = programs / name
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n')
+        program.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, (str(Path(quasar_rt.__file__).parents[1]), os.environ.get("PYTHONPATH")))
+        ),
+        "QUASAR_SIM_DIR": str(ROOT / "build" / "sim"),
+        "COLUMNS": "120",
+        "MPLBACKEND": "agg",
+    }
+    return Clone(folder, ROOT, environment)
+
+
+def run_page(path: Path, clone: Clone, slow: bool) -> None:
+    wrong: list[str] = []
+    absent: set[str] = set()
+    made: set[str] = set()
+    for example in page_examples(path):
+        if example.skip or (example.slow and not slow):
+            continue
+        if missing := [name for name in example.needs if not present(name)]:
+            absent.update(missing)
+            continue
+        for name in set(example.stand_ins) - made:
+            STAND_INS[name](clone.folder)
+            made.add(name)
+        wrong += clone.run(example)
+    assert not wrong, "\n".join(wrong)
+    if absent:
+        pytest.skip(f"some blocks need {', '.join(sorted(absent))}")
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+ORDINARY = [path for path in PAGES if any(not (block.skip or block.slow) for block in page_examples(path))]
+SLOW = [path for path in PAGES if any(block.slow for block in page_examples(path))]
+
+
+@pytest.mark.parametrize("path", ORDINARY, ids=names(ORDINARY))
+def test_examples_work_as_printed(path: Path, clone: Clone) -> None:
+    run_page(path, clone, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SLOW, ids=names(SLOW))
+def test_slow_examples_work_as_printed(path: Path, clone: Clone) -> None:
+    run_page(path, clone, slow=True)
+
+
+def test_markers_name_what_exists() -> None:
+    for path in PAGES:
+        for example in page_examples(path):
+            assert set(example.stand_ins) <= STAND_INS.keys(), example.place
+            if example.language == "console":
+                assert example.commands(), example.place
+
+
+PAGE = "<!-- example: {} -->\n\n```{}\n{}```\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (PAGE.format("skip:", "console", "$ true\n"), "needs a reason"),
+        (PAGE.format("sometimes", "console", "$ true\n"), "what is 'sometimes'"),
+        (PAGE.format("needs", "console", "$ true\n"), "what is 'needs'"),
+        (PAGE.format("slow", "text", "true\n"), "only console and python"),
+        ("<!-- example: slow -->\n\nprose\n\n```console\n$ true\n```\n", "directly before"),
+        ("```bash\ntrue\n```\n", "write ```console"),
+    ],
+)
+def test_a_block_that_is_neither_run_nor_marked_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(BadExampleError, match=complaint):
+        list(examples(text, "page.md"))
+
+
+def test_a_console_block_without_a_prompt_is_refused() -> None:
+    (example,) = examples("```console\ntrue\n```\n", "page.md")
+    with pytest.raises(BadExampleError, match="begins with"):
+        example.commands()
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        ("$ false\n", "exit status 1 of: false"),
+        ("$ true\n$ echo one\ntwo\n", "prints\none\n\nand not\ntwo"),
+        ("$ make no-such-target\n", "exit status 2"),
+        ("$ quasar-rt infer no-such.png\n", "exit status 1"),
+    ],
+)
+def test_an_example_that_does_not_work_is_found(body: str, complaint: str, clone: Clone) -> None:
+    (example,) = examples(f"```console\n{body}```\n", "page.md")
+    assert any(complaint in wrong for wrong in clone.run(example))
+
+
+def test_commands_may_go_on_and_outputs_may_leave_lines_out(clone: Clone) -> None:
+    body = "$ printf 'a\\nb\\nc\\n' \\\n    && echo d   # a comment\na\n...\nd\n"
+    (example,) = examples(f"```console\n{body}```\n", "page.md")
+    assert clone.run(example) == []
