@@ -88,8 +88,8 @@ endef
 .PHONY: dataset browser eda instruments
 dataset: ## Install Debian's Fashion-MNIST where that is possible; without it, tests that need it skip
 	$(call debian,$(FASHION_MNIST),dataset-fashion-mnist,tests that need it)
-browser: ## Install Debian's Chromium where that is possible; without it, tests of the search's page skip
-	$(call debian,chromium,chromium,tests of the search page)
+browser: ## Install Debian's Chromium where that is possible; without it, tests of pages skip
+	$(call debian,chromium,chromium,tests of pages)
 eda: ## Install Debian's Clang, Verilator, Yosys, Tcl and dtc where that is possible; without them, tests of the hardware skip
 	$(call debian,clang++ verilator yosys tclsh dtc,clang verilator yosys tcl device-tree-compiler,tests that need it)
 instruments: ## Install Debian's valgrind and binutils where that is possible; without them, tests of the kernels' cost skip

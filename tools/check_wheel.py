@@ -18,6 +18,10 @@ REQUIRED = (
     "quasar_rt/boards/*.toml",
     "quasar_rt/spaces/*.toml",
     "quasar_rt/data/*.qvit",
+    "quasar_rt/watch/page.html",
+    "quasar_rt/watch/page.js",
+    "quasar_rt/watch/page.css",
+    "quasar_rt/watch/sign_in.html",
     "quasar_rt/data/*/samples/*.png",
 )
 FORBIDDEN = ("tests/*", "tools/*", "docs/*", "*.pyc", "*/__pycache__/*", "*.rs", "*.pt", "*.onnx")

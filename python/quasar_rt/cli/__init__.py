@@ -20,6 +20,7 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "demo": "Classify the packaged sample images with the packaged subnet.",
     "infer": "Classify image files.",
+    "watch": "Classify new images of a folder, or a camera's frames, as they come.",
     "eval": "Measure a subnet's accuracy on a data set.",
     "bench": "Measure latency and throughput.",
     "info": "Show what a subnet holds.",

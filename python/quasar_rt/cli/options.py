@@ -49,13 +49,14 @@ def open_engine(
     device: str = "auto",
     threads: int | None = None,
     tier: str | None = None,
+    metrics: bool = False,
 ) -> Engine:
     """Opens an engine; its warnings become lines on stderr."""
     from ..engine import Engine
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        engine = Engine(subnet, device, threads, tier)
+        engine = Engine(subnet, device, threads, tier, metrics=metrics)
     for warning in caught:
         echo(f"Warning: {warning.message}", err=True)
     return engine

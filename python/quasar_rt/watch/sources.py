@@ -1,0 +1,242 @@
+"""The sources of a watch: a folder that others write to, or a camera through OpenCV."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..datasets import IMAGE_SUFFIXES
+from ..errors import DeviceError, ImageError, QuasarError
+from ..frame import Frame
+from .live import Sighting
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+
+__all__ = ["CameraError", "CameraSource", "FolderSource", "open_source", "sightings"]
+
+#: Number of failures of an accelerator on end that end a watch.
+_MOST_FAILURES = 10
+
+
+class CameraError(QuasarError, OSError):
+    """A camera or video cannot be opened or read; the message names the remedy."""
+
+
+class FolderSource:
+    """The images of a folder and its sub-folders, as they come.
+
+    Iteration gives each file once it has kept its size and time of change from one scan to the next, so that a file
+    that is being written is left alone; a file that changes later is given again. Hidden files and folders (``.name``)
+    are left out. A scan takes place every `interval` seconds, or more rarely where it takes long.
+
+    Args:
+        folder: the folder.
+        existing: true to begin with the images that are there already.
+        once: true to give only these, in the order of their names, and to end.
+        interval: seconds from one scan to the next.
+
+    Raises:
+        FileNotFoundError: while iterating: the folder is gone.
+    """
+
+    def __init__(
+        self, folder: Path, *, existing: bool = False, once: bool = False, interval: float = 0.5
+    ) -> None:
+        self.folder = folder
+        self.interval = interval
+        self._once = once
+        # What is there now, not when the first image is asked for: nothing that comes meanwhile is lost.
+        self._known = {} if existing or once else self._scan()
+
+    def _scan(self) -> dict[Path, tuple[int, int]]:
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"the folder '{self.folder}' is gone")
+        found: dict[Path, tuple[int, int]] = {}
+        folders = [self.folder]
+        while folders:
+            try:
+                entries = list(os.scandir(folders.pop()))
+            except OSError:  # removed meanwhile, or not readable
+                continue
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                try:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(Path(entry.path))
+                    elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and entry.is_file():
+                        status = entry.stat()
+                        found[Path(entry.path)] = (status.st_size, status.st_mtime_ns)
+                except OSError:
+                    continue
+        return found
+
+    def __iter__(self) -> Iterator[Path]:
+        if self._once:
+            yield from sorted(self._scan())
+            return
+        before: dict[Path, tuple[int, int]] = {}
+        while True:
+            start = time.monotonic()
+            now = self._scan()
+            self._known = {path: status for path, status in self._known.items() if path in now}
+            # The oldest first, as they came.
+            fresh = sorted(
+                (status[1], path) for path, status in now.items() if self._known.get(path) != status
+            )
+            for _, path in fresh:
+                if before.get(path) == now[path]:
+                    self._known[path] = now[path]
+                    yield path
+            before = now
+            time.sleep(max(self.interval, 3 * (time.monotonic() - start)) if not fresh else self.interval)
+
+
+class CameraSource(Iterator[Frame]):
+    """The frames of a camera, a stream's address or a video file, through OpenCV.
+
+    Args:
+        name: a camera's number or its device file (V4L2 on Linux), an address such as ``rtsp://...``, or a video file.
+        size: width and height to ask the camera for; it takes the nearest size that it has.
+
+    Raises:
+        CameraError: OpenCV is not installed, or cannot open `name`; while iterating: the camera gives no frame.
+    """
+
+    def __init__(self, name: str, size: tuple[int, int] | None = None) -> None:
+        try:
+            import cv2
+        except ImportError as error:
+            raise CameraError(
+                f"reading '{name}' needs OpenCV, which is not installed: pip install 'quasar-rt[camera]'"
+            ) from error
+        if hasattr(cv2.utils, "logging"):  # the errors below say more
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        self.name = name
+        device = name.isdecimal() or name.startswith("/dev/")
+        self.live = device or "://" in name
+        """False for a video file, of which no frame is dropped."""
+        backend = cv2.CAP_V4L2 if device and sys.platform.startswith("linux") else cv2.CAP_ANY
+        self._capture: Any = cv2.VideoCapture(int(name) if name.isdecimal() else name, backend)
+        if not self._capture.isOpened():
+            raise CameraError(
+                f"cannot open '{name}': {_camera_hint(name) if device else 'OpenCV cannot read it'}"
+            )
+        if self.live:
+            self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        if size is not None:
+            self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
+            self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
+        self._given = 0
+        self._closed = False
+        self._reading = threading.Lock()
+
+    def __iter__(self) -> CameraSource:
+        return self
+
+    def __next__(self) -> Frame:
+        with self._reading:  # one thread at a time
+            if self._closed:
+                raise StopIteration
+            there, pixels = self._capture.read()
+        if not there:
+            if self._given and not self.live:
+                raise StopIteration
+            after = f" after {self._given} frames" if self._given else ""
+            raise CameraError(f"the camera '{self.name}' gives no frame{after}: is it unplugged or in use?")
+        self._given += 1
+        return Frame.from_array(pixels, "gray" if pixels.ndim == 2 else "bgr")
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Frees the camera, once a thread that waits for a frame has got it, or after `timeout` seconds not at all."""
+        self._closed = True
+        if self._reading.acquire(timeout=timeout):
+            self._capture.release()
+            self._reading.release()
+
+
+def _camera_hint(name: str) -> str:
+    path = f"/dev/video{name}" if name.isdecimal() else name
+    if not os.path.exists(path):
+        cameras = ", ".join(sorted(map(str, Path("/dev").glob("video*")))) or "none"
+        return f"there is no {path} (there are: {cameras})"
+    if not os.access(path, os.R_OK | os.W_OK):
+        return f"{path} may not be read; its users are in the group 'video'"
+    return f"{path} is no camera that OpenCV can read, or is in use by another program"
+
+
+def open_source(
+    name: str, *, existing: bool = False, once: bool = False, size: tuple[int, int] | None = None
+) -> FolderSource | CameraSource:
+    """Opens a folder, a camera or a video by its name.
+
+    Raises:
+        FileNotFoundError: there is nothing of that name.
+        CameraError: likewise as for `CameraSource`.
+    """
+    if os.path.isdir(name):
+        return FolderSource(Path(name), existing=existing, once=once)
+    if name.isdecimal() or name.startswith("/dev/") or "://" in name:
+        return CameraSource(name, size)
+    if not os.path.isfile(name):
+        raise FileNotFoundError(
+            f"there is no folder or video '{name}'; a camera is a number, /dev/videoN or an address (rtsp://...)"
+        )
+    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+        # OpenCV would take such a name for the first picture of a series.
+        raise CameraError(f"'{name}' is one image: use `quasar-rt infer`, or watch its folder")
+    return CameraSource(name, size)
+
+
+def sightings(engine: Engine, source: FolderSource | CameraSource, *, top_k: int = 5) -> Iterator[Sighting]:
+    """Classifies the images of a source as they come.
+
+    An image of a folder that cannot be used, and a frame in which an accelerator failed, is a sighting with an error. A
+    file that is gone by its turn is left out. Of a live camera, the newest frame is classified, and frames that come
+    meanwhile are dropped.
+
+    Raises:
+        CameraError, OSError: the source is gone.
+        quasar_rt.DeviceError: an accelerator failed in ten images on end.
+    """
+    failures = 0
+    if isinstance(source, FolderSource):
+        for path in source:
+            name = str(path.relative_to(source.folder))
+            try:
+                prediction = engine.infer(path, top_k=top_k)
+            except ImageError as error:
+                if path.exists():
+                    yield Sighting(name, None, str(error))
+            except DeviceError as error:
+                failures += 1
+                if failures == _MOST_FAILURES:
+                    raise
+                yield Sighting(name, None, str(error), source=path)
+            else:
+                failures = 0
+                yield Sighting(name, prediction, source=path)
+        return
+    position = dropped = 0
+    drop = "oldest" if source.live else None
+    while True:
+        with engine.stream(source, top_k=top_k, drop=drop, keep_images=True) as stream:
+            try:
+                for prediction in stream:
+                    failures = 0
+                    name = f"frame {position + (stream.position or 0)}"
+                    yield Sighting(name, prediction, dropped=dropped + stream.dropped, source=stream.image)
+                return
+            except DeviceError as error:  # the stream has ended; another one goes on
+                failures += 1
+                if failures == _MOST_FAILURES:
+                    raise
+                dropped += stream.dropped
+                position += (stream.position or 0) + 1
+                yield Sighting(f"frame {position - 1}", None, str(error), dropped=dropped)

@@ -1,0 +1,431 @@
+"""quasar-rt watch: folders, cameras, outputs, and ends."""
+
+import io
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import quasar_rt
+from quasar_rt import Engine, Frame
+from quasar_rt.cli import cli
+from quasar_rt.packaged import sample_images
+from quasar_rt.watch import CameraError, CameraSource, FolderSource, open_source, sightings
+from quasar_rt.watch.live import thumbnail
+
+SAMPLES = sorted(sample_images("fashion-mnist"), key=lambda sample: sample.path.name)
+SECONDS = 20
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    return folder
+
+
+def add(folder, place, name=None):
+    path = folder / (name or SAMPLES[place].path.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(SAMPLES[place].path, path)
+    return path
+
+
+def watch(*arguments):
+    return CliRunner().invoke(cli, ["watch", *map(str, arguments)])
+
+
+class Collect:
+    """Iterates over a source in a thread."""
+
+    def __init__(self, source):
+        self.found = []
+        self.error = None
+        self._grown = threading.Condition()
+        threading.Thread(target=self._run, args=(source,), daemon=True).start()
+
+    def _run(self, source):
+        try:
+            for item in source:
+                with self._grown:
+                    self.found.append(item)
+                    self._grown.notify_all()
+        except Exception as error:
+            with self._grown:
+                self.error = error
+                self._grown.notify_all()
+
+    def wait(self, count):
+        with self._grown:
+            assert self._grown.wait_for(lambda: len(self.found) >= count or self.error, SECONDS)
+        return [path.name for path in self.found]
+
+
+# Folders.
+
+
+def test_a_folder_gives_what_comes_and_nothing_else(folder):
+    add(folder, 0, "before.png")
+    source = FolderSource(folder, interval=0.02)
+    add(folder, 1, "meanwhile.png")  # before the first scan of the iterator
+    collect = Collect(source)
+    assert collect.wait(1) == ["meanwhile.png"]
+    (folder / "notes.txt").write_text("no image")
+    add(folder, 2, ".hidden.png")
+    add(folder, 2, ".folder/hidden.png")
+    add(folder, 2, "deep/er/new.JPG")
+    assert collect.wait(2) == ["meanwhile.png", "new.JPG"]
+    add(folder, 3, "before.png")  # changed
+    (folder / "meanwhile.png").unlink()
+    assert collect.wait(3)[2:] == ["before.png"]
+    time.sleep(0.2)
+    add(folder, 1, "meanwhile.png")  # there again
+    assert collect.wait(4)[3:] == ["meanwhile.png"]
+    time.sleep(0.2)
+    assert len(collect.found) == 4
+    shutil.rmtree(folder)
+    with collect._grown:
+        assert collect._grown.wait_for(lambda: collect.error, SECONDS)
+    assert "is gone" in str(collect.error)
+
+
+def test_a_file_is_left_alone_while_it_is_written(folder):
+    collect = Collect(FolderSource(folder, interval=0.4))
+    data = SAMPLES[0].path.read_bytes()
+    with (folder / "slow.png").open("wb") as file:
+        for start in range(0, len(data), len(data) // 8 + 1):
+            file.write(data[start : start + len(data) // 8 + 1])
+            file.flush()
+            time.sleep(0.03)
+            assert not collect.found
+    assert collect.wait(1) == ["slow.png"]
+
+
+def test_existing_images_come_once_and_first(folder):
+    for place in range(3):
+        add(folder, place)
+    collect = Collect(FolderSource(folder, existing=True, interval=0.02))
+    assert sorted(collect.wait(3)) == [sample.path.name for sample in SAMPLES[:3]]
+    add(folder, 4)
+    assert collect.wait(4)[3] == SAMPLES[4].path.name
+
+
+def test_a_vanished_file_is_left_out_and_a_bad_one_is_an_error(folder):
+    good, gone = add(folder, 0, "a.png"), add(folder, 1, "b.png")
+    (folder / "c.png").write_bytes(b"none")
+
+    class Vanishing(FolderSource):
+        def __iter__(self):
+            for path in super().__iter__():
+                if path == gone:
+                    path.unlink()
+                yield path
+
+    with Engine("fashion-mnist", metrics=True) as engine:
+        first, second = sightings(engine, Vanishing(folder, once=True), top_k=2)
+        assert first.image == "a.png"
+        assert first.prediction == engine.infer(good, top_k=2)
+    assert (second.image, second.prediction) == ("c.png", None)
+    assert "not an image" in second.error
+    assert json.loads(json.dumps(second.to_dict())).keys() == {"image", "time", "dropped", "error"}
+
+
+def test_a_devices_faults_are_errors_of_images_until_there_are_ten(folder, monkeypatch):
+    for place in range(12):
+        add(folder, place % len(SAMPLES), f"{place:02}.png")
+    with Engine("fashion-mnist", "cpu") as engine:
+        outcomes = iter([False, True, *[False] * 10])
+
+        def infer(self, image, **arguments):
+            if next(outcomes):
+                return prediction
+            raise quasar_rt.DeviceFaultError("a fault")
+
+        prediction = engine.infer(SAMPLES[0].path)
+        monkeypatch.setattr(Engine, "infer", infer)
+        found = []
+        with pytest.raises(quasar_rt.DeviceFaultError):
+            iter_into(found, sightings(engine, FolderSource(folder, once=True)))
+    assert [sighting.error for sighting in found] == ["a fault", None, *["a fault"] * 9]
+
+
+def iter_into(found, items):
+    """Appends the items; those before an error are kept."""
+    for item in items:
+        found.append(item)
+
+
+# The command.
+
+
+def test_once_prints_a_line_an_image_and_the_counters(folder):
+    for place in range(3):
+        add(folder, place)
+    result = watch(folder, "--once")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert [line.split("  ")[:2] for line in lines] == [
+        [sample.path.name, label]
+        for sample, label in zip(SAMPLES[:3], ("Ankle boot", "Pullover", "Trouser"), strict=True)
+    ]
+    assert re.search(r"^3 images · .*p50 .*0 dropped · 0 errors$", result.stderr, re.MULTILINE)
+
+
+def test_json_lines_are_the_predictions_and_a_bad_image_exits_with_1(folder):
+    add(folder, 0, "a.png")
+    (folder / "b\x7f.png").write_bytes(b"none")
+    result = watch(folder, "--once", "--json", "--top-k", 1)
+    assert result.exit_code == 1
+    assert "\x7f" not in result.stdout
+    good, bad = map(json.loads, result.stdout.splitlines())
+    with Engine("fashion-mnist") as engine:
+        expected = engine.infer(folder / "a.png", top_k=1).to_dict()
+    assert {key: good[key] for key in ("label", "index", "probability", "top_k")} == {
+        key: expected[key] for key in ("label", "index", "probability", "top_k")
+    }
+    assert good["image"] == "a.png"
+    assert bad["image"] == "b\x7f.png"
+    assert "not an image" in bad["error"]
+    assert watch(folder, "--once", "--limit", 1).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "no folder or video 'nowhere'"),
+        ([SAMPLES[0].path], "quasar-rt infer"),
+        (["--size", "10x10", "."], "--size is for cameras"),
+        (["--size", "10", "."], "no size such as 1280x720"),
+        (["--port", "1", "."], "add --web"),
+        (["--web", "--host", "0.0.0.0", "."], "token of 16 characters"),
+        (["--web", "--host", "::", "."], "token of 16 characters"),
+        (["--web", "--token", "short", "."], "16 or more characters"),
+    ],
+)
+def test_wrong_usage_is_named(arguments, message):
+    result = watch(*arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+class Running:
+    """The command in a process of its own."""
+
+    def __init__(self, *arguments, **options):
+        code = "from quasar_rt.cli import main; main()"
+        command = [sys.executable, "-c", code, "watch", *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        self.process = subprocess.Popen(command, text=True, **pipes)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_signals_end_it_cleanly(folder, sent, status):
+    pytest.importorskip("uvicorn")
+    add(folder, 0)
+    with Running(folder, "--existing", "--json", "--web", "--port", 0) as running:
+        assert json.loads(running.process.stdout.readline())["label"] == "Ankle boot"
+        running.process.send_signal(sent)
+        stdout, stderr = running.process.communicate(timeout=SECONDS)
+    assert (running.process.returncode, stdout) == (status, "")
+    assert re.fullmatch(r"Page: http://127\.0\.0\.1:\d+/\n(Interrupted\n)?", stderr)
+
+
+def test_a_terminal_gets_a_live_view(folder):
+    add(folder, 0)
+    (folder / "z\x1b[2J.png").write_bytes(b"none")
+    master, slave = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+    with Running(folder, "--existing", stdout=slave, stderr=slave, stdin=slave, env=environment) as running:
+        os.close(slave)
+        screen = ""
+        deadline = time.monotonic() + SECONDS
+        while not ("2J.png" in screen and "1 error" in screen) and time.monotonic() < deadline:
+            screen += os.read(master, 4096).decode()
+        running.process.send_signal(signal.SIGINT)
+        while True:
+            try:
+                piece = os.read(master, 4096)
+            except OSError:  # the other end is closed
+                break
+            if not piece:
+                break
+            screen += piece.decode()
+        assert running.process.wait(SECONDS) == 130
+    os.close(master)
+    for text in ("waiting for the first image", "Ankle boot", "90.6%", "p99", "dropped", "Ctrl-C ends"):
+        assert text in screen
+    assert "\x1b[2J" not in screen  # a file's name does not clear the screen
+    assert "\x1b[?25h" in screen.rsplit("Ctrl-C ends", 1)[1]  # the cursor is back
+    assert re.search(r"1 image · .*1 error\r\n.*Interrupted", screen.split("\x1b[?25h")[-1], re.DOTALL)
+
+
+# Cameras.
+
+
+@pytest.fixture
+def clip(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for shade in range(0, 200, 20):
+        writer.write(np.full((48, 64, 3), (shade, 0, 200 - shade), np.uint8))
+    writer.release()
+    return path
+
+
+def test_a_video_is_classified_frame_by_frame_to_its_end(clip):
+    result = watch(clip, "--json")
+    assert result.exit_code == 0
+    documents = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [document["image"] for document in documents] == [f"frame {place}" for place in range(10)]
+    assert {document["dropped"] for document in documents} == {0}
+    assert len(watch(clip, "--once", "--json").stdout.splitlines()) == 1
+
+
+def test_a_videos_frames_are_bgr(clip):
+    source = CameraSource(str(clip))
+    frames = list(source)
+    source.close()
+    assert {(frame.format, frame.width, frame.height) for frame in frames} == {("bgr", 64, 48)}
+    picture = np.asarray(Image.open(io.BytesIO(thumbnail(frames[0]))))
+    assert picture.shape == (48, 64, 3)
+    assert picture[..., 0].mean() > 180
+    assert picture[..., 2].mean() < 20
+
+
+class FakeCapture:
+    """Stands for cv2.VideoCapture of a camera: a frame every few milliseconds, then a failure."""
+
+    made = None
+    frames = 30
+
+    def __init__(self, source, backend):
+        self.source, self.backend, self.settings, self.given, self.released = source, backend, {}, 0, False
+        type(self).made = self
+
+    def isOpened(self):
+        return True
+
+    def set(self, key, value):
+        self.settings[key] = value
+
+    def read(self):
+        assert not self.released
+        time.sleep(0.005)
+        self.given += 1
+        if self.given > self.frames:
+            return False, None
+        return True, np.full((48, 64, 3), self.given, np.uint8)
+
+    def release(self):
+        self.released = True
+
+
+@pytest.fixture
+def camera(monkeypatch):
+    cv2 = pytest.importorskip("cv2")
+    monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
+    return cv2
+
+
+def test_a_slow_network_gets_a_cameras_newest_frame(camera, monkeypatch):
+    native = Engine._finish
+    monkeypatch.setattr(Engine, "_finish", lambda *arguments: (time.sleep(0.03), native(*arguments))[1])
+    with Engine("fashion-mnist", metrics=True) as engine:
+        source = open_source("0", size=(64, 48))
+        found = []
+        with pytest.raises(CameraError, match="no frame after 30 frames: is it unplugged"):
+            iter_into(found, sightings(engine, source))
+        source.close()
+        assert engine.metrics().dropped == found[-1].dropped > 0
+        assert len(found) + found[-1].dropped == 30
+    capture = FakeCapture.made
+    assert capture.released
+    assert capture.source == 0
+    assert capture.settings[camera.CAP_PROP_FRAME_WIDTH] == 64
+    assert found[-1].image == "frame 29"
+    # The picture is the one that was classified.
+    for sighting in found:
+        assert isinstance(sighting.source, Frame)
+        assert sighting.source.data[0] == int(sighting.image.removeprefix("frame ")) + 1
+    assert [s.dropped for s in found] == sorted(s.dropped for s in found)
+
+
+def test_a_cameras_stream_goes_on_after_a_devices_fault(camera, monkeypatch):
+    native, calls = Engine._finish, iter(range(1000))
+
+    def finish(*arguments):
+        if next(calls) == 2:
+            raise quasar_rt.DeviceFaultError("a fault")
+        return native(*arguments)
+
+    monkeypatch.setattr(Engine, "_finish", finish)
+    found = []
+    with Engine("fashion-mnist") as engine, pytest.raises(CameraError, match="no frame"):
+        iter_into(found, sightings(engine, open_source("0")))
+    assert [s.error for s in found[:5]] == [None, None, "a fault", None, None]
+    assert len(found) > 5
+
+
+def test_the_commands_camera_is_freed(camera):
+    result = watch("0", "--limit", 3, "--json")
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 3
+    assert FakeCapture.made.released
+    assert watch("0").exit_code == 2
+
+
+def test_a_camera_that_is_not_there_is_named():
+    pytest.importorskip("cv2")
+    for name in ("97", "/dev/video97"):
+        with pytest.raises(CameraError, match=r"cannot open.*there is no /dev/video97 \(there are: "):
+            CameraSource(name)
+
+
+def test_without_opencv_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    result = watch("0")
+    assert result.exit_code == 2
+    assert "pip install 'quasar-rt[camera]'" in result.stderr
+
+
+def test_without_the_servers_libraries_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    result = watch(".", "--web")
+    assert result.exit_code == 2
+    assert "pip install 'quasar-rt[web]'" in result.stderr
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_the_systemd_unit_is_valid(tmp_path):
+    unit = (Path(__file__).parents[2] / "docs/quasar-watch.service").read_text("utf-8")
+    command = re.search(r"^ExecStart=/opt/quasar/bin/quasar-rt (.*)$", unit, re.MULTILINE)[1]
+    parsed = cli.get_command(None, "watch").make_context("watch", command.split(), resilient_parsing=True)
+    assert parsed.params["web"]
+    assert parsed.params["host"]
+    path = tmp_path / "quasar-watch.service"
+    path.write_text(unit.replace("/opt/quasar/bin/quasar-rt", "/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
