@@ -206,18 +206,23 @@ def _from_bytes(data: bytes | bytearray | memoryview, name: str = "") -> Pixels:
     try:
         strided = isinstance(data, memoryview) and not data.c_contiguous
         return _decode(io.BytesIO(bytes(data) if strided else data), what)
-    except ImageError:
-        raise
+    except ImageError as error:
+        if error.__cause__ is None:
+            raise
+        raise ImageError(f"cannot convert {what} to 8-bit pixels: {_reason(error.__cause__)}") from None
     except UnidentifiedImageError:
         raise ImageError(
             f"{what} is not an image in a format that Pillow knows; "
             "give an image file's bytes, and raw pixels as an array or a Frame"
         ) from None
     except Exception as error:
-        # Pillow quotes the file in some messages: the bytes may be private or long, so such a message is left out.
-        found = str(error)
-        reason = found if re.fullmatch(r"[\w ,.()-]+", found, re.ASCII) else type(error).__name__
-        raise ImageError(f"cannot read {what}: {reason}") from None
+        raise ImageError(f"cannot read {what}: {_reason(error)}") from None
+
+
+def _reason(error: BaseException) -> str:
+    """Returns an error's message, or its class: Pillow quotes the file in some, and bytes may be private or long."""
+    message = str(error)
+    return message if re.fullmatch(r"[\w ,.()-]+", message, re.ASCII) else type(error).__name__
 
 
 def _decode(source: Path | io.BytesIO, what: str) -> Pixels:

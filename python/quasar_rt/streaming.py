@@ -9,9 +9,10 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import ClassVar, Generic, NamedTuple, TypeVar, cast
+from typing import ClassVar, TypeVar, cast
 
 from .errors import InvalidValueError
 from .images import ImageLike
@@ -124,14 +125,9 @@ class Lookahead:
             pass
 
 
-class _Failure(NamedTuple):
+@dataclass(frozen=True)
+class _Failure:
     error: BaseException
-
-
-class _Ready(NamedTuple, Generic[_Item]):
-    position: int
-    image: ImageLike | None
-    item: _Item
 
 
 def lookahead(
@@ -142,7 +138,7 @@ def lookahead(
     Where the stream drops images, the thread does not wait for the consumer: a prepared image displaces the oldest one
     that waits. An error and the end are never displaced, since nothing comes after them.
     """
-    ready: SimpleQueue[_Ready[_Item] | _Failure | None] = SimpleQueue()
+    ready: SimpleQueue[tuple[int, ImageLike | None, _Item] | _Failure | None] = SimpleQueue()
 
     def work() -> None:
         try:
@@ -166,7 +162,7 @@ def lookahead(
                     except Empty:
                         break
                     state.count_dropped()
-                ready.put(_Ready(position, kept, item))
+                ready.put((position, kept, item))
                 position += 1
                 del item, kept
         except BaseException as error:  # handed to the consumer, which raises it
