@@ -306,7 +306,7 @@ def test_the_tool_exports_a_rectangular_gray_checkpoint(tmp_path: Path) -> None:
     command += [f"--model-arg={key}={value}" for key, value in options.items()]
     command += ["--out", str(tmp_path / "model.qvit"), "--mean", "0.4", "--std", "0.3"]
     refused = CliRunner().invoke(export_command, command)
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "pass `resize`" in refused.output
     command += ["--resize", '{"mode": "none"}', "--report"]
     done = CliRunner().invoke(export_command, command)
@@ -329,6 +329,6 @@ def test_the_tool_says_what_a_checkpoint_is(tmp_path: Path) -> None:
     command = [sys.executable, str(TOOL), "--model", "vit_tiny_patch16_224", "--checkpoint", str(image)]
     command += ["--calibration", str(tmp_path), "--out", str(tmp_path / "model.qvit")]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith(f"Error: {image} does not hold the weights")
     assert "state dict" in done.stderr

@@ -778,7 +778,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_trained(tmp
     network = smallest(tmp_path / "network.json")
     out = ("--out", str(tmp_path / "file" / "below"))
     said = by_hand(tmp_path / "run", "--architecture", network, *out)
-    assert said.exit_code == 1
+    assert said.exit_code == 2
     assert said.output.startswith("Error: nothing can be written to the folder")
     said = by_hand(tmp_path / "run", *out)
     assert said.exit_code == 2
@@ -861,7 +861,7 @@ def test_the_tool_trains_one_architecture(whole: Path, tmp_path: Path) -> None:
     assert Subnet.load(subnet).config["embed"] == 16
     assert "search" not in Subnet.load(subnet).config["provenance"]
     said = by_hand(tmp_path / "run", "--device", "warp")
-    assert said.exit_code == 1
+    assert said.exit_code == 2
     assert said.output.startswith("Error: 'warp' is no device")
 
 
@@ -894,14 +894,14 @@ def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path, name: str) -> No
 
 def test_a_seed_of_the_command_line_is_checked_as_the_recipes(tmp_path: Path) -> None:
     said = by_hand(tmp_path / "run", f"--seed={2**63}")
-    assert said.exit_code == 1
+    assert said.exit_code == 2
     assert "seed must be in [0, 2^63)" in said.output
     assert not (tmp_path / "run").exists()
 
 
 def test_the_tools_errors_are_one_line_whatever_they_quote(tmp_path: Path) -> None:
     said = by_hand(tmp_path / "run", "--set", "optimizer.batch=\n64\x1b[2J")
-    assert said.exit_code == 1
+    assert said.exit_code == 2
     (line,) = said.output.splitlines()
     assert line.startswith(r"Error: 'optimizer.batch=\n64\x1b[2J' is not KEY=VALUE")
 

@@ -157,10 +157,7 @@ def _network(subnet: Subnet, against: str, model: str | None, arguments: tuple[s
     elif model is not None:
         raise click.UsageError("--model belongs to a checkpoint; --against already names an architecture")
     checkpoint = path if path.is_file() else None
-    try:
-        network = load_network(architecture, checkpoint, checkpoint is None, arguments)
-    except click.ClickException as error:
-        raise Failure(error.message) from error
+    network = load_network(architecture, checkpoint, checkpoint is None, arguments)
     from ..export import reference_logits
 
     logits = reference_logits(network, subnet)

@@ -16,7 +16,7 @@ import click
 
 from ..datasets import image_files
 from ..errors import QuasarError
-from .output import bars, echo, print_table
+from .output import Failure, bars, echo, print_table
 from .timm_network import load_network, model_arguments
 
 
@@ -130,14 +130,12 @@ def command(
         from ..engine import Engine
         from ..export import export_timm
     except ImportError as error:
-        raise click.ClickException(
-            f"{error}; install the host extra: pip install 'quasar-rt[host]'"
-        ) from error
+        raise Failure(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
     if checkpoint is None and not pretrained:
         raise click.UsageError("give the weights: --checkpoint FILE or --pretrained")
     files = sorted(image_files(calibration))[:images]
     if not files:
-        raise click.ClickException(f"no image in {calibration}: give a folder with PNG or JPEG files")
+        raise Failure(f"no image in {calibration}: give a folder with PNG or JPEG files")
     network = load_network(model, checkpoint, pretrained, model_arg)
     names = classes.read_text(encoding="utf-8").splitlines() if classes else None
     layers: list[Any] = []
@@ -160,7 +158,7 @@ def command(
         with Engine(subnet) as engine:
             prediction = engine.infer(files[0])
     except (QuasarError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        raise Failure(str(error)) from error
     print_table(
         ["layer", ">rows", ">columns", ">8-bit rows", ">error, nearest codes", f">error, {method}"],
         [

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from .output import Failure
+
 __all__ = ["load_network", "model_arguments"]
 
 model_arguments = click.option(
@@ -24,26 +26,24 @@ def load_network(
     """Makes a timm network with the weights of a checkpoint, or with those that timm downloads.
 
     Raises:
-        click.ClickException: timm is not installed, lacks the architecture, or the checkpoint does not fit it.
+        Failure: timm is not installed, lacks the architecture, or the checkpoint does not fit it.
     """
     try:
         import timm
     except ImportError as error:
-        raise click.ClickException(
-            f"{error}; install the host extra: pip install 'quasar-rt[host]'"
-        ) from error
+        raise Failure(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
     try:
         network = timm.create_model(architecture, pretrained=pretrained, **_parsed(arguments))
     except (RuntimeError, TypeError, ValueError, OSError) as error:
-        raise click.ClickException(f"timm could not make {architecture}: {error}") from error
+        raise Failure(f"timm could not make {architecture}: {error}") from error
     if checkpoint is not None:
         try:
             timm.models.load_checkpoint(network, str(checkpoint))
         # A file of another kind makes torch's unpickler raise nearly anything (KeyError, EOFError, ...).
         except Exception as error:
-            raise click.ClickException(
+            raise Failure(
                 f"{checkpoint} does not hold the weights of this {architecture}: {type(error).__name__}: "
-                f"{' '.join(str(error).split())[:400]}\nIt must be a state dict, as "
+                f"{' '.join(str(error).split())[:400]}. It must be a state dict, as "
                 "torch.save(model.state_dict(), FILE) writes it, of just this architecture; "
                 "--model-arg gives a shape of its own."
             ) from error

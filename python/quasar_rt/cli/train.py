@@ -22,7 +22,7 @@ import click
 
 from ..errors import QuasarError
 from . import complete
-from .output import printable
+from .output import Failure
 
 
 @click.command("train", help=__doc__.split("\n\n")[0] if __doc__ else None)
@@ -103,9 +103,7 @@ def command(
         from ..train.recipe import NAME_RULE, is_name, load_recipe
         from ..train.report import finish
     except ImportError as error:
-        raise click.ClickException(
-            f"{error}; install the host extra: pip install 'quasar-rt[host]'"
-        ) from error
+        raise Failure(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
     if name is not None and not is_name(name):
         raise click.UsageError(f"--name must be {NAME_RULE}")
     if threads:
@@ -114,7 +112,7 @@ def command(
         recipe = load_recipe(config, changes if seed is None else [*changes, f"seed={seed}"])
         group = distributed.init_process_group(device)
     except (QuasarError, OSError, ValueError) as error:
-        raise click.ClickException(printable(str(error))) from error
+        raise Failure(str(error)) from error
     try:
         options: dict[str, Any] = {
             "root": data,
@@ -149,6 +147,6 @@ def command(
         if group.first:
             click.echo(str(stopped))
     except (QuasarError, OSError, ValueError) as error:
-        raise click.ClickException(printable(str(error))) from error
+        raise Failure(str(error)) from error
     finally:
         group.leave()
