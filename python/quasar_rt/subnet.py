@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -115,6 +116,46 @@ class Subnet(NativeObject[NativeSubnet]):
             raise type(error)(f"'{path}': {error}") from None
 
     @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        filename: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> Subnet:
+        """Reads a subnet from a folder, or from a repository of the Hugging Face Hub.
+
+        A folder of that name comes first, so nothing is downloaded where there is one. The Hub needs the ``[hub]``
+        extra; its cache and ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN`` work as ever. A subnet's file executes no
+        code.
+
+        Args:
+            source: a folder with one ``.qvit`` file, such a file, a packaged subnet's name, or a repository's
+                ``"owner/name"``.
+            filename: the file in the folder or repository, where it has several subnets.
+            revision: a branch, a tag or, so that it never changes, a commit of the repository.
+            cache_dir: the cache's folder, if not the Hub's default.
+            token: a token for a private repository; the one of ``hf auth login`` if None, none if False.
+            local_files_only: true to take the repository from the cache and not to use the network.
+
+        Raises:
+            quasar_rt.FileError: there is no such folder or repository, it has no subnet or several, or the Hub cannot
+                be reached; the message names the remedy.
+            quasar_rt.SubnetError: the file is not a valid subnet.
+            ImportError: the Hub is needed, and the extra is missing.
+
+        Example:
+            >>> Subnet.from_pretrained("fashion-mnist").name
+            'fashion-mnist'
+        """
+        from .hub import find_pretrained
+
+        return cls.load(find_pretrained(source, filename, revision, cache_dir, token, local_files_only))
+
+    @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> Subnet:
         """Reads a subnet from the bytes of a ``.qvit`` file. Raises like `load`."""
         return cls._wrap(NativeSubnet.from_bytes(bytes(data)))
@@ -149,6 +190,25 @@ class Subnet(NativeObject[NativeSubnet]):
             quasar_rt.FileError: it cannot be written, or `path` is something other than a regular file.
         """
         self._inner.save(Path(path))
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, filename: str | None = None) -> Path:
+        """Writes the subnet into a folder, from which `from_pretrained` reads it, and returns the file's path.
+
+        Args:
+            folder: the folder; it is made if it is missing.
+            filename: the file's name; ``NAME.qvit`` if None, with the signs of a file's name alone.
+
+        Raises:
+            quasar_rt.FileError: the folder or the file cannot be written.
+        """
+        name = filename or f"{re.sub(r'[^A-Za-z0-9._-]+', '-', self.name).strip('-.') or 'subnet'}.qvit"
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"'{os.fspath(folder)}' cannot be made: {error.strerror}") from error
+        path = Path(folder) / name
+        self.save(path)
+        return path
 
     def to_onnx(self, path: str | os.PathLike[str], form: Form = "exact") -> None:
         """Writes the subnet as an ONNX model of standard operators, atomically (``docs/onnx.md``).
