@@ -38,6 +38,8 @@ FAMILIES = {
 }
 #: The file in which PYNQ's images set their environment, for login shells.
 PYNQ_PROFILE = "etc/profile.d/pynq_venv.sh"
+#: Extras for work on this package.
+DEVELOPERS = ("test", "dev")
 AS_ROOT = "run as root, or give your group access by a udev rule"
 BUILT_BY = "`make bitstream` writes NAME.bin, NAME.bit, NAME.hwh and NAME.json together"
 
@@ -163,21 +165,22 @@ def _package() -> Check:
 
 
 def _extras() -> Iterator[Check]:
-    asked = [name for name, _, extra in _requirements("quasar-rt") if extra == "host"]
-    # Before Python 3.11 tomli; later the standard library has it.
-    names = [name for name in dict.fromkeys(asked) if name != "tomli" or sys.version_info < (3, 11)]
-    missing = [name for name in names if _version(name) is None]
-    if not names:
-        return
-    if missing:
-        yield Check(
-            "host extra",
-            "skipped",
-            f"not installed ({', '.join(missing)}); train, export and pictures need it, a board does not",
-            "on a host: pip install 'quasar-rt[host]'",
-        )
-    else:
-        yield Check("host extra", "ok", ", ".join(f"{name} {_version(name)}" for name in names))
+    asked: dict[str, dict[str, None]] = {}
+    for name, _, extra in _requirements("quasar-rt"):
+        # Before Python 3.11 tomli; later the standard library has it.
+        if extra not in (None, *DEVELOPERS) and (name != "tomli" or sys.version_info < (3, 11)):
+            asked.setdefault(extra, {})[name] = None
+    for extra, names in asked.items():
+        missing = [name for name in names if _version(name) is None]
+        if missing:
+            yield Check(
+                f"[{extra}]",
+                "skipped",
+                f"the extra is not installed ({', '.join(missing)}); running subnets needs none",
+                f"for the commands whose help names [{extra}]: pip install 'quasar-rt[{extra}]'",
+            )
+        else:
+            yield Check(f"[{extra}]", "ok", ", ".join(f"{name} {_version(name)}" for name in names))
 
 
 def _system(machine: Machine) -> Check:

@@ -339,15 +339,21 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
         doctor,
         "_requirements",
-        lambda name: [("numpy", ">=1.23", None), ("gone", ">=1", None), ("torch", ">=2", "host")],
+        lambda name: [
+            ("numpy", ">=1.23", None),
+            ("gone", ">=1", None),
+            ("torch", ">=2", "host"),
+            ("ruff", "", "dev"),
+        ],
     )
     monkeypatch.setattr(
         doctor, "_version", lambda name: None if name in ("gone", "torch") else installed(name)
     )
     found = by_name(examine(machine=Machine(tmp_path, {})))
     assert found["package"].detail == "gone is not installed"
-    assert found["host extra"].status == "skipped"
-    assert "quasar-rt[host]" in found["host extra"].remedy
+    assert "[dev]" not in found
+    assert found["[host]"].status == "skipped"
+    assert "quasar-rt[host]" in found["[host]"].remedy
 
 
 def test_an_unknown_device_is_an_error():
