@@ -16,13 +16,18 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import QuasarError
 from . import complete
-from .output import Failure
+from .output import Failure, echo, print_table
+
+if TYPE_CHECKING:
+    from ..space import Architecture
+    from ..train.distributed import Group
+    from ..train.recipe import Recipe
 
 
 @click.command("train", help=__doc__.split("\n\n")[0] if __doc__ else None)
@@ -72,8 +77,15 @@ from .output import Failure
 @click.option(
     "--stop-after-steps", type=click.IntRange(1), help="Stop after so many steps; start again to continue."
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Measure a few images, print the memory and the time that the run would take, and write nothing.",
+)
 @click.option("--machine", help="The machine as the model card names it [cores and architecture].")
+@click.pass_context
 def command(
+    ctx: click.Context,
     config: str,
     run: Path | None,
     out: Path | None,
@@ -87,6 +99,7 @@ def command(
     threads: int | None,
     tensorboard: bool,
     stop_after_steps: int | None,
+    dry_run: bool,
     machine: str | None,
 ) -> None:
     """Trains, and writes the subnet where one network is trained."""
@@ -114,6 +127,11 @@ def command(
     except (QuasarError, OSError, ValueError) as error:
         raise Failure(str(error)) from error
     try:
+        if dry_run:
+            if inherit:
+                raise click.UsageError("--dry-run estimates all stages; leave --inherit out")
+            one = load_architecture(architecture)[0] if architecture else None
+            ctx.exit(0 if _estimate(recipe, data, one, group) else 1)
         options: dict[str, Any] = {
             "root": data,
             "log": click.echo,
@@ -150,3 +168,62 @@ def command(
         raise Failure(str(error)) from error
     finally:
         group.leave()
+
+
+def _estimate(recipe: Recipe, root: str | None, architecture: Architecture | None, group: Group) -> bool:
+    """Prints what the run would take; returns whether it fits the memory."""
+    from ..train.dry_run import dry_run
+
+    found = dry_run(recipe, root, architecture=architecture, group=group)
+    if not group.first:
+        return found.fits
+    columns = ["stage", ">epochs", ">steps an epoch", ">a step", ">an epoch", ">the stage"]
+    print_table(
+        [*columns, ">memory an image", ">images that fit"],
+        [
+            [
+                stage.stage,
+                f"{stage.epochs:,}",
+                f"{stage.steps:,}",
+                _time(stage.step_seconds) + (" (decoding)" if stage.decoding else ""),
+                _time(stage.epoch_seconds),
+                _time(stage.seconds),
+                _memory(stage.image_bytes),
+                f"{stage.largest_piece:,}",
+            ]
+            for stage in found.stages
+        ],
+    )
+    pieces = "" if found.accumulate == 1 else f" in {found.accumulate} pieces"
+    echo(
+        f"A process computes {found.images:,} images a step{pieces}. Weights, their average, gradients and moments "
+        f"take {_memory(found.state_bytes)}; {_memory(found.free_bytes)} are free."
+    )
+    echo(
+        f"All stages take about {_time(sum(stage.seconds for stage in found.stages))}, measured on a few images. Left "
+        "out: torch.compile, the ranking of rows, checkpoints, the exchange between processes."
+    )
+    if not found.fits:
+        advice = "not even one image fits"
+        if found.needed_accumulate:
+            advice = f"set optimizer.accumulate to {found.needed_accumulate} or more"
+        if not recipe.optimizer.recompute:
+            advice += ", or optimizer.recompute to true"
+        echo(f"A piece of {found.piece:,} images does not fit the memory: {advice}.", err=True)
+    return found.fits
+
+
+def _time(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _memory(size: float) -> str:
+    for unit, length in (("GB", 1e9), ("MB", 1e6)):
+        if size >= length:
+            return f"{size / length:,.1f} {unit}"
+    return f"{size / 1e3:,.1f} kB"

@@ -7,7 +7,6 @@ several processes see what one would. Depends on: torch, `quasar_rt.images`; tor
 
 from __future__ import annotations
 
-import random
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from ..datasets import DatasetError
 from ..errors import ImageError
 from ..images import to_pixels
 from .data import AnySplit, FileSplit, Split, generator_of, key_of, planes
+from .mixing import seeded
 from .recipe import Data as DataRecipe
 
 __all__ = ["Batches", "augment"]
@@ -70,6 +70,10 @@ class Batches:
         else:
             yield from self._from_files(self.split, start, stop)
 
+    def one_by_one(self, split: FileSplit) -> torch.utils.data.Dataset[tuple[Tensor, int]]:
+        """Returns the augmented images of files, by (index, seed)."""
+        return _Augmented(split, self.recipe)
+
     def _from_memory(self, split: Split, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
         for step in range(start, stop):
             index = self.indices(step)[self.part].to(split.images.device)
@@ -90,7 +94,7 @@ class Batches:
             )
         workers = self.recipe.workers
         loader = torch.utils.data.DataLoader(
-            _Augmented(split, self.recipe),
+            self.one_by_one(split),
             batch_sampler=keys,
             num_workers=workers,
             worker_init_fn=_leave_signals_to_the_parent if workers else None,
@@ -147,16 +151,8 @@ class _Augmented(torch.utils.data.Dataset[tuple[Tensor, int]]):
         image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
         image = image.convert("L" if self._split.shape.channels == 1 else "RGB")
         # torchvision samples from torch's global generator, timm from those of random and NumPy.
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        torch.default_generator.manual_seed(seed)
-        try:
+        with seeded(seed):
             image = self._transform(image)
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
-            torch.set_rng_state(states[2])
         return torch.from_numpy(planes(np.array(image))), int(self._split.labels[index])
 
 

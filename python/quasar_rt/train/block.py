@@ -65,8 +65,11 @@ class Block(nn.Module):
             layer.activate(rows, n, fraction)
         self.qkv_out.activate(3 * shape.heads)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Computes the float block; x [batch, tokens, embed]."""
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Computes the float block; x [batch, tokens, embed].
+
+        `keep` [2, batch] multiplies each sample's attention branch and MLP branch.
+        """
         y = float_norm(self.norm1, x)
         self.norm1_out.observe(y)
         qkv = self.qkv(y).unflatten(-1, (3 * self.heads, self.head_dim))
@@ -76,17 +79,20 @@ class Block(nn.Module):
         weights = (q @ k.transpose(-1, -2) * self.head_dim**-0.5).softmax(dim=-1)
         out = (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
         self.attn_out.observe(out)
-        x = x + self.proj(out, self._gamma(self.gamma1))
+        x = x + _kept(self.proj(out, self._gamma(self.gamma1)), keep, 0)
         y = float_norm(self.norm2, x)
         self.norm2_out.observe(y)
         y = self.fc1(y)
         self.fc1_out.observe(y)
         y = F.gelu(y)
         self.act_out.observe(y)
-        return x + self.fc2(y, self._gamma(self.gamma2))
+        return x + _kept(self.fc2(y, self._gamma(self.gamma2)), keep, 1)
 
-    def quantized(self, x: Tensor, residual_scale: Tensor) -> Tensor:
-        """Computes the block as the integer model does; x [batch, tokens, embed] is the residual stream."""
+    def quantized(self, x: Tensor, residual_scale: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Computes the block as the integer model does; x [batch, tokens, embed] is the residual stream.
+
+        `keep` is that of `forward`.
+        """
         y, scale = norm_codes(self.norm1, self.norm1_out, x, residual_scale)
         qkv, step = self.qkv.integer(y, scale)
         qkv = qkv.unflatten(-1, (3 * self.heads, self.head_dim))
@@ -97,13 +103,15 @@ class Block(nn.Module):
         mult = q_scale * k_scale * (2**20 * 64 * math.log2(math.e) * self.head_dim**-0.5)
         out = attention(q, k, v, mult) * v_scale.view(-1, 1, 1)
         y, scale = self.attn_out(out.transpose(1, 2).flatten(2))
-        x = self._add(x, self.proj.integer(y, scale, self._gamma(self.gamma1))[0], residual_scale)
+        update = self.proj.integer(y, scale, self._gamma(self.gamma1))[0]
+        x = self._add(x, _kept(update, keep, 0), residual_scale)
 
         y, scale = norm_codes(self.norm2, self.norm2_out, x, residual_scale)
         y, step = self.fc1.integer(y, scale)
         y, scale = self.fc1_out(y, _finest(step, 1))
         y, scale = self.act_out(F.gelu(y * scale))
-        return self._add(x, self.fc2.integer(y, scale, self._gamma(self.gamma2))[0], residual_scale)
+        update = self.fc2.integer(y, scale, self._gamma(self.gamma2))[0]
+        return self._add(x, _kept(update, keep, 1), residual_scale)
 
     def _gamma(self, gamma: Tensor | None) -> Tensor | None:
         return None if gamma is None else leading(gamma, self.embed)
@@ -132,6 +140,10 @@ class Block(nn.Module):
             fc1_out=affine(self.fc1_out),
             act_out=affine(self.act_out),
         )
+
+
+def _kept(update: Tensor, keep: Tensor | None, branch: int) -> Tensor:
+    return update if keep is None else update * keep[branch].view(-1, 1, 1).to(update.dtype)
 
 
 def norm_codes(

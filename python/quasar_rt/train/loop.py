@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,21 +17,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import QuasarError
+from ..errors import InvalidValueError, QuasarError
 from ..space import Architecture, Space
 from . import checkpoint
 from .batches import Batches
+from .data import key_of
 from .evaluation import evaluate
 from .job import Job, Row
+from .mixing import Mixing
 from .model import ViT
 from .optimizer import SliceAdamW
 from .progress import EpochProgress
 from .recipe import Stage
 from .runtime import can_compile
-from .schedule import learning_rate, sample_network
-from .slices import union
+from .schedule import kept_branches, learning_rate, sample_network
+from .slices import Region, union
 
-__all__ = ["DivergedError", "StagePlan", "Stopped", "run_stage"]
+__all__ = ["DivergedError", "Loop", "Network", "StagePlan", "Stopped", "run_stage"]
 
 #: A network of a step by its kind, ``largest``, ``smallest`` or ``random``; None is the largest.
 Network = tuple[str, Architecture | None]
@@ -80,7 +82,7 @@ def run_stage(job: Job, model: ViT, plan: StagePlan) -> ViT:
         average.to(job.group.device)
         job.log(f"{name}: already trained, read from {path}")
         return average
-    loop = _Loop(job, model, plan, digest)
+    loop = Loop(job, model, plan, digest)
     average = loop.run()
     job.seconds[name], job.history[name] = sum(row["seconds"] for row in loop.rows), loop.rows
     saved = {
@@ -98,7 +100,7 @@ def run_stage(job: Job, model: ViT, plan: StagePlan) -> ViT:
     return average
 
 
-class _Loop:
+class Loop:
     """Trains one stage.
 
     Each step sums the gradients of its networks (and of all processes), clips them, updates what they touched, and
@@ -112,6 +114,7 @@ class _Loop:
         o, group = self.settings, job.group
         self.model = model.to(group.device).train()
         self.model.activate(None)
+        self.model.recompute = o.recompute
         self.average: ViT = copy.deepcopy(self.model)
         self.pairs = list(zip(self.model.parameters(), self.average.parameters(), strict=True))
         self.optimizer = SliceAdamW(
@@ -127,13 +130,20 @@ class _Loop:
             group.world,
             group.device,
         )
+        self.mixing = Mixing(job.recipe.data, model.config.classes, o.label_smoothing)
+        images = range(o.batch)[self.batches.part]
+        if self.mixing.pairs and len(images) % 2:
+            raise InvalidValueError(
+                f"mixup and cutmix take pairs of images, but a process has {len(images)} of the batch of {o.batch}: "
+                "make optimizer.batch a multiple of twice the number of processes"
+            )
         self.total = self.batches.steps * self.schedule.epochs
         self.resumed_at = self.last_save = time.monotonic()
         self.step = 0
         self.rows: list[Row] = []
         self.sums: dict[str, float] = {}
         self.elapsed = 0.0
-        self.logits: Callable[[Tensor], Tensor] = self._compiled()
+        self.logits: Callable[..., Tensor] = self._compiled()
 
     def _compiled(self) -> Any:
         # Each sampled network has another shape, and each shape would be compiled.
@@ -247,7 +257,7 @@ class _Loop:
         done = self.step % self.batches.steps or self.batches.steps
         return f"loss {self.sums['loss'] / done:.4f}"
 
-    def _networks(self) -> list[Network]:
+    def networks(self) -> list[Network]:
         """Returns the networks of this step."""
         fixed = list(self.plan.networks)
         if self.plan.sampled is None:
@@ -263,25 +273,18 @@ class _Loop:
         o, group = self.settings, self.job.group
         for g in self.optimizer.param_groups:
             g["lr"] = learning_rate(self.schedule, self.step, self.total)
-        networks = self._networks()
-        # The mean over the joint batch, of which this process has a part, and over the networks.
-        share = len(y) / o.batch
-        touched, losses = [], []
-        teacher: Tensor | None = None
-        bfloat16 = o.bfloat16 and not (self.model.quantized and group.device.type == "cpu")
-        for kind, architecture in networks:
-            if len(networks) > 1:
-                self.model.activate(architecture)
-            with torch.autocast(group.device.type, torch.bfloat16, enabled=bfloat16):
-                logits = self.logits(x)
-            loss = self._loss(logits.float(), y, teacher)
-            if kind == "largest":
-                teacher = logits.detach().float()
-            (loss * (share / len(networks))).backward()
-            losses.append(loss.detach() * share)
-            touched.append(self.model.touched())
+        networks = self.networks()
+        x, y = self.mixing(x, y, key_of(self.job.recipe.seed, self.name, "mixing", self.step, group.rank))
+        kept = [self.kept(k, architecture) for k, (_, architecture) in enumerate(networks)]
+        losses = torch.zeros(len(networks), device=group.device)
+        touched: list[dict[str, Region]] = []
+        for piece in torch.arange(len(y)).chunk(o.accumulate):
+            part = slice(int(piece[0]), int(piece[-1]) + 1)
+            pieces = [None if keep is None else keep[:, :, part].to(group.device) for keep in kept]
+            found, touched = self.gradients(networks, x[part], y[part], pieces)
+            losses += found
         stop = self.job.stopping != "" or self.job.steps_left <= 1
-        summed = torch.stack([*losses, torch.tensor(float(stop), device=losses[0].device)])
+        summed = torch.cat([losses, torch.tensor([float(stop)], device=losses.device)])
         *step_losses, stops = group.sum_gradients(self.model.parameters(), summed).tolist()
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), o.clip))
         if not math.isfinite(sum(step_losses) + norm):
@@ -302,6 +305,36 @@ class _Loop:
         self._add_to_sums([kind for kind, _ in networks], step_losses, norm)
         return bool(stops > 0)
 
+    def kept(self, k: int, architecture: Architecture | None) -> Tensor | None:
+        """Returns the branches that this process's samples keep in the step's `k`-th network."""
+        depth = (architecture or self.model.config.architecture).depth
+        rate, batch = self.job.recipe.drop_path, self.settings.batch
+        kept = kept_branches(rate, depth, batch, self.job.recipe.seed, self.name, "drop_path", self.step, k)
+        return None if kept is None else kept[:, :, self.batches.part]
+
+    def gradients(
+        self, networks: Sequence[Network], x: Tensor, y: Tensor, kept: Sequence[Tensor | None]
+    ) -> tuple[Tensor, list[dict[str, Region]]]:
+        """Adds the networks' gradients for a piece of the batch; returns their losses and what they touch."""
+        o, device = self.settings, self.job.group.device.type
+        # The mean over the joint batch, of which this is a part, and over the networks.
+        share = len(y) / o.batch
+        bfloat16 = o.bfloat16 and not (self.model.quantized and device == "cpu")
+        teacher: Tensor | None = None
+        losses, touched = [], []
+        for (kind, architecture), keep in zip(networks, kept, strict=True):
+            if len(networks) > 1:
+                self.model.activate(architecture)
+            with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+                logits = self.logits(x) if keep is None else self.logits(x, keep)
+            loss = self._loss(logits.float(), y, teacher)
+            if kind == "largest":
+                teacher = logits.detach().float()
+            (loss * (share / len(networks))).backward()
+            losses.append(loss.detach() * share)
+            touched.append(self.model.touched())
+        return torch.stack(losses), touched
+
     def _add_to_sums(self, kinds: list[str], losses: list[float], norm: float) -> None:
         sums = {"loss": sum(losses) / len(losses), "gradient_norm": norm}
         for kind in dict.fromkeys(kinds):
@@ -312,7 +345,8 @@ class _Loop:
 
     def _loss(self, logits: Tensor, y: Tensor, teacher: Tensor | None) -> Tensor:
         """Returns the cross-entropy with the labels, or partly with `teacher`, the largest network's logits."""
-        smoothing, s = self.settings.label_smoothing, self.sandwich
+        # Mixed labels are smoothed already.
+        smoothing, s = 0.0 if self.mixing.pairs else self.settings.label_smoothing, self.sandwich
         if teacher is None or s.distillation == 0:
             return F.cross_entropy(logits, y, label_smoothing=smoothing)
         t = s.temperature

@@ -8,13 +8,14 @@ with. A network that is never activated is an ordinary one. May depend on: torch
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..build import NetworkSpec
 from ..errors import InvalidValueError
@@ -80,7 +81,8 @@ class ViT(nn.Module):
     """A pre-norm ViT with a class token and learned positions.
 
     `forward` computes in float until `quantized` is set; then it mirrors the integer model. Its input is uint8
-    [batch, channels, height, width]. `active` is the architecture that it computes (see `activate`).
+    [batch, channels, height, width]. `active` is the architecture that it computes (see `activate`). With `recompute`,
+    only the inputs of blocks are kept for the gradients.
     """
 
     pixel_mean: Tensor
@@ -91,6 +93,7 @@ class ViT(nn.Module):
         super().__init__()
         self.config = config
         self.quantized = False
+        self.recompute = False
         embed = config.architecture.embed
         rows, columns = config.grid
         self.embed = RowLinear(config.channels * config.kernel**2, embed)
@@ -151,27 +154,37 @@ class ViT(nn.Module):
         x = x.unfold(2, c.kernel, c.stride).unfold(3, c.kernel, c.stride)
         return x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2) - self.pixel_mean
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Returns logits [batch, classes]."""
-        return self._quantized(images) if self.quantized else self.float_logits(images)
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Returns logits [batch, classes].
 
-    def float_logits(self, images: Tensor) -> Tensor:
-        """Returns the logits of the float network, whatever `quantized` is."""
+        `keep` [blocks, 2, batch] multiplies the branches of each block for each sample: 0 where a sample skips one.
+        """
+        return self._quantized(images, keep) if self.quantized else self.float_logits(images, keep)
+
+    def float_logits(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Returns the logits of the float network, whatever `quantized` is; `keep` as in `forward`."""
         x = self._tokens(self.embed(self.patches(images) / self.pixel_std))
-        for block in self.blocks[: self.active.depth]:
-            x = block(x)
+        for i, block in enumerate(self.blocks[: self.active.depth]):
+            x = self._run(block, x, None if keep is None else keep[i])
         y = float_norm(self.norm, x[:, 0])
         self.norm_out.observe(y)
         return self.head(y)
 
-    def _quantized(self, images: Tensor) -> Tensor:
+    def _run(self, block: Callable[..., Tensor], x: Tensor, *arguments: Tensor | None) -> Tensor:
+        if self.recompute and self.training and torch.is_grad_enabled():
+            # Nothing in a block is random: `keep` is an argument.
+            found: Tensor = checkpoint(block, x, *arguments, use_reentrant=False, preserve_rng_state=False)
+            return found
+        return block(x, *arguments)
+
+    def _quantized(self, images: Tensor, keep: Tensor | None) -> Tensor:
         # The mean and std are folded into the patch embedding, whose input is the pixel itself (section Preprocess).
         # Centred pixels are no whole numbers, so bfloat16 does not hold them: this one product stays in float32.
         with torch.autocast(images.device.type, enabled=False):
             x = self.embed.integer(self.patches(images), fold=self.pixel_std)[0]
         x = on_grid(self._tokens(x), self.residual_scale, self.training)
-        for block in self.blocks[: self.active.depth]:
-            x = block.quantized(x, self.residual_scale)
+        for i, block in enumerate(self.blocks[: self.active.depth]):
+            x = self._run(block.quantized, x, self.residual_scale, None if keep is None else keep[i])
         y, scale = norm_codes(self.norm, self.norm_out, x[:, 0], self.residual_scale)
         return self.head.integer(y, scale)[0]
 

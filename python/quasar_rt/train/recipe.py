@@ -45,6 +45,16 @@ DATA_SETS = ("fashion-mnist", "digits", "imagenet")
 #: The rule that `is_name` checks.
 NAME_RULE = "at most 100 letters, digits, '-', '_' and '.', beginning with neither '-' nor '.'"
 
+#: Keys that `Recipe.digest` leaves out at their defaults: the table, the key, the default.
+_LATER = (
+    ("data", "erasing", 0.0),
+    ("data", "mixup", 0.0),
+    ("data", "cutmix", 0.0),
+    ("optimizer", "accumulate", 1),
+    ("optimizer", "recompute", False),
+    ("", "drop_path", 0.0),
+)
+
 #: The part of a RandAugment's description that timm reads; timm ignores the rest, or stops.
 _RANDAUGMENT = r"rand(-(m|n|mmax)\d{1,2}|-mstd\d+(\.\d+)?|-p[01](\.\d+)?|-inc[01]|-t(weights|3aw?))*"
 
@@ -61,6 +71,10 @@ class Data:
     Augmentation: `flip` mirrors at random; `shift` moves by up to that many pixels each way, filled with 0. For folders
     alone: `crop`, the least and largest area of a random resized crop, as shares of the image, and `randaugment`, as
     timm describes it (such as ``rand-m9-mstd0.5-inc1``). `workers` processes decode a folder's images.
+
+    On whole batches, by timm's code: `erasing` is the probability with which a rectangle of an image becomes the mean
+    (Zhong et al. 2020); `mixup` and `cutmix` are the parameters alpha of the share with which two images of a batch are
+    blended (Zhang et al. 2018) or cut together (Yun et al. 2019), 0 for none. With both, each batch gets one of them.
     """
 
     name: str
@@ -72,6 +86,9 @@ class Data:
     shift: int = 0
     crop: tuple[float, ...] = (0.08, 1.0)
     randaugment: str = ""
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
     workers: int = 4
 
     @property
@@ -84,9 +101,11 @@ class Data:
 class Optimizer:
     """AdamW: decay on matrices alone; `ema` is the averaged model's decay for each step.
 
-    `batch` is the joint batch of all processes. `bfloat16` runs training steps under ``torch.autocast``: those of the
-    float network on every device, those of the quantized network on a GPU only. `compile` uses torch.compile where the
-    network's shape is fixed.
+    `batch` is the joint batch of all processes. Each process divides its part by `accumulate`, and adds up the
+    gradients of these smaller batches, which take less memory. `recompute` keeps only the inputs of blocks for the
+    gradients and computes the rest again: less memory, about a third more time. `bfloat16` runs training steps under
+    ``torch.autocast``: those of the float network on every device, those of the quantized network on a GPU only.
+    `compile` uses torch.compile where the network's shape is fixed.
     """
 
     batch: int
@@ -98,6 +117,8 @@ class Optimizer:
     ema: float
     bfloat16: bool = False
     compile: bool = False
+    accumulate: int = 1
+    recompute: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,9 +169,11 @@ class Recipe:
 
     `space` is the name of a packaged space or the path of its TOML file. `init` is ``random``, ``timm:NAME`` or the
     path of a checkpoint that timm reads. `layer_scale` is the initial value of a learned factor on each channel of both
-    residual branches (0: no such factors). `baseline` also trains one network's last epochs in float, to compare with.
-    `supernet_stage` is for spaces of several networks, `quantized_stage` for one network. `checkpoint_every` (steps, 0:
-    none) and `checkpoint_minutes` are the intervals of checkpoints within an epoch; each epoch ends with one.
+    residual branches (0: no such factors). `drop_path` is the probability with which a sample skips a branch of the
+    last block in training; it falls linearly to 0 at the first block (stochastic depth, Huang et al. 2016). `baseline`
+    also trains one network's last epochs in float, to compare with. `supernet_stage` is for spaces of several networks,
+    `quantized_stage` for one network. `checkpoint_every` (steps, 0: none) and `checkpoint_minutes` are the intervals of
+    checkpoints within an epoch; each epoch ends with one.
     """
 
     name: str
@@ -165,6 +188,7 @@ class Recipe:
     sandwich: Sandwich = field(default_factory=Sandwich)
     init: str = "random"
     layer_scale: float = 1.0
+    drop_path: float = 0.0
     baseline: bool = False
     checkpoint_every: int = 0
     checkpoint_minutes: float = 5.0
@@ -186,11 +210,18 @@ class Recipe:
         return recipe
 
     def digest(self, *also: str, without: Iterable[str] = ()) -> str:
-        """Returns the SHA-256 (hex) of what changes the weights: not of paths, worker and checkpoint counts."""
+        """Returns the SHA-256 (hex) of what changes the weights: not of paths, worker and checkpoint counts.
+
+        Keys that came after the first recipes count only where they are set, so that older checkpoints stay valid.
+        """
         table = self.as_dict()
         for key in ("space", "checkpoint_every", "checkpoint_minutes", *without):
             table.pop(key, None)
         del table["data"]["workers"]
+        for part, key, default in _LATER:
+            owner = table[part] if part else table
+            if owner[key] == default:
+                del owner[key]
         return hashlib.sha256(json.dumps([table, *also], sort_keys=True).encode()).hexdigest()
 
 
@@ -375,7 +406,12 @@ def _check(recipe: Recipe, path: str) -> None:
         "'-mmax10', '-inc1' or '-tweights', in any order": lambda: (
             d.randaugment == "" or re.fullmatch(_RANDAUGMENT, d.randaugment) is not None
         ),
+        "data.erasing must be in [0, 1]": lambda: 0 <= d.erasing <= 1,
+        "data.mixup must be in [0, 100]": lambda: 0 <= d.mixup <= 100,
+        "data.cutmix must be in [0, 100]": lambda: 0 <= d.cutmix <= 100,
+        "drop_path must be in [0, 1)": lambda: 0 <= recipe.drop_path < 1,
         "optimizer.batch must be at least 1": lambda: o.batch >= 1,
+        "optimizer.accumulate must be in [1, optimizer.batch]": lambda: 1 <= o.accumulate <= o.batch,
         "optimizer.beta1 must be in [0, 1)": lambda: 0 <= o.beta1 < 1,
         "optimizer.beta2 must be in [0, 1)": lambda: 0 <= o.beta2 < 1,
         "optimizer.weight_decay must be in [0, 100]": lambda: 0 <= o.weight_decay <= 100,

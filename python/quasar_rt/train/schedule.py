@@ -1,6 +1,6 @@
 """The learning rate and the sampled networks of a step.
 
-Depends on `quasar_rt.space`, `quasar_rt.train.data` and `quasar_rt.train.recipe`.
+Depends on torch, `quasar_rt.space`, `quasar_rt.train.data` and `quasar_rt.train.recipe`.
 """
 
 from __future__ import annotations
@@ -8,11 +8,14 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import torch
+from torch import Tensor
+
 from ..space import Architecture, Space
-from .data import key_of
+from .data import generator_of, key_of
 from .recipe import Stage
 
-__all__ = ["learning_rate", "sample_network"]
+__all__ = ["kept_branches", "learning_rate", "sample_network"]
 
 
 def learning_rate(schedule: Stage, step: int, total: int) -> float:
@@ -35,3 +38,17 @@ def sample_network(space: Space, seed: int, step: int, k: int, alike: float) -> 
     return dataclasses.replace(
         sampled, blocks=(dataclasses.replace(first, eight_bit=fractions),) * sampled.depth
     )
+
+
+def kept_branches(rate: float, depth: int, batch: int, *key: int | str) -> Tensor | None:
+    """Samples the branches that each sample of a joint batch keeps (stochastic depth, Huang et al. 2016).
+
+    Returns:
+        float32 [depth, 2, batch]: 0 for a skipped branch, else the reciprocal of the probability to be kept. That falls
+        linearly from 1 in the first block to ``1 - rate`` in the last. None for a rate of 0.
+    """
+    if rate == 0:
+        return None
+    keep = 1 - rate * torch.arange(depth).view(-1, 1, 1) / max(1, depth - 1)
+    sampled = torch.rand(depth, 2, batch, generator=generator_of(*key))
+    return (sampled < keep) / keep
