@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 
 from ._native import Subnet as NativeSubnet
 from .errors import ConfigError, FileError, InvalidValueError, SubnetError, TensorError
-from .files import write_bytes
+from .files import file_name, write_bytes
 from .packaged import subnet_names, subnet_path
 from .settings import NativeObject
 
@@ -196,12 +195,12 @@ class Subnet(NativeObject[NativeSubnet]):
 
         Args:
             folder: the folder; it is made if it is missing.
-            filename: the file's name; ``NAME.qvit`` if None, with the signs of a file's name alone.
+            filename: the file's name; ``NAME.qvit`` if None, where `_` stands for signs that are not in file names.
 
         Raises:
             quasar_rt.FileError: the folder or the file cannot be written.
         """
-        name = filename or f"{re.sub(r'[^A-Za-z0-9._-]+', '-', self.name).strip('-.') or 'subnet'}.qvit"
+        name = filename or f"{file_name(self.name).lstrip('.') or 'subnet'}.qvit"
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:

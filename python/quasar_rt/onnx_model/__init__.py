@@ -2,8 +2,7 @@
 
 `build` makes one. The modules: `graph` collects nodes, `network` has the order of a frame, and the two forms of the
 arithmetic are `qdq` (float between codes, which runtimes turn into integer kernels) and `exact` (the integer model's
-own steps). Both use ONNX's standard operators alone. Depends on the onnx package, `quasar_rt.rows` and
-`quasar_rt.subnet`.
+own steps). Both use ONNX's standard operators alone. Depends on the onnx package and `quasar_rt.rows`.
 """
 
 from __future__ import annotations
@@ -13,18 +12,17 @@ from typing import Literal
 import onnx
 
 from ..errors import InvalidValueError
-from ..subnet import Subnet
 from .exact import Exact
-from .network import INPUT, INTEGER_OUTPUT, OPSET, OUTPUT, Network
+from .network import INPUT, INTEGER_OUTPUT, OPSET, OUTPUT, Network, Source
 from .qdq import Qdq
 
-__all__ = ["FORMS", "INPUT", "INTEGER_OUTPUT", "OPSET", "OUTPUT", "Form", "build"]
+__all__ = ["FORMS", "INPUT", "INTEGER_OUTPUT", "OPSET", "OUTPUT", "Form", "Source", "build"]
 
 Form = Literal["exact", "qdq"]
 FORMS: dict[str, type[Network]] = {"exact": Exact, "qdq": Qdq}
 
 
-def build(subnet: Subnet, form: Form = "exact") -> onnx.ModelProto:
+def build(subnet: Source, form: Form = "exact") -> onnx.ModelProto:
     """Builds the ONNX model of a subnet.
 
     The input ``pixels`` is uint8 [batch, height, width, channels]: images of the network's size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from importlib.metadata import version
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -12,10 +13,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ..rows import unpack_rows
-from ..subnet import Subnet
 from .graph import Graph
 
-__all__ = ["INPUT", "INTEGER_OUTPUT", "OPSET", "OUTPUT", "Network"]
+__all__ = ["INPUT", "INTEGER_OUTPUT", "OPSET", "OUTPUT", "Network", "Source"]
 
 #: Version of ONNX's operators: the first one whose QuantizeLinear gives int16, the residual stream's type.
 OPSET = 21
@@ -28,10 +28,25 @@ OUTPUT = "logits"
 INTEGER_OUTPUT = "integer_logits"
 
 
+class Source(Protocol):
+    """The attributes of a `quasar_rt.Subnet` that a model is made of; the class itself depends on this package."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration."""
+
+    @property
+    def sha256(self) -> str:
+        """The digest."""
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Returns the tensors by name."""
+
+
 class Network(ABC):
     """The network's flow. All values between its steps are float32 with whole numbers: codes, or residual units."""
 
-    def __init__(self, subnet: Subnet) -> None:
+    def __init__(self, subnet: Source) -> None:
         self.config = subnet.config
         self.tensors = subnet.tensors()
         self.graph = Graph()
