@@ -306,6 +306,10 @@ c-header: toolchain ## Regenerate the C library's header
 train-fashion-mnist: install-test dataset ## Train, quantize and export the packaged subnet
 	quasar-rt train --config fashion-mnist --architecture python/quasar_rt/train/recipes/fashion-mnist.json --name fashion-mnist
 
+.PHONY: notebooks
+notebooks: install-test ## Run the package's notebooks and keep their outputs
+	python tools/notebooks.py
+
 .PHONY: evidence
 evidence: install-test dataset ## Measure docs/evidence.md anew on Fashion-MNIST, 3 seeds of 15 to 35 minutes; resumes where it stopped
 	python tools/evidence.py $(EVIDENCE_ARGS)

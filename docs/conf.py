@@ -10,7 +10,7 @@ copyright = "The quasar_rt authors, Apache-2.0"
 release = version = installed_version("quasar-rt")
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -18,7 +18,9 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
 ]
-source_suffix = {".md": "markdown"}
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+# Notebooks are shown as they were run: `make notebooks`.
+nb_execution_mode = "off"
 
 html_theme = "furo"
 html_title = f"quasar_rt {release}"

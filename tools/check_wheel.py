@@ -23,6 +23,7 @@ REQUIRED = (
     "quasar_rt/watch/page.css",
     "quasar_rt/watch/sign_in.html",
     "quasar_rt/data/*/samples/*.png",
+    "quasar_rt/notebooks/*.ipynb",
 )
 FORBIDDEN = ("tests/*", "tools/*", "docs/*", "*.pyc", "*/__pycache__/*", "*.rs", "*.pt", "*.onnx")
 LIMIT_BYTES = 4_000_000

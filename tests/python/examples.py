@@ -26,7 +26,7 @@ _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[\w+-]*)[^\n`]*\n(?P<body>.*?)^(?P=indent)```\s*$", re.M | re.S
 )
 _MARKER = re.compile(r"<!-- example: (?P<words>(?:(?!-->).)*) -->\s*\Z", re.S)
-_ANY_MARKER = re.compile(r"<!-- example:")
+_ANY_MARKER = re.compile(r"^<!-- example:", re.MULTILINE)
 _PROMPTS = ("$ ", "# ")
 
 
