@@ -167,6 +167,39 @@ def test_info_shows_the_subnet(run, subnet_file, gray_subnet):
     assert len(document["layers"]) == 10
 
 
+@pytest.mark.parametrize(
+    ("resize", "words"),
+    [
+        ({"mode": "none"}, "none: images must have the network's size"),
+        (
+            {"mode": "shorter", "size": [16], "filter": "bicubic"},
+            "to 16, then cropped at the centre (bicubic)",
+        ),
+        (
+            {"mode": "shorter", "size": [18], "filter": "box"},
+            "(box); images of 16 x 16 too, which takes time",
+        ),
+        ({"mode": "exact", "size": [16, 16], "filter": "bilinear"}, "to 16 x 16 (bilinear)"),
+        (
+            {"mode": "exact", "size": [20, 16], "filter": "box"},
+            "to 20 x 16, then cropped at the centre (box);",
+        ),
+    ],
+    ids=str,
+)
+def test_info_says_how_images_are_resized(run, tmp_path, resize, words):
+    subnet = quasar_rt.random_subnet(
+        embed=16, depth=1, heads=1, image_size=16, kernel=8, channels=1, classes=2, hidden=16
+    )
+    path = tmp_path / "a.qvit"
+    quasar_rt.Subnet.from_parts({**subnet.config, "preprocess": {"resize": resize}}, subnet.tensors()).save(
+        path
+    )
+    (line,) = [line for line in run("info", path).stdout.splitlines() if line.startswith("resizing")]
+    assert words in line
+    assert ("takes time" in line) == (resize.get("size") in ([18], [20, 16]))
+
+
 def test_devices_lists_what_is_not_there_too(run):
     assert "not on this machine" in run("devices").stdout
     found = json.loads(run("devices", "--json").stdout)["devices"]

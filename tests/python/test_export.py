@@ -22,7 +22,7 @@ from PIL import Image  # noqa: E402
 from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, VisionTransformer  # noqa: E402
 from torch import nn  # noqa: E402
 
-from quasar_rt import Engine, ImageError, Subnet, datasets  # noqa: E402
+from quasar_rt import Engine, ImageError, QuasarError, Subnet, datasets  # noqa: E402
 from quasar_rt.cli.export import command as export_command  # noqa: E402
 from quasar_rt.export import UnsupportedModelError, export_timm  # noqa: E402
 from quasar_rt.images import preprocess  # noqa: E402
@@ -217,6 +217,7 @@ def test_what_is_not_supported_is_named(make: Callable[[], Any], word: str) -> N
     with pytest.raises(UnsupportedModelError) as caught:
         export_timm(model, torch.randn(2, 3, 32, 32), resize=AS_IT_IS, mean=[0.5] * 3, std=[0.5] * 3)
     assert word in str(caught.value)
+    assert isinstance(caught.value, QuasarError)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,14 +32,14 @@ def command(subnet: str, as_json: bool) -> None:
     classes = config["classes"]
     shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
     heads = "/".join(str(count) for count in sorted({block["heads"] for block in config["blocks"]}))
-    resizing = " ".join(str(value) for value in resize.values())
     facts = [
         ("name", config["name"]),
         ("trained", "yes" if config["trained"] else "no: random weights"),
         (
             "image",
-            f"{image['height']} x {image['width']}, {'gray' if image['channels'] == 1 else 'RGB'}; resize {resizing}",
+            f"{image['height']} x {image['width']}, {'gray' if image['channels'] == 1 else 'RGB'}",
         ),
+        ("resizing", _resizing(image, resize)),
         ("patches", f"{patch['kernel']} x {patch['kernel']}, stride {patch['stride']}, pad {patch['pad']}"),
         (
             "network",
@@ -65,6 +65,24 @@ def command(subnet: str, as_json: bool) -> None:
             ">MMAC": lambda layer: f"{layer.macs / 1e6:.2f}",
         },
     )
+
+
+def _resizing(image: dict[str, int], resize: dict[str, Any]) -> str:
+    """Returns in words how images become as large as the network's."""
+    size = [image["height"], image["width"]]
+    mode, target = resize["mode"], resize.get("size")
+    if mode == "none":
+        return "none: images must have the network's size"
+    if mode == "shorter":
+        how, same = f"shorter side to {target[0]}, then cropped at the centre", target[0] == min(size)
+    else:
+        how, same = f"to {target[0]} x {target[1]}, then cropped at the centre", target == size
+        if same:
+            how = f"to {target[0]} x {target[1]}"
+    text = f"{how} ({resize['filter']})"
+    if not same:
+        text += f"; images of {size[0]} x {size[1]} too, which takes time"
+    return text
 
 
 def work(summary: Summary) -> str:

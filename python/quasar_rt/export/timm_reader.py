@@ -8,12 +8,13 @@ from timm.models.vision_transformer import Attention, LayerNorm, Mlp, PatchEmbed
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
+from ..errors import QuasarError
 from .float_vit import Block, Linear, Norm, ViT
 
 __all__ = ["UnsupportedModelError", "read", "require"]
 
 
-class UnsupportedModelError(ValueError):
+class UnsupportedModelError(QuasarError, ValueError):
     """The model computes something that the integer model has no form for; the message names it."""
 
 
