@@ -195,7 +195,7 @@ def test_info_says_how_images_are_resized(run, tmp_path, resize, words):
     quasar_rt.Subnet.from_parts({**subnet.config, "preprocess": {"resize": resize}}, subnet.tensors()).save(
         path
     )
-    (line,) = [line for line in run("info", path).stdout.splitlines() if line.startswith("resizing")]
+    (line,) = [line for line in run("info", path).stdout.splitlines() if line.strip().startswith("resizing")]
     assert words in line
     assert ("takes time" in line) == (resize.get("size") in ([18], [20, 16]))
 

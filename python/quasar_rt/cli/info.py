@@ -70,7 +70,7 @@ def command(subnet: str, as_json: bool) -> None:
 def _resizing(image: dict[str, int], resize: dict[str, Any]) -> str:
     """Returns in words how images become as large as the network's."""
     size = [image["height"], image["width"]]
-    mode, target = resize["mode"], resize.get("size")
+    mode, target = resize["mode"], resize.get("size", [])
     if mode == "none":
         return "none: images must have the network's size"
     if mode == "shorter":
