@@ -208,10 +208,56 @@ def read_bit(path: Path) -> Bit:
     return Bit(design, part, fields[b"e"])
 
 
-def package(target: Target, work: Path) -> Path:
-    """Checks the bitstream and its hardware handoff; writes NAME.bin (for fpga_manager) and NAME.json (for the driver).
+def write_firmware(target: Target, work: Path, binary: bytes) -> Path:
+    """Writes the folder that dfx-mgr (`xmutil` on Kria, PetaLinux) takes as `/lib/firmware/xilinx/NAME`.
 
-    PYNQ finds NAME.hwh by the name of NAME.bit.
+    It has the bitstream, the device-tree overlay that names it, the overlay's source, and shell.json. Without dtc, the
+    overlay is left as a source, and a line shows how to compile it.
+
+    Args:
+        target: the configuration on its board.
+        work: the build's folder; the firmware is in its `lib/firmware/xilinx`.
+        binary: the bitstream as fpga_manager takes it.
+
+    Returns:
+        the folder.
+    """
+    name = f"quasar-{target.name}"
+    folder = work / "lib" / "firmware" / "xilinx" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    family = "zynqmp" if target.processor == "zynq_ultra_ps_e" else "zynq7000"
+    overlay = (ROOT / "fpga" / "boards" / f"quasar-{family}.dtso").read_text()
+    rate = f"assigned-clock-rates = <{round(1e6 * target.hardware.clock_mhz)}>;"
+    overlay, rates = re.subn(r"assigned-clock-rates = <\d+>;", rate, overlay)
+    assert rates == 1
+    overlay += f'\n&fpga_full {{\n\tfirmware-name = "{name}.bit.bin";\n}};\n'
+    source = folder / f"{name}.dtso"
+    source.write_text(overlay)
+    (folder / f"{name}.bit.bin").write_bytes(binary)
+    # A flat design: no part of it is exchanged at run time.
+    (folder / "shell.json").write_text(
+        json.dumps({"shell_type": "XRT_FLAT", "num_slots": "1"}, indent=2) + "\n"
+    )
+    compiled = f"{name}.dtbo"
+    command = ["dtc", "-@", "-q", "-I", "dts", "-O", "dtb", "-o", compiled, source.name]
+    if shutil.which("dtc") is None:
+        click.echo(
+            f"dtc (Debian: device-tree-compiler) is not on PATH: compile the overlay where it is, in {folder}:\n"
+            f"  {' '.join(command)}"
+        )
+    else:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise click.ClickException(f"dtc cannot compile {source}:\n{done.stderr}")
+    return folder
+
+
+def package(target: Target, work: Path) -> Path:
+    """Checks the bitstream and its hardware handoff, and writes what loads and describes it.
+
+    NAME.bin is for fpga_manager, lib/firmware/xilinx for dfx-mgr, NAME.json for the driver. PYNQ finds NAME.hwh by the
+    name of NAME.bit.
     """
     bitstream, handoff = work / f"{target.name}.bit", work / f"{target.name}.hwh"
     for path in (bitstream, handoff):
@@ -236,6 +282,7 @@ def package(target: Target, work: Path) -> Path:
     words = struct.unpack(f">{len(bit.data) // 4}I", bit.data)
     binary = work / f"{target.name}.bin"
     binary.write_bytes(struct.pack(f"<{len(words)}I", *words))
+    write_firmware(target, work, binary.read_bytes())
     abi = re.search(r"ABI = (\d+);", (ROOT / "fpga" / "include" / "isa.hpp").read_text())
     assert abi is not None
     description = {

@@ -24,6 +24,7 @@ REQUIRED = (
     "quasar_rt/watch/sign_in.html",
     "quasar_rt/data/*/samples/*.png",
     "quasar_rt/notebooks/*.ipynb",
+    "quasar_rt/overlays/published.json",
 )
 FORBIDDEN = ("tests/*", "tools/*", "docs/*", "*.pyc", "*/__pycache__/*", "*.rs", "*.pt", "*.onnx")
 LIMIT_BYTES = 4_000_000

@@ -520,6 +520,44 @@ def test_packaging_writes_what_the_driver_compares(hardware: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("board", "part", "root"),
+    [("kv260", "xck26-sfvc784-2lv-c", "a0000000"), ("pynq-z2", "xc7z020clg400-1", "40000000")],
+)
+def test_packaging_leaves_a_folder_for_dfx_mgr(board: str, part: str, root: str, tmp_path: Path) -> None:
+    target = bitstream.read_target(board, None)
+    assert bitstream.same_part(part, target.part)
+    (tmp_path / f"{board}.bit").write_bytes(bit_file(part))
+    counters = {"counters"} if not target.hardware.settings["counters"] else set()
+    (tmp_path / f"{board}.hwh").write_text(handoff(*(set(ALL) - counters)))
+    stale = tmp_path / "lib" / "firmware" / "xilinx" / f"quasar-{board}" / "stale.dtbo"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("of an earlier build")
+    tool("dtc")
+    bitstream.package(target, tmp_path)
+    # dfx-mgr wants one name for the folder, the bitstream and the overlay.
+    name, folder = f"quasar-{board}", stale.parent
+    files = {path.name for path in folder.iterdir()}
+    assert files == {f"{name}.bit.bin", f"{name}.dtbo", f"{name}.dtso", "shell.json"}
+    assert (folder / f"{name}.bit.bin").read_bytes() == (tmp_path / f"{board}.bin").read_bytes()
+    assert json.loads((folder / "shell.json").read_text()) == {"shell_type": "XRT_FLAT", "num_slots": "1"}
+    shown = run(tool("dtc"), "-q", "-I", "dtb", "-O", "dts", folder / f"{name}.dtbo")
+    assert f'firmware-name = "{name}.bit.bin";' in shown
+    assert f"quasar@{root} {{" in shown
+    (rate,) = re.findall(r"assigned-clock-rates = <(0x\w+)>;", shown)
+    assert int(rate, 16) == 1e6 * target.hardware.clock_mhz
+
+
+def test_without_dtc_packaging_shows_how_to_compile_the_overlay(
+    hardware: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = bitstream.read_target("zcu102", hardware)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    folder = bitstream.write_firmware(target, tmp_path, b"")
+    assert "dtc -@ -q -I dts -O dtb -o quasar-zcu102.dtbo quasar-zcu102.dtso" in capsys.readouterr().out
+    assert not list(folder.glob("*.dtbo"))
+
+
+@pytest.mark.parametrize(
     ("bit", "hwh", "complaint"),
     [
         (None, handoff(*ALL), "missing or empty"),

@@ -4,6 +4,12 @@
 """
 
 import ctypes
+import json
+import shutil
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +23,7 @@ pynq = pytest.importorskip("pynq", reason="needs PYNQ: make test-pynq")
 
 from pynq.buffer import PynqBuffer  # noqa: E402
 
+from quasar_rt.overlays import QuasarOverlay  # noqa: E402
 from quasar_rt.pynq import BLOCK_BYTES, Kernel, Transport  # noqa: E402
 
 pytestmark = [
@@ -195,3 +202,70 @@ def test_another_bitstream_is_refused(board, subnet, bitstream):
     transport = Transport.load(bitstream)
     with pytest.raises(quasar_rt.WrongBitstreamError, match="configuration hash"):
         _native.Engine.attached(subnet._inner, hardware._inner, transport, None)
+
+
+def test_the_overlay_has_the_driver_bound_and_runs_frames(board, subnet, bitstream):
+    images = list(np.random.default_rng(0).integers(0, 256, (3, 8, 8), np.uint8))
+    with Engine(subnet, "cpu") as cpu:
+        expected = [prediction.integer_logits for prediction in cpu.infer_batch(images)]
+    overlay = QuasarOverlay(bitstream)
+    assert isinstance(overlay.fetch, Kernel)
+    with overlay.engine(subnet, timeout=20) as engine:
+        assert engine.device == "pynq"
+        np.testing.assert_array_equal([p.integer_logits for p in engine.infer_batch(images)], expected)
+    assert board.downloads == [str(bitstream)], "the engine uses what the overlay loaded"
+
+
+def test_the_overlay_loads_nothing_that_its_description_does_not_name(board, bitstream, tmp_path):
+    copied = tmp_path / "other"
+    shutil.copytree(bitstream.parent, copied)
+    changed = copied / bitstream.name
+    changed.write_bytes(changed.read_bytes() + b"x")
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match="different builds"):
+        QuasarOverlay(changed)
+    assert board.downloads == []
+
+
+def test_without_a_fetched_bitstream_the_overlay_says_how_to_get_one(board, monkeypatch):
+    monkeypatch.setenv("BOARD", "Pynq-Z2")
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match="make bitstream BOARD=pynq-z2"):
+        QuasarOverlay()
+
+
+def installed(group):
+    found = [entry for entry in entry_points(group=group) if entry.name == "quasar-rt"]
+    if not found:
+        pytest.skip("needs the installed wheel: make test-pynq")
+    return found[0]
+
+
+def test_pynq_finds_driver_and_folders_through_entry_points():
+    assert installed("pynq.lib").load().Kernel is Kernel
+    assert installed("pynq.overlays").load().QuasarOverlay is QuasarOverlay
+    assert list(Path(installed("pynq.notebooks").load().__file__).parent.glob("*.ipynb"))
+
+
+def test_pynq_binds_the_driver_without_an_import_of_ours(board, bitstream):
+    installed("pynq.lib")
+    code = "from pynq.overlay import _IPMap; o = object.__new__(__import__('pynq').Overlay); o._register_drivers()"
+    code += (
+        "; from pynq.overlay import _ip_drivers; print(_ip_drivers['xilinx.com:hls:fetch:1.0'].__module__)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "quasar_rt.pynq", done.stderr
+
+
+def test_get_notebooks_delivers_ours(tmp_path):
+    installed("pynq.notebooks")
+    code = "from pynq._cli.get_notebooks import main; main()"
+    command = [sys.executable, "-P", "-c", code, "-o", "-p", str(tmp_path / "here"), "quasar-rt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    delivered = tmp_path / "here" / "quasar-rt" / "first_inference.ipynb"
+    assert delivered.exists(), done.stdout + done.stderr
+    assert json.loads(delivered.read_text(encoding="utf-8"))["cells"]
+    assert not (delivered.parent / "__init__.py").exists()
+
+
+def test_pynq_s_numpy_is_below_2():
+    installed("pynq.lib")
+    assert int(np.__version__.split(".")[0]) < 2
