@@ -40,6 +40,7 @@ napoleon_numpy_docstring = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"
+autodoc_mock_imports = ["pynq"]  # on boards only
 autodoc_type_aliases = {"ImageLike": "ImageLike"}
 python_use_unqualified_type_names = True
 

@@ -15,7 +15,7 @@ import quasar_rt
 
 FOLDER = Path(quasar_rt.__file__).parent / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
-#: What a notebook needs beside the package itself; a notebook that is not here needs nothing, as on a board.
+#: Modules that a notebook needs in addition to the package; one that is not here needs none, as on a board.
 NEEDS = {
     "your_own_vit": ("torch", "timm", "sklearn"),
     "search_for_a_board": ("matplotlib",),
