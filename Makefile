@@ -23,6 +23,9 @@ SOAK_SECONDS ?= 600
 SOAK_FRAMES ?= 10000
 PYTEST_ARGS ?=
 PEERS_ARGS ?=
+QUANTIZERS_ARGS ?=
+# The runtimes that quasar_rt is compared with.
+PEERS := 'openvino~=2026.4' 'nncf~=3.4' 'onnx~=1.23' 'onnxruntime~=1.32'
 KERNEL_COST_ARGS ?=
 EVIDENCE_ARGS ?=
 # A module's tests mostly stay in one process, with the fixtures that they share.
@@ -166,8 +169,16 @@ kernel-cost: develop instruments ## Instructions by stage next to the recorded o
 bench-peers: develop .venv-peers/stamp ## Latency and throughput compared with OpenVINO and ONNX Runtime int8 (installs them in .venv-peers); PEERS_ARGS=--help
 	@python tools/bench_peers.py --json build/peers/measured.json $(PEERS_ARGS)
 
+.PHONY: compare-quantizers
+compare-quantizers: develop dataset .venv-quantizers/stamp ## Logit errors of post-training quantizers on trained networks, next to NNCF, ONNX Runtime and torchao
+	@PYTHONPATH=python .venv-quantizers/bin/python tools/compare_quantizers.py $(QUANTIZERS_ARGS)
+
+.venv-quantizers/stamp: $(STAMPS)/venv
+	@$(call fresh_venv,.venv-quantizers,$(PEERS) torch timm torchvision 'torchao~=0.18' onnxscript scikit-learn numpy pillow click rich)
+	@touch $@
+
 .venv-peers/stamp: $(STAMPS)/venv
-	@$(call fresh_venv,.venv-peers,'openvino~=2026.4' 'nncf~=3.4' 'onnx~=1.23' 'onnxruntime~=1.32')
+	@$(call fresh_venv,.venv-peers,$(PEERS))
 	@touch $@
 
 .PHONY: fuzz
@@ -316,6 +327,6 @@ evidence: install-test dataset ## Measure docs/evidence.md anew on Fashion-MNIST
 
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs)
-	rm -rf build dist target rust/fuzz/target rust/loom/target .venv .venv-wheel .venv-min .venv-audit .venv-peers .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf build dist target rust/fuzz/target rust/loom/target .venv .venv-wheel .venv-min .venv-audit .venv-peers .venv-quantizers .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f python/quasar_rt/*.so
 	find python tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
