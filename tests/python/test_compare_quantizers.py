@@ -25,8 +25,8 @@ def test_figures_of_a_network_next_to_its_float_network() -> None:
     expected = np.array([[1.0, 3.0], [3.0, 1.0], [2.0, 2.5]], np.float32)
     logits = np.array([[1.0, 3.0], [1.0, 3.0], [2.0, 2.5]], np.float32)
     found = compare_quantizers.measure(logits, expected, np.array([1, 0, 0]))
-    # Two of six logits differ by 2; those of the float network are on average 7/9 from their means.
-    assert found.logit_error == pytest.approx((4 / 6) / (7 / 9), rel=1e-6)
+    # Two of six logits differ by 2; those of the float network are on average 13/18 from their means.
+    assert found.logit_error == pytest.approx((4 / 6) / (13 / 18), rel=1e-6)
     assert (found.top1, found.agreement) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
 
 
