@@ -106,6 +106,8 @@ class Confusion:
     """Number of images [true class, most likely class]."""
     five: NDArray[np.int64]
     """Number of images [true class] for which the true class is among the five most likely."""
+    others: int = 0
+    """Number of images of none of the classes: those whose index is not one of a class. No answer is right for them."""
 
     @classmethod
     def count(
@@ -113,15 +115,19 @@ class Confusion:
     ) -> Confusion:
         """Counts answers: the true and the most likely class of each image, and whether the five have the true one."""
         size = len(classes)
-        pairs = np.asarray(truths, np.int64) * size + np.asarray(found, np.int64)
+        labels = np.asarray(truths, np.int64)
+        known = (labels >= 0) & (labels < size)
+        pairs = labels[known] * size + np.asarray(found, np.int64)[known]
         matrix = np.bincount(pairs, minlength=size**2).reshape(size, size)
-        among = np.bincount(np.asarray(truths, np.int64)[np.asarray(five, bool)], minlength=size)
-        return cls(tuple(classes), matrix.astype(np.int64), among.astype(np.int64))
+        among = np.bincount(labels[known & np.asarray(five, bool)], minlength=size)
+        return cls(
+            tuple(classes), matrix.astype(np.int64), among.astype(np.int64), int(np.count_nonzero(~known))
+        )
 
     @property
     def images(self) -> int:
         """Number of classified images."""
-        return int(self.matrix.sum())
+        return int(self.matrix.sum()) + self.others
 
     @property
     def top1(self) -> Estimate:

@@ -194,11 +194,11 @@ def test_a_stream_keeps_no_frame_whose_successor_it_asks_for(gray_subnet):
 def test_a_closed_stream_reads_no_frame_any_more(gray_subnet, monkeypatch):
     prepare, begun, ended = Engine._prepare, [], []
 
-    def slow(self, image, **options):
+    def slow(self, image, *arguments, **options):
         begun.append(time.monotonic())
         time.sleep(0.05)
         try:
-            return prepare(self, image, **options)
+            return prepare(self, image, *arguments, **options)
         finally:
             ended.append(time.monotonic())
 
