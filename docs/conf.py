@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version as installed_version
 from typing import Any
 
@@ -28,9 +29,6 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 html_copy_source = False
-
-# Quotes become typographic; `--option` in the command line's help keeps its hyphens.
-smartquotes_action = "q"
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -62,6 +60,8 @@ def resolve_by_name(app: Any, env: Any, node: Any, content: Any) -> Any:
     if node.get("refdomain") != "py":
         return None
     wanted = node.get("reftarget", "").removeprefix("quasar_rt.").split(".")
+    if len(wanted) == 1 and wanted[0].islower():
+        return None  # most probably an argument
     objects = env.get_domain("py").objects
     for parts in [wanted] if len(wanted) < 2 else [wanted, wanted[1:]]:
         ending = "." + ".".join(parts)
@@ -87,6 +87,15 @@ def keep_shapes_plain(app: Any, doctree: Any) -> None:
             del node["refspecific"]
 
 
+def keep_options_plain(app: Any, ctx: Any, lines: list[str]) -> None:
+    """Sets ``--option`` in the command line's help as code, whose hyphens stay as they are."""
+    for i, line in enumerate(lines):
+        if not line.lstrip().startswith(".."):
+            lines[i] = re.sub(r"(?<![`\w-])(--[a-z][a-z-]*)", r"``\1``", line)
+
+
 def setup(app: Any) -> None:
+    for part in ("description", "options", "epilog"):
+        app.connect(f"sphinx-click-process-{part}", keep_options_plain)
     app.connect("doctree-read", keep_shapes_plain)
     app.connect("missing-reference", resolve_by_name)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -185,3 +187,13 @@ def test_commands_may_go_on_and_outputs_may_leave_lines_out(clone: Clone) -> Non
     body = "$ printf 'a\\nb\\nc\\n' \\\n    && echo d   # a comment\na\n...\nd\n"
     (example,) = examples(f"```console\n{body}```\n", "page.md")
     assert clone.run(example) == []
+
+
+def test_every_public_name_is_on_an_api_page_once() -> None:
+    directive = re.compile(r"^\.\. auto(?:class|function|exception):: (?:quasar_rt\.)?(\w+)$", re.MULTILINE)
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    counts = Counter(directive.findall(pages))
+    wrong = {name: counts[name] for name in quasar_rt.__all__ if name != "__version__" and counts[name] != 1}
+    assert not wrong, (
+        "docs/api/ has these names so many times: give each its directive on the page of its task"
+    )
