@@ -8,22 +8,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pynq
 
-from .device import read_bitstream
 from .errors import DeviceUnavailableError
-from .overlays import bitstream
 
-if TYPE_CHECKING:
-    import os
-
-    from .engine import Engine
-    from .subnet import Subnet
-
-__all__ = ["Kernel", "QuasarOverlay", "Transport"]
+__all__ = ["Kernel", "Transport"]
 
 #: Bytes between two blocks of registers, and the IP of each block in the block design.
 BLOCK_BYTES = 0x1_0000
@@ -131,48 +123,3 @@ class Transport:
         """Waits a little; there is no interrupt to wait for."""
         time.sleep(min(seconds, POLL_SECONDS))
         return False
-
-
-class QuasarOverlay(pynq.Overlay):  # type: ignore[misc]
-    """The accelerator as an overlay of PYNQ, with its driver bound.
-
-    ``overlay.fetch``, ``overlay.store`` and ``overlay.load`` are the kernels (`Kernel`). `engine` runs a subnet on
-    them; while an engine is open, its driver alone may use them.
-
-    Args:
-        bitfile_name: the packaged bitstream, ``NAME.bit``, with ``NAME.hwh`` and ``NAME.json`` in the same folder. If
-            None, the one of this board that `quasar_rt.overlays.fetch` downloaded.
-        download: False if the bitstream is loaded already.
-        others: further arguments of `pynq.Overlay`.
-
-    Raises:
-        DeviceUnavailableError: a file is missing, its digest is not the description's, PYNQ cannot load it, or it is
-            another design.
-    """
-
-    def __init__(
-        self, bitfile_name: str | os.PathLike[str] | None = None, *, download: bool = True, **others: Any
-    ) -> None:
-        path = bitstream() if bitfile_name is None else Path(bitfile_name).absolute()
-        read_bitstream(path)  # digests first: nothing is loaded that is not what its description says
-        try:
-            super().__init__(str(path), download=download, **others)
-        except Exception as error:  # whatever PYNQ and XRT raise
-            raise DeviceUnavailableError(f"PYNQ cannot load {path}: {error}") from error
-        Transport(self)  # refuses another design
-
-    def engine(self, subnet: Subnet | str | os.PathLike[str], timeout: float | None = None) -> Engine:
-        """Opens an engine on this overlay, without loading the bitstream again.
-
-        Args:
-            subnet: a `quasar_rt.Subnet`, the path of a ``.qvit`` file, or the name of a packaged subnet.
-            timeout: as for `quasar_rt.Engine`.
-
-        Raises:
-            quasar_rt.DeviceError: the accelerator cannot be used.
-            quasar_rt.DoesNotFitError: the subnet does not fit the accelerator's buffers.
-        """
-        from .engine import Engine
-
-        description = Path(self.bitfile_name).with_suffix(".json")
-        return Engine(subnet, device=f"pynq:{description}", timeout=timeout)

@@ -11,6 +11,7 @@ import pytest
 
 import quasar_rt
 from quasar_rt import overlays
+from quasar_rt.overlays import files
 
 CONTENT = {"pynq-z2.bit": b"bits", "pynq-z2.hwh": b"<hwh/>", "pynq-z2.json": b"{}"}
 
@@ -25,7 +26,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
     listing = tmp_path / "published.json"
     listing.write_text(json.dumps({"pynq-z2": {"url": source.as_uri(), "sha256": digests}}))
-    monkeypatch.setattr(overlays, "PUBLISHED", listing)
+    monkeypatch.setattr(files, "PUBLISHED", listing)
     return source
 
 
@@ -66,9 +67,9 @@ def test_a_source_that_does_not_answer_is_named(published: Path, tmp_path: Path)
 
 
 def test_only_https_is_fetched(published: Path, tmp_path: Path) -> None:
-    listing = json.loads(overlays.PUBLISHED.read_text())
+    listing = json.loads(files.PUBLISHED.read_text())
     listing["pynq-z2"]["url"] = "http://example.org"
-    overlays.PUBLISHED.write_text(json.dumps(listing))
+    files.PUBLISHED.write_text(json.dumps(listing))
     with pytest.raises(quasar_rt.DeviceUnavailableError, match="only https"):
         overlays.fetch("pynq-z2", tmp_path)
 
@@ -82,10 +83,10 @@ def test_a_board_without_a_published_bitstream_says_what_to_do(tmp_path: Path) -
 
 
 def test_the_packaged_list_names_files_with_digests_only() -> None:
-    for board, entry in json.loads(overlays.PUBLISHED.read_text()).items():
+    for board, entry in json.loads(files.PUBLISHED.read_text()).items():
         assert overlays.board_name(board) == board
         assert entry["url"].startswith("https://")
-        assert entry["sha256"].keys() == {f"{board}{ending}" for ending in overlays.ENDINGS}
+        assert entry["sha256"].keys() == {f"{board}{ending}" for ending in files.ENDINGS}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pynq") is not None, reason="PYNQ is here")
