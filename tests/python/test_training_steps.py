@@ -14,11 +14,15 @@ pytest.importorskip("timm", reason="needs the [host] extra")
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
 from click.testing import CliRunner  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from quasar_rt import InvalidValueError, SettingsError  # noqa: E402
 from quasar_rt.cli.train import command  # noqa: E402
+from quasar_rt.images import preprocess  # noqa: E402
 from quasar_rt.space import Space  # noqa: E402
 from quasar_rt.train import dry_run, train  # noqa: E402
+from quasar_rt.train.data import FileSplit, Shape  # noqa: E402
+from quasar_rt.train.evaluation import evaluate, evaluate_parts  # noqa: E402
 from quasar_rt.train.loop import Stopped  # noqa: E402
 from quasar_rt.train.mixing import Mixing  # noqa: E402
 from quasar_rt.train.model import ViT, ViTConfig  # noqa: E402
@@ -241,3 +245,33 @@ def test_a_dry_run_says_what_would_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(command, ["--config", "digits", "--dry-run", "--set", "optimizer.batch=512"])
     assert result.exit_code == 1
     assert "does not fit the memory: set optimizer.accumulate to" in result.output
+
+
+def test_images_in_files_are_read_once_for_all_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several threads read them, in order."""
+    paths = []
+    for number in range(12):
+        paths.append(tmp_path / f"{number}.png")
+        Image.new("L", (8, 8), number).save(paths[-1])
+    document = {"resize": {"mode": "none"}}
+    split = FileSplit(paths, torch.zeros(12, dtype=torch.int64), Shape(8, 8, 1, 10), document, threads=3)
+    images, _ = split.first(12)
+    assert images[:, 0, 0, 0].tolist() == list(range(12))
+
+    reads: list[Path] = []
+
+    def counted(path: Path, *arguments: Any) -> Any:
+        reads.append(path)
+        return preprocess(path, *arguments)
+
+    monkeypatch.setattr("quasar_rt.train.data.preprocess", counted)
+    space = Space.load("digits")
+    model = ViT(ViTConfig.of(space, (0.3,), (0.37,)))
+    parts = [None, space.decode(space.smallest)]
+    found = evaluate_parts(model, parts, split)
+    assert sorted(reads) == sorted(paths)
+    for part, top1 in zip(parts, found, strict=True):
+        model.activate(part)
+        assert evaluate(model, split) == top1

@@ -6,6 +6,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -117,18 +118,26 @@ class FileSplit(_Labelled):
     """Images in files, decoded when they are wanted; labels int64 [n].
 
     Out of training an image becomes pixels exactly as the engine makes them: `document` is the subnet's preprocessing.
+    `threads` decode at the same time.
     """
 
     paths: Sequence[Path]
     labels: Tensor
     shape: Shape
     document: dict[str, Any]
+    threads: int = 1
 
     def first(self, count: int, start: int = 0) -> tuple[Tensor, Tensor]:
         """Returns `count` images uint8 [n, channels, height, width] from `start` on, or fewer, and their labels."""
         size = (self.shape.height, self.shape.width, self.shape.channels)
         chosen = self.paths[start : start + count]
-        pixels = [torch.from_numpy(planes(preprocess(path, size, self.document))) for path in chosen]
+
+        def read(path: Path) -> Tensor:
+            return torch.from_numpy(planes(preprocess(path, size, self.document)))
+
+        # Decoding and resizing release the GIL.
+        with ThreadPoolExecutor(self.threads) as pool:
+            pixels = list(pool.map(read, chosen))
         images = torch.stack(pixels) if pixels else torch.empty((0, size[2], *size[:2]), dtype=torch.uint8)
         return images, self.labels[start : start + count]
 
@@ -139,7 +148,7 @@ class FileSplit(_Labelled):
     def subset(self, indices: Tensor) -> FileSplit:
         """Returns the images of these indices."""
         paths = [self.paths[index] for index in indices.tolist()]
-        return FileSplit(paths, self.labels[indices], self.shape, self.document)
+        return FileSplit(paths, self.labels[indices], self.shape, self.document, self.threads)
 
 
 AnySplit: TypeAlias = "Split | FileSplit"
@@ -238,7 +247,8 @@ def _load_folder(recipe: Recipe, shape: Shape, root: str | os.PathLike[str] | No
 
     def split(files: Sequence[tuple[Path, int]]) -> FileSplit:
         labels = torch.tensor([label for _, label in files], dtype=torch.int64)
-        return FileSplit([path for path, _ in files], labels, shape, document)
+        paths = [path for path, _ in files]
+        return FileSplit(paths, labels, shape, document, max(1, d.workers))
 
     train, validation = _split(recipe, split(listing.train))
     describe = f"the images in `{Path(place).name}`, {len(listing.classes)} classes"

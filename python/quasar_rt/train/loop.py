@@ -22,7 +22,7 @@ from ..space import Architecture, Space
 from . import checkpoint
 from .batches import Batches
 from .data import key_of
-from .evaluation import evaluate
+from .evaluation import evaluate_parts
 from .job import Job, Row
 from .mixing import Mixing
 from .model import ViT
@@ -238,9 +238,9 @@ class Loop:
         row: Row = {"stage": self.name, "epoch": epoch + 1, "steps": steps}
         row |= {key: total / steps for key, total in self.sums.items()}
         row["learning_rate"] = learning_rate(self.schedule, self.step - 1, self.total)
-        for kind, architecture in self.plan.networks:
-            self.average.activate(architecture)
-            row[f"top1_{kind}"] = evaluate(self.average, self.job.data.validation, self.job.group)
+        kinds, architectures = zip(*self.plan.networks, strict=True)
+        found = evaluate_parts(self.average, architectures, self.job.data.validation, self.job.group)
+        row |= {f"top1_{kind}": top1 for kind, top1 in zip(kinds, found, strict=True)}
         row["seconds"] = self.elapsed + time.monotonic() - self.resumed_at
         self.rows.append(row)
         self.sums, self.elapsed = {}, 0.0
