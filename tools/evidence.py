@@ -170,7 +170,7 @@ def relative_error(found: NDArray[Any], wanted: NDArray[Any]) -> float:
 
 def with_fraction(architecture: Architecture, fraction: float) -> Architecture:
     """Returns the same shape with one 8-bit fraction throughout."""
-    blocks = tuple(dataclasses.replace(b, eight_bit=(fraction,) * 4) for b in architecture.blocks)
+    blocks = tuple(dataclasses.replace(b, eight_bit=(fraction,) * 6) for b in architecture.blocks)
     return dataclasses.replace(architecture, blocks=blocks)
 
 
@@ -444,7 +444,7 @@ class Seed:
     def narrow(self, fraction: float) -> Architecture:
         """Returns the network of the row criteria."""
         embed, depth, heads, hidden = self.settings.narrow
-        block = BlockShape(heads, int(self.space.settings["head_dim"]), hidden, (fraction,) * 4)
+        block = BlockShape(heads, int(self.space.settings["head_dim"]), hidden, (fraction,) * 6)
         return Architecture(embed, (block,) * depth)
 
     def tuning(self, criterion: str) -> Recipe:

@@ -36,7 +36,7 @@ KINDS = {"dsp": "DSP", "lut": "LUT", "ff": "FF", "bram36": "BRAM", "uram": "URAM
 
 def small(eight_bit: float = 0.0) -> Workload:
     """Returns a network of 224x224 pixels for the smallest board: embed 96, 12 blocks, 3 heads of 32, MLP 384."""
-    block = BlockShape(3, 32, 384, (eight_bit,) * 4)
+    block = BlockShape(3, 32, 384, (eight_bit,) * 6)
     return Workload.of_architecture(Space.load("tiny"), Architecture(96, (block,) * 12))
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,34 +20,38 @@ from ._native import eight_bit_rows
 from .errors import InvalidValueError
 from .settings import SettingsFile, shipped_files
 
-__all__ = ["MATRICES", "Architecture", "BlockShape", "Space", "eight_bit_rows", "space_names"]
+__all__ = ["MATRICES", "Architecture", "BlockShape", "Fractions", "Space", "eight_bit_rows", "space_names"]
 
-#: The matrices of a block whose 8-bit fractions are chosen, in the order of a frame's path.
-MATRICES = ("qkv", "proj", "fc1", "fc2")
+#: The matrices of a block whose 8-bit fractions are chosen, in the order of a frame's path. The rows of queries, keys
+#: and values, one matrix in a subnet's file (qkv), are counted apart.
+MATRICES = ("q", "k", "v", "proj", "fc1", "fc2")
+
+#: The fractions of a block's `MATRICES`.
+Fractions: TypeAlias = tuple[float, float, float, float, float, float]
 
 
 @dataclass(frozen=True)
 class BlockShape:
-    """One block: `hidden` are the rows of fc1, `eight_bit` the fractions of 8-bit rows of qkv, proj, fc1, fc2."""
+    """One block: `hidden` are the rows of fc1, `eight_bit` the fractions of 8-bit rows of each of `MATRICES`."""
 
     heads: int
     head_dim: int
     hidden: int
-    eight_bit: tuple[float, float, float, float]
+    eight_bit: Fractions
 
     @property
     def inner(self) -> int:
         """Columns of q, of k, of v and of proj."""
         return self.heads * self.head_dim
 
-    def rows(self, embed: int) -> tuple[int, int, int, int]:
-        """Returns the rows of qkv, proj, fc1 and fc2 in a network of this embedding size."""
-        return 3 * self.inner, embed, self.hidden, embed
+    def rows(self, embed: int) -> tuple[int, int, int, int, int, int]:
+        """Returns the rows of each of `MATRICES` in a network of this embedding size."""
+        return self.inner, self.inner, self.inner, embed, self.hidden, embed
 
-    def eight_bit_rows(self, embed: int) -> tuple[int, int, int, int]:
-        """Returns the 8-bit rows of qkv, proj, fc1 and fc2 in a network of this embedding size."""
-        q, p, f, g = map(eight_bit_rows, self.rows(embed), self.eight_bit)
-        return q, p, f, g
+    def eight_bit_rows(self, embed: int) -> tuple[int, int, int, int, int, int]:
+        """Returns the 8-bit rows of each of `MATRICES` in a network of this embedding size."""
+        q, k, v, p, f, g = map(eight_bit_rows, self.rows(embed), self.eight_bit)
+        return q, k, v, p, f, g
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,9 @@ class Architecture:
     def from_dict(cls, table: Mapping[str, Any]) -> Architecture:
         """Reads what `to_dict` returned.
 
+        Records from before q, k and v were counted apart have four fractions a block, of qkv, proj, fc1 and fc2: q, k
+        and v then have qkv's fraction each.
+
         Raises:
             quasar_rt.InvalidValueError: a key is missing, unknown or of the wrong type.
         """
@@ -78,16 +85,17 @@ class Architecture:
             blocks = []
             for block in table["blocks"]:
                 block = dict(block)
-                q, p, f, g = map(float, block.pop("eight_bit"))
+                *qkv, p, f, g = map(float, block.pop("eight_bit"))
+                q, k, v = qkv * 3 if len(qkv) == 1 else qkv
                 sizes = {key: operator.index(value) for key, value in block.items()}
-                blocks.append(BlockShape(**sizes, eight_bit=(q, p, f, g)))
+                blocks.append(BlockShape(**sizes, eight_bit=(q, k, v, p, f, g)))
             embed = operator.index(table["embed"])
             if unknown := set(table) - {"embed", "blocks"}:
                 raise ValueError(f"unknown key {min(map(str, unknown))!r}")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidValueError(
                 "an architecture is {'embed': n, 'blocks': [{'heads': n, 'head_dim': n, 'hidden': n, "
-                f"'eight_bit': [four fractions]}}, ...]}}: {type(error).__name__}: {error}"
+                f"'eight_bit': [the fractions of {', '.join(MATRICES)}]}}, ...]}}: {type(error).__name__}: {error}"
             ) from None
         return cls(embed, tuple(blocks))
 
@@ -97,7 +105,7 @@ class Space(SettingsFile[NativeSpace]):
 
     >>> space = Space.load("digits")
     >>> len(space.genes), space.genes[2]
-    (20, ('blocks.0.heads', 3))
+    (26, ('blocks.0.heads', 3))
     >>> space.decode(space.smallest).embed
     16
     """

@@ -162,7 +162,7 @@ def test_tables_refuse_what_is_not_a_genome() -> None:
     space = Space.load("digits")
     table = CostTable(space, Hardware.for_board("pynq-z2", space))
     for wrong in (space.largest, space.largest[None, :-1], space.largest[None].astype(np.int64)):
-        with pytest.raises(InvalidValueError, match=r"uint8 of shape \(n, 20\)"):
+        with pytest.raises(InvalidValueError, match=r"uint8 of shape \(n, 26\)"):
             table.evaluate(wrong)
     genome = space.largest[None].copy()
     genome[0, 3] = 200
@@ -203,7 +203,7 @@ def test_hostile_architectures_name_the_size(
     embed: int, block: tuple[int, int, int, float], part: str
 ) -> None:
     heads, head_dim, hidden, fraction = block
-    architecture = Architecture(embed, (BlockShape(heads, head_dim, hidden, (fraction,) * 4),))
+    architecture = Architecture(embed, (BlockShape(heads, head_dim, hidden, (fraction,) * 6),))
     with pytest.raises(InvalidValueError, match=part):
         Workload.of_architecture(Space.load("digits"), architecture)
 

@@ -224,11 +224,11 @@ def narrowed(*keys: str) -> Space:
 def test_a_space_smaller_than_the_budget_is_evaluated_one_and_all():
     small = narrowed("embed", "depth", "heads", "mlp_ratio")
     table = CostTable(small, Hardware.for_board("zcu102", small))
-    assert small.size == 81
-    for population, generations in ((200, 2), (10, 9)):
+    assert small.size == 729
+    for population, generations in ((1000, 1), (81, 9)):
         search = Search(small, table, population=population, generations=generations)
         search.run()
-        assert len(search.evaluated()) == 81
+        assert len(search.evaluated()) == 729
         assert search.done
     # One point: everything that a search does still works.
     point = narrowed("embed", "depth", "heads", "mlp_ratio", "eight_bit")

@@ -21,7 +21,7 @@ from quasar_rt.nas.folder import Folder, SearchFolderError
 from quasar_rt.nas.layers import eight_bit_share, linear_layers, nominal_macs, untrained_subnet, weight_bytes
 from quasar_rt.nas.report import nondominated
 from quasar_rt.nas.scores import proxy_scores
-from quasar_rt.space import MATRICES, Space
+from quasar_rt.space import Space
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion-mnist-coarse", "tiny"])
@@ -46,7 +46,7 @@ def test_untrained_subnets_run_with_a_warning():
         assert len(engine.infer(np.zeros((8, 8), np.uint8)).logits) == 10
 
 
-@pytest.mark.parametrize("fractions", [[[0.5] * 4], [[0.5] * 3] * 2, [[0.5, 0.5, 0.5, 1.5]] * 2])
+@pytest.mark.parametrize("fractions", [[[0.5] * 6], [[0.5] * 4] * 2, [[0.5, 0.5, 0.5, 0.5, 0.5, 1.5]] * 2])
 def test_fractions_of_another_shape_are_refused(fractions):
     with pytest.raises(ValueError, match="eight_bit_fraction"):
         random_subnet(
@@ -54,7 +54,7 @@ def test_fractions_of_another_shape_are_refused(fractions):
         )
 
 
-IDENTITY = {"format": 1, "space": "digits", "fps": [100.0], "seed": 0}
+IDENTITY = {"format": 2, "space": "digits", "fps": [100.0], "seed": 0}
 
 
 def test_a_folder_keeps_scores_and_survives_a_torn_line(tmp_path):
@@ -195,8 +195,13 @@ def test_subnets_carry_the_record_of_their_search(proxy):
         assert record["seed"] == 0
         layers = {layer.name: layer for layer in subnet.summary().layers}
         for i, block in enumerate(target.point.architecture.blocks):
-            expected = block.eight_bit_rows(target.point.architecture.embed)
-            assert tuple(layers[f"blocks.{i}.{m}"].rows8 for m in MATRICES) == expected
+            *qkv, proj, fc1, fc2 = block.eight_bit_rows(target.point.architecture.embed)
+            found = [layers[f"blocks.{i}.{m}"].rows8 for m in ("qkv", "proj", "fc1", "fc2")]
+            assert found == [sum(qkv), proj, fc1, fc2]
+        # The model counts the very rows of the file.
+        counted = Workload.of_architecture(proxy.space, target.point.architecture, subnet.name)
+        of_file = Workload.of_subnet(subnet).settings
+        assert all(of_file[key] == counted.settings[key] for key in ("embed", "blocks", "patch_rows", "head_rows"))
         with pytest.warns(UntrainedWarning), Engine(target.subnet) as engine:
             engine.infer(np.zeros((8, 8), np.uint8))
 
@@ -408,6 +413,8 @@ def test_each_target_is_reached_event_by_event_by_the_file_s_own_rows(tmp_path, 
         subnet = Subnet.load(tmp_path / "found" / target.file)
         fps = hardware.clock_mhz * 1e6 / replay(subnet, hardware).period_cycles
         assert fps == target.replayed_fps == entry["replayed_fps"]
+        assert entry["gap"] == fps / entry["modelled_fps"] - 1 == target.gap(board)
+        assert abs(entry["gap"]) < 0.05
         assert fps >= target.fps
         assert subnet.config["provenance"]["search"]["replayed_fps"] == fps
 

@@ -36,8 +36,8 @@ def test_the_tiny_space_is_the_papers_kind() -> None:
         "blocks.0.eight_bit",
     ]
     smallest = space.decode(space.smallest)
-    assert smallest == Architecture(192, (BlockShape(3, 64, 672, (0.0, 0.0, 0.0, 0.0)),) * 12)
-    assert smallest.blocks[0].eight_bit_rows(192) == (0, 0, 0, 0)
+    assert smallest == Architecture(192, (BlockShape(3, 64, 672, (0.0,) * 6),) * 12)
+    assert smallest.blocks[0].eight_bit_rows(192) == (0,) * 6
 
 
 def test_unused_blocks_do_not_count() -> None:
@@ -45,7 +45,7 @@ def test_unused_blocks_do_not_count() -> None:
     genome = space.largest
     genome[1] = 0
     canonical = space.canonical(genome)
-    assert not canonical[2 + 6 :].any()
+    assert not canonical[2 + 8 :].any()
     assert space.decode(genome) == space.decode(canonical)
     assert np.array_equal(space.encode(space.decode(genome)), canonical)
 
@@ -56,20 +56,32 @@ def test_refusals_name_what_is_wrong() -> None:
         Space.load("diggits")
     with pytest.raises(SettingsError, match="unknown field `colour`"):
         Space.from_toml(space.to_toml() + "\n[colour]\n")
-    with pytest.raises(InvalidValueError, match="20 genes, not 3"):
+    with pytest.raises(InvalidValueError, match="26 genes, not 3"):
         space.decode([0, 0, 0])
     with pytest.raises(InvalidValueError, match=r"blocks\.0\.heads is choice 9"):
-        space.decode([0, 0, 9] + [0] * 17)
+        space.decode([0, 0, 9] + [0] * 23)
     with pytest.raises(InvalidValueError, match="0 to 255"):
-        space.decode([-1] + [0] * 19)
+        space.decode([-1] + [0] * 25)
     with pytest.raises(InvalidValueError, match="embed = 17 is not a choice"):
         space.encode(Architecture(17, space.sample(0).blocks))
     with pytest.raises(InvalidValueError, match=r"blocks\.0\.eight_bit = 0.3"):
-        space.encode(Architecture(16, (BlockShape(2, 8, 16, (0.3, 0.0, 0.0, 0.0)),)))
+        space.encode(Architecture(16, (BlockShape(2, 8, 16, (0.3, 0.0, 0.0, 0.0, 0.0, 0.0)),)))
     with pytest.raises(InvalidValueError, match="an architecture is"):
         Architecture.from_dict({"embed": 16})
     with pytest.raises(InvalidValueError, match="an architecture is"):
-        Architecture.from_dict({"embed": 16, "blocks": [{"heads": 2, "eight_bit": [0, 0, 0, 0], "x": 1}]})
+        Architecture.from_dict(
+            {"embed": 16, "blocks": [{"heads": 2, "eight_bit": [0, 0, 0, 0, 0, 0], "x": 1}]}
+        )
+
+
+def test_old_records_of_four_fractions_give_qkvs_to_queries_keys_and_values() -> None:
+    block = {"heads": 2, "head_dim": 8, "hidden": 16, "eight_bit": [0.5, 1.0, 0.0, 0.25]}
+    old = Architecture.from_dict({"embed": 16, "blocks": [block]})
+    assert old.blocks[0].eight_bit == (0.5, 0.5, 0.5, 1.0, 0.0, 0.25)
+    assert old.blocks[0].eight_bit_rows(16) == (8, 8, 8, 16, 0, 4)
+    for wrong in ([0.5] * 3, [0.5] * 5, [0.5] * 7):
+        with pytest.raises(InvalidValueError, match="fractions of q, k, v, proj, fc1, fc2"):
+            Architecture.from_dict({"embed": 16, "blocks": [block | {"eight_bit": wrong}]})
 
 
 def test_the_count_of_eight_bit_rows_fills_row_pairs() -> None:

@@ -148,7 +148,7 @@ def test_calibration_without_a_percentile_keeps_learned_scales() -> None:
 def test_calibration_sets_the_active_part_alone() -> None:
     model = quantized()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    model.activate(Architecture(16, (BlockShape(2, 8, 16, (0.5,) * 4),)))
+    model.activate(Architecture(16, (BlockShape(2, 8, 16, (0.5,) * 6),)))
     model.calibrate(pictures(16, seed=5), 0.99)
     for name, parameter in model.named_parameters():
         changed = parameter != before[name]
@@ -197,26 +197,37 @@ def test_negative_layer_scales_flip_rows() -> None:
 def test_row_sets_are_nested_and_follow_the_ranks() -> None:
     model = quantized()
     shape = dataclasses.replace(SAMPLES[0].blocks[0], heads=2)
-    previous = [set[int]() for _ in range(4)]
+    previous = [set[int]() for _ in range(6)]
     for fraction in (0.0, 0.25, 0.5, 0.75, 1.0):
-        block = dataclasses.replace(shape, eight_bit=(fraction,) * 4)
+        block = dataclasses.replace(shape, eight_bit=(fraction,) * 6)
         model.activate(Architecture(20, (block,)))
         b = model.blocks[0]
-        for i, layer in enumerate((b.qkv, b.proj, b.fc1, b.fc2)):
-            rows = block.rows(20)[i]
-            eight = set(torch.nonzero(layer.bits == 8).flatten().tolist())
-            assert len(eight) == eight_bit_rows(rows, fraction)
+        # Queries, keys and values are counted apart.
+        parts = [
+            *zip(b.qkv.bits.chunk(3), b.qkv.active_rank().chunk(3), strict=True),
+            *((layer.bits, layer.active_rank()) for layer in (b.proj, b.fc1, b.fc2)),
+        ]
+        for i, (bits, rank) in enumerate(parts):
+            eight = set(torch.nonzero(bits == 8).flatten().tolist())
+            assert len(eight) == eight_bit_rows(block.rows(20)[i], fraction)
             assert previous[i] <= eight
-            rank = layer.active_rank()
             assert eight == set(rank.argsort()[: len(eight)].tolist())
             previous[i] = eight
+
+
+def test_queries_keys_and_values_each_have_the_rows_of_their_fraction() -> None:
+    model = quantized()
+    shape = dataclasses.replace(SAMPLES[0].blocks[0], heads=2, eight_bit=(0.0, 0.5, 1.0, 0.25, 0.0, 0.0))
+    model.activate(Architecture(20, (shape,)))
+    counts = [int((part == 8).sum()) for part in model.blocks[0].qkv.bits.chunk(3)]
+    assert counts == list(shape.eight_bit_rows(20)[:3]) == [0, 8, 16]
 
 
 def test_an_8_bit_rows_step_is_that_of_its_slice() -> None:
     model = quantized()
     model.activate(ENDS[0])
     layer = model.blocks[0].fc1
-    layer.activate(16, 16, 1.0)
+    layer.activate(16, 16, [1.0])
     with torch.no_grad():
         layer.weight[0, 20] = 100.0
     assert layer.quantized()[1][0] == layer.weight[0, :16].abs().max() / 127
@@ -321,7 +332,7 @@ def test_a_step_changes_the_sampled_slices_and_nothing_else(quantizers: bool) ->
     model.quantized = quantizers
     optimizer = SliceAdamW(model, lr=1e-2, weight_decay=0.1)
     # Momentum first, everywhere: all 4-bit and all 8-bit rows.
-    four = Architecture(24, tuple(dataclasses.replace(b, eight_bit=(0.0,) * 4) for b in ENDS[1].blocks))
+    four = Architecture(24, tuple(dataclasses.replace(b, eight_bit=(0.0,) * 6) for b in ENDS[1].blocks))
     for i in range(3):
         step(model, optimizer, [ENDS[1], four], i)
     named = dict(model.named_parameters())
@@ -471,7 +482,7 @@ def test_ordering_brings_what_matters_into_the_slice() -> None:
         for layer in [model.head] + [m for b in model.blocks for m in (b.qkv, b.fc1)]:
             layer.weight[:, :4] = 0
     images, labels = pictures(64), torch.arange(64) % 5
-    narrow = Architecture(24, (BlockShape(1, 8, 16, (1.0,) * 4),) * 3)
+    narrow = Architecture(24, (BlockShape(1, 8, 16, (1.0,) * 6),) * 3)
     model.activate(narrow)
     unordered = model(images)
     model.activate(None)

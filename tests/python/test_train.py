@@ -34,7 +34,7 @@ def small_model(seed: int = 0, **change: Any) -> ViT:
         "stride": 4,
         "pad": 1,
         "pad_value": 7,
-        "architecture": Architecture(24, (BlockShape(3, 8, 40, (0.25, 0.25, 0.25, 0.25)),) * 2),
+        "architecture": Architecture(24, (BlockShape(3, 8, 40, (0.25,) * 6),) * 2),
         "classes": len(CLASSES),
         "mean": (0.4,),
         "std": (0.3,),
@@ -86,7 +86,7 @@ def test_fake_quantized_logits_are_the_engines(seed: int, channels: int) -> None
     loss = np.sqrt(np.square(fake_logits - float_logits).mean())
     difference = np.sqrt(np.square(fake_logits - integer).mean())
     assert 0 < difference < 0.4 * loss
-    assert (fake_logits.argmax(1) == integer.argmax(1)).mean() >= 0.97
+    assert (fake_logits.argmax(1) == integer.argmax(1)).mean() >= 0.96
 
 
 def test_attention_is_the_oracles_within_one_code() -> None:
@@ -161,7 +161,7 @@ def test_rows_codes_are_the_packers() -> None:
     torch.manual_seed(3)
     layer = RowLinear(21, 12)
     layer.rank.copy_(torch.tensor([6, 0, 7, 1, 8, 2, 9, 3, 10, 4, 11, 5]))
-    layer.activate(12, 21, 0.5)
+    layer.activate(12, 21, [0.5])
     layer.start_steps(torch.ones(21))
     assert layer.bits.tolist() == [4, 8] * 6
     codes, scales = layer.quantized()
@@ -184,7 +184,7 @@ def test_best_step_beats_the_covering_step() -> None:
 def test_a_step_gets_a_gradient_only_in_4_bit_rows() -> None:
     layer = RowLinear(9, 4)
     layer.rank.copy_(torch.tensor([2, 0, 3, 1]))
-    layer.activate(4, 9, 0.5)
+    layer.activate(4, 9, [0.5])
     layer.start_steps(torch.ones(9))
     layer.integer(torch.randn(5, 9), torch.tensor(0.1))[0].square().sum().backward()
     assert layer.log_step.grad is not None

@@ -45,8 +45,9 @@ def random_subnet(
         image_size: pixels, an edge or (height, width).
         channels: 1 or 3.
         eight_bit_fraction: the share of 8-bit rows. One number holds for all matrices of all blocks, and the number of
-            rows is rounded to the nearest. A sequence holds the shares of qkv, proj, fc1 and fc2 for each block, and
-            the number of rows is that of `quasar_rt.space.eight_bit_rows`. Patch embedding and head are all 8-bit.
+            rows is rounded to the nearest. A sequence holds the shares of q, k, v, proj, fc1 and fc2 for each block
+            (`quasar_rt.space.MATRICES`), and the number of rows is that of `quasar_rt.space.eight_bit_rows`. Patch
+            embedding and head are all 8-bit.
         seed: the seed of ``numpy.random.default_rng``, the source of all random numbers.
         provenance: added to the generator's name and the seed in the subnet's configuration.
 
@@ -63,8 +64,8 @@ def random_subnet(
         fractions = [[float(eight_bit_fraction)] * 4] * depth
     else:
         fractions = [[float(fraction) for fraction in block] for block in eight_bit_fraction]
-    if len(fractions) != depth or any(len(block) != 4 for block in fractions):
-        raise ValueError(f"eight_bit_fraction needs four shares for each of the {depth} blocks")
+        if len(fractions) != depth or any(len(block) != 6 for block in fractions):
+            raise ValueError(f"eight_bit_fraction needs six shares for each of the {depth} blocks")
     if not all(0 <= fraction <= 1 for block in fractions for fraction in block):
         raise ValueError(f"eight_bit_fraction must be in [0, 1], not {eight_bit_fraction}")
     rng = np.random.default_rng(seed)
@@ -85,24 +86,26 @@ def random_subnet(
     grid = ((height + 2 * pad - kernel) // stride + 1) * ((width + 2 * pad - kernel) // stride + 1)
     tokens = grid + prefix_tokens
 
-    def linear(rows: int, columns: int, fraction: float) -> LinearSpec:
-        bits = np.full(rows, 4, np.uint8)
-        bits[rng.permutation(rows)[: count(rows, fraction)]] = 8
+    def linear(rows: int, columns: int, *fractions: float) -> LinearSpec:
+        # A part of the rows for each fraction.
+        bits = np.full((len(fractions), rows // len(fractions)), 4, np.uint8)
+        for part, fraction in zip(bits, fractions, strict=True):
+            part[rng.permutation(len(part))[: count(len(part), fraction)]] = 8
         weight = rng.standard_normal((rows, columns)) * (1 / math.sqrt(columns))
-        return LinearSpec(weight, 0.1 * rng.standard_normal(rows), bits)
+        return LinearSpec(weight, 0.1 * rng.standard_normal(rows), bits.flatten())
 
     def norm() -> NormSpec:
         return NormSpec(1 + 0.1 * rng.standard_normal(embed), 0.1 * rng.standard_normal(embed))
 
     blocks = []
-    for n_heads, dim, n_hidden, (qkv, proj, fc1, fc2) in zip(*sizes, fractions, strict=True):
+    for n_heads, dim, n_hidden, (*qkv, proj, fc1, fc2) in zip(*sizes, fractions, strict=True):
         inner = n_heads * dim
         blocks.append(
             BlockSpec(
                 heads=n_heads,
                 head_dim=dim,
                 norm1=norm(),
-                qkv=linear(3 * inner, embed, qkv),
+                qkv=linear(3 * inner, embed, *qkv),
                 proj=linear(embed, inner, proj),
                 norm2=norm(),
                 fc1=linear(n_hidden, embed, fc1),
@@ -129,7 +132,7 @@ def random_subnet(
             stride=stride,
             pad=pad,
             pad_value=0,
-            embed=linear(embed, channels * kernel * kernel, fraction=1.0),
+            embed=linear(embed, channels * kernel * kernel, 1.0),
             position=0.2 * rng.standard_normal((grid, embed)),
             prefix=rng.standard_normal((prefix_tokens, embed)),
             residual_scale=6 * math.sqrt(1 + depth) / 32767,
@@ -137,7 +140,7 @@ def random_subnet(
             pool=pool,
             norm=norm(),
             norm_out=Affine(4 / 127),
-            head=linear(classes, embed, fraction=1.0),
+            head=linear(classes, embed, 1.0),
             classes=[f"class {i}" for i in range(classes)],
             preprocess={"resize": {"mode": "exact", "size": [height, width], "filter": "bicubic"}},
             provenance={"generator": "random_subnet", "seed": seed, **(provenance or {})},

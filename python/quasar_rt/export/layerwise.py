@@ -152,7 +152,7 @@ class _Run:
         norm1_out = norm_out_range(norm_spec(block.norm1), ranges.affine(f"{name}.norm1.out"))
         inputs = [self._norm_codes(block.norm1, norm1_out, x) for x in self.stream]
         exact = _each(block.qkv, [_norm(block.norm1, x) for x in self.exact])
-        layer, qkv = self._fit(f"{name}.qkv", block.qkv, inputs, exact, self.method)
+        layer, qkv = self._fit(f"{name}.qkv", block.qkv, inputs, exact, self.method, parts=3)
         steps = (_scales(qkv) * norm1_out.scale).reshape(3, block.heads, -1).max(axis=2)
         scales = [
             at_least(
@@ -230,8 +230,12 @@ class _Run:
         exact: list[Tensor],
         method: Method,
         fraction: float | None = None,
+        parts: int = 1,
     ) -> tuple[Linear, LinearSpec]:
-        """Quantizes a matrix; `inputs` are the quantized network's, `exact` the outputs of the float network."""
+        """Quantizes a matrix of `parts` equal runs of rows, each with the fraction of 8-bit rows.
+
+        `inputs` are the quantized network's, `exact` the outputs of the float network.
+        """
         seen = Observed(layer)
         for x, y in zip(inputs, exact, strict=True):
             seen.add(x, y)
@@ -255,7 +259,7 @@ class _Run:
         else:
             four, eights = rounded(4), rounded(8)
             worth = self.gradients[name].double() * (errors(four) - errors(eights))
-            eight = torch.from_numpy(choose_bits(worth.numpy(), fraction) == 8)
+            eight = torch.from_numpy(choose_bits(worth.numpy(), fraction, parts) == 8)
             rows = eights.where(eight, four)
         after = errors(rows)
         before = after

@@ -45,9 +45,9 @@ def export_timm(
             ratio, class token (and register tokens) or mean pooling, layer scale, RGB or gray. It is not changed.
         calibration: images as :meth:`Engine.infer` takes them, or one float tensor [images, channels, height, width]
             normalised as the model expects it. A few dozen suffice; labels are not needed.
-        eight_bit_fraction: the share of 8-bit rows in each block's matrices. The rows are those whose error, after
-            `method`, costs the loss most at 4 bits; the model's own prediction is the label. The patch embedding and
-            the head are all 8-bit.
+        eight_bit_fraction: the share of 8-bit rows in each block's q, k, v, proj, fc1 and fc2. The rows are those whose
+            error, after `method`, costs the loss most at 4 bits; the model's own prediction is the label. The patch
+            embedding and the head are all 8-bit.
         classes: class names; ``class 0``, ... by default.
         name: the subnet's name; the model's architecture name by default.
         mean, std: of pixel/255 for each channel; timm's configuration of the model by default.

@@ -65,7 +65,7 @@ class Workload(NativeObject[NativeWorkload]):
         if not 0 <= eight_bit <= 1:
             raise InvalidValueError(f"eight_bit is {eight_bit}; it must be within [0, 1]")
         heads = DEIT_HEADS[name]
-        block = (heads, 64, 256 * heads, (eight_bit,) * 4)
+        block = (heads, 64, 256 * heads, (eight_bit,) * 6)
         space = Space.load("tiny")
         return cls._wrap(NativeWorkload.of_architecture(name, space._inner, 64 * heads, [block] * 12))
 

@@ -36,7 +36,7 @@ CLOUD_LIMIT = 4000
 #: Subnets of the front that the page shows in addition to the selected ones, at most; front.json has all.
 PAGE_LIMIT = 150
 #: The version of the formats of search.json and front.json.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,14 @@ def build_result(outcome: SearchOutcome, progress: Progress) -> SearchResult:
         "boards": {name: one.to_dict() for name, one in outcome.boards.items()},
         "search": outcome.record.to_dict(),
         "targets": [
-            {"fps": t.fps, "point": t.point.id, "file": t.file, "replayed_fps": t.replayed_fps}
+            {
+                "fps": t.fps,
+                "point": t.point.id,
+                "file": t.file,
+                "modelled_fps": t.point.modelled[board].fps,
+                "replayed_fps": t.replayed_fps,
+                "gap": t.gap(board),
+            }
             for t in targets
         ],
         "front": [point.to_dict(space, outcome.scoring) for point in outcome.front],
@@ -108,18 +115,23 @@ def _shortest(fps: float) -> str:
 def _target(outcome: SearchOutcome, fps: float, name: str) -> Target:
     """Selects the point with the best score that reaches a rate event by event, too, and exports it.
 
-    The closed form, by which the front is sorted, can be a few percent off, and knows of queries, keys and values only
-    their proportional parts of the 8-bit rows. So the rows of the exported file count.
+    The closed form, by which the front is sorted, can be a few percent off. So the exported file is replayed.
 
     Raises:
-        quasar_rt.InvalidValueError: no point of the front reaches the rate.
+        quasar_rt.InvalidValueError: no point of the front reaches the rate, or the file does not.
     """
     modelled = outcome.modelled
     for point in modelled.holding(outcome.front, fps):
-        # The sizes have proportional parts; the file's rows may differ a little.
-        found = modelled.replayed_fps(_subnet(outcome, point, fps, name))
-        if found >= fps:
-            return Target(fps, point, f"{name}.qvit", _subnet(outcome, point, fps, name, found), found)
+        replayed = modelled.replayed_fps(Workload.of_architecture(modelled.space, point.architecture))
+        subnet = _subnet(outcome, point, fps, name, replayed)
+        # Sizes and rows of the file are those of the architecture, or the record would be wrong.
+        of_file = modelled.replayed_fps(Subnet.from_bytes(subnet.to_bytes()))
+        if of_file != replayed:
+            raise InvalidValueError(
+                f"the subnet for {fps:g} FPS on {modelled.board} has {of_file:,.1f} FPS event by event, its "
+                f"architecture {replayed:,.1f}: this is a bug of the export"
+            )
+        return Target(fps, point, f"{name}.qvit", subnet, replayed)
     fastest = Workload.of_architecture(modelled.space, outcome.front[0].architecture)
     raise InvalidValueError(
         f"no subnet that the search found for {fps:g} FPS on {modelled.board} has that rate event by event "
@@ -128,9 +140,7 @@ def _target(outcome: SearchOutcome, fps: float, name: str) -> Target:
     )
 
 
-def _subnet(
-    outcome: SearchOutcome, point: Point, fps: float, name: str, replayed_fps: float | None = None
-) -> Subnet:
+def _subnet(outcome: SearchOutcome, point: Point, fps: float, name: str, replayed_fps: float) -> Subnet:
     """Exports the point's network, with the record of its search in the configuration."""
     modelled, seed = outcome.modelled, outcome.settings.seed
     search = {
@@ -139,6 +149,7 @@ def _subnet(
         "target_fps": fps,
         "modelled": point.modelled[modelled.board]._asdict(),
         "replayed_fps": replayed_fps,
+        "gap": replayed_fps / point.modelled[modelled.board].fps - 1,
         "genome": list(point.genome),
         "architecture": point.architecture.to_dict(),
         "score": point.score,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..build import random_subnet
-from ..space import MATRICES, Architecture, Space
+from ..space import Architecture, Space
 from ..subnet import Subnet
 
 __all__ = [
@@ -38,11 +38,13 @@ def linear_layers(space: Space, architecture: Architecture) -> list[LinearShape]
     pixels = settings["image"]["channels"] * settings["patch"]["kernel"] ** 2
     layers = [LinearShape("embed", embed, pixels, embed)]
     for i, block in enumerate(architecture.blocks):
-        columns = (embed, block.inner, embed, block.hidden)
-        for name, *shape in zip(
-            MATRICES, block.rows(embed), columns, block.eight_bit_rows(embed), strict=True
-        ):
-            layers.append(LinearShape(f"blocks.{i}.{name}", *shape))
+        (*qkv, proj, fc1, fc2), (*qkv8, proj8, fc18, fc28) = block.rows(embed), block.eight_bit_rows(embed)
+        layers += [
+            LinearShape(f"blocks.{i}.qkv", sum(qkv), embed, sum(qkv8)),
+            LinearShape(f"blocks.{i}.proj", proj, block.inner, proj8),
+            LinearShape(f"blocks.{i}.fc1", fc1, embed, fc18),
+            LinearShape(f"blocks.{i}.fc2", fc2, block.hidden, fc28),
+        ]
     return [*layers, LinearShape("head", settings["classes"], embed, settings["classes"])]
 
 

@@ -78,7 +78,7 @@ def table(document: Mapping[str, Any]) -> str:
                 "depth": point["depth"],
                 "heads": " ".join(str(block["heads"]) for block in blocks),
                 "hidden": " ".join(str(block["hidden"]) for block in blocks),
-                # qkv, proj, fc1 and fc2 of each block.
+                # q, k, v, proj, fc1 and fc2 of each block.
                 "eight_bit": " ".join(
                     "/".join(f"{part:g}" for part in block["eight_bit"]) for block in blocks
                 ),

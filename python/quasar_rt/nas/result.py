@@ -123,6 +123,10 @@ class Target(NamedTuple):
     replayed_fps: float
     """Frames a second of the file's own rows, event by event (`quasar_rt.hardware.replay`)."""
 
+    def gap(self, board: str) -> float:
+        """Returns the event model's rate over the closed form's, minus 1."""
+        return self.replayed_fps / self.point.modelled[board].fps - 1
+
 
 @dataclass(frozen=True, repr=False)
 class SearchResult:

@@ -88,8 +88,10 @@ def rank_rows(scores: ArrayLike) -> NDArray[np.int32]:
     return rank
 
 
-def choose_bits(scores: ArrayLike, fraction: float) -> NDArray[np.uint8]:
+def choose_bits(scores: ArrayLike, fraction: float, parts: int = 1) -> NDArray[np.uint8]:
     """Returns the width of each row, uint8 [rows]: 8 for the rows of highest score, 4 for the others.
+
+    The rows are `parts` equal runs (the queries, keys and values of qkv), and the fraction holds for each of them.
 
     `quasar_rt.space.eight_bit_rows` gives the number of 8-bit rows: the number nearest to ``fraction * rows`` that
     leaves no slot of the array (two 4-bit rows or one 8-bit row) half empty. The sets are nested: a larger fraction
@@ -100,5 +102,8 @@ def choose_bits(scores: ArrayLike, fraction: float) -> NDArray[np.uint8]:
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"the fraction of 8-bit rows must be in [0, 1], not {fraction}")
-    rank = rank_rows(scores)
-    return np.where(rank < eight_bit_rows(len(rank), fraction), 8, 4).astype(np.uint8)
+    widths = [
+        np.where(rank_rows(part) < eight_bit_rows(len(part), fraction), 8, 4)
+        for part in np.split(np.asarray(scores), parts)
+    ]
+    return np.concatenate(widths).astype(np.uint8)

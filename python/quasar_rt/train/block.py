@@ -59,10 +59,11 @@ class Block(nn.Module):
     def activate(self, embed: int, shape: BlockShape) -> None:
         """Works on the leading `embed` channels and on `shape`."""
         self.embed, self.heads = embed, shape.heads
-        layers = (self.qkv, self.proj, self.fc1, self.fc2)
-        columns = (embed, shape.inner, embed, shape.hidden)
-        for layer, rows, n, fraction in zip(layers, shape.rows(embed), columns, shape.eight_bit, strict=True):
-            layer.activate(rows, n, fraction)
+        *qkv, proj, fc1, fc2 = shape.eight_bit
+        self.qkv.activate(3 * shape.inner, embed, qkv)
+        self.proj.activate(embed, shape.inner, [proj])
+        self.fc1.activate(shape.hidden, embed, [fc1])
+        self.fc2.activate(embed, shape.hidden, [fc2])
         self.qkv_out.activate(3 * shape.heads)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:

@@ -132,10 +132,10 @@ class ViT(nn.Module):
         a = self.config.architecture if architecture is None else architecture
         _check_part(a, self.config.architecture)
         self.active = a
-        self.embed.activate(a.embed, self.embed.columns, 1.0)
+        self.embed.activate(a.embed, self.embed.columns, [1.0])
         for block, shape in zip(self.blocks, a.blocks, strict=False):
             block.activate(a.embed, shape)
-        self.head.activate(self.config.classes, a.embed, 1.0)
+        self.head.activate(self.config.classes, a.embed, [1.0])
 
     def set_row_ranks(self, ranks: Mapping[str, Any]) -> None:
         """Ranks the rows of matrices, by their names in `matrices`: int [rows], 0 for the first to be 8-bit."""

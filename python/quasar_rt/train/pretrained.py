@@ -97,7 +97,7 @@ def load_timm(model: ViT, source: str | os.PathLike[str], pretrained: bool = Tru
             0 < hidden <= largest.hidden,
             f"{name} has {hidden} hidden units, this network at most {largest.hidden}",
         )
-        shapes.append(BlockShape(heads, dim, hidden, (1.0, 1.0, 1.0, 1.0)))
+        shapes.append(BlockShape(heads, dim, hidden, (1.0,) * 6))
     architecture = Architecture(d, tuple(shapes))
 
     values: dict[str, Tensor] = {

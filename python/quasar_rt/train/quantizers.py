@@ -7,6 +7,7 @@ Each quantizer returns *codes* in float, which are exact integers, and their sca
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class RowLinear(nn.Module):
     among the active rows, so the sets of a larger fraction hold those of a smaller one.
 
     `activate` chooses the leading rows and columns that every method works on. The rows are `parts` equal runs (q, k
-    and v) and each of them is cut alike.
+    and v); each of them is cut alike and has its own E.
     """
 
     rank: Tensor
@@ -81,13 +82,14 @@ class RowLinear(nn.Module):
         self.rows, self.columns = rows, columns
         nn.init.trunc_normal_(self.weight, std=columns**-0.5)
 
-    def activate(self, rows: int, columns: int, fraction: float) -> None:
-        """Works on the first `rows` (of all parts together) and `columns`, this fraction of the rows being 8-bit."""
+    def activate(self, rows: int, columns: int, fractions: Sequence[float]) -> None:
+        """Works on the first `rows` (of all parts) and `columns`; `fractions` of each part's rows are 8-bit."""
         self.rows, self.columns = rows, columns
-        order = self._part(self.rank).argsort()
-        eight = torch.zeros(rows, dtype=torch.bool, device=order.device)
-        eight[order[: eight_bit_rows(rows, fraction)]] = True
-        self.eight = eight
+        order = self._part(self.rank).view(self.parts, -1).argsort(dim=1)
+        eight = torch.zeros(order.shape, dtype=torch.bool, device=order.device)
+        for part, best, fraction in zip(eight, order, fractions, strict=True):
+            part[best[: eight_bit_rows(len(part), fraction)]] = True
+        self.eight = eight.flatten()
 
     def _part(self, x: Tensor) -> Tensor:
         """Returns the active rows of `x` [rows]."""

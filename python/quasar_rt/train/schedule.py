@@ -34,7 +34,7 @@ def sample_network(space: Space, seed: int, step: int, k: int, alike: float) -> 
     if key_of(seed, "alike", step, k) >= alike * 2**63:
         return sampled
     first = sampled.blocks[0]
-    fractions = (first.eight_bit[0],) * 4
+    fractions = (first.eight_bit[0],) * 6
     return dataclasses.replace(
         sampled, blocks=(dataclasses.replace(first, eight_bit=fractions),) * sampled.depth
     )

@@ -180,7 +180,7 @@ fn deit_tiny(eight_bit: f64) -> Workload {
         heads: 3,
         head_dim: 64,
         hidden: 768,
-        eight_bit: [eight_bit; 4],
+        eight_bit: [eight_bit; 6],
     };
     let architecture = Architecture {
         embed: 192,

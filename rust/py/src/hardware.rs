@@ -15,7 +15,7 @@ use crate::space::Space;
 use crate::subnet::Subnet;
 
 /// A block: heads, `head_dim`, hidden, 8-bit fractions.
-type Block = (usize, usize, usize, (f64, f64, f64, f64));
+type Block = (usize, usize, usize, (f64, f64, f64, f64, f64, f64));
 /// fps, latency in seconds, whether it fits.
 type Costs<'py> = (
     Bound<'py, PyArray1<f64>>,

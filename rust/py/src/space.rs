@@ -8,7 +8,7 @@ use quasar_search::space::{self, Architecture, BlockShape};
 use crate::errors::to_py;
 
 /// A block: heads, `head_dim`, hidden, 8-bit fractions.
-type Block = (usize, usize, usize, (f64, f64, f64, f64));
+type Block = (usize, usize, usize, (f64, f64, f64, f64, f64, f64));
 
 /// A checked search space, immutable.
 #[pyclass(frozen, module = "quasar_rt._native")]

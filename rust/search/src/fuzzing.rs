@@ -82,11 +82,11 @@ pub fn space_toml(bytes: &[u8]) {
         heads: number(1),
         head_dim: number(2),
         hidden: number(3) << (number(4) % 56),
-        eight_bit: [5, 6, 7, 8].map(|at| number(at) as f64 / 255.0),
+        eight_bit: [5, 6, 7, 8, 9, 10].map(|at| number(at) as f64 / 255.0),
     };
     let architecture = Architecture {
         embed: number(0),
-        blocks: vec![block; number(9) % 80],
+        blocks: vec![block; number(11) % 80],
     };
     if let Ok(genome) = space.encode(&architecture).map_err(|e| e.to_string()) {
         assert_eq!(space.decode(&genome).expect("it was encoded"), architecture);

@@ -9,7 +9,7 @@
 
 use quasar_core::error::Result;
 
-use crate::space::{Architecture, Granularity, Space};
+use crate::space::{Architecture, Granularity, Space, MATRICES};
 
 /// The weight of a block relative to the previous one.
 const DEPTH_DECAY: f64 = 0.9;
@@ -30,10 +30,20 @@ fn kept(eight_bit: f64) -> f64 {
     1.0 - FOUR_BIT_LOSS * (1.0 - eight_bit) * (1.0 - eight_bit)
 }
 
+/// Returns the part that attention's matrices q, k, v and proj keep on average, from their parts.
+fn kept_in_attention([q, k, v, proj]: [f64; 4]) -> f64 {
+    0.5 * ((q + k + v) / 3.0 + proj)
+}
+
+/// Returns the part that fc1 and fc2 keep on average, from their parts.
+fn kept_in_mlp([fc1, fc2]: [f64; 2]) -> f64 {
+    0.5 * (fc1 + fc2)
+}
+
 /// Computes the proxy score of a network.
 ///
 /// ```text
-/// sum over blocks i of 0.9^i ( sqrt(4 D I / 2^16) (k(f_qkv) + k(f_proj)) / 2
+/// sum over blocks i of 0.9^i ( sqrt(4 D I / 2^16) (k(f_q)/3 + k(f_k)/3 + k(f_v)/3 + k(f_proj)) / 2
 ///                            + sqrt(2 D H / 2^16) (k(f_fc1) + k(f_fc2)) / 2 )
 /// k(f) = 1 - 0.3 (1 - f)^2
 /// ```
@@ -44,11 +54,12 @@ pub fn proxy_score(architecture: &Architecture) -> f64 {
     let mut weight = 1.0;
     let mut sum = 0.0;
     for block in &architecture.blocks {
-        let [qkv, proj, fc1, fc2] = block.eight_bit.map(kept);
+        let [q, k, v, proj, fc1, fc2] = block.eight_bit.map(kept);
         let embed = architecture.embed;
         let attention = capacity(4 * embed * block.heads * block.head_dim);
         let mlp = capacity(2 * embed * block.hidden);
-        sum += weight * (attention * (0.5 * (qkv + proj)) + mlp * (0.5 * (fc1 + fc2)));
+        sum += weight
+            * (attention * kept_in_attention([q, k, v, proj]) + mlp * kept_in_mlp([fc1, fc2]));
         weight *= DEPTH_DECAY;
     }
     sum
@@ -64,10 +75,8 @@ pub struct ProxyTable {
     /// [embed, MLP ratio].
     mlp: Vec<f64>,
     ratios: usize,
-    /// The part that two matrices of a half-block keep on average: [first fraction, second
-    /// fraction].
+    /// The part that a matrix keeps: [fraction].
     kept: Vec<f64>,
-    fractions: usize,
     granularity: Granularity,
     /// For each block.
     weights: Vec<f64>,
@@ -87,10 +96,6 @@ impl ProxyTable {
                 mlp.push(capacity(2 * embed * space.hidden(embed, ratio)));
             }
         }
-        let pairs = choices.eight_bit.iter().flat_map(|&first| {
-            let average = move |&second: &f64| 0.5 * (kept(first) + kept(second));
-            choices.eight_bit.iter().map(average)
-        });
         let weights = std::iter::successors(Some(1.0), |weight| Some(weight * DEPTH_DECAY))
             .take(space.max_depth())
             .collect();
@@ -100,8 +105,7 @@ impl ProxyTable {
             heads: choices.heads.len(),
             mlp,
             ratios: choices.mlp_ratio.len(),
-            kept: pairs.collect(),
-            fractions: choices.eight_bit.len(),
+            kept: choices.eight_bit.iter().map(|&f| kept(f)).collect(),
             granularity: space.eight_bit_per,
             weights,
         }
@@ -109,40 +113,31 @@ impl ProxyTable {
 
     /// Computes the proxy score of a valid genome.
     pub fn score(&self, genome: &[u8]) -> f64 {
-        match self.granularity {
-            Granularity::Block => self.sum(genome, |&[heads, ratio, f]: &[u8; 3]| {
-                (heads, [f, f], ratio, [f, f])
-            }),
-            Granularity::Matrix => {
-                self.sum(genome, |&[heads, ratio, qkv, proj, fc1, fc2]: &[u8; 6]| {
-                    (heads, [qkv, proj], ratio, [fc1, fc2])
-                })
-            }
-        }
-    }
-
-    /// Sums the score over a genome; `genes` separates a block's genes: heads and the fractions of
-    /// qkv and proj, MLP ratio and those of fc1 and fc2.
-    fn sum<const GENES: usize>(
-        &self,
-        genome: &[u8],
-        genes: impl Fn(&[u8; GENES]) -> (u8, [u8; 2], u8, [u8; 2]),
-    ) -> f64 {
         let embed = genome[0] as usize;
         let depth = self.depth[genome[1] as usize];
-        let attention = &self.attention[embed * self.heads..][..self.heads];
-        let mlp = &self.mlp[embed * self.ratios..][..self.ratios];
-        let kept =
-            |[first, second]: [u8; 2]| self.kept[first as usize * self.fractions + second as usize];
+        let genes = match self.granularity {
+            Granularity::Block => 3,
+            Granularity::Matrix => 2 + MATRICES.len(),
+        };
         let mut sum = 0.0;
-        let blocks = genome[2..].as_chunks::<GENES>().0;
-        for (block, weight) in blocks.iter().zip(&self.weights[..depth]) {
-            let (heads, of_attention, ratio, of_mlp) = genes(block);
-            let attention = attention[heads as usize] * kept(of_attention);
-            let mlp = mlp[ratio as usize] * kept(of_mlp);
-            sum += weight * (attention + mlp);
+        for (block, weight) in genome[2..].chunks_exact(genes).zip(&self.weights[..depth]) {
+            sum += weight * self.block(embed, block);
         }
         sum
+    }
+
+    /// Returns the score of a block's genes in a first block.
+    fn block(&self, embed: usize, genes: &[u8]) -> f64 {
+        let attention = self.attention[embed * self.heads + genes[0] as usize];
+        let mlp = self.mlp[embed * self.ratios + genes[1] as usize];
+        let kept = |gene: usize| self.kept[genes[gene] as usize];
+        let fractions = if genes.len() == 3 {
+            [kept(2); MATRICES.len()]
+        } else {
+            std::array::from_fn(|m| kept(2 + m))
+        };
+        let [q, k, v, proj, fc1, fc2] = fractions;
+        attention * kept_in_attention([q, k, v, proj]) + mlp * kept_in_mlp([fc1, fc2])
     }
 
     /// Computes [`Self::score`] of any genome.

@@ -2,8 +2,8 @@
 //! members.
 //!
 //! A genome is one choice index for each gene: embed, depth, then for each of the deepest network's
-//! blocks heads, MLP ratio and the 8-bit fraction (one for the block, or one for each of its four
-//! matrices). Depth d means the first d blocks; in a canonical genome the genes of all further
+//! blocks heads, MLP ratio and the 8-bit fraction (one for the block, or one for each of its
+//! [`MATRICES`]). Depth d means the first d blocks; in a canonical genome the genes of all further
 //! blocks are 0. Spaces of this kind: Quasar-ViT (arXiv 2407.18175), `AutoFormer` (Chen et al.
 //! 2021).
 //!
@@ -20,8 +20,10 @@ use sha2::{Digest, Sha256};
 
 use crate::random::{self, GOLDEN};
 
-/// The matrices of a block whose 8-bit fractions are chosen, in the order of a frame's path.
-pub const MATRICES: [&str; 4] = ["qkv", "proj", "fc1", "fc2"];
+/// The matrices of a block whose 8-bit fractions are chosen, in the order of a frame's path. The
+/// rows of queries, keys and values, one matrix in a file (qkv), are counted apart: the array
+/// multiplies them one after the other.
+pub const MATRICES: [&str; 6] = ["q", "k", "v", "proj", "fc1", "fc2"];
 /// Choices of a gene, at most.
 pub const MAX_CHOICES: usize = 64;
 
@@ -49,9 +51,9 @@ pub struct Space {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Granularity {
-    /// All four matrices of a block.
+    /// All matrices of a block.
     Block,
-    /// Each matrix of a block.
+    /// Each of [`MATRICES`].
     Matrix,
 }
 
@@ -92,17 +94,18 @@ pub struct BlockShape {
     /// Rows of fc1.
     pub hidden: usize,
     /// Fraction of 8-bit rows of each of [`MATRICES`].
-    pub eight_bit: [f64; 4],
+    pub eight_bit: [f64; MATRICES.len()],
 }
 
 impl BlockShape {
     /// Returns the rows of each of [`MATRICES`] in a network of this embedding size.
-    pub fn rows(&self, embed: usize) -> [usize; 4] {
-        [3 * self.heads * self.head_dim, embed, self.hidden, embed]
+    pub fn rows(&self, embed: usize) -> [usize; MATRICES.len()] {
+        let inner = self.heads * self.head_dim;
+        [inner, inner, inner, embed, self.hidden, embed]
     }
 
     /// Returns the 8-bit rows of each of [`MATRICES`].
-    pub fn eight_bit_rows(&self, embed: usize) -> [usize; 4] {
+    pub fn eight_bit_rows(&self, embed: usize) -> [usize; MATRICES.len()] {
         let rows = self.rows(embed);
         std::array::from_fn(|m| eight_bit_rows(rows[m], self.eight_bit[m]))
     }
@@ -289,7 +292,7 @@ impl Space {
         }
     }
 
-    /// Returns the gene's name (`blocks.0.eight_bit.qkv`).
+    /// Returns the gene's name (`blocks.0.eight_bit.q`).
     pub fn gene_name(&self, position: usize) -> String {
         match self.gene(position) {
             Gene::Embed => "embed".into(),
@@ -553,7 +556,7 @@ mod tests {
                 heads: 4,
                 head_dim: 64,
                 hidden: 960,
-                eight_bit: [1.0; 4]
+                eight_bit: [1.0; 6]
             }
         );
         let block = 2.0 * 2.0 * 5.0f64;
@@ -642,7 +645,9 @@ mod tests {
         assert_eq!(space.sample(0, &[0, 0]), SAMPLE);
     }
 
-    const SAMPLE: [u8; 20] = [2, 1, 1, 1, 0, 2, 0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0];
+    const SAMPLE: [u8; 26] = [
+        2, 1, 1, 1, 0, 2, 0, 1, 1, 1, 0, 0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0,
+    ];
 
     proptest! {
         #[test]

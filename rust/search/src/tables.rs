@@ -13,6 +13,10 @@ use quasar_hardware::workload::{BlockWork, RowWidths, Setting};
 
 use crate::space::{BlockShape, Granularity, Space};
 
+/// Matrices of attention's half of a block, and of the MLP's, in the order of
+/// [`MATRICES`](crate::space::MATRICES).
+const IN_ATTENTION: usize = 4;
+const IN_MLP: usize = 2;
 /// Entries of all tables together, at most.
 const MAX_ENTRIES: u64 = 1 << 18;
 
@@ -23,8 +27,8 @@ struct Entry {
     fits: bool,
 }
 
-/// Both halves of a block, indexed by their genes: (heads, qkv, proj) and (MLP ratio, fc1, fc2); if
-/// one fraction counts for the block, (heads, fraction) and (MLP ratio, fraction).
+/// Both halves of a block, indexed by their genes: (heads, q, k, v, proj) and (MLP ratio, fc1,
+/// fc2); if one fraction counts for the block, (heads, fraction) and (MLP ratio, fraction).
 #[derive(Clone, Debug)]
 struct Halves {
     attention: Vec<Entry>,
@@ -68,10 +72,12 @@ impl CostTable {
         let choices = &space.choices;
         let fractions = choices.eight_bit.len();
         let mixes = match space.eight_bit_per {
-            Granularity::Block => fractions,
-            Granularity::Matrix => fractions * fractions,
+            Granularity::Block => [fractions; 2],
+            Granularity::Matrix => {
+                [IN_ATTENTION, IN_MLP].map(|matrices| fractions.pow(matrices as u32))
+            }
         };
-        let halves = (choices.heads.len() + choices.mlp_ratio.len()) * mixes;
+        let halves = choices.heads.len() * mixes[0] + choices.mlp_ratio.len() * mixes[1];
         let size = (2 * choices.embed.len() * halves) as u64;
         if size > MAX_ENTRIES {
             return Err(Error::TooLarge {
@@ -139,7 +145,7 @@ impl CostTable {
         let depth = self.depths[genome[1] as usize];
         let (totals, fits) = match self.space.eight_bit_per {
             Granularity::Block => self.sum::<3>(embed, &genome[2..2 + 3 * depth]),
-            Granularity::Matrix => self.sum::<6>(embed, &genome[2..2 + 6 * depth]),
+            Granularity::Matrix => self.sum::<8>(embed, &genome[2..2 + 8 * depth]),
         };
         Cost::new(&totals, self.clock_hz, fits)
     }
@@ -180,20 +186,17 @@ impl CostTable {
     /// Returns the indices of a block's halves.
     #[inline]
     fn indices(&self, block: &[u8]) -> (usize, usize) {
-        let gene = |i: usize| block[i] as usize;
-        let index = |first: usize, second: usize| first * self.fractions + second;
-        if let [heads, mlp_ratio, fraction] = *block {
-            let fraction = fraction as usize;
-            (
-                index(heads as usize, fraction),
-                index(mlp_ratio as usize, fraction),
-            )
-        } else {
-            (
-                index(index(gene(0), gene(2)), gene(3)),
-                index(index(gene(1), gene(4)), gene(5)),
-            )
-        }
+        let index = |size: u8, fractions: &[u8]| {
+            fractions.iter().fold(size as usize, |index, &fraction| {
+                index * self.fractions + fraction as usize
+            })
+        };
+        let (sizes, fractions) = block.split_at(2);
+        let (attention, mlp) = match self.space.eight_bit_per {
+            Granularity::Block => (fractions, fractions),
+            Granularity::Matrix => fractions.split_at(IN_ATTENTION),
+        };
+        (index(sizes[0], attention), index(sizes[1], mlp))
     }
 
     /// Finds the network of most frames a second, exactly. For each embedding size and depth it
@@ -269,18 +272,12 @@ impl CostTable {
         let n = self.fractions;
         // Each half's genes: heads or MLP ratio, then its fractions (one if one counts for the
         // block).
-        let fitting = |entries: &[Entry], keep: &dyn Fn(usize) -> bool| -> Vec<Sum> {
+        let fitting = |entries: &[Entry], fractions: usize, keep: &dyn Fn(usize) -> bool| {
             let entries = entries.iter().enumerate();
-            let genes = |index: usize| match self.space.eight_bit_per {
-                Granularity::Block => vec![(index / n) as u8, (index % n) as u8],
-                Granularity::Matrix => [index / n / n, index / n % n, index % n]
-                    .map(|gene| gene as u8)
-                    .to_vec(),
-            };
             entries
                 .filter(|(index, entry)| entry.fits && keep(*index))
-                .map(|(index, entry)| (entry.totals, genes(index)))
-                .collect()
+                .map(|(index, entry)| (entry.totals, digits(index, n, fractions)))
+                .collect::<Vec<Sum>>()
         };
         let mut blocks = Vec::new();
         match self.space.eight_bit_per {
@@ -288,8 +285,8 @@ impl CostTable {
                 for fraction in 0..n {
                     let same = |i: usize| i % n == fraction;
                     let pairs = extend(
-                        &fitting(&halves.attention, &same),
-                        &fitting(&halves.mlp, &same),
+                        &fitting(&halves.attention, 1, &same),
+                        &fitting(&halves.mlp, 1, &same),
                     );
                     blocks.extend(
                         pairs
@@ -301,8 +298,8 @@ impl CostTable {
             Granularity::Matrix => {
                 // Extremes of a sum are sums of extremes: the front, and the largest of either
                 // kind.
-                let extremes = |entries: &[Entry]| {
-                    let all = fitting(entries, &|_| true);
+                let extremes = |entries: &[Entry], fractions: usize| {
+                    let all = fitting(entries, fractions, &|_| true);
                     let mut kept = front(all.clone());
                     for key in [
                         |totals: &Totals| totals.interval,
@@ -312,9 +309,13 @@ impl CostTable {
                     }
                     kept
                 };
-                let pairs = extend(&extremes(&halves.attention), &extremes(&halves.mlp));
-                blocks.extend(pairs.into_iter().map(|(totals, g)| {
-                    let genes = vec![g[0], g[3], g[1], g[2], g[4], g[5]];
+                let pairs = extend(
+                    &extremes(&halves.attention, IN_ATTENTION),
+                    &extremes(&halves.mlp, IN_MLP),
+                );
+                blocks.extend(pairs.into_iter().map(|(totals, mut genes)| {
+                    let mlp_ratio = genes.remove(1 + IN_ATTENTION);
+                    genes.insert(1, mlp_ratio);
                     (totals, genes)
                 }));
             }
@@ -342,8 +343,8 @@ struct Builder<'a> {
     setting: Setting,
     hardware: &'a Hardware,
     model: Model<'a>,
-    /// Lists the choices of the 8-bit genes of one half.
-    mixes: usize,
+    /// The number of choices of all 8-bit genes of attention's half together, and of the MLP's.
+    mixes: [usize; 2],
 }
 
 impl Builder<'_> {
@@ -363,13 +364,14 @@ impl Builder<'_> {
             totals,
             fits: self.fits(width, inner, hidden),
         };
-        let attention = (0..choices.heads.len() * self.mixes).map(|index| {
-            let work = self.work(embed, index / self.mixes, 0, index % self.mixes);
+        let [mixes, of_mlp] = self.mixes;
+        let attention = (0..choices.heads.len() * mixes).map(|index| {
+            let work = self.work(embed, [index / mixes, 0], [index % mixes, 0]);
             let totals = model.attention_totals(&model.attention_half(width, &work, last));
             entry(work.inner(), 0, totals)
         });
-        let mlp = (0..choices.mlp_ratio.len() * self.mixes).map(|index| {
-            let work = self.work(embed, 0, index / self.mixes, index % self.mixes);
+        let mlp = (0..choices.mlp_ratio.len() * of_mlp).map(|index| {
+            let work = self.work(embed, [0, index / of_mlp], [0, index % of_mlp]);
             let totals = model.mlp_totals(&model.mlp_half(width, &work, last));
             entry(0, work.hidden, totals)
         });
@@ -379,21 +381,27 @@ impl Builder<'_> {
         }
     }
 
-    /// Returns a block with these choices; `mix` holds the fractions of qkv and proj, and equally
-    /// of fc1 and fc2.
-    fn work(&self, embed: usize, heads: usize, mlp_ratio: usize, mix: usize) -> BlockWork {
+    /// Returns a block with these choices: heads and MLP ratio, and the fractions of attention's
+    /// matrices and of the MLP's, the digits of a number each.
+    fn work(&self, embed: usize, sizes: [usize; 2], mixes: [usize; 2]) -> BlockWork {
         let choices = &self.space.choices;
         let n = choices.eight_bit.len();
-        let [first, second] = match self.space.eight_bit_per {
-            Granularity::Block => [mix, mix],
-            Granularity::Matrix => [mix / n, mix % n],
+        let fractions = match self.space.eight_bit_per {
+            Granularity::Block => [
+                [mixes[0] as u8; IN_ATTENTION].to_vec(),
+                [mixes[1] as u8; IN_MLP].to_vec(),
+            ],
+            Granularity::Matrix => [
+                digits(mixes[0], n, IN_ATTENTION - 1),
+                digits(mixes[1], n, IN_MLP - 1),
+            ],
         }
-        .map(|index| choices.eight_bit[index]);
+        .concat();
         let shape = BlockShape {
-            heads: choices.heads[heads],
+            heads: choices.heads[sizes[0]],
             head_dim: self.space.head_dim,
-            hidden: self.space.hidden(embed, mlp_ratio),
-            eight_bit: [first, second, first, second],
+            hidden: self.space.hidden(embed, sizes[1]),
+            eight_bit: std::array::from_fn(|m| choices.eight_bit[fractions[m] as usize]),
         };
         shape.work(embed)
     }
@@ -406,6 +414,17 @@ impl Builder<'_> {
         let have = configuration.buffers.entries();
         (needed.entries().into_iter().zip(have)).all(|((_, n), (_, h))| n <= h)
     }
+}
+
+/// Returns the last `last` digits of a number to the base `base`, after the rest of the number.
+fn digits(mut number: usize, base: usize, last: usize) -> Vec<u8> {
+    let mut found = vec![0; last + 1];
+    for digit in found[1..].iter_mut().rev() {
+        *digit = (number % base) as u8;
+        number /= base;
+    }
+    found[0] = number as u8;
+    found
 }
 
 /// Totals and their genes.

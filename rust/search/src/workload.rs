@@ -55,31 +55,21 @@ impl Space {
 }
 
 impl BlockShape {
-    /// Returns the work of this block in a network of this embedding size. A shape does not
-    /// define which rows of qkv have 8 bits: queries, keys and values get proportional parts.
+    /// Returns the work of this block in a network of this embedding size.
     pub fn work(&self, embed: usize) -> BlockWork {
-        let inner = (self.heads * self.head_dim) as u64;
-        let [qkv, proj, fc1, fc2] = self.eight_bit;
-        let whole = row_widths(3 * inner as usize, qkv);
-        let query = row_widths(inner as usize, qkv).eight_bit.clamp(
-            whole.eight_bit.saturating_sub(2 * inner),
-            whole.eight_bit.min(inner),
-        );
-        let part = |eight_bit: u64| RowWidths {
-            four_bit: inner - eight_bit,
-            eight_bit,
-        };
-        let others = whole.eight_bit - query;
+        let (rows, fractions) = (self.rows(embed), self.eight_bit);
+        let [query, key, value, proj, fc1, fc2] =
+            std::array::from_fn(|m| row_widths(rows[m], fractions[m]));
         BlockWork {
             heads: self.heads as u64,
             head_dim: self.head_dim as u64,
             hidden: self.hidden as u64,
-            query: part(query),
-            key: part(others.div_ceil(2)),
-            value: part(others / 2),
-            proj: row_widths(embed, proj),
-            fc1: row_widths(self.hidden, fc1),
-            fc2: row_widths(embed, fc2),
+            query,
+            key,
+            value,
+            proj,
+            fc1,
+            fc2,
         }
     }
 }

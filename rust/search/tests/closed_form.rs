@@ -39,7 +39,7 @@ fn deit(heads: usize, eight_bit: f64) -> Workload {
         heads,
         head_dim: 64,
         hidden: 256 * heads,
-        eight_bit: [eight_bit; 4],
+        eight_bit: [eight_bit; 6],
     };
     let architecture = Architecture {
         embed: 64 * heads,
@@ -224,7 +224,7 @@ fn a_small_layer_takes_the_cycles_counted_by_hand() {
         heads: 2,
         head_dim: 8,
         hidden: 32,
-        eight_bit: [0.0; 4],
+        eight_bit: [0.0; 6],
     };
     let architecture = Architecture {
         embed: 16,
@@ -649,7 +649,7 @@ proptest! {
         tokens in 1u64..300, pairs in 1u64..300, lane in 1u64..300, frames in 1u64..3,
     ) {
         prop_assume!(heads * head_dim <= 4096);
-        let block = BlockShape { heads, head_dim, hidden, eight_bit: [eight_bit; 4] };
+        let block = BlockShape { heads, head_dim, hidden, eight_bit: [eight_bit; 6] };
         let architecture = Architecture { embed, blocks: vec![block; depth] };
         let workload = space("tiny").workload("any", &architecture).unwrap();
         let board = board("zcu102");
