@@ -398,6 +398,7 @@ class Seed:
                         generations=s.generations,
                         targets=targets,
                         seed=self.seed,
+                        strategy="evolution",
                     )
                     while len(asked := loop.ask(8)):
                         right = self.correct(True, here(asked), s.search_images, scores_folder)

@@ -65,7 +65,9 @@ class Run:
 
 def search(source: Predictor | None, seed: int) -> tuple[Search, float]:
     start = time.thread_time()
-    found = Search(space(), costs(), population=POPULATION, generations=GENERATIONS, seed=seed)
+    found = Search(
+        space(), costs(), population=POPULATION, generations=GENERATIONS, seed=seed, strategy="evolution"
+    )
     found.run(source)
     found.front()
     return found, time.thread_time() - start

@@ -18,7 +18,7 @@ from quasar_rt import (
 )
 from quasar_rt.hardware import CostTable, Hardware
 from quasar_rt.nas.knapsack import knapsack, knapsack_front
-from quasar_rt.nas.nsga2 import Candidates, Search
+from quasar_rt.nas.nsga2 import Candidates, Search, proxy_front
 from quasar_rt.nas.scores import Predictor, proxy_scores
 from quasar_rt.nas.stats import hypervolume, kendall_tau
 from quasar_rt.space import Space
@@ -407,3 +407,41 @@ def test_hypervolume_takes_any_order_and_refuses_what_is_no_point():
     for bad in ([1.0, 2.0], [[1.0, 2.0, 3.0]], [[1.0, np.nan]]):
         with pytest.raises(InvalidValueError):
             hypervolume(bad, (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "board"), [("digits", "zcu102"), ("fashion-mnist", "pynq-z2"), ("tiny", "zcu102")]
+)
+def test_no_network_is_above_the_exact_front(name, board):
+    table = costs(name, board)
+    front = proxy_front(space(name), table)
+    assert front.exact
+    assert np.allclose(table.evaluate(front.genomes)["fps"], front.fps)
+    assert table.evaluate(front.genomes)["fits"].all()
+    assert np.allclose(proxy_scores(space(name), front.genomes), front.scores)
+    assert (np.diff(front.fps) < 0).all()
+    assert (np.diff(front.scores) > 0).all()
+    genomes = np.stack([space(name).encode(space(name).sample(4, k)) for k in range(2000)])
+    found = table.evaluate(genomes)
+    best = np.array(
+        [front.scores[front.fps >= fps].max(initial=-np.inf) for fps in found["fps"] * (1 - 1e-12)]
+    )
+    assert (proxy_scores(space(name), genomes)[found["fits"]] <= best[found["fits"]] + 1e-9).all()
+
+
+def test_a_guide_reports_how_good_its_predictions_were():
+    search = new("tiny", population=32, generations=10)
+    search.run()
+    report = search.guide_report()
+    assert report is not None
+    assert report.samples == 32 * 9
+    assert report.tau > 0.95
+    front = search.model_front()
+    assert front is not None
+    # The model's front is that of the proxy, nearly: the proxy is smooth.
+    exact = proxy_front(space("tiny"), costs("tiny"))
+    reference = (costs("tiny").slowest()[1], 0.0)
+    assert front.hypervolume(reference) == pytest.approx(exact.hypervolume(reference), rel=2e-3)
+    plain = new("tiny", strategy="evolution")
+    plain.run()
+    assert plain.guide_report() is plain.model_front() is None

@@ -14,14 +14,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quasar_rt import Engine, InvalidValueError, QuasarError, Subnet, UntrainedWarning, random_subnet, search
-from quasar_rt.hardware import Hardware, Workload, replay
+from quasar_rt import (
+    DoesNotFitError,
+    Engine,
+    InvalidValueError,
+    QuasarError,
+    Subnet,
+    UntrainedWarning,
+    random_subnet,
+    search,
+)
+from quasar_rt.hardware import Hardware, Workload, board_names, replay
 from quasar_rt.nas.boards import Modelled
 from quasar_rt.nas.folder import Folder, SearchFolderError
 from quasar_rt.nas.layers import eight_bit_share, linear_layers, nominal_macs, untrained_subnet, weight_bytes
+from quasar_rt.nas.nsga2 import proxy_front
 from quasar_rt.nas.report import nondominated
 from quasar_rt.nas.scores import proxy_scores
-from quasar_rt.space import Space
+from quasar_rt.nas.stats import hypervolume
+from quasar_rt.space import Space, space_names
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion-mnist-coarse", "tiny"])
@@ -201,9 +212,26 @@ def test_subnets_carry_the_record_of_their_search(proxy):
         # The model counts the very rows of the file.
         counted = Workload.of_architecture(proxy.space, target.point.architecture, subnet.name)
         of_file = Workload.of_subnet(subnet).settings
-        assert all(of_file[key] == counted.settings[key] for key in ("embed", "blocks", "patch_rows", "head_rows"))
+        assert all(
+            of_file[key] == counted.settings[key] for key in ("embed", "blocks", "patch_rows", "head_rows")
+        )
         with pytest.warns(UntrainedWarning), Engine(target.subnet) as engine:
             engine.infer(np.zeros((8, 8), np.uint8))
+
+
+def test_front_json_and_notes_say_how_close_the_front_is_to_the_exact_one(proxy):
+    yardstick = proxy.document["search"]["yardstick"]
+    exact = proxy_front(proxy.space, Modelled.of(proxy.space, "zcu102").table)
+    assert yardstick["kind"] == "exact"
+    assert yardstick["subnets"] == len(exact)
+    reference = tuple(yardstick["reference"])
+    assert yardstick["best"] == exact.hypervolume(reference)
+    points = [(p.modelled["zcu102"].fps, p.score) for p in proxy.front]
+    assert yardstick["hypervolume"] == pytest.approx(hypervolume(points, reference))
+    assert 0.95 < yardstick["share"] <= 1
+    said = f"{yardstick['share']:.2%} of the exact hypervolume"
+    assert said in " ".join(proxy.notes)
+    assert said in (proxy.folder / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_proxy_is_never_called_an_accuracy(proxy):
@@ -252,7 +280,9 @@ def test_wrong_arguments_are_named(tmp_path):
         with pytest.raises(QuasarError, match="fps must be a number or several"):
             search("digits", fps=fps)
     with pytest.raises(QuasarError, match="supernet"):
-        search("digits", predictor=True)
+        search("digits", retrain=1)
+    with pytest.raises(QuasarError, match="strategy is 'best'; it must be one of guided, evolution"):
+        search("digits", strategy="best")
 
 
 def test_a_target_may_be_a_number_of_numpy():
@@ -417,6 +447,32 @@ def test_each_target_is_reached_event_by_event_by_the_file_s_own_rows(tmp_path, 
         assert abs(entry["gap"]) < 0.05
         assert fps >= target.fps
         assert subnet.config["provenance"]["search"]["replayed_fps"] == fps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("board", board_names())
+@pytest.mark.parametrize("space", space_names())
+def test_every_shipped_pair_of_space_and_board_holds_its_targets(tmp_path, space, board):
+    try:
+        result = search(space, board=board, population=24, generations=8, out=tmp_path / "found")
+    except DoesNotFitError:
+        # Refused by name, by the search as by the explorer.
+        with pytest.raises(DoesNotFitError):
+            Hardware.for_board(board, Space.load(space))
+        return
+    model = Modelled.of(Space.load(space), board)
+    for target in result.targets:
+        subnet = Subnet.load(tmp_path / "found" / target.file)
+        assert model.replayed_fps(subnet) == target.replayed_fps >= target.fps
+        assert abs(target.gap(board)) < 0.05
+    # The closed form, by which the search goes, is as close for networks that no search selected.
+    sampled = [result.space.sample(1, k) for k in range(8)]
+    closed = model.on(np.stack([result.space.encode(one) for one in sampled]))
+    fits = model.table.evaluate(np.stack([result.space.encode(one) for one in sampled]))["fits"]
+    for architecture, on, fit in zip(sampled, closed, fits, strict=True):
+        if fit:
+            events = model.replayed_fps(Workload.of_architecture(result.space, architecture))
+            assert abs(events / on.fps - 1) < 0.05, architecture
 
 
 def test_a_target_that_only_the_closed_form_reaches_is_refused(monkeypatch):

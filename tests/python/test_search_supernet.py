@@ -159,13 +159,20 @@ def test_survivors_are_scored_on_more_images(digits_supernet, monkeypatch):
     assert all(round(point.score * 120) == pytest.approx(point.score * 120) for point in result.front)
 
 
-def test_a_predictor_can_choose_the_candidates(digits_supernet, monkeypatch):
+def test_a_model_of_the_scores_chooses_the_candidates_and_estimates_the_front(digits_supernet, monkeypatch):
     monkeypatch.setattr(check, "SAMPLE", 2)
-    result = search(
-        supernet=digits_supernet, threads=1, fps=60000, population=6, generations=3, predictor=True
-    )
-    assert result.document["search"]["predictor"]["samples"] == 18
-    assert "predictor" in " ".join(result.notes)
+    arguments = dict(supernet=digits_supernet, threads=1, fps=60000, population=6, generations=3)
+    record = search(**arguments).document["search"]
+    assert record["predictor"]["samples"] == 12  # all but the first generation
+    yardstick = record["yardstick"]
+    assert yardstick["kind"] == "model"
+    assert 0 < yardstick["low"] < yardstick["share"]
+    assert yardstick["share"] == yardstick["hypervolume"] / yardstick["best"]
+    plain = search(**arguments, strategy="evolution")
+    record = plain.document["search"]
+    assert "predictor" not in record
+    assert "yardstick" not in record
+    assert f"is not known: {record['no_yardstick']}." in " ".join(plain.notes)
 
 
 def test_networks_can_be_trained_on_their_own(digits_supernet, tmp_path, monkeypatch):

@@ -21,13 +21,13 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from ..errors import QuasarError
 from ..nas.boards import DEFAULT_BOARD
-from ..nas.settings import DEFAULT_SPACE, EFFORT
+from ..nas.settings import DEFAULT_SPACE, EFFORT, Strategy
 from . import complete
 from .output import bars, echo, print_table, printable
 
@@ -85,7 +85,13 @@ from .output import bars, echo, print_table, printable
     type=click.IntRange(1),
     help=f"Generations. [{EFFORT['proxy'].generations}; with a supernet {EFFORT['supernet'].generations}]",
 )
-@click.option("--predictor", is_flag=True, help="Let a predictor choose what the supernet scores next.")
+@click.option(
+    "--strategy",
+    type=click.Choice(get_args(Strategy)),
+    default="guided",
+    show_default=True,
+    help="guided: a model of the scores so far chooses what is scored next; evolution: NSGA-II alone.",
+)
 @click.option(
     "--retrain",
     default=0,

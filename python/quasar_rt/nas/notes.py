@@ -10,15 +10,19 @@ from .settings import Settings
 __all__ = ["notes"]
 
 
+_STRATEGIES = {"guided": "Guided search", "evolution": "NSGA-II"}
+
+
 def notes(settings: Settings, modelled: Modelled, scoring: Scoring, record: Record) -> tuple[str, ...]:
     """Returns the notes of the page and of ``quasar-rt search``, a sentence or a few each."""
     s, host = settings, modelled.table.host
     lines = [
-        f"NSGA-II, population {s.population}, {s.generations} generations, seed {s.seed}: "
+        f"{_STRATEGIES[s.strategy]}, population {s.population}, {s.generations} generations, seed {s.seed}: "
         f"{record.scored:,} subnets of the space {modelled.space.name} were scored; their frame rates are modelled "
         f"for {modelled.label}. A target's subnet is, of those whose modelled FPS reach it, the one with the "
         "best score."
     ]
+    lines.append(_yardstick(record))
     if host.fps < s.fps[-1]:
         lines.append(
             f"The board's processor is modelled at {host.fps:,.0f} frames a second where it decodes and resizes "
@@ -30,6 +34,29 @@ def notes(settings: Settings, modelled: Modelled, scoring: Scoring, record: Reco
     else:
         lines += _supernet(record.images, record)
     return tuple(lines)
+
+
+def _yardstick(record: Record) -> str:
+    """Says how close the front comes to the best one."""
+    y = record.yardstick
+    if y is None:
+        return f"How close the front is to the best one is not known: {record.no_yardstick}."
+    if y.kind == "exact":
+        return (
+            f"Score and cycles add up, so the exact front is known ({y.subnets:,} subnets): the scored subnets have "
+            f"{y.share:.2%} of the exact hypervolume."
+        )
+    if y.kind == "bound":
+        return (
+            f"Score and cycles add up, so a bound of the front is known: the scored subnets have at least "
+            f"{y.share:.2%} of the exact hypervolume."
+        )
+    assert y.low is not None
+    return (
+        f"No exact front is known for a supernet's scores. The scored subnets have {y.share:.1%} of the hypervolume "
+        f"that the best front of a smooth model of the scores has; if the model's scores were all too low by its "
+        f"error, {y.low:.1%}. This is an estimate, not a bound."
+    )
 
 
 def _supernet(images: Images, record: Record) -> list[str]:
@@ -49,8 +76,8 @@ def _supernet(images: Images, record: Record) -> list[str]:
 def _predictor(fit: PredictorFit) -> str:
     tau = "not defined" if fit.tau_b is None else f"{fit.tau_b:.2f}"
     return (
-        f"A predictor fitted to the scores chose among candidates: Kendall's tau-b {tau} on scores left out "
-        f"of the fit ({fit.validation}, {fit.samples} samples)."
+        f"A smooth model of the scores so far chose what was scored next: Kendall's tau-b {tau} between its "
+        f"predictions, {fit.validation}, and the {fit.samples} scores; root mean squared error {fit.rmse:.3g}."
     )
 
 

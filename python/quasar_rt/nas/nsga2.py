@@ -1,4 +1,4 @@
-"""The search itself: NSGA-II over (modelled FPS, score) of a space's networks on one hardware configuration.
+"""The search itself: for high modelled FPS and high scores of a space's networks on one hardware configuration.
 
 All of it runs in Rust (``rust/search/src/``); this module checks arguments and names things.
 ``docs/search-core.md`` describes the algorithm and its guarantees. Depends on `space`, `hardware`, the native module.
@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._native import Search as NativeSearch
+from .._native import proxy_front as native_proxy_front
 from .._native import proxy_scores
 from ..errors import InvalidValueError
 from ..hardware import CostTable
 from ..space import Architecture, Space
 from .scores import Predictor, as_genomes, as_numbers
-from .settings import EFFORT
+from .settings import EFFORT, Strategy
+from .stats import hypervolume
 
-__all__ = ["Candidate", "Candidates", "Generation", "Search"]
+__all__ = ["BestFront", "Candidate", "Candidates", "Generation", "GuideReport", "Search", "proxy_front"]
 
 #: Scores of canonical genomes: takes uint8 [n, genes], gives n finite numbers.
 Scorer: TypeAlias = Callable[[NDArray[np.uint8]], ArrayLike]
@@ -92,8 +94,66 @@ class Generation:
     """For each target, the best score so far at that FPS or more."""
 
 
+@dataclass(frozen=True)
+class GuideReport:
+    """The quality of a guided search's predictions, each made before the score was known."""
+
+    tau: float
+    """Kendall's tau-b of predicted and given scores; NaN where either is constant."""
+    rmse: float
+    """Root of the mean squared error, in the unit of the scores."""
+    samples: int
+
+
+@dataclass(frozen=True, repr=False)
+class BestFront:
+    """The best score at every frame rate, by falling rate: no network of the space is above it."""
+
+    genomes: NDArray[np.uint8]
+    """uint8 [n, genes], canonical."""
+    fps: NDArray[np.float64]
+    """float64 [n], modelled."""
+    scores: NDArray[np.float64]
+    """float64 [n]."""
+    exact: bool
+    """True if each network has its rate and score. Otherwise the front is an upper bound: the transfers, or the
+    intervals, were left out of the cost."""
+
+    def hypervolume(self, reference: tuple[float, float]) -> float:
+        """Returns the area that the front dominates above (FPS, score)."""
+        return hypervolume(np.column_stack([self.fps, self.scores]), reference)
+
+    def __len__(self) -> int:
+        return len(self.fps)
+
+    def __repr__(self) -> str:
+        return f"<BestFront: {len(self)} networks, {'exact' if self.exact else 'a bound'}>"
+
+
+def proxy_front(space: Space, costs: CostTable) -> BestFront:
+    """Computes the front of the proxy score, exactly where that is possible, without a search.
+
+    The proxy score adds up over the parts of a network, as the cost does, so each embedding size and depth is a
+    multiple-choice knapsack (`quasar_rt.nas.knapsack`).
+
+    Raises:
+        quasar_rt.InvalidValueError: the costs are of another space.
+        quasar_rt.TooLargeError: the space has too many different sums.
+
+    >>> from quasar_rt.hardware import Hardware, CostTable
+    >>> space = Space.load("digits")
+    >>> front = proxy_front(space, CostTable(space, Hardware.for_board("zcu102", space)))
+    >>> front.exact
+    True
+    """
+    return BestFront(*native_proxy_front(space._inner, costs._inner))
+
+
 class Search:
-    """Searches for high modelled FPS and high scores, several frame-rate targets at once (NSGA-II, Deb et al. 2002).
+    """Searches for high modelled FPS and high scores, several frame-rate targets at once.
+
+    A guided search fits a smooth model to the scores so far and scores the networks that promise most by it; the other
+    strategy is NSGA-II (Deb et al. 2002).
 
     The same arguments and scores give the same search, bit for bit, whatever the machine's threads. No genome is scored
     twice. If a space has no more networks than the budget, all of them are evaluated.
@@ -115,8 +175,9 @@ class Search:
         generations: generations, the first included; the budget is `population` times `generations` evaluations.
         targets: frame rates for which the network of highest score is wanted, in FPS.
         seed: the seed of all random choices; 0 to 2^64 - 1.
-        oversample: above 1, that many candidates for each place of a generation are bred, and a predictor fitted on
-            all networks evaluated so far chooses among them. For scores that are expensive.
+        strategy: ``"guided"`` or ``"evolution"``.
+        oversample: of an evolution: above 1, that many candidates for each place of a generation are bred, and a
+            predictor fitted on all networks evaluated so far chooses among them.
 
     Raises:
         quasar_rt.InfeasibleError: a target is beyond the fastest network, which the message names. It is raised before
@@ -133,8 +194,15 @@ class Search:
         generations: int = EFFORT["proxy"].generations,
         targets: Sequence[float] = (),
         seed: int = 0,
+        strategy: Strategy = "guided",
         oversample: int = 1,
     ) -> None:
+        if strategy not in get_args(Strategy):
+            raise InvalidValueError(
+                f"strategy is {strategy!r}; it must be one of {', '.join(get_args(Strategy))}"
+            )
+        if oversample != 1 and strategy != "evolution":
+            raise InvalidValueError("oversample goes with the strategy 'evolution'")
         numbers = {
             "population": population,
             "generations": generations,
@@ -153,6 +221,7 @@ class Search:
             generations,
             list(self._targets),
             seed,
+            strategy == "guided",
             oversample,
         )
 
@@ -245,6 +314,22 @@ class Search:
         """Returns the network of highest score that is modelled at `fps` or more; of equal scores the fastest."""
         found = Candidates(*self._inner.best(fps), self._space)
         return found[0] if len(found) else None
+
+    def guide_report(self) -> GuideReport | None:
+        """Returns how good the predictions of a guided search were; None for an evolution."""
+        report = self._inner.guide_report()
+        return None if report is None else GuideReport(*report)
+
+    def model_front(self) -> BestFront | None:
+        """Returns the best front of the guide's model, fitted to all scores so far; None for an evolution.
+
+        If the model were right, no network would be above it. It is an estimate, not a bound.
+
+        Raises:
+            quasar_rt.TooLargeError: the space has too many different sums.
+        """
+        front = self._inner.model_front()
+        return None if front is None else BestFront(*front)
 
     def population(self) -> Candidates:
         """Returns the population after the last finished generation, best front first."""

@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Correlation", "Images", "Pair", "PredictorFit", "Record", "Round"]
+__all__ = ["Correlation", "Images", "Pair", "PredictorFit", "Record", "Round", "Yardstick"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Round:
 
 @dataclass(frozen=True)
 class PredictorFit:
-    """The predictor's error on scores that its fit left out."""
+    """The error of the model that guided the search, on scores that its fit had not seen."""
 
     tau_b: float | None
     rmse: float | None
@@ -70,6 +70,28 @@ class Correlation:
     pairs: list[Pair]
 
 
+@dataclass(frozen=True)
+class Yardstick:
+    """The area that the front dominates, next to the area of the best front; above the reference, (FPS, score)."""
+
+    kind: str
+    """What the best front is: ``exact``, a ``bound`` that no network exceeds, or of a ``model`` of the scores."""
+    reference: tuple[float, float]
+    """The slowest network's modelled FPS and the lowest score."""
+    hypervolume: float
+    """Of the scored networks, by the scores of the first round."""
+    best: float
+    """Of the best front."""
+    share: float
+    """`hypervolume` over `best`."""
+    low: float | None
+    """The same share if the model's scores were all too low by its root mean squared error; None without a model."""
+    subnets: int
+    """Networks of the best front."""
+    front: list[tuple[float, float]]
+    """(FPS, score) of some of them, evenly along the front."""
+
+
 @dataclass
 class Record:
     """The course of a search. Parts that a search lacks are None and are left out of the JSON."""
@@ -77,6 +99,9 @@ class Record:
     scored: int
     rounds: list[Round]
     predictor: PredictorFit | None = None
+    yardstick: Yardstick | None = None
+    no_yardstick: str | None = None
+    """The reason where there is no yardstick."""
     boards_left_out: dict[str, str] = field(default_factory=dict)
     """The reason by the board's name."""
     images: Images | None = None

@@ -1,9 +1,10 @@
 """The search, from a space and a board to the subnets for the target frame rates.
 
-The order of a run: `search` reads the space, the board and the supernet; `boards` models the hardware; NSGA-II (in
-Rust) asks for scores and a scorer gives them (`supernet`, or the proxy); the front is chosen by the scores on all
-search images; `check` runs finalists on the integer engine; `document` exports and describes the selected subnets.
-Everything but the scores is quick and deterministic, so the scores in the folder are the state of a search.
+The order of a run: `search` reads the space, the board and the supernet; `boards` models the hardware; the search core
+(in Rust) asks for scores and a scorer gives them (`supernet`, or the proxy); `yardstick` compares what was found with
+the best front; the front is chosen by the scores on all search images; `check` runs finalists on the integer engine;
+`document` exports and describes the selected subnets. Everything but the scores is quick and deterministic, so the
+scores in the folder are the state of a search.
 
 Depends on the rest of `quasar_rt.nas`; torch is imported only for a supernet.
 """
@@ -34,16 +35,13 @@ from .record import PredictorFit, Record, Round
 from .report import nondominated
 from .result import Point, SearchResult
 from .scorer import Progress, Proxy, Scorer, Scores, scores_of
-from .scores import Predictor
-from .settings import DEFAULT_SPACE, EFFORT, Settings, frame_rates
+from .settings import DEFAULT_SPACE, EFFORT, Settings, Strategy, frame_rates
+from .yardstick import measure
 
 if TYPE_CHECKING:
     from .supernet import Supernet
 
 __all__ = ["Progress", "search"]
-
-#: Candidates for each genome of a generation, where a predictor selects among them.
-OVERSAMPLE = 8
 
 
 def search(
@@ -58,7 +56,7 @@ def search(
     population: int | None = None,
     generations: int | None = None,
     data: str | os.PathLike[str] | None = None,
-    predictor: bool = False,
+    strategy: Strategy = "guided",
     retrain: int = 0,
     test: bool = False,
     threads: int | None = None,
@@ -76,9 +74,11 @@ def search(
         out: a folder for the results and the state: a search that was stopped continues there. None writes nothing.
         hardware: a hardware configuration, a TOML file; where None, the one that the design-space search selects for
             the space on the board.
-        population, generations: of NSGA-II.
+        population, generations: subnets of a generation, and generations; their product is the number of subnets that
+            are scored.
         data: folder of the data set's files, where it is in no known place (with a supernet).
-        predictor: let a predictor, fitted to the supernet's scores, choose what the supernet scores next.
+        strategy: ``"guided"``: a model that is fitted to the scores so far chooses what is scored next;
+            ``"evolution"``: crossover and mutation alone (NSGA-II).
         retrain: epochs for which the subnets behind Kendall's tau are trained on their own as well; 0 leaves that out.
         test: score the finalists on the test images, not on held-out validation images.
         threads: CPU threads of scoring; all cores where None.
@@ -112,10 +112,8 @@ def search(
 
         source = Supernet(supernet, data, space, test, threads)
         space = source.space
-    elif data is not None or predictor or retrain or test:
-        raise InvalidValueError(
-            "data, predictor, retrain and test mean something with a supernet only: give one"
-        )
+    elif data is not None or retrain or test:
+        raise InvalidValueError("data, retrain and test mean something with a supernet only: give one")
     try:
         space = space or Space.load(DEFAULT_SPACE)
         effort = EFFORT["proxy" if source is None else "supernet"]
@@ -126,7 +124,7 @@ def search(
             seed=seed,
             population=effort.population if population is None else population,
             generations=effort.generations if generations is None else generations,
-            predictor=predictor,
+            strategy=strategy,
             retrain=retrain,
         )
         run = _Run(space, modelled, settings, source, progress or (lambda what, done, total: None))
@@ -171,8 +169,8 @@ class _Run:
             record = Record(len(scored), [Round(scorer.scoring(0).label, len(scored))])
             if scorer.stages > 1:
                 record.rounds.append(Round(scoring.label, len(survivors)))
-            if self.settings.predictor:
-                record.predictor = self.predictor_fit(scored)
+            record.predictor = self.predictor_fit(loop)
+            record.yardstick, record.no_yardstick = measure(loop, self.modelled, scorer.kind, scored)
             others, record.boards_left_out = other_boards(self.space, self.modelled.board)
             boards = {self.modelled.board: self.modelled, **others}
             front = self.front(scored, survivors, scores, boards)
@@ -198,7 +196,7 @@ class _Run:
             generations=s.generations,
             targets=s.fps,
             seed=s.seed,
-            oversample=OVERSAMPLE if s.predictor else 1,
+            strategy=s.strategy,
         )
 
     def evolve(self, loop: Search, scorer: Scorer) -> Candidates:
@@ -230,13 +228,13 @@ class _Run:
         indices = np.array(sorted(kept), np.int64)
         return indices, scores_of(scorer, scored.genomes[indices], 1, self.progress)
 
-    def predictor_fit(self, scored: Candidates) -> PredictorFit:
-        """Fits the predictor to all scores and returns how well it does on scores that it has not seen."""
-        if len(scored) < 10:
-            return PredictorFit(None, None, len(scored), "too few samples")
-        fitted = Predictor.fit(self.space, scored.genomes, scored.scores, seed=self.settings.seed)
-        tau = None if math.isnan(fitted.tau) else fitted.tau
-        return PredictorFit(tau, fitted.rmse, fitted.samples, "5-fold")
+    def predictor_fit(self, loop: Search) -> PredictorFit | None:
+        """Returns how good the predictions of the model that guided the search were."""
+        report = loop.guide_report()
+        if report is None or not report.samples:
+            return None
+        tau = None if math.isnan(report.tau) else report.tau
+        return PredictorFit(tau, report.rmse, report.samples, "each before its score was known")
 
     def front(
         self, scored: Candidates, indices: NDArray[np.int64], scores: Scores, boards: dict[str, Modelled]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -17,11 +17,16 @@ from ..errors import InvalidValueError
 if TYPE_CHECKING:
     from .boards import Modelled
 
-__all__ = ["DEFAULT_SPACE", "EFFORT", "Effort", "Settings", "frame_rates"]
+__all__ = ["DEFAULT_SPACE", "EFFORT", "Effort", "Settings", "Strategy", "frame_rates"]
+
+
+#: The choice of the networks that are scored next: by a model of the scores so far, or by crossover and mutation
+#: alone (NSGA-II).
+Strategy: TypeAlias = Literal["guided", "evolution"]
 
 
 class Effort(NamedTuple):
-    """The size of an NSGA-II search."""
+    """The size of a search."""
 
     population: int
     generations: int
@@ -46,7 +51,7 @@ class Settings:
     seed: int
     population: int
     generations: int
-    predictor: bool
+    strategy: Strategy
     retrain: int
     """Epochs; 0 for none."""
 

@@ -12,8 +12,9 @@ use numpy::{
 use pyo3::prelude::*;
 use quasar_core::Error;
 use quasar_search::{
-    self as search, knapsack::Knapsack, pareto, predictor::CrossValidation, proxy::ProxyTable,
-    statistics, Candidate, Genomes, Genotype, Nsga2, Settings,
+    self as search, additive::Member, best_front, knapsack::Knapsack, pareto,
+    predictor::CrossValidation, proxy::ProxyTable, statistics, BestFront, Candidate, Genomes,
+    Genotype, Nsga2, Settings, Strategy,
 };
 
 use crate::errors::{invalid_value, to_py};
@@ -47,7 +48,7 @@ pub struct Search {
 #[pymethods]
 impl Search {
     #[new]
-    #[pyo3(signature = (space, costs, population, generations, targets, seed, oversample))]
+    #[pyo3(signature = (space, costs, population, generations, targets, seed, guided, oversample))]
     #[allow(clippy::too_many_arguments)] // keyword arguments of the Python class
     fn new(
         py: Python<'_>,
@@ -57,6 +58,7 @@ impl Search {
         generations: usize,
         targets: Vec<f64>,
         seed: u64,
+        guided: bool,
         oversample: usize,
     ) -> PyResult<Self> {
         if costs.table.space() != &space.space {
@@ -69,6 +71,11 @@ impl Search {
             generations,
             targets,
             seed,
+            strategy: if guided {
+                Strategy::Guided
+            } else {
+                Strategy::Evolution
+            },
             oversample,
         };
         let table = Arc::new(costs.table.clone());
@@ -126,6 +133,18 @@ impl Search {
             return Err(invalid_value("the predictor is of another space".into()));
         }
         self.run(py, |genome| predictor.fitted.predict(&genotype, genome))
+    }
+
+    /// Returns tau, root mean squared error and number of the guide's predictions.
+    fn guide_report(&self) -> Option<(f64, f64, usize)> {
+        let report = self.lock().guide_report()?;
+        Some((report.tau, report.rmse, report.samples))
+    }
+
+    /// Returns the best front of the guide's model of the scores.
+    fn model_front<'py>(&self, py: Python<'py>) -> PyResult<Option<FrontArrays<'py>>> {
+        let front = py.detach(|| self.lock().model_front()).map_err(to_py)?;
+        front.map(|front| front_arrays(py, &front)).transpose()
     }
 
     fn front<'py>(&self, py: Python<'py>) -> PyResult<Candidates<'py>> {
@@ -206,6 +225,53 @@ impl Search {
             column(|c| c.violation),
         ))
     }
+}
+
+/// Genomes [n, genes], FPS, scores, whether the front is exact.
+type FrontArrays<'py> = (
+    Bound<'py, PyArray2<u8>>,
+    Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray1<f64>>,
+    bool,
+);
+
+fn front_arrays<'py>(py: Python<'py>, front: &BestFront) -> PyResult<FrontArrays<'py>> {
+    let members = &front.members;
+    let genes = members.first().map_or(0, |member| member.genome.len());
+    let flat = members.iter().flat_map(|m| m.genome.iter().copied());
+    let genomes = Array2::from_shape_vec((members.len(), genes), flat.collect())
+        .map_err(|error| invalid_value(error.to_string()))?;
+    let column = |value: fn(&Member) -> f64| {
+        let values: Vec<f64> = members.iter().map(value).collect();
+        values.into_pyarray(py)
+    };
+    Ok((
+        genomes.into_pyarray(py),
+        column(|member| member.fps),
+        column(|member| member.score),
+        front.exact,
+    ))
+}
+
+/// Returns the exact front of the proxy score, or a bound.
+#[pyfunction]
+pub fn proxy_front<'py>(
+    py: Python<'py>,
+    space: &Space,
+    costs: &CostTable,
+) -> PyResult<FrontArrays<'py>> {
+    if costs.table.space() != &space.space {
+        return Err(invalid_value("the cost table is of another space".into()));
+    }
+    let front = py.detach(|| {
+        let genotype = Genotype::of(&space.space);
+        best_front(
+            &genotype,
+            &costs.table.shares(),
+            &ProxyTable::new(&space.space),
+        )
+    });
+    front_arrays(py, &front.map_err(to_py)?)
 }
 
 /// Borrows the rows of a C-contiguous array.

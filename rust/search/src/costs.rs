@@ -3,6 +3,7 @@
 use quasar_core::error::Result;
 
 use super::nsga2::{Cost, CostModel};
+use crate::additive::CostShares;
 use crate::CostTable;
 
 impl CostModel for CostTable {
@@ -22,5 +23,9 @@ impl CostModel for CostTable {
 
     fn fastest(&self) -> Result<(Vec<u8>, f64)> {
         CostTable::fastest(self).map(|(genome, cost)| (genome, cost.fps))
+    }
+
+    fn shares(&self) -> Option<CostShares> {
+        Some(CostTable::shares(self))
     }
 }

@@ -4,7 +4,7 @@
 
 use quasar_core::error::{Error, Result};
 
-use crate::space::{Gene, Space};
+use crate::space::{Gene, Granularity, Space};
 
 /// The structure of a genome: the number of choices of each gene, and the number of genes that
 /// count at each depth.
@@ -18,6 +18,8 @@ pub struct Genotype {
     /// True for genes that are fractions of 8-bit rows; the others are sizes.
     widths: Vec<bool>,
     used: Vec<usize>,
+    /// Places in a block of the genes of each part: [`Self::parts`].
+    parts: Vec<Vec<usize>>,
 }
 
 impl Genotype {
@@ -36,6 +38,49 @@ impl Genotype {
                 .iter()
                 .map(|depth| 2 + depth * space.block_genes())
                 .collect(),
+            parts: match space.eight_bit_per {
+                Granularity::Block => vec![vec![0, 1, 2]],
+                // Heads with q, k, v and proj; the MLP ratio with fc1 and fc2.
+                Granularity::Matrix => vec![vec![0, 2, 3, 4, 5], vec![1, 6, 7]],
+            },
+        }
+    }
+
+    /// Returns the parts of a block, each a list of its genes' places in the block: what a part
+    /// adds to the cost and to an additive score depends on no other gene of a block.
+    pub fn parts(&self) -> &[Vec<usize>] {
+        &self.parts
+    }
+
+    /// Returns the number of genes of a block.
+    pub fn block_genes(&self) -> usize {
+        self.parts.iter().map(Vec::len).sum()
+    }
+
+    /// Returns the number of blocks of the deepest network.
+    pub fn blocks(&self) -> usize {
+        (self.genes() - 2) / self.block_genes()
+    }
+
+    /// Returns the choice of embed, the choice of depth and the number of blocks of every shape.
+    pub fn shapes(&self) -> Vec<(usize, usize, usize)> {
+        let blocks = |depth: usize| (self.used[depth] - 2) / self.block_genes();
+        let depths = |embed| (0..self.used.len()).map(move |depth| (embed, depth, blocks(depth)));
+        (0..self.choices[0].into()).flat_map(depths).collect()
+    }
+
+    /// Returns a canonical genome with the first choice of every gene of its blocks.
+    pub fn with(&self, embed: usize, depth: usize) -> Vec<u8> {
+        let mut genome = vec![0; self.genes()];
+        (genome[0], genome[1]) = (embed as u8, depth as u8);
+        genome
+    }
+
+    /// Writes the genes of a part of a block.
+    pub fn place(&self, genome: &mut [u8], block: usize, part: usize, genes: &[u8]) {
+        let first = 2 + block * self.block_genes();
+        for (place, &gene) in self.parts[part].iter().zip(genes) {
+            genome[first + place] = gene;
         }
     }
 
@@ -302,6 +347,7 @@ pub(super) mod tests {
             choices,
             widths,
             used: depths.iter().map(|depth| 2 + depth * block.len()).collect(),
+            parts: vec![(0..block.len()).collect()],
         }
     }
 

@@ -15,7 +15,7 @@ use quasar_core::error::{Error, Result};
 /// Items, at most.
 pub const MAX_ITEMS: usize = 4096;
 /// Choices of an item, at most.
-pub const MAX_CHOICES: usize = 256;
+pub const MAX_CHOICES: usize = 4096;
 /// States of one item, at most (24 bytes each): costs with that many different sums are refused.
 pub const MAX_STATES: usize = 1 << 22;
 /// States over all items, at most (8 bytes each).
@@ -144,7 +144,7 @@ impl Knapsack {
             for (state, &(cost, value)) in states.iter().enumerate() {
                 for (choice, &(c, v)) in item.iter().enumerate() {
                     let (cost, value) = (cost + c, value + v);
-                    if fits(cost) && value + rest.most(budget - cost) >= floor {
+                    if fits(cost) && (!bound || value + rest.most(budget - cost) >= floor) {
                         let step = Step {
                             state: state as u32,
                             choice: choice as u16,

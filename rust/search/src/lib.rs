@@ -11,14 +11,17 @@
 //! | [`pareto`] | computes fronts, crowding and hypervolume of two objectives |
 //! | [`genome`] | holds genomes and sets of them |
 //! | [`predictor`] | predicts accuracy from genes, by ridge regression |
+//! | [`surface`] | predicts scores from few samples, by polynomials of genes and positions |
+//! | [`additive`] | computes the front of scores and costs that add up, exactly or quickly |
 //! | [`proxy`] | computes a score without a checkpoint |
-//! | [`knapsack`] | chooses 8-bit fractions of a fixed architecture, exactly |
+//! | [`knapsack`] | makes the best of additive values and costs, exactly |
 //! | [`statistics`] | computes Kendall's tau, its interval and p-value |
 
 #![forbid(unsafe_code)]
 // Ranks, fronts and ties need exact comparisons of floats.
 #![allow(clippy::float_cmp)]
 
+pub mod additive;
 mod costs;
 pub mod explore;
 #[cfg(feature = "fuzzing")]
@@ -32,12 +35,14 @@ pub mod proxy;
 mod random;
 pub mod space;
 pub mod statistics;
+pub mod surface;
 pub mod tables;
 pub mod workload;
 
+pub use additive::{best_front, BestFront, CostShares};
 pub use explore::explore_space;
 pub use genome::{Genomes, Genotype};
-pub use nsga2::{Candidate, Cost, CostModel, Nsga2, Settings};
+pub use nsga2::{Candidate, Cost, CostModel, Nsga2, Settings, Strategy};
 pub use predictor::Predictor;
 pub use space::Space;
 pub use tables::CostTable;

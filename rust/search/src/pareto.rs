@@ -221,6 +221,27 @@ impl Front {
         &self.entries
     }
 
+    /// Returns the area that a point would add to what the front dominates above `reference`.
+    pub fn gain(&self, fps: f64, score: f64, reference: (f64, f64)) -> f64 {
+        let mut at = self.entries.partition_point(|e| e.0 < fps);
+        let (mut right, mut area) = (fps, 0.0);
+        // The best score at this rate or more.
+        let mut height = self.entries.get(at).map_or(reference.1, |e| e.1);
+        while height < score && right > reference.0 {
+            let left = match at {
+                0 => reference.0,
+                _ => self.entries[at - 1].0.max(reference.0),
+            };
+            area += (right - left) * (score - height.max(reference.1)).max(0.0);
+            if at == 0 {
+                break;
+            }
+            at -= 1;
+            (right, height) = (left, self.entries[at].1);
+        }
+        area
+    }
+
     /// Returns the entry of the best score among points of at least `fps`.
     pub fn best(&self, fps: f64) -> Option<(f64, f64, u32)> {
         let at = self.entries.partition_point(|e| e.0 < fps);
@@ -238,6 +259,61 @@ impl Front {
             }
         }
         area
+    }
+}
+
+/// Chooses up to `most` feasible points, one after the other, each of which adds most to the area
+/// that `front` and the points chosen before dominate above `reference`; of equals the first. Stops
+/// when no point adds anything.
+///
+/// A point's gain never rises while others are added, so only the point that promises most is
+/// looked at again.
+pub fn improving(
+    front: &Front,
+    reference: (f64, f64),
+    points: &[Point],
+    most: usize,
+) -> Vec<usize> {
+    let mut front = front.clone();
+    let gain = |front: &Front, i: usize| front.gain(points[i].fps, points[i].score, reference);
+    let mut heap: BinaryHeap<(Gain, Reverse<usize>)> = (0..points.len())
+        .filter(|&i| points[i].violation == 0.0)
+        .map(|i| (Gain(gain(&front, i)), Reverse(i)))
+        .collect();
+    let mut chosen = Vec::new();
+    while chosen.len() < most {
+        let Some((Gain(promised), Reverse(i))) = heap.pop() else {
+            break;
+        };
+        let now = gain(&front, i);
+        if now <= 0.0 {
+            continue;
+        }
+        if now < promised {
+            heap.push((Gain(now), Reverse(i)));
+            continue;
+        }
+        front.add(&points[i], u32::MAX);
+        chosen.push(i);
+    }
+    chosen
+}
+
+/// An area, ordered.
+#[derive(PartialEq)]
+struct Gain(f64);
+
+impl Eq for Gain {}
+
+impl PartialOrd for Gain {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Gain {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0)
     }
 }
 

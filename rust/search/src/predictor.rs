@@ -198,7 +198,7 @@ impl Samples {
 }
 
 /// Solves a symmetric positive definite system in place (Cholesky, upper triangle).
-fn solve(matrix: &mut [f64], right: &mut [f64]) {
+pub(crate) fn solve(matrix: &mut [f64], right: &mut [f64]) {
     let n = right.len();
     for i in 0..n {
         let (above, row) = matrix.split_at_mut(i * n);

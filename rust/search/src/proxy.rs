@@ -9,6 +9,7 @@
 
 use quasar_core::error::Result;
 
+use crate::additive::{Additive, Choice};
 use crate::space::{Architecture, Granularity, Space, MATRICES};
 
 /// The weight of a block relative to the previous one.
@@ -147,6 +148,35 @@ impl ProxyTable {
     pub fn score_checked(&self, space: &Space, genome: &[u8]) -> Result<f64> {
         space.check_genome(genome)?;
         Ok(self.score(genome))
+    }
+}
+
+impl Additive for ProxyTable {
+    fn ends(&self, _embed: usize, _depth: usize) -> f64 {
+        0.0
+    }
+
+    fn shares(&self, embed: usize, block: usize, part: usize, choices: &[Choice]) -> Vec<f64> {
+        let attention = &self.attention[embed * self.heads..][..self.heads];
+        let mlp = &self.mlp[embed * self.ratios..][..self.ratios];
+        let kept = |gene: u8| self.kept[gene as usize];
+        let value = |choice: &Choice| match (self.granularity, part, choice.genes.as_slice()) {
+            (Granularity::Block, _, &[heads, ratio, fraction]) => {
+                let each = kept(fraction);
+                attention[heads as usize] * kept_in_attention([each; 4])
+                    + mlp[ratio as usize] * kept_in_mlp([each; 2])
+            }
+            (Granularity::Matrix, 0, &[heads, q, k, v, proj]) => {
+                attention[heads as usize] * kept_in_attention([q, k, v, proj].map(kept))
+            }
+            (Granularity::Matrix, _, &[ratio, fc1, fc2]) => {
+                mlp[ratio as usize] * kept_in_mlp([fc1, fc2].map(kept))
+            }
+            (_, _, genes) => unreachable!("a part of {} genes", genes.len()),
+        };
+        (choices.iter())
+            .map(|choice| self.weights[block] * value(choice))
+            .collect()
     }
 }
 

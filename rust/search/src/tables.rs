@@ -11,6 +11,7 @@ use quasar_cost::resources::Resources;
 use quasar_hardware::configuration::{Buffers, Hardware};
 use quasar_hardware::workload::{BlockWork, RowWidths, Setting};
 
+use crate::additive::{Choice, CostShares};
 use crate::space::{BlockShape, Granularity, Space};
 
 /// Matrices of attention's half of a block, and of the MLP's, in the order of
@@ -197,6 +198,59 @@ impl CostTable {
             Granularity::Matrix => fractions.split_at(IN_ATTENTION),
         };
         (index(sizes[0], attention), index(sizes[1], mlp))
+    }
+
+    /// Returns what the choices of each part of a block add to a frame, those that fit.
+    pub fn shares(&self) -> CostShares {
+        let n = self.fractions;
+        let choice = |entry: &Entry, genes: Vec<u8>| Choice {
+            genes,
+            interval: entry.totals.interval,
+            transfer: entry.totals.transfer,
+        };
+        let half = |entries: &[Entry], fractions: usize| -> Vec<Choice> {
+            let fitting = entries.iter().enumerate().filter(|(_, entry)| entry.fits);
+            fitting
+                .map(|(index, entry)| choice(entry, digits(index, n, fractions)))
+                .collect()
+        };
+        let parts = |halves: &Halves| -> Vec<Vec<Choice>> {
+            match self.space.eight_bit_per {
+                Granularity::Matrix => vec![
+                    half(&halves.attention, IN_ATTENTION),
+                    half(&halves.mlp, IN_MLP),
+                ],
+                Granularity::Block => {
+                    let pairs = halves
+                        .attention
+                        .iter()
+                        .enumerate()
+                        .flat_map(|(i, attention)| {
+                            let same = halves.mlp.iter().enumerate().skip(i % n).step_by(n);
+                            same.filter(move |(_, mlp)| attention.fits && mlp.fits).map(
+                                move |(j, mlp)| {
+                                    let mut both = *attention;
+                                    both.totals.add(&mlp.totals);
+                                    choice(&both, [i / n, j / n, i % n].map(|g| g as u8).to_vec())
+                                },
+                            )
+                        });
+                    vec![pairs.collect()]
+                }
+            }
+        };
+        CostShares {
+            clock_hz: self.clock_hz,
+            ends: (self.embeds.iter())
+                .map(|embed| [embed.ends.interval, embed.ends.transfer])
+                .collect(),
+            inner: self
+                .embeds
+                .iter()
+                .map(|embed| parts(&embed.inner))
+                .collect(),
+            last: self.embeds.iter().map(|embed| parts(&embed.last)).collect(),
+        }
     }
 
     /// Finds the network of most frames a second, exactly. For each embedding size and depth it

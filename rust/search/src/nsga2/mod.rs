@@ -8,6 +8,7 @@
 //! `variation` breeds the children of a generation. Depends on `genome`, `pareto`, `predictor`,
 //! `random`. Source: Deb et al. 2002; `docs/search-core.md` lists the differences.
 
+mod proposals;
 #[cfg(test)]
 mod tests;
 mod variation;
@@ -16,9 +17,12 @@ use std::sync::Arc;
 
 use quasar_core::error::{Error, Result};
 
+use crate::additive::{BestFront, CostShares};
 use crate::genome::{GenomeSet, Genomes, Genotype};
 use crate::pareto::{self, Front, Point};
 use crate::predictor::Samples;
+use proposals::Guide;
+pub use proposals::GuideReport;
 
 /// Genomes of a generation, at most.
 pub const MAX_POPULATION: usize = 100_000;
@@ -48,6 +52,11 @@ pub trait CostModel {
     /// # Errors
     /// If none fits.
     fn fastest(&self) -> Result<(Vec<u8>, f64)>;
+
+    /// Returns the shares of the parts of a network, if its cost adds up.
+    fn shares(&self) -> Option<CostShares> {
+        None
+    }
 }
 
 impl<T: CostModel> CostModel for Arc<T> {
@@ -58,6 +67,20 @@ impl<T: CostModel> CostModel for Arc<T> {
     fn fastest(&self) -> Result<(Vec<u8>, f64)> {
         T::fastest(self)
     }
+
+    fn shares(&self) -> Option<CostShares> {
+        T::shares(self)
+    }
+}
+
+/// The choice of the networks after the first generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// By a smooth model of the scores so far ([`crate::surface`]): networks of the model's best
+    /// front and variations of the front found so far, those that promise most.
+    Guided,
+    /// By crossover and mutation alone (NSGA-II).
+    Evolution,
 }
 
 /// The settings of a search.
@@ -71,8 +94,10 @@ pub struct Settings {
     pub targets: Vec<f64>,
     /// Seed of everything random.
     pub seed: u64,
-    /// Candidates for each place of a generation. Above 1, a predictor that is fitted to the
-    /// evaluated networks chooses among them.
+    /// The choice of networks.
+    pub strategy: Strategy,
+    /// Candidates for each place of a generation of [`Strategy::Evolution`]. Above 1, a predictor
+    /// that is fitted to the evaluated networks chooses among them.
     pub oversample: usize,
 }
 
@@ -173,6 +198,7 @@ pub struct Nsga2<C> {
     /// All genomes of a space that is no larger than the budget, shuffled: each is evaluated once.
     exhaustive: Option<Vec<u8>>,
     samples: Option<Samples>,
+    guide: Option<Guide>,
 }
 
 impl<C: CostModel> Nsga2<C> {
@@ -191,11 +217,13 @@ impl<C: CostModel> Nsga2<C> {
                 )));
             }
         }
-        let samples = if settings.oversample > 1 {
+        let evolution = settings.strategy == Strategy::Evolution;
+        let samples = if evolution && settings.oversample > 1 {
             Some(Samples::new(&genotype)?)
         } else {
             None
         };
+        let guide = (!evolution).then(|| Guide::new(&genotype, costs.shares()));
         let budget = settings.population as u64 * settings.generations as u64;
         let exhaustive =
             (genotype.size() <= budget).then(|| variation::shuffled(&genotype, settings.seed));
@@ -216,6 +244,7 @@ impl<C: CostModel> Nsga2<C> {
             history: Vec::new(),
             exhaustive,
             samples,
+            guide,
         })
     }
 
@@ -364,6 +393,23 @@ impl<C: CostModel> Nsga2<C> {
         &self.history
     }
 
+    /// Returns how well the guide predicted scores before they were known.
+    pub fn guide_report(&self) -> Option<GuideReport> {
+        self.guide.as_ref().map(Guide::report)
+    }
+
+    /// Returns the best front of the model of scores that guides the search, fitted to everything
+    /// evaluated. `None` without a guide, or if the cost does not add up.
+    ///
+    /// # Errors
+    /// Those of [`best_front`](crate::additive::best_front).
+    pub fn model_front(&self) -> Result<Option<BestFront>> {
+        match &self.guide {
+            Some(guide) if !self.evaluated.is_empty() => guide.model_front(&self.genotype),
+            _ => Ok(None),
+        }
+    }
+
     fn candidate(&self, id: u32) -> Candidate {
         let point = &self.points[id as usize];
         Candidate {
@@ -414,6 +460,11 @@ impl<C: CostModel> Nsga2<C> {
             if let Some(samples) = &mut self.samples {
                 samples.add(&self.genotype, self.known.get(id), point.score);
             }
+        }
+        if let Some(guide) = &mut self.guide {
+            let scored = self.children.iter();
+            let scored = scored.map(|&id| (self.known.get(id), self.points[id as usize].score));
+            guide.learn(scored);
         }
         if self.generation == 0 {
             let least = |value: fn(&Point) -> f64| {

@@ -62,6 +62,7 @@ fn settings(population: usize, generations: usize, seed: u64) -> Settings {
         generations,
         targets: vec![],
         seed,
+        strategy: super::Strategy::Evolution,
         oversample: 1,
     }
 }

@@ -41,6 +41,8 @@ impl<C: CostModel> Nsga2<C> {
         let mut random = SplitMix64::new(self.settings.seed, self.generation as u64);
         if self.generation == 0 {
             self.first_generation(&mut random);
+        } else if self.guide.is_some() {
+            self.breed_guided(&mut random);
         } else if self.settings.oversample > 1 {
             self.breed_chosen(&mut random);
         } else {

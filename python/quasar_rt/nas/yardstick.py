@@ -1,0 +1,63 @@
+"""How close the front of a search comes to the best one: exactly for a score that adds up, by a model otherwise.
+
+Depends on `quasar_rt.nas.nsga2` and `quasar_rt.nas.boards`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import TooLargeError
+from .boards import Modelled
+from .nsga2 import BestFront, Candidates, Search, proxy_front
+from .record import Yardstick
+from .stats import hypervolume
+
+__all__ = ["measure"]
+
+#: Points of the best front that a record holds, at most.
+POINTS = 200
+
+
+def measure(
+    loop: Search, modelled: Modelled, kind: str, scored: Candidates
+) -> tuple[Yardstick | None, str | None]:
+    """Compares the scored networks with the best front.
+
+    The proxy score and the cycles add up over the parts of a network, so their front is known. A supernet's scores do
+    not: then the front of the smooth model that guided the search stands for it, and the model's error shows how much
+    that means.
+
+    Args:
+        loop: the finished search.
+        modelled: the searched board.
+        kind: of the scores, ``proxy`` or ``supernet``.
+        scored: every scored network that fits.
+
+    Returns:
+        the yardstick, or the reason why there is none.
+    """
+    try:
+        if kind == "proxy":
+            best: BestFront | None = proxy_front(modelled.space, modelled.table)
+        else:
+            best = loop.model_front()
+    except TooLargeError as error:
+        return None, str(error)
+    if best is None:
+        return None, "an evolution fits no model to the scores"
+    reference = (modelled.table.slowest()[1], float(scored.scores.min()))
+    found = hypervolume(np.column_stack([scored.fps, scored.scores]), reference)
+    area = best.hypervolume(reference)
+    if area <= 0:
+        return None, "all scores are equal"
+    low, name = None, "exact" if best.exact else "bound"
+    if kind != "proxy":
+        name, report = "model", loop.guide_report()
+        if report is None or not report.samples:
+            return None, "there was one generation only, so no prediction was compared with a score"
+        higher = np.column_stack([best.fps, best.scores + report.rmse])
+        low = found / hypervolume(higher, reference)
+    some = np.unique(np.linspace(0, len(best) - 1, min(len(best), POINTS)).round().astype(int))
+    front = [(float(best.fps[i]), float(best.scores[i])) for i in some]
+    return Yardstick(name, reference, found, area, found / area, low, len(best), front), None

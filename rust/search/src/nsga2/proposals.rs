@@ -1,0 +1,252 @@
+//! Chooses the networks of a generation by a model of the scores so far.
+//!
+//! The model ([`crate::surface`]) adds up over the parts of a network, as the cost does. So its
+//! best front follows without a search. The networks that are scored next are those that promise
+//! to add most to the area that the scored ones dominate, out of that front and of variations of
+//! the front found so far. Depends on the parent module, `additive`, `pareto` and `surface`.
+
+use quasar_core::error::Result;
+
+use super::{survivors, Cost, CostModel, Nsga2};
+use crate::additive::{best_front, coarse_front, BestFront, CostShares};
+use crate::genome::{GenomeSet, Genotype};
+use crate::pareto::{self, Front, Point};
+use crate::random::SplitMix64;
+use crate::statistics::kendall_tau;
+use crate::surface::{Samples, Surface, RIDGES};
+
+/// Steps to which the cost of a network of the model's front is rounded.
+const LEVELS: usize = 1000;
+/// Variations of the front found so far, for each place of a generation.
+const VARIATIONS: usize = 4;
+/// Tries for each of them.
+const TRIES: usize = 10;
+/// Members of the front on either side of a parent among which its partner is.
+const NEIGHBOURS: usize = 3;
+/// Mean number of genes of a variation that mutate.
+const MUTATIONS: usize = 1;
+/// Networks evaluated last whose scores the model looks at again.
+const RECENT: usize = 4096;
+/// The strength of the ridge before any prediction was compared with a score.
+const FIRST_RIDGE: usize = 2;
+/// The weight of earlier generations' errors against the last one's. Errors count relative to the
+/// least of a generation, up to [`WORST`] times that: they fall by orders of magnitude during a
+/// search.
+const MEMORY: f64 = 0.7;
+const WORST: f64 = 10.0;
+
+/// The quality of a guide's predictions, each made before the score was known.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GuideReport {
+    /// Kendall's tau-b between predicted and given scores (NaN if either is constant).
+    pub tau: f64,
+    /// Root of the mean squared error.
+    pub rmse: f64,
+    /// Predictions.
+    pub samples: usize,
+}
+
+/// A model of the scores so far.
+#[derive(Clone, Debug)]
+pub(super) struct Guide {
+    samples: Samples,
+    costs: Option<CostShares>,
+    /// The model of the current generation, for each of [`RIDGES`].
+    fits: Vec<Surface>,
+    /// Relative squared errors of each strength, on scores that its fit had not seen.
+    errors: [f64; RIDGES.len()],
+    compared: bool,
+    /// Predictions of the chosen strength, and scores.
+    predicted: Vec<(f64, f64)>,
+}
+
+impl Guide {
+    pub(super) fn new(genotype: &Genotype, costs: Option<CostShares>) -> Self {
+        Self {
+            samples: Samples::new(genotype),
+            costs,
+            fits: Vec::new(),
+            errors: [0.0; RIDGES.len()],
+            compared: false,
+            predicted: Vec::new(),
+        }
+    }
+
+    /// Returns the strength whose predictions were best so far.
+    fn best(&self) -> usize {
+        if !self.compared {
+            return FIRST_RIDGE;
+        }
+        let better = |&a: &usize, &b: &usize| self.errors[a].total_cmp(&self.errors[b]);
+        (0..RIDGES.len()).min_by(better).unwrap_or(FIRST_RIDGE)
+    }
+
+    /// Compares the fits with the scores of a generation, and takes the scores as samples.
+    pub(super) fn learn<'a>(&mut self, scored: impl Iterator<Item = (&'a [u8], f64)>) {
+        let best = self.best();
+        let fits = std::mem::take(&mut self.fits);
+        let mut errors = [0.0; RIDGES.len()];
+        for (genome, score) in scored {
+            for (number, fit) in fits.iter().enumerate() {
+                let predicted = fit.predict(genome);
+                errors[number] += (predicted - score) * (predicted - score);
+                if number == best {
+                    self.predicted.push((predicted, score));
+                }
+            }
+            self.samples.add(genome, score);
+        }
+        let least = errors.iter().copied().fold(f64::INFINITY, f64::min);
+        if least > 0.0 {
+            self.compared = true;
+            for (sum, error) in self.errors.iter_mut().zip(errors) {
+                *sum = MEMORY * *sum + (error / least).min(WORST);
+            }
+        }
+    }
+
+    fn refit(&mut self) {
+        self.fits = RIDGES
+            .iter()
+            .map(|&ridge| self.samples.fit(ridge))
+            .collect();
+    }
+
+    pub(super) fn report(&self) -> GuideReport {
+        let (predicted, scores): (Vec<f64>, Vec<f64>) = self.predicted.iter().copied().unzip();
+        let squares: f64 = (self.predicted.iter())
+            .map(|(predicted, score)| (predicted - score) * (predicted - score))
+            .sum();
+        GuideReport {
+            tau: kendall_tau(&predicted, &scores).unwrap_or(f64::NAN),
+            rmse: (squares / scores.len() as f64).sqrt(),
+            samples: scores.len(),
+        }
+    }
+
+    pub(super) fn model_front(&self, genotype: &Genotype) -> Result<Option<BestFront>> {
+        let surface = self.samples.fit(RIDGES[self.best()]);
+        let front = |costs| best_front(genotype, costs, &surface);
+        self.costs.as_ref().map(front).transpose()
+    }
+}
+
+impl<C: CostModel> Nsga2<C> {
+    /// Chooses the children of a generation by the guide.
+    pub(super) fn breed_guided(&mut self, random: &mut SplitMix64) {
+        let mut guide = self.guide.take().expect("a guided search");
+        guide.refit();
+        let surface = &guide.fits[guide.best()];
+        let believed = self.believed_front(surface);
+        let proposed = guide.costs.as_ref().map_or_else(Vec::new, |costs| {
+            coarse_front(&self.genotype, costs, surface, LEVELS)
+        });
+        let mut candidates = GenomeSet::new(self.genotype.genes());
+        let mut points = Vec::new();
+        let mut consider = |genome: &[u8]| {
+            if !self.is_bred(genome) && candidates.insert(genome).1 {
+                let Cost { fps, violation } = self.costs.cost(genome);
+                points.push(Point {
+                    fps,
+                    score: surface.predict(genome),
+                    violation,
+                });
+                return true;
+            }
+            false
+        };
+        for genome in &proposed {
+            consider(genome);
+        }
+        let mut left = VARIATIONS * self.settings.population;
+        let mut child = vec![0; self.genotype.genes()];
+        for _ in 0..TRIES * left {
+            if left == 0 {
+                break;
+            }
+            self.vary(&believed, random, &mut child);
+            left -= usize::from(consider(&child));
+        }
+        let places = self.settings.population;
+        let mut chosen = self.for_targets(&believed, &points);
+        chosen.truncate(places);
+        let most = places - chosen.len();
+        for place in pareto::improving(&believed, self.reference, &points, most) {
+            if !chosen.contains(&place) {
+                chosen.push(place);
+            }
+        }
+        for &place in &chosen {
+            self.add_child(candidates.get(place as u32));
+        }
+        // Where too few promise to improve anything: the best of the rest.
+        for member in survivors(&points, (2 * places).min(points.len())) {
+            if self.children.len() == places {
+                break;
+            }
+            self.add_child(candidates.get(member.id));
+        }
+        self.guide = Some(guide);
+    }
+
+    /// Returns the front of the networks evaluated last by their predicted scores. A score that noise
+    /// raised stands less in the way of a better network than it would as it is.
+    fn believed_front(&self, surface: &Surface) -> Front {
+        let mut front = Front::default();
+        let first = self.evaluated.len().saturating_sub(RECENT);
+        let entries = self.front.entries().iter().map(|entry| entry.2);
+        for id in self.evaluated[first..].iter().copied().chain(entries) {
+            let score = surface.predict(self.known.get(id));
+            let point = Point {
+                score,
+                ..self.points[id as usize]
+            };
+            front.add(&point, id);
+        }
+        front
+    }
+
+    /// Returns for each target the point that promises to be its best network, if it promises more
+    /// than what was found.
+    fn for_targets(&self, front: &Front, points: &[Point]) -> Vec<usize> {
+        let mut chosen = Vec::new();
+        for &target in &self.settings.targets {
+            let found = front.best(target).map_or(f64::NEG_INFINITY, |e| e.1);
+            let reaching = points
+                .iter()
+                .enumerate()
+                .filter(|(_, p)| p.violation == 0.0 && p.fps >= target && p.score > found);
+            let best = reaching.max_by(|a, b| a.1.score.total_cmp(&b.1.score).then(b.0.cmp(&a.0)));
+            if let Some((place, _)) = best {
+                if !chosen.contains(&place) {
+                    chosen.push(place);
+                }
+            }
+        }
+        chosen
+    }
+
+    /// Makes a variation of two neighbours on the front: uniform crossover and mutation.
+    fn vary(&self, front: &Front, random: &mut SplitMix64, child: &mut [u8]) {
+        let front = front.entries();
+        if front.is_empty() {
+            return self.offspring(random, child);
+        }
+        let at = random.below(front.len());
+        let first = at.saturating_sub(NEIGHBOURS);
+        let last = (at + NEIGHBOURS).min(front.len() - 1);
+        let partner = first + random.below(last - first + 1);
+        let parents = [
+            self.known.get(front[at].2),
+            self.known.get(front[partner].2),
+        ];
+        for (gene, value) in child.iter_mut().enumerate() {
+            *value = parents[random.below(2)][gene];
+        }
+        for _ in 0..random.below(2 * MUTATIONS + 1) {
+            let gene = random.below(child.len());
+            child[gene] = random.below(self.genotype.choices()[gene] as usize) as u8;
+        }
+        self.genotype.canonicalize(child);
+    }
+}

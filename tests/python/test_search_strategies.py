@@ -1,0 +1,40 @@
+"""The strategies of the search next to the exact front, and their table in docs/search-core.md."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+import search_strategies as strategies
+
+GUIDED = {"strategy": "guided"}
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [("tiny", "zcu102"), ("tiny", "pynq-z2"), ("small", "zcu102"), ("fashion-mnist", "pynq-z2")],
+)
+def test_the_default_budget_comes_within_a_percent_of_the_exact_front(pair):
+    assert min(strategies.shares(pair, GUIDED, seed)[0] for seed in range(2)) >= 0.99
+
+
+def test_the_default_budget_stays_close_with_noisy_scores():
+    noise, pair = strategies.NOISE, ("tiny", "zcu102")
+    found = [strategies.shares(pair, GUIDED, seed, noise)[0] for seed in range(10)]
+    assert np.mean(found) >= 0.97, found
+    plain = [strategies.shares(pair, {"strategy": "evolution"}, seed, noise)[0] for seed in range(10)]
+    assert min(found) > max(plain)
+
+
+def test_the_page_has_the_figures_of_today():
+    row = strategies.table(strategies.PAIRS[:1], ["guided (the default)"]).splitlines()[-1]
+    assert row in strategies.PAGE.read_text("utf-8"), "run python tools/search_strategies.py"
+
+
+@pytest.mark.slow
+def test_the_page_has_the_whole_table_of_today():
+    assert strategies.table() in strategies.PAGE.read_text("utf-8"), "run python tools/search_strategies.py"

@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Compare strategies of search at equal numbers of scores, next to the exact front: the table of docs/search-core.md.
+
+    python tools/search_strategies.py
+
+The score is the proxy, whose exact front is known, as it is and with noise: normal, with a standard deviation of 5 % of
+the range of the scores, one value for each network and seed. Whatever a search does, the scores are the true ones when
+its hypervolume is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from evidence_report import markdown, splice
+from quasar_rt.hardware import CostTable, Hardware
+from quasar_rt.nas.nsga2 import BestFront, Search, proxy_front
+from quasar_rt.nas.report import nondominated, write_text
+from quasar_rt.nas.scores import proxy_scores
+from quasar_rt.nas.stats import hypervolume
+from quasar_rt.space import Space
+
+PAGE = Path(__file__).parents[1] / "docs" / "search-core.md"
+#: Spaces and boards of the table.
+PAIRS = [("tiny", "zcu102"), ("small", "zcu102"), ("fashion-mnist", "pynq-z2")]
+#: The default effort with a supernet.
+POPULATION, GENERATIONS = 32, 20
+SEEDS = range(10)
+NOISE = 0.05
+#: Arguments of `Search` by the name of a strategy; None samples networks evenly.
+STRATEGIES: dict[str, dict[str, object] | None] = {
+    "random networks": None,
+    "evolution (NSGA-II)": {"strategy": "evolution"},
+    "evolution, predictor chooses of 8": {"strategy": "evolution", "oversample": 8},
+    "guided (the default)": {"strategy": "guided"},
+}
+
+
+@cache
+def known(name: str, board: str) -> tuple[Space, CostTable, BestFront, tuple[float, float]]:
+    """Returns a space, its costs, its exact front, and the lowest and highest proxy score."""
+    space = Space.load(name)
+    table = CostTable(space, Hardware.for_board(board, space))
+    low, high = proxy_scores(space, np.stack([space.smallest, space.largest]))
+    return space, table, proxy_front(space, table), (float(low), float(high))
+
+
+def shares(
+    pair: tuple[str, str], strategy: dict[str, object] | None, seed: int, noise: float = 0.0
+) -> tuple[float, float]:
+    """Returns the shares of the exact hypervolume of all scored networks, and of those that seem non-dominated."""
+    space, table, exact, (low, high) = known(*pair)
+
+    def score(genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
+        scores = proxy_scores(space, genomes)
+        if noise:
+            errors = [np.random.default_rng([seed, *genome.tolist()]).standard_normal() for genome in genomes]
+            scores = scores + noise * (high - low) * np.array(errors)
+        return scores
+
+    if strategy is None:
+        sampled = [space.encode(space.sample(seed, k)) for k in range(POPULATION * GENERATIONS)]
+        genomes = np.unique(np.stack(sampled), axis=0)
+    else:
+        search = Search(
+            space,
+            table,
+            population=POPULATION,
+            generations=GENERATIONS,
+            seed=seed,
+            **strategy,  # type: ignore[arg-type]
+        )
+        search.run(score)
+        genomes = search.evaluated().genomes
+    costs = table.evaluate(genomes)
+    genomes, fps = np.ascontiguousarray(genomes[costs["fits"]]), costs["fps"][costs["fits"]]
+    points = np.column_stack([fps, proxy_scores(space, genomes)])
+    seeming = nondominated(list(zip(fps.tolist(), score(genomes).tolist(), strict=True)))
+    reference = (table.slowest()[1], low)
+    area = exact.hypervolume(reference)
+    return hypervolume(points, reference) / area, hypervolume(points[seeming], reference) / area
+
+
+def cells(pair: tuple[str, str], strategy: dict[str, object] | None) -> list[str]:
+    """Returns the figures of a row of the table."""
+    plain = [100 * shares(pair, strategy, seed)[0] for seed in SEEDS]
+    noisy = 100 * np.array([shares(pair, strategy, seed, NOISE) for seed in SEEDS])
+    return [
+        f"{np.mean(plain):.2f} %",
+        f"{min(plain):.2f} %",
+        f"{noisy[:, 0].mean():.1f} %",
+        f"{noisy[:, 0].min():.1f} %",
+        f"{noisy[:, 1].mean():.1f} %",
+    ]
+
+
+def table(pairs: Sequence[tuple[str, str]] = PAIRS, names: Sequence[str] = tuple(STRATEGIES)) -> str:
+    """Returns the table, or a part of its rows."""
+    header = ["space, board", "strategy", "no noise", "worst", "noise", "worst", "noise, front"]
+    rows = [[", ".join(pair), name, *cells(pair, STRATEGIES[name])] for pair in pairs for name in names]
+    return markdown(header, rows, 2)
+
+
+@click.command()
+def main() -> None:
+    """Write the table of strategies into docs/search-core.md."""
+    write_text(PAGE, splice(PAGE.read_text("utf-8"), {"strategies": table()}))
+
+
+if __name__ == "__main__":
+    main()
