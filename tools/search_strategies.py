@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evidence_report import markdown, splice
+from quasar_rt.files import write_text
 from quasar_rt.hardware import CostTable, Hardware
 from quasar_rt.nas.nsga2 import BestFront, Search, proxy_front
-from quasar_rt.nas.report import nondominated, write_text
+from quasar_rt.nas.report import nondominated
 from quasar_rt.nas.scores import proxy_scores
 from quasar_rt.nas.stats import hypervolume
 from quasar_rt.space import Space

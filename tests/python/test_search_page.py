@@ -197,6 +197,60 @@ def test_the_address_restores_the_state(browser, page, found):
     assert text(browser, "#detail-title").startswith(f"Subnet #{found.targets[0].point.id} on zcu102")
 
 
+def test_two_subnets_stand_side_by_side(browser, page, found):
+    first, other = found.targets[0].point, other_point(found)
+    browser.open(f"{page.as_uri()}#subnet={first.id}&compare={other.id}")
+    assert text(browser, "#detail-title").startswith(f"Subnets #{first.id} and #{other.id} on zcu102")
+    table = browser.run(
+        "[...document.querySelectorAll('#compare-table tbody tr')]"
+        ".map((row) => [...row.cells].map((cell) => cell.innerText))"
+    )
+    shown_here = {name: (here, there) for name, here, there in table}
+    assert shown_here["embed, depth"] == tuple(
+        f"{point.architecture.embed}, {point.architecture.depth}" for point in (first, other)
+    )
+    assert shown_here["proxy score (not an accuracy)"] == (f"{first.score:.4f}", f"{other.score:.4f}")
+    assert browser.run("document.querySelectorAll('#blocks svg').length") == 2
+    assert browser.run("document.querySelector('#chart .point.compared').dataset.subnet") == str(other.id)
+    browser.choose("#compare", "")
+    assert browser.run("document.querySelector('#compare-table').hidden")
+    assert browser.run("document.querySelectorAll('#blocks svg').length") == 1
+
+
+def test_the_chart_zooms_by_buttons_and_by_dragging_a_box(browser, page, found):
+    browser.open(page.as_uri())
+    points = "document.querySelectorAll('#chart .point').length"
+    assert browser.run(points) == len(found.front)
+    assert browser.run("document.querySelector('#zoom-all').disabled")
+    browser.click("#zoom-in")
+    some = browser.run(points)
+    assert 0 < some < len(found.front)
+    assert "zoom" in shown(browser)
+    browser.click("#zoom-all")
+    assert browser.run(points) == len(found.front)
+    browser.run(
+        """(() => {
+          const svg = document.querySelector('#chart svg'), box = svg.getBoundingClientRect();
+          const send = (target, type, x, y) => target.dispatchEvent(new PointerEvent(type, {
+            bubbles: true, button: 0, pointerType: 'mouse',
+            clientX: box.left + x * box.width, clientY: box.top + y * box.height}));
+          send(svg, 'pointerdown', 0.3, 0.12);
+          send(window, 'pointermove', 0.5, 0.5);
+          send(window, 'pointerup', 0.5, 0.5);
+        })()"""
+    )
+    low, high, *_ = map(float, shown(browser)["zoom"].split("_"))
+    inside = [p for p in found.front if low <= p.modelled["zcu102"].fps <= high]
+    assert browser.run(points) <= len(inside) < len(found.front)
+
+
+def test_the_exact_front_is_drawn_on_the_searched_board_alone(browser, page, found):
+    browser.open(page.as_uri())
+    assert browser.run("document.querySelectorAll('#chart .yardstick').length") == 1
+    browser.choose("#board", list(found.document["boards"])[-1])
+    assert browser.run("document.querySelectorAll('#chart .yardstick').length") == 0
+
+
 @pytest.mark.parametrize(("width", "dark"), [(360, False), (360, True), (1200, True)])
 def test_it_fits_phones_and_dark_screens(browser, page, width, dark):
     browser.open(page.as_uri())
@@ -231,11 +285,15 @@ def test_pages_of_supernets_show_both_scores(browser, found, tmp_path):
     }
     integer = {"top1": 0.5, "images": 300, "split": "held-out validation images", "standard_error": 0.029}
     document["front"][0]["integer"] = integer
+    document["front"][0]["standard_error"] = 0.035
     path = tmp_path / "index.html"
     path.write_text(report.page(document, found.cloud, found.layers, []), encoding="utf-8")
     browser.open(f"{path.as_uri()}#subnet=0")
     assert browser.run("document.querySelector('#banner').hidden")
     assert browser.run("document.querySelectorAll('#chart .integer').length") == 1
+    # An interval of the score, and one of the integer engine's.
+    assert browser.run("document.querySelectorAll('#chart .error').length") == 2
+    assert browser.run("document.querySelectorAll('#chart .error.of-integer').length") == 1
     assert "50.00\u202f% ± 2.90\u202f%" in text(browser, "#facts")
     assert f"{100 * found.front[0].score:.2f}\u202f%" in text(browser, "#front tbody")
 

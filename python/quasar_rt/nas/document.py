@@ -113,16 +113,16 @@ def _shortest(fps: float) -> str:
 
 
 def _target(outcome: SearchOutcome, fps: float, name: str) -> Target:
-    """Selects the point with the best score that reaches a rate event by event, too, and exports it.
+    """Selects the point with the best score that reaches a rate event by event, and exports it.
 
-    The closed form, by which the front is sorted, can be a few percent off. So the exported file is replayed.
+    The closed form, by which the front is sorted, is only an estimate of that. So the exported file is replayed.
 
     Raises:
         quasar_rt.InvalidValueError: no point of the front reaches the rate, or the file does not.
     """
     modelled = outcome.modelled
     for point in modelled.holding(outcome.front, fps):
-        replayed = modelled.replayed_fps(Workload.of_architecture(modelled.space, point.architecture))
+        replayed = modelled.rate(point)
         subnet = _subnet(outcome, point, fps, name, replayed)
         # Sizes and rows of the file are those of the architecture, or the record would be wrong.
         of_file = modelled.replayed_fps(Subnet.from_bytes(subnet.to_bytes()))

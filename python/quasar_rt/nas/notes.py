@@ -19,8 +19,8 @@ def notes(settings: Settings, modelled: Modelled, scoring: Scoring, record: Reco
     lines = [
         f"{_STRATEGIES[s.strategy]}, population {s.population}, {s.generations} generations, seed {s.seed}: "
         f"{record.scored:,} subnets of the space {modelled.space.name} were scored; their frame rates are modelled "
-        f"for {modelled.label}. A target's subnet is, of those whose modelled FPS reach it, the one with the "
-        "best score."
+        f"for {modelled.label}. A target's subnet is, of those that reach it event by event, the one with the best "
+        "score."
     ]
     lines.append(_yardstick(record))
     if host.fps < s.fps[-1]:

@@ -24,7 +24,7 @@ from ..subnet import Subnet
 from . import report
 from .layers import eight_bit_share, nominal_macs, weight_bytes
 
-__all__ = ["Integer", "OnBoard", "Point", "Scoring", "SearchResult", "Target", "reaching"]
+__all__ = ["Integer", "OnBoard", "Point", "Scoring", "SearchResult", "Target"]
 
 
 class Scoring(NamedTuple):
@@ -104,15 +104,10 @@ class Point:
         }
 
 
-def reaching(points: Sequence[Point], board: str, fps: float) -> list[Point]:
-    """Returns the points that reach a rate on a board, the best score first."""
-    return sorted((p for p in points if p.modelled[board].fps >= fps), key=lambda p: (-p.score, p.id))
-
-
 class Target(NamedTuple):
-    """A target frame rate and its subnet: the one with the best score among those that reach the rate.
+    """A target frame rate and its subnet: the one with the best score among those that reach the rate event by event.
 
-    It reaches the rate in both models: in the closed form, and event by event as its file stands.
+    Its rate in the closed form, by which the search goes, can be a little below the target or far above it.
     """
 
     fps: float

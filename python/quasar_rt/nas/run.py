@@ -94,7 +94,7 @@ def search(
 
     >>> import quasar_rt
     >>> result = quasar_rt.search("digits", population=20, generations=5)
-    >>> [target.point.modelled["zcu102"].fps >= target.fps for target in result.targets]
+    >>> [target.replayed_fps >= target.fps for target in result.targets]
     [True, True, True]
     >>> result.scoring.label
     'proxy score (not an accuracy)'

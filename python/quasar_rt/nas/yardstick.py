@@ -1,4 +1,4 @@
-"""How close the front of a search comes to the best one: exactly for a score that adds up, by a model otherwise.
+"""Compares the front of a search with the best one: exactly for a score that adds up, by a model otherwise.
 
 Depends on `quasar_rt.nas.nsga2` and `quasar_rt.nas.boards`.
 """

@@ -189,8 +189,8 @@ impl<C: CostModel> Nsga2<C> {
         self.guide = Some(guide);
     }
 
-    /// Returns the front of the networks evaluated last by their predicted scores. A score that noise
-    /// raised stands less in the way of a better network than it would as it is.
+    /// Returns the front of the networks evaluated last by their predicted scores. A score that
+    /// noise raised stands less in the way of a better network than it would as it is.
     fn believed_front(&self, surface: &Surface) -> Front {
         let mut front = Front::default();
         let first = self.evaluated.len().saturating_sub(RECENT);
