@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="needs the [host] extra")
 
 from quasar_rt import Engine, QuasarError, search  # noqa: E402
+from quasar_rt.cli import cli  # noqa: E402
 from quasar_rt.evaluate import evaluate  # noqa: E402
 from quasar_rt.nas import check, supernet  # noqa: E402
 from quasar_rt.nas.folder import Folder  # noqa: E402
@@ -300,3 +302,21 @@ def test_state_lines_are_counts_of_images(found):
     kinds = {kind for kind, _, _ in lines}
     assert kinds == {f"supernet {found.scoring.images}", "integer 148 held-out validation images"}
     assert len({(kind, genome) for kind, genome, _ in lines}) == len(lines)
+
+
+@pytest.mark.slow
+def test_one_command_trains_searches_and_exports(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(check, "SAMPLE", 2)
+    arguments = ["search", "--recipe", "digits", "--fps", "60000", "--threads", "1", "--out", "found"]
+    for key in ("float_stage.epochs=1", "supernet_stage.epochs=1"):
+        arguments += ["--set", key]
+    first = CliRunner().invoke(cli, [*arguments, "--population", "4", "--generations", "2"])
+    assert first.exit_code == 0, first.output
+    subnet = Path("found/digits-zcu102-60000fps.qvit")
+    with Engine(subnet) as engine:
+        assert engine.subnet.trained
+    trained = Path("runs/digits/supernet.pt").stat().st_mtime_ns
+    again = CliRunner().invoke(cli, [*arguments, "--population", "4", "--generations", "2"])
+    assert again.exit_code == 0, again.output
+    assert Path("runs/digits/supernet.pt").stat().st_mtime_ns == trained

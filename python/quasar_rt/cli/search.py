@@ -7,10 +7,11 @@ when the same command is given again.
 \b
   quasar-rt search                                      a quick search on a proxy, to look around
   quasar-rt search --board zcu102 --fps 100 --fps 250 --space tiny
-  quasar-rt search --supernet runs/x/supernet.pt --fps 2000      with a trained supernet ([host] extra)
+  quasar-rt search --recipe digits --fps 60000          trains the recipe's supernet first ([host] extra)
+  quasar-rt search --supernet runs/x/supernet.pt --fps 2000      with a trained supernet
   torchrun --nproc-per-node 4 -m quasar_rt search --supernet ...     candidates shared out over processes
 
-Frame rates are modelled, not measured. Without --supernet the score is a proxy and no accuracy, and the subnets have
+Frame rates are modelled, not measured. Without a supernet the score is a proxy and no accuracy, and the subnets have
 random weights.
 """
 
@@ -63,7 +64,24 @@ from .output import bars, echo, print_table, printable
     help="Checkpoint of `quasar-rt train`. Without it: a proxy, not an accuracy.",
 )
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of all random choices."
+    "--recipe",
+    metavar="NAME|FILE",
+    help="Train the supernet of this recipe first, in runs/NAME, or go on with it there; then search it.",
+)
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="With --recipe: change it, as `quasar-rt train --set` does. Repeatable.",
+)
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Seed of all random choices.",
 )
 @click.option(
     "--out",
@@ -78,11 +96,13 @@ from .output import bars, echo, print_table, printable
 @click.option(
     "--population",
     type=click.IntRange(4),
+    metavar="N",
     help=f"Subnets of a generation. [{EFFORT['proxy'].population}; with a supernet {EFFORT['supernet'].population}]",
 )
 @click.option(
     "--generations",
     type=click.IntRange(1),
+    metavar="N",
     help=f"Generations. [{EFFORT['proxy'].generations}; with a supernet {EFFORT['supernet'].generations}]",
 )
 @click.option(
@@ -104,8 +124,12 @@ from .output import bars, echo, print_table, printable
     "--test", is_flag=True, help="Score the finalists on the test images, not on held-out validation images."
 )
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads. [all cores]")
-def command(out: Path | None, **options: Any) -> None:
+def command(out: Path | None, recipe: str | None, changes: tuple[str, ...], **options: Any) -> None:
     """Searches, and prints the targets."""
+    if recipe is not None:
+        options["supernet"] = _trained(recipe, changes, options)
+    elif changes:
+        raise click.UsageError("--set goes with --recipe")
     given = {**options, "fps": list(options["fps"]) or None}
     first = os.environ.get("RANK", "0") == "0"
     if out is None:
@@ -118,10 +142,47 @@ def command(out: Path | None, **options: Any) -> None:
     except (QuasarError, ImportError, OSError, ValueError) as error:
         raise click.ClickException(printable(str(error))) from error
     except KeyboardInterrupt:
-        echo(f"Stopped. The same command continues from {out}.", err=True)
+        # A search makes its folder when it knows that its targets can be reached.
+        rest = (
+            f"continues from {out}" if (out / "search.json").exists() else "starts again: nothing was scored"
+        )
+        echo(f"Stopped. The same command {rest}.", err=True)
         sys.exit(130)
     if first:
         show(result, out)
+
+
+def _trained(name: str, changes: tuple[str, ...], options: dict[str, Any]) -> Path:
+    """Trains the supernet of a recipe, or takes the one that an earlier start of the command has trained."""
+    if options["supernet"] or options["space"]:
+        raise click.UsageError("--recipe has its own space and supernet: leave --space and --supernet out")
+    if "RANK" in os.environ:
+        raise click.UsageError(
+            "under torchrun, train first (torchrun ... -m quasar_rt train --config), then give --supernet"
+        )
+    try:
+        from ..space import Space
+        from ..train import train
+        from ..train.loop import Stopped
+        from ..train.recipe import load_recipe
+    except ImportError as error:
+        raise click.ClickException(
+            f"{error}; install the host extra: pip install 'quasar-rt[host]'"
+        ) from error
+    try:
+        recipe = load_recipe(name, list(changes))
+        if Space.load(recipe.space).size == 1:
+            raise click.UsageError(
+                f"the space of the recipe '{recipe.name}' has one network: nothing to search"
+            )
+        run = Path("runs") / recipe.name
+        train(recipe, run, root=options["data"], log=lambda line: echo(line, err=True))
+    except Stopped as stopped:
+        echo(f"{stopped}", err=True)
+        sys.exit(130)
+    except (QuasarError, OSError, ValueError) as error:
+        raise click.ClickException(printable(str(error))) from error
+    return run / "supernet.pt"
 
 
 def default_folder(options: dict[str, Any]) -> Path:
