@@ -453,6 +453,7 @@ class Engine:
         if repeat < 1:
             raise InvalidValueError(f"repeat is {repeat}; it must be at least 1")
         engine = self._open(1)
+        image = in_memory(image)  # it is decoded several times, and a stream can be read once
         pixels, first_ms = self._decode(image, format)
         if self._accelerated:
             return AcceleratorProfile.measure(engine, pixels, repeat, self.device.startswith("sim:"))

@@ -213,6 +213,17 @@ def test_batches_and_streams_take_bytes_and_files_that_close_soon(engine, tmp_pa
     assert engine.infer_batch([shared] * 30) == [expected[2]] * 30
 
 
+def test_a_stream_that_cannot_seek_can_be_profiled(engine):
+    class Upload(io.BytesIO):
+        def seekable(self):
+            return False
+
+        def seek(self, *_):
+            raise io.UnsupportedOperation
+
+    assert engine.profile(Upload(encoded(photographs(1)[0])), repeat=3).stages
+
+
 def test_evaluate_takes_bytes_and_counts_those_that_are_no_images(engine):
     labelled = [(encoded(image), engine.infer(image).index) for image in photographs(4)]
     seen = []
