@@ -40,8 +40,8 @@ def present(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def timm_files(folder: Path) -> None:
-    """A timm checkpoint with random weights, photographs made of noise, and class names."""
+def checkpoint(folder: Path, name: str, classes: list[str]) -> None:
+    """A timm checkpoint with random weights, photographs of two classes, made of noise, and class names."""
     import numpy as np
     import timm
     import torch
@@ -49,16 +49,24 @@ def timm_files(folder: Path) -> None:
 
     torch.manual_seed(0)
     random = np.random.default_rng(0)
-    classes = ["cat", "dog"]
-    network = timm.create_model("vit_tiny_patch16_224", num_classes=2)  # deit_tiny's shape
-    for name in ("vit.pth", "deit_tiny.pth"):
-        torch.save(network.state_dict(), folder / name)
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=len(classes))  # deit_tiny's shape, too
+    torch.save(network.state_dict(), folder / name)
     (folder / "classes.txt").write_text("\n".join(classes) + "\n")
-    for name in ("photos/train/cat", "photos/train/dog", "photos/val/cat", "photos/val/dog"):
-        (folder / name).mkdir(parents=True)
+    for part in ("photos/train/cat", "photos/train/dog", "photos/val/cat", "photos/val/dog"):
+        (folder / part).mkdir(parents=True)
         for i in range(2):
             blocks = random.integers(0, 256, (8, 10, 3), np.uint8)
-            Image.fromarray(blocks).resize((320, 256)).save(folder / name / f"{i}.jpg")
+            Image.fromarray(blocks).resize((320, 256)).save(folder / part / f"{i}.jpg")
+
+
+def timm_files(folder: Path) -> None:
+    """A checkpoint with the reader's own classes."""
+    checkpoint(folder, "vit.pth", ["cat", "dog"])
+
+
+def imagenet_files(folder: Path) -> None:
+    """A checkpoint with ImageNet's number of classes."""
+    checkpoint(folder, "deit_tiny.pth", ["cat", "dog", *(f"class {i}" for i in range(2, 1000))])
     (folder / "images").symlink_to("photos/train/cat")
     (folder / "cat.jpg").symlink_to("photos/val/cat/0.jpg")
 
@@ -69,7 +77,7 @@ def subnet_file(folder: Path) -> None:
 
 
 #: Files that the reader of an example has.
-STAND_INS = {"timm": timm_files, "mine": subnet_file}
+STAND_INS = {"timm": timm_files, "imagenet": imagenet_files, "mine": subnet_file}
 
 
 @pytest.fixture
