@@ -376,6 +376,44 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_gain_is_the_difference_of_hypervolumes(
+            points in points(), more in points(), reference in (0u8..4, 0u8..4),
+        ) {
+            let reference = (f64::from(reference.0), f64::from(reference.1));
+            let mut front = Front::default();
+            for point in &points {
+                front.add(point, 0);
+            }
+            for new in more.iter().filter(|point| point.violation == 0.0) {
+                let mut with = front.clone();
+                with.add(new, 1);
+                let gain = front.gain(new.fps, new.score, reference);
+                prop_assert_eq!(gain, with.hypervolume(reference) - front.hypervolume(reference));
+            }
+        }
+
+        #[test]
+        fn each_point_chosen_adds_most(points in points(), more in points(), most in 0usize..6) {
+            let reference = (0.0, 0.0);
+            let mut front = Front::default();
+            for point in &points {
+                front.add(point, 0);
+            }
+            let chosen = improving(&front, reference, &more, most);
+            prop_assert!(chosen.len() <= most);
+            for &place in &chosen {
+                let gains = more.iter().map(|p| match p.violation {
+                    0.0 => front.gain(p.fps, p.score, reference),
+                    _ => 0.0,
+                });
+                let best = gains.fold(0.0, f64::max);
+                let new = &more[place];
+                prop_assert!(best > 0.0 && front.gain(new.fps, new.score, reference) == best);
+                front.add(new, 1);
+            }
+        }
+
+        #[test]
         fn fronts_are_those_of_the_definition(points in points()) {
             let fronts = fronts(&points);
             let mut rank = vec![usize::MAX; points.len()];

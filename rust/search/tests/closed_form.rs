@@ -400,14 +400,14 @@ fn more_work_is_never_faster_and_more_hardware_never_slower() {
 
 #[test]
 fn extremes_of_a_space_are_exact() {
-    for per in ["block", "matrix"] {
+    for (per, ratios) in [("block", "[1.0, 2.0]"), ("matrix", "[1.0]")] {
         let mut text = space("digits").to_toml();
         for (key, value) in [
             ("eight_bit_per", format!("{per:?}")),
             ("embed", "[16, 24]".into()),
             ("depth", "[1, 2]".into()),
             ("heads", "[1, 2]".into()),
-            ("mlp_ratio", "[1.0, 2.0]".into()),
+            ("mlp_ratio", ratios.into()),
             ("eight_bit", "[0.0, 0.5]".into()),
         ] {
             let line = text
