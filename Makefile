@@ -78,6 +78,14 @@ c-library: toolchain ## Build the C library: shared, static and the header, into
 	cargo build --release --quiet -p quasar-capi
 	@mkdir -p build/c && cp target/release/libquasar_rt.so target/release/libquasar_rt.a rust/capi/include/quasar_rt.h build/c
 
+.PHONY: wheels
+wheels: $(STAMPS)/release toolchain ## Build what a release uploads into build/release: an sdist, and wheels for x86_64, aarch64 and armv7 (glibc 2.17); check them
+	@bash tools/wheels.sh build/release
+
+$(STAMPS)/release: $(STAMPS)/venv
+	@$(call pip_install,$(VENV)) 'maturin[zig]>=1.9.4,<2' twine
+	@touch $@
+
 # $(call debian,TOOLS AND PATHS,PACKAGES,TESTS): installs Debian packages unless all tools and paths are there or apt-get cannot run.
 define debian
 @missing() { for tool in $(1); do [ -e $$tool ] || command -v $$tool >/dev/null || echo $$tool; done; }; \
@@ -137,6 +145,12 @@ test-wheel: wheel ## Install the wheel as a board would, nothing else, and run t
 	@$(call fresh_venv,.venv-wheel,dist/*.whl)
 	@cd dist && ../.venv-wheel/bin/python -c 'import importlib.util as u; assert not u.find_spec("torch"), "a board needs no torch"'
 	@cd dist && ../.venv-wheel/bin/quasar-rt demo
+
+.PHONY: test-wheels
+test-wheels: wheels ## Test each of `make wheels`: here, and emulated as Cortex-A53, A76 and A9; appends to docs/logs/wheels.md
+	@log=docs/logs/wheels.md; \
+	[ -f $$log ] || printf '# Tested wheels\n\nOne line for each wheel and CPU in a run of `make test-wheels`. Every one gave the same logits, bit for bit.\n\n| date | commit | wheel and CPU | tier | tests passed |\n|---|---|---|---|---|\n' >$$log; \
+	LOG=$$log bash tools/test-wheels.sh build/release
 
 .PHONY: test-min
 test-min: wheel ## The Python tests with the oldest supported numpy and pillow, on Python 3.10 if there is one

@@ -1,11 +1,12 @@
-"""Check that a built wheel holds all that a board needs and nothing else.
+"""Check that a wheel holds all that a board needs and nothing else, and an sdist all that a build needs.
 
-Usage: python tools/check_wheel.py dist/quasar_rt-*.whl
+Usage: python tools/check_wheel.py dist/quasar_rt-*.whl [dist/quasar_rt-*.tar.gz]
 """
 
 from __future__ import annotations
 
 import sys
+import tarfile
 import zipfile
 from fnmatch import fnmatch
 from pathlib import Path
@@ -28,10 +29,35 @@ REQUIRED = (
 )
 FORBIDDEN = ("tests/*", "tools/*", "docs/*", "*.pyc", "*/__pycache__/*", "*.rs", "*.pt", "*.onnx")
 LIMIT_BYTES = 4_000_000
+SDIST_REQUIRED = (
+    "PKG-INFO",
+    "pyproject.toml",
+    "Cargo.toml",
+    "Cargo.lock",
+    "LICENSE",
+    "README.md",
+    "rust/py/src/lib.rs",
+    "rust/kernels/src/lib.rs",
+    "python/quasar_rt/__init__.py",
+    "python/quasar_rt/data/*.qvit",
+)
+SDIST_FORBIDDEN = (
+    "*.so",
+    "*.pyc",
+    "*/__pycache__/*",
+    "target/*",
+    "build/*",
+    "dist/*",
+    "runs/*",
+    "*.pt",
+    "*.onnx",
+)
 
 
 def problems(wheel: Path) -> list[str]:
-    """Returns the faults of `wheel`, a line each."""
+    """Returns the faults of a wheel or an sdist, a line each."""
+    if wheel.name.endswith(".tar.gz"):
+        return _problems_of_sdist(wheel)
     found = []
     if "-cp310-abi3-" not in wheel.name:
         found.append(f"the file name should have the tag cp310-abi3: {wheel.name}")
@@ -39,15 +65,30 @@ def problems(wheel: Path) -> list[str]:
         found.append(f"{size} bytes; the limit is {LIMIT_BYTES}")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    found += [f"missing: {pattern}" for pattern in REQUIRED if not any(fnmatch(n, pattern) for n in names)]
-    found += [f"should not be there: {n}" for n in names if any(fnmatch(n, pattern) for pattern in FORBIDDEN)]
-    return found
+    return found + _misplaced(names, REQUIRED, FORBIDDEN)
+
+
+def _problems_of_sdist(path: Path) -> list[str]:
+    found = []
+    if (size := path.stat().st_size) > LIMIT_BYTES:
+        found.append(f"{size} bytes; the limit is {LIMIT_BYTES}")
+    with tarfile.open(path) as archive:
+        # Below a folder of the name and version.
+        names = [member.name.partition("/")[2] for member in archive if member.isfile()]
+    return found + _misplaced(names, SDIST_REQUIRED, SDIST_FORBIDDEN)
+
+
+def _misplaced(names: list[str], required: tuple[str, ...], forbidden: tuple[str, ...]) -> list[str]:
+    found = [f"missing: {pattern}" for pattern in required if not any(fnmatch(n, pattern) for n in names)]
+    return found + [
+        f"should not be there: {n}" for n in names if any(fnmatch(n, pattern) for pattern in forbidden)
+    ]
 
 
 def main(arguments: list[str]) -> int:
-    """Checks each wheel; the exit code is 1 if any has a problem."""
+    """Checks each file; the exit code is 1 if any has a problem."""
     if not arguments:
-        print("usage: python tools/check_wheel.py WHEEL...", file=sys.stderr)
+        print("usage: python tools/check_wheel.py WHEEL|SDIST...", file=sys.stderr)
         return 2
     failed = False
     for wheel in map(Path, arguments):

@@ -156,7 +156,7 @@ def test_codes_out_of_range_cannot_be_packed(codes, bits, message):
     with pytest.raises(InvalidValueError, match=message):
         pack_rows(np.array(codes, np.int8), bits)
     with pytest.raises(InvalidValueError, match="int64"):
-        pack_rows(np.array(codes), bits)
+        pack_rows(np.array(codes, np.int64), bits)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# Tests what tools/wheels.sh built, in the folder that is named: each wheel on its own, without this checkout's package.
+# Further arguments choose some of them:
+#
+#   x86_64    this machine, in a new environment
+#   sdist     the same, built by pip with Rust alone
+#   aarch64   qemu as Cortex-A53 (no dot product) and as Cortex-A76 (dot product)
+#   armv7l    qemu as Cortex-A9
+#
+# Each runs the demo, `quasar-rt verify`, tools/wheel_bits.py, whose digest must be the same everywhere, and the tests
+# TESTS (golden vectors, preprocessing, camera frames, rows, subnet files); the emulated ones leave out tests that
+# start processes (tools/emulated.py). A line of a table is printed for each.
+#
+# The emulated Pythons are Debian's, with its NumPy, Pillow, click, rich and hypothesis, unpacked without root into
+# WHEELS_CACHE (target/wheels-debian). Needs qemu-aarch64 and qemu-arm (Debian: qemu-user), apt-get and dpkg.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+folder="$(realpath "${1:?usage: tools/test-wheels.sh FOLDER [x86_64|sdist|aarch64|armv7l ...]}")"
+shift
+tests="${TESTS:-test_bit_exact test_rows test_preprocess test_frame test_subnet}"
+cache="$(mkdir -p "${WHEELS_CACHE:-target/wheels-debian}" && realpath "${WHEELS_CACHE:-target/wheels-debian}")"
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+export PYTHONDONTWRITEBYTECODE=1
+unset PYTHONPATH PYTHONHOME QUASAR_TIER QUASAR_WEIGHTS QUASAR_BITSTREAM QUASAR_SIM_DIR
+
+for tool in qemu-aarch64 qemu-arm apt-get dpkg; do
+  command -v "$tool" >/dev/null || { echo "test-wheels: $tool is missing; on Debian: apt-get install qemu-user" >&2; exit 2; }
+done
+
+one() { # one PATTERN: the one file of that name in the folder
+  local found=("$folder"/$1)
+  [ ${#found[@]} = 1 ] && [ -e "${found[0]}" ] || { echo "test-wheels: not one file $folder/$1; run make wheels" >&2; exit 2; }
+  echo "${found[0]}"
+}
+
+# check NAME TIER COMMAND...: the checks of one wheel, with the command that starts its Python.
+digest=
+pytest=()
+check() {
+  local name="$1" tier="$2" bits
+  shift 2
+  echo "test-wheels: $name"
+  "$@" -m quasar_rt demo | tail -2 | head -1
+  "$@" -m quasar_rt verify fashion-mnist --images 1 >"$work/verify" || { cat "$work/verify" >&2; exit 1; }
+  tail -1 "$work/verify"
+  bits="$("$@" tools/wheel_bits.py)"
+  echo "$bits"
+  if [ -n "$tier" ] && [ "${bits%% *}" != "$tier" ]; then
+    echo "test-wheels: $name runs on tier ${bits%% *}, not on $tier" >&2
+    exit 1
+  fi
+  digest="${digest:-${bits##* }}"
+  if [ "${bits##* }" != "$digest" ]; then
+    echo "test-wheels: $name gives other logits than the first wheel" >&2
+    exit 1
+  fi
+  # shellcheck disable=SC2086
+  "$@" -m pytest -q -p no:cacheprovider "${pytest[@]}" $(printf 'tests/python/%s.py ' $tests) >"$work/tests" 2>&1 || { cat "$work/tests" >&2; exit 1; }
+  tail -1 "$work/tests"
+  printf '| %s | %s | %s | %s | %s |\n' "$(date -u +%F)" "$(git describe --always --dirty)" "$name" "${bits%% *}" \
+    "$(sed -n 's/.*[^0-9]*\b\([0-9]*\) passed.*/\1/p' "$work/tests" | tail -1)" >>"$work/rows"
+}
+
+# unpack ARCHITECTURE PACKAGE...: unpacks Debian packages and all that they need into $cache/ARCHITECTURE/root.
+unpack() {
+  local architecture="$1" place="$cache/$1"
+  shift
+  [ ! -e "$place/complete" ] || return 0
+  mkdir -p "$place/lists/partial" "$place/archives/partial" "$place/root"
+  : >"$place/status"
+  # A private package index of that architecture; the system's is not touched.
+  local options=(-o "APT::Architecture=$architecture" -o "APT::Architectures=$architecture" -o APT::Sandbox::User=
+    -o "Dir::State::Lists=$place/lists" -o "Dir::State::status=$place/status" -o "Dir::Cache=$place"
+    -o "Dir::Cache::archives=$place/archives" -o Debug::NoLocking=1)
+  # An index that is missing is an error of the installation only if a package was in it.
+  apt-get "${options[@]}" -qq update || true
+  apt-get "${options[@]}" -qq -y --download-only --no-install-recommends install "$@"
+  for package in "$place"/archives/*.deb; do
+    dpkg -x "$package" "$place/root"
+  done
+  touch "$place/complete"
+}
+
+# emulated ARCHITECTURE MACHINE TRIPLE EMULATOR: makes $work/MACHINE, which starts the emulated Python as CPU=NAME.
+emulated() {
+  local architecture="$1" machine="$2" triple="$3" emulator="$4" root="$cache/$1/root" site="$work/site-$2" version
+  unpack "$architecture" python3 python3-numpy python3-pil python3-click python3-rich python3-hypothesis
+  version="$(basename "$(readlink "$root/usr/bin/python3")")"
+  # pip compares the wheel's tags with the machine that it is for.
+  python -m pip install --quiet --target "$site" --platform "manylinux2014_$machine" --platform "manylinux_2_17_$machine" \
+    --python-version "${version#python}" --implementation cp --abi abi3 --abi none --only-binary=:all: --no-deps \
+    "$(one "*_$machine.whl")" safetensors pytest pytest-benchmark pluggy iniconfig packaging pygments py-cpuinfo \
+    exceptiongroup tomli typing-extensions
+  cat >"$work/$machine" <<PYTHON
+#!/bin/sh
+exec $emulator -cpu "\$CPU" -L "$root" -E PYTHONHOME="$root/usr" \\
+  -E LD_LIBRARY_PATH="$root/usr/lib/$triple/blas:$root/usr/lib/$triple/lapack" \\
+  -E PYTHONPATH="$site:$root/usr/lib/python3/dist-packages" "$root/usr/bin/$version" "\$@"
+PYTHON
+  chmod +x "$work/$machine"
+  cp tools/emulated.py "$site"
+  pytest=(-p emulated)
+}
+
+# native NAME FILE: makes an environment of that wheel or sdist.
+native() {
+  python -m venv --clear "$work/$1"
+  "$work/$1/bin/python" -m pip install --quiet "$2" safetensors pytest pytest-benchmark hypothesis
+}
+
+[ $# -gt 0 ] || set -- x86_64 sdist aarch64 armv7l
+for kind in "$@"; do
+  case "$kind" in
+  x86_64 | sdist)
+    pattern="*_x86_64.whl"
+    [ "$kind" = x86_64 ] || pattern="*.tar.gz"
+    native "$kind" "$(one "$pattern")"
+    pytest=()
+    check "$kind, this machine" "" "$work/$kind/bin/python"
+    ;;
+  aarch64)
+    emulated arm64 aarch64 aarch64-linux-gnu qemu-aarch64
+    for cpu in cortex-a53:neon cortex-a76:neondot; do
+      check "aarch64, ${cpu%%:*} (qemu)" "${cpu##*:}" env "CPU=${cpu%%:*}" "$work/aarch64"
+    done
+    ;;
+  armv7l)
+    emulated armhf armv7l arm-linux-gnueabihf qemu-arm
+    check "armv7l, cortex-a9 (qemu)" scalar env CPU=cortex-a9 "$work/armv7l"
+    ;;
+  *)
+    echo "test-wheels: there is no $kind" >&2
+    exit 2
+    ;;
+  esac
+done
+
+if [ -n "${LOG:-}" ]; then
+  cat "$work/rows" >>"$LOG"
+fi
+cat "$work/rows"
