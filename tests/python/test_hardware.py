@@ -168,7 +168,7 @@ def test_tables_refuse_what_is_not_a_genome() -> None:
     genome[0, 3] = 200
     with pytest.raises(InvalidValueError, match=r"gene blocks.0.mlp_ratio is choice 200"):
         table.evaluate(genome)
-    assert len(table.evaluate(np.empty((0, 20), np.uint8))) == 0
+    assert len(table.evaluate(np.empty((0, len(space.largest)), np.uint8))) == 0
 
 
 def test_networks_that_do_not_fit_say_so(zcu102: Hardware) -> None:

@@ -107,12 +107,12 @@ def command(
         )
     try:
         pictures = _can_draw()
-        for path in (png, timeline):
-            if path is not None and not pictures:
-                raise Failure(f"{path}: pictures need matplotlib: pip install 'quasar-rt[host]'")
         for path in (png, timeline, save):
             if path is not None:
                 check_writable(path)
+        for path in (png, timeline):
+            if path is not None and not pictures:
+                raise Failure(f"{path}: pictures need matplotlib: pip install 'quasar-rt[host]'")
         if paper:
             _show_paper(as_json)
         if subnet is None:
