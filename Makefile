@@ -241,6 +241,11 @@ test-pynq: wheel sim ## The PYNQ transport through the real pynq package, in an 
 	@$(call fresh_venv,.venv-pynq,dist/*.whl 'pynq==4.0.0' pytest pytest-benchmark)
 	@QUASAR_SIM_DIR=$(CURDIR)/build/sim .venv-pynq/bin/python -P -m pytest tests/python/test_pynq.py -p no:cacheprovider $(PYTEST_ARGS)
 
+.PHONY: test-clusters
+test-clusters: wheel ## The examples of docs/clusters.md on Ray Data and Spark (needs Java), in an environment of their own
+	@$(call fresh_venv,.venv-clusters,dist/*.whl 'ray[data]~=2.50' 'pyspark~=4.0' pandas pyarrow pytest pytest-benchmark)
+	@.venv-clusters/bin/python -P -m pytest tests/python/test_documents.py -k clusters -p no:cacheprovider $(PYTEST_ARGS)
+
 ##@ FPGA
 
 # The folder that tools/bitstream.py takes by itself, too.
@@ -341,6 +346,6 @@ evidence: install-test dataset ## Measure docs/evidence.md anew on Fashion-MNIST
 
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs)
-	rm -rf build dist target rust/fuzz/target rust/loom/target .venv .venv-wheel .venv-min .venv-audit .venv-peers .venv-quantizers .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf build dist target rust/fuzz/target rust/loom/target .venv .venv-wheel .venv-min .venv-audit .venv-peers .venv-quantizers .venv-clusters .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f python/quasar_rt/*.so
 	find python tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
