@@ -545,6 +545,8 @@ def test_eval_on_the_digits(run, subnet_file, colour_subnet, tmp_path, monkeypat
         (["eval", "nowhere.qvit", "--data", "fashion-mnist"], "nowhere.qvit"),
         (["info", "nowhere.qvit"], "nowhere.qvit"),
         (["info", "no-such-name"], "packaged"),
+        (["search", "--board", "vu9p"], "vu9p"),
+        (["search", "--supernet", "nowhere.pt"], "nowhere.pt"),
         (["verify", "{picture}"], "subnet"),
         (["bench", "deit-huge"], "deit-huge"),
         (["infer", "--subnet", "{picture}", "{picture}"], "subnet"),
@@ -561,6 +563,14 @@ def test_unusable_input_is_one_line_on_stderr_and_2(run, subnet_file, picture, t
     lines = [line for line in result.stderr.splitlines() if not line.startswith("Warning: ")]
     assert len(lines) == 1
     assert lines[0].startswith("Error: ")
+
+
+def test_a_search_whose_target_no_network_reaches_ends_with_1(run, tmp_path):
+    result = run("search", "--space", "digits", "--fps", "1e9", "--out", tmp_path / "found")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: no network of this space reaches 1000000000 FPS")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "found").exists()
 
 
 # completion

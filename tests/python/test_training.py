@@ -574,6 +574,15 @@ def test_a_diverged_run_says_so(tmp_path: Path) -> None:
         train(dataclasses.replace(recipe, float_stage=wild), tmp_path, log=quiet)
 
 
+def test_the_command_ends_a_diverged_run_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(*_: object, **__: object) -> None:
+        raise DivergedError("float: the loss is nan at step 3")
+
+    monkeypatch.setattr("quasar_rt.train.train", diverge)
+    said = by_hand(tmp_path / "run")
+    assert (said.exit_code, said.output) == (1, "Error: float: the loss is nan at step 3\n")
+
+
 def test_a_recipe_without_the_stage_that_its_space_needs_is_refused(tmp_path: Path) -> None:
     recipe = dataclasses.replace(short(), supernet_stage=None)
     with pytest.raises(SettingsError, match=r"\[supernet_stage\] is missing"):

@@ -76,8 +76,9 @@ class _Commands(click.Group):
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 all is well; 1 a check failed (verify found a difference, some images could not be read); "
-    "2 wrong usage or unusable input; 130 interrupted. Errors go to stderr. With --json, JSON alone goes to stdout.",
+    epilog="Exit codes: 0 all is well; 1 a check failed or a goal was missed (verify found a difference, some images "
+    "could not be read, no network reaches a search's target); 2 wrong usage or unusable input; 130 interrupted. "
+    "Errors go to stderr. With --json, JSON alone goes to stdout.",
 )
 @click.version_option(package_name="quasar-rt", prog_name="quasar-rt")
 def cli() -> None:

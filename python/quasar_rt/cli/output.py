@@ -10,7 +10,17 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["Failure", "bars", "echo", "print_json", "print_records", "print_table", "printable", "progress"]
+__all__ = [
+    "Failure",
+    "Unmet",
+    "bars",
+    "echo",
+    "print_json",
+    "print_records",
+    "print_table",
+    "printable",
+    "progress",
+]
 
 
 Record = TypeVar("Record")
@@ -23,6 +33,12 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
+
+
+class Unmet(Failure):
+    """Ends a command that understood its input and did not reach its goal: one line on stderr, exit code 1."""
+
+    exit_code = 1
 
 
 def print_json(value: Any) -> None:

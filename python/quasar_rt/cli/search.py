@@ -26,11 +26,11 @@ from typing import Any, get_args
 
 import click
 
-from ..errors import QuasarError
+from ..errors import InfeasibleError, QuasarError
 from ..nas.boards import DEFAULT_BOARD
 from ..nas.settings import DEFAULT_SPACE, EFFORT, Strategy
 from . import complete
-from .output import bars, echo, print_table, printable
+from .output import Failure, Unmet, bars, echo, print_table
 
 
 @click.command(
@@ -139,8 +139,10 @@ def command(out: Path | None, recipe: str | None, changes: tuple[str, ...], **op
 
         with bars(first) as progress:
             result = search(out=out, progress=progress, **given)
+    except InfeasibleError as error:
+        raise Unmet(str(error)) from error
     except (QuasarError, ImportError, OSError, ValueError) as error:
-        raise click.ClickException(printable(str(error))) from error
+        raise Failure(str(error)) from error
     except KeyboardInterrupt:
         # A search makes its folder when it knows that its targets can be reached.
         rest = (
@@ -163,12 +165,10 @@ def _trained(name: str, changes: tuple[str, ...], options: dict[str, Any]) -> Pa
     try:
         from ..space import Space
         from ..train import train
-        from ..train.loop import Stopped
+        from ..train.loop import DivergedError, Stopped
         from ..train.recipe import load_recipe
     except ImportError as error:
-        raise click.ClickException(
-            f"{error}; install the host extra: pip install 'quasar-rt[host]'"
-        ) from error
+        raise Failure(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
     try:
         recipe = load_recipe(name, list(changes))
         if Space.load(recipe.space).size == 1:
@@ -180,8 +180,10 @@ def _trained(name: str, changes: tuple[str, ...], options: dict[str, Any]) -> Pa
     except Stopped as stopped:
         echo(f"{stopped}", err=True)
         sys.exit(130)
+    except DivergedError as error:
+        raise Unmet(str(error)) from error
     except (QuasarError, OSError, ValueError) as error:
-        raise click.ClickException(printable(str(error))) from error
+        raise Failure(str(error)) from error
     return run / "supernet.pt"
 
 

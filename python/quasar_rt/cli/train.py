@@ -22,7 +22,7 @@ import click
 
 from ..errors import QuasarError
 from . import complete
-from .output import Failure, echo, print_table
+from .output import Failure, Unmet, echo, print_table
 
 if TYPE_CHECKING:
     from ..space import Architecture
@@ -112,7 +112,7 @@ def command(
         from ..train import distributed, train, train_architecture
         from ..train.architecture_file import load_architecture
         from ..train.checkpoint import make_folder
-        from ..train.loop import Stopped
+        from ..train.loop import DivergedError, Stopped
         from ..train.recipe import NAME_RULE, is_name, load_recipe
         from ..train.report import finish
     except ImportError as error:
@@ -164,6 +164,8 @@ def command(
     except Stopped as stopped:
         if group.first:
             click.echo(str(stopped))
+    except DivergedError as error:
+        raise Unmet(str(error)) from error
     except (QuasarError, OSError, ValueError) as error:
         raise Failure(str(error)) from error
     finally:

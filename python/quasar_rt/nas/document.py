@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InvalidValueError
+from ..errors import InfeasibleError, InvalidValueError
 from ..files import file_name
 from ..hardware import Workload
 from ..subnet import Subnet
@@ -118,7 +118,8 @@ def _target(outcome: SearchOutcome, fps: float, name: str) -> Target:
     The closed form, by which the front is sorted, is only an estimate of that. So the exported file is replayed.
 
     Raises:
-        quasar_rt.InvalidValueError: no point of the front reaches the rate, or the file does not.
+        quasar_rt.InfeasibleError: no point of the front reaches the rate.
+        quasar_rt.InvalidValueError: the file does not have the rate of its point.
     """
     modelled = outcome.modelled
     for point in modelled.holding(outcome.front, fps):
@@ -133,7 +134,7 @@ def _target(outcome: SearchOutcome, fps: float, name: str) -> Target:
             )
         return Target(fps, point, f"{name}.qvit", subnet, replayed)
     fastest = Workload.of_architecture(modelled.space, outcome.front[0].architecture)
-    raise InvalidValueError(
+    raise InfeasibleError(
         f"no subnet that the search found for {fps:g} FPS on {modelled.board} has that rate event by event "
         f"(the closed form's fastest has {modelled.replayed_fps(fastest):,.1f} event by event): ask for less, or "
         f"search with a larger population"
