@@ -11,6 +11,8 @@ import zipfile
 from fnmatch import fnmatch
 from pathlib import Path
 
+#: The packaged subnets of the checkout: each has to be in the wheel, with its card and samples.
+SUBNETS = sorted(path.stem for path in Path(__file__).parents[1].glob("python/quasar_rt/data/*.qvit"))
 REQUIRED = (
     "quasar_rt/__init__.py",
     "quasar_rt/_native.abi3.so",
@@ -18,12 +20,15 @@ REQUIRED = (
     "quasar_rt/py.typed",
     "quasar_rt/boards/*.toml",
     "quasar_rt/spaces/*.toml",
-    "quasar_rt/data/*.qvit",
+    *(
+        f"quasar_rt/data/{name}{rest}"
+        for name in SUBNETS
+        for rest in (".qvit", "/README.md", "/confusion.png", "/samples/labels.json", "/samples/*.png")
+    ),
     "quasar_rt/watch/page.html",
     "quasar_rt/watch/page.js",
     "quasar_rt/watch/page.css",
     "quasar_rt/watch/sign_in.html",
-    "quasar_rt/data/*/samples/*.png",
     "quasar_rt/notebooks/*.ipynb",
     "quasar_rt/overlays/published.json",
 )
@@ -39,7 +44,7 @@ SDIST_REQUIRED = (
     "rust/py/src/lib.rs",
     "rust/kernels/src/lib.rs",
     "python/quasar_rt/__init__.py",
-    "python/quasar_rt/data/*.qvit",
+    *(f"python/quasar_rt/data/{name}.qvit" for name in SUBNETS),
 )
 SDIST_FORBIDDEN = (
     "*.so",

@@ -1,7 +1,7 @@
 """Print the instruction set and the SHA-256 of the logits of an installed quasar_rt.
 
-The images are the packaged samples, and noise. Every tier of the CPU must give the same bits; `tools/test-wheels.sh`
-compares the lines of all wheels on all CPUs. Needs what a board has.
+The images are the samples of all packaged subnets, and noise. Every tier of the CPU must give the same bits;
+`tools/test-wheels.sh` compares the lines of all wheels on all CPUs. Needs what a board has.
 """
 
 from __future__ import annotations
@@ -13,20 +13,23 @@ import numpy as np
 
 from quasar_rt import Engine
 from quasar_rt.device import cpu
-from quasar_rt.packaged import sample_images
+from quasar_rt.packaged import sample_images, subnet_names
 
 NOISE = 50
 
 
 def digest(tier: str, threads: int) -> str:
-    """Returns the SHA-256 of all logits on a tier."""
-    images = [sample.path for sample in sample_images("fashion-mnist")]
-    # The same bytes with every version of NumPy.
-    noise = np.frombuffer(hashlib.shake_256(b"noise").digest(NOISE * 28 * 28), np.uint8)
+    """Returns the SHA-256 of all logits of the packaged subnets on a tier."""
     found = hashlib.sha256()
-    with Engine("fashion-mnist", tier=tier, threads=threads) as engine:
-        for image in [*images, *noise.reshape(NOISE, 28, 28)]:
-            found.update(engine.infer(image).integer_logits.astype("<i4").tobytes())
+    for name in subnet_names():
+        samples = [sample.path for sample in sample_images(name)]
+        with Engine(name, tier=tier, threads=threads) as engine:
+            image = engine.subnet.config["image"]
+            shape = (NOISE, image["height"], image["width"], image["channels"])
+            # The same bytes with every version of NumPy.
+            noise = np.frombuffer(hashlib.shake_256(b"noise").digest(int(np.prod(shape))), np.uint8)
+            for pixels in [*samples, *noise.reshape(shape)]:
+                found.update(engine.infer(pixels).integer_logits.astype("<i4").tobytes())
     return found.hexdigest()
 
 

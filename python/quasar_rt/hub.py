@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import FileError, InvalidValueError
-from .packaged import subnet_path
+from .packaged import subnet_names, subnet_path
 
 __all__ = ["find_pretrained"]
 
@@ -47,7 +47,8 @@ def find_pretrained(
             folder = _download(source, filename, revision, cache_dir, token, local_files_only)
             return _of_folder(folder, filename, f"the Hub's '{source}'")
     raise FileError(
-        f"there is no folder, file or packaged subnet '{source}', and it is no repository of the Hub (owner/name)"
+        f"there is no folder, file or packaged subnet '{source}' (there are: {', '.join(subnet_names()) or 'none'}), "
+        "and it is no repository of the Hub (owner/name)"
     )
 
 

@@ -90,7 +90,7 @@ class Subnet(NativeObject[NativeSubnet]):
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> Subnet:
-        """Reads a ``.qvit`` file, or a packaged subnet by its name (such as ``"fashion-mnist"``).
+        """Reads a ``.qvit`` file, or a packaged subnet by its name (``"digits"``, ``"fashion-mnist"``).
 
         Raises:
             quasar_rt.FileError: the file cannot be read.

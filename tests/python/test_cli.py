@@ -607,6 +607,7 @@ def completed(*words):
         (["quasar-rt", "estimate", "x", "--board", "zcu"], {"zcu102", "zcu104"}),
         (["quasar-rt", "train", "--config", "dig"], {"digits"}),
         (["quasar-rt", "info", "fash"], {"fashion-mnist"}),
+        (["quasar-rt", "demo", "dig"], {"digits"}),
         (["quasar-rt", "completion", "f"], {"fish"}),
     ],
 )
@@ -652,6 +653,17 @@ def test_demo(run):
     for image in document["images"]:
         assert image["image"] in result.stdout
         assert 0 < image["probability"] <= 1
+
+
+def test_demo_of_another_packaged_subnet(run):
+    result = run("demo", "digits")
+    assert result.exit_code == 0
+    assert "of 12 right" in result.stdout
+    assert "quasar-rt infer --subnet digits YOUR_IMAGE" in result.stdout
+    assert json.loads(run("demo", "digits", "--json").stdout)["subnet"] == "digits"
+    unknown = run("demo", "digit")
+    assert unknown.exit_code == 2
+    assert "'digit'; there are some of digits, fashion-mnist" in unknown.stderr
 
 
 def test_demo_without_samples_says_what_to_do(run, monkeypatch):

@@ -18,7 +18,7 @@ from .output import Failure
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
-    "demo": "Classify the packaged sample images with the packaged subnet.",
+    "demo": "Classify the sample images of a packaged subnet.",
     "infer": "Classify image files.",
     "watch": "Classify new images of a folder, or a camera's frames, as they come.",
     "eval": "Measure a subnet's accuracy on a data set.",

@@ -6,33 +6,42 @@ from typing import Any
 
 import click
 
+from . import complete
 from .options import as_json, engine_options, open_engine
 from .output import Failure, echo, print_json, print_records
 
 SUBNET = "fashion-mnist"
 
 
-@click.command("demo", short_help="Classify the packaged sample images.")
+@click.command("demo", short_help="Classify the sample images of a packaged subnet.")
+@click.argument("subnet", default=SUBNET, shell_complete=complete.subnets)
 @engine_options
 @as_json
-def command(as_json: bool, **options: Any) -> None:
-    """Classify the packaged sample images with the packaged subnet."""
-    from ..packaged import sample_images
+def command(subnet: str, as_json: bool, **options: Any) -> None:
+    """Classify the sample images that come with a packaged subnet.
 
-    samples = sample_images(SUBNET)
+    SUBNET is its name, fashion-mnist by default.
+    """
+    from ..packaged import sample_images, subnet_names
+
+    samples = sample_images(subnet)
     if not samples:
+        names = [name for name in subnet_names() if sample_images(name)]
         raise Failure(
-            "this installation has no sample images; install a release wheel, or classify files of your own with "
+            f"there are no sample images of '{subnet}'; there are some of {', '.join(names)}; classify files of your "
+            "own with `quasar-rt infer IMAGES...`"
+            if names
+            else "this installation has no sample images; install a release wheel, or classify files of your own with "
             "`quasar-rt infer IMAGES...`"
         )
-    with open_engine(SUBNET, **options) as engine:
+    with open_engine(subnet, **options) as engine:
         engine.infer(samples[0].path)  # the first frame pays for touching the memory
         predictions = [(sample, engine.infer(sample.path)) for sample in samples]
         device = engine.about
     if as_json:
         print_json(
             {
-                "subnet": SUBNET,
+                "subnet": subnet,
                 "device": device,
                 "images": [
                     {
@@ -62,7 +71,8 @@ def command(as_json: bool, **options: Any) -> None:
         sample.label == prediction.label for sample, prediction in predictions if sample.label is not None
     ]
     echo(f"{sum(known)} of {len(known)} right, on {device}.")
-    echo(f"Next: quasar-rt infer YOUR_IMAGE, or quasar-rt info {SUBNET}")
+    option = "" if subnet == SUBNET else f"--subnet {subnet} "
+    echo(f"Next: quasar-rt infer {option}YOUR_IMAGE, or quasar-rt info {subnet}")
 
 
 def _mark(truth: str | None, label: str) -> str:
