@@ -28,6 +28,7 @@ QUANTIZERS_ARGS ?=
 PEERS := 'openvino~=2026.4' 'nncf~=3.4' 'onnx~=1.23' 'onnxruntime~=1.32'
 KERNEL_COST_ARGS ?=
 EVIDENCE_ARGS ?=
+ZOO_ARGS ?=
 # A module's tests mostly stay in one process, with the fixtures that they share.
 PYTEST := python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 
@@ -333,8 +334,17 @@ c-header: toolchain ## Regenerate the C library's header
 	QUASAR_WRITE_HEADER=1 cargo test --quiet -p quasar-capi --test header
 
 .PHONY: train-fashion-mnist
-train-fashion-mnist: install-test dataset ## Train, quantize and export the packaged subnet
+train-fashion-mnist: install-test dataset ## Train, quantize and export the packaged subnet of Fashion-MNIST
 	quasar-rt train --config fashion-mnist --architecture python/quasar_rt/train/recipes/fashion-mnist.json --name fashion-mnist
+
+.PHONY: train-digits
+train-digits: install-test ## Train, quantize and export the packaged subnet of scikit-learn's digits
+	quasar-rt train --config digits --set data.shift=1 --set float_stage.epochs=150 --set quantized_stage.epochs=40 --set baseline=true --architecture python/quasar_rt/train/recipes/digits.json --name digits --run runs/digits-packaged
+
+.PHONY: tables
+tables: develop ## The modelled tables of docs/hardware-model.md, and the packaged subnets' of docs/zoo.md (ZOO_ARGS=--measure on an idle machine: the CPU's times, too)
+	python tools/hardware_tables.py
+	python tools/zoo.py $(ZOO_ARGS)
 
 .PHONY: notebooks
 notebooks: install-test ## Run the package's notebooks and keep their outputs

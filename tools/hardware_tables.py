@@ -60,6 +60,22 @@ def shipped(board: str) -> Hardware:
     return Hardware.load(ROOT / f"fpga/configs/{board}.toml")
 
 
+def chosen(network: Workload, board: str) -> Hardware | None:
+    """Returns the configuration that the design-space search selects, or None where no design holds the network."""
+    try:
+        return Hardware.for_board(board, network)
+    except DoesNotFitError:
+        return None
+
+
+def frame_rate(network: Workload, hardware: Hardware) -> float | None:
+    """Returns frames a second, event by event, host excluded; None where the network does not fit."""
+    try:
+        return events_fps(network, hardware)
+    except DoesNotFitError:
+        return None
+
+
 def events_fps(network: Workload, hardware: Hardware) -> float:
     """Returns frames a second, event by event, host excluded."""
     return hardware.clock_mhz * 1e6 / replay(network, hardware).period_cycles
@@ -190,11 +206,9 @@ def boards_table() -> str:
     for label, network in networks.items():
         cells = []
         for board in BOARDS:
-            try:
-                fps = estimate(network, Hardware.for_board(board, network)).fps
-                cells.append(f"{fps:,.0f}" if fps >= 10 else f"{fps:.1f}")
-            except DoesNotFitError:
-                cells.append("–")
+            hardware = chosen(network, board)
+            fps = estimate(network, hardware).fps if hardware else None
+            cells.append("–" if fps is None else f"{fps:,.0f}" if fps >= 10 else f"{fps:.1f}")
         rows.append([label, *cells])
     return markdown(["network", *BOARDS], rows, 1)
 
