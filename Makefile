@@ -157,12 +157,21 @@ test-wheels: wheels ## Test each of `make wheels`: here, and emulated as Cortex-
 test-min: wheel ## The Python tests with the oldest supported numpy and pillow, on Python 3.10 if there is one
 	@JOBS=$(JOBS) bash tools/test-min.sh
 
+# $(call test_arm,NAME): runs the kernels' tests under emulation and appends a line to the log of that name.
+define test_arm
+	@log=docs/logs/test-$(1).md; output=$$(mktemp); trap 'rm -f "$$output"' EXIT; \
+	sh tools/test-arm.sh $(1) | tee "$$output"; \
+	[ -f $$log ] || printf '# Emulated %s tests\n\nOne line for each run of `make test-%s` (qemu-user).\n\n| date | commit | tests passed |\n|---|---|---|\n' $(1) $(1) >$$log; \
+	echo "| $$(date -u +%F) | $$(git describe --always --dirty) | $$(awk '/^test .*[.][.][.] ok$$/ {n++} END {print n + 0}' "$$output") |" >>$$log
+endef
+
 .PHONY: test-aarch64
-test-aarch64: ## Rust tests for the NEON tiers, under emulation; appends to docs/logs/test-aarch64.md
-	@log=docs/logs/test-aarch64.md; output=$$(mktemp); trap 'rm -f "$$output"' EXIT; \
-	sh tools/test-aarch64.sh | tee "$$output"; \
-	[ -f $$log ] || printf '# Emulated AArch64 tests\n\nOne line for each run of `make test-aarch64` (qemu-user, Cortex-A53 and Cortex-A76).\n\n| date | commit | tests passed |\n|---|---|---|\n' >$$log; \
-	echo "| $$(date -u +%F) | $$(git describe --always --dirty) | $$(awk '/^test result: ok/ {n += $$4} END {print n + 0}' "$$output") |" >>$$log
+test-aarch64: ## Rust tests for the NEON tiers of 64-bit Arm, under emulation; appends to docs/logs/test-aarch64.md
+	$(call test_arm,aarch64)
+
+.PHONY: test-armv7
+test-armv7: ## Rust tests for the NEON tier of 32-bit Arm, under emulation; appends to docs/logs/test-armv7.md
+	$(call test_arm,armv7)
 
 .PHONY: bench
 bench: install-test ## Latency, GMAC/s and the share of the measured int8 peak (pytest-benchmark)

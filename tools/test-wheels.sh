@@ -130,7 +130,7 @@ for kind in "$@"; do
     ;;
   armv7l)
     emulated armhf armv7l arm-linux-gnueabihf qemu-arm
-    check "armv7l, cortex-a9 (qemu)" scalar env CPU=cortex-a9 "$work/armv7l"
+    check "armv7l, cortex-a9 (qemu)" neon env CPU=cortex-a9 "$work/armv7l"
     ;;
   *)
     echo "test-wheels: there is no $kind" >&2

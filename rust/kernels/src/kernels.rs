@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use crate::buffer::Buffer;
 #[cfg(target_arch = "aarch64")]
 use crate::neon;
+#[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
+use crate::neon32;
 use crate::tiled::{self, Isa};
 #[cfg(target_arch = "x86_64")]
 use crate::x86;
@@ -38,6 +40,8 @@ macro_rules! dispatch {
             Tier::Amx => dispatch!(@ $isa = x86::Amx => $simd),
             #[cfg(target_arch = "aarch64")]
             Tier::Neon => dispatch!(@ $isa = neon::Neon<false> => $simd),
+            #[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
+            Tier::Neon => dispatch!(@ $isa = neon32::Neon32 => $simd),
             #[cfg(target_arch = "aarch64")]
             Tier::NeonDot => dispatch!(@ $isa = neon::Neon<true> => $simd),
             tier => unreachable!("kernels of the unsupported tier {tier}"),

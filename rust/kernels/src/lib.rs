@@ -13,7 +13,7 @@
 //! | `kernels` | the entry points: check sizes, then run a tier |
 //! | [`scalar`] | the reference: the document's formulas in plain Rust |
 //! | `tiled` | packing, tiling and edges of the SIMD tiers |
-//! | `x86`, `neon` | the SIMD tiers: tiles and epilogues |
+//! | `x86`, `neon`, `neon32` | the SIMD tiers: tiles and epilogues |
 //! | [`image`] | resampling and pixel formats |
 //! | `quantize` | rows of floats to packed codes |
 //! | `buffer` | aligned, grow-only memory |
@@ -44,9 +44,13 @@
 //! assert_eq!(out, [2, 2]); // accumulators 28 and 34
 //! ```
 
-// Where there is no SIMD tier, as on 32-bit Arm, nothing calls what the tiers share.
+// Where there is no SIMD tier, nothing calls what the tiers share.
 #![cfg_attr(
-    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    not(any(
+        target_arch = "x86_64",
+        target_arch = "aarch64",
+        all(target_arch = "arm", target_abi = "eabihf")
+    )),
     allow(dead_code, unused_imports, unused_variables)
 )]
 
@@ -60,6 +64,9 @@ mod matrix;
 #[cfg(target_arch = "aarch64")]
 #[allow(clippy::wildcard_imports)]
 mod neon;
+// Its clobbers are registers of a floating-point unit.
+#[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
+mod neon32;
 mod quantize;
 mod team;
 mod tier;

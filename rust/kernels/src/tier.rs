@@ -17,7 +17,7 @@ pub enum Tier {
     Avx512Vnni,
     /// x86-64 with VNNI and AMX's tiles of 8-bit numbers (`tdpbssd`).
     Amx,
-    /// 64-bit Arm, baseline Armv8.0 (`smlal`).
+    /// 64-bit Arm, baseline Armv8.0 (`smlal`), and 32-bit Arm with NEON (`vmlal`).
     Neon,
     /// 64-bit Arm with the dot product of Armv8.2 (`sdot`).
     NeonDot,
@@ -78,6 +78,8 @@ impl Tier {
             Tier::Amx => Tier::Avx512Vnni.is_supported() && amx_is_usable(),
             #[cfg(target_arch = "aarch64")]
             Tier::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
+            Tier::Neon => crate::neon32::is_usable(),
             #[cfg(target_arch = "aarch64")]
             Tier::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
             _ => false,

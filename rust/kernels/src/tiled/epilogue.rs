@@ -13,7 +13,7 @@ pub(crate) struct Requant {
     /// max(4 - p, 0): the left shift.
     pub left: *const i32,
     /// At least one left shift is not 0.
-    #[cfg_attr(target_arch = "aarch64", allow(dead_code))]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     // NEON shifts both ways in one instruction
     pub shifts_left: bool,
 }
@@ -36,7 +36,7 @@ pub(crate) enum Epilogue<'a> {
     Copy { out: Out<i32> },
 }
 
-#[cfg_attr(target_arch = "aarch64", allow(dead_code))] // NEON finishes rows as it stores them
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // NEON finishes rows as it stores them
 impl Epilogue<'_> {
     /// Returns the number of rows that it writes.
     pub fn rows(&self) -> usize {

@@ -38,13 +38,22 @@ mod linear;
 mod pack;
 
 pub(crate) use attention::{attention, pack_kv};
+#[cfg(target_arch = "x86_64")] // NEON has look-ups of its own
+pub(crate) use epilogue::lookup;
 pub(crate) use epilogue::{
     copy_accumulators, copy_in_order, Epilogue, Requant, RowScale, Staged, UnfinishedTile,
 };
 pub(crate) use isa::{FourBitForm, Isa, Product};
 pub(crate) use linear::{linear_i32, linear_i8, linear_residual};
-pub(crate) use pack::{expand, pack_linear};
+#[cfg(not(target_arch = "arm"))]
+// which has no features that portable code could be compiled for
+pub(crate) use pack::expand;
+#[cfg(not(target_arch = "x86_64"))] // the x86 tiers have their own
+pub(crate) use pack::pack_keys;
+pub(crate) use pack::pack_linear;
 #[cfg(target_arch = "aarch64")]
-pub(crate) use pack::{pack_keys, pack_values};
-#[cfg(target_arch = "x86_64")] // NEON has look-ups of its own, and packs portably
-pub(crate) use {epilogue::lookup, pack::panels};
+pub(crate) use pack::pack_values;
+#[cfg(target_arch = "arm")]
+pub(crate) use pack::padded_rows;
+#[cfg(not(target_arch = "aarch64"))] // which packs portably
+pub(crate) use pack::panels;

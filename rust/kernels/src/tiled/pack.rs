@@ -7,6 +7,7 @@ use crate::{Linear, MatrixView, Storage};
 
 /// Expands each group of weights from its packed form: `bytes` bytes, then `nibbles` nibbles, low
 /// ones first.
+#[cfg(not(target_arch = "arm"))]
 #[allow(clippy::inline_always)] // compiled for the features of each tier that calls it
 #[inline(always)]
 pub(crate) fn expand<W: Plain + From<i8>>(
@@ -44,7 +45,7 @@ fn compress(weights: &[i8], bytes: usize, stored: &mut [u8]) {
 }
 
 /// Returns the number of packed rows, with the padding rows of the last panel.
-pub(super) fn padded_rows<I: Isa>(rows: usize) -> usize {
+pub(crate) fn padded_rows<I: Isa>(rows: usize) -> usize {
     let () = CheckSizes::<I>::OK;
     rows.next_multiple_of(I::LANES)
 }
@@ -84,7 +85,7 @@ fn pack_panel<'a, W: Plain + From<i8>>(
 }
 
 /// Packs keys as [`Isa::pack_keys`] does: the portable form.
-#[cfg(target_arch = "aarch64")] // the x86 tiers have their own
+#[cfg(not(target_arch = "x86_64"))] // the x86 tiers have their own
 pub(crate) fn pack_keys<I: Isa>(keys: MatrixView<i8>, packed: &mut [I::Weight], bias: &mut [i32]) {
     let (rows, k) = (keys.rows(), keys.cols().next_multiple_of(I::STEP));
     for (first, width) in panels::<I>(padded_rows::<I>(rows)) {
@@ -105,7 +106,7 @@ pub(crate) fn pack_keys<I: Isa>(keys: MatrixView<i8>, packed: &mut [I::Weight], 
 }
 
 /// Packs values as [`Isa::pack_values`] does: the portable form.
-#[cfg(target_arch = "aarch64")] // the x86 tiers have their own
+#[cfg(target_arch = "aarch64")] // the others have their own
 pub(crate) fn pack_values<I: Isa>(
     values: MatrixView<i8>,
     packed: &mut [I::Weight],

@@ -1,0 +1,239 @@
+#!/usr/bin/env python3
+"""Count the instructions of a frame on emulated Arm cores, tier by tier.
+
+    python tools/count_instructions.py                       # DeiT-tiny's shape, a quarter of the rows with 8 bits
+    python tools/count_instructions.py --stages --json counts.json
+    python tools/count_instructions.py --functions armv7 neon
+
+qemu-user executes the CPU engine, and a plugin (tools/instructions.c) counts what it executes: user-mode instructions
+of the second frame, as the difference between runs with two frames and one. The counts do not depend on the
+machine's load, and are not times: cores differ in the instructions that they issue in a cycle, and wait for memory.
+The logits of all tiers are compared. tools/arm.sh describes the compilers that are needed; besides, a C compiler for
+this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import click
+
+from quasar_rt.bench import RANDOM_SHAPES
+from quasar_rt.build import random_subnet
+from quasar_rt.cli.output import print_table
+
+ROOT = Path(__file__).resolve().parent.parent
+PLUGIN = ROOT / "tools/instructions.c"
+STAGES = ("norm", "qkv", "attention", "proj", "fc1", "fc2")
+"""Stages of the example `stage`."""
+
+
+class Run(NamedTuple):
+    """A tier of an architecture, and the core that is emulated."""
+
+    architecture: str
+    cpu: str
+    tier: str
+
+
+RUNS = (
+    Run("armv7", "cortex-a9", "scalar"),
+    Run("armv7", "cortex-a9", "neon"),
+    Run("aarch64", "cortex-a53", "scalar"),
+    Run("aarch64", "cortex-a53", "neon"),
+    Run("aarch64", "cortex-a76", "neondot"),
+)
+
+
+class Counted(NamedTuple):
+    """A run's instructions and output."""
+
+    functions: Counter[str]
+    """Instructions by function."""
+    output: str
+
+
+def compile_plugin(folder: Path, api: int = 1) -> Path:
+    """Compiles the plugin for a version of qemu's plugin interface."""
+    plugin = folder / f"instructions-{api}.so"
+    if not plugin.exists():
+        subprocess.run(["cc", "-O2", "-shared", "-fPIC", f"-DAPI={api}", PLUGIN, "-o", plugin], check=True)
+    return plugin
+
+
+def build(architecture: str) -> dict[str, Path]:
+    """Builds the examples `stage` and `frame` as a release build does."""
+    script = (
+        'cargo build --quiet --release --target "$TARGET" -p quasar-kernels --example stage && '
+        'cargo build --quiet --release --target "$TARGET" -p quasar-core --example frame && '
+        'echo "$CARGO_TARGET_DIR/$TARGET/release/examples"'
+    )
+    folder = ROOT / _arm(architecture, script)
+    return {name: folder / name for name in ("stage", "frame")}
+
+
+def emulator(architecture: str) -> list[str]:
+    """Returns the command of the emulator, without the core."""
+    return _arm(architecture, 'echo "$EMULATOR"').split()
+
+
+def _arm(architecture: str, script: str) -> str:
+    run = subprocess.run(
+        ["sh", ROOT / "tools/arm.sh", architecture, "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    if run.returncode:
+        raise click.ClickException(f"tools/arm.sh {architecture} failed:\n{run.stderr}")
+    return str(run.stdout.strip())
+
+
+def execute(run: Run, program: Path, arguments: list[str], folder: Path) -> Counted:
+    """Runs a program under the emulator and counts its instructions."""
+    log = folder / "log"
+    for api in range(1, 10):
+        plugin = compile_plugin(folder, api)
+        words = [
+            *emulator(run.architecture),
+            "-cpu",
+            run.cpu,
+            "-plugin",
+            str(plugin),
+            "-d",
+            "plugin",
+            "-D",
+            str(log),
+        ]
+        done = subprocess.run([*words, program, *arguments], capture_output=True, text=True)
+        # qemu refuses plugins for versions of the interface that it no longer has.
+        if "API version" not in done.stderr:
+            break
+    if done.returncode or not log.exists():
+        raise click.ClickException(
+            f"{program.name} {' '.join(arguments)} failed under {words[0]}:\n{done.stderr}"
+        )
+    functions: Counter[str] = Counter()
+    for count, name in re.findall(r"^(\d+) (.*)$", log.read_text(), re.MULTILINE):
+        functions[name] += int(count)
+    if not functions:
+        raise click.ClickException(f"{words[0]} counted nothing; its plugins may be disabled")
+    return Counted(functions, done.stdout.strip())
+
+
+def count(run: Run, program: Path, arguments: list[str], folder: Path) -> Counted:
+    """Counts the instructions of the program's second round."""
+    one, two = (execute(run, program, [*arguments, times], folder) for times in ("1", "2"))
+    difference = Counter(two.functions)
+    difference.subtract(one.functions)
+    return Counted(difference, two.output)
+
+
+def millions(instructions: float) -> str:
+    """Formats a number of instructions."""
+    return f"{instructions / 1e6:,.1f} M"
+
+
+def print_frames(shape: str, counted: dict[Run, Counted], macs: int) -> None:
+    """Prints a table of frames."""
+    totals = {run: result.functions.total() for run, result in counted.items()}
+    scalar = {run.architecture: total for run, total in totals.items() if run.tier == "scalar"}
+    print_table(
+        ["architecture", "core (emulated)", "tier", "instructions", "for each MAC", "of scalar"],
+        [
+            [
+                *run,
+                millions(total),
+                f"{total / macs:.3f}",
+                f"1/{scalar[run.architecture] / total:.1f}" if run.architecture in scalar else "",
+            ]
+            for run, total in totals.items()
+        ],
+        title=f"One frame of {shape}, one thread: instructions executed under qemu-user",
+    )
+
+
+@click.command()
+@click.option("--shape", type=click.Choice(sorted(RANDOM_SHAPES)), default="deit-tiny", show_default=True)
+@click.option(
+    "--eight-bit", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="Share of 8-bit rows."
+)
+@click.option("--weights", type=click.Choice(["unpacked", "packed"]), default="unpacked", show_default=True)
+@click.option("--only", multiple=True, metavar="ARCHITECTURE", help="aarch64 or armv7; may be repeated.")
+@click.option("--tier", multiple=True, metavar="TIER", help="scalar, neon or neondot; may be repeated.")
+@click.option("--stages", is_flag=True, help="Count the stages of a DeiT-tiny block (8-bit rows) too.")
+@click.option(
+    "--functions", type=click.IntRange(0), default=0, help="Print that many functions of each frame."
+)
+@click.option(
+    "--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write the counts to a file."
+)
+def main(
+    shape: str,
+    eight_bit: float,
+    weights: str,
+    only: tuple[str, ...],
+    tier: tuple[str, ...],
+    stages: bool,
+    functions: int,
+    path: Path | None,
+) -> None:
+    """Count the instructions of a frame on emulated Arm cores, tier by tier."""
+    runs = [run for run in RUNS if (not only or run.architecture in only) and (not tier or run.tier in tier)]
+    if not runs:
+        raise click.UsageError("no such tier on these architectures")
+    document: dict[str, dict[str, object]] = {}
+    os.chdir(ROOT)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        programs = {architecture: build(architecture) for architecture in {run.architecture for run in runs}}
+        embed, depth, heads = (RANDOM_SHAPES[shape][key] for key in ("embed", "depth", "heads"))
+        subnet = random_subnet(
+            embed=embed, depth=depth, heads=heads, eight_bit_fraction=eight_bit, name=shape
+        )
+        subnet.save(folder / "subnet.qvit")
+        counted = {}
+        for run in runs:
+            arguments = [run.tier, str(folder / "subnet.qvit"), weights]
+            counted[run] = count(run, programs[run.architecture]["frame"], arguments, folder)
+        print_frames(shape, counted, subnet.summary().macs)
+        digests = {result.output for result in counted.values()}
+        if len(digests) > 1:
+            raise click.ClickException(f"tiers give different logits: {digests}")
+        click.echo(f"All give the same logits (digest {digests.pop()}).")
+        for run, result in counted.items():
+            if functions:
+                click.echo(f"\n{' '.join(run)}:")
+            for function, instructions in result.functions.most_common(functions):
+                click.echo(f"{millions(instructions):>12} {function}")
+            document["/".join(run)] = {"frame": result.functions.total()}
+        if stages:
+            table = {
+                run: {
+                    stage: count(
+                        run, programs[run.architecture]["stage"], [run.tier, stage], folder
+                    ).functions.total()
+                    for stage in STAGES
+                }
+                for run in runs
+            }
+            for run, row in table.items():
+                document["/".join(run)]["stages"] = row
+            print_table(
+                ["architecture", "tier", *STAGES],
+                [[run.architecture, run.tier, *map(millions, row.values())] for run, row in table.items()],
+                title="Stages of a block of DeiT-tiny's shape, 8-bit rows (attention: one head)",
+            )
+    if path:
+        path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
