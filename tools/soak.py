@@ -22,6 +22,7 @@ import soak_log
 from quasar_rt import Engine, UntrainedWarning, oracle
 from quasar_rt.device import cpu
 from quasar_rt.testing import random_case
+from quasar_rt.verify import outputs_of
 
 LOG_HEAD = """# Soak log
 
@@ -41,7 +42,7 @@ def compare(seed: int, tiers: list[str]) -> tuple[int, list[str]]:
     differences = []
     for tier, threads in runs:
         with Engine(subnet, tier=tier, threads=threads) as engine:
-            logits = engine.infer(image).integer_logits
+            logits = outputs_of(engine.infer(image))
         if not np.array_equal(logits, expected):
             wrong = np.count_nonzero(logits != expected)
             differences.append(

@@ -106,6 +106,23 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
         ),
         True,
     ),
+    "embedding": (
+        dict(
+            embed=27,
+            depth=1,
+            heads=2,
+            head_dim=9,
+            hidden=40,
+            image_size=12,
+            channels=1,
+            kernel=4,
+            classes=6,
+            eight_bit_fraction=0.5,
+            embedding=True,
+            seed=7,
+        ),
+        True,
+    ),
 }
 
 

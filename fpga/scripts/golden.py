@@ -50,7 +50,7 @@ def main(vectors: Path, out: Path) -> None:
         _, trace = read(path.with_suffix(".safetensors"))
         config = json.loads(metadata["config"])
         shape = {key: config[key] for key in ("image", "patch", "embed", "prefix_tokens", "blocks")}
-        shape |= {"pool": POOLS[config["pool"]], "classes": len(config["classes"])}
+        shape |= {"pool": POOLS[config["pool"]], "outputs": len(tensors["head.bits"])}
         named = {**tensors, **{f"golden.{name}": values for name, values in trace.items()}}
         named.update(numbers("config", shape))
         for name, values in named.items():

@@ -330,7 +330,7 @@ public:
     // Sums leave with the 4-bit rows first.
     std::vector<unsigned> order;
     for (const int64_t bits : {4, 8})
-      for (unsigned r = 0; r < number("config.classes"); ++r)
+      for (unsigned r = 0; r < number("config.outputs"); ++r)
         if (vectors["head.bits"][r] == bits)
           order.push_back(r);
     std::vector<int64_t> by_class(order.size());

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .metrics import Percentiles as Percentiles
     from .nas import SearchResult as SearchResult
     from .nas import search as search
+    from .prediction import Embedding as Embedding
     from .prediction import Prediction as Prediction
     from .prediction import Predictions as Predictions
     from .prediction import Score as Score
@@ -57,7 +58,7 @@ _HOME = {
         "frame": ["Frame"],
         "metrics": ["Metrics", "Percentiles"],
         "nas": ["SearchResult", "search"],
-        "prediction": ["Prediction", "Predictions", "Score", "Timings"],
+        "prediction": ["Embedding", "Prediction", "Predictions", "Score", "Timings"],
         "profile": ["AcceleratorProfile", "Profile"],
         "rows": ["PackedRows", "RowPairs", "pack_rows", "quantize_rows", "row_pairs", "unpack_rows"],
         "streaming": ["Stream"],

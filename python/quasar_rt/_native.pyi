@@ -11,7 +11,9 @@ import numpy.typing as npt
 from .frame import Frame as _CameraFrame
 
 _Tensor = tuple[str, str, list[int], bytes]
-_Output = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], list[tuple[int, float]]]
+_Output = tuple[
+    npt.NDArray[np.int32], npt.NDArray[np.float32], list[tuple[int, float]], npt.NDArray[np.int8] | None
+]
 _Timed = tuple[_Output, int, int]
 _Counts = tuple[int, int, int, int | None]
 _Pixels = npt.NDArray[np.uint8]
@@ -63,6 +65,7 @@ __all__ = [
     "shut_down_devices",
     "sim_configuration",
     "tiers",
+    "unit_vector",
     "unpack_rows",
 ]
 
@@ -104,6 +107,7 @@ class Space:
     def sample(self, seed: int, stream: list[int]) -> npt.NDArray[np.uint8]: ...
 
 def eight_bit_rows(rows: int, fraction: float) -> int: ...
+def unit_vector(codes: npt.NDArray[np.int8], zero_point: int) -> npt.NDArray[np.float32]: ...
 
 @final
 class Engine:

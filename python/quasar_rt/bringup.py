@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import ceil, isqrt
 from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,9 @@ from .images import Pixels
 from .profile import COUNT_BOUND, FRAME_BOUND, AcceleratorProfile, UnitCounts
 from .subnet import Subnet
 from .testing import random_image, random_shape, scramble
+
+if TYPE_CHECKING:
+    from ._native import _Timed
 
 __all__ = ["STEPS", "Outcome", "Step", "bringup"]
 
@@ -228,15 +231,21 @@ class _Board:
     def compare(self, name: str, subnet: Subnet, images: list[Pixels]) -> None:
         """Compares the logits with the CPU's: frame by frame, then with several frames in flight."""
         reference = NativeEngine(subnet._inner, 1, None, None)
-        expected = [reference.infer(image, 1)[0][0] for image in images]
+        expected = [_outputs(reference.infer(image, 1)) for image in images]
         engine = self.engine(subnet, SEGMENT_SECONDS if self.timeout is None else self.timeout)
         for place, image in enumerate(images):
-            _same(f"{name}, image {place}", engine.infer(image, 1)[0][0], expected[place])
+            _same(f"{name}, image {place}", _outputs(engine.infer(image, 1)), expected[place])
         order = [place % len(images) for place in range(2 * len(images) + 1)]
         pending = [(place, engine.begin(images[place])) for place in order]
         for number, (place, frame) in enumerate(pending):
-            logits = frame.wait(1)[0][0]
+            logits = _outputs(frame.wait(1))
             _same(f"{name}, frame {number} of several in flight", logits, expected[place], IN_FLIGHT)
+
+
+def _outputs(timed: _Timed) -> NDArray[np.int32]:
+    """Returns a frame's logits and, behind them, the codes of its embedding, if it has one."""
+    logits, _, _, codes = timed[0]
+    return logits if codes is None else np.concatenate([logits, codes])
 
 
 def _same(
@@ -589,13 +598,13 @@ def _user_subnet(board: _Board) -> Subnet:
 def _one_frame(board: _Board) -> str:
     subnet = _user_subnet(board)
     image = random_image(subnet, 2)
-    reference = NativeEngine(subnet._inner, None, None, None)
+    expected = _outputs(NativeEngine(subnet._inner, None, None, None).infer(image, 1))
     _same(
         f"'{subnet.name}'",
-        board.engine(subnet, board.timeout).infer(image, 1)[0][0],
-        reference.infer(image, 1)[0][0],
+        _outputs(board.engine(subnet, board.timeout).infer(image, 1)),
+        expected,
     )
-    return f"'{subnet.name}': {len(subnet.classes)} logits have the CPU's bits"
+    return f"'{subnet.name}': {len(expected)} logits have the CPU's bits"
 
 
 #: Places to look at when a unit's count differs from the event model's.

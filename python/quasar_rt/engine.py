@@ -18,7 +18,7 @@ from contextlib import closing
 from functools import partial
 from itertools import islice, repeat
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -29,13 +29,15 @@ from .device import open_device
 from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
 from .frame import Frame
 from .images import ImageLike, Pixels, in_memory, is_one_image, to_input
-from .prediction import Prediction, Predictions, Score, Timings
+from .prediction import NO_EMBEDDING, Embedding, Prediction, Predictions, Score, Timings
 from .profile import AcceleratorProfile, Profile
 from .streaming import Lookahead, Stream, lookahead
 from .subnet import Subnet
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    import numpy.typing as npt
 
     from ._native import _Output as NativeOutput
     from ._native import _Timed as NativeTimed
@@ -133,7 +135,10 @@ class Engine:
         )
         self._accelerated = self.device != "cpu"
         self._arguments = (self.subnet, device, threads, tier, timeout, weights, queue, metrics)
-        self._classes = self.subnet.classes
+        config = self.subnet.config
+        self._classes: list[str] = config["classes"]
+        self._embedding: dict[str, Any] | None = config.get("embedding")
+        self._embed = None if self._embedding is None else int(config["embed"])
         self._queue = queue
         self._submissions: dict[int, Submissions] = {}  # by process: a fork has no threads
         self._recorder = None
@@ -173,6 +178,26 @@ class Engine:
         except Exception:
             self._count_error()
             raise
+
+    def embed(self, image: ImageLike, *, format: str | None = None) -> npt.NDArray[np.float32]:
+        """Computes one picture's embedding, a vector for comparing it with others: float32 [embed] of length 1.
+
+        The product of two embeddings is the cosine of their angle, near 1 for pictures of similar content. The bits do
+        not depend on the device. ``infer(image).embedding`` has the integer codes and their scale as well as the
+        classes; a prediction of `infer_batch`, `stream` or `submit` has them, too.
+
+        Args:
+            image: as for `infer`.
+            format: as for `infer`.
+
+        Raises:
+            quasar_rt.InvalidValueError: the subnet gives no embedding.
+            quasar_rt.ImageError, quasar_rt.DeviceError, quasar_rt.ClosedError: as for `infer`.
+        """
+        self._check_embedding()
+        embedding = self.infer(image, format=format, top_k=1).embedding
+        assert embedding is not None
+        return embedding.vector
 
     def submit(
         self, image: ImageLike, *, format: str | None = None, top_k: int = 5, timeout: float | None = None
@@ -287,12 +312,28 @@ class Engine:
             self._count_error()
             raise
 
+    def embed_batch(
+        self, images: Iterable[ImageLike], *, format: str | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Computes many pictures' embeddings: float32 [images, embed], each of length 1.
+
+        Args:
+            images: as for `infer_batch`.
+            format: as for `infer_batch`.
+
+        Raises:
+            quasar_rt.InvalidValueError: the subnet gives no embedding.
+            quasar_rt.ImageError, quasar_rt.DeviceError, quasar_rt.ClosedError: as for `infer_batch`.
+        """
+        self._check_embedding()
+        return self.infer_batch(images, format=format, top_k=1).embeddings
+
     def _batch_on_cpu(
         self, engine: NativeEngine, images: Iterable[ImageLike], format: str | None, top_k: int
     ) -> Predictions:
         from concurrent.futures import ThreadPoolExecutor
 
-        predictions = Predictions(classes=len(self._classes))
+        predictions = Predictions(classes=len(self._classes), embed=self._embed)
         source = iter(images)
         with ThreadPoolExecutor(engine.threads, "quasar-decode") as pool:
             while piece := [
@@ -424,6 +465,7 @@ class Engine:
         return Predictions(
             (self._prediction((output, 0, share), decode_ms) for output, decode_ms in outputs),
             classes=len(self._classes),
+            embed=self._embed,
         )
 
     # The engine itself.
@@ -538,6 +580,10 @@ class Engine:
         state = "closed" if self._engine is None else f"on {self.about}"
         return f"<Engine {self.subnet.name!r} {state}>"
 
+    def _check_embedding(self) -> None:
+        if self._embedding is None:
+            raise InvalidValueError(f"'{self.subnet.name}': {NO_EMBEDDING}")
+
     def _open(self, top_k: int) -> NativeEngine:
         if top_k < 1:
             raise InvalidValueError(f"top_k is {top_k}; it must be at least 1")
@@ -581,7 +627,7 @@ class Engine:
             raise
 
     def _prediction(self, result: NativeTimed, decode_ms: float) -> Prediction:
-        (integer_logits, logits, top), preprocess_ns, compute_ns = result
+        (integer_logits, logits, top, codes), preprocess_ns, compute_ns = result
         timings = Timings(decode_ms, preprocess_ns / 1e6, compute_ns / 1e6)
         if self._recorder is not None:
             self._recorder.frame(timings.total_ms)
@@ -590,6 +636,7 @@ class Engine:
             logits=logits,
             integer_logits=integer_logits,
             timings=timings,
+            embedding=None if codes is None else Embedding(codes, **(self._embedding or {})),
         )
 
     def _count_error(self) -> None:

@@ -1,4 +1,7 @@
-"""Stage 9 of a frame: the result for one picture, and the results for a batch. Depends on NumPy."""
+"""Stage 9 of a frame: the result for one picture, and the results for a batch.
+
+Depends on NumPy, the native module and the errors.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,60 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 
+from ._native import unit_vector
+from .errors import InvalidValueError
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Prediction", "Predictions", "Score", "Timings"]
+__all__ = ["Embedding", "Prediction", "Predictions", "Score", "Timings"]
+
+NO_EMBEDDING = (
+    "this subnet gives no embedding; export its network again with quasar-rt export --embedding, or with "
+    "export_timm(..., embedding=True)"
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Embedding:
+    """The embedding of one picture: the network's final features, of which the classes would be computed.
+
+    ``real = scale * (code - zero_point)`` for each of the D values. Pictures with similar content have embeddings in
+    similar directions: compare them by the product of their `vector`. The codes do not depend on the device.
+
+    Two embeddings are equal if their codes, scale and zero point are.
+    """
+
+    codes: npt.NDArray[np.int8]
+    """int8 [embed]: the integer model's result, the same bits on every device."""
+    scale: float
+    """The real value of one code; the subnet's, so the same for all pictures."""
+    zero_point: int
+    """The code of 0; likewise."""
+
+    @property
+    def values(self) -> npt.NDArray[np.float32]:
+        """float32 [embed]: ``scale * (codes - zero_point)``, what the float network gives in front of its head."""
+        centred = self.codes.astype(np.float32) - np.float32(self.zero_point)
+        values: npt.NDArray[np.float32] = np.float32(self.scale) * centred
+        return values
+
+    @property
+    def vector(self) -> npt.NDArray[np.float32]:
+        """float32 [embed]: `values` divided by their length, the same bits on every machine (zeros stay zeros)."""
+        return unit_vector(self.codes, self.zero_point)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Embedding):
+            return NotImplemented
+        grid, other_grid = (self.scale, self.zero_point), (other.scale, other.zero_point)
+        return grid == other_grid and np.array_equal(self.codes, other.codes)
+
+    def __hash__(self) -> int:
+        return hash((self.codes.tobytes(), self.scale, self.zero_point))
+
+    def __repr__(self) -> str:
+        return f"<Embedding of {len(self.codes)} codes, scale {self.scale:.3g}, zero point {self.zero_point}>"
 
 
 @dataclass(frozen=True)
@@ -43,9 +96,9 @@ class Timings(NamedTuple):
 class Prediction:
     """The classes of one picture, most likely first.
 
-    Two predictions are equal if they list the same classes in the same order and have the same logits. Their timings do
-    not count, so the same picture gives equal predictions on every device. Equal predictions have equal hashes; do not
-    write to the arrays of a prediction that is in a set or is a key.
+    Two predictions are equal if they list the same classes in the same order and have the same logits and the same
+    embedding. Their timings do not count, so the same picture gives equal predictions on every device. Equal
+    predictions have equal hashes; do not write to the arrays of a prediction that is in a set or is a key.
 
     Example:
         >>> import json, quasar_rt
@@ -65,41 +118,47 @@ class Prediction:
     """int32 [classes]: the integer model's result, the same bits on every device."""
     timings: Timings
     """Milliseconds by stage."""
+    embedding: Embedding | None = None
+    """The picture's embedding, where the subnet has one (``quasar-rt export --embedding``)."""
 
     @property
     def label(self) -> str:
         """The name of the most likely class."""
-        return self.top_k[0].label
+        return self._best().label
 
     @property
     def index(self) -> int:
         """The index of the most likely class."""
-        return self.top_k[0].index
+        return self._best().index
 
     @property
     def probability(self) -> float:
         """The softmax probability of the most likely class, in [0, 1]."""
-        return self.top_k[0].probability
+        return self._best().probability
 
-    def to_dict(self, *, logits: bool = False) -> dict[str, Any]:
+    def _best(self) -> Score:
+        if not self.top_k:
+            raise InvalidValueError("this subnet has no classes; use the prediction's embedding")
+        return self.top_k[0]
+
+    def to_dict(self, *, logits: bool = False, embedding: bool = False) -> dict[str, Any]:
         """Returns the prediction as plain values, which `json.dumps` takes; ``quasar-rt infer --json`` prints them.
 
         Args:
             logits: true to include ``logits`` (floats) and ``integer_logits`` (whole numbers), a value for each class.
+            embedding: true to include ``embedding``, the floats of its `vector`, or None where the subnet has none.
 
         Returns:
-            ``label``, ``index`` and ``probability`` of the most likely class; ``top_k``, a list with these three of
-            each listed class; ``timings`` in milliseconds.
+            ``label``, ``index`` and ``probability`` of the most likely class, where there are classes; ``top_k``, a
+            list with these three of each listed class; ``timings`` in milliseconds.
         """
-        values: dict[str, Any] = {
-            "label": self.label,
-            "index": self.index,
-            "probability": self.probability,
-            "top_k": [asdict(score) for score in self.top_k],
-        }
+        scores = [asdict(score) for score in self.top_k]
+        values: dict[str, Any] = {**(scores[0] if scores else {}), "top_k": scores}
         if logits:
             values["logits"] = self.logits.tolist()
             values["integer_logits"] = self.integer_logits.tolist()
+        if embedding:
+            values["embedding"] = None if self.embedding is None else self.embedding.vector.tolist()
         values["timings"] = self.timings._asdict()
         return values
 
@@ -113,12 +172,15 @@ class Prediction:
             self._listed() == other._listed()
             and np.array_equal(self.integer_logits, other.integer_logits)
             and np.array_equal(self.logits, other.logits)
+            and self.embedding == other.embedding
         )
 
     def __hash__(self) -> int:
-        return hash((tuple(self._listed()), self.integer_logits.tobytes()))
+        return hash((tuple(self._listed()), self.integer_logits.tobytes(), self.embedding))
 
     def __repr__(self) -> str:
+        if not self.top_k:
+            return f"<Prediction without classes, {self.embedding!r}; {self.timings.total_ms:.1f} ms>"
         others = ", ".join(f"{score.label} {score.probability:.1%}" for score in self.top_k[1:3])
         then = f", then {others}" if others else ""
         return f"<Prediction {self.label!r} {self.probability:.1%}{then}; {self.timings.total_ms:.1f} ms>"
@@ -149,9 +211,12 @@ class Predictions(list[Prediction]):
         ((3, 10), (3,), (2,))
     """
 
-    def __init__(self, predictions: Iterable[Prediction] = (), *, classes: int = 0) -> None:
+    def __init__(
+        self, predictions: Iterable[Prediction] = (), *, classes: int = 0, embed: int | None = None
+    ) -> None:
         super().__init__(predictions)
         self._classes = classes  # the second axis of an empty batch
+        self._embed = embed  # likewise of its embeddings; None without
 
     @property
     def labels(self) -> npt.NDArray[np.str_]:
@@ -182,9 +247,23 @@ class Predictions(list[Prediction]):
             return np.empty((0, self._classes), np.int32)
         return np.stack([prediction.integer_logits for prediction in self])
 
-    def to_dicts(self, *, logits: bool = False) -> list[dict[str, Any]]:
+    @property
+    def embeddings(self) -> npt.NDArray[np.float32]:
+        """float32 [images, embed]: the `Embedding.vector` of each image, of length 1.
+
+        Raises:
+            quasar_rt.InvalidValueError: the subnet gives no embedding.
+        """
+        found = [prediction.embedding for prediction in self]
+        if (not found and self._embed is None) or None in found:
+            raise InvalidValueError(NO_EMBEDDING)
+        if not found:
+            return np.empty((0, self._embed or 0), np.float32)
+        return np.stack([embedding.vector for embedding in found if embedding is not None])
+
+    def to_dicts(self, *, logits: bool = False, embedding: bool = False) -> list[dict[str, Any]]:
         """Returns `Prediction.to_dict` of each image."""
-        return [prediction.to_dict(logits=logits) for prediction in self]
+        return [prediction.to_dict(logits=logits, embedding=embedding) for prediction in self]
 
     @overload
     def __getitem__(self, place: SupportsIndex, /) -> Prediction: ...
@@ -194,5 +273,5 @@ class Predictions(list[Prediction]):
 
     def __getitem__(self, place: SupportsIndex | slice, /) -> Prediction | Predictions:
         if isinstance(place, slice):
-            return Predictions(super().__getitem__(place), classes=self._classes)
+            return Predictions(super().__getitem__(place), classes=self._classes, embed=self._embed)
         return super().__getitem__(place)

@@ -252,8 +252,13 @@ class Subnet(NativeObject[NativeSubnet]):
 
     @property
     def classes(self) -> list[str]:
-        """The class names, in the order of the logits."""
+        """The class names, in the order of the logits; empty in a subnet that gives an embedding only."""
         return list(self.config["classes"])
+
+    @property
+    def has_embedding(self) -> bool:
+        """True if the subnet gives an embedding (`Engine.embed`); it may have no classes then."""
+        return "embedding" in self.config
 
     @property
     def trained(self) -> bool:
@@ -278,9 +283,11 @@ class Subnet(NativeObject[NativeSubnet]):
     def __repr__(self) -> str:
         config, summary = self.config, self.summary()
         image, blocks = config["image"], len(config["blocks"])
+        outputs = [f"{len(config['classes'])} classes"] if config["classes"] else []
+        outputs += [f"an embedding of {config['embed']}"] if self.has_embedding else []
         return (
             f"<Subnet {config['name']!r}: {image['height']}x{image['width']}x{image['channels']} to "
-            f"{len(config['classes'])} classes, {blocks} block{'' if blocks == 1 else 's'} of {config['embed']}, "
+            f"{' and '.join(outputs)}, {blocks} block{'' if blocks == 1 else 's'} of {config['embed']}, "
             f"{summary.parameters:,} parameters, {summary.tensor_bytes / 1000:,.0f} kB"
             f"{'' if config['trained'] else ', untrained'}>"
         )

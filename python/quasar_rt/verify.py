@@ -15,9 +15,10 @@ from .device import cpu
 from .engine import Engine
 from .errors import DoesNotFitError, UntrainedWarning
 from .images import ImageLike, Pixels, preprocess
+from .prediction import Prediction
 from .subnet import Subnet
 
-__all__ = ["Check", "golden_inputs", "verify"]
+__all__ = ["Check", "golden_inputs", "outputs_of", "verify"]
 
 
 class Check(NamedTuple):
@@ -33,6 +34,12 @@ class Check(NamedTuple):
     """Number of inputs that were compared."""
     detail: str
     """The difference, or the reason why it was skipped."""
+
+
+def outputs_of(prediction: Prediction) -> npt.NDArray[np.int32]:
+    """Returns a prediction's integer logits and, behind them, its embedding's codes, as the oracle gives them."""
+    logits, embedding = prediction.integer_logits, prediction.embedding
+    return logits if embedding is None else np.concatenate([logits, embedding.codes])
 
 
 def golden_inputs(subnet: Subnet, images: int = 4, seed: int = 0) -> list[ImageLike]:
@@ -102,9 +109,10 @@ def _difference(engine: Engine, inputs: list[ImageLike], expected: list[npt.NDAr
             engine.infer_batch(inputs) if way == "infer_batch" else [engine.infer(image) for image in inputs]
         )
         for place, (prediction, logits) in enumerate(zip(predictions, expected, strict=True)):
-            wrong = int(np.count_nonzero(prediction.integer_logits != logits))
+            wrong = int(np.count_nonzero(outputs_of(prediction) != logits))
             if wrong:
-                return f"{way}, image {place}: {wrong} of {len(logits)} logits"
+                what = "logits" if prediction.embedding is None else "logits and codes of the embedding"
+                return f"{way}, image {place}: {wrong} of {len(logits)} {what}"
     return ""
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from quasar_rt import Engine, Subnet, UnsupportedTierError, oracle, random_subnet
 from quasar_rt.testing import random_case, random_image
+from quasar_rt.verify import outputs_of
 
 VECTORS = Path(__file__).resolve().parent.parent / "vectors"
 TIERS = ["scalar", "avx2", "avx512vnni", "amx", "neon"]
@@ -31,7 +32,7 @@ def engine_on(subnet: Subnet, tier: str, threads: int) -> Engine:
 
 def logits_on(subnet: Subnet, image: npt.NDArray[np.uint8], tier: str, threads: int) -> npt.NDArray[np.int32]:
     with engine_on(subnet, tier, threads) as engine:
-        return engine.infer(image).integer_logits
+        return outputs_of(engine.infer(image))
 
 
 @pytest.mark.parametrize("path", sorted(VECTORS.glob("*.qvit")), ids=lambda p: p.stem)

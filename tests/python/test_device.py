@@ -16,7 +16,7 @@ import quasar_rt
 from quasar_rt import Engine, Frame, device
 from quasar_rt.hardware import Hardware, Workload
 from quasar_rt.testing import random_case
-from quasar_rt.verify import verify
+from quasar_rt.verify import outputs_of, verify
 from simulated import library
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
@@ -46,7 +46,7 @@ def pictures(subnet, count):
 
 def cpu_logits(subnet, images):
     with Engine(subnet, "cpu") as engine:
-        return [prediction.integer_logits for prediction in engine.infer_batch(images)]
+        return [outputs_of(prediction) for prediction in engine.infer_batch(images)]
 
 
 # Without an accelerator
@@ -272,7 +272,7 @@ def test_random_subnets_have_the_cpus_bits(name, subnets):
             continue
         images = [image, 255 - image, image[::-1].copy()]
         with engine:
-            logits = [prediction.integer_logits for prediction in engine.infer_batch(images)]
+            logits = [outputs_of(prediction) for prediction in engine.infer_batch(images)]
         np.testing.assert_array_equal(logits, cpu_logits(subnet, images), f"seed {seed}")
         equal += 1
         if equal == subnets:

@@ -76,8 +76,25 @@ def subnet_file(folder: Path) -> None:
     quasar_rt.Subnet.load("fashion-mnist").save(folder / "mine.qvit")
 
 
+def photo_files(folder: Path) -> None:
+    """Photographs, made of noise, and a subnet that gives their embeddings."""
+    import numpy as np
+    from PIL import Image
+
+    if (folder / "photos.qvit").exists():
+        return  # an example has made them
+    random = np.random.default_rng(0)
+    (folder / "photos").mkdir()
+    for name in ("photos/cat.jpg", "photos/dog.jpg", "photos/tree.jpg", "cat.jpg"):
+        Image.fromarray(random.integers(0, 256, (8, 10, 3), np.uint8)).resize((80, 64)).save(folder / name)
+    subnet = quasar_rt.random_subnet(
+        embed=48, depth=2, heads=3, image_size=32, kernel=8, classes=2, embedding=True
+    )
+    subnet.save(folder / "photos.qvit")
+
+
 #: Files that the reader of an example has.
-STAND_INS = {"timm": timm_files, "imagenet": imagenet_files, "mine": subnet_file}
+STAND_INS = {"timm": timm_files, "imagenet": imagenet_files, "mine": subnet_file, "photos": photo_files}
 
 
 @pytest.fixture

@@ -333,3 +333,45 @@ def test_the_tool_says_what_a_checkpoint_is(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith(f"Error: {image} does not hold the weights")
     assert "state dict" in done.stderr
+
+
+def cosines(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    return np.asarray((found * expected).sum(axis=1) / lengths)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"global_pool": "avg"},
+        {"global_pool": "avg", "fc_norm": False},
+        {"num_classes": 0, "reg_tokens": 2},
+        {"num_classes": 0, "global_pool": "avg", "init_values": 0.3},
+    ],
+    ids=str,
+)
+def test_the_embedding_is_near_the_float_models(change: dict[str, Any]) -> None:
+    """docs/retrieval.md states the bounds."""
+    model = small_model(**change)
+    pictures = pictures_for(model)
+    with torch.no_grad():
+        features = model.forward_features(normalised(pictures, 0.4, 0.3))
+        expected = model.forward_head(features, pre_logits=True).numpy()
+    for fraction, least in ((1.0, 0.999), (0.25, 0.998)):
+        subnet = export_timm(
+            model,
+            pictures[:16],
+            eight_bit_fraction=fraction,
+            resize=AS_IT_IS,
+            mean=[0.4] * 3,
+            std=[0.3] * 3,
+            embedding=True,
+        )
+        assert len(subnet.classes) == model.num_classes
+        with Engine(subnet) as engine:
+            found = cosines(engine.embed_batch(pictures), expected)
+            values = [engine.infer(picture).embedding.values for picture in pictures[:2]]
+        print(f"{fraction:.0%} 8-bit: cosine {found.min():.5f} at least, {found.mean():.5f} on average")
+        assert found.min() > least
+        np.testing.assert_allclose(values, expected[:2], atol=0.1 * np.abs(expected).max())

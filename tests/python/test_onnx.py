@@ -37,8 +37,13 @@ def run(model: Any, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
 def assert_exact(subnet: Subnet, images: NDArray[np.uint8]) -> None:
     found = run(build(subnet, "exact"), images)
     engine = Engine(subnet, "cpu", threads=1)
+    assert ("embedding" in found) == subnet.has_embedding
     for index, image in enumerate(images):
         expected = engine.infer(image)
+        if expected.embedding is not None:
+            np.testing.assert_array_equal(found["embedding"][index], expected.embedding.values)
+        if not subnet.classes:
+            continue
         np.testing.assert_array_equal(found["integer_logits"][index], expected.integer_logits)
         np.testing.assert_array_equal(found["logits"][index], expected.logits)
 

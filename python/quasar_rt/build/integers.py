@@ -120,6 +120,17 @@ def quantize_linear(
         scales = np.where(over, scales * 1.05, scales).astype(np.float32).astype(np.float64)
 
 
+def repeating_rows(name: str, columns: int) -> Tensors:
+    """Returns the rows that repeat the inputs of the layer `name`, one for each column (docs: Head)."""
+    bits = np.full(columns, 4, np.uint8)
+    return {
+        f"{name}.bits": bits,
+        f"{name}.weight": pack_rows(np.eye(columns, dtype=np.int8), bits),
+        f"{name}.bias": np.zeros(columns, np.int32),
+        f"{name}.mult": np.full(columns, 2**15 - 1, np.int16),
+    }
+
+
 def norm_tensors(name: str, spec: NormSpec, out: Affine, residual_scale: float) -> Tensors:
     """Returns the integer form of a LayerNorm that reads the residual stream and stores its output as `out`.
 

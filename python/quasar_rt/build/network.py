@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 
 from ..subnet import Subnet
@@ -16,6 +18,7 @@ from .integers import (
     norm_out_range,
     norm_tensors,
     quantize_linear,
+    repeating_rows,
     residual_table,
 )
 from .spec import Affine, BlockSpec, LinearSpec, NetworkSpec, NormSpec
@@ -71,9 +74,12 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
         tensors["prefix"] = residual_table(prefix, residual_scale)
 
     head = quantize_linear(spec.head, norm_out.scale, norm_out.zero_point)
-    widest = head.step.max()
+    widest = head.step.max(initial=0) or 32767 / 2**15
     tensors |= head.tensors("head")
     tensors["head.mult"] = np.floor(head.step / widest * 32767 + 0.5).astype(np.int16)
+    if spec.embedding:
+        for name, rows in repeating_rows("head", tensors["position"].shape[1]).items():
+            tensors[name] = np.concatenate([tensors[name], rows])
 
     config = {
         "name": spec.name,
@@ -84,6 +90,7 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
         "blocks": blocks,
         "pool": spec.pool,
         "classes": list(spec.classes),
+        **({"embedding": asdict(norm_out)} if spec.embedding else {}),
         "logit_scale": float(widest * 2**15 / 32767),
         "preprocess": spec.preprocess,
         "trained": spec.trained,

@@ -35,6 +35,7 @@ def random_subnet(
     seed: int = 0,
     name: str = "random",
     provenance: Mapping[str, Any] | None = None,
+    embedding: bool = False,
 ) -> Subnet:
     """Builds a subnet of any shape with seeded random weights, for benchmarks and tests. It is marked untrained.
 
@@ -50,6 +51,7 @@ def random_subnet(
             embedding and head are all 8-bit.
         seed: the seed of ``numpy.random.default_rng``, the source of all random numbers.
         provenance: added to the generator's name and the seed in the subnet's configuration.
+        embedding: true for a subnet that also gives the image's embedding; `classes` may be 0 then.
 
     Raises:
         quasar_rt.QuasarError: a shape that the integer model does not allow.
@@ -144,5 +146,6 @@ def random_subnet(
             classes=[f"class {i}" for i in range(classes)],
             preprocess={"resize": {"mode": "exact", "size": [height, width], "filter": "bicubic"}},
             provenance={"generator": "random_subnet", "seed": seed, **(provenance or {})},
+            embedding=embedding,
         )
     )

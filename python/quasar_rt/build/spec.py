@@ -86,7 +86,8 @@ class NetworkSpec:
     `embed` acts on normalised pixels ``(pixel/255 - mean) / std``; its columns are ordered (channel, ky, kx). The
     `scales` of `embed`, if given, are the row scales divided by ``255 * std``, because they act on raw pixels.
     `position` is float [grid, embed]. `prefix` is float [prefix tokens, embed] and includes the positions.
-    `residual_scale` is the step of the int16 residual stream.
+    `residual_scale` is the step of the int16 residual stream. With `embedding`, the head also gives its own input, in
+    codes of `norm_out`; only then may there be no classes.
     """
 
     name: str
@@ -112,3 +113,4 @@ class NetworkSpec:
     preprocess: dict[str, Any] = field(default_factory=lambda: {"resize": {"mode": "none"}})
     trained: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
+    embedding: bool = False

@@ -81,6 +81,11 @@ def _resize(ctx: click.Context, parameter: click.Parameter, value: str | None) -
     help="How weights are rounded: for the least error of each row's outputs, or each to the nearest code.",
 )
 @click.option(
+    "--embedding",
+    is_flag=True,
+    help="Also give an image's embedding, for retrieval (Engine.embed); a model without a classifier gives it alone.",
+)
+@click.option(
     "--report",
     is_flag=True,
     help="Write each layer's widths and errors as JSON next to the subnet: NAME.report.json.",
@@ -118,6 +123,7 @@ def command(
     classes: Path | None,
     eight_bit: float,
     method: Literal["gptq", "nearest"],
+    embedding: bool,
     report: bool,
     mean: list[float] | None,
     std: list[float] | None,
@@ -151,6 +157,7 @@ def command(
                 std=std,
                 resize=resize,
                 method=method,
+                embedding=embedding,
                 report=layers.append,
                 progress=lambda _, done, total: bar("quantize", done, total),
             )
@@ -188,4 +195,7 @@ def command(
     resizing = " ".join(str(value) for value in subnet.config["preprocess"]["resize"].values())
     recorded = subnet.config["provenance"]
     click.echo(f"preprocessing: resize {resizing}, mean {recorded['mean']}, std {recorded['std']}")
-    click.echo(f"{files[0]}: {prediction.label} ({prediction.probability:.1%})")
+    if prediction.embedding is not None:
+        click.echo(f"embedding: {len(prediction.embedding.codes)} values (Engine.embed)")
+    if prediction.top_k:
+        click.echo(f"{files[0]}: {prediction.label} ({prediction.probability:.1%})")

@@ -30,7 +30,7 @@ def command(subnet: str, as_json: bool) -> None:
         return
     image, patch, resize = config["image"], config["patch"], config["preprocess"]["resize"]
     classes = config["classes"]
-    shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+    shown = ": " + ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "") if classes else ""
     heads = "/".join(str(count) for count in sorted({block["heads"] for block in config["blocks"]}))
     facts = [
         ("name", config["name"]),
@@ -45,7 +45,8 @@ def command(subnet: str, as_json: bool) -> None:
             "network",
             f"{len(config['blocks'])} blocks of {config['embed']}, {heads} heads, {config['pool']} pooling",
         ),
-        ("classes", f"{len(classes)}: {shown}"),
+        ("classes", f"{len(classes)}{shown}"),
+        ("embedding", _embedding(config)),
         ("parameters", f"{summary.parameters:,}"),
         ("size", f"{summary.tensor_bytes:,} bytes, {summary.weight_bytes:,} of them packed weights"),
         ("work", work(summary)),
@@ -90,6 +91,13 @@ def work(summary: Summary) -> str:
     nominal, needed = summary.nominal_macs / 1e6, summary.macs / 1e6
     text = f"{nominal:,.1f} million multiply-accumulates a frame"
     return text if nominal == needed else f"{text}, {needed:,.1f} of them needed"
+
+
+def _embedding(config: dict[str, Any]) -> str:
+    grid = config.get("embedding")
+    if grid is None:
+        return "no"
+    return f"{config['embed']} values, scale {grid['scale']:.4g}, zero point {grid['zero_point']}"
 
 
 def _short(value: object) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from . import complete
-from .output import echo
+from .output import Failure, echo
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -51,12 +51,19 @@ def open_engine(
     tier: str | None = None,
     metrics: bool = False,
 ) -> Engine:
-    """Opens an engine; its warnings become lines on stderr."""
+    """Opens an engine that classifies; its warnings become lines on stderr.
+
+    Raises:
+        Failure: the subnet has no classes.
+    """
     from ..engine import Engine
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         engine = Engine(subnet, device, threads, tier, metrics=metrics)
+    if not engine.subnet.classes:
+        engine.close()
+        raise Failure(f"'{engine.subnet.name}' has no classes, only an embedding: use quasar_rt.Engine.embed")
     for warning in caught:
         echo(f"Warning: {warning.message}", err=True)
     return engine

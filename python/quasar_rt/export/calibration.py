@@ -55,8 +55,10 @@ class Ranges:
 def squared_gradients(net: ViT, batches: list[Tensor]) -> dict[str, Tensor]:
     """Returns the sum of the squared loss gradient at the outputs of each matrix, by name: [rows].
 
-    The model's own prediction is the label.
+    The model's own prediction is the label. The loss of a network without classes is the sum of the unit embedding's
+    values with signs that a seeded generator gives: the expected square of its gradient is that of the squared error.
     """
+    signs = torch.Generator().manual_seed(0)
     sums: dict[str, Tensor] = {}
 
     def probe(name: str, value: Tensor) -> Tensor:
@@ -70,8 +72,12 @@ def squared_gradients(net: ViT, batches: list[Tensor]) -> dict[str, Tensor]:
         return value
 
     for batch in batches:
-        logits = forward(net, batch, probe)
-        F.cross_entropy(logits, logits.detach().argmax(dim=1), reduction="sum").backward()
+        out = forward(net, batch, probe)
+        if len(net.head.weight):
+            loss = F.cross_entropy(out, out.detach().argmax(dim=1), reduction="sum")
+        else:
+            loss = (F.normalize(out) * (torch.randint(2, out.shape, generator=signs) * 2 - 1)).sum()
+        loss.backward()
     return sums
 
 

@@ -55,7 +55,10 @@ class Block:
 
 @dataclass
 class ViT:
-    """A network; `position` is [grid, embed], `prefix` [prefix tokens, embed] with its position already added."""
+    """A network; `position` is [grid, embed], `prefix` [prefix tokens, embed] with its position already added.
+
+    A network without classes has a head of no rows.
+    """
 
     height: int
     width: int
@@ -84,7 +87,10 @@ Probe = Callable[[str, Tensor], Tensor]
 
 
 def forward(net: ViT, images: Tensor, probe: Probe) -> Tensor:
-    """Computes the logits [batch, classes] of normalised images [batch, channels, height, width] in float."""
+    """Computes the logits [batch, classes] of normalised images [batch, channels, height, width] in float.
+
+    A network without classes gives the head's input, the embedding [batch, embed].
+    """
 
     def norm(name: str, part: Norm, x: Tensor) -> Tensor:
         return probe(f"{name}.out", F.layer_norm(x, (x.shape[-1],), part.gamma, part.beta, part.eps))
@@ -114,4 +120,4 @@ def forward(net: ViT, images: Tensor, probe: Probe) -> Tensor:
         pooled = norm("norm", net.norm, patch_tokens.mean(dim=1))
     else:
         pooled = norm("norm", net.norm, patch_tokens).mean(dim=1)
-    return linear("head", net.head, pooled)
+    return linear("head", net.head, pooled) if len(net.head.weight) else pooled

@@ -124,6 +124,10 @@ class _Run:
                 _round(self._norm_codes(net.norm, out, x[:, patches]).mean(dim=1) / out.scale) * out.scale
                 for x in self.stream
             ]
+        if not len(net.head.weight):
+            none = np.zeros(0)
+            head = LinearSpec(net.head.weight.numpy(), none, none.astype(np.uint8), none)
+            return Quantized(embed, blocks, out, head, self.residual_scale)
         # One input an image is too little to fit the head to.
         _, head = self._fit("head", net.head, pooled, _each(net.head, exact), "nearest", 1.0)
         return Quantized(embed, blocks, out, head, self.residual_scale)

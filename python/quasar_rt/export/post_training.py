@@ -34,6 +34,7 @@ def export_timm(
     percentile: float = 0.9999,
     equalize: bool = True,
     method: Method = "gptq",
+    embedding: bool = False,
     batch_size: int = 16,
     report: Callable[[LayerReport], object] | None = None,
     progress: Callable[[str, int, int], object] | None = None,
@@ -58,6 +59,8 @@ def export_timm(
         equalize: True first evens out the ranges of the channels that each LayerNorm gives, and of v's.
         method: ``"gptq"`` rounds each row for the least error of its outputs (`quasar_rt.export.gptq`) and corrects
             the biases; ``"nearest"`` rounds each weight to the nearest code.
+        embedding: True for a subnet that gives the image's embedding, the head's input, as well as its classes
+            (`quasar_rt.Engine.embed`). The model may have no classifier then (``num_classes=0``).
         batch_size: calibration images at a time.
         report: gets the error of each matrix before and after.
         progress: gets, after each stage, its name, the number of stages done and their total.
@@ -77,14 +80,14 @@ def export_timm(
         raise ValueError(f"percentile must be in [0.9, 1], not {percentile}")
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {method!r}")
-    net = read(model)
+    net = read(model, headless=embedding)
     preprocessing, mean_of, std_of = preprocessing_of(model, net, mean, std, resize)
     batches = calibration_batches(calibration, net, preprocessing, mean_of, std_of, batch_size)
     names = [f"class {i}" for i in range(len(net.head.weight))] if classes is None else list(classes)
     if len(names) != len(net.head.weight):
         raise ValueError(f"the model has {len(net.head.weight)} classes, but {len(names)} names were given")
 
-    stages = 5 + 4 * len(net.blocks)
+    stages = 4 + 4 * len(net.blocks) + bool(names)
     done = 0
 
     def step(what: str) -> None:
@@ -140,6 +143,7 @@ def export_timm(
         classes=names,
         preprocess=preprocessing,
         trained=True,
+        embedding=embedding,
         provenance={
             "exporter": "post-training quantization of a timm VisionTransformer",
             "timm": timm.__version__,

@@ -24,8 +24,10 @@ def require(condition: bool, what: str) -> None:
         raise UnsupportedModelError(f"this model cannot be exported: {what}")
 
 
-def read(model: nn.Module) -> ViT:
+def read(model: nn.Module, headless: bool = False) -> ViT:
     """Reads the matrices of a timm ViT as float64 tensors on the CPU.
+
+    A model without a classifier (``num_classes=0``) is taken if `headless` is true; it then has a head of no rows.
 
     Raises:
         UnsupportedModelError: the integer model lacks a part of the model, which the message names.
@@ -47,7 +49,11 @@ def read(model: nn.Module) -> ViT:
         f"global_pool='{model.global_pool}'; 'token' and 'avg' are supported",
     )
     require(not model.pool_include_prefix, "its pooling includes the prefix tokens (pool_include_prefix)")
-    require(isinstance(model.head, nn.Linear), "it has no classifier head (num_classes=0)")
+    no_head = _identity(model.head)
+    require(
+        headless or not no_head,
+        "it has no classifier head (num_classes=0); export its embedding: embedding=True, or --embedding",
+    )
     require(
         model.in_chans in (1, 3), f"it takes {model.in_chans} channels; 1 (gray) and 3 (RGB) are supported"
     )
@@ -84,7 +90,7 @@ def read(model: nn.Module) -> ViT:
         blocks=[_block(block, f"blocks[{i}]") for i, block in enumerate(model.blocks)],
         pool=pool,
         norm=_norm(norm_module, norm_name),
-        head=_linear(model.head, "head"),
+        head=_matrix(torch.zeros(0, model.embed_dim), None) if no_head else _linear(model.head, "head"),
     )
 
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from ..rows import unpack_rows
 from .graph import Graph
 
-__all__ = ["INPUT", "INTEGER_OUTPUT", "OPSET", "OUTPUT", "Network", "Source"]
+__all__ = ["EMBEDDING_OUTPUT", "INPUT", "INTEGER_OUTPUT", "OPSET", "OUTPUT", "Network", "Source"]
 
 #: Version of ONNX's operators: the first one whose QuantizeLinear gives int16, the residual stream's type.
 OPSET = 21
@@ -26,6 +26,8 @@ INPUT = "pixels"
 OUTPUT = "logits"
 #: Name of the form `exact`'s second output, int32 [batch, classes].
 INTEGER_OUTPUT = "integer_logits"
+#: Name of the embedding, float32 [batch, embed], where the subnet has one.
+EMBEDDING_OUTPUT = "embedding"
 
 
 class Source(Protocol):
@@ -50,6 +52,13 @@ class Network(ABC):
         self.config = subnet.config
         self.tensors = subnet.tensors()
         self.graph = Graph()
+        if "embedding" in self.config:
+            # The head's last rows repeat its input, which `_embedding` takes directly.
+            rows, columns = len(self.config["classes"]), self.config["embed"]
+            for part in ("bits", "bias", "mult"):
+                self.tensors[f"head.{part}"] = self.tensors[f"head.{part}"][:rows]
+            weight = self.tensors["head.weight"]
+            self.tensors["head.weight"] = weight[: len(weight) - columns * -(-columns // 2)]
         self._sha256 = subnet.sha256
         image, patch = self.config["image"], self.config["patch"]
         kernel, stride, pad = patch["kernel"], patch["stride"], patch["pad"]
@@ -63,8 +72,12 @@ class Network(ABC):
         x = self._tokens()
         for index in range(len(config["blocks"])):
             x = self._block(index, x)
-        outputs = self.logits(self._pooled(x))
-        image, classes = config["image"], len(config["classes"])
+        pooled = self._pooled(x)
+        classes, embed = len(config["classes"]), config["embed"]
+        outputs = {name: (dtype, classes) for name, dtype in self.logits(pooled).items()} if classes else {}
+        if "embedding" in config:
+            outputs[self._embedding(pooled)] = TensorProto.FLOAT, embed
+        image = config["image"]
         shape = ["batch", image["height"], image["width"], image["channels"]]
         model = helper.make_model(
             helper.make_graph(
@@ -72,8 +85,8 @@ class Network(ABC):
                 config["name"],
                 [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, shape)],
                 [
-                    helper.make_tensor_value_info(name, dtype, ["batch", classes])
-                    for name, dtype in outputs.items()
+                    helper.make_tensor_value_info(name, dtype, ["batch", size])
+                    for name, (dtype, size) in outputs.items()
                 ],
                 list(graph.constants.values()),
             ),
@@ -82,8 +95,10 @@ class Network(ABC):
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=_IR_VERSION,
         )
-        about = {
-            key: json.dumps(config[key], ensure_ascii=False) for key in ("classes", "preprocess", "trained")
+        about: dict[str, str] = {
+            key: json.dumps(config[key], ensure_ascii=False)
+            for key in ("classes", "preprocess", "trained", "embedding")
+            if key in config
         }
         helper.set_model_props(model, {**about, "sha256": self._sha256})
         onnx.checker.check_model(model, full_check=True)
@@ -151,6 +166,12 @@ class Network(ABC):
                 "patches", "Slice", x, *(graph.integers(f"patches.{k}", [n]) for k, n in bounds.items())
             )
         return self.norm("norm", self.mean(x)) if pool == "mean" else self.mean(self.norm("norm", x))
+
+    def _embedding(self, pooled: str) -> str:
+        """Appends the embedding's real values; returns the output's name."""
+        graph, grid = self.graph, self.config["embedding"]
+        centred = graph.add("embedding.centred", "Sub", pooled, graph.number(grid["zero_point"], np.float32))
+        return graph.add(EMBEDDING_OUTPUT, "Mul", centred, graph.number(grid["scale"], np.float32))
 
     def rows(self, name: str, columns: int) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
         """Returns a layer's codes, int8 [rows, columns], and its bias [rows]."""

@@ -191,7 +191,7 @@ def run(
         trace: receives the intermediates under the names of the golden vectors.
 
     Returns:
-        int64 [classes].
+        int64 [classes]; with an embedding [classes + embed], its codes behind the logits.
     """
     trace = {} if trace is None else trace
     embed = config["embed"]

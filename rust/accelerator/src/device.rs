@@ -126,7 +126,7 @@ impl PendingFrame {
 /// The CPU runs a frame to its end when the frame is begun.
 impl Device for Executor {
     fn begin(&self, image: &ImageView) -> Result<PendingFrame> {
-        let mut logits = vec![0; self.network().config().classes.len()];
+        let mut logits = vec![0; self.network().config().outputs()];
         let time = Executor::infer(self, image, &mut logits, &NEVER)?;
         Ok(PendingFrame {
             state: State::Done(logits, time.network),

@@ -765,7 +765,7 @@ mod tests {
                 let mut codes = vec![0; config.patches() * config.patch_len()];
                 let (_, columns) = config.grid();
                 patches_channels_first(&image, config.image, config.patch, columns, 0, &mut codes);
-                let mut logits = vec![0; config.classes.len()];
+                let mut logits = vec![0; config.outputs()];
                 executor.run(&image, &mut logits).unwrap();
                 (codes, logits)
             })

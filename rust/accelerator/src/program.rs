@@ -121,6 +121,8 @@ pub struct Program {
     pub(crate) arena_checks: Vec<usize>,
     /// Class of each logit, in the order in which logits leave.
     pub(crate) class_of_logit: Vec<u16>,
+    /// Outputs in front of the embedding's codes: the classes.
+    pub(crate) first_code: usize,
 }
 
 impl Program {
@@ -285,7 +287,7 @@ impl Program {
         }
     }
 
-    /// Returns the number of a frame's logits.
+    /// Returns the number of a frame's logits, an embedding's values included.
     pub fn classes(&self) -> usize {
         self.class_of_logit.len()
     }
@@ -299,8 +301,8 @@ impl Program {
     ///
     /// # Errors
     /// [`Error::CorruptOutput`] if the output's check, the nonce, the number of logits, a
-    /// transfer's check or the number of transfers is wrong; [`Error::InvalidValue`] for a wrong
-    /// size.
+    /// transfer's check or the number of transfers is wrong, or a value of the embedding is no
+    /// code; [`Error::InvalidValue`] for a wrong size.
     pub fn read_output(&self, bytes: &[u8], nonce: u32, logits: &mut [i32]) -> Result<()> {
         let classes = self.classes();
         if bytes.len() != self.output_bytes() || logits.len() != classes {
@@ -342,12 +344,21 @@ impl Program {
         for (&class, &word) in self.class_of_logit.iter().zip(&words) {
             logits[class as usize] = word as i32;
         }
+        for (i, &value) in logits[self.first_code..].iter().enumerate() {
+            if i8::try_from(value).is_err() {
+                return wrong(format!(
+                    "value {i} of the embedding is {value}, which is no 8-bit code"
+                ));
+            }
+        }
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::mock;
 
@@ -395,5 +406,21 @@ mod tests {
         let stated = check(&shorter[..28]).to_le_bytes();
         shorter[28..].copy_from_slice(&stated);
         refused(&shorter, "2 logits are stated instead of 3");
+    }
+
+    #[test]
+    fn a_value_of_the_embedding_that_is_no_code_is_refused() {
+        let mut program = Arc::into_inner(mock::program(1, 1)).unwrap();
+        program.first_code = 1;
+        let mut logits = [0; 3];
+        program.read_output(&output(5, 0), 5, &mut logits).unwrap();
+        let mut wide = output(5, 0);
+        wide[9] = 1;
+        let stated = check(&wide[..28]).to_le_bytes();
+        wide[28..].copy_from_slice(&stated);
+        let error = program.read_output(&wide, 5, &mut logits).unwrap_err();
+        assert!(error
+            .to_string()
+            .contains("value 1 of the embedding is 265"));
     }
 }

@@ -239,9 +239,10 @@ pub(crate) fn golden(name: &str) -> Subnet {
 }
 
 /// Names of all golden subnets.
-pub(crate) const GOLDEN: [&str; 6] = [
+pub(crate) const GOLDEN: [&str; 7] = [
     "all-4",
     "all-8",
+    "embedding",
     "mean",
     "mean-after-norm",
     "overlap",

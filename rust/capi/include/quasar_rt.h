@@ -174,7 +174,7 @@ QuasarStatus quasar_engine_open(const char *path, size_t threads, QuasarEngine *
 void quasar_engine_close(QuasarEngine *engine);
 
 /*
- Returns the number of classes; 0 for null.
+ Returns the number of classes; 0 for null, and for a subnet that has an embedding only.
 
  # Safety
  `engine` is null or open.
@@ -201,6 +201,30 @@ const char *quasar_engine_class_name(const QuasarEngine *engine, size_t index);
 QuasarStatus quasar_engine_infer(const QuasarEngine *engine,
                                  const QuasarImage *image,
                                  int32_t *logits,
+                                 size_t count);
+
+/*
+ Returns the number of the embedding's values; 0 for null, and for a subnet without one.
+
+ # Safety
+ `engine` is null or open.
+ */
+size_t quasar_engine_embedding_size(const QuasarEngine *engine);
+
+/*
+ Runs one image, as `quasar_engine_infer` does, and computes its embedding: a vector of length 1
+ that is close to those of similar images.
+
+ `vector` receives `count` values, `quasar_engine_embedding_size` of them: the same bits on every
+ device.
+
+ # Safety
+ `engine` is null or open. `image` is null or readable, with the bytes that it names. `vector` is
+ null or has `count` writable elements.
+ */
+QuasarStatus quasar_engine_embed(const QuasarEngine *engine,
+                                 const QuasarImage *image,
+                                 float *vector,
                                  size_t count);
 
 /*

@@ -14,8 +14,10 @@ use std::slice;
 use std::sync::Arc;
 
 use quasar_core::cpu::NEVER;
+use quasar_core::embedding;
 use quasar_core::logits::{softmax, top_k};
 use quasar_core::preprocess::{ImageView, PixelFormat, YuvMatrix};
+use quasar_core::subnet::config::Config;
 use quasar_core::{Error, Executor, Network, Subnet, Tier};
 
 /// The outcome of a call.
@@ -43,7 +45,6 @@ pub enum QuasarStatus {
 pub struct QuasarEngine {
     executor: Executor,
     names: Vec<CString>,
-    scale: f64,
 }
 
 /// One byte a pixel.
@@ -254,7 +255,7 @@ pub unsafe extern "C" fn quasar_engine_close(engine: *mut QuasarEngine) {
     }
 }
 
-/// Returns the number of classes; 0 for null.
+/// Returns the number of classes; 0 for null, and for a subnet that has an embedding only.
 ///
 /// # Safety
 /// `engine` is null or open.
@@ -305,7 +306,64 @@ pub unsafe extern "C" fn quasar_engine_infer(
         engine.check_count(count)?;
         // SAFETY: the caller promises the bytes that the image names.
         let view = unsafe { image.view()? };
-        engine.executor.infer(&view, logits, &NEVER)?;
+        if engine.config().embedding.is_some() {
+            logits.copy_from_slice(&engine.outputs(&view)?[..count]);
+        } else {
+            engine.executor.infer(&view, logits, &NEVER)?;
+        }
+        Ok(())
+    })
+}
+
+/// Returns the number of the embedding's values; 0 for null, and for a subnet without one.
+///
+/// # Safety
+/// `engine` is null or open.
+#[no_mangle]
+pub unsafe extern "C" fn quasar_engine_embedding_size(engine: *const QuasarEngine) -> usize {
+    // SAFETY: by the caller.
+    unsafe { engine.as_ref() }.map_or(0, |engine| engine.config().embedding_size())
+}
+
+/// Runs one image, as `quasar_engine_infer` does, and computes its embedding: a vector of length 1
+/// that is close to those of similar images.
+///
+/// `vector` receives `count` values, `quasar_engine_embedding_size` of them: the same bits on every
+/// device.
+///
+/// # Safety
+/// `engine` is null or open. `image` is null or readable, with the bytes that it names. `vector` is
+/// null or has `count` writable elements.
+#[no_mangle]
+pub unsafe extern "C" fn quasar_engine_embed(
+    engine: *const QuasarEngine,
+    image: *const QuasarImage,
+    vector: *mut f32,
+    count: usize,
+) -> QuasarStatus {
+    call(|| {
+        // SAFETY: by the caller, for all three.
+        let (engine, image, vector) = unsafe {
+            (
+                borrowed(engine, "engine")?,
+                borrowed(image, "image")?,
+                array_mut(vector, count, "vector")?,
+            )
+        };
+        let config = engine.config();
+        let Some(grid) = config.embedding else {
+            return Err(invalid(
+                "the subnet has no embedding; quasar-rt export --embedding writes one that has",
+            ));
+        };
+        if count != config.embed {
+            let problem = format!("count is {count}; the embedding has {}", config.embed);
+            return Err(invalid(problem));
+        }
+        // SAFETY: the caller promises the bytes that the image names.
+        let view = unsafe { image.view()? };
+        let codes = embedding::codes(&engine.outputs(&view)?, config.classes.len());
+        vector.copy_from_slice(&embedding::unit_vector(&codes, grid.zero_point));
         Ok(())
     })
 }
@@ -339,7 +397,7 @@ pub unsafe extern "C" fn quasar_engine_top(
         if k > count {
             return Err(invalid(format!("k is {k}; there are {count} classes")));
         }
-        let probabilities = softmax(logits, engine.scale);
+        let probabilities = softmax(logits, engine.config().logit_scale);
         for (score, index) in scores.iter_mut().zip(top_k(logits, k)) {
             *score = QuasarScore {
                 index,
@@ -360,9 +418,19 @@ impl QuasarEngine {
         let names = names.map(|name| CString::new(name.replace('\0', "")).unwrap_or_default());
         Ok(Self {
             names: names.collect(),
-            scale: config.logit_scale,
             executor: Executor::new(network, (threads != 0).then_some(threads))?,
         })
+    }
+
+    fn config(&self) -> &Config {
+        self.executor.network().config()
+    }
+
+    /// Runs one image to its logits and the codes of its embedding.
+    fn outputs(&self, view: &ImageView) -> Result<Vec<i32>, Failure> {
+        let mut outputs = vec![0; self.config().outputs()];
+        self.executor.infer(view, &mut outputs, &NEVER)?;
+        Ok(outputs)
     }
 
     fn check_count(&self, count: usize) -> Result<(), Failure> {

@@ -12,9 +12,10 @@ use quasar_core::logits::{softmax, top_k};
 use quasar_core::preprocess::{ImageView, PixelFormat, YuvMatrix};
 use quasar_core::{Executor, Network, Subnet, Tier};
 use quasar_rt::{
-    quasar_engine_class_name, quasar_engine_classes, quasar_engine_close, quasar_engine_infer,
-    quasar_engine_open, quasar_engine_top, quasar_last_error, quasar_version, QuasarEngine,
-    QuasarImage, QuasarScore, QuasarStatus, QUASAR_BT709, QUASAR_NV12,
+    quasar_engine_class_name, quasar_engine_classes, quasar_engine_close, quasar_engine_embed,
+    quasar_engine_embedding_size, quasar_engine_infer, quasar_engine_open, quasar_engine_top,
+    quasar_last_error, quasar_version, QuasarEngine, QuasarImage, QuasarScore, QuasarStatus,
+    QUASAR_BT709, QUASAR_NV12,
 };
 
 const CLASSES: usize = 10;
@@ -31,7 +32,11 @@ fn c_string(path: &Path) -> CString {
 }
 
 fn open(threads: usize) -> *mut QuasarEngine {
-    let (path, mut engine) = (c_string(&subnet()), null_mut());
+    open_file(&subnet(), threads)
+}
+
+fn open_file(path: &Path, threads: usize) -> *mut QuasarEngine {
+    let (path, mut engine) = (c_string(path), null_mut());
     // SAFETY: a C string and a place for the engine.
     let status = unsafe { quasar_engine_open(path.as_ptr(), threads, &raw mut engine) };
     assert_eq!(status, QuasarStatus::Ok, "{}", last_error());
@@ -310,4 +315,63 @@ fn the_example_in_c_compiles_and_names_the_class() {
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("none.qvit"));
     fs::remove_dir_all(folder).expect("the folder");
+}
+
+#[test]
+fn an_embedding_is_the_vector_of_its_codes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/embedding.qvit");
+    let subnet = Subnet::load(&path).expect("a golden subnet");
+    let (config, side) = (subnet.config(), subnet.config().image.width);
+    let pixels = picture(side * side);
+    let network = Arc::new(Network::new(&subnet, Tier::Scalar).expect("scalar"));
+    let executor = Executor::new(network, Some(1)).expect("one thread");
+    let mut outputs = vec![0; config.outputs()];
+    let view = ImageView::packed(&pixels, side, side, 1).expect("a square");
+    executor
+        .infer(&view, &mut outputs, &AtomicBool::new(false))
+        .expect("an image");
+    let (logits, codes) = outputs.split_at(config.classes.len());
+    let zero_point = i32::from(config.embedding.expect("an embedding").zero_point);
+    let length = codes.iter().map(|&c| f64::from(c - zero_point).powi(2));
+    let length = length.sum::<f64>().sqrt();
+
+    let (engine, image) = (open_file(&path, 1), gray(&pixels));
+    let image = QuasarImage {
+        width: side,
+        height: side,
+        ..image
+    };
+    let mut found = vec![0; logits.len()];
+    let mut vector = vec![0.0; codes.len()];
+    // SAFETY: an open engine, a live image, arrays of the numbers given; closed once.
+    unsafe {
+        assert_eq!(quasar_engine_embedding_size(engine), codes.len());
+        assert_eq!(quasar_engine_embedding_size(null()), 0);
+        let status = quasar_engine_infer(engine, &raw const image, found.as_mut_ptr(), found.len());
+        assert_eq!((status, &found[..]), (QuasarStatus::Ok, logits));
+        let mut embed = |count: usize| {
+            quasar_engine_embed(engine, &raw const image, vector.as_mut_ptr(), count)
+        };
+        assert_eq!(embed(codes.len() - 1), QuasarStatus::InvalidArgument);
+        assert!(last_error().contains("the embedding has 27"));
+        assert_eq!(embed(codes.len()), QuasarStatus::Ok);
+        quasar_engine_close(engine);
+    }
+    for (&value, &code) in vector.iter().zip(codes) {
+        let wanted = f64::from(code - zero_point) / length;
+        assert!(
+            (f64::from(value) - wanted).abs() < 1e-7,
+            "{value}, {wanted}"
+        );
+    }
+
+    let (engine, pixels) = (open(1), picture(28 * 28));
+    // SAFETY: an open engine, a live image, an array of the number given; closed once.
+    unsafe {
+        assert_eq!(quasar_engine_embedding_size(engine), 0);
+        let status = quasar_engine_embed(engine, &gray(&pixels), vector.as_mut_ptr(), vector.len());
+        assert_eq!(status, QuasarStatus::InvalidArgument);
+        assert!(last_error().contains("--embedding"), "{}", last_error());
+        quasar_engine_close(engine);
+    }
 }

@@ -64,7 +64,7 @@ pub fn scalar_logits(subnet: &Subnet) -> Vec<i32> {
 
 fn logits(network: Network) -> Vec<i32> {
     let image = image(network.config());
-    let mut logits = vec![0; network.config().classes.len()];
+    let mut logits = vec![0; network.config().outputs()];
     let executor = Executor::new(Arc::new(network), Some(1)).expect("one thread");
     executor
         .run(&image, &mut logits)

@@ -101,7 +101,7 @@ fn every_tier_and_thread_count_gives_the_oracles_intermediates() {
                     assert_eq!(tensor.shape, expected.shape, "{what}: shape of {name}");
                     assert!(tensor.data == expected.data, "{what}: {name} differs");
                 }
-                let mut logits = vec![0; subnet.config().classes.len()];
+                let mut logits = vec![0; subnet.config().outputs()];
                 for _ in 0..2 {
                     executor.run(image.data(), &mut logits).unwrap();
                     assert_eq!(

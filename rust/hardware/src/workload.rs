@@ -88,7 +88,7 @@ pub struct Setting {
     pub prefix_tokens: u64,
     /// Values of a patch, the patch embedding's columns.
     pub patch_len: u64,
-    /// Rows of the head.
+    /// Rows of the head: classes, and an embedding's values.
     pub classes: u64,
     /// Pooling before the head.
     pub pool: Pool,
@@ -171,7 +171,7 @@ impl Workload {
                 patches: config.patches() as u64,
                 prefix_tokens: config.prefix_tokens as u64,
                 patch_len: config.patch_len() as u64,
-                classes: config.classes.len() as u64,
+                classes: config.outputs() as u64,
                 pool: config.pool,
                 source_pixels: if resized {
                     source_pixels(pixels)
@@ -183,7 +183,7 @@ impl Workload {
             embed: config.embed as u64,
             patch_rows: rows("embed", 0, config.embed),
             blocks: blocks.collect(),
-            head_rows: rows("head", 0, config.classes.len()),
+            head_rows: rows("head", 0, config.outputs()),
         }
     }
 

@@ -6,13 +6,14 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray3};
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray3};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 use quasar_accelerator::counters;
 use quasar_accelerator::device::{Device, PendingFrame, Profile};
 use quasar_accelerator::isa::CountedUnit;
 use quasar_core::cpu::{FrameTime, NEVER};
+use quasar_core::embedding;
 use quasar_core::logits::{softmax, top_k};
 use quasar_core::pool::{IdlePool, PerProcess};
 use quasar_core::preprocess::{ImageView, Preprocessor};
@@ -30,11 +31,13 @@ use crate::tiers::{parse_storage, parse_tier, storage_name};
 /// Such a frame takes at least 50 ms on any core; the scalar tier is some 32 times slower.
 const SLOW_MACS: u64 = 8 << 30;
 
-/// Integer logits, float logits, the most likely classes and their probabilities.
+/// Integer logits, float logits, the most likely classes and their probabilities, the embedding's
+/// codes if the subnet has one.
 type Output<'py> = (
     Bound<'py, PyArray1<i32>>,
     Bound<'py, PyArray1<f32>>,
     Vec<(usize, f64)>,
+    Option<Bound<'py, PyArray1<i8>>>,
 );
 
 /// An output, then the nanoseconds of preprocessing and of the network.
@@ -220,7 +223,7 @@ impl Engine {
     /// Runs one image.
     fn infer<'py>(&self, py: Python<'py>, image: Input<'py>, top: usize) -> PyResult<Timed<'py>> {
         let view = self.view(&image)?;
-        let mut logits = vec![0; self.classes()];
+        let mut logits = vec![0; self.outputs()];
         let mut time = self.frame(py, |cancel| {
             self.device()?.infer(&view, &mut logits, cancel)
         })?;
@@ -306,14 +309,14 @@ impl Engine {
             .iter()
             .map(|image| self.view(image))
             .collect::<PyResult<_>>()?;
-        let classes = self.classes();
+        let outputs = self.outputs();
         let cpu = self.cpu("batches run")?;
-        let mut logits = vec![0; images.len() * classes];
+        let mut logits = vec![0; images.len() * outputs];
         let start = Instant::now();
         py.detach(|| interruptible(|cancel| cpu.infer_batch(&images, &mut logits, cancel)))?;
         let nanoseconds = start.elapsed().as_nanos() as u64;
         let outputs = logits
-            .chunks_exact(classes)
+            .chunks_exact(outputs)
             .map(|logits| self.output(py, logits.to_vec(), top))
             .collect();
         Ok((outputs, nanoseconds))
@@ -357,6 +360,16 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.release();
     }
+}
+
+/// Returns the vector of length 1 of an embedding's codes.
+#[pyfunction]
+pub fn unit_vector<'py>(
+    py: Python<'py>,
+    codes: PyReadonlyArray1<'_, i8>,
+    zero_point: i8,
+) -> PyResult<Bound<'py, PyArray1<f32>>> {
+    Ok(embedding::unit_vector(codes.as_slice()?, zero_point).into_pyarray(py))
 }
 
 /// A frame that was begun.
@@ -425,8 +438,8 @@ impl Engine {
         image.view(self.subnet.config().image)
     }
 
-    fn classes(&self) -> usize {
-        self.subnet.config().classes.len()
+    fn outputs(&self) -> usize {
+        self.subnet.config().outputs()
     }
 
     fn timed<'py>(
@@ -444,8 +457,13 @@ impl Engine {
         )
     }
 
-    fn output<'py>(&self, py: Python<'py>, logits: Vec<i32>, top: usize) -> Output<'py> {
-        let scale = self.subnet.config().logit_scale;
+    fn output<'py>(&self, py: Python<'py>, mut logits: Vec<i32>, top: usize) -> Output<'py> {
+        let config = self.subnet.config();
+        let (classes, scale) = (config.classes.len(), config.logit_scale);
+        let embedding = config
+            .embedding
+            .map(|_| embedding::codes(&logits, classes).into_pyarray(py));
+        logits.truncate(classes);
         let probabilities = softmax(&logits, scale);
         let best = top_k(&logits, top)
             .into_iter()
@@ -455,7 +473,12 @@ impl Engine {
             .iter()
             .map(|&logit| (f64::from(logit) * scale) as f32)
             .collect();
-        (logits.into_pyarray(py), float.into_pyarray(py), best)
+        (
+            logits.into_pyarray(py),
+            float.into_pyarray(py),
+            best,
+            embedding,
+        )
     }
 
     /// Runs the work of one frame. Signals can end it if the frame may be slow.

@@ -49,7 +49,7 @@ mod _native {
     #[pymodule_export]
     use crate::device::{shut_down_devices, sim_configuration, Counters, Survey, Trials};
     #[pymodule_export]
-    use crate::engine::{Engine, FrameHandle};
+    use crate::engine::{unit_vector, Engine, FrameHandle};
     #[pymodule_export]
     use crate::errors::error_classes;
     #[pymodule_export]

@@ -461,6 +461,7 @@ fn a_subnet_and_its_architecture_cost_the_same() {
         "mean-after-norm",
         "all-4",
         "all-8",
+        "embedding",
     ] {
         let subnet = quasar_core::Subnet::load(format!("{folder}/{name}.qvit")).unwrap();
         let workload = Workload::of_subnet(&subnet);

@@ -102,7 +102,8 @@ impl Executor {
         self.threads
     }
 
-    /// Runs one preprocessed image (`[height, width, channels]`) to `logits` (one for each class).
+    /// Runs one preprocessed image (`[height, width, channels]`) to `logits`: one for each
+    /// class, then the codes of the embedding if the subnet has one.
     ///
     /// # Errors
     /// [`Error::InvalidImage`] and [`Error::InvalidValue`] for a wrong number of bytes or logits.
@@ -134,7 +135,7 @@ impl Executor {
     }
 
     /// Preprocesses and runs many decoded images, each on one thread; `logits` is `[images,
-    /// classes]`. The results are the same bits as those of [`Self::infer`].
+    /// outputs]`. The results are the same bits as those of [`Self::infer`].
     ///
     /// # Errors
     /// [`Error::InvalidImage`] for the image that cannot be used, [`Error::InvalidValue`] for a
@@ -146,7 +147,7 @@ impl Executor {
         cancel: &AtomicBool,
     ) -> Result<()> {
         self.check_logits(images.len(), logits)?;
-        let classes = self.network.config.classes.len();
+        let outputs = self.network.config.outputs();
         let workers = self.workers()?;
         let mut results: Vec<Result<()>> = images.iter().map(|_| Ok(())).collect();
         // In parts: an error ends the batch, and a team that another caller used may be free for
@@ -155,7 +156,7 @@ impl Executor {
         for ((images, results), logits) in images
             .chunks(part)
             .zip(results.chunks_mut(part))
-            .zip(logits.chunks_mut(part * classes))
+            .zip(logits.chunks_mut(part * outputs))
         {
             let infer = |i: usize, result: &mut Result<()>, logits: &mut [i32]| {
                 *result = check(cancel).and_then(|()| {
@@ -165,7 +166,7 @@ impl Executor {
                     Ok(())
                 });
             };
-            for_each(workers.team.as_ref(), results, logits, classes, infer);
+            for_each(workers.team.as_ref(), results, logits, outputs, infer);
             results
                 .iter_mut()
                 .try_for_each(|result| std::mem::replace(result, Ok(())))?;
@@ -182,7 +183,7 @@ impl Executor {
     pub fn profile(&self, image: &ImageView, cancel: &AtomicBool) -> Result<Vec<StageTime>> {
         let workers = self.workers()?;
         let mut workspace = Workspace::new(&self.network, self.threads);
-        let mut logits = vec![0; self.network.config.classes.len()];
+        let mut logits = vec![0; self.network.config.outputs()];
         // One run warms memory and tables up.
         workers.decoded_frame(&self.network, &mut workspace, image, &mut logits, cancel)?;
         workspace.observe(&Observer::clock(&self.network.config));
@@ -199,7 +200,7 @@ impl Executor {
         self.check_image(image)?;
         let mut workspace = Workspace::new(&self.network, self.threads);
         workspace.observe(&Observer::trace());
-        let mut logits = vec![0; self.network.config.classes.len()];
+        let mut logits = vec![0; self.network.config.outputs()];
         self.workers()?
             .frame(&self.network, &mut workspace, image, &mut logits, cancel)?;
         let observers = workspace
@@ -224,12 +225,12 @@ impl Executor {
     }
 
     fn check_logits(&self, images: usize, logits: &[i32]) -> Result<()> {
-        let classes = self.network.config.classes.len();
-        if logits.len() != images * classes {
+        let outputs = self.network.config.outputs();
+        if logits.len() != images * outputs {
             return Err(Error::InvalidValue(format!(
-                "room for {} logits; {images} images of {classes} classes need {}",
+                "room for {} outputs; {images} images of {outputs} outputs need {}",
                 logits.len(),
-                images * classes
+                images * outputs
             )));
         }
         Ok(())

@@ -89,7 +89,7 @@ impl Workspace {
             sums: vec![0; config.embed],
             mean: vec![0; config.embed],
             pooled: vec![0; config.embed],
-            accumulators: vec![0; config.classes.len()],
+            accumulators: vec![0; config.outputs()],
         }
     }
 

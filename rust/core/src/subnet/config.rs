@@ -21,7 +21,7 @@ pub const MAX_COLUMNS: usize = 4096;
 pub const MAX_HEADS: usize = 128;
 /// Size of an attention head, at most.
 pub const MAX_HEAD_DIM: usize = 128;
-/// Classes, at most.
+/// Rows of the head (classes, and the embedding's values), at most.
 pub const MAX_CLASSES: usize = 32768;
 /// Blocks, at most.
 pub const MAX_DEPTH: usize = 64;
@@ -30,9 +30,9 @@ pub const MAX_IMAGE_SIDE: usize = 4096;
 
 /// Characters of the subnet's and of a class's name, at most.
 pub const MAX_NAME: usize = 1000;
-/// `logit_scale`, at least: a float32 of the smallest logit is not 0.
+/// `logit_scale` and `embedding.scale`, at least: a float32 of the smallest logit is not 0.
 pub const MIN_LOGIT_SCALE: f64 = 1e-20;
-/// `logit_scale`, at most: a float32 of the largest logit is finite.
+/// `logit_scale` and `embedding.scale`, at most: a float32 of the largest logit is finite.
 pub const MAX_LOGIT_SCALE: f64 = 1e20;
 
 /// Architecture, preprocessing, class names and provenance of a subnet.
@@ -53,8 +53,11 @@ pub struct Config {
     pub blocks: Vec<Block>,
     /// Pooling before the head.
     pub pool: Pool,
-    /// Class names; their number is the head's rows.
+    /// Class names, one for each of the head's first rows. Empty only where there is an embedding.
     pub classes: Vec<String>,
+    /// The embedding that the head gives behind the classes; absent in a classifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<Embedding>,
     /// A float logit is `logit_scale` times the integer one.
     pub logit_scale: f64,
     /// Preprocessing of a decoded image.
@@ -63,6 +66,17 @@ pub struct Config {
     pub trained: bool,
     /// Recipe, data, figures, search record: any JSON object.
     pub provenance: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The grid of an embedding, `real = scale * (code - zero_point)`. Its codes are the head's input,
+/// which the head's last D rows repeat.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Embedding {
+    /// The real value of one code.
+    pub scale: f64,
+    /// The code of 0.
+    pub zero_point: i8,
 }
 
 /// Size of the image that the network sees.
@@ -263,15 +277,13 @@ impl Config {
             )?;
             within(&format!("blocks.{i}.hidden"), block.hidden, 1, MAX_COLUMNS)?;
         }
-        within("classes (their number)", self.classes.len(), 1, MAX_CLASSES)?;
-        if !(MIN_LOGIT_SCALE..=MAX_LOGIT_SCALE).contains(&self.logit_scale) {
-            return Err(Error::config(
-                "logit_scale",
-                format!(
-                    "{:e} is outside [{MIN_LOGIT_SCALE:e}, {MAX_LOGIT_SCALE:e}]",
-                    self.logit_scale
-                ),
-            ));
+        let fewest = usize::from(self.embedding.is_none());
+        let most = MAX_CLASSES - self.embedding_size();
+        let key = "classes (their number)";
+        within(key, self.classes.len(), fewest, most)?;
+        check_scale("logit_scale", self.logit_scale)?;
+        if let Some(Embedding { scale, .. }) = self.embedding {
+            check_scale("embedding.scale", scale)?;
         }
         check_text("name", &self.name)?;
         for (i, class) in self.classes.iter().enumerate() {
@@ -294,6 +306,16 @@ impl Config {
     /// Returns the number of tokens N: prefix and patches.
     pub fn tokens(&self) -> usize {
         self.prefix_tokens + self.patches()
+    }
+
+    /// Returns the head's rows: the classes, then the embedding's values.
+    pub fn outputs(&self) -> usize {
+        self.classes.len() + self.embedding_size()
+    }
+
+    /// Returns the number of the embedding's values: D, or 0 without an embedding.
+    pub fn embedding_size(&self) -> usize {
+        self.embedding.map_or(0, |_| self.embed)
     }
 
     /// Returns the values of a patch, channels * kernel^2: the patch embedding's K.
@@ -366,6 +388,15 @@ impl Image {
     pub fn bytes(&self) -> usize {
         self.height * self.width * self.channels
     }
+}
+
+/// Refuses scales whose float32 products with the integers would be infinite or subnormal.
+fn check_scale(key: &str, scale: f64) -> Result<()> {
+    if (MIN_LOGIT_SCALE..=MAX_LOGIT_SCALE).contains(&scale) {
+        return Ok(());
+    }
+    let limits = format!("[{MIN_LOGIT_SCALE:e}, {MAX_LOGIT_SCALE:e}]");
+    Err(Error::config(key, format!("{scale:e} is outside {limits}")))
 }
 
 /// Refuses names that could harm a terminal or a log.

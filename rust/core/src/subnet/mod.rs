@@ -1,7 +1,8 @@
 //! The subnet: configuration and tensors, checked once, when it is made. Reads and writes `.qvit`
 //! files.
 //!
-//! Depends on [`crate::error`] and [`crate::rows`]. `docs/subnet-file.md` describes the file.
+//! Depends on [`crate::error`], [`crate::rows`] and [`crate::embedding`]. `docs/subnet-file.md`
+//! describes the file.
 
 pub mod config;
 pub mod container;
@@ -12,6 +13,7 @@ pub mod schema;
 use std::io::BufReader;
 use std::path::Path;
 
+use crate::embedding;
 use crate::error::{Error, Result};
 use crate::rows;
 use config::{Config, Pool};
@@ -66,7 +68,8 @@ pub struct LayerSummary {
 pub struct Summary {
     /// Linear layers in the order of a frame's path.
     pub layers: Vec<LayerSummary>,
-    /// Trained parameters: weights, one bias a row, norms, position and prefix tables.
+    /// Trained parameters: weights, one bias a row, norms, position and prefix tables. The rows
+    /// that repeat the embedding are none.
     pub parameters: usize,
     /// Packed weight bytes of all layers.
     pub weight_bytes: usize,
@@ -237,8 +240,9 @@ impl Subnet {
             _ => 0,
         };
         let norms = (2 * config.blocks.len() + 1) * 2 * config.embed;
+        let repeated = config.embedding_size() * (config.embed + 1);
         Summary {
-            parameters: layers.iter().map(|l| l.rows * (l.k + 1)).sum::<usize>()
+            parameters: layers.iter().map(|l| l.rows * (l.k + 1)).sum::<usize>() - repeated
                 + norms
                 + n * config.embed,
             weight_bytes: layers.iter().map(|l| l.bytes).sum(),
@@ -291,6 +295,9 @@ impl Subnet {
         };
         for spec in schema::linears(&subnet.config) {
             subnet.check_linear(&spec)?;
+            if spec.name == "head" && subnet.config.embedding.is_some() {
+                subnet.check_embedding(&spec)?;
+            }
         }
         Ok(subnet)
     }
@@ -321,6 +328,33 @@ impl Subnet {
                     bound,
                 });
             }
+        }
+        Ok(())
+    }
+
+    /// Checks that the last rows of the head repeat its D inputs: row `classes + i` is 4-bit, with
+    /// the code 1 at column i, 0 elsewhere, no bias and the mantissa [`embedding::MULT`].
+    fn check_embedding(&self, spec: &LinearSpec) -> Result<()> {
+        let (head, classes) = (self.linear(spec), self.config.classes.len());
+        let rows = head.codes.chunks_exact(spec.k).enumerate().skip(classes);
+        for (i, (row, codes)) in rows.enumerate() {
+            let repeats = |(column, &code): (usize, &i8)| code == i8::from(column == i);
+            let (part, problem) = if head.bits[row] != 4 {
+                ("bits", "is 8-bit, not 4-bit".into())
+            } else if !codes.iter().enumerate().all(repeats) {
+                ("weight", format!("is not 1 at column {i} and 0 elsewhere"))
+            } else if head.bias[row] != 0 {
+                ("bias", format!("is {}, not 0", head.bias[row]))
+            } else if head.mult[row] != embedding::MULT {
+                let (found, expected) = (head.mult[row], embedding::MULT);
+                ("mult", format!("is {found}, not {expected}"))
+            } else {
+                continue;
+            };
+            return Err(Error::tensor(
+                format!("head.{part}"),
+                format!("row {row}, which gives value {i} of the embedding, {problem}"),
+            ));
         }
         Ok(())
     }

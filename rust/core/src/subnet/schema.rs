@@ -94,7 +94,7 @@ pub fn linears(config: &Config) -> Vec<LinearSpec> {
     }
     all.push(LinearSpec {
         name: "head".into(),
-        rows: config.classes.len(),
+        rows: config.outputs(),
         k: config.embed,
         shifted: false,
         tokens: 1,
