@@ -375,3 +375,49 @@ def test_the_embedding_is_near_the_float_models(change: dict[str, Any]) -> None:
         print(f"{fraction:.0%} 8-bit: cosine {found.min():.5f} at least, {found.mean():.5f} on average")
         assert found.min() > least
         np.testing.assert_allclose(values, expected[:2], atol=0.1 * np.abs(expected).max())
+
+
+def exported(tmp_path: Path, model: VisionTransformer, *options: str) -> Any:
+    """Runs the command on a checkpoint of a `vit_tiny_patch16_224` of 32x32 pixels and one block."""
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    (tmp_path / "images").mkdir(exist_ok=True)
+    for i, picture in enumerate(pictures_for(model, 4)):
+        Image.fromarray(picture).save(tmp_path / "images" / f"{i}.png")
+    command = ["--model", "vit_tiny_patch16_224", "--checkpoint", str(tmp_path / "model.pth")]
+    command += ["--calibration", str(tmp_path / "images"), "--out", str(tmp_path / "model.qvit")]
+    command += ["--model-arg=img_size=32", "--model-arg=depth=1", *options]
+    return CliRunner().invoke(export_command, command)
+
+
+def vit_tiny(classes: int) -> VisionTransformer:
+    torch.manual_seed(0)
+    model: VisionTransformer = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, depth=1, num_classes=classes
+    ).eval()
+    return model
+
+
+def test_the_tool_takes_the_number_of_classes_from_the_checkpoint(tmp_path: Path) -> None:
+    done = exported(tmp_path, vit_tiny(5))
+    assert done.exit_code == 0, done.output
+    assert Subnet.load(tmp_path / "model.qvit").classes == [f"class {i}" for i in range(5)]
+    refused = exported(tmp_path, vit_tiny(5), "--model-arg=num_classes=7")
+    assert refused.exit_code == 2
+    assert "head" in refused.output
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    refused = exported(tmp_path, vit_tiny(5), "--classes", str(tmp_path / "names.txt"))
+    assert refused.exit_code == 2
+    assert "the model has 5 classes, but 2 names were given" in refused.output
+
+
+def test_the_tool_exports_a_checkpoint_without_a_classifier_as_an_embedding(tmp_path: Path) -> None:
+    refused = exported(tmp_path, vit_tiny(0))
+    assert refused.exit_code == 2
+    assert "--embedding" in refused.output
+    assert not (tmp_path / "model.qvit").exists()
+    done = exported(tmp_path, vit_tiny(0), "--embedding", "--report")
+    assert done.exit_code == 0, done.output
+    assert "embedding: 192 values" in done.output
+    subnet = Subnet.load(tmp_path / "model.qvit")
+    assert subnet.has_embedding
+    assert subnet.classes == []

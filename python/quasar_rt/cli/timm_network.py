@@ -25,6 +25,9 @@ def load_network(
 ) -> Any:
     """Makes a timm network with the weights of a checkpoint, or with those that timm downloads.
 
+    The network has as many classes as the checkpoint's classifier, and none if it has no classifier, unless `arguments`
+    has ``num_classes``.
+
     Raises:
         Failure: timm is not installed, lacks the architecture, or the checkpoint does not fit it.
     """
@@ -32,13 +35,20 @@ def load_network(
         import timm
     except ImportError as error:
         raise Failure(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
+    parsed = _parsed(arguments)
     try:
-        network = timm.create_model(architecture, pretrained=pretrained, **_parsed(arguments))
+        network = timm.create_model(architecture, pretrained=pretrained, **parsed)
     except (RuntimeError, TypeError, ValueError, OSError) as error:
         raise Failure(f"timm could not make {architecture}: {error}") from error
     if checkpoint is not None:
         try:
-            timm.models.load_checkpoint(network, str(checkpoint))
+            if checkpoint.suffix.lower() in (".npz", ".npy"):  # of other models, which timm converts
+                timm.models.load_checkpoint(network, str(checkpoint))
+            else:
+                weights = timm.models.load_state_dict(str(checkpoint))
+                if "num_classes" not in parsed:
+                    _fit_classifier(network, weights)
+                network.load_state_dict(weights)
         # A file of another kind makes torch's unpickler raise nearly anything (KeyError, EOFError, ...).
         except Exception as error:
             raise Failure(
@@ -48,6 +58,17 @@ def load_network(
                 "--model-arg gives a shape of its own."
             ) from error
     return network
+
+
+def _fit_classifier(network: Any, weights: dict[str, Any]) -> None:
+    """Gives the network as many classes as the checkpoint's classifier has."""
+    classifier = network.default_cfg.get("classifier")
+    if not isinstance(classifier, str):
+        return
+    weight = weights.get(f"{classifier}.weight")
+    classes = 0 if weight is None else len(weight)
+    if classes != network.num_classes:
+        network.reset_classifier(classes)
 
 
 def _parsed(pairs: tuple[str, ...]) -> dict[str, Any]:
