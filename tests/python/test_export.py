@@ -188,6 +188,12 @@ def patched() -> VisionTransformer:
     return model
 
 
+def shallow(architecture: str) -> nn.Module:
+    """Returns an architecture of timm with one narrow block."""
+    model: nn.Module = timm.create_model(architecture, depth=1, embed_dim=48, num_heads=3)
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "word"),
     [
@@ -207,7 +213,14 @@ def patched() -> VisionTransformer:
         (lambda: small_model(norm_layer=timm.layers.RmsNorm), "RmsNorm"),
         (lambda: small_model(final_norm=False), "LayerNorm"),
         (lambda: small_model(attn_layer="diff"), "DiffAttention"),
-        (lambda: timm.create_model("deit_tiny_distilled_patch16_224", depth=1), "VisionTransformerDistilled"),
+        (
+            lambda: timm.create_model("deit_tiny_distilled_patch16_224", depth=1),
+            "VisionTransformerDistilled (two pooled tokens with a head each)",
+        ),
+        (lambda: shallow("vit_base_patch32_clip_224"), "pre_norm, as CLIP does"),
+        (lambda: shallow("vit_base_patch16_siglip_224"), "as SigLIP does"),
+        (lambda: shallow("vit_small_patch16_dinov3"), "Eva (rotary positions"),
+        (lambda: shallow("eva02_tiny_patch14_224"), "SwiGLU in EVA-02"),
         (patched, "does something"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

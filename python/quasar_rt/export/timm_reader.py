@@ -13,6 +13,15 @@ from .float_vit import Block, Linear, Norm, ViT
 
 __all__ = ["UnsupportedModelError", "read", "require"]
 
+#: Popular classes of timm that the integer model lacks, with the reason (docs/exporting.md has the cost of each).
+_REFUSED = {
+    "VisionTransformerDistilled": "two pooled tokens with a head each",
+    "Eva": "rotary positions, and SwiGLU in EVA-02",
+    "NaFlexVit": "images of any size",
+    "SwinTransformer": "attention in windows",
+    "SwinTransformerV2": "attention in windows",
+}
+
 
 class UnsupportedModelError(QuasarError, ValueError):
     """The model computes something that the integer model has no form for; the message names it."""
@@ -32,9 +41,11 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
     Raises:
         UnsupportedModelError: the integer model lacks a part of the model, which the message names.
     """
+    kind = type(model).__name__
+    reason = f" ({_REFUSED[kind]})" if kind in _REFUSED else ""
     require(
         type(model) is VisionTransformer,
-        f"it is a {type(model).__name__}; only timm's plain VisionTransformer is supported (vit_*, deit_* and "
+        f"its class is {kind}{reason}; only timm's plain VisionTransformer is supported (vit_*, deit_* and "
         "deit3_* without a distillation head)",
     )
     stem = model.patch_embed
@@ -43,7 +54,9 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
     )
     require(_identity(stem.norm), "its patch embedding is normalised (embed_norm_layer)")
     require(_identity(model.norm_pre), "it normalises the embedded patches (pre_norm, as CLIP does)")
-    require(model.attn_pool is None, f"it pools by attention (global_pool='{model.global_pool}')")
+    require(
+        model.attn_pool is None, f"it pools by attention (global_pool='{model.global_pool}'), as SigLIP does"
+    )
     require(
         model.global_pool in ("token", "avg"),
         f"global_pool='{model.global_pool}'; 'token' and 'avg' are supported",
