@@ -1,5 +1,5 @@
 // A lane of `root` (fpga/src/norm.cpp): variance, normalizing shift, square root and reciprocal, a
-// bit a cycle.
+// bit a cycle. At most one of `start`, `rooting`, `turn` and `dividing` is high.
 `default_nettype none
 module root_lane (
     input  wire logic               clk,
@@ -29,13 +29,13 @@ module root_lane (
             end
     end
     logic [51:0] radicand;
-    logic [53:0] remainder;
+    logic [27:0] remainder;
     logic [25:0] value;
     logic [27:0] rest;
     logic [15:0] quotient;
-    wire logic [53:0] next = {remainder[51:0], radicand[51:50]};
-    wire logic [53:0] trial = {26'd0, value, 2'b01};
-    wire logic [54:0] left = next - trial;
+    wire logic [27:0] next = {remainder[25:0], radicand[51:50]};
+    wire logic [27:0] trial = {value, 2'b01};
+    wire logic [28:0] left = {1'b0, next} - {1'b0, trial};
     wire logic [28:0] over = {rest, 1'b0} - {3'd0, value};
     always_ff @(posedge clk) begin
         sum_in <= sum;
@@ -49,10 +49,11 @@ module root_lane (
             value <= '0;
             bits <= pairs;
             sum_out <= sum_in;
-        end else if (rooting) begin
+        end
+        if (rooting) begin
             radicand <= radicand << 2;
-            remainder <= left[54] ? next : left[53:0];
-            value <= {value[24:0], !left[54]};
+            remainder <= left[28] ? next : left[27:0];
+            value <= {value[24:0], !left[28]};
         end
         if (turn) begin
             rest <= 28'd1 << 24;

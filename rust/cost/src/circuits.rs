@@ -53,7 +53,7 @@ circuits! {
     /// The same for 17 lanes, 18 and 6 banks.
     STORE_17: "drain_store" "L=17 B=18 BV=6 C=4 CB=2" 1996 840;
     /// A `LayerNorm` lane's root and reciprocal.
-    ROOT: "root_lane" "" 587 445;
+    ROOT: "root_lane" "" 554 419;
     /// A `LayerNorm` lane's elements, with the choice of one of eight groups.
     NORMALISE: "normalise_lane" "GN=8" 379 320;
     /// The same with the choice of one of four.
