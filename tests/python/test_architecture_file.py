@@ -129,11 +129,6 @@ def test_the_packaged_record_is_of_its_space_and_reached_its_target_then() -> No
     assert found.search is not None
     space = Space.load("fashion-mnist")
     assert found.search["settings"]["space_sha256"] == space.sha256
-    genome, now = found.search["genome"], space.encode(found.architecture).tolist()
-    # Genomes of records with four fractions a block, not six, have one gene for q, k and v.
-    of_block = 2 + len(found.search["architecture"]["blocks"][0]["eight_bit"])
-    assert genome[:2] == now[:2]
-    assert genome[2:4] == now[2:4]
-    assert len(genome) == 2 + of_block * max(space.settings["choices"]["depth"])
+    assert found.search["genome"] == space.encode(found.architecture).tolist()
     # The record holds what the model said then; docs/hardware-model.md has what it says now.
-    assert found.search["modelled"]["fps"] >= found.search["target_fps"] == 3000
+    assert found.search["replayed_fps"] >= found.search["target_fps"] == 2500

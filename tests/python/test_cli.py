@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from PIL import Image
 import quasar_rt
 from quasar_rt import device, packaged
 from quasar_rt.cli import cli
+
+NEEDS_TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="needs the [host] extra")
 
 
 @pytest.fixture(autouse=True)
@@ -546,7 +549,7 @@ def test_eval_on_the_digits(run, subnet_file, colour_subnet, tmp_path, monkeypat
         (["info", "nowhere.qvit"], "nowhere.qvit"),
         (["info", "no-such-name"], "packaged"),
         (["search", "--board", "vu9p"], "vu9p"),
-        (["search", "--supernet", "nowhere.pt"], "nowhere.pt"),
+        pytest.param(["search", "--supernet", "nowhere.pt"], "nowhere.pt", marks=NEEDS_TORCH),
         (["verify", "{picture}"], "subnet"),
         (["bench", "deit-huge"], "deit-huge"),
         (["infer", "--subnet", "{picture}", "{picture}"], "subnet"),

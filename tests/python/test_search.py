@@ -37,6 +37,8 @@ from quasar_rt.nas.scores import proxy_scores
 from quasar_rt.nas.stats import hypervolume
 from quasar_rt.space import Space, space_names
 
+NEEDS_TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="needs the [host] extra")
+
 
 @pytest.mark.parametrize("name", ["digits", "fashion-mnist-coarse", "tiny"])
 def test_a_networks_numbers_are_its_subnets(name):
@@ -367,7 +369,7 @@ def test_the_command_prints_a_table_and_warns(tmp_path):
         (["--space", "digits", "--fps", "0"], ["--fps"], 2),
         (["--retrain", "3"], ["supernet"], 2),
         (["--hardware", "none.toml"], ["none.toml"], 2),
-        (["--supernet", "none.pt"], ["none.pt"], 2),
+        pytest.param(["--supernet", "none.pt"], ["none.pt"], 2, marks=NEEDS_TORCH),
     ],
 )
 def test_the_commands_errors_are_one_line(tmp_path, arguments, words, status):
