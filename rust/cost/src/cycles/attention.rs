@@ -27,6 +27,9 @@ impl Model<'_> {
         );
         let inner = work.heads * self.array.padded(work.head_dim);
         let mut proj = self.linear(needed, work.proj, inner);
+        // The columns that pad a head to whole words are no work of the network.
+        proj.stage.macs = needed * work.proj.total() * work.inner();
+        proj.stage.slot_macs = proj.stage.slot_macs / inner * work.inner();
         let side = self.side(4 * embed);
         let norm = self.norm(&proj.held_up(), needed, embed);
         let mut lead = self.lead(&[first, second], side, norm, false);
