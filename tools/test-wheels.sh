@@ -62,7 +62,7 @@ check() {
   "$@" -m pytest -q -p no:cacheprovider "${pytest[@]}" $(printf 'tests/python/%s.py ' $tests) >"$work/tests" 2>&1 || { cat "$work/tests" >&2; exit 1; }
   tail -1 "$work/tests"
   printf '| %s | %s | %s | %s | %s |\n' "$(date -u +%F)" "$(git describe --always --dirty)" "$name" "${bits%% *}" \
-    "$(sed -n 's/.*[^0-9]*\b\([0-9]*\) passed.*/\1/p' "$work/tests" | tail -1)" >>"$work/rows"
+    "$(grep -o '[0-9]* passed' "$work/tests" | tail -1 | cut -d' ' -f1)" >>"$work/rows"
 }
 
 # unpack ARCHITECTURE PACKAGE...: unpacks Debian packages and all that they need into $cache/ARCHITECTURE/root.
