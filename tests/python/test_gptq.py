@@ -22,10 +22,11 @@ from torch import nn  # noqa: E402
 from quasar_rt import Engine, Subnet, datasets, oracle  # noqa: E402
 from quasar_rt.cli import cli  # noqa: E402
 from quasar_rt.export import LayerReport, export_timm  # noqa: E402
-from quasar_rt.export.calibration import Ranges, squared_gradients  # noqa: E402
-from quasar_rt.export.float_vit import Linear  # noqa: E402
+from quasar_rt.export.calibration import Statistics, find_ranges, gather_statistics  # noqa: E402
+from quasar_rt.export.float_vit import Linear, forward  # noqa: E402
 from quasar_rt.export.gptq import Observed, gptq_rows, nearest_rows  # noqa: E402
 from quasar_rt.export.layerwise import _Run  # noqa: E402
+from quasar_rt.export.team import Team  # noqa: E402
 from quasar_rt.export.timm_reader import read  # noqa: E402
 
 torch.set_num_threads(1)
@@ -139,18 +140,98 @@ def test_the_same_export_gives_the_same_bytes_and_a_report(
     assert [done for _, done, _ in stages] == list(range(1, stages[0][2] + 1))
 
 
+@pytest.mark.parametrize("method", ["gptq", "nearest"])
+def test_the_bits_do_not_depend_on_the_number_of_threads(
+    trained: VisionTransformer, pictures: npt.NDArray[np.uint8], method: Any
+) -> None:
+    before = torch.get_num_threads()
+    found = set()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            options = {"eight_bit_fraction": 0.25, "method": method, **OPTIONS}
+            found.add(export_timm(trained, pictures[:40], **options).to_bytes())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1
+
+
+def test_a_range_clips_outliers_where_that_costs_the_loss_less(
+    trained: VisionTransformer, pictures: npt.NDArray[np.uint8]
+) -> None:
+    net = read(trained)
+    net.cast(torch.float32)
+    batches = list(normalised(pictures[:16]).split(4))
+    point = "blocks.0.norm1.out"
+    net.blocks[0].norm1.gamma[5] *= 40
+    with Team() as team:
+        statistics = gather_statistics(net, batches, team)
+        largest = max(-float(statistics.low[point]), float(statistics.high[point]))
+
+        def reached(weight: float) -> float:
+            """Returns the share of the values' range that the grid covers if an error of channel 5 has this weight."""
+            gradients = {**statistics.gradients, point: torch.ones(32)}
+            gradients[point][5] = weight
+            found = find_ranges(
+                net, batches, Statistics(statistics.low, statistics.high, gradients), None, team
+            )
+            return max(-float(found.low[point][0]), float(found.high[point][0])) / largest
+
+        assert reached(0) < 0.2
+        assert reached(0) < reached(0.01) < reached(1)
+        everything = find_ranges(net, batches, statistics, 1.0, team)
+        assert everything.low[point] == statistics.low[point].numpy()
+        assert everything.high[point] == statistics.high[point].numpy()
+
+
+def test_a_range_holds_its_share_of_the_values(
+    trained: VisionTransformer, pictures: npt.NDArray[np.uint8]
+) -> None:
+    net = read(trained)
+    net.cast(torch.float32)
+    seen: list[Any] = []
+
+    def probe(name: str, value: Any) -> Any:
+        if name == "blocks.1.norm2.out":
+            seen.append(value)
+        return value
+
+    batches = list(normalised(pictures).split(4))
+    with torch.no_grad():
+        for batch in batches:
+            forward(net, batch, probe)
+    values = torch.cat(seen).flatten().numpy()
+    with Team() as team:
+        statistics = gather_statistics(net, batches, team)
+        ranges = find_ranges(net, batches, statistics, 0.99, team)
+    for end, share in ((ranges.low, 0.01), (ranges.high, 0.99)):
+        assert end["blocks.1.norm2.out"] == pytest.approx(np.quantile(values, share), abs=0.01)
+
+
 def test_the_layers_see_the_inputs_of_the_integer_model(
     trained: VisionTransformer, pictures: npt.NDArray[np.uint8]
 ) -> None:
     subnet = export_timm(trained, pictures, eight_bit_fraction=0.25, equalize=False, **OPTIONS)
     net = read(trained)
     net.cast(torch.float32)
-    batches = list(normalised(pictures).split(16))
-    run = _Run(net, Ranges(net, batches, 0.9999), squared_gradients(net, batches), 0.25, "gptq", lambda _: 0)
-    net.blocks = net.blocks[:1]
-    with torch.no_grad():
-        run.network(batches, [STD])
-    stream = np.round(run.stream[0].numpy() / run.residual_scale)[:8]
+    batches = list(normalised(pictures).split(4))
+    with Team() as team:
+        statistics = gather_statistics(net, batches, team)
+        ranges = find_ranges(net, batches, statistics, None, team)
+        net.blocks = net.blocks[:1]
+        run = _Run(
+            net,
+            ranges,
+            statistics.gradients,
+            lambda name: [0.25] * (3 if name.endswith("qkv") else 1),
+            "gptq",
+            team,
+            lambda _: 0,
+        )
+        with torch.no_grad():
+            run.network(batches, [STD])
+    stream = np.round(torch.cat(run.stream[:2]).numpy() / run.residual_scale)
     exact = []
     for picture in pictures[:8]:
         trace: oracle.Trace = {}

@@ -2,98 +2,266 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..build import Affine
 from .float_vit import ViT, forward
+from .team import Team
 
-__all__ = ["Ranges", "balance", "largest_channels", "squared_gradients"]
+__all__ = ["Ranges", "Statistics", "balance", "find_ranges", "gather_statistics", "largest_channels"]
+
+#: Bins of an activation's histogram between its smallest and its largest value.
+BINS = 1 << 13
+#: Ranges that are tried, as shares of the one that holds all values. The narrowest leaves 1.6 bins to a code.
+SHARES = np.geomspace(1, 0.05, 48)
+#: Rounds in which first the upper, then the lower end of a range is chosen.
+ROUNDS = 3
+#: Below this the usual activation functions are flat, so their input needs no codes there.
+FLAT = -4.0
+
+Float = NDArray[np.float64]
+
+#: Stored activations with a symmetric grid, and all of them but the last LayerNorm's (``norm.out``).
+_SYMMETRIC = (".q", ".k", ".v", ".proj.in")
+_STORED = (*_SYMMETRIC, ".norm1.out", ".norm2.out", ".fc1.out", ".fc2.in")
 
 
-class Ranges:
-    """Records percentiles of every activation over the calibration batches [images, channels, height, width].
+@dataclass
+class Statistics:
+    """Holds what the float network computes on the calibration images, by the points that `forward` probes.
 
-    Each batch has its own percentile; the largest of them is kept, so that only a few numbers are stored.
+    `low` and `high` are the extremes of the activations that a subnet stores and of the residual stream: [heads] of q,
+    k and v, else [1]. `gradients` are the sums of the squared gradients of the loss, by channel: [heads, head_dim] of
+    q, k and v, else [channels]. They are those of the stored activations and of the matrices' outputs.
     """
 
-    def __init__(self, net: ViT, batches: list[Tensor], percentile: float) -> None:
-        self.percentile = percentile
-        self.low: dict[str, Tensor] = {}
-        self.high: dict[str, Tensor] = {}
-        with torch.no_grad():
-            for batch in batches:
-                forward(net, batch, self._probe)
+    low: dict[str, Tensor] = field(default_factory=dict)
+    high: dict[str, Tensor] = field(default_factory=dict)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
 
-    def _probe(self, name: str, value: Tensor) -> Tensor:
-        per_head = name.rsplit(".", 1)[-1] in ("q", "k", "v")
-        flat = value.transpose(0, 1).flatten(1) if per_head else value.reshape(1, -1)
-        exact = name == "residual" or self.percentile >= 1
-        tail = 1 if exact else max(1, round((1 - self.percentile) * flat.shape[1]))
-        low = flat.topk(tail, dim=1, largest=False).values[:, -1]
-        high = flat.topk(tail, dim=1).values[:, -1]
-        self.low[name] = torch.minimum(self.low.get(name, low), low)
-        self.high[name] = torch.maximum(self.high.get(name, high), high)
-        return value
-
-    def affine(self, name: str, floor: float = -math.inf) -> Affine:
-        """Returns the grid that covers an activation's range, cut off below `floor`."""
-        return Affine.from_range(max(float(self.low[name].min()), floor), float(self.high[name].max()))
-
-    def symmetric(self, name: str) -> NDArray[np.float64]:
-        """Returns the scale of the symmetric 8-bit grid that covers an activation: float64 [heads], or [1]."""
-        largest = torch.maximum(self.low[name].abs(), self.high[name].abs())
-        scale: NDArray[np.float64] = np.maximum(largest.double().numpy(), 1e-9) / 127
-        return scale
+    def add(self, other: Statistics) -> None:
+        """Takes in those of further images."""
+        for mine, others, merge in (
+            (self.low, other.low, torch.minimum),
+            (self.high, other.high, torch.maximum),
+            (self.gradients, other.gradients, torch.add),
+        ):
+            for name, value in others.items():
+                mine[name] = merge(mine[name], value) if name in mine else value
 
 
-def squared_gradients(net: ViT, batches: list[Tensor]) -> dict[str, Tensor]:
-    """Returns the sum of the squared loss gradient at the outputs of each matrix, by name: [rows].
+def gather_statistics(net: ViT, batches: list[Tensor], team: Team) -> Statistics:
+    """Runs the float network forward and backward on batches [images, channels, height, width].
 
     The model's own prediction is the label. The loss of a network without classes is the sum of the unit embedding's
     values with signs that a seeded generator gives: the expected square of its gradient is that of the squared error.
     """
-    signs = torch.Generator().manual_seed(0)
-    sums: dict[str, Tensor] = {}
 
-    def probe(name: str, value: Tensor) -> Tensor:
-        def add(gradient: Tensor) -> None:
-            squares = gradient.square().flatten(0, -2).sum(dim=0)
-            sums[name[:-4]] = sums.get(name[:-4], torch.zeros(())) + squares
+    def part(numbered: tuple[int, Tensor]) -> Statistics:
+        number, batch = numbered
+        found = Statistics()
 
-        if name.endswith(".out") and not name.split(".")[-2].startswith("norm"):
-            value = value if value.requires_grad else value.clone().requires_grad_()
-            value.register_hook(add)
-        return value
+        def probe(name: str, value: Tensor) -> Tensor:
+            if name == "residual" or _stored(name):
+                groups = _groups(name, value.detach())
+                found.add(Statistics({name: groups.amin(dim=1)}, {name: groups.amax(dim=1)}))
+            if _stored(name) or _is_matrix_output(name):
+                value = value if value.requires_grad else value.clone().requires_grad_()
+                value.register_hook(lambda gradient: add(name, gradient))
+            return value
 
-    for batch in batches:
+        def add(name: str, gradient: Tensor) -> None:
+            dims = (0, 2) if _by_head(name) else tuple(range(gradient.ndim - 1))
+            found.add(Statistics(gradients={name: gradient.square().sum(dim=dims)}))
+
         out = forward(net, batch, probe)
         if len(net.head.weight):
             loss = F.cross_entropy(out, out.detach().argmax(dim=1), reduction="sum")
         else:
-            loss = (F.normalize(out) * (torch.randint(2, out.shape, generator=signs) * 2 - 1)).sum()
+            signs = torch.randint(2, out.shape, generator=torch.Generator().manual_seed(number)) * 2 - 1
+            loss = (F.normalize(out) * signs).sum()
         loss.backward()
-    return sums
+        return found
+
+    total = Statistics()
+    for found in team.map(part, enumerate(batches)):
+        total.add(found)
+    return total
 
 
-def largest_channels(net: ViT, batches: list[Tensor]) -> dict[str, Tensor]:
-    """Returns the largest magnitude of each channel that a matrix reads, by the matrix's name: [columns]."""
-    largest: dict[str, Tensor] = {}
+@dataclass
+class Ranges:
+    """The ranges of the stored activations and of the residual stream: float64 [heads] of q, k and v, else [1]."""
 
-    def probe(name: str, value: Tensor) -> Tensor:
-        if name.endswith(".in"):
-            channels = value.abs().flatten(0, -2).amax(dim=0)
-            largest[name[:-3]] = torch.maximum(largest.get(name[:-3], channels), channels)
-        return value
+    low: dict[str, Float]
+    high: dict[str, Float]
 
-    with torch.no_grad():
-        for batch in batches:
+    def affine(self, name: str) -> Affine:
+        """Returns the 8-bit grid that covers an activation's range."""
+        return Affine.from_range(float(self.low[name].min()), float(self.high[name].max()))
+
+    def symmetric(self, name: str) -> Float:
+        """Returns the scale of the symmetric 8-bit grid that covers an activation: float64 [heads], or [1]."""
+        scale: Float = np.maximum(np.maximum(np.abs(self.low[name]), np.abs(self.high[name])), 1e-9) / 127
+        return scale
+
+
+def find_ranges(
+    net: ViT, batches: list[Tensor], statistics: Statistics, percentile: float | None, team: Team
+) -> Ranges:
+    """Chooses the range of every stored activation.
+
+    Without a percentile it is the range whose grid has the least squared error, clipping and rounding together, each
+    channel weighted by the squared gradients of the loss. A `percentile` is the share of the values that the range
+    covers on each side.
+    """
+
+    def part(batch: Tensor) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+
+        def probe(name: str, value: Tensor) -> Tensor:
+            if _stored(name):
+                weights = statistics.gradients[name] if percentile is None else torch.ones(())
+                if _by_head(name):
+                    weights = weights.view(1, -1, 1, value.shape[-1]) if weights.ndim else weights
+                low, high = statistics.low[name], statistics.high[name]
+                values = _groups(name, value)
+                width = (high - low).clamp_min(1e-30) / BINS
+                index = ((values - low[:, None]) / width[:, None]).long().clamp_(0, BINS - 1)
+                index += BINS * torch.arange(len(low))[:, None]
+                weights = _groups(name, weights.double().expand_as(value)).flatten()
+                counts = torch.bincount(index.flatten(), weights, minlength=BINS * len(low))
+                found[name] = counts.view(len(low), BINS)
+            return value
+
+        with torch.no_grad():
             forward(net, batch, probe)
+        return found
+
+    histograms: dict[str, Tensor] = {}
+    for found in team.map(part, batches):
+        for name, counts in found.items():
+            histograms[name] = histograms[name] + counts if name in histograms else counts
+    flat = {f"blocks.{i}.fc1.out" for i, block in enumerate(net.blocks) if _is_flat(block.activation)}
+
+    def choose(name: str) -> tuple[Float, Float]:
+        lows, highs = (ends[name].double().numpy() for ends in (statistics.low, statistics.high))
+        lows = np.maximum(lows, FLAT) if name in flat else lows
+        if name not in histograms or percentile == 1:
+            return lows, highs
+        ends = []
+        for first, low, high, last, counts in zip(
+            statistics.low[name].tolist(),
+            lows,
+            highs,
+            statistics.high[name].tolist(),
+            histograms[name],
+            strict=True,
+        ):
+            weights = counts.numpy()
+            values = first + (last - first) * (np.arange(BINS) + 0.5) / BINS
+            values, weights = values[weights > 0], weights[weights > 0]
+            if percentile is not None:
+                ends.append(_percentiles(values, weights, percentile, low, high))
+            elif name.endswith(_SYMMETRIC):
+                ends.append(_least_error_symmetric(values, weights, max(abs(low), abs(high))))
+            else:
+                ends.append(_least_error(values, weights, low, high))
+        found = np.array(ends)
+        return found[:, 0], found[:, 1]
+
+    names = list(statistics.low)
+    chosen = dict(zip(names, team.map(choose, names), strict=True))
+    return Ranges(
+        {name: ends[0] for name, ends in chosen.items()}, {name: ends[1] for name, ends in chosen.items()}
+    )
+
+
+def _percentiles(values: Float, weights: Float, share: float, low: float, high: float) -> tuple[float, float]:
+    """Returns the ends that leave ``1 - share`` of the values out on each side."""
+    below = np.cumsum(weights) / weights.sum()
+    first, last = values[np.searchsorted(below, 1 - share)], values[np.searchsorted(below, share)]
+    return max(float(first), low), min(float(last), high)
+
+
+def _least_error(values: Float, weights: Float, low: float, high: float) -> tuple[float, float]:
+    """Returns the ends, shares of `low` and `high`, between which 256 codes have the least weighted squared error."""
+
+    def error(first: float, last: float) -> float:
+        grid = Affine.from_range(first, last)
+        codes = np.clip(np.floor(values / grid.scale + 0.5), -128 - grid.zero_point, 127 - grid.zero_point)
+        return float(np.square(codes * grid.scale - values) @ weights)
+
+    low, high = min(low, 0.0), max(high, 0.0)
+    best = low, high
+    for _ in range(ROUNDS):
+        before = best
+        best = min(((best[0], high * share) for share in SHARES), key=lambda ends: error(*ends))
+        best = min(((low * share, best[1]) for share in SHARES), key=lambda ends: error(*ends))
+        if best == before:
+            break
+    return best
+
+
+def _least_error_symmetric(values: Float, weights: Float, largest: float) -> tuple[float, float]:
+    """Returns the ends, a share of `largest` and its negative, with the least weighted squared error at 255 codes."""
+
+    def error(high: float) -> float:
+        scale = max(high, 1e-9) / 127
+        codes = np.clip(np.floor(values / scale + 0.5), -128, 127)
+        return float(np.square(codes * scale - values) @ weights)
+
+    best = min((largest * share for share in SHARES), key=error)
+    return -best, best
+
+
+def _stored(name: str) -> bool:
+    return name.endswith(_STORED) or name == "norm.out"
+
+
+def _by_head(name: str) -> bool:
+    return name.endswith((".q", ".k", ".v"))
+
+
+def _is_matrix_output(name: str) -> bool:
+    return name.endswith(".out") and not name.split(".")[-2].startswith("norm")
+
+
+def _groups(name: str, value: Tensor) -> Tensor:
+    """Returns the values that share a range in a row each: [heads, values] of q, k and v, else [1, values]."""
+    return value.transpose(0, 1).flatten(1) if _by_head(name) else value.reshape(1, -1)
+
+
+def _is_flat(activation: nn.Module) -> bool:
+    with torch.no_grad():
+        return float(activation(torch.linspace(FLAT - 8, FLAT, 64)).abs().max()) < 2e-3
+
+
+def largest_channels(net: ViT, batches: list[Tensor], team: Team) -> dict[str, Tensor]:
+    """Returns the largest magnitude of each channel that a matrix reads, by the matrix's name: [columns]."""
+
+    def part(batch: Tensor) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+
+        def probe(name: str, value: Tensor) -> Tensor:
+            if name.endswith(".in"):
+                found[name[:-3]] = value.abs().flatten(0, -2).amax(dim=0)
+            return value
+
+        with torch.no_grad():
+            forward(net, batch, probe)
+        return found
+
+    largest: dict[str, Tensor] = {}
+    for found in team.map(part, batches):
+        for name, channels in found.items():
+            largest[name] = torch.maximum(largest.get(name, channels), channels)
     return largest
 
 

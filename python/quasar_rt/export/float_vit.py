@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Block", "Linear", "Norm", "Probe", "ViT", "forward"]
+__all__ = ["Block", "Linear", "Norm", "Probe", "ViT", "forward", "patches_of"]
 
 
 @dataclass
@@ -57,13 +57,14 @@ class Block:
 class ViT:
     """A network; `position` is [grid, embed], `prefix` [prefix tokens, embed] with its position already added.
 
-    A network without classes has a head of no rows.
+    A network without classes has a head of no rows. Images that need padding come padded.
     """
 
     height: int
     width: int
     channels: int
     kernel: int
+    stride: int
     embed: Linear
     position: Tensor
     prefix: Tensor
@@ -82,6 +83,11 @@ class ViT:
         self.position, self.prefix = self.position.to(dtype), self.prefix.to(dtype)
 
 
+def patches_of(net: ViT, images: Tensor) -> Tensor:
+    """Cuts images into patches [batch, grid, channels * kernel^2]."""
+    return F.unfold(images, net.kernel, stride=net.stride).transpose(1, 2)
+
+
 #: Sees the name and value of each point whose range or gradient matters; returns the value to continue with.
 Probe = Callable[[str, Tensor], Tensor]
 
@@ -98,8 +104,7 @@ def forward(net: ViT, images: Tensor, probe: Probe) -> Tensor:
     def linear(name: str, layer: Linear, x: Tensor) -> Tensor:
         return probe(f"{name}.out", F.linear(probe(f"{name}.in", x), layer.weight, layer.bias))
 
-    x = F.unfold(images, net.kernel, stride=net.kernel).transpose(1, 2)
-    x = F.linear(x, net.embed.weight, net.embed.bias) + net.position
+    x = F.linear(patches_of(net, images), net.embed.weight, net.embed.bias) + net.position
     x = torch.cat([net.prefix.expand(len(x), -1, -1), x], dim=1)
     x = probe("residual", x)
     for i, block in enumerate(net.blocks):

@@ -83,6 +83,12 @@ class Observed:
         for sums, values in ((self._rr, r), (self._yy, y)):
             sums += values.square().sum(dim=0, dtype=torch.float64)
 
+    def merge(self, other: Observed) -> None:
+        """Takes in the moments of further inputs of the same layer."""
+        self._count += other._count
+        for name in ("_x", "_r", "_y", "_xx", "_rx", "_rr", "_yy"):
+            getattr(self, name).add_(getattr(other, name))
+
     def covariance(self) -> Tensor:
         """Returns H: the covariance of the inputs, float64 [columns, columns]."""
         mean = self._x / self._count

@@ -9,14 +9,14 @@ requantization, which are at most 1/64 of a code. Depends on: torch, `quasar_rt.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..build import Affine, BlockSpec, LinearSpec, NormSpec, activation_table, norm_out_range, norm_tensors
@@ -24,13 +24,16 @@ from ..build.integers import ATTENTION_GAIN_LIMIT, MULTIPLIER_LIMIT, at_least
 from ..rows.bits import choose_bits
 from ..train.quantizers import attention, layer_norm
 from .calibration import Ranges
-from .float_vit import Block, Linear, Norm, ViT
+from .float_vit import Block, Linear, Norm, ViT, patches_of
 from .gptq import Observed, Rows, gptq_rows, nearest_rows
+from .team import Team
 
-__all__ = ["LayerReport", "Method", "Quantized", "norm_spec", "quantize_layers"]
+__all__ = ["Fractions", "LayerReport", "Method", "Quantized", "norm_spec", "quantize_layers"]
 
 #: ``gptq``: `quasar_rt.export.gptq` with corrected biases; ``nearest``: each weight to the nearest code.
 Method = Literal["gptq", "nearest"]
+#: From the name of a matrix to the shares of 8-bit rows of its equal runs of rows.
+Fractions = Callable[[str], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,9 @@ def quantize_layers(
     gradients: dict[str, Tensor],
     *,
     std: list[float],
-    fraction: float,
+    fractions: Fractions,
     method: Method,
+    team: Team,
     on_layer: Callable[[LayerReport], object],
 ) -> Quantized:
     """Quantizes the matrices from the patch embedding to the head.
@@ -82,14 +86,16 @@ def quantize_layers(
         net: the float network.
         batches: normalised calibration images [images, channels, height, width].
         ranges: of the float network's activations.
-        gradients: of the loss at the matrices' outputs (`squared_gradients`); may be empty if `fraction` is 0 or 1.
+        gradients: of the loss at the matrices' outputs (`Statistics`).
         std: of pixel/255 by channel; the patch embedding acts on raw pixels.
-        fraction: share of 8-bit rows in the matrices of the blocks. Embedding and head are all 8-bit.
+        fractions: the share of 8-bit rows of each run of rows (q, k and v of qkv; the others are one) of a matrix of
+            the blocks, by the matrix's name. Embedding and head are all 8-bit.
         method: how weights are rounded.
+        team: shares the work.
         on_layer: gets a report after each matrix.
     """
     with torch.no_grad():
-        return _Run(net, ranges, gradients, fraction, method, on_layer).network(batches, std)
+        return _Run(net, ranges, gradients, fractions, method, team, on_layer).network(batches, std)
 
 
 @dataclass
@@ -97,8 +103,9 @@ class _Run:
     net: ViT
     ranges: Ranges
     gradients: dict[str, Tensor]
-    fraction: float
+    fractions: Fractions
     method: Method
+    team: Team
     on_layer: Callable[[LayerReport], object]
 
     def network(self, batches: list[Tensor], std: list[float]) -> Quantized:
@@ -120,16 +127,14 @@ class _Run:
             ]
         else:
             exact = [_norm(net.norm, x[:, patches]).mean(dim=1) for x in self.exact]
-            pooled = [
-                _round(self._norm_codes(net.norm, out, x[:, patches]).mean(dim=1) / out.scale) * out.scale
-                for x in self.stream
-            ]
+            codes = self._norms(net.norm, out, [x[:, patches] for x in self.stream])
+            pooled = [_round(x.mean(dim=1) / out.scale) * out.scale for x in codes]
         if not len(net.head.weight):
             none = np.zeros(0)
             head = LinearSpec(net.head.weight.numpy(), none, none.astype(np.uint8), none)
             return Quantized(embed, blocks, out, head, self.residual_scale)
         # One input an image is too little to fit the head to.
-        _, head = self._fit("head", net.head, pooled, _each(net.head, exact), "nearest", 1.0)
+        _, head = self._fit("head", net.head, pooled, self._outputs(net.head, exact), "nearest", [1.0])
         return Quantized(embed, blocks, out, head, self.residual_scale)
 
     def _embedding(self, batches: list[Tensor], std: list[float]) -> LinearSpec:
@@ -137,15 +142,15 @@ class _Run:
         net = self.net
         per_channel = net.kernel * net.kernel
         deviation = torch.tensor(np.repeat(255 * np.asarray(std), per_channel))
-        patches = [F.unfold(batch, net.kernel, stride=net.kernel).transpose(1, 2) for batch in batches]
+        patches = [patches_of(net, batch) for batch in batches]
         weight = net.embed.weight.double() / deviation
         # Around their mean, pixels are the normalised pixels times a factor, and the bias is the same.
         layer = Linear(weight.float(), net.embed.bias)
         pixels = [(batch.double() * deviation).float() for batch in patches]
-        exact = _each(net.embed, patches)
-        layer, raw = self._fit("embed", layer, pixels, exact, self.method, 1.0)
+        exact = self._outputs(net.embed, patches)
+        layer, raw = self._fit("embed", layer, pixels, exact, self.method, [1.0])
         assert raw.scales is not None
-        for outputs, y in zip(exact, _each(layer, pixels), strict=True):
+        for outputs, y in zip(exact, self._outputs(layer, pixels), strict=True):
             prefix = net.prefix.expand(len(y), -1, -1)
             self.exact.append(torch.cat([prefix, outputs + net.position], dim=1))
             self.stream.append(self._on_grid(torch.cat([prefix, y + net.position], dim=1)))
@@ -154,9 +159,9 @@ class _Run:
     def _block(self, name: str, block: Block) -> BlockSpec:
         ranges = self.ranges
         norm1_out = norm_out_range(norm_spec(block.norm1), ranges.affine(f"{name}.norm1.out"))
-        inputs = [self._norm_codes(block.norm1, norm1_out, x) for x in self.stream]
-        exact = _each(block.qkv, [_norm(block.norm1, x) for x in self.exact])
-        layer, qkv = self._fit(f"{name}.qkv", block.qkv, inputs, exact, self.method, parts=3)
+        inputs = self._norms(block.norm1, norm1_out, self.stream)
+        exact = self._outputs(block.qkv, [_norm(block.norm1, x) for x in self.exact])
+        layer, qkv = self._fit(f"{name}.qkv", block.qkv, inputs, exact, self.method)
         steps = (_scales(qkv) * norm1_out.scale).reshape(3, block.heads, -1).max(axis=2)
         scales = [
             at_least(
@@ -173,19 +178,17 @@ class _Run:
                 ATTENTION_GAIN_LIMIT * (1 - 2**-15),
             )
         )
-        inputs = [
-            _attention_codes(block, F.linear(x, layer.weight, layer.bias), scales, attn_out) for x in inputs
-        ]
-        exact = _each(block.proj, [_attention(block, y) for y in exact])
+        inputs = self._each(
+            lambda x: _attention_codes(block, F.linear(x, layer.weight, layer.bias), scales, attn_out), inputs
+        )
+        exact = self._outputs(block.proj, self._each(lambda y: _attention(block, y), exact))
         proj = self._branch(f"{name}.proj", block.proj, inputs, exact)
 
         norm2_out = norm_out_range(norm_spec(block.norm2), ranges.affine(f"{name}.norm2.out"))
-        inputs = [self._norm_codes(block.norm2, norm2_out, x) for x in self.stream]
-        exact = _each(block.fc1, [_norm(block.norm2, x) for x in self.exact])
-        layer, fc1 = self._fit(f"{name}.fc1", block.fc1, inputs, exact, self.method)
-        # Below about -4 the usual activations are flat: no codes are spent there.
-        floor = -4.0 if _is_flat_below(block.activation, -4.0) else -math.inf
-        out = ranges.affine(f"{name}.fc1.out", floor)
+        inputs = self._norms(block.norm2, norm2_out, self.stream)
+        exact = self._outputs(block.fc1, [_norm(block.norm2, x) for x in self.exact])
+        fitted, fc1 = self._fit(f"{name}.fc1", block.fc1, inputs, exact, self.method)
+        out = ranges.affine(f"{name}.fc1.out")
         finest = _scales(fc1).max() * norm2_out.scale * 64
         fc1_out = Affine(float(at_least(out.scale, finest, MULTIPLIER_LIMIT)), out.zero_point)
         act_out = ranges.affine(f"{name}.fc2.in")
@@ -197,8 +200,11 @@ class _Run:
 
         codes = activation_table(activation, fc1_out, act_out).astype(np.float32)
         table = torch.from_numpy((codes - act_out.zero_point) * np.float32(act_out.scale))
-        inputs = [table[_codes(y, fc1_out).long() + 128] for y in _each(layer, inputs)]
-        fc2 = self._branch(f"{name}.fc2", block.fc2, inputs, _each(block.fc2, map(block.activation, exact)))
+        inputs = self._each(
+            lambda x: table[_codes(F.linear(x, fitted.weight, fitted.bias), fc1_out).long() + 128], inputs
+        )
+        exact = self._outputs(block.fc2, self._each(block.activation, exact))
+        fc2 = self._branch(f"{name}.fc2", block.fc2, inputs, exact)
         return BlockSpec(
             heads=block.heads,
             head_dim=block.head_dim,
@@ -223,7 +229,8 @@ class _Run:
         """Quantizes a layer that adds to the residual stream, and adds its outputs in both networks."""
         fitted, spec = self._fit(name, layer, inputs, exact, self.method)
         self.exact = [x + y for x, y in zip(self.exact, exact, strict=True)]
-        self.stream = [self._on_grid(x + y) for x, y in zip(self.stream, _each(fitted, inputs), strict=True)]
+        outputs = self._outputs(fitted, inputs)
+        self.stream = [self._on_grid(x + y) for x, y in zip(self.stream, outputs, strict=True)]
         return spec
 
     def _fit(
@@ -233,17 +240,16 @@ class _Run:
         inputs: list[Tensor],
         exact: list[Tensor],
         method: Method,
-        fraction: float | None = None,
-        parts: int = 1,
+        fractions: Sequence[float] | None = None,
     ) -> tuple[Linear, LinearSpec]:
-        """Quantizes a matrix of `parts` equal runs of rows, each with the fraction of 8-bit rows.
+        """Quantizes a matrix, each of whose runs of rows has its fraction of 8-bit rows.
 
         `inputs` are the quantized network's, `exact` the outputs of the float network.
         """
         seen = Observed(layer)
-        for x, y in zip(inputs, exact, strict=True):
-            seen.add(x, y)
-        fraction = self.fraction if fraction is None else fraction
+        for part in self.team.map(lambda pair: _observed(layer, *pair), zip(inputs, exact, strict=True)):
+            seen.merge(part)
+        fractions = self.fractions(name) if fractions is None else fractions
         bias = layer.bias.double()
         if method == "gptq":
             covariance = seen.covariance()
@@ -257,13 +263,14 @@ class _Run:
         def errors(rows: Rows) -> Tensor:
             return seen.errors(rows.weight, seen.bias(rows.weight) if method == "gptq" else bias)
 
-        if fraction in (0, 1):
-            eight = torch.full((len(layer.weight),), bool(fraction))
-            rows = rounded(8 if fraction else 4)
+        if set(fractions) in ({0.0}, {1.0}):
+            eight = torch.full((len(layer.weight),), bool(fractions[0]))
+            rows = rounded(8 if fractions[0] else 4)
         else:
-            four, eights = rounded(4), rounded(8)
-            worth = self.gradients[name].double() * (errors(four) - errors(eights))
-            eight = torch.from_numpy(choose_bits(worth.numpy(), fraction, parts) == 8)
+            four, eights = self.team.map(rounded, (4, 8))
+            worth = self.gradients[f"{name}.out"].double() * (errors(four) - errors(eights))
+            runs = zip(worth.chunk(len(fractions)), fractions, strict=True)
+            eight = torch.from_numpy(np.concatenate([choose_bits(run.numpy(), f) for run, f in runs]) == 8)
             rows = eights.where(eight, four)
         after = errors(rows)
         before = after
@@ -294,6 +301,15 @@ class _Run:
         codes = layer_norm(torch.round(x / self.residual_scale).int(), gain, offset, frac, epsilon)
         return (codes - out.zero_point).float() * out.scale
 
+    def _norms(self, norm: Norm, out: Affine, stream: list[Tensor]) -> list[Tensor]:
+        return self._each(lambda x: self._norm_codes(norm, out, x), stream)
+
+    def _outputs(self, layer: Linear, inputs: list[Tensor]) -> list[Tensor]:
+        return self._each(lambda x: F.linear(x, layer.weight, layer.bias), inputs)
+
+    def _each(self, function: Callable[[Tensor], Tensor], inputs: list[Tensor]) -> list[Tensor]:
+        return list(self.team.map(function, inputs))
+
     def _on_grid(self, x: Tensor) -> Tensor:
         return _round(x / self.residual_scale).clamp(-32767, 32767) * self.residual_scale
 
@@ -306,8 +322,10 @@ def _codes(x: Tensor, grid: Affine) -> Tensor:
     return (_round(x / grid.scale) + grid.zero_point).clamp(-128, 127)
 
 
-def _each(layer: Linear, inputs: Any) -> list[Tensor]:
-    return [F.linear(x, layer.weight, layer.bias) for x in inputs]
+def _observed(layer: Linear, x: Tensor, y: Tensor) -> Observed:
+    seen = Observed(layer)
+    seen.add(x, y)
+    return seen
 
 
 def _norm(norm: Norm, x: Tensor) -> Tensor:
@@ -345,8 +363,3 @@ def _attention_codes(block: Block, y: Tensor, scales: list[NDArray[np.float64]],
     )
     attended = attention(q, k, v, mult.float()) * steps[2]
     return _round(attended.transpose(1, 2).flatten(2) / out).clamp(-128, 127) * out
-
-
-def _is_flat_below(activation: nn.Module, edge: float) -> bool:
-    values = activation(torch.linspace(edge - 8, edge, 64))
-    return float(values.abs().max()) < 2e-3

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from ..build import NetworkSpec, build_subnet
 from ..images import ImageLike
 from ..subnet import Subnet
-from .calibration import Ranges, balance, largest_channels, squared_gradients
+from .calibration import balance, find_ranges, gather_statistics, largest_channels
 from .float_vit import ViT, forward
 from .inputs import calibration_batches, preprocessing_of
 from .layerwise import LayerReport, Method, norm_spec, quantize_layers
+from .team import MEMBERS, Team
 from .timm_reader import read, require
 
 __all__ = ["export_timm"]
@@ -31,7 +32,7 @@ def export_timm(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     resize: dict[str, Any] | None = None,
-    percentile: float = 0.9999,
+    percentile: float | None = None,
     equalize: bool = True,
     method: Method = "gptq",
     embedding: bool = False,
@@ -55,7 +56,9 @@ def export_timm(
         resize: the subnet's ``preprocess.resize`` (docs/subnet-file.md). The default is timm's configuration of the
             model, whose ``crop_pct`` counts only where the model has the configuration's image size: for a model made
             with another ``img_size``, the shorter side is resized to that size. Rectangular models need `resize`.
-        percentile: the share of an activation's distribution that its 8-bit range covers on each side.
+        percentile: the share of an activation's distribution that its 8-bit range covers on each side. By default the
+            range is that of the least squared error, clipping and rounding together, each channel weighted by what an
+            error of it costs the loss.
         equalize: True first evens out the ranges of the channels that each LayerNorm gives, and of v's.
         method: ``"gptq"`` rounds each row for the least error of its outputs (`quasar_rt.export.gptq`) and corrects
             the biases; ``"nearest"`` rounds each weight to the nearest code.
@@ -76,13 +79,16 @@ def export_timm(
     """
     if not 0 <= eight_bit_fraction <= 1:
         raise ValueError(f"eight_bit_fraction must be in [0, 1], not {eight_bit_fraction}")
-    if not 0.9 <= percentile <= 1:
+    if percentile is not None and not 0.9 <= percentile <= 1:
         raise ValueError(f"percentile must be in [0.9, 1], not {percentile}")
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {method!r}")
     net = read(model, headless=embedding)
     preprocessing, mean_of, std_of = preprocessing_of(model, net, mean, std, resize)
-    batches = calibration_batches(calibration, net, preprocessing, mean_of, std_of, batch_size)
+    # The members of a team work on as many images in all.
+    batches = calibration_batches(
+        calibration, net, preprocessing, mean_of, std_of, max(1, batch_size // MEMBERS)
+    )
     names = [f"class {i}" for i in range(len(net.head.weight))] if classes is None else list(classes)
     if len(names) != len(net.head.weight):
         raise ValueError(f"the model has {len(net.head.weight)} classes, but {len(names)} names were given")
@@ -103,23 +109,25 @@ def export_timm(
 
     net.cast(torch.float32)
     _check_same_function(model, net, batches[0])
-    if equalize:
-        balance(net, largest_channels(net, batches))
-    step("channels")
-    ranges = Ranges(net, batches, percentile)
-    step("ranges")
-    gradients = squared_gradients(net, batches) if 0 < eight_bit_fraction < 1 else {}
-    step("gradients")
-    parts = quantize_layers(
-        net,
-        batches,
-        ranges,
-        gradients,
-        std=std_of,
-        fraction=eight_bit_fraction,
-        method=method,
-        on_layer=on_layer,
-    )
+    with Team() as team:
+        if equalize:
+            balance(net, largest_channels(net, batches, team))
+        step("channels")
+        statistics = gather_statistics(net, batches, team)
+        step("gradients")
+        ranges = find_ranges(net, batches, statistics, percentile, team)
+        step("ranges")
+        parts = quantize_layers(
+            net,
+            batches,
+            ranges,
+            statistics.gradients,
+            std=std_of,
+            fractions=lambda name: [eight_bit_fraction] * (3 if name.endswith(".qkv") else 1),
+            method=method,
+            team=team,
+            on_layer=on_layer,
+        )
     spec = NetworkSpec(
         name=name or getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__,
         height=net.height,
@@ -149,7 +157,7 @@ def export_timm(
             "timm": timm.__version__,
             "eight_bit_fraction": eight_bit_fraction,
             "calibration_images": sum(len(batch) for batch in batches),
-            "percentile": percentile,
+            "ranges": "least error" if percentile is None else f"quantile {percentile}",
             "equalize": equalize,
             "method": method,
             "mean": mean_of,

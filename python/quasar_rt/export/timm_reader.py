@@ -97,6 +97,7 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         width=stem.img_size[1],
         channels=model.in_chans,
         kernel=patch[0],
+        stride=patch[0],
         embed=_matrix(stem.proj.weight.flatten(1), stem.proj.bias),
         position=position,
         prefix=prefix,
