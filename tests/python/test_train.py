@@ -16,6 +16,7 @@ from quasar_rt.rows import quantize_rows  # noqa: E402
 from quasar_rt.space import Architecture, BlockShape  # noqa: E402
 from quasar_rt.train.model import ViT, ViTConfig  # noqa: E402
 from quasar_rt.train.quantizers import ActQuantizer, RowLinear, attention, best_step, fake, layer_norm  # noqa: E402
+from quasar_rt.train.runtime import fused  # noqa: E402
 from quasar_rt.train.widths import gather_statistics, rank_rows  # noqa: E402
 
 torch.set_num_threads(1)
@@ -144,7 +145,8 @@ def test_rounding_passes_gradients_inside_and_stops_them_outside() -> None:
         quantizer.log_scale.fill_(math.log(0.5))
         quantizer.zero_point.fill_(-100)
     x = torch.tensor([[-20.0, -13.9, 0.2, 0.26, 113.4, 120.0]], requires_grad=True)
-    codes, scale = quantizer(x)
+    found = quantizer(x)
+    codes, scale = found.codes(), found.scale
     assert codes.tolist() == [[-28, -28, 0, 1, 227, 227]]
     (codes * scale).sum().backward()
     assert x.grad is not None
@@ -155,6 +157,70 @@ def test_rounding_passes_gradients_inside_and_stops_them_outside() -> None:
     assert quantizer.log_scale.grad.item() == pytest.approx(
         inside.item() * 0.5 / math.sqrt(127 * 6), rel=1e-5
     )
+
+
+def rounded(x: Any, scale: Any, low: Any, high: Any) -> Any:
+    """Rounds as the integer model does, in single steps of autograd: straight through inside, nothing outside."""
+    ratio = x / scale
+    code = torch.floor(ratio.detach() + 0.5)
+    codes = code.clamp(low, high)
+    return codes + torch.where(code == codes, ratio - ratio.detach(), 0.0)
+
+
+def by_single_steps(block: Any, x: Any) -> Any:
+    """Computes `Block.quantized` as it is defined: real values, divided by their scale and rounded."""
+
+    def norm(layer: Any, out: Any) -> Any:
+        return limited(
+            torch.nn.functional.layer_norm(x, x.shape[-1:], layer.weight, layer.bias, layer.eps), out
+        )
+
+    def limited(real: Any, out: Any) -> Any:
+        scale, zero = out.learned(real[0].numel()), out.zero_point
+        if len(scale) > 1:
+            scale = scale.repeat_interleave(real.shape[-1] // len(scale))
+        return rounded(real, scale, -128 - zero, 127 - zero), scale
+
+    def linear(layer: Any, codes: Any, scale: Any) -> Any:
+        return layer.integer(codes, scale.squeeze())[0]
+
+    heads, dim = block.heads, block.head_dim
+    codes, scale = limited(linear(block.qkv, *norm(block.norm1, block.norm1_out)), block.qkv_out)
+    q, k, v = codes.unflatten(-1, (3 * heads, dim)).transpose(1, 2).chunk(3, dim=1)
+    q_scale, k_scale, v_scale = scale[::dim].chunk(3)
+    mult = q_scale * k_scale * (2**20 * 64 * math.log2(math.e) * dim**-0.5)
+    out = (attention(q, k, v, mult) * v_scale.view(-1, 1, 1)).transpose(1, 2).flatten(2)
+    x = x + linear(block.proj, *limited(out, block.attn_out)) * block.gamma1
+    codes, scale = limited(linear(block.fc1, *norm(block.norm2, block.norm2_out)), block.fc1_out)
+    codes, scale = limited(torch.nn.functional.gelu(codes * scale), block.act_out)
+    return x + linear(block.fc2, codes, scale) * block.gamma2
+
+
+@pytest.mark.parametrize("fuse", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_blocks_gradients_are_those_of_its_single_steps(fuse: bool) -> None:
+    model = quantized_model(layer_scale=0.5)
+    block, generator = model.blocks[0].train(), torch.Generator().manual_seed(0)
+    # Ranges so small that many values are outside.
+    with torch.no_grad():
+        for quantizer in model.quantizers().values():
+            quantizer.log_scale -= 1.0
+    x = torch.randn(6, 10, model.config.architecture.embed, generator=generator, requires_grad=True)
+    weights = torch.randn(x.shape, generator=generator)
+
+    def gradients(compute: Any) -> dict[str, Any]:
+        x.grad = None
+        block.zero_grad(set_to_none=True)
+        (compute(x) * weights).sum().backward()
+        found = {name: p.grad for name, p in block.named_parameters() if p.grad is not None}
+        return {"x": x.grad, **found}
+
+    with fused(fuse):
+        mine = gradients(lambda x: block.quantized(x, model.residual_scale))
+    exact = gradients(lambda x: by_single_steps(block, x))
+    assert mine.keys() == exact.keys()
+    for name, gradient in exact.items():
+        # A value at the edge between two codes may fall to either side.
+        assert (mine[name] - gradient).norm() <= 1e-3 * gradient.norm(), name
 
 
 def test_rows_codes_are_the_packers() -> None:

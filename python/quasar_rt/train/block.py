@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from ..build import Affine, BlockSpec, LinearSpec, NormSpec, norm_out_range, norm_tensors
 from ..space import BlockShape
 from .quantizers import (
-    MULTIPLIER_LIMIT,
     ActQuantizer,
     RowLinear,
+    Unrounded,
     attention,
+    gelu,
     layer_norm,
     leading,
     round_half_up,
@@ -94,25 +95,20 @@ class Block(nn.Module):
 
         `keep` is that of `forward`.
         """
-        y, scale = norm_codes(self.norm1, self.norm1_out, x, residual_scale)
-        qkv, step = self.qkv.integer(y, scale)
-        qkv = qkv.unflatten(-1, (3 * self.heads, self.head_dim))
-        codes, scale = self.qkv_out(qkv, _finest(step, 3 * self.heads))
-        scale = scale.squeeze(-1)
-        q_scale, k_scale, v_scale = scale.chunk(3)
+        y = norm_codes(self.norm1, self.norm1_out, x, residual_scale)
+        qkv = self.qkv.requantized(y, self.qkv_out)
+        codes = qkv.codes().unflatten(-1, (3 * self.heads, self.head_dim))
         q, k, v = codes.transpose(1, 2).chunk(3, dim=1)
+        q_scale, k_scale, v_scale = qkv.scale.chunk(3)
         mult = q_scale * k_scale * (2**20 * 64 * math.log2(math.e) * self.head_dim**-0.5)
-        out = attention(q, k, v, mult) * v_scale.view(-1, 1, 1)
-        y, scale = self.attn_out(out.transpose(1, 2).flatten(2))
-        update = self.proj.integer(y, scale, self._gamma(self.gamma1))[0]
-        x = self._add(x, _kept(update, keep, 0), residual_scale)
+        scale = self.attn_out.learned(x.shape[1] * self.heads * self.head_dim).squeeze(0)
+        out = attention(q, k, v, mult, v_scale / scale).transpose(1, 2).flatten(2)
+        y = Unrounded(out, scale, self.attn_out.zero_point)
+        x = self._add(x, _kept(self.proj.update(y, self._gamma(self.gamma1)), keep, 0), residual_scale)
 
-        y, scale = norm_codes(self.norm2, self.norm2_out, x, residual_scale)
-        y, step = self.fc1.integer(y, scale)
-        y, scale = self.fc1_out(y, _finest(step, 1))
-        y, scale = self.act_out(F.gelu(y * scale))
-        update = self.fc2.integer(y, scale, self._gamma(self.gamma2))[0]
-        return self._add(x, _kept(update, keep, 1), residual_scale)
+        y = norm_codes(self.norm2, self.norm2_out, x, residual_scale)
+        y = gelu(self.fc1.requantized(y, self.fc1_out), self.act_out)
+        return self._add(x, _kept(self.fc2.update(y, self._gamma(self.gamma2)), keep, 1), residual_scale)
 
     def _gamma(self, gamma: Tensor | None) -> Tensor | None:
         return None if gamma is None else leading(gamma, self.embed)
@@ -147,36 +143,31 @@ def _kept(update: Tensor, keep: Tensor | None, branch: int) -> Tensor:
     return update if keep is None else update * keep[branch].view(-1, 1, 1).to(update.dtype)
 
 
-def norm_codes(
-    norm: nn.LayerNorm, out: ActQuantizer, x: Tensor, residual_scale: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Returns LayerNorm's output as codes without zero point, and their scale; in integers outside training."""
+def norm_codes(norm: nn.LayerNorm, out: ActQuantizer, x: Tensor, residual_scale: Tensor) -> Unrounded:
+    """Returns LayerNorm's output in the codes of `out`; outside training computed in integers, and rounded already."""
+    d = x.shape[-1]
+    scale = out.learned(x[0].numel()).squeeze(0)
+    weight, bias = leading(norm.weight, d) / scale, leading(norm.bias, d) / scale + out.zero_point
     if out.training:
-        codes, scale = out(float_norm(norm, x))
-        return codes, scale
-    spec = norm_spec(norm, x.shape[-1])
+        return Unrounded(F.layer_norm(x, (d,), weight, bias, norm.eps), scale, out.zero_point)
+    spec = norm_spec(norm, d)
     affine_out = norm_out_range(spec, affine(out))
     tensors = norm_tensors("norm", spec, affine_out, float(residual_scale))
-    gain, bias = (torch.from_numpy(tensors[f"norm.{k}"]).int().to(x.device) for k in ("gain", "bias"))
+    gain, offset = (torch.from_numpy(tensors[f"norm.{k}"]).int().to(x.device) for k in ("gain", "bias"))
     frac, epsilon = int(tensors["norm.frac"][0]), int(tensors["norm.epsilon"][0])
-    codes = layer_norm(torch.round(x.detach() / residual_scale).int(), gain, bias, frac, epsilon).to(x.dtype)
-    codes = codes - out.zero_point
-    scale = torch.full_like(residual_scale, affine_out.scale)
+    codes = layer_norm(torch.round(x.detach() / residual_scale).int(), gain, offset, frac, epsilon).to(
+        x.dtype
+    )
     if torch.is_grad_enabled():
-        smooth = out(float_norm(norm, x))[0]
+        smooth = F.layer_norm(x, (d,), weight, bias, norm.eps)
         codes = smooth + (codes - smooth).detach()
-    return codes, scale
+    return Unrounded(codes, torch.full_like(residual_scale, affine_out.scale), out.zero_point)
 
 
 def float_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     """Applies LayerNorm over as many channels as `x` has."""
     d = x.shape[-1]
     return F.layer_norm(x, (d,), leading(norm.weight, d), leading(norm.bias, d), norm.eps)
-
-
-def _finest(step: Tensor, groups: int) -> Tensor:
-    """Returns the finest output scale [groups] whose multiplier the integer model holds, for rows of these steps."""
-    return step.detach().view(groups, -1).amax(dim=1) / MULTIPLIER_LIMIT
 
 
 def on_grid(x: Tensor, scale: Tensor, training: bool) -> Tensor:

@@ -29,7 +29,7 @@ from .model import ViT
 from .optimizer import SliceAdamW
 from .progress import EpochProgress
 from .recipe import Stage
-from .runtime import can_compile
+from .runtime import can_compile, fused
 from .schedule import kept_branches, learning_rate, sample_network
 from .slices import Region, union
 
@@ -146,8 +146,8 @@ class Loop:
         self.logits: Callable[..., Tensor] = self._compiled()
 
     def _compiled(self) -> Any:
-        # Each sampled network has another shape, and each shape would be compiled.
-        if not self.settings.compile or self.plan.sampled is not None:
+        self.fuse = False
+        if not self.settings.compile:
             return self.model
         if self.job.group.device.type == "cpu" and not can_compile():
             self.job.log(
@@ -155,13 +155,18 @@ class Loop:
             )
             return self.model
         torch.compiler.reset()
+        if self.plan.sampled is not None:
+            # Each sampled network has another shape, and each shape would be compiled: the quantizers alone are.
+            self.fuse = self.model.quantized
+            return self.model
         return torch.compile(self.model)
 
     def run(self) -> ViT:
         """Trains to the stage's end; returns the average."""
         self._resume()
-        while self.step < self.total:
-            self._epoch()
+        with fused(self.fuse):
+            while self.step < self.total:
+                self._epoch()
         self.average.activate(None)
         if self.total == 0:
             self.job.log(f"{self.name}: no epochs")

@@ -185,8 +185,7 @@ class ViT(nn.Module):
         x = on_grid(self._tokens(x), self.residual_scale, self.training)
         for i, block in enumerate(self.blocks[: self.active.depth]):
             x = self._run(block.quantized, x, self.residual_scale, None if keep is None else keep[i])
-        y, scale = norm_codes(self.norm, self.norm_out, x[:, 0], self.residual_scale)
-        return self.head.integer(y, scale)[0]
+        return self.head.update(norm_codes(self.norm, self.norm_out, x[:, 0], self.residual_scale))
 
     def _tokens(self, x: Tensor) -> Tensor:
         """Adds positions to embedded patches [batch, grid, embed] and puts the class token before them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,16 @@ from torch import Tensor, nn
 
 from ..oracle import EXP_TABLE, rshift
 from ..space import eight_bit_rows
+from .runtime import fusible
 
 __all__ = [
     "LIMITS",
     "ActQuantizer",
     "RowLinear",
+    "Unrounded",
     "attention",
     "best_step",
+    "gelu",
     "layer_norm",
     "leading",
     "round_half_up",
@@ -154,14 +158,37 @@ class RowLinear(nn.Module):
         Returns:
             real outputs [..., rows] and each accumulator unit's real value [rows].
         """
+        weight, step, bias = self._scaled(scale, gain, fold)
+        if torch.is_autocast_enabled(codes.device.type):
+            return torch.addcmul(bias, F.linear(codes, weight).float(), step), step
+        return F.linear(codes, weight * step.unsqueeze(1), bias), step
+
+    def update(self, x: Unrounded, gain: Tensor | None = None) -> Tensor:
+        """Computes the quantized layer on `x` [..., columns]; returns real outputs [..., rows], times `gain` [rows]."""
+        return _product(x, *self._scaled(x.scale, gain))
+
+    def requantized(self, x: Unrounded, out: ActQuantizer) -> Unrounded:
+        """Computes the quantized layer on `x` [..., columns]; returns outputs [..., rows] in the codes of `out`.
+
+        The division by the output's scale is done to the weights, as is the addition of its zero point to the bias.
+        """
+        weight, step, bias = self._scaled(x.scale)
+        finest = step.detach().view(out.groups, -1).amax(dim=1) / MULTIPLIER_LIMIT
+        scale = out.learned(x.values[0, ..., 0].numel() * self.rows, finest)
+        each = scale.repeat_interleave(self.rows // out.groups)
+        product = _product(x, weight, step / each, bias / each + out.zero_point)
+        return Unrounded(product, scale if out.groups > 1 else scale.squeeze(0), out.zero_point)
+
+    def _scaled(
+        self, scale: Tensor | float, gain: Tensor | None = None, fold: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the codes of the weights, each accumulator unit's real value [rows], and the bias, times `gain`."""
         weight, row_scale = self.quantized(fold)
         bias = self._part(self.bias)
         step = row_scale * scale
         if gain is not None:
             step, bias = step * gain, bias * gain
-        if torch.is_autocast_enabled(codes.device.type):
-            return torch.addcmul(bias, F.linear(codes, weight).float(), step), step
-        return F.linear(codes, weight * step.unsqueeze(1), bias), step
+        return weight, step, bias
 
     @torch.no_grad()
     def start_steps(self, importance: Tensor) -> None:
@@ -256,26 +283,186 @@ class ActQuantizer(nn.Module):
             self.zero_point.copy_((-128 - least / scale).round().clamp(-128, 127).squeeze())
         self._active().copy_(scale.clamp_min(1e-8).log().view(self.parts, -1))
 
-    def forward(self, x: Tensor, at_least: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
-        """Returns codes minus the zero point, like `x` [..., groups, n], and scales ([groups, 1]; a scalar for one).
+    def learned(self, count: int, at_least: Tensor | float = 0.0) -> Tensor:
+        """Returns the scales of the active groups [groups], for the gradients.
 
-        `at_least` [groups] is the finest scale that the multipliers allow (Requantize, Range).
+        Args:
+            count: values of one sample.
+            at_least: the finest scale [groups] that the multipliers allow (Requantize, Range).
         """
         learned = self.log_scale if self.groups == len(self.log_scale) else self._active().flatten()
-        scale = scale_gradient(learned, 1 / math.sqrt(127 * x[0].numel())).exp()
-        scale = (
-            torch.clamp_min(scale, at_least)
-            if isinstance(at_least, float)
-            else torch.maximum(scale, at_least)
-        )
-        scale = scale.unsqueeze(-1) if self.groups > 1 else scale.squeeze(0)
-        return _Round.apply(x, scale, -128 - self.zero_point, 127 - self.zero_point), scale
+        scale = scale_gradient(learned, 1 / math.sqrt(127 * count)).exp()
+        if isinstance(at_least, float):
+            return torch.clamp_min(scale, at_least)
+        return torch.maximum(scale, at_least)
+
+    def forward(self, x: Tensor) -> Unrounded:
+        """Brings `x` [..., n] to codes of one group."""
+        scale = self.learned(x[0].numel()).squeeze(0)
+        return Unrounded(x / scale + self.zero_point, scale, self.zero_point)
+
+
+@dataclass(frozen=True)
+class Unrounded:
+    """An s8 activation before its rounding: ``values = real / scale + zero_point``.
+
+    Who computes the values puts the scale into a product that there is anyway (weights, LayerNorm's gain), and who
+    takes them rounds them and keeps for the gradient what takes two bytes. `scale` is a scalar, or [groups].
+    """
+
+    values: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    def codes(self) -> Tensor:
+        """Returns the codes minus the zero point, straight through inside the range, no gradient outside."""
+        codes: Tensor = _Codes.apply(self.values, self.zero_point)
+        return codes
+
+
+def _product(x: Unrounded, weight: Tensor, step: Tensor, bias: Tensor) -> Tensor:
+    """Returns `bias` plus the rounded `x` [..., columns] times `weight` (codes) [rows, columns] times `step` [rows]."""
+    out: Tensor
+    if torch.is_autocast_enabled(x.values.device.type):
+        bare = _CodesLinear.apply(x.values, x.zero_point, weight, None, True)
+        out = torch.addcmul(bias, bare, step)
+    else:
+        out = _CodesLinear.apply(x.values, x.zero_point, weight * step.unsqueeze(1), bias, False)
+    return out
+
+
+def gelu(x: Unrounded, out: ActQuantizer) -> Unrounded:
+    """Applies GELU to rounded codes, which is the 256-entry table; returns its values in the codes of `out`."""
+    scale = out.learned(x.values[0].numel()).squeeze(0)
+    values = _Gelu.apply(x.values, x.zero_point, x.scale, scale, out.zero_point)
+    return Unrounded(values, scale, out.zero_point)
+
+
+#: The rounded values that lie inside the range, and one to each side of it for all that lie outside.
+_INSIDE = (-128, 127)
+_ALMOST = (-129, 128)
+
+
+@fusible
+def _round(values: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
+    """Rounds half up; returns the codes minus the zero point, and what is kept of them for the gradient, bfloat16.
+
+    Values outside the range are kept as the first one outside. bfloat16 holds whole numbers up to 256.
+    """
+    rounded = torch.add(values, 0.5).floor_().clamp_(*_ALMOST)
+    kept = rounded.to(torch.bfloat16)
+    return rounded.clamp_(*_INSIDE).sub_(zero_point), kept
+
+
+@fusible
+def _codes(kept: Tensor, zero_point: Tensor) -> Tensor:
+    """Returns the codes minus the zero point again, float32."""
+    return kept.to(torch.float32).clamp_(*_INSIDE).sub_(zero_point)
+
+
+@fusible
+def _masked(gradient: Tensor, kept: Tensor) -> Tensor:
+    """Returns the gradient where the rounded values are inside the range, and 0 elsewhere."""
+    # hardtanh's gradient is one pass; a boolean mask takes several times as long.
+    bounds = (_INSIDE[0] - 0.5, _INSIDE[1] + 0.5)
+    masked: Tensor = torch.ops.aten.hardtanh_backward(gradient, kept.to(gradient.dtype), *bounds)
+    return masked
+
+
+class _Codes(torch.autograd.Function):
+    """Computes ``clamp(round_half_up(values)) - zero_point``, straight through inside, no gradient outside."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, zero_point: Tensor) -> Tensor:
+        codes, kept = _round(values, zero_point)
+        ctx.save_for_backward(kept)
+        return codes
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        return _masked(gradient.contiguous(), kept), None
+
+
+class _CodesLinear(torch.autograd.Function):
+    """Computes a linear layer on ``_Codes(values, zero_point)``, which are kept in two bytes each.
+
+    With `half` the products are in bfloat16, on bare codes, which it holds exactly; the result is float32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, zero_point: Tensor, weight: Tensor, bias: Tensor | None, half: bool
+    ) -> Tensor:
+        codes, kept = _round(values, zero_point)
+        ctx.half, ctx.with_bias = half, bias is not None
+        ctx.save_for_backward(kept, zero_point, weight)
+        with torch.autocast(values.device.type, enabled=False):
+            if half:
+                return F.linear(codes.bfloat16(), weight.bfloat16()).float()
+            return F.linear(codes, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor | None, None]:
+        kept, zero_point, weight = ctx.saved_tensors
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        by_bias = flat.sum(dim=0) if ctx.with_bias else None
+        codes = _codes(kept, zero_point).view(-1, kept.shape[-1])
+        with torch.autocast(gradient.device.type, enabled=False):
+            if ctx.half:
+                flat = flat.bfloat16()
+                by_weight = (flat.t() @ codes.bfloat16()).float()
+                by_codes = (flat @ weight.bfloat16()).float()
+            else:
+                by_weight, by_codes = flat.t() @ codes, flat @ weight
+        return _masked(by_codes.view_as(kept), kept), None, by_weight, by_bias, None
+
+
+@fusible
+def _gelu_forward(
+    values: Tensor, zero_in: Tensor, scale_in: Tensor, scale_out: Tensor, zero_out: Tensor
+) -> tuple[Tensor, Tensor]:
+    codes, kept = _round(values, zero_in)
+    return torch.addcmul(zero_out, F.gelu(codes.mul_(scale_in)), 1 / scale_out), kept
+
+
+@fusible
+def _gelu_backward(
+    gradient: Tensor, kept: Tensor, zero_in: Tensor, scale_in: Tensor, scale_out: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    real = _codes(kept, zero_in).mul_(scale_in)
+    by_scale_out = _dot(gradient, F.gelu(real)).div_(-scale_out.square())
+    by_real = torch.ops.aten.gelu_backward(gradient, real)
+    # By scale_in: the codes are real / scale_in.
+    by_scale_in = _dot(by_real, real).div_(scale_in * scale_out)
+    return _masked(by_real.mul_(scale_in / scale_out), kept), by_scale_in, by_scale_out
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    return torch.dot(x.reshape(-1), y.reshape(-1))
+
+
+class _Gelu(torch.autograd.Function):
+    """Computes ``GELU(scale_in * _Codes(values, zero_in)) / scale_out + zero_out``, and keeps two bytes a value."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, zero_in: Tensor, scale_in: Tensor, scale_out: Tensor, zero_out: Tensor
+    ) -> Tensor:
+        out, kept = _gelu_forward(values, zero_in, scale_in, scale_out, zero_out)
+        ctx.save_for_backward(kept, zero_in, scale_in, scale_out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:
+        by_values, by_scale_in, by_scale_out = _gelu_backward(gradient, *ctx.saved_tensors)
+        return by_values, None, by_scale_in, by_scale_out, None
 
 
 class _Round(torch.autograd.Function):
     """Computes ``clamp(round_half_up(x / scale), low, high)``, straight through inside, no gradient outside.
 
-    `scale` is a scalar or belongs to the next to last dimension [n, 1].
+    For matrices: x [rows, columns], the others [rows, 1].
     """
 
     @staticmethod
@@ -289,11 +476,7 @@ class _Round(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, scale, inside = ctx.saved_tensors
         by_x = torch.where(inside, gradient, 0.0).div_(scale)
-        product = by_x * x
-        if scale.ndim == 0:
-            by_scale = product.sum()
-        else:  # The leading dimensions first, which is much quicker than all of them at once.
-            by_scale = product.view(-1, *product.shape[-2:]).sum(dim=0).sum(dim=-1, keepdim=True)
+        by_scale = (by_x * x).sum(dim=1, keepdim=True)
         return by_x, by_scale.div_(scale).neg_(), None, None
 
 
@@ -337,45 +520,78 @@ def _powers(device: torch.device) -> Tensor:
     return POWERS[device]
 
 
+@fusible
+def _powers_of(logits: Tensor, factor: Tensor, powers: Tensor) -> tuple[Tensor, ...]:
+    """Returns e8, e12 as int16, and of each row the largest logit, the sum of e12, and L."""
+    largest = logits.amax(dim=-1, keepdim=True)
+    steps = (largest - logits).mul_(factor).add_(0.5).floor_()
+    # index_select is many times quicker than indexing here.
+    index = steps.clamp_(max=len(powers) - 1).to(torch.int32)
+    e12 = powers.index_select(0, index.flatten()).view_as(steps)
+    total, e8 = e12.sum(dim=-1, keepdim=True), _e8(e12)
+    return e8, e12.to(torch.int16), largest, total, total - 16 * e8.sum(dim=-1, keepdim=True)
+
+
+@fusible
+def _by_steps(by_e12: Tensor, each: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradient by the steps over -ln(2)/64, its sums of rows, and e8."""
+    e12 = kept.to(by_e12.dtype)
+    by_steps = (by_e12 - each).mul_(e12)
+    return by_steps, by_steps.sum(dim=-1, keepdim=True), _e8(e12)
+
+
+def _e8(e12: Tensor) -> Tensor:
+    return (e12 + 8).mul_(1 / 16).floor_()
+
+
 class _Attention(torch.autograd.Function):
-    """Computes attention in the integer model's steps; backward, the base-2 softmax, straight through roundings."""
+    """Computes attention in the integer model's steps; backward, the base-2 softmax, straight through roundings.
+
+    Codes are kept in bfloat16 and powers, at most 4096, in int16: two bytes each, and exact.
+    """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mult: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mult: Tensor, gain: Tensor) -> Tensor:
         factor = torch.floor(mult + 0.5).clamp_(1, 2**24).view(-1, 1, 1) * 2.0**-20
-        powers = _powers(q.device)
-        logits = q @ k.transpose(-1, -2)
-        steps = (logits.amax(dim=-1, keepdim=True) - logits).mul_(factor).add_(0.5).floor_()
-        # index_select is many times quicker than indexing here.
-        index = steps.clamp(max=len(powers) - 1).to(torch.int32)
-        e12 = powers.index_select(0, index.flatten()).view_as(steps)
-        e8 = (e12 + 8).mul_(1 / 16).floor_()
-        total = e12.sum(dim=-1, keepdim=True)
-        rounding_residue = total - 16 * e8.sum(dim=-1, keepdim=True)
-        out = (16 * (e8 @ v) + rounding_residue * v.mean(dim=-2, keepdim=True)) / total
-        ctx.save_for_backward(q, k, v, factor, steps, e12, e8, total, rounding_residue, out)
+        e8, kept, largest, total, rounding_residue = _powers_of(
+            q @ k.transpose(-1, -2), factor, _powers(q.device)
+        )
+        share = gain.view(-1, 1, 1) / total
+        out = (e8 @ v).mul_(16).add_(rounding_residue * v.mean(dim=-2, keepdim=True)).mul_(share)
+        codes = (x.to(torch.bfloat16) for x in (q, k, v))
+        ctx.save_for_backward(*codes, factor, kept, largest, share, rounding_residue, gain, out)
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        q, k, v, factor, steps, e12, e8, total, rounding_residue, out = ctx.saved_tensors
-        share = gradient / total
-        by_v = 16 * (e8.transpose(-1, -2) @ share) + (rounding_residue * share).mean(dim=-2, keepdim=True)
-        by_e12 = (share @ v.transpose(-1, -2)).sub_((share * out).sum(dim=-1, keepdim=True))
-        by_steps = by_e12.mul_(e12).mul_(-math.log(2) / 64)
-        by_mult = (by_steps * steps).sum(dim=(0, 2, 3)) / (factor.view(-1) * 2**20)
-        by_logits = by_steps.mul_(-factor)
-        return by_logits @ k, by_logits.transpose(-1, -2) @ q, by_v, by_mult
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        *codes, factor, kept, largest, share, rounding_residue, gain, out = ctx.saved_tensors
+        q, k, v = (x.to(gradient.dtype) for x in codes)
+        each = (gradient * out).sum(dim=-1, keepdim=True)
+        by_gain = each.sum(dim=(0, 2, 3)) / gain
+        gradient = gradient * share
+        by_steps, sums, e8 = _by_steps(
+            gradient @ v.transpose(-1, -2), each * (share / gain.view(-1, 1, 1)), kept
+        )
+        by_v = (e8.transpose(-1, -2) @ gradient).mul_(16)
+        by_v += (rounding_residue * gradient).mean(dim=-2, keepdim=True)
+        rate = math.log(2) / 64
+        by_q = by_steps @ (k * (factor * rate))
+        by_k = by_steps.transpose(-1, -2) @ (q * (factor * rate))
+        # The steps are (largest - logits) * factor, the logits q @ k.
+        by_factor = (by_q * q).sum(dim=(0, 2, 3)) / factor.view(-1)
+        by_factor -= (sums * largest).sum(dim=(0, 2, 3)) * rate
+        return by_q, by_k, by_v, by_factor * 2.0**-20, by_gain
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mult: Tensor) -> Tensor:
-    """Computes attention on codes, in units of v's code (section Attention up to the division, which is exact here).
+def attention(q: Tensor, k: Tensor, v: Tensor, mult: Tensor, gain: Tensor | None = None) -> Tensor:
+    """Computes attention on codes (section Attention up to the division, which is exact here).
 
     Args:
         q, k, v: codes float32 [batch, heads, tokens, head_dim].
         mult: [heads], ``2^20 * s_q * s_k / sqrt(head_dim) * log2(e) * 64``, rounded here.
+        gain: [heads], the real value of v's code; without it 1.
     """
     # In float32 under autocast too: bfloat16 would round the logits, of up to 21 bits, to 8.
     with torch.autocast(q.device.type, enabled=False):
-        out: Tensor = _Attention.apply(q, k, v, mult)
+        out: Tensor = _Attention.apply(q, k, v, mult, torch.ones_like(mult) if gain is None else gain)
     return out

@@ -105,7 +105,7 @@ class Optimizer:
     gradients of these smaller batches, which take less memory. `recompute` keeps only the inputs of blocks for the
     gradients and computes the rest again: less memory, about a third more time. `bfloat16` runs training steps under
     ``torch.autocast``: those of the float network on every device, those of the quantized network on a GPU only.
-    `compile` uses torch.compile where the network's shape is fixed.
+    `compile` uses torch.compile: on the network where its shape is fixed, on quantizers alone in a supernet's stage.
     """
 
     batch: int

@@ -1,4 +1,4 @@
-"""Settings of the process that make training fast. Depends on the standard library."""
+"""What makes training fast: settings of the process, and fused elementwise functions. Depends on: torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ import ctypes
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar
 
-__all__ = ["can_compile", "keep_freed_memory"]
+import torch
+
+__all__ = ["can_compile", "fused", "fusible", "keep_freed_memory"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_fuse = False
 
 
 def keep_freed_memory() -> None:
@@ -24,3 +34,34 @@ def keep_freed_memory() -> None:
 def can_compile() -> bool:
     """Returns whether there is a C++ compiler, which torch.compile needs on a CPU."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
+def fusible(function: F) -> F:
+    """Lets torch.compile make one pass of a function of tensors without gradients, where `fused` asks for it.
+
+    It is compiled once for tensors of all sizes, so that a supernet's networks share it.
+    """
+    compiled: Callable[..., Any] | None = None
+
+    @wraps(function)
+    def call(*arguments: Any) -> Any:
+        nonlocal compiled
+        if not _fuse or torch.compiler.is_compiling():
+            return function(*arguments)
+        if compiled is None:
+            compiled = torch.compile(function, dynamic=True, fullgraph=True)
+        # torch.compile looks at .grad, of which torch warns where a tensor is no leaf.
+        return compiled(*(a.detach() if isinstance(a, torch.Tensor) else a for a in arguments))
+
+    return call  # type: ignore[return-value]
+
+
+@contextmanager
+def fused(wanted: bool) -> Iterator[None]:
+    """Fuses the functions that are `fusible` inside, if `wanted`."""
+    global _fuse
+    before, _fuse = _fuse, wanted
+    try:
+        yield
+    finally:
+        _fuse = before
