@@ -108,6 +108,41 @@ def test_integer_figures_are_the_exported_subnets_on_the_other_half(found, halve
         assert record["score_kind"] == f"supernet top-1 on {found.scoring.images} {ON_ENGINE}"
 
 
+def test_finalists_follow_the_float_slice_and_keep_its_rows(digits_supernet, halves):
+    images = halves[1][0]
+    source = Supernet(digits_supernet, threads=1)
+    pictures = list(images.numpy()[:, 0])
+    errors = []
+    for k in range(3):
+        architecture = source.space.sample(4, k)
+        network = source.model.extract(architecture)
+        with torch.no_grad():
+            expected = network.float_logits(images).numpy()
+        finalist = source.finalist(architecture, "one", {})
+        for subnet in (source.subnet(architecture, "one", {}), finalist):
+            with Engine(subnet) as engine:
+                errors.append(np.abs(engine.infer_batch(pictures).logits - expected).mean())
+        tensors = finalist.tensors()
+        for i, shape in enumerate(architecture.blocks):
+            bits = [*np.split(tensors[f"blocks.{i}.qkv.bits"], 3)]
+            bits += [tensors[f"blocks.{i}.{name}.bits"] for name in ("proj", "fc1", "fc2")]
+            assert tuple((part == 8).sum() for part in bits) == shape.eight_bit_rows(architecture.embed)
+    print(errors)
+    assert sum(errors[1::2]) < 0.7 * sum(errors[::2])
+
+
+def test_finalists_have_the_same_bytes_on_any_number_of_threads(digits_supernet):
+    architecture = Supernet(digits_supernet).space.sample(4, 1)
+    before, found = torch.get_num_threads(), set()
+    try:
+        for threads in (1, 3):
+            source = Supernet(digits_supernet, threads=threads)
+            found.add(source.finalist(architecture, "one", {}).to_bytes())
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1
+
+
 def test_taus_networks_are_finalists_and_random_ones(found):
     (correlation,) = found.document["search"]["correlations"]
     pairs = correlation["pairs"]

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from ..build import NetworkSpec, build_subnet
 from ..images import ImageLike
 from ..subnet import Subnet
-from .calibration import balance, find_ranges, gather_statistics, largest_channels
 from .float_vit import ViT, forward
 from .inputs import calibration_batches, preprocessing_of
-from .layerwise import LayerReport, Method, norm_spec, quantize_layers
-from .team import MEMBERS, Team
+from .layerwise import LayerReport, Method, norm_spec
+from .network import quantize_network
+from .team import MEMBERS
 from .timm_reader import read, require
 
 __all__ = ["export_timm"]
@@ -109,25 +109,17 @@ def export_timm(
 
     net.cast(torch.float32)
     _check_same_function(model, net, batches[0])
-    with Team() as team:
-        if equalize:
-            balance(net, largest_channels(net, batches, team))
-        step("channels")
-        statistics = gather_statistics(net, batches, team)
-        step("gradients")
-        ranges = find_ranges(net, batches, statistics, percentile, team)
-        step("ranges")
-        parts = quantize_layers(
-            net,
-            batches,
-            ranges,
-            statistics.gradients,
-            std=std_of,
-            fractions=lambda name: [eight_bit_fraction] * (3 if name.endswith(".qkv") else 1),
-            method=method,
-            team=team,
-            on_layer=on_layer,
-        )
+    parts = quantize_network(
+        net,
+        batches,
+        std=std_of,
+        fractions=lambda name: [eight_bit_fraction] * (3 if name.endswith(".qkv") else 1),
+        method=method,
+        equalize=equalize,
+        percentile=percentile,
+        on_layer=on_layer,
+        on_stage=step,
+    )
     spec = NetworkSpec(
         name=name or getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__,
         height=net.height,

@@ -163,7 +163,7 @@ def _subnet(outcome: SearchOutcome, point: Point, fps: float, name: str, replaye
         return untrained_subnet(modelled.space, point.architecture, seed, name, {"search": search})
     search["images"] = outcome.record.to_dict()["images"]
     provenance = {"search": search, "recipe": outcome.supernet.recipe.as_dict()}
-    return outcome.supernet.subnet(point.architecture, name, provenance)
+    return outcome.supernet.finalist(point.architecture, name, provenance)
 
 
 def _evenly(count: int, limit: int) -> list[int]:

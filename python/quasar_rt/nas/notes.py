@@ -64,8 +64,8 @@ def _supernet(images: Images, record: Record) -> list[str]:
     lines = [
         f"Scores are top-1 of the supernet's slices, activation ranges set anew for each on {images.calibration}"
         ". " + " ".join(f"{r.subnets:,} subnets: {r.score}." for r in record.rounds),
-        f"Data: {images.data}. Search: {images.search}; finalists on the integer engine: "
-        f"{images.finalists}. Test images {test}. The front's scores are the best of many and a little "
+        f"Data: {images.data}. Search: {images.search}; finalists, rounded by GPTQ, on the integer "
+        f"engine: {images.finalists}. Test images {test}. The front's scores are the best of many and a little "
         "flattering for that; the integer figures are on other images.",
     ]
     if record.predictor is not None:

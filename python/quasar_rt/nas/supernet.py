@@ -30,6 +30,7 @@ from ..subnet import Subnet
 from ..train import data as datasets
 from ..train import distributed, train_architecture
 from ..train.evaluation import logits_of
+from ..train.model import ViT
 from ..train.networks import check_split, read_supernet, supernet_of
 from .folder import Folder
 from .record import Images
@@ -43,6 +44,8 @@ __all__ = ["ROUND_IMAGES", "Supernet"]
 ROUND_IMAGES = (2_000, 10_000)
 #: Training images that set a candidate's activation ranges, at most.
 CALIBRATION = 256
+#: How the weights of finalists are rounded, in the record.
+ROUNDING = "gptq"
 #: Images that are decoded at once.
 BATCH = 500
 
@@ -135,6 +138,7 @@ class Supernet:
             "search_images": self._images,
             "calibration_images": len(self.calibration_images),
             "finalists_on": self.held_out,
+            "finalists_rounded_by": ROUNDING,
         }
 
     def images_used(self) -> Images:
@@ -176,7 +180,7 @@ class Supernet:
         """Returns the top-1 of each exported subnet on the integer engine, on held-out images."""
 
         def count_correct(architecture: Architecture) -> int:
-            return self.correct(self.subnet(architecture, "finalist", {}), self.finalist_images)
+            return self.correct(self.finalist(architecture, "finalist", {}), self.finalist_images)
 
         count = len(self.finalist_images)
         found = self._counts(f"integer {count} {self.held_out}", count, genomes, count_correct, progress)
@@ -212,10 +216,25 @@ class Supernet:
         return [Integer(right / count, count, self.held_out) for right in found.tolist()]
 
     def subnet(self, architecture: Architecture, name: str, provenance: Mapping[str, Any]) -> Subnet:
-        """Exports the slice as an integer subnet, with its own activation ranges."""
-        network = self.model.extract(architecture).eval()
+        """Exports the slice as an integer subnet, with the codes of its training and its own activation ranges."""
+        return self._export(self._slice(architecture), name, provenance)
+
+    def finalist(self, architecture: Architecture, name: str, provenance: Mapping[str, Any]) -> Subnet:
+        """Exports the slice as `quasar-rt export` does: its logits are closer to the float slice's than `subnet`'s.
+
+        Ranges, the choice of 8-bit rows and the codes (GPTQ, corrected biases) are found anew. The same supernet and
+        architecture give the same bytes.
+        """
+        from ..export.trained import requantized  # timm takes seconds to import
+
+        network = self._slice(architecture).cpu()
+        spec = network.spec(name, list(self.data.classes), self.data.document, dict(provenance))
+        return build_subnet(requantized(network, self.calibration_images, spec))
+
+    def _slice(self, architecture: Architecture) -> ViT:
+        network: ViT = self.model.extract(architecture).eval()
         network.calibrate(self.calibration_images.to(self.group.device), self.recipe.quantization.percentile)
-        return self._export(network, name, provenance)
+        return network
 
     def _export(self, network: Any, name: str, provenance: Mapping[str, Any]) -> Subnet:
         classes = list(self.data.classes)
