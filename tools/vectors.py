@@ -123,6 +123,25 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
         ),
         True,
     ),
+    "token-pair": (
+        dict(
+            embed=21,
+            depth=1,
+            heads=3,
+            head_dim=7,
+            hidden=30,
+            image_size=12,
+            channels=1,
+            kernel=4,
+            prefix_tokens=3,
+            pool="token_pair",
+            classes=5,
+            eight_bit_fraction=0.5,
+            embedding=True,
+            seed=8,
+        ),
+        True,
+    ),
 }
 
 

@@ -16,6 +16,9 @@ from .build import ACCUMULATOR_LIMIT, random_subnet
 from .oracle import unpack_rows
 from .subnet import Subnet
 
+#: The heads' names, that of token 0 first (docs: Head).
+HEADS = ("head", "head_dist")
+
 
 def scramble(subnet: Subnet, seed: int) -> Subnet:
     """Samples biases, mantissas, shifts, LayerNorms, tables and attention factors anew; shape and weights stay.
@@ -36,7 +39,7 @@ def scramble(subnet: Subnet, seed: int) -> Subnet:
         layer, _, part = name.rpartition(".")
         if part == "bits":
             scrambled = _scrambled_linear(rng, tensors, layer, columns[layer], mantissas)
-            if layer == "head":
+            if layer in HEADS:
                 embedding = slice(len(config["classes"]), None)  # its rows stay
                 for changed, values in scrambled.items():
                     values[embedding] = tensors[changed][embedding]
@@ -68,7 +71,8 @@ def scramble(subnet: Subnet, seed: int) -> Subnet:
 
 
 def _columns(config: dict[str, Any]) -> dict[str, int]:
-    columns = {"embed": config["image"]["channels"] * config["patch"]["kernel"] ** 2, "head": config["embed"]}
+    columns = {"embed": config["image"]["channels"] * config["patch"]["kernel"] ** 2}
+    columns |= dict.fromkeys(HEADS, config["embed"])
     for i, block in enumerate(config["blocks"]):
         columns |= {
             f"blocks.{i}.qkv": config["embed"],
@@ -88,7 +92,7 @@ def _scrambled_linear(
     share = rng.choice([1.0, 1e-2, 1e-4, 0.0], rows)
     bias = (room * share * rng.uniform(-1, 1, rows)).astype(np.int32)
     out = {f"{layer}.bias": bias, f"{layer}.mult": mantissas(rows)}
-    if layer == "head":
+    if layer in HEADS:
         out[f"{layer}.mult"] = rng.integers(0, 2**15, rows).astype(np.int16)
         return out
     out[f"{layer}.mult"][rng.random(rows) < 0.05] = 0
@@ -109,6 +113,7 @@ def random_shape(seed: int) -> dict[str, Any]:
     kernel = int(rng.integers(1, 9))
     prefix_tokens = int(rng.integers(0, 4))
     pools = ["mean", "mean_after_norm"] + (["token"] * 2 if prefix_tokens else [])
+    pools += ["token_pair"] if prefix_tokens > 1 else []
     return {
         "embed": int(rng.integers(1, 100)),
         "depth": depth,

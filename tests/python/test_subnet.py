@@ -42,6 +42,47 @@ def test_a_file_keeps_everything(tmp_path, colour_subnet):
     assert [entry.name for entry in tmp_path.iterdir()] == ["colour.qvit"]
 
 
+VECTORS = Path(__file__).parents[1] / "vectors"
+
+
+@pytest.mark.parametrize("path", sorted(VECTORS.glob("*.qvit")), ids=lambda path: path.stem)
+def test_a_file_has_the_oldest_version_that_is_enough(path):
+    data = path.read_bytes()
+    header, body = parts(data)
+    config = json.loads(header["__metadata__"]["config"])
+    newer = config["pool"] == "token_pair"
+    assert header["__metadata__"]["version"] == ("2" if newer else "1")
+    assert Subnet.from_bytes(data).to_bytes() == data
+    header["__metadata__"]["version"] = "1" if newer else "2"
+    with pytest.raises(
+        SubnetError, match=r'states version "\d", but a subnet with its config has version "\d"'
+    ):
+        Subnet.from_bytes(container(header, body))
+    header["__metadata__"]["version"] = "3"
+    with pytest.raises(
+        SubnetError, match=r'version "3" is not supported \(this build reads versions "1" and "2"\)'
+    ):
+        Subnet.from_bytes(container(header, body))
+
+
+def test_a_pair_of_heads_needs_two_prefix_tokens_and_both_heads():
+    pair = Subnet.load(VECTORS / "token-pair.qvit")
+    with pytest.raises(quasar_rt.ConfigError, match=r"prefix_tokens: 1 is outside \[2, 1023\]"):
+        rebuilt(pair, config={"prefix_tokens": 1})
+    embed = pair.config["embed"]
+    with pytest.raises(quasar_rt.ConfigError, match=rf"classes .*: 16384 is outside \[0, {16384 - embed}\]"):
+        rebuilt(pair, config={"classes": [str(i) for i in range(16384)]})
+    lacks = {name: value for name, value in pair.tensors().items() if name != "head_dist.bits"}
+    with pytest.raises(quasar_rt.TensorError, match=r"head_dist\.bits"):
+        Subnet.from_parts(pair.config, lacks)
+    with pytest.raises(quasar_rt.TensorError, match=r"head_dist\..* is not part of"):
+        rebuilt(pair, config={"pool": "token"})
+    bias = pair.tensors()["head_dist.bias"]
+    bias[-1] = 0
+    with pytest.raises(quasar_rt.TensorError, match=r"head_dist.bias.* is 0, not -1"):
+        rebuilt(pair, tensors={"head_dist.bias": bias})
+
+
 def test_parts_make_the_same_subnet(gray_subnet):
     assert Subnet.from_parts(gray_subnet.config, gray_subnet.tensors()) == gray_subnet
     for memory in (bytearray(gray_subnet.to_bytes()), memoryview(gray_subnet.to_bytes())):
@@ -251,8 +292,8 @@ def test_an_unsound_file_is_named(tiny_subnet, tmp_path):
 
 def test_another_version_is_named(tiny_subnet):
     header, body = parts(tiny_subnet.to_bytes())
-    header["__metadata__"]["version"] = "2"
-    with pytest.raises(quasar_rt.UnsupportedVersionError, match="2"):
+    header["__metadata__"]["version"] = "3"
+    with pytest.raises(quasar_rt.UnsupportedVersionError, match="3"):
         Subnet.from_bytes(container(header, body))
     header["__metadata__"].update(version="1", sha256="0" * 64)
     with pytest.raises(quasar_rt.ChecksumError):

@@ -120,14 +120,18 @@ def quantize_linear(
         scales = np.where(over, scales * 1.05, scales).astype(np.float32).astype(np.float64)
 
 
-def repeating_rows(name: str, columns: int) -> Tensors:
-    """Returns the rows that repeat the inputs of the layer `name`, one for each column (docs: Head)."""
+def repeating_rows(name: str, columns: int, pool: str) -> Tensors:
+    """Returns the rows that repeat the inputs of the head `name`, one for each column (docs: Head).
+
+    Each head of a ``token_pair`` gives half of its inputs: the first rounds up, the second down.
+    """
+    halves = pool == "token_pair"
     bits = np.full(columns, 4, np.uint8)
     return {
         f"{name}.bits": bits,
         f"{name}.weight": pack_rows(np.eye(columns, dtype=np.int8), bits),
-        f"{name}.bias": np.zeros(columns, np.int32),
-        f"{name}.mult": np.full(columns, 2**15 - 1, np.int16),
+        f"{name}.bias": np.full(columns, -int(halves and name != "head"), np.int32),
+        f"{name}.mult": np.full(columns, 2**14 if halves else 2**15 - 1, np.int16),
     }
 
 

@@ -73,13 +73,19 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
     if len(prefix):
         tensors["prefix"] = residual_table(prefix, residual_scale)
 
-    head = quantize_linear(spec.head, norm_out.scale, norm_out.zero_point)
-    widest = head.step.max(initial=0) or 32767 / 2**15
-    tensors |= head.tensors("head")
-    tensors["head.mult"] = np.floor(head.step / widest * 32767 + 0.5).astype(np.int16)
-    if spec.embedding:
-        for name, rows in repeating_rows("head", tensors["position"].shape[1]).items():
-            tensors[name] = np.concatenate([tensors[name], rows])
+    heads = (
+        {"head": spec.head} if spec.head_dist is None else {"head": spec.head, "head_dist": spec.head_dist}
+    )
+    quantized = {
+        name: quantize_linear(head, norm_out.scale, norm_out.zero_point) for name, head in heads.items()
+    }
+    widest = max(head.step.max(initial=0) for head in quantized.values()) or 32767 / 2**15
+    for name, head in quantized.items():
+        tensors |= head.tensors(name)
+        tensors[f"{name}.mult"] = np.floor(head.step / widest * 32767 + 0.5).astype(np.int16)
+        if spec.embedding:
+            for part, rows in repeating_rows(name, tensors["position"].shape[1], spec.pool).items():
+                tensors[part] = np.concatenate([tensors[part], rows])
 
     config = {
         "name": spec.name,

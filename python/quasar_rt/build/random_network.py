@@ -143,6 +143,7 @@ def random_subnet(
             norm=norm(),
             norm_out=Affine(4 / 127),
             head=linear(classes, embed, 1.0),
+            head_dist=linear(classes, embed, 1.0) if pool == "token_pair" else None,
             classes=[f"class {i}" for i in range(classes)],
             preprocess={"resize": {"mode": "exact", "size": [height, width], "filter": "bicubic"}},
             provenance={"generator": "random_subnet", "seed": seed, **(provenance or {})},

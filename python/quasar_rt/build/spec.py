@@ -87,7 +87,8 @@ class NetworkSpec:
     `scales` of `embed`, if given, are the row scales divided by ``255 * std``, because they act on raw pixels.
     `position` is float [grid, embed]. `prefix` is float [prefix tokens, embed] and includes the positions.
     `residual_scale` is the step of the int16 residual stream. With `embedding`, the head also gives its own input, in
-    codes of `norm_out`; only then may there be no classes.
+    codes of `norm_out`; only then may there be no classes. With the pooling ``token_pair``, `head` reads token 0 and
+    `head_dist` token 1, and the logits are their sum.
     """
 
     name: str
@@ -114,3 +115,4 @@ class NetworkSpec:
     trained: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
     embedding: bool = False
+    head_dist: LinearSpec | None = None

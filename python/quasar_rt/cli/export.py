@@ -38,9 +38,7 @@ def _resize(ctx: click.Context, parameter: click.Parameter, value: str | None) -
 
 
 @click.command("export", help=__doc__.split("\n\n")[0] if __doc__ else None)
-@click.option(
-    "--model", required=True, help="A timm architecture: vit_*, deit_* or deit3_* without distillation head."
-)
+@click.option("--model", required=True, help="A timm architecture: vit_*, deit_* or deit3_*.")
 @click.option(
     "--checkpoint",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

@@ -57,7 +57,8 @@ class Block:
 class ViT:
     """A network; `position` is [grid, embed], `prefix` [prefix tokens, embed] with its position already added.
 
-    A network without classes has a head of no rows. Images that need padding come padded.
+    A network without classes has a head of no rows. Images that need padding come padded. With the pooling
+    ``token_pair``, `head` reads token 0 and `head_dist` token 1, and the logits are their sum.
     """
 
     height: int
@@ -72,10 +73,15 @@ class ViT:
     pool: str
     norm: Norm
     head: Linear
+    head_dist: Linear | None = None
+
+    def heads(self) -> dict[str, Linear]:
+        """Returns the heads by name, that of token 0 first."""
+        return {"head": self.head} | ({} if self.head_dist is None else {"head_dist": self.head_dist})
 
     def cast(self, dtype: torch.dtype) -> None:
         """Converts all tensors."""
-        parts: list[Linear | Norm] = [self.embed, self.head, self.norm]
+        parts: list[Linear | Norm] = [self.embed, self.norm, *self.heads().values()]
         for block in self.blocks:
             parts += [block.qkv, block.proj, block.fc1, block.fc2, block.norm1, block.norm2]
         for part in parts:
@@ -95,7 +101,7 @@ Probe = Callable[[str, Tensor], Tensor]
 def forward(net: ViT, images: Tensor, probe: Probe) -> Tensor:
     """Computes the logits [batch, classes] of normalised images [batch, channels, height, width] in float.
 
-    A network without classes gives the head's input, the embedding [batch, embed].
+    A network without classes gives the head's input, the embedding [batch, embed]; of a pair of tokens the mean.
     """
 
     def norm(name: str, part: Norm, x: Tensor) -> Tensor:
@@ -119,6 +125,12 @@ def forward(net: ViT, images: Tensor, probe: Probe) -> Tensor:
         y = linear(f"{name}.fc1", block.fc1, norm(f"{name}.norm2", block.norm2, x))
         x = probe("residual", x + linear(f"{name}.fc2", block.fc2, block.activation(y)))
     patch_tokens = x[:, len(net.prefix) :]
+    if net.pool == "token_pair":
+        pair = norm("norm", net.norm, x[:, :2])
+        if not len(net.head.weight):
+            return pair.mean(dim=1)
+        parts = [linear(name, head, pair[:, i]) for i, (name, head) in enumerate(net.heads().items())]
+        return torch.stack(parts).sum(dim=0)
     if net.pool == "token":
         pooled = norm("norm", net.norm, x[:, 0])
     elif net.pool == "mean":

@@ -66,6 +66,7 @@ class Quantized:
     norm_out: Affine
     head: LinearSpec
     residual_scale: float
+    head_dist: LinearSpec | None
 
 
 def quantize_layers(
@@ -117,25 +118,33 @@ class _Run:
         blocks = [self._block(f"blocks.{i}", block) for i, block in enumerate(net.blocks)]
         out = norm_out_range(norm_spec(net.norm), ranges.affine("norm.out"))
         patches = slice(len(net.prefix), None)
-        if net.pool == "token":
-            exact = [_norm(net.norm, x[:, 0]) for x in self.exact]
-            pooled = [self._norm_codes(net.norm, out, x[:, 0]) for x in self.stream]
+        if net.pool in ("token", "token_pair"):
+            leading = slice(0, 2 if net.pool == "token_pair" else 1)
+            exact = [_norm(net.norm, x[:, leading]) for x in self.exact]
+            pooled = [self._norm_codes(net.norm, out, x[:, leading]) for x in self.stream]
         elif net.pool == "mean":
-            exact = [_norm(net.norm, x[:, patches].mean(dim=1)) for x in self.exact]
+            mean = [x[:, patches].mean(dim=1, keepdim=True) for x in self.exact]
+            exact = [_norm(net.norm, x) for x in mean]
             pooled = [
-                self._norm_codes(net.norm, out, self._on_grid(x[:, patches].mean(dim=1))) for x in self.stream
+                self._norm_codes(net.norm, out, self._on_grid(x[:, patches].mean(dim=1, keepdim=True)))
+                for x in self.stream
             ]
         else:
-            exact = [_norm(net.norm, x[:, patches]).mean(dim=1) for x in self.exact]
+            exact = [_norm(net.norm, x[:, patches]).mean(dim=1, keepdim=True) for x in self.exact]
             codes = self._norms(net.norm, out, [x[:, patches] for x in self.stream])
-            pooled = [_round(x.mean(dim=1) / out.scale) * out.scale for x in codes]
-        if not len(net.head.weight):
+            pooled = [_round(x.mean(dim=1, keepdim=True) / out.scale) * out.scale for x in codes]
+        heads = {
+            name: self._head(name, head, [x[:, i] for x in pooled], [x[:, i] for x in exact])
+            for i, (name, head) in enumerate(net.heads().items())
+        }
+        return Quantized(embed, blocks, out, heads["head"], self.residual_scale, heads.get("head_dist"))
+
+    def _head(self, name: str, head: Linear, inputs: list[Tensor], exact: list[Tensor]) -> LinearSpec:
+        if not len(head.weight):
             none = np.zeros(0)
-            head = LinearSpec(net.head.weight.numpy(), none, none.astype(np.uint8), none)
-            return Quantized(embed, blocks, out, head, self.residual_scale)
-        # One input an image is too little to fit the head to.
-        _, head = self._fit("head", net.head, pooled, self._outputs(net.head, exact), "nearest", [1.0])
-        return Quantized(embed, blocks, out, head, self.residual_scale)
+            return LinearSpec(head.weight.numpy(), none, none.astype(np.uint8), none)
+        # One input an image is too little to fit a head to.
+        return self._fit(name, head, inputs, self._outputs(head, exact), "nearest", [1.0])[1]
 
     def _embedding(self, batches: list[Tensor], std: list[float]) -> LinearSpec:
         """Quantizes the patch embedding, whose rows are those of the layer on raw pixels."""

@@ -44,7 +44,8 @@ def export_timm(
 
     Args:
         model: ``vit_*``, ``deit_*`` or any other plain ``VisionTransformer``: any embed, depth, heads, patch and MLP
-            ratio, class token (and register tokens) or mean pooling, layer scale, RGB or gray. It is not changed.
+            ratio, class token (and register tokens), class and distillation token, or mean pooling, layer scale, RGB or
+            gray. It is not changed.
         calibration: images as :meth:`Engine.infer` takes them, or one float tensor [images, channels, height, width]
             normalised as the model expects it. A few dozen suffice; labels are not needed.
         eight_bit_fraction: the share of 8-bit rows in each block's q, k, v, proj, fc1 and fc2. The rows are those whose
@@ -93,7 +94,7 @@ def export_timm(
     if len(names) != len(net.head.weight):
         raise ValueError(f"the model has {len(net.head.weight)} classes, but {len(names)} names were given")
 
-    stages = 4 + 4 * len(net.blocks) + bool(names)
+    stages = 4 + 4 * len(net.blocks) + len(net.heads()) * bool(names)
     done = 0
 
     def step(what: str) -> None:
@@ -140,6 +141,7 @@ def export_timm(
         norm=norm_spec(net.norm),
         norm_out=parts.norm_out,
         head=parts.head,
+        head_dist=parts.head_dist,
         classes=names,
         preprocess=preprocessing,
         trained=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from timm.layers import LayerScale
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Attention, LayerNorm, Mlp, PatchEmbed, VisionTransformer
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
@@ -15,7 +16,6 @@ __all__ = ["UnsupportedModelError", "read", "require"]
 
 #: Popular classes of timm that the integer model lacks, with the reason (docs/exporting.md has the cost of each).
 _REFUSED = {
-    "VisionTransformerDistilled": "two pooled tokens with a head each",
     "Eva": "rotary positions, and SwiGLU in EVA-02",
     "NaFlexVit": "images of any size",
     "SwinTransformer": "attention in windows",
@@ -44,10 +44,12 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
     kind = type(model).__name__
     reason = f" ({_REFUSED[kind]})" if kind in _REFUSED else ""
     require(
-        type(model) is VisionTransformer,
-        f"its class is {kind}{reason}; only timm's plain VisionTransformer is supported (vit_*, deit_* and "
-        "deit3_* without a distillation head)",
+        type(model) in (VisionTransformer, VisionTransformerDistilled),
+        f"its class is {kind}{reason}; timm's plain VisionTransformer and its distilled form are supported "
+        "(vit_*, deit_* and deit3_*)",
     )
+    distilled = type(model) is VisionTransformerDistilled
+    require(not distilled or model.reg_token is None, "it is distilled and has register tokens (reg_tokens)")
     stem = model.patch_embed
     require(
         type(stem) is PatchEmbed, f"its patch embedding is a {type(stem).__name__}, not timm's PatchEmbed"
@@ -79,12 +81,15 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         len(norms) == 1, f"it has {len(norms)} final LayerNorms (norm, fc_norm); exactly one is supported"
     )
     norm_module, norm_name = norms[0]
-    if model.global_pool == "token":
+    if distilled:
+        pool = "token_pair"
+    elif model.global_pool == "token":
         pool = "token"
     else:
         pool = "mean" if norm_name == "fc_norm" else "mean_after_norm"
 
-    prefix_parts = [t[0] for t in (model.cls_token, model.reg_token) if t is not None]
+    tokens = (model.cls_token, model.dist_token if distilled else None, model.reg_token)
+    prefix_parts = [token[0] for token in tokens if token is not None]
     prefix = _plain(torch.cat(prefix_parts) if prefix_parts else torch.zeros(0, model.embed_dim))
     if model.pos_embed is None:
         position = torch.zeros(stem.num_patches, model.embed_dim, dtype=torch.float64)
@@ -92,6 +97,12 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         position = _plain(model.pos_embed[0])
         if not model.no_embed_class:
             prefix, position = prefix + position[: len(prefix)], position[len(prefix) :]
+    head = _matrix(torch.zeros(0, model.embed_dim), None) if no_head else _linear(model.head, "head")
+    head_dist = None
+    if distilled:
+        # The model gives the mean of what its two heads give.
+        head_dist = head if no_head else _half(_linear(model.head_dist, "head_dist"))
+        head = _half(head)
     return ViT(
         height=stem.img_size[0],
         width=stem.img_size[1],
@@ -104,7 +115,8 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         blocks=[_block(block, f"blocks[{i}]") for i, block in enumerate(model.blocks)],
         pool=pool,
         norm=_norm(norm_module, norm_name),
-        head=_matrix(torch.zeros(0, model.embed_dim), None) if no_head else _linear(model.head, "head"),
+        head=head,
+        head_dist=head_dist,
     )
 
 
@@ -118,6 +130,10 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _matrix(weight: Tensor, bias: Tensor | None) -> Linear:
     return Linear(_plain(weight), _plain(torch.zeros(len(weight)) if bias is None else bias))
+
+
+def _half(layer: Linear) -> Linear:
+    return Linear(layer.weight / 2, layer.bias / 2)
 
 
 def _linear(module: nn.Module, where: str) -> Linear:

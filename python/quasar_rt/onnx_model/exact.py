@@ -150,11 +150,14 @@ class Exact(Network):
         sums = self._op("Add", sums, self._number(count // 2))
         return self._float(self._op("Floor", self._op("Div", sums, self._number(count))))
 
-    def logits(self, pooled: str) -> dict[str, int]:
+    def logits(self, pooled: list[str]) -> dict[str, int]:
         """Head."""
-        acc = self._linear("head", pooled, self.config["embed"])
-        mult = self._constant("head.mult", self.tensors["head.mult"])
-        whole = self._shifted(self._op("Mul", acc, mult), 2.0**-15)
+        parts = []
+        for head, features in zip(self.heads, pooled, strict=True):
+            acc = self._linear(head, features, self.config["embed"])
+            mult = self._constant(f"{head}.mult", self.tensors[f"{head}.mult"])
+            parts.append(self._shifted(self._op("Mul", acc, mult), 2.0**-15))
+        whole = parts[0] if len(parts) == 1 else self._op("Add", *parts)
         self.graph.add(INTEGER_OUTPUT, "Cast", whole, to=TensorProto.INT32)
         scaled = self._op("Mul", whole, self._number(self.config["logit_scale"]))
         self.graph.add(OUTPUT, "Cast", scaled, to=TensorProto.FLOAT)

@@ -52,13 +52,15 @@ class Network(ABC):
         self.config = subnet.config
         self.tensors = subnet.tensors()
         self.graph = Graph()
+        self.heads = ["head", "head_dist"] if self.config["pool"] == "token_pair" else ["head"]
         if "embedding" in self.config:
-            # The head's last rows repeat its input, which `_embedding` takes directly.
+            # A head's last rows repeat its input, which `_embedding` takes directly.
             rows, columns = len(self.config["classes"]), self.config["embed"]
-            for part in ("bits", "bias", "mult"):
-                self.tensors[f"head.{part}"] = self.tensors[f"head.{part}"][:rows]
-            weight = self.tensors["head.weight"]
-            self.tensors["head.weight"] = weight[: len(weight) - columns * -(-columns // 2)]
+            for head in self.heads:
+                for part in ("bits", "bias", "mult"):
+                    self.tensors[f"{head}.{part}"] = self.tensors[f"{head}.{part}"][:rows]
+                weight = self.tensors[f"{head}.weight"]
+                self.tensors[f"{head}.weight"] = weight[: len(weight) - columns * -(-columns // 2)]
         self._sha256 = subnet.sha256
         image, patch = self.config["image"], self.config["patch"]
         kernel, stride, pad = patch["kernel"], patch["stride"], patch["pad"]
@@ -155,22 +157,40 @@ class Network(ABC):
         found = graph.add(f"{name}.codes", "Gather", graph.constant(name, self.tensors[name]), index, axis=0)
         return graph.floats(found, np.int8(0))
 
-    def _pooled(self, x: str) -> str:
+    def _pooled(self, x: str) -> list[str]:
+        """Appends pooling and the final norm; returns the input of each head."""
         graph, pool, prefix = self.graph, self.config["pool"], self.config["prefix_tokens"]
         if pool == "token":
             token = graph.constant("pool.token", np.int64(0))
-            return self.norm("norm", graph.add("pool", "Gather", x, token, axis=1))
+            return [self.norm("norm", graph.add("pool", "Gather", x, token, axis=1))]
+        if pool == "token_pair":
+            normed = self.norm("norm", x)
+            tokens = [graph.constant(f"pool.token{i}", np.int64(i)) for i in range(2)]
+            return [graph.add(f"pool{i}", "Gather", normed, token, axis=1) for i, token in enumerate(tokens)]
         if prefix:
             bounds = {"start": prefix, "end": np.iinfo(np.int64).max, "axis": 1}
             x = graph.add(
                 "patches", "Slice", x, *(graph.integers(f"patches.{k}", [n]) for k, n in bounds.items())
             )
-        return self.norm("norm", self.mean(x)) if pool == "mean" else self.mean(self.norm("norm", x))
+        return [self.norm("norm", self.mean(x)) if pool == "mean" else self.mean(self.norm("norm", x))]
 
-    def _embedding(self, pooled: str) -> str:
+    def _embedding(self, pooled: list[str]) -> str:
         """Appends the embedding's real values; returns the output's name."""
         graph, grid = self.graph, self.config["embedding"]
-        centred = graph.add("embedding.centred", "Sub", pooled, graph.number(grid["zero_point"], np.float32))
+        codes = pooled[0]
+        if len(pooled) == 2:
+            # Half of each token's codes: the first rounded up, the second down.
+            up = graph.add("embedding.up", "Add", codes, graph.number(1, np.float32))
+            halves = [
+                graph.add(
+                    f"{part}.half",
+                    "Floor",
+                    graph.add(f"{part}.real", "Mul", part, graph.number(0.5, np.float32)),
+                )
+                for part in (up, pooled[1])
+            ]
+            codes = graph.add("embedding.mean", "Add", *halves)
+        centred = graph.add("embedding.centred", "Sub", codes, graph.number(grid["zero_point"], np.float32))
         return graph.add(EMBEDDING_OUTPUT, "Mul", centred, graph.number(grid["scale"], np.float32))
 
     def rows(self, name: str, columns: int) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
@@ -215,5 +235,5 @@ class Network(ABC):
         """Returns the tokens' rounded mean."""
 
     @abstractmethod
-    def logits(self, pooled: str) -> dict[str, int]:
-        """Appends the head; returns the outputs' names with their ONNX types."""
+    def logits(self, pooled: list[str]) -> dict[str, int]:
+        """Appends the heads, one for each input, and adds them up; returns the outputs' names with their ONNX types."""

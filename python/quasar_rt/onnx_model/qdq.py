@@ -78,9 +78,13 @@ class Qdq(Network):
         mean = self.graph.add("mean", "ReduceMean", x, self.graph.integers("mean.axis", [1]), keepdims=0)
         return self._rounded("pool", mean)
 
-    def logits(self, pooled: str) -> dict[str, int]:
-        """Appends the head."""
-        whole = self._rounded("head.whole", self._linear("head", pooled, self.config["embed"], _LOGIT))
+    def logits(self, pooled: list[str]) -> dict[str, int]:
+        """Appends the heads, and adds their results."""
+        parts = [
+            self._rounded(f"{head}.whole", self._linear(head, features, self.config["embed"], _LOGIT))
+            for head, features in zip(self.heads, pooled, strict=True)
+        ]
+        whole = parts[0] if len(parts) == 1 else self.graph.add("heads", "Add", *parts)
         self.graph.add(OUTPUT, "Mul", whole, self.graph.number(self.config["logit_scale"], np.float32))
         return {OUTPUT: TensorProto.FLOAT}
 

@@ -243,14 +243,20 @@ def run(
         for part, value in (("mid", mid), ("x", x)):
             trace[f"{name}.{part}"] = value.astype(np.int16)
 
+    heads = ["head"]
     if config["pool"] == "token":
         pooled = norm("norm", x[:1])[0]
+    elif config["pool"] == "token_pair":
+        heads.append("head_dist")
+        pooled = norm("norm", x[:2]).ravel()
     elif config["pool"] == "mean":
         pooled = norm("norm", rounded_mean(x[prefix:])[None])[0]
     else:
         pooled = rounded_mean(norm("norm", x[prefix:]))
-    head = linear("head", embed)
-    logits = (head.accumulate(pooled) * head.mult + 2**14) >> 15
+    logits = np.zeros(1, np.int64)
+    for name, features in zip(heads, pooled.reshape(-1, embed), strict=True):
+        head = linear(name, embed)
+        logits = logits + ((head.accumulate(features) * head.mult + 2**14) >> 15)
     trace["pooled"] = pooled.astype(np.int8)
     trace["logits"] = logits.astype(np.int32)
     return logits

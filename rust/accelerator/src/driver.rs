@@ -476,7 +476,7 @@ impl<T: Transport> Driver<T> {
         self.transport
             .invalidate(&self.output, 0, self.output.bytes)?;
         self.transport.copy_out(&self.output, 0, &mut bytes)?;
-        let mut logits = vec![0; self.program.classes()];
+        let mut logits = vec![0; self.program.outputs()];
         let nonce = self.finishing[0].nonce;
         self.program.read_output(&bytes, nonce, &mut logits)?;
         if let Some(frame) = self.finishing.pop_front() {

@@ -63,7 +63,7 @@ pub fn signed_subnet(bytes: &[u8]) {
         interpreter.run(segment, &input).expect("it ends");
     }
     let output = interpreter.output().expect("a frame has ended");
-    let mut logits = vec![0; program.classes()];
+    let mut logits = vec![0; program.outputs()];
     (program.read_output(&output, 1, &mut logits)).expect("a sound answer");
     assert_eq!(logits, scalar_logits(&subnet));
     assert!(interpreter.idle());
@@ -134,7 +134,7 @@ pub fn device_output(bytes: &[u8]) {
         .last_chunk()
         .map_or(0, |&last| u16::from_le_bytes(last));
     let mut output = bytes.get(4..).unwrap_or(&[]).to_vec();
-    let mut logits = vec![0; program.classes()];
+    let mut logits = vec![0; program.outputs()];
     let _ = program.read_output(&output, nonce, &mut logits);
     output.resize(program.output_bytes(), 0);
     let _ = program.read_output(&output, nonce, &mut logits);
@@ -143,7 +143,7 @@ pub fn device_output(bytes: &[u8]) {
     last.fill(0);
     for (at, value) in [
         (trailer::NONCE, nonce),
-        (trailer::COUNT, program.classes() as u32),
+        (trailer::COUNT, program.logits() as u32),
     ] {
         last[4 * at..4 * at + 4].copy_from_slice(&value.to_le_bytes());
     }

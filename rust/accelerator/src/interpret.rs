@@ -198,7 +198,7 @@ impl<'a> Interpreter<'a> {
     /// # Errors
     /// [`Error::InvalidValue`] if logits or the frame's check are missing.
     pub fn output(&mut self) -> Result<Vec<u8>> {
-        let classes = self.program.classes();
+        let classes = self.program.logits();
         let Some((sound, nonce)) = self.queues.checks.pop_front() else {
             return Err(Error::InvalidValue("no frame has ended".into()));
         };
@@ -804,7 +804,7 @@ mod tests {
             interpreter.run(segment, &input).unwrap();
             if !matches!(segment, Segment::Start(_)) {
                 let output = interpreter.output().unwrap();
-                let mut logits = vec![0; program.classes()];
+                let mut logits = vec![0; program.outputs()];
                 program
                     .read_output(&output, ended as u32 + 1, &mut logits)
                     .unwrap();
@@ -871,7 +871,7 @@ mod tests {
             interpreter.run(segment, &input).unwrap();
         }
         let output = interpreter.output().unwrap();
-        let mut logits = vec![0; program.classes()];
+        let mut logits = vec![0; program.outputs()];
         let error = program.read_output(&output, 7, &mut logits).unwrap_err();
         assert!(error.to_string().contains("failed its check"), "{error}");
     }
@@ -897,7 +897,7 @@ mod tests {
                     interpreter.run(segment, &input).unwrap();
                 }
                 let output = interpreter.output().unwrap();
-                let read = program.read_output(&output, 7, &mut vec![0; program.classes()]);
+                let read = program.read_output(&output, 7, &mut vec![0; program.outputs()]);
                 assert_eq!(read.is_ok(), by == 0, "{by}");
             }
         }

@@ -213,6 +213,7 @@ pub(crate) fn program(frames: u64, ports: u64) -> Arc<Program> {
         arena: arena(ports as usize * PORT_BYTES),
         arena_checks: vec![ARENA_BEATS * ports as usize * PORT_BYTES],
         class_of_logit: (0..CLASSES as u16).collect(),
+        outputs: CLASSES,
         first_code: CLASSES,
     })
 }

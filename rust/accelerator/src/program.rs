@@ -119,8 +119,11 @@ pub struct Program {
     pub(crate) arena: Vec<u8>,
     /// Offset of each transfer's check in the arena, in the order in which a frame reads them.
     pub(crate) arena_checks: Vec<usize>,
-    /// Class of each logit, in the order in which logits leave.
+    /// Output that each logit is added to, in the order in which logits leave. With a pair of heads
+    /// each output has two logits.
     pub(crate) class_of_logit: Vec<u16>,
+    /// Outputs of a frame: classes, and an embedding's values.
+    pub(crate) outputs: usize,
     /// Outputs in front of the embedding's codes: the classes.
     pub(crate) first_code: usize,
 }
@@ -287,27 +290,33 @@ impl Program {
         }
     }
 
-    /// Returns the number of a frame's logits, an embedding's values included.
-    pub fn classes(&self) -> usize {
+    /// Returns the number of a frame's outputs: classes, and an embedding's values.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Returns the number of logits that a frame's output holds: one of each head for each output.
+    pub fn logits(&self) -> usize {
         self.class_of_logit.len()
     }
 
     /// Returns the bytes of a frame's output: logits, padding, trailer.
     pub fn output_bytes(&self) -> usize {
-        (4 * self.classes()).next_multiple_of(PORT_BYTES) + PORT_BYTES
+        (4 * self.logits()).next_multiple_of(PORT_BYTES) + PORT_BYTES
     }
 
     /// Reads a frame's output into logits in the order of the classes, after checking the trailer.
+    /// Logits of a pair of heads are added.
     ///
     /// # Errors
     /// [`Error::CorruptOutput`] if the output's check, the nonce, the number of logits, a
     /// transfer's check or the number of transfers is wrong, or a value of the embedding is no
     /// code; [`Error::InvalidValue`] for a wrong size.
     pub fn read_output(&self, bytes: &[u8], nonce: u32, logits: &mut [i32]) -> Result<()> {
-        let classes = self.classes();
-        if bytes.len() != self.output_bytes() || logits.len() != classes {
+        let (classes, outputs) = (self.logits(), self.outputs);
+        if bytes.len() != self.output_bytes() || logits.len() != outputs {
             return Err(Error::InvalidValue(format!(
-                "{} bytes of output for {} logits; this program has {} for {classes}",
+                "{} bytes of output for {} logits; this program has {} for {outputs}",
                 bytes.len(),
                 logits.len(),
                 self.output_bytes()
@@ -341,8 +350,11 @@ impl Program {
         if status != 0 {
             return wrong(format!("unknown status {status:#x}"));
         }
+        logits.fill(0);
         for (&class, &word) in self.class_of_logit.iter().zip(&words) {
-            logits[class as usize] = word as i32;
+            // A head's logits have 27 bits. A device that gives others is not this subnet's.
+            let logit = &mut logits[class as usize];
+            *logit = logit.wrapping_add(word as i32);
         }
         for (i, &value) in logits[self.first_code..].iter().enumerate() {
             if i8::try_from(value).is_err() {

@@ -203,11 +203,13 @@ prop_compose! {
         (embed, prefix) in (1usize..24, 0usize..3),
         blocks in prop::collection::vec((1usize..4, 1usize..8, 1usize..40), 1..4),
         (pool, classes) in (
-            prop_oneof![Just("token"), Just("mean"), Just("mean_after_norm")], 1usize..12,
+            prop_oneof![Just("token"), Just("mean"), Just("mean_after_norm"), Just("token_pair")],
+            1usize..12,
         ),
         (eight_bit, seed) in (0i64..=8, any::<u64>()),
     ) -> Design {
         let side = grid * kernel;
+        let prefix = if pool == "token_pair" { prefix.max(2) } else { prefix };
         Design { side, kernel, channels, embed, prefix, blocks, pool, classes, eight_bit, seed }
     }
 }
@@ -239,7 +241,7 @@ pub(crate) fn golden(name: &str) -> Subnet {
 }
 
 /// Names of all golden subnets.
-pub(crate) const GOLDEN: [&str; 7] = [
+pub(crate) const GOLDEN: [&str; 8] = [
     "all-4",
     "all-8",
     "embedding",
@@ -247,4 +249,5 @@ pub(crate) const GOLDEN: [&str; 7] = [
     "mean-after-norm",
     "overlap",
     "token",
+    "token-pair",
 ];

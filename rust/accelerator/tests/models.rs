@@ -56,12 +56,18 @@ impl Sample {
             self.from(&[4, 7, 8, 14, 16]),
             self.from(&[1, 3]),
         );
-        let pool = self.from(&[Pool::Token, Pool::Mean, Pool::MeanAfterNorm]);
-        let prefix_tokens = if pool == Pool::Token {
-            1
-        } else {
-            self.of(0, 1)
+        let pool = self.from(&[
+            Pool::Token,
+            Pool::Mean,
+            Pool::MeanAfterNorm,
+            Pool::TokenPair,
+        ]);
+        let prefix_tokens = match pool {
+            Pool::Token => 1,
+            Pool::TokenPair => 2,
+            Pool::Mean | Pool::MeanAfterNorm => self.of(0, 1),
         };
+        let pair = pool == Pool::TokenPair;
         let setting = Setting {
             patches: side * side,
             prefix_tokens,
@@ -94,6 +100,7 @@ impl Sample {
             blocks: blocks.collect(),
             patch_rows: self.rows(embed),
             head_rows: self.rows(setting.classes),
+            pair_head_rows: pair.then(|| self.rows(setting.classes)),
         }
     }
 

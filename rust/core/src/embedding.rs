@@ -1,10 +1,22 @@
 //! The embedding of an image: the head's input, which the head's last D rows repeat code by code.
 //!
-//! Depends on nothing. `docs/integer-model.md` (*Head*) has the proof that these rows repeat the
-//! codes.
+//! Depends on [`crate::subnet::config`]. `docs/integer-model.md` (*Head*) has the proof that these
+//! rows repeat the codes.
 
-/// Mantissa M of a row that repeats a code: `(code * M + 2^14) >> 15` is the code.
-pub const MULT: i16 = i16::MAX;
+use crate::subnet::config::Pool;
+
+/// Returns bias and mantissa M of the rows that repeat the inputs of the head of token `token`.
+///
+/// One head repeats its inputs: `(code * M + 2^14) >> 15` is the code. Of a pair of heads each
+/// gives half of its inputs, token 0's rounded up and token 1's rounded down, and their sum is a
+/// code.
+pub const fn rows(pool: Pool, token: usize) -> (i32, i16) {
+    match (pool, token) {
+        (Pool::TokenPair, 0) => (0, 1 << 14),
+        (Pool::TokenPair, _) => (-1, 1 << 14),
+        _ => (0, i16::MAX),
+    }
+}
 
 /// Returns the codes among a frame's outputs, which are those behind `classes` logits.
 ///
@@ -32,11 +44,30 @@ pub fn unit_vector(codes: &[i8], zero_point: i8) -> Vec<f32> {
 mod tests {
     use super::*;
 
+    /// Returns what the row of a code gives.
+    fn output(pool: Pool, token: usize, code: i8) -> i32 {
+        let (bias, mult) = rows(pool, token);
+        let acc = i64::from(code) + i64::from(bias);
+        ((acc * i64::from(mult) + (1 << 14)) >> 15) as i32
+    }
+
     #[test]
     fn the_rows_of_an_embedding_repeat_every_code() {
         for code in i8::MIN..=i8::MAX {
-            let output = (i64::from(code) * i64::from(MULT) + (1 << 14)) >> 15;
-            assert_eq!(codes(&[9, output as i32], 1), [code]);
+            for pool in [Pool::Token, Pool::Mean, Pool::MeanAfterNorm] {
+                assert_eq!(codes(&[9, output(pool, 0, code)], 1), [code]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_rows_of_a_pair_give_the_mean_of_every_two_codes() {
+        for first in i8::MIN..=i8::MAX {
+            for second in i8::MIN..=i8::MAX {
+                let sum = output(Pool::TokenPair, 0, first) + output(Pool::TokenPair, 1, second);
+                let twice = i32::from(first) + i32::from(second);
+                assert!((2 * i32::from(codes(&[sum], 0)[0]) - twice).abs() <= 1);
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use quasar_kernels::{HeadParams, Kernels, LayerNorm, Linear, LinearParams, Stora
 use crate::cache;
 use crate::error::{Error, Result};
 use crate::preprocess::{weights_channels_last, Preprocessor};
-use crate::subnet::config::{Config, Pool};
+use crate::subnet::config::Config;
 use crate::subnet::container::Tensor;
 use crate::subnet::schema::{self, LinearSpec};
 use crate::subnet::{LinearTensors, Subnet};
@@ -25,8 +25,15 @@ pub struct Network {
     pub(crate) prefix: Vec<i16>,
     pub(crate) blocks: Vec<Block>,
     pub(crate) norm: LayerNorm,
-    pub(crate) head: Linear,
-    pub(crate) head_mult: Vec<i16>,
+    /// The heads, that of token 0 first.
+    pub(crate) heads: Vec<Head>,
+}
+
+/// A head and the mantissa of each of its rows.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    pub(crate) layer: Linear,
+    pub(crate) mult: Vec<i16>,
 }
 
 /// One block, packed.
@@ -46,8 +53,8 @@ pub(crate) struct Block {
     pub(crate) fc2: Linear,
 }
 
-/// The qkv layer: whole, or in two parts if only token 0 needs a query (the last block with `token`
-/// pooling).
+/// The qkv layer: whole, or in two parts if only leading tokens need a query (the last block, where
+/// the heads read these tokens).
 #[derive(Clone, Debug)]
 pub(crate) enum Qkv {
     Whole(Box<Linear>),
@@ -101,7 +108,7 @@ impl Network {
             let name = |part: &str| format!("blocks.{i}.{part}");
             let inner = block.inner();
             let (spec, qkv) = next();
-            let qkv = if i + 1 == config.blocks.len() && config.pool == Pool::Token {
+            let qkv = if config.needed(i) < config.tokens() {
                 Qkv::Split {
                     q: Box::new(pack_rows(kernels, storage, spec, &qkv, 0, inner)),
                     kv: Box::new(pack_rows(kernels, storage, spec, &qkv, inner, 3 * inner)),
@@ -126,10 +133,15 @@ impl Network {
                 fc2: pack(next()),
             });
         }
-        let (spec, mut tensors) = next();
-        // The executor scales the head's accumulators itself; this requantization is never used.
-        tensors.shift = vec![1; spec.rows];
-        let head_mult = tensors.mult.clone();
+        let heads = config.pool.heads().iter().map(|_| {
+            let (spec, mut tensors) = next();
+            // The executor scales the head's accumulators itself, without this requantization.
+            tensors.shift = vec![1; spec.rows];
+            let mult = tensors.mult.clone();
+            let layer = pack((spec, tensors));
+            Head { layer, mult }
+        });
+        let heads = heads.collect();
         Ok(Self {
             embed,
             position: subnet.expect("position").i16s(),
@@ -139,8 +151,7 @@ impl Network {
                 .unwrap_or_default(),
             blocks,
             norm: layer_norm(subnet, "norm"),
-            head: pack((spec, tensors)),
-            head_mult,
+            heads,
             kernels,
             config,
         })
@@ -173,7 +184,7 @@ impl Network {
 
     /// Returns the form of the weights in memory.
     pub fn storage(&self) -> Storage {
-        self.head.storage()
+        self.heads[0].layer.storage()
     }
 
     /// Returns the bytes of all weights in memory.
@@ -186,7 +197,8 @@ impl Network {
             let layers = [&block.proj, &block.fc1, &block.fc2];
             qkv(&block.qkv) + layers.map(Linear::weight_bytes).iter().sum::<usize>()
         });
-        self.embed.weight_bytes() + blocks.sum::<usize>() + self.head.weight_bytes()
+        let heads = self.heads.iter().map(|head| head.layer.weight_bytes());
+        self.embed.weight_bytes() + blocks.sum::<usize>() + heads.sum::<usize>()
     }
 }
 

@@ -11,7 +11,7 @@ use quasar_kernels::scalar;
 use crate::error::{Error, Result};
 use crate::preprocess;
 use crate::rows::PairedMatrix;
-use crate::subnet::config::Pool;
+
 use crate::subnet::schema::{self, LinearSpec};
 use crate::subnet::{LinearTensors, Subnet};
 use crate::trace::{Trace, TraceData};
@@ -93,17 +93,11 @@ fn check_layer(
             )
         }
         "qkv" => {
-            // Token pooling reads one token: the last block computes no other queries.
-            let last = number + 1 == config.blocks.len() && config.pool == Pool::Token;
-            let unused = if last {
-                config.blocks[number].inner()
-            } else {
-                0
-            };
+            // The last block computes only the queries of tokens that the heads read.
             layer.compare_codes(
                 i8s(trace, &of_block("norm1"))?,
                 i8s(trace, &of_block("qkv"))?,
-                unused,
+                (config.needed(number), config.blocks[number].inner()),
                 |layer, row, acc| scalar::requant8(acc, layer.shift[row], layer.mult[row], 0),
             )
         }
@@ -125,7 +119,7 @@ fn check_layer(
             layer.compare_codes(
                 i8s(trace, &of_block("norm2"))?,
                 i8s(trace, &of_block("act"))?,
-                0,
+                (usize::MAX, 0),
                 |layer, row, acc| {
                     let code = scalar::requant8(acc, layer.shift[row], layer.mult[row], zero_point);
                     table[(i32::from(code) + 128) as usize] as i8
@@ -141,11 +135,31 @@ fn check_layer(
             let TraceData::I32(logits) = values(trace, "logits")? else {
                 return Err(mismatch("logits"));
             };
-            layer.compare(i8s(trace, "pooled")?, logits, |_, row, acc| {
-                Some(
-                    ((i64::from(acc) * i64::from(layer.parameters.mult[row]) + (1 << 14)) >> 15)
-                        as i32,
-                )
+            let pooled = i8s(trace, "pooled")?;
+            let heads = config.pool.heads();
+            if pooled.len() != heads.len() * config.embed {
+                return Err(mismatch("pooled"));
+            }
+            // The heads' outputs are added: those of the others are taken as plain products.
+            let mut own = &pooled[..config.embed];
+            let mut others = vec![0; spec.rows];
+            for (name, pooled) in heads.iter().zip(pooled.chunks_exact(config.embed)) {
+                if *name == spec.name {
+                    own = pooled;
+                    continue;
+                }
+                let head = subnet.linear(&LinearSpec {
+                    name: (*name).into(),
+                    ..spec.clone()
+                });
+                for (row, other) in others.iter_mut().enumerate() {
+                    let codes = head.codes[row * spec.k..][..spec.k].iter().zip(pooled);
+                    let products = codes.map(|(&w, &a)| i32::from(w) * i32::from(a));
+                    *other += output(head.bias[row] + products.sum::<i32>(), head.mult[row]);
+                }
+            }
+            layer.compare(own, logits, |_, row, acc| {
+                Some(output(acc, layer.parameters.mult[row]) + others[row])
             })
         }
     }
@@ -211,17 +225,17 @@ impl<'a> Layer<'a> {
         Ok(check)
     }
 
-    /// Compares a layer that produces codes. After the first token, rows before `unused` are
-    /// skipped.
+    /// Compares a layer that produces codes. `skipped` is a number of tokens, and of rows that are
+    /// skipped after these tokens.
     fn compare_codes(
         &self,
         input: &[i8],
         output: &[i8],
-        unused: usize,
+        (tokens, unused): (usize, usize),
         requantize: impl Fn(&LinearTensors, usize, i32) -> i8,
     ) -> Result<LayerCheck> {
         self.compare(input, output, |token, row, acc| {
-            (token == 0 || row >= unused).then(|| requantize(&self.parameters, row, acc))
+            (token < tokens || row >= unused).then(|| requantize(&self.parameters, row, acc))
         })
     }
 
@@ -239,6 +253,11 @@ impl<'a> Layer<'a> {
             ))
         })
     }
+}
+
+/// Returns the output of a row of a head.
+fn output(acc: i32, mult: i16) -> i32 {
+    ((i64::from(acc) * i64::from(mult) + (1 << 14)) >> 15) as i32
 }
 
 fn mismatch(what: &str) -> Error {

@@ -191,7 +191,8 @@ pub enum TraceData {
 /// An intermediate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceTensor {
-    /// `[tokens, columns]`; `[columns]` for `pooled` and `logits`.
+    /// `[tokens, columns]`; `[columns]` for `pooled` and `logits` (the tokens of a pair one after
+    /// the other).
     pub shape: Vec<usize>,
     /// Its elements.
     pub data: TraceData,
@@ -202,7 +203,7 @@ pub struct TraceTensor {
 /// `pooled`; `logits`.
 ///
 /// Rows that are not computed are left out: with `token` pooling the last block has one row after
-/// its qkv, and only the first of its queries (the others are 0).
+/// its qkv, and only the first of its queries (the others are 0). With `token_pair` it has two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
     tensors: Vec<(String, TraceTensor)>,

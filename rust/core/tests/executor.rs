@@ -13,7 +13,7 @@ use quasar_core::preprocess::ImageView;
 use quasar_core::trace::TraceData;
 use quasar_core::{Executor, Network, Subnet, Tier};
 
-const VECTORS: [&str; 3] = ["token", "mean", "mean-after-norm"];
+const VECTORS: [&str; 4] = ["token", "mean", "mean-after-norm", "token-pair"];
 
 fn subnet(name: &str) -> Subnet {
     Subnet::load(
@@ -50,7 +50,7 @@ fn views<'a>(executor: &Executor, images: &'a [Vec<u8>]) -> Vec<ImageView<'a>> {
 fn batches_and_single_frames_give_the_same_bits_with_any_number_of_threads() {
     for name in VECTORS {
         let reference = executor(name, 1);
-        let classes = reference.network().config().classes.len();
+        let classes = reference.network().config().outputs();
         let images = images(&reference, 9);
         let mut expected = vec![0; 9 * classes];
         for (image, logits) in images.iter().zip(expected.chunks_mut(classes)) {
@@ -317,7 +317,7 @@ fn a_cancelled_frame_ends_and_leaves_nothing_behind() {
         let executor = executor("token", threads);
         let images = images(&executor, 1);
         let view = views(&executor, &images)[0];
-        let classes = executor.network().config().classes.len();
+        let classes = executor.network().config().outputs();
         let (mut expected, mut logits) = (vec![0; classes], vec![0; classes]);
         executor.infer(&view, &mut expected, &NEVER).unwrap();
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use quasar_core::cpu::NEVER;
 use quasar_core::network::supported_tiers;
-use quasar_core::subnet::config::{Config, Pool};
+use quasar_core::subnet::config::Config;
 use quasar_core::trace::{TraceData, TraceTensor};
 use quasar_core::{nibble_check, Executor, Network, Storage, Subnet};
 use safetensors::tensor::TensorView;
@@ -33,8 +33,9 @@ fn vectors() -> Vec<(PathBuf, PathBuf)> {
 fn expected(config: &Config, name: &str, view: &TensorView) -> TraceTensor {
     let mut shape = view.shape().to_vec();
     let last = format!("blocks.{}.", config.blocks.len() - 1);
+    let needed = config.needed(config.blocks.len() - 1);
     let short =
-        config.pool == Pool::Token && name.strip_prefix(&last).is_some_and(|part| part != "norm1");
+        needed < config.tokens() && name.strip_prefix(&last).is_some_and(|part| part != "norm1");
     let mut data = match view.dtype() {
         Dtype::I8 => TraceData::I8(view.data().iter().map(|&v| v as i8).collect()),
         Dtype::I16 => TraceData::I16(
@@ -58,16 +59,16 @@ fn expected(config: &Config, name: &str, view: &TensorView) -> TraceTensor {
     match &mut data {
         TraceData::I8(data) if short && name.ends_with("qkv") => {
             let inner = shape[1] / 3;
-            for row in data.chunks_exact_mut(shape[1]).skip(1) {
+            for row in data.chunks_exact_mut(shape[1]).skip(needed) {
                 row[..inner].fill(0);
             }
         }
-        TraceData::I8(data) if short => data.truncate(shape[1]),
-        TraceData::I16(data) if short => data.truncate(shape[1]),
+        TraceData::I8(data) if short => data.truncate(needed * shape[1]),
+        TraceData::I16(data) if short => data.truncate(needed * shape[1]),
         _ => {}
     }
     if short && !name.ends_with("qkv") {
-        shape[0] = 1;
+        shape[0] = needed;
     }
     TraceTensor { shape, data }
 }

@@ -217,7 +217,7 @@ pub fn totals(workload: &Workload, model: &Model<'_>) -> Totals {
         let last = i + 1 == workload.blocks.len();
         sum.add(&model.block_totals(workload.embed, work, last));
     }
-    sum.add(&model.end_totals(&model.head(workload.embed, workload.head_rows)));
+    sum.add(&model.head_totals(workload));
     sum
 }
 
@@ -247,6 +247,11 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
     for (i, work) in workload.blocks.iter().enumerate() {
         let last = i + 1 == workload.blocks.len();
         side_bytes += builder.block(&model, d, i, work, last);
+    }
+    if let Some(rows) = workload.pair_head_rows {
+        let head = model.pair_head(d, rows);
+        side_bytes += head.side.bytes + COMMAND_BYTES * head.commands + 4 * rows.total();
+        builder.layer("head_dist", 1, rows, d, &head.stage);
     }
     let head = model.head(d, workload.head_rows);
     side_bytes += head.side.bytes + COMMAND_BYTES * head.commands + 4 * workload.head_rows.total();

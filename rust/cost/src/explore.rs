@@ -188,18 +188,16 @@ impl Search<'_> {
             let (n, d) = (workload.setting.tokens(), workload.embed);
             sum += tiles(workload.setting.patches, slots(workload.patch_rows))
                 * words(workload.setting.patch_len)
-                + tiles(1, slots(workload.head_rows)) * words(d);
+                + tiles(1, slots(workload.head_rows)) * words(d)
+                + workload
+                    .pair_head_rows
+                    .map_or(0, |rows| tiles(1, slots(rows)) * words(d));
             for (block, last, count) in &network.blocks {
-                let needed =
-                    if *last && workload.setting.pool == quasar_core::subnet::config::Pool::Token {
-                        1
-                    } else {
-                        n
-                    };
+                let needed = workload.setting.needed(*last);
                 let qkv = if needed == n {
                     tiles(n, slots(block.key.plus(block.query))) + tiles(n, slots(block.value))
                 } else {
-                    tiles(n, slots(block.key.plus(block.value))) + tiles(1, slots(block.query))
+                    tiles(n, slots(block.key.plus(block.value))) + tiles(needed, slots(block.query))
                 };
                 sum += count
                     * (qkv * words(d)
@@ -271,7 +269,7 @@ impl Search<'_> {
                 let model = Model::new(hardware, workload.setting);
                 let mut sum =
                     model.end_totals(&model.embedding(workload.embed, workload.patch_rows));
-                sum.add(&model.end_totals(&model.head(workload.embed, workload.head_rows)));
+                sum.add(&model.head_totals(workload));
                 for (block, last, count) in &network.blocks {
                     let one = model.block_totals(workload.embed, block, *last);
                     sum.add(&Totals {

@@ -88,7 +88,7 @@ pub struct Setting {
     pub prefix_tokens: u64,
     /// Values of a patch, the patch embedding's columns.
     pub patch_len: u64,
-    /// Rows of the head: classes, and an embedding's values.
+    /// Rows of each head: classes, and an embedding's values.
     pub classes: u64,
     /// Pooling before the head.
     pub pool: Pool,
@@ -108,6 +108,15 @@ impl Setting {
     /// Returns the number of tokens N.
     pub const fn tokens(&self) -> u64 {
         self.prefix_tokens + self.patches
+    }
+
+    /// Returns the tokens for which a block's attention output and MLP are needed: in the network's
+    /// `last` block those that the heads read.
+    pub const fn needed(&self, last: bool) -> u64 {
+        match self.pool.leading() {
+            Some(leading) if last => leading as u64,
+            _ => self.tokens(),
+        }
     }
 }
 
@@ -133,8 +142,10 @@ pub struct Workload {
     pub patch_rows: RowWidths,
     /// The blocks, in order.
     pub blocks: Vec<BlockWork>,
-    /// Rows of the head.
+    /// Rows of the head of token 0, or of the pooled tokens.
     pub head_rows: RowWidths,
+    /// Rows of the head of token 1, where the pooling is of a pair of tokens.
+    pub pair_head_rows: Option<RowWidths>,
 }
 
 impl Workload {
@@ -184,6 +195,8 @@ impl Workload {
             patch_rows: rows("embed", 0, config.embed),
             blocks: blocks.collect(),
             head_rows: rows("head", 0, config.outputs()),
+            pair_head_rows: (config.pool.heads().get(1))
+                .map(|head| rows(head, 0, config.outputs())),
         }
     }
 
@@ -198,16 +211,13 @@ impl Workload {
         } = self.setting;
         let (n, d) = (self.setting.tokens(), self.embed);
         let blocks = self.blocks.iter().enumerate().map(|(i, block)| {
-            let needed = if pool == Pool::Token && i + 1 == self.blocks.len() {
-                1
-            } else {
-                n
-            };
+            let needed = self.setting.needed(i + 1 == self.blocks.len());
             let inner = block.inner();
             (2 * n + needed) * inner * d
                 + 2 * needed * n * inner
                 + needed * (inner * d + 2 * block.hidden * d)
         });
-        patches * patch_len * d + blocks.sum::<u64>() + classes * d
+        let heads = pool.heads().len() as u64;
+        patches * patch_len * d + blocks.sum::<u64>() + heads * classes * d
     }
 }

@@ -50,6 +50,7 @@ impl Space {
                 .map(|shape| shape.work(embed))
                 .collect(),
             head_rows: RowWidths::all_eight_bit(setting.classes),
+            pair_head_rows: None,
         })
     }
 }

@@ -9,7 +9,8 @@ use crate::arena_layout::{self, Arena, Row, RowPair};
 use crate::isa::Destination;
 use crate::shape::Shape;
 
-/// Makes the arena. Returns also the class of each logit, in the order in which logits leave.
+/// Makes the arena. Returns also the output that each logit belongs to, in the order in which
+/// logits leave.
 pub(super) fn write(
     subnet: &Subnet,
     outline: &Outline,
@@ -95,7 +96,14 @@ pub(super) fn write(
         }
     }
     norm(&mut arena, 2 * plan.blocks.len(), "norm");
-    let class_of_logit = whole(&mut arena, &plan.head, &next(), Destination::Logit);
+    let head = next();
+    let mut class_of_logit = Vec::new();
+    if let Some(pair) = &plan.pair {
+        class_of_logit = whole(&mut arena, &pair.head, &next(), Destination::Logit);
+        write_zeros(&mut arena, &pair.zeros, shape);
+        norm(&mut arena, 2 * plan.blocks.len() + 1, "norm");
+    }
+    class_of_logit.extend(whole(&mut arena, &plan.head, &head, Destination::Logit));
     (arena, class_of_logit)
 }
 
@@ -106,6 +114,20 @@ fn spread(codes: &[i8], length: usize, padded: usize) -> Vec<i8> {
     parts
         .flat_map(|part| part.iter().copied().chain(zeros.clone()))
         .collect()
+}
+
+/// Writes 4-bit rows of zeros, which change nothing of the residual that they are added to.
+fn write_zeros(arena: &mut Arena, matrix: &Matrix, shape: &Shape) {
+    let rows = matrix.rows4 as usize;
+    let zeros = LinearTensors {
+        bits: vec![4; rows],
+        codes: vec![0; rows * matrix.columns as usize],
+        bias: vec![0; rows],
+        mult: vec![0; rows],
+        shift: vec![1; rows],
+    };
+    let rows = (0..rows).map(|row| (row, Destination::Residual, row as u16));
+    write_matrix(arena, matrix, &zeros, rows, shape);
 }
 
 /// Writes some rows of a layer. `rows`: row of the layer, destination of the results, column there.

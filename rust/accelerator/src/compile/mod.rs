@@ -54,6 +54,7 @@ impl Program {
             arena,
             arena_checks,
             class_of_logit,
+            outputs: subnet.config().outputs(),
             first_code: subnet.config().classes.len(),
         })
     }

@@ -42,7 +42,10 @@ impl Numbers {
                 .collect()
         };
         Self {
-            norms: norms.chain(["norm".into()]).map(norm).collect(),
+            norms: norms
+                .chain(config.pool.heads().iter().map(|_| "norm".into()))
+                .map(norm)
+                .collect(),
             heads: blocks().map(heads).collect(),
             zero_points: blocks().map(|(_, b)| b.fc1_zero_point.into()).collect(),
         }
@@ -53,7 +56,7 @@ impl Numbers {
         let blocks = &workload.blocks;
         let heads = |heads: u64| vec![Head::default(); heads as usize];
         Self {
-            norms: vec![(0, 0); 2 * blocks.len() + 1],
+            norms: vec![(0, 0); 2 * blocks.len() + workload.setting.pool.heads().len()],
             heads: blocks.iter().map(|block| heads(block.heads)).collect(),
             zero_points: vec![0; blocks.len()],
         }

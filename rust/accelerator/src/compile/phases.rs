@@ -6,7 +6,7 @@ use quasar_hardware::tiling::Band;
 use quasar_hardware::Hardware;
 
 use super::numbers::{Head, Numbers};
-use super::plan::{BlockPlan, Matrix, MlpPlan, Outline, Plan};
+use super::plan::{BlockPlan, Matrix, MlpPlan, Outline, PairPlan, Plan};
 use crate::arena_layout::Transfer;
 use crate::isa::{
     Attend, Command, Context, Fill, Gemm, Kind, LayerNorm, Load, LoadEnd, Pooling, RowsCommand,
@@ -55,6 +55,9 @@ impl<'a> Phases<'a> {
         for (i, block) in plan.blocks.iter().enumerate() {
             phases.attention_half(i, block);
             phases.mlp_half(i, block);
+        }
+        if let Some(pair) = &plan.pair {
+            phases.pair_head(pair);
         }
         phases.head();
         phases.done
@@ -141,10 +144,11 @@ impl<'a> Phases<'a> {
             pool,
             frac,
             tokens,
-            first: if pool == Pooling::None {
-                0
-            } else {
-                self.outline.workload.setting.prefix_tokens as u32
+            first: match (pool, self.outline.workload.setting.pool) {
+                (Pooling::None, _) => 0,
+                // The mean of token 1 alone.
+                (_, Pool::TokenPair) => 1,
+                _ => self.outline.workload.setting.prefix_tokens as u32,
             },
             embed: self.embed(),
             epsilon,
@@ -384,7 +388,7 @@ impl<'a> Phases<'a> {
     fn mlp_half(&mut self, i: usize, block: &BlockPlan) {
         let last = i + 1 == self.plan.blocks.len();
         let pool = match self.outline.workload.setting.pool {
-            Pool::Mean if last => Pooling::Before,
+            Pool::Mean | Pool::TokenPair if last => Pooling::Before,
             Pool::MeanAfterNorm if last => Pooling::After,
             _ => Pooling::None,
         };
@@ -429,11 +433,44 @@ impl<'a> Phases<'a> {
         self.end();
     }
 
-    fn head(&mut self) {
-        let plan = self.plan;
+    /// Adds the head of token 1, whose norm is in the place of token 0's. Then it adds zeros to
+    /// token 0: so the norm gets the moments of token 0, whose head comes next.
+    fn pair_head(&mut self, pair: &PairPlan) {
+        self.logits("head of token 1", &pair.head);
         self.product(
-            "head",
-            &plan.head,
+            "zeros",
+            &pair.zeros,
+            Gemm {
+                source: Source::Normed,
+                frame: self.slot.into(),
+                ..Gemm::default()
+            },
+            RowsCommand {
+                kind: Kind::Residual,
+                moments: true,
+                tokens: 1,
+                stride: self.embed(),
+                ..RowsCommand::default()
+            },
+        );
+        self.norm(1, Pooling::None);
+        self.end();
+    }
+
+    fn head(&mut self) {
+        self.logits("head", &self.plan.head);
+        self.push(LoadEnd {
+            frame: self.slot.into(),
+            transfers: u32::from(self.transfers),
+        });
+        self.end();
+    }
+
+    /// Adds a head of the token in the place of token 0.
+    fn logits(&mut self, stage: &'static str, head: &Matrix) {
+        self.product(
+            stage,
+            head,
             Gemm {
                 source: Source::Normed,
                 frame: self.slot.into(),
@@ -446,17 +483,14 @@ impl<'a> Phases<'a> {
                 ..RowsCommand::default()
             },
         );
-        self.push(LoadEnd {
-            frame: self.slot.into(),
-            transfers: u32::from(self.transfers),
-        });
-        self.end();
     }
 }
 
 /// Makes all command lists. In a step the frame that begins goes first: its embedding needs no
-/// norm, so that the other frame's norm has time, as in every later phase. A residual is filled
-/// after the head of the frame that had it before.
+/// norm, so that the other frame's norm has time, as in every later phase. An odd phase belongs to
+/// the first half: then the frames take turns from the first phase to the last, and the array takes
+/// the norms' credits in the order in which the norm gives them. A residual is filled after the
+/// head of the frame that had it before.
 pub(super) fn segments(
     outline: &Outline,
     hardware: &Hardware,
@@ -469,16 +503,19 @@ pub(super) fn segments(
         .collect();
     let halves = |slot: u8| {
         let phases = &phases[slot as usize];
-        phases.split_at(phases.len() / 2)
+        phases.split_at(phases.len().div_ceil(2))
     };
     let list = |&segment: &Segment| {
         let parts: Vec<&Vec<_>> = match segment {
             Segment::Start(slot) => halves(slot).0.iter().collect(),
             Segment::End(slot) => halves(slot).1.iter().collect(),
-            Segment::Step(slot) => (halves(1 - slot).0.iter())
-                .zip(halves(slot).1)
-                .flat_map(|(first, second)| [first, second])
-                .collect(),
+            Segment::Step(slot) => {
+                let (first, second) = (halves(1 - slot).0, halves(slot).1);
+                (0..first.len().max(second.len()))
+                    .flat_map(|i| [first.get(i), second.get(i)])
+                    .flatten()
+                    .collect()
+            }
         };
         let (commands, places) = parts.into_iter().flatten().copied().unzip();
         List {

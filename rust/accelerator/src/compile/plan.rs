@@ -1,6 +1,5 @@
 //! Gives each transfer its place in the arena, from sizes and row widths alone.
 
-use quasar_core::subnet::config::Pool;
 use quasar_hardware::tiling::Band;
 use quasar_hardware::workload::{RowWidths, Setting};
 use quasar_hardware::{Hardware, Workload};
@@ -28,21 +27,17 @@ impl Outline {
             patch_len: patch_len as usize,
             embed: self.workload.embed as usize,
             pool,
-            phases: 2 * self.workload.blocks.len() + 2,
+            phases: 2 * self.workload.blocks.len() + 1 + pool.heads().len(),
         }
     }
 
     /// Returns the tokens that need a block's attention output and MLP.
     pub(super) fn needed(&self, block: usize) -> u32 {
-        let setting = self.workload.setting;
-        if setting.pool == Pool::Token && block + 1 == self.workload.blocks.len() {
-            1
-        } else {
-            setting.tokens() as u32
-        }
+        let last = block + 1 == self.workload.blocks.len();
+        self.workload.setting.needed(last) as u32
     }
 
-    /// Returns true if a block makes the query of token 0 alone, after keys and values.
+    /// Returns true if a block makes the queries of leading tokens alone, after keys and values.
     pub(super) fn split(&self, block: usize) -> bool {
         u64::from(self.needed(block)) < self.workload.setting.tokens()
     }
@@ -76,7 +71,7 @@ impl Matrix {
 
 /// Places of a block's transfers.
 pub(super) struct BlockPlan {
-    /// Keys and queries, then values; or keys and values, then the query of token 0.
+    /// Keys and queries, then values; or keys and values, then the queries of leading tokens.
     pub(super) qkv: [Matrix; 2],
     pub(super) proj: Matrix,
     pub(super) table: Transfer,
@@ -90,6 +85,15 @@ pub(super) struct MlpPlan {
     pub(super) fc2: Matrix,
 }
 
+/// Places of the transfers between the last block and the head of token 0, where each token of a
+/// pair has a head.
+pub(super) struct PairPlan {
+    /// The head of token 1.
+    pub(super) head: Matrix,
+    /// Zeros that are added to token 0, so that the norm gets its moments once more.
+    pub(super) zeros: Matrix,
+}
+
 /// Places of a frame's transfers in the arena, in the order in which the frame reads them.
 pub(super) struct Plan {
     pub(super) residual: Transfer,
@@ -99,6 +103,7 @@ pub(super) struct Plan {
     /// Gains of the norm before each phase except the first. They come after the transfers of the
     /// first band before it, so that the norm need not wait for the others.
     pub(super) norms: Vec<Transfer>,
+    pub(super) pair: Option<PairPlan>,
     pub(super) head: Matrix,
     pub(super) beats: usize,
 }
@@ -111,6 +116,7 @@ impl Plan {
             embed,
             patch_rows,
             head_rows,
+            pair_head_rows,
             ref blocks,
             ..
         } = outline.workload;
@@ -156,11 +162,22 @@ impl Plan {
             }
         });
         let blocks = blocks.collect();
+        let pair = pair_head_rows.map(|rows| {
+            let head = Matrix::new(cursor, shape, rows, embed);
+            let zeros = RowWidths {
+                four_bit: embed,
+                eight_bit: 0,
+            };
+            let zeros = Matrix::new(cursor, shape, zeros, 1);
+            norms.push(cursor.take(gains));
+            PairPlan { head, zeros }
+        });
         Self {
             residual,
             embed: embedding,
             blocks,
             norms,
+            pair,
             head: Matrix::new(cursor, shape, head_rows, embed),
             beats: cursor.beats(),
         }

@@ -153,7 +153,7 @@ impl<T: Transport> Driver<T> {
         self.transport.flush(&self.output, 0, self.output.bytes)?;
         self.write_address(register::STORE_OUTPUT, self.output.physical)?;
         self.transport
-            .write(register::STORE_COUNT, self.program.classes() as u32)?;
+            .write(register::STORE_COUNT, self.program.logits() as u32)?;
         self.store_started = self.transport.now();
         self.transport.write(register::STORE_CTRL, AP_START)
     }

@@ -70,12 +70,16 @@ impl Model {
             commands.map(move |(index, &command)| (segment, index, command))
         });
         let list: VecDeque<Entry> = list.collect();
+        // A frame's end follows the logits of all its heads.
+        let mut of_frame = 0;
         let logits = list
             .iter()
             .filter_map(|(segment, _, command)| match command {
                 Command::Rows(rows) if rows.kind == Kind::Logits => {
-                    Some((*segment, u64::from(rows.rows4 + rows.rows8)))
+                    of_frame += u64::from(rows.rows4 + rows.rows8);
+                    None
                 }
+                Command::LoadEnd(_) => Some((*segment, std::mem::take(&mut of_frame))),
                 _ => None,
             });
         let (finishing, logits): (Vec<_>, _) = logits.unzip();

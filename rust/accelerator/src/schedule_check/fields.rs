@@ -177,6 +177,11 @@ impl<'a> Checker<'a> {
             c.frame == if normed { slot } else { 0 },
             "the frame is not the slot's",
         )?;
+        let one_tile = c.tile == 0 && self.tiles(c.tokens) == 1;
+        ensure(
+            !normed || one_tile || c.columns as usize == self.program.sizes.embed,
+            "tiles of normalised tokens are not the embedding's columns apart",
+        )?;
         ensure(
             c.source != Source::Input || c.columns as usize == self.program.sizes.patch_len,
             "the columns are not a patch",
@@ -224,22 +229,23 @@ impl<'a> Checker<'a> {
     pub(super) fn layer_norm(&self, c: LayerNorm, place: Place) -> Result<(), String> {
         let (sizes, slot) = (self.program.sizes, u32::from(place.slot));
         let buffers = self.program.hardware.configuration().buffers;
-        let last = place.phase as usize + 2 == sizes.phases;
+        let heads = sizes.pool.heads().len();
+        let last = place.phase as usize + 1 + heads == sizes.phases;
         let expected = match sizes.pool {
-            Pool::Mean if last => Pooling::Before,
+            Pool::Mean | Pool::TokenPair if last => Pooling::Before,
             Pool::MeanAfterNorm if last => Pooling::After,
             _ => Pooling::None,
         };
         ensure(c.frame == slot, "the frame is not the slot's")?;
         ensure(c.pool == expected, "the pooling is not the network's")?;
-        let from = if expected == Pooling::None {
-            0
-        } else {
-            sizes.prefix
+        let from = match (expected, sizes.pool) {
+            (Pooling::None, _) => 0,
+            (_, Pool::TokenPair) => 1,
+            _ => sizes.prefix,
         };
         ensure(
             c.first as usize == from,
-            "the mean is not that of the patches",
+            "the mean is not that of the pooled tokens",
         )?;
         ensure(
             c.embed as usize == sizes.embed,

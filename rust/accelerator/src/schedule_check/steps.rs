@@ -108,10 +108,19 @@ impl Machine<'_> {
 
     /// Returns the steps of the store for a frame.
     pub(super) fn store(&self, tag: Tag) -> VecDeque<Step> {
-        VecDeque::from([
-            Step::Take(LOGITS, self.program.classes(), tag.of("logits", [0; 6])),
-            Step::Take(CHECKS, 1, tag.of("check", [0; 6])),
-        ])
+        let (sizes, logits) = (self.program.sizes, self.program.logits());
+        let heads = sizes.pool.heads().len();
+        // The head of token 1 comes a phase before that of token 0.
+        let of_phase = |back: usize| Tag {
+            phase: tag.phase - back as u16,
+            ..tag.of("logits", [0; 6])
+        };
+        let mut steps: VecDeque<_> = (0..heads)
+            .rev()
+            .map(|back| Step::Take(LOGITS, logits / heads, of_phase(back)))
+            .collect();
+        steps.push_back(Step::Take(CHECKS, 1, tag.of("check", [0; 6])));
+        steps
     }
 
     /// Returns the steps of a command.
@@ -204,7 +213,11 @@ impl Machine<'_> {
             Source::Normed => (
                 Memory::Normed(c.frame),
                 c.tile as usize,
-                tag.before().of("normed", layout),
+                // `fields` checks that the columns of several tiles are the embedding's.
+                tag.before().of(
+                    "normed",
+                    [s.padded(self.program.sizes.embed) as u32, 0, 0, 0, 0, 0],
+                ),
             ),
             Source::Query => (Memory::Query, 0, tag.of("context", layout)),
             Source::Hidden => (Memory::Hidden, 0, tag.of("hidden", of_band)),

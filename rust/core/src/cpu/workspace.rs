@@ -88,7 +88,7 @@ impl Workspace {
             stride: 3 * inner,
             sums: vec![0; config.embed],
             mean: vec![0; config.embed],
-            pooled: vec![0; config.embed],
+            pooled: vec![0; network.heads.len() * config.embed],
             accumulators: vec![0; config.outputs()],
         }
     }
@@ -171,7 +171,12 @@ impl Workspace {
         let patches = network.config.patches() as i32;
         let rounded = |sum: i32| (sum + patches / 2).div_euclid(patches);
         match network.config.pool {
-            Pool::Token => norm(&ranges[0].x[..embed], pooled),
+            Pool::Token | Pool::TokenPair => {
+                let rows = ranges.iter().flat_map(|range| range.x.chunks_exact(embed));
+                for (x, pooled) in rows.zip(pooled.chunks_exact_mut(embed)) {
+                    norm(x, pooled);
+                }
+            }
             Pool::Mean => {
                 sums.fill(0);
                 for range in ranges.iter() {
@@ -195,20 +200,20 @@ impl Workspace {
         }
         ranges[0]
             .observer
-            .i8(Point::Pooled, MatrixView::packed(pooled, embed));
-        let out = MatrixViewMut::new(accumulators, 1, logits.len(), logits.len());
-        kernels.linear_i32(
-            &network.head,
-            MatrixView::packed(pooled, embed),
-            out,
-            &mut ranges[0].scratch,
-        );
-        for ((logit, &acc), &mult) in logits
-            .iter_mut()
-            .zip(accumulators.iter())
-            .zip(&network.head_mult)
-        {
-            *logit = ((i64::from(acc) * i64::from(mult) + (1 << 14)) >> 15) as i32;
+            .i8(Point::Pooled, MatrixView::packed(pooled, pooled.len()));
+        logits.fill(0);
+        for (head, pooled) in network.heads.iter().zip(pooled.chunks_exact(embed)) {
+            let out = MatrixViewMut::new(accumulators, 1, logits.len(), logits.len());
+            kernels.linear_i32(
+                &head.layer,
+                MatrixView::packed(pooled, embed),
+                out,
+                &mut ranges[0].scratch,
+            );
+            for ((logit, &acc), &mult) in logits.iter_mut().zip(accumulators.iter()).zip(&head.mult)
+            {
+                *logit += ((i64::from(acc) * i64::from(mult) + (1 << 14)) >> 15) as i32;
+            }
         }
         ranges[0].observer.i32(Point::Logits, logits);
     }
@@ -284,9 +289,11 @@ impl TokenRange {
                 for row in 0..rows {
                     q_out.row_mut(row).fill(0);
                 }
-                if self.first == 0 {
-                    let (q_out, _) = q_out.split_at_row(1);
-                    kernels.linear_i8(q, norm.range(0..1), q_out, 0, None, &mut self.scratch);
+                let needed = self.rows_before(network.config.needed(i));
+                if needed > 0 {
+                    let (q_out, _) = q_out.split_at_row(needed);
+                    let norm = norm.range(0..needed);
+                    kernels.linear_i8(q, norm, q_out, 0, None, &mut self.scratch);
                 }
             }
         }
@@ -306,11 +313,10 @@ impl TokenRange {
     ) {
         let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
         let (inner, dim) = (block.inner(), block.head_dim);
-        let rows = match block.qkv {
-            Qkv::Whole(_) => self.rows,
-            Qkv::Split { .. } if self.first == 0 => 1,
-            Qkv::Split { .. } => return,
-        };
+        let rows = self.rows_before(network.config.needed(i));
+        if rows == 0 {
+            return;
+        }
         let x = &mut self.x[..rows * embed];
         let norm = &mut self.norm[..rows * embed];
         let attended = &mut self.attended[..rows * inner];

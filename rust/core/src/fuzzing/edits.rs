@@ -18,10 +18,10 @@ const EDIT_BYTES: usize = 8;
 const MAX_EDITS: usize = 64;
 /// Bytes of the tensors, at most, that an edit makes.
 const MAX_BYTES: usize = 1 << 18;
-const GOLDEN: [&str; 4] = ["mean-after-norm", "overlap", "all-4", "token"];
+const GOLDEN: [&str; 5] = ["mean-after-norm", "overlap", "all-4", "token", "token-pair"];
 const DTYPES: [Dtype; 5] = [Dtype::U8, Dtype::I8, Dtype::I16, Dtype::I32, Dtype::I64];
 /// Texts that a configuration may or may not have.
-const TEXTS: [&str; 12] = [
+const TEXTS: [&str; 13] = [
     "token",
     "mean",
     "mean_after_norm",
@@ -34,6 +34,7 @@ const TEXTS: [&str; 12] = [
     "\u{7f}",
     "\u{202e}\u{0}",
     "1e999",
+    "token_pair",
 ];
 
 /// An edit, as the fuzzer's bytes state it.
@@ -447,7 +448,9 @@ pub(super) fn edited_subnet(bytes: &[u8]) -> Option<(Vec<u8>, bool)> {
     for edit in &edits {
         draft.edit(edit);
     }
-    let mut file = container::serialize(&draft.config.to_string(), &draft.tensors).ok()?;
+    let config = draft.config.to_string();
+    let version = Config::from_json(&config).map_or("1", |config| config.version());
+    let mut file = container::serialize(version, &config, &draft.tensors).ok()?;
     for edit in &of_header {
         file = edit_header(&file, edit).unwrap_or(file);
     }

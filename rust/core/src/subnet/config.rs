@@ -21,7 +21,7 @@ pub const MAX_COLUMNS: usize = 4096;
 pub const MAX_HEADS: usize = 128;
 /// Size of an attention head, at most.
 pub const MAX_HEAD_DIM: usize = 128;
-/// Rows of the head (classes, and the embedding's values), at most.
+/// Rows of all heads (classes, and the embedding's values), at most.
 pub const MAX_CLASSES: usize = 32768;
 /// Blocks, at most.
 pub const MAX_DEPTH: usize = 64;
@@ -129,6 +129,29 @@ pub enum Pool {
     Mean,
     /// The mean of the patch tokens' final norms.
     MeanAfterNorm,
+    /// The final norms of token 0 and of token 1, each with a head of its own. The outputs of the
+    /// two heads are added.
+    TokenPair,
+}
+
+impl Pool {
+    /// Returns the number of tokens that the heads read, from token 0 on; `None` if they read a
+    /// mean.
+    pub const fn leading(self) -> Option<usize> {
+        match self {
+            Self::Token => Some(1),
+            Self::TokenPair => Some(2),
+            Self::Mean | Self::MeanAfterNorm => None,
+        }
+    }
+
+    /// Returns the heads' names, that of token 0 first.
+    pub const fn heads(self) -> &'static [&'static str] {
+        match self {
+            Self::TokenPair => &["head", "head_dist"],
+            _ => &["head"],
+        }
+    }
 }
 
 /// Preprocessing of a decoded image.
@@ -252,7 +275,9 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         self.image.check()?;
         self.patch.check(self.image)?;
-        within("prefix_tokens", self.prefix_tokens, 0, MAX_TOKENS - 1)?;
+        // Both tokens of a pair are prefix tokens: a class token and a distillation token.
+        let prefix = if self.pool == Pool::TokenPair { 2 } else { 0 };
+        within("prefix_tokens", self.prefix_tokens, prefix, MAX_TOKENS - 1)?;
         within(
             "tokens (from image, patch and prefix_tokens)",
             self.tokens(),
@@ -278,7 +303,7 @@ impl Config {
             within(&format!("blocks.{i}.hidden"), block.hidden, 1, MAX_COLUMNS)?;
         }
         let fewest = usize::from(self.embedding.is_none());
-        let most = MAX_CLASSES - self.embedding_size();
+        let most = MAX_CLASSES / self.pool.heads().len() - self.embedding_size();
         let key = "classes (their number)";
         within(key, self.classes.len(), fewest, most)?;
         check_scale("logit_scale", self.logit_scale)?;
@@ -308,7 +333,25 @@ impl Config {
         self.prefix_tokens + self.patches()
     }
 
-    /// Returns the head's rows: the classes, then the embedding's values.
+    /// Returns the tokens whose attention output and MLP a block has to compute: those that the
+    /// heads read in the last block, all tokens in the others.
+    pub fn needed(&self, block: usize) -> usize {
+        match self.pool.leading() {
+            Some(leading) if block + 1 == self.blocks.len() => leading,
+            _ => self.tokens(),
+        }
+    }
+
+    /// Returns the oldest version of the subnet file that has all keys and values of this config.
+    pub fn version(&self) -> &'static str {
+        if self.pool == Pool::TokenPair {
+            "2"
+        } else {
+            "1"
+        }
+    }
+
+    /// Returns the rows of each head: the classes, then the embedding's values.
     pub fn outputs(&self) -> usize {
         self.classes.len() + self.embedding_size()
     }

@@ -20,7 +20,9 @@ pub const MAX_FILE_BYTES: u64 = 512 << 20;
 pub const MAX_HEADER_BYTES: u64 = 4 << 20;
 
 const FORMAT: &str = "qvit";
-const VERSION: &str = "1";
+/// The versions that this build reads. A file has the oldest one that has all that its config says
+/// ([`super::config::Config::version`]).
+const VERSIONS: [&str; 2] = ["1", "2"];
 
 /// The dtypes that a subnet file uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -186,6 +188,7 @@ pub(crate) fn check_size(size: u64) -> Result<()> {
 pub(crate) struct Contents {
     pub(crate) config: String,
     pub(crate) tensors: Tensors,
+    version: String,
     stated: String,
 }
 
@@ -201,6 +204,17 @@ impl Contents {
                 computed,
             })
         }
+    }
+
+    /// Checks that the stated version is that of the config.
+    pub(crate) fn check_version(&self, expected: &str) -> Result<()> {
+        if self.version == expected {
+            return Ok(());
+        }
+        Err(Error::not_a_subnet(format!(
+            "it states version {:?}, but a subnet with its config has version {expected:?}",
+            self.version
+        )))
     }
 }
 
@@ -261,7 +275,7 @@ pub(crate) fn parse(
     // This also checks that the tensors follow one another and that their bytes agree with dtype
     // and shape.
     let header: Metadata = serde_json::from_slice(&header).map_err(invalid)?;
-    let (config, stated) = check_metadata(header.metadata().as_ref())?;
+    let [config, version, stated] = check_metadata(header.metadata().as_ref())?;
     let layout = layout(&header)?;
     let end = start + header.data_len() as u64;
     if end < size {
@@ -280,6 +294,7 @@ pub(crate) fn parse(
     Ok(Contents {
         config,
         tensors,
+        version,
         stated,
     })
 }
@@ -297,8 +312,8 @@ fn layout(header: &Metadata) -> Result<Vec<(String, Dtype, &TensorInfo)>> {
     header.offset_keys().into_iter().map(tensor).collect()
 }
 
-/// Checks the metadata; returns its `config` and `sha256`.
-fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Result<(String, String)> {
+/// Checks the metadata; returns its `config`, `version` and `sha256`.
+fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Result<[String; 3]> {
     let metadata = metadata.ok_or_else(|| Error::not_a_subnet("it has no metadata"))?;
     let get = |key: &str| {
         metadata
@@ -313,7 +328,7 @@ fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Result<(String,
         )));
     }
     let version = get("version")?;
-    if version != VERSION {
+    if !VERSIONS.contains(&version.as_str()) {
         return Err(Error::UnsupportedVersion {
             found: excerpt(version),
         });
@@ -328,12 +343,12 @@ fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Result<(String,
             excerpt(key)
         )));
     }
-    Ok((get("config")?.clone(), stated))
+    Ok([get("config")?.clone(), version.clone(), stated])
 }
 
 /// Writes a container. Tensors are in order of descending element size, then of name, as every
 /// safetensors writer has them.
-pub(crate) fn serialize(config: &str, tensors: &Tensors) -> Result<Vec<u8>> {
+pub(crate) fn serialize(version: &str, config: &str, tensors: &Tensors) -> Result<Vec<u8>> {
     let mut order: Vec<_> = tensors.iter().collect();
     order.sort_by_key(|(name, tensor)| (std::cmp::Reverse(tensor.dtype.size()), *name));
 
@@ -342,7 +357,7 @@ pub(crate) fn serialize(config: &str, tensors: &Tensors) -> Result<Vec<u8>> {
         "__metadata__".into(),
         serde_json::json!({
             "format": FORMAT,
-            "version": VERSION,
+            "version": version,
             "config": config,
             "sha256": digest(config, tensors),
         }),

@@ -16,7 +16,7 @@ use std::path::Path;
 use crate::embedding;
 use crate::error::{Error, Result};
 use crate::rows;
-use config::{Config, Pool};
+use config::Config;
 use container::{Dtype, Tensor, Tensors};
 use schema::{LinearSpec, Rule, TensorSpec};
 
@@ -79,8 +79,8 @@ pub struct Summary {
     /// products, all tokens.
     pub nominal_macs: u64,
     /// Multiply-accumulates of a frame that an output depends on. With `token` pooling the last
-    /// block needs queries, projection and MLP for one token only, and the executor leaves out the
-    /// rest.
+    /// block needs queries, projection and MLP for one token only (with `token_pair` for two), and
+    /// the executor leaves out the rest.
     pub macs: u64,
 }
 
@@ -112,14 +112,13 @@ impl Subnet {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let contents = container::parse_bytes(bytes)?;
         contents.verify()?;
-        Self::checked(contents.config, contents.tensors)
+        Self::of_contents(contents)
     }
 
     /// Reads a subnet file's bytes without a check of the digest, which fuzzing could not pass.
     #[cfg(feature = "fuzzing")]
     pub(crate) fn from_bytes_unverified(bytes: &[u8]) -> Result<Self> {
-        let contents = container::parse_bytes(bytes)?;
-        Self::checked(contents.config, contents.tensors)
+        Self::of_contents(container::parse_bytes(bytes)?)
     }
 
     /// Returns the subnet file's bytes. The same subnet always gives the same bytes.
@@ -127,7 +126,7 @@ impl Subnet {
     /// # Errors
     /// [`Error::TooLarge`].
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        container::serialize(&self.config_json, &self.tensors)
+        container::serialize(self.config.version(), &self.config_json, &self.tensors)
     }
 
     /// Reads a subnet file.
@@ -150,7 +149,7 @@ impl Subnet {
         }
         let contents = container::parse(BufReader::new(file), metadata.len(), io)?;
         contents.verify()?;
-        Self::checked(contents.config, contents.tensors)
+        Self::of_contents(contents)
     }
 
     /// Writes a subnet file atomically: see [`file::replace`].
@@ -197,8 +196,11 @@ impl Subnet {
         let config = &self.config;
         let mut layers = Vec::new();
         let mut nominal_macs = 0;
-        let last_block =
-            (config.pool == Pool::Token).then(|| format!("blocks.{}.", config.blocks.len() - 1));
+        let leading = config.pool.leading();
+        let last_block = leading.map(|leading| {
+            let last = config.blocks.len() - 1;
+            (format!("blocks.{last}."), leading)
+        });
         for LinearSpec {
             name,
             rows,
@@ -210,12 +212,14 @@ impl Subnet {
             let bits = self.expect(&format!("{name}.bits")).data();
             let rows4 = bits.iter().map(|&b| usize::from(b == 4)).sum();
             let bytes = bits.iter().map(|&b| rows::row_bytes(k, b)).sum();
-            let last = last_block.as_ref().and_then(|b| name.strip_prefix(b));
-            // Of the last block, token pooling needs keys and values of all tokens, and all else of
-            // one.
+            let last = last_block
+                .as_ref()
+                .and_then(|(block, leading)| Some((name.strip_prefix(block)?, leading)));
+            // Of the last block, heads that read leading tokens need keys and values of all tokens,
+            // and all else of those that they read.
             let needed = match last {
-                Some("qkv") => (tokens * 2 + 1) * rows / 3,
-                Some(_) => rows,
+                Some(("qkv", leading)) => (tokens * 2 + leading) * rows / 3,
+                Some((_, leading)) => leading * rows,
                 None => rows * tokens,
             };
             nominal_macs += (rows * k * tokens) as u64;
@@ -235,12 +239,13 @@ impl Subnet {
             .iter()
             .map(|b| (2 * n * n * b.inner()) as u64)
             .sum();
-        let skipped = match (config.pool, config.blocks.last()) {
-            (Pool::Token, Some(last)) => (2 * (n - 1) * n * last.inner()) as u64,
+        let skipped = match (leading, config.blocks.last()) {
+            (Some(leading), Some(last)) => (2 * (n - leading) * n * last.inner()) as u64,
             _ => 0,
         };
         let norms = (2 * config.blocks.len() + 1) * 2 * config.embed;
-        let repeated = config.embedding_size() * (config.embed + 1);
+        let heads = config.pool.heads().len();
+        let repeated = heads * config.embedding_size() * (config.embed + 1);
         Summary {
             parameters: layers.iter().map(|l| l.rows * (l.k + 1)).sum::<usize>() - repeated
                 + norms
@@ -285,6 +290,14 @@ impl Subnet {
             .expect("the set of tensors is checked when the subnet is made")
     }
 
+    /// Takes what a file holds.
+    fn of_contents(mut contents: container::Contents) -> Result<Self> {
+        let tensors = std::mem::take(&mut contents.tensors);
+        let subnet = Self::checked(contents.config.clone(), tensors)?;
+        contents.check_version(subnet.config.version())?;
+        Ok(subnet)
+    }
+
     fn checked(config_json: String, tensors: Tensors) -> Result<Self> {
         let config = Config::from_json(&config_json)?;
         check_tensors(&config, &tensors)?;
@@ -295,8 +308,10 @@ impl Subnet {
         };
         for spec in schema::linears(&subnet.config) {
             subnet.check_linear(&spec)?;
-            if spec.name == "head" && subnet.config.embedding.is_some() {
-                subnet.check_embedding(&spec)?;
+            let heads = subnet.config.pool.heads();
+            let head = heads.iter().position(|name| *name == spec.name);
+            if let (Some(head), true) = (head, subnet.config.embedding.is_some()) {
+                subnet.check_embedding(&spec, head)?;
             }
         }
         Ok(subnet)
@@ -332,9 +347,11 @@ impl Subnet {
         Ok(())
     }
 
-    /// Checks that the last rows of the head repeat its D inputs: row `classes + i` is 4-bit, with
-    /// the code 1 at column i, 0 elsewhere, no bias and the mantissa [`embedding::MULT`].
-    fn check_embedding(&self, spec: &LinearSpec) -> Result<()> {
+    /// Checks that the last rows of a head repeat its D inputs: row `classes + i` is 4-bit, with
+    /// the code 1 at column i, 0 elsewhere, and with the bias and the mantissa that
+    /// [`embedding::rows`] states for the head of token `token`.
+    fn check_embedding(&self, spec: &LinearSpec, token: usize) -> Result<()> {
+        let (bias, mult) = embedding::rows(self.config.pool, token);
         let (head, classes) = (self.linear(spec), self.config.classes.len());
         let rows = head.codes.chunks_exact(spec.k).enumerate().skip(classes);
         for (i, (row, codes)) in rows.enumerate() {
@@ -343,16 +360,15 @@ impl Subnet {
                 ("bits", "is 8-bit, not 4-bit".into())
             } else if !codes.iter().enumerate().all(repeats) {
                 ("weight", format!("is not 1 at column {i} and 0 elsewhere"))
-            } else if head.bias[row] != 0 {
-                ("bias", format!("is {}, not 0", head.bias[row]))
-            } else if head.mult[row] != embedding::MULT {
-                let (found, expected) = (head.mult[row], embedding::MULT);
-                ("mult", format!("is {found}, not {expected}"))
+            } else if head.bias[row] != bias {
+                ("bias", format!("is {}, not {bias}", head.bias[row]))
+            } else if head.mult[row] != mult {
+                ("mult", format!("is {}, not {mult}", head.mult[row]))
             } else {
                 continue;
             };
             return Err(Error::tensor(
-                format!("head.{part}"),
+                format!("{}.{part}", spec.name),
                 format!("row {row}, which gives value {i} of the embedding, {problem}"),
             ));
         }

@@ -15,7 +15,7 @@ pub struct LinearSpec {
     pub rows: usize,
     /// Columns K.
     pub k: usize,
-    /// True for a layer that is requantized with a shift: all but the head.
+    /// True for a layer that is requantized with a shift: all but the heads.
     pub shifted: bool,
     /// Tokens that the layer runs on: the multiply-accumulates of a frame with each of its weights.
     pub tokens: usize,
@@ -92,13 +92,13 @@ pub fn linears(config: &Config) -> Vec<LinearSpec> {
             tokens,
         ));
     }
-    all.push(LinearSpec {
-        name: "head".into(),
+    all.extend(config.pool.heads().iter().map(|&head| LinearSpec {
+        name: head.into(),
         rows: config.outputs(),
         k: config.embed,
         shifted: false,
         tokens: 1,
-    });
+    }));
     all
 }
 

@@ -56,6 +56,24 @@ impl Model<'_> {
         }
     }
 
+    /// Models the head of token 1 of a pair, and the norm of token 0 behind it.
+    pub fn pair_head(&self, embed: u64, rows: RowWidths) -> End {
+        let mut end = self.head(embed, rows);
+        let zeros = RowWidths {
+            four_bit: embed,
+            eight_bit: 0,
+        };
+        let mut product = self.linear(1, zeros, 1);
+        let first = product.stage.load / product.stage.row_tiles;
+        Self::supply(&mut Reserve::idle(first).into(), &mut product, 0);
+        product.stage.macs = 0;
+        end.stage.add(&product.stage);
+        end.norm = self.norm(&product, 1, embed);
+        end.commands += 4;
+        end.tail = 0;
+        end
+    }
+
     /// Models the head.
     pub fn head(&self, embed: u64, rows: RowWidths) -> End {
         let mut product = self.linear(1, rows, embed);

@@ -28,7 +28,6 @@ mod product;
 mod totals;
 mod weights;
 
-use quasar_core::subnet::config::Pool;
 use quasar_hardware::configuration::{Array, Hardware, Lanes};
 use quasar_hardware::declared::{array as timing, bytes_per_cycle, COMMAND_GAP};
 use quasar_hardware::tiling::Tiling;
@@ -227,13 +226,9 @@ impl<'a> Model<'a> {
     }
 
     /// Returns the tokens for which a block's attention output and MLP are needed. In the network's
-    /// `last` block `token` pooling needs one.
+    /// `last` block these are the tokens that the heads read.
     pub fn needed(&self, last: bool) -> u64 {
-        if last && self.setting.pool == Pool::Token {
-            1
-        } else {
-            self.setting.tokens()
-        }
+        self.setting.needed(last)
     }
 
     /// Returns the bytes of a column of a tile's weights.

@@ -84,7 +84,7 @@ impl Model<'_> {
 
     /// Models the last `LayerNorm`, of the head's input.
     pub(super) fn pooled(&self, bands: &[Normed], embed: u64) -> Norm {
-        let tokens = self.setting.tokens();
+        let tokens = self.setting.needed(true);
         let before = &bands[bands.len() - 1].product;
         let after = match self.setting.pool {
             Pool::Token => return self.norm(before, 1, embed),
@@ -96,7 +96,7 @@ impl Model<'_> {
                 norm.ready += others * self.slow(self.words(embed)) + embed;
                 return norm;
             }
-            Pool::Mean => {
+            Pool::Mean | Pool::TokenPair => {
                 let (full, ragged) = (tokens / self.tiling.tokens, tokens % self.tiling.tokens);
                 let groups = |tokens: u64| tokens.div_ceil(self.lanes().norm);
                 // One column after another, a group of tokens a cycle.

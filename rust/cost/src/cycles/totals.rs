@@ -1,6 +1,6 @@
 //! Adds the phases of a frame up.
 
-use quasar_hardware::workload::BlockWork;
+use quasar_hardware::workload::{BlockWork, Workload};
 
 use super::{AttentionHalf, End, MlpHalf, Model, Norm};
 
@@ -133,6 +133,15 @@ impl Model<'_> {
     pub fn block_totals(&self, embed: u64, work: &BlockWork, last: bool) -> Totals {
         let mut totals = self.attention_totals(&self.attention_half(embed, work, last));
         totals.add(&self.mlp_totals(&self.mlp_half(embed, work, last)));
+        totals
+    }
+
+    /// Returns the part of all heads in a frame's totals.
+    pub fn head_totals(&self, workload: &Workload) -> Totals {
+        let mut totals = self.end_totals(&self.head(workload.embed, workload.head_rows));
+        if let Some(rows) = workload.pair_head_rows {
+            totals.add(&self.end_totals(&self.pair_head(workload.embed, rows)));
+        }
         totals
     }
 
