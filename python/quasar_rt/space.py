@@ -129,6 +129,19 @@ class Space(SettingsFile[NativeSpace]):
         return str(self.settings["name"])
 
     @property
+    def embedding(self) -> bool:
+        """True if the networks also give the image's embedding (`Engine.embed`)."""
+        return bool(self.settings.get("embedding", False))
+
+    def with_embedding(self) -> Space:
+        """Returns the space of the same networks, each of which also gives the image's embedding.
+
+        Raises:
+            quasar_rt.ConfigError: more classes than a head with an embedding may have.
+        """
+        return self if self.embedding else Space.from_toml("embedding = true\n" + self.to_toml())
+
+    @property
     def genes(self) -> list[tuple[str, int]]:
         """Name and number of choices of each gene, in a genome's order."""
         return self._inner.genes()

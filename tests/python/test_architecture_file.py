@@ -52,7 +52,7 @@ def test_an_architecture_alone_has_no_record(tmp_path: Path) -> None:
     space = Space.load("digits")
     path = tmp_path / "network.json"
     path.write_text(json.dumps(space.decode(space.smallest).to_dict()), encoding="utf-8")
-    assert load_architecture(path) == (space.decode(space.smallest), None)
+    assert load_architecture(path) == (space.decode(space.smallest), None, False)
 
 
 def test_a_subnet_without_a_record_is_refused(tmp_path: Path) -> None:

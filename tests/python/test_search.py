@@ -27,7 +27,7 @@ from quasar_rt import (
     search,
 )
 from quasar_rt.cli import cli
-from quasar_rt.hardware import Hardware, Workload, board_names, replay
+from quasar_rt.hardware import Hardware, Workload, board_names, estimate, replay
 from quasar_rt.nas.boards import Modelled
 from quasar_rt.nas.folder import Folder, SearchFolderError
 from quasar_rt.nas.layers import eight_bit_share, linear_layers, nominal_macs, untrained_subnet, weight_bytes
@@ -40,11 +40,18 @@ from quasar_rt.space import Space, space_names
 NEEDS_TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="needs the [host] extra")
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion-mnist-coarse", "tiny"])
-def test_a_networks_numbers_are_its_subnets(name):
-    space = Space.load(name)
+@pytest.mark.parametrize(
+    ("name", "embedding"),
+    [("digits", False), ("digits", True), ("fashion-mnist-coarse", False), ("tiny", False), ("tiny", True)],
+)
+def test_a_networks_numbers_are_its_subnets(name, embedding):
+    plain = Space.load(name)
+    space = plain.with_embedding() if embedding else plain
+    assert space.genes == plain.genes
+    assert (space == plain) != embedding
     architecture = space.sample(0, 1)
     subnet = untrained_subnet(space, architecture, 5, "some", {"search": {"target_fps": 9}})
+    assert subnet.has_embedding == embedding
     summary = subnet.summary()
     assert [(*layer[:3], layer.rows8) for layer in summary.layers] == linear_layers(space, architecture)
     assert summary.weight_bytes == weight_bytes(space, architecture)
@@ -53,6 +60,12 @@ def test_a_networks_numbers_are_its_subnets(name):
     assert eight_bit_share(architecture) == sum(b.rows8 for b in blocks) / sum(b.rows for b in blocks)
     assert subnet.config["provenance"]["search"] == {"target_fps": 9}
     assert not subnet.trained
+    hardware = Hardware.for_board("zcu102", space)
+    costs = [
+        estimate(workload, hardware)
+        for workload in (Workload.of_architecture(space, architecture), Workload.of_subnet(subnet))
+    ]
+    assert costs[0].period_cycles == costs[1].period_cycles
 
 
 def test_untrained_subnets_run_with_a_warning():
@@ -451,6 +464,20 @@ def test_each_target_is_reached_event_by_event_by_the_file_s_own_rows(tmp_path, 
         assert entry["gap"] == fps / entry["modelled_fps"] - 1 == target.gap(board)
         assert fps >= target.fps
         assert subnet.config["provenance"]["search"]["replayed_fps"] == fps
+
+
+def test_a_search_for_embeddings_counts_their_rows_and_holds_its_targets(tmp_path):
+    result = search("digits", board="pynq-z2", population=24, generations=8, out=tmp_path, embedding=True)
+    space = Space.load("digits").with_embedding()
+    model = Modelled.of(space, "pynq-z2")
+    assert result.space == space
+    for target in result.targets:
+        subnet = Subnet.load(tmp_path / target.file)
+        assert subnet.has_embedding
+        assert model.replayed_fps(subnet) == target.replayed_fps >= target.fps
+    # The same folder goes on with the same search alone.
+    with pytest.raises(SearchFolderError, match="space_sha256"):
+        search("digits", board="pynq-z2", population=24, generations=8, out=tmp_path)
 
 
 @pytest.mark.slow

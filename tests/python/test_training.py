@@ -792,6 +792,9 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_trained(tmp
     said = by_hand(tmp_path / "run", *out)
     assert said.exit_code == 2
     assert "--out goes with one network" in said.output
+    said = by_hand(tmp_path / "run", "--embedding")
+    assert said.exit_code == 2
+    assert "--embedding goes with one network" in said.output
     # Neither does a batch that cannot be leave a folder.
     with pytest.raises(InvalidValueError, match=r"optimizer\.batch is 4000, but only 160"):
         train(short("optimizer.batch=4000"), tmp_path / "run", log=quiet)
@@ -864,10 +867,11 @@ def test_learning_rate_warms_up_and_ends_at_its_final_share() -> None:
 
 def test_the_tool_trains_one_architecture(whole: Path, tmp_path: Path) -> None:
     inherit = ("--architecture", smallest(tmp_path / "network.json"), "--inherit", str(whole / "supernet.pt"))
-    said = by_hand(tmp_path / "run", *inherit, "--out", str(tmp_path / "out"))
+    said = by_hand(tmp_path / "run", *inherit, "--embedding", "--out", str(tmp_path / "out"))
     assert said.exit_code == 0, said.output
     (subnet,) = (tmp_path / "out").glob("digits-*.qvit")
     assert Subnet.load(subnet).config["embed"] == 16
+    assert Subnet.load(subnet).has_embedding
     assert "search" not in Subnet.load(subnet).config["provenance"]
     said = by_hand(tmp_path / "run", "--device", "warp")
     assert said.exit_code == 2
@@ -875,7 +879,7 @@ def test_the_tool_trains_one_architecture(whole: Path, tmp_path: Path) -> None:
 
 
 def test_the_tool_trains_what_a_search_found(whole: Path, tmp_path: Path) -> None:
-    search("digits", fps=110000, population=8, generations=2, out=tmp_path / "search")
+    search("digits", fps=110000, population=8, generations=2, out=tmp_path / "search", embedding=True)
     found = tmp_path / "search" / "digits-zcu102-110000fps.qvit"
     record = Subnet.load(found).config["provenance"]["search"]
     inherit = ("--architecture", str(found), "--inherit", str(whole / "supernet.pt"), "--name", "mine-1")
@@ -884,6 +888,7 @@ def test_the_tool_trains_what_a_search_found(whole: Path, tmp_path: Path) -> Non
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["mine-1", "mine-1.qvit"]
     subnet = Subnet.load(tmp_path / "out" / "mine-1.qvit")
     assert (subnet.name, subnet.trained) == ("mine-1", True)
+    assert subnet.has_embedding  # as the one that the search found
     assert subnet.config["provenance"]["search"] == record
     assert subnet.config["provenance"]["architecture"] == record["architecture"]
     card = (tmp_path / "out" / "mine-1" / "README.md").read_text(encoding="utf-8")

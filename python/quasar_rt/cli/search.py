@@ -123,6 +123,9 @@ from .output import Failure, Unmet, bars, echo, print_table
 @click.option(
     "--test", is_flag=True, help="Score the finalists on the test images, not on held-out validation images."
 )
+@click.option(
+    "--embedding", is_flag=True, help="Search subnets that also give an image's embedding (Engine.embed)."
+)
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads. [all cores]")
 def command(out: Path | None, recipe: str | None, changes: tuple[str, ...], **options: Any) -> None:
     """Searches, and prints the targets."""
@@ -189,7 +192,9 @@ def _trained(name: str, changes: tuple[str, ...], options: dict[str, Any]) -> Pa
 
 def default_folder(options: dict[str, Any]) -> Path:
     """Returns the folder of these settings: the same command finds it again, and another command has another folder."""
-    key = json.dumps({key: str(value) for key, value in options.items() if key != "threads"}, sort_keys=True)
+    # A key that is newer than the others counts only where it is given, so that older folders are found.
+    named = {k: str(v) for k, v in options.items() if k != "threads" and (v or k != "embedding")}
+    key = json.dumps(named, sort_keys=True)
     space = Path(
         options["supernet"].parent.name if options["supernet"] else options["space"] or DEFAULT_SPACE
     ).stem

@@ -71,6 +71,12 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="With --architecture: start from its slice of this supernet.pt.",
 )
+@click.option(
+    "--embedding",
+    is_flag=True,
+    help="The subnet also gives an image's embedding, for retrieval (Engine.embed). One network only; for a supernet "
+    "give it to `quasar-rt search`.",
+)
 @click.option("--device", help="cpu, cuda or cuda:N [cuda where there is one].")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of each process [all cores].")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files too, into the run's folder.")
@@ -95,6 +101,7 @@ def command(
     changes: tuple[str, ...],
     architecture: Path | None,
     inherit: Path | None,
+    embedding: bool,
     device: str | None,
     threads: int | None,
     tensorboard: bool,
@@ -140,14 +147,17 @@ def command(
             "tensorboard": tensorboard,
         }
         search = None
+        if (out or embedding) and not architecture and Space.load(recipe.space).size > 1:
+            raise click.UsageError(
+                "--out goes with one network: all of a supernet is in the run's folder"
+                if out
+                else "--embedding goes with one network: give it to `quasar-rt search` with this supernet"
+            )
         if out:
-            if not architecture and Space.load(recipe.space).size > 1:
-                raise click.UsageError(
-                    "--out goes with one network: all of a supernet is in the run's folder"
-                )
             group.from_first(lambda: make_folder(out))
         if architecture:
-            network, search = load_architecture(architecture)
+            network, search, found = load_architecture(architecture)
+            embedding = embedding or found
             digest = hashlib.sha256(json.dumps(network.to_dict(), sort_keys=True).encode()).hexdigest()
             name = name or f"{recipe.name}-{digest[:8]}"
             run = run or Path("runs") / name
@@ -160,7 +170,7 @@ def command(
             machine = machine or f"{os.cpu_count()} {platform.machine()} cores"
             arguments = sys.argv[2:] if sys.argv[1:2] == ["train"] else sys.argv[1:]
             line = " ".join(["quasar-rt train", *arguments])
-            finish(trained, out or run, machine, line, click.echo, name, search)
+            finish(trained, out or run, machine, line, click.echo, name, search, embedding)
     except Stopped as stopped:
         if group.first:
             click.echo(str(stopped))

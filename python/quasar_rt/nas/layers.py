@@ -45,7 +45,8 @@ def linear_layers(space: Space, architecture: Architecture) -> list[LinearShape]
             LinearShape(f"blocks.{i}.fc1", fc1, embed, fc18),
             LinearShape(f"blocks.{i}.fc2", fc2, block.hidden, fc28),
         ]
-    return [*layers, LinearShape("head", settings["classes"], embed, settings["classes"])]
+    values = embed if space.embedding else 0
+    return [*layers, LinearShape("head", settings["classes"] + values, embed, settings["classes"])]
 
 
 def weight_bytes(space: Space, architecture: Architecture) -> int:
@@ -90,6 +91,7 @@ def untrained_subnet(
         stride=patch["stride"],
         pad=patch["pad"],
         classes=settings["classes"],
+        embedding=space.embedding,
         eight_bit_fraction=[block.eight_bit for block in blocks],
         seed=seed,
         name=name,

@@ -61,6 +61,7 @@ def search(
     test: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
+    embedding: bool = False,
 ) -> SearchResult:
     """Searches a space for the subnets that are best at each modelled frame rate of a board.
 
@@ -83,6 +84,8 @@ def search(
         test: score the finalists on the test images, not on held-out validation images.
         threads: CPU threads of scoring; all cores where None.
         progress: gets the name of the work, the amount that is done and the total.
+        embedding: search subnets that also give the image's embedding (`Engine.embed`), which takes some cycles of a
+            frame. A space's file may ask for it, too.
 
     Returns:
         the front and, for each target, a `Subnet` that `Engine` takes.
@@ -116,6 +119,10 @@ def search(
         raise InvalidValueError("data, retrain and test mean something with a supernet only: give one")
     try:
         space = space or Space.load(DEFAULT_SPACE)
+        if embedding:
+            space = space.with_embedding()
+        if source is not None:
+            source.space = space
         effort = EFFORT["proxy" if source is None else "supernet"]
         modelled = Modelled.of(space, board, hardware)
         settings = Settings(

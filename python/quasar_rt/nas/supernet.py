@@ -238,7 +238,8 @@ class Supernet:
 
     def _export(self, network: Any, name: str, provenance: Mapping[str, Any]) -> Subnet:
         classes = list(self.data.classes)
-        return build_subnet(network.cpu().spec(name, classes, self.data.document, dict(provenance)))
+        spec = network.cpu().spec(name, classes, self.data.document, dict(provenance), self.space.embedding)
+        return build_subnet(spec)
 
     def correct(self, subnet: Subnet, images: datasets.AnySplit) -> int:
         """Counts the images that the integer engine classifies rightly."""

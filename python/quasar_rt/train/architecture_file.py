@@ -28,6 +28,8 @@ class LoadedArchitecture(NamedTuple):
     architecture: Architecture
     search: dict[str, Any] | None
     """The record of the search that found it (a subnet's ``provenance.search``), where the file has one."""
+    embedding: bool = False
+    """True if the file is a subnet that also gives the image's embedding."""
 
 
 def load_architecture(path: str | os.PathLike[str]) -> LoadedArchitecture:
@@ -43,9 +45,11 @@ def load_architecture(path: str | os.PathLike[str]) -> LoadedArchitecture:
     """
     path = Path(path)
     record: Any
-    what = "the search record" if path.suffix == ".qvit" else "it"
+    what, embedding = "it", False
     if path.suffix == ".qvit":
-        record = Subnet.load(path).config["provenance"].get("search")
+        subnet = Subnet.load(path)
+        what, embedding = "the search record", subnet.has_embedding
+        record = subnet.config["provenance"].get("search")
         if record is None:
             raise InvalidValueError(
                 f"'{path}' has no record of a search: give a subnet of `quasar-rt search`, or the architecture as JSON"
@@ -69,7 +73,7 @@ def load_architecture(path: str | os.PathLike[str]) -> LoadedArchitecture:
             f"'{path}': a search record has 'board', 'target_fps', 'modelled' with 'fps', 'settings' with 'space' and "
             f"'seed', and 'architecture': {type(error).__name__}: {error}"
         ) from None
-    return LoadedArchitecture(_architecture(path, record.get("architecture")), record)
+    return LoadedArchitecture(_architecture(path, record.get("architecture")), record, embedding)
 
 
 def _architecture(path: Path, table: Any) -> Architecture:

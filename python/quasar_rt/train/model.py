@@ -327,9 +327,17 @@ class ViT(nn.Module):
             quantizer.finish(percentile)
 
     def spec(
-        self, name: str, classes: list[str], preprocess: dict[str, Any], provenance: dict[str, Any]
+        self,
+        name: str,
+        classes: list[str],
+        preprocess: dict[str, Any],
+        provenance: dict[str, Any],
+        embedding: bool = False,
     ) -> NetworkSpec:
-        """Returns the active part for `quasar_rt.build.build_subnet`, with the steps, widths and ranges of training."""
+        """Returns the active part for `quasar_rt.build.build_subnet`, with the steps, widths and ranges of training.
+
+        With `embedding` the subnet also gives the image's embedding.
+        """
         c, d = self.config, self.active.embed
         return NetworkSpec(
             name=name,
@@ -355,6 +363,7 @@ class ViT(nn.Module):
             preprocess=preprocess,
             trained=True,
             provenance=provenance,
+            embedding=embedding,
         )
 
 

@@ -76,12 +76,17 @@ class Figures:
         }
 
 
-def export(trained: Trained, provenance: dict[str, Any], name: str | None = None) -> Subnet:
-    """Builds the subnet of the trained network (one network; extract it from a supernet first)."""
+def export(
+    trained: Trained, provenance: dict[str, Any], name: str | None = None, embedding: bool = False
+) -> Subnet:
+    """Builds the subnet of the trained network (one network; extract it from a supernet first).
+
+    It also gives the image's embedding if `embedding` is true, or if the space asks for it.
+    """
     d = trained.data
-    return build_subnet(
-        trained.model.spec(name or trained.recipe.name, list(d.classes), d.document, provenance)
-    )
+    embedding = embedding or trained.space.embedding
+    spec = trained.model.spec(name or trained.recipe.name, list(d.classes), d.document, provenance, embedding)
+    return build_subnet(spec)
 
 
 def measure(trained: Trained, subnet: Subnet, test: AnySplit, batch: int = 500) -> Figures:
@@ -126,11 +131,13 @@ def finish(
     log: Log = print,
     name: str | None = None,
     search: Mapping[str, Any] | None = None,
+    embedding: bool = False,
 ) -> Figures:
     """Writes ``out/NAME.qvit`` and the folder ``out/NAME`` with the model card, the confusion matrix and the samples.
 
     The test set is read here for the first and only time. `search` is the record of the search that found the network
-    (`quasar_rt.train.architecture_file`): it goes into the provenance as it is, and the card has a line of it.
+    (`quasar_rt.train.architecture_file`): it goes into the provenance as it is, and the card has a line of it. With
+    `embedding` the subnet also gives the image's embedding.
     """
     recipe, name = trained.recipe, name or trained.recipe.name
     test = trained.data.test()
@@ -147,8 +154,8 @@ def finish(
     }
     if search is not None:
         provenance["search"] = dict(search)
-    figures = measure(trained, export(trained, provenance, name), test)
-    subnet = export(trained, provenance | {"figures": figures.as_dict()}, name)
+    figures = measure(trained, export(trained, provenance, name, embedding), test)
+    subnet = export(trained, provenance | {"figures": figures.as_dict()}, name, embedding)
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.qvit"

@@ -33,8 +33,11 @@ pub const MAX_CHOICES: usize = 64;
 pub struct Space {
     /// Its name.
     pub name: String,
-    /// Rows of the head.
+    /// Classes, one for each of the head's first rows.
     pub classes: usize,
+    /// True if the networks also give the image's embedding; absent in the file otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub embedding: bool,
     /// Size of each attention head.
     pub head_dim: usize,
     /// The scope of an 8-bit fraction.
@@ -202,7 +205,8 @@ impl Space {
             1,
             MAX_TOKENS,
         )?;
-        within("classes", self.classes, 1, MAX_CLASSES)?;
+        let most = MAX_CLASSES - if self.embedding { MAX_EMBED } else { 0 };
+        within("classes", self.classes, 1, most)?;
         within("head_dim", self.head_dim, 1, MAX_HEAD_DIM)?;
         ascending("choices.embed", embed, 1, MAX_EMBED)?;
         ascending("choices.depth", depth, 1, MAX_DEPTH)?;
@@ -596,6 +600,16 @@ mod tests {
                 "classes = 10",
                 "classes = -1",
                 "invalid value: integer `-1`",
+            ),
+            (
+                "classes = 10",
+                "embedding = 1\nclasses = 10",
+                "invalid type: integer `1`",
+            ),
+            (
+                "classes = 10",
+                "embedding = true\nclasses = 32000",
+                "classes: 32000 is outside [1, 31744]",
             ),
             ("[16, 24, 32]", "[]", "choices.embed (number of choices): 0"),
             ("[16, 24, 32]", "[24, 16]", "24 stands before 16"),

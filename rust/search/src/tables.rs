@@ -407,7 +407,7 @@ impl Builder<'_> {
         let all_eight_bit = RowWidths::all_eight_bit;
         let model = &self.model;
         let mut ends = model.end_totals(&model.embedding(width, all_eight_bit(width)));
-        ends.add(&model.end_totals(&model.head(width, all_eight_bit(self.setting.classes))));
+        ends.add(&model.end_totals(&model.head(width, self.space.head_rows(width))));
         let [inner, last] = [false, true].map(|last| self.halves(embed, last));
         Embed { ends, inner, last }
     }

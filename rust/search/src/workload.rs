@@ -13,7 +13,8 @@ use quasar_hardware::workload::{
 use crate::space::{eight_bit_rows, Architecture, BlockShape, Space};
 
 impl Space {
-    /// Returns the sizes that all networks of the space share.
+    /// Returns the sizes that all networks of the space share. `classes` is without an embedding's
+    /// values, whose number is that of a network.
     pub fn setting(&self) -> Setting {
         let pixels = self.image.height * self.image.width;
         Setting {
@@ -24,6 +25,15 @@ impl Space {
             pool: Pool::Token,
             source_pixels: source_pixels(pixels),
             resized: pixels >= SMALLEST_RESIZED,
+        }
+    }
+
+    /// Returns the rows of the head of networks of this embedding size: those of the classes have 8
+    /// bits, those that give the embedding 4.
+    pub const fn head_rows(&self, embed: u64) -> RowWidths {
+        RowWidths {
+            four_bit: if self.embedding { embed } else { 0 },
+            eight_bit: self.classes as u64,
         }
     }
 
@@ -39,8 +49,12 @@ impl Space {
             }
             other => other,
         })?;
-        let setting = self.setting();
         let embed = architecture.embed;
+        let head_rows = self.head_rows(embed as u64);
+        let setting = Setting {
+            classes: head_rows.total(),
+            ..self.setting()
+        };
         Ok(Workload {
             name: name.into(),
             setting,
@@ -49,7 +63,7 @@ impl Space {
             blocks: (architecture.blocks.iter())
                 .map(|shape| shape.work(embed))
                 .collect(),
-            head_rows: RowWidths::all_eight_bit(setting.classes),
+            head_rows,
             pair_head_rows: None,
         })
     }
