@@ -2,6 +2,7 @@
 //! attention.
 
 use std::arch::aarch64::*;
+use std::array::from_fn;
 
 use super::{saturate, store_codes, Neon};
 use crate::layers::WINDOW;
@@ -15,71 +16,87 @@ const PANEL: usize = Neon::<false>::PANEL;
 /// Values of a row of staged outputs, for both tiers.
 const STAGED: usize = Neon::<false>::STAGED;
 
-/// Requantizes 8 accumulators, which hold the rounding half, to updates; `at` is their column in
-/// the panel.
-///
-/// # Safety
-/// 8 accumulators, and 8 parameters from `at` on, can be read.
-#[target_feature(enable = "neon")]
-unsafe fn requantized(acc: *const i32, requant: &Requant, at: usize) -> int16x8_t {
-    let mut t = [vdupq_n_s32(0); 2];
-    for (v, t) in t.iter_mut().enumerate() {
-        // SAFETY: v < 2, the caller promises 8 of each.
-        let (acc, right, left) = unsafe {
-            (
-                vld1q_s32(acc.add(4 * v)),
-                vld1q_s32(requant.right.add(at + 4 * v)),
-                vld1q_s32(requant.left.add(at + 4 * v)),
-            )
-        };
-        *t = vshlq_s32(acc, vsubq_s32(left, right));
-    }
-    // SAFETY: the caller promises 8.
-    vqrdmulhq_s16(saturate(t[0], t[1]), unsafe {
-        vld1q_s16(requant.mult.add(at))
-    })
+/// Requantization parameters of a panel, in registers.
+struct Parameters {
+    /// Left shifts, to the right where negative.
+    shift: [int32x4_t; PANEL / 4],
+    mult: [int16x8_t; PANEL / 8],
 }
 
-/// Requantizes rows to codes; `offset` is `64 * zero_point + 32`.
-///
-/// # Safety
-/// As [`Isa::finish`].
-#[target_feature(enable = "neon")]
-unsafe fn requant8(acc: *const i32, requant: &Requant, offset: i16, out: Out<i8>) {
-    let offset = vdupq_n_s16(offset);
-    for i in 0..out.rows {
-        // SAFETY: the caller promises that the row is live and ours.
-        for (v, part) in unsafe { out.row(i) }.chunks_mut(8).enumerate() {
-            // SAFETY: the caller promises PANEL parameters and accumulators for each row of out.
-            let z = unsafe { requantized(acc.add(i * PANEL + 8 * v), requant, 8 * v) };
-            store_codes(part, vqmovn_s16(vshrq_n_s16::<6>(vqaddq_s16(z, offset))));
+impl Parameters {
+    /// Loads a panel's parameters.
+    ///
+    /// # Safety
+    /// PANEL parameters can be read.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load(requant: &Requant) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self {
+                shift: from_fn(|v| {
+                    vsubq_s32(
+                        vld1q_s32(requant.left.add(4 * v)),
+                        vld1q_s32(requant.right.add(4 * v)),
+                    )
+                }),
+                mult: from_fn(|v| vld1q_s16(requant.mult.add(8 * v))),
+            }
         }
     }
+
+    /// Requantizes a row of accumulators, which hold the rounding half, to updates.
+    ///
+    /// # Safety
+    /// PANEL accumulators can be read.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn updates(&self, acc: *const i32) -> [int16x8_t; PANEL / 8] {
+        // SAFETY: the caller's promise.
+        let t: [_; PANEL / 4] =
+            from_fn(|v| unsafe { vshlq_s32(vld1q_s32(acc.add(4 * v)), self.shift[v]) });
+        from_fn(|v| vqrdmulhq_s16(saturate(t[2 * v], t[2 * v + 1]), self.mult[v]))
+    }
 }
 
-/// Looks each code up in the table, in place.
+/// Looks 16 codes up in a table of four parts.
+#[inline]
+#[target_feature(enable = "neon")]
+fn lookup(parts: [int8x16x4_t; 4], codes: int8x16_t) -> int8x16_t {
+    let index = veorq_u8(vreinterpretq_u8_s8(codes), vdupq_n_u8(0x80));
+    // An index past its 64 entries keeps the value from the parts before.
+    let y = vqtbl4q_s8(parts[0], index);
+    let y = vqtbx4q_s8(y, parts[1], vsubq_u8(index, vdupq_n_u8(64)));
+    let y = vqtbx4q_s8(y, parts[2], vsubq_u8(index, vdupq_n_u8(128)));
+    vqtbx4q_s8(y, parts[3], vsubq_u8(index, vdupq_n_u8(192)))
+}
+
+/// Requantizes rows to codes, and looks them up if there is a table; `offset` is
+/// `64 * zero_point + 32`.
 ///
 /// # Safety
 /// As [`Isa::finish`].
 #[target_feature(enable = "neon")]
-unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
-    // SAFETY: the table has 256 entries; the caller promises that the rows are live and ours.
+unsafe fn requant8(
+    acc: *const i32,
+    requant: &Requant,
+    offset: i16,
+    table: Option<&[i8; 256]>,
+    out: Out<i8>,
+) {
+    let offset = vdupq_n_s16(offset);
+    // SAFETY: the table has 256 entries; the caller promises PANEL parameters, as many accumulators
+    // for each row of out, and that its rows are live and ours.
     unsafe {
-        let part = |i: usize| vld1q_s8_x4(table.as_ptr().add(64 * i));
-        let parts = [part(0), part(1), part(2), part(3)];
+        let parts = table.map(|table| from_fn(|i| vld1q_s8_x4(table.as_ptr().add(64 * i))));
+        let parameters = Parameters::load(requant);
         for i in 0..out.rows {
-            for part in out.row(i).chunks_mut(8) {
-                let mut codes = [0; 8];
-                codes[..part.len()].copy_from_slice(part);
-                let index = veor_u8(vreinterpret_u8_s8(vld1_s8(codes.as_ptr())), vdup_n_u8(0x80));
-                let index = vcombine_u8(index, index);
-                // An index past its 64 entries keeps the value from the parts before.
-                let mut y = vqtbl4q_s8(parts[0], index);
-                y = vqtbx4q_s8(y, parts[1], vsubq_u8(index, vdupq_n_u8(64)));
-                y = vqtbx4q_s8(y, parts[2], vsubq_u8(index, vdupq_n_u8(128)));
-                y = vqtbx4q_s8(y, parts[3], vsubq_u8(index, vdupq_n_u8(192)));
-                store_codes(part, vget_low_s8(y));
-            }
+            let [low, high] = parameters
+                .updates(acc.add(i * PANEL))
+                .map(|update| vqaddq_s16(update, offset));
+            let codes = vqshrn_high_n_s16::<6>(vqshrn_n_s16::<6>(low), high);
+            let codes = parts.map_or(codes, |parts| lookup(parts, codes));
+            store_codes(out.row(i), codes);
         }
     }
 }
@@ -91,23 +108,32 @@ unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
 #[target_feature(enable = "neon")]
 unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: &Requant, x: Out<i16>) {
     let min = vdupq_n_s16(-i16::MAX);
-    for i in 0..x.rows {
-        // SAFETY: the caller promises that the row is live and ours.
-        for (v, part) in unsafe { x.row(i) }.chunks_mut(8).enumerate() {
-            let mut whole = [0; 8];
-            whole[..part.len()].copy_from_slice(part);
-            // SAFETY: the caller promises PANEL parameters and accumulators for each row; the
-            // buffer has 8 words.
-            unsafe {
-                let update = requantized(acc.add(i * PANEL + 8 * v), requant, 8 * v);
-                let new = if ADD {
-                    vmaxq_s16(vqaddq_s16(vld1q_s16(whole.as_ptr()), update), min)
-                } else {
-                    update
-                };
-                vst1q_s16(whole.as_mut_ptr(), new);
+    // SAFETY: the caller promises PANEL parameters, as many accumulators for each row of x, and
+    // that its rows are live and ours.
+    unsafe {
+        let parameters = Parameters::load(requant);
+        for i in 0..x.rows {
+            let row = x.row(i);
+            let updates = parameters.updates(acc.add(i * PANEL));
+            let apply = |x: *mut i16| {
+                for (v, update) in updates.into_iter().enumerate() {
+                    let x = x.add(8 * v);
+                    let new = if ADD {
+                        vmaxq_s16(vqaddq_s16(vld1q_s16(x), update), min)
+                    } else {
+                        update
+                    };
+                    vst1q_s16(x, new);
+                }
+            };
+            if row.len() == PANEL {
+                apply(row.as_mut_ptr());
+            } else {
+                let mut whole = [0; PANEL];
+                whole[..row.len()].copy_from_slice(row);
+                apply(whole.as_mut_ptr());
+                row.copy_from_slice(&whole[..row.len()]);
             }
-            part.copy_from_slice(&whole[..part.len()]);
         }
     }
 }
@@ -126,14 +152,7 @@ unsafe fn reorder8(staged: Staged, out: Out<i8>) {
             let values = vld1q_s8_x4(staged.values.add(i * STAGED).cast());
             let parts = [order.0, order.1, order.2, order.3];
             for (part, places) in out.row(i).chunks_mut(16).zip(parts) {
-                let codes = vqtbl4q_s8(values, places);
-                if part.len() == 16 {
-                    vst1q_s8(part.as_mut_ptr(), codes);
-                } else {
-                    let mut whole = [0; 16];
-                    vst1q_s8(whole.as_mut_ptr(), codes);
-                    part.copy_from_slice(&whole[..part.len()]);
-                }
+                store_codes(part, vqtbl4q_s8(values, places));
             }
         }
     }
@@ -165,11 +184,18 @@ unsafe fn reorder16(staged: Staged, x: Out<i16>) {
                     high,
                     vsubq_u8(places, vdupq_n_u8(64)),
                 );
-                let mut whole = [0; 8];
-                whole[..part.len()].copy_from_slice(part);
-                let sum = vqaddq_s16(vld1q_s16(whole.as_ptr()), vreinterpretq_s16_s8(update));
-                vst1q_s16(whole.as_mut_ptr(), vmaxq_s16(sum, min));
-                part.copy_from_slice(&whole[..part.len()]);
+                let add = |x: *mut i16| {
+                    let sum = vqaddq_s16(vld1q_s16(x), vreinterpretq_s16_s8(update));
+                    vst1q_s16(x, vmaxq_s16(sum, min));
+                };
+                if part.len() == 8 {
+                    add(part.as_mut_ptr());
+                } else {
+                    let mut whole = [0; 8];
+                    whole[..part.len()].copy_from_slice(part);
+                    add(whole.as_mut_ptr());
+                    part.copy_from_slice(&whole[..part.len()]);
+                }
             }
         }
     }
@@ -186,25 +212,24 @@ pub(super) unsafe fn attention_output(
     scales: &[RowScale],
     out: Out<i8>,
 ) {
-    for (i, scale) in scales.iter().enumerate() {
-        let (shift, mult) = (vdupq_n_s32(-(scale.shift as i32)), vdupq_n_s16(scale.mult));
-        // SAFETY: the caller promises a scale for each row of out.
-        for (v, part) in unsafe { out.row(i) }.chunks_mut(8).enumerate() {
-            let mut t = [vdupq_n_s32(0); 2];
-            for (h, t) in t.iter_mut().enumerate() {
-                let at = 8 * v + 4 * h;
-                // SAFETY: the caller promises PANEL means and accumulators for each row.
-                let (a, mean) =
-                    unsafe { (vld1q_s32(acc.add(i * PANEL + at)), vld1q_s32(means.add(at))) };
-                let residue =
-                    vshrq_n_s32::<4>(vmlaq_n_s32(vdupq_n_s32(8), mean, scale.rounding_residue));
-                *t = vrshlq_s32(vaddq_s32(vshlq_n_s32::<4>(a), residue), shift);
-            }
-            let z = vqrdmulhq_s16(saturate(t[0], t[1]), mult);
-            store_codes(
-                part,
-                vqmovn_s16(vshrq_n_s16::<6>(vqaddq_s16(z, vdupq_n_s16(32)))),
-            );
+    // SAFETY: the caller promises PANEL means, as many accumulators for each scale, and a scale for
+    // each row of out.
+    unsafe {
+        let means: [_; PANEL / 4] = from_fn(|v| vld1q_s32(means.add(4 * v)));
+        for (i, scale) in scales.iter().enumerate() {
+            let (shift, mult) = (vdupq_n_s32(-(scale.shift as i32)), vdupq_n_s16(scale.mult));
+            let acc = acc.add(i * PANEL);
+            let t: [_; PANEL / 4] = from_fn(|v| {
+                let residue = vmlaq_n_s32(vdupq_n_s32(8), means[v], scale.rounding_residue);
+                let sum = vsraq_n_s32::<4>(vshlq_n_s32::<4>(vld1q_s32(acc.add(4 * v))), residue);
+                vrshlq_s32(sum, shift)
+            });
+            let z = |v: usize| {
+                let z = vqrdmulhq_s16(saturate(t[2 * v], t[2 * v + 1]), mult);
+                vqaddq_s16(z, vdupq_n_s16(32))
+            };
+            let codes = vqshrn_high_n_s16::<6>(vqshrn_n_s16::<6>(z(0)), z(1));
+            store_codes(out.row(i), codes);
         }
     }
 }
@@ -219,12 +244,7 @@ pub(super) unsafe fn finish(tile: &UnfinishedTile) {
     // SAFETY: the caller's promise.
     unsafe {
         match tile.epilogue {
-            Epilogue::Codes { offset, table, out } => {
-                requant8(acc, requant, offset, out);
-                if let Some(table) = table {
-                    lookup(table, out);
-                }
-            }
+            Epilogue::Codes { offset, table, out } => requant8(acc, requant, offset, table, out),
             Epilogue::Add { x } => requant16::<true>(acc, requant, x),
             Epilogue::Updates { out } => requant16::<false>(acc, requant, out),
             Epilogue::Copy { out } => copy_accumulators(acc, Neon::<false>::PANEL, out),

@@ -12,6 +12,7 @@ mod epilogue;
 
 use std::arch::aarch64::*;
 use std::arch::asm;
+use std::array::from_fn;
 
 use crate::matrix::Out;
 use crate::scalar::{logit_cap, Moments, EXP2};
@@ -49,16 +50,17 @@ fn opaque(mut a: int8x16_t) -> int8x16_t {
     a
 }
 
-/// Stores the first values of a row of up to 8 codes.
+/// Stores the first of 16 codes in a row of up to 16.
+#[inline]
 #[target_feature(enable = "neon")]
-fn store_codes(row: &mut [i8], codes: int8x8_t) {
-    if row.len() == 8 {
-        // SAFETY: the row has 8 bytes.
-        unsafe { vst1_s8(row.as_mut_ptr(), codes) }
+fn store_codes(row: &mut [i8], codes: int8x16_t) {
+    if row.len() == 16 {
+        // SAFETY: the row has 16 bytes.
+        unsafe { vst1q_s8(row.as_mut_ptr(), codes) }
     } else {
-        let mut whole = [0; 8];
-        // SAFETY: the buffer has 8 bytes.
-        unsafe { vst1_s8(whole.as_mut_ptr(), codes) }
+        let mut whole = [0; 16];
+        // SAFETY: the buffer has 16 bytes.
+        unsafe { vst1q_s8(whole.as_mut_ptr(), codes) }
         row.copy_from_slice(&whole[..row.len()]);
     }
 }
@@ -66,7 +68,7 @@ fn store_codes(row: &mut [i8], codes: int8x8_t) {
 /// Saturates eight numbers to 16 bits.
 #[target_feature(enable = "neon")]
 fn saturate(low: int32x4_t, high: int32x4_t) -> int16x8_t {
-    vcombine_s16(vqmovn_s32(low), vqmovn_s32(high))
+    vqmovn_high_s32(vqmovn_s32(low), high)
 }
 
 /// Returns the sums of x and of x^2.
@@ -104,10 +106,18 @@ unsafe fn softmax_row(logits: *const i32, tokens: usize, mult: i32, probs: *mut 
                 vdupq_n_u32(tokens as u32),
             )
         };
-        let mut max = vdupq_n_s32(i32::MIN);
-        for j in (0..tokens).step_by(4) {
-            max = vbslq_s32(below(j), vmaxq_s32(max, vld1q_s32(logits.add(j))), max);
+        let whole = tokens / 16 * 16;
+        let mut max = [vdupq_n_s32(i32::MIN); 4];
+        for j in (0..whole).step_by(16) {
+            for (v, max) in max.iter_mut().enumerate() {
+                *max = vmaxq_s32(*max, vld1q_s32(logits.add(j + 4 * v)));
+            }
         }
+        for j in (whole..tokens).step_by(4) {
+            let larger = vmaxq_s32(max[0], vld1q_s32(logits.add(j)));
+            max[0] = vbslq_s32(below(j), larger, max[0]);
+        }
+        let max = vmaxq_s32(vmaxq_s32(max[0], max[1]), vmaxq_s32(max[2], max[3]));
         let max = vdupq_n_s32(vmaxvq_s32(max));
         let cap = vdupq_n_s32(logit_cap(mult));
         let half = vdupq_n_s32(1 << 19);
@@ -115,42 +125,44 @@ unsafe fn softmax_row(logits: *const i32, tokens: usize, mult: i32, probs: *mut 
             vld1q_u8_x4(EXP2_LOW.as_ptr()),
             vld1q_u8_x4(EXP2_HIGH.as_ptr()),
         );
-        // The exponent of keys past the end: it shifts every table entry to 0.
-        let nothing = vdupq_n_s32(2047);
         let (mut total12, mut total8) = (vdupq_n_u32(0), vdupq_n_u32(0));
-        for j in (0..tokens).step_by(16) {
-            let exponent = |v: usize| {
-                let at = j + 4 * v;
-                let d = vminq_s32(vsubq_s32(max, vld1q_s32(logits.add(at))), cap);
-                let u = vshrq_n_s32::<20>(vmlaq_n_s32(half, d, mult));
-                vmovn_u32(vreinterpretq_u32_s32(vbslq_s32(below(at), u, nothing)))
-            };
-            let u = [
-                vcombine_u16(exponent(0), exponent(1)),
-                vcombine_u16(exponent(2), exponent(3)),
-            ];
-            let index = vandq_u8(
-                vcombine_u8(vmovn_u16(u[0]), vmovn_u16(u[1])),
-                vdupq_n_u8(63),
-            );
+        // 2^20 times the exponents of four keys, rounded; below 2^31.
+        let exponents = |j: usize| {
+            let d = vminq_s32(vsubq_s32(max, vld1q_s32(logits.add(j))), cap);
+            vreinterpretq_u32_s32(vmlaq_n_s32(half, d, mult))
+        };
+        let mut sixteen = |j: usize, u: [uint32x4_t; 4]| {
+            let u: [_; 2] = from_fn(|v| {
+                let u = vshrn_high_n_u32::<16>(vshrn_n_u32::<16>(u[2 * v]), u[2 * v + 1]);
+                vshrq_n_u16::<4>(u)
+            });
+            let index = vandq_u8(vmovn_high_u16(vmovn_u16(u[0]), u[1]), vdupq_n_u8(63));
             let (low, high) = (vqtbl4q_u8(low_table, index), vqtbl4q_u8(high_table, index));
-            let mut e8 = [vdup_n_u8(0); 2];
-            for (v, (e8, e)) in e8
-                .iter_mut()
-                .zip([vzip1q_u8(low, high), vzip2q_u8(low, high)])
-                .enumerate()
-            {
+            let e = [vzip1q_u8(low, high), vzip2q_u8(low, high)];
+            let e12: [_; 2] = from_fn(|v| {
                 let shift = vnegq_s16(vreinterpretq_s16_u16(vshrq_n_u16::<6>(u[v])));
-                let e12 = vrshrq_n_u16::<1>(vshlq_u16(vreinterpretq_u16_u8(e), shift));
+                let e12 = vrshrq_n_u16::<1>(vshlq_u16(vreinterpretq_u16_u8(e[v]), shift));
                 total12 = vpadalq_u16(total12, e12);
-                *e8 = vrshrn_n_u16::<4>(e12);
-            }
-            let e8 = vcombine_u8(e8[0], e8[1]);
+                e12
+            });
+            let e8 = vrshrn_high_n_u16::<4>(vrshrn_n_u16::<4>(e12[0]), e12[1]);
             total8 = vpadalq_u16(total8, vpaddlq_u8(e8));
             vst1q_s8(
                 probs.add(j),
                 vreinterpretq_s8_u8(veorq_u8(e8, vdupq_n_u8(0x80))),
             );
+        };
+        for j in (0..whole).step_by(16) {
+            sixteen(j, from_fn(|v| exponents(j + 4 * v)));
+        }
+        if whole < tokens {
+            // The exponent of keys past the end: it shifts every table entry to 0.
+            let nothing = vdupq_n_u32(2047 << 20);
+            let last = |v: usize| {
+                let at = whole + 4 * v;
+                vbslq_u32(below(at), exponents(at), nothing)
+            };
+            sixteen(whole, from_fn(last));
         }
         (vaddvq_u32(total12) as i32, vaddvq_u32(total8) as i32)
     }
@@ -185,7 +197,8 @@ unsafe fn layer_norm_row(norm: &LayerNorm, x: &[i16], out: &mut [i8]) {
         let t = saturate(vshlq_s32(low, shift), vshlq_s32(high, shift));
         let n = vqrdmulhq_n_s16(t, moments.inv);
         let y = vshlq_s16(vqaddq_s16(vqrdmulhq_s16(n, gain), bias), frac);
-        store_codes(&mut out[j..j + 8], vqmovn_s16(y));
+        // SAFETY: as above.
+        unsafe { vst1_s8(out.as_mut_ptr().add(j), vqmovn_s16(y)) };
     }
     for j in whole..d {
         out[j] = moments.apply(x[j], d, norm.gain[j], norm.bias[j], norm.frac);
