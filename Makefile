@@ -193,12 +193,20 @@ kernel-cost: develop instruments ## Instructions by stage next to the recorded o
 bench-peers: develop .venv-peers/stamp ## Latency and throughput compared with OpenVINO and ONNX Runtime int8 (installs them in .venv-peers); PEERS_ARGS=--help
 	@python tools/bench_peers.py --json build/peers/measured.json $(PEERS_ARGS)
 
+.PHONY: arm-peers
+arm-peers: develop .venv-arm-peers/stamp ## Instructions of a frame on emulated Cortex-A53 and A76, next to ONNX Runtime, LiteRT and ncnn int8
+	@python tools/arm_peers.py $(PEERS_ARGS)
+
 .PHONY: compare-quantizers
 compare-quantizers: develop dataset .venv-quantizers/stamp ## Logit errors of post-training quantizers on trained networks, next to NNCF, ONNX Runtime and torchao
 	@PYTHONPATH=python .venv-quantizers/bin/python tools/compare_quantizers.py $(QUANTIZERS_ARGS)
 
 .venv-quantizers/stamp: $(STAMPS)/venv
 	@$(call fresh_venv,.venv-quantizers,$(PEERS) torch timm torchvision 'torchao~=0.18' onnxscript scikit-learn numpy pillow click rich)
+	@touch $@
+
+.venv-arm-peers/stamp: $(STAMPS)/venv
+	@$(call fresh_venv,.venv-arm-peers,'onnx~=1.23' 'onnxruntime~=1.32' 'tensorflow-cpu~=2.21' numpy)
 	@touch $@
 
 .venv-peers/stamp: $(STAMPS)/venv
@@ -365,6 +373,6 @@ evidence: install-test dataset ## Measure docs/evidence.md anew on Fashion-MNIST
 
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs)
-	rm -rf build dist target rust/fuzz/target rust/loom/target .venv .venv-wheel .venv-min .venv-audit .venv-peers .venv-quantizers .venv-clusters .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf build dist target rust/fuzz/target rust/loom/target .venv .venv-wheel .venv-min .venv-audit .venv-peers .venv-arm-peers .venv-quantizers .venv-clusters .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f python/quasar_rt/*.so
 	find python tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -96,44 +96,39 @@ def _arm(architecture: str, script: str) -> str:
     return str(run.stdout.strip())
 
 
-def execute(run: Run, program: Path, arguments: list[str], folder: Path) -> Counted:
-    """Runs a program under the emulator and counts its instructions."""
+def execute(emulator: list[str], command: list[str], folder: Path) -> Counted:
+    """Runs a command under an emulator (its words, with the core) and counts its instructions."""
     log = folder / "log"
+    log.unlink(missing_ok=True)
     for api in range(1, 10):
         plugin = compile_plugin(folder, api)
-        words = [
-            *emulator(run.architecture),
-            "-cpu",
-            run.cpu,
-            "-plugin",
-            str(plugin),
-            "-d",
-            "plugin",
-            "-D",
-            str(log),
-        ]
-        done = subprocess.run([*words, program, *arguments], capture_output=True, text=True)
+        words = [*emulator, "-plugin", str(plugin), "-d", "plugin", "-D", str(log), *command]
+        done = subprocess.run(words, capture_output=True, text=True)
         # qemu refuses plugins for versions of the interface that it no longer has.
         if "API version" not in done.stderr:
             break
     if done.returncode or not log.exists():
-        raise click.ClickException(
-            f"{program.name} {' '.join(arguments)} failed under {words[0]}:\n{done.stderr}"
-        )
+        raise click.ClickException(f"{' '.join(command)} failed under {emulator[0]}:\n{done.stderr}")
     functions: Counter[str] = Counter()
     for count, name in re.findall(r"^(\d+) (.*)$", log.read_text(), re.MULTILINE):
         functions[name] += int(count)
     if not functions:
-        raise click.ClickException(f"{words[0]} counted nothing; its plugins may be disabled")
+        raise click.ClickException(f"{emulator[0]} counted nothing; its plugins may be disabled")
     return Counted(functions, done.stdout.strip())
 
 
-def count(run: Run, program: Path, arguments: list[str], folder: Path) -> Counted:
-    """Counts the instructions of the program's second round."""
-    one, two = (execute(run, program, [*arguments, times], folder) for times in ("1", "2"))
+def count_command(emulator: list[str], command: list[str], folder: Path) -> Counted:
+    """Counts the instructions of the second round of a command whose last argument is the number of rounds."""
+    one, two = (execute(emulator, [*command, rounds], folder) for rounds in ("1", "2"))
     difference = Counter(two.functions)
     difference.subtract(one.functions)
     return Counted(difference, two.output)
+
+
+def count(run: Run, program: Path, arguments: list[str], folder: Path) -> Counted:
+    """Counts the instructions of the second round of one of our programs."""
+    words = [*emulator(run.architecture), "-cpu", run.cpu]
+    return count_command(words, [str(program), *arguments], folder)
 
 
 def millions(instructions: float) -> str:

@@ -65,30 +65,10 @@ check() {
     "$(grep -o '[0-9]* passed' "$work/tests" | tail -1 | cut -d' ' -f1)" >>"$work/rows"
 }
 
-# unpack ARCHITECTURE PACKAGE...: unpacks Debian packages and all that they need into $cache/ARCHITECTURE/root.
-unpack() {
-  local architecture="$1" place="$cache/$1"
-  shift
-  [ ! -e "$place/complete" ] || return 0
-  mkdir -p "$place/lists/partial" "$place/archives/partial" "$place/root"
-  : >"$place/status"
-  # A private package index of that architecture; the system's is not touched.
-  local options=(-o "APT::Architecture=$architecture" -o "APT::Architectures=$architecture" -o APT::Sandbox::User=
-    -o "Dir::State::Lists=$place/lists" -o "Dir::State::status=$place/status" -o "Dir::Cache=$place"
-    -o "Dir::Cache::archives=$place/archives" -o Debug::NoLocking=1)
-  # An index that is missing is an error of the installation only if a package was in it.
-  apt-get "${options[@]}" -qq update || true
-  apt-get "${options[@]}" -qq -y --download-only --no-install-recommends install "$@"
-  for package in "$place"/archives/*.deb; do
-    dpkg -x "$package" "$place/root"
-  done
-  touch "$place/complete"
-}
-
 # emulated ARCHITECTURE MACHINE TRIPLE EMULATOR: makes $work/MACHINE, which starts the emulated Python as CPU=NAME.
 emulated() {
   local architecture="$1" machine="$2" triple="$3" emulator="$4" root="$cache/$1/root" site="$work/site-$2" version
-  unpack "$architecture" python3 python3-numpy python3-pil python3-click python3-rich python3-hypothesis
+  bash tools/debian_root.sh "$cache/$architecture" "$architecture" python3 python3-numpy python3-pil python3-click python3-rich python3-hypothesis
   version="$(basename "$(readlink "$root/usr/bin/python3")")"
   # pip compares the wheel's tags with the machine that it is for.
   python -m pip install --quiet --target "$site" --platform "manylinux2014_$machine" --platform "manylinux_2_17_$machine" \

@@ -9,6 +9,8 @@ use std::array::from_fn;
 
 use crate::tiled::Product;
 
+/// Input rows of a tile.
+pub(super) const ROWS: usize = 4;
 /// Rows of weights that are multiplied at once.
 pub(super) const LANES: usize = 4;
 

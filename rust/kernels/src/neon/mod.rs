@@ -210,7 +210,7 @@ unsafe fn layer_norm_row(norm: &LayerNorm, x: &[i16], out: &mut [i8]) {
 unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     type Weight = i8;
     type Code = i8;
-    const ROWS: usize = 4;
+    const ROWS: usize = if DOT { dot::ROWS } else { base::ROWS };
     const PANEL: usize = 16;
     const LANES: usize = if DOT { dot::LANES } else { base::LANES };
     const GROUP: usize = if DOT { 4 } else { 16 };
@@ -238,7 +238,12 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     }
 
     unsafe fn pack_values(values: MatrixView<i8>, packed: &mut [i8], sums: &mut [i32]) {
-        pack_values::<Self>(values, packed, sums);
+        if DOT {
+            // SAFETY: the caller promises the tier's features.
+            unsafe { dot::pack_values(values, packed, sums) }
+        } else {
+            pack_values::<Self>(values, packed, sums);
+        }
     }
 
     unsafe fn expand_8_bit(stored: &[u8], bytes: usize, nibbles: usize, panel: &mut [i8]) {

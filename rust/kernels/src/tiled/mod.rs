@@ -53,7 +53,6 @@ pub(crate) use pack::pack_keys;
 pub(crate) use pack::pack_linear;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use pack::pack_values;
-#[cfg(target_arch = "arm")]
+#[cfg(not(target_arch = "x86_64"))]
 pub(crate) use pack::padded_rows;
-#[cfg(not(target_arch = "aarch64"))] // which packs portably
 pub(crate) use pack::panels;

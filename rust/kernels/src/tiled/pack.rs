@@ -106,7 +106,7 @@ pub(crate) fn pack_keys<I: Isa>(keys: MatrixView<i8>, packed: &mut [I::Weight], 
 }
 
 /// Packs values as [`Isa::pack_values`] does: the portable form.
-#[cfg(target_arch = "aarch64")] // the others have their own
+#[cfg(target_arch = "aarch64")] // for the tier without the dot product; the others have their own
 pub(crate) fn pack_values<I: Isa>(
     values: MatrixView<i8>,
     packed: &mut [I::Weight],
