@@ -111,6 +111,7 @@ def test_integer_figures_are_the_exported_subnets_on_the_other_half(found, halve
 def test_finalists_follow_the_float_slice_and_keep_its_rows(digits_supernet, halves):
     images = halves[1][0]
     source = Supernet(digits_supernet, threads=1)
+    source.space = source.space.with_embedding()
     pictures = list(images.numpy()[:, 0])
     errors = []
     for k in range(3):
@@ -120,6 +121,7 @@ def test_finalists_follow_the_float_slice_and_keep_its_rows(digits_supernet, hal
             expected = network.float_logits(images).numpy()
         finalist = source.finalist(architecture, "one", {})
         for subnet in (source.subnet(architecture, "one", {}), finalist):
+            assert subnet.has_embedding
             with Engine(subnet) as engine:
                 errors.append(np.abs(engine.infer_batch(pictures).logits - expected).mean())
         tensors = finalist.tensors()

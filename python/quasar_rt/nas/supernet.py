@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..build import build_subnet
+from ..build import NetworkSpec, build_subnet
 from ..engine import Engine
 from ..errors import InvalidValueError
 from ..evaluate import evaluate
@@ -228,7 +228,7 @@ class Supernet:
         from ..export.trained import requantized  # timm takes seconds to import
 
         network = self._slice(architecture).cpu()
-        spec = network.spec(name, list(self.data.classes), self.data.document, dict(provenance))
+        spec = self._spec(network, name, provenance)
         return build_subnet(requantized(network, self.calibration_images, spec))
 
     def _slice(self, architecture: Architecture) -> ViT:
@@ -237,9 +237,12 @@ class Supernet:
         return network
 
     def _export(self, network: Any, name: str, provenance: Mapping[str, Any]) -> Subnet:
-        classes = list(self.data.classes)
-        spec = network.cpu().spec(name, classes, self.data.document, dict(provenance), self.space.embedding)
-        return build_subnet(spec)
+        return build_subnet(self._spec(network.cpu(), name, provenance))
+
+    def _spec(self, network: Any, name: str, provenance: Mapping[str, Any]) -> NetworkSpec:
+        d, embedding = self.data, self.space.embedding
+        spec: NetworkSpec = network.spec(name, list(d.classes), d.document, dict(provenance), embedding)
+        return spec
 
     def correct(self, subnet: Subnet, images: datasets.AnySplit) -> int:
         """Counts the images that the integer engine classifies rightly."""
