@@ -47,13 +47,15 @@ class Core(NamedTuple):
 
 
 BASE = "fp asimd evtstrm aes pmull sha1 sha2 crc32"
+DOT = "atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp ssbs"
 CORES = {
     "cortex-a53": Core("neon", "0xd03", f"{BASE} cpuid"),
     "cortex-a76": Core(
         "neondot",
         "0xd0b",
-        f"{BASE} atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp ssbs",
+        f"{BASE} {DOT}",
     ),
+    "max,sve=off": Core("neoni8mm", "0xd40", f"{BASE} {DOT} i8mm bf16"),
 }
 
 

@@ -49,6 +49,7 @@ RUNS = (
     Run("aarch64", "cortex-a53", "scalar"),
     Run("aarch64", "cortex-a53", "neon"),
     Run("aarch64", "cortex-a76", "neondot"),
+    Run("aarch64", "max", "neoni8mm"),
 )
 
 
@@ -162,7 +163,9 @@ def print_frames(shape: str, counted: dict[Run, Counted], macs: int) -> None:
 )
 @click.option("--weights", type=click.Choice(["unpacked", "packed"]), default="unpacked", show_default=True)
 @click.option("--only", multiple=True, metavar="ARCHITECTURE", help="aarch64 or armv7; may be repeated.")
-@click.option("--tier", multiple=True, metavar="TIER", help="scalar, neon or neondot; may be repeated.")
+@click.option(
+    "--tier", multiple=True, metavar="TIER", help="scalar, neon, neondot or neoni8mm; may be repeated."
+)
 @click.option("--stages", is_flag=True, help="Count the stages of a DeiT-tiny block (8-bit rows) too.")
 @click.option(
     "--functions", type=click.IntRange(0), default=0, help="Print that many functions of each frame."

@@ -1,14 +1,14 @@
 #!/bin/sh
-# Builds the kernels for Arm and runs their tests under qemu: `sh tools/test-arm.sh aarch64` on a core without the dot
-# product and on one with it, `sh tools/test-arm.sh armv7` on the core of a Zynq-7000. Further arguments go to
-# `cargo test`. tools/arm.sh describes what it needs.
+# Builds the kernels for Arm and runs their tests under qemu: `sh tools/test-arm.sh aarch64` on cores without the dot
+# product, with it, and with the matrix product, `sh tools/test-arm.sh armv7` on the core of a Zynq-7000. Further
+# arguments go to `cargo test`. tools/arm.sh describes what it needs.
 set -eu
 cd "$(dirname "$0")/.."
 
 name="${1:?usage: tools/test-arm.sh aarch64|armv7 [ARGUMENT OF CARGO TEST...]}"
 shift
 case "$name" in
-aarch64) cpus="cortex-a53 cortex-a76" ;;
+aarch64) cpus="cortex-a53 cortex-a76 max" ;;
 *) cpus=cortex-a9 ;;
 esac
 

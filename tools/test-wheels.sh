@@ -4,7 +4,7 @@
 #
 #   x86_64    this machine, in a new environment
 #   sdist     the same, built by pip with Rust alone
-#   aarch64   qemu as Cortex-A53 (no dot product) and as Cortex-A76 (dot product)
+#   aarch64   qemu as Cortex-A53 (no dot product), as Cortex-A76 (dot product) and as `max` (matrix product)
 #   armv7l    qemu as Cortex-A9
 #
 # Each runs the demo, `quasar-rt verify`, tools/wheel_bits.py, whose digest must be the same everywhere, and the tests
@@ -104,7 +104,7 @@ for kind in "$@"; do
     ;;
   aarch64)
     emulated arm64 aarch64 aarch64-linux-gnu qemu-aarch64
-    for cpu in cortex-a53:neon cortex-a76:neondot; do
+    for cpu in cortex-a53:neon cortex-a76:neondot max:neoni8mm; do
       check "aarch64, ${cpu%%:*} (qemu)" "${cpu##*:}" env "CPU=${cpu%%:*}" "$work/aarch64"
     done
     ;;

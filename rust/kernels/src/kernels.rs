@@ -39,11 +39,13 @@ macro_rules! dispatch {
             #[cfg(target_arch = "x86_64")]
             Tier::Amx => dispatch!(@ $isa = x86::Amx => $simd),
             #[cfg(target_arch = "aarch64")]
-            Tier::Neon => dispatch!(@ $isa = neon::Neon<false> => $simd),
+            Tier::Neon => dispatch!(@ $isa = neon::Neon<neon::Base> => $simd),
             #[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
             Tier::Neon => dispatch!(@ $isa = neon32::Neon32 => $simd),
             #[cfg(target_arch = "aarch64")]
-            Tier::NeonDot => dispatch!(@ $isa = neon::Neon<true> => $simd),
+            Tier::NeonDot => dispatch!(@ $isa = neon::Neon<neon::Dot> => $simd),
+            #[cfg(target_arch = "aarch64")]
+            Tier::NeonI8mm => dispatch!(@ $isa = neon::Neon<neon::Matrix> => $simd),
             tier => unreachable!("kernels of the unsupported tier {tier}"),
         }
     };

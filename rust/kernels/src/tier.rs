@@ -21,6 +21,8 @@ pub enum Tier {
     Neon,
     /// 64-bit Arm with the dot product of Armv8.2 (`sdot`).
     NeonDot,
+    /// 64-bit Arm with the 8-bit matrix product of Armv8.6 (`smmla`).
+    NeonI8mm,
 }
 
 /// A tier name that does not exist.
@@ -38,17 +40,18 @@ impl std::error::Error for UnknownTier {}
 
 impl Tier {
     /// Every tier, slowest first.
-    pub const ALL: [Tier; 6] = [
+    pub const ALL: [Tier; 7] = [
         Tier::Scalar,
         Tier::Avx2,
         Tier::Avx512Vnni,
         Tier::Amx,
         Tier::Neon,
         Tier::NeonDot,
+        Tier::NeonI8mm,
     ];
 
-    /// Returns the name for options and tables: `scalar`, `avx2`, `avx512vnni`, `amx`, `neon` or
-    /// `neondot`.
+    /// Returns the name for options and tables: `scalar`, `avx2`, `avx512vnni`, `amx`, `neon`,
+    /// `neondot` or `neoni8mm`.
     pub fn name(self) -> &'static str {
         match self {
             Tier::Scalar => "scalar",
@@ -57,6 +60,7 @@ impl Tier {
             Tier::Amx => "amx",
             Tier::Neon => "neon",
             Tier::NeonDot => "neondot",
+            Tier::NeonI8mm => "neoni8mm",
         }
     }
 
@@ -82,6 +86,8 @@ impl Tier {
             Tier::Neon => crate::neon32::is_usable(),
             #[cfg(target_arch = "aarch64")]
             Tier::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Tier::NeonI8mm => std::arch::is_aarch64_feature_detected!("i8mm"),
             _ => false,
         }
     }

@@ -7,12 +7,51 @@
 use std::arch::aarch64::*;
 use std::array::from_fn;
 
-use crate::tiled::Product;
+use super::Tiles;
+use crate::tiled::{FourBitForm, Product};
 
-/// Input rows of a tile.
-pub(super) const ROWS: usize = 4;
+/// The tiles of baseline Armv8.0.
+pub(crate) struct Base;
+
 /// Rows of weights that are multiplied at once.
-pub(super) const LANES: usize = 4;
+const LANES: usize = 4;
+
+// SAFETY: each function does what the trait's comment says; `tests/tiers.rs` compares the tier with
+// the scalar one.
+unsafe impl Tiles for Base {
+    const ROWS: usize = 4;
+    const LANES: usize = LANES;
+    const GROUP: usize = 16;
+    const FOUR_BIT: Option<FourBitForm> = Some(FourBitForm {
+        group: 16,
+        step: 16,
+        code_offset: 0,
+        pair: 1,
+        sums: 8,
+    });
+
+    #[target_feature(enable = "neon")]
+    unsafe fn tile<const SYMMETRIC: bool>(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { tile_of::<SYMMETRIC>(p, out, out_stride) }
+    }
+
+    #[target_feature(enable = "neon")]
+    unsafe fn tile_4_bit(p: Product<i8, i8>, run: usize, out: *mut i32, out_stride: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { tile_4_bit_of(p, run, out, out_stride) }
+    }
+
+    #[target_feature(enable = "neon")]
+    unsafe fn probe(iterations: u32) -> (u64, i32) {
+        probe(iterations)
+    }
+
+    #[target_feature(enable = "neon")]
+    unsafe fn probe_4_bit(iterations: u32) -> (u64, i32) {
+        probe_4_bit(iterations)
+    }
+}
 
 /// Returns the sums of the lanes of four vectors.
 #[target_feature(enable = "neon")]
@@ -174,11 +213,7 @@ unsafe fn tile_4_bit<const M: usize>(
 /// As `Isa::tile`.
 #[target_feature(enable = "neon")]
 #[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn tile_of<const SYMMETRIC: bool>(
-    p: Product<i8, i8>,
-    out: *mut i32,
-    out_stride: usize,
-) {
+unsafe fn tile_of<const SYMMETRIC: bool>(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
     macro_rules! pick {
         ($($m:literal)*) => {
             match p.rows {
@@ -197,12 +232,7 @@ pub(super) unsafe fn tile_of<const SYMMETRIC: bool>(
 /// As `Isa::tile_4_bit`.
 #[target_feature(enable = "neon")]
 #[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn tile_4_bit_of(
-    p: Product<i8, i8>,
-    run: usize,
-    out: *mut i32,
-    out_stride: usize,
-) {
+unsafe fn tile_4_bit_of(p: Product<i8, i8>, run: usize, out: *mut i32, out_stride: usize) {
     macro_rules! pick {
         ($($m:literal)*) => {
             match p.rows {
@@ -217,7 +247,7 @@ pub(super) unsafe fn tile_4_bit_of(
 
 /// Computes `Isa::probe`.
 #[target_feature(enable = "neon")]
-pub(super) fn probe(iterations: u32) -> (u64, i32) {
+fn probe(iterations: u32) -> (u64, i32) {
     const CHAINS: usize = 16;
     let (mut a, w) = (vdupq_n_s8(3), super::opaque(vdupq_n_s8(5)));
     let mut acc = [vdupq_n_s32(0); CHAINS];
@@ -236,7 +266,7 @@ pub(super) fn probe(iterations: u32) -> (u64, i32) {
 
 /// Computes `Isa::probe_4_bit`.
 #[target_feature(enable = "neon")]
-pub(super) fn probe_4_bit(iterations: u32) -> (u64, i32) {
+fn probe_4_bit(iterations: u32) -> (u64, i32) {
     const CHAINS: usize = 16;
     let (mut a, w) = (vdupq_n_s8(3), vdupq_n_s8(5));
     let mut acc = [vdupq_n_s16(0); CHAINS];

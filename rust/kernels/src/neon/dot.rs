@@ -5,15 +5,33 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 use std::array::from_fn;
 
-use super::Neon;
-use crate::tiled::{padded_rows, panels, Isa, Product};
-use crate::MatrixView;
+use super::Tiles;
+use crate::tiled::Product;
 
-/// Input rows of a tile: with four vectors of sums for each, and its codes, they leave two of 32
-/// registers for weights.
-pub(super) const ROWS: usize = 6;
-/// Rows of weights in two vectors of sums.
-pub(super) const LANES: usize = 8;
+/// The tiles of the dot product.
+pub(crate) struct Dot;
+
+// SAFETY: each function does what the trait's comment says; `tests/tiers.rs` compares the tier with
+// the scalar one.
+unsafe impl Tiles for Dot {
+    /// With four vectors of sums for each row, and its codes, two of 32 registers are left for
+    /// weights.
+    const ROWS: usize = 6;
+    /// Rows of weights in two vectors of sums.
+    const LANES: usize = 8;
+    const GROUP: usize = 4;
+
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn tile<const SYMMETRIC: bool>(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { tile_of(p, out, out_stride) }
+    }
+
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn probe(iterations: u32) -> (u64, i32) {
+        probe(iterations)
+    }
+}
 
 /// Adds to each 32-bit lane the products of its four weights and of the four codes from
 /// `4 * LANE` on.
@@ -87,7 +105,7 @@ unsafe fn tile<const M: usize, const V: usize>(
 /// As `Isa::tile`.
 #[target_feature(enable = "neon,dotprod")]
 #[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn tile_of(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
+unsafe fn tile_of(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
     macro_rules! pick {
         ($($m:literal)*) => {
             match (p.rows, p.width / 4) {
@@ -103,62 +121,9 @@ pub(super) unsafe fn tile_of(p: Product<i8, i8>, out: *mut i32, out_stride: usiz
     unsafe { pick!(1 2 3 4 5 6) }
 }
 
-/// Loads the first codes of a row of up to 16, and zeros behind them.
-#[target_feature(enable = "neon")]
-fn load_codes(row: &[i8]) -> int8x16_t {
-    let mut whole = [0; 16];
-    let codes = if row.len() == 16 {
-        row.as_ptr()
-    } else {
-        whole[..row.len()].copy_from_slice(row);
-        whole.as_ptr()
-    };
-    // SAFETY: both have 16 codes.
-    unsafe { vld1q_s8(codes) }
-}
-
-/// Computes `Isa::pack_values`.
-#[target_feature(enable = "neon,dotprod")]
-pub(super) fn pack_values(values: MatrixView<i8>, packed: &mut [i8], sums: &mut [i32]) {
-    const GROUP: usize = <Neon<true> as Isa>::GROUP;
-    let (dims, tokens) = (values.cols(), values.rows());
-    let k = tokens.next_multiple_of(<Neon<true> as Isa>::STEP);
-    let ones = vdupq_n_s8(1);
-    sums.fill(0);
-    for (first, width) in panels::<Neon<true>>(padded_rows::<Neon<true>>(dims)) {
-        let live = width.min(dims - first);
-        let panel = &mut packed[first * k..][..width * k];
-        let mut totals = [vdupq_n_s32(0); 4];
-        for (g, group) in panel.chunks_exact_mut(GROUP * width).enumerate() {
-            let rows: [_; GROUP] = from_fn(|j| {
-                let token = g * GROUP + j;
-                if token < tokens {
-                    load_codes(&values.row(token)[first..][..live])
-                } else {
-                    vdupq_n_s8(0)
-                }
-            });
-            let zip = |a, b| (vzip1q_s8(a, b), vzip2q_s8(a, b));
-            let ((a, b), (c, d)) = (zip(rows[0], rows[2]), zip(rows[1], rows[3]));
-            let ((a, c), (b, d)) = (zip(a, c), zip(b, d));
-            // Four dimensions of four tokens each.
-            let fours = [a, c, b, d].into_iter().zip(group.chunks_exact_mut(16));
-            for ((codes, stored), total) in fours.zip(&mut totals) {
-                *total = dot::<0>(*total, codes, ones);
-                // SAFETY: 16 bytes.
-                unsafe { vst1q_s8(stored.as_mut_ptr(), codes) };
-            }
-        }
-        for (total, sums) in totals.into_iter().zip(sums[first..].chunks_exact_mut(4)) {
-            // SAFETY: four sums.
-            unsafe { vst1q_s32(sums.as_mut_ptr(), total) };
-        }
-    }
-}
-
 /// Computes `Isa::probe`.
 #[target_feature(enable = "neon,dotprod")]
-pub(super) fn probe(iterations: u32) -> (u64, i32) {
+fn probe(iterations: u32) -> (u64, i32) {
     const CHAINS: usize = 16;
     let (mut a, w) = (vdupq_n_s8(3), vdupq_n_s8(5));
     let mut acc = [vdupq_n_s32(0); CHAINS];

@@ -4,17 +4,15 @@
 use std::arch::aarch64::*;
 use std::array::from_fn;
 
-use super::{saturate, store_codes, Neon};
+use super::{saturate, store_codes, Base, Neon, PANEL};
 use crate::layers::WINDOW;
 use crate::matrix::Out;
 use crate::tiled::{
     copy_accumulators, copy_in_order, Epilogue, Isa, Requant, RowScale, Staged, UnfinishedTile,
 };
 
-/// Accumulators of a row, for both tiers.
-const PANEL: usize = Neon::<false>::PANEL;
-/// Values of a row of staged outputs, for both tiers.
-const STAGED: usize = Neon::<false>::STAGED;
+/// Values of a row of staged outputs, for all tiers.
+const STAGED: usize = Neon::<Base>::STAGED;
 
 /// Requantization parameters of a panel, in registers.
 struct Parameters {
@@ -247,7 +245,7 @@ pub(super) unsafe fn finish(tile: &UnfinishedTile) {
             Epilogue::Codes { offset, table, out } => requant8(acc, requant, offset, table, out),
             Epilogue::Add { x } => requant16::<true>(acc, requant, x),
             Epilogue::Updates { out } => requant16::<false>(acc, requant, out),
-            Epilogue::Copy { out } => copy_accumulators(acc, Neon::<false>::PANEL, out),
+            Epilogue::Copy { out } => copy_accumulators(acc, PANEL, out),
         }
     }
 }
@@ -263,7 +261,7 @@ pub(super) unsafe fn reorder(staged: Staged, to: Epilogue) {
             Epilogue::Codes { out, .. } => reorder8(staged, out),
             Epilogue::Add { x } => reorder16(staged, x),
             Epilogue::Updates { .. } => unreachable!("updates are staged, never put in order"),
-            Epilogue::Copy { out } => copy_in_order(staged, Neon::<false>::STAGED, out),
+            Epilogue::Copy { out } => copy_in_order(staged, STAGED, out),
         }
     }
 }

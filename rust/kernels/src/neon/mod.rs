@@ -1,6 +1,7 @@
 //! The NEON tiers. On baseline Armv8.0 (`base`) `smull` and `smlal` compute pairs of products in 16
 //! bits and `sadalp` adds them to 32-bit sums; for 4-bit rows many products stay in 16 bits. With
-//! Armv8.2's dot product (`dot`) `sdot` does all of it. Both tiers share everything but the tiles.
+//! Armv8.2's dot product (`dot`) `sdot` does all of it, with Armv8.6's 8-bit matrix product
+//! (`matrix`) `smmla` two rows by two at once. All share everything but the tiles.
 
 // Intrinsics are named as the vendor names them, dozens in a file.
 #[allow(clippy::wildcard_imports)]
@@ -9,22 +10,61 @@ mod base;
 mod dot;
 #[allow(clippy::wildcard_imports)]
 mod epilogue;
+#[allow(clippy::wildcard_imports)]
+mod matrix;
+#[allow(clippy::wildcard_imports)]
+mod pack;
+
+pub(crate) use base::Base;
+pub(crate) use dot::Dot;
+pub(crate) use matrix::Matrix;
 
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::array::from_fn;
+use std::marker::PhantomData;
 
 use crate::matrix::Out;
 use crate::scalar::{logit_cap, Moments, EXP2};
 use crate::tiled::{
-    expand, pack_keys, pack_values, Epilogue, FourBitForm, Isa, Product, RowScale, Staged,
-    UnfinishedTile,
+    expand, pack_keys, Epilogue, FourBitForm, Isa, Product, RowScale, Staged, UnfinishedTile,
 };
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
-/// The tiers without and with the dot product. Their functions need NEON, which every 64-bit Arm
-/// has, and with `DOT` the dot product.
-pub(crate) struct Neon<const DOT: bool>;
+/// The tier with these tiles. Its functions need NEON, which every 64-bit Arm has, and the features
+/// of its tiles.
+pub(crate) struct Neon<T>(PhantomData<T>);
+
+/// The parts that differ between the NEON tiers.
+///
+/// # Safety
+/// As [`Isa`], whose constants and functions have these names.
+pub(crate) unsafe trait Tiles {
+    const ROWS: usize;
+    const LANES: usize;
+    const GROUP: usize;
+    const FOUR_BIT: Option<FourBitForm> = None;
+
+    /// Computes [`Isa::tile`]; unless `SYMMETRIC`, for weights that may be -128.
+    unsafe fn tile<const SYMMETRIC: bool>(p: Product<i8, i8>, out: *mut i32, out_stride: usize);
+
+    /// Computes [`Isa::tile_4_bit`].
+    unsafe fn tile_4_bit(_p: Product<i8, i8>, _run: usize, _out: *mut i32, _out_stride: usize) {
+        unreachable!("the tier has no form for 4-bit rows")
+    }
+
+    /// Computes [`Isa::probe`].
+    unsafe fn probe(iterations: u32) -> (u64, i32);
+
+    /// Computes [`Isa::probe_4_bit`].
+    unsafe fn probe_4_bit(iterations: u32) -> (u64, i32) {
+        // SAFETY: the same contract.
+        unsafe { Self::probe(iterations) }
+    }
+}
+
+/// Accumulators of a row.
+const PANEL: usize = 16;
 
 /// Returns one byte of each `2 * EXP2`.
 const fn exp2_doubled(byte: usize) -> [u8; 64] {
@@ -207,27 +247,17 @@ unsafe fn layer_norm_row(norm: &LayerNorm, x: &[i16], out: &mut [i8]) {
 
 // SAFETY: each function does what the trait's comment says, for any sizes within the trait's
 // bounds; `tests/tiers.rs` compares them with the scalar tier.
-unsafe impl<const DOT: bool> Isa for Neon<DOT> {
+unsafe impl<T: Tiles> Isa for Neon<T> {
     type Weight = i8;
     type Code = i8;
-    const ROWS: usize = if DOT { dot::ROWS } else { base::ROWS };
-    const PANEL: usize = 16;
-    const LANES: usize = if DOT { dot::LANES } else { base::LANES };
-    const GROUP: usize = if DOT { 4 } else { 16 };
+    const ROWS: usize = T::ROWS;
+    const PANEL: usize = PANEL;
+    const LANES: usize = T::LANES;
+    const GROUP: usize = T::GROUP;
     const STEP: usize = 16;
     const CODE_OFFSET: i32 = 0;
     const PROB_OFFSET: i32 = -128;
-    const FOUR_BIT: Option<FourBitForm> = if DOT {
-        None
-    } else {
-        Some(FourBitForm {
-            group: 16,
-            step: 16,
-            code_offset: 0,
-            pair: 1,
-            sums: 8,
-        })
-    };
+    const FOUR_BIT: Option<FourBitForm> = T::FOUR_BIT;
 
     fn code(a: i8) -> i8 {
         a
@@ -238,12 +268,8 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     }
 
     unsafe fn pack_values(values: MatrixView<i8>, packed: &mut [i8], sums: &mut [i32]) {
-        if DOT {
-            // SAFETY: the caller promises the tier's features.
-            unsafe { dot::pack_values(values, packed, sums) }
-        } else {
-            pack_values::<Self>(values, packed, sums);
-        }
+        // SAFETY: the caller promises NEON.
+        unsafe { pack::pack_values::<Self>(values, packed, sums) }
     }
 
     unsafe fn expand_8_bit(stored: &[u8], bytes: usize, nibbles: usize, panel: &mut [i8]) {
@@ -268,25 +294,13 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
     #[target_feature(enable = "neon")]
     unsafe fn tile(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
         // SAFETY: the caller's promise.
-        unsafe {
-            if DOT {
-                dot::tile_of(p, out, out_stride);
-            } else {
-                base::tile_of::<true>(p, out, out_stride);
-            }
-        }
+        unsafe { T::tile::<true>(p, out, out_stride) }
     }
 
     #[target_feature(enable = "neon")]
     unsafe fn tile_any_weights(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
         // SAFETY: the caller's promise.
-        unsafe {
-            if DOT {
-                dot::tile_of(p, out, out_stride);
-            } else {
-                base::tile_of::<false>(p, out, out_stride);
-            }
-        }
+        unsafe { T::tile::<false>(p, out, out_stride) }
     }
 
     #[target_feature(enable = "neon")]
@@ -303,7 +317,7 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
                 bias,
             } = p;
             let a = a.cast();
-            base::tile_4_bit_of(
+            T::tile_4_bit(
                 Product {
                     a,
                     stride,
@@ -373,21 +387,13 @@ unsafe impl<const DOT: bool> Isa for Neon<DOT> {
 
     #[target_feature(enable = "neon")]
     unsafe fn probe(iterations: u32) -> (u64, i32) {
-        if DOT {
-            // SAFETY: the caller promises the tier's features.
-            unsafe { dot::probe(iterations) }
-        } else {
-            base::probe(iterations)
-        }
+        // SAFETY: the same contract.
+        unsafe { T::probe(iterations) }
     }
 
     #[target_feature(enable = "neon")]
     unsafe fn probe_4_bit(iterations: u32) -> (u64, i32) {
-        if DOT {
-            // SAFETY: the caller promises the tier's features.
-            unsafe { dot::probe(iterations) }
-        } else {
-            base::probe_4_bit(iterations)
-        }
+        // SAFETY: the same contract.
+        unsafe { T::probe_4_bit(iterations) }
     }
 }

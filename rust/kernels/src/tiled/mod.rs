@@ -51,8 +51,6 @@ pub(crate) use pack::expand;
 #[cfg(not(target_arch = "x86_64"))] // the x86 tiers have their own
 pub(crate) use pack::pack_keys;
 pub(crate) use pack::pack_linear;
-#[cfg(target_arch = "aarch64")]
-pub(crate) use pack::pack_values;
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) use pack::padded_rows;
 pub(crate) use pack::panels;

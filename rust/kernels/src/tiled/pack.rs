@@ -105,42 +105,6 @@ pub(crate) fn pack_keys<I: Isa>(keys: MatrixView<i8>, packed: &mut [I::Weight], 
     padding.fill(0);
 }
 
-/// Packs values as [`Isa::pack_values`] does: the portable form.
-#[cfg(target_arch = "aarch64")] // for the tier without the dot product; the others have their own
-pub(crate) fn pack_values<I: Isa>(
-    values: MatrixView<i8>,
-    packed: &mut [I::Weight],
-    sums: &mut [i32],
-) {
-    let (rows, tokens) = (values.cols(), values.rows());
-    let k = tokens.next_multiple_of(I::STEP);
-    for (first, width) in panels::<I>(padded_rows::<I>(rows)) {
-        let live = width.min(rows - first);
-        let panel = &mut packed[first * k..][..width * k];
-        for (g, group) in panel.chunks_exact_mut(width * I::GROUP).enumerate() {
-            for j in 0..I::GROUP {
-                let token = g * I::GROUP + j;
-                if token < tokens {
-                    let row = &values.row(token)[first..first + live];
-                    for (w, &code) in group.chunks_exact_mut(I::GROUP).zip(row) {
-                        w[j] = code.into();
-                    }
-                } else {
-                    for w in group.chunks_exact_mut(I::GROUP) {
-                        w[j] = 0.into();
-                    }
-                }
-            }
-        }
-    }
-    sums.fill(0);
-    for j in 0..tokens {
-        for (sum, &v) in sums.iter_mut().zip(values.row(j)) {
-            *sum += i32::from(v);
-        }
-    }
-}
-
 /// Returns the sum of a row's weights.
 fn sum(row: &[i8]) -> i32 {
     row.iter().map(|&w| i32::from(w)).sum()
