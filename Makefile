@@ -259,10 +259,13 @@ test-pynq: wheel sim ## The PYNQ transport through the real pynq package, in an 
 	@$(call fresh_venv,.venv-pynq,dist/*.whl 'pynq==4.0.0' pytest pytest-benchmark)
 	@QUASAR_SIM_DIR=$(CURDIR)/build/sim .venv-pynq/bin/python -P -m pytest tests/python/test_pynq.py -p no:cacheprovider $(PYTEST_ARGS)
 
+CLUSTERS_HOST = torch timm torchvision 'matplotlib>=3.7' 'scikit-learn>=1.1'
+
 .PHONY: test-clusters
-test-clusters: wheel ## The examples of docs/clusters.md on Ray Data and Spark (needs Java), in an environment of their own
-	@$(call fresh_venv,.venv-clusters,dist/*.whl 'ray[data]~=2.50' 'pyspark~=4.0' pandas pyarrow pytest pytest-benchmark)
+test-clusters: wheel ## Searches on Ray, and docs/clusters.md on Ray Data and Spark (needs Java), in an environment of their own
+	@$(call fresh_venv,.venv-clusters,dist/*.whl 'ray[data]~=2.50' 'pyspark~=4.0' pandas pyarrow pytest pytest-benchmark $(CLUSTERS_HOST))
 	@.venv-clusters/bin/python -P -m pytest tests/python/test_documents.py -k clusters -p no:cacheprovider $(PYTEST_ARGS)
+	@.venv-clusters/bin/python -P -m pytest tests/python/test_workers.py -m 'slow or not slow' -W default -p no:cacheprovider $(PYTEST_ARGS)
 
 ##@ FPGA
 

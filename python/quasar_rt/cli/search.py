@@ -9,7 +9,8 @@ when the same command is given again.
   quasar-rt search --board zcu102 --fps 100 --fps 250 --space tiny
   quasar-rt search --recipe digits --fps 60000          trains the recipe's supernet first ([host] extra)
   quasar-rt search --supernet runs/x/supernet.pt --fps 2000      with a trained supernet
-  torchrun --nproc-per-node 4 -m quasar_rt search --supernet ...     candidates shared out over processes
+  quasar-rt search --supernet runs/x/supernet.pt --workers ray       candidates shared out over all cores, or a
+                                                        cluster's workers: --workers ray:ADDRESS ([ray] extra)
 
 Frame rates are modelled, not measured. Without a supernet the score is a proxy and no accuracy, and the subnets have
 random weights.
@@ -120,13 +121,24 @@ from .output import Failure, Unmet, bars, echo, print_table
     help="Train the subnets behind Kendall's tau on their own too, for so many epochs.",
 )
 @click.option("--data", metavar="DIR", help="Folder of the data set's files, where it is in no known place.")
+@click.option("--device", help="Of a supernet: cpu, cuda or cuda:N. [cuda where there is one]")
+@click.option(
+    "--workers",
+    metavar="ray[:ADDRESS]",
+    help="Score a supernet's candidates on Ray's workers: one for each core of this machine, or those of a cluster.",
+)
 @click.option(
     "--test", is_flag=True, help="Score the finalists on the test images, not on held-out validation images."
 )
 @click.option(
     "--embedding", is_flag=True, help="Search subnets that also give an image's embedding (Engine.embed)."
 )
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads. [all cores]")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    metavar="N",
+    help="CPU threads, with --workers of each. [all cores; with --workers 1]",
+)
 def command(out: Path | None, recipe: str | None, changes: tuple[str, ...], **options: Any) -> None:
     """Searches, and prints the targets."""
     if recipe is not None:
@@ -167,7 +179,7 @@ def _trained(name: str, changes: tuple[str, ...], options: dict[str, Any]) -> Pa
         )
     try:
         from ..space import Space
-        from ..train import train
+        from ..train import distributed, train
         from ..train.loop import DivergedError, Stopped
         from ..train.recipe import load_recipe
     except ImportError as error:
@@ -179,7 +191,8 @@ def _trained(name: str, changes: tuple[str, ...], options: dict[str, Any]) -> Pa
                 f"the space of the recipe '{recipe.name}' has one network: nothing to search"
             )
         run = Path("runs") / recipe.name
-        train(recipe, run, root=options["data"], log=lambda line: echo(line, err=True))
+        group = distributed.init_process_group(options["device"])
+        train(recipe, run, root=options["data"], log=lambda line: echo(line, err=True), group=group)
     except Stopped as stopped:
         echo(f"{stopped}", err=True)
         sys.exit(130)
@@ -192,8 +205,9 @@ def _trained(name: str, changes: tuple[str, ...], options: dict[str, Any]) -> Pa
 
 def default_folder(options: dict[str, Any]) -> Path:
     """Returns the folder of these settings: the same command finds it again, and another command has another folder."""
+    without = ("threads", "device", "workers")
     # A key that is newer than the others counts only where it is given, so that older folders are found.
-    named = {k: str(v) for k, v in options.items() if k != "threads" and (v or k != "embedding")}
+    named = {k: str(v) for k, v in options.items() if k not in without and (v or k != "embedding")}
     key = json.dumps(named, sort_keys=True)
     space = Path(
         options["supernet"].parent.name if options["supernet"] else options["space"] or DEFAULT_SPACE

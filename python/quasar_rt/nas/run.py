@@ -60,6 +60,8 @@ def search(
     retrain: int = 0,
     test: bool = False,
     threads: int | None = None,
+    device: str | None = None,
+    workers: str | None = None,
     progress: Progress | None = None,
     embedding: bool = False,
 ) -> SearchResult:
@@ -82,7 +84,10 @@ def search(
             ``"evolution"``: crossover and mutation alone (NSGA-II).
         retrain: epochs for which the subnets behind Kendall's tau are trained on their own as well; 0 leaves that out.
         test: score the finalists on the test images, not on held-out validation images.
-        threads: CPU threads of scoring; all cores where None.
+        threads: CPU threads of scoring; all cores where None, and one for each of the `workers`.
+        device: of a supernet: ``cpu``, ``cuda`` or ``cuda:N``; CUDA where there is any, where None.
+        workers: of a cluster, which score a supernet's candidates: ``ray`` or ``ray:ADDRESS``. The result is that of
+            one process. A worker that is lost is replaced, and its candidate scored again.
         progress: gets the name of the work, the amount that is done and the total.
         embedding: search subnets that also give the image's embedding (`Engine.embed`), which takes some cycles of a
             frame. A space's file may ask for it, too.
@@ -113,10 +118,12 @@ def search(
             raise ImportError("a supernet needs torch: pip install 'quasar-rt[host]'")
         from .supernet import Supernet
 
-        source = Supernet(supernet, data, space, test, threads)
+        source = Supernet(supernet, data, space, test, threads, device, workers)
         space = source.space
-    elif data is not None or retrain or test:
-        raise InvalidValueError("data, retrain and test mean something with a supernet only: give one")
+    elif data is not None or device is not None or workers is not None or retrain or test:
+        raise InvalidValueError(
+            "data, device, workers, retrain and test mean something with a supernet only: give one"
+        )
     try:
         space = space or Space.load(DEFAULT_SPACE)
         if embedding:

@@ -4,12 +4,14 @@ Without a GPU the slice is exported and runs on the integer engine, which is sev
 is what will be deployed; on a GPU the slice runs in PyTorch.
 
 The validation images that training set aside are halved (their order is the seed's): the search sees the first half,
-the finalists' integer subnets are scored on the second. Under ``torchrun`` the candidates of a batch are shared out,
-every process goes through the same search, and only the first one keeps files. Depends on: torch, `quasar_rt.train`.
+the finalists' integer subnets are scored on the second. Workers of a cluster (`quasar_rt.nas.workers`) may score the
+candidates. Under ``torchrun`` the candidates of a batch are shared out, every process goes through the same search, and
+only the first one keeps files. Depends on: torch, `quasar_rt.train`.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import tempfile
@@ -36,6 +38,7 @@ from .folder import Folder
 from .record import Images
 from .result import Integer, Scoring
 from .scorer import Genomes, Progress
+from .workers import Workers, open_workers
 
 __all__ = ["ROUND_IMAGES", "Supernet"]
 
@@ -62,7 +65,10 @@ class Supernet:
         root: folder of the data set's files, where it is in no known place.
         space: must be the supernet's space; None takes that one.
         test: finalists are scored on the test images, not on held-out validation images.
-        threads: of the CPU; None for all cores.
+        threads: of the CPU; None for all cores, or for one in each of several `workers`.
+        device: as for `quasar_rt.train.distributed.init_process_group`.
+        workers: score the candidates; see `quasar_rt.nas.workers.open_workers`. Without it this process does, and under
+            ``torchrun`` its group.
 
     Raises:
         quasar_rt.QuasarError: no supernet in the file, one of another space, data that are missing or others than those
@@ -78,6 +84,8 @@ class Supernet:
         space: Space | None = None,
         test: bool = False,
         threads: int | None = None,
+        device: str | None = None,
+        workers: str | None = None,
     ) -> None:
         state = read_supernet(path)
         self._sha256 = state["sha256"]
@@ -92,7 +100,11 @@ class Supernet:
         if threads is not None:
             torch.set_num_threads(threads)
         self._threads, self._root, self.data, self._test = threads, root, data, test
-        self.group = distributed.init_process_group()
+        self.group = distributed.init_process_group(device)
+        if workers is not None and self.group.world > 1:
+            raise InvalidValueError(
+                "torchrun's processes score themselves: leave the workers out, or torchrun"
+            )
         self.model.to(self.group.device)
         self.on_engine = self.group.device.type == "cpu"
         half = (len(data.validation) + 1) // 2
@@ -108,6 +120,25 @@ class Supernet:
         calibration = min(self.recipe.quantization.calibration, CALIBRATION)
         self.calibration_images = data.train.first(calibration)[0]
         self.folder = Folder(None, {})
+        self._workers: Workers | None = None
+        if workers is not None:
+            self._threads = threads or 1
+            self._workers = open_workers(workers, self._threads, not self.on_engine)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a worker needs: no files, no connections."""
+        state = {
+            key: value for key, value in self.__dict__.items() if key not in ("folder", "_workers", "group")
+        }
+        return {**state, "model": copy.deepcopy(self.model).cpu()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        torch.set_num_threads(self._threads or 1)
+        # A worker sees the GPU that it was given.
+        self.group = distributed.Group(device=distributed.choose_device("cpu" if self.on_engine else "cuda"))
+        self.model.to(self.group.device)
+        self.folder, self._workers = Folder(None, {}), None
 
     @property
     def first(self) -> bool:
@@ -125,7 +156,9 @@ class Supernet:
         return "test images" if self._test else "held-out validation images"
 
     def close(self) -> None:
-        """Leaves the group of processes (``torchrun``), at the end; the supernet cannot be used afterwards."""
+        """Leaves the workers or the group of processes, at the end; the supernet cannot be used afterwards."""
+        if self._workers is not None:
+            self._workers.close()
         self.group.leave()
 
     def identity(self) -> dict[str, Any]:
@@ -206,8 +239,12 @@ class Supernet:
         def count_correct(architecture: Architecture) -> int:
             name = self.space.encode(architecture).tobytes().hex()
             with tempfile.TemporaryDirectory() as temporary:
-                run = Path(temporary) if folder is None else folder / name
-                trained = train_architecture(architecture, recipe, run, self._root, lambda _: None)
+                run = Path(temporary) if folder is None else folder.absolute() / name
+                # Each process has a group of its own: it trains its share of the networks alone.
+                alone = distributed.Group(device=self.group.device)
+                trained = train_architecture(
+                    architecture, recipe, run, self._root, lambda _: None, group=alone
+                )
             return self.correct(self._export(trained.model, "retrained", {}), self.finalist_images)
 
         count = len(self.finalist_images)
@@ -260,12 +297,19 @@ class Supernet:
     ) -> NDArray[np.float64]:
         """Returns ``count_correct(architecture)`` of each genome, out of `images`.
 
-        Known counts are read from the folder. The processes share the others and compute them.
+        Known counts are read from the folder. The workers or the processes share the others and compute them.
         """
         keys = [genome.tobytes() for genome in genomes]
         known = self.group.from_first(lambda: [self.folder.get(what, key, images) for key in keys])
         counts = np.array([-1 if count is None else count for count in known], np.int64)
         missing = np.flatnonzero(counts < 0)
+        if self._workers is not None:
+            parts = [self.space.decode(genomes[i]) for i in missing]
+            for done, (k, count) in enumerate(self._workers.map(count_correct, parts)):
+                progress(what, len(keys) - len(missing) + done, len(keys))
+                counts[missing[k]] = count
+                self.folder.put(what, {keys[missing[k]]: count})
+            return counts.astype(np.float64)
         # Small parts, so that little is lost when the search is stopped.
         step = 4 * self.group.world
         for start in range(0, len(missing), step):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import QuasarError
 
-__all__ = ["DistributedError", "Group", "init_process_group"]
+__all__ = ["DistributedError", "Group", "choose_device", "init_process_group"]
 
 T = TypeVar("T")
 
@@ -154,6 +154,24 @@ def init_process_group(device: str | None = None, timeout: dt.timedelta = TIMEOU
             )
         if (rank := _number("RANK", 0, 0)) >= world:
             raise DistributedError(f"RANK is {rank}, but WORLD_SIZE {world}: ranks are below that")
+    chosen = choose_device(device, local if world > 1 else None)
+    if world == 1:
+        return Group(device=chosen)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timeout)
+    return Group(dist.get_rank(), dist.get_world_size(), chosen)
+
+
+def choose_device(device: str | None = None, local: int | None = None) -> torch.device:
+    """Returns the device of this process, and makes a GPU the current one.
+
+    Args:
+        device: as for `init_process_group`.
+        local: this process's number among those of this machine, each of which takes a GPU of its own.
+
+    Raises:
+        DistributedError: there is no such device, or more processes on this machine than GPUs.
+    """
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(name)
@@ -161,18 +179,14 @@ def init_process_group(device: str | None = None, timeout: dt.timedelta = TIMEOU
         raise DistributedError(f"'{name}' is no device: use cpu, cuda or cuda:N") from error
     if chosen.type == "cuda":
         count = torch.cuda.device_count()
-        index = local if world > 1 and chosen.index is None else (chosen.index or 0)
+        index = (local or 0) if chosen.index is None else chosen.index
         if index >= count:
             raise DistributedError(
-                f"process {local} of this machine wants GPU {index}, but there are {count}: "
+                f"process {local or 0} of this machine wants GPU {index}, but there are {count}: "
                 "use --nproc-per-node with at most that many, or --device cpu"
             )
         chosen = torch.device("cuda", index)
         torch.cuda.set_device(chosen)
     elif chosen.type != "cpu":
         raise DistributedError(f"'{name}' is not supported: use cpu, cuda or cuda:N")
-    if world == 1:
-        return Group(device=chosen)
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timeout)
-    return Group(dist.get_rank(), dist.get_world_size(), chosen)
+    return chosen

@@ -1,4 +1,4 @@
-"""What makes training fast: settings of the process, and fused elementwise functions. Depends on: torch."""
+"""Makes training fast: settings of the process, and fused elementwise functions. Depends on: torch."""
 
 from __future__ import annotations
 
