@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
 import math
 import os
 import signal
@@ -20,11 +22,12 @@ from ..space import Space
 from . import checkpoint
 from . import data as datasets
 from .checkpoint import CheckpointError
-from .data import Data
+from .data import Data, Shape
 from .distributed import Group
 from .model import ViT
 from .recipe import Recipe
 from .runtime import keep_freed_memory
+from .teacher import Teacher, load_teacher
 
 __all__ = ["COLUMNS", "Job", "Log", "Row"]
 
@@ -66,6 +69,7 @@ class Job:
     log: Log
     steps_left: float = math.inf
     stopping: str = ""
+    teacher: Teacher | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     history: dict[str, list[Row]] = field(default_factory=dict)
     _events: Any = None
@@ -87,8 +91,9 @@ class Job:
 
         Raises:
             DatasetError: the data is missing, or differs between the processes.
-            quasar_rt.InvalidValueError: the batch is larger than the training set, or smaller than the group.
-            quasar_rt.FileError: the folder cannot be written to.
+            quasar_rt.InvalidValueError: the batch is larger than the training set, or smaller than the group; the
+                teacher does not fit.
+            quasar_rt.FileError: the folder cannot be written to, or the teacher cannot be read.
         """
         group = group or Group()
         keep_freed_memory()
@@ -107,6 +112,13 @@ class Job:
             raise InvalidValueError(
                 f"optimizer.batch is {batch}, less than one image for each of {group.world} processes"
             )
+        if recipe.teacher is not None:
+            job.teacher = load_teacher(recipe, Shape.of(space), group.device)
+            identity = job.teacher.identity
+            if group.sum(torch.tensor([float(identity != group.share(identity))])).item():
+                raise InvalidValueError(
+                    "the processes have different teachers: give all machines the same file"
+                )
         group.from_first(lambda: checkpoint.make_folder(folder))
         if group.first and tensorboard:
             job._events = _event_writer(folder / "tensorboard")
@@ -159,7 +171,19 @@ class Job:
         """Returns the digest of what the stage depends on; the float stage does not depend on later stages."""
         later = ("supernet_stage", "quantized_stage", "quantization", "sandwich", "baseline")
         without = later if stage == "float" else ("baseline",)
-        return self.recipe.digest(self.space.to_toml(), stage, identity, without=without)
+        also = [self.space.to_toml(), stage, identity]
+        if (teacher := self.teacher_of(stage)) is not None:
+            assert self.recipe.teacher is not None
+            settings = dataclasses.replace(self.recipe.teacher, model="", checkpoint="", stages=())
+            also.append(json.dumps([dataclasses.asdict(settings), teacher.identity]))
+        return self.recipe.digest(*also, without=(*without, "teacher"))
+
+    def teacher_of(self, stage: str) -> Teacher | None:
+        """Returns the stage's teacher; the baseline has that of the quantized stage, with which it is compared."""
+        recipe = self.recipe.teacher
+        if recipe is None or ("quantized" if stage == "baseline" else stage) not in recipe.stages:
+            return None
+        return self.teacher
 
     def read(self, path: Path, digest: str) -> dict[str, Any]:
         """Reads a checkpoint of this run in the first process and gives it to all of them.

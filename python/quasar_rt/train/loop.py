@@ -32,6 +32,7 @@ from .recipe import Stage
 from .runtime import can_compile, fused
 from .schedule import kept_branches, learning_rate, sample_network
 from .slices import Region, union
+from .teacher import distillation_loss
 
 __all__ = ["DivergedError", "Loop", "Network", "StagePlan", "Stopped", "run_stage"]
 
@@ -130,6 +131,7 @@ class Loop:
             group.world,
             group.device,
         )
+        self.teacher = job.teacher_of(self.name)
         self.mixing = Mixing(job.recipe.data, model.config.classes, o.label_smoothing)
         images = range(o.batch)[self.batches.part]
         if self.mixing.pairs and len(images) % 2:
@@ -325,16 +327,20 @@ class Loop:
         # The mean over the joint batch, of which this is a part, and over the networks.
         share = len(y) / o.batch
         bfloat16 = o.bfloat16 and not (self.model.quantized and device == "cpu")
-        teacher: Tensor | None = None
+        largest: Tensor | None = None
+        answers: Tensor | None = None
+        if self.teacher is not None:
+            with torch.autocast(device, torch.bfloat16, enabled=o.bfloat16):
+                answers = self.teacher(x)
         losses, touched = [], []
         for (kind, architecture), keep in zip(networks, kept, strict=True):
             if len(networks) > 1:
                 self.model.activate(architecture)
             with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
                 logits = self.logits(x) if keep is None else self.logits(x, keep)
-            loss = self._loss(logits.float(), y, teacher)
+            loss = self._loss(logits.float(), y, largest, answers)
             if kind == "largest":
-                teacher = logits.detach().float()
+                largest = logits.detach().float()
             (loss * (share / len(networks))).backward()
             losses.append(loss.detach() * share)
             touched.append(self.model.touched())
@@ -348,16 +354,24 @@ class Loop:
         for name, value in sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def _loss(self, logits: Tensor, y: Tensor, teacher: Tensor | None) -> Tensor:
-        """Returns the cross-entropy with the labels, or partly with `teacher`, the largest network's logits."""
-        # Mixed labels are smoothed already.
-        smoothing, s = 0.0 if self.mixing.pairs else self.settings.label_smoothing, self.sandwich
-        if teacher is None or s.distillation == 0:
-            return F.cross_entropy(logits, y, label_smoothing=smoothing)
-        t = s.temperature
-        soft = F.cross_entropy(logits / t, (teacher / t).softmax(dim=1)) * t**2
+    def _loss(self, logits: Tensor, y: Tensor, largest: Tensor | None, answers: Tensor | None) -> Tensor:
+        """Returns the loss on the labels and the teacher's `answers`, or partly on the `largest` network's logits."""
+        s = self.sandwich
+        if largest is None or s.distillation == 0:
+            return self._loss_on_labels(logits, y, answers)
+        soft = distillation_loss(logits, largest, hard=False, temperature=s.temperature)
         if s.distillation == 1:
             return soft
-        return s.distillation * soft + (1 - s.distillation) * F.cross_entropy(
-            logits, y, label_smoothing=smoothing
-        )
+        return s.distillation * soft + (1 - s.distillation) * self._loss_on_labels(logits, y, answers)
+
+    def _loss_on_labels(self, logits: Tensor, y: Tensor, answers: Tensor | None) -> Tensor:
+        # Mixed labels are smoothed already.
+        smoothing = 0.0 if self.mixing.pairs else self.settings.label_smoothing
+        recipe = self.job.recipe.teacher
+        if answers is None or recipe is None:
+            return F.cross_entropy(logits, y, label_smoothing=smoothing)
+        taught = distillation_loss(logits, answers, recipe.hard, recipe.temperature)
+        if recipe.weight == 1:
+            return taught
+        own = F.cross_entropy(logits, y, label_smoothing=smoothing)
+        return recipe.weight * taught + (1 - recipe.weight) * own

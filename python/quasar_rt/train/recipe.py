@@ -34,6 +34,7 @@ __all__ = [
     "Recipe",
     "Sandwich",
     "Stage",
+    "Teacher",
     "find_recipe",
     "is_name",
     "load_recipe",
@@ -150,6 +151,31 @@ class Sandwich:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """A trained network that the `stages` learn from, besides the labels.
+
+    `model` is ``timm:NAME`` with a `checkpoint` of its weights (without one, timm's own are downloaded), or the path of
+    a file that ``torch.export`` or TorchScript wrote. It gets images of `size` pixels a side (0: of the student's
+    size), normalised by `mean` and `std` (of pixel/255; without them, by the student's), and returns the logits of the
+    same classes in the same order.
+
+    The loss on the labels becomes ``(1 - weight)`` of itself and `weight` of the cross-entropy to the teacher: to its
+    probabilities at `temperature`, or, with `hard`, to its class. The teacher sees what the student sees, augmented and
+    mixed.
+    """
+
+    model: str
+    checkpoint: str = ""
+    weight: float = 0.5
+    hard: bool = False
+    temperature: float = 1.0
+    size: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    stages: tuple[str, ...] = ("float", "supernet", "quantized")
+
+
+@dataclass(frozen=True)
 class Quantization:
     """The ranking of rows and the setting of ranges.
 
@@ -172,8 +198,8 @@ class Recipe:
     residual branches (0: no such factors). `drop_path` is the probability with which a sample skips a branch of the
     last block in training; it falls linearly to 0 at the first block (stochastic depth, Huang et al. 2016). `baseline`
     also trains one network's last epochs in float, to compare with. `supernet_stage` is for spaces of several networks,
-    `quantized_stage` for one network. `checkpoint_every` (steps, 0: none) and `checkpoint_minutes` are the intervals of
-    checkpoints within an epoch; each epoch ends with one.
+    `quantized_stage` for one network. `teacher` is a trained network to learn from. `checkpoint_every` (steps, 0: none)
+    and `checkpoint_minutes` are the intervals of checkpoints within an epoch; each epoch ends with one.
     """
 
     name: str
@@ -185,6 +211,7 @@ class Recipe:
     quantization: Quantization
     supernet_stage: Stage | None = None
     quantized_stage: Stage | None = None
+    teacher: Teacher | None = None
     sandwich: Sandwich = field(default_factory=Sandwich)
     init: str = "random"
     layer_scale: float = 1.0
@@ -351,8 +378,9 @@ def _read(kind: Any, table: Mapping[str, Any], path: str, prefix: str) -> Any:
 
 
 def _value(wanted: Any, value: Any, path: str, key: str) -> Any:
-    if wanted == Stage | None:
-        wanted = Stage
+    for kind in (Stage, Teacher):
+        if wanted == kind | None:
+            wanted = kind
     if dataclasses.is_dataclass(wanted):
         if not isinstance(value, Mapping):
             raise SettingsError(f"{path}: {key!r} must be a table")
@@ -362,6 +390,10 @@ def _value(wanted: Any, value: Any, path: str, key: str) -> Any:
         if not numbers or any(type(number) not in (int, float) for number in numbers):
             raise SettingsError(f"{path}: {key!r} must be a number or a list of numbers, not {value!r}")
         return tuple(_float(number) for number in numbers)
+    if wanted == tuple[str, ...]:
+        if not isinstance(value, list) or any(type(text) is not str for text in value):
+            raise SettingsError(f"{path}: {key!r} must be a list of texts, not {value!r}")
+        return tuple(value)
     if wanted is float and type(value) is int:
         value = _float(value)
     if type(value) is not wanted:
@@ -433,6 +465,8 @@ def _check(recipe: Recipe, path: str) -> None:
             d.folder or (not d.randaugment and d.crop == Data.crop)
         ),
     }
+    if recipe.teacher is not None:
+        rules |= _teacher_rules(recipe.teacher)
     for name in ("float_stage", "supernet_stage", "quantized_stage"):
         stage = getattr(recipe, name)
         if stage is None:
@@ -441,6 +475,26 @@ def _check(recipe: Recipe, path: str) -> None:
     for rule, holds in rules.items():
         if not holds():
             raise SettingsError(f"{path}: {rule}")
+
+
+def _teacher_rules(t: Teacher) -> dict[str, Callable[[], bool]]:
+    def fits(values: tuple[float, ...], least: float) -> bool:
+        return len(values) in (0, 1, 3) and all(least <= value <= 1 for value in values)
+
+    return {
+        "teacher.model must be 'timm:NAME' or a file": lambda: t.model.strip() not in ("", "timm:"),
+        "teacher.checkpoint goes with a teacher.model 'timm:NAME'": lambda: (
+            not t.checkpoint or t.model.startswith("timm:")
+        ),
+        "teacher.weight must be in (0, 1]": lambda: 0 < t.weight <= 1,
+        "teacher.temperature must be in [0.01, 100]": lambda: 0.01 <= t.temperature <= 100,
+        "teacher.size must be in [0, 4096]": lambda: 0 <= t.size <= 4096,
+        "teacher.mean must be in [0, 1], one number or one for each channel": lambda: fits(t.mean, 0),
+        "teacher.std must be in [0.001, 1], one number or one for each channel": lambda: fits(t.std, 1e-3),
+        "teacher.stages must be some of float, supernet and quantized": lambda: (
+            bool(t.stages) and set(t.stages) <= {"float", "supernet", "quantized"}
+        ),
+    }
 
 
 def _stage_rules(name: str, stage: Stage, least: int) -> dict[str, Callable[[], bool]]:

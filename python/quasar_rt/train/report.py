@@ -239,6 +239,11 @@ def model_card(
     started = "" if recipe.init == "random" else f" started from `{recipe.init}`,"
     floats = f"{recipe.float_stage.epochs} epochs in float, then " if "float" in trained.history else ""
     rates = [recipe.float_stage.learning_rate] * ("float" in trained.history) + [stage.learning_rate]
+    taught = ""
+    if recipe.teacher is not None:
+        t = recipe.teacher
+        answers = "classes" if t.hard else f"probabilities at temperature {t.temperature:g}"
+        taught = f"; {t.weight:.0%} of the loss from the {answers} of `{t.model}` ({', '.join(t.stages)})"
     facts = {
         "network": f"{patch['kernel']}x{patch['kernel']} patches every {patch['stride']} pixels "
         f"(padding {patch['pad']}, value {patch['pad_value']}), class token, embed {shape.embed}, depth {shape.depth}, "
@@ -251,7 +256,7 @@ def model_card(
         "recipe": f"seed {recipe.seed}:{started} {floats}{stage.epochs} with quantizers; AdamW, learning rate "
         f"{', then '.join(f'{rate:g}' for rate in rates)}; batch {o.batch}; "
         f"{', '.join(varied) or 'no augmentation'}; label smoothing {o.label_smoothing:g}; "
-        f"averaged weights (decay {o.ema:g})",
+        f"averaged weights (decay {o.ema:g}){taught}",
         "quantizers": f"8-bit rows chosen in each matrix by the criterion `{q.criterion}`; patch embedding and "
         "head all 8-bit; 4-bit steps and activation scales learned",
         "trained": f"{provenance['date']} on {provenance['machine']}; minutes: {minutes}",
