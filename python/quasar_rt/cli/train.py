@@ -79,7 +79,13 @@ if TYPE_CHECKING:
 )
 @click.option("--device", help="cpu, cuda or cuda:N [cuda where there is one].")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of each process [all cores].")
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files too, into the run's folder.")
+@click.option(
+    "--log",
+    "track",
+    multiple=True,
+    type=click.Choice(["tensorboard", "wandb"]),
+    help="Also log each step and epoch to TensorBoard's files in the run's folder, or to Weights & Biases. Repeatable.",
+)
 @click.option(
     "--stop-after-steps", type=click.IntRange(1), help="Stop after so many steps; start again to continue."
 )
@@ -104,7 +110,7 @@ def command(
     embedding: bool,
     device: str | None,
     threads: int | None,
-    tensorboard: bool,
+    track: tuple[str, ...],
     stop_after_steps: int | None,
     dry_run: bool,
     machine: str | None,
@@ -144,7 +150,7 @@ def command(
             "log": click.echo,
             "group": group,
             "stop_after_steps": stop_after_steps,
-            "tensorboard": tensorboard,
+            "track": track,
         }
         search = None
         if (out or embedding) and not architecture and Space.load(recipe.space).size > 1:

@@ -127,7 +127,7 @@ def dry_run(
     group = group or Group()
     free = _free_bytes(group.device)
     with TemporaryDirectory() as folder:
-        job = Job.start(recipe, space, Path(folder), root, lambda _: None, group, None, False)
+        job = Job.start(recipe, space, Path(folder), root, lambda _: None, group, None, ())
         model = make_model(recipe, space, architecture).to(group.device)
         images, _ = job.data.train.first(8)
         model.calibrate(images, recipe.quantization.percentile)

@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..datasets import DatasetError
-from ..errors import InvalidValueError, QuasarError
+from ..errors import InvalidValueError
 from ..space import Space
 from . import checkpoint
 from . import data as datasets
@@ -28,6 +28,7 @@ from .model import ViT
 from .recipe import Recipe
 from .runtime import keep_freed_memory
 from .teacher import Teacher, load_teacher
+from .tracking import Tracker, open_tracker
 
 __all__ = ["COLUMNS", "Job", "Log", "Row"]
 
@@ -72,7 +73,7 @@ class Job:
     teacher: Teacher | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     history: dict[str, list[Row]] = field(default_factory=dict)
-    _events: Any = None
+    _trackers: list[Tracker] = field(default_factory=list)
     _handlers: dict[int, Any] = field(default_factory=dict)
 
     @classmethod
@@ -85,7 +86,7 @@ class Job:
         log: Log,
         group: Group | None,
         stop_after_steps: int | None,
-        tensorboard: bool,
+        track: Sequence[str],
     ) -> Job:
         """Loads the data and makes the folder. The arguments are those of `quasar_rt.train.train`.
 
@@ -120,8 +121,9 @@ class Job:
                     "the processes have different teachers: give all machines the same file"
                 )
         group.from_first(lambda: checkpoint.make_folder(folder))
-        if group.first and tensorboard:
-            job._events = _event_writer(folder / "tensorboard")
+        if group.first:
+            settings = recipe.as_dict()
+            job._trackers = [open_tracker(name, folder, settings) for name in dict.fromkeys(track)]
         return job
 
     def initialize(self, model: ViT) -> None:
@@ -159,8 +161,8 @@ class Job:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if self._events is not None:
-            self._events.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self.stopping = signal.Signals(number).name
@@ -227,17 +229,11 @@ class Job:
             writer = csv.DictWriter(file, COLUMNS, restval="")
             writer.writeheader()
             writer.writerows(every)
-        if stage and self._events is not None:
+        if stage:
             row = rows[-1]
-            for name, value in row.items():
-                if isinstance(value, float):
-                    self._events.add_scalar(f"{stage}/{name}", value, row["epoch"])
-            self._events.flush()
+            self.track(f"{stage}/epoch", row["epoch"], {k: v for k, v in row.items() if isinstance(v, float)})
 
-
-def _event_writer(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise QuasarError("TensorBoard is not installed: pip install tensorboard, or leave it out") from error
-    return SummaryWriter(str(folder))
+    def track(self, group: str, count: int, values: Mapping[str, float]) -> None:
+        """Gives metrics to the run's trackers (`quasar_rt.train.tracking`)."""
+        for tracker in self._trackers:
+            tracker.scalars(group, count, values)

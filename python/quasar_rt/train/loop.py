@@ -351,6 +351,8 @@ class Loop:
         for kind in dict.fromkeys(kinds):
             of_kind = [value for k, value in zip(kinds, losses, strict=True) if k == kind]
             sums[f"loss_{kind}"] = sum(of_kind) / len(of_kind)
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.job.track(f"{self.name}/step", self.step, {**sums, "learning_rate": rate})
         for name, value in sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def train(
     *,
     group: Group | None = None,
     stop_after_steps: int | None = None,
-    tensorboard: bool = False,
+    track: Sequence[str] = (),
 ) -> Trained:
     """Trains the recipe in the folder `run`, or resumes the run that an earlier start left there.
 
@@ -66,7 +67,7 @@ def train(
         log: gets a line for each epoch and stage.
         group: the processes that train together (`quasar_rt.train.distributed.init_process_group`).
         stop_after_steps: stop after so many steps of this start, as a signal does.
-        tensorboard: write TensorBoard's event files too.
+        track: also gives the metrics to these (`quasar_rt.train.tracking.TRACKERS`).
 
     Raises:
         Stopped: SIGTERM, SIGINT or `stop_after_steps`; the next start with the same arguments resumes.
@@ -84,7 +85,7 @@ def train(
         )
     if not several:
         _need_quantized_stage(recipe, f"the space '{recipe.space}'")
-    with Job.start(recipe, space, Path(run), root, log, group, stop_after_steps, tensorboard) as job:
+    with Job.start(recipe, space, Path(run), root, log, group, stop_after_steps, track) as job:
         if several:
             job.check(float="", supernet="")
         else:
@@ -107,7 +108,7 @@ def train_architecture(
     inherit: str | os.PathLike[str] | None = None,
     group: Group | None = None,
     stop_after_steps: int | None = None,
-    tensorboard: bool = False,
+    track: Sequence[str] = (),
 ) -> Trained:
     """Trains one network of the recipe's space on its own, as a space of one network is trained.
 
@@ -121,7 +122,7 @@ def train_architecture(
             starts from the recipe's `init`.
         group: as for `train`.
         stop_after_steps: as for `train`.
-        tensorboard: as for `train`.
+        track: as for `train`.
 
     Raises:
         quasar_rt.InvalidValueError: the architecture is not in the space, or the supernet is of another one.
@@ -131,7 +132,7 @@ def train_architecture(
     _need_quantized_stage(recipe, "one network")
     space.encode(architecture)
     identity = json.dumps(architecture.to_dict(), sort_keys=True)
-    with Job.start(recipe, space, Path(run), root, log, group, stop_after_steps, tensorboard) as job:
+    with Job.start(recipe, space, Path(run), root, log, group, stop_after_steps, track) as job:
         if inherit is None:
             job.check(float=identity, quantized=identity, baseline=identity)
             model = make_model(recipe, space, architecture)

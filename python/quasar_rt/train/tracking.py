@@ -1,0 +1,103 @@
+"""Metrics for TensorBoard and Weights & Biases, where a run asks for them.
+
+Depends on tensorboard or wandb, each only where it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import InvalidValueError, QuasarError
+
+__all__ = ["TRACKERS", "Tracker", "open_tracker"]
+
+#: Names that `open_tracker` takes.
+TRACKERS = ("tensorboard", "wandb")
+
+
+class Tracker(Protocol):
+    """Takes the metrics of a run."""
+
+    def scalars(self, group: str, count: int, values: Mapping[str, float]) -> None:
+        """Takes values by name, at step or epoch `count` of a group such as ``float/step`` or ``float/epoch``."""
+
+    def close(self) -> None:
+        """Writes what is left."""
+
+
+def open_tracker(name: str, folder: Path, recipe: Mapping[str, Any]) -> Tracker:
+    """Opens a tracker of the run in `folder`.
+
+    Args:
+        name: one of `TRACKERS`.
+        folder: of the run. TensorBoard's files go to ``tensorboard`` in it, those of wandb to ``wandb``.
+        recipe: the settings that wandb shows.
+
+    Raises:
+        quasar_rt.InvalidValueError: no such tracker.
+        quasar_rt.QuasarError: its package is not installed, or wandb cannot start.
+    """
+    if name == "tensorboard":
+        return _TensorBoard(folder / "tensorboard")
+    if name == "wandb":
+        return _Wandb(folder, recipe)
+    raise InvalidValueError(f"there is no tracker '{name}': choose one of {', '.join(TRACKERS)}")
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise QuasarError(
+                "--log tensorboard needs TensorBoard: pip install tensorboard, or leave it out"
+            ) from error
+        self._writer = SummaryWriter(str(folder))
+
+    def scalars(self, group: str, count: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(f"{group}/{name}", value, count)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    def __init__(self, folder: Path, recipe: Mapping[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise QuasarError(
+                "--log wandb needs Weights & Biases: pip install wandb, or leave it out; without a network set "
+                "WANDB_MODE=offline"
+            ) from error
+        # The same folder continues the same run.
+        identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+        try:
+            self._run = wandb.init(
+                project="quasar-rt",
+                name=folder.name,
+                id=identity,
+                resume="allow",
+                dir=str(folder),
+                config=dict(recipe),
+            )
+        # wandb has errors of many kinds: no login, no network, settings in the environment.
+        except Exception as error:
+            raise QuasarError(
+                f"--log wandb: {error}; run 'wandb login', or set WANDB_MODE=offline"
+            ) from error
+        self._groups: set[str] = set()
+
+    def scalars(self, group: str, count: int, values: Mapping[str, float]) -> None:
+        axis = f"{group}/count"
+        if group not in self._groups:
+            self._groups.add(group)
+            self._run.define_metric(f"{group}/*", step_metric=axis)
+        self._run.log({axis: count, **{f"{group}/{name}": value for name, value in values.items()}})
+
+    def close(self) -> None:
+        self._run.finish()
