@@ -142,6 +142,24 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
         ),
         True,
     ),
+    "embed-norm": (
+        dict(
+            embed=22,
+            depth=1,
+            heads=2,
+            head_dim=8,
+            hidden=36,
+            image_size=12,
+            channels=1,
+            kernel=4,
+            prefix_tokens=1,
+            classes=6,
+            eight_bit_fraction=0.25,
+            embed_norm=True,
+            seed=9,
+        ),
+        True,
+    ),
 }
 
 

@@ -72,7 +72,7 @@ def scramble(subnet: Subnet, seed: int) -> Subnet:
 
 def _columns(config: dict[str, Any]) -> dict[str, int]:
     columns = {"embed": config["image"]["channels"] * config["patch"]["kernel"] ** 2}
-    columns |= dict.fromkeys(HEADS, config["embed"])
+    columns |= dict.fromkeys([*HEADS, "embed_proj"], config["embed"])
     for i, block in enumerate(config["blocks"]):
         columns |= {
             f"blocks.{i}.qkv": config["embed"],
@@ -131,6 +131,7 @@ def random_shape(seed: int) -> dict[str, Any]:
         "eight_bit_fraction": float(rng.choice([0, 0.25, 0.5, 1])),
         "seed": seed,
         "embedding": seed % 3 == 2,
+        "embed_norm": seed % 4 == 1,
     }
 
 

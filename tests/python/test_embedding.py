@@ -42,6 +42,22 @@ def features(pooled):
     return codes[0] if len(codes) == 1 else ((codes[0] + 1) >> 1) + (codes[1] >> 1)
 
 
+@pytest.mark.parametrize("prefix_tokens", [0, 1, 3])
+def test_normalised_patches_have_the_same_bits_on_every_device(prefix_tokens):
+    pool = "token" if prefix_tokens else "mean"
+    subnet = embedder(pool, prefix_tokens, embed_norm=True)
+    library("tiny")
+    images = [random_image(subnet, seed) for seed in range(3)]
+    with Engine(subnet, "cpu") as cpu, Engine(subnet, "sim:tiny") as engine:
+        expected = cpu.infer_batch(images)
+        assert engine.infer_batch(images) == expected
+        assert [engine.infer(image) for image in images] == list(expected)
+    for image, found in zip(images, expected, strict=True):
+        outputs = oracle.run(subnet.config, subnet.tensors(), image)
+        np.testing.assert_array_equal(found.integer_logits, outputs[:6])
+        np.testing.assert_array_equal(found.embedding.codes, outputs[6:])
+
+
 @pytest.fixture(scope="module")
 def subnet():
     return embedder()

@@ -111,6 +111,8 @@ def engine_logits(subnet: Any, pictures: Pictures) -> npt.NDArray[np.float32]:
         {"dynamic_img_size": True},
         {"kind": VisionTransformerDistilled},
         {"kind": VisionTransformerDistilled, "init_values": 0.3, "in_chans": 1},
+        {"pre_norm": True, "act_layer": timm.layers.QuickGELU},
+        {"pre_norm": True, "class_token": False, "global_pool": "avg"},
     ],
     ids=str,
 )
@@ -205,7 +207,6 @@ def shallow(architecture: str) -> nn.Module:
         (lambda: nn.Linear(3, 3), "Linear"),
         (lambda: Twisted(**SMALL), "Twisted"),
         (lambda: small_model(qk_norm=True), "qk_norm"),
-        (lambda: small_model(pre_norm=True), "pre_norm"),
         (lambda: small_model(global_pool="map"), "global_pool='map'"),
         (lambda: small_model(global_pool="max"), "global_pool='max'"),
         (lambda: small_model(num_classes=0), "num_classes=0"),
@@ -218,7 +219,6 @@ def shallow(architecture: str) -> nn.Module:
         (lambda: small_model(norm_layer=timm.layers.RmsNorm), "RmsNorm"),
         (lambda: small_model(final_norm=False), "LayerNorm"),
         (lambda: small_model(attn_layer="diff"), "DiffAttention"),
-        (lambda: shallow("vit_base_patch32_clip_224"), "pre_norm, as CLIP does"),
         (lambda: shallow("vit_base_patch16_siglip_224"), "as SigLIP does"),
         (lambda: shallow("vit_small_patch16_dinov3"), "Eva (rotary positions"),
         (lambda: shallow("eva02_tiny_patch14_224"), "SwiGLU in EVA-02"),
@@ -364,6 +364,7 @@ def cosines(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -
         {"num_classes": 0, "global_pool": "avg", "init_values": 0.3},
         {"kind": VisionTransformerDistilled},
         {"kind": VisionTransformerDistilled, "num_classes": 0},
+        {"pre_norm": True, "num_classes": 0},
     ],
     ids=str,
 )

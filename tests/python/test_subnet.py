@@ -50,7 +50,7 @@ def test_a_file_has_the_oldest_version_that_is_enough(path):
     data = path.read_bytes()
     header, body = parts(data)
     config = json.loads(header["__metadata__"]["config"])
-    newer = config["pool"] == "token_pair"
+    newer = config["pool"] == "token_pair" or "embed_norm" in config
     assert header["__metadata__"]["version"] == ("2" if newer else "1")
     assert Subnet.from_bytes(data).to_bytes() == data
     header["__metadata__"]["version"] = "1" if newer else "2"

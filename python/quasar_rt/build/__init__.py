@@ -10,6 +10,7 @@ from .integers import ATTENTION_GAIN_LIMIT as ATTENTION_GAIN_LIMIT
 from .integers import BIAS_LIMIT as BIAS_LIMIT
 from .integers import MULTIPLIER_LIMIT as MULTIPLIER_LIMIT
 from .integers import activation_table as activation_table
+from .integers import embed_norm_tensors as embed_norm_tensors
 from .integers import norm_out_range as norm_out_range
 from .integers import norm_tensors as norm_tensors
 from .integers import requantizer as requantizer
@@ -17,6 +18,7 @@ from .network import build_subnet as build_subnet
 from .random_network import random_subnet as random_subnet
 from .spec import Affine as Affine
 from .spec import BlockSpec as BlockSpec
+from .spec import EmbedNormSpec as EmbedNormSpec
 from .spec import LinearSpec as LinearSpec
 from .spec import NetworkSpec as NetworkSpec
 from .spec import NormSpec as NormSpec

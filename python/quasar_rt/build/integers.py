@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..rows import pack_rows, quantize_rows
-from .spec import Affine, Float, LinearSpec, NormSpec
+from .spec import Affine, EmbedNormSpec, Float, LinearSpec, NormSpec
 
 Int = NDArray[np.int64]
 Tensors = dict[str, NDArray[Any]]
@@ -162,6 +162,26 @@ def norm_tensors(name: str, spec: NormSpec, out: Affine, residual_scale: float) 
                 f"{name}.epsilon": np.array([epsilon], np.int64),
             }
     raise ValueError(f"{name}: beta is too large for an output scale of {out.scale}: make it coarser")
+
+
+def embed_norm_tensors(spec: EmbedNormSpec) -> tuple[Tensors, QuantizedLinear]:
+    """Returns the integer form of the norm of the embedded patches, and the layer behind it, without requantization.
+
+    Each channel's codes have a grid of their own. The layer, a diagonal of 8-bit codes, brings them to one scale.
+    """
+    gamma, beta = (np.asarray(a, np.float64) for a in (spec.norm.gamma, spec.norm.beta))
+    low, high = (np.asarray(a, np.float64) for a in (spec.low, spec.high))
+    # A grid fine enough for its channel, but its gain fits 16 bits and its offset the accumulator.
+    largest = np.maximum(np.abs(low), np.abs(high))
+    grids = np.maximum((high - low) / 255, 1e-12)
+    grids = np.maximum(grids, np.maximum(largest / 2**18, np.abs(gamma) * 64 / 32767 * (1 + 1e-9)))
+    zero_points = -128 - low / grids
+    scaled = NormSpec(gamma / grids, beta / grids + zero_points, spec.norm.eps)
+    tensors = norm_tensors("embed_norm", scaled, Affine(1.0), spec.scale)
+    codes = np.eye(len(grids), dtype=np.int8) * np.int8(127)
+    bits = np.full(len(grids), 8, np.uint8)
+    bias = np.floor(-127 * zero_points + 0.5).astype(np.int64)
+    return tensors, QuantizedLinear(pack_rows(codes, bits), bits, bias, grids / 127)
 
 
 def norm_out_range(spec: NormSpec, out: Affine) -> Affine:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from .integers import (
     activation_table,
     at_least,
     attention_tensors,
+    embed_norm_tensors,
     norm_out_range,
     norm_tensors,
     quantize_linear,
@@ -37,7 +38,13 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
     """
     tensors: Tensors = {}
     # The layers that write the residual stream, and the LayerNorms that read it, need its final scale.
-    residual = [("embed", _patch_embedding(spec))]
+    stem, stem_scale = _patch_embedding(spec), None
+    residual = [("embed", stem)]
+    if spec.embed_norm is not None:
+        stem_scale = float(at_least(spec.embed_norm.scale, stem.step.max(), MULTIPLIER_LIMIT))
+        normed, layer = embed_norm_tensors(replace(spec.embed_norm, scale=stem_scale))
+        tensors |= normed | stem.requantized("embed", stem_scale, 1)
+        residual = [("embed_proj", layer)]
     norms: list[tuple[str, NormSpec, Affine]] = []
     blocks = []
     for i, block in enumerate(spec.blocks):
@@ -68,7 +75,7 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
         tensors |= layer.requantized(name, residual_scale, 1)
     for name, norm, out in norms:
         tensors |= norm_tensors(name, norm, out, residual_scale)
-    tensors["position"] = residual_table(spec.position, residual_scale)
+    tensors["position"] = residual_table(spec.position, stem_scale or residual_scale)
     prefix = np.asarray(spec.prefix, np.float64).reshape(-1, tensors["position"].shape[1])
     if len(prefix):
         tensors["prefix"] = residual_table(prefix, residual_scale)
@@ -93,6 +100,7 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
         "patch": {"kernel": spec.kernel, "stride": spec.stride, "pad": spec.pad, "pad_value": spec.pad_value},
         "embed": int(tensors["position"].shape[1]),
         "prefix_tokens": len(prefix),
+        **({} if spec.embed_norm is None else {"embed_norm": True}),
         "blocks": blocks,
         "pool": spec.pool,
         "classes": list(spec.classes),

@@ -11,7 +11,7 @@ import numpy as np
 from .._native import eight_bit_rows
 from ..subnet import Subnet
 from .network import build_subnet
-from .spec import Affine, BlockSpec, LinearSpec, NetworkSpec, NormSpec
+from .spec import Affine, BlockSpec, EmbedNormSpec, LinearSpec, NetworkSpec, NormSpec
 
 __all__ = ["random_subnet"]
 
@@ -36,6 +36,7 @@ def random_subnet(
     name: str = "random",
     provenance: Mapping[str, Any] | None = None,
     embedding: bool = False,
+    embed_norm: bool = False,
 ) -> Subnet:
     """Builds a subnet of any shape with seeded random weights, for benchmarks and tests. It is marked untrained.
 
@@ -52,6 +53,7 @@ def random_subnet(
         seed: the seed of ``numpy.random.default_rng``, the source of all random numbers.
         provenance: added to the generator's name and the seed in the subnet's configuration.
         embedding: true for a subnet that also gives the image's embedding; `classes` may be 0 then.
+        embed_norm: true for a LayerNorm of the embedded patches in front of the blocks.
 
     Raises:
         quasar_rt.QuasarError: a shape that the integer model does not allow.
@@ -98,6 +100,11 @@ def random_subnet(
 
     def norm() -> NormSpec:
         return NormSpec(1 + 0.1 * rng.standard_normal(embed), 0.1 * rng.standard_normal(embed))
+
+    def before_blocks() -> EmbedNormSpec:
+        part = norm()
+        low, high = (part.beta + sign * 4 * np.abs(part.gamma) for sign in (-1, 1))
+        return EmbedNormSpec(part, low, high, scale=6 / 32767)
 
     blocks = []
     for n_heads, dim, n_hidden, (*qkv, proj, fc1, fc2) in zip(*sizes, fractions, strict=True):
@@ -148,5 +155,6 @@ def random_subnet(
             preprocess={"resize": {"mode": "exact", "size": [height, width], "filter": "bicubic"}},
             provenance={"generator": "random_subnet", "seed": seed, **(provenance or {})},
             embedding=embedding,
+            embed_norm=before_blocks() if embed_norm else None,
         )
     )

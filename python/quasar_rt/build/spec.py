@@ -80,6 +80,20 @@ class BlockSpec:
 
 
 @dataclass
+class EmbedNormSpec:
+    """A LayerNorm of the embedded patches, whose output is the residual stream of the patch tokens.
+
+    `scale` is the step of the int16 values that it reads. Each channel of its output has an s8 grid of its own, which
+    covers `low` to `high`, float [embed].
+    """
+
+    norm: NormSpec
+    low: NDArray[Any]
+    high: NDArray[Any]
+    scale: float
+
+
+@dataclass
 class NetworkSpec:
     """A float Vision Transformer with everything that quantizing it needs.
 
@@ -88,7 +102,8 @@ class NetworkSpec:
     `position` is float [grid, embed]. `prefix` is float [prefix tokens, embed] and includes the positions.
     `residual_scale` is the step of the int16 residual stream. With `embedding`, the head also gives its own input, in
     codes of `norm_out`; only then may there be no classes. With the pooling ``token_pair``, `head` reads token 0 and
-    `head_dist` token 1, and the logits are their sum.
+    `head_dist` token 1, and the logits are their sum. With `embed_norm` the patch tokens are normalised before the
+    first block; `prefix` is then as the first block reads it.
     """
 
     name: str
@@ -116,3 +131,4 @@ class NetworkSpec:
     provenance: dict[str, Any] = field(default_factory=dict)
     embedding: bool = False
     head_dist: LinearSpec | None = None
+    embed_norm: EmbedNormSpec | None = None

@@ -22,13 +22,16 @@ BINS = 1 << 13
 SHARES = np.geomspace(1, 0.05, 48)
 #: Rounds in which first the upper, then the lower end of a range is chosen.
 ROUNDS = 3
-#: Below this the usual activation functions are flat, so their input needs no codes there.
-FLAT = -4.0
+#: Below one of these the usual activation functions are flat (QuickGELU below the second), so their input needs no
+#: codes there.
+FLAT = (-4.0, -6.0)
 
 Float = NDArray[np.float64]
 
 #: Stored activations with a symmetric grid, and all of them but the last LayerNorm's (``norm.out``).
 _SYMMETRIC = (".q", ".k", ".v", ".proj.in")
+#: Values whose whole range counts: the int16 streams, and each channel of the embedded patches' norm.
+_EXACT = ("residual", "embed_sum", "norm_pre.out")
 _STORED = (*_SYMMETRIC, ".norm1.out", ".norm2.out", ".fc1.out", ".fc2.in")
 
 
@@ -37,8 +40,9 @@ class Statistics:
     """Holds what the float network computes on the calibration images, by the points that `forward` probes.
 
     `low` and `high` are the extremes of the activations that a subnet stores and of the residual stream: [heads] of q,
-    k and v, else [1]. `gradients` are the sums of the squared gradients of the loss, by channel: [heads, head_dim] of
-    q, k and v, else [channels]. They are those of the stored activations and of the matrices' outputs.
+    k and v, [channels] of the embedded patches' norm, else [1]. `gradients` are the sums of the squared gradients of
+    the loss, by channel: [heads, head_dim] of q, k and v, else [channels]. They are those of the stored activations and
+    of the matrices' outputs.
     """
 
     low: dict[str, Tensor] = field(default_factory=dict)
@@ -68,7 +72,7 @@ def gather_statistics(net: ViT, batches: list[Tensor], team: Team) -> Statistics
         found = Statistics()
 
         def probe(name: str, value: Tensor) -> Tensor:
-            if name == "residual" or _stored(name):
+            if name in _EXACT or _stored(name):
                 groups = _groups(name, value.detach())
                 found.add(Statistics({name: groups.amin(dim=1)}, {name: groups.amax(dim=1)}))
             if _stored(name) or _is_matrix_output(name):
@@ -148,11 +152,11 @@ def find_ranges(
     for found in team.map(part, batches):
         for name, counts in found.items():
             histograms[name] = histograms[name] + counts if name in histograms else counts
-    flat = {f"blocks.{i}.fc1.out" for i, block in enumerate(net.blocks) if _is_flat(block.activation)}
+    flat = {f"blocks.{i}.fc1.out": _flat_below(block.activation) for i, block in enumerate(net.blocks)}
 
     def choose(name: str) -> tuple[Float, Float]:
         lows, highs = (ends[name].double().numpy() for ends in (statistics.low, statistics.high))
-        lows = np.maximum(lows, FLAT) if name in flat else lows
+        lows = np.maximum(lows, flat.get(name, -np.inf))
         if name not in histograms or percentile == 1:
             return lows, highs
         ends = []
@@ -234,13 +238,18 @@ def _is_matrix_output(name: str) -> bool:
 
 
 def _groups(name: str, value: Tensor) -> Tensor:
-    """Returns the values that share a range in a row each: [heads, values] of q, k and v, else [1, values]."""
+    """Returns the values that share a range in a row each: [heads, values], [channels, values] or [1, values]."""
+    if name == "norm_pre.out":
+        return value.flatten(0, -2).T
     return value.transpose(0, 1).flatten(1) if _by_head(name) else value.reshape(1, -1)
 
 
-def _is_flat(activation: nn.Module) -> bool:
+def _flat_below(activation: nn.Module) -> float:
     with torch.no_grad():
-        return float(activation(torch.linspace(FLAT - 8, FLAT, 64)).abs().max()) < 2e-3
+        for edge in FLAT:
+            if float(activation(torch.linspace(edge - 8, edge, 64)).abs().max()) < 2e-3:
+                return edge
+    return -np.inf
 
 
 def largest_channels(net: ViT, batches: list[Tensor], team: Team) -> dict[str, Tensor]:

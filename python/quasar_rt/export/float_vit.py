@@ -58,7 +58,8 @@ class ViT:
     """A network; `position` is [grid, embed], `prefix` [prefix tokens, embed] with its position already added.
 
     A network without classes has a head of no rows. Images that need padding come padded. With the pooling
-    ``token_pair``, `head` reads token 0 and `head_dist` token 1, and the logits are their sum.
+    ``token_pair``, `head` reads token 0 and `head_dist` token 1, and the logits are their sum. `norm_pre` normalises
+    the patch tokens before the first block; `prefix` is as the first block reads it.
     """
 
     height: int
@@ -74,6 +75,7 @@ class ViT:
     norm: Norm
     head: Linear
     head_dist: Linear | None = None
+    norm_pre: Norm | None = None
 
     def heads(self) -> dict[str, Linear]:
         """Returns the heads by name, that of token 0 first."""
@@ -82,6 +84,7 @@ class ViT:
     def cast(self, dtype: torch.dtype) -> None:
         """Converts all tensors."""
         parts: list[Linear | Norm] = [self.embed, self.norm, *self.heads().values()]
+        parts += [] if self.norm_pre is None else [self.norm_pre]
         for block in self.blocks:
             parts += [block.qkv, block.proj, block.fc1, block.fc2, block.norm1, block.norm2]
         for part in parts:
@@ -111,6 +114,8 @@ def forward(net: ViT, images: Tensor, probe: Probe) -> Tensor:
         return probe(f"{name}.out", F.linear(probe(f"{name}.in", x), layer.weight, layer.bias))
 
     x = F.linear(patches_of(net, images), net.embed.weight, net.embed.bias) + net.position
+    if net.norm_pre is not None:
+        x = norm("norm_pre", net.norm_pre, probe("embed_sum", x))
     x = torch.cat([net.prefix.expand(len(x), -1, -1), x], dim=1)
     x = probe("residual", x)
     for i, block in enumerate(net.blocks):

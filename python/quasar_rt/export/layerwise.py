@@ -19,7 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..build import Affine, BlockSpec, LinearSpec, NormSpec, activation_table, norm_out_range, norm_tensors
+from ..build import (
+    Affine,
+    BlockSpec,
+    EmbedNormSpec,
+    LinearSpec,
+    NormSpec,
+    activation_table,
+    embed_norm_tensors,
+    norm_out_range,
+    norm_tensors,
+)
 from ..build.integers import ATTENTION_GAIN_LIMIT, MULTIPLIER_LIMIT, at_least
 from ..rows.bits import choose_bits
 from ..train.quantizers import attention, layer_norm
@@ -67,6 +77,7 @@ class Quantized:
     head: LinearSpec
     residual_scale: float
     head_dist: LinearSpec | None
+    embed_norm: EmbedNormSpec | None
 
 
 def quantize_layers(
@@ -111,7 +122,8 @@ class _Run:
 
     def network(self, batches: list[Tensor], std: list[float]) -> Quantized:
         net, ranges = self.net, self.ranges
-        self.residual_scale = float(1.5 * ranges.symmetric("residual").max() * 127 / 32767)
+        self.residual_scale = self._stream_scale("residual")
+        self.embed_norm = self._embed_norm()
         self.exact: list[Tensor] = []
         self.stream: list[Tensor] = []
         embed = self._embedding(batches, std)
@@ -137,7 +149,22 @@ class _Run:
             name: self._head(name, head, [x[:, i] for x in pooled], [x[:, i] for x in exact])
             for i, (name, head) in enumerate(net.heads().items())
         }
-        return Quantized(embed, blocks, out, heads["head"], self.residual_scale, heads.get("head_dist"))
+        return Quantized(
+            embed, blocks, out, heads["head"], self.residual_scale, heads.get("head_dist"), self.embed_norm
+        )
+
+    def _stream_scale(self, name: str) -> float:
+        """Returns the step of int16 values that must not saturate on other images."""
+        return float(1.5 * self.ranges.symmetric(name).max() * 127 / 32767)
+
+    def _embed_norm(self) -> EmbedNormSpec | None:
+        if self.net.norm_pre is None:
+            return None
+        low, high = (ends["norm_pre.out"] for ends in (self.ranges.low, self.ranges.high))
+        # Other images reach a little further than the calibration images.
+        room = 0.05 * (high - low)
+        scale = self._stream_scale("embed_sum")
+        return EmbedNormSpec(norm_spec(self.net.norm_pre), low - room, high + room, scale)
 
     def _head(self, name: str, head: Linear, inputs: list[Tensor], exact: list[Tensor]) -> LinearSpec:
         if not len(head.weight):
@@ -161,8 +188,12 @@ class _Run:
         assert raw.scales is not None
         for outputs, y in zip(exact, self._outputs(layer, pixels), strict=True):
             prefix = net.prefix.expand(len(y), -1, -1)
-            self.exact.append(torch.cat([prefix, outputs + net.position], dim=1))
-            self.stream.append(self._on_grid(torch.cat([prefix, y + net.position], dim=1)))
+            exact_patches, patches_found = outputs + net.position, y + net.position
+            if net.norm_pre is not None:
+                exact_patches = _norm(net.norm_pre, exact_patches)
+                patches_found = self._normed_patches(patches_found)
+            self.exact.append(torch.cat([prefix, exact_patches], dim=1))
+            self.stream.append(self._on_grid(torch.cat([prefix, patches_found], dim=1)))
         return LinearSpec(raw.weight * deviation.numpy(), raw.bias, raw.bits, raw.scales)
 
     def _block(self, name: str, block: Block) -> BlockSpec:
@@ -318,6 +349,17 @@ class _Run:
 
     def _each(self, function: Callable[[Tensor], Tensor], inputs: list[Tensor]) -> list[Tensor]:
         return list(self.team.map(function, inputs))
+
+    def _normed_patches(self, x: Tensor) -> Tensor:
+        """Computes the integer LayerNorm of the embedded patches; returns the values of its codes."""
+        assert self.embed_norm is not None
+        tensors, layer = embed_norm_tensors(self.embed_norm)
+        gain, offset = (torch.from_numpy(tensors[f"embed_norm.{part}"]).int() for part in ("gain", "bias"))
+        frac, epsilon = int(tensors["embed_norm.frac"][0]), int(tensors["embed_norm.epsilon"][0])
+        on_grid = _round(x / self.embed_norm.scale).clamp(-32767, 32767).int()
+        codes = layer_norm(on_grid, gain, offset, frac, epsilon)
+        bias, step = torch.from_numpy(layer.bias), torch.from_numpy(layer.step)
+        return ((127 * codes.double() + bias) * step).float()
 
     def _on_grid(self, x: Tensor) -> Tensor:
         return _round(x / self.residual_scale).clamp(-32767, 32767) * self.residual_scale

@@ -142,6 +142,7 @@ def export_timm(
         norm_out=parts.norm_out,
         head=parts.head,
         head_dist=parts.head_dist,
+        embed_norm=parts.embed_norm,
         classes=names,
         preprocess=preprocessing,
         trained=True,

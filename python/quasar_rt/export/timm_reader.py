@@ -8,6 +8,7 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Attention, LayerNorm, Mlp, PatchEmbed, VisionTransformer
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import QuasarError
 from .float_vit import Block, Linear, Norm, ViT
@@ -55,7 +56,6 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         type(stem) is PatchEmbed, f"its patch embedding is a {type(stem).__name__}, not timm's PatchEmbed"
     )
     require(_identity(stem.norm), "its patch embedding is normalised (embed_norm_layer)")
-    require(_identity(model.norm_pre), "it normalises the embedded patches (pre_norm, as CLIP does)")
     require(
         model.attn_pool is None, f"it pools by attention (global_pool='{model.global_pool}'), as SigLIP does"
     )
@@ -97,6 +97,10 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         position = _plain(model.pos_embed[0])
         if not model.no_embed_class:
             prefix, position = prefix + position[: len(prefix)], position[len(prefix) :]
+    norm_pre = None if _identity(model.norm_pre) else _norm(model.norm_pre, "norm_pre")
+    if norm_pre is not None:
+        # Prefix tokens are the same for every image, and so is their norm.
+        prefix = F.layer_norm(prefix, prefix.shape[1:], norm_pre.gamma, norm_pre.beta, norm_pre.eps)
     head = _matrix(torch.zeros(0, model.embed_dim), None) if no_head else _linear(model.head, "head")
     head_dist = None
     if distilled:
@@ -117,6 +121,7 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         norm=_norm(norm_module, norm_name),
         head=head,
         head_dist=head_dist,
+        norm_pre=norm_pre,
     )
 
 

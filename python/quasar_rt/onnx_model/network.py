@@ -115,6 +115,10 @@ class Network(ABC):
             value = graph.constant("image.border", np.uint8(border))
             image = graph.add("image.padded", "Pad", image, pads, value)
         x = self.patches(graph.floats(image, np.uint8(128)))
+        if config.get("embed_norm"):
+            normed = self.update("embed_proj", self.norm("embed_norm", x), config["embed"])
+            nothing = graph.add("embed.nothing", "Mul", x, graph.number(0, np.float32))
+            x = self.updated("embed.normed", nothing, normed)
         if not config["prefix_tokens"]:
             return x
         batch = graph.add("batch", "Shape", INPUT, start=0, end=1)

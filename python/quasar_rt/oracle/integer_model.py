@@ -207,6 +207,11 @@ def run(
     codes = patches(image, config["patch"])
     stem = linear("embed", codes.shape[1])
     x = sat_residual(requant16(stem.accumulate(codes), stem) + tensors["position"])
+    if config.get("embed_norm"):
+        normed = norm("embed_norm", x)
+        trace["embed_sum"], trace["embed_norm"] = x.astype(np.int16), normed.astype(np.int8)
+        layer = linear("embed_proj", embed)
+        x = sat_residual(requant16(layer.accumulate(normed), layer))
     if prefix:
         x = np.concatenate([tensors["prefix"].astype(np.int64), x])
     trace["embed"] = x.astype(np.int16)

@@ -840,6 +840,7 @@ mod tests {
             prefix: 1,
             blocks: vec![(1, 2, 5)],
             pool: "mean",
+            embed_norm: false,
             classes: 2,
             eight_bit: 4,
             seed: 3,

@@ -207,6 +207,7 @@ pub(crate) fn program(frames: u64, ports: u64) -> Arc<Program> {
             patch_len: 2,
             embed: 1,
             pool: Pool::Mean,
+            embed_norm: false,
             phases: 2,
         },
         lists: segments.iter().map(list).collect(),

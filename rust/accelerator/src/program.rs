@@ -88,6 +88,7 @@ pub(crate) struct NetworkSizes {
     pub(crate) patch_len: usize,
     pub(crate) embed: usize,
     pub(crate) pool: Pool,
+    pub(crate) embed_norm: bool,
     pub(crate) phases: usize,
 }
 

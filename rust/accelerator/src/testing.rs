@@ -43,6 +43,7 @@ pub(crate) struct Design {
     /// heads, `head_dim`, hidden
     pub(crate) blocks: Vec<(usize, usize, usize)>,
     pub(crate) pool: &'static str,
+    pub(crate) embed_norm: bool,
     pub(crate) classes: usize,
     /// Expected 8-bit rows among 8 rows.
     pub(crate) eight_bit: i64,
@@ -52,7 +53,7 @@ pub(crate) struct Design {
 impl Design {
     pub(crate) fn subnet(&self) -> Subnet {
         let mut random = Random::new(self.seed);
-        let config = json!({
+        let mut config = json!({
             "name": "sampled",
             "image": {"height": self.side, "width": self.side, "channels": self.channels},
             "patch": {"kernel": self.kernel, "stride": self.kernel, "pad": 0, "pad_value": 0},
@@ -68,8 +69,11 @@ impl Design {
             "preprocess": {"resize": {"mode": "none"}},
             "trained": false,
             "provenance": {},
-        })
-        .to_string();
+        });
+        if self.embed_norm {
+            config["embed_norm"] = json!(true);
+        }
+        let config = config.to_string();
         let parsed = Config::from_json(&config).unwrap();
         let mut bits: Vec<u8> = Vec::new();
         let mut tensors = Vec::new();
@@ -206,11 +210,14 @@ prop_compose! {
             prop_oneof![Just("token"), Just("mean"), Just("mean_after_norm"), Just("token_pair")],
             1usize..12,
         ),
-        (eight_bit, seed) in (0i64..=8, any::<u64>()),
+        (eight_bit, seed, embed_norm) in (0i64..=8, any::<u64>(), any::<bool>()),
     ) -> Design {
         let side = grid * kernel;
         let prefix = if pool == "token_pair" { prefix.max(2) } else { prefix };
-        Design { side, kernel, channels, embed, prefix, blocks, pool, classes, eight_bit, seed }
+        Design {
+            side, kernel, channels, embed, prefix, blocks, pool, embed_norm, classes, eight_bit,
+            seed,
+        }
     }
 }
 
@@ -241,9 +248,10 @@ pub(crate) fn golden(name: &str) -> Subnet {
 }
 
 /// Names of all golden subnets.
-pub(crate) const GOLDEN: [&str; 8] = [
+pub(crate) const GOLDEN: [&str; 9] = [
     "all-4",
     "all-8",
+    "embed-norm",
     "embedding",
     "mean",
     "mean-after-norm",

@@ -23,6 +23,8 @@ pub struct Network {
     pub(crate) position: Vec<i16>,
     /// `[prefix_tokens, embed]`
     pub(crate) prefix: Vec<i16>,
+    /// The norm of the embedded patches, and the layer that makes the residual stream of its codes.
+    pub(crate) embed_norm: Option<(LayerNorm, Linear)>,
     pub(crate) blocks: Vec<Block>,
     pub(crate) norm: LayerNorm,
     /// The heads, that of token 0 first.
@@ -103,6 +105,8 @@ impl Network {
         let (spec, mut tensors) = next();
         tensors.codes = weights_channels_last(&tensors.codes, config.image, config.patch);
         let embed = pack((spec, tensors));
+        let embed_norm =
+            (config.embed_norm).then(|| (layer_norm(subnet, "embed_norm"), pack(next())));
         let mut blocks = Vec::with_capacity(config.blocks.len());
         for (i, block) in config.blocks.iter().enumerate() {
             let name = |part: &str| format!("blocks.{i}.{part}");
@@ -149,6 +153,7 @@ impl Network {
                 .tensor("prefix")
                 .map(Tensor::i16s)
                 .unwrap_or_default(),
+            embed_norm,
             blocks,
             norm: layer_norm(subnet, "norm"),
             heads,
@@ -198,7 +203,14 @@ impl Network {
             qkv(&block.qkv) + layers.map(Linear::weight_bytes).iter().sum::<usize>()
         });
         let heads = self.heads.iter().map(|head| head.layer.weight_bytes());
-        self.embed.weight_bytes() + blocks.sum::<usize>() + heads.sum::<usize>()
+        let embed_norm = self
+            .embed_norm
+            .as_ref()
+            .map(|(_, layer)| layer.weight_bytes());
+        self.embed.weight_bytes()
+            + embed_norm.unwrap_or(0)
+            + blocks.sum::<usize>()
+            + heads.sum::<usize>()
     }
 }
 

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::preprocess;
 use crate::rows::PairedMatrix;
 
+use crate::subnet::config::Config;
 use crate::subnet::schema::{self, LinearSpec};
 use crate::subnet::{LinearTensors, Subnet};
 use crate::trace::{Trace, TraceData};
@@ -83,15 +84,18 @@ fn check_layer(
     match part {
         "embed" => {
             let position = subnet.expect("position").i16s();
-            let embedded = i16s(trace, "embed")?;
-            layer.compare_residual(
-                patches,
-                &position,
-                embedded
-                    .get(config.prefix_tokens * config.embed..)
-                    .unwrap_or(&[]),
-            )
+            let embedded = if config.embed_norm {
+                i16s(trace, "embed_sum")?
+            } else {
+                embedded_patches(config, trace)?
+            };
+            layer.compare_residual(patches, &position, embedded)
         }
+        "embed_proj" => layer.compare_residual(
+            i8s(trace, "embed_norm")?,
+            &vec![0; config.patches() * config.embed],
+            embedded_patches(config, trace)?,
+        ),
         "qkv" => {
             // The last block computes only the queries of tokens that the heads read.
             layer.compare_codes(
@@ -253,6 +257,14 @@ impl<'a> Layer<'a> {
             ))
         })
     }
+}
+
+/// Returns the residual stream of the patch tokens before the first block.
+fn embedded_patches<'a>(config: &Config, trace: &'a Trace) -> Result<&'a [i16]> {
+    let all = i16s(trace, "embed")?;
+    Ok(all
+        .get(config.prefix_tokens * config.embed..)
+        .unwrap_or(&[]))
 }
 
 /// Returns the output of a row of a head.

@@ -12,6 +12,10 @@ use crate::subnet::config::Config;
 /// A place on a frame's path where a value is complete, with the number of its block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Point {
+    /// The embedded patches before their norm.
+    Sum,
+    /// The norm of the embedded patches.
+    EmbedNorm,
     Embed,
     Norm1(usize),
     Qkv(usize),
@@ -27,7 +31,10 @@ pub(crate) enum Point {
 const POINTS_OF_BLOCK: usize = 7;
 
 impl Point {
-    fn all(depth: usize) -> impl Iterator<Item = Self> {
+    fn all(config: &Config) -> impl Iterator<Item = Self> + use<> {
+        let (depth, embed_norm) = (config.blocks.len(), config.embed_norm);
+        let normed = [Self::Sum, Self::EmbedNorm];
+        let normed = normed.into_iter().filter(move |_| embed_norm);
         let block = |i| {
             [
                 Self::Norm1(i),
@@ -40,15 +47,18 @@ impl Point {
             ]
         };
         let blocks = (0..depth).flat_map(block);
-        std::iter::once(Self::Embed)
+        normed
+            .chain([Self::Embed])
             .chain(blocks)
             .chain([Self::Pooled, Self::Logits])
     }
 
     fn index(self, depth: usize) -> usize {
-        let block = |i: usize, at: usize| 1 + i * POINTS_OF_BLOCK + at;
+        let block = |i: usize, at: usize| 3 + i * POINTS_OF_BLOCK + at;
         match self {
-            Self::Embed => 0,
+            Self::Sum => 0,
+            Self::EmbedNorm => 1,
+            Self::Embed => 2,
             Self::Norm1(i) => block(i, 0),
             Self::Qkv(i) => block(i, 1),
             Self::Attention(i) => block(i, 2),
@@ -65,6 +75,8 @@ impl Point {
     fn tensor(self) -> String {
         let block = |i: usize, part: &str| format!("blocks.{i}.{part}");
         match self {
+            Self::Sum => "embed_sum".into(),
+            Self::EmbedNorm => "embed_norm".into(),
             Self::Embed => "embed".into(),
             Self::Norm1(i) => block(i, "norm1"),
             Self::Qkv(i) => block(i, "qkv"),
@@ -81,6 +93,7 @@ impl Point {
     /// Returns the name of the stage that ends here.
     fn stage(self) -> String {
         match self {
+            Self::Sum => "patches".into(),
             Self::Attention(i) => format!("blocks.{i}.attention"),
             Self::Mid(i) => format!("blocks.{i}.proj"),
             Self::Act(i) => format!("blocks.{i}.fc1"),
@@ -198,7 +211,8 @@ pub struct TraceTensor {
     pub data: TraceData,
 }
 
-/// Every intermediate of one frame, in the order of its path: `embed`; for each block `blocks.i.`
+/// Every intermediate of one frame, in the order of its path: `embed_sum` and `embed_norm` where
+/// the embedded patches are normalised; `embed`; for each block `blocks.i.`
 /// with `norm1`, `qkv`, `attn`, `mid` (the residual after attention), `norm2`, `act`, `x`;
 /// `pooled`; `logits`.
 ///
@@ -212,22 +226,22 @@ pub struct Trace {
 impl Trace {
     /// Joins the records of all ranges.
     pub(crate) fn new(config: &Config, ranges: impl Iterator<Item = Observer>) -> Self {
-        let mut tensors: Vec<(String, Option<TraceTensor>)> = Point::all(config.blocks.len())
-            .map(|p| (p.tensor(), None))
-            .collect();
+        let mut tensors: Vec<(Point, Option<TraceTensor>)> =
+            Point::all(config).map(|p| (p, None)).collect();
         for observer in ranges {
             let Observer::Trace(values) = observer else {
                 continue;
             };
             for (point, value) in values {
-                match &mut tensors[point.index(config.blocks.len())].1 {
+                let known = tensors.iter_mut().find(|(known, _)| *known == point);
+                match &mut known.expect("the points are those of the config").1 {
                     Some(tensor) => tensor.append(value),
                     empty => *empty = Some(value),
                 }
             }
         }
-        let tensors = tensors.into_iter().filter_map(|(name, tensor)| {
-            let mut tensor = tensor?;
+        let tensors = tensors.into_iter().filter_map(|(point, tensor)| {
+            let (name, mut tensor) = (point.tensor(), tensor?);
             if name == "pooled" || name == "logits" {
                 tensor.shape.remove(0);
             }
@@ -267,7 +281,8 @@ impl TraceTensor {
 /// The time of one stage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StageTime {
-    /// `preprocess`; `embed`; for each block `blocks.i.` with `norm1`, `qkv`, `attention`, `proj`,
+    /// `preprocess`; `patches` and `embed_norm` where the embedded patches are normalised; `embed`;
+    /// for each block `blocks.i.` with `norm1`, `qkv`, `attention`, `proj`,
     /// `norm2`, `fc1`, `fc2`; `pool`; `head`.
     pub name: String,
     /// Wall time.
@@ -310,7 +325,7 @@ impl StageTime {
             seconds: preprocess.as_secs_f64(),
         };
         std::iter::once(first)
-            .chain(Point::all(depth).map(mean))
+            .chain(Point::all(config).map(mean))
             .collect()
     }
 }

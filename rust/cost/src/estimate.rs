@@ -212,7 +212,7 @@ pub fn host_estimate(hardware: &Hardware, setting: &Setting) -> HostEstimate {
 
 /// Models the cost of a network, without the layers.
 pub fn totals(workload: &Workload, model: &Model<'_>) -> Totals {
-    let mut sum = model.end_totals(&model.embedding(workload.embed, workload.patch_rows));
+    let mut sum = model.embedding_totals(workload);
     for (i, work) in workload.blocks.iter().enumerate() {
         let last = i + 1 == workload.blocks.len();
         sum.add(&model.block_totals(workload.embed, work, last));
@@ -243,7 +243,21 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
         workload.setting.patch_len,
         &embedding.stage,
     );
-    builder.norm("blocks.0.norm1", &embedding.phase(), 0);
+    if let Some(rows) = workload.embed_proj {
+        builder.norm("embed_norm", &embedding.phase(), 0);
+        let proj = model.embed_proj(d, rows);
+        side_bytes += proj.side.bytes + COMMAND_BYTES * proj.commands;
+        builder.layer(
+            "embed_proj",
+            workload.setting.tokens(),
+            rows,
+            d,
+            &proj.stage,
+        );
+        builder.norm("blocks.0.norm1", &proj.phase(), 0);
+    } else {
+        builder.norm("blocks.0.norm1", &embedding.phase(), 0);
+    }
     for (i, work) in workload.blocks.iter().enumerate() {
         let last = i + 1 == workload.blocks.len();
         side_bytes += builder.block(&model, d, i, work, last);

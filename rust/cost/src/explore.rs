@@ -188,6 +188,9 @@ impl Search<'_> {
             let (n, d) = (workload.setting.tokens(), workload.embed);
             sum += tiles(workload.setting.patches, slots(workload.patch_rows))
                 * words(workload.setting.patch_len)
+                + workload
+                    .embed_proj
+                    .map_or(0, |rows| tiles(n, slots(rows)) * words(d))
                 + tiles(1, slots(workload.head_rows)) * words(d)
                 + workload
                     .pair_head_rows
@@ -267,8 +270,7 @@ impl Search<'_> {
         (self.workloads.iter().zip(&self.networks))
             .map(|(workload, network)| {
                 let model = Model::new(hardware, workload.setting);
-                let mut sum =
-                    model.end_totals(&model.embedding(workload.embed, workload.patch_rows));
+                let mut sum = model.embedding_totals(workload);
                 sum.add(&model.head_totals(workload));
                 for (block, last, count) in &network.blocks {
                     let one = model.block_totals(workload.embed, block, *last);

@@ -140,6 +140,8 @@ pub struct Workload {
     pub embed: u64,
     /// Rows of the patch embedding.
     pub patch_rows: RowWidths,
+    /// Rows of the layer behind the norm of the embedded patches, where there is such a norm.
+    pub embed_proj: Option<RowWidths>,
     /// The blocks, in order.
     pub blocks: Vec<BlockWork>,
     /// Rows of the head of token 0, or of the pooled tokens.
@@ -193,6 +195,7 @@ impl Workload {
             },
             embed: config.embed as u64,
             patch_rows: rows("embed", 0, config.embed),
+            embed_proj: (config.embed_norm).then(|| rows("embed_proj", 0, config.embed)),
             blocks: blocks.collect(),
             head_rows: rows("head", 0, config.outputs()),
             pair_head_rows: (config.pool.heads().get(1))
@@ -218,6 +221,7 @@ impl Workload {
                 + needed * (inner * d + 2 * block.hidden * d)
         });
         let heads = pool.heads().len() as u64;
-        patches * patch_len * d + blocks.sum::<u64>() + heads * classes * d
+        let normed = if self.embed_proj.is_some() { d } else { 0 };
+        patches * (patch_len + normed) * d + blocks.sum::<u64>() + heads * classes * d
     }
 }

@@ -60,6 +60,7 @@ impl Space {
             setting,
             embed: embed as u64,
             patch_rows: RowWidths::all_eight_bit(embed as u64),
+            embed_proj: None,
             blocks: (architecture.blocks.iter())
                 .map(|shape| shape.work(embed))
                 .collect(),

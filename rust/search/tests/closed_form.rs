@@ -463,6 +463,7 @@ fn a_subnet_and_its_architecture_cost_the_same() {
         "all-8",
         "embedding",
         "token-pair",
+        "embed-norm",
     ] {
         let subnet = quasar_core::Subnet::load(format!("{folder}/{name}.qvit")).unwrap();
         let workload = Workload::of_subnet(&subnet);
@@ -471,6 +472,7 @@ fn a_subnet_and_its_architecture_cost_the_same() {
         let eight_bit: u64 = workload.patch_rows.eight_bit
             + workload.head_rows.eight_bit
             + workload.pair_head_rows.map_or(0, |rows| rows.eight_bit)
+            + workload.embed_proj.map_or(0, |rows| rows.eight_bit)
             + (workload.blocks.iter())
                 .map(|b| b.qkv().eight_bit + b.proj.eight_bit + b.fc1.eight_bit + b.fc2.eight_bit)
                 .sum::<u64>();

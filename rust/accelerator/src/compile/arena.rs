@@ -49,9 +49,19 @@ pub(super) fn write(
     for (_, matrix) in &plan.embed {
         whole(&mut arena, matrix, &embedding, Destination::Residual);
     }
+    let first_norm = usize::from(plan.embed_norm.is_some());
+    if let Some(normed) = &plan.embed_norm {
+        norm(&mut arena, 0, "embed_norm");
+        write_zeros(&mut arena, &normed.zeros, shape);
+        let mut residual = i16s("prefix");
+        residual.resize(config.tokens() * config.embed, 0);
+        let residual = arena_layout::residual(&residual, config.embed, shape.tokens, shape.beat);
+        arena.put(normed.residual, &residual);
+        whole(&mut arena, &normed.proj, &next(), Destination::Residual);
+    }
     for (i, (block, sizes)) in plan.blocks.iter().zip(&config.blocks).enumerate() {
         let name = |part: &str| format!("blocks.{i}.{part}");
-        norm(&mut arena, 2 * i, &name("norm1"));
+        norm(&mut arena, first_norm + 2 * i, &name("norm1"));
         let (_, qkv) = next();
         let (inner, head_dim) = (sizes.inner(), sizes.head_dim);
         let padded = shape.padded(head_dim);
@@ -86,7 +96,7 @@ pub(super) fn write(
             &(spec, proj),
             Destination::Residual,
         );
-        norm(&mut arena, 2 * i + 1, &name("norm2"));
+        norm(&mut arena, first_norm + 2 * i + 1, &name("norm2"));
         let table = subnet.tensor(&name("gelu")).map_or(&[][..], |t| t.data());
         arena.put(block.table, table);
         let (fc1, fc2) = (next(), next());
@@ -95,13 +105,14 @@ pub(super) fn write(
             whole(&mut arena, &mlp.fc2, &fc2, Destination::Residual);
         }
     }
-    norm(&mut arena, 2 * plan.blocks.len(), "norm");
+    let last_norm = first_norm + 2 * plan.blocks.len();
+    norm(&mut arena, last_norm, "norm");
     let head = next();
     let mut class_of_logit = Vec::new();
     if let Some(pair) = &plan.pair {
         class_of_logit = whole(&mut arena, &pair.head, &next(), Destination::Logit);
         write_zeros(&mut arena, &pair.zeros, shape);
-        norm(&mut arena, 2 * plan.blocks.len() + 1, "norm");
+        norm(&mut arena, last_norm + 1, "norm");
     }
     class_of_logit.extend(whole(&mut arena, &plan.head, &head, Destination::Logit));
     (arena, class_of_logit)

@@ -42,7 +42,9 @@ impl Numbers {
                 .collect()
         };
         Self {
-            norms: norms
+            norms: (config.embed_norm.then(|| "embed_norm".into()))
+                .into_iter()
+                .chain(norms)
                 .chain(config.pool.heads().iter().map(|_| "norm".into()))
                 .map(norm)
                 .collect(),
@@ -56,7 +58,12 @@ impl Numbers {
         let blocks = &workload.blocks;
         let heads = |heads: u64| vec![Head::default(); heads as usize];
         Self {
-            norms: vec![(0, 0); 2 * blocks.len() + workload.setting.pool.heads().len()],
+            norms: vec![
+                (0, 0);
+                2 * blocks.len()
+                    + workload.setting.pool.heads().len()
+                    + usize::from(workload.embed_proj.is_some())
+            ],
             heads: blocks.iter().map(|block| heads(block.heads)).collect(),
             zero_points: vec![0; blocks.len()],
         }

@@ -6,7 +6,7 @@ use quasar_hardware::tiling::Band;
 use quasar_hardware::Hardware;
 
 use super::numbers::{Head, Numbers};
-use super::plan::{BlockPlan, Matrix, MlpPlan, Outline, PairPlan, Plan};
+use super::plan::{BlockPlan, EmbedNormPlan, Matrix, MlpPlan, Outline, PairPlan, Plan};
 use crate::arena_layout::Transfer;
 use crate::isa::{
     Attend, Command, Context, Fill, Gemm, Kind, LayerNorm, Load, LoadEnd, Pooling, RowsCommand,
@@ -52,6 +52,9 @@ impl<'a> Phases<'a> {
             transfers: 0,
         };
         phases.embedding();
+        if let Some(normed) = &plan.embed_norm {
+            phases.embed_norm(normed);
+        }
         for (i, block) in plan.blocks.iter().enumerate() {
             phases.attention_half(i, block);
             phases.mlp_half(i, block);
@@ -227,6 +230,51 @@ impl<'a> Phases<'a> {
                 self.norm(tokens, Pooling::None);
             }
         }
+        self.end();
+    }
+
+    /// Puts the norm of the embedded patches into the residual. A row of zeros, which changes
+    /// nothing, waits for the norm of all tokens: so the drain fills the residual anew after the
+    /// norm has read it. Prefix tokens come with that.
+    fn embed_norm(&mut self, plan: &EmbedNormPlan) {
+        let (tokens, embed) = (self.tokens(), self.embed());
+        let gemm = Gemm {
+            source: Source::Normed,
+            frame: self.slot.into(),
+            ..Gemm::default()
+        };
+        let rows = RowsCommand {
+            kind: Kind::Residual,
+            tokens,
+            stride: embed,
+            ..RowsCommand::default()
+        };
+        self.product(
+            "zeros",
+            &plan.zeros,
+            Gemm {
+                wait_norm: true,
+                ..gemm
+            },
+            rows,
+        );
+        self.stage = "prefix";
+        self.push(Fill {
+            frame: self.slot.into(),
+            words: tokens.div_ceil(self.lanes()) * embed,
+        });
+        self.load(Target::Residual, plan.residual);
+        self.product(
+            "normalised patches",
+            &plan.proj,
+            gemm,
+            RowsCommand {
+                moments: true,
+                skip: self.outline.workload.setting.prefix_tokens as u32,
+                ..rows
+            },
+        );
+        self.norm(tokens, Pooling::None);
         self.end();
     }
 

@@ -27,7 +27,11 @@ impl Outline {
             patch_len: patch_len as usize,
             embed: self.workload.embed as usize,
             pool,
-            phases: 2 * self.workload.blocks.len() + 1 + pool.heads().len(),
+            phases: 2 * self.workload.blocks.len()
+                + 1
+                + pool.heads().len()
+                + usize::from(self.workload.embed_proj.is_some()),
+            embed_norm: self.workload.embed_proj.is_some(),
         }
     }
 
@@ -85,6 +89,15 @@ pub(super) struct MlpPlan {
     pub(super) fc2: Matrix,
 }
 
+/// Places of the transfers behind the norm of the embedded patches.
+pub(super) struct EmbedNormPlan {
+    /// A row of zeros that waits until the norm has read all tokens.
+    pub(super) zeros: Matrix,
+    /// Prefix tokens, and zeros.
+    pub(super) residual: Transfer,
+    pub(super) proj: Matrix,
+}
+
 /// Places of the transfers between the last block and the head of token 0, where each token of a
 /// pair has a head.
 pub(super) struct PairPlan {
@@ -99,6 +112,7 @@ pub(super) struct Plan {
     pub(super) residual: Transfer,
     /// The patch embedding of each band of tokens.
     pub(super) embed: Vec<(Band, Matrix)>,
+    pub(super) embed_norm: Option<EmbedNormPlan>,
     pub(super) blocks: Vec<BlockPlan>,
     /// Gains of the norm before each phase except the first. They come after the transfers of the
     /// first band before it, so that the norm need not wait for the others.
@@ -115,6 +129,7 @@ impl Plan {
             setting,
             embed,
             patch_rows,
+            embed_proj,
             head_rows,
             pair_head_rows,
             ref blocks,
@@ -133,6 +148,21 @@ impl Plan {
                 norms.push(cursor.take(gains));
             }
         }
+        let embed_norm = embed_proj.map(|rows| {
+            let zeros = RowWidths {
+                four_bit: 1,
+                eight_bit: 0,
+            };
+            let zeros = Matrix::new(cursor, shape, zeros, embed);
+            let residual = cursor.take(words * shape.beats(2 * shape.tokens));
+            let proj = Matrix::new(cursor, shape, rows, embed);
+            norms.push(cursor.take(gains));
+            EmbedNormPlan {
+                zeros,
+                residual,
+                proj,
+            }
+        });
         let blocks = blocks.iter().enumerate().map(|(i, block)| {
             let parts = if outline.split(i) {
                 [block.key.plus(block.value), block.query]
@@ -175,6 +205,7 @@ impl Plan {
         Self {
             residual,
             embed: embedding,
+            embed_norm,
             blocks,
             norms,
             pair,

@@ -197,13 +197,18 @@ impl<'a> Checker<'a> {
             c.frame == if residual { slot } else { 0 },
             "the frame is not the slot's",
         )?;
-        ensure(residual == c.moments, "moments go with the residual")?;
+        // Behind the norm of the embedded patches a row of zeros comes first.
+        let normed = sizes.embed_norm && place.phase == 1;
+        ensure(
+            residual == c.moments || (normed && residual && c.rows4 == 1 && c.rows8 == 0),
+            "moments go with the residual",
+        )?;
         ensure(!c.table || c.kind == Kind::Codes, "the table is for codes")?;
         ensure(
             (c.kind == Kind::Logits) == (c.stride == 0),
             "the stride is wrong",
         )?;
-        let skip = if residual && first {
+        let skip = if residual && (first || (normed && c.moments)) {
             (sizes.prefix).saturating_sub(c.tile as usize * self.shape.tokens)
         } else {
             0

@@ -91,7 +91,9 @@ impl Machine<'_> {
                     within(buffers.residual, cell)?;
                     let memory = Memory::Residual(c.frame);
                     let new = layout("residual", c.stride);
-                    let old = if tag.phase == 0 {
+                    // The row of zeros behind the norm of the embedded patches has no moments.
+                    let refilled = self.program.sizes.embed_norm && tag.phase == 1 && c.moments;
+                    let old = if tag.phase == 0 || refilled {
                         layout("filled", c.stride)
                     } else {
                         new.before()

@@ -234,7 +234,8 @@ impl TokenRange {
         tokens.saturating_sub(self.first).min(self.rows)
     }
 
-    /// Computes patches, patch embedding, position and prefix.
+    /// Computes patches, patch embedding, position, the norm of the patches where there is one, and
+    /// prefix.
     fn embed(&mut self, network: &Network, image: &[u8]) {
         let config = &network.config;
         let embed = config.embed;
@@ -262,6 +263,25 @@ impl TokenRange {
                 MatrixViewMut::packed(patches_x, embed),
                 &mut self.scratch,
             );
+            if let Some((norm, layer)) = &network.embed_norm {
+                let codes = &mut self.norm[..rows * embed];
+                self.observer
+                    .i16(Point::Sum, MatrixView::packed(patches_x, embed));
+                network.kernels.layer_norm(
+                    norm,
+                    MatrixView::packed(patches_x, embed),
+                    MatrixViewMut::packed(codes, embed),
+                );
+                let codes = MatrixView::packed(codes, embed);
+                self.observer.i8(Point::EmbedNorm, codes);
+                patches_x.fill(0);
+                network.kernels.linear_residual(
+                    layer,
+                    codes,
+                    MatrixViewMut::packed(patches_x, embed),
+                    &mut self.scratch,
+                );
+            }
         }
         self.observer
             .i16(Point::Embed, MatrixView::packed(&self.x, embed));

@@ -49,6 +49,9 @@ pub struct Config {
     pub embed: usize,
     /// Tokens before the patches (class token, registers).
     pub prefix_tokens: usize,
+    /// True if the patch tokens are normalised before the first block; absent otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub embed_norm: bool,
     /// The blocks, in order.
     pub blocks: Vec<Block>,
     /// Pooling before the head.
@@ -344,7 +347,7 @@ impl Config {
 
     /// Returns the oldest version of the subnet file that has all keys and values of this config.
     pub fn version(&self) -> &'static str {
-        if self.pool == Pool::TokenPair {
+        if self.pool == Pool::TokenPair || self.embed_norm {
             "2"
         } else {
             "1"

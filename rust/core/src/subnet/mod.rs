@@ -243,11 +243,19 @@ impl Subnet {
             (Some(leading), Some(last)) => (2 * (n - leading) * n * last.inner()) as u64,
             _ => 0,
         };
-        let norms = (2 * config.blocks.len() + 1) * 2 * config.embed;
+        // `embed_proj` holds nothing but the norm's gains and offsets.
+        let (norms, carried) = if config.embed_norm {
+            (2, config.embed * (config.embed + 1))
+        } else {
+            (1, 0)
+        };
+        let norms = (2 * config.blocks.len() + norms) * 2 * config.embed;
         let heads = config.pool.heads().len();
         let repeated = heads * config.embedding_size() * (config.embed + 1);
         Summary {
-            parameters: layers.iter().map(|l| l.rows * (l.k + 1)).sum::<usize>() - repeated
+            parameters: layers.iter().map(|l| l.rows * (l.k + 1)).sum::<usize>()
+                - repeated
+                - carried
                 + norms
                 + n * config.embed,
             weight_bytes: layers.iter().map(|l| l.bytes).sum(),

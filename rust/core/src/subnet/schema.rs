@@ -66,6 +66,10 @@ pub fn linears(config: &Config) -> Vec<LinearSpec> {
         config.patch_len(),
         config.patches(),
     )];
+    if config.embed_norm {
+        let name = "embed_proj".into();
+        all.push(linear(name, config.embed, config.embed, config.patches()));
+    }
     for (i, block) in config.blocks.iter().enumerate() {
         all.push(linear(
             format!("blocks.{i}.qkv"),
@@ -142,6 +146,9 @@ pub fn tensors(config: &Config) -> Vec<TensorSpec> {
         );
     }
     add_norm(&mut all, "norm", config.embed);
+    if config.embed_norm {
+        add_norm(&mut all, "embed_norm", config.embed);
+    }
     let residual = Rule::Range(-32767, 32767);
     add(
         &mut all,

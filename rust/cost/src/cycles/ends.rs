@@ -15,15 +15,9 @@ impl Model<'_> {
         } = self.setting;
         let tokens = self.setting.tokens();
         // Each word of all tokens of a tile starts on a beat: patches, then the first values of the
-        // residual, which the drain stores a group of tokens at a time.
+        // residual.
         let word = |bytes: u64| self.padded(bytes * self.tiling.tokens);
-        let words = self.tiling.token_tiles(tokens) * embed;
-        let fill = self.side(words * word(2));
-        let stored = words * self.tiling.tokens.div_ceil(self.lanes().requantize);
-        let fill = Side {
-            taken: fill.taken.max(stored),
-            ..fill
-        };
+        let fill = self.fill(embed);
         let (mut stage, mut side, mut exposed) = (Stage::default(), Side::default(), 0);
         let mut bands = Vec::new();
         for band in self.hardware.input_bands(tokens, patch_len) {
@@ -53,6 +47,50 @@ impl Model<'_> {
             commands: 3 + 3 * bands.len() as u64,
             exposed,
             tail: 0,
+        }
+    }
+
+    /// Models what puts the norm of the embedded patches into the residual: a row of zeros, the
+    /// residual's first values once more, the product.
+    pub fn embed_proj(&self, embed: u64, rows: RowWidths) -> End {
+        let tokens = self.setting.tokens();
+        let zeros = RowWidths {
+            four_bit: 1,
+            eight_bit: 0,
+        };
+        let mut end = End {
+            commands: 6,
+            ..End::default()
+        };
+        for (rows, macs) in [
+            (zeros, 0),
+            (rows, self.setting.patches * rows.total() * embed),
+        ] {
+            let mut product = self.linear(tokens, rows, embed);
+            let first = product.stage.load / product.stage.row_tiles;
+            Self::supply(&mut Reserve::idle(first).into(), &mut product, 0);
+            product.stage.macs = macs;
+            end.stage.add(&product.stage);
+            end.norm = self.norm(&product, tokens, embed);
+        }
+        let fill = self.fill(embed);
+        end.side = fill;
+        end.side.add(self.side(4 * embed));
+        // The product's sums wait until the residual is filled.
+        end.exposed = fill.cycles();
+        end
+    }
+
+    /// Models the transfer that fills the residual.
+    fn fill(&self, embed: u64) -> Side {
+        // Each word of all tokens of a tile starts on a beat. The drain stores it a group of tokens
+        // at a time.
+        let words = self.tiling.token_tiles(self.setting.tokens()) * embed;
+        let fill = self.side(words * self.padded(2 * self.tiling.tokens));
+        let stored = words * self.tiling.tokens.div_ceil(self.lanes().requantize);
+        Side {
+            taken: fill.taken.max(stored),
+            ..fill
         }
     }
 

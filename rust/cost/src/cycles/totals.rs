@@ -136,6 +136,16 @@ impl Model<'_> {
         totals
     }
 
+    /// Returns the part of the patch embedding, and of the norm behind it, in a frame's totals.
+    pub fn embedding_totals(&self, workload: &Workload) -> Totals {
+        let embed = workload.embed;
+        let mut totals = self.end_totals(&self.embedding(embed, workload.patch_rows));
+        if let Some(rows) = workload.embed_proj {
+            totals.add(&self.end_totals(&self.embed_proj(embed, rows)));
+        }
+        totals
+    }
+
     /// Returns the part of all heads in a frame's totals.
     pub fn head_totals(&self, workload: &Workload) -> Totals {
         let mut totals = self.end_totals(&self.head(workload.embed, workload.head_rows));
