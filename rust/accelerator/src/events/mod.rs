@@ -79,7 +79,9 @@ impl Model {
                     of_frame += u64::from(rows.rows4 + rows.rows8);
                     None
                 }
-                Command::LoadEnd(_) => Some((*segment, std::mem::take(&mut of_frame))),
+                Command::LoadEnd(_) if of_frame > 0 => {
+                    Some((*segment, std::mem::take(&mut of_frame)))
+                }
                 _ => None,
             });
         let (finishing, logits): (Vec<_>, _) = logits.unzip();
