@@ -77,7 +77,7 @@ impl Sample {
             source_pixels: 1,
             resized: false,
         };
-        let (embed, embed_norm) = (8 * self.of(8, 48), self.of(0, 2) == 0);
+        let embed = 8 * self.of(8, 48);
         let blocks = (0..self.of(3, 8)).map(|_| {
             let (heads, head_dim) = (self.of(1, 6), self.from(&[16, 32, 64]));
             let (inner, hidden) = (heads * head_dim, embed * self.of(2, 4));
@@ -99,7 +99,7 @@ impl Sample {
             embed,
             blocks: blocks.collect(),
             patch_rows: self.rows(embed),
-            embed_proj: embed_norm.then(|| self.rows(embed)),
+            embed_proj: None,
             head_rows: self.rows(setting.classes),
             pair_head_rows: pair.then(|| self.rows(setting.classes)),
         }
