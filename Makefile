@@ -371,7 +371,7 @@ notebooks: install-test ## Run the package's notebooks and keep their outputs
 	python tools/notebooks.py
 
 .PHONY: evidence
-evidence: install-test dataset ## Measure docs/evidence.md anew on Fashion-MNIST, 3 seeds of 15 to 35 minutes; resumes where it stopped
+evidence: install-test dataset ## Measure docs/evidence.md anew, in some hours; resumes where it stopped
 	python tools/evidence.py $(EVIDENCE_ARGS)
 
 .PHONY: clean

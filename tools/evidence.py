@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-r"""Measure on Fashion-MNIST what row-wise widths, layer scaling, row criteria and retraining are worth.
+r"""Measure what row-wise widths, layer scaling, row criteria and retraining are worth, on small networks.
 
 \b
-  python tools/evidence.py                       all seeds, then docs/evidence.md and its tables and pictures
-  python tools/evidence.py --seeds 0 --out runs/evidence --no-report
+  python tools/evidence.py                       all parts, then docs/evidence.md and its tables and pictures
+  python tools/evidence.py --parts allocation --seeds 0 --threads 1 --no-report
 
 Every figure is a cell: a small JSON file below OUT/cells, named after what it depends on. A cell that is there is not
-computed again, trainings resume from their checkpoints, so the same command finishes what was stopped. Frame rates are
-modelled, accuracies measured. docs/evidence.md describes the comparisons.
+computed again, trainings on a recipe resume from their checkpoints, so the same command finishes what was stopped.
+Parts that are not computed keep their results. Frame rates are modelled, accuracies measured. docs/evidence.md
+describes the parts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,16 +31,14 @@ from numpy.typing import NDArray
 
 from quasar_rt import QuasarError
 from quasar_rt.files import write_text
-from quasar_rt.hardware import CostTable, Hardware
-from quasar_rt.nas.folder import Folder
-from quasar_rt.nas.layers import eight_bit_share
-from quasar_rt.nas.nsga2 import Search
-from quasar_rt.nas.report import nondominated
+from quasar_rt.hardware import Hardware
 from quasar_rt.rows.bits import CRITERIA, Criterion
 from quasar_rt.space import Architecture, BlockShape, Space
 from quasar_rt.subnet import Subnet
 
 if TYPE_CHECKING:
+    import evidence_allocation
+    import evidence_scaling
     from quasar_rt.nas.supernet import Supernet
     from quasar_rt.train.data import Data
     from quasar_rt.train.model import ViT
@@ -48,30 +47,29 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 HARDWARE = ROOT / "tools" / "evidence-hardware.toml"
 SPACE = ROOT / "tools" / "evidence-space.toml"
+RESULTS = ROOT / "docs" / "evidence" / "results.json"
+#: The networks of part (d), by size and seed.
+NETWORKS = ROOT / "docs" / "evidence" / "networks.json"
+
+#: The parts of the page, with their seeds. The name of a cell begins with its part's.
+PARTS: dict[str, tuple[int, ...]] = {
+    "allocation": tuple(range(12)),
+    "tuning": tuple(range(12)),
+    "scaling": tuple(range(6)),
+    "rows": (0, 1, 2),
+    "inherited": (0, 1, 2),
+}
 
 Log = Callable[[str], None]
-
-#: The 8-bit fractions of a matrix among which a strategy may choose; None: those of the space.
-STRATEGIES: dict[str, tuple[float, ...] | None] = {
-    "rows": None,
-    "layers": (0.0, 1.0),
-    "uniform4": (0.0,),
-    "uniform8": (1.0,),
-    "random": None,
-}
-#: Keeps the samples of random networks apart from all others of a seed.
-RANDOM_STREAM, SAMPLE_STREAM = 0x72616E64, 0x73616D70
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that all seeds share, apart from the hardware.
+    """Settings that all seeds share in the parts that train by a recipe.
 
-    `changes` are made to the recipe. A strategy's search scores `population` times `generations` networks on
-    `search_images` images, then of those that reach a target the best `rescored` on all search-validation images.
-    `calibration` training images set the ranges of a slice. `sample` random networks stand for the space. `narrow`
-    (embed, depth, heads, hidden) is the network of the row criteria, with the 8-bit `fractions`; `trained_fraction` is
-    the one that is tuned, for `trained_epochs`. `draws` is the number of random rankings.
+    `changes` are made to the recipe. `calibration` training images set the ranges of a slice. `narrow` (embed, depth,
+    heads, hidden) is the network of the row criteria, with the 8-bit `fractions`; `trained_fraction` is the one that is
+    tuned, for `trained_epochs`. `draws` is the number of random rankings.
     """
 
     recipe: str = "fashion-mnist-coarse"
@@ -82,13 +80,7 @@ class Settings:
         "supernet_stage.epochs=12",
         "quantized_stage.epochs=6",
     )
-    targets: tuple[float, ...] = (10000.0, 13500.0, 18000.0)
-    population: int = 24
-    generations: int = 15
-    search_images: int = 2000
-    rescored: int = 8
     calibration: int = 64
-    sample: int = 16
     narrow: tuple[int, int, int, int] = (12, 2, 2, 24)
     fractions: tuple[float, ...] = (0.25, 0.5)
     trained_fraction: float = 0.25
@@ -139,20 +131,6 @@ class Cells:
         return result
 
 
-def restricted(space: Space, fractions: tuple[float, ...] | None) -> Space:
-    """Returns the space of the networks whose 8-bit fractions are among these."""
-    if fractions is None:
-        return space
-    choices = space.settings["choices"]
-    if missing := set(fractions) - set(choices["eight_bit"]):
-        raise ValueError(f"the space has no 8-bit fraction {min(missing)}")
-    lines = [
-        f"eight_bit = {json.dumps(list(fractions))}" if line.startswith("eight_bit = ") else line
-        for line in space.to_toml().splitlines()
-    ]
-    return Space.from_toml("\n".join(lines) + "\n")
-
-
 def integer_logits(
     subnet: Subnet, images: Sequence[NDArray[np.uint8]], threads: int | None
 ) -> NDArray[np.float32]:
@@ -168,32 +146,13 @@ def relative_error(found: NDArray[Any], wanted: NDArray[Any]) -> float:
     return float(np.sqrt(np.square(found - wanted, dtype=np.float64).mean() / np.square(wanted).mean()))
 
 
-def with_fraction(architecture: Architecture, fraction: float) -> Architecture:
-    """Returns the same shape with one 8-bit fraction throughout."""
-    blocks = tuple(dataclasses.replace(b, eight_bit=(fraction,) * 6) for b in architecture.blocks)
-    return dataclasses.replace(architecture, blocks=blocks)
-
-
-def best_reaching(
-    fps: NDArray[np.float64], scores: NDArray[np.float64], target: float, count: int
-) -> list[int]:
-    """Returns indices of at most `count` networks that reach a target, the best score first, of equals the fastest.
-
-    >>> best_reaching(np.array([5.0, 9.0, 9.5]), np.array([0.9, 0.7, 0.7]), 6.0, 5)
-    [2, 1]
-    """
-    order = sorted((i for i in range(len(fps)) if fps[i] >= target), key=lambda i: (-scores[i], -fps[i], i))
-    return order[:count]
-
-
 class Seed:
-    """Computes all cells of one seed."""
+    """Computes the cells of one seed that train by a recipe: the parts ``rows`` and ``inherited``."""
 
     def __init__(
         self,
         seed: int,
         settings: Settings,
-        hardware: Hardware,
         out: Path,
         data: Path | None,
         threads: int | None,
@@ -201,54 +160,43 @@ class Seed:
     ) -> None:
         from quasar_rt.train.recipe import load_recipe
 
-        self.seed, self.settings, self.hardware, self.out = seed, settings, hardware, out
+        self.seed, self.settings, self.out = seed, settings, out
         self.root, self.threads, self.log = data, threads, log
         self.cells = Cells(out / "cells", log)
         recipe = load_recipe(settings.recipe, settings.changes)
         self.recipe = dataclasses.replace(recipe, seed=seed, space=str(SPACE))
         self.space = Space.load(SPACE)
-        self._supernets: dict[bool, Supernet] = {}
 
     # What is trained.
-
-    def of_supernet(self, scaled: bool) -> Recipe:
-        """Returns the recipe, with layer scaling or without."""
-        return self.recipe if scaled else dataclasses.replace(self.recipe, layer_scale=0.0)
 
     def inputs(self, recipe: Recipe, *keys: str, **more: Any) -> dict[str, Any]:
         """Returns what a cell depends on: a recipe, these settings, and `more`."""
         settings = {key: getattr(self.settings, key) for key in keys}
         return {"recipe": without_path(recipe), "space": self.space.to_toml(), **settings, **more}
 
-    @property
-    def modelled_on(self) -> dict[str, str]:
-        """Board and configuration, for `inputs`."""
-        return {"hardware": self.hardware.to_toml(), "board": self.hardware.board.to_toml()}
-
     def folder(self, name: str, recipe: Recipe, *also: Any) -> Path:
         """Returns the folder of a training's checkpoints: another one for other settings."""
         digest = digest_of([self.inputs(recipe), *also])
         return self.out / "runs" / f"seed{self.seed}-{name}-{digest[:12]}"
 
-    def checkpoint(self, scaled: bool) -> Path:
-        """Returns the supernet's file, after training it if it is not there."""
+    @cached_property
+    def checkpoint(self) -> Path:
+        """The supernet's file; it is trained first if it is not there."""
         from quasar_rt.train import train
 
-        recipe = self.of_supernet(scaled)
-        folder = self.folder("supernet" if scaled else "supernet-unscaled", recipe)
+        folder = self.folder("supernet", self.recipe)
         if not (folder / "supernet.pt").exists():
-            train(recipe, folder, self.root, self.log)
+            train(self.recipe, folder, self.root, self.log)
         return folder / "supernet.pt"
 
-    def supernet(self, scaled: bool) -> Supernet:
-        """Returns the trained supernet with its images."""
+    @cached_property
+    def supernet(self) -> Supernet:
+        """The trained supernet with its images."""
         from quasar_rt.nas.supernet import Supernet
 
-        if scaled not in self._supernets:
-            supernet = Supernet(self.checkpoint(scaled), self.root, threads=self.threads)
-            supernet.calibration_images = supernet.calibration_images[: self.settings.calibration]
-            self._supernets[scaled] = supernet
-        return self._supernets[scaled]
+        supernet = Supernet(self.checkpoint, self.root, threads=self.threads)
+        supernet.calibration_images = supernet.calibration_images[: self.settings.calibration]
+        return supernet
 
     # What it is measured on.
 
@@ -260,16 +208,8 @@ class Seed:
         return datasets.load(self.recipe, self.root, self.space)
 
     @cached_property
-    def search(self) -> tuple[list[NDArray[np.uint8]], NDArray[np.int64]]:
-        """Returns the first half of the validation images, for choosing, and its labels."""
-        from quasar_rt.train.data import engine_images
-
-        images, labels = self.data.validation.first((len(self.data.validation) + 1) // 2)
-        return engine_images(images), labels.numpy()
-
-    @cached_property
     def held(self) -> tuple[Any, list[NDArray[np.uint8]], NDArray[np.int64]]:
-        """Returns the other half as a tensor and as the engine takes it, and its labels."""
+        """The second half of the validation images, as a tensor and as the engine takes it, and its labels."""
         from quasar_rt.train.data import engine_images
 
         half = (len(self.data.validation) + 1) // 2
@@ -292,11 +232,10 @@ class Seed:
             "images": len(labels),
         }
 
-    def slice(self, scaled: bool, architecture: Architecture) -> dict[str, Any]:
-        """Measures a slice of a supernet (`measured`)."""
-        supernet = self.supernet(scaled)
-        subnet = supernet.subnet(architecture, "slice", {})
-        return self.measured(subnet, supernet.model.extract(architecture).eval())
+    def slice(self, architecture: Architecture) -> dict[str, Any]:
+        """Measures a slice of the supernet (`measured`)."""
+        subnet = self.supernet.subnet(architecture, "slice", {})
+        return self.measured(subnet, self.supernet.model.extract(architecture).eval())
 
     def export(self, network: ViT) -> Subnet:
         """Exports a network as an integer subnet."""
@@ -304,141 +243,24 @@ class Seed:
 
         return build_subnet(network.spec("evidence", list(self.data.classes), self.data.document, {}))
 
-    def correct(
-        self, scaled: bool, genomes: NDArray[np.uint8], count: int, scores_folder: Folder
-    ) -> NDArray[Any]:
-        """Counts for each slice the images, of the first `count` for the search, that its subnet classifies rightly."""
-        supernet, (images, labels) = self.supernet(scaled), self.search
-        counts = []
-        for genome in genomes:
-            known = scores_folder.get(str(count), genome.tobytes(), count)
-            if known is None:
-                subnet = supernet.subnet(self.space.decode(genome), "candidate", {})
-                logits = integer_logits(subnet, images[:count], self.threads)
-                known = int((logits.argmax(axis=1) == labels[:count]).sum())
-                scores_folder.put(str(count), {genome.tobytes(): known})
-            counts.append(known)
-        return np.array(counts, np.int64)
-
     # The cells.
 
-    def run(self) -> dict[str, dict[str, Any]]:
-        """Computes all cells; returns them by name."""
+    def run(self, part: str) -> dict[str, dict[str, Any]]:
+        """Computes the cells of a part; returns them by name."""
         found = {}
-        for scaled in (True, False):
-            name = "scaling_on" if scaled else "scaling_off"
-            inputs = self.inputs(self.of_supernet(scaled), "sample", "calibration")
-            found[name] = self.cells.get(name, self.seed, inputs, partial(self.scaling, scaled))
-        for strategy in STRATEGIES:
-            keys = ("targets", "population", "generations", "search_images", "rescored", "calibration")
-            inputs = self.inputs(self.of_supernet(True), *keys, strategy=strategy, **self.modelled_on)
-            name = f"search_{strategy}"
-            found[name] = self.cells.get(name, self.seed, inputs, partial(self.searched, strategy))
-        for criterion in CRITERIA:
-            inputs = self.inputs(self.tuning(criterion), "narrow", "trained_fraction")
-            name = f"rows_trained_{criterion}"
-            found[name] = self.cells.get(name, self.seed, inputs, partial(self.rows_trained, criterion))
-        inputs = self.inputs(self.recipe, "narrow", "fractions", "trained_fraction", "draws")
-        found["rows"] = self.cells.get("rows", self.seed, inputs, self.rows)
-        for pick in found["search_rows"]["picks"]:
-            if not pick["reached"]:
-                continue
-            a = Architecture.from_dict(pick["architecture"])
-            inputs = self.inputs(self.recipe, "calibration", architecture=a.to_dict())
-            name = f"inherited_{pick['target']:g}"
-            found[name] = self.cells.get(name, self.seed, inputs, partial(self.inherited, a))
+        if part == "rows":
+            for criterion in CRITERIA:
+                inputs = self.inputs(self.tuning(criterion), "narrow", "trained_fraction")
+                name = f"rows_trained_{criterion}"
+                found[name] = self.cells.get(name, self.seed, inputs, partial(self.rows_trained, criterion))
+            inputs = self.inputs(self.recipe, "narrow", "fractions", "trained_fraction", "draws")
+            found["rows"] = self.cells.get("rows", self.seed, inputs, self.rows)
+        else:
+            for size, a in networks(self.seed).items():
+                inputs = self.inputs(self.recipe, "calibration", architecture=a.to_dict())
+                name = f"inherited_{size}"
+                found[name] = self.cells.get(name, self.seed, inputs, partial(self.inherited, a))
         return found
-
-    def scaling(self, scaled: bool) -> dict[str, Any]:
-        """Measures slices of a supernet that was trained with layer scaling, or without."""
-        largest = self.space.decode(self.space.largest)
-        smallest = self.space.decode(self.space.smallest)
-        named = {
-            "largest": largest,
-            "largest4": with_fraction(largest, 0.0),
-            "smallest": smallest,
-            "smallest8": with_fraction(smallest, 1.0),
-        }
-        sampled = [self.space.sample(self.seed, SAMPLE_STREAM, k) for k in range(self.settings.sample)]
-        found: dict[str, Any] = {name: self.slice(scaled, a) for name, a in named.items()}
-        return {**found, "random": [self.slice(scaled, a) for a in sampled]}
-
-    def searched(self, strategy: str) -> dict[str, Any]:
-        """Searches by a strategy and selects a network for each target."""
-        s, space = self.settings, restricted(self.space, STRATEGIES[strategy])
-        table = CostTable(space, self.hardware)
-        fastest = table.fastest()[1]
-        targets = [t for t in s.targets if t <= fastest]
-        name = f"{self.folder('supernet', self.of_supernet(True)).name}-{s.calibration}"
-        scores_folder = Folder(self.out / "scores" / name, {"calibration": s.calibration})
-        budget, done = s.population * s.generations, 0
-
-        def here(genomes: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-            """Encodes the genomes in the supernet's space."""
-            return np.stack([self.space.encode(space.decode(genome)) for genome in genomes])
-
-        try:
-            self.supernet(True)
-            from quasar_rt.train.progress import EpochProgress
-
-            with EpochProgress(f"seed {self.seed}, {strategy}", 0, budget, self.log, False) as bar:
-                if strategy == "random":
-                    sampled = (space.sample(self.seed, RANDOM_STREAM, k) for k in range(budget))
-                    genomes = np.unique(np.stack([space.encode(a) for a in sampled]), axis=0)
-                    counts = np.zeros(len(genomes), np.int64)
-                    for i in range(len(genomes)):
-                        counts[i] = self.correct(True, genomes[i : i + 1], s.search_images, scores_folder)[0]
-                        bar.at(i + 1, lambda: "")
-                    fps = np.asarray(table.evaluate(genomes)["fps"])
-                else:
-                    loop = Search(
-                        space,
-                        table,
-                        population=s.population,
-                        generations=s.generations,
-                        targets=targets,
-                        seed=self.seed,
-                        strategy="evolution",
-                    )
-                    while len(asked := loop.ask(8)):
-                        right = self.correct(True, here(asked), s.search_images, scores_folder)
-                        loop.tell(right / s.search_images)
-                        done += len(asked)
-                        bar.at(done, lambda: "")
-                    found = loop.evaluated()
-                    genomes, fps = here(found.genomes), found.fps
-                    counts = np.rint(found.scores * s.search_images).astype(np.int64)
-            scores = counts / s.search_images
-            all_images = len(self.search[1])
-            picks: list[dict[str, Any]] = []
-            for target in s.targets:
-                best = best_reaching(fps, scores, target, s.rescored)
-                if not best:
-                    picks.append({"target": target, "reached": False})
-                    continue
-                again = self.correct(True, genomes[best], all_images, scores_folder) / all_images
-                chosen = max(range(len(best)), key=lambda i: (again[i], -i))
-                architecture = self.space.decode(genomes[best[chosen]])
-                picks.append(
-                    {
-                        "target": target,
-                        "reached": True,
-                        "fps": float(fps[best[chosen]]),
-                        "search_top1": float(again[chosen]),
-                        "eight_bit_share": eight_bit_share(architecture),
-                        "architecture": architecture.to_dict(),
-                        **self.slice(True, architecture),
-                    }
-                )
-        finally:
-            scores_folder.close()
-        front = nondominated(list(zip(fps.tolist(), scores.tolist(), strict=True)))
-        return {
-            "scored": len(scores),
-            "fastest_fps": fastest,
-            "front": [[round(float(fps[i]), 1), float(scores[i])] for i in front],
-            "picks": picks,
-        }
 
     # Row criteria, on one narrow network.
 
@@ -518,8 +340,8 @@ class Seed:
         """Measures a slice, the same network trained on its own from scratch, and tuned from the slice."""
         from quasar_rt.train import train_architecture
 
-        found: dict[str, Any] = {"inherited": self.slice(True, architecture)}
-        for name, start in (("scratch", None), ("tuned", self.checkpoint(True))):
+        found: dict[str, Any] = {"inherited": self.slice(architecture)}
+        for name, start in (("scratch", None), ("tuned", self.checkpoint)):
             folder = self.folder(name, self.recipe, architecture.to_dict())
             trained = train_architecture(
                 architecture, self.recipe, folder, self.root, self.log, inherit=start
@@ -528,40 +350,126 @@ class Seed:
         return found
 
 
+def networks(seed: int) -> dict[str, Architecture]:
+    """Returns the networks of part (d) by size."""
+    table = json.loads(NETWORKS.read_text(encoding="utf-8"))
+    return {size: Architecture.from_dict(by_seed[str(seed)]) for size, by_seed in table["networks"].items()}
+
+
 def evidence(
     out: Path,
-    seeds: Sequence[int],
+    seeds: Mapping[str, Sequence[int]],
     settings: Settings,
+    allocation: Mapping[str, evidence_allocation.Settings] | None = None,
+    scaling: evidence_scaling.Settings | None = None,
     data: Path | None = None,
     threads: int | None = None,
     log: Log = lambda line: click.echo(line, err=True),
 ) -> dict[str, Any]:
-    """Computes all cells of all seeds: the contents of docs/evidence/results.json."""
+    """Computes all cells of parts: contents of docs/evidence/results.json.
+
+    Args:
+        out: folder of cells and checkpoints.
+        seeds: those of each part to compute, by its name in `PARTS`.
+        settings: of the parts that train by a recipe.
+        allocation: settings of the part by data set; those of the page if None.
+        scaling: settings of the part; those of the page if None.
+        data: folder of Fashion-MNIST's files, where it is in no known place.
+        threads: of the CPU; None for all cores.
+        log: gets a line for each cell and epoch.
+    """
     import torch
+
+    import evidence_allocation
+    import evidence_scaling
 
     if threads is not None:
         torch.set_num_threads(threads)
-    hardware = Hardware.load(HARDWARE)
+    hardware, cells = Hardware.load(HARDWARE), Cells(out / "cells", log)
+    tasks = evidence_allocation.TASKS if allocation is None else allocation
+    depth = scaling or evidence_scaling.PAGE
     found: dict[str, dict[str, Any]] = {}
-    for seed in seeds:
-        one = Seed(seed, settings, hardware, out, data, threads, log)
-        for name, result in one.run().items():
-            found.setdefault(name, {})[str(seed)] = result
-    recipe = without_path(one.recipe)
-    del recipe["seed"]
-    return {
-        "format": 1,
-        "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
-        "recipe": recipe,
-        "space": one.space.settings,
-        "hardware": hardware.settings,
-        "seeds": list(seeds),
-        "cells": found,
+    used: dict[str, Any] = {}
+    document: dict[str, Any] = {"format": 2, "settings": used, "cells": found}
+
+    def add(name: str, seed: int, result: dict[str, Any]) -> None:
+        found.setdefault(name, {})[str(seed)] = result
+
+    for part, several in seeds.items():
+        for seed in several:
+            if part in ("allocation", "tuning"):
+                used[part] = {name: plain(task) for name, task in tasks.items()}
+                document["hardware"] = hardware.settings
+                for task_name, task in tasks.items():
+                    inputs = allocation_inputs(task, hardware)
+                    if part == "allocation":
+                        name = f"allocation_{task_name}"
+                        compute = partial(evidence_allocation.allocation, task, seed, hardware, data)
+                        add(name, seed, cells.get(name, seed, inputs, compute))
+                        continue
+                    for budget in (None, *task.tuned):
+                        name = f"tuning_{task_name}_{'ends' if budget is None else format(budget, 'g')}"
+                        compute = partial(evidence_allocation.tuning, task, seed, hardware, budget, data)
+                        add(name, seed, cells.get(name, seed, {**inputs, "budget": budget}, compute))
+            elif part == "scaling":
+                used[part] = plain(depth)
+                for initial in depth.initial:
+                    name, inputs = f"scaling_{initial:g}", scaling_inputs(depth, initial)
+                    compute = partial(evidence_scaling.scaling, depth, seed, initial, data)
+                    add(name, seed, cells.get(name, seed, inputs, compute))
+            else:
+                used[part] = plain(settings)
+                one = Seed(seed, settings, out, data, threads, log)
+                for name, result in one.run(part).items():
+                    add(name, seed, result)
+                document |= {"recipe": without_path(one.recipe), "space": one.space.settings}
+                del document["recipe"]["seed"]
+    return document
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """Returns settings as JSON has them."""
+    table: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    return table
+
+
+def allocation_inputs(settings: evidence_allocation.Settings, hardware: Hardware) -> dict[str, Any]:
+    """Returns what a cell of part (a) depends on; one of tuning also depends on its ``budget``."""
+    board = hardware.board.to_toml()
+    return {"settings": plain(settings), "hardware": hardware.to_toml(), "board": board}
+
+
+def scaling_inputs(settings: evidence_scaling.Settings, initial: float) -> dict[str, Any]:
+    """Returns what a cell of part (b) depends on."""
+    return {"task": plain(settings.task), "methods": list(settings.methods), "initial": initial}
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns results in which the parts of `new` take the place of those of `old`.
+
+    >>> old = {"settings": {"rows": 1}, "cells": {"rows": 1, "rows_trained_loss": 2, "scaling_0": 3}}
+    >>> merged(old, {"settings": {"rows": 4}, "cells": {"rows": 5}})
+    {'settings': {'rows': 4}, 'cells': {'rows': 5, 'scaling_0': 3}}
+    """
+    kept = {
+        name: cell for name, cell in old["cells"].items() if name.partition("_")[0] not in new["settings"]
     }
+    cells = dict(sorted({**kept, **new["cells"]}.items()))
+    return {**old, **new, "settings": {**old["settings"], **new["settings"]}, "cells": cells}
 
 
-def numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> list[int]:
+def names(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
+    """Reads names of parts, separated by commas."""
+    found = text.split(",")
+    if unknown := [name for name in found if name not in PARTS]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(PARTS)}")
+    return found
+
+
+def numbers(_context: click.Context, _parameter: click.Parameter, text: str | None) -> list[int] | None:
     """Reads different seeds, separated by commas."""
+    if text is None:
+        return None
     try:
         seeds = [int(part) for part in text.split(",")]
     except ValueError:
@@ -582,8 +490,9 @@ def numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     help="Folder of cells and checkpoints.",
 )
 @click.option(
-    "--seeds", default="0,1,2", show_default=True, callback=numbers, help="Seeds, separated by commas."
+    "--parts", default=",".join(PARTS), show_default=True, callback=names, help="Parts, separated by commas."
 )
+@click.option("--seeds", callback=numbers, help="Seeds, separated by commas. [those of each part]")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads. [all cores]")
 @click.option(
     "--data",
@@ -591,11 +500,14 @@ def numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     help="Folder of Fashion-MNIST's files, where it is in no known place.",
 )
 @click.option("--report/--no-report", default=True, help="Write docs/evidence.md's tables and pictures.")
-def main(out: Path, seeds: list[int], threads: int | None, data: Path | None, report: bool) -> None:
+def main(
+    out: Path, parts: list[str], seeds: list[int] | None, threads: int | None, data: Path | None, report: bool
+) -> None:
     from quasar_rt.train.loop import Stopped
 
     try:
-        document = evidence(out, seeds, Settings(), data, threads)
+        chosen = {part: PARTS[part] if seeds is None else seeds for part in parts}
+        document = evidence(out, chosen, Settings(), data=data, threads=threads)
     except Stopped as stopped:
         click.echo(str(stopped), err=True)
         return
@@ -607,7 +519,8 @@ def main(out: Path, seeds: list[int], threads: int | None, data: Path | None, re
     if report:
         import evidence_report
 
-        evidence_report.write(document, ROOT / "docs")
+        old = json.loads(RESULTS.read_text(encoding="utf-8"))
+        evidence_report.write(merged(old, document), ROOT / "docs")
 
 
 if __name__ == "__main__":

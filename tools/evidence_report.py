@@ -3,8 +3,9 @@
 
     python tools/evidence_report.py         writes them again
 
-Spreads are sample standard deviations over seeds; differences are paired by seed. Depends on matplotlib for the
-pictures, else on the standard library and `quasar_rt`.
+Differences are paired by seed. Parts (a) and (b) have 95 % intervals of Student's t over seeds, (c) and (d) sample
+standard deviations over three seeds. Depends on matplotlib for the pictures, else on the standard library and
+`quasar_rt`.
 """
 
 from __future__ import annotations
@@ -21,40 +22,53 @@ from typing import Any
 import click
 
 from quasar_rt.files import write_bytes, write_text
-from quasar_rt.hardware import CostTable, Hardware
-from quasar_rt.space import Architecture, Space
 
-__all__ = ["draw", "mean_spread", "shown", "splice", "tables", "write"]
+__all__ = ["draw", "interval", "markdown", "mean_spread", "shown", "splice", "tables", "write"]
 
 TOOLS = Path(__file__).resolve().parent
 DOCS = TOOLS.parent / "docs"
-SPACE, HARDWARE = TOOLS / "evidence-space.toml", TOOLS / "evidence-hardware.toml"
-
 Document = Mapping[str, Any]
 Result = Mapping[str, Any]
 
+#: Part (a): data sets, ways to 8-bit rows, and when they are measured.
+DATA = {"digits": "Digits", "fashion-mnist": "Fashion-MNIST"}
 STRATEGIES = {
-    "rows": "row-wise",
+    "rows": "row-wise, any rows",
+    "fractions": "row-wise, five fractions",
     "layers": "layer-wise",
-    "uniform4": "uniform 4-bit",
-    "uniform8": "uniform 8-bit",
-    "random": "random networks",
+    "layers_measured": "layer-wise, measured",
+    "one": "one fraction",
+    "random": "random rows",
 }
+STAGES = {"nearest": "rounding", "gptq": "GPTQ", "tuned": "tuning"}
+#: Part (b): initial values of layer scaling, and what is measured.
+INITIAL = {"0": "without", "1": "from 1", "0.1": "from 0.1"}
 NETWORKS = {
-    "largest": "largest, 8-bit",
-    "largest4": "largest shape, 4-bit",
-    "smallest": "smallest, 4-bit",
-    "smallest8": "smallest shape, 8-bit",
-    "random": "random networks, mean",
+    "float": "float",
+    "nearest_8": "8-bit, rounding",
+    "nearest_4": "4-bit, rounding",
+    "gptq_8": "8-bit, GPTQ",
+    "gptq_4": "4-bit, GPTQ",
+    "tuned_4": "4-bit, tuning",
 }
+#: Part (d): sizes of networks.
+SIZES = ("large", "medium", "small")
 CRITERIA = ("loss", "magnitude", "variance", "random", "prefix")
 COLOURS = {
     "rows": "#1d5fd1",
+    "fractions": "#6ea2f2",
     "layers": "#c9711a",
-    "uniform4": "#b3261e",
-    "uniform8": "#2e7d4f",
+    "layers_measured": "#e3b23c",
+    "one": "#2e7d4f",
     "random": "0.45",
 }
+
+#: 97.5 % quantiles of Student's t for 1, 2, ... 30 degrees of freedom (scipy.stats.t.ppf).
+_T: tuple[float, ...] = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
 
 
 def mean_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -67,17 +81,53 @@ def mean_spread(values: Sequence[float]) -> tuple[float, float]:
     return mean, statistics.stdev(values) if len(values) > 1 else math.nan
 
 
-def shown(values: Sequence[float], sign: bool = False, digits: int = 2) -> str:
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Returns the mean and half of its 95 % interval (Student's t); the latter is NaN for one value, both for none.
+
+    >>> [round(x, 3) for x in interval([1.0, 2.0, 3.0])]
+    [2.0, 2.484]
+    """
+    mean, spread = mean_spread(values)
+    if math.isnan(spread):
+        return mean, spread
+    quantile = _T[min(len(values) - 1, len(_T)) - 1]
+    return mean, quantile * spread / math.sqrt(len(values))
+
+
+def shown(
+    values: Sequence[float],
+    sign: bool = False,
+    digits: int = 2,
+    scale: float = 100.0,
+    spread_of: Callable[[Sequence[float]], tuple[float, float]] = mean_spread,
+) -> str:
     """Formats shares as ``mean ± spread`` in percent; a dash where there are none.
+
+    `scale` is another factor than that of percent, `spread_of` another spread (`interval`).
 
     >>> shown([0.81, 0.82, 0.83]), shown([0.5]), shown([0.01, -0.03], sign=True)
     ('82.00 ± 1.00', '50.00', '−1.00 ± 2.83')
     """
     if not values:
         return "–"
-    mean, spread = (100 * value for value in mean_spread(values))
+    mean, spread = (scale * value for value in spread_of(values))
     text = f"{mean:{'+' if sign else ''}.{digits}f}".replace("-", "−")
     return text if math.isnan(spread) else f"{text} ± {spread:.{digits}f}"
+
+
+def difference(found: Mapping[str, float], digits: int, scale: float) -> list[str]:
+    """Formats paired differences: the mean with its interval, bold where that excludes 0; seeds below and above 0.
+
+    >>> difference({"0": -0.5, "1": -0.5, "2": -0.75}, 1, 1.0)
+    ['**−0.6 ± 0.4**', '3 / 0']
+    """
+    several = values(found)
+    if not several:
+        return ["–", "–"]
+    mean, half = interval(several)
+    text = shown(several, True, digits, scale, interval)
+    below, above = sum(v < 0 for v in several), sum(v > 0 for v in several)
+    return [f"**{text}**" if abs(mean) > half else text, f"{below} / {above}"]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
@@ -89,25 +139,45 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 
 # Figures of the cells.
 
 
-def seeds_of(document: Document) -> list[str]:
-    """Returns the seeds, as the cells name them."""
-    return [str(seed) for seed in document["seeds"]]
-
-
 def by_seed(document: Document, cell: str, get: Callable[[Result], float | None]) -> dict[str, float]:
     """Returns ``get(result)`` of a cell by seed, of those seeds that have it."""
-    results = document["cells"].get(cell, {})
-    found = {seed: get(results[seed]) for seed in seeds_of(document) if seed in results}
+    found = {seed: get(result) for seed, result in document["cells"].get(cell, {}).items()}
     return {seed: float(value) for seed, value in found.items() if value is not None}
 
 
-def selected(document: Document, strategy: str, target: float, key: str) -> dict[str, float]:
-    """Returns a figure of the networks that a strategy selected for a target, by seed; none where it reached none."""
+def allocated(
+    document: Document, data: str, stage: str, budget: str, strategy: str | None, key: str
+) -> dict[str, float]:
+    """Returns a figure of part (a) by seed, the mean over draws.
+
+    Args:
+        document: the results.
+        data: of `DATA`.
+        stage: of `STAGES`.
+        budget: share of the slots; ``4`` or ``8`` for all rows of that width, which have no strategy.
+        strategy: of `STRATEGIES`.
+        key: ``fps``, ``slots``, ``logit_error``, ``kl``, ``nll``, ``top1``, ``lower`` or ``higher``.
+    """
+    if stage == "tuned":
+        cell = f"tuning_{data}_{'ends' if strategy is None else budget}"
+    else:
+        cell = f"allocation_{data}"
 
     def get(result: Result) -> float | None:
-        return next((one.get(key) for one in result["picks"] if one["target"] == target), None)
+        if stage == "tuned":
+            found = result.get(budget if strategy is None else strategy)
+        else:
+            table = result["rounded"][stage][budget]
+            found = table if strategy is None else table.get(strategy)
+        return None if found is None else averaged(found, key)
 
-    return by_seed(document, f"search_{strategy}", get)
+    return by_seed(document, cell, get)
+
+
+def budgets(document: Document, data: str, stage: str | None = None) -> list[str]:
+    """Returns the budgets of part (a), as the cells name them; of a stage those that have results."""
+    names = [f"{budget:g}" for budget in document["settings"]["allocation"][data]["budgets"]]
+    return [n for n in names if stage is None or allocated(document, data, stage, n, "rows", "fps")]
 
 
 def paired(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
@@ -135,11 +205,9 @@ def averaged(results: Result | Sequence[Result], key: str) -> float:
     return statistics.fmean(float(one[key]) for one in several)
 
 
-def scaled(document: Document, network: str, on: bool, key: str) -> dict[str, float]:
-    """Returns a figure of a network of the supernets with layer scaling or without, by seed."""
-    return by_seed(
-        document, "scaling_on" if on else "scaling_off", lambda result: averaged(result[network], key)
-    )
+def scaled(document: Document, initial: str, network: str, key: str) -> dict[str, float]:
+    """Returns a figure of part (b) by seed; `initial` is of `INITIAL`, `network` of `NETWORKS`."""
+    return by_seed(document, f"scaling_{initial}", lambda result: result[network][key])
 
 
 def ranked(document: Document, name: str, key: str) -> dict[str, float]:
@@ -152,9 +220,9 @@ def tuned(document: Document, criterion: str, key: str) -> dict[str, float]:
     return by_seed(document, f"rows_trained_{criterion}", lambda result: result[key])
 
 
-def retrained(document: Document, target: float, how: str, key: str = "top1") -> dict[str, float]:
-    """Returns a figure of the row-wise selection for a target: ``inherited``, ``tuned`` or from ``scratch``."""
-    return by_seed(document, f"inherited_{target:g}", lambda result: result[how][key])
+def retrained(document: Document, size: str, how: str, key: str = "top1") -> dict[str, float]:
+    """Returns a figure of the networks of a size: ``inherited``, ``tuned`` or from ``scratch``."""
+    return by_seed(document, f"inherited_{size}", lambda result: result[how][key])
 
 
 def values(found: Mapping[str, float]) -> list[float]:
@@ -167,144 +235,139 @@ def values(found: Mapping[str, float]) -> list[float]:
 
 def tables(document: Document) -> dict[str, str]:
     """Returns every generated table by name."""
-    return {
-        "fronts": fronts_table(document),
-        "remodelled": remodelled_table(document),
-        "differences": differences_table(document),
+    by_data = {}
+    for data in DATA:
+        name = data.replace("-", "_")
+        by_data[f"levels_{name}"] = levels_table(document, data)
+        by_data[f"differences_{name}"] = differences_table(document, data)
+    return by_data | {
         "scaling": scaling_table(document),
+        "scaling_differences": scaling_differences_table(document),
         "rows": rows_table(document),
         "rows_trained": rows_trained_table(document),
         "inherited": inherited_table(document),
     }
 
 
-def fronts_table(document: Document) -> str:
-    """Formats what each strategy selected for each target."""
-    header = [
-        "at least, FPS (modelled)",
-        "strategy",
-        "FPS (modelled)",
-        "8-bit rows, %",
-        "top-1, % (measured)",
-        "logit error, %",
-    ]
-    rows, every = [], len(document["seeds"])
-    for target in document["settings"]["targets"]:
+def percent(budget: str) -> str:
+    """Formats a share of slots."""
+    return f"{100 * float(budget):g} %"
+
+
+def levels_table(document: Document, data: str) -> str:
+    """Formats slots and frame rates (with rounding's rows), logit errors and top-1 of every strategy."""
+    header = ["budget", "strategy", "slots used, %", "FPS (modelled)", "off by at most, %"]
+    header += [f"logit error, {label}, %" for label in STAGES.values()]
+    header += [f"top-1, {label}, %" for label in STAGES.values()]
+
+    def figures(budget: str, strategy: str | None) -> list[str]:
+        errors = [values(allocated(document, data, s, budget, strategy, "logit_error")) for s in STAGES]
+        top1 = [values(allocated(document, data, s, budget, strategy, "top1")) for s in STAGES]
+        return [shown(v, digits=1, spread_of=interval) for v in errors + top1]
+
+    def fps(budget: str, strategy: str | None, stage: str = "nearest") -> dict[str, float]:
+        return allocated(document, data, stage, budget, strategy, "fps")
+
+    def ends(budget: str, label: str) -> list[str]:
+        rate = mean_spread(values(fps(budget, None)))[0]
+        return [label, f"all {budget}-bit", "–", f"{rate:,.0f}", "–", *figures(budget, None)]
+
+    rows = [ends("4", "0 %")]
+    for budget in budgets(document, data):
         for strategy, label in STRATEGIES.items():
-            fps = values(selected(document, strategy, target, "fps"))
-            if not fps:
-                rows.append([f"{target:,.0f}", label, "not reached", "–", "–", "–"])
+            rates = values(fps(budget, strategy))
+            if not rates:
                 continue
-            if len(fps) < every:
-                label += f" ({len(fps)} of {every} seeds reach it)"
-            share = values(selected(document, strategy, target, "eight_bit_share"))
-            rows.append(
-                [
-                    f"{target:,.0f}",
-                    label,
-                    f"{statistics.fmean(fps):,.0f}",
-                    f"{100 * statistics.fmean(share):.0f}",
-                    shown(values(selected(document, strategy, target, "top1"))),
-                    shown(values(selected(document, strategy, target, "logit_error")), digits=1),
-                ]
-            )
-    return markdown(header, rows, 2)
-
-
-def remodelled_table(document: Document) -> str:
-    """Formats the recorded frame rates next to those that today's hardware model gives the same subnets."""
-    table, space = CostTable(Space.load(SPACE), Hardware.load(HARDWARE)), Space.load(SPACE)
-
-    def now(pick: Result) -> float:
-        genome = space.encode(Architecture.from_dict(pick["architecture"]))
-        return float(table.evaluate(genome[None])["fps"][0])
-
-    rows = []
-    for target in document["settings"]["targets"]:
-        for strategy, label in STRATEGIES.items():
-            cells = document["cells"].get(f"search_{strategy}", {})
-            picks = [
-                pick
-                for seed in seeds_of(document)
-                for pick in cells.get(seed, {"picks": []})["picks"]
-                if pick["target"] == target and "architecture" in pick
+            off = [
+                abs(rate / fps(budget, "layers", stage)[seed] - 1)
+                for stage in STAGES
+                for seed, rate in fps(budget, strategy, stage).items()
             ]
-            if not picks:
-                continue
-            rates = [now(pick) for pick in picks]
+            used = statistics.fmean(values(allocated(document, data, "nearest", budget, strategy, "slots")))
+            rate = f"{statistics.fmean(rates):,.0f}"
             rows.append(
                 [
-                    f"{target:,.0f}",
+                    percent(budget),
                     label,
-                    f"{statistics.fmean(pick['fps'] for pick in picks):,.0f}",
-                    f"{statistics.fmean(rates):,.0f}",
-                    f"{min(rates):,.0f} to {max(rates):,.0f}",
+                    f"{100 * used:.1f}",
+                    rate,
+                    f"{100 * max(off):.2f}",
+                    *figures(budget, strategy),
                 ]
             )
-    return markdown(
-        ["at least, FPS", "strategy", "FPS (recorded)", "FPS (today)", "range over seeds"], rows, 2
-    )
-
-
-def differences_table(document: Document) -> str:
-    """Formats row-wise less every other strategy, paired by seed."""
-    header = [
-        "at least, FPS",
-        "row-wise minus",
-        "top-1, points",
-        "seeds above / below",
-        "logit error, points",
-    ]
-    targets = document["settings"]["targets"]
-    rows = []
-    for name, group in [*((f"{t:,.0f}", [t]) for t in targets), ("mean over targets", targets)]:
-        for strategy, label in list(STRATEGIES.items())[1:]:
-            by_key = {
-                key: over(
-                    [
-                        paired(selected(document, "rows", t, key), selected(document, strategy, t, key))
-                        for t in group
-                    ]
-                )
-                for key in ("top1", "logit_error")
-            }
-            top1 = values(by_key["top1"])
-            above, below = sum(v > 0 for v in top1), sum(v < 0 for v in top1)
-            rows.append(
-                [
-                    name,
-                    label,
-                    shown(top1, sign=True),
-                    f"{above} / {below}",
-                    shown(values(by_key["logit_error"]), sign=True, digits=1),
-                ]
-            )
+    rows.append(ends("8", "100 %"))
     return markdown(header, rows, 2)
+
+
+def differences_table(document: Document, data: str) -> str:
+    """Formats row-wise (any rows) less every other strategy, paired by seed, of logits, losses and top-1."""
+    keys = {
+        "logit_error": ("logit error, points", 2, 100.0),
+        "kl": ("KL, 0.001 nats", 2, 1000.0),
+        "nll": ("NLL, 0.001 nats", 2, 1000.0),
+        "top1": ("top-1, points", 2, 100.0),
+    }
+    header = ["after", "budget", "row-wise minus"]
+    for label, _, _ in keys.values():
+        header += [label, "seeds < / > 0"]
+    header += ["images of lower / higher NLL, %"]
+    rows = []
+    for stage, stage_label in STAGES.items():
+        for budget in budgets(document, data):
+            for strategy, label in list(STRATEGIES.items())[1:]:
+                line = [stage_label, percent(budget), label]
+                for key, (_, digits, scale) in keys.items():
+                    mine, other = (
+                        allocated(document, data, stage, budget, s, key) for s in ("rows", strategy)
+                    )
+                    line += difference(paired(mine, other), digits, scale)
+                image = [
+                    values(allocated(document, data, stage, budget, strategy, k)) for k in ("lower", "higher")
+                ]
+                if image[0]:
+                    line.append(" / ".join(f"{100 * statistics.fmean(v):.1f}" for v in image))
+                    rows.append(line)
+    return markdown(header, rows, 3)
 
 
 def scaling_table(document: Document) -> str:
-    """Formats slices of the supernets with layer scaling and without."""
-    header = [
-        "network",
-        "with, top-1 %",
-        "without, top-1 %",
-        "difference, points",
-        "with, logit error %",
-        "without, logit error %",
-    ]
+    """Formats top-1 and logit errors with and without layer scaling."""
+    header = ["network"]
+    header += [f"top-1, {label}, %" for label in INITIAL.values()]
+    header += [f"logit error, {label}, %" for label in INITIAL.values()]
     rows = []
     for network, label in NETWORKS.items():
-        on, off = (scaled(document, network, on, "top1") for on in (True, False))
-        errors = (scaled(document, network, on, "logit_error") for on in (True, False))
+        top1 = [values(scaled(document, initial, network, "top1")) for initial in INITIAL]
+        errors = [values(scaled(document, initial, network, "logit_error")) for initial in INITIAL]
         rows.append(
             [
                 label,
-                shown(values(on)),
-                shown(values(off)),
-                shown(values(paired(on, off)), sign=True),
-                *(shown(values(error), digits=1) for error in errors),
+                *(shown(v, spread_of=interval) for v in top1),
+                *("–" if network == "float" else shown(v, digits=1, spread_of=interval) for v in errors),
             ]
         )
+    return markdown(header, rows)
+
+
+def scaling_differences_table(document: Document) -> str:
+    """Formats layer scaling less none, paired by seed."""
+    header = ["network"]
+    for label in list(INITIAL.values())[1:]:
+        header += [
+            f"top-1, {label}, points",
+            "seeds < / > 0",
+            f"logit error, {label}, points",
+            "seeds < / > 0",
+        ]
+    rows = []
+    for network, label in NETWORKS.items():
+        line = [label]
+        for initial in list(INITIAL)[1:]:
+            for key, digits in (("top1", 2), ("logit_error", 1)):
+                on, off = (scaled(document, i, network, key) for i in (initial, "0"))
+                none = network == "float" and key == "logit_error"
+                line += ["–", "–"] if none else difference(paired(on, off), digits, 100.0)
+        rows.append(line)
     return markdown(header, rows)
 
 
@@ -319,7 +382,7 @@ def rows_table(document: Document) -> str:
         top1, error = (values(ranked(document, name, key)) for key in ("top1", "logit_error"))
         rows.append([label, "none", shown(top1), no[0], shown(error, digits=1), no[1]])
     found = []
-    for fraction in document["settings"]["fractions"]:
+    for fraction in document["settings"]["rows"]["fractions"]:
         for criterion in CRITERIA:
             line = [f"{fraction:.0%}".replace("%", " %"), criterion]
             for key, digits in (("top1", 2), ("logit_error", 1)):
@@ -352,9 +415,9 @@ def rows_trained_table(document: Document) -> str:
 
 
 def inherited_table(document: Document) -> str:
-    """Formats the row-wise selections: inherited, tuned, and trained on their own."""
+    """Formats slices of supernets: inherited, tuned, and trained on their own."""
     header = [
-        "selected for, FPS",
+        "size",
         "inherited, top-1 %",
         "tuned from it, top-1 %",
         "from scratch, top-1 %",
@@ -362,11 +425,11 @@ def inherited_table(document: Document) -> str:
         "scratch − inherited, points",
         "scratch − tuned, points",
     ]
-    targets = document["settings"]["targets"]
     rows = []
-    for name, group in [*((f"{t:,.0f}", [t]) for t in targets), ("mean over targets", targets)]:
+    for name, group in [*((size, [size]) for size in SIZES), ("mean of the sizes", list(SIZES))]:
         inherited, by_tuning, scratch = (
-            over([retrained(document, t, how) for t in group]) for how in ("inherited", "tuned", "scratch")
+            over([retrained(document, size, how) for size in group])
+            for how in ("inherited", "tuned", "scratch")
         )
         rows.append(
             [
@@ -420,12 +483,19 @@ def png(found: Any) -> bytes:
     return buffer.getvalue()
 
 
-def points(axes: Any, at: float, found: Mapping[str, float], colour: str, label: str | None = None) -> None:
+def points(
+    axes: Any,
+    at: float,
+    found: Mapping[str, float],
+    colour: str,
+    label: str | None = None,
+    spread_of: Callable[[Sequence[float]], tuple[float, float]] = mean_spread,
+) -> None:
     """Plots each seed's figure in percent, small, and their mean with its spread."""
     y = [100 * value for value in found.values()]
     if not y:
         return
-    mean, spread = mean_spread(y)
+    mean, spread = spread_of(y)
     axes.scatter([at] * len(y), y, s=9, color=colour, alpha=0.5, linewidths=0)
     axes.errorbar(
         [at],
@@ -440,56 +510,94 @@ def points(axes: Any, at: float, found: Mapping[str, float], colour: str, label:
     )
 
 
-def best_at(front: Sequence[Sequence[float]], fps: float) -> float:
-    """Returns the best score of a front at that many FPS or more; NaN beyond it.
+def allocation_picture(document: Document) -> bytes:
+    """Draws the logit errors of part (a)."""
+    found, axes = figure(len(DATA), len(STAGES), (13, 7.5))
+    for row, (data, title) in enumerate(DATA.items()):
+        for axis, (stage, label) in zip(axes[row], STAGES.items(), strict=True):
+            names = budgets(document, data, stage)
+            for number, strategy in enumerate(STRATEGIES):
+                for i, budget in enumerate(names):
+                    at = i + 0.13 * (number - (len(STRATEGIES) - 1) / 2)
+                    errors = allocated(document, data, stage, budget, strategy, "logit_error")
+                    points(axis, at, errors, COLOURS[strategy], None, interval)
+            for width, style in (("4", ":"), ("8", "--")):
+                errors = allocated(document, data, stage, width, None, "logit_error")
+                axis.axhline(100 * mean_spread(values(errors))[0], color="0.4", ls=style, lw=1)
+            axis.set_xticks(range(len(names)), [percent(name) for name in names])
+            axis.set_xlim(-0.6, len(names) - 0.4)
+            axis.set_ylim(bottom=0)
+            axis.set_title(f"{title}, after {label}", fontsize=10, loc="left")
+            axis.set_xlabel("slots for 8-bit rows")
+        axes[row][0].set_ylabel("logit error, %")
+    legend(found, [(COLOURS[s], "-", label) for s, label in STRATEGIES.items()], all_widths=True)
+    return png(found)
 
-    >>> best_at([[10.0, 0.5], [5.0, 0.75]], 6.0)
-    0.5
-    """
-    return max((score for at, score in front if at >= fps), default=math.nan)
+
+def legend(found: Any, entries: Sequence[tuple[str, str, str]], all_widths: bool = False) -> None:
+    """Draws a legend of (colour, style, label) below the axes."""
+    from matplotlib.lines import Line2D
+
+    ends = [("0.4", ":", "all rows 4-bit"), ("0.4", "--", "all rows 8-bit")] if all_widths else []
+    handles = [Line2D([], [], color=c, ls=style, label=label) for c, style, label in [*entries, *ends]]
+    found.legend(handles=handles, fontsize=8, loc="outside lower left", ncols=8)
 
 
-def fronts_picture(document: Document) -> bytes:
-    """Draws the searches' fronts and the selected networks' figures."""
-    found, axes = figure(1, 3, (13, 4.2))
-    left, middle, right = axes[0]
-    targets = document["settings"]["targets"]
-    for number, (strategy, label) in enumerate(STRATEGIES.items()):
-        results = document["cells"].get(f"search_{strategy}", {})
-        fronts = [results[seed]["front"] for seed in seeds_of(document) if seed in results]
-        colour = COLOURS[strategy]
-        if fronts:
-            quickest = min(max(fps for fps, _ in front) for front in fronts)
-            slowest = min(fps for front in fronts for fps, _ in front)
-            grid = [slowest + (quickest - slowest) * i / 300 for i in range(301)]
-            best = [[100 * best_at(front, fps) for front in fronts] for fps in grid]
-            left.plot(grid, [statistics.fmean(b) for b in best], color=colour, lw=1.4, label=label)
-            left.fill_between(
-                grid, [min(b) for b in best], [max(b) for b in best], color=colour, alpha=0.12, lw=0
-            )
-        for i, target in enumerate(targets):
-            at = i + 0.14 * (number - 2)
-            points(middle, at, selected(document, strategy, target, "top1"), colour, None if i else label)
-            points(right, at, selected(document, strategy, target, "logit_error"), colour)
-    left.set_xlabel("modelled FPS, at least")
-    left.set_ylabel("best top-1 in the search, %")
-    left.set_title("Search images: mean and range over seeds", fontsize=10, loc="left")
-    left.legend(fontsize=8, loc="lower left")
-    for axis, label, title in (
-        (middle, "top-1, %", "Picks, held-out images, integer engine"),
-        (right, "logit error, %", "Picks: integer against float logits"),
+def differences_picture(document: Document) -> bytes:
+    """Draws row-wise less the others in part (a): logit error, NLL and top-1."""
+    keys = {"logit_error": "logit error, points", "nll": "NLL, 0.01 nats", "top1": "top-1, points"}
+    others = [s for s in STRATEGIES if s != "rows"]
+    found, axes = figure(len(DATA), len(keys), (13, 7.5))
+    for row, (data, title) in enumerate(DATA.items()):
+        places, labels = [], []
+        for stage, name in STAGES.items():
+            several = budgets(document, data, stage)
+            places += [(stage, budget) for budget in several]
+            middle = several[len(several) // 2] if several else None
+            labels += [f"{percent(b)}\n{name if b == middle else ''}" for b in several]
+        for axis, (key, label) in zip(axes[row], keys.items(), strict=True):
+            for number, strategy in enumerate(others):
+                for i, (stage, budget) in enumerate(places):
+                    mine, other = (
+                        allocated(document, data, stage, budget, s, key) for s in ("rows", strategy)
+                    )
+                    at = i + 0.15 * (number - (len(others) - 1) / 2)
+                    points(axis, at, paired(mine, other), COLOURS[strategy], None, interval)
+            axis.axhline(0, color="0.2", lw=0.8)
+            axis.set_xticks(range(len(places)), labels, fontsize=8)
+            axis.set_title(f"{title}: {label}", fontsize=10, loc="left")
+        axes[row][0].set_ylabel("row-wise (any rows) minus the other")
+    legend(found, [(COLOURS[s], "-", STRATEGIES[s]) for s in others])
+    return png(found)
+
+
+def scaling_picture(document: Document) -> bytes:
+    """Draws part (b): top-1 and logit error."""
+    found, axes = figure(1, 2, (11, 4))
+    shades = ["0.35", "#1d5fd1", "#c9711a"]
+    for axis, (key, label) in zip(
+        axes[0], {"top1": "top-1, %", "logit_error": "logit error, %"}.items(), strict=True
     ):
-        axis.set_xticks(range(len(targets)), [f"{t:,.0f}" for t in targets])
-        axis.set_xlabel("target, modelled FPS")
+        shown_networks = [n for n in NETWORKS if n != "float" or key == "top1"]
+        for number, initial in enumerate(INITIAL):
+            for i, network in enumerate(shown_networks):
+                at = i + 0.2 * (number - 1)
+                points(axis, at, scaled(document, initial, network, key), shades[number], None, interval)
+        names = [NETWORKS[n].replace(", ", "\n") for n in shown_networks]
+        axis.set_xticks(range(len(shown_networks)), names, fontsize=8)
         axis.set_ylabel(label)
-        axis.set_title(title, fontsize=10, loc="left")
+    labels = [
+        f"{label} layer scaling" if label == "without" else f"layer scaling {label}"
+        for label in INITIAL.values()
+    ]
+    legend(found, [(colour, "-", label) for colour, label in zip(shades, labels, strict=True)])
     return png(found)
 
 
 def rows_picture(document: Document) -> bytes:
     """Draws row criteria before and after tuning: top-1 and logit error."""
     found, axes = figure(1, 4, (14, 3.8))
-    fractions = document["settings"]["fractions"]
+    fractions = document["settings"]["rows"]["fractions"]
     shades = ["#1d5fd1", "#c9711a", "#2e7d4f"]
     for column, (key, label) in enumerate((("top1", "top-1, %"), ("logit_error", "logit error, %"))):
         before, after = axes[0][column], axes[0][2 + column]
@@ -503,7 +611,8 @@ def rows_picture(document: Document) -> bytes:
         for name, style in (("uniform4", ":"), ("uniform8", "--")):
             mean = 100 * mean_spread(values(ranked(document, name, key)))[0]
             before.axhline(mean, color="0.4", ls=style, lw=1, label=f"all {name[-1]}-bit")
-        epochs, share = document["settings"]["trained_epochs"], document["settings"]["trained_fraction"]
+        settings = document["settings"]["rows"]
+        epochs, share = settings["trained_epochs"], settings["trained_fraction"]
         for axis, title in (
             (before, "Without tuning"),
             (after, f"{share:.0%} 8-bit, {epochs} epochs of tuning"),
@@ -516,18 +625,17 @@ def rows_picture(document: Document) -> bytes:
 
 
 def inherited_picture(document: Document) -> bytes:
-    """Draws each selection inherited, tuned, and trained on its own."""
-    targets = document["settings"]["targets"]
-    found, axes = figure(1, len(targets), (11, 3.8))
+    """Draws each network of part (d) inherited, tuned, and trained on its own."""
+    found, axes = figure(1, len(SIZES), (11, 3.8))
     ways = {"inherited": "inherited", "tuned": "tuned from it", "scratch": "from scratch"}
-    for axis, target in zip(axes[0], targets, strict=True):
-        for number, seed in enumerate(seeds_of(document)):
-            line = [retrained(document, target, how).get(seed, math.nan) for how in ways]
-            colour = list(COLOURS.values())[number % len(COLOURS)]
+    for axis, size in zip(axes[0], SIZES, strict=True):
+        for number, seed in enumerate(document["cells"][f"inherited_{size}"]):
+            line = [retrained(document, size, how).get(seed, math.nan) for how in ways]
+            colour = ("#1d5fd1", "#c9711a", "#2e7d4f")[number % 3]
             axis.plot(range(3), [100 * v for v in line], marker="o", lw=1, color=colour, label=f"seed {seed}")
         axis.set_xticks(range(3), ways.values())
         axis.set_xlim(-0.3, 2.3)
-        axis.set_title(f"selected for {target:,.0f} FPS (modelled)", fontsize=10, loc="left")
+        axis.set_title(f"{size} networks", fontsize=10, loc="left")
     axes[0][0].set_ylabel("held-out top-1, % (integer engine)")
     axes[0][0].legend(fontsize=8)
     limits = [axis.get_ylim() for axis in axes[0]]
@@ -539,7 +647,9 @@ def inherited_picture(document: Document) -> bytes:
 def draw(document: Document) -> dict[str, bytes]:
     """Draws every picture; returns them by their names in docs/evidence."""
     return {
-        "fronts.png": fronts_picture(document),
+        "allocation.png": allocation_picture(document),
+        "differences.png": differences_picture(document),
+        "scaling.png": scaling_picture(document),
         "rows.png": rows_picture(document),
         "inherited.png": inherited_picture(document),
     }
