@@ -267,21 +267,26 @@ fn a_small_layer_takes_the_cycles_counted_by_hand() {
         assert_eq!(layer(name).accumulate, cycles, "{name}");
     }
     // Each row of a tile leaves in a cycle: only the patch embedding's 5 rows take longer than its
-    // 4 columns, in 3 x 3 whole tiles.
+    // 4 columns, in 3 x 3 whole tiles. Before fc1's rows the lanes store GELU's table, in 256
+    // cycles and two gaps of 16. In front of a pass of 5 pairs, the FIFOs hold 118 cycles of rows;
+    // 31 of them go by while the first pass is on its way. The array waits for the rest.
+    let held = 118 - 31;
+    let table = 256 + 2 * 16 - held;
     for layer in &estimate.layers {
-        assert_eq!(
-            layer.drain_stall,
-            if layer.name == "embed" { 9 } else { 0 },
-            "{}",
-            layer.name
-        );
+        let stall = match layer.name.as_str() {
+            "embed" => 9,
+            "blocks.0.fc1" => table + 3 * 32 - 3 * 4 * 16,
+            "blocks.1.fc1" => table + 32 - 4 * 16,
+            _ => 0,
+        };
+        assert_eq!(layer.drain_stall, stall, "{}", layer.name);
     }
     // fc1's last tile has one pair. Until its 2 rows are stored: 7 to the slices, 2 hops, 6 to the
-    // FIFOs, 2 + 7 to the drain, 2 of the drain, 16 of the lanes; fc2 has 2 tiles of tokens of 16
-    // columns before it needs them.
+    // FIFOs, 2 + 7 to the drain, 2 of the drain, 16 of the lanes, and what the FIFOs hold; fc2 has
+    // 2 tiles of tokens of 16 columns before it needs them.
     assert_eq!(
         layer("blocks.0.fc2").wait,
-        (7 + 2 + 6 + 2 + 7 + 2 + 16) - 2 * 16
+        (7 + 2 + 6 + 2 + 7 + 2 + 16) + held - 2 * 16
     );
     let alone: u64 = estimate.layers.iter().map(|l| l.cycles).sum();
     assert!(estimate.period_cycles >= alone && estimate.latency_cycles > estimate.period_cycles);

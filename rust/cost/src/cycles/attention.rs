@@ -54,6 +54,7 @@ impl Model<'_> {
         }
         Self::supply(&mut lead, &mut proj, context.backlog);
         let norm = self.norm(&proj, needed, embed);
+        let covers = self.covers(needed, || self.attention_half(embed, work, false).phase());
         let mut qkv = first.stage;
         qkv.add(&second.stage);
         let units = work.heads * self.tiling.token_tiles(needed);
@@ -64,6 +65,7 @@ impl Model<'_> {
             context: context.stage,
             proj: proj.stage,
             norm,
+            covers,
             side,
             commands: 9 + 4 * units,
         }

@@ -1,10 +1,10 @@
 //! Models the first and the last phase of a frame: patch embedding and head.
 
-use quasar_hardware::declared::MEMORY_LATENCY;
+use quasar_hardware::declared::{COMMAND_GAP, MEMORY_LATENCY, REQUANTIZE_DEPTH};
 use quasar_hardware::workload::{RowWidths, Setting};
 
 use super::norm::Normed;
-use super::weights::{Lead, Reserve};
+use super::weights::{Lead, Reserve, BEATS_AHEAD};
 use super::{End, Model, Norm, Side, Stage};
 
 impl Model<'_> {
@@ -18,18 +18,46 @@ impl Model<'_> {
         // residual.
         let word = |bytes: u64| self.padded(bytes * self.tiling.tokens);
         let fill = self.fill(embed);
-        let (mut stage, mut side, mut exposed) = (Stage::default(), Side::default(), 0);
+        // With two frames in flight, load reads ahead while the other frame's phase works, until
+        // the residual's first values fill the drain's queue: the drain takes them once it is done
+        // with the phase before.
+        let two = self.hardware.configuration().frames == 2;
+        let beats = fill.bytes / self.beat_bytes;
+        let blocked = beats.saturating_sub(BEATS_AHEAD);
+        let (mut stage, mut side, mut exposed, mut exposed_alone) =
+            (Stage::default(), Side::default(), 0, 0);
         let mut bands = Vec::new();
         for band in self.hardware.input_bands(tokens, patch_len) {
             let mut product = self.linear(band.tokens, rows, patch_len);
             let first = product.stage.load / product.stage.row_tiles;
-            Self::supply(&mut Reserve::idle(first).into(), &mut product, 0);
+            let early = two && band.tile == 0 && blocked == 0;
+            let there = if early {
+                2 * first + product.ahead
+            } else {
+                first
+            };
+            Self::supply(&mut Reserve::idle(there).into(), &mut product, 0);
             let tiles = self.tiling.token_tiles(band.tokens);
             let mut transfers = self.side(tiles * patch_len * word(1));
             if band.tile == 0 {
                 transfers.add(fill);
             }
-            exposed += MEMORY_LATENCY + transfers.cycles() + first;
+            let alone = MEMORY_LATENCY + transfers.cycles() + first;
+            exposed_alone += alone;
+            exposed += if two && band.tile == 0 {
+                let drain = if blocked > 0 {
+                    self.hops()
+                        + COMMAND_GAP
+                        + REQUANTIZE_DEPTH
+                        + fill.cycles() * blocked / beats
+                        + first
+                } else {
+                    0
+                };
+                drain.max((transfers.cycles() + first).saturating_sub(self.lead_after_head(embed)))
+            } else {
+                alone
+            };
             side.add(transfers);
             stage.add(&product.stage);
             bands.push(Normed {
@@ -37,6 +65,9 @@ impl Model<'_> {
                 product,
                 cycles: product.stage.cycles(),
             });
+        }
+        if two && blocked > 0 {
+            exposed += self.lost_lead(embed);
         }
         stage.macs = patches * rows.total() * patch_len;
         stage.slot_macs = stage.slot_macs / tokens * patches;
@@ -46,6 +77,7 @@ impl Model<'_> {
             side,
             commands: 3 + 3 * bands.len() as u64,
             exposed,
+            exposed_alone,
             tail: 0,
         }
     }
@@ -78,6 +110,7 @@ impl Model<'_> {
         end.side.add(self.side(4 * embed));
         // The product's sums wait until the residual is filled.
         end.exposed = fill.cycles();
+        end.exposed_alone = end.exposed;
         end
     }
 
@@ -112,6 +145,34 @@ impl Model<'_> {
         end
     }
 
+    /// Returns the cycles for which load is ahead of the array at the end of a head.
+    fn lead_after_head(&self, embed: u64) -> u64 {
+        let rows = RowWidths {
+            four_bit: self.setting.classes,
+            eight_bit: 0,
+        };
+        let product = self.linear(1, rows, embed);
+        let first = product.stage.load / product.stage.row_tiles;
+        (2 * first + product.ahead + product.busy()).saturating_sub(product.stage.load)
+    }
+
+    /// Returns the waits for weights of a product of `embed` columns and three times as many rows
+    /// whose weights do not arrive early.
+    fn lost_lead(&self, embed: u64) -> u64 {
+        let rows = RowWidths {
+            four_bit: 3 * embed,
+            eight_bit: 0,
+        };
+        let product = self.linear(self.setting.tokens(), rows, embed);
+        let first = product.stage.load / product.stage.row_tiles;
+        let stall = |lead: u64| {
+            let mut product = product;
+            Self::supply(&mut Reserve::busy(lead).into(), &mut product, 0);
+            product.stage.weight_stall
+        };
+        stall(0).saturating_sub(stall(first + product.ahead))
+    }
+
     /// Models the head.
     pub fn head(&self, embed: u64, rows: RowWidths) -> End {
         let mut product = self.linear(1, rows, embed);
@@ -131,6 +192,7 @@ impl Model<'_> {
             side: self.side(4 * embed),
             commands: 5,
             exposed: 0,
+            exposed_alone: 0,
             tail: self.ready(&product),
         }
     }

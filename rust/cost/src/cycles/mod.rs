@@ -46,7 +46,7 @@ pub struct Stage {
     pub weight_stall: u64,
     /// Part of `weights`: the refill of a half whose beats have all arrived.
     turn_stall: u64,
-    /// Part of `weights`: waits that one frame alone does not have.
+    /// Waits that one frame alone does not have.
     hidden: u64,
     /// The array waits for a result of the previous stage (or for softmax).
     pub wait: u64,
@@ -147,6 +147,8 @@ pub struct AttentionHalf {
     pub proj: Stage,
     /// The `LayerNorm` of its result.
     pub norm: Norm,
+    /// As [`Phase::covers`].
+    pub covers: Option<u64>,
     /// Transfers without weights: the norm's.
     pub side: Side,
     /// Commands, without those of weights.
@@ -162,6 +164,8 @@ pub struct MlpHalf {
     pub fc2: Stage,
     /// The `LayerNorm` of its result, with the mean if the head pools.
     pub norm: Norm,
+    /// As [`Phase::covers`].
+    pub covers: Option<u64>,
     /// Cycles of the wait for the norm before it that its bands hide.
     pub overlap: u64,
     /// Transfers without weights: the norm's, the table.
@@ -192,6 +196,8 @@ pub struct End {
     pub commands: u64,
     /// Cycles in which the array waits for patches and for the residual's first values.
     pub exposed: u64,
+    /// The same of one frame alone.
+    pub exposed_alone: u64,
     /// Cycles from the last product to the last logit in memory.
     pub tail: u64,
 }

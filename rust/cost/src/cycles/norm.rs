@@ -5,7 +5,7 @@ use quasar_hardware::declared::{COMMAND_GAP, LOOP_GAP, NORM_DEPTH, NORM_ROOT};
 use quasar_hardware::tiling::Band;
 
 use super::product::Product;
-use super::{Model, Norm};
+use super::{Model, Norm, Phase};
 
 /// A band of tokens, the last product of its residual, and the array's cycles of its products.
 pub(super) struct Normed {
@@ -80,6 +80,17 @@ impl Model<'_> {
             behind = free.saturating_sub(last * spacing);
         }
         norm
+    }
+
+    /// Returns what [`Phase::covers`] is for a phase of `needed` tokens, by that of all tokens.
+    pub(super) fn covers(&self, needed: u64, whole: impl FnOnce() -> Phase) -> Option<u64> {
+        let two = self.hardware.configuration().frames == 2;
+        (two && needed < self.setting.tokens()).then(|| {
+            let phase = whole();
+            // While the array waits for the norm, what is hidden in such waits takes no cycles.
+            let counted = self.totals(&phase).interval - phase.array + phase.hidden;
+            phase.norm.ready.saturating_sub(counted)
+        })
     }
 
     /// Models the last `LayerNorm`, of the head's input.

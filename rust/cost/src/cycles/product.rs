@@ -215,10 +215,7 @@ impl Model<'_> {
         stage.accumulate = self.slow(words);
         stage.drain_stall = self.slow(issue) - stage.accumulate;
         // Passes are planned while earlier ones are issued.
-        let issued = stage.accumulate
-            + stage
-                .drain_stall
-                .max(product.drain.saturating_sub(stage.accumulate));
+        let issued = stage.accumulate + stage.drain_stall;
         product.planned = COMMAND_GAP + PLAN_INTERVAL * all_passes;
         stage.gap = product.planned.saturating_sub(issued);
         product.issue = self.slow(self.words(gemm.columns));

@@ -11,6 +11,9 @@ pub struct Phase {
     pub array: u64,
     /// The norm of its result.
     pub norm: Norm,
+    /// With two frames in flight, for a phase of few tokens: the cycles until the other frame's
+    /// norm, of all tokens, is ready, without those that the other frame's phase counts.
+    pub covers: Option<u64>,
     /// Waits for weights that one frame alone does not have, because its weights arrive while its
     /// norm works.
     pub hidden: u64,
@@ -65,6 +68,7 @@ impl AttentionHalf {
                 + self.context.cycles()
                 + self.proj.cycles(),
             norm: self.norm,
+            covers: self.covers,
             hidden: self.qkv.hidden + self.proj.hidden,
             overlap: 0,
         }
@@ -77,6 +81,7 @@ impl MlpHalf {
         Phase {
             array: self.fc1.cycles() + self.fc2.cycles(),
             norm: self.norm,
+            covers: self.covers,
             hidden: self.fc1.hidden + self.fc2.hidden,
             overlap: self.overlap,
         }
@@ -89,6 +94,7 @@ impl End {
         Phase {
             array: self.stage.cycles(),
             norm: self.norm,
+            covers: None,
             hidden: 0,
             overlap: 0,
         }
@@ -101,12 +107,13 @@ impl Model<'_> {
         let waits = phase.norm.ready - phase.hidden.min(phase.norm.ready);
         let alone = (phase.array + waits).saturating_sub(phase.overlap);
         Totals {
-            // The norm overlaps with the other frame's phase, which is assumed to be as long as
-            // this one.
-            interval: if self.hardware.configuration().frames == 2 {
-                phase.array.max(phase.norm.ready)
-            } else {
-                alone
+            // Two frames take turns, phase by phase. The array works for both, one after the other,
+            // and so do the norm's lanes. A frame's phases and norms follow one another; the other
+            // frame, whose phase is assumed to be like this one, needs as long at the same time.
+            interval: match (self.hardware.configuration().frames, phase.covers) {
+                (2, Some(norm)) => phase.array.max(norm),
+                (2, None) => (phase.array).max(alone.div_ceil(2)).max(phase.norm.cycles),
+                _ => alone,
             },
             latency: alone,
             transfer: 0,
@@ -159,8 +166,14 @@ impl Model<'_> {
     pub fn end_totals(&self, end: &End) -> Totals {
         let mut totals = self.totals(&end.phase());
         totals.transfer = end.stage.load + end.side.cycles();
-        totals.latency = totals.latency + end.exposed + end.tail - end.stage.hidden;
-        totals.interval += end.exposed;
+        totals.latency = totals.latency + end.exposed_alone + end.tail - end.stage.hidden;
+        // The chain of a frame has the wait for its first data, too.
+        let array = end.stage.cycles() + end.exposed;
+        totals.interval = if self.hardware.configuration().frames == 2 {
+            array.max((array + end.norm.ready).div_ceil(2))
+        } else {
+            totals.interval + end.exposed
+        };
         totals
     }
 }
