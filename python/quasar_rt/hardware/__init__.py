@@ -26,5 +26,6 @@ from .cost_table import CostTable as CostTable
 from .event_model import Replay as Replay
 from .event_model import Span as Span
 from .event_model import replay as replay
+from .event_model import replay_periods as replay_periods
 from .workload import DEIT_HEADS as DEIT_HEADS
 from .workload import Workload as Workload

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from .._native import default_threads
 from .._native import replay as native_replay
+from .._native import replay_periods as native_replay_periods
+from ..space import Space
 from ..subnet import Subnet
 from .configuration import Hardware
 from .workload import Workload
 
-__all__ = ["Replay", "Span", "replay"]
+__all__ = ["Replay", "Span", "replay", "replay_periods"]
 
 
 @dataclass(frozen=True)
@@ -90,3 +96,28 @@ def replay(network: Subnet | Workload, hardware: Hardware) -> Replay:
         ),
         frames,
     )
+
+
+def replay_periods(space: Space, genomes: NDArray[np.uint8], hardware: Hardware) -> NDArray[np.uint64]:
+    """Replays many networks of a space, each as `replay` does, on all cores.
+
+    >>> space = Space.load("digits")
+    >>> hardware = Hardware.for_board("zcu102", space)
+    >>> periods = replay_periods(space, space.smallest[None], hardware)
+    >>> workload = Workload.of_architecture(space, space.decode(space.smallest))
+    >>> int(periods[0]) == replay(workload, hardware).period_cycles
+    True
+
+    Args:
+        space: the networks' space.
+        genomes: canonical genomes, uint8 [n, genes].
+        hardware: a configuration that holds each of them.
+
+    Returns:
+        cycles between two frames, without gaps between segments, uint64 [n].
+
+    Raises:
+        quasar_rt.SettingsError, quasar_rt.DoesNotFitError: as `replay`.
+    """
+    genomes = np.ascontiguousarray(genomes, np.uint8)
+    return native_replay_periods(space._inner, hardware._inner, genomes, default_threads())

@@ -11,17 +11,29 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DoesNotFitError, InvalidValueError
-from ..hardware import Board, CostTable, Estimate, Hardware, Workload, board_names, estimate, replay
+from ..errors import DoesNotFitError, InvalidValueError, TooLargeError
+from ..hardware import (
+    Board,
+    CostTable,
+    Estimate,
+    Hardware,
+    Workload,
+    board_names,
+    estimate,
+    replay,
+    replay_periods,
+)
 from ..space import Architecture, Space
 from ..subnet import Subnet
+from .nsga2 import proxy_front
+from .report import nondominated
 from .result import OnBoard, Point
 
 __all__ = ["DEFAULT_BOARD", "Modelled", "Parts", "other_boards"]
@@ -32,6 +44,16 @@ DEFAULT_BOARD = "zcu102"
 #: Points next to a target whose replays show how far the closed form is off there, and a margin on that.
 NEAREST = 6
 MARGIN = 1.01
+#: Passes of the array that a search may replay to find its front: some ten seconds of one core.
+REPLAYED_PASSES = 3_000_000
+#: The cost of a replay besides its passes, in passes.
+REPLAY_OVERHEAD = 400
+#: A search that may replay fewer networks than this goes by the closed form, which is close for such large networks.
+FEWEST = 24
+#: A target this close to the closed form's fastest network may be in reach of another one, event by event.
+NEAR_FASTEST = 0.75
+#: Steps of the search for the fastest network, event by event.
+STEPS = 4
 #: Names of the resources, for display.
 _RESOURCES = {"dsp": "DSP", "lut": "LUT", "ff": "FF", "bram36": "BRAM (36 kbit)", "uram": "URAM"}
 
@@ -49,7 +71,7 @@ class Modelled:
     space: Space
     hardware: Hardware
     table: CostTable
-    _rates: dict[tuple[int, ...], float] = field(default_factory=dict, compare=False, repr=False)
+    _rates: dict[bytes, float] = field(default_factory=dict, compare=False, repr=False)
     """Replayed rates by genome."""
 
     @classmethod
@@ -91,7 +113,7 @@ class Modelled:
         """Returns modelled frame rates and latencies, and the rates that the board's processor leaves."""
         costs, host = self.table.evaluate(genomes), self.table.host
         return [
-            OnBoard(fps, 1000 * latency, host.limit(fps))
+            OnBoard(fps, 1000 * latency, host.limit(fps), fps)
             for fps, latency in zip(costs["fps"].tolist(), costs["latency_s"].tolist(), strict=True)
         ]
 
@@ -101,10 +123,105 @@ class Modelled:
 
     def rate(self, point: Point) -> float:
         """Returns a point's modelled frames a second, event by event; replays it once."""
-        if point.genome not in self._rates:
-            workload = Workload.of_architecture(self.space, point.architecture)
-            self._rates[point.genome] = self.replayed_fps(workload)
-        return self._rates[point.genome]
+        return float(self.rates(np.array([point.genome], np.uint8))[0])
+
+    def rates(self, genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Returns modelled frames a second, event by event, of canonical genomes that fit; replays each once."""
+        keys = [genome.tobytes() for genome in genomes]
+        new = list({key: i for i, key in enumerate(keys) if key not in self._rates}.values())
+        if new:
+            periods = replay_periods(self.space, genomes[new], self.hardware)
+            self._rates.update(
+                (keys[i], self.hardware.clock_mhz * 1e6 / period)
+                for i, period in zip(new, periods.tolist(), strict=True)
+            )
+        return np.array([self._rates[key] for key in keys])
+
+    @cached_property
+    def affordable(self) -> int:
+        """The number of networks that a search may replay: large networks take seconds, small ones milliseconds."""
+        genome = self.table.slowest()[0]
+        layers = self.estimate(self.space.decode(genome)).layers
+        passes = sum(layer.row_tiles * layer.token_tiles for layer in layers)
+        return REPLAYED_PASSES // (passes + REPLAY_OVERHEAD)
+
+    def replayed_front(
+        self, genomes: NDArray[np.uint8], scores: NDArray[np.float64]
+    ) -> tuple[list[int], NDArray[np.float64]] | None:
+        """Finds the networks that no other one beats in score and in its rate event by event.
+
+        The closed form says which networks are worth a replay: the rate of each network is compared with the best one
+        of those that score as much or more. Networks that could not be on the front if the closed form were as wrong
+        about them as about any of its front are left out, and so are the least promising ones beyond `affordable`.
+
+        Args:
+            genomes: networks that fit, uint8 [n, genes].
+            scores: their scores, float64 [n].
+
+        Returns:
+            indices by falling rate, and their rates; None where replaying the closed form's front is too much work.
+        """
+        closed = self.fps(genomes)
+        front = nondominated(list(zip(closed.tolist(), scores.tolist(), strict=True)))
+        if max(len(front), FEWEST) > self.affordable:
+            return None
+        order = np.lexsort((-closed, -scores))
+        promise = np.empty(len(closed))
+        promise[order] = closed[order] / np.maximum.accumulate(closed[order])
+        off = self.rates(genomes[front]) / closed[front]
+        worth = np.flatnonzero(promise * off.max() * MARGIN >= off.min())
+        worth = worth[np.argsort(-promise[worth], kind="stable")][: self.affordable]
+        chosen = np.sort(np.union1d(worth, front))
+        rates = self.rates(np.ascontiguousarray(genomes[chosen]))
+        best = nondominated(list(zip(rates.tolist(), scores[chosen].tolist(), strict=True)))
+        return chosen[best].tolist(), rates[best]
+
+    def fastest_replayed(self) -> tuple[NDArray[np.uint8], float]:
+        """Finds the network of most frames a second event by event: the closed form's, and better ones next to it.
+
+        Returns:
+            its canonical genome, uint8 [genes], and its rate.
+        """
+        best = self.table.fastest()[0]
+        rate = float(self.rates(best[None])[0])
+        for _ in range(STEPS):
+            near = self._neighbours(best)
+            rates = self.rates(near)
+            if not len(near) or rates.max() <= rate:
+                break
+            best, rate = near[int(rates.argmax())], float(rates.max())
+        return best, rate
+
+    def _neighbours(self, genome: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Returns the networks that fit and differ in one gene, those that could be faster; as many as affordable."""
+        others = []
+        for gene, (_, choices) in enumerate(self.space.genes):
+            for choice in range(choices):
+                other = genome.copy()
+                other[gene] = choice
+                others.append(self.space.canonical(other))
+        near = np.unique(np.stack(others), axis=0)
+        costs = self.table.evaluate(near)
+        quick = costs["fits"] & (costs["fps"] >= NEAR_FASTEST * self.table.fastest()[1])
+        order = np.argsort(-costs["fps"][quick], kind="stable")[: self.affordable]
+        return np.ascontiguousarray(near[quick][order])
+
+    def closed_form_of(self, fps: float) -> float:
+        """Returns the closed form's rate of networks that have `fps` event by event, at most its fastest's.
+
+        Networks that have about that rate and the best proxy scores are replayed. The search goes by the closed form;
+        with this rate as its target it looks where the target will be held.
+        """
+        fastest = self.table.fastest()[1]
+        if self.affordable < FEWEST:
+            return min(fps, fastest)
+        try:
+            front = proxy_front(self.space, self.table)
+        except TooLargeError:
+            return min(fps, fastest)
+        nearest = np.argsort(np.abs(front.fps - fps), kind="stable")[:NEAREST]
+        off = self.rates(np.ascontiguousarray(front.genomes[nearest])) / front.fps[nearest]
+        return min(fps / float(np.median(off)), fastest)
 
     def holding(self, points: Sequence[Point], fps: float) -> Iterator[Point]:
         """Yields the points that reach a rate event by event, the best score first.
@@ -114,7 +231,7 @@ class Modelled:
         """
 
         def closed(point: Point) -> float:
-            return point.modelled[self.board].fps
+            return point.modelled[self.board].closed_fps
 
         nearest = sorted(points, key=lambda point: (abs(closed(point) - fps), point.id))[:NEAREST]
         most = max((self.rate(point) / closed(point) for point in nearest), default=1.0)

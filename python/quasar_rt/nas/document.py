@@ -14,7 +14,6 @@ import numpy as np
 
 from ..errors import InfeasibleError, InvalidValueError
 from ..files import file_name
-from ..hardware import Workload
 from ..subnet import Subnet
 from .boards import Modelled, Parts
 from .layers import untrained_subnet
@@ -84,7 +83,7 @@ def build_result(outcome: SearchOutcome, progress: Progress) -> SearchResult:
                 "fps": t.fps,
                 "point": t.point.id,
                 "file": t.file,
-                "modelled_fps": t.point.modelled[board].fps,
+                "modelled_fps": t.point.modelled[board].closed_fps,
                 "replayed_fps": t.replayed_fps,
                 "gap": t.gap(board),
             }
@@ -115,7 +114,7 @@ def _shortest(fps: float) -> str:
 def _target(outcome: SearchOutcome, fps: float, name: str) -> Target:
     """Selects the point with the best score that reaches a rate event by event, and exports it.
 
-    The closed form, by which the front is sorted, is only an estimate of that. So the exported file is replayed.
+    The closed form, by which the search goes, is only an estimate of that. So the exported file is replayed.
 
     Raises:
         quasar_rt.InfeasibleError: no point of the front reaches the rate.
@@ -133,11 +132,9 @@ def _target(outcome: SearchOutcome, fps: float, name: str) -> Target:
                 f"architecture {replayed:,.1f}: this is a bug of the export"
             )
         return Target(fps, point, f"{name}.qvit", subnet, replayed)
-    fastest = Workload.of_architecture(modelled.space, outcome.front[0].architecture)
     raise InfeasibleError(
         f"no subnet that the search found for {fps:g} FPS on {modelled.board} has that rate event by event "
-        f"(the closed form's fastest has {modelled.replayed_fps(fastest):,.1f} event by event): ask for less, or "
-        f"search with a larger population"
+        f"(the fastest has {modelled.rate(outcome.front[0]):,.1f}): ask for less, or search with a larger population"
     )
 
 
@@ -150,7 +147,7 @@ def _subnet(outcome: SearchOutcome, point: Point, fps: float, name: str, replaye
         "target_fps": fps,
         "modelled": point.modelled[modelled.board]._asdict(),
         "replayed_fps": replayed_fps,
-        "gap": replayed_fps / point.modelled[modelled.board].fps - 1,
+        "gap": replayed_fps / point.modelled[modelled.board].closed_fps - 1,
         "genome": list(point.genome),
         "architecture": point.architecture.to_dict(),
         "score": point.score,

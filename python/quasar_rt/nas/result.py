@@ -46,11 +46,13 @@ class OnBoard(NamedTuple):
     """A subnet on a board, modelled."""
 
     fps: float
-    """Frames a second of the accelerator."""
+    """Frames a second of the accelerator: event by event where the front was replayed, else in the closed form."""
     latency_ms: float
     """The latency of one frame alone on the accelerator."""
     fps_with_host: float
     """Frames a second where the board's processor decodes and resizes pictures: at most `fps`."""
+    closed_fps: float
+    """Frames a second of the accelerator in the closed form, by which the search goes."""
 
 
 class Integer(NamedTuple):
@@ -120,7 +122,7 @@ class Target(NamedTuple):
 
     def gap(self, board: str) -> float:
         """Returns the event model's rate over the closed form's, minus 1."""
-        return self.replayed_fps / self.point.modelled[board].fps - 1
+        return self.replayed_fps / self.point.modelled[board].closed_fps - 1
 
 
 @dataclass(frozen=True, repr=False)

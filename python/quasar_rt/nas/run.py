@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InvalidValueError
+from ..errors import InfeasibleError, InvalidValueError
 from ..space import Space
-from .boards import Modelled, other_boards
+from .boards import NEAR_FASTEST, Modelled, other_boards
 from .check import check_finalists
 from .document import FORMAT, SearchOutcome, build_result
 from .folder import Folder
@@ -172,12 +172,13 @@ class _Run:
             **scorer.identity(),
         }
         # Raises for a target that no network reaches, so it precedes the folder.
+        quickest = self.check_reach()
         loop = self.nsga2()
         folder = Folder(out if writes else None, identity)
         try:
             if self.supernet is not None:
                 self.supernet.folder = folder
-            scored = self.evolve(loop, scorer)
+            scored = self.evolve(loop, scorer, quickest)
             survivors, scores = self.survivors(scorer, scored)
             scoring = scorer.scoring(scorer.stages - 1)
             record = Record(len(scored), [Round(scorer.scoring(0).label, len(scored))])
@@ -201,6 +202,24 @@ class _Run:
         finally:
             folder.close()
 
+    def check_reach(self) -> NDArray[np.uint8] | None:
+        """Refuses targets that no network reaches.
+
+        Returns:
+            the network that is fastest event by event, where a target comes close to it; the search scores it in any
+            case.
+        """
+        most = self.settings.fps[-1]
+        if most < NEAR_FASTEST * self.modelled.table.fastest()[1]:
+            return None
+        genome, fastest = self.modelled.fastest_replayed()
+        if most > fastest:
+            raise InfeasibleError(
+                f"no network of this space reaches {most:.15g} FPS on {self.modelled.board}: the fastest one is "
+                f"modelled at {fastest:.1f} FPS, event by event"
+            )
+        return genome
+
     def nsga2(self) -> Search:
         s = self.settings
         return Search(
@@ -208,21 +227,26 @@ class _Run:
             self.modelled.table,
             population=s.population,
             generations=s.generations,
-            targets=s.fps,
+            targets=[self.modelled.closed_form_of(fps) for fps in s.fps],
             seed=s.seed,
             strategy=s.strategy,
         )
 
-    def evolve(self, loop: Search, scorer: Scorer) -> Candidates:
-        """Returns all scored networks that fit, in the order of their scoring, with the scores of the first round."""
+    def evolve(self, loop: Search, scorer: Scorer, also: NDArray[np.uint8] | None) -> Candidates:
+        """Returns all scored networks that fit, in the order of their scoring, with the scores of the first round.
+
+        The network `also` is scored after the others, unless it is among them.
+        """
         while len(genomes := loop.ask()):
             loop.tell(scores_of(scorer, genomes, 0, self.progress))
             self.progress("searching", loop.history()[-1].evaluations, self.settings.budget)
         every = loop.evaluated()
         fits = every.violations == 0
-        return Candidates(
-            every.genomes[fits], every.scores[fits], every.fps[fits], every.violations[fits], self.space
-        )
+        genomes, scores = every.genomes[fits], every.scores[fits]
+        if also is not None and not (genomes == also).all(axis=1).any():
+            genomes = np.concatenate([genomes, also[None]])
+            scores = np.append(scores, scores_of(scorer, also[None], 0, self.progress))
+        return Candidates(genomes, scores, self.modelled.fps(genomes), np.zeros(len(genomes)), self.space)
 
     def survivors(self, scorer: Scorer, scored: Candidates) -> tuple[NDArray[np.int64], Scores]:
         """Returns the indices of the networks that the last round scores, and those scores.
@@ -253,10 +277,21 @@ class _Run:
     def front(
         self, scored: Candidates, indices: NDArray[np.int64], scores: Scores, boards: dict[str, Modelled]
     ) -> list[Point]:
-        """Returns the networks that no other one beats, by falling modelled FPS."""
-        order = nondominated(list(zip(scored.fps[indices].tolist(), scores.tolist(), strict=True)))
+        """Returns the networks that no other one beats, by falling FPS: event by event, if that is affordable."""
+        board = self.modelled.board
+        replayed = self.modelled.replayed_front(np.ascontiguousarray(scored.genomes[indices]), scores)
+        if replayed is None:
+            order = nondominated(list(zip(scored.fps[indices].tolist(), scores.tolist(), strict=True)))
+        else:
+            order = replayed[0]
         genomes = np.ascontiguousarray(scored.genomes[indices[order]])
         on = {name: board.on(genomes) for name, board in boards.items()}
+        if replayed is not None:
+            limit = self.modelled.table.host.limit
+            on[board] = [
+                one._replace(fps=fps, fps_with_host=limit(fps))
+                for one, fps in zip(on[board], replayed[1].tolist(), strict=True)
+            ]
         return [
             Point(
                 number,

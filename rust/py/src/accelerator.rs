@@ -2,17 +2,21 @@
 //! the public API.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use quasar_accelerator::compile::schedule;
 use quasar_accelerator::disasm::disassemble;
 use quasar_accelerator::events::{frame_alone, intervals, steady, Cause};
 use quasar_accelerator::schedule_check::check_schedule;
+use quasar_core::Error;
 use quasar_hardware::declared::segment_gap;
 
 use crate::errors::to_py;
 use crate::hardware::{Hardware, Workload};
+use crate::space::Space;
 use crate::subnet::Subnet;
 
 /// Each queue's name, the most items in it, its depth; a frame's beats.
@@ -92,6 +96,55 @@ type Span = (&'static str, u8, u16, &'static str, u64, u64, u64, Vec<u64>);
 /// frame; cycles of one frame alone, causes, the commands of the steady state, the number of their
 /// frames.
 type Replay = (u64, u64, u64, u64, Vec<&'static str>, Vec<Span>, u64);
+
+/// Returns the cycles between two frames of each genome, event by event: for many genomes, on
+/// `threads` threads. Each must fit the hardware.
+#[pyfunction]
+pub fn replay_periods<'py>(
+    py: Python<'py>,
+    space: &Space,
+    hardware: &Hardware,
+    genomes: PyReadonlyArray2<'py, u8>,
+    threads: usize,
+) -> PyResult<Bound<'py, PyArray1<u64>>> {
+    let [count, genes] = [genomes.shape()[0], genomes.shape()[1]];
+    let genomes = genomes.as_slice()?;
+    let (space, hardware) = (&space.space, &hardware.hardware);
+    let period = |genome: &[u8]| {
+        let workload = space.workload(&space.name, &space.decode(genome)?)?;
+        let lists = schedule(&workload, hardware)?;
+        Ok(steady(hardware, &lists, None)?.period)
+    };
+    let next = AtomicUsize::new(0);
+    // A thread takes the next genome when it is done with one, and keeps the numbers of its own.
+    let work = || {
+        let mut found = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at >= count {
+                return Ok(found);
+            }
+            found.push((at, period(&genomes[at * genes..][..genes])?));
+        }
+    };
+    let periods = py.detach(|| {
+        let parts: Result<Vec<Vec<(usize, u64)>>, Error> = std::thread::scope(|scope| {
+            let handles: Vec<_> = (0..threads.clamp(1, count.max(1)))
+                .map(|_| scope.spawn(work))
+                .collect();
+            let parts = handles
+                .into_iter()
+                .map(|handle| handle.join().expect("no panic"));
+            parts.collect()
+        });
+        let mut periods = vec![0; count];
+        for (at, period) in parts?.into_iter().flatten() {
+            periods[at] = period;
+        }
+        Ok(periods)
+    });
+    Ok(periods.map_err(to_py)?.into_pyarray(py))
+}
 
 /// Replays the command lists of a network on the event-driven model.
 #[pyfunction]

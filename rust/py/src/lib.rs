@@ -45,7 +45,7 @@ mod _native {
     const REGISTER_BYTES: u32 = quasar_accelerator::isa::REGISTER_BYTES;
 
     #[pymodule_export]
-    use crate::accelerator::{replay, Program};
+    use crate::accelerator::{replay, replay_periods, Program};
     #[pymodule_export]
     use crate::device::{shut_down_devices, sim_configuration, Counters, Survey, Trials};
     #[pymodule_export]
