@@ -10,9 +10,9 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from typing import Any, Protocol, TypeVar
 
-from .. import __version__
 from ..errors import InvalidValueError, QuasarError
 
 __all__ = ["RayWorkers", "Workers", "WorkersError", "open_workers"]
@@ -113,7 +113,7 @@ class RayWorkers:
         ray = self._ray
         # Ray would bring a reference that is an argument itself into memory for each task.
         holder = [ray.put(function)]
-        index = {self._run.remote(__version__, holder, item): k for k, item in enumerate(items)}
+        index = {self._run.remote(version("quasar-rt"), holder, item): k for k, item in enumerate(items)}
         waiting = list(index)
         try:
             while waiting:
@@ -164,12 +164,12 @@ def _knock(address: str) -> None:
 _held: dict[str, Any] = {}
 
 
-def _run(version: str, holder: list[Any], item: Any) -> Any:
+def _run(of_search: str, holder: list[Any], item: Any) -> Any:
     """Runs the held function in a worker."""
     import ray
 
-    if version != __version__:
-        raise WorkersError(f"a worker has quasar_rt {__version__}, the search {version}: install one version")
+    if (here := version("quasar-rt")) != of_search:
+        raise WorkersError(f"a worker has quasar_rt {here}, the search {of_search}: install one version")
     key = holder[0].hex()
     if key not in _held:
         _held.clear()
