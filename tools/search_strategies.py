@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from evidence_report import markdown, splice
 from quasar_rt.files import write_text
 from quasar_rt.hardware import CostTable, Hardware
-from quasar_rt.nas.nsga2 import BestFront, Search, proxy_front
+from quasar_rt.nas.best_front import BestFront, proxy_front
+from quasar_rt.nas.nsga2 import Search
 from quasar_rt.nas.report import nondominated
 from quasar_rt.nas.scores import proxy_scores
 from quasar_rt.nas.stats import hypervolume

@@ -17,8 +17,9 @@ from quasar_rt import (
     TooLargeError,
 )
 from quasar_rt.hardware import CostTable, Hardware
+from quasar_rt.nas.best_front import proxy_front
 from quasar_rt.nas.knapsack import knapsack, knapsack_front
-from quasar_rt.nas.nsga2 import Candidates, Search, proxy_front
+from quasar_rt.nas.nsga2 import Candidates, Search
 from quasar_rt.nas.scores import Predictor, proxy_scores
 from quasar_rt.nas.stats import hypervolume, kendall_tau
 from quasar_rt.space import Space

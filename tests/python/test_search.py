@@ -28,10 +28,10 @@ from quasar_rt import (
 )
 from quasar_rt.cli import cli
 from quasar_rt.hardware import Hardware, Workload, board_names, estimate, replay
+from quasar_rt.nas.best_front import proxy_front
 from quasar_rt.nas.boards import Modelled
 from quasar_rt.nas.folder import Folder, SearchFolderError
 from quasar_rt.nas.layers import eight_bit_share, linear_layers, nominal_macs, untrained_subnet, weight_bytes
-from quasar_rt.nas.nsga2 import proxy_front
 from quasar_rt.nas.report import nondominated
 from quasar_rt.nas.scores import proxy_scores
 from quasar_rt.nas.stats import hypervolume

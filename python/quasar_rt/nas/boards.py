@@ -32,7 +32,7 @@ from ..hardware import (
 )
 from ..space import Architecture, Space
 from ..subnet import Subnet
-from .nsga2 import proxy_front
+from .best_front import proxy_front
 from .report import nondominated
 from .result import OnBoard, Point
 

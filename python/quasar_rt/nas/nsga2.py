@@ -14,16 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._native import Search as NativeSearch
-from .._native import proxy_front as native_proxy_front
 from .._native import proxy_scores
 from ..errors import InvalidValueError
 from ..hardware import CostTable
 from ..space import Architecture, Space
+from .best_front import BestFront
 from .scores import Predictor, as_genomes, as_numbers
 from .settings import EFFORT, Strategy
-from .stats import hypervolume
 
-__all__ = ["BestFront", "Candidate", "Candidates", "Generation", "GuideReport", "Search", "proxy_front"]
+__all__ = ["Candidate", "Candidates", "Generation", "GuideReport", "Search"]
 
 #: Scores of canonical genomes: takes uint8 [n, genes], gives n finite numbers.
 Scorer: TypeAlias = Callable[[NDArray[np.uint8]], ArrayLike]
@@ -103,50 +102,6 @@ class GuideReport:
     rmse: float
     """Root of the mean squared error, in the unit of the scores."""
     samples: int
-
-
-@dataclass(frozen=True, repr=False)
-class BestFront:
-    """The best score at every frame rate, by falling rate: no network of the space is above it."""
-
-    genomes: NDArray[np.uint8]
-    """uint8 [n, genes], canonical."""
-    fps: NDArray[np.float64]
-    """float64 [n], modelled."""
-    scores: NDArray[np.float64]
-    """float64 [n]."""
-    exact: bool
-    """True if each network has its rate and score. Otherwise the front is an upper bound: the transfers, or the
-    intervals, were left out of the cost."""
-
-    def hypervolume(self, reference: tuple[float, float]) -> float:
-        """Returns the area that the front dominates above (FPS, score)."""
-        return hypervolume(np.column_stack([self.fps, self.scores]), reference)
-
-    def __len__(self) -> int:
-        return len(self.fps)
-
-    def __repr__(self) -> str:
-        return f"<BestFront: {len(self)} networks, {'exact' if self.exact else 'a bound'}>"
-
-
-def proxy_front(space: Space, costs: CostTable) -> BestFront:
-    """Computes the front of the proxy score, exactly where that is possible, without a search.
-
-    The proxy score adds up over the parts of a network, as the cost does, so each embedding size and depth is a
-    multiple-choice knapsack (`quasar_rt.nas.knapsack`).
-
-    Raises:
-        quasar_rt.InvalidValueError: the costs are of another space.
-        quasar_rt.TooLargeError: the space has too many different sums.
-
-    >>> from quasar_rt.hardware import Hardware, CostTable
-    >>> space = Space.load("digits")
-    >>> front = proxy_front(space, CostTable(space, Hardware.for_board("zcu102", space)))
-    >>> front.exact
-    True
-    """
-    return BestFront(*native_proxy_front(space._inner, costs._inner))
 
 
 class Search:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import TooLargeError
+from .best_front import BestFront, proxy_front
 from .boards import Modelled
-from .nsga2 import BestFront, Candidates, Search, proxy_front
+from .nsga2 import Candidates, Search
 from .record import Yardstick
 from .stats import hypervolume
 
