@@ -43,13 +43,13 @@ def _yardstick(record: Record) -> str:
         return f"How close the front is to the best one is not known: {record.no_yardstick}."
     if y.kind == "exact":
         return (
-            f"Score and cycles add up, so the exact front is known ({y.subnets:,} subnets): the scored subnets have "
-            f"{y.share:.2%} of the exact hypervolume."
+            f"Score and cycles (by the closed form) add up, so the exact front is known ({y.subnets:,} subnets): the "
+            f"scored subnets have {y.share:.2%} of the exact hypervolume."
         )
     if y.kind == "bound":
         return (
-            f"Score and cycles add up, so a bound of the front is known: the scored subnets have at least "
-            f"{y.share:.2%} of the exact hypervolume."
+            f"Score and cycles (by the closed form) add up, so a bound of the front is known: the scored subnets have "
+            f"at least {y.share:.2%} of the exact hypervolume."
         )
     assert y.low is not None
     return (
