@@ -214,8 +214,8 @@ compare-quantizers: develop dataset .venv-quantizers/stamp ## Logit errors of po
 	@touch $@
 
 .PHONY: fuzz
-fuzz: toolchain ## Fuzz every target for FUZZ_SECONDS each; appends to docs/logs/fuzz.md
-	@bash tools/fuzz.sh $(FUZZ_SECONDS)
+fuzz: toolchain ## Fuzz every target for FUZZ_SECONDS of processor time each; appends to docs/logs/fuzz.md
+	@python3 tools/fuzz.py --seconds $(FUZZ_SECONDS) --jobs $(JOBS)
 
 .PHONY: loom
 loom: toolchain ## The protocol of the team of threads under loom, interleaving by interleaving; appends to docs/logs/loom.md

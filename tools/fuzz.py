@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Fuzz the targets of rust/fuzz, each for a given processor time, and log the runs.
+
+Runs each target under libFuzzer until its process has used the processor time that was asked for,
+so that a busy or paused machine does not shorten a run. Inputs that reach new code are kept under
+build/fuzz/TARGET, where the next run starts. At the end of a target its line is appended to
+docs/logs/fuzz.md; an interrupted run is logged with the time that it had.
+
+Needs Linux; a stable Rust toolchain will do. Installs cargo-fuzz where it is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import soak_log
+
+ROOT = Path(__file__).resolve().parent.parent
+FUZZ = ROOT / "rust/fuzz"
+INPUTS = ROOT / "build/fuzz"
+HEAD = (
+    "# Fuzzing log\n\n"
+    "One line for each target and run of `make fuzz`. Seconds are processor time.\n\n"
+    "| date | commit | target | seconds | runs | outcome |\n|---|---|---|---|---|---|\n"
+)
+#: Limits of one input: memory, and seconds on the clock (long, since other work may share a core).
+LIMITS = ("-rss_limit_mb=2048", "-timeout=60", "-print_final_stats=1")
+
+
+def environment() -> dict[str, str]:
+    """Returns the environment in which a stable compiler takes libFuzzer's unstable flags."""
+    return {**os.environ, "RUSTC_BOOTSTRAP": "1"}
+
+
+def cargo_fuzz(*arguments: str) -> str:
+    """Runs `cargo fuzz` on rust/fuzz and returns what it prints."""
+    command, *rest = arguments
+    run = ["cargo", "fuzz", command, "--fuzz-dir", str(FUZZ), *rest]
+    return subprocess.run(run, env=environment(), check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def program(target: str) -> Path:
+    """Returns the built program of `target`."""
+    return next(FUZZ.glob(f"target/*/release/{target}"))
+
+
+def processor_seconds(pid: int) -> float:
+    """Returns the processor time that process `pid` has used; 0 once it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Fuzzer:
+    """Runs targets, each until its processor time is used or `stop` is set."""
+
+    def __init__(self, seconds: float, log: Path) -> None:
+        self.seconds = seconds
+        self.log = log
+        self.commit = soak_log.commit()  # once: the log's own lines make the tree differ
+        self.stop = threading.Event()
+        self.lock = threading.Lock()
+
+    def run(self, target: str) -> bool:
+        """Fuzzes `target`, logs the run and returns whether it ended without a crash."""
+        if self.stop.is_set():
+            return True
+        found = INPUTS / target
+        found.mkdir(parents=True, exist_ok=True)
+        artifacts = FUZZ / "artifacts" / target
+        artifacts.mkdir(parents=True, exist_ok=True)
+        command = [str(program(target)), f"-artifact_prefix={artifacts}/", *LIMITS]
+        output = INPUTS / f"{target}.log"
+        with output.open("w", encoding="utf-8") as file:
+            process = subprocess.Popen(
+                [*command, str(found), str(FUZZ / "corpus" / target)],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        used = 0.0
+        while process.poll() is None:
+            used = max(used, processor_seconds(process.pid))
+            if used >= self.seconds or self.stop.is_set():
+                process.send_signal(signal.SIGUSR1)  # libFuzzer finishes its input and says its counts
+                status = process.wait()
+                break
+            time.sleep(0.5)
+        else:
+            status = process.returncode
+        text = output.read_text(encoding="utf-8", errors="replace")
+        runs = re.search(r"^stat::number_of_executed_units: (\d+)", text, re.MULTILINE)
+        outcome = "CRASH" if status else "no crash"
+        with self.lock:
+            cells = (target, round(used), runs[1] if runs else "?", outcome)
+            soak_log.append(self.log, HEAD, *cells, at=self.commit)
+            print(f"{target}: {outcome}, {used:.0f} s of processor time, {output}", flush=True)
+        return status == 0
+
+
+def minimize(target: str) -> None:
+    """Replaces the corpus of `target` by the fewest of its inputs that reach the same code."""
+    corpus = FUZZ / "corpus" / target
+    kept = INPUTS / f"{target}.minimized"
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
+    # The committed inputs come first: of two that reach the same code the named one stays.
+    sources = [str(folder) for folder in (corpus, INPUTS / target) if folder.is_dir()]
+    command = [str(program(target)), "-merge=1", *LIMITS, str(kept), *sources]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    before = len(list(corpus.iterdir()))
+    print(f"{target}: {before} inputs before, {len(list(kept.iterdir()))} after", flush=True)
+    shutil.rmtree(corpus)
+    shutil.move(kept, corpus)
+
+
+def main() -> int:
+    """Builds the targets, fuzzes them and returns 1 if one of them crashed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("targets", nargs="*", help="targets to fuzz (default: all)")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="processor time of each target (default: 60)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="targets at the same time (default: 1)")
+    parser.add_argument("--log", type=Path, default=ROOT / "docs/logs/fuzz.md", help="table to append to")
+    parser.add_argument("--minimize", action="store_true", help="only make the corpora minimal")
+    arguments = parser.parse_args()
+
+    if shutil.which("cargo-fuzz") is None:
+        print("installing cargo-fuzz (cargo install cargo-fuzz)", flush=True)
+        subprocess.run(["cargo", "install", "--quiet", "--locked", "cargo-fuzz"], check=True)
+    known = cargo_fuzz("list").split()
+    targets = arguments.targets or known
+    if unknown := sorted(set(targets) - set(known)):
+        parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(known)}")
+    cargo_fuzz("build")
+    if arguments.minimize:
+        for target in targets:
+            minimize(target)
+        return 0
+
+    fuzzer = Fuzzer(arguments.seconds, arguments.log)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: fuzzer.stop.set())
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        return 0 if all(list(pool.map(fuzzer.run, targets))) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
