@@ -146,15 +146,18 @@ impl Sample {
     }
 }
 
-/// Compares period and latency of the closed form and the event model for 300 networks and
-/// configurations, most of which no design-space search would pick.
-#[test]
-fn the_closed_form_follows_the_events() {
+/// Compares period and latency of the closed form and the event model for sampled networks and
+/// configurations, most of which no design-space search would pick. Returns the mean and the
+/// sorted differences of both.
+fn sampled_differences(networks: u64, embed_norm: bool) -> [(f64, Vec<f64>); 2] {
     let board = zcu102();
     let (mut periods, mut latencies) = (Vec::new(), Vec::new());
-    for seed in 0..300 {
+    for seed in 0..networks {
         let mut sample = Sample(seed);
-        let workload = sample.workload();
+        let mut workload = sample.workload();
+        if embed_norm {
+            workload.embed_proj = Some(sample.rows(workload.embed));
+        }
         let hardware = sample.hardware(&workload, &board);
         let closed = estimate(&workload, &hardware).unwrap();
         let lists = schedule(&workload, &hardware).unwrap();
@@ -164,22 +167,39 @@ fn the_closed_form_follows_the_events() {
         periods.push((error(closed.period_cycles, period), seed));
         latencies.push((error(closed.latency_cycles, alone), seed));
     }
-    for (what, mut errors) in [("period", periods), ("latency", latencies)] {
+    [("period", periods), ("latency", latencies)].map(|(what, mut errors)| {
         errors.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let worst = errors[0];
         let mean = errors.iter().map(|e| e.0).sum::<f64>() / errors.len() as f64;
         println!(
             "{what}: mean {:.2} %, worst {:.2} % (seed {})",
             100.0 * mean,
-            100.0 * worst.0,
-            worst.1
+            100.0 * errors[0].0,
+            errors[0].1
         );
-        let beyond = errors.iter().filter(|e| e.0 > 0.05).count();
+        (mean, errors.into_iter().map(|e| e.0).collect())
+    })
+}
+
+/// Holds both differences to a mean of 1 % and to 5 % for all but two networks, which have `worst`.
+fn assert_close(differences: [(f64, Vec<f64>); 2], worst: f64) {
+    for (mean, errors) in differences {
+        let beyond = errors.iter().filter(|&&e| e > 0.05).count();
         assert!(
-            mean < 0.01 && worst.0 <= 0.07 && beyond <= 2,
-            "{what}: {worst:?}"
+            mean < 0.01 && errors[0] <= worst && beyond <= 2,
+            "mean {mean}, worst {:?}",
+            &errors[..3]
         );
     }
+}
+
+#[test]
+fn the_closed_form_follows_the_events() {
+    assert_close(sampled_differences(300, false), 0.07);
+}
+
+#[test]
+fn the_closed_form_follows_the_events_with_a_norm_of_the_embedding() {
+    assert_close(sampled_differences(300, true), 0.09);
 }
 
 /// Returns the differences (closed form over events, minus 1) of the periods of a shipped space's
@@ -229,7 +249,7 @@ fn the_closed_form_follows_the_events_on_shipped_spaces() {
 
 /// Prints the table of `docs/hardware-model.md`, and holds the networks of 224x224 to 5 %.
 #[test]
-#[ignore = "takes minutes: cargo test -p quasar-accelerator --test models -- --ignored --nocapture"]
+#[ignore = "takes a minute: cargo test -p quasar-accelerator --test models -- --ignored --nocapture"]
 fn the_closed_form_follows_the_events_on_every_shipped_pair() {
     for space in [
         "digits",
