@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evidence_networks import (
+    DIGITS,
+    FASHION_MNIST,
     Eight,
     Logits,
     Scores,
@@ -357,48 +359,4 @@ def _sensitivity(one: _Trained) -> Scores:
 
 
 #: The tasks of the page, by the names of their cells.
-TASKS = {
-    "digits": Settings(
-        Task(
-            data="digits",
-            mean=0.305,
-            std=0.376,
-            image=8,
-            patch=2,
-            embed=16,
-            depth=4,
-            heads=4,
-            mlp_ratio=2,
-            train=1197,
-            held_out=600,
-            batch=64,
-            epochs=30,
-            rate=5e-3,
-            tuning_epochs=3,
-            tuning_rate=2e-4,
-            calibration=256,
-        )
-    ),
-    "fashion-mnist": Settings(
-        Task(
-            data="fashion-mnist",
-            mean=0.2860,
-            std=0.3530,
-            image=28,
-            patch=7,
-            embed=16,
-            depth=4,
-            heads=4,
-            mlp_ratio=2,
-            train=3000,
-            held_out=2000,
-            batch=128,
-            epochs=8,
-            rate=5e-3,
-            tuning_epochs=2,
-            tuning_rate=2e-4,
-            calibration=256,
-        ),
-        draws=2,
-    ),
-}
+TASKS = {"digits": Settings(DIGITS), "fashion-mnist": Settings(FASHION_MNIST, draws=2)}

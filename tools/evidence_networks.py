@@ -6,6 +6,7 @@ caller chooses: `rounded` puts that choice in the place of the exporter's own (`
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from quasar_rt.train.model import ViT, ViTConfig
 from quasar_rt.train.widths import gather_statistics
 
 __all__ = [
+    "DIGITS",
+    "FASHION_MNIST",
     "Eight",
     "Images",
     "Logits",
@@ -85,6 +88,40 @@ class Task:
     tuning_epochs: int
     tuning_rate: float
     calibration: int
+
+
+DIGITS = Task(
+    data="digits",
+    mean=0.305,
+    std=0.376,
+    image=8,
+    patch=2,
+    embed=16,
+    depth=4,
+    heads=4,
+    mlp_ratio=2,
+    train=1197,
+    held_out=600,
+    batch=64,
+    epochs=30,
+    rate=5e-3,
+    tuning_epochs=3,
+    tuning_rate=2e-4,
+    calibration=256,
+)
+FASHION_MNIST = dataclasses.replace(
+    DIGITS,
+    data="fashion-mnist",
+    mean=0.2860,
+    std=0.3530,
+    image=28,
+    patch=7,
+    train=3000,
+    held_out=2000,
+    batch=128,
+    epochs=8,
+    tuning_epochs=2,
+)
 
 
 class Split(NamedTuple):
