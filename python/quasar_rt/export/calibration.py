@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -126,32 +127,21 @@ def find_ranges(
     covers on each side.
     """
 
-    def part(batch: Tensor) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+    def counts(name: str, value: Tensor) -> Tensor | None:
+        if not _stored(name):
+            return None
+        weights = statistics.gradients[name] if percentile is None else torch.ones(())
+        if _by_head(name):
+            weights = weights.view(1, -1, 1, value.shape[-1]) if weights.ndim else weights
+        low, high = statistics.low[name], statistics.high[name]
+        values = _groups(name, value)
+        width = (high - low).clamp_min(1e-30) / BINS
+        index = ((values - low[:, None]) / width[:, None]).long().clamp_(0, BINS - 1)
+        index += BINS * torch.arange(len(low))[:, None]
+        weights = _groups(name, weights.double().expand_as(value)).flatten()
+        return torch.bincount(index.flatten(), weights, minlength=BINS * len(low)).view(len(low), BINS)
 
-        def probe(name: str, value: Tensor) -> Tensor:
-            if _stored(name):
-                weights = statistics.gradients[name] if percentile is None else torch.ones(())
-                if _by_head(name):
-                    weights = weights.view(1, -1, 1, value.shape[-1]) if weights.ndim else weights
-                low, high = statistics.low[name], statistics.high[name]
-                values = _groups(name, value)
-                width = (high - low).clamp_min(1e-30) / BINS
-                index = ((values - low[:, None]) / width[:, None]).long().clamp_(0, BINS - 1)
-                index += BINS * torch.arange(len(low))[:, None]
-                weights = _groups(name, weights.double().expand_as(value)).flatten()
-                counts = torch.bincount(index.flatten(), weights, minlength=BINS * len(low))
-                found[name] = counts.view(len(low), BINS)
-            return value
-
-        with torch.no_grad():
-            forward(net, batch, probe)
-        return found
-
-    histograms: dict[str, Tensor] = {}
-    for found in team.map(part, batches):
-        for name, counts in found.items():
-            histograms[name] = histograms[name] + counts if name in histograms else counts
+    histograms = _over_images(net, batches, team, counts, torch.add)
     flat = {f"blocks.{i}.fc1.out": _flat_below(block.activation) for i, block in enumerate(net.blocks)}
 
     def choose(name: str) -> tuple[Float, Float]:
@@ -255,23 +245,39 @@ def _flat_below(activation: nn.Module) -> float:
 def largest_channels(net: ViT, batches: list[Tensor], team: Team) -> dict[str, Tensor]:
     """Returns the largest magnitude of each channel that a matrix reads, by the matrix's name: [columns]."""
 
+    def channels(name: str, value: Tensor) -> Tensor | None:
+        return value.abs().flatten(0, -2).amax(dim=0) if name.endswith(".in") else None
+
+    largest = _over_images(net, batches, team, channels, torch.maximum)
+    return {name.removesuffix(".in"): values for name, values in largest.items()}
+
+
+def _over_images(
+    net: ViT,
+    batches: list[Tensor],
+    team: Team,
+    measure: Callable[[str, Tensor], Tensor | None],
+    merge: Callable[[Tensor, Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Returns what `measure` gives at the points that `forward` probes, merged over the batches."""
+
     def part(batch: Tensor) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
 
         def probe(name: str, value: Tensor) -> Tensor:
-            if name.endswith(".in"):
-                found[name[:-3]] = value.abs().flatten(0, -2).amax(dim=0)
+            if (measured := measure(name, value)) is not None:
+                found[name] = measured
             return value
 
         with torch.no_grad():
             forward(net, batch, probe)
         return found
 
-    largest: dict[str, Tensor] = {}
+    total: dict[str, Tensor] = {}
     for found in team.map(part, batches):
-        for name, channels in found.items():
-            largest[name] = torch.maximum(largest.get(name, channels), channels)
-    return largest
+        for name, measured in found.items():
+            total[name] = merge(total[name], measured) if name in total else measured
+    return total
 
 
 def balance(net: ViT, largest: dict[str, Tensor]) -> None:
