@@ -34,6 +34,8 @@ MODELS = Path(__file__).with_name("arm_peer_models.py")
 CACHE = ROOT / "target/arm-peers"
 PACKAGES = ("onnxruntime~=1.32.0", "ai-edge-litert~=2.3.0", "ncnn==1.0.20261020")
 """The runtimes that are counted."""
+SYSTEM = ("python3", "libstdc++6", "libgomp1")
+"""Debian's packages that they run on."""
 FARTHEST = 0.15
 """Relative distance of int8 logits from float ones above which a network does not count."""
 
@@ -62,7 +64,7 @@ CORES = {
 def emulated_python(cache: Path) -> tuple[Path, list[str]]:
     """Unpacks an emulated Python with the runtimes; returns its root and the emulator's words after the core."""
     place = cache / "arm64"
-    subprocess.run(["bash", ROOT / "tools/debian_root.sh", place, "arm64", "python3"], check=True)
+    subprocess.run(["bash", ROOT / "tools/debian_root.sh", place, "arm64", *SYSTEM], check=True)
     root, site = place / "root", cache / "site"
     python = (root / "usr/bin/python3").readlink().name
     if not (site / "done").exists():
