@@ -24,9 +24,12 @@ __all__ = [
     "DatasetError",
     "ImageFolder",
     "fashion_mnist_root",
+    "held_out",
     "image_files",
+    "labels_by_name",
     "load_digits",
     "load_fashion_mnist",
+    "plain_name",
     "read_idx",
     "read_image_folder",
     "walk_image_folder",
@@ -256,13 +259,18 @@ def read_image_folder(root: str | os.PathLike[str]) -> ImageFolder:
             aside += [(path, label) for path in held.get(name, [])]
     else:
         for label, files in enumerate(found.values()):
-            count = max(1, round(_FOLDER_TEST * len(files)))
-            chosen = set(np.random.RandomState(0).permutation(len(files))[:count].tolist())
+            chosen = held_out(len(files))
             for index, path in enumerate(files):
                 (aside if index in chosen else kept).append((path, label))
     if not kept or not aside:
         raise DatasetError(f"'{root}' has no image for {'the test' if kept else 'training'}: {how}")
     return ImageFolder(tuple(found), tuple(kept), tuple(aside))
+
+
+def held_out(count: int) -> set[int]:
+    """Returns the indices of the images of a class that are the test set, where a set has no split: a fixed fifth."""
+    chosen = np.random.RandomState(0).permutation(count)[: max(1, round(_FOLDER_TEST * count))]
+    return set(chosen.tolist())
 
 
 def _files_by_class(root: Path) -> dict[str, list[Path]]:
@@ -297,11 +305,10 @@ def walk_image_folder(root: str | os.PathLike[str], classes: Sequence[str]) -> I
     root = Path(root)
     if not root.is_dir():
         raise DatasetError(f"{root} is not a folder of images by class (ROOT/CLASS/image.png)")
-    labels = {str(index): index for index in range(len(classes))}
-    labels.update({_plain(name): index for index, name in enumerate(classes)})
+    labels = labels_by_name(classes)
     folders: dict[int, Path] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        label = labels.get(_plain(folder.name))
+        label = labels.get(plain_name(folder.name))
         if label is None:
             known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
             raise DatasetError(f"{folder} names no class of the subnet (classes: {known})")
@@ -319,5 +326,13 @@ def walk_image_folder(root: str | os.PathLike[str], classes: Sequence[str]) -> I
         )
 
 
-def _plain(name: str) -> str:
+def labels_by_name(classes: Sequence[str]) -> dict[str, int]:
+    """Returns the labels of classes by `plain_name` and, unless a class has that name, by their index as a text."""
+    labels = {str(index): index for index in range(len(classes))}
+    labels.update({plain_name(name): index for index, name in enumerate(classes)})
+    return labels
+
+
+def plain_name(name: str) -> str:
+    """Returns the name of a class without case; ``/``, ``-`` and spaces become ``_``."""
     return "".join("_" if c in "/ -" else c for c in name.strip().lower())

@@ -18,10 +18,10 @@ from .datasets import (
     FASHION_MNIST_CLASSES,
     load_digits,
     load_fashion_mnist,
-    walk_image_folder,
 )
 from .engine import Engine
 from .errors import ImageError
+from .image_sets import is_named, labelled_images
 from .images import ImageLike, Pixels, preprocess, to_pixels
 
 __all__ = [
@@ -213,7 +213,8 @@ def open_dataset(name: str, classes: Sequence[str]) -> Sequence[tuple[ImageLike,
 
     Args:
         name: ``"fashion-mnist"`` or ``"digits"`` (scikit-learn's): the test images, whose classes the subnet must have
-            in the same order; or a folder with a sub-folder of images for each class, named like it.
+            in the same order; a folder with a sub-folder of images for each class, named like it; or the name of
+            WebDataset's shards or of a Hugging Face data set (`quasar_rt.image_sets.labelled_images`).
         classes: the subnet's class names.
 
     Raises:
@@ -226,10 +227,12 @@ def open_dataset(name: str, classes: Sequence[str]) -> Sequence[tuple[ImageLike,
             raise ValueError(f"'{name}' has {len(known)} classes, the subnet {len(classes)}")
         images, labels = load("test")
         return list(zip(images, labels.tolist(), strict=True))
-    if not os.path.isdir(name):
+    if not is_named(name) and not os.path.isdir(name):
         names = ", ".join(f"'{known}'" for known in _KNOWN)
-        raise FileNotFoundError(f"--data is {names} or a folder, and there is no folder '{name}'")
-    return list(walk_image_folder(name, classes))
+        raise FileNotFoundError(
+            f"--data is {names}, a folder, wds:SHARDS or hf:NAME, and there is no folder '{name}'"
+        )
+    return labelled_images(name, classes)
 
 
 def evaluate(

@@ -11,6 +11,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -652,7 +653,7 @@ def test_the_imagenet_recipe_trains_on_a_small_folder(tmp_path: Path) -> None:
     test = one.data.test()
     assert isinstance(test, FileSplit)
     with Engine(subnet) as engine:
-        found = np.stack([p.logits for p in engine.infer_batch(list(test.paths))])
+        found = np.stack([p.logits for p in engine.infer_batch(list(test.images))])
     exact = logits_of(one.model, test.first(24)[0]).numpy()
     assert np.abs(found - exact).max() < 0.1 * np.abs(exact).max()
     assert figures.logit_error == pytest.approx(
@@ -685,6 +686,57 @@ def test_a_folders_batches_depend_on_the_step_alone(tmp_path: Path) -> None:
         for found, (x, _) in zip(batches(0, 4, workers=2), straight, strict=True):
             assert torch.equal(found[0], x)
     assert not torch.equal(straight[0][0], straight[2][0])
+
+
+def packed(root: Path, out: Path, kind: str) -> str:
+    """Packs a folder of images, and returns the name of the set."""
+    if kind == "hf":
+        library = pytest.importorskip("datasets", reason="needs the [datasets] extra")
+        library.disable_progress_bars()
+        table = library.load_dataset(str(root), cache_dir=str(out / "cache"))
+        table.save_to_disk(out / "saved")
+        return f"hf:{out / 'saved'}"
+    pytest.importorskip("webdataset", reason="needs the [webdataset] extra")
+    out.mkdir()
+    for part in ("train", "val"):
+        paths = sorted((root / part).glob("*/*"))
+        for shard in range(3):
+            with tarfile.open(out / f"{part}-{shard}.tar", "w") as tar:
+                for path in paths[8 * shard : 8 * shard + 8]:
+                    tar.add(path, f"{path.parent.name}/{path.name}")
+    return f"wds:{out}/train-{{0..2}}.tar#test={out}/val-*.tar"
+
+
+@pytest.mark.parametrize("kind", ["wds", "hf"])
+def test_packed_images_train_as_the_folder_does(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run on the packed images is stopped in mid-epoch and goes on."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = folder_of_images(tmp_path / "images", split=True)
+    name = packed(root, tmp_path / "packed", kind)
+    recipe = folder_recipe(tmp_path, root, "optimizer.batch=4")
+    one, other = data.load(recipe), data.load(recipe, name)
+    for mine, others in (
+        (other.train, one.train),
+        (other.validation, one.validation),
+        (other.test(), one.test()),
+    ):
+        assert torch.equal(mine.first(24)[0], others.first(24)[0])
+        assert torch.equal(mine.labels, others.labels)
+    if sys.version_info < (3, 12):  # later versions warn of fork in a process with threads
+        chosen = dataclasses.replace(recipe.data, workers=2)
+        parts = [list(Batches(loaded.train, chosen, 0, "float", 4).between(1, 6)) for loaded in (one, other)]
+        for mine, others in zip(*parts, strict=True):
+            assert torch.equal(mine[0], others[0])
+    recipe = dataclasses.replace(recipe, supernet_stage=dataclasses.replace(recipe.float_stage, epochs=1))
+    train(recipe, tmp_path / "straight", log=quiet)
+    with pytest.raises(Stopped, match="step 2 of 4"):
+        train(recipe, tmp_path / "stopped", name, log=quiet, stop_after_steps=2)
+    train(recipe, tmp_path / "stopped", name, log=quiet)
+    weights = [torch.load(tmp_path / run / "float.pt")["model"] for run in ("straight", "stopped")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
 
 
 def test_batches_in_memory_depend_on_the_step_alone() -> None:
@@ -768,8 +820,8 @@ def test_an_image_that_cannot_be_read_is_named_on_one_line(tmp_path: Path, worke
     root = folder_of_images(tmp_path / "images", split=True)
     recipe = folder_recipe(tmp_path, root, f"data.workers={workers}")
     loaded = data.load(recipe)
-    for path in loaded.train.paths if isinstance(loaded.train, FileSplit) else ():
-        path.write_bytes(b"no image")
+    for path in loaded.train.images if isinstance(loaded.train, FileSplit) else ():
+        Path(path).write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"^'[^\n]*class\d/\d\.\w+' is not an image[^\n]*$"):
         list(Batches(loaded.train, recipe.data, 0, "float", 6).between(0, 1))
 

@@ -18,6 +18,7 @@ from PIL import Image  # noqa: E402
 
 from quasar_rt import InvalidValueError, SettingsError  # noqa: E402
 from quasar_rt.cli.train import command  # noqa: E402
+from quasar_rt.image_sets import ImageFiles, Images  # noqa: E402
 from quasar_rt.images import preprocess  # noqa: E402
 from quasar_rt.space import Space  # noqa: E402
 from quasar_rt.train import dry_run, train  # noqa: E402
@@ -256,9 +257,11 @@ def test_images_in_files_are_read_once_for_all_networks(
         paths.append(tmp_path / f"{number}.png")
         Image.new("L", (8, 8), number).save(paths[-1])
     document = {"resize": {"mode": "none"}}
-    split = FileSplit(paths, torch.zeros(12, dtype=torch.int64), Shape(8, 8, 1, 10), document, threads=3)
-    images, _ = split.first(12)
-    assert images[:, 0, 0, 0].tolist() == list(range(12))
+    images = Images(ImageFiles(paths))
+    labels = torch.zeros(12, dtype=torch.int64)
+    split = FileSplit(images, labels, Shape(8, 8, 1, 10), document, threads=3)
+    found, _ = split.first(12)
+    assert found[:, 0, 0, 0].tolist() == list(range(12))
 
     reads: list[Path] = []
 

@@ -25,9 +25,9 @@ _CHECKPOINTS = (".pth", ".pt", ".bin", ".safetensors", ".tar", ".npz")
 @click.option(
     "--data",
     required=True,
-    metavar="fashion-mnist|digits|DIR",
-    help="Fashion-MNIST's 10,000 test images, the 360 of scikit-learn's digits, or a folder with one sub-folder of "
-    "images for each class.",
+    metavar="fashion-mnist|digits|DIR|wds:SHARDS|hf:NAME",
+    help="Fashion-MNIST's 10,000 test images, the 360 of scikit-learn's digits, a folder with one sub-folder of "
+    "images for each class, WebDataset shards ([webdataset] extra), or a Hugging Face data set ([datasets] extra).",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Use the first N images only.")
 @click.option(

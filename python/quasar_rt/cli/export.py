@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import click
 
-from ..datasets import image_files
 from ..errors import QuasarError
+from ..image_sets import images_of
 from .output import Failure, bars, echo, print_table
 from .timm_network import load_network, model_arguments
 
@@ -49,8 +49,9 @@ def _resize(ctx: click.Context, parameter: click.Parameter, value: str | None) -
 @click.option(
     "--calibration",
     required=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="A folder of images (searched in depth).",
+    metavar="DIR|wds:SHARDS|hf:NAME",
+    help="A folder of images (searched in depth), WebDataset shards ([webdataset] extra) or a Hugging Face data set "
+    "([datasets] extra); its images are taken at equal distances.",
 )
 @click.option(
     "--images",
@@ -116,7 +117,7 @@ def command(
     checkpoint: Path | None,
     pretrained: bool,
     model_arg: tuple[str, ...],
-    calibration: Path,
+    calibration: str,
     images: int,
     classes: Path | None,
     eight_bit: float,
@@ -137,9 +138,10 @@ def command(
         raise Failure(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
     if checkpoint is None and not pretrained:
         raise click.UsageError("give the weights: --checkpoint FILE or --pretrained")
-    files = sorted(image_files(calibration))[:images]
-    if not files:
-        raise Failure(f"no image in {calibration}: give a folder with PNG or JPEG files")
+    try:
+        files = images_of(calibration).spread(images)
+    except QuasarError as error:
+        raise Failure(str(error)) from error
     network = load_network(model, checkpoint, pretrained, model_arg)
     names = classes.read_text(encoding="utf-8").splitlines() if classes else None
     layers: list[Any] = []
@@ -196,4 +198,4 @@ def command(
     if prediction.embedding is not None:
         click.echo(f"embedding: {len(prediction.embedding.codes)} values (Engine.embed)")
     if prediction.top_k:
-        click.echo(f"{files[0]}: {prediction.label} ({prediction.probability:.1%})")
+        click.echo(f"{files.name(0)}: {prediction.label} ({prediction.probability:.1%})")

@@ -120,7 +120,12 @@ from .output import Failure, Unmet, bars, echo, print_table
     type=click.IntRange(0),
     help="Train the subnets behind Kendall's tau on their own too, for so many epochs.",
 )
-@click.option("--data", metavar="DIR", help="Folder of the data set's files, where it is in no known place.")
+@click.option(
+    "--data",
+    metavar="DIR|wds:SHARDS|hf:NAME",
+    help="Folder of the data set's files, where it is in none of the known places; for a recipe of images in files "
+    "also WebDataset shards ([webdataset] extra) or a Hugging Face data set ([datasets] extra).",
+)
 @click.option("--device", help="Of a supernet: cpu, cuda or cuda:N. [cuda where there is one]")
 @click.option(
     "--workers",

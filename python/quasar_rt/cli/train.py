@@ -52,7 +52,12 @@ if TYPE_CHECKING:
 @click.option(
     "--name", help="Name of the subnet's file and card, and of the run's folder [the recipe's name]."
 )
-@click.option("--data", help="Folder of the data set's files, where it is in none of the known places.")
+@click.option(
+    "--data",
+    metavar="DIR|wds:SHARDS|hf:NAME",
+    help="Folder of the data set's files, where it is in none of the known places; for a recipe of images in files "
+    "also WebDataset shards ([webdataset] extra) or a Hugging Face data set ([datasets] extra).",
+)
 @click.option("--seed", type=click.IntRange(0), help="Instead of the recipe's.")
 @click.option(
     "--set",

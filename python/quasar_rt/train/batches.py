@@ -147,7 +147,7 @@ class _Augmented(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         index, seed = key
-        pixels = to_pixels(self._split.paths[index])
+        pixels = to_pixels(self._split.images[index])
         image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
         image = image.convert("L" if self._split.shape.channels == 1 else "RGB")
         # torchvision samples from torch's global generator, timm from those of random and NumPy.

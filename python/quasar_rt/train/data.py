@@ -1,4 +1,7 @@
-"""Data sets for training, and their splits by the seed. Depends on: torch, `quasar_rt.datasets`, `quasar_rt.images`."""
+"""Data sets for training, and their splits by the seed.
+
+Depends on: torch, `quasar_rt.datasets`, `quasar_rt.image_sets`, `quasar_rt.images`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,9 +24,9 @@ from ..datasets import (
     DatasetError,
     load_digits,
     load_fashion_mnist,
-    read_image_folder,
 )
-from ..images import preprocess
+from ..image_sets import Images, Part, read_image_set
+from ..images import ImageLike, preprocess
 from ..space import Space
 from .recipe import Recipe
 
@@ -115,13 +117,13 @@ class Split(_Labelled):
 
 @dataclass
 class FileSplit(_Labelled):
-    """Images in files, decoded when they are wanted; labels int64 [n].
+    """Images in files, shards or tables, decoded when they are wanted; labels int64 [n].
 
     Out of training an image becomes pixels exactly as the engine makes them: `document` is the subnet's preprocessing.
     `threads` decode at the same time.
     """
 
-    paths: Sequence[Path]
+    images: Images
     labels: Tensor
     shape: Shape
     document: dict[str, Any]
@@ -130,25 +132,24 @@ class FileSplit(_Labelled):
     def first(self, count: int, start: int = 0) -> tuple[Tensor, Tensor]:
         """Returns `count` images uint8 [n, channels, height, width] from `start` on, or fewer, and their labels."""
         size = (self.shape.height, self.shape.width, self.shape.channels)
-        chosen = self.paths[start : start + count]
 
-        def read(path: Path) -> Tensor:
-            return torch.from_numpy(planes(preprocess(path, size, self.document)))
+        def read(image: ImageLike) -> Tensor:
+            return torch.from_numpy(planes(preprocess(image, size, self.document)))
 
         # Decoding and resizing release the GIL.
         with ThreadPoolExecutor(self.threads) as pool:
-            pixels = list(pool.map(read, chosen))
+            pixels = list(pool.map(read, self.images[start : start + count]))
         images = torch.stack(pixels) if pixels else torch.empty((0, size[2], *size[:2]), dtype=torch.uint8)
         return images, self.labels[start : start + count]
 
     def for_engine(self, count: int, start: int = 0) -> list[Any]:
-        """Returns those files, which `Engine` resizes and crops by itself."""
-        return list(self.paths[start : start + count])
+        """Returns those images encoded: `Engine` decodes, resizes and crops them by itself."""
+        return list(self.images[start : start + count])
 
     def subset(self, indices: Tensor) -> FileSplit:
         """Returns the images of these indices."""
-        paths = [self.paths[index] for index in indices.tolist()]
-        return FileSplit(paths, self.labels[indices], self.shape, self.document, self.threads)
+        images = self.images.subset(indices.numpy())
+        return FileSplit(images, self.labels[indices], self.shape, self.document, self.threads)
 
 
 AnySplit: TypeAlias = "Split | FileSplit"
@@ -235,8 +236,8 @@ def _load_folder(recipe: Recipe, shape: Shape, root: str | os.PathLike[str] | No
             )
     else:
         place = root or d.name
-    listing = read_image_folder(place)
-    _check_classes(str(place), listing.classes, shape)
+    found = read_image_set(place)
+    _check_classes(str(place), found.classes, shape)
     document = {
         "resize": {
             "mode": "shorter",
@@ -245,15 +246,13 @@ def _load_folder(recipe: Recipe, shape: Shape, root: str | os.PathLike[str] | No
         }
     }
 
-    def split(files: Sequence[tuple[Path, int]]) -> FileSplit:
-        labels = torch.tensor([label for _, label in files], dtype=torch.int64)
-        paths = [path for path, _ in files]
-        return FileSplit(paths, labels, shape, document, max(1, d.workers))
+    def split(part: Part) -> FileSplit:
+        return FileSplit(part.images, torch.from_numpy(part.labels), shape, document, max(1, d.workers))
 
-    train, validation = _split(recipe, split(listing.train))
-    describe = f"the images in `{Path(place).name}`, {len(listing.classes)} classes"
+    train, validation = _split(recipe, split(found.train))
+    describe = f"{found.describe}, {len(found.classes)} classes"
     identity = _identity(validation, len(train))
-    return Data(train, validation, listing.classes, document, describe, identity, lambda: split(listing.test))
+    return Data(train, validation, found.classes, document, describe, identity, lambda: split(found.test))
 
 
 def _check_classes(name: str, classes: Sequence[str], shape: Shape) -> None:
@@ -286,8 +285,8 @@ def _identity(validation: AnySplit, train: int) -> str:
     if isinstance(validation, Split):
         state.update(validation.images.numpy().tobytes())
     else:
-        for path in validation.paths:
-            state.update(f"{path.parent.name}/{path.name}\n".encode())
+        for index in range(len(validation)):
+            state.update(f"{validation.images.name(index)}\n".encode())
     return state.hexdigest()
 
 

@@ -41,7 +41,7 @@ __all__ = [
     "recipe_names",
 ]
 
-#: Data sets known by name; any other name is the path of a folder of images by class.
+#: Data sets known by name; any other name is that of an image set (`quasar_rt.image_sets`).
 DATA_SETS = ("fashion-mnist", "digits", "imagenet")
 #: The rule that `is_name` checks.
 NAME_RULE = "at most 100 letters, digits, '-', '_' and '.', beginning with neither '-' nor '.'"
@@ -64,8 +64,8 @@ _RANDAUGMENT = r"rand(-(m|n|mmax)\d{1,2}|-mstd\d+(\.\d+)?|-p[01](\.\d+)?|-inc[01
 class Data:
     """The images, and their variation in training.
 
-    `name` is ``fashion-mnist``, ``digits``, ``imagenet`` (a folder that is named when training starts) or the path of a
-    folder of images by class. `validation` images are taken out of the training set by the recipe's seed, for every
+    `name` is ``fashion-mnist``, ``digits``, ``imagenet`` (a folder that is named when training starts), the path of a
+    folder of images by class, ``wds:SHARDS`` or ``hf:NAME``. `validation` images are taken out of the training set by the recipe's seed, for every
     choice; `subset` keeps that many of the others (0: all). `mean` and `std` are of pixel/255, one number or
     one for each channel.
 

@@ -1,0 +1,393 @@
+"""Image sets by name: shards and Hugging Face data sets give what a folder of the same images gives, bit for bit."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from quasar_rt import ImageError, random_subnet
+from quasar_rt.cli import cli
+from quasar_rt.datasets import DatasetError
+from quasar_rt.engine import Engine
+from quasar_rt.evaluate import evaluate, open_dataset
+from quasar_rt.image_sets import images_of, is_named, labelled_images, read_image_set, shards
+from quasar_rt.images import to_pixels
+
+CLASSES = ("cat", "dog", "eel")
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def webdataset() -> Any:
+    return pytest.importorskip("webdataset", reason="needs the [webdataset] extra")
+
+
+@pytest.fixture
+def hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    library = pytest.importorskip("datasets", reason="needs the [datasets] extra")
+    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "cache" / "datasets")
+    library.disable_progress_bars()
+    return library
+
+
+def folder(root: Path, parts: tuple[str, ...] = ("train", "val"), each: int = 8) -> Path:
+    """Writes pictures of several sizes, formats and modes in folders by class."""
+    rng = np.random.default_rng(0)
+    for part in parts:
+        for name in CLASSES:
+            place = root / part / name
+            place.mkdir(parents=True)
+            for i in range(each):
+                image = Image.fromarray(rng.integers(0, 256, (40 + i, 37, 3)).astype(np.uint8))
+                image = image.convert("L") if i == 1 else image
+                image.save(place / f"{part}-{i}.{'png' if i % 2 else 'jpg'}")
+    return root
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def pack(root: Path, out: Path, each: int, label: Callable[[str], dict[str, bytes]]) -> None:
+    """Packs the pictures of class folders into shards, in order; `label` gives a sample's other files."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    paths = sorted(root.glob("*/*"))
+    for number, start in enumerate(range(0, len(paths), each)):
+        with tarfile.open(f"{out}-{number:03d}.tar", "w") as tar:
+            for path in paths[start : start + each]:
+                key = f"{path.parent.name}/{path.stem}"
+                add(tar, f"{key}{path.suffix}", path.read_bytes())
+                for suffix, data in label(path.parent.name).items():
+                    add(tar, f"{key}.{suffix}", data)
+
+
+def index(name: str) -> dict[str, bytes]:
+    return {"cls": str(CLASSES.index(name)).encode()}
+
+
+def as_json(name: str) -> dict[str, bytes]:
+    return {"json": json.dumps({"label": name, "caption": "x"}).encode()}
+
+
+def sets(root: Path) -> Iterator[tuple[str, str]]:
+    """Yields names of sets that hold the images of a folder, with the kind of each."""
+    (root.parent / "classes.txt").write_text("\n".join(CLASSES), encoding="utf-8")
+    for kind, label in (("cls", index), ("json", as_json), ("folder", lambda _: {})):
+        place = root.parent / kind
+        pack(root / "train", place / "train", 5, label)
+        pack(root / "val", place / "val", 7, label)
+    yield "cls", f"wds:{root.parent}/cls#classes={root.parent}/classes.txt"
+    yield "json", f"{root.parent}/json/train-{{000..004}}.tar#test={root.parent}/json/val-*.tar"
+    yield "folder", f"{root.parent}/folder"
+
+
+def contents(images: Any) -> list[bytes]:
+    return [to_pixels(image).tobytes() for image in images]
+
+
+def same(found: Any, expected: Any) -> None:
+    assert found.classes == expected.classes
+    for part in ("train", "test"):
+        mine, others = getattr(found, part), getattr(expected, part)
+        assert mine.labels.tolist() == others.labels.tolist()
+        assert contents(mine.images) == contents(others.images)
+
+
+def test_shards_hold_what_a_folder_holds(tmp_path: Path, webdataset: Any) -> None:
+    root = folder(tmp_path / "images")
+    expected = read_image_set(root)
+    for kind, name in sets(root):
+        assert is_named(name), kind
+        found = read_image_set(name)
+        same(found, expected)
+        # So a run may go on with the same images packed.
+        assert [found.train.images.name(i) for i in range(24)] == [
+            expected.train.images.name(i) for i in range(24)
+        ]
+
+
+def test_shards_that_the_library_writes_are_read(tmp_path: Path, webdataset: Any) -> None:
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (6, 9, 9, 3)).astype(np.uint8)
+    with webdataset.ShardWriter(f"{tmp_path}/s-%02d.tar", maxcount=4, verbose=0) as writer:
+        for number, picture in enumerate(pictures):
+            writer.write({"__key__": f"{number:06d}", "png": picture, "cls": number % 2, "json": {"n": 1}})
+    part = labelled_images(f"wds:{tmp_path}/s-{{00..01}}.tar", ["a", "b"])
+    assert part.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert contents(part.images) == [picture.tobytes() for picture in pictures]
+
+
+def test_hugging_face_data_sets_hold_what_a_folder_holds(tmp_path: Path, hugging_face: Any) -> None:
+    root = folder(tmp_path / "images")
+    expected = read_image_set(root)
+    loaded = hugging_face.load_dataset(str(root))
+    loaded.save_to_disk(tmp_path / "saved")
+    for split, table in loaded.items():
+        table.to_parquet(tmp_path / "parquet" / f"{split}-00000-of-00001.parquet")
+    for name in (f"hf:{root}", f"hf:{tmp_path}/saved", f"{tmp_path}/saved", f"hf:{tmp_path}/parquet"):
+        assert is_named(name)
+        found = read_image_set(name)
+        same(found, expected)
+        part = labelled_images(name, ("Dog", "x", "eel", "cat"))
+        assert part.labels.tolist() == [3] * 8 + [0] * 8 + [2] * 8
+    assert contents(images_of(f"hf:{root}")) == contents(images_of(root / "train"))
+
+
+def test_a_parquet_file_of_others_is_read_by_its_columns(tmp_path: Path, hugging_face: Any) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    root = folder(tmp_path / "images", ("all",), 3)
+    paths = sorted(root.glob("all/*/*"))
+    data = [path.read_bytes() for path in paths]
+    place = tmp_path / "table"
+    place.mkdir()
+
+    def write(**columns: Any) -> str:
+        parquet.write_table(pyarrow.table(columns), place / "train.parquet")
+        return f"hf:{place}"
+
+    labels = [path.parent.name for path in paths]
+    name = write(picture=data, label=labels, caption=labels)
+    found = read_image_set(name)
+    same(found, read_image_set(root / "all"))
+    with pytest.raises(
+        DatasetError, match=r"several columns of images \(one of a, b\): append '#image=\.\.\.'"
+    ):
+        read_image_set(write(a=data, b=data, label=labels))
+    with pytest.raises(DatasetError, match=r"no column is known to hold labels \(one of kind\): .*#label="):
+        read_image_set(write(a=data, kind=labels))
+    chosen = f"{write(a=data, kind=labels)}#label=kind,train=train"
+    assert read_image_set(chosen).classes == CLASSES
+    assert contents(images_of(f"hf:{place}")) == contents(paths)
+    with pytest.raises(DatasetError, match=r"there is no column 'x' \(one of a, kind\): append ',image="):
+        read_image_set(f"hf:{place}#label=kind,image=x")
+    with pytest.raises(
+        DatasetError, match=r"row 1 of the split 'train' of .* has None in its column 'label'"
+    ):
+        read_image_set(write(a=data[:2], label=["cat", None]))
+    with pytest.raises(DatasetError, match=r"row 1 .* has the label -1, .* held back"):
+        read_image_set(write(a=data[:2], label=[0, -1]))
+    with pytest.raises(DatasetError, match=r"no split 'validation' \(one of train\): append ',test="):
+        read_image_set(f"hf:{place}#train=train,test=validation")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match=r"cannot be opened: .*OWNER/NAME of the Hub"):
+        read_image_set(f"hf:{tmp_path}/empty")
+    with pytest.raises(ImageError, match=r"row 0 of the split 'train' of .*' \(8 bytes\) is not an image"):
+        to_pixels(read_image_set(write(a=[b"no image"] * 9, label=[0, 1, 2] * 3)).train.images[0])
+
+
+def test_a_set_of_one_part_is_divided_as_a_folder_is(tmp_path: Path, webdataset: Any) -> None:
+    root = folder(tmp_path / "images", ("all",))
+    pack(root / "all", tmp_path / "shards" / "s", 9, index)
+    found = read_image_set(tmp_path / "shards")
+    expected = read_image_set(root / "all")
+    assert found.classes == ("0", "1", "2")
+    for part in ("train", "test"):
+        mine, others = getattr(found, part), getattr(expected, part)
+        assert mine.labels.tolist() == others.labels.tolist()
+        assert contents(mine.images) == contents(others.images)
+
+
+def test_calibration_images_are_spread_over_the_classes(tmp_path: Path, webdataset: Any) -> None:
+    root = folder(tmp_path / "images", ("all",))
+    pack(root / "all", tmp_path / "shards" / "s", 9, lambda _: {})
+    few = images_of(tmp_path / "shards").spread(6)
+    assert [few.name(i).split("/")[0] for i in range(6)] == ["cat", "cat", "dog", "dog", "eel", "eel"]
+    assert contents(few) == contents(images_of(root).spread(6))
+    assert len(images_of(root).spread(100)) == 24
+
+
+@pytest.mark.filterwarnings("ignore:the subnet .* is not trained")
+def test_accuracy_on_shards_is_that_on_the_folder(tmp_path: Path, webdataset: Any) -> None:
+    root = folder(tmp_path / "images", ("val",))
+    pack(root / "val", tmp_path / "s", 9, lambda _: {})
+    subnet = random_subnet(embed=16, depth=1, heads=2, image_size=16, kernel=8, hidden=24, classes=3)
+    subnet.save(tmp_path / "net.qvit")
+    names = subnet.classes
+    for old, new in zip(CLASSES, names, strict=True):
+        (root / "val" / old).rename(root / "val" / new)
+    with Engine(subnet) as engine:
+        expected = evaluate(engine, open_dataset(str(root / "val"), names))
+        with pytest.raises(DatasetError, match=r"has the label 'cat', .* append '#by=index' to the name"):
+            open_dataset(f"wds:{tmp_path}/s-*.tar", names)
+        found = evaluate(engine, open_dataset(f"wds:{tmp_path}/s-*.tar#by=index", names))
+    assert found.confusion.matrix.tolist() == expected.confusion.matrix.tolist()
+    data = ["--data", f"wds:{tmp_path}/s-*.tar#by=index", "--limit", "20", "--json"]
+    result = CliRunner().invoke(cli, ["eval", str(tmp_path / "net.qvit"), *data])
+    assert json.loads(result.stdout)["images"] == 20
+    result = CliRunner().invoke(cli, ["eval", str(tmp_path / "net.qvit"), "--data", "wds:none.tar"])
+    assert result.exit_code == 2
+    assert result.stderr.endswith("Error: 'wds:none.tar': 1 of 1 shards are missing, first 'none.tar'\n")
+
+
+def test_a_record_that_cannot_be_decoded_is_named(tmp_path: Path, webdataset: Any) -> None:
+    with tarfile.open(tmp_path / "s-0.tar", "w") as tar:
+        for number, data in enumerate((b"no image", b"", b"\x89PNG\r\n\x1a\n")):
+            add(tar, f"deep/{number}.png", data)
+            add(tar, f"deep/{number}.cls", b"0")
+    part = labelled_images(f"{tmp_path}/s-0.tar", ["a"])
+    for number, problem in enumerate(("is not an image", "is empty", "cannot read|is not an image")):
+        with pytest.raises(ImageError, match=rf"s-0\.tar: deep/{number}\.png' .*({problem})"):
+            to_pixels(part.images[number])
+    # A shard that is changed while it is used.
+    (tmp_path / "s-0.tar").write_bytes(b"")
+    with pytest.raises(ImageError, match=r"'.*s-0\.tar' ended within .*deep/0\.png"):
+        to_pixels(part.images[0])
+    (tmp_path / "s-0.tar").unlink()
+    with pytest.raises(ImageError, match=r"the shard '.*s-0\.tar' cannot be read"):
+        to_pixels(part.images[0])
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path, webdataset: Any) -> None:
+    root = folder(tmp_path / "images", ("all",))
+    pack(root / "all", tmp_path / "s", 24, index)
+    sound = (tmp_path / "s-000.tar").read_bytes()
+    shard = tmp_path / "s.tar"
+
+    def fails(data: bytes, match: str) -> None:
+        shard.write_bytes(data)
+        with pytest.raises(DatasetError, match=match):
+            labelled_images(f"wds:{shard}", CLASSES)
+
+    fails(b"", r"the shard '.*s\.tar' cannot be read: .*; a shard is an uncompressed \.tar file")
+    fails(gzip.compress(sound), r"cannot be read: .*uncompressed")
+    fails(sound[: len(sound) // 2], r"cannot be read: unexpected end of data")
+    where = sound.index(b"dog/all-3.png")
+    fails(sound[:where] + b"x" + sound[where + 1 :], rf"is damaged at byte {where:,}")
+    fails(b"\0" * 1024, "the shards hold no sample")
+    shard.write_bytes(sound)
+    assert len(labelled_images(f"wds:{shard}", CLASSES)) == 24
+
+
+def write(path: Path, *files: tuple[str, bytes]) -> str:
+    with tarfile.open(path, "w") as tar:
+        for name, data in files:
+            add(tar, name, data)
+    return f"wds:{path}"
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "problem"),
+    [
+        (
+            [("a.jpg", b"x"), ("a.png", b"x"), ("a.cls", b"0")],
+            "",
+            r"several images \(one of jpg, png\).*#image=",
+        ),
+        (
+            [("a.txt", b"x"), ("a.cls", b"0")],
+            "",
+            r"sample 'a' of '.*s\.tar' has no image \(it has txt, cls\)",
+        ),
+        ([("a.jpg", b"x")], "", r"its label is not known \(none found\): append '#label="),
+        ([("a.jpg", b"x"), ("a.json", b"{}")], "", r"its label is not known"),
+        ([("a.jpg", b"x"), ("a.json", b'{"kind": 1}'), ("a.txt", b"")], "", r"one of txt, json\.kind\)"),
+        ([("a.jpg", b"x"), ("a.json", b"{")], "", r"sample 'a' of .*: its json is damaged"),
+        ([("a.jpg", b"x"), ("a.json", b"[]")], "", r"its json is no JSON object"),
+        ([("a.jpg", b"x"), ("a.cls", b"0"), ("b.jpg", b"x")], "", r"sample 'b' .* has no field 'cls'"),
+        ([("a.jpg", b"x"), ("a.cls", b"7")], "", r"sample 'a' of .* has the label 7, which is none of the 3"),
+        ([("a.jpg", b"x"), ("a.cls", b"-1")], "", r"the label -1, .* held back"),
+        ([("a.jpg", b"x"), ("a.cls", b"0")], "#image=webp", r"no field 'webp' \(it has jpg, cls\)"),
+        ([("a.jpg", b"x"), ("a.cls", b"0")], "#by=size", r"neither by=name nor by=index"),
+        ([("a.jpg", b"x"), ("a.cls", b"0")], "#colour=red", r"not 'colour=red' \(options: image, label"),
+        ([("a.jpg", b"x"), ("a.cls", b"\xff")], "", r"sample 'a' of .*: its cls is no text"),
+        ([("a.jpg", b"x"), ("a.jpg", b"x")], "", r"the shard '.*s\.tar' is damaged: a\.jpg: duplicate"),
+        (
+            [("a.jpg", b"x"), ("a.json", b'{"k": 1.5}')],
+            "#label=json.k",
+            r"'k' in its json is no label \(it has k\)",
+        ),
+        ([("a.jpg", b"x")], "#label=folder", r"sample 'a' of .* is in no folder"),
+    ],
+)
+def test_what_a_shard_lacks_is_named(
+    tmp_path: Path, webdataset: Any, files: list[tuple[str, bytes]], options: str, problem: str
+) -> None:
+    name = write(tmp_path / "s.tar", *files)
+    with pytest.raises(DatasetError, match=problem):
+        labelled_images(name + options, CLASSES)
+
+
+def test_shards_are_found_or_the_missing_one_is_named(tmp_path: Path, webdataset: Any) -> None:
+    write(tmp_path / "a-0.tar", ("k.jpg", b"x"))
+    for name, problem in (
+        (f"wds:{tmp_path}/a-{{0..2}}.tar", r"2 of 3 shards are missing, first '.*a-1\.tar'"),
+        (f"wds:{tmp_path}/b-*.tar", r"no file matches '.*b-\*\.tar'"),
+        (f"wds:{tmp_path}/a-0.tar::{tmp_path}/a-0.tar", "names a shard twice"),
+        (f"wds:{tmp_path}/a-0.tar#test={tmp_path}/a-*.tar", "named for training and for the test"),
+        ("wds:https://example.org/a.tar", r"must be local files, not https://\.\.\.: download them first"),
+        ("wds:pipe:cat a.tar", r"must be local files, not pipe:\.\.\."),
+        ("wds:", "names no data: wds:PLACE"),
+        (f"wds:{tmp_path}/x", "1 of 1 shards are missing"),
+    ):
+        with pytest.raises(DatasetError, match=problem):
+            images_of(name)
+    (tmp_path / "f").mkdir()
+    with pytest.raises(DatasetError, match=r"there is no \.tar file"):
+        images_of(f"wds:{tmp_path}/f")
+    for name in ("train-0.tar", "0.tar"):
+        write(tmp_path / "f" / name, ("k.jpg", b"x"))
+    with pytest.raises(
+        DatasetError, match=r"'.*/f/0\.tar' has no such word: name the shards: wds:TRAINING#test="
+    ):
+        images_of(f"{tmp_path}/f")
+    # Archives next to the folders that they were unpacked to are no shards.
+    (tmp_path / "f" / "train").mkdir()
+    assert not is_named(f"{tmp_path}/f")
+
+
+def test_a_shard_is_indexed_once_until_it_changes(
+    tmp_path: Path, webdataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = write(tmp_path / "s.tar", ("a.jpg", b"x"), ("a.cls", b"1"))
+    indexed: list[str] = []
+    index = shards._samples
+
+    def counted(path: str, group: Any) -> Any:
+        indexed.append(path)
+        return index(path, group)
+
+    monkeypatch.setattr(shards, "_samples", counted)
+    for _ in range(2):
+        assert labelled_images(name, CLASSES).labels.tolist() == [1]
+    assert len(indexed) == 1
+    write(tmp_path / "s.tar", ("a.jpg", b"x"), ("a.cls", b"1"), ("b.jpg", b"x"), ("b.cls", b"2"))
+    assert labelled_images(name, CLASSES).labels.tolist() == [1, 2]
+    # A damaged index is made again, and a cache that cannot be written is done without.
+    for file in (tmp_path / "cache").rglob("*.json"):
+        file.write_text("{", encoding="utf-8")
+    assert labelled_images(name, CLASSES).labels.tolist() == [1, 2]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert labelled_images(name, CLASSES).labels.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("library", "name"), [("webdataset", "wds:x.tar"), ("datasets", "hf:x/y")])
+def test_a_missing_library_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, library: str, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(DatasetError, match=re.escape(f"pip install 'quasar-rt[{library}]'")):
+        images_of(name)
+    result = CliRunner().invoke(cli, ["eval", "digits", "--data", name])
+    assert result.exit_code == 2
+    assert f"pip install 'quasar-rt[{library}]'" in result.stderr
