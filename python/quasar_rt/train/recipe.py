@@ -65,9 +65,9 @@ class Data:
     """The images, and their variation in training.
 
     `name` is ``fashion-mnist``, ``digits``, ``imagenet`` (a folder that is named when training starts), the path of a
-    folder of images by class, ``wds:SHARDS`` or ``hf:NAME``. `validation` images are taken out of the training set by the recipe's seed, for every
-    choice; `subset` keeps that many of the others (0: all). `mean` and `std` are of pixel/255, one number or
-    one for each channel.
+    folder of images by class, ``wds:SHARDS`` or ``hf:NAME``. `validation` images are taken out of the training set by
+    the recipe's seed, for every choice; `subset` keeps that many of the others (0: all). `mean` and `std` are of
+    pixel/255, one number or one for each channel.
 
     Augmentation: `flip` mirrors at random; `shift` moves by up to that many pixels each way, filled with 0. For folders
     alone: `crop`, the least and largest area of a random resized crop, as shares of the image, and `randaugment`, as
