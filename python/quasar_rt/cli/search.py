@@ -133,6 +133,14 @@ from .output import Failure, Unmet, bars, echo, print_table
     help="Score a supernet's candidates on Ray's workers: one for each core of this machine, or those of a cluster.",
 )
 @click.option(
+    "--log",
+    "track",
+    multiple=True,
+    type=click.Choice(["tensorboard", "wandb"]),
+    help="Also log the generations, the scored networks and the targets to TensorBoard's files in the folder of the "
+    "results, or to Weights & Biases; with --recipe the training, too, as `quasar-rt train --log` does. Repeatable.",
+)
+@click.option(
     "--test", is_flag=True, help="Score the finalists on the test images, not on held-out validation images."
 )
 @click.option(
@@ -197,7 +205,14 @@ def _trained(name: str, changes: tuple[str, ...], options: dict[str, Any]) -> Pa
             )
         run = Path("runs") / recipe.name
         group = distributed.init_process_group(options["device"])
-        train(recipe, run, root=options["data"], log=lambda line: echo(line, err=True), group=group)
+        train(
+            recipe,
+            run,
+            root=options["data"],
+            log=lambda line: echo(line, err=True),
+            group=group,
+            track=options["track"],
+        )
     except Stopped as stopped:
         echo(f"{stopped}", err=True)
         sys.exit(130)
@@ -210,7 +225,7 @@ def _trained(name: str, changes: tuple[str, ...], options: dict[str, Any]) -> Pa
 
 def default_folder(options: dict[str, Any]) -> Path:
     """Returns the folder of these settings: the same command finds it again, and another command has another folder."""
-    without = ("threads", "device", "workers")
+    without = ("threads", "device", "workers", "track")
     # A key that is newer than the others counts only where it is given, so that older folders are found.
     named = {k: str(v) for k, v in options.items() if k not in without and (v or k != "embedding")}
     key = json.dumps(named, sort_keys=True)

@@ -14,8 +14,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from ..errors import InfeasibleError, InvalidValueError
 from ..space import Space
+from ..tracking import Tracker, open_tracker
 from .boards import NEAR_FASTEST, Modelled, other_boards
 from .check import check_finalists
 from .document import FORMAT, SearchOutcome, build_result
@@ -64,6 +66,7 @@ def search(
     workers: str | None = None,
     progress: Progress | None = None,
     embedding: bool = False,
+    track: Sequence[str] = (),
 ) -> SearchResult:
     """Searches a space for the subnets that are best at each modelled frame rate of a board.
 
@@ -91,6 +94,8 @@ def search(
         progress: gets the name of the work, the amount that is done and the total.
         embedding: search subnets that also give the image's embedding (`Engine.embed`), which takes some cycles of a
             frame. A space's file may ask for it, too.
+        track: logs each generation, the scored networks of a supernet and the targets to these
+            (`quasar_rt.tracking.TRACKERS`); needs `out`.
 
     Returns:
         the front and, for each target, a `Subnet` that `Engine` takes.
@@ -112,6 +117,8 @@ def search(
     for name, value in (("seed", seed), ("retrain", retrain)):
         if not isinstance(value, int) or value < 0:
             raise InvalidValueError(f"{name} must be a whole number of at least 0, not {value!r}")
+    if track and out is None:
+        raise InvalidValueError("track logs into the folder of the search: give `out`")
     source: Supernet | None = None
     if supernet is not None:
         if find_spec("torch") is None:
@@ -142,7 +149,7 @@ def search(
             retrain=retrain,
         )
         run = _Run(space, modelled, settings, source, progress or (lambda what, done, total: None))
-        return run.finish(None if out is None else Path(out))
+        return run.finish(None if out is None else Path(out), track)
     finally:
         if source is not None:
             source.close()
@@ -157,8 +164,9 @@ class _Run:
     settings: Settings
     supernet: Supernet | None
     progress: Progress
+    trackers: list[Tracker] = field(default_factory=list)
 
-    def finish(self, out: Path | None) -> SearchResult:
+    def finish(self, out: Path | None, track: Sequence[str]) -> SearchResult:
         """Runs the steps in order; writes the results to `out` in the first process."""
         writes = self.supernet is None or self.supernet.first
         scorer: Scorer = self.supernet or Proxy(self.space)
@@ -174,8 +182,14 @@ class _Run:
         # Raises for a target that no network reaches, so it precedes the folder.
         quickest = self.check_reach()
         loop = self.nsga2()
-        folder = Folder(out if writes else None, identity)
-        try:
+        with ExitStack() as stack:
+            folder = Folder(out if writes else None, identity)
+            stack.callback(folder.close)
+            if out is not None and writes:
+                for name in dict.fromkeys(track):
+                    # A search that continues goes through all its generations again.
+                    self.trackers.append(open_tracker(name, out, identity, from_start=True))
+                    stack.callback(self.trackers[-1].close)
             if self.supernet is not None:
                 self.supernet.folder = folder
             scored = self.evolve(loop, scorer, quickest)
@@ -198,9 +212,8 @@ class _Run:
                 self.settings, scoring, identity, record, boards, scored, front, self.supernet
             )
             result = build_result(outcome, self.progress)
+            self.track_targets(result)
             return result.save(out) if out is not None and writes else result
-        finally:
-            folder.close()
 
     def check_reach(self) -> NDArray[np.uint8] | None:
         """Refuses targets that no network reaches.
@@ -237,9 +250,11 @@ class _Run:
 
         The network `also` is scored after the others, unless it is among them.
         """
+        logged = 0
         while len(genomes := loop.ask()):
             loop.tell(scores_of(scorer, genomes, 0, self.progress))
             self.progress("searching", loop.history()[-1].evaluations, self.settings.budget)
+            logged = self.track_generations(loop, scorer, logged)
         every = loop.evaluated()
         fits = every.violations == 0
         genomes, scores = every.genomes[fits], every.scores[fits]
@@ -247,6 +262,41 @@ class _Run:
             genomes = np.concatenate([genomes, also[None]])
             scores = np.append(scores, scores_of(scorer, also[None], 0, self.progress))
         return Candidates(genomes, scores, self.modelled.fps(genomes), np.zeros(len(genomes)), self.space)
+
+    def track_generations(self, loop: Search, scorer: Scorer, logged: int) -> int:
+        """Logs the generations after the first `logged` ones and, with a supernet, each network that they scored.
+
+        Returns:
+            the number of generations.
+        """
+        history = loop.history()
+        if not self.trackers:
+            return len(history)
+        networks = loop.evaluated()
+        for number, generation in enumerate(history[logged:], logged):
+            values = {"evaluations": float(generation.evaluations), "hypervolume": generation.hypervolume}
+            for fps, best in zip(self.settings.fps, generation.best, strict=True):
+                if best is not None:
+                    values[f"best_at_{fps:g}_fps"] = best
+            self.log("search/generation", number + 1, values)
+            if scorer.kind == "proxy":
+                continue  # thousands of networks, and no accuracies
+            for i in range(history[number - 1].evaluations if number else 0, generation.evaluations):
+                self.log("search/network", i + 1, {"score": networks[i].score, "fps": networks[i].fps})
+        return len(history)
+
+    def track_targets(self, result: SearchResult) -> None:
+        """Logs what was found for each target."""
+        for number, target in enumerate(result.targets, 1):
+            values = {"target_fps": target.fps, "fps": target.replayed_fps, "score": target.point.score}
+            if target.point.integer is not None:
+                values["integer_top1"] = target.point.integer.top1
+            self.log("search/target", number, values)
+
+    def log(self, group: str, count: int, values: dict[str, float]) -> None:
+        """Gives metrics to the trackers."""
+        for tracker in self.trackers:
+            tracker.scalars(group, count, values)
 
     def survivors(self, scorer: Scorer, scored: Candidates) -> tuple[NDArray[np.int64], Scores]:
         """Returns the indices of the networks that the last round scores, and those scores.

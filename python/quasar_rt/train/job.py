@@ -19,6 +19,7 @@ import torch
 from ..datasets import DatasetError
 from ..errors import InvalidValueError
 from ..space import Space
+from ..tracking import Tracker, open_tracker
 from . import checkpoint
 from . import data as datasets
 from .checkpoint import CheckpointError
@@ -28,7 +29,6 @@ from .model import ViT
 from .recipe import Recipe
 from .runtime import keep_freed_memory
 from .teacher import Teacher, load_teacher
-from .tracking import Tracker, open_tracker
 
 __all__ = ["COLUMNS", "Job", "Log", "Row"]
 
@@ -234,6 +234,6 @@ class Job:
             self.track(f"{stage}/epoch", row["epoch"], {k: v for k, v in row.items() if isinstance(v, float)})
 
     def track(self, group: str, count: int, values: Mapping[str, float]) -> None:
-        """Gives metrics to the run's trackers (`quasar_rt.train.tracking`)."""
+        """Gives metrics to the run's trackers (`quasar_rt.tracking`)."""
         for tracker in self._trackers:
             tracker.scalars(group, count, values)

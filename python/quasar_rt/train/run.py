@@ -67,7 +67,7 @@ def train(
         log: gets a line for each epoch and stage.
         group: the processes that train together (`quasar_rt.train.distributed.init_process_group`).
         stop_after_steps: stop after so many steps of this start, as a signal does.
-        track: also gives the metrics to these (`quasar_rt.train.tracking.TRACKERS`).
+        track: also gives the metrics to these (`quasar_rt.tracking.TRACKERS`).
 
     Raises:
         Stopped: SIGTERM, SIGINT or `stop_after_steps`; the next start with the same arguments resumes.

@@ -1,6 +1,6 @@
 """Metrics for TensorBoard and Weights & Biases, where a run asks for them.
 
-Depends on tensorboard or wandb, each only where it is asked for.
+Depends on tensorboard (with PyTorch's writer) or wandb, each only where it is asked for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import InvalidValueError, QuasarError
+from .errors import InvalidValueError, QuasarError
 
 __all__ = ["TRACKERS", "Tracker", "open_tracker"]
 
@@ -19,43 +19,46 @@ TRACKERS = ("tensorboard", "wandb")
 
 
 class Tracker(Protocol):
-    """Takes the metrics of a run."""
+    """Takes the metrics of a run: of a training or of a search."""
 
     def scalars(self, group: str, count: int, values: Mapping[str, float]) -> None:
-        """Takes values by name, at step or epoch `count` of a group such as ``float/step`` or ``float/epoch``."""
+        """Takes values by name, at place `count` in a group such as ``float/step`` or ``search/generation``."""
 
     def close(self) -> None:
         """Writes what is left."""
 
 
-def open_tracker(name: str, folder: Path, recipe: Mapping[str, Any]) -> Tracker:
+def open_tracker(name: str, folder: Path, settings: Mapping[str, Any], from_start: bool = False) -> Tracker:
     """Opens a tracker of the run in `folder`.
 
     Args:
         name: one of `TRACKERS`.
         folder: of the run. TensorBoard's files go to ``tensorboard`` in it, those of wandb to ``wandb``.
-        recipe: the settings that wandb shows.
+        settings: what wandb shows as the run's settings.
+        from_start: the run starts at count 0 again: TensorBoard shows this start in the place of earlier ones in the
+            same folder. wandb shows the equal values of both.
 
     Raises:
         quasar_rt.InvalidValueError: no such tracker.
         quasar_rt.QuasarError: its package is not installed, or wandb cannot start.
     """
     if name == "tensorboard":
-        return _TensorBoard(folder / "tensorboard")
+        return _TensorBoard(folder / "tensorboard", 0 if from_start else None)
     if name == "wandb":
-        return _Wandb(folder, recipe)
+        return _Wandb(folder, settings)
     raise InvalidValueError(f"there is no tracker '{name}': choose one of {', '.join(TRACKERS)}")
 
 
 class _TensorBoard:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise QuasarError(
-                "--log tensorboard needs TensorBoard: pip install tensorboard, or leave it out"
+                "--log tensorboard needs TensorBoard and PyTorch: pip install tensorboard 'quasar-rt[host]', or leave "
+                "it out"
             ) from error
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def scalars(self, group: str, count: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -66,7 +69,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    def __init__(self, folder: Path, recipe: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         try:
             import wandb
         except ImportError as error:
@@ -83,7 +86,7 @@ class _Wandb:
                 id=identity,
                 resume="allow",
                 dir=str(folder),
-                config=dict(recipe),
+                config=dict(settings),
             )
         # wandb has errors of many kinds: no login, no network, settings in the environment.
         except Exception as error:
