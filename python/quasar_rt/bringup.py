@@ -39,7 +39,7 @@ from .hardware import replay
 from .images import Pixels
 from .profile import COUNT_BOUND, FRAME_BOUND, AcceleratorProfile, UnitCounts
 from .subnet import Subnet
-from .testing import random_image, random_shape, scramble
+from .testing import HEADS, random_image, random_shape, scramble
 
 if TYPE_CHECKING:
     from ._native import _Timed
@@ -49,8 +49,11 @@ __all__ = ["STEPS", "Outcome", "Step", "bringup"]
 #: Seconds that a wait may take, and that a small network's segment may.
 TRIAL_SECONDS = 2.0
 SEGMENT_SECONDS = 20.0
-#: Networks of each tier of a step.
+#: Tiers of a step's networks, of which each is larger than the one before.
+TIERS = 4
+#: Networks of each tier of a step, and further ones whose logits come from two tokens with a head each.
 NETWORKS = 8
+PAIR_NETWORKS = 2
 #: Shapes that the step `networks` tries: multiples of a size, and ragged ones.
 MOST_TIMES = 8
 MOST_RAGGED = 40
@@ -193,40 +196,53 @@ class _Board:
         raise DoesNotFitError("the smallest network of bring-up does not fit the configuration's buffers")
 
     def networks(
-        self, change: Callable[[dict[str, Any]], None], prefix_tokens: bool = True
+        self,
+        change: Callable[[dict[str, Any]], None],
+        prefix_tokens: bool = True,
+        embed_norm: Callable[[int], bool] = lambda number: False,
     ) -> Iterator[tuple[str, int, Subnet]]:
         """Yields names, tiers and subnets of a step: random ones, each second with hard numbers, changed by `change`.
+
+        Those for whose number `embed_norm` is true have a norm of the embedded patches in front of the blocks.
 
         Tier 0 has one head and at most as many tokens as the array has row pairs, so one pass for all keys. Tier 1 has
         as many as the array has tokens, so one tile of attention. Tier 2 has two heads, so both score buffers. Tier 3
         has more tokens.
         """
         array = self.accelerator.hardware.settings["array"]
-        one_pass = {"image_size": (4, 4 * max(1, min(array["pairs"], array["tokens"]) - 1))}
-        one_tile = {"image_size": 4 * max(1, isqrt(array["tokens"] - 1))}
-        tiers: tuple[dict[str, Any], ...] = ({"heads": 1} | one_pass, {"heads": 1} | one_tile, one_tile, {})
+
+        def tiers(prefix: int) -> tuple[dict[str, Any], ...]:
+            one_pass = {"image_size": (4, 4 * max(1, min(array["pairs"], array["tokens"]) - prefix))}
+            one_tile = {"image_size": 4 * max(1, isqrt(max(0, array["tokens"] - prefix)))}
+            return {"heads": 1} | one_pass, {"heads": 1} | one_tile, one_tile, {}
+
         # Without attention a class token sees no patch, so most networks have means.
         pools: tuple[tuple[str, int], ...]
         pools = (("mean", 0), ("mean", 1), ("mean_after_norm", 0), ("token", 1))
         if not prefix_tokens:
             pools = tuple(pool for pool in pools if pool[1] == 0)
-        for number in range(len(tiers) * NETWORKS):
-            tier, seed = divmod(number, NETWORKS)
-            pool, prefix = pools[seed % len(pools)]
-            subnet = random_subnet(
-                **(self.shape | tiers[tier]),
-                pool=pool,
-                prefix_tokens=prefix,
-                eight_bit_fraction=0.5,
-                seed=number,
-            )
-            if seed % 2:
-                subnet = scramble(subnet, number)
-            tensors = dict(subnet.tensors())
-            for layer in ("embed", "head"):
-                _mix_widths(tensors, layer)
-            change(tensors)
-            yield f"network {number}", tier, Subnet.from_parts(subnet.config, tensors)
+        for tier in range(TIERS):
+            kinds = [pools[seed % len(pools)] for seed in range(NETWORKS)]
+            kinds += [("token_pair", 2)] * (PAIR_NETWORKS if prefix_tokens else 0)
+            for place, (pool, prefix) in enumerate(kinds):
+                number = tier * NETWORKS + place
+                if place >= NETWORKS:
+                    number = TIERS * NETWORKS + tier * PAIR_NETWORKS + place - NETWORKS
+                subnet = random_subnet(
+                    **(self.shape | tiers(max(1, prefix))[tier]),
+                    pool=pool,
+                    prefix_tokens=prefix,
+                    eight_bit_fraction=0.5,
+                    seed=number,
+                    embed_norm=embed_norm(number),
+                )
+                if place % 2:
+                    subnet = scramble(subnet, number)
+                tensors = dict(subnet.tensors())
+                for layer in ("embed", *_heads(tensors)):
+                    _mix_widths(tensors, layer)
+                change(tensors)
+                yield f"network {number}", tier, Subnet.from_parts(subnet.config, tensors)
 
     def compare(self, name: str, subnet: Subnet, images: list[Pixels]) -> None:
         """Compares the logits with the CPU's: frame by frame, then with several frames in flight."""
@@ -322,6 +338,10 @@ def _interrupt(board: _Board) -> str:
 # Networks of which all but a part is silenced.
 
 
+def _heads(tensors: dict[str, Any]) -> list[str]:
+    return [head for head in HEADS if f"{head}.weight" in tensors]
+
+
 def _mix_widths(tensors: dict[str, Any], layer: str) -> None:
     """Makes each second row of a matrix of 8-bit rows a 4-bit one."""
     rows = len(tensors[f"{layer}.bits"])
@@ -349,7 +369,8 @@ def _flatten(tensors: dict[str, Any], norm: str) -> None:
 
 def _only_bias(tensors: dict[str, Any]) -> None:
     _only_head(tensors)
-    tensors["head.weight"] = np.zeros_like(tensors["head.weight"])
+    for head in _heads(tensors):
+        tensors[f"{head}.weight"] = np.zeros_like(tensors[f"{head}.weight"])
 
 
 def _only_head(tensors: dict[str, Any]) -> None:
@@ -419,8 +440,9 @@ def _compare(
     likelier: tuple[tuple[str, ...], ...] = ((), (), (), ()),
     prefix_tokens: bool = True,
     hard: tuple[str, ...] = (),
+    embed_norm: bool = False,
 ) -> Callable[[_Board], str]:
-    """Returns a step's function.
+    """Returns a step's function. The first arguments are those of `_Board.networks`.
 
     `likelier` are the kernels to suspect first if a tier is the first one to fail; `hard`, if tier 0 fails with hard
     numbers only: then the addresses are right, and arithmetic is not.
@@ -429,7 +451,7 @@ def _compare(
     def run(board: _Board) -> str:
         count = 0
         pools: set[str] = set()
-        for name, tier, subnet in board.networks(change, prefix_tokens):
+        for name, tier, subnet in board.networks(change, prefix_tokens, lambda _: embed_norm):
             pool = subnet.config["pool"]
             try:
                 board.compare(name, subnet, images(subnet))
@@ -437,6 +459,8 @@ def _compare(
                 first = hard if tier == 0 and count > 0 else likelier[tier]
                 if pool == "mean_after_norm" and tier == 0 and "mean" in pools - {pool}:
                     first = ("norm",)  # It alone makes this mean.
+                if pool == "token_pair" and tier == 0:
+                    first = ("drain", "norm")  # New are a second prefix token and the mean of two tokens.
                 failed.likelier = (*failed.likelier, *first)
                 raise
             count += 1
@@ -559,9 +583,12 @@ def _lacks(subnet: Subnet, board: _Board) -> str:
 
 
 def _odd_networks(board: _Board) -> str:
-    """Runs whole networks with hard numbers: wide and long ones, and others of ragged shapes."""
+    """Runs whole networks with hard numbers: wide and long ones, and others of ragged shapes.
+
+    Some have a norm of the embedded patches, and some of the ragged ones an embedding next to the logits.
+    """
     count = 0
-    for name, _, whole in board.networks(_everything):
+    for name, _, whole in board.networks(_everything, embed_norm=lambda number: number % 3 == 2):
         board.compare(name, whole, _images(whole))
         count += 1
     for key in ("hidden", "image_size"):
@@ -790,6 +817,14 @@ STEPS = (
         ("load", "norm", "drain"),
     ),
     Step(
+        "embed_norm",
+        "a norm of the embedded patches in front of the blocks",
+        ("patches",),
+        _compare(_only_embedding, _images, embed_norm=True),
+        # New is that the drain fills the residual anew behind a product without moments.
+        ("drain", "norm", "plan", "array", "load"),
+    ),
+    Step(
         "mlp",
         "the MLP, with a table that changes nothing",
         ("patches",),
@@ -834,7 +869,7 @@ STEPS = (
     Step(
         "networks",
         "whole networks, also of odd shapes",
-        ("passes",),
+        ("passes", "embed_norm"),
         _odd_networks,
         ("drain", "plan", "norm", "array", "softmax", "scores", "load"),
     ),

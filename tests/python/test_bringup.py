@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -171,15 +172,18 @@ def test_the_silenced_parts_do_not_change_the_logits():
     """Each network's logits depend on the part that its step is for, and on no later part."""
     board = bringup._Board(bringup.find_accelerator(tiny()), None, 1, None)
 
-    def logits(change):
+    def logits(change, embed_norm=lambda _: False):
         from quasar_rt._native import Engine
 
-        for name, _, subnet in board.networks(change):
+        for name, _, subnet in board.networks(change, embed_norm=embed_norm):
             if name == "network 0":
                 engine = Engine(subnet._inner, 1, None, None)
                 return [engine.infer(image, 1)[0][0].tolist() for image in bringup._images(subnet)]
         raise AssertionError("no network")
 
+    assert logits(bringup._only_embedding) != logits(bringup._only_embedding, lambda _: True), (
+        "a norm in front"
+    )
     for change in (bringup._only_bias, bringup._only_head, bringup._only_norm):
         first, second = logits(change)
         assert first == second, "these networks see no image"
@@ -196,6 +200,31 @@ def test_the_silenced_parts_do_not_change_the_logits():
     ]
     results = [logits(change) for change in parts]
     assert all(results.count(result) == 1 for result in results)
+
+
+def test_the_steps_have_networks_of_every_kind():
+    """A feature of networks that no step tries would be seen on a board first."""
+    board = bringup._Board(bringup.find_accelerator(tiny()), None, 1, None)
+    kinds = [
+        (subnet.config["pool"], subnet.config["prefix_tokens"], subnet.config.get("embed_norm", False))
+        for _, _, subnet in board.networks(bringup._everything, embed_norm=lambda number: number % 3 == 2)
+    ]
+    assert {pool for pool, _, _ in kinds} == {"token", "mean", "mean_after_norm", "token_pair"}
+    assert {prefix for _, prefix, _ in kinds} == {0, 1, 2}
+    assert {pool for pool, _, normed in kinds if normed} == {pool for pool, _, _ in kinds}
+    pairs = [
+        name
+        for name, _, subnet in board.networks(bringup._only_bias)
+        if "head_dist.weight" in dict(subnet.tensors())
+    ]
+    assert pairs == [f"network {number}" for number in range(32, 40)]
+    for _, _, subnet in board.networks(bringup._only_bias):
+        weights = [
+            value for name, value in subnet.tensors().items() if name in ("head.weight", "head_dist.weight")
+        ]
+        assert not any(np.asarray(value).any() for value in weights)
+    again = [subnet.sha256 for _, _, subnet in board.networks(bringup._everything)]
+    assert again == [subnet.sha256 for _, _, subnet in board.networks(bringup._everything)]
 
 
 class Altered:
@@ -315,6 +344,9 @@ BROKEN = [
     ("drain", "if (lane < lanes)\n          key[b]", "if (lane < LANES)\n          key[b]"),
     ("norm", "unsigned(embed) < SUMS_DISTANCE", "false"),
     ("norm", "up_to<ceil_div(most<tokens_t>, TOKENS)>", "u<4>"),
+    # Two prefix tokens, and the norm of the embedded patches.
+    ("drain", "unsigned(command.skip))", "unsigned(command.skip > 1 ? u<11>(1) : command.skip))"),
+    ("drain", "if (command.moments == 1 && step.end", "if (command.kind == kind::RESIDUAL && step.end"),
 ]
 
 
