@@ -108,6 +108,26 @@ def test_an_address_without_a_cluster_is_named(address: str, monkeypatch: pytest
         open_workers(f"ray:{address}")
 
 
+@pytest.mark.parametrize(("mode", "hint"), [(None, "; .* set RAY_AUTH_MODE=token"), ("token", "")])
+def test_a_cluster_that_may_want_a_token_is_named(
+    monkeypatch: pytest.MonkeyPatch, mode: str | None, hint: str
+) -> None:
+    def init(**_: object) -> None:
+        raise ConnectionError("Failed to connect\nto Ray cluster")
+
+    ray = types.ModuleType("ray")
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(ray, "init", init, raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False, raising=False)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with pytest.raises(
+        WorkersError, match=f"^no workers at 'ray:auto': Failed to connect to Ray cluster{hint}$"
+    ):
+        open_workers("ray:auto")
+
+
 @pytest.mark.parametrize("address", ["host", "host:", ":6379", "host:99999", "ray://host"])
 def test_an_address_without_a_port_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))

@@ -84,8 +84,11 @@ class RayWorkers:
                     ray.init(log_to_driver=False, logging_level="warning", **options)
         # Ray raises errors of many kinds for an address.
         except Exception as error:
+            # Ray names no reason where a cluster wants a token, and asks for none by itself at a given address.
+            token = address is not None and "RAY_AUTH_MODE" not in os.environ
             raise WorkersError(
                 f"no workers at 'ray{f':{address}' if address else ''}': {' '.join(str(error).split())[:300]}"
+                + "; if the cluster has token authentication, set RAY_AUTH_MODE=token" * token
             ) from error
         resources = ray.cluster_resources()
         if resources.get("CPU", 0) < threads:
