@@ -188,6 +188,10 @@ def test_a_parquet_file_of_others_is_read_by_its_columns(tmp_path: Path, hugging
         read_image_set(write(a=data[:2], label=[0, -1]))
     with pytest.raises(DatasetError, match=r"no split 'validation' \(one of train\): append ',test="):
         read_image_set(f"hf:{place}#train=train,test=validation")
+    lacks = read_image_set(write(a=[*data[:8], None], label=[0, 1, 2] * 3))
+    assert sorted(lacks.train.images.name(i) for i in range(6))[0] == f"row 0 ({len(data[0])} bytes)"
+    with pytest.raises(ImageError, match=r"row 8 of the split 'train' of .* has no image in the column 'a'"):
+        to_pixels(images_of(f"hf:{place}")[8])
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=r"cannot be opened: .*OWNER/NAME of the Hub"):
         read_image_set(f"hf:{tmp_path}/empty")

@@ -801,6 +801,8 @@ def test_missing_data_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(DatasetError, match="dataset-fashion-mnist"):
         data.load(load_recipe("fashion-mnist"), tmp_path)
     monkeypatch.undo()
+    with pytest.raises(DatasetError, match=r"the recipe trains on 'digits'.* --set data\.name='\"hf:a/b\"'"):
+        data.load(load_recipe("digits"), "hf:a/b")
     with pytest.raises(DatasetError, match=r"data\.validation is 5000, but 'digits' has 1437"):
         data.load(load_recipe("digits", ["data.validation=5000"]))
 

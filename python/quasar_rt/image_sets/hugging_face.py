@@ -28,10 +28,36 @@ _TESTS = ("validation", "val", "valid", "test")
 SAVED = ("dataset_dict.json", "state.json")
 
 
-class _Encoded(io.BytesIO):
-    """An encoded image with a name for messages."""
+class _Row:
+    """The image of a row as a binary file object, fetched when `quasar_rt.images` decodes it."""
 
-    name = ""
+    def __init__(self, rows: Rows, index: int) -> None:
+        self._rows, self._index = rows, index
+        self._data: io.BytesIO | None = None
+        self.name = f"row {index} of {rows.place}"
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, position: int) -> int:
+        return self._file().seek(position)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file().read(size)
+
+    def _file(self) -> io.BytesIO:
+        if self._data is None:
+            data, path = self._rows.value(self._index)
+            if data is None and path is None:
+                raise ImageError(f"{self.name} has no image in the column '{self._rows.column}'")
+            if data is None:
+                assert path is not None
+                try:
+                    data = Path(path).read_bytes()
+                except OSError as error:
+                    raise ImageError(f"{self.name}: its file cannot be read: {error}") from error
+            self._data = io.BytesIO(data)
+        return self._data
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,24 +72,18 @@ class Rows:
         return len(self.table)
 
     def read(self, index: int) -> ImageLike:
-        """Returns the encoded image, or the path of its file."""
-        data, path = self._value(index)
-        if data is not None:
-            encoded = _Encoded(data)
-            encoded.name = f"row {index} of {self.place}"
-            return encoded
-        if path is None:
-            raise ImageError(f"row {index} of {self.place} has no image in the column '{self.column}'")
-        return Path(path)
+        """Returns a binary file object of the image."""
+        return _Row(self, index)
 
     def name(self, index: int) -> str:
         """Returns the row's number, the name of its file and the size of its image, as far as they are known."""
-        data, path = self._value(index)
+        data, path = self.value(index)
         known = [os.path.basename(path)] if path else []
         known += [f"{len(data)} bytes"] if data is not None else []
         return f"row {index} ({', '.join(known)})"
 
-    def _value(self, index: int) -> tuple[bytes | None, str | None]:
+    def value(self, index: int) -> tuple[bytes | None, str | None]:
+        """Returns the encoded image and the path of its file, of which either may be missing."""
         value = self.table[index][self.column]
         return (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
 

@@ -25,7 +25,7 @@ from ..datasets import (
     load_digits,
     load_fashion_mnist,
 )
-from ..image_sets import Images, Part, read_image_set
+from ..image_sets import Images, Part, is_named, read_image_set
 from ..images import ImageLike, preprocess
 from ..space import Space
 from .recipe import Recipe
@@ -195,6 +195,11 @@ def load(recipe: Recipe, root: str | os.PathLike[str] | None = None, space: Spac
             )
     if d.folder:
         return _load_folder(recipe, shape, root)
+    if root is not None and is_named(os.fspath(root)):
+        raise DatasetError(
+            f"the recipe trains on '{d.name}', which '{root}' cannot take the place of: name that set in the recipe, "
+            f"--set data.name='\"{root}\"'"
+        )
     loader: Callable[[str], tuple[Any, Any]]
     if d.name == "digits":
         classes, loader = DIGITS_CLASSES, load_digits
