@@ -66,6 +66,8 @@ class Speed(NamedTuple):
     """`gmacs_per_second` as a share of the threads' peak (int8 dot products in registers); None for an accelerator."""
     weight_bytes: int | None
     """Memory of all weights (`Engine.weight_bytes`); None for an accelerator."""
+    weight_traffic: list[int] | None
+    """Bytes of weights that each core reads a frame (`Engine.weight_traffic`); None for an accelerator."""
     stages: list[StageSpeed]
     """Stages on the CPU; empty for an accelerator."""
     units: AcceleratorProfile | None
@@ -128,6 +130,7 @@ def measure(engine: Engine, seconds: float = 2.0, seed: int = 0) -> Speed:
         gmacs_per_second=gmacs,
         peak_share=peak_share,
         weight_bytes=engine.weight_bytes,
+        weight_traffic=engine.weight_traffic,
         stages=stages,
         units=units,
     )

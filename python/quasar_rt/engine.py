@@ -523,6 +523,16 @@ class Engine:
         return self._open(1).weight_bytes
 
     @property
+    def weight_traffic(self) -> list[int] | None:
+        """Bytes of weights that each thread reads in a frame; None on an accelerator.
+
+        They are those of the plan: a thread that takes over another's share reads more. Layers of many tokens are
+        shared out by tokens, so that each thread reads all of their weights. The heads, and what only they read, are
+        shared out by rows of weights where that is faster.
+        """
+        return self._open(1).weight_traffic
+
+    @property
     def has_counters(self) -> bool:
         """True on an accelerator whose configuration has counters of its units, which `profile` reads."""
         return self._open(1).has_counters

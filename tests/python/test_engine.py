@@ -18,6 +18,7 @@ from PIL import Image
 
 import quasar_rt
 from quasar_rt import Engine, ImageError, Prediction, device, oracle
+from quasar_rt.build import random_subnet
 from quasar_rt.evaluate import evaluate
 from quasar_rt.images import preprocess
 
@@ -150,6 +151,32 @@ def test_packed_weights_take_less_memory_and_give_the_same_bits(monkeypatch):
         Engine(subnet, "cpu", weights="zipped")
     with pytest.raises(quasar_rt.InvalidValueError, match="sim"):
         Engine(subnet, "sim", weights="packed")
+
+
+@pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
+@pytest.mark.parametrize("pool", ["token", "token_pair"])
+def test_layers_shared_out_by_rows_of_weights_give_the_same_bits(pool):
+    # The layers of the last block and the heads are large enough to be shared out.
+    subnet = random_subnet(
+        embed=384,
+        depth=1,
+        heads=6,
+        image_size=32,
+        classes=1000,
+        pool=pool,
+        prefix_tokens=1 + (pool == "token_pair"),
+    )
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    expected = Engine(subnet, tier="scalar", threads=1).infer(picture).integer_logits
+    for tier in device.cpu().tiers:
+        for threads in (1, 2, 3, 4, 8) if tier.supported else ():
+            with Engine(subnet, tier=tier.name, threads=threads) as engine:
+                for _ in range(5):
+                    np.testing.assert_array_equal(engine.infer(picture).integer_logits, expected)
+                traffic = engine.weight_traffic
+                assert 1 <= len(traffic) <= threads
+                # The rest, patch embedding and keys and values, is read by every thread.
+                assert max(traffic) < engine.weight_bytes or threads == 1
 
 
 @pytest.mark.parametrize("threads", [0, -1, 10**6])

@@ -142,6 +142,13 @@ impl Observer {
         }
     }
 
+    /// Records the time of a value that another range's observer records.
+    pub(crate) fn elapsed(&mut self, point: Point) {
+        if let Self::Clock { .. } = self {
+            self.note(point, || unreachable!("a clock records no value"));
+        }
+    }
+
     /// Records a value of codes.
     pub(crate) fn i8(&mut self, point: Point, rows: MatrixView<i8>) {
         self.note(point, || {

@@ -11,8 +11,8 @@ use crate::tiled::{self, Isa};
 #[cfg(target_arch = "x86_64")]
 use crate::x86;
 use crate::{
-    scalar, HeadParams, KvHead, LayerNorm, Linear, LinearParams, MatrixView, MatrixViewMut,
-    Scratch, Storage, Tier, MAX_NORM_COLUMNS,
+    scalar, HeadParams, KvHead, LayerNorm, Linear, LinearParams, LinearRows, MatrixView,
+    MatrixViewMut, Scratch, Storage, Tier, MAX_NORM_COLUMNS,
 };
 
 /// The kernels of one tier. They exist only for tiers that this CPU runs.
@@ -126,29 +126,34 @@ impl Kernels {
         linear
     }
 
-    fn check_linear(self, linear: &Linear, input: &MatrixView<i8>, out: (usize, usize)) {
+    fn check_linear(self, linear: &LinearRows, input: &MatrixView<i8>, out: (usize, usize)) {
         assert_eq!(
-            linear.tier, self.tier,
+            linear.layer.tier, self.tier,
             "the layer is packed for another tier"
         );
-        assert_eq!(input.cols(), linear.k, "input columns");
-        assert_eq!(out, (input.rows(), linear.rows), "output rows and columns");
+        assert_eq!(input.cols(), linear.layer.k, "input columns");
+        assert_eq!(
+            out,
+            (input.rows(), linear.rows.len()),
+            "output rows and columns"
+        );
     }
 
-    /// Computes `out = requant8(acc)`, and looks the codes up in `table` (indexed by code + 128) if
-    /// there is one.
+    /// Computes `out = requant8(acc)` for a layer or [some of its rows](Linear::part), and looks
+    /// the codes up in `table` (indexed by code + 128) if there is one.
     ///
     /// # Panics
     /// If the sizes do not agree or the layer is packed for another tier.
-    pub fn linear_i8(
+    pub fn linear_i8<'a>(
         self,
-        linear: &Linear,
+        linear: impl Into<LinearRows<'a>>,
         input: MatrixView<i8>,
         out: MatrixViewMut<i8>,
         zero_point: i8,
         table: Option<&[i8; 256]>,
         scratch: &mut Scratch,
     ) {
+        let linear = &linear.into();
         self.check_linear(linear, &input, (out.rows(), out.cols()));
         dispatch!(self.tier,
             scalar::linear_i8(linear, input, out, zero_point, table),
@@ -156,17 +161,19 @@ impl Kernels {
             I => unsafe { tiled::linear_i8::<I>(linear, input, out, zero_point, table, scratch) });
     }
 
-    /// Computes `x = sat(x + requant16(acc))`, clamped to [-32767, 32767].
+    /// Computes `x = sat(x + requant16(acc))` for a layer or [some of its rows](Linear::part),
+    /// clamped to [-32767, 32767].
     ///
     /// # Panics
     /// If the sizes do not agree or the layer is packed for another tier.
-    pub fn linear_residual(
+    pub fn linear_residual<'a>(
         self,
-        linear: &Linear,
+        linear: impl Into<LinearRows<'a>>,
         input: MatrixView<i8>,
         x: MatrixViewMut<i16>,
         scratch: &mut Scratch,
     ) {
+        let linear = &linear.into();
         self.check_linear(linear, &input, (x.rows(), x.cols()));
         dispatch!(self.tier,
             scalar::linear_residual(linear, input, x),
@@ -174,17 +181,18 @@ impl Kernels {
             I => unsafe { tiled::linear_residual::<I>(linear, input, x, scratch) });
     }
 
-    /// Computes `out = acc`.
+    /// Computes `out = acc` for a layer or [some of its rows](Linear::part).
     ///
     /// # Panics
     /// If the sizes do not agree or the layer is packed for another tier.
-    pub fn linear_i32(
+    pub fn linear_i32<'a>(
         self,
-        linear: &Linear,
+        linear: impl Into<LinearRows<'a>>,
         input: MatrixView<i8>,
         out: MatrixViewMut<i32>,
         scratch: &mut Scratch,
     ) {
+        let linear = &linear.into();
         self.check_linear(linear, &input, (out.rows(), out.cols()));
         dispatch!(self.tier,
             scalar::linear_i32(linear, input, out),

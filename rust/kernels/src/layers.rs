@@ -9,7 +9,10 @@ use crate::Tier;
 pub(crate) const PAD: usize = 64;
 
 /// Rows whose outputs are put in order together.
-pub(crate) const WINDOW: usize = 64;
+pub(crate) const WINDOW: usize = ROW_STEP;
+
+/// The number of rows by which a layer can be cut into parts: see [`Linear::part`].
+pub const ROW_STEP: usize = 64;
 
 /// The parameters of a linear layer, rows in logical order.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +111,68 @@ impl Linear {
     /// Returns the bytes of the weights in memory, with padding.
     pub fn weight_bytes(&self) -> usize {
         self.weights.bytes()
+    }
+}
+
+impl Linear {
+    /// Returns the rows in `rows`, for a thread that computes these outputs only.
+    ///
+    /// # Panics
+    /// If the range is empty or ends past the last row, or starts or ends inside a window of
+    /// [`ROW_STEP`] rows.
+    #[must_use]
+    pub fn part(&self, rows: Range<usize>) -> LinearRows<'_> {
+        let ends = rows.end == self.rows || rows.end.is_multiple_of(ROW_STEP);
+        assert!(
+            rows.start < rows.end && rows.end <= self.rows,
+            "rows {rows:?} of {}",
+            self.rows
+        );
+        assert!(
+            rows.start.is_multiple_of(ROW_STEP) && ends,
+            "rows {rows:?} are no whole windows of {ROW_STEP}"
+        );
+        LinearRows { layer: self, rows }
+    }
+}
+
+/// Some rows of a linear layer, or all of them.
+#[derive(Clone, Debug)]
+pub struct LinearRows<'a> {
+    pub(crate) layer: &'a Linear,
+    pub(crate) rows: Range<usize>,
+}
+
+impl<'a> From<&'a Linear> for LinearRows<'a> {
+    fn from(layer: &'a Linear) -> Self {
+        Self {
+            layer,
+            rows: 0..layer.rows,
+        }
+    }
+}
+
+impl LinearRows<'_> {
+    /// Returns the bytes of the weights of these rows in memory.
+    pub fn weight_bytes(&self) -> usize {
+        if self.layer.tier == Tier::Scalar {
+            return self.rows.len() * self.layer.k;
+        }
+        self.panels().iter().map(|panel| panel.weights.len()).sum()
+    }
+
+    /// Returns the windows of these rows.
+    pub(crate) fn windows(&self) -> &[Window] {
+        &self.layer.windows[self.rows.start / WINDOW..self.rows.end.div_ceil(WINDOW)]
+    }
+
+    /// Returns the panels of these rows.
+    pub(crate) fn panels(&self) -> &[Panel] {
+        let windows = self.windows();
+        match (windows.first(), windows.last()) {
+            (Some(first), Some(last)) => &self.layer.panels[first.panels.start..last.panels.end],
+            _ => &[],
+        }
     }
 }
 

@@ -80,7 +80,8 @@ pub mod scalar;
 pub use buffer::Aligned;
 pub use kernels::Kernels;
 pub use layers::{
-    HeadParams, KvHead, LayerNorm, Linear, LinearParams, Scratch, Storage, MAX_NORM_COLUMNS,
+    HeadParams, KvHead, LayerNorm, Linear, LinearParams, LinearRows, Scratch, Storage,
+    MAX_NORM_COLUMNS, ROW_STEP,
 };
 pub use matrix::{MatrixView, MatrixViewMut};
 pub use team::{Team, MAX_TEAM};

@@ -3,7 +3,9 @@
 //!
 //! Depends on the matrix views.
 
-use crate::{HeadParams, KvHead, LayerNorm, Linear, MatrixView, MatrixViewMut, Scratch};
+use crate::{
+    HeadParams, KvHead, LayerNorm, Linear, LinearRows, MatrixView, MatrixViewMut, Scratch,
+};
 
 /// Computes `(x + 2^(s-1)) >> s`, rounding half up; `x` for s = 0.
 pub fn rshift(x: i32, s: u32) -> i32 {
@@ -52,28 +54,23 @@ pub fn dot(a: &[i8], b: &[i8]) -> i32 {
         .sum()
 }
 
-/// Calls `emit(input row, output row, acc, p, M)` for each accumulator.
+/// Calls `emit(input row, output column, acc, p, M)` for each accumulator.
 fn linear(
-    linear: &Linear,
+    LinearRows { layer, rows }: &LinearRows,
     input: MatrixView<i8>,
     mut emit: impl FnMut(usize, usize, i32, u8, i16),
 ) {
-    let weights = MatrixView::new(
-        linear.weights.as_slice::<i8>(),
-        linear.rows,
-        linear.k,
-        linear.k,
-    );
+    let weights = MatrixView::new(layer.weights.as_slice::<i8>(), layer.rows, layer.k, layer.k);
     let (bias, mult, shift) = (
-        linear.bias.as_slice::<i32>(),
-        linear.mult.as_slice::<i16>(),
-        linear.shift.as_slice::<u8>(),
+        layer.bias.as_slice::<i32>(),
+        layer.mult.as_slice::<i16>(),
+        layer.shift.as_slice::<u8>(),
     );
     for i in 0..input.rows() {
-        for r in 0..linear.rows {
+        for r in rows.clone() {
             emit(
                 i,
-                r,
+                r - rows.start,
                 bias[r] + dot(weights.row(r), input.row(i)),
                 shift[r],
                 mult[r],
@@ -99,7 +96,7 @@ pub(crate) fn pack_linear(
 }
 
 pub(crate) fn linear_i8(
-    layer: &Linear,
+    layer: &LinearRows,
     input: MatrixView<i8>,
     mut out: MatrixViewMut<i8>,
     zero_point: i8,
@@ -111,14 +108,18 @@ pub(crate) fn linear_i8(
     });
 }
 
-pub(crate) fn linear_residual(layer: &Linear, input: MatrixView<i8>, mut x: MatrixViewMut<i16>) {
+pub(crate) fn linear_residual(
+    layer: &LinearRows,
+    input: MatrixView<i8>,
+    mut x: MatrixViewMut<i16>,
+) {
     linear(layer, input, |i, r, acc, shift, mult| {
         let x = &mut x.row_mut(i)[r];
         *x = add_residual(*x, requant16(acc, shift, mult));
     });
 }
 
-pub(crate) fn linear_i32(layer: &Linear, input: MatrixView<i8>, mut out: MatrixViewMut<i32>) {
+pub(crate) fn linear_i32(layer: &LinearRows, input: MatrixView<i8>, mut out: MatrixViewMut<i32>) {
     linear(layer, input, |i, r, acc, _, _| out.row_mut(i)[r] = acc);
 }
 

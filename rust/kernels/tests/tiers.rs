@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use quasar_kernels::{
     HeadParams, Kernels, KvHead, LayerNorm, Linear, LinearParams, MatrixView, MatrixViewMut,
-    Scratch, Storage, Tier,
+    Scratch, Storage, Tier, ROW_STEP,
 };
 use Fill::{Ends, Max, Min};
 
@@ -259,10 +259,27 @@ fn check_linear(scalar: Kernels, tier: Kernels, case: &LinearCase, storage: Stor
     }
 
     let residual = Matrix::<i16>::new(random, shape, case.input, -32767, 32767);
-    let (mut a, mut b) = (residual.clone(), residual);
+    let (mut a, mut b) = (residual.clone(), residual.clone());
     scalar.linear_residual(&expected, input.view(), a.view_mut(), scratch);
     tier.linear_residual(&packed, input.view(), b.view_mut(), scratch);
-    prop_assert_eq!(a, b, "linear_residual");
+    prop_assert_eq!(&a, &b, "linear_residual");
+
+    // The same in parts, as threads compute it that share out the rows.
+    let cut = (case.seed as usize % case.rows.div_ceil(ROW_STEP)) * ROW_STEP;
+    for (kernels, layer) in [(scalar, &expected), (tier, &packed)] {
+        if cut == 0 {
+            break;
+        }
+        let mut c = residual.clone();
+        let (first, second) = c.view_mut().split_at_column(cut);
+        for (part, x) in [
+            (layer.part(0..cut), first),
+            (layer.part(cut..case.rows), second),
+        ] {
+            kernels.linear_residual(part, input.view(), x, scratch);
+        }
+        prop_assert_eq!(&a, &c, "linear_residual in parts");
+    }
     Ok(())
 }
 

@@ -220,6 +220,12 @@ impl Engine {
         self.cpu.as_ref().map(|cpu| cpu.network().weight_bytes())
     }
 
+    /// Returns the bytes of weights that each thread of the CPU reads in a frame.
+    #[getter]
+    fn weight_traffic(&self) -> Option<Vec<usize>> {
+        self.cpu.as_ref().map(|cpu| cpu.weight_traffic())
+    }
+
     /// Runs one image.
     fn infer<'py>(&self, py: Python<'py>, image: Input<'py>, top: usize) -> PyResult<Timed<'py>> {
         let view = self.view(&image)?;

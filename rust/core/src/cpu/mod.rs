@@ -4,9 +4,11 @@
 //! A frame takes a workspace, all memory that it needs, from the idle ones and gives it back after
 //! its last stage. In between a warm frame allocates nothing and takes no lock.
 //!
-//! `workspace` holds the graph's stages. Depends on [`crate::network`], [`crate::preprocess`],
-//! [`crate::pool`], [`crate::trace`], [`crate::error`] and the kernels.
+//! `workspace` holds the graph's stages, and `partition` decides how threads share a layer. Depends
+//! on [`crate::network`], [`crate::preprocess`], [`crate::pool`], [`crate::trace`],
+//! [`crate::error`] and the kernels.
 
+mod partition;
 mod workspace;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -100,6 +102,12 @@ impl Executor {
     /// Returns the number of threads.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// Returns the bytes of weights that each thread reads in a frame, if no thread takes over what
+    /// is another's.
+    pub fn weight_traffic(&self) -> Vec<usize> {
+        Workspace::new(&self.network, self.threads).weight_traffic(&self.network)
     }
 
     /// Runs one preprocessed image (`[height, width, channels]`) to `logits`: one for each

@@ -4,13 +4,19 @@
 //! tokens are cut into ranges, one for each thread. A range goes from one block's attention to the
 //! next block's qkv without waiting; all ranges meet once a block, when all keys and values are
 //! there. Each range packs the keys and values for itself, which costs less than a second meeting.
+//!
+//! Layers of one token, those of the heads and of a last block that only they read, are shared out
+//! by rows of weights where [`partition`](super::partition) expects that to be faster.
 
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use quasar_kernels::{Aligned, KvHead, MatrixView, MatrixViewMut, Scratch, Team};
+use quasar_kernels::{
+    Aligned, KvHead, Linear, LinearRows, MatrixView, MatrixViewMut, Scratch, Team,
+};
 
 use super::check;
+use super::partition::{self, Machine};
 use crate::error::Result;
 use crate::network::{Block, Network, Qkv};
 use crate::pool::for_each;
@@ -30,10 +36,25 @@ pub(super) struct Workspace {
     /// block.
     qkv: [Aligned<i8>; 2],
     stride: usize,
+    token: Token,
     sums: Vec<i32>,
     mean: Vec<i16>,
     pooled: Vec<i8>,
     accumulators: Vec<i32>,
+}
+
+/// The values of one token, in layers that are shared out by rows of weights.
+#[derive(Debug)]
+struct Token {
+    machine: Machine,
+    /// `[embed]`
+    x: Aligned<i16>,
+    /// `[embed]`
+    norm: Aligned<i8>,
+    /// `[heads * head_dim]`
+    attended: Aligned<i8>,
+    /// `[hidden]`
+    hidden: Aligned<i8>,
 }
 
 /// The tokens `first..first + rows`, and the memory that belongs to them alone.
@@ -86,6 +107,13 @@ impl Workspace {
             range_rows,
             qkv: std::array::from_fn(|_| Aligned::new(tokens * 3 * inner)),
             stride: 3 * inner,
+            token: Token {
+                machine: Machine::typical(network.tier()),
+                x: Aligned::new(config.embed),
+                norm: Aligned::new(config.embed),
+                attended: Aligned::new(inner),
+                hidden: Aligned::new(hidden),
+            },
             sums: vec![0; config.embed],
             mean: vec![0; config.embed],
             pooled: vec![0; network.heads.len() * config.embed],
@@ -109,6 +137,44 @@ impl Workspace {
         )
     }
 
+    /// Returns the bytes of weights that each range's thread reads in a frame.
+    pub(super) fn weight_traffic(&self, network: &Network) -> Vec<usize> {
+        let whole = |layer: &Linear| LinearRows::from(layer).weight_bytes();
+        let config = &network.config;
+        let of_range = |(r, range): (usize, &TokenRange)| {
+            let part = |layer: &Linear| {
+                let rows = self.token.machine.part_rows(layer, self.ranges.len());
+                let first = (r * rows).min(layer.rows());
+                let last = (first + rows).min(layer.rows());
+                if first < last {
+                    layer.part(first..last).weight_bytes()
+                } else {
+                    0
+                }
+            };
+            let mut bytes = 0;
+            if range.rows_before(config.prefix_tokens) < range.rows {
+                let layer = network.embed_norm.as_ref().map(|(_, layer)| whole(layer));
+                bytes += whole(&network.embed) + layer.unwrap_or(0);
+            }
+            for (i, block) in network.blocks.iter().enumerate() {
+                let needed = range.rows_before(config.needed(i)) > 0;
+                bytes += match &block.qkv {
+                    Qkv::Whole(layer) => whole(layer),
+                    Qkv::Split { q, kv } => whole(kv) + if needed { whole(q) } else { 0 },
+                };
+                let layers = [&block.proj, &block.fc1, &block.fc2];
+                if is_shared_out_by_rows(config, self.ranges.len(), i) {
+                    bytes += layers.map(part).iter().sum::<usize>();
+                } else if needed {
+                    bytes += layers.map(whole).iter().sum::<usize>();
+                }
+            }
+            bytes + (network.heads.iter().map(|head| part(&head.layer))).sum::<usize>()
+        };
+        self.ranges.iter().enumerate().map(of_range).collect()
+    }
+
     /// Runs the network on one preprocessed image.
     pub(super) fn frame(
         &mut self,
@@ -123,6 +189,7 @@ impl Workspace {
             qkv: [now, next],
             stride,
             range_rows,
+            token,
             ..
         } = self;
         let (stride, chunk) = (*stride, *range_rows * *stride);
@@ -133,6 +200,15 @@ impl Workspace {
             range.qkv(network, 0, qkv, stride);
         });
         for i in 0..network.blocks.len() {
+            if is_shared_out_by_rows(&network.config, ranges.len(), i) {
+                for range in ranges.iter_mut() {
+                    range.observer.start();
+                    range.attend(network, i, now, stride, cancel);
+                }
+                check(cancel)?;
+                token.finish_block(network, i, ranges, team);
+                continue;
+            }
             for_each(team, ranges, next, chunk, |_, range, next| {
                 range.observer.start();
                 range.block(network, i, now, stride, cancel);
@@ -143,16 +219,17 @@ impl Workspace {
             check(cancel)?;
             std::mem::swap(&mut now, &mut next);
         }
-        self.classify(network, logits);
+        self.classify(network, logits, team);
         Ok(())
     }
 
     /// Computes pooling, the final norm and the head.
-    fn classify(&mut self, network: &Network, logits: &mut [i32]) {
+    fn classify(&mut self, network: &Network, logits: &mut [i32], team: Option<&Team>) {
         let embed = network.config.embed;
         let kernels = network.kernels;
         let Self {
             ranges,
+            token,
             sums,
             mean,
             pooled,
@@ -203,12 +280,14 @@ impl Workspace {
             .i8(Point::Pooled, MatrixView::packed(pooled, pooled.len()));
         logits.fill(0);
         for (head, pooled) in network.heads.iter().zip(pooled.chunks_exact(embed)) {
-            let out = MatrixViewMut::new(accumulators, 1, logits.len(), logits.len());
-            kernels.linear_i32(
+            let accumulators = &mut accumulators[..logits.len()];
+            let input = MatrixView::packed(pooled, embed);
+            (token.machine).share_out(
+                team,
+                ranges,
                 &head.layer,
-                MatrixView::packed(pooled, embed),
-                out,
-                &mut ranges[0].scratch,
+                accumulators,
+                |part, out, scratch| kernels.linear_i32(part, input, out, scratch),
             );
             for ((logit, &acc), &mult) in logits.iter_mut().zip(accumulators.iter()).zip(&head.mult)
             {
@@ -219,6 +298,12 @@ impl Workspace {
     }
 }
 
+/// Returns true if few of a block's tokens are needed after its attention, so that their layers may
+/// be shared out by rows of weights.
+fn is_shared_out_by_rows(config: &Config, ranges: usize, block: usize) -> bool {
+    ranges > 1 && config.needed(block) < config.tokens()
+}
+
 /// Adds each row of `rows` to `sums`.
 fn add_rows<T: Copy + Into<i32>>(sums: &mut [i32], rows: &[T]) {
     for row in rows.chunks_exact(sums.len()) {
@@ -226,6 +311,111 @@ fn add_rows<T: Copy + Into<i32>>(sums: &mut [i32], rows: &[T]) {
             *sum += value.into();
         }
     }
+}
+
+impl Machine {
+    /// Returns the rows of each part of a layer of one token.
+    fn part_rows(&self, layer: &Linear, ranges: usize) -> usize {
+        if self.prefers_rows(layer, ranges) {
+            partition::part_rows(layer.rows(), ranges)
+        } else {
+            layer.rows()
+        }
+    }
+
+    /// Computes a layer of one token, its rows shared out among the ranges' threads if that is
+    /// faster.
+    fn share_out<T: Send>(
+        &self,
+        team: Option<&Team>,
+        ranges: &mut [TokenRange],
+        layer: &Linear,
+        out: &mut [T],
+        work: impl Fn(LinearRows, MatrixViewMut<T>, &mut Scratch) + Sync,
+    ) {
+        let rows = self.part_rows(layer, ranges.len());
+        if rows >= layer.rows() {
+            let out = MatrixViewMut::packed(out, layer.rows());
+            return work(layer.into(), out, &mut ranges[0].scratch);
+        }
+        for_each(team, ranges, out, rows, |i, range, out| {
+            if let (first, cols @ 1..) = (i * rows, out.len()) {
+                let out = MatrixViewMut::packed(out, cols);
+                work(layer.part(first..first + cols), out, &mut range.scratch);
+            }
+        });
+    }
+}
+
+impl Token {
+    /// Computes a block from its projection on, for the few tokens that are needed.
+    fn finish_block(
+        &mut self,
+        network: &Network,
+        i: usize,
+        ranges: &mut [TokenRange],
+        team: Option<&Team>,
+    ) {
+        let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
+        let inner = block.inner();
+        let Self {
+            machine,
+            x,
+            norm,
+            attended,
+            hidden,
+        } = self;
+        let (attended, hidden) = (&mut attended[..inner], &mut hidden[..block.hidden]);
+        for token in 0..network.config.needed(i) {
+            let at = (ranges.iter())
+                .position(|range| token < range.first + range.rows)
+                .expect("every token has a range");
+            let row = token - ranges[at].first;
+            x.copy_from_slice(&ranges[at].x[row * embed..][..embed]);
+            attended.copy_from_slice(&ranges[at].attended[row * inner..][..inner]);
+
+            let input = MatrixView::packed(attended, inner);
+            machine.share_out(team, ranges, &block.proj, x, |part, x, scratch| {
+                kernels.linear_residual(part, input, x, scratch);
+            });
+            note(ranges, Point::Mid(i), |observer, point| {
+                observer.i16(point, MatrixView::packed(x, embed));
+            });
+            kernels.layer_norm(
+                &block.norm2,
+                MatrixView::packed(x, embed),
+                MatrixViewMut::packed(norm, embed),
+            );
+            let input = MatrixView::packed(norm, embed);
+            note(ranges, Point::Norm2(i), |observer, point| {
+                observer.i8(point, input);
+            });
+            machine.share_out(team, ranges, &block.fc1, hidden, |part, out, scratch| {
+                let (zero_point, table) = (block.fc1_zero_point, Some(&block.gelu));
+                kernels.linear_i8(part, input, out, zero_point, table, scratch);
+            });
+            let input = MatrixView::packed(hidden, block.hidden);
+            note(ranges, Point::Act(i), |observer, point| {
+                observer.i8(point, input);
+            });
+            machine.share_out(team, ranges, &block.fc2, x, |part, x, scratch| {
+                kernels.linear_residual(part, input, x, scratch);
+            });
+            note(ranges, Point::X(i), |observer, point| {
+                observer.i16(point, MatrixView::packed(x, embed));
+            });
+            ranges[at].x[row * embed..][..embed].copy_from_slice(x);
+        }
+    }
+}
+
+/// Records a value of the first range once, and its time for all ranges.
+fn note(ranges: &mut [TokenRange], point: Point, record: impl Fn(&mut Observer, Point)) {
+    let mut observers = ranges.iter_mut().map(|range| &mut range.observer);
+    if let Some(first) = observers.next() {
+        record(first, point);
+    }
+    observers.for_each(|observer| observer.elapsed(point));
 }
 
 impl TokenRange {
@@ -300,10 +490,10 @@ impl TokenRange {
         self.observer.i8(Point::Norm1(i), norm);
         let out = MatrixViewMut::new(qkv, rows, 3 * inner, stride);
         match &block.qkv {
-            Qkv::Whole(layer) => kernels.linear_i8(layer, norm, out, 0, None, &mut self.scratch),
+            Qkv::Whole(layer) => kernels.linear_i8(&**layer, norm, out, 0, None, &mut self.scratch),
             Qkv::Split { q, kv } => {
                 let (mut q_out, kv_out) = out.split_at_column(inner);
-                kernels.linear_i8(kv, norm, kv_out, 0, None, &mut self.scratch);
+                kernels.linear_i8(&**kv, norm, kv_out, 0, None, &mut self.scratch);
                 // Queries that are not needed are 0, so that traces do not depend on earlier
                 // contents.
                 for row in 0..rows {
@@ -313,7 +503,7 @@ impl TokenRange {
                 if needed > 0 {
                     let (q_out, _) = q_out.split_at_row(needed);
                     let norm = norm.range(0..needed);
-                    kernels.linear_i8(q, norm, q_out, 0, None, &mut self.scratch);
+                    kernels.linear_i8(&**q, norm, q_out, 0, None, &mut self.scratch);
                 }
             }
         }
@@ -321,9 +511,9 @@ impl TokenRange {
             .i8(Point::Qkv(i), MatrixView::new(qkv, rows, 3 * inner, stride));
     }
 
-    /// Computes a block from its attention on. `qkv` holds the rows of all ranges. Returns early if
-    /// the frame is cancelled.
-    fn block(
+    /// Computes a block's attention. `qkv` holds the rows of all ranges. Returns early if the frame
+    /// is cancelled.
+    fn attend(
         &mut self,
         network: &Network,
         i: usize,
@@ -331,16 +521,13 @@ impl TokenRange {
         stride: usize,
         cancel: &AtomicBool,
     ) {
-        let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
+        let (block, kernels) = (&network.blocks[i], network.kernels);
         let (inner, dim) = (block.inner(), block.head_dim);
         let rows = self.rows_before(network.config.needed(i));
         if rows == 0 {
             return;
         }
-        let x = &mut self.x[..rows * embed];
-        let norm = &mut self.norm[..rows * embed];
         let attended = &mut self.attended[..rows * inner];
-        let hidden = &mut self.hidden[..rows * block.hidden];
         let Self {
             head,
             scratch,
@@ -362,8 +549,30 @@ impl TokenRange {
             kernels.attention(q, head, params, out, scratch);
             rest = others;
         }
-        let attended = MatrixView::packed(attended, inner);
-        observer.i8(Point::Attention(i), attended);
+        observer.i8(Point::Attention(i), MatrixView::packed(attended, inner));
+    }
+
+    /// Computes a block from its attention on. `qkv` holds the rows of all ranges. Returns early if
+    /// the frame is cancelled.
+    fn block(
+        &mut self,
+        network: &Network,
+        i: usize,
+        qkv: &[i8],
+        stride: usize,
+        cancel: &AtomicBool,
+    ) {
+        self.attend(network, i, qkv, stride, cancel);
+        let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
+        let rows = self.rows_before(network.config.needed(i));
+        if rows == 0 || check(cancel).is_err() {
+            return;
+        }
+        let x = &mut self.x[..rows * embed];
+        let norm = &mut self.norm[..rows * embed];
+        let hidden = &mut self.hidden[..rows * block.hidden];
+        let (scratch, observer) = (&mut self.scratch, &mut self.observer);
+        let attended = MatrixView::packed(&self.attended[..rows * block.inner()], block.inner());
         kernels.linear_residual(
             &block.proj,
             attended,

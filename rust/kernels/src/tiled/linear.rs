@@ -6,7 +6,7 @@ use super::inputs::{whole_rows, Inputs};
 use super::isa::{Isa, Product};
 use crate::buffer::Buffer;
 use crate::layers::WINDOW;
-use crate::{Linear, MatrixView, MatrixViewMut, Scratch};
+use crate::{Linear, LinearRows, MatrixView, MatrixViewMut, Scratch};
 
 /// Returns the parameters of the panel that starts at `slot`.
 fn requant<I: Isa>(linear: &Linear, slot: usize) -> Requant {
@@ -40,7 +40,7 @@ impl PendingTile<'_> {
     }
 }
 
-/// Multiplies `input` by `layer`: every tile, panel by panel.
+/// Multiplies `input` by some rows of a layer: every tile, panel by panel.
 ///
 /// # Safety
 /// The CPU has the tier's features; the sizes agree.
@@ -48,25 +48,26 @@ impl PendingTile<'_> {
 #[allow(clippy::inline_always)] // the kind of outputs is constant in each caller
 #[inline(always)]
 unsafe fn linear<I: Isa>(
-    layer: &Linear,
+    part: &LinearRows,
     bias: &Buffer,
     input: MatrixView<i8>,
     scratch: &mut Scratch,
     mut outputs: Outputs,
 ) {
     let n = input.rows();
-    let form = I::FOUR_BIT.filter(|_| layer.panels.iter().any(|panel| panel.four_bit));
+    let (layer, windows, panels) = (part.layer, part.windows(), part.panels());
+    let form = I::FOUR_BIT.filter(|_| panels.iter().any(|panel| panel.four_bit));
     let four_bit = form.map(|form| Inputs::four_bit(input, form, &mut scratch.four_bit_codes));
     let four_bit_k = four_bit.as_ref().map_or(0, |inputs| inputs.k);
     let k = layer.k.next_multiple_of(I::STEP);
     // SAFETY: the caller promises the features.
-    let eight_bit = (layer.panels.iter().any(|panel| !panel.four_bit))
+    let eight_bit = (panels.iter().any(|panel| !panel.four_bit))
         .then(|| unsafe { Inputs::new::<I>(input, k, &mut scratch.codes) });
     let (bias, order) = (bias.as_slice::<i32>(), layer.order.as_slice::<u8>());
     let tile_size = I::ROWS * I::PANEL;
     let accumulators = scratch.tile.take::<i32>(2 * tile_size).as_mut_ptr();
     let value_bytes = outputs.value_bytes();
-    let sorted = layer.windows.iter().any(|window| window.sorted);
+    let sorted = windows.iter().any(|window| window.sorted);
     let staged = scratch
         .staged
         .take::<u8>(if sorted {
@@ -79,7 +80,9 @@ unsafe fn linear<I: Isa>(
     let mut pending: Option<PendingTile> = None;
     // SAFETY: the caller promises the features.
     unsafe { I::enter_thread() };
-    for (window, first) in layer.windows.iter().zip((0..).step_by(WINDOW)) {
+    for (window, first) in windows.iter().zip((part.rows.start..).step_by(WINDOW)) {
+        // Of the outputs.
+        let column = first - part.rows.start;
         let cols = WINDOW.min(layer.rows - first);
         let staged_window = Staged {
             values: staged,
@@ -108,7 +111,8 @@ unsafe fn linear<I: Isa>(
                     let to = unsafe { staged.add(at) };
                     outputs.staged(to, I::STAGED, rows, I::PANEL)
                 } else {
-                    outputs.block(i, rows, panel.slot, width.min(layer.rows - panel.slot))
+                    let col = panel.slot - part.rows.start;
+                    outputs.block(i, rows, col, width.min(layer.rows - panel.slot))
                 };
                 let first_in_use = pending
                     .as_ref()
@@ -139,7 +143,7 @@ unsafe fn linear<I: Isa>(
                         I::tile_4_bit(p, panel.run, acc, I::PANEL);
                         I::finish(&tile);
                         if at_once {
-                            I::reorder(staged_window, outputs.block(i, rows, first, cols));
+                            I::reorder(staged_window, outputs.block(i, rows, column, cols));
                         }
                     } else if let Some(eight_bit) = &eight_bit {
                         let (a, stride) = eight_bit.tile(i, rows, whole_rows::<I>(rows));
@@ -155,7 +159,7 @@ unsafe fn linear<I: Isa>(
                         };
                         if I::OVERLAPS {
                             let reorder = at_once
-                                .then(|| (staged_window, outputs.block(i, rows, first, cols)));
+                                .then(|| (staged_window, outputs.block(i, rows, column, cols)));
                             let before = pending.replace(PendingTile { tile, reorder });
                             I::tile_and_finish(p, acc, before.as_ref().map(|before| &before.tile));
                             if let Some(before) = before {
@@ -164,7 +168,7 @@ unsafe fn linear<I: Isa>(
                         } else {
                             I::tile_and_finish(p, acc, Some(&tile));
                             if at_once {
-                                I::reorder(staged_window, outputs.block(i, rows, first, cols));
+                                I::reorder(staged_window, outputs.block(i, rows, column, cols));
                             }
                         }
                     }
@@ -173,7 +177,7 @@ unsafe fn linear<I: Isa>(
         }
         if window.sorted && !at_once && n > 0 {
             // SAFETY: as above; the window is staged.
-            unsafe { I::reorder(staged_window, outputs.block(0, n, first, cols)) };
+            unsafe { I::reorder(staged_window, outputs.block(0, n, column, cols)) };
         }
     }
     // SAFETY: as above.
@@ -191,7 +195,7 @@ unsafe fn linear<I: Isa>(
 /// # Safety
 /// The CPU has the tier's features; the sizes agree.
 pub(crate) unsafe fn linear_i8<I: Isa>(
-    layer: &Linear,
+    part: &LinearRows,
     input: MatrixView<i8>,
     out: MatrixViewMut<i8>,
     zero_point: i8,
@@ -204,7 +208,7 @@ pub(crate) unsafe fn linear_i8<I: Isa>(
         table,
     };
     // SAFETY: the caller's promise.
-    unsafe { linear::<I>(layer, &layer.rounded, input, scratch, outputs) }
+    unsafe { linear::<I>(part, &part.layer.rounded, input, scratch, outputs) }
 }
 
 /// Implements `Kernels::linear_residual`.
@@ -212,14 +216,14 @@ pub(crate) unsafe fn linear_i8<I: Isa>(
 /// # Safety
 /// The CPU has the tier's features; the sizes agree.
 pub(crate) unsafe fn linear_residual<I: Isa>(
-    layer: &Linear,
+    part: &LinearRows,
     input: MatrixView<i8>,
     x: MatrixViewMut<i16>,
     scratch: &mut Scratch,
 ) {
     let outputs = Outputs::Residual { x };
     // SAFETY: the caller's promise.
-    unsafe { linear::<I>(layer, &layer.rounded, input, scratch, outputs) }
+    unsafe { linear::<I>(part, &part.layer.rounded, input, scratch, outputs) }
 }
 
 /// Implements `Kernels::linear_i32`.
@@ -227,12 +231,12 @@ pub(crate) unsafe fn linear_residual<I: Isa>(
 /// # Safety
 /// The CPU has the tier's features; the sizes agree.
 pub(crate) unsafe fn linear_i32<I: Isa>(
-    layer: &Linear,
+    part: &LinearRows,
     input: MatrixView<i8>,
     out: MatrixViewMut<i32>,
     scratch: &mut Scratch,
 ) {
     let outputs = Outputs::Accumulators { out };
     // SAFETY: the caller's promise.
-    unsafe { linear::<I>(layer, &layer.bias, input, scratch, outputs) }
+    unsafe { linear::<I>(part, &part.layer.bias, input, scratch, outputs) }
 }
