@@ -724,3 +724,28 @@ def test_ctrl_c_is_130(tmp_path):
     assert process.returncode == 130
     assert not out
     assert err == "Interrupted\n"
+
+
+def test_bench_compares_threads_in_turns(run, subnet_file):
+    arguments = ["bench", subnet_file, "--scaling", "--threads", 2, "--seconds", 0.1]
+    assert "frame / image" in run(*arguments).stdout
+    (measured,) = json.loads(run(*arguments, "--json").stdout)["measured"]
+    assert measured["threads"] == 2
+    assert measured["rounds"] >= 1
+    assert 0 < measured["frame_to_image"]["low"] <= measured["frame_to_image"]["high"]
+    assert measured["shared_to_ideal"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--shared"], "--shared needs --scaling"),
+        (["--scaling", "--threads", 1], "several threads with one"),
+        (["--scaling", "--shared", "--threads", 200], "as many threads as cores"),
+        (["--scaling", "--device", "sim"], "the CPU's threads"),
+    ],
+)
+def test_what_bench_cannot_compare_is_named(run, subnet_file, arguments, says):
+    result = run("bench", subnet_file, *arguments)
+    assert result.exit_code != 0
+    assert says in result.output

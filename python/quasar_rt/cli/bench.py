@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,8 @@ from .output import echo, print_json, print_records
 if TYPE_CHECKING:
     from ..bench import Speed
     from ..profile import AcceleratorProfile
+    from ..scaling import Scaling, Spread
+    from ..subnet import Subnet
 
 
 @click.command("bench", short_help="Measure latency and throughput.")
@@ -49,9 +52,26 @@ if TYPE_CHECKING:
     show_default=True,
     help="Time for each measurement.",
 )
+@click.option(
+    "--scaling",
+    is_flag=True,
+    help="Compare instead a frame on several threads with one thread and with a batch, in turns.",
+)
+@click.option(
+    "--shared",
+    is_flag=True,
+    help="With --scaling: also measure frames while another process keeps one core busy.",
+)
 @as_json
 def command(
-    subnet: str, device: str, threads: tuple[int, ...], tier: tuple[str, ...], seconds: float, as_json: bool
+    subnet: str,
+    device: str,
+    threads: tuple[int, ...],
+    tier: tuple[str, ...],
+    seconds: float,
+    scaling: bool,
+    shared: bool,
+    as_json: bool,
 ) -> None:
     """Measure how fast SUBNET runs on this machine.
 
@@ -61,6 +81,10 @@ def command(
     goes; roof is the least time that this machine's peak, or its caches' bandwidth, allows a stage, as a share of the
     time that it takes. On an accelerator with counters the table is by unit: cycles busy, blocked by a full queue and
     starved of input, next to the event model's.
+
+    With --scaling, frames on several threads, frames on one and batches take turns of a fraction of a second, and the
+    table has the median ratio of the rounds that other processes left alone, with quartiles. A frame next to an image
+    of a batch is 1 if its threads use the cores as well as separate images do.
     """
     from ..bench import measure, open_subnet
     from ..device import devices
@@ -68,6 +92,13 @@ def command(
     from ..errors import UntrainedWarning
 
     loaded = open_subnet(subnet)
+    if shared and not scaling:
+        raise click.UsageError("--shared needs --scaling")
+    if scaling:
+        if device not in ("auto", "cpu"):
+            raise click.UsageError(f"--scaling measures the CPU's threads; the device is {device}")
+        _scaling(loaded, threads or (None,), tier or (None,), seconds, shared, as_json)
+        return
     counts = threads or tuple(sorted({1, devices()[0].threads}))
     speeds = []
     with warnings.catch_warnings():
@@ -102,6 +133,9 @@ def command(
             ">weights": lambda speed: (
                 "" if speed.weight_bytes is None else f"{speed.weight_bytes / 1e6:.2f} MB"
             ),
+            ">read by a core": lambda speed: (
+                "" if speed.weight_traffic is None else f"{max(speed.weight_traffic) / 1e6:.2f} MB"
+            ),
         },
         title=f"{loaded.name}, measured here: {work(summary)}",
     )
@@ -111,6 +145,54 @@ def command(
         if speed.units is not None:
             for line in str(speed.units).splitlines():
                 echo(line)
+
+
+def _scaling(
+    subnet: Subnet,
+    threads: Sequence[int | None],
+    tiers: Sequence[str | None],
+    seconds: float,
+    shared: bool,
+    as_json: bool,
+) -> None:
+    from ..errors import UntrainedWarning
+    from ..scaling import measure_scaling
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UntrainedWarning)
+        measured = [
+            measure_scaling(subnet, count, name, seconds, shared) for name in tiers for count in threads
+        ]
+    if as_json:
+        spreads = ("frame_to_image", "speedup", "shared_to_ideal")
+        documents = []
+        for scaling in measured:
+            document = scaling._asdict()
+            for name in spreads:
+                spread = document[name]
+                document[name] = None if spread is None else spread._asdict()
+            documents.append(document)
+        print_json({"subnet": subnet.name, "measured": documents})
+        return
+
+    def shown(spread: Spread | None) -> str:
+        return (
+            "not measured" if spread is None else f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f})"
+        )
+
+    columns: dict[str, Callable[[Scaling], str | int]] = {
+        "tier": lambda scaling: scaling.tier,
+        ">threads": lambda scaling: scaling.threads,
+        ">one thread": lambda scaling: f"{scaling.one_thread_ms:.2f} ms",
+        ">frame": lambda scaling: f"{scaling.frame_ms:.2f} ms",
+        ">image of a batch": lambda scaling: f"{scaling.image_ms:.2f} ms",
+        ">frame / image": lambda scaling: shown(scaling.frame_to_image),
+        ">speedup": lambda scaling: shown(scaling.speedup),
+        ">shared core / ideal": lambda scaling: shown(scaling.shared_to_ideal),
+        ">rounds": lambda scaling: scaling.rounds,
+        ">disturbed": lambda scaling: scaling.disturbed,
+    }
+    print_records(measured, columns, title=f"{subnet.name}, measured here: median (quartiles) of rounds")
 
 
 def _units_as_json(units: AcceleratorProfile | None) -> dict[str, Any] | None:
