@@ -3,8 +3,9 @@
 //! A general thread pool needs microseconds to join: queues, locks, sleeping threads. Here the
 //! caller writes one job and opens it. Members that have just worked still watch for a job; each
 //! takes the share of its own number, and then the shares that nobody has begun. The caller waits
-//! only for members that entered the job, so a member that sleeps or was preempted delays nobody.
-//! Nothing is allocated and no lock is taken. A member without work sleeps after a while until it
+//! only for members that entered the job, so a member that sleeps delays nobody. One that is
+//! preempted in the middle of its work gets the caller's core (Linux): see `preempted`. Nothing is
+//! allocated and no lock is taken. A member without work sleeps after a while until it
 //! is woken: an idle team costs no CPU time.
 //!
 //! The module is in this crate because a job is borrowed from its caller, which safe Rust cannot
@@ -12,6 +13,8 @@
 
 #[cfg(all(loom, test))]
 mod model;
+#[cfg_attr(any(loom, not(target_os = "linux")), path = "unmoved.rs")]
+mod preempted;
 mod sync;
 
 use std::cell::Cell;
@@ -19,9 +22,10 @@ use std::fmt;
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
+use preempted::Seat;
 use sync::{
-    thread, wait_for, Arc, AtomicBool, AtomicU64, AtomicUsize, JoinHandle, Ordering, Thread,
-    UnsafeCell,
+    thread, wait_for, wait_for_late, Arc, AtomicBool, AtomicU64, AtomicUsize, JoinHandle, Ordering,
+    Thread, UnsafeCell,
 };
 
 /// The largest number of threads of a team.
@@ -49,6 +53,8 @@ struct Shared {
     job: UnsafeCell<Option<Job>>,
     /// Members that have started.
     started: AtomicUsize,
+    /// Of the members, from the first one on.
+    seats: Vec<Seat>,
     panicked: AtomicBool,
     stop: AtomicBool,
 }
@@ -76,6 +82,8 @@ impl Shared {
     }
 
     fn serve(&self, member: usize) {
+        let seat = &self.seats[member - 1];
+        seat.take();
         self.started.fetch_add(1, Ordering::Relaxed);
         let mut turn = 0;
         loop {
@@ -83,6 +91,7 @@ impl Shared {
             if !self.enter(turn) {
                 continue;
             }
+            seat.enter();
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
@@ -99,9 +108,11 @@ impl Shared {
                 std::mem::forget(payload);
                 self.panicked.store(true, Ordering::Relaxed);
             }
+            seat.leave();
             if self.state.fetch_sub(1, Ordering::AcqRel) & (OPEN | INSIDE) == 1 {
                 caller.unpark();
             }
+            seat.go_back();
         }
     }
 }
@@ -113,7 +124,10 @@ impl Drop for Join<'_> {
     fn drop(&mut self) {
         let shared = &self.0.shared;
         shared.state.fetch_and(!OPEN, Ordering::AcqRel);
-        wait_for(|| (shared.state.load(Ordering::Acquire) & INSIDE == 0).then_some(()));
+        wait_for_late(
+            || (shared.state.load(Ordering::Acquire) & INSIDE == 0).then_some(()),
+            || shared.seats.iter().for_each(Seat::fetch_if_preempted),
+        );
         // Before the next caller's job can set it.
         self.1.set(shared.panicked.swap(false, Ordering::Relaxed));
         self.0.busy.store(false, Ordering::Release);
@@ -154,6 +168,7 @@ impl Team {
                 state: AtomicU64::new(0),
                 job: UnsafeCell::new(None),
                 started: AtomicUsize::new(0),
+                seats: (1..threads).map(|_| Seat::default()).collect(),
                 panicked: AtomicBool::new(false),
                 stop: AtomicBool::new(false),
             }),

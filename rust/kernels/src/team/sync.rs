@@ -42,8 +42,13 @@ const WATCH: std::time::Duration = std::time::Duration::from_micros(50);
 
 /// Waits until `something` returns a value: watches for `WATCH`, then sleeps until this thread is
 /// unparked.
-#[cfg(not(loom))]
 pub(super) fn wait_for<T>(something: impl Fn() -> Option<T>) -> T {
+    wait_for_late(something, || ())
+}
+
+/// Waits as [`wait_for`] does, and calls `late` before it sleeps.
+#[cfg(not(loom))]
+pub(super) fn wait_for_late<T>(something: impl Fn() -> Option<T>, late: impl Fn()) -> T {
     loop {
         let mut start = None;
         loop {
@@ -57,17 +62,19 @@ pub(super) fn wait_for<T>(something: impl Fn() -> Option<T>) -> T {
                 break;
             }
         }
+        late();
         thread::park();
     }
 }
 
 /// The same with one look before each sleep: more looks end the wait in no other state.
 #[cfg(loom)]
-pub(super) fn wait_for<T>(something: impl Fn() -> Option<T>) -> T {
+pub(super) fn wait_for_late<T>(something: impl Fn() -> Option<T>, late: impl Fn()) -> T {
     loop {
         if let Some(something) = something() {
             return something;
         }
+        late();
         thread::park();
     }
 }

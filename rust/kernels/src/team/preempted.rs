@@ -1,0 +1,134 @@
+//! Moves members that the system has preempted to the core of the caller that waits for them.
+//!
+//! A member that shares its core with another busy process is off the core half of the time, mostly
+//! in the middle of its work, and nobody can take over a half. The caller has nothing to do then.
+//! So it gives its own core: it allows the member that core alone, and sleeps. When the member has
+//! left the job, it goes back to the cores that it had.
+//!
+//! A member counts as preempted if it is inside the job and its CPU time stands still. Nothing here
+//! has to succeed: where the system refuses, the caller waits, as it does on other systems.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Time over which a member's CPU time is watched.
+const LOOK: Duration = Duration::from_micros(10);
+
+const WORDS: usize = 16;
+
+/// A set of cores, as the system takes it: of 1024 cores, the first ones.
+type Cores = [u64; WORDS];
+
+/// A member, as a waiting caller sees it.
+#[derive(Debug, Default)]
+pub(super) struct Seat {
+    thread: AtomicI32,
+    inside: AtomicBool,
+    /// The member has been moved, and `cores` are those that it had.
+    moved: AtomicBool,
+    cores: [AtomicU64; WORDS],
+}
+
+impl Seat {
+    /// Makes the calling thread the seat's member.
+    pub(super) fn take(&self) {
+        // SAFETY: it has no precondition.
+        let thread = unsafe { libc::gettid() };
+        self.thread.store(thread, Ordering::Relaxed);
+    }
+
+    /// Notes that the member is inside a job.
+    pub(super) fn enter(&self) {
+        self.inside.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the member's work is done.
+    pub(super) fn leave(&self) {
+        self.inside.store(false, Ordering::SeqCst);
+    }
+
+    /// Takes the member, which calls it, back to the cores that it had if it was moved: away from
+    /// the caller, which goes on there.
+    pub(super) fn go_back(&self) {
+        if !self.moved.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let cores: Cores = std::array::from_fn(|i| self.cores[i].load(Ordering::Relaxed));
+        if let Some((word, bit)) = core_here() {
+            let mut others = cores;
+            others[word] &= !bit;
+            allow(0, &others);
+        }
+        allow(0, &cores);
+    }
+
+    /// Moves the member to the calling thread's core if it is inside a job and preempted. The
+    /// caller goes to sleep next.
+    pub(super) fn fetch_if_preempted(&self) {
+        let thread = self.thread.load(Ordering::Relaxed);
+        if !self.inside.load(Ordering::Relaxed) || self.moved.load(Ordering::Relaxed) {
+            return;
+        }
+        let before = cpu_time(thread);
+        let start = Instant::now();
+        while start.elapsed() < LOOK {
+            std::hint::spin_loop();
+        }
+        if before.is_none() || cpu_time(thread) != before || !self.inside.load(Ordering::Relaxed) {
+            return;
+        }
+        let (Some(cores), Some((word, bit))) = (allowed(thread), core_here()) else {
+            return;
+        };
+        let mut here = Cores::default();
+        here[word] = bit;
+        if cores[word] & bit == 0 || cores == here {
+            return;
+        }
+        for (kept, cores) in self.cores.iter().zip(cores) {
+            kept.store(cores, Ordering::Relaxed);
+        }
+        self.moved.store(true, Ordering::SeqCst);
+        allow(thread, &here);
+        // The member may have left, and gone back, before it was moved.
+        if !self.inside.load(Ordering::SeqCst) {
+            allow(thread, &cores);
+        }
+    }
+}
+
+/// Returns the CPU time of a thread of this process in seconds and nanoseconds.
+fn cpu_time(thread: i32) -> Option<(libc::time_t, libc::c_long)> {
+    // The clock of a thread's CPU time, as `pthread_getcpuclockid` makes it.
+    let clock = (!thread << 3) | 6;
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` can be written.
+    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    (result == 0).then_some((time.tv_sec, time.tv_nsec))
+}
+
+/// Returns the word and the bit of the core that the calling thread runs on.
+fn core_here() -> Option<(usize, u64)> {
+    // SAFETY: it has no precondition.
+    let core = usize::try_from(unsafe { libc::sched_getcpu() }).ok()?;
+    (core < 64 * WORDS).then(|| (core / 64, 1 << (core % 64)))
+}
+
+/// Returns the cores on which a thread may run.
+fn allowed(thread: i32) -> Option<Cores> {
+    let mut cores = Cores::default();
+    let to = cores.as_mut_ptr().cast();
+    // SAFETY: `cores` is as large as said, and can be written.
+    let result = unsafe { libc::sched_getaffinity(thread, size_of::<Cores>(), to) };
+    (result == 0).then_some(cores)
+}
+
+/// Lets a thread (0: the calling one) run on these cores only.
+fn allow(thread: i32, cores: &Cores) {
+    let cores = cores.as_ptr().cast();
+    // SAFETY: `cores` is as large as said. A refusal changes nothing.
+    unsafe { libc::sched_setaffinity(thread, size_of::<Cores>(), cores) };
+}
