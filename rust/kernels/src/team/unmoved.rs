@@ -1,5 +1,5 @@
-//! In the place of `preempted` on systems where no thread is moved, and in the models of loom, which
-//! know no cores.
+//! In the place of `preempted` on systems where no thread is moved, and in the models of loom,
+//! which know no cores.
 
 #[derive(Debug, Default)]
 pub(super) struct Seat;
