@@ -49,7 +49,8 @@ class Scaling(NamedTuple):
     rounds: int
     """Number of rounds behind the first figures."""
     disturbed: int
-    """Number of rounds that were left out because other processes were busy; all of them count if none was calm."""
+    """Number of rounds, of both measurements, in which other processes were busy. They were left out, unless a
+    measurement had no other rounds."""
     one_thread_ms: float
     """A frame on one thread."""
     frame_ms: float
@@ -204,7 +205,8 @@ def measure_scaling(
                 clock.ours(process)
                 # Long turns, and their mean: the system shares the core out in slices of milliseconds.
                 many = max(10, 5 * frames)
-                times, _ = _calm_rounds(clock, seconds, lambda: (_mean_ms(several, picture, many),))
+                times, more = _calm_rounds(clock, seconds, lambda: (_mean_ms(several, picture, many),))
+            disturbed += more
             spread = _spread([ms * (count - 0.5) / single for (ms,) in times])
         return Scaling(
             tier=str(several.tier),

@@ -176,23 +176,24 @@ def _scaling(
         return
 
     def shown(spread: Spread | None) -> str:
-        return (
-            "not measured" if spread is None else f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f})"
-        )
+        return "" if spread is None else f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f})"
 
     columns: dict[str, Callable[[Scaling], str | int]] = {
         "tier": lambda scaling: scaling.tier,
         ">threads": lambda scaling: scaling.threads,
         ">one thread": lambda scaling: f"{scaling.one_thread_ms:.2f} ms",
         ">frame": lambda scaling: f"{scaling.frame_ms:.2f} ms",
-        ">image of a batch": lambda scaling: f"{scaling.image_ms:.2f} ms",
+        ">batch's image": lambda scaling: f"{scaling.image_ms:.2f} ms",
         ">frame / image": lambda scaling: shown(scaling.frame_to_image),
         ">speedup": lambda scaling: shown(scaling.speedup),
-        ">shared core / ideal": lambda scaling: shown(scaling.shared_to_ideal),
         ">rounds": lambda scaling: scaling.rounds,
         ">disturbed": lambda scaling: scaling.disturbed,
     }
+    if shared:
+        columns[">shared / ideal"] = lambda scaling: shown(scaling.shared_to_ideal)
     print_records(measured, columns, title=f"{subnet.name}, measured here: median (quartiles) of rounds")
+    if any(scaling.disturbed >= scaling.rounds for scaling in measured):
+        echo("Other processes were busy in most rounds; measure again when the machine is idle.", err=True)
 
 
 def _units_as_json(units: AcceleratorProfile | None) -> dict[str, Any] | None:
