@@ -24,7 +24,7 @@ _REST = ("proj", "norm2", "fc1", "fc2")
 
 
 class Cores(NamedTuple):
-    """What cores share, and what it costs. The figures are assumptions unless a source is named where one is made."""
+    """The costs of sharing a frame among cores. The figures are assumptions unless a source is named where one is made."""
 
     name: str
     meeting_us: float
@@ -41,7 +41,7 @@ class Cores(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What runs between two meetings."""
+    """The work between two meetings."""
 
     pieces: Sequence[float]
     """Seconds of each thread's piece."""
