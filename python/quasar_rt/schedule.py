@@ -24,7 +24,7 @@ _REST = ("proj", "norm2", "fc1", "fc2")
 
 
 class Cores(NamedTuple):
-    """The costs of sharing a frame among cores. The figures are assumptions unless a source is named where one is made."""
+    """The costs of sharing a frame. The figures are assumptions unless a source is named where an instance is made."""
 
     name: str
     meeting_us: float
