@@ -9,7 +9,7 @@ True
 No figure comes from synthesis or from a board. ``docs/hardware-model.md`` has the schedule, the formulas and the kind
 of each constant; Rust does the work (``rust/hardware``, ``rust/cost``, ``rust/accelerator``). A `Workload` on the
 `Hardware` of a `Board` gives an `Estimate` (`closed_form`) or a `Replay` (`event_model`); a `CostTable` serves a
-search. `report`, `pictures` and `published` make tables, pictures and comparisons.
+search, `Designs` one over several configurations. `report`, `pictures` and `published` make tables, pictures and comparisons.
 """
 
 from .board import Amounts as Amounts
@@ -23,6 +23,7 @@ from .closed_form import estimate as estimate
 from .configuration import Hardware as Hardware
 from .configuration import Part as Part
 from .cost_table import CostTable as CostTable
+from .designs import Designs as Designs
 from .event_model import Replay as Replay
 from .event_model import Span as Span
 from .event_model import replay as replay

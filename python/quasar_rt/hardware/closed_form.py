@@ -113,6 +113,8 @@ class Estimate:
     """Frames a second of the accelerator, host excluded."""
     latency_s: float
     """Seconds of one frame alone, from pixels in memory to logits in memory."""
+    energy_j: float | None
+    """Joules of a frame at the full rate, by the powers that the board's file assumes; None where it has none."""
     share: float
     """Row-pair products over the array's peak, stalls included."""
     macs: int

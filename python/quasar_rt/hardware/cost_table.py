@@ -16,6 +16,21 @@ from .configuration import Hardware
 __all__ = ["CostTable"]
 
 
+def checked_genomes(genomes: ArrayLike, space: Space) -> NDArray[np.uint8]:
+    """Returns genomes as a C-contiguous array.
+
+    Raises:
+        quasar_rt.InvalidValueError: a wrong shape or type.
+    """
+    array = np.asarray(genomes)
+    genes = len(space.genes)
+    if array.ndim != 2 or array.shape[1] != genes or array.dtype != np.uint8:
+        raise InvalidValueError(
+            f"genomes must be uint8 of shape (n, {genes}), not {array.dtype} of shape {array.shape}"
+        )
+    return np.ascontiguousarray(array)
+
+
 class CostTable:
     """Computes frames a second and latency of a space's networks from tables, equal to `estimate`.
 
@@ -33,7 +48,9 @@ class CostTable:
     """
 
     #: The record that `evaluate` returns for each genome.
-    DTYPE = np.dtype([("fps", np.float64), ("latency_s", np.float64), ("fits", np.bool_)])
+    DTYPE = np.dtype(
+        [("fps", np.float64), ("latency_s", np.float64), ("energy_j", np.float64), ("fits", np.bool_)]
+    )
 
     def __init__(self, space: Space, hardware: Hardware) -> None:
         self.space = space
@@ -44,21 +61,15 @@ class CostTable:
         """Returns the costs of genomes, uint8 [n, genes]. The GIL is released.
 
         Returns:
-            [n] records: ``fps`` and ``latency_s`` float64 (accelerator alone), ``fits`` bool (true if the
-            buffers hold the network).
+            [n] records: ``fps`` and ``latency_s`` float64 (accelerator alone), ``energy_j`` float64 (of a frame; NaN
+            where the board's file has no powers), ``fits`` bool (true if the buffers hold the network).
 
         Raises:
             quasar_rt.InvalidValueError: a wrong shape or type, or an index that its gene lacks.
         """
-        array = np.asarray(genomes)
-        genes = len(self.space.genes)
-        if array.ndim != 2 or array.shape[1] != genes or array.dtype != np.uint8:
-            raise InvalidValueError(
-                f"genomes must be uint8 of shape (n, {genes}), not {array.dtype} of shape {array.shape}"
-            )
-        fps, latency, fits = self._inner.evaluate(np.ascontiguousarray(array))
-        costs = np.empty(len(array), self.DTYPE)
-        costs["fps"], costs["latency_s"], costs["fits"] = fps, latency, fits
+        fps, latency, energy, fits = self._inner.evaluate(checked_genomes(genomes, self.space))
+        costs = np.empty(len(fps), self.DTYPE)
+        costs["fps"], costs["latency_s"], costs["energy_j"], costs["fits"] = fps, latency, energy, fits
         return costs
 
     def fastest(self) -> tuple[NDArray[np.uint8], float]:

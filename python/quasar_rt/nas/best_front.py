@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._native import proxy_front as native_proxy_front
-from ..hardware import CostTable
+from ..hardware import CostTable, Designs
 from ..space import Space
 from .stats import hypervolume
 
@@ -43,11 +43,12 @@ class BestFront:
         return f"<BestFront: {len(self)} networks, {'exact' if self.exact else 'a bound'}>"
 
 
-def proxy_front(space: Space, costs: CostTable) -> BestFront:
+def proxy_front(space: Space, costs: CostTable | Designs) -> BestFront:
     """Computes the front of the proxy score, exactly where that is possible, without a search.
 
     The proxy score adds up over the parts of a network, as the cost does, so each embedding size and depth is a
-    multiple-choice knapsack (`quasar_rt.nas.knapsack`).
+    multiple-choice knapsack (`quasar_rt.nas.knapsack`). Of several configurations, each network has the one on which it
+    is fastest; limits of latency and energy are left out.
 
     Raises:
         quasar_rt.InvalidValueError: the costs are of another space.
@@ -59,4 +60,4 @@ def proxy_front(space: Space, costs: CostTable) -> BestFront:
     >>> front.exact
     True
     """
-    return BestFront(*native_proxy_front(space._inner, costs._inner))
+    return BestFront(*native_proxy_front(space._inner, Designs.of(costs)._inner))

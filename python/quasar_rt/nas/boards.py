@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from ..errors import DoesNotFitError, InvalidValueError, TooLargeError
 from ..hardware import (
     Board,
     CostTable,
+    Designs,
     Estimate,
     Hardware,
     Workload,
@@ -66,13 +68,15 @@ def _design(board: str, space: str) -> Hardware:
 
 @dataclass(frozen=True)
 class Modelled:
-    """A space on one hardware configuration."""
+    """A space on a board: on one hardware configuration, or each network on the one of several that suits it best.
 
-    space: Space
-    hardware: Hardware
-    table: CostTable
-    _rates: dict[bytes, float] = field(default_factory=dict, compare=False, repr=False)
-    """Replayed rates by genome."""
+    Frame rates of one configuration are the closed form's. Those of several are the closed form's times
+    `Designs.scales`, so that they can be compared.
+    """
+
+    designs: Designs
+    _rates: dict[tuple[int, bytes], float] = field(default_factory=dict, compare=False, repr=False)
+    """Replayed rates by configuration and genome."""
 
     @classmethod
     def of(cls, space: Space, board: str | None, file: str | os.PathLike[str] | None = None) -> Modelled:
@@ -86,7 +90,32 @@ class Modelled:
             hardware = _design(Board.load(board or DEFAULT_BOARD).to_toml(), space.to_toml())
         else:
             hardware = Hardware.load(file, None if board is None else _named(board, Path(file)))
-        return cls(space, hardware, CostTable(space, hardware))
+        return cls.on_one(space, hardware)
+
+    @classmethod
+    def on_one(cls, space: Space, hardware: Hardware) -> Modelled:
+        """Returns the space on one configuration, without limits."""
+        return cls(Designs([CostTable(space, hardware)]))
+
+    @property
+    def space(self) -> Space:
+        """The space."""
+        return self.designs.space
+
+    @property
+    def table(self) -> CostTable:
+        """Costs on the first configuration."""
+        return self.designs.tables[0]
+
+    @property
+    def hardware(self) -> Hardware:
+        """The first configuration."""
+        return self.table.hardware
+
+    @property
+    def configurations(self) -> list[Hardware]:
+        """All configurations."""
+        return [table.hardware for table in self.designs.tables]
 
     @property
     def board(self) -> str:
@@ -95,46 +124,73 @@ class Modelled:
 
     @property
     def label(self) -> str:
-        """The board and its clock, in words."""
+        """The board and its clock, or the number of its configurations, in words."""
+        if len(self.designs) > 1:
+            return f"{self.board}, {len(self.designs)} configurations"
         return f"{self.board}, {self.hardware.clock_mhz:g} MHz"
 
     @property
     def sha256(self) -> str:
-        """The digest (hex) of board and configuration."""
-        return hashlib.sha256(
-            f"{self.hardware.board.to_toml()}\n{self.hardware.to_toml()}".encode()
-        ).hexdigest()
+        """The digest (hex) of board and configurations."""
+        parts = [self.hardware.board.to_toml(), *(hardware.to_toml() for hardware in self.configurations)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def fps(self, genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Returns modelled frames a second of canonical genomes."""
-        return np.ascontiguousarray(self.table.evaluate(genomes)["fps"])
+        return np.ascontiguousarray(self.designs.evaluate(genomes)["fps"])
+
+    def fits(self, genomes: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Returns for canonical genomes whether a configuration holds them within the limits."""
+        return np.ascontiguousarray(self.designs.evaluate(genomes)["fits"])
 
     def on(self, genomes: NDArray[np.uint8]) -> list[OnBoard]:
-        """Returns modelled frame rates and latencies, and the rates that the board's processor leaves."""
-        costs, host = self.table.evaluate(genomes), self.table.host
+        """Returns modelled figures of canonical genomes, and the rates that the board's processor leaves."""
+        hosts = [table.host for table in self.designs.tables]
         return [
-            OnBoard(fps, 1000 * latency, host.limit(fps), fps)
-            for fps, latency in zip(costs["fps"].tolist(), costs["latency_s"].tolist(), strict=True)
+            OnBoard(
+                fps,
+                1000 * latency,
+                hosts[number].limit(fps),
+                fps / self.designs.scales[number],
+                None if math.isnan(energy) else 1000 * energy,
+                number,
+            )
+            for fps, latency, energy, _, number in self.designs.evaluate(genomes).tolist()
         ]
 
-    def replayed_fps(self, network: Subnet | Workload) -> float:
-        """Returns modelled frames a second, event by event."""
-        return self.hardware.clock_mhz * 1e6 / replay(network, self.hardware).period_cycles
+    def fastest(self) -> tuple[NDArray[np.uint8], float]:
+        """Returns the network of most modelled frames a second, by the closed form, and its rate."""
+        return self.designs.fastest()
+
+    def slowest_fps(self) -> float:
+        """Returns the rate of the slowest network on the first configuration, by the closed form."""
+        return self.table.slowest()[1] * self.designs.scales[0]
+
+    def replayed_fps(self, network: Subnet | Workload, number: int = 0) -> float:
+        """Returns modelled frames a second on a configuration, event by event."""
+        hardware = self.configurations[number]
+        return hardware.clock_mhz * 1e6 / replay(network, hardware).period_cycles
 
     def rate(self, point: Point) -> float:
         """Returns a point's modelled frames a second, event by event; replays it once."""
         return float(self.rates(np.array([point.genome], np.uint8))[0])
 
     def rates(self, genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Returns modelled frames a second, event by event, of canonical genomes that fit; replays each once."""
-        keys = [genome.tobytes() for genome in genomes]
+        """Returns modelled frames a second, event by event, of canonical genomes that fit; replays each once.
+
+        Of several configurations, each network is replayed on the one that suits it best by the closed form.
+        """
+        numbers = self.designs.evaluate(genomes)["design"].tolist()
+        keys = [(number, genome.tobytes()) for number, genome in zip(numbers, genomes, strict=True)]
         new = list({key: i for i, key in enumerate(keys) if key not in self._rates}.values())
-        if new:
-            periods = replay_periods(self.space, genomes[new], self.hardware)
-            self._rates.update(
-                (keys[i], self.hardware.clock_mhz * 1e6 / period)
-                for i, period in zip(new, periods.tolist(), strict=True)
-            )
+        for number, hardware in enumerate(self.configurations):
+            chosen = [i for i in new if numbers[i] == number]
+            if chosen:
+                periods = replay_periods(self.space, genomes[chosen], hardware)
+                self._rates.update(
+                    (keys[i], hardware.clock_mhz * 1e6 / period)
+                    for i, period in zip(chosen, periods.tolist(), strict=True)
+                )
         return np.array([self._rates[key] for key in keys])
 
     @cached_property
@@ -182,7 +238,7 @@ class Modelled:
         Returns:
             its canonical genome, uint8 [genes], and its rate.
         """
-        best = self.table.fastest()[0]
+        best = self.fastest()[0]
         rate = float(self.rates(best[None])[0])
         for _ in range(STEPS):
             near = self._neighbours(best)
@@ -201,8 +257,8 @@ class Modelled:
                 other[gene] = choice
                 others.append(self.space.canonical(other))
         near = np.unique(np.stack(others), axis=0)
-        costs = self.table.evaluate(near)
-        quick = costs["fits"] & (costs["fps"] >= NEAR_FASTEST * self.table.fastest()[1])
+        costs = self.designs.evaluate(near)
+        quick = costs["fits"] & (costs["fps"] >= NEAR_FASTEST * self.fastest()[1])
         order = np.argsort(-costs["fps"][quick], kind="stable")[: self.affordable]
         return np.ascontiguousarray(near[quick][order])
 
@@ -212,14 +268,17 @@ class Modelled:
         Networks that have about that rate and the best proxy scores are replayed. The search goes by the closed form;
         with this rate as its target it looks where the target will be held.
         """
-        fastest = self.table.fastest()[1]
+        fastest = self.fastest()[1]
         if self.affordable < FEWEST:
             return min(fps, fastest)
         try:
-            front = proxy_front(self.space, self.table)
+            front = proxy_front(self.space, self.designs)
         except TooLargeError:
             return min(fps, fastest)
-        nearest = np.argsort(np.abs(front.fps - fps), kind="stable")[:NEAREST]
+        held = np.flatnonzero(self.fits(front.genomes))  # The exact front leaves limits out.
+        if not len(held):
+            return min(fps, fastest)
+        nearest = held[np.argsort(np.abs(front.fps[held] - fps), kind="stable")[:NEAREST]]
         off = self.rates(np.ascontiguousarray(front.genomes[nearest])) / front.fps[nearest]
         return min(fps / float(np.median(off)), fastest)
 
@@ -231,7 +290,8 @@ class Modelled:
         """
 
         def closed(point: Point) -> float:
-            return point.modelled[self.board].closed_fps
+            on = point.modelled[self.board]
+            return on.closed_fps * self.designs.scales[on.configuration]
 
         nearest = sorted(points, key=lambda point: (abs(closed(point) - fps), point.id))[:NEAREST]
         most = max((self.rate(point) / closed(point) for point in nearest), default=1.0)
@@ -240,24 +300,38 @@ class Modelled:
                 yield point
 
     def estimate(self, architecture: Architecture) -> Estimate:
-        """Estimates one frame, layer by layer."""
-        return estimate(Workload.of_architecture(self.space, architecture), self.hardware)
+        """Estimates one frame, layer by layer, on the configuration that suits the network best."""
+        number = self.designs.evaluate(self.space.encode(architecture)[None])["design"][0]
+        return estimate(Workload.of_architecture(self.space, architecture), self.configurations[number])
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the board and its configuration as front.json has them."""
-        design, board, host = self.hardware.resources, self.hardware.board.resources, self.table.host
+        host = self.table.host
+        several = {
+            "configurations": [
+                {"hardware": hardware.settings, "resources": _resources(hardware), "scale": scale}
+                for hardware, scale in zip(self.configurations, self.designs.scales, strict=True)
+            ]
+        }
         return {
             "label": self.label,
             "hardware": self.hardware.settings,
             "sha256": self.sha256,
-            "resources": {
-                name: {"used": getattr(design, key), "available": getattr(board, key)}
-                for key, name in _RESOURCES.items()
-                if getattr(board, key)
-            },
+            "resources": _resources(self.hardware),
             "host_fps": host.fps,
             "host_source_pixels": host.source_pixels,
+            **(several if len(self.designs) > 1 else {}),
         }
+
+
+def _resources(hardware: Hardware) -> dict[str, dict[str, int]]:
+    """Returns what a configuration takes of its board, for each resource that the board has."""
+    used, available = hardware.resources, hardware.board.resources
+    return {
+        name: {"used": getattr(used, key), "available": getattr(available, key)}
+        for key, name in _RESOURCES.items()
+        if getattr(available, key)
+    }
 
 
 def other_boards(space: Space, board: str) -> tuple[dict[str, Modelled], dict[str, str]]:

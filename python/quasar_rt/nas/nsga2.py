@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._native import Search as NativeSearch
 from .._native import proxy_scores
 from ..errors import InvalidValueError
-from ..hardware import CostTable
+from ..hardware import CostTable, Designs
 from ..space import Architecture, Space
 from .best_front import BestFront
 from .scores import Predictor, as_genomes, as_numbers
@@ -125,7 +125,7 @@ class Search:
 
     Args:
         space: the space to search.
-        costs: modelled costs of that space's networks on one hardware configuration.
+        costs: modelled costs of that space's networks on one hardware configuration, or on the best of several.
         population: genomes of a generation.
         generations: generations, the first included; the budget is `population` times `generations` evaluations.
         targets: frame rates for which the network of highest score is wanted, in FPS.
@@ -143,7 +143,7 @@ class Search:
     def __init__(
         self,
         space: Space,
-        costs: CostTable,
+        costs: CostTable | Designs,
         *,
         population: int = EFFORT["proxy"].population,
         generations: int = EFFORT["proxy"].generations,
@@ -171,7 +171,7 @@ class Search:
         self._space = space
         self._inner = NativeSearch(
             space._inner,
-            costs._inner,
+            Designs.of(costs)._inner,
             population,
             generations,
             list(self._targets),

@@ -53,6 +53,10 @@ class OnBoard(NamedTuple):
     """Frames a second where the board's processor decodes and resizes pictures: at most `fps`."""
     closed_fps: float
     """Frames a second of the accelerator in the closed form, by which the search goes."""
+    energy_mj: float | None = None
+    """Millijoules of a frame at the full rate, by the powers that the board's file assumes; None where it has none."""
+    configuration: int = 0
+    """The number of the board's configuration."""
 
 
 class Integer(NamedTuple):

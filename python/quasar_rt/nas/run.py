@@ -223,7 +223,7 @@ class _Run:
             case.
         """
         most = self.settings.fps[-1]
-        if most < NEAR_FASTEST * self.modelled.table.fastest()[1]:
+        if most < NEAR_FASTEST * self.modelled.fastest()[1]:
             return None
         genome, fastest = self.modelled.fastest_replayed()
         if most > fastest:
@@ -237,7 +237,7 @@ class _Run:
         s = self.settings
         return Search(
             self.space,
-            self.modelled.table,
+            self.modelled.designs,
             population=s.population,
             generations=s.generations,
             targets=[self.modelled.closed_form_of(fps) for fps in s.fps],

@@ -68,7 +68,7 @@ def frame_rates(fps: float | Iterable[float] | None, modelled: Modelled) -> list
         quasar_rt.InvalidValueError: not positive numbers, or none of them.
     """
     if fps is None:
-        slow, quick = modelled.table.slowest()[1], modelled.table.fastest()[1]
+        slow, quick = modelled.slowest_fps(), modelled.fastest()[1]
         return sorted({_two_digits(slow + share * (quick - slow)) for share in DEFAULT_TARGETS})
     try:
         given = [float(value) for value in cast(Iterable[float], [fps] if np.isscalar(fps) else fps)]

@@ -40,14 +40,14 @@ def measure(
     """
     try:
         if kind == "proxy":
-            best: BestFront | None = proxy_front(modelled.space, modelled.table)
+            best: BestFront | None = proxy_front(modelled.space, modelled.designs)
         else:
             best = loop.model_front()
     except TooLargeError as error:
         return None, str(error)
     if best is None:
         return None, "an evolution fits no model to the scores"
-    reference = (modelled.table.slowest()[1], float(scored.scores.min()))
+    reference = (modelled.slowest_fps(), float(scored.scores.min()))
     found = hypervolume(np.column_stack([scored.fps, scored.scores]), reference)
     area = best.hypervolume(reference)
     if area <= 0:

@@ -10,6 +10,7 @@ use quasar_hardware::workload::{BlockWork, RowWidths, Setting, Workload};
 use serde::Serialize;
 
 use crate::cycles::{Model, Phase, Stage, Totals};
+use crate::energy::EnergyModel;
 use crate::resources::Resources;
 
 /// The bottleneck of a layer.
@@ -125,6 +126,8 @@ pub struct Estimate {
     pub fps: f64,
     /// Seconds of one frame alone on the accelerator, from pixels in memory to logits in memory.
     pub latency_s: f64,
+    /// Joules of a frame at the full rate, by the board's assumed powers; none without them.
+    pub energy_j: Option<f64>,
     /// Row-pair products over the array's peak, between two frames.
     pub share: f64,
     /// Multiply-accumulates a frame.
@@ -161,6 +164,10 @@ pub struct Cost {
     pub period_cycles: u64,
     /// Cycles of one frame alone.
     pub latency_cycles: u64,
+    /// Cycles that all transfers of a frame take.
+    pub transfer_cycles: u64,
+    /// Row-pair products of the array.
+    pub slot_macs: u64,
     /// True if the buffers hold the candidate.
     pub fits: bool,
 }
@@ -173,6 +180,8 @@ impl Cost {
             latency_s: totals.alone() as f64 / clock_hz,
             period_cycles: totals.period(),
             latency_cycles: totals.alone(),
+            transfer_cycles: totals.transfer,
+            slot_macs: totals.slot_macs,
             fits,
         }
     }
@@ -295,6 +304,7 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
         latency_cycles: cost.latency_cycles,
         fps: cost.fps,
         latency_s: cost.latency_s,
+        energy_j: EnergyModel::of(hardware).map(|model| model.joules(&cost)),
         share: slot_macs / peak,
         macs,
         gmac_s: macs as f64 * cost.fps / 1e9,

@@ -278,6 +278,7 @@ impl Search<'_> {
                         interval: count * one.interval,
                         latency: count * one.latency,
                         transfer: count * one.transfer,
+                        slot_macs: count * one.slot_macs,
                     });
                 }
                 (sum.period(), sum.alone())

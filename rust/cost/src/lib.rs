@@ -10,17 +10,20 @@
 //! | [`cycles`] | counts the cycles of each stage in closed form |
 //! | [`resources`] | counts the resources of each part |
 //! | [`estimate`] | models a frame, layer by layer |
+//! | [`energy`] | estimates the energy of a frame from a board's assumed powers |
 //! | [`explore`] | chooses array and lanes for a board and its networks |
 
 #![forbid(unsafe_code)]
 
 pub mod circuits;
 pub mod cycles;
+pub mod energy;
 pub mod estimate;
 pub mod explore;
 mod kernels;
 pub mod resources;
 
+pub use energy::EnergyModel;
 pub use estimate::{estimate, Cost, Estimate};
 pub use explore::explore;
 pub use resources::Resources;

@@ -36,6 +36,9 @@ pub struct Board {
     pub axi: Axi,
     /// The processor that decodes pictures and submits frames.
     pub host: Host,
+    /// What the board's energy is estimated from; without it there are no estimates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<Power>,
 }
 
 /// Numbers of each resource.
@@ -85,6 +88,20 @@ pub struct Axi {
     pub bits: u64,
     /// Ports.
     pub ports: u64,
+}
+
+/// Powers and energies of the device and its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Power {
+    /// Watts of the processing system and of the fabric with its clocks stopped.
+    pub idle_w: f64,
+    /// Picojoules of a DSP slice's cycle with a product, its share of logic, RAMs and wires included.
+    pub product_pj: f64,
+    /// Picojoules of a DSP slice's cycle without a product, the same share included.
+    pub waiting_pj: f64,
+    /// Picojoules of a byte between memory and fabric.
+    pub byte_pj: f64,
 }
 
 /// The processor's share of a frame.
@@ -219,6 +236,16 @@ impl Board {
             ("host.segment_us", self.host.segment_us),
         ] {
             within(key, cost, 0.0, 1e9)?;
+        }
+        if let Some(power) = self.power {
+            for (key, value) in [
+                ("power.idle_w", power.idle_w),
+                ("power.product_pj", power.product_pj),
+                ("power.waiting_pj", power.waiting_pj),
+                ("power.byte_pj", power.byte_pj),
+            ] {
+                within(key, value, 0.0, 1e6)?;
+            }
         }
         Ok(())
     }

@@ -2,12 +2,14 @@
 //! `python/quasar_rt/hardware` is the public face.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use quasar_accelerator::header;
 use quasar_cost::{explore, Resources};
 use quasar_hardware::design;
+use quasar_search::designs::OnDesign;
 use quasar_search::space::{Architecture, BlockShape};
 
 use crate::errors::{invalid_value, to_py};
@@ -16,11 +18,20 @@ use crate::subnet::Subnet;
 
 /// A block: heads, `head_dim`, hidden, 8-bit fractions.
 type Block = (usize, usize, usize, (f64, f64, f64, f64, f64, f64));
-/// fps, latency in seconds, whether it fits.
+/// fps, latency in seconds, joules of a frame (NaN if they are not known), whether it fits.
 type Costs<'py> = (
     Bound<'py, PyArray1<f64>>,
     Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray1<f64>>,
     Bound<'py, PyArray1<bool>>,
+);
+/// fps, latency in seconds, joules of a frame, violation, the configuration's number.
+type OnDesigns<'py> = (
+    Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray1<u32>>,
 );
 /// A genome, its fps and its latency in seconds.
 type Extreme<'py> = (Bound<'py, PyArray1<u8>>, f64, f64);
@@ -227,9 +238,10 @@ impl CostTable {
     ) -> PyResult<Costs<'py>> {
         let [count, genes] = [genomes.shape()[0], genomes.shape()[1]];
         let genomes = genomes.as_slice()?;
-        let (fps, latency, fits) = py
+        let (fps, latency, energy, fits) = py
             .detach(|| {
                 let mut columns = (
+                    Vec::with_capacity(count),
                     Vec::with_capacity(count),
                     Vec::with_capacity(count),
                     Vec::with_capacity(count),
@@ -240,7 +252,10 @@ impl CostTable {
                     let cost = self.table.cost(genome);
                     columns.0.push(cost.fps);
                     columns.1.push(cost.latency_s);
-                    columns.2.push(cost.fits);
+                    columns
+                        .2
+                        .push(self.table.energy_j(&cost).unwrap_or(f64::NAN));
+                    columns.3.push(cost.fits);
                 }
                 Ok(columns)
             })
@@ -248,6 +263,7 @@ impl CostTable {
         Ok((
             fps.into_pyarray(py),
             latency.into_pyarray(py),
+            energy.into_pyarray(py),
             fits.into_pyarray(py),
         ))
     }
@@ -265,5 +281,90 @@ impl CostTable {
     /// Returns the processor's share of a frame, as JSON.
     fn host(&self) -> PyResult<String> {
         json(self.table.host())
+    }
+}
+
+/// Configurations of a board, of which each network of a space has the one that suits it best.
+#[pyclass(frozen, module = "quasar_rt._native")]
+pub struct Designs {
+    pub designs: Arc<quasar_search::Designs>,
+}
+
+impl Designs {
+    pub fn space(&self) -> &quasar_search::Space {
+        self.designs.designs()[0].table.space()
+    }
+}
+
+#[pymethods]
+impl Designs {
+    #[new]
+    fn new(
+        tables: Vec<PyRef<'_, CostTable>>,
+        scales: Vec<f64>,
+        max_latency_s: Option<f64>,
+        max_energy_j: Option<f64>,
+    ) -> PyResult<Self> {
+        if tables.len() != scales.len() {
+            return Err(invalid_value(
+                "each hardware configuration needs a scale".into(),
+            ));
+        }
+        let design = |(table, scale): (&PyRef<'_, CostTable>, f64)| quasar_search::Design {
+            table: table.table.clone(),
+            scale,
+        };
+        let limits = quasar_search::Limits {
+            latency_s: max_latency_s,
+            energy_j: max_energy_j,
+        };
+        let designs = tables.iter().zip(scales).map(design).collect();
+        let designs = quasar_search::Designs::new(designs, limits).map_err(to_py)?;
+        Ok(Self {
+            designs: Arc::new(designs),
+        })
+    }
+
+    /// Returns the costs of genomes, each on the configuration `design`, or on the best one.
+    fn evaluate<'py>(
+        &self,
+        py: Python<'py>,
+        genomes: PyReadonlyArray2<'py, u8>,
+        design: Option<usize>,
+    ) -> PyResult<OnDesigns<'py>> {
+        let genes = genomes.shape()[1];
+        let genomes = genomes.as_slice()?;
+        let designs = &self.designs;
+        if design.is_some_and(|number| number >= designs.designs().len()) {
+            return Err(invalid_value("there is no such configuration".into()));
+        }
+        let found = py
+            .detach(|| {
+                let table = &designs.designs()[0].table;
+                let rows = genomes.chunks_exact(genes.max(1));
+                rows.map(|genome| {
+                    table.check(genome)?;
+                    Ok(design.map_or_else(|| designs.best(genome), |n| designs.on(n, genome)))
+                })
+                .collect::<quasar_core::error::Result<Vec<OnDesign>>>()
+            })
+            .map_err(to_py)?;
+        let column = |value: fn(&OnDesign) -> f64| {
+            let values: Vec<f64> = found.iter().map(value).collect();
+            values.into_pyarray(py)
+        };
+        let numbers: Vec<u32> = found.iter().map(|on| on.design as u32).collect();
+        Ok((
+            column(|on| on.fps),
+            column(|on| on.latency_s),
+            column(|on| on.energy_j.unwrap_or(f64::NAN)),
+            column(|on| on.violation),
+            numbers.into_pyarray(py),
+        ))
+    }
+
+    fn fastest<'py>(&self, py: Python<'py>) -> PyResult<Extreme<'py>> {
+        let (genome, on) = self.designs.fastest().map_err(to_py)?;
+        Ok((genome.into_pyarray(py), on.fps, on.latency_s))
     }
 }

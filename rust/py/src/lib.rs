@@ -53,7 +53,7 @@ mod _native {
     #[pymodule_export]
     use crate::errors::error_classes;
     #[pymodule_export]
-    use crate::hardware::{estimate, Board, CostTable, Hardware, Workload};
+    use crate::hardware::{estimate, Board, CostTable, Designs, Hardware, Workload};
     #[pymodule_export]
     use crate::image::{preprocess, Prepared};
     #[pymodule_export]

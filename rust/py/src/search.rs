@@ -13,12 +13,12 @@ use pyo3::prelude::*;
 use quasar_core::Error;
 use quasar_search::{
     self as search, additive::Member, best_front, knapsack::Knapsack, pareto,
-    predictor::CrossValidation, proxy::ProxyTable, statistics, BestFront, Candidate, Genomes,
-    Genotype, Nsga2, Settings, Strategy,
+    predictor::CrossValidation, proxy::ProxyTable, statistics, BestFront, Candidate, CostModel,
+    Genomes, Genotype, Nsga2, Settings, Strategy,
 };
 
 use crate::errors::{invalid_value, to_py};
-use crate::hardware::CostTable;
+use crate::hardware::Designs;
 use crate::space::Space;
 
 /// The interval at which a search in Rust lets Python check for signals such as Ctrl-C.
@@ -36,9 +36,9 @@ type Generation = (usize, f64, Vec<Option<f64>>);
 /// Choices, value, cost.
 type Solution = (Vec<usize>, f64, u64);
 
-type Core = Nsga2<Arc<quasar_search::CostTable>>;
+type Core = Nsga2<Arc<quasar_search::Designs>>;
 
-/// A search of a space on one hardware configuration.
+/// A search of a space on one or several hardware configurations.
 #[pyclass(frozen, module = "quasar_rt._native")]
 pub struct Search {
     core: Mutex<Core>,
@@ -53,7 +53,7 @@ impl Search {
     fn new(
         py: Python<'_>,
         space: &Space,
-        costs: &CostTable,
+        costs: &Designs,
         population: usize,
         generations: usize,
         targets: Vec<f64>,
@@ -61,7 +61,7 @@ impl Search {
         guided: bool,
         oversample: usize,
     ) -> PyResult<Self> {
-        if costs.table.space() != &space.space {
+        if costs.space() != &space.space {
             return Err(invalid_value(
                 "the cost table is of another space than the search".into(),
             ));
@@ -78,7 +78,7 @@ impl Search {
             },
             oversample,
         };
-        let table = Arc::new(costs.table.clone());
+        let table = Arc::clone(&costs.designs);
         let genotype = Genotype::of(&space.space);
         let search = py
             .detach(|| Nsga2::new(genotype, table, settings))
@@ -258,20 +258,20 @@ fn front_arrays<'py>(py: Python<'py>, front: &BestFront) -> PyResult<FrontArrays
 pub fn proxy_front<'py>(
     py: Python<'py>,
     space: &Space,
-    costs: &CostTable,
+    costs: &Designs,
 ) -> PyResult<FrontArrays<'py>> {
-    if costs.table.space() != &space.space {
+    if costs.space() != &space.space {
         return Err(invalid_value("the cost table is of another space".into()));
     }
     let front = py.detach(|| {
         let genotype = Genotype::of(&space.space);
-        best_front(
-            &genotype,
-            &costs.table.shares(),
-            &ProxyTable::new(&space.space),
-        )
+        let score = ProxyTable::new(&space.space);
+        let shares = costs.designs.shares();
+        let fronts = shares.iter().map(|one| best_front(&genotype, one, &score));
+        fronts.collect::<Result<Vec<_>, _>>()
     });
-    front_arrays(py, &front.map_err(to_py)?)
+    let merged = BestFront::merged(front.map_err(to_py)?).expect("at least one configuration");
+    front_arrays(py, &merged)
 }
 
 /// Borrows the rows of a C-contiguous array.

@@ -67,6 +67,25 @@ pub struct BestFront {
     pub exact: bool,
 }
 
+impl BestFront {
+    /// Returns the front of several configurations together; none without any.
+    pub fn merged(fronts: Vec<Self>) -> Option<Self> {
+        if fronts.len() < 2 {
+            return fronts.into_iter().next();
+        }
+        let exact = fronts.iter().all(|front| front.exact);
+        let mut members: Vec<Member> = fronts.into_iter().flat_map(|f| f.members).collect();
+        members.sort_by(|a, b| b.fps.total_cmp(&a.fps).then(b.score.total_cmp(&a.score)));
+        let mut best = f64::NEG_INFINITY;
+        members.retain(|member| {
+            let kept = member.score > best;
+            best = best.max(member.score);
+            kept
+        });
+        Some(Self { members, exact })
+    }
+}
+
 /// The cost by which networks are compared.
 type Key = fn(&Choice) -> u64;
 

@@ -7,6 +7,7 @@
 //! | [`workload`] | computes the accelerator's workload of a space's networks |
 //! | [`explore`] | chooses the accelerator's configuration for a space |
 //! | [`tables`] | looks up costs for millions of genomes a second |
+//! | [`designs`] | gives each network the configuration that suits it best, of several |
 //! | [`nsga2`] | runs NSGA-II as ask and tell: the caller scores, a [`CostModel`] gives FPS |
 //! | [`pareto`] | computes fronts, crowding and hypervolume of two objectives |
 //! | [`genome`] | holds genomes and sets of them |
@@ -22,7 +23,7 @@
 #![allow(clippy::float_cmp)]
 
 pub mod additive;
-mod costs;
+pub mod designs;
 pub mod explore;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -40,6 +41,7 @@ pub mod tables;
 pub mod workload;
 
 pub use additive::{best_front, BestFront, CostShares};
+pub use designs::{Design, Designs, Limits};
 pub use explore::explore_space;
 pub use genome::{Genomes, Genotype};
 pub use nsga2::{Candidate, Cost, CostModel, Nsga2, Settings, Strategy};

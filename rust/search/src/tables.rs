@@ -6,6 +6,7 @@
 
 use quasar_core::error::{Error, Result};
 use quasar_cost::cycles::{Model, Totals};
+use quasar_cost::energy::EnergyModel;
 use quasar_cost::estimate::{host_estimate, Cost, HostEstimate};
 use quasar_cost::resources::Resources;
 use quasar_hardware::configuration::{Buffers, Hardware};
@@ -58,6 +59,7 @@ pub struct CostTable {
     /// Choices of each gene of a genome.
     choices: Vec<u8>,
     host: HostEstimate,
+    energy: Option<EnergyModel>,
 }
 
 impl CostTable {
@@ -107,6 +109,7 @@ impl CostTable {
                 .map(|gene| space.choices_of(gene) as u8)
                 .collect(),
             host: host_estimate(hardware, &setting),
+            energy: EnergyModel::of(hardware),
         })
     }
 
@@ -118,6 +121,16 @@ impl CostTable {
     /// Returns the processor's share of a frame: the same for all networks of a space.
     pub const fn host(&self) -> &HostEstimate {
         &self.host
+    }
+
+    /// Returns whether the board's file has powers.
+    pub const fn has_energy(&self) -> bool {
+        self.energy.is_some()
+    }
+
+    /// Returns the joules of a frame, if the board's file has powers.
+    pub fn energy_j(&self, cost: &Cost) -> Option<f64> {
+        self.energy.map(|model| model.joules(cost))
     }
 
     /// Checks a genome as [`Space::check_genome`] does, but much faster if the genome is valid.

@@ -5,7 +5,7 @@ use quasar_search::additive::{best_front, coarse_front};
 use quasar_search::nsga2::{Nsga2, Settings, Strategy};
 use quasar_search::pareto::hypervolume;
 use quasar_search::proxy::ProxyTable;
-use quasar_search::{explore_space, CostTable, Genotype, Space};
+use quasar_search::{explore_space, CostTable, Designs, Genotype, Space};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../python/quasar_rt");
 
@@ -146,6 +146,6 @@ fn a_guided_search_asks_for_new_networks_only_and_is_a_function_of_its_scores() 
     assert_eq!(genomes.len(), 16 * 8);
 }
 
-fn table_of(table: &CostTable) -> std::sync::Arc<CostTable> {
-    std::sync::Arc::new(table.clone())
+fn table_of(table: &CostTable) -> std::sync::Arc<Designs> {
+    std::sync::Arc::new(Designs::one(table.clone()))
 }

@@ -30,6 +30,8 @@ pub struct Totals {
     pub latency: u64,
     /// Cycles that all transfers of a frame take.
     pub transfer: u64,
+    /// Row-pair products of the array.
+    pub slot_macs: u64,
 }
 
 impl Totals {
@@ -38,6 +40,7 @@ impl Totals {
         self.interval += other.interval;
         self.latency += other.latency;
         self.transfer += other.transfer;
+        self.slot_macs += other.slot_macs;
     }
 
     /// Returns the cycles of one frame alone.
@@ -117,6 +120,7 @@ impl Model<'_> {
             },
             latency: alone,
             transfer: 0,
+            slot_macs: 0,
         }
     }
 
@@ -124,6 +128,10 @@ impl Model<'_> {
     pub fn attention_totals(&self, half: &AttentionHalf) -> Totals {
         Totals {
             transfer: half.qkv.load + half.proj.load + half.side.cycles(),
+            slot_macs: [half.qkv, half.scores, half.context, half.proj]
+                .iter()
+                .map(|stage| stage.slot_macs)
+                .sum(),
             ..self.totals(&half.phase())
         }
     }
@@ -132,6 +140,7 @@ impl Model<'_> {
     pub fn mlp_totals(&self, half: &MlpHalf) -> Totals {
         Totals {
             transfer: half.fc1.load + half.fc2.load + half.side.cycles(),
+            slot_macs: half.fc1.slot_macs + half.fc2.slot_macs,
             ..self.totals(&half.phase())
         }
     }
@@ -166,6 +175,7 @@ impl Model<'_> {
     pub fn end_totals(&self, end: &End) -> Totals {
         let mut totals = self.totals(&end.phase());
         totals.transfer = end.stage.load + end.side.cycles();
+        totals.slot_macs = end.stage.slot_macs;
         totals.latency = totals.latency + end.exposed_alone + end.tail - end.stage.hidden;
         // The chain of a frame has the wait for its first data, too.
         let array = end.stage.cycles() + end.exposed;

@@ -53,9 +53,10 @@ pub trait CostModel {
     /// If none fits.
     fn fastest(&self) -> Result<(Vec<u8>, f64)>;
 
-    /// Returns the shares of the parts of a network, if its cost adds up.
-    fn shares(&self) -> Option<CostShares> {
-        None
+    /// Returns the shares of the parts of a network, if its cost adds up: for each of several
+    /// configurations, of which a network has the one that suits it best.
+    fn shares(&self) -> Vec<CostShares> {
+        Vec::new()
     }
 }
 
@@ -68,7 +69,7 @@ impl<T: CostModel> CostModel for Arc<T> {
         T::fastest(self)
     }
 
-    fn shares(&self) -> Option<CostShares> {
+    fn shares(&self) -> Vec<CostShares> {
         T::shares(self)
     }
 }

@@ -50,7 +50,7 @@ pub struct GuideReport {
 #[derive(Clone, Debug)]
 pub(super) struct Guide {
     samples: Samples,
-    costs: Option<CostShares>,
+    costs: Vec<CostShares>,
     /// The model of the current generation, for each of [`RIDGES`].
     fits: Vec<Surface>,
     /// Relative squared errors of each strength, on scores that its fit had not seen.
@@ -61,7 +61,7 @@ pub(super) struct Guide {
 }
 
 impl Guide {
-    pub(super) fn new(genotype: &Genotype, costs: Option<CostShares>) -> Self {
+    pub(super) fn new(genotype: &Genotype, costs: Vec<CostShares>) -> Self {
         Self {
             samples: Samples::new(genotype),
             costs,
@@ -126,8 +126,11 @@ impl Guide {
 
     pub(super) fn model_front(&self, genotype: &Genotype) -> Result<Option<BestFront>> {
         let surface = self.samples.fit(RIDGES[self.best()]);
-        let front = |costs| best_front(genotype, costs, &surface);
-        self.costs.as_ref().map(front).transpose()
+        let fronts = self
+            .costs
+            .iter()
+            .map(|costs| best_front(genotype, costs, &surface));
+        Ok(BestFront::merged(fronts.collect::<Result<Vec<_>>>()?))
     }
 }
 
@@ -138,9 +141,8 @@ impl<C: CostModel> Nsga2<C> {
         guide.refit();
         let surface = &guide.fits[guide.best()];
         let believed = self.believed_front(surface);
-        let proposed = guide.costs.as_ref().map_or_else(Vec::new, |costs| {
-            coarse_front(&self.genotype, costs, surface, LEVELS)
-        });
+        let proposals = |costs| coarse_front(&self.genotype, costs, surface, LEVELS);
+        let proposed: Vec<Vec<u8>> = guide.costs.iter().flat_map(proposals).collect();
         let mut candidates = GenomeSet::new(self.genotype.genes());
         let mut points = Vec::new();
         let mut consider = |genome: &[u8]| {

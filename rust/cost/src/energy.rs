@@ -1,0 +1,50 @@
+//! Energy of a frame: what a board's `[power]` says, over the work of the closed form.
+//!
+//! The coefficients are assumed unless somebody measured them, so energies rank networks and
+//! configurations on a board; they are no measurement. Depends on [`crate::estimate`].
+
+use quasar_hardware::boards::Power;
+use quasar_hardware::configuration::Hardware;
+use quasar_hardware::declared::bytes_per_cycle;
+
+use crate::estimate::Cost;
+
+/// The energies of a configuration's cycles, products and transfers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EnergyModel {
+    /// Joules of a cycle of the kernels in which nothing is multiplied.
+    cycle_j: f64,
+    /// Joules that a row-pair product takes beyond a slice's cycle without one.
+    product_j: f64,
+    /// Joules of a cycle in which memory delivers at its full rate.
+    transfer_j: f64,
+}
+
+impl EnergyModel {
+    /// Returns the energies of a configuration; none if its board's file has no `[power]`.
+    pub fn of(hardware: &Hardware) -> Option<Self> {
+        const PICO: f64 = 1e-12;
+        let Power {
+            idle_w,
+            product_pj,
+            waiting_pj,
+            byte_pj,
+        } = hardware.board().power?;
+        let array = hardware.configuration().array;
+        let slice_cycles = (array.slices() * array.clock_ratio) as f64;
+        Some(Self {
+            cycle_j: idle_w / hardware.clock_hz() + slice_cycles * waiting_pj * PICO,
+            product_j: (product_pj - waiting_pj) * PICO,
+            transfer_j: bytes_per_cycle(hardware) * byte_pj * PICO,
+        })
+    }
+
+    /// Returns the joules of a frame where frames follow one another at the full rate.
+    ///
+    /// The cycles of transfers count at memory's full rate, a little more than their bytes.
+    pub fn joules(&self, cost: &Cost) -> f64 {
+        self.cycle_j * cost.period_cycles as f64
+            + self.product_j * cost.slot_macs as f64
+            + self.transfer_j * cost.transfer_cycles as f64
+    }
+}

@@ -1,0 +1,209 @@
+//! Tests searches over several configurations of a board, and their limits.
+
+use std::sync::{Arc, OnceLock};
+
+use quasar_core::error::Error;
+use quasar_hardware::{Board, Hardware};
+use quasar_search::additive::{best_front, BestFront};
+use quasar_search::nsga2::{Nsga2, Settings, Strategy};
+use quasar_search::pareto::hypervolume;
+use quasar_search::proxy::ProxyTable;
+use quasar_search::{CostModel, CostTable, Design, Designs, Genotype, Limits, Space};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../python/quasar_rt");
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(format!("{FOLDER}/{name}.toml")).unwrap()
+}
+
+/// Returns a space whose networks can be listed one and all.
+fn space() -> Space {
+    let text = read("spaces/digits")
+        .replace("eight_bit_per = \"matrix\"", "eight_bit_per = \"block\"")
+        .replace("depth = [1, 2, 3]", "depth = [1, 2]");
+    Space::from_toml(&text).unwrap()
+}
+
+fn tables(space: &Space) -> Vec<CostTable> {
+    static TABLES: OnceLock<Vec<CostTable>> = OnceLock::new();
+    TABLES.get_or_init(|| new_tables(space)).clone()
+}
+
+fn new_tables(space: &Space) -> Vec<CostTable> {
+    let mut board = Board::from_toml(&read("boards/pynq-z2")).unwrap();
+    board.power = Some(quasar_hardware::boards::Power {
+        idle_w: 1.5,
+        product_pj: 30.0,
+        waiting_pj: 10.0,
+        byte_pj: 100.0,
+    });
+    let genome_of = |genome: &[u8]| {
+        let architecture = space.decode(genome).unwrap();
+        space.workload("", &architecture).unwrap()
+    };
+    [space.largest(), space.smallest()]
+        .iter()
+        .map(|genome| quasar_cost::explore(&board, &[genome_of(genome)], 100.0).unwrap())
+        .map(|hardware: Hardware| CostTable::new(space, &hardware).unwrap())
+        .collect()
+}
+
+fn designs(space: &Space, scales: [f64; 2], limits: Limits) -> quasar_core::error::Result<Designs> {
+    let designs = tables(space).into_iter().zip(scales);
+    Designs::new(
+        designs
+            .map(|(table, scale)| Design { table, scale })
+            .collect(),
+        limits,
+    )
+}
+
+fn all(space: &Space) -> Vec<Vec<u8>> {
+    let all = Genotype::of(space).all();
+    all.chunks_exact(space.genes())
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+#[test]
+fn each_network_has_the_configuration_that_suits_it_best() {
+    let space = space();
+    let designs = designs(&space, [1.0, 0.97], Limits::default()).unwrap();
+    let mut chosen = [0, 0];
+    for genome in all(&space) {
+        let best = designs.best(&genome);
+        chosen[best.design] += 1;
+        for number in 0..2 {
+            let on = designs.on(number, &genome);
+            let Design { table, scale } = &designs.designs()[number];
+            let cost = table.cost(&genome);
+            assert_eq!(on.fps, cost.fps * scale);
+            assert_eq!(on.violation == 0.0, cost.fits);
+            assert!(best.violation <= on.violation);
+            assert!(best.violation < on.violation || best.fps >= on.fps);
+        }
+    }
+    assert!(chosen[0] > 0 && chosen[1] > 0, "{chosen:?}");
+}
+
+#[test]
+fn the_front_of_several_configurations_is_that_of_all_networks() {
+    let space = space();
+    let (genotype, proxy) = (Genotype::of(&space), ProxyTable::new(&space));
+    let designs = designs(&space, [1.0, 0.97], Limits::default()).unwrap();
+    let fronts = designs.shares();
+    let fronts = fronts.iter().map(|one| best_front(&genotype, one, &proxy));
+    let front = BestFront::merged(fronts.collect::<Result<_, _>>().unwrap()).unwrap();
+    assert!(front.exact);
+    let points: Vec<(f64, f64)> = front.members.iter().map(|m| (m.fps, m.score)).collect();
+    assert!(points
+        .windows(2)
+        .all(|w| w[0].0 > w[1].0 && w[0].1 < w[1].1));
+    let every: Vec<(f64, f64)> = all(&space)
+        .iter()
+        .map(|genome| (designs.best(genome), proxy.score(genome)))
+        .filter(|(on, _)| on.violation == 0.0)
+        .map(|(on, score)| (on.fps, score))
+        .collect();
+    let (found, whole) = (
+        hypervolume(&points, (0.0, 0.0)),
+        hypervolume(&every, (0.0, 0.0)),
+    );
+    assert!((found / whole - 1.0).abs() < 1e-9, "{found} {whole}");
+}
+
+#[test]
+fn a_search_keeps_its_limits() {
+    let space = space();
+    let free = designs(&space, [1.0; 2], Limits::default()).unwrap();
+    let proxy = ProxyTable::new(&space);
+    let middle = |key: fn(&quasar_search::designs::OnDesign) -> f64| {
+        let mut values: Vec<f64> = all(&space).iter().map(|g| key(&free.best(g))).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let limits = Limits {
+        latency_s: Some(middle(|on| on.latency_s)),
+        energy_j: Some(middle(|on| on.energy_j.unwrap())),
+    };
+    let costs = Arc::new(designs(&space, [1.0; 2], limits).unwrap());
+    let settings = Settings {
+        population: 24,
+        generations: 10,
+        targets: vec![],
+        seed: 1,
+        strategy: Strategy::Guided,
+        oversample: 1,
+    };
+    let mut search = Nsga2::new(Genotype::of(&space), Arc::clone(&costs), settings).unwrap();
+    search
+        .run_with(|genomes, scores| {
+            for (genome, score) in genomes.rows().zip(scores) {
+                *score = proxy.score(genome);
+            }
+            Ok(())
+        })
+        .unwrap();
+    let front = search.front();
+    assert!(!front.is_empty());
+    for member in &front {
+        let on = costs.best(&member.genome);
+        assert!(on.violation == 0.0);
+        assert!(on.latency_s <= limits.latency_s.unwrap());
+        assert!(on.energy_j <= limits.energy_j);
+    }
+    // Nothing within the limits scores more than what was found.
+    let best = all(&space)
+        .iter()
+        .filter(|genome| costs.best(genome).violation == 0.0)
+        .map(|genome| proxy.score(genome))
+        .fold(0.0, f64::max);
+    let found = front.iter().map(|m| m.score).fold(0.0, f64::max);
+    assert_eq!(found, best);
+}
+
+#[test]
+fn unusable_limits_are_refused() {
+    let space = space();
+    for (latency_s, energy_j, part) in [
+        (Some(0.0), None, "must be a positive number"),
+        (None, Some(f64::NAN), "must be a positive number"),
+    ] {
+        let limits = Limits {
+            latency_s,
+            energy_j,
+        };
+        let message = designs(&space, [1.0; 2], limits).unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    }
+    let limits = Limits {
+        latency_s: Some(1e-9),
+        energy_j: None,
+    };
+    let designs = designs(&space, [1.0; 2], limits).unwrap();
+    let error = designs.fastest().unwrap_err();
+    assert!(matches!(error, Error::Infeasible(_)));
+    assert!(
+        error.to_string().contains("a latency of at most"),
+        "{error}"
+    );
+    assert!(Designs::new(vec![], Limits::default()).is_err());
+    let mut without = tables(&space);
+    let board = Board::from_toml(&read("boards/pynq-z2")).unwrap();
+    let board = Board {
+        power: None,
+        ..board
+    };
+    let network = space.workload("", &space.decode(&space.smallest()).unwrap());
+    let hardware = quasar_cost::explore(&board, &[network.unwrap()], 100.0).unwrap();
+    without[0] = CostTable::new(&space, &hardware).unwrap();
+    let designs = without
+        .into_iter()
+        .map(|table| Design { table, scale: 1.0 });
+    let limits = Limits {
+        latency_s: None,
+        energy_j: Some(1.0),
+    };
+    let error = Designs::new(designs.collect(), limits).unwrap_err();
+    assert!(error.to_string().contains("[power]"), "{error}");
+}
