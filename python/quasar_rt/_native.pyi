@@ -34,6 +34,7 @@ __all__ = [
     "Board",
     "CostTable",
     "Counters",
+    "Designs",
     "Engine",
     "FrameHandle",
     "Hardware",
@@ -281,6 +282,8 @@ class CostTable:
     ]: ...
     def fastest(self) -> tuple[npt.NDArray[np.uint8], float, float]: ...
     def slowest(self) -> tuple[npt.NDArray[np.uint8], float, float]: ...
+    @property
+    def standing_w(self) -> float | None: ...
     def host(self) -> str: ...
 
 @final

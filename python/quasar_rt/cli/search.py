@@ -7,6 +7,8 @@ when the same command is given again.
 \b
   quasar-rt search                                      a quick search on a proxy, to look around
   quasar-rt search --board zcu102 --fps 100 --fps 250 --space tiny
+  quasar-rt search --board zcu102 --board kv260 --fps 250           several boards, and a page that compares them
+  quasar-rt search --fps 300 --configurations 6                     the accelerator is explored, too
   quasar-rt search --recipe digits --fps 60000          trains the recipe's supernet first ([host] extra)
   quasar-rt search --supernet runs/x/supernet.pt --fps 2000      with a trained supernet
   quasar-rt search --supernet runs/x/supernet.pt --workers ray       candidates shared out over all cores, or a
@@ -22,6 +24,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -42,9 +45,11 @@ from .output import Failure, Unmet, bars, echo, print_table
 )
 @click.option(
     "--board",
+    "boards",
+    multiple=True,
     shell_complete=complete.boards,
     metavar="NAME",
-    help=f"Board to search for. [the one in --hardware, or {DEFAULT_BOARD}]",
+    help=f"Board to search for; repeatable, to compare boards. [the one in --hardware, or {DEFAULT_BOARD}]",
 )
 @click.option(
     "--fps",
@@ -93,6 +98,37 @@ from .output import Failure, Unmet, bars, echo, print_table
     "--hardware",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Hardware configuration, a TOML file. [searched for the space on the board]",
+)
+@click.option(
+    "--configurations",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Configurations of the accelerator to explore with the subnets. With 1, all subnets share one bitstream; "
+    "with more, each target has the configuration that suits its subnet.",
+)
+@click.option(
+    "--clock",
+    "clocks",
+    multiple=True,
+    type=click.FloatRange(0, min_open=True),
+    metavar="MHZ",
+    help="Clock of the kernels; repeatable: each target has the one that takes the least power. [the board's]",
+)
+@click.option(
+    "--max-latency",
+    "max_latency_ms",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MS",
+    help="Milliseconds that one frame alone may take, modelled.",
+)
+@click.option(
+    "--max-energy",
+    "max_energy_mj",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MJ",
+    help="Millijoules that a frame may take, by the powers that the board's file assumes.",
 )
 @click.option(
     "--population",
@@ -152,33 +188,43 @@ from .output import Failure, Unmet, bars, echo, print_table
     metavar="N",
     help="CPU threads, with --workers of each. [all cores; with --workers 1]",
 )
-def command(out: Path | None, recipe: str | None, changes: tuple[str, ...], **options: Any) -> None:
+def command(
+    out: Path | None, recipe: str | None, changes: tuple[str, ...], boards: tuple[str, ...], **options: Any
+) -> None:
     """Searches, and prints the targets."""
+    if len(boards) > 1 and options["hardware"] is not None:
+        raise click.UsageError("--hardware names its board: give it without several --board")
     if recipe is not None:
         options["supernet"] = _trained(recipe, changes, options)
     elif changes:
         raise click.UsageError("--set goes with --recipe")
-    given = {**options, "fps": list(options["fps"]) or None}
+    given = {**options, "fps": list(options["fps"]) or None, "board": boards[0] if boards else None}
     first = os.environ.get("RANK", "0") == "0"
     if out is None:
-        out = default_folder(given)
+        out = default_folder({**given, "board": ",".join(boards) or None})
     try:
-        from ..nas import search
+        from ..nas import search, search_boards
 
         with bars(first) as progress:
-            result = search(out=out, progress=progress, **given)
+            if len(boards) > 1:
+                for name in ("board", "hardware"):
+                    del given[name]
+                several = search_boards(boards, out=out, progress=progress, **given)
+            else:
+                result = search(out=out, progress=progress, **given)
     except InfeasibleError as error:
         raise Unmet(str(error)) from error
     except (QuasarError, ImportError, OSError, ValueError) as error:
         raise Failure(str(error)) from error
     except KeyboardInterrupt:
         # A search makes its folder when it knows that its targets can be reached.
-        rest = (
-            f"continues from {out}" if (out / "search.json").exists() else "starts again: nothing was scored"
-        )
+        begun = any(True for name in ("search.json", "*/search.json") for _ in out.glob(name))
+        rest = f"continues from {out}" if begun else "starts again: nothing was scored"
         echo(f"Stopped. The same command {rest}.", err=True)
         sys.exit(130)
-    if first:
+    if first and len(boards) > 1:
+        show_boards(several, out)
+    elif first:
         show(result, out)
 
 
@@ -227,12 +273,19 @@ def default_folder(options: dict[str, Any]) -> Path:
     """Returns the folder of these settings: the same command finds it again, and another command has another folder."""
     without = ("threads", "device", "workers", "track")
     # A key that is newer than the others counts only where it is given, so that older folders are found.
-    named = {k: str(v) for k, v in options.items() if k not in without and (v or k != "embedding")}
+    newer = {
+        "embedding": False,
+        "configurations": 1,
+        "clocks": (),
+        "max_latency_ms": None,
+        "max_energy_mj": None,
+    }
+    named = {k: str(v) for k, v in options.items() if k not in without and (k not in newer or v != newer[k])}
     key = json.dumps(named, sort_keys=True)
     space = Path(
         options["supernet"].parent.name if options["supernet"] else options["space"] or DEFAULT_SPACE
     ).stem
-    board = Path(options["board"] or options["hardware"] or DEFAULT_BOARD).stem
+    board = Path((options["board"] or "").replace(",", "-") or options["hardware"] or DEFAULT_BOARD).stem
     return Path("runs/search") / f"{space}-{board}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
@@ -240,18 +293,20 @@ def show(result: Any, out: Path) -> None:
     """Prints a table of the targets, the notes on the scores, and the path of the page."""
     board = result.board
     has_integer = any(target.point.integer for target in result.targets)
+    own = any(target.hardware for target in result.targets)
     columns = [">target FPS", ">modelled FPS", ">event by event", ">latency, ms", f">{result.scoring.short}"]
     columns += [">integer top-1"] * has_integer + [
         ">embed",
         ">depth",
         ">8-bit rows",
         ">weights, kB",
+        *([">W at target", "array, MHz"] if own else []),
         "subnet",
     ]
     facts = {point["id"]: point for point in result.document["front"]}
     rows = []
     for target in result.targets:
-        point, on = target.point, target.point.modelled[board]
+        point, on = target.point, target.on
         score = f"{point.score:.2%}" if result.scoring.accuracy else f"{point.score:.4f}"
         integer = f"{point.integer.top1:.2%} ± {point.integer.standard_error:.2%}" if point.integer else "-"
         fact = facts[point.id]
@@ -265,7 +320,9 @@ def show(result: Any, out: Path) -> None:
             ]
             + [integer] * has_integer
             + [str(fact["embed"]), str(fact["depth"]), f"{fact['eight_bit_share']:.0%}"]
-            + [f"{fact['weight_bytes'] / 1000:,.1f}", target.file]
+            + [f"{fact['weight_bytes'] / 1000:,.1f}"]
+            + ([_watts(target.power_w), _array(target.hardware.settings)] if target.hardware else [])
+            + [target.file]
         )
     label = result.document["boards"][board]["label"]
     print_table(columns, rows, f"Space {result.space.name}, modelled on {label}")
@@ -276,3 +333,48 @@ def show(result: Any, out: Path) -> None:
     if not (out / "front.png").exists():
         echo("Note: front.png was left out; it needs matplotlib (pip install 'quasar-rt[host]').", err=True)
     echo(f"{len(result.front)} subnets on the front: {out / 'index.html'}")
+
+
+def _watts(power: float | None) -> str:
+    return "-" if power is None else f"{power:.1f}"
+
+
+def _array(hardware: Mapping[str, Any]) -> str:
+    """Returns array and clocks in short: tokens, row pairs and cascade; MHz of the array and of the kernels."""
+    array, clock = hardware["array"], hardware["clock_mhz"]
+    size = f"{array['tokens']}x{array['pairs']}x{array['cascade']}"
+    return f"{size}, {clock * array['clock_ratio']:g}/{clock:g}"
+
+
+def show_boards(result: Any, out: Path) -> None:
+    """Prints a table of all boards' targets, what is out of reach, and the path of the page."""
+    document = result.document
+    accuracy = document["score"]["accuracy"]
+    columns = ["board", ">target FPS", ">event by event", f">{document['score']['short']}", ">latency, ms"]
+    columns += [">W at target", "array, MHz", "subnet"]
+    rows = []
+    for name, one in document["boards"].items():
+        for target in one["targets"]:
+            score = f"{target['score']:.2%}" if accuracy else f"{target['score']:.4f}"
+            rows.append(
+                [
+                    name,
+                    f"{target['fps']:,g}",
+                    f"{target['replayed_fps']:,.1f}",
+                    score,
+                    f"{target['latency_ms']:.3g}",
+                    _watts(target["power_w"]),
+                    _array(target["hardware"]),
+                    f"{one['folder']}/{target['file']}",
+                ]
+            )
+    print_table(columns, rows, f"Space {document['space']['name']}, modelled; powers are assumed")
+    for name, one in document["boards"].items():
+        for missed in one["missed"]:
+            echo(f"{name}, {missed['fps']:g} FPS: {missed['reason']}.")
+    for name, reason in document["left_out"].items():
+        echo(f"{name}: {reason}.")
+    if not accuracy:
+        label = document["score"]["label"]
+        echo(f"Warning: the score is a {label}; give --supernet for accuracies.", err=True)
+    echo(f"Boards compared: {out / 'index.html'}")

@@ -9,7 +9,8 @@ True
 No figure comes from synthesis or from a board. ``docs/hardware-model.md`` has the schedule, the formulas and the kind
 of each constant; Rust does the work (``rust/hardware``, ``rust/cost``, ``rust/accelerator``). A `Workload` on the
 `Hardware` of a `Board` gives an `Estimate` (`closed_form`) or a `Replay` (`event_model`); a `CostTable` serves a
-search, `Designs` one over several configurations. `report`, `pictures` and `published` make tables, pictures and comparisons.
+search, `Designs` one over several configurations. `report`, `pictures` and `published` make tables, pictures and
+comparisons.
 """
 
 from .board import Amounts as Amounts

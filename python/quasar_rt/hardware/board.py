@@ -47,6 +47,12 @@ class Board(SettingsFile[NativeBoard]):
         return list(self.settings["clocks_mhz"])
 
     @property
+    def array_clock_mhz(self) -> float:
+        """The array's clock in MHz, at most."""
+        settings = self.settings
+        return float(settings.get("array_clock_mhz") or 2 * settings["clocks_mhz"][0])
+
+    @property
     def resources(self) -> Amounts:
         """Resources of the device."""
         return Amounts(**self.settings["resources"])

@@ -94,5 +94,10 @@ class CostTable:
         """Work of the board's processor for a frame, the same for all networks of the space."""
         return Host(**json.loads(self._inner.host()))
 
+    @property
+    def standing_w(self) -> float | None:
+        """Watts without frames, by the powers that the board's file assumes; None where it has none."""
+        return self._inner.standing_w
+
     def __repr__(self) -> str:
         return f"<CostTable of {self.space!r} on {self.hardware!r}>"

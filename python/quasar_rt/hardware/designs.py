@@ -61,6 +61,8 @@ class Designs:
         if not self.tables:
             raise InvalidValueError("at least one hardware configuration is needed")
         self.scales = (1.0,) * len(self.tables) if scales is None else tuple(map(float, scales))
+        #: True if there are limits of latency or energy.
+        self.limited = max_latency_ms is not None or max_energy_mj is not None
         limits = [None if limit is None else float(limit) / 1000 for limit in (max_latency_ms, max_energy_mj)]
         self._inner = NativeDesigns([table._inner for table in self.tables], list(self.scales), *limits)
 
@@ -75,7 +77,9 @@ class Designs:
         return self.tables[0].space
 
     def evaluate(self, genomes: ArrayLike, design: int | None = None) -> NDArray[np.void]:
-        """Returns the costs of genomes, uint8 [n, genes], on one configuration or each on its best. The GIL is released.
+        """Returns the costs of genomes, uint8 [n, genes], on one configuration or each on its best.
+
+        The GIL is released.
 
         Returns:
             [n] records: ``fps`` (float64, the closed form's times the scale), ``latency_s`` of one frame alone,

@@ -70,8 +70,8 @@ def _summary(result: Estimate, hardware: Hardware) -> Table:
         f"{result.latency_with_host_s * 1e3:.3g} ms with the host",
         "energy": "not known: the board's file has no [power]"
         if result.energy_j is None
-        else f"{1000 * result.energy_j:.3g} mJ a frame at that rate, {result.energy_j * result.fps:.1f} W: by powers that "
-        "the board's file assumes",
+        else f"{1000 * result.energy_j:.3g} mJ a frame at that rate, {result.energy_j * result.fps:.1f} W: by powers "
+        "that the board's file assumes",
         "array's share": f"{100 * result.share:.1f} % of its peak, {result.gmac_s:,.0f} GMAC/s; {losses}",
         "held back by": held_back_by(result),
         "memory": f"{result.transfer_bytes / 1e6:.2f} MB a frame, "

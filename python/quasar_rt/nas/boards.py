@@ -38,7 +38,7 @@ from .best_front import proxy_front
 from .report import nondominated
 from .result import OnBoard, Point
 
-__all__ = ["DEFAULT_BOARD", "Modelled", "Parts", "other_boards"]
+__all__ = ["DEFAULT_BOARD", "Modelled", "Parts", "other_boards", "resources_of"]
 
 #: The board of a search that names none.
 DEFAULT_BOARD = "zcu102"
@@ -50,6 +50,12 @@ MARGIN = 1.01
 REPLAYED_PASSES = 3_000_000
 #: The cost of a replay besides its passes, in passes.
 REPLAY_OVERHEAD = 400
+#: Configurations are tried whose closed forms are less than this share below the best one's: on large networks, and on
+#: small ones, where the closed form is further off.
+APART = 0.02
+SMALL_APART = 0.15
+#: Configurations that are tried for a network, about.
+TRIED = 3
 #: A search that may replay fewer networks than this goes by the closed form, which is close for such large networks.
 FEWEST = 24
 #: A target this close to the closed form's fastest network may be in reach of another one, event by event.
@@ -75,7 +81,7 @@ class Modelled:
     """
 
     designs: Designs
-    _rates: dict[tuple[int, bytes], float] = field(default_factory=dict, compare=False, repr=False)
+    replayed: dict[tuple[int, bytes], float] = field(default_factory=dict, compare=False, repr=False)
     """Replayed rates by configuration and genome."""
 
     @classmethod
@@ -144,7 +150,23 @@ class Modelled:
         return np.ascontiguousarray(self.designs.evaluate(genomes)["fits"])
 
     def on(self, genomes: NDArray[np.uint8]) -> list[OnBoard]:
-        """Returns modelled figures of canonical genomes, and the rates that the board's processor leaves."""
+        """Returns modelled figures of canonical genomes, each on its best configuration by the closed form."""
+        return self._figures(self.designs.evaluate(genomes))
+
+    def replayed_on(self, genomes: NDArray[np.uint8]) -> list[OnBoard]:
+        """Returns modelled figures of canonical genomes, on their best configurations event by event."""
+        rates, numbers = self.replays(genomes)
+        costs = np.empty(len(genomes), self.designs.DTYPE)
+        for number in set(numbers.tolist()):
+            chosen = numbers == number
+            costs[chosen] = self.designs.evaluate(genomes[chosen], number)
+        hosts = [table.host for table in self.designs.tables]
+        return [
+            on._replace(fps=fps, fps_with_host=hosts[on.configuration].limit(fps))
+            for on, fps in zip(self._figures(costs), rates.tolist(), strict=True)
+        ]
+
+    def _figures(self, costs: NDArray[np.void]) -> list[OnBoard]:
         hosts = [table.host for table in self.designs.tables]
         return [
             OnBoard(
@@ -155,8 +177,18 @@ class Modelled:
                 None if math.isnan(energy) else 1000 * energy,
                 number,
             )
-            for fps, latency, energy, _, number in self.designs.evaluate(genomes).tolist()
+            for fps, latency, energy, _, number in costs.tolist()
         ]
+
+    def power_w(self, on: OnBoard, fps: float) -> float | None:
+        """Returns the watts of a network's configuration at a frame rate; None where the board's file has no powers.
+
+        Between frames the clocks run and nothing is multiplied.
+        """
+        standing = self.designs.tables[on.configuration].standing_w
+        if standing is None or on.energy_mj is None:
+            return None
+        return standing + fps * (on.energy_mj / 1000 - standing / on.closed_fps)
 
     def fastest(self) -> tuple[NDArray[np.uint8], float]:
         """Returns the network of most modelled frames a second, by the closed form, and its rate."""
@@ -176,34 +208,54 @@ class Modelled:
         return float(self.rates(np.array([point.genome], np.uint8))[0])
 
     def rates(self, genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Returns modelled frames a second, event by event, of canonical genomes that fit; replays each once.
+        """Returns modelled frames a second, event by event, of canonical genomes that fit; replays each once."""
+        return self.replays(genomes)[0]
 
-        Of several configurations, each network is replayed on the one that suits it best by the closed form.
+    def replays(self, genomes: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.uint32]]:
+        """Returns event by event the best rate of each of the canonical genomes, which fit, and its configuration.
+
+        Tried are the configurations that the closed form puts close to the best one: on small networks it is further
+        off than the configurations are apart.
         """
-        numbers = self.designs.evaluate(genomes)["design"].tolist()
-        keys = [(number, genome.tobytes()) for number, genome in zip(numbers, genomes, strict=True)]
-        new = list({key: i for i, key in enumerate(keys) if key not in self._rates}.values())
+        near = self._near(genomes)
+        keys = [genome.tobytes() for genome in genomes]
+        rates = np.zeros(near.shape)
         for number, hardware in enumerate(self.configurations):
-            chosen = [i for i in new if numbers[i] == number]
-            if chosen:
-                periods = replay_periods(self.space, genomes[chosen], hardware)
-                self._rates.update(
-                    (keys[i], hardware.clock_mhz * 1e6 / period)
-                    for i, period in zip(chosen, periods.tolist(), strict=True)
+            chosen = np.flatnonzero(near[number]).tolist()
+            new = list({keys[i]: i for i in chosen if (number, keys[i]) not in self.replayed}.values())
+            if new:
+                periods = replay_periods(self.space, genomes[new], hardware)
+                self.replayed.update(
+                    ((number, keys[i]), hardware.clock_mhz * 1e6 / period)
+                    for i, period in zip(new, periods.tolist(), strict=True)
                 )
-        return np.array([self._rates[key] for key in keys])
+            rates[number, chosen] = [self.replayed[number, keys[i]] for i in chosen]
+        return rates.max(axis=0), rates.argmax(axis=0).astype(np.uint32)
+
+    def _near(self, genomes: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Returns which configurations are tried for which genomes, bool [configurations, n]."""
+        if len(self.designs) == 1:
+            return np.ones((1, len(genomes)), np.bool_)
+        each = [self.designs.evaluate(genomes, number) for number in range(len(self.designs))]
+        rates = np.stack([np.where(costs["fits"], costs["fps"], 0) for costs in each])
+        apart = SMALL_APART if self._passes * FEWEST <= REPLAYED_PASSES else APART
+        tried: NDArray[np.bool_] = (rates > 0) & (rates >= (1 - apart) * rates.max(axis=0))
+        return tried
+
+    @cached_property
+    def _passes(self) -> int:
+        """The work of a replay on the first configuration, in passes of the array."""
+        genome = self.table.slowest()[0]
+        workload = Workload.of_architecture(self.space, self.space.decode(genome))
+        layers = estimate(workload, self.hardware).layers
+        return sum(layer.row_tiles * layer.token_tiles for layer in layers) + REPLAY_OVERHEAD
 
     @cached_property
     def affordable(self) -> int:
         """The number of networks that a search may replay: large networks take seconds, small ones milliseconds."""
-        genome = self.table.slowest()[0]
-        layers = self.estimate(self.space.decode(genome)).layers
-        passes = sum(layer.row_tiles * layer.token_tiles for layer in layers)
-        return REPLAYED_PASSES // (passes + REPLAY_OVERHEAD)
+        return REPLAYED_PASSES // (self._passes * min(len(self.designs), TRIED))
 
-    def replayed_front(
-        self, genomes: NDArray[np.uint8], scores: NDArray[np.float64]
-    ) -> tuple[list[int], NDArray[np.float64]] | None:
+    def replayed_front(self, genomes: NDArray[np.uint8], scores: NDArray[np.float64]) -> list[int] | None:
         """Finds the networks that no other one beats in score and in its rate event by event.
 
         The closed form says which networks are worth a replay: the rate of each network is compared with the best one
@@ -215,7 +267,7 @@ class Modelled:
             scores: their scores, float64 [n].
 
         Returns:
-            indices by falling rate, and their rates; None where replaying the closed form's front is too much work.
+            indices by falling rate; None where replaying the closed form's front is too much work.
         """
         closed = self.fps(genomes)
         front = nondominated(list(zip(closed.tolist(), scores.tolist(), strict=True)))
@@ -230,7 +282,7 @@ class Modelled:
         chosen = np.sort(np.union1d(worth, front))
         rates = self.rates(np.ascontiguousarray(genomes[chosen]))
         best = nondominated(list(zip(rates.tolist(), scores[chosen].tolist(), strict=True)))
-        return chosen[best].tolist(), rates[best]
+        return [int(i) for i in chosen[best]]
 
     def fastest_replayed(self) -> tuple[NDArray[np.uint8], float]:
         """Finds the network of most frames a second event by event: the closed form's, and better ones next to it.
@@ -299,9 +351,8 @@ class Modelled:
             if closed(point) * max(most, 1.0) * MARGIN >= fps and self.rate(point) >= fps:
                 yield point
 
-    def estimate(self, architecture: Architecture) -> Estimate:
-        """Estimates one frame, layer by layer, on the configuration that suits the network best."""
-        number = self.designs.evaluate(self.space.encode(architecture)[None])["design"][0]
+    def estimate(self, architecture: Architecture, number: int = 0) -> Estimate:
+        """Estimates one frame on a configuration, layer by layer."""
         return estimate(Workload.of_architecture(self.space, architecture), self.configurations[number])
 
     def to_dict(self) -> dict[str, Any]:
@@ -309,7 +360,7 @@ class Modelled:
         host = self.table.host
         several = {
             "configurations": [
-                {"hardware": hardware.settings, "resources": _resources(hardware), "scale": scale}
+                {"hardware": hardware.settings, "resources": resources_of(hardware), "scale": scale}
                 for hardware, scale in zip(self.configurations, self.designs.scales, strict=True)
             ]
         }
@@ -317,14 +368,14 @@ class Modelled:
             "label": self.label,
             "hardware": self.hardware.settings,
             "sha256": self.sha256,
-            "resources": _resources(self.hardware),
+            "resources": resources_of(self.hardware),
             "host_fps": host.fps,
             "host_source_pixels": host.source_pixels,
             **(several if len(self.designs) > 1 else {}),
         }
 
 
-def _resources(hardware: Hardware) -> dict[str, dict[str, int]]:
+def resources_of(hardware: Hardware) -> dict[str, dict[str, int]]:
     """Returns what a configuration takes of its board, for each resource that the board has."""
     used, available = hardware.resources, hardware.board.resources
     return {

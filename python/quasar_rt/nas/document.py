@@ -5,7 +5,6 @@ Depends on `quasar_rt.nas`; imports no torch.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,14 @@ import numpy as np
 from ..errors import InfeasibleError, InvalidValueError
 from ..files import file_name
 from ..subnet import Subnet
-from .boards import Modelled, Parts
+from .boards import Modelled, Parts, resources_of
+from .configurations import configuration_for
 from .layers import untrained_subnet
 from .notes import notes
 from .nsga2 import Candidates
 from .record import Record
 from .report import Cloud
-from .result import Point, Scoring, SearchResult, Target
+from .result import OnBoard, Point, Scoring, SearchResult, Target
 from .scorer import Progress
 from .settings import Settings
 
@@ -73,7 +73,7 @@ def build_result(outcome: SearchOutcome, progress: Progress) -> SearchResult:
         "format": FORMAT,
         "quasar_rt": outcome.identity["quasar_rt"],
         "score": outcome.scoring._asdict(),
-        "settings": dataclasses.asdict(s),
+        "settings": s.to_dict(),
         "space": {"name": space.name, "sha256": space.sha256, "toml": space.to_toml()},
         "supernet_sha256": outcome.identity.get("supernet_sha256"),
         "boards": {name: one.to_dict() for name, one in outcome.boards.items()},
@@ -83,9 +83,11 @@ def build_result(outcome: SearchOutcome, progress: Progress) -> SearchResult:
                 "fps": t.fps,
                 "point": t.point.id,
                 "file": t.file,
-                "modelled_fps": t.point.modelled[board].closed_fps,
+                "modelled_fps": t.on.closed_fps,
                 "replayed_fps": t.replayed_fps,
-                "gap": t.gap(board),
+                "gap": t.gap,
+                "power_w": t.power_w,
+                **(_configuration(t) if s.explores else {}),
             }
             for t in targets
         ],
@@ -114,40 +116,67 @@ def _shortest(fps: float) -> str:
 def _target(outcome: SearchOutcome, fps: float, name: str) -> Target:
     """Selects the point with the best score that reaches a rate event by event, and exports it.
 
-    The closed form, by which the search goes, is only an estimate of that. So the exported file is replayed.
+    The closed form, by which the search goes, is only an estimate of that. So the exported file is replayed. Where
+    configurations are explored, it has the one on which its subnet takes the least
+    power at that rate.
 
     Raises:
         quasar_rt.InfeasibleError: no point of the front reaches the rate.
         quasar_rt.InvalidValueError: the file does not have the rate of its point.
     """
-    modelled = outcome.modelled
+    modelled, s = outcome.modelled, outcome.settings
     for point in modelled.holding(outcome.front, fps):
-        replayed = modelled.rate(point)
-        subnet = _subnet(outcome, point, fps, name, replayed)
+        one, on = modelled, point.modelled[modelled.board]
+        if s.explores:
+            one = configuration_for(modelled, point, fps, s.clocks_mhz, s.limits)
+            on = one.on(np.array([point.genome], np.uint8))[0]
+        replayed = one.rate(point)
+        subnet = _subnet(outcome, point, fps, name, replayed, one, on)
         # Sizes and rows of the file are those of the architecture, or the record would be wrong.
-        of_file = modelled.replayed_fps(Subnet.from_bytes(subnet.to_bytes()))
+        of_file = one.replayed_fps(Subnet.from_bytes(subnet.to_bytes()))
         if of_file != replayed:
             raise InvalidValueError(
                 f"the subnet for {fps:g} FPS on {modelled.board} has {of_file:,.1f} FPS event by event, its "
                 f"architecture {replayed:,.1f}: this is a bug of the export"
             )
-        return Target(fps, point, f"{name}.qvit", subnet, replayed)
+        hardware = one.hardware if s.explores else None
+        return Target(fps, point, f"{name}.qvit", subnet, replayed, on, hardware, one.power_w(on, fps))
     raise InfeasibleError(
         f"no subnet that the search found for {fps:g} FPS on {modelled.board} has that rate event by event "
         f"(the fastest has {modelled.rate(outcome.front[0]):,.1f}): ask for less, or search with a larger population"
     )
 
 
-def _subnet(outcome: SearchOutcome, point: Point, fps: float, name: str, replayed_fps: float) -> Subnet:
+def _configuration(target: Target) -> dict[str, Any]:
+    """Returns a target's configuration and its subnet's figures there, as front.json has them."""
+    assert target.hardware is not None
+    return {
+        "hardware_file": target.hardware_file,
+        "hardware": target.hardware.settings,
+        "resources": resources_of(target.hardware),
+        "latency_ms": target.on.latency_ms,
+        "energy_mj": target.on.energy_mj,
+    }
+
+
+def _subnet(
+    outcome: SearchOutcome,
+    point: Point,
+    fps: float,
+    name: str,
+    replayed_fps: float,
+    modelled: Modelled,
+    on: OnBoard,
+) -> Subnet:
     """Exports the point's network, with the record of its search in the configuration."""
-    modelled, seed = outcome.modelled, outcome.settings.seed
+    seed = outcome.settings.seed
     search = {
         "board": modelled.board,
         "hardware": modelled.to_dict(),
         "target_fps": fps,
-        "modelled": point.modelled[modelled.board]._asdict(),
+        "modelled": on._asdict(),
         "replayed_fps": replayed_fps,
-        "gap": replayed_fps / point.modelled[modelled.board].closed_fps - 1,
+        "gap": replayed_fps / on.closed_fps - 1,
         "genome": list(point.genome),
         "architecture": point.architecture.to_dict(),
         "score": point.score,
@@ -187,7 +216,10 @@ def _layers(outcome: SearchOutcome, targets: list[Target], progress: Progress) -
     shown = sorted({*even, *(target.point.id for target in targets)})
     parts = Parts()
     for number, i in enumerate(shown, 1):
-        architecture = outcome.front[i].architecture
-        parts.add(i, {name: board.estimate(architecture) for name, board in outcome.boards.items()})
+        point = outcome.front[i]
+        on = {name: (board, point.modelled[name].configuration) for name, board in outcome.boards.items()}
+        parts.add(
+            i, {name: board.estimate(point.architecture, number) for name, (board, number) in on.items()}
+        )
         progress("reading layers", number, len(shown))
     return parts.to_dict()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,14 +29,18 @@ class Folder:
     Args:
         path: the folder, which is made if it is missing. None keeps everything in memory.
         identity: everything that the search's result depends on, as JSON.
+        earlier: folders of other searches with the same source of scores; what they hold counts here, too.
 
     Raises:
         SearchFolderError: the folder belongs to another search; the message names the differences.
         quasar_rt.FileError: the folder cannot be made or read.
     """
 
-    def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path | None, identity: Mapping[str, Any], earlier: Sequence[Folder] = ()
+    ) -> None:
         self.path = path
+        self._earlier = tuple(earlier)
         self._scores: dict[tuple[str, bytes], int] = {}
         self._file: IO[str] | None = None
         if path is None:
@@ -100,6 +104,12 @@ class Folder:
             SearchFolderError: the recorded number is above `images`.
         """
         correct = self._scores.get((kind, genome))
+        if correct is None:
+            # A search that is continued alone finds the score in its own folder.
+            found = (folder._scores.get((kind, genome)) for folder in self._earlier)
+            correct = next((one for one in found if one is not None), None)
+            if correct is not None:
+                self.put(kind, {genome: correct})
         if correct is not None and correct > images:
             raise SearchFolderError(
                 f"'{self.path}/scores.jsonl' records {correct:,} of {images:,} images as right for the subnet "

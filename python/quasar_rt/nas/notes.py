@@ -22,6 +22,14 @@ def notes(settings: Settings, modelled: Modelled, scoring: Scoring, record: Reco
         f"for {modelled.label}. A target's subnet is, of those that reach it event by event, the one with the best "
         "score."
     ]
+    if s.explores:
+        lines.append(_configurations(s, modelled))
+    for name, limit, unit in (
+        ("One frame alone takes", s.max_latency_ms, "ms"),
+        ("A frame takes", s.max_energy_mj, "mJ, by powers that the board's file assumes"),
+    ):
+        if limit is not None:
+            lines.append(f"{name} at most {limit:g} {unit}.")
     lines.append(_yardstick(record))
     if host.fps < s.fps[-1]:
         lines.append(
@@ -34,6 +42,16 @@ def notes(settings: Settings, modelled: Modelled, scoring: Scoring, record: Reco
     else:
         lines += _supernet(record.images, record)
     return tuple(lines)
+
+
+def _configurations(s: Settings, modelled: Modelled) -> str:
+    """Says how configurations were explored."""
+    clocks = f" at {', '.join(f'{clock:g}' for clock in s.clocks_mhz)} MHz" if s.clocks_mhz else ""
+    return (
+        f"Configurations of the accelerator were explored{clocks}: {len(modelled.designs)} are used, and each subnet "
+        "is modelled on the one that suits it best. A target has the configuration on which its subnet reaches it, "
+        "event by event, with the least power at that rate (powers are assumed)."
+    )
 
 
 def _yardstick(record: Record) -> str:

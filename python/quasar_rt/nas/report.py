@@ -18,6 +18,7 @@ from typing import Any
 __all__ = [
     "Cloud",
     "draw",
+    "filled",
     "nondominated",
     "page",
     "table",
@@ -69,6 +70,8 @@ def table(document: Mapping[str, Any]) -> str:
                 "modelled_fps": here["fps"],
                 "modelled_latency_ms": here["latency_ms"],
                 "modelled_fps_with_host": here["fps_with_host"],
+                "modelled_energy_mj": here["energy_mj"],
+                "configuration": here["configuration"],
                 document["score"]["column"]: point["score"],
                 "score_standard_error": point["standard_error"],
                 "integer_top1": integer.get("top1"),
@@ -204,14 +207,28 @@ def page(document: Mapping[str, Any], cloud: Cloud, layers: Mapping[str, Any], n
         layers: the front's layers by part (`quasar_rt.nas.boards.Parts`).
         notes: how the search was made, a sentence or a few each.
     """
-    template = (Path(str(files("quasar_rt"))) / "nas" / "page.html").read_text(encoding="utf-8")
     title = f"{document['space']['name']} on {document['settings']['board']}: searched subnets"
     shown = [point for point in document["front"] if point["id"] in layers["networks"]]
     search = {**document, "front": shown, "front_size": len(document["front"])}
     contents = {"search": search, "cloud": cloud, **layers, "notes": list(notes)}
+    return filled("page.html", title, contents)
+
+
+def filled(template: str, title: str, contents: Mapping[str, Any]) -> str:
+    """Returns a page of this folder with its style, its helpers and its data in it.
+
+    Args:
+        template: the file's name.
+        title: the page's title, as text.
+        contents: what the page's script reads, as JSON.
+    """
+    folder = Path(str(files("quasar_rt"))) / "nas"
+    text = (folder / template).read_text(encoding="utf-8")
+    for mark, name in (("__STYLE__", "style.css"), ("__HELPERS__", "helpers.js")):
+        text = text.replace(mark, (folder / name).read_text(encoding="utf-8"))
     data = json.dumps(contents, separators=(",", ":"))
     # In a script element only '<' could end the data; the others are escaped for readers less strict than HTML5's.
     for sign in "<>&\u2028\u2029":
         data = data.replace(sign, f"\\u{ord(sign):04x}")
-    head, _, tail = template.partition("__DATA__")
+    head, _, tail = text.partition("__DATA__")
     return head.replace("__TITLE__", html.escape(title)) + data + tail

@@ -1,6 +1,6 @@
 """The result of a search: the front's points, the subnets for the targets, and the document with both.
 
-Depends on `quasar_rt.space`, `quasar_rt.nas.layers` and `quasar_rt.nas.report`.
+Depends on `quasar_rt.space`, `quasar_rt.hardware`, `quasar_rt.nas.layers` and `quasar_rt.nas.report`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import FileError
 from ..files import write_bytes, write_text
+from ..hardware import Hardware
 from ..space import Architecture, Space
 from ..subnet import Subnet
 from . import report
@@ -123,10 +124,22 @@ class Target(NamedTuple):
     subnet: Subnet
     replayed_fps: float
     """Frames a second of the file's own rows, event by event (`quasar_rt.hardware.replay`)."""
+    on: OnBoard
+    """The subnet's figures on its configuration."""
+    hardware: Hardware | None = None
+    """Its own configuration, where configurations are explored; None where all subnets have the board's."""
+    power_w: float | None = None
+    """Watts at the target's rate, by the powers that the board's file assumes; None where it has none."""
 
-    def gap(self, board: str) -> float:
-        """Returns the event model's rate over the closed form's, minus 1."""
-        return self.replayed_fps / self.point.modelled[board].closed_fps - 1
+    @property
+    def gap(self) -> float:
+        """The event model's rate over the closed form's, minus 1."""
+        return self.replayed_fps / self.on.closed_fps - 1
+
+    @property
+    def hardware_file(self) -> str:
+        """The file of its own configuration in the search's folder."""
+        return f"{self.file.removesuffix('.qvit')}.toml"
 
 
 @dataclass(frozen=True, repr=False)
@@ -165,7 +178,9 @@ class SearchResult:
         )
 
     def save(self, folder: str | os.PathLike[str]) -> SearchResult:
-        """Writes front.json, front.csv, front.png, index.html and the targets' subnets, each one whole or not at all.
+        """Writes front.json, front.csv, front.png, index.html, the targets' subnets and their own configurations.
+
+        Each file is written whole or not at all.
 
         The picture is left out where matplotlib is not installed.
 
@@ -180,6 +195,8 @@ class SearchResult:
             path.mkdir(parents=True, exist_ok=True)
             for target in self.targets:
                 target.subnet.save(path / target.file)
+                if target.hardware is not None:
+                    write_text(path / target.hardware_file, target.hardware.to_toml())
             write_text(path / "front.csv", report.table(self.document))
             if find_spec("matplotlib") is not None:
                 write_bytes(path / "front.png", report.draw(self.document, self.cloud))

@@ -14,13 +14,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from ..space import Space
 from ..tracking import Tracker, open_tracker
 from .boards import NEAR_FASTEST, Modelled, other_boards
 from .check import check_finalists
+from .configurations import explore, specialised
 from .document import FORMAT, SearchOutcome, build_result
 from .folder import Folder
 from .nsga2 import Candidates, Search
@@ -37,13 +38,16 @@ from .record import PredictorFit, Record, Round
 from .report import nondominated
 from .result import Point, SearchResult
 from .scorer import Progress, Proxy, Scorer, Scores, scores_of
-from .settings import DEFAULT_SPACE, EFFORT, Settings, Strategy, frame_rates
+from .settings import DEFAULT_SPACE, EFFORT, Limits, Settings, Strategy, frame_rates
 from .yardstick import measure
 
 if TYPE_CHECKING:
     from .supernet import Supernet
 
-__all__ = ["Progress", "search"]
+__all__ = ["Options", "Progress", "Run", "opened", "search"]
+
+#: Rounds in which configurations are made for the targets' subnets, at most.
+SPECIAL_ROUNDS = 3
 
 
 def search(
@@ -67,6 +71,10 @@ def search(
     progress: Progress | None = None,
     embedding: bool = False,
     track: Sequence[str] = (),
+    configurations: int = 1,
+    clocks: Iterable[float] = (),
+    max_latency_ms: float | None = None,
+    max_energy_mj: float | None = None,
 ) -> SearchResult:
     """Searches a space for the subnets that are best at each modelled frame rate of a board.
 
@@ -96,6 +104,13 @@ def search(
             frame. A space's file may ask for it, too.
         track: logs each generation, the scored networks of a supernet and the targets to these
             (`quasar_rt.tracking.TRACKERS`); needs `out`.
+        configurations: configurations of the accelerator (array, lanes, buffers) that are explored together with the
+            networks, at most. With 1, all subnets share one bitstream. With more, each target has the configuration
+            that suits its subnet: ``SPACE-BOARD-TARGETfps.toml`` beside the subnet.
+        clocks: MHz of the kernels; the board's default where empty. Several are explored, and each target has the one
+            on which its subnet has the rate with the least power (by the powers that the board's file assumes).
+        max_latency_ms: milliseconds that one frame alone may take, modelled.
+        max_energy_mj: millijoules that a frame may take, by the powers that the board's file assumes.
 
     Returns:
         the front and, for each target, a `Subnet` that `Engine` takes.
@@ -112,13 +127,64 @@ def search(
     >>> result.scoring.label
     'proxy score (not an accuracy)'
     """
-    if isinstance(space, (str, os.PathLike)):
-        space = Space.load(space)
-    for name, value in (("seed", seed), ("retrain", retrain)):
-        if not isinstance(value, int) or value < 0:
-            raise InvalidValueError(f"{name} must be a whole number of at least 0, not {value!r}")
+    options = Options(
+        fps,
+        seed,
+        population,
+        generations,
+        strategy,
+        retrain,
+        tuple(clocks),
+        configurations,
+        max_latency_ms,
+        max_energy_mj,
+    )
     if track and out is None:
         raise InvalidValueError("track logs into the folder of the search: give `out`")
+    tell = progress or (lambda what, done, total: None)
+    with opened(space, supernet, data, test, threads, device, workers, retrain, embedding) as (found, source):
+        run = Run.of(found, source, options, board, hardware, tell)
+        with run.started(None if out is None else Path(out), track):
+            return run.finish()
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of a search that its settings come from, as the caller gave them."""
+
+    fps: float | Iterable[float] | None = None
+    seed: int = 0
+    population: int | None = None
+    generations: int | None = None
+    strategy: Strategy = "guided"
+    retrain: int = 0
+    clocks: tuple[float, ...] = ()
+    configurations: int = 1
+    max_latency_ms: float | None = None
+    max_energy_mj: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("seed", 0), ("retrain", 0), ("configurations", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InvalidValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+@contextmanager
+def opened(
+    space: str | os.PathLike[str] | Space | None,
+    supernet: str | os.PathLike[str] | None,
+    data: str | os.PathLike[str] | None,
+    test: bool,
+    threads: int | None,
+    device: str | None,
+    workers: str | None,
+    retrain: int,
+    embedding: bool,
+) -> Iterator[tuple[Space, Supernet | None]]:
+    """Opens the space and the supernet of a search, and closes the supernet."""
+    if isinstance(space, (str, os.PathLike)):
+        space = Space.load(space)
     source: Supernet | None = None
     if supernet is not None:
         if find_spec("torch") is None:
@@ -137,26 +203,14 @@ def search(
             space = space.with_embedding()
         if source is not None:
             source.space = space
-        effort = EFFORT["proxy" if source is None else "supernet"]
-        modelled = Modelled.of(space, board, hardware)
-        settings = Settings(
-            board=modelled.board,
-            fps=frame_rates(fps, modelled),
-            seed=seed,
-            population=effort.population if population is None else population,
-            generations=effort.generations if generations is None else generations,
-            strategy=strategy,
-            retrain=retrain,
-        )
-        run = _Run(space, modelled, settings, source, progress or (lambda what, done, total: None))
-        return run.finish(None if out is None else Path(out), track)
+        yield space, source
     finally:
         if source is not None:
             source.close()
 
 
 @dataclass
-class _Run:
+class Run:
     """Holds the inputs of one search and runs its steps."""
 
     space: Space
@@ -165,55 +219,168 @@ class _Run:
     supernet: Supernet | None
     progress: Progress
     trackers: list[Tracker] = field(default_factory=list)
+    loop: Search = field(init=False)
+    out: Path | None = field(init=False)
+    identity: dict[str, Any] = field(init=False)
+    folder: Folder = field(init=False)
+    scored: Candidates = field(init=False)
+    """Every scored network that fits, in the order of scoring, with the scores of the first round."""
 
-    def finish(self, out: Path | None, track: Sequence[str]) -> SearchResult:
-        """Runs the steps in order; writes the results to `out` in the first process."""
+    @classmethod
+    def of(
+        cls,
+        space: Space,
+        supernet: Supernet | None,
+        options: Options,
+        board: str | None,
+        hardware: str | os.PathLike[str] | None,
+        progress: Progress,
+    ) -> Run:
+        """Models the board and completes the settings."""
+        o = options
+        effort = EFFORT["proxy" if supernet is None else "supernet"]
+        limits = Limits(o.max_latency_ms, o.max_energy_mj)
+        if hardware is not None and (o.configurations > 1 or o.clocks):
+            raise InvalidValueError(
+                "a hardware configuration is given, so none is explored: leave configurations and clocks out"
+            )
+        if o.configurations > 1 or o.clocks:
+            modelled = explore(space, board, o.clocks, o.configurations, limits, progress)
+        else:
+            one = Modelled.of(space, board, hardware)
+            modelled = Modelled(limits.designs(one.designs.tables, one.designs.scales))
+        settings = Settings(
+            board=modelled.board,
+            fps=frame_rates(o.fps, modelled),
+            seed=o.seed,
+            population=effort.population if o.population is None else o.population,
+            generations=effort.generations if o.generations is None else o.generations,
+            strategy=o.strategy,
+            retrain=o.retrain,
+            configurations=o.configurations,
+            clocks_mhz=tuple(sorted(set(map(float, o.clocks)))),
+            max_latency_ms=o.max_latency_ms,
+            max_energy_mj=o.max_energy_mj,
+        )
+        return cls(space, modelled, settings, supernet, progress)
+
+    @property
+    def scorer(self) -> Scorer:
+        """The source of the scores."""
+        return self.supernet or Proxy(self.space)
+
+    @contextmanager
+    def started(
+        self, out: Path | None, track: Sequence[str], earlier: Sequence[Folder] = ()
+    ) -> Iterator[None]:
+        """Scores networks; the search's folder and its logs are open in the block.
+
+        Args:
+            out: where the first process writes the results; None for nowhere.
+            track: as in `search`.
+            earlier: folders of other boards' searches, whose scores count here, too.
+        """
+        # Raises for a target that no network reaches, so it precedes the folder.
+        quickest = self.check_reach()
+        self.loop = self.nsga2()
         writes = self.supernet is None or self.supernet.first
-        scorer: Scorer = self.supernet or Proxy(self.space)
-        identity = {
+        self.out = out if writes else None
+        self.identity = {
             "format": FORMAT,
             "quasar_rt": version("quasar-rt"),
             "space": self.space.name,
             "space_sha256": self.space.sha256,
-            **dataclasses.asdict(self.settings),
+            **self.settings.to_dict(),
             "hardware_sha256": self.modelled.sha256,
-            **scorer.identity(),
+            **self.scorer.identity(),
         }
-        # Raises for a target that no network reaches, so it precedes the folder.
-        quickest = self.check_reach()
-        loop = self.nsga2()
         with ExitStack() as stack:
-            folder = Folder(out if writes else None, identity)
-            stack.callback(folder.close)
-            if out is not None and writes:
+            self.folder = Folder(self.out, self.identity, earlier)
+            stack.callback(self.folder.close)
+            if self.out is not None:
                 for name in dict.fromkeys(track):
                     # A search that continues goes through all its generations again.
-                    self.trackers.append(open_tracker(name, out, identity, from_start=True))
+                    self.trackers.append(open_tracker(name, self.out, self.identity, from_start=True))
                     stack.callback(self.trackers[-1].close)
             if self.supernet is not None:
-                self.supernet.folder = folder
-            scored = self.evolve(loop, scorer, quickest)
-            survivors, scores = self.survivors(scorer, scored)
-            scoring = scorer.scoring(scorer.stages - 1)
-            record = Record(len(scored), [Round(scorer.scoring(0).label, len(scored))])
-            if scorer.stages > 1:
-                record.rounds.append(Round(scoring.label, len(survivors)))
-            record.predictor = self.predictor_fit(loop)
-            record.yardstick, record.no_yardstick = measure(loop, self.modelled, scorer.kind, scored)
-            others, record.boards_left_out = other_boards(self.space, self.modelled.board)
-            boards = {self.modelled.board: self.modelled, **others}
-            front = self.front(scored, survivors, scores, boards)
-            if self.supernet is not None:
-                record.images = self.supernet.images_used()
-                front, record.correlations = check_finalists(
-                    self.supernet, self.settings, self.modelled, front, out, self.progress
-                )
-            outcome = SearchOutcome(
-                self.settings, scoring, identity, record, boards, scored, front, self.supernet
+                self.supernet.folder = self.folder
+            self.scored = self.evolve(self.loop, self.scorer, quickest)
+            yield
+
+    def finish(self, more: Sequence[Candidates] = ()) -> SearchResult:
+        """Chooses the front and the targets' subnets, and writes the results.
+
+        Args:
+            more: networks that searches for other boards have scored.
+        """
+        scorer = self.scorer
+        if self.supernet is not None:
+            self.supernet.folder = self.folder
+        scored = self.specialise(self.pooled(more))
+        survivors, scores = self.survivors(scorer, scored)
+        scoring = scorer.scoring(scorer.stages - 1)
+        record = Record(len(scored), [Round(scorer.scoring(0).label, len(scored))])
+        if scorer.stages > 1:
+            record.rounds.append(Round(scoring.label, len(survivors)))
+        record.predictor = self.predictor_fit(self.loop)
+        record.yardstick, record.no_yardstick = measure(self.loop, self.modelled, scorer.kind, scored)
+        others, record.boards_left_out = other_boards(self.space, self.modelled.board)
+        boards = {self.modelled.board: self.modelled, **others}
+        front = self.front(scored, survivors, scores, boards)
+        if self.supernet is not None:
+            record.images = self.supernet.images_used()
+            front, record.correlations = check_finalists(
+                self.supernet, self.settings, self.modelled, front, self.out, self.progress
             )
-            result = build_result(outcome, self.progress)
-            self.track_targets(result)
-            return result.save(out) if out is not None and writes else result
+        outcome = SearchOutcome(
+            self.settings, scoring, self.identity, record, boards, scored, front, self.supernet
+        )
+        result = build_result(outcome, self.progress)
+        self.track_targets(result)
+        return result if self.out is None else result.save(self.out)
+
+    def pooled(self, more: Sequence[Candidates]) -> Candidates:
+        """Returns the scored networks, and those that others have scored and that fit here."""
+        genomes, scores = [self.scored.genomes], [self.scored.scores]
+        for others in more:
+            held = self.modelled.fits(others.genomes)
+            genomes.append(others.genomes[held])
+            scores.append(others.scores[held])
+        every = np.concatenate(genomes)
+        # Each network once, in the order of scoring.
+        first = np.sort(np.unique(every, axis=0, return_index=True)[1])
+        return self.costed(every[first], np.concatenate(scores)[first])
+
+    def costed(self, genomes: NDArray[np.uint8], scores: NDArray[np.float64]) -> Candidates:
+        """Returns scored networks that fit, with their frame rates."""
+        genomes = np.ascontiguousarray(genomes)
+        return Candidates(genomes, scores, self.modelled.fps(genomes), np.zeros(len(genomes)), self.space)
+
+    def specialise(self, scored: Candidates) -> Candidates:
+        """Adds a configuration for each target's best subnet so far, as long as that is faster than the others.
+
+        A faster configuration may let a better subnet reach the target, which gets a configuration in turn.
+
+        Returns:
+            the scored networks with their frame rates on all configurations.
+        """
+        s = self.settings
+        if s.configurations == 1:
+            return scored
+        for round_ in range(SPECIAL_ROUNDS):
+            before = len(self.modelled.designs)
+            for number, fps in enumerate(s.fps):
+                reached = np.flatnonzero(scored.fps >= fps)
+                if len(reached):
+                    genome = scored.genomes[reached[scored.scores[reached].argmax()]]
+                    self.modelled = specialised(self.modelled, genome, s.clocks_mhz, s.limits)
+                done = round_ * len(s.fps) + number + 1
+                self.progress("specialising configurations", done, SPECIAL_ROUNDS * len(s.fps))
+            if len(self.modelled.designs) == before:
+                break
+            scored = self.costed(scored.genomes, scored.scores)
+        self.progress("specialising configurations", SPECIAL_ROUNDS * len(s.fps), SPECIAL_ROUNDS * len(s.fps))
+        return scored
 
     def check_reach(self) -> NDArray[np.uint8] | None:
         """Refuses targets that no network reaches.
@@ -233,7 +400,26 @@ class _Run:
             )
         return genome
 
+    def drop_missed(self) -> dict[float, str]:
+        """Takes targets that no network reaches out of the settings; returns them with the reasons.
+
+        Raises:
+            quasar_rt.InfeasibleError: no target is left.
+        """
+        missed: dict[float, str] = {}
+        while True:
+            try:
+                self.check_reach()
+                return missed
+            except InfeasibleError as error:
+                *rest, most = self.settings.fps
+                if not rest:
+                    raise
+                missed[most] = str(error)
+                self.settings = dataclasses.replace(self.settings, fps=rest)
+
     def nsga2(self) -> Search:
+        """Starts the search core."""
         s = self.settings
         return Search(
             self.space,
@@ -261,7 +447,7 @@ class _Run:
         if also is not None and not (genomes == also).all(axis=1).any():
             genomes = np.concatenate([genomes, also[None]])
             scores = np.append(scores, scores_of(scorer, also[None], 0, self.progress))
-        return Candidates(genomes, scores, self.modelled.fps(genomes), np.zeros(len(genomes)), self.space)
+        return self.costed(genomes, scores)
 
     def track_generations(self, loop: Search, scorer: Scorer, logged: int) -> int:
         """Logs the generations after the first `logged` ones and, with a supernet, each network that they scored.
@@ -328,20 +514,16 @@ class _Run:
         self, scored: Candidates, indices: NDArray[np.int64], scores: Scores, boards: dict[str, Modelled]
     ) -> list[Point]:
         """Returns the networks that no other one beats, by falling FPS: event by event, if that is affordable."""
-        board = self.modelled.board
         replayed = self.modelled.replayed_front(np.ascontiguousarray(scored.genomes[indices]), scores)
-        if replayed is None:
-            order = nondominated(list(zip(scored.fps[indices].tolist(), scores.tolist(), strict=True)))
-        else:
-            order = replayed[0]
+        order = (
+            nondominated(list(zip(scored.fps[indices].tolist(), scores.tolist(), strict=True)))
+            if replayed is None
+            else replayed
+        )
         genomes = np.ascontiguousarray(scored.genomes[indices[order]])
-        on = {name: board.on(genomes) for name, board in boards.items()}
+        on = {name: one.on(genomes) for name, one in boards.items()}
         if replayed is not None:
-            limit = self.modelled.table.host.limit
-            on[board] = [
-                one._replace(fps=fps, fps_with_host=limit(fps))
-                for one, fps in zip(on[board], replayed[1].tolist(), strict=True)
-            ]
+            on[self.modelled.board] = self.modelled.replayed_on(genomes)
         return [
             Point(
                 number,

@@ -1,23 +1,25 @@
 """The settings of a search: what the caller asked for, with the defaults filled in.
 
-Depends on `quasar_rt.errors`; other modules of `quasar_rt.nas` take their defaults from here.
+Depends on `quasar_rt.errors` and `quasar_rt.hardware`; other modules of `quasar_rt.nas` take their defaults from here.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
 from ..errors import InvalidValueError
+from ..hardware import CostTable, Designs
 
 if TYPE_CHECKING:
     from .boards import Modelled
 
-__all__ = ["DEFAULT_SPACE", "EFFORT", "Effort", "Settings", "Strategy", "frame_rates"]
+__all__ = ["DEFAULT_SPACE", "EFFORT", "Effort", "Limits", "Settings", "Strategy", "frame_rates"]
 
 
 #: The choice of the networks that are scored next: by a model of the scores so far, or by crossover and mutation
@@ -42,6 +44,20 @@ DEFAULT_TARGETS = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Limits of a network, besides the buffers."""
+
+    latency_ms: float | None = None
+    """Milliseconds of one frame alone."""
+    energy_mj: float | None = None
+    """Millijoules of a frame."""
+
+    def designs(self, tables: Sequence[CostTable], scales: Sequence[float]) -> Designs:
+        """Returns configurations with these limits."""
+        return Designs(tables, scales, max_latency_ms=self.latency_ms, max_energy_mj=self.energy_mj)
+
+
+@dataclass(frozen=True)
 class Settings:
     """The arguments of `quasar_rt.search` that the result depends on. front.json has them by these names."""
 
@@ -54,11 +70,32 @@ class Settings:
     strategy: Strategy
     retrain: int
     """Epochs; 0 for none."""
+    configurations: int = 1
+    """Configurations of the accelerator that are explored together with the networks, at most."""
+    clocks_mhz: tuple[float, ...] = ()
+    """Clocks of the kernels that are explored; empty for the board's default."""
+    max_latency_ms: float | None = None
+    max_energy_mj: float | None = None
 
     @property
     def budget(self) -> int:
         """The largest number of scored networks."""
         return self.population * self.generations
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of a network, besides the buffers."""
+        return Limits(self.max_latency_ms, self.max_energy_mj)
+
+    @property
+    def explores(self) -> bool:
+        """True if each target has a configuration of its own."""
+        return self.configurations > 1 or bool(self.clocks_mhz)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the settings for front.json, without those newer ones that have their defaults."""
+        newer = {"configurations": 1, "clocks_mhz": (), "max_latency_ms": None, "max_energy_mj": None}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in newer or v != newer[k]}
 
 
 def frame_rates(fps: float | Iterable[float] | None, modelled: Modelled) -> list[float]:

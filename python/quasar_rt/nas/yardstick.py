@@ -38,6 +38,8 @@ def measure(
     Returns:
         the yardstick, or the reason why there is none.
     """
+    if modelled.designs.limited:
+        return None, "the exact front leaves limits of latency and energy out"
     try:
         if kind == "proxy":
             best: BestFront | None = proxy_front(modelled.space, modelled.designs)

@@ -12,6 +12,7 @@ use crate::estimate::Cost;
 /// The energies of a configuration's cycles, products and transfers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EnergyModel {
+    clock_hz: f64,
     /// Joules of a cycle of the kernels in which nothing is multiplied.
     cycle_j: f64,
     /// Joules that a row-pair product takes beyond a slice's cycle without one.
@@ -33,15 +34,22 @@ impl EnergyModel {
         let array = hardware.configuration().array;
         let slice_cycles = (array.slices() * array.clock_ratio) as f64;
         Some(Self {
+            clock_hz: hardware.clock_hz(),
             cycle_j: idle_w / hardware.clock_hz() + slice_cycles * waiting_pj * PICO,
             product_j: (product_pj - waiting_pj) * PICO,
             transfer_j: bytes_per_cycle(hardware) * byte_pj * PICO,
         })
     }
 
+    /// Returns the watts that the configuration takes without frames, its clocks running.
+    pub const fn standing_w(&self) -> f64 {
+        self.cycle_j * self.clock_hz
+    }
+
     /// Returns the joules of a frame where frames follow one another at the full rate.
     ///
-    /// The cycles of transfers count at memory's full rate, a little more than their bytes.
+    /// Transfers count by their cycles, as if memory delivered in all of them: up to half as much
+    /// again as their bytes on networks of 224x224 images.
     pub fn joules(&self, cost: &Cost) -> f64 {
         self.cycle_j * cost.period_cycles as f64
             + self.product_j * cost.slot_macs as f64

@@ -36,7 +36,7 @@ pub struct Board {
     pub axi: Axi,
     /// The processor that decodes pictures and submits frames.
     pub host: Host,
-    /// What the board's energy is estimated from; without it there are no estimates.
+    /// Powers, from which energies are estimated; without them there are no estimates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<Power>,
 }
@@ -96,7 +96,8 @@ pub struct Axi {
 pub struct Power {
     /// Watts of the processing system and of the fabric with its clocks stopped.
     pub idle_w: f64,
-    /// Picojoules of a DSP slice's cycle with a product, its share of logic, RAMs and wires included.
+    /// Picojoules of a DSP slice's cycle with a product, its share of logic, RAMs and wires
+    /// included.
     pub product_pj: f64,
     /// Picojoules of a DSP slice's cycle without a product, the same share included.
     pub waiting_pj: f64,

@@ -278,6 +278,12 @@ impl CostTable {
         Ok((genome.into_pyarray(py), cost.fps, cost.latency_s))
     }
 
+    /// Returns the watts without frames; none if the board's file has no powers.
+    #[getter]
+    fn standing_w(&self) -> Option<f64> {
+        self.table.standing_w()
+    }
+
     /// Returns the processor's share of a frame, as JSON.
     fn host(&self) -> PyResult<String> {
         json(self.table.host())

@@ -18,7 +18,7 @@ pub struct Design {
     pub scale: f64,
 }
 
-/// What a network must not exceed, besides the buffers.
+/// Limits of a network, besides the buffers.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limits {
     /// Seconds of one frame alone.
@@ -101,7 +101,7 @@ impl Designs {
     /// Returns a network's costs on the configuration that holds it and makes most frames a second;
     /// if none holds it, on the one that comes closest. The genome must be one of the space.
     pub fn best(&self, genome: &[u8]) -> OnDesign {
-        let each = (0..self.designs.len()).map(|design| self.on(design, genome));
+        let others = (1..self.designs.len()).map(|design| self.on(design, genome));
         let better = |a: OnDesign, b: OnDesign| {
             let closer = b.violation < a.violation;
             let faster = b.violation == a.violation && b.fps > a.fps;
@@ -111,7 +111,7 @@ impl Designs {
                 a
             }
         };
-        each.reduce(better).expect("at least one configuration")
+        others.fold(self.on(0, genome), better)
     }
 
     /// Returns a network's costs on one configuration.
@@ -143,8 +143,8 @@ impl Designs {
     /// fastest on each, within the limits.
     ///
     /// # Errors
-    /// [`Error::Infeasible`] if none of them is within the limits; that of [`CostTable::fastest`] if
-    /// nothing fits any configuration.
+    /// [`Error::Infeasible`] if none of them is within the limits; that of [`CostTable::fastest`]
+    /// if nothing fits any configuration.
     pub fn fastest(&self) -> Result<(Vec<u8>, OnDesign)> {
         let mut problem = None;
         let mut found: Vec<(Vec<u8>, OnDesign)> = Vec::new();
@@ -172,12 +172,12 @@ impl Designs {
         let has = |name: &str, value: Option<f64>, limit: Option<f64>, unit: &str| {
             let (value, limit) = (1000.0 * value?, 1000.0 * limit?);
             (value > limit).then(|| {
-                format!("a {name} of at most {limit} {unit} (the fastest network has {value:.3} {unit})")
+                format!("{name} of at most {limit} {unit} (the fastest has {value:.3} {unit})")
             })
         };
         let parts = [
-            has("latency", Some(on.latency_s), self.limits.latency_s, "ms"),
-            has("energy", on.energy_j, self.limits.energy_j, "mJ a frame"),
+            has("a latency", Some(on.latency_s), self.limits.latency_s, "ms"),
+            has("an energy", on.energy_j, self.limits.energy_j, "mJ a frame"),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         Error::Infeasible(format!(

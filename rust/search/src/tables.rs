@@ -128,6 +128,12 @@ impl CostTable {
         self.energy.is_some()
     }
 
+    /// Returns the watts that the configuration takes without frames, if the board's file has
+    /// powers.
+    pub fn standing_w(&self) -> Option<f64> {
+        self.energy.map(|model| model.standing_w())
+    }
+
     /// Returns the joules of a frame, if the board's file has powers.
     pub fn energy_j(&self, cost: &Cost) -> Option<f64> {
         self.energy.map(|model| model.joules(cost))

@@ -1,5 +1,8 @@
 //! Tests searches over several configurations of a board, and their limits.
 
+// Equal bits are what is tested.
+#![allow(clippy::float_cmp)]
+
 use std::sync::{Arc, OnceLock};
 
 use quasar_core::error::Error;

@@ -1,0 +1,270 @@
+"""Searches one space for several boards in one run, and compares the boards.
+
+Each board has its own search and its own folder. A network's score holds for all of them: it is computed once, and each
+front is chosen from all networks that were scored for any board.
+
+Depends on `quasar_rt.nas.run` and `quasar_rt.nas.report`.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DoesNotFitError, FileError, InfeasibleError, InvalidValueError
+from ..files import write_text
+from ..hardware import Board
+from ..space import Space
+from . import report
+from .boards import resources_of
+from .result import SearchResult, Target
+from .run import Options, Run, opened
+from .scorer import Progress
+from .settings import Strategy
+
+__all__ = ["BoardsResult", "search_boards"]
+
+#: The version of the format of boards.json.
+FORMAT = 1
+
+
+@dataclass(frozen=True, repr=False)
+class BoardsResult:
+    """The results of a search for several boards; `document` is boards.json."""
+
+    results: Mapping[str, SearchResult]
+    """By the board's name, in the order of the call."""
+    missed: Mapping[str, Mapping[float, str]]
+    """The targets that a board does not reach, with the reason, by the board's name."""
+    left_out: Mapping[str, str]
+    """The boards that hold or reach nothing, with the reason."""
+    document: Mapping[str, Any]
+    folder: Path | None = None
+
+    def __getitem__(self, board: str) -> SearchResult:
+        """Returns the result for a board.
+
+        Raises:
+            quasar_rt.InvalidValueError: there is none; the message says why.
+        """
+        if board not in self.results:
+            reason = self.left_out.get(board, f"searched were {', '.join(self.results)}")
+            raise InvalidValueError(f"there is no result for the board '{board}': {reason}")
+        return self.results[board]
+
+    def __repr__(self) -> str:
+        left_out = f", {len(self.left_out)} left out" if self.left_out else ""
+        return f"<BoardsResult: {', '.join(map(repr, self.results.values()))}{left_out}>"
+
+    def save(self, folder: str | os.PathLike[str]) -> BoardsResult:
+        """Writes boards.json, boards.csv and index.html, each one whole or not at all; boards have their own folders.
+
+        Raises:
+            quasar_rt.FileError: something cannot be written.
+        """
+        path = Path(folder)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_text(path / "boards.csv", _table(self.document))
+            write_text(path / "index.html", _page(self.document))
+            write_text(path / "boards.json", json.dumps(self.document, indent=1) + "\n")
+        except OSError as error:
+            raise FileError(f"the comparison cannot be written to '{path}': {error}") from error
+        return dataclasses.replace(self, folder=path)
+
+
+def search_boards(
+    boards: Iterable[str],
+    space: str | os.PathLike[str] | Space | None = None,
+    fps: float | Iterable[float] | None = None,
+    supernet: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    population: int | None = None,
+    generations: int | None = None,
+    data: str | os.PathLike[str] | None = None,
+    strategy: Strategy = "guided",
+    retrain: int = 0,
+    test: bool = False,
+    threads: int | None = None,
+    device: str | None = None,
+    workers: str | None = None,
+    progress: Progress | None = None,
+    embedding: bool = False,
+    track: Sequence[str] = (),
+    configurations: int = 1,
+    clocks: Iterable[float] = (),
+    max_latency_ms: float | None = None,
+    max_energy_mj: float | None = None,
+) -> BoardsResult:
+    """Searches a space for the subnets that are best at each frame rate of several boards, and compares the boards.
+
+    Args:
+        boards: the boards' names, each once.
+        out: a folder for the comparison (index.html, boards.json, boards.csv) and for each board's search, in a folder
+            of its name. None writes nothing.
+
+    The others are those of `quasar_rt.search`; `population` and `generations` count for each board. A target that a
+    board does not reach is named in `BoardsResult.missed`, a board that holds no network or reaches no target in
+    `BoardsResult.left_out`.
+
+    Raises:
+        quasar_rt.InfeasibleError: no board reaches any target; the message has each board's reason.
+        quasar_rt.QuasarError, ImportError: as `quasar_rt.search`.
+
+    >>> result = search_boards(["zcu102", "pynq-z2"], "digits", 20_000, population=20, generations=3)
+    >>> sorted(result.results), result.left_out["pynq-z2"].startswith("no network of this space reaches 20000 FPS")
+    (['zcu102'], True)
+    """
+    names = [Board.load(board).name for board in boards]
+    if not names or len(set(names)) < len(names):
+        raise InvalidValueError(f"boards must be names, each once, not {names}")
+    rates: float | list[float] | None = fps if fps is None or isinstance(fps, (int, float)) else list(fps)
+    options = Options(
+        rates,
+        seed,
+        population,
+        generations,
+        strategy,
+        retrain,
+        tuple(clocks),
+        configurations,
+        max_latency_ms,
+        max_energy_mj,
+    )
+    if track and out is None:
+        raise InvalidValueError("track logs into the folder of the search: give `out`")
+    tell = progress or (lambda what, done, total: None)
+    runs: list[Run] = []
+    missed: dict[str, dict[float, str]] = {}
+    left_out: dict[str, str] = {}
+    with opened(space, supernet, data, test, threads, device, workers, retrain, embedding) as (found, source):
+        for name in names:
+            try:
+                run = Run.of(found, source, options, name, None, _of_board(tell, name))
+                missed[name] = run.drop_missed()
+                runs.append(run)
+            except (DoesNotFitError, InfeasibleError) as error:
+                left_out[name] = str(error)
+        if not runs:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+            raise InfeasibleError(f"no board can be searched for: {reasons}")
+        results: dict[str, SearchResult] = {}
+        with ExitStack() as folders:
+            for number, run in enumerate(runs):
+                folder = None if out is None else Path(out) / run.settings.board
+                folders.enter_context(
+                    run.started(folder, track, [earlier.folder for earlier in runs[:number]])
+                )
+            for run in runs:
+                results[run.settings.board] = run.finish([other.scored for other in runs if other is not run])
+        writes = source is None or source.first
+    document = _document(results, missed, left_out)
+    result = BoardsResult(results, missed, left_out, document)
+    return result.save(out) if out is not None and writes else result
+
+
+def _of_board(progress: Progress, board: str) -> Progress:
+    return lambda what, done, total: progress(f"{board}: {what}", done, total)
+
+
+def _document(
+    results: Mapping[str, SearchResult],
+    missed: Mapping[str, Mapping[float, str]],
+    left_out: Mapping[str, str],
+) -> dict[str, Any]:
+    first = next(iter(results.values()))
+    return {
+        "format": FORMAT,
+        "quasar_rt": first.document["quasar_rt"],
+        "score": first.document["score"],
+        "space": first.document["space"],
+        "settings": {k: v for k, v in first.document["settings"].items() if k not in ("board", "fps")},
+        "supernet_sha256": first.document["supernet_sha256"],
+        "boards": {
+            name: {
+                "folder": name,
+                "label": result.document["boards"][name]["label"],
+                "host_fps": result.document["boards"][name]["host_fps"],
+                "scored": result.document["search"]["scored"],
+                "targets": [_target(result, target) for target in result.targets],
+                "missed": [{"fps": fps, "reason": reason} for fps, reason in missed[name].items()],
+                "front": [
+                    [on.fps, on.latency_ms, on.energy_mj, point.score]
+                    for point in result.front
+                    for on in [point.modelled[name]]
+                ],
+            }
+            for name, result in results.items()
+        },
+        "left_out": dict(left_out),
+    }
+
+
+def _target(result: SearchResult, target: Target) -> dict[str, Any]:
+    integer = target.point.integer
+    board = result.document["boards"][result.board]
+    number = target.on.configuration
+    chosen = {"hardware": board["hardware"], "resources": board["resources"]}
+    if target.hardware is not None:
+        chosen = {"hardware": target.hardware.settings, "resources": resources_of(target.hardware)}
+    elif "configurations" in board:
+        chosen = {key: board["configurations"][number][key] for key in chosen}
+    return {
+        "fps": target.fps,
+        "replayed_fps": target.replayed_fps,
+        "score": target.point.score,
+        "integer_top1": None if integer is None else integer.top1,
+        "latency_ms": target.on.latency_ms,
+        "energy_mj": target.on.energy_mj,
+        "power_w": target.power_w,
+        "fps_with_host": target.on.fps_with_host,
+        "file": target.file,
+        "hardware_file": None if target.hardware is None else target.hardware_file,
+        **chosen,
+    }
+
+
+def _table(document: Mapping[str, Any]) -> str:
+    """Returns the text of boards.csv, a line for each target of each board."""
+    rows = []
+    for board, one in document["boards"].items():
+        for target in one["targets"]:
+            hardware = target["hardware"]
+            array, lanes = hardware["array"], hardware["lanes"]
+            rows.append(
+                {
+                    "board": board,
+                    "target_fps": target["fps"],
+                    "modelled_fps_event_by_event": target["replayed_fps"],
+                    document["score"]["column"]: target["score"],
+                    "integer_top1": target["integer_top1"],
+                    "modelled_latency_ms": target["latency_ms"],
+                    "modelled_energy_mj": target["energy_mj"],
+                    "modelled_power_at_target_w": target["power_w"],
+                    "modelled_fps_with_host": target["fps_with_host"],
+                    "array": f"{array['tokens']}x{array['pairs']}x{array['cascade']}",
+                    "lanes": f"{lanes['requantize']}/{lanes['norm']}/{lanes['exponential']}",
+                    "clock_mhz": hardware["clock_mhz"],
+                    "file": f"{one['folder']}/{target['file']}",
+                }
+            )
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _page(document: Mapping[str, Any]) -> str:
+    """Returns the text of index.html, one page that needs no network."""
+    return report.filled("boards.html", f"{document['space']['name']}: boards compared", document)
