@@ -8,7 +8,8 @@
 //! A member counts as preempted if it is inside the job and its CPU time stands still. Nothing here
 //! has to succeed: where the system refuses, the caller waits, as it does on other systems.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Time over which a member's CPU time is watched.
@@ -22,7 +23,7 @@ type Cores = [u64; WORDS];
 /// A member, as a waiting caller sees it.
 #[derive(Debug, Default)]
 pub(super) struct Seat {
-    thread: AtomicI32,
+    thread: AtomicUsize,
     inside: AtomicBool,
     /// The member has been moved, and `cores` are those that it had.
     moved: AtomicBool,
@@ -32,9 +33,7 @@ pub(super) struct Seat {
 impl Seat {
     /// Makes the calling thread the seat's member.
     pub(super) fn take(&self) {
-        // SAFETY: it has no precondition.
-        let thread = unsafe { libc::gettid() };
-        self.thread.store(thread, Ordering::Relaxed);
+        self.thread.store(own_thread(), Ordering::Relaxed);
     }
 
     /// Notes that the member is inside a job.
@@ -57,9 +56,9 @@ impl Seat {
         if let Some((word, bit)) = core_here() {
             let mut others = cores;
             others[word] &= !bit;
-            allow(0, &others);
+            allow(own_thread(), &others);
         }
-        allow(0, &cores);
+        allow(own_thread(), &cores);
     }
 
     /// Moves the member to the calling thread's core if it is inside a job and preempted. The
@@ -97,38 +96,54 @@ impl Seat {
     }
 }
 
-/// Returns the CPU time of a thread of this process in seconds and nanoseconds.
-fn cpu_time(thread: i32) -> Option<(libc::time_t, libc::c_long)> {
-    // The clock of a thread's CPU time, as `pthread_getcpuclockid` makes it.
-    let clock = (!thread << 3) | 6;
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
+/// A thread of this process, a `pthread_t`.
+type PosixThread = usize;
+
+// Of the C library, which std links: these are in every version that std supports.
+extern "C" {
+    fn pthread_self() -> PosixThread;
+    fn pthread_getcpuclockid(thread: PosixThread, clock: *mut c_int) -> c_int;
+    fn pthread_getaffinity_np(thread: PosixThread, size: usize, cores: *mut Cores) -> c_int;
+    fn pthread_setaffinity_np(thread: PosixThread, size: usize, cores: *const Cores) -> c_int;
+    /// `time` has room for the largest `timespec`.
+    fn clock_gettime(clock: c_int, time: *mut [i64; 2]) -> c_int;
+    fn sched_getcpu() -> c_int;
+}
+
+fn own_thread() -> PosixThread {
+    // SAFETY: it has no precondition.
+    unsafe { pthread_self() }
+}
+
+/// Returns the CPU time of a live thread, as the bytes of a `timespec`.
+fn cpu_time(thread: PosixThread) -> Option<[i64; 2]> {
+    let (mut clock, mut time) = (0, [0; 2]);
+    // SAFETY: a team's members live as long as it; `clock` and `time` can be written.
+    let done = unsafe {
+        pthread_getcpuclockid(thread, &raw mut clock) == 0
+            && clock_gettime(clock, &raw mut time) == 0
     };
-    // SAFETY: `time` can be written.
-    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
-    (result == 0).then_some((time.tv_sec, time.tv_nsec))
+    done.then_some(time)
 }
 
 /// Returns the word and the bit of the core that the calling thread runs on.
 fn core_here() -> Option<(usize, u64)> {
     // SAFETY: it has no precondition.
-    let core = usize::try_from(unsafe { libc::sched_getcpu() }).ok()?;
+    let core = usize::try_from(unsafe { sched_getcpu() }).ok()?;
     (core < 64 * WORDS).then(|| (core / 64, 1 << (core % 64)))
 }
 
-/// Returns the cores on which a thread may run.
-fn allowed(thread: i32) -> Option<Cores> {
+/// Returns the cores on which a live thread may run.
+fn allowed(thread: PosixThread) -> Option<Cores> {
     let mut cores = Cores::default();
-    let to = cores.as_mut_ptr().cast();
-    // SAFETY: `cores` is as large as said, and can be written.
-    let result = unsafe { libc::sched_getaffinity(thread, size_of::<Cores>(), to) };
+    // SAFETY: a team's members live as long as it; `cores` is as large as said.
+    let result = unsafe { pthread_getaffinity_np(thread, size_of::<Cores>(), &raw mut cores) };
     (result == 0).then_some(cores)
 }
 
-/// Lets a thread (0: the calling one) run on these cores only.
-fn allow(thread: i32, cores: &Cores) {
-    let cores = cores.as_ptr().cast();
-    // SAFETY: `cores` is as large as said. A refusal changes nothing.
-    unsafe { libc::sched_setaffinity(thread, size_of::<Cores>(), cores) };
+/// Lets a live thread run on these cores only.
+fn allow(thread: PosixThread, cores: &Cores) {
+    // SAFETY: a team's members live as long as it; `cores` is as large as said. A refusal changes
+    // nothing.
+    unsafe { pthread_setaffinity_np(thread, size_of::<Cores>(), &raw const *cores) };
 }
