@@ -266,7 +266,7 @@ def test_the_comparison_has_every_target_of_every_board(compared):
         assert (compared.folder / row["file"]).exists()
 
 
-def test_scores_of_earlier_boards_are_kept_in_the_later_boards_folder(tmp_path):
+def test_scores_of_another_board_are_kept_in_a_boards_own_folder(tmp_path):
     first = Folder(tmp_path / "a", {"board": "a"})
     first.put("supernet 20", {b"\x00": 7})
     second = Folder(tmp_path / "b", {"board": "b"}, [first])

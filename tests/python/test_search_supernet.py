@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="needs the [host] extra")
 from quasar_rt import Engine, QuasarError, search  # noqa: E402
 from quasar_rt.cli import cli  # noqa: E402
 from quasar_rt.evaluate import evaluate  # noqa: E402
-from quasar_rt.nas import check, supernet  # noqa: E402
+from quasar_rt.nas import check, search_boards, supernet  # noqa: E402
 from quasar_rt.nas.folder import Folder  # noqa: E402
 from quasar_rt.nas.stats import kendall_tau  # noqa: E402
 from quasar_rt.nas.supernet import Supernet  # noqa: E402
@@ -314,6 +314,30 @@ def test_a_search_leaves_the_group_of_processes_at_its_end_and_when_it_fails(dig
     with pytest.raises(QuasarError, match="nowhere"):
         search(supernet=digits_supernet, threads=1, board="nowhere")
     assert len(left) == 2
+
+
+def test_a_search_for_several_boards_scores_no_network_twice(digits_supernet, tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "SAMPLE", 4)
+    calls = []
+    correct = Supernet.correct
+    monkeypatch.setattr(Supernet, "correct", lambda *given: calls.append(1) or correct(*given))
+    boards = ["zcu102", "kv260"]
+    found = search_boards(
+        boards, None, 30000, digits_supernet, out=tmp_path, threads=1, population=6, generations=2
+    )
+    lines = [set((tmp_path / board / "scores.jsonl").read_text().splitlines()) for board in boards]
+    assert len(calls) == len(lines[0] | lines[1])
+    assert lines[0] & lines[1]
+    for board in boards:
+        (target,) = found[board].targets
+        assert target.subnet.trained
+        assert target.replayed_fps >= 30000
+        entry = found.document["boards"][board]["targets"][0]
+        assert entry["integer_top1"] == target.point.integer.top1
+    # Each folder has all scores of its search: it goes on alone.
+    before = len(calls)
+    search_boards(boards, None, 30000, digits_supernet, out=tmp_path, threads=1, population=6, generations=2)
+    assert len(calls) == before
 
 
 def test_a_supernet_of_another_space_is_refused(digits_supernet):

@@ -29,18 +29,17 @@ class Folder:
     Args:
         path: the folder, which is made if it is missing. None keeps everything in memory.
         identity: everything that the search's result depends on, as JSON.
-        earlier: folders of other searches with the same source of scores; what they hold counts here, too.
+        others: folders of other searches with the same source of scores; what they hold counts here, too. More may be
+            added to the list later.
 
     Raises:
         SearchFolderError: the folder belongs to another search; the message names the differences.
         quasar_rt.FileError: the folder cannot be made or read.
     """
 
-    def __init__(
-        self, path: Path | None, identity: Mapping[str, Any], earlier: Sequence[Folder] = ()
-    ) -> None:
+    def __init__(self, path: Path | None, identity: Mapping[str, Any], others: Sequence[Folder] = ()) -> None:
         self.path = path
-        self._earlier = tuple(earlier)
+        self._others = others
         self._scores: dict[tuple[str, bytes], int] = {}
         self._file: IO[str] | None = None
         if path is None:
@@ -106,7 +105,7 @@ class Folder:
         correct = self._scores.get((kind, genome))
         if correct is None:
             # A search that is continued alone finds the score in its own folder.
-            found = (folder._scores.get((kind, genome)) for folder in self._earlier)
+            found = (folder._scores.get((kind, genome)) for folder in self._others)
             correct = next((one for one in found if one is not None), None)
             if correct is not None:
                 self.put(kind, {genome: correct})

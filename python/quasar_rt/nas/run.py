@@ -271,14 +271,14 @@ class Run:
 
     @contextmanager
     def started(
-        self, out: Path | None, track: Sequence[str], earlier: Sequence[Folder] = ()
+        self, out: Path | None, track: Sequence[str], others: Sequence[Folder] = ()
     ) -> Iterator[None]:
         """Scores networks; the search's folder and its logs are open in the block.
 
         Args:
             out: where the first process writes the results; None for nowhere.
             track: as in `search`.
-            earlier: folders of other boards' searches, whose scores count here, too.
+            others: folders of other boards' searches, whose scores count here, too.
         """
         # Raises for a target that no network reaches, so it precedes the folder.
         quickest = self.check_reach()
@@ -295,7 +295,7 @@ class Run:
             **self.scorer.identity(),
         }
         with ExitStack() as stack:
-            self.folder = Folder(self.out, self.identity, earlier)
+            self.folder = Folder(self.out, self.identity, others)
             stack.callback(self.folder.close)
             if self.out is not None:
                 for name in dict.fromkeys(track):

@@ -25,6 +25,7 @@ from ..hardware import Board
 from ..space import Space
 from . import report
 from .boards import resources_of
+from .folder import Folder
 from .result import SearchResult, Target
 from .run import Options, Run, opened
 from .scorer import Progress
@@ -159,12 +160,12 @@ def search_boards(
             reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
             raise InfeasibleError(f"no board can be searched for: {reasons}")
         results: dict[str, SearchResult] = {}
-        with ExitStack() as folders:
-            for number, run in enumerate(runs):
+        folders: list[Folder] = []
+        with ExitStack() as stack:
+            for run in runs:
                 folder = None if out is None else Path(out) / run.settings.board
-                folders.enter_context(
-                    run.started(folder, track, [earlier.folder for earlier in runs[:number]])
-                )
+                stack.enter_context(run.started(folder, track, folders))
+                folders.append(run.folder)
             for run in runs:
                 results[run.settings.board] = run.finish([other.scored for other in runs if other is not run])
         writes = source is None or source.first
