@@ -278,6 +278,21 @@ def test_scores_of_another_board_are_kept_in_a_boards_own_folder(tmp_path):
     assert Folder(tmp_path / "b", {"board": "b"}).get("supernet 20", b"\x00", 20) == 7
 
 
+def test_a_boards_name_does_not_lead_out_of_the_folder(tmp_path):
+    text = Board.load("zcu102").to_toml()
+    files = {name: tmp_path / f"{number}.toml" for number, name in enumerate(["..", "../../evil"])}
+    for name, file in files.items():
+        file.write_text(text.replace('name = "zcu102"', f'name = "{name}"'))
+    boards = [str(file) for file in files.values()]
+    result = search_boards(boards, "digits", 9000, out=tmp_path / "a" / "out", population=8, generations=2)
+    folders = [result.document["boards"][name]["folder"] for name in files]
+    assert folders == ["board", "_.._evil"]
+    assert sorted(path.name for path in (tmp_path / "a" / "out").iterdir() if path.is_dir()) == sorted(
+        folders
+    )
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["out"]
+
+
 def test_the_command_compares_boards(tmp_path):
     arguments = ["search", "--space", "digits", "--board", "zcu102", "--board", "pynq-z2", "--fps", "9000"]
     arguments += ["--population", "8", "--generations", "2", "--out", str(tmp_path / "out")]

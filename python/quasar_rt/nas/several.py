@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DoesNotFitError, FileError, InfeasibleError, InvalidValueError
-from ..files import write_text
+from ..files import file_name, write_text
 from ..hardware import Board
 from ..space import Space
 from . import report
@@ -110,7 +110,7 @@ def search_boards(
     """Searches a space for the subnets that are best at each frame rate of several boards, and compares the boards.
 
     Args:
-        boards: the boards' names, each once.
+        boards: names of boards or paths of their files, each once.
         out: a folder for the comparison (index.html, boards.json, boards.csv) and for each board's search, in a folder
             of its name. None writes nothing.
 
@@ -122,12 +122,13 @@ def search_boards(
         quasar_rt.InfeasibleError: no board reaches any target; the message has each board's reason.
         quasar_rt.QuasarError, ImportError: as `quasar_rt.search`.
 
-    >>> result = search_boards(["zcu102", "pynq-z2"], "digits", 20_000, population=20, generations=3)
-    >>> sorted(result.results), result.left_out["pynq-z2"].startswith("no network of this space reaches 20000 FPS")
+    >>> result = search_boards(["zcu102", "pynq-z2"], "digits", 90_000, population=20, generations=3)
+    >>> sorted(result.results), result.left_out["pynq-z2"].startswith("no network of this space reaches 90000 FPS")
     (['zcu102'], True)
     """
-    names = [Board.load(board).name for board in boards]
-    if not names or len(set(names)) < len(names):
+    given = [(board, Board.load(board).name) for board in boards]
+    names = [name for _, name in given]
+    if not names or len(set(map(_folder_name, names))) < len(names):
         raise InvalidValueError(f"boards must be names, each once, not {names}")
     rates: float | list[float] | None = fps if fps is None or isinstance(fps, (int, float)) else list(fps)
     options = Options(
@@ -149,9 +150,9 @@ def search_boards(
     missed: dict[str, dict[float, str]] = {}
     left_out: dict[str, str] = {}
     with opened(space, supernet, data, test, threads, device, workers, retrain, embedding) as (found, source):
-        for name in names:
+        for board, name in given:
             try:
-                run = Run.of(found, source, options, name, None, _of_board(tell, name))
+                run = Run.of(found, source, options, board, None, _of_board(tell, name))
                 missed[name] = run.drop_missed()
                 runs.append(run)
             except (DoesNotFitError, InfeasibleError) as error:
@@ -163,7 +164,7 @@ def search_boards(
         folders: list[Folder] = []
         with ExitStack() as stack:
             for run in runs:
-                folder = None if out is None else Path(out) / run.settings.board
+                folder = None if out is None else Path(out) / _folder_name(run.settings.board)
                 stack.enter_context(run.started(folder, track, folders))
                 folders.append(run.folder)
             for run in runs:
@@ -172,6 +173,11 @@ def search_boards(
     document = _document(results, missed, left_out)
     result = BoardsResult(results, missed, left_out, document)
     return result.save(out) if out is not None and writes else result
+
+
+def _folder_name(board: str) -> str:
+    """Returns the name of a board's folder: a board's file may have any name in it."""
+    return file_name(board).lstrip(".") or "board"
 
 
 def _of_board(progress: Progress, board: str) -> Progress:
@@ -193,7 +199,7 @@ def _document(
         "supernet_sha256": first.document["supernet_sha256"],
         "boards": {
             name: {
-                "folder": name,
+                "folder": _folder_name(name),
                 "label": result.document["boards"][name]["label"],
                 "host_fps": result.document["boards"][name]["host_fps"],
                 "scored": result.document["search"]["scored"],
