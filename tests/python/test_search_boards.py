@@ -18,6 +18,7 @@ from quasar_rt.nas import report, search_boards
 from quasar_rt.nas.boards import Modelled
 from quasar_rt.nas.configurations import explore
 from quasar_rt.nas.folder import Folder
+from quasar_rt.nas.scores import proxy_scores
 from quasar_rt.nas.settings import Limits
 from quasar_rt.space import Space
 
@@ -169,6 +170,40 @@ def test_front_json_and_the_tables_have_the_configurations(explored):
     assert any(
         "Configurations of the accelerator were explored at 60, 100 MHz" in note for note in explored.notes
     )
+
+
+def test_fronts_of_latency_and_energy_are_those_of_all_scored_networks():
+    # The effort suffices for all networks of the space.
+    text = Space.load("digits").to_toml()
+    for name, value in (
+        ("embed", "[16]"),
+        ("depth", "[1]"),
+        ("heads", "[2, 4]"),
+        ("eight_bit", "[0.0, 1.0]"),
+    ):
+        line = next(line for line in text.splitlines() if line.startswith(f"{name} ="))
+        text = text.replace(line, f"{name} = {value}")
+    space = Space.from_toml(text)
+    result = search(space, "pynq-z2", 10_000, configurations=3, population=64, generations=8)
+    assert result.document["search"]["scored"] == space.size
+    model = explore(space, "pynq-z2", [], 3, Limits(), lambda *_: None)
+    shape = [choices for _, choices in space.genes]
+    genomes = np.array(list(np.ndindex(*shape)), np.uint8)
+    scores = proxy_scores(space, genomes)
+    fronts = result.document["fronts"]
+    for name, column in (("latency_ms", "latency_s"), ("energy_mj", "energy_j")):
+        each = np.stack(
+            [model.designs.evaluate(genomes, number)[column] for number in range(len(model.designs))]
+        )
+        values = 1000 * each.min(axis=0)
+        for entry in fronts[name]:
+            better = (values <= entry["value"]) & (scores >= entry["score"])
+            better &= (values < entry["value"]) | (scores > entry["score"])
+            assert not better.any()
+        found = [(entry["value"], entry["score"]) for entry in fronts[name]]
+        assert found == sorted(found)
+        assert min(values) >= found[0][0] * (1 - 1e-12)
+        assert found[-1][1] == pytest.approx(scores.max())
 
 
 def test_the_same_exploration_gives_the_same_files(explored, tmp_path):
@@ -329,9 +364,9 @@ def test_the_page_compares_the_boards(browser, compared, explored):
         "document.querySelector('#missed').innerText"
     )
     before = browser.run("document.querySelector('#chart .front').getAttribute('d')")
-    browser.choose("#axis", "latency")
+    browser.choose("#axis", "latency_ms")
     assert browser.run("document.querySelector('#chart .front').getAttribute('d')") != before
-    assert browser.run("location.hash") == "#axis=latency"
+    assert browser.run("location.hash") == "#axis=latency_ms"
     links = browser.run(
         "[...document.querySelectorAll('#targets a')].map((link) => link.getAttribute('href'))"
     )

@@ -180,6 +180,22 @@ class Modelled:
             for fps, latency, energy, _, number in costs.tolist()
         ]
 
+    def least(self, genomes: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns the least latency, in ms, and the least energy of a frame, in mJ, of canonical genomes.
+
+        Each is that of the configuration that has least. Both are infinite where none holds a network within
+        the limits, and energies where the board's file has no powers.
+        """
+        each = [self.designs.evaluate(genomes, number) for number in range(len(self.designs))]
+        held = np.stack([costs["fits"] for costs in each])
+
+        def smallest(name: str) -> NDArray[np.float64]:
+            values = np.stack([costs[name] for costs in each])
+            found: NDArray[np.float64] = 1000 * np.where(held & ~np.isnan(values), values, np.inf).min(axis=0)
+            return found
+
+        return smallest("latency_s"), smallest("energy_j")
+
     def power_w(self, on: OnBoard, fps: float) -> float | None:
         """Returns the watts of a network's configuration at a frame rate; None where the board's file has no powers.
 

@@ -20,7 +20,7 @@ from .layers import untrained_subnet
 from .notes import notes
 from .nsga2 import Candidates
 from .record import Record
-from .report import Cloud
+from .report import Cloud, nondominated
 from .result import OnBoard, Point, Scoring, SearchResult, Target
 from .scorer import Progress
 from .settings import Settings
@@ -91,6 +91,7 @@ def build_result(outcome: SearchOutcome, progress: Progress) -> SearchResult:
             }
             for t in targets
         ],
+        "fronts": _fronts(outcome),
         "front": [point.to_dict(space, outcome.scoring) for point in outcome.front],
     }
     return SearchResult(
@@ -190,6 +191,24 @@ def _subnet(
     search["images"] = outcome.record.to_dict()["images"]
     provenance = {"search": search, "recipe": outcome.supernet.recipe.as_dict()}
     return outcome.supernet.finalist(point.architecture, name, provenance)
+
+
+def _fronts(outcome: SearchOutcome) -> dict[str, list[dict[str, Any]]]:
+    """Returns the networks that no scored one beats in the score and in the latency, or in the energy of a frame.
+
+    By rising value; each network on the configuration that has least of it, by the closed form, and with the score of
+    the first round.
+    """
+    genomes, scores = outcome.scored.genomes, outcome.scored.scores
+    fronts = {}
+    for name, values in zip(("latency_ms", "energy_mj"), outcome.modelled.least(genomes), strict=True):
+        order = nondominated(list(zip((-values).tolist(), scores.tolist(), strict=True)))
+        fronts[name] = [
+            {"value": float(values[i]), "score": float(scores[i]), "genome": genomes[i].tolist()}
+            for i in order
+            if np.isfinite(values[i])
+        ]
+    return fronts
 
 
 def _evenly(count: int, limit: int) -> list[int]:

@@ -205,11 +205,13 @@ def _document(
                 "scored": result.document["search"]["scored"],
                 "targets": [_target(result, target) for target in result.targets],
                 "missed": [{"fps": fps, "reason": reason} for fps, reason in missed[name].items()],
-                "front": [
-                    [on.fps, on.latency_ms, on.energy_mj, point.score]
-                    for point in result.front
-                    for on in [point.modelled[name]]
-                ],
+                "fronts": {
+                    "fps": [[point.modelled[name].fps, point.score] for point in result.front],
+                    **{
+                        key: [[one["value"], one["score"]] for one in front]
+                        for key, front in result.document["fronts"].items()
+                    },
+                },
             }
             for name, result in results.items()
         },
