@@ -31,6 +31,12 @@ function ticks(low, high, count) {
   return [found, unit];
 }
 
+// The decimal places that a step between ticks needs: 0.25 needs two.
+function placesOf(unit) {
+  const places = Math.max(0, -Math.floor(Math.log10(unit) + 1e-9)), steps = unit * 10 ** places;
+  return Math.abs(steps - Math.round(steps)) > 1e-6 ? places + 1 : places;
+}
+
 function spread(values) {
   let low = Math.min(...values), high = Math.max(...values);
   const room = (high - low || Math.abs(high) || 1) * 0.06;
