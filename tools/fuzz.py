@@ -137,8 +137,15 @@ def minimize(target: str) -> None:
     seeds = len(list(kept.iterdir()))
     sources = [str(folder) for folder in (found, INPUTS / target) if folder.is_dir()]
     # Without counters a loop that runs more often is no new code: a tenth of the inputs.
-    command = [str(program(target)), "-set_cover_merge=1", "-use_counters=0", *LIMITS, str(kept), *sources]
+    prefix = INPUTS / f"{target}.crashes-"
+    options = ["-set_cover_merge=1", "-use_counters=0", f"-artifact_prefix={prefix}", *LIMITS]
+    command = [str(program(target)), *options, str(kept), *sources]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    # libFuzzer leaves out what crashes and goes on.
+    if crashes := sorted(path.name for path in INPUTS.glob(f"{prefix.name}*")):
+        raise SystemExit(
+            f"{target}: {len(crashes)} inputs crash, the corpus stays as it is: {INPUTS / crashes[0]}"
+        )
     print(f"{target}: {seeds} seeds, {len(list(kept.iterdir())) - seeds} found inputs", flush=True)
     shutil.rmtree(corpus)
     shutil.move(kept, corpus)
@@ -155,7 +162,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="targets at the same time (default: 1)")
     parser.add_argument("--log", type=Path, default=ROOT / "docs/logs/fuzz.md", help="table to append to")
     parser.add_argument(
-        "--minimize", action="store_true", help="only bring the found inputs that reach new code into the corpora"
+        "--minimize",
+        action="store_true",
+        help="only bring the found inputs that reach new code into the corpora",
     )
     arguments = parser.parse_args()
 
