@@ -152,7 +152,7 @@ def specialised(
     """
     workload = Workload.of_architecture(modelled.space, modelled.space.decode(genome))
     rate = float(modelled.rates(genome[None])[0])
-    best: tuple[float, CostTable] | None = None
+    best: tuple[float, CostTable, float] | None = None
     board = modelled.hardware.board
     for clock in clocks or board.clocks_mhz[:1]:
         hardware = Hardware.for_board(board, workload, clock)
@@ -162,12 +162,11 @@ def specialised(
         scale = _scale(table, genome[None])
         cost = limits.designs([table], [scale]).evaluate(genome[None])[0]
         if cost["fits"] and cost["fps"] > max(rate * (1 + SPECIAL_GAIN), best[0] if best else 0.0):
-            best = float(cost["fps"]), table
+            best = float(cost["fps"]), table, scale
     if best is None:
         return modelled
-    designs = modelled.designs
-    scale = _scale(best[1], genome[None])
-    return Modelled(limits.designs([*designs.tables, best[1]], [*designs.scales, scale]), modelled.replayed)
+    designs, (_, table, scale) = modelled.designs, best
+    return Modelled(limits.designs([*designs.tables, table], [*designs.scales, scale]), modelled.replayed)
 
 
 def configuration_for(
