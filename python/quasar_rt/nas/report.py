@@ -215,7 +215,7 @@ def page(document: Mapping[str, Any], cloud: Cloud, layers: Mapping[str, Any], n
 
 
 def filled(template: str, title: str, contents: Mapping[str, Any]) -> str:
-    """Returns a page of this folder with its style, its helpers and its data in it.
+    """Returns a page of this folder with its head, its style, its helpers and its data in it.
 
     Args:
         template: the file's name.
@@ -224,7 +224,7 @@ def filled(template: str, title: str, contents: Mapping[str, Any]) -> str:
     """
     folder = Path(str(files("quasar_rt"))) / "nas"
     text = (folder / template).read_text(encoding="utf-8")
-    for mark, name in (("__STYLE__", "style.css"), ("__HELPERS__", "helpers.js")):
+    for mark, name in (("__HEAD__", "head.html"), ("__STYLE__", "style.css"), ("__HELPERS__", "helpers.js")):
         text = text.replace(mark, (folder / name).read_text(encoding="utf-8"))
     data = json.dumps(contents, separators=(",", ":"))
     # In a script element only '<' could end the data; the others are escaped for readers less strict than HTML5's.
