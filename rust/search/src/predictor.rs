@@ -197,7 +197,8 @@ impl Samples {
     }
 }
 
-/// Solves a symmetric positive definite system in place (Cholesky, upper triangle).
+/// Solves a symmetric positive definite system in place (Cholesky, upper triangle); leaves the
+/// factor in the upper triangle.
 pub(crate) fn solve(matrix: &mut [f64], right: &mut [f64]) {
     let n = right.len();
     for i in 0..n {
@@ -223,6 +224,12 @@ pub(crate) fn solve(matrix: &mut [f64], right: &mut [f64]) {
             right[j] -= matrix[i * n + j] * value;
         }
     }
+    solve_upper(matrix, right);
+}
+
+/// Solves a system of an upper triangle in place.
+pub(crate) fn solve_upper(matrix: &[f64], right: &mut [f64]) {
+    let n = right.len();
     for i in (0..n).rev() {
         let known: f64 = (i + 1..n).map(|j| matrix[i * n + j] * right[j]).sum();
         right[i] = (right[i] - known) / matrix[i * n + i];

@@ -37,6 +37,12 @@ impl SplitMix64 {
         (self.bits() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
+    /// Samples a number that is nearly normal, with mean 0 and variance 1: the sum of twelve even
+    /// ones. Logarithms and cosines are not the same bits on every machine.
+    pub fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.unit()).sum::<f64>() - 6.0
+    }
+
     /// Shuffles (Fisher and Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {

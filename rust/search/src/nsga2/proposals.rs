@@ -3,17 +3,22 @@
 //! The model ([`crate::surface`]) adds up over the parts of a network, as the cost does. So its
 //! best front follows without a search. The networks that are scored next are those that promise
 //! to add most to the area that the scored ones dominate, out of that front and of variations of
-//! the front found so far. Depends on the parent module, `additive`, `pareto` and `surface`.
+//! the front found so far.
+//!
+//! Most generations ask several models, drawn from those that the scores leave possible (Thompson
+//! 1933): so the networks that could be good are scored, and tell the possible models apart. Where
+//! scores have no noise, these models soon are one. The last generations ask the likeliest model.
+//! Depends on the parent module, `additive`, `pareto` and `surface`.
 
 use quasar_core::error::Result;
 
-use super::{survivors, Cost, CostModel, Nsga2};
+use super::{survivors, Cost, CostModel, Nsga2, Settings};
 use crate::additive::{best_front, coarse_front, BestFront, CostShares};
 use crate::genome::{GenomeSet, Genotype};
 use crate::pareto::{self, Front, Point};
 use crate::random::SplitMix64;
 use crate::statistics::kendall_tau;
-use crate::surface::{Samples, Surface, RIDGES};
+use crate::surface::{Fit, Prior, Samples, Surface};
 
 /// Steps to which the cost of a network of the model's front is rounded.
 const LEVELS: usize = 1000;
@@ -27,13 +32,10 @@ const NEIGHBOURS: usize = 3;
 const MUTATIONS: usize = 1;
 /// Networks evaluated last whose scores the model looks at again.
 const RECENT: usize = 4096;
-/// The strength of the ridge before any prediction was compared with a score.
-const FIRST_RIDGE: usize = 2;
-/// The weight of earlier generations' errors against the last one's. Errors count relative to the
-/// least of a generation, up to [`WORST`] times that: they fall by orders of magnitude during a
-/// search.
-const MEMORY: f64 = 0.7;
-const WORST: f64 = 10.0;
+/// Models that a generation asks.
+const DRAWS: usize = 4;
+/// One of so many generations asks the likeliest model: the last ones.
+const LAST: usize = 3;
 
 /// The quality of a guide's predictions, each made before the score was known.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,12 +53,10 @@ pub struct GuideReport {
 pub(super) struct Guide {
     samples: Samples,
     costs: Vec<CostShares>,
-    /// The model of the current generation, for each of [`RIDGES`].
-    fits: Vec<Surface>,
-    /// Relative squared errors of each strength, on scores that its fit had not seen.
-    errors: [f64; RIDGES.len()],
-    compared: bool,
-    /// Predictions of the chosen strength, and scores.
+    /// The model of the current generation.
+    fit: Option<Fit>,
+    prior: Option<Prior>,
+    /// Predictions of the likeliest model, and scores.
     predicted: Vec<(f64, f64)>,
 }
 
@@ -65,51 +65,21 @@ impl Guide {
         Self {
             samples: Samples::new(genotype),
             costs,
-            fits: Vec::new(),
-            errors: [0.0; RIDGES.len()],
-            compared: false,
+            fit: None,
+            prior: None,
             predicted: Vec::new(),
         }
     }
 
-    /// Returns the strength whose predictions were best so far.
-    fn best(&self) -> usize {
-        if !self.compared {
-            return FIRST_RIDGE;
-        }
-        let better = |&a: &usize, &b: &usize| self.errors[a].total_cmp(&self.errors[b]);
-        (0..RIDGES.len()).min_by(better).unwrap_or(FIRST_RIDGE)
-    }
-
-    /// Compares the fits with the scores of a generation, and takes the scores as samples.
+    /// Compares the model with the scores of a generation, and takes the scores as samples.
     pub(super) fn learn<'a>(&mut self, scored: impl Iterator<Item = (&'a [u8], f64)>) {
-        let best = self.best();
-        let fits = std::mem::take(&mut self.fits);
-        let mut errors = [0.0; RIDGES.len()];
+        let fit = self.fit.take();
         for (genome, score) in scored {
-            for (number, fit) in fits.iter().enumerate() {
-                let predicted = fit.predict(genome);
-                errors[number] += (predicted - score) * (predicted - score);
-                if number == best {
-                    self.predicted.push((predicted, score));
-                }
+            if let Some(fit) = &fit {
+                self.predicted.push((fit.surface.predict(genome), score));
             }
             self.samples.add(genome, score);
         }
-        let least = errors.iter().copied().fold(f64::INFINITY, f64::min);
-        if least > 0.0 {
-            self.compared = true;
-            for (sum, error) in self.errors.iter_mut().zip(errors) {
-                *sum = MEMORY * *sum + (error / least).min(WORST);
-            }
-        }
-    }
-
-    fn refit(&mut self) {
-        self.fits = RIDGES
-            .iter()
-            .map(|&ridge| self.samples.fit(ridge))
-            .collect();
     }
 
     pub(super) fn report(&self) -> GuideReport {
@@ -125,7 +95,7 @@ impl Guide {
     }
 
     pub(super) fn model_front(&self, genotype: &Genotype) -> Result<Option<BestFront>> {
-        let surface = self.samples.fit(RIDGES[self.best()]);
+        let surface = self.samples.fit(self.prior).surface;
         let fronts = self
             .costs
             .iter()
@@ -138,11 +108,41 @@ impl<C: CostModel> Nsga2<C> {
     /// Chooses the children of a generation by the guide.
     pub(super) fn breed_guided(&mut self, random: &mut SplitMix64) {
         let mut guide = self.guide.take().expect("a guided search");
-        guide.refit();
-        let surface = &guide.fits[guide.best()];
+        let fit = guide.samples.fit(guide.prior);
+        guide.prior = Some(fit.prior);
+        let Settings {
+            population,
+            generations,
+            ..
+        } = self.settings;
+        if self.generation + generations.div_ceil(LAST) < generations {
+            for number in 0..DRAWS {
+                let up_to = population * (number + 1) / DRAWS;
+                self.propose(&fit.draw(random), &guide.costs, up_to, random);
+            }
+        } else {
+            self.propose(&fit.surface, &guide.costs, population, random);
+        }
+        guide.fit = Some(fit);
+        self.guide = Some(guide);
+    }
+
+    /// Adds the networks that promise most by a model of the scores, until there are `up_to`
+    /// children.
+    fn propose(
+        &mut self,
+        surface: &Surface,
+        costs: &[CostShares],
+        up_to: usize,
+        random: &mut SplitMix64,
+    ) {
+        let places = up_to - self.children.len().min(up_to);
+        if places == 0 {
+            return;
+        }
         let believed = self.believed_front(surface);
         let proposals = |costs| coarse_front(&self.genotype, costs, surface, LEVELS);
-        let proposed: Vec<Vec<u8>> = guide.costs.iter().flat_map(proposals).collect();
+        let proposed: Vec<Vec<u8>> = costs.iter().flat_map(proposals).collect();
         let mut candidates = GenomeSet::new(self.genotype.genes());
         let mut points = Vec::new();
         let mut consider = |genome: &[u8]| {
@@ -160,7 +160,7 @@ impl<C: CostModel> Nsga2<C> {
         for genome in &proposed {
             consider(genome);
         }
-        let mut left = VARIATIONS * self.settings.population;
+        let mut left = VARIATIONS * places;
         let mut child = vec![0; self.genotype.genes()];
         for _ in 0..TRIES * left {
             if left == 0 {
@@ -169,7 +169,6 @@ impl<C: CostModel> Nsga2<C> {
             self.vary(&believed, random, &mut child);
             left -= usize::from(consider(&child));
         }
-        let places = self.settings.population;
         let mut chosen = self.for_targets(&believed, &points);
         chosen.truncate(places);
         let most = places - chosen.len();
@@ -183,21 +182,25 @@ impl<C: CostModel> Nsga2<C> {
         }
         // Where too few promise to improve anything: the best of the rest.
         for member in survivors(&points, (2 * places).min(points.len())) {
-            if self.children.len() == places {
+            if self.children.len() >= up_to {
                 break;
             }
             self.add_child(candidates.get(member.id));
         }
-        self.guide = Some(guide);
     }
 
-    /// Returns the front of the networks evaluated last by their predicted scores. A score that
-    /// noise raised stands less in the way of a better network than it would as it is.
+    /// Returns the front of the networks evaluated last, and of those chosen already, by their
+    /// predicted scores. A score that noise raised stands less in the way of a better network than
+    /// it would as it is.
     fn believed_front(&self, surface: &Surface) -> Front {
         let mut front = Front::default();
         let first = self.evaluated.len().saturating_sub(RECENT);
         let entries = self.front.entries().iter().map(|entry| entry.2);
-        for id in self.evaluated[first..].iter().copied().chain(entries) {
+        let chosen = self.children.iter().copied();
+        for id in (self.evaluated[first..].iter().copied())
+            .chain(entries)
+            .chain(chosen)
+        {
             let score = surface.predict(self.known.get(id));
             let point = Point {
                 score,
