@@ -10,6 +10,7 @@ its hypervolume is computed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -55,8 +56,13 @@ def known(name: str, board: str) -> tuple[Space, CostTable, BestFront, tuple[flo
 
 def shares(
     pair: tuple[str, str], strategy: dict[str, object] | None, seed: int, noise: float = 0.0
-) -> tuple[float, float]:
-    """Returns the shares of the exact hypervolume of all scored networks, and of those that seem non-dominated."""
+) -> tuple[float, float, float]:
+    """Returns shares of the exact hypervolume.
+
+    Returns:
+        the shares of all scored networks; of those on the front of the scores; of those on the front of the guide's
+        estimates, NaN without a guide.
+    """
     space, table, exact, (low, high) = known(*pair)
 
     def score(genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -66,6 +72,7 @@ def shares(
             scores = scores + noise * (high - low) * np.array(errors)
         return scores
 
+    search: Search | None = None
     if strategy is None:
         sampled = [space.encode(space.sample(seed, k)) for k in range(POPULATION * GENERATIONS)]
         genomes = np.unique(np.stack(sampled), axis=0)
@@ -83,10 +90,21 @@ def shares(
     costs = table.evaluate(genomes)
     genomes, fps = np.ascontiguousarray(genomes[costs["fits"]]), costs["fps"][costs["fits"]]
     points = np.column_stack([fps, proxy_scores(space, genomes)])
-    seeming = nondominated(list(zip(fps.tolist(), score(genomes).tolist(), strict=True)))
     reference = (table.slowest()[1], low)
     area = exact.hypervolume(reference)
-    return hypervolume(points, reference) / area, hypervolume(points[seeming], reference) / area
+
+    def share(front: list[int]) -> float:
+        return hypervolume(points[front], reference) / area
+
+    def front_of(scores: NDArray[np.float64]) -> list[int]:
+        return nondominated(list(zip(fps.tolist(), scores.tolist(), strict=True)))
+
+    estimates = None if search is None else search.estimates(genomes)
+    return (
+        share(list(range(len(points)))),
+        share(front_of(score(genomes))),
+        math.nan if estimates is None else share(front_of(estimates)),
+    )
 
 
 def cells(pair: tuple[str, str], strategy: dict[str, object] | None) -> list[str]:
@@ -99,12 +117,22 @@ def cells(pair: tuple[str, str], strategy: dict[str, object] | None) -> list[str
         f"{noisy[:, 0].mean():.1f} %",
         f"{noisy[:, 0].min():.1f} %",
         f"{noisy[:, 1].mean():.1f} %",
+        "" if np.isnan(noisy[:, 2]).any() else f"{noisy[:, 2].mean():.1f} %",
     ]
 
 
 def table(pairs: Sequence[tuple[str, str]] = PAIRS, names: Sequence[str] = tuple(STRATEGIES)) -> str:
     """Returns the table, or a part of its rows."""
-    header = ["space, board", "strategy", "no noise", "worst", "noise", "worst", "noise, front"]
+    header = [
+        "space, board",
+        "strategy",
+        "no noise",
+        "worst",
+        "noise",
+        "worst",
+        "noise, front",
+        "estimates, front",
+    ]
     rows = [[", ".join(pair), name, *cells(pair, STRATEGIES[name])] for pair in pairs for name in names]
     return markdown(header, rows, 2)
 

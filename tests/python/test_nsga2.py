@@ -60,6 +60,28 @@ def same_search(a: Search, b: Search) -> bool:
     )
 
 
+def noisy(genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Proxy scores with normal noise, a function of the genome."""
+    noise = [np.random.default_rng([5, *genome.tolist()]).standard_normal() for genome in genomes]
+    return proxy_scores(space(), genomes) + 0.05 * np.array(noise)
+
+
+def test_estimates_average_the_noise_of_scores():
+    search = new(generations=12)
+    assert search.estimates(space().smallest[None]) is None
+    search.run(noisy)
+    found = search.evaluated()
+    true = proxy_scores(space(), found.genomes)
+    estimates = search.estimates(found.genomes)
+    assert estimates is not None
+    assert np.square(estimates - true).mean() < 0.25 * np.square(found.scores - true).mean()
+    with pytest.raises(InvalidValueError, match="genome"):
+        search.estimates(np.full((1, len(space().genes)), 255, np.uint8))
+    evolution = new(strategy="evolution")
+    evolution.run(noisy)
+    assert evolution.estimates(found.genomes) is None
+
+
 def test_genomes_are_canonical_and_never_scored_twice():
     seen: set[bytes] = set()
 

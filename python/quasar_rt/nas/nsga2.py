@@ -286,6 +286,24 @@ class Search:
         front = self._inner.model_front()
         return None if front is None else BestFront(*front)
 
+    def estimates(self, genomes: ArrayLike) -> NDArray[np.float64] | None:
+        """Predicts scores by the guide's model, fitted to all scores so far; None for an evolution.
+
+        Among noisy scores, the highest are those that were lucky. In the model noise averages out, so a choice by
+        estimates is better there. What the model cannot express (effects of genes of different blocks on each other)
+        it leaves out of the estimates.
+
+        Args:
+            genomes: canonical genomes, uint8 [n, genes].
+
+        Returns:
+            estimated scores, float64 [n]; None before the first scores, too.
+
+        Raises:
+            quasar_rt.InvalidValueError: a genome is not canonical or not of this space.
+        """
+        return self._inner.estimates(as_genomes(genomes, self._space))
+
     def population(self) -> Candidates:
         """Returns the population after the last finished generation, best front first."""
         return Candidates(*self._inner.population(), self._space)

@@ -10,7 +10,7 @@ import csv
 import html
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ __all__ = [
     "Cloud",
     "draw",
     "filled",
+    "fronts",
     "nondominated",
     "page",
     "table",
@@ -50,6 +51,19 @@ def nondominated(points: Sequence[tuple[float, float]]) -> list[int]:
         if not kept or points[index][1] > points[kept[-1]][1]:
             kept.append(index)
     return kept
+
+
+def fronts(points: Sequence[tuple[float, float]]) -> Iterator[list[int]]:
+    """Yields the indices of the points that no other one beats, then of those that no other one of the rest beats...
+
+    >>> list(fronts([(1.0, 5.0), (2.0, 4.0), (2.0, 3.0), (3.0, 1.0)]))
+    [[3, 1, 0], [2]]
+    """
+    left = list(range(len(points)))
+    while left:
+        front = [left[i] for i in nondominated([points[j] for j in left])]
+        yield front
+        left = sorted(set(left) - set(front))
 
 
 def table(document: Mapping[str, Any]) -> str:

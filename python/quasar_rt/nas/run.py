@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ from .document import FORMAT, SearchOutcome, build_result
 from .folder import Folder
 from .nsga2 import Candidates, Search
 from .record import PredictorFit, Record, Round
-from .report import nondominated
+from .report import fronts, nondominated
 from .result import Point, SearchResult
 from .scorer import Progress, Proxy, Scorer, Scores, scores_of
 from .settings import DEFAULT_SPACE, EFFORT, Limits, Settings, Strategy, frame_rates
@@ -491,14 +492,19 @@ class Run:
         """
         if scorer.stages == 1:
             return np.arange(len(scored)), scored.scores
-        points = list(zip(scored.fps.tolist(), scored.scores.tolist(), strict=True))
-        kept: list[int] = []
-        left = list(range(len(points)))
-        # Whole fronts, the best first, until they hold as many networks as a generation.
-        while left and len(kept) < self.settings.population:
-            front = [left[i] for i in nondominated([points[j] for j in left])]
-            kept += front
-            left = sorted(set(left) - set(front))
+        estimates = self.loop.estimates(scored.genomes)
+        fps = scored.fps.tolist()
+        orders = [
+            fronts(list(zip(fps, scores.tolist(), strict=True)))
+            for scores in (scored.scores, estimates)
+            if scores is not None
+        ]
+        kept: set[int] = set()
+        # Whole fronts, the best first, by scores and by estimates in turn, until they fill a generation.
+        for front in chain.from_iterable(zip_longest(*orders, fillvalue=())):
+            if len(kept) >= self.settings.population:
+                break
+            kept.update(front)
         indices = np.array(sorted(kept), np.int64)
         return indices, scores_of(scorer, scored.genomes[indices], 1, self.progress)
 

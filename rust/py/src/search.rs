@@ -147,6 +147,19 @@ impl Search {
         front.map(|front| front_arrays(py, &front)).transpose()
     }
 
+    /// Predicts scores by the guide's model.
+    fn estimates<'py>(
+        &self,
+        py: Python<'py>,
+        genomes: PyReadonlyArray2<'py, u8>,
+    ) -> PyResult<Option<Bound<'py, PyArray1<f64>>>> {
+        let genomes = view(&genomes)?;
+        let found = py
+            .detach(|| self.lock().estimates(genomes))
+            .map_err(to_py)?;
+        Ok(found.map(|scores| scores.into_pyarray(py)))
+    }
+
     fn front<'py>(&self, py: Python<'py>) -> PyResult<Candidates<'py>> {
         let candidates = py.detach(|| self.lock().front());
         self.arrays(py, &candidates)

@@ -411,6 +411,23 @@ impl<C: CostModel> Nsga2<C> {
         }
     }
 
+    /// Predicts scores by the model that guides the search, fitted to everything evaluated. Noise
+    /// of single scores averages out in it. `None` without a guide, or before anything was
+    /// evaluated.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] for a genome that is not canonical or not of this space.
+    pub fn estimates(&self, genomes: Genomes<'_>) -> Result<Option<Vec<f64>>> {
+        for genome in genomes.rows() {
+            self.genotype.check(genome)?;
+        }
+        let surface = match &self.guide {
+            Some(guide) if !self.evaluated.is_empty() => guide.surface(),
+            _ => return Ok(None),
+        };
+        Ok(Some(genomes.rows().map(|g| surface.predict(g)).collect()))
+    }
+
     fn candidate(&self, id: u32) -> Candidate {
         let point = &self.points[id as usize];
         Candidate {

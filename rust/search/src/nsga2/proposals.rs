@@ -94,8 +94,13 @@ impl Guide {
         }
     }
 
+    /// Returns the likeliest model of all scores so far.
+    pub(super) fn surface(&self) -> Surface {
+        self.samples.fit(self.prior).surface
+    }
+
     pub(super) fn model_front(&self, genotype: &Genotype) -> Result<Option<BestFront>> {
-        let surface = self.samples.fit(self.prior).surface;
+        let surface = self.surface();
         let fronts = self
             .costs
             .iter()
