@@ -22,7 +22,7 @@ use crate::surface::{Fit, Prior, Samples, Surface};
 
 /// Steps to which the cost of a network of the model's front is rounded.
 const LEVELS: usize = 1000;
-/// Variations of the front found so far, for each place of a generation.
+/// Variations of the front found so far that fit, for each place of a generation.
 const VARIATIONS: usize = 4;
 /// Tries for each of them.
 const TRIES: usize = 10;
@@ -150,6 +150,7 @@ impl<C: CostModel> Nsga2<C> {
         let proposed: Vec<Vec<u8>> = costs.iter().flat_map(proposals).collect();
         let mut candidates = GenomeSet::new(self.genotype.genes());
         let mut points = Vec::new();
+        // Returns whether the network is new and fits.
         let mut consider = |genome: &[u8]| {
             if !self.is_bred(genome) && candidates.insert(genome).1 {
                 let Cost { fps, violation } = self.costs.cost(genome);
@@ -158,7 +159,7 @@ impl<C: CostModel> Nsga2<C> {
                     score: surface.predict(genome),
                     violation,
                 });
-                return true;
+                return violation == 0.0;
             }
             false
         };
