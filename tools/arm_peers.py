@@ -28,6 +28,7 @@ from peer_models import Shape
 from quasar_rt.bench import RANDOM_SHAPES
 from quasar_rt.build import random_subnet
 from quasar_rt.cli.output import print_table
+from quasar_rt.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = Path(__file__).with_name("arm_peer_models.py")
@@ -170,7 +171,7 @@ def main(
             "qemu": qemu_version(),
             "python": platform.python_version(),
         }
-        path.write_text(json.dumps({"about": about, "instructions": document}, indent=2) + "\n")
+        write_text(path, json.dumps({"about": about, "instructions": document}, indent=2) + "\n")
 
 
 def qemu_version() -> str:

@@ -27,6 +27,7 @@ import click
 from peer_models import CONTESTANTS, Shape
 from quasar_rt.bench import RANDOM_SHAPES
 from quasar_rt.cli.output import print_table
+from quasar_rt.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = Path(__file__).with_name("peer_models.py")
@@ -282,7 +283,7 @@ def main(
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         document = {"machine": machine, "onednn_isa": onednn_isa, "measured": measured}
-        output.write_text(json.dumps(document, indent=1) + "\n")
+        write_text(output, json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import click
 from quasar_rt.bench import RANDOM_SHAPES
 from quasar_rt.build import random_subnet
 from quasar_rt.cli.output import print_table
+from quasar_rt.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = ROOT / "tools/instructions.c"
@@ -230,7 +231,7 @@ def main(
                 title="Stages of a block of DeiT-tiny's shape, 8-bit rows (attention: one head)",
             )
     if path:
-        path.write_text(json.dumps(document, indent=2) + "\n")
+        write_text(path, json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":

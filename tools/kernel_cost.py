@@ -24,6 +24,7 @@ from typing import NamedTuple
 import click
 
 from quasar_rt.cli.output import print_table
+from quasar_rt.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "rust/kernels"
@@ -207,7 +208,7 @@ def main(record: bool) -> None:
     if record:
         compiler = subprocess.run(["rustc", "--version"], check=True, capture_output=True, text=True).stdout
         document = {"compiler": compiler.strip(), "tier": TIER, "instructions": measured}
-        RECORD.write_text(json.dumps(document, indent=2) + "\n")
+        write_text(RECORD, json.dumps(document, indent=2) + "\n")
     before = recorded()
     print_table(
         ["stage", ">instructions", ">recorded", ">change"],

@@ -1,12 +1,22 @@
-"""Files that are written whole or not at all, and their names. Depends on the standard library alone."""
+"""Files that are written whole or not at all, and their names.
+
+Depends on the standard library and `quasar_rt.errors`.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["check_writable", "file_name", "write_bytes", "write_text"]
+from .errors import FileError
+
+__all__ = ["check_writable", "file_name", "make_folder", "refused", "replacing", "write_bytes", "write_text"]
 
 
 def file_name(text: str) -> str:
@@ -18,24 +28,96 @@ def file_name(text: str) -> str:
     return re.sub(r"[^\w.-]", "_", text).encode()[:100].decode(errors="ignore")
 
 
+def refused(what: str, error: OSError, afterwards: str = "") -> FileError:
+    """Returns an error that says what the operating system refused and why, and has its `errno`.
+
+    Args:
+        what: what cannot be done.
+        error: the reason.
+        afterwards: what the user can do when the reason is gone.
+    """
+    # Without the path in `error`: it may be that of a temporary file.
+    text = f"{what}: {error.strerror or error}"
+    if afterwards:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        text += f"; {'free some space' if full else 'remove the cause'}: {afterwards}"
+    failure = FileError(text)
+    failure.errno = error.errno
+    return failure
+
+
+@contextmanager
+def replacing(path: Path, afterwards: str = "") -> Iterator[BinaryIO]:
+    """Gives a file that takes the place of `path` at the end, synced to disk: no reader sees half of it.
+
+    It is a temporary file in the same folder until then. On failure the old file is unchanged, and the temporary file
+    is removed. Symbolic links are followed, and an existing file's mode is kept.
+
+    Args:
+        path: the file.
+        afterwards: ends the message of an error, as in `refused`.
+
+    Raises:
+        quasar_rt.FileError: it cannot be written, or `path` is something other than a regular file.
+    """
+    import tempfile  # slow to import, and engines never write
+
+    temporary = None
+    try:
+        target = Path(os.path.realpath(path))
+        mode = 0o644
+        with suppress(FileNotFoundError):
+            found = target.stat().st_mode
+            if not stat.S_ISREG(found):
+                raise OSError("it exists and is not a regular file")
+            mode = stat.S_IMODE(found)
+        # The process's number: `quasar_rt.train.checkpoint` removes what killed processes have left.
+        descriptor, temporary = tempfile.mkstemp(f".{os.getpid()}.tmp", f".{target.name}.", target.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            os.chmod(temporary, mode)
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, target)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, FileError):
+            raise refused(f"'{path}' cannot be written", error, afterwards) from error
+        raise
+    # The rename is durable once the folder is synced. If the folder cannot be synced, the file is whole anyway.
+    with suppress(OSError):
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Writes a file through a temporary file in its folder and a rename, so that no reader sees half of it."""
+    """Writes a file as UTF-8, whole or not at all; its errors are those of `replacing`."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes bytes as `write_text` writes a text."""
-    import tempfile  # slow to import, and engines never write
+    with replacing(path) as file:
+        file.write(data)
 
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+
+def make_folder(path: Path) -> None:
+    """Makes a folder if it is missing, and checks that files can be written there.
+
+    Raises:
+        quasar_rt.FileError: they cannot.
+    """
+    import tempfile
+
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise refused(f"nothing can be written to the folder '{path}'", error) from error
 
 
 def check_writable(path: Path) -> None:

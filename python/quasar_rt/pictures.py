@@ -1,17 +1,24 @@
-"""Draws confusion matrices. Depends on matplotlib, the ``[host]`` extra, when a picture is drawn."""
+"""Draws confusion matrices, and writes pictures.
+
+Depends on matplotlib, the ``[host]`` extra, when a picture is drawn.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .files import write_bytes
 
-__all__ = ["FEW_CLASSES", "draw_confusion"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["FEW_CLASSES", "draw_confusion", "write_figure"]
 
 #: With more classes than this the confusion matrix has no numbers in it, and there is one sample for each of the first.
 FEW_CLASSES = 20
@@ -42,6 +49,16 @@ def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], path: P
             if count:
                 color = "white" if count > confusion.max() / 4 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", size=8, color=color)
+    write_figure(figure, path, dpi=80)
+
+
+def write_figure(figure: Figure, path: Path, dpi: int) -> None:
+    """Writes a picture, whole or not at all; the suffix of `path` gives the format (PNG without one).
+
+    Raises:
+        quasar_rt.FileError: the file cannot be written.
+        ValueError: matplotlib does not write that format.
+    """
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=80, format="png")
+    figure.savefig(buffer, dpi=dpi, format=path.suffix[1:] or "png")
     write_bytes(path, buffer.getvalue())

@@ -16,7 +16,7 @@ import numpy as np
 
 from ._native import Subnet as NativeSubnet
 from .errors import ConfigError, FileError, InvalidValueError, SubnetError, TensorError
-from .files import file_name, write_bytes
+from .files import file_name, make_folder, write_bytes
 from .packaged import subnet_names, subnet_path
 from .settings import NativeObject
 
@@ -201,10 +201,7 @@ class Subnet(NativeObject[NativeSubnet]):
             quasar_rt.FileError: the folder or the file cannot be written.
         """
         name = filename or f"{file_name(self.name).lstrip('.') or 'subnet'}.qvit"
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FileError(f"'{os.fspath(folder)}' cannot be made: {error.strerror}") from error
+        make_folder(Path(folder))
         path = Path(folder) / name
         self.save(path)
         return path
@@ -227,10 +224,7 @@ class Subnet(NativeObject[NativeSubnet]):
         except ImportError as error:
             raise ImportError(f"{error}; install the onnx extra: pip install 'quasar-rt[onnx]'") from error
         data = build(self, form).SerializeToString(deterministic=True)
-        try:
-            write_bytes(Path(path), data)
-        except OSError as error:
-            raise FileError(f"'{os.fspath(path)}' cannot be written: {error.strerror}") from error
+        write_bytes(Path(path), data)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -6,11 +6,14 @@ Depends on tensorboard (with PyTorch's writer) or wandb, each only where it is a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import InvalidValueError, QuasarError
+from .files import refused
 
 __all__ = ["TRACKERS", "Tracker", "open_tracker"]
 
@@ -41,6 +44,7 @@ def open_tracker(name: str, folder: Path, settings: Mapping[str, Any], from_star
     Raises:
         quasar_rt.InvalidValueError: no such tracker.
         quasar_rt.QuasarError: its package is not installed, or wandb cannot start.
+        quasar_rt.FileError: TensorBoard's files cannot be written; `Tracker.scalars` and `Tracker.close` raise it, too.
     """
     if name == "tensorboard":
         return _TensorBoard(folder / "tensorboard", 0 if from_start else None)
@@ -58,14 +62,37 @@ class _TensorBoard:
                 "--log tensorboard needs TensorBoard and PyTorch: pip install tensorboard 'quasar-rt[host]', or leave "
                 "it out"
             ) from error
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self._folder = folder
+        with self._writing():
+            self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self._print_failure, threading.excepthook = threading.excepthook, self._on_failure
 
     def scalars(self, group: str, count: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(f"{group}/{name}", value, count)
+        with self._writing():
+            for name, value in values.items():
+                self._writer.add_scalar(f"{group}/{name}", value, count)
 
     def close(self) -> None:
-        self._writer.close()
+        try:
+            with self._writing():
+                self._writer.close()
+        finally:
+            threading.excepthook = self._print_failure
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            what = f"TensorBoard's files in '{self._folder}' cannot be written"
+            raise refused(
+                what, error, "the same command continues (without --log tensorboard, too)"
+            ) from error
+
+    def _on_failure(self, failure: threading.ExceptHookArgs) -> None:
+        # TensorBoard's thread prints what the next call raises anyway.
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            self._print_failure(failure)
 
 
 class _Wandb:

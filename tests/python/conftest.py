@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import resource
 import signal
+from contextlib import contextmanager
 
 import pytest
 
@@ -32,6 +34,23 @@ def shared(tmp_path_factory):
         return base / name
 
     return folder
+
+
+@pytest.fixture
+def full_disk():
+    """Returns `full_disk(size)`: in its ``with`` no file can become larger, as on a disk that is full."""
+
+    @contextmanager
+    def full(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # Python ignores the signal that comes with it; what remains is an error of each write.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return full
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(quasar_rt.SubnetError, match="bad"):
         Subnet.from_pretrained(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(FileError, match="cannot be made"):
+    with pytest.raises(FileError, match="nothing can be written to the folder"):
         Subnet.load("fashion-mnist").save_pretrained(tmp_path / "file" / "folder")
 
 

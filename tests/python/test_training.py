@@ -14,6 +14,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -38,7 +39,7 @@ from quasar_rt.train.evaluation import evaluate, logits_of  # noqa: E402
 from quasar_rt.train.loop import DivergedError, Stopped  # noqa: E402
 from quasar_rt.train.networks import check_split, load_supernet, make_model, read_supernet  # noqa: E402
 from quasar_rt.train.recipe import Recipe, load_recipe  # noqa: E402
-from quasar_rt.train.report import finish  # noqa: E402
+from quasar_rt.train.report import finish, write_samples  # noqa: E402
 from quasar_rt.train.schedule import learning_rate, sample_network  # noqa: E402
 
 torch.set_num_threads(1)
@@ -46,6 +47,7 @@ torch.set_num_threads(1)
 TOOL = Path(__file__).parents[2] / "tools" / "train.py"
 LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 Process: TypeAlias = "subprocess.Popen[str]"
+FullDisk: TypeAlias = "Callable[[int], AbstractContextManager[None]]"
 Start: TypeAlias = "Callable[[list[str]], Process]"
 #: Two stages of a few steps on the digits.
 SHORT = (
@@ -296,8 +298,8 @@ def test_what_killed_processes_left_unfinished_is_removed(tmp_path: Path) -> Non
     other = tmp_path / f".other.pt.{ended.pid}.tmp"
     for left in (tmp_path / f".weights.pt.{ended.pid}.tmp", running, other):
         left.write_bytes(b"a part")
-    with checkpoint.write_atomically(path) as temporary:
-        temporary.write_bytes(b"the whole")
+    with checkpoint.write_atomically(path) as file:
+        file.write(b"the whole")
     assert sorted(tmp_path.iterdir()) == sorted([path, running, other])
 
 
@@ -566,6 +568,53 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
         checkpoint.save({"step": lambda: None}, path)
     assert checkpoint.load(path)["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_a_checkpoint_on_a_full_disk_leaves_the_old_one(tmp_path: Path, full_disk: FullDisk) -> None:
+    path = tmp_path / "a.pt"
+    checkpoint.save({"step": 1}, path)
+    state = {"step": 2, "weights": [torch.zeros(5000), torch.zeros(7)]}
+    checkpoint.save(state, tmp_path / "b.pt")
+    size = (tmp_path / "b.pt").stat().st_size
+    # Wherever it is that torch comes to the end of the disk: its own errors do not name it.
+    for room in (*range(0, size, 1500), size - 1):
+        with full_disk(room), pytest.raises(FileError, match=r"a\.pt' cannot be written: File too large; "):
+            checkpoint.save(state, path)
+        assert checkpoint.load(path)["step"] == 1
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pt", "b.pt"]
+    with full_disk(size):
+        checkpoint.save(state, path)
+    assert checkpoint.load(path)["step"] == 2
+
+
+def test_a_run_that_filled_the_disk_continues_when_there_is_space(
+    whole: Path, tmp_path: Path, full_disk: FullDisk
+) -> None:
+    run = tmp_path / "run"
+    assert by_hand(run, "--stop-after-steps", "7").exit_code == 0
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with full_disk(len(before["supernet.part.pt"]) // 2):
+        ended = by_hand(run)
+    assert ended.exit_code == 2
+    assert ended.output.splitlines()[-1] == (
+        f"Error: '{run}/supernet.part.pt' cannot be written: File too large; remove the cause: the same command "
+        "continues from the last checkpoint"
+    )
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert by_hand(run).exit_code == 0
+    same(checkpoint.load(whole / "supernet.pt")["model"], checkpoint.load(run / "supernet.pt")["model"])
+
+
+def test_samples_on_a_full_disk_leave_the_earlier_ones(tmp_path: Path, full_disk: FullDisk) -> None:
+    test = data.load(short(), None, Space.load("digits")).test()
+    write_samples(test, "0123456789", tmp_path)
+    (tmp_path / "earlier.png").write_bytes(b"of another data set")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with full_disk(3), pytest.raises(FileError, match=r"00000-.*png' cannot be written"):
+        write_samples(test, "0123456789", tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    write_samples(test, "0123456789", tmp_path)
+    assert sorted(before) == sorted(["earlier.png", *(path.name for path in tmp_path.iterdir())])
 
 
 def test_a_diverged_run_says_so(tmp_path: Path) -> None:

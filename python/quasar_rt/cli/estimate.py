@@ -97,7 +97,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Estimates, prints tables or JSON, and draws."""
-    from ..files import check_writable, file_name, write_text
+    from ..files import check_writable, file_name
     from ..hardware import DEIT_HEADS, Board, replay
     from ..hardware.tables import estimate_tables
 
@@ -120,7 +120,7 @@ def command(
         chosen = Board.load(board)
         result, design, workload = _estimate(subnet, eight_bit, chosen, hardware, clock, space)
         if save is not None:
-            write_text(save, design.to_toml())
+            design.save(save)
             echo(f"wrote {save}", err=True)
         if as_json:
             print_json({**result.to_dict(), "hardware": design.settings, "losses": result.losses()})

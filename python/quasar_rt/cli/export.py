@@ -15,6 +15,7 @@ from typing import Any, Literal
 import click
 
 from ..errors import QuasarError
+from ..files import write_text
 from ..image_sets import images_of
 from .output import Failure, bars, echo, print_table
 from .timm_network import load_network, model_arguments
@@ -189,7 +190,7 @@ def command(
             "layers": [layer.as_dict() for layer in layers],
         }
         path = out.with_suffix(".report.json")
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(document, indent=1) + "\n")
         echo(f"{path}: the report")
     click.echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB, {len(files)} calibration images")
     resizing = " ".join(str(value) for value in subnet.config["preprocess"]["resize"].values())

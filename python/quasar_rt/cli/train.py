@@ -126,10 +126,10 @@ def command(
     try:
         import torch
 
+        from ..files import make_folder
         from ..space import Space
         from ..train import distributed, train, train_architecture
         from ..train.architecture_file import load_architecture
-        from ..train.checkpoint import make_folder
         from ..train.loop import DivergedError, Stopped
         from ..train.recipe import NAME_RULE, is_name, load_recipe
         from ..train.report import finish

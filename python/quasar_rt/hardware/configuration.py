@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .._native import Hardware as NativeHardware
-from ..errors import FileError
+from ..files import write_text
 from ..settings import SettingsFile, read_text
 from ..space import Space
 from ..subnet import Subnet
@@ -126,10 +126,7 @@ class Hardware(SettingsFile[NativeHardware]):
         Raises:
             quasar_rt.FileError: the file cannot be written.
         """
-        try:
-            Path(path).write_text(self.to_toml(), encoding="utf-8")
-        except OSError as error:
-            raise FileError(f"'{path}' cannot be written: {error}") from None
+        write_text(Path(path), self.to_toml())
 
     @property
     def board(self) -> Board:

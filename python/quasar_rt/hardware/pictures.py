@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+from ..pictures import write_figure
 from .closed_form import Estimate
 from .event_model import Replay
 from .report import CAUSES, by_stage, stage_kind
@@ -72,7 +74,7 @@ def draw(result: Estimate, path: str | os.PathLike[str]) -> None:
         f"with the host {result.fps_with_host:,.1f} frames/s",
         fontsize=11,
     )
-    figure.savefig(path, dpi=130)
+    write_figure(figure, Path(path), dpi=130)
 
 
 #: Units from top to bottom, and the colours of a frame's slots: attention, MLP, others.
@@ -129,4 +131,4 @@ def draw_timeline(result: Replay, path: str | os.PathLike[str], title: str, cycl
     handles.append(Patch(color="#777777", alpha=0.25, label="waiting"))
     figure.legend(handles=handles, loc="outside lower center", ncols=7, frameon=False, fontsize=8)
     figure.suptitle(f"{title}. Modelled, event by event: {result.period_cycles:,} cycles between frames")
-    figure.savefig(path, dpi=120)
+    write_figure(figure, Path(path), dpi=120)

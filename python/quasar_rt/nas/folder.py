@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..errors import FileError, QuasarError
-from ..files import write_text
+from ..files import refused, write_text
 
 __all__ = ["Folder", "SearchFolderError"]
 
@@ -41,13 +43,15 @@ class Folder:
         self.path = path
         self._others = others
         self._scores: dict[tuple[str, bytes], int] = {}
-        self._file: IO[str] | None = None
+        self._file: FileIO | None = None
         if path is None:
             return
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._claim(path, json.loads(json.dumps(identity)))
             self._read(path / "scores.jsonl")
+        except FileError:
+            raise
         except OSError as error:
             raise FileError(f"the search's folder '{path}' cannot be used: {error}") from error
 
@@ -117,17 +121,36 @@ class Folder:
         return correct
 
     def put(self, kind: str, scores: Mapping[bytes, int]) -> None:
-        """Keeps scores; they are on disk when this returns."""
+        """Keeps scores; they are on disk when this returns.
+
+        Raises:
+            quasar_rt.FileError: they cannot be written; the file is as it was.
+        """
         for genome, correct in scores.items():
             self._scores[kind, genome] = correct
         if self.path is None:
             return
-        if self._file is None:
-            self._file = (self.path / "scores.jsonl").open("a", encoding="ascii")
-        for genome, correct in scores.items():
-            self._file.write(json.dumps([kind, genome.hex(), correct]) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        lines = "".join(
+            json.dumps([kind, genome.hex(), correct]) + "\n" for genome, correct in scores.items()
+        )
+        file = self.path / "scores.jsonl"
+        size = None
+        try:
+            if self._file is None:
+                self._file = file.open("ab", buffering=0)
+            size = os.fstat(self._file.fileno()).st_size
+            left = memoryview(lines.encode())
+            while left:
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            # Part of a line would spoil the next one.
+            if size is not None:
+                with suppress(OSError):
+                    os.truncate(file, size)
+            self.close()
+            what = f"'{file}' cannot be written"
+            raise refused(what, error, "the same search continues from its last score") from error
 
     def close(self) -> None:
         """Closes the file of scores."""

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FileError
-from ..files import write_bytes, write_text
+from ..files import make_folder, write_bytes, write_text
 from ..hardware import Hardware
 from ..space import Architecture, Space
 from ..subnet import Subnet
@@ -191,19 +190,16 @@ class SearchResult:
             quasar_rt.FileError: something cannot be written.
         """
         path = Path(folder)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            for target in self.targets:
-                target.subnet.save(path / target.file)
-                if target.hardware is not None:
-                    write_text(path / target.hardware_file, target.hardware.to_toml())
-            write_text(path / "front.csv", report.table(self.document))
-            if find_spec("matplotlib") is not None:
-                write_bytes(path / "front.png", report.draw(self.document, self.cloud))
-            page = report.page(self.document, self.cloud, self.layers, self.notes)
-            write_text(path / "index.html", page)
-            # Last: if front.json exists, all other files exist.
-            write_text(path / "front.json", report.to_json(self.document))
-        except OSError as error:
-            raise FileError(f"the results cannot be written to '{path}': {error}") from error
+        make_folder(path)
+        for target in self.targets:
+            target.subnet.save(path / target.file)
+            if target.hardware is not None:
+                target.hardware.save(path / target.hardware_file)
+        write_text(path / "front.csv", report.table(self.document))
+        if find_spec("matplotlib") is not None:
+            write_bytes(path / "front.png", report.draw(self.document, self.cloud))
+        page = report.page(self.document, self.cloud, self.layers, self.notes)
+        write_text(path / "index.html", page)
+        # Last: if front.json exists, all other files exist.
+        write_text(path / "front.json", report.to_json(self.document))
         return dataclasses.replace(self, folder=path)

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DoesNotFitError, FileError, InfeasibleError, InvalidValueError
-from ..files import file_name, write_text
+from ..errors import DoesNotFitError, InfeasibleError, InvalidValueError
+from ..files import file_name, make_folder, write_text
 from ..hardware import Board
 from ..space import Space
 from . import report
@@ -72,13 +72,10 @@ class BoardsResult:
             quasar_rt.FileError: something cannot be written.
         """
         path = Path(folder)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            write_text(path / "boards.csv", _table(self.document))
-            write_text(path / "index.html", _page(self.document))
-            write_text(path / "boards.json", json.dumps(self.document, indent=1) + "\n")
-        except OSError as error:
-            raise FileError(f"the comparison cannot be written to '{path}': {error}") from error
+        make_folder(path)
+        write_text(path / "boards.csv", _table(self.document))
+        write_text(path / "index.html", _page(self.document))
+        write_text(path / "boards.json", json.dumps(self.document, indent=1) + "\n")
         return dataclasses.replace(self, folder=path)
 
 

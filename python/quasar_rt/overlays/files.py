@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from ..errors import DeviceUnavailableError, InvalidValueError
+from ..files import write_bytes
 
 __all__ = ["bitstream", "board_name", "fetch"]
 
@@ -84,9 +85,10 @@ def fetch(board: str | None = None, folder: str | os.PathLike[str] | None = None
         The path of the ``.bit`` file, for `QuasarOverlay` or ``QUASAR_BITSTREAM``.
 
     Raises:
-        DeviceUnavailableError: no bitstream is published for the board, it cannot be downloaded or written, or a digest
-            differs.
+        DeviceUnavailableError: no bitstream is published for the board, it cannot be downloaded, the folder needs other
+            rights, or a digest differs.
         InvalidValueError: the package knows no such board.
+        FileError: a file cannot be written for another reason than missing rights.
     """
     name = board_name(board)
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
@@ -102,7 +104,9 @@ def fetch(board: str | None = None, folder: str | os.PathLike[str] | None = None
         target.mkdir(parents=True, exist_ok=True)
         for file in (f"{name}{ending}" for ending in ENDINGS):
             _fetch(f"{url.rstrip('/')}/{file}", target / file, digests[file])
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            raise
         raise DeviceUnavailableError(
             f"{target} cannot be written ({error}): run as root, or name another folder with folder="
         ) from error
@@ -126,12 +130,4 @@ def _fetch(url: str, path: Path, digest: str) -> None:
         raise DeviceUnavailableError(
             f"{url} has the SHA-256 {found}, not {digest}: it is not the published file"
         )
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(content)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_bytes(path, content)

@@ -6,21 +6,22 @@ Depends on: torch.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import FileError, QuasarError
+from ..files import replacing
 
-__all__ = ["CheckpointError", "load", "load_weights", "make_folder", "reading", "save", "write_atomically"]
+__all__ = ["CheckpointError", "load", "load_weights", "reading", "save", "write_atomically"]
 
 _FORMAT = "quasar-rt checkpoint 1"
 
@@ -30,11 +31,21 @@ class CheckpointError(QuasarError, ValueError):
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
-    """Writes a checkpoint of nested dictionaries, lists, tensors, texts and numbers, atomically and synced to disk."""
+    """Writes a checkpoint of nested dictionaries, lists, tensors, texts and numbers, atomically and synced to disk.
+
+    Raises:
+        quasar_rt.FileError: it cannot be written (a full disk); the file that was there before is unchanged.
+    """
     body = {**state, "format": _FORMAT}
     body["sha256"] = _digest(body)
-    with write_atomically(path) as temporary:
-        torch.save(body, temporary)
+    with write_atomically(path) as file:
+        try:
+            torch.save(body, file)
+        except RuntimeError as error:
+            # After a write that failed torch fails once more, while it closes the archive.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -119,52 +130,27 @@ def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str]) -
     model.load_state_dict(weights)
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder if it is missing, and checks that files can be written there.
-
-    Raises:
-        quasar_rt.FileError: they cannot.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
-    except OSError as error:
-        raise FileError(f"nothing can be written to the folder '{path}': {error}") from error
-
-
-class write_atomically:
-    """Syncs and renames `temporary` to `path` at the end of ``with write_atomically(path) as temporary:``.
+@contextmanager
+def write_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Replaces a file of a run, as `quasar_rt.files.replacing` does.
 
     Also removes what processes that have ended left unfinished of the same file.
+
+    Raises:
+        quasar_rt.FileError: it cannot be written; the message has how the run continues.
     """
+    # First, as the disk may be full of them.
+    _remove_leftovers(path)
+    with replacing(path, "the same command continues from the last checkpoint") as file:
+        yield file
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
-    def __enter__(self) -> Path:
-        return self._temporary
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self._temporary.unlink(missing_ok=True)
-            return
-        with self._temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self._temporary, self._path)
-        self._remove_leftovers()
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-    def _remove_leftovers(self) -> None:
-        """Removes what processes that were killed had written of the file."""
-        for left in self._path.parent.glob(f".{self._path.name}.*.tmp"):
-            process = left.name.split(".")[-2]
-            if process.isdecimal() and not _runs(int(process)):
-                left.unlink(missing_ok=True)
+def _remove_leftovers(path: Path) -> None:
+    """Removes what processes that were killed had written of the file."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        process = left.name.split(".")[-2]
+        if process.isdecimal() and not _runs(int(process)):
+            left.unlink(missing_ok=True)
 
 
 def _runs(process: int) -> bool:

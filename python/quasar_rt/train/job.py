@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import math
 import os
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from typing import Any
 import torch
 
 from ..datasets import DatasetError
-from ..errors import InvalidValueError
+from ..errors import InvalidValueError, QuasarError
+from ..files import make_folder
 from ..space import Space
 from ..tracking import Tracker, open_tracker
 from . import checkpoint
@@ -120,7 +123,7 @@ class Job:
                 raise InvalidValueError(
                     "the processes have different teachers: give all machines the same file"
                 )
-        group.from_first(lambda: checkpoint.make_folder(folder))
+        group.from_first(lambda: make_folder(folder))
         if group.first:
             settings = recipe.as_dict()
             job._trackers = [open_tracker(name, folder, settings) for name in dict.fromkeys(track)]
@@ -158,11 +161,13 @@ class Job:
                 self._handlers[number] = signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         for tracker in self._trackers:
-            tracker.close()
+            # The first error is the one to report.
+            with suppress(QuasarError) if kind else nullcontext():
+                tracker.close()
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self.stopping = signal.Signals(number).name
@@ -222,13 +227,12 @@ class Job:
         if not self.group.first:
             return
         every = [row for part in (*self.history.values(), rows) for row in part]
-        with (
-            checkpoint.write_atomically(self.folder / "log.csv") as temporary,
-            temporary.open("w", newline="") as file,
-        ):
-            writer = csv.DictWriter(file, COLUMNS, restval="")
-            writer.writeheader()
-            writer.writerows(every)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(every)
+        with checkpoint.write_atomically(self.folder / "log.csv") as file:
+            file.write(text.getvalue().encode())
         if stage:
             row = rows[-1]
             self.track(f"{stage}/epoch", row["epoch"], {k: v for k, v in row.items() if isinstance(v, float)})

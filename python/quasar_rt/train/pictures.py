@@ -72,6 +72,8 @@ def draw_curves(history: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, 
         if axes.get_legend_handles_labels()[0]:
             axes.legend()
     figure.suptitle(title, size=11)
-    with checkpoint.write_atomically(path) as temporary:
-        figure.savefig(temporary, dpi=90, format="png")
-    plt.close(figure)
+    try:
+        with checkpoint.write_atomically(path) as file:
+            figure.savefig(file, dpi=90, format="png")
+    finally:
+        plt.close(figure)

@@ -6,6 +6,7 @@ Depends on: torch, matplotlib, pillow, `quasar_rt.Engine`, `quasar_rt.build`, `q
 from __future__ import annotations
 
 import datetime as dt
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,9 @@ from PIL import Image
 
 from ..build import build_subnet
 from ..engine import Engine
+from ..files import make_folder, write_bytes, write_text
 from ..pictures import FEW_CLASSES, draw_confusion
 from ..subnet import Subnet
-from . import checkpoint
 from .architecture_file import search_line
 from .data import AnySplit
 from .evaluation import logits_of
@@ -157,14 +158,13 @@ def finish(
     figures = measure(trained, export(trained, provenance, name, embedding), test)
     subnet = export(trained, provenance | {"figures": figures.as_dict()}, name, embedding)
     folder = out / name
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = out / f"{name}.qvit"
     subnet.save(path)
     draw_confusion(figures.confusion, trained.data.classes, folder / "confusion.png")
     write_samples(test, trained.data.classes, folder / "samples")
     card = model_card(name, trained, subnet, figures, provenance, path.stat().st_size)
-    with checkpoint.write_atomically(folder / "README.md") as temporary:
-        temporary.write_text(card, encoding="utf-8")
+    write_text(folder / "README.md", card)
     base = "" if figures.float_top1 is None else f"float {figures.float_top1:.2%}, "
     log(
         f"top-1 on {figures.images} test images: {base}fake-quantized "
@@ -177,9 +177,7 @@ def finish(
 
 def write_samples(test: AnySplit, classes: Sequence[str], folder: Path) -> None:
     """Writes the first test image of each class and the next `EXTRA_SAMPLES`, whether the network is right or not."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.png"):
-        old.unlink()
+    make_folder(folder)
     labels = test.labels.numpy()
     chosen = {int(np.flatnonzero(labels == label)[0]) for label in np.unique(labels)[:FEW_CLASSES]}
     further = (index for index in range(len(labels)) if index not in chosen)
@@ -191,9 +189,15 @@ def write_samples(test: AnySplit, classes: Sequence[str], folder: Path) -> None:
         file = f"{index:05d}-{plain}.png"
         planes = test.first(1, index)[0][0].numpy()
         image = planes[0] if len(planes) == 1 else planes.transpose(1, 2, 0)
-        Image.fromarray(np.ascontiguousarray(image)).save(folder / file, optimize=True)
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(image)).save(buffer, "png", optimize=True)
+        write_bytes(folder / file, buffer.getvalue())
         listing[file] = name
-    (folder / "labels.json").write_text(json.dumps(listing, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "labels.json", json.dumps(listing, indent=2) + "\n")
+    # Last: on a full disk the earlier samples remain.
+    for old in folder.glob("*.png"):
+        if old.name not in listing:
+            old.unlink()
 
 
 def model_card(
