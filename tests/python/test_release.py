@@ -95,6 +95,7 @@ def test_the_workflow_for_tags_runs_what_is_there():
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     commands = [step["run"] for step in steps if "run" in step]
     assert commands[0] == 'python3 tools/check_release.py "$GITHUB_REF_NAME"', "before anything is built"
+    assert any("make audit" in step.get("run", "") for step in workflow["jobs"]["build"]["steps"])
     targets = set(re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for command in commands:
         for target in re.findall(r"\bmake ([a-z-]+)", command):
