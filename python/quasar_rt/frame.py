@@ -51,7 +51,8 @@ class Frame:
 
     Raises:
         quasar_rt.ImageError: there is no such format or matrix, a size is no whole number from 1 on, or `data` gives no
-            bytes. That the bytes do not hold the rows is found when the frame is used.
+            bytes. That the bytes do not hold the rows, or that an attribute was overwritten with a wrong value, is
+            found when the frame is used.
 
     Example:
         >>> frame = Frame(bytes(32 * 8), width=28, height=8, format="gray", stride=32)

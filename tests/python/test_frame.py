@@ -300,6 +300,61 @@ def test_sizes_that_do_not_fit_the_bytes_are_errors(gray_subnet, frame, message)
             list(engine.stream([frame]))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("width", "x", r"width is 'x'; it must be a whole number from 1 to 2147483647"),
+        ("width", None, r"width is None; it must be a whole number"),
+        ("width", 8.0, r"width is 8\.0; "),
+        ("height", -8, r"height is -8; "),
+        ("height", 0, r"height is 0; "),
+        ("height", True, r"height is True; "),
+        ("height", 2**31, r"height is 2147483648; "),
+        ("stride", -8, r"stride is -8; "),
+        ("stride", 2**70, r"stride is 1180591620717411303424; "),
+        pytest.param("stride", 10**9999, r"stride is (of class int|10{99}\.\.\.0+); ", id="endless"),
+        ("stride", b"secret", r"stride is of class bytes; "),
+        ("format", 5, r"format is 5; it must be one of gray, rgb, bgr, nv12, yuyv"),
+        ("format", "nv21", r"format is 'nv21'; it must be one of gray"),
+        ("format", "x" * 9999, r"format is 'x{1,99}\.\.\.x+'; it must be one of gray"),
+        ("format", None, r"format is None; "),
+        ("matrix", "bt2020", r"matrix is 'bt2020'; it must be bt601 or bt709"),
+        ("matrix", None, r"matrix is None; "),
+        ("data", None, r"data is None; it must be a contiguous uint8 array of one dimension"),
+        ("data", b"secret", r"data is of class bytes; it must be"),
+        ("data", np.zeros(64), r"data is an array of float64 \[64\]; it must be"),
+        ("data", np.zeros((8, 8), np.uint8), r"data is an array of uint8 \[8, 8\]; it must be"),
+        ("data", np.zeros(128, np.uint8)[::2], r"data is an array of uint8 \[64\], not contiguous; "),
+        ("chroma", 3, r"chroma is 3; it must be None or a contiguous uint8 array of one dimension"),
+    ],
+)
+def test_an_attribute_that_was_overwritten_is_named(gray_subnet, name, value, message):
+    frame = Frame(bytes(64), 8, 8, "gray")
+    setattr(frame, name, value)
+    with pytest.raises(ImageError, match=rf"the frame's {message}"):
+        preprocess(frame, (8, 8, 1), AS_IT_IS)
+    with Engine(gray_subnet, threads=1) as engine:
+        with pytest.raises(ImageError, match=rf"image 1 of the batch: .*the frame's {message}"):
+            engine.infer_batch([np.zeros((28, 28), np.uint8), frame])
+        with pytest.raises(ImageError, match=message):
+            next(engine.stream([frame]))
+
+
+def test_an_attribute_that_was_deleted_is_named():
+    frame = Frame(bytes(64), 8, 8, "gray")
+    del frame.stride
+    with pytest.raises(ImageError, match=r"the Frame has no stride; it must be a whole number"):
+        preprocess(frame, (8, 8, 1), AS_IT_IS)
+
+
+def test_attributes_that_were_overwritten_with_right_values_count():
+    frame = Frame(bytes(64), 8, 8, "gray")
+    frame.data, frame.width, frame.stride = np.arange(128, dtype=np.uint8), np.int64(4), np.uint8(16)
+    frame.format, frame.matrix = np.str_("rgb"), "bt709"
+    expected = np.lib.stride_tricks.as_strided(frame.data, (8, 4, 3), (16, 3, 1))
+    np.testing.assert_array_equal(preprocess(frame, (8, 4, 3), AS_IT_IS), expected)
+
+
 def test_a_format_is_for_arrays_and_a_frame_has_its_own(gray_subnet):
     frame = Frame(bytes(64), 8, 8, "gray")
     with Engine(gray_subnet, threads=1) as engine:

@@ -62,6 +62,11 @@ pub fn invalid_value(message: String) -> PyErr {
     to_py(Error::InvalidValue(message))
 }
 
+/// Returns the exception for an image that the binding itself refuses.
+pub fn invalid_image(message: String) -> PyErr {
+    to_py(Error::InvalidImage(message))
+}
+
 /// Returns the exception class of each kind of error.
 #[pyfunction]
 pub fn error_classes(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {

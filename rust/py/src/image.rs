@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use numpy::ndarray::Array3;
-use numpy::{IntoPyArray, PyArray3, PyReadonlyArray1, PyReadonlyArray3, PyUntypedArrayMethods};
+use numpy::{
+    IntoPyArray, PyArray3, PyReadonlyArray1, PyReadonlyArray3, PyUntypedArray,
+    PyUntypedArrayMethods,
+};
 use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
+use quasar_core::error::excerpt;
 use quasar_core::preprocess::{ImageView, PixelFormat, Preprocessor, YuvMatrix};
 use quasar_core::subnet::config::{Image, Preprocess};
 
-use crate::errors::{invalid_value, to_py};
+use crate::errors::{invalid_image, invalid_value, to_py};
 
 /// An image in one of the forms that an engine takes.
-#[derive(FromPyObject)]
 pub enum Input<'py> {
     /// `uint8 [height, width, channels]`, C-contiguous.
     Pixels(PyReadonlyArray3<'py, u8>),
@@ -20,17 +24,135 @@ pub enum Input<'py> {
     Camera(CameraFrame<'py>),
 }
 
-/// A camera's frame: the attributes of `quasar_rt.Frame`, which has checked that the sizes are
-/// whole numbers from 1 on.
-#[derive(FromPyObject)]
+impl<'py> FromPyObject<'_, 'py> for Input<'py> {
+    type Error = PyErr;
+
+    fn extract(image: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(pixels) = image.extract() {
+            Ok(Self::Pixels(pixels))
+        } else if let Ok(prepared) = image.cast() {
+            Ok(Self::Prepared(prepared.to_owned()))
+        } else {
+            Ok(Self::Camera(CameraFrame::extract(&image)?))
+        }
+    }
+}
+
+/// A camera's frame: the attributes of `quasar_rt.Frame`. The class checks what it is made of, but
+/// its attributes may have been overwritten since.
 pub struct CameraFrame<'py> {
     data: PyReadonlyArray1<'py, u8>,
     chroma: Option<PyReadonlyArray1<'py, u8>>,
     width: usize,
     height: usize,
     stride: usize,
-    format: String,
-    matrix: String,
+    format: PixelFormat,
+    matrix: YuvMatrix,
+}
+
+impl<'py> CameraFrame<'py> {
+    fn extract(frame: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let chroma = frame.getattr_opt("chroma")?;
+        Ok(Self {
+            data: attribute(frame, "data", BYTES, bytes)?,
+            chroma: match chroma.filter(|chroma| !chroma.is_none()) {
+                Some(_) => Some(attribute(frame, "chroma", BYTES_OR_NONE, bytes)?),
+                None => None,
+            },
+            width: attribute(frame, "width", SIZE, size)?,
+            height: attribute(frame, "height", SIZE, size)?,
+            stride: attribute(frame, "stride", SIZE, size)?,
+            format: attribute(frame, "format", &formats(), |name| {
+                name.extract::<String>().ok()?.parse().ok()
+            })?,
+            matrix: attribute(frame, "matrix", MATRICES, |name| {
+                match name.extract::<String>().ok()?.as_str() {
+                    "bt601" => Some(YuvMatrix::BT601),
+                    "bt709" => Some(YuvMatrix::BT709),
+                    _ => None,
+                }
+            })?,
+        })
+    }
+}
+
+const BYTES: &str = "a contiguous uint8 array of one dimension (numpy.frombuffer makes one)";
+const BYTES_OR_NONE: &str =
+    "None or a contiguous uint8 array of one dimension (numpy.frombuffer makes one)";
+const SIZE: &str = "a whole number from 1 to 2147483647";
+const MATRICES: &str = "bt601 or bt709";
+
+fn formats() -> String {
+    format!(
+        "one of {}",
+        PixelFormat::ALL.map(PixelFormat::name).join(", ")
+    )
+}
+
+fn bytes<'py>(value: &Bound<'py, PyAny>) -> Option<PyReadonlyArray1<'py, u8>> {
+    let array: PyReadonlyArray1<'py, u8> = value.extract().ok()?;
+    array.as_slice().is_ok().then_some(array)
+}
+
+fn size(value: &Bound<'_, PyAny>) -> Option<usize> {
+    let size: i32 = value.extract().ok()?;
+    if value.is_instance_of::<PyBool>() {
+        return None;
+    }
+    usize::try_from(size).ok().filter(|&size| size > 0)
+}
+
+/// Reads an attribute of a frame.
+///
+/// # Errors
+/// `ImageError` if there is none, or `read` returns nothing: names the attribute, what it holds and
+/// what it must be.
+fn attribute<'py, T>(
+    frame: &Bound<'py, PyAny>,
+    name: &str,
+    must_be: &str,
+    read: impl FnOnce(&Bound<'py, PyAny>) -> Option<T>,
+) -> PyResult<T> {
+    let Some(value) = frame.getattr_opt(name)? else {
+        let class = frame.get_type().name()?;
+        return Err(invalid_image(format!(
+            "the {class} has no {name}; it must be {must_be}"
+        )));
+    };
+    read(&value).ok_or_else(|| {
+        invalid_image(format!(
+            "the frame's {name} is {}; it must be {must_be}",
+            shown(&value)
+        ))
+    })
+}
+
+/// Shows a value in a message: a text, a number or `None` as Python writes it, an array by its type
+/// and shape, anything else by its class, since bytes may be private.
+fn shown(value: &Bound<'_, PyAny>) -> String {
+    if let Ok(array) = value.cast::<PyUntypedArray>() {
+        let apart = if array.is_contiguous() {
+            ""
+        } else {
+            ", not contiguous"
+        };
+        return format!("an array of {} {:?}{apart}", array.dtype(), array.shape());
+    }
+    let plain = value.is_none()
+        || value.is_instance_of::<PyString>()
+        || value.is_instance_of::<PyInt>()
+        || value.is_instance_of::<PyFloat>();
+    // The representation of an enormous integer is an error.
+    match value.repr() {
+        Ok(text) if plain => excerpt(&text.to_string_lossy()),
+        _ => {
+            let class = value.get_type().name();
+            class.map_or_else(
+                |_| "a value".to_owned(),
+                |class| format!("of class {class}"),
+            )
+        }
+    }
 }
 
 impl Input<'_> {
@@ -44,21 +166,15 @@ impl Input<'_> {
             }
             Self::Prepared(prepared) => ImageView::preprocessed(&prepared.get().pixels, image),
             Self::Camera(frame) => {
-                let matrix = match frame.matrix.as_str() {
-                    "bt601" => YuvMatrix::BT601,
-                    "bt709" => YuvMatrix::BT709,
-                    other => return Err(invalid_value(format!("there is no matrix {other:?}"))),
-                };
                 let chroma = frame.chroma.as_ref().map(|chroma| chroma.as_slice());
-                let format: PixelFormat = frame.format.parse().map_err(to_py)?;
                 ImageView::frame(
                     frame.data.as_slice()?,
                     chroma.transpose()?,
                     (frame.height, frame.width),
-                    format,
+                    frame.format,
                     frame.stride,
                 )
-                .map(|view| view.with_matrix(matrix))
+                .map(|view| view.with_matrix(frame.matrix))
             }
         }
         .map_err(to_py)
