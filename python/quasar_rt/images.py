@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, Union, cast, runtime_checkable
@@ -228,17 +229,59 @@ def _reason(error: BaseException) -> str:
 def _decode(source: Path | io.BytesIO, what: str) -> Pixels:
     from PIL import Image
 
-    with Image.open(source) as image:
-        if image.format == "EPS":
-            raise ImageError(f"{what} is PostScript, a program; convert it to PNG or JPEG")
-        # Pillow warns of such a picture, and refuses one of twice the size.
-        if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-            raise ImageError(
-                f"{what} has {image.width} x {image.height} pixels, which may be an attack; "
-                "if it is not, raise PIL.Image.MAX_IMAGE_PIXELS"
-            )
-        image.load()
-        return _from_pillow(image, what)
+    name = os.fspath(source) if isinstance(source, Path) else ""
+    try:
+        with open(source, "rb") if isinstance(source, Path) else source as file, _open(file, name) as image:
+            if image.format == "EPS":
+                raise ImageError(f"{what} is PostScript, a program; convert it to PNG or JPEG")
+            _check_size(image, what)
+            image.load()
+            _check_size(image, what)  # an icon may hold a larger picture than it states
+            return _from_pillow(image, what)
+    except Image.DecompressionBombError as error:  # of a plugin's own check, such as of a picture in an icon
+        found = re.search(r"\d+", str(error))
+        raise ImageError(_too_large(what, f"{int(found[0]):,} pixels" if found else "a picture")) from None
+
+
+def _open(file: io.BufferedReader | io.BytesIO, name: str) -> Image.Image:
+    """Opens an image as `Image.open` does, but without its check of the size.
+
+    That check warns by way of `warnings`, whose filters belong to the whole process.
+    """
+    from PIL import Image
+
+    prefix = file.read(16)
+    tried: set[str] = set()
+    for register in (Image.preinit, Image.init):  # the common formats, then all
+        register()
+        for format in [format for format in Image.ID if format not in tried]:
+            tried.add(format)
+            factory, accepts = Image.OPEN[format]
+            file.seek(0)
+            try:
+                accepted = True if accepts is None else accepts(prefix)
+                if accepted and not isinstance(accepted, str):  # a text says why this Pillow cannot
+                    return factory(file, name)
+            except (SyntaxError, IndexError, TypeError, struct.error):  # of another format
+                continue
+    file.seek(0)
+    return Image.open(file)  # warns of a format that this Pillow was built without
+
+
+def _check_size(image: Image.Image, what: str) -> None:
+    from PIL import Image
+
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise ImageError(_too_large(what, f"{image.width} x {image.height} pixels"))
+
+
+def _too_large(what: str, found: str) -> str:
+    from PIL import Image
+
+    return (
+        f"{what} has {found}, which may be an attack: more than {Image.MAX_IMAGE_PIXELS:,} pixels; "
+        "if it is not, raise PIL.Image.MAX_IMAGE_PIXELS"
+    )
 
 
 def _is_file(value: object) -> TypeGuard[BinaryFile]:
