@@ -341,6 +341,51 @@ def test_a_stop_at_any_step_changes_nothing(whole: Path, tmp_path: Path, steps: 
         checkpoint.load(whole / "supernet.pt")["history"], trained.history["supernet"], strict=True
     ):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    for name in ("float.pt", "supernet.pt"):
+        assert checkpoint.load(tmp_path / name)["sha256"] == checkpoint.load(whole / name)["sha256"]
+
+
+def test_equal_runs_have_checkpoints_of_equal_digests(tmp_path: Path) -> None:
+    states = []
+    for name, stops in (("one", [7]), ("other", [7]), ("resumed", [3, 4]), ("longer", [8])):
+        for steps in stops:
+            with pytest.raises(Stopped):
+                train(short(), tmp_path / name, log=quiet, stop_after_steps=steps)
+        files = [checkpoint.load(tmp_path / name / file) for file in ("float.pt", "supernet.part.pt")]
+        assert files[0]["seconds"] > 0
+        assert files[1]["elapsed"] > 0
+        states.append([file["sha256"] for file in files])
+    assert states[0] == states[1] == states[2]
+    assert states[3][0] == states[0][0]
+    assert states[3][1] != states[0][1]
+
+
+def test_a_checkpoint_of_the_format_before_is_read_and_verified(tmp_path: Path) -> None:
+    # Its digest covers times, too; this one was written by the code of then.
+    path = tmp_path / "old.pt"
+    state = {
+        "seconds": 1.5,
+        "history": [{"loss": 0.25, "seconds": 1.5}],
+        "model": {"w": torch.arange(3.0)},
+        "format": "quasar-rt checkpoint 1",
+        "sha256": "c8db98a8d400ca43041645394d037ec6fe96a467ae18969f042ccb375484a456",
+    }
+    torch.save(state, path)
+    found = checkpoint.load(path)
+    assert found["history"] == state["history"]
+    assert found["sha256"] == state["sha256"]
+    for change in ({"seconds": 1.25}, {"model": {"w": torch.zeros(3)}}):
+        torch.save({**state, **change}, path)
+        with pytest.raises(CheckpointError, match="do not have the digest"):
+            checkpoint.load(path)
+    # In the format of now a time may differ, and nothing else.
+    checkpoint.save({"seconds": 1.5, "loss": 0.25}, path)
+    good = torch.load(path, weights_only=True)
+    torch.save({**good, "seconds": 2.5}, path)
+    assert checkpoint.load(path)["seconds"] == 2.5
+    torch.save({**good, "loss": 0.5}, path)
+    with pytest.raises(CheckpointError, match="do not have the digest"):
+        checkpoint.load(path)
 
 
 def test_two_processes_take_the_steps_that_one_takes(tmp_path: Path, start: Start) -> None:
@@ -487,7 +532,7 @@ def test_code_in_a_checkpoint_is_not_run_and_the_message_does_not_advise_it(tmp_
     path = tmp_path / "supernet.pt"
     for dump in (
         pickle.dumps,
-        lambda evil: torch.save({"format": "quasar-rt checkpoint 1", "x": evil}, path),
+        lambda evil: torch.save({"format": "quasar-rt checkpoint 2", "x": evil}, path),
     ):
         written = dump(Code(tmp_path / "run"))
         if written is not None:
@@ -497,7 +542,7 @@ def test_code_in_a_checkpoint_is_not_run_and_the_message_does_not_advise_it(tmp_
         assert "weights_only" not in str(caught.value)
     assert not (tmp_path / "run").exists()
     # A few bytes that claim to be gigabytes.
-    torch.save({"format": "quasar-rt checkpoint 1", "x": torch.zeros(1).expand(1 << 40)}, path)
+    torch.save({"format": "quasar-rt checkpoint 2", "x": torch.zeros(1).expand(1 << 40)}, path)
     with pytest.raises(CheckpointError, match="damaged, or no checkpoint"):
         checkpoint.load(path)
 
@@ -548,6 +593,8 @@ def test_a_runs_own_checkpoints_of_wrong_contents_are_refused_by_name(tmp_path: 
     for change, message in (
         ({"step": 99}, "step 99 of 10"),
         ({"optimizer": 1}, "does not hold"),
+        ({"elapsed": float("nan")}, "a time of nan seconds"),
+        ({"elapsed": "1"}, "does not hold"),
         ({}, "'sums'"),
     ):
         state = {**good, **change}

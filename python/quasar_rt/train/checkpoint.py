@@ -1,6 +1,7 @@
 """Checkpoint files: written whole or not at all, and refused when damaged, foreign or of another run.
 
 A checkpoint is what ``torch.save`` writes of a dictionary, with a format name and the SHA-256 of its contents in it.
+The digest leaves out times (`TIMES`), so that equal runs have equal digests.
 Depends on: torch.
 """
 
@@ -21,9 +22,14 @@ from torch import Tensor, nn
 from ..errors import FileError, QuasarError
 from ..files import replacing
 
-__all__ = ["CheckpointError", "load", "load_weights", "reading", "save", "write_atomically"]
+__all__ = ["TIMES", "CheckpointError", "load", "load_weights", "reading", "save", "write_atomically"]
 
-_FORMAT = "quasar-rt checkpoint 1"
+#: Keys of times in seconds, in a checkpoint and in all dictionaries within it.
+TIMES = frozenset({"seconds", "elapsed"})
+
+_FORMAT = "quasar-rt checkpoint 2"
+#: The formats that are read, with the keys that their digests leave out.
+_FORMATS = {_FORMAT: TIMES, "quasar-rt checkpoint 1": frozenset[str]()}
 
 
 class CheckpointError(QuasarError, ValueError):
@@ -37,7 +43,7 @@ def save(state: Mapping[str, Any], path: Path) -> None:
         quasar_rt.FileError: it cannot be written (a full disk); the file that was there before is unchanged.
     """
     body = {**state, "format": _FORMAT}
-    body["sha256"] = _digest(body)
+    body["sha256"] = _digest(body, TIMES)
     with write_atomically(path) as file:
         try:
             torch.save(body, file)
@@ -63,9 +69,9 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what a foreign file looks like
             state = torch.load(path, map_location="cpu", weights_only=True)
-        known = isinstance(state, dict) and state.get("format") == _FORMAT
+        known = isinstance(state, dict) and state.get("format") in _FORMATS
         stated = state.pop("sha256", None) if known else None
-        found = _digest(state) if known else None
+        found = _digest(state, _FORMATS[state["format"]]) if known else None
     except OSError as error:
         raise FileError(f"'{path}' cannot be read: {error}") from error
     # torch raises nearly anything on files that are not its own, and advises to run the code in them.
@@ -166,14 +172,15 @@ def _runs(process: int) -> bool:
     return True
 
 
-def _digest(state: Any) -> str:
+def _digest(state: Any, without: frozenset[str]) -> str:
+    """Returns the SHA-256 of a state, where dictionaries count without these keys."""
     digest = hashlib.sha256()
-    for piece in _pieces(state):
+    for piece in _pieces(state, without):
         digest.update(piece)
     return digest.hexdigest()
 
 
-def _pieces(value: Any) -> Iterator[Any]:
+def _pieces(value: Any, without: frozenset[str]) -> Iterator[Any]:
     if isinstance(value, Tensor):
         if value.nbytes > value.untyped_storage().nbytes():
             raise ValueError("a tensor is larger than what is stored of it")
@@ -181,13 +188,14 @@ def _pieces(value: Any) -> Iterator[Any]:
         yield f"tensor {value.dtype} {tuple(value.shape)}".encode()
         yield memoryview(value.reshape(-1).view(torch.uint8).numpy())
     elif isinstance(value, Mapping):
-        yield f"map {len(value)}".encode()
-        for key, item in value.items():
+        items = [(key, item) for key, item in value.items() if key not in without]
+        yield f"map {len(items)}".encode()
+        for key, item in items:
             yield repr(key).encode()
-            yield from _pieces(item)
+            yield from _pieces(item, without)
     elif isinstance(value, (list, tuple)):
         yield f"list {len(value)}".encode()
         for item in value:
-            yield from _pieces(item)
+            yield from _pieces(item, without)
     else:
         yield repr(value).encode()

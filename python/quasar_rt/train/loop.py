@@ -79,7 +79,7 @@ def run_stage(job: Job, model: ViT, plan: StagePlan) -> ViT:
         average = copy.deepcopy(model)
         with checkpoint.reading(path):
             checkpoint.load_weights(average, saved["model"], path)
-            job.seconds[name], job.history[name] = float(saved["seconds"]), list(saved["history"])
+            job.seconds[name], job.history[name] = _seconds(saved["seconds"]), _rows(saved)
         average.to(job.group.device)
         job.log(f"{name}: already trained, read from {path}")
         return average
@@ -99,6 +99,18 @@ def run_stage(job: Job, model: ViT, plan: StagePlan) -> ViT:
         job.part(name).unlink(missing_ok=True)
     job.group.barrier()
     return average
+
+
+def _rows(saved: Mapping[str, Any]) -> list[Row]:
+    """Returns a checkpoint's rows of epochs, with their times checked."""
+    return [{**row, "seconds": _seconds(row["seconds"])} for row in saved["history"]]
+
+
+def _seconds(value: Any) -> float:
+    """Checks a time of a checkpoint: the digest does not cover it."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"a time of {value} seconds")
+    return float(value)
 
 
 class Loop:
@@ -183,8 +195,8 @@ class Loop:
             checkpoint.load_weights(self.model, state["model"], part)
             checkpoint.load_weights(self.average, state["average"], part)
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.rows, self.sums = state["step"], state["history"], state["sums"]
-            self.elapsed = state["elapsed"]
+            self.step, self.rows, self.sums = state["step"], _rows(state), state["sums"]
+            self.elapsed = _seconds(state["elapsed"])
             if not 0 <= self.step <= self.total:
                 raise ValueError(f"step {self.step} of {self.total}")
         self.job.write_log("", self.rows)
