@@ -9,20 +9,24 @@ import gzip
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import QuasarError
+from .texts import Texts
 
 __all__ = [
     "DIGITS_CLASSES",
     "FASHION_MNIST_CLASSES",
     "DatasetError",
     "ImageFolder",
+    "LabelledFiles",
     "fashion_mnist_root",
     "held_out",
     "image_files",
@@ -213,13 +217,39 @@ def load_digits(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return images, data.target[chosen].astype(np.int64)
 
 
-@dataclass(frozen=True)
+class LabelledFiles(Sequence[tuple[Path, int]]):
+    """Paths of images and their labels, without an object for each of what may be millions."""
+
+    def __init__(self, files: Iterable[tuple[str | os.PathLike[str], int]]) -> None:
+        self.paths = Texts()
+        labels = array("q")
+        for path, label in files:
+            self.paths.append(os.fspath(path))
+            labels.append(label)
+        self.labels: NDArray[np.int64] = np.array(labels, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Path, int]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[Path, int]]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[Path, int] | list[tuple[Path, int]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return Path(self.paths[index]), int(self.labels[index])
+
+
+@dataclass(frozen=True, eq=False)
 class ImageFolder:
     """A folder of images by class: its classes in label order, and the files of each split with their labels."""
 
     classes: tuple[str, ...]
-    train: tuple[tuple[Path, int], ...]
-    test: tuple[tuple[Path, int], ...]
+    train: LabelledFiles
+    test: LabelledFiles
 
 
 def read_image_folder(root: str | os.PathLike[str]) -> ImageFolder:
@@ -248,23 +278,30 @@ def read_image_folder(root: str | os.PathLike[str]) -> ImageFolder:
         raise DatasetError(
             f"'{train if tests else root}' has fewer than two class folders with images: {how}"
         )
-    kept, aside = [], []
+    kept: Iterator[tuple[str, int]]
+    aside: Iterator[tuple[str, int]]
     if tests:
         held = _files_by_class(tests[0])
         for name in held:
             if name not in found:
                 raise DatasetError(f"'{tests[0] / name}' is a class that '{train}' lacks")
-        for label, (name, files) in enumerate(found.items()):
-            kept += [(path, label) for path in files]
-            aside += [(path, label) for path in held.get(name, [])]
+        aside = ((path, label) for label, name in enumerate(found) for path in held.get(name, ()))
+        kept = ((path, label) for label, files in enumerate(found.values()) for path in files)
     else:
-        for label, files in enumerate(found.values()):
-            chosen = held_out(len(files))
-            for index, path in enumerate(files):
-                (aside if index in chosen else kept).append((path, label))
-    if not kept or not aside:
-        raise DatasetError(f"'{root}' has no image for {'the test' if kept else 'training'}: {how}")
-    return ImageFolder(tuple(found), tuple(kept), tuple(aside))
+        aside, kept = (_divided(found.values(), of_test) for of_test in (True, False))
+    folder = ImageFolder(tuple(found), LabelledFiles(kept), LabelledFiles(aside))
+    if not len(folder.train) or not len(folder.test):
+        raise DatasetError(
+            f"'{root}' has no image for {'the test' if len(folder.train) else 'training'}: {how}"
+        )
+    return folder
+
+
+def _divided(classes: Iterable[Texts], of_test: bool) -> Iterator[tuple[str, int]]:
+    """Yields the test images of a folder without a split, or the others, with their labels."""
+    for label, files in enumerate(classes):
+        chosen = held_out(len(files))
+        yield from ((path, label) for index, path in enumerate(files) if (index in chosen) == of_test)
 
 
 def held_out(count: int) -> set[int]:
@@ -273,10 +310,10 @@ def held_out(count: int) -> set[int]:
     return set(chosen.tolist())
 
 
-def _files_by_class(root: Path) -> dict[str, list[Path]]:
+def _files_by_class(root: Path) -> dict[str, Texts]:
     """Returns the image files of each folder in `root` that holds any, in the order of the folders' names."""
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return {folder.name: files for folder in folders if (files := list(image_files(folder)))}
+    return {folder.name: files for folder in folders if len(files := Texts(map(str, image_files(folder))))}
 
 
 def image_files(root: str | os.PathLike[str]) -> Iterator[Path]:

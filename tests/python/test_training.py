@@ -784,6 +784,25 @@ def test_a_folders_batches_depend_on_the_step_alone(tmp_path: Path) -> None:
     assert not torch.equal(straight[0][0], straight[2][0])
 
 
+def test_the_seeds_of_an_epoch_are_made_when_they_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = folder_recipe(tmp_path, folder_of_images(tmp_path / "images", split=False))
+    source = Batches(data.load(recipe).train, recipe.data, 0, "float", 2)
+    made: list[tuple[int | str, ...]] = []
+
+    def counted(*parts: int | str) -> int:
+        made.append(parts)
+        return data.key_of(*parts)
+
+    monkeypatch.setattr("quasar_rt.train.batches.key_of", counted)
+    batches = source.between(0, 4)
+    next(batches)
+    assert len(made) == 2
+    assert len(list(batches)) == 3
+    assert len(made) == 8
+
+
 def packed(root: Path, out: Path, kind: str) -> str:
     """Packs a folder of images, and returns the name of the set."""
     if kind == "hf":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, overload
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..datasets import DatasetError, labels_by_name, plain_name
 from ..images import ImageLike
+from ..texts import Texts
 
 __all__ = ["ImageFiles", "ImageSet", "Images", "Name", "Part", "Records", "Source", "read_class_names"]
 
@@ -36,22 +38,22 @@ class Records(Protocol):
         """Returns the name of an image, which does not depend on the place of the data."""
 
 
-@dataclass(frozen=True)
 class ImageFiles:
     """Images in files of their own."""
 
-    paths: Sequence[Path]
+    def __init__(self, paths: Texts | Iterable[str | os.PathLike[str]]) -> None:
+        self._paths = paths if isinstance(paths, Texts) else Texts(os.fspath(path) for path in paths)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self._paths)
 
     def read(self, index: int) -> ImageLike:
         """Returns the file's path."""
-        return self.paths[index]
+        return Path(self._paths[index])
 
     def name(self, index: int) -> str:
         """Returns the file's name and its folder's."""
-        path = self.paths[index]
+        path = Path(self._paths[index])
         return f"{path.parent.name}/{path.name}"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..datasets import (
     DatasetError,
+    LabelledFiles,
     held_out,
     image_files,
     read_image_folder,
@@ -72,7 +73,7 @@ def labelled_images(name: str | os.PathLike[str], classes: Sequence[str]) -> Par
     """
     name = os.fspath(name)
     if (source := _open(name)) is None:
-        return _of_files(list(walk_image_folder(name, classes)))
+        return _of_files(LabelledFiles(walk_image_folder(name, classes)))
     return source.part_for("test" if "test" in source.records else "train", classes)
 
 
@@ -90,10 +91,10 @@ def images_of(name: str | os.PathLike[str]) -> Images:
         return Images(source.records["train" if "train" in source.records else "test"])
     if not os.path.isdir(name):
         raise DatasetError(f"there is no folder '{name}'; other sets of images are wds:SHARDS and hf:NAME")
-    files = list(image_files(name))
-    if not files:
+    files = ImageFiles(image_files(name))
+    if not len(files):
         raise DatasetError(f"no image in {name}: give a folder with PNG or JPEG files")
-    return Images(ImageFiles(files))
+    return Images(files)
 
 
 def _kind(name: str) -> str | None:
@@ -117,9 +118,8 @@ def _open(name: str) -> Source | None:
     return None if kind is None else _KINDS[kind](name)
 
 
-def _of_files(files: Sequence[tuple[Path, int]]) -> Part:
-    labels = np.array([label for _, label in files], np.int64)
-    return Part(Images(ImageFiles([path for path, _ in files])), labels)
+def _of_files(files: LabelledFiles) -> Part:
+    return Part(Images(ImageFiles(files.paths)), files.labels)
 
 
 def _divide(part: Part, name: str) -> tuple[Part, Part]:

@@ -29,6 +29,7 @@ from ..datasets import IMAGE_SUFFIXES, DatasetError
 from ..errors import ImageError
 from ..files import write_bytes
 from ..images import ImageLike
+from ..texts import Texts
 from .base import Name, Source, read_class_names
 
 __all__ = ["ShardImages", "Shards"]
@@ -198,14 +199,14 @@ class Shards(Source):
     def _records(self, paths: Sequence[str]) -> ShardImages:
         numbers = {path: number for number, path in enumerate(paths)}
         shard, offset, size = array("i"), array("q"), array("q")
-        names: list[str] = []
+        names = Texts()
         for sample in self._samples(paths):
             image = sample.member(self._image_field(sample))
             shard.append(numbers[sample.shard])
             offset.append(image.offset)
             size.append(image.size)
             names.append(image.name)
-        if not names:
+        if not len(names):
             raise DatasetError(f"'{self.name.text}': the shards hold no sample, first '{paths[0]}'")
         shards, offsets, sizes = (np.array(values, np.int64) for values in (shard, offset, size))
         return ShardImages(tuple(paths), shards, offsets, sizes, names)

@@ -82,20 +82,10 @@ class Batches:
             yield images.to(self.device), split.labels[index].to(self.device)
 
     def _from_files(self, split: FileSplit, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        keys = []
-        for step in range(start, stop):
-            positions = range(self.batch)[self.part]
-            chosen = self.indices(step)[self.part].tolist()
-            keys.append(
-                [
-                    (index, key_of(self.seed, self.stage, "augment", step, position))
-                    for index, position in zip(chosen, positions, strict=True)
-                ]
-            )
         workers = self.recipe.workers
         loader = torch.utils.data.DataLoader(
             self.one_by_one(split),
-            batch_sampler=keys,
+            batch_sampler=self._keys(start, stop),
             num_workers=workers,
             worker_init_fn=_leave_signals_to_the_parent if workers else None,
             generator=torch.Generator(),
@@ -108,6 +98,19 @@ class Batches:
             # A worker's error has the place where it was raised, and the message last.
             line = str(error).strip().splitlines()[-1]
             raise ImageError(line.rpartition("ImageError: ")[2]) from error
+
+    def _keys(self, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
+        """Yields the index and the seed of each image of this process, a step at a time.
+
+        All keys of an epoch at once would take some hundred megabytes for a million images.
+        """
+        positions = range(self.batch)[self.part]
+        for step in range(start, stop):
+            chosen = self.indices(step)[self.part].tolist()
+            yield [
+                (index, key_of(self.seed, self.stage, "augment", step, position))
+                for index, position in zip(chosen, positions, strict=True)
+            ]
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:
