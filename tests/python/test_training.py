@@ -652,6 +652,17 @@ def test_a_run_that_filled_the_disk_continues_when_there_is_space(
     same(checkpoint.load(whole / "supernet.pt")["model"], checkpoint.load(run / "supernet.pt")["model"])
 
 
+def test_all_processes_end_cleanly_when_the_first_fills_the_disk(tmp_path: Path, start: Start) -> None:
+    # In blocks of 512 or 1024 bytes: too few for the first checkpoint.
+    full = ["sh", "-c", 'ulimit -f 40; exec "$@"', "sh"]
+    process = start([*full, *LAUNCHER, "-m", "quasar_rt", "train", *options(tmp_path / "run")])
+    output, _ = process.communicate(timeout=600)
+    reason = f"'{tmp_path}/run/float.part.pt' cannot be written: File too large"
+    assert f"Error: {reason}" in output
+    assert f"Error: the first process failed: FileError: {reason}" in output
+    assert "RuntimeError" not in output
+
+
 def test_samples_on_a_full_disk_leave_the_earlier_ones(tmp_path: Path, full_disk: FullDisk) -> None:
     test = data.load(short(), None, Space.load("digits")).test()
     write_samples(test, "0123456789", tmp_path)

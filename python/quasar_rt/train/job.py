@@ -223,9 +223,10 @@ class Job:
                     self.read(path, self.digest(name, identity))
 
     def write_log(self, stage: str = "", rows: Sequence[Row] = ()) -> None:
-        """Rewrites ``log.csv``: the finished stages' rows and those of the one in progress."""
-        if not self.group.first:
-            return
+        """Rewrites ``log.csv``: the finished stages' rows and those of the one in progress. All processes call it."""
+        self.group.from_first(lambda: self._write_log(stage, rows))
+
+    def _write_log(self, stage: str, rows: Sequence[Row]) -> None:
         every = [row for part in (*self.history.values(), rows) for row in part]
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, COLUMNS, restval="")

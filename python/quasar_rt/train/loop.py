@@ -94,10 +94,12 @@ def run_stage(job: Job, model: ViT, plan: StagePlan) -> ViT:
         "seconds": job.seconds[name],
         "history": loop.rows,
     }
-    if job.group.first:
+
+    def finish() -> None:
         checkpoint.save(saved, path)
         job.part(name).unlink(missing_ok=True)
-    job.group.barrier()
+
+    job.group.from_first(finish)
     return average
 
 
@@ -204,25 +206,27 @@ class Loop:
         self.job.log(f"{self.name}: continues at {at}, read from {part}")
 
     def _save(self) -> None:
-        if self.job.group.first:
-            epoch, position = divmod(self.step, self.batches.steps)
-            state = {
-                "digest": self.digest,
-                "data": self.job.data.identity,
-                "stage": self.name,
-                "step": self.step,
-                "total_steps": self.total,
-                "epoch": epoch,
-                "sampler_position": position * self.settings.batch,
-                "model": self.model.state_dict(),
-                "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "history": self.rows,
-                "sums": self.sums,
-                "elapsed": self.elapsed + time.monotonic() - self.resumed_at,
-            }
-            checkpoint.save(state, self.job.part(self.name))
+        """Writes the checkpoint within the stage; all processes call it, and fail if the first one cannot write."""
+        self.job.group.from_first(lambda: checkpoint.save(self._state(), self.job.part(self.name)))
         self.last_save = time.monotonic()
+
+    def _state(self) -> dict[str, Any]:
+        epoch, position = divmod(self.step, self.batches.steps)
+        return {
+            "digest": self.digest,
+            "data": self.job.data.identity,
+            "stage": self.name,
+            "step": self.step,
+            "total_steps": self.total,
+            "epoch": epoch,
+            "sampler_position": position * self.settings.batch,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.rows,
+            "sums": self.sums,
+            "elapsed": self.elapsed + time.monotonic() - self.resumed_at,
+        }
 
     def _epoch(self) -> None:
         job, recipe, steps = self.job, self.job.recipe, self.batches.steps
@@ -234,12 +238,12 @@ class Loop:
             self.sums, self.elapsed = {}, 0.0
         with EpochProgress(title, first % steps, steps, job.log, quiet=not job.group.first) as progress:
             for x, y in self.batches.between(first, last):
-                stop = self._step(x, y)
+                stop, late = self._step(x, y)
                 progress.at(self.step - epoch * steps, self._mean_loss)
                 if self.step == last:
                     break
                 due = recipe.checkpoint_every and self.step % recipe.checkpoint_every == 0
-                if stop or due or time.monotonic() - self.last_save > 60 * recipe.checkpoint_minutes:
+                if stop or due or late:
                     self._save()
                 if stop:
                     raise self._stopped(f"{title}, step {self.step - epoch * steps} of {steps}")
@@ -287,8 +291,8 @@ class Loop:
             for k in range(s.random)
         ]
 
-    def _step(self, x: Tensor, y: Tensor) -> bool:
-        """Makes one step; returns whether to stop after it."""
+    def _step(self, x: Tensor, y: Tensor) -> tuple[bool, bool]:
+        """Makes one step; returns whether to stop after it, and whether a checkpoint is due by the clock."""
         o, group = self.settings, self.job.group
         for g in self.optimizer.param_groups:
             g["lr"] = learning_rate(self.schedule, self.step, self.total)
@@ -303,8 +307,10 @@ class Loop:
             found, touched = self.gradients(networks, x[part], y[part], pieces)
             losses += found
         stop = self.job.stopping != "" or self.job.steps_left <= 1
-        summed = torch.cat([losses, torch.tensor([float(stop)], device=losses.device)])
-        *step_losses, stops = group.sum_gradients(self.model.parameters(), summed).tolist()
+        # The first process's clock counts for all.
+        late = group.first and time.monotonic() - self.last_save > 60 * self.job.recipe.checkpoint_minutes
+        summed = torch.cat([losses, torch.tensor([float(stop), float(late)], device=losses.device)])
+        *step_losses, stops, lates = group.sum_gradients(self.model.parameters(), summed).tolist()
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), o.clip))
         if not math.isfinite(sum(step_losses) + norm):
             # The baseline has no stage of its own in the recipe.
@@ -322,7 +328,7 @@ class Loop:
             weight = max(1 - o.ema, 1 / (self.step + 1))
             torch._foreach_lerp_([a for _, a in self.pairs], [p for p, _ in self.pairs], weight)
         self._add_to_sums([kind for kind, _ in networks], step_losses, norm)
-        return bool(stops > 0)
+        return stops > 0, lates > 0
 
     def kept(self, k: int, architecture: Architecture | None) -> Tensor | None:
         """Returns the branches that this process's samples keep in the step's `k`-th network."""
