@@ -28,6 +28,7 @@ _Layer = tuple[str, int, int, int, int, int, int]
 
 __all__ = [
     "ABI",
+    "CLOSE_SECONDS",
     "MAX_THREADS",
     "REGISTER_BYTES",
     "UIO_NODE",
@@ -66,12 +67,14 @@ __all__ = [
     "row_pairs",
     "shut_down_devices",
     "sim_configuration",
+    "threads_in_python",
     "tiers",
     "unit_vector",
     "unpack_rows",
 ]
 
 ABI: Final[int]
+CLOSE_SECONDS: Final[float]
 MAX_THREADS: Final[int]
 REGISTER_BYTES: Final[int]
 UIO_NODE: Final[str]
@@ -314,11 +317,12 @@ def replay_periods(
     space: Space, hardware: Hardware, genomes: npt.NDArray[np.uint8], threads: int
 ) -> npt.NDArray[np.uint64]: ...
 def preprocess(image: _Pixels | _CameraFrame, size: tuple[int, int, int], document: str) -> _Pixels: ...
-def shut_down_devices() -> None: ...
+def shut_down_devices(seconds: float) -> bool: ...
 def sim_configuration(library: str | PathLike[str]) -> str: ...
 def tiers() -> list[tuple[str, bool]]: ...
 def default_threads() -> int: ...
 def peak_macs_per_second(tier: str, seconds: float) -> float: ...
+def threads_in_python(seconds: float) -> list[int]: ...
 def error_classes() -> dict[str, type[Exception]]: ...
 def quantize_rows(
     weights: npt.NDArray[np.float32],

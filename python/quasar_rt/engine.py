@@ -7,14 +7,13 @@ output. Depends on these modules and on nothing of training or search.
 
 from __future__ import annotations
 
-import atexit
 import os
 import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import islice, repeat
 from types import TracebackType
@@ -22,7 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ._native import MAX_THREADS, FrameHandle, shut_down_devices
+from . import ending
+from ._native import MAX_THREADS, FrameHandle
 from ._native import Engine as NativeEngine
 from ._native import Prepared as NativePrepared
 from .device import open_device
@@ -47,13 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 _Item = TypeVar("_Item")
-
-
-@atexit.register
-def _at_exit() -> None:
-    """Ends the threads of streams and of drivers while Python still runs, which both need."""
-    Lookahead.stop_all()
-    shut_down_devices()
 
 
 class Engine:
@@ -106,6 +99,9 @@ class Engine:
         ['Pullover', 'Trouser', 'Trouser']
     """
 
+    # An attribute of the class is still there when the module's names are gone.
+    _check_running = staticmethod(ending.check_running)
+
     def __init__(
         self,
         subnet: Subnet | str | os.PathLike[str],
@@ -117,6 +113,7 @@ class Engine:
         queue: int = 32,
         metrics: bool = False,
     ) -> None:
+        self._check_running()
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
             raise InvalidValueError(
                 f"threads is {threads!r}; it must be within [1, {MAX_THREADS}] (or None for all cores)"
@@ -236,9 +233,10 @@ class Engine:
             >>> [future.result().label for future in futures]
             ['Ankle boot', 'Pullover', 'Trouser']
         """
+        engine = self._open(top_k)
+        ending.check_can_start("submissions")
         from .submissions import Job, Submissions
 
-        engine = self._open(top_k)
         if timeout is not None and not timeout >= 0:
             raise InvalidValueError(f"timeout is {timeout!r}; it must be a number of seconds from 0 on")
         submissions = self._submissions.get(os.getpid())
@@ -331,11 +329,9 @@ class Engine:
     def _batch_on_cpu(
         self, engine: NativeEngine, images: Iterable[ImageLike], format: str | None, top_k: int
     ) -> Predictions:
-        from concurrent.futures import ThreadPoolExecutor
-
         predictions = Predictions(classes=len(self._classes), embed=self._embed)
         source = iter(images)
-        with ThreadPoolExecutor(engine.threads, "quasar-decode") as pool:
+        with _decoders(engine.threads) as start:
             while piece := [
                 self._at(place, in_memory, image)
                 for place, image in enumerate(islice(source, 8 * engine.threads), len(predictions))
@@ -343,7 +339,7 @@ class Engine:
                 places = range(len(predictions), len(predictions) + len(piece))
                 # An array needs no decoding, so no thread either.
                 ready = all(isinstance(image, (np.ndarray, Frame)) for image in piece)
-                spread = map if ready else pool.map
+                spread = map if ready else start
                 decoded = list(spread(self._decode_at, places, piece, repeat(format)))
                 outputs, nanoseconds = self._run_batch(places, [pixels for pixels, _ in decoded], top_k)
                 predictions += [
@@ -394,8 +390,9 @@ class Engine:
         closed.
         """
         on_drop = None if self._recorder is None else self._recorder.drop
-        state = Lookahead(ahead, drop, keep_images, on_drop)
         self._open(top_k)
+        state = Lookahead(ahead, drop, keep_images, on_drop)
+        ending.check_can_start("streams")
         _check_several(images)
         return Stream(self._stream(state, images, format, top_k), state)
 
@@ -595,11 +592,14 @@ class Engine:
             raise InvalidValueError(f"'{self.subnet.name}': {NO_EMBEDDING}")
 
     def _open(self, top_k: int) -> NativeEngine:
+        self._check_running()
         if top_k < 1:
             raise InvalidValueError(f"top_k is {top_k}; it must be at least 1")
         engine = self._engine
         if engine is None:
             raise ClosedError("this engine was closed; make a new one")
+        if self._accelerated and ending.accelerators_are_closed():
+            raise ClosedError("Python is ending: its accelerators were closed; use them before")
         return engine
 
     def _listed(self, top_k: int) -> int:
@@ -652,6 +652,25 @@ class Engine:
     def _count_error(self) -> None:
         if self._recorder is not None:
             self._recorder.error()
+
+
+@contextmanager
+def _decoders(threads: int) -> Generator[Callable[..., Iterator[Any]], None, None]:
+    """Gives a `map` that runs in threads; without threads at the end of Python, which starts none any more."""
+    try:
+        from concurrent.futures import ThreadPoolExecutor
+    except RuntimeError:
+        yield map
+        return
+
+    def start(*arguments: Any) -> Iterator[Any]:
+        try:
+            return pool.map(*arguments)
+        except RuntimeError:
+            return map(*arguments)
+
+    with ThreadPoolExecutor(threads, "quasar-decode") as pool:
+        yield start
 
 
 def _check_several(images: object) -> None:

@@ -142,7 +142,7 @@ class BusyError(QuasarError):
 
 
 class ClosedError(QuasarError):
-    """The engine was closed."""
+    """The engine was closed, or Python is ending."""
 
 
 class UntrainedWarning(UserWarning):

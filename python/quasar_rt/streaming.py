@@ -1,6 +1,6 @@
 """The thread of `Engine.stream`, which prepares images before the consumer asks for them.
 
-Depends on `errors`, `images` and `prediction`; the engine gives the work as functions.
+Depends on `ending`, `errors`, `images` and `prediction`; the engine gives the work as functions.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
-from .errors import InvalidValueError
+from . import ending
+from .errors import ClosedError, InvalidValueError, ThreadsError
 from .images import ImageLike
 from .prediction import Prediction
 
@@ -76,7 +77,8 @@ class Lookahead:
     """
 
     #: Streams that have not ended.
-    running: ClassVar[weakref.WeakSet[Lookahead]] = weakref.WeakSet()
+    running: ClassVar[dict[int, weakref.ref[Lookahead]]] = {}
+    _patience = staticmethod(ending.patience)
 
     def __init__(
         self,
@@ -98,6 +100,8 @@ class Lookahead:
         self._on_drop = on_drop
         self.room = threading.Semaphore(self.ahead)
         self.stopped = threading.Event()
+        #: Items for the consumer: place, image and item, an error, or None at the end.
+        self.ready: SimpleQueue[tuple[int, ImageLike | None, Any] | _Failure | None] = SimpleQueue()
         # Held while an image's memory is read. The garbage collector may end the stream in the thread itself.
         self.reading = threading.RLock()
         self._process = os.getpid()
@@ -105,8 +109,11 @@ class Lookahead:
     @classmethod
     def stop_all(cls) -> None:
         """Stops the threads of all streams, for the end of the process."""
-        for state in list(cls.running):
-            state.stop()
+        # `list` reads the dictionary at once, whatever other threads and the garbage collector do.
+        for find in list(cls.running.values()):
+            if (state := find()) is not None:
+                state.stop()
+                state.ready.put(_Failure(ClosedError("Python is ending: its streams were stopped")))
 
     def count_dropped(self) -> None:
         """Counts an image that a newer one has displaced."""
@@ -116,13 +123,32 @@ class Lookahead:
 
     def stop(self) -> None:
         """Stops the thread, and waits until the current image, if any, has been read."""
-        self.running.discard(self)
+        self.running.pop(id(self), None)
         if os.getpid() != self._process:
             return  # the thread is not in this process, and may hold the lock for ever
         self.stopped.set()
         self.room.release()
-        with self.reading:
-            pass
+        if self.reading.acquire(timeout=self._patience()):
+            self.reading.release()
+
+
+class _Source(Generic[_Item]):
+    """The images of a stream, and the work for each one.
+
+    The consumer owns it. The thread refers to it only while it takes an image or prepares it: a stream that is dropped
+    together with its own source, in a cycle, can be collected.
+    """
+
+    def __init__(self, images: Iterable[ImageLike], prepare: Callable[[ImageLike], _Item]) -> None:
+        self.prepare = prepare
+        self._images = images
+        self._iterator: Iterator[ImageLike] | None = None
+
+    def next(self) -> object:
+        """Returns the next image, or `_END`."""
+        if self._iterator is None:
+            self._iterator = iter(self._images)
+        return next(self._iterator, _END)
 
 
 @dataclass(frozen=True)
@@ -137,43 +163,24 @@ def lookahead(
 
     Where the stream drops images, the thread does not wait for the consumer: a prepared image displaces the oldest one
     that waits. An error and the end are never displaced, since nothing comes after them.
+
+    Raises:
+        ClosedError: Python is ending.
+        ThreadsError: the thread cannot be started.
     """
-    ready: SimpleQueue[tuple[int, ImageLike | None, _Item] | _Failure | None] = SimpleQueue()
-
-    def work() -> None:
-        try:
-            position = 0
-            source = iter(images)
-            while (state.drops or state.room.acquire()) and not state.stopped.is_set():
-                image = next(source, _END)
-                if image is _END:
-                    ready.put(None)
-                    return
-                with state.reading:
-                    if state.stopped.is_set():
-                        return
-                    item = prepare(cast("ImageLike", image))
-                kept = cast("ImageLike", image) if state.keep_images else None
-                del image  # its memory is its owner's again
-                # The consumer may take one meanwhile, which makes room as well.
-                while state.drops and ready.qsize() >= state.ahead:
-                    try:
-                        ready.get_nowait()
-                    except Empty:
-                        break
-                    state.count_dropped()
-                ready.put((position, kept, item))
-                position += 1
-                del item, kept
-        except BaseException as error:  # handed to the consumer, which raises it
-            ready.put(_Failure(error))
-
+    ending.check_can_start("streams")
+    source = _Source(images, prepare)
     # A daemon, so that an unfinished stream does not keep the interpreter from ending.
-    thread = threading.Thread(target=work, name="quasar-stream", daemon=True)
-    state.running.add(state)
-    thread.start()
+    thread = threading.Thread(
+        target=_work, args=(state, weakref.ref(source)), name="quasar-stream", daemon=True
+    )
     try:
-        while (got := ready.get()) is not None:
+        state.running[id(state)] = weakref.ref(state)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise ThreadsError(f"a stream's thread cannot be started: {error}; use infer") from error
+        while (got := state.ready.get()) is not None:
             state.room.release()
             if isinstance(got, _Failure):
                 raise got.error
@@ -183,3 +190,40 @@ def lookahead(
             del item
     finally:
         state.stop()
+
+
+def _work(state: Lookahead, find: weakref.ref[_Source[Any]]) -> None:
+    ready = state.ready
+    try:
+        position = 0
+        while (state.drops or state.room.acquire()) and not state.stopped.is_set():
+            source = find()
+            if source is None:
+                return  # the stream was collected
+            image = source.next()
+            prepare = source.prepare
+            del source
+            if image is _END:
+                ready.put(None)
+                return
+            with state.reading:
+                if state.stopped.is_set():
+                    return
+                item = prepare(cast("ImageLike", image))
+            kept = cast("ImageLike", image) if state.keep_images else None
+            del image, prepare  # the image's memory is its owner's again
+            # The consumer may take one meanwhile, which makes room as well.
+            while state.drops and ready.qsize() >= state.ahead:
+                try:
+                    ready.get_nowait()
+                except Empty:
+                    break
+                state.count_dropped()
+            ready.put((position, kept, item))
+            position += 1
+            del item, kept
+    except BaseException as error:  # handed to the consumer, which raises it
+        ready.put(_Failure(error))
+
+
+ending.at_end(Lookahead.stop_all)

@@ -1,12 +1,11 @@
 """The queue behind `Engine.submit`: images that wait for their turn, and the threads that run them in order.
 
 One thread decodes and preprocesses (on an accelerator, it also begins the frame) while another one runs the network.
-Depends on `errors`; an image's work is given as functions.
+Depends on `ending` and `errors`; an image's work is given as functions.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import weakref
@@ -16,13 +15,16 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, ClassVar
 
-from .errors import BusyError, ClosedError
+from . import ending
+from .errors import BusyError, ClosedError, ThreadsError
 from .prediction import Prediction
 
 __all__ = ["Job", "Submissions"]
 
 #: Number of images that are prepared before their turn.
 _AHEAD = 4
+#: Seconds between two looks at transports while Python ends.
+_INTERVAL = 0.05
 
 
 class Job:
@@ -69,7 +71,7 @@ class Submissions:
     """A queue of at most `limit` unfinished jobs, and its two threads, which start with the first job."""
 
     #: Queues that have jobs or may get some.
-    alive: ClassVar[weakref.WeakSet[Submissions]] = weakref.WeakSet()
+    alive: ClassVar[dict[int, weakref.ref[Submissions]]] = {}
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -81,14 +83,16 @@ class Submissions:
         self._closed = False
         self._threads: tuple[threading.Thread, ...] = ()
         self._process = os.getpid()
-        self.alive.add(self)
+        # `list` reads the dictionary at once, whatever other threads and the garbage collector do.
+        self.alive[id(self)] = weakref.ref(self, partial(_forget, self.alive, id(self)))
 
     def submit(self, job: Job, timeout: float | None) -> None:
         """Appends a job; waits for room, at most `timeout` seconds, or not at all in a callback of a job.
 
         Raises:
             BusyError: there was no room in time.
-            ClosedError: the queue was closed.
+            ClosedError: the queue was closed, or Python is ending.
+            ThreadsError: the threads cannot be started.
         """
         own = threading.current_thread() in self._threads
         if own:
@@ -99,14 +103,18 @@ class Submissions:
                 f"{self._limit} submitted images are unfinished, and {why}; submit fewer, allow more "
                 "(Engine(queue=...)) or longer (submit(timeout=...))"
             )
-        with self._lock:
-            if self._closed:
-                self._room.release()
-                raise ClosedError("this engine was closed; make a new one")
-            if not self._threads:
-                self._start()
-            self._jobs.add(job)
-            self._waiting.put(job)
+        try:
+            with self._lock:
+                ending.check_can_start("submissions")
+                if self._closed:
+                    raise ClosedError("this engine was closed; make a new one")
+                if not self._threads:
+                    self._start()
+                self._jobs.add(job)
+                self._waiting.put(job)
+        except BaseException:
+            self._room.release()
+            raise
 
     def _start(self) -> None:
         ready: SimpleQueue[Job | None] = SimpleQueue()
@@ -118,8 +126,13 @@ class Submissions:
             ),
             threading.Thread(target=_run, args=(ready, ahead, self._done), name="quasar-submit", daemon=True),
         ]
-        for thread in work:
-            thread.start()
+        try:
+            for thread in work:
+                thread.start()
+        except RuntimeError as error:
+            self._waiting.put(None)  # for the first one, if it runs
+            self._waiting = SimpleQueue()
+            raise ThreadsError(f"a thread for submissions cannot be started: {error}; use infer") from error
         self._threads = tuple(work)
 
     def _done(self, job: Job) -> None:
@@ -149,13 +162,31 @@ class Submissions:
 
     @classmethod
     def finish_all(cls) -> None:
-        """Closes all queues and waits, for the end of the process; Ctrl-C cancels what is left."""
-        for queue in list(cls.alive):
+        """Closes all queues and waits, for the end of the process; Ctrl-C and a hung transport cancel what is left."""
+        queues = [queue for find in list(cls.alive.values()) if (queue := find()) is not None]
+        for queue in queues:
+            queue.close(wait=False)
+        cancelled = False
+        while threads := [thread for queue in queues for thread in queue._threads if thread.is_alive()]:
             try:
-                queue.close()
+                if cancelled:
+                    for queue in queues:
+                        queue.close(cancel=True, wait=False)
+                if ending.hangs():
+                    if cancelled:
+                        break
+                    cancelled = True
+                    continue
+                threads[0].join(_INTERVAL)
             except KeyboardInterrupt:
-                for each in list(cls.alive):
-                    each.close(cancel=True, wait=False)
+                cancelled = True
+
+
+def _forget(
+    alive: dict[int, weakref.ref[Submissions]], place: int, reference: weakref.ref[Submissions]
+) -> None:
+    if alive.get(place) is reference:
+        del alive[place]
 
 
 def _prepare(waiting: SimpleQueue[Job | None], ready: SimpleQueue[Job | None], ahead: Any) -> None:
@@ -181,4 +212,4 @@ def _run(ready: SimpleQueue[Job | None], ahead: Any, done: Callable[[Job], None]
         del job
 
 
-atexit.register(Submissions.finish_all)
+ending.at_end(Submissions.finish_all)

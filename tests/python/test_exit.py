@@ -60,6 +60,8 @@ END = {
     "exit": ("sys.exit(3)", 3),
     "exception": ("raise KeyError('the end')", 1),
     "interrupt": ("os.kill(os.getpid(), signal.SIGINT); time.sleep(5)", -2),
+    "terminate": ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)", -15),
+    "at once": ("os._exit(4)", 4),
     "fork": (
         """
 child = os.fork()
@@ -77,6 +79,13 @@ SUBMITTED = [
     ("sim:tiny", "submitted", "return"),
     ("python", "submitted", "fork"),
 ]
+#: Python does nothing at these ends, so that few cases suffice.
+ABRUPT = [
+    ("python", "begun", "terminate"),
+    ("sim:tiny", "stream", "terminate"),
+    ("python", "infer", "at once"),
+    ("cpu", "submitted", "at once"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -93,25 +102,35 @@ def files(tmp_path_factory):
 def run(files, kind, flight, end):
     tiny = None if kind == "cpu" else library("tiny")
     statement, status = END[end]
-    code = f"""
-import itertools, os, signal, sys, threading, time, warnings
-import numpy as np
-warnings.simplefilter("ignore")
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import quasar_rt
-if {kind!r} == "python":
-    import simulated
-    simulated.attach({str(tiny)!r})
+    begin = "import simulated; simulated.attach(TINY)" if kind == "python" else ""
+    execute(f"TINY = {str(tiny)!r}\n{begin}{opened(files, kind)}{WORK[flight]}{statement}", status)
+
+
+def opened(files, kind):
+    return f"""
 engine = quasar_rt.Engine({str(files / "tiny.qvit")!r}, {kind!r})
 picture = {str(files / "big.jpg")!r}
 small = np.zeros((8, 8, 1), np.uint8)
-{WORK[flight]}
-{statement}
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS)
+
+
+def execute(code, status, first=""):
+    start = f"""
+import atexit, itertools, os, signal, sys, threading, time, warnings
+import numpy as np
+warnings.simplefilter("ignore")
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+{first}
+import quasar_rt
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", start + code], capture_output=True, text=True, timeout=SECONDS
+    )
     assert done.returncode == status, done.stderr
     # A thread that waits for a frame gets an error, which Python prints.
-    assert not any(word in done.stderr for word in ("Fatal", "panicked", "terminate")), done.stderr
+    words = ("Fatal", "panicked", "Panic", "terminate", "meta_path", "NoneType")
+    assert not any(word in done.stderr for word in words), done.stderr
+    return done
 
 
 @pytest.mark.parametrize(
@@ -122,11 +141,189 @@ small = np.zeros((8, 8, 1), np.uint8)
         # An engine on the CPU begins no frames.
         if case[:2] != ("cpu", "begun")
         # Submissions end before the device does: these cases suffice.
-        and (case[1] != "submitted" or case in SUBMITTED)
+        and (case[1] != "submitted" or case in [*SUBMITTED, *ABRUPT])
+        and (case[2] not in ("terminate", "at once") or case in ABRUPT)
     ],
 )
 def test_a_process_ends_whatever_is_in_flight(files, kind, flight, end):
     run(files, kind, flight, end)
+
+
+#: Ways in which a transport hangs: in Python, in C, and in Python without a care for exceptions.
+HANG = {
+    "looping": "while True: time.sleep(0.01)",
+    "asleep": "threading.Event().wait()",
+    "until Python ends": "time.sleep(6)",
+    "stubborn": """
+            while True:
+                try:
+                    time.sleep(0.01)
+                except BaseException:
+                    pass
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "flight", "end"),
+    [
+        ("looping", "begun", "exit"),
+        ("looping", "infer", "exception"),
+        ("asleep", "submitted", "return"),
+        ("until Python ends", "begun", "exit"),
+        ("stubborn", "begun", "interrupt"),
+    ],
+)
+def test_a_process_ends_though_its_transport_hangs(files, how, flight, end):
+    tiny = library("tiny")
+    statement, status = END[end]
+    code = f"""
+import simulated
+class Hanging(simulated.Transport):
+    hangs = False
+    def read(self, register):
+        if self.hangs:
+            {HANG[how]}
+        return super().read(register)
+transport = Hanging({str(tiny)!r})
+simulated.attach({str(tiny)!r}, transport)
+{opened(files, "python")}
+class Slow:
+    # The transport's thread runs while Python takes itself apart.
+    def __del__(self):
+        time.sleep(1)
+slow = Slow()
+transport.hangs = True
+{WORK[flight]}
+time.sleep(0.5)
+print(time.time(), flush=True)
+{statement}
+"""
+    done = execute(code, status)
+    # The limit is 5 s; `Slow` and a busy machine take their time.
+    assert time.time() - float(done.stdout.split()[0]) < 9
+
+
+#: Late uses, and their outcomes on the CPU and on an accelerator in a function of `atexit`.
+LATE = {
+    "infer": ("engine.infer(small)", "works", "ClosedError"),
+    "batch": ("engine.infer_batch([picture, small])", "works", "ClosedError"),
+    "submit": ("engine.submit(small).result()", "ClosedError", "ClosedError"),
+    "stream": ("list(engine.stream([small]))", "ClosedError", "ClosedError"),
+    "read on": ("list(half)", "ClosedError", "ClosedError"),
+    "open": ("quasar_rt.Engine(subnet, kind).infer(small)", "works", "DeviceUnavailableError"),
+    "auto": ("quasar_rt.Engine(subnet).infer(small)", "works", "works"),
+    "metrics": ("quasar_rt.Engine(subnet, kind, metrics=True).metrics()", "works", "DeviceUnavailableError"),
+    "close": ("engine.close()", "works", "works"),
+}
+
+
+@pytest.mark.parametrize("when", ["atexit", "__del__"])
+@pytest.mark.parametrize("kind", ["cpu", "sim:tiny", "python"])
+def test_what_comes_too_late_gets_an_error_of_ours(files, kind, when):
+    tiny = None if kind == "cpu" else library("tiny")
+    tries = "".join(f"    attempt({name!r}, lambda: {call})\n" for name, (call, *_) in LATE.items())
+    first = f"""
+def attempt(name, call):
+    try:
+        call()
+    except quasar_rt.QuasarError as error:
+        print(name, type(error).__name__, sep=": ", flush=True)
+    else:
+        print(name, "works", sep=": ", flush=True)
+def late():
+{tries}
+subnet, kind = {str(files / "tiny.qvit")!r}, {kind!r}
+"""
+    begin = f"import simulated; simulated.attach({str(tiny)!r})" if kind == "python" else ""
+    begin = f"{begin}{opened(files, kind)}half = engine.stream([small] * 100)\nnext(half)\n"
+    if when == "atexit":
+        # Registered before the package's own function, so it is called after that.
+        done = execute(begin, 0, f"{first}atexit.register(late)")
+    else:
+        cls = "class Late:\n    def __del__(self, late=late):\n        late()\n"
+        done = execute(begin, 0, f"{first}{cls}kept = Late()")
+    outcomes = dict(line.split(": ") for line in done.stdout.splitlines())
+    expected = {name: on_cpu if kind == "cpu" else other for name, (_, on_cpu, other) in LATE.items()}
+    if when == "__del__":
+        expected = dict.fromkeys(LATE, "ClosedError") | {"close": "works"}
+    assert outcomes == expected
+    assert not done.stderr
+
+
+@pytest.mark.parametrize(("kind", "outcome"), [("cpu", "works"), ("python", "DeviceUnavailableError")])
+def test_an_engine_of_a_package_that_is_imported_too_late(files, kind, outcome):
+    code = f"""
+def late():
+    import simulated
+    simulated.attach({str(library("tiny"))!r})
+    try:
+        quasar_rt.Engine({str(files / "tiny.qvit")!r}, {kind!r}).infer(np.zeros((8, 8, 1), np.uint8))
+    except quasar_rt.QuasarError as error:
+        print(type(error).__name__)
+    else:
+        print("works")
+atexit.register(late)
+"""
+    assert execute(code, 0).stdout.strip() == outcome
+
+
+def streams():
+    return [thread for thread in threading.enumerate() if thread.name == "quasar-stream"]
+
+
+@pytest.mark.parametrize("drop", [None, "oldest"])
+def test_a_stream_in_a_cycle_with_its_source_is_collected(files, drop):
+    class Camera:
+        def __init__(self, engine):
+            self.stream = engine.stream(self.images(), drop=drop)
+
+        def images(self):
+            while True:
+                time.sleep(0.001)
+                yield self.picture()
+
+        def picture(self):
+            return str(files / "big.jpg")
+
+    with quasar_rt.Engine(files / "tiny.qvit", "cpu") as engine:
+        camera = Camera(engine)
+        next(camera.stream)
+        freed = weakref.ref(camera)
+        del camera
+        deadline = time.monotonic() + 10
+        while (freed() is not None or streams()) and time.monotonic() < deadline:
+            gc.collect()
+            time.sleep(0.01)
+        assert freed() is None
+        assert not streams()
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_a_transport_reaches_the_caller(attached, kind):
+    tiny, attach = attached
+
+    class Interrupted(Transport):
+        interrupt = False
+
+        def read(self, register):
+            if self.interrupt:
+                self.interrupt = False
+                raise kind("a reason")
+            return super().read(register)
+
+    transport = Interrupted(tiny)
+    transport.interrupt = True
+    with pytest.raises(kind, match="a reason"):
+        attach(transport)
+    transport = Interrupted(tiny)
+    engine = attach(transport)
+    small = np.zeros((8, 8, 1), np.uint8)
+    expected = engine.infer(small, 1)[0][0]
+    transport.interrupt = True
+    with pytest.raises(kind, match="a reason"):
+        engine.infer(small, 1)
+    assert (engine.infer(small, 1)[0][0] == expected).all()
 
 
 @pytest.fixture

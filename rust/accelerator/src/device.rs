@@ -50,8 +50,10 @@ pub trait Device: Send + Sync {
     }
 
     /// Ends the driver, for the end of the process. Frames without an answer get an error, as do
-    /// later ones.
-    fn shut_down(&self) {}
+    /// later ones. Returns false if the driver has not ended by `limit`.
+    fn shut_down(&self, _limit: Instant) -> bool {
+        true
+    }
 
     /// Makes a simulated device fail once: see [`Transport::inject`].
     ///
@@ -277,10 +279,10 @@ impl<T: Transport + 'static> Device for Accelerator<T> {
         IN_FLIGHT
     }
 
-    fn shut_down(&self) {
-        if let Some(process) = self.process.existing() {
-            process.queue.close();
-        }
+    fn shut_down(&self, limit: Instant) -> bool {
+        self.process
+            .existing()
+            .is_none_or(|process| process.queue.close(limit))
     }
 
     fn inject(&self, fault: &str, after_frames: u64) -> Result<()> {

@@ -56,7 +56,7 @@ use crate::isa::{COMMAND_BYTES, PORT_BYTES};
 use crate::program::{Program, Segment};
 use crate::transport::{register, Buffer, Transport, CACHE_LINE};
 
-pub use self::queue::{Counters, FrameQueue, Ticket};
+pub use self::queue::{Counters, FrameQueue, Ticket, CLOSE_LIMIT};
 
 /// Limits of the driver's waits, in wall-clock time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

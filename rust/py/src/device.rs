@@ -2,10 +2,13 @@
 //! is for a board seen for the first time; `python/quasar_rt/bringup.py` uses it.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
 use quasar_accelerator::bringup;
 use quasar_accelerator::device::{Accelerator, Device};
@@ -18,7 +21,8 @@ use quasar_core::error::{Error, Result};
 use quasar_core::Subnet;
 use quasar_hardware::Hardware;
 
-use crate::errors::{invalid_value, to_py};
+use crate::errors::{interrupt, invalid_value, to_py};
+use crate::foreign::call_method;
 
 /// Memory of a simulated device, more than any program takes: pages are allocated when they are
 /// written.
@@ -220,21 +224,35 @@ impl Callback {
         })
     }
 
+    fn fault(&self, problem: String) -> Error {
+        Error::DeviceFault {
+            device: self.name.clone(),
+            problem,
+        }
+    }
+
     fn call<T>(
         &self,
         method: &str,
-        arguments: impl for<'py> pyo3::call::PyCallArgs<'py>,
+        arguments: impl for<'py> IntoPyObject<
+            'py,
+            Target = PyTuple,
+            Output = Bound<'py, PyTuple>,
+            Error = PyErr,
+        >,
         extract: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>,
     ) -> Result<T> {
-        Python::attach(|py| {
-            let result = self.object.bind(py).call_method1(method, arguments);
-            result
-                .and_then(|value| extract(&value))
-                .map_err(|error| Error::DeviceFault {
-                    device: self.name.clone(),
-                    problem: format!("{method}: {error}"),
-                })
-        })
+        let called = Python::try_attach(|py| {
+            let result = call_method(self.object.bind(py), method, arguments);
+            result.and_then(|value| extract(&value)).map_err(|error| {
+                if error.is_instance_of::<PyException>(py) {
+                    self.fault(format!("{method}: {error}"))
+                } else {
+                    interrupt(&self.name, error)
+                }
+            })
+        });
+        called.unwrap_or_else(|| Err(self.fault(format!("{method}: Python has ended"))))
     }
 }
 
@@ -294,30 +312,57 @@ impl Transport for Callback {
     }
 }
 
-/// Accelerators that engines have opened.
+/// Accelerators that engines have opened. Locked only with the GIL, so a forked process never finds
+/// it locked.
 static OPENED: Mutex<Vec<Weak<dyn Device>>> = Mutex::new(Vec::new());
+/// True once [`shut_down_devices`] was called.
+static ENDING: AtomicBool = AtomicBool::new(false);
 
-/// Registers an accelerator for [`shut_down_devices`].
-pub fn register(device: &Arc<dyn Device>) {
+fn check_running() -> Result<()> {
+    if ENDING.load(Ordering::Relaxed) {
+        return Err(Error::DeviceUnavailable {
+            device: "accelerator".into(),
+            problem: "Python is ending; open accelerators earlier, or use the CPU".into(),
+        });
+    }
+    Ok(())
+}
+
+/// Opens an accelerator and registers it for [`shut_down_devices`].
+pub fn open(
+    py: Python<'_>,
+    open: impl FnOnce() -> Result<Arc<dyn Device>> + Send,
+) -> PyResult<Arc<dyn Device>> {
+    check_running().map_err(to_py)?;
+    let device = py.detach(open).map_err(to_py)?;
+    if let Err(error) = check_running() {
+        py.detach(|| device.shut_down(Instant::now() + driver::CLOSE_LIMIT));
+        return Err(to_py(error));
+    }
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     opened.retain(|device| device.strong_count() > 0);
-    opened.push(Arc::downgrade(device));
+    opened.push(Arc::downgrade(&device));
+    Ok(device)
 }
 
 /// Ends the drivers of all accelerators, for the end of the process: a driver's thread must not
-/// call Python once Python has ended.
+/// call Python once Python has ended. From then on, none can be opened. Returns false if some
+/// driver has not ended after `seconds`; a later call waits for it again.
 #[pyfunction]
-pub fn shut_down_devices(py: Python<'_>) {
-    py.detach(|| {
-        // A forked process may find the lock held by a thread that it does not have.
-        let opened: Vec<_> = match OPENED.try_lock() {
-            Ok(opened) => opened.iter().filter_map(Weak::upgrade).collect(),
-            Err(_) => Vec::new(),
-        };
-        for device in opened {
-            device.shut_down();
+pub fn shut_down_devices(py: Python<'_>, seconds: f64) -> bool {
+    ENDING.store(true, Ordering::Relaxed);
+    let opened: Vec<_> = {
+        let opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.iter().filter_map(Weak::upgrade).collect()
+    };
+    py.detach(move || {
+        let start = Instant::now();
+        let limit = start + Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        for device in &opened {
+            device.shut_down(start);
         }
-    });
+        opened.iter().all(|device| device.shut_down(limit))
+    })
 }
 
 /// Counts of what happened since the driver was opened.

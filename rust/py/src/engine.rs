@@ -23,7 +23,7 @@ use quasar_core::{nibble_check, Error, Executor, Network, Tier};
 use crate::device;
 use crate::errors::{invalid_value, to_py};
 use crate::hardware::Hardware;
-use crate::image::{Input, Prepared};
+use crate::image::{load_numpy, Input, Prepared};
 use crate::interrupt::interruptible;
 use crate::subnet::Subnet;
 use crate::tiers::{parse_storage, parse_tier, storage_name};
@@ -115,6 +115,7 @@ impl Engine {
             })
             .map_err(to_py)?;
         let executor = Arc::new(executor);
+        load_numpy(py);
         let limit = match tier {
             Tier::Scalar => SLOW_MACS / 32,
             _ => SLOW_MACS,
@@ -142,8 +143,10 @@ impl Engine {
         timeout: Option<f64>,
     ) -> PyResult<Self> {
         let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
-        let device = py.detach(|| device::simulated(&subnet, hardware, &library, seed, timeout));
-        Self::accelerated(subnet, device)
+        let device = device::open(py, || {
+            device::simulated(&subnet, hardware, &library, seed, timeout)
+        })?;
+        Ok(Self::accelerated(py, subnet, device))
     }
 
     /// Opens this machine's FPGA without PYNQ: see `device::uio`.
@@ -160,11 +163,11 @@ impl Engine {
         timeout: Option<f64>,
     ) -> PyResult<Self> {
         let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
-        let device = py.detach(|| {
+        let device = device::open(py, || {
             let bitstream = bitstream.as_deref();
             device::uio(&subnet, hardware, addresses, bitstream, roots, timeout)
-        });
-        Self::accelerated(subnet, device)
+        })?;
+        Ok(Self::accelerated(py, subnet, device))
     }
 
     /// Opens an accelerator through a Python object: see `device::attached`.
@@ -180,8 +183,8 @@ impl Engine {
         let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
         let transport = Arc::new(transport);
         let object = Arc::clone(&transport);
-        let device = py.detach(|| device::attached(&subnet, hardware, object, timeout));
-        let mut engine = Self::accelerated(subnet, device)?;
+        let device = device::open(py, || device::attached(&subnet, hardware, object, timeout))?;
+        let mut engine = Self::accelerated(py, subnet, device);
         engine.transport = Some(transport);
         Ok(engine)
     }
@@ -424,19 +427,19 @@ impl FrameHandle {
 
 impl Engine {
     fn accelerated(
+        py: Python<'_>,
         subnet: Arc<quasar_core::Subnet>,
-        device: quasar_core::Result<Arc<dyn Device>>,
-    ) -> PyResult<Self> {
-        let device = device.map_err(to_py)?;
-        device::register(&device);
-        Ok(Self {
+        device: Arc<dyn Device>,
+    ) -> Self {
+        load_numpy(py);
+        Self {
             device: Mutex::new(Some(device)),
             transport: None,
             cpu: None,
             subnet,
             slow: true,
             preparing: PerProcess::new(),
-        })
+        }
     }
 
     fn device(&self) -> quasar_core::Result<Arc<dyn Device>> {

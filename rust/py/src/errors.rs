@@ -3,6 +3,8 @@
 //! `quasar_rt/errors.py` defines the classes, so that they have their documentation there and can
 //! share bases such as `ValueError`. May depend on the core's `Error` only.
 
+use std::io;
+
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
@@ -46,8 +48,25 @@ fn class<'py>(py: Python<'py>, kind: &str) -> PyResult<Bound<'py, PyType>> {
         .cast_into::<PyType>()?)
 }
 
+/// Returns an error from which [`to_py`] makes `exception` again. A transport's method may raise
+/// what is no fault of the device, such as `KeyboardInterrupt`: it goes through the driver to the
+/// caller.
+pub fn interrupt(device: &str, exception: PyErr) -> Error {
+    Error::Io {
+        path: device.into(),
+        source: io::Error::other(exception),
+    }
+}
+
 /// Returns the exception for `error`. Takes the GIL, so callers use it after work without the GIL.
 pub fn to_py(error: Error) -> PyErr {
+    let error = match error {
+        Error::Io { path, source } => match source.downcast::<PyErr>() {
+            Ok(exception) => return exception,
+            Err(source) => Error::Io { path, source },
+        },
+        error => error,
+    };
     let found = Python::try_attach(|py| match class(py, error.kind()) {
         Ok(class) => PyErr::from_type(class, error.to_string()),
         Err(failure) => failure,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use numpy::ndarray::Array3;
 use numpy::{
-    IntoPyArray, PyArray3, PyReadonlyArray1, PyReadonlyArray3, PyUntypedArray,
-    PyUntypedArrayMethods,
+    IntoPyArray, PyArray1, PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray3,
+    PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
@@ -14,6 +14,12 @@ use quasar_core::preprocess::{ImageView, PixelFormat, Preprocessor, YuvMatrix};
 use quasar_core::subnet::config::{Image, Preprocess};
 
 use crate::errors::{invalid_image, invalid_value, to_py};
+
+/// Loads the C interface of `NumPy`, which `numpy` does at its first use: an engine may be used
+/// first when Python ends and imports nothing any more.
+pub fn load_numpy(py: Python<'_>) {
+    let _ = PyArray1::<u8>::zeros(py, 0, false).try_readonly();
+}
 
 /// An image in one of the forms that an engine takes.
 pub enum Input<'py> {

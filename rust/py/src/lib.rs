@@ -13,6 +13,7 @@ mod accelerator;
 mod device;
 mod engine;
 mod errors;
+mod foreign;
 mod hardware;
 mod image;
 mod interrupt;
@@ -31,6 +32,10 @@ mod _native {
     /// Threads of one engine, at most.
     #[pymodule_export]
     const MAX_THREADS: usize = quasar_core::pool::MAX_THREADS;
+
+    /// Seconds that a driver has to end when Python does.
+    #[pymodule_export]
+    const CLOSE_SECONDS: f64 = quasar_accelerator::driver::CLOSE_LIMIT.as_secs_f64();
 
     /// The accelerator's name in the device tree.
     #[pymodule_export]
@@ -52,6 +57,8 @@ mod _native {
     use crate::engine::{unit_vector, Engine, FrameHandle};
     #[pymodule_export]
     use crate::errors::error_classes;
+    #[pymodule_export]
+    use crate::foreign::threads_in_python;
     #[pymodule_export]
     use crate::hardware::{estimate, Board, CostTable, Designs, Hardware, Workload};
     #[pymodule_export]

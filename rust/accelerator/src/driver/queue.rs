@@ -17,7 +17,7 @@ const CANCEL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Longest wait for the driver's thread to end when the queue is closed. A transport in Python may
 /// hang.
-const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+pub const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// The interval at which a closed queue checks whether the thread has ended.
 const CLOSE_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -84,19 +84,28 @@ pub(super) enum Request {
 pub struct Ticket {
     answer: Receiver<Result<Vec<i32>>>,
     abandoned: Arc<AtomicBool>,
+    closing: Arc<AtomicBool>,
 }
 
 impl Ticket {
-    /// Waits for the frame's logits, by class.
+    /// Waits for the frame's logits, by class. If the queue is closed and its thread hangs, waits
+    /// for [`CLOSE_LIMIT`].
     ///
     /// # Errors
     /// The fault that hit this frame, or [`Error::Interrupted`].
     pub fn wait(self, cancel: &AtomicBool) -> Result<Vec<i32>> {
+        let mut limit = None;
         loop {
             match self.answer.recv_timeout(CANCEL_INTERVAL) {
                 Ok(answer) => return answer,
                 Err(RecvTimeoutError::Timeout) if cancel.load(Ordering::Relaxed) => {
                     return Err(Error::Interrupted)
+                }
+                Err(RecvTimeoutError::Timeout) if self.closing.load(Ordering::Relaxed) => {
+                    let now = Instant::now();
+                    if now >= *limit.get_or_insert(now + CLOSE_LIMIT) {
+                        return Err(ended());
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(ended()),
@@ -180,6 +189,7 @@ impl FrameQueue {
         Ticket {
             answer: ticket,
             abandoned,
+            closing: Arc::clone(&self.closing),
         }
     }
 
@@ -229,13 +239,19 @@ impl FrameQueue {
         let _ = self.faults.send((fault.to_owned(), after_frames));
     }
 
-    /// Ends the thread without finishing the frames: they get an error, as do later ones.
-    pub fn close(&self) {
+    /// Ends the thread without finishing the frames: they get an error, as do later ones. Returns
+    /// false if the thread has not ended by `limit`; it is then left alone.
+    pub fn close(&self, limit: Instant) -> bool {
         self.closing.store(true, Ordering::Relaxed);
         drop(lock(&self.requests).take());
-        let Some(worker) = self.worker() else { return };
-        let limit = Instant::now() + CLOSE_LIMIT;
-        while !worker.is_finished() && Instant::now() < limit {
+        let own = thread::current().id();
+        loop {
+            let ended = lock(&self.worker)
+                .as_ref()
+                .is_none_or(|worker| worker.is_finished() || worker.thread().id() == own);
+            if ended || Instant::now() >= limit {
+                return ended;
+            }
             thread::sleep(CLOSE_INTERVAL);
         }
     }
@@ -251,7 +267,9 @@ impl FrameQueue {
 impl Drop for FrameQueue {
     fn drop(&mut self) {
         drop(lock(&self.requests).take());
-        if let Some(worker) = self.worker() {
+        let Some(worker) = self.worker() else { return };
+        // A thread that has not ended since `close` may never end.
+        if worker.is_finished() || !self.closing.load(Ordering::Relaxed) {
             // A panic of the thread has already reached the callers as an error.
             let _ = worker.join();
         }

@@ -724,7 +724,7 @@ fn a_lost_write_to_the_counters_is_noticed() {
 #[test]
 fn a_closed_driver_has_no_counters() {
     let bench = counting(frame_counts());
-    bench.queue.close();
+    assert!(bench.queue.close(Instant::now() + CLOSE_LIMIT));
     let error = bench.queue.stop_counters().unwrap_err();
     assert!(error.to_string().contains("thread has ended"));
 }

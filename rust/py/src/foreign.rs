@@ -1,0 +1,127 @@
+//! Calls Python from threads that Python has not started, such as a driver's: they may be inside
+//! Python when it ends.
+//!
+//! Before 3.14, Python ends a thread that takes the GIL then by `pthread_exit`, which unwinds the
+//! stack. `PyO3`'s own calls abort the process if they are unwound; these keep the thread where it
+//! is, as 3.14 does (<https://github.com/python/cpython/issues/87135>).
+
+use std::cell::OnceCell;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{mem, process, thread};
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple};
+
+extern "C-unwind" {
+    fn PyObject_GetAttr(object: *mut ffi::PyObject, name: *mut ffi::PyObject)
+        -> *mut ffi::PyObject;
+    fn PyObject_CallObject(
+        callable: *mut ffi::PyObject,
+        arguments: *mut ffi::PyObject,
+    ) -> *mut ffi::PyObject;
+}
+
+/// Keeps the thread that drops it: only an unwinding stack does.
+struct Hang;
+
+impl Drop for Hang {
+    fn drop(&mut self) {
+        loop {
+            thread::park();
+        }
+    }
+}
+
+/// Calls `function`. If it unwinds, the thread stays here, before anything else is dropped.
+fn kept<T>(function: impl FnOnce() -> T) -> T {
+    let guard = Hang;
+    let result = function();
+    mem::forget(guard);
+    result
+}
+
+/// Calls a method of a Python object. Never returns once Python has ended.
+pub fn call_method<'py, A>(
+    object: &Bound<'py, PyAny>,
+    method: &str,
+    arguments: A,
+) -> PyResult<Bound<'py, PyAny>>
+where
+    A: IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>, Error = PyErr>,
+{
+    let py = object.py();
+    let method = PyString::intern(py, method);
+    let arguments = arguments.into_pyobject(py)?;
+    let _inside = Inside::enter(py)?;
+    // SAFETY: the thread is attached, and both objects are alive.
+    let method = unsafe { kept(|| PyObject_GetAttr(object.as_ptr(), method.as_ptr())) };
+    // SAFETY: PyObject_GetAttr returns a new reference, or null and an exception.
+    let method = unsafe { Bound::from_owned_ptr_or_err(py, method) }?;
+    // SAFETY: the thread is attached, and both objects are alive.
+    let result = unsafe { kept(|| PyObject_CallObject(method.as_ptr(), arguments.as_ptr())) };
+    // SAFETY: PyObject_CallObject returns a new reference, or null and an exception.
+    unsafe { Bound::from_owned_ptr_or_err(py, result) }
+}
+
+/// A thread in [`call_method`].
+struct Call {
+    process: u32,
+    /// Python's name for the thread.
+    thread: u64,
+    since: Instant,
+}
+
+/// Threads in [`call_method`]. Locked only with the GIL, so a forked process never finds it locked.
+static CALLS: Mutex<Vec<Call>> = Mutex::new(Vec::new());
+
+fn calls() -> MutexGuard<'static, Vec<Call>> {
+    CALLS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+thread_local! {
+    static THREAD: OnceCell<u64> = const { OnceCell::new() };
+}
+
+/// Lists the thread in [`CALLS`] until it is dropped.
+struct Inside(u64);
+
+impl Inside {
+    fn enter(py: Python<'_>) -> PyResult<Self> {
+        let known = THREAD.with(|thread| thread.get().copied());
+        let thread = match known {
+            Some(thread) => thread,
+            None => py.import("_thread")?.call_method0("get_ident")?.extract()?,
+        };
+        THREAD.with(|cell| cell.set(thread).ok());
+        calls().push(Call {
+            process: process::id(),
+            thread,
+            since: Instant::now(),
+        });
+        Ok(Self(thread))
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        let mut calls = calls();
+        if let Some(place) = calls.iter().rposition(|call| call.thread == self.0) {
+            calls.swap_remove(place);
+        }
+    }
+}
+
+/// Returns the threads (`threading.get_ident`) that have been inside one call of a transport's
+/// method for at least `seconds`.
+#[pyfunction]
+pub fn threads_in_python(seconds: f64) -> Vec<u64> {
+    let limit = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    let process = process::id();
+    calls()
+        .iter()
+        .filter(|call| call.process == process && call.since.elapsed() >= limit)
+        .map(|call| call.thread)
+        .collect()
+}
