@@ -28,7 +28,7 @@ from ._native import Prepared as NativePrepared
 from .device import open_device
 from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
 from .frame import Frame
-from .images import ImageLike, Pixels, in_memory, is_one_image, to_input
+from .images import ImageLike, Pixels, import_decoder, in_memory, is_one_image, to_input
 from .prediction import NO_EMBEDDING, Embedding, Prediction, Predictions, Score, Timings
 from .profile import AcceleratorProfile, Profile
 from .streaming import Lookahead, Stream, lookahead
@@ -606,6 +606,7 @@ class Engine:
         return min(top_k, len(self._classes))
 
     def _decode(self, image: ImageLike, format: str | None) -> tuple[Pixels | Frame, float]:
+        import_decoder(image)
         start = time.perf_counter_ns()
         pixels = to_input(image, format)
         return pixels, (time.perf_counter_ns() - start) / 1e6

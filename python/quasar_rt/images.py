@@ -31,6 +31,7 @@ __all__ = [
     "ImageLike",
     "Pixels",
     "Tensor",
+    "import_decoder",
     "in_memory",
     "is_one_image",
     "preprocess",
@@ -136,6 +137,19 @@ def in_memory(image: ImageLike) -> ImageLike:
     if not _is_file(image) or isinstance(image, (np.ndarray, Frame)):
         return image
     return _read(image)[0]
+
+
+def import_decoder(image: ImageLike) -> None:
+    """Imports what decodes `image`, for measuring the time of `to_input` without it; nothing for arrays and frames."""
+    if isinstance(image, (np.ndarray, Frame)) or _is_of("torch", image):
+        return
+    from PIL import Image, ImageOps
+
+    assert ImageOps
+    Image.preinit()
+    # Bytes of another format than the common ones are found out only by decoding.
+    if isinstance(image, (str, os.PathLike)) and Path(image).suffix.lower() not in Image.EXTENSION:
+        Image.init()
 
 
 def to_input(image: ImageLike, format: str | None = None) -> Pixels | Frame:

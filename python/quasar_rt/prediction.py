@@ -80,7 +80,7 @@ class Timings(NamedTuple):
     """Times of the parts of one frame, in milliseconds of wall clock."""
 
     decode_ms: float
-    """Reading and decoding the file, or checking the array."""
+    """Reading and decoding the file, or checking the array; without the import of Pillow before the first picture."""
     preprocess_ms: float
     """Colour, resize and crop; on an accelerator also the cut into patches."""
     compute_ms: float

@@ -465,6 +465,36 @@ def test_enormous_numbers_are_named_errors_or_harmless(gray_subnet):
             engine.infer("x" * 300)
 
 
+# Timings
+
+
+FIRST_FRAME = """
+import sys, time
+import quasar_rt
+
+class Slow:
+    def find_spec(self, name, *_):
+        if name in ("PIL.Image", "PIL.ImageOps", "PIL.PngImagePlugin", "PIL.TiffImagePlugin"):
+            time.sleep(0.6)
+
+sys.meta_path.insert(0, Slow())
+with quasar_rt.Engine(sys.argv[1]) as engine:
+    assert "PIL" not in sys.modules
+    print(engine.infer(sys.argv[2]).timings.decode_ms)
+    assert "PIL" in sys.modules
+"""
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_the_first_frames_decoding_does_not_include_the_import_of_pillow(tmp_path, gray_subnet, suffix):
+    subnet, picture = tmp_path / "gray.qvit", tmp_path / f"picture.{suffix}"
+    gray_subnet.save(subnet)
+    Image.fromarray(photographs(1)[0]).save(picture)
+    command = [sys.executable, "-W", "ignore", "-c", FIRST_FRAME, subnet, picture]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert float(done.stdout) < 600
+
+
 # Closing
 
 
