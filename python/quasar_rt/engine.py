@@ -25,6 +25,7 @@ from . import ending
 from ._native import MAX_THREADS, FrameHandle
 from ._native import Engine as NativeEngine
 from ._native import Prepared as NativePrepared
+from .arguments import as_count, as_seconds, check_name, shown
 from .device import open_device
 from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
 from .frame import Frame
@@ -84,7 +85,8 @@ class Engine:
         quasar_rt.DeviceError: there is no such device or tier, or this machine lacks it.
         quasar_rt.DoesNotFitError: the subnet does not fit the accelerator's buffers; the message names the buffer and
             the excess.
-        quasar_rt.InvalidValueError: `threads` is below 1 or above 256, `timeout` is not above 0, or `queue` is below 1.
+        quasar_rt.InvalidValueError: `threads` is below 1 or above 256, `timeout` is not above 0, `queue` is below 1, or
+            an argument is of another type.
 
     Warns:
         quasar_rt.UntrainedWarning: the subnet's weights are random, so its labels mean nothing.
@@ -124,6 +126,9 @@ class Engine:
             )
         if not (isinstance(queue, int) and queue >= 1):
             raise InvalidValueError(f"queue is {queue!r}; it must be a number from 1 on")
+        check_name("tier", tier, "a tier's name, such as 'scalar' (see quasar_rt.devices)", "the best one")
+        check_name("weights", weights, "'unpacked' or 'packed'", "what suits the CPU's cache")
+        timeout = as_seconds("timeout", timeout, zero=False, without="a limit that suits the device")
         self.subnet = subnet if isinstance(subnet, Subnet) else Subnet.load(subnet)
         """The subnet that runs."""
         self._engine: NativeEngine | None
@@ -224,7 +229,7 @@ class Engine:
             quasar_rt.ImageError: a file object cannot be read. Other errors of an image are its future's.
             quasar_rt.BusyError: there was no room in time, or at once in a callback.
             quasar_rt.ClosedError: the engine was closed.
-            quasar_rt.InvalidValueError: `top_k` is below 1, or `timeout` is negative.
+            quasar_rt.InvalidValueError: `top_k` is no whole number from 1 on, or `timeout` is no number from 0 on.
 
         Example:
             >>> from quasar_rt.packaged import sample_images
@@ -237,8 +242,7 @@ class Engine:
         ending.check_can_start("submissions")
         from .submissions import Job, Submissions
 
-        if timeout is not None and not timeout >= 0:
-            raise InvalidValueError(f"timeout is {timeout!r}; it must be a number of seconds from 0 on")
+        timeout = as_seconds("timeout", timeout, zero=True, without="no limit")
         submissions = self._submissions.get(os.getpid())
         if submissions is None:
             # Of several threads that make one, the first one's is kept.
@@ -489,8 +493,7 @@ class Engine:
         """
         from statistics import median
 
-        if repeat < 1:
-            raise InvalidValueError(f"repeat is {repeat}; it must be at least 1")
+        as_count("repeat", repeat)
         engine = self._open(1)
         image = in_memory(image)  # it is decoded several times, and a stream can be read once
         pixels, first_ms = self._decode(image, format)
@@ -593,8 +596,7 @@ class Engine:
 
     def _open(self, top_k: int) -> NativeEngine:
         self._check_running()
-        if top_k < 1:
-            raise InvalidValueError(f"top_k is {top_k}; it must be at least 1")
+        as_count("top_k", top_k)
         engine = self._engine
         if engine is None:
             raise ClosedError("this engine was closed; make a new one")
@@ -678,3 +680,8 @@ def _check_several(images: object) -> None:
     if is_one_image(images):
         what = repr(images) if isinstance(images, (str, os.PathLike, Frame)) else f"a {type(images).__name__}"
         raise InvalidValueError(f"{what} is one image; give a list of images, or use infer")
+    kind = type(images)
+    if not (hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")) or getattr(images, "ndim", 1) == 0:
+        raise InvalidValueError(
+            f"images is {shown(images)}; it must be a list of images, or another iterable of them"
+        )

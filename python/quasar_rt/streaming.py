@@ -1,6 +1,6 @@
 """The thread of `Engine.stream`, which prepares images before the consumer asks for them.
 
-Depends on `ending`, `errors`, `images` and `prediction`; the engine gives the work as functions.
+Depends on `arguments`, `ending`, `errors`, `images` and `prediction`; the engine gives the work as functions.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from . import ending
+from .arguments import as_count
 from .errors import ClosedError, InvalidValueError, ThreadsError
 from .images import ImageLike
 from .prediction import Prediction
@@ -73,7 +74,7 @@ class Lookahead:
     """The state of one stream, which its thread and its consumer share.
 
     Raises:
-        InvalidValueError: `ahead` is below 1, or there is no such `drop`.
+        InvalidValueError: `ahead` is no whole number from 1 on, or there is no such `drop`.
     """
 
     #: Streams that have not ended.
@@ -89,9 +90,7 @@ class Lookahead:
     ) -> None:
         if drop not in _DROPS:
             raise InvalidValueError(f"drop is {drop!r}; it must be 'oldest', or None to keep all images")
-        self.ahead = ahead if ahead is not None else 1 if drop else 4
-        if self.ahead < 1:
-            raise InvalidValueError(f"ahead is {ahead}; it must be at least 1")
+        self.ahead = as_count("ahead", ahead) if ahead is not None else 1 if drop else 4
         self.drops = drop is not None
         self.keep_images = keep_images
         self.dropped = 0

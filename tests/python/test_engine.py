@@ -4,6 +4,7 @@ import gc
 import io
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 
 import quasar_rt
 from quasar_rt import Engine, ImageError, Prediction, device, oracle
+from quasar_rt.arguments import shown
 from quasar_rt.build import random_subnet
 from quasar_rt.evaluate import evaluate
 from quasar_rt.images import preprocess
@@ -517,10 +519,90 @@ def test_a_closed_engine_says_so(gray_subnet):
     engine.close()
 
 
-@pytest.mark.parametrize("top_k", [0, -1])
-def test_top_k_is_at_least_one(engine, top_k):
-    with pytest.raises(quasar_rt.InvalidValueError, match="top_k"):
-        engine.infer(photographs(1)[0], top_k=top_k)
+ENDLESS = 10**9999
+"""An integer that cannot be printed."""
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 1.5, None, "x", "x" * 9999, np.zeros(999)])
+def test_top_k_is_a_whole_number_from_1(engine, top_k):
+    for call in (engine.infer, engine.submit, lambda image, **given: engine.infer_batch([image], **given)):
+        with pytest.raises(
+            quasar_rt.InvalidValueError, match=r"^top_k is .{1,220}; it must be a whole"
+        ) as raised:
+            call(photographs(1)[0], top_k=top_k)
+        assert type(top_k) is not str or "top_k is 'x" in str(raised.value)
+
+
+@pytest.mark.parametrize("repeat", [0, 1.5, None, "x"])
+def test_repetitions_of_a_profile_are_a_whole_number_from_1(engine, repeat):
+    with pytest.raises(quasar_rt.InvalidValueError, match=f"repeat is {repeat!r}; it must be a whole number"):
+        engine.profile(photographs(1)[0], repeat=repeat)
+
+
+def test_numbers_may_be_numpys(gray_subnet):
+    image = photographs(1)[0]
+    with Engine(gray_subnet, timeout=np.float32(2.5)) as engine:
+        assert len(engine.infer(image, top_k=np.int64(2)).top_k) == 2
+        assert engine.submit(image, timeout=np.uint8(9)).result() == engine.infer(image)
+        assert len(list(engine.stream([image], ahead=np.int8(1)))) == 1
+
+
+@pytest.mark.parametrize("name", ["tier", "weights"])
+@pytest.mark.parametrize("kind", ["auto", "cpu", "sim"])
+def test_names_are_texts(gray_subnet, name, kind):
+    for value in (5, b"scalar", ["scalar"]):
+        with pytest.raises(
+            quasar_rt.InvalidValueError, match=re.escape(f"{name} is {value!r}; it must be ")
+        ) as raised:
+            Engine(gray_subnet, kind, **{name: value})
+        assert "or None for" in str(raised.value)
+
+
+@pytest.mark.parametrize("timeout", ["x", -1, 0, float("nan"), float("inf"), 1e19, 1j, [2], b"2"])
+def test_a_timeout_is_a_number_of_seconds_on_every_device(gray_subnet, timeout):
+    for name in ("auto", "cpu", "sim"):
+        message = re.escape(f"timeout is {timeout!r}; it must be a number of seconds above 0 up to ")
+        with pytest.raises(quasar_rt.InvalidValueError, match=message):
+            Engine(gray_subnet, name, timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", ["x", -1, float("nan"), float("inf"), 1e19])
+def test_a_wait_for_room_is_a_number_of_seconds(engine, timeout):
+    message = re.escape(f"timeout is {timeout!r}; it must be a number of seconds from 0 up to ")
+    with pytest.raises(quasar_rt.InvalidValueError, match=message):
+        engine.submit(photographs(1)[0], timeout=timeout)
+
+
+def test_numbers_that_cannot_be_printed_are_named_errors(gray_subnet, engine):
+    for call in (
+        lambda: Engine(gray_subnet, timeout=ENDLESS),
+        lambda: Engine(gray_subnet, tier=ENDLESS),
+        lambda: engine.infer(photographs(1)[0], top_k=-ENDLESS),
+    ):
+        with pytest.raises(quasar_rt.InvalidValueError, match=r"^\w+ is .{1,220}; it must be"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "images", [None, 5, np.uint8(5), np.array(5, np.uint8), Image.new("L", (28, 28)), object()]
+)
+def test_images_are_an_iterable(engine, images):
+    for call in (engine.infer_batch, engine.stream):
+        with pytest.raises(
+            quasar_rt.InvalidValueError, match=r"images is .*; it must be a list of images"
+        ) as raised:
+            call(images)
+        assert shown(images) in str(raised.value)
+
+
+def test_a_sequence_without_an_iterator_is_an_iterable(engine):
+    class Three:
+        def __getitem__(self, place):
+            return photographs(3)[place]
+
+    expected = engine.infer_batch(photographs(3))
+    assert engine.infer_batch(Three()) == expected
+    assert list(engine.stream(Three())) == expected
 
 
 def test_engines_free_their_memory(gray_subnet):

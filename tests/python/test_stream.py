@@ -104,8 +104,8 @@ def test_the_sources_own_error_comes_out_at_its_place(engine):
         next(stream)
 
 
-def test_a_thing_that_cannot_be_iterated_is_a_type_error(engine):
-    with pytest.raises(TypeError, match="iter"):
+def test_a_thing_that_cannot_be_iterated_is_refused(engine):
+    with pytest.raises(quasar_rt.InvalidValueError, match="images is 3; it must be a list"):
         next(engine.stream(3))
 
 
@@ -294,8 +294,11 @@ def test_positions_and_images_without_drops(engine):
 def test_arguments_are_checked_when_stream_is_called(engine):
     with pytest.raises(quasar_rt.InvalidValueError, match="drop is 'newest'"):
         engine.stream([], drop="newest")
-    with pytest.raises(quasar_rt.InvalidValueError, match="ahead"):
-        engine.stream([], ahead=0)
+    for ahead in (0, 1.5, "x"):
+        with pytest.raises(
+            quasar_rt.InvalidValueError, match=f"ahead is {ahead!r}; it must be a whole number"
+        ):
+            engine.stream([], ahead=ahead)
     with pytest.raises(quasar_rt.InvalidValueError, match="top_k"):
         engine.stream([], top_k=0)
 

@@ -1,0 +1,74 @@
+"""Checks of arguments that several modules take. An error names the argument, its value and what is allowed.
+
+Depends on `errors` alone.
+"""
+
+from __future__ import annotations
+
+import operator
+from numbers import Real
+from threading import TIMEOUT_MAX
+from typing import Any
+
+from .errors import InvalidValueError
+
+__all__ = ["as_count", "as_seconds", "check_name", "shown"]
+
+#: Characters of a value in a message, at most.
+_MOST_SHOWN = 200
+
+
+def shown(value: object) -> str:
+    """Returns a value's representation for a message: one line of bounded length."""
+    try:
+        text = repr(value).replace("\n", " ")
+    except Exception:  # such as that of an enormous integer
+        return f"of class {type(value).__qualname__}"
+    half = _MOST_SHOWN // 2
+    return text if len(text) <= _MOST_SHOWN else f"{text[:half]}...{text[-half:]}"
+
+
+def as_count(argument: str, value: Any) -> int:
+    """Returns the value of an argument that is a whole number from 1 on; raises `InvalidValueError` otherwise."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise InvalidValueError(f"{argument} is {shown(value)}; it must be a whole number, at least 1")
+    return count
+
+
+def as_seconds(argument: str, value: Any, *, zero: bool, without: str) -> float | None:
+    """Returns the value of an argument that is a number of seconds or None; raises `InvalidValueError` otherwise.
+
+    Args:
+        argument: its name.
+        value: its value.
+        zero: true to allow 0.
+        without: what None means, for the message.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Real):
+        number: Any = value  # the type has no comparison
+        if (number >= 0 if zero else number > 0) and number <= TIMEOUT_MAX:
+            return float(number)
+    least = "from 0" if zero else "above 0"
+    raise InvalidValueError(
+        f"{argument} is {shown(value)}; it must be a number of seconds {least} up to {TIMEOUT_MAX:.0f} "
+        f"(or None for {without})"
+    )
+
+
+def check_name(argument: str, value: object, names: str, without: str) -> None:
+    """Raises `InvalidValueError` if an argument is neither None nor a text.
+
+    Args:
+        argument: its name.
+        value: its value.
+        names: the texts that are allowed, for the message.
+        without: what None means, for the message.
+    """
+    if value is not None and not isinstance(value, str):
+        raise InvalidValueError(f"{argument} is {shown(value)}; it must be {names} (or None for {without})")
