@@ -29,19 +29,21 @@ constexpr std::chrono::milliseconds HOST_PAUSE{20};
 // The AP_CTRL registers of a block, as Vitis HLS makes them.
 struct Control {
   bool start = false, done = false, ready = false, running = false;
+  bool restart = false; // at its end, until the bit is written 0
   uint32_t gie = 0, ier = 0, isr = 0;
   uint64_t ended = 0; // cycle in which the kernel ended last
 
   bool idle() const { return !(start || running); }
   uint32_t read() {
-    const uint32_t value = start | done << 1 | idle() << 2 | ready << 3;
+    const uint32_t value = start | done << 1 | idle() << 2 | ready << 3 | restart << 7;
     done = ready = false; // cleared by reading
     return value;
   }
   bool line() const { return (gie & 1) != 0 && isr != 0; }
   void finish(bool interrupts, uint64_t cycle) {
     ended = cycle;
-    start = running = false;
+    start = restart;
+    running = false;
     done = ready = true;
     if (interrupts)
       isr |= ier & 3;
@@ -121,7 +123,8 @@ struct qsim {
     std::unique_lock lock(mutex_);
     ++accesses_;
     if (offset == isa::reg::reset) {
-      if ((value & 1) != 0 && !reset_)
+      // Also in reset: accesses since may have trapped.
+      if ((value & 1) != 0)
         clear();
       reset_ = (value & 1) != 0;
       attend();
@@ -139,6 +142,7 @@ struct qsim {
       case isa::reg::fetch_CTRL:
         if ((value & 1) != 0)
           control->start = true;
+        control->restart = (value >> 7 & 1) != 0;
         attend();
         break;
       case isa::reg::fetch_GIE:
@@ -324,8 +328,19 @@ private:
 
   // The host's time is that of the last thing that it has seen.
   void host_sees(uint64_t cycle) { host_now_ = std::max(host_now_, cycle); }
-  // The cycle in which a kernel starts that the host starts now.
-  uint64_t start_cycle() const { return host_now_ + config::SEGMENT_GAP; }
+  // The cycle in which a kernel starts that the host starts now, or that starts again at its end.
+  uint64_t start_cycle(const Control& kernel) const {
+    return std::max(host_now_ + config::SEGMENT_GAP, kernel.ended);
+  }
+  // A kernel ends, and may start again.
+  void finish(Control& kernel, bool interrupts, uint64_t cycle) {
+    const unsigned before = lines();
+    kernel.finish(interrupts, cycle);
+    if (kernel.start)
+      attend();
+    await_host(cycle);
+    edge(before);
+  }
 
   // A kernel has ended: the host may start something, a while later.
   void await_host(uint64_t cycle) {
@@ -397,7 +412,7 @@ private:
           [this, generation, output = whole(output_)](uint64_t cycle) {
             frame_done(generation, output, cycle);
           },
-          start_cycle());
+          start_cycle(store_));
     }
     if (fetch_.start && !fetch_.running) {
       fetch_.running = true;
@@ -414,12 +429,9 @@ private:
             identity_ = identity;
             if (stranger_)
               identity_.hash_low ^= 1;
-            const unsigned before = lines();
-            fetch_.finish(true, cycle);
-            await_host(cycle);
-            edge(before);
+            finish(fetch_, true, cycle);
           },
-          start_cycle());
+          start_cycle(fetch_));
     }
   }
 
@@ -437,10 +449,7 @@ private:
       byte[0] ^= 0x10;
       dram_.write(output, byte, sizeof(byte));
     }
-    const unsigned before = lines();
-    store_.finish(!std::exchange(lost_, false), cycle);
-    await_host(cycle);
-    edge(before);
+    finish(store_, !std::exchange(lost_, false), cycle);
   }
 
   // The device's thread.

@@ -29,8 +29,8 @@ QSIM_API const char* qsim_configuration(void);
 QSIM_API qsim* qsim_open(uint64_t seed, uint64_t memory_bytes, char* error, uint64_t error_bytes);
 QSIM_API void qsim_close(qsim*);
 
-/* Read and write a register, as isa.hpp declares it. An offset that no register has reads as all
- * ones and leaves a message in qsim_trap. */
+/* Read and write a register, as isa.hpp declares it; bit 7 of AP_CTRL is auto-restart. An offset
+ * that no register has reads as all ones and leaves a message in qsim_trap. */
 QSIM_API uint32_t qsim_read(qsim*, uint32_t offset);
 QSIM_API void qsim_write(qsim*, uint32_t offset, uint32_t value);
 

@@ -214,7 +214,14 @@ template <typename T> class Bus {
     uint64_t requested; // cycle
     uint64_t arrives;   // cycle in which its first beat does; 0: not issued yet
   };
-  std::deque<Burst> reads_;
+  // Divided into bursts as they are read, so that a request of any length takes as little memory.
+  struct Request {
+    uint64_t address;
+    uint64_t items;
+    uint64_t requested;
+  };
+  std::deque<Request> requests_;
+  Burst burst_{};             // being read
   std::deque<uint64_t> read_; // cycles in which the last bursts were read to their ends
   uint64_t ticks_ = 0;        // of the last beat
   sim::Counters* counters_ = nullptr;
@@ -243,6 +250,22 @@ template <typename T> class Bus {
       read_.push_back(fiber->now);
   }
 
+  void next_burst() {
+    constexpr uint64_t SECTION = isa::declared::SECTION_BEATS * sizeof(T);
+    if (requests_.empty())
+      throw sim::Trap("bus: read without a request");
+    Request& request = requests_.front();
+    const uint64_t address = request.address;
+    // At least one: an address that is not aligned traps when it is read.
+    const uint64_t section = std::max<uint64_t>(1, (SECTION - address % SECTION) / sizeof(T));
+    const uint64_t beats = std::min<uint64_t>({request.items, isa::declared::BURST_BEATS, section});
+    burst_ = {address, beats, request.requested, 0};
+    request.address += beats * sizeof(T);
+    request.items -= beats;
+    if (request.items == 0)
+      requests_.pop_front();
+  }
+
 public:
   // Injected faults of transfers hit a bus only if `faults` is set.
   Bus(sim::Dram& dram, uint64_t base, bool faults = true, uint64_t beat_ticks = config::BEAT_TICKS)
@@ -257,29 +280,20 @@ public:
   }
 
   void read_request(size_t offset, size_t items) {
-    constexpr uint64_t SECTION = isa::declared::SECTION_BEATS * sizeof(T);
-    const uint64_t now = sim::running == nullptr ? 0 : sim::running->now;
-    uint64_t address = base_ + offset * sizeof(T);
+    const uint64_t address = base_ + offset * sizeof(T);
     if (faults_)
       dram_->request(address, items * sizeof(T), sizeof(T));
-    while (items > 0) {
-      const uint64_t beats = std::min<uint64_t>(
-          {items, isa::declared::BURST_BEATS, (SECTION - address % SECTION) / sizeof(T)});
-      reads_.push_back({address, beats, now, 0});
-      address += beats * sizeof(T);
-      items -= beats;
-    }
+    if (items > 0)
+      requests_.push_back({address, items, sim::running == nullptr ? 0 : sim::running->now});
   }
   T read() {
-    if (reads_.empty())
-      throw sim::Trap("bus: read without a request");
-    Burst& burst = reads_.front();
-    arrive(burst);
+    if (burst_.items == 0)
+      next_burst();
+    arrive(burst_);
     T item;
-    dram_->read(burst.address, &item, sizeof(T));
-    burst.address += sizeof(T);
-    if (--burst.items == 0)
-      reads_.pop_front();
+    dram_->read(burst_.address, &item, sizeof(T));
+    burst_.address += sizeof(T);
+    --burst_.items;
     return item;
   }
   void write_request(size_t offset, size_t items) {
