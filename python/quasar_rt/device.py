@@ -1,6 +1,6 @@
 """Devices of this machine: the CPU, an FPGA, simulated accelerators. `open_device` opens one for an engine.
 
-Depends on the native module, `errors` and `hardware`; on `pynq` for an FPGA alone.
+Depends on the native module, `arguments`, `errors`, `files` and `hardware`; on `pynq` for an FPGA alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from ._native import UIO_NODE, Trials, default_threads, sim_configuration
 from ._native import Engine as NativeEngine
 from ._native import tiers as native_tiers
+from .arguments import shown
 from .errors import DeviceError, DeviceUnavailableError, DoesNotFitError, InvalidValueError, QuasarError
+from .files import why_unreadable
 
 if TYPE_CHECKING:
     from .hardware import Hardware
@@ -72,7 +74,12 @@ def devices() -> list[Device]:
 
 
 def automatic() -> tuple[str, str]:
-    """Returns the device that ``"auto"`` tries first, and why; `Engine.device_reason` has the outcome for a subnet."""
+    """Returns the device that ``"auto"`` tries first, and why; `Engine.device_reason` has the outcome for a subnet.
+
+    Raises:
+        DeviceUnavailableError: ``QUASAR_BITSTREAM`` names no file that can be read.
+    """
+    _check_named_bitstream()
     first = devices()[0]
     return first.name, first.about or NO_FPGA
 
@@ -95,6 +102,15 @@ def _fpgas() -> Iterator[Device]:
 def _pynq_bitstream() -> str | None:
     path = os.environ.get("QUASAR_BITSTREAM", "")
     return path if path.endswith((".bit", ".json")) else None
+
+
+def _check_named_bitstream() -> None:
+    """Raises `DeviceUnavailableError` if ``QUASAR_BITSTREAM`` names no file that can be read."""
+    path = os.environ.get("QUASAR_BITSTREAM")
+    if path and (problem := why_unreadable(Path(path))):
+        raise DeviceUnavailableError(
+            f"QUASAR_BITSTREAM names {shown(path)}, which {problem}; correct or unset it, or ask for device 'cpu'"
+        )
 
 
 def sim_folder() -> Path | None:
@@ -167,11 +183,8 @@ def _automatic(
         why = f"tier {tier!r} was asked for"
     elif weights is not None:
         why = f"weights {weights!r} were asked for"
-    elif (path := os.environ.get("QUASAR_BITSTREAM")) and not Path(path).exists():
-        raise DeviceUnavailableError(
-            f"QUASAR_BITSTREAM names {path}, which does not exist; correct or unset it, or ask for device 'cpu'"
-        )
     else:
+        _check_named_bitstream()
         for device in _fpgas():
             try:
                 return _fpga(subnet, device.name, "", timeout), device.name, f"{device.about}"
@@ -248,7 +261,16 @@ def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
     """
     from .hardware import Hardware
 
+    if problem := why_unreadable(path):
+        raise DeviceUnavailableError(
+            f"bitstream {shown(str(path))} {problem}; name a file that `make bitstream` wrote"
+        )
     description = path.with_suffix(".json")
+    if problem := why_unreadable(description):
+        raise DeviceUnavailableError(
+            f"bitstream {shown(str(path))} has no description: {shown(str(description))} {problem}; "
+            "`make bitstream` writes both"
+        )
     try:
         content = json.loads(description.read_text(encoding="utf-8"))
         hardware = Hardware.from_toml(content["hardware"])
@@ -259,7 +281,9 @@ def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
 
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise DeviceUnavailableError(f"bitstream {path}: {error}; `make bitstream` writes it") from error
+        raise DeviceUnavailableError(
+            f"bitstream {shown(str(path))} cannot be read ({error.strerror}); name a file that `make bitstream` wrote"
+        ) from error
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise DeviceUnavailableError(
             f"{description} does not describe a bitstream ({error}); `make bitstream` writes it"

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ._native import ABI, REGISTER_BYTES, UIO_NODE, Survey
+from .arguments import shown
 from .device import cpu, devmem_addresses, read_bitstream, sim_libraries
 from .errors import DeviceError, DoesNotFitError, InvalidValueError, QuasarError, SettingsError
+from .files import why_unreadable
 
 if TYPE_CHECKING:
     from .hardware import Hardware
@@ -291,11 +293,11 @@ class _Fpga:
             )
             return
         path = Path(named)
-        if not path.exists():
+        if problem := why_unreadable(path):
             yield Check(
                 name,
                 "fail",
-                f"QUASAR_BITSTREAM names {path}, which does not exist",
+                f"QUASAR_BITSTREAM names {shown(str(path))}, which {problem}",
                 f"correct or unset it; {BUILT_BY}",
             )
             return

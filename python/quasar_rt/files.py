@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and their names.
+"""Files that are written whole or not at all, their names, and why a file cannot be read.
 
 Depends on the standard library and `quasar_rt.errors`.
 """
@@ -16,7 +16,16 @@ from typing import BinaryIO
 
 from .errors import FileError
 
-__all__ = ["check_writable", "file_name", "make_folder", "refused", "replacing", "write_bytes", "write_text"]
+__all__ = [
+    "check_writable",
+    "file_name",
+    "make_folder",
+    "refused",
+    "replacing",
+    "why_unreadable",
+    "write_bytes",
+    "write_text",
+]
 
 
 def file_name(text: str) -> str:
@@ -132,3 +141,23 @@ def check_writable(path: Path) -> None:
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"{path} cannot be written: the folder {path.parent} is not writable")
+
+
+def why_unreadable(path: Path) -> str | None:
+    """Returns why a path names no file that can be read, such as "does not exist"; None if it does.
+
+    Opens nothing, because a pipe would be waited for.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    except ValueError:
+        return "is no path (it has a null byte)"
+    if stat.S_ISDIR(mode):
+        return "is a directory, not a file"
+    if not stat.S_ISREG(mode):
+        return "is not a regular file"
+    return None if os.access(path, os.R_OK) else "cannot be read (permission denied)"

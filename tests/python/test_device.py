@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import quasar_rt
 from quasar_rt import Engine, Frame, device
+from quasar_rt.cli import cli
 from quasar_rt.hardware import Hardware, Workload
 from quasar_rt.testing import random_case
 from quasar_rt.verify import outputs_of, verify
@@ -359,6 +362,66 @@ def test_a_bitstream_that_is_not_there_is_no_reason_for_the_cpu(tiny, tmp_path, 
     with pytest.raises(quasar_rt.DeviceUnavailableError, match=r"QUASAR_BITSTREAM names .*none\.bit"):
         Engine(tiny)
     assert Engine(tiny, "cpu").device == "cpu"
+
+
+@pytest.fixture(params=["missing", "below a file", "too long", "directory", "pipe"])
+def no_file(request, tmp_path):
+    """Makes a path that names no file; returns it and the words about it."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.bit").mkdir()
+    os.mkfifo(tmp_path / "pipe.json")
+    return {
+        "missing": (tmp_path / "none.bit", "does not exist"),
+        "below a file": (tmp_path / "file" / "none.bit", "does not exist"),
+        "too long": (tmp_path / ("x" * 5000 + ".bit"), "cannot be read (File name too long)"),
+        "directory": (tmp_path / "folder.bit", "is a directory, not a file"),
+        "pipe": (tmp_path / "pipe.json", "is not a regular file"),
+    }[request.param]
+
+
+@pytest.mark.parametrize("board", [None, "zcu104"])  # the sign of PYNQ's images
+def test_a_named_bitstream_that_is_no_file_is_named(tiny, no_file, board, monkeypatch):
+    path, problem = no_file
+    monkeypatch.setenv("QUASAR_BITSTREAM", str(path))
+    if board:
+        monkeypatch.setenv("BOARD", board)
+    for call in (lambda: Engine(tiny), device.automatic):
+        with pytest.raises(
+            quasar_rt.DeviceUnavailableError, match=r"^QUASAR_BITSTREAM names '/.*unset it"
+        ) as raised:
+            call()
+        assert f"', which {problem}; " in str(raised.value)
+        assert len(str(raised.value)) < 400
+    result = CliRunner().invoke(cli, ["devices"])
+    assert result.exit_code == 2
+    assert f"which {problem}; " in " ".join(result.output.split())
+    for name in ("uio", "pynq", *(["fpga"] if board else [])):
+        with pytest.raises(quasar_rt.DeviceUnavailableError, match=r"bitstream '/") as raised:
+            Engine(tiny, name)
+        assert problem in str(raised.value)
+        assert "Errno" not in str(raised.value)
+        assert len(str(raised.value)) < 500
+    assert Engine(tiny, "cpu").device == "cpu"
+
+
+def test_a_bitstream_in_the_devices_name_that_is_no_file_is_named(tiny, no_file):
+    path, problem = no_file
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match=r"^bitstream '.*' " + re.escape(problem)):
+        Engine(tiny, f"pynq:{path}")
+
+
+def test_a_bitstream_without_a_files_name_or_a_description_is_named(tiny, bitstream):
+    for name in ("/", ".", ".."):
+        with pytest.raises(quasar_rt.DeviceUnavailableError, match=rf"bitstream '{name}' is a directory"):
+            Engine(tiny, f"pynq:{name}")
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match=r"bitstream 'a\\x00b\.bit' is no path"):
+        Engine(tiny, "pynq:a\0b.bit")
+    bitstream.with_suffix(".json").unlink()
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match=r"no description: '.*json' does not exist; "):
+        Engine(tiny, f"pynq:{bitstream}")
+    os.mkfifo(bitstream.with_suffix(".json"))
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match=r"no description: '.*json' is not a regular"):
+        Engine(tiny, f"pynq:{bitstream}")
 
 
 def test_an_installed_wheel_has_no_folder_of_simulated_accelerators(monkeypatch, tmp_path):

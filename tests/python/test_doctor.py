@@ -171,6 +171,13 @@ def not_configured(board):
         (not_configured, "fpga", "fail", '"unknown"', "load the bitstream"),
         (lambda b: b.environment.clear(), "bitstream", "fail", "is not set", "export QUASAR_BITSTREAM="),
         (lambda b: b.bitstream.unlink(), "bitstream", "fail", "does not exist", "correct or unset it"),
+        (
+            lambda b: b.environment.update(QUASAR_BITSTREAM="x" * 5000),
+            "bitstream",
+            "fail",
+            "which cannot be read (File name too long)",
+            "correct or unset it",
+        ),
         (lambda b: b.bitstream.write_text("x"), "bitstream", "fail", "different builds", "one build"),
         (
             lambda b: b.environment.update(QUASAR_BITSTREAM=str(b.bitstream.with_suffix(".bit"))),
