@@ -126,7 +126,7 @@ class Engine:
             )
         if not (isinstance(queue, int) and queue >= 1):
             raise InvalidValueError(f"queue is {queue!r}; it must be a number from 1 on")
-        check_name("tier", tier, "a tier's name, such as 'scalar' (see quasar_rt.devices)", "the best one")
+        check_name("tier", tier, "a tier of quasar_rt.devices, such as 'scalar'", "the best one")
         check_name("weights", weights, "'unpacked' or 'packed'", "what suits the CPU's cache")
         timeout = as_seconds("timeout", timeout, zero=False, without="a limit that suits the device")
         self.subnet = subnet if isinstance(subnet, Subnet) else Subnet.load(subnet)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["FORMATS", "MATRICES", "Frame"]
+__all__ = ["FORMATS", "MATRICES", "Frame", "contiguous"]
 
 Bytes = Union[bytes, bytearray, memoryview, "mmap", "npt.NDArray[np.uint8]"]
 
@@ -25,6 +25,9 @@ FORMATS = ("gray", "rgb", "bgr", "nv12", "yuyv")
 
 MATRICES = ("bt601", "bt709")
 """Conversions from Y'CbCr to RGB."""
+
+#: Largest copy of an array that repeats its memory, as numpy.broadcast_to makes it: few bytes may stand for any size.
+MOST_REPEATED_BYTES = 1 << 29
 
 #: Bytes of a pixel in the first plane.
 _BYTES = {"gray": 1, "rgb": 3, "bgr": 3, "nv12": 1, "yuyv": 2}
@@ -118,7 +121,7 @@ class Frame:
         size = _BYTES[format]
         inside = (size, 1) if tail else (1,)
         if array.strides[1:] != inside or array.strides[0] < width * size:  # pixels apart, or upside down
-            array = np.ascontiguousarray(array)
+            array = contiguous(array, "array")
         stride = array.strides[0] if rows > 1 else width * size
         span = (rows - 1) * stride + width * size
         flat = np.lib.stride_tricks.as_strided(array, (span,), (1,), writeable=False)
@@ -127,6 +130,27 @@ class Frame:
 
     def __repr__(self) -> str:
         return f"<Frame {self.width}x{self.height} {self.format}, {self.stride} bytes a row>"
+
+
+def contiguous(array: npt.NDArray[np.uint8], what: str) -> npt.NDArray[np.uint8]:
+    """Returns the array without gaps, a copy if need be.
+
+    Raises:
+        ImageError: the copy would be too large.
+    """
+    if array.flags.c_contiguous:
+        return array
+    span = 1 + sum((size - 1) * abs(stride) for size, stride in zip(array.shape, array.strides, strict=True))
+    try:
+        if array.nbytes <= max(span, MOST_REPEATED_BYTES):
+            return np.ascontiguousarray(array)
+        problem = f"repeats its memory, and at most {MOST_REPEATED_BYTES:,} bytes are copied"
+    except MemoryError:
+        problem = "is not contiguous, and there is no memory for a copy"
+    shape = "x".join(str(size) for size in array.shape)
+    raise ImageError(
+        f"the {what} of shape {shape} ({array.nbytes:,} bytes) {problem}; scale it down first, or crop it"
+    )
 
 
 def _known(what: str, name: object, names: tuple[str, ...]) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ._native import preprocess as native_preprocess
 from .errors import ImageError
-from .frame import Frame
+from .frame import Frame, contiguous
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -393,7 +393,7 @@ def _from_array(array: npt.NDArray[Any], what: str = "array") -> Pixels:
         raise ImageError(f"the {what} has shape {shape}; one image is HxW, HxWx1 or HxWx3{hint}")
     if array.size == 0:
         raise ImageError(f"the {what} is empty (shape {shape})")
-    return np.ascontiguousarray(array)
+    return contiguous(array, what)
 
 
 def _is_of(library: str, value: object) -> bool:

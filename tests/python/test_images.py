@@ -36,6 +36,35 @@ def test_arrays_of_any_layout_are_made_contiguous(view):
         np.testing.assert_array_equal(pixels.squeeze(), array)
 
 
+@pytest.mark.parametrize("shape", [(100_000, 100_000, 3), (60_000, 60_000), (1, 1 << 40, 1)])
+def test_an_array_that_repeats_its_memory_is_not_copied_at_any_size(shape):
+    array = np.broadcast_to(np.uint8(0), shape)
+    words = "x".join(map(str, [*shape, 1][:3]))
+    message = rf"the array of shape {words} \({array.nbytes:,} bytes\) repeats its memory.*scale it down"
+    with pytest.raises(ImageError, match=message):
+        to_pixels(array)
+    with pytest.raises(ImageError, match=r"repeats its memory"):
+        images.to_input(array[..., 0] if array.ndim == 3 else array, "gray")
+    windows = np.lib.stride_tricks.as_strided(np.zeros(200_000, np.uint8), (60_000, 60_000), (1, 1))
+    with pytest.raises(ImageError, match=r"repeats its memory"):
+        to_pixels(windows)
+
+
+def test_a_small_array_that_repeats_its_memory_is_an_image():
+    array = np.broadcast_to(GRAY[:, :, np.newaxis], (6, 9, 3))
+    np.testing.assert_array_equal(to_pixels(array), array)
+
+
+def test_a_copy_that_does_not_fit_memory_is_an_image_error(monkeypatch):
+    def full(array):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "ascontiguousarray", full)
+    with pytest.raises(ImageError, match=r"the array of shape 6x9x3 \(162 bytes\).*no memory for a copy"):
+        to_pixels(RGB[:, ::-1])
+    np.testing.assert_array_equal(to_pixels(RGB), RGB)
+
+
 def test_swapped_channels_are_taken_as_they_are():
     bgr = RGB[..., ::-1]
     np.testing.assert_array_equal(to_pixels(bgr), bgr)
