@@ -52,6 +52,7 @@ ACCESS_FAULTS = {
     "repeated_write": 50,
     "reordered_write": 50,
     "torn_write": 50,
+    "stray_write": 50,
     "lost_start": 6,
     "doubled_start": 6,
     "lost_flush": 6,

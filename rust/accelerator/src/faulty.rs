@@ -56,6 +56,8 @@ faults! {
     ReorderedWrite Write "reordered_write"
     /// The low half of a register keeps its value.
     TornWrite Write "torn_write"
+    /// Another value is written to some register behind a write.
+    StrayWrite Write "stray_write"
     /// A kernel is not started.
     LostStart Start "lost_start"
     /// A kernel is started again as soon as it is idle.
@@ -190,6 +192,23 @@ impl<T: Transport> Faulty<T> {
         (self.accesses.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % below
     }
 
+    /// Returns one of the registers that were written so far, and a value that it hardly has.
+    fn stray_write(&self) -> (u32, u32) {
+        let place = self.vary(self.written.len() as u64) as usize;
+        let (&register, &last) = self.written.iter().nth(place).unwrap_or((&0, &0));
+        // Another factor, so that each register gets each kind of value.
+        let random = (self.accesses.wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32) as u32;
+        let values = [
+            0,
+            1,
+            u32::MAX,
+            random,
+            last.wrapping_add(4),
+            last.wrapping_sub(4),
+        ];
+        (register, values[random as usize % values.len()])
+    }
+
     fn postpone(&mut self, late: Late) {
         let before = 1 + self.vary(LATEST);
         self.late.push((late, before));
@@ -246,6 +265,10 @@ impl<T: Transport> Transport for Faulty<T> {
         match fault {
             Some(AccessFault::DoubledWrite) => self.inner.write(register, value)?,
             Some(AccessFault::RepeatedWrite) => self.postpone(Late::Write(register, value)),
+            Some(AccessFault::StrayWrite) => {
+                let (register, value) = self.stray_write();
+                self.inner.write(register, value)?;
+            }
             Some(AccessFault::DoubledStart) => self.restarted = Some(register),
             _ => {}
         }

@@ -791,6 +791,9 @@ impl Transport for Mock {
             ));
         }
         match register {
+            // Only the bit starts a kernel.
+            register::FETCH_CTRL | register::STORE_CTRL | register::LOAD_CTRL
+                if value & AP_START == 0 => {}
             register::FETCH_CTRL => self.start_fetch(),
             register::LOAD_CTRL => {
                 if self.arena.is_some() {

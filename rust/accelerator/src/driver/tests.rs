@@ -486,6 +486,7 @@ fn a_spoiled_access_costs_one_frame_at_most() {
         AccessFault::LostInvalidate,
         AccessFault::LostWrite,
         AccessFault::TornWrite,
+        AccessFault::StrayWrite,
     ] {
         assert!(errors[&fault] > 0, "{fault:?} cost no frame");
     }
