@@ -45,8 +45,8 @@ def row(space_name: str, board: str) -> list[str]:
     cells = []
     front = proxy_front(space, own.designs)
     # The lowest rate is that of the network of the highest score.
-    for target in [float(front.fps[-1]), *frame_rates(None, own)]:
-        best = int(np.flatnonzero(front.fps >= target)[-1])
+    for target in [float(front.rates[-1]), *frame_rates(None, own)]:
+        best = int(np.flatnonzero(front.rates >= target)[-1])
         genome, score = front.genomes[best], front.scores[best]
         before = float(own.rates(genome[None])[0])
         explored = specialised(explored, genome, [], Limits())

@@ -433,24 +433,65 @@ def test_hypervolume_takes_any_order_and_refuses_what_is_no_point():
             hypervolume(bad, (0, 0))
 
 
+def rates(found: NDArray[np.void]) -> dict[str, NDArray[np.float64]]:
+    """Returns the rates of costs, the higher the better, by the objective."""
+    return {"fps": found["fps"], "latency": 1 / found["latency_s"], "energy": 1 / found["energy_j"]}
+
+
+@pytest.mark.parametrize("objective", ["fps", "latency", "energy"])
 @pytest.mark.parametrize(
     ("name", "board"), [("digits", "zcu102"), ("fashion-mnist", "pynq-z2"), ("tiny", "zcu102")]
 )
-def test_no_network_is_above_the_exact_front(name, board):
+def test_no_network_is_above_the_exact_front(name, board, objective):
     table = costs(name, board)
-    front = proxy_front(space(name), table)
+    front = proxy_front(space(name), table, objective)
     assert front.exact
-    assert np.allclose(table.evaluate(front.genomes)["fps"], front.fps)
+    assert np.allclose(rates(table.evaluate(front.genomes))[objective], front.rates)
     assert table.evaluate(front.genomes)["fits"].all()
     assert np.allclose(proxy_scores(space(name), front.genomes), front.scores)
-    assert (np.diff(front.fps) < 0).all()
+    assert (np.diff(front.rates) < 0).all()
     assert (np.diff(front.scores) > 0).all()
     genomes = np.stack([space(name).encode(space(name).sample(4, k)) for k in range(2000)])
     found = table.evaluate(genomes)
     best = np.array(
-        [front.scores[front.fps >= fps].max(initial=-np.inf) for fps in found["fps"] * (1 - 1e-12)]
+        [
+            front.scores[front.rates >= rate].max(initial=-np.inf)
+            for rate in rates(found)[objective] * (1 - 1e-6)
+        ]
     )
+    assert table.lowest_rate(objective) <= rates(found)[objective][found["fits"]].min() * (1 + 1e-6)
     assert (proxy_scores(space(name), genomes)[found["fits"]] <= best[found["fits"]] + 1e-9).all()
+
+
+def test_further_objectives_are_searched_for_and_fps_is_always_one():
+    pair = ("fashion-mnist", "zcu102")
+    reference = (costs(*pair).lowest_rate("latency"), 0.0)
+
+    def area(**arguments: object) -> float:
+        search = Search(space(pair[0]), costs(*pair), population=32, generations=10, **arguments)  # type: ignore[arg-type]
+        search.run()
+        found = search.evaluated()
+        rate = rates(costs(*pair).evaluate(found.genomes))["latency"]
+        front = search.model_front("latency")
+        assert front is not None
+        assert front.exact
+        return hypervolume(np.column_stack([rate, found.scores]), reference)
+
+    assert area(objectives=["latency"]) > 1.01 * area()
+    plain, named = new(), new(objectives=["fps"])
+    plain.run()
+    named.run()
+    assert same_search(plain, named)
+    either, other = new(objectives=["energy", "latency"]), new(objectives=["latency", "energy", "energy"])
+    either.run()
+    other.run()
+    assert same_search(either, other)
+    assert not same_search(plain, other)
+    for wrong in (["power"], "watts"):
+        with pytest.raises(InvalidValueError, match="must be one of fps, latency, energy"):
+            new(objectives=wrong)
+    with pytest.raises(InvalidValueError, match="must be one of fps, latency, energy"):
+        proxy_front(space(), costs(), "watts")  # type: ignore[arg-type]
 
 
 def test_a_guide_reports_how_good_its_predictions_were():

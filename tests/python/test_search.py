@@ -389,6 +389,7 @@ def test_the_command_prints_a_table_and_warns(tmp_path):
         (["--space", "digits", "--fps", "1e9"], ["1000000000 FPS", "fastest"], 1),
         (["--space", "digits", "--fps", "0"], ["--fps"], 2),
         (["--retrain", "3"], ["supernet"], 2),
+        (["--objective", "fps"], ["latency", "energy"], 2),
         (["--hardware", "none.toml"], ["none.toml"], 2),
         pytest.param(["--supernet", "none.pt"], ["none.pt"], 2, marks=NEEDS_TORCH),
     ],

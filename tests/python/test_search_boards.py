@@ -15,11 +15,13 @@ from quasar_rt import InfeasibleError, InvalidValueError, QuasarError, Subnet, s
 from quasar_rt.cli import cli
 from quasar_rt.hardware import Board, CostTable, Designs, Hardware, Workload, estimate, replay
 from quasar_rt.nas import report, search_boards
+from quasar_rt.nas.best_front import proxy_front
 from quasar_rt.nas.boards import Modelled
 from quasar_rt.nas.configurations import explore
 from quasar_rt.nas.folder import Folder
 from quasar_rt.nas.scores import proxy_scores
 from quasar_rt.nas.settings import Limits
+from quasar_rt.nas.stats import hypervolume
 from quasar_rt.space import Space
 
 SMALL = {"population": 24, "generations": 6}
@@ -113,6 +115,8 @@ def test_a_board_without_powers_has_no_energies_and_no_limit_of_them(tmp_path):
     assert target.power_w is None
     with pytest.raises(InvalidValueError, match=r"no \[power\]"):
         search("digits", str(file), 20_000, max_energy_mj=1, **SMALL)
+    with pytest.raises(InvalidValueError, match=r"no \[power\]"):
+        search("digits", str(file), 20_000, objectives=["energy"], **SMALL)
 
 
 def test_explored_configurations_are_faster_than_the_spaces_own():
@@ -231,12 +235,42 @@ def test_limits_hold_for_the_whole_front():
         search("digits", "pynq-z2", 10_000, max_latency_ms=1e-4, **SMALL)
 
 
+def test_a_search_for_latency_and_energy_says_how_close_their_fronts_come(tmp_path):
+    plain = search("digits", "pynq-z2", 10_000, **SMALL)
+    assert "objectives" not in plain.document["search"]
+    assert "objectives" not in plain.document["settings"]
+    found = search("digits", "pynq-z2", 10_000, objectives=["energy", "latency"], out=tmp_path / "a", **SMALL)
+    document = json.loads((tmp_path / "a" / "front.json").read_text())
+    assert document["settings"]["objectives"] == ["latency", "energy"]
+    page = (tmp_path / "a" / "index.html").read_text(encoding="utf-8")
+    table = CostTable(found.space, Hardware.for_board("pynq-z2", found.space))
+    for objective, front in (("latency", "latency_ms"), ("energy", "energy_mj")):
+        yardstick = document["search"]["objectives"][objective]
+        exact = proxy_front(found.space, table, objective)
+        assert yardstick["kind"] == "exact"
+        assert yardstick["best"] == exact.hypervolume(tuple(yardstick["reference"]))
+        points = [(1000 / one["value"], one["score"]) for one in document["fronts"][front]]
+        assert hypervolume(points, tuple(yardstick["reference"])) == pytest.approx(yardstick["hypervolume"])
+        assert 0.95 < yardstick["share"] <= 1 + 1e-6
+        said = f"{yardstick['share']:.2%} of the exact hypervolume of score and {objective}"
+        assert said in " ".join(found.notes)
+        assert said in page
+    assert any("powers are assumed" in note for note in found.notes)
+    limited = search("digits", "pynq-z2", 10_000, objectives=["latency"], max_latency_ms=1, **SMALL)
+    assert "leaves limits" in limited.document["search"]["no_objectives"]["latency"]
+    assert any("its front is to the best one is not known" in note for note in limited.notes)
+    both = search_boards(["pynq-z2", "zcu102"], "digits", 10_000, objectives=["latency"], **SMALL)
+    assert all(one.document["search"]["objectives"].keys() == {"latency"} for one in both.results.values())
+    assert list(both.document["settings"]["objectives"]) == ["latency"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"configurations": 0}, "configurations must be a whole number of at least 1"),
         ({"max_latency_ms": -1}, "must be a positive number"),
         ({"clocks": [0.5]}, "clock"),
+        ({"objectives": ["watts"]}, "must be one of fps, latency, energy"),
         ({"configurations": 2, "hardware": "some.toml"}, "leave configurations and clocks out"),
     ],
 )

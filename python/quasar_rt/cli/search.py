@@ -9,6 +9,7 @@ when the same command is given again.
   quasar-rt search --board zcu102 --fps 100 --fps 250 --space tiny
   quasar-rt search --board zcu102 --board kv260 --fps 250           several boards, and a page that compares them
   quasar-rt search --fps 300 --configurations 6                     the accelerator is explored, too
+  quasar-rt search --objective latency --objective energy           low latency and low energy count, too
   quasar-rt search --recipe digits --fps 60000          trains the recipe's supernet first ([host] extra)
   quasar-rt search --supernet runs/x/supernet.pt --fps 2000      with a trained supernet
   quasar-rt search --supernet runs/x/supernet.pt --workers ray       candidates shared out over all cores, or a
@@ -32,6 +33,7 @@ import click
 
 from ..errors import InfeasibleError, QuasarError
 from ..nas.boards import DEFAULT_BOARD
+from ..nas.objectives import Objective
 from ..nas.settings import DEFAULT_SPACE, EFFORT, Strategy
 from . import complete
 from .output import Failure, Unmet, bars, echo, print_table
@@ -129,6 +131,14 @@ from .output import Failure, Unmet, bars, echo, print_table
     type=click.FloatRange(0, min_open=True),
     metavar="MJ",
     help="Millijoules that a frame may take, by the powers that the board's file assumes.",
+)
+@click.option(
+    "--objective",
+    "objectives",
+    multiple=True,
+    type=click.Choice(get_args(Objective)[1:]),
+    help="Look for this besides frame rate: low latency of one frame alone, or low energy of a frame, by the powers "
+    "that the board's file assumes. Repeatable; objectives share the budget.",
 )
 @click.option(
     "--population",
@@ -279,6 +289,7 @@ def default_folder(options: dict[str, Any]) -> Path:
         "clocks": (),
         "max_latency_ms": None,
         "max_energy_mj": None,
+        "objectives": (),
     }
     named = {k: str(v) for k, v in options.items() if k not in without and (k not in newer or v != newer[k])}
     key = json.dumps(named, sort_keys=True)

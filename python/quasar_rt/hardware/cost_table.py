@@ -89,6 +89,25 @@ class CostTable:
         genome, fps, _ = self._inner.slowest()
         return genome, fps
 
+    def lowest_rate(self, objective: str = "fps") -> float:
+        """Returns the lowest rate of a network that fits; exact.
+
+        Args:
+            objective: ``fps``, ``latency`` (frames a second, one after the other) or ``energy`` (frames a joule).
+
+        Raises:
+            quasar_rt.InvalidValueError: none fits, there is no such objective, or the board's file has no ``[power]``.
+
+        >>> space = Space.load("digits")
+        >>> table = CostTable(space, Hardware.for_board("pynq-z2", space))
+        >>> float(1 / table.lowest_rate("latency")) >= table.evaluate([space.largest])["latency_s"][0] * (1 - 1e-12)
+        True
+        """
+        rate = self._inner.lowest_rate(objective)
+        if rate is None:
+            raise InvalidValueError(f"no network of {self.space!r} fits the buffers of {self.hardware!r}")
+        return rate
+
     @property
     def host(self) -> Host:
         """Work of the board's processor for a frame, the same for all networks of the space."""

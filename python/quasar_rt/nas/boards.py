@@ -35,6 +35,7 @@ from ..hardware import (
 from ..space import Architecture, Space
 from ..subnet import Subnet
 from .best_front import proxy_front
+from .objectives import Objective
 from .report import nondominated
 from .result import OnBoard, Point
 
@@ -196,6 +197,13 @@ class Modelled:
 
         return smallest("latency_s"), smallest("energy_j")
 
+    def rates_by(self, genomes: NDArray[np.uint8], objective: Objective) -> NDArray[np.float64]:
+        """Returns closed-form rates of canonical genomes that fit, each on the configuration that is best for it."""
+        if objective == "fps":
+            return self.fps(genomes)
+        latencies, energies = self.least(genomes)
+        return 1000 / (latencies if objective == "latency" else energies)
+
     def power_w(self, on: OnBoard, fps: float) -> float | None:
         """Returns the watts of a network's configuration at a frame rate; None where the board's file has no powers.
 
@@ -213,6 +221,10 @@ class Modelled:
     def slowest_fps(self) -> float:
         """Returns the rate of the slowest network on the first configuration, by the closed form."""
         return self.table.slowest()[1] * self.designs.scales[0]
+
+    def lowest_rate(self, objective: Objective) -> float:
+        """Returns the lowest rate of a network on the first configuration, by the closed form."""
+        return self.slowest_fps() if objective == "fps" else self.table.lowest_rate(objective)
 
     def replayed_fps(self, network: Subnet | Workload, number: int = 0) -> float:
         """Returns modelled frames a second on a configuration, event by event."""
@@ -346,8 +358,8 @@ class Modelled:
         held = np.flatnonzero(self.fits(front.genomes))  # The exact front leaves limits out.
         if not len(held):
             return min(fps, fastest)
-        nearest = held[np.argsort(np.abs(front.fps[held] - fps), kind="stable")[:NEAREST]]
-        off = self.rates(np.ascontiguousarray(front.genomes[nearest])) / front.fps[nearest]
+        nearest = held[np.argsort(np.abs(front.rates[held] - fps), kind="stable")[:NEAREST]]
+        off = self.rates(np.ascontiguousarray(front.genomes[nearest])) / front.rates[nearest]
         return min(fps / float(np.median(off)), fastest)
 
     def holding(self, points: Sequence[Point], fps: float) -> Iterator[Point]:

@@ -31,6 +31,7 @@ def notes(settings: Settings, modelled: Modelled, scoring: Scoring, record: Reco
         if limit is not None:
             lines.append(f"{name} at most {limit:g} {unit}.")
     lines.append(_yardstick(record))
+    lines += [_objective(name, record) for name in s.objectives]
     if host.fps < s.fps[-1]:
         lines.append(
             f"The board's processor is modelled at {host.fps:,.0f} frames a second where it decodes and resizes "
@@ -51,6 +52,32 @@ def _configurations(s: Settings, modelled: Modelled) -> str:
         f"Configurations of the accelerator were explored{clocks}: {len(modelled.designs)} are used, and each subnet "
         "is modelled on the one that suits it best. A target has the configuration on which its subnet reaches it, "
         "event by event, with the least power at that rate (powers are assumed)."
+    )
+
+
+#: Objectives besides frames a second, in words.
+_OBJECTIVES = {
+    "latency": "the latency of one frame alone",
+    "energy": "the energy of a frame (powers are assumed)",
+}
+
+
+def _objective(name: str, record: Record) -> str:
+    """Says how close the front of a further objective comes to the best one."""
+    found, reasons = record.objectives or {}, record.no_objectives or {}
+    start = f"The search looked for {_OBJECTIVES[name]}, too"
+    y = found.get(name)
+    if y is None:
+        return f"{start}. How close its front is to the best one is not known: {reasons[name]}."
+    if y.kind == "model":
+        return (
+            f"{start}: the scored subnets have {y.share:.1%} of the hypervolume of the model's best front of score and "
+            f"{name}; if the model's scores were all too low by its error, {y.low:.1%}. This is an estimate."
+        )
+    least = "" if y.kind == "exact" else "at least "
+    return (
+        f"{start}: the scored subnets have {least}{y.share:.2%} of the exact hypervolume of score and {name} (closed "
+        "form)."
     )
 
 

@@ -19,6 +19,7 @@ from ..errors import InvalidValueError
 from ..hardware import CostTable, Designs
 from ..space import Architecture, Space
 from .best_front import BestFront
+from .objectives import Objective, further_objectives
 from .scores import Predictor, as_genomes, as_numbers
 from .settings import EFFORT, Strategy
 
@@ -133,11 +134,14 @@ class Search:
         strategy: ``"guided"`` or ``"evolution"``.
         oversample: of an evolution: above 1, that many candidates for each place of a generation are bred, and a
             predictor fitted on all networks evaluated so far chooses among them.
+        objectives: besides frames a second, which is always one: ``latency``, ``energy``. Each is weighed against the
+            score alone, and they share the budget.
 
     Raises:
         quasar_rt.InfeasibleError: a target is beyond the fastest network, which the message names. It is raised before
             any score is requested.
-        quasar_rt.InvalidValueError: an argument is out of its range.
+        quasar_rt.InvalidValueError: an argument is out of its range, or energies are wanted and the board's file has no
+            ``[power]``.
     """
 
     def __init__(
@@ -151,6 +155,7 @@ class Search:
         seed: int = 0,
         strategy: Strategy = "guided",
         oversample: int = 1,
+        objectives: Sequence[Objective] = (),
     ) -> None:
         if strategy not in get_args(Strategy):
             raise InvalidValueError(
@@ -178,6 +183,7 @@ class Search:
             seed,
             strategy == "guided",
             oversample,
+            list(further_objectives(objectives)),
         )
 
     @property
@@ -275,15 +281,16 @@ class Search:
         report = self._inner.guide_report()
         return None if report is None else GuideReport(*report)
 
-    def model_front(self) -> BestFront | None:
+    def model_front(self, objective: Objective = "fps") -> BestFront | None:
         """Returns the best front of the guide's model, fitted to all scores so far; None for an evolution.
 
         If the model were right, no network would be above it. It is an estimate, not a bound.
 
         Raises:
             quasar_rt.TooLargeError: the space has too many different sums.
+            quasar_rt.InvalidValueError: there is no such objective, or the board's file has no ``[power]``.
         """
-        front = self._inner.model_front()
+        front = self._inner.model_front(objective)
         return None if front is None else BestFront(*front)
 
     def estimates(self, genomes: ArrayLike) -> NDArray[np.float64] | None:

@@ -72,12 +72,15 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """The area that the front dominates, next to the area of the best front; above the reference, (FPS, score)."""
+    """The area that the front dominates, next to the area of the best front; above the reference, (rate, score).
+
+    The rate is in the unit of the objective (`quasar_rt.nas.objectives.Objective`).
+    """
 
     kind: str
     """What the best front is: ``exact``, a ``bound`` that no network exceeds, or of a ``model`` of the scores."""
     reference: tuple[float, float]
-    """The slowest network's modelled FPS and the lowest score."""
+    """The lowest modelled rate of any network, and the lowest score."""
     hypervolume: float
     """Of the scored networks, by the scores of the first round."""
     best: float
@@ -89,7 +92,7 @@ class Yardstick:
     subnets: int
     """Networks of the best front."""
     front: list[tuple[float, float]]
-    """(FPS, score) of some of them, evenly along the front."""
+    """(rate, score) of some of them, evenly along the front."""
 
 
 @dataclass
@@ -102,6 +105,10 @@ class Record:
     yardstick: Yardstick | None = None
     no_yardstick: str | None = None
     """The reason where there is no yardstick."""
+    objectives: dict[str, Yardstick] | None = None
+    """By the objective besides frames a second."""
+    no_objectives: dict[str, str] | None = None
+    """The reason where there is no yardstick of an objective."""
     boards_left_out: dict[str, str] = field(default_factory=dict)
     """The reason by the board's name."""
     images: Images | None = None

@@ -35,6 +35,7 @@ from .configurations import explore, specialised
 from .document import FORMAT, SearchOutcome, build_result
 from .folder import Folder
 from .nsga2 import Candidates, Search
+from .objectives import Objective, further_objectives
 from .record import PredictorFit, Record, Round
 from .report import fronts, nondominated
 from .result import Point, SearchResult
@@ -76,6 +77,7 @@ def search(
     clocks: Iterable[float] = (),
     max_latency_ms: float | None = None,
     max_energy_mj: float | None = None,
+    objectives: Iterable[Objective] = (),
 ) -> SearchResult:
     """Searches a space for the subnets that are best at each modelled frame rate of a board.
 
@@ -112,6 +114,9 @@ def search(
             on which its subnet has the rate with the least power (by the powers that the board's file assumes).
         max_latency_ms: milliseconds that one frame alone may take, modelled.
         max_energy_mj: millijoules that a frame may take, by the powers that the board's file assumes.
+        objectives: what the search looks for besides frames a second: ``"latency"`` of one frame alone, ``"energy"`` of
+            a frame, by the powers that the board's file assumes. They share the budget. The targets are always frame
+            rates; ``result.document["fronts"]`` has the fronts of latency and energy.
 
     Returns:
         the front and, for each target, a `Subnet` that `Engine` takes.
@@ -139,6 +144,7 @@ def search(
         configurations,
         max_latency_ms,
         max_energy_mj,
+        further_objectives(objectives),
     )
     if track and out is None:
         raise InvalidValueError("track logs into the folder of the search: give `out`")
@@ -163,6 +169,7 @@ class Options:
     configurations: int = 1
     max_latency_ms: float | None = None
     max_energy_mj: float | None = None
+    objectives: tuple[Objective, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("retrain", 0), ("configurations", 1)):
@@ -262,6 +269,7 @@ class Run:
             clocks_mhz=tuple(sorted(set(map(float, o.clocks)))),
             max_latency_ms=o.max_latency_ms,
             max_energy_mj=o.max_energy_mj,
+            objectives=o.objectives,
         )
         return cls(space, modelled, settings, supernet, progress)
 
@@ -325,6 +333,7 @@ class Run:
             record.rounds.append(Round(scoring.label, len(survivors)))
         record.predictor = self.predictor_fit(self.loop)
         record.yardstick, record.no_yardstick = measure(self.loop, self.modelled, scorer.kind, scored)
+        self.measure_objectives(record, scorer.kind, scored)
         others, record.boards_left_out = other_boards(self.space, self.modelled.board)
         boards = {self.modelled.board: self.modelled, **others}
         front = self.front(scored, survivors, scores, boards)
@@ -339,6 +348,18 @@ class Run:
         result = build_result(outcome, self.progress)
         self.track_targets(result)
         return result if self.out is None else result.save(self.out)
+
+    def measure_objectives(self, record: Record, kind: str, scored: Candidates) -> None:
+        """Records how close the fronts of the further objectives come to the best ones."""
+        if not self.settings.objectives:
+            return
+        record.objectives, record.no_objectives = {}, {}
+        for objective in self.settings.objectives:
+            yardstick, reason = measure(self.loop, self.modelled, kind, scored, objective)
+            if yardstick is None:
+                record.no_objectives[objective] = str(reason)
+            else:
+                record.objectives[objective] = yardstick
 
     def pooled(self, more: Sequence[Candidates]) -> Candidates:
         """Returns the scored networks, and those that others have scored and that fit here."""
@@ -430,6 +451,7 @@ class Run:
             targets=[self.modelled.closed_form_of(fps) for fps in s.fps],
             seed=s.seed,
             strategy=s.strategy,
+            objectives=s.objectives,
         )
 
     def evolve(self, loop: Search, scorer: Scorer, also: NDArray[np.uint8] | None) -> Candidates:

@@ -15,11 +15,20 @@ import numpy as np
 
 from ..errors import InvalidValueError
 from ..hardware import CostTable, Designs
+from .objectives import Objective
 
 if TYPE_CHECKING:
     from .boards import Modelled
 
-__all__ = ["DEFAULT_SPACE", "EFFORT", "Effort", "Limits", "Settings", "Strategy", "frame_rates"]
+__all__ = [
+    "DEFAULT_SPACE",
+    "EFFORT",
+    "Effort",
+    "Limits",
+    "Settings",
+    "Strategy",
+    "frame_rates",
+]
 
 
 #: The choice of the networks that are scored next: by a model of the scores so far, or by crossover and mutation
@@ -76,6 +85,8 @@ class Settings:
     """Clocks of the kernels that are explored; empty for the board's default."""
     max_latency_ms: float | None = None
     max_energy_mj: float | None = None
+    objectives: tuple[Objective, ...] = ()
+    """Objectives besides frames a second (`further_objectives`)."""
 
     @property
     def budget(self) -> int:
@@ -94,7 +105,13 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings for front.json, without those newer ones that have their defaults."""
-        newer = {"configurations": 1, "clocks_mhz": (), "max_latency_ms": None, "max_energy_mj": None}
+        newer = {
+            "configurations": 1,
+            "clocks_mhz": (),
+            "max_latency_ms": None,
+            "max_energy_mj": None,
+            "objectives": (),
+        }
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in newer or v != newer[k]}
 
 

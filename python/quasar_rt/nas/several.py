@@ -26,6 +26,7 @@ from ..space import Space
 from . import report
 from .boards import resources_of
 from .folder import Folder
+from .objectives import Objective, further_objectives
 from .result import SearchResult, Target
 from .run import Options, Run, opened
 from .scorer import Progress
@@ -103,6 +104,7 @@ def search_boards(
     clocks: Iterable[float] = (),
     max_latency_ms: float | None = None,
     max_energy_mj: float | None = None,
+    objectives: Iterable[Objective] = (),
 ) -> BoardsResult:
     """Searches a space for the subnets that are best at each frame rate of several boards, and compares the boards.
 
@@ -139,6 +141,7 @@ def search_boards(
         configurations,
         max_latency_ms,
         max_energy_mj,
+        further_objectives(objectives),
     )
     if track and out is None:
         raise InvalidValueError("track logs into the folder of the search: give `out`")

@@ -11,6 +11,7 @@ from ..errors import TooLargeError
 from .best_front import BestFront, proxy_front
 from .boards import Modelled
 from .nsga2 import Candidates, Search
+from .objectives import Objective
 from .record import Yardstick
 from .stats import hypervolume
 
@@ -21,7 +22,7 @@ POINTS = 200
 
 
 def measure(
-    loop: Search, modelled: Modelled, kind: str, scored: Candidates
+    loop: Search, modelled: Modelled, kind: str, scored: Candidates, objective: Objective = "fps"
 ) -> tuple[Yardstick | None, str | None]:
     """Compares the scored networks with the best front.
 
@@ -34,6 +35,7 @@ def measure(
         modelled: the searched board.
         kind: of the scores, ``proxy`` or ``supernet``.
         scored: every scored network that fits.
+        objective: the cost that the fronts weigh against the score.
 
     Returns:
         the yardstick, or the reason why there is none.
@@ -42,15 +44,16 @@ def measure(
         return None, "the exact front leaves limits of latency and energy out"
     try:
         if kind == "proxy":
-            best: BestFront | None = proxy_front(modelled.space, modelled.designs)
+            best: BestFront | None = proxy_front(modelled.space, modelled.designs, objective)
         else:
-            best = loop.model_front()
+            best = loop.model_front(objective)
     except TooLargeError as error:
         return None, str(error)
     if best is None:
         return None, "an evolution fits no model to the scores"
-    reference = (modelled.slowest_fps(), float(scored.scores.min()))
-    found = hypervolume(np.column_stack([scored.fps, scored.scores]), reference)
+    reference = (modelled.lowest_rate(objective), float(scored.scores.min()))
+    rates = scored.fps if objective == "fps" else modelled.rates_by(scored.genomes, objective)
+    found = hypervolume(np.column_stack([rates, scored.scores]), reference)
     area = best.hypervolume(reference)
     if area <= 0:
         return None, "all scores are equal"
@@ -59,8 +62,8 @@ def measure(
         name, report = "model", loop.guide_report()
         if report is None or not report.samples:
             return None, "there was one generation only, so no prediction was compared with a score"
-        higher = np.column_stack([best.fps, best.scores + report.rmse])
+        higher = np.column_stack([best.rates, best.scores + report.rmse])
         low = found / hypervolume(higher, reference)
     some = np.unique(np.linspace(0, len(best) - 1, min(len(best), POINTS)).round().astype(int))
-    front = [(float(best.fps[i]), float(best.scores[i])) for i in some]
+    front = [(float(best.rates[i]), float(best.scores[i])) for i in some]
     return Yardstick(name, reference, found, area, found / area, low, len(best), front), None

@@ -51,8 +51,14 @@ impl EnergyModel {
     /// Transfers count by their cycles, as if memory delivered in all of them: up to half as much
     /// again as their bytes on networks of 224x224 images.
     pub fn joules(&self, cost: &Cost) -> f64 {
-        self.cycle_j * cost.period_cycles as f64
-            + self.product_j * cost.slot_macs as f64
-            + self.transfer_j * cost.transfer_cycles as f64
+        self.joules_of(cost.period_cycles, cost.slot_macs, cost.transfer_cycles)
+    }
+
+    /// Returns the joules of a frame by the cycles between two frames, the row-pair products and
+    /// the cycles of the transfers. It is linear: a part of each gives that part's share.
+    pub fn joules_of(&self, period_cycles: u64, slot_macs: u64, transfer_cycles: u64) -> f64 {
+        self.cycle_j * period_cycles as f64
+            + self.product_j * slot_macs as f64
+            + self.transfer_j * transfer_cycles as f64
     }
 }

@@ -278,6 +278,14 @@ impl CostTable {
         Ok((genome.into_pyarray(py), cost.fps, cost.latency_s))
     }
 
+    /// Returns the lowest rate of a network that fits, by an objective; none if nothing fits.
+    fn lowest_rate(&self, objective: &str) -> PyResult<Option<f64>> {
+        let objective = quasar_search::Objective::named(objective).map_err(to_py)?;
+        self.table.check_objective(objective).map_err(to_py)?;
+        let genotype = quasar_search::Genotype::of(self.table.space());
+        Ok(self.table.shares(objective).lowest_rate(&genotype))
+    }
+
     /// Returns the watts without frames; none if the board's file has no powers.
     #[getter]
     fn standing_w(&self) -> Option<f64> {

@@ -14,7 +14,7 @@ use quasar_core::Error;
 use quasar_search::{
     self as search, additive::Member, best_front, knapsack::Knapsack, pareto,
     predictor::CrossValidation, proxy::ProxyTable, statistics, BestFront, Candidate, CostModel,
-    Genomes, Genotype, Nsga2, Settings, Strategy,
+    Genomes, Genotype, Nsga2, Objective, Settings, Strategy,
 };
 
 use crate::errors::{invalid_value, to_py};
@@ -48,7 +48,9 @@ pub struct Search {
 #[pymethods]
 impl Search {
     #[new]
-    #[pyo3(signature = (space, costs, population, generations, targets, seed, guided, oversample))]
+    #[pyo3(signature = (
+        space, costs, population, generations, targets, seed, guided, oversample, objectives
+    ))]
     #[allow(clippy::too_many_arguments)] // keyword arguments of the Python class
     fn new(
         py: Python<'_>,
@@ -60,13 +62,16 @@ impl Search {
         seed: u64,
         guided: bool,
         oversample: usize,
+        objectives: Vec<String>,
     ) -> PyResult<Self> {
         if costs.space() != &space.space {
             return Err(invalid_value(
                 "the cost table is of another space than the search".into(),
             ));
         }
+        let objectives = objectives.iter().map(|name| Objective::named(name));
         let settings = Settings {
+            objectives: objectives.collect::<Result<_, _>>().map_err(to_py)?,
             population,
             generations,
             targets,
@@ -141,9 +146,16 @@ impl Search {
         Some((report.tau, report.rmse, report.samples))
     }
 
-    /// Returns the best front of the guide's model of the scores.
-    fn model_front<'py>(&self, py: Python<'py>) -> PyResult<Option<FrontArrays<'py>>> {
-        let front = py.detach(|| self.lock().model_front()).map_err(to_py)?;
+    /// Returns the best front of the guide's model of the scores, by an objective.
+    fn model_front<'py>(
+        &self,
+        py: Python<'py>,
+        objective: &str,
+    ) -> PyResult<Option<FrontArrays<'py>>> {
+        let objective = Objective::named(objective).map_err(to_py)?;
+        let front = py
+            .detach(|| self.lock().model_front(objective))
+            .map_err(to_py)?;
         front.map(|front| front_arrays(py, &front)).transpose()
     }
 
@@ -240,7 +252,7 @@ impl Search {
     }
 }
 
-/// Genomes [n, genes], FPS, scores, whether the front is exact.
+/// Genomes [n, genes], rates, scores, whether the front is exact.
 type FrontArrays<'py> = (
     Bound<'py, PyArray2<u8>>,
     Bound<'py, PyArray1<f64>>,
@@ -260,26 +272,29 @@ fn front_arrays<'py>(py: Python<'py>, front: &BestFront) -> PyResult<FrontArrays
     };
     Ok((
         genomes.into_pyarray(py),
-        column(|member| member.fps),
+        column(|member| member.rate),
         column(|member| member.score),
         front.exact,
     ))
 }
 
-/// Returns the exact front of the proxy score, or a bound.
+/// Returns the exact front of the proxy score and of an objective, or a bound.
 #[pyfunction]
 pub fn proxy_front<'py>(
     py: Python<'py>,
     space: &Space,
     costs: &Designs,
+    objective: &str,
 ) -> PyResult<FrontArrays<'py>> {
     if costs.space() != &space.space {
         return Err(invalid_value("the cost table is of another space".into()));
     }
+    let objective = Objective::named(objective).map_err(to_py)?;
+    costs.designs.check(objective).map_err(to_py)?;
     let front = py.detach(|| {
         let genotype = Genotype::of(&space.space);
         let score = ProxyTable::new(&space.space);
-        let shares = costs.designs.shares();
+        let shares = costs.designs.shares(objective);
         let fronts = shares.iter().map(|one| best_front(&genotype, one, &score));
         fronts.collect::<Result<Vec<_>, _>>()
     });

@@ -6,34 +6,89 @@
 //! adds up as well is a multiple-choice [`Knapsack`]. Depends on [`crate::genome`] and
 //! [`crate::knapsack`].
 
-use quasar_core::error::Result;
+use quasar_core::error::{Error, Result};
 
 use crate::genome::Genotype;
 use crate::knapsack::Knapsack;
 
-/// One choice of a part, and its share of a frame.
+/// The cost that a search weighs against the score.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Objective {
+    /// The cycles between two frames. Its rate is in frames a second.
+    Period,
+    /// The time of one frame alone. Its rate is in frames a second, one after the other.
+    Latency,
+    /// The energy of a frame. Its rate is in frames a joule.
+    Energy,
+}
+
+impl Objective {
+    /// All objectives.
+    pub const ALL: [Self; 3] = [Self::Period, Self::Latency, Self::Energy];
+
+    /// Returns the name in commands and files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Period => "fps",
+            Self::Latency => "latency",
+            Self::Energy => "energy",
+        }
+    }
+
+    /// Returns the objective of a name.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] for any other name.
+    pub fn named(name: &str) -> Result<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|one| one.name() == name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(", ");
+            Error::InvalidValue(format!("objective is {name:?}; it must be one of {known}"))
+        })
+    }
+}
+
+/// One choice of a part, and its share of a frame's cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// The part's genes, in the order of [`Genotype::parts`].
     pub genes: Vec<u8>,
-    /// Cycles between two frames, by array and vector unit.
-    pub interval: u64,
-    /// Cycles of the transfers.
-    pub transfer: u64,
+    /// Its shares of the two sums of [`CostShares`].
+    pub shares: [u64; 2],
 }
 
-/// Shares of a frame on one hardware configuration. The cycles between two frames are the larger of
-/// the sums of intervals and of transfers.
+/// Shares of a frame's cost on one hardware configuration. The cost is the larger of two sums: as
+/// if array and vector unit were the bound, and as if the transfers were.
 #[derive(Clone, Debug)]
 pub struct CostShares {
-    /// Cycles a second.
-    pub clock_hz: f64,
-    /// Interval and transfer of patch embedding and head, by the choice of embed.
+    /// The rate at a cost of 1; at a cost of n it is one n-th.
+    pub rate_of_one: f64,
+    /// The shares of patch embedding and head, by the choice of embed.
     pub ends: Vec<[u64; 2]>,
     /// The choices that fit, by embed and part, in every block but the last one.
     pub inner: Vec<Vec<Vec<Choice>>>,
     /// The choices that fit in the last block.
     pub last: Vec<Vec<Vec<Choice>>>,
+}
+
+impl CostShares {
+    /// Returns the lowest rate of a network that fits, exactly: the larger of two sums is largest
+    /// where one of them is. `None` if nothing fits.
+    pub fn lowest_rate(&self, genotype: &Genotype) -> Option<f64> {
+        let most = |parts: &[Vec<Choice>], sum: usize| -> Option<u64> {
+            let largest = |part: &Vec<Choice>| part.iter().map(|c| c.shares[sum]).max();
+            parts.iter().map(largest).sum()
+        };
+        let shapes = genotype.shapes();
+        let costs = shapes.iter().flat_map(|&(embed, _, blocks)| {
+            [0, 1].into_iter().filter_map(move |sum| {
+                let inner = most(&self.inner[embed], sum)?;
+                let last = most(&self.last[embed], sum)?;
+                Some(self.ends[embed][sum] + (blocks as u64 - 1) * inner + last)
+            })
+        });
+        costs.max().map(|cost| self.rate_of_one / cost as f64)
+    }
 }
 
 /// A score that adds up: a share of embed and depth, and one for each part of each block.
@@ -50,20 +105,19 @@ pub trait Additive {
 pub struct Member {
     /// Its canonical genome.
     pub genome: Vec<u8>,
-    /// Its frames a second; of a bound, at least these.
-    pub fps: f64,
+    /// Its rate; of a bound, at least this.
+    pub rate: f64,
     /// Its score; of a bound, at least this.
     pub score: f64,
 }
 
-/// The best score at every frame rate.
+/// The best score at every rate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BestFront {
-    /// By falling frame rate and rising score.
+    /// By falling rate and rising score.
     pub members: Vec<Member>,
     /// True if every member has its rate and its score, so that no network of the space is above
-    /// the front. False if the members are an upper bound: their transfers, or their intervals,
-    /// were left out.
+    /// the front. False if the members are an upper bound: one of the two sums was left out.
     pub exact: bool,
 }
 
@@ -75,7 +129,7 @@ impl BestFront {
         }
         let exact = fronts.iter().all(|front| front.exact);
         let mut members: Vec<Member> = fronts.into_iter().flat_map(|f| f.members).collect();
-        members.sort_by(|a, b| b.fps.total_cmp(&a.fps).then(b.score.total_cmp(&a.score)));
+        members.sort_by(|a, b| b.rate.total_cmp(&a.rate).then(b.score.total_cmp(&a.score)));
         let mut best = f64::NEG_INFINITY;
         members.retain(|member| {
             let kept = member.score > best;
@@ -86,14 +140,11 @@ impl BestFront {
     }
 }
 
-/// The cost by which networks are compared.
-type Key = fn(&Choice) -> u64;
-
 /// Computes the front of all networks that fit, by one knapsack for each embed and depth.
 ///
-/// The larger of two sums is no sum. So the front is computed for the interval alone, which is a
-/// bound; where every network of that front transfers within its interval, the front is exact.
-/// Otherwise the same is tried with the transfers alone.
+/// The larger of two sums is no sum. So the front is computed for the first sum alone, which is a
+/// bound; where the second sum of every network of that front is no larger, the front is exact.
+/// Otherwise the same is tried with the second sum alone.
 ///
 /// # Errors
 /// Those of [`Knapsack::front`], in a space with too many different sums.
@@ -102,25 +153,22 @@ pub fn best_front(
     costs: &CostShares,
     score: &dyn Additive,
 ) -> Result<BestFront> {
-    let intervals = relaxed_front(genotype, costs, score, 0, |c| c.interval)?;
-    if intervals.exact {
-        return Ok(intervals);
+    let first = relaxed_front(genotype, costs, score, 0)?;
+    if first.exact {
+        return Ok(first);
     }
-    let transfers = relaxed_front(genotype, costs, score, 1, |c| c.transfer)?;
-    Ok(if transfers.exact {
-        transfers
-    } else {
-        intervals
-    })
+    let second = relaxed_front(genotype, costs, score, 1)?;
+    Ok(if second.exact { second } else { first })
 }
 
+/// Computes the front by one of the two sums alone.
 fn relaxed_front(
     genotype: &Genotype,
     costs: &CostShares,
     score: &dyn Additive,
-    number: usize,
-    key: Key,
+    sum: usize,
 ) -> Result<BestFront> {
+    let key = |choice: &Choice| choice.shares[sum];
     let mut found: Vec<(u64, f64, Vec<u8>, bool)> = Vec::new();
     for (embed, depth, blocks) in genotype.shapes() {
         let items = items(costs, score, embed, blocks);
@@ -132,27 +180,15 @@ fn relaxed_front(
             .map(|item| item.undominated(key))
             .collect();
         let values: Vec<Vec<f64>> = items.iter().map(|item| item.values.clone()).collect();
-        let cycles: Vec<Vec<u64>> = (items.iter())
+        let shares: Vec<Vec<u64>> = (items.iter())
             .map(|item| item.choices.iter().map(key).collect())
             .collect();
         let ends = costs.ends[embed];
-        for solution in Knapsack::new(&values, &cycles)?.front(u64::MAX)? {
+        for solution in Knapsack::new(&values, &shares)?.front(u64::MAX)? {
             let chosen = || items.iter().zip(&solution.choices);
-            let total = |of: usize, key: Key| {
-                ends[of]
-                    + chosen()
-                        .map(|(item, &c)| key(&item.choices[c]))
-                        .sum::<u64>()
-            };
-            let other = total(
-                1 - number,
-                if number == 0 {
-                    |c| c.transfer
-                } else {
-                    |c| c.interval
-                },
-            );
-            let period = ends[number] + solution.cost;
+            let others = chosen().map(|(item, &c)| item.choices[c].shares[1 - sum]);
+            let other = ends[1 - sum] + others.sum::<u64>();
+            let cost = ends[sum] + solution.cost;
             let mut genome = genotype.with(embed, depth);
             for (item, &choice) in chosen() {
                 genotype.place(
@@ -163,13 +199,13 @@ fn relaxed_front(
                 );
             }
             let value = score.ends(embed, depth) + solution.value;
-            found.push((period, value, genome, other <= period));
+            found.push((cost, value, genome, other <= cost));
         }
     }
-    let kept = undominated(found.iter().map(|&(period, value, ..)| (period, value)));
+    let kept = undominated(found.iter().map(|&(cost, value, ..)| (cost, value)));
     let members = kept.iter().map(|&i| Member {
         genome: found[i].2.clone(),
-        fps: costs.clock_hz / found[i].0 as f64,
+        rate: costs.rate_of_one / found[i].0 as f64,
         score: found[i].1,
     });
     Ok(BestFront {
@@ -188,7 +224,7 @@ struct Item {
 
 impl Item {
     /// Returns the item without choices that cost no less and are worth no more than another one.
-    fn undominated(self, key: Key) -> Self {
+    fn undominated(self, key: impl Fn(&Choice) -> u64) -> Self {
         let pairs = self
             .choices
             .iter()
@@ -238,6 +274,9 @@ fn undominated(pairs: impl Iterator<Item = (u64, f64)>) -> Vec<usize> {
     sorted.into_iter().map(|(_, _, i)| i).collect()
 }
 
+/// A cost by which choices are compared.
+type Key = fn(&Choice) -> u64;
+
 /// Finds networks near the front quickly: costs are rounded to `levels` steps over the range of
 /// their sums. Returns canonical genomes by rising rounded cost.
 pub fn coarse_front(
@@ -246,13 +285,13 @@ pub fn coarse_front(
     score: &dyn Additive,
     levels: usize,
 ) -> Vec<Vec<u8>> {
-    let key: Key = |c| c.interval.max(c.transfer);
+    let key: Key = |c| c.shares[0].max(c.shares[1]);
     let shapes = genotype.shapes();
     let all: Vec<Vec<Item>> = (shapes.iter())
         .map(|&(embed, _, blocks)| items(costs, score, embed, blocks))
         .collect();
     let sum = |items: &[Item], most: bool| -> Option<u64> {
-        let cycles = |item: &Item| {
+        let cost = |item: &Item| {
             let each = item.choices.iter().map(key);
             if most {
                 each.max()
@@ -260,7 +299,7 @@ pub fn coarse_front(
                 each.min()
             }
         };
-        items.iter().map(cycles).sum()
+        items.iter().map(cost).sum()
     };
     let ends = |embed: usize| costs.ends[embed][0].max(costs.ends[embed][1]);
     let bounds = shapes.iter().zip(&all).filter_map(|(&(embed, ..), items)| {

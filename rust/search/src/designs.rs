@@ -5,7 +5,7 @@
 
 use quasar_core::error::{Error, Result};
 
-use crate::additive::CostShares;
+use crate::additive::{CostShares, Objective};
 use crate::nsga2::{Cost, CostModel};
 use crate::CostTable;
 
@@ -42,6 +42,18 @@ pub struct OnDesign {
     pub violation: f64,
 }
 
+impl OnDesign {
+    /// Returns the rate by an objective: the higher the better. That of an unknown energy is
+    /// infinite.
+    pub fn rate(&self, objective: Objective) -> f64 {
+        match objective {
+            Objective::Period => self.fps,
+            Objective::Latency => 1.0 / self.latency_s,
+            Objective::Energy => 1.0 / self.energy_j.unwrap_or(0.0),
+        }
+    }
+}
+
 /// Configurations for one space.
 #[derive(Clone, Debug)]
 pub struct Designs {
@@ -74,8 +86,10 @@ impl Designs {
         if !given.iter().flatten().all(|&limit| positive(limit)) {
             return invalid("a limit of latency or energy must be a positive number");
         }
-        if limits.energy_j.is_some() && designs.iter().any(|d| !d.table.has_energy()) {
-            return invalid("energies are not known: the board's file has no [power]");
+        if limits.energy_j.is_some() {
+            for design in &designs {
+                design.table.check_objective(Objective::Energy)?;
+            }
         }
         Ok(Self { designs, limits })
     }
@@ -101,10 +115,16 @@ impl Designs {
     /// Returns a network's costs on the configuration that holds it and makes most frames a second;
     /// if none holds it, on the one that comes closest. The genome must be one of the space.
     pub fn best(&self, genome: &[u8]) -> OnDesign {
+        self.best_by(genome, Objective::Period)
+    }
+
+    /// Returns a network's costs on the configuration that holds it and is best by an objective; if
+    /// none holds it, on the one that comes closest.
+    fn best_by(&self, genome: &[u8], objective: Objective) -> OnDesign {
         let others = (1..self.designs.len()).map(|design| self.on(design, genome));
         let better = |a: OnDesign, b: OnDesign| {
             let closer = b.violation < a.violation;
-            let faster = b.violation == a.violation && b.fps > a.fps;
+            let faster = b.violation == a.violation && b.rate(objective) > a.rate(objective);
             if closer || faster {
                 b
             } else {
@@ -188,20 +208,30 @@ impl Designs {
 }
 
 impl CostModel for Designs {
-    fn cost(&self, genome: &[u8]) -> Cost {
-        let OnDesign { fps, violation, .. } = self.best(genome);
-        Cost { fps, violation }
+    fn cost(&self, genome: &[u8], objective: Objective) -> Cost {
+        let on = self.best_by(genome, objective);
+        Cost {
+            rate: on.rate(objective),
+            violation: on.violation,
+        }
+    }
+
+    fn check(&self, objective: Objective) -> Result<()> {
+        let mut tables = self.designs.iter().map(|design| &design.table);
+        tables.try_for_each(|table| table.check_objective(objective))
     }
 
     fn fastest(&self) -> Result<(Vec<u8>, f64)> {
         Self::fastest(self).map(|(genome, on)| (genome, on.fps))
     }
 
-    fn shares(&self) -> Vec<CostShares> {
+    fn shares(&self, objective: Objective) -> Vec<CostShares> {
         (self.designs.iter())
             .map(|Design { table, scale }| {
-                let mut shares = table.shares();
-                shares.clock_hz *= scale;
+                let mut shares = table.shares(objective);
+                if objective == Objective::Period {
+                    shares.rate_of_one *= scale;
+                }
                 shares
             })
             .collect()

@@ -40,7 +40,7 @@ pub mod surface;
 pub mod tables;
 pub mod workload;
 
-pub use additive::{best_front, BestFront, CostShares};
+pub use additive::{best_front, BestFront, CostShares, Objective};
 pub use designs::{Design, Designs, Limits};
 pub use explore::explore_space;
 pub use genome::{Genomes, Genotype};

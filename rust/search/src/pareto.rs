@@ -10,8 +10,8 @@ use std::collections::BinaryHeap;
 /// A point of the plane of objectives. No value is NaN.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
-    /// First objective: modelled frames per second.
-    pub fps: f64,
+    /// First objective: a rate that the cost gives, such as modelled frames a second.
+    pub rate: f64,
     /// Second objective: accuracy, or a score in its place.
     pub score: f64,
     /// The violation of the constraints; 0 is feasible.
@@ -26,9 +26,9 @@ impl Point {
         if self.violation > 0.0 || other.violation > 0.0 {
             return self.violation < other.violation;
         }
-        self.fps >= other.fps
+        self.rate >= other.rate
             && self.score >= other.score
-            && (self.fps > other.fps || self.score > other.score)
+            && (self.rate > other.rate || self.score > other.score)
     }
 }
 
@@ -39,10 +39,10 @@ fn ascending(value: f64) -> u64 {
     bits ^ (((bits as i64 >> 63) as u64) | 1 << 63)
 }
 
-/// Returns the fronts of a set, best first, each sorted by falling `fps` (infeasible ones: in order
-/// of index). O(n log n).
+/// Returns the fronts of a set, best first, each sorted by falling `rate` (infeasible ones: in
+/// order of index). O(n log n).
 ///
-/// Feasible points are swept by falling `fps`: every point that could dominate the next one has
+/// Feasible points are swept by falling `rate`: every point that could dominate the next one has
 /// been seen, and does so in a given front if the front's best score is not below the point's. Best
 /// scores fall from front to front, so a binary search finds the point's front.
 pub fn fronts(points: &[Point]) -> Vec<Vec<usize>> {
@@ -51,7 +51,7 @@ pub fn fronts(points: &[Point]) -> Vec<Vec<usize>> {
         if point.violation > 0.0 {
             infeasible.push((ascending(point.violation), i));
         } else {
-            feasible.push((!ascending(point.fps), !ascending(point.score), i));
+            feasible.push((!ascending(point.rate), !ascending(point.score), i));
         }
     }
     feasible.sort_unstable();
@@ -165,7 +165,7 @@ impl Ord for Crowded {
 
 /// One over the range of each objective in a front.
 struct Scale {
-    fps: f64,
+    rate: f64,
     score: f64,
 }
 
@@ -179,17 +179,17 @@ impl Scale {
         // A front without extent in an objective is not crowded in it.
         let over = |range: f64| if range > 0.0 { 1.0 / range } else { 0.0 };
         Some(Self {
-            fps: over(first.fps - last.fps),
+            rate: over(first.rate - last.rate),
             score: over(last.score - first.score),
         })
     }
 
     fn gap(&self, faster: &Point, slower: &Point) -> f64 {
-        (faster.fps - slower.fps) * self.fps + (slower.score - faster.score) * self.score
+        (faster.rate - slower.rate) * self.rate + (slower.score - faster.score) * self.score
     }
 }
 
-/// The non-dominated feasible points of everything that was added, sorted by rising fps and so by
+/// The non-dominated feasible points of everything that was added, sorted by rising rate and so by
 /// falling score.
 ///
 /// Of points with equal objectives the first one that was added stays.
@@ -204,27 +204,27 @@ impl Front {
         if point.violation > 0.0 {
             return;
         }
-        let at = self.entries.partition_point(|e| e.0 < point.fps);
+        let at = self.entries.partition_point(|e| e.0 < point.rate);
         if self.entries.get(at).is_some_and(|e| e.1 >= point.score) {
             return;
         }
-        // At most one entry has the same fps; it and slower ones with no better score are
+        // At most one entry has the same rate; it and slower ones with no better score are
         // dominated.
-        let end = at + usize::from(self.entries.get(at).is_some_and(|e| e.0 == point.fps));
+        let end = at + usize::from(self.entries.get(at).is_some_and(|e| e.0 == point.rate));
         let start = self.entries[..at].partition_point(|e| e.1 > point.score);
         self.entries
-            .splice(start..end, [(point.fps, point.score, id)]);
+            .splice(start..end, [(point.rate, point.score, id)]);
     }
 
-    /// Returns `(fps, score, id)` by rising fps.
+    /// Returns `(rate, score, id)` by rising rate.
     pub fn entries(&self) -> &[(f64, f64, u32)] {
         &self.entries
     }
 
     /// Returns the area that a point would add to what the front dominates above `reference`.
-    pub fn gain(&self, fps: f64, score: f64, reference: (f64, f64)) -> f64 {
-        let mut at = self.entries.partition_point(|e| e.0 < fps);
-        let (mut right, mut area) = (fps, 0.0);
+    pub fn gain(&self, rate: f64, score: f64, reference: (f64, f64)) -> f64 {
+        let mut at = self.entries.partition_point(|e| e.0 < rate);
+        let (mut right, mut area) = (rate, 0.0);
         // The best score at this rate or more.
         let mut height = self.entries.get(at).map_or(reference.1, |e| e.1);
         while height < score && right > reference.0 {
@@ -242,9 +242,9 @@ impl Front {
         area
     }
 
-    /// Returns the entry of the best score among points of at least `fps`.
-    pub fn best(&self, fps: f64) -> Option<(f64, f64, u32)> {
-        let at = self.entries.partition_point(|e| e.0 < fps);
+    /// Returns the entry of the best score among points of at least `rate`.
+    pub fn best(&self, rate: f64) -> Option<(f64, f64, u32)> {
+        let at = self.entries.partition_point(|e| e.0 < rate);
         self.entries.get(at).copied()
     }
 
@@ -252,10 +252,10 @@ impl Front {
     pub fn hypervolume(&self, reference: (f64, f64)) -> f64 {
         let mut area = 0.0;
         let mut slower = reference.0;
-        for &(fps, score, _) in &self.entries {
-            if fps > slower && score > reference.1 {
-                area += (fps - slower) * (score - reference.1);
-                slower = fps;
+        for &(rate, score, _) in &self.entries {
+            if rate > slower && score > reference.1 {
+                area += (rate - slower) * (score - reference.1);
+                slower = rate;
             }
         }
         area
@@ -275,7 +275,7 @@ pub fn improving(
     most: usize,
 ) -> Vec<usize> {
     let mut front = front.clone();
-    let gain = |front: &Front, i: usize| front.gain(points[i].fps, points[i].score, reference);
+    let gain = |front: &Front, i: usize| front.gain(points[i].rate, points[i].score, reference);
     let mut heap: BinaryHeap<(Gain, Reverse<usize>)> = (0..points.len())
         .filter(|&i| points[i].violation == 0.0)
         .map(|i| (Gain(gain(&front, i)), Reverse(i)))
@@ -317,15 +317,15 @@ impl Ord for Gain {
     }
 }
 
-/// Returns the area of the plane that `(fps, score)` points dominate above `reference`: exact, by a
-/// sweep.
+/// Returns the area of the plane that `(rate, score)` points dominate above `reference`: exact, by
+/// a sweep.
 ///
 /// Points that are not better than the reference in both objectives add nothing.
 pub fn hypervolume(points: &[(f64, f64)], reference: (f64, f64)) -> f64 {
     let mut front = Front::default();
-    for &(fps, score) in points {
+    for &(rate, score) in points {
         let point = Point {
-            fps,
+            rate,
             score,
             violation: 0.0,
         };
@@ -339,9 +339,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn point(fps: f64, score: f64, violation: f64) -> Point {
+    fn point(rate: f64, score: f64, violation: f64) -> Point {
         Point {
-            fps,
+            rate,
             score,
             violation,
         }
@@ -387,7 +387,7 @@ mod tests {
             for new in more.iter().filter(|point| point.violation == 0.0) {
                 let mut with = front.clone();
                 with.add(new, 1);
-                let gain = front.gain(new.fps, new.score, reference);
+                let gain = front.gain(new.rate, new.score, reference);
                 prop_assert_eq!(gain, with.hypervolume(reference) - front.hypervolume(reference));
             }
         }
@@ -403,12 +403,12 @@ mod tests {
             prop_assert!(chosen.len() <= most);
             for &place in &chosen {
                 let gains = more.iter().map(|p| match p.violation {
-                    0.0 => front.gain(p.fps, p.score, reference),
+                    0.0 => front.gain(p.rate, p.score, reference),
                     _ => 0.0,
                 });
                 let best = gains.fold(0.0, f64::max);
                 let new = &more[place];
-                prop_assert!(best > 0.0 && front.gain(new.fps, new.score, reference) == best);
+                prop_assert!(best > 0.0 && front.gain(new.rate, new.score, reference) == best);
                 front.add(new, 1);
             }
         }
@@ -435,7 +435,7 @@ mod tests {
             let mut expected: Vec<(f64, f64)> = points
                 .iter()
                 .filter(|p| p.violation == 0.0 && !points.iter().any(|q| q.dominates(p)))
-                .map(|p| (p.fps, p.score))
+                .map(|p| (p.rate, p.score))
                 .collect();
             expected.sort_by(|a, b| a.partial_cmp(b).unwrap());
             expected.dedup();
@@ -448,11 +448,11 @@ mod tests {
         }
 
         #[test]
-        fn hypervolume_counts_unit_squares(points in points(), fps in 0u8..4, score in 0u8..4) {
-            let pairs: Vec<(f64, f64)> = points.iter().map(|p| (p.fps, p.score)).collect();
-            let reference = (f64::from(fps), f64::from(score));
+        fn hypervolume_counts_unit_squares(points in points(), rate in 0u8..4, score in 0u8..4) {
+            let pairs: Vec<(f64, f64)> = points.iter().map(|p| (p.rate, p.score)).collect();
+            let reference = (f64::from(rate), f64::from(score));
             let mut squares = 0;
-            for x in fps..8 {
+            for x in rate..8 {
                 for y in score..8 {
                     let (right, top) = (f64::from(x) + 1.0, f64::from(y) + 1.0);
                     squares += u32::from(pairs.iter().any(|p| p.0 >= right && p.1 >= top));

@@ -12,13 +12,15 @@ use quasar_cost::resources::Resources;
 use quasar_hardware::configuration::{Buffers, Hardware};
 use quasar_hardware::workload::{BlockWork, RowWidths, Setting};
 
-use crate::additive::{Choice, CostShares};
+use crate::additive::{Choice, CostShares, Objective};
 use crate::space::{BlockShape, Granularity, Space};
 
 /// Matrices of attention's half of a block, and of the MLP's, in the order of
 /// [`MATRICES`](crate::space::MATRICES).
 const IN_ATTENTION: usize = 4;
 const IN_MLP: usize = 2;
+/// Joules of a unit of the shares of an energy.
+const ENERGY_UNIT_J: f64 = 1e-12;
 /// Entries of all tables together, at most.
 const MAX_ENTRIES: u64 = 1 << 18;
 
@@ -219,13 +221,41 @@ impl CostTable {
         (index(sizes[0], attention), index(sizes[1], mlp))
     }
 
-    /// Returns what the choices of each part of a block add to a frame, those that fit.
-    pub fn shares(&self) -> CostShares {
+    /// Checks that the costs of an objective are known.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] for energies where the board's file has no powers.
+    pub fn check_objective(&self, objective: Objective) -> Result<()> {
+        if objective == Objective::Energy && !self.has_energy() {
+            return Err(Error::InvalidValue(
+                "energies are not known: the board's file has no [power]".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Returns the shares of the two sums whose larger one is the cost.
+    ///
+    /// The energy of a frame is one sum if the interval is the period, and another one if the
+    /// transfers are: a longer period takes more energy, so the larger one holds.
+    fn sums(&self, totals: &Totals, objective: Objective) -> [u64; 2] {
+        match (objective, &self.energy) {
+            (Objective::Latency, _) => [totals.latency, totals.transfer],
+            (Objective::Energy, Some(model)) => [totals.interval, totals.transfer].map(|period| {
+                let joules = model.joules_of(period, totals.slot_macs, totals.transfer);
+                (joules / ENERGY_UNIT_J).round() as u64
+            }),
+            _ => [totals.interval, totals.transfer],
+        }
+    }
+
+    /// Returns what the choices of each part of a block add to a frame's cost, those that fit. The
+    /// objective must be known ([`Self::check_objective`]).
+    pub fn shares(&self, objective: Objective) -> CostShares {
         let n = self.fractions;
         let choice = |entry: &Entry, genes: Vec<u8>| Choice {
             genes,
-            interval: entry.totals.interval,
-            transfer: entry.totals.transfer,
+            shares: self.sums(&entry.totals, objective),
         };
         let half = |entries: &[Entry], fractions: usize| -> Vec<Choice> {
             let fitting = entries.iter().enumerate().filter(|(_, entry)| entry.fits);
@@ -259,9 +289,12 @@ impl CostTable {
             }
         };
         CostShares {
-            clock_hz: self.clock_hz,
+            rate_of_one: match objective {
+                Objective::Period | Objective::Latency => self.clock_hz,
+                Objective::Energy => 1.0 / ENERGY_UNIT_J,
+            },
             ends: (self.embeds.iter())
-                .map(|embed| [embed.ends.interval, embed.ends.transfer])
+                .map(|embed| self.sums(&embed.ends, objective))
                 .collect(),
             inner: self
                 .embeds

@@ -8,10 +8,11 @@ use std::sync::{Arc, OnceLock};
 use quasar_core::error::Error;
 use quasar_hardware::{Board, Hardware};
 use quasar_search::additive::{best_front, BestFront};
+use quasar_search::designs::OnDesign;
 use quasar_search::nsga2::{Nsga2, Settings, Strategy};
 use quasar_search::pareto::hypervolume;
 use quasar_search::proxy::ProxyTable;
-use quasar_search::{CostModel, CostTable, Design, Designs, Genotype, Limits, Space};
+use quasar_search::{CostModel, CostTable, Design, Designs, Genotype, Limits, Objective, Space};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../python/quasar_rt");
 
@@ -94,11 +95,11 @@ fn the_front_of_several_configurations_is_that_of_all_networks() {
     let space = space();
     let (genotype, proxy) = (Genotype::of(&space), ProxyTable::new(&space));
     let designs = designs(&space, [1.0, 0.97], Limits::default()).unwrap();
-    let fronts = designs.shares();
+    let fronts = designs.shares(Objective::Period);
     let fronts = fronts.iter().map(|one| best_front(&genotype, one, &proxy));
     let front = BestFront::merged(fronts.collect::<Result<_, _>>().unwrap()).unwrap();
     assert!(front.exact);
-    let points: Vec<(f64, f64)> = front.members.iter().map(|m| (m.fps, m.score)).collect();
+    let points: Vec<(f64, f64)> = front.members.iter().map(|m| (m.rate, m.score)).collect();
     assert!(points
         .windows(2)
         .all(|w| w[0].0 > w[1].0 && w[0].1 < w[1].1));
@@ -113,6 +114,40 @@ fn the_front_of_several_configurations_is_that_of_all_networks() {
         hypervolume(&every, (0.0, 0.0)),
     );
     assert!((found / whole - 1.0).abs() < 1e-9, "{found} {whole}");
+}
+
+#[test]
+fn each_objective_has_the_configuration_that_suits_it_best() {
+    let space = space();
+    let designs = designs(&space, [1.0, 0.97], Limits::default()).unwrap();
+    let (genotype, proxy) = (Genotype::of(&space), ProxyTable::new(&space));
+    for objective in [Objective::Latency, Objective::Energy] {
+        designs.check(objective).unwrap();
+        let value = |on: &OnDesign| match objective {
+            Objective::Latency => on.latency_s,
+            _ => on.energy_j.unwrap(),
+        };
+        let mut every = Vec::new();
+        for genome in all(&space) {
+            let held = (0..2).map(|number| designs.on(number, &genome));
+            let held: Vec<_> = held.filter(|on| on.violation == 0.0).collect();
+            let cost = designs.cost(&genome, objective);
+            assert_eq!(cost.violation == 0.0, !held.is_empty());
+            if !held.is_empty() {
+                let least = held.iter().map(value).fold(f64::INFINITY, f64::min);
+                assert_eq!(cost.rate, 1.0 / least);
+                every.push((cost.rate, proxy.score(&genome)));
+            }
+        }
+        let fronts = designs.shares(objective);
+        let fronts = fronts.iter().map(|one| best_front(&genotype, one, &proxy));
+        let front = BestFront::merged(fronts.collect::<Result<_, _>>().unwrap()).unwrap();
+        assert!(front.exact);
+        let points: Vec<(f64, f64)> = front.members.iter().map(|m| (m.rate, m.score)).collect();
+        let found = hypervolume(&points, (0.0, 0.0));
+        let whole = hypervolume(&every, (0.0, 0.0));
+        assert!((found / whole - 1.0).abs() < 1e-6, "{found} {whole}");
+    }
 }
 
 #[test]
@@ -137,6 +172,7 @@ fn a_search_keeps_its_limits() {
         seed: 1,
         strategy: Strategy::Guided,
         oversample: 1,
+        objectives: vec![],
     };
     let mut search = Nsga2::new(Genotype::of(&space), Arc::clone(&costs), settings).unwrap();
     search

@@ -5,7 +5,7 @@ use quasar_search::additive::{best_front, coarse_front};
 use quasar_search::nsga2::{Nsga2, Settings, Strategy};
 use quasar_search::pareto::hypervolume;
 use quasar_search::proxy::ProxyTable;
-use quasar_search::{explore_space, CostTable, Designs, Genotype, Space};
+use quasar_search::{explore_space, CostModel, CostTable, Designs, Genotype, Objective, Space};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../python/quasar_rt");
 
@@ -40,19 +40,20 @@ fn with_memory_of(hardware: &Hardware, gigabytes: f64) -> Hardware {
 }
 
 /// Returns the hypervolume above the origin of all networks that fit.
-fn of_all(space: &Space, table: &CostTable, proxy: &ProxyTable) -> f64 {
+fn of_all(space: &Space, costs: &Designs, proxy: &ProxyTable, objective: Objective) -> f64 {
     let all = Genotype::of(space).all();
     let points: Vec<(f64, f64)> = all
         .chunks_exact(space.genes())
-        .map(|genome| (table.cost(genome), proxy.score(genome)))
-        .filter(|(cost, _)| cost.fits)
-        .map(|(cost, score)| (cost.fps, score))
+        .map(|genome| (costs.cost(genome, objective), proxy.score(genome)))
+        .filter(|(cost, _)| cost.violation == 0.0)
+        .map(|(cost, score)| (cost.rate, score))
         .collect();
     hypervolume(&points, (0.0, 0.0))
 }
 
 #[test]
 fn the_best_front_is_that_of_all_networks() {
+    let mut exact = [0; 3];
     for per in ["block", "matrix"] {
         let space = small(per);
         let genotype = Genotype::of(&space);
@@ -61,30 +62,185 @@ fn the_best_front_is_that_of_all_networks() {
         let hardware = hardware(&space, "pynq-z2");
         for gigabytes in [2.1, 0.3, 0.1, 0.03] {
             let table = CostTable::new(&space, &with_memory_of(&hardware, gigabytes)).unwrap();
-            let front = best_front(&genotype, &table.shares(), &proxy).unwrap();
-            let points: Vec<(f64, f64)> = front.members.iter().map(|m| (m.fps, m.score)).collect();
-            let (found, all) = (
-                hypervolume(&points, (0.0, 0.0)),
-                of_all(&space, &table, &proxy),
-            );
-            if front.exact {
-                assert!(
-                    (found / all - 1.0).abs() < 1e-9,
-                    "{per} {gigabytes}: {found} {all}"
+            let costs = Designs::one(table.clone());
+            for (number, objective) in Objective::ALL.into_iter().enumerate() {
+                let what = format!("{per} {gigabytes} {objective:?}");
+                let shares = table.shares(objective);
+                let front = best_front(&genotype, &shares, &proxy).unwrap();
+                let points: Vec<(f64, f64)> =
+                    front.members.iter().map(|m| (m.rate, m.score)).collect();
+                let (found, all) = (
+                    hypervolume(&points, (0.0, 0.0)),
+                    of_all(&space, &costs, &proxy, objective),
                 );
+                if !front.exact {
+                    assert!(found > all, "{what}: {found} is no bound of {all}");
+                    continue;
+                }
+                exact[number] += 1;
+                assert!((found / all - 1.0).abs() < 1e-6, "{what}: {found} {all}");
                 for member in &front.members {
                     genotype.check(&member.genome).unwrap();
-                    let cost = table.cost(&member.genome);
-                    assert!(cost.fits && (cost.fps / member.fps - 1.0).abs() < 1e-12);
+                    let cost = costs.cost(&member.genome, objective);
+                    assert!(cost.violation == 0.0);
+                    assert!((cost.rate / member.rate - 1.0).abs() < 1e-6, "{what}");
                     assert!((proxy.score(&member.genome) - member.score).abs() < 1e-9);
                 }
-            } else {
-                assert!(
-                    found > all,
-                    "{per} {gigabytes}: {found} is no bound of {all}"
-                );
             }
         }
+    }
+    assert!(exact.iter().all(|&fronts| fronts >= 4), "{exact:?}");
+}
+
+#[test]
+fn the_lowest_rate_is_that_of_all_networks() {
+    for per in ["block", "matrix"] {
+        let space = small(per);
+        let genotype = Genotype::of(&space);
+        let hardware = hardware(&space, "pynq-z2");
+        for gigabytes in [2.1, 0.1, 0.03] {
+            let table = CostTable::new(&space, &with_memory_of(&hardware, gigabytes)).unwrap();
+            let costs = Designs::one(table.clone());
+            for objective in Objective::ALL {
+                let all = genotype.all();
+                let rates = all
+                    .chunks_exact(space.genes())
+                    .map(|genome| costs.cost(genome, objective))
+                    .filter(|cost| cost.violation == 0.0)
+                    .map(|cost| cost.rate);
+                let lowest = rates.fold(f64::INFINITY, f64::min);
+                let found = table.shares(objective).lowest_rate(&genotype).unwrap();
+                assert!((found / lowest - 1.0).abs() < 1e-6, "{found} {lowest}");
+            }
+        }
+    }
+}
+
+/// Returns the shares of the exact hypervolumes of all objectives that a search with some of them
+/// covers.
+fn covered(space: &Space, table: &CostTable, objectives: &[Objective], seed: u64) -> [f64; 3] {
+    let (genotype, proxy) = (Genotype::of(space), ProxyTable::new(space));
+    let costs = table_of(table);
+    let settings = Settings {
+        population: 32,
+        generations: 20,
+        targets: vec![],
+        seed,
+        strategy: Strategy::Guided,
+        oversample: 1,
+        objectives: objectives.to_vec(),
+    };
+    let mut search = Nsga2::new(genotype.clone(), costs.clone(), settings).unwrap();
+    search
+        .run_with(|genomes, scores| {
+            for (genome, score) in genomes.rows().zip(scores) {
+                *score = proxy.score(genome);
+            }
+            Ok(())
+        })
+        .unwrap();
+    Objective::ALL.map(|objective| {
+        let shares = table.shares(objective);
+        let reference = (shares.lowest_rate(&genotype).unwrap(), 0.0);
+        let best = best_front(&genotype, &shares, &proxy).unwrap();
+        let best: Vec<(f64, f64)> = best.members.iter().map(|m| (m.rate, m.score)).collect();
+        let found: Vec<(f64, f64)> = (search.evaluated().iter())
+            .map(|c| (costs.cost(&c.genome, objective), c.score))
+            .filter(|(cost, _)| cost.violation == 0.0)
+            .map(|(cost, score)| (cost.rate, score))
+            .collect();
+        hypervolume(&found, reference) / hypervolume(&best, reference)
+    })
+}
+
+#[test]
+fn a_further_objective_is_searched_for_at_little_cost_for_the_frame_rate() {
+    use Objective::{Energy, Latency};
+    let space = Space::from_toml(&read("spaces/tiny")).unwrap();
+    let table = CostTable::new(&space, &hardware(&space, "zcu102")).unwrap();
+    let plain = covered(&space, &table, &[], 1);
+    for (objectives, aims) in [
+        (vec![Latency], vec![1]),
+        (vec![Energy], vec![2]),
+        (vec![Latency, Energy], vec![1, 2]),
+    ] {
+        let found = covered(&space, &table, &objectives, 1);
+        assert!(found[0] > plain[0] - 0.005, "{found:?} {plain:?}");
+        for aim in aims {
+            assert!(found[aim] > plain[aim], "{found:?} {plain:?}");
+            assert!(found[aim] > 0.99, "{found:?} {plain:?}");
+        }
+    }
+}
+
+#[test]
+fn an_evolution_has_further_objectives_too() {
+    let space = Space::from_toml(&read("spaces/fashion-mnist")).unwrap();
+    let table = CostTable::new(&space, &hardware(&space, "zcu102")).unwrap();
+    let search = |objectives| {
+        let settings = Settings {
+            population: 20,
+            generations: 10,
+            targets: vec![],
+            seed: 2,
+            strategy: Strategy::Evolution,
+            oversample: 1,
+            objectives,
+        };
+        let mut search = Nsga2::new(Genotype::of(&space), table_of(&table), settings).unwrap();
+        let proxy = ProxyTable::new(&space);
+        search
+            .run_with(|genomes, scores| {
+                for (genome, score) in genomes.rows().zip(scores) {
+                    *score = proxy.score(genome);
+                }
+                Ok(())
+            })
+            .unwrap();
+        let mut population: Vec<Vec<u8>> =
+            search.population().into_iter().map(|c| c.genome).collect();
+        assert_eq!(population.len(), 20);
+        population.sort_unstable();
+        population.dedup();
+        assert_eq!(population.len(), 20);
+        search.evaluated()
+    };
+    assert_ne!(search(vec![]), search(vec![Objective::Latency]));
+}
+
+#[test]
+fn an_objective_that_is_named_twice_or_unknown_is_refused() {
+    let space = small("block");
+    let mut board = hardware(&space, "pynq-z2").board().clone();
+    let search = |table: &CostTable, objectives| {
+        let settings = Settings {
+            population: 16,
+            generations: 8,
+            targets: vec![],
+            seed: 5,
+            strategy: Strategy::Guided,
+            oversample: 1,
+            objectives,
+        };
+        Nsga2::new(Genotype::of(&space), table_of(table), settings).map_err(|e| e.to_string())
+    };
+    let table = CostTable::new(&space, &hardware(&space, "pynq-z2")).unwrap();
+    for objectives in [
+        vec![Objective::Period],
+        vec![Objective::Latency, Objective::Latency],
+    ] {
+        let error = search(&table, objectives).unwrap_err();
+        assert!(error.contains("is named twice"), "{error}");
+    }
+    board.power = None;
+    let without = explore_space(&board, &space, board.clocks_mhz[0]).unwrap();
+    let without = CostTable::new(&space, &without).unwrap();
+    assert!(search(&without, vec![Objective::Latency]).is_ok());
+    let error = search(&without, vec![Objective::Energy]).unwrap_err();
+    assert!(error.contains("no [power]"), "{error}");
+    assert!(Objective::named("fp").is_err());
+    for objective in Objective::ALL {
+        assert_eq!(Objective::named(objective.name()).unwrap(), objective);
     }
 }
 
@@ -95,11 +251,11 @@ fn the_coarse_front_comes_close_to_the_best_one() {
     let (genotype, proxy, shares) = (
         Genotype::of(&space),
         ProxyTable::new(&space),
-        table.shares(),
+        table.shares(Objective::Period),
     );
     let best = best_front(&genotype, &shares, &proxy).unwrap();
     assert!(best.exact);
-    let exact: Vec<(f64, f64)> = best.members.iter().map(|m| (m.fps, m.score)).collect();
+    let exact: Vec<(f64, f64)> = best.members.iter().map(|m| (m.rate, m.score)).collect();
     let coarse: Vec<(f64, f64)> = coarse_front(&genotype, &shares, &proxy, 1000)
         .iter()
         .map(|genome| {
@@ -124,6 +280,7 @@ fn a_guided_search_asks_for_new_networks_only_and_is_a_function_of_its_scores() 
             seed: 5,
             strategy: Strategy::Guided,
             oversample: 1,
+            objectives: vec![Objective::Latency],
         };
         let mut search = Nsga2::new(Genotype::of(&space), table_of(&table), settings).unwrap();
         loop {

@@ -1,5 +1,9 @@
 //! NSGA-II over (modelled FPS, accuracy), as ask and tell.
 //!
+//! Latency or energy may be further objectives. Each is weighed against the score alone, so there
+//! are several fronts of two objectives, and the places of a generation and of the population are
+//! shared out among them.
+//!
 //! A search is a function of its settings, the space, the cost model and the scores that it gets.
 //! It has no clock, no global generator and no threads. Each generation has a random generator of
 //! its own, keyed by seed and generation. So a new search that gets the scores of an earlier one
@@ -17,12 +21,12 @@ use std::sync::Arc;
 
 use quasar_core::error::{Error, Result};
 
-use crate::additive::{BestFront, CostShares};
+use crate::additive::{BestFront, CostShares, Objective};
 use crate::genome::{GenomeSet, Genomes, Genotype};
-use crate::pareto::{self, Front, Point};
+use crate::pareto::{self, Point};
 use crate::predictor::Samples;
-use proposals::Guide;
 pub use proposals::GuideReport;
+use proposals::{Aim, Guide};
 
 /// Genomes of a generation, at most.
 pub const MAX_POPULATION: usize = 100_000;
@@ -36,16 +40,25 @@ pub const MAX_OVERSAMPLE: usize = 64;
 /// The cost of a network on the hardware.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
-    /// Modelled frames per second.
-    pub fps: f64,
+    /// The rate by an objective, such as modelled frames per second: the higher the better.
+    pub rate: f64,
     /// Excess over the available resources, in any unit that grows with it; 0 if the network fits.
     pub violation: f64,
 }
 
 /// Modelled costs of a space's networks, for one board and configuration.
 pub trait CostModel {
-    /// Returns the cost of a valid genome.
-    fn cost(&self, genome: &[u8]) -> Cost;
+    /// Returns the cost of a valid genome by an objective. Whether a network fits does not depend
+    /// on the objective.
+    fn cost(&self, genome: &[u8], objective: Objective) -> Cost;
+
+    /// Checks that the costs of an objective are known.
+    ///
+    /// # Errors
+    /// If they are not.
+    fn check(&self, _objective: Objective) -> Result<()> {
+        Ok(())
+    }
 
     /// Returns the network of the highest FPS that fits, exactly, and its FPS.
     ///
@@ -55,22 +68,26 @@ pub trait CostModel {
 
     /// Returns the shares of the parts of a network, if its cost adds up: for each of several
     /// configurations, of which a network has the one that suits it best.
-    fn shares(&self) -> Vec<CostShares> {
+    fn shares(&self, _objective: Objective) -> Vec<CostShares> {
         Vec::new()
     }
 }
 
 impl<T: CostModel> CostModel for Arc<T> {
-    fn cost(&self, genome: &[u8]) -> Cost {
-        T::cost(self, genome)
+    fn cost(&self, genome: &[u8], objective: Objective) -> Cost {
+        T::cost(self, genome, objective)
+    }
+
+    fn check(&self, objective: Objective) -> Result<()> {
+        T::check(self, objective)
     }
 
     fn fastest(&self) -> Result<(Vec<u8>, f64)> {
         T::fastest(self)
     }
 
-    fn shares(&self) -> Vec<CostShares> {
-        T::shares(self)
+    fn shares(&self, objective: Objective) -> Vec<CostShares> {
+        T::shares(self, objective)
     }
 }
 
@@ -100,6 +117,8 @@ pub struct Settings {
     /// Candidates for each place of a generation of [`Strategy::Evolution`]. Above 1, a predictor
     /// that is fitted to the evaluated networks chooses among them.
     pub oversample: usize,
+    /// Objectives besides [`Objective::Period`], each once.
+    pub objectives: Vec<Objective>,
 }
 
 impl Settings {
@@ -129,6 +148,15 @@ impl Settings {
                 "there are {} targets; at most {MAX_TARGETS} are allowed",
                 self.targets.len()
             ));
+        }
+        for (place, objective) in self.objectives.iter().enumerate() {
+            if *objective == Objective::Period || self.objectives[..place].contains(objective) {
+                return invalid(format!(
+                    "the objective {:?} is named twice; {:?} is always one",
+                    objective.name(),
+                    Objective::Period.name()
+                ));
+            }
         }
         match self.targets.iter().find(|t| !(**t > 0.0 && t.is_finite())) {
             Some(target) => invalid(format!(
@@ -182,6 +210,8 @@ pub struct Nsga2<C> {
     known: GenomeSet,
     /// The FPS, score and violation of each known genome; a score that is not known yet is NaN.
     points: Vec<Point>,
+    /// The rates of each known genome by the objectives besides FPS.
+    rates: Vec<f64>,
     /// For each known genome, true if it was bred. A genome with a score from elsewhere need not
     /// be.
     bred: Vec<bool>,
@@ -193,8 +223,8 @@ pub struct Nsga2<C> {
     /// The children whose scores were asked for last.
     asked: Vec<u32>,
     generation: usize,
-    front: Front,
-    reference: (f64, f64),
+    /// The objectives, FPS first.
+    aims: Vec<Aim>,
     history: Vec<Generation>,
     /// All genomes of a space that is no larger than the budget, shuffled: each is evaluated once.
     exhaustive: Option<Vec<u8>>,
@@ -210,6 +240,9 @@ impl<C: CostModel> Nsga2<C> {
     /// the fastest network, and the error of [`CostModel::fastest`] if nothing fits.
     pub fn new(genotype: Genotype, costs: C, settings: Settings) -> Result<Self> {
         settings.check()?;
+        for &objective in &settings.objectives {
+            costs.check(objective)?;
+        }
         let (_, fastest) = costs.fastest()?;
         if let Some(target) = settings.targets.iter().copied().reduce(f64::max) {
             if target > fastest {
@@ -224,24 +257,30 @@ impl<C: CostModel> Nsga2<C> {
         } else {
             None
         };
-        let guide = (!evolution).then(|| Guide::new(&genotype, costs.shares()));
+        let guide = (!evolution).then(|| Guide::new(&genotype));
+        let objectives = std::iter::once(Objective::Period).chain(settings.objectives.clone());
+        let shares = |objective| match settings.strategy {
+            Strategy::Guided => costs.shares(objective),
+            Strategy::Evolution => Vec::new(),
+        };
+        let aims = objectives.map(|objective| Aim::new(objective, shares(objective)));
         let budget = settings.population as u64 * settings.generations as u64;
         let exhaustive =
             (genotype.size() <= budget).then(|| variation::shuffled(&genotype, settings.seed));
         Ok(Self {
+            aims: aims.collect(),
             known: GenomeSet::new(genotype.genes()),
             genotype,
             costs,
             settings,
             points: Vec::new(),
+            rates: Vec::new(),
             bred: Vec::new(),
             evaluated: Vec::new(),
             population: Vec::new(),
             children: Vec::new(),
             asked: Vec::new(),
             generation: 0,
-            front: Front::default(),
-            reference: (0.0, 0.0),
             history: Vec::new(),
             exhaustive,
             samples,
@@ -360,9 +399,7 @@ impl<C: CostModel> Nsga2<C> {
 
     /// Returns the non-dominated networks of all that fit, by rising FPS; of equal ones the first.
     pub fn front(&self) -> Vec<Candidate> {
-        self.front
-            .entries()
-            .iter()
+        (self.aims[0].front.entries().iter())
             .map(|entry| self.candidate(entry.2))
             .collect()
     }
@@ -370,7 +407,8 @@ impl<C: CostModel> Nsga2<C> {
     /// Returns the network of highest score with at least this FPS, of all that fit; of equal
     /// scores the fastest.
     pub fn best(&self, fps: f64) -> Option<Candidate> {
-        self.front.best(fps).map(|entry| self.candidate(entry.2))
+        let best = self.aims[0].front.best(fps);
+        best.map(|entry| self.candidate(entry.2))
     }
 
     /// Returns the current population, best front first.
@@ -400,13 +438,16 @@ impl<C: CostModel> Nsga2<C> {
     }
 
     /// Returns the best front of the model of scores that guides the search, fitted to everything
-    /// evaluated. `None` without a guide, or if the cost does not add up.
+    /// evaluated, by an objective. `None` without a guide, or if the cost does not add up.
     ///
     /// # Errors
-    /// Those of [`best_front`](crate::additive::best_front).
-    pub fn model_front(&self) -> Result<Option<BestFront>> {
+    /// Those of [`best_front`](crate::additive::best_front) and of [`CostModel::check`].
+    pub fn model_front(&self, objective: Objective) -> Result<Option<BestFront>> {
+        self.costs.check(objective)?;
         match &self.guide {
-            Some(guide) if !self.evaluated.is_empty() => guide.model_front(&self.genotype),
+            Some(guide) if !self.evaluated.is_empty() => {
+                guide.model_front(&self.genotype, &self.costs.shares(objective))
+            }
             _ => Ok(None),
         }
     }
@@ -433,8 +474,20 @@ impl<C: CostModel> Nsga2<C> {
         Candidate {
             genome: self.known.get(id).to_vec(),
             score: point.score,
-            fps: point.fps,
+            fps: point.rate,
             violation: point.violation,
+        }
+    }
+
+    /// Returns a known genome's point by the aim of a number.
+    fn point(&self, id: u32, aim: usize) -> Point {
+        let point = self.points[id as usize];
+        match aim {
+            0 => point,
+            _ => Point {
+                rate: self.rates[id as usize * (self.aims.len() - 1) + aim - 1],
+                ..point
+            },
         }
     }
 
@@ -442,12 +495,15 @@ impl<C: CostModel> Nsga2<C> {
     fn intern(&mut self, genome: &[u8]) -> (u32, bool) {
         let (id, new) = self.known.insert(genome);
         if new {
-            let Cost { fps, violation } = self.costs.cost(genome);
+            let Cost { rate, violation } = self.costs.cost(genome, Objective::Period);
             self.points.push(Point {
-                fps,
+                rate,
                 score: f64::NAN,
                 violation,
             });
+            for aim in &self.aims[1..] {
+                self.rates.push(self.costs.cost(genome, aim.objective).rate);
+            }
             self.bred.push(false);
         }
         (id, new)
@@ -472,11 +528,26 @@ impl<C: CostModel> Nsga2<C> {
     /// Ranks the children with the population, keeps the best, and adds the generation to the
     /// history.
     fn advance(&mut self) {
-        for &id in &self.children {
-            let point = &self.points[id as usize];
-            self.front.add(point, id);
-            if let Some(samples) = &mut self.samples {
-                samples.add(&self.genotype, self.known.get(id), point.score);
+        for number in 0..self.aims.len() {
+            let points: Vec<(Point, u32)> = (self.children.iter())
+                .map(|&id| (self.point(id, number), id))
+                .collect();
+            let aim = &mut self.aims[number];
+            for (point, id) in &points {
+                aim.front.add(point, *id);
+            }
+            if self.generation == 0 {
+                let least = |value: fn(&Point) -> f64| {
+                    let values = points.iter().map(|(point, _)| value(point));
+                    values.fold(f64::INFINITY, f64::min)
+                };
+                aim.reference = (least(|p| p.rate), least(|p| p.score));
+            }
+        }
+        if let Some(samples) = &mut self.samples {
+            for &id in &self.children {
+                let score = self.points[id as usize].score;
+                samples.add(&self.genotype, self.known.get(id), score);
             }
         }
         if let Some(guide) = &mut self.guide {
@@ -484,21 +555,16 @@ impl<C: CostModel> Nsga2<C> {
             let scored = scored.map(|&id| (self.known.get(id), self.points[id as usize].score));
             guide.learn(scored);
         }
-        if self.generation == 0 {
-            let least = |value: fn(&Point) -> f64| {
-                let values = self.children.iter().map(|&id| &self.points[id as usize]);
-                values.map(value).fold(f64::INFINITY, f64::min)
-            };
-            self.reference = (least(|p| p.fps), least(|p| p.score));
-        }
         let ids: Vec<u32> = self
             .population
             .iter()
             .map(|member| member.id)
             .chain(self.children.iter().copied())
             .collect();
-        let points: Vec<Point> = ids.iter().map(|&id| self.points[id as usize]).collect();
-        self.population = survivors(&points, self.settings.population);
+        let points: Vec<Vec<Point>> = (0..self.aims.len())
+            .map(|aim| ids.iter().map(|&id| self.point(id, aim)).collect())
+            .collect();
+        self.population = survivors_of_all(&points, self.settings.population);
         for member in &mut self.population {
             member.id = ids[member.id as usize];
         }
@@ -506,12 +572,9 @@ impl<C: CostModel> Nsga2<C> {
         self.generation += 1;
         self.history.push(Generation {
             evaluations: self.evaluated.len(),
-            hypervolume: self.front.hypervolume(self.reference),
-            best: self
-                .settings
-                .targets
-                .iter()
-                .map(|&target| self.front.best(target).map(|entry| entry.1))
+            hypervolume: self.aims[0].front.hypervolume(self.aims[0].reference),
+            best: (self.settings.targets.iter())
+                .map(|&target| self.aims[0].front.best(target).map(|entry| entry.1))
                 .collect(),
         });
     }
@@ -537,6 +600,30 @@ fn survivors(points: &[Point], keep: usize) -> Vec<Member> {
                     distance,
                 }),
         );
+    }
+    members
+}
+
+/// Returns the `keep` best networks: an equal share of them by each objective, of those that the
+/// objectives before have left.
+///
+/// `points` has the points of the networks by each objective.
+fn survivors_of_all(points: &[Vec<Point>], keep: usize) -> Vec<Member> {
+    let mut left: Vec<u32> = (0..points[0].len() as u32).collect();
+    let mut members: Vec<Member> = Vec::with_capacity(keep);
+    for (number, own) in points.iter().enumerate() {
+        let rest: Vec<Point> = left.iter().map(|&place| own[place as usize]).collect();
+        let up_to = keep * (number + 1) / points.len();
+        let mut chosen = vec![false; left.len()];
+        for member in survivors(&rest, up_to - members.len()) {
+            chosen[member.id as usize] = true;
+            members.push(Member {
+                id: left[member.id as usize],
+                ..member
+            });
+        }
+        let mut chosen = chosen.into_iter();
+        left.retain(|_| chosen.next() == Some(false));
     }
     members
 }

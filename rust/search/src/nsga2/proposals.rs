@@ -8,12 +8,13 @@
 //! Most generations ask several models, drawn from those that the scores leave possible (Thompson
 //! 1933): so the networks that could be good are scored, and tell the possible models apart. Where
 //! scores have no noise, these models soon are one. The last generations ask the likeliest model.
+//! With several objectives, the models aim at one after the other.
 //! Depends on the parent module, `additive`, `pareto` and `surface`.
 
 use quasar_core::error::Result;
 
 use super::{survivors, Cost, CostModel, Nsga2, Settings};
-use crate::additive::{best_front, coarse_front, BestFront, CostShares};
+use crate::additive::{best_front, coarse_front, BestFront, CostShares, Objective};
 use crate::genome::{GenomeSet, Genotype};
 use crate::pareto::{self, Front, Point};
 use crate::random::SplitMix64;
@@ -48,11 +49,33 @@ pub struct GuideReport {
     pub samples: usize,
 }
 
+/// An objective, and the front that is known by it.
+#[derive(Clone, Debug)]
+pub(super) struct Aim {
+    pub(super) objective: Objective,
+    /// The shares of its costs; none without a guide, or if they do not add up.
+    costs: Vec<CostShares>,
+    /// The front of everything evaluated, by this objective and the score.
+    pub(super) front: Front,
+    /// The lowest rate and the lowest score of the first generation.
+    pub(super) reference: (f64, f64),
+}
+
+impl Aim {
+    pub(super) fn new(objective: Objective, costs: Vec<CostShares>) -> Self {
+        Self {
+            objective,
+            costs,
+            front: Front::default(),
+            reference: (0.0, 0.0),
+        }
+    }
+}
+
 /// A model of the scores so far.
 #[derive(Clone, Debug)]
 pub(super) struct Guide {
     samples: Samples,
-    costs: Vec<CostShares>,
     /// The model of the current generation.
     fit: Option<Fit>,
     prior: Option<Prior>,
@@ -61,10 +84,9 @@ pub(super) struct Guide {
 }
 
 impl Guide {
-    pub(super) fn new(genotype: &Genotype, costs: Vec<CostShares>) -> Self {
+    pub(super) fn new(genotype: &Genotype) -> Self {
         Self {
             samples: Samples::new(genotype),
-            costs,
             fit: None,
             prior: None,
             predicted: Vec::new(),
@@ -99,12 +121,14 @@ impl Guide {
         self.samples.fit(self.prior).surface
     }
 
-    pub(super) fn model_front(&self, genotype: &Genotype) -> Result<Option<BestFront>> {
+    /// Returns the best front of the likeliest model with these costs of several configurations.
+    pub(super) fn model_front(
+        &self,
+        genotype: &Genotype,
+        costs: &[CostShares],
+    ) -> Result<Option<BestFront>> {
         let surface = self.surface();
-        let fronts = self
-            .costs
-            .iter()
-            .map(|costs| best_front(genotype, costs, &surface));
+        let fronts = costs.iter().map(|one| best_front(genotype, one, &surface));
         Ok(BestFront::merged(fronts.collect::<Result<Vec<_>>>()?))
     }
 }
@@ -120,42 +144,42 @@ impl<C: CostModel> Nsga2<C> {
             generations,
             ..
         } = self.settings;
+        let aims = self.aims.len();
         if self.generation + generations.div_ceil(LAST) < generations {
             for number in 0..DRAWS {
+                let aim = (self.generation * DRAWS + number) % aims;
                 let up_to = population * (number + 1) / DRAWS;
-                self.propose(&fit.draw(random), &guide.costs, up_to, random);
+                self.propose(&fit.draw(random), aim, up_to, random);
             }
         } else {
-            self.propose(&fit.surface, &guide.costs, population, random);
+            for aim in 0..aims {
+                let up_to = population * (aim + 1) / aims;
+                self.propose(&fit.surface, aim, up_to, random);
+            }
         }
         guide.fit = Some(fit);
         self.guide = Some(guide);
     }
 
-    /// Adds the networks that promise most by a model of the scores, until there are `up_to`
-    /// children.
-    fn propose(
-        &mut self,
-        surface: &Surface,
-        costs: &[CostShares],
-        up_to: usize,
-        random: &mut SplitMix64,
-    ) {
+    /// Adds the networks that promise most by a model of the scores and the aim of a number, until
+    /// there are `up_to` children.
+    fn propose(&mut self, surface: &Surface, number: usize, up_to: usize, random: &mut SplitMix64) {
         let places = up_to - self.children.len().min(up_to);
         if places == 0 {
             return;
         }
-        let believed = self.believed_front(surface);
+        let believed = self.believed_front(surface, number);
+        let aim = &self.aims[number];
         let proposals = |costs| coarse_front(&self.genotype, costs, surface, LEVELS);
-        let proposed: Vec<Vec<u8>> = costs.iter().flat_map(proposals).collect();
+        let proposed: Vec<Vec<u8>> = aim.costs.iter().flat_map(proposals).collect();
         let mut candidates = GenomeSet::new(self.genotype.genes());
         let mut points = Vec::new();
         // Returns whether the network is new and fits.
         let mut consider = |genome: &[u8]| {
             if !self.is_bred(genome) && candidates.insert(genome).1 {
-                let Cost { fps, violation } = self.costs.cost(genome);
+                let Cost { rate, violation } = self.costs.cost(genome, aim.objective);
                 points.push(Point {
-                    fps,
+                    rate,
                     score: surface.predict(genome),
                     violation,
                 });
@@ -175,10 +199,14 @@ impl<C: CostModel> Nsga2<C> {
             self.vary(&believed, random, &mut child);
             left -= usize::from(consider(&child));
         }
-        let mut chosen = self.for_targets(&believed, &points);
+        let mut chosen = match aim.objective {
+            Objective::Period => self.for_targets(&believed, &points),
+            // Targets are frame rates.
+            Objective::Latency | Objective::Energy => Vec::new(),
+        };
         chosen.truncate(places);
         let most = places - chosen.len();
-        for place in pareto::improving(&believed, self.reference, &points, most) {
+        for place in pareto::improving(&believed, aim.reference, &points, most) {
             if !chosen.contains(&place) {
                 chosen.push(place);
             }
@@ -195,13 +223,14 @@ impl<C: CostModel> Nsga2<C> {
         }
     }
 
-    /// Returns the front of the networks evaluated last, and of those chosen already, by their
+    /// Returns an aim's front of the networks evaluated last, and of those chosen already, by their
     /// predicted scores. A score that noise raised stands less in the way of a better network than
     /// it would as it is.
-    fn believed_front(&self, surface: &Surface) -> Front {
+    fn believed_front(&self, surface: &Surface, aim: usize) -> Front {
         let mut front = Front::default();
         let first = self.evaluated.len().saturating_sub(RECENT);
-        let entries = self.front.entries().iter().map(|entry| entry.2);
+        let entries = self.aims[aim].front.entries();
+        let entries = entries.iter().map(|entry| entry.2);
         let chosen = self.children.iter().copied();
         for id in (self.evaluated[first..].iter().copied())
             .chain(entries)
@@ -210,7 +239,7 @@ impl<C: CostModel> Nsga2<C> {
             let score = surface.predict(self.known.get(id));
             let point = Point {
                 score,
-                ..self.points[id as usize]
+                ..self.point(id, aim)
             };
             front.add(&point, id);
         }
@@ -226,7 +255,7 @@ impl<C: CostModel> Nsga2<C> {
             let reaching = points
                 .iter()
                 .enumerate()
-                .filter(|(_, p)| p.violation == 0.0 && p.fps >= target && p.score > found);
+                .filter(|(_, p)| p.violation == 0.0 && p.rate >= target && p.score > found);
             let best = reaching.max_by(|a, b| a.1.score.total_cmp(&b.1.score).then(b.0.cmp(&a.0)));
             if let Some((place, _)) = best {
                 if !chosen.contains(&place) {

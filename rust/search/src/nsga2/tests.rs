@@ -27,10 +27,10 @@ impl Double {
 }
 
 impl CostModel for Double {
-    fn cost(&self, genome: &[u8]) -> Cost {
+    fn cost(&self, genome: &[u8], _objective: Objective) -> Cost {
         let sum = self.sum(genome);
         Cost {
-            fps: 1e6 / sum,
+            rate: 1e6 / sum,
             violation: (sum - self.capacity).max(0.0),
         }
     }
@@ -64,6 +64,7 @@ fn settings(population: usize, generations: usize, seed: u64) -> Settings {
         seed,
         strategy: super::Strategy::Evolution,
         oversample: 1,
+        objectives: vec![],
     }
 }
 
@@ -166,14 +167,14 @@ fn a_small_space_is_evaluated_one_and_all() {
         let points: Vec<Point> = evaluated
             .iter()
             .map(|c| Point {
-                fps: c.fps,
+                rate: c.fps,
                 score: c.score,
                 violation: 0.0,
             })
             .collect();
         for candidate in search.front() {
             let point = Point {
-                fps: candidate.fps,
+                rate: candidate.fps,
                 score: candidate.score,
                 violation: 0.0,
             };
@@ -201,13 +202,13 @@ fn the_front_comes_close_to_the_exact_one() {
     let budget = genotype.size() as usize;
     let mut exact = search(&genotype, settings(budget, 1, 0), f64::INFINITY);
     run(&mut exact);
-    let reference = exact.reference;
-    let full = exact.front.hypervolume(reference);
+    let reference = exact.aims[0].reference;
+    let full = exact.aims[0].front.hypervolume(reference);
     for seed in 0..5 {
         let mut search = search(&genotype, settings(50, 40, seed), f64::INFINITY);
         run(&mut search);
         assert!(search.evaluated.len() * 10 < budget, "{budget}");
-        let found = search.front.hypervolume(reference);
+        let found = search.aims[0].front.hypervolume(reference);
         assert!(found > 0.995 * full, "seed {seed}: {}", found / full);
     }
 }
@@ -323,7 +324,7 @@ fn a_predictor_that_chooses_candidates_finds_more_with_few_evaluations() {
         let mut search = search(&genotype, wanted, f64::INFINITY);
         run(&mut search);
         assert_eq!(search.evaluated.len(), 200);
-        search.front.hypervolume((400.0, 0.0))
+        search.aims[0].front.hypervolume((400.0, 0.0))
     };
     let better = (0..9).filter(|&s| covered(8, s) > covered(1, s)).count();
     assert!(better >= 8, "{better} of 9 seeds");

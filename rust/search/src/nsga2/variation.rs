@@ -1,7 +1,7 @@
 //! Breeds the children of a generation: the first generation, crossover, mutation, and the choice
 //! of parents. Depends on the parent module, `genome` and `random`.
 
-use super::{survivors, Cost, CostModel, Nsga2, Settings};
+use super::{survivors_of_all, Cost, CostModel, Nsga2, Settings};
 use crate::genome::{GenomeSet, Genotype};
 use crate::pareto::Point;
 use crate::random::SplitMix64;
@@ -83,7 +83,7 @@ impl<C: CostModel> Nsga2<C> {
         let corners = self.children.iter().map(|&id| self.points[id as usize]);
         let reached = corners
             .filter(|point| point.violation == 0.0)
-            .fold(0.0, |fps: f64, point| fps.max(point.fps));
+            .fold(0.0, |fps: f64, point| fps.max(point.rate));
         if self.settings.targets.iter().any(|&target| target > reached) {
             if let Ok((fastest, _)) = self.costs.fastest() {
                 self.add_child(&fastest);
@@ -104,7 +104,7 @@ impl<C: CostModel> Nsga2<C> {
         let predictor = samples.fit(RIDGE).expect("a generation was evaluated");
         let mut child = vec![0; self.genotype.genes()];
         let mut candidates = GenomeSet::new(self.genotype.genes());
-        let mut points = Vec::new();
+        let mut points = vec![Vec::new(); self.aims.len()];
         let wanted = self.settings.population * self.settings.oversample;
         for _ in 0..TRIES * wanted {
             if candidates.len() == wanted {
@@ -112,15 +112,18 @@ impl<C: CostModel> Nsga2<C> {
             }
             self.offspring(random, &mut child);
             if !self.is_bred(&child) && candidates.insert(&child).1 {
-                let Cost { fps, violation } = self.costs.cost(&child);
-                points.push(Point {
-                    fps,
-                    score: predictor.predict(&self.genotype, &child),
-                    violation,
-                });
+                let score = predictor.predict(&self.genotype, &child);
+                for (aim, points) in self.aims.iter().zip(&mut points) {
+                    let Cost { rate, violation } = self.costs.cost(&child, aim.objective);
+                    points.push(Point {
+                        rate,
+                        score,
+                        violation,
+                    });
+                }
             }
         }
-        for member in survivors(&points, self.settings.population) {
+        for member in survivors_of_all(&points, self.settings.population) {
             self.add_child(candidates.get(member.id));
         }
     }
@@ -162,7 +165,7 @@ impl<C: CostModel> Nsga2<C> {
             return &[];
         }
         let target = targets[random.below(targets.len())];
-        let front = self.front.entries();
+        let front = self.aims[0].front.entries();
         let at = front.partition_point(|entry| entry.0 < target);
         &front[at.saturating_sub(NEIGHBOURS)..(at + NEIGHBOURS).min(front.len())]
     }
