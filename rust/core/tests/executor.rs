@@ -152,6 +152,47 @@ fn an_unusable_image_fails_its_batch() {
 }
 
 #[test]
+fn large_images_are_prepared_between_frames_of_other_threads() {
+    let executor = executor("mean", MAX_THREADS);
+    let side = 1024; // prepared on all cores
+    let channels = executor.network().config().image.channels;
+    let large: Vec<u8> = (0..side * side * channels)
+        .map(|i| (i % 251) as u8)
+        .collect();
+    let large = ImageView::packed(&large, side, side, channels).unwrap();
+    let mut expected = Vec::new();
+    let mut preprocessor = executor.network().preprocessor();
+    preprocessor.run(&large, &mut expected).unwrap();
+
+    let classes = executor.network().config().outputs();
+    let small = images(&executor, 1);
+    let mut logits = vec![0; classes];
+    executor.run(&small[0], &mut logits).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut preprocessor = executor.network().preprocessor();
+                let mut pixels = Vec::new();
+                for _ in 0..8 {
+                    executor
+                        .prepare(&mut preprocessor, &large, &mut pixels)
+                        .unwrap();
+                    assert_eq!(pixels, expected);
+                }
+            });
+            scope.spawn(|| {
+                let mut out = vec![0; classes];
+                for _ in 0..50 {
+                    let view = views(&executor, &small)[0];
+                    executor.infer(&view, &mut out, &NEVER).unwrap();
+                    assert_eq!(out, logits);
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn blocks_may_differ_in_head_size() {
     let subnet = subnet("mean");
     let mut config: serde_json::Value = serde_json::from_str(subnet.config_json()).unwrap();

@@ -254,7 +254,10 @@ impl Engine {
                     Some(cpu) => cpu.network().preprocessor(),
                     None => Preprocessor::new(self.subnet.config()),
                 },
-                |preprocessor| preprocessor.run(&view, &mut pixels),
+                |preprocessor| match &self.cpu {
+                    Some(cpu) => cpu.prepare(preprocessor, &view, &mut pixels),
+                    None => preprocessor.run(&view, &mut pixels),
+                },
             );
             result.map(|()| Prepared {
                 pixels,

@@ -12,7 +12,7 @@ mod partition;
 mod workspace;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use quasar_kernels::Team;
@@ -20,12 +20,15 @@ use quasar_kernels::Team;
 use crate::error::{Error, Result};
 use crate::network::Network;
 use crate::pool::{self, default_threads, for_each, IdlePool, PerProcess};
-use crate::preprocess::ImageView;
+use crate::preprocess::{ImageView, Preprocessor};
 use crate::trace::{Observer, StageTime, Trace};
 use workspace::Workspace;
 
 /// The flag of frames that are never cancelled.
 pub static NEVER: AtomicBool = AtomicBool::new(false);
+
+/// Pixels of an image from which on [`Executor::prepare`] takes all cores.
+const LARGE_IMAGE: usize = 500_000;
 
 /// Images of a batch that each thread takes before the team is claimed again.
 const IMAGES_AT_A_TIME: usize = 8;
@@ -47,6 +50,10 @@ pub struct Executor {
 struct Workers {
     /// `None` for one thread, the caller's.
     team: Option<Team>,
+    /// The team leaves no core of the machine to others.
+    all_cores: bool,
+    /// Read by frames; written by [`Executor::prepare`] while it keeps all cores busy.
+    cores: RwLock<()>,
     /// Workspaces with a range of tokens for each thread.
     parallel: IdlePool<Workspace>,
     /// Workspaces with one range, for batches.
@@ -88,6 +95,8 @@ impl Executor {
                     1 => None,
                     threads => Some(pool::team(threads)?),
                 },
+                all_cores: self.threads >= default_threads(),
+                cores: RwLock::new(()),
                 parallel: IdlePool::new(most_idle),
                 single: IdlePool::new(most_idle),
             })
@@ -137,9 +146,36 @@ impl Executor {
     ) -> Result<FrameTime> {
         self.check_logits(1, logits)?;
         let workers = self.workers()?;
+        let _frame = workers.cores.read().unwrap_or_else(PoisonError::into_inner);
         workers.with_workspace(&self.network, self.threads, |workspace| {
             workers.decoded_frame(&self.network, workspace, image, logits, cancel)
         })
+    }
+
+    /// Preprocesses an image for a later frame, while others may run. If they run on all cores, a
+    /// large image is preprocessed between two frames, on all cores, too: the threads of both
+    /// would keep each other waiting.
+    ///
+    /// # Errors
+    /// [`Error::InvalidImage`].
+    pub fn prepare(
+        &self,
+        preprocessor: &mut Preprocessor,
+        image: &ImageView,
+        pixels: &mut Vec<u8>,
+    ) -> Result<()> {
+        let workers = self.workers()?;
+        match &workers.team {
+            Some(team) if workers.all_cores && image.pixels() >= LARGE_IMAGE => {
+                let _all = workers
+                    .cores
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner);
+                team.wake();
+                preprocessor.run_with(Some(team), image, pixels)
+            }
+            _ => preprocessor.run(image, pixels),
+        }
     }
 
     /// Preprocesses and runs many decoded images, each on one thread; `logits` is `[images,

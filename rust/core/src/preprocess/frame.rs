@@ -207,6 +207,11 @@ impl<'a> ImageView<'a> {
         Self { matrix, ..self }
     }
 
+    /// Returns the number of pixels.
+    pub(crate) fn pixels(&self) -> usize {
+        self.height * self.width
+    }
+
     /// Creates a view of a preprocessed image, which [`super::Preprocessor::run`] copies.
     ///
     /// # Errors
