@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 import search_strategies as strategies
@@ -37,6 +38,27 @@ def test_the_page_has_the_figures_of_today():
     assert row in strategies.PAGE.read_text("utf-8"), "run python tools/search_strategies.py"
 
 
+def test_the_page_has_todays_figures_of_objectives():
+    rows = strategies.objectives_table(strategies.OBJECTIVE_PAIRS[:1], strategies.OBJECTIVES[:2])
+    page = strategies.PAGE.read_text("utf-8")
+    for row in rows.splitlines()[-2:]:
+        assert row in page, "run python tools/search_strategies.py --table objectives"
+
+
+@pytest.mark.parametrize("name", strategies.TABLES)
 @pytest.mark.slow
-def test_the_page_has_the_whole_table_of_today():
-    assert strategies.table() in strategies.PAGE.read_text("utf-8"), "run python tools/search_strategies.py"
+def test_the_page_has_the_whole_tables_of_today(name):
+    assert strategies.TABLES[name]() in strategies.PAGE.read_text("utf-8"), (
+        "run python tools/search_strategies.py"
+    )
+
+
+def test_one_table_is_written_alone(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    blocks = [f"<!-- generated: {name} -->\n\nold {name}\n\n<!-- end -->\n" for name in strategies.TABLES]
+    page.write_text("".join(blocks))
+    monkeypatch.setattr(strategies, "PAGE", page)
+    monkeypatch.setitem(strategies.TABLES, "objectives", lambda: "new")
+    done = CliRunner().invoke(strategies.main, ["--table", "objectives"])
+    assert done.exit_code == 0, done.output
+    assert page.read_text() == "".join(blocks).replace("old objectives", "new")
