@@ -33,6 +33,7 @@ __all__ = [
     "REGISTER_BYTES",
     "UIO_NODE",
     "Board",
+    "Closer",
     "CostTable",
     "Counters",
     "Designs",
@@ -144,6 +145,7 @@ class Engine:
     ) -> Engine: ...
     @staticmethod
     def attached(subnet: Subnet, hardware: Hardware, transport: object, timeout: float | None) -> Engine: ...
+    def closer(self) -> Closer: ...
     def infer(self, image: _Image, top: int) -> _Timed: ...
     def prepare(self, image: _Image) -> Prepared: ...
     @property
@@ -224,6 +226,10 @@ class Trials:
 
 @final
 class Prepared: ...
+
+@final
+class Closer:
+    def close(self) -> bool: ...
 
 @final
 class FrameHandle:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from . import ending
-from ._native import MAX_THREADS, FrameHandle
+from ._native import CLOSE_SECONDS, MAX_THREADS, FrameHandle
 from ._native import Engine as NativeEngine
 from ._native import Prepared as NativePrepared
 from .arguments import as_count, as_seconds, check_name, shown
@@ -569,10 +569,23 @@ class Engine:
 
         Args:
             cancel: true to cancel the submitted images whose turn has not come.
+
+        Warns:
+            RuntimeWarning: an accelerator's transport hangs. The engine is closed, but the transport's thread stays
+                behind. Ctrl-C ends the wait earlier.
         """
-        self._engine = None
+        engine, self._engine = self._engine, None
+        closer = engine.closer() if engine is not None and self._accelerated else None
+        del engine
         if (submissions := self._submissions.get(os.getpid())) is not None:
             submissions.close(cancel=cancel)
+        if closer is not None and not closer.close():
+            warnings.warn(
+                f"the transport of '{self.device}' has not returned within {CLOSE_SECONDS:g} s: its thread "
+                "stays behind until it does; the engine is closed, but the device may need a restart",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def __enter__(self) -> Engine:
         return self

@@ -164,6 +164,23 @@ HANG = {
 }
 
 
+def hanging(files, how):
+    """Returns code that makes an engine whose transport hangs once ``transport.hangs`` is true."""
+    tiny = str(library("tiny"))
+    return f"""
+import simulated
+class Hanging(simulated.Transport):
+    hangs = False
+    def read(self, register):
+        if self.hangs:
+            {HANG[how]}
+        return super().read(register)
+transport = Hanging({tiny!r})
+simulated.attach({tiny!r}, transport)
+{opened(files, "python")}
+"""
+
+
 @pytest.mark.parametrize(
     ("how", "flight", "end"),
     [
@@ -175,19 +192,9 @@ HANG = {
     ],
 )
 def test_a_process_ends_though_its_transport_hangs(files, how, flight, end):
-    tiny = library("tiny")
     statement, status = END[end]
     code = f"""
-import simulated
-class Hanging(simulated.Transport):
-    hangs = False
-    def read(self, register):
-        if self.hangs:
-            {HANG[how]}
-        return super().read(register)
-transport = Hanging({str(tiny)!r})
-simulated.attach({str(tiny)!r}, transport)
-{opened(files, "python")}
+{hanging(files, how)}
 class Slow:
     # The transport's thread runs while Python takes itself apart.
     def __del__(self):
@@ -202,6 +209,52 @@ print(time.time(), flush=True)
     done = execute(code, status)
     # The limit is 5 s; `Slow` and a busy machine take their time.
     assert time.time() - float(done.stdout.split()[0]) < 9
+
+
+@pytest.mark.parametrize(
+    ("how", "statement", "outcome", "least", "most"),
+    [
+        ("looping", "engine.close()", "RuntimeWarning", 4, 7),
+        ("looping", "del engine", "", 4, 7),
+        ("stubborn", "interrupt(); engine.close()", "KeyboardInterrupt", 0, 3),
+    ],
+)
+def test_an_engine_can_be_closed_though_its_transport_hangs(files, how, statement, outcome, least, most):
+    code = f"""
+{hanging(files, how)}
+def interrupt():
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+transport.hangs = True
+interrupt()
+try:
+    engine.infer(small)
+except KeyboardInterrupt:
+    pass
+copy, outcome = [engine] if "close" in {statement!r} else [], ""
+start = time.monotonic()
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    try:
+        {statement}
+    except KeyboardInterrupt:
+        outcome = "KeyboardInterrupt"
+outcome += "".join(warning.category.__name__ for warning in caught)
+print(time.monotonic() - start, time.time(), outcome, flush=True)
+for engine in copy:
+    engine.close()
+    try:
+        engine.infer(small)
+    except quasar_rt.ClosedError:
+        print("closed", flush=True)
+sys.exit(3)
+"""
+    done = execute(code, 3)
+    lines = done.stdout.splitlines()
+    took, end, *found = lines[0].split(" ")
+    assert found == [outcome]
+    assert least < float(took) < most
+    assert time.time() - float(end) < 7
+    assert lines[1:] == ["closed"] * ("close" in statement)
 
 
 #: Late uses, and their outcomes on the CPU and on an accelerator in a function of `atexit`.

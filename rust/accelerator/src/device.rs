@@ -55,6 +55,12 @@ pub trait Device: Send + Sync {
         true
     }
 
+    /// Ends the driver after the frames that were begun, as [`FrameQueue::finish`] does. Returns
+    /// false if the driver has not ended.
+    fn finish(&self, _cancel: &AtomicBool) -> bool {
+        true
+    }
+
     /// Makes a simulated device fail once: see [`Transport::inject`].
     ///
     /// # Errors
@@ -283,6 +289,12 @@ impl<T: Transport + 'static> Device for Accelerator<T> {
         self.process
             .existing()
             .is_none_or(|process| process.queue.close(limit))
+    }
+
+    fn finish(&self, cancel: &AtomicBool) -> bool {
+        self.process
+            .existing()
+            .is_none_or(|process| process.queue.finish(cancel))
     }
 
     fn inject(&self, fault: &str, after_frames: u64) -> Result<()> {

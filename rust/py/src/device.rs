@@ -17,12 +17,14 @@ use quasar_accelerator::faulty::Faulty;
 use quasar_accelerator::sim::{Sim, SimLibrary};
 use quasar_accelerator::transport::{Buffer, Transport};
 use quasar_accelerator::Program;
+use quasar_core::cpu::NEVER;
 use quasar_core::error::{Error, Result};
 use quasar_core::Subnet;
 use quasar_hardware::Hardware;
 
 use crate::errors::{interrupt, invalid_value, to_py};
 use crate::foreign::call_method;
+use crate::interrupt::interruptible;
 
 /// Memory of a simulated device, more than any program takes: pages are allocated when they are
 /// written.
@@ -315,6 +317,9 @@ impl Transport for Callback {
 /// Accelerators that engines have opened. Locked only with the GIL, so a forked process never finds
 /// it locked.
 static OPENED: Mutex<Vec<Weak<dyn Device>>> = Mutex::new(Vec::new());
+/// Accelerators that no engine has any more but whose drivers have not ended, because their
+/// transports hang. Locked as [`OPENED`] is.
+static LEFT: Mutex<Vec<Arc<dyn Device>>> = Mutex::new(Vec::new());
 /// True once [`shut_down_devices`] was called.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
@@ -342,7 +347,41 @@ pub fn open(
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     opened.retain(|device| device.strong_count() > 0);
     opened.push(Arc::downgrade(&device));
+    drop(opened);
+    release_left(py);
     Ok(device)
+}
+
+/// Ends a device that only the caller has; returns false if its driver has not ended. Such a device
+/// is kept, so that its driver gets another chance at the end of the process. Ctrl-C ends the wait
+/// if `signals` is true.
+pub fn end(py: Python<'_>, device: Arc<dyn Device>, signals: bool) -> PyResult<bool> {
+    let finish = |cancel: &AtomicBool| Ok(device.finish(cancel));
+    let ended = py.detach(|| match signals {
+        true => interruptible(finish),
+        false => Ok(device.finish(&NEVER)),
+    });
+    match ended {
+        Ok(true) => py.detach(|| drop(device)),
+        _ => LEFT
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(device),
+    }
+    ended
+}
+
+/// Frees the accelerators of [`LEFT`] whose drivers have ended since.
+fn release_left(py: Python<'_>) {
+    let ended: Vec<_> = {
+        let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let (ended, hanging) = left.drain(..).partition(|device| device.shut_down(now));
+        *left = hanging;
+        ended
+    };
+    // Unlocked: a transport that is freed may run anything.
+    py.detach(|| drop(ended));
 }
 
 /// Ends the drivers of all accelerators, for the end of the process: a driver's thread must not

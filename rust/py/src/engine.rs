@@ -230,6 +230,12 @@ impl Engine {
         self.cpu.as_ref().map(|cpu| cpu.weight_traffic())
     }
 
+    /// Returns what closes the device once this engine is gone.
+    fn closer(&self) -> PyResult<Closer> {
+        let device = self.device().map_err(to_py)?;
+        Ok(Closer(Mutex::new(Some(device))))
+    }
+
     /// Runs one image.
     fn infer<'py>(&self, py: Python<'py>, image: Input<'py>, top: usize) -> PyResult<Timed<'py>> {
         let view = self.view(&image)?;
@@ -411,6 +417,27 @@ pub struct FrameHandle {
     engine: Py<Engine>,
 }
 
+/// A second owner of an engine's device. Unlike the engine's end, `close` can be interrupted and
+/// report what happened.
+#[pyclass(frozen, module = "quasar_rt._native")]
+pub struct Closer(Mutex<Option<Arc<dyn Device>>>);
+
+#[pymethods]
+impl Closer {
+    /// Ends the device if no engine has it any more, but leaves a driver that hangs alone: then
+    /// returns false. Where calls are in progress, the last one ends the device.
+    fn close(&self, py: Python<'_>) -> PyResult<bool> {
+        let device = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match device {
+            Some(device) if Arc::strong_count(&device) == 1 => device::end(py, device, true),
+            device => {
+                py.detach(|| drop(device));
+                Ok(true)
+            }
+        }
+    }
+}
+
 #[pymethods]
 impl FrameHandle {
     /// Waits for the frame and returns its output, once.
@@ -454,9 +481,16 @@ impl Engine {
 
     fn release(&self) {
         let mut device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
-        let device = device.take();
-        // The driver's thread ends here, and may need the GIL to do so.
-        Python::attach(|py| py.detach(|| drop(device)));
+        let Some(device) = device.take() else { return };
+        Python::attach(|py| {
+            // A `Closer` ends the device if it has it, too.
+            if Arc::strong_count(&device) == 1 {
+                // Nobody is there to be told that the driver hangs.
+                let _ = device::end(py, device, false);
+            } else {
+                py.detach(|| drop(device));
+            }
+        });
     }
 
     fn cpu(&self, what: &str) -> PyResult<&Executor> {

@@ -54,7 +54,7 @@ mod _native {
     #[pymodule_export]
     use crate::device::{shut_down_devices, sim_configuration, Counters, Survey, Trials};
     #[pymodule_export]
-    use crate::engine::{unit_vector, Engine, FrameHandle};
+    use crate::engine::{unit_vector, Closer, Engine, FrameHandle};
     #[pymodule_export]
     use crate::errors::error_classes;
     #[pymodule_export]

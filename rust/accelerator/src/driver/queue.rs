@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use quasar_core::cpu::NEVER;
 use quasar_core::error::{Error, Result};
 
 use crate::counters::{self, Counts};
@@ -18,6 +19,8 @@ const CANCEL_INTERVAL: Duration = Duration::from_millis(20);
 /// Longest wait for the driver's thread to end when the queue is closed. A transport in Python may
 /// hang.
 pub const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// Part of [`CLOSE_LIMIT`] in which the thread may still finish its frames.
+const FINISH_LIMIT: Duration = Duration::from_secs(4);
 /// The interval at which a closed queue checks whether the thread has ended.
 const CLOSE_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -125,7 +128,7 @@ impl Drop for Ticket {
 pub(super) type InjectedFault = (String, u64);
 
 /// A queue of frames, which the driver runs in order in a thread of its own. Dropping the queue
-/// ends the thread after the frames that are in it.
+/// ends the thread as [`Self::finish`] does.
 #[derive(Debug)]
 pub struct FrameQueue {
     /// `None` once the queue is closed.
@@ -243,13 +246,33 @@ impl FrameQueue {
     /// false if the thread has not ended by `limit`; it is then left alone.
     pub fn close(&self, limit: Instant) -> bool {
         self.closing.store(true, Ordering::Relaxed);
+        self.end(limit, &NEVER)
+    }
+
+    /// Ends the thread after the frames in the queue; closes the queue if they take too long, or
+    /// once `cancel` is set. Returns false if the thread has not ended within [`CLOSE_LIMIT`], or
+    /// by the cancellation; it is then left alone.
+    pub fn finish(&self, cancel: &AtomicBool) -> bool {
+        let start = Instant::now();
+        if self.closing.load(Ordering::Relaxed) {
+            return self.end(start, cancel);
+        }
+        let ended = self.end(start + FINISH_LIMIT, cancel);
+        if !ended {
+            self.closing.store(true, Ordering::Relaxed);
+        }
+        ended || self.end(start + CLOSE_LIMIT, cancel)
+    }
+
+    /// Takes no more requests and waits for the thread's end.
+    fn end(&self, limit: Instant, cancel: &AtomicBool) -> bool {
         drop(lock(&self.requests).take());
         let own = thread::current().id();
         loop {
             let ended = lock(&self.worker)
                 .as_ref()
                 .is_none_or(|worker| worker.is_finished() || worker.thread().id() == own);
-            if ended || Instant::now() >= limit {
+            if ended || Instant::now() >= limit || cancel.load(Ordering::Relaxed) {
                 return ended;
             }
             thread::sleep(CLOSE_INTERVAL);
@@ -266,12 +289,12 @@ impl FrameQueue {
 
 impl Drop for FrameQueue {
     fn drop(&mut self) {
-        drop(lock(&self.requests).take());
-        let Some(worker) = self.worker() else { return };
-        // A thread that has not ended since `close` may never end.
-        if worker.is_finished() || !self.closing.load(Ordering::Relaxed) {
-            // A panic of the thread has already reached the callers as an error.
-            let _ = worker.join();
+        // A thread that has not ended may never end.
+        if self.finish(&NEVER) {
+            if let Some(worker) = self.worker() {
+                // A panic of the thread has already reached the callers as an error.
+                let _ = worker.join();
+            }
         }
     }
 }
