@@ -402,6 +402,20 @@ def test_an_engine_in_a_cycle_with_its_transport_is_collected(attached):
     assert freed() is None
 
 
+def test_a_frame_in_a_cycle_with_its_transport_is_collected(attached):
+    tiny, attach = attached
+    transport = Transport(tiny)
+    transport.frame = attach(transport).begin(np.zeros((8, 8, 1), np.uint8))
+    freed = weakref.ref(transport)
+    del transport
+    # Inside one of the transport's methods, the driver refers to the transport.
+    deadline = time.monotonic() + 10
+    while freed() is not None and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+    assert freed() is None
+
+
 def test_the_collector_may_free_an_engine_inside_its_driver(attached):
     tiny, attach = attached
 

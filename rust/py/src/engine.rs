@@ -440,6 +440,10 @@ impl Closer {
 
 #[pymethods]
 impl FrameHandle {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.engine)
+    }
+
     /// Waits for the frame and returns its output, once.
     fn wait<'py>(&self, py: Python<'py>, top: usize) -> PyResult<Timed<'py>> {
         // The lock is not held during the wait: another thread may call too.
