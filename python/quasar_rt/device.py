@@ -18,7 +18,7 @@ from ._native import Engine as NativeEngine
 from ._native import tiers as native_tiers
 from .arguments import shown
 from .errors import DeviceError, DeviceUnavailableError, DoesNotFitError, InvalidValueError, QuasarError
-from .files import why_unreadable
+from .files import read_small_text, why_unreadable
 
 if TYPE_CHECKING:
     from .hardware import Hardware
@@ -272,7 +272,7 @@ def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
             "`make bitstream` writes both"
         )
     try:
-        content = json.loads(description.read_text(encoding="utf-8"))
+        content = json.loads(read_small_text(description))
         hardware = Hardware.from_toml(content["hardware"])
         digest = content["sha256"].get(path.name)
         if path == description:

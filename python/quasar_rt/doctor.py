@@ -23,7 +23,7 @@ from ._native import ABI, REGISTER_BYTES, UIO_NODE, Survey
 from .arguments import shown
 from .device import cpu, devmem_addresses, read_bitstream, sim_libraries
 from .errors import DeviceError, DoesNotFitError, InvalidValueError, QuasarError, SettingsError
-from .files import why_unreadable
+from .files import read_small_text, why_unreadable
 
 if TYPE_CHECKING:
     from .hardware import Hardware
@@ -333,7 +333,7 @@ class _Fpga:
         import json
 
         assert self.hardware is not None
-        content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        content = json.loads(read_small_text(path.with_suffix(".json")))
         array = self.hardware.settings["array"]
         board = self.hardware.board
         about = (

@@ -17,15 +17,20 @@ from typing import BinaryIO
 from .errors import FileError
 
 __all__ = [
+    "MOST_TEXT_BYTES",
     "check_writable",
     "file_name",
     "make_folder",
+    "read_small_text",
     "refused",
     "replacing",
     "why_unreadable",
     "write_bytes",
     "write_text",
 ]
+
+#: Most bytes of a text file that a user names (`SECURITY.md`).
+MOST_TEXT_BYTES = 1 << 20
 
 
 def file_name(text: str) -> str:
@@ -141,6 +146,30 @@ def check_writable(path: Path) -> None:
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"{path} cannot be written: the folder {path.parent} is not writable")
+
+
+def read_small_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
+    """Reads a text file that a user names: a regular file of at most `MOST_TEXT_BYTES`. Does not wait for a pipe.
+
+    Raises:
+        OSError: it cannot be read, is not a regular file or is larger; `strerror` has the reason.
+        ValueError: it is not text in this encoding, or no file can have such a name.
+    """
+    with open(path, "rb", opener=_open_regular) as file:
+        data = file.read(MOST_TEXT_BYTES + 1)
+    if len(data) > MOST_TEXT_BYTES:
+        raise OSError(errno.EFBIG, f"it is larger than {MOST_TEXT_BYTES:,} bytes")
+    return data.decode(encoding)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    # Windows has no such flag, and no pipes among its files.
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # `open` refuses directories
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is not a regular file")
 
 
 def why_unreadable(path: Path) -> str | None:

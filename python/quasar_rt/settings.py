@@ -1,6 +1,6 @@
 """Base classes of objects that wrap the native module's, with or without a TOML file of settings.
 
-Depends on `errors` alone.
+Depends on `errors` and `files`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from .errors import FileError, SettingsError, TooLargeError
+from .files import read_small_text
 
 __all__ = ["NativeObject", "SettingsFile", "read_text", "shipped_files"]
 
@@ -107,9 +108,9 @@ def shipped_files(folder: str) -> dict[str, Path]:
 
 
 def read_text(path: Path, what: str, hint: str) -> str:
-    """Reads a UTF-8 file. A `quasar_rt.FileError` names `what` and ends with `hint`."""
+    """Reads a UTF-8 file as `read_small_text` does. A `quasar_rt.FileError` names `what` and ends with `hint`."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_small_text(path)
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or error
         raise FileError(f"{what} cannot be read ({problem}); {hint}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
@@ -16,14 +17,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from quasar_rt import FileError, Subnet
+from quasar_rt import FileError, QuasarError, Subnet
 from quasar_rt.cli import cli
-from quasar_rt.files import replacing, write_bytes, write_text
-from quasar_rt.hardware import Hardware, Workload, estimate, replay
+from quasar_rt.files import MOST_TEXT_BYTES, read_small_text, replacing, write_bytes, write_text
+from quasar_rt.hardware import Board, Hardware, Workload, estimate, replay
+from quasar_rt.image_sets.base import Name, read_class_names
 from quasar_rt.nas import folder as search_folder
 from quasar_rt.nas import search
 from quasar_rt.pictures import draw_confusion
+from quasar_rt.space import Space
 from quasar_rt.tracking import open_tracker
+from quasar_rt.train.architecture_file import load_architecture
+from quasar_rt.train.recipe import load_recipe
 
 FullDisk: TypeAlias = "Callable[[int], AbstractContextManager[None]]"
 #: Of a write beyond the limit that stands for a full disk.
@@ -195,3 +200,52 @@ def test_tensorboards_files_on_a_full_disk_are_named_without_a_traceback(
         with pytest.raises(FileError, match=message):
             tracker.close()
     assert "Traceback" not in capfd.readouterr().err
+
+
+def read_classes(path: Path) -> object:
+    return read_class_names(Name.parse(f"wds:shard.tar#classes={path}", "wds", ["classes"]))
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "text": read_small_text,
+    "space": Space.load,
+    "board": Board.load,
+    "hardware": Hardware.load,
+    "architecture": load_architecture,
+    "class names": read_classes,
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_pipe_is_not_waited_for_where_a_text_file_is_expected(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "pipe.toml"
+    os.mkfifo(path)
+    # A reader that waits gets an empty file in the end.
+    writer = os.open(path, os.O_RDWR)
+    limit = threading.Timer(5, os.close, [writer])
+    limit.start()
+    try:
+        with pytest.raises((OSError, QuasarError), match="not a regular file"):
+            READERS[kind](path)
+        assert limit.is_alive()
+    finally:
+        limit.cancel()
+        limit.join()
+    os.close(writer)
+
+
+@pytest.mark.parametrize("kind", [*READERS, "recipe"])
+def test_text_files_have_a_limit(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "large.toml"
+    path.write_bytes(b"#" * (MOST_TEXT_BYTES + 1))
+    with pytest.raises((OSError, QuasarError), match="larger than 1,048,576 bytes"):
+        {**READERS, "recipe": load_recipe}[kind](path)
+    path.write_bytes(b"#" * MOST_TEXT_BYTES)
+    assert len(read_small_text(path)) == MOST_TEXT_BYTES
+
+
+def test_folders_and_missing_files_are_refused_as_text(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        read_small_text(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_small_text(tmp_path / "missing")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import click
 
 from ..errors import QuasarError
-from ..files import write_text
+from ..files import read_small_text, write_text
 from ..image_sets import images_of
 from .output import Failure, bars, echo, print_table
 from .timm_network import load_network, model_arguments
@@ -144,7 +144,11 @@ def command(
     except QuasarError as error:
         raise Failure(str(error)) from error
     network = load_network(model, checkpoint, pretrained, model_arg)
-    names = classes.read_text(encoding="utf-8").splitlines() if classes else None
+    try:
+        names = read_small_text(classes).splitlines() if classes else None
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise Failure(f"the class names cannot be read from '{classes}': {problem}") from error
     layers: list[Any] = []
     try:
         with bars() as bar:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets import DatasetError, labels_by_name, plain_name
+from ..files import read_small_text
 from ..images import ImageLike
 from ..texts import Texts
 
@@ -273,9 +274,12 @@ def read_class_names(name: Name) -> tuple[str, ...] | None:
     if (path := name.options.get("classes")) is None:
         return None
     try:
-        found = tuple(Path(path).read_text(encoding="utf-8").splitlines())
+        found = tuple(read_small_text(path).splitlines())
     except (OSError, ValueError) as error:
-        raise DatasetError(f"'{name.text}': the class names cannot be read: {error}") from error
+        problem = getattr(error, "strerror", None) or error
+        raise DatasetError(
+            f"'{name.text}': the class names cannot be read from '{path}': {problem}"
+        ) from error
     if len(set(found)) != len(found) or not found:
         raise DatasetError(f"'{path}' must have one class name a line, each once")
     return found

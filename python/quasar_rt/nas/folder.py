@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError, QuasarError
-from ..files import refused, write_text
+from ..files import read_small_text, refused, write_text
 
 __all__ = ["Folder", "SearchFolderError"]
 
@@ -53,7 +53,7 @@ class Folder:
         except FileError:
             raise
         except OSError as error:
-            raise FileError(f"the search's folder '{path}' cannot be used: {error}") from error
+            raise refused(f"the search's folder '{path}' cannot be used", error) from error
 
     @staticmethod
     def _claim(path: Path, identity: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ class Folder:
             write_text(file, json.dumps(identity, indent=2) + "\n")
             return
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = json.loads(read_small_text(file))
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):

@@ -1,6 +1,6 @@
 """One network to train on its own, from a file: an architecture, or what a search found, with the record of the search.
 
-Depends on: `quasar_rt.space`, `quasar_rt.subnet`.
+Depends on: `quasar_rt.files`, `quasar_rt.space`, `quasar_rt.subnet`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import FileError, InvalidValueError
+from ..errors import InvalidValueError
+from ..files import read_small_text, refused
 from ..space import Architecture
 from ..subnet import Subnet
 
@@ -56,9 +57,9 @@ def load_architecture(path: str | os.PathLike[str]) -> LoadedArchitecture:
             )
     else:
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(read_small_text(path))
         except OSError as error:
-            raise FileError(f"the architecture '{path}' cannot be read: {error}") from None
+            raise refused(f"the architecture '{path}' cannot be read", error) from None
         except (ValueError, RecursionError) as error:
             raise InvalidValueError(f"'{path}' is neither a subnet (.qvit) nor JSON: {error}") from None
         if isinstance(record, dict) and "architecture" not in record:

@@ -1,6 +1,6 @@
 """The training recipe: one TOML file, every key of it known.
 
-Depends on `quasar_rt.rows.bits` (the names of its criteria), and on `tomli` before Python 3.11.
+Depends on `quasar_rt.files`, `quasar_rt.rows.bits` (the names of its criteria), and on `tomli` before Python 3.11.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from ..errors import FileError, SettingsError
+from ..errors import SettingsError
+from ..files import read_small_text, refused
 from ..rows.bits import CRITERIA
 
 if sys.version_info >= (3, 11):
@@ -293,9 +294,9 @@ def load_recipe(path: str | os.PathLike[str], changes: Iterable[str] = ()) -> Re
     path = find_recipe(path)
     try:
         # Some editors begin a file with a mark of its encoding.
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        table = tomllib.loads(read_small_text(path, "utf-8-sig"))
     except OSError as error:
-        raise FileError(f"the recipe '{path}' cannot be read: {error}") from error
+        raise refused(f"the recipe '{path}' cannot be read", error) from error
     # Errors other than TOMLDecodeError: no UTF-8, a number of too many digits, nesting without end.
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path} is not TOML: {error}") from error
