@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import InvalidValueError
 
-__all__ = ["as_count", "as_seconds", "check_name", "shown"]
+__all__ = ["as_count", "as_seconds", "check_name", "is_utf8", "shown"]
 
 #: Characters of a value in a message, at most.
 _MOST_SHOWN = 200
@@ -62,7 +62,7 @@ def as_seconds(argument: str, value: Any, *, zero: bool, without: str) -> float 
 
 
 def check_name(argument: str, value: object, names: str, without: str) -> None:
-    """Raises `InvalidValueError` if an argument is neither None nor a text.
+    """Raises `InvalidValueError` if an argument is neither None nor a text that can be a name.
 
     Args:
         argument: its name.
@@ -70,5 +70,17 @@ def check_name(argument: str, value: object, names: str, without: str) -> None:
         names: the texts that are allowed, for the message.
         without: what None means, for the message.
     """
-    if value is not None and not isinstance(value, str):
+    if value is None:
+        return
+    # What comes from the environment or the command line may be no UTF-8; Python then has surrogates.
+    if not isinstance(value, str) or not value or not is_utf8(value):
         raise InvalidValueError(f"{argument} is {shown(value)}; it must be {names} (or None for {without})")
+
+
+def is_utf8(text: str) -> bool:
+    """Returns true if a text can be encoded, which surrogates cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

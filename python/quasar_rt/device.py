@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ._native import UIO_NODE, Trials, default_threads, sim_configuration
 from ._native import Engine as NativeEngine
 from ._native import tiers as native_tiers
-from .arguments import shown
+from .arguments import is_utf8, shown
 from .errors import DeviceError, DeviceUnavailableError, DoesNotFitError, InvalidValueError, QuasarError
 from .files import read_small_text, why_unreadable
 
@@ -28,6 +28,9 @@ __all__ = ["Device", "Tier", "automatic", "cpu", "devices", "open_device"]
 
 #: The folder in which the kernel lists UIO devices.
 UIO_CLASS = Path("/sys/class/uio")
+#: Values of an engine's arguments, for messages.
+TIERS = "a tier of quasar_rt.devices, such as 'scalar'"
+WEIGHTS = "'unpacked' or 'packed'"
 NO_FPGA = "no accelerator was found in an FPGA"
 
 
@@ -145,13 +148,15 @@ def open_device(
         return _automatic(subnet, threads, tier, timeout, weights)
     kind, _, rest = name.partition(":")
     if kind != "cpu" and tier is not None:
-        raise InvalidValueError(f"tier is {tier!r}; only the CPU has tiers, not device '{name}'")
+        raise InvalidValueError(f"tier is {shown(tier)}; only the CPU has tiers, not device '{name}'")
     if kind != "cpu" and weights is not None:
-        raise InvalidValueError(f"weights is {weights!r}; the choice is the CPU's, not device '{name}''s")
+        raise InvalidValueError(
+            f"weights is {shown(weights)}; the choice is the CPU's, not device '{name}''s"
+        )
     asked = "asked for"
     if name == "cpu":
-        tier = tier or os.environ.get("QUASAR_TIER") or None
-        weights = weights or os.environ.get("QUASAR_WEIGHTS") or None
+        tier = _or_environment(tier, "QUASAR_TIER", TIERS)
+        weights = _or_environment(weights, "QUASAR_WEIGHTS", WEIGHTS)
         return NativeEngine(subnet._inner, threads, tier, weights), "cpu", asked
     if kind == "sim":
         return _simulated(subnet, rest, timeout)
@@ -172,7 +177,16 @@ def open_device(
     if kind in ("uio", "devmem", "pynq"):
         return _fpga(subnet, kind, rest, timeout), kind, asked
     names = [device.name for device in devices()]
-    raise DeviceError(f"there is no device '{name}'; this machine has: {', '.join(names)} (or 'auto')")
+    raise DeviceError(f"there is no device {shown(name)}; this machine has: {', '.join(names)} (or 'auto')")
+
+
+def _or_environment(value: str | None, variable: str, names: str) -> str | None:
+    if value is not None:
+        return value
+    value = os.environ.get(variable) or None
+    if value is not None and not is_utf8(value):
+        raise InvalidValueError(f"{variable} is {shown(value)}; it must be {names} (or unset)")
+    return value
 
 
 def _automatic(
@@ -180,9 +194,9 @@ def _automatic(
 ) -> tuple[NativeEngine, str, str]:
     why = NO_FPGA
     if tier is not None:
-        why = f"tier {tier!r} was asked for"
+        why = f"tier {shown(tier)} was asked for"
     elif weights is not None:
-        why = f"weights {weights!r} were asked for"
+        why = f"weights {shown(weights)} were asked for"
     else:
         _check_named_bitstream()
         for device in _fpgas():

@@ -26,7 +26,7 @@ from ._native import CLOSE_SECONDS, MAX_THREADS, FrameHandle
 from ._native import Engine as NativeEngine
 from ._native import Prepared as NativePrepared
 from .arguments import as_count, as_seconds, check_name, shown
-from .device import open_device
+from .device import TIERS, WEIGHTS, open_device
 from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
 from .frame import Frame
 from .images import ImageLike, Pixels, import_decoder, in_memory, is_one_image, to_input
@@ -116,18 +116,19 @@ class Engine:
         metrics: bool = False,
     ) -> None:
         self._check_running()
-        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
+        whole = isinstance(threads, int) and not isinstance(threads, bool)
+        if threads is not None and not (whole and 1 <= threads <= MAX_THREADS):
             raise InvalidValueError(
-                f"threads is {threads!r}; it must be within [1, {MAX_THREADS}] (or None for all cores)"
+                f"threads is {shown(threads)}; it must be within [1, {MAX_THREADS}] (or None for all cores)"
             )
         if not isinstance(device, str):
             raise InvalidValueError(
-                f"device is {device!r}; it must be a name, such as 'cpu' (see quasar_rt.devices)"
+                f"device is {shown(device)}; it must be a name, such as 'cpu' (see quasar_rt.devices)"
             )
         if not (isinstance(queue, int) and queue >= 1):
-            raise InvalidValueError(f"queue is {queue!r}; it must be a number from 1 on")
-        check_name("tier", tier, "a tier of quasar_rt.devices, such as 'scalar'", "the best one")
-        check_name("weights", weights, "'unpacked' or 'packed'", "what suits the CPU's cache")
+            raise InvalidValueError(f"queue is {shown(queue)}; it must be a number from 1 on")
+        check_name("tier", tier, TIERS, "the best one")
+        check_name("weights", weights, WEIGHTS, "what suits the CPU's cache")
         timeout = as_seconds("timeout", timeout, zero=False, without="a limit that suits the device")
         self.subnet = subnet if isinstance(subnet, Subnet) else Subnet.load(subnet)
         """The subnet that runs."""

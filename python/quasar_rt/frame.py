@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
+from .arguments import shown
 from .errors import ImageError
 
 if TYPE_CHECKING:
@@ -155,13 +156,13 @@ def contiguous(array: npt.NDArray[np.uint8], what: str) -> npt.NDArray[np.uint8]
 
 def _known(what: str, name: object, names: tuple[str, ...]) -> None:
     if name not in names:
-        raise ImageError(f"there is no {what} {name!r} of frames; there are {', '.join(names)}")
+        raise ImageError(f"there is no {what} {shown(name)} of frames; there are {', '.join(names)}")
 
 
 def _size(what: str, value: object) -> int:
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 < value < 1 << 31:
         return int(value)
-    raise ImageError(f"the frame's {what} is {value!r}; it must be a whole number from 1 to 2147483647")
+    raise ImageError(f"the frame's {what} is {shown(value)}; it must be a whole number from 1 to 2147483647")
 
 
 def _bytes(data: Any, what: str) -> npt.NDArray[np.uint8]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from .arguments import shown
 from .errors import FileError, InvalidValueError
 from .packaged import subnet_names, subnet_path
 
@@ -35,7 +36,9 @@ def find_pretrained(
         ImportError: the Hub is needed and huggingface_hub is missing; the message names the extra.
     """
     if filename is not None and (os.path.isabs(filename) or ".." in Path(filename).parts):
-        raise InvalidValueError(f"filename is {filename!r}; it must be a file of the folder or repository")
+        raise InvalidValueError(
+            f"filename is {shown(filename)}; it must be a file of the folder or repository"
+        )
     if os.path.isdir(source):
         return _of_folder(Path(source), filename, f"the folder '{source}'")
     if os.path.isfile(source):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, Union, ca
 import numpy as np
 
 from ._native import preprocess as native_preprocess
+from .arguments import shown
 from .errors import ImageError
 from .frame import Frame, contiguous
 
@@ -164,7 +165,9 @@ def to_input(image: ImageLike, format: str | None = None) -> Pixels | Frame:
     """
     if isinstance(image, Frame):
         if format is not None and format != image.format:
-            raise ImageError(f"the frame is of format {image.format!r}, not {format!r}; leave `format` out")
+            raise ImageError(
+                f"the frame is of format {shown(image.format)}, not {shown(format)}; leave `format` out"
+            )
         return image
     if format is not None:
         return Frame.from_array(cast("npt.NDArray[np.uint8]", image), format)

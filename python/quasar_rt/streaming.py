@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from . import ending
-from .arguments import as_count
+from .arguments import as_count, shown
 from .errors import ClosedError, InvalidValueError, ThreadsError
 from .images import ImageLike
 from .prediction import Prediction
@@ -89,7 +89,7 @@ class Lookahead:
         on_drop: Callable[[], None] | None,
     ) -> None:
         if drop not in _DROPS:
-            raise InvalidValueError(f"drop is {drop!r}; it must be 'oldest', or None to keep all images")
+            raise InvalidValueError(f"drop is {shown(drop)}; it must be 'oldest', or None to keep all images")
         self.ahead = as_count("ahead", ahead) if ahead is not None else 1 if drop else 4
         self.drops = drop is not None
         self.keep_images = keep_images

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ._native import Subnet as NativeSubnet
+from .arguments import shown
 from .errors import ConfigError, FileError, InvalidValueError, SubnetError, TensorError
 from .files import file_name, make_folder, write_bytes
 from .packaged import subnet_names, subnet_path
@@ -98,7 +99,7 @@ class Subnet(NativeObject[NativeSubnet]):
         """
         if not isinstance(source, (str, os.PathLike)):
             raise InvalidValueError(
-                f"subnet is {source!r}; it must be a Subnet, the path of a .qvit file or a packaged subnet's name"
+                f"subnet is {shown(source)}; it must be a Subnet, the path of a .qvit file or a packaged subnet's name"
             )
         path = subnet_path(source) if isinstance(source, str) else None
         if path is None:

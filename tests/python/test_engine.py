@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import quasar_rt
-from quasar_rt import Engine, ImageError, Prediction, device, oracle
+from quasar_rt import Engine, Frame, ImageError, Prediction, device, oracle
 from quasar_rt.arguments import shown
 from quasar_rt.build import random_subnet
 from quasar_rt.evaluate import evaluate
@@ -453,6 +453,8 @@ def test_an_engine_works_in_a_forked_process(gray_subnet, tmp_path):
 def test_threads_of_another_type_are_a_named_error(gray_subnet):
     with pytest.raises(quasar_rt.InvalidValueError, match="threads is '2'"):
         Engine(gray_subnet, threads="2")
+    with pytest.raises(quasar_rt.InvalidValueError, match="threads is True"):
+        Engine(gray_subnet, threads=True)
 
 
 def test_enormous_numbers_are_named_errors_or_harmless(gray_subnet):
@@ -550,7 +552,7 @@ def test_numbers_may_be_numpys(gray_subnet):
 @pytest.mark.parametrize("name", ["tier", "weights"])
 @pytest.mark.parametrize("kind", ["auto", "cpu", "sim"])
 def test_names_are_texts(gray_subnet, name, kind):
-    for value in (5, b"scalar", ["scalar"]):
+    for value in (5, b"scalar", ["scalar"], "", "\ud800"):
         with pytest.raises(
             quasar_rt.InvalidValueError, match=re.escape(f"{name} is {value!r}; it must be ")
         ) as raised:
@@ -667,3 +669,37 @@ def test_an_engine_is_pickled_as_its_arguments(gray_subnet):
     image = np.arange(28 * 28, dtype=np.uint8).reshape(28, 28)
     assert (copy.device, copy.threads, copy.tier) == ("cpu", 1, "scalar")
     np.testing.assert_array_equal(copy.infer(image).integer_logits, engine.infer(image).integer_logits)
+
+
+@pytest.mark.parametrize("name", ["TIER", "WEIGHTS"])
+def test_variables_that_are_no_utf8_are_named(gray_subnet, monkeypatch, name):
+    monkeypatch.setenv(f"QUASAR_{name}", "\udcff")
+    with pytest.raises(quasar_rt.InvalidValueError, match=rf"^QUASAR_{name} is '\\udcff'; it must be "):
+        Engine(gray_subnet, "cpu")
+
+
+class Unprintable:
+    def __repr__(self):
+        raise RuntimeError("no representation")
+
+
+UNPRINTABLE = Unprintable()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda engine: Engine(UNPRINTABLE),
+        lambda engine: Engine(engine.subnet, UNPRINTABLE),
+        lambda engine: Engine(engine.subnet, threads=UNPRINTABLE),
+        lambda engine: Engine(engine.subnet, queue=UNPRINTABLE),
+        lambda engine: engine.stream([], drop=UNPRINTABLE),
+        lambda engine: engine.infer(np.zeros((8, 8), np.uint8), format=UNPRINTABLE),
+        lambda engine: Frame(b"123", UNPRINTABLE, 1, "rgb"),
+        lambda engine: Frame(b"123", 1, 1, UNPRINTABLE),
+        lambda engine: Frame(b"123", 1, 1, "rgb", stride=UNPRINTABLE),
+    ],
+)
+def test_a_value_without_a_representation_is_a_named_error(engine, call):
+    with pytest.raises(quasar_rt.QuasarError, match="of class Unprintable"):
+        call(engine)
