@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._native import UIO_NODE, Trials, default_threads, sim_configuration
 from ._native import Engine as NativeEngine
 from ._native import tiers as native_tiers
 from .arguments import is_utf8, shown
 from .errors import DeviceError, DeviceUnavailableError, DoesNotFitError, InvalidValueError, QuasarError
-from .files import read_small_text, why_unreadable
+from .files import read_small_text, reason, why_unreadable
 
 if TYPE_CHECKING:
     from .hardware import Hardware
     from .subnet import Subnet
+
+_Field = TypeVar("_Field")
 
 __all__ = ["Device", "Tier", "automatic", "cpu", "devices", "open_device"]
 
@@ -31,6 +33,8 @@ UIO_CLASS = Path("/sys/class/uio")
 #: Values of an engine's arguments, for messages.
 TIERS = "a tier of quasar_rt.devices, such as 'scalar'"
 WEIGHTS = "'unpacked' or 'packed'"
+#: Largest seed of a simulated accelerator.
+MOST_SEED = (1 << 64) - 1
 NO_FPGA = "no accelerator was found in an FPGA"
 
 
@@ -107,6 +111,18 @@ def _pynq_bitstream() -> str | None:
     return path if path.endswith((".bit", ".json")) else None
 
 
+def _why_no_pynq() -> str:
+    """Returns why this machine counts as none with PYNQ."""
+    path = os.environ.get("QUASAR_BITSTREAM")
+    if not path:
+        return "QUASAR_BITSTREAM is not set"
+    if problem := why_unreadable(Path(path)):
+        return f"QUASAR_BITSTREAM names {shown(path)}, which {problem}"
+    if _pynq_bitstream() is None:
+        return f"QUASAR_BITSTREAM names {shown(path)}, which is no .bit for PYNQ"
+    return "BOARD, which PYNQ's images set, is not set"
+
+
 def _check_named_bitstream() -> None:
     """Raises `DeviceUnavailableError` if ``QUASAR_BITSTREAM`` names no file that can be read."""
     path = os.environ.get("QUASAR_BITSTREAM")
@@ -125,9 +141,24 @@ def sim_folder() -> Path | None:
 
 
 def sim_libraries() -> list[Path]:
-    """Returns the libraries in `sim_folder`, by name."""
+    """Returns the libraries in `sim_folder`, by name; none if there is no such folder.
+
+    Raises:
+        DeviceUnavailableError: ``QUASAR_SIM_DIR`` names a folder that cannot be read.
+    """
     folder = sim_folder()
-    return [] if folder is None else sorted(folder.glob("*.so"))
+    if folder is None:
+        return []
+    try:
+        folder.stat()  # `glob` hides some errors
+        return sorted(folder.glob("*.so"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DeviceUnavailableError(
+            f"the folder of simulated accelerators {shown(str(folder))} cannot be read ({reason(error)}); "
+            "correct or unset QUASAR_SIM_DIR"
+        ) from None
 
 
 def open_device(
@@ -172,7 +203,7 @@ def open_device(
                 errors.append(str(error))
         raise DeviceUnavailableError(
             "device 'fpga': there is no accelerator in an FPGA here: "
-            + ("; ".join(errors) or f"no UIO device is named {UIO_NODE}, and QUASAR_BITSTREAM names no .bit")
+            + ("; ".join(errors) or f"no UIO device is named {UIO_NODE}, and {_why_no_pynq()}")
         )
     if kind in ("uio", "devmem", "pynq"):
         return _fpga(subnet, kind, rest, timeout), kind, asked
@@ -223,8 +254,13 @@ def _open_library(subnet: Subnet, library: Path, hardware: Hardware, timeout: fl
 
 def _sim_seed() -> int:
     text = os.environ.get("QUASAR_SIM_SEED", "0")
-    if not text.isdigit():
-        raise InvalidValueError(f"QUASAR_SIM_SEED is {text!r}; it must be a number from 0 on")
+    # `isdigit` alone accepts digits of other scripts, and `int` refuses texts that are very long.
+    if not (
+        text.isascii() and text.isdigit() and len(text) <= len(str(MOST_SEED)) and int(text) <= MOST_SEED
+    ):
+        raise InvalidValueError(
+            f"QUASAR_SIM_SEED is {shown(text)}; it must be a whole number from 0 to {MOST_SEED}"
+        )
     return int(text)
 
 
@@ -234,8 +270,8 @@ def _simulators(name: str) -> list[tuple[Path, Hardware]]:
     if not found:
         others = ", ".join(library.stem for library in sim_libraries())
         raise DeviceUnavailableError(
-            f"there is no simulated accelerator{f' {name!r}' if name else ''}"
-            + (f" in {sim_folder()}" if sim_folder() else "")
+            f"there is no simulated accelerator{f' {shown(name)}' if name else ''}"
+            + (f" in {shown(str(sim_folder()))}" if sim_folder() else "")
             + (f" (there are: {others})" if others else "")
             + "; build it with `make sim` (needs a checkout and a C++20 compiler such as g++), or set QUASAR_SIM_DIR"
         )
@@ -287,8 +323,8 @@ def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
         )
     try:
         content = json.loads(read_small_text(description))
-        hardware = Hardware.from_toml(content["hardware"])
-        digest = content["sha256"].get(path.name)
+        hardware = Hardware.from_toml(_field(content, "hardware", str))
+        digest = _field(content, "sha256", dict).get(path.name)
         if path == description:
             return hardware, None
         import hashlib
@@ -296,18 +332,30 @@ def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise DeviceUnavailableError(
-            f"bitstream {shown(str(path))} cannot be read ({error.strerror}); name a file that `make bitstream` wrote"
+            f"bitstream {shown(str(path))} cannot be read ({reason(error)}); name a file that `make bitstream` wrote"
         ) from error
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DeviceUnavailableError(
-            f"{description} does not describe a bitstream ({error}); `make bitstream` writes it"
+            f"{shown(str(description))} does not describe a bitstream ({error}); `make bitstream` writes it"
         ) from error
     if found != digest:
         raise DeviceUnavailableError(
-            f"bitstream {path} has the sha256 {found}, not {digest} as {description.name} states: "
+            f"bitstream {shown(str(path))} has the sha256 {found}, not {digest} as {description.name} states: "
             "they are of different builds"
         )
     return hardware, path
+
+
+def _field(content: Any, key: str, kind: type[_Field]) -> _Field:
+    """Returns a field of a description, as `json.loads` gives it; raises ValueError if it is of another kind."""
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    if key not in content:
+        raise ValueError(f"the field {key!r} is missing")
+    value = content[key]
+    if not isinstance(value, kind):
+        raise ValueError(f"the field {key!r} is {shown(value)}, no {'text' if kind is str else 'object'}")
+    return value
 
 
 @dataclass(frozen=True)

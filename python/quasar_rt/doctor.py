@@ -217,7 +217,10 @@ def _tiers() -> Check:
 
 def _simulators(device: str) -> Check:
     _, _, name = device.partition(":")
-    names = [library.stem for library in sim_libraries()]
+    try:
+        names = [library.stem for library in sim_libraries()]
+    except DeviceError as error:
+        return Check("simulator", "fail", str(error), "correct or unset QUASAR_SIM_DIR")
     build = "in a checkout: `make sim`; or set QUASAR_SIM_DIR"
     if name and name not in names:
         return Check("simulator", "fail", f"there is no simulated accelerator '{name}'", build)

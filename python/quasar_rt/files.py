@@ -22,6 +22,7 @@ __all__ = [
     "file_name",
     "make_folder",
     "read_small_text",
+    "reason",
     "refused",
     "replacing",
     "why_unreadable",
@@ -51,7 +52,7 @@ def refused(what: str, error: OSError, afterwards: str = "") -> FileError:
         afterwards: what the user can do when the reason is gone.
     """
     # Without the path in `error`: it may be that of a temporary file.
-    text = f"{what}: {error.strerror or error}"
+    text = f"{what}: {reason(error)}"
     if afterwards:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         text += f"; {'free some space' if full else 'remove the cause'}: {afterwards}"
@@ -148,6 +149,11 @@ def check_writable(path: Path) -> None:
         raise PermissionError(f"{path} cannot be written: the folder {path.parent} is not writable")
 
 
+def reason(error: Exception) -> str:
+    """Returns an error's message, for the operating system's errors without their number and path."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def read_small_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
     """Reads a text file that a user names: a regular file of at most `MOST_TEXT_BYTES`. Does not wait for a pipe.
 
@@ -183,6 +189,8 @@ def why_unreadable(path: Path) -> str | None:
         return "does not exist"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
+    except UnicodeEncodeError:
+        return "is no path (it is not UTF-8)"
     except ValueError:
         return "is no path (it has a null byte)"
     if stat.S_ISDIR(mode):

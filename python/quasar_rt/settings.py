@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from .errors import FileError, SettingsError, TooLargeError
-from .files import read_small_text
+from .files import read_small_text, reason
 
 __all__ = ["NativeObject", "SettingsFile", "read_text", "shipped_files"]
 
@@ -112,5 +112,4 @@ def read_text(path: Path, what: str, hint: str) -> str:
     try:
         return read_small_text(path)
     except (OSError, ValueError) as error:
-        problem = getattr(error, "strerror", None) or error
-        raise FileError(f"{what} cannot be read ({problem}); {hint}") from None
+        raise FileError(f"{what} cannot be read ({reason(error)}); {hint}") from None

@@ -429,3 +429,71 @@ def test_an_installed_wheel_has_no_folder_of_simulated_accelerators(monkeypatch,
     monkeypatch.setattr(device, "__file__", str(tmp_path / "site-packages" / "quasar_rt" / "device.py"))
     assert device.sim_folder() is None
     assert device.sim_libraries() == []
+
+
+@pytest.mark.parametrize("seed", ["", "x", "-1", "1.0", "\u00b2", "\u0663", str(2**64), 26 * "9", 5000 * "9"])
+def test_a_seed_that_no_simulated_accelerator_takes_is_named(tiny, simulated, monkeypatch, seed):
+    monkeypatch.setenv("QUASAR_SIM_SEED", seed)
+    with pytest.raises(quasar_rt.InvalidValueError, match=r"^QUASAR_SIM_SEED is '.{0,220}'; it must be"):
+        Engine(tiny, simulated)
+    monkeypatch.setenv("QUASAR_SIM_SEED", str(2**64 - 1))
+    assert Engine(tiny, simulated).device == simulated
+
+
+def test_a_folder_of_simulated_accelerators_that_cannot_be_read_is_named(tiny, monkeypatch, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for folder in (tmp_path / ("x" * 5000), tmp_path / "loop"):
+        monkeypatch.setenv("QUASAR_SIM_DIR", str(folder))
+        for call in (quasar_rt.devices, lambda: Engine(tiny, "sim")):
+            with pytest.raises(quasar_rt.DeviceUnavailableError, match=r"unset QUASAR_SIM_DIR") as raised:
+                call()
+            assert "Errno" not in str(raised.value)
+            assert len(str(raised.value)) < 400
+        assert Engine(tiny, "cpu").device == "cpu"
+        result = CliRunner().invoke(cli, ["doctor", "--device", "sim"])
+        assert result.exit_code == 1
+        assert "cannot be read (" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"hardware": 1, "sha256": 2}, "the field 'hardware' is 1, no text"),
+        ({"sha256": {}}, "the field 'hardware' is missing"),
+        ({"hardware": None, "sha256": 2}, "the field 'sha256' is 2, no object"),
+        ([], "it is no JSON object"),
+    ],
+)
+def test_a_description_of_other_fields_names_them(tiny, bitstream, monkeypatch, content, problem):
+    description = bitstream.with_suffix(".json")
+    if isinstance(content, dict) and content.get("hardware", 0) is None:
+        content["hardware"] = json.loads(description.read_text())["hardware"]
+    description.write_text(json.dumps(content))
+    monkeypatch.setenv("QUASAR_BITSTREAM", str(bitstream))
+    with pytest.raises(
+        quasar_rt.DeviceUnavailableError, match=re.escape(f"does not describe a bitstream ({problem})")
+    ):
+        Engine(tiny, "uio")
+
+
+def test_a_description_of_an_unknown_board_names_it(bitstream):
+    description = bitstream.with_suffix(".json")
+    description.write_text(description.read_text().replace("ultra96v2", "ultra97"))
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match="the board 'ultra97' cannot be read"):
+        device.read_bitstream(bitstream)
+
+
+def test_no_fpga_is_explained_by_what_the_environment_has(tiny, bitstream, monkeypatch, tmp_path):
+    monkeypatch.setattr(device, "UIO_CLASS", tmp_path)
+    monkeypatch.delenv("BOARD", raising=False)
+    for path, why in [
+        (None, "QUASAR_BITSTREAM is not set"),
+        ("nope.bit", "QUASAR_BITSTREAM names 'nope.bit', which does not exist"),
+        (str(bitstream), "which is no .bit for PYNQ"),
+        (str(bitstream.with_suffix(".json")), "BOARD, which PYNQ's images set, is not set"),
+    ]:
+        monkeypatch.delenv("QUASAR_BITSTREAM", raising=False)
+        if path is not None:
+            monkeypatch.setenv("QUASAR_BITSTREAM", path)
+        with pytest.raises(quasar_rt.DeviceUnavailableError, match=rf"no UIO device .*{re.escape(why)}$"):
+            Engine(tiny, "fpga")

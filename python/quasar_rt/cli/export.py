@@ -15,7 +15,7 @@ from typing import Any, Literal
 import click
 
 from ..errors import QuasarError
-from ..files import read_small_text, write_text
+from ..files import read_small_text, reason, write_text
 from ..image_sets import images_of
 from .output import Failure, bars, echo, print_table
 from .timm_network import load_network, model_arguments
@@ -147,8 +147,7 @@ def command(
     try:
         names = read_small_text(classes).splitlines() if classes else None
     except (OSError, ValueError) as error:
-        problem = getattr(error, "strerror", None) or error
-        raise Failure(f"the class names cannot be read from '{classes}': {problem}") from error
+        raise Failure(f"the class names cannot be read from '{classes}': {reason(error)}") from error
     layers: list[Any] = []
     try:
         with bars() as bar:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets import DatasetError, labels_by_name, plain_name
-from ..files import read_small_text
+from ..files import read_small_text, reason
 from ..images import ImageLike
 from ..texts import Texts
 
@@ -276,9 +276,8 @@ def read_class_names(name: Name) -> tuple[str, ...] | None:
     try:
         found = tuple(read_small_text(path).splitlines())
     except (OSError, ValueError) as error:
-        problem = getattr(error, "strerror", None) or error
         raise DatasetError(
-            f"'{name.text}': the class names cannot be read from '{path}': {problem}"
+            f"'{name.text}': the class names cannot be read from '{path}': {reason(error)}"
         ) from error
     if len(set(found)) != len(found) or not found:
         raise DatasetError(f"'{path}' must have one class name a line, each once")
