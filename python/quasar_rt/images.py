@@ -21,6 +21,7 @@ import numpy as np
 from ._native import preprocess as native_preprocess
 from .arguments import shown
 from .errors import ImageError
+from .files import reason
 from .frame import Frame, contiguous
 
 if TYPE_CHECKING:
@@ -197,21 +198,24 @@ _BUFFERS = (bytes, bytearray, memoryview)
 def _from_file(path: Path) -> Pixels:
     from PIL import UnidentifiedImageError
 
+    what = shown(str(path))
     if os.path.exists(path) and not (path.is_file() or path.is_dir()):
-        raise ImageError(f"'{path}' is not a regular file")  # a pipe would be waited for
+        raise ImageError(f"{what} is not a regular file")  # a pipe would be waited for
     try:
-        return _decode(path, f"'{path}'")
+        return _decode(path, what)
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(f"there is no file '{path}'") from None
+        raise ImageError(f"there is no file {what}") from None
     except IsADirectoryError:
-        raise ImageError(f"'{path}' is a directory; give the image files in it") from None
+        raise ImageError(f"{what} is a directory; give the image files in it") from None
     except UnidentifiedImageError:
-        raise ImageError(f"'{path}' is not an image in a format that Pillow knows") from None
+        raise ImageError(f"{what} is not an image in a format that Pillow knows") from None
+    except UnicodeEncodeError:
+        raise ImageError(f"cannot read the image {what}: its name is not UTF-8") from None
     # A damaged file makes Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error, ...).
     except Exception as error:
-        raise ImageError(f"cannot read the image '{path}': {error}") from error
+        raise ImageError(f"cannot read the image {what}: {reason(error)}") from error
 
 
 def _from_bytes(data: bytes | bytearray | memoryview, name: str = "") -> Pixels:
@@ -308,7 +312,7 @@ def _is_file(value: object) -> TypeGuard[BinaryFile]:
 def _read(file: BinaryFile) -> tuple[bytes, str]:
     """Returns the bytes of a file object, and its name for messages."""
     path = getattr(file, "name", None)
-    name = f" in '{path}'" if isinstance(path, str) else ""
+    name = f" in {shown(path)}" if isinstance(path, str) else ""
     try:
         if getattr(file, "seekable", lambda: hasattr(file, "seek"))():
             cast("io.BufferedIOBase", file).seek(0)
@@ -329,7 +333,9 @@ def _read(file: BinaryFile) -> tuple[bytes, str]:
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError(f"cannot read the file object{name} ({_type_name(file)}): {error}") from error
+        raise ImageError(
+            f"cannot read the file object{name} ({_type_name(file)}): {reason(error)}"
+        ) from error
     raise ImageError(
         f"the file object{name} holds more than {MOST_ENCODED_BYTES:,} bytes, the limit of an image"
     )

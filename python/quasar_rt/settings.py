@@ -1,6 +1,6 @@
 """Base classes of objects that wrap the native module's, with or without a TOML file of settings.
 
-Depends on `errors` and `files`.
+Depends on `arguments`, `errors` and `files`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from .arguments import shown
 from .errors import FileError, SettingsError, TooLargeError
 from .files import read_small_text, reason
 
@@ -64,7 +65,9 @@ class SettingsFile(NativeObject[InnerSettings], ABC):
         """
         shipped = shipped_files(f"{cls._kind}s")
         path = shipped.get(str(source), Path(source))
-        text = read_text(path, f"the {cls._kind} '{source}'", f"shipped {cls._kind}s: {', '.join(shipped)}")
+        text = read_text(
+            path, f"the {cls._kind} {shown(str(source))}", f"shipped {cls._kind}s: {', '.join(shipped)}"
+        )
         with cls._naming(source):
             return cls.from_toml(text)
 
@@ -75,7 +78,7 @@ class SettingsFile(NativeObject[InnerSettings], ABC):
         try:
             yield
         except (SettingsError, TooLargeError) as error:
-            raise type(error)(f"'{source}': {error}") from None
+            raise type(error)(f"{shown(str(source))}: {error}") from None
 
     @classmethod
     @abstractmethod

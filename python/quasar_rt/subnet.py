@@ -108,12 +108,12 @@ class Subnet(NativeObject[NativeSubnet]):
             if not os.path.exists(path):
                 names = ", ".join(subnet_names()) or "none"
                 raise FileError(
-                    f"there is no file '{source}' and no packaged subnet of that name (there are: {names})"
+                    f"there is no file {shown(str(source))} and no packaged subnet of that name (there are: {names})"
                 )
         try:
             return cls._wrap(NativeSubnet.load(path))
         except SubnetError as error:
-            raise type(error)(f"'{path}': {error}") from None
+            raise type(error)(f"{shown(str(path))}: {error}") from None
 
     @classmethod
     def from_pretrained(

@@ -1,10 +1,12 @@
 """Everything that holds a picture becomes uint8 pixels, or an error that says what to do."""
 
+import errno
 import io
 import mmap
 import os
 import re
 import struct
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -215,6 +217,33 @@ def test_paths_that_are_no_images(tmp_path):
     ]:
         with pytest.raises(ImageError, match=message):
             to_pixels(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's errors")
+def test_what_the_system_refuses_to_read_is_named_with_the_reason(tmp_path):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+
+    class Broken(io.BytesIO):
+        def read(self, size=-1):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    for image, code in [
+        (tmp_path / "loop.png", errno.ELOOP),
+        (tmp_path / ("x" * 5000), errno.ENAMETOOLONG),
+        (Path("/proc/self/mem"), errno.EIO),
+        (Broken(), errno.EIO),
+    ]:
+        with pytest.raises(ImageError, match=rf"^cannot read .{{1,300}}: {os.strerror(code)}$") as raised:
+            to_pixels(image)
+        assert "Errno" not in str(raised.value)
+
+
+def test_paths_in_messages_have_no_control_characters_and_no_surrogates(tmp_path):
+    (tmp_path / "x\x1b[31m.png").write_text("not a picture")
+    with pytest.raises(ImageError, match=r"x\\x1b\[31m\.png' is not an image"):
+        to_pixels(tmp_path / "x\x1b[31m.png")
+    with pytest.raises(ImageError, match=r"^cannot read the image '\\ud800': its name is not UTF-8"):
+        to_pixels("\ud800")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX pipes")

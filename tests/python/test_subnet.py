@@ -376,3 +376,14 @@ def test_the_packaged_subnets_load():
         for sample in packaged.sample_images(name):
             assert sample.path.is_file()
             assert sample.label is None or sample.label in subnet.classes
+
+
+def test_paths_in_messages_have_no_control_characters(tmp_path):
+    path = tmp_path / "x\x1b[31m.qvit"
+    with pytest.raises(quasar_rt.FileError, match=r"there is no file '.*x\\x1b\[31m\.qvit' and no packaged"):
+        Subnet.load(path)
+    path.write_bytes(b"junk")
+    with pytest.raises(
+        quasar_rt.TruncatedError, match=r"^'.*x\\x1b\[31m\.qvit': the subnet file is truncated"
+    ):
+        Subnet.load(path)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .._native import Hardware as NativeHardware
+from ..arguments import shown
 from ..files import write_text
 from ..settings import SettingsFile, read_text
 from ..space import Space
@@ -61,7 +62,7 @@ class Hardware(SettingsFile[NativeHardware]):
             quasar_rt.FileError: there is no such file, or no such board.
             quasar_rt.SettingsError: a key is missing, unknown or out of its range.
         """
-        text = read_text(Path(source), f"the {cls._kind} '{source}'", "Hardware.save writes one")
+        text = read_text(Path(source), f"the {cls._kind} {shown(str(source))}", "Hardware.save writes one")
         with cls._naming(source):
             return cls.from_toml(text, board)
 
