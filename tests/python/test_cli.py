@@ -749,3 +749,38 @@ def test_what_bench_cannot_compare_is_named(run, subnet_file, arguments, says):
     result = run("bench", subnet_file, *arguments)
     assert result.exit_code != 0
     assert says in result.output
+
+
+RUN = [sys.executable, "-c", "from quasar_rt.cli import main; main()"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux's /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["devices"]])
+def test_output_that_cannot_be_written_is_one_line_on_stderr(arguments, unbuffered):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*RUN, *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    assert done.stderr == "Error: standard output cannot be written: No space left on device\n"
+    assert done.returncode == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")
+def test_a_command_without_stdout_ends_in_silence():
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *RUN, "devices"], stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_errors_of_the_system_have_no_number(run, monkeypatch):
+    def devices():
+        raise OSError(36, "File name too long", "some/path")
+
+    monkeypatch.setattr(device, "devices", devices)
+    result = run("devices")
+    assert result.exit_code == 2
+    assert result.stderr == "Error: 'some/path': File name too long\n"

@@ -12,8 +12,9 @@ from typing import NoReturn
 import click
 from click.shell_completion import CompletionItem
 
-from ..errors import QuasarError
-from .output import Failure
+from ..errors import FileError, QuasarError
+from ..files import reason
+from .output import Failure, name_stdout_in_errors
 
 __all__ = ["cli", "main"]
 
@@ -67,7 +68,8 @@ class _Commands(click.Group):
         except (QuasarError, OSError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            raise Failure(str(error)) from error
+            where = f"'{error.filename}': " if isinstance(error, OSError) and error.filename else ""
+            raise Failure(f"{where}{reason(error)}") from error
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)
             ctx.exit(130)
@@ -90,5 +92,11 @@ def main() -> NoReturn:
     if hasattr(signal, "SIGPIPE"):
         # `quasar-rt ... | head` ends silently, as Unix tools do.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    cli()
+    name_stdout_in_errors()
+    try:
+        cli()
+    except FileError as error:  # of the output of --help and --version
+        failure = Failure(str(error))
+        failure.show()
+        raise SystemExit(failure.exit_code) from error
     raise AssertionError("click ends the process")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,11 +13,15 @@ from typing import Any, TypeVar
 
 import click
 
+from ..errors import FileError
+from ..files import refused
+
 __all__ = [
     "Failure",
     "Unmet",
     "bars",
     "echo",
+    "name_stdout_in_errors",
     "print_json",
     "print_records",
     "print_table",
@@ -41,6 +48,48 @@ class Unmet(Failure):
     exit_code = 1
 
 
+def name_stdout_in_errors() -> None:
+    """Makes errors of writing to stdout, such as those of a full disk, a `FileError` that names it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        old = sys.stdout
+        sys.stdout = _Stdout(
+            old.buffer,
+            old.encoding,
+            old.errors,
+            line_buffering=old.line_buffering,
+            write_through=old.write_through,
+        )
+
+
+class _Stdout(io.TextIOWrapper):
+    _failure: FileError | None = None
+
+    def write(self, text: str, /) -> int:
+        # click hides the errors of its first write, which is a trial.
+        if self._failure is not None:
+            raise self._failure
+        with self._named():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with self._named():
+            super().flush()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # At its end, Python would try again to write what is left.
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())
+            os.close(null)
+            self._failure = refused("standard output cannot be written", error)
+            raise self._failure from error
+
+
 def print_json(value: Any) -> None:
     """Prints `value` as the one JSON document on stdout."""
     # json.dumps escapes all but ASCII, and leaves DEL.
@@ -59,8 +108,8 @@ def echo(text: str, err: bool = False) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
     """Prints a table on stdout. A column named ``>...`` is aligned to the right. Without names there is no header."""
-    import sys
-
+    if sys.stdout is None:  # closed by whoever started the command
+        return
     from rich import box
     from rich.console import Console
     from rich.table import Table

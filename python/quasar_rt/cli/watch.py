@@ -161,7 +161,7 @@ def _output(live: Any, as_json: bool) -> Iterator[Any]:
         # A document in each line; as in print_json, DEL is escaped too.
         yield lambda sighting: click.echo(json.dumps(sighting.to_dict()).replace("\x7f", "\\u007f"))
         return
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         from rich.console import Console
         from rich.live import Live as Screen
 
