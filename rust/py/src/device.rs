@@ -357,9 +357,12 @@ pub fn open(
 /// if `signals` is true.
 pub fn end(py: Python<'_>, device: Arc<dyn Device>, signals: bool) -> PyResult<bool> {
     let finish = |cancel: &AtomicBool| Ok(device.finish(cancel));
-    let ended = py.detach(|| match signals {
-        true => interruptible(finish),
-        false => Ok(device.finish(&NEVER)),
+    let ended = py.detach(|| {
+        if signals {
+            interruptible(finish)
+        } else {
+            Ok(device.finish(&NEVER))
+        }
     });
     match ended {
         Ok(true) => py.detach(|| drop(device)),
