@@ -578,9 +578,12 @@ class Engine:
         engine, self._engine = self._engine, None
         closer = engine.closer() if engine is not None and self._accelerated else None
         del engine
-        if (submissions := self._submissions.get(os.getpid())) is not None:
-            submissions.close(cancel=cancel)
-        if closer is not None and not closer.close():
+        try:
+            if (submissions := self._submissions.get(os.getpid())) is not None:
+                submissions.close(cancel=cancel)
+        finally:
+            ended = closer is None or closer.close()
+        if not ended:
             warnings.warn(
                 f"the transport of '{self.device}' has not returned within {CLOSE_SECONDS:g} s: its thread "
                 "stays behind until it does; the engine is closed, but the device may need a restart",

@@ -428,13 +428,27 @@ impl Closer {
     /// returns false. Where calls are in progress, the last one ends the device.
     fn close(&self, py: Python<'_>) -> PyResult<bool> {
         let device = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match device {
-            Some(device) if Arc::strong_count(&device) == 1 => device::end(py, device, true),
-            device => {
-                py.detach(|| drop(device));
-                Ok(true)
-            }
+        device.map_or(Ok(true), |device| let_go(py, device, true))
+    }
+}
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        let device = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(device) = device.take() {
+            Python::attach(|py| let_go(py, device, false).ok());
         }
+    }
+}
+
+/// Lets go of a device; whoever is the last to have it ends it. Returns false if its driver hangs.
+/// Ctrl-C ends the wait if `signals` is true.
+fn let_go(py: Python<'_>, device: Arc<dyn Device>, signals: bool) -> PyResult<bool> {
+    if Arc::strong_count(&device) == 1 {
+        device::end(py, device, signals)
+    } else {
+        py.detach(|| drop(device));
+        Ok(true)
     }
 }
 
@@ -484,17 +498,15 @@ impl Engine {
     }
 
     fn release(&self) {
-        let mut device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(device) = device.take() else { return };
-        Python::attach(|py| {
-            // A `Closer` ends the device if it has it, too.
-            if Arc::strong_count(&device) == 1 {
-                // Nobody is there to be told that the driver hangs.
-                let _ = device::end(py, device, false);
-            } else {
-                py.detach(|| drop(device));
-            }
-        });
+        // Unlocked before the device ends: its transport may run anything.
+        let device = {
+            let mut device = self.device.lock().unwrap_or_else(PoisonError::into_inner);
+            device.take()
+        };
+        if let Some(device) = device {
+            // Nobody is there to be told that the driver hangs.
+            Python::attach(|py| let_go(py, device, false).ok());
+        }
     }
 
     fn cpu(&self, what: &str) -> PyResult<&Executor> {
