@@ -66,7 +66,7 @@ def replacing(path: Path, afterwards: str = "") -> Iterator[BinaryIO]:
     """Gives a file that takes the place of `path` at the end, synced to disk: no reader sees half of it.
 
     It is a temporary file in the same folder until then. On failure the old file is unchanged, and the temporary file
-    is removed. Symbolic links are followed, and an existing file's mode is kept.
+    is removed. Symbolic links are followed. An existing file's mode is kept; a new one's follows the process's umask.
 
     Args:
         path: the file.
@@ -75,28 +75,28 @@ def replacing(path: Path, afterwards: str = "") -> Iterator[BinaryIO]:
     Raises:
         quasar_rt.FileError: it cannot be written, or `path` is something other than a regular file.
     """
-    import tempfile  # slow to import, and engines never write
-
     temporary = None
     try:
         target = Path(os.path.realpath(path))
-        mode = 0o644
+        mode = None
         with suppress(FileNotFoundError):
             found = target.stat().st_mode
             if not stat.S_ISREG(found):
                 raise OSError("it exists and is not a regular file")
             mode = stat.S_IMODE(found)
         # The process's number: `quasar_rt.train.checkpoint` removes what killed processes have left.
-        descriptor, temporary = tempfile.mkstemp(f".{os.getpid()}.tmp", f".{target.name}.", target.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            os.chmod(temporary, mode)
+        name = target.parent / f".{target.name}.{os.urandom(4).hex()}.{os.getpid()}.tmp"
+        with open(name, "xb") as file:
+            temporary = name
+            if mode is not None:
+                os.chmod(temporary, mode)
             yield file
             file.flush()
-            os.fsync(descriptor)
+            os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException as error:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, FileError):
             raise refused(f"'{path}' cannot be written", error, afterwards) from error
         raise

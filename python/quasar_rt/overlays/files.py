@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from ..errors import DeviceUnavailableError, InvalidValueError
-from ..files import write_bytes
+from ..files import make_folder, write_bytes
 
 __all__ = ["bitstream", "board_name", "fetch"]
 
@@ -101,7 +101,7 @@ def fetch(board: str | None = None, folder: str | os.PathLike[str] | None = None
     url, digests = published[name]["url"], published[name]["sha256"]
     target = Path(folder or FOLDER) / name
     try:
-        target.mkdir(parents=True, exist_ok=True)
+        make_folder(target)
         for file in (f"{name}{ending}" for ending in ENDINGS):
             _fetch(f"{url.rstrip('/')}/{file}", target / file, digests[file])
     except OSError as error:

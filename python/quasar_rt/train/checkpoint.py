@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from ..errors import FileError, QuasarError
-from ..files import replacing
+from ..errors import QuasarError
+from ..files import refused, replacing
 
 __all__ = ["TIMES", "CheckpointError", "load", "load_weights", "reading", "save", "write_atomically"]
 
@@ -73,7 +73,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         stated = state.pop("sha256", None) if known else None
         found = _digest(state, _FORMATS[state["format"]]) if known else None
     except OSError as error:
-        raise FileError(f"'{path}' cannot be read: {error}") from error
+        raise refused(f"'{path}' cannot be read", error) from error
     # torch raises nearly anything on files that are not its own, and advises to run the code in them.
     except Exception as error:
         raise CheckpointError(f"'{path}' is damaged, or no checkpoint of `quasar-rt train`") from error
