@@ -21,7 +21,7 @@ from simulated import Transport, library
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 
 #: Longest time for a process, its start included.
-SECONDS = 20
+SECONDS = 60
 
 WORK = {
     # A stream that is left half read, of pictures that take long to decode.
@@ -208,15 +208,15 @@ print(time.time(), flush=True)
 """
     done = execute(code, status)
     # The limit is 5 s; `Slow` and a busy machine take their time.
-    assert time.time() - float(done.stdout.split()[0]) < 9
+    assert time.time() - float(done.stdout.split()[0]) < 15
 
 
 @pytest.mark.parametrize(
     ("how", "statement", "outcome", "least", "most"),
     [
-        ("looping", "engine.close()", "RuntimeWarning", 4, 7),
-        ("looping", "del engine", "", 4, 7),
-        ("stubborn", "interrupt(); engine.close()", "KeyboardInterrupt", 0, 3),
+        ("looping", "engine.close()", "RuntimeWarning", 4, 15),
+        ("looping", "del engine", "", 4, 15),
+        ("stubborn", "interrupt(); engine.close()", "KeyboardInterrupt", 0, 4),
     ],
 )
 def test_an_engine_can_be_closed_though_its_transport_hangs(files, how, statement, outcome, least, most):
@@ -253,7 +253,7 @@ sys.exit(3)
     took, end, *found = lines[0].split(" ")
     assert found == [outcome]
     assert least < float(took) < most
-    assert time.time() - float(end) < 7
+    assert time.time() - float(end) < 15
     assert lines[1:] == ["closed"] * ("close" in statement)
 
 
