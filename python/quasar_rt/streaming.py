@@ -171,7 +171,10 @@ def lookahead(
     source = _Source(images, prepare)
     # A daemon, so that an unfinished stream does not keep the interpreter from ending.
     thread = threading.Thread(
-        target=_work, args=(state, weakref.ref(source)), name="quasar-stream", daemon=True
+        target=_work,
+        args=(weakref.ref(state), weakref.ref(source), state.room, state.stopped, state.drops),
+        name="quasar-stream",
+        daemon=True,
     )
     try:
         state.running[id(state)] = weakref.ref(state)
@@ -191,38 +194,45 @@ def lookahead(
         state.stop()
 
 
-def _work(state: Lookahead, find: weakref.ref[_Source[Any]]) -> None:
-    ready = state.ready
+def _work(
+    find_state: weakref.ref[Lookahead],
+    find_source: weakref.ref[_Source[Any]],
+    room: threading.Semaphore,
+    stopped: threading.Event,
+    drops: bool,
+) -> None:
+    # While it waits for room, the thread keeps neither the state, whose frames refer to the engine, nor the source.
     try:
         position = 0
-        while (state.drops or state.room.acquire()) and not state.stopped.is_set():
-            source = find()
-            if source is None:
+        while (drops or room.acquire()) and not stopped.is_set():
+            state, source = find_state(), find_source()
+            if state is None or source is None:
                 return  # the stream was collected
             image = source.next()
             prepare = source.prepare
             del source
             if image is _END:
-                ready.put(None)
+                state.ready.put(None)
                 return
             with state.reading:
-                if state.stopped.is_set():
+                if stopped.is_set():
                     return
                 item = prepare(cast("ImageLike", image))
             kept = cast("ImageLike", image) if state.keep_images else None
             del image, prepare  # the image's memory is its owner's again
             # The consumer may take one meanwhile, which makes room as well.
-            while state.drops and ready.qsize() >= state.ahead:
+            while drops and state.ready.qsize() >= state.ahead:
                 try:
-                    ready.get_nowait()
+                    state.ready.get_nowait()
                 except Empty:
                     break
                 state.count_dropped()
-            ready.put((position, kept, item))
+            state.ready.put((position, kept, item))
             position += 1
-            del item, kept
+            del item, kept, state
     except BaseException as error:  # handed to the consumer, which raises it
-        ready.put(_Failure(error))
+        if (state := find_state()) is not None:
+            state.ready.put(_Failure(error))
 
 
 ending.at_end(Lookahead.stop_all)

@@ -416,6 +416,24 @@ def test_a_frame_in_a_cycle_with_its_transport_is_collected(attached):
     assert freed() is None
 
 
+def test_a_stream_in_a_cycle_with_its_transport_is_collected(attached, files, monkeypatch):
+    tiny, attach = attached
+    transport = Transport(tiny)
+    opened = [(attach(transport), "python", "asked for")]
+    monkeypatch.setattr("quasar_rt.engine.open_device", lambda *_: opened.pop())
+    engine = quasar_rt.Engine(files / "tiny.qvit", "python")
+    transport.stream = engine.stream([np.zeros((8, 8), np.uint8)] * 50)
+    next(transport.stream)
+    freed = weakref.ref(transport)
+    del transport, engine
+    deadline = time.monotonic() + 10
+    while (freed() is not None or streams()) and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+    assert freed() is None
+    assert not streams()
+
+
 def test_the_collector_may_free_an_engine_inside_its_driver(attached):
     tiny, attach = attached
 
