@@ -197,7 +197,7 @@ def test_a_parquet_file_of_others_is_read_by_its_columns(tmp_path: Path, hugging
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=r"cannot be opened: .*OWNER/NAME of the Hub"):
         read_image_set(f"hf:{tmp_path}/empty")
-    with pytest.raises(ImageError, match=r"row 0 of the split 'train' of .*' \(8 bytes\) is not an image"):
+    with pytest.raises(ImageError, match=r"row 0 of the split 'train' of .*'\" \(8 bytes\) is not an image"):
         to_pixels(read_image_set(write(a=[b"no image"] * 9, label=[0, 1, 2] * 3)).train.images[0])
 
 
