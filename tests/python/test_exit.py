@@ -325,6 +325,15 @@ def streams():
     return [thread for thread in threading.enumerate() if thread.name == "quasar-stream"]
 
 
+def collect(freed):
+    """Collects until an object is free and no stream runs: a thread may be inside one of its methods."""
+    deadline = time.monotonic() + 10
+    while (freed() is not None or streams()) and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+    assert freed() is None
+
+
 @pytest.mark.parametrize("drop", [None, "oldest"])
 def test_a_stream_in_a_cycle_with_its_source_is_collected(files, drop):
     class Camera:
@@ -344,11 +353,7 @@ def test_a_stream_in_a_cycle_with_its_source_is_collected(files, drop):
         next(camera.stream)
         freed = weakref.ref(camera)
         del camera
-        deadline = time.monotonic() + 10
-        while (freed() is not None or streams()) and time.monotonic() < deadline:
-            gc.collect()
-            time.sleep(0.01)
-        assert freed() is None
+        collect(freed)
         assert not streams()
 
 
@@ -408,12 +413,7 @@ def test_a_frame_in_a_cycle_with_its_transport_is_collected(attached):
     transport.frame = attach(transport).begin(np.zeros((8, 8, 1), np.uint8))
     freed = weakref.ref(transport)
     del transport
-    # Inside one of the transport's methods, the driver refers to the transport.
-    deadline = time.monotonic() + 10
-    while freed() is not None and time.monotonic() < deadline:
-        gc.collect()
-        time.sleep(0.01)
-    assert freed() is None
+    collect(freed)
 
 
 def test_a_stream_in_a_cycle_with_its_transport_is_collected(attached, files, monkeypatch):
@@ -426,11 +426,7 @@ def test_a_stream_in_a_cycle_with_its_transport_is_collected(attached, files, mo
     next(transport.stream)
     freed = weakref.ref(transport)
     del transport, engine
-    deadline = time.monotonic() + 10
-    while (freed() is not None or streams()) and time.monotonic() < deadline:
-        gc.collect()
-        time.sleep(0.01)
-    assert freed() is None
+    collect(freed)
     assert not streams()
 
 
