@@ -198,6 +198,28 @@ def test_survivors_are_scored_on_more_images(digits_supernet, monkeypatch):
     assert all(round(point.score * 120) == pytest.approx(point.score * 120) for point in result.front)
 
 
+def test_fronts_of_latency_and_energy_have_the_scores_of_the_last_round(digits_supernet, monkeypatch):
+    monkeypatch.setattr(supernet, "ROUND_IMAGES", (40, 120))
+    monkeypatch.setattr(check, "SAMPLE", 2)
+    result = search(
+        supernet=digits_supernet,
+        threads=1,
+        fps=60000,
+        population=6,
+        generations=3,
+        objectives=["latency", "energy"],
+    )
+    _, second = result.document["search"]["rounds"]
+    assert 6 <= second["subnets"] < 18
+    source = Supernet(digits_supernet, threads=1)
+    for name in ("latency_ms", "energy_mj"):
+        front = result.document["fronts"][name]
+        genomes = np.array([entry["genome"] for entry in front], np.uint8)
+        scores = [entry["score"] for entry in front]
+        assert scores == sorted(set(scores))
+        assert scores == source.score(genomes, 1, nothing).tolist()
+
+
 def test_a_model_of_the_scores_chooses_the_candidates_and_estimates_the_front(digits_supernet, monkeypatch):
     monkeypatch.setattr(check, "SAMPLE", 2)
     arguments = dict(supernet=digits_supernet, threads=1, fps=60000, population=6, generations=3)

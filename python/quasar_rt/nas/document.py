@@ -51,7 +51,9 @@ class SearchOutcome:
     boards: Mapping[str, Modelled]
     """The modelled boards by name, the searched board first."""
     scored: Candidates
-    """Every scored network that fits."""
+    """Every scored network that fits, with the scores of the first round."""
+    survivors: Candidates
+    """Those that the last round scored, with its scores."""
     front: list[Point]
     supernet: Supernet | None
 
@@ -194,12 +196,11 @@ def _subnet(
 
 
 def _fronts(outcome: SearchOutcome) -> dict[str, list[dict[str, Any]]]:
-    """Returns the networks that no scored one beats in the score and in the latency, or in the energy of a frame.
+    """Returns the networks that none of the last round beats in the score and in the latency, or in a frame's energy.
 
-    By rising value; each network on the configuration that has least of it, by the closed form, and with the score of
-    the first round.
+    By rising value; each network on the configuration that has least of it, by the closed form.
     """
-    genomes, scores = outcome.scored.genomes, outcome.scored.scores
+    genomes, scores = outcome.survivors.genomes, outcome.survivors.scores
     fronts = {}
     for name, values in zip(("latency_ms", "energy_mj"), outcome.modelled.least(genomes), strict=True):
         order = nondominated(list(zip((-values).tolist(), scores.tolist(), strict=True)))

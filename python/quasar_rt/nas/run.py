@@ -39,7 +39,7 @@ from .objectives import Objective, further_objectives
 from .record import PredictorFit, Record, Round
 from .report import fronts, nondominated
 from .result import Point, SearchResult
-from .scorer import Progress, Proxy, Scorer, Scores, scores_of
+from .scorer import Progress, Proxy, Scorer, scores_of
 from .settings import DEFAULT_SPACE, EFFORT, Limits, Settings, Strategy, frame_rates
 from .yardstick import measure
 
@@ -326,7 +326,7 @@ class Run:
         if self.supernet is not None:
             self.supernet.folder = self.folder
         scored = self.specialise(self.pooled(more))
-        survivors, scores = self.survivors(scorer, scored)
+        survivors = self.survivors(scorer, scored)
         scoring = scorer.scoring(scorer.stages - 1)
         record = Record(len(scored), [Round(scorer.scoring(0).label, len(scored))])
         if scorer.stages > 1:
@@ -336,14 +336,14 @@ class Run:
         self.measure_objectives(record, scorer.kind, scored)
         others, record.boards_left_out = other_boards(self.space, self.modelled.board)
         boards = {self.modelled.board: self.modelled, **others}
-        front = self.front(scored, survivors, scores, boards)
+        front = self.front(survivors, boards)
         if self.supernet is not None:
             record.images = self.supernet.images_used()
             front, record.correlations = check_finalists(
                 self.supernet, self.settings, self.modelled, front, self.out, self.progress
             )
         outcome = SearchOutcome(
-            self.settings, scoring, self.identity, record, boards, scored, front, self.supernet
+            self.settings, scoring, self.identity, record, boards, scored, survivors, front, self.supernet
         )
         result = build_result(outcome, self.progress)
         self.track_targets(result)
@@ -507,28 +507,27 @@ class Run:
         for tracker in self.trackers:
             tracker.scalars(group, count, values)
 
-    def survivors(self, scorer: Scorer, scored: Candidates) -> tuple[NDArray[np.int64], Scores]:
-        """Returns the indices of the networks that the last round scores, and those scores.
+    def survivors(self, scorer: Scorer, scored: Candidates) -> Candidates:
+        """Returns the networks that the last round scores, with its scores; all of them where there is one round.
 
-        All networks survive where there is one round.
+        Whole fronts, the best first, until they fill a generation: of each objective, by scores and by the guide's
+        estimates, in turn.
         """
         if scorer.stages == 1:
-            return np.arange(len(scored)), scored.scores
-        estimates = self.loop.estimates(scored.genomes)
-        fps = scored.fps.tolist()
+            return scored
+        every = [scored.scores, self.loop.estimates(scored.genomes)]
         orders = [
-            fronts(list(zip(fps, scores.tolist(), strict=True)))
-            for scores in (scored.scores, estimates)
-            if scores is not None
+            fronts(list(zip(self.modelled.rates_by(scored.genomes, objective).tolist(), scores, strict=True)))
+            for scores in (one.tolist() for one in every if one is not None)
+            for objective in ("fps", *self.settings.objectives)
         ]
         kept: set[int] = set()
-        # Whole fronts, the best first, by scores and by estimates in turn, until they fill a generation.
         for front in chain.from_iterable(zip_longest(*orders, fillvalue=())):
             if len(kept) >= self.settings.population:
                 break
             kept.update(front)
-        indices = np.array(sorted(kept), np.int64)
-        return indices, scores_of(scorer, scored.genomes[indices], 1, self.progress)
+        genomes = scored.genomes[sorted(kept)]
+        return self.costed(genomes, scores_of(scorer, genomes, 1, self.progress))
 
     def predictor_fit(self, loop: Search) -> PredictorFit | None:
         """Returns how good the predictions of the model that guided the search were."""
@@ -538,17 +537,15 @@ class Run:
         tau = None if math.isnan(report.tau) else report.tau
         return PredictorFit(tau, report.rmse, report.samples, "each before its score was known")
 
-    def front(
-        self, scored: Candidates, indices: NDArray[np.int64], scores: Scores, boards: dict[str, Modelled]
-    ) -> list[Point]:
+    def front(self, networks: Candidates, boards: dict[str, Modelled]) -> list[Point]:
         """Returns the networks that no other one beats, by falling FPS: event by event, if that is affordable."""
-        replayed = self.modelled.replayed_front(np.ascontiguousarray(scored.genomes[indices]), scores)
+        replayed = self.modelled.replayed_front(networks.genomes, networks.scores)
         order = (
-            nondominated(list(zip(scored.fps[indices].tolist(), scores.tolist(), strict=True)))
+            nondominated(list(zip(networks.fps.tolist(), networks.scores.tolist(), strict=True)))
             if replayed is None
             else replayed
         )
-        genomes = np.ascontiguousarray(scored.genomes[indices[order]])
+        genomes = np.ascontiguousarray(networks.genomes[order])
         on = {name: one.on(genomes) for name, one in boards.items()}
         if replayed is not None:
             on[self.modelled.board] = self.modelled.replayed_on(genomes)
@@ -557,7 +554,7 @@ class Run:
                 number,
                 tuple(genome.tolist()),
                 self.space.decode(genome),
-                float(scores[i]),
+                float(networks.scores[i]),
                 {name: figures[number] for name, figures in on.items()},
             )
             for number, (i, genome) in enumerate(zip(order, genomes, strict=True))
