@@ -22,7 +22,7 @@ import click
 
 from ..errors import QuasarError
 from . import complete
-from .output import Failure, Unmet, echo, print_table
+from .output import Failure, Unmet, bars, echo, print_table
 
 if TYPE_CHECKING:
     from ..space import Architecture
@@ -197,7 +197,8 @@ def _estimate(recipe: Recipe, root: str | None, architecture: Architecture | Non
     """Prints what the run would take; returns whether it fits the memory."""
     from ..train.dry_run import dry_run
 
-    found = dry_run(recipe, root, architecture=architecture, group=group)
+    with bars(group.first) as progress:
+        found = dry_run(recipe, root, architecture=architecture, group=group, progress=progress)
     if not group.first:
         return found.fits
     columns = ["stage", ">epochs", ">steps an epoch", ">a step", ">an epoch", ">the stage"]

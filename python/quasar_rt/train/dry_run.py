@@ -30,6 +30,8 @@ __all__ = ["DryRun", "StageEstimate", "dry_run"]
 
 #: Images that are measured at a time, at most; a CPU's time an image is the same for more.
 _MEASURED = {"cpu": 32, "cuda": 128}
+#: Seconds that the images of one measurement should take at most.
+_SECONDS = 2.0
 _REPEATS = 3
 #: Share of the free memory that activations may take: results of single operations come on top.
 _USABLE = 0.8
@@ -108,8 +110,9 @@ def dry_run(
     *,
     architecture: Architecture | None = None,
     group: Group | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> DryRun:
-    """Measures the stages of a run on a few images, and writes nothing.
+    """Measures the stages of a run on a few images, and writes nothing. It takes less than a minute for most recipes.
 
     What is left out: the start-up, torch.compile's gain and cost, the ranking of rows between the stages, checkpoints,
     and the exchange between processes.
@@ -119,6 +122,7 @@ def dry_run(
         root: as for `quasar_rt.train.train`.
         architecture: the one network that would be trained; without it, all of the recipe's space.
         group: the processes; this one measures for itself.
+        progress: gets the kind of work, how much of it is done, and how much there is.
 
     Raises:
         The errors of `quasar_rt.train.train`.
@@ -126,9 +130,11 @@ def dry_run(
     space = Space.load(recipe.space)
     group = group or Group()
     free = _free_bytes(group.device)
+    progress("reading the data", 0, 1)
     with TemporaryDirectory() as folder:
         job = Job.start(recipe, space, Path(folder), root, lambda _: None, group, None, ())
         model = make_model(recipe, space, architecture).to(group.device)
+        progress("reading the data", 1, 1)
         images, _ = job.data.train.first(8)
         model.calibrate(images, recipe.quantization.percentile)
         state = _COPIES * sum(p.numel() * p.element_size() for p in model.parameters())
@@ -138,11 +144,13 @@ def dry_run(
             plans.append(StagePlan("supernet", recipe.supernet_stage, networks, space))
         else:
             plans.append(StagePlan("quantized", recipe.quantized_stage))
+        plans = [plan for plan in plans if plan.schedule is not None]
         stages = []
-        for plan in plans:
-            if plan.schedule is not None:
-                model.quantized = plan.name != "float"
-                stages.append(_measure(job, model, plan, free - state))
+        for number, plan in enumerate(plans):
+            progress("measuring the stages", number, len(plans))
+            model.quantized = plan.name != "float"
+            stages.append(_measure(job, model, plan, free - state))
+        progress("measuring the stages", len(plans), len(plans))
     batch = recipe.optimizer.batch
     part = batch * (group.rank + 1) // group.world - batch * group.rank // group.world
     return DryRun(tuple(stages), state, free, part, recipe.optimizer.accumulate)
@@ -156,10 +164,13 @@ def _measure(job: Job, model: ViT, plan: StagePlan, room: int) -> StageEstimate:
     images = range(loop.settings.batch)[loop.batches.part]
     images_bytes = _kept_bytes(loop, 2)
     largest = max(0, int(_USABLE * room / images_bytes))
-    count = max(2, min(_MEASURED[job.group.device.type], len(images), largest)) // 2 * 2
-    x, y = (part.to(job.group.device) for part in job.data.train.first(count))
     networks = loop.networks()
-    computing = _seconds(job, lambda: _gradients(loop, networks, x, y)) / len(y)
+    x, y = (part.to(job.group.device) for part in job.data.train.first(2))
+    computing = _seconds(job, lambda: _gradients(loop, networks, x, y), 1) / len(y)
+    count = min(_MEASURED[job.group.device.type], len(images), largest, int(_SECONDS / computing)) // 2 * 2
+    if count > 2:
+        x, y = (part.to(job.group.device) for part in job.data.train.first(count))
+        computing = _seconds(job, lambda: _gradients(loop, networks, x, y)) / len(y)
     optimizer = _seconds(job, lambda: loop.optimizer.step(loop.model.touched()))
     decoding = _decoding_seconds(loop, len(y))
     validation = _seconds(job, lambda: logits_of(loop.model, x)) / len(x) * len(job.data.validation)
@@ -181,10 +192,10 @@ def _gradients(loop: Loop, networks: Sequence[Network], x: Tensor, y: Tensor) ->
     loop.gradients(networks, *loop.mixing(x, y, 0), pieces)
 
 
-def _seconds(job: Job, work: Callable[[], object]) -> float:
+def _seconds(job: Job, work: Callable[[], object], repeats: int = _REPEATS) -> float:
     """Returns the median time of some calls, after one that is not counted."""
     times = []
-    for _ in range(_REPEATS + 1):
+    for _ in range(repeats + 1):
         _wait(job)
         start = time.perf_counter()
         work()
