@@ -68,7 +68,7 @@ class Settings:
 
     task: Task
     budgets: tuple[float, ...] = (0.125, 0.25, 0.5)
-    tuned: tuple[float, ...] = (0.25,)
+    tuned: tuple[float, ...] = (0.125, 0.25, 0.5)
     draws: int = 3
 
 
