@@ -146,7 +146,7 @@ impl Network {
             Head { layer, mult }
         });
         let heads = heads.collect();
-        Ok(Self {
+        let mut network = Self {
             embed,
             position: subnet.expect("position").i16s(),
             prefix: subnet
@@ -159,7 +159,24 @@ impl Network {
             heads,
             kernels,
             config,
-        })
+        };
+        Linear::join_weights(&mut network.layers_mut());
+        Ok(network)
+    }
+
+    /// Returns all layers in the order in which a frame reads them.
+    fn layers_mut(&mut self) -> Vec<&mut Linear> {
+        let mut layers = vec![&mut self.embed];
+        layers.extend(self.embed_norm.as_mut().map(|(_, layer)| layer));
+        for block in &mut self.blocks {
+            match &mut block.qkv {
+                Qkv::Whole(layer) => layers.push(layer),
+                Qkv::Split { q, kv } => layers.extend([&mut **kv, &mut **q]),
+            }
+            layers.extend([&mut block.proj, &mut block.fc1, &mut block.fc2]);
+        }
+        layers.extend(self.heads.iter_mut().map(|head| &mut head.layer));
+        layers
     }
 
     fn kernels(tier: Tier) -> Result<Kernels> {

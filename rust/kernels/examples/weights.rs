@@ -58,13 +58,17 @@ fn main() {
     let kernels = Kernels::new(tier).expect("a tier that this machine runs");
     // qkv, proj, fc1, fc2.
     let shapes = [(3, 1), (1, 1), (4, 1), (1, 4)].map(|(rows, k)| (rows * embed, k * embed));
-    let blocks: Vec<[Linear; 4]> = (0..BLOCKS)
+    let mut blocks: Vec<[Linear; 4]> = (0..BLOCKS)
         .map(|block| shapes.map(|shape| layer(kernels, shape, block)))
         .collect();
+    Linear::join_weights(&mut blocks.iter_mut().flatten().collect::<Vec<_>>());
     let bytes = blocks[0].iter().map(Linear::weight_bytes).sum::<usize>();
     println!("{tier}, embed {embed}: {bytes} bytes of weights a block; microseconds a block");
     let scratch = &mut Scratch::new();
-    let input: Vec<i8> = (0..TOKENS * 4 * embed).map(|i| (i * 37) as i8).collect();
+    let mut input = Aligned::<i8>::new(TOKENS * 4 * embed);
+    for (i, code) in input.iter_mut().enumerate() {
+        *code = (i * 37) as i8;
+    }
     let mut codes = Aligned::<i8>::new(TOKENS * 4 * embed);
     let mut x = Aligned::<i16>::new(TOKENS * embed);
     let mut run = |layer: &Linear, tokens: usize| {

@@ -8,6 +8,7 @@ use crate::neon;
 #[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
 use crate::neon32;
 use crate::tiled::{self, Isa};
+use crate::weights::Weights;
 #[cfg(target_arch = "x86_64")]
 use crate::x86;
 use crate::{
@@ -108,7 +109,7 @@ impl Kernels {
             },
             rows,
             k,
-            weights: buffer(),
+            weights: Weights::Own(buffer()),
             bias: buffer(),
             mult: buffer(),
             shift: buffer(),

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::buffer::Buffer;
+use crate::weights::Weights;
 use crate::Tier;
 
 /// Values that every row of logits or probabilities is padded to a multiple of.
@@ -72,7 +73,7 @@ pub struct Linear {
     pub(crate) storage: Storage,
     pub(crate) rows: usize,
     pub(crate) k: usize,
-    pub(crate) weights: Buffer,
+    pub(crate) weights: Weights,
     pub(crate) bias: Buffer,
     pub(crate) mult: Buffer,
     pub(crate) shift: Buffer,
@@ -110,7 +111,7 @@ impl Linear {
 
     /// Returns the bytes of the weights in memory, with padding.
     pub fn weight_bytes(&self) -> usize {
-        self.weights.bytes()
+        self.weights.len()
     }
 }
 

@@ -17,6 +17,7 @@
 //! | [`image`] | resampling and pixel formats |
 //! | `quantize` | rows of floats to packed codes |
 //! | `buffer` | aligned, grow-only memory |
+//! | `weights` | memory that a network's layers share |
 //! | `team` | threads that fork and join without a lock |
 //!
 //! A caller packs each layer once ([`Kernels::pack_linear`]) and passes a [`Scratch`] for each
@@ -71,6 +72,7 @@ mod quantize;
 mod team;
 mod tier;
 mod tiled;
+mod weights;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -3,6 +3,8 @@
 //!
 //! Depends on the matrix views.
 
+use crate::buffer::{cast, Buffer};
+use crate::weights::Weights;
 use crate::{
     HeadParams, KvHead, LayerNorm, Linear, LinearRows, MatrixView, MatrixViewMut, Scratch,
 };
@@ -60,7 +62,7 @@ fn linear(
     input: MatrixView<i8>,
     mut emit: impl FnMut(usize, usize, i32, u8, i16),
 ) {
-    let weights = MatrixView::new(layer.weights.as_slice::<i8>(), layer.rows, layer.k, layer.k);
+    let weights = MatrixView::new(cast(&layer.weights), layer.rows, layer.k, layer.k);
     let (bias, mult, shift) = (
         layer.bias.as_slice::<i32>(),
         layer.mult.as_slice::<i16>(),
@@ -86,10 +88,12 @@ pub(crate) fn pack_linear(
     mult: &[i16],
     shift: &[u8],
 ) {
-    let mut weights = MatrixViewMut::packed(linear.weights.take(linear.rows * linear.k), linear.k);
+    let mut packed = Buffer::default();
+    let mut weights = MatrixViewMut::packed(packed.take(linear.rows * linear.k), linear.k);
     for r in 0..linear.rows {
         weights.row_mut(r).copy_from_slice(source.row(r));
     }
+    linear.weights = Weights::Own(packed);
     linear.bias.take(linear.rows).copy_from_slice(bias);
     linear.mult.take(linear.rows).copy_from_slice(mult);
     linear.shift.take(linear.rows).copy_from_slice(shift);

@@ -123,6 +123,12 @@ pub(crate) unsafe trait Isa: Sized {
     /// window the panel starts.
     const STAGED: usize = WINDOW + Self::PANEL;
 
+    /// Returns the input rows of the tiles of a layer with rows of `k` weights: at most `ROWS`, a
+    /// multiple of `WHOLE_ROWS`.
+    fn tile_rows(_k: usize) -> usize {
+        Self::ROWS
+    }
+
     /// Returns the activation code as multiplied.
     fn code(a: i8) -> Self::Code;
 
@@ -151,11 +157,17 @@ pub(crate) unsafe trait Isa: Sized {
     unsafe fn finish(tile: &UnfinishedTile);
 
     /// Computes [`Isa::tile`] into `acc`, which has room for a tile, and finishes one tile: this
-    /// one, or with [`Isa::OVERLAPS`] the one before, if there is one.
-    unsafe fn tile_and_finish(p: ProductOf<Self>, acc: *mut i32, tile: Option<&UnfinishedTile>) {
+    /// one, or with [`Isa::OVERLAPS`] the one before, if there is one. With that, it also
+    /// prefetches the weights `soon`.
+    unsafe fn tile_and_finish(
+        p: &ProductOf<Self>,
+        acc: *mut i32,
+        tile: Option<&UnfinishedTile>,
+        _soon: &[u8],
+    ) {
         // SAFETY: the same contracts.
         unsafe {
-            Self::tile(p, acc, Self::PANEL);
+            Self::tile(*p, acc, Self::PANEL);
             if let Some(tile) = tile {
                 Self::finish(tile);
             }

@@ -64,7 +64,8 @@ unsafe fn linear<I: Isa>(
     let eight_bit = (panels.iter().any(|panel| !panel.four_bit))
         .then(|| unsafe { Inputs::new::<I>(input, k, &mut scratch.codes) });
     let (bias, order) = (bias.as_slice::<i32>(), layer.order.as_slice::<u8>());
-    let tile_size = I::ROWS * I::PANEL;
+    let tile_rows = I::tile_rows(layer.k);
+    let tile_size = tile_rows * I::PANEL;
     let accumulators = scratch.tile.take::<i32>(2 * tile_size).as_mut_ptr();
     let value_bytes = outputs.value_bytes();
     let sorted = windows.iter().any(|window| window.sorted);
@@ -97,11 +98,12 @@ unsafe fn linear<I: Isa>(
             // SAFETY: the caller promises the features.
             let (w, four_bit_w) =
                 unsafe { panel.weights::<I>(layer, (k, four_bit_k), &mut scratch.expanded) };
-            let mut next_weights = panel.next_weights(layer, n.div_ceil(I::ROWS));
-            for i in (0..n).step_by(I::ROWS) {
-                let rows = I::ROWS.min(n - i);
-                for line in next_weights.next().unwrap_or_default().chunks(64) {
-                    I::prefetch(line.as_ptr());
+            let mut next_weights = panel.next_weights(layer, n.div_ceil(tile_rows));
+            for i in (0..n).step_by(tile_rows) {
+                let rows = tile_rows.min(n - i);
+                let soon = next_weights.next().unwrap_or_default();
+                if !I::OVERLAPS {
+                    soon.chunks(64).for_each(|line| I::prefetch(line.as_ptr()));
                 }
                 let epilogue = if window.sorted {
                     let row = if at_once { 0 } else { i };
@@ -118,8 +120,8 @@ unsafe fn linear<I: Isa>(
                     .as_ref()
                     .is_some_and(|pending| pending.tile.acc == accumulators);
                 // SAFETY: the slices have the sizes that a tile reads. There is room for two tiles
-                // of ROWS rows of PANEL. The epilogue writes a block of the outputs, or of the
-                // staged ones, which have a value for each slot of `order`. The caller promises
+                // of `tile_rows` rows of PANEL. The epilogue writes a block of the outputs, or of
+                // the staged ones, which have a value for each slot of `order`. The caller promises
                 // the features.
                 unsafe {
                     let acc = accumulators.add(if first_in_use { tile_size } else { 0 });
@@ -161,12 +163,13 @@ unsafe fn linear<I: Isa>(
                             let reorder = at_once
                                 .then(|| (staged_window, outputs.block(i, rows, column, cols)));
                             let before = pending.replace(PendingTile { tile, reorder });
-                            I::tile_and_finish(p, acc, before.as_ref().map(|before| &before.tile));
+                            let tile = before.as_ref().map(|before| &before.tile);
+                            I::tile_and_finish(&p, acc, tile, soon);
                             if let Some(before) = before {
                                 before.reorder::<I>();
                             }
                         } else {
-                            I::tile_and_finish(p, acc, Some(&tile));
+                            I::tile_and_finish(&p, acc, Some(&tile), soon);
                             if at_once {
                                 I::reorder(staged_window, outputs.block(i, rows, column, cols));
                             }

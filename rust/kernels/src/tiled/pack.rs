@@ -3,6 +3,7 @@
 use super::isa::{CheckSizes, Isa};
 use crate::buffer::{cast, Buffer, Plain};
 use crate::layers::{Panel, Window, WINDOW};
+use crate::weights::Weights;
 use crate::{Linear, MatrixView, Storage};
 
 /// Expands each group of weights from its packed form: `bytes` bytes, then `nibbles` nibbles, low
@@ -122,7 +123,7 @@ impl Panel {
         (k, four_bit_k): (usize, usize),
         expanded: &'a mut Buffer,
     ) -> (&'a [I::Weight], &'a [i8]) {
-        let stored = &layer.weights.as_slice::<u8>()[self.weights.clone()];
+        let stored = &layer.weights[self.weights.clone()];
         let (size, four_bit_size) = (self.width * k, self.width * four_bit_k);
         match (layer.storage, self.four_bit) {
             // SAFETY: the caller promises the features.
@@ -143,15 +144,15 @@ impl Panel {
         }
     }
 
-    /// Returns as many weights as this panel has from those behind it, likely the next panel's, in
-    /// parts for each of `tiles` tiles to prefetch.
+    /// Returns as many weights as this panel has from those behind it, likely the next panel's or
+    /// the next layer's, in parts for each of `tiles` tiles to prefetch.
     pub(super) fn next_weights<'a>(
         &self,
         layer: &'a Linear,
         tiles: usize,
     ) -> impl Iterator<Item = &'a [u8]> {
         let (size, next) = (self.weights.len(), self.weights.end);
-        let rest = &layer.weights.as_slice::<u8>()[next..];
+        let rest = layer.weights.onward(next);
         rest[..rest.len().min(size)].chunks(size.div_ceil(tiles.max(1)).max(64))
     }
 }
@@ -195,6 +196,7 @@ pub(crate) fn pack_linear<I: Isa>(
     let four_bit: Vec<bool> = (0..rows)
         .map(|r| sorts && source.row(r).iter().all(|w| (-7..=7).contains(w)))
         .collect();
+    let mut weights = Buffer::default();
     let mut codes = Buffer::default();
     for first in (0..rows).step_by(WINDOW) {
         let live = WINDOW.min(rows - first);
@@ -237,27 +239,27 @@ pub(crate) fn pack_linear<I: Isa>(
                 let (group, step) =
                     form.map_or((I::GROUP, I::STEP), |form| (form.group, form.step));
                 let size = width * linear.k.next_multiple_of(step);
-                let at = linear.weights.bytes();
+                let at = weights.bytes();
                 if packed {
                     let codes = codes.take::<i8>(size);
                     pack_panel(codes, width, group, row);
                     let stored = (width + byte_rows) * group / 2;
-                    let bytes = linear.weights.extend::<u8>(size / (width * group) * stored);
+                    let bytes = weights.extend::<u8>(size / (width * group) * stored);
                     for (bytes, codes) in bytes.chunks_mut(stored).zip(codes.chunks(width * group))
                     {
                         compress(codes, byte_rows * group, bytes);
                     }
                 } else if four_bit {
-                    pack_panel::<i8>(linear.weights.extend(size), width, group, row);
+                    pack_panel::<i8>(weights.extend(size), width, group, row);
                 } else {
-                    pack_panel::<I::Weight>(linear.weights.extend(size), width, group, row);
+                    pack_panel::<I::Weight>(weights.extend(size), width, group, row);
                 }
                 linear.panels.push(Panel {
                     slot: first + slot,
                     width,
                     byte_rows,
                     four_bit,
-                    weights: at..linear.weights.bytes(),
+                    weights: at..weights.bytes(),
                     run: form.map_or(0, |form| form.run(linear.k, &(0..width).map(row))),
                 });
             }
@@ -267,5 +269,6 @@ pub(crate) fn pack_linear<I: Isa>(
             sorted: order[..live].iter().zip(0..).any(|(&slot, r)| slot != r),
         });
     }
-    linear.weights.shrink();
+    weights.shrink();
+    linear.weights = Weights::Own(weights);
 }

@@ -24,6 +24,9 @@ const ROWS: usize = 2 * WHOLE_ROWS;
 const WHOLE_ROWS: usize = 16;
 /// k of a register.
 const STEP: usize = 64;
+/// The largest k of tiles of [`WHOLE_ROWS`] rows, which read weights twice as often as those of
+/// [`ROWS`] but leave room for a panel of this many k in the first-level cache.
+const SHORT: usize = 512;
 
 /// The operand of `ldtilecfg`.
 #[repr(C, align(64))]
@@ -291,15 +294,43 @@ unsafe fn tile_of<const SIGNED: bool>(p: Product<u8, i8>, out: *mut i32, out_str
     unsafe { tile_overlapped::<SIGNED>(p, out, out_stride, || ()) }
 }
 
-/// A tile that is multiplied into `acc` while rows of the tile before are finished.
-struct OverlappedTile {
-    p: Product<u8, i8>,
+/// Returns a function that prefetches a part of the weights `soon` into the second-level cache, all
+/// of them in `calls` calls. At once they would keep a tile's own loads waiting.
+fn prefetch(soon: &[u8], calls: usize) -> impl FnMut() + '_ {
+    let part = soon
+        .len()
+        .div_ceil(calls.max(1))
+        .next_multiple_of(64)
+        .max(64);
+    let mut parts = soon.chunks(part);
+    move || {
+        let lines = parts.next().unwrap_or_default().chunks(64);
+        lines.for_each(|line| Amx::prefetch(line.as_ptr()));
+    }
+}
+
+/// Computes [`Isa::tile_and_finish`] without a tile before. (A function of its own, so that the
+/// calls of epilogues do not stand among its tile registers' uses.)
+///
+/// # Safety
+/// As there.
+#[inline(never)]
+unsafe fn first_tile(p: &Product<u8, i8>, acc: *mut i32, soon: &[u8]) {
+    // SAFETY: the caller's promise.
+    unsafe { tile_overlapped::<true>(*p, acc, Amx::PANEL, prefetch(soon, parts(p))) }
+}
+
+/// A tile that is multiplied into `acc` while rows of the tile before are finished and the weights
+/// `soon` are prefetched.
+struct OverlappedTile<'a> {
+    p: &'a Product<u8, i8>,
     acc: *mut i32,
     before: *const i32,
     rows: usize,
+    soon: &'a [u8],
 }
 
-impl AccumulatorRows for OverlappedTile {
+impl AccumulatorRows for OverlappedTile<'_> {
     type Row = *const i32;
 
     #[allow(clippy::inline_always)] // compiled for the features of its caller
@@ -312,12 +343,15 @@ impl AccumulatorRows for OverlappedTile {
     #[allow(clippy::inline_always)] // compiled for the features of its caller
     #[inline(always)]
     unsafe fn for_each(self, mut each: impl FnMut(usize, *const i32)) {
-        let step = self.rows.div_ceil(parts(&self.p));
+        let parts = parts(self.p);
+        let part = self.rows.div_ceil(parts);
+        let mut prefetch = prefetch(self.soon, parts);
         let mut done = 0;
         // SAFETY: the caller's promise.
         unsafe {
-            tile_overlapped::<true>(self.p, self.acc, 64, || {
-                let end = self.rows.min(done + step);
+            tile_overlapped::<true>(*self.p, self.acc, 64, || {
+                prefetch();
+                let end = self.rows.min(done + part);
                 for i in done..end {
                     each(i, self.before.add(64 * i));
                 }
@@ -362,6 +396,14 @@ unsafe impl Isa for Amx {
     const CODE_OFFSET: i32 = 0;
     const OVERLAPS: bool = true;
 
+    fn tile_rows(k: usize) -> usize {
+        if k > SHORT {
+            ROWS
+        } else {
+            WHOLE_ROWS
+        }
+    }
+
     fn code(a: i8) -> u8 {
         a as u8
     }
@@ -376,7 +418,12 @@ unsafe impl Isa for Amx {
         unsafe { tile_of::<false>(p, out, out_stride) }
     }
 
-    unsafe fn tile_and_finish(p: Product<u8, i8>, acc: *mut i32, before: Option<&UnfinishedTile>) {
+    unsafe fn tile_and_finish(
+        p: &Product<u8, i8>,
+        acc: *mut i32,
+        before: Option<&UnfinishedTile>,
+        soon: &[u8],
+    ) {
         // SAFETY: the caller's promise.
         unsafe {
             if let Some(before) = before {
@@ -385,10 +432,11 @@ unsafe impl Isa for Amx {
                     acc,
                     before: before.acc,
                     rows: before.epilogue.rows(),
+                    soon,
                 };
-                epilogue::run(overlapped, &before.requant, before.epilogue);
+                epilogue::run(overlapped, &before.requant, &before.epilogue);
             } else {
-                tile_of::<true>(p, acc, Self::PANEL);
+                first_tile(p, acc, soon);
             }
         }
     }

@@ -194,8 +194,8 @@ impl AccumulatorRows for InMemory {
 /// # Safety
 /// As [`Isa::finish`] and [`AccumulatorRows::for_each`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn codes<R: AccumulatorRows>(rows: R, requant: &Requant, offset: i16, out: Out<i8>) {
-    let out = R::constant_cols(out);
+unsafe fn codes<R: AccumulatorRows>(rows: R, requant: &Requant, offset: i16, out: &Out<i8>) {
+    let out = R::constant_cols(*out);
     // SAFETY: the caller's promise.
     unsafe {
         let codes = Codes::new(requant, offset);
@@ -213,9 +213,9 @@ unsafe fn table_codes<R: AccumulatorRows>(
     requant: &Requant,
     offset: i16,
     table: &[i8; 256],
-    out: Out<i8>,
+    out: &Out<i8>,
 ) {
-    let out = R::constant_cols(out);
+    let out = R::constant_cols(*out);
     // SAFETY: the caller's promise.
     unsafe {
         let (codes, table) = (Codes::new(requant, offset), Table::new(table));
@@ -231,8 +231,8 @@ unsafe fn table_codes<R: AccumulatorRows>(
 /// # Safety
 /// As [`Isa::finish`] and [`AccumulatorRows::for_each`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn updates<R: AccumulatorRows, const ADD: bool>(rows: R, requant: &Requant, x: Out<i16>) {
-    let x = R::constant_cols(x);
+unsafe fn updates<R: AccumulatorRows, const ADD: bool>(rows: R, requant: &Requant, x: &Out<i16>) {
+    let x = R::constant_cols(*x);
     // SAFETY: the caller's promise.
     unsafe { rows.for_each(|i, row| update::<ADD>(R::load(row), requant, x, i)) }
 }
@@ -242,7 +242,7 @@ unsafe fn updates<R: AccumulatorRows, const ADD: bool>(rows: R, requant: &Requan
 /// # Safety
 /// As [`Isa::finish`] and [`AccumulatorRows::for_each`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn copies<R: AccumulatorRows>(rows: R, out: Out<i32>) {
+unsafe fn copies<R: AccumulatorRows>(rows: R, out: &Out<i32>) {
     // SAFETY: the caller's promise; masks keep stores inside the row.
     unsafe {
         rows.for_each(|i, row| {
@@ -257,21 +257,24 @@ unsafe fn copies<R: AccumulatorRows>(rows: R, out: Out<i32>) {
 
 /// Runs an epilogue on rows of accumulators, wherever they come from.
 ///
+/// References are passed on. A copy reads at once what was written in parts, and such a read waits
+/// until all earlier writes are in the cache, with AMX until earlier tiles are multiplied.
+///
 /// # Safety
 /// As [`Isa::finish`] and [`AccumulatorRows::for_each`].
-pub(super) unsafe fn run<R: AccumulatorRows>(rows: R, requant: &Requant, epilogue: Epilogue) {
+pub(super) unsafe fn run<R: AccumulatorRows>(rows: R, requant: &Requant, epilogue: &Epilogue) {
     // SAFETY: the caller's promise; VBMI is detected.
     unsafe {
         match epilogue {
             Epilogue::Codes { offset, table, out } => match table {
                 Some(table) if is_x86_feature_detected!("avx512vbmi") => {
-                    table_codes(rows, requant, offset, table, out);
+                    table_codes(rows, requant, *offset, table, out);
                 }
                 Some(table) => {
-                    codes(rows, requant, offset, out);
-                    lookup(table, out);
+                    codes(rows, requant, *offset, out);
+                    lookup(table, *out);
                 }
-                None => codes(rows, requant, offset, out),
+                None => codes(rows, requant, *offset, out),
             },
             Epilogue::Add { x } => updates::<R, true>(rows, requant, x),
             Epilogue::Updates { out } => updates::<R, false>(rows, requant, out),
@@ -287,7 +290,7 @@ pub(super) unsafe fn run<R: AccumulatorRows>(rows: R, requant: &Requant, epilogu
 pub(super) unsafe fn finish(tile: &UnfinishedTile) {
     let (acc, rows) = (tile.acc, tile.epilogue.rows());
     // SAFETY: the caller's promise.
-    unsafe { run(InMemory { acc, rows }, &tile.requant, tile.epilogue) }
+    unsafe { run(InMemory { acc, rows }, &tile.requant, &tile.epilogue) }
 }
 
 /// Computes [`Isa::reorder`].

@@ -182,15 +182,20 @@ unsafe impl Isa for Vnni {
         unsafe { tile_of(p, out, out_stride) }
     }
 
-    unsafe fn tile_and_finish(p: Product<u8, i8>, acc: *mut i32, tile: Option<&UnfinishedTile>) {
+    unsafe fn tile_and_finish(
+        p: &Product<u8, i8>,
+        acc: *mut i32,
+        tile: Option<&UnfinishedTile>,
+        _soon: &[u8],
+    ) {
         // SAFETY: the caller's promise.
         unsafe {
             match tile {
                 Some(tile) if p.rows == ROWS && p.width == 64 && tile.epilogue.cols() == 64 => {
-                    epilogue::run(WholeTile(p), &tile.requant, tile.epilogue);
+                    epilogue::run(WholeTile(*p), &tile.requant, &tile.epilogue);
                 }
                 tile => {
-                    tile_of(p, acc, Self::PANEL);
+                    tile_of(*p, acc, Self::PANEL);
                     if let Some(tile) = tile {
                         epilogue::finish(tile);
                     }

@@ -1,0 +1,212 @@
+//! Memory of packed weights: each layer's own at first, then one that the layers of a network
+//! share.
+
+use std::alloc::{alloc, dealloc, handle_alloc_error, Layout};
+use std::ops::{Deref, Range};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::buffer::Buffer;
+use crate::Linear;
+
+/// The size of a large page where the others have 4 KB.
+const LARGE_PAGE: usize = 2 << 20;
+
+/// The packed weights of a layer, from a cache line on.
+#[derive(Clone, Debug)]
+pub(crate) enum Weights {
+    Own(Buffer),
+    /// Some bytes of what all layers share.
+    Shared(Arc<LargePages>, Range<usize>),
+}
+
+impl Weights {
+    /// Returns the weights from a byte on, and those of the layers that follow.
+    pub(crate) fn onward(&self, from: usize) -> &[u8] {
+        match self {
+            Self::Own(buffer) => &buffer.as_slice()[from..],
+            Self::Shared(memory, bytes) => &memory.bytes()[bytes.start + from..],
+        }
+    }
+}
+
+impl Deref for Weights {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(buffer) => buffer.as_slice(),
+            Self::Shared(memory, bytes) => &memory.bytes()[bytes.clone()],
+        }
+    }
+}
+
+impl Linear {
+    /// Moves the weights of layers next to each other, in the order in which a frame reads them.
+    ///
+    /// Each layer then prefetches the first weights of the next one. If there are 2 MB or more,
+    /// they are on large pages where the system has them, so that few reads wait for an address to
+    /// be translated; fewer stay where they are, since caches hold them.
+    pub fn join_weights(layers: &mut [&mut Self]) {
+        let size = layers.iter().map(|layer| layer.weights.len()).sum();
+        if size < LARGE_PAGE {
+            return;
+        }
+        let mut memory = LargePages::new(size);
+        let mut at = 0;
+        let mut ranges = Vec::with_capacity(layers.len());
+        for layer in layers.iter_mut() {
+            let weights = std::mem::replace(&mut layer.weights, Weights::Own(Buffer::default()));
+            ranges.push(at..at + weights.len());
+            memory.bytes_mut()[ranges[ranges.len() - 1].clone()].copy_from_slice(&weights);
+            at += weights.len();
+        }
+        let memory = Arc::new(memory);
+        for (layer, bytes) in layers.iter_mut().zip(ranges) {
+            layer.weights = Weights::Shared(Arc::clone(&memory), bytes);
+        }
+    }
+}
+
+/// Bytes that start at a large page.
+#[derive(Debug)]
+pub(crate) struct LargePages {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: it owns its bytes, as a vector does.
+unsafe impl Send for LargePages {}
+// SAFETY: as above.
+unsafe impl Sync for LargePages {}
+
+impl LargePages {
+    /// Allocates zeros.
+    fn new(size: usize) -> Self {
+        let layout = Layout::from_size_align(size, LARGE_PAGE).expect("weights fit the memory");
+        assert!(size > 0, "there are weights");
+        // SAFETY: the layout has a size.
+        let Some(start) = NonNull::new(unsafe { alloc(layout) }) else {
+            handle_alloc_error(layout)
+        };
+        // Before the first byte is written, which decides about its page.
+        advise(start, size);
+        // SAFETY: the memory has this size.
+        unsafe { start.write_bytes(0, size) };
+        Self { start, layout }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the memory has this size and was written.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and nobody else has it.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.layout.size()) }
+    }
+}
+
+impl Drop for LargePages {
+    fn drop(&mut self) {
+        // SAFETY: it was allocated with this layout.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+/// Asks the system for large pages. It may refuse, which costs speed alone.
+#[cfg(target_os = "linux")]
+fn advise(start: NonNull<u8>, size: usize) {
+    use std::ffi::{c_int, c_void};
+
+    /// Of Linux, on every architecture.
+    const MADV_HUGEPAGE: c_int = 14;
+    // Of the C library, which std links.
+    extern "C" {
+        fn madvise(start: *mut c_void, size: usize, advice: c_int) -> c_int;
+    }
+    // SAFETY: the memory is ours, and the advice changes none of it.
+    unsafe { madvise(start.as_ptr().cast(), size, MADV_HUGEPAGE) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise(_start: NonNull<u8>, _size: usize) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Kernels, LinearParams, MatrixView, MatrixViewMut, Scratch, Storage, Tier};
+
+    const K: usize = 1100;
+
+    fn layer(kernels: Kernels, rows: usize) -> Linear {
+        let weights: Vec<i8> = (0..rows * K)
+            .map(|i| (i * 37 % 255) as i8)
+            .map(|w| w.max(-127))
+            .collect();
+        let params = LinearParams {
+            rows,
+            k: K,
+            weights: &weights,
+            bias: &vec![rows as i32; rows],
+            mult: &vec![20_000; rows],
+            shift: &vec![12; rows],
+        };
+        kernels.pack_linear(&params, Storage::Packed)
+    }
+
+    fn outputs(kernels: Kernels, layer: &Linear) -> Vec<i8> {
+        let input: Vec<i8> = (0..3 * K).map(|i| (i * 11) as i8).collect();
+        let mut out = vec![0; 3 * layer.rows()];
+        kernels.linear_i8(
+            layer,
+            MatrixView::packed(&input, K),
+            MatrixViewMut::packed(&mut out, layer.rows()),
+            3,
+            None,
+            &mut Scratch::new(),
+        );
+        out
+    }
+
+    #[test]
+    fn joined_layers_follow_each_other_and_compute_the_same() {
+        for tier in Tier::ALL.into_iter().filter(|tier| tier.is_supported()) {
+            let kernels = Kernels::new(tier).expect("a supported tier");
+            let mut layers = [1000, 70, 1030].map(|rows| layer(kernels, rows));
+            let before = layers.each_ref().map(|layer| outputs(kernels, layer));
+            let bytes = layers.each_ref().map(Linear::weight_bytes);
+            Linear::join_weights(&mut layers.iter_mut().collect::<Vec<_>>());
+            assert_eq!(layers.each_ref().map(Linear::weight_bytes), bytes, "{tier}");
+            assert_eq!(
+                layers.each_ref().map(|layer| outputs(kernels, layer)),
+                before,
+                "{tier}"
+            );
+            assert!(
+                layers[0].weights.as_ptr().addr().is_multiple_of(LARGE_PAGE),
+                "{tier}"
+            );
+            for pair in layers.windows(2) {
+                let next = pair[0].weights.onward(pair[0].weights.len());
+                assert_eq!(next.as_ptr(), pair[1].weights.as_ptr(), "{tier}");
+            }
+            // A copy stays when the others are gone.
+            let [_, _, last] = layers.clone();
+            drop(layers);
+            assert_eq!(outputs(kernels, &last), before[2], "{tier}");
+        }
+    }
+
+    #[test]
+    fn few_weights_stay_where_they_are() {
+        let kernels = Kernels::best();
+        let mut layers = [100, 200].map(|rows| layer(kernels, rows));
+        let before = layers.each_ref().map(|layer| layer.weights.as_ptr());
+        Linear::join_weights(&mut layers.iter_mut().collect::<Vec<_>>());
+        assert_eq!(
+            layers.each_ref().map(|layer| layer.weights.as_ptr()),
+            before
+        );
+    }
+}
