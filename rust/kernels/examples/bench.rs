@@ -182,7 +182,7 @@ fn main() {
         let out = MatrixViewMut::packed(black_box(&mut out), d)
             .split_at_column(dim)
             .0;
-        kernels.attention(qkv.columns(0..dim), &kv, &head, out, scratch);
+        kernels.attention(qkv.columns(0..dim), &kv, &head, out, &[], scratch);
     });
     report("attention", 2 * TOKENS * TOKENS * dim, 100, t);
 }

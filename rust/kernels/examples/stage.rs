@@ -99,7 +99,7 @@ fn stage(kernels: Kernels, name: &str) -> Box<dyn FnMut()> {
                 let rows = |codes| MatrixView::packed(codes, HEAD_DIM);
                 kernels.pack_kv(rows(&k[1..]), rows(&v[2..]), &mut kv);
                 let out = MatrixViewMut::packed(black_box(&mut out), HEAD_DIM);
-                kernels.attention(rows(&q), &kv, &head, out, &mut scratch);
+                kernels.attention(rows(&q), &kv, &head, out, &[], &mut scratch);
             })
         }
         other => panic!("no stage {other:?}"),

@@ -258,7 +258,8 @@ impl Kernels {
             I => unsafe { tiled::pack_kv::<I>(k, v, kv) });
     }
 
-    /// Computes attention of some query rows of one head, from logits to output codes.
+    /// Computes attention of some query rows of one head, from logits to output codes. Meanwhile it
+    /// prefetches the rows `soon`: another core may have written them, and takes long to send them.
     ///
     /// # Panics
     /// If the sizes do not agree, or the head is not packed or packed for another tier.
@@ -268,6 +269,7 @@ impl Kernels {
         kv: &KvHead,
         head: &HeadParams,
         out: MatrixViewMut<i8>,
+        soon: &[MatrixView<i8>],
         scratch: &mut Scratch,
     ) {
         assert!(
@@ -283,7 +285,7 @@ impl Kernels {
         dispatch!(self.tier,
             scalar::attention(q, kv, *head, out, scratch),
             // SAFETY: this CPU has the tier; the sizes are checked.
-            I => unsafe { tiled::attention::<I>(q, kv, *head, out, scratch) });
+            I => unsafe { tiled::attention::<I>(q, kv, *head, out, soon, scratch) });
     }
 
     /// Measures the peak of one core in multiply-accumulates a second: the tier's dot products in

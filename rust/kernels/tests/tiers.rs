@@ -438,9 +438,9 @@ fn check_attention(scalar: Kernels, tier: Kernels, case: &AttentionCase) -> Chec
         };
         kernels.pack_kv(stale().view(), stale().view(), &mut kv);
         assert_eq!((kv.tokens(), kv.head_dim()), (case.before, stale_dim));
-        kernels.attention(stale().view(), &kv, &head, stale().view_mut(), scratch);
+        kernels.attention(stale().view(), &kv, &head, stale().view_mut(), &[], scratch);
         kernels.pack_kv(k.view(), v.view(), &mut kv);
-        kernels.attention(q.view(), &kv, &head, out.view_mut(), scratch);
+        kernels.attention(q.view(), &kv, &head, out.view_mut(), &[k.view()], scratch);
     }
     prop_assert_eq!(a, b, "attention");
     Ok(())

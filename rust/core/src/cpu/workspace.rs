@@ -536,17 +536,25 @@ impl TokenRange {
         } = self;
 
         let qkv = MatrixView::new(qkv, network.config.tokens(), 3 * inner, stride);
+        let head_columns = |h: usize| {
+            [0, inner, 2 * inner].map(|at| qkv.columns(at + h * dim..at + (h + 1) * dim))
+        };
+        let own = self.first..self.first + self.rows;
         let mut rest = MatrixViewMut::packed(attended, inner);
         for (h, params) in block.attention.iter().enumerate() {
             if check(cancel).is_err() {
                 return;
             }
-            let [q, k, v] = [0, inner, 2 * inner]
-                .map(|first| qkv.columns(first + h * dim..first + (h + 1) * dim));
+            let [q, k, v] = head_columns(h);
             let (out, others) = rest.split_at_column(dim);
             kernels.pack_kv(k, v, head);
-            let q = q.range(self.first..self.first + rows);
-            kernels.attention(q, head, params, out, scratch);
+            let q = q.range(own.start..own.start + rows);
+            let soon = (h + 1 < block.heads).then(|| {
+                let [_, k, v] = head_columns(h + 1);
+                [k, v].map(|rows| [rows.range(0..own.start), rows.range(own.end..rows.rows())])
+            });
+            let soon = soon.as_ref().map_or(&[][..], |soon| soon.as_flattened());
+            kernels.attention(q, head, params, out, soon, scratch);
             rest = others;
         }
         observer.i8(Point::Attention(i), MatrixView::packed(attended, inner));

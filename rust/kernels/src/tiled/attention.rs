@@ -195,6 +195,7 @@ pub(crate) unsafe fn attention<I: Isa>(
     kv: &KvHead,
     head: HeadParams,
     mut out: MatrixViewMut<i8>,
+    soon: &[MatrixView<i8>],
     scratch: &mut Scratch,
 ) {
     let k = [kv.head_dim, kv.tokens].map(|k| k.next_multiple_of(I::STEP));
@@ -216,6 +217,15 @@ pub(crate) unsafe fn attention<I: Isa>(
         I::enter_thread();
         for block in 0..blocks {
             attention.logits(block, logits);
+            // A part at a time, so that the loads of a block need not wait.
+            for rows in soon {
+                let part = |block: usize| rows.rows() * block / blocks;
+                for i in part(block)..part(block + 1) {
+                    rows.row(i)
+                        .chunks(64)
+                        .for_each(|line| I::prefetch(line.as_ptr().cast()));
+                }
+            }
             let scales = attention.probabilities(block, logits, probs);
             attention.products(block, probs, products);
             attention.outputs(block, products, &scales, &mut out);

@@ -8,6 +8,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{__m512i, _mm_prefetch, _MM_HINT_T1};
+use std::ops::RangeInclusive;
 
 use super::epilogue::{self, accumulators, AccumulatorRows};
 use super::{norm, pack, softmax};
@@ -24,9 +25,10 @@ const ROWS: usize = 2 * WHOLE_ROWS;
 const WHOLE_ROWS: usize = 16;
 /// k of a register.
 const STEP: usize = 64;
-/// The largest k of tiles of [`WHOLE_ROWS`] rows, which read weights twice as often as those of
-/// [`ROWS`] but leave room for a panel of this many k in the first-level cache.
-const SHORT: usize = 512;
+/// The k for which tiles of [`WHOLE_ROWS`] rows are faster: they read weights twice as often as
+/// those of [`ROWS`], but leave room for a panel in the first-level cache. With less k both fit,
+/// with more neither does.
+const SHORT_TILES: RangeInclusive<usize> = 257..=512;
 
 /// The operand of `ldtilecfg`.
 #[repr(C, align(64))]
@@ -397,10 +399,10 @@ unsafe impl Isa for Amx {
     const OVERLAPS: bool = true;
 
     fn tile_rows(k: usize) -> usize {
-        if k > SHORT {
-            ROWS
-        } else {
+        if SHORT_TILES.contains(&k) {
             WHOLE_ROWS
+        } else {
+            ROWS
         }
     }
 
