@@ -12,14 +12,22 @@ fn moments(x: &[i16]) -> (__m512i, __m512i) {
     let ones = _mm512_set1_epi16(1);
     let low = _mm512_set1_epi64(0xffff_ffff);
     let (mut sum, mut squares) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-    for part in x.chunks(32) {
-        // SAFETY: the mask keeps the load inside the slice.
-        let v = unsafe { _mm512_maskz_loadu_epi16(mask32(part.len()), part.as_ptr()) };
+    let mut add = |v: __m512i| {
         sum = _mm512_add_epi32(sum, _mm512_madd_epi16(v, ones));
         // Two squares are below 2^31, so a pair fits; from there on 64 bits.
         let pairs = _mm512_madd_epi16(v, v);
         squares = _mm512_add_epi64(squares, _mm512_and_si512(pairs, low));
         squares = _mm512_add_epi64(squares, _mm512_srli_epi64::<32>(pairs));
+    };
+    let parts = x.chunks_exact(32);
+    let rest = parts.remainder();
+    for part in parts {
+        // SAFETY: 32 values.
+        add(unsafe { _mm512_loadu_si512(part.as_ptr().cast()) });
+    }
+    if !rest.is_empty() {
+        // SAFETY: the mask keeps the load inside the slice.
+        add(unsafe { _mm512_maskz_loadu_epi16(mask32(rest.len()), rest.as_ptr()) });
     }
     (sum, squares)
 }
@@ -51,23 +59,18 @@ fn normalized(norm: &LayerNorm, moments: &Moments, x: &[i16], out: &mut [i8]) {
     let right = moments.bits.saturating_sub(10);
     // D*x - S and, where it is shifted right, the rounding half.
     let offset = _mm512_set1_epi32((1 << right >> 1) - moments.sum);
-    let right = _mm_cvtsi32_si128(right as i32);
+    let right = _mm512_set1_epi32(right as i32);
     let left = 10u32.saturating_sub(moments.bits);
-    let frac = _mm_cvtsi32_si128(norm.frac.into());
+    let frac = _mm512_set1_epi16(norm.frac.into());
     // D times the even words of x, and times the odd ones.
     let (even, odd) = (
         _mm512_set1_epi32(d as i32),
         _mm512_set1_epi32((d as i32) << 16),
     );
     let inv = _mm512_set1_epi16(moments.inv);
-    let codes = |j: usize| {
-        let mask = mask32(d.saturating_sub(j));
-        // SAFETY: the mask keeps the loads inside slices of d values.
-        let load =
-            |from: &[i16]| unsafe { _mm512_maskz_loadu_epi16(mask, from.as_ptr().wrapping_add(j)) };
-        let x = load(x);
+    let codes = |x: __m512i, gain: __m512i, bias: __m512i| {
         let t = |scale: __m512i| {
-            let t = _mm512_sra_epi32(_mm512_dpwssd_epi32(offset, x, scale), right);
+            let t = _mm512_srav_epi32(_mm512_dpwssd_epi32(offset, x, scale), right);
             if left > 0 {
                 _mm512_sll_epi32(t, _mm_cvtsi32_si128(left as i32))
             } else {
@@ -76,13 +79,34 @@ fn normalized(norm: &LayerNorm, moments: &Moments, x: &[i16], out: &mut [i8]) {
         };
         let t = _mm512_mask_mov_epi16(t(even), 0xaaaa_aaaa, _mm512_slli_epi32::<16>(t(odd)));
         let n = _mm512_mulhrs_epi16(t, inv);
-        let y = _mm512_adds_epi16(_mm512_mulhrs_epi16(n, load(&norm.gain)), load(&norm.bias));
-        _mm512_sra_epi16(y, frac)
+        let y = _mm512_adds_epi16(_mm512_mulhrs_epi16(n, gain), bias);
+        _mm512_srav_epi16(y, frac)
     };
-    for j in (0..d).step_by(64) {
-        let y = in_order32(_mm512_packs_epi16(codes(j), codes(j + 32)));
+    let (gain, bias) = (&norm.gain[..d], &norm.bias[..d]);
+    let whole = d / 64 * 64;
+    for j in (0..whole).step_by(64) {
+        let half = |j: usize| {
+            // SAFETY: 32 values of each slice.
+            let [x, gain, bias] = [x, gain, bias]
+                .map(|from| unsafe { _mm512_loadu_si512(from[j..j + 32].as_ptr().cast()) });
+            codes(x, gain, bias)
+        };
+        let y = in_order32(_mm512_packs_epi16(half(j), half(j + 32)));
+        // SAFETY: 64 codes.
+        unsafe { _mm512_storeu_si512(out[j..j + 64].as_mut_ptr().cast(), y) };
+    }
+    if whole < d {
+        let half = |j: usize| {
+            let mask = mask32(d.saturating_sub(j));
+            // SAFETY: the mask keeps the loads inside slices of d values.
+            let [x, gain, bias] = [x, gain, bias].map(|from| unsafe {
+                _mm512_maskz_loadu_epi16(mask, from.as_ptr().wrapping_add(j))
+            });
+            codes(x, gain, bias)
+        };
+        let y = in_order32(_mm512_packs_epi16(half(whole), half(whole + 32)));
         // SAFETY: the mask keeps the store inside a slice of d values.
-        unsafe { put8(out.as_mut_ptr().add(j), d - j, y) };
+        unsafe { put8(out.as_mut_ptr().add(whole), d - whole, y) };
     }
 }
 
