@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from itertools import islice, repeat
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from .frame import Frame
 from .images import ImageLike, Pixels, import_decoder, in_memory, is_one_image, to_input
 from .prediction import NO_EMBEDDING, Embedding, Prediction, Predictions, Score, Timings
 from .profile import AcceleratorProfile, Profile
-from .streaming import Lookahead, Stream, lookahead
+from .streaming import Lookahead, Shared, Stream, lookahead
 from .subnet import Subnet
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from ._native import _Timed as NativeTimed
     from .metrics import Metrics
     from .submissions import Submissions
+
+    #: An image that is prepared, or a frame that has begun, and the milliseconds of decoding.
+    _Begun: TypeAlias = tuple[NativePrepared | FrameHandle, float]
 
 __all__ = ["Engine"]
 
@@ -263,19 +266,14 @@ class Engine:
         self, engine: NativeEngine, image: ImageLike, format: str | None, top_k: int
     ) -> Callable[[], Prediction]:
         try:
-            item: tuple[NativePrepared | FrameHandle, float] = (
-                self._begin(image, format, engine)
-                if self._accelerated
-                else self._prepare(image, format, engine)
-            )
+            begin = self._begin if self._accelerated else self._prepare
+            item = cast("_Begun", begin(image, format, engine))
         except Exception:
             self._count_error()
             raise
         return partial(self._finish_submitted, engine, item, top_k)
 
-    def _finish_submitted(
-        self, engine: NativeEngine, item: tuple[NativePrepared | FrameHandle, float], top_k: int
-    ) -> Prediction:
+    def _finish_submitted(self, engine: NativeEngine, item: _Begun, top_k: int) -> Prediction:
         try:
             return self._finish(engine, item, top_k)
         except Exception:
@@ -408,22 +406,32 @@ class Engine:
         # be displaced begins when its turn has come.
         begins = self._accelerated and not state.drops
 
-        def prepare(image: ImageLike) -> tuple[NativePrepared | FrameHandle, float]:
-            return self._begin(image, format) if begins else self._prepare(image, format)
+        def prepare(image: ImageLike) -> _Begun | Shared[_Begun]:
+            if begins:
+                return self._begin(image, format)
+            return self._prepare(image, format, shares=not state.drops)
 
         try:
             with closing(lookahead(state, prepare, images)) as items:
+                state.away = False
                 for item in items:
-                    yield self._finish(self._open(top_k), item, top_k)
+                    prediction = self._finish(self._open(top_k), item, top_k)
+                    state.leave()
+                    yield prediction
+                    state.away = False
         except Exception:
             self._count_error()
             raise
 
     def _prepare(
-        self, image: ImageLike, format: str | None, engine: NativeEngine | None = None
-    ) -> tuple[NativePrepared, float]:
+        self, image: ImageLike, format: str | None, engine: NativeEngine | None = None, shares: bool = False
+    ) -> _Begun | Shared[_Begun]:
+        """Decodes and resizes an image. With `shares`, resizing that takes all cores is left to who comes first."""
         pixels, decode_ms = self._decode(image, format)
-        return (engine or self._open(1)).prepare(pixels), decode_ms
+        native = engine or self._open(1)
+        if shares and native.prepares_on_all_cores(pixels):
+            return Shared(lambda: (self._open(1).prepare(pixels), decode_ms))
+        return native.prepare(pixels), decode_ms
 
     def _begin(
         self, image: ImageLike, format: str | None, engine: NativeEngine | None = None
@@ -431,9 +439,7 @@ class Engine:
         pixels, decode_ms = self._decode(image, format)
         return (engine or self._open(1)).begin(pixels), decode_ms
 
-    def _finish(
-        self, engine: NativeEngine, item: tuple[NativePrepared | FrameHandle, float], top_k: int
-    ) -> Prediction:
+    def _finish(self, engine: NativeEngine, item: _Begun, top_k: int) -> Prediction:
         image, decode_ms = item
         listed = self._listed(top_k)
         timed = image.wait(listed) if isinstance(image, FrameHandle) else engine.infer(image, listed)

@@ -101,6 +101,9 @@ class Lookahead:
         self.stopped = threading.Event()
         #: Items for the consumer: place, image and item, an error, or None at the end.
         self.ready: SimpleQueue[tuple[int, ImageLike | None, Any] | _Failure | None] = SimpleQueue()
+        #: The consumer is busy with a prediction, or has not asked for the first one.
+        self.away = True
+        self._shared: Shared[Any] | None = None
         # Held while an image's memory is read. The garbage collector may end the stream in the thread itself.
         self.reading = threading.RLock()
         self._process = os.getpid()
@@ -120,6 +123,18 @@ class Lookahead:
         if self._on_drop is not None:
             self._on_drop()
 
+    def share(self, shared: Shared[Any]) -> None:
+        """Makes the thread notice what it should know about shared work."""
+        self._shared = shared
+        if self.away or self.stopped.is_set():
+            shared.news.put(None)
+
+    def leave(self) -> None:
+        """Notes that the consumer goes away with a prediction."""
+        self.away = True
+        if (shared := self._shared) is not None:
+            shared.news.put(None)
+
     def stop(self) -> None:
         """Stops the thread, and waits until the current image, if any, has been read."""
         self.running.pop(id(self), None)
@@ -127,6 +142,8 @@ class Lookahead:
             return  # the thread is not in this process, and may hold the lock for ever
         self.stopped.set()
         self.room.release()
+        if (shared := self._shared) is not None:
+            shared.news.put(None)
         if self.reading.acquire(timeout=self._patience()):
             self.reading.release()
 
@@ -150,18 +167,61 @@ class _Source(Generic[_Item]):
         return next(self._iterator, _END)
 
 
+class Shared(Generic[_Item]):
+    """Work on an image that takes all cores: the consumer does it if it comes first, between two images.
+
+    Then neither it nor the thread has to be woken in the middle of its work. The thread does it if the consumer is
+    away, busy with a prediction. It lends the image's memory until then.
+    """
+
+    def __init__(self, work: Callable[[], _Item]) -> None:
+        self._work: Callable[[], _Item] | None = work
+        self._claimed = threading.Lock()
+        self._working = threading.Lock()
+        self._working.acquire()
+        self.done = False
+        self._result: _Item | BaseException | None = None
+        #: Gets an entry when the consumer goes away, when the work is done, and when the stream stops. (An event of
+        #: Python's takes several times as long.)
+        self.news: SimpleQueue[None] = SimpleQueue()
+
+    def do(self) -> bool:
+        """Does the work unless somebody else does or did; returns true if it did."""
+        if not self._claimed.acquire(blocking=False):
+            return False
+        work, self._work = self._work, None
+        assert work is not None  # the first one who comes has it
+        try:
+            self._result = work()
+        except BaseException as error:
+            self._result = error
+        self.done = True
+        self._working.release()
+        self.news.put(None)
+        return True
+
+    def result(self) -> _Item:
+        """Waits for the work and returns its result, or raises its error."""
+        with self._working:
+            pass
+        if isinstance(self._result, BaseException):
+            raise self._result
+        return cast("_Item", self._result)
+
+
 @dataclass(frozen=True)
 class _Failure:
     error: BaseException
 
 
 def lookahead(
-    state: Lookahead, prepare: Callable[[ImageLike], _Item], images: Iterable[ImageLike]
+    state: Lookahead, prepare: Callable[[ImageLike], _Item | Shared[_Item]], images: Iterable[ImageLike]
 ) -> Generator[_Item, None, None]:
     """Prepares `images` in a thread, at most `ahead` before the consumer; errors are raised at their place.
 
     Where the stream drops images, the thread does not wait for the consumer: a prepared image displaces the oldest one
-    that waits. An error and the end are never displaced, since nothing comes after them.
+    that waits. An error and the end are never displaced, since nothing comes after them. Shared work may also be done
+    by the consumer, when it asks for the image.
 
     Raises:
         ClosedError: Python is ending.
@@ -188,6 +248,10 @@ def lookahead(
                 raise got.error
             state.position, state.image, item = got
             del got
+            if isinstance(item, Shared):
+                with state.reading:
+                    item.do()
+                item = item.result()
             yield item
             del item
     finally:
@@ -219,7 +283,9 @@ def _work(
                     return
                 item = prepare(cast("ImageLike", image))
             kept = cast("ImageLike", image) if state.keep_images else None
-            del image, prepare  # the image's memory is its owner's again
+            del prepare
+            if not isinstance(item, Shared):
+                image = None  # the image's memory is its owner's again
             # The consumer may take one meanwhile, which makes room as well.
             while drops and state.ready.qsize() >= state.ahead:
                 try:
@@ -229,7 +295,20 @@ def _work(
                 state.count_dropped()
             state.ready.put((position, kept, item))
             position += 1
-            del item, kept, state
+            if isinstance(item, Shared):
+                state.share(item)
+            del kept, state
+            # As above, without the state. The image's memory is lent until the work is done.
+            while isinstance(item, Shared) and not item.done and not stopped.is_set():
+                item.news.get()
+                state = find_state()
+                if state is None:
+                    return
+                with state.reading:
+                    if state.away and not stopped.is_set():
+                        item.do()
+                del state
+            del item, image
     except BaseException as error:  # handed to the consumer, which raises it
         if (state := find_state()) is not None:
             state.ready.put(_Failure(error))

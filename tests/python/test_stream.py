@@ -1,5 +1,6 @@
 """Engine.stream: order, bounded memory, errors at their place, no thread left behind."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import quasar_rt
-from quasar_rt import Engine, ImageError
+from quasar_rt import Engine, ImageError, streaming
 from simulated import library
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
@@ -289,6 +290,84 @@ def test_positions_and_images_without_drops(engine):
         assert stream.position == place
         assert stream.image is images[place]
     assert stream.dropped == 0
+
+
+def large_pictures(count):
+    """Yields different pictures in one memory, as a camera does, each of which takes all cores to resize."""
+    memory = np.empty((700, 900), np.uint8)
+    for number in range(count):
+        memory[:] = (
+            np.random.default_rng(number).integers(0, 256, (7, 9), np.uint8).repeat(100, 0).repeat(100, 1)
+        )
+        yield memory
+
+
+def on_all_cores(subnet):
+    return Engine(subnet, threads=max(2, len(os.sched_getaffinity(0))))
+
+
+@pytest.mark.parametrize("pause", [0, 0.005])
+@pytest.mark.parametrize("drop", [None, "oldest"])
+def test_large_images_are_resized_by_whoever_comes_first(gray_subnet, pause, drop, monkeypatch):
+    workers = []
+    do = streaming.Shared.do
+
+    def counted(shared):
+        done = do(shared)
+        if done:
+            workers.append(threading.current_thread().name)
+        return done
+
+    monkeypatch.setattr(streaming.Shared, "do", counted)
+    with on_all_cores(gray_subnet) as engine:
+        expected = [engine.infer(picture).integer_logits for picture in large_pictures(30)]
+        found = {}
+        with engine.stream(large_pictures(30), drop=drop) as stream:
+            for prediction in stream:
+                found[stream.position] = prediction.integer_logits
+                time.sleep(pause)
+    for position, logits in found.items():
+        np.testing.assert_array_equal(logits, expected[position])
+    if drop is None:
+        assert list(found) == list(range(30))
+        assert len(workers) == 30
+        # A consumer that is away leaves the work to the thread.
+        assert pause == 0 or workers.count("quasar-stream") > 20
+    else:
+        assert not workers
+
+
+def test_an_unusable_large_image_raises_at_its_place(gray_subnet):
+    def source():
+        yield from large_pictures(2)
+        yield np.zeros((700, 900, 5), np.uint8)
+
+    with on_all_cores(gray_subnet) as engine:
+        stream = engine.stream(source())
+        assert len([next(stream), next(stream)]) == 2
+        with pytest.raises(ImageError):
+            next(stream)
+
+
+def test_a_stream_of_large_images_is_left_half_way(gray_subnet):
+    for taken in (0, 1, 2):
+        with on_all_cores(gray_subnet) as engine:
+            stream = engine.stream(large_pictures(1000))
+            for _ in range(taken):
+                next(stream)
+            time.sleep(0.02)
+            stream.close()
+
+
+def test_shared_work_is_done_once_and_hands_its_error_on():
+    shared = streaming.Shared(lambda: 7)
+    assert [shared.do(), shared.do(), shared.done, shared.result()] == [True, False, True, 7]
+    failed = streaming.Shared(lambda: 1 // 0)
+    thread = threading.Thread(target=failed.do)
+    thread.start()
+    with pytest.raises(ZeroDivisionError):
+        failed.result()
+    thread.join()
 
 
 def test_arguments_are_checked_when_stream_is_called(engine):

@@ -273,6 +273,15 @@ impl Engine {
         .map_err(to_py)
     }
 
+    /// Returns true if `prepare` takes all cores for an image: see
+    /// `Executor::prepares_on_all_cores`.
+    fn prepares_on_all_cores(&self, image: Input<'_>) -> PyResult<bool> {
+        let view = self.view(&image)?;
+        let cpu = self.cpu.as_ref();
+        cpu.map_or(Ok(false), |cpu| cpu.prepares_on_all_cores(&view))
+            .map_err(to_py)
+    }
+
     /// Returns how many frames keep the device busy: see `Device::in_flight`.
     #[getter]
     fn in_flight(&self) -> PyResult<usize> {

@@ -152,6 +152,16 @@ impl Executor {
         })
     }
 
+    /// Returns true if [`Self::prepare`] takes all cores for an image. A caller that runs frames
+    /// should then prepare it itself: the threads of two callers wake each other all the time.
+    ///
+    /// # Errors
+    /// As [`Self::new`], in a forked process.
+    pub fn prepares_on_all_cores(&self, image: &ImageView) -> Result<bool> {
+        let workers = self.workers()?;
+        Ok(workers.team.is_some() && workers.all_cores && image.pixels() >= LARGE_IMAGE)
+    }
+
     /// Preprocesses an image for a later frame, while others may run. If they run on all cores, a
     /// large image is preprocessed between two frames, on all cores, too: the threads of both
     /// would keep each other waiting.
@@ -166,7 +176,7 @@ impl Executor {
     ) -> Result<()> {
         let workers = self.workers()?;
         match &workers.team {
-            Some(team) if workers.all_cores && image.pixels() >= LARGE_IMAGE => {
+            Some(team) if self.prepares_on_all_cores(image)? => {
                 let _all = workers
                     .cores
                     .write()
