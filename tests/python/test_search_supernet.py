@@ -169,18 +169,17 @@ def test_scores_do_not_depend_on_what_was_scored_before(digits_supernet):
     assert len(set(forward.tolist())) > 1
 
 
-def test_survivors_are_scored_on_more_images(digits_supernet, monkeypatch):
+@pytest.fixture
+def two_rounds(digits_supernet, monkeypatch):
+    """The arguments of a small search that scores its survivors again, on 120 images instead of 40."""
     monkeypatch.setattr(supernet, "ROUND_IMAGES", (40, 120))
     monkeypatch.setattr(check, "SAMPLE", 2)
+    return dict(supernet=digits_supernet, threads=1, fps=60000, population=6, generations=3)
+
+
+def test_survivors_are_scored_on_more_images(two_rounds):
     said = {}
-    result = search(
-        supernet=digits_supernet,
-        threads=1,
-        fps=60000,
-        population=6,
-        generations=3,
-        progress=lambda what, done, total: said.update({what: (done, total)}),
-    )
+    result = search(**two_rounds, progress=lambda what, done, total: said.update({what: (done, total)}))
     # The words are for people, not the keys of scores.jsonl; each kind of work is reported to its end.
     assert list(said) == [
         "scoring on the supernet",
@@ -198,17 +197,8 @@ def test_survivors_are_scored_on_more_images(digits_supernet, monkeypatch):
     assert all(round(point.score * 120) == pytest.approx(point.score * 120) for point in result.front)
 
 
-def test_fronts_of_latency_and_energy_have_the_scores_of_the_last_round(digits_supernet, monkeypatch):
-    monkeypatch.setattr(supernet, "ROUND_IMAGES", (40, 120))
-    monkeypatch.setattr(check, "SAMPLE", 2)
-    result = search(
-        supernet=digits_supernet,
-        threads=1,
-        fps=60000,
-        population=6,
-        generations=3,
-        objectives=["latency", "energy"],
-    )
+def test_fronts_of_latency_and_energy_have_the_scores_of_the_last_round(digits_supernet, two_rounds):
+    result = search(**two_rounds, objectives=["latency", "energy"])
     _, second = result.document["search"]["rounds"]
     assert 6 <= second["subnets"] < 18
     source = Supernet(digits_supernet, threads=1)
