@@ -220,11 +220,7 @@ pub(crate) unsafe fn attention<I: Isa>(
             // A part at a time, so that the loads of a block need not wait.
             for rows in soon {
                 let part = |block: usize| rows.rows() * block / blocks;
-                for i in part(block)..part(block + 1) {
-                    rows.row(i)
-                        .chunks(64)
-                        .for_each(|line| I::prefetch(line.as_ptr().cast()));
-                }
+                (part(block)..part(block + 1)).for_each(|i| I::prefetch_all(rows.row(i)));
             }
             let scales = attention.probabilities(block, logits, probs);
             attention.products(block, probs, products);

@@ -196,6 +196,14 @@ pub(crate) unsafe trait Isa: Sized {
     /// (0 for padding columns).
     unsafe fn pack_values(values: MatrixView<i8>, packed: &mut [Self::Weight], sums: &mut [i32]);
 
+    /// Prefetches all cache lines of some values.
+    #[allow(clippy::inline_always)] // AMX's tiles call nothing between their products
+    #[inline(always)]
+    fn prefetch_all<T>(values: &[T]) {
+        let line = 64 / size_of::<T>();
+        (values.chunks(line)).for_each(|line| Self::prefetch(line.as_ptr().cast()));
+    }
+
     /// Prefetches the cache line at an address, which need not be valid.
     fn prefetch(_line: *const u8) {}
 

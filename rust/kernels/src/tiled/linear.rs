@@ -103,7 +103,7 @@ unsafe fn linear<I: Isa>(
                 let rows = tile_rows.min(n - i);
                 let soon = next_weights.next().unwrap_or_default();
                 if !I::OVERLAPS {
-                    soon.chunks(64).for_each(|line| I::prefetch(line.as_ptr()));
+                    I::prefetch_all(soon);
                 }
                 let epilogue = if window.sorted {
                     let row = if at_once { 0 } else { i };

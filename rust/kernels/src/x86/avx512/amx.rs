@@ -305,10 +305,7 @@ fn prefetch(soon: &[u8], calls: usize) -> impl FnMut() + '_ {
         .next_multiple_of(64)
         .max(64);
     let mut parts = soon.chunks(part);
-    move || {
-        let lines = parts.next().unwrap_or_default().chunks(64);
-        lines.for_each(|line| Amx::prefetch(line.as_ptr()));
-    }
+    move || Amx::prefetch_all(parts.next().unwrap_or_default())
 }
 
 /// Computes [`Isa::tile_and_finish`] without a tile before. (A function of its own, so that the
