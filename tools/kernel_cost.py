@@ -32,7 +32,7 @@ RECORD = ROOT / "tests/bench/kernel_cost.json"
 STAGES = ("norm", "qkv", "attention", "proj", "fc1", "fc2")
 TIER = "avx2"
 TOLERANCE = 0.02
-TILE_INSTRUCTIONS = {"ldtilecfg", "tilerelease", "tileloadd", "tilestored", "tdpbssd", "tdpbusd"}
+TILE_INSTRUCTIONS = {"ldtilecfg", "tilerelease", "tileloadd", "tilestored", "tilezero", "tdpbssd", "tdpbusd"}
 """Those of the crate's own assembly."""
 DOT_PRODUCTS = 48
 """In the loop of the full AVX-512 tile: two for each of 24 accumulators."""

@@ -44,7 +44,7 @@ def test_the_compiler_neither_uses_tile_registers_nor_calls_between_their_uses(t
     [
         ("ldtilecfg [rdi]", "ldtilecfg [rsp+0x40]", "on the stack"),
         ("[rsi+rdx*1],tmm0", "[rsp+rdx*1],tmm0", "on the stack"),
-        ("tdpbusd tmm1,tmm4,tmm6", "tilezero tmm1", "not of the crate's assembly"),
+        ("tdpbusd tmm1,tmm4,tmm6", "tdpbf16ps tmm1,tmm4,tmm6", "not of the crate's assembly"),
         ("nop", "call 90 <memcpy>", "a call may change"),
     ],
 )

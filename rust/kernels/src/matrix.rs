@@ -77,6 +77,7 @@ impl<'a, T> MatrixView<'a, T> {
     }
 
     /// Returns the start of row `i` (the rows after it follow), and the stride.
+    #[inline]
     pub(crate) fn starting_at(&self, i: usize) -> (*const T, usize) {
         assert!(i < self.rows, "row {i} of {}", self.rows);
         // SAFETY: the row is inside the data.

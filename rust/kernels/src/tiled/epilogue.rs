@@ -6,6 +6,9 @@ use crate::MatrixViewMut;
 /// Requantization parameters of one panel, `PANEL` entries each.
 #[derive(Clone, Copy)]
 pub(crate) struct Requant {
+    /// Biases, if sums do not start at them.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // none overlaps tiles
+    pub bias: *const i32,
     /// M.
     pub mult: *const i16,
     /// max(p - 4, 0): the right shift of an accumulator that already holds the rounding half.

@@ -10,7 +10,7 @@ pub(super) fn whole_rows<I: Isa>(rows: usize) -> usize {
 }
 
 /// Input rows as a tier multiplies them: in place, or as codes in a buffer.
-pub(super) struct Inputs<'a, C> {
+pub(crate) struct Inputs<'a, C> {
     pub input: MatrixView<'a, i8>,
     /// Rows before this one are multiplied in place.
     first: usize,
@@ -50,6 +50,8 @@ impl<'a, C: Plain> Inputs<'a, C> {
 
     /// Returns the first row of a tile of `rows` rows from row `i` on, which reads `whole` rows,
     /// and the stride.
+    #[allow(clippy::inline_always)] // AMX's tiles call nothing between their products
+    #[inline(always)]
     pub fn tile(&self, i: usize, rows: usize, whole: usize) -> (*const C, usize) {
         if i + rows <= self.first {
             let (codes, stride) = self.input.starting_at(i);

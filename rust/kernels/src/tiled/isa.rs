@@ -1,6 +1,7 @@
 //! The interface of an instruction-set tier, and the rules that its constants keep.
 
 use super::epilogue::{Epilogue, RowScale, Staged, UnfinishedTile};
+use super::linear::PanelTiles;
 use crate::buffer::Plain;
 use crate::layers::{PAD, WINDOW};
 use crate::matrix::Out;
@@ -117,7 +118,8 @@ pub(crate) unsafe trait Isa: Sized {
     /// Inputs are multiplied where they are, without a copy.
     const DIRECT: bool = Self::CODE_OFFSET == 0 && size_of::<Self::Code>() == 1;
     /// Other instructions can run while a tile is multiplied: [`Isa::tile_and_finish`] finishes the
-    /// tile before.
+    /// tile before. Sums then start at 0, and [`Isa::finish`] adds the biases; those of attention
+    /// are 0, since nothing has an offset.
     const OVERLAPS: bool = false;
     /// Distance of the rows of staged outputs: a panel's outputs are stored whole, wherever in its
     /// window the panel starts.
@@ -172,6 +174,12 @@ pub(crate) unsafe trait Isa: Sized {
                 Self::finish(tile);
             }
         }
+    }
+
+    /// Computes a panel's tiles as [`Isa::tile_and_finish`] does, and leaves the last unfinished.
+    /// Only with [`Isa::OVERLAPS`].
+    unsafe fn panel_and_finish(_tiles: &PanelTiles<Self>, _before: Option<&UnfinishedTile>) {
+        unreachable!("the tier finishes each tile before the next one")
     }
 
     /// Moves staged outputs from the order of slots to that of rows: row `i` of the output gets
@@ -285,6 +293,10 @@ impl<I: Isa> CheckSizes<I> {
         assert!(
             I::LOGITS.is_multiple_of(I::LANES),
             "a row of logits has room for whole vectors of keys"
+        );
+        assert!(
+            !I::OVERLAPS || I::CODE_OFFSET == 0 && I::PROB_OFFSET == 0,
+            "attention has no biases to add to its sums"
         );
         assert!(
             !I::OVERLAPS || I::PANEL == WINDOW,

@@ -3,16 +3,17 @@
 
 use super::epilogue::{Epilogue, Outputs, Requant, Staged, UnfinishedTile};
 use super::inputs::{whole_rows, Inputs};
-use super::isa::{Isa, Product};
+use super::isa::{Isa, Product, ProductOf};
 use crate::buffer::Buffer;
 use crate::layers::WINDOW;
 use crate::{Linear, LinearRows, MatrixView, MatrixViewMut, Scratch};
 
-/// Returns the parameters of the panel that starts at `slot`.
-fn requant<I: Isa>(linear: &Linear, slot: usize) -> Requant {
+/// Returns the parameters of the panel that starts at `slot`, with the biases of all slots.
+fn requant<I: Isa>(linear: &Linear, slot: usize, bias: &[i32]) -> Requant {
     let panel = slot..slot + I::PANEL;
     let left = &linear.left.as_slice::<i32>()[panel.clone()];
     Requant {
+        bias: bias[panel.clone()].as_ptr(),
         mult: linear.mult.as_slice::<i16>()[panel.clone()].as_ptr(),
         right: linear.right.as_slice::<i32>()[panel].as_ptr(),
         left: left.as_ptr(),
@@ -36,6 +37,43 @@ impl PendingTile<'_> {
         if let Some((staged, to)) = self.reorder {
             // SAFETY: the caller's promise.
             unsafe { I::reorder(staged, to) }
+        }
+    }
+}
+
+/// The tiles of all input rows and a whole panel whose outputs are not staged; at least two tiles.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // no other tier overlaps tiles
+pub(crate) struct PanelTiles<'a, I: Isa> {
+    inputs: &'a Inputs<'a, I::Code>,
+    first: ProductOf<I>,
+    /// Room for the accumulators of tiles, which take turns.
+    pub acc: [*mut i32; 2],
+    pub requant: Requant,
+    /// Of all tiles but the last.
+    pub epilogue: Epilogue<'a>,
+    /// Weights to prefetch.
+    pub soon: &'a [u8],
+}
+
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // as above
+impl<I: Isa> PanelTiles<'_, I> {
+    /// Returns the number of tiles.
+    pub fn count(&self) -> usize {
+        self.inputs.input.rows().div_ceil(self.first.rows)
+    }
+
+    /// Returns the operands of tile `t`.
+    #[allow(clippy::inline_always)] // AMX's tiles call nothing between their products
+    #[inline(always)]
+    pub fn product(&self, t: usize) -> ProductOf<I> {
+        let i = t * self.first.rows;
+        let rows = self.first.rows.min(self.inputs.input.rows() - i);
+        let (a, stride) = self.inputs.tile(i, rows, whole_rows::<I>(rows));
+        Product {
+            a,
+            stride,
+            rows,
+            ..self.first
         }
     }
 }
@@ -93,15 +131,66 @@ unsafe fn linear<I: Isa>(
         let at_once = window.sorted && window.panels.len() == 1;
         for panel in &layer.panels[window.panels.clone()] {
             let width = panel.width;
-            let bias = bias[panel.slot..][..width].as_ptr();
-            let requant = requant::<I>(layer, panel.slot);
+            let requant = requant::<I>(layer, panel.slot, bias);
+            let bias = requant.bias;
             // SAFETY: the caller promises the features.
             let (w, four_bit_w) =
                 unsafe { panel.weights::<I>(layer, (k, four_bit_k), &mut scratch.expanded) };
-            let mut next_weights = panel.next_weights(layer, n.div_ceil(tile_rows));
+            let soon = panel.next_weights(layer);
+            let first_in_use = |pending: &Option<PendingTile>| {
+                (pending.as_ref()).is_some_and(|pending| pending.tile.acc == accumulators)
+            };
+            let is_whole = width == I::PANEL && panel.slot + width <= layer.rows;
+            if let (true, Some(inputs)) = (I::OVERLAPS && is_whole && !window.sorted, &eight_bit) {
+                if n > tile_rows {
+                    // SAFETY: there is room for two tiles.
+                    let mut acc = [accumulators, unsafe { accumulators.add(tile_size) }];
+                    if first_in_use(&pending) {
+                        acc.swap(0, 1);
+                    }
+                    let last = (n - 1) / tile_rows * tile_rows;
+                    let col = panel.slot - part.rows.start;
+                    let (a, stride) = inputs.tile(0, tile_rows, whole_rows::<I>(tile_rows));
+                    let tiles = PanelTiles::<I> {
+                        inputs,
+                        first: Product {
+                            a,
+                            stride,
+                            rows: tile_rows,
+                            w: w.as_ptr(),
+                            width,
+                            k,
+                            bias,
+                        },
+                        acc,
+                        requant,
+                        epilogue: outputs.block(0, last, col, width),
+                        soon,
+                    };
+                    let tile = UnfinishedTile {
+                        acc: acc[last / tile_rows % 2],
+                        requant,
+                        epilogue: outputs.block(last, n - last, col, width),
+                    };
+                    let before = pending.replace(PendingTile {
+                        tile,
+                        reorder: None,
+                    });
+                    // SAFETY: as below.
+                    unsafe {
+                        let before_tile = before.as_ref().map(|before| &before.tile);
+                        I::panel_and_finish(&tiles, before_tile);
+                        if let Some(before) = before {
+                            before.reorder::<I>();
+                        }
+                    }
+                    continue;
+                }
+            }
+            let mut soon = soon.chunks(soon.len().div_ceil(n.div_ceil(tile_rows).max(1)).max(64));
             for i in (0..n).step_by(tile_rows) {
                 let rows = tile_rows.min(n - i);
-                let soon = next_weights.next().unwrap_or_default();
+                let soon = soon.next().unwrap_or_default();
                 if !I::OVERLAPS {
                     I::prefetch_all(soon);
                 }
@@ -116,9 +205,7 @@ unsafe fn linear<I: Isa>(
                     let col = panel.slot - part.rows.start;
                     outputs.block(i, rows, col, width.min(layer.rows - panel.slot))
                 };
-                let first_in_use = pending
-                    .as_ref()
-                    .is_some_and(|pending| pending.tile.acc == accumulators);
+                let first_in_use = first_in_use(&pending);
                 // SAFETY: the slices have the sizes that a tile reads. There is room for two tiles
                 // of `tile_rows` rows of PANEL. The epilogue writes a block of the outputs, or of
                 // the staged ones, which have a value for each slot of `order`. The caller promises

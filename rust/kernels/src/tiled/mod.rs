@@ -44,6 +44,8 @@ pub(crate) use epilogue::{
     copy_accumulators, copy_in_order, Epilogue, Requant, RowScale, Staged, UnfinishedTile,
 };
 pub(crate) use isa::{FourBitForm, Isa, Product};
+#[cfg(target_arch = "x86_64")] // no other tier overlaps tiles
+pub(crate) use linear::PanelTiles;
 pub(crate) use linear::{linear_i32, linear_i8, linear_residual};
 #[cfg(not(target_arch = "arm"))]
 // which has no features that portable code could be compiled for

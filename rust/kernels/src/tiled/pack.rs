@@ -145,15 +145,11 @@ impl Panel {
     }
 
     /// Returns as many weights as this panel has from those behind it, likely the next panel's or
-    /// the next layer's, in parts for each of `tiles` tiles to prefetch.
-    pub(super) fn next_weights<'a>(
-        &self,
-        layer: &'a Linear,
-        tiles: usize,
-    ) -> impl Iterator<Item = &'a [u8]> {
+    /// the next layer's, to prefetch.
+    pub(super) fn next_weights<'a>(&self, layer: &'a Linear) -> &'a [u8] {
         let (size, next) = (self.weights.len(), self.weights.end);
         let rest = layer.weights.onward(next);
-        rest[..rest.len().min(size)].chunks(size.div_ceil(tiles.max(1)).max(64))
+        &rest[..rest.len().min(size)]
     }
 }
 

@@ -7,13 +7,13 @@
 //! up.
 
 use std::arch::asm;
-use std::arch::x86_64::{__m512i, _mm_prefetch, _MM_HINT_T1};
+use std::arch::x86_64::{__m512i, _mm512_add_epi32, _mm_prefetch, _MM_HINT_T1};
 use std::ops::RangeInclusive;
 
-use super::epilogue::{self, accumulators, AccumulatorRows};
+use super::epilogue::{self, accumulators, AccumulatorRows, Accumulators};
 use super::{norm, pack, softmax};
 use crate::matrix::Out;
-use crate::tiled::{Epilogue, Isa, Product, RowScale, Staged, UnfinishedTile};
+use crate::tiled::{Epilogue, Isa, PanelTiles, Product, RowScale, Staged, UnfinishedTile};
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
 /// The tier. Its functions need what [`super::Vnni`] needs, and AMX's tiles of 8-bit numbers.
@@ -110,6 +110,16 @@ unsafe fn load<const TO: u8, T>(rows: *const T, stride: usize) {
     }
 }
 
+/// Sets a register to zeros.
+///
+/// # Safety
+/// The registers are configured.
+#[inline]
+unsafe fn zero<const TO: u8>() {
+    // SAFETY: the caller's promise.
+    unsafe { tile_asm!("tilezero tmm{to}", to = const TO) }
+}
+
 /// Stores 16 rows of 64 bytes that start `stride` bytes apart.
 ///
 /// # Safety
@@ -181,25 +191,22 @@ unsafe fn block<const SIGNED: bool, const TALL: bool, const V: usize>(
         w,
         width,
         k,
-        bias,
         ..
     } = p;
     // SAFETY: the caller promises all rows and columns.
     unsafe {
-        // A stride of 0: the same biases for each row.
-        load::<0, _>(bias, 0);
+        zero::<0>();
         if V > 1 {
-            load::<1, _>(bias.add(16), 0);
+            zero::<1>();
         }
         if TALL || V > 2 {
-            load::<2, _>(bias.add(if TALL { 0 } else { 32 }), 0);
+            zero::<2>();
         }
         if TALL && V > 1 || V > 3 {
-            load::<3, _>(bias.add(if TALL { 16 } else { 48 }), 0);
+            zero::<3>();
         }
-        for step in 0..k / STEP {
-            let a = a.add(STEP * step);
-            let w = w.add(STEP * width * step);
+        let (mut a, mut w) = (a, w);
+        for _ in 0..k / STEP {
             load::<4, _>(a, stride);
             load::<6, _>(w, 4 * width);
             dot::<SIGNED, 0, 4, 6>();
@@ -223,6 +230,7 @@ unsafe fn block<const SIGNED: bool, const TALL: bool, const V: usize>(
                     dot::<SIGNED, 3, 4, 6>();
                 }
             }
+            (a, w) = (a.wrapping_add(STEP), w.wrapping_add(STEP * width));
             meanwhile();
         }
         store::<0>(out, 4 * out_stride);
@@ -268,8 +276,8 @@ unsafe fn tile_overlapped<const SIGNED: bool>(
     unsafe {
         if p.rows > WHOLE_ROWS {
             for col in (0..p.width).step_by(32) {
-                let (w, bias, out) = (p.w.add(4 * col), p.bias.add(col), out.add(col));
-                let columns = Product { w, bias, ..p };
+                let (w, out) = (p.w.add(4 * col), out.add(col));
+                let columns = Product { w, ..p };
                 if p.width - col > 16 {
                     block::<SIGNED, true, 2>(columns, out, out_stride, &mut meanwhile);
                 } else {
@@ -287,6 +295,22 @@ unsafe fn tile_overlapped<const SIGNED: bool>(
     }
 }
 
+/// Computes a tile of more than [`WHOLE_ROWS`] rows and 64 columns.
+///
+/// # Safety
+/// As [`tile_overlapped`].
+#[allow(clippy::inline_always)] // so that nothing is called between uses of tile registers
+#[inline(always)]
+unsafe fn tall_tile(p: Product<u8, i8>, out: *mut i32, mut meanwhile: impl FnMut()) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for col in [0, 32] {
+            let w = p.w.add(4 * col);
+            block::<true, true, 2>(Product { w, ..p }, out.add(col), 64, &mut meanwhile);
+        }
+    }
+}
+
 /// Computes [`Isa::tile`] for codes, signed or not.
 ///
 /// # Safety
@@ -296,16 +320,32 @@ unsafe fn tile_of<const SIGNED: bool>(p: Product<u8, i8>, out: *mut i32, out_str
     unsafe { tile_overlapped::<SIGNED>(p, out, out_stride, || ()) }
 }
 
-/// Returns a function that prefetches a part of the weights `soon` into the second-level cache, all
-/// of them in `calls` calls. At once they would keep a tile's own loads waiting.
-fn prefetch(soon: &[u8], calls: usize) -> impl FnMut() + '_ {
-    let part = soon
-        .len()
-        .div_ceil(calls.max(1))
-        .next_multiple_of(64)
-        .max(64);
-    let mut parts = soon.chunks(part);
-    move || Amx::prefetch_all(parts.next().unwrap_or_default())
+/// Prefetches weights into the second-level cache, a part at a time: all at once would keep a
+/// tile's own loads waiting.
+struct Prefetch {
+    next: *const u8,
+    /// Cache lines of a part.
+    lines: usize,
+}
+
+impl Prefetch {
+    /// Prepares to prefetch the weights `soon` in `parts` parts.
+    fn new(soon: &[u8], parts: usize) -> Self {
+        Self {
+            next: soon.as_ptr(),
+            lines: soon.len().div_ceil(64 * parts),
+        }
+    }
+
+    /// Prefetches the next part.
+    #[allow(clippy::inline_always)] // called between uses of tile registers
+    #[inline(always)]
+    fn step(&mut self) {
+        for _ in 0..self.lines {
+            Amx::prefetch(self.next);
+            self.next = self.next.wrapping_add(64);
+        }
+    }
 }
 
 /// Computes [`Isa::tile_and_finish`] without a tile before. (A function of its own, so that the
@@ -314,48 +354,176 @@ fn prefetch(soon: &[u8], calls: usize) -> impl FnMut() + '_ {
 /// # Safety
 /// As there.
 #[inline(never)]
-unsafe fn first_tile(p: &Product<u8, i8>, acc: *mut i32, soon: &[u8]) {
+unsafe fn first_tile(p: &Product<u8, i8>, acc: *mut i32, prefetch: &mut Prefetch) {
     // SAFETY: the caller's promise.
-    unsafe { tile_overlapped::<true>(*p, acc, Amx::PANEL, prefetch(soon, parts(p))) }
+    unsafe { tile_overlapped::<true>(*p, acc, Amx::PANEL, || prefetch.step()) }
 }
 
-/// A tile that is multiplied into `acc` while rows of the tile before are finished and the weights
-/// `soon` are prefetched.
-struct OverlappedTile<'a> {
-    p: &'a Product<u8, i8>,
-    acc: *mut i32,
-    before: *const i32,
+/// A row of 64 accumulators to which the biases are still to be added.
+struct Unbiased {
+    acc: *const i32,
+    bias: [__m512i; 4],
+}
+
+impl Accumulators for Unbiased {
+    #[allow(clippy::inline_always)] // compiled for the features of its caller
+    #[inline(always)]
+    unsafe fn load(self) -> [__m512i; 4] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let acc = accumulators(self.acc);
+            std::array::from_fn(|v| _mm512_add_epi32(acc[v], self.bias[v]))
+        }
+    }
+}
+
+/// The rows of an unfinished tile.
+struct StoredTile {
+    acc: *const i32,
+    bias: *const i32,
     rows: usize,
-    soon: &'a [u8],
 }
 
-impl AccumulatorRows for OverlappedTile<'_> {
-    type Row = *const i32;
+impl StoredTile {
+    fn new(tile: &UnfinishedTile) -> Self {
+        Self {
+            acc: tile.acc,
+            bias: tile.requant.bias,
+            rows: tile.epilogue.rows(),
+        }
+    }
+
+    /// Returns a function that calls `each(i, row)` for a part of the rows, for all of them in
+    /// `calls` calls.
+    ///
+    /// # Safety
+    /// The accumulators and biases can be read until the last call; the CPU has the tier's
+    /// features.
+    #[allow(clippy::inline_always)] // called between uses of tile registers
+    #[inline(always)]
+    unsafe fn in_parts(self, calls: usize, mut each: impl FnMut(usize, Unbiased)) -> impl FnMut() {
+        let Self { acc, bias, rows } = self;
+        // SAFETY: the caller's promise.
+        let bias = unsafe { accumulators(bias) };
+        let part = rows.div_ceil(calls);
+        let mut done = 0;
+        move || {
+            let end = rows.min(done + part);
+            for i in done..end {
+                let acc = acc.wrapping_add(64 * i);
+                each(i, Unbiased { acc, bias });
+            }
+            done = end;
+        }
+    }
+}
+
+impl AccumulatorRows for StoredTile {
+    type Row = Unbiased;
 
     #[allow(clippy::inline_always)] // compiled for the features of its caller
     #[inline(always)]
-    unsafe fn load(row: *const i32) -> [__m512i; 4] {
+    unsafe fn for_each(self, each: impl FnMut(usize, Unbiased)) {
         // SAFETY: the caller's promise.
-        unsafe { accumulators(row) }
+        unsafe { self.in_parts(1, each)() }
+    }
+}
+
+/// A tile that is multiplied into `acc` while the tile before is finished and weights are
+/// prefetched.
+struct OverlappedTile<'a> {
+    p: &'a Product<u8, i8>,
+    acc: *mut i32,
+    before: StoredTile,
+    prefetch: &'a mut Prefetch,
+}
+
+impl AccumulatorRows for OverlappedTile<'_> {
+    type Row = Unbiased;
+
+    #[allow(clippy::inline_always)] // compiled for the features of its caller
+    #[inline(always)]
+    unsafe fn for_each(self, each: impl FnMut(usize, Unbiased)) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut finish = self.before.in_parts(parts(self.p), each);
+            tile_overlapped::<true>(*self.p, self.acc, Amx::PANEL, || {
+                self.prefetch.step();
+                finish();
+            });
+        }
+    }
+}
+
+/// Multiplies a tile into `acc`. Meanwhile finishes the tile before, if there is one, and
+/// prefetches.
+///
+/// # Safety
+/// As [`Isa::tile_and_finish`].
+unsafe fn finish_during(
+    p: &Product<u8, i8>,
+    acc: *mut i32,
+    before: Option<&UnfinishedTile>,
+    prefetch: &mut Prefetch,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if let Some(before) = before {
+            let overlapped = OverlappedTile {
+                p,
+                acc,
+                before: StoredTile::new(before),
+                prefetch,
+            };
+            epilogue::run(overlapped, &before.requant, &before.epilogue);
+        } else {
+            first_tile(p, acc, prefetch);
+        }
+    }
+}
+
+/// All tiles of a panel but the first: each is multiplied while the tile before is finished.
+struct FollowingTiles<'a> {
+    tiles: &'a PanelTiles<'a, Amx>,
+    prefetch: Prefetch,
+}
+
+impl AccumulatorRows for FollowingTiles<'_> {
+    type Row = Unbiased;
+
+    #[allow(clippy::inline_always)] // so that the stores need no mask
+    #[inline(always)]
+    fn constant_cols<T>(out: Out<T>) -> Out<T> {
+        Out { cols: 64, ..out }
     }
 
     #[allow(clippy::inline_always)] // compiled for the features of its caller
     #[inline(always)]
-    unsafe fn for_each(self, mut each: impl FnMut(usize, *const i32)) {
-        let parts = parts(self.p);
-        let part = self.rows.div_ceil(parts);
-        let mut prefetch = prefetch(self.soon, parts);
-        let mut done = 0;
+    unsafe fn for_each(mut self, mut each: impl FnMut(usize, Unbiased)) {
+        let PanelTiles { acc, requant, .. } = self.tiles;
+        let rows = self.tiles.product(0).rows;
         // SAFETY: the caller's promise.
         unsafe {
-            tile_overlapped::<true>(*self.p, self.acc, 64, || {
-                prefetch();
-                let end = self.rows.min(done + part);
-                for i in done..end {
-                    each(i, self.before.add(64 * i));
+            for t in 1..self.tiles.count() {
+                let before = StoredTile {
+                    acc: acc[(t - 1) % 2],
+                    bias: requant.bias,
+                    rows,
+                };
+                let p = self.tiles.product(t);
+                let first = (t - 1) * rows;
+                let mut finish = before.in_parts(parts(&p), |i, row| each(first + i, row));
+                let meanwhile = || {
+                    self.prefetch.step();
+                    finish();
+                };
+                let acc = acc[t % 2];
+                if p.rows > WHOLE_ROWS {
+                    tall_tile(p, acc, meanwhile);
+                } else {
+                    block::<true, false, 4>(p, acc, Amx::PANEL, meanwhile);
                 }
-                done = end;
-            });
+            }
         }
     }
 }
@@ -417,26 +585,31 @@ unsafe impl Isa for Amx {
         unsafe { tile_of::<false>(p, out, out_stride) }
     }
 
+    unsafe fn finish(tile: &UnfinishedTile) {
+        let rows = StoredTile::new(tile);
+        // SAFETY: the caller's promise.
+        unsafe { epilogue::run(rows, &tile.requant, &tile.epilogue) }
+    }
+
     unsafe fn tile_and_finish(
         p: &Product<u8, i8>,
         acc: *mut i32,
         before: Option<&UnfinishedTile>,
         soon: &[u8],
     ) {
+        let mut prefetch = Prefetch::new(soon, parts(p));
+        // SAFETY: the caller's promise.
+        unsafe { finish_during(p, acc, before, &mut prefetch) }
+    }
+
+    unsafe fn panel_and_finish(tiles: &PanelTiles<Self>, before: Option<&UnfinishedTile>) {
+        let first = tiles.product(0);
+        let mut prefetch = Prefetch::new(tiles.soon, tiles.count() * parts(&first));
         // SAFETY: the caller's promise.
         unsafe {
-            if let Some(before) = before {
-                let overlapped = OverlappedTile {
-                    p,
-                    acc,
-                    before: before.acc,
-                    rows: before.epilogue.rows(),
-                    soon,
-                };
-                epilogue::run(overlapped, &before.requant, &before.epilogue);
-            } else {
-                first_tile(p, acc, soon);
-            }
+            finish_during(&first, tiles.acc[0], before, &mut prefetch);
+            let rows = FollowingTiles { tiles, prefetch };
+            epilogue::run(rows, &tiles.requant, &tiles.epilogue);
         }
     }
 

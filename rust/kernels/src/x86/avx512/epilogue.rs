@@ -20,48 +20,95 @@ pub(super) unsafe fn accumulators(acc: *const i32) -> [__m512i; 4] {
     std::array::from_fn(|v| unsafe { _mm512_loadu_si512(acc.add(16 * v).cast()) })
 }
 
-/// Computes t of 64 accumulators (which hold the rounding half), as words in pack order: columns
-/// 0-31, then 32-63.
-///
-/// # Safety
-/// 64 shifts can be read.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-#[inline]
-unsafe fn shifted(acc: [__m512i; 4], requant: &Requant) -> [__m512i; 2] {
-    let mut t = acc;
-    for (v, t) in t.iter_mut().enumerate() {
-        // SAFETY: v < 4, the caller promises 64 of each.
-        unsafe {
-            *t = _mm512_srav_epi32(*t, _mm512_loadu_si512(requant.right.add(16 * v).cast()));
-            if requant.shifts_left {
-                *t = _mm512_sllv_epi32(*t, _mm512_loadu_si512(requant.left.add(16 * v).cast()));
-            }
-        }
-    }
-    [
-        _mm512_packs_epi32(t[0], t[1]),
-        _mm512_packs_epi32(t[2], t[3]),
-    ]
-}
-
-/// Requantizes rows of a panel to codes.
-struct Codes {
+/// The parameters of a panel that rows of accumulators share.
+struct Panel<'a> {
+    requant: &'a Requant,
+    right: [__m512i; 4],
     mult: [__m512i; 2],
-    offset: __m512i,
 }
 
-impl Codes {
+impl<'a> Panel<'a> {
     /// Loads the parameters.
     ///
     /// # Safety
     /// 64 parameters can be read.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     #[inline]
-    unsafe fn new(requant: &Requant, offset: i16) -> Self {
+    unsafe fn new(requant: &'a Requant) -> Self {
         // SAFETY: the caller's promise.
-        let mult = |i: usize| unsafe { _mm512_loadu_si512(requant.mult.add(32 * i).cast()) };
+        unsafe {
+            Self {
+                requant,
+                right: accumulators(requant.right),
+                mult: [mult(requant, 0), mult(requant, 1)],
+            }
+        }
+    }
+
+    /// Computes t of 64 accumulators (which hold the rounding half), as words in pack order:
+    /// columns 0-31, then 32-63.
+    ///
+    /// # Safety
+    /// 64 shifts can be read.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    unsafe fn shifted<A: Accumulators>(&self, acc: [__m512i; 4]) -> [__m512i; 2] {
+        let requant = self.requant;
+        let mut t = acc;
+        for (v, t) in t.iter_mut().enumerate() {
+            // SAFETY: v < 4, the caller promises 64 of each.
+            unsafe {
+                let right = if A::IN_REGISTERS {
+                    _mm512_loadu_si512(requant.right.add(16 * v).cast())
+                } else {
+                    self.right[v]
+                };
+                *t = _mm512_srav_epi32(*t, right);
+                if requant.shifts_left {
+                    let left = _mm512_loadu_si512(requant.left.add(16 * v).cast());
+                    *t = _mm512_sllv_epi32(*t, left);
+                }
+            }
+        }
+        [
+            _mm512_packs_epi32(t[0], t[1]),
+            _mm512_packs_epi32(t[2], t[3]),
+        ]
+    }
+}
+
+/// Loads M of 32 columns.
+///
+/// # Safety
+/// They can be read.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn mult(requant: &Requant, half: usize) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_loadu_si512(requant.mult.add(32 * half).cast()) }
+}
+
+/// Requantizes rows of a panel to codes.
+struct Codes<'a> {
+    panel: Panel<'a>,
+    /// M in pack order.
+    mult: [__m512i; 2],
+    offset: __m512i,
+}
+
+impl<'a> Codes<'a> {
+    /// Loads the parameters.
+    ///
+    /// # Safety
+    /// 64 parameters can be read.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    unsafe fn new(requant: &'a Requant, offset: i16) -> Self {
+        // SAFETY: the caller's promise.
+        let panel = unsafe { Panel::new(requant) };
         Self {
-            mult: [in_pack_order(mult(0)), in_pack_order(mult(1))],
+            mult: [in_pack_order(panel.mult[0]), in_pack_order(panel.mult[1])],
+            panel,
             offset: _mm512_set1_epi16(offset),
         }
     }
@@ -72,9 +119,9 @@ impl Codes {
     /// 64 parameters can be read.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
     #[inline]
-    unsafe fn row(&self, acc: [__m512i; 4], requant: &Requant) -> __m512i {
+    unsafe fn row<A: Accumulators>(&self, acc: [__m512i; 4]) -> __m512i {
         // SAFETY: the caller's promise.
-        let t = unsafe { shifted(acc, requant) };
+        let t = unsafe { self.panel.shifted::<A>(acc) };
         let y = |half: usize| {
             let z = _mm512_mulhrs_epi16(t[half], self.mult[half]);
             _mm512_srai_epi16::<6>(_mm512_adds_epi16(z, self.offset))
@@ -100,12 +147,21 @@ unsafe fn store8(out: Out<i8>, i: usize, codes: __m512i) {
 /// 64 parameters can be read; the row is live and nothing else refers to it.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
-unsafe fn update<const ADD: bool>(acc: [__m512i; 4], requant: &Requant, x: Out<i16>, i: usize) {
+unsafe fn update<A: Accumulators, const ADD: bool>(
+    acc: [__m512i; 4],
+    panel: &Panel,
+    x: Out<i16>,
+    i: usize,
+) {
     // SAFETY: the caller's promise; masks keep x inside its row.
     unsafe {
-        for (half, t) in shifted(acc, requant).into_iter().enumerate() {
+        for (half, t) in panel.shifted::<A>(acc).into_iter().enumerate() {
             let cols = x.cols.saturating_sub(32 * half);
-            let mult = _mm512_loadu_si512(requant.mult.add(32 * half).cast());
+            let mult = if A::IN_REGISTERS {
+                mult(panel.requant, half)
+            } else {
+                panel.mult[half]
+            };
             let at = x.ptr.add(i * x.stride).wrapping_add(32 * half);
             let update = _mm512_mulhrs_epi16(in_order32(t), mult);
             let new = if ADD {
@@ -141,16 +197,40 @@ impl Table {
     }
 }
 
-/// Rows of 64 accumulators, in memory or in registers.
-pub(super) trait AccumulatorRows {
-    /// A row: its address, or the accumulators themselves.
-    type Row;
+/// A row of 64 accumulators: in registers, or where to find it.
+pub(super) trait Accumulators {
+    /// They are in registers, which leaves none for a panel's parameters.
+    const IN_REGISTERS: bool = false;
 
-    /// Returns the accumulators of a row.
+    /// Returns the accumulators.
     ///
     /// # Safety
     /// They are live; the CPU has the tier's features.
-    unsafe fn load(row: Self::Row) -> [__m512i; 4];
+    unsafe fn load(self) -> [__m512i; 4];
+}
+
+impl Accumulators for *const i32 {
+    #[allow(clippy::inline_always)] // compiled for the features of its caller
+    #[inline(always)]
+    unsafe fn load(self) -> [__m512i; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { accumulators(self) }
+    }
+}
+
+impl Accumulators for [__m512i; 4] {
+    const IN_REGISTERS: bool = true;
+
+    #[allow(clippy::inline_always)] // compiled for the features of its caller
+    #[inline(always)]
+    unsafe fn load(self) -> [__m512i; 4] {
+        self
+    }
+}
+
+/// Rows of accumulators.
+pub(super) trait AccumulatorRows {
+    type Row: Accumulators;
 
     /// Calls `each(i, row)` for each row.
     ///
@@ -175,13 +255,6 @@ impl AccumulatorRows for InMemory {
 
     #[allow(clippy::inline_always)] // compiled for the features of its caller
     #[inline(always)]
-    unsafe fn load(row: *const i32) -> [__m512i; 4] {
-        // SAFETY: the caller's promise.
-        unsafe { accumulators(row) }
-    }
-
-    #[allow(clippy::inline_always)] // compiled for the features of its caller
-    #[inline(always)]
     unsafe fn for_each(self, mut each: impl FnMut(usize, *const i32)) {
         for i in 0..self.rows {
             each(i, self.acc.wrapping_add(64 * i));
@@ -199,7 +272,7 @@ unsafe fn codes<R: AccumulatorRows>(rows: R, requant: &Requant, offset: i16, out
     // SAFETY: the caller's promise.
     unsafe {
         let codes = Codes::new(requant, offset);
-        rows.for_each(|i, row| store8(out, i, codes.row(R::load(row), requant)));
+        rows.for_each(|i, row| store8(out, i, codes.row::<R::Row>(row.load())));
     }
 }
 
@@ -220,7 +293,7 @@ unsafe fn table_codes<R: AccumulatorRows>(
     unsafe {
         let (codes, table) = (Codes::new(requant, offset), Table::new(table));
         rows.for_each(|i, row| {
-            let y = codes.row(R::load(row), requant);
+            let y = codes.row::<R::Row>(row.load());
             store8(out, i, table.look_up(y));
         });
     }
@@ -234,7 +307,10 @@ unsafe fn table_codes<R: AccumulatorRows>(
 unsafe fn updates<R: AccumulatorRows, const ADD: bool>(rows: R, requant: &Requant, x: &Out<i16>) {
     let x = R::constant_cols(*x);
     // SAFETY: the caller's promise.
-    unsafe { rows.for_each(|i, row| update::<ADD>(R::load(row), requant, x, i)) }
+    unsafe {
+        let panel = Panel::new(requant);
+        rows.for_each(|i, row| update::<R::Row, ADD>(row.load(), &panel, x, i));
+    }
 }
 
 /// Copies rows.
@@ -246,7 +322,7 @@ unsafe fn copies<R: AccumulatorRows>(rows: R, out: &Out<i32>) {
     // SAFETY: the caller's promise; masks keep stores inside the row.
     unsafe {
         rows.for_each(|i, row| {
-            for (v, acc) in R::load(row).into_iter().enumerate() {
+            for (v, acc) in row.load().into_iter().enumerate() {
                 let mask = mask16(out.cols.saturating_sub(16 * v));
                 let to = out.ptr.add(i * out.stride).wrapping_add(16 * v);
                 _mm512_mask_storeu_epi32(to, mask, acc);

@@ -18,11 +18,6 @@ macro_rules! shared {
         const LOGITS: usize = 16;
         const PROB_OFFSET: i32 = 0;
 
-        unsafe fn finish(tile: &UnfinishedTile) {
-            // SAFETY: the caller's promise.
-            unsafe { epilogue::finish(tile) }
-        }
-
         unsafe fn reorder(staged: Staged, to: Epilogue) {
             // SAFETY: the caller's promise.
             unsafe { epilogue::reorder::<Self>(staged, to) }

@@ -120,12 +120,6 @@ struct WholeTile(Product<u8, i8>);
 impl AccumulatorRows for WholeTile {
     type Row = [__m512i; 4];
 
-    #[allow(clippy::inline_always)] // compiled for the features of its caller
-    #[inline(always)]
-    unsafe fn load(row: [__m512i; 4]) -> [__m512i; 4] {
-        row
-    }
-
     #[allow(clippy::inline_always)] // so that the stores need no mask
     #[inline(always)]
     fn constant_cols<T>(out: Out<T>) -> Out<T> {
@@ -180,6 +174,11 @@ unsafe impl Isa for Vnni {
     unsafe fn tile(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
         // SAFETY: the caller's promise.
         unsafe { tile_of(p, out, out_stride) }
+    }
+
+    unsafe fn finish(tile: &UnfinishedTile) {
+        // SAFETY: the caller's promise.
+        unsafe { epilogue::finish(tile) }
     }
 
     unsafe fn tile_and_finish(
