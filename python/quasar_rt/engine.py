@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from itertools import islice, repeat
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from .frame import Frame
 from .images import ImageLike, Pixels, import_decoder, in_memory, is_one_image, to_input
 from .prediction import NO_EMBEDDING, Embedding, Prediction, Predictions, Score, Timings
 from .profile import AcceleratorProfile, Profile
-from .streaming import Lookahead, Shared, Stream, lookahead
+from .streaming import Lookahead, Stream, Work, lookahead
 from .subnet import Subnet
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from .metrics import Metrics
     from .submissions import Submissions
 
-    #: An image that is prepared, or a frame that has begun, and the milliseconds of decoding.
+    #: An image that is decoded, one that is prepared, or a frame that has begun, and the milliseconds of decoding.
+    _Decoded: TypeAlias = tuple[Pixels | Frame, float]
     _Begun: TypeAlias = tuple[NativePrepared | FrameHandle, float]
 
 __all__ = ["Engine"]
@@ -266,8 +267,7 @@ class Engine:
         self, engine: NativeEngine, image: ImageLike, format: str | None, top_k: int
     ) -> Callable[[], Prediction]:
         try:
-            begin = self._begin if self._accelerated else self._prepare
-            item = cast("_Begun", begin(image, format, engine))
+            item = self._begin(engine, self._decode(image, format), self._accelerated)
         except Exception:
             self._count_error()
             raise
@@ -365,7 +365,8 @@ class Engine:
 
         Args:
             images: any iterable of what `infer` takes, even an endless one. The stream's own thread iterates over it,
-                at most `ahead` images before the one that is being classified, so memory stays bounded. When the thread
+                at most `ahead` images before the one that is being classified, so memory stays bounded. Large images
+                that come at once are fetched in the caller's thread if the engine has all cores. When either thread
                 asks for the next image, it no longer needs the last one, which may be a camera's own memory.
             format: as for `infer`; where given, all images are arrays of this format, or frames of it.
             top_k: as for `infer`.
@@ -406,40 +407,29 @@ class Engine:
         # be displaced begins when its turn has come.
         begins = self._accelerated and not state.drops
 
-        def prepare(image: ImageLike) -> _Begun | Shared[_Begun]:
-            if begins:
-                return self._begin(image, format)
-            return self._prepare(image, format, shares=not state.drops)
+        def takes_all_cores(decoded: _Decoded) -> bool:
+            return not (begins or state.drops) and self._open(1).prepares_on_all_cores(decoded[0])
 
+        work = Work(
+            decode=partial(self._decode, format=format),
+            takes_all_cores=takes_all_cores,
+            prepare=lambda decoded: self._begin(self._open(1), decoded, begins),
+            finish=lambda item: self._finish(self._open(top_k), item, top_k),
+        )
         try:
-            with closing(lookahead(state, prepare, images)) as items:
-                state.away = False
-                for item in items:
-                    prediction = self._finish(self._open(top_k), item, top_k)
-                    state.leave()
-                    yield prediction
-                    state.away = False
+            with closing(lookahead(state, work, images)) as predictions:
+                yield from predictions
         except Exception:
             self._count_error()
             raise
 
-    def _prepare(
-        self, image: ImageLike, format: str | None, engine: NativeEngine | None = None, shares: bool = False
-    ) -> _Begun | Shared[_Begun]:
-        """Decodes and resizes an image. With `shares`, resizing that takes all cores is left to who comes first."""
-        pixels, decode_ms = self._decode(image, format)
-        native = engine or self._open(1)
-        if shares and native.prepares_on_all_cores(pixels):
-            return Shared(lambda: (self._open(1).prepare(pixels), decode_ms))
-        return native.prepare(pixels), decode_ms
+    @staticmethod
+    def _begin(engine: NativeEngine, decoded: _Decoded, now: bool) -> _Begun:
+        """Begins a frame on an accelerator, or prepares an image for later."""
+        pixels, decode_ms = decoded
+        return engine.begin(pixels) if now else engine.prepare(pixels), decode_ms
 
-    def _begin(
-        self, image: ImageLike, format: str | None, engine: NativeEngine | None = None
-    ) -> tuple[FrameHandle, float]:
-        pixels, decode_ms = self._decode(image, format)
-        return (engine or self._open(1)).begin(pixels), decode_ms
-
-    def _finish(self, engine: NativeEngine, item: _Begun, top_k: int) -> Prediction:
+    def _finish(self, engine: NativeEngine, item: _Decoded | _Begun, top_k: int) -> Prediction:
         image, decode_ms = item
         listed = self._listed(top_k)
         timed = image.wait(listed) if isinstance(image, FrameHandle) else engine.infer(image, listed)
@@ -630,7 +620,7 @@ class Engine:
     def _listed(self, top_k: int) -> int:
         return min(top_k, len(self._classes))
 
-    def _decode(self, image: ImageLike, format: str | None) -> tuple[Pixels | Frame, float]:
+    def _decode(self, image: ImageLike, format: str | None) -> _Decoded:
         import_decoder(image)
         start = time.perf_counter_ns()
         pixels = to_input(image, format)

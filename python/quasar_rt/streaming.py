@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,10 +21,15 @@ from .errors import ClosedError, InvalidValueError, ThreadsError
 from .images import ImageLike
 from .prediction import Prediction
 
-__all__ = ["Lookahead", "Stream", "lookahead"]
+__all__ = ["Lookahead", "Stream", "Work", "lookahead"]
 
+_Decoded = TypeVar("_Decoded")
 _Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 _END = object()
+
+#: Seconds that handing an image to a sleeping thread takes, and back, about.
+_HANDOVER = 2e-4
 
 #: Values of `Engine.stream`'s argument `drop`.
 _DROPS = (None, "oldest")
@@ -70,6 +76,18 @@ class Stream(Iterator[Prediction]):
         self.close()
 
 
+@dataclass(frozen=True)
+class Work(Generic[_Decoded, _Item, _Result]):
+    """What is done with each image of a stream."""
+
+    decode: Callable[[ImageLike], _Decoded]
+    #: Asks whether preparing the image takes all cores.
+    takes_all_cores: Callable[[_Decoded], bool]
+    prepare: Callable[[_Decoded], _Item]
+    #: Finishes an image that is prepared or only decoded.
+    finish: Callable[[_Decoded | _Item], _Result]
+
+
 class Lookahead:
     """The state of one stream, which its thread and its consumer share.
 
@@ -103,7 +121,14 @@ class Lookahead:
         self.ready: SimpleQueue[tuple[int, ImageLike | None, Any] | _Failure | None] = SimpleQueue()
         #: The consumer is busy with a prediction, or has not asked for the first one.
         self.away = True
-        self._shared: Shared[Any] | None = None
+        self._shared: _Shared[Any, Any] | None = None
+        #: The consumer fetches the next image itself; the thread waits for an entry in `resumed`.
+        self.fetches_itself = False
+        self.resumed: SimpleQueue[None] = SimpleQueue()
+        #: Seconds that fetching and decoding the last image took, and for which the consumer was away last.
+        self.fetch_time = 0.0
+        self._absence = 0.0
+        self._left = 0.0
         # Held while an image's memory is read. The garbage collector may end the stream in the thread itself.
         self.reading = threading.RLock()
         self._process = os.getpid()
@@ -123,7 +148,7 @@ class Lookahead:
         if self._on_drop is not None:
             self._on_drop()
 
-    def share(self, shared: Shared[Any]) -> None:
+    def share(self, shared: _Shared[Any, Any]) -> None:
         """Makes the thread notice what it should know about shared work."""
         self._shared = shared
         if self.away or self.stopped.is_set():
@@ -132,8 +157,24 @@ class Lookahead:
     def leave(self) -> None:
         """Notes that the consumer goes away with a prediction."""
         self.away = True
-        if (shared := self._shared) is not None:
+        self._left = time.perf_counter()
+        if (shared := self._shared) is not None and not self.fetches_itself:
             shared.news.put(None)
+
+    def come_back(self) -> None:
+        """Notes that the consumer is back from `leave`."""
+        self.away = False
+        self._absence = time.perf_counter() - self._left
+
+    @property
+    def is_quick(self) -> bool:
+        """True if the thread gains less than waking it takes: neither fetching nor the consumer needs time."""
+        return self.fetch_time + self._absence < _HANDOVER
+
+    def resume(self) -> None:
+        """Lets the thread fetch the next image."""
+        self.fetches_itself = False
+        self.resumed.put(None)
 
     def stop(self) -> None:
         """Stops the thread, and waits until the current image, if any, has been read."""
@@ -142,21 +183,24 @@ class Lookahead:
             return  # the thread is not in this process, and may hold the lock for ever
         self.stopped.set()
         self.room.release()
+        self.resumed.put(None)
         if (shared := self._shared) is not None:
             shared.news.put(None)
         if self.reading.acquire(timeout=self._patience()):
             self.reading.release()
 
 
-class _Source(Generic[_Item]):
-    """The images of a stream, and the work for each one.
+class _Source(Generic[_Decoded, _Item, _Result]):
+    """The images of a stream, and the work for each one. The thread and the consumer use it in turns.
 
     The consumer owns it. The thread refers to it only while it takes an image or prepares it: a stream that is dropped
     together with its own source, in a cycle, can be collected.
     """
 
-    def __init__(self, images: Iterable[ImageLike], prepare: Callable[[ImageLike], _Item]) -> None:
-        self.prepare = prepare
+    def __init__(self, images: Iterable[ImageLike], work: Work[_Decoded, _Item, _Result]) -> None:
+        self.work = work
+        #: The place of the last image.
+        self.position = -1
         self._images = images
         self._iterator: Iterator[ImageLike] | None = None
 
@@ -164,44 +208,54 @@ class _Source(Generic[_Item]):
         """Returns the next image, or `_END`."""
         if self._iterator is None:
             self._iterator = iter(self._images)
+        self.position += 1
         return next(self._iterator, _END)
 
 
-class Shared(Generic[_Item]):
-    """Work on an image that takes all cores: the consumer does it if it comes first, between two images.
+class _Shared(Generic[_Decoded, _Item]):
+    """An image whose preparation takes all cores: the consumer finishes it as it is, if it comes first.
 
-    Then neither it nor the thread has to be woken in the middle of its work. The thread does it if the consumer is
+    Then neither it nor the thread has to be woken in the middle of its work. The thread prepares it if the consumer is
     away, busy with a prediction. It lends the image's memory until then.
     """
 
-    def __init__(self, work: Callable[[], _Item]) -> None:
-        self._work: Callable[[], _Item] | None = work
-        self._claimed = threading.Lock()
+    def __init__(self, decoded: _Decoded, prepare: Callable[[_Decoded], _Item]) -> None:
+        self._prepare = prepare
+        self._decoded: SimpleQueue[_Decoded] = SimpleQueue()
+        self._decoded.put(decoded)
         self._working = threading.Lock()
         self._working.acquire()
         self.done = False
         self._result: _Item | BaseException | None = None
-        #: Gets an entry when the consumer goes away, when the work is done, and when the stream stops. (An event of
-        #: Python's takes several times as long.)
+        #: Gets an entry when the consumer goes away, when the image has been read, and when the stream stops. (An event
+        #: of Python's takes several times as long.)
         self.news: SimpleQueue[None] = SimpleQueue()
 
-    def do(self) -> bool:
-        """Does the work unless somebody else does or did; returns true if it did."""
-        if not self._claimed.acquire(blocking=False):
-            return False
-        work, self._work = self._work, None
-        assert work is not None  # the first one who comes has it
+    def claim(self) -> _Decoded | None:
+        """Returns the image to the first one who asks, who calls `release` once it has been read; None to others."""
         try:
-            self._result = work()
-        except BaseException as error:
-            self._result = error
+            return self._decoded.get_nowait()
+        except Empty:
+            return None
+
+    def release(self) -> None:
+        """Notes that the image's memory is not needed any more."""
         self.done = True
         self._working.release()
         self.news.put(None)
-        return True
+
+    def prepare(self) -> None:
+        """Prepares the image unless somebody has claimed it."""
+        if (decoded := self.claim()) is None:
+            return
+        try:
+            self._result = self._prepare(decoded)
+        except BaseException as error:
+            self._result = error
+        self.release()
 
     def result(self) -> _Item:
-        """Waits for the work and returns its result, or raises its error."""
+        """Waits until the image is prepared and returns it, or raises the error."""
         with self._working:
             pass
         if isinstance(self._result, BaseException):
@@ -215,20 +269,21 @@ class _Failure:
 
 
 def lookahead(
-    state: Lookahead, prepare: Callable[[ImageLike], _Item | Shared[_Item]], images: Iterable[ImageLike]
-) -> Generator[_Item, None, None]:
-    """Prepares `images` in a thread, at most `ahead` before the consumer; errors are raised at their place.
+    state: Lookahead, work: Work[_Decoded, _Item, _Result], images: Iterable[ImageLike]
+) -> Generator[_Result, None, None]:
+    """Prepares `images` in a thread, at most `ahead` before the consumer, and finishes each when it is asked for.
 
-    Where the stream drops images, the thread does not wait for the consumer: a prepared image displaces the oldest one
-    that waits. An error and the end are never displaced, since nothing comes after them. Shared work may also be done
-    by the consumer, when it asks for the image.
+    Errors are raised at their place. Where the stream drops images, the thread does not wait for the consumer: a
+    prepared image displaces the oldest one that waits. An error and the end are never displaced, since nothing comes
+    after them. If preparing an image takes all cores, the consumer may finish it as it is. While neither fetching such
+    images nor the consumer takes time, it fetches them itself, too, and the thread sleeps.
 
     Raises:
         ClosedError: Python is ending.
         ThreadsError: the thread cannot be started.
     """
     ending.check_can_start("streams")
-    source = _Source(images, prepare)
+    source = _Source(images, work)
     # A daemon, so that an unfinished stream does not keep the interpreter from ending.
     thread = threading.Thread(
         target=_work,
@@ -238,54 +293,104 @@ def lookahead(
     )
     try:
         state.running[id(state)] = weakref.ref(state)
+        state.away = False
         try:
             thread.start()
         except RuntimeError as error:
             raise ThreadsError(f"a stream's thread cannot be started: {error}; use infer") from error
-        while (got := state.ready.get()) is not None:
+        while True:
+            if state.fetches_itself and (yield from _without_thread(state, source)):
+                return
+            if (got := state.ready.get()) is None:
+                return
             state.room.release()
             if isinstance(got, _Failure):
                 raise got.error
             state.position, state.image, item = got
             del got
-            if isinstance(item, Shared):
-                with state.reading:
-                    item.do()
-                item = item.result()
-            yield item
+            result = _finished(state, work, item)
             del item
+            state.leave()
+            yield result
+            del result
+            state.come_back()
     finally:
         state.stop()
 
 
+def _without_thread(
+    state: Lookahead, source: _Source[_Decoded, _Item, _Result]
+) -> Generator[_Result, None, bool]:
+    """Fetches and finishes images as long as that is quick; returns true at their end."""
+    work = source.work
+    while not state.stopped.is_set():
+        start = time.perf_counter()
+        if (image := source.next()) is _END:
+            return True
+        with state.reading:
+            decoded = work.decode(cast("ImageLike", image))
+            fetch_time = time.perf_counter() - start
+            result = work.finish(decoded)
+        state.position = source.position
+        state.image = cast("ImageLike", image) if state.keep_images else None
+        del image, decoded
+        left = time.perf_counter()
+        yield result
+        del result
+        if fetch_time + time.perf_counter() - left > _HANDOVER:
+            state.resume()
+            break
+    return False
+
+
+def _finished(
+    state: Lookahead, work: Work[_Decoded, _Item, _Result], item: _Item | _Shared[_Decoded, _Item]
+) -> _Result:
+    """Finishes an item of the thread."""
+    if not isinstance(item, _Shared):
+        return work.finish(item)
+    if (decoded := item.claim()) is None:
+        return work.finish(item.result())
+    # The thread looks at it once the image's memory is its owner's again.
+    state.fetches_itself = state.is_quick
+    try:
+        with state.reading:
+            return work.finish(decoded)
+    finally:
+        item.release()
+
+
 def _work(
     find_state: weakref.ref[Lookahead],
-    find_source: weakref.ref[_Source[Any]],
+    find_source: weakref.ref[_Source[Any, Any, Any]],
     room: threading.Semaphore,
     stopped: threading.Event,
     drops: bool,
 ) -> None:
     # While it waits for room, the thread keeps neither the state, whose frames refer to the engine, nor the source.
     try:
-        position = 0
         while (drops or room.acquire()) and not stopped.is_set():
             state, source = find_state(), find_source()
             if state is None or source is None:
                 return  # the stream was collected
+            start = time.perf_counter()
             image = source.next()
-            prepare = source.prepare
-            del source
             if image is _END:
                 state.ready.put(None)
                 return
+            position, work = source.position, source.work
+            del source
             with state.reading:
                 if stopped.is_set():
                     return
-                item = prepare(cast("ImageLike", image))
+                decoded = work.decode(cast("ImageLike", image))
+                # The first image says little: the iterable has just begun.
+                state.fetch_time = time.perf_counter() - start if position > 0 else 0.0
+                lent = work.takes_all_cores(decoded)
+                item: Any = _Shared(decoded, work.prepare) if lent else work.prepare(decoded)
             kept = cast("ImageLike", image) if state.keep_images else None
-            del prepare
-            if not isinstance(item, Shared):
-                image = None  # the image's memory is its owner's again
+            # The image's memory is its owner's again, unless it is lent.
+            del work, decoded, image
             # The consumer may take one meanwhile, which makes room as well.
             while drops and state.ready.qsize() >= state.ahead:
                 try:
@@ -294,21 +399,25 @@ def _work(
                     break
                 state.count_dropped()
             state.ready.put((position, kept, item))
-            position += 1
-            if isinstance(item, Shared):
+            resumed = state.resumed
+            if isinstance(item, _Shared):
                 state.share(item)
             del kept, state
             # As above, without the state. The image's memory is lent until the work is done.
-            while isinstance(item, Shared) and not item.done and not stopped.is_set():
+            while isinstance(item, _Shared) and not item.done and not stopped.is_set():
                 item.news.get()
                 state = find_state()
                 if state is None:
                     return
                 with state.reading:
                     if state.away and not stopped.is_set():
-                        item.do()
+                        item.prepare()
                 del state
-            del item, image
+            del item
+            while (state := find_state()) is not None and state.fetches_itself and not stopped.is_set():
+                del state
+                resumed.get()
+            del state
     except BaseException as error:  # handed to the consumer, which raises it
         if (state := find_state()) is not None:
             state.ready.put(_Failure(error))

@@ -306,51 +306,92 @@ def on_all_cores(subnet):
     return Engine(subnet, threads=max(2, len(os.sched_getaffinity(0))))
 
 
-@pytest.mark.parametrize("pause", [0, 0.005])
 @pytest.mark.parametrize("drop", [None, "oldest"])
-def test_large_images_are_resized_by_whoever_comes_first(gray_subnet, pause, drop, monkeypatch):
-    workers = []
-    do = streaming.Shared.do
+@pytest.mark.parametrize("late", ["nobody", "source", "consumer", "both", "in turns"])
+def test_large_images_come_in_order_whoever_is_late(gray_subnet, late, drop):
+    pause = 0.005
+    fetched_by = []
 
-    def counted(shared):
-        done = do(shared)
-        if done:
-            workers.append(threading.current_thread().name)
-        return done
+    def source():
+        for number, picture in enumerate(large_pictures(30)):
+            fetched_by.append(threading.current_thread().name)
+            if late in ("source", "both") or (late == "in turns" and number % 10 > 6):
+                time.sleep(pause)
+            yield picture
 
-    monkeypatch.setattr(streaming.Shared, "do", counted)
     with on_all_cores(gray_subnet) as engine:
         expected = [engine.infer(picture).integer_logits for picture in large_pictures(30)]
         found = {}
-        with engine.stream(large_pictures(30), drop=drop) as stream:
+        with engine.stream(source(), drop=drop) as stream:
             for prediction in stream:
                 found[stream.position] = prediction.integer_logits
-                time.sleep(pause)
+                if late in ("consumer", "both") or (late == "in turns" and stream.position % 10 in (3, 4)):
+                    time.sleep(pause)
     for position, logits in found.items():
         np.testing.assert_array_equal(logits, expected[position])
+    by_thread = fetched_by.count("quasar-stream")
     if drop is None:
         assert list(found) == list(range(30))
-        assert len(workers) == 30
-        # A consumer that is away leaves the work to the thread.
-        assert pause == 0 or workers.count("quasar-stream") > 20
+        assert late == "nobody" or by_thread > (5 if late == "in turns" else 20)
     else:
-        assert not workers
+        assert by_thread == 30
+
+
+def test_a_consumer_fetches_quick_images_itself(gray_subnet, monkeypatch):
+    monkeypatch.setattr(streaming, "_HANDOVER", 1)
+    picture = next(large_pictures(1))
+    fetched_by = []
+
+    def source():
+        for _ in range(200):
+            fetched_by.append(threading.current_thread().name)
+            yield picture
+
+    with on_all_cores(gray_subnet) as engine, engine.stream(source(), keep_images=True) as stream:
+        for place, _ in enumerate(stream):
+            assert stream.position == place
+            assert stream.image is picture
+    # The thread has prepared some before the consumer asked.
+    assert 1 <= fetched_by.count("quasar-stream") < 10
+
+
+def test_a_consumer_that_becomes_slow_has_its_images_prepared(gray_subnet, monkeypatch):
+    prepared_by = []
+    prepare = streaming._Shared.prepare
+
+    def counted(shared):
+        prepare(shared)
+        prepared_by.append(threading.current_thread().name)
+
+    monkeypatch.setattr(streaming._Shared, "prepare", counted)
+    with on_all_cores(gray_subnet) as engine:
+        for place, _ in enumerate(engine.stream(large_pictures(60))):
+            time.sleep(0.005 if place > 20 else 0)
+    assert prepared_by.count("quasar-stream") > 20
 
 
 def test_an_unusable_large_image_raises_at_its_place(gray_subnet):
-    def source():
-        yield from large_pictures(2)
+    def source(count):
+        yield from large_pictures(count)
         yield np.zeros((700, 900, 5), np.uint8)
 
+    def failing(count):
+        yield from large_pictures(count)
+        raise ZeroDivisionError
+
     with on_all_cores(gray_subnet) as engine:
-        stream = engine.stream(source())
-        assert len([next(stream), next(stream)]) == 2
-        with pytest.raises(ImageError):
-            next(stream)
+        for images, error in ((source, ImageError), (failing, ZeroDivisionError)):
+            for count in (0, 1, 2, 50):
+                stream = engine.stream(images(count))
+                assert len([next(stream) for _ in range(count)]) == count
+                with pytest.raises(error):
+                    next(stream)
+                with pytest.raises(StopIteration):
+                    next(stream)
 
 
 def test_a_stream_of_large_images_is_left_half_way(gray_subnet):
-    for taken in (0, 1, 2):
+    for taken in (0, 1, 2, 50):
         with on_all_cores(gray_subnet) as engine:
             stream = engine.stream(large_pictures(1000))
             for _ in range(taken):
@@ -359,11 +400,18 @@ def test_a_stream_of_large_images_is_left_half_way(gray_subnet):
             stream.close()
 
 
-def test_shared_work_is_done_once_and_hands_its_error_on():
-    shared = streaming.Shared(lambda: 7)
-    assert [shared.do(), shared.do(), shared.done, shared.result()] == [True, False, True, 7]
-    failed = streaming.Shared(lambda: 1 // 0)
-    thread = threading.Thread(target=failed.do)
+def test_a_shared_image_has_one_owner_and_hands_an_error_on():
+    shared = streaming._Shared(3, lambda decoded: decoded + 4)
+    shared.prepare()
+    assert [shared.claim(), shared.done, shared.result()] == [None, True, 7]
+    claimed = streaming._Shared(3, lambda decoded: decoded + 4)
+    assert claimed.claim() == 3
+    claimed.prepare()
+    assert not claimed.done
+    claimed.release()
+    assert claimed.done
+    failed = streaming._Shared(0, lambda decoded: 1 // decoded)
+    thread = threading.Thread(target=failed.prepare)
     thread.start()
     with pytest.raises(ZeroDivisionError):
         failed.result()

@@ -38,7 +38,7 @@ impl<T> UnsafeCell<T> {
 /// Time for which a waiting thread watches before it sleeps: longer than the parts of a frame
 /// between two joins, and than a caller's work between two frames.
 #[cfg(not(loom))]
-const WATCH: std::time::Duration = std::time::Duration::from_micros(50);
+const WATCH: std::time::Duration = std::time::Duration::from_micros(100);
 
 /// Waits until `something` returns a value: watches for `WATCH`, then sleeps until this thread is
 /// unparked.
