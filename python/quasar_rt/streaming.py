@@ -78,7 +78,7 @@ class Stream(Iterator[Prediction]):
 
 @dataclass(frozen=True)
 class Work(Generic[_Decoded, _Item, _Result]):
-    """What is done with each image of a stream."""
+    """Holds the functions that a stream calls for each image."""
 
     decode: Callable[[ImageLike], _Decoded]
     #: Asks whether preparing the image takes all cores.

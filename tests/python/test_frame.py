@@ -194,13 +194,13 @@ def test_a_stream_keeps_no_frame_whose_successor_it_asks_for(gray_subnet, size):
 
 
 def test_a_closed_stream_reads_no_frame_any_more(gray_subnet, monkeypatch):
-    prepare, begun, ended = Engine._prepare, [], []
+    begin, begun, ended = Engine._begin, [], []
 
-    def slow(self, image, *arguments, **options):
+    def slow(*arguments):
         begun.append(time.monotonic())
         time.sleep(0.05)
         try:
-            return prepare(self, image, *arguments, **options)
+            return begin(*arguments)
         finally:
             ended.append(time.monotonic())
 
@@ -208,7 +208,7 @@ def test_a_closed_stream_reads_no_frame_any_more(gray_subnet, monkeypatch):
         while True:
             yield Frame(bytes(1600), 40, 40, "gray")
 
-    monkeypatch.setattr(Engine, "_prepare", slow)
+    monkeypatch.setattr(Engine, "_begin", staticmethod(slow))
     with Engine(gray_subnet, threads=1) as engine:
         stream = engine.stream(camera(), ahead=8)
         next(stream)
