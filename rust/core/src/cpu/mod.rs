@@ -350,10 +350,17 @@ impl Workers {
         cancel: &AtomicBool,
     ) -> Result<FrameTime> {
         let start = Instant::now();
-        let mut pixels = std::mem::take(&mut workspace.pixels);
         if let Some(team) = self.team_of(workspace) {
             team.wake();
         }
+        if let Some(pixels) = workspace.preprocessor.in_place(image) {
+            self.frame(network, workspace, pixels, logits, cancel)?;
+            return Ok(FrameTime {
+                preprocess: Duration::ZERO,
+                network: start.elapsed(),
+            });
+        }
+        let mut pixels = std::mem::take(&mut workspace.pixels);
         let team = self.team_of(workspace);
         let result = workspace.preprocessor.run_with(team, image, &mut pixels);
         let preprocess = start.elapsed();

@@ -96,6 +96,28 @@ impl Preprocessor {
         self.run_with(None, source, out)
     }
 
+    /// Returns the image's own bytes if [`Self::run`] would only copy them, which it knows from the
+    /// last image.
+    pub(crate) fn in_place<'a>(&self, source: &ImageView<'a>) -> Option<&'a [u8]> {
+        if source.preprocessed {
+            return Some(source.data);
+        }
+        let Image {
+            height,
+            width,
+            channels,
+        } = self.image;
+        let format = match channels {
+            1 => PixelFormat::Gray,
+            _ => PixelFormat::Rgb,
+        };
+        let packed = source.format == format && source.stride == width * channels;
+        let whole = (source.height, source.width) == (height, width);
+        let known = (self.plan.as_ref())
+            .is_some_and(|plan| plan.source == (height, width) && plan.only_copies());
+        (packed && whole && known).then(|| &source.data[..self.image.bytes()])
+    }
+
     /// Runs [`Self::run`] on a team's threads.
     pub(crate) fn run_with(
         &mut self,
@@ -301,6 +323,32 @@ fn too_large(source: &ImageView) -> Error {
 mod tests {
     use super::*;
     use crate::subnet::config::{Filter, ResizeMode};
+
+    #[test]
+    fn an_image_that_would_only_be_copied_is_taken_as_it_is() {
+        let image = Image {
+            height: 4,
+            width: 6,
+            channels: 3,
+        };
+        for (mode, size) in [(ResizeMode::None, vec![]), (ResizeMode::Exact, vec![4, 6])] {
+            let filter = (mode == ResizeMode::Exact).then_some(Filter::Bilinear);
+            let resize = Resize { mode, size, filter };
+            let mut preprocessor = Preprocessor::for_image(image, &Preprocess { resize });
+            let pixels: Vec<u8> = (0..5 * 21).collect();
+            let packed = ImageView::packed(&pixels[..72], 4, 6, 3).unwrap();
+            let padded = ImageView::new(&pixels, 4, 6, 3, 21).unwrap();
+            let bgr = ImageView::frame(&pixels[..72], None, (4, 6), PixelFormat::Bgr, 18).unwrap();
+            let gray = ImageView::packed(&pixels[..24], 4, 6, 1).unwrap();
+            assert_eq!(preprocessor.in_place(&packed), None, "nothing is known yet");
+            let mut out = Vec::new();
+            preprocessor.run(&packed, &mut out).unwrap();
+            assert_eq!(preprocessor.in_place(&packed), Some(&out[..]));
+            for other in [padded, bgr, gray] {
+                assert_eq!(preprocessor.in_place(&other), None);
+            }
+        }
+    }
 
     #[test]
     fn an_enormous_image_leaves_no_enormous_memory() {

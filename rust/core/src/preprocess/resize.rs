@@ -81,6 +81,13 @@ impl Plan {
             horizontal: axis(Along::Columns, width, resized.1, image.width),
         })
     }
+
+    /// Returns true if pixels are copied, not resized.
+    pub(super) fn only_copies(&self) -> bool {
+        [&self.vertical, &self.horizontal]
+            .iter()
+            .all(|axis| matches!(axis, Axis::Copy { .. }))
+    }
 }
 
 /// The source of the outputs along one axis, crop applied.
