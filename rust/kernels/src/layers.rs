@@ -64,6 +64,8 @@ pub(crate) struct Panel {
     pub weights: Range<usize>,
     /// The longest run of a 4-bit tile.
     pub run: usize,
+    /// At least one row shifts to the left.
+    pub shifts_left: bool,
 }
 
 /// A linear layer packed for one tier.

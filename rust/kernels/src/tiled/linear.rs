@@ -5,19 +5,18 @@ use super::epilogue::{Epilogue, Outputs, Requant, Staged, UnfinishedTile};
 use super::inputs::{whole_rows, Inputs};
 use super::isa::{Isa, Product, ProductOf};
 use crate::buffer::Buffer;
-use crate::layers::WINDOW;
+use crate::layers::{Panel, WINDOW};
 use crate::{Linear, LinearRows, MatrixView, MatrixViewMut, Scratch};
 
-/// Returns the parameters of the panel that starts at `slot`, with the biases of all slots.
-fn requant<I: Isa>(linear: &Linear, slot: usize, bias: &[i32]) -> Requant {
-    let panel = slot..slot + I::PANEL;
-    let left = &linear.left.as_slice::<i32>()[panel.clone()];
+/// Returns the parameters of a panel, with the biases of all slots.
+fn requant<I: Isa>(linear: &Linear, panel: &Panel, bias: &[i32]) -> Requant {
+    let slots = panel.slot..panel.slot + I::PANEL;
     Requant {
-        bias: bias[panel.clone()].as_ptr(),
-        mult: linear.mult.as_slice::<i16>()[panel.clone()].as_ptr(),
-        right: linear.right.as_slice::<i32>()[panel].as_ptr(),
-        left: left.as_ptr(),
-        shifts_left: left.iter().any(|&shift| shift > 0),
+        bias: bias[slots.clone()].as_ptr(),
+        mult: linear.mult.as_slice::<i16>()[slots.clone()].as_ptr(),
+        right: linear.right.as_slice::<i32>()[slots.clone()].as_ptr(),
+        left: linear.left.as_slice::<i32>()[slots].as_ptr(),
+        shifts_left: panel.shifts_left,
     }
 }
 
@@ -131,7 +130,7 @@ unsafe fn linear<I: Isa>(
         let at_once = window.sorted && window.panels.len() == 1;
         for panel in &layer.panels[window.panels.clone()] {
             let width = panel.width;
-            let requant = requant::<I>(layer, panel.slot, bias);
+            let requant = requant::<I>(layer, panel, bias);
             let bias = requant.bias;
             // SAFETY: the caller promises the features.
             let (w, four_bit_w) =

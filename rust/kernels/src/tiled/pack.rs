@@ -257,6 +257,9 @@ pub(crate) fn pack_linear<I: Isa>(
                     four_bit,
                     weights: at..weights.bytes(),
                     run: form.map_or(0, |form| form.run(linear.k, &(0..width).map(row))),
+                    shifts_left: lefts[first + slot..][..width]
+                        .iter()
+                        .any(|&shift| shift > 0),
                 });
             }
         }
