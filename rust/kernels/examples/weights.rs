@@ -83,7 +83,7 @@ fn main() {
         }
     };
     println!("tokens  from the last cache  from the second-level cache");
-    for tokens in [1, 49, 98, 99, TOKENS] {
+    for tokens in [1, 48, 96, 99, 192, TOKENS] {
         let far = fastest(30, || {
             (blocks.iter().flatten()).for_each(|layer| run(layer, tokens));
         });
