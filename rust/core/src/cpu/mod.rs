@@ -354,9 +354,11 @@ impl Workers {
             team.wake();
         }
         if let Some(pixels) = workspace.preprocessor.in_place(image) {
+            let preprocess = start.elapsed();
+            let start = Instant::now();
             self.frame(network, workspace, pixels, logits, cancel)?;
             return Ok(FrameTime {
-                preprocess: Duration::ZERO,
+                preprocess,
                 network: start.elapsed(),
             });
         }
