@@ -4,7 +4,7 @@
 use super::epilogue::{Epilogue, Outputs, Requant, Staged, UnfinishedTile};
 use super::inputs::{whole_rows, Inputs};
 use super::isa::{Isa, Product, ProductOf};
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Plain};
 use crate::layers::{Panel, WINDOW};
 use crate::{Linear, LinearRows, MatrixView, MatrixViewMut, Scratch};
 
@@ -40,11 +40,47 @@ impl PendingTile<'_> {
     }
 }
 
+/// The weights and biases of a panel.
+struct PanelWeights<W> {
+    w: *const W,
+    width: usize,
+    k: usize,
+    bias: *const i32,
+}
+
+impl<W> PanelWeights<W> {
+    /// Returns the operands of the tile of `rows` rows from row `i` on, of which `whole` rows are
+    /// read.
+    #[allow(clippy::inline_always)] // AMX's tiles call nothing between their products
+    #[inline(always)]
+    fn tile<A: Plain>(
+        &self,
+        inputs: &Inputs<A>,
+        i: usize,
+        rows: usize,
+        whole: usize,
+    ) -> Product<A, W> {
+        let (a, stride) = inputs.tile(i, rows, whole);
+        let &Self { w, width, k, bias } = self;
+        Product {
+            a,
+            stride,
+            rows,
+            w,
+            width,
+            k,
+            bias,
+        }
+    }
+}
+
 /// The tiles of all input rows and a whole panel whose outputs are not staged; at least two tiles.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // no other tier overlaps tiles
 pub(crate) struct PanelTiles<'a, I: Isa> {
     inputs: &'a Inputs<'a, I::Code>,
-    first: ProductOf<I>,
+    weights: &'a PanelWeights<I::Weight>,
+    /// Rows of all tiles but the last, which may have fewer.
+    pub rows: usize,
     /// Room for the accumulators of tiles, which take turns.
     pub acc: [*mut i32; 2],
     pub requant: Requant,
@@ -58,22 +94,16 @@ pub(crate) struct PanelTiles<'a, I: Isa> {
 impl<I: Isa> PanelTiles<'_, I> {
     /// Returns the number of tiles.
     pub fn count(&self) -> usize {
-        self.inputs.input.rows().div_ceil(self.first.rows)
+        self.inputs.input.rows().div_ceil(self.rows)
     }
 
     /// Returns the operands of tile `t`.
     #[allow(clippy::inline_always)] // AMX's tiles call nothing between their products
     #[inline(always)]
     pub fn product(&self, t: usize) -> ProductOf<I> {
-        let i = t * self.first.rows;
-        let rows = self.first.rows.min(self.inputs.input.rows() - i);
-        let (a, stride) = self.inputs.tile(i, rows, whole_rows::<I>(rows));
-        Product {
-            a,
-            stride,
-            rows,
-            ..self.first
-        }
+        let i = t * self.rows;
+        let rows = self.rows.min(self.inputs.input.rows() - i);
+        (self.weights).tile(self.inputs, i, rows, whole_rows::<I>(rows))
     }
 }
 
@@ -131,10 +161,15 @@ unsafe fn linear<I: Isa>(
         for panel in &layer.panels[window.panels.clone()] {
             let width = panel.width;
             let requant = requant::<I>(layer, panel, bias);
-            let bias = requant.bias;
             // SAFETY: the caller promises the features.
             let (w, four_bit_w) =
                 unsafe { panel.weights::<I>(layer, (k, four_bit_k), &mut scratch.expanded) };
+            let weights = PanelWeights {
+                w: w.as_ptr(),
+                width,
+                k,
+                bias: requant.bias,
+            };
             let soon = panel.next_weights(layer);
             let first_in_use = |pending: &Option<PendingTile>| {
                 (pending.as_ref()).is_some_and(|pending| pending.tile.acc == accumulators)
@@ -149,18 +184,10 @@ unsafe fn linear<I: Isa>(
                     }
                     let last = (n - 1) / tile_rows * tile_rows;
                     let col = panel.slot - part.rows.start;
-                    let (a, stride) = inputs.tile(0, tile_rows, whole_rows::<I>(tile_rows));
                     let tiles = PanelTiles::<I> {
                         inputs,
-                        first: Product {
-                            a,
-                            stride,
-                            rows: tile_rows,
-                            w: w.as_ptr(),
-                            width,
-                            k,
-                            bias,
-                        },
+                        weights: &weights,
+                        rows: tile_rows,
                         acc,
                         requant,
                         epilogue: outputs.block(0, last, col, width),
@@ -217,34 +244,20 @@ unsafe fn linear<I: Isa>(
                         epilogue,
                     };
                     if let (true, Some(four_bit)) = (panel.four_bit, &four_bit) {
-                        let (a, stride) = four_bit.tile(i, rows, rows);
-                        let (w, k) = (four_bit_w.as_ptr(), four_bit_k);
-                        let p = Product {
-                            a,
-                            stride,
-                            rows,
-                            w,
+                        let weights = PanelWeights {
+                            w: four_bit_w.as_ptr(),
                             width,
-                            k,
-                            bias,
+                            k: four_bit_k,
+                            bias: requant.bias,
                         };
+                        let p = weights.tile(four_bit, i, rows, rows);
                         I::tile_4_bit(p, panel.run, acc, I::PANEL);
                         I::finish(&tile);
                         if at_once {
                             I::reorder(staged_window, outputs.block(i, rows, column, cols));
                         }
                     } else if let Some(eight_bit) = &eight_bit {
-                        let (a, stride) = eight_bit.tile(i, rows, whole_rows::<I>(rows));
-                        let w = w.as_ptr();
-                        let p = Product {
-                            a,
-                            stride,
-                            rows,
-                            w,
-                            width,
-                            k,
-                            bias,
-                        };
+                        let p = weights.tile(eight_bit, i, rows, whole_rows::<I>(rows));
                         if I::OVERLAPS {
                             let reorder = at_once
                                 .then(|| (staged_window, outputs.block(i, rows, column, cols)));

@@ -500,8 +500,9 @@ impl AccumulatorRows for FollowingTiles<'_> {
     #[allow(clippy::inline_always)] // compiled for the features of its caller
     #[inline(always)]
     unsafe fn for_each(mut self, mut each: impl FnMut(usize, Unbiased)) {
-        let PanelTiles { acc, requant, .. } = self.tiles;
-        let rows = self.tiles.product(0).rows;
+        let &PanelTiles {
+            rows, acc, requant, ..
+        } = self.tiles;
         // SAFETY: the caller's promise.
         unsafe {
             for t in 1..self.tiles.count() {
