@@ -329,15 +329,16 @@ def _without_thread(
             return True
         with state.reading:
             decoded = work.decode(cast("ImageLike", image))
-            fetch_time = time.perf_counter() - start
+            state.fetch_time = time.perf_counter() - start
             result = work.finish(decoded)
         state.position = source.position
         state.image = cast("ImageLike", image) if state.keep_images else None
         del image, decoded
-        left = time.perf_counter()
+        state.leave()
         yield result
         del result
-        if fetch_time + time.perf_counter() - left > _HANDOVER:
+        state.come_back()
+        if not state.is_quick:
             state.resume()
             break
     return False
