@@ -160,7 +160,7 @@ impl Network {
             kernels,
             config,
         };
-        Linear::join_weights(&mut network.layers_mut());
+        Linear::join(&mut network.layers_mut());
         Ok(network)
     }
 

@@ -61,7 +61,7 @@ fn main() {
     let mut blocks: Vec<[Linear; 4]> = (0..BLOCKS)
         .map(|block| shapes.map(|shape| layer(kernels, shape, block)))
         .collect();
-    Linear::join_weights(&mut blocks.iter_mut().flatten().collect::<Vec<_>>());
+    Linear::join(&mut blocks.iter_mut().flatten().collect::<Vec<_>>());
     let bytes = blocks[0].iter().map(Linear::weight_bytes).sum::<usize>();
     println!("{tier}, embed {embed}: {bytes} bytes of weights a block; microseconds a block");
     let scratch = &mut Scratch::new();

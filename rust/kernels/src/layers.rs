@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Buffers};
 use crate::weights::Weights;
 use crate::Tier;
 
@@ -114,6 +114,19 @@ impl Linear {
     /// Returns the bytes of the weights in memory, with padding.
     pub fn weight_bytes(&self) -> usize {
         self.weights.len()
+    }
+
+    /// Returns what it holds for each row beside the weights.
+    pub(crate) fn parameters(&mut self) -> [&mut Buffer; 7] {
+        [
+            &mut self.bias,
+            &mut self.mult,
+            &mut self.shift,
+            &mut self.rounded,
+            &mut self.right,
+            &mut self.left,
+            &mut self.order,
+        ]
     }
 }
 
@@ -268,6 +281,18 @@ impl KvHead {
     }
 }
 
+impl<'a> From<&'a mut KvHead> for Buffers<'a> {
+    fn from(kv: &'a mut KvHead) -> Self {
+        Self(vec![
+            &mut kv.keys,
+            &mut kv.values,
+            &mut kv.means,
+            &mut kv.key_bias,
+            &mut kv.value_bias,
+        ])
+    }
+}
+
 /// Working memory of one thread. It grows to what the largest call needs and keeps that size.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
@@ -284,5 +309,19 @@ impl Scratch {
     /// Creates empty working memory.
     pub fn new() -> Self {
         Self::default()
+    }
+}
+
+impl<'a> From<&'a mut Scratch> for Buffers<'a> {
+    fn from(scratch: &'a mut Scratch) -> Self {
+        Self(vec![
+            &mut scratch.codes,
+            &mut scratch.four_bit_codes,
+            &mut scratch.expanded,
+            &mut scratch.tile,
+            &mut scratch.staged,
+            &mut scratch.logits,
+            &mut scratch.probs,
+        ])
     }
 }

@@ -17,6 +17,7 @@
 //! | [`image`] | resampling and pixel formats |
 //! | `quantize` | rows of floats to packed codes |
 //! | `buffer` | aligned, grow-only memory |
+//! | `large_pages` | memory on large pages |
 //! | `weights` | memory that a network's layers share |
 //! | `team` | threads that fork and join without a lock |
 //!
@@ -59,6 +60,7 @@ mod buffer;
 #[cfg(target_arch = "x86_64")]
 mod detect;
 mod kernels;
+mod large_pages;
 mod layers;
 mod matrix;
 // Intrinsics are named as the vendor names them, dozens in a file.
@@ -79,7 +81,7 @@ mod x86;
 pub mod image;
 pub mod scalar;
 
-pub use buffer::Aligned;
+pub use buffer::{join, Aligned, Buffers};
 pub use kernels::Kernels;
 pub use layers::{
     HeadParams, KvHead, LayerNorm, Linear, LinearParams, LinearRows, Scratch, Storage,

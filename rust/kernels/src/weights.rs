@@ -1,16 +1,12 @@
 //! Memory of packed weights: each layer's own at first, then one that the layers of a network
 //! share.
 
-use std::alloc::{alloc, dealloc, handle_alloc_error, Layout};
 use std::ops::{Deref, Range};
-use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::buffer::Buffer;
+use crate::large_pages::{LargePages, LARGE_PAGE};
 use crate::Linear;
-
-/// The size of a large page where the others have 4 KB.
-const LARGE_PAGE: usize = 2 << 20;
 
 /// The packed weights of a layer, from a cache line on.
 #[derive(Clone, Debug)]
@@ -42,12 +38,14 @@ impl Deref for Weights {
 }
 
 impl Linear {
-    /// Moves the weights of layers next to each other, in the order in which a frame reads them.
+    /// Moves the weights of layers next to each other, in the order in which a frame reads them,
+    /// and then the other parameters.
     ///
     /// Each layer then prefetches the first weights of the next one. If there are 2 MB or more,
     /// they are on large pages where the system has them, so that few reads wait for an address to
     /// be translated; fewer stay where they are, since caches hold them.
-    pub fn join_weights(layers: &mut [&mut Self]) {
+    pub fn join(layers: &mut [&mut Self]) {
+        Buffer::join(layers.iter_mut().flat_map(|layer| layer.parameters()));
         let size = layers.iter().map(|layer| layer.weights.len()).sum();
         if size < LARGE_PAGE {
             return;
@@ -67,70 +65,6 @@ impl Linear {
         }
     }
 }
-
-/// Bytes that start at a large page.
-#[derive(Debug)]
-pub(crate) struct LargePages {
-    start: NonNull<u8>,
-    layout: Layout,
-}
-
-// SAFETY: it owns its bytes, as a vector does.
-unsafe impl Send for LargePages {}
-// SAFETY: as above.
-unsafe impl Sync for LargePages {}
-
-impl LargePages {
-    /// Allocates zeros.
-    fn new(size: usize) -> Self {
-        let layout = Layout::from_size_align(size, LARGE_PAGE).expect("weights fit the memory");
-        assert!(size > 0, "there are weights");
-        // SAFETY: the layout has a size.
-        let Some(start) = NonNull::new(unsafe { alloc(layout) }) else {
-            handle_alloc_error(layout)
-        };
-        // Before the first byte is written, which decides about its page.
-        advise(start, size);
-        // SAFETY: the memory has this size.
-        unsafe { start.write_bytes(0, size) };
-        Self { start, layout }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: the memory has this size and was written.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and nobody else has it.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.layout.size()) }
-    }
-}
-
-impl Drop for LargePages {
-    fn drop(&mut self) {
-        // SAFETY: it was allocated with this layout.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
-    }
-}
-
-/// Asks the system for large pages. It may refuse, which costs speed alone.
-#[cfg(target_os = "linux")]
-fn advise(start: NonNull<u8>, size: usize) {
-    use std::ffi::{c_int, c_void};
-
-    /// Of Linux, on every architecture.
-    const MADV_HUGEPAGE: c_int = 14;
-    // Of the C library, which std links.
-    extern "C" {
-        fn madvise(start: *mut c_void, size: usize, advice: c_int) -> c_int;
-    }
-    // SAFETY: the memory is ours, and the advice changes none of it.
-    unsafe { madvise(start.as_ptr().cast(), size, MADV_HUGEPAGE) };
-}
-
-#[cfg(not(target_os = "linux"))]
-fn advise(_start: NonNull<u8>, _size: usize) {}
 
 #[cfg(test)]
 mod tests {
@@ -176,7 +110,7 @@ mod tests {
             let mut layers = [1000, 70, 1030].map(|rows| layer(kernels, rows));
             let before = layers.each_ref().map(|layer| outputs(kernels, layer));
             let bytes = layers.each_ref().map(Linear::weight_bytes);
-            Linear::join_weights(&mut layers.iter_mut().collect::<Vec<_>>());
+            Linear::join(&mut layers.iter_mut().collect::<Vec<_>>());
             assert_eq!(layers.each_ref().map(Linear::weight_bytes), bytes, "{tier}");
             assert_eq!(
                 layers.each_ref().map(|layer| outputs(kernels, layer)),
@@ -203,7 +137,7 @@ mod tests {
         let kernels = Kernels::best();
         let mut layers = [100, 200].map(|rows| layer(kernels, rows));
         let before = layers.each_ref().map(|layer| layer.weights.as_ptr());
-        Linear::join_weights(&mut layers.iter_mut().collect::<Vec<_>>());
+        Linear::join(&mut layers.iter_mut().collect::<Vec<_>>());
         assert_eq!(
             layers.each_ref().map(|layer| layer.weights.as_ptr()),
             before

@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use quasar_kernels::{
-    Aligned, KvHead, Linear, LinearRows, MatrixView, MatrixViewMut, Scratch, Team,
+    join, Aligned, Buffers, KvHead, Linear, LinearRows, MatrixView, MatrixViewMut, Scratch, Team,
 };
 
 use super::check;
@@ -41,6 +41,7 @@ pub(super) struct Workspace {
     mean: Vec<i16>,
     pooled: Vec<i8>,
     accumulators: Vec<i32>,
+    joined: bool,
 }
 
 /// The values of one token, in layers that are shared out by rows of weights.
@@ -118,7 +119,26 @@ impl Workspace {
             mean: vec![0; config.embed],
             pooled: vec![0; network.heads.len() * config.embed],
             accumulators: vec![0; config.outputs()],
+            joined: false,
         }
+    }
+
+    /// Moves all memory next to each other, once a frame has made it grow to its size.
+    fn join(&mut self) {
+        let mut parts: Vec<Buffers> = self.qkv.iter_mut().map(Into::into).collect();
+        for range in &mut self.ranges {
+            parts.extend([
+                (&mut range.patches).into(),
+                (&mut range.x).into(),
+                (&mut range.norm).into(),
+                (&mut range.attended).into(),
+                (&mut range.hidden).into(),
+                (&mut range.head).into(),
+                (&mut range.scratch).into(),
+            ]);
+        }
+        join(parts);
+        self.joined = true;
     }
 
     /// Makes every range note what `observer` asks for.
@@ -220,6 +240,9 @@ impl Workspace {
             std::mem::swap(&mut now, &mut next);
         }
         self.classify(network, logits, team);
+        if !self.joined {
+            self.join();
+        }
         Ok(())
     }
 
