@@ -45,7 +45,8 @@ pub(crate) struct Block {
     pub(crate) head_dim: usize,
     pub(crate) hidden: usize,
     pub(crate) norm1: LayerNorm,
-    pub(crate) qkv: Qkv,
+    pub(crate) q: Linear,
+    pub(crate) kv: Linear,
     pub(crate) attention: Vec<HeadParams>,
     pub(crate) proj: Linear,
     pub(crate) norm2: LayerNorm,
@@ -53,14 +54,6 @@ pub(crate) struct Block {
     pub(crate) fc1_zero_point: i8,
     pub(crate) gelu: [i8; 256],
     pub(crate) fc2: Linear,
-}
-
-/// The qkv layer: whole, or in two parts if only leading tokens need a query (the last block, where
-/// the heads read these tokens).
-#[derive(Clone, Debug)]
-pub(crate) enum Qkv {
-    Whole(Box<Linear>),
-    Split { q: Box<Linear>, kv: Box<Linear> },
 }
 
 impl Block {
@@ -112,14 +105,7 @@ impl Network {
             let name = |part: &str| format!("blocks.{i}.{part}");
             let inner = block.inner();
             let (spec, qkv) = next();
-            let qkv = if config.needed(i) < config.tokens() {
-                Qkv::Split {
-                    q: Box::new(pack_rows(kernels, storage, spec, &qkv, 0, inner)),
-                    kv: Box::new(pack_rows(kernels, storage, spec, &qkv, inner, 3 * inner)),
-                }
-            } else {
-                Qkv::Whole(Box::new(pack((spec, qkv))))
-            };
+            let part = |first, last| pack_rows(kernels, storage, spec, &qkv, first, last);
             let mut gelu = [0; 256];
             gelu.copy_from_slice(bytemuck::cast_slice(subnet.expect(&name("gelu")).data()));
             blocks.push(Block {
@@ -127,7 +113,8 @@ impl Network {
                 head_dim: block.head_dim,
                 hidden: block.hidden,
                 norm1: layer_norm(subnet, &name("norm1")),
-                qkv,
+                q: part(0, inner),
+                kv: part(inner, 3 * inner),
                 attention: attention(subnet, &name("attn")),
                 proj: pack(next()),
                 norm2: layer_norm(subnet, &name("norm2")),
@@ -169,10 +156,7 @@ impl Network {
         let mut layers = vec![&mut self.embed];
         layers.extend(self.embed_norm.as_mut().map(|(_, layer)| layer));
         for block in &mut self.blocks {
-            match &mut block.qkv {
-                Qkv::Whole(layer) => layers.push(layer),
-                Qkv::Split { q, kv } => layers.extend([&mut **kv, &mut **q]),
-            }
+            layers.extend([&mut block.kv, &mut block.q]);
             layers.extend([&mut block.proj, &mut block.fc1, &mut block.fc2]);
         }
         layers.extend(self.heads.iter_mut().map(|head| &mut head.layer));
@@ -211,13 +195,9 @@ impl Network {
 
     /// Returns the bytes of all weights in memory.
     pub fn weight_bytes(&self) -> usize {
-        let qkv = |qkv: &Qkv| match qkv {
-            Qkv::Whole(layer) => layer.weight_bytes(),
-            Qkv::Split { q, kv } => q.weight_bytes() + kv.weight_bytes(),
-        };
         let blocks = self.blocks.iter().map(|block| {
-            let layers = [&block.proj, &block.fc1, &block.fc2];
-            qkv(&block.qkv) + layers.map(Linear::weight_bytes).iter().sum::<usize>()
+            let layers = [&block.kv, &block.q, &block.proj, &block.fc1, &block.fc2];
+            layers.map(Linear::weight_bytes).iter().sum::<usize>()
         });
         let heads = self.heads.iter().map(|head| head.layer.weight_bytes());
         let embed_norm = self

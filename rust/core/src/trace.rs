@@ -3,6 +3,7 @@
 //! A frame without an observer pays one branch a stage. Depends on the subnet's config and the
 //! kernels.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use quasar_kernels::MatrixView;
@@ -154,6 +155,39 @@ impl Observer {
         self.note(point, || {
             (rows.rows(), rows.cols(), TraceData::I8(gather(rows)))
         });
+    }
+
+    /// Records some columns of a value of codes that has `width` columns, the others of which are
+    /// recorded as well.
+    pub(crate) fn i8_columns(
+        &mut self,
+        point: Point,
+        rows: MatrixView<i8>,
+        columns: Range<usize>,
+        width: usize,
+    ) {
+        let Self::Trace(values) = self else {
+            return self.elapsed(point);
+        };
+        if !matches!(values.last(), Some((last, _)) if *last == point) {
+            let empty = TraceTensor {
+                shape: vec![rows.rows(), width],
+                data: TraceData::I8(vec![0; rows.rows() * width]),
+            };
+            values.push((point, empty));
+        }
+        if let Some((
+            _,
+            TraceTensor {
+                data: TraceData::I8(codes),
+                ..
+            },
+        )) = values.last_mut()
+        {
+            for (i, all) in codes.chunks_exact_mut(width).enumerate() {
+                all[columns.clone()].copy_from_slice(rows.row(i));
+            }
+        }
     }
 
     /// Records a value of the residual stream.

@@ -88,5 +88,5 @@ pub use layers::{
     MAX_NORM_COLUMNS, ROW_STEP,
 };
 pub use matrix::{MatrixView, MatrixViewMut};
-pub use team::{Team, MAX_TEAM};
+pub use team::{for_each_step, Team, MAX_TEAM};
 pub use tier::{Tier, UnknownTier};

@@ -2,8 +2,9 @@
 //!
 //! All that a block computes belongs to one token, but for the keys and values of attention. So
 //! tokens are cut into ranges, one for each thread. A range goes from one block's attention to the
-//! next block's qkv without waiting; all ranges meet once a block, when all keys and values are
-//! there. Each range packs the keys and values for itself, which costs less than a second meeting.
+//! next block's keys and values without waiting, shows them to the others, and computes its queries
+//! while these get there. Each range packs the keys and values for itself, which costs less than a
+//! second meeting.
 //!
 //! Layers of one token, those of the heads and of a last block that only they read, are shared out
 //! by rows of weights where [`partition`](super::partition) expects that to be faster.
@@ -18,8 +19,8 @@ use quasar_kernels::{
 use super::check;
 use super::partition::{self, Machine};
 use crate::error::Result;
-use crate::network::{Block, Network, Qkv};
-use crate::pool::for_each;
+use crate::network::{Block, Network};
+use crate::pool::{for_each, for_each_step};
 use crate::preprocess::{self, Preprocessor};
 use crate::subnet::config::{Config, Pool};
 use crate::trace::{Observer, Point, StageTime};
@@ -32,9 +33,9 @@ pub(super) struct Workspace {
     pub ranges: Vec<TokenRange>,
     /// Rows of each range but the last, which may have fewer.
     range_rows: usize,
-    /// `[tokens, stride]`, twice: q, k and v of one block and of the next; `stride` fits the widest
-    /// block.
-    qkv: [Aligned<i8>; 2],
+    /// `[tokens, stride]`, twice: keys and values of one block and of the next; `stride` fits the
+    /// widest block.
+    kv: [Aligned<i8>; 2],
     stride: usize,
     token: Token,
     sums: Vec<i32>,
@@ -68,6 +69,8 @@ pub(super) struct TokenRange {
     x: Aligned<i16>,
     /// `[rows, embed]`, the latest norm.
     norm: Aligned<i8>,
+    /// `[rows, heads * head_dim]`, the queries.
+    q: Aligned<i8>,
     /// `[rows, heads * head_dim]`
     attended: Aligned<i8>,
     /// `[rows, hidden]`
@@ -94,6 +97,7 @@ impl Workspace {
                 patches: Aligned::new(rows * config.patch_len()),
                 x: Aligned::new(rows * config.embed),
                 norm: Aligned::new(rows * config.embed),
+                q: Aligned::new(rows * inner),
                 attended: Aligned::new(rows * inner),
                 hidden: Aligned::new(rows * hidden),
                 head: KvHead::new(tokens, widest(|b| b.head_dim).max(1)),
@@ -106,8 +110,8 @@ impl Workspace {
             pixels: Vec::with_capacity(config.image.bytes()),
             ranges: (0..tokens).step_by(range_rows).map(range).collect(),
             range_rows,
-            qkv: std::array::from_fn(|_| Aligned::new(tokens * 3 * inner)),
-            stride: 3 * inner,
+            kv: std::array::from_fn(|_| Aligned::new(tokens * 2 * inner)),
+            stride: 2 * inner,
             token: Token {
                 machine: Machine::typical(network.tier()),
                 x: Aligned::new(config.embed),
@@ -125,12 +129,13 @@ impl Workspace {
 
     /// Moves all memory next to each other, once a frame has made it grow to its size.
     fn join(&mut self) {
-        let mut parts: Vec<Buffers> = self.qkv.iter_mut().map(Into::into).collect();
+        let mut parts: Vec<Buffers> = self.kv.iter_mut().map(Into::into).collect();
         for range in &mut self.ranges {
             parts.extend([
                 (&mut range.patches).into(),
                 (&mut range.x).into(),
                 (&mut range.norm).into(),
+                (&mut range.q).into(),
                 (&mut range.attended).into(),
                 (&mut range.hidden).into(),
                 (&mut range.head).into(),
@@ -179,10 +184,7 @@ impl Workspace {
             }
             for (i, block) in network.blocks.iter().enumerate() {
                 let needed = range.rows_before(config.needed(i)) > 0;
-                bytes += match &block.qkv {
-                    Qkv::Whole(layer) => whole(layer),
-                    Qkv::Split { q, kv } => whole(kv) + if needed { whole(q) } else { 0 },
-                };
+                bytes += whole(&block.kv) + if needed { whole(&block.q) } else { 0 };
                 let layers = [&block.proj, &block.fc1, &block.fc2];
                 if is_shared_out_by_rows(config, self.ranges.len(), i) {
                     bytes += layers.map(part).iter().sum::<usize>();
@@ -206,38 +208,52 @@ impl Workspace {
     ) -> Result<()> {
         let Self {
             ranges,
-            qkv: [now, next],
+            kv: [even, odd],
             stride,
             range_rows,
             token,
             ..
         } = self;
         let (stride, chunk) = (*stride, *range_rows * *stride);
-        let (mut now, mut next) = (now, next);
-        for_each(team, ranges, now, chunk, |_, range, qkv| {
-            range.observer.start();
-            range.embed(network, image);
-            range.qkv(network, 0, qkv, stride);
-        });
-        for i in 0..network.blocks.len() {
-            if is_shared_out_by_rows(&network.config, ranges.len(), i) {
-                for range in ranges.iter_mut() {
-                    range.observer.start();
-                    range.attend(network, i, now, stride, cancel);
-                }
-                check(cancel)?;
-                token.finish_block(network, i, ranges, team);
-                continue;
-            }
-            for_each(team, ranges, next, chunk, |_, range, next| {
+        let depth = network.blocks.len();
+        let parallel = (0..depth)
+            .find(|&i| is_shared_out_by_rows(&network.config, ranges.len(), i))
+            .unwrap_or(depth);
+        // Step i ends block i - 1 and begins block i.
+        let steps = (parallel + 1).min(depth);
+        for_each_step(
+            team,
+            steps,
+            ranges,
+            [&mut **even, &mut **odd],
+            chunk,
+            |i, _, range, kv, next| {
                 range.observer.start();
-                range.block(network, i, now, stride, cancel);
-                if i + 1 < network.blocks.len() {
-                    range.qkv(network, i + 1, next, stride);
+                if i == 0 {
+                    range.embed(network, image);
+                } else {
+                    range.block(network, i - 1, kv, stride, cancel);
                 }
+                range.keys_and_values(network, i, next, stride);
+            },
+            |i, _, range| range.queries(network, i),
+        );
+        check(cancel)?;
+        let kv = if steps % 2 == 1 { &*even } else { &*odd };
+        for i in parallel..depth {
+            for range in ranges.iter_mut() {
+                range.observer.start();
+                range.attend(network, i, kv, stride, cancel);
+            }
+            check(cancel)?;
+            token.finish_block(network, i, ranges, team);
+        }
+        if parallel == depth {
+            for_each(team, ranges, &mut [(); 0], 1, |_, range, _| {
+                range.observer.start();
+                range.block(network, depth - 1, kv, stride, cancel);
             });
             check(cancel)?;
-            std::mem::swap(&mut now, &mut next);
         }
         self.classify(network, logits, team);
         if !self.joined {
@@ -500,8 +516,8 @@ impl TokenRange {
             .i16(Point::Embed, MatrixView::packed(&self.x, embed));
     }
 
-    /// Computes the first norm and qkv of a block, into this range's rows of `qkv`.
-    fn qkv(&mut self, network: &Network, i: usize, qkv: &mut [i8], stride: usize) {
+    /// Computes the first norm, keys and values of a block, into this range's rows of `kv`.
+    fn keys_and_values(&mut self, network: &Network, i: usize, kv: &mut [i8], stride: usize) {
         let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
         let (rows, inner) = (self.rows, block.inner());
         kernels.layer_norm(
@@ -511,36 +527,36 @@ impl TokenRange {
         );
         let norm = MatrixView::packed(&self.norm, embed);
         self.observer.i8(Point::Norm1(i), norm);
-        let out = MatrixViewMut::new(qkv, rows, 3 * inner, stride);
-        match &block.qkv {
-            Qkv::Whole(layer) => kernels.linear_i8(&**layer, norm, out, 0, None, &mut self.scratch),
-            Qkv::Split { q, kv } => {
-                let (mut q_out, kv_out) = out.split_at_column(inner);
-                kernels.linear_i8(&**kv, norm, kv_out, 0, None, &mut self.scratch);
-                // Queries that are not needed are 0, so that traces do not depend on earlier
-                // contents.
-                for row in 0..rows {
-                    q_out.row_mut(row).fill(0);
-                }
-                let needed = self.rows_before(network.config.needed(i));
-                if needed > 0 {
-                    let (q_out, _) = q_out.split_at_row(needed);
-                    let norm = norm.range(0..needed);
-                    kernels.linear_i8(&**q, norm, q_out, 0, None, &mut self.scratch);
-                }
-            }
-        }
-        self.observer
-            .i8(Point::Qkv(i), MatrixView::new(qkv, rows, 3 * inner, stride));
+        let out = MatrixViewMut::new(kv, rows, 2 * inner, stride);
+        kernels.linear_i8(&block.kv, norm, out, 0, None, &mut self.scratch);
+        let kv = MatrixView::new(kv, rows, 2 * inner, stride);
+        (self.observer).i8_columns(Point::Qkv(i), kv, inner..3 * inner, 3 * inner);
     }
 
-    /// Computes a block's attention. `qkv` holds the rows of all ranges. Returns early if the frame
+    /// Computes the queries of a block from its first norm. Those that are not needed are 0, so
+    /// that traces do not depend on earlier contents.
+    fn queries(&mut self, network: &Network, i: usize) {
+        let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
+        let inner = block.inner();
+        let needed = self.rows_before(network.config.needed(i));
+        let (q, others) = self.q[..self.rows * inner].split_at_mut(needed * inner);
+        others.fill(0);
+        if needed > 0 {
+            let norm = MatrixView::packed(&self.norm, embed).range(0..needed);
+            let out = MatrixViewMut::packed(q, inner);
+            kernels.linear_i8(&block.q, norm, out, 0, None, &mut self.scratch);
+        }
+        let q = MatrixView::packed(&self.q[..self.rows * inner], inner);
+        (self.observer).i8_columns(Point::Qkv(i), q, 0..inner, 3 * inner);
+    }
+
+    /// Computes a block's attention. `kv` holds the rows of all ranges. Returns early if the frame
     /// is cancelled.
     fn attend(
         &mut self,
         network: &Network,
         i: usize,
-        qkv: &[i8],
+        kv: &[i8],
         stride: usize,
         cancel: &AtomicBool,
     ) {
@@ -552,48 +568,48 @@ impl TokenRange {
         }
         let attended = &mut self.attended[..rows * inner];
         let Self {
+            q,
             head,
             scratch,
             observer,
             ..
         } = self;
 
-        let qkv = MatrixView::new(qkv, network.config.tokens(), 3 * inner, stride);
-        let head_columns = |h: usize| {
-            [0, inner, 2 * inner].map(|at| qkv.columns(at + h * dim..at + (h + 1) * dim))
-        };
+        let q = MatrixView::packed(&q[..rows * inner], inner);
+        let kv = MatrixView::new(kv, network.config.tokens(), 2 * inner, stride);
+        let columns = |h: usize| h * dim..(h + 1) * dim;
+        let head_columns = |h: usize| [h, block.heads + h].map(|at| kv.columns(columns(at)));
         let own = self.first..self.first + self.rows;
         let mut rest = MatrixViewMut::packed(attended, inner);
         for (h, params) in block.attention.iter().enumerate() {
             if check(cancel).is_err() {
                 return;
             }
-            let [q, k, v] = head_columns(h);
+            let [k, v] = head_columns(h);
             let (out, others) = rest.split_at_column(dim);
             kernels.pack_kv(k, v, head);
-            let q = q.range(own.start..own.start + rows);
             let soon = (h + 1 < block.heads).then(|| {
-                let [_, k, v] = head_columns(h + 1);
-                [k, v].map(|rows| [rows.range(0..own.start), rows.range(own.end..rows.rows())])
+                head_columns(h + 1)
+                    .map(|rows| [rows.range(0..own.start), rows.range(own.end..rows.rows())])
             });
             let soon = soon.as_ref().map_or(&[][..], |soon| soon.as_flattened());
-            kernels.attention(q, head, params, out, soon, scratch);
+            kernels.attention(q.columns(columns(h)), head, params, out, soon, scratch);
             rest = others;
         }
         observer.i8(Point::Attention(i), MatrixView::packed(attended, inner));
     }
 
-    /// Computes a block from its attention on. `qkv` holds the rows of all ranges. Returns early if
+    /// Computes a block from its attention on. `kv` holds the rows of all ranges. Returns early if
     /// the frame is cancelled.
     fn block(
         &mut self,
         network: &Network,
         i: usize,
-        qkv: &[i8],
+        kv: &[i8],
         stride: usize,
         cancel: &AtomicBool,
     ) {
-        self.attend(network, i, qkv, stride, cancel);
+        self.attend(network, i, kv, stride, cancel);
         let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
         let rows = self.rows_before(network.config.needed(i));
         if rows == 0 || check(cancel).is_err() {

@@ -15,6 +15,7 @@
 mod model;
 #[cfg_attr(any(loom, not(target_os = "linux")), path = "unmoved.rs")]
 mod preempted;
+mod steps;
 mod sync;
 
 use std::cell::Cell;
@@ -23,10 +24,13 @@ use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use preempted::Seat;
+use steps::Progress;
 use sync::{
     thread, wait_for, wait_for_late, Arc, AtomicBool, AtomicU64, AtomicUsize, JoinHandle, Ordering,
     Thread, UnsafeCell,
 };
+
+pub use steps::for_each_step;
 
 /// The largest number of threads of a team.
 pub const MAX_TEAM: usize = if cfg!(loom) { 4 } else { 256 };
@@ -126,7 +130,7 @@ impl Drop for Join<'_> {
         shared.state.fetch_and(!OPEN, Ordering::AcqRel);
         wait_for_late(
             || (shared.state.load(Ordering::Acquire) & INSIDE == 0).then_some(()),
-            || shared.seats.iter().for_each(Seat::fetch_if_preempted),
+            || self.0.fetch_preempted(),
         );
         // Before the next caller's job can set it.
         self.1.set(shared.panicked.swap(false, Ordering::Relaxed));
@@ -139,6 +143,8 @@ pub struct Team {
     shared: Arc<Shared>,
     members: Vec<JoinHandle<()>>,
     busy: AtomicBool,
+    /// Of the items of work in steps.
+    progress: Vec<Progress>,
 }
 
 impl fmt::Debug for Team {
@@ -174,6 +180,7 @@ impl Team {
             }),
             members: Vec::with_capacity(threads - 1),
             busy: AtomicBool::new(false),
+            progress: (0..threads).map(|_| Progress::default()).collect(),
         };
         for member in 1..threads {
             let shared = Arc::clone(&team.shared);
@@ -201,12 +208,19 @@ impl Team {
         }
     }
 
+    /// Moves members that are preempted to the core of the caller, which is about to sleep.
+    fn fetch_preempted(&self) {
+        self.shared.seats.iter().for_each(Seat::fetch_if_preempted);
+    }
+
+    /// Claims the members for a job, unless there are none or another caller has them.
+    fn claim(&self) -> bool {
+        !self.members.is_empty() && !self.busy.swap(true, Ordering::Acquire)
+    }
+
     /// Calls `work(0)` here, and `work(member)` in every member that enters before `work(0)` ends.
-    /// While another caller uses the team, only `work(0)` is called.
+    /// The caller has claimed the members, which are free again afterwards.
     fn fork(&self, work: &(dyn Fn(usize) + Sync)) {
-        if self.members.is_empty() || self.busy.swap(true, Ordering::Acquire) {
-            return work(0);
-        }
         let shared = &self.shared;
         // SAFETY: only the lifetime changes; `Join` keeps this call from ending while somebody is
         // inside.
@@ -248,7 +262,7 @@ impl Team {
         let begun: [AtomicBool; MAX_TEAM] = std::array::from_fn(|_| AtomicBool::new(false));
         let next = AtomicUsize::new(own);
         let (items, rows) = (Shares::new(items), Shares::new(rows));
-        self.fork(&|thread| {
+        let work = |thread: usize| {
             let take = |i: usize| {
                 // SAFETY: every i is taken once: those below `own` by who sets `begun`, the others
                 // from the counter.
@@ -271,7 +285,12 @@ impl Team {
                 take(i);
             }
             (0..own).for_each(begin);
-        });
+        };
+        if self.claim() {
+            self.fork(&work);
+        } else {
+            work(0);
+        }
     }
 }
 
@@ -294,7 +313,8 @@ struct Shares<'a, T> {
     slice: std::marker::PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it hands out disjoint parts of a slice of `Send` values.
+// SAFETY: it hands out disjoint parts of a slice of `Send` values; who shares all of them sees to
+// it that they are `Sync`.
 unsafe impl<T: Send> Sync for Shares<'_, T> {}
 
 impl<'a, T> Shares<'a, T> {
@@ -309,7 +329,7 @@ impl<'a, T> Shares<'a, T> {
     /// Returns the values from `i * chunk` on, `chunk` of them or as many as there are.
     ///
     /// # Safety
-    /// No two calls with one `i` or different `chunk`s.
+    /// No two results at a time with one `i` or different `chunk`s.
     #[allow(clippy::mut_from_ref)] // what it hands out is disjoint
     unsafe fn share(&self, i: usize, chunk: usize) -> &mut [T] {
         let start = i.saturating_mul(chunk).min(self.len);
@@ -318,5 +338,14 @@ impl<'a, T> Shares<'a, T> {
         unsafe {
             std::slice::from_raw_parts_mut(self.first.add(start), chunk.min(self.len - start))
         }
+    }
+
+    /// Returns all values.
+    ///
+    /// # Safety
+    /// No share at the same time.
+    unsafe fn all(&self) -> &[T] {
+        // SAFETY: the slice that `self` borrows, of which nothing is written meanwhile.
+        unsafe { std::slice::from_raw_parts(self.first, self.len) }
     }
 }

@@ -186,3 +186,60 @@ fn each_item_is_worked_on_once() {
         assert_eq!(items, [1; 3]);
     });
 }
+
+/// Goes through the steps of an item for each thread; loom sees who reads and writes what.
+fn walk(team: &Team, threads: usize, steps: u32) {
+    let cells = || (0..threads).map(|_| Lent::new()).collect::<Vec<_>>();
+    let (mut even, mut odd) = (cells(), cells());
+    let mut items = cells();
+    team.for_each_step(
+        steps as usize,
+        &mut items,
+        [&mut even, &mut odd],
+        1,
+        |step, _, item, read, own| {
+            assert_eq!(item.read(), 2 * step as u32);
+            item.write(2 * step as u32 + 1);
+            assert!(read.iter().all(|cell| cell.read() == step as u32));
+            own[0].write(step as u32 + 1);
+        },
+        |step, _, item| {
+            assert_eq!(item.read(), 2 * step as u32 + 1);
+            item.write(2 * step as u32 + 2);
+        },
+    );
+    assert!(items.iter().all(|item| item.read() == 2 * steps));
+}
+
+#[test]
+fn steps_follow_each_other_in_all_threads() {
+    check("a member, two steps", 2, || {
+        walk(&Team::new(2).unwrap(), 2, 2);
+    });
+    check("a member, three steps", 1, || {
+        walk(&Team::new(2).unwrap(), 2, 3);
+    });
+}
+
+#[test]
+fn a_member_that_panics_in_a_step_ends_the_job() {
+    check("a member that panics in a step", 2, || {
+        let team = Team::new(2).unwrap();
+        let steps = || {
+            team.for_each_step(
+                2,
+                &mut [(); 2],
+                [&mut [(); 2], &mut [(); 2]],
+                1,
+                |_, i, (), _, _| {
+                    if i == 1 {
+                        resume_unwind(Box::new(()));
+                    }
+                },
+                |_, _, ()| (),
+            );
+        };
+        assert!(catch_unwind(AssertUnwindSafe(steps)).is_err());
+        walk(&team, 2, 1);
+    });
+}

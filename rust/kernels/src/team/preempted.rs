@@ -41,6 +41,11 @@ impl Seat {
         self.inside.store(true, Ordering::Relaxed);
     }
 
+    /// Returns true if the member, which calls it, is on the core of a caller that sleeps.
+    pub(super) fn is_moved(&self) -> bool {
+        self.moved.load(Ordering::Relaxed)
+    }
+
     /// Notes that the member's work is done.
     pub(super) fn leave(&self) {
         self.inside.store(false, Ordering::SeqCst);
@@ -89,8 +94,8 @@ impl Seat {
         }
         self.moved.store(true, Ordering::SeqCst);
         allow(thread, &here);
-        // The member may have left, and gone back, before it was moved.
-        if !self.inside.load(Ordering::SeqCst) {
+        // The member may have left, and gone back, before it was moved. It may be inside again.
+        if !self.inside.load(Ordering::SeqCst) || !self.moved.load(Ordering::SeqCst) {
             allow(thread, &cores);
         }
     }

@@ -4,12 +4,12 @@
 #[cfg(loom)]
 pub(super) use loom::{
     cell::UnsafeCell,
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{fence, AtomicBool, AtomicU64, AtomicUsize, Ordering},
     sync::Arc,
 };
 #[cfg(not(loom))]
 pub(super) use std::{
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{fence, AtomicBool, AtomicU64, AtomicUsize, Ordering},
     sync::Arc,
     thread::{self, JoinHandle, Thread},
 };
@@ -47,36 +47,53 @@ pub(super) fn wait_for<T>(something: impl Fn() -> Option<T>) -> T {
 }
 
 /// Waits as [`wait_for`] does, and calls `late` before it sleeps.
-#[cfg(not(loom))]
 pub(super) fn wait_for_late<T>(something: impl Fn() -> Option<T>, late: impl Fn()) -> T {
     loop {
-        let mut start = None;
-        loop {
-            for _ in 0..32 {
-                if let Some(something) = something() {
-                    return something;
-                }
-                std::hint::spin_loop();
-            }
-            if start.get_or_insert_with(std::time::Instant::now).elapsed() > WATCH {
-                break;
-            }
+        if let Some(something) = watch(&something) {
+            return something;
         }
         late();
         thread::park();
     }
 }
 
-/// The same with one look before each sleep: more looks end the wait in no other state.
-#[cfg(loom)]
-pub(super) fn wait_for_late<T>(something: impl Fn() -> Option<T>, late: impl Fn()) -> T {
-    loop {
-        if let Some(something) = something() {
-            return something;
-        }
+/// Waits in the middle of a job until `something` is true: watches, and then sleeps, so that the
+/// core can take over a thread that is waited for. `late` is called before each sleep. Who changes
+/// `something` looks at `sleepers` afterwards, and unparks all threads if there are any.
+pub(super) fn wait_between(something: impl Fn() -> bool, sleepers: &AtomicUsize, late: impl Fn()) {
+    while watch(|| something().then_some(())).is_none() {
+        sleepers.fetch_add(1, Ordering::Relaxed);
         late();
-        thread::park();
+        // Looks again: the change may have come before the count.
+        fence(Ordering::SeqCst);
+        if !something() {
+            thread::park();
+        }
+        sleepers.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Watches for `WATCH` and returns what `something` returns in that time.
+#[cfg(not(loom))]
+fn watch<T>(something: impl Fn() -> Option<T>) -> Option<T> {
+    let mut start = None;
+    loop {
+        for _ in 0..32 {
+            if let Some(something) = something() {
+                return Some(something);
+            }
+            std::hint::spin_loop();
+        }
+        if start.get_or_insert_with(std::time::Instant::now).elapsed() > WATCH {
+            return None;
+        }
+    }
+}
+
+/// The same with one look: more looks end a wait in no other state.
+#[cfg(loom)]
+fn watch<T>(something: impl Fn() -> Option<T>) -> Option<T> {
+    something()
 }
 
 /// Threads that park and unpark as the standard library's do. Loom's own `unpark` shows a thread

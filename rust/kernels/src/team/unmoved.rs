@@ -10,6 +10,10 @@ impl Seat {
 
     pub(super) fn enter(&self) {}
 
+    pub(super) fn is_moved(&self) -> bool {
+        false
+    }
+
     pub(super) fn leave(&self) {}
 
     pub(super) fn go_back(&self) {}
