@@ -102,14 +102,14 @@ def to_pixels(image: ImageLike) -> Pixels:
     Raises:
         ImageError: the file cannot be read, or the value is none of the above. The message names the remedy.
     """
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
     if isinstance(image, (str, os.PathLike)):
         return _from_file(Path(image))
     if isinstance(image, _BUFFERS):
         return _from_bytes(image)
     if _is_of("PIL", image):
         return _from_pillow(cast("Image.Image", image), "the image")
-    if isinstance(image, np.ndarray):
-        return _from_array(image)
     if _is_of("torch", image) and isinstance(image, Tensor):
         return _from_tensor(image)
     if isinstance(image, Frame):
@@ -193,6 +193,7 @@ def preprocess(image: ImageLike, size: tuple[int, int, int], document: Mapping[s
 
 
 _BUFFERS = (bytes, bytearray, memoryview)
+_UINT8 = np.dtype(np.uint8)
 
 
 def _from_file(path: Path) -> Pixels:
@@ -379,30 +380,33 @@ def _from_pillow(image: Image.Image, what: str) -> Pixels:
 
 def _from_array(array: npt.NDArray[Any], what: str = "array") -> Pixels:
     array = np.asarray(array)  # a subclass such as numpy.matrix would keep to its own shapes
+    pixels = array[:, :, np.newaxis] if array.ndim == 2 else array
+    if array.dtype != _UINT8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or array.size == 0:
+        raise ImageError(_array_problem(array, what))
+    return contiguous(pixels, what)
+
+
+def _array_problem(array: npt.NDArray[Any], what: str) -> str:
+    """Returns why an array is no image, and what to do."""
     shape = "x".join(str(size) for size in array.shape) or "scalar"
     if array.dtype != np.uint8:
-        raise ImageError(
-            f"the {what} has dtype {array.dtype}; pixels are uint8 in [0, 255]. "
-            + _cast_hint(array.dtype, "to(torch.uint8)" if what == "tensor" else "astype('uint8')")
+        return f"the {what} has dtype {array.dtype}; pixels are uint8 in [0, 255]. " + _cast_hint(
+            array.dtype, "to(torch.uint8)" if what == "tensor" else "astype('uint8')"
         )
-    if array.ndim == 2:
-        array = array[:, :, np.newaxis]
-    if array.ndim != 3:
-        raise ImageError(
+    if array.ndim not in (2, 3):
+        return (
             f"the {what} has shape {shape}; one image is HxW, HxWx1 or HxWx3"
             + (" (give several with infer_batch(list(images)))" if array.ndim == 4 else "")
             + ("; if it is an encoded image, give its bytes: array.tobytes()" if array.ndim == 1 else "")
         )
-    if array.shape[2] not in (1, 3):
+    if array.ndim == 3 and array.shape[2] not in (1, 3):
         hint = ""
         if array.shape[2] in (2, 4):
             hint = "; drop the alpha channel, e.g. image[..., :3]"
         elif array.shape[0] in (1, 3):
             hint = "; the channels come last: image.transpose(1, 2, 0)"
-        raise ImageError(f"the {what} has shape {shape}; one image is HxW, HxWx1 or HxWx3{hint}")
-    if array.size == 0:
-        raise ImageError(f"the {what} is empty (shape {shape})")
-    return contiguous(array, what)
+        return f"the {what} has shape {shape}; one image is HxW, HxWx1 or HxWx3{hint}"
+    return f"the {what} is empty (shape {shape})"
 
 
 def _is_of(library: str, value: object) -> bool:
