@@ -226,7 +226,9 @@ class Trials:
     def close(self) -> None: ...
 
 @final
-class Prepared: ...
+class Prepared:
+    @property
+    def spent_ns(self) -> int: ...
 
 @final
 class Closer:

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from itertools import islice, repeat
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -366,8 +366,10 @@ class Engine:
         Args:
             images: any iterable of what `infer` takes, even an endless one. The stream's own thread iterates over it,
                 at most `ahead` images before the one that is being classified, so memory stays bounded. Large images
-                that come at once are fetched in the caller's thread if the engine has all cores. When either thread
-                asks for the next image, it no longer needs the last one, which may be a camera's own memory.
+                that come at once are fetched in the caller's thread if the engine has all cores. On a CPU, as many
+                images as the engine has threads are classified together, one on each thread, if they wait already:
+                that takes less time for each. When either thread asks for the next image, it no longer needs the
+                last one, which may be a camera's own memory.
             format: as for `infer`; where given, all images are arrays of this format, or frames of it.
             top_k: as for `infer`.
             ahead: how many images, resized to what the network sees, may wait; at least 1. If None, 4, or 1 with
@@ -415,6 +417,8 @@ class Engine:
             takes_all_cores=takes_all_cores,
             prepare=lambda decoded: self._begin(self._open(1), decoded, begins),
             finish=lambda item: self._finish(self._open(top_k), item, top_k),
+            finish_together=lambda items: self._finish_together(self._open(top_k), items, top_k),
+            together=self._together(state),
         )
         try:
             with closing(lookahead(state, work, images)) as predictions:
@@ -434,6 +438,19 @@ class Engine:
         listed = self._listed(top_k)
         timed = image.wait(listed) if isinstance(image, FrameHandle) else engine.infer(image, listed)
         return self._prediction(timed, decode_ms)
+
+    def _together(self, state: Lookahead) -> int:
+        """Returns how many images of a stream run together, each on a thread of its own; 1 for one after the other."""
+        threads = 1 if self._accelerated or state.drops else self._open(1).threads
+        return threads if threads <= state.ahead else 1
+
+    def _finish_together(self, engine: NativeEngine, items: list[_Begun], top_k: int) -> list[Prediction]:
+        images = [cast("NativePrepared", image) for image, _ in items]
+        outputs, nanoseconds = engine.infer_batch(images, self._listed(top_k))
+        return [
+            self._prediction((output, image.spent_ns, nanoseconds // len(items)), decode_ms)
+            for output, image, (_, decode_ms) in zip(outputs, images, items, strict=True)
+        ]
 
     def _batch_in_flight(
         self, engine: NativeEngine, images: Iterable[ImageLike], format: str | None, top_k: int

@@ -9,11 +9,13 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, cast
 
 from . import ending
 from .arguments import as_count, shown
@@ -27,9 +29,14 @@ _Decoded = TypeVar("_Decoded")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _END = object()
+#: Place, image (where it is kept) and item.
+_Entry: TypeAlias = "tuple[int, ImageLike | None, Any]"
 
 #: Seconds that handing an image to a sleeping thread takes, and back, about.
 _HANDOVER = 2e-4
+
+#: Seconds of fetching an image from which on the iterable is one that waits, such as a camera.
+_WAIT = 2e-3
 
 #: Values of `Engine.stream`'s argument `drop`.
 _DROPS = (None, "oldest")
@@ -86,6 +93,9 @@ class Work(Generic[_Decoded, _Item, _Result]):
     prepare: Callable[[_Decoded], _Item]
     #: Finishes an image that is prepared or only decoded.
     finish: Callable[[_Decoded | _Item], _Result]
+    #: Finishes `together` prepared images in less time than one after the other.
+    finish_together: Callable[[list[_Item]], list[_Result]]
+    together: int = 1
 
 
 class Lookahead:
@@ -118,7 +128,7 @@ class Lookahead:
         self.room = threading.Semaphore(self.ahead)
         self.stopped = threading.Event()
         #: Items for the consumer: place, image and item, an error, or None at the end.
-        self.ready: SimpleQueue[tuple[int, ImageLike | None, Any] | _Failure | None] = SimpleQueue()
+        self.ready: SimpleQueue[_Entry | _Failure | None] = SimpleQueue()
         #: The consumer is busy with a prediction, or has not asked for the first one.
         self.away = True
         self._shared: _Shared[Any, Any] | None = None
@@ -127,6 +137,8 @@ class Lookahead:
         self.resumed: SimpleQueue[None] = SimpleQueue()
         #: Seconds that fetching and decoding the last image took, and for which the consumer was away last.
         self.fetch_time = 0.0
+        #: The consumer has waited for an image that it fetched itself, while predictions waited with it.
+        self.has_waited = False
         self._absence = 0.0
         self._left = 0.0
         # Held while an image's memory is read. The garbage collector may end the stream in the thread itself.
@@ -169,7 +181,7 @@ class Lookahead:
     @property
     def is_quick(self) -> bool:
         """True if the thread gains less than waking it takes: neither fetching nor the consumer needs time."""
-        return self.fetch_time + self._absence < _HANDOVER
+        return not self.has_waited and self.fetch_time + self._absence < _HANDOVER
 
     def resume(self) -> None:
         """Lets the thread fetch the next image."""
@@ -275,8 +287,9 @@ def lookahead(
 
     Errors are raised at their place. Where the stream drops images, the thread does not wait for the consumer: a
     prepared image displaces the oldest one that waits. An error and the end are never displaced, since nothing comes
-    after them. If preparing an image takes all cores, the consumer may finish it as it is. While neither fetching such
-    images nor the consumer takes time, it fetches them itself, too, and the thread sleeps.
+    after them. As many prepared images as are finished faster together are, if they wait. If preparing an image takes
+    all cores, the consumer may finish it as it is. While neither fetching such images nor the consumer takes time, it
+    fetches them itself, too, and the thread sleeps.
 
     Raises:
         ClosedError: Python is ending.
@@ -301,47 +314,97 @@ def lookahead(
         while True:
             if state.fetches_itself and (yield from _without_thread(state, source)):
                 return
-            if (got := state.ready.get()) is None:
+            last = state.ready.get()
+            taken: deque[_Entry] = deque()
+            while isinstance(last, tuple):
+                taken.append(last)
+                # An error and the end are the last ones, and a shared image lets nothing wait.
+                if len(taken) + state.ready.qsize() < work.together or len(taken) == work.together:
+                    break
+                last = state.ready.get()
+            yield from _results(state, work, taken, partial(_finished, state, work), state.room.release)
+            if isinstance(last, _Failure):
+                raise last.error
+            if last is None:
                 return
-            state.room.release()
-            if isinstance(got, _Failure):
-                raise got.error
-            state.position, state.image, item = got
-            del got
-            result = _finished(state, work, item)
-            del item
-            state.leave()
-            yield result
-            del result
-            state.come_back()
+            del last, taken
     finally:
         state.stop()
+
+
+def _results(
+    state: Lookahead,
+    work: Work[Any, Any, _Result],
+    taken: deque[_Entry],
+    finish: Callable[[Any], _Result],
+    make_room: Callable[[], None],
+) -> Generator[_Result, None, None]:
+    """Finishes the images that were taken, together if there are enough, and yields the results one by one.
+
+    There is room for another image when the turn of one has come.
+    """
+    results: deque[_Result] = deque()
+    if len(taken) == work.together > 1 and not any(isinstance(item, _Shared) for _, _, item in taken):
+        make_room()
+        results.extend(work.finish_together([item for _, _, item in taken]))
+    while taken:
+        state.position, state.image, item = taken.popleft()
+        if not results or len(results) < work.together:
+            make_room()
+        result = results.popleft() if results else finish(item)
+        del item
+        state.leave()
+        yield result
+        del result
+        state.come_back()
 
 
 def _without_thread(
     state: Lookahead, source: _Source[_Decoded, _Item, _Result]
 ) -> Generator[_Result, None, bool]:
-    """Fetches and finishes images as long as that is quick; returns true at their end."""
+    """Fetches and finishes images, together where that is faster, as long as fetching is quick.
+
+    Returns true at their end. An iterable that makes the consumer wait once is left to the thread from then on, since
+    the images before it wait as well.
+    """
     work = source.work
+    alone = work.together == 1
+    finish = _unchanged if alone else work.finish
+    slow = 0
     while not state.stopped.is_set():
-        start = time.perf_counter()
-        if (image := source.next()) is _END:
+        taken: deque[_Entry] = deque()
+        error: Exception | None = None
+        ended = False
+        while len(taken) < work.together:
+            try:
+                start = time.perf_counter()
+                if ended := (image := source.next()) is _END:
+                    break
+                with state.reading:
+                    decoded = work.decode(cast("ImageLike", image))
+                    state.fetch_time = time.perf_counter() - start
+                    state.has_waited |= state.fetch_time > _WAIT
+                    item = work.finish(decoded) if alone else work.prepare(decoded)
+                taken.append((source.position, cast("ImageLike", image) if state.keep_images else None, item))
+                del image, decoded, item
+            except Exception as problem:
+                error = problem
+                break
+        yield from _results(state, work, taken, finish, lambda: None)
+        if error is not None:
+            raise error
+        if ended:
             return True
-        with state.reading:
-            decoded = work.decode(cast("ImageLike", image))
-            state.fetch_time = time.perf_counter() - start
-            result = work.finish(decoded)
-        state.position = source.position
-        state.image = cast("ImageLike", image) if state.keep_images else None
-        del image, decoded
-        state.leave()
-        yield result
-        del result
-        state.come_back()
-        if not state.is_quick:
+        # Once may be chance.
+        slow = 0 if state.is_quick else slow + 1
+        if slow > 1 or state.has_waited:
             state.resume()
             break
     return False
+
+
+def _unchanged(result: _Result) -> _Result:
+    return result
 
 
 def _finished(

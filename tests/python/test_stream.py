@@ -355,6 +355,73 @@ def test_a_consumer_fetches_quick_images_itself(gray_subnet, monkeypatch):
     assert 1 <= fetched_by.count("quasar-stream") < 10
 
 
+def counted_groups(monkeypatch):
+    """Returns a list that gets the number of images of each group that an engine classifies together."""
+    groups = []
+    finish = Engine._finish_together
+
+    def counted(self, engine, items, top_k):
+        groups.append(len(items))
+        return finish(self, engine, items, top_k)
+
+    monkeypatch.setattr(Engine, "_finish_together", counted)
+    return groups
+
+
+@pytest.mark.parametrize(("count", "pause"), [(61, 0.002), (62, 0.002), (60, 0)])
+def test_images_that_wait_are_classified_together(gray_subnet, monkeypatch, count, pause):
+    groups = counted_groups(monkeypatch)
+    images = pictures(count)
+    with Engine(gray_subnet, "cpu", threads=3) as engine:
+        expected = engine.infer_batch(images)
+        found = []
+        with engine.stream(iter(images), keep_images=True) as stream:
+            for prediction in stream:
+                assert stream.position == len(found)
+                assert stream.image is images[stream.position]
+                found.append(prediction)
+                time.sleep(pause)
+        assert found == list(expected)
+        assert all(prediction.timings.compute_ms > 0 for prediction in found)
+        assert set(groups) <= {3}
+        assert len(groups) > 10 or not pause
+        groups.clear()
+        # As many may not wait, or may be displaced.
+        for options in ({"ahead": 2}, {"drop": "oldest", "ahead": 3}):
+            for _ in engine.stream(iter(images), **options):
+                time.sleep(0.001)
+    assert groups == []
+
+
+def test_large_images_that_come_at_once_are_classified_together(gray_subnet, monkeypatch):
+    monkeypatch.setattr(streaming, "_HANDOVER", 1)
+    monkeypatch.setattr(streaming, "_WAIT", 1)
+    groups = counted_groups(monkeypatch)
+    with on_all_cores(gray_subnet) as engine:
+        if engine.threads > 4:
+            pytest.skip("as many images as this machine has cores do not wait")
+        expected = [engine.infer(picture) for picture in large_pictures(61)]
+        assert list(engine.stream(large_pictures(61))) == expected
+    assert sum(groups) > 40
+
+
+def test_predictions_do_not_wait_with_an_iterable_that_waits(gray_subnet):
+    given = []
+
+    def source():
+        for number, picture in enumerate(large_pictures(40)):
+            # In bursts, the last image of which would wait with the next one.
+            if number >= 10 and number % 5 == 0:
+                time.sleep(0.05)
+            given.append(number)
+            yield picture
+
+    with on_all_cores(gray_subnet) as engine, engine.stream(source()) as stream:
+        ends = [(stream.position, given[-1]) for _ in stream if stream.position % 5 == 4]
+    late = [position for position, last_given in ends if 10 <= position < last_given]
+    assert len(late) <= 2
+
+
 def test_a_consumer_that_becomes_slow_has_its_images_prepared(gray_subnet, monkeypatch):
     prepared_by = []
     prepare = streaming._Shared.prepare

@@ -341,7 +341,12 @@ impl Engine {
         let cpu = self.cpu("batches run")?;
         let mut logits = vec![0; images.len() * outputs];
         let start = Instant::now();
-        py.detach(|| interruptible(|cancel| cpu.infer_batch(&images, &mut logits, cancel)))?;
+        if images.len() <= cpu.threads() {
+            // As long as a frame takes on one thread.
+            self.frame(py, |cancel| cpu.infer_batch(&images, &mut logits, cancel))?;
+        } else {
+            py.detach(|| interruptible(|cancel| cpu.infer_batch(&images, &mut logits, cancel)))?;
+        }
         let nanoseconds = start.elapsed().as_nanos() as u64;
         let outputs = logits
             .chunks_exact(outputs)
