@@ -1,6 +1,8 @@
 //! The parts of the team's protocol: the standard library's atomics and threads, or loom's, which
 //! runs one interleaving after the other (`make loom`).
 
+use std::time::Duration;
+
 #[cfg(loom)]
 pub(super) use loom::{
     cell::UnsafeCell,
@@ -35,21 +37,36 @@ impl<T> UnsafeCell<T> {
     }
 }
 
-/// Time for which a waiting thread watches before it sleeps: longer than the parts of a frame
-/// between two joins, and than a caller's work between two frames.
+/// Time for which a member watches for the next job before it sleeps: longer than a caller's work
+/// between two frames, in Python with cold caches.
 #[cfg(not(loom))]
-const WATCH: std::time::Duration = std::time::Duration::from_micros(100);
+const WATCH_FOR_JOB: Duration = Duration::from_micros(250);
 
-/// Waits until `something` returns a value: watches for `WATCH`, then sleeps until this thread is
-/// unparked.
+/// Time for which a thread inside a job watches for the others before it takes them to be late:
+/// longer than most waits in a frame.
+#[cfg(not(loom))]
+const WATCH_OTHERS: Duration = Duration::from_micros(100);
+
+#[cfg(loom)]
+const WATCH_FOR_JOB: Duration = Duration::ZERO;
+#[cfg(loom)]
+const WATCH_OTHERS: Duration = Duration::ZERO;
+
+/// Waits until `something`, a job, is there: watches, then sleeps until this thread is unparked.
 pub(super) fn wait_for<T>(something: impl Fn() -> Option<T>) -> T {
-    wait_for_late(something, || ())
+    loop {
+        if let Some(something) = watch(WATCH_FOR_JOB, &something) {
+            return something;
+        }
+        thread::park();
+    }
 }
 
-/// Waits as [`wait_for`] does, and calls `late` before it sleeps.
+/// Waits for other threads at the end of a job: watches, and then calls `late` and sleeps until
+/// this thread is unparked, again and again.
 pub(super) fn wait_for_late<T>(something: impl Fn() -> Option<T>, late: impl Fn()) -> T {
     loop {
-        if let Some(something) = watch(&something) {
+        if let Some(something) = watch(WATCH_OTHERS, &something) {
             return something;
         }
         late();
@@ -61,7 +78,7 @@ pub(super) fn wait_for_late<T>(something: impl Fn() -> Option<T>, late: impl Fn(
 /// core can take over a thread that is waited for. `late` is called before each sleep. Who changes
 /// `something` looks at `sleepers` afterwards, and unparks all threads if there are any.
 pub(super) fn wait_between(something: impl Fn() -> bool, sleepers: &AtomicUsize, late: impl Fn()) {
-    while watch(|| something().then_some(())).is_none() {
+    while watch(WATCH_OTHERS, || something().then_some(())).is_none() {
         sleepers.fetch_add(1, Ordering::Relaxed);
         late();
         // Looks again: the change may have come before the count.
@@ -73,9 +90,9 @@ pub(super) fn wait_between(something: impl Fn() -> bool, sleepers: &AtomicUsize,
     }
 }
 
-/// Watches for `WATCH` and returns what `something` returns in that time.
+/// Watches for some time and returns what `something` returns in that time.
 #[cfg(not(loom))]
-fn watch<T>(something: impl Fn() -> Option<T>) -> Option<T> {
+fn watch<T>(time: Duration, something: impl Fn() -> Option<T>) -> Option<T> {
     let mut start = None;
     loop {
         for _ in 0..32 {
@@ -84,7 +101,7 @@ fn watch<T>(something: impl Fn() -> Option<T>) -> Option<T> {
             }
             std::hint::spin_loop();
         }
-        if start.get_or_insert_with(std::time::Instant::now).elapsed() > WATCH {
+        if start.get_or_insert_with(std::time::Instant::now).elapsed() > time {
             return None;
         }
     }
@@ -92,7 +109,7 @@ fn watch<T>(something: impl Fn() -> Option<T>) -> Option<T> {
 
 /// The same with one look: more looks end a wait in no other state.
 #[cfg(loom)]
-fn watch<T>(something: impl Fn() -> Option<T>) -> Option<T> {
+fn watch<T>(_time: Duration, something: impl Fn() -> Option<T>) -> Option<T> {
     something()
 }
 
