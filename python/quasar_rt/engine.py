@@ -367,9 +367,9 @@ class Engine:
             images: any iterable of what `infer` takes, even an endless one. The stream's own thread iterates over it,
                 at most `ahead` images before the one that is being classified, so memory stays bounded. Large images
                 that come at once are fetched in the caller's thread if the engine has all cores. On a CPU, as many
-                images as the engine has threads are classified together, one on each thread, if they wait already:
-                that takes less time for each. When either thread asks for the next image, it no longer needs the
-                last one, which may be a camera's own memory.
+                other images as the engine has threads are classified together, one on each thread, if they wait
+                already: that takes less time for each. When either thread asks for the next image, it no longer needs
+                the last one, which may be a camera's own memory.
             format: as for `infer`; where given, all images are arrays of this format, or frames of it.
             top_k: as for `infer`.
             ahead: how many images, resized to what the network sees, may wait; at least 1. If None, 4, or 1 with
@@ -422,7 +422,9 @@ class Engine:
         )
         try:
             with closing(lookahead(state, work, images)) as predictions:
-                yield from predictions
+                for prediction in predictions:
+                    self._open(top_k)  # may have been closed since a group was finished
+                    yield prediction
         except Exception:
             self._count_error()
             raise
@@ -441,7 +443,8 @@ class Engine:
 
     def _together(self, state: Lookahead) -> int:
         """Returns how many images of a stream run together, each on a thread of its own; 1 for one after the other."""
-        threads = 1 if self._accelerated or state.drops else self._open(1).threads
+        engine = self._engine
+        threads = 1 if engine is None or self._accelerated or state.drops else engine.threads
         return threads if threads <= state.ahead else 1
 
     def _finish_together(self, engine: NativeEngine, items: list[_Begun], top_k: int) -> list[Prediction]:

@@ -12,7 +12,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, cast
@@ -34,9 +33,6 @@ _Entry: TypeAlias = "tuple[int, ImageLike | None, Any]"
 
 #: Seconds that handing an image to a sleeping thread takes, and back, about.
 _HANDOVER = 2e-4
-
-#: Seconds of fetching an image from which on the iterable is one that waits, such as a camera.
-_WAIT = 2e-3
 
 #: Values of `Engine.stream`'s argument `drop`.
 _DROPS = (None, "oldest")
@@ -137,8 +133,6 @@ class Lookahead:
         self.resumed: SimpleQueue[None] = SimpleQueue()
         #: Seconds that fetching and decoding the last image took, and for which the consumer was away last.
         self.fetch_time = 0.0
-        #: The consumer has waited for an image that it fetched itself, while predictions waited with it.
-        self.has_waited = False
         self._absence = 0.0
         self._left = 0.0
         # Held while an image's memory is read. The garbage collector may end the stream in the thread itself.
@@ -181,7 +175,7 @@ class Lookahead:
     @property
     def is_quick(self) -> bool:
         """True if the thread gains less than waking it takes: neither fetching nor the consumer needs time."""
-        return not self.has_waited and self.fetch_time + self._absence < _HANDOVER
+        return self.fetch_time + self._absence < _HANDOVER
 
     def resume(self) -> None:
         """Lets the thread fetch the next image."""
@@ -314,30 +308,33 @@ def lookahead(
         while True:
             if state.fetches_itself and (yield from _without_thread(state, source)):
                 return
-            last = state.ready.get()
-            taken: deque[_Entry] = deque()
-            while isinstance(last, tuple):
-                taken.append(last)
-                # An error and the end are the last ones, and a shared image lets nothing wait.
-                if len(taken) + state.ready.qsize() < work.together or len(taken) == work.together:
-                    break
-                last = state.ready.get()
-            yield from _results(state, work, taken, partial(_finished, state, work), state.room.release)
-            if isinstance(last, _Failure):
-                raise last.error
-            if last is None:
+            taken, end = _take(state, work.together)
+            yield from _results(state, work, taken)
+            if isinstance(end, _Failure):
+                raise end.error
+            if end is _END:
                 return
-            del last, taken
     finally:
         state.stop()
 
 
+def _take(state: Lookahead, together: int) -> tuple[deque[_Entry], object]:
+    """Waits for the next image, and takes as many more as are finished together if they are there.
+
+    Returns them, and the failure or `_END` that comes behind them, if that was found. (Nothing comes behind either.)
+    """
+    taken: deque[_Entry] = deque()
+    while True:
+        entry = state.ready.get()
+        if not isinstance(entry, tuple):
+            return taken, _END if entry is None else entry
+        taken.append(entry)
+        if len(taken) == together or len(taken) + state.ready.qsize() < together:
+            return taken, None
+
+
 def _results(
-    state: Lookahead,
-    work: Work[Any, Any, _Result],
-    taken: deque[_Entry],
-    finish: Callable[[Any], _Result],
-    make_room: Callable[[], None],
+    state: Lookahead, work: Work[Any, Any, _Result], taken: deque[_Entry]
 ) -> Generator[_Result, None, None]:
     """Finishes the images that were taken, together if there are enough, and yields the results one by one.
 
@@ -345,13 +342,13 @@ def _results(
     """
     results: deque[_Result] = deque()
     if len(taken) == work.together > 1 and not any(isinstance(item, _Shared) for _, _, item in taken):
-        make_room()
+        state.room.release()
         results.extend(work.finish_together([item for _, _, item in taken]))
     while taken:
         state.position, state.image, item = taken.popleft()
-        if not results or len(results) < work.together:
-            make_room()
-        result = results.popleft() if results else finish(item)
+        if len(results) < work.together or work.together == 1:
+            state.room.release()
+        result = results.popleft() if results else _finished(state, work, item)
         del item
         state.leave()
         yield result
@@ -362,49 +359,33 @@ def _results(
 def _without_thread(
     state: Lookahead, source: _Source[_Decoded, _Item, _Result]
 ) -> Generator[_Result, None, bool]:
-    """Fetches and finishes images, together where that is faster, as long as fetching is quick.
+    """Fetches and finishes images as long as that is quick; returns true at their end.
 
-    Returns true at their end. An iterable that makes the consumer wait once is left to the thread from then on, since
-    the images before it wait as well.
+    Each prediction is yielded before the next image is asked for: the iterable may make one of the other.
     """
     work = source.work
-    alone = work.together == 1
-    finish = _unchanged if alone else work.finish
     slow = 0
     while not state.stopped.is_set():
-        taken: deque[_Entry] = deque()
-        error: Exception | None = None
-        ended = False
-        while len(taken) < work.together:
-            try:
-                start = time.perf_counter()
-                if ended := (image := source.next()) is _END:
-                    break
-                with state.reading:
-                    decoded = work.decode(cast("ImageLike", image))
-                    state.fetch_time = time.perf_counter() - start
-                    state.has_waited |= state.fetch_time > _WAIT
-                    item = work.finish(decoded) if alone else work.prepare(decoded)
-                taken.append((source.position, cast("ImageLike", image) if state.keep_images else None, item))
-                del image, decoded, item
-            except Exception as problem:
-                error = problem
-                break
-        yield from _results(state, work, taken, finish, lambda: None)
-        if error is not None:
-            raise error
-        if ended:
+        start = time.perf_counter()
+        if (image := source.next()) is _END:
             return True
+        with state.reading:
+            decoded = work.decode(cast("ImageLike", image))
+            state.fetch_time = time.perf_counter() - start
+            result = work.finish(decoded)
+        state.position = source.position
+        state.image = cast("ImageLike", image) if state.keep_images else None
+        del image, decoded
+        state.leave()
+        yield result
+        del result
+        state.come_back()
         # Once may be chance.
         slow = 0 if state.is_quick else slow + 1
-        if slow > 1 or state.has_waited:
+        if slow > 1:
             state.resume()
             break
     return False
-
-
-def _unchanged(result: _Result) -> _Result:
-    return result
 
 
 def _finished(

@@ -1,6 +1,7 @@
 """Engine.stream: order, bounded memory, errors at their place, no thread left behind."""
 
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -393,33 +394,34 @@ def test_images_that_wait_are_classified_together(gray_subnet, monkeypatch, coun
     assert groups == []
 
 
-def test_large_images_that_come_at_once_are_classified_together(gray_subnet, monkeypatch):
-    monkeypatch.setattr(streaming, "_HANDOVER", 1)
-    monkeypatch.setattr(streaming, "_WAIT", 1)
-    groups = counted_groups(monkeypatch)
-    with on_all_cores(gray_subnet) as engine:
-        if engine.threads > 4:
-            pytest.skip("as many images as this machine has cores do not wait")
-        expected = [engine.infer(picture) for picture in large_pictures(61)]
-        assert list(engine.stream(large_pictures(61))) == expected
-    assert sum(groups) > 40
-
-
-def test_predictions_do_not_wait_with_an_iterable_that_waits(gray_subnet):
-    given = []
+@pytest.mark.parametrize("large", [True, False])
+def test_an_iterable_may_make_its_images_of_predictions(gray_subnet, large):
+    images = large_pictures(20) if large else iter(pictures(20))
+    waiting = queue.Queue()
 
     def source():
-        for number, picture in enumerate(large_pictures(40)):
-            # In bursts, the last image of which would wait with the next one.
-            if number >= 10 and number % 5 == 0:
-                time.sleep(0.05)
-            given.append(number)
-            yield picture
+        while (image := waiting.get(timeout=10)) is not None:
+            yield image
 
-    with on_all_cores(gray_subnet) as engine, engine.stream(source()) as stream:
-        ends = [(stream.position, given[-1]) for _ in stream if stream.position % 5 == 4]
-    late = [position for position, last_given in ends if 10 <= position < last_given]
-    assert len(late) <= 2
+    waiting.put(next(images))
+    count = 0
+    with on_all_cores(gray_subnet) as engine:
+        for _ in engine.stream(source()):
+            count += 1
+            waiting.put(next(images, None))
+    assert count == 20
+
+
+def test_a_closed_engine_gives_no_prediction_of_a_group(gray_subnet, monkeypatch):
+    groups = counted_groups(monkeypatch)
+    engine = Engine(gray_subnet, "cpu", threads=3)
+    stream = engine.stream(iter(pictures(100)))
+    while not groups:
+        next(stream)
+        time.sleep(0.005)
+    engine.close()
+    with pytest.raises(quasar_rt.ClosedError):
+        next(stream)
 
 
 def test_a_consumer_that_becomes_slow_has_its_images_prepared(gray_subnet, monkeypatch):

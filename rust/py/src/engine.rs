@@ -341,8 +341,8 @@ impl Engine {
         let cpu = self.cpu("batches run")?;
         let mut logits = vec![0; images.len() * outputs];
         let start = Instant::now();
-        if images.len() <= cpu.threads() {
-            // As long as a frame takes on one thread.
+        if images.len() <= cpu.threads().min(8) {
+            // As long as a frame takes on one thread, if the threads are free.
             self.frame(py, |cancel| cpu.infer_batch(&images, &mut logits, cancel))?;
         } else {
             py.detach(|| interruptible(|cancel| cpu.infer_batch(&images, &mut logits, cancel)))?;

@@ -228,6 +228,9 @@ impl Workspace {
             [&mut **even, &mut **odd],
             chunk,
             |i, _, range, kv, next| {
+                if check(cancel).is_err() {
+                    return;
+                }
                 range.observer.start();
                 if i == 0 {
                     range.embed(network, image);
@@ -236,7 +239,11 @@ impl Workspace {
                 }
                 range.keys_and_values(network, i, next, stride);
             },
-            |i, _, range| range.queries(network, i),
+            |i, _, range| {
+                if check(cancel).is_ok() {
+                    range.queries(network, i);
+                }
+            },
         );
         check(cancel)?;
         let kv = if steps % 2 == 1 { &*even } else { &*odd };

@@ -135,6 +135,8 @@ impl Team {
         self.fork(&|thread| {
             let unbroken = Unbroken(&broken, &wake_sleepers);
             let seat = thread.checked_sub(1).map(|seat| &self.shared.seats[seat]);
+            // It is at work in its steps alone.
+            seat.inspect(|seat| seat.leave());
             for step in 0..steps {
                 if thread < progress.len() {
                     take(step, thread, seat);
