@@ -216,14 +216,14 @@ impl Workspace {
         } = self;
         let (stride, chunk) = (*stride, *range_rows * *stride);
         let depth = network.blocks.len();
-        let parallel = (0..depth)
+        // Blocks whose layers are shared out by tokens: all, or all but the last.
+        let by_tokens = (0..depth)
             .find(|&i| is_shared_out_by_rows(&network.config, ranges.len(), i))
             .unwrap_or(depth);
-        // Step i ends block i - 1 and begins block i.
-        let steps = (parallel + 1).min(depth);
         for_each_step(
             team,
-            steps,
+            // Step i ends block i - 1 and begins block i.
+            by_tokens + 1,
             ranges,
             [&mut **even, &mut **odd],
             chunk,
@@ -237,30 +237,25 @@ impl Workspace {
                 } else {
                     range.block(network, i - 1, kv, stride, cancel);
                 }
-                range.keys_and_values(network, i, next, stride);
+                if i < depth {
+                    range.keys_and_values(network, i, next, stride);
+                }
             },
             |i, _, range| {
-                if check(cancel).is_ok() {
+                if i < depth && check(cancel).is_ok() {
                     range.queries(network, i);
                 }
             },
         );
         check(cancel)?;
-        let kv = if steps % 2 == 1 { &*even } else { &*odd };
-        for i in parallel..depth {
+        for i in by_tokens..depth {
+            let kv = if i % 2 == 0 { &*even } else { &*odd };
             for range in ranges.iter_mut() {
                 range.observer.start();
                 range.attend(network, i, kv, stride, cancel);
             }
             check(cancel)?;
             token.finish_block(network, i, ranges, team);
-        }
-        if parallel == depth {
-            for_each(team, ranges, &mut [(); 0], 1, |_, range, _| {
-                range.observer.start();
-                range.block(network, depth - 1, kv, stride, cancel);
-            });
-            check(cancel)?;
         }
         self.classify(network, logits, team);
         if !self.joined {
