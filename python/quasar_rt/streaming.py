@@ -346,7 +346,7 @@ def _results(
         results.extend(work.finish_together([item for _, _, item in taken]))
     while taken:
         state.position, state.image, item = taken.popleft()
-        if len(results) < work.together or work.together == 1:
+        if len(results) < work.together:
             state.room.release()
         result = results.popleft() if results else _finished(state, work, item)
         del item

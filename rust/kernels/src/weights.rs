@@ -39,11 +39,12 @@ impl Deref for Weights {
 
 impl Linear {
     /// Moves the weights of layers next to each other, in the order in which a frame reads them,
-    /// and then the other parameters.
+    /// and their other parameters next to each other elsewhere.
     ///
-    /// Each layer then prefetches the first weights of the next one. If there are 2 MB or more,
-    /// they are on large pages where the system has them, so that few reads wait for an address to
-    /// be translated; fewer stay where they are, since caches hold them.
+    /// Each layer then prefetches the first weights of the next one. If there are 2 MB of weights
+    /// or more, they are on large pages where the system has them, so that few reads wait for an
+    /// address to be translated; fewer stay where they are, since caches hold them. The other
+    /// parameters follow the rule of [`join`](crate::join).
     pub fn join(layers: &mut [&mut Self]) {
         Buffer::join(layers.iter_mut().flat_map(|layer| layer.parameters()));
         let size = layers.iter().map(|layer| layer.weights.len()).sum();

@@ -107,7 +107,7 @@ struct Walker {
     value: usize,
 }
 
-/// Lets each item write the sum of what all items wrote before, and checks it.
+/// Takes all items through the steps, and checks what each step sees.
 fn walk(team: Option<&Team>, items: usize, steps: usize) {
     let mut walkers = vec![Walker::default(); items];
     let mut exchanged = [vec![0; 2 * items], vec![1; 2 * items]];
