@@ -176,24 +176,6 @@ pub(crate) fn for_each<A: Send, B: Send>(
     }
 }
 
-/// Runs the steps of every item, on the threads of the team if there is one: see
-/// [`Team::for_each_step`].
-pub(crate) fn for_each_step<A: Send, B: Send + Sync>(
-    team: Option<&Team>,
-    steps: usize,
-    items: &mut [A],
-    exchanged: [&mut [B]; 2],
-    chunk: usize,
-    first: impl Fn(usize, usize, &mut A, &[B], &mut [B]) + Sync,
-    rest: impl Fn(usize, usize, &mut A) + Sync,
-) {
-    if let Some(team) = team {
-        team.for_each_step(steps, items, exchanged, chunk, first, rest);
-    } else {
-        quasar_kernels::for_each_step(steps, items, exchanged, chunk, first, rest);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -127,10 +127,7 @@ fn walk(team: Option<&Team>, items: usize, steps: usize) {
     };
     let [even, odd] = &mut exchanged;
     let exchanged = [&mut even[..], &mut odd[..]];
-    match team {
-        Some(team) => team.for_each_step(steps, &mut walkers, exchanged, 2, first, rest),
-        None => for_each_step(steps, &mut walkers, exchanged, 2, first, rest),
-    }
+    for_each_step(team, steps, &mut walkers, exchanged, 2, first, rest);
     for (i, walker) in walkers.iter().enumerate() {
         assert_eq!((walker.rests, walker.value), (steps, i * steps));
     }
@@ -176,7 +173,8 @@ fn a_panic_in_a_step_ends_all_threads() {
         let mut exchanged = [[0; 3], [0; 3]];
         let [even, odd] = &mut exchanged;
         let run = || {
-            team.for_each_step(
+            for_each_step(
+                Some(&team),
                 9,
                 &mut [(); 3],
                 [even, odd],
@@ -197,7 +195,8 @@ fn a_thread_goes_on_while_others_do_the_rest_of_their_step() {
     let reached = AtomicUsize::new(0);
     let mut exchanged = [[0; 2], [0; 2]];
     let [even, odd] = &mut exchanged;
-    team.for_each_step(
+    for_each_step(
+        Some(&team),
         2,
         &mut [(); 2],
         [even, odd],
@@ -219,7 +218,8 @@ fn a_thread_goes_on_while_others_do_the_rest_of_their_step() {
 #[should_panic(expected = "each item has a thread")]
 fn more_items_than_threads_are_refused() {
     let (mut even, mut odd) = ([0; 3], [0; 3]);
-    Team::new(2).unwrap().for_each_step(
+    for_each_step(
+        Some(&Team::new(2).unwrap()),
         1,
         &mut [(); 3],
         [&mut even, &mut odd],

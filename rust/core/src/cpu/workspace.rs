@@ -13,14 +13,15 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use quasar_kernels::{
-    join, Aligned, Buffers, KvHead, Linear, LinearRows, MatrixView, MatrixViewMut, Scratch, Team,
+    for_each_step, join, Aligned, Buffers, KvHead, Linear, LinearRows, MatrixView, MatrixViewMut,
+    Scratch, Team,
 };
 
 use super::check;
 use super::partition::{self, Machine};
 use crate::error::Result;
 use crate::network::{Block, Network};
-use crate::pool::{for_each, for_each_step};
+use crate::pool::for_each;
 use crate::preprocess::{self, Preprocessor};
 use crate::subnet::config::{Config, Pool};
 use crate::trace::{Observer, Point, StageTime};

@@ -13,7 +13,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
-use super::Team;
+use super::{for_each_step, Team};
 
 /// Runs a model and prints the number of its interleavings. `preemptions`: switches, at most, away
 /// from a thread that could go on.
@@ -192,7 +192,8 @@ fn walk(team: &Team, threads: usize, steps: u32) {
     let cells = || (0..threads).map(|_| Lent::new()).collect::<Vec<_>>();
     let (mut even, mut odd) = (cells(), cells());
     let mut items = cells();
-    team.for_each_step(
+    for_each_step(
+        Some(team),
         steps as usize,
         &mut items,
         [&mut even, &mut odd],
@@ -226,7 +227,8 @@ fn a_member_that_panics_in_a_step_ends_the_job() {
     check("a member that panics in a step", 2, || {
         let team = Team::new(2).unwrap();
         let steps = || {
-            team.for_each_step(
+            for_each_step(
+                Some(&team),
                 2,
                 &mut [(); 2],
                 [&mut [(); 2], &mut [(); 2]],
