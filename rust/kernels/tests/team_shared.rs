@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use quasar_kernels::Team;
+use quasar_kernels::{for_each_step, Team};
 
 /// Returns the cores that each thread of a team may run on, as the system lists them.
 fn cores_of_members() -> Vec<String> {
@@ -52,6 +52,22 @@ fn members_keep_their_cores_when_they_are_preempted() {
                 *done += 1;
             });
             assert_eq!(done, [1; 6]);
+            let mut done = [0; 3];
+            let exchanged: [&mut [u32]; 2] = [&mut [0; 3], &mut [0; 3]];
+            for_each_step(
+                Some(&team),
+                6,
+                &mut done,
+                exchanged,
+                1,
+                |step, _, _, read, written| {
+                    work_for(Duration::from_micros(200));
+                    assert_eq!(read, [step as u32; 3]);
+                    written[0] = step as u32 + 1;
+                },
+                |_, _, done| *done += 1,
+            );
+            assert_eq!(done, [6; 3]);
         }
         stop.store(true, Ordering::Relaxed);
     });

@@ -11,9 +11,10 @@
 //! The module is in this crate because a job is borrowed from its caller, which safe Rust cannot
 //! lend to a thread that outlives the call.
 
+#[cfg_attr(any(loom, not(target_os = "linux")), path = "no_cores.rs")]
+mod cores;
 #[cfg(all(loom, test))]
 mod model;
-#[cfg_attr(any(loom, not(target_os = "linux")), path = "unmoved.rs")]
 mod preempted;
 mod steps;
 mod sync;
@@ -23,11 +24,11 @@ use std::fmt;
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
-use preempted::Seat;
+use preempted::{Awaited, Seat};
 use steps::Progress;
 use sync::{
-    thread, wait_for, wait_for_late, Arc, AtomicBool, AtomicU64, AtomicUsize, JoinHandle, Ordering,
-    Thread, UnsafeCell,
+    thread, wait_at_end, wait_for, Arc, AtomicBool, AtomicU64, AtomicUsize, JoinHandle, Ordering,
+    Others, Thread, UnsafeCell,
 };
 
 pub use steps::for_each_step;
@@ -116,7 +117,41 @@ impl Shared {
             if self.state.fetch_sub(1, Ordering::AcqRel) & (OPEN | INSIDE) == 1 {
                 caller.unpark();
             }
-            seat.go_back();
+            if seat.is_moved() {
+                // The caller sends it back, and it may have left early.
+                while seat.is_moved() {
+                    thread::park();
+                }
+                turn -= 1;
+            }
+        }
+    }
+}
+
+/// The members, as a thread sees them that waits for them.
+struct AwaitedMembers<'a> {
+    team: &'a Team,
+    /// `None` for a thread that may not move them, a member.
+    awaited: Option<Awaited>,
+}
+
+impl Others for AwaitedMembers<'_> {
+    fn note_times(&self) {
+        if self.awaited.is_some() {
+            self.team.shared.seats.iter().for_each(Seat::note_time);
+        }
+    }
+
+    fn fetch_preempted(&self) -> bool {
+        self.awaited.is_some_and(|awaited| {
+            let seats = self.team.shared.seats.iter();
+            seats.fold(false, |any, seat| seat.fetch_if_preempted(awaited) | any)
+        })
+    }
+
+    fn send_back(&self) {
+        if self.awaited.is_some() {
+            self.team.send_back();
         }
     }
 }
@@ -128,10 +163,15 @@ impl Drop for Join<'_> {
     fn drop(&mut self) {
         let shared = &self.0.shared;
         shared.state.fetch_and(!OPEN, Ordering::AcqRel);
-        wait_for_late(
-            || (shared.state.load(Ordering::Acquire) & INSIDE == 0).then_some(()),
-            || self.0.fetch_preempted(),
+        wait_at_end(
+            || shared.state.load(Ordering::Acquire) & INSIDE == 0,
+            &AwaitedMembers {
+                team: self.0,
+                awaited: Some(Awaited::Job),
+            },
         );
+        // Also those that nobody has waited for.
+        self.0.send_back();
         // Before the next caller's job can set it.
         self.1.set(shared.panicked.swap(false, Ordering::Relaxed));
         self.0.busy.store(false, Ordering::Release);
@@ -208,9 +248,11 @@ impl Team {
         }
     }
 
-    /// Moves members that are preempted to the core of the caller, which is about to sleep.
-    fn fetch_preempted(&self) {
-        self.shared.seats.iter().for_each(Seat::fetch_if_preempted);
+    /// Sends members back that have been moved to the core of the caller, which calls it.
+    fn send_back(&self) {
+        for (seat, member) in self.shared.seats.iter().zip(&self.members) {
+            seat.send_back(|| member.thread().unpark());
+        }
     }
 
     /// Claims the members for a job, unless there are none or another caller has them.

@@ -13,6 +13,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
+use super::cores::PREEMPTS;
 use super::{for_each_step, Team};
 
 /// Runs a model and prints the number of its interleavings. `preemptions`: switches, at most, away
@@ -139,12 +140,17 @@ fn two_callers_get_their_own_jobs_done() {
             lent.write(number);
             let own = Cell::new(0);
             let own = AssertOwn(&own);
-            team.fork(&|member| {
+            let work = |member| {
                 assert_eq!(lent.read(), number);
                 if member == 0 {
                     own.count();
                 }
-            });
+            };
+            if team.claim() {
+                team.fork(&work);
+            } else {
+                work(0);
+            }
             lent.write(0);
             assert_eq!(own.0.get(), 1);
         };
@@ -220,6 +226,24 @@ fn steps_follow_each_other_in_all_threads() {
     check("a member, three steps", 1, || {
         walk(&Team::new(2).unwrap(), 2, 3);
     });
+}
+
+#[test]
+fn members_that_are_moved_come_back() {
+    PREEMPTS.set(true);
+    check("a member that is moved, two steps", 1, || {
+        walk(&Team::new(2).unwrap(), 2, 2);
+    });
+    check("a member that is moved, two jobs", 3, || {
+        let team = Team::new(2).unwrap();
+        let lent = Lent::new();
+        for job in 1..=2 {
+            lent.write(job);
+            team.fork(&|_| assert_eq!(lent.read(), job));
+        }
+        lent.write(0);
+    });
+    PREEMPTS.set(false);
 }
 
 #[test]

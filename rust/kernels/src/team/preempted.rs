@@ -3,29 +3,35 @@
 //! A member that shares its core with another busy process is off the core half of the time, mostly
 //! in the middle of its work, and nobody can take over a half. The caller has nothing to do then.
 //! So it gives its own core: it allows the member that core alone, and sleeps. When the member has
-//! left the job, it goes back to the cores that it had.
+//! done its work, it leaves the job, wakes the caller, and sleeps until the caller has sent it back
+//! to the cores that it had. Then it enters the job again, if that is still open.
 //!
-//! A member counts as preempted if it is inside the job and its CPU time stands still. Nothing here
-//! has to succeed: where the system refuses, the caller waits, as it does on other systems.
+//! A member counts as preempted if it is waited for and its CPU time stands still. Nothing here has
+//! to succeed: where the system refuses, the caller waits, as it does on other systems.
 
-use std::ffi::c_int;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize};
 
-/// Time over which a member's CPU time is watched.
-const LOOK: Duration = Duration::from_micros(10);
+use super::cores::{allow, allowed, core_here, cpu_time, own_thread, Cores, WORDS};
+use super::sync::{AtomicBool, Ordering};
 
-const WORDS: usize = 16;
-
-/// A set of cores, as the system takes it: of 1024 cores, the first ones.
-type Cores = [u64; WORDS];
+/// The end that a caller waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Awaited {
+    /// Members that work have to end their work.
+    Work,
+    /// Members that are inside the job have to leave it.
+    Job,
+}
 
 /// A member, as a waiting caller sees it.
 #[derive(Debug, Default)]
 pub(super) struct Seat {
     thread: AtomicUsize,
     inside: AtomicBool,
-    /// The member has been moved, and `cores` are those that it had.
+    working: AtomicBool,
+    /// The member's CPU time when a caller has looked last.
+    noted: [AtomicI64; 2],
+    /// The member is on the caller's core, and `cores` are those that it had. The caller writes it.
     moved: AtomicBool,
     cores: [AtomicU64; WORDS],
 }
@@ -36,119 +42,93 @@ impl Seat {
         self.thread.store(own_thread(), Ordering::Relaxed);
     }
 
-    /// Notes that the member is inside a job.
+    /// Notes that the member is inside a job, and works.
     pub(super) fn enter(&self) {
         self.inside.store(true, Ordering::Relaxed);
+        self.work();
+    }
+
+    /// Notes that the member works.
+    pub(super) fn work(&self) {
+        self.working.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the member does not work, though it is inside the job.
+    pub(super) fn rest(&self) {
+        self.working.store(false, Ordering::SeqCst);
     }
 
     /// Returns true if the member, which calls it, is on the core of a caller that sleeps.
     pub(super) fn is_moved(&self) -> bool {
-        self.moved.load(Ordering::Relaxed)
+        self.moved.load(Ordering::SeqCst)
     }
 
-    /// Notes that the member's work is done.
+    /// Notes that the member leaves the job.
     pub(super) fn leave(&self) {
+        self.rest();
         self.inside.store(false, Ordering::SeqCst);
     }
 
-    /// Takes the member, which calls it, back to the cores that it had if it was moved: away from
-    /// the caller, which goes on there.
-    pub(super) fn go_back(&self) {
-        if !self.moved.swap(false, Ordering::SeqCst) {
+    /// Sends the member back to the cores that it had, if it was moved: away from the caller, which
+    /// goes on here. `wake` wakes the member.
+    pub(super) fn send_back(&self, wake: impl FnOnce()) {
+        if !self.is_moved() {
             return;
         }
-        let cores: Cores = std::array::from_fn(|i| self.cores[i].load(Ordering::Relaxed));
+        let thread = self.thread.load(Ordering::Relaxed);
+        let cores = (self.cores.each_ref()).map(|word| word.load(Ordering::Relaxed));
         if let Some((word, bit)) = core_here() {
             let mut others = cores;
             others[word] &= !bit;
-            allow(own_thread(), &others);
+            allow(thread, &others);
         }
-        allow(own_thread(), &cores);
+        self.moved.store(false, Ordering::SeqCst);
+        // A thread that sleeps changes its core when it is woken.
+        wake();
+        allow(thread, &cores);
     }
 
-    /// Moves the member to the calling thread's core if it is inside a job and preempted. The
-    /// caller goes to sleep next.
-    pub(super) fn fetch_if_preempted(&self) {
+    /// Notes the member's CPU time, for a look at it later.
+    pub(super) fn note_time(&self) {
+        if self.inside.load(Ordering::Relaxed) {
+            let time = cpu_time(self.thread.load(Ordering::Relaxed)).unwrap_or([-1; 2]);
+            for (noted, time) in self.noted.iter().zip(time) {
+                noted.store(time, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Moves the member to the calling thread's core if it is waited for and has not run since
+    /// [`Self::note_time`]. Returns true if it has been moved: then the caller has to sleep.
+    pub(super) fn fetch_if_preempted(&self, awaited: Awaited) -> bool {
+        let awaited = match awaited {
+            Awaited::Work => &self.working,
+            Awaited::Job => &self.inside,
+        };
         let thread = self.thread.load(Ordering::Relaxed);
-        if !self.inside.load(Ordering::Relaxed) || self.moved.load(Ordering::Relaxed) {
-            return;
+        if !awaited.load(Ordering::Relaxed) || self.is_moved() {
+            return false;
         }
-        let before = cpu_time(thread);
-        let start = Instant::now();
-        while start.elapsed() < LOOK {
-            std::hint::spin_loop();
-        }
-        if before.is_none() || cpu_time(thread) != before || !self.inside.load(Ordering::Relaxed) {
-            return;
+        let noted = self
+            .noted
+            .each_ref()
+            .map(|time| time.load(Ordering::Relaxed));
+        if cpu_time(thread) != Some(noted) || !awaited.load(Ordering::Relaxed) {
+            return false;
         }
         let (Some(cores), Some((word, bit))) = (allowed(thread), core_here()) else {
-            return;
+            return false;
         };
         let mut here = Cores::default();
         here[word] = bit;
         if cores[word] & bit == 0 || cores == here {
-            return;
+            return false;
         }
         for (kept, cores) in self.cores.iter().zip(cores) {
             kept.store(cores, Ordering::Relaxed);
         }
         self.moved.store(true, Ordering::SeqCst);
         allow(thread, &here);
-        // The member may have left, and gone back, before it was moved. It may be inside again.
-        if !self.inside.load(Ordering::SeqCst) || !self.moved.load(Ordering::SeqCst) {
-            allow(thread, &cores);
-        }
+        true
     }
-}
-
-/// A thread of this process, a `pthread_t`.
-type PosixThread = usize;
-
-// Of the C library, which std links: these are in every version that std supports.
-extern "C" {
-    fn pthread_self() -> PosixThread;
-    fn pthread_getcpuclockid(thread: PosixThread, clock: *mut c_int) -> c_int;
-    fn pthread_getaffinity_np(thread: PosixThread, size: usize, cores: *mut Cores) -> c_int;
-    fn pthread_setaffinity_np(thread: PosixThread, size: usize, cores: *const Cores) -> c_int;
-    /// `time` has room for the largest `timespec`.
-    fn clock_gettime(clock: c_int, time: *mut [i64; 2]) -> c_int;
-    fn sched_getcpu() -> c_int;
-}
-
-fn own_thread() -> PosixThread {
-    // SAFETY: it has no precondition.
-    unsafe { pthread_self() }
-}
-
-/// Returns the CPU time of a live thread, as the bytes of a `timespec`.
-fn cpu_time(thread: PosixThread) -> Option<[i64; 2]> {
-    let (mut clock, mut time) = (0, [0; 2]);
-    // SAFETY: a team's members live as long as it; `clock` and `time` can be written.
-    let done = unsafe {
-        pthread_getcpuclockid(thread, &raw mut clock) == 0
-            && clock_gettime(clock, &raw mut time) == 0
-    };
-    done.then_some(time)
-}
-
-/// Returns the word and the bit of the core that the calling thread runs on.
-fn core_here() -> Option<(usize, u64)> {
-    // SAFETY: it has no precondition.
-    let core = usize::try_from(unsafe { sched_getcpu() }).ok()?;
-    (core < 64 * WORDS).then(|| (core / 64, 1 << (core % 64)))
-}
-
-/// Returns the cores on which a live thread may run.
-fn allowed(thread: PosixThread) -> Option<Cores> {
-    let mut cores = Cores::default();
-    // SAFETY: a team's members live as long as it; `cores` is as large as said.
-    let result = unsafe { pthread_getaffinity_np(thread, size_of::<Cores>(), &raw mut cores) };
-    (result == 0).then_some(cores)
-}
-
-/// Lets a live thread run on these cores only.
-fn allow(thread: PosixThread, cores: &Cores) {
-    // SAFETY: a team's members live as long as it; `cores` is as large as said. A refusal changes
-    // nothing.
-    unsafe { pthread_setaffinity_np(thread, size_of::<Cores>(), &raw const *cores) };
 }

@@ -5,9 +5,9 @@
 //! next step may begin, so that a thread which is a little late delays nobody while others are busy
 //! with their second parts.
 
-use super::preempted::Seat;
+use super::preempted::{Awaited, Seat};
 use super::sync::{fence, thread, wait_between, AtomicBool, AtomicUsize, Ordering};
-use super::{Shares, Team};
+use super::{AwaitedMembers, Shares, Team};
 
 /// The number of steps of an item of which something is done. Items of two threads share no line,
 /// nor a pair of lines that are fetched together.
@@ -100,7 +100,7 @@ pub fn for_each_step<A: Send, B: Send + Sync>(
         unsafe {
             let item = &mut items.share(i, 1)[0];
             let (read, written) = (&exchanged[(step + 1) % 2], &exchanged[step % 2]);
-            seat.inspect(|seat| seat.enter());
+            seat.inspect(|seat| seat.work());
             first(step, i, item, read.all(), written.share(i, chunk));
             // On the caller's core the caller would only be in the way.
             let at_home = seat.is_none_or(|seat| !seat.is_moved());
@@ -108,24 +108,32 @@ pub fn for_each_step<A: Send, B: Send + Sync>(
                 show();
             }
             rest(step, i, item);
-            seat.inspect(|seat| seat.leave());
+            seat.inspect(|seat| seat.rest());
             done.store(step + 1, Ordering::Release);
             if !at_home {
                 show();
             }
             wake_sleepers();
-            seat.inspect(|seat| seat.go_back());
         }
         true
     };
     team.fork(&|thread| {
         let unbroken = Unbroken(&broken, &wake_sleepers);
         let seat = thread.checked_sub(1).map(|seat| &team.shared.seats[seat]);
-        // It is at work in its steps alone.
-        seat.inspect(|seat| seat.leave());
+        // It works in its steps alone.
+        seat.inspect(|seat| seat.rest());
+        let others = AwaitedMembers {
+            team,
+            awaited: (thread == 0).then_some(Awaited::Work),
+        };
+        // The caller waits for its core. The thread comes back, to steps that are still to be done.
+        let is_moved = || seat.is_some_and(Seat::is_moved);
         for step in 0..steps {
             if thread < progress.len() {
                 take(step, thread, seat);
+            }
+            if is_moved() {
+                break;
             }
             let all_shown = || {
                 (0..progress.len()).fold(true, |all, i| {
@@ -134,21 +142,18 @@ pub fn for_each_step<A: Send, B: Send + Sync>(
                 })
             };
             wait_between(
-                || all_shown() || broken.load(Ordering::Relaxed),
+                || is_moved() || broken.load(Ordering::Relaxed) || all_shown(),
                 &sleepers,
-                || {
-                    if thread == 0 {
-                        team.fetch_preempted();
-                    }
-                },
+                &others,
             );
-            if broken.load(Ordering::Relaxed) {
+            if is_moved() || broken.load(Ordering::Relaxed) {
                 break;
             }
         }
         unbroken.keep();
     });
 }
+
 /// Notes that a thread has panicked, and wakes those that wait for it.
 struct Unbroken<'a, W: Fn()>(&'a AtomicBool, &'a W);
 

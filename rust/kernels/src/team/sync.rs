@@ -42,15 +42,29 @@ impl<T> UnsafeCell<T> {
 #[cfg(not(loom))]
 const WATCH_FOR_JOB: Duration = Duration::from_micros(250);
 
-/// Time for which a thread inside a job watches for the others before it takes them to be late:
+/// Time for which a thread inside a job watches for the others before it looks whether they run:
 /// longer than most waits in a frame.
 #[cfg(not(loom))]
-const WATCH_OTHERS: Duration = Duration::from_micros(100);
+const WATCH_OTHERS: Duration = Duration::from_micros(20);
+
+/// Time for which it watches further, each time: a member that does not run meanwhile is preempted.
+#[cfg(not(loom))]
+const LOOK: Duration = Duration::from_micros(40);
+
+/// Returns the number of looks, after which the thread sleeps.
+fn looks() -> usize {
+    #[cfg(loom)]
+    return usize::from(super::cores::PREEMPTS.get());
+    #[cfg(not(loom))]
+    2
+}
 
 #[cfg(loom)]
 const WATCH_FOR_JOB: Duration = Duration::ZERO;
 #[cfg(loom)]
 const WATCH_OTHERS: Duration = Duration::ZERO;
+#[cfg(loom)]
+const LOOK: Duration = Duration::ZERO;
 
 /// Waits until `something`, a job, is there: watches, then sleeps until this thread is unparked.
 pub(super) fn wait_for<T>(something: impl Fn() -> Option<T>) -> T {
@@ -62,32 +76,63 @@ pub(super) fn wait_for<T>(something: impl Fn() -> Option<T>) -> T {
     }
 }
 
-/// Waits for other threads at the end of a job: watches, and then calls `late` and sleeps until
-/// this thread is unparked, again and again.
-pub(super) fn wait_for_late<T>(something: impl Fn() -> Option<T>, late: impl Fn()) -> T {
-    loop {
-        if let Some(something) = watch(WATCH_OTHERS, &something) {
-            return something;
+/// Waits for other threads at the end of a job until `something` is true: watches, and then sleeps
+/// until this thread is unparked. Others that are preempted get this thread's core meanwhile.
+pub(super) fn wait_at_end(something: impl Fn() -> bool, others: &impl Others) {
+    if !watch_others(&something, others) {
+        while !something() {
+            thread::park();
         }
-        late();
-        thread::park();
+        others.send_back();
     }
 }
 
-/// Waits in the middle of a job until `something` is true: watches, and then sleeps, so that the
-/// core can take over a thread that is waited for. `late` is called before each sleep. Who changes
-/// `something` looks at `sleepers` afterwards, and unparks all threads if there are any.
-pub(super) fn wait_between(something: impl Fn() -> bool, sleepers: &AtomicUsize, late: impl Fn()) {
-    while watch(WATCH_OTHERS, || something().then_some(())).is_none() {
+/// Waits in the middle of a job: the same, but who changes `something` looks at `sleepers`
+/// afterwards, and unparks all threads if there are any.
+pub(super) fn wait_between(
+    something: impl Fn() -> bool,
+    sleepers: &AtomicUsize,
+    others: &impl Others,
+) {
+    if !watch_others(&something, others) {
         sleepers.fetch_add(1, Ordering::Relaxed);
-        late();
-        // Looks again: the change may have come before the count.
+        // The change may have come before the count.
         fence(Ordering::SeqCst);
-        if !something() {
+        while !something() {
             thread::park();
         }
         sleepers.fetch_sub(1, Ordering::Relaxed);
+        others.send_back();
     }
+}
+
+/// The threads that another one waits for.
+pub(super) trait Others {
+    /// Notes how far each of them has run.
+    fn note_times(&self);
+
+    /// Gives the core to those that have not run since, and returns true if there are any.
+    fn fetch_preempted(&self) -> bool;
+
+    /// Takes the core back.
+    fn send_back(&self);
+}
+
+/// Watches and returns true once `something` is true, or false when it is time to sleep.
+fn watch_others(something: impl Fn() -> bool, others: &impl Others) -> bool {
+    let something = || something().then_some(());
+    let mut found = watch(WATCH_OTHERS, something).is_some();
+    for _ in 0..looks() {
+        if found {
+            break;
+        }
+        others.note_times();
+        found = watch(LOOK, something).is_some();
+        if !found && others.fetch_preempted() {
+            break;
+        }
+    }
+    found
 }
 
 /// Watches for some time and returns what `something` returns in that time.
@@ -148,7 +193,7 @@ pub(super) mod thread {
         CURRENT.with(|current| current.borrow().clone())
     }
 
-    pub(super) fn park() {
+    pub(in super::super) fn park() {
         current().0.wait();
     }
 
