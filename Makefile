@@ -53,7 +53,7 @@ demo: develop ## Build, install what a board would install, classify the package
 
 .PHONY: test
 test: install-test dataset browser eda instruments ## Install what tests need and run all of them (Rust and Python)
-	@$(MAKE) -j$(JOBS) --output-sync=target hls test-rust test-wheel
+	@$(MAKE) -j$(JOBS) --output-sync=target hls test-rust test-loom test-wheel
 	@$(MAKE) test-python
 
 ##@ Build and install (into .venv)
@@ -128,6 +128,10 @@ $(STAMPS)/venv:
 test-rust: $(STAMPS)/venv toolchain ## The crates' tests (the binding crate is tested through Python)
 	@# Documentation tests cannot reach make's job server and would warn.
 	env -u MAKEFLAGS cargo test --workspace --exclude quasar-py
+
+.PHONY: test-loom
+test-loom: toolchain ## The models of the team of threads; `make loom` notes what it did
+	cargo test --release --quiet --manifest-path rust/loom/Cargo.toml --lib -- --test-threads=1
 
 .PHONY: test-python
 test-python: ## The Python tests, with what is installed now
