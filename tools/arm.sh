@@ -7,7 +7,7 @@
 # emulates the CPU that is named in CPU. Needs cargo, qemu-user, and the cross compiler (which links).
 #
 # The compiler is rustup's where it has the target; otherwise, on an amd64 Debian, Debian's own (rustc-web), unpacked
-# without root into ARM_CACHE (target/ARCHITECTURE-rust).
+# without root into ARM_CACHE/ARCHITECTURE-rust (target/ARCHITECTURE-rust).
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -40,7 +40,7 @@ export "${variable}_RUNNER=$emulator ${CPU:+-cpu $CPU }-L /usr/$gnu"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/$name"
 
 if ! ls "$(rustc --print sysroot)/lib/rustlib/$TARGET/lib/"libstd-*.rlib >/dev/null 2>&1; then
-    cache="${ARM_CACHE:-target/$name-rust}"
+    cache="${ARM_CACHE:-target}/$name-rust"
     mkdir -p "$cache/state/lists/partial" "$cache/archives/partial"
     cache="$(cd "$cache" && pwd)"
     if [ ! -e "$cache/complete" ]; then
