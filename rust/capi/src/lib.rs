@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use quasar_core::cpu::NEVER;
 use quasar_core::embedding;
-use quasar_core::logits::{softmax, top_k};
+use quasar_core::logits::best;
 use quasar_core::preprocess::{ImageView, PixelFormat, YuvMatrix};
 use quasar_core::subnet::config::Config;
 use quasar_core::{Error, Executor, Network, Subnet, Tier};
@@ -397,12 +397,9 @@ pub unsafe extern "C" fn quasar_engine_top(
         if k > count {
             return Err(invalid(format!("k is {k}; there are {count} classes")));
         }
-        let probabilities = softmax(logits, engine.config().logit_scale);
-        for (score, index) in scores.iter_mut().zip(top_k(logits, k)) {
-            *score = QuasarScore {
-                index,
-                probability: probabilities[index],
-            };
+        let best = best(logits, engine.config().logit_scale, k);
+        for (score, (index, probability)) in scores.iter_mut().zip(best) {
+            *score = QuasarScore { index, probability };
         }
         Ok(())
     })

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::{env, fs, thread};
 
-use quasar_core::logits::{softmax, top_k};
+use quasar_core::logits::best;
 use quasar_core::preprocess::{ImageView, PixelFormat, YuvMatrix};
 use quasar_core::{Executor, Network, Subnet, Tier};
 use quasar_rt::{
@@ -104,12 +104,9 @@ fn logits_and_classes_are_the_engines() {
         unsafe { quasar_engine_top(engine, logits.as_ptr(), CLASSES, scores.as_mut_ptr(), 3) };
     assert_eq!(status, QuasarStatus::Ok);
     let subnet = Subnet::load(subnet()).expect("the packaged subnet");
-    let probabilities = softmax(&wanted, subnet.config().logit_scale);
-    for (score, index) in scores.iter().zip(top_k(&wanted, 3)) {
-        assert_eq!(
-            (score.index, score.probability),
-            (index, probabilities[index])
-        );
+    let best = best(&wanted, subnet.config().logit_scale, 3);
+    for (score, (index, probability)) in scores.iter().zip(best) {
+        assert_eq!((score.index, score.probability), (index, probability));
         // SAFETY: an open engine; the name is a C string.
         let name = unsafe { CStr::from_ptr(quasar_engine_class_name(engine, index)) };
         assert_eq!(name.to_str(), Ok(subnet.config().classes[index].as_str()));
@@ -302,13 +299,8 @@ fn the_example_in_c_compiles_and_names_the_class() {
     assert!(found.status.success(), "{found:?}");
     let wanted = expected(&ImageView::packed(&pixels, 28, 28, 1).expect("28 x 28"));
     let subnet = Subnet::load(subnet()).expect("the packaged subnet");
-    let probabilities = softmax(&wanted, subnet.config().logit_scale);
-    let best = top_k(&wanted, 1)[0];
-    let line = format!(
-        "{} {:.3}\n",
-        subnet.config().classes[best],
-        probabilities[best]
-    );
+    let (class, probability) = best(&wanted, subnet.config().logit_scale, 1)[0];
+    let line = format!("{} {probability:.3}\n", subnet.config().classes[class]);
     assert_eq!(String::from_utf8_lossy(&found.stdout), line);
 
     let missing = run(&folder.join("none.qvit"));

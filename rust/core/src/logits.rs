@@ -1,27 +1,25 @@
-//! Probabilities and best classes of integer logits.
+//! The best classes of integer logits.
 
-/// Returns the probabilities of integer logits: softmax of `scale * logit` in float64.
-pub fn softmax(logits: &[i32], scale: f64) -> Vec<f64> {
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// Returns the `k` classes with the largest logits, best first, and their probabilities: softmax of
+/// `scale * logit` in float64. Of equals, the lower class comes first.
+pub fn best(logits: &[i32], scale: f64, k: usize) -> Vec<(usize, f64)> {
+    let k = k.min(logits.len());
     let largest = logits.iter().copied().max().unwrap_or(0);
-    let mut p: Vec<f64> = logits
-        .iter()
-        .map(|&l| ((i64::from(l) - i64::from(largest)) as f64 * scale).exp())
-        .collect();
-    let sum: f64 = p.iter().sum();
-    for p in &mut p {
-        *p /= sum;
+    let exp = |logit: i32| ((i64::from(logit) - i64::from(largest)) as f64 * scale).exp();
+    let sum: f64 = logits.iter().map(|&logit| exp(logit)).sum();
+    // The last one of them is on top.
+    let mut best = BinaryHeap::with_capacity(k);
+    for rank in logits.iter().map(|&logit| Reverse(logit)).zip(0..) {
+        if best.len() < k {
+            best.push(rank);
+        } else if let Some(mut last) = best.peek_mut().filter(|last| rank < **last) {
+            *last = rank;
+        }
     }
-    p
-}
-
-/// Returns the `k` classes with the largest logits, best first; of equals the lower class first.
-pub fn top_k(logits: &[i32], k: usize) -> Vec<usize> {
-    let rank = |&class: &usize| (std::cmp::Reverse(logits[class]), class);
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    if 0 < k && k < order.len() {
-        order.select_nth_unstable_by_key(k - 1, rank);
-    }
-    order.truncate(k);
-    order.sort_unstable_by_key(rank);
-    order
+    (best.into_sorted_vec().into_iter())
+        .map(|(Reverse(logit), class)| (class, exp(logit) / sum))
+        .collect()
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use quasar_core::cpu::NEVER;
-use quasar_core::logits::{softmax, top_k};
+use quasar_core::logits::best;
 use quasar_core::network::supported_tiers;
 use quasar_core::pool::MAX_THREADS;
 use quasar_core::preprocess::ImageView;
@@ -336,20 +336,24 @@ fn tiers_that_this_cpu_lacks_are_errors_that_name_those_it_has() {
 #[test]
 fn probabilities_sum_to_one_and_order_like_logits() {
     let logits = [3, -7, 3, i32::MAX, i32::MIN];
-    let p = softmax(&logits, 1e-9);
+    let classes = |logits: &[i32], k: usize| -> Vec<usize> {
+        best(logits, 1e-9, k).iter().map(|best| best.0).collect()
+    };
+    let all = best(&logits, 1e-9, 9);
+    let p: Vec<f64> = all.iter().map(|best| best.1).collect();
     assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-12);
-    assert!(p[3] > p[0] && p[0] > p[1] && p[1] > p[4]);
-    assert_eq!(p[0].to_bits(), p[2].to_bits());
-    assert_eq!(top_k(&logits, 3), [3, 0, 2]);
-    assert!(top_k(&logits, 0).is_empty());
+    assert!(p[0] > p[1] && p[2] > p[3] && p[3] > p[4]);
+    assert_eq!(p[1].to_bits(), p[2].to_bits());
+    assert_eq!(classes(&logits, 9), [3, 0, 2, 1, 4]);
+    assert_eq!(best(&logits, 1e-9, 3), all[..3]);
+    assert!(best(&logits, 1e-9, 0).is_empty() && best(&[], 1e-9, 5).is_empty());
     let many: Vec<i32> = (0..1000).map(|i| i * 7919 % 101).collect();
     let mut sorted: Vec<usize> = (0..1000).collect();
     sorted.sort_by_key(|&class| std::cmp::Reverse(many[class]));
-    for k in [1, 5, 37, 999, 1000, 1001] {
-        assert_eq!(top_k(&many, k), sorted[..k.min(1000)]);
+    for k in [1, 5, 37, 999, 1000, 1001, usize::MAX] {
+        assert_eq!(classes(&many, k), sorted[..k.min(1000)]);
     }
-    assert_eq!(top_k(&logits, 9), [3, 0, 2, 1, 4]);
-    assert!((softmax(&[5], 1e300)[0] - 1.0).abs() < f64::EPSILON);
+    assert!((best(&[5], 1e300, 1)[0].1 - 1.0).abs() < f64::EPSILON);
 }
 
 #[test]

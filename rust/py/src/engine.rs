@@ -14,7 +14,7 @@ use quasar_accelerator::device::{Device, PendingFrame, Profile};
 use quasar_accelerator::isa::CountedUnit;
 use quasar_core::cpu::{FrameTime, NEVER};
 use quasar_core::embedding;
-use quasar_core::logits::{softmax, top_k};
+use quasar_core::logits;
 use quasar_core::pool::{IdlePool, PerProcess};
 use quasar_core::preprocess::{ImageView, Preprocessor};
 use quasar_core::trace::StageTime;
@@ -559,11 +559,7 @@ impl Engine {
             .embedding
             .map(|_| embedding::codes(&logits, classes).into_pyarray(py));
         logits.truncate(classes);
-        let probabilities = softmax(&logits, scale);
-        let best = top_k(&logits, top)
-            .into_iter()
-            .map(|class| (class, probabilities[class]))
-            .collect();
+        let best = logits::best(&logits, scale, top);
         let float: Vec<f32> = logits
             .iter()
             .map(|&logit| (f64::from(logit) * scale) as f32)

@@ -220,7 +220,9 @@ impl Executor {
                     Ok(())
                 });
             };
+            let frames = workers.cores.read().unwrap_or_else(PoisonError::into_inner);
             for_each(workers.team.as_ref(), results, logits, outputs, infer);
+            drop(frames);
             results
                 .iter_mut()
                 .try_for_each(|result| std::mem::replace(result, Ok(())))?;
