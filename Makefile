@@ -161,20 +161,22 @@ test-wheels: wheels ## Test each of `make wheels`: here, and emulated as Cortex-
 test-min: wheel ## The Python tests with the oldest supported numpy and pillow, on Python 3.10 if there is one
 	@JOBS=$(JOBS) bash tools/test-min.sh
 
-# $(call test_arm,NAME): runs the kernels' tests under emulation and appends a line to the log of that name.
+# $(call test_arm,NAME): runs the kernels' tests under emulation and appends a line to the log of that name; then
+# compares the instructions of a frame with the documented ones.
 define test_arm
 	@log=docs/logs/test-$(1).md; output=$$(mktemp); trap 'rm -f "$$output"' EXIT; \
 	sh tools/test-arm.sh $(1) | tee "$$output"; \
 	[ -f $$log ] || printf '# Emulated %s tests\n\nOne line for each run of `make test-%s` (qemu-user).\n\n| date | commit | tests passed |\n|---|---|---|\n' $(1) $(1) >$$log; \
 	echo "| $$(date -u +%F) | $$(git describe --always --dirty) | $$(awk '/^test .*[.][.][.] ok$$/ {n++} END {print n + 0}' "$$output") |" >>$$log
+	@python tools/count_instructions.py --only $(1) --check
 endef
 
 .PHONY: test-aarch64
-test-aarch64: ## Rust tests for the NEON tiers of 64-bit Arm, under emulation; appends to docs/logs/test-aarch64.md
+test-aarch64: develop ## Rust tests for the NEON tiers of 64-bit Arm, under emulation; appends to docs/logs/test-aarch64.md
 	$(call test_arm,aarch64)
 
 .PHONY: test-armv7
-test-armv7: ## Rust tests for the NEON tier of 32-bit Arm, under emulation; appends to docs/logs/test-armv7.md
+test-armv7: develop ## Rust tests for the NEON tier of 32-bit Arm, under emulation; appends to docs/logs/test-armv7.md
 	$(call test_arm,armv7)
 
 .PHONY: bench

@@ -3,7 +3,8 @@
 
     python tools/count_instructions.py                       # DeiT-tiny's shape, a quarter of the rows with 8 bits
     python tools/count_instructions.py --stages --json counts.json
-    python tools/count_instructions.py --functions armv7 neon
+    python tools/count_instructions.py --only armv7 --tier neon --functions 20
+    python tools/count_instructions.py --check               # against docs/cpu-tiers.md
 
 qemu-user executes the CPU engine, and a plugin (tools/instructions.c) counts what it executes: user-mode instructions
 of the second frame, as the difference between runs with two frames and one. The counts do not depend on the
@@ -32,6 +33,10 @@ from quasar_rt.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = ROOT / "tools/instructions.c"
+PROMISES = ROOT / "docs/cpu-tiers.md"
+"""The document whose table `--check` compares with."""
+MOST = 1.02
+"""Number of instructions, relative to that table's, above which `--check` fails."""
 STAGES = ("norm", "qkv", "attention", "proj", "fc1", "fc2")
 """Stages of the example `stage`."""
 
@@ -157,6 +162,24 @@ def print_frames(shape: str, counted: dict[Run, Counted], macs: int) -> None:
     )
 
 
+def check(counted: dict[Run, Counted]) -> None:
+    """Compares frames of the default network with the documented ones.
+
+    Raises:
+        click.ClickException: a frame has more instructions, or the document does not list it.
+    """
+    rows = re.findall(r"^\| (\w+), `(\w+)` \| [\w-]+ \| ([\d,]+) \|", PROMISES.read_text(), re.MULTILINE)
+    promised = {(architecture, tier): int(count.replace(",", "")) for architecture, tier, count in rows}
+    for run, result in counted.items():
+        count, promise = result.functions.total() / 1e6, promised.get((run.architecture, run.tier), 0)
+        if count > MOST * promise:
+            raise click.ClickException(
+                f"{run.tier} of {run.architecture}: {count:,.1f} million instructions, and {promise:,} in "
+                f"{PROMISES.relative_to(ROOT)}; look at --functions, or correct the document"
+            )
+    click.echo(f"None of them has more instructions than {PROMISES.relative_to(ROOT)} says.")
+
+
 @click.command()
 @click.option("--shape", type=click.Choice(sorted(RANDOM_SHAPES)), default="deit-tiny", show_default=True)
 @click.option(
@@ -172,6 +195,12 @@ def print_frames(shape: str, counted: dict[Run, Counted], macs: int) -> None:
     "--functions", type=click.IntRange(0), default=0, help="Print that many functions of each frame."
 )
 @click.option(
+    "--check",
+    "checks",
+    is_flag=True,
+    help=f"Fail if a frame has more instructions than {PROMISES.relative_to(ROOT)} says.",
+)
+@click.option(
     "--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write the counts to a file."
 )
 def main(
@@ -182,12 +211,15 @@ def main(
     tier: tuple[str, ...],
     stages: bool,
     functions: int,
+    checks: bool,
     path: Path | None,
 ) -> None:
     """Count the instructions of a frame on emulated Arm cores, tier by tier."""
     runs = [run for run in RUNS if (not only or run.architecture in only) and (not tier or run.tier in tier)]
     if not runs:
         raise click.UsageError("no such tier on these architectures")
+    if checks and (shape, eight_bit, weights) != ("deit-tiny", 0.25, "unpacked"):
+        raise click.UsageError("--check knows the default network only")
     document: dict[str, dict[str, object]] = {}
     os.chdir(ROOT)
     with TemporaryDirectory() as name:
@@ -207,6 +239,8 @@ def main(
         if len(digests) > 1:
             raise click.ClickException(f"tiers give different logits: {digests}")
         click.echo(f"All give the same logits (digest {digests.pop()}).")
+        if checks:
+            check(counted)
         for run, result in counted.items():
             if functions:
                 click.echo(f"\n{' '.join(run)}:")

@@ -5,7 +5,6 @@
 //! order.
 
 use std::arch::aarch64::*;
-use std::array::from_fn;
 
 use super::Tiles;
 use crate::tiled::{FourBitForm, Product};
@@ -99,18 +98,22 @@ unsafe fn tile<const M: usize, const SYMMETRIC: bool>(
         for first in (0..width).step_by(LANES) {
             let mut acc = [[vdupq_n_s32(0); LANES]; M];
             for g in 0..k / 16 {
-                let weights: [_; LANES] =
-                    from_fn(|n| vld1q_s8(w.add(16 * (g * width + first + n))));
+                let weights = array!([vdupq_n_s8(0); LANES], n => {
+                    vld1q_s8(w.add(16 * (g * width + first + n)))
+                });
                 macro_rules! rows {
                     ($from:literal, $count:literal) => {
                         let acc = acc[$from..].first_chunk_mut::<$count>();
                         let acc = acc.expect("rows of the tile");
-                        let codes: [_; $count] =
-                            from_fn(|m| vld1q_s8(a.add(($from + m) * stride + 16 * g)));
-                        let mut products = codes.map(|codes| {
-                            weights
-                                .map(|weights| vmull_s8(vget_low_s8(weights), vget_low_s8(codes)))
+                        let codes = array!([vdupq_n_s8(0); $count], m => {
+                            vld1q_s8(a.add(($from + m) * stride + 16 * g))
                         });
+                        let mut products = [[vdupq_n_s16(0); LANES]; $count];
+                        for (products, codes) in products.iter_mut().zip(codes) {
+                            for (product, weights) in products.iter_mut().zip(weights) {
+                                *product = vmull_s8(vget_low_s8(weights), vget_low_s8(codes));
+                            }
+                        }
                         if !SYMMETRIC {
                             accumulate(acc, products);
                         }
@@ -182,9 +185,12 @@ unsafe fn tile_4_bit<const M: usize>(
             for start in (0..k / 16).step_by(run / 16) {
                 let mut acc = [[vdupq_n_s16(0); LANES]; M];
                 for g in start..(start + run / 16).min(k / 16) {
-                    let weights: [_; LANES] =
-                        from_fn(|n| vld1q_s8(w.add(16 * (g * width + first + n))));
-                    let codes: [_; M] = from_fn(|m| vld1q_s8(a.add(m * stride + 16 * g)));
+                    let weights = array!([vdupq_n_s8(0); LANES], n => {
+                        vld1q_s8(w.add(16 * (g * width + first + n)))
+                    });
+                    let codes = array!([vdupq_n_s8(0); M], m => {
+                        vld1q_s8(a.add(m * stride + 16 * g))
+                    });
                     for (acc, codes) in acc.iter_mut().zip(codes) {
                         for (acc, weights) in acc.iter_mut().zip(weights) {
                             *acc = vmlal_s8(*acc, vget_low_s8(weights), vget_low_s8(codes));

@@ -3,7 +3,6 @@
 
 use std::arch::aarch64::*;
 use std::arch::asm;
-use std::array::from_fn;
 
 use super::Tiles;
 use crate::tiled::Product;
@@ -72,10 +71,10 @@ unsafe fn tile<const M: usize, const V: usize>(
     // SAFETY: the caller promises M rows of k codes, 4 * V rows of k weights, 4 * V biases and M
     // rows of out.
     unsafe {
-        let bias: [_; V] = from_fn(|v| vld1q_s32(bias.add(4 * v)));
+        let bias = array!([vdupq_n_s32(0); V], v => vld1q_s32(bias.add(4 * v)));
         let mut acc = [bias; M];
         for g in 0..k / 16 {
-            let codes: [_; M] = from_fn(|m| vld1q_s8(a.add(m * stride + 16 * g)));
+            let codes = array!([vdupq_n_s8(0); M], m => vld1q_s8(a.add(m * stride + 16 * g)));
             macro_rules! lane {
                 ($lane:literal) => {
                     for v in 0..V {

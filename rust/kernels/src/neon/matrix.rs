@@ -3,7 +3,6 @@
 
 use std::arch::aarch64::*;
 use std::arch::asm;
-use std::array::from_fn;
 
 use super::Tiles;
 use crate::tiled::Product;
@@ -66,7 +65,10 @@ fn multiply(mut acc: int32x4_t, codes: int8x16_t, weights: int8x16_t) -> int32x4
 #[target_feature(enable = "neon")]
 fn halves(a: int8x16_t, b: int8x16_t) -> [int8x16_t; 2] {
     let (a, b) = (vreinterpretq_s64_s8(a), vreinterpretq_s64_s8(b));
-    [vzip1q_s64(a, b), vzip2q_s64(a, b)].map(|half| vreinterpretq_s8_s64(half))
+    [
+        vreinterpretq_s8_s64(vzip1q_s64(a, b)),
+        vreinterpretq_s8_s64(vzip2q_s64(a, b)),
+    ]
 }
 
 /// Computes M x (2 * C) accumulators in registers, for P pairs of rows: the second row of the last
@@ -91,15 +93,18 @@ unsafe fn tile<const M: usize, const P: usize, const C: usize>(
     // SAFETY: the caller promises M rows of k codes, 2 * C rows of k weights, 2 * C biases and M
     // rows of out.
     unsafe {
-        let bias: [_; C] = from_fn(|c| {
+        let bias = array!([vdupq_n_s32(0); C], c => {
             let two = vld1_s32(bias.add(2 * c));
             vcombine_s32(two, two)
         });
         let mut acc = [bias; P];
         for g in 0..k / 16 {
-            let codes: [_; P] = from_fn(|p| {
-                let row = |m: usize| vld1q_s8(a.add(m.min(M - 1) * stride + 16 * g));
-                halves(row(2 * p), row(2 * p + 1))
+            let codes = array!([[vdupq_n_s8(0); 2]; P], p => {
+                let second = (2 * p + 1).min(M - 1);
+                halves(
+                    vld1q_s8(a.add(2 * p * stride + 16 * g)),
+                    vld1q_s8(a.add(second * stride + 16 * g)),
+                )
             });
             for half in 0..2 {
                 for c in 0..C {
