@@ -27,13 +27,17 @@ fn an_idle_team_sleeps() {
         team.for_each(&mut [(); 4], &mut [(); 0], 1, |_, (), _| {});
     }
     sleep(Duration::from_millis(50));
-    let (before, members) = cpu_time();
-    assert_eq!(members, 3);
-    sleep(Duration::from_millis(500));
-    let spent = Duration::from_nanos(cpu_time().0 - before);
+    assert_eq!(cpu_time().1, 3);
+    // Once, emulated threads may be charged for a tick of the system.
+    let spent = (0..3).map(|_| {
+        let before = cpu_time().0;
+        sleep(Duration::from_millis(500));
+        Duration::from_nanos(cpu_time().0 - before)
+    });
+    let least = spent.min().unwrap();
     assert!(
-        spent < Duration::from_millis(5),
-        "{spent:?} of CPU time in half a second without work"
+        least < Duration::from_millis(5),
+        "{least:?} of CPU time in half a second without work"
     );
     team.for_each(&mut [(); 4], &mut [(); 0], 1, |_, (), _| {});
 }
