@@ -1,9 +1,11 @@
 """Simulates a frame on more cores than this machine has: its pieces, each measured or modelled, run side by side.
 
-A frame is a list of jobs with a meeting after each (`rust/core/src/cpu/workspace.rs`): embedding and the first qkv; for
-each block everything from its attention to the next block's qkv, a thread having its own tokens; at the end, layer by
-layer, what only the heads read, a thread having its own rows of weights. A job takes as long as its longest piece, and
-what a core reads of other cores' keys and values, or as long as the memory takes for all cores' weights.
+A frame is a list of jobs (`rust/core/src/cpu/workspace.rs`): embedding and the first block's keys and values; for each
+block everything from its attention to the next block's keys and values, a thread having its own tokens; at the end,
+layer by layer, what only the heads read, a thread having its own rows of weights. A job begins in a thread when all
+threads have ended their pieces of the one before. Queries, which nobody else needs, are computed behind a piece, and a
+thread that waits may do so meanwhile. A job takes as long as its longest piece, and what a core reads of other cores'
+keys and values, or as long as the memory takes for all cores' weights.
 """
 
 from __future__ import annotations
@@ -44,11 +46,13 @@ class Job(NamedTuple):
     """The work between two meetings."""
 
     pieces: Sequence[float]
-    """Seconds of each thread's piece."""
+    """Seconds of each thread's piece, for which others wait."""
     weights: int
     """Bytes of weights that each thread reads."""
     exchange: int = 0
     """Bytes that each thread reads of what others have written."""
+    behind: Sequence[float] = ()
+    """Seconds of what each thread computes behind its piece, for itself; nothing if empty."""
 
 
 class Frame(NamedTuple):
@@ -57,7 +61,7 @@ class Frame(NamedTuple):
     threads: int
     ms: float
     work_ms: float
-    """The mean piece of each job."""
+    """The mean of the threads' pieces, and of what is behind them."""
     waiting_ms: float
     """Waiting for the longest piece."""
     memory_ms: float
@@ -69,20 +73,27 @@ class Frame(NamedTuple):
 
 def simulate(jobs: Iterable[Job], cores: Cores, threads: int) -> Frame:
     """Runs the jobs of one frame, one after the other."""
-    work = waiting = memory = exchange = meetings = 0.0
+    work = memory = exchange = meetings = 0.0
+    # When each thread is done with its last job, and when the slowest piece of that was.
+    done, ready = np.zeros(threads), 0.0
     for job in jobs:
-        mean, longest = float(np.mean(job.pieces)), max(job.pieces)
+        pieces, behind = (np.resize([*part, *[0.0] * threads], threads) for part in (job.pieces, job.behind))
         read = job.exchange / cores.exchange if threads > 1 else 0.0
-        work += mean
-        waiting += longest - mean
-        exchange += read
+        late = meeting = 0.0
         if cores.memory is not None:
-            readers = 1 if cores.in_step else sum(piece > 0 for piece in job.pieces)
-            memory += max(0.0, readers * job.weights / cores.memory - longest - read)
-        if threads > 1 and sum(piece > 0 for piece in job.pieces) > 1:
-            meetings += 1e-6 * (cores.meeting_us + (threads - 2) * cores.further_us)
-    parts = [1e3 * part for part in (work, waiting, memory, exchange, meetings)]
-    return Frame(threads, sum(parts), *parts)
+            readers = 1 if cores.in_step else np.count_nonzero(pieces)
+            longest = float((pieces + behind).max())
+            late = max(0.0, readers * job.weights / cores.memory - longest - read)
+        if threads > 1 and np.count_nonzero(pieces) > 1:
+            meeting = 1e-6 * (cores.meeting_us + (threads - 2) * cores.further_us)
+        shown = np.maximum(done, ready) + pieces + read + late + meeting
+        done, ready = shown + behind, float(shown.max())
+        work += float(np.mean((pieces + behind)[: max(len(job.pieces), 1)]))
+        memory, exchange, meetings = memory + late, exchange + read, meetings + meeting
+    total = float(done.max())
+    waiting = max(0.0, total - work - memory - exchange - meetings)
+    parts = [1e3 * part for part in (total, work, waiting, memory, exchange, meetings)]
+    return Frame(threads, *parts)
 
 
 def last_worthwhile(frames: Sequence[Frame], gain: float = 0.25) -> int:
@@ -167,23 +178,37 @@ def _jobs(
     blocks = config["blocks"]
     depth, tokens = len(blocks), _tokens(subnet)
 
-    def job(names: Sequence[str], exchange: int = 0) -> Job:
-        times = [sum(stages.get(name, 0.0) for name in names) for stages in pieces]
-        return Job(times, sum(weights.get(name, 0) for name in names), exchange)
+    def job(names: Sequence[str], exchange: int = 0, behind: float = 0.0) -> Job:
+        # `behind`: the share of the last stage's time for which nobody waits.
+        times = [[stages.get(name, 0.0) for name in names] for stages in pieces]
+        return Job(
+            [sum(thread) - behind * thread[-1] for thread in times],
+            sum(weights.get(name, 0) for name in names),
+            exchange,
+            [behind * thread[-1] for thread in times],
+        )
 
     def shared_out(name: str) -> Job:
         # The pieces have the time of all parts. (Small layers are not shared out: see `partition.rs`.)
         return Job([pieces[0].get(name, 0.0) / threads] * threads, weights.get(name, 0) // threads)
 
     jobs = [Job([pieces[0].get("preprocess", 0.0) / threads] * threads, 0)]
-    jobs.append(job(["patches", "embed_norm", "embed", "blocks.0.norm1", "blocks.0.qkv"]))
-    tail = config["pool"].startswith("token") and threads > 1
+    is_token = config["pool"].startswith("token")
+    tail = is_token and threads > 1
+
+    def queries(block: int) -> float:
+        # A third of the rows; hardly any token of a last block that only the heads read.
+        return 0.0 if is_token and block + 1 == depth else 1 / 3
+
+    names = ["patches", "embed_norm", "embed", "blocks.0.norm1", "blocks.0.qkv"]
+    jobs.append(job(names, behind=queries(0)))
     for i, block in enumerate(blocks):
         inner = block["heads"] * block["head_dim"]
         others = 2 * inner * tokens * (threads - 1) // threads
         names = [f"blocks.{i}.{name}" for name in ("attention", *_REST)]
         if i + 1 < depth:
-            jobs.append(job([*names, f"blocks.{i + 1}.norm1", f"blocks.{i + 1}.qkv"], others))
+            names += [f"blocks.{i + 1}.norm1", f"blocks.{i + 1}.qkv"]
+            jobs.append(job(names, others, queries(i + 1)))
         elif tail:
             jobs.append(job(names[:1], others))
             # One token's norm is the caller's.

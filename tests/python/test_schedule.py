@@ -31,6 +31,15 @@ def test_a_job_takes_its_longest_piece_what_others_wrote_and_a_meeting():
     assert frame == pytest.approx(Frame(3, 3 + 1 + 2.5e-3, 2, 1, 0, 1, 2.5e-3))
 
 
+def test_what_is_behind_a_piece_fills_the_wait_for_others():
+    first = Job([3e-3, 1e-3], 0, behind=[1e-3, 1e-3])
+    frame = simulate([first, Job([1e-3, 4e-3], 0)], FREE, 2)
+    # The second thread goes on after 3 ms, the first one after 4.
+    assert frame == pytest.approx(Frame(2, 7, 5.5, 1.5, 0, 0, 0))
+    # Nobody waits for the last one's.
+    assert simulate([first, Job([1e-3, 1e-3], 0)], FREE, 2).ms == pytest.approx(5)
+
+
 def test_a_job_waits_for_the_weights_of_all_cores_or_of_one_in_step():
     job = Job([1e-3, 1e-3], weights=3_000_000)
     cores = Cores("cores", 0, 0, 1e15, memory=1e9)
