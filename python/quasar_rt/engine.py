@@ -366,11 +366,10 @@ class Engine:
         Args:
             images: any iterable of what `infer` takes, even an endless one. The stream's own thread iterates over it,
                 at most `ahead` images before the one that is being classified, so memory stays bounded. Large images
-                that come at once are fetched in the caller's thread if the engine has all cores. The first image is,
-                too, if the engine has several threads and nothing is dropped. On a CPU, as many other images as the
-                engine has threads are classified together, one on each thread, if they wait already: that takes less
-                time for each. When either thread asks for the next image, it no longer needs the last one, which may
-                be a camera's own memory.
+                that come at once are fetched in the caller's thread if the engine has all cores. On a CPU, as many
+                other images as the engine has threads are classified together, one on each thread, if they wait
+                already: that takes less time for each. When either thread asks for the next image, it no longer needs
+                the last one, which may be a camera's own memory.
             format: as for `infer`; where given, all images are arrays of this format, or frames of it.
             top_k: as for `infer`.
             ahead: how many images, resized to what the network sees, may wait; at least 1. If None, 4, or 1 with
@@ -420,7 +419,6 @@ class Engine:
             finish=lambda item: self._finish(self._open(top_k), item, top_k),
             finish_together=lambda items: self._finish_together(self._open(top_k), items, top_k),
             together=self._together(state),
-            begins_alone=not (begins or state.drops) and self._open(1).threads > 1,
         )
         try:
             with closing(lookahead(state, work, images)) as predictions:

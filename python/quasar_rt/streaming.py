@@ -92,8 +92,6 @@ class Work(Generic[_Decoded, _Item, _Result]):
     #: Finishes `together` prepared images in less time than one after the other.
     finish_together: Callable[[list[_Item]], list[_Result]]
     together: int = 1
-    #: The consumer fetches the first image itself: preparing it may turn out to take all cores.
-    begins_alone: bool = False
 
 
 class Lookahead:
@@ -285,7 +283,7 @@ def lookahead(
     prepared image displaces the oldest one that waits. An error and the end are never displaced, since nothing comes
     after them. As many prepared images as are finished faster together are, if they wait. If preparing an image takes
     all cores, the consumer may finish it as it is. While neither fetching such images nor the consumer takes time, it
-    fetches them itself, too, and the thread sleeps, or is not started yet.
+    fetches them itself, too, and the thread sleeps.
 
     Raises:
         ClosedError: Python is ending.
@@ -303,11 +301,13 @@ def lookahead(
     try:
         state.running[id(state)] = weakref.ref(state)
         state.away = False
-        state.fetches_itself = work.begins_alone
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise ThreadsError(f"a stream's thread cannot be started: {error}; use infer") from error
         while True:
-            if state.fetches_itself and (yield from _without_thread(state, source, thread)):
+            if state.fetches_itself and (yield from _without_thread(state, source)):
                 return
-            _let_fetch(thread, state)
             taken, end = _take(state, work.together)
             yield from _results(state, work, taken)
             if isinstance(end, _Failure):
@@ -356,40 +356,26 @@ def _results(
         state.come_back()
 
 
-def _let_fetch(thread: threading.Thread, state: Lookahead) -> None:
-    """Lets the thread fetch the next image; starts it if it was not needed so far."""
-    if state.fetches_itself:
-        state.resume()
-    if thread.ident is None:
-        try:
-            thread.start()
-        except RuntimeError as error:
-            raise ThreadsError(f"a stream's thread cannot be started: {error}; use infer") from error
-
-
 def _without_thread(
-    state: Lookahead, source: _Source[_Decoded, _Item, _Result], thread: threading.Thread
+    state: Lookahead, source: _Source[_Decoded, _Item, _Result]
 ) -> Generator[_Result, None, bool]:
-    """Fetches and finishes large images as long as that is quick; returns true at their end.
+    """Fetches and finishes images as long as that is quick; returns true at their end.
 
     Each prediction is yielded before the next image is asked for: the iterable may make one of the other.
     """
     work = source.work
     slow = 0
-    while state.fetches_itself and not state.stopped.is_set():
+    while not state.stopped.is_set():
         start = time.perf_counter()
         if (image := source.next()) is _END:
             return True
-        position = source.position
         with state.reading:
+            if state.stopped.is_set():
+                break
             decoded = work.decode(cast("ImageLike", image))
-            # The first image says little about that, since the iterable has just begun, but whether images are large.
-            state.fetch_time = time.perf_counter() - start if position > 0 else 0.0
-            are_small = position == 0 and not work.takes_all_cores(decoded)
+            state.fetch_time = time.perf_counter() - start
             result = work.finish(decoded)
-        if are_small:
-            _let_fetch(thread, state)
-        state.position = position
+        state.position = source.position
         state.image = cast("ImageLike", image) if state.keep_images else None
         del image, decoded
         state.leave()
@@ -399,6 +385,7 @@ def _without_thread(
         # Once may be chance.
         slow = 0 if state.is_quick else slow + 1
         if slow > 1:
+            state.resume()
             break
     return False
 

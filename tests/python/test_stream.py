@@ -352,7 +352,8 @@ def test_a_consumer_fetches_quick_images_itself(gray_subnet, monkeypatch):
         for place, _ in enumerate(stream):
             assert stream.position == place
             assert stream.image is picture
-    assert "quasar-stream" not in fetched_by
+    # The thread has prepared some before the consumer asked.
+    assert 1 <= fetched_by.count("quasar-stream") < 10
 
 
 def counted_groups(monkeypatch):
