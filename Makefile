@@ -172,11 +172,11 @@ define test_arm
 endef
 
 .PHONY: test-aarch64
-test-aarch64: develop ## Rust tests for the NEON tiers of 64-bit Arm, under emulation; appends to docs/logs/test-aarch64.md
+test-aarch64: develop ## Rust tests for the NEON tiers of 64-bit Arm, under emulation, and the instructions of a frame; appends to docs/logs/test-aarch64.md
 	$(call test_arm,aarch64)
 
 .PHONY: test-armv7
-test-armv7: develop ## Rust tests for the NEON tier of 32-bit Arm, under emulation; appends to docs/logs/test-armv7.md
+test-armv7: develop ## Rust tests for the NEON tier of 32-bit Arm, under emulation, and the instructions of a frame; appends to docs/logs/test-armv7.md
 	$(call test_arm,armv7)
 
 .PHONY: bench

@@ -171,7 +171,11 @@ def check(counted: dict[Run, Counted]) -> None:
     rows = re.findall(r"^\| (\w+), `(\w+)` \| [\w-]+ \| ([\d,]+) \|", PROMISES.read_text(), re.MULTILINE)
     promised = {(architecture, tier): int(count.replace(",", "")) for architecture, tier, count in rows}
     for run, result in counted.items():
-        count, promise = result.functions.total() / 1e6, promised.get((run.architecture, run.tier), 0)
+        count, promise = result.functions.total() / 1e6, promised.get((run.architecture, run.tier))
+        if promise is None:
+            raise click.ClickException(
+                f"{PROMISES.relative_to(ROOT)} lists no {run.tier} of {run.architecture}"
+            )
         if count > MOST * promise:
             raise click.ClickException(
                 f"{run.tier} of {run.architecture}: {count:,.1f} million instructions, and {promise:,} in "
@@ -239,8 +243,6 @@ def main(
         if len(digests) > 1:
             raise click.ClickException(f"tiers give different logits: {digests}")
         click.echo(f"All give the same logits (digest {digests.pop()}).")
-        if checks:
-            check(counted)
         for run, result in counted.items():
             if functions:
                 click.echo(f"\n{' '.join(run)}:")
@@ -266,6 +268,8 @@ def main(
             )
     if path:
         write_text(path, json.dumps(document, indent=2) + "\n")
+    if checks:
+        check(counted)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ A frame is a list of jobs (`rust/core/src/cpu/workspace.rs`): embedding and the 
 block everything from its attention to the next block's keys and values, a thread having its own tokens; at the end,
 layer by layer, what only the heads read, a thread having its own rows of weights. A job begins in a thread when all
 threads have ended their pieces of the one before. Queries, which nobody else needs, are computed behind a piece, and a
-thread that waits may do so meanwhile. A job takes as long as its longest piece, and what a core reads of other cores'
+thread that waits may do so meanwhile. A job takes as long as its longest piece plus what a core reads of other cores'
 keys and values, or as long as the memory takes for all cores' weights.
 """
 
@@ -52,7 +52,8 @@ class Job(NamedTuple):
     exchange: int = 0
     """Bytes that each thread reads of what others have written."""
     behind: Sequence[float] = ()
-    """Seconds of what each thread computes behind its piece, for itself; nothing if empty."""
+    """Seconds of what each thread computes behind its piece, for itself; nothing if empty. The next job needs as many
+    threads."""
 
 
 class Frame(NamedTuple):

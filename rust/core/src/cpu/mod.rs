@@ -30,7 +30,8 @@ pub static NEVER: AtomicBool = AtomicBool::new(false);
 /// Pixels of an image from which on [`Executor::prepare`] takes all cores.
 const LARGE_IMAGE: usize = 500_000;
 
-/// Images of a batch that each thread takes before the team is claimed again.
+/// Images of a batch that each thread takes before the team is claimed again, and before a large
+/// image may be prepared.
 const IMAGES_AT_A_TIME: usize = 8;
 
 /// Runs a network. Works from several threads at once, and in forked processes; each running frame

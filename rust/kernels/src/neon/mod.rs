@@ -3,8 +3,8 @@
 //! Armv8.2's dot product (`dot`) `sdot` does all of it, with Armv8.6's 8-bit matrix product
 //! (`matrix`) `smmla` two rows by two at once. All share everything but the tiles.
 
-/// Makes an array of an expression for each place, as `std::array::from_fn` does: of that,
-/// compilers have called the closure in innermost loops.
+/// Makes an array of an expression for each place. (The compiler did not always inline the closure
+/// of `std::array::from_fn`.)
 macro_rules! array {
     ([$first:expr; $length:expr], $i:ident => $value:expr) => {{
         let mut array = [$first; $length];

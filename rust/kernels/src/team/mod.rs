@@ -89,7 +89,7 @@ impl Shared {
     fn serve(&self, member: usize) {
         let seat = &self.seats[member - 1];
         seat.take();
-        self.started.fetch_add(1, Ordering::Relaxed);
+        self.started.fetch_add(1, Ordering::Release);
         let mut turn = 0;
         loop {
             turn = wait_for(|| self.opened_since(turn));
@@ -118,7 +118,7 @@ impl Shared {
                 caller.unpark();
             }
             if seat.is_moved() {
-                // The caller sends it back, and it may have left early.
+                // The caller sends it back. Then it enters again: it may have left early.
                 while seat.is_moved() {
                     thread::park();
                 }
@@ -170,7 +170,7 @@ impl Drop for Join<'_> {
                 awaited: Some(Awaited::Job),
             },
         );
-        // Also those that nobody has waited for.
+        // Also after a panic in the middle of a wait.
         self.0.send_back();
         // Before the next caller's job can set it.
         self.1.set(shared.panicked.swap(false, Ordering::Relaxed));
@@ -230,7 +230,7 @@ impl Team {
                 .push(builder.spawn(move || shared.serve(member))?);
         }
         // A thread allocates when it starts: that must not fall into a frame.
-        while team.shared.started.load(Ordering::Relaxed) < team.members.len() {
+        while team.shared.started.load(Ordering::Acquire) < team.members.len() {
             thread::yield_now();
         }
         Ok(team)
@@ -260,7 +260,8 @@ impl Team {
         !self.members.is_empty() && !self.busy.swap(true, Ordering::Acquire)
     }
 
-    /// Calls `work(0)` here, and `work(member)` in every member that enters before `work(0)` ends.
+    /// Calls `work(0)` here, and `work(member)` in every member that enters before `work(0)` ends,
+    /// again if the member was moved meanwhile.
     /// The caller has claimed the members, which are free again afterwards.
     fn fork(&self, work: &(dyn Fn(usize) + Sync)) {
         let shared = &self.shared;

@@ -13,7 +13,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
-use super::cores::PREEMPTS;
+use super::cores::{CHANGES, PREEMPTS};
 use super::{for_each_step, Team};
 
 /// Runs a model and prints the number of its interleavings. `preemptions`: switches, at most, away
@@ -234,6 +234,7 @@ fn members_that_are_moved_come_back() {
     check("a member that is moved, two steps", 1, || {
         walk(&Team::new(2).unwrap(), 2, 2);
     });
+    let moved = CHANGES.take();
     check("a member that is moved, two jobs", 3, || {
         let team = Team::new(2).unwrap();
         let lent = Lent::new();
@@ -244,6 +245,7 @@ fn members_that_are_moved_come_back() {
         lent.write(0);
     });
     PREEMPTS.set(false);
+    assert!(moved > 0 && CHANGES.take() > 0, "nobody was moved");
 }
 
 #[test]
