@@ -127,7 +127,7 @@ $(STAMPS)/venv:
 .PHONY: test-rust
 test-rust: $(STAMPS)/venv toolchain ## The crates' tests (the binding crate is tested through Python)
 	@# Documentation tests cannot reach make's job server and would warn.
-	env -u MAKEFLAGS cargo test --workspace --exclude quasar-py
+	env -u MAKEFLAGS -u MFLAGS cargo test --workspace --exclude quasar-py
 
 .PHONY: test-loom
 test-loom: toolchain ## The models of the team of threads; `make loom` notes what it did
