@@ -11,13 +11,16 @@ keys and values, or as long as the memory takes for all cores' weights.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .engine import Engine
 from .images import Pixels
 from .subnet import Subnet
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["Cores", "Frame", "Job", "last_worthwhile", "measured_jobs", "modelled_jobs", "simulate"]
 
@@ -74,11 +77,15 @@ class Frame(NamedTuple):
 
 def simulate(jobs: Iterable[Job], cores: Cores, threads: int) -> Frame:
     """Runs the jobs of one frame, one after the other."""
+
+    def of_threads(part: Sequence[float]) -> npt.NDArray[np.float64]:
+        return np.array([*part, *[0.0] * threads][:threads])
+
     work = memory = exchange = meetings = 0.0
     # When each thread is done with its last job, and when the slowest piece of that was.
     done, ready = np.zeros(threads), 0.0
     for job in jobs:
-        pieces, behind = (np.resize([*part, *[0.0] * threads], threads) for part in (job.pieces, job.behind))
+        pieces, behind = of_threads(job.pieces), of_threads(job.behind)
         read = job.exchange / cores.exchange if threads > 1 else 0.0
         late = meeting = 0.0
         if cores.memory is not None:
@@ -89,7 +96,7 @@ def simulate(jobs: Iterable[Job], cores: Cores, threads: int) -> Frame:
             meeting = 1e-6 * (cores.meeting_us + (threads - 2) * cores.further_us)
         shown = np.maximum(done, ready) + pieces + read + late + meeting
         done, ready = shown + behind, float(shown.max())
-        work += float(np.mean((pieces + behind)[: max(len(job.pieces), 1)]))
+        work += float(np.mean((pieces + behind)[: len(job.pieces)]))
         memory, exchange, meetings = memory + late, exchange + read, meetings + meeting
     total = float(done.max())
     waiting = max(0.0, total - work - memory - exchange - meetings)
