@@ -69,17 +69,20 @@ impl Lent {
     }
 }
 
+/// Lends a value to a member in two jobs, and takes it back.
+fn two_jobs() {
+    let team = Team::new(2).unwrap();
+    let lent = Lent::new();
+    for job in 1..=2 {
+        lent.write(job);
+        team.fork(&|_| assert_eq!(lent.read(), job));
+    }
+    lent.write(0);
+}
+
 #[test]
 fn members_see_what_each_job_lends_and_leave_it_in_time() {
-    check("a member, two jobs", 5, || {
-        let team = Team::new(2).unwrap();
-        let lent = Lent::new();
-        for job in 1..=2 {
-            lent.write(job);
-            team.fork(&|_| assert_eq!(lent.read(), job));
-        }
-        lent.write(0);
-    });
+    check("a member, two jobs", 5, two_jobs);
 }
 
 #[test]
@@ -235,15 +238,7 @@ fn members_that_are_moved_come_back() {
         walk(&Team::new(2).unwrap(), 2, 2);
     });
     let moved = CHANGES.take();
-    check("a member that is moved, two jobs", 3, || {
-        let team = Team::new(2).unwrap();
-        let lent = Lent::new();
-        for job in 1..=2 {
-            lent.write(job);
-            team.fork(&|_| assert_eq!(lent.read(), job));
-        }
-        lent.write(0);
-    });
+    check("a member that is moved, two jobs", 3, two_jobs);
     PREEMPTS.set(false);
     assert!(moved > 0 && CHANGES.take() > 0, "nobody was moved");
 }
