@@ -170,7 +170,7 @@ impl Drop for Join<'_> {
                 awaited: Some(Awaited::Job),
             },
         );
-        // Also after a panic in the middle of a wait.
+        // Those moved in this wait, or before a panic in the middle of another one.
         self.0.send_back();
         // Before the next caller's job can set it.
         self.1.set(shared.panicked.swap(false, Ordering::Relaxed));

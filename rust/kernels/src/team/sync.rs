@@ -77,18 +77,18 @@ pub(super) fn wait_for<T>(something: impl Fn() -> Option<T>) -> T {
 }
 
 /// Waits for other threads at the end of a job until `something` is true: watches, and then sleeps
-/// until this thread is unparked. Others that are preempted get this thread's core meanwhile.
+/// until this thread is unparked. Others that are preempted get this thread's core, and have to be
+/// sent back afterwards.
 pub(super) fn wait_at_end(something: impl Fn() -> bool, others: &impl Others) {
     if !watch_others(&something, others) {
         while !something() {
             thread::park();
         }
-        others.send_back();
     }
 }
 
-/// Waits in the middle of a job: the same, but who changes `something` looks at `sleepers`
-/// afterwards, and unparks all threads if there are any.
+/// Waits in the middle of a job: the same, but it sends others back itself, and who changes
+/// `something` looks at `sleepers` afterwards, and unparks all threads if there are any.
 pub(super) fn wait_between(
     something: impl Fn() -> bool,
     sleepers: &AtomicUsize,
