@@ -181,13 +181,15 @@ pub fn join<'a>(parts: impl IntoIterator<Item = Buffers<'a>>) {
 }
 
 /// Views whole cache lines of a buffer as values of `T`.
-pub(crate) fn cast<T: Plain>(lines: &[u8]) -> &[T] {
+pub(crate) fn cast<T: Plain>(lines: &[impl Plain]) -> &[T] {
     assert!(
         lines.as_ptr().addr().is_multiple_of(align_of::<T>()),
         "values are aligned"
     );
     // SAFETY: the slice holds that many values, is aligned as T needs, and any bytes are a T.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() / size_of::<T>()) }
+    unsafe {
+        std::slice::from_raw_parts(lines.as_ptr().cast(), size_of_val(lines) / size_of::<T>())
+    }
 }
 
 impl<'a, T> From<&'a mut Aligned<T>> for Buffers<'a> {

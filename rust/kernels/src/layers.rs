@@ -301,8 +301,7 @@ pub struct Scratch {
     pub(crate) expanded: Buffer,
     pub(crate) tile: Buffer,
     pub(crate) staged: Buffer,
-    pub(crate) logits: Buffer,
-    pub(crate) probs: Buffer,
+    pub(crate) attention: Buffer,
 }
 
 impl Scratch {
@@ -320,8 +319,7 @@ impl<'a> From<&'a mut Scratch> for Buffers<'a> {
             &mut scratch.expanded,
             &mut scratch.tile,
             &mut scratch.staged,
-            &mut scratch.logits,
-            &mut scratch.probs,
+            &mut scratch.attention,
         ])
     }
 }

@@ -259,7 +259,7 @@ pub(crate) fn attention(
         kv.head_dim,
     );
     let means: &[i32] = kv.means.as_slice();
-    let logits = scratch.logits.take::<i32>(kv.tokens);
+    let logits = scratch.attention.take::<i32>(kv.tokens);
     for i in 0..q.rows() {
         for (j, a) in logits.iter_mut().enumerate() {
             *a = dot(q.row(i), keys.row(j));

@@ -39,7 +39,8 @@ use std::marker::PhantomData;
 use crate::matrix::Out;
 use crate::scalar::{logit_cap, Moments, EXP2};
 use crate::tiled::{
-    expand, pack_keys, Epilogue, FourBitForm, Isa, Product, RowScale, Staged, UnfinishedTile,
+    expand, pack_keys, Epilogue, FourBitForm, Isa, Product, RowScale, RowSums, Staged,
+    UnfinishedTile,
 };
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
@@ -372,13 +373,13 @@ unsafe impl<T: Tiles> Isa for Neon<T> {
         logits: *const i32,
         probs: *mut i8,
         strides: [usize; 2],
-        tokens: usize,
+        [tokens, rows]: [usize; 2],
         mult: i32,
-        sums: &mut [(i32, i32)],
+        sums: &mut RowSums,
     ) {
-        for (i, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller promises a row for each sum.
-            *sums = unsafe {
+        for i in 0..rows {
+            // SAFETY: the caller promises as many rows.
+            (sums.e12[i], sums.e8[i]) = unsafe {
                 softmax_row(
                     logits.add(i * strides[0]),
                     tokens,

@@ -12,7 +12,7 @@ mod tile;
 
 use crate::matrix::Out;
 use crate::tiled::{
-    pack_keys, Epilogue, FourBitForm, Isa, Product, RowScale, Staged, UnfinishedTile,
+    pack_keys, Epilogue, FourBitForm, Isa, Product, RowScale, RowSums, Staged, UnfinishedTile,
 };
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
@@ -181,13 +181,13 @@ unsafe impl Isa for Neon32 {
         logits: *const i32,
         probs: *mut i8,
         strides: [usize; 2],
-        tokens: usize,
+        [tokens, rows]: [usize; 2],
         mult: i32,
-        sums: &mut [(i32, i32)],
+        sums: &mut RowSums,
     ) {
-        for (i, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller promises a row for each sum.
-            *sums = unsafe {
+        for i in 0..rows {
+            // SAFETY: the caller promises as many rows.
+            (sums.e12[i], sums.e8[i]) = unsafe {
                 rows::softmax_row(
                     logits.add(i * strides[0]),
                     tokens,

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::epilogue::RowScale;
 use super::inputs::{whole_rows, Inputs};
-use super::isa::{Isa, Product, MAX_QUERIES};
+use super::isa::{Isa, Product, RowScales, RowSums};
 use super::pack::{padded_rows, panels};
+use crate::buffer::cast;
 use crate::layers::PAD;
-use crate::scalar::{attention_scale, value_mean};
+use crate::scalar::value_mean;
 use crate::{HeadParams, KvHead, MatrixView, MatrixViewMut, Scratch};
 
 /// Implements `Kernels::pack_kv`. `kv.tokens` and `kv.head_dim` are set.
@@ -89,38 +89,22 @@ impl<I: Isa> Attention<'_, I> {
         }
     }
 
-    /// Computes a block's probabilities. Returns the scale of each row's outputs.
+    /// Puts a block's probabilities where its logits are. Returns the scale of each row's outputs.
     ///
     /// # Safety
     /// The CPU has the tier's features.
-    unsafe fn probabilities(
-        &self,
-        block: usize,
-        logits: &[i32],
-        probs: &mut [I::Code],
-    ) -> [RowScale; MAX_QUERIES] {
-        let (rows, HeadParams { mult, .. }) = (self.rows(block).len(), self.head);
-        let mut sums = [(0, 0); MAX_QUERIES];
-        let sums = &mut sums[..rows];
-        let logits = logits[..rows * self.strides[0]].as_ptr();
-        let probs = probs[..rows * self.strides[1]].as_mut_ptr();
-        // SAFETY: the slices hold rows of the tokens rounded up to LOGITS and PAD.
-        unsafe { I::softmax(logits, probs, self.strides, self.kv.tokens, mult, sums) };
-        let mut scales = [RowScale::default(); MAX_QUERIES];
-        for (scale, &mut (sum12, sum8)) in scales.iter_mut().zip(sums) {
-            let HeadParams {
-                out_mult,
-                out_shift,
-                ..
-            } = self.head;
-            let (mult, shift) = attention_scale(sum12 as u32, out_mult, out_shift);
-            *scale = RowScale {
-                rounding_residue: sum12 - 16 * sum8,
-                mult,
-                shift,
-            };
+    unsafe fn probabilities(&self, block: usize, logits: &mut [i32]) -> RowScales {
+        let rows = self.rows(block).len();
+        let mut sums = RowSums::default();
+        let logits = logits[..rows * self.strides[0]].as_mut_ptr();
+        let sizes = [self.kv.tokens, rows];
+        // SAFETY: there are rows of the tokens rounded up to LOGITS; the probabilities, rounded up
+        // to PAD, take no more bytes.
+        unsafe {
+            let (mult, probs) = (self.head.mult, logits.cast());
+            I::softmax(logits, probs, self.strides, sizes, mult, &mut sums);
+            I::row_scales(&sums, rows, self.head)
         }
-        scales
     }
 
     /// Returns the panels of values: first column, width, and position of the block's products.
@@ -170,7 +154,7 @@ impl<I: Isa> Attention<'_, I> {
         &self,
         block: usize,
         products: &[i32],
-        scales: &[RowScale; MAX_QUERIES],
+        scales: &RowScales,
         out: &mut MatrixViewMut<i8>,
     ) {
         let (rows, dim) = (self.rows(block), self.kv.head_dim);
@@ -202,9 +186,12 @@ pub(crate) unsafe fn attention<I: Isa>(
     let strides = [I::LOGITS, PAD].map(|pad| kv.tokens.next_multiple_of(pad));
     let blocks = q.rows().div_ceil(I::QUERIES);
     let panels = kv.head_dim.div_ceil(I::PANEL);
-    let products = scratch.tile.take::<i32>(panels * I::QUERIES * I::PANEL);
-    let logits = scratch.logits.take::<i32>(I::QUERIES * strides[0]);
-    let probs = scratch.probs.take::<I::Code>(I::QUERIES * strides[1]);
+    // Of a block. What comes later takes the place of what is no longer needed: keys and values
+    // nearly fill the first-level cache.
+    let logits = I::QUERIES * strides[0];
+    let probs = (I::QUERIES * strides[1] * size_of::<I::Code>()).div_ceil(size_of::<i32>());
+    let products = panels * I::QUERIES * I::PANEL;
+    let memory = (scratch.attention).take::<i32>(logits.max(probs + products));
     // SAFETY: the caller promises the features and the head.
     unsafe {
         let attention = Attention::<I> {
@@ -216,14 +203,15 @@ pub(crate) unsafe fn attention<I: Isa>(
         };
         I::enter_thread();
         for block in 0..blocks {
-            attention.logits(block, logits);
+            attention.logits(block, memory);
             // A part at a time, so that the loads of a block need not wait.
             for rows in soon {
                 let part = |block: usize| rows.rows() * block / blocks;
                 (part(block)..part(block + 1)).for_each(|i| I::prefetch_all(rows.row(i)));
             }
-            let scales = attention.probabilities(block, logits, probs);
-            attention.products(block, probs, products);
+            let scales = attention.probabilities(block, memory);
+            let (probs, products) = memory.split_at_mut(probs);
+            attention.products(block, cast(probs), products);
             attention.outputs(block, products, &scales, &mut out);
         }
         I::leave_thread();

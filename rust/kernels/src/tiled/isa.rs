@@ -5,10 +5,21 @@ use super::linear::PanelTiles;
 use crate::buffer::Plain;
 use crate::layers::{PAD, WINDOW};
 use crate::matrix::Out;
-use crate::{LayerNorm, MatrixView, MatrixViewMut};
+use crate::scalar::attention_scale;
+use crate::{HeadParams, LayerNorm, MatrixView, MatrixViewMut};
 
 /// Query rows of the largest tier's block.
 pub(super) const MAX_QUERIES: usize = 16;
+
+/// The sums of the weights of each query row of a block.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct RowSums {
+    pub e12: [i32; MAX_QUERIES],
+    pub e8: [i32; MAX_QUERIES],
+}
+
+/// The scales of the outputs of each query row of a block.
+pub(crate) type RowScales = [RowScale; MAX_QUERIES];
 
 /// The operands of a tile: `out[m][n] = bias[n] + sum_k a[m][k] * w[n][k]`.
 #[derive(Clone, Copy)]
@@ -87,7 +98,10 @@ impl FourBitForm {
 /// of `STEP`, `width` a multiple of `LANES` up to `PANEL`. An epilogue reads `PANEL` accumulators
 /// for each row of its output (rows are `PANEL` apart; accumulators past the output's columns are
 /// arbitrary) and `PANEL` parameters. `softmax` reads rows of `tokens` logits rounded up to
-/// `LOGITS` and writes as many probabilities rounded up to `PAD`; `strides` are those of both.
+/// `LOGITS` and writes as many probabilities rounded up to `PAD`; `strides` are those of both. It
+/// may be asked to put the probabilities where the logits are: it reads every logit before it
+/// writes there, if it reads all rows before it writes the first one, or goes from row to row and
+/// in each from left to right.
 pub(crate) unsafe trait Isa: Sized {
     /// A weight as packed.
     type Weight: Plain + From<i8>;
@@ -229,16 +243,31 @@ pub(crate) unsafe trait Isa: Sized {
         unreachable!("the tier has no form for 4-bit rows")
     }
 
-    /// Computes the probabilities of as many query rows as there are sums, at most `QUERIES`.
-    /// Writes the sums of e12 and e8 of each row.
+    /// Computes the probabilities of some query rows, 1 to `QUERIES`, and the sums of each. `sizes`
+    /// are the numbers of tokens and of rows.
     unsafe fn softmax(
         logits: *const i32,
         probs: *mut Self::Code,
         strides: [usize; 2],
-        tokens: usize,
+        sizes: [usize; 2],
         mult: i32,
-        sums: &mut [(i32, i32)],
+        sums: &mut RowSums,
     );
+
+    /// Returns the scales of the outputs of `rows` query rows; those of others are arbitrary.
+    unsafe fn row_scales(sums: &RowSums, rows: usize, head: HeadParams) -> RowScales {
+        let mut scales = RowScales::default();
+        for (i, scale) in scales[..rows].iter_mut().enumerate() {
+            let (sum12, sum8) = (sums.e12[i], sums.e8[i]);
+            let (mult, shift) = attention_scale(sum12 as u32, head.out_mult, head.out_shift);
+            *scale = RowScale {
+                rounding_residue: sum12 - 16 * sum8,
+                mult,
+                shift,
+            };
+        }
+        scales
+    }
 
     /// Computes the output codes of some query rows.
     unsafe fn attention_output(
@@ -293,6 +322,10 @@ impl<I: Isa> CheckSizes<I> {
         assert!(
             I::LOGITS.is_multiple_of(I::LANES),
             "a row of logits has room for whole vectors of keys"
+        );
+        assert!(
+            size_of::<i32>() * I::LOGITS >= size_of::<I::Code>() * PAD,
+            "probabilities take no more bytes than logits"
         );
         assert!(
             !I::OVERLAPS || I::CODE_OFFSET == 0 && I::PROB_OFFSET == 0,

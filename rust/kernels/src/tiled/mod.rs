@@ -43,7 +43,9 @@ pub(crate) use epilogue::lookup;
 pub(crate) use epilogue::{
     copy_accumulators, copy_in_order, Epilogue, Requant, RowScale, Staged, UnfinishedTile,
 };
-pub(crate) use isa::{FourBitForm, Isa, Product};
+#[cfg(target_arch = "x86_64")] // other tiers scale row by row
+pub(crate) use isa::RowScales;
+pub(crate) use isa::{FourBitForm, Isa, Product, RowSums};
 #[cfg(target_arch = "x86_64")] // no other tier overlaps tiles
 pub(crate) use linear::PanelTiles;
 pub(crate) use linear::{linear_i32, linear_i8, linear_residual};

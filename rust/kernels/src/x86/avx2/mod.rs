@@ -11,7 +11,7 @@ use super::{bases, read4};
 use crate::matrix::Out;
 use crate::scalar::{logit_cap, Moments, EXP2};
 use crate::tiled::{
-    expand, panels, Epilogue, FourBitForm, Isa, Product, RowScale, Staged, UnfinishedTile,
+    expand, panels, Epilogue, FourBitForm, Isa, Product, RowScale, RowSums, Staged, UnfinishedTile,
 };
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
@@ -518,13 +518,13 @@ unsafe impl Isa for Avx2 {
         logits: *const i32,
         probs: *mut i16,
         strides: [usize; 2],
-        tokens: usize,
+        [tokens, rows]: [usize; 2],
         mult: i32,
-        sums: &mut [(i32, i32)],
+        sums: &mut RowSums,
     ) {
-        for (i, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller promises a row for each sum.
-            *sums = unsafe {
+        for i in 0..rows {
+            // SAFETY: the caller promises as many rows.
+            (sums.e12[i], sums.e8[i]) = unsafe {
                 softmax_row(
                     logits.add(i * strides[0]),
                     tokens,

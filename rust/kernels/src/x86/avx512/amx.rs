@@ -13,8 +13,10 @@ use std::ops::RangeInclusive;
 use super::epilogue::{self, accumulators, AccumulatorRows, Accumulators};
 use super::{norm, pack, softmax};
 use crate::matrix::Out;
-use crate::tiled::{Epilogue, Isa, PanelTiles, Product, RowScale, Staged, UnfinishedTile};
-use crate::{LayerNorm, MatrixView, MatrixViewMut};
+use crate::tiled::{
+    Epilogue, Isa, PanelTiles, Product, RowScale, RowScales, RowSums, Staged, UnfinishedTile,
+};
+use crate::{HeadParams, LayerNorm, MatrixView, MatrixViewMut};
 
 /// The tier. Its functions need what [`super::Vnni`] needs, and AMX's tiles of 8-bit numbers.
 pub(crate) struct Amx;
@@ -628,14 +630,14 @@ unsafe impl Isa for Amx {
         logits: *const i32,
         probs: *mut u8,
         strides: [usize; 2],
-        tokens: usize,
+        sizes: [usize; 2],
         mult: i32,
-        sums: &mut [(i32, i32)],
+        sums: &mut RowSums,
     ) {
         // SAFETY: the caller's promise; `attention` has configured the registers.
         unsafe {
             let after_row = || stay_awake();
-            softmax::softmax(logits, probs, strides, tokens, mult, sums, after_row);
+            softmax::softmax(logits, probs, strides, sizes, mult, sums, after_row);
         }
     }
 

@@ -48,6 +48,11 @@ macro_rules! shared {
             unsafe { pack::expand(stored, bytes, nibbles, panel) }
         }
 
+        unsafe fn row_scales(sums: &RowSums, _rows: usize, head: HeadParams) -> RowScales {
+            // SAFETY: the caller's promise.
+            unsafe { softmax::row_scales(sums, head) }
+        }
+
         unsafe fn attention_output(
             acc: *const i32,
             means: *const i32,

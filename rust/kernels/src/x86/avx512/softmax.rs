@@ -4,7 +4,9 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{in_order64, mask16, mask32, numbers, reduced};
-use crate::scalar::{logit_cap, EXP2};
+use crate::scalar::EXP2;
+use crate::tiled::{RowScale, RowScales, RowSums};
+use crate::HeadParams;
 
 /// `2 * EXP2`, for two-register permutes.
 static EXP2_DOUBLED: [u16; 64] = {
@@ -65,9 +67,13 @@ fn live_words(n: usize) -> u32 {
     })
 }
 
-/// Computes e8 of a row, with u = (top - max(a, floor) * mult) >> 20. Returns vectors whose lanes
-/// add up to the sums of e12 and e8. `live` masks the tokens among the last 64 columns, in pack
-/// order.
+/// Computes e8 of a row whose largest logit is `max`; `mult` is the head's by 2^-20. Returns vectors
+/// whose lanes add up to the sums of e12 and e8. `live` masks the tokens among the last 64 columns,
+/// in pack order.
+///
+/// The exponent u = floor(d * mult + 1/2) is computed in floats: d and the integer `mult` have at
+/// most 24 bits, so they are exact, and a sum that is rounded towards 0 keeps its integer part
+/// while that has 24 bits. A larger u becomes 65535, as far beyond the table as itself.
 ///
 /// # Safety
 /// `tokens` logits rounded up to 16 can be read, and as many probabilities rounded up to 64
@@ -78,14 +84,17 @@ unsafe fn exponentials(
     probs: *mut u8,
     tokens: usize,
     live: [u32; 2],
-    [top, floor, mult]: [__m512i; 3],
+    max: i32,
+    mult: __m512,
 ) -> (__m512i, __m512i) {
     // SAFETY: the caller's promise.
     unsafe {
+        const TRUNCATE: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
+        let (max, half) = (_mm512_set1_epi32(max), _mm512_set1_ps(0.5));
         let exponent = |j: usize| {
-            let a = _mm512_loadu_si512(logits.add(j).cast());
-            let product = _mm512_mullo_epi32(_mm512_max_epi32(a, floor), mult);
-            _mm512_srli_epi32::<20>(_mm512_sub_epi32(top, product))
+            let d = _mm512_sub_epi32(max, _mm512_loadu_si512(logits.add(j).cast()));
+            let u = _mm512_fmadd_round_ps::<TRUNCATE>(_mm512_cvtepi32_ps(d), mult, half);
+            _mm512_cvttps_epi32(u)
         };
         let table = [
             _mm512_loadu_si512(EXP2_DOUBLED.as_ptr().cast()),
@@ -141,35 +150,64 @@ pub(super) unsafe fn softmax(
     logits: *const i32,
     probs: *mut u8,
     strides: [usize; 2],
-    tokens: usize,
+    [tokens, rows]: [usize; 2],
     mult: i32,
-    sums: &mut [(i32, i32)],
+    sums: &mut RowSums,
     after_row: impl Fn(),
 ) {
     let zero = _mm512_setzero_si512();
     let mut max = [zero; 16];
-    for (i, max) in max[..sums.len()].iter_mut().enumerate() {
-        // SAFETY: the caller promises a row for each sum.
+    for (i, max) in max[..rows].iter_mut().enumerate() {
+        // SAFETY: the caller promises as many rows.
         *max = unsafe { maxima(logits.add(i * strides[0]), tokens) };
     }
     let max = numbers(reduced::<true>(&max));
-    let cap = logit_cap(mult);
+    let mult = _mm512_set1_ps(mult as f32 / (1 << 20) as f32);
     let live = [0, 32].map(|first| live_words((tokens % 64).saturating_sub(first)));
     let (mut sum12, mut sum8) = ([zero; 16], [zero; 16]);
-    for (i, &max) in max[..sums.len()].iter().enumerate() {
-        // d * mult + 2^19 is top - max(a, floor) * mult, whose parts may wrap around.
-        let top = max.wrapping_mul(mult).wrapping_add(1 << 19);
-        let constants = [top, max.saturating_sub(cap), mult].map(|x| _mm512_set1_epi32(x));
+    for (i, &max) in max[..rows].iter().enumerate() {
         // SAFETY: as above.
         unsafe {
             let (logits, probs) = (logits.add(i * strides[0]), probs.add(i * strides[1]));
-            (sum12[i], sum8[i]) = exponentials(logits, probs, tokens, live, constants);
+            (sum12[i], sum8[i]) = exponentials(logits, probs, tokens, live, max, mult);
             after_row();
         }
     }
-    let sum12 = numbers(reduced::<false>(&sum12));
-    let sum8 = numbers(reduced::<false>(&sum8));
-    for (sums, both) in sums.iter_mut().zip(sum12.into_iter().zip(sum8)) {
-        *sums = both;
-    }
+    sums.e12 = numbers(reduced::<false>(&sum12));
+    sums.e8 = numbers(reduced::<false>(&sum8));
+}
+
+/// Computes [`crate::tiled::Isa::row_scales`], for all rows at once.
+///
+/// # Safety
+/// As there.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) unsafe fn row_scales(sums: &RowSums, head: HeadParams) -> RowScales {
+    // SAFETY: 16 sums.
+    let sums =
+        unsafe { [&sums.e12, &sums.e8].map(|sums| _mm512_loadu_si512(sums.as_ptr().cast())) };
+    let residues = numbers(_mm512_sub_epi32(sums[0], _mm512_slli_epi32::<4>(sums[1])));
+    // The quotient of `attention_scale`, by its power of two: of the sum, only the mantissa counts.
+    let dividend = _mm512_set1_pd(2.0 * f64::from(head.out_mult));
+    let eight = |sums: __m256i| {
+        let sums = _mm512_cvtepi32_pd(sums);
+        let mantissas = _mm512_getmant_pd::<_MM_MANT_NORM_1_2, _MM_MANT_SIGN_SRC>(sums);
+        let quotients = _mm512_cvttpd_epi32(_mm512_div_pd(dividend, mantissas));
+        (quotients, _mm512_cvttpd_epi32(_mm512_getexp_pd(sums)))
+    };
+    let low = eight(_mm512_castsi512_si256(sums[0]));
+    let high = eight(_mm512_extracti64x4_epi64::<1>(sums[0]));
+    let join = |low, high| _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+    let (quotients, exponents) = (join(low.0, high.0), join(low.1, high.1));
+    let large = _mm512_cmpge_epi32_mask(quotients, _mm512_set1_epi32(1 << 15));
+    let mults = numbers(_mm512_mask_srli_epi32::<1>(quotients, large, quotients));
+    // An exponent is one less than the number of bits.
+    let shifts = _mm512_add_epi32(exponents, _mm512_set1_epi32(i32::from(head.out_shift) - 20));
+    let one = _mm512_set1_epi32(1);
+    let shifts = numbers(_mm512_mask_sub_epi32(shifts, large, shifts, one));
+    std::array::from_fn(|i| RowScale {
+        rounding_residue: residues[i],
+        mult: mults[i] as i16,
+        shift: shifts[i] as u32,
+    })
 }

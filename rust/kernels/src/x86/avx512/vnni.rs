@@ -6,8 +6,8 @@ use super::super::{bases, read4};
 use super::epilogue::{self, AccumulatorRows};
 use super::{norm, pack, softmax};
 use crate::matrix::Out;
-use crate::tiled::{Epilogue, Isa, Product, RowScale, Staged, UnfinishedTile};
-use crate::{LayerNorm, MatrixView, MatrixViewMut};
+use crate::tiled::{Epilogue, Isa, Product, RowScale, RowScales, RowSums, Staged, UnfinishedTile};
+use crate::{HeadParams, LayerNorm, MatrixView, MatrixViewMut};
 
 /// The tier. Its functions need AVX-512 F, BW, VL, DQ and VNNI; table look-ups use VBMI if the CPU
 /// has it.
@@ -207,12 +207,12 @@ unsafe impl Isa for Vnni {
         logits: *const i32,
         probs: *mut u8,
         strides: [usize; 2],
-        tokens: usize,
+        sizes: [usize; 2],
         mult: i32,
-        sums: &mut [(i32, i32)],
+        sums: &mut RowSums,
     ) {
         // SAFETY: the caller's promise.
-        unsafe { softmax::softmax(logits, probs, strides, tokens, mult, sums, || ()) }
+        unsafe { softmax::softmax(logits, probs, strides, sizes, mult, sums, || ()) }
     }
 
     unsafe fn probe(iterations: u32) -> (u64, i32) {
