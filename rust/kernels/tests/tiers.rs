@@ -487,6 +487,11 @@ fn linear(scalar: Kernels, tier: Kernels) -> Result<(), String> {
         case(7, 4095, 64, Ends, 0, Ends),
         case(1, 1, 1, Min, 0, Min),
         case(197, 192, 192, Fill::Random, 0, Fill::Random),
+        // AMX multiplies rows of more than 512 weights in parts.
+        case(17, 513, 64, Ends, 0, Ends),
+        case(33, 576, 130, Fill::Random, 0, Fill::Random),
+        case(99, 1536, 128, Fill::Random, 0, Fill::Random),
+        case(50, 4096, 64, Max, 0, Min),
         // The largest sums of 4-bit rows, of either sign.
         case(13, 4096, 65, Max, 100, Min),
         case(13, 4096, 65, Max, 100, Max),

@@ -62,30 +62,25 @@ impl<I: Isa> Attention<'_, I> {
     /// # Safety
     /// The CPU has the tier's features; the head is packed for it.
     unsafe fn logits(&self, block: usize, logits: &mut [i32]) {
-        let k = self.k[0];
+        let (rows, width) = (self.rows(block), padded_rows::<I>(self.kv.tokens));
         let (keys, bias) = (self.kv.keys.as_slice(), self.kv.key_bias.as_slice::<i32>());
-        let rows = self.rows(block);
-        for (first, width) in panels::<I>(padded_rows::<I>(self.kv.tokens)) {
-            let w: &[I::Weight] = &keys[first * k..][..width * k];
-            let bias = &bias[first..][..width];
-            for i in (0..rows.len()).step_by(I::ROWS) {
-                let n = I::ROWS.min(rows.len() - i);
-                let whole = whole_rows::<I>(n);
-                let (a, stride) = self.queries.tile(rows.start + i, n, whole);
-                let out = &mut logits[i * self.strides[0] + first..]
-                    [..(whole - 1) * self.strides[0] + width];
-                let p = Product {
-                    a,
-                    stride,
-                    rows: n,
-                    w: w.as_ptr(),
-                    width,
-                    k,
-                    bias: bias.as_ptr(),
-                };
-                // SAFETY: the slices have the sizes that a tile reads and writes.
-                unsafe { I::tile_any_weights(p, out.as_mut_ptr(), self.strides[0]) };
-            }
+        let (w, bias): (&[I::Weight], _) = (&keys[..width * self.k[0]], &bias[..width]);
+        for i in (0..rows.len()).step_by(I::ROWS) {
+            let n = I::ROWS.min(rows.len() - i);
+            let whole = whole_rows::<I>(n);
+            let (a, stride) = self.queries.tile(rows.start + i, n, whole);
+            let out = &mut logits[i * self.strides[0]..][..(whole - 1) * self.strides[0] + width];
+            let p = Product {
+                a,
+                stride,
+                rows: n,
+                w: w.as_ptr(),
+                width,
+                k: self.k[0],
+                bias: bias.as_ptr(),
+            };
+            // SAFETY: the slices have the sizes that tiles read and write.
+            unsafe { I::tiles_of_panels(p, out.as_mut_ptr(), self.strides[0]) };
         }
     }
 

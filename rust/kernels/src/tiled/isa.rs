@@ -2,6 +2,7 @@
 
 use super::epilogue::{Epilogue, RowScale, Staged, UnfinishedTile};
 use super::linear::PanelTiles;
+use super::pack::panels;
 use crate::buffer::Plain;
 use crate::layers::{PAD, WINDOW};
 use crate::matrix::Out;
@@ -34,6 +35,20 @@ pub(crate) struct Product<A, W> {
     pub k: usize,
     /// `width` biases.
     pub bias: *const i32,
+}
+
+impl<A, W> Product<A, W> {
+    /// Returns the operands of the panel of `width` weight rows from row `first` on.
+    #[allow(clippy::inline_always)] // AMX's tiles call nothing between their products
+    #[inline(always)]
+    pub fn panel(self, first: usize, width: usize) -> Self {
+        Self {
+            w: self.w.wrapping_add(first * self.k),
+            width,
+            bias: self.bias.wrapping_add(first),
+            ..self
+        }
+    }
 }
 
 /// The operands of a tier's tile.
@@ -139,8 +154,14 @@ pub(crate) unsafe trait Isa: Sized {
     /// window the panel starts.
     const STAGED: usize = WINDOW + Self::PANEL;
 
-    /// Returns the input rows of the tiles of a layer with rows of `k` weights: at most `ROWS`, a
-    /// multiple of `WHOLE_ROWS`.
+    /// Returns the number of parts of k in which [`Isa::panel_and_finish`] multiplies a panel whose
+    /// rows have `k` weights.
+    fn k_parts(_k: usize) -> usize {
+        1
+    }
+
+    /// Returns the input rows of the tiles of a layer, or a part of one, whose rows have `k`
+    /// weights: at most `ROWS`, a multiple of `WHOLE_ROWS`.
     fn tile_rows(_k: usize) -> usize {
         Self::ROWS
     }
@@ -155,6 +176,18 @@ pub(crate) unsafe trait Isa: Sized {
     unsafe fn tile_any_weights(p: ProductOf<Self>, out: *mut i32, out_stride: usize) {
         // SAFETY: the same contract.
         unsafe { Self::tile(p, out, out_stride) }
+    }
+
+    /// Computes [`Isa::tile_any_weights`] for each of the [`panels`] of `width` weight rows, any
+    /// multiple of `LANES`.
+    unsafe fn tiles_of_panels(p: ProductOf<Self>, out: *mut i32, out_stride: usize) {
+        for (first, width) in panels::<Self>(p.width) {
+            // SAFETY: the same contract.
+            unsafe {
+                let p = p.panel(first, width);
+                Self::tile_any_weights(p, out.add(first), out_stride);
+            }
+        }
     }
 
     /// Computes [`Isa::tile_any_weights`] for probabilities.

@@ -83,6 +83,10 @@ pub(crate) struct PanelTiles<'a, I: Isa> {
     pub rows: usize,
     /// Room for the accumulators of tiles, which take turns.
     pub acc: [*mut i32; 2],
+    /// Parts of k.
+    pub k_parts: usize,
+    /// Room for the sums of all tiles over the first parts, if there are several.
+    pub sums: *mut i32,
     pub requant: Requant,
     /// Of all tiles but the last.
     pub epilogue: Epilogue<'a>,
@@ -95,6 +99,21 @@ impl<I: Isa> PanelTiles<'_, I> {
     /// Returns the number of tiles.
     pub fn count(&self) -> usize {
         self.inputs.input.rows().div_ceil(self.rows)
+    }
+
+    /// Returns the operands of tile `t` in part `part` of k.
+    #[allow(clippy::inline_always)] // AMX's tiles call nothing between their products
+    #[inline(always)]
+    pub fn product_of_part(&self, t: usize, part: usize) -> ProductOf<I> {
+        let p = self.product(t);
+        let steps = p.k / I::STEP;
+        let first = |part: usize| steps * part / self.k_parts * I::STEP;
+        Product {
+            a: p.a.wrapping_add(first(part)),
+            w: p.w.wrapping_add(first(part) * p.width),
+            k: first(part + 1) - first(part),
+            ..p
+        }
     }
 
     /// Returns the operands of tile `t`.
@@ -131,11 +150,15 @@ unsafe fn linear<I: Isa>(
     let eight_bit = (panels.iter().any(|panel| !panel.four_bit))
         .then(|| unsafe { Inputs::new::<I>(input, k, &mut scratch.codes) });
     let (bias, order) = (bias.as_slice::<i32>(), layer.order.as_slice::<u8>());
-    let tile_rows = I::tile_rows(layer.k);
-    let tile_size = tile_rows * I::PANEL;
-    let accumulators = scratch.tile.take::<i32>(2 * tile_size).as_mut_ptr();
-    let value_bytes = outputs.value_bytes();
     let sorted = windows.iter().any(|window| window.sorted);
+    let k_parts = if sorted { 1 } else { I::k_parts(k) };
+    let tile_rows = I::tile_rows(k.div_ceil(k_parts));
+    let tile_size = tile_rows * I::PANEL;
+    let all_sums = n.next_multiple_of(tile_rows) * I::PANEL;
+    let accumulators = (scratch.tile)
+        .take::<i32>(2 * tile_size + if k_parts > 1 { all_sums } else { 0 })
+        .as_mut_ptr();
+    let value_bytes = outputs.value_bytes();
     let staged = scratch
         .staged
         .take::<u8>(if sorted {
@@ -189,6 +212,9 @@ unsafe fn linear<I: Isa>(
                         weights: &weights,
                         rows: tile_rows,
                         acc,
+                        k_parts,
+                        // SAFETY: the sums, if there are any, are behind two tiles.
+                        sums: unsafe { accumulators.add(2 * tile_size) },
                         requant,
                         epilogue: outputs.block(0, last, col, width),
                         soon,

@@ -49,9 +49,9 @@ impl<'a> Panel<'a> {
     /// columns 0-31, then 32-63.
     ///
     /// # Safety
-    /// 64 shifts can be read.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    #[inline]
+    /// 64 shifts can be read; the CPU has the tier's features.
+    #[allow(clippy::inline_always)] // between uses of tile registers, nothing is called
+    #[inline(always)]
     unsafe fn shifted<A: Accumulators>(&self, acc: [__m512i; 4]) -> [__m512i; 2] {
         let requant = self.requant;
         let mut t = acc;
@@ -70,10 +70,13 @@ impl<'a> Panel<'a> {
                 }
             }
         }
-        [
-            _mm512_packs_epi32(t[0], t[1]),
-            _mm512_packs_epi32(t[2], t[3]),
-        ]
+        // SAFETY: as above.
+        unsafe {
+            [
+                _mm512_packs_epi32(t[0], t[1]),
+                _mm512_packs_epi32(t[2], t[3]),
+            ]
+        }
     }
 }
 
@@ -116,61 +119,18 @@ impl<'a> Codes<'a> {
     /// Requantizes a row.
     ///
     /// # Safety
-    /// 64 parameters can be read.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    #[inline]
+    /// 64 parameters can be read; the CPU has the tier's features.
+    #[allow(clippy::inline_always)] // between uses of tile registers, nothing is called
+    #[inline(always)]
     unsafe fn row<A: Accumulators>(&self, acc: [__m512i; 4]) -> __m512i {
         // SAFETY: the caller's promise.
-        let t = unsafe { self.panel.shifted::<A>(acc) };
-        let y = |half: usize| {
-            let z = _mm512_mulhrs_epi16(t[half], self.mult[half]);
-            _mm512_srai_epi16::<6>(_mm512_adds_epi16(z, self.offset))
-        };
-        in_order64(_mm512_packs_epi16(y(0), y(1)))
-    }
-}
-
-/// Stores the codes of row `i`.
-///
-/// # Safety
-/// The row can be written.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-#[inline]
-unsafe fn store8(out: Out<i8>, i: usize, codes: __m512i) {
-    // SAFETY: the mask keeps the store inside the row.
-    unsafe { put8(out.ptr.add(i * out.stride), out.cols, codes) }
-}
-
-/// Requantizes a row to updates, and adds them to row `i` of the residual or stores them.
-///
-/// # Safety
-/// 64 parameters can be read; the row is live and nothing else refers to it.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-#[inline]
-unsafe fn update<A: Accumulators, const ADD: bool>(
-    acc: [__m512i; 4],
-    panel: &Panel,
-    x: Out<i16>,
-    i: usize,
-) {
-    // SAFETY: the caller's promise; masks keep x inside its row.
-    unsafe {
-        for (half, t) in panel.shifted::<A>(acc).into_iter().enumerate() {
-            let cols = x.cols.saturating_sub(32 * half);
-            let mult = if A::IN_REGISTERS {
-                mult(panel.requant, half)
-            } else {
-                panel.mult[half]
+        unsafe {
+            let t = self.panel.shifted::<A>(acc);
+            let y = |half: usize| {
+                let z = _mm512_mulhrs_epi16(t[half], self.mult[half]);
+                _mm512_srai_epi16::<6>(_mm512_adds_epi16(z, self.offset))
             };
-            let at = x.ptr.add(i * x.stride).wrapping_add(32 * half);
-            let update = _mm512_mulhrs_epi16(in_order32(t), mult);
-            let new = if ADD {
-                let old = _mm512_maskz_loadu_epi16(mask32(cols), at);
-                _mm512_max_epi16(_mm512_adds_epi16(old, update), _mm512_set1_epi16(-i16::MAX))
-            } else {
-                update
-            };
-            put16(at, cols, new);
+            in_order64(_mm512_packs_epi16(y(0), y(1)))
         }
     }
 }
@@ -188,12 +148,19 @@ impl Table {
         }))
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
-    #[inline]
-    fn look_up(&self, y: __m512i) -> __m512i {
-        let low = _mm512_permutex2var_epi8(self.0[0], y, self.0[1]);
-        let high = _mm512_permutex2var_epi8(self.0[2], y, self.0[3]);
-        _mm512_mask_blend_epi8(_mm512_movepi8_mask(y), high, low)
+    /// Looks up 64 codes.
+    ///
+    /// # Safety
+    /// The CPU has the tier's features and VBMI.
+    #[allow(clippy::inline_always)] // between uses of tile registers, nothing is called
+    #[inline(always)]
+    unsafe fn look_up(&self, y: __m512i) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let low = _mm512_permutex2var_epi8(self.0[0], y, self.0[1]);
+            let high = _mm512_permutex2var_epi8(self.0[2], y, self.0[3]);
+            _mm512_mask_blend_epi8(_mm512_movepi8_mask(y), high, low)
+        }
     }
 }
 
@@ -228,15 +195,118 @@ impl Accumulators for [__m512i; 4] {
     }
 }
 
+/// The end of an epilogue, where rows of accumulators go. (A trait, since closures that are called
+/// in several places are not inlined.)
+pub(super) trait FinishRow {
+    /// Finishes row `i`.
+    ///
+    /// # Safety
+    /// The accumulators and 64 parameters can be read; the row is live and nothing else refers to
+    /// it; the CPU has the tier's features.
+    unsafe fn finish<A: Accumulators>(&self, i: usize, row: A);
+}
+
+/// Requantizes rows to codes.
+struct ToCodes<'a> {
+    codes: Codes<'a>,
+    out: Out<i8>,
+}
+
+impl FinishRow for ToCodes<'_> {
+    #[allow(clippy::inline_always)] // between uses of tile registers, nothing is called
+    #[inline(always)]
+    unsafe fn finish<A: Accumulators>(&self, i: usize, row: A) {
+        let Self { codes, out } = self;
+        // SAFETY: the caller's promise; the mask keeps the store inside the row.
+        unsafe {
+            let y = codes.row::<A>(row.load());
+            put8(out.ptr.add(i * out.stride), out.cols, y);
+        }
+    }
+}
+
+/// Requantizes rows to codes and looks them up. Needs VBMI.
+struct ToTableCodes<'a> {
+    codes: Codes<'a>,
+    table: Table,
+    out: Out<i8>,
+}
+
+impl FinishRow for ToTableCodes<'_> {
+    #[allow(clippy::inline_always)] // between uses of tile registers, nothing is called
+    #[inline(always)]
+    unsafe fn finish<A: Accumulators>(&self, i: usize, row: A) {
+        let Self { codes, table, out } = self;
+        // SAFETY: as above.
+        unsafe {
+            let y = table.look_up(codes.row::<A>(row.load()));
+            put8(out.ptr.add(i * out.stride), out.cols, y);
+        }
+    }
+}
+
+/// Requantizes rows to updates, and adds them to the residual (`ADD`) or stores them.
+struct ToUpdates<'a, const ADD: bool> {
+    panel: Panel<'a>,
+    x: Out<i16>,
+}
+
+impl<const ADD: bool> FinishRow for ToUpdates<'_, ADD> {
+    #[allow(clippy::inline_always)] // between uses of tile registers, nothing is called
+    #[inline(always)]
+    unsafe fn finish<A: Accumulators>(&self, i: usize, row: A) {
+        let Self { panel, x } = self;
+        // SAFETY: the caller's promise; masks keep x inside its row.
+        unsafe {
+            for (half, t) in panel.shifted::<A>(row.load()).into_iter().enumerate() {
+                let cols = x.cols.saturating_sub(32 * half);
+                let mult = if A::IN_REGISTERS {
+                    mult(panel.requant, half)
+                } else {
+                    panel.mult[half]
+                };
+                let at = x.ptr.add(i * x.stride).wrapping_add(32 * half);
+                let update = _mm512_mulhrs_epi16(in_order32(t), mult);
+                let new = if ADD {
+                    let old = _mm512_maskz_loadu_epi16(mask32(cols), at);
+                    _mm512_max_epi16(_mm512_adds_epi16(old, update), _mm512_set1_epi16(-i16::MAX))
+                } else {
+                    update
+                };
+                put16(at, cols, new);
+            }
+        }
+    }
+}
+
+/// Copies rows.
+struct ToCopies(Out<i32>);
+
+impl FinishRow for ToCopies {
+    #[allow(clippy::inline_always)] // between uses of tile registers, nothing is called
+    #[inline(always)]
+    unsafe fn finish<A: Accumulators>(&self, i: usize, row: A) {
+        let out = &self.0;
+        // SAFETY: the caller's promise; masks keep stores inside the row.
+        unsafe {
+            for (v, acc) in row.load().into_iter().enumerate() {
+                let mask = mask16(out.cols.saturating_sub(16 * v));
+                let to = out.ptr.add(i * out.stride).wrapping_add(16 * v);
+                _mm512_mask_storeu_epi32(to, mask, acc);
+            }
+        }
+    }
+}
+
 /// Rows of accumulators.
 pub(super) trait AccumulatorRows {
     type Row: Accumulators;
 
-    /// Calls `each(i, row)` for each row.
+    /// Finishes each row.
     ///
     /// # Safety
-    /// As the tier's tile.
-    unsafe fn for_each(self, each: impl FnMut(usize, Self::Row));
+    /// As the tier's tile and [`FinishRow::finish`].
+    unsafe fn for_each(self, to: &impl FinishRow);
 
     /// Returns the output, with its number of columns as a constant if the rows' kind implies it.
     fn constant_cols<T>(out: Out<T>) -> Out<T> {
@@ -255,9 +325,10 @@ impl AccumulatorRows for InMemory {
 
     #[allow(clippy::inline_always)] // compiled for the features of its caller
     #[inline(always)]
-    unsafe fn for_each(self, mut each: impl FnMut(usize, *const i32)) {
+    unsafe fn for_each(self, to: &impl FinishRow) {
         for i in 0..self.rows {
-            each(i, self.acc.wrapping_add(64 * i));
+            // SAFETY: the caller's promise.
+            unsafe { to.finish(i, self.acc.wrapping_add(64 * i)) }
         }
     }
 }
@@ -272,7 +343,7 @@ unsafe fn codes<R: AccumulatorRows>(rows: R, requant: &Requant, offset: i16, out
     // SAFETY: the caller's promise.
     unsafe {
         let codes = Codes::new(requant, offset);
-        rows.for_each(|i, row| store8(out, i, codes.row::<R::Row>(row.load())));
+        rows.for_each(&ToCodes { codes, out });
     }
 }
 
@@ -292,10 +363,7 @@ unsafe fn table_codes<R: AccumulatorRows>(
     // SAFETY: the caller's promise.
     unsafe {
         let (codes, table) = (Codes::new(requant, offset), Table::new(table));
-        rows.for_each(|i, row| {
-            let y = codes.row::<R::Row>(row.load());
-            store8(out, i, table.look_up(y));
-        });
+        rows.for_each(&ToTableCodes { codes, table, out });
     }
 }
 
@@ -309,7 +377,7 @@ unsafe fn updates<R: AccumulatorRows, const ADD: bool>(rows: R, requant: &Requan
     // SAFETY: the caller's promise.
     unsafe {
         let panel = Panel::new(requant);
-        rows.for_each(|i, row| update::<R::Row, ADD>(row.load(), &panel, x, i));
+        rows.for_each(&ToUpdates::<ADD> { panel, x });
     }
 }
 
@@ -319,16 +387,8 @@ unsafe fn updates<R: AccumulatorRows, const ADD: bool>(rows: R, requant: &Requan
 /// As [`Isa::finish`] and [`AccumulatorRows::for_each`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn copies<R: AccumulatorRows>(rows: R, out: &Out<i32>) {
-    // SAFETY: the caller's promise; masks keep stores inside the row.
-    unsafe {
-        rows.for_each(|i, row| {
-            for (v, acc) in row.load().into_iter().enumerate() {
-                let mask = mask16(out.cols.saturating_sub(16 * v));
-                let to = out.ptr.add(i * out.stride).wrapping_add(16 * v);
-                _mm512_mask_storeu_epi32(to, mask, acc);
-            }
-        });
-    }
+    // SAFETY: the caller's promise.
+    unsafe { rows.for_each(&ToCopies(*out)) }
 }
 
 /// Runs an epilogue on rows of accumulators, wherever they come from.

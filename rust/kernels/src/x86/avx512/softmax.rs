@@ -67,9 +67,9 @@ fn live_words(n: usize) -> u32 {
     })
 }
 
-/// Computes e8 of a row whose largest logit is `max`; `mult` is the head's by 2^-20. Returns vectors
-/// whose lanes add up to the sums of e12 and e8. `live` masks the tokens among the last 64 columns,
-/// in pack order.
+/// Computes e8 of a row whose largest logit is `max`; `mult` is the head's by 2^-20. Returns
+/// vectors whose lanes add up to the sums of e12 and e8. `live` masks the tokens among the last 64
+/// columns, in pack order.
 ///
 /// The exponent u = floor(d * mult + 1/2) is computed in floats: d and the integer `mult` have at
 /// most 24 bits, so they are exact, and a sum that is rounded towards 0 keeps its integer part

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::super::{bases, read4};
-use super::epilogue::{self, AccumulatorRows};
+use super::epilogue::{self, AccumulatorRows, FinishRow};
 use super::{norm, pack, softmax};
 use crate::matrix::Out;
 use crate::tiled::{Epilogue, Isa, Product, RowScale, RowScales, RowSums, Staged, UnfinishedTile};
@@ -128,10 +128,12 @@ impl AccumulatorRows for WholeTile {
 
     #[allow(clippy::inline_always)] // compiled for the features of its caller
     #[inline(always)]
-    unsafe fn for_each(self, mut each: impl FnMut(usize, [__m512i; 4])) {
+    unsafe fn for_each(self, to: &impl FinishRow) {
         // SAFETY: the caller's promise.
-        for (i, acc) in unsafe { sums::<ROWS, 4>(self.0) }.into_iter().enumerate() {
-            each(i, acc);
+        unsafe {
+            for (i, acc) in sums::<ROWS, 4>(self.0).into_iter().enumerate() {
+                to.finish(i, acc);
+            }
         }
     }
 }
