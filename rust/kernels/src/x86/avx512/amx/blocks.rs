@@ -7,15 +7,15 @@ use crate::tiled::{Isa, Product};
 /// Work that is done in parts between the products of a tile. (A trait, since closures that are
 /// called in several places are not inlined.)
 pub(super) trait Meanwhile {
-    /// Does the next part.
+    /// Does the next part, after a step. The sums of the tile before may be read if `is_stored`.
     ///
     /// # Safety
-    /// What it reads and writes is live; the CPU has the tier's features.
-    unsafe fn step(&mut self);
+    /// All that it reads and writes is live; the CPU has the tier's features.
+    unsafe fn step(&mut self, is_stored: bool);
 }
 
 impl Meanwhile for () {
-    unsafe fn step(&mut self) {}
+    unsafe fn step(&mut self, _is_stored: bool) {}
 }
 
 /// The sums of a block that are still in its registers, 0 to `registers - 1`.
@@ -130,8 +130,8 @@ impl<const TALL: bool, const V: usize> Step<TALL, V> {
         }
     }
 
-    /// Multiplies 32 rows: codes in registers 4 and 5, weights in 6 and 7. The first step starts the
-    /// block.
+    /// Multiplies 32 rows: codes in registers 4 and 5, weights in 6 and 7. The first step starts
+    /// the block.
     ///
     /// # Safety
     /// As [`block`].
@@ -255,8 +255,7 @@ unsafe fn start<const REGISTER: u8>(start: Option<&Start>) {
 }
 
 /// Multiplies rows 0 to 15, or 0 to 31 (`TALL`), by 16 * V columns (V is at most 2 if tall). Sums
-/// stay in the first registers, for `out`. Calls `meanwhile` after steps, once those of the block
-/// before are stored.
+/// stay in the first registers, for `out`. Calls `meanwhile` after each step.
 ///
 /// # Safety
 /// As [`tile_of`], also for what is stored later.
@@ -308,10 +307,8 @@ pub(super) unsafe fn block<const SIGNED: bool, const TALL: bool, const V: usize>
             } else {
                 step.multiply_short::<SIGNED, 5, 4>(None, is_last);
             }
-            // One call, so that it is inlined.
-            if i > 0 || is_last {
-                meanwhile.step();
-            }
+            // Right after the stores, whoever reads the sums would wait for them.
+            meanwhile.step(i > 0 || is_last);
             step = step.next();
         }
     }
@@ -330,14 +327,16 @@ pub(super) unsafe fn block<const SIGNED: bool, const TALL: bool, const V: usize>
     }
 }
 
-/// Returns how often a tile calls `meanwhile`.
-pub(super) fn parts(p: &Product<u8, i8>) -> usize {
-    (p.k / STEP - 1).max(1)
-        * if p.rows > WHOLE_ROWS {
-            p.width.div_ceil(32)
-        } else {
-            1
-        }
+/// Returns the number of steps of a tile, and that of steps after which the tile before may be
+/// read.
+pub(super) fn steps(p: &Product<u8, i8>) -> [usize; 2] {
+    let blocks = if p.rows > WHOLE_ROWS {
+        p.width.div_ceil(32)
+    } else {
+        1
+    };
+    let steps = p.k / STEP;
+    [steps, (steps - 1).max(1)].map(|steps| steps * blocks)
 }
 
 /// Multiplies a tile as [`block`] does.

@@ -20,7 +20,7 @@ use crate::tiled::{
 };
 use crate::{HeadParams, LayerNorm, MatrixView, MatrixViewMut};
 use blocks::{
-    block, parts, tall_tile, tile_in_registers, tile_overlapped, Meanwhile, Start, Unstored,
+    block, steps, tall_tile, tile_in_registers, tile_overlapped, Meanwhile, Start, Unstored,
 };
 use registers::{configure, dot, release, stay_awake, store};
 
@@ -75,7 +75,7 @@ impl Prefetch {
 impl Meanwhile for Prefetch {
     #[allow(clippy::inline_always)] // called between uses of tile registers
     #[inline(always)]
-    unsafe fn step(&mut self) {
+    unsafe fn step(&mut self, _is_stored: bool) {
         for _ in 0..self.lines {
             Amx::prefetch(self.next);
             self.next = self.next.wrapping_add(64);
@@ -163,7 +163,7 @@ impl AccumulatorRows for StoredTile {
     #[inline(always)]
     unsafe fn for_each(self, to: &impl FinishRow) {
         // SAFETY: the caller's promise.
-        unsafe { (self.in_parts(1, 0, to, &mut Prefetch::new(&[], 1))).step() }
+        unsafe { (self.in_parts(1, 0, to, &mut Prefetch::new(&[], 1))).step(true) }
     }
 }
 
@@ -184,11 +184,12 @@ struct FinishInParts<'a, T> {
 impl<T: FinishRow> Meanwhile for FinishInParts<'_, T> {
     #[allow(clippy::inline_always)] // called between uses of tile registers
     #[inline(always)]
-    unsafe fn step(&mut self) {
-        let end = self.rows.min(self.done + self.part);
+    unsafe fn step(&mut self, is_stored: bool) {
+        let part = if is_stored { self.part } else { 0 };
+        let end = self.rows.min(self.done + part);
         // SAFETY: the caller's promise.
         unsafe {
-            self.prefetch.step();
+            self.prefetch.step(is_stored);
             for i in self.done..end {
                 let row = Unbiased {
                     acc: self.acc.wrapping_add(64 * i),
@@ -218,7 +219,7 @@ impl AccumulatorRows for OverlappedTile<'_> {
     unsafe fn for_each(self, to: &impl FinishRow) {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut meanwhile = (self.before).in_parts(parts(self.p), 0, to, self.prefetch);
+            let mut meanwhile = (self.before).in_parts(steps(self.p)[1], 0, to, self.prefetch);
             tile_overlapped::<true>(*self.p, self.acc, Amx::PANEL, &mut meanwhile);
         }
     }
@@ -284,7 +285,7 @@ impl AccumulatorRows for FollowingTiles<'_> {
                 let p = self.tiles.product_of_part(t, self.tiles.k_parts - 1);
                 let first = (t - 1) * rows;
                 let prefetch = &mut self.prefetch;
-                let meanwhile = &mut before.in_parts(parts(&p), first, to, prefetch);
+                let meanwhile = &mut before.in_parts(steps(&p)[1], first, to, prefetch);
                 let acc = acc[t % 2];
                 unstored = if p.rows > WHOLE_ROWS {
                     tall_tile(p, acc, unstored, meanwhile)
@@ -431,14 +432,14 @@ unsafe impl Isa for Amx {
         before: Option<&UnfinishedTile>,
         soon: &[u8],
     ) {
-        let mut prefetch = Prefetch::new(soon, parts(p));
+        let mut prefetch = Prefetch::new(soon, steps(p)[0]);
         // SAFETY: the caller's promise.
         unsafe { finish_during(p, acc, before, &mut prefetch) }
     }
 
     unsafe fn panel_and_finish(tiles: &PanelTiles<Self>, before: Option<&UnfinishedTile>) {
         let first = tiles.product_of_part(0, 0);
-        let times = tiles.count() * tiles.k_parts * parts(&first);
+        let times = tiles.count() * tiles.k_parts * steps(&first)[0];
         let mut prefetch = Prefetch::new(tiles.soon, times);
         // SAFETY: the caller's promise.
         unsafe {

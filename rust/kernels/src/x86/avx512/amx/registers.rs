@@ -2,7 +2,8 @@
 //! the assembly.)
 //!
 //! A register holds 16 rows of 64 bytes. One of codes holds 64 k of 16 input rows. One of weights
-//! holds 64 k of 16 rows of a panel, as they are packed: each row of the register is a group of 4 k.
+//! holds 64 k of 16 rows of a panel, as they are packed: each row of the register is a group of
+//! 4 k.
 
 use std::arch::asm;
 
