@@ -4,6 +4,9 @@ use super::registers::{dot, load, store, zero};
 use super::{Amx, ROWS, STEP, WHOLE_ROWS};
 use crate::tiled::{Isa, Product};
 
+/// Steps of a block whose epilogue takes longer than its products.
+const FEW_STEPS: usize = 4;
+
 /// Work that is done in parts between the products of a tile. (A trait, since closures that are
 /// called in several places are not inlined.)
 pub(super) trait Meanwhile {
@@ -307,8 +310,7 @@ pub(super) unsafe fn block<const SIGNED: bool, const TALL: bool, const V: usize>
             } else {
                 step.multiply_short::<SIGNED, 5, 4>(None, is_last);
             }
-            // Right after the stores, whoever reads the sums would wait for them.
-            meanwhile.step(i > 0 || is_last);
+            meanwhile.step(i >= steps - finishing_steps(steps));
             step = step.next();
         }
     }
@@ -327,6 +329,17 @@ pub(super) unsafe fn block<const SIGNED: bool, const TALL: bool, const V: usize>
     }
 }
 
+/// Returns the number of a block's last steps after which the tile before may be read. Right after
+/// the first step a read would wait for the stores; but if there are few steps, the epilogue takes
+/// longer than the products, and needs all of them.
+fn finishing_steps(steps: usize) -> usize {
+    if steps <= FEW_STEPS {
+        steps
+    } else {
+        steps - 1
+    }
+}
+
 /// Returns the number of steps of a tile, and that of steps after which the tile before may be
 /// read.
 pub(super) fn steps(p: &Product<u8, i8>) -> [usize; 2] {
@@ -336,7 +349,7 @@ pub(super) fn steps(p: &Product<u8, i8>) -> [usize; 2] {
         1
     };
     let steps = p.k / STEP;
-    [steps, (steps - 1).max(1)].map(|steps| steps * blocks)
+    [steps, finishing_steps(steps)].map(|steps| steps * blocks)
 }
 
 /// Multiplies a tile as [`block`] does.
