@@ -514,16 +514,17 @@ pub(super) unsafe fn attention_output(
     unsafe {
         let (eight, offset) = (_mm512_set1_epi32(8), _mm512_set1_epi16(32));
         for (i, scale) in scales.iter().enumerate() {
-            let residue = _mm512_set1_epi32(scale.rounding_residue);
+            // L and the means fit words: |L| <= 8 N <= 2^13, |m| <= 2049. The upper words of L are
+            // 0, those of the means their signs.
+            let residue = _mm512_set1_epi32(scale.rounding_residue & 0xffff);
             let half = _mm512_set1_epi32(1 << (scale.shift - 1));
             let shift = _mm_cvtsi32_si128(scale.shift as i32);
             let mult = _mm512_set1_epi16(scale.mult);
             let t = |v: usize| {
                 let a = _mm512_loadu_si512(acc.add(64 * i + 16 * v).cast());
                 let mean = _mm512_loadu_si512(means.add(16 * v).cast());
-                let residue = _mm512_add_epi32(_mm512_mullo_epi32(mean, residue), eight);
-                let num =
-                    _mm512_add_epi32(_mm512_slli_epi32::<4>(a), _mm512_srai_epi32::<4>(residue));
+                let residue = _mm512_srai_epi32::<4>(_mm512_dpwssd_epi32(eight, mean, residue));
+                let num = _mm512_add_epi32(_mm512_slli_epi32::<4>(a), residue);
                 _mm512_sra_epi32(_mm512_add_epi32(num, half), shift)
             };
             let o = |t: __m512i| {

@@ -75,11 +75,14 @@ fn live_words(n: usize) -> u32 {
 /// most 24 bits, so they are exact, and a sum that is rounded towards 0 keeps its integer part
 /// while that has 24 bits. A larger u becomes 65535, as far beyond the table as itself.
 ///
+/// If `SMALL`, the integer is at most 2^20: then 1/2 - 2^23 * mult has 24 bits, too, and d is not
+/// converted. In its place stands 2^23 + d, whose bits are those of 2^23 plus d.
+///
 /// # Safety
 /// `tokens` logits rounded up to 16 can be read, and as many probabilities rounded up to 64
 /// written.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn exponentials(
+unsafe fn exponentials<const SMALL: bool>(
     logits: *const i32,
     probs: *mut u8,
     tokens: usize,
@@ -90,11 +93,24 @@ unsafe fn exponentials(
     // SAFETY: the caller's promise.
     unsafe {
         const TRUNCATE: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
-        let (max, half) = (_mm512_set1_epi32(max), _mm512_set1_ps(0.5));
+        const OFFSET: f32 = (1 << 23) as f32;
+        let half = _mm512_set1_ps(0.5);
+        let (max, half) = if SMALL {
+            (
+                _mm512_set1_epi32(max.wrapping_add(OFFSET.to_bits() as i32)),
+                _mm512_fnmadd_ps(_mm512_set1_ps(OFFSET), mult, half),
+            )
+        } else {
+            (_mm512_set1_epi32(max), half)
+        };
         let exponent = |j: usize| {
             let d = _mm512_sub_epi32(max, _mm512_loadu_si512(logits.add(j).cast()));
-            let u = _mm512_fmadd_round_ps::<TRUNCATE>(_mm512_cvtepi32_ps(d), mult, half);
-            _mm512_cvttps_epi32(u)
+            let d = if SMALL {
+                _mm512_castsi512_ps(d)
+            } else {
+                _mm512_cvtepi32_ps(d)
+            };
+            _mm512_cvttps_epi32(_mm512_fmadd_round_ps::<TRUNCATE>(d, mult, half))
         };
         let table = [
             _mm512_loadu_si512(EXP2_DOUBLED.as_ptr().cast()),
@@ -111,8 +127,7 @@ unsafe fn exponentials(
         };
         let (mut sum12, mut sum8) = (zero, zero);
         let mut store = |j: usize, e: [__m512i; 2]| {
-            let both = _mm512_madd_epi16(_mm512_add_epi16(e[0], e[1]), ones);
-            sum12 = _mm512_add_epi32(sum12, both);
+            sum12 = _mm512_dpwssd_epi32(sum12, _mm512_add_epi16(e[0], e[1]), ones);
             // (e + 8) >> 4
             let e = e.map(|e| _mm512_mulhrs_epi16(e, sixteenth));
             let e8 = in_order64(_mm512_packus_epi16(e[0], e[1]));
@@ -162,6 +177,7 @@ pub(super) unsafe fn softmax(
         *max = unsafe { maxima(logits.add(i * strides[0]), tokens) };
     }
     let max = numbers(reduced::<true>(&max));
+    let is_small = mult <= 1 << 20;
     let mult = _mm512_set1_ps(mult as f32 / (1 << 20) as f32);
     let live = [0, 32].map(|first| live_words((tokens % 64).saturating_sub(first)));
     let (mut sum12, mut sum8) = ([zero; 16], [zero; 16]);
@@ -169,7 +185,11 @@ pub(super) unsafe fn softmax(
         // SAFETY: as above.
         unsafe {
             let (logits, probs) = (logits.add(i * strides[0]), probs.add(i * strides[1]));
-            (sum12[i], sum8[i]) = exponentials(logits, probs, tokens, live, max, mult);
+            (sum12[i], sum8[i]) = if is_small {
+                exponentials::<true>(logits, probs, tokens, live, max, mult)
+            } else {
+                exponentials::<false>(logits, probs, tokens, live, max, mult)
+            };
             after_row();
         }
     }
