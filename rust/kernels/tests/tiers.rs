@@ -556,6 +556,15 @@ fn attention(scalar: Kernels, tier: Kernels) -> Result<(), String> {
         case(14, 1024, 128, Fill::Random, Fill::Random, Fill::Random, 1),
         case(5, 1, 1, Fill::Random, Fill::Random, Fill::Random, 1000),
         case(197, 197, 64, Fill::Random, Fill::Random, Fill::Random, 2000),
+        case(
+            17,
+            577,
+            64,
+            Fill::Random,
+            Fill::Random,
+            Fill::Random,
+            12_005,
+        ),
     ];
     run(300, attention_case(), &named, |case| {
         check_attention(scalar, tier, case)

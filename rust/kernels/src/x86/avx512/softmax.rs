@@ -231,3 +231,108 @@ pub(super) unsafe fn row_scales(sums: &RowSums, head: HeadParams) -> RowScales {
         shift: shifts[i] as u32,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scalar::{attention_scale, exp12, exp8};
+    use crate::{Kernels, Tier};
+
+    /// Differences of logits on both sides of every step of the exponent, and the largest one.
+    fn steps(mult: i32) -> Vec<i32> {
+        let step = |exponent: i64| {
+            let first = ((exponent << 20) - (1 << 19) + i64::from(mult) - 1) / i64::from(mult);
+            [first - 1, first]
+        };
+        let steps = (1..=900).flat_map(step).chain([0, 1 << 22]);
+        let mut steps: Vec<i32> = steps.map(|d| d.clamp(0, 1 << 22) as i32).collect();
+        steps.dedup();
+        steps
+    }
+
+    #[test]
+    fn exponents_are_exact_at_every_step() {
+        if Kernels::new(Tier::Avx512Vnni).is_none() {
+            return;
+        }
+        let powers = (0..=24).map(|bit| 1 << bit);
+        let around = powers.flat_map(|power: i32| [power - 1, power, power + 1]);
+        let others = [200, 7272, 12_005, 13_312, 30_579, 65_537, 76_800, 6_788_534];
+        for mult in around
+            .chain(others)
+            .filter(|mult| (1..=1 << 24).contains(mult))
+        {
+            for steps in steps(mult).chunks(1000) {
+                // The maximum is not the first one, nor 0.
+                let logits = steps.iter().map(|d| (1 << 21) - d).chain([1 << 21]);
+                let mut logits: Vec<i32> = logits.collect();
+                let tokens = logits.len();
+                let expected = logits.clone();
+                logits.resize(tokens.next_multiple_of(64), i32::MAX);
+                let memory = logits.as_mut_ptr();
+                let mut sums = RowSums::default();
+                // SAFETY: the CPU has the tier; there is a row of logits rounded up to 64.
+                unsafe {
+                    let strides = [logits.len(); 2];
+                    softmax(
+                        memory,
+                        memory.cast(),
+                        strides,
+                        [tokens, 1],
+                        mult,
+                        &mut sums,
+                        || (),
+                    );
+                }
+                let (mut sum12, mut sum8) = (0, 0);
+                for (j, a) in expected.into_iter().enumerate() {
+                    let e12 = exp12((1 << 21) - a, mult);
+                    // SAFETY: as above.
+                    let e8 = unsafe { *memory.cast::<u8>().add(j) };
+                    assert_eq!(e8, exp8(e12), "mult {mult}, d {}", (1 << 21) - a);
+                    (sum12, sum8) = (sum12 + i32::from(e12), sum8 + i32::from(e8));
+                }
+                assert_eq!((sums.e12[0], sums.e8[0]), (sum12, sum8), "mult {mult}");
+            }
+        }
+    }
+
+    #[test]
+    fn scales_of_16_rows_are_those_of_each() {
+        if Kernels::new(Tier::Avx512Vnni).is_none() {
+            return;
+        }
+        // All sums around powers of two and others, from the smallest one on.
+        let mut all: Vec<i32> = (12..22)
+            .flat_map(|bit| (-8..8).map(move |i| (1 << bit) + i))
+            .collect();
+        all.extend((4080..1 << 22).step_by(997));
+        all.retain(|&sum| (4080..1 << 22).contains(&sum));
+        for (i, sums) in all.chunks_exact(16).enumerate() {
+            let e12: [i32; 16] = sums.try_into().expect("16 sums");
+            let e8 = std::array::from_fn(|row| e12[row] / 16 - row as i32);
+            let out_mult = if i % 2 == 0 {
+                1 << 14
+            } else {
+                i16::MAX - i as i16
+            };
+            let head = HeadParams {
+                mult: 1,
+                out_mult,
+                out_shift: 11 + (i % 19) as u8,
+            };
+            // SAFETY: the CPU has the tier.
+            let scales = unsafe { row_scales(&RowSums { e12, e8 }, head) };
+            for (row, scale) in scales.iter().enumerate() {
+                let (mult, shift) = attention_scale(e12[row] as u32, out_mult, head.out_shift);
+                let residue = e12[row] - 16 * e8[row];
+                assert_eq!(
+                    (scale.mult, scale.shift, scale.rounding_residue),
+                    (mult, shift, residue),
+                    "{} {out_mult}",
+                    e12[row]
+                );
+            }
+        }
+    }
+}
