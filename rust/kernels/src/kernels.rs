@@ -262,7 +262,8 @@ impl Kernels {
     /// prefetches the rows `soon`: another core may have written them, and takes long to send them.
     ///
     /// # Panics
-    /// If the sizes do not agree, or the head is not packed or packed for another tier.
+    /// If the sizes do not agree, a parameter of the head is outside its range, or the head is not
+    /// packed or packed for another tier.
     pub fn attention(
         self,
         q: MatrixView<i8>,
@@ -275,6 +276,10 @@ impl Kernels {
         assert!(
             kv.tier == self.tier && kv.tokens > 0,
             "the head is not packed, or for another tier"
+        );
+        assert!(
+            head.is_valid(),
+            "a parameter of the head is outside its range: {head:?}"
         );
         assert_eq!(q.cols(), kv.head_dim, "query columns");
         assert_eq!(

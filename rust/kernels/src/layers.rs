@@ -208,6 +208,12 @@ pub struct LayerNorm {
 /// The largest number of columns of a `LayerNorm`.
 pub const MAX_NORM_COLUMNS: usize = 1024;
 
+/// Largest number of tokens of attention: the rounding residues of its rows fit 16 bits.
+pub const MAX_TOKENS: usize = 1024;
+
+/// Largest number of dimensions of a head: its logits have 23 bits.
+pub const MAX_HEAD_DIM: usize = 128;
+
 /// The parameters of one attention head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadParams {
@@ -217,6 +223,15 @@ pub struct HeadParams {
     pub out_mult: i16,
     /// po, in [11, 29].
     pub out_shift: u8,
+}
+
+impl HeadParams {
+    /// Returns true if each parameter is within its range.
+    pub(crate) fn is_valid(self) -> bool {
+        (1..=1 << 24).contains(&self.mult)
+            && self.out_mult >= 1 << 14
+            && (11..=29).contains(&self.out_shift)
+    }
 }
 
 /// The keys and values of one head, packed for one tier. Each frame refills them.
@@ -239,11 +254,12 @@ impl KvHead {
     /// Creates an empty head with room for `max_tokens` keys and values of `max_head_dim` codes.
     ///
     /// # Panics
-    /// If a size is 0.
+    /// If a size is 0, or above [`MAX_TOKENS`] and [`MAX_HEAD_DIM`].
     pub fn new(max_tokens: usize, max_head_dim: usize) -> Self {
         assert!(
-            max_tokens > 0 && max_head_dim > 0,
-            "a head has at least one token and one dimension"
+            (1..=MAX_TOKENS).contains(&max_tokens) && (1..=MAX_HEAD_DIM).contains(&max_head_dim),
+            "a head of {max_tokens} tokens and {max_head_dim} dimensions; at most {MAX_TOKENS} and \
+             {MAX_HEAD_DIM}"
         );
         let buffer = Buffer::default;
         let mut kv = Self {

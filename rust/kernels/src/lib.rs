@@ -85,7 +85,7 @@ pub use buffer::{join, Aligned, Buffers};
 pub use kernels::Kernels;
 pub use layers::{
     HeadParams, KvHead, LayerNorm, Linear, LinearParams, LinearRows, Scratch, Storage,
-    MAX_NORM_COLUMNS, ROW_STEP,
+    MAX_HEAD_DIM, MAX_NORM_COLUMNS, MAX_TOKENS, ROW_STEP,
 };
 pub use matrix::{MatrixView, MatrixViewMut};
 pub use team::{for_each_step, Team, MAX_TEAM};

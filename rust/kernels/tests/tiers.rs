@@ -533,8 +533,9 @@ fn layer_norm(scalar: Kernels, tier: Kernels) -> Result<(), String> {
 }
 
 fn attention(scalar: Kernels, tier: Kernels) -> Result<(), String> {
-    let case = |queries, tokens, dim, q, k, v, mult| {
-        let (gap, out_mult, out_shift, before, seed) = (1, i16::MAX, 11, tokens + 9, 11);
+    let case = |queries, tokens: usize, dim, q, k, v, mult| {
+        let (gap, out_mult, out_shift, before, seed) =
+            (1, i16::MAX, 11, (tokens + 9).min(1024), 11);
         AttentionCase {
             queries,
             tokens,

@@ -113,10 +113,9 @@ impl FourBitForm {
 /// of `STEP`, `width` a multiple of `LANES` up to `PANEL`. An epilogue reads `PANEL` accumulators
 /// for each row of its output (rows are `PANEL` apart; accumulators past the output's columns are
 /// arbitrary) and `PANEL` parameters. `softmax` reads rows of `tokens` logits rounded up to
-/// `LOGITS` and writes as many probabilities rounded up to `PAD`; `strides` are those of both. It
-/// may be asked to put the probabilities where the logits are: it reads every logit before it
-/// writes there, if it reads all rows before it writes the first one, or goes from row to row and
-/// in each from left to right.
+/// `LOGITS` and writes as many probabilities rounded up to `PAD`; `strides` are those of both. The
+/// probabilities may start where the logits do, and take no more bytes: `softmax` goes from row to
+/// row, and in each from left to right, and reads logits before it writes as many probabilities.
 pub(crate) unsafe trait Isa: Sized {
     /// A weight as packed.
     type Weight: Plain + From<i8>;

@@ -104,8 +104,10 @@ impl<I: Isa> PanelTiles<'_, I> {
     /// Returns the operands of tile `t` in part `part` of k.
     #[allow(clippy::inline_always)] // AMX's tiles call nothing between their products
     #[inline(always)]
-    pub fn product_of_part(&self, t: usize, part: usize) -> ProductOf<I> {
-        let p = self.product(t);
+    pub fn product(&self, t: usize, part: usize) -> ProductOf<I> {
+        let i = t * self.rows;
+        let rows = self.rows.min(self.inputs.input.rows() - i);
+        let p = (self.weights).tile(self.inputs, i, rows, whole_rows::<I>(rows));
         let steps = p.k / I::STEP;
         let first = |part: usize| steps * part / self.k_parts * I::STEP;
         Product {
@@ -114,15 +116,6 @@ impl<I: Isa> PanelTiles<'_, I> {
             k: first(part + 1) - first(part),
             ..p
         }
-    }
-
-    /// Returns the operands of tile `t`.
-    #[allow(clippy::inline_always)] // AMX's tiles call nothing between their products
-    #[inline(always)]
-    pub fn product(&self, t: usize) -> ProductOf<I> {
-        let i = t * self.rows;
-        let rows = self.rows.min(self.inputs.input.rows() - i);
-        (self.weights).tile(self.inputs, i, rows, whole_rows::<I>(rows))
     }
 }
 

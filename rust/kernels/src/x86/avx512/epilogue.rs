@@ -300,8 +300,6 @@ impl FinishRow for ToCopies {
 
 /// Rows of accumulators.
 pub(super) trait AccumulatorRows {
-    type Row: Accumulators;
-
     /// Finishes each row.
     ///
     /// # Safety
@@ -321,8 +319,6 @@ pub(super) struct InMemory {
 }
 
 impl AccumulatorRows for InMemory {
-    type Row = *const i32;
-
     #[allow(clippy::inline_always)] // compiled for the features of its caller
     #[inline(always)]
     unsafe fn for_each(self, to: &impl FinishRow) {

@@ -38,6 +38,8 @@ macro_rules! shared {
             unsafe { pack::pack_values::<Self>(values, packed, sums) }
         }
 
+        #[allow(clippy::inline_always)] // called between uses of tile registers
+        #[inline(always)]
         fn prefetch(line: *const u8) {
             // SAFETY: a prefetch reads nothing.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }

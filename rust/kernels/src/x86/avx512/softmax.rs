@@ -71,11 +71,11 @@ fn live_words(n: usize) -> u32 {
 /// vectors whose lanes add up to the sums of e12 and e8. `live` masks the tokens among the last 64
 /// columns, in pack order.
 ///
-/// The exponent u = floor(d * mult + 1/2) is computed in floats: d and the integer `mult` have at
-/// most 24 bits, so they are exact, and a sum that is rounded towards 0 keeps its integer part
-/// while that has 24 bits. A larger u becomes 65535, as far beyond the table as itself.
+/// The exponent u = floor(d * mult + 1/2) is computed in floats: d and the head's factor have at
+/// most 24 significant bits, so they are exact, and a sum that is rounded towards 0 keeps its
+/// integer part while that has 24 bits. A u above 65535 becomes 65535, whose shift gives 0 as well.
 ///
-/// If `SMALL`, the integer is at most 2^20: then 1/2 - 2^23 * mult has 24 bits, too, and d is not
+/// If `SMALL`, that factor is at most 2^20: then 1/2 - 2^23 * mult has 24 bits, too, and d is not
 /// converted. In its place stands 2^23 + d, whose bits are those of 2^23 plus d.
 ///
 /// # Safety
@@ -239,7 +239,7 @@ mod tests {
     use crate::{Kernels, Tier};
 
     /// Differences of logits on both sides of every step of the exponent, and the largest one.
-    fn steps(mult: i32) -> Vec<i32> {
+    fn differences(mult: i32) -> Vec<i32> {
         let step = |exponent: i64| {
             let first = ((exponent << 20) - (1 << 19) + i64::from(mult) - 1) / i64::from(mult);
             [first - 1, first]
@@ -262,9 +262,8 @@ mod tests {
             .chain(others)
             .filter(|mult| (1..=1 << 24).contains(mult))
         {
-            for steps in steps(mult).chunks(1000) {
-                // The maximum is not the first one, nor 0.
-                let logits = steps.iter().map(|d| (1 << 21) - d).chain([1 << 21]);
+            for differences in differences(mult).chunks(1000) {
+                let logits = differences.iter().map(|d| (1 << 21) - d).chain([1 << 21]);
                 let mut logits: Vec<i32> = logits.collect();
                 let tokens = logits.len();
                 let expected = logits.clone();

@@ -118,8 +118,6 @@ unsafe fn tile_of(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
 struct WholeTile(Product<u8, i8>);
 
 impl AccumulatorRows for WholeTile {
-    type Row = [__m512i; 4];
-
     #[allow(clippy::inline_always)] // so that the stores need no mask
     #[inline(always)]
     fn constant_cols<T>(out: Out<T>) -> Out<T> {

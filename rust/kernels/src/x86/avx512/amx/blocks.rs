@@ -4,7 +4,7 @@ use super::registers::{dot, load, store, zero};
 use super::{Amx, ROWS, STEP, WHOLE_ROWS};
 use crate::tiled::{Isa, Product};
 
-/// Steps of a block whose epilogue takes longer than its products.
+/// Steps up to which a block's epilogue takes longer than its products.
 const FEW_STEPS: usize = 4;
 
 /// Work that is done in parts between the products of a tile. (A trait, since closures that are
@@ -140,35 +140,35 @@ impl<const TALL: bool, const V: usize> Step<TALL, V> {
     /// As [`block`].
     #[allow(clippy::inline_always)] // called between uses of tile registers
     #[inline(always)]
-    unsafe fn multiply_tall<const SIGNED: bool>(self, first: Option<&Start>) {
+    unsafe fn multiply_tall<const SIGNED: bool>(self, start: Option<&Start>) {
         // SAFETY: the caller's promise.
         unsafe {
             self.load_codes::<4>(0);
             self.load_weights::<6>(0);
             // While the first store waits, the other registers can be loaded.
-            if first.is_some() {
+            if start.is_some() {
                 self.load_weights::<7>(1);
                 self.load_codes::<5>(1);
             }
-            start::<0>(first);
+            prepare::<0>(start);
             dot::<SIGNED, 0, 4, 6>();
-            if first.is_none() {
+            if start.is_none() {
                 self.load_weights::<7>(1);
             }
             if V > 1 {
-                start::<1>(first);
+                prepare::<1>(start);
                 dot::<SIGNED, 1, 4, 7>();
             }
-            if first.is_none() {
+            if start.is_none() {
                 self.load_codes::<5>(1);
             }
             if V > 1 {
-                start::<2>(first);
+                prepare::<2>(start);
                 dot::<SIGNED, 2, 5, 6>();
-                start::<3>(first);
+                prepare::<3>(start);
                 dot::<SIGNED, 3, 5, 7>();
             } else {
-                start::<1>(first);
+                prepare::<1>(start);
                 dot::<SIGNED, 1, 5, 6>();
             }
         }
@@ -184,7 +184,7 @@ impl<const TALL: bool, const V: usize> Step<TALL, V> {
     #[inline(always)]
     unsafe fn multiply_short<const SIGNED: bool, const CODES: u8, const NEXT: u8>(
         self,
-        first: Option<&Start>,
+        start: Option<&Start>,
         is_last: bool,
     ) {
         let next = self.next();
@@ -193,23 +193,23 @@ impl<const TALL: bool, const V: usize> Step<TALL, V> {
             if !is_last {
                 next.load_codes::<NEXT>(0);
             }
-            start::<0>(first);
+            prepare::<0>(start);
             dot::<SIGNED, 0, CODES, 6>();
             self.load_weights::<6>(2);
             if V > 1 {
-                start::<1>(first);
+                prepare::<1>(start);
                 dot::<SIGNED, 1, CODES, 7>();
             }
             self.load_weights::<7>(3);
             if V > 2 {
-                start::<2>(first);
+                prepare::<2>(start);
                 dot::<SIGNED, 2, CODES, 6>();
             }
             if !is_last {
                 next.load_weights::<6>(0);
             }
             if V > 3 {
-                start::<3>(first);
+                prepare::<3>(start);
                 dot::<SIGNED, 3, CODES, 7>();
             }
             if !is_last {
@@ -237,13 +237,13 @@ impl Start {
     }
 }
 
-/// Prepares a register for new sums, in the first step of a block.
+/// Prepares a register for new sums, if this is the first step of a block.
 ///
 /// # Safety
 /// As [`Unstored::store_register`]; the sums to add to can be read.
 #[allow(clippy::inline_always)] // called between uses of tile registers
 #[inline(always)]
-unsafe fn start<const REGISTER: u8>(start: Option<&Start>) {
+unsafe fn prepare<const REGISTER: u8>(start: Option<&Start>) {
     if let Some(Start { before, from }) = start {
         // SAFETY: the caller's promise.
         unsafe {
@@ -261,14 +261,16 @@ unsafe fn start<const REGISTER: u8>(start: Option<&Start>) {
 /// stay in the first registers, for `out`. Calls `meanwhile` after each step.
 ///
 /// # Safety
-/// As [`tile_of`], also for what is stored later.
+/// The registers are configured. Rows of codes can be read, rounded up to whole registers, and the
+/// columns of weights. So many sums can be written: those of the block before now, those of this
+/// one until they are stored.
 #[allow(clippy::inline_always)] // sums stay in registers from one block to the next
 #[inline(always)]
 pub(super) unsafe fn block<const SIGNED: bool, const TALL: bool, const V: usize>(
     p: Product<u8, i8>,
     out: *mut i32,
     out_stride: usize,
-    first: Start,
+    start: Start,
     meanwhile: &mut impl Meanwhile,
 ) -> Unstored {
     let Product {
@@ -279,6 +281,7 @@ pub(super) unsafe fn block<const SIGNED: bool, const TALL: bool, const V: usize>
         k,
         ..
     } = p;
+    debug_assert!(k >= STEP && (start.from.is_null() || !TALL && V == 4));
     let registers = if TALL { 2 * V } else { V };
     let mut step = Step::<TALL, V> {
         a,
@@ -298,11 +301,11 @@ pub(super) unsafe fn block<const SIGNED: bool, const TALL: bool, const V: usize>
             let is_last = i + 1 == steps;
             if i == 0 {
                 if TALL {
-                    step.multiply_tall::<SIGNED>(Some(&first));
+                    step.multiply_tall::<SIGNED>(Some(&start));
                 } else {
-                    step.multiply_short::<SIGNED, 4, 5>(Some(&first), is_last);
+                    step.multiply_short::<SIGNED, 4, 5>(Some(&start), is_last);
                 }
-                first.before.store_from(registers);
+                start.before.store_from(registers);
             } else if TALL {
                 step.multiply_tall::<SIGNED>(None);
             } else if i % 2 == 0 {
@@ -365,7 +368,8 @@ pub(super) unsafe fn tile_in_registers<const SIGNED: bool>(
     mut before: Unstored,
     meanwhile: &mut impl Meanwhile,
 ) -> Unstored {
-    debug_assert!(p.rows <= ROWS && p.width.is_multiple_of(16) && p.k.is_multiple_of(STEP));
+    debug_assert!(p.rows <= ROWS && p.k.is_multiple_of(STEP));
+    debug_assert!(p.width.is_multiple_of(16) && (16..=64).contains(&p.width));
     // SAFETY: the caller promises whole registers of rows, and every column.
     unsafe {
         if p.rows > WHOLE_ROWS {
@@ -381,12 +385,12 @@ pub(super) unsafe fn tile_in_registers<const SIGNED: bool>(
             }
             before
         } else {
-            let before = Start::after(before);
+            let start = Start::after(before);
             match p.width / 16 {
-                1 => block::<SIGNED, false, 1>(p, out, out_stride, before, meanwhile),
-                2 => block::<SIGNED, false, 2>(p, out, out_stride, before, meanwhile),
-                3 => block::<SIGNED, false, 3>(p, out, out_stride, before, meanwhile),
-                _ => block::<SIGNED, false, 4>(p, out, out_stride, before, meanwhile),
+                1 => block::<SIGNED, false, 1>(p, out, out_stride, start, meanwhile),
+                2 => block::<SIGNED, false, 2>(p, out, out_stride, start, meanwhile),
+                3 => block::<SIGNED, false, 3>(p, out, out_stride, start, meanwhile),
+                _ => block::<SIGNED, false, 4>(p, out, out_stride, start, meanwhile),
             }
         }
     }

@@ -36,23 +36,14 @@ const STEP: usize = 64;
 /// The k for which tiles of [`WHOLE_ROWS`] rows are faster: they read weights twice as often as
 /// those of [`ROWS`], but leave room for a panel in the first-level cache. With less k both fit.
 const SHORT_TILES: RangeInclusive<usize> = 257..=512;
-/// The largest part of more k. Short tiles of all rows are multiplied in one part before the next,
-/// so that a part of a panel stays in that cache.
+/// The largest part into which a larger k is cut. All rows are multiplied in one part before the
+/// next, in short tiles, so that a part of a panel stays in that cache.
 const K_PART: usize = 448;
 
 /// Logits of a block up to which its softmax lets the multiplier fall asleep, if it takes that
 /// long. Measured with 197 to 785 tokens: vector instructions are slower by some 6 % while it is
 /// awake, and with more logits waking it takes longer than that.
 const SHORT_SOFTMAX: usize = WHOLE_ROWS * 288;
-
-/// Computes [`Isa::tile`] for codes, signed or not.
-///
-/// # Safety
-/// As there, for rows rounded up to [`WHOLE_ROWS`], between [`configure`] and [`release`].
-unsafe fn tile_of<const SIGNED: bool>(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
-    // SAFETY: the caller's promise.
-    unsafe { tile_overlapped::<SIGNED>(p, out, out_stride, &mut ()) }
-}
 
 /// Prefetches weights into the second-level cache, a part at a time: all at once would keep a
 /// tile's own loads waiting.
@@ -157,8 +148,6 @@ impl StoredTile {
 }
 
 impl AccumulatorRows for StoredTile {
-    type Row = Unbiased;
-
     #[allow(clippy::inline_always)] // compiled for the features of its caller
     #[inline(always)]
     unsafe fn for_each(self, to: &impl FinishRow) {
@@ -212,8 +201,6 @@ struct OverlappedTile<'a> {
 }
 
 impl AccumulatorRows for OverlappedTile<'_> {
-    type Row = Unbiased;
-
     #[allow(clippy::inline_always)] // compiled for the features of its caller
     #[inline(always)]
     unsafe fn for_each(self, to: &impl FinishRow) {
@@ -259,8 +246,6 @@ struct FollowingTiles<'a> {
 }
 
 impl AccumulatorRows for FollowingTiles<'_> {
-    type Row = Unbiased;
-
     #[allow(clippy::inline_always)] // so that the stores need no mask
     #[inline(always)]
     fn constant_cols<T>(out: Out<T>) -> Out<T> {
@@ -282,7 +267,7 @@ impl AccumulatorRows for FollowingTiles<'_> {
                     bias: requant.bias,
                     rows,
                 };
-                let p = self.tiles.product_of_part(t, self.tiles.k_parts - 1);
+                let p = self.tiles.product(t, self.tiles.k_parts - 1);
                 let first = (t - 1) * rows;
                 let prefetch = &mut self.prefetch;
                 let meanwhile = &mut before.in_parts(steps(&p)[1], first, to, prefetch);
@@ -334,7 +319,7 @@ unsafe fn multiply_parts(tiles: &PanelTiles<Amx>, prefetch: &mut Prefetch) {
                 before,
                 from: sums_before(tiles, t, part),
             };
-            let p = tiles.product_of_part(t, part);
+            let p = tiles.product(t, part);
             // SAFETY: the caller's promise; there is room for the sums of all tiles.
             before = unsafe { block::<true, false, 4>(p, to, Amx::PANEL, start, prefetch) };
         }
@@ -400,7 +385,7 @@ unsafe impl Isa for Amx {
 
     unsafe fn tile(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
         // SAFETY: the caller's promise.
-        unsafe { tile_of::<true>(p, out, out_stride) }
+        unsafe { tile_overlapped::<true>(p, out, out_stride, &mut ()) }
     }
 
     unsafe fn tiles_of_panels(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
@@ -417,7 +402,7 @@ unsafe impl Isa for Amx {
 
     unsafe fn tile_probs(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
         // SAFETY: the caller's promise.
-        unsafe { tile_of::<false>(p, out, out_stride) }
+        unsafe { tile_overlapped::<false>(p, out, out_stride, &mut ()) }
     }
 
     unsafe fn finish(tile: &UnfinishedTile) {
@@ -438,9 +423,10 @@ unsafe impl Isa for Amx {
     }
 
     unsafe fn panel_and_finish(tiles: &PanelTiles<Self>, before: Option<&UnfinishedTile>) {
-        let first = tiles.product_of_part(0, 0);
-        let times = tiles.count() * tiles.k_parts * steps(&first)[0];
-        let mut prefetch = Prefetch::new(tiles.soon, times);
+        debug_assert!(tiles.k_parts == 1 || tiles.rows == WHOLE_ROWS);
+        let first = tiles.product(0, 0);
+        let steps = (0..tiles.k_parts).map(|part| steps(&tiles.product(0, part))[0]);
+        let mut prefetch = Prefetch::new(tiles.soon, tiles.count() * steps.sum::<usize>());
         // SAFETY: the caller's promise.
         unsafe {
             if tiles.k_parts == 1 {

@@ -36,7 +36,8 @@ static CONFIGURATION: Configuration = Configuration {
 ///   (rust-lang/rust#97097). LLVM assigns them to values of the type `x86_amx` alone, which only
 ///   AMX's intrinsics make, where the feature `amx-tile` is on; nothing here turns it on.
 /// - A function that is called may change them (System V ABI for x86-64: no `tmm` is preserved). So
-///   nothing is called between two uses whose values matter: `meanwhile` is inlined.
+///   nothing is called between two uses whose values matter, in optimised builds: all is inlined.
+///   In others, what is called leaves the registers alone.
 /// - The kernel saves and restores them, with their configuration, when it switches threads or
 ///   delivers a signal, as it does the other XSAVE components (Linux's `arch/x86/xstate.rst`).
 ///
