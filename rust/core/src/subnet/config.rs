@@ -1,7 +1,7 @@
 //! The subnet's `config`: types, limits and derived sizes (grid, tokens).
 //!
-//! Depends on [`crate::error`] only. `docs/subnet-file.md` describes the keys,
-//! `docs/integer-model.md` the limits.
+//! Depends on [`crate::error`] and the limits of the kernels. `docs/subnet-file.md` describes the
+//! keys, `docs/integer-model.md` the limits.
 
 use std::fmt::Display;
 
@@ -12,15 +12,15 @@ use crate::error::{in_words, Error, Result};
 /// Bytes of `config`, at most.
 pub const MAX_CONFIG_BYTES: usize = 1 << 20;
 /// Tokens, at most.
-pub const MAX_TOKENS: usize = 1024;
+pub const MAX_TOKENS: usize = quasar_kernels::MAX_TOKENS;
 /// Embedding size, at most.
-pub const MAX_EMBED: usize = 1024;
+pub const MAX_EMBED: usize = quasar_kernels::MAX_NORM_COLUMNS;
 /// Columns of a linear layer, at most.
 pub const MAX_COLUMNS: usize = 4096;
 /// Attention heads of a block, at most.
 pub const MAX_HEADS: usize = 128;
 /// Size of an attention head, at most.
-pub const MAX_HEAD_DIM: usize = 128;
+pub const MAX_HEAD_DIM: usize = quasar_kernels::MAX_HEAD_DIM;
 /// Rows of all heads (classes, and the embedding's values), at most.
 pub const MAX_CLASSES: usize = 32768;
 /// Blocks, at most.
