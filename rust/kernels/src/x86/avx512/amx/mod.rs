@@ -287,12 +287,17 @@ impl AccumulatorRows for FollowingTiles<'_> {
     }
 }
 
-/// Returns the sums of tile `t` over the parts of k before `part`; null if that is the first one.
-fn sums_before(tiles: &PanelTiles<Amx>, t: usize, part: usize) -> *mut i32 {
+/// Returns the room for the sums of tile `t` over all parts of k but the last.
+fn part_sums(tiles: &PanelTiles<Amx>, t: usize) -> *mut i32 {
+    tiles.sums.wrapping_add(t * tiles.rows * Amx::PANEL)
+}
+
+/// Returns the sums to which tile `t` adds in part `part` of k; null in the first one.
+fn sums_before(tiles: &PanelTiles<Amx>, t: usize, part: usize) -> *const i32 {
     if part == 0 {
-        std::ptr::null_mut()
+        std::ptr::null()
     } else {
-        tiles.sums.wrapping_add(t * tiles.rows * Amx::PANEL)
+        part_sums(tiles, t)
     }
 }
 
@@ -313,7 +318,7 @@ unsafe fn multiply_parts(tiles: &PanelTiles<Amx>, prefetch: &mut Prefetch) {
             let to = if part == last {
                 tiles.acc[0]
             } else {
-                sums_before(tiles, t, 1)
+                part_sums(tiles, t)
             };
             let start = Start {
                 before,
@@ -432,7 +437,7 @@ unsafe impl Isa for Amx {
             if tiles.k_parts == 1 {
                 finish_during(&first, tiles.acc[0], before, &mut prefetch);
             } else {
-                finish_during(&first, sums_before(tiles, 0, 1), before, &mut prefetch);
+                finish_during(&first, part_sums(tiles, 0), before, &mut prefetch);
                 multiply_parts(tiles, &mut prefetch);
             }
             let rows = FollowingTiles { tiles, prefetch };
