@@ -95,7 +95,8 @@ unsafe fn exponentials<const SMALL: bool>(
         const TRUNCATE: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
         const OFFSET: f32 = (1 << 23) as f32;
         let half = _mm512_set1_ps(0.5);
-        let (max, half) = if SMALL {
+        // u = d * mult + constant, with d as it stands in the registers.
+        let (max, constant) = if SMALL {
             (
                 _mm512_set1_epi32(max.wrapping_add(OFFSET.to_bits() as i32)),
                 _mm512_fnmadd_ps(_mm512_set1_ps(OFFSET), mult, half),
@@ -110,7 +111,7 @@ unsafe fn exponentials<const SMALL: bool>(
             } else {
                 _mm512_cvtepi32_ps(d)
             };
-            _mm512_cvttps_epi32(_mm512_fmadd_round_ps::<TRUNCATE>(d, mult, half))
+            _mm512_cvttps_epi32(_mm512_fmadd_round_ps::<TRUNCATE>(d, mult, constant))
         };
         let table = [
             _mm512_loadu_si512(EXP2_DOUBLED.as_ptr().cast()),
