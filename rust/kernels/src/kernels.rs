@@ -135,7 +135,7 @@ impl Kernels {
         assert_eq!(input.cols(), linear.layer.k, "input columns");
         assert_eq!(
             out,
-            (input.rows(), linear.rows.len()),
+            (input.rows(), linear.rows()),
             "output rows and columns"
         );
     }

@@ -148,47 +148,122 @@ impl Linear {
             rows.start.is_multiple_of(ROW_STEP) && ends,
             "rows {rows:?} are no whole windows of {ROW_STEP}"
         );
-        LinearRows { layer: self, rows }
+        LinearRows {
+            layer: self,
+            runs: [rows, 0..0],
+            then: None,
+        }
+    }
+
+    /// Returns the windows of some rows. The scalar tier has none.
+    fn windows(&self, rows: &Range<usize>) -> Range<usize> {
+        let windows = rows.start / WINDOW..rows.end.div_ceil(WINDOW);
+        if self.windows.is_empty() {
+            0..0
+        } else {
+            windows
+        }
+    }
+
+    /// Returns the weights of the first panel of some rows, `None` if there is none.
+    fn first_weights(&self, rows: &Range<usize>) -> Option<&[u8]> {
+        let window = &self.windows[self.windows(rows)].first()?;
+        Some(&self.weights[self.panels[window.panels.start].weights.clone()])
     }
 }
 
-/// Some rows of a linear layer, or all of them.
+/// Some rows of a linear layer, or all of them: one or two runs of rows.
 #[derive(Clone, Debug)]
 pub struct LinearRows<'a> {
     pub(crate) layer: &'a Linear,
-    pub(crate) rows: Range<usize>,
+    /// The second one may be empty.
+    pub(crate) runs: [Range<usize>; 2],
+    /// Weights that are read next, if they do not follow in memory.
+    then: Option<&'a [u8]>,
 }
 
 impl<'a> From<&'a Linear> for LinearRows<'a> {
     fn from(layer: &'a Linear) -> Self {
         Self {
             layer,
-            rows: 0..layer.rows,
+            runs: [0..layer.rows, 0..0],
+            then: None,
         }
     }
 }
 
-impl LinearRows<'_> {
+/// A window among some rows of a layer.
+pub(crate) struct WindowOfRows<'a> {
+    pub window: &'a Window,
+    /// Its first row in the layer.
+    pub row: usize,
+    /// Of the outputs.
+    pub column: usize,
+    /// Weights that are read after it, if they do not follow in memory.
+    pub then: Option<&'a [u8]>,
+}
+
+impl<'a> LinearRows<'a> {
+    /// Returns these rows and those of `rows` after them.
+    ///
+    /// # Panics
+    /// As [`Linear::part`], if there are two runs of rows already, or if these end inside a window.
+    #[must_use]
+    pub fn and(self, rows: Range<usize>) -> Self {
+        let [first, second] = self.runs;
+        assert!(
+            second.is_empty() && first.end.is_multiple_of(ROW_STEP),
+            "rows {rows:?} follow a run of whole windows of {ROW_STEP} rows"
+        );
+        Self {
+            runs: [first, self.layer.part(rows).runs[0].clone()],
+            ..self
+        }
+    }
+
+    /// Notes that the rows of `next` are read after these, so that their first weights are
+    /// prefetched. Without, those are that follow in memory.
+    #[must_use]
+    pub fn before(self, next: &LinearRows<'a>) -> Self {
+        let then = next.layer.first_weights(&next.runs[0]);
+        Self { then, ..self }
+    }
+
+    /// Returns the number of rows.
+    pub fn rows(&self) -> usize {
+        self.runs.iter().map(ExactSizeIterator::len).sum()
+    }
+
     /// Returns the bytes of the weights of these rows in memory.
     pub fn weight_bytes(&self) -> usize {
         if self.layer.tier == Tier::Scalar {
-            return self.rows.len() * self.layer.k;
+            return self.rows() * self.layer.k;
         }
-        self.panels().iter().map(|panel| panel.weights.len()).sum()
+        self.panels().map(|panel| panel.weights.len()).sum()
     }
 
     /// Returns the windows of these rows.
-    pub(crate) fn windows(&self) -> &[Window] {
-        &self.layer.windows[self.rows.start / WINDOW..self.rows.end.div_ceil(WINDOW)]
+    pub(crate) fn windows(&self) -> impl Iterator<Item = WindowOfRows<'a>> {
+        let (layer, [first, second]) = (self.layer, self.runs.clone());
+        let of_run = |rows: Range<usize>, column: usize, then: Option<&'a [u8]>| {
+            let (first, windows) = (rows.start, layer.windows(&rows));
+            windows.clone().map(move |w| WindowOfRows {
+                window: &layer.windows[w],
+                row: w * WINDOW,
+                column: column + w * WINDOW - first,
+                then: then.filter(|_| w + 1 == windows.end),
+            })
+        };
+        let column = first.len();
+        let to_second = layer.first_weights(&second).or(self.then);
+        of_run(first, 0, to_second).chain(of_run(second, column, self.then))
     }
 
     /// Returns the panels of these rows.
-    pub(crate) fn panels(&self) -> &[Panel] {
-        let windows = self.windows();
-        match (windows.first(), windows.last()) {
-            (Some(first), Some(last)) => &self.layer.panels[first.panels.start..last.panels.end],
-            _ => &[],
-        }
+    pub(crate) fn panels(&self) -> impl Iterator<Item = &'a Panel> {
+        let layer = self.layer;
+        self.windows()
+            .flat_map(|window| &layer.panels[window.window.panels.clone()])
     }
 }
 

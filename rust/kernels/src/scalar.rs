@@ -58,7 +58,7 @@ pub fn dot(a: &[i8], b: &[i8]) -> i32 {
 
 /// Calls `emit(input row, output column, acc, p, M)` for each accumulator.
 fn linear(
-    LinearRows { layer, rows }: &LinearRows,
+    LinearRows { layer, runs, .. }: &LinearRows,
     input: MatrixView<i8>,
     mut emit: impl FnMut(usize, usize, i32, u8, i16),
 ) {
@@ -69,10 +69,10 @@ fn linear(
         layer.shift.as_slice::<u8>(),
     );
     for i in 0..input.rows() {
-        for r in rows.clone() {
+        for (column, r) in runs.iter().cloned().flatten().enumerate() {
             emit(
                 i,
-                r - rows.start,
+                column,
                 bias[r] + dot(weights.row(r), input.row(i)),
                 shift[r],
                 mult[r],

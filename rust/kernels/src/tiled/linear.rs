@@ -5,7 +5,7 @@ use super::epilogue::{Epilogue, Outputs, Requant, Staged, UnfinishedTile};
 use super::inputs::{whole_rows, Inputs};
 use super::isa::{Isa, Product, ProductOf};
 use crate::buffer::{Buffer, Plain};
-use crate::layers::{Panel, WINDOW};
+use crate::layers::{Panel, WindowOfRows, WINDOW};
 use crate::{Linear, LinearRows, MatrixView, MatrixViewMut, Scratch};
 
 /// Returns the parameters of a panel, with the biases of all slots.
@@ -134,16 +134,16 @@ unsafe fn linear<I: Isa>(
     mut outputs: Outputs,
 ) {
     let n = input.rows();
-    let (layer, windows, panels) = (part.layer, part.windows(), part.panels());
-    let form = I::FOUR_BIT.filter(|_| panels.iter().any(|panel| panel.four_bit));
+    let layer = part.layer;
+    let form = I::FOUR_BIT.filter(|_| part.panels().any(|panel| panel.four_bit));
     let four_bit = form.map(|form| Inputs::four_bit(input, form, &mut scratch.four_bit_codes));
     let four_bit_k = four_bit.as_ref().map_or(0, |inputs| inputs.k);
     let k = layer.k.next_multiple_of(I::STEP);
     // SAFETY: the caller promises the features.
-    let eight_bit = (panels.iter().any(|panel| !panel.four_bit))
+    let eight_bit = (part.panels().any(|panel| !panel.four_bit))
         .then(|| unsafe { Inputs::new::<I>(input, k, &mut scratch.codes) });
     let (bias, order) = (bias.as_slice::<i32>(), layer.order.as_slice::<u8>());
-    let sorted = windows.iter().any(|window| window.sorted);
+    let sorted = part.windows().any(|rows| rows.window.sorted);
     let k_parts = if sorted { 1 } else { I::k_parts(k) };
     let tile_rows = I::tile_rows(k.div_ceil(k_parts));
     let tile_size = tile_rows * I::PANEL;
@@ -164,9 +164,13 @@ unsafe fn linear<I: Isa>(
     let mut pending: Option<PendingTile> = None;
     // SAFETY: the caller promises the features.
     unsafe { I::enter_thread() };
-    for (window, first) in windows.iter().zip((part.rows.start..).step_by(WINDOW)) {
-        // Of the outputs.
-        let column = first - part.rows.start;
+    for rows_of_window in part.windows() {
+        let WindowOfRows {
+            window,
+            row: first,
+            column,
+            then,
+        } = rows_of_window;
         let cols = WINDOW.min(layer.rows - first);
         let staged_window = Staged {
             values: staged,
@@ -174,7 +178,8 @@ unsafe fn linear<I: Isa>(
         };
         // A tile that is a whole window is put in order at once, while it is in the cache.
         let at_once = window.sorted && window.panels.len() == 1;
-        for panel in &layer.panels[window.panels.clone()] {
+        for index in window.panels.clone() {
+            let panel = &layer.panels[index];
             let width = panel.width;
             let requant = requant::<I>(layer, panel, bias);
             // SAFETY: the caller promises the features.
@@ -186,7 +191,8 @@ unsafe fn linear<I: Isa>(
                 k,
                 bias: requant.bias,
             };
-            let soon = panel.next_weights(layer);
+            let soon = then.filter(|_| index + 1 == window.panels.end);
+            let soon = soon.unwrap_or_else(|| panel.weights_behind(layer));
             let first_in_use = |pending: &Option<PendingTile>| {
                 (pending.as_ref()).is_some_and(|pending| pending.tile.acc == accumulators)
             };
@@ -199,7 +205,7 @@ unsafe fn linear<I: Isa>(
                         acc.swap(0, 1);
                     }
                     let last = (n - 1) / tile_rows * tile_rows;
-                    let col = panel.slot - part.rows.start;
+                    let col = column + panel.slot - first;
                     let tiles = PanelTiles::<I> {
                         inputs,
                         weights: &weights,
@@ -247,7 +253,7 @@ unsafe fn linear<I: Isa>(
                     let to = unsafe { staged.add(at) };
                     outputs.staged(to, I::STAGED, rows, I::PANEL)
                 } else {
-                    let col = panel.slot - part.rows.start;
+                    let col = column + panel.slot - first;
                     outputs.block(i, rows, col, width.min(layer.rows - panel.slot))
                 };
                 let first_in_use = first_in_use(&pending);

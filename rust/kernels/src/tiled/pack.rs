@@ -146,7 +146,7 @@ impl Panel {
 
     /// Returns as many weights as this panel has from those behind it, likely the next panel's or
     /// the next layer's, to prefetch.
-    pub(super) fn next_weights<'a>(&self, layer: &'a Linear) -> &'a [u8] {
+    pub(super) fn weights_behind<'a>(&self, layer: &'a Linear) -> &'a [u8] {
         let (size, next) = (self.weights.len(), self.weights.end);
         let rest = layer.weights.onward(next);
         &rest[..rest.len().min(size)]
