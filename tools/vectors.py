@@ -160,6 +160,23 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
         ),
         True,
     ),
+    # Threads may share its blocks out by heads: two of them the first one, and three the second.
+    "heads": (
+        dict(
+            embed=24,
+            depth=2,
+            heads=[2, 3],
+            head_dim=64,
+            hidden=32,
+            image_size=24,
+            channels=1,
+            kernel=4,
+            classes=6,
+            eight_bit_fraction=0.5,
+            seed=10,
+        ),
+        True,
+    ),
 }
 
 

@@ -2,10 +2,12 @@
 
 A frame is a list of jobs (`rust/core/src/cpu/workspace.rs`): embedding and the first block's keys and values; for each
 block everything from its attention to the next block's keys and values, a thread having its own tokens; at the end,
-layer by layer, what only the heads read, a thread having its own rows of weights. A job begins in a thread when all
-threads have ended their pieces of the one before. Queries, which nobody else needs, are computed behind a piece, and a
-thread that waits may do so meanwhile. A job takes as long as its longest piece plus what a core reads of other cores'
-keys and values, or as long as the memory takes for all cores' weights.
+layer by layer, what only the heads read, a thread having its own rows of weights. If threads have heads of their own, a
+job ends at a block's first norm, and the next one is the block's attention with its queries, keys and values. A job
+begins in a thread when all threads have ended their pieces of the one before. What nobody else needs, queries or the
+outputs of a thread's own heads for its own tokens, is computed behind a piece, and a thread that waits may do so
+meanwhile. A job takes as long as its longest piece plus what a core reads of other cores' results, or as long as the
+memory takes for all cores' weights.
 """
 
 from __future__ import annotations
@@ -134,11 +136,12 @@ def measured_jobs(engine: Engine, picture: Pixels, threads: int, private: bool, 
     if private:
         # All threads but the last have as many tokens as the first.
         pieces[:-1] = [pieces[0]] * (len(pieces) - 1)
-    return _jobs(engine.subnet, pieces, _weight_bytes(engine.subnet, engine.weight_bytes), threads)
+    weights = _weight_bytes(engine.subnet, engine.weight_bytes)
+    return _jobs(engine.subnet, pieces, weights, threads, native.by_heads(threads))
 
 
 def modelled_jobs(subnet: Subnet, seconds: Mapping[str, float], repeated: float, threads: int) -> list[Job]:
-    """Returns the jobs of a frame whose stages' times are known.
+    """Returns the jobs of a frame whose stages' times are known, with attention shared out by tokens.
 
     Args:
         subnet: the network.
@@ -165,7 +168,8 @@ def modelled_jobs(subnet: Subnet, seconds: Mapping[str, float], repeated: float,
                 )
             stages |= {f"blocks.{block}.{name}": time for name, time in of_block.items()}
         pieces.append(stages)
-    return _jobs(subnet, pieces, _weight_bytes(subnet, None), threads)
+    by_heads = [False] * len(config["blocks"])
+    return _jobs(subnet, pieces, _weight_bytes(subnet, None), threads, by_heads)
 
 
 def _tokens(subnet: Subnet) -> int:
@@ -180,7 +184,11 @@ def _weight_bytes(subnet: Subnet, total: int | None) -> dict[str, int]:
 
 
 def _jobs(
-    subnet: Subnet, pieces: Sequence[Mapping[str, float]], weights: Mapping[str, int], threads: int
+    subnet: Subnet,
+    pieces: Sequence[Mapping[str, float]],
+    weights: Mapping[str, int],
+    threads: int,
+    by_heads: Sequence[bool],
 ) -> list[Job]:
     config = subnet.config
     blocks = config["blocks"]
@@ -208,26 +216,37 @@ def _jobs(
         # A third of the rows; hardly any token of a last block that only the heads read.
         return 0.0 if is_token and block + 1 == depth else 1 / 3
 
-    names = ["patches", "embed_norm", "embed", "blocks.0.norm1", "blocks.0.qkv"]
-    jobs.append(job(names, behind=queries(0)))
-    for i, block in enumerate(blocks):
+    # Stages since the last meeting, and bytes that a thread reads of what others have written.
+    names, exchange = ["patches", "embed_norm", "embed"], 0
+    for i, (block, own_heads) in enumerate(zip(blocks, by_heads, strict=True)):
         inner = block["heads"] * block["head_dim"]
-        others = 2 * inner * tokens * (threads - 1) // threads
-        names = [f"blocks.{i}.{name}" for name in ("attention", *_REST)]
-        if i + 1 < depth:
-            names += [f"blocks.{i + 1}.norm1", f"blocks.{i + 1}.qkv"]
-            jobs.append(job(names, others, queries(i + 1)))
-        elif tail:
-            jobs.append(job(names[:1], others))
+        others = tokens * (threads - 1) // threads
+        norm1, qkv, attention, *rest = (
+            f"blocks.{i}.{name}" for name in ("norm1", "qkv", "attention", *_REST)
+        )
+        if own_heads:
+            jobs.append(job([*names, norm1], exchange))
+            own_tokens = 0.0 if is_token and i + 1 == depth else 1 / threads
+            heads = job([qkv, attention], others * config["embed"], own_tokens)
+            jobs.append(heads._replace(weights=heads.weights // threads))
+            names, exchange = [], others * inner // threads
+        else:
+            jobs.append(job([*names, norm1, qkv], exchange, queries(i)))
+            names, exchange = [attention], others * 2 * inner
+        if tail and i + 1 == depth:
+            if names:
+                jobs.append(job(names, exchange))
             # One token's norm is the caller's.
             jobs += [
                 job([name])._replace(pieces=[pieces[0].get(name, 0.0)])
                 if name.endswith("norm2")
                 else shared_out(name)
-                for name in names[1:]
+                for name in rest
             ]
         else:
-            jobs.append(job(names, others))
+            names += rest
+    if not tail:
+        jobs.append(job(names, exchange))
     jobs.append(Job([pieces[0].get("pool", 0.0)], 0))
     jobs.append(shared_out("head"))
     return jobs

@@ -181,6 +181,24 @@ def test_layers_shared_out_by_rows_of_weights_give_the_same_bits(pool):
                 assert max(traffic) < engine.weight_bytes or threads == 1
 
 
+@pytest.mark.parametrize("pool", ["token", "mean"])
+def test_blocks_shared_out_by_heads_give_the_same_bits(pool):
+    # The first block has as many heads for each of two and three threads, the second one for five.
+    subnet = random_subnet(
+        embed=384, depth=2, heads=[6, 5], head_dim=64, image_size=96, classes=10, pool=pool
+    )
+    picture = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    expected = Engine(subnet, tier="scalar", threads=1).infer(picture).integer_logits
+    for tier in device.cpu().tiers:
+        for threads in (1, 2, 3, 4, 5, 6) if tier.supported else ():
+            with Engine(subnet, tier=tier.name, threads=threads) as engine:
+                for _ in range(5):
+                    np.testing.assert_array_equal(engine.infer(picture).integer_logits, expected)
+                if threads in (2, 3, 5, 6) and tier.name != "scalar" and pool == "mean":
+                    # Only its own heads' weights are not read by every thread.
+                    assert max(engine.weight_traffic) < 0.95 * engine.weight_bytes
+
+
 @pytest.mark.parametrize("threads", [0, -1, 10**6])
 def test_unusable_numbers_of_threads_are_named(colour_subnet, threads):
     with pytest.raises(quasar_rt.QuasarError, match=f"{threads}"):

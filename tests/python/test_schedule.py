@@ -88,6 +88,22 @@ def test_measured_pieces_are_those_of_each_thread(private, threads):
         assert simulate(jobs, FREE, threads).ms > 0
 
 
+def test_threads_with_heads_of_their_own_meet_twice_in_a_block():
+    subnet = random_subnet(
+        embed=384, depth=2, heads=[6, 5], head_dim=64, image_size=64, classes=10, pool="mean"
+    )
+    picture = np.zeros((64, 64, 3), np.uint8)
+    with Engine(subnet, "cpu", 1) as engine:
+        assert engine._open(1).by_heads(2) == [True, False]
+        jobs = measured_jobs(engine, picture, 2, True, repeat=2)
+    # Preprocessing; embedding and a norm; the first attention; up to the second block's keys and values; its end;
+    # pooling; head.
+    assert len(jobs) == 7
+    rows = 17 // 2
+    assert [job.exchange for job in jobs] == [0, 0, rows * 384, rows * 192, rows * 2 * 320, 0, 0]
+    assert sum(jobs[2].behind) > 0
+
+
 def test_the_tool_labels_its_figures_simulated():
     tool = Path(__file__).parents[2] / "tools/simulate_threads.py"
     run = lambda *words: subprocess.run(  # noqa: E731

@@ -3,7 +3,6 @@
 //! A frame without an observer pays one branch a stage. Depends on the subnet's config and the
 //! kernels.
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use quasar_kernels::MatrixView;
@@ -119,7 +118,16 @@ pub(crate) enum Observer {
         spent: Vec<Duration>,
     },
     /// The values.
-    Trace(Vec<(Point, TraceTensor)>),
+    Trace(Vec<Part>),
+}
+
+/// A part of a value: the rows and columns from `place` on.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    point: Point,
+    place: [usize; 2],
+    size: [usize; 2],
+    data: TraceData,
 }
 
 impl Observer {
@@ -146,63 +154,37 @@ impl Observer {
     /// Records the time of a value that another range's observer records.
     pub(crate) fn elapsed(&mut self, point: Point) {
         if let Self::Clock { .. } = self {
-            self.note(point, || unreachable!("a clock records no value"));
+            self.note(point, [0, 0], || unreachable!("a clock records no value"));
         }
     }
 
-    /// Records a value of codes.
-    pub(crate) fn i8(&mut self, point: Point, rows: MatrixView<i8>) {
-        self.note(point, || {
+    /// Records a part of a value of codes, of which it has the rows and columns from `place` on.
+    pub(crate) fn i8(&mut self, point: Point, place: [usize; 2], rows: MatrixView<i8>) {
+        self.note(point, place, || {
             (rows.rows(), rows.cols(), TraceData::I8(gather(rows)))
         });
     }
 
-    /// Records some columns of a value of codes that has `width` columns, the others of which are
-    /// recorded as well.
-    pub(crate) fn i8_columns(
-        &mut self,
-        point: Point,
-        rows: MatrixView<i8>,
-        columns: Range<usize>,
-        width: usize,
-    ) {
-        let Self::Trace(values) = self else {
-            return self.elapsed(point);
-        };
-        if !matches!(values.last(), Some((last, _)) if *last == point) {
-            let empty = TraceTensor {
-                shape: vec![rows.rows(), width],
-                data: TraceData::I8(vec![0; rows.rows() * width]),
-            };
-            values.push((point, empty));
-        }
-        if let Some((
-            _,
-            TraceTensor {
-                data: TraceData::I8(codes),
-                ..
-            },
-        )) = values.last_mut()
-        {
-            for (i, all) in codes.chunks_exact_mut(width).enumerate() {
-                all[columns.clone()].copy_from_slice(rows.row(i));
-            }
-        }
-    }
-
-    /// Records a value of the residual stream.
-    pub(crate) fn i16(&mut self, point: Point, rows: MatrixView<i16>) {
-        self.note(point, || {
+    /// Records a part of a value of the residual stream, as [`Self::i8`].
+    pub(crate) fn i16(&mut self, point: Point, place: [usize; 2], rows: MatrixView<i16>) {
+        self.note(point, place, || {
             (rows.rows(), rows.cols(), TraceData::I16(gather(rows)))
         });
     }
 
     /// Records logits.
     pub(crate) fn i32(&mut self, point: Point, values: &[i32]) {
-        self.note(point, || (1, values.len(), TraceData::I32(values.to_vec())));
+        self.note(point, [0, 0], || {
+            (1, values.len(), TraceData::I32(values.to_vec()))
+        });
     }
 
-    fn note(&mut self, point: Point, value: impl FnOnce() -> (usize, usize, TraceData)) {
+    fn note(
+        &mut self,
+        point: Point,
+        place: [usize; 2],
+        value: impl FnOnce() -> (usize, usize, TraceData),
+    ) {
         match self {
             Self::Off => {}
             Self::Clock { depth, last, spent } => {
@@ -212,13 +194,15 @@ impl Observer {
             }
             Self::Trace(values) => {
                 let (rows, columns, data) = value();
-                values.push((
+                if rows == 0 {
+                    return;
+                }
+                values.push(Part {
                     point,
-                    TraceTensor {
-                        shape: vec![rows, columns],
-                        data,
-                    },
-                ));
+                    place,
+                    size: [rows, columns],
+                    data,
+                });
             }
         }
     }
@@ -267,22 +251,14 @@ pub struct Trace {
 impl Trace {
     /// Joins the records of all ranges.
     pub(crate) fn new(config: &Config, ranges: impl Iterator<Item = Observer>) -> Self {
-        let mut tensors: Vec<(Point, Option<TraceTensor>)> =
-            Point::all(config).map(|p| (p, None)).collect();
-        for observer in ranges {
-            let Observer::Trace(values) = observer else {
-                continue;
-            };
-            for (point, value) in values {
-                let known = tensors.iter_mut().find(|(known, _)| *known == point);
-                match &mut known.expect("the points are those of the config").1 {
-                    Some(tensor) => tensor.append(value),
-                    empty => *empty = Some(value),
-                }
-            }
-        }
-        let tensors = tensors.into_iter().filter_map(|(point, tensor)| {
-            let (name, mut tensor) = (point.tensor(), tensor?);
+        let parts = ranges.flat_map(|observer| match observer {
+            Observer::Trace(parts) => parts,
+            _ => Vec::new(),
+        });
+        let parts: Vec<Part> = parts.collect();
+        let tensors = Point::all(config).filter_map(|point| {
+            let parts = parts.iter().filter(|part| part.point == point);
+            let (name, mut tensor) = (point.tensor(), TraceTensor::join(parts)?);
             if name == "pooled" || name == "logits" {
                 tensor.shape.remove(0);
             }
@@ -308,13 +284,39 @@ impl Trace {
 }
 
 impl TraceTensor {
-    fn append(&mut self, other: Self) {
-        self.shape[0] += other.shape[0];
-        match (&mut self.data, other.data) {
-            (TraceData::I8(all), TraceData::I8(more)) => all.extend(more),
-            (TraceData::I16(all), TraceData::I16(more)) => all.extend(more),
-            (TraceData::I32(all), TraceData::I32(more)) => all.extend(more),
-            _ => unreachable!("a point has one type"),
+    /// Joins the parts of a value, `None` if there are none. What no part has is 0.
+    fn join<'a>(parts: impl Iterator<Item = &'a Part> + Clone) -> Option<Self> {
+        let size =
+            |axis: usize| (parts.clone().map(|part| part.place[axis] + part.size[axis])).max();
+        let shape = [size(0)?, size(1)?];
+        let len = shape[0] * shape[1];
+        let mut data = match parts.clone().next()?.data {
+            TraceData::I8(_) => TraceData::I8(vec![0; len]),
+            TraceData::I16(_) => TraceData::I16(vec![0; len]),
+            TraceData::I32(_) => TraceData::I32(vec![0; len]),
+        };
+        for part in parts {
+            match (&mut data, &part.data) {
+                (TraceData::I8(all), TraceData::I8(codes)) => part.put(codes, all, shape[1]),
+                (TraceData::I16(all), TraceData::I16(x)) => part.put(x, all, shape[1]),
+                (TraceData::I32(all), TraceData::I32(logits)) => part.put(logits, all, shape[1]),
+                _ => unreachable!("a point has one type"),
+            }
+        }
+        Some(Self {
+            shape: shape.to_vec(),
+            data,
+        })
+    }
+}
+
+impl Part {
+    /// Puts its values in their place among all of the value's, which has `width` columns.
+    fn put<T: Copy>(&self, values: &[T], all: &mut [T], width: usize) {
+        let ([row, column], [_, columns]) = (self.place, self.size);
+        let rows = all.chunks_exact_mut(width).skip(row);
+        for (all, values) in rows.zip(values.chunks_exact(columns)) {
+            all[column..column + columns].copy_from_slice(values);
         }
     }
 }

@@ -127,7 +127,7 @@ fn walk(team: Option<&Team>, items: usize, steps: usize) {
     };
     let [even, odd] = &mut exchanged;
     let exchanged = [&mut even[..], &mut odd[..]];
-    for_each_step(team, steps, &mut walkers, exchanged, 2, first, rest);
+    for_each_step(team, steps, &mut walkers, exchanged, |_| 2, first, rest);
     for (i, walker) in walkers.iter().enumerate() {
         assert_eq!((walker.rests, walker.value), (steps, i * steps));
     }
@@ -178,7 +178,7 @@ fn a_panic_in_a_step_ends_all_threads() {
                 9,
                 &mut [(); 3],
                 [even, odd],
-                1,
+                |_| 1,
                 |step, i, (), _, _| panic(step, i, false),
                 |step, i, ()| panic(step, i, true),
             );
@@ -200,7 +200,7 @@ fn a_thread_goes_on_while_others_do_the_rest_of_their_step() {
         2,
         &mut [(); 2],
         [even, odd],
-        1,
+        |_| 1,
         |step, i, (), _, _| {
             if (step, i) == (1, 1) {
                 reached.store(1, Ordering::Release);
@@ -223,7 +223,7 @@ fn more_items_than_threads_are_refused() {
         1,
         &mut [(); 3],
         [&mut even, &mut odd],
-        1,
+        |_| 1,
         |_, _, (), _, _| (),
         |_, _, ()| (),
     );

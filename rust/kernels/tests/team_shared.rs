@@ -59,7 +59,7 @@ fn members_keep_their_cores_when_they_are_preempted() {
                 6,
                 &mut done,
                 exchanged,
-                1,
+                |_| 1,
                 |step, _, _, read, written| {
                     work_for(Duration::from_micros(200));
                     assert_eq!(read, [step as u32; 3]);

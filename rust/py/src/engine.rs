@@ -377,6 +377,12 @@ impl Engine {
             .collect())
     }
 
+    /// Returns for each block whether threads would share its attention out by heads.
+    fn by_heads(&self, threads: usize) -> PyResult<Vec<bool>> {
+        let cpu = self.cpu("threads share a frame out")?;
+        cpu.by_heads(threads).map_err(to_py)
+    }
+
     /// Measures the pieces of a frame on several threads, on one thread: for each thread the name
     /// and the seconds of each stage.
     fn pieces(

@@ -9,6 +9,8 @@
 //! [`crate::error`] and the kernels.
 
 mod partition;
+mod range;
+mod token;
 mod workspace;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -118,6 +120,16 @@ impl Executor {
     /// is another's.
     pub fn weight_traffic(&self) -> Vec<usize> {
         Workspace::new(&self.network, self.threads).weight_traffic(&self.network)
+    }
+
+    /// Returns for each block whether `threads` threads would share its attention out by heads; if
+    /// not, by tokens.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] for a number of threads that no team has.
+    pub fn by_heads(&self, threads: usize) -> Result<Vec<bool>> {
+        pool::check_threads(threads)?;
+        Ok(Workspace::new(&self.network, threads).by_heads)
     }
 
     /// Runs one preprocessed image (`[height, width, channels]`) to `logits`: one for each

@@ -1,4 +1,4 @@
-//! Decides how a layer is shared out among threads: by tokens or by rows of weights.
+//! Decides how a layer is shared out among threads: by tokens, or by rows of weights or heads.
 //!
 //! By tokens, each thread reads all weights and its own tokens, and no meeting is needed. By rows,
 //! each thread reads its own weights and all tokens, most of which other cores have written, and
@@ -10,6 +10,8 @@
 //! Depends on the kernels.
 
 use quasar_kernels::{Linear, Tier, ROW_STEP};
+
+use crate::network::Block;
 
 /// A core's work in a second, and the cost of a meeting.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,6 +81,30 @@ impl Machine {
             + f64::from(meetings) * self.meeting
     }
 
+    /// Returns true if `threads` threads share a block's attention out by heads, and the layer of
+    /// its queries, keys and values with them, rather than by `tokens`.
+    pub(crate) fn prefers_heads(&self, block: &Block, tokens: usize, threads: usize) -> bool {
+        let qkv = Product {
+            tokens,
+            rows: 3 * block.inner(),
+            k: block.q.k(),
+            weight_bytes: block.q.weight_bytes() + block.kv.weight_bytes(),
+        };
+        threads > 1 && heads_divide(block, threads) && self.heads_save_time(qkv, threads)
+    }
+
+    /// Returns true if it takes less time to share attention out by heads, given the layer of its
+    /// queries, keys and values. By tokens, each thread reads the others' keys and values. By
+    /// heads, it reads the others' inputs and the outputs for its tokens, and threads meet once
+    /// more.
+    fn heads_save_time(&self, qkv: Product, threads: usize) -> bool {
+        let others = (qkv.tokens - qkv.tokens.div_ceil(threads)) as f64;
+        let inner = (qkv.rows / 3) as f64;
+        let keys_and_values = others * 2.0 * inner / self.exchange;
+        let outputs = others * inner / threads as f64 / self.exchange;
+        self.by_rows(qkv, threads, 1) + outputs < self.by_tokens(qkv, threads) + keys_and_values
+    }
+
     fn work(&self, product: Product, tokens: usize, rows: usize) -> f64 {
         (tokens * rows * product.k) as f64 / self.macs
     }
@@ -94,6 +120,12 @@ impl Machine {
         };
         threads > 1 && self.by_rows(product, threads, 1) < self.by_tokens(product, threads)
     }
+}
+
+/// Returns true if each of `threads` threads can have as many heads of a block, whose rows of
+/// weights are whole windows.
+pub(crate) fn heads_divide(block: &Block, threads: usize) -> bool {
+    block.heads.is_multiple_of(threads) && (block.inner() / threads).is_multiple_of(ROW_STEP)
 }
 
 /// Returns the time of two things of which half of the shorter one is hidden.
@@ -158,6 +190,19 @@ mod tests {
                     let gain = machine.by_tokens(product, 2) / machine.by_rows(product, 2, 2);
                     assert!(gain < 1.02, "{tier}, {product:?}: {gain}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn heads_are_shared_out_if_that_saves_more_than_a_meeting() {
+        for tier in [Tier::Avx2, Tier::Avx512Vnni, Tier::Amx, Tier::Neon] {
+            let machine = Machine::typical(tier);
+            for threads in [2, 3, 6] {
+                // DeiT-small's, and two heads of 64 dimensions for 16 tokens.
+                let (small, tiny) = (product(197, 1152, 384), product(16, 384, 64));
+                assert!(machine.heads_save_time(small, threads), "{tier}");
+                assert!(!machine.heads_save_time(tiny, 2), "{tier}");
             }
         }
     }

@@ -1,30 +1,119 @@
-//! The integer graph: a frame's working memory, and the stages that run on it.
+//! The integer graph: a frame's working memory, and the steps in which threads run it.
 //!
-//! All that a block computes belongs to one token, but for the keys and values of attention. So
-//! tokens are cut into ranges, one for each thread. A range goes from one block's attention to the
-//! next block's keys and values without waiting, shows them to the others, and computes its queries
-//! while these get there. Each range packs the keys and values for itself, which costs less than a
-//! second meeting.
-//!
-//! Layers of one token, those of the heads and of a last block that only they read, are shared out
-//! by rows of weights where [`partition`](super::partition) expects that to be faster.
+//! Each thread has a range of tokens and goes with it from one block's attention to the next one's
+//! without waiting: see [`range`](super::range). Layers of one token, those of the heads and of a
+//! last block that only they read, are shared out by rows of weights: see [`token`](super::token).
 
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use quasar_kernels::{
-    for_each_step, join, Aligned, Buffers, KvHead, Linear, LinearRows, MatrixView, MatrixViewMut,
-    Scratch, Team,
+    for_each_step, join, Aligned, Buffers, Linear, LinearRows, MatrixView, MatrixViewMut, Team,
 };
 
 use super::check;
-use super::partition::{self, Machine};
+use super::partition::Machine;
+use super::range::{Frame, Heads, TokenRange};
+use super::token::Token;
 use crate::error::Result;
 use crate::network::{Block, Network};
-use crate::pool::for_each;
-use crate::preprocess::{self, Preprocessor};
+use crate::preprocess::Preprocessor;
 use crate::subnet::config::{Config, Pool};
 use crate::trace::{Observer, Point, StageTime};
+
+/// A step of a frame, named by what its first part makes for all ranges. All but `Heads` end the
+/// block before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Keys and values of a block for each range's tokens: `[tokens, 2 * heads * head_dim]`.
+    KeysAndValues(usize),
+    /// The first norm of a block for each range's tokens: `[tokens, embed]`.
+    Norm(usize),
+    /// The outputs of each range's heads: `[ranges, tokens, own heads * head_dim]`.
+    Heads(usize),
+    /// Nothing: the last block ends.
+    End,
+}
+
+impl Step {
+    /// Returns the steps of a frame in `ranges` ranges.
+    fn all(network: &Network, by_heads: &[bool], ranges: usize) -> Vec<Self> {
+        let steps = by_heads.iter().enumerate().flat_map(|(i, &by_heads)| {
+            let (first, second) = if by_heads {
+                (Self::Norm(i), Some(Self::Heads(i)))
+            } else {
+                (Self::KeysAndValues(i), None)
+            };
+            std::iter::once(first).chain(second)
+        });
+        let end = (!ends_by_rows(&network.config, ranges)).then_some(Self::End);
+        steps.chain(end).collect()
+    }
+
+    /// Returns the number of values that one range makes for all, `rows` being those of the largest
+    /// range.
+    fn chunk(self, network: &Network, ranges: usize, rows: usize) -> usize {
+        match self {
+            Self::KeysAndValues(i) => rows * 2 * network.blocks[i].inner(),
+            Self::Norm(_) => rows * network.config.embed,
+            Self::Heads(i) => network.config.tokens() * network.blocks[i].inner() / ranges,
+            Self::End => 1,
+        }
+    }
+
+    /// Computes what all ranges need. `before` is the step before, and `read` what all ranges made
+    /// in it.
+    fn first(
+        self,
+        before: Option<Self>,
+        frame: Frame,
+        range: &mut TokenRange,
+        read: &[i8],
+        written: &mut [i8],
+    ) {
+        range.observer.start();
+        if let Self::Heads(i) = self {
+            return range.attend_others(frame, i, read, written);
+        }
+        match before {
+            None => range.embed(frame),
+            Some(before) => {
+                let i = before.end_attention(frame, range, read);
+                range.finish(frame, i);
+            }
+        }
+        match self {
+            Self::KeysAndValues(i) => range.keys_and_values(frame, i, written),
+            Self::Norm(i) => range.show_norm(frame, i, written),
+            Self::Heads(_) | Self::End => {}
+        }
+    }
+
+    /// Computes what only the range itself needs.
+    fn rest(self, frame: Frame, range: &mut TokenRange) {
+        match self {
+            Self::KeysAndValues(i) => range.queries(frame, i),
+            Self::Heads(i) => range.attend_own(frame, i),
+            Self::Norm(_) | Self::End => {}
+        }
+    }
+
+    /// Ends the attention of a block, whose last step it is. `read` is what all ranges made in it.
+    /// Returns the block.
+    fn end_attention(self, frame: Frame, range: &mut TokenRange, read: &[i8]) -> usize {
+        match self {
+            Self::KeysAndValues(i) => {
+                range.attend(frame, i, read);
+                i
+            }
+            Self::Heads(i) => {
+                range.gather(frame, i, read);
+                i
+            }
+            Self::Norm(_) | Self::End => unreachable!("no block's attention ends after {self:?}"),
+        }
+    }
+}
 
 /// The working memory of one frame.
 #[derive(Debug)]
@@ -34,10 +123,11 @@ pub(super) struct Workspace {
     pub ranges: Vec<TokenRange>,
     /// Rows of each range but the last, which may have fewer.
     range_rows: usize,
-    /// `[tokens, stride]`, twice: keys and values of one block and of the next; `stride` fits the
-    /// widest block.
-    kv: [Aligned<i8>; 2],
-    stride: usize,
+    /// For each block, whether its attention is shared out by heads.
+    pub by_heads: Vec<bool>,
+    steps: Vec<Step>,
+    /// Values that ranges make for each other in even and in odd steps.
+    exchanged: [Aligned<i8>; 2],
     token: Token,
     sums: Vec<i32>,
     mean: Vec<i16>,
@@ -46,80 +136,48 @@ pub(super) struct Workspace {
     joined: bool,
 }
 
-/// The values of one token, in layers that are shared out by rows of weights.
-#[derive(Debug)]
-struct Token {
-    machine: Machine,
-    /// `[embed]`
-    x: Aligned<i16>,
-    /// `[embed]`
-    norm: Aligned<i8>,
-    /// `[heads * head_dim]`
-    attended: Aligned<i8>,
-    /// `[hidden]`
-    hidden: Aligned<i8>,
-}
-
-/// The tokens `first..first + rows`, and the memory that belongs to them alone.
-#[derive(Debug)]
-pub(super) struct TokenRange {
-    first: usize,
-    rows: usize,
-    patches: Aligned<i8>,
-    /// `[rows, embed]`, the residual stream.
-    x: Aligned<i16>,
-    /// `[rows, embed]`, the latest norm.
-    norm: Aligned<i8>,
-    /// `[rows, heads * head_dim]`, the queries.
-    q: Aligned<i8>,
-    /// `[rows, heads * head_dim]`
-    attended: Aligned<i8>,
-    /// `[rows, hidden]`
-    hidden: Aligned<i8>,
-    /// Keys and values of one head, of all tokens.
-    head: KvHead,
-    scratch: Scratch,
-    pub observer: Observer,
-}
-
 impl Workspace {
     /// Allocates memory for a frame that runs in `ranges` ranges of tokens.
     pub(super) fn new(network: &Network, ranges: usize) -> Self {
+        let machine = Machine::typical(network.tier());
+        let tokens = network.config.tokens();
+        Self::with_heads(network, ranges, |block, ranges| {
+            machine.prefers_heads(block, tokens, ranges)
+        })
+    }
+
+    /// Allocates memory for a frame that runs in `ranges` ranges of tokens, or fewer. `by_heads`
+    /// returns true if the ranges share a block's attention out by heads.
+    fn with_heads(
+        network: &Network,
+        ranges: usize,
+        by_heads: impl Fn(&Block, usize) -> bool,
+    ) -> Self {
         let config = &network.config;
         let tokens = config.tokens();
         let range_rows = tokens.div_ceil(ranges);
+        let ranges = tokens.div_ceil(range_rows);
+        let blocks = network.blocks.iter();
+        let by_heads: Vec<bool> = blocks.map(|block| by_heads(block, ranges)).collect();
+        let steps = Step::all(network, &by_heads, ranges);
+        let chunks = (steps.iter()).map(|step| step.chunk(network, ranges, range_rows));
+        let exchanged = chunks.max().map_or(0, |chunk| ranges * chunk);
         let widest = |size: fn(&Block) -> usize| network.blocks.iter().map(size).max().unwrap_or(0);
         let (inner, hidden) = (widest(Block::inner), widest(|b| b.hidden));
-        let range = |first: usize| {
-            let rows = range_rows.min(tokens - first);
-            TokenRange {
-                first,
-                rows,
-                patches: Aligned::new(rows * config.patch_len()),
-                x: Aligned::new(rows * config.embed),
-                norm: Aligned::new(rows * config.embed),
-                q: Aligned::new(rows * inner),
-                attended: Aligned::new(rows * inner),
-                hidden: Aligned::new(rows * hidden),
-                head: KvHead::new(tokens, widest(|b| b.head_dim).max(1)),
-                scratch: Scratch::new(),
-                observer: Observer::Off,
-            }
+        let range = |number: usize| {
+            let first = number * range_rows;
+            let of_range = first..tokens.min(first + range_rows);
+            TokenRange::new(network, [number, ranges], of_range, &by_heads)
         };
         Self {
             preprocessor: network.preprocessor(),
             pixels: Vec::with_capacity(config.image.bytes()),
-            ranges: (0..tokens).step_by(range_rows).map(range).collect(),
+            ranges: (0..ranges).map(range).collect(),
             range_rows,
-            kv: std::array::from_fn(|_| Aligned::new(tokens * 2 * inner)),
-            stride: 2 * inner,
-            token: Token {
-                machine: Machine::typical(network.tier()),
-                x: Aligned::new(config.embed),
-                norm: Aligned::new(config.embed),
-                attended: Aligned::new(inner),
-                hidden: Aligned::new(hidden),
-            },
+            by_heads,
+            steps,
+            exchanged: std::array::from_fn(|_| Aligned::new(exchanged)),
+            token: Token::new(network, inner, hidden),
             sums: vec![0; config.embed],
             mean: vec![0; config.embed],
             pooled: vec![0; network.heads.len() * config.embed],
@@ -130,20 +188,9 @@ impl Workspace {
 
     /// Moves all memory next to each other, once a frame has made it grow to its size.
     fn join(&mut self) {
-        let mut parts: Vec<Buffers> = self.kv.iter_mut().map(Into::into).collect();
-        for range in &mut self.ranges {
-            parts.extend([
-                (&mut range.patches).into(),
-                (&mut range.x).into(),
-                (&mut range.norm).into(),
-                (&mut range.q).into(),
-                (&mut range.attended).into(),
-                (&mut range.hidden).into(),
-                (&mut range.head).into(),
-                (&mut range.scratch).into(),
-            ]);
-        }
-        join(parts);
+        let exchanged = self.exchanged.iter_mut().map(Buffers::from);
+        let ranges = self.ranges.iter_mut().flat_map(TokenRange::buffers);
+        join(exchanged.chain(ranges).collect::<Vec<_>>());
         self.joined = true;
     }
 
@@ -179,15 +226,24 @@ impl Workspace {
                 }
             };
             let mut bytes = 0;
-            if range.rows_before(config.prefix_tokens) < range.rows {
+            if range.rows_before(config.prefix_tokens) < range.tokens().len() {
                 let layer = network.embed_norm.as_ref().map(|(_, layer)| whole(layer));
                 bytes += whole(&network.embed) + layer.unwrap_or(0);
             }
             for (i, block) in network.blocks.iter().enumerate() {
                 let needed = range.rows_before(config.needed(i)) > 0;
-                bytes += whole(&block.kv) + if needed { whole(&block.q) } else { 0 };
+                if self.by_heads[i] {
+                    let own = Heads::of_range(block, r, self.ranges.len());
+                    bytes += own
+                        .layers(block)
+                        .map(|layer| layer.weight_bytes())
+                        .iter()
+                        .sum::<usize>();
+                } else {
+                    bytes += whole(&block.kv) + if needed { whole(&block.q) } else { 0 };
+                }
                 let layers = [&block.proj, &block.fc1, &block.fc2];
-                if is_shared_out_by_rows(config, self.ranges.len(), i) {
+                if config.needed(i) < config.tokens() && ends_by_rows(config, self.ranges.len()) {
                     bytes += layers.map(part).iter().sum::<usize>();
                 } else if needed {
                     bytes += layers.map(whole).iter().sum::<usize>();
@@ -209,54 +265,47 @@ impl Workspace {
     ) -> Result<()> {
         let Self {
             ranges,
-            kv: [even, odd],
-            stride,
             range_rows,
+            by_heads,
+            steps,
+            exchanged: [even, odd],
             token,
             ..
         } = self;
-        let (stride, chunk) = (*stride, *range_rows * *stride);
-        let depth = network.blocks.len();
-        // Blocks whose layers are shared out by tokens: all, or all but the last.
-        let by_tokens = (0..depth)
-            .find(|&i| is_shared_out_by_rows(&network.config, ranges.len(), i))
-            .unwrap_or(depth);
+        let frame = Frame {
+            network,
+            image,
+            cancel,
+            by_heads,
+        };
+        let before = |step: usize| step.checked_sub(1).map(|before| steps[before]);
+        let (count, rows) = (ranges.len(), *range_rows);
         for_each_step(
             team,
-            // Step i ends block i - 1 and begins block i.
-            by_tokens + 1,
+            steps.len(),
             ranges,
             [&mut **even, &mut **odd],
-            chunk,
-            |i, _, range, kv, next| {
-                if check(cancel).is_err() {
-                    return;
-                }
-                range.observer.start();
-                if i == 0 {
-                    range.embed(network, image);
-                } else {
-                    range.block(network, i - 1, kv, stride, cancel);
-                }
-                if i < depth {
-                    range.keys_and_values(network, i, next, stride);
+            |step| steps[step].chunk(network, count, rows),
+            |step, _, range, read, written| {
+                if check(cancel).is_ok() {
+                    steps[step].first(before(step), frame, range, read, written);
                 }
             },
-            |i, _, range| {
-                if i < depth && check(cancel).is_ok() {
-                    range.queries(network, i);
+            |step, _, range| {
+                if check(cancel).is_ok() {
+                    steps[step].rest(frame, range);
                 }
             },
         );
         check(cancel)?;
-        for i in by_tokens..depth {
-            let kv = if i % 2 == 0 { &*even } else { &*odd };
+        if let (Some(&last), true) = (steps.last(), ends_by_rows(&network.config, ranges.len())) {
+            let read = if steps.len() % 2 == 1 { &*even } else { &*odd };
             for range in ranges.iter_mut() {
                 range.observer.start();
-                range.attend(network, i, kv, stride, cancel);
+                last.end_attention(frame, range, read);
             }
             check(cancel)?;
-            token.finish_block(network, i, ranges, team);
+            token.finish_block(network, network.blocks.len() - 1, ranges, team);
         }
         self.classify(network, logits, team);
         if !self.joined {
@@ -291,15 +340,18 @@ impl Workspace {
         let rounded = |sum: i32| (sum + patches / 2).div_euclid(patches);
         match network.config.pool {
             Pool::Token | Pool::TokenPair => {
-                let rows = ranges.iter().flat_map(|range| range.x.chunks_exact(embed));
+                let rows = ranges
+                    .iter_mut()
+                    .flat_map(|range| range.x().chunks_exact(embed));
                 for (x, pooled) in rows.zip(pooled.chunks_exact_mut(embed)) {
                     norm(x, pooled);
                 }
             }
             Pool::Mean => {
                 sums.fill(0);
-                for range in ranges.iter() {
-                    add_rows(sums, &range.x[range.rows_before(prefix) * embed..]);
+                for range in ranges.iter_mut() {
+                    let prefix = range.rows_before(prefix);
+                    add_rows(sums, &range.x()[prefix * embed..]);
                 }
                 for (mean, &sum) in mean.iter_mut().zip(sums.iter()) {
                     *mean = rounded(sum) as i16;
@@ -309,17 +361,21 @@ impl Workspace {
             Pool::MeanAfterNorm => {
                 sums.fill(0);
                 for range in ranges.iter_mut() {
-                    norm(&range.x, &mut range.norm);
-                    add_rows(sums, &range.norm[range.rows_before(prefix) * embed..]);
+                    let prefix = range.rows_before(prefix);
+                    let (x, codes) = range.x_and_norm();
+                    norm(x, codes);
+                    add_rows(sums, &codes[prefix * embed..]);
                 }
                 for (pooled, &sum) in pooled.iter_mut().zip(sums.iter()) {
                     *pooled = rounded(sum) as i8;
                 }
             }
         }
-        ranges[0]
-            .observer
-            .i8(Point::Pooled, MatrixView::packed(pooled, pooled.len()));
+        ranges[0].observer.i8(
+            Point::Pooled,
+            [0, 0],
+            MatrixView::packed(pooled, pooled.len()),
+        );
         logits.fill(0);
         for (head, pooled) in network.heads.iter().zip(pooled.chunks_exact(embed)) {
             let accumulators = &mut accumulators[..logits.len()];
@@ -340,10 +396,11 @@ impl Workspace {
     }
 }
 
-/// Returns true if few of a block's tokens are needed after its attention, so that their layers may
-/// be shared out by rows of weights.
-fn is_shared_out_by_rows(config: &Config, ranges: usize, block: usize) -> bool {
-    ranges > 1 && config.needed(block) < config.tokens()
+/// Returns true if few tokens are needed after the attention of the last block, so that their
+/// layers are shared out by rows of weights.
+fn ends_by_rows(config: &Config, ranges: usize) -> bool {
+    let depth = config.blocks.len();
+    ranges > 1 && depth > 0 && config.needed(depth - 1) < config.tokens()
 }
 
 /// Adds each row of `rows` to `sums`.
@@ -355,321 +412,69 @@ fn add_rows<T: Copy + Into<i32>>(sums: &mut [i32], rows: &[T]) {
     }
 }
 
-impl Machine {
-    /// Returns the rows of each part of a layer of one token.
-    fn part_rows(&self, layer: &Linear, ranges: usize) -> usize {
-        if self.prefers_rows(layer, ranges) {
-            partition::part_rows(layer.rows(), ranges)
-        } else {
-            layer.rows()
-        }
-    }
-
-    /// Computes a layer of one token, its rows shared out among the ranges' threads if that is
-    /// faster.
-    fn share_out<T: Send>(
-        &self,
-        team: Option<&Team>,
-        ranges: &mut [TokenRange],
-        layer: &Linear,
-        out: &mut [T],
-        work: impl Fn(LinearRows, MatrixViewMut<T>, &mut Scratch) + Sync,
-    ) {
-        let rows = self.part_rows(layer, ranges.len());
-        if rows >= layer.rows() {
-            let out = MatrixViewMut::packed(out, layer.rows());
-            return work(layer.into(), out, &mut ranges[0].scratch);
-        }
-        for_each(team, ranges, out, rows, |i, range, out| {
-            if let (first, cols @ 1..) = (i * rows, out.len()) {
-                let out = MatrixViewMut::packed(out, cols);
-                work(layer.part(first..first + cols), out, &mut range.scratch);
-            }
-        });
-    }
-}
-
-impl Token {
-    /// Computes a block from its projection on, for the few tokens that are needed.
-    fn finish_block(
-        &mut self,
-        network: &Network,
-        i: usize,
-        ranges: &mut [TokenRange],
-        team: Option<&Team>,
-    ) {
-        let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
-        let inner = block.inner();
-        let Self {
-            machine,
-            x,
-            norm,
-            attended,
-            hidden,
-        } = self;
-        let (attended, hidden) = (&mut attended[..inner], &mut hidden[..block.hidden]);
-        for token in 0..network.config.needed(i) {
-            let at = (ranges.iter())
-                .position(|range| token < range.first + range.rows)
-                .expect("every token has a range");
-            let row = token - ranges[at].first;
-            x.copy_from_slice(&ranges[at].x[row * embed..][..embed]);
-            attended.copy_from_slice(&ranges[at].attended[row * inner..][..inner]);
-
-            let input = MatrixView::packed(attended, inner);
-            machine.share_out(team, ranges, &block.proj, x, |part, x, scratch| {
-                kernels.linear_residual(part, input, x, scratch);
-            });
-            note(ranges, Point::Mid(i), |observer, point| {
-                observer.i16(point, MatrixView::packed(x, embed));
-            });
-            kernels.layer_norm(
-                &block.norm2,
-                MatrixView::packed(x, embed),
-                MatrixViewMut::packed(norm, embed),
-            );
-            let input = MatrixView::packed(norm, embed);
-            note(ranges, Point::Norm2(i), |observer, point| {
-                observer.i8(point, input);
-            });
-            machine.share_out(team, ranges, &block.fc1, hidden, |part, out, scratch| {
-                let (zero_point, table) = (block.fc1_zero_point, Some(&block.gelu));
-                kernels.linear_i8(part, input, out, zero_point, table, scratch);
-            });
-            let input = MatrixView::packed(hidden, block.hidden);
-            note(ranges, Point::Act(i), |observer, point| {
-                observer.i8(point, input);
-            });
-            machine.share_out(team, ranges, &block.fc2, x, |part, x, scratch| {
-                kernels.linear_residual(part, input, x, scratch);
-            });
-            note(ranges, Point::X(i), |observer, point| {
-                observer.i16(point, MatrixView::packed(x, embed));
-            });
-            ranges[at].x[row * embed..][..embed].copy_from_slice(x);
-        }
-    }
-}
-
-/// Records a value of the first range once, and its time for all ranges.
-fn note(ranges: &mut [TokenRange], point: Point, record: impl Fn(&mut Observer, Point)) {
-    let mut observers = ranges.iter_mut().map(|range| &mut range.observer);
-    if let Some(first) = observers.next() {
-        record(first, point);
-    }
-    observers.for_each(|observer| observer.elapsed(point));
-}
-
-impl TokenRange {
-    /// Returns how many of its rows are among the first `tokens` tokens.
-    fn rows_before(&self, tokens: usize) -> usize {
-        tokens.saturating_sub(self.first).min(self.rows)
-    }
-
-    /// Computes patches, patch embedding, position, the norm of the patches where there is one, and
-    /// prefix.
-    fn embed(&mut self, network: &Network, image: &[u8]) {
-        let config = &network.config;
-        let embed = config.embed;
-        let prefix = self.rows_before(config.prefix_tokens);
-        let (prefix_x, patches_x) = self.x.split_at_mut(prefix * embed);
-        if prefix > 0 {
-            prefix_x.copy_from_slice(&network.prefix[self.first * embed..][..prefix * embed]);
-        }
-        if prefix < self.rows {
-            let first = self.first + prefix - config.prefix_tokens;
-            let rows = self.rows - prefix;
-            let patches = &mut self.patches[..rows * config.patch_len()];
-            preprocess::patches_channels_last(
-                image,
-                config.image,
-                config.patch,
-                config.grid().1,
-                first,
-                patches,
-            );
-            patches_x.copy_from_slice(&network.position[first * embed..][..rows * embed]);
-            network.kernels.linear_residual(
-                &network.embed,
-                MatrixView::packed(patches, config.patch_len()),
-                MatrixViewMut::packed(patches_x, embed),
-                &mut self.scratch,
-            );
-            if let Some((norm, layer)) = &network.embed_norm {
-                let codes = &mut self.norm[..rows * embed];
-                self.observer
-                    .i16(Point::Sum, MatrixView::packed(patches_x, embed));
-                network.kernels.layer_norm(
-                    norm,
-                    MatrixView::packed(patches_x, embed),
-                    MatrixViewMut::packed(codes, embed),
-                );
-                let codes = MatrixView::packed(codes, embed);
-                self.observer.i8(Point::EmbedNorm, codes);
-                patches_x.fill(0);
-                network.kernels.linear_residual(
-                    layer,
-                    codes,
-                    MatrixViewMut::packed(patches_x, embed),
-                    &mut self.scratch,
-                );
-            }
-        }
-        self.observer
-            .i16(Point::Embed, MatrixView::packed(&self.x, embed));
-    }
-
-    /// Computes the first norm, keys and values of a block, into this range's rows of `kv`.
-    fn keys_and_values(&mut self, network: &Network, i: usize, kv: &mut [i8], stride: usize) {
-        let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
-        let (rows, inner) = (self.rows, block.inner());
-        kernels.layer_norm(
-            &block.norm1,
-            MatrixView::packed(&self.x, embed),
-            MatrixViewMut::packed(&mut self.norm, embed),
-        );
-        let norm = MatrixView::packed(&self.norm, embed);
-        self.observer.i8(Point::Norm1(i), norm);
-        let out = MatrixViewMut::new(kv, rows, 2 * inner, stride);
-        kernels.linear_i8(&block.kv, norm, out, 0, None, &mut self.scratch);
-        let kv = MatrixView::new(kv, rows, 2 * inner, stride);
-        (self.observer).i8_columns(Point::Qkv(i), kv, inner..3 * inner, 3 * inner);
-    }
-
-    /// Computes the queries of a block from its first norm. Those that are not needed are 0, so
-    /// that traces do not depend on earlier contents.
-    fn queries(&mut self, network: &Network, i: usize) {
-        let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
-        let inner = block.inner();
-        let needed = self.rows_before(network.config.needed(i));
-        let (q, others) = self.q[..self.rows * inner].split_at_mut(needed * inner);
-        others.fill(0);
-        if needed > 0 {
-            let norm = MatrixView::packed(&self.norm, embed).range(0..needed);
-            let out = MatrixViewMut::packed(q, inner);
-            kernels.linear_i8(&block.q, norm, out, 0, None, &mut self.scratch);
-        }
-        let q = MatrixView::packed(&self.q[..self.rows * inner], inner);
-        (self.observer).i8_columns(Point::Qkv(i), q, 0..inner, 3 * inner);
-    }
-
-    /// Computes a block's attention. `kv` holds the rows of all ranges. Returns early if the frame
-    /// is cancelled.
-    fn attend(
-        &mut self,
-        network: &Network,
-        i: usize,
-        kv: &[i8],
-        stride: usize,
-        cancel: &AtomicBool,
-    ) {
-        let (block, kernels) = (&network.blocks[i], network.kernels);
-        let (inner, dim) = (block.inner(), block.head_dim);
-        let rows = self.rows_before(network.config.needed(i));
-        if rows == 0 {
-            return;
-        }
-        let attended = &mut self.attended[..rows * inner];
-        let Self {
-            q,
-            head,
-            scratch,
-            observer,
-            ..
-        } = self;
-
-        let q = MatrixView::packed(&q[..rows * inner], inner);
-        let kv = MatrixView::new(kv, network.config.tokens(), 2 * inner, stride);
-        let columns = |h: usize| h * dim..(h + 1) * dim;
-        let head_columns = |h: usize| [h, block.heads + h].map(|at| kv.columns(columns(at)));
-        let own = self.first..self.first + self.rows;
-        let mut rest = MatrixViewMut::packed(attended, inner);
-        for (h, params) in block.attention.iter().enumerate() {
-            if check(cancel).is_err() {
-                return;
-            }
-            let [k, v] = head_columns(h);
-            let (out, others) = rest.split_at_column(dim);
-            kernels.pack_kv(k, v, head);
-            let soon = (h + 1 < block.heads).then(|| {
-                head_columns(h + 1)
-                    .map(|rows| [rows.range(0..own.start), rows.range(own.end..rows.rows())])
-            });
-            let soon = soon.as_ref().map_or(&[][..], |soon| soon.as_flattened());
-            kernels.attention(q.columns(columns(h)), head, params, out, soon, scratch);
-            rest = others;
-        }
-        observer.i8(Point::Attention(i), MatrixView::packed(attended, inner));
-    }
-
-    /// Computes a block from its attention on. `kv` holds the rows of all ranges. Returns early if
-    /// the frame is cancelled.
-    fn block(
-        &mut self,
-        network: &Network,
-        i: usize,
-        kv: &[i8],
-        stride: usize,
-        cancel: &AtomicBool,
-    ) {
-        self.attend(network, i, kv, stride, cancel);
-        let (block, embed, kernels) = (&network.blocks[i], network.config.embed, network.kernels);
-        let rows = self.rows_before(network.config.needed(i));
-        if rows == 0 || check(cancel).is_err() {
-            return;
-        }
-        let x = &mut self.x[..rows * embed];
-        let norm = &mut self.norm[..rows * embed];
-        let hidden = &mut self.hidden[..rows * block.hidden];
-        let (scratch, observer) = (&mut self.scratch, &mut self.observer);
-        let attended = MatrixView::packed(&self.attended[..rows * block.inner()], block.inner());
-        kernels.linear_residual(
-            &block.proj,
-            attended,
-            MatrixViewMut::packed(x, embed),
-            scratch,
-        );
-        observer.i16(Point::Mid(i), MatrixView::packed(x, embed));
-
-        kernels.layer_norm(
-            &block.norm2,
-            MatrixView::packed(x, embed),
-            MatrixViewMut::packed(norm, embed),
-        );
-        let norm = MatrixView::packed(norm, embed);
-        observer.i8(Point::Norm2(i), norm);
-        let out = MatrixViewMut::packed(hidden, block.hidden);
-        kernels.linear_i8(
-            &block.fc1,
-            norm,
-            out,
-            block.fc1_zero_point,
-            Some(&block.gelu),
-            scratch,
-        );
-        let hidden = MatrixView::packed(hidden, block.hidden);
-        observer.i8(Point::Act(i), hidden);
-        kernels.linear_residual(&block.fc2, hidden, MatrixViewMut::packed(x, embed), scratch);
-        observer.i16(Point::X(i), MatrixView::packed(x, embed));
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use quasar_kernels::Storage;
+
+    use super::super::partition::heads_divide;
+    use super::super::NEVER;
     use super::*;
     use crate::network::supported_tiers;
+    use crate::trace::Trace;
     use crate::Subnet;
+
+    fn subnet(name: &str) -> Subnet {
+        let vectors = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors");
+        Subnet::load(format!("{vectors}/{name}.qvit")).unwrap()
+    }
 
     #[test]
     fn a_frame_is_preprocessed_by_the_networks_tier() {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../tests/vectors/token.qvit"
-        );
-        let subnet = Subnet::load(path).unwrap();
+        let subnet = subnet("token");
         for tier in supported_tiers() {
             let network = Network::new(&subnet, tier).unwrap();
             assert_eq!(Workspace::new(&network, 1).preprocessor.tier(), tier);
+        }
+    }
+
+    #[test]
+    fn blocks_shared_out_by_heads_have_the_same_intermediates() {
+        let subnet = subnet("heads");
+        let trace = |network: &Network, mut workspace: Workspace, team: Option<&Team>| {
+            let image: Vec<u8> = (0..network.config.image.bytes())
+                .map(|i| (i * 37 % 251) as u8)
+                .collect();
+            let mut logits = vec![0; network.config.outputs()];
+            // A second frame finds what the first one has left.
+            for _ in 0..2 {
+                workspace.observe(&Observer::trace());
+                workspace
+                    .frame(network, &image, &mut logits, team, &NEVER)
+                    .unwrap();
+            }
+            let observers = workspace.ranges.into_iter().map(|range| range.observer);
+            Trace::new(&network.config, observers)
+        };
+        for tier in supported_tiers() {
+            for storage in [Storage::Unpacked, Storage::Packed] {
+                let network = Network::with_storage(&subnet, tier, storage).unwrap();
+                let expected = trace(&network, Workspace::new(&network, 1), None);
+                // The first block has two heads, the second one three.
+                for (ranges, divided) in [(2, [true, false]), (3, [false, true])] {
+                    let team = Team::new(ranges).unwrap();
+                    for team in [None, Some(&team)] {
+                        let workspace = Workspace::with_heads(&network, ranges, heads_divide);
+                        assert_eq!(workspace.by_heads, divided);
+                        let found = trace(&network, workspace, team);
+                        let pairs = expected.tensors().iter().zip(found.tensors());
+                        for ((name, expected), (_, found)) in pairs {
+                            let place = format!("{name}: {tier}, {storage:?}, {ranges} ranges");
+                            assert!(expected == found, "{place}");
+                        }
+                        assert_eq!(expected.tensors().len(), found.tensors().len());
+                    }
+                }
+            }
         }
     }
 }

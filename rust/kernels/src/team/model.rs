@@ -206,7 +206,7 @@ fn walk(team: &Team, threads: usize, steps: u32) {
         steps as usize,
         &mut items,
         [&mut even, &mut odd],
-        1,
+        |_| 1,
         |step, _, item, read, own| {
             assert_eq!(item.read(), 2 * step as u32);
             item.write(2 * step as u32 + 1);
@@ -253,7 +253,7 @@ fn a_member_that_panics_in_a_step_ends_the_job() {
                 2,
                 &mut [(); 2],
                 [&mut [(); 2], &mut [(); 2]],
-                1,
+                |_| 1,
                 |_, i, (), _, _| {
                     if i == 1 {
                         resume_unwind(Box::new(()));

@@ -1,0 +1,198 @@
+//! Attention shared out by heads: each range has as many of its own.
+//!
+//! A range shows the first norm of its tokens to the others. Then it computes queries, keys and
+//! values of its own heads for all tokens, and these heads' outputs for the others' tokens, which it
+//! shows, too. It computes the outputs for its own tokens while the others get there.
+//!
+//! So a core reads and packs nothing of other heads, and reads fewer bytes that other cores have
+//! written. But ranges meet twice in a block, not once.
+
+use std::ops::Range;
+
+use quasar_kernels::{HeadParams, LinearRows, MatrixView, MatrixViewMut};
+
+use super::{norm1, rows_before, Frame, TokenRange};
+use crate::network::Block;
+use crate::trace::Point;
+
+/// Numbers of tokens that the blocks of queries of all tiers divide, and those of most tiers.
+const GROUPS: [usize; 2] = [48, 16];
+
+/// Some heads of a block, which one range computes.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cpu) struct Heads {
+    pub first: usize,
+    pub count: usize,
+    pub dim: usize,
+}
+
+impl Heads {
+    /// Returns the heads of range `range` of `ranges`.
+    pub fn of_range(block: &Block, range: usize, ranges: usize) -> Self {
+        let count = block.heads / ranges;
+        Self {
+            first: range * count,
+            count,
+            dim: block.head_dim,
+        }
+    }
+
+    /// Returns the number of columns of their queries.
+    pub fn inner(self) -> usize {
+        self.count * self.dim
+    }
+
+    /// Returns the columns of each one among theirs, and its parameters.
+    fn each(self, block: &Block) -> impl Iterator<Item = (Range<usize>, &HeadParams)> {
+        let params = &block.attention[self.first..self.first + self.count];
+        let columns = (0..self.count).map(move |h| h * self.dim..(h + 1) * self.dim);
+        columns.zip(params)
+    }
+
+    /// Returns their columns among those of all heads.
+    pub fn columns(self) -> Range<usize> {
+        self.first * self.dim..(self.first + self.count) * self.dim
+    }
+
+    /// Returns the rows of the layers that compute their keys and values, and their queries.
+    pub fn layers(self, block: &Block) -> [LinearRows<'_>; 2] {
+        let Range { start, end } = self.columns();
+        let inner = block.inner();
+        let q = block.q.part(start..end);
+        let kv = block.kv.part(start..end);
+        let kv = kv.and(inner + start..inner + end).before(&q);
+        [kv, q.before(&(&block.proj).into())]
+    }
+}
+
+impl TokenRange {
+    /// Computes the first norm of a block into the rows of its tokens in `out`, `[tokens, embed]`.
+    pub fn show_norm(&mut self, frame: Frame, i: usize, out: &mut [i8]) {
+        let size = self.tokens.len() * frame.network.config.embed;
+        let place = [self.tokens.start, 0];
+        let norm = norm1(frame, i, &self.x, &mut out[..size]);
+        self.observer.i8(Point::Norm1(i), place, norm);
+    }
+
+    /// Computes queries, keys and values of its heads for all tokens, and the heads' outputs for
+    /// other ranges' tokens, into these tokens' rows of `out`, `[tokens, own heads * head_dim]`.
+    /// `norms` are the first norms of all tokens. Returns early if the frame is cancelled.
+    pub fn attend_others(&mut self, frame: Frame, i: usize, norms: &[i8], out: &mut [i8]) {
+        let network = frame.network;
+        let (config, kernels, block) = (&network.config, network.kernels, &network.blocks[i]);
+        let (tokens, needed) = (config.tokens(), config.needed(i));
+        let own = self.own_heads(block);
+        let size = own.inner();
+        let (scratch, observer) = (&mut self.scratch, &mut self.observer);
+
+        let norms = MatrixView::packed(&norms[..tokens * config.embed], config.embed);
+        let codes = &mut self.qkv[..tokens * 3 * size];
+        let (kv, q) = MatrixViewMut::packed(codes, 3 * size).split_at_column(2 * size);
+        let q = q.split_at_row(needed).0;
+        for (layer, out) in own.layers(block).into_iter().zip([kv, q]) {
+            let norms = norms.range(0..out.rows());
+            kernels.linear_i8(layer, norms, out, 0, None, scratch);
+        }
+        let codes = MatrixView::packed(&*codes, 3 * size);
+        let [k, v, q] = [0, 1, 2].map(|part| codes.columns(part * size..(part + 1) * size));
+        let q = q.range(0..needed);
+        for (part, codes) in [q, k, v].into_iter().enumerate() {
+            let place = [0, part * block.inner() + own.columns().start];
+            observer.i8(Point::Qkv(i), place, codes);
+        }
+
+        let others = [0..self.groups.start, self.groups.end..tokens];
+        let others = others.map(|range| range.start.min(needed)..range.end.min(needed));
+        for ((columns, params), head) in own.each(block).zip(&mut self.heads) {
+            if frame.is_cancelled() {
+                return;
+            }
+            let [keys, values] = [k, v].map(|codes| codes.columns(columns.clone()));
+            kernels.pack_kv(keys, values, head);
+            for rows in &others {
+                let q = q.range(rows.clone()).columns(columns.clone());
+                let out = &mut out[size * rows.start..size * rows.end];
+                let out = columns_mut(MatrixViewMut::packed(out, size), &columns);
+                kernels.attention(q, head, params, out, &[], scratch);
+            }
+        }
+        for rows in others {
+            let place = [rows.start, own.columns().start];
+            let outputs = MatrixView::packed(&out[size * rows.start..size * rows.end], size);
+            observer.i8(Point::Attention(i), place, outputs);
+        }
+    }
+
+    /// Computes the outputs of its heads for its own tokens. Returns early if the frame is
+    /// cancelled.
+    pub fn attend_own(&mut self, frame: Frame, i: usize) {
+        let network = frame.network;
+        let block = &network.blocks[i];
+        let own = self.own_heads(block);
+        let (inner, size) = (block.inner(), own.inner());
+        let rows = rows_before(&self.groups, network.config.needed(i));
+        let q = &self.qkv[self.groups.start * 3 * size..][..rows * 3 * size];
+        let q = MatrixView::packed(q, 3 * size).columns(2 * size..3 * size);
+        let first = self.groups.start - self.tokens.start;
+        let attended = &mut self.attended[first * inner..][..rows * inner];
+        let out = MatrixViewMut::packed(attended, inner);
+        let mut rest = columns_mut(out, &own.columns());
+        for ((columns, params), head) in own.each(block).zip(&self.heads) {
+            if frame.is_cancelled() {
+                return;
+            }
+            let (out, others) = rest.split_at_column(own.dim);
+            let (q, scratch) = (q.columns(columns), &mut self.scratch);
+            (network.kernels).attention(q, head, params, out, &[], scratch);
+            rest = others;
+        }
+        let place = [self.groups.start, own.columns().start];
+        let outputs = MatrixView::packed(&*attended, inner).columns(own.columns());
+        self.observer.i8(Point::Attention(i), place, outputs);
+    }
+
+    /// Takes the outputs of the other ranges' heads, `shown`, to those of its own: `[ranges,
+    /// tokens, own heads * head_dim]`.
+    pub fn gather(&mut self, frame: Frame, i: usize, shown: &[i8]) {
+        let (config, block) = (&frame.network.config, &frame.network.blocks[i]);
+        let inner = block.inner();
+        let size = inner / self.ranges;
+        let rows = self.rows_before(config.needed(i));
+        let attended = self.attended[..rows * inner].chunks_exact_mut(inner);
+        for (token, row) in (self.tokens.start..).zip(attended) {
+            for (range, codes) in row.chunks_exact_mut(size).enumerate() {
+                if range != self.number || !self.groups.contains(&token) {
+                    let at = (range * config.tokens() + token) * size;
+                    codes.copy_from_slice(&shown[at..at + size]);
+                }
+            }
+        }
+        self.observer.elapsed(Point::Attention(i));
+    }
+
+    fn own_heads(&self, block: &Block) -> Heads {
+        Heads::of_range(block, self.number, self.ranges)
+    }
+}
+
+/// Returns some columns of every row.
+fn columns_mut<'a>(matrix: MatrixViewMut<'a, i8>, columns: &Range<usize>) -> MatrixViewMut<'a, i8> {
+    let (_, from_first) = matrix.split_at_column(columns.start);
+    from_first.split_at_column(columns.len()).0
+}
+
+/// Returns the largest part of a range of tokens that is whole groups. What is left over is next to
+/// the other tokens.
+pub(super) fn whole_groups(range: &Range<usize>, tokens: usize) -> Range<usize> {
+    let group = if range.len() >= GROUPS[0] {
+        GROUPS[0]
+    } else {
+        GROUPS[1]
+    };
+    let rows = range.len() / group * group;
+    if range.end == tokens {
+        range.end - rows..range.end
+    } else {
+        range.start..range.start + rows
+    }
+}
