@@ -226,6 +226,7 @@ def _jobs(
         )
         if own_heads:
             jobs.append(job([*names, norm1], exchange))
+            # About: without the packing, and for whole blocks of queries.
             own_tokens = 0.0 if is_token and i + 1 == depth else 1 / threads
             heads = job([qkv, attention], others * config["embed"], own_tokens)
             jobs.append(heads._replace(weights=heads.weights // threads))
@@ -234,6 +235,7 @@ def _jobs(
             jobs.append(job([*names, norm1, qkv], exchange, queries(i)))
             names, exchange = [attention], others * 2 * inner
         if tail and i + 1 == depth:
+            # By heads, the outputs of one token are all that is left.
             if names:
                 jobs.append(job(names, exchange))
             # One token's norm is the caller's.

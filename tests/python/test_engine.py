@@ -181,21 +181,33 @@ def test_layers_shared_out_by_rows_of_weights_give_the_same_bits(pool):
                 assert max(traffic) < engine.weight_bytes or threads == 1
 
 
-@pytest.mark.parametrize("pool", ["token", "mean"])
+@pytest.mark.parametrize("pool", ["token", "token_pair", "mean"])
 def test_blocks_shared_out_by_heads_give_the_same_bits(pool):
-    # The first block has as many heads for each of two and three threads, the second one for five.
+    # Two and three threads share the first block out by heads, five the second one, where the tier gains from it.
     subnet = random_subnet(
-        embed=384, depth=2, heads=[6, 5], head_dim=64, image_size=96, classes=10, pool=pool
+        embed=384,
+        depth=2,
+        heads=[6, 5],
+        head_dim=64,
+        image_size=160,
+        classes=10,
+        pool=pool,
+        prefix_tokens=1 + (pool == "token_pair"),
     )
-    picture = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
-    expected = Engine(subnet, tier="scalar", threads=1).infer(picture).integer_logits
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 160, 160, 3), np.uint8)
+    expected = [
+        Engine(subnet, tier="scalar", threads=1).infer(picture).integer_logits for picture in pictures
+    ]
     for tier in device.cpu().tiers:
         for threads in (1, 2, 3, 4, 5, 6) if tier.supported else ():
             with Engine(subnet, tier=tier.name, threads=threads) as engine:
-                for _ in range(5):
-                    np.testing.assert_array_equal(engine.infer(picture).integer_logits, expected)
-                if threads in (2, 3, 5, 6) and tier.name != "scalar" and pool == "mean":
-                    # Only its own heads' weights are not read by every thread.
+                for _ in range(3):
+                    for picture, logits in zip(pictures, expected, strict=True):
+                        np.testing.assert_array_equal(engine.infer(picture).integer_logits, logits)
+                by_heads = engine._open(1).by_heads(threads)
+                assert by_heads[0] == (threads in (2, 3, 6)) or tier.name not in ("avx512vnni", "amx")
+                if any(by_heads):
+                    # A thread does not read the weights of other threads' heads.
                     assert max(engine.weight_traffic) < 0.95 * engine.weight_bytes
 
 

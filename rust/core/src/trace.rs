@@ -117,7 +117,7 @@ pub(crate) enum Observer {
         last: Instant,
         spent: Vec<Duration>,
     },
-    /// The values.
+    /// Parts of the values.
     Trace(Vec<Part>),
 }
 
@@ -151,7 +151,7 @@ impl Observer {
         }
     }
 
-    /// Records the time of a value that another range's observer records.
+    /// Records the time up to a point, without a value.
     pub(crate) fn elapsed(&mut self, point: Point) {
         if let Self::Clock { .. } = self {
             self.note(point, [0, 0], || unreachable!("a clock records no value"));
@@ -192,12 +192,12 @@ impl Observer {
                 spent[point.index(*depth)] += now - *last;
                 *last = now;
             }
-            Self::Trace(values) => {
+            Self::Trace(parts) => {
                 let (rows, columns, data) = value();
                 if rows == 0 {
                     return;
                 }
-                values.push(Part {
+                parts.push(Part {
                     point,
                     place,
                     size: [rows, columns],
@@ -284,7 +284,7 @@ impl Trace {
 }
 
 impl TraceTensor {
-    /// Joins the parts of a value, `None` if there are none. What no part has is 0.
+    /// Joins the parts of a value, `None` if there are none. Elements of no part are 0.
     fn join<'a>(parts: impl Iterator<Item = &'a Part> + Clone) -> Option<Self> {
         let size =
             |axis: usize| (parts.clone().map(|part| part.place[axis] + part.size[axis])).max();

@@ -73,6 +73,11 @@ impl Kernels {
         dispatch!(self.tier, 1, I => size_of::<<I as Isa>::Weight>())
     }
 
+    /// Returns the number of queries that attention works on at a time.
+    pub fn query_rows(self) -> usize {
+        dispatch!(self.tier, 1, I => I::QUERIES)
+    }
+
     /// Packs a layer for this tier. (The scalar tier always keeps a byte for each weight.)
     ///
     /// # Panics

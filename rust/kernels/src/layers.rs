@@ -222,7 +222,7 @@ impl<'a> LinearRows<'a> {
     }
 
     /// Notes that the rows of `next` are read after these, so that their first weights are
-    /// prefetched. Without, those are that follow in memory.
+    /// prefetched. Otherwise the weights that follow in memory are.
     #[must_use]
     pub fn before(self, next: &LinearRows<'a>) -> Self {
         let then = next.layer.first_weights(&next.runs[0]);

@@ -109,10 +109,16 @@ struct Walker {
 
 /// Takes all items through the steps, and checks what each step sees.
 fn walk(team: Option<&Team>, items: usize, steps: usize) {
+    // Each item writes two values in even steps and three in odd ones.
+    let chunks: Vec<usize> = (0..steps).map(|step| 2 + step % 2).collect();
     let mut walkers = vec![Walker::default(); items];
-    let mut exchanged = [vec![0; 2 * items], vec![1; 2 * items]];
+    let mut exchanged = [vec![0; 2 * items], vec![1; 3 * items]];
     let first = |step: usize, i: usize, walker: &mut Walker, read: &[usize], own: &mut [usize]| {
-        assert_eq!((walker.firsts, walker.rests, own.len()), (step, step, 2));
+        assert_eq!((walker.firsts, walker.rests), (step, step));
+        assert_eq!(
+            (own.len(), read.len()),
+            (2 + step % 2, items * (3 - step % 2))
+        );
         walker.firsts += 1;
         // Everybody's, of the step before.
         let expected = if step == 0 { 1 } else { step };
@@ -127,13 +133,13 @@ fn walk(team: Option<&Team>, items: usize, steps: usize) {
     };
     let [even, odd] = &mut exchanged;
     let exchanged = [&mut even[..], &mut odd[..]];
-    for_each_step(team, steps, &mut walkers, exchanged, |_| 2, first, rest);
+    for_each_step(team, &chunks, &mut walkers, exchanged, first, rest);
     for (i, walker) in walkers.iter().enumerate() {
         assert_eq!((walker.rests, walker.value), (steps, i * steps));
     }
     if let (Some(last), true) = (steps.checked_sub(1), items > 0) {
         let last = if last % 2 == 0 { even } else { odd };
-        assert_eq!(last[2 * items - 1], steps);
+        assert_eq!(last.last(), Some(&steps));
     }
 }
 
@@ -175,10 +181,9 @@ fn a_panic_in_a_step_ends_all_threads() {
         let run = || {
             for_each_step(
                 Some(&team),
-                9,
+                &[1; 9],
                 &mut [(); 3],
                 [even, odd],
-                |_| 1,
                 |step, i, (), _, _| panic(step, i, false),
                 |step, i, ()| panic(step, i, true),
             );
@@ -197,10 +202,9 @@ fn a_thread_goes_on_while_others_do_the_rest_of_their_step() {
     let [even, odd] = &mut exchanged;
     for_each_step(
         Some(&team),
-        2,
+        &[1; 2],
         &mut [(); 2],
         [even, odd],
-        |_| 1,
         |step, i, (), _, _| {
             if (step, i) == (1, 1) {
                 reached.store(1, Ordering::Release);
@@ -220,10 +224,9 @@ fn more_items_than_threads_are_refused() {
     let (mut even, mut odd) = ([0; 3], [0; 3]);
     for_each_step(
         Some(&Team::new(2).unwrap()),
-        1,
+        &[1],
         &mut [(); 3],
         [&mut even, &mut odd],
-        |_| 1,
         |_, _, (), _, _| (),
         |_, _, ()| (),
     );

@@ -56,10 +56,9 @@ fn members_keep_their_cores_when_they_are_preempted() {
             let exchanged: [&mut [u32]; 2] = [&mut [0; 3], &mut [0; 3]];
             for_each_step(
                 Some(&team),
-                6,
+                &[1; 6],
                 &mut done,
                 exchanged,
-                |_| 1,
                 |step, _, _, read, written| {
                     work_for(Duration::from_micros(200));
                     assert_eq!(read, [step as u32; 3]);

@@ -4,9 +4,10 @@
 //! A frame takes a workspace, all memory that it needs, from the idle ones and gives it back after
 //! its last stage. In between a warm frame allocates nothing and takes no lock.
 //!
-//! `workspace` holds the graph's stages, and `partition` decides how threads share a layer. Depends
-//! on [`crate::network`], [`crate::preprocess`], [`crate::pool`], [`crate::trace`],
-//! [`crate::error`] and the kernels.
+//! `workspace` holds a frame's memory and steps, `range` the stages of one thread's tokens, `token`
+//! layers of one token, and `partition` decides how threads share a layer. Depends on
+//! [`crate::network`], [`crate::preprocess`], [`crate::pool`], [`crate::trace`], [`crate::error`]
+//! and the kernels.
 
 mod partition;
 mod range;
@@ -129,7 +130,7 @@ impl Executor {
     /// [`Error::InvalidValue`] for a number of threads that no team has.
     pub fn by_heads(&self, threads: usize) -> Result<Vec<bool>> {
         pool::check_threads(threads)?;
-        Ok(Workspace::new(&self.network, threads).by_heads)
+        Ok(workspace::by_heads(&self.network, threads))
     }
 
     /// Runs one preprocessed image (`[height, width, channels]`) to `logits`: one for each

@@ -13,6 +13,9 @@ use quasar_kernels::{Linear, Tier, ROW_STEP};
 
 use crate::network::Block;
 
+/// Assumed share of time that is lost in waiting at a meeting behind which there is nothing to do.
+const WAITING: f64 = 0.02;
+
 /// A core's work in a second, and the cost of a meeting.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Machine {
@@ -102,7 +105,8 @@ impl Machine {
         let inner = (qkv.rows / 3) as f64;
         let keys_and_values = others * 2.0 * inner / self.exchange;
         let outputs = others * inner / threads as f64 / self.exchange;
-        self.by_rows(qkv, threads, 1) + outputs < self.by_tokens(qkv, threads) + keys_and_values
+        let by_heads = self.by_rows(qkv, threads, 1) + outputs;
+        by_heads < (1.0 - WAITING) * (self.by_tokens(qkv, threads) + keys_and_values)
     }
 
     fn work(&self, product: Product, tokens: usize, rows: usize) -> f64 {
@@ -198,11 +202,13 @@ mod tests {
     fn heads_are_shared_out_if_that_saves_more_than_a_meeting() {
         for tier in [Tier::Avx2, Tier::Avx512Vnni, Tier::Amx, Tier::Neon] {
             let machine = Machine::typical(tier);
+            // Two heads of 64 dimensions for 16 tokens.
+            assert!(!machine.heads_save_time(product(16, 384, 64), 2), "{tier}");
+            // DeiT-small's. AVX2 would gain 1 % of them.
             for threads in [2, 3, 6] {
-                // DeiT-small's, and two heads of 64 dimensions for 16 tokens.
-                let (small, tiny) = (product(197, 1152, 384), product(16, 384, 64));
-                assert!(machine.heads_save_time(small, threads), "{tier}");
-                assert!(!machine.heads_save_time(tiny, 2), "{tier}");
+                let saves = machine.heads_save_time(product(197, 1152, 384), threads);
+                let is_fast = matches!(tier, Tier::Avx512Vnni | Tier::Amx);
+                assert!(saves || !is_fast, "{tier}, {threads}");
             }
         }
     }

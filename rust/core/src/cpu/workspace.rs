@@ -29,7 +29,8 @@ enum Step {
     KeysAndValues(usize),
     /// The first norm of a block for each range's tokens: `[tokens, embed]`.
     Norm(usize),
-    /// The outputs of each range's heads: `[ranges, tokens, own heads * head_dim]`.
+    /// The outputs of each range's heads: `[ranges, tokens, own heads * head_dim]`. A range leaves
+    /// the rows out that only itself needs.
     Heads(usize),
     /// Nothing: the last block ends.
     End,
@@ -121,11 +122,11 @@ pub(super) struct Workspace {
     pub preprocessor: Preprocessor,
     pub pixels: Vec<u8>,
     pub ranges: Vec<TokenRange>,
-    /// Rows of each range but the last, which may have fewer.
-    range_rows: usize,
     /// For each block, whether its attention is shared out by heads.
     pub by_heads: Vec<bool>,
     steps: Vec<Step>,
+    /// Values that a range makes for all in each step.
+    chunks: Vec<usize>,
     /// Values that ranges make for each other in even and in odd steps.
     exchanged: [Aligned<i8>; 2],
     token: Token,
@@ -139,11 +140,7 @@ pub(super) struct Workspace {
 impl Workspace {
     /// Allocates memory for a frame that runs in `ranges` ranges of tokens.
     pub(super) fn new(network: &Network, ranges: usize) -> Self {
-        let machine = Machine::typical(network.tier());
-        let tokens = network.config.tokens();
-        Self::with_heads(network, ranges, |block, ranges| {
-            machine.prefers_heads(block, tokens, ranges)
-        })
+        Self::with_heads(network, ranges, prefers_heads(network))
     }
 
     /// Allocates memory for a frame that runs in `ranges` ranges of tokens, or fewer. `by_heads`
@@ -155,13 +152,14 @@ impl Workspace {
     ) -> Self {
         let config = &network.config;
         let tokens = config.tokens();
-        let range_rows = tokens.div_ceil(ranges);
-        let ranges = tokens.div_ceil(range_rows);
+        let [range_rows, ranges] = cut(tokens, ranges);
         let blocks = network.blocks.iter();
         let by_heads: Vec<bool> = blocks.map(|block| by_heads(block, ranges)).collect();
         let steps = Step::all(network, &by_heads, ranges);
-        let chunks = (steps.iter()).map(|step| step.chunk(network, ranges, range_rows));
-        let exchanged = chunks.max().map_or(0, |chunk| ranges * chunk);
+        let chunks: Vec<usize> = (steps.iter())
+            .map(|step| step.chunk(network, ranges, range_rows))
+            .collect();
+        let exchanged = ranges * chunks.iter().max().unwrap_or(&0);
         let widest = |size: fn(&Block) -> usize| network.blocks.iter().map(size).max().unwrap_or(0);
         let (inner, hidden) = (widest(Block::inner), widest(|b| b.hidden));
         let range = |number: usize| {
@@ -173,9 +171,9 @@ impl Workspace {
             preprocessor: network.preprocessor(),
             pixels: Vec::with_capacity(config.image.bytes()),
             ranges: (0..ranges).map(range).collect(),
-            range_rows,
             by_heads,
             steps,
+            chunks,
             exchanged: std::array::from_fn(|_| Aligned::new(exchanged)),
             token: Token::new(network, inner, hidden),
             sums: vec![0; config.embed],
@@ -265,9 +263,9 @@ impl Workspace {
     ) -> Result<()> {
         let Self {
             ranges,
-            range_rows,
             by_heads,
             steps,
+            chunks,
             exchanged: [even, odd],
             token,
             ..
@@ -279,20 +277,18 @@ impl Workspace {
             by_heads,
         };
         let before = |step: usize| step.checked_sub(1).map(|before| steps[before]);
-        let (count, rows) = (ranges.len(), *range_rows);
         for_each_step(
             team,
-            steps.len(),
+            chunks,
             ranges,
             [&mut **even, &mut **odd],
-            |step| steps[step].chunk(network, count, rows),
             |step, _, range, read, written| {
-                if check(cancel).is_ok() {
+                if !frame.is_cancelled() {
                     steps[step].first(before(step), frame, range, read, written);
                 }
             },
             |step, _, range| {
-                if check(cancel).is_ok() {
+                if !frame.is_cancelled() {
                     steps[step].rest(frame, range);
                 }
             },
@@ -396,6 +392,28 @@ impl Workspace {
     }
 }
 
+/// Returns for each block whether `ranges` ranges, or fewer, share its attention out by heads.
+pub(super) fn by_heads(network: &Network, ranges: usize) -> Vec<bool> {
+    let [_, ranges] = cut(network.config.tokens(), ranges);
+    let prefers_heads = prefers_heads(network);
+    (network.blocks.iter())
+        .map(|block| prefers_heads(block, ranges))
+        .collect()
+}
+
+/// Returns the decision whether ranges share a block's attention out by heads.
+fn prefers_heads(network: &Network) -> impl Fn(&Block, usize) -> bool {
+    let (machine, tokens) = (Machine::typical(network.tier()), network.config.tokens());
+    move |block, ranges| machine.prefers_heads(block, tokens, ranges)
+}
+
+/// Cuts tokens into at most `ranges` ranges. Returns the rows of all but the last one, and the
+/// number of ranges.
+fn cut(tokens: usize, ranges: usize) -> [usize; 2] {
+    let rows = tokens.div_ceil(ranges);
+    [rows, tokens.div_ceil(rows)]
+}
+
 /// Returns true if few tokens are needed after the attention of the last block, so that their
 /// layers are shared out by rows of weights.
 fn ends_by_rows(config: &Config, ranges: usize) -> bool {
@@ -441,12 +459,12 @@ mod tests {
     fn blocks_shared_out_by_heads_have_the_same_intermediates() {
         let subnet = subnet("heads");
         let trace = |network: &Network, mut workspace: Workspace, team: Option<&Team>| {
-            let image: Vec<u8> = (0..network.config.image.bytes())
-                .map(|i| (i * 37 % 251) as u8)
-                .collect();
             let mut logits = vec![0; network.config.outputs()];
-            // A second frame finds what the first one has left.
-            for _ in 0..2 {
+            // The second frame finds what one of another image has left.
+            for factor in [11, 37] {
+                let image: Vec<u8> = (0..network.config.image.bytes())
+                    .map(|i| (i * factor % 251) as u8)
+                    .collect();
                 workspace.observe(&Observer::trace());
                 workspace
                     .frame(network, &image, &mut logits, team, &NEVER)
@@ -474,6 +492,38 @@ mod tests {
                         assert_eq!(expected.tensors().len(), found.tensors().len());
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_after_a_cancelled_one_has_the_same_logits() {
+        let network = Network::new(&subnet("heads"), supported_tiers().last().unwrap()).unwrap();
+        let image: Vec<u8> = (0..network.config.image.bytes())
+            .map(|i| (i * 37 % 251) as u8)
+            .collect();
+        let frame = |workspace: &mut Workspace, team: &Team, cancel: &AtomicBool| {
+            let mut logits = vec![0; network.config.outputs()];
+            let result = workspace.frame(&network, &image, &mut logits, Some(team), cancel);
+            result.map(|()| logits)
+        };
+        for ranges in [2, 3] {
+            let team = Team::new(ranges).unwrap();
+            let workspace = &mut Workspace::with_heads(&network, ranges, heads_divide);
+            let expected = frame(workspace, &team, &NEVER).unwrap();
+            for delay in (0..400).step_by(2) {
+                let cancel = AtomicBool::new(false);
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        let start = std::time::Instant::now();
+                        while start.elapsed() < Duration::from_micros(delay) {}
+                        cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+                    });
+                    if let Ok(logits) = frame(workspace, &team, &cancel) {
+                        assert_eq!(logits, expected);
+                    }
+                });
+                assert_eq!(frame(workspace, &team, &NEVER).unwrap(), expected);
             }
         }
     }

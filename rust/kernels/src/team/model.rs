@@ -203,10 +203,9 @@ fn walk(team: &Team, threads: usize, steps: u32) {
     let mut items = cells();
     for_each_step(
         Some(team),
-        steps as usize,
+        &vec![1; steps as usize],
         &mut items,
         [&mut even, &mut odd],
-        |_| 1,
         |step, _, item, read, own| {
             assert_eq!(item.read(), 2 * step as u32);
             item.write(2 * step as u32 + 1);
@@ -250,10 +249,9 @@ fn a_member_that_panics_in_a_step_ends_the_job() {
         let steps = || {
             for_each_step(
                 Some(&team),
-                2,
+                &[1; 2],
                 &mut [(); 2],
                 [&mut [(); 2], &mut [(); 2]],
-                |_| 1,
                 |_, i, (), _, _| {
                     if i == 1 {
                         resume_unwind(Box::new(()));

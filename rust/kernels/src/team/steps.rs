@@ -30,9 +30,10 @@ impl Progress {
 }
 
 /// Calls `first(step, i, &mut items[i], read, written)` and then `rest(step, i, &mut items[i])` for
-/// every step and every item. `written` is the item's chunk of one of the two `exchanged`, of
-/// `chunk(step)` values (the last chunk may be shorter; it is empty once there is no more). `read`
-/// is all of the other one: what the items wrote in the step before, and in step 0 what was there.
+/// every step and every item; there are as many steps as `chunks`. `written` is the item's chunk of
+/// one of the two `exchanged`, of `chunks[step]` values (the last chunk may be shorter; it is empty
+/// once there is no more). `read` is all of the other one: what the items wrote in the step before,
+/// and in step 0 what was there.
 ///
 /// A step of an item begins when the item's step before is done, and `first` of the step before of
 /// all items. Each thread of the team works on the item of its number, and on items whose step
@@ -43,21 +44,19 @@ impl Progress {
 /// are more items than threads of the team.
 pub fn for_each_step<A: Send, B: Send + Sync>(
     team: Option<&Team>,
-    steps: usize,
+    chunks: &[usize],
     items: &mut [A],
     exchanged: [&mut [B]; 2],
-    chunk: impl Fn(usize) -> usize + Sync,
     first: impl Fn(usize, usize, &mut A, &[B], &mut [B]) + Sync,
     rest: impl Fn(usize, usize, &mut A) + Sync,
 ) {
-    let positive = (0..steps).all(|step| chunk(step) > 0);
-    assert!(positive, "a chunk has at least one value");
+    assert!(!chunks.contains(&0), "a chunk has at least one value");
     let fits = team.is_none_or(|team| items.len() <= team.threads());
     assert!(fits, "each item has a thread");
     let Some(team) = team.filter(|team| team.claim()) else {
         let [mut written, mut read] = exchanged;
-        for step in 0..steps {
-            let mut chunks = written.chunks_mut(chunk(step));
+        for (step, &chunk) in chunks.iter().enumerate() {
+            let mut chunks = written.chunks_mut(chunk);
             for (i, item) in items.iter_mut().enumerate() {
                 first(step, i, item, read, chunks.next().unwrap_or_default());
                 rest(step, i, item);
@@ -102,7 +101,7 @@ pub fn for_each_step<A: Send, B: Send + Sync>(
             let item = &mut items.share(i, 1)[0];
             let (read, written) = (&exchanged[(step + 1) % 2], &exchanged[step % 2]);
             seat.inspect(|seat| seat.work());
-            first(step, i, item, read.all(), written.share(i, chunk(step)));
+            first(step, i, item, read.all(), written.share(i, chunks[step]));
             // On the caller's core the caller would only be in the way.
             let at_home = seat.is_none_or(|seat| !seat.is_moved());
             if at_home {
@@ -129,7 +128,7 @@ pub fn for_each_step<A: Send, B: Send + Sync>(
         };
         // The caller waits for its core. The thread comes back, to steps that are still to be done.
         let is_moved = || seat.is_some_and(Seat::is_moved);
-        for step in 0..steps {
+        for step in 0..chunks.len() {
             if thread < progress.len() {
                 take(step, thread, seat);
             }

@@ -164,13 +164,13 @@ unsafe fn linear<I: Isa>(
     let mut pending: Option<PendingTile> = None;
     // SAFETY: the caller promises the features.
     unsafe { I::enter_thread() };
-    for rows_of_window in part.windows() {
-        let WindowOfRows {
-            window,
-            row: first,
-            column,
-            then,
-        } = rows_of_window;
+    for WindowOfRows {
+        window,
+        row: first,
+        column,
+        then,
+    } in part.windows()
+    {
         let cols = WINDOW.min(layer.rows - first);
         let staged_window = Staged {
             values: staged,

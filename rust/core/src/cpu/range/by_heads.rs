@@ -1,8 +1,8 @@
 //! Attention shared out by heads: each range has as many of its own.
 //!
 //! A range shows the first norm of its tokens to the others. Then it computes queries, keys and
-//! values of its own heads for all tokens, and these heads' outputs for the others' tokens, which it
-//! shows, too. It computes the outputs for its own tokens while the others get there.
+//! values of its own heads for all tokens, and these heads' outputs for the others' tokens, which
+//! it shows, too. It computes the outputs for its own tokens while the others get there.
 //!
 //! So a core reads and packs nothing of other heads, and reads fewer bytes that other cores have
 //! written. But ranges meet twice in a block, not once.
@@ -15,15 +15,12 @@ use super::{norm1, rows_before, Frame, TokenRange};
 use crate::network::Block;
 use crate::trace::Point;
 
-/// Numbers of tokens that the blocks of queries of all tiers divide, and those of most tiers.
-const GROUPS: [usize; 2] = [48, 16];
-
 /// Some heads of a block, which one range computes.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cpu) struct Heads {
-    pub first: usize,
+    first: usize,
     pub count: usize,
-    pub dim: usize,
+    dim: usize,
 }
 
 impl Heads {
@@ -50,7 +47,7 @@ impl Heads {
     }
 
     /// Returns their columns among those of all heads.
-    pub fn columns(self) -> Range<usize> {
+    fn columns(self) -> Range<usize> {
         self.first * self.dim..(self.first + self.count) * self.dim
     }
 
@@ -75,7 +72,8 @@ impl TokenRange {
     }
 
     /// Computes queries, keys and values of its heads for all tokens, and the heads' outputs for
-    /// other ranges' tokens, into these tokens' rows of `out`, `[tokens, own heads * head_dim]`.
+    /// all but those behind the meeting, into their rows of `out`, `[tokens, own heads *
+    /// head_dim]`.
     /// `norms` are the first norms of all tokens. Returns early if the frame is cancelled.
     pub fn attend_others(&mut self, frame: Frame, i: usize, norms: &[i8], out: &mut [i8]) {
         let network = frame.network;
@@ -101,39 +99,43 @@ impl TokenRange {
             observer.i8(Point::Qkv(i), place, codes);
         }
 
-        let others = [0..self.groups.start, self.groups.end..tokens];
+        let others = [0..self.behind.start, self.behind.end..tokens];
         let others = others.map(|range| range.start.min(needed)..range.end.min(needed));
+        let others = || others.iter().filter(|rows| !rows.is_empty()).cloned();
         for ((columns, params), head) in own.each(block).zip(&mut self.heads) {
             if frame.is_cancelled() {
                 return;
             }
             let [keys, values] = [k, v].map(|codes| codes.columns(columns.clone()));
             kernels.pack_kv(keys, values, head);
-            for rows in &others {
+            for rows in others() {
                 let q = q.range(rows.clone()).columns(columns.clone());
                 let out = &mut out[size * rows.start..size * rows.end];
                 let out = columns_mut(MatrixViewMut::packed(out, size), &columns);
                 kernels.attention(q, head, params, out, &[], scratch);
             }
         }
-        for rows in others {
+        for rows in others() {
             let place = [rows.start, own.columns().start];
             let outputs = MatrixView::packed(&out[size * rows.start..size * rows.end], size);
             observer.i8(Point::Attention(i), place, outputs);
         }
     }
 
-    /// Computes the outputs of its heads for its own tokens. Returns early if the frame is
-    /// cancelled.
+    /// Computes the outputs of its heads for its tokens behind the meeting. Returns early if the
+    /// frame is cancelled.
     pub fn attend_own(&mut self, frame: Frame, i: usize) {
         let network = frame.network;
         let block = &network.blocks[i];
         let own = self.own_heads(block);
         let (inner, size) = (block.inner(), own.inner());
-        let rows = rows_before(&self.groups, network.config.needed(i));
-        let q = &self.qkv[self.groups.start * 3 * size..][..rows * 3 * size];
+        let rows = rows_before(&self.behind, network.config.needed(i));
+        if rows == 0 {
+            return;
+        }
+        let q = &self.qkv[self.behind.start * 3 * size..][..rows * 3 * size];
         let q = MatrixView::packed(q, 3 * size).columns(2 * size..3 * size);
-        let first = self.groups.start - self.tokens.start;
+        let first = self.behind.start - self.tokens.start;
         let attended = &mut self.attended[first * inner..][..rows * inner];
         let out = MatrixViewMut::packed(attended, inner);
         let mut rest = columns_mut(out, &own.columns());
@@ -146,7 +148,7 @@ impl TokenRange {
             (network.kernels).attention(q, head, params, out, &[], scratch);
             rest = others;
         }
-        let place = [self.groups.start, own.columns().start];
+        let place = [self.behind.start, own.columns().start];
         let outputs = MatrixView::packed(&*attended, inner).columns(own.columns());
         self.observer.i8(Point::Attention(i), place, outputs);
     }
@@ -161,7 +163,7 @@ impl TokenRange {
         let attended = self.attended[..rows * inner].chunks_exact_mut(inner);
         for (token, row) in (self.tokens.start..).zip(attended) {
             for (range, codes) in row.chunks_exact_mut(size).enumerate() {
-                if range != self.number || !self.groups.contains(&token) {
+                if range != self.number || !self.behind.contains(&token) {
                     let at = (range * config.tokens() + token) * size;
                     codes.copy_from_slice(&shown[at..at + size]);
                 }
@@ -181,18 +183,31 @@ fn columns_mut<'a>(matrix: MatrixViewMut<'a, i8>, columns: &Range<usize>) -> Mat
     from_first.split_at_column(columns.len()).0
 }
 
-/// Returns the largest part of a range of tokens that is whole groups. What is left over is next to
-/// the other tokens.
-pub(super) fn whole_groups(range: &Range<usize>, tokens: usize) -> Range<usize> {
-    let group = if range.len() >= GROUPS[0] {
-        GROUPS[0]
-    } else {
-        GROUPS[1]
-    };
-    let rows = range.len() / group * group;
-    if range.end == tokens {
+/// Returns the tokens of a range whose attention it computes behind the meeting: as many as are
+/// whole blocks of queries. The rest of its tokens is next to those of other ranges, so that few
+/// blocks are not whole.
+pub(super) fn behind_meeting(range: &Range<usize>, tokens: usize, block: usize) -> Range<usize> {
+    let rows = range.len() / block * block;
+    if rows == 0 {
+        0..0
+    } else if range.end == tokens {
         range.end - rows..range.end
     } else {
         range.start..range.start + rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_blocks_of_queries_are_behind_the_meeting() {
+        // Two ranges of 197 tokens, the one in the middle of three, and one with few tokens.
+        assert_eq!(behind_meeting(&(0..99), 197, 16), 0..96);
+        assert_eq!(behind_meeting(&(99..197), 197, 16), 101..197);
+        assert_eq!(behind_meeting(&(66..132), 197, 12), 66..126);
+        assert_eq!(behind_meeting(&(30..40), 50, 16), 0..0);
+        assert_eq!(behind_meeting(&(30..40), 50, 1), 30..40);
     }
 }

@@ -1,8 +1,8 @@
 //! Attention shared out by tokens.
 //!
 //! A range computes the keys and values of its tokens, shows them to the others, and computes its
-//! queries while these get there. Then it packs all keys and values for itself, which costs less
-//! than a second meeting, and computes all heads of its tokens.
+//! queries while these get there. Then it packs all keys and values for itself, and computes all
+//! heads of its tokens.
 
 use quasar_kernels::{MatrixView, MatrixViewMut};
 

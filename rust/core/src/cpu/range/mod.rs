@@ -1,8 +1,8 @@
 //! One thread's range of tokens, and a frame's stages on it.
 //!
 //! All that a block computes belongs to one token, but for the keys and values of attention. There
-//! are two ways to share attention out: [by tokens](by_tokens) and [by heads](by_heads). The rest of
-//! a block follows from either.
+//! are two ways to share attention out: [by tokens](by_tokens) and [by heads](by_heads). The rest
+//! of a block follows from either.
 
 mod by_heads;
 mod by_tokens;
@@ -19,10 +19,10 @@ use crate::network::{Block, Network};
 use crate::preprocess;
 use crate::trace::{Observer, Point};
 
-use by_heads::whole_groups;
+use by_heads::behind_meeting;
 pub(super) use by_heads::Heads;
 
-/// What a frame runs on.
+/// The input of a frame.
 #[derive(Clone, Copy)]
 pub(super) struct Frame<'a> {
     pub network: &'a Network,
@@ -34,7 +34,7 @@ pub(super) struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    fn is_cancelled(&self) -> bool {
+    pub fn is_cancelled(&self) -> bool {
         check(self.cancel).is_err()
     }
 }
@@ -46,9 +46,9 @@ pub(super) struct TokenRange {
     /// Ranges of the frame.
     ranges: usize,
     tokens: Range<usize>,
-    /// Tokens for which the outputs of its own heads are for it alone: its own ones, but for those
-    /// that make the last block of queries a whole one together with other ranges' tokens.
-    groups: Range<usize>,
+    /// Its tokens for which it computes the outputs of its own heads behind the meeting. It shows
+    /// the others.
+    behind: Range<usize>,
     patches: Aligned<i8>,
     /// `[rows, embed]`, the residual stream.
     x: Aligned<i16>,
@@ -88,21 +88,25 @@ impl TokenRange {
         let own = own.map(|(block, _)| Heads::of_range(block, number, ranges));
         let (inner, hidden) = (widest(&Block::inner), widest(&|b| b.hidden));
         let projected = own.clone().map(|heads| 3 * heads.inner() * config.tokens());
-        let heads = own.map(|heads| heads.count).max().unwrap_or(1);
-        let head = KvHead::new(config.tokens(), widest(&|b| b.head_dim).max(1));
+        let own_heads = own.map(|heads| heads.count).max().unwrap_or(0);
+        let by_tokens = by_heads.contains(&false);
+        let queries = if by_tokens { rows * inner } else { 0 };
+        let head = |_| KvHead::new(config.tokens(), widest(&|b| b.head_dim).max(1));
         Self {
             number,
             ranges,
-            groups: whole_groups(&tokens, config.tokens()),
+            behind: behind_meeting(&tokens, config.tokens(), network.kernels.query_rows()),
             tokens,
             patches: Aligned::new(rows * config.patch_len()),
             x: Aligned::new(rows * config.embed),
             norm: Aligned::new(rows * config.embed),
-            q: Aligned::new(rows * inner),
+            q: Aligned::new(queries),
             qkv: Aligned::new(projected.max().unwrap_or(0)),
             attended: Aligned::new(rows * inner),
             hidden: Aligned::new(rows * hidden),
-            heads: vec![head; heads],
+            heads: (0..own_heads.max(usize::from(by_tokens)))
+                .map(head)
+                .collect(),
             scratch: Scratch::new(),
             observer: Observer::Off,
         }
@@ -110,7 +114,7 @@ impl TokenRange {
 
     /// Returns its memory, to be moved.
     pub fn buffers(&mut self) -> impl Iterator<Item = Buffers<'_>> {
-        let buffers = [
+        let codes = [
             (&mut self.patches).into(),
             (&mut self.x).into(),
             (&mut self.norm).into(),
@@ -118,11 +122,12 @@ impl TokenRange {
             (&mut self.qkv).into(),
             (&mut self.attended).into(),
             (&mut self.hidden).into(),
-            (&mut self.scratch).into(),
         ];
-        buffers
+        let heads = self.heads.iter_mut().map(Into::into);
+        codes
             .into_iter()
-            .chain(self.heads.iter_mut().map(Into::into))
+            .chain(heads)
+            .chain([(&mut self.scratch).into()])
     }
 
     /// Returns its tokens.
@@ -157,6 +162,7 @@ impl TokenRange {
         let config = &network.config;
         let embed = config.embed;
         let prefix = self.rows_before(config.prefix_tokens);
+        let embedding = self.before_block(&network.embed, frame, 0);
         let (prefix_x, patches_x) = self.x.split_at_mut(prefix * embed);
         if prefix > 0 {
             prefix_x
@@ -176,7 +182,7 @@ impl TokenRange {
             );
             patches_x.copy_from_slice(&network.position[first * embed..][..rows * embed]);
             network.kernels.linear_residual(
-                &network.embed,
+                embedding,
                 MatrixView::packed(patches, config.patch_len()),
                 MatrixViewMut::packed(patches_x, embed),
                 &mut self.scratch,
@@ -206,7 +212,7 @@ impl TokenRange {
         self.observer.i16(Point::Embed, [self.tokens.start, 0], x);
     }
 
-    /// Returns a layer as one after which block `i` begins.
+    /// Returns a layer that prefetches the first weights of block `i`.
     fn before_block<'a>(&self, layer: &'a Linear, frame: Frame<'a>, i: usize) -> LinearRows<'a> {
         let layer = LinearRows::from(layer);
         match frame.network.blocks.get(i) {
