@@ -544,8 +544,9 @@ class Engine:
         """Bytes of weights that each thread reads in a frame; None on an accelerator.
 
         They are those of the plan: a thread that takes over another's share reads more. Layers of many tokens are
-        shared out by tokens, so that each thread reads all of their weights. The heads, and what only they read, are
-        shared out by rows of weights where that is faster.
+        shared out by tokens, so that each thread reads all of their weights. Where that is faster, threads have
+        attention heads of their own, and read no weights of the others' queries, keys and values. The last layer, and
+        what only it reads, are shared out by rows of weights where that is faster.
         """
         return self._open(1).weight_traffic
 
