@@ -72,33 +72,18 @@ impl TokenRange {
     }
 
     /// Computes queries, keys and values of its heads for all tokens, and the heads' outputs for
-    /// all but those behind the meeting, into their rows of `out`, `[tokens, own heads *
-    /// head_dim]`.
-    /// `norms` are the first norms of all tokens. Returns early if the frame is cancelled.
+    /// all tokens but those behind the meeting, into their rows of `out`, `[tokens, own heads *
+    /// head_dim]`. `norms` are the first norms of all tokens. Returns early if the frame is
+    /// cancelled.
     pub fn attend_others(&mut self, frame: Frame, i: usize, norms: &[i8], out: &mut [i8]) {
-        let network = frame.network;
-        let (config, kernels, block) = (&network.config, network.kernels, &network.blocks[i]);
+        self.project(frame, i, norms);
+        let (config, kernels) = (&frame.network.config, frame.network.kernels);
         let (tokens, needed) = (config.tokens(), config.needed(i));
+        let block = &frame.network.blocks[i];
         let own = self.own_heads(block);
         let size = own.inner();
+        let [k, v, q] = parts(&self.qkv[..tokens * 3 * size], size);
         let (scratch, observer) = (&mut self.scratch, &mut self.observer);
-
-        let norms = MatrixView::packed(&norms[..tokens * config.embed], config.embed);
-        let codes = &mut self.qkv[..tokens * 3 * size];
-        let (kv, q) = MatrixViewMut::packed(codes, 3 * size).split_at_column(2 * size);
-        let q = q.split_at_row(needed).0;
-        for (layer, out) in own.layers(block).into_iter().zip([kv, q]) {
-            let norms = norms.range(0..out.rows());
-            kernels.linear_i8(layer, norms, out, 0, None, scratch);
-        }
-        let codes = MatrixView::packed(&*codes, 3 * size);
-        let [k, v, q] = [0, 1, 2].map(|part| codes.columns(part * size..(part + 1) * size));
-        let q = q.range(0..needed);
-        for (part, codes) in [q, k, v].into_iter().enumerate() {
-            let place = [0, part * block.inner() + own.columns().start];
-            observer.i8(Point::Qkv(i), place, codes);
-        }
-
         let others = [0..self.behind.start, self.behind.end..tokens];
         let others = others.map(|range| range.start.min(needed)..range.end.min(needed));
         let others = || others.iter().filter(|rows| !rows.is_empty()).cloned();
@@ -122,6 +107,28 @@ impl TokenRange {
         }
     }
 
+    /// Computes queries, keys and values of its heads for all tokens from their first norms.
+    fn project(&mut self, frame: Frame, i: usize, norms: &[i8]) {
+        let Frame { network, .. } = frame;
+        let (config, block) = (&network.config, &network.blocks[i]);
+        let (tokens, needed) = (config.tokens(), config.needed(i));
+        let own = self.own_heads(block);
+        let size = own.inner();
+        let norms = MatrixView::packed(&norms[..tokens * config.embed], config.embed);
+        let codes = &mut self.qkv[..tokens * 3 * size];
+        let (kv, q) = MatrixViewMut::packed(codes, 3 * size).split_at_column(2 * size);
+        let q = q.split_at_row(needed).0;
+        for (layer, out) in own.layers(block).into_iter().zip([kv, q]) {
+            let norms = norms.range(0..out.rows());
+            (network.kernels).linear_i8(layer, norms, out, 0, None, &mut self.scratch);
+        }
+        let [k, v, q] = parts(codes, size);
+        for (part, codes) in [q.range(0..needed), k, v].into_iter().enumerate() {
+            let place = [0, part * block.inner() + own.columns().start];
+            self.observer.i8(Point::Qkv(i), place, codes);
+        }
+    }
+
     /// Computes the outputs of its heads for its tokens behind the meeting. Returns early if the
     /// frame is cancelled.
     pub fn attend_own(&mut self, frame: Frame, i: usize) {
@@ -133,8 +140,10 @@ impl TokenRange {
         if rows == 0 {
             return;
         }
-        let q = &self.qkv[self.behind.start * 3 * size..][..rows * 3 * size];
-        let q = MatrixView::packed(q, 3 * size).columns(2 * size..3 * size);
+        let [.., q] = parts(
+            &self.qkv[self.behind.start * 3 * size..][..rows * 3 * size],
+            size,
+        );
         let first = self.behind.start - self.tokens.start;
         let attended = &mut self.attended[first * inner..][..rows * inner];
         let out = MatrixViewMut::packed(attended, inner);
@@ -175,6 +184,12 @@ impl TokenRange {
     fn own_heads(&self, block: &Block) -> Heads {
         Heads::of_range(block, self.number, self.ranges)
     }
+}
+
+/// Returns the keys, values and queries of some heads, each of `size` columns.
+fn parts(codes: &[i8], size: usize) -> [MatrixView<'_, i8>; 3] {
+    let codes = MatrixView::packed(codes, 3 * size);
+    [0, 1, 2].map(|part| codes.columns(part * size..(part + 1) * size))
 }
 
 /// Returns some columns of every row.
