@@ -15,6 +15,7 @@ from quasar_rt.schedule import (
     Cores,
     Frame,
     Job,
+    _jobs,
     last_worthwhile,
     measured_jobs,
     modelled_jobs,
@@ -92,17 +93,24 @@ def test_threads_with_heads_of_their_own_meet_twice_in_a_block():
     subnet = random_subnet(
         embed=384, depth=2, heads=[6, 5], head_dim=64, image_size=64, classes=10, pool="mean"
     )
-    picture = np.zeros((64, 64, 3), np.uint8)
-    with Engine(subnet, "cpu", 1) as engine:
-        if engine._open(1).by_heads(2) != [True, False]:
-            pytest.skip("this tier gains nothing from heads of each thread's own")
-        jobs = measured_jobs(engine, picture, 2, True, repeat=2)
+    stages = ("norm1", "qkv", "attention", "proj", "norm2", "fc1", "fc2")
+    names = [
+        "preprocess",
+        "embed",
+        *(f"blocks.{i}.{stage}" for i in (0, 1) for stage in stages),
+        "pool",
+        "head",
+    ]
+    pieces = [dict.fromkeys(names, 1.0)] * 2
+    jobs = _jobs(subnet, pieces, {"blocks.0.qkv": 1000}, 2, [True, False])
     # Preprocessing; embedding and a norm; the first attention; up to the second block's keys and values; its end;
     # pooling; head.
-    assert len(jobs) == 7
+    assert [sum(job.pieces) for job in jobs] == pytest.approx([1, 4, 3, 2 * (4 + 1 + 2 / 3), 2 * 5, 1, 1])
+    # A thread's outputs for its own tokens, and queries.
+    assert [sum(job.behind) for job in jobs] == pytest.approx([0, 0, 1, 2 / 3, 0, 0, 0])
     rows = 17 // 2
     assert [job.exchange for job in jobs] == [0, 0, rows * 384, rows * 192, rows * 2 * 320, 0, 0]
-    assert sum(jobs[2].behind) > 0
+    assert jobs[2].weights == 500
 
 
 def test_the_tool_labels_its_figures_simulated():
