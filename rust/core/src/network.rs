@@ -188,6 +188,11 @@ impl Network {
         Preprocessor::new(&self.config).with_kernels(self.kernels)
     }
 
+    /// Returns the largest size of any block.
+    pub(crate) fn widest(&self, size: fn(&Block) -> usize) -> usize {
+        self.blocks.iter().map(size).max().unwrap_or(0)
+    }
+
     /// Returns the form of the weights in memory.
     pub fn storage(&self) -> Storage {
         self.heads[0].layer.storage()

@@ -167,7 +167,7 @@ impl Linear {
 
     /// Returns the weights of the first panel of some rows, `None` if there is none.
     fn first_weights(&self, rows: &Range<usize>) -> Option<&[u8]> {
-        let window = &self.windows[self.windows(rows)].first()?;
+        let window = self.windows[self.windows(rows)].first()?;
         Some(&self.weights[self.panels[window.panels.start].weights.clone()])
     }
 }

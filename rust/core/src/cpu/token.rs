@@ -5,7 +5,7 @@ use quasar_kernels::{Aligned, Linear, LinearRows, MatrixView, MatrixViewMut, Scr
 
 use super::partition::{self, Machine};
 use super::range::TokenRange;
-use crate::network::Network;
+use crate::network::{Block, Network};
 use crate::pool::for_each;
 use crate::trace::{Observer, Point};
 
@@ -58,16 +58,15 @@ impl Machine {
 }
 
 impl Token {
-    /// Allocates memory for the widest block, which has `inner` outputs of heads and `hidden`
-    /// columns between its two last layers.
-    pub fn new(network: &Network, inner: usize, hidden: usize) -> Self {
+    /// Allocates memory for the widest block.
+    pub fn new(network: &Network) -> Self {
         let embed = network.config.embed;
         Self {
             machine: Machine::typical(network.tier()),
             x: Aligned::new(embed),
             norm: Aligned::new(embed),
-            attended: Aligned::new(inner),
-            hidden: Aligned::new(hidden),
+            attended: Aligned::new(network.widest(Block::inner)),
+            hidden: Aligned::new(network.widest(|b| b.hidden)),
         }
     }
 
@@ -91,11 +90,11 @@ impl Token {
         let (attended, hidden) = (&mut attended[..inner], &mut hidden[..block.hidden]);
         for token in 0..network.config.needed(i) {
             let at = (ranges.iter())
-                .position(|range| range.tokens().contains(&token))
+                .position(|range| range.tokens.contains(&token))
                 .expect("every token has a range");
-            let row = token - ranges[at].tokens().start;
-            x.copy_from_slice(&ranges[at].x()[row * embed..][..embed]);
-            attended.copy_from_slice(ranges[at].attended(row, inner));
+            let row = token - ranges[at].tokens.start;
+            x.copy_from_slice(&ranges[at].x[row * embed..][..embed]);
+            attended.copy_from_slice(&ranges[at].attended[row * inner..][..inner]);
 
             let input = MatrixView::packed(attended, inner);
             machine.share_out(team, ranges, &block.proj, x, |part, x, scratch| {
@@ -127,7 +126,7 @@ impl Token {
             note(ranges, Point::X(i), |observer, point| {
                 observer.i16(point, [token, 0], MatrixView::packed(x, embed));
             });
-            ranges[at].x()[row * embed..][..embed].copy_from_slice(x);
+            ranges[at].x[row * embed..][..embed].copy_from_slice(x);
         }
     }
 }

@@ -16,7 +16,7 @@ use super::partition::Machine;
 use super::range::{Frame, Heads, TokenRange};
 use super::token::Token;
 use crate::error::Result;
-use crate::network::{Block, Network};
+use crate::network::Network;
 use crate::preprocess::Preprocessor;
 use crate::subnet::config::{Config, Pool};
 use crate::trace::{Observer, Point, StageTime};
@@ -140,28 +140,20 @@ pub(super) struct Workspace {
 impl Workspace {
     /// Allocates memory for a frame that runs in `ranges` ranges of tokens.
     pub(super) fn new(network: &Network, ranges: usize) -> Self {
-        Self::with_heads(network, ranges, prefers_heads(network))
+        Self::with_heads(network, ranges, by_heads(network, ranges))
     }
 
     /// Allocates memory for a frame that runs in `ranges` ranges of tokens, or fewer. `by_heads`
-    /// returns true if the ranges share a block's attention out by heads.
-    fn with_heads(
-        network: &Network,
-        ranges: usize,
-        by_heads: impl Fn(&Block, usize) -> bool,
-    ) -> Self {
+    /// tells for each block whether they share its attention out by heads.
+    fn with_heads(network: &Network, ranges: usize, by_heads: Vec<bool>) -> Self {
         let config = &network.config;
         let tokens = config.tokens();
         let [range_rows, ranges] = cut(tokens, ranges);
-        let blocks = network.blocks.iter();
-        let by_heads: Vec<bool> = blocks.map(|block| by_heads(block, ranges)).collect();
         let steps = Step::all(network, &by_heads, ranges);
         let chunks: Vec<usize> = (steps.iter())
             .map(|step| step.chunk(network, ranges, range_rows))
             .collect();
         let exchanged = ranges * chunks.iter().max().unwrap_or(&0);
-        let widest = |size: fn(&Block) -> usize| network.blocks.iter().map(size).max().unwrap_or(0);
-        let (inner, hidden) = (widest(Block::inner), widest(|b| b.hidden));
         let range = |number: usize| {
             let first = number * range_rows;
             let of_range = first..tokens.min(first + range_rows);
@@ -175,7 +167,7 @@ impl Workspace {
             steps,
             chunks,
             exchanged: std::array::from_fn(|_| Aligned::new(exchanged)),
-            token: Token::new(network, inner, hidden),
+            token: Token::new(network),
             sums: vec![0; config.embed],
             mean: vec![0; config.embed],
             pooled: vec![0; network.heads.len() * config.embed],
@@ -224,7 +216,7 @@ impl Workspace {
                 }
             };
             let mut bytes = 0;
-            if range.rows_before(config.prefix_tokens) < range.tokens().len() {
+            if range.rows_before(config.prefix_tokens) < range.tokens.len() {
                 let layer = network.embed_norm.as_ref().map(|(_, layer)| whole(layer));
                 bytes += whole(&network.embed) + layer.unwrap_or(0);
             }
@@ -241,7 +233,8 @@ impl Workspace {
                     bytes += whole(&block.kv) + if needed { whole(&block.q) } else { 0 };
                 }
                 let layers = [&block.proj, &block.fc1, &block.fc2];
-                if config.needed(i) < config.tokens() && ends_by_rows(config, self.ranges.len()) {
+                let is_last = i + 1 == network.blocks.len();
+                if is_last && ends_by_rows(config, self.ranges.len()) {
                     bytes += layers.map(part).iter().sum::<usize>();
                 } else if needed {
                     bytes += layers.map(whole).iter().sum::<usize>();
@@ -336,18 +329,15 @@ impl Workspace {
         let rounded = |sum: i32| (sum + patches / 2).div_euclid(patches);
         match network.config.pool {
             Pool::Token | Pool::TokenPair => {
-                let rows = ranges
-                    .iter_mut()
-                    .flat_map(|range| range.x().chunks_exact(embed));
+                let rows = ranges.iter().flat_map(|range| range.x.chunks_exact(embed));
                 for (x, pooled) in rows.zip(pooled.chunks_exact_mut(embed)) {
                     norm(x, pooled);
                 }
             }
             Pool::Mean => {
                 sums.fill(0);
-                for range in ranges.iter_mut() {
-                    let prefix = range.rows_before(prefix);
-                    add_rows(sums, &range.x()[prefix * embed..]);
+                for range in ranges.iter() {
+                    add_rows(sums, &range.x[range.rows_before(prefix) * embed..]);
                 }
                 for (mean, &sum) in mean.iter_mut().zip(sums.iter()) {
                     *mean = rounded(sum) as i16;
@@ -357,10 +347,8 @@ impl Workspace {
             Pool::MeanAfterNorm => {
                 sums.fill(0);
                 for range in ranges.iter_mut() {
-                    let prefix = range.rows_before(prefix);
-                    let (x, codes) = range.x_and_norm();
-                    norm(x, codes);
-                    add_rows(sums, &codes[prefix * embed..]);
+                    norm(&range.x, &mut range.norm);
+                    add_rows(sums, &range.norm[range.rows_before(prefix) * embed..]);
                 }
                 for (pooled, &sum) in pooled.iter_mut().zip(sums.iter()) {
                     *pooled = rounded(sum) as i8;
@@ -394,17 +382,12 @@ impl Workspace {
 
 /// Returns for each block whether `ranges` ranges, or fewer, share its attention out by heads.
 pub(super) fn by_heads(network: &Network, ranges: usize) -> Vec<bool> {
-    let [_, ranges] = cut(network.config.tokens(), ranges);
-    let prefers_heads = prefers_heads(network);
-    (network.blocks.iter())
-        .map(|block| prefers_heads(block, ranges))
-        .collect()
-}
-
-/// Returns the decision whether ranges share a block's attention out by heads.
-fn prefers_heads(network: &Network) -> impl Fn(&Block, usize) -> bool {
     let (machine, tokens) = (Machine::typical(network.tier()), network.config.tokens());
-    move |block, ranges| machine.prefers_heads(block, tokens, ranges)
+    let [_, ranges] = cut(tokens, ranges);
+    let blocks = network.blocks.iter();
+    blocks
+        .map(|block| machine.prefers_heads(block, tokens, ranges))
+        .collect()
 }
 
 /// Cuts tokens into at most `ranges` ranges. Returns the rows of all but the last one, and the
@@ -434,12 +417,15 @@ fn add_rows<T: Copy + Into<i32>>(sums: &mut [i32], rows: &[T]) {
 mod tests {
     use quasar_kernels::Storage;
 
-    use super::super::partition::heads_divide;
     use super::super::NEVER;
     use super::*;
     use crate::network::supported_tiers;
     use crate::trace::Trace;
     use crate::Subnet;
+
+    /// Numbers of ranges, and whether they divide the heads of each block of the vector `heads`,
+    /// two and three.
+    const DIVIDED: [(usize, [bool; 2]); 2] = [(2, [true, false]), (3, [false, true])];
 
     fn subnet(name: &str) -> Subnet {
         let vectors = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors");
@@ -477,12 +463,10 @@ mod tests {
             for storage in [Storage::Unpacked, Storage::Packed] {
                 let network = Network::with_storage(&subnet, tier, storage).unwrap();
                 let expected = trace(&network, Workspace::new(&network, 1), None);
-                // The first block has two heads, the second one three.
-                for (ranges, divided) in [(2, [true, false]), (3, [false, true])] {
+                for (ranges, divided) in DIVIDED {
                     let team = Team::new(ranges).unwrap();
                     for team in [None, Some(&team)] {
-                        let workspace = Workspace::with_heads(&network, ranges, heads_divide);
-                        assert_eq!(workspace.by_heads, divided);
+                        let workspace = Workspace::with_heads(&network, ranges, divided.to_vec());
                         let found = trace(&network, workspace, team);
                         let pairs = expected.tensors().iter().zip(found.tensors());
                         for ((name, expected), (_, found)) in pairs {
@@ -507,9 +491,9 @@ mod tests {
             let result = workspace.frame(&network, &image, &mut logits, Some(team), cancel);
             result.map(|()| logits)
         };
-        for ranges in [2, 3] {
+        for (ranges, divided) in DIVIDED {
             let team = Team::new(ranges).unwrap();
-            let workspace = &mut Workspace::with_heads(&network, ranges, heads_divide);
+            let workspace = &mut Workspace::with_heads(&network, ranges, divided.to_vec());
             let expected = frame(workspace, &team, &NEVER).unwrap();
             for delay in (0..400).step_by(2) {
                 let cancel = AtomicBool::new(false);

@@ -22,7 +22,7 @@ use crate::trace::{Observer, Point};
 use by_heads::behind_meeting;
 pub(super) use by_heads::Heads;
 
-/// The input of a frame.
+/// A frame, as all of its ranges see it.
 #[derive(Clone, Copy)]
 pub(super) struct Frame<'a> {
     pub network: &'a Network,
@@ -45,21 +45,21 @@ pub(super) struct TokenRange {
     number: usize,
     /// Ranges of the frame.
     ranges: usize,
-    tokens: Range<usize>,
+    pub tokens: Range<usize>,
     /// Its tokens for which it computes the outputs of its own heads behind the meeting. It shows
     /// the others.
     behind: Range<usize>,
     patches: Aligned<i8>,
     /// `[rows, embed]`, the residual stream.
-    x: Aligned<i16>,
+    pub x: Aligned<i16>,
     /// `[rows, embed]`, the latest norm.
-    norm: Aligned<i8>,
+    pub norm: Aligned<i8>,
     /// `[rows, heads * head_dim]`, the queries.
     q: Aligned<i8>,
     /// `[tokens, 3 * own heads * head_dim]`, keys, values and queries of its own heads.
     qkv: Aligned<i8>,
     /// `[rows, heads * head_dim]`
-    attended: Aligned<i8>,
+    pub attended: Aligned<i8>,
     /// `[rows, hidden]`
     hidden: Aligned<i8>,
     /// Keys and values of its heads, or of one head at a time, of all tokens.
@@ -79,19 +79,16 @@ impl TokenRange {
     ) -> Self {
         let config = &network.config;
         let rows = tokens.len();
-        let widest = |size: &dyn Fn(&Block) -> usize| {
-            let sizes = network.blocks.iter().map(size);
-            sizes.max().unwrap_or(0)
-        };
         let own = network.blocks.iter().zip(by_heads);
         let own = own.filter(|(_, &by_heads)| by_heads);
         let own = own.map(|(block, _)| Heads::of_range(block, number, ranges));
-        let (inner, hidden) = (widest(&Block::inner), widest(&|b| b.hidden));
+        let (inner, hidden) = (network.widest(Block::inner), network.widest(|b| b.hidden));
         let projected = own.clone().map(|heads| 3 * heads.inner() * config.tokens());
         let own_heads = own.map(|heads| heads.count).max().unwrap_or(0);
         let by_tokens = by_heads.contains(&false);
         let queries = if by_tokens { rows * inner } else { 0 };
-        let head = |_| KvHead::new(config.tokens(), widest(&|b| b.head_dim).max(1));
+        let head_dim = network.widest(|b| b.head_dim).max(1);
+        let head = |_| KvHead::new(config.tokens(), head_dim);
         Self {
             number,
             ranges,
@@ -128,26 +125,6 @@ impl TokenRange {
             .into_iter()
             .chain(heads)
             .chain([(&mut self.scratch).into()])
-    }
-
-    /// Returns its tokens.
-    pub fn tokens(&self) -> &Range<usize> {
-        &self.tokens
-    }
-
-    /// Returns the residual stream, `[rows, embed]`.
-    pub fn x(&mut self) -> &mut [i16] {
-        &mut self.x
-    }
-
-    /// Returns the residual stream, `[rows, embed]`, and room for norms of it.
-    pub fn x_and_norm(&mut self) -> (&[i16], &mut [i8]) {
-        (&self.x, &mut self.norm)
-    }
-
-    /// Returns the outputs of a block's heads for one of its rows.
-    pub fn attended(&self, row: usize, inner: usize) -> &[i8] {
-        &self.attended[row * inner..][..inner]
     }
 
     /// Returns how many of its rows are among the first `tokens` tokens.
