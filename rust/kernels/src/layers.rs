@@ -197,7 +197,7 @@ pub(crate) struct WindowOfRows<'a> {
     pub window: &'a Window,
     /// Its first row in the layer.
     pub row: usize,
-    /// Of the outputs.
+    /// Its first column in the outputs.
     pub column: usize,
     /// Weights that are read after it, if they do not follow in memory.
     pub then: Option<&'a [u8]>,
