@@ -7,8 +7,8 @@
 //! weights for 98 tokens, 42 to 60 % was measured as additional time (`examples/weights.rs` of the
 //! kernels).
 //!
-//! Heads of a thread's own are rows of the layer of queries, keys and values. By heads, threads meet
-//! before that layer and behind attention; by tokens, between the two.
+//! Heads of a thread's own are rows of the layer of queries, keys and values. By heads, threads
+//! meet before that layer and behind attention; by tokens, between the two.
 //!
 //! Depends on [`crate::network`] and the kernels.
 
