@@ -430,8 +430,12 @@ unsafe impl Isa for Amx {
     unsafe fn panel_and_finish(tiles: &PanelTiles<Self>, before: Option<&UnfinishedTile>) {
         debug_assert!(tiles.k_parts == 1 || tiles.rows == WHOLE_ROWS);
         let first = tiles.product(0, 0);
-        let steps = (0..tiles.k_parts).map(|part| steps(&tiles.product(0, part))[0]);
-        let mut prefetch = Prefetch::new(tiles.soon, tiles.count() * steps.sum::<usize>());
+        // The last tile may have fewer rows, and so fewer steps.
+        let tile_steps =
+            |t: usize| (0..tiles.k_parts).map(move |part| steps(&tiles.product(t, part))[0]);
+        let last = tiles.count() - 1;
+        let all = last * tile_steps(0).sum::<usize>() + tile_steps(last).sum::<usize>();
+        let mut prefetch = Prefetch::new(tiles.soon, all);
         // SAFETY: the caller's promise.
         unsafe {
             if tiles.k_parts == 1 {
