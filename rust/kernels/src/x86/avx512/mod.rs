@@ -171,24 +171,35 @@ fn numbers(x: __m512i) -> [i32; 16] {
     numbers
 }
 
-/// Returns the largest number (`MAX`) or the sum of each of 16 vectors.
+/// Returns the larger number (`MAX`) or the sum of each lane.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn reduced<const MAX: bool>(x: &[__m512i; 16]) -> __m512i {
-    let both = |a, b| {
-        if MAX {
-            _mm512_max_epi32(a, b)
-        } else {
-            _mm512_add_epi32(a, b)
-        }
-    };
-    let pairs = |a, b| both(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    let fours = |a, b| both(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+#[inline]
+fn both<const MAX: bool>(a: __m512i, b: __m512i) -> __m512i {
+    if MAX {
+        _mm512_max_epi32(a, b)
+    } else {
+        _mm512_add_epi32(a, b)
+    }
+}
+
+/// Returns for each four lanes the largest number (`MAX`) or the sum of each of four vectors.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn four_lanes<const MAX: bool>([a, b, c, d]: [__m512i; 4]) -> __m512i {
+    let pairs = |a, b| both::<MAX>(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let (ab, cd) = (pairs(a, b), pairs(c, d));
+    both::<MAX>(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
+}
+
+/// Returns the sum of each of 16 vectors.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn reduced(x: &[__m512i; 16]) -> __m512i {
     let lanes = |a, b| {
-        both(
+        _mm512_add_epi32(
             _mm512_shuffle_i32x4::<0x88>(a, b),
             _mm512_shuffle_i32x4::<0xdd>(a, b),
         )
     };
-    let four = |i: usize| fours(pairs(x[i], x[i + 1]), pairs(x[i + 2], x[i + 3]));
+    let four = |i: usize| four_lanes::<false>([x[i], x[i + 1], x[i + 2], x[i + 3]]);
     lanes(lanes(four(0), four(4)), lanes(four(8), four(12)))
 }

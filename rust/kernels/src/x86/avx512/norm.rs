@@ -119,7 +119,7 @@ pub(super) fn layer_norm(norm: &LayerNorm, x: MatrixView<i16>, mut out: MatrixVi
         for (i, both) in rows.clone().zip(sums.iter_mut().zip(&mut squares)) {
             (*both.0, *both.1) = moments(x.row(i));
         }
-        let sums = numbers(reduced::<false>(&sums));
+        let sums = numbers(reduced(&sums));
         let squares = [reduced64(&squares[..8]), reduced64(&squares[8..])];
         let both = sums.into_iter().zip(squares.into_iter().flatten());
         let mut moments = [Moments::default(); 16];

@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{in_order64, mask16, mask32, numbers, reduced};
+use super::{both, four_lanes, in_order64, mask16, mask32, numbers};
 use crate::scalar::EXP2;
 use crate::tiled::{RowScale, RowScales, RowSums};
 use crate::HeadParams;
@@ -57,6 +57,23 @@ fn shifted_right(x: __m512i, counts: __m512i) -> __m512i {
     result
 }
 
+/// Adds the words of each pair to a sum. (The intrinsic compiles to two instructions.)
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn added_words(mut sums: __m512i, x: __m512i, ones: __m512i) -> __m512i {
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "vpdpwssd {0}, {1}, {2}",
+            inout(zmm_reg) sums,
+            in(zmm_reg) x,
+            in(zmm_reg) ones,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sums
+}
+
 /// Returns the mask of the first `n` columns among 32 words in pack order.
 fn live_words(n: usize) -> u32 {
     let live = mask32(n);
@@ -67,9 +84,10 @@ fn live_words(n: usize) -> u32 {
     })
 }
 
-/// Computes e8 of a row whose largest logit is `max`; `mult` is the head's by 2^-20. Returns
-/// vectors whose lanes add up to the sums of e12 and e8. `live` masks the tokens among the last 64
-/// columns, in pack order.
+/// Rows whose maxima, sums and [`Rest`] are computed together.
+const GROUP: usize = 4;
+
+/// Computes e8 of rows of logits.
 ///
 /// The exponent u = floor(d * mult + 1/2) is computed in floats: d and the head's factor have at
 /// most 24 significant bits, so they are exact, and a sum that is rounded towards 0 keeps its
@@ -77,84 +95,172 @@ fn live_words(n: usize) -> u32 {
 ///
 /// If `SMALL`, that factor is at most 2^20: then 1/2 - 2^23 * mult has 24 bits, too, and d is not
 /// converted. In its place stands 2^23 + d, whose bits are those of 2^23 plus d.
-///
-/// # Safety
-/// `tokens` logits rounded up to 16 can be read, and as many probabilities rounded up to 64
-/// written.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn exponentials<const SMALL: bool>(
-    logits: *const i32,
-    probs: *mut u8,
+#[derive(Clone, Copy)]
+struct Exponentials<const SMALL: bool> {
     tokens: usize,
+    /// The tokens among the last 64 columns, in pack order.
     live: [u32; 2],
-    max: i32,
+    /// The head's factor by 2^-20.
     mult: __m512,
-) -> (__m512i, __m512i) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        const TRUNCATE: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
-        const OFFSET: f32 = (1 << 23) as f32;
+    /// u = d * mult + constant, with d as it stands in the registers.
+    constant: __m512,
+    table: [__m512i; 2],
+}
+
+impl<const SMALL: bool> Exponentials<SMALL> {
+    const OFFSET: f32 = (1 << 23) as f32;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    fn new(tokens: usize, mult: i32) -> Self {
+        let mult = _mm512_set1_ps(mult as f32 / (1 << 20) as f32);
         let half = _mm512_set1_ps(0.5);
-        // u = d * mult + constant, with d as it stands in the registers.
-        let (max, constant) = if SMALL {
-            (
-                _mm512_set1_epi32(max.wrapping_add(OFFSET.to_bits() as i32)),
-                _mm512_fnmadd_ps(_mm512_set1_ps(OFFSET), mult, half),
-            )
+        // SAFETY: 64 words.
+        let table =
+            unsafe { [0, 32].map(|f| _mm512_loadu_si512(EXP2_DOUBLED.as_ptr().add(f).cast())) };
+        Self {
+            tokens,
+            live: [0, 32].map(|first| live_words((tokens % 64).saturating_sub(first))),
+            mult,
+            constant: if SMALL {
+                _mm512_fnmadd_ps(_mm512_set1_ps(Self::OFFSET), mult, half)
+            } else {
+                half
+            },
+            table,
+        }
+    }
+
+    /// Returns what logits are subtracted from, given the largest one of their row in all lanes.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    fn minuend(max: __m512i) -> __m512i {
+        if SMALL {
+            _mm512_add_epi32(max, _mm512_set1_epi32(Self::OFFSET.to_bits() as i32))
         } else {
-            (_mm512_set1_epi32(max), half)
-        };
-        let exponent = |j: usize| {
-            let d = _mm512_sub_epi32(max, _mm512_loadu_si512(logits.add(j).cast()));
+            max
+        }
+    }
+
+    /// Returns e12 of two vectors of logits in pack order.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    fn e12(&self, minuends: [__m512i; 2], logits: [__m512i; 2]) -> __m512i {
+        const TRUNCATE: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
+        let exponent = |v: usize| {
+            let d = _mm512_sub_epi32(minuends[v], logits[v]);
             let d = if SMALL {
                 _mm512_castsi512_ps(d)
             } else {
                 _mm512_cvtepi32_ps(d)
             };
-            _mm512_cvttps_epi32(_mm512_fmadd_round_ps::<TRUNCATE>(d, mult, constant))
+            _mm512_cvttps_epi32(_mm512_fmadd_round_ps::<TRUNCATE>(
+                d,
+                self.mult,
+                self.constant,
+            ))
         };
-        let table = [
-            _mm512_loadu_si512(EXP2_DOUBLED.as_ptr().cast()),
-            _mm512_loadu_si512(EXP2_DOUBLED.as_ptr().add(32).cast()),
-        ];
-        let (zero, ones) = (_mm512_setzero_si512(), _mm512_set1_epi16(1));
-        let (one8, sixteenth) = (_mm512_set1_epi8(1), _mm512_set1_epi16(1 << 11));
-        let e12 = |j: usize, second: usize| {
-            let u = _mm512_packus_epi32(exponent(j), exponent(second));
-            let e = _mm512_permutex2var_epi16(table[0], u, table[1]);
-            let e = shifted_right(e, _mm512_srli_epi16::<6>(u));
-            // (e + 1) >> 1
-            _mm512_avg_epu16(e, zero)
-        };
-        let (mut sum12, mut sum8) = (zero, zero);
-        let mut store = |j: usize, e: [__m512i; 2]| {
-            sum12 = _mm512_dpwssd_epi32(sum12, _mm512_add_epi16(e[0], e[1]), ones);
-            // (e + 8) >> 4
-            let e = e.map(|e| _mm512_mulhrs_epi16(e, sixteenth));
-            let e8 = in_order64(_mm512_packus_epi16(e[0], e[1]));
-            sum8 = _mm512_dpbusd_epi32(sum8, e8, one8);
-            _mm512_storeu_si512(probs.add(j).cast(), e8);
-        };
-        let blocks = tokens / 64 * 64;
-        for j in (0..blocks).step_by(64) {
-            let low = e12(j, j + 16);
-            let high = e12(j + 32, j + 48);
-            store(j, [low, high]);
-        }
-        if blocks < tokens {
-            let pair = |j: usize, mask: u32| {
-                if j >= tokens {
-                    return zero;
-                }
-                // If there is no second vector, the first once more.
-                let second = if j + 16 < tokens { j + 16 } else { j };
-                let e = e12(j, second);
-                _mm512_maskz_mov_epi16(mask, e)
-            };
-            store(blocks, [pair(blocks, live[0]), pair(blocks + 32, live[1])]);
-        }
-        (sum12, sum8)
+        let u = _mm512_packus_epi32(exponent(0), exponent(1));
+        let e = _mm512_permutex2var_epi16(self.table[0], u, self.table[1]);
+        let e = shifted_right(e, _mm512_srli_epi16::<6>(u));
+        // (e + 1) >> 1
+        _mm512_avg_epu16(e, _mm512_setzero_si512())
     }
+
+    /// Returns e8 of four vectors of logits in pack order, from e12 of two pairs.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    fn e8(e12: [__m512i; 2]) -> __m512i {
+        // (e + 8) >> 4
+        let e = e12.map(|e| _mm512_mulhrs_epi16(e, _mm512_set1_epi16(1 << 11)));
+        _mm512_packus_epi16(e[0], e[1])
+    }
+
+    /// Computes a row but for its [`Rest`]. Returns vectors whose lanes add up to the sums of
+    /// e12 and e8.
+    ///
+    /// # Safety
+    /// The tokens' logits rounded up to 16 can be read, and as many probabilities rounded up to 64
+    /// written.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    unsafe fn row(&self, logits: *const i32, probs: *mut u8, minuend: __m512i) -> [__m512i; 2] {
+        let (zero, ones) = (_mm512_setzero_si512(), _mm512_set1_epi16(1));
+        let (mut sum12, mut sum8) = (zero, zero);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let load = |j: usize| _mm512_loadu_si512(logits.add(j).cast());
+            let e12 = |j: usize, second: usize| self.e12([minuend; 2], [load(j), load(second)]);
+            let mut store = |j: usize, e: [__m512i; 2]| {
+                sum12 = added_words(sum12, _mm512_add_epi16(e[0], e[1]), ones);
+                let e8 = in_order64(Self::e8(e));
+                sum8 = _mm512_dpbusd_epi32(sum8, e8, _mm512_set1_epi8(1));
+                _mm512_storeu_si512(probs.add(j).cast(), e8);
+            };
+            let blocks = self.tokens / 64 * 64;
+            for j in (0..blocks).step_by(64) {
+                let low = e12(j, j + 16);
+                let high = e12(j + 32, j + 48);
+                store(j, [low, high]);
+            }
+            if self.tokens - blocks > 16 {
+                let pair = |j: usize, mask: u32| {
+                    if j >= self.tokens {
+                        return zero;
+                    }
+                    // If there is no second vector, the first once more.
+                    let second = if j + 16 < self.tokens { j + 16 } else { j };
+                    _mm512_maskz_mov_epi16(mask, e12(j, second))
+                };
+                let (low, high) = (pair(blocks, self.live[0]), pair(blocks + 32, self.live[1]));
+                store(blocks, [low, high]);
+            }
+        }
+        [sum12, sum8]
+    }
+
+    /// Computes the [`Rest`] of four rows from their logits of these tokens.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    #[inline]
+    fn rest(&self, minuends: [__m512i; GROUP], logits: [__m512i; GROUP]) -> Rest {
+        let [m0, m1, m2, m3] = minuends;
+        let [a, b, c, d] = logits;
+        // The same columns of both rows of a pair.
+        let live = self.live[0] | self.live[0] << 4;
+        let first = _mm512_maskz_mov_epi16(live, self.e12([m0, m1], [a, b]));
+        let second = _mm512_maskz_mov_epi16(live, self.e12([m2, m3], [c, d]));
+        let sums = |e: __m512i| _mm512_madd_epi16(e, _mm512_set1_epi16(1));
+        let e8 = Self::e8([first, second]);
+        let mut probs = [0; 64];
+        // SAFETY: 64 bytes.
+        unsafe { _mm512_storeu_si512(probs.as_mut_ptr().cast(), in_order64(e8)) };
+        Rest {
+            e12: added_pairs(sums(first), sums(second)),
+            e8: _mm512_dpbusd_epi32(_mm512_setzero_si512(), e8, _mm512_set1_epi8(1)),
+            probs,
+        }
+    }
+}
+
+/// The tokens of four rows that are more than a multiple of 64, if these are at most 16. (One row
+/// at a time would take as long as 64 tokens.)
+struct Rest {
+    /// The sums of row i are those of lanes i, i + 4, i + 8 and i + 12.
+    e12: __m512i,
+    e8: __m512i,
+    /// 16 probabilities of each row.
+    probs: [u8; 64],
+}
+
+/// Returns the sums of neighbouring lanes: of two of `a` in lanes 0 and 1 of each four, of `b` in 2
+/// and 3.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn added_pairs(a: __m512i, b: __m512i) -> __m512i {
+    let (a, b) = (_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));
+    _mm512_add_epi32(
+        _mm512_castps_si512(_mm512_shuffle_ps::<0x88>(a, b)),
+        _mm512_castps_si512(_mm512_shuffle_ps::<0xdd>(a, b)),
+    )
 }
 
 /// Computes [`crate::tiled::Isa::softmax`], and calls `after_row` after each row.
@@ -166,36 +272,99 @@ pub(super) unsafe fn softmax(
     logits: *const i32,
     probs: *mut u8,
     strides: [usize; 2],
+    sizes: [usize; 2],
+    mult: i32,
+    sums: &mut RowSums,
+    after_row: impl Fn(),
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if mult <= 1 << 20 {
+            rows::<true>(logits, probs, strides, sizes, mult, sums, after_row);
+        } else {
+            rows::<false>(logits, probs, strides, sizes, mult, sums, after_row);
+        }
+    }
+}
+
+/// Computes [`softmax`], four rows at a time: their largest logits and their sums stay in
+/// registers, and the CPU begins with four rows while it ends the four before.
+///
+/// # Safety
+/// As there.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn rows<const SMALL: bool>(
+    logits: *const i32,
+    probs: *mut u8,
+    strides: [usize; 2],
     [tokens, rows]: [usize; 2],
     mult: i32,
     sums: &mut RowSums,
     after_row: impl Fn(),
 ) {
-    let zero = _mm512_setzero_si512();
-    let mut max = [zero; 16];
-    for (i, max) in max[..rows].iter_mut().enumerate() {
-        // SAFETY: the caller promises as many rows.
-        *max = unsafe { maxima(logits.add(i * strides[0]), tokens) };
-    }
-    let max = numbers(reduced::<true>(&max));
-    let is_small = mult <= 1 << 20;
-    let mult = _mm512_set1_ps(mult as f32 / (1 << 20) as f32);
-    let live = [0, 32].map(|first| live_words((tokens % 64).saturating_sub(first)));
-    let (mut sum12, mut sum8) = ([zero; 16], [zero; 16]);
-    for (i, &max) in max[..rows].iter().enumerate() {
-        // SAFETY: as above.
+    let exponentials = Exponentials::<SMALL>::new(tokens, mult);
+    let blocks = tokens / 64 * 64;
+    let has_rest = (1..=16).contains(&(tokens - blocks));
+    for first in (0..rows).step_by(GROUP) {
+        let present = GROUP.min(rows - first);
+        // SAFETY: the caller promises the rows; in place of missing ones stands the last.
         unsafe {
-            let (logits, probs) = (logits.add(i * strides[0]), probs.add(i * strides[1]));
-            (sum12[i], sum8[i]) = if is_small {
-                exponentials::<true>(logits, probs, tokens, live, max, mult)
-            } else {
-                exponentials::<false>(logits, probs, tokens, live, max, mult)
+            let row = |i: usize| logits.add((first + i.min(present - 1)) * strides[0]);
+            let maxima = [0, 1, 2, 3].map(|i| maxima(row(i), tokens));
+            let max = across_lanes::<true>(four_lanes::<true>(maxima));
+            let minuends = each_of_four(max).map(|max| Exponentials::<SMALL>::minuend(max));
+            // Before a row's probabilities are written over its logits.
+            let rest = has_rest.then(|| {
+                let logits = [0, 1, 2, 3].map(|i| _mm512_loadu_si512(row(i).add(blocks).cast()));
+                exponentials.rest(minuends, logits)
+            });
+            let mut row_sums = [[_mm512_setzero_si512(); GROUP]; 2];
+            for i in 0..present {
+                let probs = probs.add((first + i) * strides[1]);
+                let [sum12, sum8] = exponentials.row(row(i), probs, minuends[i]);
+                (row_sums[0][i], row_sums[1][i]) = (sum12, sum8);
+                if let Some(rest) = &rest {
+                    let to = probs.add(blocks).cast();
+                    let row = _mm_loadu_si128(rest.probs.as_ptr().add(16 * i).cast());
+                    _mm512_storeu_si512(to, _mm512_zextsi128_si512(row));
+                }
+                after_row();
+            }
+            let [mut e12, mut e8] = row_sums.map(|sums| four_lanes::<false>(sums));
+            if let Some(rest) = rest {
+                e12 = _mm512_add_epi32(e12, rest.e12);
+                e8 = _mm512_add_epi32(e8, rest.e8);
+            }
+            let store = |to: &mut [i32], sums: __m512i| {
+                let sums = _mm512_castsi512_si128(across_lanes::<false>(sums));
+                _mm_storeu_si128(to[first..first + GROUP].as_mut_ptr().cast(), sums);
             };
-            after_row();
+            store(&mut sums.e12, e12);
+            store(&mut sums.e8, e8);
         }
     }
-    sums.e12 = numbers(reduced::<false>(&sum12));
-    sums.e8 = numbers(reduced::<false>(&sum8));
+}
+
+/// Returns the largest number (`MAX`) or the sum of lanes l, l + 4, l + 8 and l + 12 in each of
+/// them.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn across_lanes<const MAX: bool>(x: __m512i) -> __m512i {
+    let x = both::<MAX>(x, _mm512_shuffle_i32x4::<0x4e>(x, x));
+    both::<MAX>(x, _mm512_shuffle_i32x4::<0xb1>(x, x))
+}
+
+/// Returns each of the four numbers of a vector that repeats them, in all lanes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn each_of_four(x: __m512i) -> [__m512i; 4] {
+    [
+        _mm512_shuffle_epi32::<0x00>(x),
+        _mm512_shuffle_epi32::<0x55>(x),
+        _mm512_shuffle_epi32::<0xaa>(x),
+        _mm512_shuffle_epi32::<0xff>(x),
+    ]
 }
 
 /// Computes [`crate::tiled::Isa::row_scales`], for all rows at once.
