@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{both, four_lanes, in_order64, mask16, mask32, numbers};
+use super::{add_words, both, four_lanes, in_order64, mask16, mask32, numbers};
 use crate::scalar::EXP2;
 use crate::tiled::{RowScale, RowScales, RowSums};
 use crate::HeadParams;
@@ -55,23 +55,6 @@ fn shifted_right(x: __m512i, counts: __m512i) -> __m512i {
         );
     }
     result
-}
-
-/// Adds the words of each pair to a sum. (The intrinsic compiles to two instructions.)
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-#[inline]
-fn added_words(mut sums: __m512i, x: __m512i, ones: __m512i) -> __m512i {
-    // SAFETY: as above.
-    unsafe {
-        asm!(
-            "vpdpwssd {0}, {1}, {2}",
-            inout(zmm_reg) sums,
-            in(zmm_reg) x,
-            in(zmm_reg) ones,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    sums
 }
 
 /// Returns the mask of the first `n` columns among 32 words in pack order.
@@ -191,7 +174,7 @@ impl<const SMALL: bool> Exponentials<SMALL> {
             let load = |j: usize| _mm512_loadu_si512(logits.add(j).cast());
             let e12 = |j: usize, second: usize| self.e12([minuend; 2], [load(j), load(second)]);
             let mut store = |j: usize, e: [__m512i; 2]| {
-                sum12 = added_words(sum12, _mm512_add_epi16(e[0], e[1]), ones);
+                sum12 = add_words(sum12, _mm512_add_epi16(e[0], e[1]), ones);
                 let e8 = in_order64(Self::e8(e));
                 sum8 = _mm512_dpbusd_epi32(sum8, e8, _mm512_set1_epi8(1));
                 _mm512_storeu_si512(probs.add(j).cast(), e8);
