@@ -206,7 +206,7 @@ impl Kernels {
             I => unsafe { tiled::linear_i32::<I>(linear, input, out, scratch) });
     }
 
-    /// Computes `LayerNorm` of each row.
+    /// Computes `LayerNorm` of each row of values within [-32767, 32767].
     ///
     /// # Panics
     /// If the sizes do not agree, or there are more than [`MAX_NORM_COLUMNS`].

@@ -319,7 +319,7 @@ struct NormCase {
 fn norm_case() -> impl Strategy<Value = NormCase> {
     let d = prop_oneof![8 => 1usize..100, 1 => 100usize..=1024];
     (
-        1usize..4,
+        1usize..20,
         d,
         0usize..5,
         fill(),
@@ -527,8 +527,8 @@ fn linear(scalar: Kernels, tier: Kernels) -> Result<(), String> {
 }
 
 fn layer_norm(scalar: Kernels, tier: Kernels) -> Result<(), String> {
-    let case = |d, x, scale, epsilon| {
-        let (tokens, gap, parameters, frac, seed) = (2, 3, Fill::Ends, 0, 7);
+    let case = |tokens, d, x, scale, epsilon| {
+        let (gap, parameters, frac, seed) = (3, Fill::Ends, 0, 7);
         NormCase {
             tokens,
             d,
@@ -542,10 +542,11 @@ fn layer_norm(scalar: Kernels, tier: Kernels) -> Result<(), String> {
         }
     };
     let named = [
-        case(1024, Fill::Ends, 0, (1 << 50) - 1),
-        case(1024, Fill::Max, 0, 1),
-        case(1, Fill::Random, 0, 1),
-        case(192, Fill::Random, 14, 1),
+        case(2, 1024, Fill::Ends, 0, (1 << 50) - 1),
+        case(2, 1024, Fill::Max, 0, 1),
+        case(8, 1, Fill::Random, 0, 1),
+        case(9, 192, Fill::Random, 14, 1),
+        case(17, 192, Fill::Random, 0, 1),
     ];
     run(1000, norm_case(), &named, |case| {
         check_norm(scalar, tier, case)

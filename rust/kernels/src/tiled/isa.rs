@@ -114,8 +114,8 @@ impl FourBitForm {
 /// for each row of its output (rows are `PANEL` apart; accumulators past the output's columns are
 /// arbitrary) and `PANEL` parameters. `softmax` reads rows of `tokens` logits rounded up to
 /// `LOGITS` and writes as many probabilities rounded up to `PAD`; `strides` are those of both. The
-/// probabilities may start where the logits do, and take no more bytes: `softmax` goes from row to
-/// row, and in each from left to right, and reads logits before it writes as many probabilities.
+/// probabilities may start where the logits do, and take no more bytes: `softmax` writes row by
+/// row, each from left to right, and writes over no logit that it still has to read.
 pub(crate) unsafe trait Isa: Sized {
     /// A weight as packed.
     type Weight: Plain + From<i8>;
@@ -309,7 +309,7 @@ pub(crate) unsafe trait Isa: Sized {
         out: Out<i8>,
     );
 
-    /// Computes `LayerNorm` of each row; all lengths agree.
+    /// Computes `LayerNorm` of each row of values within [-32767, 32767]; all lengths agree.
     unsafe fn layer_norm(norm: &LayerNorm, x: MatrixView<i16>, out: MatrixViewMut<i8>);
 
     /// Runs dot products in registers only. Returns the number of multiply-accumulates and a value

@@ -174,7 +174,7 @@ fn numbers(x: __m512i) -> [i32; 16] {
 /// Returns the larger number (`MAX`) or the sum of each lane.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
-fn both<const MAX: bool>(a: __m512i, b: __m512i) -> __m512i {
+fn larger_or_sum<const MAX: bool>(a: __m512i, b: __m512i) -> __m512i {
     if MAX {
         _mm512_max_epi32(a, b)
     } else {
@@ -182,16 +182,18 @@ fn both<const MAX: bool>(a: __m512i, b: __m512i) -> __m512i {
     }
 }
 
-/// Returns for each four lanes the largest number (`MAX`) or the sum of each of four vectors.
+/// Returns the largest number (`MAX`) or the sum of each four lanes of four vectors: that of lanes
+/// 4 * l to 4 * l + 3 of vector i is in lane 4 * l + i.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
 fn four_lanes<const MAX: bool>([a, b, c, d]: [__m512i; 4]) -> __m512i {
-    let pairs = |a, b| both::<MAX>(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let pairs =
+        |a, b| larger_or_sum::<MAX>(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
     let (ab, cd) = (pairs(a, b), pairs(c, d));
-    both::<MAX>(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
+    larger_or_sum::<MAX>(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
 }
 
-/// Adds the words of each pair, times `ones`, to a sum. (The intrinsic compiles to two
+/// Adds the words of each pair, times `ones`, to a sum. (With ones, the intrinsic compiles to two
 /// instructions.)
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]

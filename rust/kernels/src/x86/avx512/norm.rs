@@ -7,7 +7,7 @@ use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
 /// Returns vectors whose lanes add up to the sum of x (in 32 bits) and of x^2 (in 64 bits).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn moments(x: &[i16]) -> (__m512i, __m512i) {
+fn sums(x: &[i16]) -> (__m512i, __m512i) {
     let ones = _mm512_set1_epi16(1);
     let low = _mm512_set1_epi64(0xffff_ffff);
     let (mut sum, mut squares) = (_mm512_setzero_si512(), _mm512_setzero_si512());
@@ -74,8 +74,10 @@ fn reduced64(x: &[__m512i; GROUP]) -> __m512i {
 struct Moments {
     /// Added to `D*x`: `-S` and, where the sum is shifted right, the rounding half.
     offset: [i32; GROUP],
+    /// By how much the sum is shifted right, or left.
     right: [i32; GROUP],
     left: [i32; GROUP],
+    /// As that of the scalar moments.
     inv: [i32; GROUP],
 }
 
@@ -122,7 +124,7 @@ impl Moments {
 
 /// Computes the codes of a row, the `i`th one of the moments.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn normalized(norm: &LayerNorm, (moments, i): (&Moments, usize), x: &[i16], out: &mut [i8]) {
+fn normalized(norm: &LayerNorm, moments: &Moments, i: usize, x: &[i16], out: &mut [i8]) {
     let d = x.len();
     let offset = _mm512_set1_epi32(moments.offset[i]);
     let right = _mm512_set1_epi32(moments.right[i]);
@@ -186,15 +188,14 @@ fn normalized(norm: &LayerNorm, (moments, i): (&Moments, usize), x: &[i16], out:
 pub(super) fn layer_norm(norm: &LayerNorm, x: MatrixView<i16>, mut out: MatrixViewMut<i8>) {
     for first in (0..x.rows()).step_by(GROUP) {
         let rows = first..x.rows().min(first + GROUP);
-        let mut sums = [[_mm512_setzero_si512(); GROUP]; 2];
-        for i in rows.clone() {
-            let (sum, squares) = moments(x.row(i));
-            (sums[0][i - first], sums[1][i - first]) = (sum, squares);
+        let [mut of_x, mut of_squares] = [[_mm512_setzero_si512(); GROUP]; 2];
+        for (place, i) in rows.clone().enumerate() {
+            (of_x[place], of_squares[place]) = sums(x.row(i));
         }
-        let [sums, squares] = &sums;
-        let moments = Moments::new(reduced32(sums), reduced64(squares), x.cols(), norm.epsilon);
-        for i in rows {
-            normalized(norm, (&moments, i - first), x.row(i), out.row_mut(i));
+        let (of_x, of_squares) = (reduced32(&of_x), reduced64(&of_squares));
+        let moments = Moments::new(of_x, of_squares, x.cols(), norm.epsilon);
+        for (place, i) in rows.enumerate() {
+            normalized(norm, &moments, place, x.row(i), out.row_mut(i));
         }
     }
 }

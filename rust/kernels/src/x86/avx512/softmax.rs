@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{add_words, both, four_lanes, in_order64, mask16, mask32, numbers};
+use super::{add_words, four_lanes, in_order64, larger_or_sum, mask16, mask32, numbers};
 use crate::scalar::EXP2;
 use crate::tiled::{RowScale, RowScales, RowSums};
 use crate::HeadParams;
@@ -78,10 +78,9 @@ const GROUP: usize = 4;
 ///
 /// If `SMALL`, that factor is at most 2^20: then 1/2 - 2^23 * mult has 24 bits, too, and d is not
 /// converted. In its place stands 2^23 + d, whose bits are those of 2^23 plus d.
-#[derive(Clone, Copy)]
 struct Exponentials<const SMALL: bool> {
     tokens: usize,
-    /// The tokens among the last 64 columns, in pack order.
+    /// Masks of the tokens among the last 64 columns, in pack order.
     live: [u32; 2],
     /// The head's factor by 2^-20.
     mult: __m512,
@@ -217,28 +216,29 @@ impl<const SMALL: bool> Exponentials<SMALL> {
         // SAFETY: 64 bytes.
         unsafe { _mm512_storeu_si512(probs.as_mut_ptr().cast(), in_order64(e8)) };
         Rest {
-            e12: added_pairs(sums(first), sums(second)),
+            e12: add_pairs(sums(first), sums(second)),
             e8: _mm512_dpbusd_epi32(_mm512_setzero_si512(), e8, _mm512_set1_epi8(1)),
             probs,
         }
     }
 }
 
-/// The tokens of four rows that are more than a multiple of 64, if these are at most 16. (One row
-/// at a time would take as long as 64 tokens.)
+/// Sums and probabilities of the columns behind the last 64 of four rows, if there are at most 16.
+/// (For each row alone, 16 columns would take as long as 64.)
 struct Rest {
-    /// The sums of row i are those of lanes i, i + 4, i + 8 and i + 12.
+    /// Lanes i, i + 4, i + 8 and i + 12 add up to row i's sum.
     e12: __m512i,
+    /// Likewise.
     e8: __m512i,
-    /// 16 probabilities of each row.
+    /// 16 of each row.
     probs: [u8; 64],
 }
 
-/// Returns the sums of neighbouring lanes: of two of `a` in lanes 0 and 1 of each four, of `b` in 2
-/// and 3.
+/// Adds neighbouring lanes. Of each four lanes of the result, the first two are sums of `a`'s four,
+/// the others of `b`'s.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
-fn added_pairs(a: __m512i, b: __m512i) -> __m512i {
+fn add_pairs(a: __m512i, b: __m512i) -> __m512i {
     let (a, b) = (_mm512_castsi512_ps(a), _mm512_castsi512_ps(b));
     _mm512_add_epi32(
         _mm512_castps_si512(_mm512_shuffle_ps::<0x88>(a, b)),
@@ -263,9 +263,9 @@ pub(super) unsafe fn softmax(
     // SAFETY: the caller's promise.
     unsafe {
         if mult <= 1 << 20 {
-            rows::<true>(logits, probs, strides, sizes, mult, sums, after_row);
+            softmax_of::<true>(logits, probs, strides, sizes, mult, sums, after_row);
         } else {
-            rows::<false>(logits, probs, strides, sizes, mult, sums, after_row);
+            softmax_of::<false>(logits, probs, strides, sizes, mult, sums, after_row);
         }
     }
 }
@@ -277,7 +277,7 @@ pub(super) unsafe fn softmax(
 /// As there.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
-unsafe fn rows<const SMALL: bool>(
+unsafe fn softmax_of<const SMALL: bool>(
     logits: *const i32,
     probs: *mut u8,
     strides: [usize; 2],
@@ -291,21 +291,23 @@ unsafe fn rows<const SMALL: bool>(
     let has_rest = (1..=16).contains(&(tokens - blocks));
     for first in (0..rows).step_by(GROUP) {
         let present = GROUP.min(rows - first);
-        // SAFETY: the caller promises the rows; in place of missing ones stands the last.
+        // SAFETY: the caller promises the rows, and room for their probabilities; in place of
+        // missing ones, the last is read. There are 16 bytes of the rest and 4 sums for each group.
         unsafe {
-            let row = |i: usize| logits.add((first + i.min(present - 1)) * strides[0]);
-            let maxima = [0, 1, 2, 3].map(|i| maxima(row(i), tokens));
+            let logits_of = |i: usize| logits.add((first + i.min(present - 1)) * strides[0]);
+            let maxima = [0, 1, 2, 3].map(|i| maxima(logits_of(i), tokens));
             let max = across_lanes::<true>(four_lanes::<true>(maxima));
             let minuends = each_of_four(max).map(|max| Exponentials::<SMALL>::minuend(max));
             // Before a row's probabilities are written over its logits.
             let rest = has_rest.then(|| {
-                let logits = [0, 1, 2, 3].map(|i| _mm512_loadu_si512(row(i).add(blocks).cast()));
+                let logits =
+                    [0, 1, 2, 3].map(|i| _mm512_loadu_si512(logits_of(i).add(blocks).cast()));
                 exponentials.rest(minuends, logits)
             });
             let mut row_sums = [[_mm512_setzero_si512(); GROUP]; 2];
             for i in 0..present {
                 let probs = probs.add((first + i) * strides[1]);
-                let [sum12, sum8] = exponentials.row(row(i), probs, minuends[i]);
+                let [sum12, sum8] = exponentials.row(logits_of(i), probs, minuends[i]);
                 (row_sums[0][i], row_sums[1][i]) = (sum12, sum8);
                 if let Some(rest) = &rest {
                     let to = probs.add(blocks).cast();
@@ -334,8 +336,8 @@ unsafe fn rows<const SMALL: bool>(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
 fn across_lanes<const MAX: bool>(x: __m512i) -> __m512i {
-    let x = both::<MAX>(x, _mm512_shuffle_i32x4::<0x4e>(x, x));
-    both::<MAX>(x, _mm512_shuffle_i32x4::<0xb1>(x, x))
+    let x = larger_or_sum::<MAX>(x, _mm512_shuffle_i32x4::<0x4e>(x, x));
+    larger_or_sum::<MAX>(x, _mm512_shuffle_i32x4::<0xb1>(x, x))
 }
 
 /// Returns each of the four numbers of a vector that repeats them, in all lanes.
@@ -415,37 +417,56 @@ mod tests {
             .chain(others)
             .filter(|mult| (1..=1 << 24).contains(mult))
         {
-            for differences in differences(mult).chunks(1000) {
-                let logits = differences.iter().map(|d| (1 << 21) - d).chain([1 << 21]);
-                let mut logits: Vec<i32> = logits.collect();
-                let tokens = logits.len();
-                let expected = logits.clone();
-                logits.resize(tokens.next_multiple_of(64), i32::MAX);
-                let memory = logits.as_mut_ptr();
-                let mut sums = RowSums::default();
-                // SAFETY: the CPU has the tier; there is a row of logits rounded up to 64.
-                unsafe {
-                    let strides = [logits.len(); 2];
-                    softmax(
-                        memory,
-                        memory.cast(),
-                        strides,
-                        [tokens, 1],
-                        mult,
-                        &mut sums,
-                        || (),
-                    );
+            let differences = differences(mult);
+            // One long row, rows of which all are the rest, and rows of 64 and a rest.
+            for (tokens, rows) in [(1000, 1), (16, 5), (80, 5)] {
+                for rows in differences.chunks((tokens - 1) * rows) {
+                    check_rows(mult, tokens, rows);
                 }
-                let (mut sum12, mut sum8) = (0, 0);
-                for (j, a) in expected.into_iter().enumerate() {
-                    let e12 = exp12((1 << 21) - a, mult);
-                    // SAFETY: as above.
-                    let e8 = unsafe { *memory.cast::<u8>().add(j) };
-                    assert_eq!(e8, exp8(e12), "mult {mult}, d {}", (1 << 21) - a);
-                    (sum12, sum8) = (sum12 + i32::from(e12), sum8 + i32::from(e8));
-                }
-                assert_eq!((sums.e12[0], sums.e8[0]), (sum12, sum8), "mult {mult}");
             }
+        }
+    }
+
+    /// Checks rows with some differences from the largest logit, 0 where there are no more.
+    fn check_rows(mult: i32, tokens: usize, differences: &[i32]) {
+        const LARGEST: i32 = 1 << 21;
+        let rows = differences.chunks(tokens - 1);
+        let strides = [16, 64].map(|pad| tokens.next_multiple_of(pad));
+        // What is behind a row is larger than all of its logits.
+        let mut logits = vec![i32::MAX; rows.len() * strides[0]];
+        for (row, differences) in logits.chunks_exact_mut(strides[0]).zip(rows.clone()) {
+            row[..tokens].fill(LARGEST);
+            for (logit, d) in row.iter_mut().zip(differences) {
+                *logit -= d;
+            }
+        }
+        let expected = logits.clone();
+        let probs = logits.as_mut_ptr().cast::<u8>();
+        let mut sums = RowSums::default();
+        // SAFETY: the CPU has the tier; there are rows of logits rounded up to 16, and the
+        // probabilities take no more bytes.
+        unsafe {
+            let sizes = [tokens, rows.len()];
+            softmax(
+                logits.as_ptr(),
+                probs,
+                strides,
+                sizes,
+                mult,
+                &mut sums,
+                || (),
+            );
+        }
+        for (i, row) in expected.chunks_exact(strides[0]).enumerate() {
+            let (mut sum12, mut sum8) = (0, 0);
+            for j in 0..strides[1] {
+                let e12 = row[..tokens].get(j).map_or(0, |a| exp12(LARGEST - a, mult));
+                // SAFETY: as above.
+                let e8 = unsafe { *probs.add(i * strides[1] + j) };
+                assert_eq!(e8, exp8(e12), "mult {mult}, {tokens} tokens, row {i}, {j}");
+                (sum12, sum8) = (sum12 + i32::from(e12), sum8 + i32::from(e8));
+            }
+            assert_eq!((sums.e12[i], sums.e8[i]), (sum12, sum8), "mult {mult}");
         }
     }
 
