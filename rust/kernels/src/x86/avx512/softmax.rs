@@ -70,6 +70,9 @@ fn live_words(n: usize) -> u32 {
 /// Rows whose maxima, sums and [`Rest`] are computed together.
 const GROUP: usize = 4;
 
+/// Columns of a [`Rest`], at most: a vector of each row.
+const MOST_REST: usize = 16;
+
 /// Computes e8 of rows of logits.
 ///
 /// The exponent u = floor(d * mult + 1/2) is computed in floats: d and the head's factor have at
@@ -184,7 +187,7 @@ impl<const SMALL: bool> Exponentials<SMALL> {
                 let high = e12(j + 32, j + 48);
                 store(j, [low, high]);
             }
-            if self.tokens - blocks > 16 {
+            if self.tokens - blocks > MOST_REST {
                 let pair = |j: usize, mask: u32| {
                     if j >= self.tokens {
                         return zero;
@@ -288,7 +291,7 @@ unsafe fn softmax_of<const SMALL: bool>(
 ) {
     let exponentials = Exponentials::<SMALL>::new(tokens, mult);
     let blocks = tokens / 64 * 64;
-    let has_rest = (1..=16).contains(&(tokens - blocks));
+    let has_rest = (1..=MOST_REST).contains(&(tokens - blocks));
     for first in (0..rows).step_by(GROUP) {
         let present = GROUP.min(rows - first);
         // SAFETY: the caller promises the rows, and room for their probabilities; in place of
