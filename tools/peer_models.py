@@ -155,7 +155,7 @@ Contestant = tuple[Callable[[], object], dict[str, Any]]
 
 
 def quasar(shape: Shape, folder: Path, threads: int, batch: int) -> Contestant:
-    """Runs `quasar_rt.Engine`, from uint8 pixels to a prediction; a quarter of the rows 8-bit."""
+    """Runs `quasar_rt.Engine`, from uint8 pixels to the label; a quarter of the rows 8-bit."""
     import warnings
 
     import quasar_rt
@@ -174,9 +174,9 @@ def quasar(shape: Shape, folder: Path, threads: int, batch: int) -> Contestant:
     pixels = np.random.default_rng(1).integers(0, 256, (shape.image, shape.image, 3), np.uint8)
     about = {"version": quasar_rt.__version__, "kernels": [engine.tier], "macs": subnet.summary().macs}
     if batch == 1:
-        return lambda: engine.infer(pixels), about
+        return lambda: engine.infer(pixels).label, about
     pictures = [pixels] * batch
-    return lambda: engine.infer_batch(pictures), about
+    return lambda: [prediction.label for prediction in engine.infer_batch(pictures)], about
 
 
 def openvino_request(model: str) -> Callable[[Shape, Path, int, int], Contestant]:

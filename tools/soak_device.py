@@ -107,7 +107,7 @@ def soak(device: str, frames: int, seed: int, rate: float, timeout: float) -> tu
             nonlocal differences
             place, frame = in_flight.popleft()
             try:
-                logits = frame.wait(1)[0][0]  # type: ignore[attr-defined]
+                logits = frame.wait().integer_logits()  # type: ignore[attr-defined]
             except DeviceError as error:
                 errors[type(error).__name__] += 1
                 return

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import ceil, isqrt
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +40,6 @@ from .images import Pixels
 from .profile import COUNT_BOUND, FRAME_BOUND, AcceleratorProfile, UnitCounts
 from .subnet import Subnet
 from .testing import HEADS, random_image, random_shape, scramble
-
-if TYPE_CHECKING:
-    from ._native import _Timed
 
 __all__ = ["STEPS", "Outcome", "Step", "bringup"]
 
@@ -247,21 +244,15 @@ class _Board:
     def compare(self, name: str, subnet: Subnet, images: list[Pixels]) -> None:
         """Compares the logits with the CPU's: frame by frame, then with several frames in flight."""
         reference = NativeEngine(subnet._inner, 1, None, None)
-        expected = [_outputs(reference.infer(image, 1)) for image in images]
+        expected = [reference.infer(image).outputs() for image in images]
         engine = self.engine(subnet, SEGMENT_SECONDS if self.timeout is None else self.timeout)
         for place, image in enumerate(images):
-            _same(f"{name}, image {place}", _outputs(engine.infer(image, 1)), expected[place])
+            _same(f"{name}, image {place}", engine.infer(image).outputs(), expected[place])
         order = [place % len(images) for place in range(2 * len(images) + 1)]
         pending = [(place, engine.begin(images[place])) for place in order]
         for number, (place, frame) in enumerate(pending):
-            logits = _outputs(frame.wait(1))
+            logits = frame.wait().outputs()
             _same(f"{name}, frame {number} of several in flight", logits, expected[place], IN_FLIGHT)
-
-
-def _outputs(timed: _Timed) -> NDArray[np.int32]:
-    """Returns a frame's logits and, behind them, the codes of its embedding, if it has one."""
-    logits, _, _, codes = timed[0]
-    return logits if codes is None else np.concatenate([logits, codes])
 
 
 def _same(
@@ -625,10 +616,10 @@ def _user_subnet(board: _Board) -> Subnet:
 def _one_frame(board: _Board) -> str:
     subnet = _user_subnet(board)
     image = random_image(subnet, 2)
-    expected = _outputs(NativeEngine(subnet._inner, None, None, None).infer(image, 1))
+    expected = NativeEngine(subnet._inner, None, None, None).infer(image).outputs()
     _same(
         f"'{subnet.name}'",
-        _outputs(board.engine(subnet, board.timeout).infer(image, 1)),
+        board.engine(subnet, board.timeout).infer(image).outputs(),
         expected,
     )
     return f"'{subnet.name}': {len(expected)} logits have the CPU's bits"
@@ -691,16 +682,16 @@ def _speed(board: _Board) -> str:
     hardware = board.accelerator.hardware
     images = [random_image(subnet, seed) for seed in (2, 3)]
     engine = board.engine(subnet, board.timeout)
-    engine.infer(images[0], 1)
-    alone = median(engine.infer(images[n % 2], 1)[2] / 1e6 for n in range(min(board.frames, 5)))
+    engine.infer(images[0])
+    alone = median(engine.infer(images[n % 2]).compute_ms for n in range(min(board.frames, 5)))
     start = time.perf_counter()
     pending: list[FrameHandle] = []
     for number in range(board.frames):
         if len(pending) == engine.in_flight:
-            pending.pop(0).wait(1)
+            pending.pop(0).wait()
         pending.append(engine.begin(images[number % 2]))
     for frame in pending:
-        frame.wait(1)
+        frame.wait()
     fps = board.frames / (time.perf_counter() - start)
     model = replay(subnet, hardware)
     hertz = hardware.clock_mhz * 1e6

@@ -30,7 +30,7 @@ from .device import TIERS, WEIGHTS, open_device
 from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
 from .frame import Frame
 from .images import ImageLike, Pixels, import_decoder, in_memory, is_one_image, to_input
-from .prediction import NO_EMBEDDING, Embedding, Prediction, Predictions, Score, Timings
+from .prediction import NO_EMBEDDING, Embedding, Prediction, Predictions, Timings
 from .profile import AcceleratorProfile, Profile
 from .streaming import Lookahead, Stream, Work, lookahead
 from .subnet import Subnet
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from ._native import _Output as NativeOutput
-    from ._native import _Timed as NativeTimed
+    from ._native import Output as NativeOutput
     from .metrics import Metrics
     from .submissions import Submissions
 
@@ -181,7 +180,7 @@ class Engine:
         engine = self._open(top_k)
         try:
             pixels, decode_ms = self._decode(image, format)
-            return self._prediction(engine.infer(pixels, self._listed(top_k)), decode_ms)
+            return self._prediction(engine.infer(pixels), decode_ms, top_k)
         except Exception:
             self._count_error()
             raise
@@ -344,9 +343,9 @@ class Engine:
                 ready = all(isinstance(image, (np.ndarray, Frame)) for image in piece)
                 spread = map if ready else start
                 decoded = list(spread(self._decode_at, places, piece, repeat(format)))
-                outputs, nanoseconds = self._run_batch(places, [pixels for pixels, _ in decoded], top_k)
+                outputs = self._run_batch(places, [pixels for pixels, _ in decoded])
                 predictions += [
-                    self._prediction((output, 0, nanoseconds // len(piece)), decode_ms)
+                    self._prediction(output, decode_ms, top_k)
                     for output, (_, decode_ms) in zip(outputs, decoded, strict=True)
                 ]
         return predictions
@@ -437,9 +436,8 @@ class Engine:
 
     def _finish(self, engine: NativeEngine, item: _Decoded | _Begun, top_k: int) -> Prediction:
         image, decode_ms = item
-        listed = self._listed(top_k)
-        timed = image.wait(listed) if isinstance(image, FrameHandle) else engine.infer(image, listed)
-        return self._prediction(timed, decode_ms)
+        output = image.wait() if isinstance(image, FrameHandle) else engine.infer(image)
+        return self._prediction(output, decode_ms, top_k)
 
     def _together(self, state: Lookahead) -> int:
         """Returns how many images of a stream run together, each on a thread of its own; 1 for one after the other."""
@@ -447,25 +445,26 @@ class Engine:
         threads = 1 if engine is None or self._accelerated or state.drops else engine.threads
         return threads if threads <= state.ahead else 1
 
-    def _finish_together(self, engine: NativeEngine, items: list[_Begun], top_k: int) -> list[Prediction]:
-        images = [cast("NativePrepared", image) for image, _ in items]
-        outputs, nanoseconds = engine.infer_batch(images, self._listed(top_k))
+    def _finish_together(
+        self, engine: NativeEngine, items: list[_Decoded | _Begun], top_k: int
+    ) -> list[Prediction]:
+        images = [cast("Pixels | Frame | NativePrepared", image) for image, _ in items]
         return [
-            self._prediction((output, image.spent_ns, nanoseconds // len(items)), decode_ms)
-            for output, image, (_, decode_ms) in zip(outputs, images, items, strict=True)
+            self._prediction(output, decode_ms, top_k)
+            for output, (_, decode_ms) in zip(engine.infer_batch(images), items, strict=True)
         ]
 
     def _batch_in_flight(
         self, engine: NativeEngine, images: Iterable[ImageLike], format: str | None, top_k: int
     ) -> Predictions:
-        start = time.perf_counter_ns()
+        start = time.perf_counter()
         outputs: list[tuple[NativeOutput, float]] = []
         pending: deque[tuple[FrameHandle, float]] = deque()
 
         def take() -> None:
             frame, decode_ms = pending.popleft()
             try:
-                outputs.append((frame.wait(self._listed(top_k))[0], decode_ms))
+                outputs.append((frame.wait(), decode_ms))
             except DeviceError as error:
                 raise type(error)(f"image {len(outputs)} of the batch: {error}") from error
 
@@ -479,9 +478,12 @@ class Engine:
                 raise ImageError(f"image {place} of the batch: {error}") from error
         while pending:
             take()
-        share = (time.perf_counter_ns() - start) // max(len(outputs), 1)
+        share = (time.perf_counter() - start) / max(len(outputs), 1) * 1e3
         return Predictions(
-            (self._prediction((output, 0, share), decode_ms) for output, decode_ms in outputs),
+            (
+                self._prediction(output, decode_ms, top_k, timings=Timings(decode_ms, 0.0, share))
+                for output, decode_ms in outputs
+            ),
             classes=len(self._classes),
             embed=self._embed,
         )
@@ -638,9 +640,6 @@ class Engine:
             raise ClosedError("Python is ending: its accelerators were closed; use them before")
         return engine
 
-    def _listed(self, top_k: int) -> int:
-        return min(top_k, len(self._classes))
-
     def _decode(self, image: ImageLike, format: str | None) -> _Decoded:
         import_decoder(image)
         start = time.perf_counter_ns()
@@ -658,33 +657,26 @@ class Engine:
         except ImageError as error:
             raise ImageError(f"image {place} of the batch: {error}") from error.__cause__
 
-    def _run_batch(
-        self, places: Iterable[int], pixels: list[Pixels | Frame], top_k: int
-    ) -> tuple[list[NativeOutput], int]:
-        engine = self._open(top_k)
+    def _run_batch(self, places: Iterable[int], pixels: list[Pixels | Frame]) -> list[NativeOutput]:
+        engine = self._open(1)
         try:
-            return engine.infer_batch(pixels, self._listed(top_k))
+            return engine.infer_batch(pixels)
         except ImageError:
             # Try the images one by one to find the one at fault; an error may be slow.
             for place, image in zip(places, pixels, strict=True):
                 try:
-                    engine.infer(image, 1)
+                    engine.infer(image)
                 except ImageError as error:
                     raise ImageError(f"image {place} of the batch: {error}") from error
             raise
 
-    def _prediction(self, result: NativeTimed, decode_ms: float) -> Prediction:
-        (integer_logits, logits, top, codes), preprocess_ns, compute_ns = result
-        timings = Timings(decode_ms, preprocess_ns / 1e6, compute_ns / 1e6)
+    def _prediction(self, output: NativeOutput, decode_ms: float, top_k: int, **known: object) -> Prediction:
+        if self._embedding is not None:
+            known["embedding"] = Embedding(output.codes(), **self._embedding)
+        prediction = Prediction._of((output, self._classes, top_k, decode_ms), **known)
         if self._recorder is not None:
-            self._recorder.frame(timings.total_ms)
-        return Prediction(
-            top_k=[Score(self._classes[index], index, probability) for index, probability in top],
-            logits=logits,
-            integer_logits=integer_logits,
-            timings=timings,
-            embedding=None if codes is None else Embedding(codes, **(self._embedding or {})),
-        )
+            self._recorder.frame(prediction.timings.total_ms)
+        return prediction
 
     def _count_error(self) -> None:
         if self._recorder is not None:

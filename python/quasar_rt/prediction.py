@@ -5,9 +5,9 @@ Depends on NumPy, the native module and the errors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, TypeAlias, overload
 
 import numpy as np
 
@@ -16,6 +16,11 @@ from .errors import InvalidValueError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from ._native import Output as NativeOutput
+
+    #: An engine's output, the names of the classes, how many to list, and the milliseconds of decoding.
+    _Outcome: TypeAlias = tuple[NativeOutput, list[str], int, float]
 
 __all__ = ["Embedding", "Prediction", "Predictions", "Score", "Timings"]
 
@@ -96,6 +101,9 @@ class Timings(NamedTuple):
 class Prediction:
     """The classes of one picture, most likely first.
 
+    An engine's prediction computes probabilities and arrays when they are first read: a program that reads the label
+    alone does not wait for them.
+
     Two predictions are equal if they list the same classes in the same order and have the same logits and the same
     embedding. Their timings do not count, so the same picture gives equal predictions on every device. Equal
     predictions have equal hashes; do not write to the arrays of a prediction that is in a set or is a key.
@@ -121,20 +129,52 @@ class Prediction:
     embedding: Embedding | None = None
     """The picture's embedding, where the subnet has one (``quasar-rt export --embedding``)."""
 
+    @classmethod
+    def _of(cls, outcome: _Outcome, **known: object) -> Prediction:
+        """Returns an outcome's prediction, with attributes that are `known`; see `_ATTRIBUTES` for the others."""
+        prediction = cls.__new__(cls)
+        values = prediction.__dict__  # assignments would be refused
+        values["_outcome"] = outcome
+        values.update(known)
+        return prediction
+
+    if not TYPE_CHECKING:  # for a type checker, the class would have any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            outcome = self.__dict__.get("_outcome")
+            if outcome is None or name not in _ATTRIBUTES:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            # Two threads get the same object.
+            return self.__dict__.setdefault(name, _ATTRIBUTES[name](*outcome))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     @property
     def label(self) -> str:
         """The name of the most likely class."""
-        return self._best().label
+        first = self._first()
+        return self._best().label if first is None else first[0]
 
     @property
     def index(self) -> int:
         """The index of the most likely class."""
-        return self._best().index
+        first = self._first()
+        return self._best().index if first is None else first[1]
 
     @property
     def probability(self) -> float:
         """The softmax probability of the most likely class, in [0, 1]."""
         return self._best().probability
+
+    def _first(self) -> tuple[str, int] | None:
+        """Returns the most likely class without its probability, which takes longer, if an engine made this."""
+        outcome: _Outcome | None = self.__dict__.get("_outcome")
+        if outcome is None:
+            return None
+        output, classes, _, _ = outcome
+        index = output.first
+        return None if index is None else (classes[index], index)
 
     def _best(self) -> Score:
         if not self.top_k:
@@ -196,6 +236,20 @@ class Prediction:
             "<table><thead><tr><th>label</th><th>probability</th></tr></thead>"
             f"<tbody>{rows}</tbody></table><small>{self.timings.total_ms:.1f} ms</small>"
         )
+
+
+def _scores(output: NativeOutput, classes: list[str], top_k: int, _: float) -> list[Score]:
+    best = output.best(min(top_k, len(classes)))
+    return [Score(classes[index], index, probability) for index, probability in best]
+
+
+#: The attributes of a `Prediction` that are made of an engine's output when they are first read.
+_ATTRIBUTES: dict[str, Callable[[NativeOutput, list[str], int, float], Any]] = {
+    "top_k": _scores,
+    "logits": lambda output, *_: output.logits(),
+    "integer_logits": lambda output, *_: output.integer_logits(),
+    "timings": lambda output, _, __, decode_ms: Timings(decode_ms, output.preprocess_ms, output.compute_ms),
+}
 
 
 class Predictions(list[Prediction]):

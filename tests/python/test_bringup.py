@@ -178,7 +178,7 @@ def test_the_silenced_parts_do_not_change_the_logits():
         for name, _, subnet in board.networks(change, embed_norm=embed_norm):
             if name == "network 0":
                 engine = Engine(subnet._inner, 1, None, None)
-                return [engine.infer(image, 1)[0][0].tolist() for image in bringup._images(subnet)]
+                return [engine.infer(image).outputs().tolist() for image in bringup._images(subnet)]
         raise AssertionError("no network")
 
     assert logits(bringup._only_embedding) != logits(bringup._only_embedding, lambda _: True), (

@@ -65,8 +65,8 @@ def test_the_core_itself_survives_a_fork(colour_subnet):
     # Without the Python engine around it, which must not be what makes it work.
     engine = Engine(colour_subnet, threads=2)._engine
     image = np.zeros((60, 70, 3), np.uint8)
-    expected = engine.infer(image, 1)[0][0]
-    np.testing.assert_array_equal(in_fork(lambda: engine.infer(image, 1)[0][0]), expected)
+    expected = engine.infer(image).outputs()
+    np.testing.assert_array_equal(in_fork(lambda: engine.infer(image).outputs()), expected)
 
 
 def test_quantize_rows_works_in_children():

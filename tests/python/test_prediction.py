@@ -1,6 +1,7 @@
 """Prediction and Predictions: plain values, equality, arrays of a batch."""
 
 import copy
+import dataclasses
 import json
 import pickle
 
@@ -48,6 +49,43 @@ def test_predictions_are_equal_whatever_their_timings(batch):
     assert hash(prediction) == hash(slower)
     assert len({prediction, slower, copy.deepcopy(prediction)}) == 1
     assert pickle.loads(pickle.dumps(prediction)) == prediction
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_prediction_that_nobody_has_read_can_be_copied(gray_subnet, protocol):
+    picture = np.random.default_rng(8).integers(0, 256, (28, 28), np.uint8)
+    with Engine(gray_subnet, "cpu") as engine:
+        read = engine.infer(picture)
+        assert read.to_dict(logits=True)
+        for copied in (copy.copy, copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p, protocol)), altered):
+            prediction = engine.infer(picture)
+            found = copied(prediction)
+            assert found == read
+            assert (found.label, found.index, found.probability) == (read.label, read.index, read.probability)
+            assert found.timings == prediction.timings
+
+
+def test_an_attribute_is_made_once_and_can_only_be_read(gray_subnet):
+    with Engine(gray_subnet, "cpu") as engine:
+        prediction = engine.infer(np.zeros((28, 28), np.uint8), top_k=10**30)
+    assert "top_k" not in vars(prediction)
+    assert (prediction.label, prediction.index) == (
+        gray_subnet.config["classes"][prediction.index],
+        prediction.index,
+    )
+    assert "top_k" not in vars(prediction), "probabilities take time"
+    assert prediction.index == int(np.argmax(prediction.logits)) == prediction.top_k[0].index
+    assert prediction.label == prediction.top_k[0].label
+    assert len(prediction.top_k) == len(prediction.logits)
+    for name in ("top_k", "logits", "integer_logits", "timings"):
+        assert getattr(prediction, name) is getattr(prediction, name)
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(prediction, name, None)
+    with pytest.raises(AttributeError, match="'Prediction' object has no attribute 'lable'"):
+        prediction.lable  # noqa: B018
+    assert not hasattr(
+        Prediction([], prediction.logits, prediction.integer_logits, prediction.timings), "_outcome"
+    )
 
 
 def test_predictions_differ_in_logits_or_classes(batch):

@@ -177,7 +177,7 @@ def test_frames_of_others_are_noticed(counting, subnet, picture):
     with pytest.raises(quasar_rt.InvalidValueError, match="other frames ran"):
         engine.profile(picture, repeat=1)
     for frame in pending:
-        frame.wait(1)
+        frame.wait()
 
 
 def test_the_cpu_has_no_counters(subnet, picture):

@@ -3,6 +3,12 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+/// Returns the class with the largest logit, the lowest of equals; `None` if there are no classes.
+pub fn first(logits: &[i32]) -> Option<usize> {
+    let largest = logits.iter().max()?;
+    logits.iter().position(|logit| logit == largest)
+}
+
 /// Returns the `k` classes with the largest logits, best first, and their probabilities: softmax of
 /// `scale * logit` in float64. Of equals, the lower class comes first.
 pub fn best(logits: &[i32], scale: f64, k: usize) -> Vec<(usize, f64)> {

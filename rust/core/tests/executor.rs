@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use quasar_core::cpu::NEVER;
-use quasar_core::logits::best;
+use quasar_core::logits::{best, first};
 use quasar_core::network::supported_tiers;
 use quasar_core::pool::MAX_THREADS;
 use quasar_core::preprocess::ImageView;
@@ -347,6 +347,10 @@ fn probabilities_sum_to_one_and_order_like_logits() {
     assert_eq!(classes(&logits, 9), [3, 0, 2, 1, 4]);
     assert_eq!(best(&logits, 1e-9, 3), all[..3]);
     assert!(best(&logits, 1e-9, 0).is_empty() && best(&[], 1e-9, 5).is_empty());
+    assert_eq!(
+        (first(&logits), first(&logits[..3]), first(&[])),
+        (Some(3), Some(0), None)
+    );
     let many: Vec<i32> = (0..1000).map(|i| i * 7919 % 101).collect();
     let mut sorted: Vec<usize> = (0..1000).collect();
     sorted.sort_by_key(|&class| std::cmp::Reverse(many[class]));

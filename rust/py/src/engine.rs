@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray3};
 use pyo3::prelude::*;
@@ -14,7 +14,6 @@ use quasar_accelerator::device::{Device, PendingFrame, Profile};
 use quasar_accelerator::isa::CountedUnit;
 use quasar_core::cpu::{FrameTime, NEVER};
 use quasar_core::embedding;
-use quasar_core::logits;
 use quasar_core::pool::{IdlePool, PerProcess};
 use quasar_core::preprocess::{ImageView, Preprocessor};
 use quasar_core::trace::StageTime;
@@ -25,24 +24,13 @@ use crate::errors::{invalid_value, to_py};
 use crate::hardware::Hardware;
 use crate::image::{load_numpy, Input, Prepared};
 use crate::interrupt::interruptible;
+use crate::output::Output;
 use crate::subnet::Subnet;
 use crate::tiers::{parse_storage, parse_tier, storage_name};
 
 /// Limit in multiply-accumulates. Ctrl-C can end a larger frame, at the cost of starting a thread.
 /// Such a frame takes at least 50 ms on any core; the scalar tier is some 32 times slower.
 const SLOW_MACS: u64 = 8 << 30;
-
-/// Integer logits, float logits, the most likely classes and their probabilities, the embedding's
-/// codes if the subnet has one.
-type Output<'py> = (
-    Bound<'py, PyArray1<i32>>,
-    Bound<'py, PyArray1<f32>>,
-    Vec<(usize, f64)>,
-    Option<Bound<'py, PyArray1<i8>>>,
-);
-
-/// An output, then the nanoseconds of preprocessing and of the network.
-type Timed<'py> = (Output<'py>, u64, u64);
 
 /// Commands, busy, blocked and starved cycles; `None` where a unit's lack of input does not show.
 type Counts = (u64, u64, u64, Option<u64>);
@@ -237,14 +225,14 @@ impl Engine {
     }
 
     /// Runs one image.
-    fn infer<'py>(&self, py: Python<'py>, image: Input<'py>, top: usize) -> PyResult<Timed<'py>> {
+    fn infer(&self, py: Python<'_>, image: Input<'_>) -> PyResult<Output> {
         let view = self.view(&image)?;
         let mut logits = vec![0; self.outputs()];
         let mut time = self.frame(py, |cancel| {
             self.device()?.infer(&view, &mut logits, cancel)
         })?;
         time.preprocess += image.spent();
-        Ok(self.timed(py, logits, time, top))
+        Ok(self.output(logits, time))
     }
 
     /// Preprocesses an image for a later `infer`. Afterwards the caller may write to the image's
@@ -326,33 +314,34 @@ impl Engine {
         Ok(unit_counts(&profile))
     }
 
-    /// Runs many images on the CPU, one thread an image; also returns the nanoseconds of all.
-    fn infer_batch<'py>(
-        &self,
-        py: Python<'py>,
-        images: Vec<Input<'py>>,
-        top: usize,
-    ) -> PyResult<(Vec<Output<'py>>, u64)> {
-        let images: Vec<ImageView> = images
+    /// Runs many images on the CPU, one thread an image. The network's time of each is its share of
+    /// the time of all.
+    fn infer_batch(&self, py: Python<'_>, images: Vec<Input<'_>>) -> PyResult<Vec<Output>> {
+        let views: Vec<ImageView> = images
             .iter()
             .map(|image| self.view(image))
             .collect::<PyResult<_>>()?;
         let outputs = self.outputs();
         let cpu = self.cpu("batches run")?;
-        let mut logits = vec![0; images.len() * outputs];
+        let mut logits = vec![0; views.len() * outputs];
         let start = Instant::now();
-        if images.len() <= cpu.threads().min(8) {
+        if views.len() <= cpu.threads().min(8) {
             // As long as a frame takes on one thread, if the threads are free.
-            self.frame(py, |cancel| cpu.infer_batch(&images, &mut logits, cancel))?;
+            self.frame(py, |cancel| cpu.infer_batch(&views, &mut logits, cancel))?;
         } else {
-            py.detach(|| interruptible(|cancel| cpu.infer_batch(&images, &mut logits, cancel)))?;
+            py.detach(|| interruptible(|cancel| cpu.infer_batch(&views, &mut logits, cancel)))?;
         }
-        let nanoseconds = start.elapsed().as_nanos() as u64;
-        let outputs = logits
-            .chunks_exact(outputs)
-            .map(|logits| self.output(py, logits.to_vec(), top))
-            .collect();
-        Ok((outputs, nanoseconds))
+        let share = start.elapsed() / views.len().max(1) as u32;
+        let outputs = images.iter().zip(logits.chunks_exact(outputs));
+        Ok(outputs
+            .map(|(image, logits)| {
+                let time = FrameTime {
+                    preprocess: image.spent(),
+                    network: share,
+                };
+                self.output(logits.to_vec(), time)
+            })
+            .collect())
     }
 
     /// Compares every linear layer's outputs, computed from the accelerator's 4-bit nibbles, with
@@ -479,7 +468,7 @@ impl FrameHandle {
     }
 
     /// Waits for the frame and returns its output, once.
-    fn wait<'py>(&self, py: Python<'py>, top: usize) -> PyResult<Timed<'py>> {
+    fn wait(&self, py: Python<'_>) -> PyResult<Output> {
         // The lock is not held during the wait: another thread may call too.
         let taken = self
             .frame
@@ -489,7 +478,7 @@ impl FrameHandle {
         let frame =
             taken.ok_or_else(|| invalid_value("the frame's outcome has been taken".into()))?;
         let (logits, time) = py.detach(|| interruptible(|cancel| frame.wait(cancel)))?;
-        Ok(self.engine.get().timed(py, logits, time, top))
+        Ok(self.engine.get().output(logits, time))
     }
 }
 
@@ -543,39 +532,8 @@ impl Engine {
         self.subnet.config().outputs()
     }
 
-    fn timed<'py>(
-        &self,
-        py: Python<'py>,
-        logits: Vec<i32>,
-        time: FrameTime,
-        top: usize,
-    ) -> Timed<'py> {
-        let nanoseconds = |d: Duration| d.as_nanos() as u64;
-        (
-            self.output(py, logits, top),
-            nanoseconds(time.preprocess),
-            nanoseconds(time.network),
-        )
-    }
-
-    fn output<'py>(&self, py: Python<'py>, mut logits: Vec<i32>, top: usize) -> Output<'py> {
-        let config = self.subnet.config();
-        let (classes, scale) = (config.classes.len(), config.logit_scale);
-        let embedding = config
-            .embedding
-            .map(|_| embedding::codes(&logits, classes).into_pyarray(py));
-        logits.truncate(classes);
-        let best = logits::best(&logits, scale, top);
-        let float: Vec<f32> = logits
-            .iter()
-            .map(|&logit| (f64::from(logit) * scale) as f32)
-            .collect();
-        (
-            logits.into_pyarray(py),
-            float.into_pyarray(py),
-            best,
-            embedding,
-        )
+    fn output(&self, logits: Vec<i32>, time: FrameTime) -> Output {
+        Output::new(self.subnet.config(), logits, time)
     }
 
     /// Runs the work of one frame. Signals can end it if the frame may be slow.

@@ -202,15 +202,6 @@ pub struct Prepared {
     pub spent: Duration,
 }
 
-#[pymethods]
-impl Prepared {
-    /// Returns the nanoseconds that preprocessing took.
-    #[getter]
-    fn spent_ns(&self) -> u64 {
-        self.spent.as_nanos() as u64
-    }
-}
-
 /// Resizes and crops one image to `size` (height, width, channels), by a `preprocess` document of
 /// the subnet file.
 #[pyfunction]

@@ -17,6 +17,7 @@ mod foreign;
 mod hardware;
 mod image;
 mod interrupt;
+mod output;
 mod peak;
 mod rows;
 mod search;
@@ -63,6 +64,8 @@ mod _native {
     use crate::hardware::{estimate, Board, CostTable, Designs, Hardware, Workload};
     #[pymodule_export]
     use crate::image::{preprocess, Prepared};
+    #[pymodule_export]
+    use crate::output::Output;
     #[pymodule_export]
     use crate::peak::peak_macs_per_second;
     #[pymodule_export]

@@ -1,0 +1,79 @@
+//! The results of a frame, as Python asks for them.
+
+use numpy::{IntoPyArray, PyArray1};
+use pyo3::prelude::*;
+use quasar_core::cpu::FrameTime;
+use quasar_core::subnet::config::Config;
+use quasar_core::{embedding, logits};
+
+/// The outputs and times of one frame. A frame displaces Python from the caches, so code behind it
+/// is slow: each result is computed when it is asked for.
+#[pyclass(frozen, module = "quasar_rt._native")]
+pub struct Output {
+    /// A logit for each class, then the codes of the embedding if the subnet has one.
+    outputs: Vec<i32>,
+    classes: usize,
+    logit_scale: f64,
+    time: FrameTime,
+}
+
+impl Output {
+    pub fn new(config: &Config, outputs: Vec<i32>, time: FrameTime) -> Self {
+        Self {
+            outputs,
+            classes: config.classes.len(),
+            logit_scale: config.logit_scale,
+            time,
+        }
+    }
+
+    fn classes(&self) -> &[i32] {
+        &self.outputs[..self.classes]
+    }
+}
+
+#[pymethods]
+impl Output {
+    /// Returns the milliseconds of preprocessing.
+    #[getter]
+    fn preprocess_ms(&self) -> f64 {
+        1e3 * self.time.preprocess.as_secs_f64()
+    }
+
+    /// Returns the milliseconds of the network.
+    #[getter]
+    fn compute_ms(&self) -> f64 {
+        1e3 * self.time.network.as_secs_f64()
+    }
+
+    /// Returns all outputs: the logits, then the embedding's codes.
+    fn outputs<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i32>> {
+        PyArray1::from_slice(py, &self.outputs)
+    }
+
+    fn integer_logits<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i32>> {
+        PyArray1::from_slice(py, self.classes())
+    }
+
+    fn logits<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f32>> {
+        let real = |&logit: &i32| (f64::from(logit) * self.logit_scale) as f32;
+        let logits: Vec<f32> = self.classes().iter().map(real).collect();
+        logits.into_pyarray(py)
+    }
+
+    /// Returns the codes of the embedding; none if the subnet gives no embedding.
+    fn codes<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i8>> {
+        embedding::codes(&self.outputs, self.classes).into_pyarray(py)
+    }
+
+    /// Returns the most likely class, or `None` if there are no classes.
+    #[getter]
+    fn first(&self) -> Option<usize> {
+        logits::first(self.classes())
+    }
+
+    /// Returns the `top` most likely classes, best first, and their probabilities.
+    fn best(&self, top: usize) -> Vec<(usize, f64)> {
+        logits::best(self.classes(), self.logit_scale, top)
+    }
+}
