@@ -2,9 +2,9 @@
 //! Rust works.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray3};
 use pyo3::prelude::*;
@@ -31,6 +31,9 @@ use crate::tiers::{parse_storage, parse_tier, storage_name};
 /// Limit in multiply-accumulates. Ctrl-C can end a larger frame, at the cost of starting a thread.
 /// Such a frame takes at least 50 ms on any core; the scalar tier is some 32 times slower.
 const SLOW_MACS: u64 = 8 << 30;
+
+/// The time for which Ctrl-C waits in a batch, about, if no image takes longer.
+const PART_OF_A_BATCH: Duration = Duration::from_millis(100);
 
 /// Commands, busy, blocked and starved cycles; `None` where a unit's lack of input does not show.
 type Counts = (u64, u64, u64, Option<u64>);
@@ -74,6 +77,8 @@ pub struct Engine {
     subnet: Arc<quasar_core::Subnet>,
     /// True if a frame may take so long that Ctrl-C should end it.
     slow: bool,
+    /// Nanoseconds that an image took in the last batch; 0 before the first one.
+    round_ns: AtomicU64,
     /// Idle preprocessors of [`Engine::prepare`].
     preparing: PerProcess<IdlePool<Preprocessor>>,
 }
@@ -114,6 +119,7 @@ impl Engine {
             cpu: Some(executor),
             subnet,
             slow: macs > limit,
+            round_ns: AtomicU64::new(0),
             preparing: PerProcess::new(),
         })
     }
@@ -325,11 +331,19 @@ impl Engine {
         let cpu = self.cpu("batches run")?;
         let mut logits = vec![0; views.len() * outputs];
         let start = Instant::now();
-        if views.len() <= cpu.threads().min(8) {
-            // As long as a frame takes on one thread, if the threads are free.
-            self.frame(py, |cancel| cpu.infer_batch(&views, &mut logits, cancel))?;
-        } else {
-            py.detach(|| interruptible(|cancel| cpu.infer_batch(&views, &mut logits, cancel)))?;
+        let mut rest = (&views[..], &mut logits[..]);
+        while !rest.0.is_empty() {
+            let part = self.images_at_a_time(cpu.threads()).min(rest.0.len());
+            let (now, later) = rest.0.split_at(part);
+            let (logits, others) = rest.1.split_at_mut(part * outputs);
+            let start = Instant::now();
+            self.frame(py, |cancel| cpu.infer_batch(now, logits, cancel))?;
+            // The threads' images, one after the other.
+            let rounds = part.div_ceil(cpu.threads());
+            let round = start.elapsed().as_nanos() as u64 / rounds as u64;
+            self.round_ns.store(round.max(1), Ordering::Relaxed);
+            py.check_signals()?;
+            rest = (later, others);
         }
         let share = start.elapsed() / views.len().max(1) as u32;
         let outputs = images.iter().zip(logits.chunks_exact(outputs));
@@ -495,6 +509,7 @@ impl Engine {
             cpu: None,
             subnet,
             slow: true,
+            round_ns: AtomicU64::new(0),
             preparing: PerProcess::new(),
         }
     }
@@ -534,6 +549,17 @@ impl Engine {
 
     fn output(&self, logits: Vec<i32>, time: FrameTime) -> Output {
         Output::new(self.subnet.config(), logits, time)
+    }
+
+    /// Returns how many images of a batch run until signals are looked at: as many as take
+    /// [`PART_OF_A_BATCH`], or one for each thread.
+    ///
+    /// A thread that waits for signals meanwhile would cost more: a new thread may get the core of
+    /// another one, and wait there for milliseconds.
+    fn images_at_a_time(&self, threads: usize) -> usize {
+        let part = PART_OF_A_BATCH.as_nanos() as u64;
+        let rounds = part.checked_div(self.round_ns.load(Ordering::Relaxed));
+        threads * rounds.unwrap_or(1).max(1) as usize
     }
 
     /// Runs the work of one frame. Signals can end it if the frame may be slow.
