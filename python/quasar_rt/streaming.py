@@ -11,14 +11,19 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, count, islice, repeat
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, cast
 
+import numpy as np
+
 from . import ending
 from .arguments import as_count, shown
-from .errors import ClosedError, InvalidValueError, ThreadsError
+from .errors import ClosedError, ImageError, InvalidValueError, ThreadsError
+from .frame import Frame
 from .images import ImageLike
 from .prediction import Prediction
 
@@ -27,12 +32,17 @@ __all__ = ["Lookahead", "Stream", "Work", "lookahead"]
 _Decoded = TypeVar("_Decoded")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_Argument = TypeVar("_Argument")
 _END = object()
 #: Place, image (where it is kept) and item.
 _Entry: TypeAlias = "tuple[int, ImageLike | None, Any]"
 
 #: Seconds that handing an image to a sleeping thread takes, and back, about.
 _HANDOVER = 2e-4
+
+#: Iterables that have all images from the start: nobody can tell when one is fetched, or in which thread. (An
+#: iterator may have another user, who goes on with it.)
+_HOLD_IMAGES = (list, tuple, np.ndarray, repeat)
 
 #: Values of `Engine.stream`'s argument `drop`.
 _DROPS = (None, "oldest")
@@ -89,8 +99,8 @@ class Work(Generic[_Decoded, _Item, _Result]):
     prepare: Callable[[_Decoded], _Item]
     #: Finishes an image that is prepared or only decoded.
     finish: Callable[[_Decoded | _Item], _Result]
-    #: Finishes `together` prepared images in less time than one after the other.
-    finish_together: Callable[[list[_Item]], list[_Result]]
+    #: Finishes `together` images, prepared or only decoded, in less time than one after the other.
+    finish_together: Callable[[list[_Decoded | _Item]], list[_Result]]
     together: int = 1
 
 
@@ -209,13 +219,37 @@ class _Source(Generic[_Decoded, _Item, _Result]):
         self.position = -1
         self._images = images
         self._iterator: Iterator[ImageLike] | None = None
+        #: Images that the consumer fetches at a time. Another iterable may make an image of the prediction before it.
+        self.at_a_time = work.together if type(images) in _HOLD_IMAGES else 1
 
     def next(self) -> object:
         """Returns the next image, or `_END`."""
+        self.position += 1
+        return next(self._iterate(), _END)
+
+    def take(self) -> list[ImageLike]:
+        """Returns the next `at_a_time` images, or those that are left."""
+        images = list(islice(self._iterate(), self.at_a_time))
+        self.position += len(images)
+        return images
+
+    def _iterate(self) -> Iterator[ImageLike]:
         if self._iterator is None:
             self._iterator = iter(self._images)
-        self.position += 1
-        return next(self._iterator, _END)
+        return self._iterator
+
+    def begins_large(self) -> bool:
+        """Tells whether the iterable holds its images, several are finished together, and the first takes all cores."""
+        if self.at_a_time == 1:
+            return False
+        images = self._iterate()
+        first = list(islice(images, 1))
+        self._iterator = chain(first, images)
+        with suppress(ImageError):  # it is raised at its place
+            # Other images are decoded, which takes time.
+            in_memory = [image for image in first if isinstance(image, (np.ndarray, Frame))]
+            return any(self.work.takes_all_cores(self.work.decode(image)) for image in in_memory)
+        return False
 
 
 class _Shared(Generic[_Decoded, _Item]):
@@ -301,13 +335,15 @@ def lookahead(
     try:
         state.running[id(state)] = weakref.ref(state)
         state.away = False
-        try:
-            thread.start()
-        except RuntimeError as error:
-            raise ThreadsError(f"a stream's thread cannot be started: {error}; use infer") from error
+        state.fetches_itself = not state.drops and source.begins_large()
         while True:
             if state.fetches_itself and (yield from _without_thread(state, source)):
                 return
+            if thread.ident is None:
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise ThreadsError(f"a stream's thread cannot be started: {error}; use infer") from error
             taken, end = _take(state, work.together)
             yield from _results(state, work, taken)
             if isinstance(end, _Failure):
@@ -361,33 +397,61 @@ def _without_thread(
 ) -> Generator[_Result, None, bool]:
     """Fetches and finishes images as long as that is quick; returns true at their end.
 
-    Each prediction is yielded before the next image is asked for: the iterable may make one of the other.
+    Each prediction is yielded before the next image is asked for, unless the iterable holds its images: it may make one
+    of the other.
     """
-    work = source.work
     slow = 0
     while not state.stopped.is_set():
         start = time.perf_counter()
-        if (image := source.next()) is _END:
+        images = source.take()
+        if not images:
             return True
         with state.reading:
             if state.stopped.is_set():
                 break
-            decoded = work.decode(cast("ImageLike", image))
-            state.fetch_time = time.perf_counter() - start
-            result = work.finish(decoded)
-        state.position = source.position
-        state.image = cast("ImageLike", image) if state.keep_images else None
-        del image, decoded
-        state.leave()
-        yield result
-        del result
-        state.come_back()
-        # Once may be chance.
-        slow = 0 if state.is_quick else slow + 1
+            decoded, undecoded = _until_error(source.work.decode, images)
+            state.fetch_time = (time.perf_counter() - start) / len(images)
+            results, unfinished = _finished_together(source.work, decoded)
+        del decoded
+        first = source.position + 1 - len(images)
+        kept = images if state.keep_images else repeat(None)
+        del images
+        for state.position, state.image, result in zip(count(first), kept, results):
+            state.leave()
+            yield result
+            del result
+            state.come_back()
+            # Once may be chance.
+            slow = 0 if state.is_quick else slow + 1
+        if (error := unfinished or undecoded) is not None:
+            raise error
         if slow > 1:
             state.resume()
             break
     return False
+
+
+def _finished_together(
+    work: Work[_Decoded, _Item, _Result], decoded: list[_Decoded]
+) -> tuple[list[_Result], Exception | None]:
+    """Finishes images, together if there are enough; an error comes behind the results of the images before it."""
+    if len(decoded) == work.together > 1:
+        with suppress(ImageError):  # of one that is found below
+            return work.finish_together(cast("list[_Decoded | _Item]", decoded)), None
+    return _until_error(work.finish, decoded)
+
+
+def _until_error(
+    call: Callable[[_Argument], _Result], items: list[_Argument]
+) -> tuple[list[_Result], Exception | None]:
+    """Calls a function for each item up to an error. Returns the results, and the error."""
+    results: list[_Result] = []
+    for item in items:
+        try:
+            results.append(call(item))
+        except Exception as error:
+            return results, error
+    return results, None
 
 
 def _finished(

@@ -1,5 +1,6 @@
 """Engine.stream: order, bounded memory, errors at their place, no thread left behind."""
 
+import itertools
 import os
 import queue
 import subprocess
@@ -9,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import quasar_rt
 from quasar_rt import Engine, ImageError, streaming
@@ -356,6 +358,11 @@ def test_a_consumer_fetches_quick_images_itself(gray_subnet, monkeypatch):
     assert 1 <= fetched_by.count("quasar-stream") < 10
 
 
+def held_pictures(count):
+    """Returns `count` different pictures, each of which takes all cores to resize."""
+    return [picture.copy() for picture in large_pictures(count)]
+
+
 def counted_groups(monkeypatch):
     """Returns a list that gets the number of images of each group that an engine classifies together."""
     groups = []
@@ -394,6 +401,91 @@ def test_images_that_wait_are_classified_together(gray_subnet, monkeypatch, coun
     assert groups == []
 
 
+@pytest.mark.parametrize("kind", [list, tuple, np.stack])
+def test_large_images_of_a_list_are_classified_together(gray_subnet, monkeypatch, kind):
+    monkeypatch.setattr(streaming, "_HANDOVER", 1)  # this consumer is not that quick
+    groups = counted_groups(monkeypatch)
+    with on_all_cores(gray_subnet) as engine:
+        images = held_pictures(5 * engine.threads + 1)
+        expected = [engine.infer(image) for image in images]
+        started = threading.active_count()
+        found = []
+        held = kind(images)
+        with engine.stream(held, ahead=engine.threads, keep_images=True) as stream:
+            for prediction in stream:
+                assert stream.position == len(found)
+                np.testing.assert_array_equal(stream.image, held[len(found)])
+                assert prediction.timings.compute_ms > 0
+                assert threading.active_count() == started, "no thread is needed"
+                found.append(prediction)
+        assert found == expected
+        assert groups == [engine.threads] * 5
+        # Fewer may wait; the iterator may have another user.
+        groups.clear()
+        for options in ({"ahead": 1}, {"drop": "oldest"}):
+            sum(1 for _ in engine.stream(images, **options))
+        assert list(engine.stream(iter(images))) == expected
+        assert groups == []
+
+
+def test_one_large_image_may_come_again_and_again(gray_subnet):
+    image = next(large_pictures(1))
+    with on_all_cores(gray_subnet) as engine:
+        for _, prediction in zip(range(20), engine.stream(itertools.repeat(image)), strict=False):
+            assert prediction == engine.infer(image)
+        assert sum(1 for _ in engine.stream(itertools.repeat(image, 5))) == 5
+
+
+@pytest.mark.parametrize("bad", [np.zeros((700, 900)), np.zeros((1, 700_000), np.uint8), "missing.png"])
+@pytest.mark.parametrize("place", range(5))
+def test_an_error_of_a_group_is_raised_at_its_place(bad, place):
+    """The second picture is refused when it is cropped."""
+    subnet = quasar_rt.random_subnet(
+        embed=8,
+        depth=1,
+        heads=2,
+        head_dim=4,
+        hidden=8,
+        image_size=28,
+        channels=1,
+        kernel=7,
+        classes=5,
+        seed=1,
+    )
+    images = held_pictures(6)
+    with on_all_cores(subnet) as engine:
+        expected = [engine.infer(image) for image in images[:place]]
+        images[place] = bad
+        found = []
+        with pytest.raises(ImageError) as alone:
+            engine.infer(bad)
+        with pytest.raises(ImageError) as raised:
+            found.extend(engine.stream(images))
+        assert str(raised.value) == str(alone.value)
+        assert found == expected
+
+
+def test_a_consumer_of_a_list_that_becomes_slow_has_its_images_prepared(gray_subnet, monkeypatch):
+    prepared_by = counted_preparations(monkeypatch)
+    images = held_pictures(60)
+    with on_all_cores(gray_subnet) as engine:
+        expected = [engine.infer(image) for image in images]
+        found = []
+        for place, prediction in enumerate(engine.stream(images)):
+            found.append(prediction)
+            time.sleep(0.005 if place > 20 else 0)
+    assert found == expected
+    assert prepared_by.count("quasar-stream") > 20
+
+
+def test_pictures_behind_a_large_one_may_be_files(gray_subnet, tmp_path):
+    large = held_pictures(3)
+    images = [large[0], *pictures(4), tmp_path / "large.png", large[1], large[2]]
+    Image.fromarray(large[1]).save(images[5])
+    with on_all_cores(gray_subnet) as engine:
+        assert list(engine.stream(images * 3)) == [engine.infer(image) for image in images] * 3
+
+
 @pytest.mark.parametrize("large", [True, False])
 def test_an_iterable_may_make_its_images_of_predictions(gray_subnet, large):
     images = large_pictures(20) if large else iter(pictures(20))
@@ -424,7 +516,8 @@ def test_a_closed_engine_gives_no_prediction_of_a_group(gray_subnet, monkeypatch
         next(stream)
 
 
-def test_a_consumer_that_becomes_slow_has_its_images_prepared(gray_subnet, monkeypatch):
+def counted_preparations(monkeypatch):
+    """Returns a list that gets the name of the thread that prepares an image for later."""
     prepared_by = []
     prepare = streaming._Shared.prepare
 
@@ -433,6 +526,11 @@ def test_a_consumer_that_becomes_slow_has_its_images_prepared(gray_subnet, monke
         prepared_by.append(threading.current_thread().name)
 
     monkeypatch.setattr(streaming._Shared, "prepare", counted)
+    return prepared_by
+
+
+def test_a_consumer_that_becomes_slow_has_its_images_prepared(gray_subnet, monkeypatch):
+    prepared_by = counted_preparations(monkeypatch)
     with on_all_cores(gray_subnet) as engine:
         for place, _ in enumerate(engine.stream(large_pictures(60))):
             time.sleep(0.005 if place > 20 else 0)
