@@ -365,11 +365,10 @@ class Engine:
         Args:
             images: any iterable of what `infer` takes, even an endless one. The stream's own thread iterates over it,
                 at most `ahead` images before the one that is being classified, so memory stays bounded. Large images
-                that come at once are fetched in the caller's thread if the engine has all cores. On a CPU, as many
-                images as the engine has threads are classified together, one on each thread, if they wait already, or
-                if they are large ones of a list, a tuple or an array: that takes less time for each. When either thread
-                asks for the next image of another iterable, it no longer needs the last one, which may be a camera's
-                own memory.
+                that come at once are fetched in the caller's thread, too, if the engine has all cores. On a CPU, as
+                many images as the engine has threads are classified together, one on each thread, if they come at once
+                or wait already: that takes less time for each. When either thread asks for the next image, it no longer
+                needs the last one, which may be a camera's own memory; a list, a tuple or an array keeps its images.
             format: as for `infer`; where given, all images are arrays of this format, or frames of it.
             top_k: as for `infer`.
             ahead: how many images, resized to what the network sees, may wait; at least 1. If None, 4, or 1 with

@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, count, islice, repeat
+from functools import partial
+from itertools import chain, islice, repeat
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, cast
@@ -138,7 +139,8 @@ class Lookahead:
         #: The consumer is busy with a prediction, or has not asked for the first one.
         self.away = True
         self._shared: _Shared[Any, Any] | None = None
-        #: The consumer fetches the next image itself; the thread waits for an entry in `resumed`.
+        #: The consumer fetches the next image itself. The thread waits for an entry in `resumed`, and fetches one image
+        #: for each.
         self.fetches_itself = False
         self.resumed: SimpleQueue[None] = SimpleQueue()
         #: Seconds that fetching and decoding the last image took, and for which the consumer was away last.
@@ -187,10 +189,31 @@ class Lookahead:
         """True if the thread gains less than waking it takes: neither fetching nor the consumer needs time."""
         return self.fetch_time + self._absence < _HANDOVER
 
+    def go_on_alone(self) -> None:
+        """Lets the consumer fetch the next images. The thread must not have asked for one."""
+        with suppress(Empty):
+            while True:
+                self.resumed.get_nowait()
+        self.fetches_itself = True
+
     def resume(self) -> None:
-        """Lets the thread fetch the next image."""
+        """Lets the thread fetch the next images."""
         self.fetches_itself = False
         self.resumed.put(None)
+
+    def fetch_at_once(self) -> object:
+        """Lets the thread fetch one image.
+
+        Returns:
+            Its entry, the failure or `_END`; None if the image does not come at once. Then the thread goes on.
+        """
+        self.resumed.put(None)
+        try:
+            entry = self.ready.get(timeout=_HANDOVER)
+        except Empty:
+            self.fetches_itself = False
+            return None
+        return _END if entry is None else entry
 
     def stop(self) -> None:
         """Stops the thread, and waits until the current image, if any, has been read."""
@@ -317,7 +340,7 @@ def lookahead(
     prepared image displaces the oldest one that waits. An error and the end are never displaced, since nothing comes
     after them. As many prepared images as are finished faster together are, if they wait. If preparing an image takes
     all cores, the consumer may finish it as it is. While neither fetching such images nor the consumer takes time, it
-    fetches them itself, too, and the thread sleeps.
+    fetches them itself, too, and the thread fetches only what is finished together with them.
 
     Raises:
         ClosedError: Python is ending.
@@ -395,62 +418,107 @@ def _results(
 def _without_thread(
     state: Lookahead, source: _Source[_Decoded, _Item, _Result]
 ) -> Generator[_Result, None, bool]:
-    """Fetches and finishes images as long as that is quick; returns true at their end.
-
-    Each prediction is yielded before the next image is asked for, unless the iterable holds its images: it may make one
-    of the other.
-    """
+    """Fetches and finishes images as long as that is quick; returns true at their end."""
     slow = 0
     while not state.stopped.is_set():
-        start = time.perf_counter()
-        images = source.take()
-        if not images:
-            return True
-        with state.reading:
-            if state.stopped.is_set():
-                break
-            decoded, undecoded = _until_error(source.work.decode, images)
-            state.fetch_time = (time.perf_counter() - start) / len(images)
-            results, unfinished = _finished_together(source.work, decoded)
-        del decoded
-        first = source.position + 1 - len(images)
-        kept = images if state.keep_images else repeat(None)
-        del images
-        for state.position, state.image, result in zip(count(first), kept, results):
+        places, items, end = _fetched(state, source)
+        results, failure = _finished_together(source.work, items)
+        del items
+        for (state.position, state.image), result in zip(places, results, strict=False):
             state.leave()
             yield result
             del result
             state.come_back()
             # Once may be chance.
             slow = 0 if state.is_quick else slow + 1
-        if (error := unfinished or undecoded) is not None:
-            raise error
+        end = failure or end
+        if isinstance(end, _Failure):
+            raise end.error
+        if end is _END:
+            return True
         if slow > 1:
             state.resume()
+        if not state.fetches_itself:
             break
     return False
 
 
+def _fetched(
+    state: Lookahead, source: _Source[_Decoded, _Item, _Result]
+) -> tuple[list[tuple[int, ImageLike | None]], list[Any], object]:
+    """Fetches as many images as are finished together, or fewer if they do not come at once.
+
+    Of an iterable that does not hold its images, the thread fetches all but the first: the iterable may make an image
+    of the prediction before it, and wait for that.
+
+    Returns:
+        Place and image (where it is kept) of each; what is to be finished; the failure or `_END` that comes behind.
+    """
+    work = source.work
+    start = time.perf_counter()
+    images = source.take()
+    if not images:
+        return [], [], _END
+    first = source.position + 1 - len(images)
+    places = [(first + i, image if state.keep_images else None) for i, image in enumerate(images)]
+    with state.reading:
+        if state.stopped.is_set():
+            return [], [], None
+        decoded, end = _until_error(work.decode, images)
+        state.fetch_time = (time.perf_counter() - start) / len(images)
+        if end is not None or source.at_a_time == work.together:
+            return places, decoded, end
+        # Then its memory is its owner's again.
+        prepared, end = _until_error(work.prepare, decoded)
+    del images, decoded
+    items: list[Any] = list(prepared)
+    while end is None and len(items) < work.together:
+        entry = state.fetch_at_once()
+        if not isinstance(entry, tuple):
+            return places, items, entry
+        state.room.release()
+        position, image, item = entry
+        places.append((position, image))
+        more, end = _until_error(partial(_prepared, state, work), [item])
+        items += more
+    return places, items, end
+
+
+def _prepared(
+    state: Lookahead, work: Work[_Decoded, _Item, _Result], item: _Item | _Shared[_Decoded, _Item]
+) -> _Item:
+    """Prepares an item of the thread."""
+    if not isinstance(item, _Shared):
+        return item
+    if (decoded := item.claim()) is None:
+        return item.result()
+    try:
+        with state.reading:
+            return work.prepare(decoded)
+    finally:
+        item.release()
+
+
 def _finished_together(
-    work: Work[_Decoded, _Item, _Result], decoded: list[_Decoded]
-) -> tuple[list[_Result], Exception | None]:
-    """Finishes images, together if there are enough; an error comes behind the results of the images before it."""
-    if len(decoded) == work.together > 1:
+    work: Work[_Decoded, _Item, _Result], items: list[_Decoded | _Item]
+) -> tuple[list[_Result], _Failure | None]:
+    """Finishes images, together if there are enough; a failure comes behind the results of the images before it."""
+    if len(items) == work.together > 1:
         with suppress(ImageError):  # of one that is found below
-            return work.finish_together(cast("list[_Decoded | _Item]", decoded)), None
-    return _until_error(work.finish, decoded)
+            return work.finish_together(items), None
+    return _until_error(work.finish, items)
 
 
 def _until_error(
     call: Callable[[_Argument], _Result], items: list[_Argument]
-) -> tuple[list[_Result], Exception | None]:
-    """Calls a function for each item up to an error. Returns the results, and the error."""
+) -> tuple[list[_Result], _Failure | None]:
+    """Calls a function for each item up to a failure. Returns the results, and the failure."""
     results: list[_Result] = []
     for item in items:
         try:
             results.append(call(item))
         except Exception as error:
-            return results, error
+            return results, _Failure(error)
     return results, None
 
 
@@ -463,7 +531,8 @@ def _finished(
     if (decoded := item.claim()) is None:
         return work.finish(item.result())
     # The thread looks at it once the image's memory is its owner's again.
-    state.fetches_itself = state.is_quick
+    if state.is_quick:
+        state.go_on_alone()
     try:
         with state.reading:
             return work.finish(decoded)
@@ -525,10 +594,10 @@ def _work(
                         item.prepare()
                 del state
             del item
-            while (state := find_state()) is not None and state.fetches_itself and not stopped.is_set():
+            if (state := find_state()) is not None and state.fetches_itself and not stopped.is_set():
                 del state
                 resumed.get()
-            del state
+            state = None
     except BaseException as error:  # handed to the consumer, which raises it
         if (state := find_state()) is not None:
             state.ready.put(_Failure(error))

@@ -340,24 +340,6 @@ def test_large_images_come_in_order_whoever_is_late(gray_subnet, late, drop):
         assert by_thread == 30
 
 
-def test_a_consumer_fetches_quick_images_itself(gray_subnet, monkeypatch):
-    monkeypatch.setattr(streaming, "_HANDOVER", 1)
-    picture = next(large_pictures(1))
-    fetched_by = []
-
-    def source():
-        for _ in range(200):
-            fetched_by.append(threading.current_thread().name)
-            yield picture
-
-    with on_all_cores(gray_subnet) as engine, engine.stream(source(), keep_images=True) as stream:
-        for place, _ in enumerate(stream):
-            assert stream.position == place
-            assert stream.image is picture
-    # The thread has prepared some before the consumer asked.
-    assert 1 <= fetched_by.count("quasar-stream") < 10
-
-
 def held_pictures(count):
     """Returns `count` different pictures, each of which takes all cores to resize."""
     return [picture.copy() for picture in large_pictures(count)]
@@ -401,6 +383,32 @@ def test_images_that_wait_are_classified_together(gray_subnet, monkeypatch, coun
     assert groups == []
 
 
+def test_large_images_that_come_at_once_are_classified_together(gray_subnet, monkeypatch):
+    monkeypatch.setattr(streaming, "_HANDOVER", 1)
+    groups = counted_groups(monkeypatch)
+    fetched_by = []
+
+    def source(count):
+        for picture in large_pictures(count):
+            fetched_by.append(threading.current_thread().name)
+            yield picture
+
+    with on_all_cores(gray_subnet) as engine:
+        for more in range(3):
+            count = 20 * engine.threads + more
+            expected = [engine.infer(picture) for picture in large_pictures(count)]
+            fetched_by.clear()
+            groups.clear()
+            stream = engine.stream(source(count), ahead=engine.threads, keep_images=True)
+            for place, prediction in enumerate(stream):
+                assert stream.position == place
+                assert stream.image is not None
+                assert prediction == expected[place]
+            # The thread has prepared some before the consumer asked. Then it fetches all but the first of a group.
+            assert 15 <= len(groups) <= 20 + more
+            assert 15 <= len(fetched_by) - fetched_by.count("quasar-stream") <= 20 + more
+
+
 @pytest.mark.parametrize("kind", [list, tuple, np.stack])
 def test_large_images_of_a_list_are_classified_together(gray_subnet, monkeypatch, kind):
     monkeypatch.setattr(streaming, "_HANDOVER", 1)  # this consumer is not that quick
@@ -420,11 +428,10 @@ def test_large_images_of_a_list_are_classified_together(gray_subnet, monkeypatch
                 found.append(prediction)
         assert found == expected
         assert groups == [engine.threads] * 5
-        # Fewer may wait; the iterator may have another user.
+        # Fewer may wait, or they may be displaced.
         groups.clear()
         for options in ({"ahead": 1}, {"drop": "oldest"}):
             sum(1 for _ in engine.stream(images, **options))
-        assert list(engine.stream(iter(images))) == expected
         assert groups == []
 
 
@@ -436,32 +443,59 @@ def test_one_large_image_may_come_again_and_again(gray_subnet):
         assert sum(1 for _ in engine.stream(itertools.repeat(image, 5))) == 5
 
 
+def test_a_request_that_the_thread_notices_late_fetches_no_second_image(gray_subnet, monkeypatch):
+    monkeypatch.setattr(streaming, "_HANDOVER", 1)
+    requests = []
+    fetch = streaming.Lookahead.fetch_at_once
+
+    def late(state):
+        requests.append(None)
+        if len(requests) % 2:
+            return fetch(state)
+        # As if the time had run out: the thread may see first that it is to go on.
+        state.fetches_itself = False
+        state.resumed.put(None)
+        return None
+
+    monkeypatch.setattr(streaming.Lookahead, "fetch_at_once", late)
+    with on_all_cores(gray_subnet) as engine:
+        expected = [engine.infer(picture) for picture in large_pictures(150)]
+        assert list(engine.stream(large_pictures(150))) == expected
+    assert len(requests) > 20
+
+
+@pytest.mark.parametrize("kind", [list, iter])
 @pytest.mark.parametrize("bad", [np.zeros((700, 900)), np.zeros((1, 700_000), np.uint8), "missing.png"])
 @pytest.mark.parametrize("place", range(5))
-def test_an_error_of_a_group_is_raised_at_its_place(bad, place):
+def test_an_error_of_a_group_is_raised_at_its_place(gray_subnet, monkeypatch, place, bad, kind):
     """The second picture is refused when it is cropped."""
-    subnet = quasar_rt.random_subnet(
-        embed=8,
-        depth=1,
-        heads=2,
-        head_dim=4,
-        hidden=8,
-        image_size=28,
-        channels=1,
-        kernel=7,
-        classes=5,
-        seed=1,
-    )
+    monkeypatch.setattr(streaming, "_HANDOVER", 1)
     images = held_pictures(6)
-    with on_all_cores(subnet) as engine:
+    with on_all_cores(gray_subnet) as engine:
         expected = [engine.infer(image) for image in images[:place]]
         images[place] = bad
         found = []
         with pytest.raises(ImageError) as alone:
             engine.infer(bad)
         with pytest.raises(ImageError) as raised:
-            found.extend(engine.stream(images))
+            found.extend(engine.stream(kind(images)))
         assert str(raised.value) == str(alone.value)
+        assert found == expected
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_an_error_of_the_iterable_comes_behind_the_large_images_before_it(gray_subnet, monkeypatch, place):
+    monkeypatch.setattr(streaming, "_HANDOVER", 1)
+
+    def source():
+        yield from large_pictures(place)
+        raise KeyError("unplugged")
+
+    with on_all_cores(gray_subnet) as engine:
+        expected = [engine.infer(image) for image in large_pictures(place)]
+        found = []
+        with pytest.raises(KeyError, match="unplugged"):
+            found.extend(engine.stream(source()))
         assert found == expected
 
 
