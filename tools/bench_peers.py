@@ -278,7 +278,7 @@ def main(
     click.echo(
         "x: how many times a runtime's time is quasar_rt's: of the fastest runs, the median over rounds, "
         "of the mean CPU time\n(all threads, spinning included). quasar_rt's time is from uint8 pixels "
-        "to the prediction, the others' from normalized\nfloat pixels to logits."
+        "to the label, the others' from normalized\nfloat pixels to logits."
     )
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
