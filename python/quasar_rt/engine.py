@@ -364,11 +364,14 @@ class Engine:
 
         Args:
             images: any iterable of what `infer` takes, even an endless one. The stream's own thread iterates over it,
-                at most `ahead` images before the one that is being classified, so memory stays bounded. Large images
-                that come at once are fetched in the caller's thread, too, if the engine has all cores. On a CPU, as
-                many images as the engine has threads are classified together, one on each thread, if they come at once
-                or wait already: that takes less time for each. When either thread asks for the next image, it no longer
-                needs the last one, which may be a camera's own memory; a list, a tuple or an array keeps its images.
+                at most `ahead` images before the one that is being classified, so memory stays bounded. If large images
+                come at once and the engine has all cores, the caller's thread fetches them, too. When either thread
+                asks for the next image, it no longer needs the last one, which may be a camera's own memory.
+
+                On a CPU, as many images as the engine has threads are classified together, one on each thread, if they
+                wait already or come at once, and `ahead` is as large: that takes less time for each. Large images of a
+                list, a tuple, an array or `itertools.repeat` are taken from it together, by the caller's thread, so
+                they must stay as they are; their resizing counts as ``compute_ms``.
             format: as for `infer`; where given, all images are arrays of this format, or frames of it.
             top_k: as for `infer`.
             ahead: how many images, resized to what the network sees, may wait; at least 1. If None, 4, or 1 with
@@ -481,7 +484,7 @@ class Engine:
         share = (time.perf_counter() - start) / max(len(outputs), 1) * 1e3
         return Predictions(
             (
-                self._prediction(output, decode_ms, top_k, timings=Timings(decode_ms, 0.0, share))
+                self._prediction(output, decode_ms, top_k, Timings(decode_ms, 0.0, share))
                 for output, decode_ms in outputs
             ),
             classes=len(self._classes),
@@ -670,10 +673,11 @@ class Engine:
                     raise ImageError(f"image {place} of the batch: {error}") from error
             raise
 
-    def _prediction(self, output: NativeOutput, decode_ms: float, top_k: int, **known: object) -> Prediction:
-        if self._embedding is not None:
-            known["embedding"] = Embedding(output.codes(), **self._embedding)
-        prediction = Prediction._of((output, self._classes, top_k, decode_ms), **known)
+    def _prediction(
+        self, output: NativeOutput, decode_ms: float, top_k: int, timings: Timings | None = None
+    ) -> Prediction:
+        embedding = None if self._embedding is None else Embedding(output.codes(), **self._embedding)
+        prediction = Prediction._of((output, self._classes, top_k, decode_ms), timings, embedding)
         if self._recorder is not None:
             self._recorder.frame(prediction.timings.total_ms)
         return prediction

@@ -101,8 +101,8 @@ class Timings(NamedTuple):
 class Prediction:
     """The classes of one picture, most likely first.
 
-    An engine's prediction computes probabilities and arrays when they are first read: a program that reads the label
-    alone does not wait for them.
+    An engine's prediction computes `top_k`, `logits` and `integer_logits` when they are first read: a program that
+    reads the label alone does not wait for them.
 
     Two predictions are equal if they list the same classes in the same order and have the same logits and the same
     embedding. Their timings do not count, so the same picture gives equal predictions on every device. Equal
@@ -130,12 +130,15 @@ class Prediction:
     """The picture's embedding, where the subnet has one (``quasar-rt export --embedding``)."""
 
     @classmethod
-    def _of(cls, outcome: _Outcome, **known: object) -> Prediction:
-        """Returns an outcome's prediction, with attributes that are `known`; see `_ATTRIBUTES` for the others."""
+    def _of(cls, outcome: _Outcome, timings: Timings | None, embedding: Embedding | None) -> Prediction:
+        """Returns an outcome's prediction; without `timings`, they are those of the output. See `_ATTRIBUTES`."""
         prediction = cls.__new__(cls)
         values = prediction.__dict__  # assignments would be refused
         values["_outcome"] = outcome
-        values.update(known)
+        if timings is not None:
+            values["timings"] = timings
+        if embedding is not None:
+            values["embedding"] = embedding
         return prediction
 
     if not TYPE_CHECKING:  # for a type checker, the class would have any attribute
@@ -147,8 +150,13 @@ class Prediction:
             # Two threads get the same object.
             return self.__dict__.setdefault(name, _ATTRIBUTES[name](*outcome))
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_ATTRIBUTES})
+
     def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        state = {**self.__dict__, **{field.name: getattr(self, field.name) for field in fields(self)}}
+        state.pop("_outcome", None)
+        return state
 
     @property
     def label(self) -> str:
@@ -168,9 +176,9 @@ class Prediction:
         return self._best().probability
 
     def _first(self) -> tuple[str, int] | None:
-        """Returns the most likely class without its probability, which takes longer, if an engine made this."""
+        """Returns the most likely class without its probability, which takes longer, while `top_k` is not made."""
         outcome: _Outcome | None = self.__dict__.get("_outcome")
-        if outcome is None:
+        if outcome is None or "top_k" in self.__dict__:
             return None
         output, classes, _, _ = outcome
         index = output.first

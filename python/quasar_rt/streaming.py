@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice, repeat
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -33,7 +32,6 @@ __all__ = ["Lookahead", "Stream", "Work", "lookahead"]
 _Decoded = TypeVar("_Decoded")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_Argument = TypeVar("_Argument")
 _END = object()
 #: Place, image (where it is kept) and item.
 _Entry: TypeAlias = "tuple[int, ImageLike | None, Any]"
@@ -41,8 +39,8 @@ _Entry: TypeAlias = "tuple[int, ImageLike | None, Any]"
 #: Seconds that handing an image to a sleeping thread takes, and back, about.
 _HANDOVER = 2e-4
 
-#: Iterables that have all images from the start: nobody can tell when one is fetched, or in which thread. (An
-#: iterator may have another user, who goes on with it.)
+#: Iterables that have all images from the start: nobody can tell when one is fetched, or in which thread. (Other
+#: iterators may have another user, who goes on with them.)
 _HOLD_IMAGES = (list, tuple, np.ndarray, repeat)
 
 #: Values of `Engine.stream`'s argument `drop`.
@@ -147,6 +145,8 @@ class Lookahead:
         self.fetch_time = 0.0
         self._absence = 0.0
         self._left = 0.0
+        #: Tells how many times in a row the thread would have saved time.
+        self._slow = 0
         # Held while an image's memory is read. The garbage collector may end the stream in the thread itself.
         self.reading = threading.RLock()
         self._process = os.getpid()
@@ -158,7 +158,16 @@ class Lookahead:
         for find in list(cls.running.values()):
             if (state := find()) is not None:
                 state.stop()
-                state.ready.put(_Failure(ClosedError("Python is ending: its streams were stopped")))
+                state.ready.put(_Failure(cls._stopped()))
+
+    @staticmethod
+    def _stopped() -> ClosedError:
+        return ClosedError("Python is ending: its streams were stopped")
+
+    def check_running(self) -> None:
+        """Raises `ClosedError` if the stream was stopped while it was running, which the end of Python does."""
+        if self.stopped.is_set():
+            raise self._stopped()
 
     def count_dropped(self) -> None:
         """Counts an image that a newer one has displaced."""
@@ -183,17 +192,24 @@ class Lookahead:
         """Notes that the consumer is back from `leave`."""
         self.away = False
         self._absence = time.perf_counter() - self._left
+        self._slow = 0 if self.is_quick else self._slow + 1
 
     @property
     def is_quick(self) -> bool:
         """True if the thread gains less than waking it takes: neither fetching nor the consumer needs time."""
         return self.fetch_time + self._absence < _HANDOVER
 
+    @property
+    def is_slow(self) -> bool:
+        """True if the thread would have gained more than that twice in a row: once may be chance."""
+        return self._slow > 1
+
     def go_on_alone(self) -> None:
-        """Lets the consumer fetch the next images. The thread must not have asked for one."""
+        """Lets the consumer fetch the next images. The thread waits with one that nobody has finished."""
         with suppress(Empty):
             while True:
                 self.resumed.get_nowait()
+        self._slow = 0
         self.fetches_itself = True
 
     def resume(self) -> None:
@@ -211,7 +227,8 @@ class Lookahead:
         try:
             entry = self.ready.get(timeout=_HANDOVER)
         except Empty:
-            self.fetches_itself = False
+            # The thread may have put its entry meanwhile, and wait for another request.
+            self.resume()
             return None
         return _END if entry is None else entry
 
@@ -327,8 +344,21 @@ class _Shared(Generic[_Decoded, _Item]):
 
 
 @dataclass(frozen=True)
+class _Raw:
+    """An image that is only decoded, so that its memory is read when it is finished."""
+
+    decoded: Any
+
+
 class _Failure:
-    error: BaseException
+    """An error that is raised once. Whoever raises it keeps no reference: its traceback has that frame's variables."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._errors = [error]
+
+    def take(self) -> BaseException:
+        """Returns the error."""
+        return self._errors.pop()
 
 
 def lookahead(
@@ -362,7 +392,7 @@ def lookahead(
         while True:
             if state.fetches_itself and (yield from _without_thread(state, source)):
                 return
-            if thread.ident is None:
+            if thread.ident is None and not state.stopped.is_set():
                 try:
                     thread.start()
                 except RuntimeError as error:
@@ -370,7 +400,7 @@ def lookahead(
             taken, end = _take(state, work.together)
             yield from _results(state, work, taken)
             if isinstance(end, _Failure):
-                raise end.error
+                raise end.take()
             if end is _END:
                 return
     finally:
@@ -400,14 +430,16 @@ def _results(
     There is room for another image when the turn of one has come.
     """
     results: deque[_Result] = deque()
-    if len(taken) == work.together > 1 and not any(isinstance(item, _Shared) for _, _, item in taken):
+    together = len(taken) == work.together > 1 and not any(isinstance(item, _Shared) for _, _, item in taken)
+    if together:
         state.room.release()
-        results.extend(work.finish_together([item for _, _, item in taken]))
+        results.extend(_finished_together(state, work, [item for _, _, item in taken]))
     while taken:
         state.position, state.image, item = taken.popleft()
-        if len(results) < work.together:
+        if not together:
             state.room.release()
-        result = results.popleft() if results else _finished(state, work, item)
+        together = False
+        result = results.popleft() if results else _use(state, item, work.finish)
         del item
         state.leave()
         yield result
@@ -415,127 +447,95 @@ def _results(
         state.come_back()
 
 
+def _finished_together(state: Lookahead, work: Work[Any, Any, _Result], items: list[Any]) -> list[_Result]:
+    """Finishes images together; returns nothing if one of them cannot be used, which is found out at its turn."""
+    if not any(isinstance(item, _Raw) for item in items):
+        return work.finish_together(items)
+    with suppress(ImageError), state.reading:
+        state.check_running()
+        return work.finish_together([item.decoded for item in items])
+    return []
+
+
 def _without_thread(
     state: Lookahead, source: _Source[_Decoded, _Item, _Result]
 ) -> Generator[_Result, None, bool]:
     """Fetches and finishes images as long as that is quick; returns true at their end."""
-    slow = 0
     while not state.stopped.is_set():
-        places, items, end = _fetched(state, source)
-        results, failure = _finished_together(source.work, items)
-        del items
-        for (state.position, state.image), result in zip(places, results, strict=False):
-            state.leave()
-            yield result
-            del result
-            state.come_back()
-            # Once may be chance.
-            slow = 0 if state.is_quick else slow + 1
-        end = failure or end
+        taken, end = _fetched(state, source)
+        yield from _results(state, source.work, taken)
         if isinstance(end, _Failure):
-            raise end.error
+            raise end.take()
         if end is _END:
             return True
-        if slow > 1:
+        if state.is_slow:
             state.resume()
         if not state.fetches_itself:
             break
     return False
 
 
-def _fetched(
-    state: Lookahead, source: _Source[_Decoded, _Item, _Result]
-) -> tuple[list[tuple[int, ImageLike | None]], list[Any], object]:
+def _fetched(state: Lookahead, source: _Source[_Decoded, _Item, _Result]) -> tuple[deque[_Entry], object]:
     """Fetches as many images as are finished together, or fewer if they do not come at once.
 
     Of an iterable that does not hold its images, the thread fetches all but the first: the iterable may make an image
     of the prediction before it, and wait for that.
 
     Returns:
-        Place and image (where it is kept) of each; what is to be finished; the failure or `_END` that comes behind.
+        The images, and the failure or `_END` that comes behind them, if that was found.
     """
     work = source.work
+    taken: deque[_Entry] = deque()
     start = time.perf_counter()
     images = source.take()
     if not images:
-        return [], [], _END
-    first = source.position + 1 - len(images)
-    places = [(first + i, image if state.keep_images else None) for i, image in enumerate(images)]
-    with state.reading:
-        if state.stopped.is_set():
-            return [], [], None
-        decoded, end = _until_error(work.decode, images)
-        state.fetch_time = (time.perf_counter() - start) / len(images)
-        if end is not None or source.at_a_time == work.together:
-            return places, decoded, end
-        # Then its memory is its owner's again.
-        prepared, end = _until_error(work.prepare, decoded)
-    del images, decoded
-    items: list[Any] = list(prepared)
-    while end is None and len(items) < work.together:
-        entry = state.fetch_at_once()
-        if not isinstance(entry, tuple):
-            return places, items, entry
-        state.room.release()
-        position, image, item = entry
-        places.append((position, image))
-        more, end = _until_error(partial(_prepared, state, work), [item])
-        items += more
-    return places, items, end
-
-
-def _prepared(
-    state: Lookahead, work: Work[_Decoded, _Item, _Result], item: _Item | _Shared[_Decoded, _Item]
-) -> _Item:
-    """Prepares an item of the thread."""
-    if not isinstance(item, _Shared):
-        return item
-    if (decoded := item.claim()) is None:
-        return item.result()
+        return taken, _END
     try:
         with state.reading:
-            return work.prepare(decoded)
-    finally:
-        item.release()
+            state.check_running()
+            for place, image in enumerate(images, source.position + 1 - len(images)):
+                item: Any = _Raw(work.decode(image))
+                state.room.acquire()
+                taken.append((place, image if state.keep_images else None, item))
+            state.fetch_time = (time.perf_counter() - start) / len(images)
+            if source.at_a_time == work.together:
+                return taken, None
+            place, kept, item = taken.pop()
+            # Then its memory is its owner's again.
+            taken.append((place, kept, work.prepare(item.decoded)))
+        del images, image, kept, item
+        while len(taken) < work.together:
+            entry = state.fetch_at_once()
+            if not isinstance(entry, tuple):
+                return taken, entry
+            place, kept, item = entry
+            del entry
+            prepared = _use(state, item, work.prepare) if isinstance(item, _Shared) else item
+            taken.append((place, kept, prepared))
+            del kept, item, prepared
+    except Exception as error:
+        return taken, _Failure(error)
+    return taken, None
 
 
-def _finished_together(
-    work: Work[_Decoded, _Item, _Result], items: list[_Decoded | _Item]
-) -> tuple[list[_Result], _Failure | None]:
-    """Finishes images, together if there are enough; a failure comes behind the results of the images before it."""
-    if len(items) == work.together > 1:
-        with suppress(ImageError):  # of one that is found below
-            return work.finish_together(items), None
-    return _until_error(work.finish, items)
-
-
-def _until_error(
-    call: Callable[[_Argument], _Result], items: list[_Argument]
-) -> tuple[list[_Result], _Failure | None]:
-    """Calls a function for each item up to a failure. Returns the results, and the failure."""
-    results: list[_Result] = []
-    for item in items:
-        try:
-            results.append(call(item))
-        except Exception as error:
-            return results, _Failure(error)
-    return results, None
-
-
-def _finished(
-    state: Lookahead, work: Work[_Decoded, _Item, _Result], item: _Item | _Shared[_Decoded, _Item]
+def _use(
+    state: Lookahead, item: _Item | _Raw | _Shared[_Decoded, _Item], call: Callable[[Any], _Result]
 ) -> _Result:
-    """Finishes an item of the thread."""
+    """Calls a function for an item of `Lookahead.ready`, or for an image that the consumer has fetched."""
+    if isinstance(item, _Raw):
+        with state.reading:
+            state.check_running()
+            return call(item.decoded)
     if not isinstance(item, _Shared):
-        return work.finish(item)
+        return call(item)
     if (decoded := item.claim()) is None:
-        return work.finish(item.result())
+        return call(item.result())
     # The thread looks at it once the image's memory is its owner's again.
     if state.is_quick:
         state.go_on_alone()
     try:
         with state.reading:
-            return work.finish(decoded)
+            return call(decoded)
     finally:
         item.release()
 

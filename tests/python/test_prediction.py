@@ -69,6 +69,7 @@ def test_an_attribute_is_made_once_and_can_only_be_read(gray_subnet):
     with Engine(gray_subnet, "cpu") as engine:
         prediction = engine.infer(np.zeros((28, 28), np.uint8), top_k=10**30)
     assert "top_k" not in vars(prediction)
+    assert {"top_k", "logits", "integer_logits", "timings", "embedding", "label"} <= set(dir(prediction))
     assert (prediction.label, prediction.index) == (
         gray_subnet.config["classes"][prediction.index],
         prediction.index,

@@ -1,5 +1,6 @@
 """Engine.stream: order, bounded memory, errors at their place, no thread left behind."""
 
+import gc
 import itertools
 import os
 import queue
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -438,9 +440,10 @@ def test_large_images_of_a_list_are_classified_together(gray_subnet, monkeypatch
 def test_one_large_image_may_come_again_and_again(gray_subnet):
     image = next(large_pictures(1))
     with on_all_cores(gray_subnet) as engine:
-        for _, prediction in zip(range(20), engine.stream(itertools.repeat(image)), strict=False):
+        stream = engine.stream(itertools.repeat(image), ahead=engine.threads)
+        for _, prediction in zip(range(20), stream, strict=False):
             assert prediction == engine.infer(image)
-        assert sum(1 for _ in engine.stream(itertools.repeat(image, 5))) == 5
+        assert sum(1 for _ in engine.stream(itertools.repeat(image, 5), ahead=engine.threads)) == 5
 
 
 def test_a_request_that_the_thread_notices_late_fetches_no_second_image(gray_subnet, monkeypatch):
@@ -460,8 +463,93 @@ def test_a_request_that_the_thread_notices_late_fetches_no_second_image(gray_sub
     monkeypatch.setattr(streaming.Lookahead, "fetch_at_once", late)
     with on_all_cores(gray_subnet) as engine:
         expected = [engine.infer(picture) for picture in large_pictures(150)]
-        assert list(engine.stream(large_pictures(150))) == expected
+        assert list(engine.stream(large_pictures(150), ahead=engine.threads)) == expected
     assert len(requests) > 20
+
+
+def test_an_image_that_comes_just_too_late_keeps_nobody_waiting(gray_subnet, monkeypatch):
+    """The thread puts its image and waits for a request while the consumer gives up."""
+    requests = []
+    resume = streaming.Lookahead.resume
+
+    def late(state):
+        requests.append(None)
+        time.sleep(0.02)
+        resume(state)
+
+    monkeypatch.setattr(streaming.Lookahead, "resume", late)
+    large = held_pictures(1)[0]
+
+    def source():
+        for small in pictures(10):
+            yield large
+            yield large
+            time.sleep(0.001)
+            yield small  # waits for nobody to prepare it
+
+    with on_all_cores(gray_subnet) as engine:
+        found = list(engine.stream(source(), ahead=engine.threads))
+    assert len(found) == 30
+    assert requests
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+@pytest.mark.parametrize("ahead", ["enough", 1])
+def test_the_end_of_python_waits_until_large_images_have_been_read(gray_subnet, monkeypatch, kind, ahead):
+    held = []
+
+    def watched(name):
+        call = getattr(Engine, name)
+
+        def watch(self, engine, given, *others):
+            items = given if isinstance(given, list) else [given]
+            raw = any(isinstance(image, np.ndarray) for image, _ in items)
+            held.extend([state.reading._is_owned()] * raw)
+            return call(self, engine, given, *others)
+
+        monkeypatch.setattr(Engine, name, watch)
+
+    watched("_finish")
+    watched("_finish_together")
+    with on_all_cores(gray_subnet) as engine:
+        stream = engine.stream(kind(held_pictures(20)), ahead=engine.threads if ahead == "enough" else 1)
+        state = stream._state
+        assert sum(1 for _ in stream) == 20
+    assert all(held)
+    assert held or (kind, ahead) == (iter, "enough")
+
+
+def test_a_stopped_stream_of_a_list_starts_no_thread(gray_subnet):
+    with on_all_cores(gray_subnet) as engine:
+        stream = engine.stream(held_pictures(20), ahead=engine.threads)
+        next(stream)
+        streaming.Lookahead.stop_all()
+        with pytest.raises(quasar_rt.ClosedError, match="Python is ending"):
+            list(stream)
+    assert not stream_threads()
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+@pytest.mark.parametrize("place", range(3))
+def test_an_error_keeps_no_image(gray_subnet, kind, place):
+    images = held_pictures(4)
+    images[place] = np.zeros((700, 900))
+    alive = [weakref.ref(image) for image in images]
+    gc.collect()
+    gc.disable()
+    try:
+        with on_all_cores(gray_subnet) as engine:
+            source = kind(images)
+            del images
+            with pytest.raises(ImageError):
+                list(engine.stream(source, ahead=engine.threads))
+            del source
+        deadline = time.monotonic() + 5
+        while any(image() is not None for image in alive) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert [image() for image in alive] == [None] * 4
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("kind", [list, iter])
@@ -478,7 +566,7 @@ def test_an_error_of_a_group_is_raised_at_its_place(gray_subnet, monkeypatch, pl
         with pytest.raises(ImageError) as alone:
             engine.infer(bad)
         with pytest.raises(ImageError) as raised:
-            found.extend(engine.stream(kind(images)))
+            found.extend(engine.stream(kind(images), ahead=engine.threads))
         assert str(raised.value) == str(alone.value)
         assert found == expected
 
@@ -495,7 +583,7 @@ def test_an_error_of_the_iterable_comes_behind_the_large_images_before_it(gray_s
         expected = [engine.infer(image) for image in large_pictures(place)]
         found = []
         with pytest.raises(KeyError, match="unplugged"):
-            found.extend(engine.stream(source()))
+            found.extend(engine.stream(source(), ahead=engine.threads))
         assert found == expected
 
 
@@ -505,7 +593,7 @@ def test_a_consumer_of_a_list_that_becomes_slow_has_its_images_prepared(gray_sub
     with on_all_cores(gray_subnet) as engine:
         expected = [engine.infer(image) for image in images]
         found = []
-        for place, prediction in enumerate(engine.stream(images)):
+        for place, prediction in enumerate(engine.stream(images, ahead=engine.threads)):
             found.append(prediction)
             time.sleep(0.005 if place > 20 else 0)
     assert found == expected
@@ -517,7 +605,8 @@ def test_pictures_behind_a_large_one_may_be_files(gray_subnet, tmp_path):
     images = [large[0], *pictures(4), tmp_path / "large.png", large[1], large[2]]
     Image.fromarray(large[1]).save(images[5])
     with on_all_cores(gray_subnet) as engine:
-        assert list(engine.stream(images * 3)) == [engine.infer(image) for image in images] * 3
+        found = list(engine.stream(images * 3, ahead=engine.threads))
+        assert found == [engine.infer(image) for image in images] * 3
 
 
 @pytest.mark.parametrize("large", [True, False])

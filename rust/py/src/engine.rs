@@ -77,7 +77,7 @@ pub struct Engine {
     subnet: Arc<quasar_core::Subnet>,
     /// True if a frame may take so long that Ctrl-C should end it.
     slow: bool,
-    /// Nanoseconds that an image took in the last batch; 0 before the first one.
+    /// Nanoseconds of one image on each thread, in a batch's last part; 0 before the first one.
     round_ns: AtomicU64,
     /// Idle preprocessors of [`Engine::prepare`].
     preparing: PerProcess<IdlePool<Preprocessor>>,
