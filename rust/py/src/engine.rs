@@ -331,19 +331,19 @@ impl Engine {
         let cpu = self.cpu("batches run")?;
         let mut logits = vec![0; views.len() * outputs];
         let start = Instant::now();
-        let mut rest = (&views[..], &mut logits[..]);
-        while !rest.0.is_empty() {
-            let part = self.images_at_a_time(cpu.threads()).min(rest.0.len());
-            let (now, later) = rest.0.split_at(part);
-            let (logits, others) = rest.1.split_at_mut(part * outputs);
-            let start = Instant::now();
-            self.frame(py, |cancel| cpu.infer_batch(now, logits, cancel))?;
+        let mut done = 0;
+        while done < views.len() {
+            let part = self.images_at_a_time(cpu.threads()).min(views.len() - done);
+            let (images, logits) = (&views[done..][..part], &mut logits[outputs * done..]);
+            let logits = &mut logits[..outputs * part];
+            let begun = Instant::now();
+            self.frame(py, |cancel| cpu.infer_batch(images, logits, cancel))?;
             // The threads' images, one after the other.
             let rounds = part.div_ceil(cpu.threads());
-            let round = start.elapsed().as_nanos() as u64 / rounds as u64;
+            let round = begun.elapsed().as_nanos() as u64 / rounds as u64;
             self.round_ns.store(round.max(1), Ordering::Relaxed);
             py.check_signals()?;
-            rest = (later, others);
+            done += part;
         }
         let share = start.elapsed() / views.len().max(1) as u32;
         let outputs = images.iter().zip(logits.chunks_exact(outputs));
