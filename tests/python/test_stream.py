@@ -468,16 +468,19 @@ def test_a_request_that_the_thread_notices_late_fetches_no_second_image(gray_sub
 
 
 def test_an_image_that_comes_just_too_late_keeps_nobody_waiting(gray_subnet, monkeypatch):
-    """The thread puts its image and waits for a request while the consumer gives up."""
-    requests = []
-    resume = streaming.Lookahead.resume
+    """The thread puts its image, and waits for the next request, before the consumer notes that it has given up."""
+    given_up = []
 
-    def late(state):
-        requests.append(None)
-        time.sleep(0.02)
-        resume(state)
+    class Late(queue.SimpleQueue):
+        def get(self, block=True, timeout=None):
+            try:
+                return super().get(block, timeout)
+            except queue.Empty:
+                given_up.append(None)
+                time.sleep(0.02)
+                raise
 
-    monkeypatch.setattr(streaming.Lookahead, "resume", late)
+    monkeypatch.setattr(streaming, "SimpleQueue", Late)
     large = held_pictures(1)[0]
 
     def source():
@@ -487,10 +490,15 @@ def test_an_image_that_comes_just_too_late_keeps_nobody_waiting(gray_subnet, mon
             time.sleep(0.001)
             yield small  # waits for nobody to prepare it
 
+    found = []
     with on_all_cores(gray_subnet) as engine:
-        found = list(engine.stream(source(), ahead=engine.threads))
+        stream = engine.stream(source(), ahead=engine.threads)
+        consumer = threading.Thread(target=lambda: found.extend(stream), daemon=True)
+        consumer.start()
+        consumer.join(20)
+        assert not consumer.is_alive(), "the stream hangs"
     assert len(found) == 30
-    assert requests
+    assert given_up
 
 
 @pytest.mark.parametrize("kind", [list, iter])
