@@ -8,6 +8,7 @@ output. Depends on these modules and on nothing of training or search.
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
 import weakref
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 import numpy as np
 
 from . import ending
-from ._native import CLOSE_SECONDS, MAX_THREADS, FrameHandle
+from ._native import CLOSE_SECONDS, MAX_THREADS, FrameHandle, is_decoded
 from ._native import Engine as NativeEngine
 from ._native import Prepared as NativePrepared
 from .arguments import as_count, as_seconds, check_name, shown
@@ -105,6 +106,7 @@ class Engine:
     """
 
     # An attribute of the class is still there when the module's names are gone.
+    _is_ending = staticmethod(sys.is_finalizing)
     _check_running = staticmethod(ending.check_running)
 
     def __init__(
@@ -633,9 +635,13 @@ class Engine:
         if self._embedding is None:
             raise InvalidValueError(f"'{self.subnet.name}': {NO_EMBEDDING}")
 
+    # A frame displaces Python's code from the caches. So the usual case makes few calls here.
+
     def _open(self, top_k: int) -> NativeEngine:
-        self._check_running()
-        as_count("top_k", top_k)
+        if self._is_ending():
+            self._check_running()
+        if type(top_k) is not int or top_k < 1:
+            as_count("top_k", top_k)
         engine = self._engine
         if engine is None:
             raise ClosedError("this engine was closed; make a new one")
@@ -644,6 +650,8 @@ class Engine:
         return engine
 
     def _decode(self, image: ImageLike, format: str | None) -> _Decoded:
+        if format is None and is_decoded(image):
+            return cast("Pixels", image), 0.0
         import_decoder(image)
         start = time.perf_counter_ns()
         pixels = to_input(image, format)

@@ -85,7 +85,8 @@ class Timings(NamedTuple):
     """Times of the parts of one frame, in milliseconds of wall clock."""
 
     decode_ms: float
-    """Reading and decoding the file, or checking the array; without the import of Pillow before the first picture."""
+    """Reading and decoding the file, without the import of Pillow before the first picture; 0 for an array that is
+    taken as it is."""
     preprocess_ms: float
     """Colour, resize and crop; on an accelerator also the cut into patches."""
     compute_ms: float
@@ -161,28 +162,21 @@ class Prediction:
     @property
     def label(self) -> str:
         """The name of the most likely class."""
-        first = self._first()
-        return self._best().label if first is None else first[0]
+        outcome: _Outcome | None = self.__dict__.get("_outcome")
+        index = None if outcome is None else outcome[0].first
+        return self._best().label if outcome is None or index is None else outcome[1][index]
 
     @property
     def index(self) -> int:
         """The index of the most likely class."""
-        first = self._first()
-        return self._best().index if first is None else first[1]
+        outcome: _Outcome | None = self.__dict__.get("_outcome")
+        index = None if outcome is None else outcome[0].first
+        return self._best().index if index is None else index
 
     @property
     def probability(self) -> float:
         """The softmax probability of the most likely class, in [0, 1]."""
         return self._best().probability
-
-    def _first(self) -> tuple[str, int] | None:
-        """Returns the most likely class without its probability, which takes longer, while `top_k` is not made."""
-        outcome: _Outcome | None = self.__dict__.get("_outcome")
-        if outcome is None or "top_k" in self.__dict__:
-            return None
-        output, classes, _, _ = outcome
-        index = output.first
-        return None if index is None else (classes[index], index)
 
     def _best(self) -> Score:
         if not self.top_k:

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from quasar_rt import ImageError, images
+from quasar_rt._native import is_decoded
 from quasar_rt.images import to_pixels
 
 RNG = np.random.default_rng(0)
@@ -274,6 +275,17 @@ def test_a_matrix_is_an_array():
     with pytest.warns(PendingDeprecationWarning):
         matrix = np.matrix(GRAY)
     np.testing.assert_array_equal(to_pixels(matrix), GRAY[:, :, None])
+
+
+def test_only_what_an_engine_can_take_as_it_is_counts_as_decoded():
+    read_only = RGB.copy()
+    read_only.flags.writeable = False
+    for array in (RGB, GRAY[:, :, None], RGB[2:4], read_only):
+        assert is_decoded(array)
+        assert images.to_input(array) is array
+    others = [GRAY, RGB[:, ::-1], RGB[..., :2], RGB[:0], RGB[None], RGB.view(np.int8), RGB.astype(np.float32)]
+    others += [np.asfortranarray(RGB), np.ma.masked_array(RGB), RGB.tolist(), bytes(RGB), None, "picture.png"]
+    assert not any(map(is_decoded, others))
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tiff", "webp", "ppm"])

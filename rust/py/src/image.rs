@@ -8,6 +8,7 @@ use numpy::{
     PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::prelude::*;
+use pyo3::type_object::PyTypeInfo;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 use quasar_core::error::excerpt;
 use quasar_core::preprocess::{ImageView, PixelFormat, Preprocessor, YuvMatrix};
@@ -193,6 +194,17 @@ impl Input<'_> {
             _ => Duration::ZERO,
         }
     }
+}
+
+/// Returns true for an array that is an engine's input as it is: `uint8 [height, width, 1 or 3]`,
+/// C-contiguous and not empty. An instance of a subclass is none: its views may have other shapes.
+#[pyfunction]
+pub fn is_decoded(image: &Bound<'_, PyAny>) -> bool {
+    let is_array = image.get_type().is(PyUntypedArray::type_object(image.py()));
+    image.cast::<PyArray3<u8>>().is_ok_and(|pixels| {
+        let channels = pixels.shape()[2];
+        is_array && pixels.is_c_contiguous() && !pixels.is_empty() && matches!(channels, 1 | 3)
+    })
 }
 
 /// An image that was preprocessed before its turn.

@@ -63,7 +63,7 @@ mod _native {
     #[pymodule_export]
     use crate::hardware::{estimate, Board, CostTable, Designs, Hardware, Workload};
     #[pymodule_export]
-    use crate::image::{preprocess, Prepared};
+    use crate::image::{is_decoded, preprocess, Prepared};
     #[pymodule_export]
     use crate::output::Output;
     #[pymodule_export]
