@@ -1,7 +1,9 @@
 """The command line: tables for people, JSON for programs, exit codes that scripts can trust."""
 
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +19,7 @@ from PIL import Image
 import quasar_rt
 from quasar_rt import device, packaged
 from quasar_rt.cli import cli
+from quasar_rt.cli.output import print_table
 
 NEEDS_TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="needs the [host] extra")
 
@@ -87,6 +90,32 @@ def test_a_piped_table_starts_at_once_and_is_not_filled_up(run):
     lines = run("devices").stdout.splitlines()
     assert lines[0].split() == ["device", "threads", "tier"]
     assert all(line == line.rstrip() and line for line in lines)
+
+
+def test_a_piped_table_has_a_line_for_each_row_however_long(run, subnet_file, tmp_path):
+    path = tmp_path / ("long" * 30) / "noise.png"
+    path.parent.mkdir()
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(path)
+    lines = run("infer", "--subnet", subnet_file, "--top-k", 10, path, path).stdout.splitlines()
+    assert len(lines) == 4
+    assert all(str(path) in line for line in lines[2:])
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_a_terminal_of_any_width_breaks_no_number(monkeypatch, width):
+    numbers = [["blocks.0-10.attn.scores", *map(str, range(1000, 1_000_000, 99_999)), "dependency"]] * 3
+    names = ["stage", *(f">rows of {i}" for i in range(len(numbers[0]) - 2)), "bound"]
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    print_table(names, numbers, "A table")
+    text = re.sub(r"\x1b\[\d*m", "", terminal.getvalue())
+    assert all(text.count(number) == 3 for number in numbers[0][1:-1])
+    assert text.startswith("A table\n")
+    least = 10 + sum(map(len, numbers[0][1:-1])) + 10 + len(names) + 2
+    assert max(map(len, text.splitlines())) <= max(width, least)
 
 
 def test_a_missing_subnet_is_named_with_what_there_is(run):

@@ -237,7 +237,15 @@ def test_the_command_prints_tables_and_writes_files(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     result = run("fashion-mnist", "--board", "kv260", "--save", "hardware.toml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    for part in ("Modelled", "throughput", "with the host", "blocks.0", "softmax", "BRAM36", "held back by"):
+    for part in (
+        "Modelled",
+        "throughput",
+        "with the host",
+        "0.attn.scores",
+        "softmax",
+        "BRAM36",
+        "held back by",
+    ):
         assert part in result.stdout, part
     assert (tmp_path / "estimate-fashion-mnist-kv260.png").stat().st_size > 10_000
     again = run("fashion-mnist", "--board", "kv260", "--hardware", "hardware.toml", "--json", cwd=tmp_path)

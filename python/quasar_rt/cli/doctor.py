@@ -71,6 +71,6 @@ def command(
 
 
 def _print(check: Check) -> None:
-    echo(f"{check.name:<11} {check.status:<7}  {check.detail}")
+    echo(f"{check.name:<12} {check.status:<7}  {check.detail}")
     if check.remedy:
-        echo(f"{'':<20} do: {check.remedy}")
+        echo(f"{'':<21} do: {check.remedy}")

@@ -49,13 +49,16 @@ class Unmet(Failure):
 
 
 def name_stdout_in_errors() -> None:
-    """Makes errors of writing to stdout, such as those of a full disk, a `FileError` that names it."""
+    """Makes errors of writing to stdout, such as those of a full disk, a `FileError` that names it.
+
+    Signs that stdout's encoding lacks become question marks.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         old = sys.stdout
         sys.stdout = _Stdout(
             old.buffer,
             old.encoding,
-            old.errors,
+            "replace" if old.errors == "strict" else old.errors,
             line_buffering=old.line_buffering,
             write_through=old.write_through,
         )
@@ -106,38 +109,61 @@ def echo(text: str, err: bool = False) -> None:
     click.echo(printable(text), err=err)
 
 
+#: Columns that a column of words keeps on a narrow terminal, at least. Numbers are never broken.
+_LEAST_WORDS = 10
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
-    """Prints a table on stdout. A column named ``>...`` is aligned to the right. Without names there is no header."""
+    """Prints a table on stdout. A column named ``>...`` is aligned to the right. Without names there is no header.
+
+    On a terminal that is too narrow, gaps become smaller, then words and headers are broken into lines, but no numbers.
+    """
     if sys.stdout is None:  # closed by whoever started the command
         return
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    is_terminal = sys.stdout.isatty()
+    cells = [[printable(cell) for cell in row] for row in rows]
+    natural, least = [], []
+    for name, *column in zip(columns, *cells, strict=True):
+        words = max((cell_len(word) for word in name.lstrip(">").split()), default=0)
+        longest = max((cell_len(line) for cell in column for line in cell.splitlines()), default=0)
+        natural.append(max(longest, cell_len(name.lstrip(">"))))
+        least.append(max(words, longest if name.startswith(">") else min(longest, _LEAST_WORDS)))
+    # A pipe has no width: no line is broken.
+    width = Console(file=sys.stdout).width if is_terminal else sum(natural) + 3 * len(natural) + 2
+    roomy = sum(natural) + 3 * len(natural) <= width
+    cramped = sum(natural) + len(natural) + 1 > width
     table = Table(
-        title=None if title is None else Text(printable(title), style="bold"),
-        title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        padding=(0, 1) if roomy else 0,
         show_header=any(columns),
     )
-    for name in columns:
+    for name, narrowest in zip(columns, least, strict=True):
         table.add_column(
-            name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold"
+            name.lstrip(">"),
+            justify="right" if name.startswith(">") else "left",
+            overflow="fold",
+            min_width=narrowest,
+            max_width=narrowest if cramped and name.startswith(">") else None,
         )
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    if sys.stdout.isatty():
-        Console(file=sys.stdout, highlight=False).print(table)
-        return
-    # A pipe has no width: lines are neither broken nor filled up, and blank lines are left out.
-    console = Console(highlight=False, width=200)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    # A terminal breaks the lines of a table that is wider yet.
+    console = Console(file=sys.stdout, highlight=False, width=max(width, sum(least) + len(least) + 2))
     with console.capture() as text:
         console.print(table)
-    for line in text.get().strip("\n").splitlines():
-        if line.strip():
-            click.echo(line.rstrip())
+    if title is not None:
+        heading = Text(printable(title), style="bold")
+        Console(file=sys.stdout, highlight=False).print(heading) if is_terminal else click.echo(heading.plain)
+    lines = text.get().strip("\n").splitlines()
+    for line in lines if is_terminal else filter(str.strip, lines):
+        click.echo(line.rstrip())
 
 
 def print_records(

@@ -90,7 +90,7 @@ def _array(result: Estimate) -> Table:
         "On the array (modelled)",
         groups(result),
         {
-            "stage": lambda group: group.label,
+            "stage": lambda group: group.label.removeprefix("blocks."),
             ">tokens": lambda group: group.layer.tokens,
             ">rows 4+8": lambda group: f"{group.layer.four_bit_rows}+{group.layer.eight_bit_rows}",
             ">K": lambda group: group.layer.columns,
