@@ -28,14 +28,23 @@ def shown(value: object) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[:half]}...{text[-half:]}"
 
 
-def as_count(argument: str, value: Any) -> int:
-    """Returns the value of an argument that is a whole number from 1 on; raises `InvalidValueError` otherwise."""
+def as_count(argument: str, value: Any, *, most: int | None = None, without: str | None = None) -> int:
+    """Returns the value of an argument that is a whole number from 1 on; raises `InvalidValueError` otherwise.
+
+    Args:
+        argument: its name.
+        value: its value.
+        most: the largest value; without a limit if None.
+        without: what None means, for the message, where None is allowed.
+    """
     try:
-        count = operator.index(value)
+        count = 0 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         count = 0
-    if count < 1:
-        raise InvalidValueError(f"{argument} is {shown(value)}; it must be a whole number, at least 1")
+    if count < 1 or (most is not None and count > most):
+        limits = "at least 1" if most is None else f"from 1 to {most}"
+        none = "" if without is None else f" (or None for {without})"
+        raise InvalidValueError(f"{argument} is {shown(value)}; it must be a whole number, {limits}{none}")
     return count
 
 

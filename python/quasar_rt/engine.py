@@ -29,7 +29,7 @@ from ._native import Prepared as NativePrepared
 from .arguments import as_count, as_seconds, check_name, shown
 from .device import TIERS, WEIGHTS, open_device
 from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
-from .frame import Frame
+from .frame import Frame, check_format
 from .images import ImageLike, Pixels, import_decoder, in_memory, is_one_image, to_input
 from .prediction import NO_EMBEDDING, Embedding, Prediction, Predictions, Timings
 from .profile import AcceleratorProfile, Profile
@@ -121,11 +121,8 @@ class Engine:
         metrics: bool = False,
     ) -> None:
         self._check_running()
-        whole = isinstance(threads, int) and not isinstance(threads, bool)
-        if threads is not None and not (whole and 1 <= threads <= MAX_THREADS):
-            raise InvalidValueError(
-                f"threads is {shown(threads)}; it must be within [1, {MAX_THREADS}] (or None for all cores)"
-            )
+        if threads is not None:
+            threads = as_count("threads", threads, most=MAX_THREADS, without="all cores")
         if not isinstance(device, str):
             raise InvalidValueError(
                 f"device is {shown(device)}; it must be a name, such as 'cpu' (see quasar_rt.devices)"
@@ -401,6 +398,8 @@ class Engine:
         """
         on_drop = None if self._recorder is None else self._recorder.drop
         self._open(top_k)
+        if format is not None:
+            check_format(format)
         state = Lookahead(ahead, drop, keep_images, on_drop)
         ending.check_can_start("streams")
         _check_several(images)
@@ -569,6 +568,11 @@ class Engine:
             return self.device
         return f"{self.device} ({self.tier}, {self.threads} thread{'' if self.threads == 1 else 's'})"
 
+    @property
+    def kind_of_times(self) -> str:
+        """``"measured"``, or ``"wall clock of the simulation"`` for a simulated accelerator."""
+        return "wall clock of the simulation" if self.device.startswith("sim:") else "measured"
+
     def metrics(self) -> Metrics:
         """Returns the counters of an engine that was made with ``metrics=True``, in any thread and after `close` too.
 
@@ -716,8 +720,12 @@ def _decoders(threads: int) -> Generator[Callable[..., Iterator[Any]], None, Non
 
 def _check_several(images: object) -> None:
     if is_one_image(images):
-        what = repr(images) if isinstance(images, (str, os.PathLike, Frame)) else f"a {type(images).__name__}"
-        raise InvalidValueError(f"{what} is one image; give a list of images, or use infer")
+        what = (
+            repr(images) if isinstance(images, (str, os.PathLike, Frame)) else f"the {type(images).__name__}"
+        )
+        shape = getattr(images, "shape", None)
+        of = "" if shape is None else f" of shape {'x'.join(map(str, shape))}"
+        raise InvalidValueError(f"{what}{of} is one image; give a list of images, or use infer")
     kind = type(images)
     if not (hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")) or getattr(images, "ndim", 1) == 0:
         raise InvalidValueError(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["FORMATS", "MATRICES", "Frame", "contiguous"]
+__all__ = ["FORMATS", "MATRICES", "Frame", "check_format", "contiguous"]
 
 Bytes = Union[bytes, bytearray, memoryview, "mmap", "npt.NDArray[np.uint8]"]
 
@@ -26,6 +26,15 @@ FORMATS = ("gray", "rgb", "bgr", "nv12", "yuyv")
 
 MATRICES = ("bt601", "bt709")
 """Conversions from Y'CbCr to RGB."""
+
+#: The formats by their names in V4L2 (``CAP_PROP_FOURCC``) and by their own in capitals.
+_V4L2 = {
+    "GREY": "gray",
+    "RGB3": "rgb",
+    "BGR3": "bgr",
+    "YUY2": "yuyv",
+    **{name.upper(): name for name in FORMATS},
+}
 
 #: Largest copy of an array that repeats its memory, as numpy.broadcast_to makes it: few bytes may stand for any size.
 MOST_REPEATED_BYTES = 1 << 29
@@ -154,9 +163,17 @@ def contiguous(array: npt.NDArray[np.uint8], what: str) -> npt.NDArray[np.uint8]
     )
 
 
+def check_format(name: object) -> None:
+    """Raises `ImageError` if there is no such format of frames."""
+    _known("format", name, FORMATS)
+
+
 def _known(what: str, name: object, names: tuple[str, ...]) -> None:
-    if name not in names:
-        raise ImageError(f"there is no {what} {shown(name)} of frames; there are {', '.join(names)}")
+    if name in names:
+        return
+    meant = _V4L2.get(name.upper()) if isinstance(name, str) and what == "format" else None
+    hint = "" if meant is None else f"; it is called {meant!r} here"
+    raise ImageError(f"there is no {what} {shown(name)} of frames; there are {', '.join(names)}{hint}")
 
 
 def _size(what: str, value: object) -> int:

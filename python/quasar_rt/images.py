@@ -123,9 +123,19 @@ def to_pixels(image: ImageLike) -> Pixels:
 
 
 def is_one_image(value: object) -> bool:
-    """Returns whether the value is an image in a form that could be mistaken for an iterable of images."""
+    """Returns whether the value is an image in a form that could be mistaken for an iterable of images.
+
+    A tensor of three dimensions that can be read as (C, H, W) or (H, W, C) is one; so is an array (H, W, C).
+    """
     # Not all that can be read: an iterable camera may have a method `read`.
-    return isinstance(value, (str, os.PathLike, io.IOBase, Frame, *_BUFFERS))
+    if isinstance(value, (str, os.PathLike, io.IOBase, Frame, *_BUFFERS)) or _is_of("PIL", value):
+        return True
+    is_tensor = _is_of("torch", value) and hasattr(value, "shape")
+    if not (is_tensor or isinstance(value, np.ndarray)):
+        return False
+    shape = tuple(cast("npt.NDArray[Any]", value).shape)
+    channels = (shape[0], shape[2]) if is_tensor and len(shape) == 3 else shape[2:]
+    return len(shape) == 2 or (len(shape) == 3 and any(count in (1, 3) for count in channels))
 
 
 def in_memory(image: ImageLike) -> ImageLike:
@@ -194,6 +204,8 @@ def preprocess(image: ImageLike, size: tuple[int, int, int], document: Mapping[s
 
 _BUFFERS = (bytes, bytearray, memoryview)
 _UINT8 = np.dtype(np.uint8)
+#: The first bytes of a JPEG and of a PNG file.
+_ENCODED = (b"\xff\xd8\xff", b"\x89PN")
 
 
 def _from_file(path: Path) -> Pixels:
@@ -381,6 +393,11 @@ def _from_pillow(image: Image.Image, what: str) -> Pixels:
 def _from_array(array: npt.NDArray[Any], what: str = "array") -> Pixels:
     array = np.asarray(array)  # a subclass such as numpy.matrix would keep to its own shapes
     pixels = array[:, :, np.newaxis] if array.ndim == 2 else array
+    if array.dtype == _UINT8 and array.shape[0:1] == (1,) and array[0, :3].tobytes() in _ENCODED:
+        raise ImageError(
+            f"the {what} of one row is no picture but an encoded one, as a camera's MJPEG; give its bytes: "
+            "array.tobytes()"
+        )
     if array.dtype != _UINT8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or array.size == 0:
         raise ImageError(_array_problem(array, what))
     return contiguous(pixels, what)
@@ -401,8 +418,10 @@ def _array_problem(array: npt.NDArray[Any], what: str) -> str:
         )
     if array.ndim == 3 and array.shape[2] not in (1, 3):
         hint = ""
-        if array.shape[2] in (2, 4):
+        if array.shape[2] == 4:
             hint = "; drop the alpha channel, e.g. image[..., :3]"
+        elif array.shape[2] == 2:
+            hint = "; of a camera's YUYV, give format='yuyv'; of gray with alpha, give image[..., 0]"
         elif array.shape[0] in (1, 3):
             hint = "; the channels come last: image.transpose(1, 2, 0)"
         return f"the {what} has shape {shape}; one image is HxW, HxWx1 or HxWx3{hint}"

@@ -300,13 +300,39 @@ def test_the_place_of_a_bad_file_object_in_a_batch_is_named(engine):
 
 
 @pytest.mark.parametrize(
-    "image", ["picture.png", Path("picture.png"), b"secret", bytearray(b"secret"), io.BytesIO(b"secret")]
+    "image",
+    [
+        "picture.png",
+        Path("picture.png"),
+        b"secret",
+        bytearray(b"secret"),
+        io.BytesIO(b"secret"),
+        Image.new("L", (28, 28)),
+        np.zeros((28, 28), np.uint8),
+        np.zeros((28, 30, 3), np.uint8),
+        np.zeros((28, 30, 1), np.uint8),
+    ],
 )
 def test_one_image_is_no_batch(engine, image):
     for call in (engine.infer_batch, engine.stream):
         with pytest.raises(quasar_rt.InvalidValueError, match="give a list") as raised:
             call(image)
         assert "secret" not in str(raised.value)
+
+
+def test_one_tensor_of_an_image_is_no_batch(engine):
+    torch = pytest.importorskip("torch")
+    for shape in ((28, 30), (3, 28, 30), (28, 30, 1)):
+        with pytest.raises(
+            quasar_rt.InvalidValueError, match=r"Tensor of shape [\dx]+ is one image; give a list"
+        ):
+            engine.infer_batch(torch.zeros(shape, dtype=torch.uint8))
+    assert len(engine.infer_batch(torch.zeros((2, 28, 30), dtype=torch.uint8))) == 2
+
+
+def test_a_streams_format_is_checked_at_once(engine):
+    with pytest.raises(ImageError, match="no format 'xyz'"):
+        engine.stream([], format="xyz")
 
 
 def test_predictions_pickle(engine):
@@ -488,7 +514,7 @@ def test_threads_of_another_type_are_a_named_error(gray_subnet):
 
 
 def test_enormous_numbers_are_named_errors_or_harmless(gray_subnet):
-    with pytest.raises(quasar_rt.InvalidValueError, match=r"threads is \d+; it must be within \[1, 256\]"):
+    with pytest.raises(quasar_rt.InvalidValueError, match=r"threads is \d+; it must be a .*from 1 to 256"):
         Engine(gray_subnet, threads=2**70)
     image = photographs(1)[0]
     with Engine(gray_subnet) as engine:
@@ -615,9 +641,7 @@ def test_numbers_that_cannot_be_printed_are_named_errors(gray_subnet, engine):
             call()
 
 
-@pytest.mark.parametrize(
-    "images", [None, 5, np.uint8(5), np.array(5, np.uint8), Image.new("L", (28, 28)), object()]
-)
+@pytest.mark.parametrize("images", [None, 5, np.uint8(5), np.array(5, np.uint8), object()])
 def test_images_are_an_iterable(engine, images):
     for call in (engine.infer_batch, engine.stream):
         with pytest.raises(

@@ -85,7 +85,9 @@ def test_swapped_channels_are_taken_as_they_are():
         (np.zeros((4, 4), np.int8), r"int8"),
         (np.zeros((4, 4), object), r"object"),
         (np.zeros((4, 4, 4), np.uint8), r"4x4x4.*alpha.*\.\.\., :3"),
-        (np.zeros((4, 4, 2), np.uint8), r"alpha"),
+        (np.zeros((4, 4, 2), np.uint8), r"format='yuyv'.*gray with alpha.*\.\.\., 0"),
+        (np.frombuffer(b"\xff\xd8\xff\xe0 of a camera", np.uint8)[None], r"one row.*MJPEG.*tobytes"),
+        (np.frombuffer(b"\x89PNG\r\n\x1a\n", np.uint8)[None, :, None], r"one row.*tobytes"),
         (np.zeros((3, 8, 8), np.uint8), r"transpose\(1, 2, 0\)"),
         (np.zeros((1, 8, 8), np.uint8), r"transpose\(1, 2, 0\)"),
         (np.zeros((8, 8, 8), np.uint8), r"8x8x8"),
@@ -284,7 +286,15 @@ def test_only_what_an_engine_can_take_as_it_is_counts_as_decoded():
         assert is_decoded(array)
         assert images.to_input(array) is array
     others = [GRAY, RGB[:, ::-1], RGB[..., :2], RGB[:0], RGB[None], RGB.view(np.int8), RGB.astype(np.float32)]
-    others += [np.asfortranarray(RGB), np.ma.masked_array(RGB), RGB.tolist(), bytes(RGB), None, "picture.png"]
+    others += [
+        np.asfortranarray(RGB),
+        RGB[:1],
+        np.ma.masked_array(RGB),
+        RGB.tolist(),
+        bytes(RGB),
+        None,
+        "picture.png",
+    ]
     assert not any(map(is_decoded, others))
 
 

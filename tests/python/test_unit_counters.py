@@ -193,11 +193,13 @@ def test_bench_prints_the_units(subnet, tmp_path, monkeypatch):
     subnet.save(path)
     device = str(simulated.library("tiny"))
     run = lambda *more: CliRunner().invoke(  # noqa: E731
-        cli, ["bench", str(path), "--device", device, "--seconds", "0.01", "--threads", "1", *more]
+        cli, ["bench", str(path), "--device", device, "--seconds", "0.01", *more]
     )
     result = run()
     assert result.exit_code == 0, result.output
-    assert "device (simulated, intervals declared)" in result.stdout
+    assert result.stdout.count("device (simulated, intervals declared)") == 1
+    assert "wall clock of the simulation" in result.stdout
+    assert "--threads are the CPU's" in run("--threads", "2").stderr
     assert max(map(len, result.stdout.splitlines())) <= 120
     (measured,) = json.loads(run("--json").stdout)["measured"]
     assert [unit["unit"] for unit in measured["units"]["units"]] == list(UNITS)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import complete
 from .info import work
-from .options import as_json
+from .options import as_json, most_threads
 from .output import echo, print_json, print_records
 
 if TYPE_CHECKING:
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
 @click.option(
     "--threads",
     type=click.IntRange(1),
+    callback=most_threads,
     multiple=True,
     metavar="N",
-    help="Threads; may be repeated. By default one, then all cores.",
+    help="Threads of the CPU; may be repeated. By default one, then all cores.",
 )
 @click.option(
     "--tier",
@@ -101,12 +103,18 @@ def command(
         return
     counts = threads or tuple(sorted({1, devices()[0].threads}))
     speeds = []
+    kind = "measured"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UntrainedWarning)  # nobody looks at the labels
-        for name in tier or (None,):
-            for count in counts:
-                with Engine(loaded, device, count, name) as engine:
-                    speeds.append(measure(engine, seconds))
+        for name, count in product(tier or (None,), counts):
+            with Engine(loaded, device, count, name) as engine:
+                kind = engine.kind_of_times
+                is_cpu = engine.device == "cpu"
+                if threads and not is_cpu:
+                    raise click.UsageError(f"--threads are the CPU's; the device is {engine.device}")
+                speeds.append(measure(engine, seconds))
+            if not is_cpu:  # it has no threads to compare
+                break
     summary = loaded.summary()
     if as_json:
         measured = [
@@ -137,7 +145,7 @@ def command(
                 "" if speed.weight_traffic is None else f"{max(speed.weight_traffic) / 1e6:.2f} MB"
             ),
         },
-        title=f"{loaded.name}, measured here: {work(summary)}",
+        title=f"{loaded.name}, {'measured here' if kind == 'measured' else kind}: {work(summary)}",
     )
     for speed in speeds:
         if speed.stages:

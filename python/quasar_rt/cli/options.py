@@ -21,6 +21,16 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 
 
+def most_threads(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Refuses more threads than an engine may have; `value` is a number, several, or None."""
+    from .._native import MAX_THREADS
+
+    for count in value if isinstance(value, tuple) else (value,):
+        if count is not None and count > MAX_THREADS:
+            raise click.BadParameter(f"{count} is not in the range 1<=x<={MAX_THREADS}.")
+    return value
+
+
 def engine_options(function: Function) -> Function:
     """Adds ``--device``, ``--threads`` and ``--tier``, the arguments of `open_engine`."""
     for option in (
@@ -30,7 +40,13 @@ def engine_options(function: Function) -> Function:
             metavar="NAME",
             help="Instruction set (see `quasar-rt devices`); the best one by default. QUASAR_TIER does the same.",
         ),
-        click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads; all cores by default."),
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            callback=most_threads,
+            metavar="N",
+            help="Threads; all cores by default.",
+        ),
         click.option(
             "--device",
             shell_complete=complete.devices,

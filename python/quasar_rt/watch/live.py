@@ -66,12 +66,11 @@ class Live:
 
     def __init__(self, engine: Engine, source: str) -> None:
         self._engine = engine
-        simulated = engine.device.startswith("sim:")
         self.about = {
             "subnet": engine.subnet.name,
             "device": engine.about,
             "source": source,
-            "kind": "wall clock of the simulation" if simulated else "measured",
+            "kind": engine.kind_of_times,
         }
         """The subnet, its device, the source, and the kind of the times."""
         self.stopped = threading.Event()

@@ -198,12 +198,14 @@ impl Input<'_> {
 
 /// Returns true for an array that is an engine's input as it is: `uint8 [height, width, 1 or 3]`,
 /// C-contiguous and not empty. An instance of a subclass is none: its views may have other shapes.
+/// Nor is a single row, which may be a file's bytes.
 #[pyfunction]
 pub fn is_decoded(image: &Bound<'_, PyAny>) -> bool {
     let is_array = image.get_type().is(PyUntypedArray::type_object(image.py()));
     image.cast::<PyArray3<u8>>().is_ok_and(|pixels| {
-        let channels = pixels.shape()[2];
-        is_array && pixels.is_c_contiguous() && !pixels.is_empty() && matches!(channels, 1 | 3)
+        let (rows, channels) = (pixels.shape()[0], pixels.shape()[2]);
+        let is_picture = rows > 1 && !pixels.is_empty() && matches!(channels, 1 | 3);
+        is_array && pixels.is_c_contiguous() && is_picture
     })
 }
 
