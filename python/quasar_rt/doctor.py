@@ -128,11 +128,17 @@ def examine(
 # The software and the computer.
 
 
+#: Modules that other packages give, too: OpenCV's other wheels, a system's package, a board's image.
+_MODULES = {"opencv-python-headless": "cv2"}
+
+
 def _version(name: str) -> str | None:
+    """Returns the version of an installed package; of one whose module is there without it, what that is."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return None
+        module = _MODULES.get(name)
+        return None if module is None or find_spec(module) is None else f"(another package's {module})"
 
 
 def _requirements(package: str) -> list[tuple[str, str, str | None]]:

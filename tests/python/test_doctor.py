@@ -2,6 +2,7 @@
 
 import json
 from hashlib import sha256
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 from click.testing import CliRunner
@@ -361,6 +362,25 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     assert "[dev]" not in found
     assert found["[host]"].status == "skipped"
     assert "quasar-rt[host]" in found["[host]"].remedy
+
+
+def test_another_packages_opencv_is_good_enough(tmp_path, monkeypatch):
+    there = {"cv2"}
+    monkeypatch.setattr(doctor, "_requirements", lambda name: [("opencv-python-headless", "", "camera")])
+    monkeypatch.setattr(doctor.metadata, "version", raising(PackageNotFoundError))
+    monkeypatch.setattr(doctor, "find_spec", lambda module: object() if module in there else None)
+    found = by_name(examine(machine=Machine(tmp_path, {})))
+    assert found["[camera]"].status == "ok"
+    assert "another package's cv2" in found["[camera]"].detail
+    there.clear()
+    assert by_name(examine(machine=Machine(tmp_path, {})))["[camera]"].status == "skipped"
+
+
+def raising(error):
+    def call(*_):
+        raise error
+
+    return call
 
 
 def test_an_unknown_device_is_an_error():

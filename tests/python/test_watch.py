@@ -297,6 +297,31 @@ def clip(tmp_path):
     return path
 
 
+def test_a_size_is_not_for_videos(clip):
+    result = watch("--size", "10x10", clip)
+    assert result.exit_code == 2
+    assert "a video has its own" in result.stderr
+
+
+def test_a_stdout_without_the_views_signs_gets_others(clip):
+    master, slave = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "ascii"}
+    with Running(clip, "--limit", 2, stdout=slave, stderr=slave, stdin=slave, env=environment) as running:
+        os.close(slave)
+        screen = b""
+        while True:
+            try:
+                piece = os.read(master, 4096)
+            except OSError:  # the other end is closed
+                break
+            if not piece:
+                break
+            screen += piece
+        assert running.process.wait(SECONDS) == 0
+    os.close(master)
+    assert b"2 images ? " in screen
+
+
 def test_a_video_is_classified_frame_by_frame_to_its_end(clip):
     result = watch(clip, "--json")
     assert result.exit_code == 0

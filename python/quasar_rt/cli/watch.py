@@ -108,6 +108,9 @@ def command(
     if isinstance(images, FolderSource):
         if size is not None:
             raise click.UsageError("--size is for cameras")
+    elif size is not None and not images.live:
+        images.close()
+        raise click.UsageError("--size is for cameras; a video has its own")
     elif existing:
         raise click.UsageError("--existing is for folders")
     elif once:

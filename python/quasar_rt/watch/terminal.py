@@ -69,7 +69,7 @@ class View:
         else:
             parts.append(self._text(last.image, "bold"))
             if last.prediction is None:
-                parts.append(self._text(last.error or "", "red"))
+                parts.append(Text(self._printable(last.error or ""), style="red", overflow="fold"))
             else:
                 bars = Table.grid(padding=(0, 1), expand=False)
                 bars.add_column(max_width=30)
