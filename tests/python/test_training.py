@@ -441,7 +441,7 @@ options = dict(log=lambda _: None, group=group)
 mine = base / f"machine{group.rank}"
 
 def weights(name, model):
-    seen[name] = checkpoint._digest(model.state_dict())
+    seen[name] = checkpoint._digest(model.state_dict(), frozenset())
 
 def failure(name, work):
     try:
