@@ -1,6 +1,8 @@
 """The counters of an accelerator's units next to the event model: the table, and differences that are planted."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import quasar_rt
 import simulated
 from quasar_rt import AcceleratorProfile, Engine, random_subnet
 from quasar_rt.cli import cli
+from quasar_rt.packaged import sample_images
 from quasar_rt.profile import UnitCounts, UnitProfile
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
@@ -186,6 +189,21 @@ def test_the_cpu_has_no_counters(subnet, picture):
         assert not isinstance(engine.profile(picture, repeat=1), AcceleratorProfile)
         with pytest.raises(quasar_rt.InvalidValueError, match="no counters"):
             engine._engine.unit_counts(picture, 1)
+
+
+def test_the_documents_table_is_the_packaged_subnets():
+    page = (Path(__file__).parents[2] / "docs" / "devices.md").read_text()
+    (table,) = re.findall(r"```text\n(The units in one frame.*?)```", page, re.DOTALL)
+    with Engine("fashion-mnist", device=str(simulated.library("tiny"))) as engine:
+        profile = engine.profile(sample_images("fashion-mnist")[0].path, repeat=1)
+
+    def of_the_model(text: str) -> list[list[str]]:
+        """The commands and the model's cycles in each line of a table."""
+        lines = [line.split() for line in text.splitlines() if re.match(r"\w+ +\d+ ", line)]
+        return [[*line[:2], *line[3::3]] for line in lines]
+
+    assert of_the_model(table) == of_the_model(str(profile))
+    assert table.split("model: ")[1] == str(profile).split("model: ")[1] + "\n"
 
 
 def test_bench_prints_the_units(subnet, tmp_path, monkeypatch):
