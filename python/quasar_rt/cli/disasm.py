@@ -52,7 +52,9 @@ def command(
         return
     if queues is not None:
         print_records(
-            queues, {"queue": lambda q: q.name, ">most": lambda q: q.most, ">depth": lambda q: q.depth}
+            queues,
+            {"queue": lambda q: q.name, ">most": lambda q: q.most, ">depth": lambda q: q.depth},
+            title="Verified: no schedule of the units stops, races, or reads what was not written for it",
         )
     for lines in lists.values():
         for line in lines:

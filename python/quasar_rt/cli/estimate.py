@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import DoesNotFitError, FileError, QuasarError
+from ..nas.boards import DEFAULT_BOARD
 from . import complete
 from .options import as_json
 from .output import Failure, echo, print_json, print_table
@@ -40,11 +41,9 @@ if TYPE_CHECKING:
 @click.argument("subnet", required=False, shell_complete=complete.networks)
 @click.option(
     "--board",
-    default="zcu102",
-    show_default=True,
     metavar="NAME|FILE",
     shell_complete=complete.boards,
-    help="A shipped board, or a TOML file of your own.",
+    help=f"A shipped board, or a TOML file of your own. [the one in --hardware, or {DEFAULT_BOARD}]",
 )
 @click.option(
     "--hardware",
@@ -83,7 +82,7 @@ if TYPE_CHECKING:
 @as_json
 def command(
     subnet: str | None,
-    board: str,
+    board: str | None,
     hardware: Path | None,
     space: str | None,
     clock: float | None,
@@ -117,7 +116,7 @@ def command(
             _show_paper(as_json)
         if subnet is None:
             return
-        chosen = Board.load(board)
+        chosen = None if board is None and hardware is not None else Board.load(board or DEFAULT_BOARD)
         result, design, workload = _estimate(subnet, eight_bit, chosen, hardware, clock, space)
         if save is not None:
             design.save(save)
@@ -155,7 +154,7 @@ def _can_draw() -> bool:
 def _estimate(
     name: str,
     eight_bit: float | None,
-    board: Board,
+    board: Board | None,
     file: Path | None,
     clock: float | None,
     space: str | None,
@@ -207,13 +206,14 @@ def _estimate_space(space: Space, design: Callable[[Space], Hardware]) -> tuple[
 
 
 def _configuration(
-    target: Workload | Space, board: Board, file: Path | None, clock: float | None, space: str | None
+    target: Workload | Space, board: Board | None, file: Path | None, clock: float | None, space: str | None
 ) -> Hardware:
     """Returns the file's configuration, or the one that the design-space search selects."""
     from ..hardware import Hardware
     from ..space import Space
 
     if file is None:
+        assert board is not None
         return Hardware.for_board(board, Space.load(space) if space else target, clock)
     hardware = Hardware.load(file, board)
     return hardware if clock is None else hardware.with_clock(clock)

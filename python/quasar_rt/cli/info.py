@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 @as_json
 def command(subnet: str, as_json: bool) -> None:
     """Show what SUBNET (a .qvit file or a packaged subnet's name) holds: architecture, layers, widths, provenance."""
+    from ..packaged import subnet_path
     from ..subnet import Subnet
 
     loaded = Subnet.load(subnet)
@@ -48,7 +50,11 @@ def command(subnet: str, as_json: bool) -> None:
         ("classes", f"{len(classes)}{shown}"),
         ("embedding", _embedding(config)),
         ("parameters", f"{summary.parameters:,}"),
-        ("size", f"{summary.tensor_bytes:,} bytes, {summary.weight_bytes:,} of them packed weights"),
+        (
+            "size",
+            f"{Path(subnet_path(subnet) or subnet).stat().st_size:,} bytes; {summary.tensor_bytes:,} are tensors, "
+            f"{summary.weight_bytes:,} of these packed weights",
+        ),
         ("work", work(summary)),
         ("sha256", loaded.sha256),
         *((f"provenance: {key}", _short(value)) for key, value in config["provenance"].items()),

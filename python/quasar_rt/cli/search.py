@@ -306,7 +306,7 @@ def show(result: Any, out: Path) -> None:
     has_integer = any(target.point.integer for target in result.targets)
     own = any(target.hardware for target in result.targets)
     columns = [">target FPS", ">modelled FPS", ">event by event", ">latency, ms", f">{result.scoring.short}"]
-    columns += [">integer top-1"] * has_integer + [
+    columns += [">integer top-1, ± standard error"] * has_integer + [
         ">embed",
         ">depth",
         ">8-bit rows",

@@ -6,7 +6,6 @@ Depends on: torch, `quasar_rt.train`.
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,8 @@ __all__ = ["DryRun", "StageEstimate", "dry_run"]
 _MEASURED = {"cpu": 32, "cuda": 128}
 #: Seconds that the images of one measurement should take at most.
 _SECONDS = 2.0
+#: Images that are measured however long they take.
+_FEW = 8
 _REPEATS = 3
 #: Share of the free memory that activations may take: results of single operations come on top.
 _USABLE = 0.8
@@ -167,10 +168,13 @@ def _measure(job: Job, model: ViT, plan: StagePlan, room: int) -> StageEstimate:
     networks = loop.networks()
     x, y = (part.to(job.group.device) for part in job.data.train.first(2))
     computing = _seconds(job, lambda: _gradients(loop, networks, x, y), 1) / len(y)
-    count = min(_MEASURED[job.group.device.type], len(images), largest, int(_SECONDS / computing)) // 2 * 2
+    # Of few images, most of the time is not theirs.
+    wanted = max(_FEW, min(_MEASURED[job.group.device.type], int(_SECONDS / computing)))
+    count = min(wanted, len(images), largest) // 2 * 2
     if count > 2:
         x, y = (part.to(job.group.device) for part in job.data.train.first(count))
-        computing = _seconds(job, lambda: _gradients(loop, networks, x, y)) / len(y)
+        repeats = _REPEATS if count * computing <= _SECONDS else 1
+        computing = _seconds(job, lambda: _gradients(loop, networks, x, y), repeats) / len(y)
     optimizer = _seconds(job, lambda: loop.optimizer.step(loop.model.touched()))
     decoding = _decoding_seconds(loop, len(y))
     validation = _seconds(job, lambda: logits_of(loop.model, x)) / len(x) * len(job.data.validation)
@@ -193,7 +197,7 @@ def _gradients(loop: Loop, networks: Sequence[Network], x: Tensor, y: Tensor) ->
 
 
 def _seconds(job: Job, work: Callable[[], object], repeats: int = _REPEATS) -> float:
-    """Returns the median time of some calls, after one that is not counted."""
+    """Returns the least time of some calls, after one that is not counted."""
     times = []
     for _ in range(repeats + 1):
         _wait(job)
@@ -201,7 +205,7 @@ def _seconds(job: Job, work: Callable[[], object], repeats: int = _REPEATS) -> f
         work()
         _wait(job)
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    return min(times[1:])
 
 
 def _wait(job: Job) -> None:
