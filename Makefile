@@ -278,9 +278,12 @@ test-clusters: wheel ## Searches on Ray, and docs/clusters.md on Ray Data and Sp
 # The folder that tools/bitstream.py takes by itself, too.
 BITSTREAM = build/bitstream/$(BOARD)/$(or $(basename $(notdir $(HARDWARE))),$(BOARD))$(if $(ILA),-ila)
 
-.PHONY: bitstream
-bitstream: develop ## Build and package BOARD's bitstream (HARDWARE=FILE: its configuration; ILA=1: with logic analyzers) with AMD Vitis and Vivado; compare their reports with the model
+.PHONY: named-board
+named-board:
 	@[ -n '$(BOARD)' ] || { echo 'error: name a board: make bitstream BOARD=zcu102 [HARDWARE=file.toml] [ILA=1]' >&2; exit 1; }
+
+.PHONY: bitstream
+bitstream: named-board develop ## Build and package BOARD's bitstream (HARDWARE=FILE: its configuration; ILA=1: with logic analyzers) with AMD Vitis and Vivado; compare their reports with the model
 	@python tools/bitstream.py $(BOARD) $(if $(HARDWARE),--hardware $(HARDWARE)) $(if $(ILA),--ila) --out $(BITSTREAM)
 	@python tools/build_report.py $(BITSTREAM)
 
