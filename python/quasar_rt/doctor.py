@@ -138,7 +138,9 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         module = _MODULES.get(name)
-        return None if module is None or find_spec(module) is None else f"(another package's {module})"
+        # The spec of a folder without a module has no origin.
+        spec = None if module is None else find_spec(module)
+        return None if spec is None or spec.origin is None else f"(another package's {module})"
 
 
 def _requirements(package: str) -> list[tuple[str, str, str | None]]:

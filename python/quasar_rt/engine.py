@@ -127,8 +127,7 @@ class Engine:
             raise InvalidValueError(
                 f"device is {shown(device)}; it must be a name, such as 'cpu' (see quasar_rt.devices)"
             )
-        if not (isinstance(queue, int) and queue >= 1):
-            raise InvalidValueError(f"queue is {shown(queue)}; it must be a number from 1 on")
+        queue = as_count("queue", queue)
         check_name("tier", tier, TIERS, "the best one")
         check_name("weights", weights, WEIGHTS, "what suits the CPU's cache")
         timeout = as_seconds("timeout", timeout, zero=False, without="a limit that suits the device")
@@ -297,6 +296,7 @@ class Engine:
             included.
 
         Raises:
+            quasar_rt.InvalidValueError: `images` is one image, or no iterable.
             quasar_rt.ImageError: an image cannot be used; the message has its place in the batch, counted from 0. No
                 predictions are returned.
             quasar_rt.DeviceError: an accelerator failed in a frame; likewise.
@@ -387,6 +387,7 @@ class Engine:
             displaced. It has the place of the last one (``position``) and the number of displaced images (``dropped``).
 
         Raises:
+            quasar_rt.InvalidValueError: `images` is one image, or no iterable; at once.
             quasar_rt.ImageError: at the place of an image that cannot be used, after all predictions before it. An
                 error of the iterable itself is raised at its place too. Either ends the stream.
             quasar_rt.DeviceError: at the place of a frame in which an accelerator failed. This ends the stream too;
@@ -723,9 +724,11 @@ def _check_several(images: object) -> None:
         what = (
             repr(images) if isinstance(images, (str, os.PathLike, Frame)) else f"the {type(images).__name__}"
         )
-        shape = getattr(images, "shape", None)
-        of = "" if shape is None else f" of shape {'x'.join(map(str, shape))}"
-        raise InvalidValueError(f"{what}{of} is one image; give a list of images, or use infer")
+        of = several = ""
+        if hasattr(images, "dtype"):
+            of = f" of shape {'x'.join(map(str, cast('npt.NDArray[Any]', images).shape))}"
+            several = " (if it is several gray ones, list(it))"
+        raise InvalidValueError(f"{what}{of} is one image; give a list of images{several}, or use infer")
     kind = type(images)
     if not (hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")) or getattr(images, "ndim", 1) == 0:
         raise InvalidValueError(

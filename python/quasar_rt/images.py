@@ -12,6 +12,7 @@ import json
 import os
 import re
 import struct
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, Union, cast, runtime_checkable
@@ -125,17 +126,17 @@ def to_pixels(image: ImageLike) -> Pixels:
 def is_one_image(value: object) -> bool:
     """Returns whether the value is an image in a form that could be mistaken for an iterable of images.
 
-    A tensor of three dimensions that can be read as (C, H, W) or (H, W, C) is one; so is an array (H, W, C).
+    So are an array or a tensor (H, W), or with a last axis of up to 4 channels, and a tensor (3, H, W).
     """
+    pillow_image = getattr(sys.modules.get("PIL.Image"), "Image", ())
     # Not all that can be read: an iterable camera may have a method `read`.
-    if isinstance(value, (str, os.PathLike, io.IOBase, Frame, *_BUFFERS)) or _is_of("PIL", value):
+    if isinstance(value, (str, os.PathLike, io.IOBase, Frame, *_BUFFERS, pillow_image)):
         return True
     is_tensor = _is_of("torch", value) and hasattr(value, "shape")
     if not (is_tensor or isinstance(value, np.ndarray)):
         return False
     shape = tuple(cast("npt.NDArray[Any]", value).shape)
-    channels = (shape[0], shape[2]) if is_tensor and len(shape) == 3 else shape[2:]
-    return len(shape) == 2 or (len(shape) == 3 and any(count in (1, 3) for count in channels))
+    return len(shape) == 2 or (len(shape) == 3 and (shape[2] <= 4 or (is_tensor and shape[0] == 3)))
 
 
 def in_memory(image: ImageLike) -> ImageLike:
@@ -393,10 +394,11 @@ def _from_pillow(image: Image.Image, what: str) -> Pixels:
 def _from_array(array: npt.NDArray[Any], what: str = "array") -> Pixels:
     array = np.asarray(array)  # a subclass such as numpy.matrix would keep to its own shapes
     pixels = array[:, :, np.newaxis] if array.ndim == 2 else array
-    if array.dtype == _UINT8 and array.shape[0:1] == (1,) and array[0, :3].tobytes() in _ENCODED:
+    one_row = array.ndim in (2, 3) and len(array) == 1
+    if one_row and array.dtype == _UINT8 and array[0, :3].tobytes() in _ENCODED:
         raise ImageError(
             f"the {what} of one row is no picture but an encoded one, as a camera's MJPEG; give its bytes: "
-            "array.tobytes()"
+            + ("tensor.numpy().tobytes()" if what == "tensor" else "array.tobytes()")
         )
     if array.dtype != _UINT8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or array.size == 0:
         raise ImageError(_array_problem(array, what))

@@ -162,14 +162,16 @@ class Prediction:
     @property
     def label(self) -> str:
         """The name of the most likely class."""
-        outcome: _Outcome | None = self.__dict__.get("_outcome")
+        values = self.__dict__
+        outcome: _Outcome | None = None if "top_k" in values else values.get("_outcome")
         index = None if outcome is None else outcome[0].first
         return self._best().label if outcome is None or index is None else outcome[1][index]
 
     @property
     def index(self) -> int:
         """The index of the most likely class."""
-        outcome: _Outcome | None = self.__dict__.get("_outcome")
+        values = self.__dict__
+        outcome: _Outcome | None = None if "top_k" in values else values.get("_outcome")
         index = None if outcome is None else outcome[0].first
         return self._best().index if index is None else index
 

@@ -3,6 +3,7 @@
 import json
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -365,22 +366,26 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
 
 
 def test_another_packages_opencv_is_good_enough(tmp_path, monkeypatch):
-    there = {"cv2"}
+    there = {"cv2": "cv2/__init__.py"}
     monkeypatch.setattr(doctor, "_requirements", lambda name: [("opencv-python-headless", "", "camera")])
-    monkeypatch.setattr(doctor.metadata, "version", raising(PackageNotFoundError))
-    monkeypatch.setattr(doctor, "find_spec", lambda module: object() if module in there else None)
+    installed = doctor.metadata.version
+
+    def version(name):
+        if name == "opencv-python-headless":
+            raise PackageNotFoundError
+        return installed(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setattr(
+        doctor, "find_spec", lambda module: SimpleNamespace(origin=there.get(module)) if there else None
+    )
     found = by_name(examine(machine=Machine(tmp_path, {})))
     assert found["[camera]"].status == "ok"
     assert "another package's cv2" in found["[camera]"].detail
+    there["cv2"] = None  # a folder without a module
+    assert by_name(examine(machine=Machine(tmp_path, {})))["[camera]"].status == "skipped"
     there.clear()
     assert by_name(examine(machine=Machine(tmp_path, {})))["[camera]"].status == "skipped"
-
-
-def raising(error):
-    def call(*_):
-        raise error
-
-    return call
 
 
 def test_an_unknown_device_is_an_error():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import quasar_rt
 from quasar_rt import Engine, Frame, ImageError, Prediction, device, oracle
@@ -311,6 +311,7 @@ def test_the_place_of_a_bad_file_object_in_a_batch_is_named(engine):
         np.zeros((28, 28), np.uint8),
         np.zeros((28, 30, 3), np.uint8),
         np.zeros((28, 30, 1), np.uint8),
+        np.zeros((28, 30, 4), np.uint8),
     ],
 )
 def test_one_image_is_no_batch(engine, image):
@@ -322,12 +323,20 @@ def test_one_image_is_no_batch(engine, image):
 
 def test_one_tensor_of_an_image_is_no_batch(engine):
     torch = pytest.importorskip("torch")
-    for shape in ((28, 30), (3, 28, 30), (28, 30, 1)):
+    for shape in ((28, 30), (3, 28, 30), (28, 30, 3)):
         with pytest.raises(
             quasar_rt.InvalidValueError, match=r"Tensor of shape [\dx]+ is one image; give a list"
         ):
             engine.infer_batch(torch.zeros(shape, dtype=torch.uint8))
-    assert len(engine.infer_batch(torch.zeros((2, 28, 30), dtype=torch.uint8))) == 2
+    for count in (1, 2, 4):
+        assert len(engine.infer_batch(torch.zeros((count, 28, 30), dtype=torch.uint8))) == count
+
+
+def test_the_frames_of_an_animation_are_a_batch(engine, tmp_path):
+    pictures = [Image.new("L", (28, 28), shade) for shade in (0, 99, 200)]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:])
+    with Image.open(tmp_path / "a.gif") as animation:
+        assert len(engine.infer_batch(ImageSequence.Iterator(animation))) == 3
 
 
 def test_a_streams_format_is_checked_at_once(engine):

@@ -270,19 +270,19 @@ def test_what_is_no_frame_is_an_error(make, message):
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        ((bytes(63), 8, 8, "gray"), r"63 bytes with a stride of 8 do not hold 8x8 pixels of gray"),
+        ((bytes(63), 8, 8, "gray"), r"63 bytes with a stride of 8 do not hold 8 rows of 8 pixels of gray"),
         ((bytes(96 - 1), 8, 8, "nv12"), r"64 bytes and 31 of chroma with a stride of 8 do not hold"),
         ((bytes(40), 8, 8, "nv12"), r"40 bytes and 0 of chroma"),
         (
             (bytes(999), 7, 8, "nv12"),
-            r"7x8, but pixels of nv12 share their colour two by two, so sides are even",
+            r"7 pixels wide and 8 high, but pixels of nv12 share their colour two by two, so sides are even",
         ),
         ((bytes(999), 8, 7, "nv12"), r"sides are even"),
         ((bytes(999), 7, 8, "yuyv"), r"sides are even"),
         ((bytes(999_999), 65_502, 1, "gray"), r"sides are at most 65500"),
         (
             (bytes(200), 8, 8, "bgr", {"stride": 23}),
-            r"a stride of 23 do not hold 8x8 pixels of bgr: a row has 24",
+            r"a stride of 23 do not hold 8 rows of 8 pixels of bgr: a row has 24",
         ),
         ((bytes(200), 8, 8, "gray", {"chroma": bytes(200)}), r"gray has no plane of chroma"),
         ((bytes(200), 8, 8, "gray", {"stride": 2**31 - 1}), r"do not hold"),

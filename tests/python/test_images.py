@@ -93,6 +93,7 @@ def test_swapped_channels_are_taken_as_they_are():
         (np.zeros((8, 8, 8), np.uint8), r"8x8x8"),
         (np.zeros((2, 8, 8, 3), np.uint8), r"infer_batch"),
         (np.zeros(8, np.uint8), r"shape 8;.*tobytes"),
+        (np.zeros(1, np.uint8), r"shape 1;.*tobytes"),
         (np.zeros((), np.uint8), r"scalar"),
         (np.zeros((0, 8), np.uint8), r"empty"),
         (np.zeros((8, 0, 3), np.uint8), r"empty"),

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -309,7 +310,7 @@ def test_a_stdout_without_the_views_signs_gets_others(clip):
     with Running(clip, "--limit", 2, stdout=slave, stderr=slave, stdin=slave, env=environment) as running:
         os.close(slave)
         screen = b""
-        while True:
+        while select.select([master], [], [], SECONDS)[0]:
             try:
                 piece = os.read(master, 4096)
             except OSError:  # the other end is closed

@@ -126,7 +126,7 @@ def command(
             for speed in speeds
         ]
         counts_of = {"macs": summary.macs, "nominal_macs": summary.nominal_macs}
-        print_json({"subnet": loaded.name, **counts_of, "measured": measured})
+        print_json({"subnet": loaded.name, **counts_of, "times": kind, "measured": measured})
         return
     print_records(
         speeds,

@@ -51,14 +51,14 @@ class Unmet(Failure):
 def name_stdout_in_errors() -> None:
     """Makes errors of writing to stdout, such as those of a full disk, a `FileError` that names it.
 
-    Signs that stdout's encoding lacks become question marks.
+    Signs that stdout's encoding lacks end no command.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         old = sys.stdout
         sys.stdout = _Stdout(
             old.buffer,
             old.encoding,
-            "replace" if old.errors == "strict" else old.errors,
+            "replace" if old.errors in ("strict", "surrogateescape") else old.errors,
             line_buffering=old.line_buffering,
             write_through=old.write_through,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -90,8 +91,8 @@ def command(
     """Classify new images of a folder, or a camera's frames, as they come.
 
     FOLDER is watched with its sub-folders. CAMERA is a number, /dev/videoN, an address that OpenCV can read, such as
-    rtsp://..., or a video file; it needs the [camera] extra. Of a camera, the newest frame is classified and the others
-    are dropped.
+    rtsp://..., or a video file; it needs OpenCV (the [camera] extra). Of a camera, the newest frame is classified and
+    the others are dropped.
 
     A terminal gets a live view, a pipe a line for each image, with --json a JSON document in each line. Ctrl-C and
     SIGTERM end it. Where it ends by itself (--once, --limit, the end of a video), the exit code is 1 if an image could
@@ -104,6 +105,7 @@ def command(
         raise click.UsageError("--host and --port are the page's: add --web")
     if web:
         check_address(host or "127.0.0.1", token)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: our errors say more
     images = open_source(source, existing=existing, once=once, size=size)
     if isinstance(images, FolderSource):
         if size is not None:

@@ -29,9 +29,9 @@ __all__ = ["DryRun", "StageEstimate", "dry_run"]
 
 #: Images that are measured at a time, at most; a CPU's time an image is the same for more.
 _MEASURED = {"cpu": 32, "cuda": 128}
-#: Seconds that the images of one measurement should take at most.
+#: Seconds that the images of one measurement should take at most, if they are more than `_FEW`.
 _SECONDS = 2.0
-#: Images that are measured however long they take.
+#: Images that are measured however long they take, if a process's part of the batch and its memory hold as many.
 _FEW = 8
 _REPEATS = 3
 #: Share of the free memory that activations may take: results of single operations come on top.

@@ -110,14 +110,13 @@ class CameraSource(Iterator[Frame]):
     """
 
     def __init__(self, name: str, size: tuple[int, int] | None = None) -> None:
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # silent: the errors below say more
         try:
             import cv2
         except ImportError as error:
             raise CameraError(
                 f"reading '{name}' needs OpenCV, which is not installed: pip install 'quasar-rt[camera]'"
             ) from error
-        if hasattr(cv2.utils, "logging"):
+        if hasattr(cv2.utils, "logging"):  # the errors below say more
             cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         self.name = name
         device = name.isdecimal() or name.startswith("/dev/")

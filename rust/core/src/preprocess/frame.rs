@@ -142,11 +142,12 @@ impl<'a> ImageView<'a> {
         let invalid = |problem| Err(Error::InvalidImage(problem));
         let name = format.name();
         if height == 0 || width == 0 {
-            return invalid(format!("it is empty ({width}x{height})"));
+            return invalid(format!("it is empty: {width} pixels wide, {height} high"));
         }
         if height > MAX_INPUT_SIDE || width > MAX_INPUT_SIDE {
             return invalid(format!(
-                "it is {width}x{height}; sides are at most {MAX_INPUT_SIDE}: scale it down first"
+                "it is {width} pixels wide and {height} high; sides are at most {MAX_INPUT_SIDE}: \
+                 scale it down first"
             ));
         }
         let two_planes = format == PixelFormat::Nv12;
@@ -154,7 +155,8 @@ impl<'a> ImageView<'a> {
             || (height % 2 == 1 && two_planes)
         {
             return invalid(format!(
-                "it is {width}x{height}, but pixels of {name} share their colour two by two, so sides are even"
+                "it is {width} pixels wide and {height} high, but pixels of {name} share their colour \
+                 two by two, so sides are even"
             ));
         }
         let row = format.row_bytes(width);
@@ -184,7 +186,8 @@ impl<'a> ImageView<'a> {
                 String::new()
             };
             return invalid(format!(
-                "{} bytes{planes} with a stride of {stride} do not hold {width}x{height} pixels of {name}: a row has {row} bytes",
+                "{} bytes{planes} with a stride of {stride} do not hold {height} rows of {width} \
+                 pixels of {name}: a row has {row} bytes",
                 data.len()
             ));
         }
