@@ -159,11 +159,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     with console.capture() as text:
         console.print(table)
     if title is not None:
-        heading = Text(printable(title), style="bold")
-        Console(file=sys.stdout, highlight=False).print(heading) if is_terminal else click.echo(heading.plain)
-    lines = text.get().strip("\n").splitlines()
-    for line in lines if is_terminal else filter(str.strip, lines):
-        click.echo(line.rstrip())
+        Console(file=sys.stdout).print(Text(printable(title), style="bold"), soft_wrap=not is_terminal)
+    for line in text.get().splitlines():
+        if is_terminal or line.strip():
+            click.echo(line.rstrip())
 
 
 def print_records(
