@@ -11,7 +11,7 @@ import click
 
 from . import complete
 from .info import work
-from .options import as_json, most_threads
+from .options import as_json, check_threads
 from .output import echo, print_json, print_records
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--threads",
     type=click.IntRange(1),
-    callback=most_threads,
+    callback=check_threads,
     multiple=True,
     metavar="N",
     help="Threads of the CPU; may be repeated. By default one, then all cores.",

@@ -21,7 +21,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 
 
-def most_threads(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+def check_threads(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
     """Refuses more threads than an engine may have; `value` is a number, several, or None."""
     from .._native import MAX_THREADS
 
@@ -43,7 +43,7 @@ def engine_options(function: Function) -> Function:
         click.option(
             "--threads",
             type=click.IntRange(1),
-            callback=most_threads,
+            callback=check_threads,
             metavar="N",
             help="Threads; all cores by default.",
         ),
