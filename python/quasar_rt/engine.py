@@ -138,6 +138,7 @@ class Engine:
             self.subnet, device, threads, tier, timeout, weights
         )
         self._accelerated = self.device != "cpu"
+        self._simulated = self.device.startswith("sim:")
         self._arguments = (self.subnet, device, threads, tier, timeout, weights, queue, metrics)
         config = self.subnet.config
         self._classes: list[str] = config["classes"]
@@ -522,7 +523,7 @@ class Engine:
         image = in_memory(image)  # it is decoded several times, and a stream can be read once
         pixels, first_ms = self._decode(image, format)
         if self._accelerated:
-            return AcceleratorProfile.measure(engine, pixels, repeat, self.device.startswith("sim:"))
+            return AcceleratorProfile.measure(engine, pixels, repeat, self._simulated)
         decode_ms = median([first_ms, *(self._decode(image, format)[1] for _ in range(repeat - 1))])
         return Profile.measure(engine, self.subnet, pixels, decode_ms, repeat)
 
@@ -572,7 +573,7 @@ class Engine:
     @property
     def kind_of_times(self) -> str:
         """``"measured"``, or ``"wall clock of the simulation"`` for a simulated accelerator."""
-        return "wall clock of the simulation" if self.device.startswith("sim:") else "measured"
+        return "wall clock of the simulation" if self._simulated else "measured"
 
     def metrics(self) -> Metrics:
         """Returns the counters of an engine that was made with ``metrics=True``, in any thread and after `close` too.
