@@ -6,7 +6,7 @@
 
 namespace isa {
 
-constexpr unsigned ABI = 5;
+constexpr unsigned ABI = 6;
 constexpr unsigned MAGIC = 0x51564954;
 constexpr unsigned HEAD_BITS = 3;
 constexpr unsigned COMMAND_WORDS = 8;
@@ -238,6 +238,8 @@ struct Load {
   u<24> beats = 0;
   // First beat.
   u<32> address = 0;
+  // Seed of the arena. After a command with another one, no frame is right until a reset.
+  u<32> key = 0;
   static Load decode(const fields_t& command) {
     Load fields;
     fields.target = u<3>(bits(command, 0, 6, 3));
@@ -248,6 +250,7 @@ struct Load {
     fields.begins = u<1>(bits(command, 0, 13, 1));
     fields.beats = u<24>(bits(command, 1, 0, 24));
     fields.address = u<32>(bits(command, 2, 0, 32));
+    fields.key = u<32>(bits(command, 3, 0, 32));
     return fields;
   }
   command_t encode() const {
@@ -261,11 +264,12 @@ struct Load {
     put_bits(command, 0, 13, 1, uint64_t(int64_t(begins)));
     put_bits(command, 1, 0, 24, uint64_t(int64_t(beats)));
     put_bits(command, 2, 0, 32, uint64_t(int64_t(address)));
+    put_bits(command, 3, 0, 32, uint64_t(int64_t(key)));
     return command;
   }
 };
 
-// Ends a frame's transfers: reports whether their number and all their checks were right.
+// Ends a frame's transfers: reports whether their number, keys and checks were right.
 struct LoadEnd {
   static constexpr unsigned UNIT = unit::LOAD;
   static constexpr unsigned CODE = 1;

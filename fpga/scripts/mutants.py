@@ -20,6 +20,8 @@ MUTANTS = [
     ("load", "number[command.frame] == command.beats", "true", "transfers"),
     ("load", "nonce[command.frame] = 0;", "", "transfers"),
     ("load", "sound[command.frame] = true;", "", "transfers"),
+    ("load", "uint32_t(transfer.key) == seed", "true", "transfers"),
+    ("load", "own = own && command.own", "own = command.own", "transfers"),
     ("load", "array_to_load.read();", ";", "transfers"),
     ("load", "isa::PORT_BYTES * port + i", "isa::PORT_BYTES * port + (i ^ 1)", "transfers"),
     ("load", "group * config::LANES + lane", "group * config::LANES + lane / 2", "transfers"),

@@ -49,17 +49,18 @@ struct Taken {
   bool begins;
   bool wait_array;
   bool post_array;
+  bool own;                         // a command of the driver that started load
   decltype(isa::Load::beats) beats; // of a transfer; of LoadEnd: the frame's transfers
 };
 
 // Takes a command and requests its beats and their check. Ports that the configuration lacks stay
 // idle.
-Taken take(const fields_t& command, Bus<port_t>& memory0, Bus<port_t>& memory1,
+Taken take(const fields_t& command, uint32_t seed, Bus<port_t>& memory0, Bus<port_t>& memory1,
            Bus<port_t>& memory2, Bus<port_t>& memory3) {
 #pragma HLS INLINE
   if (operation(command) != isa::Load::CODE) {
     const isa::LoadEnd end = isa::LoadEnd::decode(command);
-    return {false, 0, uint8_t(end.frame), false, false, false, uint32_t(end.transfers)};
+    return {false, 0, uint8_t(end.frame), false, false, false, true, uint32_t(end.transfers)};
   }
   const isa::Load transfer = isa::Load::decode(command);
   const uint64_t first = uint32_t(transfer.address);
@@ -77,6 +78,7 @@ Taken take(const fields_t& command, Bus<port_t>& memory0, Bus<port_t>& memory1,
           transfer.begins != 0,
           transfer.wait_array != 0,
           transfer.post_array != 0,
+          uint32_t(transfer.key) == seed,
           beats};
 }
 
@@ -113,6 +115,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
 #pragma HLS ARRAY_PARTITION variable = patches complete dim = 1
 #pragma HLS AGGREGATE variable = patches compact = bit
 
+  bool own = true;              // all commands so far
   bool sound[2] = {true, true}; // all transfers from the arena of a slot's frame so far
 #pragma HLS ARRAY_PARTITION variable = sound complete
   uint16_t number[2] = {0, 0}; // of the next of these transfers, modulo 2^16
@@ -124,7 +127,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
   unsigned held = 0;
   for (volatile bool running = true; running;) {
     if (held == 0) {
-      pending[0] = take(commands.read(), memory0, memory1, memory2, memory3);
+      pending[0] = take(commands.read(), seed, memory0, memory1, memory2, memory3);
       held = 1;
     }
     gap(isa::declared::COMMAND_GAP);
@@ -134,7 +137,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       fields_t next;
       if (!commands.read_nb(next))
         break;
-      pending[held] = take(next, memory0, memory1, memory2, memory3);
+      pending[held] = take(next, seed, memory0, memory1, memory2, memory3);
     }
     const Taken command = pending[0];
     for (unsigned i = 0; i < AHEAD; ++i) {
@@ -145,13 +148,14 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
 
     if (!command.transfer) {
       const bool all = number[command.frame] == command.beats;
-      checks.write({u<1>(sound[command.frame] && all), u<32>(nonce[command.frame])});
+      checks.write({u<1>(own && sound[command.frame] && all), u<32>(nonce[command.frame])});
       sound[command.frame] = true;
       number[command.frame] = 0;
       nonce[command.frame] = 0;
       retired.write(1);
       continue;
     }
+    own = own && command.own;
     if (command.wait_array)
       array_to_load.read();
 

@@ -158,7 +158,8 @@ void load_data(Arena& arena, std::vector<command_t>& list, unsigned target, unsi
   const isa::Load load{.target = target,
                        .frame = frame,
                        .beats = ceil_div(unsigned(data.size()), BEAT),
-                       .address = arena.add(data, ARENA_SEED ^ arena.numbers[frame]++)};
+                       .address = arena.add(data, ARENA_SEED ^ arena.numbers[frame]++),
+                       .key = ARENA_SEED};
   list.push_back(load.encode());
 }
 
@@ -189,7 +190,8 @@ std::vector<command_t> frame_list(const Network& network, Arena& arena, unsigned
                           .post_array = 1,
                           .frame = frame,
                           .begins = 1,
-                          .beats = TILES * K_WORDS * WORD_BEATS};
+                          .beats = TILES * K_WORDS * WORD_BEATS,
+                          .key = ARENA_SEED};
   list.push_back(patches.encode());
   const isa::Gemm gemm{.wait_load = 1,
                        .post_load = 1,

@@ -20,8 +20,10 @@ std::vector<uint8_t> noise(Random& random, size_t bytes) {
   return data;
 }
 
-command_t load_command(unsigned target, uint32_t address, uint32_t beats, unsigned frame = 0) {
-  return isa::Load{.target = target, .frame = frame, .beats = beats, .address = address}.encode();
+command_t load_command(unsigned target, uint32_t address, uint32_t beats, unsigned frame = 0,
+                       uint32_t key = 0) {
+  return isa::Load{.target = target, .frame = frame, .beats = beats, .address = address, .key = key}
+      .encode();
 }
 command_t load_end(unsigned frame, unsigned transfers) {
   return isa::LoadEnd{.frame = frame, .transfers = transfers}.encode();
@@ -167,6 +169,31 @@ void load_reports_each_frame_its_own(Verdict& verdict, uint64_t seed) {
                   "a frame's check, which its report clears");
 }
 
+void load_calls_no_frame_sound_after_another_drivers_command(Verdict& verdict, uint64_t seed) {
+  Random random(seed + 9);
+  constexpr uint32_t SEED = 0x0b5e55ed;
+  Arena arena;
+  std::vector<command_t> list;
+  const auto add = [&](unsigned frame, uint32_t key) {
+    const uint32_t first = arena.add(noise(random, 3 * BEAT), SEED);
+    list.push_back(load_command(target::WEIGHTS, first, 3, frame, key));
+    list.push_back(load_end(frame, 1));
+  };
+  add(0, SEED);
+  add(1, SEED ^ 1u << (random.next() % 32));
+  add(0, SEED);
+  add(1, SEED);
+  LoadBench bench(arena, seed);
+  bench.seed = SEED;
+  std::vector<uint8_t> weights;
+  bench.take(bench.weights, 12, weights);
+  bench.play(list);
+  bench.scheduler.run();
+  for (const unsigned wanted : {1u, 0u, 0u, 0u})
+    verdict.equal(unsigned(bench.checks.read().sound), wanted,
+                  "no frame is sound once a command has another key");
+}
+
 void load_ties_a_frame_to_its_input(Verdict& verdict, uint64_t seed) {
   Random random(seed + 6);
   constexpr unsigned WORD_BEATS = (config::TOKENS + BEAT - 1) / BEAT;
@@ -204,7 +231,7 @@ void load_knows_its_own_arena(Verdict& verdict, uint64_t seed) {
   Random random(seed + 7);
   Arena arena;
   const auto weights_of = [&](uint32_t key) {
-    return load_command(target::WEIGHTS, arena.add(noise(random, BEAT), key), 1);
+    return load_command(target::WEIGHTS, arena.add(noise(random, BEAT), key), 1, 0, 0xfeed);
   };
   const command_t first = weights_of(0xfeed ^ 0), second = weights_of(0xfeed ^ 1);
   const command_t third = weights_of(0xfeed ^ 2), foreign = weights_of(0xfeec ^ 1);
@@ -493,6 +520,7 @@ int main() {
     load_moves_beats_as_they_are(verdict, seed);
     load_gathers_patches(verdict, seed);
     load_reports_each_frame_its_own(verdict, seed);
+    load_calls_no_frame_sound_after_another_drivers_command(verdict, seed);
     load_ties_a_frame_to_its_input(verdict, seed);
     load_knows_its_own_arena(verdict, seed);
     load_notices_what_memory_does(verdict, seed);

@@ -77,7 +77,7 @@ class Program(NativeObject[NativeProgram]):
         return self._inner.disassemble(segment)
 
     def commands(self, segment: str, seed: int = 0) -> bytes:
-        """Returns a segment's commands in the accelerator's format, 32 bytes each, with their checks.
+        """Returns a segment's commands in the accelerator's format, 32 bytes each, with their checks and without a key.
 
         Args:
             segment: its name.

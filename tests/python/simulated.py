@@ -19,21 +19,24 @@ def library(name):
 
 
 class Transport:
-    """The methods of `quasar_rt.pynq.Transport`, on a simulated device's library."""
+    """The methods of `quasar_rt.pynq.Transport`, on a simulated device: a new one, or that of another transport."""
 
     name = "python"
 
-    def __init__(self, library):
+    def __init__(self, library, shared=None):
         self.sim = ctypes.CDLL(str(library))
         self.sim.qsim_open.restype = self.sim.qsim_alloc.restype = ctypes.c_void_p
         self.sim.qsim_read.restype = ctypes.c_uint32
+        self.buffers = []  # the host's copies, and the device's addresses
+        if shared is not None:
+            self.device = shared.device
+            return
         message = ctypes.create_string_buffer(256)
         opened = self.sim.qsim_open(
             ctypes.c_uint64(0), ctypes.c_uint64(MEMORY), message, ctypes.c_uint64(256)
         )
         assert opened, message.value
         self.device = ctypes.c_void_p(opened)
-        self.buffers = []  # the host's copies, and the device's addresses
 
     def read(self, register):
         return self.sim.qsim_read(self.device, ctypes.c_uint32(register))

@@ -265,6 +265,7 @@ impl Trials {
                 frame: (run % self.hardware.configuration().frames as usize) as u32,
                 beats,
                 address: first - base,
+                key: ARENA_SEED,
                 ..Load::default()
             };
             let end = LoadEnd {
@@ -288,6 +289,7 @@ impl Trials {
             }
         }
         self.arena_transfers(&memory, &mut found.problems)?;
+        self.reset_and_start_load(&memory)?;
         // A count of transfers that none were made for must be reported.
         let end = LoadEnd {
             frame: 0,
@@ -349,10 +351,12 @@ impl Trials {
         memory: &Memory,
         problems: &mut Vec<(&'static str, String)>,
     ) -> Result<()> {
-        for (frame, [first, second], status) in [
-            ("a frame of two transfers", [0, 1], 0),
-            ("a frame with another transfer's key", [0, 2], 1),
-            ("a frame after a wrong one", [0, 1], 0),
+        for (frame, [first, second], seed, status) in [
+            ("a frame of two transfers", [0, 1], ARENA_SEED, 0),
+            ("a frame with another transfer's key", [0, 2], ARENA_SEED, 1),
+            ("a frame after a wrong one", [0, 1], ARENA_SEED, 0),
+            ("a frame of another driver", [0, 1], !ARENA_SEED, 1),
+            ("a frame after another driver's", [0, 1], ARENA_SEED, 1),
         ] {
             let mut commands = Vec::new();
             for (place, number) in [first, second].into_iter().enumerate() {
@@ -363,6 +367,7 @@ impl Trials {
                     target: Target::Weights,
                     beats: 1,
                     address: address as u32,
+                    key: seed,
                     ..Load::default()
                 };
                 commands.push(weights.into());

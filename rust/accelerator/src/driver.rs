@@ -14,10 +14,12 @@
 //! - Each attempt has its own nonce, in the check of the frame's input. Load finds it there, and it
 //!   ends up in the output. So an answer to another input, a stale cache line and a late write from
 //!   before a reset are recognised.
-//! - The checks of the arena have keys that another process's arena lacks, and that distinguish its
+//! - The checks of the arena have keys that another driver's arena lacks, and that distinguish its
 //!   transfers.
 //! - Each command carries a check, from a seed that no other segment has. Fetch compares it before
 //!   any unit gets the command.
+//! - Each command of load carries the arena's seed. Load compares it with the seed that it was
+//!   started with, so that no frame is right once another driver's commands have run.
 //! - After a reset, load must be idle: it never ends otherwise.
 //! - The identity is read with every segment.
 //!
@@ -46,7 +48,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use quasar_core::error::{Error, Result};
 
@@ -147,7 +149,7 @@ pub struct Driver<T> {
     input_bytes: usize,
     /// True if a frame can start without a reset.
     ready: bool,
-    /// Seed of the keys of the arena's checks.
+    /// Seed of the keys of the arena's checks, and key of load's commands.
     arena_seed: u32,
     /// Nonce of the last input that was written.
     nonce: u32,
@@ -191,10 +193,11 @@ impl<T: Transport> Driver<T> {
         let line = |bytes: usize| bytes.next_multiple_of(CACHE_LINE);
         let arena_bytes = line(program.arena().len() / ports);
         let input_bytes = line(program.input_bytes() / ports);
-        // Memory may hold another process's commands: two processes are unlikely to have the same
-        // seeds.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let own = now.map_or(1, |now| now.as_nanos() as u32);
+        // Memory may hold another driver's commands and arena: one in 2^32 has the same seeds.
+        let own = getrandom::u32().map_err(|problem| Error::DeviceUnavailable {
+            device: transport.name(),
+            problem: format!("the operating system gives no random number: {problem}"),
+        })?;
         let mut stored = Vec::new();
         let mut offset = 0;
         for (number, &segment) in (0..).zip(Segment::all(slots)) {

@@ -93,6 +93,8 @@ pub struct Interpreter<'a> {
     queues: Queues,
     /// All transfers from the arena of each slot's frame were sound.
     sound: [bool; 2],
+    /// A command had another key, which stays until a reset.
+    foreign: bool,
     /// Number of these transfers, modulo 2^16.
     number: [u16; 2],
     /// Nonce of the input of each slot's frame.
@@ -120,6 +122,8 @@ impl Shape {
     }
 }
 
+/// Seed of the arena: a program's commands have no key yet.
+const SEED: u32 = 0;
 /// Contents of memories before the first write.
 const GARBAGE: i8 = 85;
 
@@ -141,9 +145,10 @@ impl<'a> Interpreter<'a> {
                 ..Queues::default()
             },
             sound: [true; 2],
+            foreign: false,
             number: [0; 2],
             nonce: [0; 2],
-            arena: program.keyed_arena(0),
+            arena: program.keyed_arena(SEED),
             input: codes("input", buffers.input, lanes),
             residual: [0, 1].map(|_| Memory::new("residual", buffers.residual, lanes, 85)),
             normed: [0, 1].map(|_| codes("normed", buffers.norm, lanes)),
@@ -280,7 +285,8 @@ impl<'a> Interpreter<'a> {
             Command::LoadEnd(c) => {
                 let number = std::mem::take(&mut self.number[c.frame as usize]);
                 let sound = std::mem::replace(&mut self.sound[c.frame as usize], true)
-                    && u32::from(number) == c.transfers;
+                    && u32::from(number) == c.transfers
+                    && !self.foreign;
                 let nonce = std::mem::take(&mut self.nonce[c.frame as usize]);
                 self.queues.checks.push_back((sound, nonce));
                 Ok(())
@@ -315,13 +321,14 @@ impl<'a> Interpreter<'a> {
         };
         let (data, last) = data.split_at(bytes);
         let key = words(last).next().map(|stated| stated ^ check(data));
+        self.foreign |= c.key != SEED;
         if c.begins {
             self.nonce[c.frame as usize] = key.unwrap_or_default();
         } else if c.target == Target::Patches {
             self.sound[c.frame as usize] &= key == Some(self.nonce[c.frame as usize]);
         } else {
             let number = &mut self.number[c.frame as usize];
-            self.sound[c.frame as usize] &= key == Some(u32::from(*number));
+            self.sound[c.frame as usize] &= key == Some(SEED ^ u32::from(*number));
             *number = number.wrapping_add(1);
         }
         self.queues.array_to_load -= c.wait_array as usize;

@@ -27,7 +27,7 @@ use values::FieldType;
 
 /// Version of commands, registers and memory formats. The driver refuses a bitstream of another
 /// version.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 /// Bytes of a command.
 pub const COMMAND_BYTES: usize = declared::COMMAND_BYTES as usize;
 /// 32-bit words of a command.
@@ -53,7 +53,7 @@ pub mod trailer {
     pub const NONCE: usize = 0;
     /// Number of logits.
     pub const COUNT: usize = 1;
-    /// Bit 0: a transfer's check failed, or their number is wrong.
+    /// Bit 0: a transfer's check failed, their number is wrong, or a command has another key.
     pub const STATUS: usize = 2;
     /// Check of all bytes before it.
     pub const CHECK: usize = 3;
@@ -258,8 +258,10 @@ commands! {
         beats: u32 24,
         /// First beat.
         address: u32 32,
+        /// Seed of the arena. After a command with another one, no frame is right until a reset.
+        key: u32 32,
     }
-    /// Ends a frame's transfers: reports whether their number and all their checks were right.
+    /// Ends a frame's transfers: reports whether their number, keys and checks were right.
     Load 1 LoadEnd(LoadEnd) {
         /// Frame slot.
         frame: u32 1,
@@ -452,6 +454,16 @@ impl Command {
     /// Returns the numbers in the fields, in order.
     pub fn codes(self) -> Vec<i64> {
         self.parts().1
+    }
+
+    /// Returns the command as it stands in memory next to an arena of this seed: load compares the
+    /// key of each `Load` with the seed that the host gave load itself.
+    #[must_use]
+    pub fn with_key(self, seed: u32) -> Self {
+        match self {
+            Self::Load(load) => Self::Load(Load { key: seed, ..load }),
+            other => other,
+        }
     }
 
     /// Encodes the command as words, without a check.

@@ -475,7 +475,9 @@ impl Mock {
         let seed = self.register(register::FETCH_SEED);
         let program = Arc::clone(&self.program);
         let mut segments = program.segments().map(|(segment, _)| segment);
-        let Some(segment) = segments.find(|&s| commands == program.command_bytes(s, seed)) else {
+        let key = self.register(register::LOAD_SEED);
+        let Some(segment) = segments.find(|&s| commands == program.command_bytes(s, seed, key))
+        else {
             self.error = self.sound_commands(at, count, seed) as u32 + 1;
             return self.violation("the device sees other commands");
         };

@@ -160,13 +160,16 @@ impl Program {
         &self.list(segment).commands
     }
 
-    /// Returns a segment as it stands in memory: its commands with their checks. The host gives
-    /// fetch the same seed.
+    /// Returns a segment as it stands in memory: its commands with their checks and with the key of
+    /// the arena. The host gives fetch the same seed, and load the same key as its seed.
     ///
     /// # Panics
     /// As [`Self::commands`].
-    pub fn command_bytes(&self, segment: Segment, seed: u32) -> Vec<u8> {
-        let words = |command: &Command| command.encode().expect("the compiler has encoded it");
+    pub fn command_bytes(&self, segment: Segment, seed: u32, key: u32) -> Vec<u8> {
+        let words = |command: &Command| {
+            let command = command.with_key(key);
+            command.encode().expect("the compiler has encoded it")
+        };
         let commands: Vec<_> = self.commands(segment).iter().map(words).collect();
         sealed(&commands, seed)
             .iter()
@@ -345,7 +348,9 @@ impl Program {
         }
         if status & 1 != 0 {
             return wrong(
-                "a transfer from memory failed its check, or was read twice or not at all".into(),
+                "a transfer from memory failed its check, or was read twice or not at all, or \
+                 commands of another driver ran"
+                    .into(),
             );
         }
         if status != 0 {
@@ -374,6 +379,25 @@ mod tests {
 
     use super::*;
     use crate::mock;
+    use crate::testing::{golden, hardware};
+
+    /// Load's key tells another driver's segment from ours, so load must see every segment.
+    #[test]
+    fn every_segment_has_a_transfer_of_each_of_its_frames() {
+        for name in ["token", "mean", "heads", "overlap", "embedding"] {
+            let subnet = golden(name);
+            let hardware = hardware(&subnet, "zcu102", [7, 8, 4, 3, 3, 1, 2]);
+            let program = Program::compile(&subnet, &hardware).unwrap();
+            for (segment, commands) in program.segments() {
+                for place in program.places(segment) {
+                    let slot = u32::from(place.slot);
+                    let transfer =
+                        |c: &Command| matches!(c, Command::Load(load) if load.frame == slot);
+                    assert!(commands.iter().any(transfer), "{name} {segment} {slot}");
+                }
+            }
+        }
+    }
 
     /// Returns a sound output of three logits.
     fn output(nonce: u32, status: u32) -> Vec<u8> {

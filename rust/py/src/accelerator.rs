@@ -59,7 +59,10 @@ impl Program {
         seed: u32,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let segment = self.program.segment(segment).map_err(to_py)?;
-        Ok(PyBytes::new(py, &self.program.command_bytes(segment, seed)))
+        Ok(PyBytes::new(
+            py,
+            &self.program.command_bytes(segment, seed, 0),
+        ))
     }
 
     fn arena<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {

@@ -196,6 +196,7 @@ impl<'a> Phases<'a> {
                 frame: self.slot.into(),
                 beats: patches.beats,
                 address: patches.address,
+                ..Load::default()
             });
             if band.tile == 0 {
                 self.stage = "position";

@@ -52,7 +52,8 @@ impl<T: Transport> Driver<T> {
         self.transport.write(register::LOAD_SEED, self.arena_seed)?;
         self.transport.write(register::LOAD_CTRL, AP_START)?;
         for stored in &self.stored {
-            let commands = self.program.command_bytes(stored.segment, stored.seed);
+            let StoredSegment { segment, seed, .. } = *stored;
+            let commands = self.program.command_bytes(segment, seed, self.arena_seed);
             self.transport
                 .copy_in(&self.commands, stored.offset, &commands)?;
         }

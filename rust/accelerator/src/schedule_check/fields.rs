@@ -119,6 +119,7 @@ impl<'a> Checker<'a> {
     pub(super) fn load(&self, c: Load, slot: u32) -> Result<(), String> {
         ensure(c.frame == slot, "the frame is not the slot's")?;
         ensure(c.beats > 0, "nothing is loaded")?;
+        ensure(c.key == 0, "the key is the host's to write")?;
         ensure(
             c.input == (c.target == Target::Patches),
             "patches alone are the frame's input",
