@@ -32,6 +32,7 @@ from .errors import (
     DeviceError,
     DeviceFaultError,
     DeviceTimeoutError,
+    DeviceUnavailableError,
     DoesNotFitError,
     InvalidValueError,
 )
@@ -144,6 +145,7 @@ class _Board:
         self.frames = frames
         self.timeout = timeout
         self.interrupts: tuple[int, int] | None = None
+        self.hangs = False
         self._trials: Trials | None = None
 
     @property
@@ -153,14 +155,19 @@ class _Board:
         return self._trials
 
     def engine(self, subnet: Subnet, timeout: float | None) -> NativeEngine:
-        self.close()
+        if not self.close():
+            raise DeviceUnavailableError(
+                f"{self.accelerator.name}: a call of the transport in an earlier step has not returned; restart the "
+                "device"
+            )
         return self.accelerator.engine(subnet, timeout)
 
-    def close(self) -> None:
-        """Closes the trials: one process has the device once."""
+    def close(self) -> bool:
+        """Closes the trials: one process has the device once. Returns false if a call of their transport hangs."""
         if self._trials is not None:
-            self._trials.close()
+            self.hangs = not self._trials.close()
             self._trials = None
+        return not self.hangs
 
     def fits(self, subnet: Subnet) -> bool:
         try:

@@ -608,6 +608,8 @@ class Engine:
         engine, self._engine = self._engine, None
         closer = engine.closer() if engine is not None and self._accelerated else None
         del engine
+        if closer is not None:
+            closer.close_soon()
         try:
             if (submissions := self._submissions.get(os.getpid())) is not None:
                 submissions.close(cancel=cancel)

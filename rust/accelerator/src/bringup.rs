@@ -5,10 +5,15 @@
 //! that failed. No trial starts a unit that computes: fetch reads commands, load reads patches, and
 //! store writes a trailer without logits.
 //!
-//! Depends on [`crate::transport`], [`crate::isa`], [`crate::identity`] and [`crate::shape`].
+//! Depends on [`crate::transport`], [`crate::watch`], [`crate::isa`], [`crate::identity`] and
+//! [`crate::shape`].
 
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use quasar_core::cpu::NEVER;
 use quasar_core::error::{Error, Result};
 use quasar_hardware::Hardware;
 
@@ -20,6 +25,7 @@ use crate::isa::{
 };
 use crate::shape::Shape;
 use crate::transport::{register, Buffer, Transport, CACHE_LINE};
+use crate::watch::{lock, Watch, Watched, Worker, CLOSE_LIMIT};
 
 /// Bytes of each buffer that memory is tried on.
 const MEMORY_BYTES: usize = 1 << 18;
@@ -673,6 +679,99 @@ impl Trials {
         Error::DeviceFault {
             device: self.transport.name(),
             problem,
+        }
+    }
+}
+
+/// Makes trials in a thread of its own, because a call of a transport may never return.
+#[derive(Debug)]
+pub struct TrialThread {
+    /// `None` once closed.
+    trials: Mutex<Option<Sender<Trial>>>,
+    worker: Worker,
+    watch: Arc<Watch>,
+}
+
+/// A trial, which sends its own outcome.
+type Trial = Box<dyn FnOnce(&mut Trials) + Send>;
+
+impl TrialThread {
+    /// Connects to a device. `limit`: limit of each wait; a call of the transport may take as long
+    /// as a [`Watch`] with that limit allows.
+    ///
+    /// # Errors
+    /// [`Error::Threads`], those of `connect`, [`Error::DeviceTimeout`] and [`Error::Interrupted`].
+    pub fn open<T: Transport + 'static>(
+        hardware: Hardware,
+        limit: Duration,
+        cancel: &AtomicBool,
+        connect: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<Self> {
+        let watch = Watch::new(limit);
+        let own = Arc::clone(&watch);
+        let (opened, ready) = mpsc::channel();
+        let (trials, source) = mpsc::channel::<Trial>();
+        let worker = Worker::spawn(move || {
+            let transport = match Watched::connect(&own, connect) {
+                Ok(transport) => transport,
+                Err(error) => return drop(opened.send(Err(error))),
+            };
+            let mut trials = Trials::new(Box::new(transport), hardware, limit);
+            if opened.send(Ok(())).is_ok() {
+                for trial in source {
+                    trial(&mut trials);
+                }
+            }
+        })?;
+        watch.receive_or_give_up(&ready, cancel)?;
+        Ok(Self {
+            trials: Mutex::new(Some(trials)),
+            worker,
+            watch,
+        })
+    }
+
+    /// Makes one trial.
+    ///
+    /// # Errors
+    /// The trial's; [`Error::InvalidValue`] once closed; [`Error::DeviceTimeout`] if one call of the
+    /// transport takes longer than its limit, and [`Error::DeviceUnavailable`] from then on;
+    /// [`Error::Interrupted`].
+    pub fn make<T: Send + 'static>(
+        &self,
+        cancel: &AtomicBool,
+        trial: impl FnOnce(&mut Trials) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.watch.check()?;
+        let (answer, result) = mpsc::channel();
+        match lock(&self.trials).as_ref() {
+            // If the thread has ended, the answer loses its sender here.
+            Some(trials) => drop(trials.send(Box::new(move |trials| {
+                let _ = answer.send(trial(trials));
+            }))),
+            None => return Err(Error::InvalidValue("the trials are closed".into())),
+        }
+        self.watch.receive_or_give_up(&result, cancel)
+    }
+
+    /// Closes the device. Returns false if a trial has not ended within [`CLOSE_LIMIT`], or if the
+    /// device was given up; the thread is then left alone.
+    pub fn close(&self) -> bool {
+        drop(lock(&self.trials).take());
+        let now = Instant::now();
+        let limit = if self.watch.is_given_up() {
+            now
+        } else {
+            now + CLOSE_LIMIT
+        };
+        self.worker.end(limit, &NEVER)
+    }
+}
+
+impl Drop for TrialThread {
+    fn drop(&mut self) {
+        if self.close() {
+            self.worker.join();
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The devices that an engine runs frames on: the CPU's executor, or an accelerator behind a
 //! transport.
 //!
-//! Depends on [`crate::driver`], [`crate::program`], [`crate::transport`] and the executor.
+//! Depends on [`crate::driver`], [`crate::program`], [`crate::transport`], [`crate::watch`] and the
+//! executor.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::driver::{Counters, Deadlines, Driver, FrameQueue, Ticket, IN_FLIGHT};
 use crate::events::frame_counts;
 use crate::program::Program;
 use crate::transport::Transport;
+use crate::watch::{Watch, Watched};
 
 /// Runs frames: preprocessing on the host, the network on the device. Several threads may use it at
 /// once, and forked processes too.
@@ -54,6 +56,9 @@ pub trait Device: Send + Sync {
     fn shut_down(&self, _limit: Instant) -> bool {
         true
     }
+
+    /// Announces that the device will be closed: see [`FrameQueue::close_soon`].
+    fn close_soon(&self) {}
 
     /// Ends the driver after the frames that were begun, as [`FrameQueue::finish`] does. Returns
     /// false if the driver has not ended.
@@ -194,7 +199,7 @@ struct Process {
 
 /// Opens the transport: for the process that makes an accelerator, and for each process forked from
 /// it.
-type Connect<T> = Box<dyn Fn() -> Result<T> + Send + Sync>;
+type Connect<T> = Arc<dyn Fn() -> Result<T> + Send + Sync>;
 
 /// An accelerator that runs one subnet.
 pub struct Accelerator<T> {
@@ -209,30 +214,41 @@ impl<T: Transport + 'static> Accelerator<T> {
     /// Opens an accelerator and loads the program of a subnet into its memory.
     ///
     /// # Errors
-    /// Those of `connect` and of [`Driver::open`].
+    /// Those of `connect` and of [`FrameQueue::start`].
     pub fn new(
         subnet: Arc<Subnet>,
         program: Arc<Program>,
         deadlines: Deadlines,
+        cancel: &AtomicBool,
         connect: impl Fn() -> Result<T> + Send + Sync + 'static,
     ) -> Result<Self> {
         let accelerator = Self {
             subnet,
             program,
             deadlines,
-            connect: Box::new(connect),
+            connect: Arc::new(connect),
             process: PerProcess::new(),
         };
-        accelerator.process()?;
+        accelerator.process_or(cancel)?;
         Ok(accelerator)
     }
 
     fn process(&self) -> Result<&Process> {
+        self.process_or(&NEVER)
+    }
+
+    /// Returns this process's driver; opens it at the first call. `cancel` ends the wait for that.
+    fn process_or(&self, cancel: &AtomicBool) -> Result<&Process> {
         self.process.get(|| {
-            let transport = (self.connect)()?;
-            let driver = Driver::open(transport, Arc::clone(&self.program), self.deadlines)?;
+            let watch = Watch::new(self.deadlines.segment);
+            let (own, deadlines) = (Arc::clone(&watch), self.deadlines);
+            let (connect, program) = (Arc::clone(&self.connect), Arc::clone(&self.program));
+            let open = move || {
+                let transport = Watched::connect(&own, || connect())?;
+                Driver::open(transport, program, deadlines)
+            };
             Ok(Process {
-                queue: FrameQueue::start(driver)?,
+                queue: FrameQueue::start(&watch, cancel, open)?,
                 workspaces: IdlePool::new(MOST_IDLE),
             })
         })
@@ -291,6 +307,12 @@ impl<T: Transport + 'static> Device for Accelerator<T> {
             .is_none_or(|process| process.queue.close(limit))
     }
 
+    fn close_soon(&self) {
+        if let Some(process) = self.process.existing() {
+            process.queue.close_soon();
+        }
+    }
+
     fn finish(&self, cancel: &AtomicBool) -> bool {
         self.process
             .existing()
@@ -314,11 +336,11 @@ impl<T: Transport + 'static> Device for Accelerator<T> {
         expect_counters(hardware, "the accelerator")?;
         let queue = &self.process()?.queue;
         let before = queue.counters();
-        queue.start_counters()?;
+        queue.start_counters(cancel)?;
         for _ in 0..frames {
             self.begin(image)?.wait(cancel)?;
         }
-        let counted = queue.stop_counters()?;
+        let counted = queue.stop_counters(cancel)?;
         let after = queue.counters();
         if (after.frames - before.frames, after.resets) != (frames, before.resets) {
             return Err(Error::InvalidValue(

@@ -37,7 +37,8 @@
 //! | [`Ticket`] | with the caller, who waits for the answer |
 //! | `InFlight` | in the accelerator's memory |
 //!
-//! Depends on [`crate::transport`], [`crate::program`], [`crate::identity`] and [`crate::isa`].
+//! Depends on [`crate::transport`], [`crate::watch`], [`crate::program`], [`crate::identity`] and
+//! [`crate::isa`].
 
 mod protocol;
 mod queue;
@@ -45,7 +46,7 @@ mod queue;
 mod tests;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Receiver;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,10 +58,11 @@ use crate::identity::configuration_hash;
 use crate::isa::{COMMAND_BYTES, PORT_BYTES};
 use crate::program::{Program, Segment};
 use crate::transport::{register, Buffer, Transport, CACHE_LINE};
+use crate::watch::{Watch, Watched};
 
-pub use self::queue::{Counters, FrameQueue, Ticket, CLOSE_LIMIT};
+pub use self::queue::{Counters, FrameQueue, Ticket};
 
-/// Limits of the driver's waits, in wall-clock time.
+/// Limits of the driver's waits, in wall-clock time. A [`Watch`] limits each call of the transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
     /// Limit for fetch to read a segment, and for store to write an output.
@@ -129,15 +131,13 @@ enum Poll {
 /// An accelerator with a program in its memory.
 #[derive(Debug)]
 pub struct Driver<T> {
-    transport: T,
+    transport: Watched<T>,
     program: Arc<Program>,
     configuration_hash: u64,
     /// Frames that the configuration runs at a time, 1 or 2.
     slots: usize,
     deadlines: Deadlines,
     counters: SharedCounters,
-    /// Set when the driver is to end without finishing its frames.
-    closing: Arc<AtomicBool>,
     stored: Vec<StoredSegment>,
     commands: Buffer,
     /// One for each AXI port: its stripe of the arena, then of each input.
@@ -168,15 +168,37 @@ pub struct Driver<T> {
 }
 
 impl FrameQueue {
-    /// Starts the driver's thread.
+    /// Starts a thread, which opens the driver and then runs frames. Waits until it is open.
     ///
     /// # Errors
-    /// [`Error::Threads`] if the thread cannot be started.
-    pub fn start<T: Transport + 'static>(driver: Driver<T>) -> Result<Self> {
-        let (counters, closing) = (driver.counters.clone(), Arc::clone(&driver.closing));
-        Self::spawn(counters, closing, move |requests, injected| {
-            driver.serve(requests, injected);
+    /// [`Error::Threads`] if the thread cannot be started, those of `open`,
+    /// [`Error::DeviceTimeout`] if one call of the transport takes longer than its limit, and
+    /// [`Error::Interrupted`].
+    pub fn start<T: Transport + 'static>(
+        watch: &Arc<Watch>,
+        cancel: &AtomicBool,
+        open: impl FnOnce() -> Result<Driver<T>> + Send + 'static,
+    ) -> Result<Self> {
+        Self::spawn(watch, cancel, move |opened, requests, injected| {
+            // Where nobody waits any more, the watch closes the driver.
+            let _ = match open() {
+                Ok(driver) => {
+                    let reported = opened.send(Ok(driver.counters.clone()));
+                    driver.serve(requests, injected);
+                    reported
+                }
+                Err(error) => opened.send(Err(error)),
+            };
         })
+    }
+}
+
+#[cfg(test)]
+impl FrameQueue {
+    /// Runs frames on a driver that is open.
+    pub(crate) fn of<T: Transport + 'static>(driver: Driver<T>) -> Self {
+        let watch = Arc::clone(driver.transport.watch());
+        Self::start(&watch, &quasar_core::cpu::NEVER, || Ok(driver)).unwrap()
     }
 }
 
@@ -187,7 +209,11 @@ impl<T: Transport> Driver<T> {
     /// # Errors
     /// [`Error::WrongBitstream`], [`Error::DoesNotFit`] for too little DMA memory,
     /// [`Error::DeviceTimeout`] and [`Error::DeviceFault`].
-    pub fn open(mut transport: T, program: Arc<Program>, deadlines: Deadlines) -> Result<Self> {
+    pub fn open(
+        mut transport: Watched<T>,
+        program: Arc<Program>,
+        deadlines: Deadlines,
+    ) -> Result<Self> {
         let slots = program.hardware().configuration().frames as usize;
         let ports = program.beat_bytes() / PORT_BYTES;
         let line = |bytes: usize| bytes.next_multiple_of(CACHE_LINE);
@@ -225,7 +251,6 @@ impl<T: Transport> Driver<T> {
             slots,
             deadlines,
             counters: SharedCounters::default(),
-            closing: Arc::default(),
             stored,
             commands,
             stripes,
@@ -250,7 +275,7 @@ impl<T: Transport> Driver<T> {
 
     /// Runs frames until the queue is dropped or closed.
     fn serve(mut self, requests: &Receiver<Request>, injected: &Receiver<InjectedFault>) {
-        while !self.closing.load(Ordering::Relaxed) {
+        while !self.transport.watch().is_closing() {
             if self.staged.is_empty() {
                 let busy = self.half.is_some() || !self.finishing.is_empty();
                 let request = if busy {
@@ -278,7 +303,8 @@ impl<T: Transport> Driver<T> {
     /// Gives all frames an error. Kernels that run are reset, so that they write to no memory that
     /// the process no longer has.
     fn abandon(&mut self, requests: &Receiver<Request>) {
-        if self.reading.is_some() || self.half.is_some() || !self.finishing.is_empty() {
+        let started = self.half.is_some() || !self.finishing.is_empty();
+        if !self.ready || self.reading.is_some() || started {
             // Nobody is left to hear of an error; the next driver resets, too.
             let _ = self.transport.reset();
         }
@@ -303,7 +329,7 @@ impl<T: Transport> Driver<T> {
 
     /// Fails once the driver is to end.
     fn check_open(&mut self) -> Result<()> {
-        if self.closing.load(Ordering::Relaxed) {
+        if self.transport.watch().is_closing() {
             return Err(self.closed());
         }
         Ok(())

@@ -15,6 +15,7 @@
 //! | [`sim`] | implements [`transport::Transport`] for the simulated device | [`sim::Sim`] |
 //! | [`uio`] | implements [`transport::Transport`] for this machine's FPGA | [`uio::Uio`] |
 //! | [`faulty`] | spoils single accesses of a transport, for tests | [`faulty::Faulty`] |
+//! | [`watch`] | notices calls of a transport that do not return | an error for each caller |
 //! | [`driver`] | runs frames, two at a time | logits, or each frame's error |
 //! | [`counters`] | reads the counters on the chip | each unit's counts |
 //! | [`device`] | declares what an engine runs frames on: CPU or accelerator | [`device::Device`] |
@@ -53,5 +54,6 @@ pub mod transport;
 #[cfg(target_os = "linux")]
 pub mod uio;
 mod uncached;
+pub mod watch;
 
 pub use program::{Program, Segment};

@@ -143,7 +143,7 @@ pub enum Error {
         problem: String,
     },
     /// An accelerator did not do its work in time.
-    #[error("{device}: {what} was not done within {} ms{details}; the accelerator is reset for the next frame", waited.as_millis())]
+    #[error("{device}: {what} was not done within {} ms{details}", waited.as_millis())]
     DeviceTimeout {
         /// The device.
         device: String,
@@ -151,7 +151,8 @@ pub enum Error {
         what: &'static str,
         /// The time that the driver waited.
         waited: Duration,
-        /// The device's own report: empty, or "; " and a sentence.
+        /// The device's own report and what follows from the timeout: empty, or "; " and a
+        /// sentence.
         details: String,
     },
     /// An accelerator, or the way to it, reports a fault.

@@ -16,6 +16,7 @@ use quasar_accelerator::driver::{self, Deadlines};
 use quasar_accelerator::faulty::Faulty;
 use quasar_accelerator::sim::{Sim, SimLibrary};
 use quasar_accelerator::transport::{Buffer, Transport};
+use quasar_accelerator::watch::CLOSE_LIMIT;
 use quasar_accelerator::Program;
 use quasar_core::cpu::NEVER;
 use quasar_core::error::{Error, Result};
@@ -23,7 +24,7 @@ use quasar_core::Subnet;
 use quasar_hardware::Hardware;
 
 use crate::errors::{interrupt, invalid_value, to_py};
-use crate::foreign::call_method;
+use crate::foreign::{attribute, call_method, hangs};
 use crate::interrupt::interruptible;
 
 /// Memory of a simulated device, more than any program takes: pages are allocated when they are
@@ -52,6 +53,7 @@ pub fn simulated(
     library: &Path,
     seed: u64,
     timeout: Option<f64>,
+    cancel: &AtomicBool,
 ) -> Result<Arc<dyn Device>> {
     let expected = 30.0 + subnet.summary().macs as f64 / SIM_MACS_PER_SECOND;
     let library = Arc::new(SimLibrary::load(library)?);
@@ -59,6 +61,7 @@ pub fn simulated(
         Arc::clone(subnet),
         Arc::new(Program::compile(subnet, hardware)?),
         deadlines(timeout, expected)?,
+        cancel,
         move || Sim::open(Arc::clone(&library), seed, SIM_MEMORY).map(Faulty::new),
     )?;
     Ok(Arc::new(accelerator))
@@ -169,12 +172,14 @@ pub fn uio(
     bitstream: Option<&Path>,
     roots: Option<Folders>,
     timeout: Option<f64>,
+    cancel: &AtomicBool,
 ) -> Result<Arc<dyn Device>> {
     let connect = uio_transport(addresses, bitstream, roots)?;
     let accelerator = Accelerator::new(
         Arc::clone(subnet),
         Arc::new(Program::compile(subnet, hardware)?),
         deadlines(timeout, FPGA_SECONDS)?,
+        cancel,
         connect,
     )?;
     Ok(Arc::new(accelerator))
@@ -186,12 +191,14 @@ pub fn attached(
     hardware: &Hardware,
     object: Arc<Py<PyAny>>,
     timeout: Option<f64>,
+    cancel: &AtomicBool,
 ) -> Result<Arc<dyn Device>> {
     let process = std::process::id();
     let accelerator = Accelerator::new(
         Arc::clone(subnet),
         Arc::new(Program::compile(subnet, hardware)?),
         deadlines(timeout, FPGA_SECONDS)?,
+        cancel,
         move || Callback::new(&object, process),
     )?;
     Ok(Arc::new(accelerator))
@@ -216,13 +223,20 @@ impl Callback {
                 "the FPGA belongs to the process that this one was forked from; make an engine there, or only here".into(),
             ));
         }
-        Python::attach(|py| {
-            let name = object.getattr(py, "name").and_then(|n| n.extract(py));
-            Ok(Self {
-                name: name.map_err(|e| unavailable(e.to_string()))?,
-                object: Arc::clone(object),
-                buffers: 0,
-            })
+        let name = Python::try_attach(|py| {
+            let object = object.bind(py);
+            if hangs(object, CLOSE_LIMIT) {
+                return Err(unavailable(
+                    "a call of this transport has not returned; restart the device and make a new transport".into(),
+                ));
+            }
+            let name = attribute(object, "name").and_then(|name| name.extract());
+            name.map_err(|error| unavailable(error.to_string()))
+        });
+        Ok(Self {
+            name: name.unwrap_or_else(|| Err(unavailable("Python has ended".into())))?,
+            object: Arc::clone(object),
+            buffers: 0,
         })
     }
 
@@ -333,15 +347,15 @@ fn check_running() -> Result<()> {
     Ok(())
 }
 
-/// Opens an accelerator and registers it for [`shut_down_devices`].
+/// Opens an accelerator and registers it for [`shut_down_devices`]. Ctrl-C ends the wait.
 pub fn open(
     py: Python<'_>,
-    open: impl FnOnce() -> Result<Arc<dyn Device>> + Send,
+    open: impl FnOnce(&AtomicBool) -> Result<Arc<dyn Device>> + Send,
 ) -> PyResult<Arc<dyn Device>> {
     check_running().map_err(to_py)?;
-    let device = py.detach(open).map_err(to_py)?;
+    let device = py.detach(|| interruptible(open))?;
     if let Err(error) = check_running() {
-        py.detach(|| device.shut_down(Instant::now() + driver::CLOSE_LIMIT));
+        py.detach(|| device.shut_down(Instant::now() + CLOSE_LIMIT));
         return Err(to_py(error));
     }
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -446,42 +460,38 @@ pub fn sim_configuration(py: Python<'_>, library: PathBuf) -> PyResult<String> {
 /// The trials of a board's identity, registers, memory and transfers, without a subnet.
 #[pyclass(frozen, module = "quasar_rt._native")]
 pub struct Trials {
-    /// `None` once closed.
-    trials: Mutex<Option<bringup::Trials>>,
+    trials: bringup::TrialThread,
     /// The Python object behind the device, for the garbage collector.
     object: Option<Arc<Py<PyAny>>>,
 }
 
 impl Trials {
-    fn new(
+    fn new<T: Transport + 'static>(
         py: Python<'_>,
         hardware: &crate::hardware::Hardware,
         limit: f64,
-        connect: impl FnOnce() -> Result<Box<dyn Transport>> + Send,
+        connect: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> PyResult<Self> {
         let hardware = hardware.hardware.clone();
         let trials = py.detach(|| {
-            let limit = deadlines(Some(limit), limit)?.segment;
-            Ok(bringup::Trials::new(connect()?, hardware, limit))
-        });
+            interruptible(|cancel| {
+                let limit = deadlines(Some(limit), limit)?.segment;
+                bringup::TrialThread::open(hardware, limit, cancel, connect)
+            })
+        })?;
         Ok(Self {
-            trials: Mutex::new(Some(trials.map_err(to_py)?)),
+            trials,
             object: None,
         })
     }
 
-    /// Makes one trial, without the GIL.
-    fn make<T: Send>(
+    /// Makes one trial, without the GIL. Ctrl-C ends the wait.
+    fn make<T: Send + 'static>(
         &self,
         py: Python<'_>,
-        trial: impl FnOnce(&mut bringup::Trials) -> Result<T> + Send,
+        trial: impl FnOnce(&mut bringup::Trials) -> Result<T> + Send + 'static,
     ) -> PyResult<T> {
-        py.detach(|| {
-            let mut trials = self.trials.lock().unwrap_or_else(PoisonError::into_inner);
-            let closed = || Error::InvalidValue("the trials are closed".into());
-            trial(trials.as_mut().ok_or_else(closed)?)
-        })
-        .map_err(to_py)
+        py.detach(|| interruptible(|cancel| self.trials.make(cancel, trial)))
     }
 }
 
@@ -515,9 +525,9 @@ impl Trials {
         seed: u64,
         limit: f64,
     ) -> PyResult<Self> {
-        Self::new(py, hardware, limit, || {
+        Self::new(py, hardware, limit, move || {
             let sim = Sim::open(Arc::new(SimLibrary::load(&library)?), seed, SIM_MEMORY)?;
-            Ok(Box::new(Faulty::new(sim)))
+            Ok(Faulty::new(sim))
         })
     }
 
@@ -533,12 +543,8 @@ impl Trials {
         roots: Option<Folders>,
         limit: f64,
     ) -> PyResult<Self> {
-        Self::new(py, hardware, limit, || {
-            Ok(Box::new(uio_transport(
-                addresses,
-                bitstream.as_deref(),
-                roots,
-            )?()?))
+        Self::new(py, hardware, limit, move || {
+            uio_transport(addresses, bitstream.as_deref(), roots)?()
         })
     }
 
@@ -552,9 +558,9 @@ impl Trials {
         limit: f64,
     ) -> PyResult<Self> {
         let transport = Arc::new(transport);
-        let mut trials = Self::new(py, hardware, limit, || {
-            Ok(Box::new(Callback::new(&transport, std::process::id())?))
-        })?;
+        let object = Arc::clone(&transport);
+        let connect = move || Callback::new(&object, std::process::id());
+        let mut trials = Self::new(py, hardware, limit, connect)?;
         trials.object = Some(transport);
         Ok(trials)
     }
@@ -565,8 +571,8 @@ impl Trials {
             .map_or(Ok(()), |object| visit.call(object.as_ref()))
     }
 
-    fn __clear__(&self) {
-        self.close();
+    fn __clear__(&self, py: Python<'_>) {
+        self.close(py);
     }
 
     /// Returns name, found and expected value of each part of the identity.
@@ -601,13 +607,12 @@ impl Trials {
     }
 
     /// Makes a simulated device fail once.
-    fn inject(&self, py: Python<'_>, fault: &str, after: u64) -> PyResult<()> {
-        self.make(py, |trials| trials.inject(fault, after))
+    fn inject(&self, py: Python<'_>, fault: String, after: u64) -> PyResult<()> {
+        self.make(py, move |trials| trials.inject(&fault, after))
     }
 
-    /// Closes the device.
-    fn close(&self) {
-        let mut trials = self.trials.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(trials.take());
+    /// Closes the device. Returns false if a call of its transport hangs.
+    fn close(&self, py: Python<'_>) -> bool {
+        py.detach(|| self.trials.close())
     }
 }

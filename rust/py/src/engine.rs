@@ -137,8 +137,8 @@ impl Engine {
         timeout: Option<f64>,
     ) -> PyResult<Self> {
         let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
-        let device = device::open(py, || {
-            device::simulated(&subnet, hardware, &library, seed, timeout)
+        let device = device::open(py, |cancel| {
+            device::simulated(&subnet, hardware, &library, seed, timeout, cancel)
         })?;
         Ok(Self::accelerated(py, subnet, device))
     }
@@ -157,9 +157,9 @@ impl Engine {
         timeout: Option<f64>,
     ) -> PyResult<Self> {
         let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
-        let device = device::open(py, || {
+        let device = device::open(py, |cancel| {
             let bitstream = bitstream.as_deref();
-            device::uio(&subnet, hardware, addresses, bitstream, roots, timeout)
+            device::uio(&subnet, hardware, addresses, bitstream, roots, timeout, cancel)
         })?;
         Ok(Self::accelerated(py, subnet, device))
     }
@@ -177,7 +177,9 @@ impl Engine {
         let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
         let transport = Arc::new(transport);
         let object = Arc::clone(&transport);
-        let device = device::open(py, || device::attached(&subnet, hardware, object, timeout))?;
+        let device = device::open(py, |cancel| {
+            device::attached(&subnet, hardware, object, timeout, cancel)
+        })?;
         let mut engine = Self::accelerated(py, subnet, device);
         engine.transport = Some(transport);
         Ok(engine)
@@ -447,6 +449,15 @@ pub struct Closer(Mutex<Option<Arc<dyn Device>>>);
 
 #[pymethods]
 impl Closer {
+    /// Announces the end: from now on, frames in progress get an error as soon as one call of the
+    /// device's transport takes longer than `CLOSE_SECONDS`.
+    fn close_soon(&self) {
+        let device = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(device) = &*device {
+            device.close_soon();
+        }
+    }
+
     /// Ends the device if no engine has it any more, but leaves a driver that hangs alone: then
     /// returns false. Where calls are in progress, the last one ends the device.
     fn close(&self, py: Python<'_>) -> PyResult<bool> {

@@ -52,28 +52,41 @@ where
     A: IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>, Error = PyErr>,
 {
     let py = object.py();
-    let method = PyString::intern(py, method);
     let arguments = arguments.into_pyobject(py)?;
-    let _inside = Inside::enter(py)?;
-    // SAFETY: the thread is attached, and both objects are alive.
-    let method = unsafe { kept(|| PyObject_GetAttr(object.as_ptr(), method.as_ptr())) };
-    // SAFETY: PyObject_GetAttr returns a new reference, or null and an exception.
-    let method = unsafe { Bound::from_owned_ptr_or_err(py, method) }?;
+    let _inside = Inside::enter(object)?;
+    let method = get(object, method)?;
     // SAFETY: the thread is attached, and both objects are alive.
     let result = unsafe { kept(|| PyObject_CallObject(method.as_ptr(), arguments.as_ptr())) };
     // SAFETY: PyObject_CallObject returns a new reference, or null and an exception.
     unsafe { Bound::from_owned_ptr_or_err(py, result) }
 }
 
-/// A thread in [`call_method`].
+/// Returns an attribute of a Python object, which may be computed. Never returns once Python has
+/// ended.
+pub fn attribute<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    let _inside = Inside::enter(object)?;
+    get(object, name)
+}
+
+fn get<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    let name = PyString::intern(object.py(), name);
+    // SAFETY: the thread is attached, and both objects are alive.
+    let found = unsafe { kept(|| PyObject_GetAttr(object.as_ptr(), name.as_ptr())) };
+    // SAFETY: PyObject_GetAttr returns a new reference, or null and an exception.
+    unsafe { Bound::from_owned_ptr_or_err(object.py(), found) }
+}
+
+/// A thread in [`call_method`] or [`attribute`].
 struct Call {
     process: u32,
     /// Python's name for the thread.
     thread: u64,
+    /// Address of the object that is called.
+    object: usize,
     since: Instant,
 }
 
-/// Threads in [`call_method`]. Locked only with the GIL, so a forked process never finds it locked.
+/// Threads in these functions. Locked only with the GIL, so a forked process never finds it locked.
 static CALLS: Mutex<Vec<Call>> = Mutex::new(Vec::new());
 
 fn calls() -> MutexGuard<'static, Vec<Call>> {
@@ -88,7 +101,8 @@ thread_local! {
 struct Inside(u64);
 
 impl Inside {
-    fn enter(py: Python<'_>) -> PyResult<Self> {
+    fn enter(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = object.py();
         let known = THREAD.with(|thread| thread.get().copied());
         let thread = match known {
             Some(thread) => thread,
@@ -98,6 +112,7 @@ impl Inside {
         calls().push(Call {
             process: process::id(),
             thread,
+            object: object.as_ptr() as usize,
             since: Instant::now(),
         });
         Ok(Self(thread))
@@ -111,6 +126,14 @@ impl Drop for Inside {
             calls.swap_remove(place);
         }
     }
+}
+
+/// Returns true if a thread has been inside one call of this object for at least `limit`.
+pub fn hangs(object: &Bound<'_, PyAny>, limit: Duration) -> bool {
+    let (process, object) = (process::id(), object.as_ptr() as usize);
+    calls().iter().any(|call| {
+        (call.process, call.object) == (process, object) && call.since.elapsed() >= limit
+    })
 }
 
 /// Returns the threads (`threading.get_ident`) that have been inside one call of a transport's

@@ -14,6 +14,9 @@ use crate::transport::{register, Transport};
 /// SIGBUS, a kernel panic or a hang, before the driver sees anything (`docs/devices.md`).
 const NO_ANSWER: u32 = u32::MAX;
 
+/// The end of a timeout's message.
+const RESET_NEXT: &str = "; the accelerator is reset for the next frame";
+
 /// Pause between two polls for the identity, before interrupts are enabled.
 const IDENTITY_PAUSE: Duration = Duration::from_micros(20);
 
@@ -247,9 +250,9 @@ impl<T: Transport> Driver<T> {
             what,
             waited: self.transport.now() - started,
             details: if details.is_empty() {
-                details
+                RESET_NEXT.into()
             } else {
-                format!("; {details}")
+                format!("; {details}{RESET_NEXT}")
             },
         }
     }

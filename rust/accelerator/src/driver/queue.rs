@@ -2,27 +2,19 @@
 //! frame.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use quasar_core::cpu::NEVER;
-use quasar_core::error::{Error, Result};
+use quasar_core::error::Result;
 
 use crate::counters::{self, Counts};
 use crate::transport::Transport;
+use crate::watch::{lock, Watch, Worker, CLOSE_LIMIT};
 
-/// The interval at which a waiting caller checks whether it is cancelled.
-const CANCEL_INTERVAL: Duration = Duration::from_millis(20);
-
-/// Longest wait for the driver's thread to end when the queue is closed. A transport in Python may
-/// hang.
-pub const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// Part of [`CLOSE_LIMIT`] in which the thread may still finish its frames.
 const FINISH_LIMIT: Duration = Duration::from_secs(4);
-/// The interval at which a closed queue checks whether the thread has ended.
-const CLOSE_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Counts of what happened since the driver was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,33 +79,20 @@ pub(super) enum Request {
 pub struct Ticket {
     answer: Receiver<Result<Vec<i32>>>,
     abandoned: Arc<AtomicBool>,
-    closing: Arc<AtomicBool>,
+    watch: Arc<Watch>,
 }
 
 impl Ticket {
-    /// Waits for the frame's logits, by class. If the queue is closed and its thread hangs, waits
-    /// for [`CLOSE_LIMIT`].
+    /// Waits for the frame's logits, by class.
     ///
     /// # Errors
-    /// The fault that hit this frame, or [`Error::Interrupted`].
+    /// The fault that hit this frame; [`Error::DeviceTimeout`] if one call of the transport takes
+    /// longer than its limit (see [`Watch`]); [`Error::Interrupted`].
+    ///
+    /// [`Error::DeviceTimeout`]: quasar_core::Error::DeviceTimeout
+    /// [`Error::Interrupted`]: quasar_core::Error::Interrupted
     pub fn wait(self, cancel: &AtomicBool) -> Result<Vec<i32>> {
-        let mut limit = None;
-        loop {
-            match self.answer.recv_timeout(CANCEL_INTERVAL) {
-                Ok(answer) => return answer,
-                Err(RecvTimeoutError::Timeout) if cancel.load(Ordering::Relaxed) => {
-                    return Err(Error::Interrupted)
-                }
-                Err(RecvTimeoutError::Timeout) if self.closing.load(Ordering::Relaxed) => {
-                    let now = Instant::now();
-                    if now >= *limit.get_or_insert(now + CLOSE_LIMIT) {
-                        return Err(ended());
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(ended()),
-            }
-        }
+        self.watch.receive(&self.answer, cancel)
     }
 }
 
@@ -133,46 +112,33 @@ pub(super) type InjectedFault = (String, u64);
 pub struct FrameQueue {
     /// `None` once the queue is closed.
     requests: Mutex<Option<Sender<Request>>>,
-    worker: Mutex<Option<JoinHandle<()>>>,
-    closing: Arc<AtomicBool>,
+    worker: Worker,
+    watch: Arc<Watch>,
     counters: SharedCounters,
     faults: Sender<InjectedFault>,
 }
 
-fn ended() -> Error {
-    Error::DeviceFault {
-        device: "accelerator".into(),
-        problem: "the driver's thread has ended".into(),
-    }
-}
-
-/// Locks a value that no panic leaves half written.
-fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
-    value.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// Sends the counters of an opened driver, or the error, to the caller.
+pub(super) type Opened = Sender<Result<SharedCounters>>;
 
 impl FrameQueue {
     /// Runs `serve` in a thread of its own, with the receivers of frames and of injected faults.
-    /// `serve` ends soon once `closing` is set.
+    /// `serve` first reports that the driver is open, which this function waits for, and ends soon
+    /// once the watch closes.
     pub(super) fn spawn(
-        counters: SharedCounters,
-        closing: Arc<AtomicBool>,
-        serve: impl FnOnce(&Receiver<Request>, &Receiver<InjectedFault>) + Send + 'static,
+        watch: &Arc<Watch>,
+        cancel: &AtomicBool,
+        serve: impl FnOnce(&Opened, &Receiver<Request>, &Receiver<InjectedFault>) + Send + 'static,
     ) -> Result<Self> {
         let (requests, source) = mpsc::channel();
         let (faults, injected) = mpsc::channel();
-        let worker = thread::Builder::new()
-            .name("quasar-driver".into())
-            .spawn(move || serve(&source, &injected))
-            .map_err(|error| Error::Threads {
-                threads: 1,
-                problem: error.to_string(),
-            })?;
+        let (opened, counters) = mpsc::channel();
+        let worker = Worker::spawn(move || serve(&opened, &source, &injected))?;
         Ok(Self {
+            counters: watch.receive_or_give_up(&counters, cancel)?,
             requests: Mutex::new(Some(requests)),
-            worker: Mutex::new(Some(worker)),
-            closing,
-            counters,
+            worker,
+            watch: Arc::clone(watch),
             faults,
         })
     }
@@ -188,11 +154,14 @@ impl FrameQueue {
         };
         // If the thread has ended, the ticket loses its sender here, and its wait returns the
         // error.
-        self.send(Request::Frame(job));
+        match self.watch.check() {
+            Ok(()) => self.send(Request::Frame(job)),
+            Err(error) => drop(job.answer.send(Err(error))),
+        }
         Ticket {
             answer: ticket,
             abandoned,
-            closing: Arc::clone(&self.closing),
+            watch: Arc::clone(&self.watch),
         }
     }
 
@@ -207,28 +176,30 @@ impl FrameQueue {
     ///
     /// # Errors
     /// As [`counters::start`].
-    pub fn start_counters(&self) -> Result<()> {
-        self.access(|transport| counters::start(transport))
+    pub fn start_counters(&self, cancel: &AtomicBool) -> Result<()> {
+        self.access(|transport| counters::start(transport), cancel)
     }
 
     /// Holds the counters on the chip and reads them.
     ///
     /// # Errors
     /// As [`counters::stop`].
-    pub fn stop_counters(&self) -> Result<Counts> {
-        self.access(|transport| counters::stop(transport))
+    pub fn stop_counters(&self, cancel: &AtomicBool) -> Result<Counts> {
+        self.access(|transport| counters::stop(transport), cancel)
     }
 
     /// Accesses the device in the driver's thread.
     fn access<T: Send + 'static>(
         &self,
         access: impl FnOnce(&mut dyn Transport) -> Result<T> + Send + 'static,
+        cancel: &AtomicBool,
     ) -> Result<T> {
+        self.watch.check()?;
         let (answer, result) = mpsc::channel();
         self.send(Request::Access(Box::new(move |transport| {
             let _ = answer.send(access(transport));
         })));
-        result.recv().unwrap_or_else(|_| Err(ended()))
+        self.watch.receive(&result, cancel)
     }
 
     /// Returns the counts so far.
@@ -242,24 +213,30 @@ impl FrameQueue {
         let _ = self.faults.send((fault.to_owned(), after_frames));
     }
 
+    /// Gives calls of the transport no more than [`CLOSE_LIMIT`] from now on, because the queue will
+    /// be closed once the frames in progress have ended.
+    pub fn close_soon(&self) {
+        self.watch.close_soon();
+    }
+
     /// Ends the thread without finishing the frames: they get an error, as do later ones. Returns
     /// false if the thread has not ended by `limit`; it is then left alone.
     pub fn close(&self, limit: Instant) -> bool {
-        self.closing.store(true, Ordering::Relaxed);
+        self.watch.close();
         self.end(limit, &NEVER)
     }
 
     /// Ends the thread after the frames in the queue; closes the queue if they take too long, or
     /// once `cancel` is set. Returns false if the thread has not ended within [`CLOSE_LIMIT`], or
-    /// by the cancellation; it is then left alone.
+    /// by the cancellation, or if the device was given up; it is then left alone.
     pub fn finish(&self, cancel: &AtomicBool) -> bool {
         let start = Instant::now();
-        if self.closing.load(Ordering::Relaxed) {
+        if self.watch.is_closing() {
             return self.end(start, cancel);
         }
         let ended = self.end(start + FINISH_LIMIT, cancel);
         if !ended {
-            self.closing.store(true, Ordering::Relaxed);
+            self.watch.close();
         }
         ended || self.end(start + CLOSE_LIMIT, cancel)
     }
@@ -267,23 +244,7 @@ impl FrameQueue {
     /// Takes no more requests and waits for the thread's end.
     fn end(&self, limit: Instant, cancel: &AtomicBool) -> bool {
         drop(lock(&self.requests).take());
-        let own = thread::current().id();
-        loop {
-            let ended = lock(&self.worker)
-                .as_ref()
-                .is_none_or(|worker| worker.is_finished() || worker.thread().id() == own);
-            if ended || Instant::now() >= limit || cancel.load(Ordering::Relaxed) {
-                return ended;
-            }
-            thread::sleep(CLOSE_INTERVAL);
-        }
-    }
-
-    /// Takes the thread's handle, but not in the thread itself, which cannot wait for its own end.
-    /// (The garbage collector may drop an engine while the driver calls Python.)
-    fn worker(&self) -> Option<JoinHandle<()>> {
-        let worker = lock(&self.worker).take()?;
-        (worker.thread().id() != thread::current().id()).then_some(worker)
+        self.worker.end(limit, cancel)
     }
 }
 
@@ -291,10 +252,7 @@ impl Drop for FrameQueue {
     fn drop(&mut self) {
         // A thread that has not ended may never end.
         if self.finish(&NEVER) {
-            if let Some(worker) = self.worker() {
-                // A panic of the thread has already reached the callers as an error.
-                let _ = worker.join();
-            }
+            self.worker.join();
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::counters::UnitCounts;
 use crate::faulty::{AccessFault, Faulty};
 use crate::isa::{counter_offset, Command, CountedUnit, Counter};
 use crate::mock::{expected, program, Fault, Mock, Report};
+use crate::watch::CLOSE_LIMIT;
 
 const DEADLINES: Deadlines = Deadlines {
     segment: Duration::from_millis(25),
@@ -50,15 +51,20 @@ impl Bench {
 
     /// Returns a bench whose accesses are spoiled from the first frame on.
     fn with(mock: Mock, faults: &[(AccessFault, u64)]) -> Self {
+        Self::watched(mock, faults, &Watch::new(Duration::from_secs(60)))
+    }
+
+    fn watched(mock: Mock, faults: &[(AccessFault, u64)], watch: &Arc<Watch>) -> Self {
         let (program, report) = (Arc::clone(&mock.program), Arc::clone(&mock.report));
-        let mut driver = Driver::open(Faulty::new(mock), Arc::clone(&program), DEADLINES).unwrap();
+        let faulty = Watched::connect(watch, || Ok(Faulty::new(mock))).unwrap();
+        let mut driver = Driver::open(faulty, Arc::clone(&program), DEADLINES).unwrap();
         for &(fault, after) in faults {
             driver.transport.inject(fault.name(), after).unwrap();
         }
-        let spoiled = driver.transport.fired();
+        let spoiled = driver.transport.inner().fired();
         Self {
             program,
-            queue: FrameQueue::start(driver).unwrap(),
+            queue: FrameQueue::of(driver),
             report,
             spoiled,
         }
@@ -213,7 +219,7 @@ fn frames_behind_a_fault_run_again_in_their_order() {
 fn no_two_segments_checks_start_alike() {
     let mock = Mock::new(program(2, 1), DEADLINES.segment, |_| None);
     let program = Arc::clone(&mock.program);
-    let driver = Driver::open(mock, program, DEADLINES).unwrap();
+    let driver = Driver::open(Watched::of(mock), program, DEADLINES).unwrap();
     let starts: Vec<u32> = (driver.stored.iter())
         .map(|one| one.seed ^ one.count)
         .collect();
@@ -359,8 +365,8 @@ fn the_next_segment_starts_when_fetch_ends_or_a_tenth_of_a_millisecond_later() {
             waits: Arc::clone(&waits),
         };
         let program = Arc::clone(&slow.mock.program);
-        let driver = Driver::open(slow, Arc::clone(&program), DEADLINES).unwrap();
-        let queue = FrameQueue::start(driver).unwrap();
+        let driver = Driver::open(Watched::of(slow), Arc::clone(&program), DEADLINES).unwrap();
+        let queue = FrameQueue::of(driver);
         let mut input = vec![0; program.input_bytes()];
         program.pack_input(&vec![1; program.patch_codes()], &mut input);
         let tickets: Vec<_> = (0..24).map(|_| queue.submit(input.clone())).collect();
@@ -387,7 +393,7 @@ fn another_bitstream_is_refused_before_a_frame_runs() {
     let mut mock = Mock::new(Arc::clone(&program), DEADLINES.segment, |_| None);
     mock.hash ^= 1 << 40;
     let report = Arc::clone(&mock.report);
-    let error = Driver::open(mock, program, DEADLINES).err().unwrap();
+    let error = Driver::open(Watched::of(mock), program, DEADLINES).err().unwrap();
     assert_eq!(error.kind(), "WrongBitstream");
     assert!(error.to_string().contains("configuration hash"), "{error}");
     assert_eq!(report.lock().unwrap().segments, []);
@@ -502,11 +508,11 @@ fn an_arena_of_another_process_is_not_multiplied() {
     for after in [1, 1] {
         faulty.inject(AccessFault::LostFlush.name(), after).unwrap();
     }
-    let driver = Driver::open(faulty, Arc::clone(&program), DEADLINES).unwrap();
-    let spoiled = driver.transport.fired();
+    let mut driver = Driver::open(Watched::of(faulty), Arc::clone(&program), DEADLINES).unwrap();
+    let spoiled = driver.transport.inner().fired();
     let bench = Bench {
         program,
-        queue: FrameQueue::start(driver).unwrap(),
+        queue: FrameQueue::of(driver),
         report,
         spoiled,
     };
@@ -567,14 +573,15 @@ fn what_a_frame_of_the_driver_costs() {
                 left: Instant::now(),
                 between: Arc::clone(&between),
             };
-            let driver = Driver::open(timed, Arc::clone(&shared), DEADLINES).unwrap();
-            let (counters, closing) = (driver.counters.clone(), Arc::clone(&driver.closing));
+            let driver = Driver::open(Watched::of(timed), Arc::clone(&shared), DEADLINES).unwrap();
+            let watch = Arc::clone(driver.transport.watch());
             let (begin, begun) = mpsc::channel();
             let mut driver = driver;
-            let queue = FrameQueue::spawn(counters, closing, move |requests, injected| {
+            let queue = FrameQueue::spawn(&watch, &NEVER, move |opened, requests, injected| {
+                opened.send(Ok(driver.counters.clone())).unwrap();
                 // All frames are in the queue, so the driver waits for none.
                 begun.recv().unwrap();
-                driver.transport.left = Instant::now();
+                driver.transport.inner().left = Instant::now();
                 driver.serve(requests, injected);
             })
             .unwrap();
@@ -658,9 +665,9 @@ fn counters_are_cleared_before_frames_and_held_after_them() {
     let bench = counting(frame_counts());
     assert_eq!(bench.errors(&bench.run(3, 1)), BTreeMap::new());
     for frames in [2, 5] {
-        bench.queue.start_counters().unwrap();
+        bench.queue.start_counters(&NEVER).unwrap();
         assert_eq!(bench.errors(&bench.run(frames, 1)), BTreeMap::new());
-        let counts = bench.queue.stop_counters().unwrap();
+        let counts = bench.queue.stop_counters(&NEVER).unwrap();
         assert_eq!(counts.cycles, 1000 * frames);
         let expected = UnitCounts {
             commands: 4 * frames,
@@ -702,9 +709,9 @@ fn counts_that_no_counters_have_are_refused() {
         let mut counts = frame_counts();
         counts.insert(register, value);
         let bench = counting(counts);
-        bench.queue.start_counters().unwrap();
+        bench.queue.start_counters(&NEVER).unwrap();
         assert_eq!(bench.errors(&bench.run(1, 1)), BTreeMap::new());
-        let error = bench.queue.stop_counters().unwrap_err();
+        let error = bench.queue.stop_counters(&NEVER).unwrap_err();
         assert_eq!(error.kind(), "DeviceFault");
         assert!(error.to_string().contains(words), "{error}");
         // The driver goes on.
@@ -716,7 +723,7 @@ fn counts_that_no_counters_have_are_refused() {
 fn a_lost_write_to_the_counters_is_noticed() {
     let mock = Mock::new(program(2, 2), DEADLINES.segment, |_| None);
     let bench = Bench::with(mock, &[(AccessFault::LostWrite, 0)]);
-    let error = bench.queue.start_counters().unwrap_err();
+    let error = bench.queue.start_counters(&NEVER).unwrap_err();
     assert!(error
         .to_string()
         .contains("counters_CONTROL is 0x0 after 1"));
@@ -726,6 +733,94 @@ fn a_lost_write_to_the_counters_is_noticed() {
 fn a_closed_driver_has_no_counters() {
     let bench = counting(frame_counts());
     assert!(bench.queue.close(Instant::now() + CLOSE_LIMIT));
-    let error = bench.queue.stop_counters().unwrap_err();
+    let error = bench.queue.stop_counters(&NEVER).unwrap_err();
     assert!(error.to_string().contains("thread has ended"));
+}
+
+/// Limit of a call in the tests below.
+const CALL: Duration = Duration::from_millis(300);
+
+#[test]
+fn a_call_that_does_not_return_ends_all_waits() {
+    for ends in ["wait", "close"] {
+        let limit = match ends {
+            "wait" => CALL,
+            _ => Duration::from_secs(3600),
+        };
+        let (release, released) = mpsc::channel::<()>();
+        let mock = Mock::new(program(2, 2), DEADLINES.segment, move |segment| {
+            (segment == 7).then(|| {
+                let _ = released.recv();
+                Fault::Hang
+            })
+        });
+        let bench = Bench::watched(mock, &[], &Watch::with_limit(limit));
+        let start = Instant::now();
+        let tickets: Vec<_> = (0..20).map(|frame| bench.submit(frame)).collect();
+        if ends == "close" {
+            bench.queue.close_soon();
+        }
+        let answers: Vec<_> = tickets.into_iter().map(|t| t.wait(&NEVER)).collect();
+        assert!(start.elapsed() < limit.min(CLOSE_LIMIT) + Duration::from_secs(5));
+        let kinds = bench.errors(&answers);
+        assert_eq!(kinds.keys().collect::<Vec<_>>(), [&"DeviceTimeout"]);
+        assert!(answers[..4].iter().all(Result::is_ok));
+        let error = answers[19].as_ref().unwrap_err().to_string();
+        assert!(error.contains("the transport's call of `write` was not done within"));
+        // Later uses fail at once, and closing waits for nothing.
+        let start = Instant::now();
+        let error = bench.submit(20).wait(&NEVER).unwrap_err();
+        assert_eq!(error.kind(), "DeviceUnavailable");
+        assert!(error.to_string().contains("restart the device"), "{error}");
+        let error = bench.queue.start_counters(&NEVER).unwrap_err();
+        assert_eq!(error.kind(), "DeviceUnavailable");
+        assert!(!bench.queue.finish(&NEVER));
+        assert!(start.elapsed() < CALL);
+        // The thread ends once the call returns, with a reset and no other access.
+        let before = bench.report.lock().unwrap().clone();
+        drop(release);
+        assert!(bench.queue.close(Instant::now() + CLOSE_LIMIT));
+        let after = bench.report.lock().unwrap().clone();
+        assert_eq!(after.started.len(), before.started.len() + 1);
+        assert_eq!(after.segments, before.segments);
+    }
+}
+
+#[test]
+fn a_long_queue_of_slow_calls_is_not_late() {
+    let mock = Mock::new(program(1, 1), DEADLINES.segment, |_| {
+        std::thread::sleep(CALL / 10);
+        None
+    });
+    let bench = Bench::watched(mock, &[], &Watch::with_limit(CALL));
+    let start = Instant::now();
+    let answers = bench.run(20, 20);
+    assert_eq!(bench.errors(&answers), BTreeMap::new());
+    assert!(start.elapsed() > 3 * CALL);
+}
+
+#[test]
+fn a_device_that_hangs_while_it_is_opened_is_given_up() {
+    for cancelled in [false, true] {
+        let watch = Watch::with_limit(CALL);
+        let own = Arc::clone(&watch);
+        let (release, released) = mpsc::channel::<()>();
+        let (returned, ended) = mpsc::channel::<()>();
+        let open = move || {
+            let mock = Mock::new(program(1, 1), DEADLINES.segment, |_| None);
+            let program = Arc::clone(&mock.program);
+            let transport = Watched::connect(&own, || {
+                let _returned = returned;
+                let _ = released.recv();
+                Ok(mock)
+            })?;
+            Driver::open(transport, program, DEADLINES)
+        };
+        let cancel = AtomicBool::new(cancelled);
+        let error = FrameQueue::start(&watch, &cancel, open).unwrap_err();
+        let expected = ["DeviceTimeout", "Interrupted"][usize::from(cancelled)];
+        assert_eq!(error.kind(), expected, "{error}");
+        drop(release);
+        assert!(ended.recv_timeout(CLOSE_LIMIT).is_err());
+    }
 }

@@ -10,6 +10,7 @@ use quasar_core::cpu::NEVER;
 use super::*;
 use crate::driver::{Deadlines, Driver, FrameQueue};
 use crate::mock::{program, Mock};
+use crate::watch::Watched;
 
 thread_local! {
     /// System calls of this thread, by [`count_call`].
@@ -411,9 +412,9 @@ fn a_frame_takes_few_system_calls() {
             buffers: Vec::new(),
             calls: Arc::clone(&calls),
         };
-        let driver = Driver::open(mirror, Arc::clone(&program), deadlines).unwrap();
+        let driver = Driver::open(Watched::of(mirror), Arc::clone(&program), deadlines).unwrap();
         *calls.lock().unwrap() = Calls::default();
-        let queue = FrameQueue::start(driver).unwrap();
+        let queue = FrameQueue::of(driver);
         let mut input = vec![0; program.input_bytes()];
         program.pack_input(&vec![1; program.patch_codes()], &mut input);
         let frames = 200;
